@@ -1,0 +1,149 @@
+//! Generational keys: an index into a slab plus a generation, so that a key kept after its object has
+//! gone (a slot of a dead child, an event of the same batch) finds nothing instead of the next tenant.
+
+use slab::Slab;
+use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::marker::PhantomData;
+
+/// Names one `T` for its life time and nothing after it. A key of one kind of object cannot be used to
+/// look up another kind.
+pub struct Key<T> {
+    index: u32,
+    generation: u32,
+    kind: PhantomData<fn() -> T>,
+}
+
+impl<T> Key<T> {
+    /// A key no arena ever gives out.
+    pub const NONE: Key<T> = Key { index: u32::MAX, generation: 0, kind: PhantomData };
+
+    /// Whether this is `NONE`.
+    pub fn is_none(self) -> bool {
+        self == Key::NONE
+    }
+
+    /// The key as one number, for a poll token. Inverse of `from_bits`.
+    pub fn to_bits(self) -> u64 {
+        (u64::from(self.generation) << 32) | u64::from(self.index)
+    }
+
+    /// The key a token stands for.
+    pub fn from_bits(bits: u64) -> Self {
+        Key { index: bits as u32, generation: (bits >> 32) as u32, kind: PhantomData }
+    }
+}
+
+impl<T> Clone for Key<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<T> Copy for Key<T> {}
+impl<T> PartialEq for Key<T> {
+    fn eq(&self, other: &Self) -> bool {
+        self.index == other.index && self.generation == other.generation
+    }
+}
+impl<T> Eq for Key<T> {}
+impl<T> Hash for Key<T> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.to_bits().hash(state);
+    }
+}
+impl<T> fmt::Debug for Key<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.index, self.generation)
+    }
+}
+
+/// A slab whose keys carry a generation.
+#[derive(Debug)]
+pub struct Arena<T> {
+    slab: Slab<(u32, T)>,
+    next_generation: u32,
+}
+
+impl<T> Default for Arena<T> {
+    fn default() -> Self {
+        Arena { slab: Slab::new(), next_generation: 1 }
+    }
+}
+
+impl<T> Arena<T> {
+    /// Stores `value` and returns the only key that will ever name it.
+    pub fn insert(&mut self, value: T) -> Key<T> {
+        let generation = self.next_generation;
+        // Wraps after four billion objects, by when no key of the first round is left. Zero is `NONE`.
+        self.next_generation = self.next_generation.checked_add(1).unwrap_or(1);
+        let index = self.slab.insert((generation, value)) as u32;
+        Key { index, generation, kind: PhantomData }
+    }
+
+    /// The object, unless it has gone.
+    pub fn get(&self, key: Key<T>) -> Option<&T> {
+        match self.slab.get(key.index as usize) {
+            Some((generation, value)) if *generation == key.generation => Some(value),
+            _ => None,
+        }
+    }
+
+    /// The object, unless it has gone.
+    pub fn get_mut(&mut self, key: Key<T>) -> Option<&mut T> {
+        match self.slab.get_mut(key.index as usize) {
+            Some((generation, value)) if *generation == key.generation => Some(value),
+            _ => None,
+        }
+    }
+
+    /// Takes the object out, unless it has gone.
+    pub fn remove(&mut self, key: Key<T>) -> Option<T> {
+        self.get(key)?;
+        Some(self.slab.remove(key.index as usize).1)
+    }
+
+    /// How many objects there are.
+    pub fn len(&self) -> usize {
+        self.slab.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.slab.is_empty()
+    }
+
+    /// Every object with its key, in index order.
+    pub fn iter(&self) -> impl Iterator<Item = (Key<T>, &T)> {
+        self.slab.iter().map(|(index, (generation, value))| {
+            (Key { index: index as u32, generation: *generation, kind: PhantomData }, value)
+        })
+    }
+
+    /// Every key, collected, for passes that change the arena as they go.
+    pub fn keys(&self) -> Vec<Key<T>> {
+        self.iter().map(|(key, _)| key).collect()
+    }
+
+    /// Gives unused room back to the allocator after a burst.
+    pub fn shrink(&mut self) {
+        self.slab.shrink_to_fit();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_outlives_its_object_harmlessly() {
+        let mut arena = Arena::default();
+        let a = arena.insert("a");
+        assert_eq!(arena.remove(a), Some("a"));
+        let b = arena.insert("b");
+        assert_eq!(a.index, b.index, "the index is reused");
+        assert_eq!(arena.get(a), None, "but the old key finds nothing");
+        assert_eq!(arena.get(b), Some(&"b"));
+        assert_eq!(arena.get(Key::NONE), None);
+        assert_eq!(Key::from_bits(b.to_bits()), b);
+    }
+}

@@ -1,0 +1,67 @@
+//! Bounds that are not configuration: each with its unit and its reason.
+
+/// Bytes read from one socket in one turn. One shared buffer of this size serves every read.
+pub const READ_TURN: usize = 64 * 1024;
+/// Connections accepted from one listener in one turn, so that a connect storm leaves room for traffic.
+pub const ACCEPT_TURN: usize = 256;
+/// Connections that may wait in the kernel for `accept`. 1,000 children may connect at once; the kernel
+/// itself caps this at `net.core.somaxconn`.
+pub const LISTEN_BACKLOG: i32 = 4096;
+/// Replies nest at most this deep; deeper is treated as a desync. Above what a script can return: Lua's own
+/// stack ends at 8000. Else any child could break the lane it shares.
+pub const REPLY_DEPTH: usize = 8192;
+/// Redis' `proto-max-bulk-len`: a longer argument is a protocol error, as in Redis.
+pub const BULK_MAX: u64 = 512 * 1024 * 1024;
+/// A header or inline line without its end may not grow past this, as in Redis (`PROTO_INLINE_MAX_SIZE`).
+pub const LINE_MAX: usize = 64 * 1024;
+/// Unread replies above which a child's requests are no longer run: it must take answers first.
+pub const CHILD_OUTPUT_PAUSE: usize = 1024 * 1024;
+/// Bytes of requests read from such a child all the same. Clients write a whole pipeline before they read a
+/// reply; with less room here than the pipeline has bytes, each side would wait for the other to read.
+pub const CHILD_READ_AHEAD: usize = 64 * 1024 * 1024;
+/// Bytes a lane may owe its socket before the children that use it have to wait. A single larger request
+/// still passes whole.
+pub const LANE_WINDOW: usize = 4 * 1024 * 1024;
+/// Upstream connections no lease may take, so that each kind of work can always go on: one for control and
+/// one shared lane (transactions), one more (sessions), one more (blocking commands).
+pub const PLACES_KEPT_FROM_TRANSACTIONS: usize = 2;
+/// See [`PLACES_KEPT_FROM_TRANSACTIONS`].
+pub const PLACES_KEPT_FROM_SESSIONS: usize = 3;
+/// See [`PLACES_KEPT_FROM_TRANSACTIONS`].
+pub const PLACES_KEPT_FROM_BLOCKING: usize = 4;
+/// A busy shared lane gives up its connection to a waiting one only after holding it this long, in
+/// milliseconds: connecting costs more than a request.
+pub const LANE_HOLD_MIN: u64 = 20;
+/// A connection given up is closed when the upstream has closed its side, or after this many milliseconds.
+/// Until then it counts against `upstream_connections_max`, since the upstream counts it too.
+pub const LEAVE_MAX: u64 = 1000;
+/// First delay before an upstream is dialled again, in milliseconds; doubles up to `reconnect_backoff_max`.
+pub const BACKOFF_FIRST: u64 = 10;
+/// A blocking command whose child ends its sending side right behind it is given this many milliseconds to
+/// be answered at once. No longer: an element popped for a child that has died is lost.
+pub const BLOCKED_END_GRACE: u64 = 20;
+/// A CLIENT UNBLOCK that overtook the command it was to end is asked again after this many milliseconds.
+pub const UNBLOCK_RETRY: u64 = 5;
+/// Period of the janitor, in milliseconds: while work is under way, and while nothing is.
+pub const JANITOR_BUSY: u64 = 100;
+/// See [`JANITOR_BUSY`].
+pub const JANITOR_IDLE: u64 = 1000;
+/// Heap bytes that must have come free before the program is told to give them back to the system: below
+/// this it is not worth a walk over the heap.
+pub const RELIEF_MIN: usize = 128 * 1024;
+/// The program is told so at most this often, in milliseconds: a load that swings would only fault its pages
+/// in again.
+pub const RELIEF_INTERVAL: u64 = 1000;
+/// A longer command name is unknown without asking: Redis has none, and the question is paid for by all.
+pub const COMMAND_NAME_MAX: usize = 128;
+/// Bytes written to one socket in one turn, so that whoever takes a huge reply does not hold the loop.
+pub const WRITE_TURN: usize = 1024 * 1024;
+/// Events taken from the poll in one turn; more wait in the kernel for the next.
+pub const EVENTS_TURN: usize = 1024;
+/// Pause after the system has refused an accept for want of descriptors or memory, in milliseconds, unless
+/// a connection is closed before.
+pub const ACCEPT_PAUSE: u64 = 100;
+/// Reads from one child when a drain begins: more than a socket's buffer holds by default (6 MiB for TCP).
+pub const DRAIN_READS: usize = 128;
+/// The upstream's name is looked up at most this often, in milliseconds: many lanes may be dialled at once.
+pub const RESOLVE_INTERVAL: u64 = 1000;

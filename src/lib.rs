@@ -1,0 +1,4 @@
+//! One Redis connection pool per host, shared by every process on it.
+#![deny(unsafe_code)]
+
+pub mod base;
