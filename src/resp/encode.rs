@@ -1,0 +1,147 @@
+//! Writes RESP: each function appends one value, or one header, to a byte vector. Never allocates beyond
+//! that vector and never fails. `proto` is the RESP version the reader speaks; anything but 3 means 2.
+
+/// A count or length line: type byte, decimal, CRLF.
+fn header(out: &mut Vec<u8>, kind: u8, n: usize) {
+    out.push(kind);
+    decimal(out, n as u64);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Appends `n` in decimal.
+fn decimal(out: &mut Vec<u8>, mut n: u64) {
+    let mut digits = [0u8; 20]; // u64::MAX has 20 digits
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (n % 10) as u8;
+        n /= 10;
+        if n == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[at..]);
+}
+
+/// The header of an array of `n` elements.
+pub fn array_header(out: &mut Vec<u8>, n: usize) {
+    header(out, b'*', n);
+}
+
+/// The header of a map of `n_pairs`; in RESP2 an array of twice as many elements.
+pub fn map_header(out: &mut Vec<u8>, n_pairs: usize, proto: u8) {
+    match proto {
+        3 => header(out, b'%', n_pairs),
+        _ => header(out, b'*', 2 * n_pairs),
+    }
+}
+
+/// A bulk string.
+pub fn bulk(out: &mut Vec<u8>, bytes: &[u8]) {
+    out.reserve(bytes.len() + 16);
+    header(out, b'$', bytes.len());
+    out.extend_from_slice(bytes);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// A verbatim string of text; in RESP2 a bulk string.
+pub fn verbatim_txt(out: &mut Vec<u8>, bytes: &[u8], proto: u8) {
+    if proto != 3 {
+        return bulk(out, bytes);
+    }
+    header(out, b'=', bytes.len() + 4);
+    out.extend_from_slice(b"txt:");
+    out.extend_from_slice(bytes);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// An integer.
+pub fn int(out: &mut Vec<u8>, n: i64) {
+    out.push(b':');
+    if n < 0 {
+        out.push(b'-');
+    }
+    decimal(out, n.unsigned_abs());
+    out.extend_from_slice(b"\r\n");
+}
+
+/// A status. CR and LF would end the line and become spaces.
+pub fn simple(out: &mut Vec<u8>, text: &str) {
+    line(out, b'+', text.as_bytes());
+}
+
+/// An error; `text` starts with its code word and has neither the `-` nor the CRLF. CR and LF inside
+/// would end the line and become spaces.
+pub fn error(out: &mut Vec<u8>, text: impl AsRef<[u8]>) {
+    line(out, b'-', text.as_ref());
+}
+
+fn line(out: &mut Vec<u8>, kind: u8, text: &[u8]) {
+    out.reserve(text.len() + 3);
+    out.push(kind);
+    out.extend(text.iter().copied().map(one_line));
+    out.extend_from_slice(b"\r\n");
+}
+
+/// What Redis shows in the place of a byte that would end a reply's line.
+pub(super) fn one_line(byte: u8) -> u8 {
+    if matches!(byte, b'\r' | b'\n') { b' ' } else { byte }
+}
+
+/// The null that stands for a missing string.
+pub fn null(out: &mut Vec<u8>, proto: u8) {
+    out.extend_from_slice(if proto == 3 { b"_\r\n" } else { b"$-1\r\n" });
+}
+
+/// The null that stands for a missing array.
+pub fn null_array(out: &mut Vec<u8>, proto: u8) {
+    out.extend_from_slice(if proto == 3 { b"_\r\n" } else { b"*-1\r\n" });
+}
+
+/// A whole request in canonical form.
+pub fn request(out: &mut Vec<u8>, argv: &[&[u8]]) {
+    array_header(out, argv.len());
+    for arg in argv {
+        bulk(out, arg);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(write: impl Fn(&mut Vec<u8>)) -> String {
+        let mut out = Vec::new();
+        write(&mut out);
+        String::from_utf8(out).expect("the test writes text")
+    }
+
+    #[test]
+    fn numbers_at_their_limits() {
+        assert_eq!(written(|out| int(out, 0)), ":0\r\n");
+        assert_eq!(written(|out| int(out, -10)), ":-10\r\n");
+        assert_eq!(written(|out| int(out, i64::MAX)), ":9223372036854775807\r\n");
+        assert_eq!(written(|out| int(out, i64::MIN)), ":-9223372036854775808\r\n");
+        assert_eq!(written(|out| decimal(out, u64::MAX)), u64::MAX.to_string());
+    }
+
+    #[test]
+    fn strings_and_headers() {
+        assert_eq!(written(|out| request(out, &[b"GET", b""])), "*2\r\n$3\r\nGET\r\n$0\r\n\r\n");
+        assert_eq!(written(|out| array_header(out, 0)), "*0\r\n");
+        assert_eq!(written(|out| simple(out, "OK")), "+OK\r\n");
+        assert_eq!(written(|out| error(out, "ERR a\r\nb")), "-ERR a  b\r\n");
+    }
+
+    #[test]
+    fn the_reader_decides_the_form() {
+        assert_eq!(written(|out| null(out, 2)), "$-1\r\n");
+        assert_eq!(written(|out| null(out, 3)), "_\r\n");
+        assert_eq!(written(|out| null_array(out, 2)), "*-1\r\n");
+        assert_eq!(written(|out| null_array(out, 3)), "_\r\n");
+        assert_eq!(written(|out| map_header(out, 3, 2)), "*6\r\n");
+        assert_eq!(written(|out| map_header(out, 3, 3)), "%3\r\n");
+        assert_eq!(written(|out| verbatim_txt(out, b"hi", 2)), "$2\r\nhi\r\n");
+        assert_eq!(written(|out| verbatim_txt(out, b"hi", 3)), "=6\r\ntxt:hi\r\n");
+    }
+}

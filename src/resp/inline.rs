@@ -1,0 +1,152 @@
+//! Splits an inline command line into arguments as Redis does (`sdssplitargs`), oddities included.
+//! Never sees the line's end or a NUL: the frame scanner has found both before.
+
+use super::frame::ArgRange;
+
+/// A quote that is not closed, or is closed in the middle of a word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UnbalancedQuotes;
+
+/// Appends the unquoted arguments of `line` to `text` and the place of each to `args`. A line of blanks
+/// has no arguments. What was appended before an error is left there for the caller to throw away.
+pub fn split(line: &[u8], text: &mut Vec<u8>, args: &mut Vec<ArgRange>) -> Result<(), UnbalancedQuotes> {
+    let mut at = 0;
+    loop {
+        while line.get(at).is_some_and(|&byte| is_space(byte)) {
+            at += 1;
+        }
+        if at == line.len() {
+            return Ok(());
+        }
+        let start = text.len() as u32;
+        at = word(line, at, text)?;
+        args.push((start, text.len() as u32));
+    }
+}
+
+/// C's `isspace` in the "C" locale.
+fn is_space(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t' | b'\n' | 0x0b | 0x0c | b'\r')
+}
+
+/// Copies one word and returns where it ended. VT and FF separate words but do not end one: Redis skips
+/// them between words and takes them as letters inside.
+fn word(line: &[u8], mut at: usize, text: &mut Vec<u8>) -> Result<usize, UnbalancedQuotes> {
+    while let Some(&byte) = line.get(at) {
+        at += 1;
+        match byte {
+            b' ' | b'\n' | b'\r' | b'\t' => break,
+            b'"' => return double_quoted(line, at, text),
+            b'\'' => return single_quoted(line, at, text),
+            _ => text.push(byte),
+        }
+    }
+    Ok(at)
+}
+
+/// A closing quote ends the word too, so a blank or nothing must follow it.
+fn after_quote(line: &[u8], at: usize) -> Result<usize, UnbalancedQuotes> {
+    match line.get(at) {
+        Some(&byte) if !is_space(byte) => Err(UnbalancedQuotes),
+        _ => Ok(at),
+    }
+}
+
+fn double_quoted(line: &[u8], mut at: usize, text: &mut Vec<u8>) -> Result<usize, UnbalancedQuotes> {
+    loop {
+        match *line.get(at..).unwrap_or_default() {
+            [b'\\', b'x', high, low, ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() => {
+                text.push(hex(high) << 4 | hex(low));
+                at += 4;
+            }
+            [b'\\', escaped, ..] => {
+                text.push(match escaped {
+                    b'n' => b'\n',
+                    b'r' => b'\r',
+                    b't' => b'\t',
+                    b'b' => 0x08,
+                    b'a' => 0x07,
+                    other => other,
+                });
+                at += 2;
+            }
+            [b'"', ..] => return after_quote(line, at + 1),
+            [byte, ..] => {
+                text.push(byte);
+                at += 1;
+            }
+            [] => return Err(UnbalancedQuotes),
+        }
+    }
+}
+
+fn single_quoted(line: &[u8], mut at: usize, text: &mut Vec<u8>) -> Result<usize, UnbalancedQuotes> {
+    loop {
+        match *line.get(at..).unwrap_or_default() {
+            [b'\\', b'\'', ..] => {
+                text.push(b'\'');
+                at += 2;
+            }
+            [b'\'', ..] => return after_quote(line, at + 1),
+            [byte, ..] => {
+                text.push(byte);
+                at += 1;
+            }
+            [] => return Err(UnbalancedQuotes),
+        }
+    }
+}
+
+/// The value of a byte already known to be a hexadecimal digit.
+fn hex(digit: u8) -> u8 {
+    match digit {
+        b'0'..=b'9' => digit - b'0',
+        b'a'..=b'f' => digit - b'a' + 10,
+        _ => digit.wrapping_sub(b'A').wrapping_add(10),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(line: &[u8]) -> Result<Vec<Vec<u8>>, UnbalancedQuotes> {
+        let (mut text, mut args) = (Vec::new(), Vec::new());
+        split(line, &mut text, &mut args)?;
+        Ok(args.iter().map(|&(start, end)| text[start as usize..end as usize].to_vec()).collect())
+    }
+
+    #[track_caller]
+    fn check(line: &[u8], expected: &[&[u8]]) {
+        let expected: Vec<Vec<u8>> = expected.iter().map(|word| word.to_vec()).collect();
+        assert_eq!(words(line), Ok(expected));
+    }
+
+    #[test]
+    fn blanks_separate_words() {
+        check(b"", &[]);
+        check(b" \t\r \x0b\x0c", &[]);
+        check(b"  set\tk\r v ", &[b"set", b"k", b"v"]);
+        check(b"a \x0bb", &[b"a", b"b"]);
+        check(b"a\x0bb\x0cc", &[b"a\x0bb\x0cc"]);
+        check(b"a\xa0b", &[b"a\xa0b"]);
+    }
+
+    #[test]
+    fn quotes_and_escapes() {
+        check(br#""" a"#, &[b"", b"a"]);
+        check(br#"x "a b" 'c d'"#, &[b"x", b"a b", b"c d"]);
+        check(br#"pre"a b""#, &[b"prea b"]);
+        check(br#""\n\r\t\b\a\\\"\q""#, &[b"\n\r\t\x08\x07\\\"q"]);
+        check(br#""\x00\xFf\xaB""#, &[b"\x00\xff\xab"]);
+        check(br#""\xg0\x1""#, &[b"xg0x1"]);
+        check(br"'\n\'\x41'", &[br"\n'\x41"]);
+    }
+
+    #[test]
+    fn unbalanced_quotes_are_refused() {
+        for line in [&br#"""#[..], b"'", br#""a"b"#, b"'a'b", br#"a "b\""#, br#""\"#, br"'\'", br#"""""#] {
+            assert_eq!(words(line), Err(UnbalancedQuotes), "{}", line.escape_ascii());
+        }
+    }
+}

@@ -1,0 +1,512 @@
+//! Finds where an upstream's reply ends, RESP2 or RESP3, and looks into whole replies for the few that the
+//! broker reads itself. Anything Redis would not send is a desync: the lane is lost, never resynchronised.
+//! Never copies or owns a reply.
+
+use crate::base::limits::{BULK_MAX, LINE_MAX, REPLY_DEPTH};
+use memchr::memchr;
+use std::ops::Range;
+
+/// Bytes of a status, an error or a big number. Scripts make them as long as they make strings, and the lane
+/// is not theirs alone: what Redis sends on their behalf must never be taken for a desync.
+const TEXT_LINE_MAX: usize = BULK_MAX as usize;
+/// Elements of one aggregate; keys and values of a map each count.
+const ELEMENTS_MAX: u64 = 1 << 40;
+/// Bytes of one string: Redis' own bound is 512 MiB, and a module's or a configured one may be more.
+const STRING_MAX: u64 = 1 << 32;
+/// Entries of `ReplyScanner::outer` for which it keeps room between replies.
+const OUTER_KEPT: usize = 128;
+/// Digits of the greatest length that either bound admits.
+const LENGTH_DIGITS: usize = 13;
+
+/// What a scan found at the start of its bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReplyScan {
+    /// No complete value yet.
+    NeedMore {
+        /// Bytes from the reply's start below which it cannot be complete; always more than were given.
+        at_least: usize,
+    },
+    /// One whole value; the scanner is ready for the next.
+    Frame {
+        /// Its bytes, an attribute before it included.
+        len: usize,
+        /// The value's type byte, after any attribute.
+        kind: u8,
+    },
+    /// These are not replies: close the connection. The text is for the log.
+    Desync(&'static str),
+}
+
+/// Finds replies in one upstream connection's input, resuming at any byte. Holds heap only once a reply
+/// has nested, and then at most 16 bytes a level.
+#[derive(Debug)]
+pub struct ReplyScanner {
+    /// Bytes understood so far; a value's type byte stands here.
+    pos: usize,
+    /// Bytes searched in vain for the end of the line at `pos`.
+    searched: usize,
+    /// Values still to come in the innermost aggregate that has any.
+    left: u64,
+    /// How many aggregates enclose them.
+    depth: u32,
+    /// The same of the enclosing aggregates, but only of those that still lack values.
+    outer: Vec<(u64, u32)>,
+    /// The type byte of the outermost value.
+    kind: u8,
+}
+
+impl Default for ReplyScanner {
+    fn default() -> Self {
+        ReplyScanner { pos: 0, searched: 0, left: 1, depth: 0, outer: Vec::new(), kind: 0 }
+    }
+}
+
+/// What a value's header says.
+enum Head {
+    /// A value without elements, this many bytes in all.
+    Leaf(usize),
+    /// So many elements follow the header of so many bytes.
+    Elements { count: u64, len: usize },
+    /// So many elements and then the value they describe follow the header of so many bytes.
+    Attribute { count: u64, len: usize },
+}
+
+/// Why there is no header.
+enum Stop {
+    /// It, or the leaf it announces, needs this many bytes.
+    Short(usize),
+    Desync(&'static str),
+}
+
+impl ReplyScanner {
+    /// Looks for one reply. `bytes` starts at its first byte; after [`ReplyScan::NeedMore`] it is the same
+    /// bytes and more.
+    pub fn scan(&mut self, bytes: &[u8]) -> ReplyScan {
+        loop {
+            while self.left == 0 {
+                let Some((left, depth)) = self.outer.pop() else {
+                    let (len, kind) = (self.pos, self.kind);
+                    self.reset();
+                    return ReplyScan::Frame { len, kind };
+                };
+                (self.left, self.depth) = (left, depth);
+            }
+            if let Err(stop) = self.value(bytes) {
+                return match stop {
+                    Stop::Short(len) => ReplyScan::NeedMore { at_least: self.pos + len },
+                    Stop::Desync(reason) => ReplyScan::Desync(reason),
+                };
+            }
+        }
+    }
+
+    /// Forgets a half-read reply.
+    pub fn reset(&mut self) {
+        self.outer.clear();
+        self.outer.shrink_to(OUTER_KEPT);
+        (self.pos, self.searched, self.left, self.depth) = (0, 0, 1, 0);
+    }
+
+    /// Reads one value or the header of one. Changes nothing but `searched` unless it succeeds.
+    fn value(&mut self, bytes: &[u8]) -> Result<(), Stop> {
+        let rest = bytes.get(self.pos..).unwrap_or_default();
+        let mut searched = self.searched.saturating_sub(self.pos);
+        let head = head(rest, &mut searched);
+        self.searched = self.pos + searched;
+        let (count, len) = match head? {
+            Head::Leaf(len) => {
+                self.note_kind(rest);
+                self.left -= 1;
+                self.pos += len;
+                return Ok(());
+            }
+            Head::Elements { count, len } => {
+                self.check_depth()?;
+                self.note_kind(rest);
+                self.left -= 1;
+                (count, len)
+            }
+            // The value described is still to come: it has not been counted yet.
+            Head::Attribute { count, len } => {
+                self.check_depth()?;
+                (count, len)
+            }
+        };
+        self.pos += len;
+        if count > 0 {
+            if self.left > 0 {
+                self.outer.push((self.left, self.depth));
+            }
+            self.left = count;
+            self.depth += 1;
+        }
+        Ok(())
+    }
+
+    fn check_depth(&self) -> Result<(), Stop> {
+        match self.depth as usize >= REPLY_DEPTH {
+            true => Err(Stop::Desync("reply nested too deep")),
+            false => Ok(()),
+        }
+    }
+
+    fn note_kind(&mut self, rest: &[u8]) {
+        if self.depth == 0 {
+            self.kind = rest.first().copied().unwrap_or_default();
+        }
+    }
+}
+
+/// Reads the header of the value at the start of `rest`, and its body too if it is a leaf. `searched`
+/// bytes are known to hold no line end.
+fn head(rest: &[u8], searched: &mut usize) -> Result<Head, Stop> {
+    let &kind = rest.first().ok_or(Stop::Short(3))?;
+    match kind {
+        b'$' | b'=' | b'!' => string(kind, rest).map(Head::Leaf),
+        b'*' | b'~' | b'>' | b'%' | b'|' => aggregate(kind, rest),
+        // A script's big number is whatever text it calls one.
+        b'+' | b'-' | b'(' => line(rest, searched, TEXT_LINE_MAX).map(Head::Leaf),
+        b':' | b'_' | b'#' | b',' => {
+            let len = line(rest, searched, LINE_MAX)?;
+            match scalar(kind, &rest[1..len - 2]) {
+                true => Ok(Head::Leaf(len)),
+                false => Err(Stop::Desync("malformed scalar in reply")),
+            }
+        }
+        _ => Err(Stop::Desync("unknown reply type")),
+    }
+}
+
+/// The length of a string with header and ends.
+fn string(kind: u8, rest: &[u8]) -> Result<usize, Stop> {
+    let (size, body) = match length(rest)? {
+        (None, len) if kind == b'$' => return Ok(len),
+        (Some(size), len) if size <= STRING_MAX && (kind != b'=' || size >= 4) => (size as usize, len),
+        _ => return Err(Stop::Desync("impossible string length in reply")),
+    };
+    let end = body + size;
+    match rest.get(end..end + 2) {
+        Some(b"\r\n") => Ok(end + 2),
+        Some(_) => Err(Stop::Desync("string without its end in reply")),
+        None => Err(Stop::Short(end + 2)),
+    }
+}
+
+fn aggregate(kind: u8, rest: &[u8]) -> Result<Head, Stop> {
+    let (count, len) = match length(rest)? {
+        (None, len) if kind == b'*' => return Ok(Head::Leaf(len)),
+        (Some(count), len) if matches!(kind, b'%' | b'|') => (count.saturating_mul(2), len),
+        (Some(count), len) => (count, len),
+        (None, _) => return Err(Stop::Desync("impossible element count in reply")),
+    };
+    match kind {
+        _ if count > ELEMENTS_MAX => Err(Stop::Desync("impossible element count in reply")),
+        b'|' => Ok(Head::Attribute { count, len }),
+        _ => Ok(Head::Elements { count, len }),
+    }
+}
+
+/// The number in a length line, none for -1, and the line's length. Strict, since Redis is: the shortest
+/// form only, so a line that goes on is known for a desync before it ends.
+fn length(rest: &[u8]) -> Result<(Option<u64>, usize), Stop> {
+    const MALFORMED: Stop = Stop::Desync("malformed length in reply");
+    match rest.get(1).ok_or(Stop::Short(4))? {
+        b'-' => {
+            return match rest.get(1..5) {
+                Some(b"-1\r\n") => Ok((None, 5)),
+                None if b"-1\r\n".starts_with(&rest[1..]) => Err(Stop::Short(5)),
+                _ => Err(MALFORMED),
+            };
+        }
+        b'?' => return Err(Stop::Desync("streamed reply")),
+        _ => {}
+    }
+    let mut value = 0;
+    let mut at = 1;
+    while let Some(digit @ b'0'..=b'9') = rest.get(at).copied() {
+        if at > LENGTH_DIGITS || (at == 2 && rest[1] == b'0') {
+            return Err(MALFORMED);
+        }
+        value = value * 10 + u64::from(digit - b'0');
+        at += 1;
+    }
+    match rest[at..] {
+        [b'\r', b'\n', ..] if at > 1 => Ok((Some(value), at + 2)),
+        [] | [b'\r'] if at > 1 => Err(Stop::Short(at + 2)),
+        _ => Err(MALFORMED),
+    }
+}
+
+/// The length of the line at the start of `rest` with its CRLF. A CR or an LF alone does not end it.
+fn line(rest: &[u8], searched: &mut usize, max: usize) -> Result<usize, Stop> {
+    const TOO_LONG: Stop = Stop::Desync("reply line too long");
+    let mut from = (*searched).max(1).min(rest.len());
+    while let Some(offset) = memchr(b'\r', &rest[from..]) {
+        from += offset;
+        match rest.get(from + 1) {
+            Some(b'\n') if from <= max => return Ok(from + 2),
+            Some(b'\n') => return Err(TOO_LONG),
+            Some(_) => from += 1,
+            None => {
+                *searched = from;
+                return if from > max { Err(TOO_LONG) } else { Err(Stop::Short(from + 2)) };
+            }
+        }
+    }
+    *searched = rest.len();
+    if rest.len() > max { Err(TOO_LONG) } else { Err(Stop::Short((rest.len() + 1).max(3))) }
+}
+
+/// Whether `text` is what a one-line value of this kind holds.
+fn scalar(kind: u8, text: &[u8]) -> bool {
+    match kind {
+        b'_' => text.is_empty(),
+        b'#' => matches!(text, b"t" | b"f"),
+        b',' => !text.is_empty(),
+        _ => {
+            let digits = text.strip_prefix(b"-").or(text.strip_prefix(b"+")).unwrap_or(text);
+            (1..=20).contains(&digits.len()) && digits.iter().all(u8::is_ascii_digit)
+        }
+    }
+}
+
+/// The value behind any attributes at the start of a whole reply.
+fn described(reply: &[u8]) -> Option<&[u8]> {
+    let mut rest = reply;
+    while rest.first() == Some(&b'|') {
+        let Ok(Head::Attribute { count, len }) = head(rest, &mut 0) else { return None };
+        rest = skip(rest.get(len..)?, count)?;
+    }
+    Some(rest)
+}
+
+/// What follows the first `count` values of `rest`.
+fn skip(mut rest: &[u8], count: u64) -> Option<&[u8]> {
+    let mut scanner = ReplyScanner::default();
+    for _ in 0..count {
+        let ReplyScan::Frame { len, .. } = scanner.scan(rest) else { return None };
+        rest = rest.get(len..)?;
+    }
+    Some(rest)
+}
+
+/// The element count of a whole aggregate reply and what follows its header.
+fn elements(reply: &[u8]) -> Option<(u64, &[u8])> {
+    let rest = described(reply)?;
+    match head(rest, &mut 0) {
+        Ok(Head::Elements { count, len }) => Some((count, rest.get(len..)?)),
+        _ => None,
+    }
+}
+
+/// Byte range of element `i` of an array, push, set or map (keys and values counted), with any attribute
+/// before it. None if the reply is no aggregate or has no such element. Walks over the elements before.
+pub fn element(reply: &[u8], i: usize) -> Option<Range<usize>> {
+    let (count, rest) = elements(reply)?;
+    if i as u64 >= count {
+        return None;
+    }
+    let rest = skip(rest, i as u64)?;
+    let start = reply.len() - rest.len();
+    Some(start..reply.len() - skip(rest, 1)?.len())
+}
+
+/// Number of elements, keys and values of a map each counted. None if the reply is no aggregate or null.
+pub fn element_count(reply: &[u8]) -> Option<usize> {
+    usize::try_from(elements(reply)?.0).ok()
+}
+
+/// The text of a string (a verbatim one without its format), a status, an error or a one-line scalar,
+/// without type byte and ends. None for an aggregate and for null.
+pub fn text(reply: &[u8]) -> Option<&[u8]> {
+    let rest = described(reply)?;
+    let Ok(Head::Leaf(len)) = head(rest, &mut 0) else { return None };
+    let body = match rest[0] {
+        b'+' | b'-' | b':' | b',' | b'(' | b'#' => 1,
+        kind @ (b'$' | b'=' | b'!') => match length(rest) {
+            Ok((Some(_), header)) if kind == b'=' => header + 4,
+            Ok((Some(_), header)) => header,
+            _ => return None,
+        },
+        _ => return None,
+    };
+    rest.get(body..len - 2)
+}
+
+/// Whether the reply is one of the three nulls.
+pub fn is_null(reply: &[u8]) -> bool {
+    matches!(described(reply), Some(b"$-1\r\n" | b"*-1\r\n" | b"_\r\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scan(bytes: &[u8]) -> ReplyScan {
+        ReplyScanner::default().scan(bytes)
+    }
+
+    #[test]
+    fn every_type_is_one_frame() {
+        let replies = [
+            "+OK\r\n",
+            "+\r\n",
+            "-ERR x\r\n",
+            ":-1\r\n",
+            ":+1\r\n",
+            "$0\r\n\r\n",
+            "$3\r\na\r\n\r\n",
+            "$-1\r\n",
+            "*0\r\n",
+            "*-1\r\n",
+            "*2\r\n:1\r\n*1\r\n$1\r\na\r\n",
+            "_\r\n",
+            "#t\r\n",
+            "#f\r\n",
+            ",1.5\r\n",
+            ",inf\r\n",
+            "(-123456789012345678901234567890\r\n",
+            "(not  a number\r\n",
+            "(\r\n",
+            "!5\r\nERR x\r\n",
+            "=6\r\ntxt:ab\r\n",
+            "%2\r\n+a\r\n:1\r\n+b\r\n*0\r\n",
+            "%0\r\n",
+            "~1\r\n:1\r\n",
+            ">2\r\n+message\r\n$1\r\nx\r\n",
+        ];
+        for reply in replies {
+            let frame = ReplyScan::Frame { len: reply.len(), kind: reply.as_bytes()[0] };
+            assert_eq!(scan(reply.as_bytes()), frame, "{reply:?}");
+            assert_eq!(scan(format!("{reply}junk").as_bytes()), frame, "{reply:?}");
+            for end in 0..reply.len() {
+                let short = scan(&reply.as_bytes()[..end]);
+                let ReplyScan::NeedMore { at_least } = short else { panic!("{reply:?} {end} {short:?}") };
+                assert!((end + 1..=reply.len()).contains(&at_least), "{reply:?} {end} {at_least}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_attribute_belongs_to_the_value_behind_it() {
+        let reply = b"|1\r\n+ttl\r\n:3600\r\n$1\r\na\r\n";
+        assert_eq!(scan(reply), ReplyScan::Frame { len: reply.len(), kind: b'$' });
+        assert_eq!(text(reply), Some(&b"a"[..]));
+        let reply = b"|0\r\n|1\r\n+a\r\n|1\r\n+b\r\n*0\r\n_\r\n*2\r\n|1\r\n+c\r\n:1\r\n:2\r\n:3\r\n";
+        assert_eq!(scan(reply), ReplyScan::Frame { len: reply.len(), kind: b'*' });
+        assert_eq!(element_count(reply), Some(2));
+        assert_eq!(element(reply, 0).map(|range| &reply[range]), Some(&b"|1\r\n+c\r\n:1\r\n:2\r\n"[..]));
+        assert_eq!(element(reply, 1).map(|range| &reply[range]), Some(&b":3\r\n"[..]));
+        assert!(is_null(b"|1\r\n+a\r\n:1\r\n_\r\n"));
+    }
+
+    #[test]
+    fn what_redis_would_not_send_is_a_desync() {
+        let wrong = [
+            "\r\n",
+            "x",
+            "PING\r\n",
+            ".\r\n",
+            "$?\r\n",
+            "*?\r\n",
+            "$+1",
+            "$01\r\n",
+            "$-2\r\n",
+            "*-0\r\n",
+            "$\r\n",
+            "%-1\r\n",
+            "~-1\r\n",
+            ">-1\r\n",
+            "|-1\r\n",
+            "=-1\r\n",
+            "!-1\r\n",
+            "=3\r\nabc\r\n",
+            "$1\r\nabc",
+            "$1\rx",
+            "$4294967297\r\n",
+            "*1099511627777\r\n",
+            "%549755813889\r\n",
+            "*99999999999999",
+            ":\r\n",
+            ":1a\r\n",
+            ":123456789012345678901\r\n",
+            "_x\r\n",
+            "#1\r\n",
+            ",\r\n",
+            "*1\r\n?",
+        ];
+        for reply in wrong {
+            let mut scanner = ReplyScanner::default();
+            assert!(matches!(scanner.scan(reply.as_bytes()), ReplyScan::Desync(_)), "{reply:?}");
+            assert!(matches!(scanner.scan(reply.as_bytes()), ReplyScan::Desync(_)), "{reply:?} again");
+        }
+        assert!(matches!(scan(b"$4294967296\r\n"), ReplyScan::NeedMore { .. }));
+        assert!(matches!(scan(b"*1099511627776\r\n"), ReplyScan::NeedMore { .. }));
+    }
+
+    #[test]
+    fn lines_may_be_long_but_not_endless() {
+        let text = |kind: &str, len: usize| [kind, &"1".repeat(len), "\r\n"].concat().into_bytes();
+        for kind in ["-", "+", "("] {
+            assert!(matches!(scan(&text(kind, 3_000_000)), ReplyScan::Frame { .. }));
+        }
+        let reply = text(",", LINE_MAX);
+        assert_eq!(scan(&reply), ReplyScan::Desync("reply line too long"));
+        assert_eq!(scan(&reply[..LINE_MAX + 1]), ReplyScan::Desync("reply line too long"));
+        // The bound of texts would take half a gigabyte to reach.
+        assert!(line(&text("+", 9), &mut 0, 10).is_ok());
+        assert!(matches!(line(&text("+", 10), &mut 0, 10), Err(Stop::Desync(_))));
+        let lone = b"+a\rb\nc\r\r\n";
+        assert_eq!(scan(lone), ReplyScan::Frame { len: lone.len(), kind: b'+' });
+    }
+
+    #[test]
+    fn depth_is_bounded_and_counted_by_enclosure() {
+        let nested = |depth: usize| [&b"*1\r\n".repeat(depth)[..], b":1\r\n"].concat();
+        assert!(matches!(scan(&nested(REPLY_DEPTH)), ReplyScan::Frame { .. }));
+        assert_eq!(scan(&nested(REPLY_DEPTH + 1)), ReplyScan::Desync("reply nested too deep"));
+        let wide = [&b"*300\r\n"[..], &b"*1\r\n*1\r\n:1\r\n".repeat(300)].concat();
+        assert_eq!(scan(&wide), ReplyScan::Frame { len: wide.len(), kind: b'*' });
+        assert_eq!(element(&nested(200_000), 0), None);
+    }
+
+    #[test]
+    fn a_deep_reply_leaves_little_heap() {
+        let mut scanner = ReplyScanner::default();
+        let deep = [&b"*2\r\n".repeat(REPLY_DEPTH)[..], &b":1\r\n".repeat(REPLY_DEPTH + 1)].concat();
+        assert_eq!(scanner.scan(&deep), ReplyScan::Frame { len: deep.len(), kind: b'*' });
+        assert!(scanner.outer.capacity() <= OUTER_KEPT);
+    }
+
+    #[test]
+    fn a_flat_reply_takes_no_heap() {
+        let mut scanner = ReplyScanner::default();
+        assert!(matches!(scanner.scan(b"*3\r\n:1\r\n:2\r\n:3\r\n"), ReplyScan::Frame { .. }));
+        assert_eq!(scanner.outer.capacity(), 0);
+        assert!(matches!(scanner.scan(b"*2\r\n*1\r\n"), ReplyScan::NeedMore { .. }));
+        scanner.reset();
+        assert!(matches!(scanner.scan(b"+OK\r\n"), ReplyScan::Frame { len: 5, .. }));
+    }
+
+    #[test]
+    fn looking_into_replies() {
+        let reply = b"*3\r\n$7\r\nmessage\r\n*2\r\n:1\r\n:2\r\n$-1\r\n";
+        let part = |i| element(reply, i).map(|range| &reply[range]);
+        assert_eq!(element_count(reply), Some(3));
+        assert_eq!(part(0), Some(&b"$7\r\nmessage\r\n"[..]));
+        assert_eq!(part(1), Some(&b"*2\r\n:1\r\n:2\r\n"[..]));
+        assert!(part(2).is_some_and(is_null));
+        assert_eq!(part(3), None);
+        assert_eq!(element_count(b"%2\r\n+a\r\n:1\r\n+b\r\n:2\r\n"), Some(4));
+        for none in [&b"+OK\r\n"[..], b"*-1\r\n", b"_\r\n", b"", b"*1\r\n", b"*5\r\n:1\r\n"] {
+            assert_eq!(element(none, 0).filter(|_| element_count(none) != Some(5)), None);
+        }
+        assert_eq!(text(b"-ERR x\r\n"), Some(&b"ERR x"[..]));
+        assert_eq!(text(b":12\r\n"), Some(&b"12"[..]));
+        assert_eq!(text(b"$2\r\nab\r\n"), Some(&b"ab"[..]));
+        assert_eq!(text(b"=6\r\ntxt:ab\r\n"), Some(&b"ab"[..]));
+        for none in [&b"$-1\r\n"[..], b"_\r\n", b"*0\r\n", b"$2\r\nab", b"", b"x"] {
+            assert_eq!(text(none), None);
+        }
+    }
+}
