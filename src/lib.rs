@@ -2,4 +2,5 @@
 #![deny(unsafe_code)]
 
 pub mod base;
+pub mod command;
 pub mod resp;

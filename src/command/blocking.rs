@@ -1,0 +1,223 @@
+//! The arguments of blocking requests: where BLOCK stands, what the timeout says, who waits for the same
+//! thing, and the same request with less time left. Pure functions over a request.
+
+use super::classify::{Blocking, TimeoutUnit};
+use crate::resp::Request;
+
+/// The timeout of XREAD or XREADGROUP, if BLOCK stands where the server reads an option. Only the words
+/// before STREAMS are options; after that a stream may be named BLOCK, and so may a group.
+pub(super) fn stream_block(request: &Request<'_>) -> Option<Blocking> {
+    let mut found = None;
+    let mut index = 1;
+    while index < request.argc() {
+        let option = until_nul(request.arg(index));
+        let has_value = index + 1 < request.argc();
+        index += if option.eq_ignore_ascii_case(b"streams") {
+            break;
+        } else if option.eq_ignore_ascii_case(b"block") {
+            // The last one wins in the server, too; one without a value is a syntax error there.
+            if has_value {
+                found = Some(Blocking { timeout: index + 1, unit: TimeoutUnit::Millis });
+            }
+            2
+        } else if option.eq_ignore_ascii_case(b"count") || option.eq_ignore_ascii_case(b"claim") {
+            2
+        } else if option.eq_ignore_ascii_case(b"group") {
+            3
+        } else {
+            1
+        };
+    }
+    found
+}
+
+/// The server compares options as C strings.
+fn until_nul(word: &[u8]) -> &[u8] {
+    word.split(|&byte| byte == 0).next().unwrap_or_default()
+}
+
+/// Names what a blocking request waits for: the request without its timeout, the command in lower case.
+/// Requests with equal names wait for the same thing.
+pub fn blocking_group(request: &Request<'_>, blocking: &Blocking) -> Box<[u8]> {
+    let mut group = Vec::with_capacity(request.bytes.len() + 16);
+    for (index, arg) in request.args().enumerate() {
+        if index == blocking.timeout {
+            continue;
+        }
+        push_bulk(&mut group, arg);
+        if index == 0 {
+            let start = group.len() - arg.len() - 2;
+            group[start..].make_ascii_lowercase();
+        }
+    }
+    group.into_boxed_slice()
+}
+
+/// The request's timeout in milliseconds as the server reads it; `Some(0)` is for ever, `None` is what
+/// the server answers at once with an error.
+pub fn timeout_ms(request: &Request<'_>, blocking: &Blocking) -> Option<u64> {
+    let text = request.arg(blocking.timeout);
+    match blocking.unit {
+        TimeoutUnit::Seconds => seconds_to_ms(text),
+        TimeoutUnit::Millis => canonical_ms(text),
+    }
+}
+
+/// Appends the request with `remaining_ms` as its timeout. Never writes 0, which would mean for ever.
+pub fn with_timeout(request: &Request<'_>, blocking: &Blocking, remaining_ms: u64, out: &mut Vec<u8>) {
+    let remaining_ms = remaining_ms.max(1);
+    let timeout = match blocking.unit {
+        TimeoutUnit::Seconds => format!("{}.{:03}", remaining_ms / 1000, remaining_ms % 1000),
+        TimeoutUnit::Millis => remaining_ms.to_string(),
+    };
+    out.extend_from_slice(format!("*{}\r\n", request.argc()).as_bytes());
+    for (index, arg) in request.args().enumerate() {
+        push_bulk(out, if index == blocking.timeout { timeout.as_bytes() } else { arg });
+    }
+}
+
+fn push_bulk(out: &mut Vec<u8>, arg: &[u8]) {
+    out.extend_from_slice(format!("${}\r\n", arg.len()).as_bytes());
+    out.extend_from_slice(arg);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// A signed 64-bit integer in its only accepted spelling: no plus, no blank, no leading zero.
+fn canonical_ms(text: &[u8]) -> Option<u64> {
+    let value: i64 = std::str::from_utf8(text).ok()?.parse().ok()?;
+    (value.to_string().as_bytes() == text).then_some(value)?.try_into().ok()
+}
+
+/// What `strtold` takes as a whole, rounded up to a millisecond.
+fn seconds_to_ms(text: &[u8]) -> Option<u64> {
+    let text = std::str::from_utf8(text).ok()?;
+    let (negative, digits) = match text.as_bytes().first()? {
+        b'-' => (true, &text[1..]),
+        b'+' => (false, &text[1..]),
+        _ => (false, text),
+    };
+    // A second sign would get past `parse`.
+    if matches!(digits.as_bytes().first()?, b'-' | b'+') {
+        return None;
+    }
+    let hex = digits.strip_prefix("0x").or_else(|| digits.strip_prefix("0X"));
+    let value = match hex {
+        Some(hex) => hex_float(hex)?,
+        None => digits.parse().ok().filter(|value: &f64| value.is_finite())?,
+    };
+    let ms = (value * 1000.0).ceil();
+    if negative {
+        // -0.0001 s rounds up to 0 in the server and so waits for ever.
+        return (value * 1000.0 < 1.0).then_some(0);
+    }
+    if ms >= i64::MAX as f64 {
+        return None;
+    }
+    // Below the range of f64, not of long double: short, not for ever.
+    let underflowed = ms == 0.0 && has_nonzero_digit(hex.unwrap_or(digits), hex.is_some());
+    Some(if underflowed { 1 } else { ms as u64 })
+}
+
+fn has_nonzero_digit(digits: &str, hex: bool) -> bool {
+    let exponent: &[char] = if hex { &['p', 'P'] } else { &['e', 'E'] };
+    digits.split(exponent).next().is_some_and(|mantissa| mantissa.bytes().any(|b| b != b'0' && b != b'.'))
+}
+
+/// The part of a C hexadecimal float after `0x`.
+fn hex_float(text: &str) -> Option<f64> {
+    let (mantissa, exponent) = match text.split_once(['p', 'P']) {
+        Some((mantissa, exponent)) => (mantissa, exponent.parse::<i32>().ok()?.clamp(-100_000, 100_000)),
+        None => (text, 0),
+    };
+    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    if whole.len() + fraction.len() == 0 {
+        return None;
+    }
+    let mut value = 0.0;
+    for digit in whole.chars().chain(fraction.chars()) {
+        value = value * 16.0 + f64::from(digit.to_digit(16)?);
+    }
+    let scale = exponent.saturating_sub(4 * fraction.len().min(100_000) as i32);
+    let value = value * 2f64.powi(scale);
+    value.is_finite().then_some(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::with_request;
+
+    fn block_at(words: &str) -> Option<usize> {
+        let args: Vec<&[u8]> = words.split(' ').map(str::as_bytes).collect();
+        with_request(&args, |request| stream_block(request).map(|blocking| blocking.timeout))
+    }
+
+    #[test]
+    fn block_counts_only_where_an_option_may_stand() {
+        assert_eq!(block_at("xread BLOCK 5 streams a 0"), Some(2));
+        assert_eq!(block_at("xread count 1 bLoCk 5 streams a 0"), Some(4));
+        assert_eq!(block_at("xread block 5 block 6 streams a 0"), Some(4));
+        assert_eq!(block_at("xread block\0x 5 streams a 0"), Some(2));
+        assert_eq!(block_at("xreadgroup group block block streams block >"), None);
+        assert_eq!(block_at("xreadgroup group block block noack block 1 streams block >"), Some(6));
+        assert_eq!(block_at("xread streams block 0"), None);
+        assert_eq!(block_at("xread count block streams a 0"), None);
+        assert_eq!(block_at("xread count 1 block"), None);
+        assert_eq!(block_at("xread nonsense block 1 streams a 0"), Some(3));
+    }
+
+    #[test]
+    fn timeouts_are_read_as_the_server_reads_them() {
+        for (text, expected) in [
+            ("0", Some(0)),
+            ("1", Some(1000)),
+            (".25", Some(250)),
+            ("+1.0005", Some(1001)),
+            ("1e-400", Some(1)),
+            ("0e5", Some(0)),
+            ("-0.0001", Some(0)),
+            ("-0", Some(0)),
+            ("-1", None),
+            ("0x1p-9", Some(2)),
+            ("0X.1", Some(63)),
+            ("0x0", Some(0)),
+            ("0x", None),
+            ("0x1p", None),
+            ("inf", None),
+            ("nan", None),
+            ("1e17", None),
+            (" 1", None),
+            ("1 ", None),
+            ("--1", None),
+            ("+-1", None),
+            ("", None),
+        ] {
+            assert_eq!(seconds_to_ms(text.as_bytes()), expected, "{text:?}");
+        }
+        for (text, expected) in [("0", Some(0)), ("15", Some(15)), ("015", None), ("+1", None), ("-1", None)]
+        {
+            assert_eq!(canonical_ms(text.as_bytes()), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_shorter_timeout_changes_nothing_else() {
+        let blocking = Blocking { timeout: 2, unit: TimeoutUnit::Seconds };
+        let mut out = Vec::new();
+        with_request(&[b"BLPOP", b"k", b"10"], |request| with_timeout(request, &blocking, 1234, &mut out));
+        assert_eq!(out, b"*3\r\n$5\r\nBLPOP\r\n$1\r\nk\r\n$5\r\n1.234\r\n");
+        out.clear();
+        let blocking = Blocking { timeout: 2, unit: TimeoutUnit::Millis };
+        with_request(&[b"XREAD", b"BLOCK", b"10"], |request| with_timeout(request, &blocking, 0, &mut out));
+        assert_eq!(out, b"*3\r\n$5\r\nXREAD\r\n$5\r\nBLOCK\r\n$1\r\n1\r\n");
+    }
+
+    #[test]
+    fn a_group_is_command_and_keys() {
+        let blocking = Blocking { timeout: 2, unit: TimeoutUnit::Seconds };
+        let group = |args: &[&[u8]]| with_request(args, |request| blocking_group(request, &blocking));
+        assert_eq!(group(&[b"BLPOP", b"k", b"1"]), group(&[b"blpop", b"k", b"2"]));
+        assert_ne!(group(&[b"BLPOP", b"k", b"1"]), group(&[b"BLPOP", b"K", b"1"]));
+        assert_ne!(group(&[b"BLPOP", b"k", b"1"]), group(&[b"BRPOP", b"k", b"1"]));
+    }
+}

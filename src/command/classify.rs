@@ -1,0 +1,165 @@
+//! The classes a request can fall into and the decision which one it is. One hash lookup for most
+//! requests, two for subcommands. Owns no table and never looks at keys.
+
+use super::blocking;
+use super::overrides::Base;
+use super::table::{CommandId, Entry, Table};
+use super::texts;
+use crate::resp::Request;
+
+/// What the table says about a request.
+#[derive(Clone, Copy, Debug)]
+pub enum Verdict<'t> {
+    /// The name is neither in the table nor learned. Must not reach a lane before `COMMAND INFO` of the
+    /// name was asked and `Table::learn` told: it may be a renamed SELECT.
+    Unknown,
+    /// A known container without this subcommand.
+    UnknownSubcommand,
+    /// A command of the upstream.
+    Known(Known<'t>),
+    /// A name Redis takes for an HTTP attack: it closes the connection without a reply.
+    Hangup,
+}
+
+/// A command of the upstream and the way it must go.
+#[derive(Clone, Copy, Debug)]
+pub struct Known<'t> {
+    /// Position in the table.
+    pub id: CommandId,
+    /// Full canonical name in lower case, `client|id`. Redis uses it in its arity errors, also when the
+    /// command was typed under another name.
+    pub name: &'t str,
+    /// Whether the number of arguments fits. If not, `route` has no meaning: the answer is
+    /// `texts::wrong_arity`.
+    pub arity_ok: bool,
+    /// Redis refuses it inside MULTI.
+    pub no_multi: bool,
+    /// It may change data, or replicate as if it did.
+    pub write: bool,
+    /// Where it goes.
+    pub route: Route,
+}
+
+/// Where a request goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// Leaves no trace on a connection: any shared lane.
+    Shared,
+    /// Answered by the broker from the child's virtual state.
+    Local(Local),
+    /// Drives the child's transaction.
+    Transaction(Transaction),
+    /// A leased lane until the reply, which may take as long as the request's own timeout.
+    Blocking(Blocking),
+    /// A leased lane until the reply; the request has no timeout argument.
+    Dedicated,
+    /// Changes the child's subscriptions.
+    Subscribe(Subscribe),
+    /// Has to overtake what runs on the lanes, so it goes on the control connection.
+    Control,
+    /// Not allowed through a shared broker.
+    Refused,
+}
+
+/// Commands the broker answers itself.
+#[allow(missing_docs)] // Each is named after its command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Local {
+    Ping,
+    Echo,
+    Quit,
+    Select,
+    Hello,
+    Reset,
+    Auth,
+    ClientId,
+    ClientSetname,
+    ClientGetname,
+    ClientSetinfo,
+    ClientInfo,
+    ClientNoEvict,
+    Asking,
+    Readonly,
+    Readwrite,
+}
+
+/// Commands that open, fill or end a transaction.
+#[allow(missing_docs)] // Each is named after its command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transaction {
+    Multi,
+    Exec,
+    Discard,
+    Watch,
+    Unwatch,
+}
+
+/// Where a blocking request carries its timeout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Blocking {
+    /// Index of the timeout among the arguments; within the request.
+    pub timeout: usize,
+    /// How it is written.
+    pub unit: TimeoutUnit,
+}
+
+/// How a blocking request writes its timeout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TimeoutUnit {
+    /// Seconds, with a fraction.
+    Seconds,
+    /// Whole milliseconds.
+    Millis,
+}
+
+/// One of the six subscription commands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Subscribe {
+    /// Which set of subscriptions.
+    pub family: Family,
+    /// Whether it leaves the set instead of joining it.
+    pub leave: bool,
+}
+
+/// The three independent sets of subscriptions of a child.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// SUBSCRIBE and UNSUBSCRIBE.
+    Channel,
+    /// PSUBSCRIBE and PUNSUBSCRIBE.
+    Pattern,
+    /// SSUBSCRIBE and SUNSUBSCRIBE.
+    Shard,
+}
+
+impl Table {
+    /// Decides what to do with a request. Never allocates.
+    pub fn classify<'t>(&'t self, request: &Request<'_>) -> Verdict<'t> {
+        let typed = request.arg(0);
+        let Some((id, entry)) = self.find(typed) else {
+            return if texts::hangs_up(typed) { Verdict::Hangup } else { Verdict::Unknown };
+        };
+        match &entry.subcommands {
+            Some(subcommands) if request.argc() > 1 => match self.find_in(subcommands, request.arg(1)) {
+                Some((id, entry)) => Verdict::Known(known(id, entry, request)),
+                None => Verdict::UnknownSubcommand,
+            },
+            _ => Verdict::Known(known(id, entry, request)),
+        }
+    }
+}
+
+fn known<'t>(id: CommandId, entry: &'t Entry, request: &Request<'_>) -> Known<'t> {
+    let arity_ok = entry.accepts(request.argc());
+    let route = match entry.base {
+        Base::Fixed(route) => route,
+        // Redis answers a wrong arity at once, so nothing would block.
+        _ if !arity_ok => Route::Shared,
+        Base::TimeoutFirst => Route::Blocking(Blocking { timeout: 1, unit: TimeoutUnit::Seconds }),
+        Base::TimeoutLast => {
+            Route::Blocking(Blocking { timeout: request.argc() - 1, unit: TimeoutUnit::Seconds })
+        }
+        Base::Stream => blocking::stream_block(request).map_or(Route::Shared, Route::Blocking),
+    };
+    Known { id, name: &entry.name, arity_ok, no_multi: entry.no_multi, write: entry.write, route }
+}

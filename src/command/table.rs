@@ -1,0 +1,387 @@
+//! The commands of one upstream as it told them itself: names, arities, flags, and the other names they
+//! were found under. Never decides a route on its own and never asks the server.
+
+use super::overrides::{self, Base, Flags};
+use super::texts;
+use redis::Value;
+use std::collections::HashMap;
+use std::fmt;
+use std::hash::{BuildHasherDefault, Hasher};
+
+/// Names a command of one table.
+pub type CommandId = u16;
+
+/// Longest command name looked up, in bytes. Names are short, but `rename-command` is often given a
+/// SHA-1 or SHA-256 in hex. Also the length at which Redis cuts a name in its error texts.
+const NAME_MAX: usize = 128;
+/// Names learned after the table was loaded. Far above what renaming and modules bring, and a bound on
+/// what a server gone wrong can make us remember.
+const LEARNED_MAX: usize = 1024;
+/// Fields of one entry of COMMAND since Redis 7.0, the last being the subcommands.
+const ENTRY_FIELDS: usize = 10;
+
+/// Lower-case names to ids.
+pub(super) type Names = HashMap<Box<[u8]>, CommandId, BuildHasherDefault<NameHasher>>;
+
+/// One command or subcommand.
+#[derive(Debug)]
+pub(super) struct Entry {
+    /// Full name in lower case, `client|id`.
+    pub(super) name: Box<str>,
+    /// Exact count if positive, the least count if negative; the name itself counts.
+    arity: i64,
+    pub(super) no_multi: bool,
+    pub(super) write: bool,
+    pub(super) base: Base,
+    /// Present in containers.
+    pub(super) subcommands: Option<Names>,
+}
+
+impl Entry {
+    pub(super) fn accepts(&self, argc: usize) -> bool {
+        let argc = argc as i64;
+        if self.arity >= 0 { argc == self.arity } else { argc >= -self.arity }
+    }
+}
+
+/// The commands of one upstream.
+pub struct Table {
+    /// Commands and subcommands; the index is the id.
+    entries: Vec<Entry>,
+    /// Names a child may type as first argument.
+    names: Names,
+    learned: usize,
+}
+
+impl Table {
+    /// Builds the table from the reply to `COMMAND`.
+    pub fn from_command_reply(reply: &Value) -> Result<Table, String> {
+        let Some(items) = items(reply) else {
+            return Err("the reply to COMMAND is not an array".to_owned());
+        };
+        let mut table = Table { entries: Vec::new(), names: Names::default(), learned: 0 };
+        for item in items {
+            let raw = RawEntry::read(item)?;
+            let id = table.add(&raw)?;
+            table.remember(raw.name.as_bytes(), id);
+        }
+        if table.entries.is_empty() {
+            return Err("the reply to COMMAND is empty".to_owned());
+        }
+        Ok(table)
+    }
+
+    /// Canonical names of the commands without their subcommands, in the order `confirm` expects.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.commands().map(|(_, entry)| &*entry.name)
+    }
+
+    /// Takes the reply to `COMMAND INFO` of all `names`. `COMMAND` lists a renamed command under its old
+    /// name only, so this is how a name that has gone, or that now means another command
+    /// (`rename-command SELECT get`), is noticed.
+    pub fn confirm(&mut self, info: &Value) -> Result<(), String> {
+        let infos = items(info).unwrap_or_default();
+        let known: Vec<(CommandId, Box<str>)> =
+            self.commands().map(|(id, entry)| (id, entry.name.clone())).collect();
+        if infos.len() != known.len() {
+            return Err(format!("COMMAND INFO of {} names told of {}", known.len(), infos.len()));
+        }
+        for ((id, name), info) in known.iter().zip(infos) {
+            if matches!(info, Value::Nil) {
+                self.names.remove(name.as_bytes());
+                continue;
+            }
+            let raw = RawEntry::read(info)?;
+            if raw.name == **name {
+                self.remember(name.as_bytes(), *id);
+            } else {
+                let id = self.canonical(&raw.name).map_or_else(|| self.add(&raw), Ok)?;
+                self.remember(name.as_bytes(), id);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the reply to `COMMAND INFO typed` for a name that was not found: remembers a renamed command
+    /// or one of a module loaded since. False if the server does not know the name either, or if it is
+    /// one that must not be learned.
+    pub fn learn(&mut self, typed: &[u8], info: &Value) -> bool {
+        // COMMAND INFO takes `client|id` for a subcommand, which cannot be typed so. And as Redis hashes
+        // whole names but compares up to a NUL, `get\0x` is GET by chance of the hash seed.
+        if typed.len() > NAME_MAX || typed.contains(&b'|') || typed.contains(&0) || texts::hangs_up(typed) {
+            return false;
+        }
+        if self.find(typed).is_some() {
+            return true;
+        }
+        let Some([entry]) = items(info) else { return false };
+        let Ok(raw) = RawEntry::read(entry) else { return false };
+        if self.learned >= LEARNED_MAX || raw.name.contains('|') {
+            return false;
+        }
+        let Ok(id) = self.canonical(&raw.name).map_or_else(|| self.add(&raw), Ok) else { return false };
+        self.learned += 1;
+        self.remember(typed, id);
+        true
+    }
+
+    /// Full name of a command in lower case, `client|id`; empty for an id of another table.
+    pub fn name(&self, id: CommandId) -> &str {
+        self.entries.get(usize::from(id)).map_or("", |entry| &entry.name)
+    }
+
+    /// How many ids there are, subcommands included.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there are none. Never true for a loaded table.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    pub(super) fn find(&self, typed: &[u8]) -> Option<(CommandId, &Entry)> {
+        self.find_in(&self.names, typed)
+    }
+
+    pub(super) fn find_in(&self, names: &Names, typed: &[u8]) -> Option<(CommandId, &Entry)> {
+        let mut buffer = [0; NAME_MAX];
+        let lower = buffer.get_mut(..typed.len())?;
+        lower.copy_from_slice(typed);
+        lower.make_ascii_lowercase();
+        let id = *names.get(&*lower)?;
+        Some((id, self.entries.get(usize::from(id))?))
+    }
+
+    fn commands(&self) -> impl Iterator<Item = (CommandId, &Entry)> {
+        let all = (0..).zip(&self.entries);
+        all.filter(|(_, entry)| !entry.name.contains('|'))
+    }
+
+    /// A command by the name the server itself has for it, whether or not it can be typed.
+    fn canonical(&self, name: &str) -> Option<CommandId> {
+        self.commands().find(|(_, entry)| *entry.name == *name).map(|(id, _)| id)
+    }
+
+    fn remember(&mut self, typed: &[u8], id: CommandId) {
+        // The server hangs up on these before it looks at its table.
+        if !texts::hangs_up(typed) {
+            self.names.insert(typed.to_ascii_lowercase().into_boxed_slice(), id);
+        }
+    }
+
+    fn add(&mut self, raw: &RawEntry<'_>) -> Result<CommandId, String> {
+        let id = self.push(raw)?;
+        if raw.subcommands.is_empty() {
+            return Ok(id);
+        }
+        let mut subcommands = Names::default();
+        for item in raw.subcommands {
+            let mut sub = RawEntry::read(item)?;
+            let own = sub.name.rsplit('|').next().unwrap_or_default().to_owned();
+            sub.name = format!("{}|{own}", raw.name);
+            subcommands.insert(own.into_bytes().into_boxed_slice(), self.push(&sub)?);
+        }
+        self.entries[usize::from(id)].subcommands = Some(subcommands);
+        Ok(id)
+    }
+
+    fn push(&mut self, raw: &RawEntry<'_>) -> Result<CommandId, String> {
+        let id = CommandId::try_from(self.entries.len()).map_err(|_| "too many commands".to_owned())?;
+        self.entries.push(Entry {
+            name: raw.name.as_str().into(),
+            arity: raw.arity,
+            no_multi: raw.flags.no_multi(),
+            write: overrides::is_write(&raw.name, raw.flags),
+            base: overrides::base(&raw.name, raw.flags),
+            subcommands: None,
+        });
+        Ok(id)
+    }
+}
+
+impl fmt::Debug for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Table").field("len", &self.len()).field("learned", &self.learned).finish()
+    }
+}
+
+/// The fields of an entry of COMMAND that matter here.
+struct RawEntry<'v> {
+    name: String,
+    arity: i64,
+    flags: Flags,
+    subcommands: &'v [Value],
+}
+
+impl<'v> RawEntry<'v> {
+    fn read(value: &'v Value) -> Result<RawEntry<'v>, String> {
+        let fields = items(value).ok_or("an entry of COMMAND is not an array")?;
+        if fields.len() < ENTRY_FIELDS {
+            // Without subcommands CLIENT REPLY cannot be told from CLIENT ID.
+            return Err("COMMAND does not list subcommands: Redis older than 7.0?".to_owned());
+        }
+        let name = text(&fields[0]).ok_or("an entry of COMMAND has no name")?.to_ascii_lowercase();
+        let Value::Int(arity) = fields[1] else {
+            return Err(format!("COMMAND gives no arity for {name}"));
+        };
+        let flags = items(&fields[2]).ok_or_else(|| format!("COMMAND gives no flags for {name}"))?;
+        let flags = Flags::from_names(flags.iter().filter_map(text));
+        Ok(RawEntry { name, arity, flags, subcommands: items(&fields[9]).unwrap_or_default() })
+    }
+}
+
+/// RESP3 sends the flags as a set.
+fn items(value: &Value) -> Option<&[Value]> {
+    match value {
+        Value::Array(items) | Value::Set(items) => Some(items),
+        _ => None,
+    }
+}
+
+fn text(value: &Value) -> Option<&str> {
+    match value {
+        Value::BulkString(bytes) => std::str::from_utf8(bytes).ok(),
+        Value::SimpleString(text) => Some(text),
+        _ => None,
+    }
+}
+
+/// Multiplies eight bytes at a time. Not safe against chosen keys and need not be: every key of a table
+/// is a name the server knows.
+#[derive(Debug, Default)]
+pub(super) struct NameHasher(u64);
+
+impl Hasher for NameHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        for chunk in bytes.chunks(8) {
+            let mut word = [0; 8];
+            word[..chunk.len()].copy_from_slice(chunk);
+            self.write_u64(u64::from_le_bytes(word));
+        }
+    }
+
+    fn write_u64(&mut self, word: u64) {
+        self.0 = (self.0.rotate_left(5) ^ word).wrapping_mul(0xf135_7aea_2e62_a9c5);
+    }
+
+    fn write_usize(&mut self, word: usize) {
+        self.write_u64(word as u64);
+    }
+
+    fn finish(&self) -> u64 {
+        // The product's high bits are the well mixed ones; the map picks buckets by the low ones.
+        self.0.rotate_left(26)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::{Local, Route, Verdict, with_request};
+
+    fn entry(name: &str, arity: i64, flags: &[&str], subcommands: Vec<Value>) -> Value {
+        let mut fields = vec![
+            Value::BulkString(name.as_bytes().to_vec()),
+            Value::Int(arity),
+            Value::Set(flags.iter().map(|&flag| Value::SimpleString(flag.to_owned())).collect()),
+        ];
+        fields.resize(9, Value::Int(0));
+        fields.push(Value::Array(subcommands));
+        Value::Array(fields)
+    }
+
+    fn table() -> Table {
+        let subcommands = vec![entry("client|id", 2, &[], vec![]), entry("client|reply", 3, &[], vec![])];
+        Table::from_command_reply(&Value::Array(vec![
+            entry("get", 2, &["readonly"], vec![]),
+            entry("select", 2, &["fast"], vec![]),
+            entry("blpop", -3, &["write", "blocking"], vec![]),
+            entry("client", -2, &[], subcommands),
+        ]))
+        .unwrap()
+    }
+
+    fn route(table: &Table, args: &[&[u8]]) -> Option<(String, Route)> {
+        with_request(args, |request| match table.classify(request) {
+            Verdict::Known(known) => Some((known.name.to_owned(), known.route)),
+            _ => None,
+        })
+    }
+
+    #[test]
+    fn names_fold_case_and_subcommands_are_found() {
+        let table = table();
+        assert_eq!(route(&table, &[b"GeT", b"a"]), Some(("get".to_owned(), Route::Shared)));
+        let id = Some(("client|id".to_owned(), Route::Local(Local::ClientId)));
+        assert_eq!(route(&table, &[b"CLIENT", b"Id"]), id);
+        for name in [&b"\xff\xfe"[..], b"", &[b'a'; 300], b"get\0", b"client|id"] {
+            with_request(&[name], |r| assert!(matches!(table.classify(r), Verdict::Unknown), "{name:?}"));
+        }
+        with_request(&[b"client", &[b'x'; 500]], |r| {
+            assert!(matches!(table.classify(r), Verdict::UnknownSubcommand));
+        });
+        for name in [&b"POST"[..], b"hOst:", b"post\0x"] {
+            with_request(&[name], |r| assert!(matches!(table.classify(r), Verdict::Hangup)));
+        }
+        with_request(&[], |r| assert!(matches!(table.classify(r), Verdict::Unknown)));
+    }
+
+    #[test]
+    fn wrong_arity_is_told_and_never_blocks() {
+        let table = table();
+        for (args, ok) in [(&[&b"get"[..]][..], false), (&[b"get", b"a"], true), (&[b"blpop"], false)] {
+            with_request(args, |request| match table.classify(request) {
+                Verdict::Known(known) => assert_eq!((known.arity_ok, known.route), (ok, Route::Shared)),
+                other => panic!("{other:?}"),
+            });
+        }
+    }
+
+    #[test]
+    fn aliases_and_module_commands_are_learned() {
+        let mut table = table();
+        let info = |entry| Value::Array(vec![entry]);
+        let select = || info(entry("select", 2, &["fast"], vec![]));
+        assert!(!table.learn(b"nothing", &info(Value::Nil)));
+        assert!(!table.learn(b"select\0x", &select()));
+        assert!(!table.learn(b"client|id", &info(entry("client|id", 2, &[], vec![]))));
+        assert!(!table.learn(b"post", &select()));
+        assert!(!table.learn(b"sel", &Value::Nil));
+        let before = table.len();
+        assert!(table.learn(b"SeL2", &select()));
+        assert_eq!(table.len(), before, "an alias is no new command");
+        let expected = Some(("select".to_owned(), Route::Local(Local::Select)));
+        assert_eq!(route(&table, &[b"sel2", b"1"]), expected);
+        assert!(table.learn(b"m.wait", &info(entry("m.wait", 1, &["module", "blocking"], vec![]))));
+        assert_eq!(route(&table, &[b"M.WAIT"]), Some(("m.wait".to_owned(), Route::Dedicated)));
+        for n in 0..LEARNED_MAX {
+            table.learn(format!("n{n}").as_bytes(), &select());
+        }
+        assert!(!table.learn(b"one.more", &select()));
+    }
+
+    #[test]
+    fn confirm_drops_and_exchanges_names() {
+        let mut table = table();
+        assert_eq!(table.names().collect::<Vec<_>>(), ["get", "select", "blpop", "client"]);
+        let get_is_select = entry("select", 2, &["fast"], vec![]);
+        let blpop = entry("blpop", -3, &["write", "blocking"], vec![]);
+        let info = Value::Array(vec![get_is_select, Value::Nil, blpop, entry("client", -2, &[], vec![])]);
+        table.confirm(&info).unwrap();
+        assert_eq!(route(&table, &[b"get", b"1"]), Some(("select".to_owned(), Route::Local(Local::Select))));
+        assert_eq!(route(&table, &[b"select", b"1"]), None);
+        assert!(table.learn(b"select", &Value::Array(vec![entry("get", 2, &["readonly"], vec![])])));
+        assert_eq!(route(&table, &[b"select", b"1"]), Some(("get".to_owned(), Route::Shared)));
+        assert!(table.confirm(&Value::Array(vec![])).is_err());
+    }
+
+    #[test]
+    fn replies_of_another_shape_are_errors() {
+        for reply in [Value::Nil, Value::Array(vec![]), Value::Array(vec![Value::Int(1)])] {
+            assert!(Table::from_command_reply(&reply).is_err());
+        }
+        let old = Value::Array(vec![Value::Array(vec![Value::SimpleString("get".into()), Value::Int(2)])]);
+        assert!(Table::from_command_reply(&old).unwrap_err().contains("7.0"));
+    }
+}
