@@ -3,4 +3,5 @@
 
 pub mod base;
 pub mod command;
+pub mod config;
 pub mod resp;

@@ -1,0 +1,533 @@
+//! The URLs: where Redis is (`Upstream`) and where children connect (`ListenUrl`). The `redis` crate
+//! parses both, so that a URL means here what it means to every other user of that crate. Nothing here
+//! resolves a name or opens a socket, and no text made here contains a password.
+
+use std::fmt;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use redis::IntoConnectionInfo;
+
+use crate::base::error::{Error, Result};
+
+/// Bytes of a path that fit a Unix socket's address on Linux, without the closing NUL.
+pub const SUN_PATH_MAX: usize = 107;
+/// Permissions of a Unix socket when its URL has no `mode=`: the owner and the group may connect.
+pub const SOCKET_MODE: u32 = 0o660;
+/// The socket directory of a broker run by root.
+pub const RUN_DIR: &str = "/run/broker";
+
+/// Text that must not be shown. `Debug` says `***`; there is no `Display`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Hides `text`.
+    pub fn new(text: impl Into<String>) -> Self {
+        Secret(text.into())
+    }
+
+    /// The text itself, for the one who sends it to the upstream.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// What to connect to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Address {
+    /// A host name or numeric address (IPv6 without brackets).
+    Tcp {
+        /// Name or number.
+        host: String,
+        /// Never zero.
+        port: u16,
+    },
+    /// An absolute path.
+    Unix(PathBuf),
+}
+
+/// The Redis a broker serves. `Display` is the URL without credentials.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Upstream {
+    /// Where it is.
+    pub address: Address,
+    /// ACL user; the default user when `None`.
+    pub username: Option<String>,
+    /// Sent with `AUTH` or `HELLO`.
+    pub password: Option<Secret>,
+    /// Database of a child that has not selected one.
+    pub db: u32,
+}
+
+/// Parses an upstream URL; the error is a whole line without the password.
+pub fn parse_upstream(url: &str) -> Result<Upstream> {
+    Upstream::parse(url)
+        .map_err(|why| Error::config(format!("upstream {}: {why}", super::value::show(&mask(url)))))
+}
+
+impl Upstream {
+    /// Parses a URL; the error says why not, and never contains it.
+    pub(super) fn parse(text: &str) -> std::result::Result<Self, String> {
+        let scheme = text.split_once(':').map_or("", |(scheme, _)| scheme).to_ascii_lowercase();
+        supported_scheme(&scheme)?;
+        let url = redis::parse_redis_url(text).ok_or("not a URL")?;
+        if url.fragment().is_some() {
+            return Err("has a '#'; inside a password it is written %23".to_owned());
+        }
+        let options: &[&str] = if scheme == "redis" { &[] } else { &["db", "user", "pass"] };
+        if let Some((name, _)) = url.query_pairs().find(|(name, _)| !options.contains(&&**name)) {
+            return Err(format!("unknown option {}", super::value::show(&name)));
+        }
+        // With `protocol` refused above, no text of this error repeats a part of the URL.
+        let info = url.into_connection_info().map_err(|error| error.to_string())?;
+        let redis = info.redis_settings();
+        let address = match info.addr() {
+            redis::ConnectionAddr::Tcp(host, _) if host.is_empty() => return Err("no host".to_owned()),
+            redis::ConnectionAddr::Tcp(_, 0) => return Err("port 0".to_owned()),
+            redis::ConnectionAddr::Tcp(host, port) => Address::Tcp { host: host.clone(), port: *port },
+            redis::ConnectionAddr::Unix(path) => Address::Unix(check_path(path)?),
+            _ => return Err("not a supported kind of address".to_owned()),
+        };
+        Ok(Upstream {
+            address,
+            username: redis.username().map(str::to_owned),
+            password: redis.password().map(Secret::new),
+            db: u32::try_from(redis.db()).map_err(|_| "not a database number")?,
+        })
+    }
+}
+
+fn supported_scheme(scheme: &str) -> std::result::Result<(), String> {
+    let later = |what| Err(format!("{what} upstreams are not supported yet"));
+    match scheme {
+        "redis" | "unix" | "redis+unix" => Ok(()),
+        _ if scheme.contains("sentinel") => later("Sentinel"),
+        _ if scheme.contains("cluster") => later("Cluster"),
+        "rediss" | "valkeys" | "tls" => later("TLS"),
+        _ => Err("not a redis:// or unix:// URL".to_owned()),
+    }
+}
+
+impl fmt::Display for Upstream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.address {
+            Address::Tcp { host, port } => write!(f, "redis://{}:{port}/{}", Host(host), self.db),
+            Address::Unix(path) => write!(f, "unix://{}?db={}", UrlPath(path), self.db),
+        }
+    }
+}
+
+/// A place where children connect. `Display` is the URL that parses to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ListenUrl {
+    /// `unix:///path?mode=0660&user=name&group=name`
+    Unix {
+        /// Absolute, at most `SUN_PATH_MAX` bytes.
+        path: PathBuf,
+        /// Permission bits; `SOCKET_MODE` when `None`.
+        mode: Option<u32>,
+        /// Name or number of the owner; the process' own when `None`.
+        user: Option<String>,
+        /// Name or number of the group; the process' own when `None`.
+        group: Option<String>,
+    },
+    /// `tcp://host:port?insecure=1`
+    Tcp {
+        /// Name or number (IPv6 without brackets).
+        host: String,
+        /// Zero lets the system choose.
+        port: u16,
+        /// Allows an address beyond loopback, where whoever connects gets the broker's rights.
+        insecure: bool,
+    },
+}
+
+impl ListenUrl {
+    /// Parses a URL; the error says why not, and never contains it.
+    pub(super) fn parse(text: &str) -> std::result::Result<Self, String> {
+        match text.split_once(':') {
+            Some(("unix", _)) => parse_listen_unix(text),
+            Some(("tcp", rest)) => parse_listen_tcp(rest),
+            _ => Err("not a unix:// or tcp:// URL".to_owned()),
+        }
+    }
+
+    /// A Unix socket with nothing but a path.
+    pub fn unix(path: impl Into<PathBuf>) -> Self {
+        ListenUrl::Unix { path: path.into(), mode: None, user: None, group: None }
+    }
+
+    /// Whether two URLs, whatever their options, cannot both be bound.
+    pub(super) fn same_place(&self, other: &Self) -> bool {
+        match (self, other) {
+            (ListenUrl::Unix { path: a, .. }, ListenUrl::Unix { path: b, .. }) => a == b,
+            (ListenUrl::Tcp { host: a, port: p, .. }, ListenUrl::Tcp { host: b, port: q, .. }) => {
+                a == b && p == q && *p != 0
+            }
+            _ => false,
+        }
+    }
+}
+
+fn parse_listen_unix(text: &str) -> std::result::Result<ListenUrl, String> {
+    let url = redis::parse_redis_url(text).ok_or("not a URL")?;
+    if url.fragment().is_some() {
+        return Err("has a '#'; inside a path it is written %23".to_owned());
+    }
+    let path = url.to_file_path().map_err(|()| "the path is not absolute, as in unix:///path")?;
+    let path = check_path(&path)?;
+    let (mut mode, mut user, mut group) = (None, None, None);
+    for (name, value) in url.query_pairs() {
+        match &*name {
+            "mode" => mode = Some(parse_mode(&value)?),
+            "user" if !value.is_empty() => user = Some(value.into_owned()),
+            "group" if !value.is_empty() => group = Some(value.into_owned()),
+            "user" | "group" => return Err(format!("option \"{name}\" is empty")),
+            _ => return Err(format!("unknown option {}", super::value::show(&name))),
+        }
+    }
+    Ok(ListenUrl::Unix { path, mode, user, group })
+}
+
+/// `rest` is what follows `tcp:`. The `redis` scheme has the same shape and a parser.
+fn parse_listen_tcp(rest: &str) -> std::result::Result<ListenUrl, String> {
+    let url = redis::parse_redis_url(&format!("redis:{rest}")).ok_or("not a URL")?;
+    let host = url.host_str().unwrap_or_default();
+    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    if host.is_empty() {
+        return Err("no host".to_owned());
+    }
+    let port = url.port().ok_or("no port")?;
+    let bare = url.username().is_empty() && url.password().is_none() && url.fragment().is_none();
+    if !bare || !matches!(url.path(), "" | "/") {
+        return Err("more than a host, a port and options".to_owned());
+    }
+    let mut insecure = false;
+    for (name, value) in url.query_pairs() {
+        match (&*name, &*value) {
+            ("insecure", "1") => insecure = true,
+            ("insecure", "0") => insecure = false,
+            ("insecure", _) => return Err("insecure is neither 0 nor 1".to_owned()),
+            _ => return Err(format!("unknown option {}", super::value::show(&name))),
+        }
+    }
+    Ok(ListenUrl::Tcp { host: host.to_owned(), port, insecure })
+}
+
+fn parse_mode(text: &str) -> std::result::Result<u32, String> {
+    let wrong = || "mode is not an octal number up to 0777".to_owned();
+    // from_str_radix would take a sign.
+    if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(wrong());
+    }
+    u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o777).ok_or_else(wrong)
+}
+
+fn check_path(path: &Path) -> std::result::Result<PathBuf, String> {
+    let bytes = path.as_os_str().as_bytes();
+    if bytes.len() > SUN_PATH_MAX {
+        let len = bytes.len();
+        return Err(format!("the path has {len} bytes; the system takes {SUN_PATH_MAX} for a socket"));
+    }
+    if bytes.contains(&0) {
+        return Err("the path contains a NUL byte".to_owned());
+    }
+    if path.file_name().is_none() || bytes.ends_with(b"/") {
+        return Err("the path names no file".to_owned());
+    }
+    Ok(path.to_owned())
+}
+
+impl fmt::Display for ListenUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ListenUrl::Unix { path, mode, user, group } => {
+                write!(f, "unix://{}", UrlPath(path))?;
+                let mut separator = '?';
+                let mut option = |name, value: &str| {
+                    let separator = std::mem::replace(&mut separator, '&');
+                    write!(f, "{separator}{name}={}", UrlPath(Path::new(value)))
+                };
+                if let Some(mode) = mode {
+                    option("mode", &format!("{mode:04o}"))?;
+                }
+                if let Some(user) = user {
+                    option("user", user)?;
+                }
+                if let Some(group) = group {
+                    option("group", group)?;
+                }
+                Ok(())
+            }
+            ListenUrl::Tcp { host, port, insecure } => {
+                let option = if *insecure { "?insecure=1" } else { "" };
+                write!(f, "tcp://{}:{port}{option}", Host(host))
+            }
+        }
+    }
+}
+
+/// Where to listen when nobody said so: `/run/broker/broker.sock` for root, else
+/// `$XDG_RUNTIME_DIR/broker.sock`, whose value the caller hands in.
+pub fn default_listen(is_root: bool, xdg_runtime_dir: Option<&str>) -> Result<ListenUrl> {
+    if is_root {
+        return Ok(ListenUrl::unix(Path::new(RUN_DIR).join("broker.sock")));
+    }
+    let wrong = |why| {
+        Error::config(format!(
+            "no place to listen: {why}; give --listen unix:///path or set listen in the configuration"
+        ))
+    };
+    match xdg_runtime_dir {
+        Some(dir) if Path::new(dir).is_absolute() => {
+            let path = Path::new(dir).join("broker.sock");
+            check_path(&path).map(ListenUrl::unix).map_err(|why| wrong(format!("XDG_RUNTIME_DIR: {why}")))
+        }
+        _ => Err(wrong("not run by root, and XDG_RUNTIME_DIR is not set to an absolute path".to_owned())),
+    }
+}
+
+/// A host as it stands in a URL.
+struct Host<'a>(&'a str);
+
+impl fmt::Display for Host<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.contains(':') { write!(f, "[{}]", self.0) } else { f.write_str(self.0) }
+    }
+}
+
+/// A path or option as it stands in a URL and in a list: what would end it is percent-encoded.
+struct UrlPath<'a>(&'a Path);
+
+impl fmt::Display for UrlPath<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for byte in self.0.as_os_str().as_bytes() {
+            match byte {
+                b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' => write!(f, "{}", *byte as char)?,
+                b'/' | b'.' | b'-' | b'_' | b'~' | b'@' | b':' | b'$' => write!(f, "{}", *byte as char)?,
+                _ => write!(f, "%{byte:02X}")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The text with everything that could be a password replaced by `***`, for errors about text that did
+/// not parse. Hides too much rather than too little: a URL typed wrongly has its password anywhere.
+pub(super) fn mask(text: &str) -> String {
+    const SHOWN_OPTIONS: &[&str] = &["db", "mode", "user", "group", "insecure"];
+    let (scheme, rest) = match text.split_once("://") {
+        Some((scheme, rest)) if !scheme.contains(['@', ':', '?', '=']) => (&text[..scheme.len() + 3], rest),
+        _ => ("", text),
+    };
+    // Userinfo ends at the last '@', since an unescaped password may hold any other delimiter, '@' too.
+    let (userinfo, rest) = match rest.rsplit_once('@') {
+        Some((_, rest)) => ("***@", rest),
+        None => ("", rest),
+    };
+    let (place, query) = match rest.split_once('?') {
+        Some((place, query)) => (place, Some(query)),
+        None => (rest, None),
+    };
+    let authority = place.split('/').next().unwrap_or_default();
+    let port = authority.rsplit_once(':').map_or("", |(_, port)| port);
+    if !port.bytes().all(|byte| byte.is_ascii_digit()) && !authority.ends_with(']') {
+        // "redis://:secret": the host was forgotten.
+        return format!("{scheme}***");
+    }
+    let harmless = |pair: &str| {
+        let name = pair.split_once('=').map_or("", |(name, _)| name);
+        SHOWN_OPTIONS.contains(&name)
+    };
+    match query {
+        // What follows an '@' may be the rest of a password in an option.
+        Some(query) if userinfo.is_empty() && query.split('&').all(harmless) => {
+            format!("{scheme}{place}?{query}")
+        }
+        Some(_) => format!("{scheme}{userinfo}{place}?***"),
+        None if text.contains('?') => format!("{scheme}***"),
+        None => format!("{scheme}{userinfo}{place}"),
+    }
+}
+
+/// `mask` for a list: any item may be the one with a password, which may hold a comma.
+pub(super) fn mask_list(text: &str) -> String {
+    let (userinfo, rest) = match text.rsplit_once('@') {
+        Some((_, rest)) => ("***@", rest),
+        None => ("", text),
+    };
+    let items: Vec<_> = rest.split(',').map(mask).collect();
+    format!("{userinfo}{}", items.join(","))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn upstream(url: &str) -> Upstream {
+        parse_upstream(url).unwrap()
+    }
+
+    fn listen(url: &str) -> ListenUrl {
+        ListenUrl::parse(url).unwrap()
+    }
+
+    #[test]
+    fn upstream_urls_mean_what_they_mean_to_the_redis_crate() {
+        let full = upstream("redis://us%20er:p%40ss@Example.com:7000/3");
+        assert_eq!(full.username.as_deref(), Some("us er"));
+        assert_eq!(full.password.as_ref().map(Secret::expose), Some("p@ss"));
+        assert_eq!(full.db, 3);
+        assert_eq!(upstream("redis://:pw@h").username, None);
+        assert_eq!(upstream("redis://h").address, Address::Tcp { host: "h".into(), port: 6379 });
+        assert_eq!(upstream("redis://[::1]:7").address, Address::Tcp { host: "::1".into(), port: 7 });
+        for scheme in ["unix", "redis+unix"] {
+            let unix = upstream(&format!("{scheme}:///r%20un/r.sock?db=2&user=u&pass=p"));
+            assert_eq!(unix.address, Address::Unix("/r un/r.sock".into()));
+            assert_eq!((unix.db, unix.username.as_deref()), (2, Some("u")));
+            assert_eq!(unix.password.as_ref().map(Secret::expose), Some("p"));
+        }
+    }
+
+    #[test]
+    fn an_upstream_is_shown_without_credentials() {
+        for (url, shown) in [
+            ("redis://u:pw@h:1/2", "redis://h:1/2"),
+            ("redis://[::1]", "redis://[::1]:6379/0"),
+            ("unix:///a?b", ""),
+            ("unix:///a%3Fb?pass=pw", "unix:///a%3Fb?db=0"),
+        ] {
+            let parsed = parse_upstream(url);
+            assert_eq!(parsed.as_ref().map(Upstream::to_string).unwrap_or_default(), shown, "{url}");
+            assert!(!format!("{parsed:?}").contains("pw"), "{parsed:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_supported_yet_is_said_in_a_sentence() {
+        for (url, what) in [
+            ("rediss://h", "TLS"),
+            ("REDISS://h", "TLS"),
+            ("redis+sentinel://h", "Sentinel"),
+            ("sentinel://h", "Sentinel"),
+            ("redis+cluster://h", "Cluster"),
+            ("cluster://h", "Cluster"),
+            ("redis-cluster://h", "Cluster"),
+        ] {
+            let error = parse_upstream(url).unwrap_err().to_string();
+            assert!(error.ends_with(&format!("{what} upstreams are not supported yet")), "{url}: {error}");
+        }
+    }
+
+    #[test]
+    fn bad_upstreams_are_refused_without_their_password() {
+        for url in [
+            "hunter2@h",
+            "redis://:hunter2",
+            "redis://:hunter2@",
+            "redis://:hunter2@h/x",
+            "redis://:hunter2@h/-1",
+            "redis://:hunter2@h:0",
+            "redis://:hunter2@0.0.0.0",
+            "redis://:hunter2@h:99999",
+            "redis://:hunter2#x@h",
+            "redis://:x#hunter2@h",
+            "redis://:hunter2/x@h",
+            "redis://:a?hunter2@h",
+            "redis://:a?hunter2",
+            "redis://:a@hunter2@h/x",
+            "redis://:hunter2@h?protocol=hunter2",
+            "rediss://u:hunter2@h",
+            "sentinel://u:hunter2@h",
+            "unix://x?pass=hunter2",
+            "unix:///x?pass=a@hunter2&x=1",
+            "unix:///x?p%61ss=hunter2&x=1",
+            "unix:///x?db=a&pass=hunter2",
+            "redis:hunter2",
+            "unix://:hunter2@/x",
+            "://:hunter2",
+        ] {
+            let error = parse_upstream(url).unwrap_err().to_string();
+            assert!(!error.contains("hunter2") && !error.contains('\n'), "{url}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_a_password_stays_readable() {
+        for text in ["localhost:6379", "redis://h:1/x", "unix:///a/b?db=x", "soon", "tcp://[::1]", ""] {
+            assert_eq!(mask(text), text);
+        }
+        assert_eq!(mask("redis://u:pw@h:1/2"), "redis://***@h:1/2");
+        assert_eq!(mask_list("unix:///a?mode=9,tcp://h"), "unix:///a?mode=9,tcp://h");
+        assert_eq!(mask_list("tcp://h:1,redis://:pw"), "tcp://h:1,redis://***");
+        assert_eq!(mask_list("redis://:p,pw,w@h,redis://:pw"), "***@h,redis://***");
+    }
+
+    #[test]
+    fn listen_urls_print_as_they_parse() {
+        for url in [
+            "unix:///run/x.sock",
+            "unix:///a?mode=0600",
+            "unix:///a%2Cb%3F?mode=0660&user=u&group=g%26",
+            "tcp://127.0.0.1:0",
+            "tcp://localhost:6379",
+            "tcp://[::]:6379?insecure=1",
+        ] {
+            assert_eq!(listen(url).to_string(), url);
+        }
+        assert_eq!(listen("unix:///a?mode=660"), listen("unix:///a?mode=0660"));
+        assert_eq!(listen("tcp://h:1/?insecure=0").to_string(), "tcp://h:1");
+    }
+
+    #[test]
+    fn bad_listen_urls_are_refused() {
+        let long = format!("unix:///{}", "x".repeat(SUN_PATH_MAX));
+        for (url, why) in [
+            ("/run/x", "not a unix:// or tcp:// URL"),
+            ("redis://h", "not a unix:// or tcp:// URL"),
+            ("unix://run/x", "not absolute"),
+            ("unix:run/x", "not absolute"),
+            ("unix://", "not absolute"),
+            ("unix:///", "names no file"),
+            ("unix:///run/", "names no file"),
+            ("unix:///a%00b", "NUL"),
+            ("unix:///a?mode=8", "octal"),
+            ("unix:///a?mode=1777", "octal"),
+            ("unix:///a?mode=+6", "octal"),
+            ("unix:///a?user=", "\"user\" is empty"),
+            ("unix:///a?insecure=1", "unknown option \"insecure\""),
+            ("unix:///a#b", "%23"),
+            (&long, "the path has 108 bytes; the system takes 107"),
+            ("tcp://h", "no port"),
+            ("tcp://:1", "not a URL"),
+            ("tcp:h:1", "no host"),
+            ("tcp://h:1/x", "more than a host"),
+            ("tcp://u@h:1", "more than a host"),
+            ("tcp://h:1?insecure=yes", "neither"),
+            ("tcp://h:1?mode=0600", "unknown option \"mode\""),
+            ("tcp://h:70000", "not a URL"),
+        ] {
+            let error = ListenUrl::parse(url).unwrap_err();
+            assert!(error.contains(why), "{url}: {error}");
+        }
+        listen(&long[..long.len() - 1]);
+    }
+
+    #[test]
+    fn the_default_place_depends_on_who_runs() {
+        assert_eq!(default_listen(true, None).unwrap().to_string(), "unix:///run/broker/broker.sock");
+        let user = default_listen(false, Some("/run/user/7")).unwrap();
+        assert_eq!(user.to_string(), "unix:///run/user/7/broker.sock");
+        for dir in [None, Some(""), Some("relative"), Some("/x/".repeat(60).as_str())] {
+            let error = default_listen(false, dir).unwrap_err().to_string();
+            assert!(error.contains("set listen") && error.contains("XDG_RUNTIME_DIR"), "{error}");
+        }
+    }
+}

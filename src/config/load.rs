@@ -1,0 +1,168 @@
+//! Takes settings from text written by people: TOML and `key=value`. Reads no file, flag or
+//! environment itself; whoever does hands the text over with the name to put into errors.
+
+use std::ops::Range;
+
+use toml::de::{DeTable, DeValue};
+
+use super::endpoint::mask;
+use super::table::{self, Kind, Row, Settings};
+use super::value::show;
+use crate::base::error::{Error, Result};
+
+impl Settings {
+    /// Applies a TOML document; keys it does not name keep their values. `origin` is the name errors
+    /// give the document, usually a file name. On failure nothing has changed.
+    pub fn load_toml(&mut self, text: &str, origin: &str) -> Result<()> {
+        let at = |span: Option<Range<usize>>, message: &str| match span {
+            Some(span) => Error::config(format!("{origin}:{}: {message}", line_of(text, span.start))),
+            None => Error::config(format!("{origin}: {message}")),
+        };
+        // The message alone: the parser's Display quotes the line, which may hold a password.
+        let table = DeTable::parse(text).map_err(|error| {
+            let key = error.span().and_then(|span| text.get(span)).filter(|word| table::find(word).is_ok());
+            let named = key.map_or_else(String::new, |key| format!("{key}: "));
+            at(error.span(), &format!("{named}{}", one_line(error.message())))
+        })?;
+
+        // In the order of the file, so that the first error is the topmost.
+        let mut entries: Vec<_> = table.get_ref().iter().collect();
+        entries.sort_by_key(|(key, _)| key.span().start);
+        let mut loaded = self.clone();
+        for (key, value) in entries {
+            loaded
+                .set_toml(key.get_ref(), value.get_ref())
+                .map_err(|error| at(Some(key.span()), &error.to_string()))?;
+        }
+        *self = loaded;
+        Ok(())
+    }
+
+    /// Applies `key=value`, as given to a flag.
+    pub fn set_pair(&mut self, pair: &str) -> Result<()> {
+        match pair.split_once('=') {
+            Some((key, value)) => self.set(key.trim(), value.trim()),
+            None => Err(Error::config(format!("{}: not of the form key=value", show(&mask(pair))))),
+        }
+    }
+
+    fn set_toml(&mut self, key: &str, value: &DeValue<'_>) -> Result<()> {
+        let row = table::find(key)?;
+        let text = toml_text(row, value).ok_or_else(|| {
+            let found = value.type_str();
+            Error::config(format!("{key}: not to be given as {found}; allowed {}", row.allowed()))
+        })?;
+        self.set(key, &text)
+    }
+}
+
+/// The text of a value, if the row's kind may be written as this TOML type.
+fn toml_text(row: &Row, value: &DeValue<'_>) -> Option<String> {
+    match value {
+        DeValue::String(text) => Some(text.to_string()),
+        DeValue::Integer(number) if matches!(row.kind, Kind::Count | Kind::Bytes | Kind::Milliseconds) => {
+            // Beyond i128 it is out of every range anyway, so any text that does not parse will do.
+            let parsed = i128::from_str_radix(number.as_str(), number.radix());
+            Some(parsed.map_or_else(|_| number.as_str().to_owned(), |number| number.to_string()))
+        }
+        DeValue::Array(items) if row.kind == Kind::Listen => {
+            let texts = items.iter().map(|item| item.get_ref().as_str());
+            texts.collect::<Option<Vec<_>>>().map(|texts| texts.join(","))
+        }
+        _ => None,
+    }
+}
+
+/// Lines are counted from 1, as editors do.
+fn line_of(text: &str, offset: usize) -> usize {
+    text.bytes().take(offset).filter(|byte| *byte == b'\n').count() + 1
+}
+
+fn one_line(message: &str) -> String {
+    message.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str) -> std::result::Result<Settings, String> {
+        let mut settings = Settings::default();
+        settings.load_toml(text, "broker.toml").map_err(|error| error.to_string())?;
+        Ok(settings)
+    }
+
+    #[test]
+    fn a_document_sets_what_it_names_and_nothing_else() {
+        let settings = load(
+            "# a comment\nupstream = \"redis://h:1/2\"\nlanes = 0x2\nqueue_timeout = '5s'\n\
+             child_output_max = 1_000_000\nlisten = [\n\"unix:///a\", # one\n\"tcp://[::1]:7\"]\n",
+        )
+        .unwrap();
+        assert_eq!(settings.upstream.as_ref().unwrap().to_string(), "redis://h:1/2");
+        assert_eq!((settings.lanes, settings.queue_timeout), (2, 5000));
+        assert_eq!(settings.child_output_max, 1_000_000);
+        assert_eq!(settings.get_text("listen").unwrap(), "unix:///a,tcp://[::1]:7");
+        assert_eq!(settings.drain_timeout, Settings::default().drain_timeout);
+        assert_eq!(load("").unwrap(), Settings::default());
+        assert_eq!(load("listen = 'unix:///a, unix:///b'").unwrap().listen.len(), 2);
+    }
+
+    #[test]
+    fn errors_name_file_and_line() {
+        for (text, error) in [
+            (
+                "\n\nqueue_timeout = 'soon'",
+                "broker.toml:3: queue_timeout = \"soon\": not a duration; allowed",
+            ),
+            ("quue_timeout = 1", "broker.toml:1: unknown key \"quue_timeout\"; did you mean"),
+            ("lanes = -1", "broker.toml:1: lanes = \"-1\": not a whole number"),
+            ("lanes = 99999999999999999999999999999999999999999999", "broker.toml:1: lanes = \"9"),
+            ("lanes = 1.5", "broker.toml:1: lanes: not to be given as float; allowed 1 to 1024"),
+            ("upstream_password = 5", "broker.toml:1: upstream_password: not to be given as integer"),
+            ("listen = ['unix:///a', 5]", "broker.toml:1: listen: not to be given as array"),
+            ("[lanes]\nx = 1", "broker.toml:1: lanes: not to be given as table"),
+            ("lanes = 1\nlanes = 2", "broker.toml:2: lanes: duplicate key"),
+            ("lanes = ", "broker.toml:1: "),
+            ("zzz = 1\nlanes = 0\nabc = 1", "broker.toml:1: unknown key \"zzz\""),
+        ] {
+            let found = load(text).unwrap_err();
+            assert!(found.starts_with(error), "{text}: {found}");
+            assert!(!found.contains('\n'), "{found}");
+        }
+    }
+
+    #[test]
+    fn no_error_quotes_a_password() {
+        for text in [
+            "upstream_password = \"hunter2",
+            "upstream_password = hunter2",
+            "upstream_password = 'hunter2' 'hunter2'",
+            "upstream_password = \"hunter2\\q\"",
+            "upstream_passwrod = 'hunter2'",
+            "upstream_password = ['hunter2']",
+            "upstream = 'redis://:hunter2'",
+            "upstream = 'rediss://:hunter2@h'",
+            "listen = 'redis://:hunter2@h'",
+        ] {
+            let found = load(text).unwrap_err();
+            assert!(!found.contains("hunter2") && !found.contains('\n'), "{text}: {found}");
+        }
+    }
+
+    #[test]
+    fn a_failed_document_changes_nothing() {
+        let mut settings = Settings::default();
+        settings.load_toml("lanes = 3\nlog_level = 'loud'", "x").unwrap_err();
+        assert_eq!(settings, Settings::default());
+    }
+
+    #[test]
+    fn pairs_are_split_at_the_first_equals_sign() {
+        let mut settings = Settings::default();
+        settings.set_pair("listen = unix:///a?mode=0600").unwrap();
+        assert_eq!(settings.get_text("listen").unwrap(), "unix:///a?mode=0600");
+        let error = settings.set_pair("redis://:hunter2@h").unwrap_err().to_string();
+        assert_eq!(error, "\"redis://***@h\": not of the form key=value");
+    }
+}

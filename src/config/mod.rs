@@ -1,0 +1,194 @@
+//! Configuration: one table of keys, from which the file, the flags and the documentation are made.
+//!
+//! `table` holds one row per key, `value` reads and prints what a row may hold, `load` takes text from
+//! outside, `endpoint` owns the URLs. Nothing here reads argv or the environment.
+
+pub mod endpoint;
+mod load;
+pub mod table;
+pub mod value;
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use crate::base::error::{Error, Result};
+use endpoint::Secret;
+pub use endpoint::{Address, ListenUrl, Upstream, parse_upstream};
+pub use table::{Row, Settings, rows};
+
+/// A longer password file is somebody else's file, bytes.
+const PASSWORD_FILE_MAX: u64 = 64 * 1024;
+
+impl Settings {
+    /// Sets one key from its textual form, as `--set key=value` does. The empty text unsets an optional
+    /// key. On failure nothing has changed.
+    pub fn set(&mut self, key: &str, value: &str) -> Result<()> {
+        let row = table::find(key)?;
+        (row.write)(self, row, value).map_err(|why| row.refuse(value, &why))
+    }
+
+    /// The current value as text that `set` would take again, or `None` for an unknown key. Unset is the
+    /// empty text; credentials are left out or masked.
+    pub fn get_text(&self, key: &str) -> Option<String> {
+        let row = table::find(key).ok()?;
+        Some((row.read)(self, row))
+    }
+
+    /// Checks what no single key can: that the keys agree with each other.
+    pub fn validate(&self) -> Result<()> {
+        if self.subscriber_output_soft > self.subscriber_output_max {
+            return Err(self.disagree("subscriber_output_soft", "at most", "subscriber_output_max"));
+        }
+        if self.lanes > self.upstream_connections_max {
+            return Err(self.disagree("lanes", "at most", "upstream_connections_max"));
+        }
+        if self.leases_warm > self.upstream_connections_max {
+            return Err(self.disagree("leases_warm", "at most", "upstream_connections_max"));
+        }
+        if self.upstream_password.is_some() && self.upstream_password_file.is_some() {
+            return Err(Error::config(
+                "upstream_password and upstream_password_file are both set; allowed is one of them",
+            ));
+        }
+        for (index, listen) in self.listen.iter().enumerate() {
+            if self.listen[..index].iter().any(|other| other.same_place(listen)) {
+                return Err(Error::config(format!("listen = \"{listen}\": named twice")));
+            }
+        }
+        Ok(())
+    }
+
+    /// The upstream with `upstream_username`, `upstream_password` and `upstream_password_file` merged in;
+    /// each of them, when set, stands above what the URL says. Reads the file, blocking.
+    pub fn upstream_resolved(&self) -> Result<Option<Upstream>> {
+        let Some(mut upstream) = self.upstream.clone() else { return Ok(None) };
+        if let Some(username) = &self.upstream_username {
+            upstream.username = Some(username.clone());
+        }
+        if let Some(password) = &self.upstream_password {
+            upstream.password = Some(password.clone());
+        }
+        if let Some(path) = &self.upstream_password_file {
+            upstream.password = Some(read_password(path)?);
+        }
+        if upstream.username.is_some() && upstream.password.is_none() {
+            return Err(Error::config(format!(
+                "upstream = \"{upstream}\": a username without a password; \
+                 set upstream_password or upstream_password_file"
+            )));
+        }
+        Ok(Some(upstream))
+    }
+
+    fn disagree(&self, key: &str, relation: &str, other: &str) -> Error {
+        let text = |key| self.get_text(key).unwrap_or_default();
+        Error::config(format!("{key} = \"{}\": allowed is {relation} {other} ({})", text(key), text(other)))
+    }
+}
+
+/// The first line of a file, without its line end.
+fn read_password(path: &Path) -> Result<Secret> {
+    let refuse = |why: &str| Error::config(format!("upstream_password_file = {path:?}: {why}"));
+    let mut bytes = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(PASSWORD_FILE_MAX).read_to_end(&mut bytes))
+        .map_err(|error| refuse(&format!("cannot be read: {error}")))?;
+    let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    let text = std::str::from_utf8(line).map_err(|_| refuse("its first line is not UTF-8"))?;
+    if text.is_empty() {
+        return Err(refuse("its first line is empty; allowed is one line with the password"));
+    }
+    Ok(Secret::new(text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    /// Sets keys on the defaults and returns the error of `validate`, or "".
+    fn validated(pairs: &[(&str, &str)]) -> String {
+        let mut settings = Settings::default();
+        for (key, value) in pairs {
+            settings.set(key, value).unwrap();
+        }
+        settings.validate().err().map(|error| error.to_string()).unwrap_or_default()
+    }
+
+    #[test]
+    fn the_defaults_agree_with_each_other_and_print_as_in_the_table() {
+        assert_eq!(validated(&[]), "");
+        let settings = Settings::default();
+        for row in rows() {
+            assert_eq!(settings.get_text(row.key).as_deref(), Some(row.default), "{}", row.key);
+            assert!(!row.doc.is_empty() && !row.doc.contains('\n'), "{}", row.key);
+        }
+        assert_eq!(settings.get_text("no_such_key"), None);
+    }
+
+    #[test]
+    fn every_key_takes_its_own_text_again() {
+        let mut settings = Settings::default();
+        for row in rows() {
+            let text = settings.get_text(row.key).unwrap();
+            settings.set(row.key, &text).unwrap();
+        }
+        assert_eq!(settings, Settings::default());
+    }
+
+    #[test]
+    fn keys_that_contradict_each_other_are_refused() {
+        assert_eq!(
+            validated(&[("subscriber_output_soft", "64MiB")]),
+            "subscriber_output_soft = \"64MiB\": allowed is at most subscriber_output_max (32MiB)"
+        );
+        assert!(validated(&[("lanes", "9"), ("upstream_connections_max", "8")]).starts_with("lanes = "));
+        assert!(validated(&[("upstream_password", "x"), ("upstream_password_file", "/x")]).contains("both"));
+        assert!(validated(&[("listen", "unix:///a,unix:///a?mode=600")]).contains("named twice"));
+        assert_eq!(validated(&[("listen", "unix:///a,unix:///b,tcp://127.0.0.1:0")]), "");
+    }
+
+    #[test]
+    fn separate_credentials_stand_above_the_url() {
+        let mut settings = Settings::default();
+        assert_eq!(settings.upstream_resolved().unwrap(), None);
+        settings.set("upstream", "redis://u:old@h").unwrap();
+        settings.set("upstream_username", "v").unwrap();
+        settings.set("upstream_password", "new").unwrap();
+        let upstream = settings.upstream_resolved().unwrap().unwrap();
+        assert_eq!(upstream.username.as_deref(), Some("v"));
+        assert_eq!(upstream.password.as_ref().map(Secret::expose), Some("new"));
+        let debug = format!("{settings:?}{upstream:?}");
+        assert!(!debug.contains("old") && !debug.contains("new"), "{debug}");
+    }
+
+    #[test]
+    fn a_username_alone_is_refused() {
+        let mut settings = Settings::default();
+        settings.set("upstream", "redis://u@h").unwrap();
+        let error = settings.upstream_resolved().unwrap_err().to_string();
+        assert!(error.contains("without a password"), "{error}");
+    }
+
+    #[test]
+    fn the_password_file_gives_its_first_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("password");
+        let mut settings = Settings::default();
+        settings.set("upstream", "unix:///r.sock").unwrap();
+        settings.set("upstream_password_file", path.to_str().unwrap()).unwrap();
+        let error = settings.upstream_resolved().unwrap_err().to_string();
+        assert!(error.contains("password\": cannot be read: No such file"), "{error}");
+
+        for (content, password) in [("s3\r\nmore", "s3"), ("s3\n", "s3"), (" s3 ", " s3 ")] {
+            File::create(&path).unwrap().write_all(content.as_bytes()).unwrap();
+            let upstream = settings.upstream_resolved().unwrap().unwrap();
+            assert_eq!(upstream.password.as_ref().map(Secret::expose), Some(password));
+        }
+        File::create(&path).unwrap().write_all(b"\nsecond").unwrap();
+        let error = settings.upstream_resolved().unwrap_err().to_string();
+        assert!(error.contains("first line is empty") && !error.contains("second"), "{error}");
+    }
+}

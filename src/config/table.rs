@@ -1,0 +1,298 @@
+//! The table of keys. One row here is the field of `Settings`, its default, its bounds and its
+//! documentation; whatever shows, reads or documents settings is made from `rows()`.
+
+use std::path::PathBuf;
+
+use super::endpoint::{ListenUrl, Secret, Upstream, mask, mask_list};
+use super::value::{LogFormat, LogLevel, Transactions, Value, show};
+use crate::base::error::{Error, Result};
+
+/// What kind of text a key takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A plain number.
+    Count,
+    /// A size: a number of bytes, or text such as `64MiB`.
+    Bytes,
+    /// A duration: a number of milliseconds, or text such as `5s`.
+    Milliseconds,
+    /// One of the words in the row's `choices`.
+    Choice,
+    /// Free text; `min` and `max` bound its length in bytes.
+    Text,
+    /// Text that is never shown again.
+    Password,
+    /// The URL of a Redis server.
+    Url,
+    /// A list of URLs to listen on; `min` and `max` bound its length.
+    Listen,
+}
+
+/// Everything there is to know about one key.
+#[derive(Debug)]
+pub struct Row {
+    /// The key's only name.
+    pub key: &'static str,
+    /// What it takes.
+    pub kind: Kind,
+    /// The default as text that `Settings::set` takes; empty for "not set".
+    pub default: &'static str,
+    /// `ms`, `bytes`, or empty.
+    pub unit: &'static str,
+    /// Whether a running broker may take a new value; no broker reloads yet.
+    pub reloadable: bool,
+    /// One line for people.
+    pub doc: &'static str,
+    /// Smallest value, in the unit.
+    pub min: u64,
+    /// Largest value, in the unit.
+    pub max: u64,
+    /// The words of a `Kind::Choice`, else empty.
+    pub choices: &'static [&'static str],
+    /// Reads text into the field; the error says what is wrong with it.
+    pub(super) write: fn(&mut Settings, &Row, &str) -> std::result::Result<(), String>,
+    /// The field as text, without credentials.
+    pub(super) read: fn(&Settings, &Row) -> String,
+}
+
+impl Row {
+    /// The one line a user sees when `value` does not fit this key.
+    pub(super) fn refuse(&self, value: &str, why: &str) -> Error {
+        let shown = match self.kind {
+            Kind::Password => "***".to_owned(),
+            Kind::Listen => show(&mask_list(value)),
+            _ => show(&mask(value)),
+        };
+        Error::config(format!("{} = {shown}: {why}; allowed {}", self.key, self.allowed()))
+    }
+
+    /// What the key takes, for people.
+    pub fn allowed(&self) -> String {
+        let (min, max) = (self.min, self.max);
+        match self.kind {
+            Kind::Count => format!("{min} to {max}"),
+            Kind::Bytes => format!("{min} to {max} bytes, or text such as \"512KiB\", \"64MiB\""),
+            Kind::Milliseconds => format!("{min} to {max} ms, or text such as \"250ms\", \"5s\""),
+            Kind::Choice => self.choices.join(", "),
+            Kind::Text | Kind::Password => format!("text of at most {max} bytes"),
+            Kind::Url => "redis://[user:password@]host[:port][/db] or unix:///path[?db=n]".to_owned(),
+            Kind::Listen => format!(
+                "up to {max} of unix:///path[?mode=0660&user=name&group=name], \
+                 tcp://host:port[?insecure=1]"
+            ),
+        }
+    }
+}
+
+const fn unit(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Bytes => "bytes",
+        Kind::Milliseconds => "ms",
+        _ => "",
+    }
+}
+
+/// Makes the struct, its defaults and the rows from one list:
+/// `/// doc` then `key: field type = "default", Kind(min, max), RELOAD;`
+macro_rules! settings {
+    ($( $(#[doc = $doc:literal])+ $key:ident: $type:ty = $default:literal, $kind:ident($min:expr, $max:expr), $reload:expr; )+) => {
+        /// Every setting of a broker, typed and each within its bounds. Times are milliseconds.
+        #[derive(Debug, Clone, PartialEq)]
+        pub struct Settings {
+            $(
+                $(#[doc = $doc])+
+                #[doc = ""]
+                #[doc = concat!("Unit: ", stringify!($kind), ". Default: `\"", $default, "\"`.")]
+                pub $key: $type,
+            )+
+        }
+
+        #[allow(non_upper_case_globals, reason = "a row is named as its key")]
+        mod row {
+            use super::*;
+            $(
+                pub(super) const $key: Row = Row {
+                    key: stringify!($key),
+                    kind: Kind::$kind,
+                    default: $default,
+                    unit: unit(Kind::$kind),
+                    reloadable: $reload,
+                    doc: concat!($($doc),+).trim_ascii(),
+                    min: $min,
+                    max: $max,
+                    choices: <$type as Value>::CHOICES,
+                    write: |settings, row, text| {
+                        settings.$key = Value::parse(row, text)?;
+                        Ok(())
+                    },
+                    read: |settings, row| settings.$key.text(row),
+                };
+            )+
+        }
+
+        static ROWS: &[Row] = &[$(row::$key),+];
+
+        impl Default for Settings {
+            fn default() -> Self {
+                Settings { $( $key: default_of(&row::$key), )+ }
+            }
+        }
+    };
+}
+
+const RELOAD: bool = true;
+const KIB: u64 = 1024;
+const MIB: u64 = 1024 * KIB;
+const GIB: u64 = 1024 * MIB;
+/// Longest wait one may ask for, ms.
+const DAY: u64 = 24 * 60 * 60 * 1000;
+/// Longest age of a connection one may ask for, ms.
+const MONTH: u64 = 30 * DAY;
+
+settings! {
+    /// The one Redis this broker serves: redis:// or unix:// URL.
+    upstream: Option<Upstream> = "", Url(0, 4096), RELOAD;
+    /// User for the upstream, when not in its URL.
+    upstream_username: Option<String> = "", Text(0, 4096), RELOAD;
+    /// Password for the upstream, when not in its URL.
+    upstream_password: Option<Secret> = "", Password(0, 64 * KIB), RELOAD;
+    /// File whose first line is the password for the upstream.
+    upstream_password_file: Option<PathBuf> = "", Text(0, 4096), RELOAD;
+    /// Where children connect: a list of unix:// and tcp:// URLs.
+    listen: Vec<ListenUrl> = "", Listen(0, 64), RELOAD;
+    /// Shared lanes per (user, db, protocol).
+    lanes: usize = "1", Count(1, 1024), RELOAD;
+    /// Leased lanes for blocking commands.
+    leases_blocking_max: usize = "256", Count(0, 100_000), RELOAD;
+    /// Leased lanes for WATCH and for MULTI that needs a connection of its own.
+    leases_transaction_max: usize = "64", Count(0, 100_000), RELOAD;
+    /// Leased lanes for commands that change the state of a session.
+    leases_session_max: usize = "32", Count(0, 100_000), RELOAD;
+    /// Idle leased lanes kept ready.
+    leases_warm: usize = "1", Count(0, 1024), RELOAD;
+    /// Hard cap over every upstream connection of any kind; nothing ever exceeds it.
+    upstream_connections_max: usize = "384", Count(8, 1_000_000), RELOAD;
+    /// A command waits at most this long for a lease, then BROKERLIMIT; 0: not at all.
+    lease_wait_timeout: u64 = "5000", Milliseconds(0, DAY), RELOAD;
+    /// An upstream connection must be ready within this time.
+    connect_timeout: u64 = "1000", Milliseconds(1, DAY), RELOAD;
+    /// Longest pause between two attempts to connect; the pauses start at 10 and are jittered.
+    reconnect_backoff_max: u64 = "500", Milliseconds(10, DAY), RELOAD;
+    /// An unwritten request waits at most this long for a lane, then BROKERDOWN; 0: not at all.
+    queue_timeout: u64 = "1000", Milliseconds(0, DAY), RELOAD;
+    /// A written request waits at most this long for its reply, then BROKERTIMEOUT; 0: off.
+    request_timeout: u64 = "0", Milliseconds(0, DAY), RELOAD;
+    /// A lane without any reply for this long is probed, then closed; 0: off.
+    lane_stall_timeout: u64 = "10000", Milliseconds(0, DAY), RELOAD;
+    /// Surplus upstream connections are closed after being idle this long; 0: never.
+    upstream_idle_timeout: u64 = "300000", Milliseconds(0, MONTH), RELOAD;
+    /// Lanes are drained and replaced at this age; 0: never.
+    upstream_lifetime: u64 = "0", Milliseconds(0, MONTH), RELOAD;
+    /// Children connected at once; above it a new one gets an error and is closed.
+    children_max: usize = "10000", Count(1, 1_000_000), RELOAD;
+    /// Requests of one child without a reply yet; above it the child is not read.
+    child_in_flight_max: usize = "1024", Count(1, 1_000_000), RELOAD;
+    /// Bytes of one request; a larger one closes the child.
+    child_input_max: usize = "512MiB", Bytes(64 * KIB, 64 * GIB), RELOAD;
+    /// Bytes of unread replies of one child; above it the child is closed.
+    child_output_max: usize = "64MiB", Bytes(64 * KIB, 64 * GIB), RELOAD;
+    /// Bytes of unread messages of one subscriber; above it the subscriber is closed.
+    subscriber_output_max: usize = "32MiB", Bytes(64 * KIB, 64 * GIB), RELOAD;
+    /// As subscriber_output_max, if exceeded all through subscriber_output_soft_time; 0: off.
+    subscriber_output_soft: usize = "8MiB", Bytes(0, 64 * GIB), RELOAD;
+    /// How long a subscriber may stay above subscriber_output_soft.
+    subscriber_output_soft_time: u64 = "60000", Milliseconds(0, DAY), RELOAD;
+    /// All buffers together; at the cap the child holding most is closed and named.
+    memory_max: usize = "1GiB", Bytes(MIB, 1024 * GIB), RELOAD;
+    /// A child without requests for this long is closed; 0: never.
+    idle_child_timeout: u64 = "0", Milliseconds(0, MONTH), RELOAD;
+    /// A child that leaves a MULTI or WATCH open this long is closed; 0: never.
+    idle_transaction_timeout: u64 = "60000", Milliseconds(0, DAY), RELOAD;
+    /// shared: MULTI is queued here and written whole to a shared lane; leased: it gets a lane.
+    transactions: Transactions = "shared", Choice(0, 0), RELOAD;
+    /// Bytes one queued MULTI may hold.
+    transaction_max: usize = "64MiB", Bytes(KIB, 64 * GIB), RELOAD;
+    /// On shutdown, requests under way have this long to finish.
+    drain_timeout: u64 = "5000", Milliseconds(0, DAY), RELOAD;
+    /// Least important messages to log.
+    log_level: LogLevel = "info", Choice(0, 0), RELOAD;
+    /// How a log line is written.
+    log_format: LogFormat = "text", Choice(0, 0), RELOAD;
+}
+
+/// A default that its own row refuses is a bug of the table, and a test's to find.
+fn default_of<T: Value>(row: &Row) -> T {
+    Value::parse(row, row.default).unwrap_or_else(|why| panic!("default of {}: {why}", row.key))
+}
+
+/// Every key, in the order in which it is documented.
+pub fn rows() -> &'static [Row] {
+    ROWS
+}
+
+/// The row of `key`, or an error that names the nearest key.
+pub(super) fn find(key: &str) -> Result<&'static Row> {
+    if let Some(row) = ROWS.iter().find(|row| row.key == key) {
+        return Ok(row);
+    }
+    let mut message = format!("unknown key {}", show(&mask(key)));
+    let nearest = ROWS.iter().map(|row| (distance(key, row.key), row.key)).min();
+    // Farther than a third of the word is another word, not a slip of the fingers.
+    if let Some((distance, name)) = nearest
+        && distance <= name.len() / 3
+    {
+        message.push_str(&format!("; did you mean \"{name}\"?"));
+    } else {
+        message.push_str("; the keys are listed in the configuration's documentation");
+    }
+    Err(Error::config(message))
+}
+
+/// Edits (insert, delete, replace) between two words. Words longer than any key are simply far.
+fn distance(a: &str, b: &str) -> usize {
+    if a.len() > 64 {
+        return usize::MAX;
+    }
+    let b = b.as_bytes();
+    let mut line: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.bytes().enumerate() {
+        let mut diagonal = std::mem::replace(&mut line[0], i + 1);
+        for (j, y) in b.iter().enumerate() {
+            let replaced = diagonal + usize::from(x != *y);
+            diagonal = line[j + 1];
+            line[j + 1] = replaced.min(diagonal + 1).min(line[j] + 1);
+        }
+    }
+    line[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slip_of_the_fingers_is_answered_with_the_key() {
+        let error = |key| find(key).unwrap_err().to_string();
+        assert_eq!(error("quue_timeout"), "unknown key \"quue_timeout\"; did you mean \"queue_timeout\"?");
+        assert!(error("lane").contains("did you mean \"lanes\"?"));
+        assert!(!error("xyzzy").contains("did you mean"));
+        assert!(!error("redis://:hunter2@h").contains("hunter2"));
+        assert!(!error(&"long\n".repeat(100)).contains('\n'));
+    }
+
+    #[test]
+    fn distances_are_those_of_the_textbook() {
+        assert_eq!(distance("kitten", "sitting"), 3);
+        assert_eq!(distance("", "abc"), 3);
+        assert_eq!(distance("abc", "abc"), 0);
+    }
+
+    #[test]
+    fn rows_are_unique_and_their_bounds_ordered() {
+        for (index, row) in rows().iter().enumerate() {
+            assert!(row.min <= row.max, "{}", row.key);
+            assert!(rows()[..index].iter().all(|other| other.key != row.key), "{}", row.key);
+            assert_eq!(row.kind == Kind::Choice, !row.choices.is_empty(), "{}", row.key);
+        }
+    }
+}

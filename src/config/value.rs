@@ -1,0 +1,312 @@
+//! How each type of setting is read from text and printed again. The type of a field in the table
+//! chooses its reader; bounds come from the row. Errors say what is wrong, the row adds what is allowed.
+
+use std::path::PathBuf;
+
+use super::endpoint::{ListenUrl, Secret, Upstream};
+use super::table::{Kind, Row};
+
+type Parsed<T> = std::result::Result<T, String>;
+
+/// A type a setting can have.
+pub(super) trait Value: Sized {
+    /// The words of a choice.
+    const CHOICES: &'static [&'static str] = &[];
+    /// Reads text; the error never contains it.
+    fn parse(row: &Row, text: &str) -> Parsed<Self>;
+    /// Prints what `parse` would take, without credentials.
+    fn text(&self, row: &Row) -> String;
+}
+
+/// Defines an enum whose variants are words of the configuration.
+macro_rules! choice {
+    ($(#[$doc:meta])* $name:ident { $( $(#[$variant_doc:meta])* $variant:ident = $word:literal, )+ }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum $name { $( $(#[$variant_doc])* $variant, )+ }
+
+        impl $name {
+            /// The word it has in the configuration.
+            pub fn as_str(self) -> &'static str {
+                match self { $( $name::$variant => $word, )+ }
+            }
+        }
+
+        impl Value for $name {
+            const CHOICES: &'static [&'static str] = &[$($word),+];
+            fn parse(_row: &Row, text: &str) -> Parsed<Self> {
+                match text {
+                    $( $word => Ok($name::$variant), )+
+                    _ => Err("not one of the choices".to_owned()),
+                }
+            }
+            fn text(&self, _row: &Row) -> String {
+                self.as_str().to_owned()
+            }
+        }
+    };
+}
+
+choice! {
+    /// Where a transaction runs.
+    Transactions {
+        /// Queued by the broker, then written whole to a shared lane.
+        Shared = "shared",
+        /// On a lane leased from MULTI to EXEC.
+        Leased = "leased",
+    }
+}
+
+choice! {
+    /// The least important messages that are logged.
+    LogLevel {
+        /// Failures only.
+        Error = "error",
+        /// And what may become one.
+        Warn = "warn",
+        /// And what an operator wants to find afterwards.
+        Info = "info",
+        /// And the life of every connection.
+        Debug = "debug",
+        /// And every request.
+        Trace = "trace",
+    }
+}
+
+choice! {
+    /// How log lines are written.
+    LogFormat {
+        /// For people.
+        Text = "text",
+        /// One JSON object per line.
+        Json = "json",
+        /// With the priority prefixes that systemd's journal reads from standard error.
+        Journal = "journal",
+    }
+}
+
+impl Value for u64 {
+    fn parse(row: &Row, text: &str) -> Parsed<Self> {
+        let (units, noun): (Units, _) = match row.kind {
+            Kind::Milliseconds => (TIME_UNITS, "a duration"),
+            Kind::Bytes => (BYTE_UNITS, "a size"),
+            _ => (&[], "a whole number"),
+        };
+        let number = scaled(text, units).ok_or_else(|| format!("not {noun}"))?;
+        if number < row.min || number > row.max {
+            return Err("out of range".to_owned());
+        }
+        Ok(number)
+    }
+
+    fn text(&self, row: &Row) -> String {
+        if row.kind == Kind::Bytes && *self != 0 {
+            for (name, factor) in [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)] {
+                if self.is_multiple_of(factor) {
+                    return format!("{}{name}", self / factor);
+                }
+            }
+        }
+        self.to_string()
+    }
+}
+
+impl Value for usize {
+    fn parse(row: &Row, text: &str) -> Parsed<Self> {
+        usize::try_from(u64::parse(row, text)?).map_err(|_| "out of range".to_owned())
+    }
+
+    fn text(&self, row: &Row) -> String {
+        (*self as u64).text(row)
+    }
+}
+
+/// Suffixes in lower case, and how many of the base unit each stands for.
+type Units = &'static [(&'static str, u64)];
+const TIME_UNITS: Units = &[("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
+const BYTE_UNITS: Units = &[
+    ("b", 1),
+    ("kb", 1_000),
+    ("mb", 1_000_000),
+    ("gb", 1_000_000_000),
+    ("kib", 1 << 10),
+    ("mib", 1 << 20),
+    ("gib", 1 << 30),
+];
+
+/// A whole number with an optional suffix, in the base unit.
+fn scaled(text: &str, units: Units) -> Option<u64> {
+    let text = text.trim();
+    let end = text.bytes().position(|byte| !byte.is_ascii_digit()).unwrap_or(text.len());
+    let (digits, suffix) = text.split_at(end);
+    let number: u64 = digits.parse().ok()?;
+    if suffix.is_empty() {
+        return Some(number);
+    }
+    let suffix = suffix.trim_start().to_ascii_lowercase();
+    let (_, factor) = units.iter().find(|(name, _)| *name == suffix)?;
+    number.checked_mul(*factor)
+}
+
+/// Text within the row's length and without NUL, or `None` when empty.
+fn optional(row: &Row, text: &str) -> Parsed<Option<String>> {
+    if text.len() as u64 > row.max {
+        return Err("too long".to_owned());
+    }
+    if text.contains('\0') {
+        return Err("contains a NUL byte".to_owned());
+    }
+    Ok(if text.is_empty() { None } else { Some(text.to_owned()) })
+}
+
+impl Value for Option<String> {
+    fn parse(row: &Row, text: &str) -> Parsed<Self> {
+        optional(row, text)
+    }
+
+    fn text(&self, _row: &Row) -> String {
+        self.clone().unwrap_or_default()
+    }
+}
+
+impl Value for Option<PathBuf> {
+    fn parse(row: &Row, text: &str) -> Parsed<Self> {
+        Ok(optional(row, text)?.map(PathBuf::from))
+    }
+
+    fn text(&self, _row: &Row) -> String {
+        self.as_ref().map(|path| path.display().to_string()).unwrap_or_default()
+    }
+}
+
+impl Value for Option<Secret> {
+    fn parse(row: &Row, text: &str) -> Parsed<Self> {
+        Ok(optional(row, text)?.map(Secret::new))
+    }
+
+    fn text(&self, _row: &Row) -> String {
+        self.as_ref().map(|_| "***".to_owned()).unwrap_or_default()
+    }
+}
+
+impl Value for Option<Upstream> {
+    fn parse(row: &Row, text: &str) -> Parsed<Self> {
+        optional(row, text.trim())?.map(|url| Upstream::parse(&url)).transpose()
+    }
+
+    fn text(&self, _row: &Row) -> String {
+        self.as_ref().map(Upstream::to_string).unwrap_or_default()
+    }
+}
+
+/// A list is separated by commas; a comma inside a path is written `%2C`.
+impl Value for Vec<ListenUrl> {
+    fn parse(row: &Row, text: &str) -> Parsed<Self> {
+        let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
+        let list = items.map(ListenUrl::parse).collect::<Parsed<Vec<_>>>()?;
+        if list.len() as u64 > row.max {
+            return Err("too many".to_owned());
+        }
+        Ok(list)
+    }
+
+    fn text(&self, _row: &Row) -> String {
+        self.iter().map(ListenUrl::to_string).collect::<Vec<_>>().join(",")
+    }
+}
+
+/// A value in quotes, on one line and not too long for it.
+pub(super) fn show(text: &str) -> String {
+    const SHOWN_MAX: usize = 120;
+    match text.char_indices().nth(SHOWN_MAX) {
+        Some((end, _)) => format!("{:?}...", &text[..end]),
+        None => format!("{text:?}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Settings, rows};
+
+    fn set(key: &str, value: &str) -> std::result::Result<String, String> {
+        let mut settings = Settings::default();
+        settings.set(key, value).map_err(|error| error.to_string())?;
+        Ok(settings.get_text(key).unwrap())
+    }
+
+    #[test]
+    fn durations_take_numbers_and_suffixes() {
+        for (text, ms) in [("7", "7"), ("250ms", "250"), ("5s", "5000"), ("1m", "60000"), ("1 H", "3600000")]
+        {
+            assert_eq!(set("queue_timeout", text).as_deref(), Ok(ms), "{text}");
+        }
+        for text in ["soon", "", "-1", "1.5s", "5 parsecs", "s", "0x10", "99999999999999999999", "5MiB"] {
+            let error = set("queue_timeout", text).unwrap_err();
+            assert_eq!(
+                error,
+                format!(
+                    "queue_timeout = {text:?}: not a duration; \
+                     allowed 0 to 86400000 ms, or text such as \"250ms\", \"5s\""
+                )
+            );
+        }
+        assert!(set("queue_timeout", "25h").unwrap_err().contains("out of range; allowed 0 to"));
+        assert!(set("queue_timeout", "9999999999999999d").unwrap_err().contains("not a duration"));
+    }
+
+    #[test]
+    fn sizes_take_numbers_and_suffixes() {
+        for (text, size) in [
+            ("64MiB", "64MiB"),
+            ("512KiB", "512KiB"),
+            ("1gib", "1GiB"),
+            ("64MB", "62500KiB"),
+            ("100001", "100001"),
+        ] {
+            assert_eq!(set("child_output_max", text).as_deref(), Ok(size), "{text}");
+        }
+        assert_eq!(set("subscriber_output_soft", "0").as_deref(), Ok("0"));
+        assert!(set("memory_max", "5s").unwrap_err().contains("not a size"));
+    }
+
+    #[test]
+    fn counts_and_choices_are_bounded() {
+        assert_eq!(set("lanes", "4").as_deref(), Ok("4"));
+        assert_eq!(set("lanes", "0").unwrap_err(), "lanes = \"0\": out of range; allowed 1 to 1024");
+        assert!(set("lanes", "4k").unwrap_err().contains("not a whole number"));
+        assert!(set("upstream_connections_max", "7").unwrap_err().contains("allowed 8 to"));
+        assert_eq!(set("transactions", "leased").as_deref(), Ok("leased"));
+        assert_eq!(
+            set("log_level", "loud").unwrap_err(),
+            "log_level = \"loud\": not one of the choices; allowed error, warn, info, debug, trace"
+        );
+    }
+
+    #[test]
+    fn a_failed_set_changes_nothing() {
+        let mut settings = Settings::default();
+        settings.set("listen", "unix:///a").unwrap();
+        let before = settings.clone();
+        settings.set("listen", "unix:///b,nonsense").unwrap_err();
+        assert_eq!(settings, before);
+    }
+
+    #[test]
+    fn passwords_are_never_shown() {
+        assert_eq!(set("upstream_password", "hunter2").as_deref(), Ok("***"));
+        assert_eq!(set("upstream_password", "").as_deref(), Ok(""));
+        let error = set("upstream_password", "hunter2\0").unwrap_err();
+        assert!(error.starts_with("upstream_password = ***: contains a NUL"), "{error}");
+        assert_eq!(set("upstream", "redis://u:hunter2@h").as_deref(), Ok("redis://h:6379/0"));
+    }
+
+    #[test]
+    fn every_error_is_one_line_naming_its_key() {
+        for row in rows() {
+            let text = "no\nsuch\0value ".repeat(40_000);
+            let error = set(row.key, &text).unwrap_err();
+            assert!(error.starts_with(&format!("{} = ", row.key)), "{error}");
+            assert!(!error.contains('\n') && error.len() < 500, "{error}");
+        }
+    }
+}
