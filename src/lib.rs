@@ -4,4 +4,5 @@
 pub mod base;
 pub mod command;
 pub mod config;
+pub mod core;
 pub mod resp;

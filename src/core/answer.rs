@@ -1,0 +1,329 @@
+//! Replies from upstream: each complete frame takes the front slot of its lane and nothing else decides
+//! whose it is. A frame nobody asked for closes the lane; nothing is ever resynchronised.
+
+use super::broker::Broker;
+use super::child::{Child, Hold};
+use super::handshake::Step;
+use super::lane::{FLAG_TIMED_OUT, Lane, LaneRole, LaneState, Slot, SlotKind};
+use super::transaction::{AfterExec, Transaction};
+use crate::base::key::Key;
+use crate::base::limits;
+use crate::command::texts;
+use crate::resp::{ReplyScan, encode, reply};
+
+impl Broker {
+    /// Bytes have arrived from the upstream.
+    pub fn lane_input(&mut self, key: Key<Lane>, bytes: &[u8]) {
+        let Some(lane) = self.lanes.get_mut(key) else { return };
+        if !matches!(lane.state, LaneState::Handshaking | LaneState::Ready | LaneState::Yielding) {
+            // Of a connection given up a moment ago, which the driver has not heard of yet.
+            return;
+        }
+        lane.last_reply = self.now;
+        self.control.heard_at = self.now;
+        let connection = lane.incarnation();
+        if lane.input.is_empty() {
+            let (used, at_least) = self.take_frames(key, bytes);
+            let Some(lane) = self.lanes.get_mut(key) else { return };
+            let rest = &bytes[used..];
+            if lane.incarnation() == connection && !rest.is_empty() {
+                lane.input.reserve(at_least.clamp(rest.len(), rest.len() + limits::READ_TURN));
+                lane.input.append(rest);
+            }
+        } else {
+            lane.input.append(bytes);
+            let mut input = std::mem::take(&mut lane.input);
+            let (used, _) = self.take_frames(key, input.as_slice());
+            let Some(lane) = self.lanes.get_mut(key) else { return };
+            if lane.incarnation() == connection {
+                input.consume(used);
+                lane.input = input;
+            }
+        }
+        self.account_lane(key);
+    }
+
+    /// Takes every complete frame off `bytes`. Returns how many bytes that were.
+    fn take_frames(&mut self, key: Key<Lane>, bytes: &[u8]) -> (usize, usize) {
+        let Some(lane) = self.lanes.get_mut(key) else { return (0, 0) };
+        let connection = lane.incarnation();
+        let mut scanner = std::mem::take(&mut lane.scanner);
+        let (mut used, mut needed) = (0, 0);
+        while used < bytes.len() {
+            match scanner.scan(&bytes[used..]) {
+                ReplyScan::NeedMore { at_least } => {
+                    needed = at_least;
+                    break;
+                }
+                ReplyScan::Frame { len, kind } => {
+                    self.take_frame(key, &bytes[used..used + len], kind);
+                    used += len;
+                }
+                ReplyScan::Desync(why) => self.desync(key, why),
+            }
+            let alive = self.lanes.get(key).is_some_and(|lane| lane.incarnation() == connection);
+            if !alive {
+                return (used, 0);
+            }
+        }
+        if let Some(lane) = self.lanes.get_mut(key) {
+            lane.scanner = scanner;
+        }
+        (used, needed)
+    }
+
+    fn take_frame(&mut self, key: Key<Lane>, frame: &[u8], kind: u8) {
+        let Some(lane) = self.lanes.get_mut(key) else { return };
+        if lane.state == LaneState::Handshaking {
+            return self.greeted(key, frame);
+        }
+        if lane.role != LaneRole::Shared && self.is_push(key, kind, frame) {
+            if !self.push_arrived(key, frame) {
+                self.desync(key, "a push on a lane that cannot have one");
+            }
+            return;
+        }
+        let Some(lane) = self.lanes.get_mut(key) else { return };
+        if kind == b'>' {
+            if self.pools[lane.pool.0 as usize].proto != 3 {
+                self.desync(key, "a push on a RESP2 lane");
+            }
+            return;
+        }
+        #[cfg(feature = "sabotage")]
+        if self.sabotaged && self.rng.u8(..) == 0 {
+            lane.swap_front(|child| self.children.get(child).is_some());
+        }
+        let Some(slot) = lane.pop() else { return self.desync(key, "a reply nobody asked for") };
+        lane.replied = true;
+        let yielding = lane.state == LaneState::Yielding;
+        match slot.kind {
+            SlotKind::Question => self.question_answered(Some(frame)),
+            _ => self.settle(key, slot, frame, true),
+        }
+        if yielding {
+            self.finish_yield(key);
+        }
+    }
+
+    /// A reply to the broker's greeting.
+    fn greeted(&mut self, key: Key<Lane>, frame: &[u8]) {
+        let Some(lane) = self.lanes.get_mut(key) else { return };
+        let Some(handshake) = &mut lane.handshake else { return };
+        match handshake.reply(frame) {
+            Step::More => {}
+            Step::Refused(why) => self.lane_failed(key, &why),
+            Step::Ready(greeting) => {
+                lane.handshake = None;
+                lane.upstream_id = greeting.id;
+                lane.connected_at = self.now;
+                lane.last_reply = self.now;
+                lane.last_used = self.now;
+                lane.replied = false;
+                lane.set_state(LaneState::Ready);
+                let role = lane.role;
+                self.mark_lane(key);
+                match role {
+                    LaneRole::Control => self.control_ready(greeting),
+                    LaneRole::Lease => self.lease_ready(key),
+                    LaneRole::Shared => self.ask_to_yield(),
+                }
+            }
+        }
+    }
+
+    fn desync(&mut self, key: Key<Lane>, why: &str) {
+        self.counters.desyncs += 1;
+        log::error!("upstream {} is out of step: {why}; closing the lane", self.upstream);
+        self.lane_lost(key, why);
+    }
+
+    /// Completes one slot with its reply, or with the error that stands for it (`real` is false).
+    pub(super) fn settle(&mut self, lane: Key<Lane>, slot: Slot, frame: &[u8], real: bool) {
+        if slot.flags & FLAG_TIMED_OUT != 0 {
+            return;
+        }
+        let overflow = self.settings.child_output_max;
+        let Some(child) = self.children.get_mut(slot.child) else {
+            self.counters.orphaned_replies += 1;
+            return;
+        };
+        child.in_flight -= 1;
+        if child.output.len() >= overflow {
+            let (label, held) = (child.label(), child.output.len());
+            log::warn!("child_output_max reached: closing child {label}, {held} bytes unread");
+            return self.close_child(slot.child);
+        }
+        child.output.adopt(&mut self.spares);
+        match slot.kind {
+            SlotKind::Relay => child.replies.deliver(frame, &mut child.output),
+            _ => self.settle_special(lane, slot, frame, real),
+        }
+        self.mark_child(slot.child);
+        self.after_reply(slot.child);
+    }
+
+    fn settle_special(&mut self, lane: Key<Lane>, slot: Slot, frame: &[u8], real: bool) {
+        let key = slot.child;
+        if real {
+            self.lease_replied(lane, slot.kind, frame);
+        } else if slot.kind.ends_watch() {
+            self.transaction_lost(lane, key);
+        }
+        match slot.kind {
+            SlotKind::Swallow => self.remember_error(key, frame),
+            SlotKind::Exec => self.settle_exec(key, frame, real),
+            SlotKind::Blocking => self.settle_blocking(key, lane, frame, real),
+            SlotKind::AbortedExec if real => {
+                let mut aborted = Vec::new();
+                encode::error(&mut aborted, texts::EXECABORT_PREVIOUS);
+                self.deliver(key, &aborted);
+            }
+            SlotKind::Multi => {
+                if !real {
+                    // Lost with its lane, it is open all the same, and spoilt: what a child has sent behind
+                    // it must not be run one by one.
+                    return self.deliver(key, b"+OK\r\n");
+                }
+                if let (Some(b'-'), Some(child)) = (frame.first(), self.children.get_mut(key)) {
+                    child.session.transaction = Transaction::None;
+                }
+                self.deliver(key, frame);
+            }
+            SlotKind::Subscribe => {
+                if let Some(child) = self.children.get_mut(key) {
+                    child.output.append(frame);
+                    if let Some(subscriptions) = &mut child.subscriptions {
+                        subscriptions.settled();
+                    }
+                }
+            }
+            SlotKind::Housekeeping => self.proto_switched(key, lane, frame, real),
+            _ => self.deliver(key, frame),
+        }
+    }
+
+    fn deliver(&mut self, key: Key<Child>, frame: &[u8]) {
+        if let Some(child) = self.children.get_mut(key) {
+            child.output.adopt(&mut self.spares);
+            child.replies.deliver(frame, &mut child.output);
+        }
+    }
+
+    fn remember_error(&mut self, key: Key<Child>, frame: &[u8]) {
+        let Some(child) = self.children.get_mut(key) else { return };
+        if let (Some(b'-'), Some(after)) = (frame.first(), child.execs.front_mut())
+            && after.first_error.is_none()
+        {
+            after.first_error = reply::text(frame).map(<[u8]>::to_vec);
+        }
+    }
+
+    /// EXEC: says why it aborted where Redis said so earlier, fills in what the broker answers itself, and
+    /// carries out what the transaction changed about the session.
+    fn settle_exec(&mut self, key: Key<Child>, frame: &[u8], real: bool) {
+        let Some(child) = self.children.get_mut(key) else { return };
+        let after = child.execs.pop_front().unwrap_or_default();
+        if !real {
+            return self.deliver(key, frame);
+        }
+        if let (true, Some(error)) = (frame.starts_with(b"-EXECABORT"), &after.first_error) {
+            let mut aborted = Vec::new();
+            encode::error(&mut aborted, texts::exec_aborted(&String::from_utf8_lossy(error)));
+            return self.deliver(key, &aborted);
+        }
+        let executed = frame.first() == Some(&b'*') && !reply::is_null(frame);
+        if !executed || (after.local.is_empty() && after.selects.is_empty()) {
+            return self.deliver(key, frame);
+        }
+        let patched = self.patch_exec(key, frame, &after);
+        self.deliver(key, &patched);
+    }
+
+    fn patch_exec(&mut self, key: Key<Child>, frame: &[u8], after: &AfterExec) -> Vec<u8> {
+        let selected = after.selects.iter().rev().find(|(index, _)| {
+            reply::element(frame, *index as usize).is_some_and(|range| &frame[range] == b"+OK\r\n")
+        });
+        if let (Some((_, db)), Some(child)) = (selected, self.children.get_mut(key)) {
+            child.session.db = *db;
+        }
+        let (mut patched, mut copied) = (Vec::with_capacity(frame.len()), 0);
+        for (index, argv) in &after.local {
+            let Some(range) = reply::element(frame, *index as usize) else { break };
+            patched.extend_from_slice(&frame[copied..range.start]);
+            patched.extend_from_slice(&self.late_reply(key, argv));
+            copied = range.end;
+        }
+        patched.extend_from_slice(&frame[copied..]);
+        patched
+    }
+
+    /// A blocking command is done, or was taken back: then its child stands in line again, in its old
+    /// place, and is told nothing.
+    fn settle_blocking(&mut self, key: Key<Child>, lane: Key<Lane>, frame: &[u8], real: bool) {
+        let taken = self.lanes.get(lane).and_then(|lane| lane.lease.as_ref()).is_some_and(|l| l.taking_back);
+        let expired = |child: &Child| {
+            child.wait.and_then(|wait| wait.expires).is_some_and(|expires| expires <= self.now)
+        };
+        if real
+            && taken
+            && reply::is_null(frame)
+            && let Some(child) = self.children.get(key)
+            && !expired(child)
+            && !self.draining
+        {
+            self.end_lease(key);
+            if let Some(child) = self.children.get_mut(key) {
+                child.replies.retract_one();
+                self.lift(key);
+            }
+            return;
+        }
+        self.deliver(key, frame);
+        if real {
+            self.end_lease(key);
+        }
+    }
+
+    /// What a reply makes possible: the next request, the end of a lease.
+    fn after_reply(&mut self, key: Key<Child>) {
+        let in_flight_resume = (self.settings.child_in_flight_max * 3 / 4) as u32;
+        let Some(child) = self.children.get_mut(key) else { return };
+        if child.lease.is_some() {
+            self.end_lease_if_done(key);
+        }
+        let Some(child) = self.children.get_mut(key) else { return };
+        match child.hold {
+            Hold::InFlight if child.in_flight <= in_flight_resume => self.lift(key),
+            Hold::Drained if child.in_flight == 0 => self.lift(key),
+            Hold::Blocked | Hold::Element if child.in_flight == 0 => {
+                child.front_done = true;
+                self.lift(key);
+            }
+            _ => {}
+        }
+    }
+
+    /// The driver has written what it could of a lane's bytes.
+    pub fn lane_flushed(&mut self, key: Key<Lane>) {
+        self.account_lane(key);
+        self.finish_yield(key);
+    }
+
+    /// The driver's handle of a lane's present connection.
+    pub fn lane_link(&self, key: Key<Lane>) -> Option<usize> {
+        self.lanes.get(key).map(|lane| lane.link).filter(|link| *link != usize::MAX)
+    }
+
+    /// The driver's handle of a lane and what it may write now.
+    pub fn lane_outgoing(&self, key: Key<Lane>) -> Option<(usize, &[u8])> {
+        self.lanes.get(key).filter(|lane| lane.link != usize::MAX).map(|lane| (lane.link, lane.outgoing()))
+    }
+
+    /// `count` bytes of it were taken by the socket.
+    pub fn lane_wrote(&mut self, key: Key<Lane>, count: usize) {
+        if let Some(lane) = self.lanes.get_mut(key) {
+            lane.wrote(count);
+        }
+    }
+}

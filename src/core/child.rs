@@ -1,0 +1,227 @@
+//! A child: a process's connection to the broker, without the connection. Owns the child's queues, its
+//! session and its place in every line it stands in; never touches a socket and never looks at the clock.
+
+use super::lane::Lane;
+use super::lease::LeaseKind;
+use super::replies::Replies;
+use super::session::Session;
+use super::subscription::Subscriptions;
+use super::transaction::AfterExec;
+use crate::base::bytes::{ByteQueue, Spares};
+use crate::base::clock::Millis;
+use crate::base::key::Key;
+use crate::resp::Scanner;
+use std::collections::VecDeque;
+
+/// How a child reaches the broker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ChildKind {
+    /// A connection accepted from a listener.
+    Socket,
+    /// Requests of the program that embeds the loop.
+    Local,
+    /// A connected descriptor handed over by the embedding program.
+    Adopted,
+}
+
+/// The life of a child. Removed from the arena when it ends, so there is no closed state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ChildState {
+    /// Reading, answering.
+    Open,
+    /// Nothing more will be read (end of file, or the broker drains); what was read complete is still run.
+    Ending,
+    /// No more requests are run (QUIT, protocol error); closes when every reply has left.
+    Finishing,
+}
+
+/// Why the child's next request has to wait. The request stays in the child's input, and is looked at
+/// afresh when the reason has gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Hold {
+    /// Nothing in the way.
+    None,
+    /// `child_in_flight_max` requests are upstream.
+    InFlight,
+    /// The next request may only run after every earlier one was answered: it goes another way.
+    Drained,
+    /// The child must take replies first.
+    Output,
+    /// The lane it uses owes its socket too much; listed in that lane's `held`.
+    Lane,
+    /// Waits in a lease queue.
+    Lease,
+    /// The request at the front runs on a leased lane and nothing may follow it before its reply.
+    Blocked,
+    /// As `Blocked`, and what it waits for is an element or a message that may never come.
+    Element,
+    /// The control connection was asked something on its behalf.
+    Answer,
+    /// Only a living upstream can tell the answer.
+    Upstream,
+}
+
+/// What the control connection said about the request at the front.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// The upstream does not know this command either.
+    UnknownCommand,
+    /// The upstream refused; its error frame.
+    Error(Vec<u8>),
+}
+
+/// A place in a lease queue, or the memory of having stood there: kept until the request is done.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wait {
+    /// The line.
+    pub kind: LeaseKind,
+    /// Its number in the line; kept when a lease is taken back, so that nobody overtakes.
+    pub ticket: u64,
+    /// When the request was first looked at: a blocking command's own timeout counts from here.
+    pub arrived: Millis,
+    /// When the present wait began: `lease_wait_timeout` counts from here.
+    pub since: Millis,
+    /// When the request's own timeout passes, if it has one.
+    pub expires: Option<Millis>,
+}
+
+/// The leased lane a child holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct HeldLease {
+    /// The lane.
+    pub lane: Key<Lane>,
+    /// What it was taken for.
+    pub kind: LeaseKind,
+}
+
+/// One child.
+#[derive(Debug)]
+pub struct Child {
+    /// All that Redis would remember.
+    pub session: Session,
+    /// How it reaches us.
+    pub kind: ChildKind,
+    /// Who it is, for the log.
+    pub peer: Box<str>,
+    /// The driver's handle for its connection; opaque here.
+    pub link: usize,
+    pub(super) state: ChildState,
+    pub(super) hold: Hold,
+    /// Bytes read and not yet run: at most one partial request, plus one read's worth while held.
+    pub(super) input: ByteQueue,
+    /// The scanner of the partial request in `input`; there is none between requests.
+    pub(super) scanner: Option<Box<Scanner>>,
+    /// Whole frames on their way to the child.
+    pub output: ByteQueue,
+    pub(super) replies: Replies,
+    /// Slots in lanes that are this child's, seen by it or swallowed.
+    pub(super) in_flight: u32,
+    /// The shared lane its requests in flight are on. Kept until they are answered.
+    pub(super) lane: Key<Lane>,
+    pub(super) lease: Option<HeldLease>,
+    /// The request at the front has been answered and only has to be skipped.
+    pub(super) front_done: bool,
+    pub(super) wait: Option<Wait>,
+    pub(super) answer: Option<Answer>,
+    /// Until when the request at the front may wait for a living upstream, if it has had to.
+    pub(super) upstream_until: Option<Millis>,
+    /// One for each EXEC upstream.
+    pub(super) execs: VecDeque<AfterExec>,
+    pub(super) subscriptions: Option<Box<Subscriptions>>,
+    /// It will send nothing more: end of file was read.
+    pub(super) eof: bool,
+    /// It has hung up, perhaps with bytes still unread.
+    pub(super) hung: bool,
+    /// When it connected, and when it last asked something.
+    pub(super) opened: Millis,
+    pub(super) last_request: Millis,
+    /// Since when its output has been over the soft limit of subscribers.
+    pub(super) over_soft_since: Option<Millis>,
+    pub(super) dirty: bool,
+    pub(super) runnable: bool,
+    /// As last added to the broker's memory total.
+    pub(super) footprint: usize,
+}
+
+impl Child {
+    pub(super) fn new(session: Session, kind: ChildKind, peer: Box<str>, link: usize, now: Millis) -> Self {
+        Child {
+            session,
+            kind,
+            peer,
+            link,
+            state: ChildState::Open,
+            hold: Hold::None,
+            input: ByteQueue::default(),
+            scanner: None,
+            output: ByteQueue::default(),
+            replies: Replies::default(),
+            in_flight: 0,
+            lane: Key::NONE,
+            lease: None,
+            front_done: false,
+            wait: None,
+            answer: None,
+            upstream_until: None,
+            execs: VecDeque::new(),
+            subscriptions: None,
+            eof: false,
+            hung: false,
+            opened: now,
+            last_request: now,
+            over_soft_since: None,
+            dirty: false,
+            runnable: false,
+            footprint: 0,
+        }
+    }
+
+    /// Moves the child's state; only ever forward.
+    pub(super) fn set_state(&mut self, to: ChildState) {
+        let legal = matches!(
+            (self.state, to),
+            (ChildState::Open, ChildState::Ending | ChildState::Finishing)
+                | (ChildState::Ending, ChildState::Finishing)
+        );
+        debug_assert!(legal || self.state == to, "child {:?} -> {to:?}", self.state);
+        self.state = to;
+    }
+
+    /// The request at the front is done: nothing about it is remembered.
+    pub(super) fn front_is_done(&mut self) {
+        self.front_done = false;
+        self.wait = None;
+        self.answer = None;
+        self.upstream_until = None;
+    }
+
+    /// Answers the request at the front, behind everything before it.
+    pub(super) fn answer_local(&mut self, bytes: &[u8], spares: &mut Spares) {
+        self.output.adopt(spares);
+        self.replies.local(bytes, &mut self.output);
+    }
+
+    /// Whether it has any subscription: its output is then bounded as a subscriber's.
+    pub(super) fn is_subscribed(&self) -> bool {
+        self.subscriptions.as_ref().is_some_and(|subscriptions| subscriptions.total() > 0)
+    }
+
+    /// Bytes of replies it has not taken, those included that wait for others before them.
+    pub(super) fn unread(&self) -> usize {
+        self.output.len() + self.replies.waiting()
+    }
+
+    /// How the log names it: CLIENT ID and peer.
+    pub(super) fn label(&self) -> String {
+        format!("{} ({})", self.session.id, self.peer)
+    }
+
+    /// Heap bytes this child holds.
+    pub(super) fn measure(&self) -> usize {
+        self.input.capacity()
+            + self.output.capacity()
+            + self.scanner.as_ref().map_or(0, |scanner| std::mem::size_of::<Scanner>() + scanner.footprint())
+            + self.replies.footprint()
+            + self.session.footprint()
+    }
+}

@@ -1,0 +1,273 @@
+//! The control connection: the broker's own questions to the upstream and what their answers change. Holds
+//! the upstream's command table, its greeting and what is known to be a valid db. Children's requests come
+//! here only for SCRIPT KILL and FUNCTION KILL.
+
+use super::broker::Broker;
+use super::child::{Answer, Child, Hold};
+use super::handshake::Greeting;
+use super::lane::{Lane, LaneRole, LaneState, SlotKind};
+use super::timers::Timer;
+use crate::base::clock::Millis;
+use crate::base::key::Key;
+use crate::command::Table;
+use crate::resp::value;
+use std::collections::{HashSet, VecDeque};
+
+/// Something asked on the control connection. Answers come in the order of the questions.
+#[derive(Debug, Clone)]
+pub(super) enum Question {
+    /// COMMAND: every command the upstream knows.
+    Commands,
+    /// COMMAND INFO of every name COMMAND listed: which of them are renamed away.
+    ConfirmNames,
+    /// COMMAND INFO for a name that is not in the table.
+    Lookup { child: Key<Child>, name: Vec<u8> },
+    /// SELECT n, to learn whether the db exists.
+    TryDb { child: Key<Child>, db: u32, name: String },
+    /// SELECT of the control connection's own db, after `TryDb`.
+    BackToDb,
+    /// CLIENT UNBLOCK of a lease that is taken back.
+    Unblock { lane: Key<Lane>, id: i64 },
+    /// MULTI, to learn whether our user may: in a block, a MULTI that is refused would let what follows it
+    /// run one by one.
+    TryMulti,
+    /// DISCARD, after `TryMulti`.
+    LeaveMulti,
+    /// PING: does the upstream live?
+    Probe,
+}
+
+/// What the control connection is and knows.
+#[derive(Debug)]
+pub(super) struct Control {
+    pub(super) lane: Key<Lane>,
+    questions: VecDeque<Question>,
+    pub(super) table: Option<Table>,
+    /// Loaded but not yet confirmed.
+    loading: Option<Table>,
+    pub(super) greeting: Option<Greeting>,
+    valid_dbs: HashSet<u32>,
+    /// The upstream's answer to MULTI, if it refuses that to our user.
+    pub(super) multi_refusal: Option<Vec<u8>>,
+    /// Between `TryMulti` and `LeaveMulti`.
+    in_multi: bool,
+    /// Our user may MULTI but not DISCARD.
+    never_try_multi: bool,
+    /// Our user may not CLIENT UNBLOCK: no lease is taken back.
+    pub(super) unblock_refused: bool,
+    /// What the upstream calls SELECT: `rename-command` may have moved it.
+    pub(super) select_name: String,
+    pub(super) probing_since: Option<Millis>,
+    /// When anything was last heard from the upstream, on any lane.
+    pub(super) heard_at: Millis,
+    /// When it was last probed; zero for never.
+    pub(super) probed_at: Millis,
+    /// Since when there is no working control connection.
+    pub(super) down_since: Option<Millis>,
+}
+
+impl Default for Control {
+    fn default() -> Self {
+        Control {
+            lane: Key::NONE,
+            questions: VecDeque::new(),
+            table: None,
+            loading: None,
+            greeting: None,
+            valid_dbs: HashSet::new(),
+            multi_refusal: None,
+            in_multi: false,
+            never_try_multi: false,
+            unblock_refused: false,
+            select_name: "SELECT".into(),
+            probing_since: None,
+            heard_at: 0,
+            probed_at: 0,
+            down_since: Some(0),
+        }
+    }
+}
+
+impl Control {
+    pub(super) fn db_is_valid(&self, db: u32) -> bool {
+        self.valid_dbs.contains(&db)
+    }
+}
+
+impl Broker {
+    /// Makes the control lane and dials it. It is dialled again for as long as the broker lives.
+    pub(super) fn open_control(&mut self) {
+        let db = self.upstream.db;
+        let pool = self.pool_of(db, 3);
+        self.control.lane = self.lanes.insert(Lane::new(pool, LaneRole::Control, self.now));
+        self.want_connection(self.control.lane);
+    }
+
+    /// The control connection stands: a new incarnation of the upstream may be behind it, so everything
+    /// known about it is asked again.
+    pub(super) fn control_ready(&mut self, greeting: Greeting) {
+        log::info!("upstream {} is up", self.upstream);
+        self.control.greeting = Some(greeting);
+        self.control.down_since = None;
+        self.control.probing_since = None;
+        self.control.unblock_refused = false;
+        self.control.valid_dbs = HashSet::from([0, self.upstream.db]);
+        if !self.control.never_try_multi {
+            self.ask(Question::TryMulti);
+            self.ask(Question::LeaveMulti);
+        }
+        self.ask(Question::Commands);
+    }
+
+    pub(super) fn ask(&mut self, question: Question) {
+        let mut command = redis::Cmd::new();
+        match &question {
+            Question::Commands => command.arg("COMMAND"),
+            Question::ConfirmNames => {
+                command.arg("COMMAND").arg("INFO");
+                let names = self.control.loading.iter().flat_map(Table::names);
+                names.fold(&mut command, |command, name| command.arg(name))
+            }
+            Question::Lookup { name, .. } => command.arg("COMMAND").arg("INFO").arg(name),
+            Question::TryDb { db, name, .. } => command.arg(name).arg(db),
+            Question::BackToDb => command.arg(&self.control.select_name).arg(self.upstream.db),
+            Question::Unblock { id, .. } => command.arg("CLIENT").arg("UNBLOCK").arg(id).arg("TIMEOUT"),
+            Question::TryMulti => command.arg("MULTI"),
+            Question::LeaveMulti => command.arg("DISCARD"),
+            Question::Probe => command.arg("PING"),
+        };
+        let lane = self.control.lane;
+        self.control.questions.push_back(question);
+        self.send(lane, &command.get_packed_command(), Key::NONE, 0, SlotKind::Question, 0);
+    }
+
+    /// The answer to the oldest question; `None` when the connection was lost before it came.
+    pub(super) fn question_answered(&mut self, frame: Option<&[u8]>) {
+        let Some(question) = self.control.questions.pop_front() else { return };
+        match question {
+            Question::Commands => self.commands_answered(frame),
+            Question::ConfirmNames => self.names_confirmed(frame),
+            Question::Lookup { child, name } => self.lookup_answered(child, &name, frame),
+            Question::TryDb { child, db, name } => {
+                if let Some(frame) = frame {
+                    let answer = (frame.first() == Some(&b'-')).then(|| Answer::Error(frame.to_vec()));
+                    if answer.is_none() {
+                        self.control.valid_dbs.insert(db);
+                        self.control.select_name = name;
+                        self.ask(Question::BackToDb);
+                    }
+                    self.give_answer(child, answer);
+                } else {
+                    self.give_answer(child, None);
+                }
+            }
+            Question::BackToDb => {
+                if frame.is_some_and(|frame| frame != b"+OK\r\n") {
+                    self.lane_lost(self.control.lane, "the control connection could not select its db");
+                }
+            }
+            Question::Unblock { lane, .. } => {
+                if let Some(frame) = frame.filter(|frame| frame.first() == Some(&b'-')) {
+                    let text = String::from_utf8_lossy(&frame[1..]);
+                    log::warn!("no lease can be taken back, CLIENT UNBLOCK was refused: {}", text.trim_end());
+                    self.control.unblock_refused = true;
+                }
+                self.unblock_answered(lane, frame);
+            }
+            Question::TryMulti => {
+                let refusal = frame.filter(|frame| frame.starts_with(b"-NOPERM"));
+                self.control.multi_refusal = refusal.map(<[u8]>::to_vec);
+                self.control.in_multi = frame == Some(b"+OK\r\n");
+            }
+            Question::LeaveMulti => {
+                let left = !std::mem::take(&mut self.control.in_multi) || frame == Some(b"+OK\r\n");
+                if frame.is_some() && !left {
+                    self.control.never_try_multi = true;
+                    self.lane_lost(self.control.lane, "the control connection could not leave MULTI");
+                }
+            }
+            Question::Probe => self.control.probing_since = None,
+        }
+    }
+
+    fn commands_answered(&mut self, frame: Option<&[u8]>) {
+        let Some(frame) = frame else { return };
+        let reply = value::parse(frame).ok_or_else(|| "COMMAND: not a reply".to_owned());
+        match reply.and_then(|reply| Table::from_command_reply(&reply)) {
+            Ok(table) => {
+                self.control.loading = Some(table);
+                self.ask(Question::ConfirmNames);
+            }
+            Err(why) => self.table_refused(&why),
+        }
+    }
+
+    fn names_confirmed(&mut self, frame: Option<&[u8]>) {
+        let (Some(frame), Some(mut table)) = (frame, self.control.loading.take()) else { return };
+        let reply = value::parse(frame).ok_or_else(|| "COMMAND INFO: not a reply".to_owned());
+        match reply.and_then(|reply| table.confirm(&reply)) {
+            Ok(()) => {
+                self.control.table = Some(table);
+                self.wake_upstream_waiters();
+            }
+            Err(why) => self.table_refused(&why),
+        }
+    }
+
+    fn table_refused(&mut self, why: &str) {
+        log::error!("the upstream's command table is unusable: {why}");
+        self.lane_lost(self.control.lane, "unusable command table");
+    }
+
+    fn lookup_answered(&mut self, child: Key<Child>, name: &[u8], frame: Option<&[u8]>) {
+        let Some(frame) = frame else { return self.give_answer(child, None) };
+        let known = match (value::parse(frame), &mut self.control.table) {
+            (Some(reply), Some(table)) => table.learn(name, &reply),
+            _ => false,
+        };
+        let refused = (frame.first() == Some(&b'-')).then(|| Answer::Error(frame.to_vec()));
+        let answer = if known { None } else { refused.or(Some(Answer::UnknownCommand)) };
+        self.give_answer(child, answer);
+    }
+
+    /// Lets a child that waited for an answer look at its request again, with the answer beside it.
+    fn give_answer(&mut self, key: Key<Child>, answer: Option<Answer>) {
+        if let Some(child) = self.children.get_mut(key).filter(|child| child.hold == Hold::Answer) {
+            child.answer = answer;
+            self.lift(key);
+        }
+    }
+
+    /// The request at hand can only be answered by a living upstream.
+    pub(super) fn wait_for_upstream(&mut self, key: Key<Child>) -> super::dispatch::Flow {
+        let latest = self.now + self.settings.queue_timeout;
+        let until = self.children.get_mut(key).map(|child| *child.upstream_until.get_or_insert(latest));
+        let until = until.unwrap_or(latest);
+        self.timers.arm(until, Timer::Child(key));
+        super::dispatch::Flow::Hold(Hold::Upstream)
+    }
+
+    pub(super) fn upstream_wait_over(&mut self, key: Key<Child>) {
+        self.fail_front(key, super::failure::DOWN);
+    }
+
+    fn wake_upstream_waiters(&mut self) {
+        for key in self.children.keys() {
+            if self.children.get(key).is_some_and(|child| child.hold == Hold::Upstream) {
+                self.lift(key);
+            }
+        }
+    }
+
+    /// The control connection is gone; questions it had not answered are settled by `lane_lost`.
+    pub(super) fn control_lost(&mut self) {
+        self.control.down_since.get_or_insert(self.now);
+        self.control.probing_since = None;
+        self.control.loading = None;
+    }
+
+    /// Whether the control connection carries questions right now.
+    pub(super) fn control_is_ready(&self) -> bool {
+        self.lanes.get(self.control.lane).is_some_and(|lane| lane.state == LaneState::Ready)
+    }
+}

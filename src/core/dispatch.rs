@@ -1,0 +1,295 @@
+//! One complete request: which way it goes. The only place where a request meets its class; each way has
+//! a file of its own (`local`, `multi`, `leased`, `subscription`).
+
+use super::broker::Broker;
+use super::child::{Answer, Child, Hold};
+use super::control::Question;
+use super::lane::{Lane, LaneRole, SlotKind};
+use super::lease::LeaseKind;
+use super::leasing::Want;
+use super::transaction::Transaction;
+use crate::base::key::Key;
+use crate::base::limits;
+use crate::command::{
+    self, Blocking, CommandId, Route, Table, TimeoutUnit, Transaction as TransactionCommand, Verdict, texts,
+};
+use crate::resp::Request;
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+/// What became of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Flow {
+    /// Answered or on its way.
+    Done,
+    /// So are the requests in the next so many bytes.
+    DoneThrough(usize),
+    /// It stays where it is and is looked at again when the reason has gone.
+    Hold(Hold),
+    /// The child has been closed.
+    Gone,
+}
+
+/// What the table knows of the request at hand, without the borrow.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Decided {
+    pub(super) id: CommandId,
+    pub(super) no_multi: bool,
+    pub(super) route: Route,
+}
+
+impl Broker {
+    pub(super) fn dispatch(&mut self, key: Key<Child>, request: &Request<'_>, rest: &[u8]) -> Flow {
+        let Some(child) = self.children.get_mut(key) else { return Flow::Gone };
+        match child.answer.take() {
+            Some(Answer::UnknownCommand) => return self.reject(key, texts::unknown_command(request)),
+            Some(Answer::Error(frame)) => {
+                self.answer(key, &frame);
+                return Flow::Done;
+            }
+            None => {}
+        }
+        let Some(table) = &self.control.table else { return self.wait_for_upstream(key) };
+        let decided = match table.classify(request) {
+            Verdict::Hangup => {
+                // Redis loses even the replies it had not written yet.
+                self.close_child(key);
+                return Flow::Gone;
+            }
+            Verdict::Unknown => return self.look_up(key, request),
+            Verdict::UnknownSubcommand => return self.reject(key, texts::unknown_subcommand(request)),
+            Verdict::Known(known) if !known.arity_ok => {
+                let text = texts::wrong_arity(known.name);
+                let is_exec = known.route == Route::Transaction(TransactionCommand::Exec);
+                return if is_exec { self.reject_exec(key, request, &text) } else { self.reject(key, text) };
+            }
+            Verdict::Known(known) => Decided { id: known.id, no_multi: known.no_multi, route: known.route },
+        };
+        let Some(child) = self.children.get(key) else { return Flow::Gone };
+        match (&child.session.transaction, child.lease) {
+            (Transaction::Queued(_), _) => self.queue_command(key, request, decided),
+            (_, Some(lease)) if lease.kind != LeaseKind::Blocking => {
+                self.on_lease(key, request, decided, lease.lane)
+            }
+            _ => self.plain(key, request, decided, rest),
+        }
+    }
+
+    /// Outside of transactions, watches and subscriptions.
+    fn plain(&mut self, key: Key<Child>, request: &Request<'_>, decided: Decided, rest: &[u8]) -> Flow {
+        match decided.route {
+            Route::Shared => self.send_shared(key, request, decided.id),
+            Route::Local(local) => self.local(key, local, request),
+            Route::Refused => self.refuse(key, decided.id),
+            Route::Blocking(blocking) => self.block(key, request, decided.id, Some(blocking)),
+            Route::Dedicated => self.block(key, request, decided.id, None),
+            Route::Control => self.send_control(key, request, decided.id),
+            Route::Transaction(TransactionCommand::Multi) => self.begin_multi(key, request, decided, rest),
+            Route::Transaction(TransactionCommand::Exec) => self.reject(key, texts::EXEC_WITHOUT_MULTI),
+            Route::Transaction(TransactionCommand::Discard) => self.reject(key, texts::DISCARD_WITHOUT_MULTI),
+            Route::Transaction(TransactionCommand::Unwatch) => {
+                if let Some(child) = self.children.get_mut(key) {
+                    child.session.watch_lost = false;
+                }
+                self.answer(key, b"+OK\r\n");
+                Flow::Done
+            }
+            Route::Transaction(TransactionCommand::Watch)
+                if self.children.get(key).is_some_and(|child| child.session.watch_lost) =>
+            {
+                self.watch_in_vain(key)
+            }
+            Route::Transaction(TransactionCommand::Watch) => {
+                match self.lease_for(key, LeaseKind::Transaction, Want::default) {
+                    Ok(lane) => self.on_lease(key, request, decided, lane),
+                    Err(flow) => flow,
+                }
+            }
+            Route::Subscribe(subscribe) if subscribe.leave => {
+                self.leave_nothing(key, subscribe.family, request);
+                Flow::Done
+            }
+            Route::Subscribe(_) => match self.lease_for(key, LeaseKind::Session, Want::default) {
+                Ok(lane) => self.on_lease(key, request, decided, lane),
+                Err(flow) => flow,
+            },
+        }
+    }
+
+    /// Answers with an error; an open MULTI is spoilt by it, as by any command Redis rejects.
+    pub(super) fn reject(&mut self, key: Key<Child>, text: impl AsRef<[u8]>) -> Flow {
+        let Some(child) = self.children.get_mut(key) else { return Flow::Gone };
+        if let Some(queued) = child.session.transaction.queued_mut() {
+            queued.dirty = true;
+        }
+        self.answer_error(key, text);
+        Flow::Done
+    }
+
+    /// A command that may not go through a shared broker: the text of an ACL refusal, which every client
+    /// library maps to its own error.
+    pub(super) fn refuse(&mut self, key: Key<Child>, id: CommandId) -> Flow {
+        let name = self.control.table.as_ref().map_or("", |table: &Table| table.name(id));
+        let text = texts::refused(name);
+        let peer = self.children.get(key).map_or("", |child| &child.peer);
+        log::info!("refused '{name}' of child {peer}");
+        self.reject(key, text)
+    }
+
+    /// A name the table does not have: it may be a renamed SELECT, so the upstream is asked what it means
+    /// before it goes anywhere.
+    fn look_up(&mut self, key: Key<Child>, request: &Request<'_>) -> Flow {
+        let name = request.arg(0);
+        if name.len() > limits::COMMAND_NAME_MAX || name.contains(&0) || name.is_empty() {
+            return self.reject(key, texts::unknown_command(request));
+        }
+        if !self.control_is_ready() {
+            return self.wait_for_upstream(key);
+        }
+        let name = name.to_vec();
+        self.ask(Question::Lookup { child: key, name });
+        Flow::Hold(Hold::Answer)
+    }
+
+    // ---- shared lanes ---------------------------------------------------------------------------------
+
+    /// The shared lane this child's next request goes on; or why it has to wait. A child changes lanes
+    /// only while nothing of it is in flight, else its requests could overtake each other.
+    pub(super) fn shared_lane_for(&mut self, key: Key<Child>) -> Result<Key<Lane>, Flow> {
+        let Some(child) = self.children.get(key) else { return Err(Flow::Gone) };
+        let lane_key = if child.in_flight == 0 {
+            let (db, proto) = (child.session.db, child.session.proto);
+            let pool = self.pool_of(db, proto);
+            self.shared_lane(pool)
+        } else {
+            child.lane
+        };
+        let Some(child) = self.children.get_mut(key) else { return Err(Flow::Gone) };
+        let Some(lane) = self.lanes.get_mut(lane_key) else { return Err(Flow::Hold(Hold::Drained)) };
+        let pool = &self.pools[lane.pool.0 as usize];
+        let fits = (pool.db, pool.proto) == (child.session.db, child.session.proto);
+        if lane.role != LaneRole::Shared || !fits {
+            return Err(Flow::Hold(Hold::Drained));
+        }
+        if lane.out.len() >= limits::LANE_WINDOW {
+            lane.held.push(key);
+            return Err(Flow::Hold(Hold::Lane));
+        }
+        child.lane = lane_key;
+        Ok(lane_key)
+    }
+
+    fn send_shared(&mut self, key: Key<Child>, request: &Request<'_>, id: CommandId) -> Flow {
+        match self.shared_lane_for(key) {
+            Ok(lane) => {
+                self.send_for(key, lane, request.bytes, id, SlotKind::Relay, 0);
+                Flow::Done
+            }
+            Err(flow) => flow,
+        }
+    }
+
+    /// Puts a child's request on a lane. `Swallow`, `Subscribe` and `Housekeeping` have no place in the
+    /// order of its replies.
+    pub(super) fn send_for(
+        &mut self,
+        key: Key<Child>,
+        lane: Key<Lane>,
+        bytes: &[u8],
+        id: CommandId,
+        kind: SlotKind,
+        flags: u8,
+    ) {
+        if let Some(child) = self.children.get_mut(key) {
+            child.in_flight += 1;
+            if !matches!(kind, SlotKind::Swallow | SlotKind::Subscribe | SlotKind::Housekeeping) {
+                child.replies.expect_one();
+            }
+        }
+        self.send(lane, bytes, key, id, kind, flags);
+    }
+
+    /// Puts a whole request and its slot on a lane, and sees to it that the lane gets connected.
+    pub(super) fn send(
+        &mut self,
+        key: Key<Lane>,
+        bytes: &[u8],
+        child: Key<Child>,
+        id: CommandId,
+        kind: SlotKind,
+        flags: u8,
+    ) {
+        let now = self.now;
+        let Some(lane) = self.lanes.get_mut(key) else {
+            debug_assert!(false, "a request for a lane that is gone");
+            return;
+        };
+        lane.push(bytes, child, id, kind, flags, now);
+        self.mark_lane(key);
+        self.want_connection(key);
+        self.account_lane(key);
+    }
+
+    /// SCRIPT KILL and FUNCTION KILL: on the lane that runs the script they would stand behind it.
+    fn send_control(&mut self, key: Key<Child>, request: &Request<'_>, id: CommandId) -> Flow {
+        let lane = self.control.lane;
+        let ready = self.control_is_ready();
+        let Some(child) = self.children.get_mut(key) else { return Flow::Gone };
+        if child.in_flight > 0 {
+            return Flow::Hold(Hold::Drained);
+        }
+        if !ready {
+            return self.wait_for_upstream(key);
+        }
+        child.lane = lane;
+        self.send_for(key, lane, request.bytes, id, SlotKind::Relay, 0);
+        Flow::Done
+    }
+
+    // ---- blocking commands ----------------------------------------------------------------------------
+
+    /// A command that may take as long as it likes: on a leased lane, its own timeout shortened by the
+    /// time it had to wait for one.
+    fn block(
+        &mut self,
+        key: Key<Child>,
+        request: &Request<'_>,
+        id: CommandId,
+        blocking: Option<Blocking>,
+    ) -> Flow {
+        let timeout = blocking.and_then(|blocking| command::timeout_ms(request, &blocking));
+        let timeout = timeout.filter(|timeout| *timeout > 0);
+        let want = || Want { group: blocking.and_then(|blocking| group_of(request, &blocking)), timeout };
+        let lane = match self.lease_for(key, LeaseKind::Blocking, want) {
+            Ok(lane) => lane,
+            Err(flow) => return flow,
+        };
+        let waited =
+            self.children.get(key).and_then(|child| child.wait).map_or(0, |wait| self.now - wait.arrived);
+        match (blocking, timeout) {
+            (Some(_), Some(timeout)) if waited >= timeout => {
+                self.end_lease(key);
+                self.answer_null_array(key);
+                return Flow::Done;
+            }
+            (Some(blocking), Some(timeout)) if waited > 0 => {
+                let mut shortened = Vec::with_capacity(request.bytes.len());
+                command::with_timeout(request, &blocking, timeout - waited, &mut shortened);
+                self.send_for(key, lane, &shortened, id, SlotKind::Blocking, 0);
+            }
+            _ => self.send_for(key, lane, request.bytes, id, SlotKind::Blocking, 0),
+        }
+        Flow::Hold(Hold::Element)
+    }
+}
+
+/// The group of a blocking request. `XREAD ... $` means "from now on": it must not be asked to step back
+/// and start again, and so belongs to none.
+fn group_of(request: &Request<'_>, blocking: &Blocking) -> Option<u64> {
+    let from_now = blocking.unit == TimeoutUnit::Millis && request.args().any(|arg| arg == b"$");
+    if from_now {
+        return None;
+    }
+    let mut hasher = DefaultHasher::new();
+    command::blocking_group(request, blocking).hash(&mut hasher);
+    Some(hasher.finish())
+}

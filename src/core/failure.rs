@@ -1,0 +1,222 @@
+//! What goes wrong upstream, and what each child is told. A request of which a byte may have left is
+//! failed at once and never repeated; one that has not left waits for the next connection.
+
+use super::broker::Broker;
+use super::child::{Child, Hold};
+use super::lane::{Lane, LaneRole, LaneState, Slot, SlotKind};
+use super::lease::LeaseKind;
+use super::timers::Timer;
+use super::transaction::{Queued, Transaction};
+use crate::base::key::Key;
+use crate::resp::encode;
+
+pub(super) const LOST: &str =
+    "BROKERLOST upstream connection lost before the reply; the command may have been executed";
+pub(super) const DOWN: &str = "BROKERDOWN no upstream connection; the command was not executed";
+/// Why the EXEC of a MULTI whose leased lane was lost aborts.
+const MULTI_LOST: &str = "BROKERLOST upstream connection lost";
+
+impl Broker {
+    /// Dialling or greeting the upstream has failed.
+    pub fn lane_failed(&mut self, key: Key<Lane>, reason: &str) {
+        let Some(lane) = self.lanes.get_mut(key) else { return };
+        if !matches!(lane.state, LaneState::Connecting | LaneState::Handshaking) {
+            return;
+        }
+        lane.failures = lane.failures.saturating_add(1);
+        let (failures, role) = (lane.failures, lane.role);
+        if failures == 1 && role != LaneRole::Lease {
+            log::warn!("cannot connect to upstream {}: {reason}", self.upstream);
+        } else {
+            log::debug!("cannot connect to upstream {} ({failures} times): {reason}", self.upstream);
+        }
+        self.drop_connection(key);
+        if let Some(lane) = self.lanes.get_mut(key) {
+            lane.take_written();
+        }
+        match role {
+            LaneRole::Lease => self.lease_open_failed(key),
+            LaneRole::Shared | LaneRole::Control => self.back_off(key, failures),
+        }
+    }
+
+    fn back_off(&mut self, key: Key<Lane>, failures: u32) {
+        let delay = self.backoff(failures);
+        let due = self.now + delay;
+        let Some(lane) = self.lanes.get_mut(key) else { return };
+        lane.set_state(LaneState::Backoff);
+        lane.timer = lane.timer.wrapping_add(1);
+        let timer = Timer::Lane(key, lane.timer);
+        self.timers.arm(due, timer);
+        self.expire_unwritten(key);
+    }
+
+    /// The timer of an attempt or of a backoff.
+    pub(super) fn lane_timer(&mut self, key: Key<Lane>, number: u32) {
+        let Some(lane) = self.lanes.get_mut(key) else { return };
+        if lane.timer != number {
+            return;
+        }
+        match lane.state {
+            LaneState::Backoff => {
+                lane.set_state(LaneState::Dormant);
+                if lane.role == LaneRole::Control || !lane.is_idle() {
+                    self.want_connection(key);
+                }
+            }
+            LaneState::Connecting | LaneState::Handshaking => {
+                let reason = format!("no answer within {} ms", self.settings.connect_timeout);
+                self.lane_failed(key, &reason);
+            }
+            _ => {}
+        }
+    }
+
+    /// An established connection is gone, or has to go: end of file, an error, a desync, a stall.
+    pub fn lane_lost(&mut self, key: Key<Lane>, reason: &str) {
+        let Some(lane) = self.lanes.get_mut(key) else { return };
+        if matches!(lane.state, LaneState::Connecting | LaneState::Handshaking) {
+            return self.lane_failed(key, reason);
+        }
+        if !lane.holds_place() {
+            return;
+        }
+        let role = lane.role;
+        let quiet = lane.is_idle() && role != LaneRole::Control;
+        let level = if quiet { log::Level::Debug } else { log::Level::Warn };
+        log::log!(level, "upstream connection lost ({role:?}, {} in flight): {reason}", lane.depth());
+        let proven = lane.replied;
+        lane.failures = if proven { 0 } else { lane.failures.saturating_add(1) };
+        let failures = lane.failures;
+        self.drop_connection(key);
+        let lost = self.lanes.get_mut(key).map(Lane::take_written).unwrap_or_default();
+        match role {
+            LaneRole::Lease => self.lease_lane_lost(key, lost),
+            LaneRole::Control => {
+                self.control_lost();
+                self.fail_slots(key, lost, LOST);
+                self.drop_questions(key);
+                self.back_off(key, failures);
+            }
+            LaneRole::Shared => {
+                self.fail_slots(key, lost, LOST);
+                self.revive(key, failures);
+            }
+        }
+        self.account_lane(key);
+    }
+
+    /// Closes a lane, connected or not, and fails all that is on it: what has not left will not.
+    pub(super) fn empty_lane(&mut self, key: Key<Lane>, reason: &str) {
+        let held = self.lanes.get(key).map_or(0, |lane| lane.footprint);
+        log::warn!("{reason}: emptying an upstream lane that holds {held} bytes");
+        self.lane_lost(key, reason);
+        let unwritten = self.lanes.get_mut(key).map(Lane::take_all).unwrap_or_default();
+        self.fail_slots(key, unwritten, DOWN);
+        self.account_lane(key);
+    }
+
+    /// A shared lane carries on from its first unwritten request.
+    fn revive(&mut self, key: Key<Lane>, failures: u32) {
+        let Some(lane) = self.lanes.get_mut(key) else { return };
+        if lane.is_idle() {
+            return;
+        }
+        if failures == 0 {
+            self.want_connection(key);
+        } else {
+            self.back_off(key, failures);
+        }
+    }
+
+    /// Questions that never left are dropped too: they were asked of an incarnation that is gone.
+    fn drop_questions(&mut self, key: Key<Lane>) {
+        let Some(lane) = self.lanes.get_mut(key) else { return };
+        let unwritten = lane.take_all();
+        self.fail_slots(key, unwritten, DOWN);
+    }
+
+    /// A leased lane dies with its lease. What that means depends on what the lease was for.
+    fn lease_lane_lost(&mut self, key: Key<Lane>, lost: Vec<Slot>) {
+        let Some(lane) = self.lanes.get_mut(key) else { return };
+        lane.burnt = true;
+        let unwritten = lane.take_all();
+        let pool = lane.pool;
+        let Some(lease) = &mut lane.lease else { return self.forget_lane(key, pool) };
+        if std::mem::replace(&mut lease.over, true) {
+            // Its child has gone on without it, perhaps to another lease.
+            return self.return_lane(key);
+        }
+        let (child_key, kind, watching) = (lease.child, lease.kind, lease.watching);
+        let subscribed = self.children.get(child_key).is_some_and(Child::is_subscribed);
+        if kind == LeaseKind::Session || subscribed {
+            // Messages may have been missed. A direct connection would have been closed as well.
+            self.close_child(child_key);
+            return self.return_lane(key);
+        }
+        if let Some(child) = self.children.get_mut(child_key) {
+            child.lease = None;
+            child.session.watch_lost |= watching;
+            if let Transaction::Leased(queued) = &mut child.session.transaction {
+                let abort_reason = Some(MULTI_LOST.to_owned());
+                let lost = Queued { dirty: true, abort_reason, ..std::mem::take(&mut **queued) };
+                child.session.transaction = Transaction::Queued(Box::new(lost));
+            }
+        }
+        self.return_lane(key);
+        self.fail_slots(key, lost, LOST);
+        self.fail_slots(key, unwritten, DOWN);
+    }
+
+    /// Completes slots without a reply from upstream.
+    pub(super) fn fail_slots(&mut self, key: Key<Lane>, slots: Vec<Slot>, text: &str) {
+        let mut reply = Vec::new();
+        encode::error(&mut reply, text);
+        for slot in slots {
+            if slot.kind == SlotKind::Question {
+                self.question_answered(None);
+            } else {
+                self.settle(key, slot, &reply, false);
+            }
+        }
+    }
+
+    /// Requests that have waited `queue_timeout` for a connection are told that they were not executed.
+    pub(super) fn expire_unwritten(&mut self, key: Key<Lane>) {
+        let Some(lane) = self.lanes.get_mut(key) else { return };
+        if matches!(lane.state, LaneState::Ready | LaneState::Yielding) || lane.is_idle() {
+            return;
+        }
+        let expired = lane.take_expired(self.now, self.settings.queue_timeout);
+        self.fail_slots(key, expired, DOWN);
+        self.account_lane(key);
+    }
+
+    /// Requests whose reply is overdue are told so; their slots stay, the late replies are dropped.
+    pub(super) fn time_out_written(&mut self, key: Key<Lane>) {
+        let timeout = self.settings.request_timeout;
+        let Some(lane) = self.lanes.get_mut(key) else { return };
+        let blocking = lane.lease.as_ref().is_some_and(|lease| {
+            let waits = |child: &Child| child.hold == Hold::Element;
+            lease.kind == LeaseKind::Blocking || self.children.get(lease.child).is_some_and(waits)
+        });
+        if timeout == 0 || blocking || lane.role == LaneRole::Control || !lane.has_written() {
+            return;
+        }
+        let leased = lane.lease.is_some();
+        let late = lane.time_out(self.now, timeout);
+        if late.is_empty() {
+            return;
+        }
+        if let Some(table) = &self.control.table {
+            let oldest = table.name(late[0].command);
+            log::info!("request_timeout: {} requests unanswered, the oldest is '{oldest}'", late.len());
+        }
+        let text = format!("BROKERTIMEOUT no reply within {timeout} ms; the command may have been executed");
+        self.fail_slots(key, late, &text);
+        if leased {
+            // What the late reply would have told about the session is lost: the lane cannot be trusted.
+            self.lane_lost(key, "request_timeout on a leased lane");
+        }
+    }
+}

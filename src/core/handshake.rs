@@ -1,0 +1,147 @@
+//! Greeting an upstream: what a fresh connection is told and what it must answer before the first child's
+//! byte goes on it. HELLO sets protocol and user, SETNAME makes the broker's connections recognisable in
+//! Redis' CLIENT LIST, SELECT is sent here and never again on a shared lane.
+
+use super::lane::LaneRole;
+use crate::base::bytes::ByteQueue;
+use crate::config::Upstream;
+use crate::resp::value;
+use redis::Value;
+
+/// What HELLO told us about the upstream.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Greeting {
+    /// The reply's pairs in order; `proto` and `id` are replaced before a child sees them.
+    pub pairs: Vec<(String, Value)>,
+    /// CLIENT ID of this connection.
+    pub id: i64,
+}
+
+/// How the greeting went.
+#[derive(Debug)]
+pub(super) enum Step {
+    /// Replies are still owed.
+    More,
+    /// The lane may carry requests.
+    Ready(Greeting),
+    /// The upstream refused; the text is its own, without credentials.
+    Refused(String),
+}
+
+/// A greeting under way.
+#[derive(Debug)]
+pub(crate) struct Handshake {
+    out: ByteQueue,
+    expected: u8,
+    greeting: Greeting,
+    steps: [&'static str; 3],
+    answered: usize,
+}
+
+impl Handshake {
+    pub(super) fn new(upstream: &Upstream, role: LaneRole, db: u32, proto: u8, select: &str) -> Self {
+        let name = match role {
+            LaneRole::Control => "broker-control",
+            LaneRole::Shared => "broker-lane",
+            LaneRole::Lease => "broker-lease",
+        };
+        let mut hello = redis::cmd("HELLO");
+        hello.arg(proto);
+        if let Some(password) = &upstream.password {
+            hello.arg("AUTH").arg(upstream.username.as_deref().unwrap_or("default")).arg(password.expose());
+        }
+        let mut out = ByteQueue::default();
+        out.append(&hello.get_packed_command());
+        out.append(&redis::cmd("CLIENT").arg("SETNAME").arg(name).get_packed_command());
+        let mut expected = 2;
+        if db != 0 {
+            out.append(&redis::cmd(select).arg(db).get_packed_command());
+            expected = 3;
+        }
+        Handshake {
+            out,
+            expected,
+            greeting: Greeting::default(),
+            steps: ["HELLO", "CLIENT SETNAME", "SELECT"],
+            answered: 0,
+        }
+    }
+
+    pub(super) fn outgoing(&self) -> &[u8] {
+        self.out.as_slice()
+    }
+
+    pub(super) fn wrote(&mut self, count: usize) {
+        self.out.consume(count);
+    }
+
+    /// One complete reply has come.
+    pub(super) fn reply(&mut self, frame: &[u8]) -> Step {
+        let step = self.steps[self.answered];
+        if frame.first() == Some(&b'-') {
+            let text = String::from_utf8_lossy(&frame[1..]);
+            let hint =
+                if text.starts_with("ERR unknown command") { " (Redis 6 or later is needed)" } else { "" };
+            return Step::Refused(format!("{step} was answered with: {}{hint}", text.trim_end()));
+        }
+        if self.answered == 0 {
+            match parse_greeting(frame) {
+                Some(greeting) => self.greeting = greeting,
+                None => return Step::Refused("HELLO was not answered with a map".into()),
+            }
+        } else if frame != b"+OK\r\n" {
+            return Step::Refused(format!("{step} was not answered with OK"));
+        }
+        self.answered += 1;
+        if self.answered < usize::from(self.expected) {
+            return Step::More;
+        }
+        Step::Ready(std::mem::take(&mut self.greeting))
+    }
+}
+
+fn parse_greeting(frame: &[u8]) -> Option<Greeting> {
+    let pairs = value::pairs(value::parse(frame)?)?;
+    let mut greeting = Greeting::default();
+    for (key, value) in pairs {
+        let key = value::text(&key)?;
+        if let (true, Value::Int(id)) = (key == "id", &value) {
+            greeting.id = *id;
+        }
+        greeting.pairs.push((key, value));
+    }
+    Some(greeting)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::parse_upstream;
+
+    #[test]
+    fn a_refusal_names_the_step_and_not_the_password() {
+        let upstream = parse_upstream("redis://u:secret@localhost/0").unwrap();
+        let mut handshake = Handshake::new(&upstream, LaneRole::Shared, 3, 2, "SELECT");
+        assert!(handshake.outgoing().windows(6).any(|window| window == b"secret"));
+        match handshake.reply(b"-WRONGPASS invalid username-password pair or user is disabled.\r\n") {
+            Step::Refused(text) => {
+                assert!(text.starts_with("HELLO was answered with: WRONGPASS"), "{text}");
+                assert!(!text.contains("secret"));
+            }
+            step => panic!("{step:?}"),
+        }
+    }
+
+    #[test]
+    fn ready_only_after_every_answer() {
+        let upstream = parse_upstream("redis://localhost/0").unwrap();
+        let mut handshake = Handshake::new(&upstream, LaneRole::Shared, 3, 2, "SELECT");
+        let hello = b"*4\r\n$6\r\nserver\r\n$5\r\nredis\r\n$2\r\nid\r\n:7\r\n";
+        assert!(matches!(handshake.reply(hello), Step::More));
+        assert!(matches!(handshake.reply(b"+OK\r\n"), Step::More));
+        match handshake.reply(b"+OK\r\n") {
+            Step::Ready(greeting) => assert_eq!((greeting.id, greeting.pairs.len()), (7, 2)),
+            step => panic!("{step:?}"),
+        }
+    }
+}

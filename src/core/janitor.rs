@@ -1,0 +1,193 @@
+//! The periodic pass: whatever has been left lying. Overdue requests, stalled and idle lanes, idle and
+//! slow children, warm leases, spare memory. Nothing here is urgent; what is has a timer of its own.
+
+use super::broker::Broker;
+use super::child::{Child, Hold};
+use super::control::Question;
+use super::lane::{Lane, LaneRole, LaneState};
+use super::lease::LeaseKind;
+use super::pool::PoolId;
+use super::timers::Timer;
+use super::transaction::Transaction;
+use crate::base::key::Key;
+use crate::base::limits;
+
+impl Broker {
+    pub(super) fn janitor(&mut self) {
+        for key in self.lanes.keys() {
+            self.expire_unwritten(key);
+            self.time_out_written(key);
+        }
+        self.check_stalls();
+        self.close_idle_lanes();
+        self.replace_old_lanes();
+        self.check_children();
+        self.keep_leases_warm();
+        let waits = |lane: &Lane| lane.lease.as_ref().is_some_and(|l| l.kind == LeaseKind::Blocking);
+        let busy = self.lanes.iter().any(|(_, lane)| !lane.is_idle() && !waits(lane));
+        if !busy {
+            self.spares.clear();
+            self.timers.shrink();
+            self.children.shrink();
+        }
+        self.relief.check(self.held(), self.now);
+        let period = if busy { limits::JANITOR_BUSY } else { limits::JANITOR_IDLE };
+        self.timers.arm(self.now + self.janitor_period(period), Timer::Janitor);
+    }
+
+    /// Short timeouts want a shorter period: at most a quarter of the shortest.
+    fn janitor_period(&self, period: u64) -> u64 {
+        let timeouts = [self.settings.request_timeout, self.settings.queue_timeout];
+        let shortest = timeouts.into_iter().filter(|timeout| *timeout > 0).min().unwrap_or(u64::MAX);
+        period.min((shortest / 4).max(10))
+    }
+
+    // ---- lanes ----------------------------------------------------------------------------------------
+
+    /// A lane whose oldest request has had no reply for `lane_stall_timeout` may only be waiting for a
+    /// slow command. If the control connection gets no answer either, the upstream is gone.
+    fn check_stalls(&mut self) {
+        let limit = self.settings.lane_stall_timeout;
+        let now = self.now;
+        let stalled = |lane: &Lane| {
+            let blocking = lane.lease.as_ref().is_some_and(|lease| lease.kind == LeaseKind::Blocking);
+            lane.has_written() && !blocking && now.saturating_sub(lane.last_reply) >= limit
+        };
+        if limit == 0 || !self.lanes.iter().any(|(_, lane)| stalled(lane)) {
+            return;
+        }
+        let patience = self.settings.connect_timeout;
+        let dead = match (self.control_is_ready(), self.control.probing_since, self.control.down_since) {
+            // Whoever still sends something lives, even if the probe has to wait its turn.
+            (true, Some(since), _) => now - since.max(self.control.heard_at) >= patience,
+            (true, None, _) => {
+                self.probe();
+                false
+            }
+            (false, _, since) => since.is_some_and(|since| now - since >= patience),
+        };
+        if dead {
+            log::error!("upstream {} gives no sign of life: closing its connections", self.upstream);
+            for key in self.lanes.keys() {
+                self.lane_lost(key, "the upstream does not answer");
+            }
+        }
+    }
+
+    fn probe(&mut self) {
+        let recently = self.control.probed_at + self.settings.lane_stall_timeout;
+        if self.control.probed_at == 0 || recently <= self.now {
+            self.control.probing_since = Some(self.now);
+            self.control.probed_at = self.now;
+            self.ask(Question::Probe);
+        }
+    }
+
+    fn close_idle_lanes(&mut self) {
+        let limit = self.settings.upstream_idle_timeout;
+        if limit == 0 {
+            return;
+        }
+        let now = self.now;
+        let idle = |lane: &Lane| {
+            lane.state == LaneState::Ready
+                && lane.role != LaneRole::Control
+                && lane.is_idle()
+                && lane.lease.is_none()
+                && now.saturating_sub(lane.last_used) >= limit
+        };
+        let due: Vec<(Key<Lane>, PoolId, LaneRole)> = self
+            .lanes
+            .iter()
+            .filter(|(_, lane)| idle(lane))
+            .map(|(key, lane)| (key, lane.pool, lane.role))
+            .collect();
+        for (key, pool, role) in due {
+            // The warm ones stay for as long as the pool is used at all.
+            let warm = self.settings.leases_warm;
+            let used = self.pools[pool.0 as usize].shared.iter().any(|key| {
+                self.lanes.get(*key).is_some_and(|lane| now.saturating_sub(lane.last_used) < limit)
+            });
+            if role == LaneRole::Lease && used && self.pools[pool.0 as usize].idle.len() <= warm {
+                continue;
+            }
+            if role == LaneRole::Lease {
+                self.pool(pool).warm = used;
+            }
+            self.disconnect(key);
+        }
+    }
+
+    /// A shared lane past `upstream_lifetime` finishes what it has written and dials anew.
+    fn replace_old_lanes(&mut self) {
+        let lifetime = self.settings.upstream_lifetime;
+        if lifetime == 0 {
+            return;
+        }
+        for key in self.lanes.keys() {
+            let Some(lane) = self.lanes.get_mut(key) else { continue };
+            let old = self.now.saturating_sub(lane.connected_at) >= lifetime;
+            if !old || lane.state != LaneState::Ready || lane.lease.is_some() {
+                continue;
+            }
+            match lane.role {
+                LaneRole::Shared => {
+                    lane.begin_yield();
+                    self.places.yielding += 1;
+                    self.mark_lane(key);
+                    self.finish_yield(key);
+                }
+                LaneRole::Lease if lane.is_idle() => self.disconnect(key),
+                LaneRole::Lease | LaneRole::Control => {}
+            }
+        }
+    }
+
+    /// A pool that has needed a lease keeps `leases_warm` connected.
+    fn keep_leases_warm(&mut self) {
+        if self.draining || !self.upstream_is_up() || self.now < self.leases.retry_at {
+            return;
+        }
+        for index in 0..self.pools.len() {
+            let pool = PoolId(index as u32);
+            let leased = |(_, lane): &(Key<Lane>, &Lane)| lane.pool == pool && lane.role == LaneRole::Lease;
+            let mut missing =
+                self.settings.leases_warm.saturating_sub(self.lanes.iter().filter(leased).count());
+            while self.pools[index].warm && missing > 0 && self.open_warm(pool) {
+                missing -= 1;
+            }
+        }
+    }
+
+    // ---- children -------------------------------------------------------------------------------------
+
+    fn check_children(&mut self) {
+        for key in self.children.keys() {
+            let Some(reason) = self.children.get(key).and_then(|child| self.overdue(child)) else { continue };
+            if let Some(child) = self.children.get(key) {
+                log::warn!("{reason}: closing child {}", child.label());
+            }
+            self.close_child(key);
+        }
+    }
+
+    /// Which timeout this child has overstayed, if any.
+    fn overdue(&self, child: &Child) -> Option<&'static str> {
+        let settings = &self.settings;
+        let over = |since: u64, limit: u64| limit > 0 && self.now.saturating_sub(since) >= limit;
+        let soft = settings.subscriber_output_soft_time;
+        if child.is_subscribed() && child.over_soft_since.is_some_and(|since| over(since, soft)) {
+            return Some("subscriber_output_soft_time");
+        }
+        let waits = child.in_flight > 0 || child.hold != Hold::None;
+        let working = waits || child.is_subscribed() || !child.output.is_empty();
+        if working {
+            return None;
+        }
+        let in_transaction = !matches!(child.session.transaction, Transaction::None) || child.lease.is_some();
+        if in_transaction && over(child.last_request, settings.idle_transaction_timeout) {
+            return Some("idle_transaction_timeout");
+        }
+        over(child.last_request, settings.idle_child_timeout).then_some("idle_child_timeout")
+    }
+}

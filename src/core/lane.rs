@@ -1,0 +1,457 @@
+//! A lane: one upstream connection's FIFO of slots and the bytes on their way, without the connection.
+//!
+//! A shared lane outlives its connections. Requests enter it whether or not it is connected; when a
+//! connection dies, what may have left is failed, what has not stays in place, and the next connection
+//! carries on from there. Nothing is ever written twice: offsets are absolute and only move forward.
+
+use super::child::Child;
+use super::handshake::Handshake;
+use super::lease::LeaseState;
+use super::pool::PoolId;
+use crate::base::bytes::ByteQueue;
+use crate::base::clock::Millis;
+use crate::base::key::Key;
+use crate::command::CommandId;
+use crate::resp::ReplyScanner;
+use std::collections::VecDeque;
+
+/// What a lane is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LaneRole {
+    /// The broker's own questions: COMMAND, SELECT checks, CLIENT UNBLOCK, probes.
+    Control,
+    /// Pipelined for all children of its pool.
+    Shared,
+    /// Bound to one child at a time.
+    Lease,
+}
+
+/// Where the lane's connection stands. "Holds a place" means it counts against `upstream_connections_max`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LaneState {
+    /// No connection and no need of one.
+    Dormant,
+    /// Needs a connection; stands in `Places::waiters`.
+    Waiting,
+    /// Needs a connection; dials again at its timer.
+    Backoff,
+    /// Dialling. Holds a place.
+    Connecting,
+    /// Greeting the upstream; no request has been written. Holds a place.
+    Handshaking,
+    /// Carries requests. Holds a place.
+    Ready,
+    /// Writes nothing more; gives its place away once what it wrote is answered. Holds a place.
+    Yielding,
+}
+
+/// What happens when a slot's reply arrives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SlotKind {
+    /// The reply is the child's, byte for byte.
+    Relay,
+    /// The child had its answer already (MULTI and QUEUED of a block sent at EXEC); errors are remembered.
+    Swallow,
+    /// EXEC: its reply is patched and its effects on the session applied.
+    Exec,
+    /// A DISCARD sent in place of the EXEC of a spoilt transaction; answered as an aborted EXEC.
+    AbortedExec,
+    /// MULTI on a leased lane.
+    Multi,
+    /// DISCARD on a leased lane.
+    Discard,
+    /// WATCH on a leased lane.
+    Watch,
+    /// UNWATCH on a leased lane.
+    Unwatch,
+    /// SELECT on a leased lane; the db rides in the lease.
+    Select,
+    /// A blocking or dedicated command; its reply ends the lease.
+    Blocking,
+    /// A (un)subscription: answered by as many confirmations as it has names.
+    Subscribe,
+    /// The broker's own question; what to do with the answer is in `Control::questions`.
+    Question,
+    /// A HELLO of the broker on a leased lane, for a child that changes its protocol.
+    Housekeeping,
+}
+
+impl SlotKind {
+    /// Whether keys are no longer watched once the command has been sent, whatever becomes of it.
+    pub(super) fn ends_watch(self) -> bool {
+        matches!(self, SlotKind::Exec | SlotKind::AbortedExec | SlotKind::Discard | SlotKind::Unwatch)
+    }
+}
+
+/// The next slot was written together with this one and means nothing without it.
+pub(super) const FLAG_UNIT: u8 = 1;
+/// Answered already (BROKERTIMEOUT); the late reply is dropped.
+pub(super) const FLAG_TIMED_OUT: u8 = 2;
+
+/// A place in a lane's FIFO: whose reply comes next.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Slot {
+    /// The child, alive or not: a reply for a key that finds nobody is dropped.
+    pub child: Key<Child>,
+    /// Absolute offset in the lane's outgoing bytes where this request ends.
+    pub end: u64,
+    /// When it entered the lane: milliseconds, modulo 2^32.
+    pub stamp: u32,
+    /// The command, for the log.
+    pub command: CommandId,
+    /// What to do with the reply.
+    pub kind: SlotKind,
+    pub(super) flags: u8,
+}
+
+const _: () = assert!(std::mem::size_of::<Slot>() <= 24, "a slot is small and fixed");
+
+impl Slot {
+    /// Milliseconds since it entered the lane.
+    pub(crate) fn age(&self, now: Millis) -> u32 {
+        (now as u32).wrapping_sub(self.stamp)
+    }
+}
+
+/// One upstream connection's queue.
+#[derive(Debug)]
+pub struct Lane {
+    pub(super) pool: PoolId,
+    pub(super) role: LaneRole,
+    pub(super) state: LaneState,
+    /// The driver's handle for the connection; opaque here.
+    pub link: usize,
+    fifo: VecDeque<Slot>,
+    /// Where the last answered slot ended; the front slot starts here.
+    answered: u64,
+    /// Requests on their way.
+    pub(super) out: ByteQueue,
+    pub(super) handshake: Option<Handshake>,
+    pub(super) input: ByteQueue,
+    pub(super) scanner: ReplyScanner,
+    /// This many slots at the front have timed out.
+    timed_out: usize,
+    /// CLIENT ID of the connection, from HELLO.
+    pub(super) upstream_id: i64,
+    /// Failed attempts in a row.
+    pub(super) failures: u32,
+    /// The timer that is currently meant; older ones find another number and do nothing.
+    pub(super) timer: u32,
+    pub(super) connected_at: Millis,
+    /// When a byte of a reply last came; or when the first request behind an idle time was written.
+    pub(super) last_reply: Millis,
+    pub(super) last_used: Millis,
+    pub(super) lease: Option<LeaseState>,
+    /// The kind of lease it is being opened for, until it is ready.
+    pub(super) opening_for: Option<super::lease::LeaseKind>,
+    /// A reply has come on this connection: the upstream works, dialling again needs no delay.
+    pub(super) replied: bool,
+    /// Must not be lent again: its state upstream is not known to be clean.
+    pub(super) burnt: bool,
+    /// Children waiting until it owes its socket less.
+    pub(super) held: Vec<Key<Child>>,
+    /// While yielding: bytes up to here may still be written, so that no request is cut in two.
+    yield_end: u64,
+    pub(super) dirty: bool,
+    pub(super) footprint: usize,
+}
+
+impl Lane {
+    pub(super) fn new(pool: PoolId, role: LaneRole, now: Millis) -> Self {
+        Lane {
+            pool,
+            role,
+            state: LaneState::Dormant,
+            link: usize::MAX,
+            fifo: VecDeque::new(),
+            answered: 0,
+            out: ByteQueue::default(),
+            handshake: None,
+            input: ByteQueue::default(),
+            scanner: ReplyScanner::default(),
+            timed_out: 0,
+            upstream_id: 0,
+            failures: 0,
+            timer: 0,
+            connected_at: 0,
+            last_reply: now,
+            last_used: now,
+            lease: None,
+            opening_for: None,
+            replied: false,
+            burnt: false,
+            held: Vec::new(),
+            yield_end: 0,
+            dirty: false,
+            footprint: 0,
+        }
+    }
+
+    /// Moves the state and asserts that the move is one of the life drawn in ARCHITECTURE.md.
+    pub(super) fn set_state(&mut self, to: LaneState) {
+        use LaneState::*;
+        let legal = matches!(
+            (self.state, to),
+            (Dormant, Waiting | Backoff | Connecting)
+                | (Waiting, Connecting | Dormant)
+                | (Backoff, Dormant)
+                | (Connecting, Handshaking | Dormant)
+                | (Handshaking, Ready | Dormant)
+                | (Ready, Yielding | Dormant)
+                | (Yielding, Dormant)
+        );
+        debug_assert!(legal, "lane {:?} -> {to:?}", self.state);
+        self.state = to;
+    }
+
+    /// Whether it counts against `upstream_connections_max`.
+    pub(super) fn holds_place(&self) -> bool {
+        use LaneState::*;
+        matches!(self.state, Connecting | Handshaking | Ready | Yielding)
+    }
+
+    /// Names the connection the lane has now: another one has another number.
+    pub(super) fn incarnation(&self) -> (u32, bool) {
+        (self.timer, self.holds_place())
+    }
+
+    /// Appends one whole request and its slot.
+    pub(super) fn push(
+        &mut self,
+        bytes: &[u8],
+        child: Key<Child>,
+        command: CommandId,
+        kind: SlotKind,
+        flags: u8,
+        now: Millis,
+    ) {
+        if self.fifo.is_empty() {
+            // A stall is counted from the first unanswered request, not from the last idle reply.
+            self.last_reply = now;
+        }
+        self.out.append(bytes);
+        self.last_used = now;
+        self.fifo.push_back(Slot {
+            child,
+            end: self.out.appended(),
+            stamp: now as u32,
+            command,
+            kind,
+            flags,
+        });
+    }
+
+    /// The slot whose reply comes next.
+    pub(super) fn front(&self) -> Option<&Slot> {
+        self.fifo.front()
+    }
+
+    /// Takes the slot a complete reply belongs to. `None` is a desync: nobody asked, or the question has
+    /// not even left.
+    pub(super) fn pop(&mut self) -> Option<Slot> {
+        if !self.has_written() {
+            return None;
+        }
+        let slot = self.fifo.pop_front()?;
+        self.answered = slot.end;
+        self.timed_out = self.timed_out.saturating_sub(1);
+        if self.fifo.is_empty() && self.fifo.capacity() > 1024 {
+            self.fifo = VecDeque::new();
+        }
+        Some(slot)
+    }
+
+    /// Whether any slot is waiting, written or not.
+    pub(super) fn is_idle(&self) -> bool {
+        self.fifo.is_empty()
+    }
+
+    /// How many slots wait.
+    pub(super) fn depth(&self) -> usize {
+        self.fifo.len()
+    }
+
+    /// Whether the front slot's request has begun to leave: one byte handed to the socket is enough.
+    pub(super) fn has_written(&self) -> bool {
+        !self.fifo.is_empty() && self.answered < self.out.consumed()
+    }
+
+    /// What may be written now.
+    pub(super) fn outgoing(&self) -> &[u8] {
+        match self.state {
+            LaneState::Handshaking => self.handshake.as_ref().map_or(&[], |handshake| handshake.outgoing()),
+            LaneState::Ready => self.out.as_slice(),
+            LaneState::Yielding => {
+                let allowed = self.yield_end.saturating_sub(self.out.consumed()) as usize;
+                &self.out.as_slice()[..allowed.min(self.out.len())]
+            }
+            _ => &[],
+        }
+    }
+
+    /// `count` bytes of `outgoing` were taken by the socket.
+    pub(super) fn wrote(&mut self, count: usize) {
+        match &mut self.handshake {
+            Some(handshake) if self.state == LaneState::Handshaking => handshake.wrote(count),
+            _ => self.out.consume(count),
+        }
+    }
+
+    /// Stops writing at the end of the request that has begun to leave.
+    pub(super) fn begin_yield(&mut self) {
+        self.yield_end = self.end_of_written();
+        self.set_state(LaneState::Yielding);
+    }
+
+    /// Offset where the last unit ends of which a byte has left.
+    fn end_of_written(&self) -> u64 {
+        let consumed = self.out.consumed();
+        let (mut start, mut end, mut in_unit) = (self.answered, self.answered, false);
+        for slot in &self.fifo {
+            if start >= consumed && !in_unit {
+                break;
+            }
+            end = slot.end;
+            start = slot.end;
+            in_unit = slot.flags & FLAG_UNIT != 0;
+        }
+        end
+    }
+
+    /// The connection is gone: takes every slot of which a byte may have left (a block counts as one), and
+    /// drops the unsent rest of the last of them. What remains has never been written.
+    pub(super) fn take_written(&mut self) -> Vec<Slot> {
+        let end = self.end_of_written();
+        let mut lost = Vec::new();
+        while self.fifo.front().is_some_and(|slot| slot.end <= end) {
+            lost.extend(self.fifo.pop_front());
+        }
+        let unsent = end.saturating_sub(self.out.consumed()) as usize;
+        self.out.consume(unsent);
+        self.answered = self.answered.max(end);
+        self.timed_out = 0;
+        lost
+    }
+
+    /// Nothing that was half said on the connection is of any use to the next one.
+    pub(super) fn forget_connection(&mut self) {
+        self.input = ByteQueue::default();
+        self.scanner = ReplyScanner::default();
+        self.handshake = None;
+    }
+
+    /// Takes every slot left, written or not; the lane will not be used again for them.
+    pub(super) fn take_all(&mut self) -> Vec<Slot> {
+        self.out.consume(self.out.len());
+        self.answered = self.out.consumed();
+        std::mem::take(&mut self.fifo).into()
+    }
+
+    /// Takes slots that have waited `timeout` or longer without being written. Only while nothing is
+    /// being written: then every slot is unwritten, and the oldest is at the front.
+    pub(super) fn take_expired(&mut self, now: Millis, timeout: Millis) -> Vec<Slot> {
+        debug_assert!(!self.has_written());
+        let mut expired = Vec::new();
+        while let Some(slot) = self.fifo.front().copied() {
+            if u64::from(slot.age(now)) < timeout {
+                break;
+            }
+            self.out.consume((slot.end - self.answered) as usize);
+            self.answered = slot.end;
+            self.fifo.pop_front();
+            expired.push(slot);
+        }
+        expired
+    }
+
+    /// Marks slots that wait longer than `timeout` for their reply, and returns them. They stay in the
+    /// FIFO: their replies will still come.
+    pub(super) fn time_out(&mut self, now: Millis, timeout: Millis) -> Vec<Slot> {
+        let mut late = Vec::new();
+        while let Some(slot) = self.fifo.get_mut(self.timed_out) {
+            if u64::from(slot.age(now)) < timeout {
+                break;
+            }
+            late.push(*slot);
+            slot.flags |= FLAG_TIMED_OUT;
+            self.timed_out += 1;
+        }
+        late
+    }
+
+    /// Heap bytes it holds.
+    pub(super) fn measure(&self) -> usize {
+        self.out.capacity() + self.input.capacity() + self.fifo.capacity() * std::mem::size_of::<Slot>()
+    }
+
+    /// Gives the front slot to the next other child that waits, and that child's slot to its own: each
+    /// still gets as many replies as it asked for, one of them the other's. The broken FIFO that every
+    /// check must notice.
+    #[cfg(feature = "sabotage")]
+    pub(super) fn swap_front(&mut self, is_alive: impl Fn(Key<Child>) -> bool) {
+        let fits = |slot: &Slot| slot.kind == SlotKind::Relay && is_alive(slot.child);
+        let Some(front) = self.fifo.front().filter(|slot| fits(slot)).map(|slot| slot.child) else { return };
+        let other = self.fifo.iter().position(|slot| slot.child != front && fits(slot));
+        if let Some(other) = other {
+            self.fifo[0].child = self.fifo[other].child;
+            self.fifo[other].child = front;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lane(requests: &[(&[u8], u8)]) -> Lane {
+        let mut lane = Lane::new(PoolId(0), LaneRole::Shared, 0);
+        for (bytes, flags) in requests {
+            lane.push(bytes, Key::NONE, 0, SlotKind::Relay, *flags, 0);
+        }
+        lane
+    }
+
+    #[test]
+    fn a_byte_that_left_makes_the_request_written() {
+        let mut lane = lane(&[(b"aaaa", 0), (b"bbbb", 0), (b"cccc", 0)]);
+        assert!(!lane.has_written());
+        lane.out.consume(5);
+        let lost = lane.take_written();
+        assert_eq!(lost.iter().map(|slot| slot.end).collect::<Vec<_>>(), [4, 8]);
+        assert_eq!(lane.out.as_slice(), b"cccc", "the rest of b is dropped, c has never left");
+        assert_eq!(lane.depth(), 1);
+        assert!(!lane.has_written());
+    }
+
+    #[test]
+    fn a_block_is_lost_as_a_whole() {
+        let mut lane = lane(&[(b"multi", FLAG_UNIT), (b"set", FLAG_UNIT), (b"exec", 0), (b"get", 0)]);
+        lane.out.consume(1);
+        assert_eq!(lane.take_written().len(), 3);
+        assert_eq!(lane.out.as_slice(), b"get");
+    }
+
+    #[test]
+    fn nothing_written_means_nothing_lost() {
+        let mut lane = lane(&[(b"aaaa", 0)]);
+        assert!(lane.take_written().is_empty());
+        assert_eq!(lane.out.as_slice(), b"aaaa");
+        lane.out.consume(4);
+        assert_eq!(lane.pop().map(|slot| slot.end), Some(4));
+        assert!(lane.pop().is_none());
+        lane.push(b"bb", Key::NONE, 0, SlotKind::Relay, 0, 7);
+        assert!(lane.pop().is_none(), "a reply before the request has left is a desync");
+        assert_eq!(lane.take_expired(7, 1).len(), 0);
+        assert_eq!(lane.take_expired(8, 1).len(), 1);
+        assert!(lane.out.is_empty());
+    }
+
+    #[test]
+    fn timed_out_slots_are_reported_once_and_stay() {
+        let mut lane = lane(&[(b"a", 0), (b"b", 0)]);
+        lane.out.consume(2);
+        assert_eq!(lane.time_out(10, 5).len(), 2);
+        assert_eq!(lane.time_out(10, 5).len(), 0);
+        assert_eq!(lane.pop().map(|slot| slot.flags & FLAG_TIMED_OUT), Some(FLAG_TIMED_OUT));
+    }
+}

@@ -1,0 +1,376 @@
+//! Lending lanes: joining a line, opening lanes for it, granting, giving back, taking back. The counts and
+//! the order are `core::lease`'s; here they meet lanes and children.
+
+use super::broker::Broker;
+use super::child::{Child, HeldLease, Hold, Wait};
+use super::control::Question;
+use super::dispatch::Flow;
+use super::lane::{Lane, LaneRole, LaneState};
+use super::lease::{GroupKey, LeaseKind, LeaseState, Waiter};
+use super::pool::PoolId;
+use super::timers::Timer;
+use crate::base::clock::Millis;
+use crate::base::key::Key;
+use crate::base::limits;
+use crate::resp::encode;
+
+/// What a request asks of the line it joins.
+#[derive(Debug, Default)]
+pub(super) struct Want {
+    /// Waiters with the same group wait for the same thing; one of them may be asked to step back.
+    pub(super) group: Option<u64>,
+    /// The request's own timeout, if it ever gives up.
+    pub(super) timeout: Option<Millis>,
+}
+
+impl Broker {
+    /// The child needs a leased lane for the request at hand. `Ok` when it has one now; otherwise the
+    /// request waits: for earlier replies, or in the line.
+    pub(super) fn lease_for(
+        &mut self,
+        key: Key<Child>,
+        kind: LeaseKind,
+        want: impl FnOnce() -> Want,
+    ) -> Result<Key<Lane>, Flow> {
+        let Some(child) = self.children.get(key) else { return Err(Flow::Gone) };
+        if let Some(lease) = child.lease {
+            return Ok(lease.lane);
+        }
+        if child.in_flight > 0 {
+            return Err(Flow::Hold(Hold::Drained));
+        }
+        let (db, proto, earlier) = (child.session.db, child.session.proto, child.wait);
+        let pool = self.pool_of(db, proto);
+        self.pool(pool).warm = true;
+        let ticket = earlier.map_or_else(|| self.leases.ticket(), |wait| wait.ticket);
+        let arrived = earlier.map_or(self.now, |wait| wait.arrived);
+        let want = want();
+        let group: Option<GroupKey> = want.group.map(|group| (pool, group));
+        let expires = want.timeout.map(|timeout| arrived.saturating_add(timeout));
+        self.leases.join(kind, ticket, Waiter { child: key, pool, group });
+        if let Some(child) = self.children.get_mut(key) {
+            child.wait = Some(Wait { kind, ticket, arrived, since: self.now, expires });
+            child.hold = Hold::Lease;
+        }
+        self.pump_leases();
+        let Some(child) = self.children.get_mut(key) else { return Err(Flow::Gone) };
+        if let Some(lease) = child.lease {
+            child.hold = Hold::None;
+            return Ok(lease.lane);
+        }
+        let until = (self.now + self.wait_bound()).min(expires.unwrap_or(Millis::MAX));
+        self.timers.arm(until, Timer::Child(key));
+        Err(Flow::Hold(Hold::Lease))
+    }
+
+    /// The soonest a waiter may have to be told something: the upstream may be missing, or go missing.
+    fn wait_bound(&self) -> Millis {
+        self.settings.lease_wait_timeout.min(self.settings.queue_timeout.max(10))
+    }
+
+    /// Takes the child out of the line it stands in.
+    pub(super) fn leave_line(&mut self, key: Key<Child>) {
+        let Some(child) = self.children.get(key) else { return };
+        if let (Hold::Lease, Some(wait)) = (child.hold, child.wait) {
+            self.leases.leave(wait.kind, wait.ticket);
+        }
+    }
+
+    /// A child's deadline: it stands in a line, or waits for the upstream.
+    pub(super) fn child_timer(&mut self, key: Key<Child>) {
+        self.let_go_if_blocked(key);
+        let Some(child) = self.children.get(key) else { return };
+        match (child.hold, child.wait) {
+            (Hold::Upstream, _) if child.upstream_until.is_some_and(|until| until <= self.now) => {
+                self.upstream_wait_over(key);
+            }
+            (Hold::Lease, Some(wait)) => self.lease_wait_over(key, wait),
+            _ => {}
+        }
+    }
+
+    fn lease_wait_over(&mut self, key: Key<Child>, wait: Wait) {
+        let waited = self.now - wait.since;
+        if wait.expires.is_some_and(|expires| expires <= self.now) {
+            self.leave_line(key);
+            self.answer_blocking_timeout(key);
+            return self.lift(key);
+        }
+        if !self.upstream_is_up() && waited >= self.settings.queue_timeout {
+            self.leave_line(key);
+            return self.fail_front(key, super::failure::DOWN);
+        }
+        let limit = self.settings.lease_wait_timeout;
+        if waited >= limit {
+            self.leave_line(key);
+            let (name, cap) = (wait.kind.limit_name(), self.lease_cap(wait.kind));
+            let waiting = self.leases.waiting(wait.kind);
+            let text = format!(
+                "BROKERLIMIT no leased connection within {limit} ms: {name} is {cap}, {waiting} more wait"
+            );
+            return self.fail_front(key, &text);
+        }
+        let mut next = wait.since + limit;
+        if !self.upstream_is_up() {
+            next = next.min(wait.since + self.settings.queue_timeout).max(self.now + 1);
+        } else if self.settings.queue_timeout < limit {
+            // Looks in from time to time, should the upstream go away meanwhile.
+            next = next.min(self.now + self.settings.queue_timeout.max(10));
+        }
+        self.timers.arm(next.min(wait.expires.unwrap_or(Millis::MAX)), Timer::Child(key));
+    }
+
+    /// A waiting blocking command's own timeout has passed: the answer Redis would give, which has the
+    /// same form for every blocking command of 7.0.
+    fn answer_blocking_timeout(&mut self, key: Key<Child>) {
+        let Some(child) = self.children.get_mut(key) else { return };
+        child.front_done = true;
+        let mut reply = Vec::new();
+        encode::null_array(&mut reply, child.session.proto);
+        self.answer(key, &reply);
+    }
+
+    /// Grants idle lanes, opens new ones, takes back surplus ones: whatever brings the lines forward.
+    pub(super) fn pump_leases(&mut self) {
+        if self.draining && self.children.is_empty() {
+            return;
+        }
+        for kind in LeaseKind::ALL {
+            self.serve_line(kind);
+        }
+        self.take_back_surplus();
+    }
+
+    /// Whoever is due gets an idle lane of its pool; for the others lanes are opened, as far as the caps
+    /// allow.
+    fn serve_line(&mut self, kind: LeaseKind) {
+        let cap = self.lease_cap(kind);
+        let free = cap.saturating_sub(self.leases.line_ref(kind).in_use);
+        let mut short: Vec<PoolId> = Vec::new();
+        for (ticket, pool) in self.leases.due(kind, free) {
+            if !self.grant(kind, ticket, pool) {
+                short.push(pool);
+            }
+        }
+        if short.is_empty() || self.now < self.leases.retry_at {
+            return;
+        }
+        let mut opening = self.leases.line_ref(kind).opening_by_pool();
+        for pool in short {
+            if let Some(count) = opening.get_mut(&pool).filter(|count| **count > 0) {
+                *count -= 1;
+                continue;
+            }
+            let line = self.leases.line_ref(kind);
+            if line.in_use + line.opening() >= cap || !self.open_lease(pool, kind) {
+                return;
+            }
+        }
+    }
+
+    fn grant(&mut self, kind: LeaseKind, ticket: u64, pool: PoolId) -> bool {
+        let Some(lane_key) = self.pool(pool).idle.pop() else { return false };
+        let Some(waiter) = self.leases.leave(kind, ticket) else { return false };
+        let granted = self.leases.ticket();
+        self.leases.granted(kind, waiter.group.as_ref());
+        let (now, child_key) = (self.now, waiter.child);
+        if let Some(lane) = self.lanes.get_mut(lane_key) {
+            lane.last_used = now;
+            lane.lease = Some(LeaseState {
+                child: child_key,
+                kind,
+                watching: false,
+                selecting: None,
+                switching: None,
+                group: waiter.group,
+                granted,
+                taking_back: false,
+                unblocking: false,
+                over: false,
+            });
+        }
+        match self.children.get_mut(child_key) {
+            Some(child) => child.lease = Some(HeldLease { lane: lane_key, kind }),
+            None => debug_assert!(false, "a dead child stood in a line"),
+        }
+        self.lift(child_key);
+        true
+    }
+
+    fn open_lease(&mut self, pool: PoolId, kind: LeaseKind) -> bool {
+        if self.places.leases >= self.lease_places(kind) && !self.evict_idle_lease(pool) {
+            return false;
+        }
+        if !self.make_place(LaneRole::Lease) {
+            self.places.lease_wanted = true;
+            self.ask_to_yield();
+            return false;
+        }
+        let mut lane = Lane::new(pool, LaneRole::Lease, self.now);
+        lane.opening_for = Some(kind);
+        let key = self.lanes.insert(lane);
+        self.leases.line(kind).begin_opening(pool);
+        self.dial(key);
+        true
+    }
+
+    /// Opens a leased lane nobody waits for yet.
+    pub(super) fn open_warm(&mut self, pool: PoolId) -> bool {
+        let max = self.settings.upstream_connections_max - 1;
+        if self.places.leases >= self.lease_places(LeaseKind::Blocking)
+            || self.places.open + self.places.closing >= max
+        {
+            return false;
+        }
+        let key = self.lanes.insert(Lane::new(pool, LaneRole::Lease, self.now));
+        self.dial(key);
+        true
+    }
+
+    /// Closes an idle leased lane of another pool.
+    fn evict_idle_lease(&mut self, wanted: PoolId) -> bool {
+        let victim = self.pools.iter().enumerate().find_map(|(index, pool)| {
+            if index == wanted.0 as usize { None } else { pool.idle.first().copied() }
+        });
+        victim.inspect(|key| self.disconnect(*key)).is_some()
+    }
+
+    /// A leased lane is connected and clean: anybody may have it.
+    pub(super) fn lease_ready(&mut self, key: Key<Lane>) {
+        let Some(lane) = self.lanes.get_mut(key) else { return };
+        let pool = lane.pool;
+        if let Some(kind) = lane.opening_for.take() {
+            self.leases.line(kind).end_opening(pool);
+        }
+        self.leases.failures = 0;
+        self.pool(pool).idle.push(key);
+        self.pump_leases();
+    }
+
+    /// An attempt to open a leased lane has failed.
+    pub(super) fn lease_open_failed(&mut self, key: Key<Lane>) {
+        let Some(lane) = self.lanes.get_mut(key) else { return };
+        let pool = lane.pool;
+        if let Some(kind) = lane.opening_for.take() {
+            self.leases.line(kind).end_opening(pool);
+        }
+        self.forget_lane(key, pool);
+        if self.now < self.leases.retry_at {
+            // One of several that were dialled together.
+            return;
+        }
+        self.leases.failures = self.leases.failures.saturating_add(1);
+        self.leases.retry_at = self.now + self.backoff(self.leases.failures).max(1);
+        self.timers.arm(self.leases.retry_at, Timer::Leases);
+    }
+
+    /// The child no longer needs its lease. A lane that is provably clean is lent again; any other is
+    /// closed.
+    pub(super) fn end_lease(&mut self, key: Key<Child>) {
+        let Some(child) = self.children.get_mut(key) else { return };
+        let Some(lease) = child.lease.take() else { return };
+        let Some(lane) = self.lanes.get_mut(lease.lane) else { return };
+        if let Some(state) = &mut lane.lease {
+            state.over = true;
+            lane.burnt |= state.watching;
+        }
+        self.return_lane(lease.lane);
+        // A draining child had only this left to wait for.
+        self.nudge(key);
+    }
+
+    /// The child of this lane has died. Whatever it left behind upstream goes with the connection.
+    pub(super) fn abandon_lease(&mut self, key: Key<Lane>) {
+        let Some(lane) = self.lanes.get_mut(key) else { return };
+        lane.burnt = true;
+        if let Some(state) = &mut lane.lease {
+            state.over = true;
+        }
+        self.return_lane(key);
+    }
+
+    /// Takes a lane whose lease is over back into the pool, once nothing about it is unsettled.
+    pub(super) fn return_lane(&mut self, key: Key<Lane>) {
+        let Some(lane) = self.lanes.get_mut(key) else { return };
+        let unblock_pending = lane.lease.as_ref().is_some_and(|lease| lease.unblocking);
+        if unblock_pending && !lane.burnt && lane.state == LaneState::Ready {
+            // Lent again now, the CLIENT UNBLOCK under way could hit the next tenant.
+            return;
+        }
+        let Some(lease) = lane.lease.take() else { return };
+        let (pool, clean) = (lane.pool, !lane.burnt && lane.is_idle() && lane.state == LaneState::Ready);
+        self.leases.returned(lease.kind, lease.group.as_ref());
+        if lease.taking_back {
+            self.leases.taking_back -= 1;
+        }
+        if clean {
+            self.pool(pool).idle.push(key);
+        } else {
+            self.drop_connection(key);
+            self.forget_lane(key, pool);
+        }
+        // The lines move at the end of the event: the caller may be in the middle of one.
+        self.places_changed = true;
+    }
+
+    /// Every group that waits and holds nothing gets one lease of the most crowded group: its youngest
+    /// waiter is unblocked on the control connection and stands in line again.
+    fn take_back_surplus(&mut self) {
+        let possible = self.upstream_is_up() && !self.control.unblock_refused;
+        if self.leases.waiting(LeaseKind::Blocking) == 0 || !possible {
+            return;
+        }
+        let line = self.leases.line_ref(LeaseKind::Blocking);
+        let full = line.in_use + line.opening() >= self.lease_cap(LeaseKind::Blocking)
+            || self.places.leases >= self.lease_places(LeaseKind::Blocking);
+        if !full || line.opening() > 0 {
+            return;
+        }
+        while self.leases.taking_back < self.leases.needy_groups {
+            let Some(lane) = self.surplus_lane() else { return };
+            let Some(state) = self.lanes.get_mut(lane) else { return };
+            let id = state.upstream_id;
+            if let Some(lease) = &mut state.lease {
+                lease.taking_back = true;
+                lease.unblocking = true;
+            }
+            self.leases.taking_back += 1;
+            self.ask(Question::Unblock { lane, id });
+        }
+    }
+
+    /// The youngest lease of the group that holds most, if that is more than one.
+    fn surplus_lane(&self) -> Option<Key<Lane>> {
+        self.lanes
+            .iter()
+            .filter_map(|(key, lane)| {
+                let lease = lane.lease.as_ref().filter(|lease| !lease.taking_back && !lease.over)?;
+                let held = self.leases.held_by(lease.group.as_ref()?);
+                (held > 1).then_some(((held, lease.granted), key))
+            })
+            .max_by_key(|(rank, _)| *rank)
+            .map(|(_, key)| key)
+    }
+
+    /// CLIENT UNBLOCK has been answered; or its answer will never come.
+    pub(super) fn unblock_answered(&mut self, key: Key<Lane>, answer: Option<&[u8]>) {
+        let Some(lane) = self.lanes.get_mut(key) else { return };
+        // Unanswered, the command may still reach the upstream after this lane has a new tenant.
+        lane.burnt |= answer.is_none();
+        let Some(lease) = &mut lane.lease else { return };
+        lease.unblocking = false;
+        // Anything but 1: the child was no longer blocked, its reply is its own.
+        let missed = answer.is_some_and(|frame| frame != b":1\r\n");
+        if lease.taking_back && missed {
+            lease.taking_back = false;
+            self.leases.taking_back -= 1;
+            // It may have come before the command it was to end: whoever needs a lease still does.
+            if answer == Some(b":0\r\n") {
+                self.timers.arm(self.now + limits::UNBLOCK_RETRY, Timer::Leases);
+            }
+        }
+        if lane.lease.as_ref().is_some_and(|lease| lease.over) {
+            self.return_lane(key);
+        }
+    }
+}

@@ -1,0 +1,329 @@
+//! Commands the broker answers itself, from the child's session: what Redis would remember of the
+//! connection is remembered here, and no shared lane ever hears of it. Texts and order of checks are those
+//! of Redis 7.0.15.
+
+use super::broker::Broker;
+use super::child::{Child, Hold};
+use super::control::Question;
+use super::dispatch::Flow;
+use super::session::Session;
+use crate::base::key::Key;
+use crate::command::{Local, Route, Verdict, texts};
+use crate::resp::{Request, encode, value};
+
+impl Broker {
+    pub(super) fn local(&mut self, key: Key<Child>, local: Local, request: &Request<'_>) -> Flow {
+        match local {
+            // A health check must notice that the upstream has gone.
+            Local::Ping if !self.upstream_is_up() => self.wait_for_upstream(key),
+            Local::Quit => {
+                self.answer(key, b"+OK\r\n");
+                self.finish(key);
+                Flow::Done
+            }
+            Local::Select => self.select(key, request),
+            Local::Hello => self.hello(key, request),
+            Local::Reset => self.reset(key),
+            _ => {
+                let argv: Vec<&[u8]> = request.args().collect();
+                let reply = self.local_reply(key, local, &argv);
+                self.answer(key, &reply);
+                Flow::Done
+            }
+        }
+    }
+
+    /// The reply to a queued command that was answered by a placeholder upstream; applied at EXEC.
+    pub(super) fn late_reply(&mut self, key: Key<Child>, argv: &[Vec<u8>]) -> Vec<u8> {
+        let mut packed = Vec::new();
+        let argv: Vec<&[u8]> = argv.iter().map(Vec::as_slice).collect();
+        encode::request(&mut packed, &argv);
+        let mut scanner = crate::resp::Scanner::default();
+        let frame_limits = crate::resp::FrameLimits { request_max: usize::MAX, authenticated: true };
+        scanner.scan(&packed, &frame_limits);
+        let verdict = self.control.table.as_ref().map(|table| table.classify(&scanner.request(&packed)));
+        match verdict {
+            Some(Verdict::Known(known)) => match known.route {
+                Route::Local(local) => self.local_reply(key, local, &argv),
+                _ => error(texts::SYNTAX),
+            },
+            _ => error(texts::SYNTAX),
+        }
+    }
+
+    /// Commands whose reply needs nothing but the child's own state.
+    fn local_reply(&mut self, key: Key<Child>, local: Local, argv: &[&[u8]]) -> Vec<u8> {
+        let now = self.now;
+        let Some(child) = self.children.get_mut(key) else { return Vec::new() };
+        let arg = |index: usize| argv.get(index).copied().unwrap_or_default();
+        let mut out = Vec::new();
+        match local {
+            Local::Ping if argv.len() > 2 => return error(texts::wrong_arity("ping")),
+            Local::Ping if argv.len() == 2 => encode::bulk(&mut out, arg(1)),
+            Local::Ping => out.extend_from_slice(b"+PONG\r\n"),
+            Local::Echo => encode::bulk(&mut out, arg(1)),
+            Local::Auth => return auth(argv),
+            Local::ClientId => encode::int(&mut out, child.session.id as i64),
+            Local::ClientSetname => return set_name(&mut child.session, arg(2)),
+            Local::ClientGetname if child.session.name.is_empty() => {
+                encode::null(&mut out, child.session.proto)
+            }
+            Local::ClientGetname => encode::bulk(&mut out, &child.session.name),
+            Local::ClientSetinfo => return set_info(&mut child.session, arg(2), arg(3)),
+            Local::ClientNoEvict => return set_no_evict(&mut child.session, arg(2)),
+            Local::ClientInfo => {
+                let line = info_line(child, now);
+                encode::verbatim_txt(&mut out, line.as_bytes(), child.session.proto);
+            }
+            Local::Asking | Local::Readonly | Local::Readwrite => return error(texts::CLUSTER_DISABLED),
+            Local::Quit | Local::Select | Local::Hello | Local::Reset => {}
+        }
+        out
+    }
+
+    fn select(&mut self, key: Key<Child>, request: &Request<'_>) -> Flow {
+        let Some(number) = canonical_int(request.arg(1)) else {
+            return self.reject(key, texts::NOT_AN_INTEGER);
+        };
+        let Ok(number) = i32::try_from(number) else { return self.reject(key, texts::INT_OUT_OF_RANGE) };
+        let Ok(db) = u32::try_from(number) else { return self.reject(key, texts::DB_OUT_OF_RANGE) };
+        if self.control.table.is_none() {
+            return self.wait_for_upstream(key);
+        }
+        if self.control.db_is_valid(db) {
+            if let Some(child) = self.children.get_mut(key) {
+                child.session.db = db;
+            }
+            self.answer(key, b"+OK\r\n");
+            return Flow::Done;
+        }
+        if !self.control_is_ready() {
+            return self.wait_for_upstream(key);
+        }
+        let name = String::from_utf8_lossy(request.arg(0)).into_owned();
+        self.ask(Question::TryDb { child: key, db, name });
+        Flow::Hold(Hold::Answer)
+    }
+
+    /// HELLO applies its options from left to right, each at once; the protocol changes last. What was
+    /// set before a failing option stays.
+    fn hello(&mut self, key: Key<Child>, request: &Request<'_>) -> Flow {
+        if self.control.greeting.is_none() {
+            return self.wait_for_upstream(key);
+        }
+        let Some(child) = self.children.get_mut(key) else { return Flow::Gone };
+        if child.lease.is_some() && child.in_flight > 0 {
+            return Flow::Hold(Hold::Drained);
+        }
+        let mut proto = child.session.proto;
+        if request.argc() > 1 {
+            proto = match canonical_int(request.arg(1)) {
+                None => return self.reject(key, texts::HELLO_VERSION),
+                Some(version @ (2 | 3)) => version as u8,
+                Some(_) => return self.reject(key, texts::HELLO_UNSUPPORTED),
+            };
+        }
+        let mut index = 2;
+        while index < request.argc() {
+            let left = request.argc() - 1 - index;
+            let option = request.arg(index);
+            if option.eq_ignore_ascii_case(b"AUTH") && left >= 2 {
+                if request.arg(index + 1) != b"default" {
+                    return self.reject(key, texts::WRONGPASS);
+                }
+                index += 3;
+            } else if option.eq_ignore_ascii_case(b"SETNAME") && left >= 1 {
+                let reply = set_name(&mut child.session, request.arg(index + 1));
+                if reply.first() == Some(&b'-') {
+                    self.answer(key, &reply);
+                    return Flow::Done;
+                }
+                index += 2;
+            } else {
+                return self.reject(key, texts::hello_option(option));
+            }
+        }
+        if proto != child.session.proto && child.lease.is_some() {
+            return self.switch_lease_proto(key, proto);
+        }
+        self.greet(key, proto);
+        Flow::Done
+    }
+
+    /// The answer to HELLO, in the protocol the child speaks from now on.
+    pub(super) fn greet(&mut self, key: Key<Child>, proto: u8) {
+        if let Some(child) = self.children.get_mut(key) {
+            child.session.proto = proto;
+        }
+        let reply = self.greeting(key);
+        self.answer(key, &reply);
+    }
+
+    /// The upstream's own greeting, with this child's protocol and id in it.
+    fn greeting(&self, key: Key<Child>) -> Vec<u8> {
+        let mut out = Vec::new();
+        let (Some(greeting), Some(child)) = (&self.control.greeting, self.children.get(key)) else {
+            return out;
+        };
+        let proto = child.session.proto;
+        encode::map_header(&mut out, greeting.pairs.len(), proto);
+        for (name, value) in &greeting.pairs {
+            encode::bulk(&mut out, name.as_bytes());
+            match name.as_str() {
+                "proto" => encode::int(&mut out, i64::from(proto)),
+                "id" => encode::int(&mut out, child.session.id as i64),
+                _ => value::write(&mut out, value, proto),
+            }
+        }
+        out
+    }
+
+    /// RESET: whatever the child has upstream goes with its leased lane.
+    fn reset(&mut self, key: Key<Child>) -> Flow {
+        let Some(child) = self.children.get_mut(key) else { return Flow::Gone };
+        if child.lease.is_some() {
+            if child.in_flight > 0 {
+                return Flow::Hold(Hold::Drained);
+            }
+            child.subscriptions = None;
+            if let Some(lease) = child.lease
+                && let Some(lane) = self.lanes.get_mut(lease.lane)
+            {
+                lane.burnt = true;
+            }
+            self.end_lease(key);
+        }
+        if let Some(child) = self.children.get_mut(key) {
+            child.session.reset();
+        }
+        self.answer(key, b"+RESET\r\n");
+        Flow::Done
+    }
+}
+
+fn error(text: impl AsRef<[u8]>) -> Vec<u8> {
+    let mut out = Vec::new();
+    encode::error(&mut out, text);
+    out
+}
+
+fn ok() -> Vec<u8> {
+    b"+OK\r\n".to_vec()
+}
+
+/// AUTH as of a server whose default user needs no password: the broker's listener has already decided
+/// who may connect.
+fn auth(argv: &[&[u8]]) -> Vec<u8> {
+    match argv {
+        [_, _] => error(texts::AUTH_WITHOUT_PASSWORD),
+        [_, b"default", _] => ok(),
+        [_, _, _] => error(texts::WRONGPASS),
+        _ => error(texts::SYNTAX),
+    }
+}
+
+fn is_plain(text: &[u8]) -> bool {
+    text.iter().all(|byte| (b'!'..=b'~').contains(byte))
+}
+
+fn set_name(session: &mut Session, name: &[u8]) -> Vec<u8> {
+    if !is_plain(name) {
+        return error(texts::CLIENT_NAME);
+    }
+    session.name = name.to_vec();
+    ok()
+}
+
+fn set_info(session: &mut Session, attribute: &[u8], value: &[u8]) -> Vec<u8> {
+    let field = match attribute.to_ascii_lowercase().as_slice() {
+        b"lib-name" => &mut session.lib_name,
+        b"lib-ver" => &mut session.lib_version,
+        _ => return error(texts::setinfo_option(attribute)),
+    };
+    if !is_plain(value) {
+        return error(texts::setinfo_value(attribute));
+    }
+    *field = value.to_vec();
+    ok()
+}
+
+fn set_no_evict(session: &mut Session, switch: &[u8]) -> Vec<u8> {
+    session.no_evict = match switch.to_ascii_lowercase().as_slice() {
+        b"on" => true,
+        b"off" => false,
+        _ => return error(texts::SYNTAX),
+    };
+    ok()
+}
+
+/// The line of CLIENT INFO, with the fields of Redis 7.0 in their order.
+fn info_line(child: &Child, now: u64) -> String {
+    let session = &child.session;
+    let counts = child.subscriptions.as_deref().map_or((0, 0, 0), |subscriptions| subscriptions.counts());
+    let seconds = |since: u64| now.saturating_sub(since) / 1000;
+    let mut flags = String::new();
+    if child.is_subscribed() {
+        flags.push('P');
+    }
+    if session.transaction.is_open() {
+        flags.push('x');
+    }
+    if session.no_evict {
+        flags.push('e');
+    }
+    if flags.is_empty() {
+        flags.push('N');
+    }
+    format!(
+        "id={id} addr={addr} laddr=broker fd={fd} name={name} age={age} idle={idle} flags={flags} db={db} \
+         sub={sub} psub={psub} ssub={ssub} multi={multi} qbuf={qbuf} qbuf-free=0 argv-mem=0 multi-mem={multi_mem} \
+         rbs=0 rbp=0 obl={obl} oll=0 omem=0 tot-mem={total} events=r cmd=client|info user=default redir=-1 \
+         resp={resp}\n",
+        id = session.id,
+        addr = child.peer.replace(' ', ":"),
+        fd = child.link as u32,
+        name = String::from_utf8_lossy(&session.name),
+        age = seconds(child.opened),
+        idle = seconds(child.last_request),
+        db = session.db,
+        sub = counts.0,
+        psub = counts.1,
+        ssub = counts.2,
+        multi = session.transaction.depth(),
+        qbuf = child.input.len(),
+        multi_mem = session.transaction.footprint(),
+        obl = child.output.len(),
+        total = child.measure(),
+        resp = session.proto,
+    )
+}
+
+/// An integer as Redis' `string2ll` takes it: no sign but `-`, no leading zero, no space.
+fn canonical_int(text: &[u8]) -> Option<i64> {
+    let digits = text.strip_prefix(b"-").unwrap_or(text);
+    let canonical =
+        !digits.is_empty() && digits.iter().all(u8::is_ascii_digit) && (digits[0] != b'0' || text == b"0");
+    if canonical { std::str::from_utf8(text).ok()?.parse().ok() } else { None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn integers_as_redis_takes_them() {
+        let cases: [(&[u8], Option<i64>); 8] = [
+            (b"0", Some(0)),
+            (b"-1", Some(-1)),
+            (b"15", Some(15)),
+            (b"01", None),
+            (b"+1", None),
+            (b"-0", None),
+            (b"", None),
+            (b"9223372036854775808", None),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(canonical_int(text), expected, "{:?}", String::from_utf8_lossy(text));
+        }
+    }
+}

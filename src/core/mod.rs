@@ -1,0 +1,37 @@
+//! The broker's mind: children, lanes, pools and the rules between them. No socket, no clock, no mio: it is
+//! told what arrived and what time it is, and says what is to be written.
+//!
+//! Read it along the line of one request: `broker` (events in) -> `dispatch` -> `pool` -> `lane`, and back
+//! through `answer` -> `child`. `local`, `multi`, `leased`, `subscription` are the ways a request can go
+//! other than straight; `failure`, `janitor` and `leasing` are what happens beside the line.
+
+mod answer;
+mod broker;
+mod child;
+mod control;
+mod dispatch;
+mod failure;
+mod handshake;
+mod janitor;
+mod lane;
+mod lease;
+mod leased;
+mod leasing;
+mod local;
+mod multi;
+mod pool;
+mod replies;
+mod session;
+mod subscription;
+mod timers;
+mod transaction;
+
+#[cfg(test)]
+mod sim;
+#[cfg(test)]
+mod tests;
+
+pub use broker::{Action, Broker, Counters};
+pub use child::{Child, ChildKind};
+pub use lane::{Lane, LaneRole};
+pub use session::Session;

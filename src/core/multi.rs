@@ -1,0 +1,359 @@
+//! MULTI and EXEC. A transaction that arrives whole goes upstream as it is; one that arrives command by
+//! command is queued here and sent as one block at EXEC. Either way the block stands contiguous on one
+//! shared lane, so that Redis runs it as if its child were alone. Only what cannot be queued here (SELECT,
+//! `transactions = leased`) opens its MULTI on a leased lane.
+
+use super::broker::Broker;
+use super::child::{Child, Hold};
+use super::dispatch::{Decided, Flow};
+use super::lane::{FLAG_UNIT, Lane, SlotKind};
+use super::lease::LeaseKind;
+use super::leasing::Want;
+use super::transaction::{AfterExec, Queued, Transaction};
+use crate::base::key::Key;
+use crate::command::{CommandId, Local, Route, Transaction as TransactionCommand, Verdict, texts};
+use crate::config::value::Transactions;
+use crate::resp::frame::FrameLimits;
+use crate::resp::{Request, Scan, Scanner, encode};
+
+/// What Redis runs in the place of a command the broker answers itself.
+const PLACEHOLDER: &[u8] = b"*1\r\n$4\r\nPING\r\n";
+const DISCARD: &[u8] = b"*1\r\n$7\r\nDISCARD\r\n";
+const QUEUED: &[u8] = b"+QUEUED\r\n";
+
+/// A transaction found whole in the input.
+struct Block {
+    bytes: Vec<u8>,
+    commands: Vec<(CommandId, usize)>,
+    /// Bytes of the input behind MULTI that it took.
+    consumed: usize,
+}
+
+impl Broker {
+    pub(super) fn begin_multi(
+        &mut self,
+        key: Key<Child>,
+        request: &Request<'_>,
+        decided: Decided,
+        rest: &[u8],
+    ) -> Flow {
+        if let Some(refusal) = self.control.multi_refusal.clone() {
+            self.answer(key, &refusal);
+            return Flow::Done;
+        }
+        let watch_lost = self.children.get(key).is_some_and(|child| child.session.watch_lost);
+        // One whose watched keys are lost is only queued here: its EXEC is null whatever is in it.
+        if self.settings.transactions == Transactions::Leased && !watch_lost {
+            return match self.lease_for(key, LeaseKind::Transaction, Want::default) {
+                Ok(lane) => self.on_lease(key, request, decided, lane),
+                Err(flow) => flow,
+            };
+        }
+        if !watch_lost && let Some(block) = self.whole_block(request, decided.id, rest) {
+            return match self.shared_lane_for(key) {
+                Ok(lane) => {
+                    self.send_block(
+                        key,
+                        lane,
+                        &block.bytes,
+                        &block.commands,
+                        SlotKind::Relay,
+                        SlotKind::Relay,
+                    );
+                    Flow::DoneThrough(block.consumed)
+                }
+                Err(flow) => flow,
+            };
+        }
+        let Some(child) = self.children.get_mut(key) else { return Flow::Gone };
+        let block = request.bytes.to_vec();
+        let commands = vec![(decided.id, block.len())];
+        child.session.transaction =
+            Transaction::Queued(Box::new(Queued { block, commands, ..Queued::default() }));
+        self.answer(key, b"+OK\r\n");
+        Flow::Done
+    }
+
+    /// MULTI up to EXEC, if all of it has arrived and nothing in it needs the broker.
+    fn whole_block(&self, multi: &Request<'_>, id: CommandId, rest: &[u8]) -> Option<Block> {
+        let table = self.control.table.as_ref()?;
+        let frame_limits = FrameLimits { request_max: self.settings.child_input_max, authenticated: true };
+        let mut block = Block { bytes: multi.bytes.to_vec(), commands: Vec::new(), consumed: 0 };
+        block.commands.push((id, block.bytes.len()));
+        let mut scanner = Scanner::default();
+        loop {
+            match scanner.scan(rest.get(block.consumed..)?, &frame_limits) {
+                Scan::Empty { len } => block.consumed += len,
+                Scan::Frame { len } => {
+                    let request = scanner.request(&rest[block.consumed..]);
+                    let Verdict::Known(known) = table.classify(&request) else { return None };
+                    block.bytes.extend_from_slice(request.bytes);
+                    block.commands.push((known.id, block.bytes.len()));
+                    block.consumed += len;
+                    match known.route {
+                        Route::Transaction(TransactionCommand::Exec) if known.arity_ok => return Some(block),
+                        _ if known.no_multi || !runs_in_a_block(known.route) => return None,
+                        _ => {}
+                    }
+                }
+                Scan::NeedMore { .. } | Scan::Error { .. } => return None,
+            }
+            scanner.reset();
+        }
+    }
+
+    /// Writes a transaction contiguously: nothing can come between, and it lives or dies as one.
+    fn send_block(
+        &mut self,
+        key: Key<Child>,
+        lane: Key<Lane>,
+        bytes: &[u8],
+        commands: &[(CommandId, usize)],
+        inner: SlotKind,
+        last: SlotKind,
+    ) {
+        let mut start = 0;
+        for (index, (id, end)) in commands.iter().enumerate() {
+            let is_last = index + 1 == commands.len();
+            let (kind, flags) = if is_last { (last, 0) } else { (inner, FLAG_UNIT) };
+            self.send_for(key, lane, &bytes[start..*end], *id, kind, flags);
+            start = *end;
+        }
+    }
+
+    // ---- queued here ----------------------------------------------------------------------------------
+
+    /// A command inside a MULTI that is queued here.
+    pub(super) fn queue_command(&mut self, key: Key<Child>, request: &Request<'_>, decided: Decided) -> Flow {
+        match decided.route {
+            Route::Transaction(TransactionCommand::Exec) => self.exec_queued(key, request, decided.id),
+            Route::Transaction(TransactionCommand::Discard) => {
+                self.forget_transaction(key);
+                self.answer(key, b"+OK\r\n");
+                Flow::Done
+            }
+            Route::Transaction(TransactionCommand::Multi) => self.answer_done(key, texts::MULTI_NESTED),
+            Route::Transaction(TransactionCommand::Watch) => self.answer_done(key, texts::WATCH_INSIDE_MULTI),
+            Route::Local(local @ (Local::Quit | Local::Reset)) => self.local(key, local, request),
+            Route::Refused => self.refuse(key, decided.id),
+            _ if decided.no_multi => self.reject(key, texts::NOT_INSIDE_MULTI),
+            Route::Local(Local::Hello) | Route::Subscribe(_) => self.reject_in_multi(key, request),
+            Route::Local(Local::Select) => self.escalate(key, request, decided),
+            route => {
+                let (bytes, local) = if runs_in_a_block(route) {
+                    (request.bytes, None)
+                } else {
+                    (PLACEHOLDER, Some(request.args().map(<[u8]>::to_vec).collect()))
+                };
+                self.queue_bytes(key, decided.id, bytes, local)
+            }
+        }
+    }
+
+    fn queue_bytes(
+        &mut self,
+        key: Key<Child>,
+        id: CommandId,
+        bytes: &[u8],
+        local: Option<Vec<Vec<u8>>>,
+    ) -> Flow {
+        let max = self.settings.transaction_max;
+        let Some(child) = self.children.get_mut(key) else { return Flow::Gone };
+        let Some(queued) = child.session.transaction.queued_mut() else { return Flow::Done };
+        if !queued.admit(bytes.len(), local.as_ref(), max) {
+            return self.reject(key, format!("BROKERLIMIT transaction_max is {max} bytes"));
+        }
+        // A spoilt transaction is never sent: its commands are only counted.
+        if !queued.dirty {
+            queued.block.extend_from_slice(bytes);
+            queued.commands.push((id, queued.block.len()));
+            queued.after.local.extend(local.map(|argv| (queued.after.commands, argv)));
+        }
+        queued.after.commands += 1;
+        self.answer(key, QUEUED);
+        Flow::Done
+    }
+
+    fn exec_queued(&mut self, key: Key<Child>, request: &Request<'_>, id: CommandId) -> Flow {
+        let Some(child) = self.children.get(key) else { return Flow::Gone };
+        let Transaction::Queued(queued) = &child.session.transaction else { return Flow::Done };
+        if queued.dirty {
+            let text = match &queued.abort_reason {
+                Some(reason) => texts::exec_aborted(reason),
+                None => texts::EXECABORT_PREVIOUS.to_owned(),
+            };
+            self.forget_transaction(key);
+            return self.answer_done(key, text);
+        }
+        if child.session.watch_lost {
+            self.forget_transaction(key);
+            self.answer_null_array(key);
+            return Flow::Done;
+        }
+        if queued.after.commands == 0 {
+            self.forget_transaction(key);
+            self.answer(key, b"*0\r\n");
+            return Flow::Done;
+        }
+        let lane = match self.shared_lane_for(key) {
+            Ok(lane) => lane,
+            Err(flow) => return flow,
+        };
+        let Some(child) = self.children.get_mut(key) else { return Flow::Gone };
+        let Transaction::Queued(queued) = std::mem::take(&mut child.session.transaction) else {
+            return Flow::Done;
+        };
+        let Queued { mut block, mut commands, after, .. } = *queued;
+        // As typed: where EXEC is renamed, another name would leave the lane inside MULTI.
+        block.extend_from_slice(request.bytes);
+        commands.push((id, block.len()));
+        // What the broker answers itself may change the session: nothing may run before it has.
+        let settles_session = !after.local.is_empty();
+        child.execs.push_back(after);
+        self.send_block(key, lane, &block, &commands, SlotKind::Swallow, SlotKind::Exec);
+        if settles_session { Flow::Hold(Hold::Blocked) } else { Flow::Done }
+    }
+
+    pub(super) fn forget_transaction(&mut self, key: Key<Child>) {
+        if let Some(child) = self.children.get_mut(key) {
+            child.session.transaction = Transaction::None;
+            child.session.watch_lost = false;
+        }
+    }
+
+    /// A rejected EXEC leaves MULTI and says why in a form of its own.
+    pub(super) fn reject_exec(&mut self, key: Key<Child>, request: &Request<'_>, text: &str) -> Flow {
+        let Some(child) = self.children.get_mut(key) else { return Flow::Gone };
+        if let Some(lease) = child.lease {
+            // Redis leaves MULTI and forgets the watched keys with it, so it must be the one to say so.
+            child.session.transaction = Transaction::None;
+            child.execs.push_back(AfterExec::default());
+            self.send_for(key, lease.lane, request.bytes, 0, SlotKind::Exec, 0);
+            return Flow::Hold(Hold::Blocked);
+        }
+        self.forget_transaction(key);
+        self.answer_done(key, texts::exec_aborted(text))
+    }
+
+    fn reject_in_multi(&mut self, key: Key<Child>, request: &Request<'_>) -> Flow {
+        let name = String::from_utf8_lossy(request.arg(0)).to_uppercase();
+        self.reject(key, format!("ERR {name} inside MULTI is not supported by the broker"))
+    }
+
+    fn answer_done(&mut self, key: Key<Child>, text: impl AsRef<[u8]>) -> Flow {
+        self.answer_error(key, text);
+        Flow::Done
+    }
+
+    pub(super) fn answer_null_array(&mut self, key: Key<Child>) {
+        let Some(child) = self.children.get(key) else { return };
+        let mut reply = Vec::new();
+        encode::null_array(&mut reply, child.session.proto);
+        self.answer(key, &reply);
+    }
+
+    // ---- on a leased lane -----------------------------------------------------------------------------
+
+    /// SELECT inside MULTI must never reach a shared lane: the transaction moves to a leased one, with all
+    /// that was queued so far.
+    fn escalate(&mut self, key: Key<Child>, request: &Request<'_>, decided: Decided) -> Flow {
+        let Some(child) = self.children.get_mut(key) else { return Flow::Gone };
+        let spoilt = child.session.watch_lost
+            || matches!(&child.session.transaction, Transaction::Queued(queued) if queued.dirty);
+        if spoilt {
+            // It will not be executed anyway.
+            return self.queue_bytes(key, decided.id, PLACEHOLDER, None);
+        }
+        let lane = match self.lease_for(key, LeaseKind::Transaction, Want::default) {
+            Ok(lane) => lane,
+            Err(flow) => return flow,
+        };
+        let Some(child) = self.children.get_mut(key) else { return Flow::Gone };
+        let Transaction::Queued(mut queued) = std::mem::take(&mut child.session.transaction) else {
+            return Flow::Done;
+        };
+        let (block, commands) = (std::mem::take(&mut queued.block), std::mem::take(&mut queued.commands));
+        child.session.transaction = Transaction::Leased(queued);
+        self.send_block(key, lane, &block, &commands, SlotKind::Swallow, SlotKind::Swallow);
+        self.on_lease(key, request, decided, lane)
+    }
+
+    /// A command inside a MULTI that is open on a leased lane: Redis queues it.
+    pub(super) fn forward_in_multi(
+        &mut self,
+        key: Key<Child>,
+        request: &Request<'_>,
+        decided: Decided,
+        lane: Key<Lane>,
+    ) -> Flow {
+        match decided.route {
+            Route::Transaction(TransactionCommand::Exec) => self.exec_leased(key, request, decided.id, lane),
+            Route::Transaction(TransactionCommand::Discard) => {
+                self.forget_transaction(key);
+                self.send_for(key, lane, request.bytes, decided.id, SlotKind::Discard, 0);
+                Flow::Hold(Hold::Blocked)
+            }
+            Route::Transaction(TransactionCommand::Multi | TransactionCommand::Watch) => {
+                self.send_for(key, lane, request.bytes, decided.id, SlotKind::Relay, 0);
+                Flow::Done
+            }
+            Route::Local(local @ (Local::Quit | Local::Reset)) => self.local(key, local, request),
+            Route::Refused => self.refuse(key, decided.id),
+            _ if decided.no_multi => self.reject(key, texts::NOT_INSIDE_MULTI),
+            Route::Local(Local::Hello) | Route::Subscribe(_) => self.reject_in_multi(key, request),
+            route => {
+                let max = self.settings.transaction_max;
+                let Some(child) = self.children.get_mut(key) else { return Flow::Gone };
+                let Some(queued) = child.session.transaction.queued_mut() else { return Flow::Done };
+                let mut bytes = request.bytes;
+                if route == Route::Local(Local::Select) {
+                    let db = std::str::from_utf8(request.arg(1)).ok().and_then(|text| text.parse().ok());
+                    let index = queued.after.commands;
+                    queued.after.selects.extend(db.map(|db: u32| (index, db)));
+                } else if !runs_in_a_block(route) {
+                    let argv = request.args().map(<[u8]>::to_vec).collect();
+                    // What Redis queues is its own affair; what is kept here is bounded here.
+                    if !queued.admit(0, Some(&argv), max) {
+                        return self.reject(key, format!("BROKERLIMIT transaction_max is {max} bytes"));
+                    }
+                    queued.after.local.push((queued.after.commands, argv));
+                    bytes = PLACEHOLDER;
+                }
+                queued.after.commands += 1;
+                self.send_for(key, lane, bytes, decided.id, SlotKind::Relay, 0);
+                Flow::Done
+            }
+        }
+    }
+
+    fn exec_leased(
+        &mut self,
+        key: Key<Child>,
+        request: &Request<'_>,
+        id: CommandId,
+        lane: Key<Lane>,
+    ) -> Flow {
+        let Some(child) = self.children.get_mut(key) else { return Flow::Gone };
+        let Some(queued) = child.session.transaction.queued_mut() else { return Flow::Done };
+        let (dirty, after): (bool, AfterExec) = (queued.dirty, std::mem::take(&mut queued.after));
+        child.session.transaction = Transaction::None;
+        if dirty {
+            self.send_for(key, lane, DISCARD, id, SlotKind::AbortedExec, 0);
+        } else {
+            child.execs.push_back(after);
+            self.send_for(key, lane, request.bytes, id, SlotKind::Exec, 0);
+        }
+        Flow::Hold(Hold::Blocked)
+    }
+}
+
+/// Whether Redis may run the command inside a transaction block on a shared lane, and the reply be the
+/// child's. Blocking commands do not block there; UNWATCH does nothing.
+fn runs_in_a_block(route: Route) -> bool {
+    match route {
+        Route::Shared | Route::Blocking(_) | Route::Dedicated | Route::Control => true,
+        Route::Local(local) => matches!(local, Local::Ping | Local::Echo),
+        Route::Transaction(command) => command == TransactionCommand::Unwatch,
+        Route::Subscribe(_) | Route::Refused => false,
+    }
+}

@@ -1,0 +1,304 @@
+//! Which lane serves whom, and how many connections there may be. A pool is the lanes of one (db,
+//! protocol); places are the connections allowed over all pools together. Opens, closes and evicts lanes;
+//! what travels on them is `core::dispatch` and `core::answer`.
+
+use super::broker::{Action, Broker};
+use super::handshake::Handshake;
+use super::lane::{Lane, LaneRole, LaneState};
+use super::lease::LeaseKind;
+use super::timers::Timer;
+use crate::base::clock::Millis;
+use crate::base::key::Key;
+use crate::base::limits;
+use std::collections::VecDeque;
+
+/// Names a pool; pools are never removed (there are at most databases x protocols of them).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct PoolId(pub u32);
+
+/// The lanes of one (db, protocol). With one user and one upstream, that is the whole key.
+#[derive(Debug)]
+pub(super) struct Pool {
+    pub(super) db: u32,
+    pub(super) proto: u8,
+    /// Shared lanes, made on demand up to `lanes`; they stay, their connections come and go.
+    pub(super) shared: Vec<Key<Lane>>,
+    /// Leased lanes nobody holds: connected, clean, the most recently used last.
+    pub(super) idle: Vec<Key<Lane>>,
+    /// Somebody has needed a lease here: `leases_warm` are kept ready.
+    pub(super) warm: bool,
+}
+
+/// Connections allowed over all pools.
+#[derive(Debug, Default)]
+pub(super) struct Places {
+    /// Connections held, of any role.
+    pub(super) open: usize,
+    /// Given up, but the upstream has not closed its side yet: it still counts them.
+    pub(super) closing: usize,
+    /// Of these, leased lanes, lent or idle.
+    pub(super) leases: usize,
+    /// Lanes in state Waiting, oldest first.
+    pub(super) waiters: VecDeque<Key<Lane>>,
+    /// A lease could not be opened for want of a place.
+    pub(super) lease_wanted: bool,
+    /// Shared lanes in state Yielding.
+    pub(super) yielding: usize,
+}
+
+impl Places {
+    /// How many places are asked for.
+    fn wanted(&self) -> usize {
+        self.waiters.len() + usize::from(self.lease_wanted)
+    }
+}
+
+impl Broker {
+    /// Which pool serves a child with this db and protocol. With Sentinel or Cluster behind us, this is
+    /// where they would be asked.
+    pub(super) fn pool_of(&mut self, db: u32, proto: u8) -> PoolId {
+        let found = self.pools.iter().position(|pool| pool.db == db && pool.proto == proto);
+        let index = found.unwrap_or_else(|| {
+            self.pools.push(Pool { db, proto, shared: Vec::new(), idle: Vec::new(), warm: false });
+            self.pools.len() - 1
+        });
+        PoolId(index as u32)
+    }
+
+    pub(super) fn pool(&mut self, id: PoolId) -> &mut Pool {
+        &mut self.pools[id.0 as usize]
+    }
+
+    /// The shared lane with the least waiting on it; a new one while fewer than `lanes` exist and all are
+    /// busy.
+    pub(super) fn shared_lane(&mut self, id: PoolId) -> Key<Lane> {
+        let pool = &self.pools[id.0 as usize];
+        let depth = |key: &Key<Lane>| self.lanes.get(*key).map_or(usize::MAX, Lane::depth);
+        let best = pool.shared.iter().copied().min_by_key(depth);
+        match best {
+            Some(key) if depth(&key) == 0 || pool.shared.len() >= self.settings.lanes => key,
+            _ => {
+                let key = self.lanes.insert(Lane::new(id, LaneRole::Shared, self.now));
+                self.pool(id).shared.push(key);
+                key
+            }
+        }
+    }
+
+    /// A lane has something to send: connects it if need be.
+    pub(super) fn want_connection(&mut self, key: Key<Lane>) {
+        let Some(lane) = self.lanes.get(key) else { return };
+        if lane.state != LaneState::Dormant {
+            return;
+        }
+        let role = lane.role;
+        if self.make_place(role) {
+            return self.dial(key);
+        }
+        self.lanes.get_mut(key).expect("just seen").set_state(LaneState::Waiting);
+        match role {
+            // Its place is kept; it only waits for the upstream to close a connection given up before.
+            LaneRole::Control => self.places.waiters.push_front(key),
+            LaneRole::Shared | LaneRole::Lease => self.places.waiters.push_back(key),
+        }
+        self.ask_to_yield();
+    }
+
+    /// Whether one more connection may be opened now. If not, an idle one is evicted: its place comes free
+    /// once the upstream has closed it. One place is always kept for the control connection.
+    pub(super) fn make_place(&mut self, role: LaneRole) -> bool {
+        let kept = usize::from(role != LaneRole::Control && !self.control_holds_place());
+        let max = self.settings.upstream_connections_max - kept;
+        if self.places.open + self.places.closing < max {
+            return true;
+        }
+        if self.places.closing <= self.places.wanted()
+            && let Some(victim) = self.evictable()
+        {
+            log::debug!("upstream connections: all {max} in use, closing an idle one");
+            self.disconnect(victim);
+        }
+        false
+    }
+
+    /// The driver has closed a connection for good, and so has the upstream as far as can be known.
+    pub fn connection_closed(&mut self) {
+        self.places.closing -= 1;
+        self.places_changed = true;
+    }
+
+    /// The idle lane unused for longest: nobody holds it, nothing is on it.
+    fn evictable(&self) -> Option<Key<Lane>> {
+        self.lanes
+            .iter()
+            .filter(|(_, lane)| lane.state == LaneState::Ready && lane.is_idle() && lane.lease.is_none())
+            .filter(|(_, lane)| lane.role != LaneRole::Control)
+            .min_by_key(|(_, lane)| lane.last_used)
+            .map(|(key, _)| key)
+    }
+
+    fn control_holds_place(&self) -> bool {
+        self.lanes.get(self.control.lane).is_some_and(Lane::holds_place)
+    }
+
+    /// Somebody needs a place and nothing is idle: the shared lane connected for longest finishes what it
+    /// has written and passes its place on.
+    pub(super) fn ask_to_yield(&mut self) {
+        while self.places.yielding + self.places.closing < self.places.wanted() {
+            let victim = self
+                .lanes
+                .iter()
+                .filter(|(_, lane)| lane.role == LaneRole::Shared && lane.state == LaneState::Ready)
+                .min_by_key(|(_, lane)| lane.connected_at)
+                .map(|(key, lane)| (key, lane.connected_at + limits::LANE_HOLD_MIN));
+            match victim {
+                Some((key, due)) if due <= self.now => {
+                    self.lanes.get_mut(key).expect("just seen").begin_yield();
+                    self.places.yielding += 1;
+                    self.mark_lane(key);
+                    self.finish_yield(key);
+                }
+                Some((_, due)) => return self.timers.arm(due, Timer::Places),
+                None => return,
+            }
+        }
+    }
+
+    /// A yielding lane with nothing written left to wait for gives its place away.
+    pub(super) fn finish_yield(&mut self, key: Key<Lane>) {
+        let Some(lane) = self.lanes.get(key) else { return };
+        if lane.state == LaneState::Yielding && lane.outgoing().is_empty() && !lane.has_written() {
+            self.disconnect(key);
+        }
+    }
+
+    /// A place may have come free: the longest waiting lane gets it, then leases.
+    pub(super) fn serve_places(&mut self) {
+        while let Some(key) = self.places.waiters.front().copied() {
+            let waiting = self.lanes.get_mut(key).filter(|lane| lane.state == LaneState::Waiting);
+            let needless = |lane: &Lane| lane.is_idle() && lane.role != LaneRole::Control;
+            let role = waiting.as_ref().filter(|lane| !needless(lane)).map(|lane| lane.role);
+            if let Some(lane) = waiting.filter(|lane| needless(lane)) {
+                // What it was to carry has expired meanwhile.
+                lane.set_state(LaneState::Dormant);
+            }
+            if role.is_some_and(|role| !self.make_place(role)) {
+                break;
+            }
+            self.places.waiters.pop_front();
+            if role.is_some() {
+                self.dial(key);
+            }
+        }
+        if self.places.lease_wanted {
+            self.places.lease_wanted = false;
+            self.pump_leases();
+        }
+        self.ask_to_yield();
+    }
+
+    /// Opens a connection for `key`; the place has been made.
+    pub(super) fn dial(&mut self, key: Key<Lane>) {
+        let deadline = self.now + self.settings.connect_timeout;
+        let Some(lane) = self.lanes.get_mut(key) else { return };
+        lane.set_state(LaneState::Connecting);
+        lane.timer = lane.timer.wrapping_add(1);
+        self.timers.arm(deadline, Timer::Lane(key, lane.timer));
+        self.places.open += 1;
+        if lane.role == LaneRole::Lease {
+            self.places.leases += 1;
+        }
+        debug_assert!(self.places.open + self.places.closing <= self.settings.upstream_connections_max);
+        self.counters.upstream_connects += 1;
+        self.actions.push(Action::Connect(key));
+    }
+
+    /// The driver's connection for a lane stands: greet the upstream.
+    pub fn lane_connected(&mut self, key: Key<Lane>, link: usize) {
+        let Some(lane) = self.lanes.get_mut(key) else { return };
+        if lane.state != LaneState::Connecting {
+            return;
+        }
+        let pool = &self.pools[lane.pool.0 as usize];
+        lane.link = link;
+        let select = &self.control.select_name;
+        lane.handshake = Some(Handshake::new(&self.upstream, lane.role, pool.db, pool.proto, select));
+        lane.set_state(LaneState::Handshaking);
+        self.mark_lane(key);
+    }
+
+    /// Closes a lane's connection on purpose. Nothing written may be waiting on it.
+    pub(super) fn disconnect(&mut self, key: Key<Lane>) {
+        let Some(lane) = self.lanes.get(key) else { return };
+        debug_assert!(!lane.has_written(), "closing a lane that owes replies");
+        self.drop_connection(key);
+        let Some(lane) = self.lanes.get_mut(key) else { return };
+        if !lane.is_idle() {
+            lane.set_state(LaneState::Waiting);
+            self.places.waiters.push_back(key);
+        }
+        if lane.role == LaneRole::Lease {
+            let pool = lane.pool;
+            self.forget_lane(key, pool);
+        }
+    }
+
+    /// Gives the place back and has the driver close the connection; the lane is Dormant then.
+    pub(super) fn drop_connection(&mut self, key: Key<Lane>) {
+        let Some(lane) = self.lanes.get_mut(key) else { return };
+        if !lane.holds_place() {
+            return;
+        }
+        self.places.open -= 1;
+        self.places.closing += 1;
+        if lane.role == LaneRole::Lease {
+            self.places.leases -= 1;
+        }
+        if lane.state == LaneState::Yielding {
+            self.places.yielding -= 1;
+        }
+        lane.set_state(LaneState::Dormant);
+        // A timer set for this connection must not hit the next one.
+        lane.timer = lane.timer.wrapping_add(1);
+        lane.forget_connection();
+        let link = std::mem::replace(&mut lane.link, usize::MAX);
+        self.actions.push(Action::CloseLane { lane: key, link });
+        self.places_changed = true;
+    }
+
+    /// Removes a leased lane for good.
+    pub(super) fn forget_lane(&mut self, key: Key<Lane>, pool: PoolId) {
+        self.pool(pool).idle.retain(|idle| *idle != key);
+        if let Some(lane) = self.lanes.remove(key) {
+            self.memory -= lane.footprint;
+            self.lift_held(lane.held);
+        }
+    }
+
+    /// The delay before the next attempt, doubling from `BACKOFF_FIRST`, jittered so that many brokers do
+    /// not knock at once.
+    pub(super) fn backoff(&mut self, failures: u32) -> Millis {
+        let max = self.settings.reconnect_backoff_max.max(1);
+        let base = (limits::BACKOFF_FIRST << failures.min(16)).min(max);
+        base - self.rng.u64(0..=base / 2)
+    }
+
+    /// Effective cap on a kind of lease.
+    pub(super) fn lease_cap(&self, kind: LeaseKind) -> usize {
+        match kind {
+            LeaseKind::Blocking => self.settings.leases_blocking_max,
+            LeaseKind::Transaction => self.settings.leases_transaction_max,
+            LeaseKind::Session => self.settings.leases_session_max,
+        }
+    }
+
+    /// Leased lanes there may be, of all kinds, when one of `kind` is opened.
+    pub(super) fn lease_places(&self, kind: LeaseKind) -> usize {
+        let kept = match kind {
+            LeaseKind::Blocking => limits::PLACES_KEPT_FROM_BLOCKING,
+            LeaseKind::Transaction => limits::PLACES_KEPT_FROM_TRANSACTIONS,
+            LeaseKind::Session => limits::PLACES_KEPT_FROM_SESSIONS,
+        };
+        self.settings.upstream_connections_max - kept
+    }
+}

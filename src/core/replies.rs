@@ -1,0 +1,134 @@
+//! A child's replies in the order of its requests. Replies that come from upstream and replies the broker
+//! gives itself meet here; whichever is ready early waits for the ones before it.
+//!
+//! Pushes (pub/sub messages, invalidations) have no place in this order: `output` only ever holds whole
+//! frames, so a push is appended to it at once.
+
+use crate::base::bytes::ByteQueue;
+use std::collections::VecDeque;
+
+/// Bytes given by the broker behind replies still awaited, and how many are awaited behind them in turn.
+#[derive(Debug)]
+struct Local {
+    bytes: Vec<u8>,
+    then_awaited: u32,
+}
+
+/// The ordered replies of one child. Holds no heap while every reply is upstream's, as it mostly is.
+#[derive(Debug, Default)]
+pub(crate) struct Replies {
+    /// Replies still upstream that come before everything in `behind`. Zero only if that is empty.
+    awaited: u32,
+    behind: VecDeque<Local>,
+    /// Bytes in `behind`.
+    waiting: usize,
+}
+
+impl Replies {
+    /// A request went upstream whose reply the child will see.
+    pub(crate) fn expect_one(&mut self) {
+        match self.behind.back_mut() {
+            Some(local) => local.then_awaited += 1,
+            None => self.awaited += 1,
+        }
+    }
+
+    /// The broker answers a request itself, behind all that came before it.
+    pub(crate) fn local(&mut self, bytes: &[u8], output: &mut ByteQueue) {
+        if self.awaited == 0 {
+            return output.append(bytes);
+        }
+        self.waiting += bytes.len();
+        match self.behind.back_mut() {
+            Some(local) if local.then_awaited == 0 => local.bytes.extend_from_slice(bytes),
+            _ => self.behind.push_back(Local { bytes: bytes.to_vec(), then_awaited: 0 }),
+        }
+    }
+
+    /// The oldest awaited reply has come; `bytes` is one whole frame.
+    pub(crate) fn deliver(&mut self, bytes: &[u8], output: &mut ByteQueue) {
+        if self.awaited == 0 {
+            debug_assert!(false, "a reply nobody awaits");
+            return;
+        }
+        output.append(bytes);
+        self.awaited -= 1;
+        while self.awaited == 0
+            && let Some(local) = self.behind.pop_front()
+        {
+            output.append(&local.bytes);
+            self.waiting -= local.bytes.len();
+            self.awaited = local.then_awaited;
+            if self.behind.is_empty() {
+                self.behind = VecDeque::new();
+            }
+        }
+    }
+
+    /// The newest awaited reply will not come after all: the request will be sent again later.
+    pub(crate) fn retract_one(&mut self) {
+        let newest = match self.behind.back_mut() {
+            Some(local) => &mut local.then_awaited,
+            None => &mut self.awaited,
+        };
+        debug_assert!(*newest > 0, "nothing awaited to retract");
+        *newest = newest.saturating_sub(1);
+    }
+
+    /// Whether every request so far has been answered.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.awaited == 0
+    }
+
+    /// Bytes given by the broker that wait for replies before them.
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting
+    }
+
+    /// Heap bytes held.
+    pub(crate) fn footprint(&self) -> usize {
+        let held: usize = self.behind.iter().map(|local| local.bytes.capacity()).sum();
+        held + self.behind.capacity() * std::mem::size_of::<Local>()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn local_replies_wait_for_the_ones_before_them() {
+        let (mut replies, mut output) = (Replies::default(), ByteQueue::default());
+        replies.local(b"0", &mut output);
+        replies.expect_one();
+        replies.expect_one();
+        replies.local(b"3", &mut output);
+        replies.local(b"4", &mut output);
+        replies.expect_one();
+        assert_eq!((output.as_slice(), replies.waiting()), (&b"0"[..], 2));
+        replies.deliver(b"1", &mut output);
+        assert_eq!(output.as_slice(), b"01");
+        replies.deliver(b"2", &mut output);
+        assert_eq!(output.as_slice(), b"01234");
+        replies.deliver(b"5", &mut output);
+        assert_eq!(output.as_slice(), b"012345");
+        assert!(replies.is_empty());
+        assert_eq!(replies.waiting(), 0);
+        assert_eq!(replies.footprint(), 0, "and no heap is kept");
+    }
+
+    #[test]
+    fn a_retracted_reply_leaves_the_order_as_it_was() {
+        let (mut replies, mut output) = (Replies::default(), ByteQueue::default());
+        replies.expect_one();
+        replies.local(b"1", &mut output);
+        replies.expect_one();
+        replies.retract_one();
+        replies.local(b"2", &mut output);
+        replies.deliver(b"0", &mut output);
+        assert_eq!(output.as_slice(), b"012");
+        replies.expect_one();
+        replies.retract_one();
+        assert!(replies.is_empty());
+    }
+}

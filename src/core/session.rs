@@ -1,0 +1,62 @@
+//! The virtual state of a child: all that Redis would remember of its connection. Plain data with no
+//! handle in it, so that it can be written down and carried to another process.
+
+use super::transaction::Transaction;
+
+/// What Redis would remember of a connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Session {
+    /// CLIENT ID. Never reused; starts at a random high base per broker.
+    pub id: u64,
+    /// CLIENT SETNAME; empty when unset.
+    pub name: Vec<u8>,
+    /// SELECT. Starts as the db of the broker's upstream URL, and RESET goes back there.
+    pub db: u32,
+    /// The db it starts with.
+    pub home_db: u32,
+    /// 2 or 3, by HELLO.
+    pub proto: u8,
+    /// CLIENT SETINFO LIB-NAME; survives RESET.
+    pub lib_name: Vec<u8>,
+    /// CLIENT SETINFO LIB-VER; survives RESET.
+    pub lib_version: Vec<u8>,
+    /// CLIENT NO-EVICT; survives RESET. Kept for CLIENT INFO only: eviction is Redis' own affair.
+    pub no_evict: bool,
+    /// The open MULTI, wherever its commands are queued.
+    pub(crate) transaction: Transaction,
+    /// The connection that watched keys was lost: the next EXEC must answer null.
+    pub watch_lost: bool,
+}
+
+impl Session {
+    /// A connection as Redis would greet it.
+    pub fn new(id: u64, home_db: u32) -> Self {
+        Session {
+            id,
+            name: Vec::new(),
+            db: home_db,
+            home_db,
+            proto: 2,
+            lib_name: Vec::new(),
+            lib_version: Vec::new(),
+            no_evict: false,
+            transaction: Transaction::None,
+            watch_lost: false,
+        }
+    }
+
+    /// Heap bytes held.
+    pub(super) fn footprint(&self) -> usize {
+        let texts = [&self.name, &self.lib_name, &self.lib_version];
+        texts.into_iter().map(Vec::capacity).sum::<usize>() + self.transaction.footprint()
+    }
+
+    /// RESET: all but the id, the library's name and version, and NO-EVICT (Redis 7.0.15 keeps it).
+    pub fn reset(&mut self) {
+        self.name.clear();
+        self.db = self.home_db;
+        self.proto = 2;
+        self.transaction = Transaction::None;
+        self.watch_lost = false;
+    }
+}

@@ -1,0 +1,219 @@
+//! A child's subscriptions, on a leased lane of its own: counting them, telling pushes from replies, and
+//! knowing when the last one is gone.
+
+use super::broker::Broker;
+use super::child::{Child, ChildState, Hold};
+use super::dispatch::Flow;
+use super::lane::{Lane, SlotKind};
+use super::lease::LeaseKind;
+use crate::base::key::Key;
+use crate::command::{CommandId, Family, Subscribe};
+use crate::resp::{Request, encode, reply};
+
+/// How many subscriptions a child has, by family, and which change is under way.
+#[derive(Debug, Default)]
+pub(crate) struct Subscriptions {
+    counts: [u32; 3],
+    /// Confirmations still owed for the (un)subscription in flight.
+    owed: u32,
+}
+
+fn index(family: Family) -> usize {
+    match family {
+        Family::Channel => 0,
+        Family::Pattern => 1,
+        Family::Shard => 2,
+    }
+}
+
+/// What a pub/sub frame is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Push {
+    Message,
+    Confirmation(Subscribe),
+}
+
+impl Subscriptions {
+    pub(super) fn total(&self) -> u32 {
+        self.counts.iter().sum()
+    }
+
+    /// Channels, patterns, shard channels.
+    pub(super) fn counts(&self) -> (u32, u32, u32) {
+        (self.counts[0], self.counts[1], self.counts[2])
+    }
+
+    /// The change in flight has been answered, or refused.
+    pub(super) fn settled(&mut self) {
+        self.owed = 0;
+    }
+
+    /// Redis' count stands in the confirmation: of channels and patterns together, or of shard channels.
+    fn confirmed(&mut self, change: Subscribe, count: u32) {
+        let others = match change.family {
+            Family::Channel => self.counts[1],
+            Family::Pattern => self.counts[0],
+            Family::Shard => 0,
+        };
+        self.counts[index(change.family)] = count.saturating_sub(others);
+        self.owed = self.owed.saturating_sub(1);
+    }
+}
+
+impl Broker {
+    /// (P|S)(UN)SUBSCRIBE on the child's own lane. Answered by one confirmation a name; nothing of the
+    /// child follows before the last of them.
+    pub(super) fn change_subscription(
+        &mut self,
+        key: Key<Child>,
+        request: &Request<'_>,
+        id: CommandId,
+        subscribe: Subscribe,
+        lane: Key<Lane>,
+    ) -> Flow {
+        let Some(child) = self.children.get_mut(key) else { return Flow::Gone };
+        if child.in_flight > 0 {
+            return Flow::Hold(Hold::Drained);
+        }
+        let names = (request.argc() - 1) as u32;
+        let subscriptions = child.subscriptions.get_or_insert_default();
+        let of_family = subscriptions.counts[index(subscribe.family)];
+        subscriptions.owed = if names > 0 { names } else { of_family.max(1) };
+        self.send_for(key, lane, request.bytes, id, SlotKind::Subscribe, 0);
+        self.convert_to_session(key, lane);
+        Flow::Hold(Hold::Blocked)
+    }
+
+    /// A child that watched keys and now subscribes keeps its lane, but it counts as a session.
+    fn convert_to_session(&mut self, key: Key<Child>, lane_key: Key<Lane>) {
+        let Some(lease) = self.lanes.get_mut(lane_key).and_then(|lane| lane.lease.as_mut()) else { return };
+        if lease.kind == LeaseKind::Session {
+            return;
+        }
+        let before = std::mem::replace(&mut lease.kind, LeaseKind::Session);
+        self.leases.returned(before, None);
+        self.leases.granted(LeaseKind::Session, None);
+        if let Some(held) = self.children.get_mut(key).and_then(|child| child.lease.as_mut()) {
+            held.kind = LeaseKind::Session;
+        }
+    }
+
+    /// Unsubscribing where nothing is subscribed: confirmed all the same, without going upstream.
+    pub(super) fn leave_nothing(&mut self, key: Key<Child>, family: Family, request: &Request<'_>) {
+        let Some(child) = self.children.get(key) else { return };
+        let proto = child.session.proto;
+        let kind: &[u8] = match family {
+            Family::Channel => b"unsubscribe",
+            Family::Pattern => b"punsubscribe",
+            Family::Shard => b"sunsubscribe",
+        };
+        let mut names: Vec<Option<&[u8]>> = request.args().skip(1).map(Some).collect();
+        if names.is_empty() {
+            names.push(None);
+        }
+        let mut out = Vec::new();
+        for name in names {
+            out.extend_from_slice(if proto == 3 { b">3\r\n" } else { b"*3\r\n" });
+            encode::bulk(&mut out, kind);
+            match name {
+                Some(name) => encode::bulk(&mut out, name),
+                None => encode::null(&mut out, proto),
+            }
+            encode::int(&mut out, 0);
+        }
+        self.answer(key, &out);
+    }
+
+    /// Whether a frame on this lane belongs to no slot but to the subscriptions of the child that leases
+    /// it. In RESP2 a message looks like any array, so it depends on who listens.
+    pub(super) fn is_push(&self, lane_key: Key<Lane>, kind: u8, frame: &[u8]) -> bool {
+        if kind == b'>' {
+            return true;
+        }
+        if kind != b'*' {
+            return false;
+        }
+        let Some(lease) = self.lanes.get(lane_key).and_then(|lane| lane.lease.as_ref()) else { return false };
+        if lease.kind != LeaseKind::Session {
+            return false;
+        }
+        let Some(child) = self.children.get(lease.child) else { return false };
+        let listens = child.subscriptions.as_ref().is_some_and(|subs| subs.total() > 0 || subs.owed > 0);
+        listens && child.session.proto == 2 && push_of(frame).is_some()
+    }
+
+    /// Delivers a push to the child that leases the lane. False when the lane may not carry one.
+    pub(super) fn push_arrived(&mut self, lane_key: Key<Lane>, frame: &[u8]) -> bool {
+        let Some(lane) = self.lanes.get(lane_key) else { return true };
+        let Some(lease) = lane.lease.as_ref() else { return self.stray_push(lane_key) };
+        let child_key = lease.child;
+        if self.children.get(child_key).is_none() {
+            return true;
+        }
+        if !self.deliver_push(child_key, frame) {
+            return true;
+        }
+        let Some(child) = self.children.get_mut(child_key) else { return true };
+        let Some(Push::Confirmation(change)) = push_of(frame) else { return true };
+        let Some(subscriptions) = &mut child.subscriptions else { return true };
+        let count = reply::element(frame, 2).and_then(|range| number(&frame[range])).unwrap_or(0);
+        let owed_before = subscriptions.owed;
+        subscriptions.confirmed(change, count);
+        if owed_before == 1 {
+            let awaits = self.lanes.get(lane_key).and_then(Lane::front).map(|slot| slot.kind);
+            if awaits == Some(SlotKind::Subscribe)
+                && let Some(slot) = self.lanes.get_mut(lane_key).and_then(Lane::pop)
+            {
+                self.settle(lane_key, slot, b"", true);
+            }
+        }
+        true
+    }
+
+    /// On a RESP3 lane nobody leases, a push can only be something Redis tells every connection: not a
+    /// reply, so it is dropped. A RESP2 lane cannot have one.
+    fn stray_push(&self, lane_key: Key<Lane>) -> bool {
+        self.lanes.get(lane_key).is_some_and(|lane| self.pools[lane.pool.0 as usize].proto == 3)
+    }
+
+    /// Appends a push to the child's output, within the bounds of subscribers. False if it was closed.
+    fn deliver_push(&mut self, key: Key<Child>, frame: &[u8]) -> bool {
+        let Some(child) = self.children.get_mut(key) else { return false };
+        if child.state == ChildState::Finishing && child.replies.is_empty() {
+            // It has had its last answer.
+            return true;
+        }
+        let held = child.output.len();
+        if held >= self.settings.subscriber_output_max {
+            log::warn!("subscriber_output_max reached: closing child {}, {held} bytes unread", child.label());
+            self.close_child(key);
+            return false;
+        }
+        child.output.adopt(&mut self.spares);
+        child.output.append(frame);
+        if child.output.len() >= self.settings.subscriber_output_soft {
+            child.over_soft_since.get_or_insert(self.now);
+        }
+        self.mark_child(key);
+        true
+    }
+}
+
+fn number(frame: &[u8]) -> Option<u32> {
+    std::str::from_utf8(reply::text(frame)?).ok()?.parse().ok()
+}
+
+fn push_of(frame: &[u8]) -> Option<Push> {
+    let kind = reply::text(&frame[reply::element(frame, 0)?])?;
+    let change = |family, leave| Some(Push::Confirmation(Subscribe { family, leave }));
+    match kind {
+        b"message" | b"pmessage" | b"smessage" => Some(Push::Message),
+        b"subscribe" => change(Family::Channel, false),
+        b"psubscribe" => change(Family::Pattern, false),
+        b"ssubscribe" => change(Family::Shard, false),
+        b"unsubscribe" => change(Family::Channel, true),
+        b"punsubscribe" => change(Family::Pattern, true),
+        b"sunsubscribe" => change(Family::Shard, true),
+        _ => None,
+    }
+}

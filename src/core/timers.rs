@@ -1,0 +1,90 @@
+//! Deadlines of rare things: dialling, waiting in a line, the janitor. A request has no timer; its age is
+//! checked at the head of its lane. Timers are never cancelled: one that is no longer meant finds that out
+//! when it fires.
+
+use super::child::Child;
+use super::lane::Lane;
+use crate::base::clock::Millis;
+use crate::base::key::Key;
+use std::cmp::Ordering;
+use std::collections::BinaryHeap;
+
+/// What a deadline is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Timer {
+    /// A lane's attempt or backoff; meant only while the lane's `timer` has this number.
+    Lane(Key<Lane>, u32),
+    /// A child that waits for a lease or for the upstream.
+    Child(Key<Child>),
+    /// Leases could not be opened; try again.
+    Leases,
+    /// A shared lane may now be asked to yield.
+    Places,
+    /// The periodic pass.
+    Janitor,
+    /// The end of the drain's patience.
+    Drain,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Entry {
+    at: Millis,
+    timer: Timer,
+}
+
+impl Ord for Entry {
+    fn cmp(&self, other: &Self) -> Ordering {
+        other.at.cmp(&self.at)
+    }
+}
+
+impl PartialOrd for Entry {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+/// A heap of deadlines, earliest first.
+#[derive(Debug, Default)]
+pub(super) struct Timers {
+    heap: BinaryHeap<Entry>,
+}
+
+impl Timers {
+    pub(super) fn arm(&mut self, at: Millis, timer: Timer) {
+        self.heap.push(Entry { at, timer });
+    }
+
+    pub(super) fn next_at(&self) -> Option<Millis> {
+        self.heap.peek().map(|entry| entry.at)
+    }
+
+    pub(super) fn pop_due(&mut self, now: Millis) -> Option<Timer> {
+        if self.next_at()? > now {
+            return None;
+        }
+        self.heap.pop().map(|entry| entry.timer)
+    }
+
+    /// Gives unused room back after a burst.
+    pub(super) fn shrink(&mut self) {
+        self.heap.shrink_to_fit();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn earliest_first_and_only_when_due() {
+        let mut timers = Timers::default();
+        timers.arm(20, Timer::Drain);
+        timers.arm(10, Timer::Janitor);
+        assert_eq!(timers.next_at(), Some(10));
+        assert_eq!(timers.pop_due(9), None);
+        assert_eq!(timers.pop_due(20), Some(Timer::Janitor));
+        assert_eq!(timers.pop_due(20), Some(Timer::Drain));
+        assert_eq!(timers.pop_due(20), None);
+    }
+}

@@ -1,0 +1,103 @@
+//! A child's open MULTI: what is queued, what spoils it, and what its EXEC means once answered. Knows
+//! nothing of lanes; `core::multi` decides where a transaction runs.
+
+use crate::command::CommandId;
+
+/// Where an open MULTI is queued.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) enum Transaction {
+    /// No MULTI is open.
+    #[default]
+    None,
+    /// Queued here; will be sent as one contiguous block on a shared lane at EXEC.
+    Queued(Box<Queued>),
+    /// Open on a leased lane; Redis queues it.
+    Leased(Box<Queued>),
+}
+
+impl Transaction {
+    /// Whether MULTI is open.
+    pub(crate) fn is_open(&self) -> bool {
+        !matches!(self, Transaction::None)
+    }
+
+    /// The queue, wherever it is kept.
+    pub(crate) fn queued_mut(&mut self) -> Option<&mut Queued> {
+        match self {
+            Transaction::None => None,
+            Transaction::Queued(queued) | Transaction::Leased(queued) => Some(queued),
+        }
+    }
+
+    /// Number of queued commands, or -1 without MULTI: the `multi=` field of CLIENT INFO.
+    pub(crate) fn depth(&self) -> i64 {
+        match self {
+            Transaction::None => -1,
+            Transaction::Queued(queued) | Transaction::Leased(queued) => i64::from(queued.after.commands),
+        }
+    }
+
+    /// Heap bytes held.
+    pub(crate) fn footprint(&self) -> usize {
+        match self {
+            Transaction::None => 0,
+            Transaction::Queued(queued) | Transaction::Leased(queued) => {
+                let command = std::mem::size_of::<(CommandId, usize)>();
+                std::mem::size_of::<Queued>()
+                    + queued.block.capacity()
+                    + queued.commands.capacity() * command
+                    + queued.local
+            }
+        }
+    }
+}
+
+/// The commands of an open MULTI.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Queued {
+    /// The canonical requests, MULTI first. Unused while the MULTI is open on a leased lane.
+    pub block: Vec<u8>,
+    /// For each request in `block`: its command and where it ends.
+    pub commands: Vec<(CommandId, usize)>,
+    /// Bytes of the arguments kept in `after.local`.
+    pub local: usize,
+    /// A command was rejected: EXEC must abort.
+    pub dirty: bool,
+    /// `transaction_max` was reached: nothing more is taken.
+    pub full: bool,
+    /// Why EXEC must abort, where the broker knows a better reason than "previous errors".
+    pub abort_reason: Option<String>,
+    /// What EXEC's reply will mean here.
+    pub after: AfterExec,
+}
+
+impl Queued {
+    /// Whether `bytes` more for the upstream and `argv` kept here fit under `max`. Nothing is taken any
+    /// more once something did not.
+    pub(crate) fn admit(&mut self, bytes: usize, argv: Option<&Vec<Vec<u8>>>, max: usize) -> bool {
+        let kept = argv.map_or(0, |argv| argv.iter().map(Vec::len).sum());
+        self.full |= self.block.len() + self.local + bytes + kept > max;
+        if self.full {
+            let commands = self.after.commands;
+            self.after = AfterExec { commands, ..AfterExec::default() };
+            (self.block, self.commands, self.local) = (Vec::new(), Vec::new(), 0);
+        } else if !self.dirty {
+            self.local += kept;
+        }
+        !self.full
+    }
+}
+
+/// What the reply to an EXEC changes in the child's session, and what in the reply must be replaced
+/// because the broker, not Redis, knows the answer.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct AfterExec {
+    /// Commands queued so far; the index of the next one in EXEC's array.
+    pub commands: u32,
+    /// (element, argv): commands the broker answers itself; Redis ran a PING in their place.
+    pub local: Vec<(u32, Vec<Vec<u8>>)>,
+    /// (element, db): SELECTs; the last one Redis answered with OK holds.
+    pub selects: Vec<(u32, u32)>,
+    /// The first error Redis answered while the block was queued, without `-` and CRLF.
+    pub first_error: Option<Vec<u8>>,
+}
