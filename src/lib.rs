@@ -6,3 +6,4 @@ pub mod command;
 pub mod config;
 pub mod core;
 pub mod resp;
+pub mod transport;

@@ -1,0 +1,284 @@
+//! A socket and the edge-trigger invariant: every edge of the poll is either used up (a read came back
+//! short, a write was refused) or remembered here (`unread`, not `blocked`), and whoever holds the
+//! connection comes back for what is remembered without waiting for another edge. Owns no buffer and does
+//! not know what the bytes mean.
+
+use super::stream::Stream;
+use mio::event::{Event, Source};
+use mio::{Interest, Registry, Token};
+use rustix::net::SendFlags;
+use std::io::{self, Read};
+
+/// A non-blocking connection.
+#[derive(Debug)]
+pub struct Conn {
+    stream: Stream,
+    token: Token,
+    /// Registered for writable as well. Only after a refused write: armed for good, every byte the peer
+    /// takes would wake us.
+    armed: bool,
+    /// The last write was refused and no writable edge has come since.
+    blocked: bool,
+    /// An edge was taken and there may be bytes (or an end) left to read.
+    unread: bool,
+    /// The peer will send nothing beyond what can be read now. No further edge tells of the end, so reading
+    /// goes on until it is found.
+    hung: bool,
+    /// The end has been read.
+    ended: bool,
+}
+
+/// What one read brought.
+#[derive(Debug)]
+pub enum Fill {
+    /// This many bytes, at the start of the buffer.
+    Bytes(usize),
+    /// Nothing now.
+    Empty,
+    /// The peer will send nothing more, and all it sent has been read.
+    End,
+    /// The connection is broken.
+    Broken(io::Error),
+}
+
+impl Conn {
+    /// A connection nobody watches yet.
+    pub fn new(stream: Stream) -> Conn {
+        Conn {
+            stream,
+            token: Token(usize::MAX),
+            armed: false,
+            blocked: false,
+            unread: false,
+            hung: false,
+            ended: false,
+        }
+    }
+
+    /// Has the poll watch it. One that is `connecting` is watched for writable too, which tells the outcome;
+    /// until then a write counts as refused.
+    pub fn register(&mut self, registry: &Registry, token: Token, connecting: bool) -> io::Result<()> {
+        self.stream.register(registry, token, interest(connecting))?;
+        self.token = token;
+        self.armed = connecting;
+        self.blocked = connecting;
+        Ok(())
+    }
+
+    /// Remembers what an event of the poll says.
+    pub fn observe(&mut self, event: &Event) {
+        if event.is_read_closed() || event.is_error() {
+            self.hung = true;
+        }
+        if event.is_readable() || self.hung {
+            self.unread = !self.ended;
+        }
+        if event.is_writable() || event.is_write_closed() || event.is_error() {
+            self.blocked = false;
+        }
+    }
+
+    /// Whether there may be something to read.
+    pub fn unread(&self) -> bool {
+        self.unread
+    }
+
+    /// Whether the peer has hung up, perhaps with bytes still unread.
+    pub fn hung(&self) -> bool {
+        self.hung
+    }
+
+    /// Whether the end has been read.
+    pub fn ended(&self) -> bool {
+        self.ended
+    }
+
+    /// Whether a write would be refused.
+    pub fn blocked(&self) -> bool {
+        self.blocked
+    }
+
+    /// The connection has turned out unable to send: what the peer sent before that is read to its end.
+    pub fn hang(&mut self) {
+        self.hung = true;
+        self.unread = !self.ended;
+        self.blocked = true;
+    }
+
+    /// The stream itself, to ask about it.
+    pub fn stream(&self) -> &Stream {
+        &self.stream
+    }
+
+    /// One read. Call again while `unread`, but not before everybody else had a turn.
+    pub fn fill(&mut self, buffer: &mut [u8]) -> Fill {
+        loop {
+            match self.stream.read(buffer) {
+                Ok(0) => {
+                    self.unread = false;
+                    self.ended = true;
+                    return Fill::End;
+                }
+                Ok(count) => {
+                    // A short read has emptied the socket: what comes later makes an edge of its own. Not so
+                    // after a hang-up, whose edge has been.
+                    self.unread = count == buffer.len() || self.hung;
+                    return Fill::Bytes(count);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.unread = false;
+                    return Fill::Empty;
+                }
+                Err(error) => {
+                    self.unread = false;
+                    self.ended = true;
+                    return Fill::Broken(error);
+                }
+            }
+        }
+    }
+
+    /// One write; zero when it was refused, and then a writable edge will come. Never raises SIGPIPE, which
+    /// an embedding program may not ignore as Rust's own start-up code does.
+    pub fn flush(&mut self, registry: &Registry, bytes: &[u8]) -> io::Result<usize> {
+        loop {
+            match rustix::net::send(&self.stream, bytes, SendFlags::NOSIGNAL) {
+                Ok(count) => return Ok(count),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(rustix::io::Errno::AGAIN) => {
+                    self.blocked = true;
+                    self.arm(registry, true)?;
+                    return Ok(0);
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Everything has been written.
+    pub fn drained(&mut self, registry: &Registry) -> io::Result<()> {
+        self.arm(registry, false)
+    }
+
+    /// Registers anew only if that changes anything. Registering reports present readiness as a new edge,
+    /// so nothing is lost in between.
+    fn arm(&mut self, registry: &Registry, writable: bool) -> io::Result<()> {
+        if self.armed != writable {
+            self.stream.reregister(registry, self.token, interest(writable))?;
+            self.armed = writable;
+        }
+        Ok(())
+    }
+
+    /// Deregisters, shuts down, closes, in this order: a forked copy may keep the socket alive, and would
+    /// go on making events for a token that is no longer ours.
+    pub fn close(mut self, registry: &Registry) {
+        // Neither can fail in a way that leaves anything to do.
+        let _ = self.stream.deregister(registry);
+        let _ = self.stream.shutdown();
+    }
+}
+
+fn interest(writable: bool) -> Interest {
+    if writable { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mio::net::UnixStream;
+    use mio::{Events, Poll};
+    use std::io::Write;
+    use std::net::Shutdown;
+    use std::time::Duration;
+
+    const TOKEN: Token = Token(7);
+
+    fn pair() -> (Poll, Conn, std::os::unix::net::UnixStream) {
+        let poll = Poll::new().unwrap();
+        let (near, far) = std::os::unix::net::UnixStream::pair().unwrap();
+        near.set_nonblocking(true).unwrap();
+        let stream = Stream::Unix(UnixStream::from_std(near));
+        let mut conn = Conn::new(stream);
+        conn.register(poll.registry(), TOKEN, false).unwrap();
+        (poll, conn, far)
+    }
+
+    /// Polls once; how many events there were.
+    fn observe(poll: &mut Poll, conn: &mut Conn) -> usize {
+        let mut events = Events::with_capacity(8);
+        poll.poll(&mut events, Some(Duration::ZERO)).unwrap();
+        for event in &events {
+            conn.observe(event);
+        }
+        events.iter().count()
+    }
+
+    #[test]
+    fn a_short_read_ends_it_and_a_full_one_does_not() {
+        let (mut poll, mut conn, mut far) = pair();
+        far.write_all(b"12345").unwrap();
+        assert_eq!(observe(&mut poll, &mut conn), 1);
+        let mut buffer = [0; 4];
+        assert!(matches!(conn.fill(&mut buffer), Fill::Bytes(4)));
+        assert!(conn.unread(), "the edge is used up, a byte is left");
+        assert_eq!(observe(&mut poll, &mut conn), 0);
+        assert!(matches!(conn.fill(&mut buffer), Fill::Bytes(1)));
+        assert!(!conn.unread());
+        assert!(matches!(conn.fill(&mut buffer), Fill::Empty));
+    }
+
+    /// Bytes and the end of file in one edge: a short read must not be the last.
+    #[test]
+    fn the_end_is_found_behind_the_last_bytes() {
+        let (mut poll, mut conn, mut far) = pair();
+        far.write_all(b"bye").unwrap();
+        drop(far);
+        observe(&mut poll, &mut conn);
+        assert!(conn.hung());
+        let mut buffer = [0; 64];
+        assert!(matches!(conn.fill(&mut buffer), Fill::Bytes(3)));
+        assert!(conn.unread());
+        assert!(matches!(conn.fill(&mut buffer), Fill::End));
+        observe(&mut poll, &mut conn);
+        assert!(!conn.unread(), "an end is read once");
+    }
+
+    #[test]
+    fn writable_is_watched_only_after_a_refused_write() {
+        let (mut poll, mut conn, mut far) = pair();
+        let chunk = [0; 1 << 16];
+        let mut sent = 0;
+        loop {
+            let count = conn.flush(poll.registry(), &chunk).unwrap();
+            if count == 0 {
+                break;
+            }
+            sent += count;
+        }
+        assert!(conn.blocked());
+        observe(&mut poll, &mut conn);
+        assert!(conn.blocked());
+        let mut taken = vec![0; sent];
+        far.read_exact(&mut taken).unwrap();
+        assert_eq!(observe(&mut poll, &mut conn), 1);
+        assert!(!conn.blocked());
+        conn.drained(poll.registry()).unwrap();
+        far.write_all(b"x").unwrap();
+        assert_eq!(observe(&mut poll, &mut conn), 1);
+        assert!(!conn.armed);
+    }
+
+    #[test]
+    fn a_peer_that_has_gone_is_an_error_not_a_signal() {
+        let (mut poll, mut conn, far) = pair();
+        far.shutdown(Shutdown::Both).unwrap();
+        let error = conn.flush(poll.registry(), b"x").unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
+        conn.hang();
+        assert!(matches!(conn.fill(&mut [0; 8]), Fill::End));
+        observe(&mut poll, &mut conn);
+        conn.close(poll.registry());
+    }
+}

@@ -1,0 +1,332 @@
+//! Tests of the listener: races, stale and foreign files, permissions, loopback.
+
+use super::*;
+use std::os::unix::net::UnixStream as StdUnix;
+use std::sync::Barrier;
+use std::thread;
+
+struct Place {
+    dir: tempfile::TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        Place { dir: tempfile::tempdir().unwrap() }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.dir.path().join("b.sock")
+    }
+
+    fn lock(&self) -> PathBuf {
+        self.dir.path().join("b.sock.lock")
+    }
+
+    fn url(&self) -> ListenUrl {
+        ListenUrl::unix(self.path())
+    }
+
+    /// The error of binding here, checked to be one line that names the place.
+    fn refusal(&self) -> String {
+        let error = Listener::bind(&self.url()).unwrap_err().to_string();
+        let rest = error.strip_prefix(&format!("unix://{}: ", self.path().display()));
+        assert!(!error.contains('\n'), "{error}");
+        rest.unwrap_or_else(|| panic!("{error}")).to_owned()
+    }
+
+    fn files(&self) -> usize {
+        fs::read_dir(self.dir.path()).unwrap().count()
+    }
+}
+
+fn tcp(host: &str, insecure: bool) -> ListenUrl {
+    ListenUrl::Tcp { host: host.to_owned(), port: 0, insecure }
+}
+
+/// A socket file nobody listens on, as a killed process leaves it.
+fn leave_stale_socket(path: &Path) {
+    drop(std::os::unix::net::UnixListener::bind(path).unwrap());
+}
+
+#[test]
+fn a_unix_child_is_accepted_with_its_pid_and_the_files_go_with_the_listener() {
+    let place = Place::new();
+    let listener = Listener::bind(&place.url()).unwrap();
+    assert_eq!(listener.url(), format!("unix://{}", place.path().display()));
+    assert_eq!(listener.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock);
+
+    let mut child = StdUnix::connect(place.path()).unwrap();
+    let (mut stream, peer) = listener.accept().unwrap();
+    assert!(matches!(peer, Peer::Unix { pid, .. } if pid as u32 == std::process::id()), "{peer}");
+    let mut byte = [0];
+    assert_eq!(stream.read(&mut byte).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    child.write_all(b"x").unwrap();
+    assert_eq!(stream.read(&mut byte).unwrap(), 1);
+
+    listener.close();
+    assert_eq!(place.files(), 0);
+}
+
+#[test]
+fn a_tcp_child_is_accepted_without_delay_on_the_port_the_url_names() {
+    for host in ["127.0.0.1", "localhost"] {
+        let listener = Listener::bind(&tcp(host, false)).unwrap();
+        let address: SocketAddr = listener.url().strip_prefix("tcp://").unwrap().parse().unwrap();
+        assert_ne!(address.port(), 0);
+        let child = std::net::TcpStream::connect(address).unwrap();
+        let (stream, peer) = loop {
+            match listener.accept() {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => thread::yield_now(),
+                accepted => break accepted.unwrap(),
+            }
+        };
+        assert_eq!(peer, Peer::Tcp(child.local_addr().unwrap()));
+        assert_eq!(stream.peer(), peer);
+        assert!(matches!(stream, Stream::Tcp(stream) if stream.nodelay().unwrap()));
+    }
+}
+
+#[test]
+fn tcp_beyond_loopback_has_to_be_asked_for() {
+    for host in ["0.0.0.0", "::ffff:0.0.0.0"] {
+        let error = Listener::bind(&tcp(host, false)).unwrap_err();
+        assert_eq!(error.kind(), crate::base::error::ErrorKind::Config);
+        let error = error.to_string();
+        assert!(error.contains("gets the broker's rights") && error.contains("?insecure=1"), "{error}");
+        assert!(!error.contains('\n'), "{error}");
+    }
+    Listener::bind(&tcp("0.0.0.0", true)).unwrap();
+    Listener::bind(&tcp("127.0.0.2", false)).unwrap();
+}
+
+#[test]
+fn a_taken_tcp_port_is_named() {
+    let first = Listener::bind(&tcp("127.0.0.1", false)).unwrap();
+    let url = first.url();
+    let port = url.rsplit(':').next().unwrap().parse().unwrap();
+    let second = ListenUrl::Tcp { host: "127.0.0.1".to_owned(), port, insecure: false };
+    let error = Listener::bind(&second).unwrap_err().to_string();
+    assert!(error.starts_with(&format!("{url}: cannot listen on 127.0.0.1:{port}: ")), "{error}");
+    first.close();
+    Listener::bind(&second).unwrap();
+}
+
+#[test]
+fn of_two_brokers_that_start_at_once_one_listens() {
+    for stale in [false, true] {
+        for _ in 0..50 {
+            let place = Place::new();
+            if stale {
+                leave_stale_socket(&place.path());
+            }
+            let barrier = Barrier::new(2);
+            let attempt = || {
+                barrier.wait();
+                Listener::bind(&place.url())
+            };
+            let (a, b) = thread::scope(|scope| {
+                let other = scope.spawn(attempt);
+                (attempt(), other.join().unwrap())
+            });
+            let (winner, loser) = match (a, b) {
+                (Ok(winner), Err(loser)) | (Err(loser), Ok(winner)) => (winner, loser),
+                both => panic!("{both:?}"),
+            };
+            assert!(loser.to_string().contains("another broker"), "{loser}");
+            StdUnix::connect(place.path()).unwrap();
+            winner.accept().unwrap();
+        }
+    }
+}
+
+#[test]
+fn brokers_that_come_and_go_never_remove_each_others_files() {
+    let place = Place::new();
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                for _ in 0..200 {
+                    if let Ok(listener) = Listener::bind(&place.url()) {
+                        StdUnix::connect(place.path()).unwrap();
+                        listener.accept().unwrap();
+                    }
+                }
+            });
+        }
+    });
+    assert_eq!(place.files(), 0);
+}
+
+#[test]
+fn a_lock_on_a_file_that_was_removed_meanwhile_does_not_count() {
+    let place = Place::new();
+    let first = LockFile::attempt(&place.lock(), || {}).unwrap().unwrap();
+    let mut first = Some(first);
+    assert!(LockFile::attempt(&place.lock(), || drop(first.take())).unwrap().is_none());
+    // The same with a third broker that has already made a new file.
+    let mut third = None;
+    let second = LockFile::attempt(&place.lock(), || {
+        fs::remove_file(place.lock()).unwrap();
+        third = LockFile::attempt(&place.lock(), || {}).unwrap();
+    });
+    assert!(second.unwrap().is_none());
+    assert!(third.is_some() && place.lock().exists());
+    assert_eq!(fs::read_to_string(place.lock()).unwrap(), format!("{}\n", std::process::id()));
+}
+
+#[test]
+fn a_living_broker_is_named_by_its_pid() {
+    let place = Place::new();
+    let _listener = Listener::bind(&place.url()).unwrap();
+    let pid = std::process::id();
+    assert_eq!(place.refusal(), format!("another broker (pid {pid}) is already listening there"));
+    fs::write(place.lock(), "").unwrap();
+    assert_eq!(place.refusal(), "another broker is already listening there");
+    StdUnix::connect(place.path()).unwrap();
+}
+
+#[test]
+fn a_living_process_without_the_lock_is_left_alone() {
+    let place = Place::new();
+    let other = std::os::unix::net::UnixListener::bind(place.path()).unwrap();
+    assert_eq!(place.refusal(), "a living process is listening there");
+    other.accept().unwrap();
+    assert_eq!(place.files(), 1, "no lock file is left behind");
+}
+
+#[test]
+fn a_full_backlog_counts_as_living() {
+    let place = Place::new();
+    let other = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+    other.bind(&SockAddr::unix(place.path()).unwrap()).unwrap();
+    other.listen(0).unwrap();
+    let _queued = StdUnix::connect(place.path()).unwrap();
+    assert_eq!(place.refusal(), "a living process is listening there");
+}
+
+#[test]
+fn a_stale_socket_is_replaced() {
+    let place = Place::new();
+    leave_stale_socket(&place.path());
+    fs::write(place.lock(), "1\n").unwrap();
+    let listener = Listener::bind(&place.url()).unwrap();
+    StdUnix::connect(place.path()).unwrap();
+    listener.accept().unwrap();
+    drop(listener);
+    assert_eq!(place.files(), 0);
+}
+
+#[test]
+fn what_is_not_a_socket_is_never_removed() {
+    let place = Place::new();
+    fs::write(place.path(), "precious").unwrap();
+    assert!(place.refusal().contains("not a socket"));
+    assert_eq!(fs::read_to_string(place.path()).unwrap(), "precious");
+
+    let link = Place::new();
+    leave_stale_socket(&place.dir.path().join("other"));
+    std::os::unix::fs::symlink(place.dir.path().join("other"), link.path()).unwrap();
+    assert!(link.refusal().contains("not a socket"));
+    assert!(place.dir.path().join("other").exists());
+}
+
+#[test]
+fn a_lock_file_that_is_a_link_or_a_directory_is_refused() {
+    let place = Place::new();
+    let victim = place.dir.path().join("victim");
+    fs::write(&victim, "precious").unwrap();
+    std::os::unix::fs::symlink(&victim, place.lock()).unwrap();
+    assert!(place.refusal().contains("cannot lock"));
+    assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
+    fs::remove_file(place.lock()).unwrap();
+    fs::create_dir(place.lock()).unwrap();
+    assert!(place.refusal().contains("cannot lock"));
+}
+
+#[test]
+fn permissions_are_set_before_anyone_can_connect() {
+    for (mode, expected) in [(None, SOCKET_MODE), (Some(0o600), 0o600), (Some(0o666), 0o666)] {
+        let place = Place::new();
+        let url = ListenUrl::Unix { path: place.path(), mode, user: None, group: None };
+        let lock = LockFile::acquire(&place.path()).unwrap();
+        let (socket, files) = prepare_unix(&url, &place.path(), lock).unwrap();
+        let found = fs::metadata(place.path()).unwrap().mode() & 0o7777;
+        assert_eq!(found, expected);
+        let error = StdUnix::connect(place.path()).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+        socket.listen(1).unwrap();
+        StdUnix::connect(place.path()).unwrap();
+        drop(files);
+        assert_eq!(place.files(), 0);
+    }
+}
+
+#[test]
+fn owner_and_group_are_set_or_the_failure_leaves_nothing() {
+    let place = Place::new();
+    let with = |user: &str, group: &str| ListenUrl::Unix {
+        path: place.path(),
+        mode: None,
+        user: Some(user.to_owned()),
+        group: Some(group.to_owned()),
+    };
+    let uid = rustix::process::geteuid().as_raw().to_string();
+    let gid = rustix::process::getegid().as_raw().to_string();
+    let listener = Listener::bind(&with(&uid, &gid)).unwrap();
+    assert_eq!(fs::metadata(place.path()).unwrap().gid().to_string(), gid);
+    drop(listener);
+    let error = Listener::bind(&with("no such user", &gid)).unwrap_err().to_string();
+    assert!(error.contains("no user \"no such user\" in /etc/passwd"), "{error}");
+    assert_eq!(place.files(), 0);
+}
+
+#[test]
+fn ids_are_found_by_whole_name() {
+    let text = "root:x:0:0::/:/bin/sh\nbroken\nredis:x:101:102::/:\n+::::::\n";
+    assert_eq!(id_in(text, "redis"), Some(101));
+    assert_eq!(id_in(text, "redi"), None);
+    assert_eq!(id_in(text, "broken"), None);
+    assert_eq!(id_in(text, "+"), None);
+}
+
+#[test]
+fn only_the_one_directory_is_created() {
+    let place = Place::new();
+    let dir = place.dir.path().join("run");
+    let path = dir.join("b.sock");
+    let url = ListenUrl::unix(&path);
+    let error = Listener::bind(&url).unwrap_err().to_string();
+    assert!(error.ends_with("/run\" is not a directory; create it first"), "{error}");
+    assert!(!dir.exists());
+
+    // Whatever the URL asks for besides.
+    let url = ListenUrl::Unix { path: path.clone(), mode: Some(0o660), user: None, group: None };
+    let listener = bind_unix(&url, &path, &dir).unwrap();
+    assert_eq!(fs::metadata(&dir).unwrap().mode() & 0o7777, 0o755);
+    drop(listener);
+    bind_unix(&url, &path, &dir).unwrap();
+}
+
+#[test]
+fn a_socket_that_replaced_ours_is_not_removed() {
+    let place = Place::new();
+    let listener = Listener::bind(&place.url()).unwrap();
+    // Kept under another name, so that its inode is not given to the next file.
+    fs::rename(place.path(), place.dir.path().join("kept")).unwrap();
+    let _other = std::os::unix::net::UnixListener::bind(place.path()).unwrap();
+    drop(listener);
+    StdUnix::connect(place.path()).unwrap();
+    assert!(!place.lock().exists());
+}
+
+#[test]
+fn a_copy_of_the_socket_does_not_listen_on() {
+    let place = Place::new();
+    let listener = Listener::bind(&place.url()).unwrap();
+    let copy = listener.as_fd().try_clone_to_owned().unwrap();
+    fs::hard_link(place.path(), place.dir.path().join("kept")).unwrap();
+    drop(listener);
+    let error = StdUnix::connect(place.dir.path().join("kept")).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+    drop(copy);
+}
