@@ -1,9 +1,32 @@
 //! One Redis connection pool per host, shared by every process on it.
+//!
+//! One process runs a [`reactor::Loop`]; all others connect to its listeners as they would to Redis. Their
+//! requests share a few upstream connections, and each process gets its own replies, in order, as if it had
+//! Redis to itself.
+//!
+//! ```no_run
+//! use broker::config::Settings;
+//! use broker::reactor::{Loop, RunMode};
+//!
+//! let mut settings = Settings::default();
+//! settings.set("upstream", "redis://127.0.0.1:6379")?;
+//! settings.set("listen", "unix:///tmp/broker.sock?mode=0660")?;
+//! let mut broker = Loop::new(settings)?;
+//! broker.run(RunMode::Default)?;
+//! # Ok::<(), broker::base::error::Error>(())
+//! ```
+//!
+//! The rooms, from the ground up; each uses only those before it: [`base`] (errors, bounds, bytes, keys,
+//! time), [`resp`] (where a frame begins and ends), [`command`] (what a request is), [`config`] (one table of
+//! keys), [`core`] (children, lanes, pools and the rules between them; no I/O, no clock), [`transport`]
+//! (sockets), [`reactor`] (the loop), [`ffi`] (where the crate meets C). ARCHITECTURE.md follows one request through them.
 #![deny(unsafe_code)]
 
 pub mod base;
 pub mod command;
 pub mod config;
 pub mod core;
+pub mod ffi;
+pub mod reactor;
 pub mod resp;
 pub mod transport;

@@ -1,0 +1,167 @@
+//! Connections to the upstream while they are being made. The core sees a lane connected or failed, and
+//! nothing in between; a lane is dialled at most once at a time.
+
+use super::resolver::{Found, Resolver};
+use super::{Link, Loop, Owner, link_of};
+use crate::base::key::Key;
+use crate::config::endpoint::Address;
+use crate::core::Lane;
+use crate::transport::stream::Stream;
+use mio::Waker;
+use mio::net::{TcpStream, UnixStream};
+use socket2::{SockRef, TcpKeepalive};
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// An idle upstream connection is probed after this long, then at this interval, and given up after so many
+/// probes or when written bytes stay unacknowledged for the last: a host that vanished is noticed in 30 s
+/// even while nothing is asked.
+const KEEPALIVE_TIME: Duration = Duration::from_secs(15);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+const KEEPALIVE_PROBES: u32 = 3;
+const USER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Where the upstream is, and the lanes on their way there.
+#[derive(Debug)]
+pub(super) struct Dialler {
+    resolver: Resolver,
+    attempts: HashMap<Key<Lane>, Attempt>,
+}
+
+#[derive(Debug)]
+enum Attempt {
+    /// Waits for the address.
+    Resolving,
+    /// Waits for the upstream to accept.
+    Connecting { link: Key<Link>, address: Option<SocketAddr> },
+}
+
+impl Dialler {
+    pub(super) fn new(address: &Address, waker: Arc<Waker>) -> Self {
+        Dialler { resolver: Resolver::new(address, waker), attempts: HashMap::new() }
+    }
+
+    pub(super) fn forget_all(&mut self) {
+        self.attempts = HashMap::new();
+    }
+}
+
+impl Loop {
+    /// Begins to connect a lane.
+    pub(super) fn dial(&mut self, lane: Key<Lane>) {
+        if self.closed {
+            return;
+        }
+        match self.dialler.resolver.find(self.told) {
+            Found::Unix(path) => self.connect(lane, connect_unix(&path), None),
+            Found::Tcp(address) => self.connect(lane, connect_tcp(address), Some(address)),
+            Found::Later => {
+                self.dialler.attempts.insert(lane, Attempt::Resolving);
+            }
+            Found::Nowhere(why) => self.core.lane_failed(lane, &why),
+        }
+    }
+
+    fn connect(&mut self, lane: Key<Lane>, stream: io::Result<Stream>, address: Option<SocketAddr>) {
+        // A Unix socket is connected at once or not at all.
+        let under_way = address.is_some();
+        let link = stream.and_then(|stream| {
+            let owner = if under_way { Owner::Dial(lane) } else { Owner::Lane(lane) };
+            self.add_link(stream, owner, under_way)
+        });
+        match link {
+            Ok(link) if under_way => {
+                self.dialler.attempts.insert(lane, Attempt::Connecting { link, address });
+            }
+            Ok(link) => self.core.lane_connected(lane, link_of(link)),
+            Err(error) => self.dial_failed(lane, address, &error),
+        }
+    }
+
+    fn dial_failed(&mut self, lane: Key<Lane>, address: Option<SocketAddr>, error: &io::Error) {
+        match address {
+            Some(address) => {
+                self.dialler.resolver.blame(address);
+                self.core.lane_failed(lane, &format!("{address}: {error}"));
+            }
+            None => self.core.lane_failed(lane, &error.to_string()),
+        }
+    }
+
+    /// The poll says that a connect has come to an end, unless it only seems so.
+    pub(super) fn finish_dial(&mut self, key: Key<Link>) {
+        let Some(link) = self.links.get_mut(key) else { return };
+        let Owner::Dial(lane) = link.owner else { return };
+        let outcome = match link.conn.stream().take_error() {
+            Ok(None) => link.conn.stream().check_connected(),
+            Ok(Some(error)) | Err(error) => Err(error),
+        };
+        match outcome {
+            Err(error) if error.kind() == io::ErrorKind::NotConnected => {}
+            Ok(()) => {
+                link.owner = Owner::Lane(lane);
+                self.dialler.attempts.remove(&lane);
+                self.core.lane_connected(lane, link_of(key));
+            }
+            Err(error) => {
+                self.close_link(key);
+                if let Some(Attempt::Connecting { address, .. }) = self.dialler.attempts.remove(&lane) {
+                    self.dial_failed(lane, address, &error);
+                }
+            }
+        }
+    }
+
+    /// The core has given the attempt up: too slow, or no longer needed.
+    pub(super) fn cancel_dial(&mut self, lane: Key<Lane>) {
+        if let Some(Attempt::Connecting { link, address }) = self.dialler.attempts.remove(&lane) {
+            if let Some(address) = address {
+                self.dialler.resolver.blame(address);
+            }
+            self.close_link(link);
+        }
+        self.core.connection_closed();
+    }
+
+    /// A resolver thread has ended: dials for whoever waited, or tells them why not.
+    pub(super) fn take_resolved(&mut self) {
+        while let Some(outcome) = self.dialler.resolver.take() {
+            let waiting = self.dialler.attempts.iter();
+            let waiting = waiting.filter(|(_, attempt)| matches!(attempt, Attempt::Resolving));
+            let waiting: Vec<_> = waiting.map(|(lane, _)| *lane).collect();
+            if let (Err(why), true) = (&outcome, waiting.is_empty()) {
+                log::warn!("upstream: {why}; going on with the address found before");
+            }
+            for lane in waiting {
+                self.dialler.attempts.remove(&lane);
+                match &outcome {
+                    Ok(()) => self.dial(lane),
+                    Err(why) => self.core.lane_failed(lane, why),
+                }
+            }
+        }
+    }
+}
+
+/// Fails at once when the upstream's backlog is full (`WouldBlock`): no event would tell of room.
+fn connect_unix(path: &Path) -> io::Result<Stream> {
+    Ok(Stream::Unix(UnixStream::connect(path)?))
+}
+
+fn connect_tcp(address: SocketAddr) -> io::Result<Stream> {
+    let stream = TcpStream::connect(address)?;
+    stream.set_nodelay(true)?;
+    let socket = SockRef::from(&stream);
+    socket.set_tcp_keepalive(
+        &TcpKeepalive::new()
+            .with_time(KEEPALIVE_TIME)
+            .with_interval(KEEPALIVE_INTERVAL)
+            .with_retries(KEEPALIVE_PROBES),
+    )?;
+    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
+    Ok(Stream::Tcp(stream))
+}

@@ -1,0 +1,305 @@
+//! The loop: one thread, one mio poll, every socket of the broker. Tells the core what arrived and what
+//! time it is, then writes what the core left dirty and carries out its actions. Decides nothing that a
+//! child could see.
+//!
+//! `turn` is one turn, `accept` the listeners, `dial` the connections to the upstream, `resolver` its name.
+
+mod accept;
+mod dial;
+mod resolver;
+mod turn;
+
+use crate::base::clock::{Clock, Millis};
+use crate::base::error::{Error, Result};
+use crate::base::key::{Arena, Key};
+use crate::base::limits;
+use crate::config::Settings;
+use crate::core::{Broker, Child, Counters, Lane};
+use crate::transport::conn::Conn;
+use crate::transport::listener::Listener;
+use accept::Door;
+use dial::Dialler;
+use mio::{Events, Interest, Poll, Token, Waker};
+use std::collections::VecDeque;
+use std::fmt;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+
+/// How long `Loop::run` stays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RunMode {
+    /// Until the loop has drained or was closed.
+    Default,
+    /// One turn; waits for an event.
+    Once,
+    /// One turn; never waits.
+    NoWait,
+}
+
+/// A connection and whose it is. Its key, as a number, is the poll's token and the core's `link`: it carries
+/// a generation, so neither a late event nor a late action ever hits the next tenant of its place.
+#[derive(Debug)]
+struct Link {
+    conn: Conn,
+    owner: Owner,
+    /// In `Loop::ready`.
+    listed: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Owner {
+    Child(Key<Child>),
+    Lane(Key<Lane>),
+    /// A connection being made for this lane; the core does not know it yet.
+    Dial(Key<Lane>),
+    /// A lane's connection that was given up: only its end is still waited for.
+    Leaving,
+}
+
+const _: () = assert!(usize::BITS >= 64, "a token holds an index and a generation");
+
+/// Tokens that are no keys: no arena grows to this index.
+const RESERVED: usize = u32::MAX as usize;
+const TOKEN_WAKER: Token = reserved(0);
+const TOKEN_PIPE: Token = reserved(1);
+const FIRST_DOOR: usize = 2;
+
+const fn reserved(number: usize) -> Token {
+    Token(number << 32 | RESERVED)
+}
+
+fn link_of(key: Key<Link>) -> usize {
+    key.to_bits() as usize
+}
+
+fn key_of(link: usize) -> Key<Link> {
+    Key::from_bits(link as u64)
+}
+
+/// The broker's loop: it listens, accepts children, dials the upstream and moves bytes between them, in the
+/// thread that calls `run` and nowhere else.
+///
+/// To embed it in another loop, watch its descriptor (`AsFd`) for readable, sleep at most
+/// `backend_timeout`, and call `run(RunMode::NoWait)` after either.
+///
+/// Dropping it closes everything. In a forked copy of the process it only closes descriptors.
+pub struct Loop {
+    core: Broker,
+    poll: Poll,
+    events: Events,
+    clock: Clock,
+    /// The time the core was last told.
+    told: Millis,
+    links: Arena<Link>,
+    /// How many links there were since unused room was last given back.
+    links_peak: usize,
+    doors: Vec<Door>,
+    dialler: Dialler,
+    /// The read end and the write end.
+    pipe: (mio::net::UnixStream, UnixStream),
+    /// One read's worth, shared by all connections, so that an idle one holds no buffer.
+    scratch: Box<[u8]>,
+    /// Links to read from in the next turn, without an edge.
+    ready: Vec<Key<Link>>,
+    /// Written to as much as one turn allows, or writable again: flushed in the next settling.
+    late_lanes: Vec<Key<Lane>>,
+    late_children: Vec<Key<Child>>,
+    /// Connections given up, and when to stop waiting for their end; oldest first.
+    leaving: VecDeque<(Millis, Key<Link>)>,
+    /// The core may have work that no event announces.
+    unsettled: bool,
+    work: turn::Work,
+    closed: bool,
+    /// The process it belongs to.
+    pid: u32,
+}
+
+impl fmt::Debug for Loop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Loop")
+            .field("listeners", &self.listeners())
+            .field("children", &self.children_len())
+            .field("closed", &self.closed)
+            .finish_non_exhaustive()
+    }
+}
+
+/// For `map_err`: what was attempted when the system said no.
+fn attempting(what: &str) -> impl FnOnce(std::io::Error) -> Error {
+    move |error| Error::system(format!("{what}: {error}"))
+}
+
+impl Loop {
+    /// Binds the listeners that `settings` name; the upstream is required, but not dialled before the first
+    /// `run`. Resolves the listeners' names and reads `upstream_password_file`, blocking.
+    pub fn new(settings: Settings) -> Result<Loop> {
+        settings.validate()?;
+        let Some(upstream) = settings.upstream_resolved()? else {
+            return Err(Error::config("upstream = \"\": allowed is a redis:// or unix:// URL"));
+        };
+        let poll = Poll::new().map_err(attempting("cannot create a poll"))?;
+        let waker = Waker::new(poll.registry(), TOKEN_WAKER).map_err(attempting("cannot create a waker"))?;
+        let pipe = wake_pair(&poll)?;
+        let mut doors = Vec::new();
+        for url in &settings.listen {
+            let listener = Listener::bind(url)?;
+            let token = reserved(FIRST_DOOR + doors.len());
+            let door = Door::open(listener, poll.registry(), token);
+            doors.push(door.map_err(attempting(&format!("cannot watch {url}")))?);
+        }
+        let clock = Clock::new();
+        let dialler = Dialler::new(&upstream.address, Arc::new(waker));
+        Ok(Loop {
+            core: Broker::new(settings, upstream, fastrand::u64(..), clock.now()),
+            poll,
+            events: Events::with_capacity(limits::EVENTS_TURN),
+            clock,
+            told: 0,
+            links: Arena::default(),
+            links_peak: 0,
+            doors,
+            dialler,
+            pipe,
+            scratch: vec![0; limits::READ_TURN].into_boxed_slice(),
+            ready: Vec::new(),
+            late_lanes: Vec::new(),
+            late_children: Vec::new(),
+            leaving: VecDeque::new(),
+            // The core wants its control connection.
+            unsettled: true,
+            work: turn::Work::default(),
+            closed: false,
+            pid: std::process::id(),
+        })
+    }
+
+    /// The URL of each listener, with the port that the system chose.
+    pub fn listeners(&self) -> Vec<String> {
+        self.doors.iter().map(Door::url).collect()
+    }
+
+    /// Runs turns. `Ok(false)` when nothing is left to do: drained or closed. An error is the poll's own;
+    /// no failing connection causes one.
+    pub fn run(&mut self, mode: RunMode) -> Result<bool> {
+        loop {
+            if self.closed {
+                return Ok(false);
+            }
+            self.turn(mode != RunMode::NoWait)?;
+            if self.core.is_drained() {
+                self.close();
+                return Ok(false);
+            }
+            if mode != RunMode::Default {
+                return Ok(true);
+            }
+        }
+    }
+
+    /// The write end of a pipe: any byte written to it, from any thread or a signal handler, ends the wait
+    /// of the present or the next turn. Non-blocking; a refused write means that a wake-up is due anyway.
+    pub fn wake_pipe(&self) -> Result<UnixStream> {
+        self.pipe.1.try_clone().map_err(attempting("cannot copy the wake pipe"))
+    }
+
+    /// Whether much memory has come free since the last call: a program that owns its process may want to
+    /// give it back to the system, as the standalone broker does with `ffi::heap::trim`.
+    pub fn take_relief(&mut self) -> bool {
+        self.core.take_relief()
+    }
+
+    /// How long an embedding loop may sleep before the next `run`, in milliseconds; `None` is until the
+    /// descriptor becomes readable. Zero while anything is deferred, whatever the descriptor says.
+    pub fn backend_timeout(&self) -> Option<u64> {
+        if self.closed { None } else { self.timeout() }
+    }
+
+    /// Ends the service in good order: takes the connections that are waiting to be accepted, reads what
+    /// every child has sent, and closes the listeners. What was read complete is answered; children with a
+    /// lease have `drain_timeout`. `run` returns `Ok(false)` when the last child has gone.
+    pub fn drain(&mut self) {
+        if self.closed {
+            return;
+        }
+        self.tell_time();
+        self.accept_all();
+        self.close_doors();
+        self.read_all();
+        self.core.drain();
+        self.settle();
+    }
+
+    /// Closes every connection and listener at once; `run` then returns `Ok(false)`.
+    pub fn close(&mut self) {
+        if self.closed || std::process::id() != self.pid {
+            // A forked copy shares the poll and the sockets with its parent: what follows would end them.
+            return;
+        }
+        self.core.close_all();
+        self.closed = true;
+        self.close_doors();
+        self.carry_out_actions();
+        for key in self.links.keys() {
+            self.close_link(key);
+        }
+        self.dialler.forget_all();
+        self.ready.clear();
+        self.late_lanes.clear();
+        self.late_children.clear();
+        self.leaving.clear();
+    }
+
+    fn close_doors(&mut self) {
+        for door in self.doors.drain(..) {
+            door.close(self.poll.registry());
+        }
+    }
+
+    /// How many children are connected.
+    pub fn children_len(&self) -> usize {
+        self.core.children_len()
+    }
+
+    /// Running totals.
+    pub fn counters(&self) -> Counters {
+        self.core.counters
+    }
+
+    /// Breaks the order of replies on purpose, to see the checks notice.
+    #[cfg(feature = "sabotage")]
+    pub fn sabotage(&mut self) {
+        self.core.sabotaged = true;
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl AsFd for Loop {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.poll.registry().as_fd()
+    }
+}
+
+impl AsRawFd for Loop {
+    fn as_raw_fd(&self) -> RawFd {
+        self.poll.as_raw_fd()
+    }
+}
+
+/// A socket pair whose read end is watched.
+fn wake_pair(poll: &Poll) -> Result<(mio::net::UnixStream, UnixStream)> {
+    let pair = || {
+        let (read, write) = UnixStream::pair()?;
+        read.set_nonblocking(true)?;
+        write.set_nonblocking(true)?;
+        let mut read = mio::net::UnixStream::from_std(read);
+        poll.registry().register(&mut read, TOKEN_PIPE, Interest::READABLE)?;
+        Ok((read, write))
+    };
+    pair().map_err(attempting("cannot create the wake pipe"))
+}

@@ -1,0 +1,384 @@
+//! One turn: poll, read, accept, then settle: let the core work and write what it left, lanes before
+//! children, until nothing moves. All reads come before the first write, so that the requests of many
+//! children leave in one write per lane.
+
+use super::{FIRST_DOOR, Link, Loop, Owner, RESERVED, TOKEN_PIPE, TOKEN_WAKER, key_of, link_of};
+use crate::base::clock::Millis;
+use crate::base::error::{Error, Result};
+use crate::base::key::Key;
+use crate::base::limits;
+use crate::core::{Action, Child, Lane};
+use crate::transport::conn::Fill;
+use mio::Events;
+use mio::event::Event;
+use std::io::{self, Read};
+use std::time::Duration;
+
+/// Lists the core fills, kept for their room.
+#[derive(Debug, Default)]
+pub(super) struct Work {
+    actions: Vec<Action>,
+    lanes: Vec<Key<Lane>>,
+    children: Vec<Key<Child>>,
+    resumed: Vec<Key<Child>>,
+}
+
+/// Room for this many links is not worth giving back.
+const LINKS_KEPT: usize = 1024;
+
+impl Loop {
+    /// One turn. Without `may_wait` it only looks.
+    pub(super) fn turn(&mut self, may_wait: bool) -> Result<()> {
+        let timeout = if may_wait { self.timeout() } else { Some(0) };
+        match self.poll.poll(&mut self.events, timeout.map(Duration::from_millis)) {
+            Ok(()) => {}
+            // A signal: the turn has no events, and whoever called gets to see why.
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(Error::system(format!("cannot poll: {error}"))),
+        }
+        self.tell_time();
+        // What this turn puts on the list waits for the next, so that nobody is read twice.
+        let ready = std::mem::take(&mut self.ready);
+        let events = std::mem::replace(&mut self.events, Events::with_capacity(0));
+        for event in &events {
+            self.take_event(event);
+        }
+        self.events = events;
+        self.read_ready(ready);
+        self.end_leaving();
+        self.accept_pending();
+        self.settle();
+        Ok(())
+    }
+
+    /// Tells the core what time it is.
+    pub(super) fn tell_time(&mut self) {
+        self.told = self.clock.now();
+        self.core.advance(self.told);
+    }
+
+    /// How long the poll may wait.
+    pub(super) fn timeout(&self) -> Option<Millis> {
+        let deferred = self.unsettled
+            || !self.ready.is_empty()
+            || !self.late_lanes.is_empty()
+            || !self.late_children.is_empty();
+        if deferred {
+            return Some(0);
+        }
+        let now = self.clock.now();
+        let core = self.core.timeout().map(|wait| (self.told + wait).saturating_sub(now));
+        let leaving = self.leaving.front().map(|(due, _)| due.saturating_sub(now));
+        [core, leaving, self.accept_timeout(now)].into_iter().flatten().min()
+    }
+
+    // ---- events ---------------------------------------------------------------------------------------
+
+    fn take_event(&mut self, event: &Event) {
+        let token = event.token();
+        if token == TOKEN_WAKER {
+            self.take_resolved();
+        } else if token == TOKEN_PIPE {
+            self.empty_pipe();
+        } else if token.0 & RESERVED == RESERVED {
+            if let Some(door) = self.doors.get_mut((token.0 >> 32) - FIRST_DOOR) {
+                door.pending = true;
+            }
+        } else {
+            self.take_link_event(key_of(token.0), event);
+        }
+    }
+
+    fn take_link_event(&mut self, key: Key<Link>, event: &Event) {
+        let Some(link) = self.links.get_mut(key) else { return };
+        link.conn.observe(event);
+        let writable = !link.conn.blocked();
+        match link.owner {
+            Owner::Dial(_) if writable => self.finish_dial(key),
+            Owner::Dial(_) => return,
+            Owner::Lane(lane) if event.is_writable() || event.is_error() => self.late_lanes.push(lane),
+            Owner::Child(child) if event.is_writable() || event.is_error() => self.late_children.push(child),
+            _ => {}
+        }
+        self.read_unless_listed(key);
+    }
+
+    fn read_unless_listed(&mut self, key: Key<Link>) {
+        if self.links.get(key).is_some_and(|link| !link.listed && link.conn.unread()) {
+            self.read(key);
+        }
+    }
+
+    fn empty_pipe(&mut self) {
+        let mut bytes = [0; 64];
+        while matches!(self.pipe.0.read(&mut bytes), Ok(count) if count == bytes.len()) {}
+    }
+
+    // ---- reading --------------------------------------------------------------------------------------
+
+    fn read_ready(&mut self, ready: Vec<Key<Link>>) {
+        for key in ready {
+            if let Some(link) = self.links.get_mut(key) {
+                link.listed = false;
+                if link.conn.unread() {
+                    self.read(key);
+                }
+            }
+        }
+    }
+
+    /// Reads this link in the next turn again.
+    fn list(&mut self, key: Key<Link>) {
+        if let Some(link) = self.links.get_mut(key)
+            && !link.listed
+        {
+            link.listed = true;
+            self.ready.push(key);
+        }
+    }
+
+    /// One read. A child that must not be read keeps its `unread`, and is listed when it is resumed.
+    fn read(&mut self, key: Key<Link>) {
+        let Some(link) = self.links.get_mut(key) else { return };
+        let owner = link.owner;
+        if let Owner::Child(child) = owner
+            && !self.core.wants_read(child)
+        {
+            if link.conn.hung() {
+                self.core.child_hangup(child);
+            }
+            return;
+        }
+        let fill = link.conn.fill(&mut self.scratch);
+        let (more, hung) = (link.conn.unread(), link.conn.hung());
+        if more {
+            self.list(key);
+        }
+        match owner {
+            Owner::Child(child) => self.child_filled(child, fill),
+            // What the core has given up a moment ago is not its lane's connection any more.
+            Owner::Lane(lane) if self.core.lane_link(lane) != Some(link_of(key)) => {}
+            Owner::Lane(lane) => self.lane_filled(lane, fill, hung),
+            Owner::Leaving if matches!(fill, Fill::End | Fill::Broken(_)) => self.left(key),
+            Owner::Dial(_) | Owner::Leaving => {}
+        }
+    }
+
+    fn child_filled(&mut self, child: Key<Child>, fill: Fill) {
+        match fill {
+            Fill::Bytes(count) => self.core.child_input(child, &self.scratch[..count]),
+            Fill::Empty => {}
+            Fill::End => self.core.child_eof(child),
+            Fill::Broken(_) => self.core.child_gone(child),
+        }
+    }
+
+    fn lane_filled(&mut self, lane: Key<Lane>, fill: Fill, hung: bool) {
+        match fill {
+            Fill::Bytes(count) => self.core.lane_input(lane, &self.scratch[..count]),
+            // It can no longer send and there is nothing to wait for.
+            Fill::Empty if hung => self.core.lane_lost(lane, "the connection is broken"),
+            Fill::Empty => {}
+            Fill::End => self.core.lane_lost(lane, "closed by the upstream"),
+            Fill::Broken(error) => self.core.lane_lost(lane, &error.to_string()),
+        }
+    }
+
+    /// Reads what every child has sent so far, as the last thing before a drain.
+    pub(super) fn read_all(&mut self) {
+        for key in self.links.keys() {
+            for _ in 0..limits::DRAIN_READS {
+                let Some(link) = self.links.get_mut(key) else { break };
+                let Owner::Child(child) = link.owner else { break };
+                if !self.core.wants_read(child) {
+                    break;
+                }
+                let fill = link.conn.fill(&mut self.scratch);
+                let done = !matches!(fill, Fill::Bytes(count) if count == self.scratch.len());
+                let done = done && !link.conn.unread();
+                self.child_filled(child, fill);
+                if done {
+                    break;
+                }
+            }
+        }
+    }
+
+    // ---- settling -------------------------------------------------------------------------------------
+
+    /// Lets the core work and carries its work out, until nothing moves.
+    pub(super) fn settle(&mut self) {
+        self.unsettled = false;
+        // Taken once: what does not get finished here is for the next turn.
+        let mut lanes = std::mem::take(&mut self.late_lanes);
+        let mut children = std::mem::take(&mut self.late_children);
+        loop {
+            while self.core.run() {}
+            self.list_resumed();
+            let mut moved = self.carry_out_actions();
+            self.core.take_dirty_lanes(&mut self.work.lanes);
+            lanes.append(&mut self.work.lanes);
+            moved |= !lanes.is_empty();
+            for lane in lanes.drain(..) {
+                self.flush_lane(lane);
+            }
+            self.core.take_dirty_children(&mut self.work.children);
+            children.append(&mut self.work.children);
+            moved |= !children.is_empty();
+            for child in children.drain(..) {
+                self.flush_child(child);
+            }
+            if !moved {
+                break;
+            }
+        }
+    }
+
+    /// Children that may be read again and have something to read are read in the next turn.
+    fn list_resumed(&mut self) {
+        let mut resumed = std::mem::take(&mut self.work.resumed);
+        self.core.take_resumed(&mut resumed);
+        for child in resumed.drain(..) {
+            let Some(link) = self.core.child_link(child) else { continue };
+            let key = key_of(link);
+            if self.links.get(key).is_some_and(|link| link.conn.unread()) {
+                self.list(key);
+            }
+        }
+        self.work.resumed = resumed;
+    }
+
+    /// Whether there was anything to do.
+    pub(super) fn carry_out_actions(&mut self) -> bool {
+        let mut actions = std::mem::take(&mut self.work.actions);
+        self.core.take_actions(&mut actions);
+        let any = !actions.is_empty();
+        for action in actions.drain(..) {
+            match action {
+                Action::Connect(lane) => self.dial(lane),
+                Action::CloseLane { lane, link: usize::MAX } => self.cancel_dial(lane),
+                Action::CloseLane { link, .. } => self.leave(key_of(link)),
+                Action::CloseChild { link } => self.close_link(key_of(link)),
+            }
+        }
+        self.work.actions = actions;
+        any
+    }
+
+    /// Ends a lane's connection: ours first, then the upstream's, so that it never counts one more than we
+    /// do. What it still sends is of no interest.
+    fn leave(&mut self, key: Key<Link>) {
+        let Some(link) = self.links.get_mut(key) else { return self.core.connection_closed() };
+        let over = link.conn.ended() || link.conn.stream().shutdown_write().is_err();
+        link.owner = Owner::Leaving;
+        if over || self.closed {
+            return self.left(key);
+        }
+        self.leaving.push_back((self.told + limits::LEAVE_MAX, key));
+        if link.conn.unread() {
+            self.list(key);
+        }
+    }
+
+    fn left(&mut self, key: Key<Link>) {
+        if self.links.get(key).is_some() {
+            self.close_link(key);
+            self.core.connection_closed();
+        }
+    }
+
+    /// Upstreams that do not close their side in time are not waited for any longer.
+    fn end_leaving(&mut self) {
+        while let Some((due, key)) = self.leaving.front().copied() {
+            let gone = self.links.get(key).is_none();
+            if due > self.told && !gone {
+                break;
+            }
+            self.leaving.pop_front();
+            self.left(key);
+        }
+    }
+
+    pub(super) fn close_link(&mut self, key: Key<Link>) {
+        let Some(link) = self.links.remove(key) else { return };
+        link.conn.close(self.poll.registry());
+        for door in &mut self.doors {
+            door.retry();
+        }
+        if self.links_peak > LINKS_KEPT && self.links.len() < self.links_peak / 4 {
+            self.links.shrink();
+            self.ready.shrink_to_fit();
+            self.work = Work::default();
+            self.links_peak = self.links.len();
+        }
+    }
+
+    // ---- writing --------------------------------------------------------------------------------------
+
+    fn flush_lane(&mut self, lane: Key<Lane>) {
+        let mut left = limits::WRITE_TURN;
+        loop {
+            let Some((link, bytes)) = self.core.lane_outgoing(lane) else { return };
+            let key = key_of(link);
+            let Some(link) = self.links.get_mut(key) else { return };
+            if link.conn.blocked() {
+                break;
+            }
+            let registry = self.poll.registry();
+            let outcome = if bytes.is_empty() {
+                link.conn.drained(registry).map(|()| 0)
+            } else if left == 0 {
+                self.late_lanes.push(lane);
+                break;
+            } else {
+                link.conn.flush(registry, &bytes[..bytes.len().min(left)])
+            };
+            match outcome {
+                Ok(0) => break,
+                Ok(count) => {
+                    left -= count;
+                    self.core.lane_wrote(lane, count);
+                }
+                Err(error) => {
+                    // Replies may have come before it broke: they are read first, up to the end.
+                    log::debug!("upstream connection: cannot write: {error}");
+                    link.conn.hang();
+                    self.list(key);
+                    break;
+                }
+            }
+        }
+        self.core.lane_flushed(lane);
+    }
+
+    fn flush_child(&mut self, child: Key<Child>) {
+        let mut left = limits::WRITE_TURN;
+        loop {
+            let Some((link, output)) = self.core.child_output(child) else { return };
+            let Some(link) = self.links.get_mut(key_of(link)) else { return };
+            if link.conn.blocked() {
+                break;
+            }
+            let registry = self.poll.registry();
+            let bytes = output.as_slice();
+            let outcome = if bytes.is_empty() {
+                link.conn.drained(registry).map(|()| 0)
+            } else if left == 0 {
+                self.late_children.push(child);
+                break;
+            } else {
+                link.conn.flush(registry, &bytes[..bytes.len().min(left)])
+            };
+            match outcome {
+                Ok(0) => break,
+                Ok(count) => {
+                    left -= count;
+                    output.consume(count);
+                }
+                // It takes no more replies: whatever it still has to say is of no use to it.
+                Err(_) => return self.core.child_gone(child),
+            }
+        }
+        self.core.child_flushed(child);
+    }
+}
