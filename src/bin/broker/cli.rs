@@ -1,0 +1,157 @@
+//! The command line. Only its shape: what a flag does is in the module of its subcommand.
+
+use clap::error::ErrorKind;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+/// One Redis connection pool per host, shared by every process on it.
+#[derive(Debug, Parser)]
+#[command(name = "broker", version, arg_required_else_help = false)]
+pub(crate) struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Serve Redis to the processes of this host through one pool
+    Serve(ServeArgs),
+    /// Print every configuration key with its default and meaning
+    Config(ConfigArgs),
+    /// Show it at work: a private Redis, a broker and self-checking client processes
+    Demo(DemoArgs),
+    /// Run a program that ends with its parent
+    #[command(hide = true)]
+    WithParent(WithParentArgs),
+    /// One working process of the demo
+    #[command(hide = true)]
+    DemoChild(DemoChildArgs),
+    /// One working process of the demo, driving redis-cli
+    #[command(hide = true)]
+    DemoRedisCli(DemoChildArgs),
+}
+
+/// Flags of `broker serve`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "The configuration file is read first, then --set, then the other flags. The environment \
+    variable BROKER_UPSTREAM_PASSWORD, when set, is the upstream's password and overrides every other one; it keeps \
+    the password out of the process list, and so does the key upstream_password_file. \
+    SIGTERM or SIGINT drains; a second one closes at once."
+)]
+pub(crate) struct ServeArgs {
+    /// Where children connect: unix:///path/broker.sock?mode=0660&group=g or tcp://host:port; may be repeated
+    #[arg(long, value_name = "URL")]
+    pub(crate) listen: Vec<String>,
+    /// The Redis to serve: redis://[user[:pass]@]host[:port][/db] or unix:///path?db=n
+    #[arg(long, value_name = "URL", conflicts_with = "dev")]
+    pub(crate) upstream: Option<String>,
+    /// Start a private in-memory redis-server and serve that; it ends with the broker
+    #[arg(long)]
+    pub(crate) dev: bool,
+    /// Configuration file (TOML); `broker config --format toml` prints one
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Set one configuration key; may be repeated
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
+    /// Check the configuration and print ok; starts nothing
+    #[arg(long)]
+    pub(crate) check: bool,
+    /// Answer two children with each other's reply, to see that the demo notices
+    #[cfg(feature = "sabotage")]
+    #[arg(long, hide = true)]
+    pub(crate) sabotage: bool,
+}
+
+/// Flags of `broker config`.
+#[derive(Debug, Args)]
+pub(crate) struct ConfigArgs {
+    /// How to print
+    #[arg(long, value_enum, default_value_t = KeysFormat::Text)]
+    pub(crate) format: KeysFormat,
+}
+
+/// How `broker config` prints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum KeysFormat {
+    /// Aligned columns
+    Text,
+    /// A commented broker.toml with every default
+    Toml,
+}
+
+/// Flags of `broker demo`.
+#[derive(Debug, Args)]
+pub(crate) struct DemoArgs {
+    /// Client processes to start; redis-cli and the hiredis example are among them when they are there
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub(crate) children: u32,
+    /// How long they work
+    #[arg(long, value_name = "S", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=86400))]
+    pub(crate) seconds: u32,
+    /// Do the same work straight against Redis, without a broker, for comparison
+    #[arg(long)]
+    pub(crate) direct: bool,
+    /// Answer two children with each other's reply, to see that the demo notices
+    #[cfg(feature = "sabotage")]
+    #[arg(long, hide = true, conflicts_with = "direct")]
+    pub(crate) sabotage: bool,
+}
+
+/// Arguments of the hidden `with-parent`.
+#[derive(Debug, Args)]
+pub(crate) struct WithParentArgs {
+    /// The process that must be the parent still.
+    pub(crate) parent: i32,
+    /// The program and its arguments.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
+    pub(crate) argv: Vec<OsString>,
+}
+
+/// Arguments of the hidden working processes of the demo.
+#[derive(Debug, Args)]
+pub(crate) struct DemoChildArgs {
+    /// The unix socket to connect to.
+    pub(crate) socket: PathBuf,
+    /// How long to work.
+    pub(crate) seconds: u32,
+    /// This child's number, from 0.
+    pub(crate) id: u32,
+    /// How many children stand in the ring of blocking pops.
+    pub(crate) ring: u32,
+}
+
+/// clap's refusal as one line, without its usage block.
+pub(crate) fn one_line(error: &clap::Error) -> String {
+    if error.kind() == ErrorKind::MissingSubcommand {
+        return "say what to do: serve, config or demo".to_owned();
+    }
+    let text = error.to_string();
+    let is_refusal = |line: &&str| !line.starts_with("Usage:") && !line.starts_with("For more information");
+    let refusal = text.lines().map(str::trim).take_while(is_refusal).filter(|line| !line.is_empty());
+    let joined = refusal.collect::<Vec<_>>().join(" ");
+    joined.strip_prefix("error: ").unwrap_or(&joined).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_shape_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_refusal_is_one_line() {
+        let refusal = |argv: &[&str]| one_line(&Cli::try_parse_from(argv).unwrap_err());
+        assert_eq!(refusal(&["broker", "serve", "--bogus"]), "unexpected argument '--bogus' found");
+        assert!(refusal(&["broker", "demo", "--children", "0"]).ends_with("0 is not in 1..=4096"));
+        assert_eq!(refusal(&["broker"]), "say what to do: serve, config or demo");
+    }
+}

@@ -1,0 +1,234 @@
+//! One working process of the demo: an unmodified client of the `redis` crate that can tell, for every
+//! reply, whether it is its own. Keys and values hold this child's number and a running one.
+
+use super::report::Report;
+use super::stop::Stop;
+use crate::cli::DemoChildArgs;
+use crate::say;
+use broker::base::error::{Error, Result};
+use redis::{Client, Cmd, Connection, ConnectionLike, Pipeline, PubSub, RedisError, Value, cmd};
+use std::collections::VecDeque;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+/// A reply that takes longer is lost. Longer than a lease may keep a child waiting.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(8);
+/// How long a blocking pop waits for the neighbour, in seconds.
+const POP_TIMEOUT: u32 = 1;
+/// Commands in one pipeline are twice this.
+const PIPELINE_PAIRS: u64 = 8;
+/// Connections in a child's pool, as client libraries keep them; the rounds take them in turn.
+pub(super) const POOL: u32 = 4;
+/// Children with a subscription and with WATCH, both of which hold an upstream connection of their own.
+const GUESTS: u32 = 16;
+/// Rounds between two transactions, pops or publications.
+const RARE: u64 = 4;
+
+/// Why a child cannot go on: the connection is gone or unusable.
+type Broken = RedisError;
+
+/// Works until told to stop, then reports. Fails when the connection broke or a reply was wrong.
+pub(crate) fn run(args: &DemoChildArgs) -> Result<ExitCode> {
+    let broken = |error: Broken| Error::system(format!("demo child {}: {error}", args.id));
+    // Both protocols side by side.
+    let protocol = if args.id % 2 == 1 { "resp3" } else { "resp2" };
+    let pool = (0..POOL).map(|_| connect(&args.socket, protocol)).collect::<std::result::Result<_, _>>();
+    let mut worker = Worker::new(args, pool.map_err(broken)?);
+    let mut subscriber = None;
+    if args.id < GUESTS {
+        subscriber = Some(connect(&args.socket, "resp2").map_err(broken)?);
+        worker.report.connections += 1;
+    }
+    let outcome = worker.work(subscriber.as_mut(), args.seconds);
+    say::line(&worker.report.to_line());
+    outcome.map_err(broken)?;
+    Ok(if worker.report.mismatches == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn connect(socket: &Path, protocol: &str) -> std::result::Result<Connection, Broken> {
+    let client = Client::open(format!("unix://{}?protocol={protocol}", socket.display()))?;
+    let connection = client.get_connection_with_timeout(REPLY_TIMEOUT)?;
+    connection.set_read_timeout(Some(REPLY_TIMEOUT))?;
+    connection.set_write_timeout(Some(REPLY_TIMEOUT))?;
+    Ok(connection)
+}
+
+struct Worker {
+    id: u32,
+    ring: u32,
+    /// Never empty; the front one is in use.
+    pool: VecDeque<Connection>,
+    report: Report,
+    round: u64,
+    /// Elements pushed for the right neighbour, and popped from the left one.
+    pushed: u64,
+    popped: u64,
+}
+
+impl Worker {
+    fn new(args: &DemoChildArgs, pool: VecDeque<Connection>) -> Worker {
+        let mut report = Report::new();
+        report.connections = pool.len() as u64;
+        Worker { id: args.id, ring: args.ring, pool, report, round: 0, pushed: 0, popped: 0 }
+    }
+
+    fn work(&mut self, subscriber: Option<&mut Connection>, seconds: u32) -> std::result::Result<(), Broken> {
+        let mut subscription = None;
+        if let Some(connection) = subscriber {
+            let mut pubsub = connection.as_pubsub();
+            pubsub.subscribe(self.channel())?;
+            subscription = Some(pubsub);
+        }
+        let mut stop = Stop::when_told(seconds);
+        while !stop.reached(&self.report) {
+            self.round += 1;
+            self.pool.rotate_left(1);
+            self.plain()?;
+            self.pipeline()?;
+            match self.round % RARE {
+                0 => self.transaction()?,
+                1 => self.watch()?,
+                2 => self.pass_on()?,
+                _ => self.publish(subscription.as_mut())?,
+            }
+        }
+        Ok(())
+    }
+
+    /// What only this child sends, and only once.
+    fn nonce(&self) -> String {
+        format!("c{}.{}", self.id, self.round)
+    }
+
+    fn key(&self, name: &str) -> String {
+        format!("demo:{}:{name}", self.id)
+    }
+
+    fn channel(&self) -> String {
+        self.key("channel")
+    }
+
+    fn plain(&mut self) -> std::result::Result<(), Broken> {
+        let (nonce, key) = (self.nonce(), self.key("value"));
+        self.expect(cmd("SET").arg(&key).arg(&nonce), &Value::Okay)?;
+        self.expect(cmd("GET").arg(&key), &bulk(&nonce))?;
+        self.expect(cmd("ECHO").arg(&nonce), &bulk(&nonce))?;
+        let count = self.round.cast_signed();
+        self.expect(cmd("INCR").arg(self.key("count")), &Value::Int(count))?;
+        let script = "return {ARGV[1], KEYS[1]}";
+        let both = Value::Array(vec![bulk(&nonce), bulk(&key)]);
+        self.expect(cmd("EVAL").arg(script).arg(1).arg(&key).arg(&nonce), &both)
+    }
+
+    fn pipeline(&mut self) -> std::result::Result<(), Broken> {
+        let mut pipe = Pipeline::new();
+        let mut wanted = Vec::new();
+        for pair in 0..PIPELINE_PAIRS {
+            let (key, value) = (self.key(&format!("p{pair}")), format!("{}.{pair}", self.nonce()));
+            pipe.cmd("SET").arg(&key).arg(&value);
+            pipe.cmd("GET").arg(&key);
+            wanted.extend([Value::Okay, bulk(&value)]);
+        }
+        let (start, count) = (Instant::now(), wanted.len());
+        let replies = self.pool[0].req_packed_commands(&pipe.get_packed_pipeline(), 0, count)?;
+        self.report.round_trip(count as u64, start.elapsed());
+        for (at, want) in wanted.iter().enumerate() {
+            self.check("pipeline", replies.get(at).unwrap_or(&Value::Nil), want);
+        }
+        Ok(())
+    }
+
+    fn transaction(&mut self) -> std::result::Result<(), Broken> {
+        let (nonce, key) = (self.nonce(), self.key("tx"));
+        self.expect(&cmd("MULTI"), &Value::Okay)?;
+        let queued = Value::SimpleString("QUEUED".into());
+        self.expect(cmd("SET").arg(&key).arg(&nonce), &queued)?;
+        self.expect(cmd("APPEND").arg(&key).arg("+"), &queued)?;
+        self.expect(cmd("GET").arg(&key), &queued)?;
+        let length = i64::try_from(nonce.len()).unwrap_or(i64::MAX) + 1;
+        let done = vec![Value::Okay, Value::Int(length), bulk(&format!("{nonce}+"))];
+        self.expect(&cmd("EXEC"), &Value::Array(done))
+    }
+
+    /// Nobody else writes the watched key, so the transaction must not abort.
+    fn watch(&mut self) -> std::result::Result<(), Broken> {
+        if self.id >= GUESTS {
+            return Ok(());
+        }
+        let (nonce, key) = (self.nonce(), self.key("watched"));
+        self.expect(cmd("WATCH").arg(&key), &Value::Okay)?;
+        self.expect(cmd("SET").arg(&key).arg(&nonce), &Value::Okay)?;
+        self.expect(&cmd("UNWATCH"), &Value::Okay)?;
+        self.expect(cmd("WATCH").arg(&key), &Value::Okay)?;
+        self.expect(&cmd("MULTI"), &Value::Okay)?;
+        self.expect(cmd("GETSET").arg(&key).arg("done"), &Value::SimpleString("QUEUED".into()))?;
+        self.expect(&cmd("EXEC"), &Value::Array(vec![bulk(&nonce)]))
+    }
+
+    /// Hands an element to the right neighbour and waits for one from the left, each numbered: none may
+    /// be missing or come twice.
+    fn pass_on(&mut self) -> std::result::Result<(), Broken> {
+        let (right, left) = ((self.id + 1) % self.ring, (self.id + self.ring - 1) % self.ring);
+        self.pushed += 1;
+        let element = format!("c{}.{}", self.id, self.pushed);
+        let pushed = self.ask(cmd("RPUSH").arg(format!("demo:{right}:ring")).arg(element))?;
+        self.report
+            .check(matches!(pushed, Value::Int(1..)), || format!("RPUSH: got {pushed:?}, want a length"));
+        let list = self.key("ring");
+        // Waiting is its point, so it does not count as a slow round trip.
+        let popped = reply(self.pool[0].req_command(cmd("BLPOP").arg(&list).arg(POP_TIMEOUT)))?;
+        self.report.requests += 1;
+        if popped != Value::Nil {
+            self.popped += 1;
+            let want = Value::Array(vec![bulk(&list), bulk(&format!("c{left}.{}", self.popped))]);
+            self.check("BLPOP", &popped, &want);
+        }
+        Ok(())
+    }
+
+    fn publish(&mut self, subscription: Option<&mut PubSub<'_>>) -> std::result::Result<(), Broken> {
+        let Some(subscription) = subscription else { return Ok(()) };
+        let (nonce, channel) = (self.nonce(), self.channel());
+        self.expect(cmd("PUBLISH").arg(&channel).arg(&nonce), &Value::Int(1))?;
+        let message = subscription.get_message()?;
+        let right = message.get_channel_name() == channel && message.get_payload_bytes() == nonce.as_bytes();
+        self.report.check(right, || format!("message: got {message:?}, want {nonce} on {channel}"));
+        Ok(())
+    }
+
+    fn expect(&mut self, request: &Cmd, want: &Value) -> std::result::Result<(), Broken> {
+        let got = self.ask(request)?;
+        let name = request.args_iter().next();
+        let name = match name {
+            Some(redis::Arg::Simple(name)) => String::from_utf8_lossy(name).into_owned(),
+            _ => String::new(),
+        };
+        self.check(&name, &got, want);
+        Ok(())
+    }
+
+    fn ask(&mut self, request: &Cmd) -> std::result::Result<Value, Broken> {
+        let start = Instant::now();
+        let value = reply(self.pool[0].req_command(request))?;
+        self.report.round_trip(1, start.elapsed());
+        Ok(value)
+    }
+
+    fn check(&mut self, what: &str, got: &Value, want: &Value) {
+        let id = self.id;
+        self.report.check(got == want, || format!("demo child {id}: {what}: got {got:?}, want {want:?}"));
+    }
+}
+
+/// An error reply is a reply, though never the one wanted; anything else breaks the connection.
+fn reply(outcome: std::result::Result<Value, Broken>) -> std::result::Result<Value, Broken> {
+    outcome.or_else(|error| match error.code() {
+        Some(code) => Ok(Value::SimpleString(format!("-{code} {}", error.detail().unwrap_or_default()))),
+        None => Err(error),
+    })
+}
+
+fn bulk(text: &str) -> Value {
+    Value::BulkString(text.as_bytes().to_vec())
+}

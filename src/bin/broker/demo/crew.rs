@@ -1,0 +1,259 @@
+//! The client processes of the demo: started, told to go, listened to, waited for.
+
+use super::report::Report;
+use crate::cli::DemoArgs;
+use crate::guard;
+use broker::base::error::{Error, Result};
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::{Duration, Instant};
+
+/// All children must be connected by then.
+const READY_TIMEOUT: Duration = Duration::from_secs(60);
+/// Between two looks whether a process has ended.
+const WAIT_PAUSE: Duration = Duration::from_millis(5);
+/// A reader thread only splits lines.
+const READER_STACK: usize = 64 * 1024;
+
+/// What a child is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// The `redis` crate.
+    Rust,
+    /// redis-cli, driven by a process of ours.
+    RedisCli,
+    /// The hiredis example. It starts to work at once and reports only at its end.
+    Hiredis,
+}
+
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Kind::Rust => "redis (Rust)",
+            Kind::RedisCli => "redis-cli",
+            Kind::Hiredis => "hiredis (C)",
+        }
+    }
+}
+
+struct Member {
+    kind: Kind,
+    process: Child,
+    progress: u64,
+    report: Option<Report>,
+    output_open: bool,
+}
+
+enum Event {
+    Line(usize, String),
+    End(usize),
+}
+
+/// All children.
+pub(crate) struct Crew {
+    members: Vec<Member>,
+    waiting: Vec<Command>,
+    ready: usize,
+    sender: Sender<Event>,
+    events: Receiver<Event>,
+}
+
+impl Crew {
+    /// Starts the children and waits until all are connected. They do not work yet.
+    pub(crate) fn start(args: &DemoArgs, socket: &Path) -> Result<Crew> {
+        // The first child is of Rust; each of the others takes a place only if there is one.
+        let redis_cli = args.children > 1 && guard::find_program("redis-cli").is_some();
+        let hiredis = hiredis_example().filter(|_| args.children > 1 + u32::from(redis_cli));
+        let others = u32::from(redis_cli) + u32::from(hiredis.is_some());
+        let ring = args.children.saturating_sub(others);
+        let (sender, events) = channel();
+        let mut crew = Crew { members: Vec::new(), waiting: Vec::new(), ready: 0, sender, events };
+        for id in 0..ring {
+            crew.spawn(Kind::Rust, own("demo-child", args, socket, id, ring)?)?;
+        }
+        if redis_cli {
+            crew.spawn(Kind::RedisCli, own("demo-redis-cli", args, socket, ring, ring)?)?;
+        }
+        crew.wait_until_ready()?;
+        if let Some(program) = hiredis {
+            let mut command = guard::command(program)?;
+            command.arg(socket).arg(args.seconds.to_string()).arg((ring + 1).to_string());
+            crew.waiting.push(command);
+        }
+        Ok(crew)
+    }
+
+    fn spawn(&mut self, kind: Kind, mut command: Command) -> Result<()> {
+        let cannot = |error| Error::system(format!("cannot start child process {}: {error}", kind.name()));
+        let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().map_err(cannot)?;
+        let output = process.stdout.take();
+        self.members.push(Member { kind, process, progress: 0, report: None, output_open: true });
+        if let Some(output) = output {
+            read_lines(self.members.len() - 1, output, self.sender.clone()).map_err(cannot)?;
+        }
+        Ok(())
+    }
+
+    fn wait_until_ready(&mut self) -> Result<()> {
+        let deadline = Instant::now() + READY_TIMEOUT;
+        while self.ready < self.members.len() {
+            if self.members.iter().any(|member| !member.output_open) {
+                return Err(Error::system("a child could not start; its own line above says why"));
+            }
+            if Instant::now() >= deadline {
+                let (ready, all) = (self.ready, self.members.len());
+                return Err(Error::system(format!("only {ready} of {all} children connected in time")));
+            }
+            self.next_event(deadline);
+        }
+        Ok(())
+    }
+
+    /// Tells all children to work.
+    pub(crate) fn go(&mut self) -> Result<()> {
+        for member in &mut self.members {
+            // A child that is gone already will be missed at the end.
+            let _ = member.process.stdin.as_mut().map(|input| input.write_all(b"go\n"));
+        }
+        for command in std::mem::take(&mut self.waiting) {
+            self.spawn(Kind::Hiredis, command)?;
+        }
+        Ok(())
+    }
+
+    /// Takes in what the children say, for this long.
+    pub(crate) fn listen(&mut self, time: Duration) {
+        let deadline = Instant::now() + time;
+        while self.is_working() && self.next_event(deadline) {}
+    }
+
+    /// Whether any child may still say something.
+    pub(crate) fn is_working(&self) -> bool {
+        self.members.iter().any(|member| member.output_open)
+    }
+
+    /// Requests so far, as far as the children have told.
+    pub(crate) fn progress(&self) -> u64 {
+        self.members.iter().map(|member| member.progress).sum()
+    }
+
+    /// Waits for the children to end, and ends those that do not. Says what was wrong with any.
+    pub(crate) fn finish(&mut self, timeout: Duration) -> Vec<String> {
+        for member in &mut self.members {
+            drop(member.process.stdin.take());
+        }
+        let deadline = Instant::now() + timeout;
+        self.listen(timeout);
+        let mut failures = Vec::new();
+        for (id, member) in self.members.iter_mut().enumerate() {
+            let status = wait(&mut member.process, deadline.saturating_duration_since(Instant::now()));
+            let name = member.kind.name();
+            match status {
+                None => failures.push(format!("child {id}, {name}, did not end")),
+                Some(status) if !status.success() => {
+                    failures.push(format!("child {id}, {name}, ended with {status}"));
+                }
+                Some(_) if member.report.is_none() => {
+                    failures.push(format!("child {id}, {name}, did not report"));
+                }
+                Some(_) => {}
+            }
+        }
+        failures
+    }
+
+    /// The counts of all children together.
+    pub(crate) fn total(&self) -> Report {
+        let mut total = Report::new();
+        self.members.iter().filter_map(|member| member.report.as_ref()).for_each(|report| total.add(report));
+        total
+    }
+
+    /// How many processes of which kind.
+    pub(crate) fn kinds(&self) -> String {
+        let count = |kind| self.members.iter().filter(|member| member.kind == kind).count();
+        let hiredis = count(Kind::Hiredis) + self.waiting.len();
+        let counts = [
+            (Kind::Rust, count(Kind::Rust)),
+            (Kind::RedisCli, count(Kind::RedisCli)),
+            (Kind::Hiredis, hiredis),
+        ];
+        let all: usize = counts.iter().map(|(_, count)| count).sum();
+        let parts = counts.iter().filter(|(_, count)| *count > 0);
+        let parts: Vec<String> = parts.map(|(kind, count)| format!("{count} {}", kind.name())).collect();
+        format!("{all} child processes: {}", parts.join(", "))
+    }
+
+    /// Takes in one event; false at the deadline.
+    fn next_event(&mut self, deadline: Instant) -> bool {
+        match self.events.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok(Event::Line(id, line)) => self.take_line(id, &line),
+            Ok(Event::End(id)) => self.members[id].output_open = false,
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return false,
+        }
+        true
+    }
+
+    fn take_line(&mut self, id: usize, line: &str) {
+        let member = &mut self.members[id];
+        if line == "ready" {
+            self.ready += 1;
+        } else if let Some(progress) = line.strip_prefix("progress ") {
+            member.progress = progress.parse().unwrap_or(member.progress);
+        } else if let Some(report) = Report::from_line(line) {
+            member.progress = report.requests;
+            member.report = Some(report);
+        }
+    }
+}
+
+impl Drop for Crew {
+    fn drop(&mut self) {
+        for member in &mut self.members {
+            // Without effect on a process that has been waited for.
+            let _ = member.process.kill();
+            let _ = member.process.wait();
+        }
+    }
+}
+
+/// Waits for a process; one that takes longer is killed and `None`.
+pub(super) fn wait(process: &mut Child, timeout: Duration) -> Option<ExitStatus> {
+    let deadline = Instant::now() + timeout;
+    loop {
+        match process.try_wait() {
+            Ok(Some(status)) => return Some(status),
+            Ok(None) if Instant::now() < deadline => std::thread::sleep(WAIT_PAUSE),
+            Ok(None) | Err(_) => break,
+        }
+    }
+    let _ = process.kill();
+    let _ = process.wait();
+    None
+}
+
+/// This binary as a child of the demo.
+fn own(verb: &str, args: &DemoArgs, socket: &Path, id: u32, ring: u32) -> Result<Command> {
+    let mut command = guard::command(guard::own_binary()?)?;
+    command.arg(verb).arg(socket).args([args.seconds, id, ring].map(|number| number.to_string()));
+    Ok(command)
+}
+
+fn read_lines(id: usize, output: ChildStdout, sender: Sender<Event>) -> std::io::Result<()> {
+    let read = move || {
+        for line in BufReader::new(output).lines().map_while(std::result::Result::ok) {
+            let _ = sender.send(Event::Line(id, line));
+        }
+        let _ = sender.send(Event::End(id));
+    };
+    std::thread::Builder::new().stack_size(READER_STACK).spawn(read).map(drop)
+}
+
+/// The hiredis example, where it has been built: in the source tree, or next to this binary.
+fn hiredis_example() -> Option<PathBuf> {
+    let beside = guard::own_binary().ok().and_then(|binary| Some(binary.parent()?.join("hiredis_child")));
+    let built = std::path::absolute("c-examples/build/hiredis_child").ok();
+    built.into_iter().chain(beside).find(|file| guard::is_executable(file))
+}

@@ -1,0 +1,163 @@
+//! `broker demo`: a private Redis, a broker before it and unmodified client processes that check every
+//! reply, all of them real processes; then a table of what happened. Counts connections where they
+//! matter: in Redis itself.
+
+pub(crate) mod child;
+mod crew;
+mod observer;
+pub(crate) mod redis_cli;
+mod report;
+mod stop;
+mod table;
+
+use crate::cli::DemoArgs;
+use crate::dev::DevRedis;
+use crate::signals::Signals;
+use crate::{files, guard, say};
+use broker::base::error::{Error, Result};
+use broker::config::Settings;
+use crew::Crew;
+use observer::Observer;
+use report::grouped;
+use rustix::process::{Pid, Signal, kill_process};
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ExitCode, Stdio};
+use std::sync::mpsc::channel;
+use std::time::{Duration, Instant};
+
+/// A broker that is not ready by then never will be.
+const READY_TIMEOUT: Duration = Duration::from_secs(15);
+/// Beyond the drain timeout, what a broker may take to end.
+const END_TIMEOUT: Duration = Duration::from_secs(5);
+/// Between two looks at Redis' own list of connections.
+const SAMPLE_INTERVAL: Duration = Duration::from_millis(100);
+/// Beyond the seconds of work, what the last replies may take.
+const REPORT_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Runs the demo. The exit code says whether all was well.
+pub(crate) fn run(args: &DemoArgs) -> Result<ExitCode> {
+    files::raise_limit();
+    let mut signals = Signals::watch(None)?;
+    let redis = DevRedis::start()?;
+    let mut observer = Observer::new(&redis.url())?;
+    say::line(&format!("Redis {}, private, in memory, process {}", observer.version(), redis.pid()));
+    let settings = Settings::default();
+    let broker = if args.direct { None } else { Some(Broker::start(args, &redis)?) };
+    let socket = match &broker {
+        Some(broker) => broker.socket.clone(),
+        None => redis.socket(),
+    };
+    let mut crew = Crew::start(args, &socket)?;
+    say::line(&format!("{} on {}\n", crew.kinds(), socket.display()));
+    let took = work(args, &mut signals, &mut crew, &mut observer)?;
+    let mut failures = crew.finish(REPORT_TIMEOUT);
+    if signals.count() > 0 {
+        failures.push("interrupted".to_owned());
+    }
+    if let Some(broker) = broker {
+        let drain = Duration::from_millis(settings.drain_timeout);
+        failures.extend(broker.end(drain + END_TIMEOUT));
+    }
+    let cap = (!args.direct).then_some(settings.upstream_connections_max);
+    Ok(table::show(&crew, &observer, took, cap, failures))
+}
+
+/// Lets the children work, looks at Redis meanwhile and shows progress each second.
+fn work(
+    args: &DemoArgs,
+    signals: &mut Signals,
+    crew: &mut Crew,
+    observer: &mut Observer,
+) -> Result<Duration> {
+    crew.go()?;
+    let start = Instant::now();
+    let (mut shown, mut before) = (0, 0);
+    let mut working = true;
+    while working && shown < u64::from(args.seconds) && signals.count() == 0 {
+        // Children end with the last second, often a moment before it is over: it is shown all the same.
+        working = crew.is_working();
+        let second = start + Duration::from_secs(shown + 1);
+        crew.listen(SAMPLE_INTERVAL.min(second.saturating_duration_since(Instant::now())));
+        observer.sample()?;
+        if !working || Instant::now() >= second {
+            shown += 1;
+            let total = crew.progress();
+            let rate = total.saturating_sub(before);
+            before = total;
+            say::line(&format!("{shown:>4} s {:>12} requests {:>11}/s", grouped(total), grouped(rate)));
+        }
+    }
+    Ok(start.elapsed())
+}
+
+/// The broker, a process of its own.
+struct Broker {
+    process: Child,
+    socket: PathBuf,
+}
+
+impl Broker {
+    fn start(args: &DemoArgs, redis: &DevRedis) -> Result<Broker> {
+        let socket = redis.dir().join("broker.sock");
+        let mut command = guard::command(guard::own_binary()?)?;
+        command.args(["serve", "--upstream", &redis.url()]);
+        command.arg("--listen").arg(listen_url(&socket));
+        // A pool and a subscription for each child; a host with few open files can run a small demo.
+        command.arg("--set").arg(format!("children_max={}", args.children * (child::POOL + 1) + 16));
+        command.args(["--set", "log_level=warn"]);
+        #[cfg(feature = "sabotage")]
+        if args.sabotage {
+            command.arg("--sabotage");
+        }
+        command.stdin(Stdio::null()).stdout(Stdio::piped());
+        let process =
+            command.spawn().map_err(|error| Error::system(format!("cannot start the broker: {error}")))?;
+        let mut broker = Broker { process, socket };
+        let url = broker.wait_until_ready()?;
+        say::line(&format!("broker, process {}, listening {url}", broker.process.id()));
+        Ok(broker)
+    }
+
+    fn wait_until_ready(&mut self) -> Result<String> {
+        let output = self.process.stdout.take().ok_or_else(|| Error::system("the broker has no output"))?;
+        let (sender, lines) = channel();
+        std::thread::spawn(move || {
+            // Reads on, so that the broker never writes to a closed pipe.
+            for line in BufReader::new(output).lines().map_while(std::result::Result::ok) {
+                let _ = sender.send(line);
+            }
+        });
+        let line = lines.recv_timeout(READY_TIMEOUT).ok();
+        match line.as_deref().and_then(|line| line.strip_prefix("listening ")) {
+            Some(url) => Ok(url.to_owned()),
+            None => Err(Error::system("the broker did not start; its own line above says why")),
+        }
+    }
+
+    /// Ends it as an operator would. Says what was wrong with how it ended.
+    fn end(mut self, timeout: Duration) -> Option<String> {
+        if let Ok(pid) = i32::try_from(self.process.id())
+            && let Some(pid) = Pid::from_raw(pid)
+        {
+            let _ = kill_process(pid, Signal::TERM);
+        }
+        match crew::wait(&mut self.process, timeout) {
+            Some(status) if status.success() => None,
+            Some(status) => Some(format!("the broker ended with {status}")),
+            None => Some("the broker did not end after SIGTERM".to_owned()),
+        }
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        // Without effect on a process that has been waited for.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn listen_url(socket: &Path) -> String {
+    format!("unix://{}", socket.display())
+}

@@ -1,0 +1,115 @@
+//! One working process of the demo that drives redis-cli: commands over its standard input, each line of
+//! its output checked.
+
+use super::report::Report;
+use super::stop::Stop;
+use crate::cli::DemoChildArgs;
+use crate::{guard, say};
+use broker::base::error::{Error, Result};
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, ChildStdin, ExitCode, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+/// A line that takes longer is lost. Longer than a lease may keep a child waiting.
+const LINE_TIMEOUT: Duration = Duration::from_secs(8);
+
+struct RedisCli {
+    process: Child,
+    input: ChildStdin,
+    lines: Receiver<String>,
+    report: Report,
+}
+
+/// Works until told to stop, then reports. Fails when redis-cli ended or a line was wrong.
+pub(crate) fn run(args: &DemoChildArgs) -> Result<ExitCode> {
+    let mut cli = start(args)?;
+    // The first answer shows that it is connected; the work starts then.
+    let mut outcome = cli.ask("PING", &["PONG"]);
+    let mut stop = Stop::when_told(args.seconds);
+    let mut round = 0;
+    while outcome.is_ok() && !stop.reached(&cli.report) {
+        round += 1;
+        outcome = cli.round(args.id, round);
+    }
+    let _ = cli.process.kill();
+    let _ = cli.process.wait();
+    say::line(&cli.report.to_line());
+    outcome?;
+    Ok(if cli.report.mismatches == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn start(args: &DemoChildArgs) -> Result<RedisCli> {
+    let mut command = guard::command("redis-cli")?;
+    command.arg("-s").arg(&args.socket).env_remove("REDISCLI_AUTH");
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut process =
+        command.spawn().map_err(|error| Error::system(format!("cannot start redis-cli: {error}")))?;
+    let (Some(input), Some(output)) = (process.stdin.take(), process.stdout.take()) else {
+        return Err(Error::system("redis-cli has no pipes"));
+    };
+    let (sender, lines) = channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(output).lines().map_while(std::result::Result::ok) {
+            if sender.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    let mut report = Report::new();
+    report.connections = 1;
+    Ok(RedisCli { process, input, lines, report })
+}
+
+impl RedisCli {
+    fn round(&mut self, id: u32, round: u64) -> Result<()> {
+        let nonce = format!("cli{id}.{round}");
+        let key = |name: &str| format!("demo:cli{id}:{name}");
+        self.ask(&format!("SET {} {nonce}", key("value")), &["OK"])?;
+        self.ask(&format!("GET {}", key("value")), &[&nonce])?;
+        self.ask(&format!("ECHO {nonce}"), &[&nonce])?;
+        self.ask(&format!("INCR {}", key("count")), &[&round.to_string()])?;
+        self.ask("MULTI", &["OK"])?;
+        self.ask(&format!("SET {} {nonce}", key("tx")), &["QUEUED"])?;
+        self.ask(&format!("MGET {} {}", key("tx"), key("value")), &["QUEUED"])?;
+        self.ask("EXEC", &["OK", &nonce, &nonce])?;
+        self.ask(&format!("RPUSH {} {nonce}", key("list")), &["1"])?;
+        self.ask(&format!("BLPOP {} 1", key("list")), &[&key("list"), &nonce])
+    }
+
+    /// Sends one command and checks the lines of its reply.
+    fn ask(&mut self, request: &str, want: &[&str]) -> Result<()> {
+        let start = Instant::now();
+        writeln!(self.input, "{request}").map_err(|error| Error::system(format!("redis-cli: {error}")))?;
+        let got = self.reply(request, want.len())?;
+        self.report.round_trip(1, start.elapsed());
+        self.report.check(got == want, || format!("redis-cli: {request}: got {got:?}, want {want:?}"));
+        Ok(())
+    }
+
+    /// Reads `count` lines. A line that no reply of this demo holds is taken for an error, which redis-cli
+    /// follows with an empty line, and ends the reply.
+    fn reply(&mut self, request: &str, count: usize) -> Result<Vec<String>> {
+        let mut got = Vec::with_capacity(count);
+        while got.len() < count {
+            let line = self.line(request)?;
+            let is_error = line.split(' ').next().is_some_and(is_error_code) && line.contains(' ');
+            got.push(line);
+            if is_error {
+                got.push(self.line(request)?);
+                return Ok(got);
+            }
+        }
+        Ok(got)
+    }
+
+    fn line(&self, request: &str) -> Result<String> {
+        let lost = |_| Error::system(format!("redis-cli: no answer to {request}"));
+        self.lines.recv_timeout(LINE_TIMEOUT).map_err(lost)
+    }
+}
+
+/// Error replies begin with a word in capitals and are followed by more.
+fn is_error_code(word: &str) -> bool {
+    word.len() > 2 && word.bytes().all(|byte| byte.is_ascii_uppercase())
+}

@@ -1,0 +1,189 @@
+//! A private in-memory `redis-server` on a unix socket in a temporary directory. It ends with this
+//! process, however that ends; a directory left behind by a killed process is removed by the next start.
+
+use crate::guard;
+use broker::base::error::{Error, Result};
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Write};
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+const DIR_PREFIX: &str = "broker-dev-";
+/// Names the owner of the directory and is locked by it: the lock goes with the process, and unlike a
+/// process number it means the same in every PID namespace that shares the directory.
+const PID_FILE: &str = "pid";
+const LOG_FILE: &str = "redis.log";
+const START_TIMEOUT: Duration = Duration::from_secs(10);
+const POLL_PAUSE: Duration = Duration::from_millis(5);
+/// Bytes of a temporary directory's path that leave room for our names in a socket address (108 bytes).
+const TEMP_PATH_MAX: usize = 64;
+
+/// A running private Redis. Dropping it ends the server and removes the directory.
+#[derive(Debug)]
+pub(crate) struct DevRedis {
+    process: Child,
+    dir: TempDir,
+    _lock: File,
+}
+
+impl DevRedis {
+    /// Starts a server and waits until it answers.
+    pub(crate) fn start() -> Result<DevRedis> {
+        let program = guard::find_program("redis-server").ok_or_else(|| {
+            Error::system("redis-server is not in PATH: install it with `apt-get install redis-server`")
+        })?;
+        let parent = temp_parent();
+        sweep(&parent);
+        let (dir, lock) = make_dir(&parent).map_err(|error| {
+            Error::system(format!("cannot make a directory in {}: {error}", parent.display()))
+        })?;
+        let process = spawn(&program, dir.path())?;
+        let mut redis = DevRedis { process, dir, _lock: lock };
+        redis.wait_until_it_answers()?;
+        Ok(redis)
+    }
+
+    /// The directory, private to this user, that goes when the server goes.
+    pub(crate) fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// The path of the server's socket.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.dir.path().join("redis.sock")
+    }
+
+    /// The URL of the server.
+    pub(crate) fn url(&self) -> String {
+        format!("unix://{}", self.socket().display())
+    }
+
+    /// The server's process number.
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    fn wait_until_it_answers(&mut self) -> Result<()> {
+        let deadline = Instant::now() + START_TIMEOUT;
+        loop {
+            if ping(&self.socket()).is_ok() {
+                return Ok(());
+            }
+            if matches!(self.process.try_wait(), Ok(Some(_)) | Err(_)) {
+                return Err(Error::system(format!("the private redis-server ended: {}", self.last_words())));
+            }
+            if Instant::now() > deadline {
+                let seconds = START_TIMEOUT.as_secs();
+                let said = self.last_words();
+                return Err(Error::system(format!(
+                    "the private redis-server gave no answer within {seconds} s: {said}"
+                )));
+            }
+            std::thread::sleep(POLL_PAUSE);
+        }
+    }
+
+    fn last_words(&self) -> String {
+        let log = std::fs::read(self.dir.path().join(LOG_FILE)).unwrap_or_default();
+        let log = String::from_utf8_lossy(&log);
+        log.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it wrote nothing").trim().to_owned()
+    }
+}
+
+impl Drop for DevRedis {
+    fn drop(&mut self) {
+        // Its data is in memory only and meant to go: nothing to shut down in order.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// The directory for temporary files, or /tmp where that one's path does not fit a socket address or a URL.
+fn temp_parent() -> PathBuf {
+    let dir = std::env::temp_dir();
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-".contains(&byte);
+    match dir.to_str() {
+        Some(text) if text.len() <= TEMP_PATH_MAX && text.starts_with('/') && text.bytes().all(plain) => dir,
+        _ => PathBuf::from("/tmp"),
+    }
+}
+
+/// Makes the directory (mode 0700) with its locked pid file, which appears under its name only once it is
+/// locked, so that no other start takes a directory in the making for an abandoned one.
+fn make_dir(parent: &Path) -> std::io::Result<(TempDir, File)> {
+    let dir = tempfile::Builder::new().prefix(DIR_PREFIX).tempdir_in(parent)?;
+    let making = dir.path().join("pid.new");
+    let mut lock = File::create_new(&making)?;
+    lock.try_lock().map_err(std::io::Error::from)?;
+    writeln!(lock, "{}", std::process::id())?;
+    std::fs::rename(&making, dir.path().join(PID_FILE))?;
+    Ok((dir, lock))
+}
+
+/// Removes the directories of this user whose owners are gone. What cannot be removed is left.
+fn sweep(parent: &Path) {
+    let Ok(entries) = parent.read_dir() else { return };
+    let uid = rustix::process::geteuid().as_raw();
+    for entry in entries.flatten() {
+        let ours = entry.metadata().is_ok_and(|meta| meta.is_dir() && meta.uid() == uid);
+        if ours && entry.file_name().to_string_lossy().starts_with(DIR_PREFIX) && is_abandoned(&entry.path())
+        {
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+fn is_abandoned(dir: &Path) -> bool {
+    let file = OpenOptions::new().read(true).open(dir.join(PID_FILE));
+    file.is_ok_and(|file| file.try_lock().is_ok())
+}
+
+fn spawn(program: &Path, dir: &Path) -> Result<Child> {
+    let cannot =
+        |error: std::io::Error| Error::system(format!("cannot start the private redis-server: {error}"));
+    let log = File::create(dir.join(LOG_FILE)).map_err(cannot)?;
+    let mut command = guard::command(program)?;
+    command.args(["--port", "0", "--save", "", "--appendonly", "no", "--daemonize", "no"]);
+    command.args(["--unixsocketperm", "700", "--unixsocket"]).arg(dir.join("redis.sock"));
+    command.arg("--dir").arg(dir);
+    command.stdin(Stdio::null()).stdout(log.try_clone().map_err(cannot)?).stderr(log);
+    command.spawn().map_err(cannot)
+}
+
+fn ping(socket: &Path) -> std::io::Result<()> {
+    let mut stream = UnixStream::connect(socket)?;
+    stream.set_read_timeout(Some(Duration::from_secs(1)))?;
+    stream.write_all(b"PING\r\n")?;
+    let mut reply = [0; 7];
+    stream.read_exact(&mut reply)?;
+    if &reply == b"+PONG\r\n" { Ok(()) } else { Err(std::io::ErrorKind::InvalidData.into()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_directory_without_a_living_owner_is_swept() {
+        let parent = tempfile::tempdir().unwrap();
+        let (living, lock) = make_dir(parent.path()).unwrap();
+        let dead = parent.path().join("broker-dev-dead");
+        let unfinished = parent.path().join("broker-dev-unfinished");
+        let foreign = parent.path().join("other");
+        for dir in [&dead, &unfinished, &foreign] {
+            std::fs::create_dir(dir).unwrap();
+        }
+        std::fs::write(dead.join(PID_FILE), "1\n").unwrap();
+        std::fs::write(foreign.join(PID_FILE), "1\n").unwrap();
+        sweep(parent.path());
+        assert!(living.path().exists() && unfinished.exists() && foreign.exists());
+        assert!(!dead.exists());
+        drop(lock);
+        sweep(parent.path());
+        assert!(!living.path().exists());
+    }
+}

@@ -1,0 +1,50 @@
+//! The limit of open files: raised to its hard value, and compared with what the configuration asks for.
+
+use broker::base::error::{Error, Result};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// Descriptors besides children and upstream connections: listeners, lock files, the poll, pipes,
+/// standard streams, a resolver's socket.
+const FILES_BESIDES: u64 = 64;
+
+/// Raises the soft limit of open files to the hard one. Returns the limit then in force; `None` is unlimited.
+pub(crate) fn raise_limit() -> Option<u64> {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    // Refused only where a sandbox forbids it; then the old limit is the one that counts.
+    match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => limit.maximum,
+        Err(_) => limit.current,
+    }
+}
+
+/// Refuses a configuration that could need more open files than `limit`.
+pub(crate) fn check_fits(
+    limit: Option<u64>,
+    children_max: usize,
+    upstream_connections_max: usize,
+) -> Result<()> {
+    let needed =
+        (children_max as u64).saturating_add(upstream_connections_max as u64).saturating_add(FILES_BESIDES);
+    match limit {
+        Some(limit) if needed > limit => Err(Error::config(format!(
+            "children_max {children_max} + upstream_connections_max {upstream_connections_max} + {FILES_BESIDES} \
+             needs {needed} open files, but the hard limit is {limit}: lower children_max, or raise the limit \
+             (ulimit -Hn {needed}, or LimitNOFILE={needed} in the systemd unit)"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_configuration_that_cannot_fit_is_refused_with_the_numbers() {
+        assert!(check_fits(None, usize::MAX, 1).is_ok());
+        assert!(check_fits(Some(10_448), 10_000, 384).is_ok());
+        let refusal = check_fits(Some(4096), 10_000, 384).unwrap_err().to_string();
+        assert!(refusal.contains("10448") && refusal.contains("4096"), "{refusal}");
+    }
+}

@@ -1,0 +1,90 @@
+//! `broker config`: the table of configuration keys, for people or as a file to start from.
+
+use crate::cli::{ConfigArgs, KeysFormat};
+use crate::say;
+use broker::base::error::Result;
+use broker::config::table::Kind;
+use broker::config::{Row, rows};
+
+/// Prints the table.
+pub(crate) fn run(args: &ConfigArgs) -> Result<()> {
+    say::text(&match args.format {
+        KeysFormat::Text => as_text(rows()),
+        KeysFormat::Toml => as_toml(rows()),
+    });
+    Ok(())
+}
+
+fn as_text(rows: &[Row]) -> String {
+    let key_width = rows.iter().map(|row| row.key.len()).max().unwrap_or(0);
+    let default_width =
+        rows.iter().map(|row| shown_default(row).len()).max().unwrap_or(0).max("DEFAULT".len());
+    let line = |key: &str, default: &str, unit: &str, doc: &str| {
+        format!("{key:<key_width$}  {default:<default_width$}  {unit:<5}  {doc}\n")
+    };
+    let mut text = line("KEY", "DEFAULT", "UNIT", "MEANING");
+    for row in rows {
+        text += &line(row.key, shown_default(row), row.unit, row.doc);
+    }
+    text
+}
+
+fn as_toml(rows: &[Row]) -> String {
+    let mut text = String::from(
+        "# Configuration of broker. Every key is shown with its default; take away the '#' to set one.\n\
+         # Times are milliseconds or text such as \"5s\"; sizes are bytes or text such as \"64MiB\".\n",
+    );
+    for row in rows {
+        text += &format!("\n# {}\n# Allowed: {}\n", row.doc, row.allowed());
+        text += &format!("#{} = {}\n", row.key, toml_value(row));
+    }
+    text
+}
+
+fn toml_value(row: &Row) -> String {
+    let is_number = !row.default.is_empty() && row.default.bytes().all(|byte| byte.is_ascii_digit());
+    match row.kind {
+        Kind::Listen => "[]".to_owned(),
+        Kind::Count | Kind::Bytes | Kind::Milliseconds if is_number => row.default.to_owned(),
+        // No default holds what TOML would have to escape.
+        _ => format!("\"{}\"", row.default),
+    }
+}
+
+fn shown_default(row: &Row) -> &str {
+    if row.default.is_empty() { "-" } else { row.default }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use broker::config::Settings;
+
+    #[test]
+    fn the_printed_file_is_a_configuration_of_defaults() {
+        let printed = as_toml(rows());
+        let uncommented: String = printed
+            .lines()
+            .filter_map(|line| line.strip_prefix('#').filter(|rest| !rest.starts_with(' ')))
+            .map(|line| format!("{line}\n"))
+            .collect();
+        for text in [&printed, &uncommented] {
+            let mut settings = Settings::default();
+            settings.load_toml(text, "printed").unwrap();
+            for row in rows() {
+                assert_eq!(settings.get_text(row.key).as_deref(), Some(row.default), "{}", row.key);
+            }
+        }
+        assert_eq!(uncommented.lines().count(), rows().len());
+    }
+
+    #[test]
+    fn the_table_is_aligned_and_names_every_key() {
+        let text = as_text(rows());
+        let at = text.find("MEANING").unwrap();
+        for (line, row) in text.lines().skip(1).zip(rows()) {
+            assert!(line.starts_with(row.key));
+            assert_eq!(&line[at..], row.doc);
+        }
+    }
+}

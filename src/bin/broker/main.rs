@@ -1,0 +1,57 @@
+//! The standalone broker: reads argv, the environment and signals, which the library never does, and
+//! turns an outcome into an exit code: 0 done, 1 the system refused, 2 unusable configuration.
+#![forbid(unsafe_code)]
+
+mod cli;
+mod demo;
+mod dev;
+mod files;
+mod guard;
+mod keys;
+mod logger;
+mod say;
+mod scrub;
+mod serve;
+mod signals;
+
+use broker::base::error::{Error, ErrorKind};
+use clap::Parser;
+use cli::{Cli, Verb};
+use std::process::ExitCode;
+
+const EXIT_SYSTEM: u8 = 1;
+const EXIT_CONFIG: u8 = 2;
+
+fn main() -> ExitCode {
+    let verb = match Cli::try_parse() {
+        Ok(cli) => cli.verb,
+        Err(error) => return usage(&error),
+    };
+    let outcome = match verb {
+        Verb::Serve(args) => serve::run(&args).map(|()| ExitCode::SUCCESS),
+        Verb::Config(args) => keys::run(&args).map(|()| ExitCode::SUCCESS),
+        Verb::Demo(args) => demo::run(&args),
+        Verb::WithParent(args) => Err(guard::exec(&args)),
+        Verb::DemoChild(args) => demo::child::run(&args),
+        Verb::DemoRedisCli(args) => demo::redis_cli::run(&args),
+    };
+    outcome.unwrap_or_else(|error| fail(&error))
+}
+
+/// Says in one line what clap refused. Help and version are no refusals.
+fn usage(error: &clap::Error) -> ExitCode {
+    if !error.use_stderr() {
+        say::text(&error.to_string());
+        return ExitCode::SUCCESS;
+    }
+    eprintln!("broker: {} (see broker --help)", cli::one_line(error));
+    ExitCode::from(EXIT_CONFIG)
+}
+
+fn fail(error: &Error) -> ExitCode {
+    eprintln!("broker: {error}");
+    ExitCode::from(match error.kind() {
+        ErrorKind::Config => EXIT_CONFIG,
+        ErrorKind::System => EXIT_SYSTEM,
+    })
+}

@@ -1,0 +1,15 @@
+//! Standard output for people and scripts. A reader that has gone away is no error of the broker's:
+//! `broker config | head` ends quietly.
+
+use std::io::Write;
+
+/// Writes `text` as it is and flushes it.
+pub(crate) fn text(text: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+/// Writes one line and flushes it.
+pub(crate) fn line(line: &str) {
+    text(&format!("{line}\n"));
+}

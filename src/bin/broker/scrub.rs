@@ -1,0 +1,133 @@
+//! Passwords given on the command line: everyone on the host can read those in the process list. The
+//! broker warns, moves the password into its environment, which only its own user can read, and starts
+//! itself anew in the same process with arguments that no longer name it.
+
+use crate::guard;
+use broker::base::error::{Error, Result};
+use redis::IntoConnectionInfo;
+use std::ffi::OsString;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+/// The environment variable with the upstream's password.
+pub(crate) const PASSWORD_VARIABLE: &str = "BROKER_UPSTREAM_PASSWORD";
+
+/// Starts this process anew when its arguments hold a password; returns when they hold none.
+pub(crate) fn hide_password() -> Result<()> {
+    let args: Vec<OsString> = std::env::args_os().collect();
+    let Some((args, password)) = without_password(&args) else { return Ok(()) };
+    eprintln!(
+        "broker: warning: a password on the command line can be read in the process list: \
+         use {PASSWORD_VARIABLE} or upstream_password_file"
+    );
+    let mut command = Command::new(guard::own_binary()?);
+    if let Some((name, rest)) = args.split_first() {
+        command.arg0(name).args(rest);
+    }
+    let error = command.env(PASSWORD_VARIABLE, password).exec();
+    Err(Error::system(format!("cannot start anew without the password: {error}")))
+}
+
+/// The arguments without their password, and the password; `None` if there is none to take out. The one
+/// of a URL counts for more than that of `--set upstream_password`.
+fn without_password(args: &[OsString]) -> Option<(Vec<OsString>, String)> {
+    let (mut url_password, mut key_password) = (None, None);
+    let mut kept: Vec<OsString> = Vec::with_capacity(args.len());
+    for arg in args {
+        let Some(text) = arg.to_str() else {
+            kept.push(arg.clone());
+            continue;
+        };
+        let value = text.strip_prefix("--upstream=").or_else(|| text.strip_prefix("--set=")).unwrap_or(text);
+        let (key, key_value) = value.split_once('=').unwrap_or_default();
+        let value = if key.trim() == "upstream" { key_value.trim() } else { value };
+        if key.trim() == "upstream_password" {
+            key_password = Some(key_value.trim().to_owned());
+            if kept.last().is_some_and(|last| last == "--set") {
+                kept.pop();
+            }
+        } else if let Some((url, password)) = split_url(value) {
+            url_password = Some(password);
+            kept.push(format!("{}{url}", &text[..text.len() - value.len()]).into());
+        } else {
+            kept.push(arg.clone());
+        }
+    }
+    Some((kept, url_password.or(key_password)?))
+}
+
+/// A Redis URL without its password, and the password as the `redis` crate reads it. `None` for anything
+/// else; a URL that does not parse is left for the configuration to refuse.
+fn split_url(url: &str) -> Option<(String, String)> {
+    let password = url.into_connection_info().ok()?.redis_settings().password()?.to_owned();
+    let (scheme, rest) = url.split_once("://")?;
+    let authority_end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let (authority, tail) = rest.split_at(authority_end);
+    let authority = match authority.rsplit_once('@') {
+        Some((user, host)) => match user.split(':').next() {
+            None | Some("") => host.to_owned(),
+            Some(name) => format!("{name}@{host}"),
+        },
+        None => authority.to_owned(),
+    };
+    Some((format!("{scheme}://{authority}{}", without_pass_parameter(tail)), password))
+}
+
+/// `unix:` URLs carry the password as the parameter `pass`.
+fn without_pass_parameter(tail: &str) -> String {
+    let Some((path, query)) = tail.split_once('?') else { return tail.to_owned() };
+    let kept: Vec<&str> = query.split('&').filter(|pair| !pair.starts_with("pass=")).collect();
+    if kept.is_empty() { path.to_owned() } else { format!("{path}?{}", kept.join("&")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scrubbed(args: &[&str]) -> Option<(Vec<String>, String)> {
+        let args: Vec<OsString> = args.iter().map(Into::into).collect();
+        let (args, password) = without_password(&args)?;
+        Some((args.into_iter().map(|arg| arg.into_string().unwrap()).collect(), password))
+    }
+
+    #[test]
+    fn arguments_without_a_password_are_left_alone() {
+        assert_eq!(
+            scrubbed(&["broker", "serve", "--upstream", "redis://user@host/1", "--set", "lanes=2"]),
+            None
+        );
+        assert_eq!(
+            scrubbed(&["broker", "serve", "--listen", "tcp://127.0.0.1:0", "--upstream=nonsense"]),
+            None
+        );
+    }
+
+    #[test]
+    fn every_way_to_give_a_password_is_taken_out() {
+        let cases: &[(&[&str], &[&str], &str)] = &[
+            (&["--upstream", "redis://:p%40ss@host:1/2"], &["--upstream", "redis://host:1/2"], "p@ss"),
+            (&["--upstream=redis://me:secret@host"], &["--upstream=redis://me@host"], "secret"),
+            (
+                &["--set", "upstream=unix:///r.sock?pass=x&db=3&user=u"],
+                &["--set", "upstream=unix:///r.sock?db=3&user=u"],
+                "x",
+            ),
+            (&["--set=upstream=unix:///r.sock?pass=x"], &["--set=upstream=unix:///r.sock"], "x"),
+            (&["--set", "upstream_password=y", "--check"], &["--check"], "y"),
+            (&["--set=upstream_password = y"], &[], "y"),
+            (
+                &["--upstream", "redis://:a@host", "--set", "upstream_password=b"],
+                &["--upstream", "redis://host"],
+                "a",
+            ),
+        ];
+        for (given, kept, password) in cases {
+            let (args, found) = scrubbed(given).unwrap();
+            assert_eq!(
+                (&args[..], found.as_str()),
+                (&kept.iter().map(|s| s.to_string()).collect::<Vec<_>>()[..], *password)
+            );
+            assert_eq!(scrubbed(&args.iter().map(String::as_str).collect::<Vec<_>>()), None);
+        }
+    }
+}

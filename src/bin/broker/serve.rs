@@ -1,0 +1,153 @@
+//! `broker serve`: gathers the settings, starts what they ask for and runs the loop until a signal ends it.
+
+use crate::cli::ServeArgs;
+use crate::dev::DevRedis;
+use crate::logger::{self, Format};
+use crate::scrub::{self, PASSWORD_VARIABLE};
+use crate::signals::Signals;
+use crate::{files, say};
+use broker::base::error::{Error, Result};
+use broker::config::Settings;
+use broker::config::endpoint::{ListenUrl, default_listen};
+use broker::config::value::{LogFormat, LogLevel};
+use broker::ffi::heap;
+use broker::reactor::{Loop, RunMode};
+
+/// Serves until told to end. Returns early after `--check`.
+pub(crate) fn run(args: &ServeArgs) -> Result<()> {
+    scrub::hide_password()?;
+    let mut settings = gather(args)?;
+    let limit = files::raise_limit();
+    files::check_fits(limit, settings.children_max, settings.upstream_connections_max)?;
+    if args.check {
+        say::line("ok");
+        return Ok(());
+    }
+    logger::install(log_format(settings.log_format), log_level(settings.log_level));
+    let mut redis = None;
+    if args.dev {
+        let started = redis.insert(DevRedis::start()?);
+        settings.set("upstream", &started.url())?;
+    }
+    let outcome = Loop::new(settings).and_then(|lp| {
+        #[cfg(feature = "sabotage")]
+        let lp = sabotaged(lp, args);
+        serve(lp)
+    });
+    // After the loop, which has closed its upstream connections by now.
+    drop(redis);
+    outcome
+}
+
+#[cfg(feature = "sabotage")]
+fn sabotaged(mut lp: Loop, args: &ServeArgs) -> Loop {
+    if args.sabotage {
+        lp.sabotage();
+    }
+    lp
+}
+
+/// Runs the loop until a signal ends it: the first drains, the second closes at once.
+fn serve(mut lp: Loop) -> Result<()> {
+    let mut signals = Signals::watch(Some(lp.wake_pipe()?))?;
+    for url in lp.listeners() {
+        say::line(&format!("listening {url}"));
+    }
+    let mut obeyed = 0;
+    while lp.run(RunMode::Once)? {
+        if lp.take_relief() {
+            heap::trim();
+        }
+        let asked = signals.count();
+        if asked > obeyed {
+            obeyed = asked;
+            if asked == 1 {
+                lp.drain();
+            } else {
+                lp.close();
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The settings: the file first, then `--set`, then the other flags, then the password of the environment.
+fn gather(args: &ServeArgs) -> Result<Settings> {
+    let mut settings = Settings::default();
+    if let Some(path) = &args.config {
+        let name = path.display().to_string();
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| Error::config(format!("cannot read the configuration {name}: {error}")))?;
+        settings.load_toml(&text, &name)?;
+    }
+    for pair in &args.set {
+        settings.set_pair(pair)?;
+    }
+    if !args.listen.is_empty() {
+        settings.set("listen", &args.listen.join(","))?;
+    }
+    if settings.listen.is_empty() {
+        settings.listen.push(listen_by_default()?);
+    }
+    if args.dev {
+        forget_upstream(&mut settings)?;
+    } else {
+        find_upstream(&mut settings, args)?;
+    }
+    settings.validate()?;
+    Ok(settings)
+}
+
+fn find_upstream(settings: &mut Settings, args: &ServeArgs) -> Result<()> {
+    if let Some(url) = &args.upstream {
+        settings.set("upstream", url)?;
+    }
+    match std::env::var(PASSWORD_VARIABLE) {
+        Ok(password) => {
+            settings.set("upstream_password", &password)?;
+            settings.set("upstream_password_file", "")?;
+        }
+        Err(std::env::VarError::NotPresent) => {}
+        Err(std::env::VarError::NotUnicode(_)) => {
+            return Err(Error::config(format!("{PASSWORD_VARIABLE} is not UTF-8")));
+        }
+    }
+    match settings.upstream_resolved()? {
+        Some(_) => Ok(()),
+        None => Err(Error::config(
+            "no Redis to serve: give --upstream redis://host:6379, or --dev for a private one to try things out",
+        )),
+    }
+}
+
+/// `--dev` stands above an upstream of the file, and a private Redis asks for no password.
+fn forget_upstream(settings: &mut Settings) -> Result<()> {
+    for key in ["upstream", "upstream_username", "upstream_password", "upstream_password_file"] {
+        settings.set(key, "")?;
+    }
+    Ok(())
+}
+
+/// Where root and everyone else listen by default.
+fn listen_by_default() -> Result<ListenUrl> {
+    let runtime_dir = std::env::var("XDG_RUNTIME_DIR").ok();
+    default_listen(rustix::process::geteuid().is_root(), runtime_dir.as_deref())
+}
+
+fn log_format(format: LogFormat) -> Format {
+    match format {
+        LogFormat::Text => Format::Text,
+        LogFormat::Json => Format::Json,
+        LogFormat::Journal => Format::Journal,
+    }
+}
+
+fn log_level(level: LogLevel) -> log::LevelFilter {
+    match level {
+        LogLevel::Error => log::LevelFilter::Error,
+        LogLevel::Warn => log::LevelFilter::Warn,
+        LogLevel::Info => log::LevelFilter::Info,
+        LogLevel::Debug => log::LevelFilter::Debug,
+        LogLevel::Trace => log::LevelFilter::Trace,
+    }
+}
