@@ -1,0 +1,320 @@
+//! What a hostile child or a badly timed loss upstream may try: focused cases, most of them once found by
+//! chance, and the bounds of sheer mass.
+#![cfg(feature = "cli")]
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use support::raw::pipeline;
+use support::{Broker, End, Proxy, Redis, needs_broker, request, upstream_clients, wait_until};
+
+const LOST: &str =
+    "-BROKERLOST upstream connection lost before the reply; the command may have been executed\r\n";
+
+/// Hangs up on the broker's connections of this name, on Redis' side.
+fn kill_named(redis: &Redis, name: &str) {
+    let mut raw = redis.connect();
+    for client in support::redis::list_clients(&mut raw) {
+        if client.name() == name {
+            raw.ask(&format!("CLIENT KILL ID {}", client.field("id")));
+        }
+    }
+}
+
+/// A WATCH lost with its connection is not made good by a later one: the first key may have been written.
+#[test]
+fn a_lost_watch_outlives_a_new_one() {
+    needs_broker!();
+    for transactions in ["shared", "leased"] {
+        let redis = Redis::start();
+        let broker = Broker::start(&redis, &[("transactions", transactions)]);
+        let mut raw = broker.connect();
+        raw.expect("WATCH a", "+OK\r\n");
+        kill_named(&redis, "broker-lease");
+        redis.ask("SET a theirs");
+        raw.expect("WATCH b", "+OK\r\n");
+        raw.expect("MULTI", "+OK\r\n");
+        raw.expect("SET a mine", "+QUEUED\r\n");
+        raw.expect("EXEC", "*-1\r\n");
+        raw.expect("GET a", "$6\r\ntheirs\r\n");
+        raw.expect("MULTI", "+OK\r\n");
+        raw.expect("SET a mine", "+QUEUED\r\n");
+        raw.expect("EXEC", "*1\r\n+OK\r\n");
+    }
+}
+
+/// The same where a new WATCH does not come between: MULTI alone.
+#[test]
+fn a_lost_watch_aborts_a_leased_transaction() {
+    needs_broker!();
+    let redis = Redis::start();
+    let broker = Broker::start(&redis, &[("transactions", "leased")]);
+    let mut raw = broker.connect();
+    raw.expect("WATCH a", "+OK\r\n");
+    kill_named(&redis, "broker-lease");
+    raw.write(&pipeline(&["MULTI", "SET a mine", "EXEC"]));
+    assert_eq!([raw.read_text(), raw.read_text(), raw.read_text()], ["+OK\r\n", "+QUEUED\r\n", "*-1\r\n"]);
+    raw.expect("UNWATCH", "+OK\r\n");
+    raw.write(&pipeline(&["MULTI", "SET a mine", "EXEC"]));
+    assert_eq!(
+        [raw.read_text(), raw.read_text(), raw.read_text()],
+        ["+OK\r\n", "+QUEUED\r\n", "*1\r\n+OK\r\n"]
+    );
+}
+
+/// An EXEC that was lost has ended its WATCH: the next transaction has nothing to do with it.
+#[test]
+fn a_lost_exec_does_not_abort_the_next_transaction() {
+    needs_broker!();
+    let redis = Redis::start();
+    let proxy = Proxy::start(&redis);
+    let broker = Broker::start_at(proxy.socket(), &[]);
+    for last in ["EXEC", "DISCARD"] {
+        let mut raw = broker.connect();
+        raw.write(&pipeline(&["WATCH k", "MULTI", "ECHO in"]));
+        assert_eq!(
+            [raw.read_text(), raw.read_text(), raw.read_text()],
+            ["+OK\r\n", "+OK\r\n", "+QUEUED\r\n"]
+        );
+        proxy.hold("broker-lease", true);
+        raw.send(last);
+        proxy.wait_sent("broker-lease", last.as_bytes());
+        proxy.inject("broker-lease", b"?\r\n");
+        assert_eq!(raw.read_text(), LOST, "{last}");
+        raw.write(&pipeline(&["MULTI", "ECHO out", "EXEC"]));
+        assert_eq!(
+            [raw.read_text(), raw.read_text(), raw.read_text()],
+            ["+OK\r\n", "+QUEUED\r\n", "*1\r\n$3\r\nout\r\n"]
+        );
+    }
+}
+
+/// A child that may not write more until its leased lane owes less is told when that lane dies.
+#[test]
+fn a_child_held_by_a_lane_that_dies_goes_on() {
+    needs_broker!();
+    let redis = Redis::start();
+    let broker = Broker::start(&redis, &[("queue_timeout", "200")]);
+    let mut raw = broker.connect();
+    raw.expect("WATCH k", "+OK\r\n");
+    redis.stop();
+    let value = "v".repeat(1024 * 1024);
+    let mut writer = raw.writer();
+    let sender = std::thread::spawn(move || {
+        let set = request(&["SET", "k", &value]);
+        (0..8).all(|_| writer.try_write(&set).is_ok())
+    });
+    std::thread::sleep(Duration::from_millis(300));
+    redis.kill();
+    for number in 0..8 {
+        let reply = raw.read_text();
+        assert!(reply.starts_with("-BROKERLOST ") || reply.starts_with("-BROKERDOWN "), "{number}: {reply}");
+    }
+    assert!(sender.join().expect("the sender"));
+}
+
+/// A lease taken back, its CLIENT UNBLOCK not answered yet, dies when its child has another already.
+#[test]
+fn a_lease_taken_back_dies_alone() {
+    needs_broker!();
+    let redis = Redis::start();
+    let proxy = Proxy::start(&redis);
+    let settings = [("leases_blocking_max", "2"), ("lease_wait_timeout", "3000")];
+    let broker = Broker::start_at(proxy.socket(), &settings);
+    let blocked =
+        || upstream_clients(&redis).iter().filter(|client| client.field("flags").contains('b')).count();
+    let mut first = broker.connect();
+    first.send("BLPOP x 0");
+    wait_until("the first blocks", || blocked() == 1);
+    let mut second = broker.connect();
+    second.send("BLPOP x 0");
+    wait_until("the second blocks", || blocked() == 2);
+    proxy.hold("broker-control", true);
+    let mut third = broker.connect();
+    third.send("BLPOP y 0");
+    wait_until("the youngest is unblocked", || blocked() == 1);
+    redis.ask("RPUSH x for-first");
+    assert!(first.read_text().contains("for-first"));
+    // The lane of the first goes to the one that waits for y, and from there to the second again.
+    wait_until("the third blocks", || blocked() == 1);
+    redis.ask("RPUSH y for-third");
+    assert!(third.read_text().contains("for-third"));
+    wait_until("the second blocks again", || blocked() == 1);
+    let mut direct = redis.connect();
+    for client in support::redis::list_clients(&mut direct) {
+        if client.name() == "broker-lease" && !client.field("flags").contains('b') {
+            direct.ask(&format!("CLIENT KILL ID {}", client.field("id")));
+        }
+    }
+    proxy.hold("broker-control", false);
+    redis.ask("RPUSH x for-second");
+    assert!(second.read_text().contains("for-second"));
+    let mut both = [broker.connect(), broker.connect()];
+    both.iter_mut().for_each(|raw| raw.send("BLPOP z 1"));
+    wait_until("both leases are free again", || blocked() == 2);
+    both.iter_mut().for_each(|raw| assert_eq!(raw.read_text(), "*-1\r\n"));
+}
+
+/// Whatever a script returns, the lane it shares lives on: Redis sends it, so it is a reply.
+#[test]
+fn no_script_breaks_its_lane() {
+    needs_broker!();
+    let redis = Redis::start();
+    let broker = Broker::start(&redis, &[]);
+    let nested = |depth| format!("local t={{}} for i=2,{depth} do t={{t}} end return t");
+    let scripts = [
+        nested(64),
+        nested(200),
+        nested(7900),
+        nested(20_000),
+        "return {ok=string.rep('x',2000000)}".into(),
+        "return {err=string.rep('x',2000000)}".into(),
+        "return {ok='a\\r\\n+b'}".into(),
+        "return {big_number='not one'}".into(),
+        "return {big_number=''}".into(),
+        "return {big_number=string.rep('1',100000)}".into(),
+        "return {double=-(0/0)}".into(),
+        "return {verbatim_string={format='longer', string=''}}".into(),
+        "return {map={a={map={}}, b={set={}}}}".into(),
+    ];
+    for proto in ["2", "3"] {
+        for script in &scripts {
+            let (mut brokered, mut direct) = (broker.connect(), redis.connect_plain());
+            let bytes =
+                [request(&["HELLO", proto]), request(&["EVAL", script, "0"]), request(&["ECHO", "end"])];
+            let replies = [&mut direct, &mut brokered].map(|raw| {
+                raw.write(&bytes.concat());
+                raw.read_reply();
+                raw.read_past(b"$3\r\nend\r\n").0
+            });
+            assert!(replies[0] == replies[1], "RESP{proto}: {script}: {}", support::show(&replies[1]));
+        }
+    }
+    assert!(!broker.log().contains("out of step"));
+}
+
+/// What the broker answers itself waits for the replies before it, but not without bound.
+#[test]
+fn local_replies_behind_a_stalled_one_are_bounded() {
+    needs_broker!();
+    let redis = Redis::start();
+    let broker = Broker::start(&redis, &[("lane_stall_timeout", "0")]);
+    let mut raw = broker.connect();
+    raw.expect("GET k", "$-1\r\n");
+    let before = support::resident_kib(broker.pid());
+    redis.stop();
+    raw.send("GET k");
+    let mut writer = raw.writer();
+    let text = "e".repeat(1024 * 1024);
+    let sender = std::thread::spawn(move || {
+        let echo = request(&["ECHO", &text]);
+        (0..200).all(|_| writer.try_write(&echo).is_ok())
+    });
+    std::thread::sleep(Duration::from_millis(700));
+    let grown = support::resident_kib(broker.pid()).saturating_sub(before);
+    redis.cont();
+    // A child that does not take its replies is read ahead by 64 MiB, and no more of it is run.
+    assert!(grown < 96 * 1024, "{grown} KiB are held for one child");
+    assert_eq!(raw.read_text(), "$-1\r\n");
+    for _ in 0..200 {
+        assert_eq!(raw.read_reply().len(), 1024 * 1024 + 12);
+    }
+    assert!(sender.join().expect("the sender"));
+}
+
+/// Ten thousand channels in one command, every one confirmed, and left again.
+#[test]
+fn ten_thousand_channels_in_one_command() {
+    let redis = Redis::start();
+    let broker = Broker::start(&redis, &[]);
+    let names: Vec<String> = (0..10_000).map(|number| format!("channel:{number}")).collect();
+    let mut args = vec!["SUBSCRIBE"];
+    args.extend(names.iter().map(String::as_str));
+    let mut raw = broker.connect();
+    raw.write(&request(&args));
+    for (number, name) in names.iter().enumerate() {
+        let wanted = format!("*3\r\n$9\r\nsubscribe\r\n${}\r\n{name}\r\n:{}\r\n", name.len(), number + 1);
+        assert_eq!(raw.read_text(), wanted);
+    }
+    raw.write(&pipeline(&["UNSUBSCRIBE", "ECHO end"]));
+    for _ in &names {
+        assert!(raw.read_text().starts_with("*3\r\n$11\r\nunsubscribe\r\n"));
+    }
+    assert_eq!(raw.read_text(), "$3\r\nend\r\n");
+}
+
+/// EXEC of ten thousand commands, in one write and one at a time, on a shared and on a leased lane.
+#[test]
+fn ten_thousand_commands_in_one_transaction() {
+    let redis = Redis::start();
+    let broker = Broker::start(&redis, &[]);
+    let mut raw = broker.connect();
+    let commands = ["INCR k"; 10_000];
+    for (round, first) in ["PING", "WATCH w", "PING"].iter().enumerate() {
+        raw.ask(first);
+        let whole = [pipeline(&["MULTI"]), pipeline(&commands), pipeline(&["EXEC"])].concat();
+        if round == 2 {
+            raw.expect("MULTI", "+OK\r\n");
+            commands.iter().for_each(|command| raw.expect(command, "+QUEUED\r\n"));
+            raw.send("EXEC");
+        } else {
+            let mut writer = raw.writer();
+            let sender = std::thread::spawn(move || writer.write(&whole));
+            assert_eq!(raw.read_text(), "+OK\r\n");
+            commands.iter().for_each(|_| assert_eq!(raw.read_text(), "+QUEUED\r\n"));
+            sender.join().expect("the sender");
+        }
+        let values = (1..=commands.len()).map(|number| format!(":{}\r\n", round * commands.len() + number));
+        assert!(raw.read_text() == format!("*10000\r\n{}", values.collect::<String>()), "round {round}");
+    }
+}
+
+/// A lane closed for `memory_max` by the very request it was given: the child is told, or closed.
+#[test]
+fn a_lane_lost_to_its_own_request_leaves_nobody_waiting() {
+    needs_broker!();
+    for (earlier, junk) in [(450, 500), (600, 420), (300, 600), (700, 300)] {
+        let redis = Redis::start();
+        let broker = Broker::start(&redis, &[("memory_max", "1MiB"), ("lane_stall_timeout", "0")]);
+        let mut raw = broker.connect();
+        raw.expect("WATCH k", "+OK\r\n");
+        redis.stop();
+        // Either may make it the largest offender, and be cut off.
+        let _ = raw.try_write(&request(&["SET", "k", &"v".repeat(earlier * 1024)]));
+        let _ = raw.try_write(&request(&["SELECT", &"9".repeat(junk * 1024)]));
+        raw.set_patience(Duration::from_secs(3));
+        for _ in 0..2 {
+            match raw.try_reply() {
+                Ok(reply) => assert!(reply.starts_with(b"-BROKER"), "{}", support::show(&reply)),
+                Err(End::Closed) => break,
+                Err(End::Silent) => panic!("nothing after {earlier} and {junk} KiB:\n{}", broker.log()),
+            }
+        }
+        let _ = raw.try_write(&request(&["ECHO", "on"]));
+        assert_ne!(raw.try_reply().err(), Some(End::Silent), "{earlier} and {junk} KiB");
+        redis.cont();
+    }
+}
+
+/// The time limit of one wait for the upstream is not that of the next.
+#[test]
+fn each_wait_for_redis_has_its_own_time() {
+    needs_broker!();
+    let redis = Redis::start();
+    let broker = Broker::start(&redis, &[("queue_timeout", "3000"), ("reconnect_backoff_max", "20")]);
+    let mut raw = broker.connect();
+    raw.expect("GET k", "$-1\r\n");
+    redis.kill();
+    let first = Instant::now();
+    raw.send("PING");
+    redis.restart();
+    assert_eq!(raw.read_text(), "+PONG\r\n");
+    std::thread::sleep(Duration::from_millis(2500).saturating_sub(first.elapsed()));
+    redis.kill();
+    raw.send("PING");
+    // Past the end of the first wait, well before that of the second.
+    std::thread::sleep(Duration::from_millis(3500).saturating_sub(first.elapsed()));
+    redis.restart();
+    assert_eq!(raw.read_text(), "+PONG\r\n");
+}

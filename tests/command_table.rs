@@ -1,0 +1,384 @@
+//! The command table against a real redis-server: the class of every command it lists, renamed commands,
+//! and the error texts answered in its place. Each test runs a server of its own on a unix socket.
+
+use broker::command::{self, Known, Local, Route, Table, Transaction, Verdict, texts};
+use broker::resp::Request;
+use redis::Value;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+/// Everything the server lists that is not in one of these goes on a shared lane.
+const CLASSES: &[(&str, &str)] = &[
+    (
+        "local",
+        "ping echo quit select hello reset auth asking readonly readwrite client|id client|setname \
+         client|getname client|setinfo client|info client|no-evict",
+    ),
+    ("transaction", "multi exec discard watch unwatch"),
+    ("blocking", "blpop brpop brpoplpush blmove blmpop bzpopmin bzpopmax bzmpop"),
+    ("dedicated", "migrate"),
+    ("subscribe", "subscribe unsubscribe psubscribe punsubscribe ssubscribe sunsubscribe"),
+    ("control", "script|kill function|kill"),
+    (
+        "refused",
+        "wait waitaof monitor swapdb sync psync replconf replicaof slaveof failover shutdown debug save \
+         bgsave bgrewriteaof pfdebug pfselftest restore-asking script|debug config|set config|rewrite \
+         config|resetstat module|load module|loadex module|unload acl|setuser acl|deluser acl|getuser \
+         acl|list acl|users acl|log acl|load acl|save client|reply client|tracking client|caching \
+         client|getredir client|trackinginfo client|unblock client|list client|kill client|pause \
+         client|unpause client|no-touch cluster|addslots cluster|addslotsrange cluster|bumpepoch \
+         cluster|count-failure-reports cluster|delslots cluster|delslotsrange cluster|failover \
+         cluster|flushslots cluster|forget cluster|meet cluster|replicas cluster|replicate cluster|reset \
+         cluster|saveconfig cluster|set-config-epoch cluster|setslot cluster|slaves",
+    ),
+];
+/// In the lists above but younger than 7.0.
+const YOUNGER: [&str; 3] = ["client|setinfo", "client|no-touch", "waitaof"];
+/// Replicate though they are not in the server's category @write.
+const HIDDEN_WRITES: [&str; 6] = ["eval", "evalsha", "fcall", "pfcount", "publish", "spublish"];
+
+struct Server {
+    process: Child,
+    dir: tempfile::TempDir,
+}
+
+impl Server {
+    fn start(options: &[&str]) -> Server {
+        let dir = tempfile::tempdir().unwrap();
+        let process = Command::new("redis-server")
+            .args(["--port", "0", "--save", "", "--appendonly", "no", "--unixsocket"])
+            .arg(dir.path().join("s"))
+            .arg("--dir")
+            .arg(dir.path())
+            .args(options)
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("redis-server starts");
+        let server = Server { process, dir };
+        for _ in 0..500 {
+            if UnixStream::connect(server.dir.path().join("s")).is_ok() {
+                return server;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        panic!("redis-server does not listen");
+    }
+
+    fn client(&self) -> redis::Connection {
+        let url = format!("redis+unix://{}/s", self.dir.path().display());
+        redis::Client::open(url).unwrap().get_connection().unwrap()
+    }
+
+    fn table(&self) -> Table {
+        let reply: Value = redis::cmd("COMMAND").query(&mut self.client()).unwrap();
+        Table::from_command_reply(&reply).unwrap()
+    }
+
+    fn raw(&self) -> Raw {
+        let stream = UnixStream::connect(self.dir.path().join("s")).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        Raw { stream: BufReader::new(stream) }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// A connection whose replies of one line are read byte for byte.
+struct Raw {
+    stream: BufReader<UnixStream>,
+}
+
+impl Raw {
+    fn line(&mut self, args: &[Vec<u8>]) -> Vec<u8> {
+        let mut request = format!("*{}\r\n", args.len()).into_bytes();
+        for arg in args {
+            request.extend_from_slice(format!("${}\r\n", arg.len()).as_bytes());
+            request.extend_from_slice(arg);
+            request.extend_from_slice(b"\r\n");
+        }
+        self.stream.get_mut().write_all(&request).unwrap();
+        let mut line = Vec::new();
+        self.stream.read_until(b'\n', &mut line).unwrap();
+        line
+    }
+
+    fn words(&mut self, words: &str) -> String {
+        String::from_utf8(self.line(&split(words))).unwrap()
+    }
+}
+
+fn split(words: &str) -> Vec<Vec<u8>> {
+    words.split(' ').map(|word| word.as_bytes().to_vec()).collect()
+}
+
+fn with_request<T>(args: &[Vec<u8>], use_it: impl FnOnce(&Request<'_>) -> T) -> T {
+    let bytes = args.concat();
+    let mut end = 0;
+    let ranges: Vec<(u32, u32)> = args
+        .iter()
+        .map(|arg| {
+            let start = end;
+            end += arg.len() as u32;
+            (start, end)
+        })
+        .collect();
+    use_it(&Request::new(&bytes, &ranges))
+}
+
+fn known<'t>(table: &'t Table, args: &[Vec<u8>]) -> Known<'t> {
+    with_request(args, |request| match table.classify(request) {
+        Verdict::Known(known) => known,
+        other => panic!("{args:?}: {other:?}"),
+    })
+}
+
+fn class(route: Route) -> &'static str {
+    match route {
+        Route::Shared => "shared",
+        Route::Local(_) => "local",
+        Route::Transaction(_) => "transaction",
+        Route::Blocking(_) => "blocking",
+        Route::Dedicated => "dedicated",
+        Route::Subscribe(_) => "subscribe",
+        Route::Control => "control",
+        Route::Refused => "refused",
+    }
+}
+
+fn names(value: &Value) -> Vec<String> {
+    redis::from_redis_value_ref(value).unwrap()
+}
+
+/// Full names of what COMMAND lists with their arities, read without the table.
+fn listed(reply: &Value) -> Vec<(String, i64)> {
+    let Value::Array(entries) = reply else { return Vec::new() };
+    let mut all = Vec::new();
+    for entry in entries {
+        let Value::Array(fields) = entry else { panic!("{entry:?}") };
+        let (name, arity) = (&fields[0], &fields[1]);
+        all.push((redis::from_redis_value_ref(name).unwrap(), redis::from_redis_value_ref(arity).unwrap()));
+        all.extend(listed(&fields[9]));
+    }
+    all
+}
+
+#[test]
+fn every_command_of_the_server_has_its_class() {
+    let server = Server::start(&[]);
+    let mut client = server.client();
+    let reply: Value = redis::cmd("COMMAND").query(&mut client).unwrap();
+    let writes: Value = redis::cmd("COMMAND")
+        .arg("LIST")
+        .arg("FILTERBY")
+        .arg("ACLCAT")
+        .arg("write")
+        .query(&mut client)
+        .unwrap();
+    let writes = names(&writes);
+    let table = server.table();
+    let listed = listed(&reply);
+    assert_eq!(table.len(), listed.len());
+    for (name, arity) in &listed {
+        let mut args: Vec<Vec<u8>> = name.split('|').map(|part| part.as_bytes().to_vec()).collect();
+        args.resize(args.len().max(arity.unsigned_abs() as usize), b"x".to_vec());
+        // A bare container fits its arity only with a subcommand, so it never comes back as itself.
+        if !name.contains('|') && listed.iter().any(|(other, _)| other.starts_with(&format!("{name}|"))) {
+            args.truncate(1);
+        }
+        let known = known(&table, &args);
+        let expected = CLASSES.iter().find(|(_, list)| list.split(' ').any(|word| word == name));
+        let expected = expected.map_or("shared", |(class, _)| class);
+        assert_eq!((known.name, class(known.route)), (name.as_str(), expected));
+        assert_eq!(table.name(known.id), name);
+        assert_eq!(known.arity_ok, args.len() as i64 == arity.abs(), "{name}");
+        let write = writes.contains(name) || HIDDEN_WRITES.contains(&name.as_str());
+        assert_eq!(known.write, write, "{name}");
+        let no_multi = ["save", "sync", "psync", "shutdown"].contains(&name.as_str());
+        assert_eq!(known.no_multi, no_multi, "{name}");
+    }
+    let mut expected = CLASSES.iter().flat_map(|(_, list)| list.split(' '));
+    let missing = expected.find(|name| !YOUNGER.contains(name) && !listed.iter().any(|(n, _)| n == name));
+    assert_eq!(missing, None, "a class names a command the server does not have");
+}
+
+#[test]
+fn timeouts_stand_where_the_server_reads_them() {
+    let server = Server::start(&[]);
+    let table = server.table();
+    let mut raw = server.raw();
+    // T is where the timeout stands; waiting for a missing key answers a null after it.
+    let requests = ["blpop a b T", "brpoplpush a b T", "bzpopmin a T", "blmove a b left left T"];
+    let requests = requests.iter().chain(&["blmpop T 1 a left", "bzmpop T 1 a min"]);
+    let seconds = ["0.001", "1e-3", "+.002", "0x1p-9", "1e-400", "-1", "-0.5", "nan", "inf", "1e17", "x", ""];
+    let streams = ["xread count 1 block T streams block 0", "xread block 50000 block T streams a 0"];
+    let millis = ["1", "01", "+1", "-1", "1.0", "x"];
+    for (request, timeouts) in
+        requests.map(|r| (r, &seconds[..])).chain(streams.iter().map(|r| (r, &millis[..])))
+    {
+        for &timeout in timeouts {
+            let mut args = split(request);
+            let place = args.iter().position(|arg| arg == b"T").unwrap();
+            args[place] = timeout.as_bytes().to_vec();
+            let Route::Blocking(blocking) = known(&table, &args).route else { panic!("{request}") };
+            assert_eq!(blocking.timeout, place, "{request}");
+            let accepted = raw.line(&args)[0] == b'*';
+            let ms = with_request(&args, |request| command::timeout_ms(request, &blocking));
+            assert_eq!(ms.is_some(), accepted, "{request} with {timeout:?}");
+        }
+    }
+    for words in
+        ["xread streams block 0", "xread count 1 streams a 0", "xreadgroup group block block streams a >"]
+    {
+        assert_eq!(known(&table, &split(words)).route, Route::Shared, "{words}");
+    }
+}
+
+#[test]
+fn renamed_commands_are_learned_and_old_names_forgotten() {
+    let renames =
+        [("SELECT", "sel2"), ("CLIENT", "Cli2"), ("ECHO", "unused"), ("DISCARD", "echo"), ("EVAL", "")];
+    let hash = "b840fc02d524045429941cc15f59e41cb7be6c52";
+    let mut options = vec!["--rename-command", "CONFIG", hash];
+    for (from, to) in renames {
+        options.extend(["--rename-command", from, to]);
+    }
+    let server = Server::start(&options);
+    let mut client = server.client();
+    let mut table = server.table();
+    let mut info = redis::cmd("COMMAND");
+    info.arg("INFO");
+    table.names().for_each(|name| {
+        info.arg(name);
+    });
+    table.confirm(&info.query(&mut client).unwrap()).unwrap();
+
+    for name in ["select", "client", "config", "discard", "eval", "sel2", hash] {
+        with_request(&split(name), |r| assert!(matches!(table.classify(r), Verdict::Unknown), "{name}"));
+        let info = redis::cmd("COMMAND").arg("INFO").arg(name).query(&mut client).unwrap();
+        assert_eq!(table.learn(name.as_bytes(), &info), name == "sel2" || name == hash, "{name}");
+    }
+    let info = redis::cmd("COMMAND").arg("INFO").arg("CLI2").query(&mut client).unwrap();
+    assert!(table.learn(b"CLI2", &info));
+
+    let select = known(&table, &split("SEL2 1"));
+    assert_eq!((select.name, select.route), ("select", Route::Local(Local::Select)));
+    assert_eq!(known(&table, &split("cli2 id")).route, Route::Local(Local::ClientId));
+    assert_eq!(known(&table, &split("cli2 reply off")).route, Route::Refused);
+    assert_eq!(known(&table, &split(&format!("{hash} set a b"))).route, Route::Refused);
+    assert_eq!(known(&table, &split("echo")).route, Route::Transaction(Transaction::Discard));
+
+    let mut raw = server.raw();
+    for words in ["SEL2", "cli2 id x", "cLi2 fOo", "Echo x", "select 1"] {
+        let args = split(words);
+        assert_eq!(Some(raw.line(&args)), local_error(&table, &args), "{words}");
+    }
+}
+
+/// The reply the broker gives to a request that does not reach the upstream because it is malformed.
+fn local_error(table: &Table, args: &[Vec<u8>]) -> Option<Vec<u8>> {
+    let text = with_request(args, |request| match table.classify(request) {
+        Verdict::Unknown => Some(texts::unknown_command(request)),
+        Verdict::UnknownSubcommand => Some(texts::unknown_subcommand(request)),
+        Verdict::Known(known) if !known.arity_ok => {
+            let text = texts::wrong_arity(known.name);
+            let exec = known.route == Route::Transaction(Transaction::Exec);
+            Some(if exec { texts::exec_aborted(&text) } else { text }.into_bytes())
+        }
+        _ => None,
+    })?;
+    Some([b"-", &text[..], b"\r\n"].concat())
+}
+
+fn odd_word(random: &mut fastrand::Rng) -> Vec<u8> {
+    let length = match random.u8(0..4) {
+        0 => random.usize(0..4),
+        1 => random.usize(4..40),
+        2 => random.usize(110..140),
+        _ => random.usize(0..300),
+    };
+    let odd = random.choice([&b"\r\n"[..], b"\0", b"'\"", b"%s\\", b"\t \x7f\xff", b"a"]).unwrap();
+    let mut word: Vec<u8> = (0..length).map(|_| random.alphanumeric() as u8).collect();
+    for byte in &mut word {
+        if random.u8(0..12) == 0 {
+            *byte = odd[random.usize(0..odd.len())];
+        }
+    }
+    word
+}
+
+#[test]
+fn errors_of_malformed_requests_are_the_servers() {
+    let seed = std::env::var("SEED").map_or_else(|_| fastrand::u64(..), |seed| seed.parse().unwrap());
+    eprintln!("SEED={seed}");
+    let mut random = fastrand::Rng::with_seed(seed);
+    let server = Server::start(&[]);
+    let table = server.table();
+    let mut raw = server.raw();
+    let all: Vec<&str> = table.names().collect();
+    let containers = ["client", "CONFIG", "Acl", "xinfo", "command", "script"];
+    let mut compared = [0; 3];
+    while compared.iter().sum::<usize>() < 400 {
+        let kind = random.usize(0..3);
+        let mut args = vec![match kind {
+            0 => odd_word(&mut random),
+            1 => containers[random.usize(0..containers.len())].as_bytes().to_vec(),
+            _ => all[random.usize(0..all.len())].as_bytes().to_vec(),
+        }];
+        args.extend((0..random.usize(0..9)).map(|_| odd_word(&mut random)));
+        if let Some(expected) = local_error(&table, &args) {
+            let got = raw.line(&args);
+            assert_eq!(String::from_utf8_lossy(&got), String::from_utf8_lossy(&expected), "{args:?}");
+            assert_eq!(got, expected);
+            compared[kind] += 1;
+        }
+    }
+    assert!(compared.iter().all(|&count| count > 40), "{compared:?}");
+}
+
+#[test]
+fn fixed_texts_are_the_servers() {
+    let server = Server::start(&[]);
+    let mut raw = server.raw();
+    let mut same = |words: &str, text: &str| assert_eq!(raw.words(words), format!("-{text}\r\n"), "{words}");
+    same("exec", texts::EXEC_WITHOUT_MULTI);
+    same("discard", texts::DISCARD_WITHOUT_MULTI);
+    same("select 16", texts::DB_OUT_OF_RANGE);
+    same("select 9999999999", texts::INT_OUT_OF_RANGE);
+    same("select x", texts::NOT_AN_INTEGER);
+    same("hello x", texts::HELLO_VERSION);
+    same("hello 4", texts::HELLO_UNSUPPORTED);
+    same("hello 3 auth a b", texts::WRONGPASS);
+    same("hello 3 setname \u{e9}", texts::CLIENT_NAME);
+    same("client setname a\tb", texts::CLIENT_NAME);
+    same("auth a b", texts::WRONGPASS);
+    same("auth a", texts::AUTH_WITHOUT_PASSWORD);
+    same("auth a b c", texts::SYNTAX);
+    same("client no-evict x", texts::SYNTAX);
+    same("asking", texts::CLUSTER_DISABLED);
+    let option = String::from_utf8(texts::hello_option(b"f\ro\n\0o")).unwrap();
+    same("hello 3 f\ro\n\0o", &option);
+
+    raw.words("multi");
+    let mut same = |words: &str, text: &str| assert_eq!(raw.words(words), format!("-{text}\r\n"), "{words}");
+    same("multi", texts::MULTI_NESTED);
+    same("watch a", texts::WATCH_INSIDE_MULTI);
+    same("save", texts::NOT_INSIDE_MULTI);
+    same("exec", texts::EXECABORT_PREVIOUS);
+
+    assert_eq!(raw.words("acl setuser limited on >p +@all -client|id"), "+OK\r\n");
+    assert_eq!(raw.words("auth limited p"), "+OK\r\n");
+    assert_eq!(raw.words("client id"), format!("-{}\r\n", texts::refused("client|id")));
+    assert_eq!(raw.words("config set requirepass p"), "+OK\r\n");
+    let mut raw = server.raw();
+    assert_eq!(raw.words("ping"), format!("-{}\r\n", texts::NOAUTH));
+    assert_eq!(raw.words("hello 3"), format!("-{}\r\n", texts::HELLO_NOAUTH));
+    assert_eq!(raw.words("exec"), format!("-{}\r\n", texts::exec_aborted(texts::NOAUTH)));
+    assert_eq!(raw.words("PosT\0x"), "", "closed without a word");
+}

@@ -1,0 +1,201 @@
+//! The standalone binary as a test runs it: started on a socket in a private directory, its log kept for the
+//! failing test's output, ended whatever happens.
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use tempfile::TempDir;
+
+use super::raw::Raw;
+use super::redis::Redis;
+use super::{PATIENCE, direct, signal};
+
+/// Path of the binary under test.
+pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_broker");
+
+/// A running broker; in direct mode, Redis' own socket in its place.
+pub(crate) struct Broker {
+    directory: TempDir,
+    socket: PathBuf,
+    listening: Vec<String>,
+    process: Option<Child>,
+    log: Arc<Mutex<String>>,
+}
+
+impl Broker {
+    /// Serves `redis` on a unix socket with the given settings; returns once it listens.
+    pub(crate) fn start(redis: &Redis, settings: &[(&str, &str)]) -> Broker {
+        Broker::start_url(&redis.url(), &redis.socket(), settings)
+    }
+
+    /// The same in front of any upstream socket, such as a fault proxy.
+    pub(crate) fn start_at(upstream: &Path, settings: &[(&str, &str)]) -> Broker {
+        Broker::start_url(&format!("unix://{}", upstream.display()), upstream, settings)
+    }
+
+    pub(crate) fn start_url(url: &str, instead: &Path, settings: &[(&str, &str)]) -> Broker {
+        let directory = tempfile::Builder::new().prefix("broker-").tempdir().expect("a directory");
+        if direct() {
+            let socket = instead.to_owned();
+            return Broker { directory, socket, listening: Vec::new(), process: None, log: Arc::default() };
+        }
+        let socket = directory.path().join("b.sock");
+        let listen = format!("unix://{}", socket.display());
+        let mut args = vec!["serve", "--listen", &listen, "--upstream", url];
+        let pairs: Vec<String> = settings.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        for pair in &pairs {
+            args.extend(["--set", pair]);
+        }
+        let mut broker = Broker::spawn(directory, socket, &args);
+        broker.listening = broker.wait_listening(1);
+        broker
+    }
+
+    /// Starts the binary with any arguments and waits for `listeners` lines of `listening`.
+    pub(crate) fn start_args(args: &[&str], listeners: usize) -> Broker {
+        let directory = tempfile::Builder::new().prefix("broker-").tempdir().expect("a directory");
+        let mut broker = Broker::spawn(directory, PathBuf::new(), args);
+        broker.listening = broker.wait_listening(listeners);
+        if let Some(path) = broker.listening.first().and_then(|url| url.strip_prefix("unix://")) {
+            broker.socket = PathBuf::from(path.split('?').next().unwrap_or(path));
+        }
+        broker
+    }
+
+    fn spawn(directory: TempDir, socket: PathBuf, args: &[&str]) -> Broker {
+        let mut process = Command::new(BINARY)
+            .args(args)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("start the broker");
+        let log = Arc::new(Mutex::new(String::new()));
+        let errors = process.stderr.take().expect("its standard error");
+        let copy = Arc::clone(&log);
+        thread::spawn(move || keep_log(errors, &copy));
+        Broker { directory, socket, listening: Vec::new(), process: Some(process), log }
+    }
+
+    fn wait_listening(&mut self, count: usize) -> Vec<String> {
+        let output = self.process_mut().stdout.take().expect("its standard output");
+        let (sender, lines): (_, Receiver<String>) = channel();
+        // Keeps reading after the last line awaited: a closed pipe would be an error for the broker.
+        thread::spawn(move || {
+            for line in BufReader::new(output).lines().map_while(Result::ok) {
+                let _ = sender.send(line);
+            }
+        });
+        let deadline = Instant::now() + PATIENCE;
+        let mut urls = Vec::new();
+        while urls.len() < count {
+            let line = lines.recv_timeout(deadline.saturating_duration_since(Instant::now()));
+            let line = line.unwrap_or_else(|_| panic!("no `listening` line; its log:\n{}", self.log()));
+            if let Some(url) = line.strip_prefix("listening ") {
+                urls.push(url.to_owned());
+            }
+        }
+        urls
+    }
+
+    /// Runs the binary to its end. Where no other place to listen is given, a user without a session has one too.
+    pub(crate) fn run(args: &[&str]) -> Output {
+        let mut command = Command::new(BINARY);
+        command.args(args).env("XDG_RUNTIME_DIR", "/nonexistent").stdin(Stdio::null());
+        command.output().expect("run the broker")
+    }
+
+    fn process_mut(&mut self) -> &mut Child {
+        self.process.as_mut().expect("a broker process; this test needs one")
+    }
+
+    /// The socket children connect to.
+    pub(crate) fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Its private directory.
+    pub(crate) fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// The URLs it said it listens on.
+    pub(crate) fn listening(&self) -> &[String] {
+        &self.listening
+    }
+
+    /// A child's connection.
+    pub(crate) fn connect(&self) -> Raw {
+        Raw::unix(&self.socket)
+    }
+
+    /// A child's connection speaking RESP3.
+    pub(crate) fn connect_resp3(&self) -> Raw {
+        let mut raw = self.connect();
+        assert!(raw.ask("HELLO 3").starts_with('%'), "HELLO 3 answers a map");
+        raw
+    }
+
+    /// What it has logged so far.
+    pub(crate) fn log(&self) -> String {
+        self.log.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
+    }
+
+    /// Its process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.as_ref().expect("a broker process").id()
+    }
+
+    /// Asks it to drain and end (SIGTERM).
+    pub(crate) fn term(&mut self) {
+        signal(self.process_mut(), Signal::TERM);
+    }
+
+    /// Ends it with SIGKILL.
+    pub(crate) fn kill(&mut self) {
+        let process = self.process_mut();
+        process.kill().expect("kill the broker");
+        process.wait().expect("reap the broker");
+    }
+
+    /// Waits for its end.
+    pub(crate) fn wait_exit(&mut self, limit: Duration) -> ExitStatus {
+        let deadline = Instant::now() + limit;
+        loop {
+            if let Some(status) = self.process_mut().try_wait().expect("wait for the broker") {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "the broker still runs after {limit:?}");
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        if let Some(process) = &mut self.process {
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+        if thread::panicking() {
+            eprintln!("the broker's log:\n{}", self.log());
+        }
+    }
+}
+
+fn keep_log(mut errors: impl Read, log: &Mutex<String>) {
+    let mut chunk = [0u8; 4096];
+    while let Ok(length) = errors.read(&mut chunk) {
+        if length == 0 {
+            return;
+        }
+        let text = String::from_utf8_lossy(&chunk[..length]);
+        log.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push_str(&text);
+    }
+}

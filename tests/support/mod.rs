@@ -1,0 +1,97 @@
+//! What the integration tests share: a real redis-server, the broker's own binary, a raw client that knows
+//! nothing of the crate, and a bounded wait. Never a mock, never a fixed sleep.
+//!
+//! `BROKER_TEST_DIRECT=1` gives every test Redis' own socket in the broker's place: what a test expects of
+//! Redis is then checked against Redis. Tests about the broker itself return early in that mode.
+//! `BROKER_TEST_SEED=n` replays a random run; the seed is printed when a test fails.
+
+// Each test binary uses its own part of this module.
+#![allow(dead_code, unused_imports, unused_macros)]
+
+pub(crate) mod broker;
+pub(crate) mod ledger;
+pub(crate) mod proxy;
+pub(crate) mod raw;
+pub(crate) mod redis;
+pub(crate) mod twin;
+
+use std::time::{Duration, Instant};
+
+pub(crate) use broker::Broker;
+pub(crate) use proxy::Proxy;
+pub(crate) use raw::{End, Raw, request, show};
+pub(crate) use redis::{Redis, UpstreamClient, upstream_clients};
+pub(crate) use twin::{Pair, Twin};
+
+/// Whether the tests talk to Redis itself instead of the broker.
+pub(crate) fn direct() -> bool {
+    std::env::var_os("BROKER_TEST_DIRECT").is_some_and(|value| value == "1")
+}
+
+/// Leaves a test about the broker itself when the run goes to Redis directly.
+macro_rules! needs_broker {
+    () => {
+        if $crate::support::direct() {
+            return;
+        }
+    };
+}
+pub(crate) use needs_broker;
+
+/// How long anything observable may take before a test gives up on it: generous, since the machine is busy.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Polls a condition until it holds; panics with `what` when it does not come true in time.
+pub(crate) fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
+    wait_within(what, PATIENCE, &mut holds);
+}
+
+/// [`wait_until`] with its own limit.
+pub(crate) fn wait_within(what: &str, limit: Duration, mut holds: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < limit, "waited {limit:?} in vain: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// A generator seeded by `BROKER_TEST_SEED`, or by chance; the seed appears in a failing test's output.
+pub(crate) fn seeded() -> fastrand::Rng {
+    let seed = std::env::var("BROKER_TEST_SEED").ok().and_then(|text| text.parse().ok());
+    let seed = seed.unwrap_or_else(|| fastrand::u64(..));
+    eprintln!("replay with BROKER_TEST_SEED={seed}");
+    fastrand::Rng::with_seed(seed)
+}
+
+/// Raises this process' limit of open files to the hard limit, for tests with many children.
+pub(crate) fn raise_open_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })
+        .expect("raise the limit of open files");
+}
+
+/// The process id as rustix wants it.
+pub(crate) fn pid_of(child: &std::process::Child) -> rustix::process::Pid {
+    rustix::process::Pid::from_child(child)
+}
+
+/// Sends a signal to a process this test started.
+pub(crate) fn signal(child: &std::process::Child, signal: rustix::process::Signal) {
+    rustix::process::kill_process(pid_of(child), signal).expect("signal a process of ours");
+}
+
+/// Resident memory of a process in KiB.
+pub(crate) fn resident_kib(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("status");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS");
+    line.trim().trim_end_matches(" kB").parse().expect("a number")
+}
+
+/// Whether a process is there and not a zombie.
+pub(crate) fn is_running(pid: u32) -> bool {
+    match std::fs::read_to_string(format!("/proc/{pid}/stat")) {
+        Ok(stat) => !stat.rsplit(')').next().is_some_and(|rest| rest.starts_with(" Z")),
+        Err(_) => false,
+    }
+}

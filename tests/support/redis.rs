@@ -1,0 +1,180 @@
+//! A real redis-server of the test's own: private directory, unix socket, ended by its process id.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, MutexGuard};
+
+use rustix::process::Signal;
+use tempfile::TempDir;
+
+use super::raw::Raw;
+use super::{signal, wait_until};
+
+/// The name under which the tests' own connections to Redis stand in CLIENT LIST.
+const OWN_NAME: &str = "test-direct";
+
+/// A running redis-server.
+pub(crate) struct Redis {
+    directory: TempDir,
+    args: Vec<String>,
+    password: Option<String>,
+    process: Mutex<Option<Child>>,
+}
+
+impl Redis {
+    /// An empty Redis without persistence.
+    pub(crate) fn start() -> Redis {
+        Redis::start_with(&[])
+    }
+
+    /// The same with more arguments; later ones win over the harness' own.
+    pub(crate) fn start_with(args: &[&str]) -> Redis {
+        let password = args.iter().position(|arg| *arg == "--requirepass").map(|at| args[at + 1].to_owned());
+        let redis = Redis {
+            directory: tempfile::Builder::new().prefix("redis-").tempdir().expect("a directory"),
+            args: args.iter().map(|arg| (*arg).to_owned()).collect(),
+            password,
+            process: Mutex::new(None),
+        };
+        redis.launch();
+        redis
+    }
+
+    /// A Redis whose data survives SIGKILL: each write is in the file before its reply is sent.
+    pub(crate) fn start_durable() -> Redis {
+        Redis::start_with(&["--appendonly", "yes", "--appendfsync", "no"])
+    }
+
+    fn launch(&self) {
+        let output = File::create(self.directory.path().join("log")).expect("a log file");
+        let child = Command::new("redis-server")
+            .args(["--port", "0", "--save", "", "--appendonly", "no", "--slowlog-log-slower-than", "-1"])
+            .arg("--unixsocket")
+            .arg(self.socket())
+            .arg("--dir")
+            .arg(self.directory.path())
+            .args(&self.args)
+            .stdin(Stdio::null())
+            .stdout(output.try_clone().expect("a handle"))
+            .stderr(output)
+            .spawn()
+            .expect("start redis-server; install the package redis-server");
+        *self.process() = Some(child);
+        wait_until("redis-server answers", || self.answers());
+    }
+
+    fn answers(&self) -> bool {
+        let Ok(mut raw) = Raw::try_unix(&self.socket()) else { return false };
+        raw.try_write(b"PING\r\n").is_ok()
+            && raw.try_reply().is_ok_and(|reply| reply.starts_with(b"+PONG") || reply.starts_with(b"-NOAUTH"))
+    }
+
+    fn process(&self) -> MutexGuard<'_, Option<Child>> {
+        self.process.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Path of its socket; the same after a restart.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.directory.path().join("redis.sock")
+    }
+
+    /// Its private directory, for whatever else the test wants to keep.
+    pub(crate) fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// The URL the broker dials.
+    pub(crate) fn url(&self) -> String {
+        format!("unix://{}", self.socket().display())
+    }
+
+    /// A connection of the test's own; [`upstream_clients`] does not count it.
+    pub(crate) fn connect(&self) -> Raw {
+        let mut raw = self.connect_plain();
+        raw.expect(&format!("CLIENT SETNAME {OWN_NAME}"), "+OK\r\n");
+        raw
+    }
+
+    /// A connection exactly as a client would open it.
+    pub(crate) fn connect_plain(&self) -> Raw {
+        let mut raw = Raw::unix(&self.socket());
+        if let Some(password) = &self.password {
+            raw.expect(&format!("AUTH {password}"), "+OK\r\n");
+        }
+        raw
+    }
+
+    /// Asks Redis itself, on a connection of its own.
+    pub(crate) fn ask(&self, line: &str) -> String {
+        self.connect().ask(line)
+    }
+
+    /// Ends it with SIGKILL.
+    pub(crate) fn kill(&self) {
+        if let Some(mut child) = self.process().take() {
+            child.kill().expect("kill redis-server");
+            child.wait().expect("reap redis-server");
+        }
+    }
+
+    /// Starts it again on the same socket.
+    pub(crate) fn restart(&self) {
+        self.kill();
+        // The socket file outlives SIGKILL; without it a connection cannot meet the dead server.
+        let _ = std::fs::remove_file(self.socket());
+        self.launch();
+    }
+
+    /// Stops it from running (SIGSTOP); its sockets stay open.
+    pub(crate) fn stop(&self) {
+        signal(self.process().as_ref().expect("redis-server runs"), Signal::STOP);
+    }
+
+    /// Lets it run again.
+    pub(crate) fn cont(&self) {
+        signal(self.process().as_ref().expect("redis-server runs"), Signal::CONT);
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.process().take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// One line of Redis' CLIENT LIST.
+#[derive(Clone, Debug)]
+pub(crate) struct UpstreamClient {
+    /// The whole line.
+    pub(crate) line: String,
+}
+
+impl UpstreamClient {
+    /// A field of the line, empty when it is not there.
+    pub(crate) fn field(&self, name: &str) -> &str {
+        let mut fields = self.line.split(' ').filter_map(|field| field.split_once('='));
+        fields.find(|(key, _)| *key == name).map_or("", |(_, value)| value)
+    }
+
+    /// The connection's name.
+    pub(crate) fn name(&self) -> &str {
+        self.field("name")
+    }
+}
+
+/// What Redis itself counts as connected, without the tests' own connections.
+pub(crate) fn upstream_clients(redis: &Redis) -> Vec<UpstreamClient> {
+    list_clients(&mut redis.connect())
+}
+
+/// The same over a connection already there, for tests that sample often.
+pub(crate) fn list_clients(raw: &mut Raw) -> Vec<UpstreamClient> {
+    let reply = raw.ask("CLIENT LIST");
+    let lines = reply.lines().filter(|line| line.starts_with("id="));
+    let clients = lines.map(|line| UpstreamClient { line: line.to_owned() });
+    clients.filter(|client| client.name() != OWN_NAME).collect()
+}
