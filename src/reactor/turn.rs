@@ -8,7 +8,7 @@ use crate::base::error::{Error, Result};
 use crate::base::key::Key;
 use crate::base::limits;
 use crate::core::{Action, Child, Lane};
-use crate::transport::conn::Fill;
+use crate::transport::conn::{Fill, Flush};
 use mio::Events;
 use mio::event::Event;
 use std::io::{self, Read};
@@ -321,23 +321,12 @@ impl Loop {
             let Some((link, bytes)) = self.core.lane_outgoing(lane) else { return };
             let key = key_of(link);
             let Some(link) = self.links.get_mut(key) else { return };
-            if link.conn.blocked() {
-                break;
-            }
-            let registry = self.poll.registry();
-            let outcome = if bytes.is_empty() {
-                link.conn.drained(registry).map(|()| 0)
-            } else if left == 0 {
-                self.late_lanes.push(lane);
-                break;
-            } else {
-                link.conn.flush(registry, &bytes[..bytes.len().min(left)])
-            };
-            match outcome {
-                Ok(0) => break,
-                Ok(count) => {
-                    left -= count;
-                    self.core.lane_wrote(lane, count);
+            match link.conn.flush_some(self.poll.registry(), bytes, &mut left) {
+                Ok(Flush::Wrote(count)) => self.core.lane_wrote(lane, count),
+                Ok(Flush::Done) => break,
+                Ok(Flush::TurnOver) => {
+                    self.late_lanes.push(lane);
+                    break;
                 }
                 Err(error) => {
                     // Replies may have come before it broke: they are read first, up to the end.
@@ -356,24 +345,12 @@ impl Loop {
         loop {
             let Some((link, output)) = self.core.child_output(child) else { return };
             let Some(link) = self.links.get_mut(key_of(link)) else { return };
-            if link.conn.blocked() {
-                break;
-            }
-            let registry = self.poll.registry();
-            let bytes = output.as_slice();
-            let outcome = if bytes.is_empty() {
-                link.conn.drained(registry).map(|()| 0)
-            } else if left == 0 {
-                self.late_children.push(child);
-                break;
-            } else {
-                link.conn.flush(registry, &bytes[..bytes.len().min(left)])
-            };
-            match outcome {
-                Ok(0) => break,
-                Ok(count) => {
-                    left -= count;
-                    output.consume(count);
+            match link.conn.flush_some(self.poll.registry(), output.as_slice(), &mut left) {
+                Ok(Flush::Wrote(count)) => output.consume(count),
+                Ok(Flush::Done) => break,
+                Ok(Flush::TurnOver) => {
+                    self.late_children.push(child);
+                    break;
                 }
                 // It takes no more replies: whatever it still has to say is of no use to it.
                 Err(_) => return self.core.child_gone(child),

@@ -41,6 +41,17 @@ pub enum Fill {
     Broken(io::Error),
 }
 
+/// What one step of writing came to.
+#[derive(Debug)]
+pub enum Flush {
+    /// This many bytes were taken; there may be more to write.
+    Wrote(usize),
+    /// Nothing is left to write, or the socket takes nothing now and a writable edge will tell.
+    Done,
+    /// Bytes are left, but others have to have their turn first.
+    TurnOver,
+}
+
 impl Conn {
     /// A connection nobody watches yet.
     pub fn new(stream: Stream) -> Conn {
@@ -135,6 +146,27 @@ impl Conn {
                     self.ended = true;
                     return Fill::Broken(error);
                 }
+            }
+        }
+    }
+
+    /// Writes of `bytes` what the socket and the rest of this turn's share, `left`, allow in one write.
+    pub fn flush_some(&mut self, registry: &Registry, bytes: &[u8], left: &mut usize) -> io::Result<Flush> {
+        if self.blocked {
+            return Ok(Flush::Done);
+        }
+        if bytes.is_empty() {
+            self.drained(registry)?;
+            return Ok(Flush::Done);
+        }
+        if *left == 0 {
+            return Ok(Flush::TurnOver);
+        }
+        match self.flush(registry, &bytes[..bytes.len().min(*left)])? {
+            0 => Ok(Flush::Done),
+            count => {
+                *left -= count;
+                Ok(Flush::Wrote(count))
             }
         }
     }
