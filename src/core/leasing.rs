@@ -201,6 +201,7 @@ impl Broker {
         if self.places.leases >= self.lease_places(kind) && !self.evict_idle_lease(pool) {
             return false;
         }
+        self.places.lease_wanted = false;
         if !self.make_place(LaneRole::Lease) {
             self.places.lease_wanted = true;
             self.ask_to_yield();

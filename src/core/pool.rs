@@ -104,8 +104,9 @@ impl Broker {
         self.ask_to_yield();
     }
 
-    /// Whether one more connection may be opened now. If not, an idle one is evicted: its place comes free
-    /// once the upstream has closed it. One place is always kept for the control connection.
+    /// Whether one more connection may be opened now. If not, and none is closing already for whoever asks,
+    /// an idle one is evicted: its place comes free once the upstream has closed it. Whoever asks does not
+    /// stand among those that wait. One place is always kept for the control connection.
     pub(super) fn make_place(&mut self, role: LaneRole) -> bool {
         let kept = usize::from(role != LaneRole::Control && !self.control_holds_place());
         let max = self.settings.upstream_connections_max - kept;
@@ -174,7 +175,7 @@ impl Broker {
 
     /// A place may have come free: the longest waiting lane gets it, then leases.
     pub(super) fn serve_places(&mut self) {
-        while let Some(key) = self.places.waiters.front().copied() {
+        while let Some(key) = self.places.waiters.pop_front() {
             let waiting = self.lanes.get_mut(key).filter(|lane| lane.state == LaneState::Waiting);
             let needless = |lane: &Lane| lane.is_idle() && lane.role != LaneRole::Control;
             let role = waiting.as_ref().filter(|lane| !needless(lane)).map(|lane| lane.role);
@@ -183,9 +184,9 @@ impl Broker {
                 lane.set_state(LaneState::Dormant);
             }
             if role.is_some_and(|role| !self.make_place(role)) {
+                self.places.waiters.push_front(key);
                 break;
             }
-            self.places.waiters.pop_front();
             if role.is_some() {
                 self.dial(key);
             }

@@ -279,6 +279,25 @@ fn a_block_expires_whole_and_is_never_sent() {
 // ---- connections -----------------------------------------------------------------------------------------
 
 #[test]
+fn one_waiting_lane_costs_one_idle_connection() {
+    let mut sim = Sim::new(&[("upstream_connections_max", "8")]);
+    let child = sim.child();
+    for db in 0..7 {
+        sim.ask(child, &format!("SELECT {db}\nGET a"));
+    }
+    assert_eq!(sim.broker.upstream_connections(), 8, "control and seven lanes, all idle");
+    sim.lingers = true;
+    sim.send(child, "SELECT 7\nGET a");
+    assert_eq!(sim.broker.upstream_connections(), 7, "one closes, to be replaced");
+    sim.let_go();
+    sim.settle();
+    assert_eq!(sim.broker.upstream_connections(), 8);
+    sim.lingers = true;
+    sim.send(child, "WATCH k");
+    assert_eq!(sim.broker.upstream_connections(), 7, "for a lease it is the same");
+}
+
+#[test]
 fn the_control_connection_waits_for_its_place_too() {
     let mut sim = Sim::new(&[("upstream_connections_max", "8"), ("lanes", "7")]);
     sim.frozen = vec![LaneRole::Shared];
