@@ -4,6 +4,10 @@
 pub const READ_TURN: usize = 64 * 1024;
 /// Connections accepted from one listener in one turn, so that a connect storm leaves room for traffic.
 pub const ACCEPT_TURN: usize = 256;
+/// Sockets taken from adopted children in one turn, for the same reason.
+pub const HANDED_TURN: usize = 64;
+/// Sockets taken with one read: whoever hands over more at once loses the rest. It sends them one by one.
+pub const HANDED_READ: usize = 16;
 /// Connections that may wait in the kernel for `accept`. 1,000 children may connect at once; the kernel
 /// itself caps this at `net.core.somaxconn`.
 pub const LISTEN_BACKLOG: i32 = 4096;

@@ -5,3 +5,4 @@ pub mod clock;
 pub mod error;
 pub mod key;
 pub mod limits;
+pub mod seed;

@@ -8,10 +8,12 @@ pub mod encode;
 pub mod frame;
 pub mod inline;
 pub mod reply;
+pub mod tree;
 pub mod value;
 
 pub use frame::{ArgRange, FrameLimits, ProtocolError, Request, Scan, Scanner};
 pub use reply::{ReplyScan, ReplyScanner};
+pub use tree::Tree;
 
 #[cfg(test)]
 mod tests;

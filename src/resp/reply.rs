@@ -62,7 +62,7 @@ impl Default for ReplyScanner {
 }
 
 /// What a value's header says.
-enum Head {
+pub(super) enum Head {
     /// A value without elements, this many bytes in all.
     Leaf(usize),
     /// So many elements follow the header of so many bytes.
@@ -72,7 +72,7 @@ enum Head {
 }
 
 /// Why there is no header.
-enum Stop {
+pub(super) enum Stop {
     /// It, or the leaf it announces, needs this many bytes.
     Short(usize),
     Desync(&'static str),
@@ -159,7 +159,7 @@ impl ReplyScanner {
 
 /// Reads the header of the value at the start of `rest`, and its body too if it is a leaf. `searched`
 /// bytes are known to hold no line end.
-fn head(rest: &[u8], searched: &mut usize) -> Result<Head, Stop> {
+pub(super) fn head(rest: &[u8], searched: &mut usize) -> Result<Head, Stop> {
     let &kind = rest.first().ok_or(Stop::Short(3))?;
     match kind {
         b'$' | b'=' | b'!' => string(kind, rest).map(Head::Leaf),
@@ -274,10 +274,15 @@ fn scalar(kind: u8, text: &[u8]) -> bool {
 fn described(reply: &[u8]) -> Option<&[u8]> {
     let mut rest = reply;
     while rest.first() == Some(&b'|') {
-        let Ok(Head::Attribute { count, len }) = head(rest, &mut 0) else { return None };
-        rest = skip(rest.get(len..)?, count)?;
+        rest = behind_attribute(rest)?;
     }
     Some(rest)
+}
+
+/// What follows the attribute at the start of `rest`.
+pub(super) fn behind_attribute(rest: &[u8]) -> Option<&[u8]> {
+    let Ok(Head::Attribute { count, len }) = head(rest, &mut 0) else { return None };
+    skip(rest.get(len..)?, count)
 }
 
 /// What follows the first `count` values of `rest`.
@@ -321,16 +326,21 @@ pub fn element_count(reply: &[u8]) -> Option<usize> {
 pub fn text(reply: &[u8]) -> Option<&[u8]> {
     let rest = described(reply)?;
     let Ok(Head::Leaf(len)) = head(rest, &mut 0) else { return None };
-    let body = match rest[0] {
+    rest.get(leaf_text(&rest[..len])?)
+}
+
+/// Where the text of a whole value without elements stands. None for null.
+pub(super) fn leaf_text(leaf: &[u8]) -> Option<Range<usize>> {
+    let body = match leaf.first()? {
         b'+' | b'-' | b':' | b',' | b'(' | b'#' => 1,
-        kind @ (b'$' | b'=' | b'!') => match length(rest) {
-            Ok((Some(_), header)) if kind == b'=' => header + 4,
+        kind @ (b'$' | b'=' | b'!') => match length(leaf) {
+            Ok((Some(_), header)) if *kind == b'=' => header + 4,
             Ok((Some(_), header)) => header,
             _ => return None,
         },
         _ => return None,
     };
-    rest.get(body..len - 2)
+    Some(body..leaf.len().checked_sub(2)?)
 }
 
 /// Whether the reply is one of the three nulls.

@@ -1,0 +1,282 @@
+//! One whole reply taken apart for callers: every value in it by its index, strings with a NUL behind them as C
+//! expects, and the bytes as they came. Owns the reply; never on the path of a request through the broker.
+
+use super::reply::{self, Head};
+use std::ops::Range;
+use std::sync::OnceLock;
+
+/// What a value is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Null, of any kind.
+    Nil,
+    /// A status such as `OK`.
+    Status,
+    /// An error, simple or bulk.
+    Error,
+    /// A 64-bit integer.
+    Integer,
+    /// A floating point number.
+    Double,
+    /// True or false.
+    Bool,
+    /// A string of any bytes.
+    String,
+    /// A string that says its format.
+    Verbatim,
+    /// An integer of any size, as text.
+    BigNumber,
+    /// Values in order.
+    Array,
+    /// Keys and values in turns.
+    Map,
+    /// Values in no order.
+    Set,
+    /// What was not asked for.
+    Push,
+}
+
+/// One value. What `a` and `b` say depends on whether it has elements.
+#[derive(Debug, Clone, Copy)]
+struct Node {
+    kind: Kind,
+    /// Where it begins and ends among the bytes, attributes left out.
+    start: usize,
+    end: usize,
+    /// The start of its text, or the index of its first element.
+    a: usize,
+    /// The length of its text, or how many elements it has.
+    b: usize,
+}
+
+/// A whole reply. Value 0 is the reply itself.
+#[derive(Debug)]
+pub struct Tree {
+    /// As received, but the byte behind each text is NUL.
+    bytes: Box<[u8]>,
+    /// The elements of one aggregate stand side by side.
+    nodes: Box<[Node]>,
+    /// As received. Made when first asked for.
+    raw: OnceLock<Box<[u8]>>,
+}
+
+/// Elements of an aggregate still to be read.
+struct Open {
+    node: usize,
+    next: usize,
+    end: usize,
+}
+
+impl Tree {
+    /// Takes one complete frame apart; `None` if it is not exactly that.
+    pub fn parse(frame: &[u8]) -> Option<Tree> {
+        let mut bytes: Box<[u8]> = frame.into();
+        let blank = Node { kind: Kind::Nil, start: 0, end: 0, a: 0, b: 0 };
+        let mut nodes = vec![blank];
+        let mut open: Vec<Open> = Vec::new();
+        let (mut at, mut index) = (0, 0);
+        loop {
+            at = skip_attributes(&bytes, at)?;
+            let (node, elements) = read(&mut bytes, at, nodes.len())?;
+            at = if elements { header_end(&node) } else { node.end };
+            nodes[index] = node;
+            if elements {
+                // Each element takes three bytes at least, so no header makes room for more than came.
+                if node.b > (bytes.len() - at) / 3 {
+                    return None;
+                }
+                nodes.resize(nodes.len() + node.b, blank);
+                open.push(Open { node: index, next: node.a, end: node.a + node.b });
+            }
+            index = loop {
+                match open.last_mut() {
+                    None if at == bytes.len() => {
+                        return Some(Tree { bytes, nodes: nodes.into(), raw: OnceLock::new() });
+                    }
+                    None => return None,
+                    Some(last) if last.next < last.end => {
+                        last.next += 1;
+                        break last.next - 1;
+                    }
+                    Some(last) => {
+                        nodes[last.node].end = at;
+                        open.pop();
+                    }
+                }
+            };
+        }
+    }
+
+    /// How many values there are, the reply itself included.
+    pub fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// Never: a reply is at least one value.
+    pub fn is_empty(&self) -> bool {
+        false
+    }
+
+    /// What value `index` is; `Nil` beyond the last.
+    pub fn kind(&self, index: usize) -> Kind {
+        self.nodes.get(index).map_or(Kind::Nil, |node| node.kind)
+    }
+
+    /// Its text, without ends: of a status, error, string (a verbatim one without its format), number.
+    pub fn text(&self, index: usize) -> Option<&[u8]> {
+        let node = self.nodes.get(index)?;
+        match node.kind {
+            Kind::Nil | Kind::Array | Kind::Map | Kind::Set | Kind::Push => None,
+            _ => self.bytes.get(node.a..node.a + node.b),
+        }
+    }
+
+    /// The same with the NUL behind it.
+    pub fn text_with_nul(&self, index: usize) -> Option<&[u8]> {
+        let text = self.text(index)?;
+        let node = self.nodes.get(index)?;
+        self.bytes.get(node.a..=node.a + text.len())
+    }
+
+    /// The indices of its elements; keys and values of a map each count. Empty unless it has elements.
+    pub fn elements(&self, index: usize) -> Range<usize> {
+        match self.nodes.get(index) {
+            Some(Node { kind: Kind::Array | Kind::Map | Kind::Set | Kind::Push, a, b, .. }) => *a..*a + *b,
+            _ => 0..0,
+        }
+    }
+
+    /// Its frame as it came, any attributes left out.
+    pub fn raw(&self, index: usize) -> &[u8] {
+        let node = match self.nodes.get(index) {
+            Some(node) => node,
+            None => return &[],
+        };
+        self.raw.get_or_init(|| self.restored()).get(node.start..node.end).unwrap_or_default()
+    }
+
+    fn restored(&self) -> Box<[u8]> {
+        let mut raw = self.bytes.clone();
+        for index in 0..self.nodes.len() {
+            if let Some(text) = self.text(index) {
+                raw[self.nodes[index].a + text.len()] = b'\r';
+            }
+        }
+        raw
+    }
+}
+
+fn skip_attributes(bytes: &[u8], mut at: usize) -> Option<usize> {
+    while bytes.get(at) == Some(&b'|') {
+        at = bytes.len() - reply::behind_attribute(bytes.get(at..)?)?.len();
+    }
+    Some(at)
+}
+
+/// Where the elements of an aggregate begin: `read` has left it in `end`.
+fn header_end(node: &Node) -> usize {
+    node.end
+}
+
+/// Reads the value or the header at `at`. Its elements, if it has any, will begin at `first`.
+fn read(bytes: &mut [u8], at: usize, first: usize) -> Option<(Node, bool)> {
+    let rest = bytes.get(at..)?;
+    let byte = *rest.first()?;
+    match reply::head(rest, &mut 0).ok()? {
+        Head::Attribute { .. } => None,
+        Head::Elements { count, len } => {
+            let kind = match byte {
+                b'*' => Kind::Array,
+                b'%' => Kind::Map,
+                b'~' => Kind::Set,
+                _ => Kind::Push,
+            };
+            let node = Node { kind, start: at, end: at + len, a: first, b: usize::try_from(count).ok()? };
+            Some((node, true))
+        }
+        Head::Leaf(len) => {
+            let mut node = Node { kind: Kind::Nil, start: at, end: at + len, a: 0, b: 0 };
+            if let Some(text) = reply::leaf_text(&rest[..len]) {
+                (node.a, node.b) = (at + text.start, text.len());
+                node.kind = match byte {
+                    b'+' => Kind::Status,
+                    b'-' | b'!' => Kind::Error,
+                    b':' => Kind::Integer,
+                    b',' => Kind::Double,
+                    b'#' => Kind::Bool,
+                    b'(' => Kind::BigNumber,
+                    b'=' => Kind::Verbatim,
+                    _ => Kind::String,
+                };
+                // The CR of its end, which `raw` puts back.
+                *bytes.get_mut(at + text.end)? = 0;
+            }
+            Some((node, false))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_and_its_text() {
+        for (frame, kind, text) in [
+            ("+OK\r\n", Kind::Status, Some("OK")),
+            ("-ERR no\r\n", Kind::Error, Some("ERR no")),
+            ("!6\r\nERR no\r\n", Kind::Error, Some("ERR no")),
+            (":-12\r\n", Kind::Integer, Some("-12")),
+            (",1.5\r\n", Kind::Double, Some("1.5")),
+            ("#t\r\n", Kind::Bool, Some("t")),
+            ("(123\r\n", Kind::BigNumber, Some("123")),
+            ("$0\r\n\r\n", Kind::String, Some("")),
+            ("=7\r\ntxt:abc\r\n", Kind::Verbatim, Some("abc")),
+            ("$-1\r\n", Kind::Nil, None),
+            ("*-1\r\n", Kind::Nil, None),
+            ("_\r\n", Kind::Nil, None),
+            ("*0\r\n", Kind::Array, None),
+        ] {
+            let tree = Tree::parse(frame.as_bytes()).unwrap();
+            assert_eq!((tree.kind(0), tree.text(0)), (kind, text.map(str::as_bytes)), "{frame:?}");
+            let with_nul = text.map(|text| format!("{text}\0"));
+            assert_eq!(tree.text_with_nul(0), with_nul.as_ref().map(String::as_bytes), "{frame:?}");
+            assert_eq!(tree.raw(0), frame.as_bytes(), "{frame:?}");
+        }
+    }
+
+    #[test]
+    fn elements_stand_side_by_side_and_give_their_bytes_back() {
+        let frame = b"*3\r\n%1\r\n+k\r\n*2\r\n:1\r\n$2\r\nab\r\n|1\r\n+a\r\n+b\r\n~1\r\n#f\r\n$1\r\nz\r\n";
+        let tree = Tree::parse(frame).unwrap();
+        let top = tree.elements(0);
+        assert_eq!(top.len(), 3);
+        let map = tree.elements(top.start);
+        assert_eq!((tree.kind(top.start), map.len()), (Kind::Map, 2));
+        let pair = tree.elements(map.start + 1);
+        assert_eq!(tree.text(pair.start + 1), Some(&b"ab"[..]));
+        assert_eq!(tree.raw(map.start + 1), b"*2\r\n:1\r\n$2\r\nab\r\n");
+        assert_eq!(tree.kind(top.start + 1), Kind::Set);
+        assert_eq!(tree.raw(top.start + 1), b"~1\r\n#f\r\n", "its attribute left out");
+        assert_eq!(tree.text(top.start + 2), Some(&b"z"[..]));
+        assert_eq!(tree.raw(0), frame);
+    }
+
+    #[test]
+    fn what_is_not_one_reply_is_none() {
+        for frame in
+            ["", "+OK", "+OK\r\n+OK\r\n", "*2\r\n:1\r\n", "*99999999\r\n", "?\r\n", "|1\r\n+a\r\n+b\r\n"]
+        {
+            assert!(Tree::parse(frame.as_bytes()).is_none(), "{frame:?}");
+        }
+    }
+
+    #[test]
+    fn deep_nesting_needs_no_stack() {
+        let mut frame = b"*1\r\n".repeat(8000);
+        frame.extend_from_slice(b":1\r\n");
+        let tree = Tree::parse(&frame).unwrap();
+        assert_eq!(tree.len(), 8001);
+        assert_eq!(tree.raw(8000), b":1\r\n");
+    }
+}
