@@ -66,6 +66,12 @@ pub struct Upstream {
     pub db: u32,
 }
 
+/// Parses the URL of a broker's socket; the error is a whole line.
+pub fn parse_listen(url: &str) -> Result<ListenUrl> {
+    ListenUrl::parse(url)
+        .map_err(|why| Error::config(format!("endpoint {}: {why}", super::value::show(&mask(url)))))
+}
+
 /// Parses an upstream URL; the error is a whole line without the password.
 pub fn parse_upstream(url: &str) -> Result<Upstream> {
     Upstream::parse(url)
@@ -165,7 +171,7 @@ impl ListenUrl {
     }
 
     /// Whether two URLs, whatever their options, cannot both be bound.
-    pub(super) fn same_place(&self, other: &Self) -> bool {
+    pub fn same_place(&self, other: &Self) -> bool {
         match (self, other) {
             (ListenUrl::Unix { path: a, .. }, ListenUrl::Unix { path: b, .. }) => a == b,
             (ListenUrl::Tcp { host: a, port: p, .. }, ListenUrl::Tcp { host: b, port: q, .. }) => {

@@ -6,7 +6,7 @@ use std::ops::Range;
 use toml::de::{DeTable, DeValue};
 
 use super::endpoint::mask;
-use super::table::{self, Kind, Row, Settings};
+use super::table::{self, Keyed, Kind, Row, Settings};
 use super::value::show;
 use crate::base::error::{Error, Result};
 
@@ -20,7 +20,7 @@ impl Settings {
         };
         // The message alone: the parser's Display quotes the line, which may hold a password.
         let table = DeTable::parse(text).map_err(|error| {
-            let key = error.span().and_then(|span| text.get(span)).filter(|word| table::find(word).is_ok());
+            let key = error.span().and_then(|span| text.get(span)).filter(|word| is_key(word));
             let named = key.map_or_else(String::new, |key| format!("{key}: "));
             at(error.span(), &format!("{named}{}", one_line(error.message())))
         })?;
@@ -47,7 +47,7 @@ impl Settings {
     }
 
     fn set_toml(&mut self, key: &str, value: &DeValue<'_>) -> Result<()> {
-        let row = table::find(key)?;
+        let row = &table::find(Settings::fields(), key)?.row;
         let text = toml_text(row, value).ok_or_else(|| {
             let found = value.type_str();
             Error::config(format!("{key}: not to be given as {found}; allowed {}", row.allowed()))
@@ -71,6 +71,10 @@ fn toml_text(row: &Row, value: &DeValue<'_>) -> Option<String> {
         }
         _ => None,
     }
+}
+
+fn is_key(word: &str) -> bool {
+    table::find(Settings::fields(), word).is_ok()
 }
 
 /// Lines are counted from 1, as editors do.

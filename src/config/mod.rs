@@ -1,8 +1,9 @@
 //! Configuration: one table of keys, from which the file, the flags and the documentation are made.
 //!
-//! `table` holds one row per key, `value` reads and prints what a row may hold, `load` takes text from
-//! outside, `endpoint` owns the URLs. Nothing here reads argv or the environment.
+//! `table` holds one row per key, `client` the same for the library's child side, `value` reads and prints what a
+//! row may hold, `load` takes text from outside, `endpoint` owns the URLs. Nothing here reads argv or the environment.
 
+pub mod client;
 pub mod endpoint;
 mod load;
 pub mod table;
@@ -13,8 +14,10 @@ use std::io::Read;
 use std::path::Path;
 
 use crate::base::error::{Error, Result};
+pub use client::{ClientSettings, client_rows};
 use endpoint::Secret;
-pub use endpoint::{Address, ListenUrl, Upstream, parse_upstream};
+pub use endpoint::{Address, ListenUrl, Upstream, parse_listen, parse_upstream};
+use table::Keyed;
 pub use table::{Row, Settings, rows};
 
 /// A longer password file is somebody else's file, bytes.
@@ -24,15 +27,18 @@ impl Settings {
     /// Sets one key from its textual form, as `--set key=value` does. The empty text unsets an optional
     /// key. On failure nothing has changed.
     pub fn set(&mut self, key: &str, value: &str) -> Result<()> {
-        let row = table::find(key)?;
-        (row.write)(self, row, value).map_err(|why| row.refuse(value, &why))
+        self.set_key(key, value)
+    }
+
+    /// Sets one key back to its default.
+    pub fn unset(&mut self, key: &str) -> Result<()> {
+        self.unset_key(key)
     }
 
     /// The current value as text that `set` would take again, or `None` for an unknown key. Unset is the
     /// empty text; credentials are left out or masked.
     pub fn get_text(&self, key: &str) -> Option<String> {
-        let row = table::find(key).ok()?;
-        Some((row.read)(self, row))
+        self.key_text(key)
     }
 
     /// Checks what no single key can: that the keys agree with each other.

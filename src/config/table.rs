@@ -39,7 +39,7 @@ pub struct Row {
     pub default: &'static str,
     /// `ms`, `bytes`, or empty.
     pub unit: &'static str,
-    /// Whether a running broker may take a new value; no broker reloads yet.
+    /// Whether a running loop takes a new value (`reactor::Loop::reload`; the log's two keys are its program's).
     pub reloadable: bool,
     /// One line for people.
     pub doc: &'static str,
@@ -49,10 +49,36 @@ pub struct Row {
     pub max: u64,
     /// The words of a `Kind::Choice`, else empty.
     pub choices: &'static [&'static str],
+}
+
+/// A row and the field of `S` that it is about.
+#[derive(Debug)]
+pub(super) struct Field<S> {
+    pub(super) row: Row,
     /// Reads text into the field; the error says what is wrong with it.
-    pub(super) write: fn(&mut Settings, &Row, &str) -> std::result::Result<(), String>,
+    pub(super) write: fn(&mut S, &Row, &str) -> std::result::Result<(), String>,
     /// The field as text, without credentials.
-    pub(super) read: fn(&Settings, &Row) -> String,
+    pub(super) read: fn(&S, &Row) -> String,
+}
+
+/// Settings made from a table.
+pub(super) trait Keyed: Sized + 'static {
+    fn fields() -> &'static [Field<Self>];
+
+    fn set_key(&mut self, key: &str, value: &str) -> Result<()> {
+        let field = find(Self::fields(), key)?;
+        (field.write)(self, &field.row, value).map_err(|why| field.row.refuse(value, &why))
+    }
+
+    fn unset_key(&mut self, key: &str) -> Result<()> {
+        let default = find(Self::fields(), key)?.row.default;
+        self.set_key(key, default)
+    }
+
+    fn key_text(&self, key: &str) -> Option<String> {
+        let field = find(Self::fields(), key).ok()?;
+        Some((field.read)(self, &field.row))
+    }
 }
 
 impl Row {
@@ -84,7 +110,7 @@ impl Row {
     }
 }
 
-const fn unit(kind: Kind) -> &'static str {
+pub(super) const fn unit(kind: Kind) -> &'static str {
     match kind {
         Kind::Bytes => "bytes",
         Kind::Milliseconds => "ms",
@@ -95,10 +121,11 @@ const fn unit(kind: Kind) -> &'static str {
 /// Makes the struct, its defaults and the rows from one list:
 /// `/// doc` then `key: field type = "default", Kind(min, max), RELOAD;`
 macro_rules! settings {
-    ($( $(#[doc = $doc:literal])+ $key:ident: $type:ty = $default:literal, $kind:ident($min:expr, $max:expr), $reload:expr; )+) => {
-        /// Every setting of a broker, typed and each within its bounds. Times are milliseconds.
+    ($(#[$about:meta])* $name:ident
+     $( $(#[doc = $doc:literal])+ $key:ident: $type:ty = $default:literal, $kind:ident($min:expr, $max:expr), $reload:expr; )+) => {
+        $(#[$about])*
         #[derive(Debug, Clone, PartialEq)]
-        pub struct Settings {
+        pub struct $name {
             $(
                 $(#[doc = $doc])+
                 #[doc = ""]
@@ -121,35 +148,48 @@ macro_rules! settings {
                     min: $min,
                     max: $max,
                     choices: <$type as Value>::CHOICES,
-                    write: |settings, row, text| {
-                        settings.$key = Value::parse(row, text)?;
-                        Ok(())
-                    },
-                    read: |settings, row| settings.$key.text(row),
                 };
             )+
         }
 
         static ROWS: &[Row] = &[$(row::$key),+];
+        static FIELDS: &[Field<$name>] = &[$(Field {
+            row: row::$key,
+            write: |settings, row, text| {
+                settings.$key = Value::parse(row, text)?;
+                Ok(())
+            },
+            read: |settings, row| settings.$key.text(row),
+        }),+];
 
-        impl Default for Settings {
+        impl Keyed for $name {
+            fn fields() -> &'static [Field<Self>] {
+                FIELDS
+            }
+        }
+
+        impl Default for $name {
             fn default() -> Self {
-                Settings { $( $key: default_of(&row::$key), )+ }
+                $name { $( $key: default_of(&row::$key), )+ }
             }
         }
     };
 }
 
+pub(super) use settings;
+
 const RELOAD: bool = true;
-const KIB: u64 = 1024;
-const MIB: u64 = 1024 * KIB;
-const GIB: u64 = 1024 * MIB;
+pub(super) const KIB: u64 = 1024;
+pub(super) const MIB: u64 = 1024 * KIB;
+pub(super) const GIB: u64 = 1024 * MIB;
 /// Longest wait one may ask for, ms.
-const DAY: u64 = 24 * 60 * 60 * 1000;
+pub(super) const DAY: u64 = 24 * 60 * 60 * 1000;
 /// Longest age of a connection one may ask for, ms.
 const MONTH: u64 = 30 * DAY;
 
 settings! {
+    /// Every setting of a broker, typed and each within its bounds. Times are milliseconds.
+    Settings
     /// The one Redis this broker serves: redis:// or unix:// URL.
     upstream: Option<Upstream> = "", Url(0, 4096), RELOAD;
     /// User for the upstream, when not in its URL.
@@ -221,7 +261,7 @@ settings! {
 }
 
 /// A default that its own row refuses is a bug of the table, and a test's to find.
-fn default_of<T: Value>(row: &Row) -> T {
+pub(super) fn default_of<T: Value>(row: &Row) -> T {
     Value::parse(row, row.default).unwrap_or_else(|why| panic!("default of {}: {why}", row.key))
 }
 
@@ -230,13 +270,13 @@ pub fn rows() -> &'static [Row] {
     ROWS
 }
 
-/// The row of `key`, or an error that names the nearest key.
-pub(super) fn find(key: &str) -> Result<&'static Row> {
-    if let Some(row) = ROWS.iter().find(|row| row.key == key) {
-        return Ok(row);
+/// The field of `key`, or an error that names the nearest key.
+pub(super) fn find<S>(fields: &'static [Field<S>], key: &str) -> Result<&'static Field<S>> {
+    if let Some(field) = fields.iter().find(|field| field.row.key == key) {
+        return Ok(field);
     }
     let mut message = format!("unknown key {}", show(&mask(key)));
-    let nearest = ROWS.iter().map(|row| (distance(key, row.key), row.key)).min();
+    let nearest = fields.iter().map(|field| (distance(key, field.row.key), field.row.key)).min();
     // Farther than a third of the word is another word, not a slip of the fingers.
     if let Some((distance, name)) = nearest
         && distance <= name.len() / 3
@@ -272,7 +312,7 @@ mod tests {
 
     #[test]
     fn a_slip_of_the_fingers_is_answered_with_the_key() {
-        let error = |key| find(key).unwrap_err().to_string();
+        let error = |key| find(FIELDS, key).unwrap_err().to_string();
         assert_eq!(error("quue_timeout"), "unknown key \"quue_timeout\"; did you mean \"queue_timeout\"?");
         assert!(error("lane").contains("did you mean \"lanes\"?"));
         assert!(!error("xyzzy").contains("did you mean"));

@@ -169,6 +169,20 @@ impl Value for Option<String> {
     }
 }
 
+/// A plain number, or `None` when empty.
+impl Value for Option<u32> {
+    fn parse(row: &Row, text: &str) -> Parsed<Self> {
+        match text.trim() {
+            "" => Ok(None),
+            text => u32::try_from(u64::parse(row, text)?).map(Some).map_err(|_| "out of range".to_owned()),
+        }
+    }
+
+    fn text(&self, _row: &Row) -> String {
+        self.map(|number| number.to_string()).unwrap_or_default()
+    }
+}
+
 impl Value for Option<PathBuf> {
     fn parse(row: &Row, text: &str) -> Parsed<Self> {
         Ok(optional(row, text)?.map(PathBuf::from))

@@ -1,0 +1,83 @@
+//! The keys of the library's child side: what a `Client` asks for on each of its connections, and its bounds. One
+//! row here is the field of `ClientSettings`, as in `table`.
+
+use super::endpoint::Secret;
+use super::table::{DAY, Field, GIB, KIB, Keyed, Kind, Row, default_of, settings, unit};
+use super::value::Value;
+use crate::base::error::Result;
+
+/// Read once, when a client is made.
+const FIXED: bool = false;
+
+settings! {
+    /// Every setting of a client, typed and each within its bounds. Times are milliseconds.
+    ClientSettings
+    /// Database to SELECT on every connection; empty: the one the endpoint begins with.
+    client_db: Option<u32> = "", Count(0, 1_000_000), FIXED;
+    /// ACL user, when not in the endpoint's URL.
+    client_username: Option<String> = "", Text(0, 4096), FIXED;
+    /// Password, when not in the endpoint's URL.
+    client_password: Option<Secret> = "", Password(0, 64 * KIB), FIXED;
+    /// Name for CLIENT LIST, as CLIENT SETNAME.
+    client_name: Option<String> = "", Text(0, 4096), FIXED;
+    /// Protocol of the replies: 2 or 3. Subscriptions always speak 3.
+    client_protocol: usize = "3", Count(2, 3), FIXED;
+    /// A connection must be ready within this time.
+    client_connect_timeout: u64 = "1000", Milliseconds(1, DAY), FIXED;
+    /// Longest pause between two attempts to connect; the pauses start at 10 and are jittered.
+    client_reconnect_backoff_max: u64 = "500", Milliseconds(10, DAY), FIXED;
+    /// A request waits at most this long for a connection, then BROKER_ECONN; 0: not at all.
+    client_queue_timeout: u64 = "1000", Milliseconds(0, DAY), FIXED;
+    /// Requests without an outcome yet; above it BROKER_EAGAIN.
+    client_requests_max: usize = "65536", Count(1, 100_000_000), FIXED;
+    /// Bytes of requests not sent yet; above it BROKER_EAGAIN. A larger one passes alone.
+    client_bytes_max: usize = "64MiB", Bytes(64 * KIB, 64 * GIB), FIXED;
+    /// Connections beside the first one: sessions, blocking commands, subscriptions; above it BROKER_EAGAIN.
+    client_connections_max: usize = "64", Count(0, 1_000_000), FIXED;
+}
+
+/// Every key, in the order in which it is documented.
+pub fn client_rows() -> &'static [Row] {
+    ROWS
+}
+
+impl ClientSettings {
+    /// Sets one key from its textual form. The empty text unsets an optional key. On failure nothing has changed.
+    pub fn set(&mut self, key: &str, value: &str) -> Result<()> {
+        self.set_key(key, value)
+    }
+
+    /// Sets one key back to its default.
+    pub fn unset(&mut self, key: &str) -> Result<()> {
+        self.unset_key(key)
+    }
+
+    /// The current value as text, or `None` for an unknown key. A password is masked.
+    pub fn get_text(&self, key: &str) -> Option<String> {
+        self.key_text(key)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_key_takes_its_own_text_again() {
+        let mut settings = ClientSettings::default();
+        for row in client_rows() {
+            assert!(row.key.starts_with("client_"), "told from the broker's by its name");
+            assert_eq!(settings.get_text(row.key).as_deref(), Some(row.default), "{}", row.key);
+            settings.set(row.key, row.default).unwrap();
+        }
+        assert_eq!(settings, ClientSettings::default());
+        settings.set("client_db", "5").unwrap();
+        settings.set("client_password", "hunter2").unwrap();
+        assert_eq!(settings.client_db, Some(5));
+        assert_eq!(settings.get_text("client_password").as_deref(), Some("***"));
+        settings.unset("client_db").unwrap();
+        assert_eq!(settings.client_db, None);
+        assert!(settings.set("client_protocol", "4").unwrap_err().to_string().contains("2 to 3"));
+        assert!(settings.set("lanes", "4").is_err());
+    }
+}
