@@ -96,13 +96,16 @@ impl Broker {
         }
         let Some(slot) = lane.pop() else { return self.desync(key, "a reply nobody asked for") };
         lane.replied = true;
-        let yielding = lane.state == LaneState::Yielding;
+        let (yielding, control) = (lane.state == LaneState::Yielding, lane.role == LaneRole::Control);
         match slot.kind {
             SlotKind::Question => self.question_answered(Some(frame)),
             _ => self.settle(key, slot, frame, true),
         }
         if yielding {
             self.finish_yield(key);
+        }
+        if control {
+            self.leave_if_answered();
         }
     }
 

@@ -5,7 +5,7 @@
 use super::child::{Child, ChildKind, ChildState, Hold};
 use super::control::Control;
 use super::dispatch::Flow;
-use super::lane::{Lane, LaneRole, LaneState};
+use super::lane::{Lane, LaneState};
 use super::lease::{LeaseKind, Leases};
 use super::pool::{Places, Pool};
 use super::session::Session;
@@ -48,8 +48,20 @@ pub struct Counters {
     pub children_refused: u64,
     /// Requests run.
     pub requests: u64,
+    /// Requests answered with BROKERLOST.
+    pub requests_lost: u64,
+    /// Requests answered with BROKERDOWN.
+    pub requests_down: u64,
+    /// Requests answered with BROKERLIMIT.
+    pub requests_limited: u64,
+    /// Requests answered with BROKERTIMEOUT.
+    pub requests_timed_out: u64,
     /// Connections dialled to the upstream.
     pub upstream_connects: u64,
+    /// Of these, those that came to nothing.
+    pub upstream_connect_failures: u64,
+    /// Established connections that broke or had to be closed.
+    pub upstream_losses: u64,
     /// Lanes closed because their replies made no sense.
     pub desyncs: u64,
     /// Replies whose child had gone.
@@ -176,6 +188,11 @@ impl Broker {
             return Some(0);
         }
         self.timers.next_at().map(|at| at.saturating_sub(self.now))
+    }
+
+    /// Whether anything was left that `run` or the driver has to do.
+    pub fn has_work(&self) -> bool {
+        !self.runnable.is_empty() || self.places_changed || !self.actions.is_empty()
     }
 
     /// Runs what was deferred: children whose hold has been lifted, lanes that wait for a place. Call once
@@ -488,6 +505,7 @@ impl Broker {
 
     /// Answers the request at hand with an error.
     pub(super) fn answer_error(&mut self, key: Key<Child>, text: impl AsRef<[u8]>) {
+        self.counters.failed(text.as_ref(), 1);
         let mut reply = Vec::with_capacity(128);
         encode::error(&mut reply, text);
         self.answer(key, &reply);
@@ -572,9 +590,9 @@ impl Broker {
         self.children.len()
     }
 
-    /// Connections held upstream, of any kind.
-    pub fn upstream_connections(&self) -> usize {
-        self.places.open
+    /// The upstream that is dialled now.
+    pub fn upstream(&self) -> &Upstream {
+        &self.upstream
     }
 
     /// The settings in force.
@@ -657,12 +675,14 @@ impl Broker {
     // ---- draining -------------------------------------------------------------------------------------
 
     /// Stops taking requests: what has been handed over complete is answered, then each child is closed.
-    /// Children with a lease, and those waiting for one, have `drain_timeout`.
-    pub fn drain(&mut self) {
+    /// Children with a lease, and those waiting for one, have `patience`, by default `drain_timeout`. A
+    /// second call can only shorten it.
+    pub fn drain(&mut self, patience: Option<Millis>) {
+        let due = self.now.saturating_add(patience.unwrap_or(self.settings.drain_timeout));
+        self.timers.arm(due, Timer::Drain);
         if std::mem::replace(&mut self.draining, true) {
             return;
         }
-        self.timers.arm(self.now + self.settings.drain_timeout, Timer::Drain);
         for key in self.children.keys() {
             self.run_buffered(key);
         }
@@ -675,6 +695,11 @@ impl Broker {
             }
             self.close_child(key);
         }
+    }
+
+    /// Whether a drain has begun.
+    pub fn is_draining(&self) -> bool {
+        self.draining
     }
 
     /// Whether a drain has come to its end.
@@ -695,11 +720,6 @@ impl Broker {
             }
         }
         debug_assert_eq!(self.places.open, 0, "a connection was leaked");
-    }
-
-    /// Lanes of a role that hold a connection.
-    pub fn lanes_open(&self, role: LaneRole) -> usize {
-        self.lanes.iter().filter(|(_, lane)| lane.role == role && lane.holds_place()).count()
     }
 
     /// Whether the upstream is known to answer.

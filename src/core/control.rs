@@ -49,6 +49,9 @@ pub(super) struct Control {
     valid_dbs: HashSet<u32>,
     /// The upstream's answer to MULTI, if it refuses that to our user.
     pub(super) multi_refusal: Option<Vec<u8>>,
+    /// The upstream has been replaced: nothing new is asked on this connection, and it is closed when the
+    /// last answer has come.
+    pub(super) leaving: bool,
     /// Between `TryMulti` and `LeaveMulti`.
     in_multi: bool,
     /// Our user may MULTI but not DISCARD.
@@ -76,6 +79,7 @@ impl Default for Control {
             greeting: None,
             valid_dbs: HashSet::new(),
             multi_refusal: None,
+            leaving: false,
             in_multi: false,
             never_try_multi: false,
             unblock_refused: false,
@@ -91,6 +95,16 @@ impl Default for Control {
 impl Control {
     pub(super) fn db_is_valid(&self, db: u32) -> bool {
         self.valid_dbs.contains(&db)
+    }
+
+    /// Nothing that was learnt holds for another upstream.
+    pub(super) fn forget_upstream(&mut self) {
+        self.table = None;
+        self.loading = None;
+        self.valid_dbs.clear();
+        self.multi_refusal = None;
+        self.never_try_multi = false;
+        self.select_name = "SELECT".into();
     }
 }
 
@@ -144,6 +158,9 @@ impl Broker {
     /// The answer to the oldest question; `None` when the connection was lost before it came.
     pub(super) fn question_answered(&mut self, frame: Option<&[u8]>) {
         let Some(question) = self.control.questions.pop_front() else { return };
+        // What a former upstream says is of use only about its own leases.
+        let unblock = matches!(question, Question::Unblock { .. });
+        let frame = frame.filter(|_| unblock || !self.control.leaving);
         match question {
             Question::Commands => self.commands_answered(frame),
             Question::ConfirmNames => self.names_confirmed(frame),
@@ -264,10 +281,20 @@ impl Broker {
         self.control.down_since.get_or_insert(self.now);
         self.control.probing_since = None;
         self.control.loading = None;
+        self.control.leaving = false;
+    }
+
+    /// An answer has come on a control connection that stays only for those under way.
+    pub(super) fn leave_if_answered(&mut self) {
+        let idle = self.lanes.get(self.control.lane).is_some_and(Lane::is_idle);
+        if self.control.leaving && idle {
+            self.replace_control();
+        }
     }
 
     /// Whether the control connection carries questions right now.
     pub(super) fn control_is_ready(&self) -> bool {
-        self.lanes.get(self.control.lane).is_some_and(|lane| lane.state == LaneState::Ready)
+        !self.control.leaving
+            && self.lanes.get(self.control.lane).is_some_and(|lane| lane.state == LaneState::Ready)
     }
 }

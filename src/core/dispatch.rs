@@ -160,6 +160,8 @@ impl Broker {
             let (db, proto) = (child.session.db, child.session.proto);
             let pool = self.pool_of(db, proto);
             self.shared_lane(pool)
+        } else if self.lane_is_retired(child) {
+            return Err(Flow::Hold(Hold::Drained));
         } else {
             child.lane
         };

@@ -24,6 +24,7 @@ impl Broker {
             return;
         }
         lane.failures = lane.failures.saturating_add(1);
+        self.counters.upstream_connect_failures += 1;
         let (failures, role) = (lane.failures, lane.role);
         if failures == 1 && role != LaneRole::Lease {
             log::warn!("cannot connect to upstream {}: {reason}", self.upstream);
@@ -68,6 +69,7 @@ impl Broker {
                 let reason = format!("no answer within {} ms", self.settings.connect_timeout);
                 self.lane_failed(key, &reason);
             }
+            LaneState::Ready if key == self.control.lane && self.control.leaving => self.replace_control(),
             _ => {}
         }
     }
@@ -85,6 +87,7 @@ impl Broker {
         let quiet = lane.is_idle() && role != LaneRole::Control;
         let level = if quiet { log::Level::Debug } else { log::Level::Warn };
         log::log!(level, "upstream connection lost ({role:?}, {} in flight): {reason}", lane.depth());
+        self.counters.upstream_losses += 1;
         let proven = lane.replied;
         lane.failures = if proven { 0 } else { lane.failures.saturating_add(1) };
         let failures = lane.failures;
@@ -130,7 +133,7 @@ impl Broker {
     }
 
     /// Questions that never left are dropped too: they were asked of an incarnation that is gone.
-    fn drop_questions(&mut self, key: Key<Lane>) {
+    pub(super) fn drop_questions(&mut self, key: Key<Lane>) {
         let Some(lane) = self.lanes.get_mut(key) else { return };
         let unwritten = lane.take_all();
         self.fail_slots(key, unwritten, DOWN);
@@ -172,6 +175,8 @@ impl Broker {
     pub(super) fn fail_slots(&mut self, key: Key<Lane>, slots: Vec<Slot>, text: &str) {
         let mut reply = Vec::new();
         encode::error(&mut reply, text);
+        let told = slots.iter().filter(|slot| slot.is_owed_to_a_child()).count();
+        self.counters.failed(text.as_bytes(), told as u64);
         for slot in slots {
             if slot.kind == SlotKind::Question {
                 self.question_answered(None);

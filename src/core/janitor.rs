@@ -18,6 +18,7 @@ impl Broker {
             self.expire_unwritten(key);
             self.time_out_written(key);
         }
+        self.remove_retired_lanes();
         self.check_stalls();
         self.close_idle_lanes();
         self.replace_old_lanes();
@@ -54,6 +55,14 @@ impl Broker {
             lane.has_written() && !blocking && now.saturating_sub(lane.last_reply) >= limit
         };
         if limit == 0 || !self.lanes.iter().any(|(_, lane)| stalled(lane)) {
+            return;
+        }
+        // Nobody probes an upstream that has been replaced.
+        let former = self.lanes.iter().filter(|(_, lane)| lane.former && stalled(lane));
+        for key in former.map(|(key, _)| key).collect::<Vec<_>>() {
+            self.lane_lost(key, "the former upstream does not answer");
+        }
+        if !self.lanes.iter().any(|(_, lane)| stalled(lane)) {
             return;
         }
         let patience = self.settings.connect_timeout;
@@ -131,12 +140,7 @@ impl Broker {
                 continue;
             }
             match lane.role {
-                LaneRole::Shared => {
-                    lane.begin_yield();
-                    self.places.yielding += 1;
-                    self.mark_lane(key);
-                    self.finish_yield(key);
-                }
+                LaneRole::Shared => self.start_yield(key),
                 LaneRole::Lease if lane.is_idle() => self.disconnect(key),
                 LaneRole::Lease | LaneRole::Control => {}
             }

@@ -107,6 +107,12 @@ pub(crate) struct Slot {
 const _: () = assert!(std::mem::size_of::<Slot>() <= 24, "a slot is small and fixed");
 
 impl Slot {
+    /// Whether a child waits for just this reply.
+    pub(super) fn is_owed_to_a_child(&self) -> bool {
+        let own = matches!(self.kind, SlotKind::Question | SlotKind::Swallow | SlotKind::Housekeeping);
+        !own && self.flags & FLAG_TIMED_OUT == 0
+    }
+
     /// Milliseconds since it entered the lane.
     pub(crate) fn age(&self, now: Millis) -> u32 {
         (now as u32).wrapping_sub(self.stamp)
@@ -148,6 +154,10 @@ pub struct Lane {
     pub(super) replied: bool,
     /// Must not be lent again: its state upstream is not known to be clean.
     pub(super) burnt: bool,
+    /// Its connection leads to an upstream that has been replaced since.
+    pub(super) former: bool,
+    /// A shared lane too many: no child begins to use it, and it goes once nothing is on it.
+    pub(super) retired: bool,
     /// Children waiting until it owes its socket less.
     pub(super) held: Vec<Key<Child>>,
     /// While yielding: bytes up to here may still be written, so that no request is cut in two.
@@ -180,6 +190,8 @@ impl Lane {
             opening_for: None,
             replied: false,
             burnt: false,
+            former: false,
+            retired: false,
             held: Vec::new(),
             yield_end: 0,
             dirty: false,
@@ -338,6 +350,7 @@ impl Lane {
         self.input = ByteQueue::default();
         self.scanner = ReplyScanner::default();
         self.handshake = None;
+        self.former = false;
     }
 
     /// Takes every slot left, written or not; the lane will not be used again for them.

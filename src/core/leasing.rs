@@ -244,7 +244,11 @@ impl Broker {
             self.leases.line(kind).end_opening(pool);
         }
         self.leases.failures = 0;
-        self.pool(pool).idle.push(key);
+        if self.has_lease_too_many() {
+            self.disconnect(key);
+        } else {
+            self.pool(pool).idle.push(key);
+        }
         self.pump_leases();
     }
 
@@ -304,7 +308,7 @@ impl Broker {
         if lease.taking_back {
             self.leases.taking_back -= 1;
         }
-        if clean {
+        if clean && !self.has_lease_too_many() {
             self.pool(pool).idle.push(key);
         } else {
             self.drop_connection(key);
@@ -358,7 +362,12 @@ impl Broker {
         let Some(lane) = self.lanes.get_mut(key) else { return };
         // Unanswered, the command may still reach the upstream after this lane has a new tenant.
         lane.burnt |= answer.is_none();
+        let (former, id) = (lane.former, lane.upstream_id);
         let Some(lease) = &mut lane.lease else { return };
+        if former && self.control.leaving && answer == Some(b":0\r\n") && !lease.over {
+            // It came before the command it was to end, and this connection may ask only now.
+            return self.ask(Question::Unblock { lane: key, id });
+        }
         lease.unblocking = false;
         // Anything but 1: the child was no longer blocked, its reply is its own.
         let missed = answer.is_some_and(|frame| frame != b":1\r\n");

@@ -110,7 +110,7 @@ impl Broker {
     pub(super) fn make_place(&mut self, role: LaneRole) -> bool {
         let kept = usize::from(role != LaneRole::Control && !self.control_holds_place());
         let max = self.settings.upstream_connections_max - kept;
-        if self.places.open + self.places.closing < max {
+        if self.counted() < max {
             return true;
         }
         if self.places.closing <= self.places.wanted()
@@ -120,6 +120,13 @@ impl Broker {
             self.disconnect(victim);
         }
         false
+    }
+
+    /// Connections held, as far as they count against a new one. After the cap was lowered there may be more
+    /// leases lent than it allows; whoever needs no lease must not have to wait for their end.
+    fn counted(&self) -> usize {
+        let too_many = self.places.leases.saturating_sub(self.lease_places(LeaseKind::Transaction));
+        self.places.open + self.places.closing - too_many
     }
 
     /// The driver has closed a connection for good, and so has the upstream as far as can be known.
@@ -153,16 +160,20 @@ impl Broker {
                 .min_by_key(|(_, lane)| lane.connected_at)
                 .map(|(key, lane)| (key, lane.connected_at + limits::LANE_HOLD_MIN));
             match victim {
-                Some((key, due)) if due <= self.now => {
-                    self.lanes.get_mut(key).expect("just seen").begin_yield();
-                    self.places.yielding += 1;
-                    self.mark_lane(key);
-                    self.finish_yield(key);
-                }
+                Some((key, due)) if due <= self.now => self.start_yield(key),
                 Some((_, due)) => return self.timers.arm(due, Timer::Places),
                 None => return,
             }
         }
+    }
+
+    /// The lane writes nothing more and passes its place on once it has the replies to what it wrote.
+    pub(super) fn start_yield(&mut self, key: Key<Lane>) {
+        let Some(lane) = self.lanes.get_mut(key) else { return };
+        lane.begin_yield();
+        self.places.yielding += 1;
+        self.mark_lane(key);
+        self.finish_yield(key);
     }
 
     /// A yielding lane with nothing written left to wait for gives its place away.
@@ -209,7 +220,7 @@ impl Broker {
         if lane.role == LaneRole::Lease {
             self.places.leases += 1;
         }
-        debug_assert!(self.places.open + self.places.closing <= self.settings.upstream_connections_max);
+        debug_assert!(self.counted() <= self.settings.upstream_connections_max);
         self.counters.upstream_connects += 1;
         self.actions.push(Action::Connect(key));
     }
@@ -263,8 +274,14 @@ impl Broker {
         lane.timer = lane.timer.wrapping_add(1);
         lane.forget_connection();
         let link = std::mem::replace(&mut lane.link, usize::MAX);
-        self.actions.push(Action::CloseLane { lane: key, link });
         self.places_changed = true;
+        if let Some(at) = self.actions.iter().position(|action| *action == Action::Connect(key)) {
+            // The driver has not even begun to dial.
+            self.actions.remove(at);
+            self.places.closing -= 1;
+        } else {
+            self.actions.push(Action::CloseLane { lane: key, link });
+        }
     }
 
     /// Removes a leased lane for good.

@@ -285,16 +285,16 @@ fn one_waiting_lane_costs_one_idle_connection() {
     for db in 0..7 {
         sim.ask(child, &format!("SELECT {db}\nGET a"));
     }
-    assert_eq!(sim.broker.upstream_connections(), 8, "control and seven lanes, all idle");
+    assert_eq!(sim.broker.places.open, 8, "control and seven lanes, all idle");
     sim.lingers = true;
     sim.send(child, "SELECT 7\nGET a");
-    assert_eq!(sim.broker.upstream_connections(), 7, "one closes, to be replaced");
+    assert_eq!(sim.broker.places.open, 7, "one closes, to be replaced");
     sim.let_go();
     sim.settle();
-    assert_eq!(sim.broker.upstream_connections(), 8);
+    assert_eq!(sim.broker.places.open, 8);
     sim.lingers = true;
     sim.send(child, "WATCH k");
-    assert_eq!(sim.broker.upstream_connections(), 7, "for a lease it is the same");
+    assert_eq!(sim.broker.places.open, 7, "for a lease it is the same");
 }
 
 #[test]
@@ -473,7 +473,7 @@ fn a_drain_ends_every_kind_of_child() {
     sim.send(children[5], "SUBSCRIBE c");
     sim.frozen = vec![LaneRole::Shared];
     sim.send(children[6], "GET last");
-    sim.broker.drain();
+    sim.broker.drain(None);
     sim.settle();
     let closed = |sim: &Sim| children.iter().filter(|child| sim.is_closed(**child)).count();
     assert_eq!(closed(&sim), 2, "the idle one, and the one whose transaction was only here");

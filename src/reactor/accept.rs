@@ -1,31 +1,31 @@
 //! The listeners in the loop. An accept that the system refuses uses up the listener's edge, so a listener
 //! counts as pending until it has said that nobody waits.
 
-use super::{Link, Loop, Owner, link_of};
+use super::adopt::refuse;
+use super::{FIRST_DOOR, Link, Loop, Owner, link_of, reserved};
 use crate::base::clock::Millis;
+use crate::base::error::Result;
 use crate::base::key::Key;
 use crate::base::limits;
+use crate::config::ListenUrl;
 use crate::core::ChildKind;
 use crate::transport::conn::Conn;
 use crate::transport::listener::Listener;
-use crate::transport::stream::{Peer, Stream};
+use crate::transport::stream::Stream;
 use mio::event::Source;
 use mio::{Interest, Registry, Token};
-use rustix::net::SendFlags;
-use socket2::{SockRef, TcpKeepalive};
 use std::io;
-use std::time::Duration;
 
 /// What Redis says, too, before it closes.
-const REFUSAL: &[u8] = b"-ERR max number of clients reached\r\n";
-/// A child over TCP that went without a word is noticed after about this long, as in Redis
-/// (`tcp-keepalive`).
-const CHILD_KEEPALIVE: Duration = Duration::from_secs(300);
+pub(super) const REFUSAL: &[u8] = b"-ERR max number of clients reached\r\n";
 
 /// A listener in the loop.
 #[derive(Debug)]
 pub(super) struct Door {
     listener: Listener,
+    /// What the settings say about it.
+    pub(super) asked: ListenUrl,
+    pub(super) token: Token,
     /// An edge has come and nobody has said yet that no one waits.
     pub(super) pending: bool,
     /// The system is short of something; not before this time.
@@ -36,7 +36,7 @@ pub(super) struct Door {
 
 /// How one accept ended.
 enum Accept {
-    Taken(Stream, Peer),
+    Taken(Stream),
     /// That one is gone; there may be another.
     Lost,
     Nobody,
@@ -44,9 +44,21 @@ enum Accept {
 }
 
 impl Door {
-    pub(super) fn open(mut listener: Listener, registry: &Registry, token: Token) -> io::Result<Door> {
+    /// `number` is one that no door of the loop has had.
+    pub(super) fn open(
+        mut listener: Listener,
+        asked: &ListenUrl,
+        registry: &Registry,
+        number: usize,
+    ) -> io::Result<Door> {
+        let token = reserved(FIRST_DOOR + number);
         listener.register(registry, token, Interest::READABLE)?;
-        Ok(Door { listener, pending: false, pause: None, short: false })
+        Ok(Door { listener, asked: asked.clone(), token, pending: false, pause: None, short: false })
+    }
+
+    /// Applies other options of the same place.
+    pub(super) fn apply(&self, url: &ListenUrl) -> Result<()> {
+        self.listener.apply(url)
     }
 
     pub(super) fn url(&self) -> String {
@@ -71,7 +83,7 @@ impl Door {
 
     fn accept(&self) -> Accept {
         match self.listener.accept() {
-            Ok((stream, peer)) => Accept::Taken(stream, peer),
+            Ok(stream) => Accept::Taken(stream),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Accept::Nobody,
             Err(error) if is_of_the_connection(&error) => Accept::Lost,
             Err(error) => Accept::Refused(error),
@@ -129,9 +141,9 @@ impl Loop {
         for _ in 0..count {
             let door = &mut self.doors[index];
             match door.accept() {
-                Accept::Taken(stream, peer) => {
+                Accept::Taken(stream) => {
                     door.pause = None;
-                    self.welcome(stream, peer);
+                    self.welcome(stream);
                 }
                 Accept::Lost => {}
                 Accept::Nobody => {
@@ -155,37 +167,29 @@ impl Loop {
     }
 
     /// Makes a child of an accepted connection, or says why not.
-    fn welcome(&mut self, stream: Stream, peer: Peer) {
-        if let Stream::Tcp(tcp) = &stream {
-            // Without it the child works just as well until it vanishes.
-            let _ = SockRef::from(tcp).set_tcp_keepalive(&TcpKeepalive::new().with_time(CHILD_KEEPALIVE));
-        }
-        let Some(child) = self.core.child_open(ChildKind::Socket, &peer.to_string(), usize::MAX) else {
-            // A fresh socket has room for it; whoever has gone already does not need it.
-            let _ = rustix::net::send(&stream, REFUSAL, SendFlags::NOSIGNAL);
-            let _ = stream.shutdown();
-            return;
-        };
-        match self.add_link(stream, Owner::Child(child), false) {
-            Ok(key) => self.core.set_child_link(child, link_of(key)),
-            Err(error) => {
-                log::warn!("cannot watch a child ({peer}): {error}");
-                self.core.child_gone(child);
-            }
+    fn welcome(&mut self, stream: Stream) {
+        if let Err((stream, why)) = self.admit(stream, ChildKind::Socket) {
+            refuse(&stream, &why);
         }
     }
 
     /// Registers a connection under a key of its own.
-    pub(super) fn add_link(&mut self, stream: Stream, owner: Owner, dialling: bool) -> io::Result<Key<Link>> {
-        let key = self.links.insert(Link { conn: Conn::new(stream), owner, listed: false });
+    pub(super) fn add_link(
+        &mut self,
+        stream: Stream,
+        owner: Owner,
+        dialling: bool,
+    ) -> std::result::Result<Key<Link>, (Stream, io::Error)> {
+        let link = Link { conn: Conn::new(stream), owner, listed: false, hands_over: false };
+        let key = self.links.insert(link);
         self.links_peak = self.links_peak.max(self.links.len());
         let token = Token(link_of(key));
         let watched =
             self.links.get_mut(key).map(|link| link.conn.register(self.poll.registry(), token, dialling));
         match watched {
             Some(Err(error)) => {
-                self.close_link(key);
-                Err(error)
+                let link = self.links.remove(key).expect("just inserted");
+                Err((link.conn.into_stream(), error))
             }
             _ => Ok(key),
         }

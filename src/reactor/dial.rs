@@ -4,17 +4,14 @@
 use super::resolver::{Found, Resolver};
 use super::{Link, Loop, Owner, link_of};
 use crate::base::key::Key;
-use crate::config::endpoint::Address;
 use crate::core::Lane;
 use crate::transport::stream::Stream;
-use mio::Waker;
 use mio::net::{TcpStream, UnixStream};
 use socket2::{SockRef, TcpKeepalive};
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 /// An idle upstream connection is probed after this long, then at this interval, and given up after so many
@@ -41,8 +38,17 @@ enum Attempt {
 }
 
 impl Dialler {
-    pub(super) fn new(address: &Address, waker: Arc<Waker>) -> Self {
-        Dialler { resolver: Resolver::new(address, waker), attempts: HashMap::new() }
+    pub(super) fn new(resolver: Resolver) -> Self {
+        Dialler { resolver, attempts: HashMap::new() }
+    }
+
+    pub(super) fn resolver(&self) -> &Resolver {
+        &self.resolver
+    }
+
+    /// Lanes that are dialled already are the core's to give up.
+    pub(super) fn replace_resolver(&mut self, resolver: Resolver) {
+        self.resolver = resolver;
     }
 
     pub(super) fn forget_all(&mut self) {
@@ -71,7 +77,7 @@ impl Loop {
         let under_way = address.is_some();
         let link = stream.and_then(|stream| {
             let owner = if under_way { Owner::Dial(lane) } else { Owner::Lane(lane) };
-            self.add_link(stream, owner, under_way)
+            self.add_link(stream, owner, under_way).map_err(|(_, error)| error)
         });
         match link {
             Ok(link) if under_way => {

@@ -2,24 +2,36 @@
 //! time it is, then writes what the core left dirty and carries out its actions. Decides nothing that a
 //! child could see.
 //!
-//! `turn` is one turn, `accept` the listeners, `dial` the connections to the upstream, `resolver` its name.
+//! `turn` is one turn, `accept` the listeners, `adopt` connections that were handed over, `local` the
+//! program's own children, `dial` the connections to the upstream, `resolver` its name, `reload` new
+//! settings, `stats` the numbers.
 
 mod accept;
+mod adopt;
 mod dial;
+mod local;
+mod reload;
 mod resolver;
+mod stats;
 mod turn;
 
 use crate::base::clock::{Clock, Millis};
 use crate::base::error::{Error, Result};
 use crate::base::key::{Arena, Key};
 use crate::base::limits;
-use crate::config::Settings;
+use crate::base::seed::seed;
+use crate::config::{Settings, Upstream};
 use crate::core::{Broker, Child, Counters, Lane};
 use crate::transport::conn::Conn;
 use crate::transport::listener::Listener;
 use accept::Door;
+use adopt::Handed;
 use dial::Dialler;
+use local::Seat;
+pub use local::{Local, LocalEvent};
 use mio::{Events, Interest, Poll, Token, Waker};
+use reload::required_upstream;
+use resolver::{Lookup, Resolver};
 use std::collections::VecDeque;
 use std::fmt;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
@@ -45,6 +57,8 @@ struct Link {
     owner: Owner,
     /// In `Loop::ready`.
     listed: bool,
+    /// Sockets may come with its bytes.
+    hands_over: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -81,7 +95,8 @@ fn key_of(link: usize) -> Key<Link> {
 /// thread that calls `run` and nowhere else.
 ///
 /// To embed it in another loop, watch its descriptor (`AsFd`) for readable, sleep at most
-/// `backend_timeout`, and call `run(RunMode::NoWait)` after either.
+/// `backend_timeout`, and call `run(RunMode::NoWait)` after either. `wait` and `work` are the two halves of
+/// a turn, for a program that has something to let go of while it waits.
 ///
 /// Dropping it closes everything. In a forked copy of the process it only closes descriptors.
 pub struct Loop {
@@ -95,7 +110,14 @@ pub struct Loop {
     /// How many links there were since unused room was last given back.
     links_peak: usize,
     doors: Vec<Door>,
+    /// The number of the newest door.
+    next_door: usize,
+    handed: Handed,
+    seats: Arena<Seat>,
+    local_events: Vec<LocalEvent>,
     dialler: Dialler,
+    /// Ends a wait from within the process; the resolver's threads have it too.
+    waker: Arc<Waker>,
     /// The read end and the write end.
     pipe: (mio::net::UnixStream, UnixStream),
     /// One read's worth, shared by all connections, so that an idle one holds no buffer.
@@ -109,6 +131,10 @@ pub struct Loop {
     leaving: VecDeque<(Millis, Key<Link>)>,
     /// The core may have work that no event announces.
     unsettled: bool,
+    /// Between `wait` and the end of `work`.
+    turning: bool,
+    /// The waker was used since the last turn.
+    woken: bool,
     work: turn::Work,
     closed: bool,
     /// The process it belongs to.
@@ -130,36 +156,54 @@ fn attempting(what: &str) -> impl FnOnce(std::io::Error) -> Error {
     move |error| Error::system(format!("{what}: {error}"))
 }
 
+fn unresolved(upstream: &Upstream, why: &str) -> Error {
+    Error::system(format!("upstream = \"{upstream}\": {why}"))
+}
+
 impl Loop {
     /// Binds the listeners that `settings` name; the upstream is required, but not dialled before the first
-    /// `run`. Resolves the listeners' names and reads `upstream_password_file`, blocking.
+    /// `run`. Resolves the listeners' names and reads `upstream_password_file`, blocking. The upstream's
+    /// name is looked up later, in a thread of its own, whenever connections are made.
     pub fn new(settings: Settings) -> Result<Loop> {
+        Loop::build(settings, Lookup::InThread)
+    }
+
+    /// As `new`, for a loop inside another program: it never starts a thread. The upstream's name is looked
+    /// up here, blocking, and again by `reload`; all its addresses are tried in turn.
+    pub fn embedded(settings: Settings) -> Result<Loop> {
+        Loop::build(settings, Lookup::Now)
+    }
+
+    fn build(settings: Settings, lookup: Lookup) -> Result<Loop> {
         settings.validate()?;
-        let Some(upstream) = settings.upstream_resolved()? else {
-            return Err(Error::config("upstream = \"\": allowed is a redis:// or unix:// URL"));
-        };
+        let upstream = required_upstream(&settings)?;
         let poll = Poll::new().map_err(attempting("cannot create a poll"))?;
         let waker = Waker::new(poll.registry(), TOKEN_WAKER).map_err(attempting("cannot create a waker"))?;
+        let waker = Arc::new(waker);
+        let resolver = Resolver::new(&upstream.address, lookup, waker.clone());
+        let resolver = resolver.map_err(|why| unresolved(&upstream, &why))?;
         let pipe = wake_pair(&poll)?;
         let mut doors = Vec::new();
         for url in &settings.listen {
-            let listener = Listener::bind(url)?;
-            let token = reserved(FIRST_DOOR + doors.len());
-            let door = Door::open(listener, poll.registry(), token);
+            let door = Door::open(Listener::bind(url)?, url, poll.registry(), doors.len());
             doors.push(door.map_err(attempting(&format!("cannot watch {url}")))?);
         }
         let clock = Clock::new();
-        let dialler = Dialler::new(&upstream.address, Arc::new(waker));
         Ok(Loop {
-            core: Broker::new(settings, upstream, fastrand::u64(..), clock.now()),
+            core: Broker::new(settings, upstream, seed(), clock.now()),
             poll,
             events: Events::with_capacity(limits::EVENTS_TURN),
             clock,
             told: 0,
             links: Arena::default(),
             links_peak: 0,
+            next_door: doors.len(),
             doors,
-            dialler,
+            handed: Handed::default(),
+            seats: Arena::default(),
+            local_events: Vec::new(),
+            dialler: Dialler::new(resolver),
+            waker,
             pipe,
             scratch: vec![0; limits::READ_TURN].into_boxed_slice(),
             ready: Vec::new(),
@@ -168,6 +212,8 @@ impl Loop {
             leaving: VecDeque::new(),
             // The core wants its control connection.
             unsettled: true,
+            turning: false,
+            woken: false,
             work: turn::Work::default(),
             closed: false,
             pid: std::process::id(),
@@ -183,16 +229,10 @@ impl Loop {
     /// no failing connection causes one.
     pub fn run(&mut self, mode: RunMode) -> Result<bool> {
         loop {
-            if self.closed {
-                return Ok(false);
-            }
-            self.turn(mode != RunMode::NoWait)?;
-            if self.core.is_drained() {
-                self.close();
-                return Ok(false);
-            }
-            if mode != RunMode::Default {
-                return Ok(true);
+            self.wait(mode != RunMode::NoWait)?;
+            let goes_on = self.work()?;
+            if !goes_on || mode != RunMode::Default {
+                return Ok(goes_on);
             }
         }
     }
@@ -219,6 +259,12 @@ impl Loop {
     /// every child has sent, and closes the listeners. What was read complete is answered; children with a
     /// lease have `drain_timeout`. `run` returns `Ok(false)` when the last child has gone.
     pub fn drain(&mut self) {
+        self.drain_within(None);
+    }
+
+    /// As `drain`, with a patience of its own in milliseconds; `None` is `drain_timeout`. A second call can
+    /// only shorten it.
+    pub fn drain_within(&mut self, timeout_ms: Option<u64>) {
         if self.closed {
             return;
         }
@@ -226,7 +272,7 @@ impl Loop {
         self.accept_all();
         self.close_doors();
         self.read_all();
-        self.core.drain();
+        self.core.drain(timeout_ms);
         self.settle();
     }
 
@@ -244,10 +290,18 @@ impl Loop {
             self.close_link(key);
         }
         self.dialler.forget_all();
+        self.handed.forget_all();
         self.ready.clear();
         self.late_lanes.clear();
         self.late_children.clear();
         self.leaving.clear();
+    }
+
+    /// In a forked copy of the process: closes every descriptor of the loop, without any effect on the
+    /// process that made it or on its connections. A copy that keeps them would keep its parent's
+    /// connections open when the parent dies. Where the loop was made, it is the same as dropping it.
+    pub fn after_fork(self) {
+        drop(self);
     }
 
     fn close_doors(&mut self) {

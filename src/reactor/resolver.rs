@@ -1,5 +1,6 @@
-//! The upstream's address. A name is looked up in a short-lived thread, since the system's resolver blocks
-//! for as long as it likes; meanwhile the addresses found last are used. Never dials.
+//! The upstream's address. In a program of its own, a name is looked up in a short-lived thread, since the
+//! system's resolver blocks for as long as it likes; meanwhile the addresses found last are used. Inside
+//! another program no thread is ever started: the name is looked up once, beforehand. Never dials.
 
 use crate::base::clock::Millis;
 use crate::base::limits;
@@ -8,8 +9,8 @@ use mio::Waker;
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Weak};
 use std::thread;
 
 /// What to dial now.
@@ -25,9 +26,19 @@ pub(super) enum Found {
 
 type Answer = io::Result<Vec<SocketAddr>>;
 
+/// Who looks names up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lookup {
+    /// A thread, whenever a connection is made.
+    InThread,
+    /// Whoever makes the resolver, once, blocking.
+    Now,
+}
+
 #[derive(Debug)]
 pub(super) struct Resolver {
     target: Target,
+    lookup: Lookup,
     waker: Arc<Waker>,
     answers: (Sender<Answer>, Receiver<Answer>),
 }
@@ -52,22 +63,26 @@ struct Name {
 }
 
 impl Resolver {
-    pub(super) fn new(address: &Address, waker: Arc<Waker>) -> Self {
+    /// Fails only where a name is looked up now and has no address.
+    pub(super) fn new(address: &Address, lookup: Lookup, waker: Arc<Waker>) -> Result<Self, String> {
         let target = match address {
             Address::Unix(path) => Target::Unix(path.clone()),
             Address::Tcp { host, port } => match host.parse::<IpAddr>() {
                 Ok(ip) => Target::Number(SocketAddr::new(ip, *port)),
-                Err(_) => Target::Name(Name {
-                    host: host.clone(),
-                    port: *port,
-                    known: Vec::new(),
-                    present: 0,
-                    asking: false,
-                    asked: None,
-                }),
+                Err(_) => Target::Name(Name::new(host.clone(), *port, lookup)?),
             },
         };
-        Resolver { target, waker, answers: channel() }
+        Ok(Resolver { target, lookup, waker, answers: channel() })
+    }
+
+    /// One for another address, that looks names up in the same way.
+    pub(super) fn another(&self, address: &Address) -> Result<Self, String> {
+        Resolver::new(address, self.lookup, self.waker.clone())
+    }
+
+    /// Whether a name that has other addresses by now is noticed without anybody's help.
+    pub(super) fn keeps_itself_fresh(&self) -> bool {
+        self.lookup == Lookup::InThread || !matches!(self.target, Target::Name(_))
     }
 
     /// Where the next connection goes. Refreshes what is known of a name.
@@ -78,8 +93,8 @@ impl Resolver {
             Target::Name(name) => name,
         };
         let stale = name.asked.is_none_or(|asked| asked + limits::RESOLVE_INTERVAL <= now);
-        let started = if !name.asking && (stale || name.known.is_empty()) {
-            name.ask(self.answers.0.clone(), self.waker.clone(), now)
+        let started = if self.lookup == Lookup::InThread && !name.asking && (stale || name.known.is_empty()) {
+            name.ask(self.answers.0.clone(), Arc::downgrade(&self.waker), now)
         } else {
             Ok(())
         };
@@ -110,14 +125,25 @@ impl Resolver {
 }
 
 impl Name {
-    fn ask(&mut self, to: Sender<Answer>, waker: Arc<Waker>, now: Millis) -> io::Result<()> {
+    fn new(host: String, port: u16, lookup: Lookup) -> Result<Name, String> {
+        let mut name = Name { host, port, known: Vec::new(), present: 0, asking: false, asked: None };
+        if lookup == Lookup::Now {
+            let answer = (name.host.as_str(), port).to_socket_addrs().map(Iterator::collect);
+            name.learn(answer)?;
+        }
+        Ok(name)
+    }
+
+    /// The thread holds the waker only while it wakes: a process forked meanwhile has no such thread, and
+    /// must not have its descriptor.
+    fn ask(&mut self, to: Sender<Answer>, waker: Weak<Waker>, now: Millis) -> io::Result<()> {
         let (host, port) = (self.host.clone(), self.port);
         let thread = thread::Builder::new().name("broker-resolver".to_owned());
         thread.spawn(move || {
             let answer = (host.as_str(), port).to_socket_addrs().map(Iterator::collect);
             // Either fails only when the loop has gone, and then nobody waits for this.
             let _ = to.send(answer);
-            let _ = waker.wake();
+            let _ = waker.upgrade().map(|waker| waker.wake());
         })?;
         self.asking = true;
         self.asked = Some(now);
@@ -144,9 +170,14 @@ mod tests {
     use mio::{Events, Poll, Token};
 
     fn resolver(host: &str) -> (Poll, Resolver) {
+        let (poll, resolver) = resolver_with(host, Lookup::InThread);
+        (poll, resolver.unwrap())
+    }
+
+    fn resolver_with(host: &str, lookup: Lookup) -> (Poll, Result<Resolver, String>) {
         let poll = Poll::new().unwrap();
         let waker = Arc::new(Waker::new(poll.registry(), Token(0)).unwrap());
-        (poll, Resolver::new(&Address::Tcp { host: host.to_owned(), port: 7 }, waker))
+        (poll, Resolver::new(&Address::Tcp { host: host.to_owned(), port: 7 }, lookup, waker))
     }
 
     fn addresses(text: &[&str]) -> Vec<SocketAddr> {
@@ -171,6 +202,17 @@ mod tests {
         assert_eq!(resolver.take(), Some(Ok(())));
         assert!(matches!(resolver.find(1), Found::Tcp(address) if address.ip().is_loopback()));
         assert!(resolver.take().is_none());
+    }
+
+    #[test]
+    fn a_name_looked_up_beforehand_needs_no_thread() {
+        let (_poll, resolver) = resolver_with("localhost", Lookup::Now);
+        let mut resolver = resolver.unwrap();
+        assert!(matches!(resolver.find(0), Found::Tcp(address) if address.ip().is_loopback()));
+        let Target::Name(name) = &resolver.target else { panic!("a name") };
+        assert!(!name.asking);
+        let (_poll, refused) = resolver_with("no.such.name.invalid", Lookup::Now);
+        assert!(refused.unwrap_err().starts_with("cannot look up no.such.name.invalid: "));
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //! children, until nothing moves. All reads come before the first write, so that the requests of many
 //! children leave in one write per lane.
 
-use super::{FIRST_DOOR, Link, Loop, Owner, RESERVED, TOKEN_PIPE, TOKEN_WAKER, key_of, link_of};
+use super::local::local_of;
+use super::{Link, Loop, Owner, RESERVED, TOKEN_PIPE, TOKEN_WAKER, key_of, link_of};
 use crate::base::clock::Millis;
 use crate::base::error::{Error, Result};
 use crate::base::key::Key;
@@ -27,16 +28,36 @@ pub(super) struct Work {
 const LINKS_KEPT: usize = 1024;
 
 impl Loop {
-    /// One turn. Without `may_wait` it only looks.
-    pub(super) fn turn(&mut self, may_wait: bool) -> Result<()> {
-        let timeout = if may_wait { self.timeout() } else { Some(0) };
+    /// The first half of a turn: waits for events, or only looks, and does nothing about them. What `work`
+    /// has not taken yet is kept, so that no event is ever lost; then there is nothing to wait for.
+    pub fn wait(&mut self, may_wait: bool) -> Result<()> {
+        self.wait_at_most(if may_wait { None } else { Some(0) })
+    }
+
+    /// The same, for so many milliseconds at most.
+    pub fn wait_at_most(&mut self, limit: Option<Millis>) -> Result<()> {
+        if self.closed || !self.events.is_empty() {
+            return Ok(());
+        }
+        let timeout = [limit, self.timeout()].into_iter().flatten().min();
         match self.poll.poll(&mut self.events, timeout.map(Duration::from_millis)) {
             Ok(()) => {}
             // A signal: the turn has no events, and whoever called gets to see why.
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(Error::system(format!("cannot poll: {error}"))),
         }
+        self.turning = true;
+        Ok(())
+    }
+
+    /// The second half: takes the events that `wait` has found, and everything that follows from them.
+    /// `Ok(false)` when nothing is left to do: drained or closed.
+    pub fn work(&mut self) -> Result<bool> {
+        if self.closed {
+            return Ok(false);
+        }
         self.tell_time();
+        self.handed.begin_turn();
         // What this turn puts on the list waits for the next, so that nobody is read twice.
         let ready = std::mem::take(&mut self.ready);
         let events = std::mem::replace(&mut self.events, Events::with_capacity(0));
@@ -44,11 +65,16 @@ impl Loop {
             self.take_event(event);
         }
         self.events = events;
+        self.events.clear();
         self.read_ready(ready);
         self.end_leaving();
         self.accept_pending();
         self.settle();
-        Ok(())
+        (self.turning, self.woken) = (false, false);
+        if self.core.is_drained() {
+            self.close();
+        }
+        Ok(!self.closed)
     }
 
     /// Tells the core what time it is.
@@ -81,7 +107,7 @@ impl Loop {
         } else if token == TOKEN_PIPE {
             self.empty_pipe();
         } else if token.0 & RESERVED == RESERVED {
-            if let Some(door) = self.doors.get_mut((token.0 >> 32) - FIRST_DOOR) {
+            if let Some(door) = self.doors.iter_mut().find(|door| door.token == token) {
                 door.pending = true;
             }
         } else {
@@ -149,13 +175,22 @@ impl Loop {
             }
             return;
         }
-        let fill = link.conn.fill(&mut self.scratch);
+        let fill = match link.hands_over {
+            false => link.conn.fill(&mut self.scratch),
+            true if self.handed.is_full() => return self.list(key),
+            true => self.handed.fill(&mut link.conn, &mut self.scratch),
+        };
         let (more, hung) = (link.conn.unread(), link.conn.hung());
         if more {
             self.list(key);
         }
         match owner {
-            Owner::Child(child) => self.child_filled(child, fill),
+            Owner::Child(child) => {
+                self.child_filled(child, fill);
+                if !self.handed.is_empty() {
+                    self.take_handed(child, &mut Vec::new());
+                }
+            }
             // What the core has given up a moment ago is not its lane's connection any more.
             Owner::Lane(lane) if self.core.lane_link(lane) != Some(link_of(key)) => {}
             Owner::Lane(lane) => self.lane_filled(lane, fill, hung),
@@ -186,17 +221,24 @@ impl Loop {
 
     /// Reads what every child has sent so far, as the last thing before a drain.
     pub(super) fn read_all(&mut self) {
-        for key in self.links.keys() {
+        let mut keys = self.links.keys();
+        let mut next = 0;
+        while let Some(key) = keys.get(next).copied() {
+            next += 1;
             for _ in 0..limits::DRAIN_READS {
                 let Some(link) = self.links.get_mut(key) else { break };
                 let Owner::Child(child) = link.owner else { break };
                 if !self.core.wants_read(child) {
                     break;
                 }
-                let fill = link.conn.fill(&mut self.scratch);
+                let fill = match link.hands_over {
+                    false => link.conn.fill(&mut self.scratch),
+                    true => self.handed.fill(&mut link.conn, &mut self.scratch),
+                };
                 let done = !matches!(fill, Fill::Bytes(count) if count == self.scratch.len());
                 let done = done && !link.conn.unread();
                 self.child_filled(child, fill);
+                self.take_handed(child, &mut keys);
                 if done {
                     break;
                 }
@@ -240,6 +282,10 @@ impl Loop {
         self.core.take_resumed(&mut resumed);
         for child in resumed.drain(..) {
             let Some(link) = self.core.child_link(child) else { continue };
+            if let Some(local) = local_of(link) {
+                self.local_resumed(local);
+                continue;
+            }
             let key = key_of(link);
             if self.links.get(key).is_some_and(|link| link.conn.unread()) {
                 self.list(key);
@@ -258,7 +304,10 @@ impl Loop {
                 Action::Connect(lane) => self.dial(lane),
                 Action::CloseLane { lane, link: usize::MAX } => self.cancel_dial(lane),
                 Action::CloseLane { link, .. } => self.leave(key_of(link)),
-                Action::CloseChild { link } => self.close_link(key_of(link)),
+                Action::CloseChild { link } => match local_of(link) {
+                    Some(local) => self.local_closed(local),
+                    None => self.close_link(key_of(link)),
+                },
             }
         }
         self.work.actions = actions;
@@ -344,6 +393,9 @@ impl Loop {
         let mut left = limits::WRITE_TURN;
         loop {
             let Some((link, output)) = self.core.child_output(child) else { return };
+            if let Some(local) = local_of(link) {
+                return self.flush_local(local, child);
+            }
             let Some(link) = self.links.get_mut(key_of(link)) else { return };
             match link.conn.flush_some(self.poll.registry(), output.as_slice(), &mut left) {
                 Ok(Flush::Wrote(count)) => output.consume(count),

@@ -4,10 +4,13 @@
 //! not know what the bytes mean.
 
 use super::stream::Stream;
+use crate::base::limits;
 use mio::event::{Event, Source};
 use mio::{Interest, Registry, Token};
-use rustix::net::SendFlags;
-use std::io::{self, Read};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendFlags};
+use std::io::{self, IoSliceMut, Read};
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
 
 /// A non-blocking connection.
 #[derive(Debug)]
@@ -116,6 +119,11 @@ impl Conn {
         self.blocked = true;
     }
 
+    /// The stream of a connection that nobody watches.
+    pub fn into_stream(self) -> Stream {
+        self.stream
+    }
+
     /// The stream itself, to ask about it.
     pub fn stream(&self) -> &Stream {
         &self.stream
@@ -123,29 +131,65 @@ impl Conn {
 
     /// One read. Call again while `unread`, but not before everybody else had a turn.
     pub fn fill(&mut self, buffer: &mut [u8]) -> Fill {
-        loop {
+        let outcome = loop {
             match self.stream.read(buffer) {
-                Ok(0) => {
-                    self.unread = false;
-                    self.ended = true;
-                    return Fill::End;
-                }
-                Ok(count) => {
-                    // A short read has emptied the socket: what comes later makes an edge of its own. Not so
-                    // after a hang-up, whose edge has been.
-                    self.unread = count == buffer.len() || self.hung;
-                    return Fill::Bytes(count);
-                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.unread = false;
-                    return Fill::Empty;
-                }
-                Err(error) => {
-                    self.unread = false;
-                    self.ended = true;
-                    return Fill::Broken(error);
-                }
+                outcome => break outcome,
+            }
+        };
+        self.note(outcome, buffer.len())
+    }
+
+    /// As `fill`, and appends the descriptors that came with the bytes to `taken`: at most
+    /// `limits::HANDED_READ`, the rest is closed by the system.
+    pub fn fill_and_take(&mut self, buffer: &mut [u8], taken: &mut Vec<OwnedFd>) -> Fill {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(limits::HANDED_READ))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let (size, before) = (buffer.len(), taken.len());
+        let received = loop {
+            let mut parts = [IoSliceMut::new(buffer)];
+            match rustix::net::recvmsg(&self.stream, &mut parts, &mut control, RecvFlags::CMSG_CLOEXEC) {
+                Err(rustix::io::Errno::INTR) => {}
+                received => break received,
+            }
+        };
+        for message in control.drain() {
+            if let RecvAncillaryMessage::ScmRights(fds) = message {
+                taken.extend(fds);
+            }
+        }
+        let truncated = received.as_ref().is_ok_and(|received| received.flags.contains(ReturnFlags::CTRUNC));
+        if truncated {
+            log::debug!("descriptors handed over were lost: too many at once, or too many open here");
+        }
+        let fill = self.note(received.map(|received| received.bytes).map_err(io::Error::from), size);
+        // Descriptors end a read early, whatever lies behind them.
+        self.unread |= matches!(fill, Fill::Bytes(_)) && (truncated || taken.len() > before);
+        fill
+    }
+
+    /// What a read into a buffer of `size` says about the next.
+    fn note(&mut self, outcome: io::Result<usize>, size: usize) -> Fill {
+        match outcome {
+            Ok(0) => {
+                self.unread = false;
+                self.ended = true;
+                Fill::End
+            }
+            Ok(count) => {
+                // A short read has emptied the socket: what comes later makes an edge of its own. Not so
+                // after a hang-up, whose edge has been.
+                self.unread = count == size || self.hung;
+                Fill::Bytes(count)
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.unread = false;
+                Fill::Empty
+            }
+            Err(error) => {
+                self.unread = false;
+                self.ended = true;
+                Fill::Broken(error)
             }
         }
     }

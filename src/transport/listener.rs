@@ -15,7 +15,7 @@ use mio::net::{TcpListener, UnixListener};
 use mio::{Interest, Registry, Token};
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use super::stream::{Peer, Stream};
+use super::stream::Stream;
 use crate::base::error::{Error, Result};
 use crate::base::limits::LISTEN_BACKLOG;
 use crate::config::endpoint::{ListenUrl, RUN_DIR, SOCKET_MODE};
@@ -33,7 +33,7 @@ pub struct Listener {
     /// The process that bound it.
     pid: u32,
     /// Dropped after the listening has stopped.
-    _files: Option<SocketFile>,
+    files: Option<SocketFile>,
 }
 
 #[derive(Debug)]
@@ -57,25 +57,34 @@ impl Listener {
     }
 
     /// The next connection, or `WouldBlock`.
-    pub fn accept(&self) -> io::Result<(Stream, Peer)> {
-        match &self.socket {
-            Bound::Unix(listener) => {
-                let stream = Stream::Unix(listener.accept()?.0);
-                let peer = stream.peer();
-                Ok((stream, peer))
-            }
-            Bound::Tcp(listener) => {
-                let (stream, address) = listener.accept()?;
-                // Fails only on a connection that has ended already, as its first read will tell.
-                let _ = stream.set_nodelay(true);
-                Ok((Stream::Tcp(stream), Peer::Tcp(address)))
-            }
-        }
+    pub fn accept(&self) -> io::Result<Stream> {
+        let stream = match &self.socket {
+            Bound::Unix(listener) => Stream::Unix(listener.accept()?.0),
+            Bound::Tcp(listener) => Stream::Tcp(listener.accept()?.0),
+        };
+        stream.tune();
+        Ok(stream)
     }
 
     /// Where it listens: no options, and the port that the system chose.
     pub fn url(&self) -> String {
         self.url.clone()
+    }
+
+    /// Gives the socket the options of another URL for the same place. On failure it has those it had.
+    pub fn apply(&self, url: &ListenUrl) -> Result<()> {
+        match (url, &self.files) {
+            (ListenUrl::Unix { path, mode, user, group }, Some(files)) => {
+                let name = ListenUrl::unix(path).to_string();
+                Access::asked(*mode, user.as_deref(), group.as_deref(), files.born)
+                    .and_then(|access| files.set_access(&access))
+                    .map_err(|failure| failure.named(&name))
+            }
+            (ListenUrl::Tcp { host, port, insecure }, _) => allowed_addresses(host, *port, *insecure)
+                .map(drop)
+                .map_err(|failure| failure.named(&url.to_string())),
+            (ListenUrl::Unix { .. }, None) => Ok(()),
+        }
     }
 
     /// Stops listening and removes the socket's files.
@@ -148,7 +157,8 @@ fn attempting(what: impl fmt::Display) -> impl FnOnce(io::Error) -> Failure {
     move |error| Failure::System(format!("{what}: {error}"))
 }
 
-fn bind_tcp(host: &str, port: u16, insecure: bool) -> Attempt<Listener> {
+/// What a name leads to, if children may connect there.
+fn allowed_addresses(host: &str, port: u16, insecure: bool) -> Attempt<Vec<SocketAddr>> {
     let addresses: Vec<SocketAddr> =
         (host, port).to_socket_addrs().map_err(attempting("cannot resolve the name"))?.collect();
     // All of them: which one is bound is the resolver's choice of the day.
@@ -162,6 +172,11 @@ fn bind_tcp(host: &str, port: u16, insecure: bool) -> Attempt<Listener> {
             address.ip()
         )));
     }
+    Ok(addresses)
+}
+
+fn bind_tcp(host: &str, port: u16, insecure: bool) -> Attempt<Listener> {
+    let addresses = allowed_addresses(host, port, insecure)?;
     let mut last = Failure::System("the name has no address".to_owned());
     for address in addresses {
         match listen_tcp(address) {
@@ -181,7 +196,7 @@ fn listen_tcp(address: SocketAddr) -> io::Result<Listener> {
     socket.listen(LISTEN_BACKLOG)?;
     let listener = TcpListener::from_std(socket.into());
     let url = format!("tcp://{}", listener.local_addr()?);
-    Ok(Listener { socket: Bound::Tcp(listener), url, pid: std::process::id(), _files: None })
+    Ok(Listener { socket: Bound::Tcp(listener), url, pid: std::process::id(), files: None })
 }
 
 fn bind_unix(url: &ListenUrl, path: &Path, creatable: &Path) -> Attempt<Listener> {
@@ -194,7 +209,7 @@ fn bind_unix(url: &ListenUrl, path: &Path, creatable: &Path) -> Attempt<Listener
         socket: Bound::Unix(UnixListener::from_std(listener)),
         url: ListenUrl::unix(path).to_string(),
         pid: std::process::id(),
-        _files: Some(files),
+        files: Some(files),
     })
 }
 
@@ -205,9 +220,8 @@ fn prepare_unix(url: &ListenUrl, path: &Path, lock: LockFile) -> Attempt<(Socket
         ListenUrl::Unix { mode, user, group, .. } => (*mode, user.as_deref(), group.as_deref()),
         ListenUrl::Tcp { .. } => (None, None, None),
     };
-    let user = user.map(|name| find_id("user", name, "/etc/passwd")).transpose()?;
-    let group = group.map(|name| find_id("group", name, "/etc/group")).transpose()?;
-
+    // The owner it is born with is not known yet, and not needed.
+    let (user, group) = owner_ids(user, group)?;
     clear_path(path)?;
     let failed = || attempting("cannot create the socket");
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None).map_err(failed())?;
@@ -221,6 +235,45 @@ fn prepare_unix(url: &ListenUrl, path: &Path, lock: LockFile) -> Attempt<(Socket
     fs::set_permissions(path, Permissions::from_mode(mode))
         .map_err(attempting("cannot set the permissions of the socket"))?;
     Ok((socket, files))
+}
+
+fn owner_ids(user: Option<&str>, group: Option<&str>) -> Attempt<(Option<u32>, Option<u32>)> {
+    let user = user.map(|name| find_id("user", name, "/etc/passwd")).transpose()?;
+    let group = group.map(|name| find_id("group", name, "/etc/group")).transpose()?;
+    Ok((user, group))
+}
+
+/// Who may connect to a Unix socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Access {
+    mode: u32,
+    user: u32,
+    group: u32,
+}
+
+impl Access {
+    /// What a URL asks for; whom it does not name is `born`, the owner the file was made with.
+    fn asked(
+        mode: Option<u32>,
+        user: Option<&str>,
+        group: Option<&str>,
+        born: (u32, u32),
+    ) -> Attempt<Access> {
+        let (user, group) = owner_ids(user, group)?;
+        let mode = mode.unwrap_or(SOCKET_MODE);
+        Ok(Access { mode, user: user.unwrap_or(born.0), group: group.unwrap_or(born.1) })
+    }
+
+    fn of(metadata: &fs::Metadata) -> Access {
+        Access { mode: metadata.mode() & 0o777, user: metadata.uid(), group: metadata.gid() }
+    }
+
+    /// Nobody may connect in between whom neither the former nor the new access lets in.
+    fn set(&self, path: &Path, former: &Access) -> io::Result<()> {
+        fs::set_permissions(path, Permissions::from_mode(self.mode & former.mode))?;
+        lchown(path, Some(self.user), Some(self.group))?;
+        fs::set_permissions(path, Permissions::from_mode(self.mode))
+    }
 }
 
 /// A missing directory is created only where it is ours by convention: anywhere else it is a typing
@@ -322,12 +375,32 @@ fn remove_own(path: &Path, identity: &Identity, pid: u32) {
 struct SocketFile {
     path: PathBuf,
     identity: Identity,
+    /// The user and group it was made with.
+    born: (u32, u32),
     lock: LockFile,
 }
 
 impl SocketFile {
     fn new(path: &Path, lock: LockFile) -> io::Result<Self> {
-        Ok(SocketFile { path: path.to_owned(), identity: Identity::at(path)?, lock })
+        let metadata = fs::symlink_metadata(path)?;
+        let born = (metadata.uid(), metadata.gid());
+        Ok(SocketFile { path: path.to_owned(), identity: Identity::of(&metadata), born, lock })
+    }
+
+    /// On failure the file has the access it had.
+    fn set_access(&self, access: &Access) -> Attempt<()> {
+        let metadata = fs::symlink_metadata(&self.path).map_err(attempting("cannot look at the socket"))?;
+        if Identity::of(&metadata) != self.identity {
+            return Err(Failure::System(
+                "another file is in the socket's place; it was not touched".to_owned(),
+            ));
+        }
+        let former = Access::of(&metadata);
+        access.set(&self.path, &former).map_err(|error| {
+            // The way back asks for nothing that was not granted before.
+            let _ = former.set(&self.path, &former);
+            attempting("cannot set the owner and permissions of the socket")(error)
+        })
     }
 }
 

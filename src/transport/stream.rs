@@ -4,11 +4,18 @@
 use std::fmt;
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::net::{Shutdown, SocketAddr};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use mio::event::Source;
 use mio::net::{TcpStream, UnixStream};
 use mio::{Interest, Registry, Token};
+use rustix::net::AddressFamily;
+use socket2::{SockRef, TcpKeepalive};
+
+/// A child over TCP that went without a word is noticed after about this long, as in Redis
+/// (`tcp-keepalive`).
+const CHILD_KEEPALIVE: Duration = Duration::from_secs(300);
 
 /// A non-blocking connection.
 #[derive(Debug)]
@@ -17,6 +24,36 @@ pub enum Stream {
     Unix(UnixStream),
     /// Over the network, or loopback.
     Tcp(TcpStream),
+}
+
+impl From<Stream> for OwnedFd {
+    fn from(stream: Stream) -> OwnedFd {
+        match stream {
+            Stream::Unix(stream) => stream.into(),
+            Stream::Tcp(stream) => stream.into(),
+        }
+    }
+}
+
+/// Unix, IPv4 or IPv6, of a connected stream socket; or why it is none.
+fn family_of(socket: &OwnedFd) -> Result<AddressFamily, String> {
+    use rustix::io::Errno;
+    use rustix::net::{SocketType, sockopt};
+    match sockopt::socket_type(socket) {
+        Ok(SocketType::STREAM) => {}
+        Ok(_) => return Err("it is not a stream socket".to_owned()),
+        Err(Errno::NOTSOCK) => return Err("it is not a socket".to_owned()),
+        Err(error) => return Err(io::Error::from(error).to_string()),
+    }
+    let family = sockopt::socket_domain(socket).map_err(|error| io::Error::from(error).to_string())?;
+    if ![AddressFamily::UNIX, AddressFamily::INET, AddressFamily::INET6].contains(&family) {
+        return Err("it is neither a unix nor a TCP socket".to_owned());
+    }
+    match rustix::net::getpeername(socket) {
+        Ok(_) => Ok(family),
+        Err(Errno::NOTCONN) => Err("it is not connected".to_owned()),
+        Err(error) => Err(io::Error::from(error).to_string()),
+    }
 }
 
 /// Calls the same method on either kind.
@@ -44,11 +81,30 @@ impl Stream {
         either!(self, stream => stream.shutdown(Shutdown::Write))
     }
 
-    /// Sends small segments at once. Nothing to do for a Unix socket.
-    pub fn set_nodelay(&self, nodelay: bool) -> io::Result<()> {
-        match self {
-            Stream::Unix(_) => Ok(()),
-            Stream::Tcp(stream) => stream.set_nodelay(nodelay),
+    /// Takes over a connected socket, which stays as it was if it is refused.
+    pub fn adopt(socket: OwnedFd) -> Result<Stream, (OwnedFd, String)> {
+        let prepared = family_of(&socket).and_then(|family| {
+            let failed = |error: rustix::io::Errno| io::Error::from(error).to_string();
+            rustix::io::ioctl_fionbio(&socket, true).map_err(failed)?;
+            rustix::io::fcntl_setfd(&socket, rustix::io::FdFlags::CLOEXEC).map_err(failed)?;
+            Ok(family)
+        });
+        let stream = match prepared {
+            Ok(AddressFamily::UNIX) => Stream::Unix(socket.into()),
+            Ok(_) => Stream::Tcp(socket.into()),
+            Err(why) => return Err((socket, why)),
+        };
+        stream.tune();
+        Ok(stream)
+    }
+
+    /// What a child's connection over TCP is set to: small segments leave at once, and a child that went
+    /// without a word is noticed. Either fails only on a connection that has ended already, as its first
+    /// read will tell.
+    pub fn tune(&self) {
+        if let Stream::Tcp(stream) = self {
+            let _ = stream.set_nodelay(true);
+            let _ = SockRef::from(stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(CHILD_KEEPALIVE));
         }
     }
 
@@ -163,7 +219,7 @@ mod tests {
         let copy = a.try_clone().unwrap();
         a.set_nonblocking(true).unwrap();
         let stream = Stream::Unix(UnixStream::from_std(a));
-        stream.set_nodelay(true).unwrap();
+        stream.tune();
         stream.shutdown().unwrap();
         stream.shutdown().unwrap();
         let mut byte = [0];

@@ -1,0 +1,203 @@
+//! New settings in rare moments, played through on the simulation.
+
+use crate::config::parse_upstream;
+use crate::core::failure::{DOWN, LOST};
+use crate::core::lane::LaneRole;
+use crate::core::sim::{Sim, packed};
+
+fn reloaded(sim: &mut Sim, url: &str, pairs: &[(&str, &str)]) {
+    let mut settings = sim.broker.settings().clone();
+    for (key, value) in pairs {
+        settings.set(key, value).expect("a setting");
+    }
+    sim.broker.reload(settings, parse_upstream(url).expect("a URL"));
+    sim.settle();
+}
+
+#[test]
+fn another_upstream_gets_what_the_former_one_has_not() {
+    let mut sim = Sim::new(&[]);
+    let (a, b) = (sim.child(), sim.child());
+    assert_eq!(sim.ask(a, "GET first"), "$5 first");
+    let before = sim.conns.keys().copied().collect::<Vec<_>>();
+    sim.frozen = vec![LaneRole::Shared];
+    sim.send(a, "GET old");
+    sim.full = true;
+    sim.send(a, "GET new");
+    sim.send(b, "GET b");
+    reloaded(&mut sim, "redis://other/0", &[]);
+    sim.full = false;
+    assert_eq!(sim.links(LaneRole::Shared).len(), 1, "it waits for the reply it is owed");
+    sim.frozen.clear();
+    sim.settle();
+    assert_eq!((sim.received(a), sim.received(b)), ("$3 old $3 new".into(), "$1 b".into()));
+    let served = |key: &str| -> Vec<i64> {
+        let run = sim.executed.iter().filter(|(_, request)| *request == format!("GET {key}"));
+        run.map(|(id, _)| *id).collect()
+    };
+    let (old, new) = (served("old"), served("new"));
+    assert!(old.len() == 1 && new.len() == 1 && old != new, "each once, on different connections");
+    assert!(before.iter().all(|link| !sim.conns.contains_key(link)), "a connection is left");
+    assert_eq!(sim.ask(a, "SELECT 3\nGET on"), "+OK $2 on");
+}
+
+#[test]
+fn whoever_waits_for_an_element_waits_at_the_new_upstream() {
+    let mut sim = Sim::new(&[]);
+    let (a, other) = (sim.child(), sim.child());
+    sim.send(a, "BLPOP x 0");
+    let subscriber = sim.child();
+    sim.ask(subscriber, "SUBSCRIBE c");
+    let watcher = sim.child();
+    assert_eq!(sim.ask(watcher, "WATCH k"), "+OK");
+    let before = sim.conns.keys().copied().collect::<Vec<_>>();
+    sim.early_unblocks = 2;
+    reloaded(&mut sim, "redis://other/0", &[]);
+    assert!(sim.is_closed(subscriber), "it would hear nothing any more");
+    let left: Vec<_> = before.iter().filter(|link| sim.conns.contains_key(link)).collect();
+    assert_eq!(left.len(), 1, "only the watched keys' connection may stay");
+    assert_eq!(sim.ask(watcher, "MULTI\nGET k\nEXEC"), "+OK +QUEUED *1 $1 k");
+    assert!(before.iter().all(|link| !sim.conns.contains_key(link)));
+    assert_eq!(sim.received(a), "");
+    assert_eq!(sim.ask(other, "RPUSH x e"), ":1");
+    assert_eq!(sim.received(a), "*2 $1 x $1 e");
+}
+
+#[test]
+fn a_former_upstream_that_is_silent_holds_nobody_up() {
+    let mut sim = Sim::new(&[("lane_stall_timeout", "2s")]);
+    let (a, b) = (sim.child(), sim.child());
+    assert_eq!(sim.ask(a, "GET first"), "$5 first");
+    sim.send(b, "BLPOP x 0");
+    sim.silent = sim.conns.keys().copied().collect();
+    sim.send(a, "GET lost");
+    reloaded(&mut sim, "redis://other/0", &[]);
+    sim.pass(1100);
+    let c = sim.child();
+    assert_eq!(sim.ask(c, "SELECT 3\nGET c"), "+OK $1 c", "the control connection is not waited for");
+    sim.pass(3000);
+    assert_eq!(sim.received(a), format!("-{LOST}"));
+    assert_eq!(sim.ask(a, "GET a"), "$1 a");
+}
+
+#[test]
+fn new_children_begin_in_the_new_home_db() {
+    let mut sim = Sim::new(&[]);
+    let before = sim.child();
+    sim.ask(before, "GET k");
+    reloaded(&mut sim, "redis://sim/3", &[]);
+    let after = sim.child();
+    let db = |sim: &Sim, child| sim.broker.children.get(sim.key(child)).map(|child| child.session.db);
+    assert_eq!((db(&sim, before), db(&sim, after)), (Some(0), Some(3)));
+    assert_eq!((sim.ask(before, "GET k"), sim.ask(after, "GET k")), ("$1 k".into(), "$1 k".into()));
+}
+
+#[test]
+fn fewer_lanes_are_left_once_they_are_empty() {
+    let mut sim = Sim::new(&[("lanes", "3")]);
+    let children: Vec<usize> = (0..3).map(|_| sim.child()).collect();
+    sim.frozen = vec![LaneRole::Shared];
+    for child in &children {
+        sim.send(*child, &format!("GET {child}"));
+    }
+    assert_eq!(sim.links(LaneRole::Shared).len(), 3);
+    reloaded(&mut sim, "redis://sim/0", &[("lanes", "1")]);
+    for child in &children {
+        sim.send(*child, &format!("GET {child}{child}"));
+    }
+    assert_eq!(sim.links(LaneRole::Shared).len(), 3, "each is owed a reply");
+    sim.frozen.clear();
+    sim.settle();
+    for child in &children {
+        assert_eq!(sim.received(*child), format!("$1 {child} $2 {child}{child}"), "in order");
+    }
+    sim.pass(1000);
+    assert_eq!(sim.links(LaneRole::Shared).len(), 1);
+    assert_eq!(sim.broker.lanes.iter().filter(|(_, lane)| lane.role == LaneRole::Shared).count(), 1);
+    reloaded(&mut sim, "redis://sim/0", &[("lanes", "2")]);
+    sim.frozen = vec![LaneRole::Shared];
+    sim.send(children[0], "GET a");
+    sim.send(children[1], "GET b");
+    assert_eq!(sim.links(LaneRole::Shared).len(), 2, "more are made on demand");
+}
+
+/// What is idle goes, what is busy finishes, and nobody else has to wait for it.
+#[test]
+fn fewer_connections_are_left_once_they_are_free() {
+    let mut sim = Sim::new(&[("upstream_connections_max", "40")]);
+    let crowd: Vec<usize> = (0..20).map(|_| sim.child()).collect();
+    for child in &crowd {
+        sim.send(*child, "BLPOP x 0");
+    }
+    let other = sim.child();
+    for db in 0..5 {
+        assert_eq!(sim.ask(other, &format!("SELECT {db}\nGET k")), "+OK $1 k");
+    }
+    assert!(sim.conns.len() >= 26);
+    sim.over_max = true;
+    reloaded(&mut sim, "redis://sim/0", &[("upstream_connections_max", "8")]);
+    let late = sim.child();
+    sim.send(late, "BLPOP x 0");
+    assert_eq!(sim.links(LaneRole::Lease).len(), 20, "nothing new, and the old ones finish");
+    let shared = sim.links(LaneRole::Shared)[0];
+    sim.lose(shared);
+    assert_eq!(sim.ask(other, "SELECT 0\nGET k\nSELECT 1\nGET k"), "+OK $1 k +OK $1 k");
+    for child in &crowd {
+        sim.ask(other, "RPUSH x e");
+        assert_eq!(sim.received(*child), "*2 $1 x $1 e");
+    }
+    sim.pass(100);
+    sim.over_max = false;
+    sim.settle();
+    assert!(sim.conns.len() <= 8);
+    assert_eq!(sim.ask(other, "RPUSH x e"), ":1");
+    assert_eq!(sim.received(late), "*2 $1 x $1 e");
+}
+
+#[test]
+fn waits_follow_the_new_timeouts() {
+    let mut sim = Sim::new(&[
+        ("queue_timeout", "1h"),
+        ("lease_wait_timeout", "1h"),
+        ("leases_session_max", "0"),
+        ("child_in_flight_max", "2"),
+    ]);
+    let (a, b, c) = (sim.child(), sim.child(), sim.child());
+    sim.send(a, "SUBSCRIBE c");
+    sim.frozen = vec![LaneRole::Shared];
+    sim.send(c, "GET 1\nGET 2\nGET 3\nGET 4");
+    let changes = [("queue_timeout", "50"), ("lease_wait_timeout", "50"), ("child_in_flight_max", "3")];
+    reloaded(&mut sim, "redis://sim/0", &changes);
+    let lane = sim.conns[&sim.links(LaneRole::Shared)[0]].lane;
+    assert_eq!(sim.broker.lanes.get(lane).map(|lane| lane.depth()), Some(3));
+    sim.pass(60);
+    assert!(sim.received(a).starts_with("-BROKERLIMIT no leased connection within 50 ms"));
+    sim.frozen.clear();
+    sim.refuses = true;
+    let control = sim.links(LaneRole::Control)[0];
+    sim.lose(control);
+    reloaded(&mut sim, "redis://sim/0", &[("queue_timeout", "1h")]);
+    sim.send(b, "PING");
+    sim.pass(1000);
+    assert_eq!(sim.received(b), "");
+    reloaded(&mut sim, "redis://sim/0", &[("queue_timeout", "1s")]);
+    sim.pass(50);
+    assert_eq!(sim.received(b), format!("-{DOWN}"));
+}
+
+/// A driver that has not yet begun to dial must not be told to close what it has not opened.
+#[test]
+fn a_connection_given_up_before_it_was_dialled_costs_nothing() {
+    let mut sim = Sim::new(&[]);
+    let child = sim.child();
+    let key = sim.key(child);
+    sim.broker.child_input(key, &packed("GET k"));
+    let settings = sim.broker.settings().clone();
+    for _ in 0..2 {
+        let url = parse_upstream("redis://other/0").expect("a URL");
+        sim.broker.reload(settings.clone(), url);
+    }
+    sim.settle();
+    assert_eq!(sim.received(child), "$1 k");
+    assert_eq!(sim.conns.len(), 2);
+}

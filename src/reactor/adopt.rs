@@ -1,0 +1,126 @@
+//! Connections nobody accepted: handed over by the program, or by a child that was handed over itself, so
+//! that a forked worker with one inherited socket can open more of them without any path on disk.
+
+use super::accept::REFUSAL;
+use super::{Link, Loop, Owner};
+use crate::base::error::Error;
+use crate::base::key::Key;
+use crate::base::limits;
+use crate::core::{Child, ChildKind};
+use crate::transport::conn::{Conn, Fill};
+use crate::transport::stream::Stream;
+use rustix::net::SendFlags;
+use std::os::fd::OwnedFd;
+
+/// Descriptors on their way from an adopted child to being children themselves.
+#[derive(Debug, Default)]
+pub(super) struct Handed {
+    fds: Vec<OwnedFd>,
+    /// How many more may come in this turn; whoever has more to hand over waits for the next.
+    left: usize,
+}
+
+impl Handed {
+    pub(super) fn begin_turn(&mut self) {
+        self.left = limits::HANDED_TURN;
+    }
+
+    pub(super) fn forget_all(&mut self) {
+        self.fds = Vec::new();
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.fds.is_empty()
+    }
+
+    /// Whether no more is taken in this turn.
+    pub(super) fn is_full(&self) -> bool {
+        self.left == 0
+    }
+
+    /// One read of a connection that may hand over.
+    pub(super) fn fill(&mut self, conn: &mut Conn, buffer: &mut [u8]) -> Fill {
+        let before = self.fds.len();
+        let fill = conn.fill_and_take(buffer, &mut self.fds);
+        self.left = self.left.saturating_sub(self.fds.len() - before);
+        fill
+    }
+}
+
+impl Loop {
+    /// Makes a child of a connected stream socket, unix or TCP: one end of a socketpair, or a connection
+    /// that was accepted elsewhere. A unix one may in turn hand over sockets as ancillary data (SCM_RIGHTS)
+    /// of any byte it sends; an empty line (`\r\n`) is a byte that means nothing else.
+    ///
+    /// A refused socket is handed back as it was.
+    pub fn adopt(&mut self, socket: OwnedFd) -> Result<(), (OwnedFd, Error)> {
+        let refuse =
+            |socket, why: &str| Err((socket, Error::system(format!("cannot adopt a socket: {why}"))));
+        if !self.takes_children() {
+            return refuse(socket, if self.closed { "the loop is closed" } else { "the loop drains" });
+        }
+        let stream = match Stream::adopt(socket) {
+            Ok(stream) => stream,
+            // The caller's mistake, unlike what else may be in the way.
+            Err((socket, why)) => {
+                return Err((socket, Error::config(format!("cannot adopt a socket: {why}"))));
+            }
+        };
+        match self.admit(stream, ChildKind::Adopted) {
+            Ok(_) => Ok(()),
+            Err((stream, why)) => refuse(stream.into(), &why),
+        }
+    }
+
+    /// Makes a child of a connection, or says why not.
+    pub(super) fn admit(&mut self, stream: Stream, kind: ChildKind) -> Result<Key<Link>, (Stream, String)> {
+        let peer = stream.peer();
+        let Some(child) = self.core.child_open(kind, &peer.to_string(), usize::MAX) else {
+            let max = self.core.settings().children_max;
+            return Err((stream, format!("children_max is {max}")));
+        };
+        let hands_over = kind == ChildKind::Adopted && matches!(stream, Stream::Unix(_));
+        match self.add_link(stream, Owner::Child(child), false) {
+            Ok(key) => {
+                self.core.set_child_link(child, super::link_of(key));
+                if let Some(link) = self.links.get_mut(key) {
+                    link.hands_over = hands_over;
+                }
+                Ok(key)
+            }
+            Err((stream, error)) => {
+                self.core.child_gone(child);
+                Err((stream, format!("cannot watch it: {error}")))
+            }
+        }
+    }
+
+    /// Makes children of what `giver` has handed over; `newcomers` gets their links.
+    pub(super) fn take_handed(&mut self, giver: Key<Child>, newcomers: &mut Vec<Key<Link>>) {
+        for fd in std::mem::take(&mut self.handed.fds) {
+            let stream = match Stream::adopt(fd) {
+                Ok(stream) => stream,
+                Err((_, why)) => {
+                    log::debug!("child {giver:?} handed over a descriptor that is closed: {why}");
+                    continue;
+                }
+            };
+            if !self.takes_children() {
+                let _ = stream.shutdown();
+                continue;
+            }
+            match self.admit(stream, ChildKind::Adopted) {
+                Ok(key) => newcomers.push(key),
+                Err((stream, why)) => refuse(&stream, &why),
+            }
+        }
+    }
+}
+
+/// Says what Redis says, and closes for every copy of the socket.
+pub(super) fn refuse(stream: &Stream, why: &str) {
+    log::debug!("a child was refused: {why}");
+    // A fresh socket has room for it; whoever has gone already does not need it.
+    let _ = rustix::net::send(stream, REFUSAL, SendFlags::NOSIGNAL);
+    let _ = stream.shutdown();
+}

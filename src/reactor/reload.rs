@@ -1,0 +1,124 @@
+//! New settings in a running loop. Everything that can fail comes first; a failure leaves the loop as it
+//! was. What the settings mean for children and lanes is the core's.
+
+use super::accept::Door;
+use super::resolver::Resolver;
+use super::{Loop, attempting, unresolved};
+use crate::base::error::{Error, Result};
+use crate::config::{ListenUrl, Settings, Upstream};
+use crate::transport::listener::Listener;
+use mio::Registry;
+
+/// Where a listener of the new settings comes from.
+#[derive(Debug)]
+enum Place {
+    /// A door there is, by its index; its options may have changed.
+    Kept(usize),
+    /// Bound just now.
+    New(Box<Door>),
+}
+
+impl Loop {
+    /// Takes new settings, all keys of them but `log_level` and `log_format`, which are the program's. On
+    /// failure nothing has changed. Blocks as `new` does: binds listeners, reads `upstream_password_file`,
+    /// and in an `embedded` loop looks up the upstream's name.
+    ///
+    /// Listeners that both settings name are not touched, but for the mode, user and group of a Unix
+    /// socket. Children stay, whichever listener they came through, and keep their db. Of another upstream:
+    /// what has been written to the former one is answered by it, everything else goes to the new one;
+    /// transactions under way finish where they began, subscribers are closed.
+    pub fn reload(&mut self, settings: Settings) -> Result<()> {
+        if !self.takes_children() {
+            let why = if self.closed { "is closed" } else { "drains" };
+            return Err(Error::system(format!("cannot take new settings: the loop {why}")));
+        }
+        settings.validate()?;
+        let upstream = required_upstream(&settings)?;
+        let resolver = self.new_resolver(&upstream)?;
+        let places = self.find_places(&settings.listen)?;
+        self.open_doors(places, &settings.listen);
+        if let Some(resolver) = resolver {
+            self.dialler.replace_resolver(resolver);
+        }
+        self.tell_time();
+        self.core.reload(settings, upstream);
+        self.disturb();
+        Ok(())
+    }
+
+    /// The resolver to use from now on, unless the present one will do.
+    fn new_resolver(&self, upstream: &Upstream) -> Result<Option<Resolver>> {
+        let resolver = self.dialler.resolver();
+        if resolver.keeps_itself_fresh() && self.core.upstream().address == upstream.address {
+            return Ok(None);
+        }
+        resolver.another(&upstream.address).map(Some).map_err(|why| unresolved(upstream, &why))
+    }
+
+    /// A place for each URL. Those that are new are bound, changed options of others are applied.
+    fn find_places(&mut self, urls: &[ListenUrl]) -> Result<Vec<Place>> {
+        let mut places: Vec<Place> = Vec::new();
+        let mut changed: Vec<(usize, ListenUrl)> = Vec::new();
+        let outcome = urls.iter().try_for_each(|url| {
+            let taken =
+                |index: usize| places.iter().any(|place| matches!(place, Place::Kept(i) if *i == index));
+            let mut doors = self.doors.iter().enumerate().filter(|(index, _)| !taken(*index));
+            let found = doors.find(|(_, door)| door.asked == *url || door.asked.same_place(url));
+            let Some((index, _)) = found else {
+                let listener = Listener::bind(url)?;
+                self.next_door += 1;
+                let door = Door::open(listener, url, self.poll.registry(), self.next_door);
+                let door = door.map_err(attempting(&format!("cannot watch {url}")))?;
+                places.push(Place::New(Box::new(door)));
+                return Ok(());
+            };
+            places.push(Place::Kept(index));
+            let former = self.doors[index].asked.clone();
+            if former != *url {
+                self.doors[index].apply(url)?;
+                changed.push((index, former));
+            }
+            Ok(())
+        });
+        if let Err(error) = outcome {
+            close_new(places, self.poll.registry());
+            for (index, former) in changed {
+                if let Err(error) = self.doors[index].apply(&former) {
+                    log::error!("cannot undo a change: {error}");
+                }
+            }
+            return Err(error);
+        }
+        Ok(places)
+    }
+
+    /// Puts the listeners in the order of their URLs and closes those that none of them names.
+    fn open_doors(&mut self, places: Vec<Place>, urls: &[ListenUrl]) {
+        let mut former: Vec<Option<Door>> = self.doors.drain(..).map(Some).collect();
+        let doors = places.into_iter().filter_map(|place| match place {
+            Place::Kept(index) => former[index].take(),
+            Place::New(door) => Some(*door),
+        });
+        self.doors = doors.collect();
+        for (door, url) in self.doors.iter_mut().zip(urls) {
+            door.asked = url.clone();
+        }
+        for door in former.into_iter().flatten() {
+            door.close(self.poll.registry());
+        }
+    }
+}
+
+fn close_new(places: Vec<Place>, registry: &Registry) {
+    for place in places {
+        if let Place::New(door) = place {
+            door.close(registry);
+        }
+    }
+}
+
+/// The upstream that settings name, with its credentials.
+pub(super) fn required_upstream(settings: &Settings) -> Result<Upstream> {
+    let none = || Error::config("upstream = \"\": allowed is a redis:// or unix:// URL");
+    settings.upstream_resolved()?.ok_or_else(none)
+}
