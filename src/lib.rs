@@ -19,10 +19,12 @@
 //! The rooms, from the ground up; each uses only those before it: [`base`] (errors, bounds, bytes, keys,
 //! time), [`resp`] (where a frame begins and ends), [`command`] (what a request is), [`config`] (one table of
 //! keys), [`core`] (children, lanes, pools and the rules between them; no I/O, no clock), [`transport`]
-//! (sockets), [`reactor`] (the loop), [`ffi`] (where the crate meets C). ARCHITECTURE.md follows one request through them.
+//! (sockets), [`reactor`] (the loop), [`client`] (the side of whoever sends requests), [`ffi`] (where the crate meets
+//! C). ARCHITECTURE.md follows one request through them.
 #![deny(unsafe_code)]
 
 pub mod base;
+pub mod client;
 pub mod command;
 pub mod config;
 pub mod core;

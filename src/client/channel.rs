@@ -1,0 +1,283 @@
+//! One connection of a client, without its socket: what waits to be sent, what was sent and awaits its reply, the
+//! greeting at its start. Knows which request a reply belongs to; not what becomes of it.
+
+use super::guard::Tracked;
+use super::mux::Pending;
+use crate::base::bytes::ByteQueue;
+use crate::base::clock::Millis;
+use crate::base::key::Key;
+use crate::resp::ReplyScanner;
+use std::collections::VecDeque;
+
+/// Bytes handed to the socket's queue at once: what lies there cannot be taken back.
+const WINDOW: usize = 64 * 1024;
+
+/// What a channel is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// All requests that need no connection of their own.
+    Main,
+    /// One blocking command at a time.
+    Blocking,
+    /// A caller's own.
+    Session,
+    /// Subscriptions.
+    Messages,
+}
+
+/// The life of a channel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum State {
+    /// Nobody needs a connection.
+    Idle,
+    /// The next attempt is due then.
+    Pausing { until: Millis },
+    /// The driver was asked to connect; too late then.
+    Connecting { until: Millis },
+    /// Connected; what every connection begins with is under way. Too late then.
+    Greeting { until: Millis },
+    /// Requests may be sent.
+    Ready,
+    /// Its connection is gone and there will be no other.
+    Dead,
+}
+
+/// A step of the greeting: what its reply must be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Step {
+    /// HELLO: a map, or its RESP2 form.
+    Hello,
+    /// SELECT: `+OK`.
+    Select,
+    /// MULTI, on a connection straight to Redis: whether this user may. In a block, a refused MULTI would let what
+    /// follows run one by one.
+    Multi,
+    /// DISCARD behind it; any reply.
+    Discard,
+    /// A setting made again; any reply.
+    Again,
+}
+
+/// A request that has not been given to the socket.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    pub(super) request: Key<Pending>,
+    pub(super) len: usize,
+    pub(super) replies: u32,
+    pub(super) since: Millis,
+    pub(super) tracked: Option<Tracked>,
+}
+
+/// A request that may have left, in part or whole.
+#[derive(Debug)]
+pub(super) struct Sent {
+    pub(super) request: Key<Pending>,
+    /// Where it begins among the bytes ever queued for this connection.
+    start: u64,
+    len: usize,
+    /// Replies to come; the last one is the outcome.
+    pub(super) left: u32,
+    replies: u32,
+    since: Millis,
+    pub(super) tracked: Option<Tracked>,
+    /// The first error among the replies before the last.
+    pub(super) error: Option<Box<[u8]>>,
+    /// The request itself, if it makes a setting.
+    pub(super) bytes: Option<Box<[u8]>>,
+}
+
+/// One connection's queues.
+#[derive(Debug)]
+pub(super) struct Channel {
+    pub(super) purpose: Purpose,
+    pub(super) state: State,
+    /// Whole requests, oldest first, and their bytes.
+    pub(super) waiting: VecDeque<Waiting>,
+    waiting_bytes: ByteQueue,
+    /// Requests given to the socket, oldest first.
+    pub(super) sent: VecDeque<Sent>,
+    /// Bytes the socket has not taken yet.
+    pub(super) out: ByteQueue,
+    /// The beginning of a reply.
+    pub(super) input: ByteQueue,
+    pub(super) scanner: ReplyScanner,
+    pub(super) greeting: VecDeque<Step>,
+    /// MULTI's error, if this user may not.
+    pub(super) no_multi: Option<Box<[u8]>>,
+    /// Attempts that failed in a row.
+    pub(super) failures: u32,
+    /// Since when there has been no connection.
+    pub(super) down_since: Millis,
+    pub(super) dirty: bool,
+}
+
+impl Channel {
+    pub(super) fn new(purpose: Purpose, now: Millis) -> Channel {
+        Channel {
+            purpose,
+            state: State::Idle,
+            waiting: VecDeque::new(),
+            waiting_bytes: ByteQueue::default(),
+            sent: VecDeque::new(),
+            out: ByteQueue::default(),
+            input: ByteQueue::default(),
+            scanner: ReplyScanner::default(),
+            greeting: VecDeque::new(),
+            no_multi: None,
+            failures: 0,
+            down_since: now,
+            dirty: false,
+        }
+    }
+
+    /// Moves the state; all there is to the life of a channel.
+    pub(super) fn set_state(&mut self, to: State) {
+        let legal = match (self.state, to) {
+            (State::Dead, _) => false,
+            (_, State::Dead | State::Pausing { .. } | State::Idle) => true,
+            (State::Idle | State::Pausing { .. }, State::Connecting { .. }) => true,
+            (State::Connecting { .. }, State::Greeting { .. }) => true,
+            (State::Greeting { .. }, State::Ready) => true,
+            _ => false,
+        };
+        debug_assert!(legal, "channel {:?} -> {to:?}", self.state);
+        self.state = to;
+    }
+
+    /// Whether the driver holds a connection for it, or is making one.
+    pub(super) fn is_connected(&self) -> bool {
+        matches!(self.state, State::Connecting { .. } | State::Greeting { .. } | State::Ready)
+    }
+
+    /// Puts a whole request at the end of the line; `write` appends its bytes.
+    pub(super) fn push(&mut self, mut request: Waiting, write: impl FnOnce(&mut Vec<u8>)) -> usize {
+        let before = self.waiting_bytes.len();
+        write(self.waiting_bytes.tail());
+        request.len = self.waiting_bytes.len() - before;
+        let len = request.len;
+        self.waiting.push_back(request);
+        len
+    }
+
+    /// Drops the request at the front of the line.
+    pub(super) fn drop_front(&mut self) -> usize {
+        let len = self.waiting.pop_front().map_or(0, |front| front.len);
+        self.waiting_bytes.consume(len);
+        len
+    }
+
+    /// Gives the socket's queue more to do, leaving out requests that `is_wanted` does not know any more. Returns the
+    /// bytes that have left the line.
+    pub(super) fn refill(&mut self, is_wanted: impl Fn(Key<Pending>) -> bool) -> usize {
+        let mut taken = 0;
+        while self.state == State::Ready
+            && self.out.len() < WINDOW
+            && let Some(front) = self.waiting.pop_front()
+        {
+            taken += front.len;
+            if is_wanted(front.request) {
+                let start = self.out.appended();
+                let bytes = &self.waiting_bytes.as_slice()[..front.len];
+                self.out.append(bytes);
+                self.sent.push_back(Sent {
+                    request: front.request,
+                    start,
+                    len: front.len,
+                    left: front.replies,
+                    replies: front.replies,
+                    since: front.since,
+                    tracked: front.tracked,
+                    error: None,
+                    bytes: front.tracked.map(|_| bytes.into()),
+                });
+            }
+            self.waiting_bytes.consume(front.len);
+        }
+        taken
+    }
+
+    /// The connection is gone. Hands out the requests of which a byte may have left; the others go back to the front of
+    /// the line, in order. Returns also the bytes that went back.
+    pub(super) fn lose(&mut self) -> (Vec<Key<Pending>>, usize) {
+        let consumed = self.out.consumed();
+        let sent = std::mem::take(&mut self.sent);
+        let out = std::mem::take(&mut self.out);
+        let kept = sent.iter().position(|sent| sent.start >= consumed).unwrap_or(sent.len());
+        let lost = sent.iter().take(kept).map(|sent| sent.request).collect();
+        let mut returned = 0;
+        if let Some(first) = sent.get(kept) {
+            let mut bytes = ByteQueue::default();
+            bytes.append(&out.as_slice()[(first.start - consumed) as usize..]);
+            returned = bytes.len();
+            bytes.append(self.waiting_bytes.as_slice());
+            self.waiting_bytes = bytes;
+            for sent in sent.into_iter().skip(kept).rev() {
+                self.waiting.push_front(Waiting {
+                    request: sent.request,
+                    len: sent.len,
+                    replies: sent.replies,
+                    since: sent.since,
+                    tracked: sent.tracked,
+                });
+            }
+        }
+        self.input = ByteQueue::default();
+        self.scanner = ReplyScanner::default();
+        self.greeting.clear();
+        (lost, returned)
+    }
+
+    /// Every request in it, sent or not.
+    pub(super) fn requests(&self) -> Vec<Key<Pending>> {
+        let sent = self.sent.iter().map(|sent| sent.request);
+        sent.chain(self.waiting.iter().map(|waiting| waiting.request)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::key::Arena;
+
+    fn waiting(request: Key<Pending>) -> Waiting {
+        Waiting { request, len: 0, replies: 1, since: 0, tracked: None }
+    }
+
+    fn ready() -> Channel {
+        let mut channel = Channel::new(Purpose::Main, 0);
+        channel.set_state(State::Connecting { until: 1 });
+        channel.set_state(State::Greeting { until: 1 });
+        channel.set_state(State::Ready);
+        channel
+    }
+
+    #[test]
+    fn what_has_not_left_goes_back_in_order() {
+        let mut requests = Arena::default();
+        let keys: Vec<_> = (0..4).map(|tag| requests.insert(Pending::for_test(tag))).collect();
+        let mut channel = ready();
+        for (index, key) in keys.iter().take(3).enumerate() {
+            channel.push(waiting(*key), |out| out.extend_from_slice(format!("<{index}>").as_bytes()));
+        }
+        assert_eq!(channel.refill(|_| true), 9);
+        channel.push(waiting(keys[3]), |out| out.extend_from_slice(b"<3>"));
+        channel.out.consume(4);
+        assert_eq!(channel.lose(), (vec![keys[0], keys[1]], 3), "the second has left in part");
+        assert_eq!(channel.requests(), [keys[2], keys[3]]);
+        channel.refill(|_| true);
+        assert_eq!(channel.out.as_slice(), b"<2><3>");
+    }
+
+    #[test]
+    fn what_nobody_wants_any_more_is_left_out() {
+        let mut requests = Arena::default();
+        let keys: Vec<_> = (0..3).map(|tag| requests.insert(Pending::for_test(tag))).collect();
+        let mut channel = ready();
+        for (index, key) in keys.iter().enumerate() {
+            channel.push(waiting(*key), |out| out.extend_from_slice(format!("<{index}>").as_bytes()));
+        }
+        assert_eq!(channel.refill(|key| key != keys[1]), 9);
+        assert_eq!(channel.out.as_slice(), b"<0><2>");
+        assert_eq!(channel.requests(), [keys[0], keys[2]]);
+    }
+}

@@ -1,0 +1,23 @@
+//! The library's child side: what a process that sends requests needs, and a program that embeds the loop for its own.
+//!
+//! `mux` holds every request until its outcome is known and does no I/O; `replies` is what comes in, `connect` the life
+//! of a connection; `channel` is one connection's queues, `topics`
+//! the subscriptions, `guard` which way a command goes, `request` what callers hand in and get back. `net` drives a mux
+//! over sockets (`endpoint` says where to), `embedded` through a loop in the same process.
+
+mod channel;
+mod connect;
+mod embedded;
+mod endpoint;
+mod guard;
+mod mux;
+mod net;
+mod replies;
+mod request;
+mod topics;
+
+pub use embedded::Embedded;
+pub use endpoint::{OwnFd, VARIABLE};
+pub use net::{Client, SessionKey};
+pub use request::{BLOCK_MAX, Block, Event, Fault, Outcome, Refusal, Request};
+pub use topics::Family;

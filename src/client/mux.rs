@@ -1,0 +1,578 @@
+//! The child side without its sockets: requests in, bytes out; bytes in, outcomes out. Owns every request until its
+//! outcome is known, and the channels they travel on. Does no I/O and reads no clock; whoever drives it carries out its
+//! actions, as the reactor does for the core.
+
+use super::channel::{Channel, Purpose, State, Waiting};
+use super::guard::{self, Tracked, Way};
+use super::request::{Event, Fault, Outcome, Refusal, Request};
+use super::topics::{Family, Joined, Subscription, Topics};
+use crate::base::clock::Millis;
+use crate::base::key::{Arena, Key};
+use crate::base::seed::seed;
+use crate::config::ClientSettings;
+use crate::resp::{Tree, encode};
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
+
+/// What every connection begins with, and whom it is made to.
+#[derive(Debug, Clone)]
+pub(super) struct Profile {
+    pub(super) settings: ClientSettings,
+    /// Straight to Redis, which is asked whether this user may MULTI; a broker answers for that itself.
+    pub(super) direct: bool,
+    /// Connects before the first request, and stays connected.
+    pub(super) eager: bool,
+    /// Lost connections can be made again.
+    pub(super) lasting: bool,
+}
+
+/// A request whose outcome is not known.
+#[derive(Debug)]
+pub(super) struct Pending {
+    tag: usize,
+    channel: Key<Channel>,
+}
+
+impl Pending {
+    #[cfg(test)]
+    pub(super) fn for_test(tag: usize) -> Pending {
+        Pending { tag, channel: Key::NONE }
+    }
+}
+
+/// What only the driver can do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Action {
+    /// Make a connection for this channel; answer with `connected` or `failed`.
+    Connect(Key<Channel>),
+    /// Close it, whatever became of it.
+    Close(Key<Channel>),
+}
+
+/// Something to be told; about a subscription only while it lasts.
+#[derive(Debug)]
+pub(super) enum Told {
+    Event(Event),
+    Message(Key<Subscription>, Box<[u8]>),
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Mux {
+    pub(super) profile: Profile,
+    pub(super) now: Millis,
+    pub(super) rng: fastrand::Rng,
+    pub(super) requests: Arena<Pending>,
+    pub(super) channels: Arena<Channel>,
+    pub(super) main: Key<Channel>,
+    /// Channels of blocking commands that have come to their end.
+    pub(super) idle: Vec<Key<Channel>>,
+    pub(super) messages: Key<Channel>,
+    pub(super) topics: Topics,
+    pub(super) deadlines: BinaryHeap<Reverse<(Millis, u64)>>,
+    /// Bytes of requests not given to a socket.
+    pub(super) waiting_bytes: usize,
+    pub(super) told: VecDeque<Told>,
+    pub(super) actions: Vec<Action>,
+    pub(super) dirty: Vec<Key<Channel>>,
+    /// Settings made by accepted commands, to be made again.
+    pub(super) again: Vec<(Tracked, Vec<u8>)>,
+    /// Whether the main connection was last said to be there; `None` before the first word.
+    pub(super) said_connected: Option<bool>,
+    pub(super) closed: bool,
+    /// The last failure, for people.
+    pub(super) words: Option<String>,
+}
+
+impl Mux {
+    pub(super) fn new(profile: Profile, now: Millis) -> Mux {
+        let mut channels = Arena::default();
+        let main = channels.insert(Channel::new(Purpose::Main, now));
+        let mut mux = Mux {
+            profile,
+            now,
+            rng: fastrand::Rng::with_seed(seed()),
+            requests: Arena::default(),
+            channels,
+            main,
+            idle: Vec::new(),
+            messages: Key::NONE,
+            topics: Topics::default(),
+            deadlines: BinaryHeap::new(),
+            waiting_bytes: 0,
+            told: VecDeque::new(),
+            actions: Vec::new(),
+            dirty: Vec::new(),
+            again: Vec::new(),
+            said_connected: None,
+            closed: false,
+            words: None,
+        };
+        if mux.profile.eager {
+            mux.want(main);
+        }
+        mux
+    }
+
+    // ---- for callers ----------------------------------------------------------------------------------
+
+    /// Takes a request; its outcome comes as an event with `tag`. `timeout` in milliseconds, 0 for none.
+    pub(super) fn submit(
+        &mut self,
+        to: Option<Key<Channel>>,
+        request: &Request<'_>,
+        timeout: Millis,
+        tag: usize,
+    ) -> Result<Key<Pending>, Refusal> {
+        let (channel, tracked) = self.way(to, request)?;
+        self.check_room(request)?;
+        let replies = match request {
+            Request::Command(_) => 1,
+            Request::Transaction(block) => block.len() + 2,
+        };
+        let key = self.requests.insert(Pending { tag, channel });
+        if timeout > 0 {
+            self.deadlines.push(Reverse((self.now + timeout, key.to_bits())));
+            self.prune_deadlines();
+        }
+        if let Some(channel) = self.channels.get_mut(channel) {
+            let waiting = Waiting { request: key, len: 0, replies, since: self.now, tracked };
+            self.waiting_bytes += channel.push(waiting, |out| match request {
+                Request::Command(words) => encode::request(out, words),
+                Request::Transaction(block) => block.write(out),
+            });
+        }
+        self.want(channel);
+        self.mark(channel);
+        Ok(key)
+    }
+
+    /// The channel a request goes on.
+    pub(super) fn way(
+        &mut self,
+        to: Option<Key<Channel>>,
+        request: &Request<'_>,
+    ) -> Result<(Key<Channel>, Option<Tracked>), Refusal> {
+        if self.closed {
+            return Err(Refusal::Closed("the handle is closed"));
+        }
+        match request {
+            Request::Command(words) if words.first().is_none_or(|name| name.is_empty()) => {
+                return Err(Refusal::Invalid("a command without a name"));
+            }
+            Request::Transaction(block) if block.is_empty() => {
+                return Err(Refusal::Invalid("a transaction without commands"));
+            }
+            _ => {}
+        }
+        if let Some(session) = to {
+            let state = self.channels.get(session).map(|channel| channel.state);
+            return match (state, request) {
+                (None, _) => Err(Refusal::Closed("the session is closed")),
+                (Some(State::Dead), _) => Err(Refusal::NotConnected("the session's connection is lost")),
+                (_, Request::Command(words)) => match guard::session(words) {
+                    Ok(()) => Ok((session, None)),
+                    Err(words) => Err(Refusal::Unsupported(words)),
+                },
+                _ => Ok((session, None)),
+            };
+        }
+        let way = match request {
+            Request::Command(words) => guard::shared(words).map_err(Refusal::Unsupported)?,
+            Request::Transaction(_) => Way::Shared,
+        };
+        match way {
+            Way::Blocking => Ok((self.blocking_channel()?, None)),
+            Way::Shared => Ok((self.main_channel()?, None)),
+            Way::Tracked(tracked) => Ok((self.main_channel()?, Some(tracked))),
+        }
+    }
+
+    pub(super) fn main_channel(&self) -> Result<Key<Channel>, Refusal> {
+        match self.channels.get(self.main).map(|channel| channel.state) {
+            Some(State::Dead) | None => {
+                Err(Refusal::NotConnected("the connection is lost and cannot be made again"))
+            }
+            Some(_) => Ok(self.main),
+        }
+    }
+
+    pub(super) fn blocking_channel(&mut self) -> Result<Key<Channel>, Refusal> {
+        while let Some(key) = self.idle.pop() {
+            if self.channels.get(key).is_some_and(|channel| channel.state == State::Ready) {
+                return Ok(key);
+            }
+        }
+        self.open(Purpose::Blocking)
+    }
+
+    pub(super) fn open(&mut self, purpose: Purpose) -> Result<Key<Channel>, Refusal> {
+        self.main_channel()?;
+        if self.channels.len() > self.profile.settings.client_connections_max {
+            return Err(Refusal::Full("client_connections_max connections are in use"));
+        }
+        Ok(self.channels.insert(Channel::new(purpose, self.now)))
+    }
+
+    pub(super) fn check_room(&self, request: &Request<'_>) -> Result<(), Refusal> {
+        let settings = &self.profile.settings;
+        if self.requests.len() >= settings.client_requests_max {
+            return Err(Refusal::Full("client_requests_max requests have no outcome yet"));
+        }
+        let size = match request {
+            Request::Command(words) => words.iter().map(|word| word.len()).sum(),
+            Request::Transaction(_) => 0,
+        };
+        if self.waiting_bytes > 0 && self.waiting_bytes + size > settings.client_bytes_max {
+            return Err(Refusal::Full("client_bytes_max bytes are waiting to be sent"));
+        }
+        Ok(())
+    }
+
+    /// Gives a request up; false if its outcome is known already.
+    pub(super) fn cancel(&mut self, key: Key<Pending>) -> bool {
+        self.give_up(key, Fault::Canceled)
+    }
+
+    pub(super) fn give_up(&mut self, key: Key<Pending>, fault: Fault) -> bool {
+        let Some(pending) = self.requests.get(key) else { return false };
+        let channel = pending.channel;
+        self.complete(key, Err(fault));
+        let Some(found) = self.channels.get(channel) else { return true };
+        if found.purpose == Purpose::Blocking {
+            // Nobody is there for an element that it may still pop: its connection ends with it.
+            self.remove(channel);
+        }
+        true
+    }
+
+    /// Opens a connection for a caller alone.
+    pub(super) fn open_session(&mut self) -> Result<Key<Channel>, Refusal> {
+        if self.closed {
+            return Err(Refusal::Closed("the handle is closed"));
+        }
+        let key = self.open(Purpose::Session)?;
+        self.want(key);
+        Ok(key)
+    }
+
+    /// Closes it; its requests are canceled.
+    pub(super) fn close_session(&mut self, key: Key<Channel>) {
+        if self.channels.get(key).is_some_and(|channel| channel.purpose == Purpose::Session) {
+            self.end_channel(key, Fault::Canceled);
+        }
+    }
+
+    /// Subscribes; pushes come as events with `tag`.
+    pub(super) fn subscribe(
+        &mut self,
+        family: Family,
+        name: &[u8],
+        tag: usize,
+    ) -> Result<Key<Subscription>, Refusal> {
+        if self.closed {
+            return Err(Refusal::Closed("the handle is closed"));
+        }
+        if self.channels.get(self.messages).is_none() {
+            self.messages = self.open(Purpose::Messages)?;
+        }
+        let (key, joined) = self.topics.join(family, name, tag);
+        match joined {
+            Joined::Confirmed(frame) => self.told.push_back(Told::Message(key, frame)),
+            Joined::Asked => {}
+            Joined::First => self.ask(family, name, true),
+        }
+        self.want(self.messages);
+        Ok(key)
+    }
+
+    /// Ends a subscription; its tag. `None` if it is over already.
+    pub(super) fn unsubscribe(&mut self, key: Key<Subscription>) -> Option<usize> {
+        let (tag, last) = self.topics.leave(key)?;
+        if self.topics.is_empty() {
+            self.remove(self.messages);
+        } else if let Some((family, name)) = last {
+            self.ask(family, &name, false);
+        }
+        Some(tag)
+    }
+
+    /// Tells the server at once if it can be told; else all is asked for when it can.
+    pub(super) fn ask(&mut self, family: Family, name: &[u8], join: bool) {
+        let messages = self.messages;
+        if let Some(channel) = self.channels.get_mut(messages)
+            && channel.state == State::Ready
+        {
+            self.topics.ask(family, name, join, channel.out.tail());
+            self.mark(messages);
+        }
+    }
+
+    /// The next thing that happened.
+    pub(super) fn next_event(&mut self) -> Option<Event> {
+        loop {
+            match self.told.pop_front()? {
+                Told::Event(event) => return Some(event),
+                Told::Message(key, frame) => {
+                    if let (Some(found), Some(push)) = (self.topics.get(key), Tree::parse(&frame)) {
+                        return Some(Event::Message { tag: found.tag, push });
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whether anything has happened that `next_event` would tell.
+    pub(super) fn has_events(&self) -> bool {
+        !self.told.is_empty()
+    }
+
+    /// Cancels everything; nothing is taken any more.
+    pub(super) fn close(&mut self) {
+        self.end(Fault::Canceled);
+    }
+
+    /// Ends everything with this fault; nothing is taken any more.
+    pub(super) fn end(&mut self, fault: Fault) {
+        if std::mem::replace(&mut self.closed, true) {
+            return;
+        }
+        for key in self.channels.keys() {
+            self.end_channel(key, fault);
+        }
+        self.end_subscriptions(fault);
+    }
+
+    /// Whether there are requests of which nothing has been sent.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.channels.iter().any(|(_, channel)| !channel.waiting.is_empty())
+    }
+
+    /// Whether requests can be sent.
+    pub(super) fn is_connected(&self) -> bool {
+        self.channels.get(self.main).is_some_and(|channel| channel.state == State::Ready)
+    }
+
+    /// Tells the state again, if it is a good one.
+    pub(super) fn report_state(&mut self) {
+        if self.is_connected() {
+            self.told.push_back(Told::Event(Event::State { connected: true, reason: None }));
+        }
+    }
+
+    /// The last failure in words, once.
+    pub(super) fn take_words(&mut self) -> Option<String> {
+        self.words.take()
+    }
+
+    // ---- for the driver -------------------------------------------------------------------------------
+
+    /// Tells the time, for what is about to be submitted; what is due happens in `advance`.
+    pub(super) fn touch(&mut self, now: Millis) {
+        self.now = self.now.max(now);
+    }
+
+    /// Tells the time, and lets what is due happen.
+    pub(super) fn advance(&mut self, now: Millis) {
+        self.now = self.now.max(now);
+        while let Some(Reverse((at, bits))) = self.deadlines.peek().copied()
+            && at <= self.now
+        {
+            self.deadlines.pop();
+            self.give_up(Key::from_bits(bits), Fault::TimedOut);
+        }
+        for key in self.channels.keys() {
+            self.channel_due(key);
+            self.expire(key);
+        }
+    }
+
+    pub(super) fn channel_due(&mut self, key: Key<Channel>) {
+        let Some(channel) = self.channels.get(key) else { return };
+        match channel.state {
+            State::Pausing { until } if until <= self.now => self.connect(key),
+            State::Connecting { until } | State::Greeting { until } if until <= self.now => {
+                self.drop_connection(key);
+                self.failed(key, "not connected within client_connect_timeout");
+            }
+            _ => {}
+        }
+    }
+
+    /// Requests that have waited too long for a connection.
+    pub(super) fn expire(&mut self, key: Key<Channel>) {
+        let patience = self.profile.settings.client_queue_timeout;
+        while let Some(channel) = self.channels.get_mut(key)
+            && channel.state != State::Ready
+            && let Some(front) = channel.waiting.front()
+        {
+            let (request, since) = (front.request, front.since.max(channel.down_since));
+            if self.requests.get(request).is_some() && since + patience > self.now {
+                return;
+            }
+            self.waiting_bytes -= channel.drop_front();
+            self.complete(request, Err(Fault::NotSent));
+        }
+        let Some(channel) = self.channels.get(key) else { return };
+        if channel.purpose == Purpose::Blocking && channel.state != State::Ready && channel.waiting.is_empty()
+        {
+            self.remove(key);
+        }
+    }
+
+    /// Milliseconds until something is due.
+    pub(super) fn timeout(&self) -> Option<Millis> {
+        if self.has_events() || !self.actions.is_empty() || !self.dirty.is_empty() {
+            return Some(0);
+        }
+        let patience = self.profile.settings.client_queue_timeout;
+        let of_channel = |channel: &Channel| {
+            let state = match channel.state {
+                State::Pausing { until } | State::Connecting { until } | State::Greeting { until } => {
+                    Some(until)
+                }
+                State::Idle | State::Ready | State::Dead => None,
+            };
+            let front = channel.waiting.front().filter(|_| channel.state != State::Ready);
+            let front = front.map(|front| front.since.max(channel.down_since) + patience);
+            state.into_iter().chain(front).min()
+        };
+        let channels = self.channels.iter().filter_map(|(_, channel)| of_channel(channel));
+        let deadline = self.deadlines.peek().map(|Reverse((at, _))| *at);
+        channels.chain(deadline).min().map(|at| at.saturating_sub(self.now))
+    }
+
+    /// Moves the actions since the last call into `into`.
+    pub(super) fn take_actions(&mut self, into: &mut Vec<Action>) {
+        into.append(&mut self.actions);
+    }
+
+    /// Moves the keys of channels with something to write into `into`.
+    pub(super) fn take_dirty(&mut self, into: &mut Vec<Key<Channel>>) {
+        for key in &self.dirty {
+            if let Some(channel) = self.channels.get_mut(*key) {
+                channel.dirty = false;
+            }
+        }
+        into.append(&mut self.dirty);
+    }
+
+    /// The connection has been made.
+    pub(super) fn connected(&mut self, key: Key<Channel>) {
+        let until = self.now + self.profile.settings.client_connect_timeout;
+        let Some(channel) = self.channels.get_mut(key) else { return };
+        if !matches!(channel.state, State::Connecting { .. }) {
+            return;
+        }
+        channel.set_state(State::Greeting { until });
+        self.greet(key);
+        self.mark(key);
+    }
+
+    /// It could not be made.
+    pub(super) fn failed(&mut self, key: Key<Channel>, why: &str) {
+        self.words = Some(why.to_owned());
+        self.after_loss(key, Fault::NotSent);
+    }
+
+    /// It has broken.
+    pub(super) fn lost(&mut self, key: Key<Channel>, why: &str) {
+        self.words = Some(why.to_owned());
+        self.fail_sent(key, Fault::Lost);
+        self.after_loss(key, Fault::Lost);
+    }
+
+    /// What the socket may be given now.
+    pub(super) fn outgoing(&mut self, key: Key<Channel>) -> &[u8] {
+        self.refuse_transactions(key);
+        let Some(channel) = self.channels.get_mut(key) else { return &[] };
+        let requests = &self.requests;
+        self.waiting_bytes -= channel.refill(|request| requests.get(request).is_some());
+        channel.out.as_slice()
+    }
+
+    /// Where this user may not MULTI, transactions get that answer here: see [`Step::Multi`].
+    pub(super) fn refuse_transactions(&mut self, key: Key<Channel>) {
+        let Some(channel) = self.channels.get(key) else { return };
+        let Some(error) = channel.no_multi.clone() else { return };
+        let blocks = channel.waiting.iter().filter(|waiting| waiting.replies > 1);
+        for request in blocks.map(|waiting| waiting.request).collect::<Vec<_>>() {
+            self.complete(request, Tree::parse(&error).ok_or(Fault::Protocol));
+        }
+    }
+
+    /// The socket has taken `count` bytes.
+    pub(super) fn wrote(&mut self, key: Key<Channel>, count: usize) {
+        if let Some(channel) = self.channels.get_mut(key) {
+            channel.out.consume(count);
+        }
+    }
+
+    /// Whether a driver that hands descriptors over may do so on this channel now: between two requests.
+    pub(super) fn is_between_requests(&self, key: Key<Channel>) -> bool {
+        self.channels.get(key).is_some_and(|channel| channel.is_connected() && channel.out.is_empty())
+    }
+
+    /// The channel of requests.
+    pub(super) fn main(&self) -> Key<Channel> {
+        self.main
+    }
+
+    /// Bytes have arrived.
+    pub(super) fn input(&mut self, key: Key<Channel>, bytes: &[u8]) {
+        let Some(channel) = self.channels.get_mut(key) else { return };
+        if !channel.is_connected() {
+            return;
+        }
+        let mut input = std::mem::take(&mut channel.input);
+        let whole = if input.is_empty() {
+            bytes
+        } else {
+            input.append(bytes);
+            input.as_slice()
+        };
+        let (used, at_least) = self.take_frames(key, whole);
+        let left = whole.len() - used;
+        let Some(channel) = self.channels.get_mut(key).filter(|channel| channel.is_connected()) else {
+            return;
+        };
+        if input.is_empty() {
+            input.reserve(at_least.clamp(left, left + (1 << 16)));
+            input.append(&bytes[used..]);
+        } else {
+            input.consume(used);
+        }
+        channel.input = input;
+    }
+
+    pub(super) fn complete(&mut self, key: Key<Pending>, outcome: Outcome) {
+        if let Some(pending) = self.requests.remove(key) {
+            self.told.push_back(Told::Event(Event::Done { tag: pending.tag, outcome }));
+        }
+    }
+
+    pub(super) fn say(&mut self, connected: bool, reason: Option<Fault>) {
+        if self.said_connected != Some(connected) {
+            self.said_connected = Some(connected);
+            self.told.push_back(Told::Event(Event::State { connected, reason }));
+        }
+    }
+
+    pub(super) fn mark(&mut self, key: Key<Channel>) {
+        if let Some(channel) = self.channels.get_mut(key)
+            && channel.is_connected()
+            && !channel.dirty
+        {
+            channel.dirty = true;
+            self.dirty.push(key);
+        }
+    }
+
+    /// Deadlines of requests that are long done would pile up under a long timeout.
+    pub(super) fn prune_deadlines(&mut self) {
+        if self.deadlines.len() > 1024 && self.deadlines.len() > 4 * self.requests.len() {
+            let requests = &self.requests;
+            self.deadlines.retain(|Reverse((_, bits))| requests.get(Key::from_bits(*bits)).is_some());
+        }
+    }
+}

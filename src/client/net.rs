@@ -1,0 +1,487 @@
+//! A client over sockets: one poll, whose descriptor any loop can watch, and a connection for each channel. Moves bytes
+//! between them and the mux; decides nothing about requests.
+
+use super::channel::Channel;
+use super::endpoint::{Endpoint, OwnFd, Target};
+use super::mux::{Action, Mux, Profile};
+use super::request::{Event, Refusal, Request};
+use super::topics::Family;
+use crate::base::clock::{Clock, Millis};
+use crate::base::error::{Error, Result};
+use crate::base::key::Key;
+use crate::base::limits::{READ_TURN, WRITE_TURN};
+use crate::config::ClientSettings;
+use crate::transport::conn::{Conn, Fill, Flush};
+use crate::transport::stream::Stream;
+use mio::net::UnixStream;
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token, Waker};
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
+use std::collections::HashMap;
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::time::Duration;
+
+/// Tokens that are no keys: no arena grows to this index.
+const TOKEN_WAKER: Token = Token(u32::MAX as usize);
+const TOKEN_BELL: Token = Token(1 << 32 | u32::MAX as usize);
+/// Events taken from the poll at once.
+const EVENTS: usize = 64;
+
+/// Names a session of a client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SessionKey(Key<Channel>);
+
+/// A connection and what is known of it.
+#[derive(Debug)]
+struct Link {
+    conn: Conn,
+    connecting: bool,
+}
+
+/// A client of a broker, or of Redis itself; see the header's `broker_client_t`.
+pub struct Client {
+    mux: Mux,
+    net: Net,
+    settings: ClientSettings,
+    endpoint: Endpoint,
+    direct: bool,
+}
+
+impl std::fmt::Debug for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Client").field("connected", &self.mux.is_connected()).finish_non_exhaustive()
+    }
+}
+
+/// The descriptors: all that a forked copy has to close.
+struct Net {
+    poll: Poll,
+    events: Events,
+    waker: Waker,
+    bell: OwnedFd,
+    links: HashMap<Key<Channel>, Link>,
+    clock: Clock,
+    scratch: Box<[u8]>,
+    /// Links with something left to read.
+    unread: Vec<Key<Channel>>,
+    /// Channels with something left to write.
+    late: Vec<Key<Channel>>,
+    /// Channels that wait for a socket to be handed over between two requests.
+    handovers: Vec<Key<Channel>>,
+    /// The poll has been woken and has not been asked since.
+    woken: bool,
+    /// Somebody has rung the bell, and no `wait` has ended for it yet.
+    rung: bool,
+    /// The clock's offset: a mux outlives no `Net`, and both begin at zero.
+    told: Millis,
+}
+
+impl Net {
+    fn new() -> io::Result<Net> {
+        let poll = Poll::new()?;
+        let waker = Waker::new(poll.registry(), TOKEN_WAKER)?;
+        let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        poll.registry().register(&mut SourceFd(&bell.as_raw_fd()), TOKEN_BELL, Interest::READABLE)?;
+        Ok(Net {
+            poll,
+            events: Events::with_capacity(EVENTS),
+            waker,
+            bell,
+            links: HashMap::new(),
+            clock: Clock::new(),
+            scratch: vec![0; READ_TURN].into_boxed_slice(),
+            unread: Vec::new(),
+            late: Vec::new(),
+            handovers: Vec::new(),
+            woken: false,
+            rung: false,
+            told: 0,
+        })
+    }
+}
+
+impl Client {
+    /// A client of `endpoint`, which begins to connect at the first `work`. The error says whether the endpoint is
+    /// malformed.
+    pub fn new(
+        endpoint: Option<&str>,
+        mut settings: ClientSettings,
+        own_fd: OwnFd,
+    ) -> std::result::Result<Client, (bool, Error)> {
+        if settings.client_username.is_some() && settings.client_password.is_none() {
+            return Err((false, Error::config("client_username is set and client_password is not")));
+        }
+        let net =
+            Net::new().map_err(|error| (false, Error::system(format!("cannot create a poll: {error}"))))?;
+        let target = Target::parse(endpoint, &mut settings, own_fd);
+        let target =
+            target.map_err(|error| (error.kind() == crate::base::error::ErrorKind::Config, error))?;
+        let Target { endpoint, direct } = target;
+        let mux = Mux::new(Self::profile(&settings, direct, &endpoint), 0);
+        let mut client = Client { mux, net, settings, endpoint, direct };
+        client.flush();
+        Ok(client)
+    }
+
+    fn profile(settings: &ClientSettings, direct: bool, endpoint: &Endpoint) -> Profile {
+        Profile { settings: settings.clone(), direct, eager: true, lasting: endpoint.is_lasting() }
+    }
+
+    /// See [`Mux::submit`]. Makes the descriptor readable, so that the loop writes what was submitted.
+    pub fn submit(
+        &mut self,
+        to: Option<SessionKey>,
+        request: &Request<'_>,
+        timeout: Millis,
+        tag: usize,
+    ) -> std::result::Result<u64, Refusal> {
+        self.mux.touch(self.net.clock.now());
+        let key = self.mux.submit(to.map(|key| key.0), request, timeout, tag)?;
+        self.wake();
+        Ok(key.to_bits())
+    }
+
+    /// Gives a request up; false if its outcome is known already.
+    pub fn cancel(&mut self, request: u64) -> bool {
+        let canceled = self.mux.cancel(Key::from_bits(request));
+        self.wake();
+        canceled
+    }
+
+    /// Opens a connection for the caller alone.
+    pub fn open_session(&mut self) -> std::result::Result<SessionKey, Refusal> {
+        self.mux.touch(self.net.clock.now());
+        let key = self.mux.open_session()?;
+        self.wake();
+        Ok(SessionKey(key))
+    }
+
+    /// Closes it; its requests are canceled.
+    pub fn close_session(&mut self, session: SessionKey) {
+        self.mux.close_session(session.0);
+        self.wake();
+    }
+
+    /// Subscribes to one name.
+    pub fn subscribe(
+        &mut self,
+        family: Family,
+        name: &[u8],
+        tag: usize,
+    ) -> std::result::Result<u64, Refusal> {
+        self.mux.touch(self.net.clock.now());
+        let key = self.mux.subscribe(family, name, tag)?;
+        self.wake();
+        Ok(key.to_bits())
+    }
+
+    /// Ends a subscription; its tag, `None` if it is over already.
+    pub fn unsubscribe(&mut self, subscription: u64) -> Option<usize> {
+        let tag = self.mux.unsubscribe(Key::from_bits(subscription))?;
+        self.wake();
+        Some(tag)
+    }
+
+    /// The next thing that happened.
+    pub fn next_event(&mut self) -> Option<Event> {
+        self.mux.next_event()
+    }
+
+    /// Whether requests can be sent.
+    pub fn is_connected(&self) -> bool {
+        self.mux.is_connected()
+    }
+
+    /// Has the state told again, if it is a good one.
+    pub fn report_state(&mut self) {
+        self.mux.report_state();
+        self.wake();
+    }
+
+    /// The last failure in words, once.
+    pub fn take_words(&mut self) -> Option<String> {
+        self.mux.take_words()
+    }
+
+    /// What to write eight bytes to, from any thread, to make the descriptor readable.
+    pub fn bell(&self) -> RawFd {
+        self.net.bell.as_raw_fd()
+    }
+
+    /// How long a loop may sleep before the next `wait` and `work`, in milliseconds; `None` is until the descriptor is
+    /// readable.
+    pub fn timeout(&self) -> Option<Millis> {
+        let net = &self.net;
+        let unread = net.unread.iter().any(|key| net.links.get(key).is_some_and(|link| link.conn.unread()));
+        if unread || net.rung || !net.late.is_empty() {
+            return Some(0);
+        }
+        let passed = net.clock.now().saturating_sub(net.told);
+        self.mux.timeout().map(|timeout| timeout.saturating_sub(passed))
+    }
+
+    /// Waits until something happens or is due, at most `limit`.
+    pub fn wait(&mut self, limit: Option<Duration>) -> Result<()> {
+        let due = self.timeout().map(Duration::from_millis);
+        let timeout = [limit, due].into_iter().flatten().min();
+        match self.net.poll.poll(&mut self.net.events, timeout) {
+            Err(error) if error.kind() != io::ErrorKind::Interrupted => {
+                Err(Error::system(format!("cannot poll: {error}")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Reads what has come, lets happen what is due, writes what can be written.
+    pub fn work(&mut self) {
+        self.net.woken = false;
+        self.tell_time();
+        let unread = std::mem::take(&mut self.net.unread);
+        let events = std::mem::replace(&mut self.net.events, Events::with_capacity(0));
+        for event in &events {
+            match event.token() {
+                TOKEN_WAKER => {}
+                TOKEN_BELL => {
+                    // Emptied, or a level-triggered watcher of the outer loop would spin.
+                    let _ = rustix::io::read(&self.net.bell, &mut [0u8; 8]);
+                    self.net.rung = true;
+                }
+                Token(bits) => self.take_event(Key::from_bits(bits as u64), event),
+            }
+        }
+        self.net.events = events;
+        self.net.events.clear();
+        for key in unread {
+            self.read(key);
+        }
+        self.flush();
+    }
+
+    /// Whether the bell has been rung since this was last asked: what waits is to end then.
+    pub fn take_rung(&mut self) -> bool {
+        std::mem::take(&mut self.net.rung)
+    }
+
+    /// Carries out what the mux wants done, and writes.
+    pub fn flush(&mut self) {
+        self.tell_time();
+        let mut actions = Vec::new();
+        let mut dirty = std::mem::take(&mut self.net.late);
+        loop {
+            self.mux.take_actions(&mut actions);
+            let moved = !actions.is_empty();
+            for action in actions.drain(..) {
+                match action {
+                    Action::Connect(key) => self.connect(key),
+                    Action::Close(key) => self.close_link(key),
+                }
+            }
+            self.mux.take_dirty(&mut dirty);
+            if dirty.is_empty() && !moved {
+                break;
+            }
+            for key in dirty.drain(..) {
+                self.write(key);
+            }
+            self.hand_over();
+        }
+    }
+
+    fn tell_time(&mut self) {
+        self.net.told = self.net.clock.now();
+        self.mux.advance(self.net.told);
+    }
+
+    /// Makes the descriptor readable, once, until the next `work`.
+    fn wake(&mut self) {
+        if !std::mem::replace(&mut self.net.woken, true) {
+            // Fails only when it has been woken more often than a counter counts.
+            let _ = self.net.waker.wake();
+        }
+    }
+
+    // ---- connections ----------------------------------------------------------------------------------
+
+    fn connect(&mut self, key: Key<Channel>) {
+        if !self.endpoint.is_lasting() && key != self.mux.main() {
+            self.net.handovers.push(key);
+            return self.hand_over();
+        }
+        match self.endpoint.connect().and_then(|(stream, under_way)| self.add(key, stream, under_way)) {
+            Ok(()) => {}
+            Err(error) => {
+                self.endpoint.blame();
+                self.mux.failed(key, &format!("cannot connect: {error}"));
+            }
+        }
+    }
+
+    fn add(&mut self, key: Key<Channel>, stream: Stream, under_way: bool) -> io::Result<()> {
+        let mut conn = Conn::new(stream);
+        conn.register(self.net.poll.registry(), Token(key.to_bits() as usize), under_way)?;
+        self.net.links.insert(key, Link { conn, connecting: under_way });
+        if !under_way {
+            self.mux.connected(key);
+        }
+        Ok(())
+    }
+
+    /// Gives one end of a new socket pair to the process at the other end of the given one: how a client that has but
+    /// one socket gets more. The empty line it travels with is no request.
+    fn hand_over(&mut self) {
+        let main = self.mux.main();
+        if self.net.handovers.is_empty() || !self.mux.is_between_requests(main) {
+            return;
+        }
+        for key in std::mem::take(&mut self.net.handovers) {
+            match self.hand_over_one(main) {
+                Ok(Some(stream)) => {
+                    if let Err(error) = self.add(key, stream, false) {
+                        self.mux.failed(key, &error.to_string());
+                    }
+                }
+                Ok(None) => self.net.handovers.push(key),
+                Err(error) => self.mux.failed(key, &format!("cannot hand a socket over: {error}")),
+            }
+        }
+    }
+
+    /// `None`: not now.
+    fn hand_over_one(&mut self, main: Key<Channel>) -> io::Result<Option<Stream>> {
+        let Some(link) = self.net.links.get(&main) else { return Ok(None) };
+        if link.conn.blocked() {
+            return Ok(None);
+        }
+        let (near, far) = std::os::unix::net::UnixStream::pair()?;
+        near.set_nonblocking(true)?;
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        let fds = [far.as_fd()];
+        ancillary.push(SendAncillaryMessage::ScmRights(&fds));
+        let line = IoSlice::new(b"\r\n");
+        match rustix::net::sendmsg(link.conn.stream(), &[line], &mut ancillary, SendFlags::NOSIGNAL) {
+            // A line of which one byte has left would have to be ended before the next request.
+            Ok(2) => Ok(Some(Stream::Unix(UnixStream::from_std(near)))),
+            Ok(_) => Err(io::Error::other("the socket took half a line")),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn close_link(&mut self, key: Key<Channel>) {
+        self.net.handovers.retain(|waiting| *waiting != key);
+        if let Some(link) = self.net.links.remove(&key) {
+            link.conn.close(self.net.poll.registry());
+        }
+    }
+
+    fn take_event(&mut self, key: Key<Channel>, event: &mio::event::Event) {
+        let Some(link) = self.net.links.get_mut(&key) else { return };
+        link.conn.observe(event);
+        if link.connecting && !link.conn.blocked() {
+            match finish(&link.conn) {
+                Ok(false) => return,
+                Ok(true) => {
+                    link.connecting = false;
+                    self.mux.connected(key);
+                }
+                Err(error) => {
+                    self.endpoint.blame();
+                    self.close_link(key);
+                    return self.mux.failed(key, &format!("cannot connect: {error}"));
+                }
+            }
+        } else if event.is_writable() {
+            self.net.late.push(key);
+        }
+        self.read(key);
+    }
+
+    /// One read: whoever sends without end does not keep others waiting.
+    fn read(&mut self, key: Key<Channel>) {
+        let Some(link) = self.net.links.get_mut(&key) else { return };
+        if link.connecting || !link.conn.unread() || self.net.unread.contains(&key) {
+            return;
+        }
+        let fill = link.conn.fill(&mut self.net.scratch);
+        if link.conn.unread() {
+            self.net.unread.push(key);
+        }
+        match fill {
+            Fill::Bytes(count) => self.mux.input(key, &self.net.scratch[..count]),
+            Fill::Empty => {}
+            Fill::End => self.broken(key, "closed by the peer"),
+            Fill::Broken(error) => self.broken(key, &error.to_string()),
+        }
+    }
+
+    fn broken(&mut self, key: Key<Channel>, why: &str) {
+        self.close_link(key);
+        self.mux.lost(key, why);
+    }
+
+    fn write(&mut self, key: Key<Channel>) {
+        let mut left = WRITE_TURN;
+        loop {
+            let Some(link) = self.net.links.get_mut(&key).filter(|link| !link.connecting) else { return };
+            let bytes = self.mux.outgoing(key);
+            match link.conn.flush_some(self.net.poll.registry(), bytes, &mut left) {
+                Ok(Flush::Wrote(count)) => self.mux.wrote(key, count),
+                Ok(Flush::Done) => return,
+                Ok(Flush::TurnOver) => return self.net.late.push(key),
+                Err(_) => {
+                    // Replies may have come before it broke: they are read first, up to the end.
+                    link.conn.hang();
+                    return self.net.unread.push(key);
+                }
+            }
+        }
+    }
+
+    // ---- the end --------------------------------------------------------------------------------------
+
+    /// Cancels everything and closes every connection; the events tell.
+    pub fn close(&mut self) {
+        self.mux.close();
+        for key in self.net.links.keys().copied().collect::<Vec<_>>() {
+            self.close_link(key);
+        }
+    }
+
+    /// Closes the descriptors and nothing else: this process is a forked copy, or its state is not to be trusted.
+    pub fn abandon(self) {}
+
+    /// In a forked copy: closes what was inherited, without a word to the other side, forgets every request and
+    /// subscription, and begins anew. False if there is no way to connect again.
+    pub fn after_fork(&mut self) -> Result<bool> {
+        let fresh = Net::new().map_err(|error| Error::system(format!("cannot create a poll: {error}")))?;
+        // Dropped, not deregistered: the poll behind the old descriptor is the parent's, too.
+        drop(std::mem::replace(&mut self.net, fresh));
+        let lasting = self.endpoint.is_lasting();
+        if !lasting {
+            self.endpoint = Endpoint::Given(None);
+        }
+        self.mux = Mux::new(Self::profile(&self.settings, self.direct, &self.endpoint), 0);
+        self.flush();
+        Ok(lasting)
+    }
+}
+
+impl AsRawFd for Client {
+    fn as_raw_fd(&self) -> RawFd {
+        self.net.poll.as_raw_fd()
+    }
+}
+
+/// Whether a connect has come to its end.
+fn finish(conn: &Conn) -> io::Result<bool> {
+    if let Some(error) = conn.stream().take_error()? {
+        return Err(error);
+    }
+    match conn.stream().check_connected() {
+        Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(false),
+        other => other.map(|()| true),
+    }
+}

@@ -1,0 +1,142 @@
+//! What comes from the peer: replies to requests, to the greeting, and pushes. Each reply belongs to the oldest request
+//! that was sent; one that nobody asked for ends the connection.
+
+use super::channel::{Channel, Purpose, Sent, State};
+use super::guard::Tracked;
+use super::mux::{Mux, Told};
+use super::request::{Event, Fault, fault_of};
+use crate::base::key::Key;
+use crate::resp::{ReplyScan, Tree, reply};
+
+/// Connections kept for the next blocking command.
+const BLOCKING_KEPT: usize = 4;
+
+impl Mux {
+    pub(super) fn take_frames(&mut self, key: Key<Channel>, bytes: &[u8]) -> (usize, usize) {
+        let Some(channel) = self.channels.get_mut(key) else { return (0, 0) };
+        let mut scanner = std::mem::take(&mut channel.scanner);
+        let (mut used, mut needed) = (0, 0);
+        while used < bytes.len() {
+            let alive = match scanner.scan(&bytes[used..]) {
+                ReplyScan::NeedMore { at_least } => {
+                    needed = at_least;
+                    break;
+                }
+                ReplyScan::Frame { len, kind } => {
+                    let frame = &bytes[used..used + len];
+                    used += len;
+                    self.take_frame(key, frame, kind)
+                }
+                ReplyScan::Desync(why) => {
+                    self.desync(key, why);
+                    false
+                }
+            };
+            if !alive {
+                return (used, 0);
+            }
+        }
+        if let Some(channel) = self.channels.get_mut(key) {
+            channel.scanner = scanner;
+        }
+        (used, needed)
+    }
+
+    /// One whole reply or push; false if the connection has come to its end.
+    pub(super) fn take_frame(&mut self, key: Key<Channel>, frame: &[u8], kind: u8) -> bool {
+        let Some(channel) = self.channels.get_mut(key) else { return false };
+        if kind == b'>' {
+            self.pushed(frame);
+            return true;
+        }
+        if matches!(channel.state, State::Greeting { .. }) {
+            return self.greeted(key, frame);
+        }
+        if channel.purpose == Purpose::Messages {
+            return self.subscription_refused(key, frame);
+        }
+        let Some(front) = channel.sent.front_mut() else {
+            self.desync(key, "a reply nobody asked for");
+            return false;
+        };
+        front.left -= 1;
+        if front.left > 0 {
+            if frame.first() == Some(&b'-') && front.error.is_none() {
+                front.error = Some(frame.into());
+            }
+            return true;
+        }
+        if let Some(sent) = channel.sent.pop_front() {
+            self.answered(key, sent, frame);
+        }
+        self.channels.get(key).is_some()
+    }
+
+    pub(super) fn answered(&mut self, key: Key<Channel>, sent: Sent, frame: &[u8]) {
+        if let (Some(tracked), b"+OK\r\n") = (sent.tracked, frame) {
+            self.remember(tracked, &sent);
+        }
+        // Why nothing was executed, where Redis said so earlier.
+        let told = match &sent.error {
+            Some(error) if frame.first() == Some(&b'-') => error,
+            _ => frame,
+        };
+        let outcome = match fault_of(told) {
+            Some(fault) => {
+                self.words = reply::text(told).map(|text| String::from_utf8_lossy(text).into_owned());
+                Err(fault)
+            }
+            None => Tree::parse(told).ok_or(Fault::Protocol),
+        };
+        self.complete(sent.request, outcome);
+        let keep = self.idle.len() < BLOCKING_KEPT;
+        match self.channels.get(key).map(|channel| channel.purpose) {
+            Some(Purpose::Blocking) if keep => self.idle.push(key),
+            Some(Purpose::Blocking) => self.remove(key),
+            _ => {}
+        }
+    }
+
+    pub(super) fn remember(&mut self, tracked: Tracked, sent: &Sent) {
+        if let Some(bytes) = &sent.bytes {
+            self.again.retain(|(known, _)| *known != tracked);
+            self.again.push((tracked, bytes.to_vec()));
+        }
+    }
+
+    pub(super) fn pushed(&mut self, frame: &[u8]) {
+        let Some(push) = Tree::parse(frame) else { return };
+        match self.topics.push(&push) {
+            Some(keys) => self.told.extend(keys.into_iter().map(|key| Told::Message(key, frame.into()))),
+            None => self.told.push_back(Told::Event(Event::Push(push))),
+        }
+    }
+
+    /// An answer on the channel of subscriptions that is no push: the one asked for first is refused.
+    pub(super) fn subscription_refused(&mut self, key: Key<Channel>, frame: &[u8]) -> bool {
+        let over = self.topics.refused().filter(|_| frame.first() == Some(&b'-'));
+        let Some(over) = over else {
+            self.desync(key, "a reply nobody asked for");
+            return false;
+        };
+        for tag in over {
+            let outcome = match fault_of(frame) {
+                Some(fault) => Err(fault),
+                None => Tree::parse(frame).ok_or(Fault::Protocol),
+            };
+            self.told.push_back(Told::Event(Event::SubscriptionOver { tag, outcome }));
+        }
+        if self.topics.is_empty() {
+            self.remove(key);
+        }
+        self.channels.get(key).is_some()
+    }
+
+    pub(super) fn desync(&mut self, key: Key<Channel>, why: &str) {
+        log::error!("out of step with the peer: {why}; closing the connection");
+        self.drop_connection(key);
+        self.words = Some(why.to_owned());
+        self.fail_sent(key, Fault::Protocol);
+        self.after_loss(key, Fault::Protocol);
+    }
+}

@@ -1,0 +1,181 @@
+//! What callers hand in and get back: requests, transactions, outcomes. Plain data.
+
+use super::guard;
+use crate::resp::{Tree, encode};
+
+/// Bytes of commands in one transaction: it is held whole here, on its way, and in the broker.
+pub const BLOCK_MAX: usize = 64 * 1024 * 1024;
+
+/// Something to be sent.
+#[derive(Debug, Clone, Copy)]
+pub enum Request<'a> {
+    /// The words of a command, its name first.
+    Command(&'a [&'a [u8]]),
+    /// Commands to be executed together.
+    Transaction(&'a Block),
+}
+
+/// The commands of a transaction.
+#[derive(Debug, Clone, Default)]
+pub struct Block {
+    bytes: Vec<u8>,
+    len: u32,
+}
+
+impl Block {
+    /// Adds a command. `Ok(false)`: there is no more room. An error says why it may not stand in a transaction.
+    pub fn add(&mut self, words: &[&[u8]]) -> Result<bool, &'static str> {
+        guard::in_transaction(words)?;
+        let size: usize = words.iter().map(|word| word.len() + 16).sum();
+        if self.bytes.len() + size > BLOCK_MAX {
+            return Ok(false);
+        }
+        encode::request(&mut self.bytes, words);
+        self.len += 1;
+        Ok(true)
+    }
+
+    /// How many commands it holds.
+    pub fn len(&self) -> u32 {
+        self.len
+    }
+
+    /// Whether it holds none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Appends MULTI, the commands and EXEC, which have two replies more than there are commands.
+    pub(super) fn write(&self, out: &mut Vec<u8>) {
+        encode::request(out, &[b"MULTI"]);
+        out.extend_from_slice(&self.bytes);
+        encode::request(out, &[b"EXEC"]);
+    }
+}
+
+/// Why there is no reply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// Never sent: not executed.
+    NotSent,
+    /// Sent, at least in part, and the connection broke: executed once or not at all.
+    Lost,
+    /// Its time is over. If it was sent, it may be executed.
+    TimedOut,
+    /// Given up. If it was sent, it may be executed.
+    Canceled,
+    /// The peer does not speak the protocol.
+    Protocol,
+    /// The peer refused user, password, database or name.
+    Denied,
+    /// A limit of the broker's was reached: not executed.
+    Limit,
+}
+
+/// What became of a request.
+pub type Outcome = Result<Tree, Fault>;
+
+/// Why a request was not taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refusal {
+    /// It is no request.
+    Invalid(&'static str),
+    /// It cannot go this way; says which way it can.
+    Unsupported(&'static str),
+    /// Too much is waiting.
+    Full(&'static str),
+    /// What it was meant for has been closed.
+    Closed(&'static str),
+    /// The connection it was meant for is gone and does not come back.
+    NotConnected(&'static str),
+}
+
+impl Refusal {
+    /// The reason in words.
+    pub fn words(&self) -> &'static str {
+        match self {
+            Refusal::Invalid(words)
+            | Refusal::Unsupported(words)
+            | Refusal::Full(words)
+            | Refusal::Closed(words)
+            | Refusal::NotConnected(words) => words,
+        }
+    }
+}
+
+/// What happened. `tag` is what the caller gave along.
+#[derive(Debug)]
+pub enum Event {
+    /// A request has its outcome: the only one it will have.
+    Done {
+        /// The request's.
+        tag: usize,
+        /// The reply, or why there is none.
+        outcome: Outcome,
+    },
+    /// A push about a subscription: its confirmation, or a message.
+    Message {
+        /// The subscription's.
+        tag: usize,
+        /// The whole push.
+        push: Tree,
+    },
+    /// A subscription has come to its end by itself; it is not heard of again.
+    SubscriptionOver {
+        /// The subscription's.
+        tag: usize,
+        /// The server's refusal, or why there will be no more messages.
+        outcome: Outcome,
+    },
+    /// A push that belongs to no subscription.
+    Push(Tree),
+    /// The main connection is there, or is not any more.
+    State {
+        /// Whether it is there.
+        connected: bool,
+        /// Why it is not.
+        reason: Option<Fault>,
+    },
+}
+
+/// The fault that an error reply of the broker's stands for; `None` for every other reply.
+pub(super) fn fault_of(frame: &[u8]) -> Option<Fault> {
+    let text = frame.strip_prefix(b"-BROKER")?;
+    let word = text.split(|byte| matches!(byte, b' ' | b'\r')).next()?;
+    match word {
+        b"LOST" => Some(Fault::Lost),
+        b"DOWN" => Some(Fault::NotSent),
+        b"TIMEOUT" => Some(Fault::TimedOut),
+        b"LIMIT" => Some(Fault::Limit),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_brokers_own_errors_are_faults() {
+        assert_eq!(fault_of(b"-BROKERLOST the connection\r\n"), Some(Fault::Lost));
+        assert_eq!(fault_of(b"-BROKERDOWN\r\n"), Some(Fault::NotSent));
+        assert_eq!(fault_of(b"-BROKERTIMEOUT x\r\n"), Some(Fault::TimedOut));
+        assert_eq!(fault_of(b"-BROKERLIMIT x\r\n"), Some(Fault::Limit));
+        for other in ["-BROKERLOSTX\r\n", "-ERR BROKERLOST\r\n", "+BROKERLOST\r\n", "$11\r\n-BROKERLOST\r\n"]
+        {
+            assert_eq!(fault_of(other.as_bytes()), None, "{other:?}");
+        }
+    }
+
+    #[test]
+    fn a_block_is_written_whole() {
+        let mut block = Block::default();
+        assert_eq!(block.add(&[b"INCR", b"k"]), Ok(true));
+        assert!(block.add(&[b"WATCH", b"k"]).is_err());
+        assert_eq!(block.len(), 1);
+        let mut out = Vec::new();
+        block.write(&mut out);
+        let text = "*1\r\n$5\r\nMULTI\r\n*2\r\n$4\r\nINCR\r\n$1\r\nk\r\n*1\r\n$4\r\nEXEC\r\n";
+        assert_eq!(out, text.as_bytes());
+    }
+}

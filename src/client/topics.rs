@@ -1,0 +1,249 @@
+//! Subscriptions by name: who wants which messages, what was asked of the server about it and not yet confirmed.
+//! Owns no connection; says what to send and whom a push is for.
+
+use crate::base::key::{Arena, Key};
+pub use crate::command::Family;
+use crate::resp::{Tree, encode};
+use std::collections::{HashMap, VecDeque};
+
+/// One subscription of a caller.
+#[derive(Debug)]
+pub(super) struct Subscription {
+    pub(super) tag: usize,
+    topic: Topic,
+}
+
+/// What the server is to be told when the last subscription of a name has gone.
+pub(super) type Farewell = Option<(Family, Box<[u8]>)>;
+
+/// What is subscribed to.
+type Topic = (u8, Box<[u8]>);
+
+#[derive(Debug, Default)]
+struct Interest {
+    subscriptions: Vec<Key<Subscription>>,
+    /// The server's confirmation on the present connection.
+    confirmed: Option<Box<[u8]>>,
+}
+
+/// A question to the server that is not yet confirmed.
+#[derive(Debug)]
+struct Asked {
+    topic: Topic,
+    join: bool,
+}
+
+/// Every subscription of a client.
+#[derive(Debug, Default)]
+pub(super) struct Topics {
+    subscriptions: Arena<Subscription>,
+    interests: HashMap<Topic, Interest>,
+    asked: VecDeque<Asked>,
+}
+
+/// What became of a new subscription.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Joined {
+    /// The first of its name: the server has to be asked.
+    First,
+    /// Another is confirmed already, with these bytes.
+    Confirmed(Box<[u8]>),
+    /// Another is being asked for.
+    Asked,
+}
+
+impl Topics {
+    /// Whether nobody wants anything.
+    pub(super) fn is_empty(&self) -> bool {
+        self.interests.is_empty()
+    }
+
+    /// The subscription, unless it is over.
+    pub(super) fn get(&self, key: Key<Subscription>) -> Option<&Subscription> {
+        self.subscriptions.get(key)
+    }
+
+    pub(super) fn join(&mut self, family: Family, name: &[u8], tag: usize) -> (Key<Subscription>, Joined) {
+        let topic: Topic = (code(family), name.into());
+        let key = self.subscriptions.insert(Subscription { tag, topic: topic.clone() });
+        let interest = self.interests.entry(topic).or_default();
+        interest.subscriptions.push(key);
+        let joined = match &interest.confirmed {
+            _ if interest.subscriptions.len() == 1 => Joined::First,
+            Some(confirmation) => Joined::Confirmed(confirmation.clone()),
+            None => Joined::Asked,
+        };
+        (key, joined)
+    }
+
+    /// Ends a subscription; its tag, and what the server is to be told if it was the last of its name.
+    pub(super) fn leave(&mut self, key: Key<Subscription>) -> Option<(usize, Farewell)> {
+        let subscription = self.subscriptions.remove(key)?;
+        let interest = self.interests.get_mut(&subscription.topic)?;
+        interest.subscriptions.retain(|other| *other != key);
+        if !interest.subscriptions.is_empty() {
+            return Some((subscription.tag, None));
+        }
+        self.interests.remove(&subscription.topic);
+        let (family, name) = subscription.topic;
+        Some((subscription.tag, Some((family_of(family), name))))
+    }
+
+    /// Writes SUBSCRIBE, or what takes it back, for one name, and remembers to expect a confirmation.
+    pub(super) fn ask(&mut self, family: Family, name: &[u8], join: bool, out: &mut Vec<u8>) {
+        let command: &[u8] = match (family, join) {
+            (Family::Channel, true) => b"SUBSCRIBE",
+            (Family::Channel, false) => b"UNSUBSCRIBE",
+            (Family::Pattern, true) => b"PSUBSCRIBE",
+            (Family::Pattern, false) => b"PUNSUBSCRIBE",
+            (Family::Shard, true) => b"SSUBSCRIBE",
+            (Family::Shard, false) => b"SUNSUBSCRIBE",
+        };
+        encode::request(out, &[command, name]);
+        self.asked.push_back(Asked { topic: (code(family), name.into()), join });
+    }
+
+    /// Asks for everything anew: the connection is a new one.
+    pub(super) fn ask_all(&mut self, out: &mut Vec<u8>) {
+        self.asked.clear();
+        let topics: Vec<Topic> = self.interests.keys().cloned().collect();
+        for interest in self.interests.values_mut() {
+            interest.confirmed = None;
+        }
+        for (family, name) in topics {
+            self.ask(family_of(family), &name, true, out);
+        }
+    }
+
+    /// Whom a push is for. `None`: it is about no subscription at all.
+    pub(super) fn push(&mut self, push: &Tree) -> Option<Vec<Key<Subscription>>> {
+        let mut elements = push.elements(0);
+        let (kind, name) = (push.text(elements.next()?)?, push.text(elements.next()?));
+        match kind {
+            b"message" => Some(self.wanting(Family::Channel, name?)),
+            b"pmessage" => Some(self.wanting(Family::Pattern, name?)),
+            b"smessage" => Some(self.wanting(Family::Shard, name?)),
+            b"subscribe" | b"psubscribe" | b"ssubscribe" => Some(self.confirmed(name?, true, push.raw(0))),
+            b"unsubscribe" | b"punsubscribe" | b"sunsubscribe" => {
+                Some(self.confirmed(name?, false, push.raw(0)))
+            }
+            _ => None,
+        }
+    }
+
+    /// Only after its confirmation: what comes before is the echo of an earlier subscription.
+    fn wanting(&self, family: Family, name: &[u8]) -> Vec<Key<Subscription>> {
+        let interest = self.interests.get(&(code(family), name.into()) as &Topic);
+        interest
+            .filter(|interest| interest.confirmed.is_some())
+            .map_or_else(Vec::new, |i| i.subscriptions.clone())
+    }
+
+    fn confirmed(&mut self, name: &[u8], join: bool, frame: &[u8]) -> Vec<Key<Subscription>> {
+        if self.asked.front().is_none_or(|asked| asked.join != join || &*asked.topic.1 != name) {
+            // Redis ends a shard subscription by itself when the slot moves; nobody asked.
+            return Vec::new();
+        }
+        let Some(asked) = self.asked.pop_front() else { return Vec::new() };
+        match self.interests.get_mut(&asked.topic) {
+            Some(interest) if join => {
+                interest.confirmed = Some(frame.into());
+                interest.subscriptions.clone()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// The server has refused what was asked first. Whose subscriptions are over; `None`: nothing was asked.
+    pub(super) fn refused(&mut self) -> Option<Vec<usize>> {
+        let asked = self.asked.pop_front()?;
+        let interest = match asked.join {
+            true => self.interests.remove(&asked.topic).unwrap_or_default(),
+            false => Interest::default(),
+        };
+        let over = interest.subscriptions.into_iter().filter_map(|key| self.subscriptions.remove(key));
+        Some(over.map(|subscription| subscription.tag).collect())
+    }
+
+    /// Ends them all; their tags.
+    pub(super) fn end_all(&mut self) -> Vec<usize> {
+        let over = self.subscriptions.keys();
+        let tags = over.into_iter().filter_map(|key| Some(self.subscriptions.remove(key)?.tag)).collect();
+        self.interests.clear();
+        self.asked.clear();
+        tags
+    }
+}
+
+fn code(family: Family) -> u8 {
+    match family {
+        Family::Channel => 0,
+        Family::Pattern => 1,
+        Family::Shard => 2,
+    }
+}
+
+fn family_of(code: u8) -> Family {
+    match code {
+        0 => Family::Channel,
+        1 => Family::Pattern,
+        _ => Family::Shard,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn push(kind: &str, name: &str) -> Tree {
+        Tree::parse(format!(">3\r\n+{kind}\r\n+{name}\r\n:1\r\n").as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn many_of_one_name_are_one_to_the_server() {
+        let (mut topics, mut out) = (Topics::default(), Vec::new());
+        let (a, first) = topics.join(Family::Channel, b"c", 1);
+        assert_eq!(first, Joined::First);
+        topics.ask(Family::Channel, b"c", true, &mut out);
+        assert_eq!(topics.join(Family::Channel, b"c", 2).1, Joined::Asked);
+        assert_eq!(topics.push(&push("message", "c")), Some(vec![]), "not confirmed yet");
+        assert_eq!(topics.push(&push("subscribe", "c")).unwrap().len(), 2);
+        let (b, joined) = topics.join(Family::Channel, b"c", 3);
+        assert!(matches!(joined, Joined::Confirmed(_)));
+        assert_eq!(topics.push(&push("message", "c")).unwrap().len(), 3);
+        assert_eq!(topics.push(&push("pmessage", "c")).unwrap().len(), 0);
+        assert_eq!(topics.leave(a), Some((1, None)));
+        assert_eq!(topics.leave(a), None);
+        assert_eq!(topics.leave(b), Some((3, None)));
+        assert_eq!(topics.push(&push("invalidate", "c")), None);
+    }
+
+    #[test]
+    fn a_refusal_ends_those_who_asked() {
+        let (mut topics, mut out) = (Topics::default(), Vec::new());
+        topics.join(Family::Channel, b"c", 1);
+        topics.ask(Family::Channel, b"c", true, &mut out);
+        let (other, _) = topics.join(Family::Channel, b"d", 2);
+        topics.ask(Family::Channel, b"d", true, &mut out);
+        assert_eq!(topics.refused(), Some(vec![1]));
+        assert_eq!(topics.push(&push("subscribe", "d")), Some(vec![other]));
+        assert_eq!(topics.refused(), None);
+    }
+
+    /// UNSUBSCRIBE and SUBSCRIBE of the same name at once: the messages of the first are not those of the second.
+    #[test]
+    fn a_message_before_the_confirmation_is_an_echo() {
+        let (mut topics, mut out) = (Topics::default(), Vec::new());
+        let (a, _) = topics.join(Family::Channel, b"c", 1);
+        topics.ask(Family::Channel, b"c", true, &mut out);
+        topics.push(&push("subscribe", "c"));
+        let (_, told) = topics.leave(a).unwrap();
+        assert!(told.is_some());
+        topics.ask(Family::Channel, b"c", false, &mut out);
+        topics.join(Family::Channel, b"c", 2);
+        topics.ask(Family::Channel, b"c", true, &mut out);
+        assert_eq!(topics.push(&push("message", "c")), Some(vec![]));
+        assert_eq!(topics.push(&push("unsubscribe", "c")), Some(vec![]));
+        assert_eq!(topics.push(&push("subscribe", "c")).unwrap().len(), 1);
+    }
+}
