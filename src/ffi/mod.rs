@@ -1,4 +1,28 @@
-//! Where the crate meets C: checks, converts, delegates, and never decides. The only room besides shared
+//! The C interface, one file per object of `include/broker.h`, which build.rs makes from these files: their
+//! comments are its contracts. Checks, converts, delegates, and never decides. The only room besides shared
 //! memory in which `unsafe` may stand, each with its reason.
+//!
+//! `border` is what every call crosses, `fork` how a forked copy is noticed, `text` and `calls` what arguments and
+//! callbacks are turned into; `codes`, `log`, `config`, `reply`, `transaction`, `embed`, `client` and `session` are
+//! the header, in its order.
+#![allow(unsafe_code)]
+// They are exported under their C names, not reached by their path.
+#![allow(unreachable_pub)]
 
+mod bell;
+mod border;
+mod calls;
+mod client;
+mod codes;
+mod config;
+mod embed;
+mod fork;
 pub mod heap;
+mod log;
+mod reply;
+#[cfg(feature = "sabotage")]
+mod sabotage;
+mod session;
+mod stats;
+mod text;
+mod transaction;

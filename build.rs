@@ -1,0 +1,70 @@
+//! Makes `include/broker.h` from `src/ffi` and gives the shared library its SONAME. The header is written only
+//! where it differs, so that a build of an unchanged tree leaves the tree alone; a tree that cannot be written
+//! to is left alone as well. `tests/header.rs` compares.
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// In the order of the header.
+const SOURCES: [&str; 8] = ["codes", "log", "config", "reply", "transaction", "embed", "client", "session"];
+
+fn main() {
+    println!("cargo:rerun-if-changed=cbindgen.toml");
+    println!("cargo:rerun-if-changed=src/ffi");
+    println!("cargo:rerun-if-changed=include/broker.h");
+    println!("cargo:rerun-if-changed=build.rs");
+    println!("cargo:rerun-if-env-changed=CARGO_FEATURE_CAPI");
+    name_library();
+    let root = PathBuf::from(variable("CARGO_MANIFEST_DIR"));
+    let made = header(&root);
+    let out = Path::new(&variable("OUT_DIR")).join("broker.h");
+    fs::write(&out, &made).expect("write into OUT_DIR");
+    let committed = root.join("include/broker.h");
+    if fs::read_to_string(&committed).ok().as_deref() != Some(&made) {
+        // A source tree may be read-only; then the test that compares says what is wrong.
+        let _ = fs::create_dir_all(root.join("include"));
+        let _ = fs::write(&committed, &made);
+    }
+}
+
+/// The SONAME, made from the version in Cargo.toml. cargo-c, which builds with the feature `capi`, passes one of its own.
+fn name_library() {
+    let elf = env::var("CARGO_CFG_TARGET_OS").is_ok_and(|system| system != "macos" && system != "windows");
+    if elf && env::var_os("CARGO_FEATURE_CAPI").is_none() {
+        let major = variable("CARGO_PKG_VERSION_MAJOR");
+        println!("cargo:rustc-cdylib-link-arg=-Wl,-soname,libbroker.so.{major}");
+    }
+}
+
+fn header(root: &Path) -> String {
+    let mut config = cbindgen::Config::from_file(root.join("cbindgen.toml")).expect("read cbindgen.toml");
+    config.after_includes = Some(version());
+    let mut builder = cbindgen::Builder::new().with_config(config);
+    for source in SOURCES {
+        builder = builder.with_src(root.join("src/ffi").join(source).with_extension("rs"));
+    }
+    let mut text = Vec::new();
+    builder.generate().expect("make the header").write(&mut text);
+    String::from_utf8(text).expect("a header is text")
+}
+
+/// The version macros, from Cargo.toml.
+fn version() -> String {
+    let number = |part: &str| variable(&format!("CARGO_PKG_VERSION_{part}"));
+    let (major, minor, patch) = (number("MAJOR"), number("MINOR"), number("PATCH"));
+    format!(
+        "\n/* The version of this header; broker_version() is that of the library. */\n\
+         #define BROKER_VERSION_MAJOR {major}\n\
+         #define BROKER_VERSION_MINOR {minor}\n\
+         #define BROKER_VERSION_PATCH {patch}\n\
+         #define BROKER_VERSION_STRING \"{major}.{minor}.{patch}\"\n\
+         /* 0xMMmmpp00: one number per version, in order. */\n\
+         #define BROKER_VERSION_HEX \\\n    \
+         ((BROKER_VERSION_MAJOR << 24) | (BROKER_VERSION_MINOR << 16) | (BROKER_VERSION_PATCH << 8))\n"
+    )
+}
+
+fn variable(name: &str) -> String {
+    env::var(name).unwrap_or_else(|_| panic!("cargo sets {name}"))
+}

@@ -1,0 +1,151 @@
+//! `broker_config_t`: settings by name, checked when they are set. Owns no rule of its own: the keys are the
+//! tables of `crate::config`.
+
+use super::border::{Ended, Handle, Rule, Shell, enter, shield};
+use super::codes::{BROKER_ECONFIG, BROKER_EINVAL, BROKER_EPANIC, BROKER_ESYS, BROKER_OK};
+use super::text::{copy_out, opt_str, own_words, required_str};
+use crate::base::error::{Error, ErrorKind};
+use crate::config::{ClientSettings, Settings};
+use std::ffi::{CString, c_char, c_int};
+
+/// Settings for loops and clients, by name. One may serve many of both: broker_loop_new() takes the keys of the
+/// broker from it and broker_client_new() the keys that begin with "client_". Copied by both, so it may be
+/// changed or freed at once. Plain memory: also usable after a fork, by one thread at a time.
+///
+/// Methods: broker_config_new, _free, _set, _get, _load, _error.
+#[allow(non_camel_case_types)]
+#[derive(Debug)]
+pub struct broker_config_t(#[expect(dead_code, reason = "reached through a cast pointer")] Shell<Config>);
+
+#[derive(Debug, Default)]
+pub(super) struct Config {
+    pub(super) broker: Settings,
+    pub(super) client: ClientSettings,
+    words: CString,
+}
+
+impl Handle for Config {
+    fn ended() -> &'static Ended<Self> {
+        static ENDED: Ended<Config> = Ended::new();
+        &ENDED
+    }
+    const SURVIVES_FORK: bool = true;
+}
+
+impl Config {
+    fn outcome(&mut self, outcome: Result<(), Error>) -> c_int {
+        match outcome {
+            Ok(()) => BROKER_OK,
+            Err(error) => {
+                self.words = own_words(&error.to_string());
+                code_of(&error)
+            }
+        }
+    }
+}
+
+/// The code for an error of set-up.
+pub(super) fn code_of(error: &Error) -> c_int {
+    match error.kind() {
+        ErrorKind::Config => BROKER_ECONFIG,
+        ErrorKind::System => BROKER_ESYS,
+    }
+}
+
+/// Why `read` has failed, in words.
+pub(super) const UNUSABLE: &str = "the configuration has been freed or is in use";
+
+/// What `pointer` holds, NULL meaning the defaults.
+pub(super) fn read<R>(pointer: *const broker_config_t, body: impl FnOnce(&Config) -> R) -> Result<R, c_int> {
+    if pointer.is_null() {
+        return Ok(body(&Config::default()));
+    }
+    let shell = Shell::of(pointer.cast::<Shell<Config>>())?;
+    shell.check()?;
+    shell.borrow(|config| body(config))
+}
+
+/// A configuration of defaults. Free it with broker_config_free(). NULL only after an internal error.
+#[unsafe(no_mangle)]
+pub extern "C" fn broker_config_new() -> *mut broker_config_t {
+    shield(std::ptr::null_mut(), || Shell::create(Config::default(), -1).cast())
+}
+
+/// Frees it. NULL is BROKER_OK; a second time is BROKER_ESTATE.
+#[unsafe(no_mangle)]
+pub extern "C" fn broker_config_free(config: *mut broker_config_t) -> c_int {
+    if config.is_null() {
+        return BROKER_OK;
+    }
+    shield(BROKER_EPANIC, || match Shell::of(config.cast::<Shell<Config>>()).and_then(|shell| shell.end()) {
+        Ok(_) => BROKER_OK,
+        Err(code) => code,
+    })
+}
+
+/// Sets one key; a NULL value is its default. Keys, values and defaults are those of docs/config.md, as in
+/// broker.toml: times are milliseconds or text such as "5s", sizes bytes or text such as "64MiB". On failure
+/// nothing has changed, and broker_config_error() says what is allowed.
+///
+/// BROKER_EINVAL for a NULL handle or key; BROKER_ECONFIG for an unknown key or an unacceptable value.
+#[unsafe(no_mangle)]
+pub extern "C" fn broker_config_set(
+    config: *mut broker_config_t,
+    key: *const c_char,
+    value: *const c_char,
+) -> c_int {
+    enter(config.cast::<Shell<Config>>(), Rule::Anywhere, |config| {
+        let (Ok(key), Ok(value)) = (required_str(key), opt_str(value)) else { return BROKER_EINVAL };
+        let client = crate::config::client_rows().iter().any(|row| row.key == key);
+        let outcome = match (client, value) {
+            (true, Some(value)) => config.client.set(key, value),
+            (true, None) => config.client.unset(key),
+            (false, Some(value)) => config.broker.set(key, value),
+            (false, None) => config.broker.unset(key),
+        };
+        config.outcome(outcome)
+    })
+}
+
+/// Copies the value of a key into `buf`, cut to `len` bytes with a NUL at the end, as snprintf() does; returns
+/// the length it has without the NUL, or a negative code. Passwords are masked. `buf` may be NULL if `len` is 0.
+///
+/// BROKER_EINVAL for a NULL handle or key; BROKER_ECONFIG for an unknown key.
+#[unsafe(no_mangle)]
+pub extern "C" fn broker_config_get(
+    config: *const broker_config_t,
+    key: *const c_char,
+    buf: *mut c_char,
+    len: usize,
+) -> c_int {
+    enter(config.cast::<Shell<Config>>(), Rule::Anywhere, |config| {
+        let Ok(key) = required_str(key) else { return BROKER_EINVAL };
+        match config.client.get_text(key).or_else(|| config.broker.get_text(key)) {
+            Some(text) => copy_out(&text, buf, len),
+            None => BROKER_ECONFIG,
+        }
+    })
+}
+
+/// Reads a broker.toml; keys it does not name keep their values. Blocking file I/O. On failure nothing has
+/// changed.
+///
+/// BROKER_EINVAL for a NULL; BROKER_ESYS if the file cannot be read; BROKER_ECONFIG for its content, with the
+/// line in broker_config_error().
+#[unsafe(no_mangle)]
+pub extern "C" fn broker_config_load(config: *mut broker_config_t, path: *const c_char) -> c_int {
+    enter(config.cast::<Shell<Config>>(), Rule::Anywhere, |config| {
+        let Ok(path) = required_str(path) else { return BROKER_EINVAL };
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| Error::system(format!("cannot read the configuration {path}: {error}")));
+        let outcome = text.and_then(|text| config.broker.load_toml(&text, path));
+        config.outcome(outcome)
+    })
+}
+
+/// The last failure of this configuration in words; "" before the first. Valid until the next call with it.
+/// NULL for a NULL handle.
+#[unsafe(no_mangle)]
+pub extern "C" fn broker_config_error(config: *const broker_config_t) -> *const c_char {
+    enter(config.cast::<Shell<Config>>(), Rule::Anywhere, |config| config.words.as_ptr())
+}

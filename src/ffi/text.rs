@@ -1,0 +1,79 @@
+//! Strings and arrays on their way across the border. Checks pointers and lengths, copies where something is
+//! kept; decides nothing.
+
+use super::codes::BROKER_EINVAL;
+use std::ffi::{CStr, CString, c_char, c_int};
+
+/// Most words a command may have, as in Redis.
+const WORDS_MAX: usize = 1024 * 1024;
+
+/// A NUL-terminated UTF-8 string that must be there.
+pub(super) fn required_str<'a>(text: *const c_char) -> Result<&'a str, c_int> {
+    opt_str(text)?.ok_or(BROKER_EINVAL)
+}
+
+/// A NUL-terminated UTF-8 string, or NULL.
+pub(super) fn opt_str<'a>(text: *const c_char) -> Result<Option<&'a str>, c_int> {
+    if text.is_null() {
+        return Ok(None);
+    }
+    // SAFETY: the header asks for a NUL-terminated string that lives through the call; no caller keeps it
+    // longer.
+    unsafe { CStr::from_ptr(text) }.to_str().map(Some).map_err(|_| BROKER_EINVAL)
+}
+
+/// Bytes with a length; NULL only with length 0.
+pub(super) fn bytes<'a>(start: *const c_char, len: usize) -> Result<&'a [u8], c_int> {
+    match (start.is_null(), len) {
+        (true, 0) => Ok(&[]),
+        (true, _) => Err(BROKER_EINVAL),
+        (false, len) if len > isize::MAX as usize => Err(BROKER_EINVAL),
+        // SAFETY: the header asks for `len` readable bytes that live through the call.
+        (false, len) => Ok(unsafe { std::slice::from_raw_parts(start.cast(), len) }),
+    }
+}
+
+/// The words of a command. With a NULL `argvlen` each ends at its NUL.
+pub(super) fn words<'a>(
+    argc: usize,
+    argv: *const *const c_char,
+    argvlen: *const usize,
+) -> Result<Vec<&'a [u8]>, c_int> {
+    if argc == 0 || argc > WORDS_MAX || argv.is_null() {
+        return Err(BROKER_EINVAL);
+    }
+    // SAFETY: the header asks for `argc` pointers at `argv`, and for as many lengths at `argvlen` unless it is
+    // NULL.
+    let (starts, lens) = unsafe {
+        let lens = (!argvlen.is_null()).then(|| std::slice::from_raw_parts(argvlen, argc));
+        (std::slice::from_raw_parts(argv, argc), lens)
+    };
+    let word = |(index, start): (usize, &*const c_char)| match lens {
+        Some(lens) => bytes(*start, lens[index]),
+        None if start.is_null() => Err(BROKER_EINVAL),
+        // SAFETY: without lengths the words are NUL-terminated.
+        None => Ok(unsafe { CStr::from_ptr(*start) }.to_bytes()),
+    };
+    starts.iter().enumerate().map(word).collect()
+}
+
+/// Copies as snprintf() does; the whole length without the NUL is what is returned.
+pub(super) fn copy_out(text: &str, buf: *mut c_char, len: usize) -> c_int {
+    if buf.is_null() && len > 0 {
+        return BROKER_EINVAL;
+    }
+    if len > 0 {
+        let count = text.len().min(len - 1);
+        // SAFETY: the header asks for `len` writable bytes at `buf`; `count` and the NUL fit into them.
+        unsafe {
+            std::ptr::copy_nonoverlapping(text.as_ptr().cast(), buf, count);
+            buf.add(count).write(0);
+        }
+    }
+    c_int::try_from(text.len()).unwrap_or(c_int::MAX)
+}
+
+/// Text kept for a caller; a NUL inside it would hide the rest.
+pub(super) fn own_words(text: &str) -> CString {
+    CString::new(text.replace('\0', " ")).unwrap_or_default()
+}
