@@ -1,68 +1,139 @@
-//! The C example, built with warnings denied and run as one of the broker's children.
+//! The examples in c-examples/, built with warnings denied, each run and its output checked: through the broker,
+//! and straight against Redis where the program does not care.
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
-
+use support::examples::{Examples, counts, source};
 use support::{Broker, Redis};
-use tempfile::TempDir;
 
 mod support;
 
-/// The hiredis example in a directory of the test's own, so that no other build is touched.
-fn build() -> (TempDir, PathBuf) {
-    let directory = tempfile::Builder::new().prefix("c-examples-").tempdir().expect("a directory");
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("c-examples");
-    let mut make = Command::new("make");
-    make.arg("-C").arg(source).arg(format!("BUILD={}", directory.path().display())).arg("WERROR=-Werror");
-    // What an outer make says about its own jobs and variables is not meant for this one.
-    for variable in ["MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES"] {
-        make.env_remove(variable);
-    }
-    let output = make.output().expect("run make");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let program = directory.path().join("hiredis_child");
-    (directory, program)
+/// Runs a check through a broker, and again on Redis' own socket.
+fn with_and_without_a_broker(check: impl Fn(&Examples, &std::path::Path)) {
+    let examples = Examples::of_this_build();
+    let redis = Redis::start();
+    let broker = Broker::start(&redis, &[]);
+    check(examples, broker.socket());
+    check(examples, &redis.socket());
 }
 
-fn run(program: &Path, broker: &Broker, seconds: &str) -> Output {
-    let mut command = Command::new(program);
-    command.arg(broker.socket()).args([seconds, "7"]).stdin(Stdio::null());
-    command.output().expect("run the example")
+#[test]
+fn sync_shows_replies_and_errors() {
+    with_and_without_a_broker(Examples::check_sync);
 }
 
-/// The counts of its last line: requests, checked, mismatches, connections.
-fn counts(output: &Output) -> [u64; 4] {
-    let text = String::from_utf8_lossy(&output.stdout);
-    let line = text.lines().last().unwrap_or_default();
-    let words: Vec<(&str, &str)> = line.split(' ').filter_map(|word| word.split_once('=')).collect();
-    ["requests", "checked", "mismatches", "connections"].map(|name| {
-        let word = words.iter().find(|(key, _)| *key == name);
-        word.and_then(|(_, value)| value.parse().ok()).unwrap_or_else(|| panic!("no {name} in {line:?}"))
-    })
+#[test]
+fn async_epoll_gets_its_replies_in_order() {
+    with_and_without_a_broker(Examples::check_async_epoll);
+}
+
+#[test]
+fn libuv_has_ten_thousand_requests_in_flight() {
+    with_and_without_a_broker(Examples::check_libuv);
+}
+
+#[test]
+fn pubsub_gets_every_message() {
+    with_and_without_a_broker(Examples::check_pubsub);
+}
+
+#[test]
+fn transactions_are_atomic_or_optimistic() {
+    with_and_without_a_broker(Examples::check_transaction);
+}
+
+#[test]
+fn the_cpp_client_gets_its_replies_as_types() {
+    with_and_without_a_broker(Examples::check_client);
+}
+
+#[test]
+fn embed_epoll_serves_web_clients_and_children() {
+    Examples::of_this_build().check_embed_epoll(&Redis::start());
+}
+
+#[test]
+fn prefork_loses_no_reply_though_workers_are_killed() {
+    let restarts = Examples::of_this_build().check_prefork(&Redis::start(), 100_000, 200);
+    assert!(restarts > 0, "nobody was killed");
+}
+
+#[test]
+fn prefork_replaces_workers_faster_than_they_get_far() {
+    let restarts = Examples::of_this_build().check_prefork(&Redis::start(), 20_000, 25);
+    assert!(restarts > 2, "only {restarts} were killed");
 }
 
 #[test]
 fn the_hiredis_example_gets_its_own_replies() {
-    let (_directory, program) = build();
-    let redis = Redis::start();
-    let broker = Broker::start(&redis, &[]);
-    let output = run(&program, &broker, "1");
-    let [requests, checked, mismatches, connections] = counts(&output);
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    assert_eq!((mismatches, connections), (0, 1));
-    // All but the DEL at the start and the one at the end.
-    assert_eq!(requests, checked + 2);
-    assert!(checked > 0);
+    with_and_without_a_broker(|examples, socket| {
+        assert_eq!(examples.check_child("hiredis_child", socket), 1);
+    });
 }
 
 #[test]
-fn the_hiredis_example_fails_on_a_wrong_reply() {
-    let (_directory, program) = build();
+fn the_libbroker_example_gets_its_own_replies() {
+    with_and_without_a_broker(|examples, socket| {
+        examples.check_child("libbroker_child", socket);
+    });
+}
+
+#[test]
+fn the_libbroker_example_opens_as_many_connections_as_it_says() {
+    let redis = Redis::start();
+    let mut eyes = redis.connect();
+    let mut received = || -> u64 {
+        let stats = eyes.ask("INFO stats");
+        let count = stats.lines().find_map(|line| line.strip_prefix("total_connections_received:"));
+        count.and_then(|count| count.trim().parse().ok()).expect("a count")
+    };
+    let before = received();
+    let opened = Examples::of_this_build().check_child("libbroker_child", &redis.socket());
+    assert_eq!(received() - before, opened);
+}
+
+/// Both notice that a reply is not the one their request had to get.
+#[test]
+fn a_wrong_reply_is_noticed() {
+    let examples = Examples::of_this_build();
     let redis = Redis::start_with(&["--rename-command", "INCR", ""]);
     let broker = Broker::start(&redis, &[]);
-    let output = run(&program, &broker, "0");
-    let [_, checked, mismatches, _] = counts(&output);
-    assert_eq!(output.status.code(), Some(1));
-    assert!(0 < mismatches && mismatches < checked, "{mismatches} of {checked}");
-    assert!(String::from_utf8_lossy(&output.stderr).contains("unknown command"));
+    let socket = broker.socket().display().to_string();
+    for name in ["hiredis_child", "libbroker_child"] {
+        let output = examples.run(name, &[&socket, "0", "7"]);
+        let text = String::from_utf8_lossy(&output.stdout);
+        let [checked, mismatches] = counts(&text, ["checked", "mismatches"]);
+        assert_eq!(output.status.code(), Some(1), "{name}");
+        assert!(0 < mismatches && mismatches < checked, "{name}: {mismatches} of {checked}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains("unknown command"), "{name}");
+    }
+}
+
+#[test]
+fn the_readme_lists_every_example() {
+    let readme = source().with_file_name("README.md");
+    let readme = std::fs::read_to_string(readme).expect("the README");
+    for entry in source().read_dir().expect("the sources").flatten() {
+        let name = entry.file_name().into_string().expect("plain text");
+        let listed = readme.contains(&format!("| [{name}](c-examples/{name}) |"));
+        let is_program = name.ends_with(".c") || name.ends_with(".cpp");
+        assert_eq!(listed, is_program, "{name}");
+    }
+}
+
+#[test]
+fn prefork_notices_wrong_replies() {
+    let redis = Redis::start_with(&["--rename-command", "GET", ""]);
+    let output = Examples::of_this_build().run("prefork", &[&redis.url(), "800"]);
+    let [requests, mismatches] = counts(&String::from_utf8_lossy(&output.stdout), ["requests", "mismatches"]);
+    assert_eq!((output.status.code(), requests, mismatches), (Some(1), 800, 400));
+}
+
+#[test]
+fn prefork_notices_more_connections_than_its_cap() {
+    let redis = Redis::start();
+    let foreign: Vec<_> = (0..8).map(|_| redis.connect()).collect();
+    let output = Examples::of_this_build().run("prefork", &[&redis.url(), "800"]);
+    let [mismatches, connections] =
+        counts(&String::from_utf8_lossy(&output.stdout), ["mismatches", "connections"]);
+    assert_eq!((output.status.code(), mismatches), (Some(1), 0));
+    assert!(connections > foreign.len() as u64, "{connections}");
 }

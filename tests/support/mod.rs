@@ -9,7 +9,10 @@
 #![allow(dead_code, unused_imports, unused_macros)]
 
 pub(crate) mod broker;
+pub(crate) mod embedded;
+pub(crate) mod examples;
 pub(crate) mod ledger;
+pub(crate) mod native;
 pub(crate) mod proxy;
 pub(crate) mod raw;
 pub(crate) mod redis;

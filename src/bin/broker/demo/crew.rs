@@ -26,7 +26,12 @@ enum Kind {
     RedisCli,
     /// The hiredis example. It starts to work at once and reports only at its end.
     Hiredis,
+    /// The same work on the broker's own C library.
+    Libbroker,
 }
+
+/// In the order in which a small crew takes them in.
+const KINDS: [Kind; 4] = [Kind::Rust, Kind::RedisCli, Kind::Hiredis, Kind::Libbroker];
 
 impl Kind {
     fn name(self) -> &'static str {
@@ -34,7 +39,21 @@ impl Kind {
             Kind::Rust => "redis (Rust)",
             Kind::RedisCli => "redis-cli",
             Kind::Hiredis => "hiredis (C)",
+            Kind::Libbroker => "libbroker (C)",
         }
+    }
+
+    /// The example that does this kind's work, where it has been built: in the source tree, or next to this
+    /// binary.
+    fn example(self) -> Option<PathBuf> {
+        let name = match self {
+            Kind::Rust | Kind::RedisCli => return None,
+            Kind::Hiredis => "hiredis_child",
+            Kind::Libbroker => "libbroker_child",
+        };
+        let beside = guard::own_binary().ok().and_then(|binary| Some(binary.parent()?.join(name)));
+        let built = std::path::absolute(Path::new("c-examples/build").join(name)).ok();
+        built.into_iter().chain(beside).find(|file| guard::is_executable(file))
     }
 }
 
@@ -54,7 +73,8 @@ enum Event {
 /// All children.
 pub(crate) struct Crew {
     members: Vec<Member>,
-    waiting: Vec<Command>,
+    /// The examples, which have no start line to wait for.
+    waiting: Vec<(Kind, Command)>,
     ready: usize,
     sender: Sender<Event>,
     events: Receiver<Event>,
@@ -64,10 +84,18 @@ impl Crew {
     /// Starts the children and waits until all are connected. They do not work yet.
     pub(crate) fn start(args: &DemoArgs, socket: &Path) -> Result<Crew> {
         // The first child is of Rust; each of the others takes a place only if there is one.
-        let redis_cli = args.children > 1 && guard::find_program("redis-cli").is_some();
-        let hiredis = hiredis_example().filter(|_| args.children > 1 + u32::from(redis_cli));
-        let others = u32::from(redis_cli) + u32::from(hiredis.is_some());
-        let ring = args.children.saturating_sub(others);
+        let mut ring = args.children;
+        let redis_cli = ring > 1 && guard::find_program("redis-cli").is_some();
+        ring -= u32::from(redis_cli);
+        let mut examples = Vec::new();
+        for kind in KINDS {
+            if ring > 1
+                && let Some(program) = kind.example()
+            {
+                ring -= 1;
+                examples.push((kind, program));
+            }
+        }
         let (sender, events) = channel();
         let mut crew = Crew { members: Vec::new(), waiting: Vec::new(), ready: 0, sender, events };
         for id in 0..ring {
@@ -77,10 +105,10 @@ impl Crew {
             crew.spawn(Kind::RedisCli, own("demo-redis-cli", args, socket, ring, ring)?)?;
         }
         crew.wait_until_ready()?;
-        if let Some(program) = hiredis {
+        for (id, (kind, program)) in (ring + 1..).zip(examples) {
             let mut command = guard::command(program)?;
-            command.arg(socket).arg(args.seconds.to_string()).arg((ring + 1).to_string());
-            crew.waiting.push(command);
+            command.arg(socket).arg(args.seconds.to_string()).arg(id.to_string());
+            crew.waiting.push((kind, command));
         }
         Ok(crew)
     }
@@ -117,8 +145,8 @@ impl Crew {
             // A child that is gone already will be missed at the end.
             let _ = member.process.stdin.as_mut().map(|input| input.write_all(b"go\n"));
         }
-        for command in std::mem::take(&mut self.waiting) {
-            self.spawn(Kind::Hiredis, command)?;
+        for (kind, command) in std::mem::take(&mut self.waiting) {
+            self.spawn(kind, command)?;
         }
         Ok(())
     }
@@ -173,17 +201,12 @@ impl Crew {
 
     /// How many processes of which kind.
     pub(crate) fn kinds(&self) -> String {
-        let count = |kind| self.members.iter().filter(|member| member.kind == kind).count();
-        let hiredis = count(Kind::Hiredis) + self.waiting.len();
-        let counts = [
-            (Kind::Rust, count(Kind::Rust)),
-            (Kind::RedisCli, count(Kind::RedisCli)),
-            (Kind::Hiredis, hiredis),
-        ];
-        let all: usize = counts.iter().map(|(_, count)| count).sum();
+        let started = self.members.iter().map(|member| member.kind);
+        let kinds: Vec<Kind> = started.chain(self.waiting.iter().map(|(kind, _)| *kind)).collect();
+        let counts = KINDS.map(|kind| (kind, kinds.iter().filter(|other| **other == kind).count()));
         let parts = counts.iter().filter(|(_, count)| *count > 0);
         let parts: Vec<String> = parts.map(|(kind, count)| format!("{count} {}", kind.name())).collect();
-        format!("{all} child processes: {}", parts.join(", "))
+        format!("{} child processes: {}", kinds.len(), parts.join(", "))
     }
 
     /// Takes in one event; false at the deadline.
@@ -249,11 +272,4 @@ fn read_lines(id: usize, output: ChildStdout, sender: Sender<Event>) -> std::io:
         let _ = sender.send(Event::End(id));
     };
     std::thread::Builder::new().stack_size(READER_STACK).spawn(read).map(drop)
-}
-
-/// The hiredis example, where it has been built: in the source tree, or next to this binary.
-fn hiredis_example() -> Option<PathBuf> {
-    let beside = guard::own_binary().ok().and_then(|binary| Some(binary.parent()?.join("hiredis_child")));
-    let built = std::path::absolute("c-examples/build/hiredis_child").ok();
-    built.into_iter().chain(beside).find(|file| guard::is_executable(file))
 }

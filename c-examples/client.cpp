@@ -1,0 +1,126 @@
+// A client in C++17, through <broker.hpp>: replies as the types that the program asks for, callables, futures,
+// subscriptions, an optimistic transaction, and exceptions for what fails.
+//
+//     client ENDPOINT
+//
+#include <chrono>
+#include <iostream>
+#include <map>
+#include <optional>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include <broker.hpp>
+
+using namespace std::chrono_literals;
+
+// One request, one reply of the type in angle brackets; the words are texts, numbers, pairs and ranges.
+static void calls(broker::client &redis) {
+    const std::map<std::string, int> marks = {{"Ada", 36}, {"Grace", 85}};
+    redis.call<void>("SET", "client:answer", 42);
+    redis.call<void>("HSET", "client:marks", marks);
+
+    std::cout << "answer: " << redis.call<int>("GET", "client:answer") << "\n";
+    std::cout << "nothing: " << redis.call<std::optional<int>>("GET", "client:nothing").value_or(-1) << "\n";
+    std::cout << "marks:";
+    for (const auto &[name, mark] : redis.call<std::map<std::string, int>>("HGETALL", "client:marks")) {
+        std::cout << " " << name << "=" << mark;
+    }
+    std::cout << "\n";
+}
+
+// Each kind of failure is a class of its own, which says whether it is safe to repeat the request.
+static void failures(broker::client &redis) {
+    try {
+        redis.call("LPUSH", "client:answer", "x");
+    } catch (const broker::reply_error &error) { // Redis' own
+        std::cout << "refused: " << error.word() << "\n";
+    }
+    try {
+        redis.call({"BLPOP", "client:nothing", 0}, 50ms);
+    } catch (const broker::timeout_error &) { // perhaps executed
+        std::cout << "timed out\n";
+    }
+    // Without exceptions: a result, which is a value or a code and words.
+    const auto number = redis.try_call<int>("ECHO", "seven");
+    std::cout << "no number: " << std::boolalpha << (number.code() == broker::wrong_type) << "\n";
+}
+
+// Many requests at once; the outcome comes to anything that can be called, or to a future.
+static void asynchronous(broker::client &redis) {
+    int sum = 0, pending = 10;
+    for (int i = 0; i < 10; ++i) {
+        redis.submit<int>({"INCR", "client:count"}, [&](broker::result<int> count) {
+            sum += count.value(); // a failure is thrown from the wait() below
+            --pending;
+        });
+    }
+    while (pending > 0) {
+        redis.wait();
+    }
+    std::cout << "sum: " << sum << "\n";
+
+    auto length = redis.submit_future<int>("STRLEN", "client:answer");
+    while (length.wait_for(0s) != std::future_status::ready) {
+        redis.wait(); // or any loop, in any thread, that processes the client
+    }
+    std::cout << "length: " << length.get() << "\n";
+}
+
+// A subscription lasts as long as its object.
+static void messages(broker::client &redis) {
+    std::vector<std::string> received;
+    bool started = false;
+    auto news = redis.subscribe("client:news", [&](broker::result<broker::message> got) {
+        const auto &message = got.value();
+        if (message.started) {
+            started = true;
+        } else {
+            received.emplace_back(message.payload);
+        }
+    });
+    while (!started) {
+        redis.wait();
+    }
+    redis.call<void>("PUBLISH", "client:news", "first");
+    redis.call<void>("PUBLISH", "client:news", "second");
+    while (received.size() < 2) {
+        redis.wait();
+    }
+    std::cout << "news: " << received[0] << ", " << received[1] << "\n";
+}
+
+// Reads, computes and writes; all that again if somebody else has written meanwhile.
+static void optimistic(broker::client &redis) {
+    int attempts = 0;
+    const auto twice = [&](broker::session &watching, broker::transaction &then) {
+        const int value = watching.call<int>("GET", "client:answer");
+        if (++attempts == 1) {
+            redis.call<void>("SET", "client:answer", 100); // somebody else
+        }
+        then.add("SET", "client:answer", 2 * value).add("GET", "client:answer");
+    };
+    const auto [set, value] = redis.optimistic<std::tuple<std::string, int>>("client:answer", twice);
+    std::cout << "twice: " << set << ", " << value << " at attempt " << attempts << "\n";
+}
+
+int main(int argc, char **argv) {
+    if (argc != 2) {
+        std::cerr << "usage: client ENDPOINT\n";
+        return 2;
+    }
+    try {
+        broker::client redis(argv[1]);
+        calls(redis);
+        failures(redis);
+        asynchronous(redis);
+        messages(redis);
+        optimistic(redis);
+        redis.call<void>("DEL", "client:answer", "client:marks", "client:count");
+    } catch (const broker::error &error) {
+        std::cerr << "client: " << broker_err_name(error.code()) << ": " << error.what() << "\n";
+        return 1;
+    }
+    return 0;
+}

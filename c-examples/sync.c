@@ -1,0 +1,134 @@
+/*
+ * Synchronous calls: one request, one reply, as with any blocking client. Replies have types; what goes wrong
+ * on the way is a code.
+ *
+ *     sync [ENDPOINT]
+ *
+ * ENDPOINT is a broker's socket such as unix:///run/broker/broker.sock, or redis://127.0.0.1:6379 for Redis
+ * itself; without it, the environment variable BROKER_ENDPOINT counts.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+
+#include <broker.h>
+
+/* How long a reply may take, in milliseconds. */
+#define PATIENCE 5000
+
+/* The words of a command as the argc and argv that the library takes. */
+#define WORDS(...) \
+    sizeof((const char *const[]){__VA_ARGS__}) / sizeof(char *), (const char *const[]){__VA_ARGS__}
+
+/* The reply to a command; whoever gets it frees it. Without one, this program has nothing left to do. */
+static broker_reply_t *call(broker_client_t *client, size_t argc, const char *const *argv)
+{
+    broker_reply_t *reply;
+    int code = broker_client_call(client, argc, argv, NULL, PATIENCE, &reply);
+
+    if (code != BROKER_OK) {
+        fprintf(stderr, "sync: %s: %s: %s\n", argv[0], broker_err_name(code), broker_client_error(client));
+        exit(1);
+    }
+    return reply;
+}
+
+static void print(const broker_reply_t *reply)
+{
+    size_t i;
+
+    switch (broker_reply_type(reply)) {
+    case BROKER_REPLY_NIL:
+        printf(" nil");
+        break;
+    case BROKER_REPLY_INTEGER:
+        printf(" integer %lld", (long long)broker_reply_integer(reply));
+        break;
+    case BROKER_REPLY_DOUBLE:
+        printf(" double %g", broker_reply_double(reply));
+        break;
+    case BROKER_REPLY_ERROR: /* Redis' own, about this one command: the client is as good as before. */
+        printf(" error %s", broker_reply_string(reply, NULL));
+        break;
+    case BROKER_REPLY_ARRAY:
+    case BROKER_REPLY_SET:
+    case BROKER_REPLY_MAP: /* keys and values in turns */
+        printf(" %zu elements:", broker_reply_len(reply));
+        for (i = 0; i < broker_reply_len(reply); i++)
+            print(broker_reply_at(reply, i)); /* part of the reply: not freed by itself */
+        break;
+    default: /* what is left has bytes, and a NUL behind them */
+        printf(" %s", broker_reply_string(reply, NULL));
+    }
+}
+
+static void show(broker_client_t *client, size_t argc, const char *const *argv)
+{
+    broker_reply_t *reply = call(client, argc, argv);
+
+    printf("%s:", argv[0]);
+    print(reply);
+    printf("\n");
+    broker_reply_free(reply);
+}
+
+/* Values are bytes: with their lengths given, nothing ends at a NUL. */
+static void binary(broker_client_t *client)
+{
+    static const char value[] = {'a', '\0', 'b', '\r', '\n'};
+    const char *set[] = {"SET", "sync:bytes", value};
+    size_t lengths[] = {3, 10, sizeof value};
+    broker_reply_t *reply;
+    size_t len;
+    int code = broker_client_call(client, 3, set, lengths, PATIENCE, NULL);
+
+    if (code != BROKER_OK) {
+        fprintf(stderr, "sync: SET: %s\n", broker_strerror(code));
+        exit(1);
+    }
+    reply = call(client, WORDS("GET", "sync:bytes"));
+    broker_reply_string(reply, &len);
+    printf("bytes: %zu of %zu\n", len, sizeof value);
+    broker_reply_free(reply);
+}
+
+/* A call that ends without a reply says why, and that tells what is safe to do next. */
+static void failures(broker_client_t *client)
+{
+    broker_reply_t *reply;
+    int code;
+
+    /* Nobody pushes to this list. The client gives up after 50 ms, and can be used at once. */
+    code = broker_client_call(client, WORDS("BLPOP", "sync:nothing", "0"), NULL, 50, &reply);
+    printf("BLPOP: %s\n", broker_err_name(code));
+
+    /* All requests of a client share a connection, so nothing may change it for all of them. */
+    code = broker_client_call(client, WORDS("SELECT", "1"), NULL, PATIENCE, &reply);
+    printf("SELECT: %s\n", broker_err_name(code));
+}
+
+int main(int argc, char **argv)
+{
+    broker_client_t *client;
+    char error[256];
+
+    /* Connects behind the scenes: requests wait for the connection, and for the next one if it is lost. */
+    if (broker_client_new(&client, argc > 1 ? argv[1] : NULL, NULL, error, sizeof error) != BROKER_OK) {
+        fprintf(stderr, "sync: %s\n", error);
+        return 1;
+    }
+    show(client, WORDS("PING"));
+    show(client, WORDS("SET", "sync:greeting", "hello"));
+    show(client, WORDS("GET", "sync:greeting"));
+    show(client, WORDS("GET", "sync:nothing"));
+    show(client, WORDS("INCRBY", "sync:count", "42"));
+    show(client, WORDS("ZADD", "sync:scores", "1.5", "Ada"));
+    show(client, WORDS("ZSCORE", "sync:scores", "Ada"));
+    show(client, WORDS("HSET", "sync:hash", "name", "Ada", "born", "1815"));
+    show(client, WORDS("HGETALL", "sync:hash"));
+    show(client, WORDS("LPUSH", "sync:greeting", "x"));
+    binary(client);
+    failures(client);
+    show(client, WORDS("DEL", "sync:greeting", "sync:count", "sync:scores", "sync:hash", "sync:bytes"));
+    broker_client_free(client);
+    return 0;
+}

@@ -1,0 +1,130 @@
+/*
+ * Transactions of two kinds: an atomic one, whose commands are all executed with nothing between, and an
+ * optimistic one, which is executed only if nobody has changed what it was computed from.
+ *
+ *     transaction [ENDPOINT]
+ */
+#include <stdio.h>
+#include <stdlib.h>
+
+#include <broker.h>
+
+#define PATIENCE 5000
+
+#define WORDS(...) \
+    sizeof((const char *const[]){__VA_ARGS__}) / sizeof(char *), (const char *const[]){__VA_ARGS__}
+
+static void check(int code, const char *what)
+{
+    if (code >= 0)
+        return;
+    fprintf(stderr, "transaction: %s: %s\n", what, broker_strerror(code));
+    exit(1);
+}
+
+static void set(broker_client_t *client, const char *key, const char *value)
+{
+    check(broker_client_call(client, WORDS("SET", key, value), NULL, PATIENCE, NULL), "SET");
+}
+
+static void show(broker_client_t *client, const char *key)
+{
+    broker_reply_t *reply;
+    const char *value;
+
+    check(broker_client_call(client, WORDS("GET", key), NULL, PATIENCE, &reply), "GET");
+    value = broker_reply_string(reply, NULL);
+    printf("%s: %s\n", key, value != NULL ? value : "nothing");
+    broker_reply_free(reply);
+}
+
+/*
+ * Moves an amount from one account to another. The whole transaction is one request: the parts of a program
+ * that share a client cannot get their commands into each other's.
+ */
+static void transfer(broker_client_t *client, const char *from, const char *to, const char *amount)
+{
+    broker_transaction_t *transaction = broker_transaction_new();
+    broker_reply_t *reply;
+
+    check(broker_transaction_add(transaction, WORDS("DECRBY", from, amount), NULL), "add");
+    check(broker_transaction_add(transaction, WORDS("INCRBY", to, amount), NULL), "add");
+    check(broker_client_call_transaction(client, transaction, PATIENCE, &reply), "transaction");
+    /* One reply for each command. */
+    printf("transfer: %lld and %lld\n", (long long)broker_reply_integer(broker_reply_at(reply, 0)),
+           (long long)broker_reply_integer(broker_reply_at(reply, 1)));
+    broker_reply_free(reply);
+    broker_transaction_free(transaction);
+}
+
+/* A command that Redis refuses to queue: none of the others is executed either. */
+static void refused(broker_client_t *client)
+{
+    broker_transaction_t *transaction = broker_transaction_new();
+    broker_reply_t *reply;
+
+    check(broker_transaction_add(transaction, WORDS("SET", "account:a", "0"), NULL), "add");
+    check(broker_transaction_add(transaction, WORDS("GET", "too", "many", "words"), NULL), "add");
+    check(broker_client_call_transaction(client, transaction, PATIENCE, &reply), "transaction");
+    printf("refused: %s\n", broker_reply_string(reply, NULL));
+    broker_reply_free(reply);
+    broker_transaction_free(transaction);
+}
+
+/* One attempt to double a balance: 1 if it is done, 0 if somebody else was faster. */
+static int attempt(broker_client_t *client, broker_session_t *session, int number)
+{
+    broker_transaction_t *transaction = broker_transaction_new();
+    broker_reply_t *reply;
+    char value[32];
+    int done;
+
+    /* Watched keys belong to a connection; a session is one, so that nobody else's EXEC ends the watch. */
+    check(broker_session_call(session, WORDS("WATCH", "account:a"), NULL, PATIENCE, NULL), "WATCH");
+    check(broker_session_call(session, WORDS("GET", "account:a"), NULL, PATIENCE, &reply), "GET");
+    snprintf(value, sizeof value, "%d", 2 * atoi(broker_reply_string(reply, NULL)));
+    broker_reply_free(reply);
+
+    if (number == 1) /* somebody else, meanwhile */
+        set(client, "account:a", "100");
+
+    check(broker_transaction_add(transaction, WORDS("SET", "account:a", value), NULL), "add");
+    check(broker_session_call_transaction(session, transaction, PATIENCE, &reply), "transaction");
+    done = broker_reply_type(reply) != BROKER_REPLY_NIL;
+    broker_reply_free(reply);
+    broker_transaction_free(transaction);
+    printf("attempt %d: %s\n", number, done ? "done" : "somebody else was faster");
+    return done;
+}
+
+static void twice(broker_client_t *client)
+{
+    broker_session_t *session;
+    int number = 1;
+
+    check(broker_session_new(&session, client), "session");
+    while (!attempt(client, session, number))
+        number++;
+    broker_session_free(session);
+}
+
+int main(int argc, char **argv)
+{
+    broker_client_t *client;
+    char error[256];
+
+    if (broker_client_new(&client, argc > 1 ? argv[1] : NULL, NULL, error, sizeof error) != BROKER_OK) {
+        fprintf(stderr, "transaction: %s\n", error);
+        return 1;
+    }
+    set(client, "account:a", "50");
+    set(client, "account:b", "0");
+    transfer(client, "account:a", "account:b", "20");
+    refused(client);
+    show(client, "account:a");
+    twice(client);
+    show(client, "account:a");
+    check(broker_client_call(client, WORDS("DEL", "account:a", "account:b"), NULL, PATIENCE, NULL), "DEL");
+    broker_client_free(client);
+    return 0;
+}

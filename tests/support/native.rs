@@ -1,0 +1,160 @@
+//! C and C++ test programs of tests/ffi: compiled with warnings denied against the shared library of this cargo build,
+//! run in a process of their own beside a private Redis and broker, plainly, under valgrind or with sanitizers.
+
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use tempfile::TempDir;
+
+use super::{Broker, Redis};
+
+/// How a program is run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    Plain,
+    /// Under memcheck: no error, nothing lost, no descriptor left.
+    Valgrind,
+    /// Built with -fsanitize=address,undefined. The library itself is not: there is no stable Rust for it.
+    Sanitized,
+}
+
+/// Exit codes of the checkers, unlike any of the programs' own.
+const VALGRIND: &str = "99";
+const SANITIZER: &str = "98";
+
+/// A compiler and its flags.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Language {
+    pub(crate) compiler: &'static str,
+    pub(crate) flags: &'static [&'static str],
+}
+
+pub(crate) const C99: Language = Language { compiler: "cc", flags: &["-std=c99"] };
+
+/// Whether every program is to run in every mode, which takes some minutes.
+pub(crate) fn all_modes() -> bool {
+    std::env::var_os("BROKER_TEST_ALL_MODES").is_some_and(|value| value == "1")
+}
+
+/// Where the sources are.
+pub(crate) fn sources() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/ffi")
+}
+
+/// The libbroker.so of this cargo build.
+pub(crate) fn shared_library() -> PathBuf {
+    let binary = std::env::current_exe().expect("the path of this binary");
+    let library = binary.with_file_name("libbroker.so");
+    assert!(library.exists(), "no {}", library.display());
+    library
+}
+
+/// Compiles one program into `directory`.
+fn build(directory: &Path, source: &str, language: Language, mode: Mode, libraries: &[&str]) -> PathBuf {
+    let program = directory.join("program");
+    for name in ["libbroker.so", "libbroker.so.0"] {
+        symlink(shared_library(), directory.join(name)).expect("a link to the library");
+    }
+    let include = Path::new(env!("CARGO_MANIFEST_DIR")).join("include");
+    let mut command = Command::new(language.compiler);
+    command.args(language.flags).args(["-g", "-O1", "-Wall", "-Wextra", "-Wpedantic", "-Werror"]);
+    if mode == Mode::Sanitized {
+        command.args([
+            "-fsanitize=address,undefined",
+            "-fno-sanitize-recover=all",
+            "-fno-omit-frame-pointer",
+        ]);
+    }
+    command
+        .arg("-I")
+        .arg(include)
+        .arg("-I")
+        .arg(sources())
+        .arg("-o")
+        .arg(&program)
+        .arg(sources().join(source));
+    command.arg("-L").arg(directory).arg("-lbroker").arg(format!("-Wl,-rpath,{}", directory.display()));
+    let output = command.args(libraries).arg("-pthread").output().expect("run the compiler");
+    assert!(output.status.success(), "{source}: {}", String::from_utf8_lossy(&output.stderr));
+    program
+}
+
+/// A program that has been built, and what it runs beside.
+pub(crate) struct Native {
+    source: String,
+    mode: Mode,
+    directory: TempDir,
+    program: PathBuf,
+    redis: Redis,
+    port: u16,
+    /// The programs of the plain C interface start their own, and count what Redis sees.
+    broker: Option<Broker>,
+}
+
+impl Native {
+    pub(crate) fn build(source: &str, language: Language, mode: Mode, libraries: &[&str]) -> Native {
+        let directory = tempfile::Builder::new().prefix("native-").tempdir().expect("a directory");
+        let program = build(directory.path(), source, language, mode, libraries);
+        let port = free_port();
+        let redis = Redis::start_with(&["--port", &port.to_string()]);
+        let beside_one = source.starts_with("cpp_") || source.starts_with("adapter_");
+        let broker = beside_one.then(|| Broker::start(&redis, &[]));
+        Native { source: source.to_owned(), mode, directory, program, redis, port, broker }
+    }
+
+    /// Runs it to its end.
+    pub(crate) fn output(&self, args: &[&str]) -> Output {
+        let mut command = match self.mode {
+            Mode::Valgrind => {
+                let mut valgrind = Command::new("valgrind");
+                valgrind.args(["-q", "--leak-check=full", "--show-leak-kinds=definite,indirect"]);
+                valgrind.args(["--errors-for-leak-kinds=definite,indirect", "--num-callers=30"]);
+                valgrind.arg(format!("--error-exitcode={VALGRIND}")).arg(&self.program);
+                valgrind
+            }
+            Mode::Plain | Mode::Sanitized => Command::new(&self.program),
+        };
+        let patience = if self.mode == Mode::Valgrind { "240" } else { "60" };
+        command
+            .args(args)
+            .env_remove("BROKER_ENDPOINT")
+            // Cargo names a directory whose libbroker.so may be older.
+            .env_remove("LD_LIBRARY_PATH")
+            .env("BROKER_TEST_REDIS", self.redis.socket())
+            .env("BROKER_TEST_REDIS_PORT", self.port.to_string())
+            .env("BROKER_TEST_DIRECTORY", self.directory.path())
+            .env("BROKER_TEST_BINARY", env!("CARGO_BIN_EXE_broker"))
+            .env("BROKER_TEST_PATIENCE", patience)
+            .env("ASAN_OPTIONS", format!("detect_leaks=1:exitcode={SANITIZER}"))
+            .stdin(Stdio::null());
+        if let Some(broker) = &self.broker {
+            command.env("BROKER_TEST_ENDPOINT", format!("unix://{}", broker.socket().display()));
+        }
+        command.output().expect("run the program")
+    }
+
+    /// Runs it, which must go well.
+    pub(crate) fn check(&self, args: &[&str]) -> String {
+        let output = self.output(args);
+        let (text, errors) =
+            (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        let (source, mode) = (&self.source, self.mode);
+        assert!(output.status.success(), "{source} {args:?} {mode:?}: {}\n{text}{errors}", output.status);
+        text.into_owned()
+    }
+}
+
+/// Builds and runs a program in the modes given; in all of them where [`all_modes`] says so.
+pub(crate) fn check(source: &str, language: Language, modes: &[Mode], libraries: &[&str], args: &[&str]) {
+    let every = [Mode::Plain, Mode::Valgrind, Mode::Sanitized];
+    for mode in if all_modes() { &every[..] } else { modes } {
+        Native::build(source, language, *mode, libraries).check(args);
+    }
+}
+
+/// Free a moment ago. Redis fails to start in the rare case that somebody else was faster, and the test says so.
+fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("its address").port()
+}
