@@ -1,0 +1,90 @@
+//! `broker.hpp` and the adapters as programs use them: each program of tests/ffi in a process of its own, and every
+//! header alone in every language it is for.
+//! `BROKER_TEST_ALL_MODES=1` runs the programs plainly, under valgrind and with sanitizers.
+
+use std::path::Path;
+use std::process::Command;
+
+use support::native::{C99, Language, Mode, check};
+
+mod support;
+
+const CXX17: Language = Language { compiler: "c++", flags: &["-std=c++17", "-Wshadow"] };
+const CXX17_PLAIN: Language =
+    Language { compiler: "c++", flags: &["-std=c++17", "-Wshadow", "-fno-exceptions", "-fno-rtti"] };
+const CXX20: Language = Language { compiler: "c++", flags: &["-std=c++20", "-Wshadow"] };
+const CXX20_PLAIN: Language =
+    Language { compiler: "c++", flags: &["-std=c++20", "-Wshadow", "-fno-exceptions", "-fno-rtti"] };
+/// The programs written in C, by the other compiler.
+const C_AS_CXX17: Language = Language { compiler: "c++", flags: &["-x", "c++", "-std=c++17"] };
+const LINK_UV: [&str; 3] = ["-x", "none", "-luv"];
+const LINK_LIBEVENT: [&str; 3] = ["-x", "none", "-levent_core"];
+
+/// One test per program, language and the modes it runs in by default.
+macro_rules! programs {
+    ($($name:ident: $source:literal $language:expr, $libraries:expr, $modes:expr;)+) => {
+        $(
+            #[test]
+            fn $name() {
+                use Mode::{Plain, Sanitized, Valgrind};
+                let _ = (Plain, Sanitized, Valgrind);
+                check($source, $language, &$modes, &$libraries, &[]);
+            }
+        )+
+    };
+}
+
+programs! {
+    cpp_without_exceptions_and_rtti: "cpp_plain.cpp" CXX17_PLAIN, [], [Valgrind, Sanitized];
+    cpp_with_exceptions_does_the_same: "cpp_plain.cpp" CXX20, [], [Plain];
+    cpp_replies: "cpp_replies.cpp" CXX17, [], [Valgrind, Sanitized];
+    cpp_callables: "cpp_callbacks.cpp" CXX17, [], [Valgrind, Sanitized];
+    cpp_fork: "cpp_fork.cpp" CXX17, [], [Valgrind, Sanitized];
+    cpp_loop: "cpp_loop.cpp" CXX17, [], [Valgrind, Sanitized];
+    cpp_coroutines: "cpp_coroutines.cpp" CXX20, [], [Valgrind, Sanitized];
+    cpp_coroutines_without_exceptions: "cpp_coroutines.cpp" CXX20_PLAIN, [], [Plain];
+    libuv: "adapter_uv.c" C99, LINK_UV, [Valgrind, Sanitized];
+    libuv_in_cpp: "adapter_uv.c" C_AS_CXX17, LINK_UV, [Plain];
+    libevent: "adapter_libevent.c" C99, LINK_LIBEVENT, [Valgrind, Sanitized];
+    libevent_in_cpp: "adapter_libevent.c" C_AS_CXX17, LINK_LIBEVENT, [Plain];
+    epoll: "adapter_epoll.c" C99, [], [Valgrind, Sanitized];
+    epoll_in_cpp: "adapter_epoll.c" C_AS_CXX17, ["-x", "none"], [Plain];
+    an_embedded_broker_beside_a_flood: "adapter_flood.c" C99, [], [Plain, Sanitized];
+}
+
+/// A program that includes nothing but this header compiles without a warning.
+fn compiles_alone(header: &str, compiler: &str, flags: &[&str]) {
+    let include = Path::new(env!("CARGO_MANIFEST_DIR")).join("include");
+    let mut command = Command::new(compiler);
+    command.args(flags).args(["-Wall", "-Wextra", "-Wpedantic", "-Wshadow", "-Wconversion", "-Werror"]);
+    command.arg("-fsyntax-only").arg("-I").arg(&include).arg("-include").arg(include.join(header));
+    let output = command.arg("/dev/null").output().expect("run the compiler");
+    let words = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{header}, {compiler} {flags:?}:\n{words}");
+}
+
+#[test]
+fn each_header_compiles_alone_in_every_language() {
+    let strict: [&[&str]; 5] = [
+        &["-x", "c++", "-std=c++17"],
+        &["-x", "c++", "-std=c++17", "-fno-exceptions", "-fno-rtti"],
+        &["-x", "c++", "-std=c++20"],
+        &["-x", "c++", "-std=c++20", "-fno-exceptions"],
+        &["-x", "c++", "-std=c++23"],
+    ];
+    for flags in strict {
+        for header in ["broker.hpp", "broker/request.hpp", "broker/reply.hpp"] {
+            compiles_alone(header, "c++", flags);
+        }
+    }
+    for header in ["uv", "libevent", "epoll", "handle"] {
+        let header = format!("broker/adapters/{header}.h");
+        compiles_alone(&header, "c++", &["-x", "c++", "-std=c++17", "-fno-exceptions", "-fno-rtti"]);
+        compiles_alone(&header, "cc", &["-x", "c", "-std=c11", "-D_POSIX_C_SOURCE=200809L"]);
+        compiles_alone(&header, "cc", &["-x", "c", "-std=c99", "-D_POSIX_C_SOURCE=200112L"]);
+        if !header.contains("uv") {
+            // libuv's own header does not compile so.
+            compiles_alone(&header, "cc", &["-x", "c", "-std=c99"]);
+        }
+    }
+}
