@@ -4,7 +4,23 @@ CARGO ?= cargo
 export CARGO
 MAKEFLAGS += --no-print-directory
 
-.PHONY: help demo test build c-examples deps clean
+# Where `install` puts things; DESTDIR is a root to put before all of them, as packagers use it.
+PREFIX ?= /usr/local
+BINDIR ?= $(PREFIX)/bin
+LIBDIR ?= $(PREFIX)/lib
+INCLUDEDIR ?= $(PREFIX)/include
+MANDIR ?= $(PREFIX)/share/man
+DOCDIR ?= $(PREFIX)/share/doc/broker
+DESTDIR ?=
+STRIP ?= strip
+# What it puts there; the tests name the builds they have.
+BUILT_BINARY ?= target/release/broker
+BUILT_LIBRARY ?= target/library
+INSTALL = PREFIX='$(PREFIX)' BINDIR='$(BINDIR)' LIBDIR='$(LIBDIR)' INCLUDEDIR='$(INCLUDEDIR)' MANDIR='$(MANDIR)' \
+    DOCDIR='$(DOCDIR)' DESTDIR='$(DESTDIR)' STRIP='$(STRIP)' BUILT_BINARY='$(BUILT_BINARY)' \
+    BUILT_LIBRARY='$(BUILT_LIBRARY)' scripts/install
+
+.PHONY: help demo test build library install uninstall abi_library abi abi-check deb c-examples deps clean
 
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -13,18 +29,54 @@ demo: build c-examples ## Build the release and show it at work: a private Redis
 	target/release/broker demo
 
 # The tests come last, so that the output ends with their own summary.
-test: deps ## Check format and lints, build the C example with warnings denied, run all tests
+test: deps ## Check format, lints and the ABI, build the examples with warnings denied, run all tests
 	$(CARGO) fmt --check
 	$(CARGO) clippy --all-targets --all-features -- -D warnings
 	$(CARGO) build --lib --no-default-features
 	$(CARGO) test --lib --no-default-features
-	$(MAKE) -C c-examples --always-make WERROR=-Werror
+	$(MAKE) abi-check
+	$(MAKE) -C c-examples --always-make WERROR=-Werror BUILD=../target/c-examples TREE=../target/debug/libbroker.a
 	$(CARGO) test --features sabotage
 
 build: deps ## Build target/release/broker
 	$(CARGO) build --release
 
-c-examples: deps ## Build the C example
+library: deps target/library/libbroker.so ## Build target/library/libbroker.so and libbroker.a
+
+# Make compares times itself, so that `sudo make install` does not run cargo when there is nothing to build.
+SOURCES = $(shell find src -type f) $(wildcard build.rs cbindgen.toml) Cargo.toml Cargo.lock
+
+target/release/broker: $(SOURCES)
+	$(CARGO) build --release
+	@touch $@
+
+# Only these two crate types: beside an rlib, cargo leaves link-time optimisation out.
+target/library/libbroker.so: $(SOURCES)
+	$(CARGO) rustc --lib --no-default-features --profile library --crate-type cdylib,staticlib -- \
+	    --print native-static-libs=target/library/native-static-libs
+	@touch $@
+
+install: $(BUILT_BINARY) $(BUILT_LIBRARY)/libbroker.so ## Install to PREFIX=/usr/local, below DESTDIR
+	@$(INSTALL) install
+
+uninstall: ## Remove what install has put there
+	@$(INSTALL) uninstall
+
+# Not the library that is installed: optimisation makes one of two functions whose code is the same, and the debug
+# information of only one is left.
+abi_library:
+	$(CARGO) rustc --lib --no-default-features --profile abi --crate-type cdylib
+
+abi: abi_library ## Describe the library's ABI in abi/broker.abi
+	@scripts/abi write
+
+abi-check: abi_library ## Compare the library's ABI with abi/broker.abi
+	@scripts/abi check
+
+deb: deps target/release/broker target/library/libbroker.so ## Build Debian packages in target/deb
+	@scripts/deb
+
+c-examples: build ## Build the C and C++ examples in c-examples/build
 	$(MAKE) -C c-examples
 
 deps: ## Install what is missing (as root), or say what to install

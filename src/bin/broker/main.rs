@@ -9,6 +9,8 @@ mod files;
 mod guard;
 mod keys;
 mod logger;
+#[cfg(test)]
+mod man;
 mod say;
 mod scrub;
 mod serve;

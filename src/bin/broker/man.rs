@@ -1,0 +1,174 @@
+//! The man pages in dist/man, made from the command line and the table of keys, and only in tests: what is
+//! committed is what the code says today. `BROKER_UPDATE_DOCS=1` rewrites them instead of comparing.
+
+use std::path::Path;
+
+use broker::config::{Row, rows};
+use clap::{Command, CommandFactory};
+use clap_mangen::Man;
+use clap_mangen::roff::{Inline, Roff, bold, italic, roman};
+
+use crate::cli::Cli;
+
+#[test]
+fn the_page_of_the_command_is_the_command_line() {
+    compare("dist/man/broker.1", &command_page());
+}
+
+#[test]
+fn the_page_of_the_file_is_the_table() {
+    compare("dist/man/broker.toml.5", &file_page());
+}
+
+/// One page for all subcommands: none is long enough for a page of its own.
+fn command_page() -> String {
+    let command = built_command();
+    let verbs = || command.get_subcommands().filter(|verb| !verb.is_hide_set());
+    let mut page = page("broker", "1", "User Commands");
+    page.control("SH", ["NAME"]).text([roman("broker - one Redis connection pool per host")]);
+    let mut text = page.render();
+
+    text += ".SH SYNOPSIS\n";
+    text += &verbs().map(synopsis).collect::<Vec<_>>().join(".br\n");
+    text += &plain(|page| {
+        page.control("SH", ["DESCRIPTION"]).text([roman(
+            "The broker serves one Redis to every process of a host. They connect to its unix socket or TCP port \
+             with the Redis client they already use; their requests share a few connections to Redis, and each \
+             gets its own replies, in its own order.",
+        )]);
+    });
+    for verb in verbs() {
+        let name = verb.get_bin_name().expect("a built command has one").to_uppercase();
+        text += &format!(".SH \"{name}\"\n");
+        text += &format!("{}.\n", body(verb, Man::render_description_section).trim_end());
+        // clap_mangen breaks the line before possible values twice, which renderers warn about.
+        text += &body(verb, Man::render_options_section).replace(".br\n\n.br\n", ".br\n");
+        if verb.get_after_help().is_some() {
+            text += &format!(".PP\n{}", body(verb, Man::render_extra_section));
+        }
+    }
+    text += &plain(end_of_command_page);
+    text
+}
+
+/// One line, without the space clap_mangen leaves at its end.
+fn synopsis(verb: &Command) -> String {
+    format!("{}\n", body(verb, Man::render_synopsis_section).trim_end())
+}
+
+/// The command line as clap completes it, less what every page would repeat.
+fn built_command() -> Command {
+    let mut command = Cli::command().disable_help_subcommand(true);
+    let verbs: Vec<String> = command.get_subcommands().map(|verb| verb.get_name().to_owned()).collect();
+    for verb in verbs {
+        command = command.mut_subcommand(verb, |verb| verb.disable_help_flag(true));
+    }
+    command.build();
+    command
+}
+
+/// A section as clap_mangen makes it, without the two lines that open a document and its heading.
+fn body(command: &Command, section: fn(&Man, &mut dyn std::io::Write) -> std::io::Result<()>) -> String {
+    let mut bytes = Vec::new();
+    section(&Man::new(command.clone()), &mut bytes).expect("a vector takes everything");
+    let text = String::from_utf8(bytes).expect("text");
+    text.splitn(4, '\n').nth(3).expect("a section has a heading").to_owned()
+}
+
+fn end_of_command_page(page: &mut Roff) {
+    page.control("SH", ["EXIT STATUS"]);
+    entry(page, "0", "Done; for the demo: every reply was right.");
+    entry(page, "1", "The system refused something, or a reply of the demo was wrong.");
+    entry(page, "2", "The command line or the configuration is unusable; one line says why.");
+    page.control("SH", ["ENVIRONMENT"]);
+    entry(page, "BROKER_UPSTREAM_PASSWORD", "The upstream's password, above every other one.");
+    entry(page, "XDG_RUNTIME_DIR", "Where the socket is without --listen, unless the user is root.");
+    page.control("SH", ["FILES"]);
+    entry(page, "/run/broker/broker.sock", "The socket without --listen, when run by root.");
+    page.control("SH", ["SEE ALSO"]);
+    page.text([bold("broker.toml"), roman("(5), "), bold("redis-server"), roman("(1)")]);
+}
+
+fn file_page() -> String {
+    let mut page = page("broker.toml", "5", "File Formats");
+    page.control("SH", ["NAME"]).text([roman("broker.toml - configuration of the broker")]);
+    page.control("SH", ["SYNOPSIS"]);
+    page.text([bold("broker serve --config"), roman(" "), italic("FILE")]);
+    page.control("SH", ["DESCRIPTION"]);
+    page.text([roman(
+        "A TOML file with the keys below, all of them optional. Their names are the same in the file and in \
+         --set KEY=VALUE. The file is read first, then each --set in its order, then --listen and --upstream.",
+    )]);
+    page.control("PP", []).text([roman(
+        "Times are milliseconds and sizes bytes when given as a plain number; text such as \"250ms\", \"5s\", \
+         \"512KiB\" or \"64MiB\" is taken too. An unknown key, a wrong type or a value out of range ends the start \
+         with exit code 2 and one line that names the key, the value and what is allowed.",
+    )]);
+    page.control("SH", ["KEYS"]);
+    for row in rows() {
+        entry(&mut page, row.key, row.doc);
+        page.control("br", []).text([roman(format!(
+            "Default: {}. Allowed: {}.",
+            default(row),
+            row.allowed()
+        ))]);
+    }
+    page.control("SH", ["EXAMPLE"]).control("nf", []);
+    page.text([roman(EXAMPLE)]).control("fi", []);
+    page.control("SH", ["SEE ALSO"]).text([bold("broker"), roman("(1)")]);
+    page.render()
+}
+
+const EXAMPLE: &str = "\
+upstream = \"redis://redis.example:6379/0\"
+upstream_password_file = \"/etc/broker/password\"
+listen = [\"unix:///run/broker/broker.sock?mode=0660&group=www-data\"]
+queue_timeout = \"500ms\"";
+
+#[test]
+fn the_example_is_a_configuration() {
+    let mut settings = broker::config::Settings::default();
+    settings.load_toml(EXAMPLE, "example").expect("acceptable");
+    settings.validate().expect("keys that agree");
+}
+
+fn default(row: &Row) -> String {
+    match (row.default, row.unit) {
+        ("", _) => "not set".to_owned(),
+        (number, "ms") if number != "0" => format!("{number} ms"),
+        (text, _) => text.to_owned(),
+    }
+}
+
+/// An undated page: a date would be one more thing to keep, and the version says more. Its lines are not
+/// stretched to the margin, since URLs cannot be broken.
+fn page(name: &str, section: &str, manual: &str) -> Roff {
+    let mut page = Roff::new();
+    let version = concat!("broker ", env!("CARGO_PKG_VERSION"));
+    page.control("TH", [name, section, "\"\"", version, manual]).control("ad", ["l"]);
+    page
+}
+
+/// A part of a page that is already open.
+fn plain(write: impl FnOnce(&mut Roff)) -> String {
+    let mut part = Roff::new();
+    write(&mut part);
+    part.render().splitn(3, '\n').nth(2).expect("two lines open a document").to_owned()
+}
+
+fn entry(page: &mut Roff, name: &str, meaning: &str) {
+    let name: Inline = bold(name);
+    page.control("TP", []).text([name]).text([roman(meaning)]);
+}
+
+fn compare(name: &str, made: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
+    if std::env::var_os("BROKER_UPDATE_DOCS").is_some_and(|value| value == "1") {
+        return std::fs::write(&path, made).expect("write the page");
+    }
+    let found = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        found == made,
+        "{name} is not what the code says: BROKER_UPDATE_DOCS=1 cargo test --bin broker man"
+    );
+}
