@@ -3,8 +3,9 @@
 
 use std::path::Path;
 
-use broker::config::rows;
 use broker::config::table::{Kind, Row};
+use broker::config::{client_rows, rows};
+use broker::reactor::Loop;
 
 const CONFIG_HEAD: &str = "\
 <!-- Made from the table in src/config/table.rs by `BROKER_UPDATE_DOCS=1 cargo test --test docs`. -->
@@ -48,6 +49,20 @@ fn the_example_of_the_page_is_a_configuration() {
     let mut settings = broker::config::Settings::default();
     settings.load_toml(example.expect("an example"), "example").expect("acceptable");
     settings.validate().expect("keys that agree");
+}
+
+#[test]
+fn the_page_of_the_c_library_has_the_tables_of_the_code() {
+    let stats = Loop::stats().map(|(name, doc)| format!("| `{name}` | {doc} |\n"));
+    let stats = format!("| Name | Meaning |\n|---|---|\n{}", stats.collect::<String>());
+    let keys: String = client_rows().iter().map(line).collect();
+    let keys = format!("| Key | Default | Allowed | Meaning |\n|---|---|---|---|\n{keys}");
+    let made = include_str!("docs/c-api.md")
+        .replace("<!-- stats -->\n", &stats)
+        .replace("<!-- client keys -->\n", &keys);
+    assert!(!made.contains("<!-- "), "each table has its place");
+    let head = "<!-- Made by `BROKER_UPDATE_DOCS=1 cargo test --test docs` from tests/docs/c-api.md and the code. -->\n\n";
+    compare("docs/c-api.md", &format!("{head}{made}"));
 }
 
 fn line(row: &Row) -> String {
