@@ -16,8 +16,8 @@
 // returns int gives the code of its twin in broker.h. One program is compiled with exceptions or without, not both.
 //
 // Callables. What submit() takes may be move-only. If submit() succeeded it is called exactly once, from inside
-// process(), wait(), call(), run() or the handle's destructor (with BROKER_ECANCELED), and destroyed after that call;
-// otherwise, and when a fork or a client of another process made the request pointless, it is destroyed uncalled.
+// process(), wait(), call(), run() or the handle's destructor (with BROKER_ECANCELED), and destroyed after that call.
+// If it failed, and in a forked process when the handle is renewed or destroyed there, it is destroyed uncalled.
 // A callable may use its client and destroy it. No exception crosses C: the first one that leaves a callable is kept
 // and thrown by the process(), wait() or run() in which, or after which, it happened; call() returns its own outcome
 // and leaves it for them, since a reply must not be lost over another request's callback. A program whose client is
@@ -207,8 +207,8 @@ public:
     template <class F> result<subscription> try_ssubscribe(std::string_view channel, F callable) {
         return add(BROKER_SHARD, channel, std::move(callable));
     }
-    /// An optimistic transaction: watches `keys` (a text or a range), lets `prepare(session&, transaction&)` read on the
-    /// session and fill the transaction, executes it, and all that again if a key changed meanwhile; at most
+    /// An optimistic transaction: watches `keys` (a text or a range), lets `prepare(session&, transaction&)` read on
+    /// the session and fill the transaction, executes it, and all that again if a key changed meanwhile; at most
     /// `attempts` times, then it is a `conflict`. R is what EXEC's reply becomes.
     template <class R = reply, class Keys, class F>
     result<R> try_optimistic(const Keys& keys, F&& prepare, int attempts = 100);
@@ -232,12 +232,12 @@ public:
     }
 #endif
 
-    /// `callable` takes a reply_view: every push that belongs to no subscription.
+    /// `callable`, a copyable one, takes a reply_view: every push that belongs to no subscription.
     template <class F> int on_push(F callable) {
         hub_->on_push = std::make_shared<std::function<void(reply_view)>>(std::move(callable));
         return broker_client_on_push(hub_->client, pushed, hub_.get());
     }
-    /// `callable` takes (bool connected, int reason).
+    /// `callable`, a copyable one, takes (bool connected, int reason).
     template <class F> int on_state(F callable) {
         hub_->on_state = std::make_shared<std::function<void(bool, int)>>(std::move(callable));
         return broker_client_on_state(hub_->client, stated, hub_.get());
@@ -291,16 +291,17 @@ private:
         return ran.value();
     }
 #endif
+    /// The callable may set another one in its place, or destroy the client: both stay until it returns.
+    template <class F, class... A> static void tell(const std::shared_ptr<detail::hub>& from, F callable, A... with) {
+        from->guard([&] { (*callable)(with...); });
+    }
     static void pushed(broker_client_t*, const broker_reply_t* push, void* data) {
         auto& from = *static_cast<detail::hub*>(data);
-        // It may set another one.
-        const auto call = from.on_push;
-        from.guard([&] { (*call)(reply_view(push)); });
+        tell(from.shared_from_this(), from.on_push, reply_view(push));
     }
     static void stated(broker_client_t*, int connected, int reason, void* data) {
         auto& from = *static_cast<detail::hub*>(data);
-        const auto call = from.on_state;
-        from.guard([&] { (*call)(connected != 0, reason); });
+        tell(from.shared_from_this(), from.on_state, connected != 0, reason);
     }
 };
 

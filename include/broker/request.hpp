@@ -112,7 +112,7 @@ class box;
 
 /// What belongs to one C handle beside it: the boxes that C may still call, and what has left them. Lives until the
 /// C++ object and the last box have gone, since a handle freed in its own callback calls back after that.
-struct hub {
+struct hub : std::enable_shared_from_this<hub> {
     broker_client_t* client = nullptr;
     broker_loop_t* loop = nullptr;
     box* first = nullptr;
@@ -342,7 +342,8 @@ public:
         return id;
     }
     /// Sends a request whose outcome comes to a future, once somebody processes: in another thread, or before get().
-    template <class R = reply> std::future<result<R>> try_submit_future(const command& what, milliseconds timeout = {}) {
+    template <class R = reply>
+    std::future<result<R>> try_submit_future(const command& what, milliseconds timeout = {}) {
         static_assert(owns<R>::value, "a future outlives the reply: ask for a type that owns what it holds");
         std::promise<result<R>> promise;
         auto future = promise.get_future();

@@ -101,6 +101,12 @@ static int drive_status(void *adapter) {
     return ((struct place *)adapter)->status;
 }
 
+/* The next turn does not wait, and says so. */
+static void drive_freed(struct drive *drive, void *adapter) {
+    drive_turn(drive);
+    CHECK_INT(drive_status(adapter), BROKER_ESTATE);
+}
+
 static void drive_watch(struct drive *drive, int fd, void (*call)(int fd, void *data), void *data) {
     struct epoll_event event;
     event.events = EPOLLIN;

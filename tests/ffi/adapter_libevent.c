@@ -50,6 +50,12 @@ static int drive_status(void *adapter) {
     return broker_libevent_status((broker_libevent_t *)adapter);
 }
 
+/* Nothing: its descriptor is never readable again. */
+static void drive_freed(struct drive *drive, void *adapter) {
+    (void)drive;
+    CHECK_INT(drive_status(adapter), 1);
+}
+
 static void watched(evutil_socket_t fd, short events, void *data) {
     struct drive *drive = (struct drive *)data;
     (void)events;

@@ -1,7 +1,8 @@
 /*
  * The situations that every adapter must master, included by a program that has defined over its own event loop:
  * struct drive with drive_open, _close, _turn (one turn that waits), _client, _loop (attach; an adapter), _detach,
- * _status, _refusal (the code of an attempt to attach) and _watch (call back while a descriptor is readable).
+ * _status, _refusal (the code of an attempt to attach), _freed (what is seen of a client that was freed) and _watch
+ * (call back while a descriptor is readable).
  */
 
 #define IN_FLIGHT 10000
@@ -195,6 +196,7 @@ static void freed_before_it_is_detached(void) {
     submit(scene.client, "BLPOP", "nobody", 0, count_here, &scene);
     CHECK_INT(broker_client_free(scene.client), BROKER_OK);
     CHECK_INT(scene.canceled, 1);
+    drive_freed(&scene.drive, scene.adapter);
     drive_detach(scene.adapter);
     drive_close(&scene.drive);
 }

@@ -55,6 +55,12 @@ static int drive_status(void *adapter) {
     return broker_uv_status((broker_uv_t *)adapter);
 }
 
+/* Nothing: its descriptor is never readable again. */
+static void drive_freed(struct drive *drive, void *adapter) {
+    (void)drive;
+    CHECK_INT(drive_status(adapter), 1);
+}
+
 static void watched(uv_poll_t *poll, int status, int events) {
     struct watch *watch = (struct watch *)poll->data;
     (void)status;

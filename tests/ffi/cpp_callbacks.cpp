@@ -137,6 +137,23 @@ static void a_callable_may_destroy_its_client() {
     subscription.reset();
 }
 
+static void whoever_is_told_of_the_state_may_destroy_the_client() {
+    auto client = std::make_unique<broker::client>(connect());
+    const auto here = std::make_shared<token>();
+    SAME(client->on_state([&client, here](bool connected, int) {
+        CHECK(connected);
+        client->on_state([](bool, int) {});
+        client.reset();
+        throw boom("kept by nobody");
+    }), BROKER_OK);
+    broker_client_t* const raw = client->get();
+    int code = 0;
+    while (code >= 0) code = broker_client_wait(raw, -1);
+    SAME(code, BROKER_ESTATE);
+    CHECK(client == nullptr);
+    SAME(here.use_count(), 1);
+}
+
 static void the_first_exception_is_thrown_by_processing() {
     broker::client client = connect();
     int calls = 0;
@@ -267,6 +284,7 @@ int main() {
         a_client_may_move_while_requests_are_pending,
         the_end_of_a_client_cancels,
         a_callable_may_destroy_its_client,
+        whoever_is_told_of_the_state_may_destroy_the_client,
         the_first_exception_is_thrown_by_processing,
         a_throwing_subscriber_stays_subscribed,
         a_subscription_may_end_inside_its_callable,
