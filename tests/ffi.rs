@@ -5,6 +5,11 @@ use support::native::{C99, Mode, Native, check};
 
 mod support;
 
+/// `BROKER_TEST_SEED` replays a random run; the program prints its seed.
+fn seed() -> String {
+    std::env::var("BROKER_TEST_SEED").unwrap_or_default()
+}
+
 /// One test per program, with the modes it runs in by default.
 macro_rules! programs {
     ($($name:ident: $source:literal $args:expr, $modes:expr;)+) => {
@@ -32,6 +37,9 @@ programs! {
     ten_thousand_requests_in_flight: "volume.c" [], [Plain];
     the_broker_embedded: "embed.c" [], [Plain, Sanitized];
     a_client_forked_in_every_state: "fork_client.c" [], [Plain, Sanitized];
+    sockets_handed_to_a_client: "descriptors.c" [], [Plain, Sanitized];
+    arguments_at_their_edges: "arguments.c" [], [Valgrind, Sanitized];
+    everything_at_once_by_chance: "chaos.c" [seed().as_str()], [Plain, Sanitized];
     a_loop_forked_in_every_state: "fork_loop.c" [], [Plain, Sanitized];
     forks_from_a_second_thread: "fork_threads.c" [], [Plain];
 }

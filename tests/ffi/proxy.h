@@ -68,6 +68,13 @@ static int proxy_move(int from, int to, int trickles)
     return count > 0 && write_all(to, buf, (size_t)count);
 }
 
+/* Whether a socket takes what proxy_move() reads at once. */
+static int has_room(int fd)
+{
+    struct pollfd one = {fd, POLLOUT, 0};
+    return fd < 0 || poll(&one, 1, 0) == 1;
+}
+
 static void *proxy_run(void *unused)
 {
     (void)unused;
@@ -77,8 +84,10 @@ static void *proxy_run(void *unused)
         fds[0] = (struct pollfd){proxy.listener, POLLIN, 0};
         fds[1] = (struct pollfd){proxy.wake[0], POLLIN, 0};
         for (int i = 0; i < LINKS; i++) {
-            fds[2 + 2 * i] = (struct pollfd){proxy.near[i], POLLIN, 0};
-            fds[3 + 2 * i] = (struct pollfd){proxy.held ? -1 : proxy.far[i], POLLIN, 0};
+            /* Nothing is read that could not be passed on: a client that does not read holds up nobody else. */
+            int room = has_room(proxy.near[i]);
+            fds[2 + 2 * i] = (struct pollfd){proxy.near[i], (short)(POLLIN | (room ? 0 : POLLOUT)), 0};
+            fds[3 + 2 * i] = (struct pollfd){proxy.held || !room ? -1 : proxy.far[i], POLLIN, 0};
         }
         pthread_mutex_unlock(&proxy.lock);
         poll(fds, 2 + 2 * LINKS, -1);
@@ -90,7 +99,7 @@ static void *proxy_run(void *unused)
             int near = fds[2 + 2 * i].fd;
             if (near < 0 || near != proxy.near[i])
                 continue;
-            if (fds[2 + 2 * i].revents && !proxy_move(near, proxy.far[i], 0))
+            if ((fds[2 + 2 * i].revents & ~POLLOUT) && !proxy_move(near, proxy.far[i], 0))
                 proxy_drop(i);
             else if (fds[3 + 2 * i].revents && !proxy.held && !proxy_move(proxy.far[i], near, proxy.trickles))
                 proxy_drop(i);

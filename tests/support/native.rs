@@ -1,6 +1,7 @@
 //! C and C++ test programs of tests/ffi: compiled with warnings denied against the shared library of this cargo build,
 //! run in a process of their own beside a private Redis and broker, plainly, under valgrind or with sanitizers.
 
+use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -105,11 +106,28 @@ impl Native {
 
     /// Runs it to its end.
     pub(crate) fn output(&self, args: &[&str]) -> Output {
+        let child = self.command(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+        let child = child.expect("run the program");
+        let log = self.directory.path().join(format!("valgrind.{}", child.id()));
+        let mut output = child.wait_with_output().expect("its end");
+        if self.mode == Mode::Valgrind {
+            let log = fs::read_to_string(log).expect("what valgrind says");
+            output.stderr.extend_from_slice(log.as_bytes());
+            let left = descriptors_left(&log);
+            assert!(left.is_empty(), "{}: descriptors left open: {left:?}\n{log}", self.source);
+        }
+        output
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
         let mut command = match self.mode {
             Mode::Valgrind => {
                 let mut valgrind = Command::new("valgrind");
                 valgrind.args(["-q", "--leak-check=full", "--show-leak-kinds=definite,indirect"]);
                 valgrind.args(["--errors-for-leak-kinds=definite,indirect", "--num-callers=30"]);
+                // A log for each process: those that are forked have descriptors of their parent's.
+                let log = self.directory.path().join("valgrind.%p");
+                valgrind.arg("--track-fds=yes").arg(format!("--log-file={}", log.display()));
                 valgrind.arg(format!("--error-exitcode={VALGRIND}")).arg(&self.program);
                 valgrind
             }
@@ -131,7 +149,7 @@ impl Native {
         if let Some(broker) = &self.broker {
             command.env("BROKER_TEST_ENDPOINT", format!("unix://{}", broker.socket().display()));
         }
-        command.output().expect("run the program")
+        command
     }
 
     /// Runs it, which must go well.
@@ -143,6 +161,14 @@ impl Native {
         assert!(output.status.success(), "{source} {args:?} {mode:?}: {}\n{text}{errors}", output.status);
         text.into_owned()
     }
+}
+
+/// The descriptors that a process had opened and not closed, as memcheck lists them.
+fn descriptors_left(log: &str) -> Vec<&str> {
+    let lines: Vec<&str> = log.lines().collect();
+    let open =
+        lines.windows(2).filter(|pair| pair[0].contains("== Open ") && !pair[1].contains("<inherited"));
+    open.map(|pair| pair[0]).collect()
 }
 
 /// Builds and runs a program in the modes given; in all of them where [`all_modes`] says so.
