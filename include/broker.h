@@ -809,7 +809,7 @@ int broker_client_transaction(broker_client_t *client,
 
 /**
  * Gives a request up: its callback gets BROKER_ECANCELED from the next processing. What was sent may be executed all
- * the same (a blocking command is not: its connection is closed); what was not sent is not.
+ * the same (a blocking command stops waiting: its connection is closed); what was not sent is not.
  *
  * BROKER_ESTATE if its outcome is known already (the callback has run or is about to); BROKER_EFORKED.
  */
