@@ -1,7 +1,6 @@
 //! C and C++ test programs of tests/ffi: compiled with warnings denied against the shared library of this cargo build,
 //! run in a process of their own beside a private Redis and broker, plainly, under valgrind or with sanitizers.
 
-use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -104,19 +103,11 @@ impl Native {
         Native { source: source.to_owned(), mode, directory, program, redis, port, broker }
     }
 
-    /// Runs it to its end.
-    pub(crate) fn output(&self, args: &[&str]) -> Output {
+    /// Runs it to its end; what it was and what became of it.
+    fn run(&self, args: &[&str]) -> (u32, Output) {
         let child = self.command(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
         let child = child.expect("run the program");
-        let log = self.directory.path().join(format!("valgrind.{}", child.id()));
-        let mut output = child.wait_with_output().expect("its end");
-        if self.mode == Mode::Valgrind {
-            let log = fs::read_to_string(log).expect("what valgrind says");
-            output.stderr.extend_from_slice(log.as_bytes());
-            let left = descriptors_left(&log);
-            assert!(left.is_empty(), "{}: descriptors left open: {left:?}\n{log}", self.source);
-        }
-        output
+        (child.id(), child.wait_with_output().expect("its end"))
     }
 
     fn command(&self, args: &[&str]) -> Command {
@@ -125,9 +116,7 @@ impl Native {
                 let mut valgrind = Command::new("valgrind");
                 valgrind.args(["-q", "--leak-check=full", "--show-leak-kinds=definite,indirect"]);
                 valgrind.args(["--errors-for-leak-kinds=definite,indirect", "--num-callers=30"]);
-                // A log for each process: those that are forked have descriptors of their parent's.
-                let log = self.directory.path().join("valgrind.%p");
-                valgrind.arg("--track-fds=yes").arg(format!("--log-file={}", log.display()));
+                valgrind.arg("--track-fds=yes");
                 valgrind.arg(format!("--error-exitcode={VALGRIND}")).arg(&self.program);
                 valgrind
             }
@@ -154,20 +143,24 @@ impl Native {
 
     /// Runs it, which must go well.
     pub(crate) fn check(&self, args: &[&str]) -> String {
-        let output = self.output(args);
+        let (process, output) = self.run(args);
         let (text, errors) =
             (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         let (source, mode) = (&self.source, self.mode);
         assert!(output.status.success(), "{source} {args:?} {mode:?}: {}\n{text}{errors}", output.status);
+        let left = descriptors_left(&errors, process);
+        assert!(left.is_empty(), "{source} {args:?} {mode:?}: descriptors left open: {left:?}\n{errors}");
         text.into_owned()
     }
 }
 
-/// The descriptors that a process had opened and not closed, as memcheck lists them.
-fn descriptors_left(log: &str) -> Vec<&str> {
-    let lines: Vec<&str> = log.lines().collect();
+/// The descriptors that this process had opened and not closed, as memcheck lists them. Those that it forked have some
+/// of its own.
+fn descriptors_left(errors: &str, process: u32) -> Vec<&str> {
+    let start = format!("=={process}== ");
+    let lines: Vec<&str> = errors.lines().filter_map(|line| line.strip_prefix(&start)).collect();
     let open =
-        lines.windows(2).filter(|pair| pair[0].contains("== Open ") && !pair[1].contains("<inherited"));
+        lines.windows(2).filter(|pair| pair[0].starts_with("Open ") && !pair[1].contains("<inherited"));
     open.map(|pair| pair[0]).collect()
 }
 
