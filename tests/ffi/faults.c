@@ -71,11 +71,13 @@ static void timeouts(void)
     EXPECT(client, "+OK", "SET", "k", "0");
     proxy_hold(1);
     for (int i = 0; i < 20; i++) {
-        CHECK_INT(broker_client_submit(client, ARGV("INCR", "k"), NULL, 30, NULL, keep, &timed[i]), BROKER_OK);
+        CHECK_INT(broker_client_submit(client, ARGV("INCR", "k"), NULL, 500, NULL, keep, &timed[i]), BROKER_OK);
         CHECK_INT(broker_client_submit(client, ARGV("INCR", "k"), NULL, 0, NULL, keep, &patient[i]), BROKER_OK);
     }
+    /* All are sent before the first of them times out. */
+    wait_executed("k", "40");
     all_once(timed, 20, BROKER_ETIMEDOUT);
-    CHECK_INT(broker_client_call(client, ARGV("INCR", "k"), NULL, 20, NULL), BROKER_ETIMEDOUT);
+    CHECK_INT(broker_client_call(client, ARGV("INCR", "k"), NULL, 200, NULL), BROKER_ETIMEDOUT);
     for (int i = 0; i < 20; i++)
         CHECK_INT(patient[i].calls, 0);
     wait_executed("k", "41");
