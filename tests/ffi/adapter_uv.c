@@ -15,12 +15,21 @@ struct watch {
 
 struct drive {
     uv_loop_t loop;
+    /* A turn of libuv's runs timers first and then waits for an event all the same, even if nothing is left to come. This
+       ends such a wait; it does not touch the adapter. */
+    uv_timer_t heartbeat;
     struct watch watch;
     int watching;
 };
 
+static void beat(uv_timer_t *timer) {
+    (void)timer;
+}
+
 static void drive_open(struct drive *drive) {
     CHECK_INT(uv_loop_init(&drive->loop), 0);
+    CHECK_INT(uv_timer_init(&drive->loop, &drive->heartbeat), 0);
+    CHECK_INT(uv_timer_start(&drive->heartbeat, beat, 20, 20), 0);
     drive->watching = 0;
 }
 
@@ -83,6 +92,7 @@ static void drive_close(struct drive *drive) {
     if (drive->watching) {
         uv_close((uv_handle_t *)&drive->watch.poll, NULL);
     }
+    uv_close((uv_handle_t *)&drive->heartbeat, NULL);
     uv_run(&drive->loop, UV_RUN_DEFAULT);
     CHECK_INT(uv_loop_close(&drive->loop), 0);
 }
