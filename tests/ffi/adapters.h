@@ -9,8 +9,8 @@
 /* Settings for a machine that is busy, and for valgrind. */
 static MAYBE_UNUSED broker_config_t *patient(void) {
     broker_config_t *config = broker_config_new();
-    CHECK_INT(broker_config_set(config, "client_connect_timeout", "20s"), BROKER_OK);
-    CHECK_INT(broker_config_set(config, "client_queue_timeout", "20s"), BROKER_OK);
+    CHECK_INT(broker_config_set(config, "client_connect_timeout", "200s"), BROKER_OK);
+    CHECK_INT(broker_config_set(config, "client_queue_timeout", "200s"), BROKER_OK);
     return config;
 }
 
@@ -36,8 +36,8 @@ static MAYBE_UNUSED broker_loop_t *open_loop(void) {
     char url[300], words[256] = "";
     snprintf(url, sizeof url, "unix://%s", setting("BROKER_TEST_REDIS"));
     CHECK_INT(broker_config_set(config, "upstream", url), BROKER_OK);
-    CHECK_INT(broker_config_set(config, "connect_timeout", "20s"), BROKER_OK);
-    CHECK_INT(broker_config_set(config, "queue_timeout", "20s"), BROKER_OK);
+    CHECK_INT(broker_config_set(config, "connect_timeout", "200s"), BROKER_OK);
+    CHECK_INT(broker_config_set(config, "queue_timeout", "200s"), BROKER_OK);
     if (broker_loop_new(&loop, config, words, sizeof words) != BROKER_OK) {
         FAIL("%s", words);
     }

@@ -54,8 +54,8 @@ inline std::string unix_url(const char* name) { return std::string("unix://") + 
 inline broker::config patient(const char* protocol = "3") {
     broker::config config;
     OK(config.try_set("client_protocol", protocol));
-    OK(config.try_set("client_connect_timeout", "20s"));
-    OK(config.try_set("client_queue_timeout", "20s"));
+    OK(config.try_set("client_connect_timeout", "200s"));
+    OK(config.try_set("client_queue_timeout", "200s"));
     return config;
 }
 

@@ -9,7 +9,7 @@
 
 static broker::config settings() {
     broker::config config;
-    config.set("connect_timeout", "20s").set("queue_timeout", "20s");
+    config.set("connect_timeout", "200s").set("queue_timeout", "200s");
     config.set("upstream", unix_url("BROKER_TEST_REDIS"));
     config.set("listen", unix_url("BROKER_TEST_DIRECTORY") + "/cpp_loop.sock");
     return config;
