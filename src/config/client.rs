@@ -41,23 +41,6 @@ pub fn client_rows() -> &'static [Row] {
     ROWS
 }
 
-impl ClientSettings {
-    /// Sets one key from its textual form. The empty text unsets an optional key. On failure nothing has changed.
-    pub fn set(&mut self, key: &str, value: &str) -> Result<()> {
-        self.set_key(key, value)
-    }
-
-    /// Sets one key back to its default.
-    pub fn unset(&mut self, key: &str) -> Result<()> {
-        self.unset_key(key)
-    }
-
-    /// The current value as text, or `None` for an unknown key. A password is masked.
-    pub fn get_text(&self, key: &str) -> Option<String> {
-        self.key_text(key)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -17,30 +17,12 @@ use crate::base::error::{Error, Result};
 pub use client::{ClientSettings, client_rows};
 use endpoint::Secret;
 pub use endpoint::{Address, ListenUrl, Upstream, parse_listen, parse_upstream};
-use table::Keyed;
 pub use table::{Row, Settings, rows};
 
 /// A longer password file is somebody else's file, bytes.
 const PASSWORD_FILE_MAX: u64 = 64 * 1024;
 
 impl Settings {
-    /// Sets one key from its textual form, as `--set key=value` does. The empty text unsets an optional
-    /// key. On failure nothing has changed.
-    pub fn set(&mut self, key: &str, value: &str) -> Result<()> {
-        self.set_key(key, value)
-    }
-
-    /// Sets one key back to its default.
-    pub fn unset(&mut self, key: &str) -> Result<()> {
-        self.unset_key(key)
-    }
-
-    /// The current value as text that `set` would take again, or `None` for an unknown key. Unset is the
-    /// empty text; credentials are left out or masked.
-    pub fn get_text(&self, key: &str) -> Option<String> {
-        self.key_text(key)
-    }
-
     /// Checks what no single key can: that the keys agree with each other.
     pub fn validate(&self) -> Result<()> {
         if self.subscriber_output_soft > self.subscriber_output_max {

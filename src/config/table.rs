@@ -168,6 +168,25 @@ macro_rules! settings {
             }
         }
 
+        impl $name {
+            /// Sets one key from its textual form, as `--set key=value` does. The empty text unsets an optional
+            /// key. On failure nothing has changed.
+            pub fn set(&mut self, key: &str, value: &str) -> Result<()> {
+                self.set_key(key, value)
+            }
+
+            /// Sets one key back to its default.
+            pub fn unset(&mut self, key: &str) -> Result<()> {
+                self.unset_key(key)
+            }
+
+            /// The current value as text that `set` would take again, or `None` for an unknown key. Unset is the
+            /// empty text; credentials are left out or masked.
+            pub fn get_text(&self, key: &str) -> Option<String> {
+                self.key_text(key)
+            }
+        }
+
         impl Default for $name {
             fn default() -> Self {
                 $name { $( $key: default_of(&row::$key), )+ }

@@ -66,7 +66,7 @@ pub(super) struct Owned(Arc<Whole>);
 
 impl Owned {
     pub(super) fn new(tree: Tree) -> Owned {
-        let count = tree.len();
+        let count = tree.values();
         Owned(Arc::new_cyclic(|weak| {
             let whole = weak.as_ptr();
             Whole { tree, values: (0..count).map(|index| broker_reply_t { whole, index }).collect() }

@@ -56,7 +56,7 @@ impl Loop {
     pub fn adopt(&mut self, socket: OwnedFd) -> Result<(), (OwnedFd, Error)> {
         let refuse =
             |socket, why: &str| Err((socket, Error::system(format!("cannot adopt a socket: {why}"))));
-        if !self.takes_children() {
+        if !self.is_serving() {
             return refuse(socket, if self.closed { "the loop is closed" } else { "the loop drains" });
         }
         let stream = match Stream::adopt(socket) {
@@ -105,7 +105,7 @@ impl Loop {
                     continue;
                 }
             };
-            if !self.takes_children() {
+            if !self.is_serving() {
                 let _ = stream.shutdown();
                 continue;
             }

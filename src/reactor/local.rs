@@ -50,7 +50,7 @@ impl Loop {
     /// Opens a child for the program's own requests. `None` at `children_max`, and when the loop drains or
     /// is closed.
     pub fn local_open(&mut self) -> Option<Local> {
-        if !self.takes_children() {
+        if !self.is_serving() {
             return None;
         }
         let child = self.core.child_open(ChildKind::Local, PEER, usize::MAX)?;
@@ -157,14 +157,9 @@ impl Loop {
         }
     }
 
-    /// Whether a new child is welcome, but for `children_max`.
-    pub(super) fn takes_children(&self) -> bool {
-        !self.closed && !self.core.is_draining()
-    }
-
-    /// Whether it serves still: neither closed nor draining.
+    /// Whether it takes new children, but for `children_max`: neither closed nor draining.
     pub fn is_serving(&self) -> bool {
-        self.takes_children()
+        !self.closed && !self.core.is_draining()
     }
 
     /// Makes the descriptor readable and the timeout zero: something outside of the loop wants a turn.

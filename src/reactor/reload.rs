@@ -28,7 +28,7 @@ impl Loop {
     /// what has been written to the former one is answered by it, everything else goes to the new one;
     /// transactions under way finish where they began, subscribers are closed.
     pub fn reload(&mut self, settings: Settings) -> Result<()> {
-        if !self.takes_children() {
+        if !self.is_serving() {
             let why = if self.closed { "is closed" } else { "drains" };
             return Err(Error::system(format!("cannot take new settings: the loop {why}")));
         }

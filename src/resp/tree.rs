@@ -78,7 +78,7 @@ impl Tree {
         loop {
             at = skip_attributes(&bytes, at)?;
             let (node, elements) = read(&mut bytes, at, nodes.len())?;
-            at = if elements { header_end(&node) } else { node.end };
+            at = node.end;
             nodes[index] = node;
             if elements {
                 // Each element takes three bytes at least, so no header makes room for more than came.
@@ -108,13 +108,8 @@ impl Tree {
     }
 
     /// How many values there are, the reply itself included.
-    pub fn len(&self) -> usize {
+    pub fn values(&self) -> usize {
         self.nodes.len()
-    }
-
-    /// Never: a reply is at least one value.
-    pub fn is_empty(&self) -> bool {
-        false
     }
 
     /// What value `index` is; `Nil` beyond the last.
@@ -173,12 +168,7 @@ fn skip_attributes(bytes: &[u8], mut at: usize) -> Option<usize> {
     Some(at)
 }
 
-/// Where the elements of an aggregate begin: `read` has left it in `end`.
-fn header_end(node: &Node) -> usize {
-    node.end
-}
-
-/// Reads the value or the header at `at`. Its elements, if it has any, will begin at `first`.
+/// Reads the value at `at`, or its header if it has elements: these will begin at index `first`. Ends where that ends.
 fn read(bytes: &mut [u8], at: usize, first: usize) -> Option<(Node, bool)> {
     let rest = bytes.get(at..)?;
     let byte = *rest.first()?;
@@ -276,7 +266,7 @@ mod tests {
         let mut frame = b"*1\r\n".repeat(8000);
         frame.extend_from_slice(b":1\r\n");
         let tree = Tree::parse(&frame).unwrap();
-        assert_eq!(tree.len(), 8001);
+        assert_eq!(tree.values(), 8001);
         assert_eq!(tree.raw(8000), b":1\r\n");
     }
 }
