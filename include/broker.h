@@ -424,7 +424,7 @@ broker_config_t *broker_config_new(void);
 int broker_config_free(broker_config_t *config);
 
 /**
- * Sets one key; a NULL value is its default. Keys, values and defaults are those of docs/config.md, as in
+ * Sets one key; a NULL value is its default. Keys and values are those of docs/config.md, as in
  * broker.toml: times are milliseconds or text such as "5s", sizes bytes or text such as "64MiB". On failure
  * nothing has changed, and broker_config_error() says what is allowed.
  *
@@ -616,8 +616,8 @@ int broker_loop_drain(broker_loop_t *loop,
 int broker_loop_close(broker_loop_t *loop);
 
 /**
- * Takes new settings while it runs. Keys that cannot change at run time must be as they are (the column
- * "reload" of docs/config.md); on any failure nothing has changed. Blocks while names are resolved.
+ * Takes new settings while it runs, every key of docs/config.md; on any failure nothing has changed. Blocks while
+ * names are resolved and files read.
  *
  * BROKER_ECONFIG, BROKER_ESYS with the words in broker_loop_error(); BROKER_EINVAL for NULL; BROKER_ESTATE when
  * closed or draining; BROKER_EFORKED.
@@ -724,7 +724,7 @@ const char *broker_loop_stat_name(size_t i);
  * - "redis://[user[:password]@]host[:port][/db]": straight to Redis.
  * - NULL: what the environment variable BROKER_ENDPOINT says.
  *
- * `config` gives the user, password, database, name and protocol ("client_..." keys of docs/config.md), which are
+ * `config` gives the user, password, database, name and protocol (the "client_..." keys of docs/c-api.md), which are
  * set again on every connection; NULL means the defaults. A host name is looked up in here, blocking. On failure
  * *out is NULL and `errbuf` has the words, cut to `errlen` bytes (NULL and 0 if they are not wanted).
  *

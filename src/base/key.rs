@@ -71,6 +71,11 @@ impl<T> Default for Arena<T> {
 }
 
 impl<T> Arena<T> {
+    /// An empty arena that goes on where this one stops: no key of either is ever one of the other's.
+    pub fn begun_anew(&self) -> Arena<T> {
+        Arena { slab: Slab::new(), next_generation: self.next_generation }
+    }
+
     /// Stores `value` and returns the only key that will ever name it.
     pub fn insert(&mut self, value: T) -> Key<T> {
         let generation = self.next_generation;

@@ -35,7 +35,7 @@ impl Mux {
             encode::request(out, &[b"SELECT", db.to_string().as_bytes()]);
             channel.greeting.push_back(Step::Select);
         }
-        if self.profile.direct && channel.purpose != Purpose::Messages {
+        if self.profile.direct && matches!(channel.purpose, Purpose::Main | Purpose::Session) {
             encode::request(out, &[b"MULTI"]);
             encode::request(out, &[b"DISCARD"]);
             channel.greeting.extend([Step::Multi, Step::Discard]);
@@ -151,6 +151,7 @@ impl Mux {
 
     /// The channel has no connection now: whether there will be another depends on what it is for.
     pub(super) fn after_loss(&mut self, key: Key<Channel>, fault: Fault) {
+        // Where nothing was sent, this forgets half a greeting.
         self.fail_sent(key, Fault::Lost);
         let Some(channel) = self.channels.get_mut(key) else { return };
         // An attempt that got as far as the greeting was no connection: what waits has waited all along.

@@ -1,16 +1,13 @@
 //! Where a client connects: reads the URL, looks names up, opens sockets. The one place of the library that reads the
 //! environment: `BROKER_ENDPOINT`, when a program names no endpoint itself.
 
-use crate::base::error::{Error, Result};
+use crate::base::error::{Error, ErrorKind, Result};
 use crate::config::{Address, ClientSettings, ListenUrl, Upstream, parse_listen, parse_upstream};
 use crate::transport::stream::Stream;
 use mio::net::{TcpStream, UnixStream};
-use rustix::fs::OFlags;
-use rustix::io::FdFlags;
-use rustix::net::{AddressFamily, SocketType};
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::os::fd::OwnedFd;
+use std::os::fd::{IntoRawFd, OwnedFd};
 use std::path::PathBuf;
 
 /// Read when no endpoint is given.
@@ -24,7 +21,7 @@ pub(super) enum Endpoint {
     /// Addresses of one host; `present` is the one in use.
     Tcp { addresses: Vec<SocketAddr>, present: usize },
     /// A connected socket, until it is used.
-    Given(Option<OwnedFd>),
+    Given(Option<Stream>),
 }
 
 /// What an endpoint's text says.
@@ -39,68 +36,86 @@ pub(super) struct Target {
 /// only the border has.
 pub type OwnFd = fn(i32) -> Option<OwnedFd>;
 
+/// Why no client comes of an endpoint and settings.
+#[derive(Debug)]
+pub enum Unusable {
+    /// The endpoint is none.
+    Endpoint(Error),
+    /// The settings do not fit together, a name is not found, the system refuses.
+    Other(Error),
+}
+
+impl From<Error> for Unusable {
+    fn from(error: Error) -> Self {
+        match error.kind() {
+            ErrorKind::Config => Unusable::Endpoint(error),
+            ErrorKind::System => Unusable::Other(error),
+        }
+    }
+}
+
+type Parsed = std::result::Result<Target, Unusable>;
+
 impl Target {
     /// Reads an endpoint; credentials and db of a `redis://` URL go into `settings` where these have none. Looks a
     /// host's name up, blocking.
-    pub(super) fn parse(text: Option<&str>, settings: &mut ClientSettings, own_fd: OwnFd) -> Result<Target> {
+    pub(super) fn parse(text: Option<&str>, settings: &mut ClientSettings, own_fd: OwnFd) -> Parsed {
         let from_environment = match text {
             Some(_) => None,
             None => std::env::var(VARIABLE).ok(),
         };
         let text = text.or(from_environment.as_deref());
         let text = text.ok_or_else(|| Error::config(format!("no endpoint, and {VARIABLE} is not set")))?;
-        match text.split_once("://").map(|(scheme, _)| scheme) {
-            Some("fd") => given(text, own_fd),
-            Some("tcp") | Some("unix") => match parse_listen(text)? {
-                ListenUrl::Unix { path, .. } => Ok(Target { endpoint: Endpoint::Unix(path), direct: false }),
-                ListenUrl::Tcp { host, port, .. } => {
-                    Ok(Target { endpoint: look_up(&host, port)?, direct: false })
-                }
-            },
-            _ => redis(parse_upstream(text)?, settings),
+        let scheme = text.split_once("://").map(|(scheme, _)| scheme);
+        let at = match scheme {
+            Some("fd" | "tcp" | "unix") => None,
+            _ => Some(redis(parse_upstream(text)?, settings)),
+        };
+        if settings.client_username.is_some() && settings.client_password.is_none() {
+            // Left out, the client would be somebody else.
+            return Err(Unusable::Other(Error::config("a username without a password")));
         }
+        let endpoint = match (at, scheme) {
+            (Some(address), _) => locate(address)?,
+            (None, Some("fd")) => given(text, own_fd)?,
+            (None, _) => match parse_listen(text)? {
+                ListenUrl::Unix { path, .. } => Endpoint::Unix(path),
+                ListenUrl::Tcp { host, port, .. } => locate(Address::Tcp { host, port })?,
+            },
+        };
+        Ok(Target { endpoint, direct: !matches!(scheme, Some("fd" | "tcp" | "unix")) })
     }
 }
 
-fn given(text: &str, own_fd: OwnFd) -> Result<Target> {
+fn given(text: &str, own_fd: OwnFd) -> Result<Endpoint> {
     let wrong = |why: &str| Error::config(format!("endpoint \"{text}\": {why}"));
     let number = text.strip_prefix("fd://").and_then(|number| number.parse().ok());
     let number = number.ok_or_else(|| wrong("not fd://NUMBER"))?;
     let fd = own_fd(number).ok_or_else(|| wrong("no open descriptor"))?;
-    match prepare(&fd) {
-        Ok(()) => Ok(Target { endpoint: Endpoint::Given(Some(fd)), direct: false }),
-        Err(error) => {
+    match Stream::adopt(fd) {
+        Ok(stream) => Ok(Endpoint::Given(Some(stream))),
+        Err((fd, why)) => {
             // The caller's still: it is only taken when a client comes of it.
-            std::mem::forget(fd);
-            Err(wrong(&error.to_string()))
+            let _ = fd.into_raw_fd();
+            Err(wrong(&why))
         }
     }
 }
 
-/// A connected stream socket, made non-blocking and close-on-exec.
-fn prepare(fd: &OwnedFd) -> io::Result<()> {
-    if rustix::net::sockopt::socket_type(fd)? != SocketType::STREAM {
-        return Err(io::Error::other("not a stream socket"));
-    }
-    rustix::net::getpeername(fd)?;
-    rustix::fs::fcntl_setfl(fd, rustix::fs::fcntl_getfl(fd)? | OFlags::NONBLOCK)?;
-    rustix::io::fcntl_setfd(fd, FdFlags::CLOEXEC)?;
-    Ok(())
-}
-
-fn redis(upstream: Upstream, settings: &mut ClientSettings) -> Result<Target> {
+/// Where it is; the rest of what the URL says goes into `settings`.
+fn redis(upstream: Upstream, settings: &mut ClientSettings) -> Address {
     settings.client_username = settings.client_username.take().or(upstream.username);
     settings.client_password = settings.client_password.take().or(upstream.password);
     settings.client_db = settings.client_db.or(Some(upstream.db).filter(|db| *db > 0));
-    let endpoint = match upstream.address {
-        Address::Unix(path) => Endpoint::Unix(path),
-        Address::Tcp { host, port } => look_up(&host, port)?,
-    };
-    Ok(Target { endpoint, direct: true })
+    upstream.address
 }
 
-fn look_up(host: &str, port: u16) -> Result<Endpoint> {
-    let found = (host, port).to_socket_addrs();
+fn locate(address: Address) -> Result<Endpoint> {
+    let (host, port) = match address {
+        Address::Unix(path) => return Ok(Endpoint::Unix(path)),
+        Address::Tcp { host, port } => (host, port),
+    };
+    let found = (host.as_str(), port).to_socket_addrs();
     let found = found.map_err(|error| Error::system(format!("cannot look up {host}: {error}")))?;
     let addresses: Vec<SocketAddr> = found.collect();
     if addresses.is_empty() {
@@ -124,9 +139,10 @@ impl Endpoint {
                 stream.set_nodelay(true)?;
                 Ok((Stream::Tcp(stream), true))
             }
-            Endpoint::Given(fd) => {
-                let fd = fd.take().ok_or_else(|| io::Error::other("the socket that was given is lost"))?;
-                Ok((stream_of(fd)?, false))
+            Endpoint::Given(stream) => {
+                let stream = stream.take();
+                let lost = || io::Error::other("the socket that was given is lost");
+                stream.map(|stream| (stream, false)).ok_or_else(lost)
             }
         }
     }
@@ -136,13 +152,5 @@ impl Endpoint {
         if let Endpoint::Tcp { addresses, present } = self {
             *present = (*present + 1) % addresses.len();
         }
-    }
-}
-
-fn stream_of(fd: OwnedFd) -> io::Result<Stream> {
-    match rustix::net::sockopt::socket_domain(&fd)? {
-        AddressFamily::UNIX => Ok(Stream::Unix(UnixStream::from_std(fd.into()))),
-        AddressFamily::INET | AddressFamily::INET6 => Ok(Stream::Tcp(TcpStream::from_std(fd.into()))),
-        _ => Err(io::Error::other("neither a unix nor a TCP socket")),
     }
 }

@@ -16,8 +16,11 @@ mod replies;
 mod request;
 mod topics;
 
+#[cfg(test)]
+mod tests;
+
 pub use embedded::Embedded;
-pub use endpoint::{OwnFd, VARIABLE};
+pub use endpoint::{OwnFd, Unusable, VARIABLE};
 pub use net::{Client, SessionKey};
 pub use request::{BLOCK_MAX, Block, Event, Fault, Outcome, Refusal, Request};
 pub use topics::Family;

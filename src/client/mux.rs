@@ -53,7 +53,7 @@ pub(super) enum Action {
 #[derive(Debug)]
 pub(super) enum Told {
     Event(Event),
-    Message(Key<Subscription>, Box<[u8]>),
+    Message(Key<Subscription>, Tree),
 }
 
 /// See the module.
@@ -86,18 +86,34 @@ pub(super) struct Mux {
 
 impl Mux {
     pub(super) fn new(profile: Profile, now: Millis) -> Mux {
-        let mut channels = Arena::default();
+        Mux::with_names_of(Arena::default(), Arena::default(), Topics::default(), profile, now)
+    }
+
+    /// For a forked copy: nothing of what there was, and no request, session or subscription that is named as one of
+    /// them. The clock begins at zero.
+    pub(super) fn begun_anew(&self, profile: Profile) -> Mux {
+        let (requests, channels) = (self.requests.begun_anew(), self.channels.begun_anew());
+        Mux::with_names_of(requests, channels, self.topics.begun_anew(), profile, 0)
+    }
+
+    fn with_names_of(
+        requests: Arena<Pending>,
+        mut channels: Arena<Channel>,
+        topics: Topics,
+        profile: Profile,
+        now: Millis,
+    ) -> Mux {
         let main = channels.insert(Channel::new(Purpose::Main, now));
         let mut mux = Mux {
             profile,
             now,
             rng: fastrand::Rng::with_seed(seed()),
-            requests: Arena::default(),
+            requests,
             channels,
             main,
             idle: Vec::new(),
             messages: Key::NONE,
-            topics: Topics::default(),
+            topics,
             deadlines: BinaryHeap::new(),
             waiting_bytes: 0,
             told: VecDeque::new(),
@@ -125,7 +141,6 @@ impl Mux {
         tag: usize,
     ) -> Result<Key<Pending>, Refusal> {
         let (channel, tracked) = self.way(to, request)?;
-        self.check_room(request)?;
         let replies = match request {
             Request::Command(_) => 1,
             Request::Transaction(block) => block.len() + 2,
@@ -147,7 +162,7 @@ impl Mux {
         Ok(key)
     }
 
-    /// The channel a request goes on.
+    /// The channel a request goes on. Only when nothing speaks against the request is one taken or opened for it.
     pub(super) fn way(
         &mut self,
         to: Option<Key<Channel>>,
@@ -165,6 +180,7 @@ impl Mux {
             }
             _ => {}
         }
+        self.check_room(request)?;
         if let Some(session) = to {
             let state = self.channels.get(session).map(|channel| channel.state);
             return match (state, request) {
@@ -208,7 +224,13 @@ impl Mux {
 
     pub(super) fn open(&mut self, purpose: Purpose) -> Result<Key<Channel>, Refusal> {
         self.main_channel()?;
-        if self.channels.len() > self.profile.settings.client_connections_max {
+        let full = |mux: &Mux| mux.channels.len() > mux.profile.settings.client_connections_max;
+        while full(self)
+            && let Some(kept) = self.idle.pop()
+        {
+            self.remove(kept);
+        }
+        if full(self) {
             return Err(Refusal::Full("client_connections_max connections are in use"));
         }
         Ok(self.channels.insert(Channel::new(purpose, self.now)))
@@ -221,7 +243,7 @@ impl Mux {
         }
         let size = match request {
             Request::Command(words) => words.iter().map(|word| word.len()).sum(),
-            Request::Transaction(_) => 0,
+            Request::Transaction(block) => block.size(),
         };
         if self.waiting_bytes > 0 && self.waiting_bytes + size > settings.client_bytes_max {
             return Err(Refusal::Full("client_bytes_max bytes are waiting to be sent"));
@@ -278,7 +300,9 @@ impl Mux {
         }
         let (key, joined) = self.topics.join(family, name, tag);
         match joined {
-            Joined::Confirmed(frame) => self.told.push_back(Told::Message(key, frame)),
+            Joined::Confirmed(frame) => {
+                self.told.extend(Tree::parse(&frame).map(|push| Told::Message(key, push)));
+            }
             Joined::Asked => {}
             Joined::First => self.ask(family, name, true),
         }
@@ -313,8 +337,8 @@ impl Mux {
         loop {
             match self.told.pop_front()? {
                 Told::Event(event) => return Some(event),
-                Told::Message(key, frame) => {
-                    if let (Some(found), Some(push)) = (self.topics.get(key), Tree::parse(&frame)) {
+                Told::Message(key, push) => {
+                    if let Some(found) = self.topics.get(key) {
                         return Some(Event::Message { tag: found.tag, push });
                     }
                 }
@@ -381,9 +405,11 @@ impl Mux {
             self.deadlines.pop();
             self.give_up(Key::from_bits(bits), Fault::TimedOut);
         }
-        for key in self.channels.keys() {
-            self.channel_due(key);
-            self.expire(key);
+        if self.channels_due().is_some_and(|at| at <= self.now) {
+            for key in self.channels.keys() {
+                self.channel_due(key);
+                self.expire(key);
+            }
         }
     }
 
@@ -425,6 +451,13 @@ impl Mux {
         if self.has_events() || !self.actions.is_empty() || !self.dirty.is_empty() {
             return Some(0);
         }
+        let deadline = self.deadlines.peek().map(|Reverse((at, _))| *at);
+        let due = self.channels_due().into_iter().chain(deadline).min();
+        due.map(|at| at.saturating_sub(self.now))
+    }
+
+    /// When a channel, or a request that waits in one, has waited long enough.
+    fn channels_due(&self) -> Option<Millis> {
         let patience = self.profile.settings.client_queue_timeout;
         let of_channel = |channel: &Channel| {
             let state = match channel.state {
@@ -437,9 +470,7 @@ impl Mux {
             let front = front.map(|front| front.since.max(channel.down_since) + patience);
             state.into_iter().chain(front).min()
         };
-        let channels = self.channels.iter().filter_map(|(_, channel)| of_channel(channel));
-        let deadline = self.deadlines.peek().map(|Reverse((at, _))| *at);
-        channels.chain(deadline).min().map(|at| at.saturating_sub(self.now))
+        self.channels.iter().filter_map(|(_, channel)| of_channel(channel)).min()
     }
 
     /// Moves the actions since the last call into `into`.

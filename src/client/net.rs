@@ -2,7 +2,7 @@
 //! between them and the mux; decides nothing about requests.
 
 use super::channel::Channel;
-use super::endpoint::{Endpoint, OwnFd, Target};
+use super::endpoint::{Endpoint, OwnFd, Target, Unusable};
 use super::mux::{Action, Mux, Profile};
 use super::request::{Event, Refusal, Request};
 use super::topics::Family;
@@ -73,9 +73,11 @@ struct Net {
     handovers: Vec<Key<Channel>>,
     /// The poll has been woken and has not been asked since.
     woken: bool,
-    /// Somebody has rung the bell, and no `wait` has ended for it yet.
+    /// Whoever drives the client is about to flush: nothing needs waking.
+    attended: bool,
+    /// Somebody has rung the bell, and no step has ended for it yet.
     rung: bool,
-    /// The clock's offset: a mux outlives no `Net`, and both begin at zero.
+    /// The time that the mux was last told.
     told: Millis,
 }
 
@@ -97,6 +99,7 @@ impl Net {
             late: Vec::new(),
             handovers: Vec::new(),
             woken: false,
+            attended: false,
             rung: false,
             told: 0,
         })
@@ -104,22 +107,14 @@ impl Net {
 }
 
 impl Client {
-    /// A client of `endpoint`, which begins to connect at the first `work`. The error says whether the endpoint is
-    /// malformed.
+    /// A client of `endpoint`, which begins to connect.
     pub fn new(
         endpoint: Option<&str>,
         mut settings: ClientSettings,
         own_fd: OwnFd,
-    ) -> std::result::Result<Client, (bool, Error)> {
-        if settings.client_username.is_some() && settings.client_password.is_none() {
-            return Err((false, Error::config("client_username is set and client_password is not")));
-        }
-        let net =
-            Net::new().map_err(|error| (false, Error::system(format!("cannot create a poll: {error}"))))?;
-        let target = Target::parse(endpoint, &mut settings, own_fd);
-        let target =
-            target.map_err(|error| (error.kind() == crate::base::error::ErrorKind::Config, error))?;
-        let Target { endpoint, direct } = target;
+    ) -> std::result::Result<Client, Unusable> {
+        let net = Net::new().map_err(|error| Error::system(format!("cannot create a poll: {error}")))?;
+        let Target { endpoint, direct } = Target::parse(endpoint, &mut settings, own_fd)?;
         let mux = Mux::new(Self::profile(&settings, direct, &endpoint), 0);
         let mut client = Client { mux, net, settings, endpoint, direct };
         client.flush();
@@ -223,8 +218,14 @@ impl Client {
         self.mux.timeout().map(|timeout| timeout.saturating_sub(passed))
     }
 
+    /// Whoever drives the client will `wait`, `work` or `end_step` next: until then nothing submitted needs to wake it.
+    pub fn attend(&mut self) {
+        self.net.attended = true;
+    }
+
     /// Waits until something happens or is due, at most `limit`.
     pub fn wait(&mut self, limit: Option<Duration>) -> Result<()> {
+        self.net.attended = false;
         let due = self.timeout().map(Duration::from_millis);
         let timeout = [limit, due].into_iter().flatten().min();
         match self.net.poll.poll(&mut self.net.events, timeout) {
@@ -235,7 +236,8 @@ impl Client {
         }
     }
 
-    /// Reads what has come, lets happen what is due, writes what can be written.
+    /// Reads what has come, lets happen what is due, writes what can be written. The callbacks are due then, and after
+    /// them `end_step`.
     pub fn work(&mut self) {
         self.net.woken = false;
         self.tell_time();
@@ -258,11 +260,13 @@ impl Client {
             self.read(key);
         }
         self.flush();
+        self.net.attended = true;
     }
 
-    /// Whether the bell has been rung since this was last asked: what waits is to end then.
-    pub fn take_rung(&mut self) -> bool {
-        std::mem::take(&mut self.net.rung)
+    /// Writes what callbacks have submitted. A bell that was rung has ended this step and ends no other.
+    pub fn end_step(&mut self) {
+        (self.net.attended, self.net.rung) = (false, false);
+        self.flush();
     }
 
     /// Carries out what the mux wants done, and writes.
@@ -297,7 +301,7 @@ impl Client {
 
     /// Makes the descriptor readable, once, until the next `work`.
     fn wake(&mut self) {
-        if !std::mem::replace(&mut self.net.woken, true) {
+        if !self.net.attended && !std::mem::replace(&mut self.net.woken, true) {
             // Fails only when it has been woken more often than a counter counts.
             let _ = self.net.waker.wake();
         }
@@ -381,7 +385,7 @@ impl Client {
         let Some(link) = self.net.links.get_mut(&key) else { return };
         link.conn.observe(event);
         if link.connecting && !link.conn.blocked() {
-            match finish(&link.conn) {
+            match link.conn.stream().is_connected() {
                 Ok(false) => return,
                 Ok(true) => {
                     link.connecting = false;
@@ -463,7 +467,7 @@ impl Client {
         if !lasting {
             self.endpoint = Endpoint::Given(None);
         }
-        self.mux = Mux::new(Self::profile(&self.settings, self.direct, &self.endpoint), 0);
+        self.mux = self.mux.begun_anew(Self::profile(&self.settings, self.direct, &self.endpoint));
         self.flush();
         Ok(lasting)
     }
@@ -472,16 +476,5 @@ impl Client {
 impl AsRawFd for Client {
     fn as_raw_fd(&self) -> RawFd {
         self.net.poll.as_raw_fd()
-    }
-}
-
-/// Whether a connect has come to its end.
-fn finish(conn: &Conn) -> io::Result<bool> {
-    if let Some(error) = conn.stream().take_error()? {
-        return Err(error);
-    }
-    match conn.stream().check_connected() {
-        Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(false),
-        other => other.map(|()| true),
     }
 }

@@ -106,10 +106,13 @@ impl Mux {
 
     pub(super) fn pushed(&mut self, frame: &[u8]) {
         let Some(push) = Tree::parse(frame) else { return };
-        match self.topics.push(&push) {
-            Some(keys) => self.told.extend(keys.into_iter().map(|key| Told::Message(key, frame.into()))),
-            None => self.told.push_back(Told::Event(Event::Push(push))),
-        }
+        let Some(mut keys) = self.topics.push(&push) else {
+            return self.told.push_back(Told::Event(Event::Push(push)));
+        };
+        // Mostly there is one.
+        let last = keys.pop();
+        let copies = keys.into_iter().filter_map(|key| Some(Told::Message(key, Tree::parse(frame)?)));
+        self.told.extend(copies.chain(last.map(|key| Told::Message(key, push))));
     }
 
     /// An answer on the channel of subscriptions that is no push: the one asked for first is refused.

@@ -40,6 +40,11 @@ impl Block {
         self.len
     }
 
+    /// Bytes of its commands.
+    pub(super) fn size(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// Whether it holds none.
     pub fn is_empty(&self) -> bool {
         self.len == 0

@@ -53,6 +53,11 @@ pub(super) enum Joined {
 }
 
 impl Topics {
+    /// None, in a forked copy: the names of those there were are not given again.
+    pub(super) fn begun_anew(&self) -> Topics {
+        Topics { subscriptions: self.subscriptions.begun_anew(), ..Topics::default() }
+    }
+
     /// Whether nobody wants anything.
     pub(super) fn is_empty(&self) -> bool {
         self.interests.is_empty()

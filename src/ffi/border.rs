@@ -134,7 +134,8 @@ impl<T: Handle> Shell<T> {
         if self.poisoned.load(Ordering::Relaxed) { Err(BROKER_EPANIC) } else { Ok(()) }
     }
 
-    fn check_rule(&self, rule: Rule) -> Result<(), c_int> {
+    /// Whether a call from where it comes is allowed.
+    pub(super) fn check_rule(&self, rule: Rule) -> Result<(), c_int> {
         match rule {
             Rule::OutsideCallbacks if self.in_callback() => Err(BROKER_EREENTRANT),
             _ => Ok(()),

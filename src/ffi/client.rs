@@ -9,7 +9,7 @@ use super::embed::{broker_req_t, give_req, millis};
 use super::reply::{Owned, broker_reply_t, hand_out, hand_out_nothing};
 use super::text::{bytes, copy_out, opt_str, own_words, words};
 use super::transaction::{self, broker_transaction_t};
-use crate::client::{Block, Client, Event, Family, Request, SessionKey};
+use crate::client::{Block, Client, Event, Family, Request, SessionKey, Unusable};
 use std::ffi::{CString, c_char, c_int, c_void};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::atomic::Ordering;
@@ -172,7 +172,7 @@ pub(super) fn shell(pointer: *const broker_client_t) -> *const Shell<Handled> {
 /// - "redis://[user[:password]@]host[:port][/db]": straight to Redis.
 /// - NULL: what the environment variable BROKER_ENDPOINT says.
 ///
-/// `config` gives the user, password, database, name and protocol ("client_..." keys of docs/config.md), which are
+/// `config` gives the user, password, database, name and protocol (the "client_..." keys of docs/c-api.md), which are
 /// set again on every connection; NULL means the defaults. A host name is looked up in here, blocking. On failure
 /// *out is NULL and `errbuf` has the words, cut to `errlen` bytes (NULL and 0 if they are not wanted).
 ///
@@ -206,9 +206,13 @@ pub extern "C" fn broker_client_new(
         };
         let client = match Client::new(endpoint, settings, own_fd) {
             Ok(client) => client,
-            Err((invalid, error)) => {
+            Err(Unusable::Endpoint(error)) => {
                 copy_out(&error.to_string(), errbuf, errlen);
-                return if invalid { BROKER_EINVAL } else { code_of(&error) };
+                return BROKER_EINVAL;
+            }
+            Err(Unusable::Other(error)) => {
+                copy_out(&error.to_string(), errbuf, errlen);
+                return code_of(&error);
             }
         };
         let bell = client.bell();
@@ -447,10 +451,12 @@ pub(super) fn call(
 ) -> Result<c_int, c_int> {
     let tag = shell.borrow(|handled| {
         let tag = handled.calls.reserve_waiting();
+        handled.client.attend();
         match handled.client.submit(to, request, u64::from(timeout_ms), tag) {
             Ok(_) => Ok(tag),
             Err(refusal) => {
                 handled.calls.forget(tag);
+                handled.client.end_step();
                 Err(handled.refuse(&refusal))
             }
         }
@@ -480,22 +486,23 @@ fn step(
         look(shell, limit)?;
     }
     let ran = deliver(shell, client)?;
-    shell.borrow(|handled| {
-        handled.client.take_rung();
-        handled.client.flush();
-    })?;
+    shell.borrow(|handled| handled.client.end_step())?;
     Ok(ran)
 }
 
 fn look(shell: &Shell<Handled>, limit: Option<Duration>) -> Result<(), c_int> {
-    shell.borrow_waiting(|handled| {
-        handled.client.wait(limit).map_err(|error| {
-            handled.words = own_words(&error.to_string());
-            code_of(&error)
-        })
-    })??;
+    let waited = shell.borrow_waiting(|handled| handled.client.wait(limit))?;
     shell.check()?;
-    shell.borrow(|handled| handled.client.work())
+    shell.borrow(|handled| match waited {
+        Ok(()) => {
+            handled.client.work();
+            Ok(())
+        }
+        Err(error) => {
+            handled.words = own_words(&error.to_string());
+            Err(code_of(&error))
+        }
+    })?
 }
 
 fn deliver(shell: &Shell<Handled>, client: *mut broker_client_t) -> Result<c_int, c_int> {

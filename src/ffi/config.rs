@@ -83,7 +83,7 @@ pub extern "C" fn broker_config_free(config: *mut broker_config_t) -> c_int {
     })
 }
 
-/// Sets one key; a NULL value is its default. Keys, values and defaults are those of docs/config.md, as in
+/// Sets one key; a NULL value is its default. Keys and values are those of docs/config.md, as in
 /// broker.toml: times are milliseconds or text such as "5s", sizes bytes or text such as "64MiB". On failure
 /// nothing has changed, and broker_config_error() says what is allowed.
 ///

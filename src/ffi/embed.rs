@@ -187,11 +187,13 @@ pub extern "C" fn broker_run(r#loop: *mut broker_loop_t, mode: c_int) -> c_int {
 
 /// One turn with its callbacks; whether there will be another.
 fn turn(shell: &Shell<Looping>, pointer: *mut broker_loop_t, may_wait: bool) -> Result<bool, c_int> {
-    shell.borrow_waiting(|looping| {
-        let waited = looping.embedded()?.wait(if may_wait { None } else { Some(0) });
-        waited.map_err(|error| looping.fail(&error))
+    let waited = shell.borrow_waiting(|looping| {
+        looping.embedded().map(|embedded| embedded.wait(if may_wait { None } else { Some(0) }))
     })??;
     shell.check()?;
+    if let Err(error) = waited {
+        return Err(shell.borrow(|looping| looping.fail(&error))?);
+    }
     let goes_on = shell.borrow(|looping| {
         let worked = looping.embedded()?.work();
         worked.map_err(|error| looping.fail(&error))
@@ -320,8 +322,8 @@ pub extern "C" fn broker_loop_close(r#loop: *mut broker_loop_t) -> c_int {
     })
 }
 
-/// Takes new settings while it runs. Keys that cannot change at run time must be as they are (the column
-/// "reload" of docs/config.md); on any failure nothing has changed. Blocks while names are resolved.
+/// Takes new settings while it runs, every key of docs/config.md; on any failure nothing has changed. Blocks while
+/// names are resolved and files read.
 ///
 /// BROKER_ECONFIG, BROKER_ESYS with the words in broker_loop_error(); BROKER_EINVAL for NULL; BROKER_ESTATE when
 /// closed or draining; BROKER_EFORKED.

@@ -123,3 +123,36 @@ extern "C" fn after_fork_in_child() {
         unsafe { mark.write_volatile(0) };
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::AtomicBool;
+
+    /// Else the copy would have a handle half-way through a change, and nobody to finish it.
+    #[test]
+    fn a_fork_waits_until_no_other_thread_is_inside() {
+        install();
+        let forked = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let inside = enter();
+            scope.spawn(|| {
+                // SAFETY: the copy does nothing but end.
+                let copy = unsafe { libc::fork() };
+                if copy == 0 {
+                    // SAFETY: runs nothing of this process'.
+                    unsafe { libc::_exit(0) };
+                }
+                forked.store(true, Ordering::Release);
+                // SAFETY: waits for the copy made above.
+                unsafe { libc::waitpid(copy, std::ptr::null_mut(), 0) };
+            });
+            while INSIDE.load(Ordering::Acquire) < FORK && !forked.load(Ordering::Acquire) {
+                std::thread::yield_now();
+            }
+            assert!(!forked.load(Ordering::Acquire), "it is held up");
+            drop(inside);
+        });
+        assert!(forked.load(Ordering::Acquire), "and goes on");
+    }
+}

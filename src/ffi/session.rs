@@ -21,7 +21,7 @@ use std::ffi::{c_char, c_int, c_void};
 #[derive(Debug)]
 pub struct broker_session_t(#[expect(dead_code, reason = "reached through a cast pointer")] Shell<Session>);
 
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Session {
     client: *mut broker_client_t,
     /// Which tenant of that memory.
@@ -37,18 +37,31 @@ impl Handle for Session {
 }
 
 /// The client of a session, if it still lives.
-fn client_of<'a>(
-    session: *const broker_session_t,
-) -> Result<(&'a Shell<Handled>, *mut broker_client_t, SessionKey), c_int> {
+fn client_of<'a>(session: *const broker_session_t) -> Result<(&'a Shell<Handled>, Session), c_int> {
     let own = Shell::of(session.cast::<Shell<Session>>())?;
     own.check()?;
-    let (client, serial, key) = own.borrow(|session| (session.client, session.serial, session.key))?;
-    let shell = Shell::of(client_shell(client))?;
-    if shell.serial() != serial {
+    let session = own.borrow(|session| *session)?;
+    let shell = Shell::of(client_shell(session.client))?;
+    if shell.serial() != session.serial {
         return Err(BROKER_ESTATE);
     }
     shell.check()?;
-    Ok((shell, client, key))
+    Ok((shell, session))
+}
+
+/// The gate of functions that go on to the session's client.
+fn enter_client(
+    session: *const broker_session_t,
+    rule: Rule,
+    body: impl FnOnce(&Shell<Handled>, Session) -> Result<c_int, c_int>,
+) -> c_int {
+    shield(BROKER_EPANIC, || {
+        let entered = client_of(session).and_then(|(shell, session)| {
+            shell.check_rule(rule)?;
+            body(shell, session)
+        });
+        entered.unwrap_or_else(|code| code)
+    })
 }
 
 /// Opens a session. Free it before or after its client.
@@ -87,8 +100,8 @@ pub extern "C" fn broker_session_free(session: *mut broker_session_t) -> c_int {
         let client = client_of(session);
         let freed = Shell::of(session.cast::<Shell<Session>>()).and_then(|own| {
             own.end()?;
-            if let Ok((shell, _, key)) = client {
-                shell.borrow(|handled| handled.client.close_session(key))?;
+            if let Ok((shell, session)) = client {
+                shell.borrow(|handled| handled.client.close_session(session.key))?;
             }
             Ok(BROKER_OK)
         });
@@ -112,14 +125,11 @@ pub extern "C" fn broker_session_submit(
     cb: broker_reply_cb,
     data: *mut c_void,
 ) -> c_int {
-    shield(BROKER_EPANIC, || {
-        let submitted = client_of(session).and_then(|(shell, _, key)| {
-            let words = words(argc, argv, argvlen)?;
-            shell.borrow(|handled| {
-                handled.submit(Some(key), &Request::Command(&words), timeout_ms, req, (cb, data))
-            })
-        });
-        submitted.unwrap_or_else(|code| code)
+    enter_client(session, Rule::Anywhere, |shell, session| {
+        let words = words(argc, argv, argvlen)?;
+        shell.borrow(|handled| {
+            handled.submit(Some(session.key), &Request::Command(&words), timeout_ms, req, (cb, data))
+        })
     })
 }
 
@@ -134,15 +144,12 @@ pub extern "C" fn broker_session_transaction(
     cb: broker_reply_cb,
     data: *mut c_void,
 ) -> c_int {
-    shield(BROKER_EPANIC, || {
-        let submitted = client_of(session).and_then(|(shell, _, key)| {
-            transaction::read(transaction, |block| {
-                shell.borrow(|handled| {
-                    handled.submit(Some(key), &Request::Transaction(block), timeout_ms, req, (cb, data))
-                })
-            })?
-        });
-        submitted.unwrap_or_else(|code| code)
+    enter_client(session, Rule::Anywhere, |shell, session| {
+        transaction::read(transaction, |block| {
+            shell.borrow(|handled| {
+                handled.submit(Some(session.key), &Request::Transaction(block), timeout_ms, req, (cb, data))
+            })
+        })?
     })
 }
 
@@ -157,15 +164,9 @@ pub extern "C" fn broker_session_call(
     out: *mut *mut broker_reply_t,
 ) -> c_int {
     hand_out_nothing(out);
-    shield(BROKER_EPANIC, || {
-        let called = client_of(session).and_then(|(shell, client, key)| {
-            if shell.in_callback() {
-                return Err(BROKER_EREENTRANT);
-            }
-            let words = words(argc, argv, argvlen)?;
-            call(shell, client, Some(key), &Request::Command(&words), timeout_ms, out)
-        });
-        called.unwrap_or_else(|code| code)
+    enter_client(session, Rule::OutsideCallbacks, |shell, session| {
+        let words = words(argc, argv, argvlen)?;
+        call(shell, session.client, Some(session.key), &Request::Command(&words), timeout_ms, out)
     })
 }
 
@@ -179,14 +180,8 @@ pub extern "C" fn broker_session_call_transaction(
     out: *mut *mut broker_reply_t,
 ) -> c_int {
     hand_out_nothing(out);
-    shield(BROKER_EPANIC, || {
-        let called = client_of(session).and_then(|(shell, client, key)| {
-            if shell.in_callback() {
-                return Err(BROKER_EREENTRANT);
-            }
-            let block = transaction::read(transaction, Block::clone)?;
-            call(shell, client, Some(key), &Request::Transaction(&block), timeout_ms, out)
-        });
-        called.unwrap_or_else(|code| code)
+    enter_client(session, Rule::OutsideCallbacks, |shell, session| {
+        let block = transaction::read(transaction, Block::clone)?;
+        call(shell, session.client, Some(session.key), &Request::Transaction(&block), timeout_ms, out)
     })
 }

@@ -102,13 +102,9 @@ impl Loop {
     pub(super) fn finish_dial(&mut self, key: Key<Link>) {
         let Some(link) = self.links.get_mut(key) else { return };
         let Owner::Dial(lane) = link.owner else { return };
-        let outcome = match link.conn.stream().take_error() {
-            Ok(None) => link.conn.stream().check_connected(),
-            Ok(Some(error)) | Err(error) => Err(error),
-        };
-        match outcome {
-            Err(error) if error.kind() == io::ErrorKind::NotConnected => {}
-            Ok(()) => {
+        match link.conn.stream().is_connected() {
+            Ok(false) => {}
+            Ok(true) => {
                 link.owner = Owner::Lane(lane);
                 self.dialler.attempts.remove(&lane);
                 self.core.lane_connected(lane, link_of(key));

@@ -108,14 +108,15 @@ impl Stream {
         }
     }
 
-    /// The failure of a connect that was under way, if there was one. Reading it clears it.
-    pub fn take_error(&self) -> io::Result<Option<io::Error>> {
-        either!(self, stream => stream.take_error())
-    }
-
-    /// `NotConnected` while a connect is under way.
-    pub fn check_connected(&self) -> io::Result<()> {
-        either!(self, stream => stream.peer_addr().map(drop))
+    /// What became of a connect that was under way: false while it still is.
+    pub fn is_connected(&self) -> io::Result<bool> {
+        if let Some(error) = either!(self, stream => stream.take_error())? {
+            return Err(error);
+        }
+        match either!(self, stream => stream.peer_addr().map(drop)) {
+            Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(false),
+            outcome => outcome.map(|()| true),
+        }
     }
 
     /// Who is at the other end, as far as the system can tell.
