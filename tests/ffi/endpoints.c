@@ -154,6 +154,25 @@ static void malformed(void)
     }
 }
 
+/* A client that left out the user would be somebody else. */
+static void user_without_password(void)
+{
+    broker_client_t *client = NULL;
+    broker_config_t *config = broker_config_new();
+    char words[200] = "";
+    int ends[2];
+    CHECK_INT(broker_client_new(&client, "redis://somebody@127.0.0.1:1", NULL, words, sizeof words), BROKER_ECONFIG);
+    CHECK(strstr(words, "without a password") != NULL);
+    CHECK_INT(broker_config_set(config, "client_username", "somebody"), BROKER_OK);
+    CHECK_INT(socketpair(AF_UNIX, SOCK_STREAM, 0, ends), 0);
+    snprintf(words, sizeof words, "fd://%d", ends[0]);
+    CHECK_INT(broker_client_new(&client, words, config, NULL, 0), BROKER_ECONFIG);
+    CHECK(client == NULL);
+    CHECK_INT(close(ends[0]), 0);
+    CHECK_INT(close(ends[1]), 0);
+    CHECK_INT(broker_config_free(config), BROKER_OK);
+}
+
 /* Who may not in is told EAUTH, each request once; and a server that speaks nothing of the kind is EPROTO. */
 static void turned_away(void)
 {
@@ -183,6 +202,7 @@ int main(int argc, char **argv)
         {"every_endpoint", every_endpoint},
         {"environment", environment},
         {"malformed", malformed},
+        {"user_without_password", user_without_password},
         {"turned_away", turned_away},
     };
     begin();

@@ -231,6 +231,22 @@ static void closed_while_idle(void)
     close_client(idle);
 }
 
+/* Whoever only watches the descriptor learns of a request that was submitted outside of any callback. */
+static void submitting_wakes(void)
+{
+    for (int i = 0; i < 3; i++) {
+        struct outcome outcome = {0};
+        while (broker_client_process(client) > 0 || bytes_to_read(broker_client_fd(client)))
+            ;
+        /* A call that was refused keeps nobody from being woken. */
+        if (i == 1)
+            CHECK_INT(broker_client_call(client, ARGV("MULTI"), NULL, 0, NULL), BROKER_EUNSUPPORTED);
+        CHECK_INT(broker_client_submit(client, ARGV("ECHO", "x"), NULL, 0, NULL, keep, &outcome), BROKER_OK);
+        CHECK(bytes_to_read(broker_client_fd(client)));
+        EXPECT_OUTCOME(client, &outcome, "x");
+    }
+}
+
 struct states {
     int ups, downs, reason;
 };
@@ -276,7 +292,7 @@ int main(int argc, char **argv)
         {"timeouts", timeouts},           {"cancellations", cancellations},
         {"single_bytes", single_bytes},   {"garbage", garbage},
         {"states", states},               {"closed_while_idle", closed_while_idle},
-        {"freed", freed},
+        {"submitting_wakes", submitting_wakes}, {"freed", freed},
     };
     begin();
     proxy_start();

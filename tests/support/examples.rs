@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
+use super::native::shared_library;
 use super::redis::list_clients;
 use super::{Broker, Raw, Redis, signal, wait_within};
 
@@ -276,14 +277,6 @@ pub(crate) fn counts<const N: usize>(output: &str, names: [&str; N]) -> [u64; N]
         let word = words.iter().find(|(key, _)| *key == name);
         word.and_then(|(_, value)| value.parse().ok()).unwrap_or_else(|| panic!("no {name} in {line:?}"))
     })
-}
-
-/// libbroker.so of this cargo build: beside the test binary itself.
-fn shared_library() -> PathBuf {
-    let binary = std::env::current_exe().expect("the path of this binary");
-    let library = binary.with_file_name("libbroker.so");
-    assert!(library.exists(), "no {}", library.display());
-    library
 }
 
 fn good(name: &str, output: &Output) -> String {
