@@ -65,7 +65,7 @@ fn toml_text(row: &Row, value: &DeValue<'_>) -> Option<String> {
             let parsed = i128::from_str_radix(number.as_str(), number.radix());
             Some(parsed.map_or_else(|_| number.as_str().to_owned(), |number| number.to_string()))
         }
-        DeValue::Array(items) if row.kind == Kind::Listen => {
+        DeValue::Array(items) if matches!(row.kind, Kind::Listen | Kind::Commands) => {
             let texts = items.iter().map(|item| item.get_ref().as_str());
             texts.collect::<Option<Vec<_>>>().map(|texts| texts.join(","))
         }

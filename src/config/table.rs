@@ -4,7 +4,9 @@
 use std::path::PathBuf;
 
 use super::endpoint::{ListenUrl, Secret, Upstream, mask, mask_list};
-use super::value::{LogFormat, LogLevel, Transactions, Value, show};
+use super::value::{
+    Auth, Integrity, LogFormat, LogLevel, OnSubscriberLoss, Pubsub, Transactions, Value, show,
+};
 use crate::base::error::{Error, Result};
 
 /// What kind of text a key takes.
@@ -26,6 +28,8 @@ pub enum Kind {
     Url,
     /// A list of URLs to listen on; `min` and `max` bound its length.
     Listen,
+    /// A list of command names; `min` and `max` bound its length.
+    Commands,
 }
 
 /// Everything there is to know about one key.
@@ -102,6 +106,7 @@ impl Row {
             Kind::Choice => self.choices.join(", "),
             Kind::Text | Kind::Password => format!("text of at most {max} bytes"),
             Kind::Url => "redis://[user:password@]host[:port][/db] or unix:///path[?db=n]".to_owned(),
+            Kind::Commands => format!("up to {max} names such as \"config|set\", separated by commas"),
             Kind::Listen => format!(
                 "up to {max} of unix:///path[?mode=0660&user=name&group=name], \
                  tcp://host:port[?insecure=1]"
@@ -198,6 +203,8 @@ macro_rules! settings {
 pub(super) use settings;
 
 const RELOAD: bool = true;
+/// The choice is made when the broker starts.
+const FIXED: bool = false;
 pub(super) const KIB: u64 = 1024;
 pub(super) const MIB: u64 = 1024 * KIB;
 pub(super) const GIB: u64 = 1024 * MIB;
@@ -269,6 +276,24 @@ settings! {
     idle_transaction_timeout: u64 = "60000", Milliseconds(0, DAY), RELOAD;
     /// shared: MULTI is queued here and written whole to a shared lane; leased: it gets a lane.
     transactions: Transactions = "shared", Choice(0, 0), RELOAD;
+    /// shared: one upstream subscription per channel; leased: a subscriber gets a lane of its own.
+    pubsub: Pubsub = "shared", Choice(0, 0), RELOAD;
+    /// When messages may have been missed: close the subscribers, or subscribe again in silence.
+    on_subscriber_loss: OnSubscriberLoss = "close", Choice(0, 0), RELOAD;
+    /// Who checks AUTH: broker (nobody needs to), users (auth_file), passthrough (the upstream).
+    auth: Auth = "broker", Choice(0, 0), FIXED;
+    /// The users of auth = users: a TOML file.
+    auth_file: Option<PathBuf> = "", Text(0, 4096), FIXED;
+    /// Commands to allow that are refused by default.
+    commands_allow: Vec<String> = "", Commands(0, 1024), RELOAD;
+    /// Commands to refuse.
+    commands_deny: Vec<String> = "", Commands(0, 1024), RELOAD;
+    /// Commands that keep a lane busy, of modules for example: each gets a leased lane until its reply.
+    commands_lease: Vec<String> = "", Commands(0, 1024), RELOAD;
+    /// Canaries on upstream lanes: off, sampled, or always, where no reply passes unproven.
+    integrity: Integrity = "off", Choice(0, 0), RELOAD;
+    /// With integrity = sampled: one canary per so many requests of a lane.
+    integrity_sample: usize = "64", Count(1, 1_000_000), RELOAD;
     /// Bytes one queued MULTI may hold.
     transaction_max: usize = "64MiB", Bytes(KIB, 64 * GIB), RELOAD;
     /// On shutdown, requests under way have this long to finish.

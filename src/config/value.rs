@@ -58,6 +58,50 @@ choice! {
 }
 
 choice! {
+    /// Where subscriptions live.
+    Pubsub {
+        /// One upstream subscription per channel, for all children of a user.
+        Shared = "shared",
+        /// On a lane leased from the first subscription to the last.
+        Leased = "leased",
+    }
+}
+
+choice! {
+    /// What becomes of subscribers when the connection that carries their messages is lost.
+    OnSubscriberLoss {
+        /// They are closed, as a direct connection would have been.
+        Close = "close",
+        /// The channels are subscribed again; what was published meanwhile is missed in silence.
+        Resubscribe = "resubscribe",
+    }
+}
+
+choice! {
+    /// Who says whether a child is who it claims to be.
+    Auth {
+        /// Nobody: whoever may connect to the broker is served as the upstream's user.
+        Broker = "broker",
+        /// The broker, from `auth_file`.
+        Users = "users",
+        /// The upstream, with the child's own name and password.
+        Passthrough = "passthrough",
+    }
+}
+
+choice! {
+    /// How often a lane proves that its replies are those of its requests.
+    Integrity {
+        /// Never.
+        Off = "off",
+        /// Behind one request in `integrity_sample`.
+        Sampled = "sampled",
+        /// Behind every request; no reply is given to a child before the proof.
+        Always = "always",
+    }
+}
+
+choice! {
     /// The least important messages that are logged.
     LogLevel {
         /// Failures only.
@@ -210,6 +254,24 @@ impl Value for Option<Upstream> {
 
     fn text(&self, _row: &Row) -> String {
         self.as_ref().map(Upstream::to_string).unwrap_or_default()
+    }
+}
+
+/// Command names in lower case, a subcommand as `container|name`; separated by commas or blanks.
+impl Value for Vec<String> {
+    fn parse(row: &Row, text: &str) -> Parsed<Self> {
+        let words = text.split([',', ' ']).filter(|word| !word.is_empty());
+        let list: Vec<String> = words.map(str::to_ascii_lowercase).collect();
+        let plain = |word: &String| word.bytes().all(|byte| byte.is_ascii_graphic()) && word.len() <= 128;
+        match list.iter().all(plain) {
+            _ if list.len() as u64 > row.max => Err("too many".to_owned()),
+            true => Ok(list),
+            false => Err("not command names".to_owned()),
+        }
+    }
+
+    fn text(&self, _row: &Row) -> String {
+        self.join(",")
     }
 }
 

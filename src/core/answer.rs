@@ -85,7 +85,7 @@ impl Broker {
         }
         let Some(lane) = self.lanes.get_mut(key) else { return };
         if kind == b'>' {
-            if self.pools[lane.pool.0 as usize].proto != 3 {
+            if self.pools[lane.pool.0 as usize].key.proto != 3 {
                 self.desync(key, "a push on a RESP2 lane");
             }
             return;

@@ -10,6 +10,7 @@ use super::lease::{LeaseKind, Leases};
 use super::pool::{Places, Pool};
 use super::session::Session;
 use super::timers::{Timer, Timers};
+use super::users::Users;
 use crate::base::bytes::{ByteQueue, Spares};
 use crate::base::clock::Millis;
 use crate::base::key::{Arena, Key};
@@ -100,6 +101,7 @@ pub struct Broker {
     pub(super) children: Arena<Child>,
     pub(super) lanes: Arena<Lane>,
     pub(super) pools: Vec<Pool>,
+    pub(super) users: Users,
     pub(super) leases: Leases,
     pub(super) places: Places,
     /// Set when a connection was given up; waiters are served at the end of the event, not in its middle.
@@ -140,6 +142,7 @@ impl Broker {
             children: Arena::default(),
             lanes: Arena::default(),
             pools: Vec::new(),
+            users: Users::default(),
             leases: Leases::default(),
             places: Places::default(),
             places_changed: false,

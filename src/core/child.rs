@@ -3,10 +3,12 @@
 
 use super::lane::Lane;
 use super::lease::LeaseKind;
+use super::pool::PoolKey;
 use super::replies::Replies;
 use super::session::Session;
 use super::subscription::Subscriptions;
 use super::transaction::AfterExec;
+use super::users::UserId;
 use crate::base::bytes::{ByteQueue, Spares};
 use crate::base::clock::Millis;
 use crate::base::key::Key;
@@ -99,6 +101,8 @@ pub(crate) struct HeldLease {
 pub struct Child {
     /// All that Redis would remember.
     pub session: Session,
+    /// As whom its requests go upstream.
+    pub(super) user: UserId,
     /// How it reaches us.
     pub kind: ChildKind,
     /// Who it is, for the log.
@@ -147,6 +151,7 @@ impl Child {
     pub(super) fn new(session: Session, kind: ChildKind, peer: Box<str>, link: usize, now: Millis) -> Self {
         Child {
             session,
+            user: UserId::UPSTREAM,
             kind,
             peer,
             link,
@@ -185,6 +190,12 @@ impl Child {
         );
         debug_assert!(legal || self.state == to, "child {:?} -> {to:?}", self.state);
         self.state = to;
+    }
+
+    /// What a connection upstream has to be for this child's requests.
+    pub(super) fn pool_key(&self) -> PoolKey {
+        let Session { db, proto, .. } = self.session;
+        PoolKey { user: self.user, db, proto, no_touch: false }
     }
 
     /// The request at the front is done: nothing about it is remembered.

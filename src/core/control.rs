@@ -6,7 +6,9 @@ use super::broker::Broker;
 use super::child::{Answer, Child, Hold};
 use super::handshake::Greeting;
 use super::lane::{Lane, LaneRole, LaneState, SlotKind};
+use super::pool::{PoolId, PoolKey};
 use super::timers::Timer;
+use super::users::UserId;
 use crate::base::clock::Millis;
 use crate::base::key::Key;
 use crate::command::Table;
@@ -111,10 +113,15 @@ impl Control {
 impl Broker {
     /// Makes the control lane and dials it. It is dialled again for as long as the broker lives.
     pub(super) fn open_control(&mut self) {
-        let db = self.upstream.db;
-        let pool = self.pool_of(db, 3);
+        let pool = self.control_pool();
         self.control.lane = self.lanes.insert(Lane::new(pool, LaneRole::Control, self.now));
         self.want_connection(self.control.lane);
+    }
+
+    /// Where the control connection belongs: to no child, but to the upstream's own user.
+    pub(super) fn control_pool(&mut self) -> PoolId {
+        let db = self.upstream.db;
+        self.pool_of(PoolKey { user: UserId::UPSTREAM, db, proto: 3, no_touch: false })
     }
 
     /// The control connection stands: a new incarnation of the upstream may be behind it, so everything

@@ -157,8 +157,7 @@ impl Broker {
     pub(super) fn shared_lane_for(&mut self, key: Key<Child>) -> Result<Key<Lane>, Flow> {
         let Some(child) = self.children.get(key) else { return Err(Flow::Gone) };
         let lane_key = if child.in_flight == 0 {
-            let (db, proto) = (child.session.db, child.session.proto);
-            let pool = self.pool_of(db, proto);
+            let pool = self.pool_of(child.pool_key());
             self.shared_lane(pool)
         } else if self.lane_is_retired(child) {
             return Err(Flow::Hold(Hold::Drained));
@@ -167,8 +166,7 @@ impl Broker {
         };
         let Some(child) = self.children.get_mut(key) else { return Err(Flow::Gone) };
         let Some(lane) = self.lanes.get_mut(lane_key) else { return Err(Flow::Hold(Hold::Drained)) };
-        let pool = &self.pools[lane.pool.0 as usize];
-        let fits = (pool.db, pool.proto) == (child.session.db, child.session.proto);
+        let fits = self.pools[lane.pool.0 as usize].key == child.pool_key();
         if lane.role != LaneRole::Shared || !fits {
             return Err(Flow::Hold(Hold::Drained));
         }

@@ -3,8 +3,9 @@
 //! Redis' CLIENT LIST, SELECT is sent here and never again on a shared lane.
 
 use super::lane::LaneRole;
+use super::pool::PoolKey;
+use super::users::Credentials;
 use crate::base::bytes::ByteQueue;
-use crate::config::Upstream;
 use crate::resp::value;
 use redis::Value;
 
@@ -39,23 +40,23 @@ pub(crate) struct Handshake {
 }
 
 impl Handshake {
-    pub(super) fn new(upstream: &Upstream, role: LaneRole, db: u32, proto: u8, select: &str) -> Self {
+    pub(super) fn new(user: Credentials<'_>, role: LaneRole, pool: &PoolKey, select: &str) -> Self {
         let name = match role {
             LaneRole::Control => "broker-control",
             LaneRole::Shared => "broker-lane",
             LaneRole::Lease => "broker-lease",
         };
         let mut hello = redis::cmd("HELLO");
-        hello.arg(proto);
-        if let Some(password) = &upstream.password {
-            hello.arg("AUTH").arg(upstream.username.as_deref().unwrap_or("default")).arg(password.expose());
+        hello.arg(pool.proto);
+        if let Some(password) = user.password {
+            hello.arg("AUTH").arg(user.name.unwrap_or("default")).arg(password.expose());
         }
         let mut out = ByteQueue::default();
         out.append(&hello.get_packed_command());
         out.append(&redis::cmd("CLIENT").arg("SETNAME").arg(name).get_packed_command());
         let mut expected = 2;
-        if db != 0 {
-            out.append(&redis::cmd(select).arg(db).get_packed_command());
+        if pool.db != 0 {
+            out.append(&redis::cmd(select).arg(pool.db).get_packed_command());
             expected = 3;
         }
         Handshake {
@@ -116,12 +117,16 @@ fn parse_greeting(frame: &[u8]) -> Option<Greeting> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::parse_upstream;
+    use crate::config::endpoint::Secret;
+    use crate::core::users::UserId;
+
+    const POOL: PoolKey = PoolKey { user: UserId::UPSTREAM, db: 3, proto: 2, no_touch: false };
 
     #[test]
     fn a_refusal_names_the_step_and_not_the_password() {
-        let upstream = parse_upstream("redis://u:secret@localhost/0").unwrap();
-        let mut handshake = Handshake::new(&upstream, LaneRole::Shared, 3, 2, "SELECT");
+        let secret = Secret::new("secret");
+        let user = Credentials { name: Some("u"), password: Some(&secret) };
+        let mut handshake = Handshake::new(user, LaneRole::Shared, &POOL, "SELECT");
         assert!(handshake.outgoing().windows(6).any(|window| window == b"secret"));
         match handshake.reply(b"-WRONGPASS invalid username-password pair or user is disabled.\r\n") {
             Step::Refused(text) => {
@@ -134,8 +139,8 @@ mod tests {
 
     #[test]
     fn ready_only_after_every_answer() {
-        let upstream = parse_upstream("redis://localhost/0").unwrap();
-        let mut handshake = Handshake::new(&upstream, LaneRole::Shared, 3, 2, "SELECT");
+        let user = Credentials { name: None, password: None };
+        let mut handshake = Handshake::new(user, LaneRole::Shared, &POOL, "SELECT");
         let hello = b"*4\r\n$6\r\nserver\r\n$5\r\nredis\r\n$2\r\nid\r\n:7\r\n";
         assert!(matches!(handshake.reply(hello), Step::More));
         assert!(matches!(handshake.reply(b"+OK\r\n"), Step::More));

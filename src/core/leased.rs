@@ -132,7 +132,7 @@ impl Broker {
     /// What a reply on a leased lane means for the lease.
     pub(super) fn lease_replied(&mut self, lane_key: Key<Lane>, kind: SlotKind, frame: &[u8]) {
         let Some(lane) = self.lanes.get_mut(lane_key) else { return };
-        let pool_db = self.pools[lane.pool.0 as usize].db;
+        let pool_db = self.pools[lane.pool.0 as usize].key.db;
         let Some(lease) = &mut lane.lease else { return };
         let ok = frame == b"+OK\r\n";
         if kind.ends_watch() && frame.first() == Some(&b'-') && !frame.starts_with(b"-EXECABORT") {
@@ -188,7 +188,7 @@ impl Broker {
             return;
         }
         // A subscriber's lane is never lent again; nor is one that a SELECT in a transaction has moved.
-        lane.burnt |= held.kind == LeaseKind::Session || self.pools[lane.pool.0 as usize].db != db;
+        lane.burnt |= held.kind == LeaseKind::Session || self.pools[lane.pool.0 as usize].key.db != db;
         self.end_lease(key);
     }
 }

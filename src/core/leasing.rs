@@ -39,8 +39,8 @@ impl Broker {
         if child.in_flight > 0 {
             return Err(Flow::Hold(Hold::Drained));
         }
-        let (db, proto, earlier) = (child.session.db, child.session.proto, child.wait);
-        let pool = self.pool_of(db, proto);
+        let (pool, earlier) = (child.pool_key(), child.wait);
+        let pool = self.pool_of(pool);
         self.pool(pool).warm = true;
         let ticket = earlier.map_or_else(|| self.leases.ticket(), |wait| wait.ticket);
         let arrived = earlier.map_or(self.now, |wait| wait.arrived);

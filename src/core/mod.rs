@@ -27,6 +27,7 @@ mod stats;
 mod subscription;
 mod timers;
 mod transaction;
+mod users;
 
 #[cfg(test)]
 mod sim;

@@ -1,4 +1,4 @@
-//! Which lane serves whom, and how many connections there may be. A pool is the lanes of one (db,
+//! Which lane serves whom, and how many connections there may be. A pool is the lanes of one (user, db,
 //! protocol); places are the connections allowed over all pools together. Opens, closes and evicts lanes;
 //! what travels on them is `core::dispatch` and `core::answer`.
 
@@ -7,20 +7,33 @@ use super::handshake::Handshake;
 use super::lane::{Lane, LaneRole, LaneState};
 use super::lease::LeaseKind;
 use super::timers::Timer;
+use super::users::UserId;
 use crate::base::clock::Millis;
 use crate::base::key::Key;
 use crate::base::limits;
 use std::collections::VecDeque;
 
-/// Names a pool; pools are never removed (there are at most databases x protocols of them).
+/// Names a pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct PoolId(pub u32);
 
-/// The lanes of one (db, protocol). With one user and one upstream, that is the whole key.
+/// What a connection upstream has to be, to serve a child: connections that agree in all of it are alike.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct PoolKey {
+    /// As whom it is authenticated.
+    pub(super) user: UserId,
+    /// Which db is selected on it.
+    pub(super) db: u32,
+    /// Which protocol it speaks, 2 or 3.
+    pub(super) proto: u8,
+    /// CLIENT NO-TOUCH is on.
+    pub(super) no_touch: bool,
+}
+
+/// The lanes of one (user, db, protocol).
 #[derive(Debug)]
 pub(super) struct Pool {
-    pub(super) db: u32,
-    pub(super) proto: u8,
+    pub(super) key: PoolKey,
     /// Shared lanes, made on demand up to `lanes`; they stay, their connections come and go.
     pub(super) shared: Vec<Key<Lane>>,
     /// Leased lanes nobody holds: connected, clean, the most recently used last.
@@ -54,12 +67,12 @@ impl Places {
 }
 
 impl Broker {
-    /// Which pool serves a child with this db and protocol. With Sentinel or Cluster behind us, this is
+    /// Which pool serves a child of this user, db and protocol. With Sentinel or Cluster behind us, this is
     /// where they would be asked.
-    pub(super) fn pool_of(&mut self, db: u32, proto: u8) -> PoolId {
-        let found = self.pools.iter().position(|pool| pool.db == db && pool.proto == proto);
+    pub(super) fn pool_of(&mut self, key: PoolKey) -> PoolId {
+        let found = self.pools.iter().position(|pool| pool.key == key);
         let index = found.unwrap_or_else(|| {
-            self.pools.push(Pool { db, proto, shared: Vec::new(), idle: Vec::new(), warm: false });
+            self.pools.push(Pool { key, shared: Vec::new(), idle: Vec::new(), warm: false });
             self.pools.len() - 1
         });
         PoolId(index as u32)
@@ -231,10 +244,10 @@ impl Broker {
         if lane.state != LaneState::Connecting {
             return;
         }
-        let pool = &self.pools[lane.pool.0 as usize];
+        let pool = &self.pools[lane.pool.0 as usize].key;
         lane.link = link;
-        let select = &self.control.select_name;
-        lane.handshake = Some(Handshake::new(&self.upstream, lane.role, pool.db, pool.proto, select));
+        let (user, select) = (self.users.get(pool.user, &self.upstream), &self.control.select_name);
+        lane.handshake = Some(Handshake::new(user, lane.role, pool, select));
         lane.set_state(LaneState::Handshaking);
         self.mark_lane(key);
     }

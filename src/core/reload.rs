@@ -136,7 +136,7 @@ impl Broker {
         log::info!("upstream {} is followed by {upstream}", self.upstream);
         let same_home = Upstream { db: upstream.db, ..self.upstream.clone() } == upstream;
         self.upstream = upstream;
-        let pool = self.pool_of(self.upstream.db, 3);
+        let pool = self.control_pool();
         if let Some(lane) = self.lanes.get_mut(self.control.lane) {
             lane.pool = pool;
         }

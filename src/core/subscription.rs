@@ -173,7 +173,7 @@ impl Broker {
     /// On a RESP3 lane nobody leases, a push can only be something Redis tells every connection: not a
     /// reply, so it is dropped. A RESP2 lane cannot have one.
     fn stray_push(&self, lane_key: Key<Lane>) -> bool {
-        self.lanes.get(lane_key).is_some_and(|lane| self.pools[lane.pool.0 as usize].proto == 3)
+        self.lanes.get(lane_key).is_some_and(|lane| self.pools[lane.pool.0 as usize].key.proto == 3)
     }
 
     /// Appends a push to the child's output, within the bounds of subscribers. False if it was closed.
