@@ -23,6 +23,11 @@ pub const CHILD_OUTPUT_PAUSE: usize = 1024 * 1024;
 /// Bytes of requests read from such a child all the same. Clients write a whole pipeline before they read a
 /// reply; with less room here than the pipeline has bytes, each side would wait for the other to read.
 pub const CHILD_READ_AHEAD: usize = 64 * 1024 * 1024;
+/// Bytes of requests one child may run before the next child has its turn, so that a deep pipeline is woven into
+/// the others' instead of standing in front of them.
+pub const CHILD_TURN: i64 = 16 * 1024;
+/// What the smallest request counts against its child's turn, in bytes: 32 of them are one.
+pub const REQUEST_COST_MIN: i64 = 512;
 /// Bytes a lane may owe its socket before the children that use it have to wait. A single larger request
 /// still passes whole.
 pub const LANE_WINDOW: usize = 4 * 1024 * 1024;

@@ -251,7 +251,7 @@ impl Broker {
             child.input.append(bytes);
             return self.run_buffered(key);
         }
-        let (used, at_least) = self.run_requests(key, bytes);
+        let (used, at_least) = self.run_turn(key, bytes);
         let Some(child) = self.children.get_mut(key) else { return };
         let rest = &bytes[used..];
         if !rest.is_empty() && child.state != ChildState::Finishing {
@@ -356,7 +356,7 @@ impl Broker {
         let Some(child) = self.children.get_mut(key) else { return };
         child.runnable = false;
         let mut input = std::mem::take(&mut child.input);
-        let (used, _) = self.run_requests(key, input.as_slice());
+        let (used, _) = self.run_turn(key, input.as_slice());
         let Some(child) = self.children.get_mut(key) else { return };
         input.consume(used);
         input.retire(&mut self.spares);
@@ -369,8 +369,23 @@ impl Broker {
         }
     }
 
-    /// Runs complete requests until one has to wait or none is left. Returns how many bytes are done with,
-    /// and how many the unfinished request at their end will need at least.
+    /// One turn of a child, by deficit round robin: it runs requests while it has credit. With more to run
+    /// it stands in line again, behind all who have something to run. Returns as `run_requests`.
+    fn run_turn(&mut self, key: Key<Child>, bytes: &[u8]) -> (usize, usize) {
+        let Some(child) = self.children.get_mut(key) else { return (0, 0) };
+        child.credit = (child.credit + limits::CHILD_TURN).min(limits::CHILD_TURN);
+        let ran = self.run_requests(key, bytes);
+        let Some(child) = self.children.get_mut(key) else { return ran };
+        if child.hold == Hold::None && child.credit <= 0 && ran.0 < bytes.len() {
+            self.nudge(key);
+        } else {
+            child.credit = 0;
+        }
+        ran
+    }
+
+    /// Runs complete requests until one has to wait, the child's credit is used up or none is left. Returns
+    /// how many bytes are done with, and how many the unfinished request at their end will need at least.
     fn run_requests(&mut self, key: Key<Child>, bytes: &[u8]) -> (usize, usize) {
         let frame_limits = FrameLimits { request_max: self.settings.child_input_max, authenticated: true };
         let Some(child) = self.children.get_mut(key) else { return (0, 0) };
@@ -392,8 +407,8 @@ impl Broker {
                 Scan::Frame { len } => {
                     let request = scanner.request(&bytes[used..used + len]);
                     match self.run_one(key, &request, &bytes[used + len..]) {
-                        Flow::Done => used += len,
-                        Flow::DoneThrough(more) => used += len + more,
+                        Flow::Done => used += self.pay(key, len),
+                        Flow::DoneThrough(more) => used += self.pay(key, len + more),
                         Flow::Hold(hold) => {
                             self.hold(key, hold);
                             break;
@@ -418,6 +433,14 @@ impl Broker {
         (used, at_least)
     }
 
+    /// A request of so many bytes has been run.
+    fn pay(&mut self, key: Key<Child>, len: usize) -> usize {
+        if let Some(child) = self.children.get_mut(key) {
+            child.credit -= (len as i64).max(limits::REQUEST_COST_MIN);
+        }
+        len
+    }
+
     /// One complete request: skipped if it was answered while it waited, else dispatched.
     fn run_one(&mut self, key: Key<Child>, request: &Request<'_>, rest: &[u8]) -> Flow {
         let Some(child) = self.children.get_mut(key) else { return Flow::Gone };
@@ -437,7 +460,7 @@ impl Broker {
     fn may_run(&mut self, key: Key<Child>) -> bool {
         let in_flight_max = self.settings.child_in_flight_max as u32;
         let Some(child) = self.children.get_mut(key) else { return false };
-        if child.state == ChildState::Finishing || child.hold != Hold::None {
+        if child.state == ChildState::Finishing || child.hold != Hold::None || child.credit <= 0 {
             return false;
         }
         if child.in_flight >= in_flight_max {
@@ -461,7 +484,8 @@ impl Broker {
         if draining && child.state == ChildState::Open && child.hold == Hold::None && child.lease.is_none() {
             child.set_state(ChildState::Ending);
         }
-        if child.state == ChildState::Ending && child.hold == Hold::None {
+        // One that stands in line has more to run, or is looked at again in any case.
+        if child.state == ChildState::Ending && child.hold == Hold::None && !child.runnable {
             self.finish(key);
         }
         self.account_child(key);

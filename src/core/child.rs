@@ -142,7 +142,11 @@ pub struct Child {
     /// Since when its output has been over the soft limit of subscribers.
     pub(super) over_soft_since: Option<Millis>,
     pub(super) dirty: bool,
+    /// Stands in line for its turn at running requests.
     pub(super) runnable: bool,
+    /// Bytes of requests it may still run in this turn; negative after a large one, until later turns have paid for
+    /// it. Zero while it has nothing to run.
+    pub(super) credit: i64,
     /// As last added to the broker's memory total.
     pub(super) footprint: usize,
 }
@@ -177,6 +181,7 @@ impl Child {
             over_soft_since: None,
             dirty: false,
             runnable: false,
+            credit: 0,
             footprint: 0,
         }
     }
