@@ -28,6 +28,12 @@ pub const CHILD_READ_AHEAD: usize = 64 * 1024 * 1024;
 pub const CHILD_TURN: i64 = 16 * 1024;
 /// What the smallest request counts against its child's turn, in bytes: 32 of them are one.
 pub const REQUEST_COST_MIN: i64 = 512;
+/// A request or a reply of so many bytes goes on a lane for such: what stands behind it would wait for longer than
+/// behind a thousand small ones.
+pub const BULK_MIN: usize = 256 * 1024;
+/// Short replies in a row after which a command that was once answered at length is no longer expected to be. A
+/// child that gets both by turns would else change lanes, and wait for what is in flight, every time.
+pub const BULK_PATIENCE: u8 = 16;
 /// Bytes a lane may owe its socket before the children that use it have to wait. A single larger request
 /// still passes whole.
 pub const LANE_WINDOW: usize = 4 * 1024 * 1024;

@@ -159,7 +159,10 @@ impl Broker {
         }
         child.output.adopt(&mut self.spares);
         match slot.kind {
-            SlotKind::Relay => child.replies.deliver(frame, &mut child.output),
+            SlotKind::Relay => {
+                child.weigh(slot.command, frame.len());
+                child.replies.deliver(frame, &mut child.output);
+            }
             _ => self.settle_special(lane, slot, frame, real),
         }
         self.mark_child(slot.child);
@@ -175,7 +178,7 @@ impl Broker {
         }
         match slot.kind {
             SlotKind::Swallow => self.remember_error(key, frame),
-            SlotKind::Exec => self.settle_exec(key, frame, real),
+            SlotKind::Exec => self.settle_exec(slot, frame, real),
             SlotKind::Blocking => self.settle_blocking(key, lane, frame, real),
             SlotKind::AbortedExec if real => {
                 let mut aborted = Vec::new();
@@ -224,9 +227,11 @@ impl Broker {
 
     /// EXEC: says why it aborted where Redis said so earlier, fills in what the broker answers itself, and
     /// carries out what the transaction changed about the session.
-    fn settle_exec(&mut self, key: Key<Child>, frame: &[u8], real: bool) {
+    fn settle_exec(&mut self, slot: Slot, frame: &[u8], real: bool) {
+        let key = slot.child;
         let Some(child) = self.children.get_mut(key) else { return };
         let after = child.execs.pop_front().unwrap_or_default();
+        child.weigh(slot.command, frame.len());
         if !real {
             return self.deliver(key, frame);
         }

@@ -1,6 +1,7 @@
 //! A child: a process's connection to the broker, without the connection. Owns the child's queues, its
 //! session and its place in every line it stands in; never touches a socket and never looks at the clock.
 
+use super::bulk::Heavy;
 use super::lane::Lane;
 use super::lease::LeaseKind;
 use super::pool::PoolKey;
@@ -129,6 +130,8 @@ pub struct Child {
     pub(super) answer: Option<Answer>,
     /// Until when the request at the front may wait for a living upstream, if it has had to.
     pub(super) upstream_until: Option<Millis>,
+    /// The command whose replies have been large of late.
+    pub(super) heavy: Option<Heavy>,
     /// One for each EXEC upstream.
     pub(super) execs: VecDeque<AfterExec>,
     pub(super) subscriptions: Option<Box<Subscriptions>>,
@@ -172,6 +175,7 @@ impl Child {
             wait: None,
             answer: None,
             upstream_until: None,
+            heavy: None,
             execs: VecDeque::new(),
             subscriptions: None,
             eof: false,

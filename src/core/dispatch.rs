@@ -152,13 +152,19 @@ impl Broker {
 
     // ---- shared lanes ---------------------------------------------------------------------------------
 
-    /// The shared lane this child's next request goes on; or why it has to wait. A child changes lanes
-    /// only while nothing of it is in flight, else its requests could overtake each other.
-    pub(super) fn shared_lane_for(&mut self, key: Key<Child>) -> Result<Key<Lane>, Flow> {
+    /// The shared lane for this child's next request, of `len` bytes; or why it has to wait. A child changes
+    /// lanes only while nothing of it is in flight, else its requests could overtake each other.
+    pub(super) fn shared_lane_for(
+        &mut self,
+        key: Key<Child>,
+        id: CommandId,
+        len: usize,
+    ) -> Result<Key<Lane>, Flow> {
         let Some(child) = self.children.get(key) else { return Err(Flow::Gone) };
         let lane_key = if child.in_flight == 0 {
-            let pool = self.pool_of(child.pool_key());
-            self.shared_lane(pool)
+            let (pool, bulky) = (child.pool_key(), child.is_bulky(id, len));
+            let pool = self.pool_of(pool);
+            if bulky { self.bulk_lane(pool) } else { self.shared_lane(pool) }
         } else if self.lane_is_retired(child) {
             return Err(Flow::Hold(Hold::Drained));
         } else {
@@ -167,7 +173,7 @@ impl Broker {
         let Some(child) = self.children.get_mut(key) else { return Err(Flow::Gone) };
         let Some(lane) = self.lanes.get_mut(lane_key) else { return Err(Flow::Hold(Hold::Drained)) };
         let fits = self.pools[lane.pool.0 as usize].key == child.pool_key();
-        if lane.role != LaneRole::Shared || !fits {
+        if lane.role != LaneRole::Shared || !fits || lane.bulk != child.is_bulky(id, len) {
             return Err(Flow::Hold(Hold::Drained));
         }
         if lane.out.len() >= limits::LANE_WINDOW {
@@ -179,7 +185,7 @@ impl Broker {
     }
 
     fn send_shared(&mut self, key: Key<Child>, request: &Request<'_>, id: CommandId) -> Flow {
-        match self.shared_lane_for(key) {
+        match self.shared_lane_for(key, id, request.bytes.len()) {
             Ok(lane) => {
                 self.send_for(key, lane, request.bytes, id, SlotKind::Relay, 0);
                 Flow::Done

@@ -158,6 +158,8 @@ pub struct Lane {
     pub(super) former: bool,
     /// A shared lane too many: no child begins to use it, and it goes once nothing is on it.
     pub(super) retired: bool,
+    /// A shared lane for what is large.
+    pub(super) bulk: bool,
     /// Children waiting until it owes its socket less.
     pub(super) held: Vec<Key<Child>>,
     /// While yielding: bytes up to here may still be written, so that no request is cut in two.
@@ -192,6 +194,7 @@ impl Lane {
             burnt: false,
             former: false,
             retired: false,
+            bulk: false,
             held: Vec::new(),
             yield_end: 0,
             dirty: false,

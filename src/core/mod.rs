@@ -7,6 +7,7 @@
 
 mod answer;
 mod broker;
+mod bulk;
 mod child;
 mod control;
 mod dispatch;

@@ -50,7 +50,8 @@ impl Broker {
             };
         }
         if !watch_lost && let Some(block) = self.whole_block(request, decided.id, rest) {
-            return match self.shared_lane_for(key) {
+            let last = block.commands.last().map_or(0, |(id, _)| *id);
+            return match self.shared_lane_for(key, last, block.bytes.len()) {
                 Ok(lane) => {
                     self.send_block(
                         key,
@@ -195,7 +196,8 @@ impl Broker {
             self.answer(key, b"*0\r\n");
             return Flow::Done;
         }
-        let lane = match self.shared_lane_for(key) {
+        let len = queued.block.len();
+        let lane = match self.shared_lane_for(key, id, len) {
             Ok(lane) => lane,
             Err(flow) => return flow,
         };

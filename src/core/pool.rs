@@ -36,6 +36,8 @@ pub(super) struct Pool {
     pub(super) key: PoolKey,
     /// Shared lanes, made on demand up to `lanes`; they stay, their connections come and go.
     pub(super) shared: Vec<Key<Lane>>,
+    /// One more, for what is large; made when there is such.
+    pub(super) bulk: Option<Key<Lane>>,
     /// Leased lanes nobody holds: connected, clean, the most recently used last.
     pub(super) idle: Vec<Key<Lane>>,
     /// Somebody has needed a lease here: `leases_warm` are kept ready.
@@ -72,7 +74,7 @@ impl Broker {
     pub(super) fn pool_of(&mut self, key: PoolKey) -> PoolId {
         let found = self.pools.iter().position(|pool| pool.key == key);
         let index = found.unwrap_or_else(|| {
-            self.pools.push(Pool { key, shared: Vec::new(), idle: Vec::new(), warm: false });
+            self.pools.push(Pool { key, shared: Vec::new(), bulk: None, idle: Vec::new(), warm: false });
             self.pools.len() - 1
         });
         PoolId(index as u32)

@@ -1,0 +1,51 @@
+//! Large requests and replies, kept off the lanes that small ones share: while a megabyte passes, nothing behind it
+//! does. Each pool has one more shared lane for them. Owns who goes there; what travels on it is as on any other.
+
+use super::broker::Broker;
+use super::child::Child;
+use super::lane::{Lane, LaneRole};
+use super::pool::PoolId;
+use crate::base::key::Key;
+use crate::base::limits;
+use crate::command::CommandId;
+
+/// A child's command that was answered at length: the next ones are expected to be, too.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Heavy {
+    command: CommandId,
+    /// So many short replies in a row, and it is no longer expected.
+    patience: u8,
+}
+
+impl Child {
+    /// Looks at the length of a reply to `command`.
+    pub(super) fn weigh(&mut self, command: CommandId, reply: usize) {
+        if reply >= limits::BULK_MIN {
+            self.heavy = Some(Heavy { command, patience: limits::BULK_PATIENCE });
+        } else if let Some(heavy) = self.heavy.as_mut().filter(|heavy| heavy.command == command) {
+            heavy.patience -= 1;
+            if heavy.patience == 0 {
+                self.heavy = None;
+            }
+        }
+    }
+
+    /// Whether a request of `len` bytes, or the reply to it, will take long to pass.
+    pub(super) fn is_bulky(&self, command: CommandId, len: usize) -> bool {
+        len >= limits::BULK_MIN || self.heavy.is_some_and(|heavy| heavy.command == command)
+    }
+}
+
+impl Broker {
+    /// The pool's lane for what is large.
+    pub(super) fn bulk_lane(&mut self, id: PoolId) -> Key<Lane> {
+        if let Some(key) = self.pool(id).bulk.filter(|key| self.lanes.get(*key).is_some()) {
+            return key;
+        }
+        let mut lane = Lane::new(id, LaneRole::Shared, self.now);
+        lane.bulk = true;
+        let key = self.lanes.insert(lane);
+        self.pool(id).bulk = Some(key);
+        key
+    }
+}
