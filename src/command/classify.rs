@@ -53,6 +53,8 @@ pub enum Route {
     Blocking(Blocking),
     /// A leased lane until the reply; the request has no timeout argument.
     Dedicated,
+    /// The lane that carried the child's last write, until enough replicas have it.
+    Replicas,
     /// Changes the child's subscriptions.
     Subscribe(Subscribe),
     /// Has to overtake what runs on the lanes, so it goes on the control connection.

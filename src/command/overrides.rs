@@ -57,7 +57,7 @@ impl Flags {
 pub(super) fn is_write(name: &str, flags: Flags) -> bool {
     flags.write
         || flags.may_replicate
-        || matches!(name, "eval" | "evalsha" | "fcall" | "pfcount" | "publish" | "spublish")
+        || matches!(name, "eval" | "evalsha" | "fcall" | "pfcount" | "publish" | "spublish" | "exec")
 }
 
 /// The route of a command by its full lower-case name and its flags.
@@ -101,12 +101,11 @@ fn whole_name(name: &str) -> Option<Base> {
         // Blocks the whole server and its own connection for as long as the other server takes.
         "migrate" => Route::Dedicated,
         "script|kill" | "function|kill" => Route::Control,
+        "wait" | "waitaof" => Route::Replicas,
         "publish" | "spublish" | "client|help" | "acl|dryrun" | "config|get" | "module|list"
         | "hotkeys|get" => Route::Shared,
-        // Per connection (offset, protocol state, debugger) or across databases; none shows in flags.
-        "wait" | "waitaof" | "monitor" | "swapdb" | "sflush" | "restore-asking" | "script|debug" => {
-            Route::Refused
-        }
+        // Per connection (protocol state, debugger) or across databases; none shows in flags.
+        "monitor" | "swapdb" | "sflush" | "restore-asking" | "script|debug" => Route::Refused,
         _ => return local(name).or_else(|| transaction(name)).or_else(|| subscribe(name)).map(Base::Fixed),
     };
     Some(Base::Fixed(route))
@@ -178,7 +177,7 @@ mod tests {
 
     #[test]
     fn rules_stand_above_the_flags_in_both_directions() {
-        for name in ["client|capa", "client|tracking", "script|debug", "wait", "swapdb", "sentinel|help"] {
+        for name in ["client|capa", "client|tracking", "script|debug", "swapdb", "sentinel|help"] {
             assert_eq!(route(name, &[]), Base::Fixed(Route::Refused), "{name}");
         }
         for name in ["slowlog|get", "latency|reset", "pubsub|numpat", "config|get", "commandlog|len"] {

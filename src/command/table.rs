@@ -130,6 +130,11 @@ impl Table {
         self.entries.get(usize::from(id)).map_or("", |entry| &entry.name)
     }
 
+    /// Whether a command may change data.
+    pub fn is_write(&self, id: CommandId) -> bool {
+        self.entries.get(usize::from(id)).is_some_and(|entry| entry.write)
+    }
+
     /// How many ids there are, subcommands included.
     pub fn len(&self) -> usize {
         self.entries.len()

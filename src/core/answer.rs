@@ -4,7 +4,7 @@
 use super::broker::Broker;
 use super::child::{Child, Hold};
 use super::handshake::Step;
-use super::lane::{FLAG_TIMED_OUT, Lane, LaneRole, LaneState, Slot, SlotKind};
+use super::lane::{FLAG_GUARDED, FLAG_TIMED_OUT, FLAG_WRITE, Lane, LaneRole, LaneState, Slot, SlotKind};
 use super::transaction::{AfterExec, Transaction};
 use crate::base::key::Key;
 use crate::base::limits;
@@ -99,6 +99,13 @@ impl Broker {
         let (yielding, control) = (lane.state == LaneState::Yielding, lane.role == LaneRole::Control);
         match slot.kind {
             SlotKind::Question => self.question_answered(Some(frame)),
+            SlotKind::Canary => self.canary_answered(key, &slot, frame),
+            _ if slot.flags & FLAG_GUARDED != 0 => self.withhold(key, slot, frame),
+            _ if !Self::is_plausible(&slot, frame) => {
+                // The slot is off the lane already: it is told with the others.
+                self.withhold(key, slot, frame);
+                self.desync(key, "integrity: a reply that no queued command has");
+            }
             _ => self.settle(key, slot, frame, true),
         }
         if yielding {
@@ -135,7 +142,7 @@ impl Broker {
         }
     }
 
-    fn desync(&mut self, key: Key<Lane>, why: &str) {
+    pub(super) fn desync(&mut self, key: Key<Lane>, why: &str) {
         self.counters.desyncs += 1;
         log::error!("upstream {} is out of step: {why}; closing the lane", self.upstream);
         self.lane_lost(key, why);
@@ -145,6 +152,9 @@ impl Broker {
     pub(super) fn settle(&mut self, lane: Key<Lane>, slot: Slot, frame: &[u8], real: bool) {
         if slot.flags & FLAG_TIMED_OUT != 0 {
             return;
+        }
+        if slot.flags & FLAG_WRITE != 0 {
+            self.note_write(lane, &slot, frame);
         }
         let overflow = self.settings.child_output_max;
         let Some(child) = self.children.get_mut(slot.child) else {
@@ -179,6 +189,10 @@ impl Broker {
         match slot.kind {
             SlotKind::Swallow => self.remember_error(key, frame),
             SlotKind::Exec => self.settle_exec(slot, frame, real),
+            SlotKind::Wait => {
+                self.deliver(key, frame);
+                self.wait_answered(lane);
+            }
             SlotKind::Blocking => self.settle_blocking(key, lane, frame, real),
             SlotKind::AbortedExec if real => {
                 let mut aborted = Vec::new();

@@ -65,6 +65,10 @@ pub struct Counters {
     pub upstream_losses: u64,
     /// Lanes closed because their replies made no sense.
     pub desyncs: u64,
+    /// Canaries sent, for `integrity`.
+    pub canaries: u64,
+    /// Of these, those that did not come home: a lane was closed each time.
+    pub integrity_failures: u64,
     /// Replies whose child had gone.
     pub orphaned_replies: u64,
 }
@@ -109,6 +113,8 @@ pub struct Broker {
     pub(super) control: Control,
     pub(super) timers: Timers,
     runnable: VecDeque<Key<Child>>,
+    /// Children with `Hold::WaitLane`.
+    pub(super) lane_waiters: Vec<Key<Child>>,
     dirty_children: Vec<Key<Child>>,
     dirty_lanes: Vec<Key<Lane>>,
     resumed: Vec<Key<Child>>,
@@ -149,6 +155,7 @@ impl Broker {
             control: Control::default(),
             timers: Timers::default(),
             runnable: VecDeque::new(),
+            lane_waiters: Vec::new(),
             dirty_children: Vec::new(),
             dirty_lanes: Vec::new(),
             resumed: Vec::new(),

@@ -10,6 +10,7 @@ use super::session::Session;
 use super::subscription::Subscriptions;
 use super::transaction::AfterExec;
 use super::users::UserId;
+use super::wait::LastWrite;
 use crate::base::bytes::{ByteQueue, Spares};
 use crate::base::clock::Millis;
 use crate::base::key::Key;
@@ -54,6 +55,8 @@ pub(crate) enum Hold {
     Lane,
     /// Waits in a lease queue.
     Lease,
+    /// The lane of its last write is blocked, for another child's WAIT or another tenant.
+    WaitLane,
     /// The request at the front runs on a leased lane and nothing may follow it before its reply.
     Blocked,
     /// As `Blocked`, and what it waits for is an element or a message that may never come.
@@ -130,6 +133,8 @@ pub struct Child {
     pub(super) answer: Option<Answer>,
     /// Until when the request at the front may wait for a living upstream, if it has had to.
     pub(super) upstream_until: Option<Millis>,
+    /// What a WAIT would be about.
+    pub(super) last_write: LastWrite,
     /// The command whose replies have been large of late.
     pub(super) heavy: Option<Heavy>,
     /// One for each EXEC upstream.
@@ -175,6 +180,7 @@ impl Child {
             wait: None,
             answer: None,
             upstream_until: None,
+            last_write: LastWrite::None,
             heavy: None,
             execs: VecDeque::new(),
             subscriptions: None,

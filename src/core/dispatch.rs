@@ -4,7 +4,7 @@
 use super::broker::Broker;
 use super::child::{Answer, Child, Hold};
 use super::control::Question;
-use super::lane::{Lane, LaneRole, SlotKind};
+use super::lane::{FLAG_WRITE, Lane, LaneRole, SlotKind};
 use super::lease::LeaseKind;
 use super::leasing::Want;
 use super::transaction::Transaction;
@@ -82,6 +82,7 @@ impl Broker {
             Route::Refused => self.refuse(key, decided.id),
             Route::Blocking(blocking) => self.block(key, request, decided.id, Some(blocking)),
             Route::Dedicated => self.block(key, request, decided.id, None),
+            Route::Replicas => self.wait_for_replicas(key, request, decided.id),
             Route::Control => self.send_control(key, request, decided.id),
             Route::Transaction(TransactionCommand::Multi) => self.begin_multi(key, request, decided, rest),
             Route::Transaction(TransactionCommand::Exec) => self.reject(key, texts::EXEC_WITHOUT_MULTI),
@@ -165,7 +166,7 @@ impl Broker {
             let (pool, bulky) = (child.pool_key(), child.is_bulky(id, len));
             let pool = self.pool_of(pool);
             if bulky { self.bulk_lane(pool) } else { self.shared_lane(pool) }
-        } else if self.lane_is_retired(child) {
+        } else if self.lane_is_closed_to(child) {
             return Err(Flow::Hold(Hold::Drained));
         } else {
             child.lane
@@ -205,6 +206,9 @@ impl Broker {
         kind: SlotKind,
         flags: u8,
     ) {
+        let writes = self.control.table.as_ref().is_some_and(|table| table.is_write(id));
+        let flags = if writes { flags | FLAG_WRITE } else { flags };
+        let (flags, canary) = self.guard(key, kind, flags);
         if let Some(child) = self.children.get_mut(key) {
             child.in_flight += 1;
             if !matches!(kind, SlotKind::Swallow | SlotKind::Subscribe | SlotKind::Housekeeping) {
@@ -212,6 +216,11 @@ impl Broker {
             }
         }
         self.send(lane, bytes, key, id, kind, flags);
+        if canary {
+            self.send_canary(lane);
+        } else {
+            self.sample(lane, key, kind, flags);
+        }
     }
 
     /// Puts a whole request and its slot on a lane, and sees to it that the lane gets connected.

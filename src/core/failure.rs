@@ -178,10 +178,10 @@ impl Broker {
         let told = slots.iter().filter(|slot| slot.is_owed_to_a_child()).count();
         self.counters.failed(text.as_bytes(), told as u64);
         for slot in slots {
-            if slot.kind == SlotKind::Question {
-                self.question_answered(None);
-            } else {
-                self.settle(key, slot, &reply, false);
+            match slot.kind {
+                SlotKind::Question => self.question_answered(None),
+                SlotKind::Canary => {}
+                _ => self.settle(key, slot, &reply, false),
             }
         }
     }

@@ -4,7 +4,7 @@
 use super::broker::Broker;
 use super::child::{Child, Hold};
 use super::control::Question;
-use super::lane::{Lane, LaneRole, LaneState};
+use super::lane::{Lane, LaneRole, LaneState, SlotKind};
 use super::lease::LeaseKind;
 use super::pool::PoolId;
 use super::timers::Timer;
@@ -19,6 +19,8 @@ impl Broker {
             self.time_out_written(key);
         }
         self.remove_retired_lanes();
+        self.close_orphaned_waits();
+        self.repeat_canaries();
         self.check_stalls();
         self.close_idle_lanes();
         self.replace_old_lanes();
@@ -52,6 +54,7 @@ impl Broker {
         let now = self.now;
         let stalled = |lane: &Lane| {
             let blocking = lane.lease.as_ref().is_some_and(|lease| lease.kind == LeaseKind::Blocking);
+            let blocking = blocking || lane.front().is_some_and(|slot| slot.kind == SlotKind::Wait);
             lane.has_written() && !blocking && now.saturating_sub(lane.last_reply) >= limit
         };
         if limit == 0 || !self.lanes.iter().any(|(_, lane)| stalled(lane)) {

@@ -6,6 +6,7 @@
 
 use super::child::Child;
 use super::handshake::Handshake;
+use super::integrity::Withheld;
 use super::lease::LeaseState;
 use super::pool::PoolId;
 use crate::base::bytes::ByteQueue;
@@ -68,8 +69,12 @@ pub(crate) enum SlotKind {
     Select,
     /// A blocking or dedicated command; its reply ends the lease.
     Blocking,
+    /// WAIT or WAITAOF; its lane is detached until the reply.
+    Wait,
     /// A (un)subscription: answered by as many confirmations as it has names.
     Subscribe,
+    /// An ECHO of the broker's own; see `core::integrity`.
+    Canary,
     /// The broker's own question; what to do with the answer is in `Control::questions`.
     Question,
     /// A HELLO of the broker on a leased lane, for a child that changes its protocol.
@@ -87,6 +92,14 @@ impl SlotKind {
 pub(super) const FLAG_UNIT: u8 = 1;
 /// Answered already (BROKERTIMEOUT); the late reply is dropped.
 pub(super) const FLAG_TIMED_OUT: u8 = 2;
+
+/// The command may have changed data.
+pub(super) const FLAG_WRITE: u8 = 4;
+
+/// Its reply waits for the canary behind it.
+pub(super) const FLAG_GUARDED: u8 = 8;
+/// Redis queues it, inside a MULTI on a leased lane, and no canary can follow: the reply is known beforehand.
+pub(super) const FLAG_QUEUED: u8 = 16;
 
 /// A place in a lane's FIFO: whose reply comes next.
 #[derive(Debug, Clone, Copy)]
@@ -109,7 +122,8 @@ const _: () = assert!(std::mem::size_of::<Slot>() <= 24, "a slot is small and fi
 impl Slot {
     /// Whether a child waits for just this reply.
     pub(super) fn is_owed_to_a_child(&self) -> bool {
-        let own = matches!(self.kind, SlotKind::Question | SlotKind::Swallow | SlotKind::Housekeeping);
+        use SlotKind::*;
+        let own = matches!(self.kind, Question | Swallow | Housekeeping | Canary);
         !own && self.flags & FLAG_TIMED_OUT == 0
     }
 
@@ -135,6 +149,14 @@ pub struct Lane {
     pub(super) handshake: Option<Handshake>,
     pub(super) input: ByteQueue,
     pub(super) scanner: ReplyScanner,
+    /// Replies that have come and wait for their canary; older than everything in `fifo`.
+    withheld: Vec<Withheld>,
+    /// Heap bytes of these.
+    withheld_bytes: usize,
+    /// Makes its canaries' words its own; zero until there is one.
+    pub(super) secret: u64,
+    /// Units put on it since the last canary.
+    pub(super) since_canary: u32,
     /// This many slots at the front have timed out.
     timed_out: usize,
     /// CLIENT ID of the connection, from HELLO.
@@ -158,6 +180,10 @@ pub struct Lane {
     pub(super) former: bool,
     /// A shared lane too many: no child begins to use it, and it goes once nothing is on it.
     pub(super) retired: bool,
+    /// Connections it has lost: two requests were on the same one if this had the same value.
+    pub(super) losses: u32,
+    /// A shared lane that a WAIT blocks: nobody's requests are put on it meanwhile.
+    pub(super) detached: bool,
     /// A shared lane for what is large.
     pub(super) bulk: bool,
     /// Children waiting until it owes its socket less.
@@ -181,6 +207,10 @@ impl Lane {
             handshake: None,
             input: ByteQueue::default(),
             scanner: ReplyScanner::default(),
+            withheld: Vec::new(),
+            withheld_bytes: 0,
+            secret: 0,
+            since_canary: 0,
             timed_out: 0,
             upstream_id: 0,
             failures: 0,
@@ -194,6 +224,8 @@ impl Lane {
             burnt: false,
             former: false,
             retired: false,
+            losses: 0,
+            detached: false,
             bulk: false,
             held: Vec::new(),
             yield_end: 0,
@@ -276,9 +308,31 @@ impl Lane {
         Some(slot)
     }
 
-    /// Whether any slot is waiting, written or not.
+    /// Whether nothing is waiting: no slot, written or not, and no reply for its canary.
     pub(super) fn is_idle(&self) -> bool {
-        self.fifo.is_empty()
+        self.fifo.is_empty() && self.withheld.is_empty()
+    }
+
+    /// Keeps a reply until the canary behind it has come.
+    pub(super) fn withhold(&mut self, withheld: Withheld) {
+        self.withheld_bytes += withheld.footprint();
+        self.withheld.push(withheld);
+    }
+
+    /// The replies that wait for a canary, oldest first.
+    pub(super) fn withheld(&self) -> &[Withheld] {
+        &self.withheld
+    }
+
+    /// Takes them: they are proven, or lost.
+    pub(super) fn take_withheld(&mut self) -> Vec<Withheld> {
+        self.withheld_bytes = 0;
+        std::mem::take(&mut self.withheld)
+    }
+
+    /// Requests that wait for their reply, the broker's canaries not counted.
+    pub(super) fn owed(&self) -> usize {
+        self.fifo.iter().filter(|slot| slot.kind != SlotKind::Canary).count() + self.withheld.len()
     }
 
     /// How many slots wait.
@@ -289,6 +343,11 @@ impl Lane {
     /// Whether the front slot's request has begun to leave: one byte handed to the socket is enough.
     pub(super) fn has_written(&self) -> bool {
         !self.fifo.is_empty() && self.answered < self.out.consumed()
+    }
+
+    /// Whether the connection is still needed for what was written on it.
+    pub(super) fn owes_replies(&self) -> bool {
+        self.has_written() || !self.withheld.is_empty()
     }
 
     /// What may be written now.
@@ -337,7 +396,8 @@ impl Lane {
     /// drops the unsent rest of the last of them. What remains has never been written.
     pub(super) fn take_written(&mut self) -> Vec<Slot> {
         let end = self.end_of_written();
-        let mut lost = Vec::new();
+        // Replies without proof are none.
+        let mut lost: Vec<Slot> = self.take_withheld().into_iter().map(|withheld| withheld.slot).collect();
         while self.fifo.front().is_some_and(|slot| slot.end <= end) {
             lost.extend(self.fifo.pop_front());
         }
@@ -384,8 +444,15 @@ impl Lane {
     /// FIFO: their replies will still come.
     pub(super) fn time_out(&mut self, now: Millis, timeout: Millis) -> Vec<Slot> {
         let mut late = Vec::new();
+        for Withheld { slot, .. } in &mut self.withheld {
+            if u64::from(slot.age(now)) >= timeout && slot.flags & FLAG_TIMED_OUT == 0 {
+                late.push(*slot);
+                slot.flags |= FLAG_TIMED_OUT;
+            }
+        }
         while let Some(slot) = self.fifo.get_mut(self.timed_out) {
-            if u64::from(slot.age(now)) < timeout {
+            // WAIT has a timeout of its own.
+            if u64::from(slot.age(now)) < timeout || slot.kind == SlotKind::Wait {
                 break;
             }
             late.push(*slot);
@@ -397,7 +464,8 @@ impl Lane {
 
     /// Heap bytes it holds.
     pub(super) fn measure(&self) -> usize {
-        self.out.capacity() + self.input.capacity() + self.fifo.capacity() * std::mem::size_of::<Slot>()
+        let slots = self.fifo.capacity() * std::mem::size_of::<Slot>();
+        self.out.capacity() + self.input.capacity() + slots + self.withheld_bytes
     }
 
     /// Gives the front slot to the next other child that waits, and that child's slot to its own: each

@@ -33,6 +33,9 @@ impl Broker {
         if let Transaction::Leased(_) = child.session.transaction {
             return self.forward_in_multi(key, request, decided, lane);
         }
+        if decided.route == Route::Replicas && self.wrote_elsewhere(key, lane) {
+            return self.wait_for_replicas(key, request, decided.id);
+        }
         let kind = match decided.route {
             Route::Refused => return self.refuse(key, decided.id),
             Route::Local(local @ (Local::Quit | Local::Reset)) => return self.local(key, local, request),
@@ -65,12 +68,13 @@ impl Broker {
             | Route::Shared
             | Route::Blocking(_)
             | Route::Dedicated
+            | Route::Replicas
             | Route::Control => SlotKind::Relay,
         };
         self.send_for(key, lane, request.bytes, decided.id, kind, 0);
         match (kind, decided.route) {
             (SlotKind::Unwatch, _) => Flow::Hold(Hold::Blocked),
-            (_, Route::Blocking(_) | Route::Dedicated) => Flow::Hold(Hold::Element),
+            (_, Route::Blocking(_) | Route::Dedicated | Route::Replicas) => Flow::Hold(Hold::Element),
             _ => Flow::Done,
         }
     }

@@ -85,6 +85,8 @@ impl Broker {
                 self.upstream_wait_over(key);
             }
             (Hold::Lease, Some(wait)) => self.lease_wait_over(key, wait),
+            // Looks whether its time is up.
+            (Hold::WaitLane, _) => self.lift(key),
             _ => {}
         }
     }
@@ -171,9 +173,22 @@ impl Broker {
     fn grant(&mut self, kind: LeaseKind, ticket: u64, pool: PoolId) -> bool {
         let Some(lane_key) = self.pool(pool).idle.pop() else { return false };
         let Some(waiter) = self.leases.leave(kind, ticket) else { return false };
+        self.lend(lane_key, waiter.child, kind, waiter.group);
+        self.lift(waiter.child);
+        true
+    }
+
+    /// The lane is the child's from now on.
+    pub(super) fn lend(
+        &mut self,
+        lane_key: Key<Lane>,
+        child_key: Key<Child>,
+        kind: LeaseKind,
+        group: Option<GroupKey>,
+    ) {
         let granted = self.leases.ticket();
-        self.leases.granted(kind, waiter.group.as_ref());
-        let (now, child_key) = (self.now, waiter.child);
+        self.leases.granted(kind, group.as_ref());
+        let now = self.now;
         if let Some(lane) = self.lanes.get_mut(lane_key) {
             lane.last_used = now;
             lane.lease = Some(LeaseState {
@@ -182,7 +197,7 @@ impl Broker {
                 watching: false,
                 selecting: None,
                 switching: None,
-                group: waiter.group,
+                group,
                 granted,
                 taking_back: false,
                 unblocking: false,
@@ -193,8 +208,6 @@ impl Broker {
             Some(child) => child.lease = Some(HeldLease { lane: lane_key, kind }),
             None => debug_assert!(false, "a dead child stood in a line"),
         }
-        self.lift(child_key);
-        true
     }
 
     fn open_lease(&mut self, pool: PoolId, kind: LeaseKind) -> bool {
@@ -314,6 +327,7 @@ impl Broker {
             self.drop_connection(key);
             self.forget_lane(key, pool);
         }
+        self.wake_lane_waiters();
         // The lines move at the end of the event: the caller may be in the middle of one.
         self.places_changed = true;
     }

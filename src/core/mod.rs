@@ -13,6 +13,7 @@ mod control;
 mod dispatch;
 mod failure;
 mod handshake;
+mod integrity;
 mod janitor;
 mod lane;
 mod lease;
@@ -29,6 +30,7 @@ mod subscription;
 mod timers;
 mod transaction;
 mod users;
+mod wait;
 
 #[cfg(test)]
 mod sim;

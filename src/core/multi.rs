@@ -353,7 +353,7 @@ impl Broker {
 /// child's. Blocking commands do not block there; UNWATCH does nothing.
 fn runs_in_a_block(route: Route) -> bool {
     match route {
-        Route::Shared | Route::Blocking(_) | Route::Dedicated | Route::Control => true,
+        Route::Shared | Route::Blocking(_) | Route::Dedicated | Route::Replicas | Route::Control => true,
         Route::Local(local) => matches!(local, Local::Ping | Local::Echo),
         Route::Transaction(command) => command == TransactionCommand::Unwatch,
         Route::Subscribe(_) | Route::Refused => false,

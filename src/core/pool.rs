@@ -87,11 +87,14 @@ impl Broker {
     /// The shared lane with the least waiting on it; a new one while fewer than `lanes` exist and all are
     /// busy.
     pub(super) fn shared_lane(&mut self, id: PoolId) -> Key<Lane> {
-        let pool = &self.pools[id.0 as usize];
         let depth = |key: &Key<Lane>| self.lanes.get(*key).map_or(usize::MAX, Lane::depth);
-        let best = pool.shared.iter().copied().min_by_key(depth);
-        match best {
-            Some(key) if depth(&key) == 0 || pool.shared.len() >= self.settings.lanes => key,
+        let detached = |key: &Key<Lane>| self.lanes.get(*key).is_some_and(|lane| lane.detached);
+        // One that took the place of a detached lane rests when that is back.
+        let shared = self.pools[id.0 as usize].shared.iter().copied();
+        let usable = shared.filter(|key| !detached(key)).take(self.settings.lanes);
+        let count = usable.clone().count();
+        match usable.min_by_key(depth) {
+            Some(key) if depth(&key) == 0 || count >= self.settings.lanes => key,
             _ => {
                 let key = self.lanes.insert(Lane::new(id, LaneRole::Shared, self.now));
                 self.pool(id).shared.push(key);
@@ -172,6 +175,7 @@ impl Broker {
                 .lanes
                 .iter()
                 .filter(|(_, lane)| lane.role == LaneRole::Shared && lane.state == LaneState::Ready)
+                .filter(|(_, lane)| !lane.detached)
                 .min_by_key(|(_, lane)| lane.connected_at)
                 .map(|(key, lane)| (key, lane.connected_at + limits::LANE_HOLD_MIN));
             match victim {
@@ -194,7 +198,7 @@ impl Broker {
     /// A yielding lane with nothing written left to wait for gives its place away.
     pub(super) fn finish_yield(&mut self, key: Key<Lane>) {
         let Some(lane) = self.lanes.get(key) else { return };
-        if lane.state == LaneState::Yielding && lane.outgoing().is_empty() && !lane.has_written() {
+        if lane.state == LaneState::Yielding && lane.outgoing().is_empty() && !lane.owes_replies() {
             self.disconnect(key);
         }
     }
@@ -288,6 +292,8 @@ impl Broker {
         // A timer set for this connection must not hit the next one.
         lane.timer = lane.timer.wrapping_add(1);
         lane.forget_connection();
+        lane.losses = lane.losses.wrapping_add(1);
+        lane.detached = false;
         let link = std::mem::replace(&mut lane.link, usize::MAX);
         self.places_changed = true;
         if let Some(at) = self.actions.iter().position(|action| *action == Action::Connect(key)) {

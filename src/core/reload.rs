@@ -246,9 +246,9 @@ impl Broker {
             || self.places.open + self.places.closing > max
     }
 
-    /// Whether a child's lane is still one it may use; if not, it changes once nothing of it is in flight.
-    pub(super) fn lane_is_retired(&self, child: &Child) -> bool {
-        self.lanes.get(child.lane).is_some_and(|lane| lane.retired)
+    /// Whether a child's lane takes no more requests; then it changes once nothing of it is in flight.
+    pub(super) fn lane_is_closed_to(&self, child: &Child) -> bool {
+        self.lanes.get(child.lane).is_some_and(|lane| lane.retired || lane.detached)
     }
 }
 

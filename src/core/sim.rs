@@ -197,6 +197,18 @@ impl Sim {
         self.settle();
     }
 
+    /// The next request of a connection is answered with these bytes.
+    pub(super) fn answer_next(&mut self, link: usize, bytes: &[u8]) {
+        self.next_request(link).expect("a request");
+        self.inject(link, bytes);
+    }
+
+    /// The reply to the next request of a connection is lost.
+    pub(super) fn swallow_next(&mut self, link: usize) {
+        self.next_request(link).expect("a request");
+        self.settle();
+    }
+
     /// Lingering connections are closed by the upstream too.
     pub(super) fn let_go(&mut self) {
         self.lingers = false;
@@ -310,6 +322,7 @@ impl Sim {
                 out.extend_from_slice(b":1\r\n");
             }
             "PING" => out.extend_from_slice(b"+PONG\r\n"),
+            "ECHO" => encode::bulk(&mut out, arg(1).as_bytes()),
             // A reply that tells which request it answers.
             "GET" => encode::bulk(&mut out, arg(1).as_bytes()),
             _ => out.extend_from_slice(b"+OK\r\n"),

@@ -23,7 +23,7 @@ impl Broker {
     /// questions are not counted.
     pub fn requests_in_flight(&self) -> usize {
         let lanes = self.lanes.iter().filter(|(_, lane)| lane.role != LaneRole::Control);
-        lanes.map(|(_, lane)| lane.depth()).sum()
+        lanes.map(|(_, lane)| lane.owed()).sum()
     }
 
     /// Lanes of a role that hold a connection.

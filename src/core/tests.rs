@@ -1,6 +1,9 @@
 //! What goes wrong in rare orders of events, played through on the simulation.
 
+mod lanes;
+
 use super::lane::{LaneRole, LaneState};
+
 use super::sim::{Sim, packed};
 
 const LOST: &str =

@@ -63,6 +63,10 @@ stats! {
         |lp| lp.core.counters.upstream_losses;
     desyncs: "Of these, those whose replies made no sense.",
         |lp| lp.core.counters.desyncs;
+    canaries: "Canaries sent so far, for integrity.",
+        |lp| lp.core.counters.canaries;
+    integrity_failures: "Of these, those that did not come home; each closed a lane.",
+        |lp| lp.core.counters.integrity_failures;
     orphaned_replies: "Replies that came when their child had gone.",
         |lp| lp.core.counters.orphaned_replies;
     memory_bytes: "Heap bytes of all queues; memory_max bounds them.",

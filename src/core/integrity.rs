@@ -1,0 +1,163 @@
+//! Canaries: proof that a lane's replies are those of its requests. Behind a request the broker puts an ECHO of a word
+//! that no other request has; if the reply in its place is not that word, replies were lost, doubled or slipped in, and
+//! the lane is closed. With `integrity = always` one stands behind every request, and no reply is given to a child
+//! before the canary behind it has come home. Owns the word and the withheld replies.
+
+use super::broker::Broker;
+use super::child::Child;
+use super::lane::{FLAG_GUARDED, FLAG_QUEUED, FLAG_UNIT, Lane, Slot, SlotKind};
+use super::transaction::Transaction;
+use crate::base::key::Key;
+use crate::config::value::Integrity;
+
+/// `*2 ECHO <word>` around the word.
+const HEAD: &[u8] = b"*2\r\n$4\r\nECHO\r\n$32\r\n";
+/// Bytes of a word: two numbers in hexadecimal.
+const WORD: usize = 32;
+const CANARY: usize = HEAD.len() + WORD + 2;
+
+/// A reply that waits for the canary behind it.
+#[derive(Debug)]
+pub(crate) struct Withheld {
+    pub(super) slot: Slot,
+    pub(super) frame: Vec<u8>,
+}
+
+/// The word of the canary that ends at this offset of the lane: the lane's own number and the offset, which no other
+/// canary of the lane ever has.
+fn word(secret: u64, end: u64) -> [u8; WORD] {
+    let mut word = [0; WORD];
+    let numbers = (u128::from(secret) << 64) | u128::from(end);
+    for (at, byte) in word.iter_mut().enumerate() {
+        *byte = b"0123456789abcdef"[(numbers >> (4 * (WORD - 1 - at))) as usize & 15];
+    }
+    word
+}
+
+impl Broker {
+    /// Which flags the slot of a child's request has, and whether a canary follows it.
+    pub(super) fn guard(&self, key: Key<Child>, kind: SlotKind, flags: u8) -> (u8, bool) {
+        if self.settings.integrity != Integrity::Always {
+            return (flags, false);
+        }
+        if !self.may_be_guarded(key, kind) {
+            let queued = if self.is_queued_upstream(key) { FLAG_QUEUED } else { 0 };
+            return (flags | queued, false);
+        }
+        // The canary is the last of its unit: it must not stay behind when the lane yields.
+        (flags | FLAG_GUARDED | FLAG_UNIT, flags & FLAG_UNIT == 0)
+    }
+
+    /// Inside a MULTI on a leased lane an ECHO would be queued, and a RESP2 subscriber may not ask for one. Their lanes
+    /// are nobody else's meanwhile.
+    fn may_be_guarded(&self, key: Key<Child>, kind: SlotKind) -> bool {
+        let Some(child) = self.children.get(key) else { return false };
+        let listens = child.lease.is_some() && child.is_subscribed() && child.session.proto == 2;
+        kind != SlotKind::Subscribe && !listens && !self.is_queued_upstream(key)
+    }
+
+    fn is_queued_upstream(&self, key: Key<Child>) -> bool {
+        let child = self.children.get(key);
+        child.is_some_and(|child| matches!(child.session.transaction, Transaction::Leased(_)))
+    }
+
+    /// A request of a child has been put on the lane: with `integrity = sampled` every so often a canary follows.
+    pub(super) fn sample(&mut self, lane_key: Key<Lane>, key: Key<Child>, kind: SlotKind, flags: u8) {
+        let every = self.settings.integrity_sample as u32;
+        if self.settings.integrity != Integrity::Sampled || flags & FLAG_UNIT != 0 {
+            return;
+        }
+        let may = self.may_be_guarded(key, kind);
+        let Some(lane) = self.lanes.get_mut(lane_key) else { return };
+        lane.since_canary += 1;
+        if may && lane.since_canary >= every {
+            self.send_canary(lane_key);
+        }
+    }
+
+    pub(super) fn send_canary(&mut self, key: Key<Lane>) {
+        let Some(lane) = self.lanes.get_mut(key) else { return };
+        lane.since_canary = 0;
+        if lane.secret == 0 {
+            lane.secret = self.rng.u64(1..);
+        }
+        let end = lane.out.appended() + CANARY as u64;
+        let mut canary = [0; CANARY];
+        canary[..HEAD.len()].copy_from_slice(HEAD);
+        canary[HEAD.len()..HEAD.len() + WORD].copy_from_slice(&word(lane.secret, end));
+        canary[CANARY - 2..].copy_from_slice(b"\r\n");
+        self.counters.canaries += 1;
+        self.send(key, &canary, Key::NONE, 0, SlotKind::Canary, 0);
+    }
+
+    /// What stands in the place of a canary's reply. If it is the word, the replies before it are what they seem.
+    pub(super) fn canary_answered(&mut self, key: Key<Lane>, slot: &Slot, frame: &[u8]) {
+        let Some(lane) = self.lanes.get_mut(key) else { return };
+        let expected = word(lane.secret, slot.end);
+        if frame.strip_prefix(b"$32\r\n").and_then(|rest| rest.strip_suffix(b"\r\n")) != Some(&expected) {
+            // While a script is busy, Redis answers nothing else; the next canary will tell.
+            if frame.starts_with(b"-BUSY ") {
+                // So were the requests before it, if they were sent as late.
+                let busy = |one: &Withheld| one.frame.starts_with(b"-BUSY ");
+                return if lane.withheld().iter().all(busy) {
+                    self.release(key)
+                };
+            }
+            self.counters.integrity_failures += 1;
+            let refused = frame.first() == Some(&b'-');
+            let why =
+                if refused { "integrity: ECHO was refused" } else { "integrity: a canary did not come home" };
+            return self.desync(key, why);
+        }
+        self.release(key);
+    }
+
+    fn release(&mut self, key: Key<Lane>) {
+        let Some(lane) = self.lanes.get_mut(key) else { return };
+        for Withheld { slot, frame } in lane.take_withheld() {
+            self.settle(key, slot, &frame, true);
+        }
+    }
+
+    /// Whether a reply without a canary behind it can be what it stands for: inside a MULTI few can.
+    pub(super) fn is_plausible(slot: &Slot, frame: &[u8]) -> bool {
+        let usual = frame == b"+QUEUED\r\n" || frame == b"+OK\r\n" || frame.first() == Some(&b'-');
+        slot.flags & FLAG_QUEUED == 0 || usual
+    }
+
+    /// The reply to a guarded request is kept until its canary has come.
+    pub(super) fn withhold(&mut self, key: Key<Lane>, slot: Slot, frame: &[u8]) {
+        if let Some(lane) = self.lanes.get_mut(key) {
+            lane.withhold(Withheld { slot, frame: frame.to_vec() });
+        }
+    }
+
+    /// Canaries for lanes whose last one was answered by a busy upstream.
+    pub(super) fn repeat_canaries(&mut self) {
+        let unproven = |lane: &Lane| lane.depth() == 0 && !lane.is_idle() && lane.holds_place();
+        let keys: Vec<Key<Lane>> =
+            self.lanes.iter().filter(|(_, lane)| unproven(lane)).map(|(key, _)| key).collect();
+        for key in keys {
+            self.send_canary(key);
+        }
+    }
+}
+
+impl Withheld {
+    /// Heap bytes held.
+    pub(super) fn footprint(&self) -> usize {
+        self.frame.capacity() + std::mem::size_of::<Withheld>()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_is_of_its_lane_and_its_place() {
+        assert_eq!(&word(0xab, 0x1234), b"00000000000000ab0000000000001234");
+        assert_ne!(word(1, 2), word(1, 3));
+        assert_ne!(word(1, 2), word(2, 2));
+    }
+}
