@@ -682,6 +682,7 @@ fn draw_settings(rng: &mut Rng) -> Settings {
     pick("reconnect_backoff_max", &["20", "200"]);
     pick("lane_stall_timeout", &["300", "1500"]);
     pick("transactions", &["shared", "shared", "leased"]);
+    pick("integrity", &["off", "off", "sampled", "always"]);
     settings
 }
 

@@ -21,9 +21,10 @@ const CLASSES: &[(&str, &str)] = &[
     ("dedicated", "migrate"),
     ("subscribe", "subscribe unsubscribe psubscribe punsubscribe ssubscribe sunsubscribe"),
     ("control", "script|kill function|kill"),
+    ("replicas", "wait waitaof"),
     (
         "refused",
-        "wait waitaof monitor swapdb sync psync replconf replicaof slaveof failover shutdown debug save \
+        "monitor swapdb sync psync replconf replicaof slaveof failover shutdown debug save \
          bgsave bgrewriteaof pfdebug pfselftest restore-asking script|debug config|set config|rewrite \
          config|resetstat module|load module|loadex module|unload acl|setuser acl|deluser acl|getuser \
          acl|list acl|users acl|log acl|load acl|save client|reply client|tracking client|caching \
@@ -148,6 +149,7 @@ fn class(route: Route) -> &'static str {
         Route::Dedicated => "dedicated",
         Route::Subscribe(_) => "subscribe",
         Route::Control => "control",
+        Route::Replicas => "replicas",
         Route::Refused => "refused",
     }
 }

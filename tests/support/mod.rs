@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 pub(crate) use broker::Broker;
 pub(crate) use proxy::Proxy;
 pub(crate) use raw::{End, Raw, request, show};
-pub(crate) use redis::{Redis, UpstreamClient, upstream_clients};
+pub(crate) use redis::{Redis, UpstreamClient, list_clients, upstream_clients};
 pub(crate) use twin::{Pair, Twin};
 
 /// Whether the tests talk to Redis itself instead of the broker.

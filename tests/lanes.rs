@@ -1,0 +1,107 @@
+//! What goes on which connection upstream, and how a connection proves that its replies are in step.
+#![cfg(feature = "cli")]
+
+mod support;
+
+use support::{Broker, Proxy, Redis, Twin, list_clients, needs_broker, request, wait_until};
+
+/// The last command on each of the broker's shared connections.
+fn last_commands(redis: &Redis) -> Vec<String> {
+    let clients = list_clients(&mut redis.connect());
+    let lanes = clients.iter().filter(|client| client.name() == "broker-lane");
+    lanes.map(|client| client.field("cmd").to_owned()).collect()
+}
+
+#[test]
+fn large_requests_and_replies_pass_on_a_lane_of_their_own() {
+    needs_broker!();
+    let redis = Redis::start();
+    let broker = Broker::start(&redis, &[]);
+    let (mut large, mut small) = (broker.connect(), broker.connect());
+    small.expect("SET small 1", "+OK\r\n");
+    assert_eq!(last_commands(&redis), ["set"]);
+    let value = vec![b'v'; 1 << 20];
+    assert_eq!(large.call(&[b"SET", &b"large"[..], &value]), b"+OK\r\n");
+    small.expect("EXISTS small", ":1\r\n");
+    assert_eq!(last_commands(&redis), ["exists", "set"]);
+    // The first long reply cannot be foreseen, the second is expected.
+    for _ in 0..2 {
+        assert_eq!(large.call(&["GET", "large"]).len(), value.len() + "$1048576\r\n\r\n".len());
+    }
+    small.expect("STRLEN small", ":1\r\n");
+    assert_eq!(last_commands(&redis), ["strlen", "get"]);
+    // In order, however the lanes change.
+    let mut pipeline = Vec::new();
+    for round in 0..20 {
+        pipeline.extend(request(&["SET", "order", &round.to_string()]));
+        pipeline.extend(request(&[b"SET", &b"large"[..], &value]));
+        pipeline.extend(request(&["GET", "order"]));
+    }
+    let mut writer = large.writer();
+    let sending = std::thread::spawn(move || writer.write(&pipeline));
+    for round in 0..20 {
+        assert_eq!((large.read_text(), large.read_text()), ("+OK\r\n".into(), "+OK\r\n".into()));
+        let text = round.to_string();
+        assert_eq!(large.read_text(), format!("${}\r\n{text}\r\n", text.len()));
+    }
+    sending.join().expect("all was sent");
+}
+
+#[test]
+fn with_a_canary_behind_every_request_all_reads_the_same() {
+    let twin = Twin::start_with(&[], &[("integrity", "always")]);
+    for mut pair in [twin.pair(), twin.pair_resp3()] {
+        pair.same("SET k v");
+        pair.same("GET k");
+        pair.same("NOSUCH");
+        pair.same("LPUSH k v");
+        pair.same("SELECT 3");
+        pair.same("SET k in3");
+        pair.same_pipeline(b"MULTI\r\nGET k\r\nINCR k\r\nEXEC\r\nGET k\r\nSELECT 0\r\nGET k\r\n", 7);
+        pair.same("WATCH k");
+        pair.same("MULTI");
+        pair.same("GET k");
+        pair.same("NOSUCH");
+        pair.same("EXEC");
+        pair.same("MULTI");
+        pair.same("SELECT 1");
+        pair.same("GET k");
+        pair.same("EXEC");
+        pair.same("RPUSH list a b");
+        pair.same("BLPOP list 0");
+        pair.same("BLPOP list 0");
+        pair.same("BLPOP list 0.01");
+        pair.same("EVAL return{ARGV[1],2} 0 x");
+        pair.same("WAIT 0 1");
+        pair.same("SUBSCRIBE c");
+        pair.same("UNSUBSCRIBE c");
+        pair.same("GET k");
+    }
+}
+
+#[test]
+fn a_frame_slipped_in_is_noticed_and_given_to_nobody() {
+    needs_broker!();
+    let redis = Redis::start();
+    let proxy = Proxy::start(&redis);
+    let broker = Broker::start_at(proxy.socket(), &[("integrity", "always")]);
+    let (mut one, mut other) = (broker.connect(), broker.connect());
+    one.expect("SET one 1", "+OK\r\n");
+    other.expect("SET other 2", "+OK\r\n");
+    for (round, frame) in ["$1\r\n7\r\n", ":7\r\n", "$-1\r\n", "-ERR not yours\r\n"].iter().enumerate() {
+        proxy.hold("broker-lane", true);
+        one.send(&format!("MGET one one{round}"));
+        proxy.wait_sent("broker-lane", format!("one{round}").as_bytes());
+        other.send(&format!("MGET other other{round}"));
+        proxy.wait_sent("broker-lane", format!("other{round}").as_bytes());
+        proxy.inject("broker-lane", frame.as_bytes());
+        proxy.hold("broker-lane", false);
+        for child in [&mut one, &mut other] {
+            let reply = child.read_text();
+            assert!(reply.starts_with("-BROKERLOST "), "{frame:?}: {reply}");
+        }
+        one.expect("GET one", "$1\r\n1\r\n");
+        other.expect("GET other", "$1\r\n2\r\n");
+    }
+    wait_until("the log tells", || broker.log().contains("integrity: a canary did not come home"));
+}
