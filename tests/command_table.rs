@@ -38,7 +38,7 @@ const CLASSES: &[(&str, &str)] = &[
 /// In the lists above but younger than 7.0.
 const YOUNGER: [&str; 3] = ["client|setinfo", "client|no-touch", "waitaof"];
 /// Replicate though they are not in the server's category @write.
-const HIDDEN_WRITES: [&str; 6] = ["eval", "evalsha", "fcall", "pfcount", "publish", "spublish"];
+const HIDDEN_WRITES: [&str; 7] = ["eval", "evalsha", "exec", "fcall", "pfcount", "publish", "spublish"];
 
 struct Server {
     process: Child,

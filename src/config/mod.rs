@@ -47,6 +47,15 @@ impl Settings {
         Ok(())
     }
 
+    /// Whether `new` differs only in keys that a running broker takes.
+    pub fn same_fixed(&self, new: &Settings) -> Result<()> {
+        let changed = |row: &&Row| !row.reloadable && self.get_text(row.key) != new.get_text(row.key);
+        match rows().iter().find(changed) {
+            Some(row) => Err(Error::config(format!("{} cannot change while the broker runs", row.key))),
+            None => Ok(()),
+        }
+    }
+
     /// The upstream with `upstream_username`, `upstream_password` and `upstream_password_file` merged in;
     /// each of them, when set, stands above what the URL says. Reads the file, blocking.
     pub fn upstream_resolved(&self) -> Result<Option<Upstream>> {

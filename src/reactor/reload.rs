@@ -33,6 +33,7 @@ impl Loop {
             return Err(Error::system(format!("cannot take new settings: the loop {why}")));
         }
         settings.validate()?;
+        self.core.settings().same_fixed(&settings)?;
         let upstream = required_upstream(&settings)?;
         let resolver = self.new_resolver(&upstream)?;
         let places = self.find_places(&settings.listen)?;
