@@ -67,6 +67,9 @@ pub const RELIEF_MIN: usize = 128 * 1024;
 /// The program is told so at most this often, in milliseconds: a load that swings would only fault its pages
 /// in again.
 pub const RELIEF_INTERVAL: u64 = 1000;
+/// Subscriptions of one child. Redis has no such bound; here each costs an entry beside those of all other
+/// children, and leaving all of them is one turn's work.
+pub const CHILD_TOPICS_MAX: usize = 256 * 1024;
 /// A longer command name is unknown without asking: Redis has none, and the question is paid for by all.
 pub const COMMAND_NAME_MAX: usize = 128;
 /// Bytes written to one socket in one turn, so that whoever takes a huge reply does not hold the loop.

@@ -79,6 +79,14 @@ pub fn refused(name: &str) -> String {
     format!("NOPERM this user has no permissions to run the '{name}' command")
 }
 
+/// A command that a RESP2 connection with subscriptions may not send. `name` is the full canonical name.
+pub fn subscriber_context(name: &str) -> String {
+    format!(
+        "ERR Can't execute '{name}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed \
+         in this context"
+    )
+}
+
 /// EXEC that was itself rejected; `error` is the other error's line, with its `ERR ` if it has one.
 pub fn exec_aborted(error: &str) -> String {
     let reason = error.strip_prefix("ERR ").unwrap_or(error);

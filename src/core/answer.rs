@@ -77,6 +77,12 @@ impl Broker {
         if lane.state == LaneState::Handshaking {
             return self.greeted(key, frame);
         }
+        if lane.role == LaneRole::Subscriber {
+            if let Err(why) = self.hub_said(key, frame, kind) {
+                self.desync(key, why);
+            }
+            return;
+        }
         if lane.role != LaneRole::Shared && self.is_push(key, kind, frame) {
             if !self.push_arrived(key, frame) {
                 self.desync(key, "a push on a lane that cannot have one");
@@ -137,6 +143,7 @@ impl Broker {
                     LaneRole::Control => self.control_ready(greeting),
                     LaneRole::Lease => self.lease_ready(key),
                     LaneRole::Shared => self.ask_to_yield(),
+                    LaneRole::Subscriber => self.hub_ready(key),
                 }
             }
         }

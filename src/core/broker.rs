@@ -8,6 +8,7 @@ use super::dispatch::Flow;
 use super::lane::{Lane, LaneState};
 use super::lease::{LeaseKind, Leases};
 use super::pool::{Places, Pool};
+use super::pubsub::Hubs;
 use super::session::Session;
 use super::timers::{Timer, Timers};
 use super::users::Users;
@@ -71,6 +72,8 @@ pub struct Counters {
     pub integrity_failures: u64,
     /// Replies whose child had gone.
     pub orphaned_replies: u64,
+    /// Times that shared subscriptions were made again after a loss, unnoticed by their children.
+    pub subscriber_gaps: u64,
 }
 
 /// Watches for memory that a burst has left behind.
@@ -107,6 +110,7 @@ pub struct Broker {
     pub(super) pools: Vec<Pool>,
     pub(super) users: Users,
     pub(super) leases: Leases,
+    pub(super) hubs: Hubs,
     pub(super) places: Places,
     /// Set when a connection was given up; waiters are served at the end of the event, not in its middle.
     pub(super) places_changed: bool,
@@ -150,6 +154,7 @@ impl Broker {
             pools: Vec::new(),
             users: Users::default(),
             leases: Leases::default(),
+            hubs: Hubs::default(),
             places: Places::default(),
             places_changed: false,
             control: Control::default(),
@@ -359,7 +364,7 @@ impl Broker {
         }
     }
 
-    fn run_buffered(&mut self, key: Key<Child>) {
+    pub(super) fn run_buffered(&mut self, key: Key<Child>) {
         let Some(child) = self.children.get_mut(key) else { return };
         child.runnable = false;
         let mut input = std::mem::take(&mut child.input);
@@ -488,7 +493,8 @@ impl Broker {
     fn after_run(&mut self, key: Key<Child>) {
         let draining = self.draining;
         let Some(child) = self.children.get_mut(key) else { return };
-        if draining && child.state == ChildState::Open && child.hold == Hold::None && child.lease.is_none() {
+        let busy = child.lease.is_some() || child.is_subscribed();
+        if draining && child.state == ChildState::Open && child.hold == Hold::None && !busy {
             child.set_state(ChildState::Ending);
         }
         // One that stands in line has more to run, or is looked at again in any case.
@@ -506,6 +512,7 @@ impl Broker {
         child.set_state(ChildState::Finishing);
         child.hold = Hold::None;
         child.input = ByteQueue::default();
+        self.drop_topics(key);
         self.mark_child(key);
     }
 
@@ -519,6 +526,7 @@ impl Broker {
     /// Ends a child at once. Its slots stay in their lanes as tombstones: their replies find nobody.
     pub(super) fn close_child(&mut self, key: Key<Child>) {
         self.leave_line(key);
+        self.drop_topics(key);
         let Some(child) = self.children.remove(key) else { return };
         self.memory -= child.footprint;
         self.actions.push(Action::CloseChild { link: child.link });

@@ -5,6 +5,7 @@ use super::bulk::Heavy;
 use super::lane::Lane;
 use super::lease::LeaseKind;
 use super::pool::PoolKey;
+use super::pubsub::Joined;
 use super::replies::Replies;
 use super::session::Session;
 use super::subscription::Subscriptions;
@@ -65,6 +66,8 @@ pub(crate) enum Hold {
     Answer,
     /// Only a living upstream can tell the answer.
     Upstream,
+    /// The connection for subscriptions has to answer first.
+    Topics,
 }
 
 /// What the control connection said about the request at the front.
@@ -139,7 +142,10 @@ pub struct Child {
     pub(super) heavy: Option<Heavy>,
     /// One for each EXEC upstream.
     pub(super) execs: VecDeque<AfterExec>,
+    /// Those on a leased lane.
     pub(super) subscriptions: Option<Box<Subscriptions>>,
+    /// Those shared with other children.
+    pub(super) topics: Option<Box<Joined>>,
     /// It will send nothing more: end of file was read.
     pub(super) eof: bool,
     /// It has hung up, perhaps with bytes still unread.
@@ -184,6 +190,7 @@ impl Child {
             heavy: None,
             execs: VecDeque::new(),
             subscriptions: None,
+            topics: None,
             eof: false,
             hung: false,
             opened: now,
@@ -229,7 +236,19 @@ impl Child {
 
     /// Whether it has any subscription: its output is then bounded as a subscriber's.
     pub(super) fn is_subscribed(&self) -> bool {
+        self.listens_on_lease() || self.topics.as_ref().is_some_and(|topics| topics.total() > 0)
+    }
+
+    /// Whether its leased lane carries subscriptions.
+    pub(super) fn listens_on_lease(&self) -> bool {
         self.subscriptions.as_ref().is_some_and(|subscriptions| subscriptions.total() > 0)
+    }
+
+    /// Channels, patterns, shard channels it has subscribed to.
+    pub(super) fn subscription_counts(&self) -> (u32, u32, u32) {
+        let own = self.subscriptions.as_ref().map_or((0, 0, 0), |own| own.counts());
+        let shared = self.topics.as_ref().map_or((0, 0, 0), |shared| shared.counts());
+        (own.0 + shared.0, own.1 + shared.1, own.2 + shared.2)
     }
 
     /// Bytes of replies it has not taken, those included that wait for others before them.
@@ -249,5 +268,6 @@ impl Child {
             + self.scanner.as_ref().map_or(0, |scanner| std::mem::size_of::<Scanner>() + scanner.footprint())
             + self.replies.footprint()
             + self.session.footprint()
+            + self.topics.as_ref().map_or(0, |topics| topics.footprint())
     }
 }

@@ -65,6 +65,9 @@ impl Broker {
             Verdict::Known(known) => Decided { id: known.id, no_multi: known.no_multi, route: known.route },
         };
         let Some(child) = self.children.get(key) else { return Flow::Gone };
+        if self.is_out_of_context(child, decided.route) {
+            return self.reject_out_of_context(key, request, decided);
+        }
         match (&child.session.transaction, child.lease) {
             (Transaction::Queued(_), _) => self.queue_command(key, request, decided),
             (_, Some(lease)) if lease.kind != LeaseKind::Blocking => {
@@ -105,6 +108,11 @@ impl Broker {
                     Err(flow) => flow,
                 }
             }
+            Route::Subscribe(subscribe)
+                if self.children.get(key).is_some_and(|child| self.subscribes_shared(child)) =>
+            {
+                self.change_topics(key, request, subscribe)
+            }
             Route::Subscribe(subscribe) if subscribe.leave => {
                 self.leave_nothing(key, subscribe.family, request);
                 Flow::Done
@@ -124,6 +132,16 @@ impl Broker {
         }
         self.answer_error(key, text);
         Flow::Done
+    }
+
+    /// A RESP2 child that listens may say little else.
+    fn reject_out_of_context(&mut self, key: Key<Child>, request: &Request<'_>, decided: Decided) -> Flow {
+        let name = self.control.table.as_ref().map_or("", |table: &Table| table.name(decided.id));
+        let text = texts::subscriber_context(name);
+        match decided.route {
+            Route::Transaction(TransactionCommand::Exec) => self.reject_exec(key, request, &text),
+            _ => self.reject(key, text),
+        }
     }
 
     /// A command that may not go through a shared broker: the text of an ACL refusal, which every client

@@ -37,11 +37,11 @@ impl Broker {
         }
         match role {
             LaneRole::Lease => self.lease_open_failed(key),
-            LaneRole::Shared | LaneRole::Control => self.back_off(key, failures),
+            LaneRole::Shared | LaneRole::Control | LaneRole::Subscriber => self.back_off(key, failures),
         }
     }
 
-    fn back_off(&mut self, key: Key<Lane>, failures: u32) {
+    pub(super) fn back_off(&mut self, key: Key<Lane>, failures: u32) {
         let delay = self.backoff(failures);
         let due = self.now + delay;
         let Some(lane) = self.lanes.get_mut(key) else { return };
@@ -61,7 +61,7 @@ impl Broker {
         match lane.state {
             LaneState::Backoff => {
                 lane.set_state(LaneState::Dormant);
-                if lane.role == LaneRole::Control || !lane.is_idle() {
+                if self.is_needed(key) {
                     self.want_connection(key);
                 }
             }
@@ -84,7 +84,7 @@ impl Broker {
             return;
         }
         let role = lane.role;
-        let quiet = lane.is_idle() && role != LaneRole::Control;
+        let quiet = lane.is_idle() && matches!(role, LaneRole::Shared | LaneRole::Lease);
         let level = if quiet { log::Level::Debug } else { log::Level::Warn };
         log::log!(level, "upstream connection lost ({role:?}, {} in flight): {reason}", lane.depth());
         self.counters.upstream_losses += 1;
@@ -105,6 +105,7 @@ impl Broker {
                 self.fail_slots(key, lost, LOST);
                 self.revive(key, failures);
             }
+            LaneRole::Subscriber => self.hub_lost(key, failures),
         }
         self.account_lane(key);
     }
@@ -114,6 +115,10 @@ impl Broker {
         let held = self.lanes.get(key).map_or(0, |lane| lane.footprint);
         log::warn!("{reason}: emptying an upstream lane that holds {held} bytes");
         self.lane_lost(key, reason);
+        if self.lanes.get(key).is_some_and(|lane| lane.role == LaneRole::Subscriber) {
+            // Nothing of a child's is on it.
+            return;
+        }
         let unwritten = self.lanes.get_mut(key).map(Lane::take_all).unwrap_or_default();
         self.fail_slots(key, unwritten, DOWN);
         self.account_lane(key);
@@ -151,7 +156,7 @@ impl Broker {
             return self.return_lane(key);
         }
         let (child_key, kind, watching) = (lease.child, lease.kind, lease.watching);
-        let subscribed = self.children.get(child_key).is_some_and(Child::is_subscribed);
+        let subscribed = self.children.get(child_key).is_some_and(Child::listens_on_lease);
         if kind == LeaseKind::Session || subscribed {
             // Messages may have been missed. A direct connection would have been closed as well.
             self.close_child(child_key);
@@ -205,7 +210,10 @@ impl Broker {
             let waits = |child: &Child| child.hold == Hold::Element;
             lease.kind == LeaseKind::Blocking || self.children.get(lease.child).is_some_and(waits)
         });
-        if timeout == 0 || blocking || lane.role == LaneRole::Control || !lane.has_written() {
+        if timeout == 0 || blocking || !lane.has_written() {
+            return;
+        }
+        if matches!(lane.role, LaneRole::Control | LaneRole::Subscriber) {
             return;
         }
         let leased = lane.lease.is_some();

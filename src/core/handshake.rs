@@ -45,6 +45,7 @@ impl Handshake {
             LaneRole::Control => "broker-control",
             LaneRole::Shared => "broker-lane",
             LaneRole::Lease => "broker-lease",
+            LaneRole::Subscriber => "broker-subscriber",
         };
         let mut hello = redis::cmd("HELLO");
         hello.arg(pool.proto);

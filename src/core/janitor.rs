@@ -21,6 +21,7 @@ impl Broker {
         self.remove_retired_lanes();
         self.close_orphaned_waits();
         self.repeat_canaries();
+        self.check_hubs();
         self.check_stalls();
         self.close_idle_lanes();
         self.replace_old_lanes();
@@ -111,7 +112,7 @@ impl Broker {
         let due: Vec<(Key<Lane>, PoolId, LaneRole)> = self
             .lanes
             .iter()
-            .filter(|(_, lane)| idle(lane))
+            .filter(|(key, lane)| idle(lane) && !self.carries_topics(*key))
             .map(|(key, lane)| (key, lane.pool, lane.role))
             .collect();
         for (key, pool, role) in due {
@@ -145,7 +146,7 @@ impl Broker {
             match lane.role {
                 LaneRole::Shared => self.start_yield(key),
                 LaneRole::Lease if lane.is_idle() => self.disconnect(key),
-                LaneRole::Lease | LaneRole::Control => {}
+                LaneRole::Lease | LaneRole::Control | LaneRole::Subscriber => {}
             }
         }
     }

@@ -25,6 +25,15 @@ pub enum LaneRole {
     Shared,
     /// Bound to one child at a time.
     Lease,
+    /// Carries the shared subscriptions of one user's children.
+    Subscriber,
+}
+
+impl LaneRole {
+    /// Whether it takes one of the places that leases share.
+    pub(super) fn counts_as_lease(self) -> bool {
+        matches!(self, LaneRole::Lease | LaneRole::Subscriber)
+    }
 }
 
 /// Where the lane's connection stands. "Holds a place" means it counts against `upstream_connections_max`.
@@ -75,6 +84,8 @@ pub(crate) enum SlotKind {
     Subscribe,
     /// An ECHO of the broker's own; see `core::integrity`.
     Canary,
+    /// A question about shared subscriptions; which one is in the user's hub.
+    Topic,
     /// The broker's own question; what to do with the answer is in `Control::questions`.
     Question,
     /// A HELLO of the broker on a leased lane, for a child that changes its protocol.
@@ -123,7 +134,7 @@ impl Slot {
     /// Whether a child waits for just this reply.
     pub(super) fn is_owed_to_a_child(&self) -> bool {
         use SlotKind::*;
-        let own = matches!(self.kind, Question | Swallow | Housekeeping | Canary);
+        let own = matches!(self.kind, Question | Swallow | Housekeeping | Topic | Canary);
         !own && self.flags & FLAG_TIMED_OUT == 0
     }
 

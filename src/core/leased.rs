@@ -22,7 +22,7 @@ impl Broker {
         lane: Key<Lane>,
     ) -> Flow {
         let Some(child) = self.children.get(key) else { return Flow::Gone };
-        let subscribed_resp2 = child.session.proto == 2 && child.is_subscribed();
+        let subscribed_resp2 = child.session.proto == 2 && child.listens_on_lease();
         let watch_lost = child.session.watch_lost;
         if self.lanes.get(lane).is_some_and(|lane| lane.out.len() >= limits::LANE_WINDOW) {
             if let Some(lane) = self.lanes.get_mut(lane) {
@@ -39,6 +39,9 @@ impl Broker {
         let kind = match decided.route {
             Route::Refused => return self.refuse(key, decided.id),
             Route::Local(local @ (Local::Quit | Local::Reset)) => return self.local(key, local, request),
+            Route::Subscribe(subscribe) if self.subscribes_shared(child) => {
+                return self.change_topics(key, request, subscribe);
+            }
             Route::Subscribe(subscribe) => {
                 return self.change_subscription(key, request, decided.id, subscribe, lane);
             }
@@ -181,7 +184,7 @@ impl Broker {
         let Some(child) = self.children.get(key) else { return };
         let Some(held) = child.lease else { return };
         if child.in_flight > 0
-            || child.is_subscribed()
+            || child.listens_on_lease()
             || matches!(child.session.transaction, Transaction::Leased(_))
         {
             return;

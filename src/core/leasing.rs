@@ -87,6 +87,7 @@ impl Broker {
             (Hold::Lease, Some(wait)) => self.lease_wait_over(key, wait),
             // Looks whether its time is up.
             (Hold::WaitLane, _) => self.lift(key),
+            (Hold::Topics, _) => self.topics_wait_over(key),
             _ => {}
         }
     }

@@ -55,10 +55,16 @@ impl Broker {
     fn local_reply(&mut self, key: Key<Child>, local: Local, argv: &[&[u8]]) -> Vec<u8> {
         let now = self.now;
         let Some(child) = self.children.get_mut(key) else { return Vec::new() };
+        let listens_resp2 = child.session.proto == 2 && child.is_subscribed();
         let arg = |index: usize| argv.get(index).copied().unwrap_or_default();
         let mut out = Vec::new();
         match local {
             Local::Ping if argv.len() > 2 => return error(texts::wrong_arity("ping")),
+            Local::Ping if listens_resp2 => {
+                encode::array_header(&mut out, 2);
+                encode::bulk(&mut out, b"pong");
+                encode::bulk(&mut out, arg(1));
+            }
             Local::Ping if argv.len() == 2 => encode::bulk(&mut out, arg(1)),
             Local::Ping => out.extend_from_slice(b"+PONG\r\n"),
             Local::Echo => encode::bulk(&mut out, arg(1)),
@@ -112,7 +118,8 @@ impl Broker {
             return self.wait_for_upstream(key);
         }
         let Some(child) = self.children.get_mut(key) else { return Flow::Gone };
-        if child.lease.is_some() && child.in_flight > 0 {
+        // A push must not have the new form before the greeting tells of it.
+        if (child.lease.is_some() || child.is_subscribed()) && child.in_flight > 0 {
             return Flow::Hold(Hold::Drained);
         }
         let mut proto = child.session.proto;
@@ -178,8 +185,11 @@ impl Broker {
         out
     }
 
-    /// RESET: whatever the child has upstream goes with its leased lane.
+    /// RESET: whatever the child has upstream goes with its leased lane, and with its subscriptions.
     fn reset(&mut self, key: Key<Child>) -> Flow {
+        if let Err(flow) = self.reset_topics(key) {
+            return flow;
+        }
         let Some(child) = self.children.get_mut(key) else { return Flow::Gone };
         if child.lease.is_some() {
             if child.in_flight > 0 {
@@ -259,7 +269,7 @@ fn set_no_evict(session: &mut Session, switch: &[u8]) -> Vec<u8> {
 /// The line of CLIENT INFO, with the fields of Redis 7.0 in their order.
 fn info_line(child: &Child, now: u64) -> String {
     let session = &child.session;
-    let counts = child.subscriptions.as_deref().map_or((0, 0, 0), |subscriptions| subscriptions.counts());
+    let counts = child.subscription_counts();
     let seconds = |since: u64| now.saturating_sub(since) / 1000;
     let mut flags = String::new();
     if child.is_subscribed() {

@@ -2,7 +2,7 @@
 //! told what arrived and what time it is, and says what is to be written.
 //!
 //! Read it along the line of one request: `broker` (events in) -> `dispatch` -> `pool` -> `lane`, and back
-//! through `answer` -> `child`. `local`, `multi`, `leased`, `subscription` are the ways a request can go
+//! through `answer` -> `child`. `local`, `multi`, `leased`, `pubsub`, `subscription` are the ways a request can go
 //! other than straight; `failure`, `janitor` and `leasing` are what happens beside the line.
 
 mod answer;
@@ -22,6 +22,7 @@ mod leasing;
 mod local;
 mod multi;
 mod pool;
+mod pubsub;
 mod reload;
 mod replies;
 mod session;

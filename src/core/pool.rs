@@ -55,6 +55,8 @@ pub(super) struct Places {
     pub(super) leases: usize,
     /// Lanes in state Waiting, oldest first.
     pub(super) waiters: VecDeque<Key<Lane>>,
+    /// Lanes for subscriptions in state Waiting that wait for a lease to end.
+    pub(super) parked: Vec<Key<Lane>>,
     /// A lease could not be opened for want of a place.
     pub(super) lease_wanted: bool,
     /// Shared lanes in state Yielding.
@@ -110,6 +112,12 @@ impl Broker {
             return;
         }
         let role = lane.role;
+        if role == LaneRole::Subscriber && !self.has_subscriber_place() {
+            // No shared lane has to yield for it: what it waits for is the end of a lease.
+            self.close_idle_lease();
+            self.places.parked.push(key);
+            return self.lanes.get_mut(key).expect("just seen").set_state(LaneState::Waiting);
+        }
         if self.make_place(role) {
             return self.dial(key);
         }
@@ -117,7 +125,7 @@ impl Broker {
         match role {
             // Its place is kept; it only waits for the upstream to close a connection given up before.
             LaneRole::Control => self.places.waiters.push_front(key),
-            LaneRole::Shared | LaneRole::Lease => self.places.waiters.push_back(key),
+            LaneRole::Shared | LaneRole::Lease | LaneRole::Subscriber => self.places.waiters.push_back(key),
         }
         self.ask_to_yield();
     }
@@ -158,7 +166,7 @@ impl Broker {
         self.lanes
             .iter()
             .filter(|(_, lane)| lane.state == LaneState::Ready && lane.is_idle() && lane.lease.is_none())
-            .filter(|(_, lane)| lane.role != LaneRole::Control)
+            .filter(|(key, lane)| lane.role != LaneRole::Control && !self.carries_topics(*key))
             .min_by_key(|(_, lane)| lane.last_used)
             .map(|(key, _)| key)
     }
@@ -205,11 +213,19 @@ impl Broker {
 
     /// A place may have come free: the longest waiting lane gets it, then leases.
     pub(super) fn serve_places(&mut self) {
+        for key in std::mem::take(&mut self.places.parked) {
+            if let Some(lane) = self.lanes.get_mut(key).filter(|lane| lane.state == LaneState::Waiting) {
+                lane.set_state(LaneState::Dormant);
+                if self.is_needed(key) {
+                    self.want_connection(key);
+                }
+            }
+        }
         while let Some(key) = self.places.waiters.pop_front() {
+            let needed = self.is_needed(key);
             let waiting = self.lanes.get_mut(key).filter(|lane| lane.state == LaneState::Waiting);
-            let needless = |lane: &Lane| lane.is_idle() && lane.role != LaneRole::Control;
-            let role = waiting.as_ref().filter(|lane| !needless(lane)).map(|lane| lane.role);
-            if let Some(lane) = waiting.filter(|lane| needless(lane)) {
+            let role = waiting.as_ref().filter(|_| needed).map(|lane| lane.role);
+            if let Some(lane) = waiting.filter(|_| !needed) {
                 // What it was to carry has expired meanwhile.
                 lane.set_state(LaneState::Dormant);
             }
@@ -228,6 +244,12 @@ impl Broker {
         self.ask_to_yield();
     }
 
+    /// Whether the lane has any use for a connection.
+    pub(super) fn is_needed(&self, key: Key<Lane>) -> bool {
+        let busy = |lane: &Lane| lane.role == LaneRole::Control || !lane.is_idle();
+        self.lanes.get(key).is_some_and(busy) || self.carries_topics(key)
+    }
+
     /// Opens a connection for `key`; the place has been made.
     pub(super) fn dial(&mut self, key: Key<Lane>) {
         let deadline = self.now + self.settings.connect_timeout;
@@ -236,7 +258,7 @@ impl Broker {
         lane.timer = lane.timer.wrapping_add(1);
         self.timers.arm(deadline, Timer::Lane(key, lane.timer));
         self.places.open += 1;
-        if lane.role == LaneRole::Lease {
+        if lane.role.counts_as_lease() {
             self.places.leases += 1;
         }
         debug_assert!(self.counted() <= self.settings.upstream_connections_max);
@@ -282,7 +304,7 @@ impl Broker {
         }
         self.places.open -= 1;
         self.places.closing += 1;
-        if lane.role == LaneRole::Lease {
+        if lane.role.counts_as_lease() {
             self.places.leases -= 1;
         }
         if lane.state == LaneState::Yielding {

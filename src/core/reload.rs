@@ -112,7 +112,7 @@ impl Broker {
         }
     }
 
-    fn close_idle_lease(&mut self) -> bool {
+    pub(super) fn close_idle_lease(&mut self) -> bool {
         let idle = self.pools.iter().find_map(|pool| pool.idle.first().copied());
         idle.inspect(|key| self.disconnect(*key)).is_some()
     }
@@ -148,6 +148,7 @@ impl Broker {
                 match self.lanes.get(key).map(|lane| lane.role) {
                     Some(LaneRole::Shared) => self.move_shared(key),
                     Some(LaneRole::Lease) => self.move_lease(key),
+                    Some(LaneRole::Subscriber) => self.move_hub(key),
                     Some(LaneRole::Control) | None => {}
                 }
             }
@@ -171,14 +172,14 @@ impl Broker {
     }
 
     /// Nothing is on the connection, or nothing that matters: the next one goes to the upstream of now.
-    fn dial_afresh(&mut self, key: Key<Lane>) {
+    pub(super) fn dial_afresh(&mut self, key: Key<Lane>) {
         self.drop_connection(key);
         let Some(lane) = self.lanes.get_mut(key) else { return };
         if lane.state == LaneState::Backoff {
             lane.set_state(LaneState::Dormant);
             lane.timer = lane.timer.wrapping_add(1);
         }
-        if lane.role == LaneRole::Control || !lane.is_idle() {
+        if self.is_needed(key) {
             self.want_connection(key);
         }
     }

@@ -22,7 +22,8 @@ impl Broker {
     /// Requests that have entered a lane and wait for their reply, written or not; the broker's own
     /// questions are not counted.
     pub fn requests_in_flight(&self) -> usize {
-        let lanes = self.lanes.iter().filter(|(_, lane)| lane.role != LaneRole::Control);
+        let own = |lane: &Lane| matches!(lane.role, LaneRole::Control | LaneRole::Subscriber);
+        let lanes = self.lanes.iter().filter(|(_, lane)| !own(lane));
         lanes.map(|(_, lane)| lane.owed()).sum()
     }
 

@@ -1,14 +1,15 @@
-//! A child's subscriptions, on a leased lane of its own: counting them, telling pushes from replies, and
-//! knowing when the last one is gone.
+//! A child's subscriptions on a leased lane of its own (`pubsub = leased`): counting them, telling pushes
+//! from replies, and knowing when the last one is gone. Shared ones are `core::pubsub`'s.
 
 use super::broker::Broker;
 use super::child::{Child, ChildState, Hold};
 use super::dispatch::Flow;
 use super::lane::{Lane, SlotKind};
 use super::lease::LeaseKind;
+use super::pubsub::{confirmation, index};
 use crate::base::key::Key;
 use crate::command::{CommandId, Family, Subscribe};
-use crate::resp::{Request, encode, reply};
+use crate::resp::{Request, reply};
 
 /// How many subscriptions a child has, by family, and which change is under way.
 #[derive(Debug, Default)]
@@ -18,18 +19,10 @@ pub(crate) struct Subscriptions {
     owed: u32,
 }
 
-fn index(family: Family) -> usize {
-    match family {
-        Family::Channel => 0,
-        Family::Pattern => 1,
-        Family::Shard => 2,
-    }
-}
-
 /// What a pub/sub frame is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Push {
-    Message,
+pub(super) enum Push {
+    Message(Family),
     Confirmation(Subscribe),
 }
 
@@ -102,24 +95,14 @@ impl Broker {
     pub(super) fn leave_nothing(&mut self, key: Key<Child>, family: Family, request: &Request<'_>) {
         let Some(child) = self.children.get(key) else { return };
         let proto = child.session.proto;
-        let kind: &[u8] = match family {
-            Family::Channel => b"unsubscribe",
-            Family::Pattern => b"punsubscribe",
-            Family::Shard => b"sunsubscribe",
-        };
+        let change = Subscribe { family, leave: true };
         let mut names: Vec<Option<&[u8]>> = request.args().skip(1).map(Some).collect();
         if names.is_empty() {
             names.push(None);
         }
         let mut out = Vec::new();
         for name in names {
-            out.extend_from_slice(if proto == 3 { b">3\r\n" } else { b"*3\r\n" });
-            encode::bulk(&mut out, kind);
-            match name {
-                Some(name) => encode::bulk(&mut out, name),
-                None => encode::null(&mut out, proto),
-            }
-            encode::int(&mut out, 0);
+            confirmation(&mut out, proto, change, name, 0);
         }
         self.answer(key, &out);
     }
@@ -176,8 +159,18 @@ impl Broker {
         self.lanes.get(lane_key).is_some_and(|lane| self.pools[lane.pool.0 as usize].key.proto == 3)
     }
 
-    /// Appends a push to the child's output, within the bounds of subscribers. False if it was closed.
+    /// Gives a push to the child that leases the lane. False if it was closed.
     fn deliver_push(&mut self, key: Key<Child>, frame: &[u8]) -> bool {
+        let taken = self.append_push(key, frame);
+        if !taken {
+            self.close_child(key);
+        }
+        taken
+    }
+
+    /// Appends a push to the child's output in the child's protocol, within the bounds of subscribers.
+    /// False if the child has to be closed.
+    pub(super) fn append_push(&mut self, key: Key<Child>, frame: &[u8]) -> bool {
         let Some(child) = self.children.get_mut(key) else { return false };
         if child.state == ChildState::Finishing && child.replies.is_empty() {
             // It has had its last answer.
@@ -186,11 +179,16 @@ impl Broker {
         let held = child.output.len();
         if held >= self.settings.subscriber_output_max {
             log::warn!("subscriber_output_max reached: closing child {}, {held} bytes unread", child.label());
-            self.close_child(key);
             return false;
         }
         child.output.adopt(&mut self.spares);
-        child.output.append(frame);
+        match frame.split_first() {
+            Some((b'>', rest)) if child.session.proto == 2 => {
+                child.output.append(b"*");
+                child.output.append(rest);
+            }
+            _ => child.output.append(frame),
+        }
         if child.output.len() >= self.settings.subscriber_output_soft {
             child.over_soft_since.get_or_insert(self.now);
         }
@@ -203,11 +201,13 @@ fn number(frame: &[u8]) -> Option<u32> {
     std::str::from_utf8(reply::text(frame)?).ok()?.parse().ok()
 }
 
-fn push_of(frame: &[u8]) -> Option<Push> {
+pub(super) fn push_of(frame: &[u8]) -> Option<Push> {
     let kind = reply::text(&frame[reply::element(frame, 0)?])?;
     let change = |family, leave| Some(Push::Confirmation(Subscribe { family, leave }));
     match kind {
-        b"message" | b"pmessage" | b"smessage" => Some(Push::Message),
+        b"message" => Some(Push::Message(Family::Channel)),
+        b"pmessage" => Some(Push::Message(Family::Pattern)),
+        b"smessage" => Some(Push::Message(Family::Shard)),
         b"subscribe" => change(Family::Channel, false),
         b"psubscribe" => change(Family::Pattern, false),
         b"ssubscribe" => change(Family::Shard, false),

@@ -39,13 +39,15 @@ stats! {
         |lp| lp.core.counters.requests_timed_out;
     lanes_shared: "Shared lanes that hold a connection.",
         |lp| lp.core.lanes_open(LaneRole::Shared) as u64;
+    lanes_subscriber: "Connections that carry shared subscriptions.",
+        |lp| lp.core.lanes_open(LaneRole::Subscriber) as u64;
     lanes_output_bytes: "Bytes of requests that wait for Redis to take them.",
         |lp| lp.core.lanes_output() as u64;
     leases_blocking: "Leased lanes lent for blocking commands.",
         |lp| lp.core.leases_lent().0 as u64;
     leases_transaction: "Leased lanes lent for WATCH or MULTI.",
         |lp| lp.core.leases_lent().1 as u64;
-    leases_session: "Leased lanes lent to subscribers.",
+    leases_session: "Leased lanes lent to sessions, among them subscribers where pubsub = leased.",
         |lp| lp.core.leases_lent().2 as u64;
     leases_idle: "Leased lanes kept ready, lent to nobody.",
         |lp| lp.core.leases_idle() as u64;
@@ -69,6 +71,8 @@ stats! {
         |lp| lp.core.counters.integrity_failures;
     orphaned_replies: "Replies that came when their child had gone.",
         |lp| lp.core.counters.orphaned_replies;
+    subscriber_gaps: "Times that shared subscriptions were made again, with on_subscriber_loss = resubscribe.",
+        |lp| lp.core.counters.subscriber_gaps;
     memory_bytes: "Heap bytes of all queues; memory_max bounds them.",
         |lp| lp.core.memory() as u64;
     draining: "1 once a drain has begun, else 0.",

@@ -1,0 +1,580 @@
+//! Shared subscriptions: one connection of a user's own carries every subscription of all its children, each
+//! channel, pattern and shard channel once. Owns the topics and who listens to them; decides what the
+//! connection is asked and when a child is answered. What travels on the connection is `pubsub::upstream`'s.
+//!
+//! A child's request stays at the front of its input until the connection has answered a *fence*, a PING sent
+//! behind whatever the request needs. So each child stands, in the order of the upstream, where it would with
+//! a connection of its own: it hears what was published after its confirmation and nothing from before it,
+//! and everything from before it left.
+
+mod upstream;
+
+use super::broker::Broker;
+use super::child::{Child, Hold};
+use super::dispatch::Flow;
+use super::lane::{Lane, LaneState};
+use super::lease::LeaseKind;
+use super::timers::Timer;
+use super::users::UserId;
+use crate::base::clock::Millis;
+use crate::base::key::{Arena, Key};
+use crate::base::limits;
+use crate::command::{Family, Local, Route, Subscribe};
+use crate::config::value::Pubsub as Mode;
+use crate::resp::{Request, encode};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+
+/// What a subscription costs beside its name: the entries that remember it here and in its topic.
+const SUBSCRIPTION_BYTES: usize = 128;
+
+/// A channel, pattern or shard channel that somebody listens to, or wants to.
+#[derive(Debug)]
+pub(crate) struct Topic {
+    user: UserId,
+    family: Family,
+    name: Arc<[u8]>,
+    /// The last the upstream was told on the present connection: to subscribe, and not to unsubscribe.
+    wanted: bool,
+    /// Commands about it that the upstream has not answered.
+    pending: u32,
+    /// Children with a confirmation. Each knows its place here.
+    subscribers: Vec<Key<Child>>,
+    /// Requests at the front of a child that wait for it; a child that names it twice counts twice.
+    pins: u32,
+    /// The upstream's answer to the last command about it, where that was an error.
+    refusal: Option<Vec<u8>>,
+}
+
+impl Topic {
+    fn is_on(&self) -> bool {
+        self.wanted && self.pending == 0
+    }
+
+    fn is_used(&self) -> bool {
+        !self.subscribers.is_empty() || self.pins > 0
+    }
+}
+
+/// What a user's connection was asked and has not answered; answers come in this order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    Join(Key<Topic>),
+    Leave(Key<Topic>),
+    /// A PING whose answer shows that all before it is done. The number tells one of a child's from another.
+    Fence(Key<Child>, u64),
+    /// A PING of the janitor's: does the connection live?
+    Probe,
+}
+
+/// One user's subscriptions.
+#[derive(Debug)]
+struct Hub {
+    lane: Key<Lane>,
+    names: [HashMap<Arc<[u8]>, Key<Topic>>; 3],
+    asked: VecDeque<Asked>,
+}
+
+impl Default for Hub {
+    fn default() -> Self {
+        Hub { lane: Key::NONE, names: Default::default(), asked: VecDeque::new() }
+    }
+}
+
+impl Hub {
+    fn is_used(&self) -> bool {
+        self.names.iter().any(|names| !names.is_empty())
+    }
+}
+
+/// Every shared subscription there is.
+#[derive(Debug, Default)]
+pub(super) struct Hubs {
+    by_user: HashMap<UserId, Hub>,
+    topics: Arena<Topic>,
+    fences: u64,
+}
+
+/// How far a request about subscriptions is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fence {
+    /// Nothing has been asked for it on the present connection.
+    None,
+    /// The upstream has to answer first.
+    Awaited(u64),
+    /// All it needed has been answered.
+    Passed,
+}
+
+/// A child's shared subscriptions.
+#[derive(Debug)]
+pub(crate) struct Joined {
+    /// Whose connection carries them.
+    user: UserId,
+    counts: [u32; 3],
+    /// The topics by the bits of their keys, and the child's place among the subscribers of each.
+    places: BTreeMap<u64, usize>,
+    /// What the SUBSCRIBE at the front names, in order.
+    pinned: Vec<Key<Topic>>,
+    fence: Fence,
+    /// Since when the request at the front waits.
+    since: Option<Millis>,
+    /// Bytes of the names.
+    bytes: usize,
+}
+
+impl Joined {
+    fn new(user: UserId) -> Box<Joined> {
+        Box::new(Joined {
+            user,
+            counts: [0; 3],
+            places: BTreeMap::new(),
+            pinned: Vec::new(),
+            fence: Fence::None,
+            since: None,
+            bytes: 0,
+        })
+    }
+
+    pub(super) fn total(&self) -> u32 {
+        self.counts.iter().sum()
+    }
+
+    /// Channels, patterns, shard channels.
+    pub(super) fn counts(&self) -> (u32, u32, u32) {
+        (self.counts[0], self.counts[1], self.counts[2])
+    }
+
+    /// Heap bytes held, by estimate.
+    pub(super) fn footprint(&self) -> usize {
+        std::mem::size_of::<Joined>()
+            + self.bytes
+            + self.places.len() * SUBSCRIPTION_BYTES
+            + self.pinned.capacity() * std::mem::size_of::<Key<Topic>>()
+    }
+
+    fn holds(&self, topic: Key<Topic>) -> bool {
+        self.places.contains_key(&topic.to_bits())
+    }
+
+    /// The count Redis puts into a confirmation.
+    fn count(&self, family: Family) -> u32 {
+        match family {
+            Family::Channel | Family::Pattern => self.counts[0] + self.counts[1],
+            Family::Shard => self.counts[2],
+        }
+    }
+}
+
+pub(super) fn index(family: Family) -> usize {
+    match family {
+        Family::Channel => 0,
+        Family::Pattern => 1,
+        Family::Shard => 2,
+    }
+}
+
+/// The name of a confirmation, which is that of the command.
+fn verb(change: Subscribe) -> &'static [u8] {
+    match (change.family, change.leave) {
+        (Family::Channel, false) => b"subscribe",
+        (Family::Pattern, false) => b"psubscribe",
+        (Family::Shard, false) => b"ssubscribe",
+        (Family::Channel, true) => b"unsubscribe",
+        (Family::Pattern, true) => b"punsubscribe",
+        (Family::Shard, true) => b"sunsubscribe",
+    }
+}
+
+/// One frame that confirms a change; without a name, that there was nothing to leave.
+pub(super) fn confirmation(out: &mut Vec<u8>, proto: u8, change: Subscribe, name: Option<&[u8]>, count: u32) {
+    out.extend_from_slice(if proto == 3 { b">3\r\n" } else { b"*3\r\n" });
+    encode::bulk(out, verb(change));
+    match name {
+        Some(name) => encode::bulk(out, name),
+        None => encode::null(out, proto),
+    }
+    encode::int(out, i64::from(count));
+}
+
+impl Broker {
+    /// Whether the child's subscriptions are shared ones. What it has decides; if it has none, the setting.
+    pub(super) fn subscribes_shared(&self, child: &Child) -> bool {
+        let on_lease = child.subscriptions.as_ref().is_some_and(|own| own.total() > 0);
+        child.topics.is_some() || (self.settings.pubsub == Mode::Shared && !on_lease)
+    }
+
+    /// Whether Redis would refuse the command because its child listens, and may say little else in RESP2.
+    pub(super) fn is_out_of_context(&self, child: &Child, route: Route) -> bool {
+        let listens = child.session.proto == 2 && child.topics.as_ref().is_some_and(|own| own.total() > 0);
+        let allowed = matches!(
+            route,
+            Route::Subscribe(_) | Route::Local(Local::Ping | Local::Quit | Local::Reset) | Route::Refused
+        );
+        listens && !allowed
+    }
+
+    /// (P|S)(UN)SUBSCRIBE of a child without a connection of its own.
+    pub(super) fn change_topics(
+        &mut self,
+        key: Key<Child>,
+        request: &Request<'_>,
+        change: Subscribe,
+    ) -> Flow {
+        let Some(child) = self.children.get_mut(key) else { return Flow::Gone };
+        if child.in_flight > 0 {
+            return Flow::Hold(Hold::Drained);
+        }
+        let flow = if change.leave {
+            self.leave_topics(key, request, change)
+        } else {
+            self.join_topics(key, request, change)
+        };
+        if flow == Flow::Done {
+            self.forget_front_topics(key);
+        }
+        flow
+    }
+
+    // ---- joining --------------------------------------------------------------------------------------
+
+    fn join_topics(&mut self, key: Key<Child>, request: &Request<'_>, change: Subscribe) -> Flow {
+        let Some(child) = self.children.get_mut(key) else { return Flow::Gone };
+        let user = child.user;
+        let own = child.topics.get_or_insert_with(|| Joined::new(user));
+        let user = own.user;
+        if own.pinned.is_empty() {
+            if own.places.len() + request.argc() > limits::CHILD_TOPICS_MAX {
+                let max = limits::CHILD_TOPICS_MAX;
+                return self.reject(key, format!("BROKERLIMIT a child has at most {max} subscriptions"));
+            }
+            if let Some(flow) = self.hold_for_window(key, user) {
+                return flow;
+            }
+            let pinned =
+                request.args().skip(1).map(|name| self.pin_topic(user, change.family, name)).collect();
+            if let Some(own) = self.topics_of(key) {
+                own.pinned = pinned;
+            }
+        }
+        let Some(own) = self.topics_of(key) else { return Flow::Gone };
+        let (passed, pinned) = (own.fence == Fence::Passed, own.pinned.clone());
+        let off = |topic: &&Topic| !topic.is_on();
+        let mut topics = pinned.iter().filter_map(|topic| self.hubs.topics.get(*topic));
+        match topics.find(off) {
+            None if passed => {
+                self.commit_join(key, &pinned, change);
+                return Flow::Done;
+            }
+            Some(Topic { refusal: Some(refusal), wanted: false, .. }) if passed => {
+                let refusal = refusal.clone();
+                self.answer(key, &refusal);
+                return Flow::Done;
+            }
+            _ => {}
+        }
+        if self.hub_is_ready(user) {
+            for topic in pinned {
+                if self.hubs.topics.get(topic).is_some_and(|topic| !topic.wanted) {
+                    self.ask_upstream(user, Asked::Join(topic));
+                }
+            }
+        }
+        self.await_fence(key, user)
+    }
+
+    /// Finds a topic or makes it, and keeps it for the request that names it.
+    fn pin_topic(&mut self, user: UserId, family: Family, name: &[u8]) -> Key<Topic> {
+        let hub = self.hubs.by_user.entry(user).or_default();
+        let names = &mut hub.names[index(family)];
+        let key = names.get(name).copied().unwrap_or_else(|| {
+            let name: Arc<[u8]> = name.into();
+            let key = self.hubs.topics.insert(Topic {
+                user,
+                family,
+                name: Arc::clone(&name),
+                wanted: false,
+                pending: 0,
+                subscribers: Vec::new(),
+                pins: 0,
+                refusal: None,
+            });
+            names.insert(name, key);
+            key
+        });
+        if let Some(topic) = self.hubs.topics.get_mut(key) {
+            topic.pins += 1;
+        }
+        key
+    }
+
+    fn commit_join(&mut self, key: Key<Child>, topics: &[Key<Topic>], change: Subscribe) {
+        let Some(child) = self.children.get_mut(key) else { return };
+        let proto = child.session.proto;
+        let Some(own) = &mut child.topics else { return };
+        let mut out = Vec::new();
+        for topic_key in topics {
+            let Some(topic) = self.hubs.topics.get_mut(*topic_key) else { continue };
+            if !own.holds(*topic_key) {
+                own.places.insert(topic_key.to_bits(), topic.subscribers.len());
+                own.counts[index(change.family)] += 1;
+                own.bytes += topic.name.len();
+                topic.subscribers.push(key);
+            }
+            confirmation(&mut out, proto, change, Some(&topic.name), own.count(change.family));
+        }
+        self.answer(key, &out);
+    }
+
+    // ---- leaving --------------------------------------------------------------------------------------
+
+    fn leave_topics(&mut self, key: Key<Child>, request: &Request<'_>, change: Subscribe) -> Flow {
+        let all = request.argc() == 1;
+        let family = index(change.family);
+        let named: Vec<Key<Topic>> = if all {
+            self.held_topics(key, Some(change.family))
+        } else {
+            let Some(child) = self.children.get(key) else { return Flow::Gone };
+            let hub = child.topics.as_ref().and_then(|own| self.hubs.by_user.get(&own.user));
+            let find = |name| hub.and_then(|hub| hub.names[family].get(name).copied());
+            request.args().skip(1).map(|name| find(name).unwrap_or(Key::NONE)).collect()
+        };
+        match self.may_leave(key, &named) {
+            Ok(None) => {}
+            Ok(Some(refusal)) => {
+                self.answer(key, &refusal);
+                return Flow::Done;
+            }
+            Err(flow) => return flow,
+        }
+        let mut out = Vec::new();
+        let typed = request.args().skip(1).map(Some).chain(std::iter::repeat(None));
+        for (topic, typed) in named.iter().zip(typed) {
+            let known = self.hubs.topics.get(*topic).map(|topic| Arc::clone(&topic.name));
+            self.remove_subscriber(key, *topic);
+            self.confirm_leave(key, &mut out, change, typed.or(known.as_deref()));
+        }
+        if named.is_empty() {
+            self.confirm_leave(key, &mut out, change, None);
+        }
+        self.answer(key, &out);
+        Flow::Done
+    }
+
+    fn confirm_leave(&self, key: Key<Child>, out: &mut Vec<u8>, change: Subscribe, name: Option<&[u8]>) {
+        let Some(child) = self.children.get(key) else { return };
+        let count = child.topics.as_ref().map_or(0, |own| own.count(change.family));
+        confirmation(out, child.session.proto, change, name, count);
+    }
+
+    /// RESET: leaves everything as UNSUBSCRIBE would, but without a word.
+    pub(super) fn reset_topics(&mut self, key: Key<Child>) -> Result<(), Flow> {
+        let held = self.held_topics(key, None);
+        self.may_leave(key, &held)?;
+        self.drop_topics(key);
+        Ok(())
+    }
+
+    /// The topics a child has, of one family or of all.
+    fn held_topics(&self, key: Key<Child>, family: Option<Family>) -> Vec<Key<Topic>> {
+        let Some(own) = self.children.get(key).and_then(|child| child.topics.as_ref()) else {
+            return Vec::new();
+        };
+        let of_family = |key: &Key<Topic>| {
+            let topic = self.hubs.topics.get(*key);
+            topic.is_some_and(|topic| family.is_none_or(|family| family == topic.family))
+        };
+        own.places.keys().map(|bits| Key::from_bits(*bits)).filter(of_family).collect()
+    }
+
+    /// Whether the upstream has done its part for a child to leave: topics with no other listener are left
+    /// upstream first, and everything published until then has come. `Err`: the child has to wait for that.
+    /// An error is the upstream's, which does not let it leave.
+    fn may_leave(&mut self, key: Key<Child>, named: &[Key<Topic>]) -> Result<Option<Vec<u8>>, Flow> {
+        let Some(child) = self.children.get(key) else { return Err(Flow::Gone) };
+        let Some(own) = &child.topics else { return Ok(None) };
+        let user = own.user;
+        let held: Vec<Key<Topic>> = named.iter().copied().filter(|topic| own.holds(*topic)).collect();
+        if held.is_empty() || !self.hub_is_ready(user) {
+            // Without a connection there is nothing to leave upstream, and nothing more will come.
+            return Ok(None);
+        }
+        let passed = own.fence == Fence::Passed;
+        let last = |topic: &Topic| topic.wanted && topic.subscribers.len() == 1 && topic.pins == 0;
+        let last = |topic: &Key<Topic>| self.hubs.topics.get(*topic).is_some_and(last);
+        let lasting: Vec<Key<Topic>> = held.into_iter().filter(last).collect();
+        if passed {
+            let mut topics = lasting.iter().filter_map(|topic| self.hubs.topics.get(*topic));
+            let refusal = topics.find_map(|topic| topic.refusal.clone());
+            if refusal.is_some() || lasting.is_empty() {
+                return Ok(refusal);
+            }
+        }
+        for topic in lasting {
+            // Named twice, it has been asked already.
+            if self.hubs.topics.get(topic).is_some_and(|topic| topic.wanted) {
+                self.ask_upstream(user, Asked::Leave(topic));
+            }
+        }
+        Err(self.await_fence(key, user))
+    }
+
+    /// Takes a child off a topic's list, which is left upstream if nobody else is on it.
+    fn remove_subscriber(&mut self, key: Key<Child>, topic_key: Key<Topic>) {
+        let Some(topic) = self.hubs.topics.get_mut(topic_key) else { return };
+        let (family, bytes) = (index(topic.family), topic.name.len());
+        let Some(own) = self.children.get_mut(key).and_then(|child| child.topics.as_mut()) else { return };
+        let Some(place) = own.places.remove(&topic_key.to_bits()) else { return };
+        own.counts[family] -= 1;
+        own.bytes -= bytes;
+        topic.subscribers.swap_remove(place);
+        // A list that has shrunk after a crowd gives its memory back.
+        if topic.subscribers.capacity() > 64 && topic.subscribers.len() < topic.subscribers.capacity() / 4 {
+            topic.subscribers.shrink_to_fit();
+        }
+        let moved = topic.subscribers.get(place).and_then(|moved| self.children.get_mut(*moved));
+        if let Some(moved) = moved.and_then(|child| child.topics.as_mut()) {
+            moved.places.insert(topic_key.to_bits(), place);
+        }
+        self.release_topic(topic_key);
+    }
+
+    /// Leaves a topic upstream that nobody needs, and forgets it once that is settled.
+    fn release_topic(&mut self, key: Key<Topic>) {
+        let Some(topic) = self.hubs.topics.get(key).filter(|topic| !topic.is_used()) else { return };
+        let (user, family) = (topic.user, index(topic.family));
+        if topic.wanted && self.hub_is_ready(user) {
+            return self.ask_upstream(user, Asked::Leave(key));
+        }
+        if topic.pending == 0 {
+            let Some(topic) = self.hubs.topics.remove(key) else { return };
+            if let Some(hub) = self.hubs.by_user.get_mut(&user) {
+                hub.names[family].remove(&topic.name);
+            }
+        }
+    }
+
+    /// A child ends, or hears nothing any more: its topics go on without it.
+    pub(super) fn drop_topics(&mut self, key: Key<Child>) {
+        for topic in self.held_topics(key, None) {
+            self.remove_subscriber(key, topic);
+        }
+        self.forget_front_topics(key);
+    }
+
+    /// The request at the front is done, or will not be: what it waited for may go.
+    pub(super) fn forget_front_topics(&mut self, key: Key<Child>) {
+        let Some(own) = self.topics_of(key) else { return };
+        let pinned = std::mem::take(&mut own.pinned);
+        (own.fence, own.since) = (Fence::None, None);
+        let unused = own.places.is_empty();
+        for topic_key in pinned {
+            if let Some(topic) = self.hubs.topics.get_mut(topic_key) {
+                topic.pins -= 1;
+            }
+            self.release_topic(topic_key);
+        }
+        if let (true, Some(child)) = (unused, self.children.get_mut(key)) {
+            child.topics = None;
+        }
+    }
+
+    fn topics_of(&mut self, key: Key<Child>) -> Option<&mut Joined> {
+        self.children.get_mut(key)?.topics.as_deref_mut()
+    }
+
+    // ---- waiting --------------------------------------------------------------------------------------
+
+    /// The connection has more to take than it should: the request waits until it has less.
+    fn hold_for_window(&mut self, key: Key<Child>, user: UserId) -> Option<Flow> {
+        let lane = self.hubs.by_user.get(&user)?.lane;
+        let lane = self.lanes.get_mut(lane).filter(|lane| lane.out.len() >= limits::LANE_WINDOW)?;
+        lane.held.push(key);
+        Some(Flow::Hold(Hold::Lane))
+    }
+
+    /// Holds the child until everything asked so far is answered. Without a connection one is dialled, and
+    /// what the request needs is asked when it is ready.
+    fn await_fence(&mut self, key: Key<Child>, user: UserId) -> Flow {
+        self.hubs.fences += 1;
+        let number = self.hubs.fences;
+        let now = self.now;
+        let Some(own) = self.topics_of(key) else { return Flow::Gone };
+        let first = own.since.is_none();
+        own.since.get_or_insert(now);
+        own.fence = Fence::Awaited(number);
+        if self.hub_is_ready(user) {
+            self.ask_upstream(user, Asked::Fence(key, number));
+        } else {
+            self.want_hub(user);
+        }
+        if first {
+            self.timers.arm(now + self.topics_patience(), Timer::Child(key));
+        }
+        Flow::Hold(Hold::Topics)
+    }
+
+    /// The soonest a child that waits may have to be told something.
+    fn topics_patience(&self) -> Millis {
+        let settings = &self.settings;
+        let waits = [settings.lease_wait_timeout, settings.queue_timeout, settings.request_timeout];
+        waits.into_iter().filter(|wait| *wait > 0).min().unwrap_or(0).max(10)
+    }
+
+    /// A child's deadline: the connection for subscriptions does not come, or does not answer.
+    pub(super) fn topics_wait_over(&mut self, key: Key<Child>) {
+        let Some(child) = self.children.get(key) else { return };
+        let Some(since) = child.topics.as_ref().and_then(|own| own.since) else { return };
+        let waited = self.now - since;
+        let user = child.topics.as_ref().map_or(child.user, |own| own.user);
+        let lane = self.hubs.by_user.get(&user).and_then(|hub| self.lanes.get(hub.lane));
+        let (ready, failing) = lane.map_or((false, false), |lane| {
+            (lane.state == LaneState::Ready, lane.failures > 0 || !self.upstream_is_up())
+        });
+        let settings = &self.settings;
+        let text = if ready {
+            let limit = settings.request_timeout;
+            (limit > 0 && waited >= limit).then(|| {
+                format!("BROKERTIMEOUT no reply within {limit} ms; the command may have been executed")
+            })
+        } else if failing && waited >= settings.queue_timeout {
+            Some(super::failure::DOWN.to_owned())
+        } else {
+            let (limit, max) = (settings.lease_wait_timeout, self.lease_places(LeaseKind::Session));
+            (waited >= limit).then(|| {
+                format!(
+                    "BROKERLIMIT no connection for subscriptions within {limit} ms: \
+                     {max} of upstream_connections_max may be leased"
+                )
+            })
+        };
+        match text {
+            Some(text) => {
+                self.forget_front_topics(key);
+                self.fail_front(key, &text);
+            }
+            None => self.timers.arm(self.now + self.topics_patience(), Timer::Child(key)),
+        }
+    }
+
+    /// Everything asked before this fence has been answered. The child goes on at once: what the connection
+    /// says next, it says to a child that has been confirmed.
+    fn fence_passed(&mut self, key: Key<Child>, number: u64) {
+        let Some(child) = self.children.get_mut(key) else { return };
+        let Some(own) = &mut child.topics else { return };
+        if child.hold != Hold::Topics || own.fence != Fence::Awaited(number) {
+            return;
+        }
+        own.fence = Fence::Passed;
+        child.hold = Hold::None;
+        self.run_buffered(key);
+    }
+
+    /// Children of a user with a confirmed subscription.
+    fn listeners(&self, user: UserId) -> Vec<Key<Child>> {
+        let listens = |child: &Child| {
+            child.topics.as_ref().is_some_and(|own| own.user == user && own.total() > 0)
+        };
+        self.children.iter().filter(|(_, child)| listens(child)).map(|(key, _)| key).collect()
+    }
+}
