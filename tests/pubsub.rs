@@ -1,5 +1,6 @@
 //! SUBSCRIBE and its family: confirmations, messages in order, what a subscribed child may send, and the way
-//! back to an ordinary connection; compared with a real Redis in RESP2 and RESP3.
+//! back to an ordinary connection; compared with a real Redis in RESP2 and RESP3, with subscriptions that are
+//! shared and with those on a lane of the child's own. What only shared ones do is in `pubsub_shared`.
 #![cfg(feature = "cli")]
 
 mod support;
@@ -17,35 +18,43 @@ fn pair_of(twin: &Twin, resp3: bool) -> Pair {
     if resp3 { twin.pair_resp3() } else { twin.pair() }
 }
 
+const LEASED: [(&str, &str); 1] = [("pubsub", "leased")];
+
+/// Two servers for each way to subscribe.
+fn twins() -> [Twin; 2] {
+    [Twin::start(), Twin::start_with(&[], &LEASED)]
+}
+
 #[test]
 fn confirmations_are_the_same() {
-    let twin = Twin::start();
-    for resp3 in [false, true] {
-        let mut pair = pair_of(&twin, resp3);
-        for (line, frames) in [
-            ("UNSUBSCRIBE", 1),
-            ("PUNSUBSCRIBE", 1),
-            ("SUNSUBSCRIBE", 1),
-            ("UNSUBSCRIBE a b", 2),
-            ("SUBSCRIBE a", 1),
-            ("SUBSCRIBE a b c a", 4),
-            ("PSUBSCRIBE p* q*", 2),
-            ("SSUBSCRIBE s t", 2),
-            ("UNSUBSCRIBE nosuch", 1),
-            ("UNSUBSCRIBE b", 1),
-            ("PUNSUBSCRIBE q*", 1),
-            ("SUNSUBSCRIBE s", 1),
-            ("PING", 1),
-            ("PING hello", 1),
-            ("UNSUBSCRIBE a c", 2),
-            ("PUNSUBSCRIBE", 1),
-            ("SUNSUBSCRIBE", 1),
-            ("PING", 1),
-            ("GET none", 1),
-            ("SUBSCRIBE", 1),
-            ("PSUBSCRIBE", 1),
-        ] {
-            same_frames(&mut pair, line, frames);
+    for twin in twins() {
+        for resp3 in [false, true] {
+            let mut pair = pair_of(&twin, resp3);
+            for (line, frames) in [
+                ("UNSUBSCRIBE", 1),
+                ("PUNSUBSCRIBE", 1),
+                ("SUNSUBSCRIBE", 1),
+                ("UNSUBSCRIBE a b", 2),
+                ("SUBSCRIBE a", 1),
+                ("SUBSCRIBE a b c a", 4),
+                ("PSUBSCRIBE p* q*", 2),
+                ("SSUBSCRIBE s t", 2),
+                ("UNSUBSCRIBE nosuch", 1),
+                ("UNSUBSCRIBE b", 1),
+                ("PUNSUBSCRIBE q*", 1),
+                ("SUNSUBSCRIBE s", 1),
+                ("PING", 1),
+                ("PING hello", 1),
+                ("UNSUBSCRIBE a c", 2),
+                ("PUNSUBSCRIBE", 1),
+                ("SUNSUBSCRIBE", 1),
+                ("PING", 1),
+                ("GET none", 1),
+                ("SUBSCRIBE", 1),
+                ("PSUBSCRIBE", 1),
+            ] {
+                same_frames(&mut pair, line, frames);
+            }
         }
     }
 }
@@ -53,78 +62,81 @@ fn confirmations_are_the_same() {
 /// In RESP2 a subscribed child may only subscribe, ping and leave; in RESP3 it may do anything.
 #[test]
 fn restrictions_are_the_same() {
-    let twin = Twin::start();
-    for resp3 in [false, true] {
-        let mut pair = pair_of(&twin, resp3);
-        same_frames(&mut pair, "SUBSCRIBE a", 1);
-        for line in [
-            "GET k",
-            "SET k v",
-            "GET",
-            "NOSUCH x",
-            "MULTI",
-            "EXEC",
-            "CLIENT GETNAME",
-            "CLIENT NOSUCH",
-            "CONFIG GET save",
-            "SELECT 1",
-            "ECHO x",
-            "WATCH k",
-            "UNWATCH",
-            "BLPOP l 0.01",
-            "PUBLISH other x",
-            "AUTH x",
-            "PING",
-            "PING x",
-        ] {
-            // RESP3 opens a transaction here; it must not swallow the lines that follow.
-            if resp3 && line == "EXEC" {
-                pair.same("DISCARD");
+    for twin in twins() {
+        for resp3 in [false, true] {
+            let mut pair = pair_of(&twin, resp3);
+            same_frames(&mut pair, "SUBSCRIBE a", 1);
+            for line in [
+                "GET k",
+                "SET k v",
+                "GET",
+                "NOSUCH x",
+                "MULTI",
+                "EXEC",
+                "CLIENT GETNAME",
+                "CLIENT NOSUCH",
+                "CONFIG GET save",
+                "SELECT 1",
+                "ECHO x",
+                "WATCH k",
+                "UNWATCH",
+                "BLPOP l 0.01",
+                "PUBLISH other x",
+                "AUTH x",
+                "PING",
+                "PING x",
+            ] {
+                // RESP3 opens a transaction here; it must not swallow the lines that follow.
+                if resp3 && line == "EXEC" {
+                    pair.same("DISCARD");
+                }
+                pair.same(line);
             }
-            pair.same(line);
-        }
-        same_frames(&mut pair, "UNSUBSCRIBE a", 1);
-        for line in ["GET k", "SET k v", "GET k", "PING"] {
-            pair.same(line);
+            same_frames(&mut pair, "UNSUBSCRIBE a", 1);
+            for line in ["GET k", "SET k v", "GET k", "PING"] {
+                pair.same(line);
+            }
         }
     }
 }
 
 #[test]
 fn messages_are_the_same() {
-    let twin = Twin::start();
-    for resp3 in [false, true] {
-        let mut pair = pair_of(&twin, resp3);
-        same_frames(&mut pair, "SUBSCRIBE news other", 2);
-        same_frames(&mut pair, "PSUBSCRIBE n* *s", 2);
-        same_frames(&mut pair, "SSUBSCRIBE shard", 1);
-        let mut publisher = twin.pair();
-        publisher.same("PUBLISH other 1");
-        pair.same_replies("one message", 1);
-        publisher.same("SPUBLISH shard 1");
-        pair.same_replies("one shard message", 1);
-        publisher.same("PUBLISH none 1");
-        pair.same_replies("one pattern message", 1);
-        publisher.same_call(&[&b"PUBLISH"[..], b"other", b"\0\r\n\xff"]);
-        pair.same_replies("a binary message", 1);
-        publisher.same("PUBLISH news 1");
-        let first = pair.same_replies("the channel's message", 1).remove(0);
-        assert!(show(&first).contains("$7\\r\\nmessage"), "the channel comes before its patterns");
-        // The order of two patterns is by chance.
-        let mut both = [Vec::new(), Vec::new()];
-        for _ in 0..2 {
-            both[0].push(pair.direct.read_reply());
-            both[1].push(pair.brokered.read_reply());
+    for twin in twins() {
+        for resp3 in [false, true] {
+            let mut pair = pair_of(&twin, resp3);
+            same_frames(&mut pair, "SUBSCRIBE news other", 2);
+            same_frames(&mut pair, "PSUBSCRIBE n* *s", 2);
+            same_frames(&mut pair, "SSUBSCRIBE shard", 1);
+            let mut publisher = twin.pair();
+            publisher.same("PUBLISH other 1");
+            pair.same_replies("one message", 1);
+            publisher.same("SPUBLISH shard 1");
+            pair.same_replies("one shard message", 1);
+            publisher.same("PUBLISH none 1");
+            pair.same_replies("one pattern message", 1);
+            publisher.same_call(&[&b"PUBLISH"[..], b"other", b"\0\r\n\xff"]);
+            pair.same_replies("a binary message", 1);
+            publisher.same("PUBLISH news 1");
+            let first = pair.same_replies("the channel's message", 1).remove(0);
+            assert!(show(&first).contains("$7\\r\\nmessage"), "the channel comes before its patterns");
+            // The order of two patterns is by chance.
+            let mut both = [Vec::new(), Vec::new()];
+            for _ in 0..2 {
+                both[0].push(pair.direct.read_reply());
+                both[1].push(pair.brokered.read_reply());
+            }
+            both.iter_mut().for_each(|frames| frames.sort());
+            assert_eq!(both[0], both[1]);
         }
-        both.iter_mut().for_each(|frames| frames.sort());
-        assert_eq!(both[0], both[1]);
     }
 }
 
-/// A RESP3 child hears its own message before the reply of its PUBLISH.
+/// A RESP3 child hears its own message before the reply of its PUBLISH: with a lane of its own. Shared
+/// subscriptions come on another connection than replies.
 #[test]
 fn own_messages_come_before_the_reply() {
-    let twin = Twin::start();
+    let twin = Twin::start_with(&[], &LEASED);
     let mut pair = twin.pair_resp3();
     same_frames(&mut pair, "SUBSCRIBE me", 1);
     let frames = pair.same_pipeline(&pipeline(&["PUBLISH me hello"]), 2);
@@ -137,47 +149,57 @@ fn own_messages_come_before_the_reply() {
 /// HELLO, RESET and QUIT of a subscribed child.
 #[test]
 fn leaving_is_the_same() {
-    let twin = Twin::start();
-    for resp3 in [false, true] {
-        let mut pair = pair_of(&twin, resp3);
-        same_frames(&mut pair, "SUBSCRIBE a b", 2);
-        pair.same("RESET");
+    for twin in twins() {
+        for resp3 in [false, true] {
+            let mut pair = pair_of(&twin, resp3);
+            same_frames(&mut pair, "SUBSCRIBE a b", 2);
+            pair.same("RESET");
+            pair.same("GET none");
+            twin.pair().same("PUBLISH a nobody");
+            let mut pair = pair_of(&twin, resp3);
+            same_frames(&mut pair, "SUBSCRIBE a", 1);
+            pair.same_transcript(&request(&["QUIT"]), Expect::Closed);
+            let mut pair = pair_of(&twin, resp3);
+            same_frames(&mut pair, "SUBSCRIBE a", 1);
+            pair.same_transcript(b"*abc\r\n", Expect::Closed);
+        }
+        // Back to RESP2 while subscribed: the subscriptions stay and the restrictions begin.
+        let mut pair = twin.pair_resp3();
+        same_frames(&mut pair, "SUBSCRIBE a", 1);
+        pair.same_with("HELLO 2", without_id);
         pair.same("GET none");
-        twin.pair().same("PUBLISH a nobody");
-        let mut pair = pair_of(&twin, resp3);
-        same_frames(&mut pair, "SUBSCRIBE a", 1);
-        pair.same_transcript(&request(&["QUIT"]), Expect::Closed);
-        let mut pair = pair_of(&twin, resp3);
-        same_frames(&mut pair, "SUBSCRIBE a", 1);
-        pair.same_transcript(b"*abc\r\n", Expect::Closed);
+        twin.pair().same("PUBLISH a x");
+        pair.same_replies("the message", 1);
     }
-    // Back to RESP2 while subscribed: the subscriptions stay and the restrictions begin.
-    let mut pair = twin.pair_resp3();
-    same_frames(&mut pair, "SUBSCRIBE a", 1);
-    pair.same_with("HELLO 2", without_id);
-    pair.same("GET none");
-    twin.pair().same("PUBLISH a x");
-    pair.same_replies("the message", 1);
 }
 
 /// Subscriptions and ordinary requests in one write.
 #[test]
 fn subscribing_in_a_pipeline_keeps_the_order() {
-    let twin = Twin::start();
-    for resp3 in [false, true] {
-        let mut pair = pair_of(&twin, resp3);
-        let lines =
-            ["SET k v", "GET k", "SUBSCRIBE a", "PING", "UNSUBSCRIBE a", "GET k", "SELECT 1", "GET k"];
-        pair.same_pipeline(&pipeline(&lines), 8);
-        pair.same_pipeline(&pipeline(&["SELECT 0", "SUBSCRIBE a b", "UNSUBSCRIBE a b", "GET k"]), 6);
+    for twin in twins() {
+        for resp3 in [false, true] {
+            let mut pair = pair_of(&twin, resp3);
+            let lines =
+                ["SET k v", "GET k", "SUBSCRIBE a", "PING", "UNSUBSCRIBE a", "GET k", "SELECT 1", "GET k"];
+            pair.same_pipeline(&pipeline(&lines), 8);
+            pair.same_pipeline(&pipeline(&["SELECT 0", "SUBSCRIBE a b", "UNSUBSCRIBE a b", "GET k"]), 6);
+        }
     }
 }
 
 /// Every message after the confirmation, once, in order, for every subscriber.
 #[test]
 fn messages_come_in_order_to_everyone() {
+    for (settings, count) in [(&[][..], 1), (&LEASED[..], 8)] {
+        messages_to_everyone(settings, count);
+    }
+}
+
+/// `count` is what Redis counts.
+fn messages_to_everyone(settings: &[(&str, &str)], count: usize) {
     let redis = Redis::start();
-    let broker = Broker::start(&redis, &[]);
+    let broker = Broker::start(&redis, settings);
+    let count = if support::direct() { 8 } else { count };
     let mut subscribers: Vec<_> = (0..8)
         .map(|number| {
             let mut raw = if number % 2 == 0 { broker.connect() } else { broker.connect_resp3() };
@@ -193,7 +215,7 @@ fn messages_come_in_order_to_everyone() {
         scope.spawn(|| {
             publisher.write(&bytes);
             for _ in 0..2_000 {
-                assert_eq!(publisher.read_text(), ":8\r\n");
+                assert_eq!(publisher.read_text(), format!(":{count}\r\n"));
             }
         });
         for (number, raw) in subscribers.iter_mut().enumerate() {
@@ -213,24 +235,33 @@ fn messages_come_in_order_to_everyone() {
 /// Ordinary children go on while others are subscribed, and a dead subscriber is forgotten.
 #[test]
 fn dead_subscribers_are_forgotten() {
-    let redis = Redis::start();
-    let broker = Broker::start(&redis, &[]);
-    let mut subscribers: Vec<_> = (0..5).map(|_| broker.connect()).collect();
-    for raw in &mut subscribers {
-        raw.ask("SUBSCRIBE gone");
+    for settings in [&[][..], &LEASED[..]] {
+        let redis = Redis::start();
+        let broker = Broker::start(&redis, settings);
+        let mut subscribers: Vec<_> = (0..5).map(|_| broker.connect()).collect();
+        for raw in &mut subscribers {
+            raw.ask("SUBSCRIBE gone");
+        }
+        let mut raw = broker.connect();
+        assert_ne!(raw.ask("PUBLISH gone x"), ":0\r\n");
+        drop(subscribers);
+        wait_until("Redis has no subscriber", || raw.ask("PUBLISH gone x") == ":0\r\n");
     }
-    let mut raw = broker.connect();
-    raw.expect("PUBLISH gone x", ":5\r\n");
-    drop(subscribers);
-    wait_until("Redis has no subscriber", || raw.ask("PUBLISH gone x") == ":0\r\n");
 }
 
 /// A subscriber that does not read is closed at its limit, alone.
 #[test]
 fn a_deaf_subscriber_is_closed_alone() {
     support::needs_broker!();
+    for mode in ["shared", "leased"] {
+        deaf_in(mode);
+    }
+}
+
+fn deaf_in(mode: &str) {
     let redis = Redis::start();
-    let settings = [("subscriber_output_max", "1MiB"), ("subscriber_output_soft", "512KiB")];
+    let settings =
+        [("pubsub", mode), ("subscriber_output_max", "1MiB"), ("subscriber_output_soft", "512KiB")];
     let broker = Broker::start(&redis, &settings);
     let (mut deaf, mut keen) = (broker.connect(), broker.connect());
     deaf.ask("SUBSCRIBE flood");

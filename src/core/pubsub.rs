@@ -7,6 +7,8 @@
 //! a connection of its own: it hears what was published after its confirmation and nothing from before it,
 //! and everything from before it left.
 
+#[cfg(test)]
+mod tests;
 mod upstream;
 
 use super::broker::Broker;
@@ -572,9 +574,8 @@ impl Broker {
 
     /// Children of a user with a confirmed subscription.
     fn listeners(&self, user: UserId) -> Vec<Key<Child>> {
-        let listens = |child: &Child| {
-            child.topics.as_ref().is_some_and(|own| own.user == user && own.total() > 0)
-        };
+        let listens =
+            |child: &Child| child.topics.as_ref().is_some_and(|own| own.user == user && own.total() > 0);
         self.children.iter().filter(|(_, child)| listens(child)).map(|(key, _)| key).collect()
     }
 }

@@ -30,6 +30,7 @@ const COMMANDS: &[(&str, i64, &str)] = &[
     ("unwatch", 1, ""),
     ("subscribe", -2, "pubsub"),
     ("unsubscribe", -1, "pubsub"),
+    ("ssubscribe", -2, "pubsub"),
     ("publish", 3, "pubsub"),
 ];
 const CLIENT: &[(&str, i64)] = &[("client|id", 2), ("client|setname", 3), ("client|getname", 2)];

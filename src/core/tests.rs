@@ -197,7 +197,8 @@ fn commands_answered_here_count_against_transaction_max() {
 
 #[test]
 fn a_wait_for_the_upstream_is_not_cut_short_by_an_older_one() {
-    let mut sim = Sim::new(&[("leases_session_max", "0"), ("lease_wait_timeout", "1500")]);
+    let settings = [("pubsub", "leased"), ("leases_session_max", "0"), ("lease_wait_timeout", "1500")];
+    let mut sim = Sim::new(&settings);
     let child = sim.child();
     sim.send(child, "SUBSCRIBE c");
     sim.pass(1400);
@@ -231,7 +232,8 @@ fn a_blocking_command_of_a_watching_child_has_no_request_timeout() {
 
 #[test]
 fn a_child_that_waits_is_not_idle() {
-    let mut sim = Sim::new(&[("idle_child_timeout", "1000"), ("leases_session_max", "0")]);
+    let settings = [("pubsub", "leased"), ("idle_child_timeout", "1000"), ("leases_session_max", "0")];
+    let mut sim = Sim::new(&settings);
     let child = sim.child();
     sim.send(child, "SUBSCRIBE c");
     sim.pass(5000);
@@ -356,7 +358,7 @@ fn what_an_old_connection_still_says_does_not_fail_the_next_attempt() {
 
 #[test]
 fn hello_of_a_subscriber_changes_form_between_two_messages() {
-    let mut sim = Sim::new(&[]);
+    let mut sim = Sim::new(&[("pubsub", "leased")]);
     let (child, other) = (sim.child(), sim.child());
     sim.ask(child, "HELLO 3");
     assert_eq!(sim.ask(child, "SUBSCRIBE c"), ">3 $9 subscribe $1 c :1");
@@ -442,7 +444,7 @@ fn a_multi_that_was_lost_is_open_and_spoilt() {
 
 #[test]
 fn nothing_is_pushed_behind_the_answer_to_quit() {
-    let mut sim = Sim::new(&[]);
+    let mut sim = Sim::new(&[("pubsub", "leased")]);
     let child = sim.child();
     sim.ask(child, "HELLO 3\nSUBSCRIBE c");
     sim.frozen = vec![LaneRole::Lease];
@@ -524,7 +526,7 @@ fn random_step(sim: &mut Sim, rng: &mut fastrand::Rng, children: &mut [usize], n
 }
 
 fn random_event(sim: &mut Sim, rng: &mut fastrand::Rng, children: &mut [usize]) {
-    let roles = [LaneRole::Shared, LaneRole::Lease, LaneRole::Control];
+    let roles = [LaneRole::Shared, LaneRole::Lease, LaneRole::Control, LaneRole::Subscriber];
     let links: Vec<usize> = sim.conns.keys().copied().collect();
     match rng.u32(..12) {
         0 if !links.is_empty() => sim.lose(links[rng.usize(..links.len())]),
@@ -583,6 +585,8 @@ fn play(seed: u64) {
         ("lanes", ["1", "2"][rng.usize(..2)]),
         ("request_timeout", ["0", "700"][rng.usize(..2)]),
         ("transactions", ["shared", "leased"][rng.usize(..2)]),
+        ("pubsub", ["shared", "leased"][rng.usize(..2)]),
+        ("on_subscriber_loss", ["close", "resubscribe"][rng.usize(..2)]),
         ("lease_wait_timeout", "1500"),
         ("queue_timeout", "300"),
         ("idle_transaction_timeout", "3000"),

@@ -157,6 +157,7 @@ fn fewer_connections_are_left_once_they_are_free() {
 #[test]
 fn waits_follow_the_new_timeouts() {
     let mut sim = Sim::new(&[
+        ("pubsub", "leased"),
         ("queue_timeout", "1h"),
         ("lease_wait_timeout", "1h"),
         ("leases_session_max", "0"),
@@ -166,7 +167,8 @@ fn waits_follow_the_new_timeouts() {
     sim.send(a, "SUBSCRIBE c");
     sim.frozen = vec![LaneRole::Shared];
     sim.send(c, "GET 1\nGET 2\nGET 3\nGET 4");
-    let changes = [("queue_timeout", "50"), ("lease_wait_timeout", "50"), ("child_in_flight_max", "3")];
+    let timeouts = [("queue_timeout", "50"), ("lease_wait_timeout", "50")];
+    let changes = [("pubsub", "leased"), ("child_in_flight_max", "3"), timeouts[0], timeouts[1]];
     reloaded(&mut sim, "redis://sim/0", &changes);
     let lane = sim.conns[&sim.links(LaneRole::Shared)[0]].lane;
     assert_eq!(sim.broker.lanes.get(lane).map(|lane| lane.depth()), Some(3));
