@@ -408,12 +408,12 @@ fn upstream_idle_timeout_closes_surplus_lanes() {
     raw.expect("GET k", "$1\r\nv\r\n");
 }
 
-/// Subscribers hold session leases for now: the one too many is told, and gets in once another has left.
+/// With `pubsub = leased` subscribers hold session leases: the one too many is told, and gets in once another has left.
 #[test]
 fn leases_session_max_queues_and_tells() {
     needs_broker!();
     let redis = Redis::start();
-    let settings = [("leases_session_max", "3"), ("lease_wait_timeout", "300")];
+    let settings = [("pubsub", "leased"), ("leases_session_max", "3"), ("lease_wait_timeout", "300")];
     let broker = Broker::start(&redis, &settings);
     let mut subscribers: Vec<Raw> = (0..3).map(|_| broker.connect()).collect();
     for raw in &mut subscribers {
