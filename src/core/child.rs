@@ -146,6 +146,8 @@ pub struct Child {
     pub(super) subscriptions: Option<Box<Subscriptions>>,
     /// Those shared with other children.
     pub(super) topics: Option<Box<Joined>>,
+    /// When it is looked at, should it wait for these.
+    pub(super) topics_due: Millis,
     /// It will send nothing more: end of file was read.
     pub(super) eof: bool,
     /// It has hung up, perhaps with bytes still unread.
@@ -191,6 +193,7 @@ impl Child {
             execs: VecDeque::new(),
             subscriptions: None,
             topics: None,
+            topics_due: 0,
             eof: false,
             hung: false,
             opened: now,

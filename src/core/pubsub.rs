@@ -63,10 +63,10 @@ impl Topic {
 enum Asked {
     Join(Key<Topic>),
     Leave(Key<Topic>),
-    /// A PING whose answer shows that all before it is done. The number tells one of a child's from another.
+    /// A PING whose answer shows that all before it is done. It carries the number, which no other has.
     Fence(Key<Child>, u64),
     /// A PING of the janitor's: does the connection live?
-    Probe,
+    Probe(u64),
 }
 
 /// One user's subscriptions.
@@ -75,15 +75,27 @@ struct Hub {
     lane: Key<Lane>,
     names: [HashMap<Arc<[u8]>, Key<Topic>>; 3],
     asked: VecDeque<Asked>,
+    /// What children call the commands, where the upstream has renamed them.
+    renamed: HashMap<&'static [u8], Vec<u8>>,
 }
 
 impl Default for Hub {
     fn default() -> Self {
-        Hub { lane: Key::NONE, names: Default::default(), asked: VecDeque::new() }
+        let (names, renamed) = (Default::default(), HashMap::new());
+        Hub { lane: Key::NONE, names, asked: VecDeque::new(), renamed }
     }
 }
 
 impl Hub {
+    /// The upstream may know the command by another name only.
+    fn learn_verb(&mut self, verb: &'static [u8], typed: &[u8]) {
+        if !typed.eq_ignore_ascii_case(verb) {
+            self.renamed.insert(verb, typed.to_vec());
+        } else if !self.renamed.is_empty() {
+            self.renamed.remove(verb);
+        }
+    }
+
     fn is_used(&self) -> bool {
         self.names.iter().any(|names| !names.is_empty())
     }
@@ -227,6 +239,8 @@ impl Broker {
         if child.in_flight > 0 {
             return Flow::Hold(Hold::Drained);
         }
+        let user = child.topics.as_ref().map_or(child.user, |own| own.user);
+        self.hubs.by_user.entry(user).or_default().learn_verb(verb(change), request.arg(0));
         let flow = if change.leave {
             self.leave_topics(key, request, change)
         } else {
@@ -502,7 +516,6 @@ impl Broker {
         let number = self.hubs.fences;
         let now = self.now;
         let Some(own) = self.topics_of(key) else { return Flow::Gone };
-        let first = own.since.is_none();
         own.since.get_or_insert(now);
         own.fence = Fence::Awaited(number);
         if self.hub_is_ready(user) {
@@ -510,10 +523,19 @@ impl Broker {
         } else {
             self.want_hub(user);
         }
-        if first {
-            self.timers.arm(now + self.topics_patience(), Timer::Child(key));
-        }
+        self.arm_topics_wait(key, now + self.topics_patience());
         Flow::Hold(Hold::Topics)
+    }
+
+    /// Has the child looked at when it may have to be told something. One timer at a time: a child that comes
+    /// and goes all day must not leave one each time.
+    fn arm_topics_wait(&mut self, key: Key<Child>, due: Millis) {
+        let now = self.now;
+        let Some(child) = self.children.get_mut(key) else { return };
+        if child.topics_due <= now {
+            child.topics_due = due;
+            self.timers.arm(due, Timer::Child(key));
+        }
     }
 
     /// The soonest a child that waits may have to be told something.
@@ -527,6 +549,10 @@ impl Broker {
     pub(super) fn topics_wait_over(&mut self, key: Key<Child>) {
         let Some(child) = self.children.get(key) else { return };
         let Some(since) = child.topics.as_ref().and_then(|own| own.since) else { return };
+        if child.topics_due > self.now {
+            // Another timer is meant.
+            return;
+        }
         let waited = self.now - since;
         let user = child.topics.as_ref().map_or(child.user, |own| own.user);
         let lane = self.hubs.by_user.get(&user).and_then(|hub| self.lanes.get(hub.lane));
@@ -555,7 +581,11 @@ impl Broker {
                 self.forget_front_topics(key);
                 self.fail_front(key, &text);
             }
-            None => self.timers.arm(self.now + self.topics_patience(), Timer::Child(key)),
+            None => {
+                let patience = self.topics_patience();
+                let due = if waited < patience { since + patience } else { self.now + patience };
+                self.arm_topics_wait(key, due);
+            }
         }
     }
 

@@ -39,7 +39,11 @@ impl Broker {
             match child.hold {
                 Hold::InFlight => self.lift(key),
                 // Looks at its deadlines afresh, and sets the next timer.
-                Hold::Lease | Hold::Topics => self.timers.arm(self.now, Timer::Child(key)),
+                Hold::Lease => self.timers.arm(self.now, Timer::Child(key)),
+                Hold::Topics => {
+                    child.topics_due = self.now;
+                    self.timers.arm(self.now, Timer::Child(key));
+                }
                 Hold::Upstream => {
                     let since = child.upstream_until.map(|until| until.saturating_sub(former.queue_timeout));
                     let until = since.unwrap_or(self.now) + self.settings.queue_timeout;

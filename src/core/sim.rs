@@ -322,6 +322,7 @@ impl Sim {
                 self.feed(arg(1), arg(2));
                 out.extend_from_slice(b":1\r\n");
             }
+            "PING" if argv.len() > 1 => encode::bulk(&mut out, arg(1).as_bytes()),
             "PING" => out.extend_from_slice(b"+PONG\r\n"),
             "ECHO" => encode::bulk(&mut out, arg(1).as_bytes()),
             // A reply that tells which request it answers.

@@ -89,10 +89,13 @@ impl Broker {
                 topic.wanted = !leave;
                 topic.pending += 1;
                 topic.refusal = None;
-                let name = verb(Subscribe { family: topic.family, leave }).to_ascii_uppercase();
-                encode::request(&mut bytes, &[&name, &topic.name]);
+                let name = verb(Subscribe { family: topic.family, leave });
+                let typed = self.hubs.by_user.get(&user).and_then(|hub| hub.renamed.get(name));
+                encode::request(&mut bytes, &[typed.map_or(name, Vec::as_slice), &topic.name]);
             }
-            Asked::Fence(..) | Asked::Probe => encode::request(&mut bytes, &[b"PING"]),
+            Asked::Fence(_, number) | Asked::Probe(number) => {
+                encode::request(&mut bytes, &[b"PING", number.to_string().as_bytes()]);
+            }
         }
         let Some(hub) = self.hubs.by_user.get_mut(&user) else { return };
         hub.asked.push_back(asked);
@@ -156,10 +159,16 @@ impl Broker {
     /// A reply that is no push: of a PING, or a refusal.
     fn hub_answered(&mut self, lane: Key<Lane>, user: UserId, frame: &[u8]) -> Result<(), &'static str> {
         let refused = frame.first() == Some(&b'-');
-        match self.pop_asked(lane, user)? {
+        let asked = self.pop_asked(lane, user)?;
+        if let Asked::Fence(_, number) | Asked::Probe(number) = asked {
             // Even a refused PING has been answered in its turn.
+            if !refused && reply::text(frame) != Some(number.to_string().as_bytes()) {
+                return Err("a PING was answered with another's number");
+            }
+        }
+        match asked {
             Asked::Fence(child, number) => self.fence_passed(child, number),
-            Asked::Probe => {}
+            Asked::Probe(_) => {}
             Asked::Join(topic) | Asked::Leave(topic) if refused => self.settle_topic(topic, Some(frame)),
             Asked::Join(_) | Asked::Leave(_) => return Err("a subscription was answered with no push"),
         }
@@ -326,7 +335,8 @@ impl Broker {
             let Some(lane) = self.lanes.get(key) else { continue };
             let silent = lane.is_idle() && self.now.saturating_sub(lane.last_reply) >= quiet;
             if used && lane.state == LaneState::Ready && silent && quiet > 0 {
-                self.ask_upstream(user, Asked::Probe);
+                self.hubs.fences += 1;
+                self.ask_upstream(user, Asked::Probe(self.hubs.fences));
             } else if !used && lane.state == LaneState::Dormant {
                 let pool = lane.pool;
                 self.forget_lane(key, pool);
