@@ -310,6 +310,20 @@ fn forms_and_counts_are_the_same() {
     pair.same_replies("a message on a channel without a name", 1);
 }
 
+/// Where the upstream has renamed the commands, it is asked by its own names.
+#[test]
+fn renamed_commands_work() {
+    let renamed = ["--rename-command", "SUBSCRIBE", "sub2", "--rename-command", "UNSUBSCRIBE", "unsub2"];
+    let twin = Twin::start_with(&renamed, &[]);
+    let mut pair = twin.pair();
+    pair.same("SUBSCRIBE a");
+    pair.same_pipeline(
+        &pipeline(&["Sub2 a b", "PSUBSCRIBE c", "GET k", "unsub2", "PUNSUBSCRIBE", "GET k"]),
+        8,
+    );
+    twin.pair().same("PUBSUB CHANNELS");
+}
+
 #[test]
 fn keyspace_notifications_are_messages() {
     let twin = Twin::start();
