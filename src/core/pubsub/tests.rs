@@ -359,6 +359,32 @@ fn leases_can_leave_no_place() {
     check(&sim.broker);
 }
 
+/// More pools than places: idle connections make room, but not one that somebody listens by.
+#[test]
+fn a_connection_with_listeners_is_not_evicted() {
+    let mut sim = Sim::new(&[("upstream_connections_max", "8"), ("leases_warm", "0")]);
+    let (a, b) = (sim.child(), sim.child());
+    sim.ask(a, "SUBSCRIBE c");
+    let link = connection(&sim);
+    for round in 0..3 {
+        for db in 0..12 {
+            assert_eq!(sim.ask(b, &format!("SELECT {db}\nGET k")), "+OK $1 k");
+            sim.pass(50);
+        }
+        assert_eq!(connection(&sim), link, "round {round}");
+        assert_eq!(sim.ask(b, "PUBLISH c m"), ":1");
+        assert_eq!(sim.received(a), "*3 $7 message $1 c $1 m");
+    }
+    sim.ask(a, "UNSUBSCRIBE c");
+    for db in 0..12 {
+        assert_eq!(sim.ask(b, &format!("SELECT {db}\nGET k")), "+OK $1 k");
+        sim.pass(50);
+    }
+    assert_eq!(sim.links(LaneRole::Subscriber).len(), 0, "an idle one is as any other");
+    assert_eq!(sim.ask(a, "SUBSCRIBE c"), "*3 $9 subscribe $1 c :1");
+    check(&sim.broker);
+}
+
 #[test]
 fn a_quiet_connection_is_asked_whether_it_lives() {
     let mut sim = Sim::new(&[("lane_stall_timeout", "2s")]);
