@@ -296,6 +296,11 @@ fn forms_and_counts_are_the_same() {
     pair.same("HELLO 3");
     pair.same_pipeline(&pipeline(&["PSUBSCRIBE p* q*", "SSUBSCRIBE s", "UNSUBSCRIBE", "UNSUBSCRIBE"]), 5);
     pair.same_pipeline(&pipeline(&["PUNSUBSCRIBE p* p* x", "SUNSUBSCRIBE t s", "PING", "PING x"]), 7);
+    // An EXEC that is refused for its context forgets the watched keys.
+    let mut pair = twin.pair();
+    pair.same_pipeline(&pipeline(&["SET w 1", "WATCH w", "SUBSCRIBE a", "EXEC", "UNSUBSCRIBE"]), 5);
+    twin.pair().same("SET w 2");
+    pair.same_pipeline(&pipeline(&["MULTI", "GET w", "EXEC"]), 3);
     let mut pair = twin.pair_resp3();
     pair.same_pipeline(&pipeline(&["WATCH k", "SUBSCRIBE a", "MULTI", "SET k v", "EXEC", "GET k"]), 6);
     pair.same("MULTI");

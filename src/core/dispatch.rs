@@ -66,7 +66,7 @@ impl Broker {
         };
         let Some(child) = self.children.get(key) else { return Flow::Gone };
         if self.is_out_of_context(child, decided.route) {
-            return self.reject_out_of_context(key, request, decided);
+            return self.reject_out_of_context(key, decided);
         }
         match (&child.session.transaction, child.lease) {
             (Transaction::Queued(_), _) => self.queue_command(key, request, decided),
@@ -135,13 +135,20 @@ impl Broker {
     }
 
     /// A RESP2 child that listens may say little else.
-    fn reject_out_of_context(&mut self, key: Key<Child>, request: &Request<'_>, decided: Decided) -> Flow {
+    fn reject_out_of_context(&mut self, key: Key<Child>, decided: Decided) -> Flow {
         let name = self.control.table.as_ref().map_or("", |table: &Table| table.name(decided.id));
-        let text = texts::subscriber_context(name);
-        match decided.route {
-            Route::Transaction(TransactionCommand::Exec) => self.reject_exec(key, request, &text),
-            _ => self.reject(key, text),
+        let mut text = texts::subscriber_context(name);
+        if decided.route == Route::Transaction(TransactionCommand::Exec) {
+            // An EXEC that is rejected forgets the watched keys all the same.
+            let Some(child) = self.children.get_mut(key) else { return Flow::Gone };
+            if child.in_flight > 0 {
+                return Flow::Hold(Hold::Drained);
+            }
+            child.session.watch_lost = false;
+            self.end_lease(key);
+            text = texts::exec_aborted(&text);
         }
+        self.reject(key, text)
     }
 
     /// A command that may not go through a shared broker: the text of an ACL refusal, which every client
