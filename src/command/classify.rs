@@ -80,6 +80,7 @@ pub enum Local {
     ClientSetinfo,
     ClientInfo,
     ClientNoEvict,
+    ClientReply,
     Asking,
     Readonly,
     Readwrite,

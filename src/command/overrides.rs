@@ -126,6 +126,7 @@ fn local(name: &str) -> Option<Route> {
         "client|setinfo" => Local::ClientSetinfo,
         "client|info" => Local::ClientInfo,
         "client|no-evict" => Local::ClientNoEvict,
+        "client|reply" => Local::ClientReply,
         "asking" => Local::Asking,
         "readonly" => Local::Readonly,
         "readwrite" => Local::Readwrite,

@@ -219,7 +219,10 @@ impl Broker {
             }
             SlotKind::Subscribe => {
                 if let Some(child) = self.children.get_mut(key) {
-                    child.output.append(frame);
+                    // Empty when it was confirmed; else an error.
+                    if !child.session.is_muted() {
+                        child.output.append(frame);
+                    }
                     if let Some(subscriptions) = &mut child.subscriptions {
                         subscriptions.settled();
                     }

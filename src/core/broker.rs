@@ -243,13 +243,14 @@ impl Broker {
     /// Whether the driver may read from this child now. When it may again, the key is in `take_resumed`.
     pub fn wants_read(&self, key: Key<Child>) -> bool {
         let Some(child) = self.children.get(key) else { return false };
-        child.state == ChildState::Open
-            && match child.hold {
-                Hold::None => true,
-                // It may be in the middle of a blocking write, and will not read before that is done.
-                Hold::Output => child.input.len() < limits::CHILD_READ_AHEAD,
-                _ => false,
-            }
+        child.deaf
+            || child.state == ChildState::Open
+                && match child.hold {
+                    Hold::None => true,
+                    // It may be in the middle of a blocking write, and will not read before that is done.
+                    Hold::Output => child.input.len() < limits::CHILD_READ_AHEAD,
+                    _ => false,
+                }
     }
 
     /// Bytes have arrived from a child.
@@ -415,6 +416,9 @@ impl Broker {
                 Scan::Empty { len } => {
                     used += len;
                     scanner.reset();
+                    if let Some(child) = self.children.get_mut(key) {
+                        child.session.request_done();
+                    }
                 }
                 Scan::Frame { len } => {
                     let request = scanner.request(&bytes[used..used + len]);
@@ -432,7 +436,7 @@ impl Broker {
                 Scan::Error { error, .. } => {
                     let reply = error.reply();
                     self.answer(key, &reply);
-                    self.finish(key);
+                    self.finish_at_request(key);
                     break;
                 }
             }
@@ -516,8 +520,20 @@ impl Broker {
         self.mark_child(key);
     }
 
+    /// The same at the child's own request (QUIT, or one that is none). Redis closes when the last reply has
+    /// been written; where there is none to write, it never does.
+    pub(super) fn finish_at_request(&mut self, key: Key<Child>) {
+        if let Some(child) = self.children.get_mut(key) {
+            child.deaf = child.session.is_muted() && child.replies.is_silent() && child.output.is_empty();
+        }
+        self.finish(key);
+    }
+
     fn close_if_finished(&mut self, key: Key<Child>) {
         let Some(child) = self.children.get(key) else { return };
+        if child.deaf && !child.eof && !self.draining {
+            return;
+        }
         if child.state == ChildState::Finishing && child.replies.is_empty() && child.output.is_empty() {
             self.close_child(key);
         }
@@ -537,10 +553,17 @@ impl Broker {
 
     // ---- answers --------------------------------------------------------------------------------------
 
-    /// Answers the request at hand, behind everything before it.
+    /// Answers the request at hand, behind everything before it; unless its child wants no reply.
     pub(super) fn answer(&mut self, key: Key<Child>, bytes: &[u8]) {
+        if self.children.get(key).is_some_and(|child| !child.session.is_muted()) {
+            self.confirm(key, bytes);
+        }
+    }
+
+    /// The same for what is no reply but a push, and reaches a child under CLIENT REPLY OFF too.
+    pub(super) fn confirm(&mut self, key: Key<Child>, bytes: &[u8]) {
         if let Some(child) = self.children.get_mut(key) {
-            child.answer_local(bytes, &mut self.spares);
+            child.say(bytes, &mut self.spares);
             self.mark_child(key);
         }
     }

@@ -150,6 +150,9 @@ pub struct Child {
     pub(super) topics_due: Millis,
     /// It will send nothing more: end of file was read.
     pub(super) eof: bool,
+    /// It was told its last without a word (QUIT under CLIENT REPLY OFF): Redis never closes such a connection
+    /// itself, and ignores all it sends.
+    pub(super) deaf: bool,
     /// It has hung up, perhaps with bytes still unread.
     pub(super) hung: bool,
     /// When it connected, and when it last asked something.
@@ -195,6 +198,7 @@ impl Child {
             topics: None,
             topics_due: 0,
             eof: false,
+            deaf: false,
             hung: false,
             opened: now,
             last_request: now,
@@ -225,14 +229,15 @@ impl Child {
 
     /// The request at the front is done: nothing about it is remembered.
     pub(super) fn front_is_done(&mut self) {
+        self.session.request_done();
         self.front_done = false;
         self.wait = None;
         self.answer = None;
         self.upstream_until = None;
     }
 
-    /// Answers the request at the front, behind everything before it.
-    pub(super) fn answer_local(&mut self, bytes: &[u8], spares: &mut Spares) {
+    /// Says something in the place of the request at the front, behind everything before it.
+    pub(super) fn say(&mut self, bytes: &[u8], spares: &mut Spares) {
         self.output.adopt(spares);
         self.replies.local(bytes, &mut self.output);
     }

@@ -237,7 +237,7 @@ impl Broker {
         if let Some(child) = self.children.get_mut(key) {
             child.in_flight += 1;
             if !matches!(kind, SlotKind::Swallow | SlotKind::Subscribe | SlotKind::Housekeeping) {
-                child.replies.expect_one();
+                child.replies.expect_one(child.session.is_muted());
             }
         }
         self.send(lane, bytes, key, id, kind, flags);

@@ -6,7 +6,7 @@ use super::broker::Broker;
 use super::child::{Child, Hold};
 use super::control::Question;
 use super::dispatch::Flow;
-use super::session::Session;
+use super::session::{ReplyMode, Session};
 use crate::base::key::Key;
 use crate::command::{Local, Route, Verdict, texts};
 use crate::resp::{Request, encode, value};
@@ -18,12 +18,13 @@ impl Broker {
             Local::Ping if !self.upstream_is_up() => self.wait_for_upstream(key),
             Local::Quit => {
                 self.answer(key, b"+OK\r\n");
-                self.finish(key);
+                self.finish_at_request(key);
                 Flow::Done
             }
             Local::Select => self.select(key, request),
             Local::Hello => self.hello(key, request),
             Local::Reset => self.reset(key),
+            Local::ClientReply => self.set_reply_mode(key, request.arg(2)),
             _ => {
                 let argv: Vec<&[u8]> = request.args().collect();
                 let reply = self.local_reply(key, local, &argv);
@@ -82,9 +83,25 @@ impl Broker {
                 encode::verbatim_txt(&mut out, line.as_bytes(), child.session.proto);
             }
             Local::Asking | Local::Readonly | Local::Readwrite => return error(texts::CLUSTER_DISABLED),
-            Local::Quit | Local::Select | Local::Hello | Local::Reset => {}
+            Local::Quit | Local::Select | Local::Hello | Local::Reset | Local::ClientReply => {}
         }
         out
+    }
+
+    /// CLIENT REPLY. What comes after it goes where it always goes; only its replies reach nobody.
+    fn set_reply_mode(&mut self, key: Key<Child>, mode: &[u8]) -> Flow {
+        let Some(child) = self.children.get_mut(key) else { return Flow::Gone };
+        match mode.to_ascii_lowercase().as_slice() {
+            b"on" => {
+                child.session.replies = ReplyMode::On;
+                self.answer(key, b"+OK\r\n");
+            }
+            b"off" => child.session.replies = ReplyMode::Off,
+            b"skip" if child.session.replies == ReplyMode::Off => {}
+            b"skip" => child.session.replies = ReplyMode::SkipNext,
+            _ => self.answer_error(key, texts::SYNTAX),
+        }
+        Flow::Done
     }
 
     fn select(&mut self, key: Key<Child>, request: &Request<'_>) -> Flow {

@@ -41,4 +41,4 @@ mod tests;
 pub use broker::{Action, Broker, Counters};
 pub use child::{Child, ChildKind};
 pub use lane::{Lane, LaneRole};
-pub use session::Session;
+pub use session::{ReplyMode, Session};

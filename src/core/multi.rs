@@ -9,6 +9,7 @@ use super::dispatch::{Decided, Flow};
 use super::lane::{FLAG_UNIT, Lane, SlotKind};
 use super::lease::LeaseKind;
 use super::leasing::Want;
+use super::session::ReplyMode;
 use super::transaction::{AfterExec, Queued, Transaction};
 use crate::base::key::Key;
 use crate::command::{CommandId, Local, Route, Transaction as TransactionCommand, Verdict, texts};
@@ -49,7 +50,12 @@ impl Broker {
                 Err(flow) => flow,
             };
         }
-        if !watch_lost && let Some(block) = self.whole_block(request, decided.id, rest) {
+        // Of a block whose MULTI alone is to go unanswered each command is looked at by itself.
+        let skips = self.children.get(key).is_some_and(|child| child.session.replies == ReplyMode::Skip);
+        if !watch_lost
+            && !skips
+            && let Some(block) = self.whole_block(request, decided.id, rest)
+        {
             let last = block.commands.last().map_or(0, |(id, _)| *id);
             return match self.shared_lane_for(key, last, block.bytes.len()) {
                 Ok(lane) => {
@@ -138,7 +144,9 @@ impl Broker {
             Route::Local(local @ (Local::Quit | Local::Reset)) => self.local(key, local, request),
             Route::Refused => self.refuse(key, decided.id),
             _ if decided.no_multi => self.reject(key, texts::NOT_INSIDE_MULTI),
-            Route::Local(Local::Hello) | Route::Subscribe(_) => self.reject_in_multi(key, request),
+            Route::Local(Local::Hello | Local::ClientReply) | Route::Subscribe(_) => {
+                self.reject_in_multi(key, decided.id)
+            }
             Route::Local(Local::Select) => self.escalate(key, request, decided),
             route => {
                 let (bytes, local) = if runs_in_a_block(route) {
@@ -237,8 +245,9 @@ impl Broker {
         self.answer_done(key, texts::exec_aborted(text))
     }
 
-    fn reject_in_multi(&mut self, key: Key<Child>, request: &Request<'_>) -> Flow {
-        let name = String::from_utf8_lossy(request.arg(0)).to_uppercase();
+    fn reject_in_multi(&mut self, key: Key<Child>, id: CommandId) -> Flow {
+        let name = self.control.table.as_ref().map_or("", |table| table.name(id));
+        let name = name.replace('|', " ").to_uppercase();
         self.reject(key, format!("ERR {name} inside MULTI is not supported by the broker"))
     }
 
@@ -302,7 +311,9 @@ impl Broker {
             Route::Local(local @ (Local::Quit | Local::Reset)) => self.local(key, local, request),
             Route::Refused => self.refuse(key, decided.id),
             _ if decided.no_multi => self.reject(key, texts::NOT_INSIDE_MULTI),
-            Route::Local(Local::Hello) | Route::Subscribe(_) => self.reject_in_multi(key, request),
+            Route::Local(Local::Hello | Local::ClientReply) | Route::Subscribe(_) => {
+                self.reject_in_multi(key, decided.id)
+            }
             route => {
                 let max = self.settings.transaction_max;
                 let Some(child) = self.children.get_mut(key) else { return Flow::Gone };

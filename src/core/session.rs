@@ -3,6 +3,20 @@
 
 use super::transaction::Transaction;
 
+/// CLIENT REPLY: whether the child wants replies at all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ReplyMode {
+    /// It gets its replies.
+    #[default]
+    On,
+    /// It gets none.
+    Off,
+    /// The request at hand is CLIENT REPLY SKIP, and the next one gets no reply either.
+    SkipNext,
+    /// The request at hand gets no reply.
+    Skip,
+}
+
 /// What Redis would remember of a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Session {
@@ -22,6 +36,8 @@ pub struct Session {
     pub lib_version: Vec<u8>,
     /// CLIENT NO-EVICT; survives RESET. Kept for CLIENT INFO only: eviction is Redis' own affair.
     pub no_evict: bool,
+    /// CLIENT REPLY.
+    pub replies: ReplyMode,
     /// The open MULTI, wherever its commands are queued.
     pub(crate) transaction: Transaction,
     /// The connection that watched keys was lost: the next EXEC must answer null.
@@ -40,6 +56,7 @@ impl Session {
             lib_name: Vec::new(),
             lib_version: Vec::new(),
             no_evict: false,
+            replies: ReplyMode::On,
             transaction: Transaction::None,
             watch_lost: false,
         }
@@ -51,12 +68,30 @@ impl Session {
         texts.into_iter().map(Vec::capacity).sum::<usize>() + self.transaction.footprint()
     }
 
-    /// RESET: all but the id, the library's name and version, and NO-EVICT (Redis 7.0.15 keeps it).
+    /// Whether the request at hand gets no reply.
+    pub fn is_muted(&self) -> bool {
+        matches!(self.replies, ReplyMode::Off | ReplyMode::Skip)
+    }
+
+    /// The request at hand is done; an empty one counts, as it does for Redis.
+    pub fn request_done(&mut self) {
+        self.replies = match self.replies {
+            ReplyMode::SkipNext => ReplyMode::Skip,
+            ReplyMode::Skip => ReplyMode::On,
+            lasting => lasting,
+        };
+    }
+
+    /// RESET: all but the id, the library's name and version, and NO-EVICT (Redis 7.0.15 keeps it). A reply
+    /// that is to be skipped stays so.
     pub fn reset(&mut self) {
         self.name.clear();
         self.db = self.home_db;
         self.proto = 2;
         self.transaction = Transaction::None;
         self.watch_lost = false;
+        if self.replies == ReplyMode::Off {
+            self.replies = ReplyMode::On;
+        }
     }
 }

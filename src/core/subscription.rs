@@ -104,7 +104,7 @@ impl Broker {
         for name in names {
             confirmation(&mut out, proto, change, name, 0);
         }
-        self.answer(key, &out);
+        self.confirm(key, &out);
     }
 
     /// Whether a frame on this lane belongs to no slot but to the subscriptions of the child that leases
