@@ -14,7 +14,8 @@ const CLASSES: &[(&str, &str)] = &[
     (
         "local",
         "ping echo quit select hello reset auth asking readonly readwrite client|id client|setname \
-         client|getname client|setinfo client|info client|no-evict",
+         client|getname client|setinfo client|info client|no-evict client|reply client|list client|kill \
+         client|unblock",
     ),
     ("transaction", "multi exec discard watch unwatch"),
     ("blocking", "blpop brpop brpoplpush blmove blmpop bzpopmin bzpopmax bzmpop"),
@@ -27,8 +28,8 @@ const CLASSES: &[(&str, &str)] = &[
         "monitor swapdb sync psync replconf replicaof slaveof failover shutdown debug save \
          bgsave bgrewriteaof pfdebug pfselftest restore-asking script|debug config|set config|rewrite \
          config|resetstat module|load module|loadex module|unload acl|setuser acl|deluser acl|getuser \
-         acl|list acl|users acl|log acl|load acl|save client|reply client|tracking client|caching \
-         client|getredir client|trackinginfo client|unblock client|list client|kill client|pause \
+         acl|list acl|users acl|log acl|load acl|save client|tracking client|caching \
+         client|getredir client|trackinginfo client|pause \
          client|unpause client|no-touch cluster|addslots cluster|addslotsrange cluster|bumpepoch \
          cluster|count-failure-reports cluster|delslots cluster|delslotsrange cluster|failover \
          cluster|flushslots cluster|forget cluster|meet cluster|replicas cluster|replicate cluster|reset \
@@ -272,7 +273,7 @@ fn renamed_commands_are_learned_and_old_names_forgotten() {
     let select = known(&table, &split("SEL2 1"));
     assert_eq!((select.name, select.route), ("select", Route::Local(Local::Select)));
     assert_eq!(known(&table, &split("cli2 id")).route, Route::Local(Local::ClientId));
-    assert_eq!(known(&table, &split("cli2 reply off")).route, Route::Refused);
+    assert_eq!(known(&table, &split("cli2 reply off")).route, Route::Local(Local::ClientReply));
     assert_eq!(known(&table, &split(&format!("{hash} set a b"))).route, Route::Refused);
     assert_eq!(known(&table, &split("echo")).route, Route::Transaction(Transaction::Discard));
 

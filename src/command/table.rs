@@ -135,6 +135,12 @@ impl Table {
         self.entries.get(usize::from(id)).is_some_and(|entry| entry.write)
     }
 
+    /// Whether a command of this id may wait for an element.
+    pub fn blocks(&self, id: CommandId) -> bool {
+        let entry = self.entries.get(usize::from(id));
+        entry.is_some_and(|entry| matches!(entry.base, Base::TimeoutFirst | Base::TimeoutLast | Base::Stream))
+    }
+
     /// How many ids there are, subcommands included.
     pub fn len(&self) -> usize {
         self.entries.len()

@@ -43,6 +43,16 @@ pub const AUTH_WITHOUT_PASSWORD: &str = "ERR AUTH <password> called without any 
 pub const CLIENT_NAME: &str = "ERR Client names cannot contain spaces, newlines or special characters.";
 /// An option that does not exist or lacks its value.
 pub const SYNTAX: &str = "ERR syntax error";
+/// CLIENT KILL of an address nobody has.
+pub const NO_SUCH_CLIENT: &str = "ERR No such client";
+/// CLIENT KILL ID with anything else.
+pub const CLIENT_ID_NOT_POSITIVE: &str = "ERR client-id should be greater than 0";
+/// CLIENT LIST ID with anything but an integer.
+pub const CLIENT_ID_INVALID: &str = "ERR Invalid client ID";
+/// CLIENT UNBLOCK with a reason that is none.
+pub const UNBLOCK_REASON: &str = "ERR CLIENT UNBLOCK reason should be TIMEOUT or ERROR";
+/// What CLIENT UNBLOCK ERROR tells the blocked child.
+pub const UNBLOCKED: &str = "UNBLOCKED client unblocked via CLIENT UNBLOCK";
 /// ASKING, READONLY and READWRITE on a server that is not in a cluster.
 pub const CLUSTER_DISABLED: &str = "ERR This instance has cluster support disabled";
 
@@ -67,6 +77,14 @@ pub fn unknown_subcommand(request: &Request<'_>) -> Vec<u8> {
     let container = c_string(request.arg(0), usize::MAX).to_ascii_uppercase();
     let subcommand = c_string(request.arg(1), CUT);
     one_line([b"ERR unknown subcommand '", subcommand, b"'. Try ", &container, b" HELP."].concat())
+}
+
+/// The container has the subcommand, and the server noticed only later that something is wrong with it.
+pub fn subcommand_syntax(request: &Request<'_>) -> Vec<u8> {
+    let container = c_string(request.arg(0), usize::MAX).to_ascii_uppercase();
+    let subcommand = c_string(request.arg(1), CUT);
+    let head: &[u8] = b"ERR unknown subcommand or wrong number of arguments for '";
+    one_line([head, subcommand, b"'. Try ", &container, b" HELP."].concat())
 }
 
 /// Too few or too many arguments. `name` is the full canonical name, also for a renamed command.
@@ -96,6 +114,16 @@ pub fn exec_aborted(error: &str) -> String {
 /// HELLO with an option that does not exist or lacks its values.
 pub fn hello_option(option: &[u8]) -> Vec<u8> {
     one_line([b"ERR Syntax error in HELLO option '", c_string(option, usize::MAX), b"'"].concat())
+}
+
+/// CLIENT LIST or KILL of a type that does not exist.
+pub fn unknown_client_type(name: &[u8]) -> Vec<u8> {
+    one_line([b"ERR Unknown client type '", c_string(name, usize::MAX), b"'"].concat())
+}
+
+/// CLIENT KILL of a user who does not exist.
+pub fn no_such_user(name: &[u8]) -> Vec<u8> {
+    one_line([b"ERR No such user '", c_string(name, usize::MAX), b"'"].concat())
 }
 
 /// CLIENT SETINFO of an attribute that does not exist. Redis 7.2 and later.

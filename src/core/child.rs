@@ -15,6 +15,7 @@ use super::wait::LastWrite;
 use crate::base::bytes::{ByteQueue, Spares};
 use crate::base::clock::Millis;
 use crate::base::key::Key;
+use crate::command::CommandId;
 use crate::resp::Scanner;
 use std::collections::VecDeque;
 
@@ -75,8 +76,8 @@ pub(crate) enum Hold {
 pub(crate) enum Answer {
     /// The upstream does not know this command either.
     UnknownCommand,
-    /// The upstream refused; its error frame.
-    Error(Vec<u8>),
+    /// What the upstream said is the answer.
+    Frame(Vec<u8>),
 }
 
 /// A place in a lease queue, or the memory of having stood there: kept until the request is done.
@@ -108,6 +109,10 @@ pub(crate) struct HeldLease {
 pub struct Child {
     /// All that Redis would remember.
     pub session: Session,
+    /// As which user of this host it connected; known of unix sockets alone.
+    pub(super) uid: Option<u32>,
+    /// The command it sent last, if the table had it.
+    pub(super) last_command: Option<CommandId>,
     /// As whom its requests go upstream.
     pub(super) user: UserId,
     /// How it reaches us.
@@ -174,6 +179,8 @@ impl Child {
     pub(super) fn new(session: Session, kind: ChildKind, peer: Box<str>, link: usize, now: Millis) -> Self {
         Child {
             session,
+            uid: None,
+            last_command: None,
             user: UserId::UPSTREAM,
             kind,
             peer,

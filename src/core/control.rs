@@ -7,6 +7,7 @@ use super::child::{Answer, Child, Hold};
 use super::handshake::Greeting;
 use super::lane::{Lane, LaneRole, LaneState, SlotKind};
 use super::pool::{PoolId, PoolKey};
+use super::roster::Unblock;
 use super::timers::Timer;
 use super::users::UserId;
 use crate::base::clock::Millis;
@@ -30,6 +31,8 @@ pub(super) enum Question {
     BackToDb,
     /// CLIENT UNBLOCK of a lease that is taken back.
     Unblock { lane: Key<Lane>, id: i64 },
+    /// CLIENT UNBLOCK of one child by another.
+    UnblockFor { unblock: Unblock, id: i64 },
     /// MULTI, to learn whether our user may: in a block, a MULTI that is refused would let what follows it
     /// run one by one.
     TryMulti,
@@ -153,6 +156,10 @@ impl Broker {
             Question::TryDb { db, name, .. } => command.arg(name).arg(db),
             Question::BackToDb => command.arg(&self.control.select_name).arg(self.upstream.db),
             Question::Unblock { id, .. } => command.arg("CLIENT").arg("UNBLOCK").arg(id).arg("TIMEOUT"),
+            Question::UnblockFor { unblock, id } => {
+                let reason = if unblock.error { "ERROR" } else { "TIMEOUT" };
+                command.arg("CLIENT").arg("UNBLOCK").arg(id).arg(reason)
+            }
             Question::TryMulti => command.arg("MULTI"),
             Question::LeaveMulti => command.arg("DISCARD"),
             Question::Probe => command.arg("PING"),
@@ -166,7 +173,7 @@ impl Broker {
     pub(super) fn question_answered(&mut self, frame: Option<&[u8]>) {
         let Some(question) = self.control.questions.pop_front() else { return };
         // What a former upstream says is of use only about its own leases.
-        let unblock = matches!(question, Question::Unblock { .. });
+        let unblock = matches!(question, Question::Unblock { .. } | Question::UnblockFor { .. });
         let frame = frame.filter(|_| unblock || !self.control.leaving);
         match question {
             Question::Commands => self.commands_answered(frame),
@@ -174,7 +181,7 @@ impl Broker {
             Question::Lookup { child, name } => self.lookup_answered(child, &name, frame),
             Question::TryDb { child, db, name } => {
                 if let Some(frame) = frame {
-                    let answer = (frame.first() == Some(&b'-')).then(|| Answer::Error(frame.to_vec()));
+                    let answer = (frame.first() == Some(&b'-')).then(|| Answer::Frame(frame.to_vec()));
                     if answer.is_none() {
                         self.control.valid_dbs.insert(db);
                         self.control.select_name = name;
@@ -198,6 +205,7 @@ impl Broker {
                 }
                 self.unblock_answered(lane, frame);
             }
+            Question::UnblockFor { unblock, .. } => self.unblock_for_answered(unblock, frame),
             Question::TryMulti => {
                 let refusal = frame.filter(|frame| frame.starts_with(b"-NOPERM"));
                 self.control.multi_refusal = refusal.map(<[u8]>::to_vec);
@@ -232,6 +240,12 @@ impl Broker {
         match reply.and_then(|reply| table.confirm(&reply)) {
             Ok(()) => {
                 self.control.table = Some(table);
+                // They were numbered by the former one.
+                for key in self.children.keys() {
+                    if let Some(child) = self.children.get_mut(key) {
+                        child.last_command = None;
+                    }
+                }
                 self.wake_upstream_waiters();
             }
             Err(why) => self.table_refused(&why),
@@ -249,13 +263,13 @@ impl Broker {
             (Some(reply), Some(table)) => table.learn(name, &reply),
             _ => false,
         };
-        let refused = (frame.first() == Some(&b'-')).then(|| Answer::Error(frame.to_vec()));
+        let refused = (frame.first() == Some(&b'-')).then(|| Answer::Frame(frame.to_vec()));
         let answer = if known { None } else { refused.or(Some(Answer::UnknownCommand)) };
         self.give_answer(child, answer);
     }
 
     /// Lets a child that waited for an answer look at its request again, with the answer beside it.
-    fn give_answer(&mut self, key: Key<Child>, answer: Option<Answer>) {
+    pub(super) fn give_answer(&mut self, key: Key<Child>, answer: Option<Answer>) {
         if let Some(child) = self.children.get_mut(key).filter(|child| child.hold == Hold::Answer) {
             child.answer = answer;
             self.lift(key);

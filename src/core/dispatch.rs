@@ -42,14 +42,16 @@ impl Broker {
         let Some(child) = self.children.get_mut(key) else { return Flow::Gone };
         match child.answer.take() {
             Some(Answer::UnknownCommand) => return self.reject(key, texts::unknown_command(request)),
-            Some(Answer::Error(frame)) => {
+            Some(Answer::Frame(frame)) => {
                 self.answer(key, &frame);
                 return Flow::Done;
             }
             None => {}
         }
         let Some(table) = &self.control.table else { return self.wait_for_upstream(key) };
-        let decided = match table.classify(request) {
+        let verdict = table.classify(request);
+        child.last_command = if let Verdict::Known(known) = &verdict { Some(known.id) } else { None };
+        let decided = match verdict {
             Verdict::Hangup => {
                 // Redis loses even the replies it had not written yet.
                 self.close_child(key);

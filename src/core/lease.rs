@@ -53,8 +53,8 @@ pub(crate) struct LeaseState {
     pub(super) granted: u64,
     /// CLIENT UNBLOCK was sent to give this lease to a group that has none: a null is not the child's.
     pub(super) taking_back: bool,
-    /// It has not been answered yet: until then the lane must not have another tenant.
-    pub(super) unblocking: bool,
+    /// So many CLIENT UNBLOCK have not been answered yet: until then the lane must not have another tenant.
+    pub(super) unblocking: u8,
     /// The child is done with it, but the answer to CLIENT UNBLOCK is still to come.
     pub(super) over: bool,
 }

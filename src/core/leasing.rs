@@ -125,7 +125,7 @@ impl Broker {
 
     /// A waiting blocking command's own timeout has passed: the answer Redis would give, which has the
     /// same form for every blocking command of 7.0.
-    fn answer_blocking_timeout(&mut self, key: Key<Child>) {
+    pub(super) fn answer_blocking_timeout(&mut self, key: Key<Child>) {
         let Some(child) = self.children.get_mut(key) else { return };
         child.front_done = true;
         let mut reply = Vec::new();
@@ -201,7 +201,7 @@ impl Broker {
                 group,
                 granted,
                 taking_back: false,
-                unblocking: false,
+                unblocking: 0,
                 over: false,
             });
         }
@@ -311,7 +311,7 @@ impl Broker {
     /// Takes a lane whose lease is over back into the pool, once nothing about it is unsettled.
     pub(super) fn return_lane(&mut self, key: Key<Lane>) {
         let Some(lane) = self.lanes.get_mut(key) else { return };
-        let unblock_pending = lane.lease.as_ref().is_some_and(|lease| lease.unblocking);
+        let unblock_pending = lane.lease.as_ref().is_some_and(|lease| lease.unblocking > 0);
         if unblock_pending && !lane.burnt && lane.state == LaneState::Ready {
             // Lent again now, the CLIENT UNBLOCK under way could hit the next tenant.
             return;
@@ -352,7 +352,7 @@ impl Broker {
             let id = state.upstream_id;
             if let Some(lease) = &mut state.lease {
                 lease.taking_back = true;
-                lease.unblocking = true;
+                lease.unblocking += 1;
             }
             self.leases.taking_back += 1;
             self.ask(Question::Unblock { lane, id });
@@ -364,7 +364,10 @@ impl Broker {
         self.lanes
             .iter()
             .filter_map(|(key, lane)| {
-                let lease = lane.lease.as_ref().filter(|lease| !lease.taking_back && !lease.over)?;
+                let lease = lane
+                    .lease
+                    .as_ref()
+                    .filter(|lease| lease.unblocking == 0 && !lease.taking_back && !lease.over)?;
                 let held = self.leases.held_by(lease.group.as_ref()?);
                 (held > 1).then_some(((held, lease.granted), key))
             })
@@ -383,7 +386,7 @@ impl Broker {
             // It came before the command it was to end, and this connection may ask only now.
             return self.ask(Question::Unblock { lane: key, id });
         }
-        lease.unblocking = false;
+        lease.unblocking = lease.unblocking.saturating_sub(1);
         // Anything but 1: the child was no longer blocked, its reply is its own.
         let missed = answer.is_some_and(|frame| frame != b":1\r\n");
         if lease.taking_back && missed {

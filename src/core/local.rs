@@ -25,6 +25,8 @@ impl Broker {
             Local::Hello => self.hello(key, request),
             Local::Reset => self.reset(key),
             Local::ClientReply => self.set_reply_mode(key, request.arg(2)),
+            Local::ClientKill => self.kill(key, request),
+            Local::ClientUnblock => self.unblock(key, request),
             _ => {
                 let argv: Vec<&[u8]> = request.args().collect();
                 let reply = self.local_reply(key, local, &argv);
@@ -54,7 +56,9 @@ impl Broker {
 
     /// Commands whose reply needs nothing but the child's own state.
     fn local_reply(&mut self, key: Key<Child>, local: Local, argv: &[&[u8]]) -> Vec<u8> {
-        let now = self.now;
+        if let Local::ClientInfo | Local::ClientList = local {
+            return self.roster(key, local, argv);
+        }
         let Some(child) = self.children.get_mut(key) else { return Vec::new() };
         let listens_resp2 = child.session.proto == 2 && child.is_subscribed();
         let arg = |index: usize| argv.get(index).copied().unwrap_or_default();
@@ -78,12 +82,16 @@ impl Broker {
             Local::ClientGetname => encode::bulk(&mut out, &child.session.name),
             Local::ClientSetinfo => return set_info(&mut child.session, arg(2), arg(3)),
             Local::ClientNoEvict => return set_no_evict(&mut child.session, arg(2)),
-            Local::ClientInfo => {
-                let line = info_line(child, now);
-                encode::verbatim_txt(&mut out, line.as_bytes(), child.session.proto);
-            }
             Local::Asking | Local::Readonly | Local::Readwrite => return error(texts::CLUSTER_DISABLED),
-            Local::Quit | Local::Select | Local::Hello | Local::Reset | Local::ClientReply => {}
+            Local::Quit
+            | Local::Select
+            | Local::Hello
+            | Local::Reset
+            | Local::ClientReply
+            | Local::ClientInfo
+            | Local::ClientList
+            | Local::ClientKill
+            | Local::ClientUnblock => {}
         }
         out
     }
@@ -283,50 +291,8 @@ fn set_no_evict(session: &mut Session, switch: &[u8]) -> Vec<u8> {
     ok()
 }
 
-/// The line of CLIENT INFO, with the fields of Redis 7.0 in their order.
-fn info_line(child: &Child, now: u64) -> String {
-    let session = &child.session;
-    let counts = child.subscription_counts();
-    let seconds = |since: u64| now.saturating_sub(since) / 1000;
-    let mut flags = String::new();
-    if child.is_subscribed() {
-        flags.push('P');
-    }
-    if session.transaction.is_open() {
-        flags.push('x');
-    }
-    if session.no_evict {
-        flags.push('e');
-    }
-    if flags.is_empty() {
-        flags.push('N');
-    }
-    format!(
-        "id={id} addr={addr} laddr=broker fd={fd} name={name} age={age} idle={idle} flags={flags} db={db} \
-         sub={sub} psub={psub} ssub={ssub} multi={multi} qbuf={qbuf} qbuf-free=0 argv-mem=0 multi-mem={multi_mem} \
-         rbs=0 rbp=0 obl={obl} oll=0 omem=0 tot-mem={total} events=r cmd=client|info user=default redir=-1 \
-         resp={resp}\n",
-        id = session.id,
-        addr = child.peer.replace(' ', ":"),
-        fd = child.link as u32,
-        name = String::from_utf8_lossy(&session.name),
-        age = seconds(child.opened),
-        idle = seconds(child.last_request),
-        db = session.db,
-        sub = counts.0,
-        psub = counts.1,
-        ssub = counts.2,
-        multi = session.transaction.depth(),
-        qbuf = child.input.len(),
-        multi_mem = session.transaction.footprint(),
-        obl = child.output.len(),
-        total = child.measure(),
-        resp = session.proto,
-    )
-}
-
 /// An integer as Redis' `string2ll` takes it: no sign but `-`, no leading zero, no space.
-fn canonical_int(text: &[u8]) -> Option<i64> {
+pub(super) fn canonical_int(text: &[u8]) -> Option<i64> {
     let digits = text.strip_prefix(b"-").unwrap_or(text);
     let canonical =
         !digits.is_empty() && digits.iter().all(u8::is_ascii_digit) && (digits[0] != b'0' || text == b"0");

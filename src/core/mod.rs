@@ -25,6 +25,7 @@ mod pool;
 mod pubsub;
 mod reload;
 mod replies;
+mod roster;
 mod session;
 mod stats;
 mod subscription;

@@ -59,6 +59,9 @@ impl Broker {
             let last = block.commands.last().map_or(0, |(id, _)| *id);
             return match self.shared_lane_for(key, last, block.bytes.len()) {
                 Ok(lane) => {
+                    if let Some(child) = self.children.get_mut(key) {
+                        child.last_command = block.commands.last().map(|(id, _)| *id);
+                    }
                     self.send_block(
                         key,
                         lane,
@@ -144,9 +147,7 @@ impl Broker {
             Route::Local(local @ (Local::Quit | Local::Reset)) => self.local(key, local, request),
             Route::Refused => self.refuse(key, decided.id),
             _ if decided.no_multi => self.reject(key, texts::NOT_INSIDE_MULTI),
-            Route::Local(Local::Hello | Local::ClientReply) | Route::Subscribe(_) => {
-                self.reject_in_multi(key, decided.id)
-            }
+            route if !may_be_queued(route) => self.reject_in_multi(key, decided.id),
             Route::Local(Local::Select) => self.escalate(key, request, decided),
             route => {
                 let (bytes, local) = if runs_in_a_block(route) {
@@ -311,9 +312,7 @@ impl Broker {
             Route::Local(local @ (Local::Quit | Local::Reset)) => self.local(key, local, request),
             Route::Refused => self.refuse(key, decided.id),
             _ if decided.no_multi => self.reject(key, texts::NOT_INSIDE_MULTI),
-            Route::Local(Local::Hello | Local::ClientReply) | Route::Subscribe(_) => {
-                self.reject_in_multi(key, decided.id)
-            }
+            route if !may_be_queued(route) => self.reject_in_multi(key, decided.id),
             route => {
                 let max = self.settings.transaction_max;
                 let Some(child) = self.children.get_mut(key) else { return Flow::Gone };
@@ -357,6 +356,17 @@ impl Broker {
             self.send_for(key, lane, request.bytes, id, SlotKind::Exec, 0);
         }
         Flow::Hold(Hold::Blocked)
+    }
+}
+
+/// Whether a command the broker answers itself can be answered as late as at EXEC.
+fn may_be_queued(route: Route) -> bool {
+    match route {
+        Route::Local(local) => {
+            !matches!(local, Local::Hello | Local::ClientReply | Local::ClientKill | Local::ClientUnblock)
+        }
+        Route::Subscribe(_) => false,
+        _ => true,
     }
 }
 

@@ -212,7 +212,7 @@ impl Broker {
         let may_step_back = waits && lease.group.is_some() && !lease.over && !lease.taking_back;
         if may_step_back && may_unblock {
             lease.taking_back = true;
-            lease.unblocking = true;
+            lease.unblocking += 1;
             self.leases.taking_back += 1;
             self.ask(Question::Unblock { lane: key, id });
         }

@@ -8,7 +8,7 @@ use crate::base::key::Key;
 use crate::base::limits;
 use crate::core::{Child, ChildKind};
 use crate::transport::conn::{Conn, Fill};
-use crate::transport::stream::Stream;
+use crate::transport::stream::{Peer, Stream};
 use rustix::net::SendFlags;
 use std::os::fd::OwnedFd;
 
@@ -80,6 +80,9 @@ impl Loop {
             return Err((stream, format!("children_max is {max}")));
         };
         let hands_over = kind == ChildKind::Adopted && matches!(stream, Stream::Unix(_));
+        if let Peer::Unix { uid, .. } = peer {
+            self.core.set_child_uid(child, uid);
+        }
         match self.add_link(stream, Owner::Child(child), false) {
             Ok(key) => {
                 self.core.set_child_link(child, super::link_of(key));

@@ -1,0 +1,328 @@
+//! What a child sees of the others and may do to them: CLIENT LIST, INFO, KILL and UNBLOCK over the broker's
+//! own children. Knows them by the ids the broker gave them; no connection upstream is ever named or closed
+//! by its own.
+
+use super::broker::Broker;
+use super::child::{Answer, Child, ChildKind, Hold};
+use super::control::Question;
+use super::dispatch::Flow;
+use super::lane::Lane;
+use super::lease::LeaseKind;
+use super::local::canonical_int;
+use crate::base::key::Key;
+use crate::command::{Local, texts};
+use crate::resp::{Request, encode};
+
+/// The only user there is while the broker is the one who knows its children.
+const USER: &str = "default";
+/// What CLIENT KILL and CLIENT LIST call the kinds of clients that a broker has, and those it has not.
+const TYPES: [&[u8]; 5] = [b"normal", b"pubsub", b"slave", b"replica", b"master"];
+
+/// Which children CLIENT KILL means.
+#[derive(Debug, Default)]
+struct Filter {
+    id: Option<i64>,
+    addr: Option<Vec<u8>>,
+    laddr: Option<Vec<u8>>,
+    of_type: Option<&'static [u8]>,
+    skip_me: bool,
+}
+
+impl Filter {
+    /// The old form has an address, the new one any number of options.
+    fn parse(request: &Request<'_>) -> Result<Filter, Vec<u8>> {
+        if request.argc() == 3 {
+            return Ok(Filter { addr: Some(request.arg(2).to_vec()), ..Filter::default() });
+        }
+        let mut filter = Filter { skip_me: true, ..Filter::default() };
+        for index in (2..request.argc()).step_by(2) {
+            if index + 1 == request.argc() {
+                return Err(texts::SYNTAX.into());
+            }
+            filter.read(&request.arg(index).to_ascii_lowercase(), request.arg(index + 1))?;
+        }
+        Ok(filter)
+    }
+
+    fn read(&mut self, option: &[u8], value: &[u8]) -> Result<(), Vec<u8>> {
+        match option {
+            b"id" => match canonical_int(value) {
+                Some(id) if id > 0 => self.id = Some(id),
+                _ => return Err(texts::CLIENT_ID_NOT_POSITIVE.into()),
+            },
+            b"type" => self.of_type = Some(client_type(value)?),
+            b"addr" => self.addr = Some(value.to_vec()),
+            b"laddr" => self.laddr = Some(value.to_vec()),
+            b"user" if value == USER.as_bytes() => {}
+            b"user" => return Err(texts::no_such_user(value)),
+            b"skipme" => match value.to_ascii_lowercase().as_slice() {
+                b"yes" => self.skip_me = true,
+                b"no" => self.skip_me = false,
+                _ => return Err(texts::SYNTAX.into()),
+            },
+            _ => return Err(texts::SYNTAX.into()),
+        }
+        Ok(())
+    }
+
+    fn means(&self, child: &Child) -> bool {
+        self.id.is_none_or(|id| child.session.id as i64 == id)
+            && self.addr.as_ref().is_none_or(|addr| *addr == address(child).into_bytes())
+            && self.laddr.as_ref().is_none_or(|laddr| *laddr == LOCAL_ADDRESS.as_bytes())
+            && self.of_type.is_none_or(|wanted| is_of_type(child, wanted))
+    }
+}
+
+fn client_type(name: &[u8]) -> Result<&'static [u8], Vec<u8>> {
+    let known = TYPES.into_iter().find(|known| known.eq_ignore_ascii_case(name));
+    known.ok_or_else(|| texts::unknown_client_type(name))
+}
+
+fn is_of_type(child: &Child, wanted: &[u8]) -> bool {
+    match wanted {
+        b"normal" => !child.is_subscribed(),
+        b"pubsub" => child.is_subscribed(),
+        _ => false,
+    }
+}
+
+impl Broker {
+    /// Says as which user of this host a child connected, where the system knows.
+    pub fn set_child_uid(&mut self, key: Key<Child>, uid: u32) {
+        if let Some(child) = self.children.get_mut(key) {
+            child.uid = Some(uid);
+        }
+    }
+
+    /// CLIENT INFO and CLIENT LIST.
+    pub(super) fn roster(&self, key: Key<Child>, local: Local, argv: &[&[u8]]) -> Vec<u8> {
+        let mut out = Vec::new();
+        let Some(asker) = self.children.get(key) else { return out };
+        let lines = match local {
+            Local::ClientInfo => Ok(self.line(asker)),
+            _ => self.lines(&argv[2..]),
+        };
+        match lines {
+            Ok(lines) => encode::verbatim_txt(&mut out, lines.as_bytes(), asker.session.proto),
+            Err(text) => encode::error(&mut out, text),
+        }
+        out
+    }
+
+    fn lines(&self, options: &[&[u8]]) -> Result<String, Vec<u8>> {
+        let mut wanted = None;
+        match options {
+            [] => {}
+            [option, name] if option.eq_ignore_ascii_case(b"type") => wanted = Some(client_type(name)?),
+            [option, ids @ ..] if option.eq_ignore_ascii_case(b"id") && !ids.is_empty() => {
+                let mut lines = String::new();
+                for id in ids {
+                    let id = canonical_int(id).ok_or(texts::CLIENT_ID_INVALID)?;
+                    lines.extend(self.by_id(id).and_then(|key| self.children.get(key)).map(|c| self.line(c)));
+                }
+                return Ok(lines);
+            }
+            _ => return Err(texts::SYNTAX.into()),
+        }
+        let mut shown: Vec<&Child> = self.children.iter().map(|(_, child)| child).collect();
+        shown.retain(|child| wanted.is_none_or(|wanted| is_of_type(child, wanted)));
+        shown.sort_by_key(|child| child.session.id);
+        Ok(shown.into_iter().map(|child| self.line(child)).collect())
+    }
+
+    fn by_id(&self, id: i64) -> Option<Key<Child>> {
+        self.children.iter().find(|(_, child)| child.session.id as i64 == id).map(|(key, _)| key)
+    }
+
+    // ---- KILL -----------------------------------------------------------------------------------------
+
+    /// Closes children of the same user of this host. Others are as if they were not there.
+    pub(super) fn kill(&mut self, key: Key<Child>, request: &Request<'_>) -> Flow {
+        let filter = match Filter::parse(request) {
+            Ok(filter) => filter,
+            Err(text) => return self.reject(key, text),
+        };
+        let Some(killer) = self.children.get(key) else { return Flow::Gone };
+        let meant = |(other, child): &(Key<Child>, &Child)| {
+            filter.means(child) && may_kill(killer, child) && !(*other == key && filter.skip_me)
+        };
+        let victims: Vec<Key<Child>> = self.children.iter().filter(meant).map(|(other, _)| other).collect();
+        let label = killer.label();
+        for victim in victims.iter().filter(|victim| **victim != key) {
+            if let Some(child) = self.children.get(*victim) {
+                log::info!("child {label} has closed child {}", child.label());
+            }
+            self.close_child(*victim);
+        }
+        match (request.argc(), victims.len()) {
+            (3, 0) => return self.reject(key, texts::NO_SUCH_CLIENT),
+            (3, _) => self.answer(key, b"+OK\r\n"),
+            (_, count) => {
+                let mut reply = Vec::new();
+                encode::int(&mut reply, count as i64);
+                self.answer(key, &reply);
+            }
+        }
+        if victims.contains(&key) {
+            self.finish_at_request(key);
+        }
+        Flow::Done
+    }
+
+    // ---- UNBLOCK --------------------------------------------------------------------------------------
+
+    /// Ends another child's blocking command: here, where it still waits for a lane, or upstream, where the
+    /// broker knows its connection.
+    pub(super) fn unblock(&mut self, key: Key<Child>, request: &Request<'_>) -> Flow {
+        let error = match request.arg(3).to_ascii_lowercase().as_slice() {
+            _ if request.argc() > 4 => return self.reject(key, texts::subcommand_syntax(request)),
+            b"error" => true,
+            b"timeout" => false,
+            _ if request.argc() == 3 => false,
+            _ => return self.reject(key, texts::UNBLOCK_REASON),
+        };
+        let Some(id) = canonical_int(request.arg(2)) else {
+            return self.reject(key, texts::NOT_AN_INTEGER);
+        };
+        let target = self.by_id(id);
+        if let Some(target) = target.filter(|target| self.waits_in_line(*target)) {
+            self.unblock_in_line(target, error);
+            self.answer(key, b":1\r\n");
+            return Flow::Done;
+        }
+        let Some((target, lane)) = target.and_then(|target| Some((target, self.blocked_on(target)?))) else {
+            self.answer(key, b":0\r\n");
+            return Flow::Done;
+        };
+        if !self.control_is_ready() {
+            return self.wait_for_upstream(key);
+        }
+        self.ask_to_unblock(Unblock { asker: key, target, lane, error, again: false });
+        Flow::Hold(Hold::Answer)
+    }
+
+    /// Whether a child's blocking command has not left the broker yet.
+    fn waits_in_line(&self, key: Key<Child>) -> bool {
+        let Some(child) = self.children.get(key) else { return false };
+        let table = self.control.table.as_ref();
+        stands_in_line(child) && table.zip(child.last_command).is_some_and(|(table, id)| table.blocks(id))
+    }
+
+    /// The lane on which a child waits for an element.
+    fn blocked_on(&self, key: Key<Child>) -> Option<Key<Lane>> {
+        let child = self.children.get(key)?;
+        child.lease.filter(|_| child.hold == Hold::Element).map(|lease| lease.lane)
+    }
+
+    fn unblock_in_line(&mut self, key: Key<Child>, error: bool) {
+        self.leave_line(key);
+        self.end_lease(key);
+        if error {
+            return self.fail_front(key, texts::UNBLOCKED);
+        }
+        self.answer_blocking_timeout(key);
+        self.lift(key);
+    }
+
+    fn ask_to_unblock(&mut self, unblock: Unblock) {
+        let Some(lane) = self.lanes.get_mut(unblock.lane) else { return };
+        let id = lane.upstream_id;
+        // Until it is answered nobody else may have the lane: it could hit the next tenant.
+        if let Some(lease) = &mut lane.lease {
+            lease.unblocking += 1;
+        }
+        self.ask(Question::UnblockFor { unblock, id });
+    }
+
+    /// The upstream's answer, or none; it is the asker's.
+    pub(super) fn unblock_for_answered(&mut self, unblock: Unblock, frame: Option<&[u8]>) {
+        self.unblock_answered(unblock.lane, frame);
+        let still = self.blocked_on(unblock.target) == Some(unblock.lane);
+        if frame == Some(b":0\r\n") && still && !unblock.again && self.control_is_ready() {
+            // The two connections are read in any order: it may have come before the command it was to end.
+            return self.ask_to_unblock(Unblock { again: true, ..unblock });
+        }
+        self.give_answer(unblock.asker, frame.map(|frame| Answer::Frame(frame.to_vec())));
+    }
+
+    // ---- lines ----------------------------------------------------------------------------------------
+
+    /// One line of CLIENT LIST, with the fields of Redis 7.0 in their order.
+    fn line(&self, child: &Child) -> String {
+        let session = &child.session;
+        let (now, counts) = (self.now, child.subscriptions.as_deref());
+        let counts = counts.map_or((0, 0, 0), |subscriptions| subscriptions.counts());
+        let seconds = |since: u64| now.saturating_sub(since) / 1000;
+        let table = self.control.table.as_ref();
+        let command = table.zip(child.last_command).map_or("NULL", |(table, id)| table.name(id));
+        format!(
+            "id={id} addr={addr} laddr={LOCAL_ADDRESS} fd={fd} name={name} age={age} idle={idle} \
+             flags={flags} db={db} sub={sub} psub={psub} ssub={ssub} multi={multi} qbuf={qbuf} qbuf-free=0 \
+             argv-mem=0 multi-mem={multi_mem} rbs=0 rbp=0 obl={obl} oll=0 omem=0 tot-mem={total} events=r \
+             cmd={command} user={USER} redir=-1 resp={resp}\n",
+            id = session.id,
+            addr = address(child),
+            fd = child.link as u32,
+            name = String::from_utf8_lossy(&session.name),
+            age = seconds(child.opened),
+            idle = seconds(child.last_request),
+            flags = flags(child),
+            db = session.db,
+            sub = counts.0,
+            psub = counts.1,
+            ssub = counts.2,
+            multi = session.transaction.depth(),
+            qbuf = child.input.len(),
+            multi_mem = session.transaction.footprint(),
+            obl = child.output.len(),
+            total = child.measure(),
+            resp = session.proto,
+        )
+    }
+}
+
+/// A CLIENT UNBLOCK on its way for a child.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Unblock {
+    asker: Key<Child>,
+    target: Key<Child>,
+    lane: Key<Lane>,
+    /// The target is told so, instead of that its time is over.
+    pub(super) error: bool,
+    /// It has been answered once with "not blocked".
+    again: bool,
+}
+
+/// Whether a child waits for a lane for a command that keeps it, or has just been given one.
+fn stands_in_line(child: &Child) -> bool {
+    let granted = child.lease.is_some() && child.in_flight == 0 && !child.front_done;
+    child.wait.is_some_and(|wait| wait.kind == LeaseKind::Blocking)
+        && (child.hold == Hold::Lease || child.hold == Hold::None && granted)
+}
+
+/// Every child has the same one: there is one broker.
+const LOCAL_ADDRESS: &str = "broker";
+
+fn address(child: &Child) -> String {
+    child.peer.replace(' ', ":")
+}
+
+/// In the order in which Redis shows them.
+fn flags(child: &Child) -> String {
+    let shown = [
+        ('P', child.is_subscribed()),
+        ('x', child.session.transaction.is_open()),
+        ('b', child.hold == Hold::Element || stands_in_line(child)),
+        ('U', child.uid.is_some()),
+        ('e', child.session.no_evict),
+    ];
+    let flags: String = shown.into_iter().filter(|(_, set)| *set).map(|(flag, _)| flag).collect();
+    if flags.is_empty() { "N".into() } else { flags }
+}
+
+/// The broker serves many users of a host: one of them does not close the connections of another. Whoever
+/// came over TCP is known by nothing.
+fn may_kill(killer: &Child, child: &Child) -> bool {
+    let own = |child: &Child| child.kind == ChildKind::Local;
+    killer.uid == child.uid && own(killer) == own(child)
+}
