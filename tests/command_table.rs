@@ -15,7 +15,7 @@ const CLASSES: &[(&str, &str)] = &[
         "local",
         "ping echo quit select hello reset auth asking readonly readwrite client|id client|setname \
          client|getname client|setinfo client|info client|no-evict client|reply client|list client|kill \
-         client|unblock",
+         client|unblock client|getredir client|trackinginfo client|caching client|no-touch",
     ),
     ("transaction", "multi exec discard watch unwatch"),
     ("blocking", "blpop brpop brpoplpush blmove blmpop bzpopmin bzpopmax bzmpop"),
@@ -28,9 +28,8 @@ const CLASSES: &[(&str, &str)] = &[
         "monitor swapdb sync psync replconf replicaof slaveof failover shutdown debug save \
          bgsave bgrewriteaof pfdebug pfselftest restore-asking script|debug config|set config|rewrite \
          config|resetstat module|load module|loadex module|unload acl|setuser acl|deluser acl|getuser \
-         acl|list acl|users acl|log acl|load acl|save client|tracking client|caching \
-         client|getredir client|trackinginfo client|pause \
-         client|unpause client|no-touch cluster|addslots cluster|addslotsrange cluster|bumpepoch \
+         acl|list acl|users acl|log acl|load acl|save client|tracking client|pause client|unpause \
+         cluster|addslots cluster|addslotsrange cluster|bumpepoch \
          cluster|count-failure-reports cluster|delslots cluster|delslotsrange cluster|failover \
          cluster|flushslots cluster|forget cluster|meet cluster|replicas cluster|replicate cluster|reset \
          cluster|saveconfig cluster|set-config-epoch cluster|setslot cluster|slaves",

@@ -130,6 +130,11 @@ fn local(name: &str) -> Option<Route> {
         "client|list" => Local::ClientList,
         "client|kill" => Local::ClientKill,
         "client|unblock" => Local::ClientUnblock,
+        "client|getredir" => Local::ClientGetredir,
+        "client|trackinginfo" => Local::ClientTrackinginfo,
+        "client|caching" => Local::ClientCaching,
+        "client|no-touch" => Local::ClientNoTouch,
+        "client|capa" => Local::ClientCapa,
         "asking" => Local::Asking,
         "readonly" => Local::Readonly,
         "readwrite" => Local::Readwrite,
@@ -181,7 +186,7 @@ mod tests {
 
     #[test]
     fn rules_stand_above_the_flags_in_both_directions() {
-        for name in ["client|capa", "client|tracking", "script|debug", "swapdb", "sentinel|help"] {
+        for name in ["client|new", "client|pause", "script|debug", "swapdb", "sentinel|help"] {
             assert_eq!(route(name, &[]), Base::Fixed(Route::Refused), "{name}");
         }
         for name in ["slowlog|get", "latency|reset", "pubsub|numpat", "config|get", "commandlog|len"] {

@@ -53,6 +53,9 @@ pub const CLIENT_ID_INVALID: &str = "ERR Invalid client ID";
 pub const UNBLOCK_REASON: &str = "ERR CLIENT UNBLOCK reason should be TIMEOUT or ERROR";
 /// What CLIENT UNBLOCK ERROR tells the blocked child.
 pub const UNBLOCKED: &str = "UNBLOCKED client unblocked via CLIENT UNBLOCK";
+/// CLIENT CACHING of a client that does not track.
+pub const CACHING_WITHOUT_TRACKING: &str = "ERR CLIENT CACHING can be called only when the client is in \
+     tracking mode with OPTIN or OPTOUT mode enabled";
 /// ASKING, READONLY and READWRITE on a server that is not in a cluster.
 pub const CLUSTER_DISABLED: &str = "ERR This instance has cluster support disabled";
 

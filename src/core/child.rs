@@ -230,8 +230,8 @@ impl Child {
 
     /// What a connection upstream has to be for this child's requests.
     pub(super) fn pool_key(&self) -> PoolKey {
-        let Session { db, proto, .. } = self.session;
-        PoolKey { user: self.user, db, proto, no_touch: false }
+        let Session { db, proto, no_touch, .. } = self.session;
+        PoolKey { user: self.user, db, proto, no_touch }
     }
 
     /// The request at the front is done: nothing about it is remembered.

@@ -33,9 +33,9 @@ pub(super) enum Step {
 #[derive(Debug)]
 pub(crate) struct Handshake {
     out: ByteQueue,
-    expected: u8,
     greeting: Greeting,
-    steps: [&'static str; 3],
+    /// What has been asked, in order.
+    steps: Vec<&'static str>,
     answered: usize,
 }
 
@@ -55,18 +55,16 @@ impl Handshake {
         let mut out = ByteQueue::default();
         out.append(&hello.get_packed_command());
         out.append(&redis::cmd("CLIENT").arg("SETNAME").arg(name).get_packed_command());
-        let mut expected = 2;
+        let mut steps = vec!["HELLO", "CLIENT SETNAME"];
         if pool.db != 0 {
             out.append(&redis::cmd(select).arg(pool.db).get_packed_command());
-            expected = 3;
+            steps.push("SELECT");
         }
-        Handshake {
-            out,
-            expected,
-            greeting: Greeting::default(),
-            steps: ["HELLO", "CLIENT SETNAME", "SELECT"],
-            answered: 0,
+        if pool.no_touch {
+            out.append(&redis::cmd("CLIENT").arg("NO-TOUCH").arg("ON").get_packed_command());
+            steps.push("CLIENT NO-TOUCH");
         }
+        Handshake { out, greeting: Greeting::default(), steps, answered: 0 }
     }
 
     pub(super) fn outgoing(&self) -> &[u8] {
@@ -79,7 +77,7 @@ impl Handshake {
 
     /// One complete reply has come.
     pub(super) fn reply(&mut self, frame: &[u8]) -> Step {
-        let step = self.steps[self.answered];
+        let step = self.steps.get(self.answered).copied().unwrap_or_default();
         if frame.first() == Some(&b'-') {
             let text = String::from_utf8_lossy(&frame[1..]);
             let hint =
@@ -95,7 +93,7 @@ impl Handshake {
             return Step::Refused(format!("{step} was not answered with OK"));
         }
         self.answered += 1;
-        if self.answered < usize::from(self.expected) {
+        if self.answered < self.steps.len() {
             return Step::More;
         }
         Step::Ready(std::mem::take(&mut self.greeting))

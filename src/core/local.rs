@@ -6,6 +6,7 @@ use super::broker::Broker;
 use super::child::{Child, Hold};
 use super::control::Question;
 use super::dispatch::Flow;
+use super::lane::SlotKind;
 use super::session::{ReplyMode, Session};
 use crate::base::key::Key;
 use crate::command::{Local, Route, Verdict, texts};
@@ -27,6 +28,7 @@ impl Broker {
             Local::ClientReply => self.set_reply_mode(key, request.arg(2)),
             Local::ClientKill => self.kill(key, request),
             Local::ClientUnblock => self.unblock(key, request),
+            Local::ClientNoTouch => self.no_touch(key, request),
             _ => {
                 let argv: Vec<&[u8]> = request.args().collect();
                 let reply = self.local_reply(key, local, &argv);
@@ -82,6 +84,10 @@ impl Broker {
             Local::ClientGetname => encode::bulk(&mut out, &child.session.name),
             Local::ClientSetinfo => return set_info(&mut child.session, arg(2), arg(3)),
             Local::ClientNoEvict => return set_no_evict(&mut child.session, arg(2)),
+            Local::ClientCapa => return ok(),
+            Local::ClientGetredir => encode::int(&mut out, -1),
+            Local::ClientTrackinginfo => not_tracking(&mut out, child.session.proto),
+            Local::ClientCaching => return error(texts::CACHING_WITHOUT_TRACKING),
             Local::Asking | Local::Readonly | Local::Readwrite => return error(texts::CLUSTER_DISABLED),
             Local::Quit
             | Local::Select
@@ -91,7 +97,8 @@ impl Broker {
             | Local::ClientInfo
             | Local::ClientList
             | Local::ClientKill
-            | Local::ClientUnblock => {}
+            | Local::ClientUnblock
+            | Local::ClientNoTouch => {}
         }
         out
     }
@@ -108,6 +115,28 @@ impl Broker {
             b"skip" if child.session.replies == ReplyMode::Off => {}
             b"skip" => child.session.replies = ReplyMode::SkipNext,
             _ => self.answer_error(key, texts::SYNTAX),
+        }
+        Flow::Done
+    }
+
+    /// CLIENT NO-TOUCH: from now on the child's requests go on connections of that kind. One that it has to
+    /// itself is told, and lent to nobody afterwards.
+    fn no_touch(&mut self, key: Key<Child>, request: &Request<'_>) -> Flow {
+        let on = match request.arg(2).to_ascii_lowercase().as_slice() {
+            b"on" => true,
+            b"off" => false,
+            _ => return self.reject(key, texts::SYNTAX),
+        };
+        let Some(child) = self.children.get_mut(key) else { return Flow::Gone };
+        child.session.no_touch = on;
+        if let Some(lease) = child.lease {
+            let id = child.last_command.unwrap_or_default();
+            if let Some(lane) = self.lanes.get_mut(lease.lane) {
+                lane.burnt = true;
+            }
+            self.send_for(key, lease.lane, request.bytes, id, SlotKind::Relay, 0);
+        } else {
+            self.answer(key, b"+OK\r\n");
         }
         Flow::Done
     }
@@ -280,6 +309,18 @@ fn set_info(session: &mut Session, attribute: &[u8], value: &[u8]) -> Vec<u8> {
     }
     *field = value.to_vec();
     ok()
+}
+
+/// CLIENT TRACKINGINFO of a child that does not track.
+fn not_tracking(out: &mut Vec<u8>, proto: u8) {
+    encode::map_header(out, 3, proto);
+    encode::bulk(out, b"flags");
+    encode::set_header(out, 1, proto);
+    encode::bulk(out, b"off");
+    encode::bulk(out, b"redirect");
+    encode::int(out, -1);
+    encode::bulk(out, b"prefixes");
+    encode::array_header(out, 0);
 }
 
 fn set_no_evict(session: &mut Session, switch: &[u8]) -> Vec<u8> {

@@ -362,9 +362,14 @@ impl Broker {
 /// Whether a command the broker answers itself can be answered as late as at EXEC.
 fn may_be_queued(route: Route) -> bool {
     match route {
-        Route::Local(local) => {
-            !matches!(local, Local::Hello | Local::ClientReply | Local::ClientKill | Local::ClientUnblock)
-        }
+        Route::Local(local) => !matches!(
+            local,
+            Local::Hello
+                | Local::ClientReply
+                | Local::ClientKill
+                | Local::ClientUnblock
+                | Local::ClientNoTouch
+        ),
         Route::Subscribe(_) => false,
         _ => true,
     }

@@ -36,6 +36,8 @@ pub struct Session {
     pub lib_version: Vec<u8>,
     /// CLIENT NO-EVICT; survives RESET. Kept for CLIENT INFO only: eviction is Redis' own affair.
     pub no_evict: bool,
+    /// CLIENT NO-TOUCH: its requests go on connections that are told so.
+    pub no_touch: bool,
     /// CLIENT REPLY.
     pub replies: ReplyMode,
     /// The open MULTI, wherever its commands are queued.
@@ -56,6 +58,7 @@ impl Session {
             lib_name: Vec::new(),
             lib_version: Vec::new(),
             no_evict: false,
+            no_touch: false,
             replies: ReplyMode::On,
             transaction: Transaction::None,
             watch_lost: false,
@@ -90,6 +93,7 @@ impl Session {
         self.proto = 2;
         self.transaction = Transaction::None;
         self.watch_lost = false;
+        self.no_touch = false;
         if self.replies == ReplyMode::Off {
             self.replies = ReplyMode::On;
         }

@@ -33,7 +33,13 @@ const COMMANDS: &[(&str, i64, &str)] = &[
     ("ssubscribe", -2, "pubsub"),
     ("publish", 3, "pubsub"),
 ];
-const CLIENT: &[(&str, i64)] = &[("client|id", 2), ("client|setname", 3), ("client|getname", 2)];
+const CLIENT: &[(&str, i64)] = &[
+    ("client|id", 2),
+    ("client|setname", 3),
+    ("client|getname", 2),
+    ("client|no-touch", 3),
+    ("client|capa", -3),
+];
 
 /// A connection of the broker, as the upstream sees it.
 #[derive(Debug)]

@@ -354,6 +354,39 @@ fn what_an_old_connection_still_says_does_not_fail_the_next_attempt() {
     assert_eq!(sim.received(child), "$1 b");
 }
 
+/// 7.0 has no CLIENT NO-TOUCH, so only this upstream can show it.
+#[test]
+fn no_touch_goes_with_the_connections_a_child_uses() {
+    let mut sim = Sim::new(&[]);
+    let (child, other) = (sim.child(), sim.child());
+    let told = |sim: &Sim, request: &str| {
+        let id = sim.executed.iter().rev().find(|(_, done)| done == request).map(|(id, _)| *id);
+        let id = id.expect("it was executed");
+        sim.executed.iter().any(|(conn, done)| *conn == id && done == "CLIENT NO-TOUCH ON")
+    };
+    assert_eq!(sim.ask(child, "CLIENT NO-TOUCH perhaps"), "-ERR syntax error");
+    assert_eq!(sim.ask(child, "GET a\nCLIENT NO-TOUCH ON\nGET b"), "$1 a +OK $1 b");
+    assert_eq!((told(&sim, "GET a"), told(&sim, "GET b")), (false, true));
+    sim.ask(other, "GET c");
+    sim.ask(child, "BLPOP x 0.1");
+    sim.pass(200);
+    assert_eq!((told(&sim, "GET c"), told(&sim, "BLPOP x 0.1")), (false, true));
+    sim.received(child);
+    assert_eq!(sim.ask(child, "CLIENT NO-TOUCH OFF\nGET d"), "+OK $1 d");
+    assert!(!told(&sim, "GET d"));
+    sim.ask(child, "CLIENT NO-TOUCH ON\nRESET\nGET e");
+    assert!(!told(&sim, "GET e"));
+    // A lane that it has to itself is told, and is nobody else's afterwards.
+    sim.ask(child, "WATCH k\nCLIENT NO-TOUCH ON\nGET f\nUNWATCH");
+    assert!(told(&sim, "GET f"));
+    sim.ask(other, "WATCH k\nGET g\nUNWATCH");
+    assert!(!told(&sim, "GET g"));
+    assert_eq!(
+        sim.ask(other, "CLIENT CAPA redirect\nCLIENT CAPA"),
+        "+OK -ERR wrong number of arguments for 'client|capa' command"
+    );
+}
+
 // ---- subscriptions ---------------------------------------------------------------------------------------
 
 #[test]

@@ -36,6 +36,11 @@ pub fn map_header(out: &mut Vec<u8>, n_pairs: usize, proto: u8) {
     }
 }
 
+/// The header of a set of `n` elements; in RESP2 an array.
+pub fn set_header(out: &mut Vec<u8>, n: usize, proto: u8) {
+    header(out, if proto == 3 { b'~' } else { b'*' }, n);
+}
+
 /// A bulk string.
 pub fn bulk(out: &mut Vec<u8>, bytes: &[u8]) {
     out.reserve(bytes.len() + 16);
