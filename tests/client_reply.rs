@@ -66,7 +66,7 @@ fn prepare(pair: &mut Pair) {
 
 #[test]
 fn pipelines_are_answered_as_by_redis() {
-    for settings in [&[][..], &[("transactions", "leased")]] {
+    for settings in [&[][..], &[("transactions", "leased")], &[("integrity", "always")]] {
         let twin = Twin::start_with(&[], settings);
         for lines in PIPELINES {
             for resp3 in [false, true] {

@@ -21,6 +21,7 @@ const CLASSES: &[(&str, &str)] = &[
     ("blocking", "blpop brpop brpoplpush blmove blmpop bzpopmin bzpopmax bzmpop"),
     ("dedicated", "migrate"),
     ("subscribe", "subscribe unsubscribe psubscribe punsubscribe ssubscribe sunsubscribe"),
+    ("pin", "client|tracking"),
     ("control", "script|kill function|kill"),
     ("replicas", "wait waitaof"),
     (
@@ -28,7 +29,7 @@ const CLASSES: &[(&str, &str)] = &[
         "monitor swapdb sync psync replconf replicaof slaveof failover shutdown debug save \
          bgsave bgrewriteaof pfdebug pfselftest restore-asking script|debug config|set config|rewrite \
          config|resetstat module|load module|loadex module|unload acl|setuser acl|deluser acl|getuser \
-         acl|list acl|users acl|log acl|load acl|save client|tracking client|pause client|unpause \
+         acl|list acl|users acl|log acl|load acl|save client|pause client|unpause \
          cluster|addslots cluster|addslotsrange cluster|bumpepoch \
          cluster|count-failure-reports cluster|delslots cluster|delslotsrange cluster|failover \
          cluster|flushslots cluster|forget cluster|meet cluster|replicas cluster|replicate cluster|reset \
@@ -148,6 +149,7 @@ fn class(route: Route) -> &'static str {
         Route::Blocking(_) => "blocking",
         Route::Dedicated => "dedicated",
         Route::Subscribe(_) => "subscribe",
+        Route::Pin(_) => "pin",
         Route::Control => "control",
         Route::Replicas => "replicas",
         Route::Refused => "refused",

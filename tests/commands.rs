@@ -338,7 +338,6 @@ fn refusals_have_the_exact_text() {
         "SCRIPT DEBUG YES",
         "CLIENT PAUSE 1000",
         "CLIENT UNPAUSE",
-        "CLIENT TRACKING ON",
         "CLUSTER RESET",
         "CLUSTER MEET a 1",
         "CLUSTER FORGET a",

@@ -57,6 +57,8 @@ pub enum Route {
     Replicas,
     /// Changes the child's subscriptions.
     Subscribe(Subscribe),
+    /// Changes the connection it runs on: from then on the child has one to itself.
+    Pin(Pin),
     /// Has to overtake what runs on the lanes, so it goes on the control connection.
     Control,
     /// Not allowed through a shared broker.
@@ -103,6 +105,14 @@ pub enum Transaction {
     Discard,
     Watch,
     Unwatch,
+}
+
+/// What a child has changed about its connection.
+#[allow(missing_docs)] // Each is named after its command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pin {
+    Tracking,
+    ImportSource,
 }
 
 /// Where a blocking request carries its timeout.

@@ -9,7 +9,9 @@ mod overrides;
 mod table;
 
 pub use blocking::{blocking_group, timeout_ms, with_timeout};
-pub use classify::{Blocking, Family, Known, Local, Route, Subscribe, TimeoutUnit, Transaction, Verdict};
+pub use classify::{
+    Blocking, Family, Known, Local, Pin, Route, Subscribe, TimeoutUnit, Transaction, Verdict,
+};
 pub use table::{CommandId, Table};
 
 /// A request as the scanner would hand it over, for the tests of this room.

@@ -2,7 +2,7 @@
 //! both directions: commands whose flags hide a connection state, and commands whose flags look worse
 //! than they are. Used when a table is loaded, never per request.
 
-use super::classify::{Family, Local, Route, Subscribe, Transaction};
+use super::classify::{Family, Local, Pin, Route, Subscribe, Transaction};
 
 /// A route as far as the name alone decides it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,6 +100,8 @@ fn whole_name(name: &str) -> Option<Base> {
         "xread" | "xreadgroup" => return Some(Base::Stream),
         // Blocks the whole server and its own connection for as long as the other server takes.
         "migrate" => Route::Dedicated,
+        "client|tracking" => Route::Pin(Pin::Tracking),
+        "client|import-source" => Route::Pin(Pin::ImportSource),
         "script|kill" | "function|kill" => Route::Control,
         "wait" | "waitaof" => Route::Replicas,
         "publish" | "spublish" | "client|help" | "acl|dryrun" | "config|get" | "module|list"

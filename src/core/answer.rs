@@ -84,7 +84,7 @@ impl Broker {
             return;
         }
         if lane.role != LaneRole::Shared && self.is_push(key, kind, frame) {
-            if !self.push_arrived(key, frame) {
+            if !self.withhold_push(key, frame) && !self.push_arrived(key, frame) {
                 self.desync(key, "a push on a lane that cannot have one");
             }
             return;
@@ -227,6 +227,10 @@ impl Broker {
                         subscriptions.settled();
                     }
                 }
+            }
+            SlotKind::TrackingInfo => {
+                let patched = self.tracking_info(key, frame);
+                self.deliver(key, &patched);
             }
             SlotKind::Housekeeping => self.proto_switched(key, lane, frame, real),
             _ => self.deliver(key, frame),

@@ -110,6 +110,10 @@ impl Broker {
                     Err(flow) => flow,
                 }
             }
+            Route::Pin(_) => match self.lease_for(key, LeaseKind::Session, Want::default) {
+                Ok(lane) => self.on_lease(key, request, decided, lane),
+                Err(flow) => flow,
+            },
             Route::Subscribe(subscribe)
                 if self.children.get(key).is_some_and(|child| self.subscribes_shared(child)) =>
             {

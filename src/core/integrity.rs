@@ -5,7 +5,7 @@
 
 use super::broker::Broker;
 use super::child::Child;
-use super::lane::{FLAG_GUARDED, FLAG_QUEUED, FLAG_UNIT, Lane, Slot, SlotKind};
+use super::lane::{FLAG_GUARDED, FLAG_QUEUED, FLAG_TIMED_OUT, FLAG_UNIT, Lane, Slot, SlotKind};
 use super::transaction::Transaction;
 use crate::base::key::Key;
 use crate::config::value::Integrity;
@@ -48,12 +48,12 @@ impl Broker {
         (flags | FLAG_GUARDED | FLAG_UNIT, flags & FLAG_UNIT == 0)
     }
 
-    /// Inside a MULTI on a leased lane an ECHO would be queued, and a RESP2 subscriber may not ask for one. Their lanes
-    /// are nobody else's meanwhile.
+    /// Inside a MULTI on a leased lane an ECHO would be queued, a RESP2 subscriber may not ask for one, and behind CLIENT
+    /// CACHING it would be the request that is meant. Their lanes are nobody else's meanwhile.
     fn may_be_guarded(&self, key: Key<Child>, kind: SlotKind) -> bool {
         let Some(child) = self.children.get(key) else { return false };
         let listens = child.lease.is_some() && child.is_subscribed() && child.session.proto == 2;
-        kind != SlotKind::Subscribe && !listens && !self.is_queued_upstream(key)
+        !matches!(kind, SlotKind::Subscribe | SlotKind::Caching) && !listens && !self.is_queued_upstream(key)
     }
 
     fn is_queued_upstream(&self, key: Key<Child>) -> bool {
@@ -98,7 +98,8 @@ impl Broker {
             // While a script is busy, Redis answers nothing else; the next canary will tell.
             if frame.starts_with(b"-BUSY ") {
                 // So were the requests before it, if they were sent as late.
-                let busy = |one: &Withheld| one.frame.starts_with(b"-BUSY ");
+                let busy =
+                    |one: &Withheld| one.slot.kind == SlotKind::Push || one.frame.starts_with(b"-BUSY ");
                 return if lane.withheld().iter().all(busy) {
                     self.release(key)
                 };
@@ -115,8 +116,26 @@ impl Broker {
     fn release(&mut self, key: Key<Lane>) {
         let Some(lane) = self.lanes.get_mut(key) else { return };
         for Withheld { slot, frame } in lane.take_withheld() {
-            self.settle(key, slot, &frame, true);
+            if slot.kind == SlotKind::Push {
+                self.push_arrived(key, &frame);
+            } else {
+                self.settle(key, slot, &frame, true);
+            }
         }
+    }
+
+    /// A push behind replies that are withheld waits with them: what it tells of came after them. False when there are
+    /// none.
+    pub(super) fn withhold_push(&mut self, key: Key<Lane>, frame: &[u8]) -> bool {
+        let stamp = self.now as u32;
+        let Some(lane) = self.lanes.get_mut(key).filter(|lane| !lane.withheld().is_empty()) else {
+            return false;
+        };
+        // Nobody is owed it: where its lane is lost, it is lost.
+        let (end, flags) = (0, FLAG_TIMED_OUT);
+        let slot = Slot { child: Key::NONE, end, stamp, command: 0, kind: SlotKind::Push, flags };
+        lane.withhold(Withheld { slot, frame: frame.to_vec() });
+        true
     }
 
     /// Whether a reply without a canary behind it can be what it stands for: inside a MULTI few can.

@@ -192,7 +192,8 @@ impl Broker {
         if working {
             return None;
         }
-        let in_transaction = !matches!(child.session.transaction, Transaction::None) || child.lease.is_some();
+        let in_transaction = !matches!(child.session.transaction, Transaction::None)
+            || child.lease.is_some() && !child.session.is_pinned();
         if in_transaction && over(child.last_request, settings.idle_transaction_timeout) {
             return Some("idle_transaction_timeout");
         }

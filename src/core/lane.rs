@@ -76,6 +76,14 @@ pub(crate) enum SlotKind {
     Unwatch,
     /// SELECT on a leased lane; the db rides in the lease.
     Select,
+    /// A command that pins its child to the leased lane, or lets it go; which is in the lease.
+    Pin,
+    /// A push among replies that are withheld; in no FIFO.
+    Push,
+    /// CLIENT CACHING, which is about the very next request on its lane.
+    Caching,
+    /// CLIENT TRACKINGINFO, whose reply names a connection upstream.
+    TrackingInfo,
     /// A blocking or dedicated command; its reply ends the lease.
     Blocking,
     /// WAIT or WAITAOF; its lane is detached until the reply.

@@ -3,6 +3,7 @@
 //! lanes themselves belong to `core::pool`.
 
 use super::child::Child;
+use super::pinned::Pinning;
 use super::pool::PoolId;
 use crate::base::clock::Millis;
 use crate::base::key::Key;
@@ -47,6 +48,8 @@ pub(crate) struct LeaseState {
     pub(super) selecting: Option<u32>,
     /// The protocol of a HELLO sent on this lane, until answered.
     pub(super) switching: Option<u8>,
+    /// What a command of kind `SlotKind::Pin` sent on this lane will change, until answered.
+    pub(super) pinning: Option<Pinning>,
     /// The group it serves, for blocking commands.
     pub(super) group: Option<GroupKey>,
     /// Order of granting; a take-back picks the youngest.

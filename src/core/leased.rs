@@ -1,5 +1,5 @@
 //! Requests of a child that holds a lease for longer than one command: watched keys, an open MULTI, a
-//! subscription. They all go on that lane, so that Redis sees them in the order the child sent them; what
+//! subscription, CLIENT TRACKING. They all go on that lane, so that Redis sees them in the order the child sent them; what
 //! the broker answers itself it still answers itself.
 
 use super::broker::Broker;
@@ -23,7 +23,7 @@ impl Broker {
     ) -> Flow {
         let Some(child) = self.children.get(key) else { return Flow::Gone };
         let subscribed_resp2 = child.session.proto == 2 && child.listens_on_lease();
-        let watch_lost = child.session.watch_lost;
+        let (watch_lost, tracking) = (child.session.watch_lost, child.session.tracking.is_some());
         if self.lanes.get(lane).is_some_and(|lane| lane.out.len() >= limits::LANE_WINDOW) {
             if let Some(lane) = self.lanes.get_mut(lane) {
                 lane.held.push(key);
@@ -47,6 +47,9 @@ impl Broker {
             }
             // Redis itself says what a RESP2 subscriber may not do.
             _ if subscribed_resp2 => SlotKind::Relay,
+            Route::Pin(pin) => return self.pin(key, request, decided, pin, lane),
+            Route::Local(Local::ClientCaching) if tracking => SlotKind::Caching,
+            Route::Local(Local::ClientTrackinginfo) if tracking => SlotKind::TrackingInfo,
             Route::Local(Local::Select) => return self.select_on_lease(key, request, decided, lane),
             Route::Local(local) => return self.local(key, local, request),
             Route::Transaction(TransactionCommand::Watch) if watch_lost => return self.watch_in_vain(key),
@@ -160,6 +163,13 @@ impl Broker {
                     }
                 }
             }
+            SlotKind::Pin => {
+                if let (Some(pinning), true) = (lease.pinning.take(), ok)
+                    && let Some(child) = self.children.get_mut(lease.child)
+                {
+                    pinning.apply(&mut child.session);
+                }
+            }
             _ => {}
         }
     }
@@ -185,6 +195,7 @@ impl Broker {
         let Some(held) = child.lease else { return };
         if child.in_flight > 0
             || child.listens_on_lease()
+            || child.session.is_pinned()
             || matches!(child.session.transaction, Transaction::Leased(_))
         {
             return;

@@ -198,6 +198,7 @@ impl Broker {
                 watching: false,
                 selecting: None,
                 switching: None,
+                pinning: None,
                 group,
                 granted,
                 taking_back: false,

@@ -85,7 +85,7 @@ impl Broker {
             Local::ClientSetinfo => return set_info(&mut child.session, arg(2), arg(3)),
             Local::ClientNoEvict => return set_no_evict(&mut child.session, arg(2)),
             Local::ClientCapa => return ok(),
-            Local::ClientGetredir => encode::int(&mut out, -1),
+            Local::ClientGetredir => encode::int(&mut out, redirect(&child.session)),
             Local::ClientTrackinginfo => not_tracking(&mut out, child.session.proto),
             Local::ClientCaching => return error(texts::CACHING_WITHOUT_TRACKING),
             Local::Asking | Local::Readonly | Local::Readwrite => return error(texts::CLUSTER_DISABLED),
@@ -309,6 +309,11 @@ fn set_info(session: &mut Session, attribute: &[u8], value: &[u8]) -> Vec<u8> {
     }
     *field = value.to_vec();
     ok()
+}
+
+/// Whom its invalidations go to: 0 itself, -1 there are none.
+pub(super) fn redirect(session: &Session) -> i64 {
+    session.tracking.map_or(-1, |id| id as i64)
 }
 
 /// CLIENT TRACKINGINFO of a child that does not track.

@@ -21,6 +21,7 @@ mod leased;
 mod leasing;
 mod local;
 mod multi;
+mod pinned;
 mod pool;
 mod pubsub;
 mod reload;

@@ -369,8 +369,10 @@ fn may_be_queued(route: Route) -> bool {
                 | Local::ClientKill
                 | Local::ClientUnblock
                 | Local::ClientNoTouch
+                | Local::ClientCaching
+                | Local::ClientTrackinginfo
         ),
-        Route::Subscribe(_) => false,
+        Route::Subscribe(_) | Route::Pin(_) => false,
         _ => true,
     }
 }
@@ -382,6 +384,6 @@ fn runs_in_a_block(route: Route) -> bool {
         Route::Shared | Route::Blocking(_) | Route::Dedicated | Route::Replicas | Route::Control => true,
         Route::Local(local) => matches!(local, Local::Ping | Local::Echo),
         Route::Transaction(command) => command == TransactionCommand::Unwatch,
-        Route::Subscribe(_) | Route::Refused => false,
+        Route::Subscribe(_) | Route::Pin(_) | Route::Refused => false,
     }
 }

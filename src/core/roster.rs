@@ -8,7 +8,7 @@ use super::control::Question;
 use super::dispatch::Flow;
 use super::lane::Lane;
 use super::lease::LeaseKind;
-use super::local::canonical_int;
+use super::local::{canonical_int, redirect};
 use crate::base::key::Key;
 use crate::command::{Local, texts};
 use crate::resp::{Request, encode};
@@ -130,7 +130,7 @@ impl Broker {
         Ok(shown.into_iter().map(|child| self.line(child)).collect())
     }
 
-    fn by_id(&self, id: i64) -> Option<Key<Child>> {
+    pub(super) fn by_id(&self, id: i64) -> Option<Key<Child>> {
         self.children.iter().find(|(_, child)| child.session.id as i64 == id).map(|(key, _)| key)
     }
 
@@ -250,8 +250,7 @@ impl Broker {
     /// One line of CLIENT LIST, with the fields of Redis 7.0 in their order.
     fn line(&self, child: &Child) -> String {
         let session = &child.session;
-        let (now, counts) = (self.now, child.subscriptions.as_deref());
-        let counts = counts.map_or((0, 0, 0), |subscriptions| subscriptions.counts());
+        let (now, counts) = (self.now, child.subscription_counts());
         let seconds = |since: u64| now.saturating_sub(since) / 1000;
         let table = self.control.table.as_ref();
         let command = table.zip(child.last_command).map_or("NULL", |(table, id)| table.name(id));
@@ -259,7 +258,7 @@ impl Broker {
             "id={id} addr={addr} laddr={LOCAL_ADDRESS} fd={fd} name={name} age={age} idle={idle} \
              flags={flags} db={db} sub={sub} psub={psub} ssub={ssub} multi={multi} qbuf={qbuf} qbuf-free=0 \
              argv-mem=0 multi-mem={multi_mem} rbs=0 rbp=0 obl={obl} oll=0 omem=0 tot-mem={total} events=r \
-             cmd={command} user={USER} redir=-1 resp={resp}\n",
+             cmd={command} user={USER} redir={redir} resp={resp}\n",
             id = session.id,
             addr = address(child),
             fd = child.link as u32,
@@ -276,6 +275,7 @@ impl Broker {
             multi_mem = session.transaction.footprint(),
             obl = child.output.len(),
             total = child.measure(),
+            redir = redirect(session),
             resp = session.proto,
         )
     }
@@ -312,7 +312,8 @@ fn flags(child: &Child) -> String {
     let shown = [
         ('P', child.is_subscribed()),
         ('x', child.session.transaction.is_open()),
-        ('b', child.hold == Hold::Element || stands_in_line(child)),
+        ('b', matches!(child.hold, Hold::Element | Hold::WaitLane) || stands_in_line(child)),
+        ('t', child.session.tracking.is_some()),
         ('U', child.uid.is_some()),
         ('e', child.session.no_evict),
     ];

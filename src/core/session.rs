@@ -38,6 +38,10 @@ pub struct Session {
     pub no_evict: bool,
     /// CLIENT NO-TOUCH: its requests go on connections that are told so.
     pub no_touch: bool,
+    /// CLIENT TRACKING, and the CLIENT ID its invalidations are redirected to; 0 for itself.
+    pub tracking: Option<u64>,
+    /// CLIENT IMPORT-SOURCE.
+    pub import_source: bool,
     /// CLIENT REPLY.
     pub replies: ReplyMode,
     /// The open MULTI, wherever its commands are queued.
@@ -59,6 +63,8 @@ impl Session {
             lib_version: Vec::new(),
             no_evict: false,
             no_touch: false,
+            tracking: None,
+            import_source: false,
             replies: ReplyMode::On,
             transaction: Transaction::None,
             watch_lost: false,
@@ -69,6 +75,11 @@ impl Session {
     pub(super) fn footprint(&self) -> usize {
         let texts = [&self.name, &self.lib_name, &self.lib_version];
         texts.into_iter().map(Vec::capacity).sum::<usize>() + self.transaction.footprint()
+    }
+
+    /// Whether it has changed its connection upstream, and so must have one to itself.
+    pub fn is_pinned(&self) -> bool {
+        self.tracking.is_some() || self.import_source
     }
 
     /// Whether the request at hand gets no reply.
@@ -94,6 +105,8 @@ impl Session {
         self.transaction = Transaction::None;
         self.watch_lost = false;
         self.no_touch = false;
+        self.tracking = None;
+        self.import_source = false;
         if self.replies == ReplyMode::Off {
             self.replies = ReplyMode::On;
         }

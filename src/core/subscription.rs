@@ -77,8 +77,8 @@ impl Broker {
         Flow::Hold(Hold::Blocked)
     }
 
-    /// A child that watched keys and now subscribes keeps its lane, but it counts as a session.
-    fn convert_to_session(&mut self, key: Key<Child>, lane_key: Key<Lane>) {
+    /// A child that watched keys and now subscribes or is pinned keeps its lane, but it counts as a session.
+    pub(super) fn convert_to_session(&mut self, key: Key<Child>, lane_key: Key<Lane>) {
         let Some(lease) = self.lanes.get_mut(lane_key).and_then(|lane| lane.lease.as_mut()) else { return };
         if lease.kind == LeaseKind::Session {
             return;

@@ -1,0 +1,106 @@
+//! Children that have changed the connection their requests run on (CLIENT TRACKING, IMPORT-SOURCE): they
+//! keep a leased lane until they have changed it back, RESET or go, and nobody has it after them. Knows what
+//! changes; what it means for the keys is Redis' own affair.
+
+use super::broker::Broker;
+use super::child::{Child, Hold};
+use super::dispatch::{Decided, Flow};
+use super::lane::{Lane, SlotKind};
+use super::local::canonical_int;
+use super::session::Session;
+use crate::base::key::Key;
+use crate::command::Pin;
+use crate::resp::{Request, encode};
+
+/// What a command will have changed once it is answered with OK.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Pinning {
+    pin: Pin,
+    on: bool,
+    /// The CLIENT ID that invalidations are redirected to, as the broker counts; 0 for none.
+    redirect: u64,
+}
+
+impl Pinning {
+    /// The upstream has said OK.
+    pub(super) fn apply(self, session: &mut Session) {
+        match self.pin {
+            Pin::Tracking => session.tracking = self.on.then_some(self.redirect),
+            Pin::ImportSource => session.import_source = self.on,
+        }
+    }
+}
+
+impl Broker {
+    /// Sends a command that changes the child's own lane. Nothing of the child follows before the answer.
+    pub(super) fn pin(
+        &mut self,
+        key: Key<Child>,
+        request: &Request<'_>,
+        decided: Decided,
+        pin: Pin,
+        lane: Key<Lane>,
+    ) -> Flow {
+        let Some(child) = self.children.get(key) else { return Flow::Gone };
+        if child.in_flight > 0 {
+            return Flow::Hold(Hold::Drained);
+        }
+        if !child.session.is_pinned() && !child.session.name.is_empty() {
+            // It is the child's own connection now, and goes by its name.
+            let mut name = redis::cmd("CLIENT");
+            let name = name.arg("SETNAME").arg(&child.session.name).get_packed_command();
+            self.send_for(key, lane, &name, decided.id, SlotKind::Swallow, 0);
+        }
+        let (bytes, redirect) = self.redirected(request);
+        let on = request.arg(2).eq_ignore_ascii_case(b"on");
+        if let Some(lease) = self.lanes.get_mut(lane).and_then(|lane| lane.lease.as_mut()) {
+            lease.pinning = Some(Pinning { pin, on, redirect });
+        }
+        self.send_for(key, lane, &bytes, decided.id, SlotKind::Pin, 0);
+        self.convert_to_session(key, lane);
+        Flow::Hold(Hold::Blocked)
+    }
+
+    /// The request with the upstream's id in the place of the child's that it names. A child without a
+    /// connection of its own upstream is nobody there: id 0, of whom Redis says that it does not exist.
+    fn redirected(&self, request: &Request<'_>) -> (Vec<u8>, u64) {
+        let (mut bytes, mut redirect) = (Vec::with_capacity(request.bytes.len()), 0);
+        let mut argv: Vec<&[u8]> = request.args().collect();
+        let mut ids = Vec::new();
+        for index in 3..argv.len().saturating_sub(1) {
+            if argv[index].eq_ignore_ascii_case(b"redirect")
+                && let Some(id) = canonical_int(argv[index + 1])
+            {
+                redirect = id as u64;
+                ids.push((index + 1, self.upstream_id_of(id).unwrap_or(0).to_string()));
+            }
+        }
+        for (index, id) in &ids {
+            argv[*index] = id.as_bytes();
+        }
+        encode::request(&mut bytes, &argv);
+        (bytes, redirect)
+    }
+
+    /// The connection upstream that a child has to itself for good.
+    fn upstream_id_of(&self, id: i64) -> Option<i64> {
+        let child = self.by_id(id).and_then(|key| self.children.get(key))?;
+        let lease = child.lease.filter(|_| child.session.is_pinned() || child.is_subscribed())?;
+        self.lanes.get(lease.lane).map(|lane| lane.upstream_id)
+    }
+
+    /// TRACKINGINFO with the child's id in the place of the upstream's.
+    pub(super) fn tracking_info(&self, key: Key<Child>, frame: &[u8]) -> Vec<u8> {
+        const FIELD: &[u8] = b"$8\r\nredirect\r\n:";
+        let redirect = self.children.get(key).and_then(|child| child.session.tracking).unwrap_or(0);
+        let mut patched = frame.to_vec();
+        if redirect > 0
+            && let Some(at) = memchr::memmem::find(frame, FIELD)
+            && let Some(length) = frame[at + FIELD.len()..].iter().position(|byte| *byte == b'\r')
+        {
+            let number = at + FIELD.len()..at + FIELD.len() + length;
+            patched.splice(number, redirect.to_string().into_bytes());
+        }
+        patched
+    }
+}
