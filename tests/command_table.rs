@@ -1,7 +1,7 @@
 //! The command table against a real redis-server: the class of every command it lists, renamed commands,
 //! and the error texts answered in its place. Each test runs a server of its own on a unix socket.
 
-use broker::command::{self, Known, Local, Route, Table, Transaction, Verdict, texts};
+use broker::command::{self, Known, Local, Policy, Route, Table, Transaction, Verdict, texts};
 use broker::resp::Request;
 use redis::Value;
 use std::io::{BufRead, BufReader, Write};
@@ -75,7 +75,7 @@ impl Server {
 
     fn table(&self) -> Table {
         let reply: Value = redis::cmd("COMMAND").query(&mut self.client()).unwrap();
-        Table::from_command_reply(&reply).unwrap()
+        Table::from_command_reply(&reply, Policy::default()).unwrap()
     }
 
     fn raw(&self) -> Raw {

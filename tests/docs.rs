@@ -75,7 +75,8 @@ fn line(row: &Row) -> String {
         Kind::Url | Kind::Listen | Kind::Choice => code_words(&row.allowed()),
         Kind::Bytes => format!("{} to {}", size(row.min), size(row.max)),
         Kind::Milliseconds => format!("{} to {} ms", row.min, row.max),
-        Kind::Count | Kind::Text | Kind::Password | Kind::Commands => row.allowed(),
+        Kind::Count | Kind::Text | Kind::Password => row.allowed(),
+        Kind::Commands => row.allowed().replace('|', "\\|"),
     };
     format!("| `{}` | {default} | {allowed} | {} |\n", row.key, row.doc)
 }

@@ -113,6 +113,7 @@ pub enum Transaction {
 pub enum Pin {
     Tracking,
     ImportSource,
+    Monitor,
 }
 
 /// Where a blocking request carries its timeout.

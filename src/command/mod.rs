@@ -6,12 +6,14 @@ pub mod texts;
 mod blocking;
 mod classify;
 mod overrides;
+mod policy;
 mod table;
 
 pub use blocking::{blocking_group, timeout_ms, with_timeout};
 pub use classify::{
     Blocking, Family, Known, Local, Pin, Route, Subscribe, TimeoutUnit, Transaction, Verdict,
 };
+pub use policy::{Policy, is_never_allowed, is_poison};
 pub use table::{CommandId, Table};
 
 /// A request as the scanner would hand it over, for the tests of this room.

@@ -47,6 +47,10 @@ impl Flags {
         flags
     }
 
+    pub(super) fn may_block(self) -> bool {
+        self.blocking
+    }
+
     pub(super) fn no_multi(self) -> bool {
         self.no_multi
     }

@@ -2,6 +2,7 @@
 //! were found under. Never decides a route on its own and never asks the server.
 
 use super::overrides::{self, Base, Flags};
+use super::policy::Policy;
 use super::texts;
 use redis::Value;
 use std::collections::HashMap;
@@ -32,6 +33,7 @@ pub(super) struct Entry {
     arity: i64,
     pub(super) no_multi: bool,
     pub(super) write: bool,
+    flags: Flags,
     pub(super) base: Base,
     /// Present in containers.
     pub(super) subcommands: Option<Names>,
@@ -51,15 +53,16 @@ pub struct Table {
     /// Names a child may type as first argument.
     names: Names,
     learned: usize,
+    policy: Policy,
 }
 
 impl Table {
-    /// Builds the table from the reply to `COMMAND`.
-    pub fn from_command_reply(reply: &Value) -> Result<Table, String> {
+    /// Builds the table from the reply to `COMMAND`, with what the settings say about commands.
+    pub fn from_command_reply(reply: &Value, policy: Policy) -> Result<Table, String> {
         let Some(items) = items(reply) else {
             return Err("the reply to COMMAND is not an array".to_owned());
         };
-        let mut table = Table { entries: Vec::new(), names: Names::default(), learned: 0 };
+        let mut table = Table { entries: Vec::new(), names: Names::default(), learned: 0, policy };
         for item in items {
             let raw = RawEntry::read(item)?;
             let id = table.add(&raw)?;
@@ -69,6 +72,14 @@ impl Table {
             return Err("the reply to COMMAND is empty".to_owned());
         }
         Ok(table)
+    }
+
+    /// Takes what other settings say about commands.
+    pub fn set_policy(&mut self, policy: Policy) {
+        for entry in &mut self.entries {
+            entry.base = policy.base(&entry.name, entry.flags);
+        }
+        self.policy = policy;
     }
 
     /// Canonical names of the commands without their subcommands, in the order `confirm` expects.
@@ -204,7 +215,8 @@ impl Table {
             arity: raw.arity,
             no_multi: raw.flags.no_multi(),
             write: overrides::is_write(&raw.name, raw.flags),
-            base: overrides::base(&raw.name, raw.flags),
+            flags: raw.flags,
+            base: self.policy.base(&raw.name, raw.flags),
             subcommands: None,
         });
         Ok(id)
@@ -304,12 +316,15 @@ mod tests {
 
     fn table() -> Table {
         let subcommands = vec![entry("client|id", 2, &[], vec![]), entry("client|reply", 3, &[], vec![])];
-        Table::from_command_reply(&Value::Array(vec![
-            entry("get", 2, &["readonly"], vec![]),
-            entry("select", 2, &["fast"], vec![]),
-            entry("blpop", -3, &["write", "blocking"], vec![]),
-            entry("client", -2, &[], subcommands),
-        ]))
+        Table::from_command_reply(
+            &Value::Array(vec![
+                entry("get", 2, &["readonly"], vec![]),
+                entry("select", 2, &["fast"], vec![]),
+                entry("blpop", -3, &["write", "blocking"], vec![]),
+                entry("client", -2, &[], subcommands),
+            ]),
+            Policy::default(),
+        )
         .unwrap()
     }
 
@@ -390,9 +405,9 @@ mod tests {
     #[test]
     fn replies_of_another_shape_are_errors() {
         for reply in [Value::Nil, Value::Array(vec![]), Value::Array(vec![Value::Int(1)])] {
-            assert!(Table::from_command_reply(&reply).is_err());
+            assert!(Table::from_command_reply(&reply, Policy::default()).is_err());
         }
         let old = Value::Array(vec![Value::Array(vec![Value::SimpleString("get".into()), Value::Int(2)])]);
-        assert!(Table::from_command_reply(&old).unwrap_err().contains("7.0"));
+        assert!(Table::from_command_reply(&old, Policy::default()).unwrap_err().contains("7.0"));
     }
 }

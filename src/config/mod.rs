@@ -14,6 +14,7 @@ use std::io::Read;
 use std::path::Path;
 
 use crate::base::error::{Error, Result};
+use crate::command::is_never_allowed;
 pub use client::{ClientSettings, client_rows};
 use endpoint::Secret;
 pub use endpoint::{Address, ListenUrl, Upstream, parse_listen, parse_upstream};
@@ -38,6 +39,12 @@ impl Settings {
             return Err(Error::config(
                 "upstream_password and upstream_password_file are both set; allowed is one of them",
             ));
+        }
+        if let Some(name) = self.commands_allow.iter().find(|name| is_never_allowed(name)) {
+            return Err(Error::config(format!(
+                "commands_allow = \"{name}\": a broker cannot allow it; allowed are commands that leave a \
+                 connection as it was, and monitor, shutdown, client|pause, client|unpause"
+            )));
         }
         for (index, listen) in self.listen.iter().enumerate() {
             if self.listen[..index].iter().any(|other| other.same_place(listen)) {

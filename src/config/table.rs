@@ -284,9 +284,9 @@ settings! {
     auth: Auth = "broker", Choice(0, 0), FIXED;
     /// The users of auth = users: a TOML file.
     auth_file: Option<PathBuf> = "", Text(0, 4096), FIXED;
-    /// Commands to allow that are refused by default.
+    /// Commands to allow that are refused by default; a container stands for its subcommands.
     commands_allow: Vec<String> = "", Commands(0, 1024), RELOAD;
-    /// Commands to refuse.
+    /// Commands to refuse, whatever commands_allow says; a container stands for its subcommands.
     commands_deny: Vec<String> = "", Commands(0, 1024), RELOAD;
     /// Commands that keep a lane busy, of modules for example: each gets a leased lane until its reply.
     commands_lease: Vec<String> = "", Commands(0, 1024), RELOAD;

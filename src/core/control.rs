@@ -12,7 +12,8 @@ use super::timers::Timer;
 use super::users::UserId;
 use crate::base::clock::Millis;
 use crate::base::key::Key;
-use crate::command::Table;
+use crate::command::{Policy, Table};
+use crate::config::Settings;
 use crate::resp::value;
 use std::collections::{HashSet, VecDeque};
 
@@ -110,6 +111,13 @@ impl Control {
         self.multi_refusal = None;
         self.never_try_multi = false;
         self.select_name = "SELECT".into();
+    }
+
+    /// Commands are allowed and refused as other settings say, from the next request on.
+    pub(super) fn set_policy(&mut self, policy: &Policy) {
+        for table in [&mut self.table, &mut self.loading].into_iter().flatten() {
+            table.set_policy(policy.clone());
+        }
     }
 }
 
@@ -225,7 +233,7 @@ impl Broker {
     fn commands_answered(&mut self, frame: Option<&[u8]>) {
         let Some(frame) = frame else { return };
         let reply = value::parse(frame).ok_or_else(|| "COMMAND: not a reply".to_owned());
-        match reply.and_then(|reply| Table::from_command_reply(&reply)) {
+        match reply.and_then(|reply| Table::from_command_reply(&reply, policy_of(&self.settings))) {
             Ok(table) => {
                 self.control.loading = Some(table);
                 self.ask(Question::ConfirmNames);
@@ -318,4 +326,9 @@ impl Broker {
         !self.control.leaving
             && self.lanes.get(self.control.lane).is_some_and(|lane| lane.state == LaneState::Ready)
     }
+}
+
+/// What the settings say about commands.
+pub(super) fn policy_of(settings: &Settings) -> Policy {
+    Policy::new(&settings.commands_allow, &settings.commands_deny, &settings.commands_lease)
 }

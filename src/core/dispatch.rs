@@ -4,16 +4,17 @@
 use super::broker::Broker;
 use super::child::{Answer, Child, Hold};
 use super::control::Question;
-use super::lane::{FLAG_WRITE, Lane, LaneRole, SlotKind};
+use super::lane::{FLAG_UNIT, FLAG_WRITE, Lane, LaneRole, SlotKind};
 use super::lease::LeaseKind;
 use super::leasing::Want;
 use super::transaction::Transaction;
 use crate::base::key::Key;
 use crate::base::limits;
 use crate::command::{
-    self, Blocking, CommandId, Route, Table, TimeoutUnit, Transaction as TransactionCommand, Verdict, texts,
+    self, Blocking, CommandId, Local, Route, Table, TimeoutUnit, Transaction as TransactionCommand, Verdict,
+    texts,
 };
-use crate::resp::Request;
+use crate::resp::{FrameLimits, Request, Scanner};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 /// What became of a request.
@@ -264,6 +265,11 @@ impl Broker {
         kind: SlotKind,
         flags: u8,
     ) {
+        debug_assert!(
+            self.may_stand_on(key, bytes, kind, flags),
+            "on a shared lane: {}",
+            bytes.escape_ascii()
+        );
         let now = self.now;
         let Some(lane) = self.lanes.get_mut(key) else {
             debug_assert!(false, "a request for a lane that is gone");
@@ -273,6 +279,30 @@ impl Broker {
         self.mark_lane(key);
         self.want_connection(key);
         self.account_lane(key);
+    }
+
+    /// Whether a request may stand on this lane: on a shared one nothing that changes the connection, or keeps it
+    /// longer than its turn. In a transaction block Redis lets nothing block.
+    fn may_stand_on(&self, key: Key<Lane>, bytes: &[u8], kind: SlotKind, flags: u8) -> bool {
+        let shared = self.lanes.get(key).is_some_and(|lane| lane.role == LaneRole::Shared);
+        let Some(table) = self.control.table.as_ref().filter(|_| shared && kind != SlotKind::Canary) else {
+            return true;
+        };
+        let mut scanner = Scanner::default();
+        scanner.scan(bytes, &FrameLimits { request_max: usize::MAX, authenticated: true });
+        let Verdict::Known(known) = table.classify(&scanner.request(bytes)) else { return false };
+        let in_block = flags & FLAG_UNIT != 0;
+        match known.route {
+            Route::Shared => !command::is_poison(known.name),
+            Route::Local(Local::Ping | Local::Echo) => true,
+            Route::Transaction(TransactionCommand::Exec) => true,
+            Route::Transaction(TransactionCommand::Multi | TransactionCommand::Unwatch) => in_block,
+            Route::Replicas => in_block || kind == SlotKind::Wait,
+            Route::Blocking(_) | Route::Dedicated | Route::Control => in_block,
+            // Refused since it was queued, but no worse than what is shared.
+            Route::Refused => !command::is_poison(known.name),
+            Route::Local(_) | Route::Transaction(_) | Route::Subscribe(_) | Route::Pin(_) => false,
+        }
     }
 
     /// SCRIPT KILL and FUNCTION KILL: on the lane that runs the script they would stand behind it.

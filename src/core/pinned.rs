@@ -1,4 +1,4 @@
-//! Children that have changed the connection their requests run on (CLIENT TRACKING, IMPORT-SOURCE): they
+//! Children that have changed the connection their requests run on (CLIENT TRACKING, IMPORT-SOURCE, MONITOR): they
 //! keep a leased lane until they have changed it back, RESET or go, and nobody has it after them. Knows what
 //! changes; what it means for the keys is Redis' own affair.
 
@@ -27,6 +27,7 @@ impl Pinning {
         match self.pin {
             Pin::Tracking => session.tracking = self.on.then_some(self.redirect),
             Pin::ImportSource => session.import_source = self.on,
+            Pin::Monitor => session.monitoring = true,
         }
     }
 }
@@ -44,6 +45,10 @@ impl Broker {
         let Some(child) = self.children.get(key) else { return Flow::Gone };
         if child.in_flight > 0 {
             return Flow::Hold(Hold::Drained);
+        }
+        if pin == Pin::Monitor && child.session.monitoring {
+            // Redis does not answer a second one.
+            return Flow::Done;
         }
         if !child.session.is_pinned() && !child.session.name.is_empty() {
             // It is the child's own connection now, and goes by its name.
@@ -102,5 +107,31 @@ impl Broker {
             patched.splice(number, redirect.to_string().into_bytes());
         }
         patched
+    }
+}
+
+/// Whether a frame is a line of MONITOR: a time, and where the command came from. It looks like a reply, but for that
+/// no command answers so.
+pub(super) fn is_monitor_line(frame: &[u8]) -> bool {
+    let Some(line) = frame.strip_prefix(b"+") else { return false };
+    let digits = |bytes: &[u8]| bytes.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    let seconds = digits(line);
+    let Some(rest) = line[seconds..].strip_prefix(b".") else { return false };
+    let fraction = digits(rest);
+    seconds > 0 && fraction > 0 && rest[fraction..].starts_with(b" [")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_monitor_line;
+
+    #[test]
+    fn lines_of_monitor_are_told_from_replies() {
+        assert!(is_monitor_line(b"+1339518083.107412 [0 127.0.0.1:60866] \"keys\" \"*\"\r\n"));
+        for frame in
+            [&b"+OK\r\n"[..], b"+1.2\r\n", b"+.2 [0 x]\r\n", b"+1 [0 x]\r\n", b"$1\r\n1\r\n", b"+\r\n"]
+        {
+            assert!(!is_monitor_line(frame), "{frame:?}");
+        }
     }
 }

@@ -4,7 +4,7 @@
 
 use super::broker::Broker;
 use super::child::{Child, Hold};
-use super::control::Question;
+use super::control::{Question, policy_of};
 use super::failure::LOST;
 use super::lane::{Lane, LaneRole, LaneState};
 use super::lease::LeaseKind;
@@ -19,6 +19,7 @@ impl Broker {
     /// upstream URL is where new children begin.
     pub fn reload(&mut self, settings: Settings, upstream: Upstream) {
         let former = std::mem::replace(&mut self.settings, settings);
+        self.control.set_policy(&policy_of(&self.settings));
         if self.upstream != upstream {
             self.move_to(upstream);
         }

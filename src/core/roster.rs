@@ -310,6 +310,7 @@ fn address(child: &Child) -> String {
 /// In the order in which Redis shows them.
 fn flags(child: &Child) -> String {
     let shown = [
+        ('O', child.session.monitoring),
         ('P', child.is_subscribed()),
         ('x', child.session.transaction.is_open()),
         ('b', matches!(child.hold, Hold::Element | Hold::WaitLane) || stands_in_line(child)),

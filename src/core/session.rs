@@ -42,6 +42,8 @@ pub struct Session {
     pub tracking: Option<u64>,
     /// CLIENT IMPORT-SOURCE.
     pub import_source: bool,
+    /// MONITOR.
+    pub monitoring: bool,
     /// CLIENT REPLY.
     pub replies: ReplyMode,
     /// The open MULTI, wherever its commands are queued.
@@ -65,6 +67,7 @@ impl Session {
             no_touch: false,
             tracking: None,
             import_source: false,
+            monitoring: false,
             replies: ReplyMode::On,
             transaction: Transaction::None,
             watch_lost: false,
@@ -79,7 +82,7 @@ impl Session {
 
     /// Whether it has changed its connection upstream, and so must have one to itself.
     pub fn is_pinned(&self) -> bool {
-        self.tracking.is_some() || self.import_source
+        self.tracking.is_some() || self.import_source || self.monitoring
     }
 
     /// Whether the request at hand gets no reply.
@@ -107,6 +110,7 @@ impl Session {
         self.no_touch = false;
         self.tracking = None;
         self.import_source = false;
+        self.monitoring = false;
         if self.replies == ReplyMode::Off {
             self.replies = ReplyMode::On;
         }

@@ -6,6 +6,7 @@ use super::child::{Child, ChildState, Hold};
 use super::dispatch::Flow;
 use super::lane::{Lane, SlotKind};
 use super::lease::LeaseKind;
+use super::pinned::is_monitor_line;
 use super::pubsub::{confirmation, index};
 use crate::base::key::Key;
 use crate::command::{CommandId, Family, Subscribe};
@@ -113,6 +114,9 @@ impl Broker {
         if kind == b'>' {
             return true;
         }
+        if kind == b'+' {
+            return self.is_monitoring(lane_key) && is_monitor_line(frame);
+        }
         if kind != b'*' {
             return false;
         }
@@ -123,6 +127,12 @@ impl Broker {
         let Some(child) = self.children.get(lease.child) else { return false };
         let listens = child.subscriptions.as_ref().is_some_and(|subs| subs.total() > 0 || subs.owed > 0);
         listens && child.session.proto == 2 && push_of(frame).is_some()
+    }
+
+    fn is_monitoring(&self, lane: Key<Lane>) -> bool {
+        let lease = self.lanes.get(lane).and_then(|lane| lane.lease.as_ref());
+        let child = lease.and_then(|lease| self.children.get(lease.child));
+        child.is_some_and(|child| child.session.monitoring)
     }
 
     /// Delivers a push to the child that leases the lane. False when the lane may not carry one.

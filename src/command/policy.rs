@@ -1,0 +1,201 @@
+//! What the settings say about commands: allowed though refused by default, refused though allowed, given a lane to
+//! themselves. Stands above the rules of `overrides`, except for what may never be: used when a table is loaded and
+//! when settings are, never per request.
+
+use super::classify::{Pin, Route};
+use super::overrides::{self, Base, Flags};
+use std::collections::HashSet;
+
+/// The three lists of the settings. A container stands for its subcommands too; a refusal wins.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Policy {
+    allow: HashSet<Box<str>>,
+    deny: HashSet<Box<str>>,
+    lease: HashSet<Box<str>>,
+}
+
+impl Policy {
+    /// Names are full and in lower case: `config|set`.
+    pub fn new(allow: &[String], deny: &[String], lease: &[String]) -> Policy {
+        let set = |names: &[String]| names.iter().map(|name| name.to_ascii_lowercase().into()).collect();
+        Policy { allow: set(allow), deny: set(deny), lease: set(lease) }
+    }
+
+    pub(super) fn base(&self, name: &str, flags: Flags) -> Base {
+        let base = overrides::base(name, flags);
+        if names(&self.deny, name) {
+            return Base::Fixed(Route::Refused);
+        }
+        let base = if base == Base::Fixed(Route::Refused) && names(&self.allow, name) {
+            Base::Fixed(allowed(name, flags))
+        } else {
+            base
+        };
+        match base {
+            // Whatever the flags of this upstream say.
+            Base::Fixed(Route::Shared) if is_poison(name) => Base::Fixed(Route::Refused),
+            Base::Fixed(Route::Shared) if names(&self.lease, name) => Base::Fixed(Route::Dedicated),
+            base => base,
+        }
+    }
+}
+
+/// Whether a command, or the container it is in, is in the list.
+fn names(list: &HashSet<Box<str>>, name: &str) -> bool {
+    let container = name.split_once('|').map(|(container, _)| container);
+    list.contains(name) || container.is_some_and(|container| list.contains(container))
+}
+
+/// Where a command goes that is refused by default and allowed by the settings.
+fn allowed(name: &str, flags: Flags) -> Route {
+    match name {
+        _ if is_never_allowed(name) => Route::Refused,
+        "monitor" => Route::Pin(Pin::Monitor),
+        // The lanes may be busy with the very thing that is to end; and pausing them pauses nobody's reply.
+        "shutdown" | "client|pause" | "client|unpause" => Route::Control,
+        _ if is_poison(name) || flags.may_block() => Route::Dedicated,
+        _ => Route::Shared,
+    }
+}
+
+/// Whether a command is refused whatever the settings say: replication takes its connection over, a debugged script
+/// forks the server, a Sentinel is another kind of server, and of a subcommand of CLIENT that is not known here nobody
+/// can tell what it does to the connection.
+pub fn is_never_allowed(name: &str) -> bool {
+    let sentinel = name.split('|').next() == Some("sentinel");
+    sentinel
+        || matches!(name, "sync" | "psync" | "replconf" | "script|debug")
+        || name.starts_with("client|")
+            && !matches!(name, "client|pause" | "client|unpause")
+            && overrides::base(name, Flags::default()) == Base::Fixed(Route::Refused)
+}
+
+/// Whether a command changes or takes over the connection it runs on, or ends it: it must never reach one that others
+/// use, whichever way it is written. Blocking commands are told by their route.
+pub fn is_poison(name: &str) -> bool {
+    match name.split_once('|').map_or(name, |(container, _)| container) {
+        "client" => !matches!(name, "client" | "client|help" | "client|pause" | "client|unpause"),
+        "script" => name == "script|debug",
+        "quit" | "reset" | "hello" | "auth" | "select" | "monitor" | "sync" | "psync" | "replconf"
+        | "subscribe" | "psubscribe" | "ssubscribe" | "unsubscribe" | "punsubscribe" | "sunsubscribe"
+        | "multi" | "exec" | "discard" | "watch" | "unwatch" | "wait" | "waitaof" | "readonly"
+        | "readwrite" | "asking" | "shutdown" | "debug" | "sentinel" => true,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn policy(allow: &[&str], deny: &[&str], lease: &[&str]) -> Policy {
+        let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        Policy::new(&owned(allow), &owned(deny), &owned(lease))
+    }
+
+    fn route(policy: &Policy, name: &str, flags: &[&str]) -> Route {
+        match policy.base(name, Flags::from_names(flags.iter().copied())) {
+            Base::Fixed(route) => route,
+            base => panic!("{name}: {base:?}"),
+        }
+    }
+
+    #[test]
+    fn lists_stand_above_the_rules_and_a_refusal_above_all() {
+        let policy = policy(
+            &["config", "swapdb", "monitor", "shutdown", "client|pause", "debug", "get", "save", "bnew"],
+            &["config|rewrite", "get", "acl", "select"],
+            &["ft.search", "ping", "acl|whoami", "swapdb"],
+        );
+        for (name, flags, wanted) in [
+            ("config|set", &["admin"][..], Route::Shared),
+            ("config|rewrite", &["admin"], Route::Refused),
+            ("save", &["admin", "no_multi"], Route::Shared),
+            ("swapdb", &["write"], Route::Dedicated),
+            ("monitor", &["admin"], Route::Pin(Pin::Monitor)),
+            ("shutdown", &["admin", "no_multi"], Route::Control),
+            ("client|pause", &["admin"], Route::Control),
+            ("client|unpause", &["admin"], Route::Refused),
+            ("debug", &["admin"], Route::Dedicated),
+            ("bnew", &["blocking"], Route::Dedicated),
+            ("get", &["readonly"], Route::Refused),
+            ("acl|whoami", &[], Route::Refused),
+            ("select", &[], Route::Refused),
+            ("ft.search", &["module"], Route::Dedicated),
+            ("set", &["write"], Route::Shared),
+        ] {
+            assert_eq!(route(&policy, name, flags), wanted, "{name}");
+        }
+        assert!(matches!(route(&policy, "ping", &[]), Route::Local(_)), "no lane is kept busy by it");
+    }
+
+    #[test]
+    fn what_must_never_be_allowed_is_not() {
+        let all = ["sync", "psync", "replconf", "script", "sentinel", "client"];
+        let policy = policy(&all, &[], &[]);
+        for name in ["sync", "psync", "replconf", "script|debug", "sentinel|masters", "client|new-thing"] {
+            assert!(is_never_allowed(name), "{name}");
+            assert_eq!(route(&policy, name, &["admin"]), Route::Refused, "{name}");
+        }
+        for name in ["client|pause", "client|list", "config|set", "monitor", "script|kill"] {
+            assert!(!is_never_allowed(name), "{name}");
+        }
+    }
+
+    /// Whatever is allowed: what would hurt others on a shared lane never goes on one.
+    #[test]
+    fn poison_is_never_shared() {
+        let names = [
+            "quit",
+            "reset",
+            "hello",
+            "auth",
+            "select",
+            "client|reply",
+            "client|tracking",
+            "client|caching",
+            "client|no-evict",
+            "client|no-touch",
+            "client|setname",
+            "client|setinfo",
+            "client|capa",
+            "client|import-source",
+            "client|kill",
+            "monitor",
+            "sync",
+            "psync",
+            "replconf",
+            "subscribe",
+            "psubscribe",
+            "ssubscribe",
+            "unsubscribe",
+            "punsubscribe",
+            "sunsubscribe",
+            "multi",
+            "exec",
+            "discard",
+            "watch",
+            "unwatch",
+            "script|debug",
+            "wait",
+            "waitaof",
+            "readonly",
+            "readwrite",
+            "asking",
+            "shutdown",
+            "debug",
+            "debug|sleep",
+            "sentinel|reset",
+        ];
+        let policy = policy(&names, &[], &[]);
+        for name in names {
+            assert!(is_poison(name), "{name}");
+            for flags in [&[][..], &["admin"], &["write", "fast"], &["pubsub"], &["module"]] {
+                assert_ne!(route(&policy, name, flags), Route::Shared, "{name} {flags:?}");
+            }
+        }
+        for name in ["get", "config|set", "client|help", "script|load", "script", "client", "acl|whoami"] {
+            assert!(!is_poison(name), "{name}");
+        }
+    }
+}
