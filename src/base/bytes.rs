@@ -1,6 +1,8 @@
 //! Bytes waiting for a socket: a queue that counts what has ever left it, and a stock of spare buffers.
 //! Owns nothing but memory; never blocks, never fails.
 
+use std::fmt;
+
 /// An emptied queue keeps at most this much capacity; more goes back to the allocator, so that one burst
 /// does not stay resident.
 const KEEP: usize = 16 * 1024;
@@ -10,11 +12,18 @@ const COMPACT: usize = 64 * 1024;
 
 /// A byte queue. Offsets are absolute: they count every byte ever appended or consumed, so that a slot can
 /// remember where its request ends without being told of each write.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct ByteQueue {
     buffer: Vec<u8>,
     head: usize,
     consumed: u64,
+}
+
+impl fmt::Debug for ByteQueue {
+    /// Sizes only: the bytes may be passwords.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ByteQueue").field("len", &self.len()).field("consumed", &self.consumed).finish()
+    }
 }
 
 impl ByteQueue {

@@ -72,6 +72,12 @@ pub const RELIEF_INTERVAL: u64 = 1000;
 pub const CHILD_TOPICS_MAX: usize = 256 * 1024;
 /// A longer command name is unknown without asking: Redis has none, and the question is paid for by all.
 pub const COMMAND_NAME_MAX: usize = 128;
+/// Connections of a user of the upstream, and its password, are kept this many milliseconds after the last
+/// child that was it: processes that live for one request each would cost the upstream a connection each.
+pub const USER_LINGER: u64 = 5_000;
+/// What the upstream has said about a user's rights holds for this many milliseconds: they may change at any
+/// time, and nobody tells.
+pub const RIGHTS_FRESH: u64 = 1_000;
 /// Bytes written to one socket in one turn, so that whoever takes a huge reply does not hold the loop.
 pub const WRITE_TURN: usize = 1024 * 1024;
 /// Events taken from the poll in one turn; more wait in the kernel for the next.

@@ -94,6 +94,8 @@ pub enum Local {
     Asking,
     Readonly,
     Readwrite,
+    /// ACL WHOAMI of a user that only the broker knows.
+    Whoami,
 }
 
 /// Commands that open, fill or end a transaction.

@@ -17,7 +17,7 @@ pub const SOCKET_MODE: u32 = 0o660;
 /// The socket directory of a broker run by root.
 pub const RUN_DIR: &str = "/run/broker";
 
-/// Text that must not be shown. `Debug` says `***`; there is no `Display`.
+/// Text that must not be shown. `Debug` says `***`; there is no `Display`. Overwritten when dropped.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 
@@ -30,6 +30,12 @@ impl Secret {
     /// The text itself, for the one who sends it to the upstream.
     pub fn expose(&self) -> &str {
         &self.0
+    }
+}
+
+impl Drop for Secret {
+    fn drop(&mut self) {
+        zeroize::Zeroize::zeroize(&mut self.0);
     }
 }
 

@@ -1,8 +1,10 @@
 //! Configuration: one table of keys, from which the file, the flags and the documentation are made.
 //!
 //! `table` holds one row per key, `client` the same for the library's child side, `value` reads and prints what a
-//! row may hold, `load` takes text from outside, `endpoint` owns the URLs. Nothing here reads argv or the environment.
+//! row may hold, `load` takes text from outside, `endpoint` owns the URLs, `accounts` reads the users of `auth_file`.
+//! Nothing here reads argv or the environment.
 
+pub mod accounts;
 pub mod client;
 pub mod endpoint;
 mod load;

@@ -105,6 +105,7 @@ impl Broker {
         let (yielding, control) = (lane.state == LaneState::Yielding, lane.role == LaneRole::Control);
         match slot.kind {
             SlotKind::Question => self.question_answered(Some(frame)),
+            SlotKind::Proof => self.proof_answered(Some(frame)),
             SlotKind::Canary => self.canary_answered(key, &slot, frame),
             _ if slot.flags & FLAG_GUARDED != 0 => self.withhold(key, slot, frame),
             _ if !Self::is_plausible(&slot, frame) => {
@@ -126,9 +127,14 @@ impl Broker {
     fn greeted(&mut self, key: Key<Lane>, frame: &[u8]) {
         let Some(lane) = self.lanes.get_mut(key) else { return };
         let Some(handshake) = &mut lane.handshake else { return };
+        let is_choice = handshake.is_choosing();
         match handshake.reply(frame) {
             Step::More => {}
-            Step::Refused(why) => self.lane_failed(key, &why),
+            Step::Refused(why) => {
+                if !self.greeting_refused(key, is_choice, frame) {
+                    self.lane_failed(key, &why);
+                }
+            }
             Step::Ready(greeting) => {
                 lane.handshake = None;
                 lane.upstream_id = greeting.id;
@@ -144,6 +150,8 @@ impl Broker {
                     LaneRole::Lease => self.lease_ready(key),
                     LaneRole::Shared => self.ask_to_yield(),
                     LaneRole::Subscriber => self.hub_ready(key),
+                    // It is not greeted.
+                    LaneRole::Probe => {}
                 }
             }
         }

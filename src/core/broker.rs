@@ -7,19 +7,21 @@ use super::control::Control;
 use super::dispatch::Flow;
 use super::lane::{Lane, LaneState};
 use super::lease::{LeaseKind, Leases};
-use super::pool::{Places, Pool};
+use super::pool::{Places, Pool, PoolId, PoolKey};
+use super::probe::Probe;
 use super::pubsub::Hubs;
 use super::session::Session;
 use super::timers::{Timer, Timers};
-use super::users::Users;
+use super::users::{UserId, Users};
 use crate::base::bytes::{ByteQueue, Spares};
 use crate::base::clock::Millis;
 use crate::base::key::{Arena, Key};
 use crate::base::limits;
+use crate::config::value::Auth;
 use crate::config::{Settings, Upstream};
 use crate::resp::frame::FrameLimits;
 use crate::resp::{Request, Scan, Scanner, encode};
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 
 /// What only the driver can do. Rare: never one per request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,6 +110,7 @@ pub struct Broker {
     pub(super) children: Arena<Child>,
     pub(super) lanes: Arena<Lane>,
     pub(super) pools: Vec<Pool>,
+    pub(super) pool_ids: HashMap<PoolKey, PoolId>,
     pub(super) users: Users,
     pub(super) leases: Leases,
     pub(super) hubs: Hubs,
@@ -115,6 +118,7 @@ pub struct Broker {
     /// Set when a connection was given up; waiters are served at the end of the event, not in its middle.
     pub(super) places_changed: bool,
     pub(super) control: Control,
+    pub(super) probe: Probe,
     pub(super) timers: Timers,
     runnable: VecDeque<Key<Child>>,
     /// Children with `Hold::WaitLane`.
@@ -144,6 +148,7 @@ impl Broker {
         let mut rng = fastrand::Rng::with_seed(seed);
         // Ids of two incarnations must differ: a high random base, well inside a signed 64-bit integer.
         let next_id = (rng.u64(1 << 20..1 << 30)) << 24;
+        let mode = settings.auth;
         let mut broker = Broker {
             settings,
             upstream,
@@ -152,12 +157,14 @@ impl Broker {
             children: Arena::default(),
             lanes: Arena::default(),
             pools: Vec::new(),
-            users: Users::default(),
+            pool_ids: HashMap::new(),
+            users: Users::new(mode),
             leases: Leases::default(),
             hubs: Hubs::default(),
             places: Places::default(),
             places_changed: false,
             control: Control::default(),
+            probe: Probe::default(),
             timers: Timers::default(),
             runnable: VecDeque::new(),
             lane_waiters: Vec::new(),
@@ -177,6 +184,9 @@ impl Broker {
         };
         broker.timers.arm(now, Timer::Janitor);
         broker.open_control();
+        if mode == Auth::Passthrough {
+            broker.open_probe();
+        }
         broker
     }
 
@@ -237,7 +247,9 @@ impl Broker {
         self.counters.children_opened += 1;
         self.next_id += 1;
         let session = Session::new(self.next_id, self.upstream.db);
-        Some(self.children.insert(Child::new(session, kind, peer.into(), link, self.now)))
+        let key = self.children.insert(Child::new(session, kind, peer.into(), link, self.now));
+        self.become_first_user(key);
+        Some(key)
     }
 
     /// Whether the driver may read from this child now. When it may again, the key is in `take_resumed`.
@@ -400,7 +412,6 @@ impl Broker {
     /// Runs complete requests until one has to wait, the child's credit is used up or none is left. Returns
     /// how many bytes are done with, and how many the unfinished request at their end will need at least.
     fn run_requests(&mut self, key: Key<Child>, bytes: &[u8]) -> (usize, usize) {
-        let frame_limits = FrameLimits { request_max: self.settings.child_input_max, authenticated: true };
         let Some(child) = self.children.get_mut(key) else { return (0, 0) };
         let mut scanner = match child.scanner.take() {
             Some(scanner) => *scanner,
@@ -408,6 +419,7 @@ impl Broker {
         };
         let (mut used, mut at_least) = (0, 0);
         while used < bytes.len() && self.may_run(key) {
+            let frame_limits = self.frame_limits(key);
             match scanner.scan(&bytes[used..], &frame_limits) {
                 Scan::NeedMore { at_least: needed } => {
                     at_least = needed;
@@ -455,6 +467,12 @@ impl Broker {
             child.credit -= (len as i64).max(limits::REQUEST_COST_MIN);
         }
         len
+    }
+
+    /// What the child's next request may be; AUTH changes it.
+    fn frame_limits(&self, key: Key<Child>) -> FrameLimits {
+        let authenticated = self.children.get(key).is_none_or(|child| child.user != UserId::NOBODY);
+        FrameLimits { request_max: self.settings.child_input_max, authenticated }
     }
 
     /// One complete request: skipped if it was answered while it waited, else dispatched.
@@ -545,6 +563,7 @@ impl Broker {
         self.drop_topics(key);
         let Some(child) = self.children.remove(key) else { return };
         self.memory -= child.footprint;
+        self.users.leave(child.user, self.now);
         self.actions.push(Action::CloseChild { link: child.link });
         if let Some(lease) = child.lease {
             self.abandon_lease(lease.lane);

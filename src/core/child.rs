@@ -10,7 +10,7 @@ use super::replies::Replies;
 use super::session::Session;
 use super::subscription::Subscriptions;
 use super::transaction::AfterExec;
-use super::users::UserId;
+use super::users::{AccountId, UserId};
 use super::wait::LastWrite;
 use crate::base::bytes::{ByteQueue, Spares};
 use crate::base::clock::Millis;
@@ -115,6 +115,8 @@ pub struct Child {
     pub(super) last_command: Option<CommandId>,
     /// As whom its requests go upstream.
     pub(super) user: UserId,
+    /// Which of the broker's own users it is, with `auth = users`.
+    pub(super) account: Option<AccountId>,
     /// How it reaches us.
     pub kind: ChildKind,
     /// Who it is, for the log.
@@ -139,6 +141,10 @@ pub struct Child {
     pub(super) front_done: bool,
     pub(super) wait: Option<Wait>,
     pub(super) answer: Option<Answer>,
+    /// The number of what was asked on the probe about the request at the front, until answered.
+    pub(super) proof: Option<u64>,
+    /// The HELLO at the front has been carried out up to this argument.
+    pub(super) hello_done: u16,
     /// Until when the request at the front may wait for a living upstream, if it has had to.
     pub(super) upstream_until: Option<Millis>,
     /// What a WAIT would be about.
@@ -182,6 +188,7 @@ impl Child {
             uid: None,
             last_command: None,
             user: UserId::UPSTREAM,
+            account: None,
             kind,
             peer,
             link,
@@ -197,6 +204,8 @@ impl Child {
             front_done: false,
             wait: None,
             answer: None,
+            proof: None,
+            hello_done: 0,
             upstream_until: None,
             last_write: LastWrite::None,
             heavy: None,
@@ -240,6 +249,8 @@ impl Child {
         self.front_done = false;
         self.wait = None;
         self.answer = None;
+        self.proof = None;
+        self.hello_done = 0;
         self.upstream_until = None;
     }
 

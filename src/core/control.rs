@@ -254,6 +254,7 @@ impl Broker {
                         child.last_command = None;
                     }
                 }
+                self.table_for_users();
                 self.wake_upstream_waiters();
             }
             Err(why) => self.table_refused(&why),
@@ -297,7 +298,7 @@ impl Broker {
         self.fail_front(key, super::failure::DOWN);
     }
 
-    fn wake_upstream_waiters(&mut self) {
+    pub(super) fn wake_upstream_waiters(&mut self) {
         for key in self.children.keys() {
             if self.children.get(key).is_some_and(|child| child.hold == Hold::Upstream) {
                 self.lift(key);

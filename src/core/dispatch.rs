@@ -52,7 +52,7 @@ impl Broker {
         let Some(table) = &self.control.table else { return self.wait_for_upstream(key) };
         let verdict = table.classify(request);
         child.last_command = if let Verdict::Known(known) = &verdict { Some(known.id) } else { None };
-        let decided = match verdict {
+        let mut decided = match verdict {
             Verdict::Hangup => {
                 // Redis loses even the replies it had not written yet.
                 self.close_child(key);
@@ -67,6 +67,9 @@ impl Broker {
             }
             Verdict::Known(known) => Decided { id: known.id, no_multi: known.no_multi, route: known.route },
         };
+        if let Some(flow) = self.admit(key, request, &mut decided) {
+            return flow;
+        }
         let Some(child) = self.children.get(key) else { return Flow::Gone };
         if self.is_out_of_context(child, decided.route) {
             return self.reject_out_of_context(key, decided);
@@ -312,6 +315,9 @@ impl Broker {
         let Some(child) = self.children.get_mut(key) else { return Flow::Gone };
         if child.in_flight > 0 {
             return Flow::Hold(Hold::Drained);
+        }
+        if child.has_rights() {
+            return self.ask_relay(key, request.bytes);
         }
         if !ready {
             return self.wait_for_upstream(key);

@@ -37,7 +37,9 @@ impl Broker {
         }
         match role {
             LaneRole::Lease => self.lease_open_failed(key),
-            LaneRole::Shared | LaneRole::Control | LaneRole::Subscriber => self.back_off(key, failures),
+            LaneRole::Shared | LaneRole::Control | LaneRole::Subscriber | LaneRole::Probe => {
+                self.back_off(key, failures);
+            }
         }
     }
 
@@ -84,6 +86,7 @@ impl Broker {
             return;
         }
         let role = lane.role;
+        let user = self.pools[lane.pool.0 as usize].key.user;
         let quiet = lane.is_idle() && matches!(role, LaneRole::Shared | LaneRole::Lease);
         let level = if quiet { log::Level::Debug } else { log::Level::Warn };
         log::log!(level, "upstream connection lost ({role:?}, {} in flight): {reason}", lane.depth());
@@ -101,6 +104,12 @@ impl Broker {
                 self.drop_questions(key);
                 self.back_off(key, failures);
             }
+            LaneRole::Probe => {
+                self.probe_lost();
+                self.fail_slots(key, lost, LOST);
+                self.drop_questions(key);
+                self.back_off(key, failures);
+            }
             LaneRole::Shared => {
                 self.fail_slots(key, lost, LOST);
                 self.revive(key, failures);
@@ -108,6 +117,9 @@ impl Broker {
             LaneRole::Subscriber => self.hub_lost(key, failures),
         }
         self.account_lane(key);
+        if !role.is_own() {
+            self.recheck(user);
+        }
     }
 
     /// Closes a lane, connected or not, and fails all that is on it: what has not left will not.
@@ -186,6 +198,7 @@ impl Broker {
             match slot.kind {
                 SlotKind::Question => self.question_answered(None),
                 SlotKind::Canary => {}
+                SlotKind::Proof => self.proof_answered(None),
                 _ => self.settle(key, slot, &reply, false),
             }
         }
@@ -213,7 +226,7 @@ impl Broker {
         if timeout == 0 || blocking || !lane.has_written() {
             return;
         }
-        if matches!(lane.role, LaneRole::Control | LaneRole::Subscriber) {
+        if lane.role.is_own() || lane.role == LaneRole::Subscriber {
             return;
         }
         let leased = lane.lease.is_some();

@@ -4,10 +4,10 @@
 
 use super::lane::LaneRole;
 use super::pool::PoolKey;
-use super::users::Credentials;
-use crate::base::bytes::ByteQueue;
-use crate::resp::value;
+use super::users::{Credentials, Password};
+use crate::resp::{encode, value};
 use redis::Value;
+use zeroize::Zeroizing;
 
 /// What HELLO told us about the upstream.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -32,7 +32,9 @@ pub(super) enum Step {
 /// A greeting under way.
 #[derive(Debug)]
 pub(crate) struct Handshake {
-    out: ByteQueue,
+    /// Has the password in it.
+    out: Password,
+    sent: usize,
     greeting: Greeting,
     /// What has been asked, in order.
     steps: Vec<&'static str>,
@@ -46,39 +48,49 @@ impl Handshake {
             LaneRole::Shared => "broker-lane",
             LaneRole::Lease => "broker-lease",
             LaneRole::Subscriber => "broker-subscriber",
+            LaneRole::Probe => "broker-probe",
         };
-        let mut hello = redis::cmd("HELLO");
-        hello.arg(pool.proto);
+        let proto: &[u8] = if pool.proto == 3 { b"3" } else { b"2" };
+        let mut hello: Vec<&[u8]> = vec![b"HELLO", proto];
         if let Some(password) = user.password {
-            hello.arg("AUTH").arg(user.name.unwrap_or("default")).arg(password.expose());
+            hello.extend([b"AUTH", user.name.unwrap_or(b"default"), password]);
         }
-        let mut out = ByteQueue::default();
-        out.append(&hello.get_packed_command());
-        out.append(&redis::cmd("CLIENT").arg("SETNAME").arg(name).get_packed_command());
+        // Never grown, so that no copy of the password is left behind.
+        let room = 256 + hello.iter().map(|arg| arg.len() + 16).sum::<usize>();
+        let mut out = Zeroizing::new(Vec::with_capacity(room));
+        encode::request(&mut out, &hello);
+        encode::request(&mut out, &[&b"CLIENT"[..], b"SETNAME", name.as_bytes()]);
         let mut steps = vec!["HELLO", "CLIENT SETNAME"];
         if pool.db != 0 {
-            out.append(&redis::cmd(select).arg(pool.db).get_packed_command());
+            out.extend_from_slice(&redis::cmd(select).arg(pool.db).get_packed_command());
             steps.push("SELECT");
         }
         if pool.no_touch {
-            out.append(&redis::cmd("CLIENT").arg("NO-TOUCH").arg("ON").get_packed_command());
+            encode::request(&mut out, &[&b"CLIENT"[..], b"NO-TOUCH", b"ON"]);
             steps.push("CLIENT NO-TOUCH");
         }
-        Handshake { out, greeting: Greeting::default(), steps, answered: 0 }
+        Handshake { out: Password::within(out), sent: 0, greeting: Greeting::default(), steps, answered: 0 }
     }
 
     pub(super) fn outgoing(&self) -> &[u8] {
-        self.out.as_slice()
+        &self.out.expose()[self.sent..]
     }
 
     pub(super) fn wrote(&mut self, count: usize) {
-        self.out.consume(count);
+        self.sent += count;
+    }
+
+    /// Whether the next answer is about what children have chosen: their db, and NO-TOUCH.
+    pub(super) fn is_choosing(&self) -> bool {
+        self.answered > 1
     }
 
     /// One complete reply has come.
     pub(super) fn reply(&mut self, frame: &[u8]) -> Step {
         let step = self.steps.get(self.answered).copied().unwrap_or_default();
-        if frame.first() == Some(&b'-') {
+        // A name is a help to whoever reads CLIENT LIST, and a user may lack the right to it.
+        let is_needless = step == "CLIENT SETNAME" && frame.starts_with(b"-NOPERM");
+        if !is_needless && frame.first() == Some(&b'-') {
             let text = String::from_utf8_lossy(&frame[1..]);
             let hint =
                 if text.starts_with("ERR unknown command") { " (Redis 6 or later is needed)" } else { "" };
@@ -89,7 +101,7 @@ impl Handshake {
                 Some(greeting) => self.greeting = greeting,
                 None => return Step::Refused("HELLO was not answered with a map".into()),
             }
-        } else if frame != b"+OK\r\n" {
+        } else if !is_needless && frame != b"+OK\r\n" {
             return Step::Refused(format!("{step} was not answered with OK"));
         }
         self.answered += 1;
@@ -116,15 +128,13 @@ fn parse_greeting(frame: &[u8]) -> Option<Greeting> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::endpoint::Secret;
     use crate::core::users::UserId;
 
     const POOL: PoolKey = PoolKey { user: UserId::UPSTREAM, db: 3, proto: 2, no_touch: false };
 
     #[test]
     fn a_refusal_names_the_step_and_not_the_password() {
-        let secret = Secret::new("secret");
-        let user = Credentials { name: Some("u"), password: Some(&secret) };
+        let user = Credentials { name: Some(b"u"), password: Some(b"secret") };
         let mut handshake = Handshake::new(user, LaneRole::Shared, &POOL, "SELECT");
         assert!(handshake.outgoing().windows(6).any(|window| window == b"secret"));
         match handshake.reply(b"-WRONGPASS invalid username-password pair or user is disabled.\r\n") {

@@ -26,6 +26,8 @@ impl Broker {
         self.close_idle_lanes();
         self.replace_old_lanes();
         self.check_children();
+        self.end_abandoned_users();
+        self.ask_default_again();
         self.keep_leases_warm();
         let waits = |lane: &Lane| lane.lease.as_ref().is_some_and(|l| l.kind == LeaseKind::Blocking);
         let busy = self.lanes.iter().any(|(_, lane)| !lane.is_idle() && !waits(lane));
@@ -104,7 +106,7 @@ impl Broker {
         let now = self.now;
         let idle = |lane: &Lane| {
             lane.state == LaneState::Ready
-                && lane.role != LaneRole::Control
+                && !lane.role.is_own()
                 && lane.is_idle()
                 && lane.lease.is_none()
                 && now.saturating_sub(lane.last_used) >= limit
@@ -146,7 +148,7 @@ impl Broker {
             match lane.role {
                 LaneRole::Shared => self.start_yield(key),
                 LaneRole::Lease if lane.is_idle() => self.disconnect(key),
-                LaneRole::Lease | LaneRole::Control | LaneRole::Subscriber => {}
+                LaneRole::Lease | LaneRole::Control | LaneRole::Subscriber | LaneRole::Probe => {}
             }
         }
     }
@@ -157,11 +159,14 @@ impl Broker {
             return;
         }
         for index in 0..self.pools.len() {
+            if !self.pools[index].warm {
+                continue;
+            }
             let pool = PoolId(index as u32);
             let leased = |(_, lane): &(Key<Lane>, &Lane)| lane.pool == pool && lane.role == LaneRole::Lease;
             let mut missing =
                 self.settings.leases_warm.saturating_sub(self.lanes.iter().filter(leased).count());
-            while self.pools[index].warm && missing > 0 && self.open_warm(pool) {
+            while missing > 0 && self.open_warm(pool) {
                 missing -= 1;
             }
         }

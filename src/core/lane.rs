@@ -27,6 +27,8 @@ pub enum LaneRole {
     Lease,
     /// Carries the shared subscriptions of one user's children.
     Subscriber,
+    /// Questions about users, with the passwords of children.
+    Probe,
 }
 
 impl LaneRole {
@@ -96,6 +98,8 @@ pub(crate) enum SlotKind {
     Topic,
     /// The broker's own question; what to do with the answer is in `Control::questions`.
     Question,
+    /// A request on the probe; what to do with the answer is in `Probe::proofs`.
+    Proof,
     /// A HELLO of the broker on a leased lane, for a child that changes its protocol.
     Housekeeping,
 }
@@ -142,7 +146,7 @@ impl Slot {
     /// Whether a child waits for just this reply.
     pub(super) fn is_owed_to_a_child(&self) -> bool {
         use SlotKind::*;
-        let own = matches!(self.kind, Question | Swallow | Housekeeping | Topic | Canary);
+        let own = matches!(self.kind, Question | Proof | Swallow | Housekeeping | Topic | Canary);
         !own && self.flags & FLAG_TIMED_OUT == 0
     }
 

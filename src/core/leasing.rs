@@ -84,6 +84,11 @@ impl Broker {
             (Hold::Upstream, _) if child.upstream_until.is_some_and(|until| until <= self.now) => {
                 self.upstream_wait_over(key);
             }
+            (Hold::Answer, _)
+                if child.proof.is_some() && child.upstream_until.is_some_and(|until| until <= self.now) =>
+            {
+                self.proof_wait_over(key);
+            }
             (Hold::Lease, Some(wait)) => self.lease_wait_over(key, wait),
             // Looks whether its time is up.
             (Hold::WaitLane, _) => self.lift(key),
@@ -232,7 +237,7 @@ impl Broker {
 
     /// Opens a leased lane nobody waits for yet.
     pub(super) fn open_warm(&mut self, pool: PoolId) -> bool {
-        let max = self.settings.upstream_connections_max - 1;
+        let max = self.settings.upstream_connections_max - 1 - self.probe_places();
         if self.places.leases >= self.lease_places(LeaseKind::Blocking)
             || self.places.open + self.places.closing >= max
         {

@@ -8,6 +8,7 @@ use super::control::Question;
 use super::dispatch::Flow;
 use super::lane::SlotKind;
 use super::session::{ReplyMode, Session};
+use super::users::UserId;
 use crate::base::key::Key;
 use crate::command::{Local, Route, Verdict, texts};
 use crate::resp::{Request, encode, value};
@@ -24,6 +25,7 @@ impl Broker {
             }
             Local::Select => self.select(key, request),
             Local::Hello => self.hello(key, request),
+            Local::Auth if self.is_judged(key) => self.authenticate(key, request),
             Local::Reset => self.reset(key),
             Local::ClientReply => self.set_reply_mode(key, request.arg(2)),
             Local::ClientKill => self.kill(key, request),
@@ -48,7 +50,7 @@ impl Broker {
         scanner.scan(&packed, &frame_limits);
         let verdict = self.control.table.as_ref().map(|table| table.classify(&scanner.request(&packed)));
         match verdict {
-            Some(Verdict::Known(known)) => match known.route {
+            Some(Verdict::Known(known)) => match self.route_as(key, known.id, known.route) {
                 Route::Local(local) => self.local_reply(key, local, &argv),
                 _ => error(texts::SYNTAX),
             },
@@ -61,6 +63,8 @@ impl Broker {
         if let Local::ClientInfo | Local::ClientList = local {
             return self.roster(key, local, argv);
         }
+        let named = self.children.get(key).filter(|_| local == Local::Whoami);
+        let user = named.map(|child| self.user_name(child)).unwrap_or_default();
         let Some(child) = self.children.get_mut(key) else { return Vec::new() };
         let listens_resp2 = child.session.proto == 2 && child.is_subscribed();
         let arg = |index: usize| argv.get(index).copied().unwrap_or_default();
@@ -88,6 +92,7 @@ impl Broker {
             Local::ClientGetredir => encode::int(&mut out, redirect(&child.session)),
             Local::ClientTrackinginfo => not_tracking(&mut out, child.session.proto),
             Local::ClientCaching => return error(texts::CACHING_WITHOUT_TRACKING),
+            Local::Whoami => encode::bulk(&mut out, user.as_bytes()),
             Local::Asking | Local::Readonly | Local::Readwrite => return error(texts::CLUSTER_DISABLED),
             Local::Quit
             | Local::Select
@@ -142,6 +147,10 @@ impl Broker {
     }
 
     fn select(&mut self, key: Key<Child>, request: &Request<'_>) -> Flow {
+        if self.children.get(key).is_some_and(Child::has_rights) {
+            let db = canonical_int(request.arg(1)).and_then(|db| u32::try_from(db).ok());
+            return self.ask_select(key, request.bytes, db);
+        }
         let Some(number) = canonical_int(request.arg(1)) else {
             return self.reject(key, texts::NOT_AN_INTEGER);
         };
@@ -171,6 +180,7 @@ impl Broker {
         if self.control.greeting.is_none() {
             return self.wait_for_upstream(key);
         }
+        let judged = self.is_judged(key);
         let Some(child) = self.children.get_mut(key) else { return Flow::Gone };
         // A push must not have the new form before the greeting tells of it.
         if (child.lease.is_some() || child.is_subscribed()) && child.in_flight > 0 {
@@ -184,11 +194,17 @@ impl Broker {
                 Some(_) => return self.reject(key, texts::HELLO_UNSUPPORTED),
             };
         }
-        let mut index = 2;
+        let mut index = usize::from(child.hello_done).max(2);
         while index < request.argc() {
+            let Some(child) = self.children.get_mut(key) else { return Flow::Gone };
             let left = request.argc() - 1 - index;
             let option = request.arg(index);
-            if option.eq_ignore_ascii_case(b"AUTH") && left >= 2 {
+            if option.eq_ignore_ascii_case(b"AUTH") && left >= 2 && judged {
+                if let Err(flow) = self.hello_auth(key, request, index + 3) {
+                    return flow;
+                }
+                index += 3;
+            } else if option.eq_ignore_ascii_case(b"AUTH") && left >= 2 {
                 if request.arg(index + 1) != b"default" {
                     return self.reject(key, texts::WRONGPASS);
                 }
@@ -203,6 +219,10 @@ impl Broker {
             } else {
                 return self.reject(key, texts::hello_option(option));
             }
+        }
+        let Some(child) = self.children.get(key) else { return Flow::Gone };
+        if child.user == UserId::NOBODY {
+            return self.reject(key, texts::HELLO_NOAUTH);
         }
         if proto != child.session.proto && child.lease.is_some() {
             return self.switch_lease_proto(key, proto);
@@ -260,6 +280,7 @@ impl Broker {
         if let Some(child) = self.children.get_mut(key) {
             child.session.reset();
         }
+        self.become_first_user(key);
         self.answer(key, b"+RESET\r\n");
         Flow::Done
     }

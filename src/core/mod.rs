@@ -6,6 +6,7 @@
 //! other than straight; `failure`, `janitor` and `leasing` are what happens beside the line.
 
 mod answer;
+mod auth;
 mod broker;
 mod bulk;
 mod child;
@@ -23,6 +24,7 @@ mod local;
 mod multi;
 mod pinned;
 mod pool;
+mod probe;
 mod pubsub;
 mod reload;
 mod replies;

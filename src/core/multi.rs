@@ -38,9 +38,8 @@ impl Broker {
         decided: Decided,
         rest: &[u8],
     ) -> Flow {
-        if let Some(refusal) = self.control.multi_refusal.clone() {
-            self.answer(key, &refusal);
-            return Flow::Done;
+        if let Err(flow) = self.may_multi(key) {
+            return flow;
         }
         let watch_lost = self.children.get(key).is_some_and(|child| child.session.watch_lost);
         // One whose watched keys are lost is only queued here: its EXEC is null whatever is in it.
@@ -54,7 +53,7 @@ impl Broker {
         let skips = self.children.get(key).is_some_and(|child| child.session.replies == ReplyMode::Skip);
         if !watch_lost
             && !skips
-            && let Some(block) = self.whole_block(request, decided.id, rest)
+            && let Some(block) = self.whole_block(key, request, decided.id, rest)
         {
             let last = block.commands.last().map_or(0, |(id, _)| *id);
             return match self.shared_lane_for(key, last, block.bytes.len()) {
@@ -85,7 +84,7 @@ impl Broker {
     }
 
     /// MULTI up to EXEC, if all of it has arrived and nothing in it needs the broker.
-    fn whole_block(&self, multi: &Request<'_>, id: CommandId, rest: &[u8]) -> Option<Block> {
+    fn whole_block(&self, key: Key<Child>, multi: &Request<'_>, id: CommandId, rest: &[u8]) -> Option<Block> {
         let table = self.control.table.as_ref()?;
         let frame_limits = FrameLimits { request_max: self.settings.child_input_max, authenticated: true };
         let mut block = Block { bytes: multi.bytes.to_vec(), commands: Vec::new(), consumed: 0 };
@@ -101,8 +100,11 @@ impl Broker {
                     block.commands.push((known.id, block.bytes.len()));
                     block.consumed += len;
                     match known.route {
+                        _ if self.is_denied(key, known.id) => return None,
                         Route::Transaction(TransactionCommand::Exec) if known.arity_ok => return Some(block),
-                        _ if known.no_multi || !runs_in_a_block(known.route) => return None,
+                        route if known.no_multi || !runs_in_a_block(self.route_as(key, known.id, route)) => {
+                            return None;
+                        }
                         _ => {}
                     }
                 }
@@ -246,7 +248,7 @@ impl Broker {
         self.answer_done(key, texts::exec_aborted(text))
     }
 
-    fn reject_in_multi(&mut self, key: Key<Child>, id: CommandId) -> Flow {
+    pub(super) fn reject_in_multi(&mut self, key: Key<Child>, id: CommandId) -> Flow {
         let name = self.control.table.as_ref().map_or("", |table| table.name(id));
         let name = name.replace('|', " ").to_uppercase();
         self.reject(key, format!("ERR {name} inside MULTI is not supported by the broker"))

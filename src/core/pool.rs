@@ -30,6 +30,11 @@ pub(crate) struct PoolKey {
     pub(super) no_touch: bool,
 }
 
+impl PoolKey {
+    /// Of a pool that serves nobody any more and may become another.
+    const FREE: PoolKey = PoolKey { user: UserId::NOBODY, db: 0, proto: 0, no_touch: false };
+}
+
 /// The lanes of one (user, db, protocol).
 #[derive(Debug)]
 pub(super) struct Pool {
@@ -74,12 +79,37 @@ impl Broker {
     /// Which pool serves a child of this user, db and protocol. With Sentinel or Cluster behind us, this is
     /// where they would be asked.
     pub(super) fn pool_of(&mut self, key: PoolKey) -> PoolId {
-        let found = self.pools.iter().position(|pool| pool.key == key);
-        let index = found.unwrap_or_else(|| {
-            self.pools.push(Pool { key, shared: Vec::new(), bulk: None, idle: Vec::new(), warm: false });
-            self.pools.len() - 1
-        });
-        PoolId(index as u32)
+        debug_assert!(key.user != UserId::NOBODY && key.user != UserId::UNDECIDED, "a pool for nobody");
+        // A few pools, the usual case, are looked through faster than a map.
+        if let Some(index) = self.pools.iter().take(4).position(|pool| pool.key == key) {
+            return PoolId(index as u32);
+        }
+        if let Some(id) = self.pool_ids.get(&key) {
+            return *id;
+        }
+        let pool = Pool { key, shared: Vec::new(), bulk: None, idle: Vec::new(), warm: false };
+        let index = match self.pools.iter().position(|pool| pool.key == PoolKey::FREE) {
+            Some(index) => {
+                self.pools[index] = pool;
+                index
+            }
+            None => {
+                self.pools.push(pool);
+                self.pools.len() - 1
+            }
+        };
+        let id = PoolId(index as u32);
+        self.pool_ids.insert(key, id);
+        id
+    }
+
+    /// The pool has no lane left and its user has gone: another may have its place.
+    pub(super) fn free_pool(&mut self, id: PoolId) {
+        let pool = self.pool(id);
+        let key = std::mem::replace(&mut pool.key, PoolKey::FREE);
+        (pool.shared, pool.bulk, pool.idle, pool.warm) = (Vec::new(), None, Vec::new(), false);
+        self.pool_ids.remove(&key);
+        debug_assert!(self.lanes.iter().all(|(_, lane)| lane.pool != id), "a pool freed with its lanes");
     }
 
     pub(super) fn pool(&mut self, id: PoolId) -> &mut Pool {
@@ -124,7 +154,7 @@ impl Broker {
         self.lanes.get_mut(key).expect("just seen").set_state(LaneState::Waiting);
         match role {
             // Its place is kept; it only waits for the upstream to close a connection given up before.
-            LaneRole::Control => self.places.waiters.push_front(key),
+            LaneRole::Control | LaneRole::Probe => self.places.waiters.push_front(key),
             LaneRole::Shared | LaneRole::Lease | LaneRole::Subscriber => self.places.waiters.push_back(key),
         }
         self.ask_to_yield();
@@ -132,9 +162,11 @@ impl Broker {
 
     /// Whether one more connection may be opened now. If not, and none is closing already for whoever asks,
     /// an idle one is evicted: its place comes free once the upstream has closed it. Whoever asks does not
-    /// stand among those that wait. One place is always kept for the control connection.
+    /// stand among those that wait. One place is always kept for each of the broker's own connections.
     pub(super) fn make_place(&mut self, role: LaneRole) -> bool {
-        let kept = usize::from(role != LaneRole::Control && !self.control_holds_place());
+        let own = [Some(self.control.lane), self.probe.lane].into_iter().flatten();
+        let own = own.filter_map(|key| self.lanes.get(key));
+        let kept = own.filter(|lane| lane.role != role && !lane.holds_place()).count();
         let max = self.settings.upstream_connections_max - kept;
         if self.counted() < max {
             return true;
@@ -166,13 +198,9 @@ impl Broker {
         self.lanes
             .iter()
             .filter(|(_, lane)| lane.state == LaneState::Ready && lane.is_idle() && lane.lease.is_none())
-            .filter(|(key, lane)| lane.role != LaneRole::Control && !self.carries_topics(*key))
+            .filter(|(key, lane)| !lane.role.is_own() && !self.carries_topics(*key))
             .min_by_key(|(_, lane)| lane.last_used)
             .map(|(key, _)| key)
-    }
-
-    fn control_holds_place(&self) -> bool {
-        self.lanes.get(self.control.lane).is_some_and(Lane::holds_place)
     }
 
     /// Somebody needs a place and nothing is idle: the shared lane connected for longest finishes what it
@@ -246,7 +274,7 @@ impl Broker {
 
     /// Whether the lane has any use for a connection.
     pub(super) fn is_needed(&self, key: Key<Lane>) -> bool {
-        let busy = |lane: &Lane| lane.role == LaneRole::Control || !lane.is_idle();
+        let busy = |lane: &Lane| lane.role.is_own() || !lane.is_idle();
         self.lanes.get(key).is_some_and(busy) || self.carries_topics(key)
     }
 
@@ -274,6 +302,13 @@ impl Broker {
         }
         let pool = &self.pools[lane.pool.0 as usize].key;
         lane.link = link;
+        if lane.role == LaneRole::Probe {
+            lane.set_state(LaneState::Handshaking);
+            lane.set_state(LaneState::Ready);
+            (lane.connected_at, lane.replied) = (self.now, false);
+            self.mark_lane(key);
+            return self.probe_ready();
+        }
         let (user, select) = (self.users.get(pool.user, &self.upstream), &self.control.select_name);
         lane.handshake = Some(Handshake::new(user, lane.role, pool, select));
         lane.set_state(LaneState::Handshaking);
@@ -360,6 +395,6 @@ impl Broker {
             LeaseKind::Transaction => limits::PLACES_KEPT_FROM_TRANSACTIONS,
             LeaseKind::Session => limits::PLACES_KEPT_FROM_SESSIONS,
         };
-        self.settings.upstream_connections_max - kept
+        self.settings.upstream_connections_max - kept - self.probe_places()
     }
 }

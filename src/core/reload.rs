@@ -154,6 +154,7 @@ impl Broker {
                     Some(LaneRole::Shared) => self.move_shared(key),
                     Some(LaneRole::Lease) => self.move_lease(key),
                     Some(LaneRole::Subscriber) => self.move_hub(key),
+                    Some(LaneRole::Probe) => self.lane_lost(key, "the upstream has been replaced"),
                     Some(LaneRole::Control) | None => {}
                 }
             }

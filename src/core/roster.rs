@@ -13,8 +13,6 @@ use crate::base::key::Key;
 use crate::command::{Local, texts};
 use crate::resp::{Request, encode};
 
-/// The only user there is while the broker is the one who knows its children.
-const USER: &str = "default";
 /// What CLIENT KILL and CLIENT LIST call the kinds of clients that a broker has, and those it has not.
 const TYPES: [&[u8]; 5] = [b"normal", b"pubsub", b"slave", b"replica", b"master"];
 
@@ -25,12 +23,13 @@ struct Filter {
     addr: Option<Vec<u8>>,
     laddr: Option<Vec<u8>>,
     of_type: Option<&'static [u8]>,
+    user: Option<Vec<u8>>,
     skip_me: bool,
 }
 
 impl Filter {
     /// The old form has an address, the new one any number of options.
-    fn parse(request: &Request<'_>) -> Result<Filter, Vec<u8>> {
+    fn parse(request: &Request<'_>, is_user: impl Fn(&[u8]) -> bool) -> Result<Filter, Vec<u8>> {
         if request.argc() == 3 {
             return Ok(Filter { addr: Some(request.arg(2).to_vec()), ..Filter::default() });
         }
@@ -39,12 +38,12 @@ impl Filter {
             if index + 1 == request.argc() {
                 return Err(texts::SYNTAX.into());
             }
-            filter.read(&request.arg(index).to_ascii_lowercase(), request.arg(index + 1))?;
+            filter.read(&request.arg(index).to_ascii_lowercase(), request.arg(index + 1), &is_user)?;
         }
         Ok(filter)
     }
 
-    fn read(&mut self, option: &[u8], value: &[u8]) -> Result<(), Vec<u8>> {
+    fn read(&mut self, option: &[u8], value: &[u8], is_user: impl Fn(&[u8]) -> bool) -> Result<(), Vec<u8>> {
         match option {
             b"id" => match canonical_int(value) {
                 Some(id) if id > 0 => self.id = Some(id),
@@ -53,7 +52,7 @@ impl Filter {
             b"type" => self.of_type = Some(client_type(value)?),
             b"addr" => self.addr = Some(value.to_vec()),
             b"laddr" => self.laddr = Some(value.to_vec()),
-            b"user" if value == USER.as_bytes() => {}
+            b"user" if is_user(value) => self.user = Some(value.to_vec()),
             b"user" => return Err(texts::no_such_user(value)),
             b"skipme" => match value.to_ascii_lowercase().as_slice() {
                 b"yes" => self.skip_me = true,
@@ -138,13 +137,16 @@ impl Broker {
 
     /// Closes children of the same user of this host. Others are as if they were not there.
     pub(super) fn kill(&mut self, key: Key<Child>, request: &Request<'_>) -> Flow {
-        let filter = match Filter::parse(request) {
+        let filter = match Filter::parse(request, |name| self.is_user(name)) {
             Ok(filter) => filter,
             Err(text) => return self.reject(key, text),
         };
         let Some(killer) = self.children.get(key) else { return Flow::Gone };
         let meant = |(other, child): &(Key<Child>, &Child)| {
-            filter.means(child) && may_kill(killer, child) && !(*other == key && filter.skip_me)
+            filter.means(child)
+                && filter.user.as_ref().is_none_or(|user| *user == self.user_name(child).as_bytes())
+                && may_kill(killer, child)
+                && !(*other == key && filter.skip_me)
         };
         let victims: Vec<Key<Child>> = self.children.iter().filter(meant).map(|(other, _)| other).collect();
         let label = killer.label();
@@ -258,7 +260,7 @@ impl Broker {
             "id={id} addr={addr} laddr={LOCAL_ADDRESS} fd={fd} name={name} age={age} idle={idle} \
              flags={flags} db={db} sub={sub} psub={psub} ssub={ssub} multi={multi} qbuf={qbuf} qbuf-free=0 \
              argv-mem=0 multi-mem={multi_mem} rbs=0 rbp=0 obl={obl} oll=0 omem=0 tot-mem={total} events=r \
-             cmd={command} user={USER} redir={redir} resp={resp}\n",
+             cmd={command} user={user} redir={redir} resp={resp}\n",
             id = session.id,
             addr = address(child),
             fd = child.link as u32,
@@ -275,6 +277,7 @@ impl Broker {
             multi_mem = session.transaction.footprint(),
             obl = child.output.len(),
             total = child.measure(),
+            user = self.user_name(child),
             redir = redirect(session),
             resp = session.proto,
         )

@@ -22,7 +22,7 @@ impl Broker {
     /// Requests that have entered a lane and wait for their reply, written or not; the broker's own
     /// questions are not counted.
     pub fn requests_in_flight(&self) -> usize {
-        let own = |lane: &Lane| matches!(lane.role, LaneRole::Control | LaneRole::Subscriber);
+        let own = |lane: &Lane| lane.role.is_own() || lane.role == LaneRole::Subscriber;
         let lanes = self.lanes.iter().filter(|(_, lane)| !own(lane));
         lanes.map(|(_, lane)| lane.owed()).sum()
     }

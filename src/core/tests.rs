@@ -1,6 +1,7 @@
 //! What goes wrong in rare orders of events, played through on the simulation.
 
 mod lanes;
+mod users;
 
 use super::lane::{LaneRole, LaneState};
 

@@ -1,35 +1,336 @@
-//! As whom connections upstream are authenticated. Owns what is sent with HELLO AUTH; decides nothing about
-//! who may be whom.
+//! As whom connections upstream are authenticated, and who the broker's own users are. Owns the secrets that
+//! are sent with HELLO AUTH for as long as somebody needs them; never talks to anybody.
 
+use crate::base::clock::Millis;
+use crate::base::limits;
+use crate::command::{CommandId, Table};
 use crate::config::Upstream;
-use crate::config::endpoint::Secret;
+use crate::config::accounts::{Account, Hash};
+use crate::config::value::Auth;
+use std::collections::HashMap;
+use std::fmt;
+use zeroize::Zeroizing;
 
-/// Names a user of the upstream for as long as the broker knows it.
+/// Names a user of the upstream for as long as the broker knows it; never given again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct UserId(u32);
+pub(crate) struct UserId(u64);
 
 impl UserId {
     /// The one in the upstream's settings.
     pub(super) const UPSTREAM: UserId = UserId(0);
+    /// The upstream's default user, who needs no password.
+    pub(super) const DEFAULT: UserId = UserId(1);
+    /// Not authenticated. No connection is made for it.
+    pub(super) const NOBODY: UserId = UserId(2);
+    /// Whether the upstream's default user needs a password is not known yet. No connection is made for it.
+    pub(super) const UNDECIDED: UserId = UserId(3);
+    const FIRST: u64 = 4;
+}
+
+/// Names one of the broker's own users.
+pub(crate) type AccountId = u16;
+
+/// A password as a child gave it. Overwritten when dropped; `Debug` says `***`.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct Password(Zeroizing<Vec<u8>>);
+
+impl Password {
+    pub(super) fn new(bytes: &[u8]) -> Self {
+        Password(Zeroizing::new(bytes.to_vec()))
+    }
+
+    /// Something with a password in it.
+    pub(super) fn within(bytes: Zeroizing<Vec<u8>>) -> Self {
+        Password(bytes)
+    }
+
+    /// For the one who sends it to the upstream.
+    pub(super) fn expose(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Password {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
 }
 
 /// What a connection tells the upstream about itself.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub(super) struct Credentials<'a> {
     /// The user's name; the default user when `None`.
-    pub(super) name: Option<&'a str>,
+    pub(super) name: Option<&'a [u8]>,
     /// Nothing is said when there is none.
-    pub(super) password: Option<&'a Secret>,
+    pub(super) password: Option<&'a [u8]>,
 }
 
-/// Every user that connections are made for.
-#[derive(Debug, Default)]
-pub(super) struct Users {}
+/// A user of the upstream with the very password that the upstream has accepted.
+#[derive(Debug)]
+struct User {
+    name: Box<[u8]>,
+    password: Password,
+    /// Children that are this user.
+    children: usize,
+    /// When the last of them left.
+    left_at: Millis,
+    /// Named in `auth_file`, so it stays.
+    stays: bool,
+    /// A lane of it was lost: it may have been deleted.
+    suspect: bool,
+}
+
+/// One of the broker's own users and what it may run.
+#[derive(Debug)]
+struct Local {
+    account: Account,
+    user: UserId,
+    /// For each command of the table whether it is refused; as long as the table was when it was made.
+    refused: Vec<bool>,
+}
+
+/// Everybody that children can be.
+#[derive(Debug)]
+pub(super) struct Users {
+    /// As it was when the broker started.
+    pub(super) mode: Auth,
+    known: HashMap<UserId, User>,
+    next: u64,
+    /// When a user was last asked whether it may MULTI, and the refusal if it may not.
+    multi: HashMap<UserId, (Millis, Option<Vec<u8>>)>,
+    locals: Vec<Local>,
+    /// ACL WHOAMI in the present table.
+    whoami: Option<CommandId>,
+}
+
+/// What AUTH is answered by the broker's own users.
+pub(super) enum Verdict {
+    Welcome(AccountId),
+    WrongPassword,
+    /// A password alone, and the default user has none.
+    NoneNeeded,
+}
 
 impl Users {
+    pub(super) fn new(mode: Auth) -> Self {
+        Users {
+            mode,
+            known: HashMap::new(),
+            next: UserId::FIRST,
+            multi: HashMap::new(),
+            locals: Vec::new(),
+            whoami: None,
+        }
+    }
+
+    /// Takes the broker's own users. True if any of them is somebody else upstream.
+    pub(super) fn take_accounts(&mut self, accounts: Vec<Account>) -> bool {
+        for account in accounts {
+            let user = match &account.upstream {
+                Some((name, secret)) => {
+                    let user = self.register(name.as_bytes(), &Password::new(secret.expose().as_bytes()));
+                    if let Some(user) = self.known.get_mut(&user) {
+                        user.stays = true;
+                    }
+                    user
+                }
+                None => UserId::UPSTREAM,
+            };
+            self.locals.push(Local { account, user, refused: Vec::new() });
+        }
+        !self.known.is_empty()
+    }
+
     /// What to say for `id`; the upstream's own user may change when settings are reloaded.
     pub(super) fn get<'a>(&'a self, id: UserId, upstream: &'a Upstream) -> Credentials<'a> {
-        debug_assert_eq!(id, UserId::UPSTREAM);
-        Credentials { name: upstream.username.as_deref(), password: upstream.password.as_ref() }
+        if let Some(user) = self.known.get(&id) {
+            return Credentials { name: Some(&user.name), password: Some(user.password.expose()) };
+        }
+        debug_assert!(id == UserId::UPSTREAM || id == UserId::DEFAULT, "a connection for {id:?}");
+        if id != UserId::UPSTREAM {
+            return Credentials { name: None, password: None };
+        }
+        let password = upstream.password.as_ref().map(|secret| secret.expose().as_bytes());
+        Credentials { name: upstream.username.as_deref().map(str::as_bytes), password }
+    }
+
+    /// The name of a user, as the upstream knows it.
+    pub(super) fn name<'a>(&'a self, id: UserId, upstream: &'a Upstream) -> &'a [u8] {
+        let upstream_name = upstream.username.as_deref().unwrap_or("default").as_bytes();
+        match self.known.get(&id) {
+            Some(user) => &user.name,
+            None if id == UserId::UPSTREAM => upstream_name,
+            None => b"default",
+        }
+    }
+
+    // ---- users of the upstream ------------------------------------------------------------------------
+
+    /// The user of this name whom the upstream has let in with this password. Another password is another
+    /// user, even if that was let in, too: each stands or falls with its own.
+    pub(super) fn register(&mut self, name: &[u8], password: &Password) -> UserId {
+        let same = |user: &User| *user.name == *name && user.password == *password;
+        if let Some((id, _)) = self.known.iter().find(|(_, user)| same(user)) {
+            return *id;
+        }
+        let id = UserId(self.next);
+        self.next += 1;
+        let user = User {
+            name: name.into(),
+            password: password.clone(),
+            children: 0,
+            left_at: 0,
+            stays: false,
+            suspect: false,
+        };
+        self.known.insert(id, user);
+        id
+    }
+
+    pub(super) fn is_known(&self, id: UserId) -> bool {
+        self.known.contains_key(&id)
+    }
+
+    /// A child is this user from now on.
+    pub(super) fn enter(&mut self, id: UserId) {
+        if let Some(user) = self.known.get_mut(&id) {
+            user.children += 1;
+        }
+    }
+
+    /// A child is this user no longer.
+    pub(super) fn leave(&mut self, id: UserId, now: Millis) {
+        if let Some(user) = self.known.get_mut(&id) {
+            user.children -= 1;
+            user.left_at = now;
+        }
+    }
+
+    /// Users whom no child has been for a while. Not at once: processes that live for one request each would
+    /// cost the upstream a connection each.
+    pub(super) fn abandoned(&self, now: Millis) -> Vec<UserId> {
+        let gone =
+            |user: &User| !user.stays && user.children == 0 && user.left_at + limits::USER_LINGER <= now;
+        self.known.iter().filter(|(_, user)| gone(user)).map(|(id, _)| *id).collect()
+    }
+
+    /// Drops the user and overwrites its password. One of `auth_file` stays, and may be let in again.
+    pub(super) fn forget(&mut self, id: UserId) {
+        self.multi.remove(&id);
+        if self.known.get(&id).is_some_and(|user| !user.stays) {
+            self.known.remove(&id);
+        }
+    }
+
+    pub(super) fn set_suspect(&mut self, id: UserId, suspect: bool) {
+        if let Some(user) = self.known.get_mut(&id) {
+            user.suspect = suspect;
+        }
+    }
+
+    pub(super) fn suspects(&self) -> Vec<UserId> {
+        self.known.iter().filter(|(_, user)| user.suspect).map(|(id, _)| *id).collect()
+    }
+
+    /// Whether the user may MULTI, if that was asked a moment ago: its rights may change at any time.
+    pub(super) fn multi(&self, id: UserId, now: Millis) -> Option<Result<(), Vec<u8>>> {
+        let (asked, refusal) = self.multi.get(&id)?;
+        (asked + limits::RIGHTS_FRESH > now).then(|| refusal.clone().map_or(Ok(()), Err))
+    }
+
+    pub(super) fn set_multi(&mut self, id: UserId, refusal: Option<Vec<u8>>, now: Millis) {
+        // It may have gone since it was asked.
+        if id == UserId::DEFAULT || self.is_known(id) {
+            self.multi.insert(id, (now, refusal));
+        }
+    }
+
+    // ---- the broker's own users -----------------------------------------------------------------------
+
+    /// Who a child is that has said nothing.
+    pub(super) fn default_account(&self) -> Option<AccountId> {
+        let at = self.locals.iter().position(|local| local.account.name == "default")?;
+        self.locals[at].account.nopass.then_some(at as AccountId)
+    }
+
+    pub(super) fn verify(&self, name: Option<&[u8]>, password: &[u8]) -> Verdict {
+        if name.is_none() && self.default_account().is_some() {
+            return Verdict::NoneNeeded;
+        }
+        let hash = Hash::of(password);
+        let name = name.unwrap_or(b"default");
+        let found = self.locals.iter().position(|local| local.account.name.as_bytes() == name);
+        match found.filter(|at| self.locals[*at].account.accepts(&hash)) {
+            Some(at) => Verdict::Welcome(at as AccountId),
+            None => Verdict::WrongPassword,
+        }
+    }
+
+    /// As whom the requests of one of the broker's own users go upstream.
+    pub(super) fn user_of(&self, account: AccountId) -> UserId {
+        self.locals.get(usize::from(account)).map_or(UserId::NOBODY, |local| local.user)
+    }
+
+    pub(super) fn has_account(&self, name: &[u8]) -> bool {
+        self.locals.iter().any(|local| local.account.name.as_bytes() == name)
+    }
+
+    pub(super) fn account_name(&self, account: AccountId) -> &str {
+        self.locals.get(usize::from(account)).map_or("", |local| &local.account.name)
+    }
+
+    /// Another table has come, and with it other ids.
+    pub(super) fn table_changed(&mut self, table: &Table) {
+        for local in &mut self.locals {
+            local.refused = Vec::new();
+        }
+        let mut ids = 0..table.len() as CommandId;
+        self.whoami = ids.find(|id| table.name(*id) == "acl|whoami");
+    }
+
+    /// Whether the command is one whose answer is the broker's to give: the upstream does not know its users.
+    pub(super) fn is_whoami(&self, id: CommandId) -> bool {
+        self.whoami == Some(id)
+    }
+
+    /// Brings what the account may not run up to date with the table, which learns commands as they are
+    /// asked for.
+    pub(super) fn resolve(&mut self, account: AccountId, table: &Table) {
+        let Some(local) = self.locals.get_mut(usize::from(account)) else { return };
+        if local.refused.len() < table.len() {
+            let ids = 0..table.len() as CommandId;
+            local.refused = ids.map(|id| !local.account.may_run(table.name(id))).collect();
+        }
+    }
+
+    /// Whether the account may not run the command. One that is not resolved yet is refused.
+    pub(super) fn is_refused(&self, account: AccountId, id: CommandId) -> bool {
+        let local = self.locals.get(usize::from(account));
+        local.is_none_or(|local| local.refused.get(usize::from(id)).copied().unwrap_or(true))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_password_of_the_same_user_is_another_user() {
+        let mut users = Users::new(Auth::Passthrough);
+        let (a, b) = (Password::new(b"a"), Password::new(b"b"));
+        let first = users.register(b"u", &a);
+        assert_eq!(users.register(b"u", &a), first);
+        assert_ne!(users.register(b"u", &b), first);
+        assert_ne!(users.register(b"v", &a), first);
+        users.enter(first);
+        assert!(!users.abandoned(limits::USER_LINGER * 2).contains(&first));
+        users.leave(first, 10);
+        assert!(!users.abandoned(10).contains(&first));
+        assert!(users.abandoned(10 + limits::USER_LINGER).contains(&first));
+        users.forget(first);
+        assert!(!users.is_known(first));
+        assert_ne!(users.register(b"u", &a), first, "no id is given twice");
+        let debug = format!("{users:?}{:?}", Password::new(b"hunter2"));
+        assert!(debug.contains("***") && !debug.contains("hunter2"), "{debug}");
     }
 }

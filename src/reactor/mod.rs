@@ -177,6 +177,7 @@ impl Loop {
     fn build(settings: Settings, lookup: Lookup) -> Result<Loop> {
         settings.validate()?;
         let upstream = required_upstream(&settings)?;
+        let accounts = settings.accounts()?;
         let poll = Poll::new().map_err(attempting("cannot create a poll"))?;
         let waker = Waker::new(poll.registry(), TOKEN_WAKER).map_err(attempting("cannot create a waker"))?;
         let waker = Arc::new(waker);
@@ -189,8 +190,10 @@ impl Loop {
             doors.push(door.map_err(attempting(&format!("cannot watch {url}")))?);
         }
         let clock = Clock::new();
+        let mut core = Broker::new(settings, upstream, seed(), clock.now());
+        core.take_accounts(accounts);
         Ok(Loop {
-            core: Broker::new(settings, upstream, seed(), clock.now()),
+            core,
             poll,
             events: Events::with_capacity(limits::EVENTS_TURN),
             clock,

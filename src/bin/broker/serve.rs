@@ -95,6 +95,8 @@ fn gather(args: &ServeArgs) -> Result<Settings> {
         find_upstream(&mut settings, args)?;
     }
     settings.validate()?;
+    // Read for good when the loop is made: `--check` has to say whether it could be.
+    settings.accounts()?;
     Ok(settings)
 }
 

@@ -321,6 +321,14 @@ impl Broker {
         self.account_lane(lane);
     }
 
+    /// Nobody is the user any more, so nobody listens, and its connection has gone.
+    pub(in super::super) fn forget_hub(&mut self, user: UserId) {
+        for topic in self.topics_of_user(user) {
+            self.hubs.topics.remove(topic);
+        }
+        self.hubs.by_user.remove(&user);
+    }
+
     // ---- the janitor ----------------------------------------------------------------------------------
 
     /// A connection that has long said nothing is asked whether it lives: a stall is noticed only where an

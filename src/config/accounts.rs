@@ -1,0 +1,254 @@
+//! The users of `auth = users`: what stands in `auth_file`, read once and checked whole. Holds hashes, never a
+//! child's password; decides nothing about who is let in.
+
+use std::fmt;
+use std::path::Path;
+
+use sha2::{Digest as _, Sha256};
+use subtle::{Choice, ConstantTimeEq};
+use toml::de::{DeTable, DeValue};
+
+use super::Settings;
+use super::endpoint::Secret;
+use super::value::{Auth, show};
+use crate::base::error::{Error, Result};
+
+/// A longer file is somebody else's file, bytes.
+const FILE_MAX: u64 = 16 * 1024 * 1024;
+
+/// SHA-256 of a password. `Debug` says `***`: a weak password can be found from its hash.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Hash([u8; 32]);
+
+impl fmt::Debug for Hash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+impl Hash {
+    /// Of a password as a child sends it.
+    pub fn of(password: &[u8]) -> Hash {
+        Hash(Sha256::digest(password).into())
+    }
+
+    fn from_hex(text: &str) -> Option<Hash> {
+        let digits = text.as_bytes();
+        if digits.len() != 64 {
+            return None;
+        }
+        let mut bytes = [0; 32];
+        for (byte, pair) in bytes.iter_mut().zip(digits.chunks(2)) {
+            let digit = |digit: u8| char::from(digit).to_digit(16);
+            *byte = (digit(pair[0])? * 16 + digit(pair[1])?) as u8;
+        }
+        Some(Hash(bytes))
+    }
+}
+
+/// One user that the broker itself knows.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Account {
+    /// As in AUTH.
+    pub name: String,
+    /// Any of these passwords is right.
+    pub passwords: Vec<Hash>,
+    /// Any password is right.
+    pub nopass: bool,
+    /// As whom its requests go upstream; the broker's own user when `None`.
+    pub upstream: Option<(String, Secret)>,
+    /// The only commands it may run, if there are any here.
+    pub commands_allow: Vec<String>,
+    /// Commands it may not run.
+    pub commands_deny: Vec<String>,
+}
+
+impl Account {
+    /// Whether this password is one of the user's. The time it takes tells nothing about how far it was right.
+    pub fn accepts(&self, password: &Hash) -> bool {
+        let matches =
+            self.passwords.iter().fold(Choice::from(0), |any, hash| any | hash.0.ct_eq(&password.0));
+        self.nopass || bool::from(matches)
+    }
+
+    /// Whether the user may run the command of this full name in lower case, `config|get`. A container names
+    /// all its subcommands.
+    pub fn may_run(&self, name: &str) -> bool {
+        let container = name.split('|').next().unwrap_or(name);
+        let names = |list: &[String]| list.iter().any(|item| *item == name || *item == container);
+        !names(&self.commands_deny) && (self.commands_allow.is_empty() || names(&self.commands_allow))
+    }
+}
+
+impl Settings {
+    /// The users of `auth_file`; none unless `auth = users`. Reads the file, blocking.
+    pub fn accounts(&self) -> Result<Vec<Account>> {
+        if self.auth != Auth::Users {
+            return Ok(Vec::new());
+        }
+        let Some(path) = &self.auth_file else {
+            return Err(Error::config("auth = \"users\": allowed only with auth_file"));
+        };
+        let refuse = |why: String| Error::config(format!("auth_file = {path:?}: {why}"));
+        parse(&read(path).map_err(&refuse)?).map_err(refuse)
+    }
+}
+
+fn read(path: &Path) -> std::result::Result<String, String> {
+    let failed = |error: std::io::Error| format!("cannot be read: {error}");
+    let length = std::fs::metadata(path).map_err(failed)?.len();
+    if length > FILE_MAX {
+        return Err(format!("has {length} bytes; allowed are {FILE_MAX}"));
+    }
+    std::fs::read_to_string(path).map_err(failed)
+}
+
+type Parsed<T> = std::result::Result<T, String>;
+
+/// Errors name the line, the user and the key, and quote no value.
+fn parse(text: &str) -> Parsed<Vec<Account>> {
+    let line = |offset: usize| text.bytes().take(offset).filter(|byte| *byte == b'\n').count() + 1;
+    let at = |offset: usize, why: String| format!("line {}: {why}", line(offset));
+    let document = DeTable::parse(text).map_err(|error| {
+        let message = error.message().split_whitespace().collect::<Vec<_>>().join(" ");
+        at(error.span().map_or(0, |span| span.start), message)
+    })?;
+    let mut accounts: Vec<Account> = Vec::new();
+    for (key, value) in document.get_ref() {
+        let users = match (&**key.get_ref(), value.get_ref()) {
+            ("user", DeValue::Array(users)) => users,
+            ("user", _) => return Err(at(key.span().start, "user: allowed is [[user]]".into())),
+            (other, _) => {
+                return Err(at(
+                    key.span().start,
+                    format!("unknown key {}; allowed is [[user]]", show(other)),
+                ));
+            }
+        };
+        for user in users {
+            let start = user.span().start;
+            let DeValue::Table(fields) = user.get_ref() else {
+                return Err(at(start, "user: allowed is [[user]]".into()));
+            };
+            let account = account(fields).map_err(|why| at(start, why))?;
+            if accounts.iter().any(|other| other.name == account.name) {
+                return Err(at(start, format!("user {}: named twice", show(&account.name))));
+            }
+            accounts.push(account);
+        }
+    }
+    if accounts.is_empty() {
+        return Err("names no user; allowed is at least one [[user]]".into());
+    }
+    Ok(accounts)
+}
+
+fn account(fields: &DeTable<'_>) -> Parsed<Account> {
+    let name = fields.get("name").ok_or("a user without a name")?.get_ref();
+    let name = name.as_str().filter(|name| is_name(name)).ok_or("name: not a user name")?;
+    let refuse = |key: &str, why: &str| format!("user {}: {key}: {why}", show(name));
+    let mut account = Account { name: name.to_owned(), ..Account::default() };
+    let (mut username, mut password) = (None, None);
+    for (key, value) in fields {
+        let (key, value) = (&**key.get_ref(), value.get_ref());
+        let text = || value.as_str().map(str::to_owned).ok_or_else(|| refuse(key, "not text"));
+        let list = || texts(value).ok_or_else(|| refuse(key, "neither text nor a list of texts"));
+        match key {
+            "name" => {}
+            "password_sha256" => {
+                let hashes = list()?.iter().map(|text| Hash::from_hex(text)).collect::<Option<_>>();
+                account.passwords = hashes.ok_or_else(|| refuse(key, "not 64 hexadecimal digits"))?;
+            }
+            "nopass" => account.nopass = value.as_bool().ok_or_else(|| refuse(key, "not true or false"))?,
+            "upstream_username" => username = Some(text()?).filter(|name| is_name(name)),
+            "upstream_password" => password = Some(Secret::new(text()?)),
+            "commands_allow" => account.commands_allow = lower(list()?),
+            "commands_deny" => account.commands_deny = lower(list()?),
+            other => return Err(refuse(other, "unknown key")),
+        }
+    }
+    if account.nopass != account.passwords.is_empty() {
+        return Err(refuse("password_sha256", "allowed is either this or nopass = true"));
+    }
+    account.upstream = match (username, password) {
+        (Some(name), Some(password)) => Some((name, password)),
+        (None, None) if !fields.contains_key("upstream_username") => None,
+        _ => return Err(refuse("upstream_username", "allowed only together with upstream_password")),
+    };
+    Ok(account)
+}
+
+/// As Redis has it: neither empty nor with a space or a NUL.
+fn is_name(name: &str) -> bool {
+    !name.is_empty() && !name.bytes().any(|byte| byte == 0 || byte.is_ascii_whitespace())
+}
+
+fn lower(names: Vec<String>) -> Vec<String> {
+    names.into_iter().map(|name| name.to_ascii_lowercase()).collect()
+}
+
+/// One text or several.
+fn texts(value: &DeValue<'_>) -> Option<Vec<String>> {
+    match value {
+        DeValue::String(text) => Some(vec![text.to_string()]),
+        DeValue::Array(items) => {
+            items.iter().map(|item| item.get_ref().as_str().map(str::to_owned)).collect()
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// SHA-256 of "p".
+    const P: &str = "148de9c5a7a44d19e56cd9ae1a554bf67847afb0c58f6e12fa29ac7ddfca9940";
+
+    #[test]
+    fn a_user_is_what_its_table_says() {
+        let text = format!(
+            "[[user]]\nname = 'a'\npassword_sha256 = '{P}'\n\n[[user]]\nname = 'b'\n\
+             password_sha256 = ['{P}', '{}']\nupstream_username = 'u'\nupstream_password = 'secret'\n\
+             commands_allow = ['GET', 'config']\ncommands_deny = 'config|set'\n\n[[user]]\nname = 'default'\n\
+             nopass = true\n",
+            P.to_uppercase()
+        );
+        let accounts = parse(&text).unwrap();
+        assert_eq!(accounts.iter().map(|a| a.name.as_str()).collect::<Vec<_>>(), ["a", "b", "default"]);
+        assert!(accounts[0].accepts(&Hash::of(b"p")) && !accounts[0].accepts(&Hash::of(b"q")));
+        assert!(accounts[1].accepts(&Hash::of(b"p")) && accounts[2].accepts(&Hash::of(b"anything")));
+        let may = |name: &str| accounts[1].may_run(name);
+        assert_eq!(
+            [may("get"), may("set"), may("config|get"), may("config|set")],
+            [true, false, true, false]
+        );
+        assert!(accounts[0].may_run("set"));
+        let debug = format!("{accounts:?}");
+        assert!(!debug.contains("secret") && !debug.contains("148"), "{debug}");
+    }
+
+    #[test]
+    fn errors_are_one_line_and_name_user_and_key() {
+        let user = |fields: &str| format!("[[user]]\nname = 'a'\n{fields}");
+        for (text, error) in [
+            (String::new(), "names no user"),
+            ("x = 1".into(), "line 1: unknown key \"x\"; allowed is [[user]]"),
+            ("user = 1".into(), "line 1: user: allowed is [[user]]"),
+            ("[[user]]\nnopass = true".into(), "line 1: a user without a name"),
+            ("[[user]]\nname = 'a b'".into(), "line 1: name: not a user name"),
+            (user("nopass = 1"), "line 1: user \"a\": nopass: not true or false"),
+            (user(""), "line 1: user \"a\": password_sha256: allowed is either this or nopass = true"),
+            (user("password_sha256 = 'secret'"), "line 1: user \"a\": password_sha256: not 64 hexadecimal"),
+            (user("password_sha256 = [1]"), "line 1: user \"a\": password_sha256: neither text nor"),
+            (user("password = 'secret'"), "line 1: user \"a\": password: unknown key"),
+            (user("nopass = true\nupstream_password = 'secret'"), "line 1: user \"a\": upstream_username: "),
+            (user("nopass = true\n\n[[user]]\nname='a'\nnopass=true"), "line 5: user \"a\": named twice"),
+            ("[[user]]\nname = 'secret".into(), "line 2: "),
+        ] {
+            let found = parse(&text).unwrap_err();
+            assert!(found.starts_with(error), "{text}: {found}");
+            assert!(!found.contains('\n') && !found.contains("secret"), "{found}");
+        }
+    }
+}

@@ -1,0 +1,379 @@
+//! Who a child is: AUTH, what an unauthenticated child may do, what one of the broker's own users may, and the
+//! end of a user. Passwords are judged by `core::users` or, on the probe, by the upstream; never here.
+
+use super::broker::Broker;
+use super::child::{Child, ChildKind, Hold};
+use super::dispatch::{Decided, Flow};
+use super::failure::LOST;
+use super::lane::{Lane, LaneRole, LaneState};
+use super::pool::{PoolId, PoolKey};
+use super::users::{AccountId, UserId, Verdict};
+use super::wait::LastWrite;
+use crate::base::key::Key;
+use crate::command::{CommandId, Local, Route, Table, Transaction as TransactionCommand, texts};
+use crate::config::accounts::Account;
+use crate::config::value::Auth;
+use crate::resp::Request;
+
+const ON_ITS_OWN: &str = "ERR AUTH while subscribed or tracking is not supported by the broker";
+
+impl Broker {
+    /// Takes the users of `auth_file`. Before the first child.
+    pub fn take_accounts(&mut self, accounts: Vec<Account>) {
+        if self.users.take_accounts(accounts) {
+            self.open_probe();
+        }
+    }
+
+    // ---- who a child is -------------------------------------------------------------------------------
+
+    /// Who a child is that has said nothing. The program's own requests are trusted.
+    pub(super) fn first_user(&self, kind: ChildKind) -> (UserId, Option<AccountId>) {
+        if kind == ChildKind::Local {
+            return (UserId::UPSTREAM, None);
+        }
+        match self.users.mode {
+            Auth::Broker => (UserId::UPSTREAM, None),
+            Auth::Users => match self.users.default_account() {
+                Some(account) => (self.users.user_of(account), Some(account)),
+                None => (UserId::NOBODY, None),
+            },
+            Auth::Passthrough => match self.probe.default_open {
+                Some(true) => (UserId::DEFAULT, None),
+                Some(false) => (UserId::NOBODY, None),
+                None => (UserId::UNDECIDED, None),
+            },
+        }
+    }
+
+    /// Whether anybody asks who this child is.
+    pub(super) fn is_judged(&self, key: Key<Child>) -> bool {
+        let judged = |child: &Child| child.kind != ChildKind::Local && self.users.mode != Auth::Broker;
+        self.children.get(key).is_some_and(judged)
+    }
+
+    /// The child is this user from now on. Nothing of it is in flight. What it watched was watched with the
+    /// rights of the former user: that lane cannot go on, so its next EXEC is null.
+    pub(super) fn become_user(&mut self, key: Key<Child>, user: UserId, account: Option<AccountId>) {
+        let now = self.now;
+        let Some(child) = self.children.get_mut(key) else { return };
+        child.account = account;
+        let former = std::mem::replace(&mut child.user, user);
+        self.users.enter(user);
+        self.users.leave(former, now);
+        if former == user {
+            return;
+        }
+        if child.last_write != LastWrite::None {
+            // The lane that carried it is the former user's.
+            child.last_write = LastWrite::Lost;
+        }
+        let Some(held) = child.lease else { return };
+        if let Some(lane) = self.lanes.get_mut(held.lane) {
+            lane.burnt = true;
+            child.session.watch_lost |= lane.lease.as_ref().is_some_and(|lease| lease.watching);
+        }
+        self.end_lease(key);
+    }
+
+    /// RESET: as a child that has just connected.
+    pub(super) fn become_first_user(&mut self, key: Key<Child>) {
+        let Some(kind) = self.children.get(key).map(|child| child.kind) else { return };
+        let (user, account) = self.first_user(kind);
+        self.become_user(key, user, account);
+    }
+
+    /// The name CLIENT INFO has for the child's user.
+    pub(super) fn user_name(&self, child: &Child) -> String {
+        match child.account {
+            Some(account) => self.users.account_name(account).to_owned(),
+            None => String::from_utf8_lossy(self.users.name(child.user, &self.upstream)).into_owned(),
+        }
+    }
+
+    /// Whether there may be a user of this name: who is not connected, only the upstream knows.
+    pub(super) fn is_user(&self, name: &[u8]) -> bool {
+        match self.users.mode {
+            Auth::Broker => self.users.name(UserId::UPSTREAM, &self.upstream) == name,
+            Auth::Users => self.users.has_account(name),
+            Auth::Passthrough => true,
+        }
+    }
+
+    // ---- AUTH -----------------------------------------------------------------------------------------
+
+    pub(super) fn authenticate(&mut self, key: Key<Child>, request: &Request<'_>) -> Flow {
+        let claim = match request.argc() {
+            2 => (None, request.arg(1)),
+            3 => (Some(request.arg(1)), request.arg(2)),
+            _ => return self.reject(key, texts::SYNTAX),
+        };
+        if self.children.get(key).is_some_and(|child| child.in_flight > 0) {
+            return Flow::Hold(Hold::Drained);
+        }
+        if self.users.mode == Auth::Passthrough {
+            let args: Vec<&[u8]> = request.args().collect();
+            return self.ask_claim(key, &args, (claim.0.unwrap_or(b"default"), claim.1), None);
+        }
+        match self.let_in(key, claim.0, claim.1) {
+            Ok(()) => {
+                self.answer(key, b"+OK\r\n");
+                Flow::Done
+            }
+            Err(text) => self.reject(key, text),
+        }
+    }
+
+    /// HELLO ... AUTH name password, which ends before the argument `resume`. `Ok`: go on with the options.
+    pub(super) fn hello_auth(
+        &mut self,
+        key: Key<Child>,
+        request: &Request<'_>,
+        resume: usize,
+    ) -> Result<(), Flow> {
+        let (name, password) = (request.arg(resume - 2), request.arg(resume - 1));
+        if self.children.get(key).is_some_and(|child| child.in_flight > 0) {
+            return Err(Flow::Hold(Hold::Drained));
+        }
+        if self.users.mode == Auth::Passthrough {
+            let args = [request.arg(0), b"2", b"AUTH", name, password];
+            let resume = u16::try_from(resume).unwrap_or(u16::MAX);
+            return Err(self.ask_claim(key, &args, (name, password), Some(resume)));
+        }
+        self.let_in(key, Some(name), password).map_err(|text| self.reject(key, text))
+    }
+
+    fn let_in(&mut self, key: Key<Child>, name: Option<&[u8]>, password: &[u8]) -> Result<(), &'static str> {
+        match self.users.verify(name, password) {
+            Verdict::Welcome(account) => {
+                self.become_user(key, self.users.user_of(account), Some(account));
+                Ok(())
+            }
+            Verdict::WrongPassword => Err(texts::WRONGPASS),
+            Verdict::NoneNeeded => Err(texts::AUTH_WITHOUT_PASSWORD),
+        }
+    }
+
+    // ---- what it may do -------------------------------------------------------------------------------
+
+    /// Whether a request goes on, and which way where that depends on the user. It is a known command with
+    /// the right number of arguments.
+    pub(super) fn admit(
+        &mut self,
+        key: Key<Child>,
+        request: &Request<'_>,
+        decided: &mut Decided,
+    ) -> Option<Flow> {
+        if !self.is_judged(key) {
+            return None;
+        }
+        if self.children.get(key)?.user == UserId::UNDECIDED {
+            if self.probe.default_open.is_none() {
+                return Some(self.wait_for_upstream(key));
+            }
+            self.become_first_user(key);
+        }
+        let child = self.children.get(key)?;
+        match decided.route {
+            Route::Local(Local::Quit | Local::Reset) => return None,
+            Route::Local(local @ (Local::Auth | Local::Hello))
+                if child.is_subscribed() || child.session.is_pinned() =>
+            {
+                let name = if local == Local::Auth { "auth" } else { "hello" };
+                if child.session.proto == 2 && child.is_subscribed() {
+                    return Some(self.reject(key, texts::subscriber_context(name)));
+                }
+                // Its connection is the former user's, and would stay so.
+                let claims = name == "auth" || request.args().any(|arg| arg.eq_ignore_ascii_case(b"AUTH"));
+                return claims.then(|| self.reject(key, ON_ITS_OWN));
+            }
+            Route::Local(Local::Auth) if child.session.transaction.is_open() => {
+                return Some(self.reject_in_multi(key, decided.id));
+            }
+            Route::Local(Local::Auth | Local::Hello) => return None,
+            _ => {}
+        }
+        if child.user == UserId::NOBODY {
+            return Some(self.turn_away(key, request, decided.route, texts::NOAUTH));
+        }
+        if let (Some(account), Some(table)) = (child.account, &self.control.table) {
+            self.users.resolve(account, table);
+        }
+        if self.is_denied(key, decided.id) {
+            let text = texts::refused(self.control.table.as_ref().map_or("", |table| table.name(decided.id)));
+            return Some(self.turn_away(key, request, decided.route, &text));
+        }
+        decided.route = self.route_as(key, decided.id, decided.route);
+        None
+    }
+
+    fn turn_away(&mut self, key: Key<Child>, request: &Request<'_>, route: Route, text: &str) -> Flow {
+        match route {
+            Route::Transaction(TransactionCommand::Exec) => self.reject_exec(key, request, text),
+            _ => self.reject(key, text),
+        }
+    }
+
+    /// Whether one of the broker's own users may not run the command.
+    pub(super) fn is_denied(&self, key: Key<Child>, id: CommandId) -> bool {
+        let account = self.children.get(key).and_then(|child| child.account);
+        account.is_some_and(|account| self.users.is_refused(account, id))
+    }
+
+    /// The way of a command where it depends on who asks: only the broker knows the names of its own users,
+    /// only the upstream knows what its users may.
+    pub(super) fn route_as(&self, key: Key<Child>, id: CommandId, route: Route) -> Route {
+        let Some(child) = self.children.get(key) else { return route };
+        match route {
+            _ if child.account.is_some() && self.users.is_whoami(id) => Route::Local(Local::Whoami),
+            Route::Local(Local::Ping | Local::Echo) if child.has_rights() && !child.is_subscribed() => {
+                Route::Shared
+            }
+            _ => route,
+        }
+    }
+
+    pub(super) fn table_for_users(&mut self) {
+        if let Some(table) = &self.control.table {
+            let table: &Table = table;
+            self.users.table_changed(table);
+        }
+    }
+
+    /// Whether the child's user may MULTI.
+    pub(super) fn may_multi(&mut self, key: Key<Child>) -> Result<(), Flow> {
+        let Some(child) = self.children.get(key) else { return Err(Flow::Gone) };
+        let known = if child.has_rights() {
+            self.users.multi(child.user, self.now)
+        } else {
+            Some(self.control.multi_refusal.clone().map_or(Ok(()), Err))
+        };
+        match known {
+            Some(Ok(())) => Ok(()),
+            Some(Err(refusal)) => {
+                self.answer(key, &refusal);
+                Err(Flow::Done)
+            }
+            None => Err(self.ask_multi(key)),
+        }
+    }
+
+    // ---- the end of a user ----------------------------------------------------------------------------
+
+    /// The upstream lets nobody in as this user any more: whoever is it is closed, as connections of its own
+    /// would have been. Nobody goes on as somebody else.
+    pub(super) fn user_refused(&mut self, user: UserId) {
+        if user == UserId::DEFAULT {
+            self.probe.default_open = Some(false);
+        }
+        let of_user = |(_, child): &(Key<Child>, &Child)| child.user == user;
+        let children: Vec<Key<Child>> = self.children.iter().filter(of_user).map(|(key, _)| key).collect();
+        let name = String::from_utf8_lossy(self.users.name(user, &self.upstream));
+        let name: String = name.chars().take(64).collect();
+        log::warn!("the upstream refuses user {name:?}: closing its {} children", children.len());
+        for key in children {
+            self.close_child(key);
+        }
+        self.end_user(user);
+    }
+
+    /// Nobody has been this user for a while.
+    pub(super) fn end_abandoned_users(&mut self) {
+        for user in self.users.abandoned(self.now) {
+            self.end_user(user);
+        }
+    }
+
+    /// Closes every connection of a user that no child is, and forgets what was said on them.
+    fn end_user(&mut self, user: UserId) {
+        for key in self.lanes.keys() {
+            let Some(lane) = self.lanes.get(key).filter(|lane| !lane.role.is_own()) else { continue };
+            if self.pools[lane.pool.0 as usize].key.user == user {
+                self.end_lane(key);
+            }
+        }
+        for index in 0..self.pools.len() {
+            if self.pools[index].key.user == user {
+                self.free_pool(PoolId(index as u32));
+            }
+        }
+        self.forget_hub(user);
+        self.users.forget(user);
+    }
+
+    /// Removes a lane for good, whatever is on it: it belongs to children that are gone.
+    fn end_lane(&mut self, key: Key<Lane>) {
+        let Some(lane) = self.lanes.get_mut(key) else { return };
+        let pool = lane.pool;
+        if let Some(kind) = lane.opening_for.take() {
+            self.leases.line(kind).end_opening(pool);
+        }
+        if lane.lease.is_some() {
+            return self.abandon_lease(key);
+        }
+        self.drop_connection(key);
+        let slots = self.lanes.get_mut(key).map(Lane::take_all).unwrap_or_default();
+        self.fail_slots(key, slots, LOST);
+        self.forget_lane(key, pool);
+    }
+
+    /// The upstream has refused the greeting of a child's lane. True if that was seen to here: the user's own
+    /// password, or the db that it may not select.
+    pub(super) fn greeting_refused(&mut self, key: Key<Lane>, is_choice: bool, frame: &[u8]) -> bool {
+        let Some(lane) = self.lanes.get(key) else { return true };
+        let pool = self.pools[lane.pool.0 as usize].key;
+        if pool.user == UserId::UPSTREAM || lane.role.is_own() {
+            return false;
+        }
+        let of_user = [&b"-WRONGPASS"[..], b"-NOAUTH", b"-NOPERM"];
+        if is_choice && frame.first() == Some(&b'-') {
+            self.refuse_pool(key, &pool, frame);
+            return true;
+        }
+        let refused = of_user.iter().any(|text| frame.starts_with(text));
+        if refused {
+            self.user_refused(pool.user);
+        }
+        refused
+    }
+
+    /// Whoever waits for this lane is told what the upstream has said; the next request tries again.
+    fn refuse_pool(&mut self, key: Key<Lane>, pool: &PoolKey, frame: &[u8]) {
+        let text = String::from_utf8_lossy(frame.strip_prefix(b"-").unwrap_or(frame)).trim_end().to_owned();
+        self.drop_connection(key);
+        let Some(lane) = self.lanes.get_mut(key) else { return };
+        debug_assert!(lane.state == LaneState::Dormant);
+        if lane.role == LaneRole::Shared {
+            let slots = lane.take_all();
+            self.fail_slots(key, slots, &text);
+            return self.account_lane(key);
+        }
+        self.end_lane(key);
+        let waits = |child: &Child| child.hold == Hold::Lease && child.pool_key() == *pool;
+        for child in self.children.keys() {
+            if self.children.get(child).is_some_and(waits) {
+                self.leave_line(child);
+                self.fail_front(child, &text);
+            }
+        }
+    }
+
+    /// Places no lease may take beyond those of the three kinds.
+    pub(super) fn probe_places(&self) -> usize {
+        usize::from(self.probe.lane.is_some())
+    }
+}
+
+impl LaneRole {
+    /// Whether its connection is the broker's own and stays open, whatever children do.
+    pub(super) fn is_own(self) -> bool {
+        matches!(self, LaneRole::Control | LaneRole::Probe)
+    }
+}
+
+impl Child {
+    /// Whether it goes upstream as somebody else than the broker itself, whose rights are not known here.
+    pub(super) fn has_rights(&self) -> bool {
+        self.user != UserId::UPSTREAM
+    }
+}

@@ -1,0 +1,362 @@
+//! The probe: one connection on which the upstream is asked about users, with the very words and passwords of
+//! children. It is greeted with nothing, serves nobody, and is reset behind every question, so that whoever it
+//! was a moment ago means nothing for the next one. A password that is refused here harms nothing.
+
+use super::broker::Broker;
+use super::child::{Child, Hold};
+use super::dispatch::Flow;
+use super::failure::DOWN;
+use super::lane::{Lane, LaneRole, LaneState, SlotKind};
+use super::timers::Timer;
+use super::users::{Password, UserId};
+use crate::base::clock::Millis;
+use crate::base::key::Key;
+use crate::base::limits;
+use crate::config::value::Auth;
+use crate::resp::encode;
+use std::collections::VecDeque;
+
+/// Who waits for an answer: a child, and the number of its question. A child that has given up asks under
+/// another number.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Asker {
+    child: Key<Child>,
+    number: u64,
+}
+
+/// What one request on the probe is for. Answers come in the order of the requests.
+#[derive(Debug)]
+enum Proof {
+    /// A child's AUTH or HELLO AUTH; a HELLO goes on behind the argument `resume`.
+    Claim { asker: Asker, name: Box<[u8]>, password: Password, resume: Option<u16> },
+    /// HELLO AUTH of a user that has lost a connection: does it still exist?
+    Recheck(UserId),
+    /// HELLO AUTH of a user as whom the next requests are made.
+    As(UserId),
+    /// A child's SELECT, as its user.
+    Select { asker: Asker, db: Option<u32> },
+    /// MULTI, as a child's user.
+    Multi { asker: Asker, user: UserId },
+    /// A child's request that has to overtake what runs on its lanes, as its user.
+    Relay { asker: Asker },
+    /// PING as nobody: may the default user go without a password?
+    Default,
+    /// The answer changes nothing.
+    Ignore,
+    /// RESET.
+    Reset,
+}
+
+/// The connection, and what is known about nobody.
+#[derive(Debug, Default)]
+pub(super) struct Probe {
+    /// None where children need no proof.
+    pub(super) lane: Option<Key<Lane>>,
+    proofs: VecDeque<Proof>,
+    /// Whether the upstream's default user needs no password, if that is known.
+    pub(super) default_open: Option<bool>,
+    /// When that was last asked.
+    asked_at: Millis,
+    /// The answer to `As`, if it was a refusal.
+    denied: Option<Vec<u8>>,
+    number: u64,
+}
+
+const PING: &[u8] = b"*1\r\n$4\r\nPING\r\n";
+const MULTI: &[u8] = b"*1\r\n$5\r\nMULTI\r\n";
+const DISCARD: &[u8] = b"*1\r\n$7\r\nDISCARD\r\n";
+const RESET: &[u8] = b"*1\r\n$5\r\nRESET\r\n";
+
+impl Broker {
+    /// Makes the probe's lane and dials it. It is dialled again for as long as the broker lives.
+    pub(super) fn open_probe(&mut self) {
+        let pool = self.control_pool();
+        let lane = self.lanes.insert(Lane::new(pool, LaneRole::Probe, self.now));
+        self.probe.lane = Some(lane);
+        self.want_connection(lane);
+    }
+
+    pub(super) fn probe_is_ready(&self) -> bool {
+        let lane = self.probe.lane.and_then(|lane| self.lanes.get(lane));
+        lane.is_some_and(|lane| lane.state == LaneState::Ready)
+    }
+
+    /// The probe's connection stands.
+    pub(super) fn probe_ready(&mut self) {
+        self.ask_default();
+        for user in self.users.suspects() {
+            self.recheck(user);
+        }
+        self.wake_upstream_waiters();
+    }
+
+    /// It is gone; what it had not answered is settled by `lane_lost`.
+    pub(super) fn probe_lost(&mut self) {
+        self.probe.default_open = None;
+    }
+
+    /// Asks now and then whether the default user needs a password: that may change, and nobody tells.
+    pub(super) fn ask_default_again(&mut self) {
+        if self.probe_is_ready() && self.probe.asked_at + limits::RIGHTS_FRESH <= self.now {
+            self.ask_default();
+        }
+    }
+
+    pub(super) fn ask_default(&mut self) {
+        if self.users.mode == Auth::Passthrough && self.probe_is_ready() {
+            self.probe.asked_at = self.now;
+            // A connection that was let in stays so, whatever has changed since.
+            self.prove(RESET, Proof::Reset);
+            self.prove(PING, Proof::Default);
+        }
+    }
+
+    /// A lane of this user was lost: that is how the upstream tells that a user was deleted.
+    pub(super) fn recheck(&mut self, user: UserId) {
+        if !self.users.is_known(user) {
+            if user == UserId::DEFAULT {
+                self.ask_default();
+            }
+            return;
+        }
+        let ready = self.probe_is_ready();
+        self.users.set_suspect(user, !ready);
+        if ready {
+            let auth = self.auth_request(user);
+            self.prove(&auth, Proof::Recheck(user));
+            self.prove(RESET, Proof::Reset);
+        }
+    }
+
+    // ---- what children ask ----------------------------------------------------------------------------
+
+    /// A child says who it is. `request` is sent as it stands, but for what is said behind the password.
+    pub(super) fn ask_claim(
+        &mut self,
+        key: Key<Child>,
+        request: &[&[u8]],
+        claim: (&[u8], &[u8]),
+        resume: Option<u16>,
+    ) -> Flow {
+        let asker = match self.asker(key) {
+            Ok(asker) => asker,
+            Err(flow) => return flow,
+        };
+        let mut bytes = zeroize::Zeroizing::new(Vec::new());
+        encode::request(&mut bytes, request);
+        let (name, password) = (claim.0.into(), Password::new(claim.1));
+        self.prove(&bytes, Proof::Claim { asker, name, password, resume });
+        self.prove(RESET, Proof::Reset);
+        Flow::Hold(Hold::Answer)
+    }
+
+    /// A child's SELECT: whether its user may, and whether the db exists.
+    pub(super) fn ask_select(&mut self, key: Key<Child>, request: &[u8], db: Option<u32>) -> Flow {
+        self.ask_as(key, |broker, asker, _| broker.prove(request, Proof::Select { asker, db }))
+    }
+
+    /// Whether a child's user may MULTI: in a block, a MULTI that is refused would let what follows it run
+    /// one by one.
+    pub(super) fn ask_multi(&mut self, key: Key<Child>) -> Flow {
+        self.ask_as(key, |broker, asker, user| {
+            broker.prove(MULTI, Proof::Multi { asker, user });
+            broker.prove(DISCARD, Proof::Ignore);
+        })
+    }
+
+    /// A child's SCRIPT KILL or FUNCTION KILL: on the lane that runs the script it would stand behind it.
+    pub(super) fn ask_relay(&mut self, key: Key<Child>, request: &[u8]) -> Flow {
+        self.ask_as(key, |broker, asker, _| broker.prove(request, Proof::Relay { asker }))
+    }
+
+    fn ask_as(&mut self, key: Key<Child>, ask: impl FnOnce(&mut Broker, Asker, UserId)) -> Flow {
+        let asker = match self.asker(key) {
+            Ok(asker) => asker,
+            Err(flow) => return flow,
+        };
+        let Some(user) = self.children.get(key).map(|child| child.user) else { return Flow::Gone };
+        if self.users.is_known(user) {
+            let auth = self.auth_request(user);
+            self.prove(&auth, Proof::As(user));
+        }
+        // Else as the default user, which it is after every RESET.
+        ask(self, asker, user);
+        self.prove(RESET, Proof::Reset);
+        Flow::Hold(Hold::Answer)
+    }
+
+    /// Numbers a child's question. It waits for the answer as long as for a lane, but never for less than
+    /// the upstream may take to connect.
+    fn asker(&mut self, key: Key<Child>) -> Result<Asker, Flow> {
+        if !self.probe_is_ready() {
+            return Err(self.wait_for_upstream(key));
+        }
+        if let Some(lane) = self.probe.lane.and_then(|lane| self.lanes.get_mut(lane))
+            && lane.out.len() >= limits::LANE_WINDOW
+        {
+            lane.held.push(key);
+            return Err(Flow::Hold(Hold::Lane));
+        }
+        self.probe.number += 1;
+        let number = self.probe.number;
+        let latest = self.now + self.settings.queue_timeout.max(self.settings.connect_timeout);
+        let Some(child) = self.children.get_mut(key) else { return Err(Flow::Gone) };
+        child.proof = Some(number);
+        let until = *child.upstream_until.insert(latest);
+        self.timers.arm(until, Timer::Child(key));
+        Ok(Asker { child: key, number })
+    }
+
+    fn auth_request(&self, user: UserId) -> zeroize::Zeroizing<Vec<u8>> {
+        let said = self.users.get(user, &self.upstream);
+        let mut bytes = zeroize::Zeroizing::new(Vec::new());
+        let (name, password) = (said.name.unwrap_or(b"default"), said.password.unwrap_or_default());
+        // As lanes are greeted: AUTH may be renamed.
+        encode::request(&mut bytes, &[&b"HELLO"[..], b"2", b"AUTH", name, password]);
+        bytes
+    }
+
+    fn prove(&mut self, request: &[u8], proof: Proof) {
+        let Some(lane) = self.probe.lane else { return };
+        self.probe.proofs.push_back(proof);
+        self.send(lane, request, Key::NONE, 0, SlotKind::Proof, 0);
+    }
+
+    // ---- answers --------------------------------------------------------------------------------------
+
+    /// The answer to the oldest request; `None` when the connection was lost before it came.
+    pub(super) fn proof_answered(&mut self, frame: Option<&[u8]>) {
+        let Some(proof) = self.probe.proofs.pop_front() else { return };
+        match (proof, frame) {
+            (Proof::Recheck(user), None) => self.users.set_suspect(user, true),
+            (
+                Proof::Claim { asker, .. }
+                | Proof::Select { asker, .. }
+                | Proof::Multi { asker, .. }
+                | Proof::Relay { asker },
+                None,
+            ) => {
+                // Nothing has changed: its request is looked at afresh.
+                if self.takes_answer(asker) {
+                    self.lift(asker.child);
+                }
+            }
+            (_, None) => {}
+            (proof, Some(frame)) => self.proof_given(proof, frame),
+        }
+    }
+
+    fn proof_given(&mut self, proof: Proof, frame: &[u8]) {
+        match proof {
+            Proof::Claim { asker, name, password, resume } => {
+                self.claim_answered(asker, &name, &password, resume, frame);
+            }
+            Proof::Recheck(user) => self.check_credentials(user, frame),
+            Proof::As(user) => {
+                self.probe.denied = (frame.first() == Some(&b'-')).then(|| frame.to_vec());
+                self.check_credentials(user, frame);
+            }
+            Proof::Select { asker, db } => {
+                let answer = self.probe.denied.clone().unwrap_or_else(|| frame.to_vec());
+                if let (b"+OK\r\n", Some(db), Some(child)) =
+                    (&answer[..], db, self.children.get_mut(asker.child))
+                    && child.proof == Some(asker.number)
+                {
+                    child.session.db = db;
+                }
+                self.answer_front(asker, &answer);
+            }
+            Proof::Multi { asker, user } => {
+                let answer = self.probe.denied.as_deref().unwrap_or(frame);
+                let refusal = (answer.first() == Some(&b'-')).then(|| answer.to_vec());
+                self.users.set_multi(user, refusal, self.now);
+                if self.takes_answer(asker) {
+                    self.lift(asker.child);
+                }
+            }
+            Proof::Relay { asker } => {
+                let answer = self.probe.denied.clone().unwrap_or_else(|| frame.to_vec());
+                self.answer_front(asker, &answer);
+            }
+            Proof::Default => self.default_answered(frame),
+            Proof::Ignore => {}
+            Proof::Reset => {
+                self.probe.denied = None;
+                if let (Some(lane), false) = (self.probe.lane, frame == b"+RESET\r\n") {
+                    self.lane_lost(lane, "RESET was refused on the connection that proves users");
+                }
+            }
+        }
+    }
+
+    /// Whether the child still waits for this very answer; it does not any more.
+    fn takes_answer(&mut self, asker: Asker) -> bool {
+        let child = self.children.get_mut(asker.child);
+        let waits = |child: &&mut Child| child.hold == Hold::Answer && child.proof == Some(asker.number);
+        child.filter(waits).is_some_and(|child| child.proof.take().is_some())
+    }
+
+    fn answer_front(&mut self, asker: Asker, frame: &[u8]) {
+        if !self.takes_answer(asker) {
+            return;
+        }
+        if let Some(child) = self.children.get_mut(asker.child) {
+            child.front_done = true;
+        }
+        self.answer(asker.child, frame);
+        self.lift(asker.child);
+    }
+
+    fn claim_answered(
+        &mut self,
+        asker: Asker,
+        name: &[u8],
+        password: &Password,
+        resume: Option<u16>,
+        frame: &[u8],
+    ) {
+        if frame.first() == Some(&b'-') {
+            return self.answer_front(asker, frame);
+        }
+        let waits = self.children.get(asker.child);
+        if waits.is_none_or(|child| child.hold != Hold::Answer || child.proof != Some(asker.number)) {
+            return;
+        }
+        let user = self.users.register(name, password);
+        self.become_user(asker.child, user, None);
+        let Some(argument) = resume else { return self.answer_front(asker, frame) };
+        if self.takes_answer(asker) {
+            if let Some(child) = self.children.get_mut(asker.child) {
+                child.hello_done = argument;
+            }
+            self.lift(asker.child);
+        }
+    }
+
+    /// Only these words mean that nobody may be this user any more.
+    fn check_credentials(&mut self, user: UserId, frame: &[u8]) {
+        if frame.starts_with(b"-WRONGPASS") {
+            self.user_refused(user);
+        }
+    }
+
+    fn default_answered(&mut self, frame: &[u8]) {
+        let open = [&b"+PONG"[..], b"-NOPERM", b"-LOADING", b"-BUSY", b"-MASTERDOWN"];
+        if frame.starts_with(b"-NOAUTH") {
+            self.probe.default_open = Some(false);
+        } else if open.iter().any(|text| frame.starts_with(text)) {
+            self.probe.default_open = Some(true);
+        } else if let Some(lane) = self.probe.lane {
+            return self.lane_lost(lane, "PING was not answered as by Redis");
+        }
+        self.wake_upstream_waiters();
+    }
+
+    /// The child has waited long enough for an answer, which finds nobody when it comes.
+    pub(super) fn proof_wait_over(&mut self, key: Key<Child>) {
+        if let Some(child) = self.children.get_mut(key) {
+            child.proof = None;
+        }
+        self.fail_front(key, DOWN);
+    }
+}
