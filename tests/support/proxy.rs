@@ -81,6 +81,11 @@ impl Proxy {
         });
     }
 
+    /// All that each open connection of that name has been sent.
+    pub(crate) fn sent(&self, name: &str) -> Vec<Vec<u8>> {
+        self.named(name).iter().map(|link| link.sent.lock().expect("sent").clone()).collect()
+    }
+
     fn named(&self, name: &str) -> Vec<Arc<Link>> {
         let links = self.links.lock().expect("links");
         let open = links.iter().filter(|link| !link.closed.load(Ordering::SeqCst));
