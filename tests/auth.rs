@@ -581,7 +581,7 @@ fn a_subscriber_stays_who_it_is() {
     raw.ask("HELLO 3 AUTH u p");
     raw.send("SUBSCRIBE c");
     raw.read_reply();
-    let refused = "-ERR AUTH while subscribed is not supported by the broker\r\n";
+    let refused = "-ERR AUTH while subscribed or tracking is not supported by the broker\r\n";
     raw.expect("AUTH default pw", refused);
     raw.expect("HELLO 3 AUTH default pw", refused);
     raw.expect("ACL WHOAMI", "$1\r\nu\r\n");

@@ -37,10 +37,63 @@ queue_timeout = \"500ms\"
 |---|---|---|---|
 ";
 
+const CONFIG_TAIL: &str = "
+## Who children are
+
+`auth = \"broker\"`: whoever may connect is served as the upstream's user of the broker. AUTH answers as a Redis whose
+default user has no password.
+
+`auth = \"passthrough\"`: children say who they are with AUTH or HELLO, and Redis judges each time, on a connection that
+serves nothing else. A child that is let in uses connections of its own user: one more shared lane for each user,
+database and protocol. Another password of the same user has connections of its own. They are closed five seconds
+after the last child that used them, and the password is overwritten. Children begin as Redis' default user if that
+needs no password. When Redis refuses a user it had let in (it was deleted, its password changed and its connections
+were closed), all children that are that user are closed. The broker's own connections stay those of `upstream_username`.
+With `integrity`, every user needs the right to ECHO.
+
+`auth = \"users\"`: the broker judges, from `auth_file`, which is read at the start:
+
+```toml
+[[user]]
+name = \"reports\"
+# SHA-256 of the password, as `printf %s 'password' | sha256sum` prints it; or a list of them.
+password_sha256 = \"5e884898da28047151d0e56f8dc6292773603d0d6aabbdd62a11ef721d1542d8\"
+# The only commands it may run; a container means all its subcommands. AUTH, HELLO, QUIT and RESET are always there.
+commands_allow = [\"get\", \"mget\", \"scan\", \"config|get\"]
+
+[[user]]
+name = \"jobs\"
+password_sha256 = \"5e884898da28047151d0e56f8dc6292773603d0d6aabbdd62a11ef721d1542d8\"
+commands_deny = [\"flushall\", \"flushdb\"]
+# As whom its requests go upstream, if not as the broker's own user.
+upstream_username = \"jobs\"
+upstream_password = \"secret\"
+
+# Who children are that have said nothing. Without such a user they have to AUTH.
+[[user]]
+name = \"default\"
+nopass = true
+commands_allow = [\"ping\"]
+```
+
+Neither list widens what the broker allows at all. ACL WHOAMI and CLIENT INFO name the user of the file.
+";
+
 #[test]
 fn the_configuration_page_is_the_table() {
     let lines: String = rows().iter().map(line).collect();
-    compare("docs/config.md", &format!("{CONFIG_HEAD}{lines}"));
+    compare("docs/config.md", &format!("{CONFIG_HEAD}{lines}{CONFIG_TAIL}"));
+}
+
+#[test]
+fn the_users_of_the_page_are_users() {
+    let example = CONFIG_TAIL.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next());
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(&file, example.expect("an example")).expect("written");
+    let mut settings = broker::config::Settings::default();
+    settings.set("auth", "users").expect("a choice");
+    settings.set("auth_file", file.path().to_str().expect("a path")).expect("a path");
+    assert_eq!(settings.accounts().expect("acceptable").len(), 3);
 }
 
 #[test]
