@@ -4,6 +4,7 @@
 use broker::command::{self, Known, Local, Policy, Route, Table, Transaction, Verdict, texts};
 use broker::resp::Request;
 use redis::Value;
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
@@ -385,4 +386,40 @@ fn fixed_texts_are_the_servers() {
     assert_eq!(raw.words("hello 3"), format!("-{}\r\n", texts::HELLO_NOAUTH));
     assert_eq!(raw.words("exec"), format!("-{}\r\n", texts::exec_aborted(texts::NOAUTH)));
     assert_eq!(raw.words("PosT\0x"), "", "closed without a word");
+}
+
+/// What the page of commands calls tried is this server's own table.
+#[test]
+fn the_commands_of_the_page_are_the_servers() {
+    let server = Server::start(&[]);
+    let reply: Value = redis::cmd("COMMAND").query(&mut server.client()).unwrap();
+    let listed: BTreeSet<String> = include_str!("docs/commands.tsv")
+        .lines()
+        .filter_map(|line| line.strip_suffix("\ttried"))
+        .map(|line| {
+            let fields: Vec<&str> = line.split('\t').collect();
+            format!("{} {} {}", fields[0], fields[2], fields[3])
+        })
+        .collect();
+    let mut own = BTreeSet::new();
+    describe(&reply, &mut own);
+    assert_eq!(listed, own);
+}
+
+fn describe(commands: &Value, into: &mut BTreeSet<String>) {
+    let items = |value: &Value| match value {
+        Value::Array(items) | Value::Set(items) => items.clone(),
+        value => panic!("{value:?}"),
+    };
+    for command in items(commands) {
+        let fields = items(&command);
+        let (name, arity): (String, i64) = (
+            redis::from_redis_value(fields[0].clone()).unwrap(),
+            redis::from_redis_value(fields[1].clone()).unwrap(),
+        );
+        let mut flags: Vec<String> = redis::from_redis_value(fields[2].clone()).unwrap();
+        flags.sort();
+        into.insert(format!("{name} {arity} {}", flags.join(" ")));
+        describe(&fields[9], into);
+    }
 }

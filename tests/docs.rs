@@ -3,9 +3,12 @@
 
 use std::path::Path;
 
+use broker::command::{Local, Policy, Route, Table, Verdict, is_never_allowed};
 use broker::config::table::{Kind, Row};
 use broker::config::{client_rows, rows};
 use broker::reactor::Loop;
+use broker::resp::Request;
+use redis::Value;
 
 const CONFIG_HEAD: &str = "\
 <!-- Made from the table in src/config/table.rs by `BROKER_UPDATE_DOCS=1 cargo test --test docs`. -->
@@ -159,4 +162,170 @@ fn compare(name: &str, made: &str) {
     }
     let found = std::fs::read_to_string(&path).unwrap_or_default();
     assert!(found == made, "{name} is not what the code says: BROKER_UPDATE_DOCS=1 cargo test --test docs");
+}
+
+// ---- commands ------------------------------------------------------------------------------------------------------
+
+/// One line of tests/docs/commands.tsv.
+struct Command<'t> {
+    name: &'t str,
+    since: &'t str,
+    arity: i64,
+    flags: Vec<&'t str>,
+    known: &'t str,
+}
+
+fn commands() -> Vec<Command<'static>> {
+    let lines = include_str!("docs/commands.tsv").lines().filter(|line| !line.starts_with('#'));
+    lines
+        .map(|line| {
+            let fields: Vec<&str> = line.split('\t').collect();
+            let [name, since, arity, flags, known] = fields[..] else { panic!("{line}: not five fields") };
+            let arity = arity.parse().unwrap_or_else(|_| panic!("{line}: no arity"));
+            Command { name, since, arity, flags: flags.split_whitespace().collect(), known }
+        })
+        .collect()
+}
+
+/// The reply to COMMAND of a server that has them all.
+fn reply(commands: &[Command<'_>]) -> Value {
+    let text = |text: &str| Value::BulkString(text.as_bytes().to_vec());
+    let entry = |command: &Command<'_>, subcommands| {
+        let flags = command.flags.iter().map(|flag| Value::SimpleString((*flag).to_owned())).collect();
+        let mut fields = vec![text(command.name), Value::Int(command.arity), Value::Array(flags)];
+        fields.resize(9, Value::Int(0));
+        fields.push(Value::Array(subcommands));
+        Value::Array(fields)
+    };
+    let container = |name: &str| name.split_once('|').map(|(container, _)| container.to_owned());
+    let of = |name: &str| -> Vec<Value> {
+        let own = commands.iter().filter(|sub| container(sub.name).as_deref() == Some(name));
+        own.map(|sub| entry(sub, Vec::new())).collect()
+    };
+    let mut entries: Vec<Value> = Vec::new();
+    for command in commands.iter().filter(|command| !command.name.contains('|')) {
+        entries.push(entry(command, of(command.name)));
+    }
+    // Some are only known by their subcommands.
+    let names: std::collections::BTreeSet<String> =
+        commands.iter().filter_map(|sub| container(sub.name)).collect();
+    for name in names.iter().filter(|name| commands.iter().all(|command| command.name != **name)) {
+        let command = Command { name, since: "", arity: -2, flags: Vec::new(), known: "" };
+        entries.push(entry(&command, of(name)));
+    }
+    Value::Array(entries)
+}
+
+fn route(table: &Table, args: &[&str]) -> Route {
+    let (mut bytes, mut ranges) = (Vec::new(), Vec::new());
+    for arg in args {
+        let start = bytes.len() as u32;
+        bytes.extend_from_slice(arg.as_bytes());
+        ranges.push((start, bytes.len() as u32));
+    }
+    match table.classify(&Request::new(&bytes, &ranges)) {
+        Verdict::Known(known) if known.arity_ok => known.route,
+        verdict => panic!("{args:?}: {verdict:?}"),
+    }
+}
+
+/// How the table treats a command, and why, in a few words.
+fn treatment(table: &Table, command: &Command<'_>) -> (&'static str, &'static str) {
+    let mut args: Vec<&str> = command.name.split('|').collect();
+    args.resize(args.len().max(command.arity.unsigned_abs() as usize), "1");
+    let mut blocking = vec![args[0], "block", "0", "streams"];
+    blocking.resize(args.len().max(6), "1");
+    match route(table, &args) {
+        Route::Shared if command.name.starts_with("xread") => {
+            assert!(matches!(route(table, &blocking), Route::Blocking(_)), "{}", command.name);
+            ("shared or leased lane", "BLOCK may wait as long as it likes")
+        }
+        Route::Shared => ("shared lane", "leaves nothing behind on its connection"),
+        Route::Local(local) => ("broker", why_local(local)),
+        Route::Transaction(_) => ("transaction", "what stands between MULTI and EXEC must stand together"),
+        Route::Blocking(_) => ("leased lane", "may wait as long as it likes"),
+        Route::Dedicated => ("leased lane", "keeps its connection busy for long"),
+        Route::Replicas => ("lane of its writes", "asks about the connection's own last write"),
+        Route::Subscribe(_) => ("subscription", "messages come without being asked for"),
+        Route::Pin(_) => ("kept lane", "changes the connection it runs on"),
+        Route::Control => ("control connection", "must not stand behind the script it is to end"),
+        Route::Refused => why_refused(command),
+    }
+}
+
+fn why_local(local: Local) -> &'static str {
+    match local {
+        Local::Ping => "asks for no data; only while the upstream answers",
+        Local::Echo => "asks for no data",
+        Local::Quit => "ends the child's connection, not a lane",
+        Local::Select => "each child has its own database; no shared lane ever changes its",
+        Local::Hello => "each child has its own protocol; the rest is the upstream's own greeting",
+        Local::Reset => "what the child has goes, with the lanes it has to itself",
+        Local::Auth => "a lane is the upstream user's and stays it",
+        Local::ClientList | Local::ClientInfo | Local::ClientKill | Local::ClientUnblock => {
+            "clients are the broker's own children"
+        }
+        Local::ClientReply => "replies of a lane are many children's: unwanted ones are dropped here",
+        Local::ClientGetredir | Local::ClientTrackinginfo | Local::ClientCaching => {
+            "who does not track has no such state; who does has a lane of its own, and is answered there"
+        }
+        Local::ClientNoTouch => "the child's requests go on lanes of that kind",
+        Local::ClientCapa => "nothing follows from it here",
+        Local::ClientNoEvict => "eviction is about connections, and lanes are the broker's",
+        Local::Asking | Local::Readonly | Local::Readwrite => "answered as by a server that is no cluster",
+        _ => "each child has its own",
+    }
+}
+
+fn why_refused(command: &Command<'_>) -> (&'static str, &'static str) {
+    let name = command.name;
+    if is_never_allowed(name) {
+        let why = if name.starts_with("sentinel") {
+            "a Sentinel is no upstream"
+        } else {
+            "takes its connection over"
+        };
+        return ("never", why);
+    }
+    let why = match name {
+        "monitor" => "shows everybody's requests",
+        "swapdb" | "sflush" => "moves the data of other children's databases",
+        "restore-asking" => "is between the nodes of a cluster",
+        "client|pause" | "client|unpause" => "acts on every client at once",
+        _ if command.flags.contains(&"admin") => "acts on the server, or shows what is its administrator's",
+        _ => "acts on the server",
+    };
+    ("refused", why)
+}
+
+#[test]
+fn the_page_of_commands_is_what_the_table_says() {
+    let commands = commands();
+    let table = Table::from_command_reply(&reply(&commands), Policy::default()).expect("a table");
+    let mut made = "| Command | Since | Known | Treatment | Why |\n|---|---|---|---|---|\n".to_owned();
+    let mut count = std::collections::BTreeMap::<&str, usize>::new();
+    let is_container = |name: &str| {
+        commands.iter().any(|command| command.name.strip_prefix(name).is_some_and(|sub| sub.starts_with('|')))
+    };
+    let shown: Vec<&Command<'_>> = commands.iter().filter(|command| !is_container(command.name)).collect();
+    for command in &shown {
+        let (how, why) = treatment(&table, command);
+        *count.entry(how).or_default() += 1;
+        let name = command.name.replace('|', " ").to_uppercase();
+        made += &format!("| {name} | {} | {} | {how} | {why} |\n", command.since, command.known);
+    }
+    let tried = shown.iter().filter(|command| command.known == "tried").count();
+    let counts: Vec<String> = count.iter().map(|(how, count)| format!("{count} {how}")).collect();
+    let made = format!(
+        "{} commands and subcommands, {tried} of them tried: {}.\n\n{made}",
+        shown.len(),
+        counts.join(", ")
+    );
+    let page = include_str!("docs/commands.md");
+    for how in count.keys() {
+        assert!(page.contains(&format!("\n| {how} | ")), "the page does not say what {how} means");
+    }
+    let page = page.replace("<!-- commands -->\n", &made);
+    let head = "<!-- Made by `BROKER_UPDATE_DOCS=1 cargo test --test docs` from tests/docs/commands.{md,tsv} and the code. -->\n\n";
+    compare("docs/commands.md", &format!("{head}{page}"));
 }

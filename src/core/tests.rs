@@ -3,9 +3,10 @@
 mod lanes;
 mod users;
 
-use super::lane::{LaneRole, LaneState};
+use super::lane::{LaneRole, LaneState, SlotKind};
 
 use super::sim::{Sim, packed};
+use crate::base::key::Key;
 
 const LOST: &str =
     "-BROKERLOST upstream connection lost before the reply; the command may have been executed";
@@ -386,6 +387,24 @@ fn no_touch_goes_with_the_connections_a_child_uses() {
         sim.ask(other, "CLIENT CAPA redirect\nCLIENT CAPA"),
         "+OK -ERR wrong number of arguments for 'client|capa' command"
     );
+}
+
+/// Invariant 7 has a watchman: whatever sends such a request, a debug build stops.
+#[test]
+#[cfg(debug_assertions)]
+fn poison_for_a_shared_lane_is_noticed() {
+    for request in ["SELECT 1", "WATCH k", "BLPOP x 0", "SUBSCRIBE c", "CLIENT SETNAME x", "RESET", "NOSUCH"]
+    {
+        let mut sim = Sim::new(&[]);
+        let child = sim.child();
+        sim.ask(child, "GET a");
+        let lane = sim.conns[&sim.links(LaneRole::Shared)[0]].lane;
+        let bytes = packed(request);
+        let sent = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            sim.broker.send(lane, &bytes, Key::NONE, 0, SlotKind::Relay, 0);
+        }));
+        assert!(sent.is_err(), "{request}");
+    }
 }
 
 // ---- subscriptions ---------------------------------------------------------------------------------------
