@@ -103,7 +103,12 @@ fn every_mode_tells_of_the_same_keys() {
 /// In RESP2 another connection hears of it, and is named by its id at the broker.
 #[test]
 fn invalidations_are_redirected_to_another_child() {
-    let twin = Twin::start_with(&[], &[("pubsub", "leased")]);
+    for pubsub in ["shared", "leased"] {
+        redirected(&Twin::start_with(&[], &[("pubsub", pubsub)]));
+    }
+}
+
+fn redirected(twin: &Twin) {
     let (mut listener, mut pair, mut other) = (twin.pair(), twin.pair(), twin.pair());
     let id = |raw: &mut Raw| raw.ask("CLIENT ID")[1..].trim_end().to_owned();
     let ids = [id(&mut listener.direct), id(&mut listener.brokered)];

@@ -119,7 +119,9 @@ impl Broker {
                 Err(flow) => flow,
             },
             Route::Subscribe(subscribe)
-                if self.children.get(key).is_some_and(|child| self.subscribes_shared(child)) =>
+                if self.children.get(key).is_some_and(|child| {
+                    self.subscribes_shared(child) && !self.hears_invalidations(child, request, subscribe)
+                }) =>
             {
                 self.change_topics(key, request, subscribe)
             }

@@ -39,7 +39,9 @@ impl Broker {
         let kind = match decided.route {
             Route::Refused => return self.refuse(key, decided.id),
             Route::Local(local @ (Local::Quit | Local::Reset)) => return self.local(key, local, request),
-            Route::Subscribe(subscribe) if self.subscribes_shared(child) => {
+            Route::Subscribe(subscribe)
+                if self.subscribes_shared(child) && !self.hears_invalidations(child, request, subscribe) =>
+            {
                 return self.change_topics(key, request, subscribe);
             }
             Route::Subscribe(subscribe) => {

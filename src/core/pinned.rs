@@ -90,7 +90,7 @@ impl Broker {
     /// The connection upstream that a child has to itself for good.
     fn upstream_id_of(&self, id: i64) -> Option<i64> {
         let child = self.by_id(id).and_then(|key| self.children.get(key))?;
-        let lease = child.lease.filter(|_| child.session.is_pinned() || child.is_subscribed())?;
+        let lease = child.lease.filter(|_| child.session.is_pinned() || child.listens_on_lease())?;
         self.lanes.get(lease.lane).map(|lane| lane.upstream_id)
     }
 

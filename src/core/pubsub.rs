@@ -218,6 +218,18 @@ impl Broker {
         child.topics.is_some() || (self.settings.pubsub == Mode::Shared && !on_lease)
     }
 
+    /// Whether a request asks for the invalidations that other children redirect to this one: those come to a
+    /// connection, so it must have one.
+    pub(super) fn hears_invalidations(
+        &self,
+        child: &Child,
+        request: &Request<'_>,
+        change: Subscribe,
+    ) -> bool {
+        let named = request.args().skip(1).any(|name| name == b"__redis__:invalidate");
+        named && !change.leave && change.family == Family::Channel && child.topics.is_none()
+    }
+
     /// Whether Redis would refuse the command because its child listens, and may say little else in RESP2.
     pub(super) fn is_out_of_context(&self, child: &Child, route: Route) -> bool {
         let listens = child.session.proto == 2 && child.topics.as_ref().is_some_and(|own| own.total() > 0);
@@ -339,7 +351,7 @@ impl Broker {
             }
             confirmation(&mut out, proto, change, Some(&topic.name), own.count(change.family));
         }
-        self.answer(key, &out);
+        self.confirm(key, &out);
     }
 
     // ---- leaving --------------------------------------------------------------------------------------
@@ -373,7 +385,7 @@ impl Broker {
         if named.is_empty() {
             self.confirm_leave(key, &mut out, change, None);
         }
-        self.answer(key, &out);
+        self.confirm(key, &out);
         Flow::Done
     }
 
