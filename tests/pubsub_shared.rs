@@ -7,8 +7,10 @@ mod support;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use fastrand::Rng;
+use support::proxy::Proxy;
 use support::raw::pipeline;
 use support::{
     Broker, End, Pair, Raw, Redis, Twin, needs_broker, request, seeded, upstream_clients, wait_until,
@@ -87,7 +89,11 @@ fn five_thousand_subscribers_of_one_channel() {
 // ---- comings and goings ----------------------------------------------------------------------------------
 
 const CHANNELS: usize = 3;
-const ROUNDS: usize = 60;
+
+/// How often each child comes or goes.
+fn rounds() -> usize {
+    std::env::var("BROKER_TEST_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(150)
+}
 
 /// What has been published of each channel: the last number sent, and the last one answered.
 #[derive(Default)]
@@ -189,7 +195,7 @@ fn come_and_go(broker: &Broker, feeds: &Feeds, mut rng: Rng) {
     let raw = if rng.bool() { broker.connect() } else { broker.connect_resp3() };
     let choices = choices();
     let mut child = Fickle { raw, feeds, heard: HashMap::new() };
-    for _ in 0..ROUNDS {
+    for _ in 0..rounds() {
         let choice = &choices[rng.usize(..choices.len())];
         if rng.bool() {
             child.join(choice);
@@ -220,12 +226,22 @@ fn publish_until(broker: &Broker, feeds: &Feeds, done: &AtomicBool, mut rng: Rng
 fn comings_and_goings_lose_and_invent_nothing() {
     let mut rng = seeded();
     let redis = Redis::start();
-    let broker = Broker::start(&redis, &[]);
+    let proxy = Proxy::start(&redis);
+    let broker = Broker::start_at(proxy.socket(), &[]);
+    let mut holding = rng.fork();
     let (feeds, done): (Feeds, _) = (Feeds::default(), AtomicBool::new(false));
     let publishing = rng.fork();
     let forks: Vec<Rng> = (0..12).map(|_| rng.fork()).collect();
     thread::scope(|scope| {
         scope.spawn(|| publish_until(&broker, &feeds, &done, publishing));
+        // Messages come late: replies on other connections overtake them.
+        scope.spawn(|| {
+            while !done.load(Ordering::SeqCst) {
+                proxy.hold("broker-subscriber", holding.bool());
+                thread::sleep(Duration::from_micros(holding.u64(..5_000)));
+            }
+            proxy.hold("broker-subscriber", false);
+        });
         let children: Vec<_> =
             forks.into_iter().map(|rng| scope.spawn(|| come_and_go(&broker, &feeds, rng))).collect();
         let ended: Vec<_> = children.into_iter().map(thread::ScopedJoinHandle::join).collect();

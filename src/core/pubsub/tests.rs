@@ -85,6 +85,8 @@ fn whoever_leaves_last_hears_everything_until_the_upstream_knows() {
     sim.ask(a, "SUBSCRIBE c");
     sim.frozen = vec![LaneRole::Subscriber];
     assert_eq!(sim.ask(a, "UNSUBSCRIBE c"), "");
+    let first = sim.broker.hubs.by_user.values().find_map(|hub| hub.asked.front());
+    assert!(matches!(first, Some(Asked::Leave(_))), "the upstream is told before the child is");
     assert_eq!(sim.ask(publisher, "PUBLISH c last"), ":1");
     assert_eq!(sim.received(a), "*3 $7 message $1 c $4 last");
     sim.frozen.clear();
