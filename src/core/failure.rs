@@ -78,6 +78,7 @@ impl Broker {
 
     /// An established connection is gone, or has to go: end of file, an error, a desync, a stall.
     pub fn lane_lost(&mut self, key: Key<Lane>, reason: &str) {
+        let carries = self.carries_topics(key);
         let Some(lane) = self.lanes.get_mut(key) else { return };
         if matches!(lane.state, LaneState::Connecting | LaneState::Handshaking) {
             return self.lane_failed(key, reason);
@@ -87,7 +88,7 @@ impl Broker {
         }
         let role = lane.role;
         let user = self.pools[lane.pool.0 as usize].key.user;
-        let quiet = lane.is_idle() && matches!(role, LaneRole::Shared | LaneRole::Lease);
+        let quiet = lane.is_idle() && role != LaneRole::Control && !carries;
         let level = if quiet { log::Level::Debug } else { log::Level::Warn };
         log::log!(level, "upstream connection lost ({role:?}, {} in flight): {reason}", lane.depth());
         self.counters.upstream_losses += 1;

@@ -441,6 +441,30 @@ fn subscriptions_move_to_another_upstream() {
     }
 }
 
+/// Whoever has subscribed goes on as it began; whoever has not follows the new setting.
+#[test]
+fn another_way_to_subscribe_is_for_new_subscribers() {
+    for (before, after) in [("shared", "leased"), ("leased", "shared")] {
+        let mut sim = Sim::new(&[("pubsub", before)]);
+        let (a, b, c) = (sim.child(), sim.child(), sim.child());
+        sim.ask(a, "SUBSCRIBE c");
+        let mut settings = sim.broker.settings().clone();
+        settings.set("pubsub", after).expect("a mode");
+        sim.broker.reload(settings, parse_upstream("redis://sim/0").expect("a URL"));
+        sim.settle();
+        assert_eq!(sim.ask(a, "SUBSCRIBE d"), "*3 $9 subscribe $1 d :2");
+        assert_eq!(sim.ask(b, "SUBSCRIBE c"), "*3 $9 subscribe $1 c :1");
+        assert_eq!(sim.ask(c, "PUBLISH c 1\nPUBLISH d 2"), ":2 :1");
+        assert_eq!(sim.received(a), "*3 $7 message $1 c $1 1 *3 $7 message $1 d $1 2");
+        assert_eq!(sim.received(b), "*3 $7 message $1 c $1 1");
+        assert_eq!(sim.broker.leases_lent().2, 1, "{before} to {after}: one of them is leased");
+        assert_eq!(sim.ask(a, "UNSUBSCRIBE c d").matches("unsubscribe").count(), 2);
+        sim.ask(a, "SUBSCRIBE c");
+        assert_eq!(sim.broker.leases_lent().2, if after == "leased" { 2 } else { 0 });
+        check(&sim.broker);
+    }
+}
+
 #[test]
 fn watching_goes_on_beside_listening() {
     let mut sim = Sim::new(&[]);
