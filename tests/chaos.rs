@@ -13,6 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
+use support::leases::every_lease_is_free;
 use support::ledger::{Entry, Fate, Ledger, check_ledger, fate_of};
 use support::{Broker, End, Raw, Redis, needs_broker, request, seeded, show, upstream_clients, wait_until};
 
@@ -768,7 +769,7 @@ fn chaos() {
 
 fn afterwards(redis: &Redis, broker: &mut Broker, settings: &Settings, ledger: &Ledger) {
     wait_until("the broker answers", || broker.connect().ask("GET whoami") == bulk("db0"));
-    every_lease_is_free(broker, settings);
+    every_lease_is_free(broker, |key| number(settings, key));
     let (max, warm) = (number(settings, "upstream_connections_max"), number(settings, "leases_warm"));
     let leases = || upstream_clients(redis).iter().filter(|client| client.name() == "broker-lease").count();
     wait_until("leases return to the warm ones", || leases() <= warm * DBS.len() * 2);
@@ -782,18 +783,4 @@ fn afterwards(redis: &Redis, broker: &mut Broker, settings: &Settings, ledger: &
     assert!(broker.wait_exit(BOUND).success(), "SIGTERM ends it well");
     assert!(!socket.exists(), "the socket file is removed");
     wait_until("no connection is left upstream", || upstream_clients(redis).is_empty());
-}
-
-/// Takes as many leases of each kind as there may be, all at once.
-fn every_lease_is_free(broker: &Broker, settings: &Settings) {
-    let take = |key: &str, request: &str, reply: &str| {
-        wait_until(key, || {
-            let mut children: Vec<Raw> = (0..number(settings, key)).map(|_| connect(broker)).collect();
-            children.iter_mut().for_each(|child| child.send(request));
-            children.iter_mut().all(|child| child.read_text().starts_with(reply))
-        });
-    };
-    take("leases_transaction_max", "WATCH k", "+OK");
-    take("leases_session_max", "SUBSCRIBE c", "*3");
-    take("leases_blocking_max", "BLPOP nothing 0.05", "*-1");
 }

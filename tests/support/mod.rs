@@ -11,6 +11,7 @@
 pub(crate) mod broker;
 pub(crate) mod embedded;
 pub(crate) mod examples;
+pub(crate) mod leases;
 pub(crate) mod ledger;
 pub(crate) mod native;
 pub(crate) mod proxy;

@@ -1,0 +1,106 @@
+//! The soak: child processes whose every request carries a nonce, a proxy that makes faults between broker and
+//! Redis, a Redis that is killed and paused, children that are killed, stopped, stall and lose patience. A reply
+//! that is not its request's fails the run at once. Beside it: writes answered well are there exactly once,
+//! nothing of a dead child stays upstream, the broker keeps within its caps.
+//!
+//! `BROKER_TEST_SECONDS` sets the length, `BROKER_SOAK_TARGET` the replies to be checked (and a ten-thousandth
+//! of it the faults of each kind and the killed children); a run ends when both are reached.
+//! `BROKER_TEST_SEED` replays the choices of the run and of every worker.
+#![cfg(feature = "cli")]
+
+#[path = "soak/checks.rs"]
+mod checks;
+#[path = "soak/faults.rs"]
+mod faults;
+#[path = "soak/link.rs"]
+mod link;
+#[path = "soak/report.rs"]
+mod report;
+#[path = "soak/round.rs"]
+mod round;
+#[path = "soak/steps.rs"]
+mod steps;
+mod support;
+#[path = "soak/totals.rs"]
+mod totals;
+#[path = "soak/wire.rs"]
+mod wire;
+#[path = "soak/worker.rs"]
+mod worker;
+
+use std::time::{Duration, Instant};
+
+use round::{Mode, Round, WORKER};
+use support::{needs_broker, seeded};
+use totals::Totals;
+use worker::Orders;
+
+/// Whether the broker has the setting `integrity`.
+const CANARIES: bool = false;
+/// The longest a round takes: each ends with the checks, and the next has other settings.
+const ROUND_MAX: Duration = Duration::from_secs(20);
+
+/// Not a test: what this program does when a run has started it as one of its children.
+#[test]
+fn worker() {
+    if let Some(orders) = std::env::var(WORKER).ok().and_then(|text| Orders::from_text(&text)) {
+        worker::run(orders);
+    }
+}
+
+#[test]
+fn soak() {
+    needs_broker!();
+    let mut rng = seeded();
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let least = Duration::from_secs(number("BROKER_TEST_SECONDS").unwrap_or(12));
+    let mut totals = Totals::new(number("BROKER_SOAK_TARGET").unwrap_or(0), &rng);
+    let sabotage = cfg!(feature = "sabotage") && std::env::var_os("BROKER_SOAK_SABOTAGE").is_some();
+    let modes = modes(sabotage);
+    let start = Instant::now();
+    let mut first_worker = 1;
+    for index in 0.. {
+        let (mode, share) = modes[index % modes.len()];
+        let whole = if index < modes.len() { least } else { Duration::MAX };
+        let time = ROUND_MAX.min(whole.mul_f64(share.min(1.0)).max(Duration::from_millis(1500)));
+        let round = Round { mode, time, seed: rng.u64(..), first_worker, sabotage };
+        let outcome = round::run(&round);
+        first_worker = outcome.next_worker;
+        totals.add(mode, &outcome);
+        let done = index + 1 >= modes.len() && start.elapsed() >= least && totals.reached();
+        if totals.failed() || done {
+            break;
+        }
+    }
+    totals.say(start.elapsed());
+    assert!(!totals.failed(), "the soak has failed:\n{}", totals.why());
+}
+
+/// The modes in turn, each with its share of the time.
+fn modes(sabotage: bool) -> Vec<(Mode, f64)> {
+    match (sabotage, CANARIES) {
+        (true, _) => vec![(Mode::Plain, 1.0)],
+        (_, false) => vec![(Mode::Plain, 0.8), (Mode::Off, 0.2)],
+        _ => vec![(Mode::Plain, 0.5), (Mode::Always, 0.25), (Mode::Sampled, 0.125), (Mode::Off, 0.125)],
+    }
+}
+
+/// The checks can fail: with replies swapped on purpose, the run ends with the first of them.
+#[cfg(feature = "sabotage")]
+#[test]
+fn a_swapped_reply_fails_the_run() {
+    needs_broker!();
+    let output = std::process::Command::new(std::env::current_exe().expect("this program"))
+        .args(["--exact", "soak", "--nocapture"])
+        .env("BROKER_SOAK_SABOTAGE", "1")
+        .env("BROKER_TEST_SECONDS", "10")
+        .env_remove("BROKER_SOAK_TARGET")
+        .output()
+        .expect("run the soak");
+    let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    assert!(!output.status.success(), "it must fail:\n{text}");
+    let wanted = ["CROSSED: worker ", "\n  request ", "\n  reply   ", "the soak has failed", "crossed 1"];
+    for wanted in wanted {
+        assert!(text.contains(wanted), "{wanted:?} is missing:\n{text}");
+    }
+}

@@ -1,0 +1,213 @@
+//! What must hold besides the replies: writes are where they were said to be, nothing of a dead child is left
+//! upstream, and the broker never holds more connections than it may.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use super::faults::FaultProxy;
+use super::report::{Left, Tally};
+use super::worker::DBS;
+use crate::support::ledger::Fate;
+use crate::support::redis::{UpstreamClient, list_clients};
+use crate::support::{Raw, Redis, upstream_clients, wait_until};
+
+/// Samples in a row that must agree before too many connections are believed: Redis may not have read the end
+/// of a connection yet that the broker closed before it opened the next.
+const SAMPLES: usize = 4;
+
+/// What was found wrong.
+#[derive(Debug, Default)]
+pub(crate) struct Verdict {
+    /// Writes said to be done that are not there.
+    pub(crate) lost: Vec<String>,
+    /// Writes that are there twice, or although they were refused, or in part, or elsewhere.
+    pub(crate) doubled: Vec<String>,
+    pub(crate) leaked: Vec<String>,
+    pub(crate) other: Vec<String>,
+    /// Writes compared.
+    pub(crate) done: usize,
+    pub(crate) open: usize,
+}
+
+// ---- the ledger ------------------------------------------------------------------------------------------
+
+/// Where a value was found.
+type Place = (usize, usize);
+
+/// Compares what workers were told of their writes with what Redis holds.
+pub(crate) fn check_ledger(redis: &Redis, tally: &Tally, verdict: &mut Verdict) {
+    let held = read_lists(redis, verdict);
+    for ((worker, sequence), told) in &tally.writes {
+        let names: &[&str] = if told.parts == 2 { &["a", "b"] } else { &[""] };
+        let found: Vec<Option<&Place>> =
+            names.iter().map(|part| held.get(&(*worker, format!("{sequence}{part}")))).collect();
+        let there = found.iter().flatten().count();
+        let label = format!("worker {worker}, write {sequence} in db {}: {told:?}, found {found:?}", told.db);
+        match told.fate {
+            _ if told.apart => {}
+            Fate::Done if there < names.len() => verdict.lost.push(label.clone()),
+            Fate::Never if there > 0 => verdict.doubled.push(label.clone()),
+            Fate::Maybe if there == 1 && names.len() == 2 => verdict.doubled.push(label.clone()),
+            _ => {}
+        }
+        if found.iter().flatten().any(|(db, _)| *db != told.db) {
+            verdict.other.push(format!("in another db: {label}"));
+        }
+        if let ([Some((_, first)), Some((_, second))], false) = (&found[..], told.apart)
+            && first + 1 != *second
+        {
+            verdict.other.push(format!("a transaction was taken apart: {label}"));
+        }
+        verdict.done += usize::from(told.fate == Fate::Done);
+        verdict.open += usize::from(told.fate == Fate::Maybe);
+    }
+}
+
+fn read_lists(redis: &Redis, verdict: &mut Verdict) -> HashMap<(u32, String), Place> {
+    let mut raw = redis.connect();
+    let mut held = HashMap::new();
+    for db in DBS {
+        raw.expect(&format!("SELECT {db}"), "+OK\r\n");
+        for list in texts(&raw.ask("KEYS l:*")) {
+            let owner = list.strip_prefix("l:").and_then(|id| id.parse::<u32>().ok());
+            for (index, value) in texts(&raw.ask(&format!("LRANGE {list} 0 -1"))).iter().enumerate() {
+                let mut words = value.split('.');
+                let worker = words.next().and_then(|id| id.parse::<u32>().ok());
+                let (Some(worker), Some(write)) = (worker, words.next()) else {
+                    verdict.other.push(format!("{value:.80} in {list}"));
+                    continue;
+                };
+                if Some(worker) != owner {
+                    verdict.other.push(format!("{value:.80} in {list}"));
+                }
+                if let Some(before) = held.insert((worker, write.to_owned()), (db, index)) {
+                    verdict.doubled.push(format!("{value:.80}: at {before:?} and {:?}", (db, index)));
+                }
+            }
+        }
+    }
+    held
+}
+
+/// The bulk strings of an array.
+fn texts(reply: &str) -> Vec<String> {
+    let found = super::wire::elements(reply.as_bytes()).unwrap_or_default();
+    let text = |frame| Some(String::from_utf8_lossy(super::wire::bulk_text(frame)?).into_owned());
+    found.into_iter().filter_map(text).collect()
+}
+
+// ---- what the dead leave ---------------------------------------------------------------------------------
+
+/// After a quiet moment no connection upstream is in any state but that of its kind, nothing is subscribed,
+/// and what is pushed to a list that a dead child waited for stays there.
+pub(crate) fn check_traces(redis: &Redis, left: &[Left], verdict: &mut Verdict) {
+    let mut raw = redis.connect();
+    let mut waited = Vec::new();
+    for Left { db, key } in left.iter().filter(|left| left.key != "none") {
+        raw.expect(&format!("SELECT {db}"), "+OK\r\n");
+        // Whoever still waits gets it, whoever still watches is marked.
+        if raw.ask(&format!("RPUSH {key} stays")) == ":1\r\n" {
+            waited.push((db, key));
+        }
+    }
+    for db in DBS {
+        raw.expect(&format!("SELECT {db}"), "+OK\r\n");
+        for key in texts(&raw.ask("KEYS w:*")) {
+            raw.ask(&format!("SET {key} touched"));
+        }
+    }
+    for (db, key) in waited {
+        raw.expect(&format!("SELECT {db}"), "+OK\r\n");
+        if raw.ask(&format!("LLEN {key}")) != ":1\r\n" {
+            verdict.leaked.push(format!("a dead child's command took the element of {key}"));
+        }
+    }
+    for pattern in ["PUBSUB CHANNELS", "PUBSUB SHARDCHANNELS"] {
+        let reply = raw.ask(pattern);
+        if reply != "*0\r\n" {
+            verdict.leaked.push(format!("{pattern}: {reply:.200}"));
+        }
+    }
+    for client in list_clients(&mut raw).iter().filter(|client| !is_plain(client)) {
+        verdict.leaked.push(client.line.clone());
+    }
+}
+
+/// Whether nothing of any child is on a connection. The broker's own command may be under way.
+fn is_plain(client: &UpstreamClient) -> bool {
+    let none = |name: &str| client.field(name) == "0";
+    ["broker-control", "broker-lane", "broker-lease"].contains(&client.name())
+        && is_idle(client)
+        && client.field("multi") == "-1"
+        && none("sub")
+        && none("psub")
+        && none("ssub")
+        && client.field("user") == "default"
+        && DBS.iter().any(|db| client.field("db") == db.to_string())
+}
+
+/// No flag but that of a connection over a unix socket: not blocked, not in MULTI, no watched key touched.
+fn is_idle(client: &UpstreamClient) -> bool {
+    ["N", "U"].contains(&client.field("flags"))
+}
+
+/// Waits until the broker has done what it owes to those who have gone.
+pub(crate) fn wait_quiet(redis: &Redis, most: usize) {
+    wait_until("the broker comes to rest", || {
+        let clients = upstream_clients(redis);
+        let leases = clients.iter().filter(|client| client.name() == "broker-lease").count();
+        leases <= most && clients.iter().all(is_idle)
+    });
+}
+
+// ---- caps ------------------------------------------------------------------------------------------------
+
+/// Samples what Redis counts until told to stop; what exceeded the caps.
+pub(crate) fn watch_caps(
+    redis: &Redis,
+    proxy: &FaultProxy,
+    (most, most_leases): (usize, usize),
+    stop: &AtomicBool,
+) -> (u64, Vec<String>) {
+    let (mut samples, mut wrong, mut in_row) = (0, Vec::new(), 0);
+    let mut raw = None;
+    while !stop.load(Ordering::SeqCst) {
+        thread::sleep(Duration::from_millis(10));
+        let ghosts = proxy.ghosts();
+        let Some(clients) = sample(redis, &mut raw) else { continue };
+        let ghosts = ghosts.max(proxy.ghosts());
+        samples += 1;
+        let leases = clients.iter().filter(|line| line.contains(" name=broker-lease ")).count();
+        let exceeded = clients.len() > most + ghosts || leases > most_leases + ghosts;
+        in_row = if exceeded { in_row + 1 } else { 0 };
+        if in_row >= SAMPLES {
+            let count = clients.len();
+            wrong.push(format!(
+                "{count} connections, {leases} leases, {ghosts} cut; may: {most}, {most_leases}"
+            ));
+            in_row = 0;
+        }
+    }
+    (samples, wrong)
+}
+
+/// The broker's connections as Redis sees them; none while Redis is away.
+fn sample(redis: &Redis, raw: &mut Option<Raw>) -> Option<Vec<String>> {
+    if raw.is_none() {
+        let mut fresh = Raw::try_unix(&redis.socket()).ok()?;
+        fresh.try_write(b"CLIENT SETNAME test-direct\r\n").ok()?;
+        fresh.try_reply().ok()?;
+        *raw = Some(fresh);
+    }
+    let there = raw.as_mut()?;
+    let reply = there.try_write(b"CLIENT LIST\r\n").ok().and_then(|()| there.try_reply().ok());
+    let Some(reply) = reply.filter(|reply| reply.starts_with(b"$")) else {
+        *raw = None;
+        return None;
+    };
+    let text = String::from_utf8_lossy(&reply).into_owned();
+    let lines = text.lines().filter(|line| line.starts_with("id=") && !line.contains(" name=test-direct "));
+    Some(lines.map(str::to_owned).collect())
+}

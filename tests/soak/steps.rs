@@ -1,0 +1,525 @@
+//! What a worker does, one step after the other: pipelines, transactions, watches, pops, messages; and how it
+//! misbehaves: it stalls, loses patience, hangs up, dies.
+
+use std::collections::HashMap;
+use std::thread;
+use std::time::Duration;
+
+use rustix::process::{Signal, getpid, kill_process};
+
+use super::wire::{Conn, NoReply, bulk, bulk_text, elements};
+use super::worker::{Batch, DBS, Expect, KEYS, Part, Watched, Worker};
+use crate::support::ledger::fate_of;
+use crate::support::{End, request};
+
+/// What ends a batch whose number of replies is not known beforehand.
+const FENCE: &str = "the fence";
+/// Channels that every worker may publish to and subscribe.
+const COMMON: usize = 3;
+
+/// A subscribed connection.
+#[derive(Debug)]
+pub(crate) struct Subscriber {
+    conn: Conn,
+    proto: u8,
+    channels: Vec<String>,
+    /// The last number seen by channel and publisher: it only grows.
+    seen: HashMap<(String, String), u64>,
+    /// Messages that may come, or may have come to nothing.
+    late: Vec<String>,
+}
+
+impl Worker {
+    pub(crate) fn step(&mut self) {
+        match self.rng.u8(..200) {
+            0..110 => self.pipeline(),
+            110..134 => self.transaction(),
+            134..145 => self.watch(),
+            145..157 => self.pop(),
+            157..171 => self.messages(),
+            171..176 => self.switch(),
+            176..179 => self.reset(),
+            179..184 => self.stall(),
+            184..191 => self.lose_patience(),
+            191..195 => self.hang_up(),
+            195..198 => self.reopen(),
+            _ => self.die(),
+        }
+    }
+
+    // ---- requests ---------------------------------------------------------------------------------------
+
+    /// One request among many, with what it must be answered with.
+    fn plain(&mut self) -> (Vec<u8>, Expect) {
+        let nonce = self.nonce();
+        let own = Expect::Part(Part::Nonce(bulk(&nonce)));
+        let key = self.rng.usize(..KEYS);
+        let name = self.key(key);
+        match self.rng.u8(..24) {
+            0 => (request(&["ECHO", &nonce]), own),
+            1 => (request(&["PING", &nonce]), own),
+            2 => (format!("ECHO {nonce}\r\n").into_bytes(), own),
+            3..8 => (request(&["EVAL", "return ARGV[1]", "0", &nonce]), own),
+            8..13 => (request(&["GET", &name]), Expect::Part(Part::Old { key, new: None })),
+            13..15 => {
+                let part = Part::Old { key, new: Some(nonce.clone()) };
+                (request(&["SET", &name, &nonce, "GET"]), Expect::Part(part))
+            }
+            15 | 16 => {
+                let part = Part::Old { key, new: Some(nonce.clone()) };
+                (request(&["GETSET", &name, &nonce]), Expect::Part(part))
+            }
+            17 => {
+                let part = Part::Put { key, new: nonce.clone() };
+                (request(&["SETEX", &name, "1000", &nonce]), Expect::Part(part))
+            }
+            18 => {
+                let wanted = bulk(&format!("db{}", self.db));
+                (request(&["GET", "whoami"]), Expect::Part(Part::Plain(wanted)))
+            }
+            19 => (request(&["LPUSH", "whoami", &nonce]), Expect::Part(Part::Error("-WRONGTYPE "))),
+            20 => {
+                let script = "return redis.error_reply('ERR '..ARGV[1])";
+                let wanted = format!("-ERR {nonce}\r\n").into_bytes();
+                (request(&["EVAL", script, "0", &nonce]), Expect::Part(Part::Nonce(wanted)))
+            }
+            21 | 22 => {
+                let (sequence, value) = self.value("");
+                (request(&["RPUSH", &self.list(), &value]), Expect::Push(sequence, Part::Length))
+            }
+            _ => {
+                let (sequence, value) = self.value("");
+                let script = "redis.call('RPUSH', KEYS[1], ARGV[1]) return ARGV[1]";
+                let bytes = request(&["EVAL", script, "1", &self.list(), &value]);
+                (bytes, Expect::Push(sequence, Part::Nonce(bulk(&value))))
+            }
+        }
+    }
+
+    /// A value for the worker's list; `part` tells two of one block apart.
+    fn value(&mut self, part: &str) -> (u64, String) {
+        let sequence = self.sequence();
+        let padding = if self.rng.u8(..) == 0 { self.rng.usize(..20_000) } else { self.rng.usize(..6) };
+        (sequence, format!("{}.{sequence}{part}.{}", self.orders.id, "y".repeat(padding)))
+    }
+
+    fn some(&mut self, most: usize) -> Batch {
+        (0..self.rng.usize(1..=most)).map(|_| self.plain()).collect()
+    }
+
+    fn pipeline(&mut self) {
+        let most = if self.rng.u8(..8) == 0 { 400 } else { 80 };
+        let batch = self.some(most);
+        self.run(batch);
+    }
+
+    // ---- transactions -----------------------------------------------------------------------------------
+
+    /// A block with two pushes that belong together and some replies with nonces between them.
+    fn block(&mut self, watched: Watched) -> Batch {
+        let (list, nonce, new) = (self.list(), self.nonce(), self.nonce());
+        let (sequence, first) = self.value("a");
+        let second = format!("{}.{sequence}b.", self.orders.id);
+        let key = self.rng.usize(..KEYS);
+        let name = self.key(key);
+        let queued = [
+            (request(&["RPUSH", &list, &first]), Part::Length),
+            (request(&["EVAL", "return ARGV[1]", "0", &nonce]), Part::Nonce(bulk(&nonce))),
+            (request(&["SET", &name, &new, "GET"]), Part::Old { key, new: Some(new) }),
+            (request(&["GET", &name]), Part::Old { key, new: None }),
+            (request(&["RPUSH", &list, &second]), Part::Length),
+        ];
+        let mut batch = vec![(request(&["MULTI"]), Expect::Multi)];
+        let parts = queued.iter().map(|(_, part)| part.clone()).collect();
+        batch.extend(queued.into_iter().map(|(bytes, part)| (bytes, Expect::Queued(part))));
+        if watched == Watched::Nothing && self.rng.u8(..8) == 0 {
+            batch.push((request(&["DISCARD"]), Expect::Discard(sequence)));
+        } else {
+            batch.push((request(&["EXEC"]), Expect::Exec { sequence, parts, watched }));
+        }
+        batch
+    }
+
+    fn transaction(&mut self) {
+        let mut batch = self.some(20);
+        for _ in 0..self.rng.usize(1..6) {
+            batch.extend(self.block(Watched::Nothing));
+            batch.push(self.plain());
+        }
+        self.run(batch);
+    }
+
+    fn watch(&mut self) {
+        let key = format!("w:{}", self.orders.id);
+        if !self.ask(&["WATCH", &key], &["+OK\r\n"]) {
+            return self.reopen();
+        }
+        let mut watched = Watched::Quietly;
+        if self.rng.u8(..3) == 0 {
+            let value = self.nonce();
+            if self.beside(&["SET", &key, &value], "+OK\r\n") {
+                watched = Watched::Touched;
+            }
+        }
+        let mut batch = self.some(6);
+        batch.extend(self.block(watched));
+        self.run(batch);
+    }
+
+    /// Asks on the second connection. False: an error of the broker's.
+    fn beside(&mut self, args: &[&str], wanted: &str) -> bool {
+        let proto = 2 + self.rng.u8(..2);
+        let mut side = self.side.take().unwrap_or_else(|| self.open(self.db, proto));
+        let bytes = request(args);
+        side.write(&bytes);
+        let reply = self.take(&mut side, &bytes);
+        if reply.starts_with(wanted.as_bytes()) {
+            self.side = Some(side);
+            return true;
+        }
+        if fate_of(&String::from_utf8_lossy(&reply)).is_none() {
+            self.foreign(side.number, &bytes, &reply, wanted);
+        }
+        false
+    }
+
+    // ---- waiting for elements ---------------------------------------------------------------------------
+
+    /// A blocking pop of a list that it fills itself, that its partner fills while it waits, or nobody.
+    fn pop(&mut self) {
+        let list = format!("q:{}:{}", self.orders.id, self.round);
+        let timeout = ["0.01", "0.05", "0.3", "1"][self.rng.usize(..4)];
+        let nonce = self.nonce();
+        let (feeder, mut batch) = (self.rng.u8(..4), Batch::new());
+        if feeder > 0 {
+            self.fed.push(nonce.clone());
+        }
+        if feeder == 1 {
+            batch.push((request(&["RPUSH", &list, &nonce]), Expect::Part(Part::Count)));
+        }
+        let bytes = match self.rng.u8(..3) {
+            0 => request(&["BLPOP", &list, timeout]),
+            1 => request(&["BRPOP", "nothing", &list, timeout]),
+            _ => request(&["BLMOVE", &list, "moved", "LEFT", "RIGHT", timeout]),
+        };
+        batch.push((bytes, Expect::Pop(list.clone())));
+        batch.push(self.plain());
+        self.send(batch);
+        if feeder > 1 {
+            thread::sleep(Duration::from_micros(self.rng.u64(..3000)));
+            self.beside(&["RPUSH", &list, &nonce], ":");
+        }
+        self.collect();
+    }
+
+    // ---- messages ---------------------------------------------------------------------------------------
+
+    fn subscribe(&mut self) -> Option<Subscriber> {
+        let proto = 2 + self.rng.u8(..2);
+        let mut conn = self.open(0, proto);
+        let number = conn.number;
+        let mut channels: Vec<String> =
+            (0..self.rng.usize(1..4)).map(|n| format!("c:{}:{number}:{n}", self.orders.id)).collect();
+        channels.extend((0..self.rng.usize(..=COMMON)).map(|n| format!("all:{n}")));
+        let mut args = vec!["SUBSCRIBE"];
+        args.extend(channels.iter().map(String::as_str));
+        let bytes = request(&args);
+        conn.write(&bytes);
+        let mut sub =
+            Subscriber { conn, proto, channels: Vec::new(), seen: HashMap::new(), late: Vec::new() };
+        for channel in &channels {
+            loop {
+                let frame = self.heard(&mut sub)?;
+                let wanted = [&b"3\r\n$9\r\nsubscribe\r\n"[..], &bulk(channel)].concat();
+                if frame[1..].starts_with(&wanted) {
+                    break;
+                }
+                if fate_of(&String::from_utf8_lossy(&frame)).is_some() {
+                    return None;
+                }
+                self.message(&mut sub, &frame, &mut Vec::new())?;
+            }
+            sub.channels.push(channel.clone());
+        }
+        Some(sub)
+    }
+
+    /// What comes next for a subscriber. None: its connection was closed, as it may be at any time when
+    /// the one upstream is lost.
+    fn heard(&mut self, sub: &mut Subscriber) -> Option<Vec<u8>> {
+        match sub.conn.reply() {
+            Ok(frame) => Some(frame),
+            Err(NoReply::Ended(End::Closed)) => None,
+            Err(end) => {
+                self.foreign(sub.conn.number, b"SUBSCRIBE", format!("{end:?}").as_bytes(), "a message");
+                None
+            }
+        }
+    }
+
+    /// Checks a message: of a channel subscribed, each publisher's in order, each once.
+    fn message(&mut self, sub: &mut Subscriber, frame: &[u8], due: &mut Vec<String>) -> Option<()> {
+        if self.message_fits(sub, frame, due).is_none() {
+            let wanted = format!("a message to {:?}, due {due:.200?}", sub.channels);
+            self.foreign(sub.conn.number, b"SUBSCRIBE", frame, &wanted);
+            return None;
+        }
+        self.report.nonces += 1;
+        Some(())
+    }
+
+    fn message_fits(&mut self, sub: &mut Subscriber, frame: &[u8], due: &mut Vec<String>) -> Option<()> {
+        let found = elements(frame)?;
+        let [kind, channel, payload] = found[..] else { return None };
+        let channel = String::from_utf8(bulk_text(channel)?.to_vec()).ok()?;
+        let payload = String::from_utf8(bulk_text(payload)?.to_vec()).ok()?;
+        let push = if sub.proto == 3 { b'>' } else { b'*' };
+        let known = sub.channels.contains(&channel);
+        if frame[0] != push || kind != bulk("message") || !known {
+            return None;
+        }
+        let mut words = payload.split(' ');
+        let (publisher, number) = (words.next()?.to_owned(), words.next()?.parse().ok()?);
+        if words.next()? != channel {
+            return None;
+        }
+        if let Some(place) = sub.late.iter().position(|late| *late == payload) {
+            sub.late.swap_remove(place);
+            return Some(());
+        }
+        match due.iter().position(|due| *due == payload) {
+            Some(0) => drop(due.remove(0)),
+            None if channel.starts_with("all:") => {}
+            _ => return None,
+        }
+        let last = sub.seen.insert((channel, publisher), number).unwrap_or(0);
+        (last < number).then_some(())
+    }
+
+    /// Publishes among other requests and reads each message once and in order.
+    fn messages(&mut self) {
+        let Some(mut sub) = self.sub.take().or_else(|| self.subscribe()) else {
+            return self.collect();
+        };
+        let mut sent = Vec::new();
+        let mut batch = self.some(4);
+        let own: Vec<String> = sub.channels.iter().filter(|name| name.starts_with("c:")).cloned().collect();
+        for index in 0..self.rng.usize(1..10) {
+            // One to a common channel: others cannot know that an earlier one may still come.
+            let common = index == 0 && self.rng.bool();
+            let channel = match common {
+                true => format!("all:{}", self.rng.usize(..COMMON)),
+                false => own[self.rng.usize(..own.len())].clone(),
+            };
+            let publisher = format!("{}/{}/{}", self.orders.id, self.main.number, self.epoch);
+            let payload = format!("{publisher} {} {channel} {}", self.sequence(), self.nonce());
+            batch.push((request(&["PUBLISH", &channel, &payload]), Expect::Published));
+            if sub.channels.contains(&channel) {
+                sent.push((batch.len(), payload));
+            }
+            batch.push(self.plain());
+        }
+        self.receivers.clear();
+        let places: Vec<usize> = batch
+            .iter()
+            .enumerate()
+            .filter(|(_, (_, expect))| matches!(expect, Expect::Published))
+            .map(|(at, _)| at + 1)
+            .collect();
+        self.run(batch);
+        if self.receivers.len() < places.len() {
+            return;
+        }
+        let told = |at: usize| places.iter().position(|place| *place == at).and_then(|n| self.receivers[n]);
+        let mut due = Vec::new();
+        for (at, payload) in sent {
+            match told(at) {
+                Some(0) => return,
+                Some(_) => due.push(payload),
+                None => sub.late.push(payload),
+            }
+        }
+        while !due.is_empty() {
+            let Some(frame) = self.heard(&mut sub) else { return self.collect() };
+            if self.message(&mut sub, &frame, &mut due).is_none() {
+                return self.collect();
+            }
+        }
+        match self.rng.u8(..6) {
+            0 => self.unsubscribe(sub),
+            1 => {}
+            _ => self.sub = Some(sub),
+        }
+    }
+
+    /// After its confirmation no message of a channel comes; after the last, requests are answered.
+    fn unsubscribe(&mut self, mut sub: Subscriber) {
+        sub.conn.write(&[request(&["UNSUBSCRIBE"]), request(&["ECHO", FENCE])].concat());
+        loop {
+            let Some(frame) = self.heard(&mut sub) else { return };
+            if frame == bulk(FENCE) && sub.channels.is_empty() {
+                self.report.plain += 1;
+                return;
+            }
+            let found = elements(&frame).unwrap_or_default();
+            let gone = found.get(1).and_then(|name| bulk_text(name)).map(<[u8]>::to_vec);
+            let place = sub.channels.iter().position(|name| Some(name.as_bytes()) == gone.as_deref());
+            match (found.first(), place) {
+                (Some(kind), Some(place)) if *kind == bulk("unsubscribe") => {
+                    sub.channels.swap_remove(place);
+                }
+                _ => {
+                    if self.message(&mut sub, &frame, &mut Vec::new()).is_none() {
+                        return self.collect();
+                    }
+                }
+            }
+        }
+    }
+
+    // ---- the session ------------------------------------------------------------------------------------
+
+    /// Another db or protocol; what follows in the same write is already there.
+    fn switch(&mut self) {
+        if self.rng.bool() {
+            let db = DBS[self.rng.usize(..DBS.len())];
+            let select = request(&["SELECT", &db.to_string()]);
+            let whoami = request(&["GET", "whoami"]);
+            self.write(&[select.clone(), whoami.clone()].concat());
+            let selected = self.await_start(&select, &["+OK\r\n"]);
+            let now = if selected { db } else { self.db };
+            let wanted = bulk(&format!("db{now}"));
+            self.pending.push_back((whoami, Expect::Part(Part::Plain(wanted))));
+            self.collect();
+            return if selected { self.settle_in(db) } else { self.reopen() };
+        }
+        let proto = 2 + self.rng.u8(..2);
+        let wanted = if proto == 3 { "%7\r\n" } else { "*14\r\n" };
+        if !self.ask(&["HELLO", &proto.to_string()], &[wanted]) {
+            return self.reopen();
+        }
+        self.proto = proto;
+    }
+
+    fn reset(&mut self) {
+        let before = self.some(5);
+        self.run(before);
+        if !self.ask(&["RESET"], &["+RESET\r\n"]) {
+            return self.reopen();
+        }
+        self.proto = 2;
+        self.settle_in(0);
+    }
+
+    // ---- misbehaviour -----------------------------------------------------------------------------------
+
+    /// Asks for a great deal and does not read for a while.
+    fn stall(&mut self) {
+        let batch = (0..self.rng.usize(10..120)).map(|_| {
+            let sequence = self.sequence();
+            let nonce = format!("{}.{sequence}", self.orders.id);
+            let bytes = request(&["EVAL", "return string.rep(ARGV[1], 2000)", "0", &nonce]);
+            (bytes, Expect::Part(Part::Nonce(bulk(&nonce.repeat(2000)))))
+        });
+        let batch = batch.collect();
+        self.send(batch);
+        self.report.stalls += 1;
+        thread::sleep(Duration::from_millis(self.rng.u64(5..100)));
+        self.collect();
+    }
+
+    /// Waits only a moment for its replies, then hangs up.
+    fn lose_patience(&mut self) {
+        let mut batch = self.some(30);
+        if self.rng.bool() {
+            let list = format!("nobody:{}", self.orders.id);
+            batch.push((request(&["BLPOP", &list, "1"]), Expect::Pop(list)));
+            batch.push(self.plain());
+        }
+        self.send(batch);
+        self.main.set_patience(Duration::from_micros(self.rng.u64(300..12_000)));
+        loop {
+            match self.main.reply() {
+                Ok(reply) => self.answered(&reply),
+                Err(NoReply::Ended(End::Silent)) => {
+                    self.report.timeouts += 1;
+                    return self.reopen();
+                }
+                Err(end) => return self.gave_up(b"a request of an impatient child", &end),
+            }
+            if self.pending.is_empty() {
+                break;
+            }
+        }
+        self.main.set_patience(self.patience);
+        self.collect();
+    }
+
+    /// Goes before its replies, with some of them read, or after it has said that it asks no more.
+    fn hang_up(&mut self) {
+        let batch = self.some(60);
+        self.send(batch);
+        if self.rng.bool() {
+            self.main.half_close();
+            let number = self.main.number;
+            self.collect();
+            if number == self.main.number {
+                let end = self.main.reply();
+                if end != Err(NoReply::Ended(End::Closed)) {
+                    let reply = end.unwrap_or_default();
+                    self.foreign(number, b"half-closed and everything answered", &reply, "the end");
+                }
+            }
+            return self.reopen();
+        }
+        for _ in 0..self.rng.usize(..=self.pending.len()) {
+            self.answer();
+        }
+        self.reopen();
+    }
+
+    /// Kills itself in the state where that hurts most.
+    fn die(&mut self) {
+        let id = self.orders.id;
+        let mut batch = self.some(40);
+        let dead = format!("dead:{id}");
+        let (state, key) = match self.rng.u8(..8) {
+            0 => {
+                let (mut whole, _) = self.plain();
+                whole.truncate(self.rng.usize(1..whole.len()));
+                batch.push((whole, Expect::Part(Part::Count)));
+                ("in-frame", "none")
+            }
+            1 => {
+                batch.extend(self.block(Watched::Nothing));
+                batch.truncate(batch.len() - 1);
+                ("in-multi", "none")
+            }
+            2 | 3 => {
+                let watch = request(&["WATCH", &dead]);
+                batch.push((watch, Expect::Part(Part::Count)));
+                if self.rng.bool() {
+                    batch.push((request(&["MULTI"]), Expect::Multi));
+                }
+                ("in-watch", dead.as_str())
+            }
+            4 | 5 => {
+                batch.push((request(&["BLPOP", &dead, "0"]), Expect::Pop(dead.clone())));
+                ("in-blpop", dead.as_str())
+            }
+            6 => {
+                batch.push((request(&["SUBSCRIBE", &dead]), Expect::Part(Part::Count)));
+                ("in-subscribe", "none")
+            }
+            _ => {
+                batch.extend(self.block(Watched::Nothing));
+                ("unread", "none")
+            }
+        };
+        self.report.dying(state, self.db, key);
+        self.send(batch);
+        thread::sleep(Duration::from_micros(self.rng.u64(..8000)));
+        kill_process(getpid(), Signal::KILL).expect("kill itself");
+        unreachable!("killed");
+    }
+}
