@@ -20,7 +20,7 @@ INSTALL = PREFIX='$(PREFIX)' BINDIR='$(BINDIR)' LIBDIR='$(LIBDIR)' INCLUDEDIR='$
     DOCDIR='$(DOCDIR)' DESTDIR='$(DESTDIR)' STRIP='$(STRIP)' BUILT_BINARY='$(BUILT_BINARY)' \
     BUILT_LIBRARY='$(BUILT_LIBRARY)' scripts/install
 
-.PHONY: help demo test build library install uninstall abi_library abi abi-check deb c-examples deps clean
+.PHONY: help demo test build library install uninstall abi_library abi abi-check deb c-examples soak deps clean
 
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -75,6 +75,11 @@ abi-check: abi_library ## Compare the library's ABI with abi/broker.abi
 
 deb: deps target/release/broker target/library/libbroker.so ## Build Debian packages in target/deb
 	@scripts/deb
+
+soak: deps ## Soak with faults: make soak SECONDS=n SEED=s TARGET=replies
+	$(if $(SECONDS),BROKER_TEST_SECONDS=$(SECONDS)) $(if $(SEED),BROKER_TEST_SEED=$(SEED)) \
+	    $(if $(TARGET),BROKER_SOAK_TARGET=$(TARGET)) \
+	    $(CARGO) test --release --test soak -- --exact soak --nocapture
 
 c-examples: build ## Build the C and C++ examples in c-examples/build
 	$(MAKE) -C c-examples

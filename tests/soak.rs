@@ -14,6 +14,8 @@ mod checks;
 mod faults;
 #[path = "soak/link.rs"]
 mod link;
+#[path = "soak/proofs.rs"]
+mod proofs;
 #[path = "soak/report.rs"]
 mod report;
 #[path = "soak/round.rs"]
@@ -99,8 +101,11 @@ fn a_swapped_reply_fails_the_run() {
         .expect("run the soak");
     let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
     assert!(!output.status.success(), "it must fail:\n{text}");
-    let wanted = ["CROSSED: worker ", "\n  request ", "\n  reply   ", "the soak has failed", "crossed 1"];
-    for wanted in wanted {
+    let crossed = text.lines().find(|line| line.starts_with("soak: ")).and_then(|line| {
+        line.split(", ").find_map(|field| field.strip_prefix("crossed ")?.parse::<u64>().ok())
+    });
+    assert!(crossed.is_some_and(|crossed| crossed > 0), "the last line counts them:\n{text}");
+    for wanted in ["CROSSED: worker ", "\n  request ", "\n  reply   ", "the soak has failed"] {
         assert!(text.contains(wanted), "{wanted:?} is missing:\n{text}");
     }
 }

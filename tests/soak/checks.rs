@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use super::faults::FaultProxy;
 use super::report::{Left, Tally};
 use super::worker::DBS;
 use crate::support::ledger::Fate;
@@ -164,28 +163,42 @@ pub(crate) fn wait_quiet(redis: &Redis, most: usize) {
 
 // ---- caps ------------------------------------------------------------------------------------------------
 
-/// Samples what Redis counts until told to stop; what exceeded the caps.
+/// How many connections there may be.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Caps {
+    pub(crate) connections: usize,
+    /// Of these, waiting for an element.
+    pub(crate) blocked: usize,
+    /// Of these, subscribed.
+    pub(crate) subscribed: usize,
+}
+
+/// Samples what Redis counts until told to stop; how often, and what exceeded the caps. `ghosts` are
+/// connections that the broker has lost and Redis may still count.
 pub(crate) fn watch_caps(
     redis: &Redis,
-    proxy: &FaultProxy,
-    (most, most_leases): (usize, usize),
+    ghosts: impl Fn() -> usize,
+    caps: Caps,
     stop: &AtomicBool,
 ) -> (u64, Vec<String>) {
     let (mut samples, mut wrong, mut in_row) = (0, Vec::new(), 0);
     let mut raw = None;
     while !stop.load(Ordering::SeqCst) {
         thread::sleep(Duration::from_millis(10));
-        let ghosts = proxy.ghosts();
+        let before = ghosts();
         let Some(clients) = sample(redis, &mut raw) else { continue };
-        let ghosts = ghosts.max(proxy.ghosts());
+        let ghosts = before.max(ghosts());
         samples += 1;
-        let leases = clients.iter().filter(|line| line.contains(" name=broker-lease ")).count();
-        let exceeded = clients.len() > most + ghosts || leases > most_leases + ghosts;
+        let blocked = clients.iter().filter(|client| client.field("flags").contains('b')).count();
+        let subscribed = clients.iter().filter(|client| client.field("sub") != "0").count();
+        let exceeded = clients.len() > caps.connections + ghosts
+            || blocked > caps.blocked + ghosts
+            || subscribed > caps.subscribed + ghosts;
         in_row = if exceeded { in_row + 1 } else { 0 };
         if in_row >= SAMPLES {
             let count = clients.len();
             wrong.push(format!(
-                "{count} connections, {leases} leases, {ghosts} cut; may: {most}, {most_leases}"
+                "{count} connections, {blocked} blocked, {subscribed} subscribed, {ghosts} cut: {caps:?}"
             ));
             in_row = 0;
         }
@@ -194,7 +207,7 @@ pub(crate) fn watch_caps(
 }
 
 /// The broker's connections as Redis sees them; none while Redis is away.
-fn sample(redis: &Redis, raw: &mut Option<Raw>) -> Option<Vec<String>> {
+fn sample(redis: &Redis, raw: &mut Option<Raw>) -> Option<Vec<UpstreamClient>> {
     if raw.is_none() {
         let mut fresh = Raw::try_unix(&redis.socket()).ok()?;
         fresh.try_write(b"CLIENT SETNAME test-direct\r\n").ok()?;
@@ -208,6 +221,7 @@ fn sample(redis: &Redis, raw: &mut Option<Raw>) -> Option<Vec<String>> {
         return None;
     };
     let text = String::from_utf8_lossy(&reply).into_owned();
-    let lines = text.lines().filter(|line| line.starts_with("id=") && !line.contains(" name=test-direct "));
-    Some(lines.map(str::to_owned).collect())
+    let lines = text.lines().filter(|line| line.starts_with("id="));
+    let clients = lines.map(|line| UpstreamClient { line: line.to_owned() });
+    Some(clients.filter(|client| client.name() != "test-direct").collect())
 }

@@ -17,7 +17,7 @@ use fastrand::Rng;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::link::{Armed, Fate, Link};
-use crate::support::Redis;
+use crate::support::{Redis, wait_until};
 
 /// What can be done to a connection. The last three leave valid RESP that is not Redis' own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -67,6 +67,8 @@ struct Shared {
     stop: AtomicBool,
     /// No new faults; those under way end.
     quiet: AtomicBool,
+    /// Every connection there is now is to be cut.
+    cut_all: AtomicBool,
     /// Connections cut on the broker's side that Redis may still count.
     ghosts: AtomicUsize,
     seen: Mutex<Seen>,
@@ -92,6 +94,7 @@ impl FaultProxy {
         let shared = Arc::new(Shared {
             stop: AtomicBool::new(false),
             quiet: AtomicBool::new(false),
+            cut_all: AtomicBool::new(false),
             ghosts: AtomicUsize::new(0),
             seen: Mutex::default(),
         });
@@ -102,7 +105,7 @@ impl FaultProxy {
             rng: Rng::with_seed(seed),
             next: plan.iter().map(|(kind, rate)| (*kind, *rate, Instant::now())).collect(),
             museum: Vec::new(),
-            offsets: [0, 0],
+            offsets: [[0; OFFSETS]; 2],
             shared: Arc::clone(&shared),
         };
         let thread = thread::spawn(move || works.run(&listener));
@@ -116,6 +119,12 @@ impl FaultProxy {
     /// Lets everything pass from now on.
     pub(crate) fn be_quiet(&self) {
         self.shared.quiet.store(true, Ordering::SeqCst);
+    }
+
+    /// Cuts every connection, between two turns.
+    pub(crate) fn cut_all(&self) {
+        self.shared.cut_all.store(true, Ordering::SeqCst);
+        wait_until("every connection is cut", || !self.shared.cut_all.load(Ordering::SeqCst));
     }
 
     pub(crate) fn ghosts(&self) -> usize {
@@ -147,8 +156,8 @@ struct Works {
     next: Vec<(Kind, f64, Instant)>,
     /// Replies seen lately, to be put where they do not belong.
     museum: Vec<Vec<u8>>,
-    /// The next offset at which a request, a reply is cut.
-    offsets: [usize; 2],
+    /// How often requests and replies were cut at each offset.
+    offsets: [[u32; OFFSETS]; 2],
     shared: Arc<Shared>,
 }
 
@@ -168,6 +177,9 @@ impl Works {
                     link.read_far(&mut self.museum);
                 }
                 link.write();
+            }
+            if self.shared.cut_all.swap(false, Ordering::SeqCst) {
+                self.links.iter_mut().for_each(|link| link.fate = Fate::Cut);
             }
             self.settle();
             if !self.shared.quiet.load(Ordering::SeqCst) {
@@ -223,10 +235,14 @@ impl Works {
                 let mut seen = self.shared.seen.lock().expect("seen");
                 for (kind, offset) in link.done.drain(..) {
                     seen.faults.push(kind);
-                    match kind {
-                        Kind::CutRequest => drop(seen.request_offsets.insert(offset)),
-                        Kind::CutReply => drop(seen.reply_offsets.insert(offset)),
-                        _ => {}
+                    let (set, which) = match kind {
+                        Kind::CutRequest => (&mut seen.request_offsets, 0),
+                        Kind::CutReply => (&mut seen.reply_offsets, 1),
+                        _ => continue,
+                    };
+                    set.insert(offset);
+                    if let Some(count) = self.offsets[which].get_mut(offset) {
+                        *count += 1;
                     }
                 }
             }
@@ -273,12 +289,14 @@ impl Works {
     }
 
     fn draw(&mut self, kind: Kind) -> Armed {
-        let mut offset = |which: usize, rng: &mut Rng| {
+        // One of those that have been had least often, or anywhere.
+        let offset = |which: usize, rng: &mut Rng| {
             if rng.u8(..4) == 0 {
                 return rng.usize(..4000);
             }
-            self.offsets[which] += 1;
-            self.offsets[which] % OFFSETS
+            let least = self.offsets[which].iter().min().copied();
+            let places = (0..OFFSETS).filter(|at| Some(self.offsets[which][*at]) == least);
+            rng.choice(places.collect::<Vec<_>>()).unwrap_or(0)
         };
         match kind {
             Kind::CutRequest => Armed::Cut { requests: true, offset: offset(0, &mut self.rng) },

@@ -12,7 +12,7 @@ use super::wire::Scanner;
 /// Bytes that wait for one side; above it the other is not read.
 const WINDOW: usize = 1024 * 1024;
 /// Values after which a cut waits no longer for one that is long enough.
-const VALUES_TRIED: usize = 12;
+const VALUES_TRIED: usize = 40;
 /// Values of a greeting: HELLO, SETNAME, SELECT. Bytes are cut there, values are left alone: nothing stands
 /// behind the last one by which a broker could know.
 const GREETING: usize = 3;

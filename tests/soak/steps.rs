@@ -52,7 +52,7 @@ impl Worker {
     /// One request among many, with what it must be answered with.
     fn plain(&mut self) -> (Vec<u8>, Expect) {
         let nonce = self.nonce();
-        let own = Expect::Part(Part::Nonce(bulk(&nonce)));
+        let own = Expect::Part(Part::Nonce(bulk(&nonce).into()));
         let key = self.rng.usize(..KEYS);
         let name = self.key(key);
         match self.rng.u8(..24) {
@@ -75,13 +75,13 @@ impl Worker {
             }
             18 => {
                 let wanted = bulk(&format!("db{}", self.db));
-                (request(&["GET", "whoami"]), Expect::Part(Part::Plain(wanted)))
+                (request(&["GET", "whoami"]), Expect::Part(Part::Plain(wanted.into())))
             }
             19 => (request(&["LPUSH", "whoami", &nonce]), Expect::Part(Part::Error("-WRONGTYPE "))),
             20 => {
                 let script = "return redis.error_reply('ERR '..ARGV[1])";
                 let wanted = format!("-ERR {nonce}\r\n").into_bytes();
-                (request(&["EVAL", script, "0", &nonce]), Expect::Part(Part::Nonce(wanted)))
+                (request(&["EVAL", script, "0", &nonce]), Expect::Part(Part::Nonce(wanted.into())))
             }
             21 | 22 => {
                 let (sequence, value) = self.value("");
@@ -91,7 +91,7 @@ impl Worker {
                 let (sequence, value) = self.value("");
                 let script = "redis.call('RPUSH', KEYS[1], ARGV[1]) return ARGV[1]";
                 let bytes = request(&["EVAL", script, "1", &self.list(), &value]);
-                (bytes, Expect::Push(sequence, Part::Nonce(bulk(&value))))
+                (bytes, Expect::Push(sequence, Part::Nonce(bulk(&value).into())))
             }
         }
     }
@@ -124,7 +124,7 @@ impl Worker {
         let name = self.key(key);
         let queued = [
             (request(&["RPUSH", &list, &first]), Part::Length),
-            (request(&["EVAL", "return ARGV[1]", "0", &nonce]), Part::Nonce(bulk(&nonce))),
+            (request(&["EVAL", "return ARGV[1]", "0", &nonce]), Part::Nonce(bulk(&nonce).into())),
             (request(&["SET", &name, &new, "GET"]), Part::Old { key, new: Some(new) }),
             (request(&["GET", &name]), Part::Old { key, new: None }),
             (request(&["RPUSH", &list, &second]), Part::Length),
@@ -389,7 +389,7 @@ impl Worker {
             let selected = self.await_start(&select, &["+OK\r\n"]);
             let now = if selected { db } else { self.db };
             let wanted = bulk(&format!("db{now}"));
-            self.pending.push_back((whoami, Expect::Part(Part::Plain(wanted))));
+            self.pending.push_back((whoami, Expect::Part(Part::Plain(wanted.into()))));
             self.collect();
             return if selected { self.settle_in(db) } else { self.reopen() };
         }
@@ -419,7 +419,7 @@ impl Worker {
             let sequence = self.sequence();
             let nonce = format!("{}.{sequence}", self.orders.id);
             let bytes = request(&["EVAL", "return string.rep(ARGV[1], 2000)", "0", &nonce]);
-            (bytes, Expect::Part(Part::Nonce(bulk(&nonce.repeat(2000)))))
+            (bytes, Expect::Part(Part::Nonce(bulk(&nonce.repeat(2000)).into())))
         });
         let batch = batch.collect();
         self.send(batch);

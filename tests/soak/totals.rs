@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::faults::OFFSETS;
+use super::faults::{Kind, OFFSETS};
 use super::round::{Mode, Outcome};
 
 /// Replies to be checked for each fault of a kind that a target asks for.
@@ -24,7 +24,9 @@ pub(crate) struct Totals {
     crossed: u64,
     /// Foreign replies where they are only counted.
     tolerated: u64,
+    /// Lanes closed because of what came over them; where replies are only counted, and for how many faults.
     detected: u64,
+    detected_of: (u64, u64),
     lost: u64,
     doubled: u64,
     leaked: u64,
@@ -70,14 +72,16 @@ impl Totals {
             self.describe("crossed", &tally.crossed);
         } else {
             self.tolerated += foreign;
+            // A reply too many is there for everyone to see; one too few leaves nothing.
+            let visible = |kind: &&Kind| [Kind::Duplicate, Kind::Inject].contains(kind);
+            self.detected_of.0 += outcome.detected;
+            self.detected_of.1 += outcome.seen.faults.iter().filter(visible).count() as u64;
         }
         self.detected += outcome.detected;
-        if mode.ledger_holds() {
-            self.lost += verdict.lost.len() as u64;
-            self.doubled += verdict.doubled.len() as u64;
-            self.describe("lost", &verdict.lost);
-            self.describe("doubled", &verdict.doubled);
-        }
+        self.lost += verdict.lost.len() as u64;
+        self.doubled += verdict.doubled.len() as u64;
+        self.describe("lost", &verdict.lost);
+        self.describe("doubled", &verdict.doubled);
         self.leaked += verdict.leaked.len() as u64;
         self.other += verdict.other.len() as u64;
         self.describe("leaked", &verdict.leaked);
@@ -103,7 +107,12 @@ impl Totals {
     }
 
     pub(crate) fn failed(&self) -> bool {
-        self.crossed + self.lost + self.doubled + self.leaked + self.other > 0
+        self.crossed + self.lost + self.doubled + self.leaked + self.other > 0 || self.is_blind()
+    }
+
+    /// Many faults that can be seen, and none was.
+    fn is_blind(&self) -> bool {
+        self.detected_of.0 == 0 && self.detected_of.1 > 30
     }
 
     /// Whether the target asked for has been reached.

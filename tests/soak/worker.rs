@@ -2,7 +2,7 @@
 //! checked byte for byte; what it does is in `steps`.
 
 use std::collections::VecDeque;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -55,13 +55,29 @@ impl Orders {
     }
 }
 
+/// Bytes that a failure shows as text.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Bytes(pub(crate) Vec<u8>);
+
+impl std::fmt::Debug for Bytes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&show(&self.0))
+    }
+}
+
+impl From<Vec<u8>> for Bytes {
+    fn from(bytes: Vec<u8>) -> Bytes {
+        Bytes(bytes)
+    }
+}
+
 /// One value of a reply that has something of its own to be compared with.
 #[derive(Clone, Debug)]
 pub(crate) enum Part {
     /// These bytes, the request's nonce among them.
-    Nonce(Vec<u8>),
+    Nonce(Bytes),
     /// These bytes, which are the same for everyone.
-    Plain(Vec<u8>),
+    Plain(Bytes),
     /// A key's value; with `new`, which replaces it.
     Old { key: usize, new: Option<String> },
     /// `+OK` for a key's new value.
@@ -146,7 +162,8 @@ pub(crate) struct Worker {
     pub(crate) patience: Duration,
     pub(crate) fed: Vec<String>,
     pub(crate) receivers: Vec<Option<u64>>,
-    history: VecDeque<String>,
+    /// The last requests with their replies, for whoever has to understand a failure.
+    history: VecDeque<(Vec<u8>, Vec<u8>)>,
 }
 
 /// Runs as a worker until standard input ends.
@@ -328,13 +345,12 @@ impl Worker {
 
     pub(crate) fn answered(&mut self, reply: &[u8]) {
         let Some((asked, expect)) = self.pending.pop_front() else { return };
-        self.history.push_back(format!("{} <- {:.80}", show_head(&asked), show(reply)));
+        if !self.check(&expect, reply) {
+            self.foreign(self.main.number, &asked, reply, &format!("{expect:?}"));
+        }
+        self.history.push_back((asked, reply[..reply.len().min(100)].to_vec()));
         if self.history.len() > 16 {
             self.history.pop_front();
-        }
-        let wanted = format!("{expect:.300?}");
-        if !self.check(expect, reply) {
-            self.foreign(self.main.number, &asked, reply, &wanted);
         }
     }
 
@@ -390,11 +406,17 @@ impl Worker {
             "connection {connection}, db {db}, RESP{proto}: {asked} answers {reply}, want {wanted}"
         ));
         if !self.orders.tolerant {
-            eprintln!(
+            let before: String = self
+                .history
+                .iter()
+                .map(|(asked, reply)| format!("    {} <- {}\n", show_head(asked), show(reply)))
+                .collect();
+            // In one piece: other workers may write too.
+            let text = format!(
                 "CROSSED: worker {id}, connection {connection}, db {db}, RESP{proto}\n  request {asked}\n  \
-                 reply   {reply}\n  wanted  {wanted}\n  before: {:#?}",
-                self.history
+                 reply   {reply}\n  wanted  {wanted}\n  before:\n{before}"
             );
+            let _ = std::io::stderr().lock().write_all(text.as_bytes());
             std::process::exit(CROSSED);
         }
         self.spoilt = true;
@@ -403,14 +425,14 @@ impl Worker {
     // ---- checking ---------------------------------------------------------------------------------------
 
     /// Whether a reply is one that its request may have.
-    fn check(&mut self, expect: Expect, reply: &[u8]) -> bool {
+    fn check(&mut self, expect: &Expect, reply: &[u8]) -> bool {
         let fate = if reply.starts_with(b"-") { fate_of(&String::from_utf8_lossy(reply)) } else { None };
         match expect {
-            Expect::Part(part) => self.check_part(&part, reply, fate),
+            Expect::Part(part) => self.check_part(part, reply, fate),
             Expect::Push(sequence, part) => {
-                let fits = self.check_part(&part, reply, fate);
+                let fits = self.check_part(part, reply, fate);
                 if fits {
-                    self.told(sequence, 1, fate.unwrap_or(Fate::Done));
+                    self.told(*sequence, 1, fate.unwrap_or(Fate::Done));
                 }
                 fits
             }
@@ -423,17 +445,17 @@ impl Worker {
                 if reply == b"+QUEUED\r\n" {
                     return self.plainly(true);
                 }
-                fate.is_some() || self.loose && self.check_part(&part, reply, None)
+                fate.is_some() || self.loose && self.check_part(part, reply, None)
             }
             Expect::Exec { sequence, parts, watched } => {
-                self.check_exec(sequence, &parts, watched, reply, fate)
+                self.check_exec(*sequence, parts, *watched, reply, fate)
             }
             Expect::Discard(sequence) => {
                 let loose = self.loose && reply.starts_with(b"-ERR DISCARD without MULTI");
-                self.told(sequence, 2, if self.loose { Fate::Maybe } else { Fate::Never });
+                self.told(*sequence, 2, if self.loose { Fate::Maybe } else { Fate::Never });
                 self.plainly(fate.is_some() || reply == b"+OK\r\n" || loose)
             }
-            Expect::Pop(list) => self.check_pop(&list, reply, fate),
+            Expect::Pop(list) => self.check_pop(list, reply, fate),
             Expect::Published => {
                 let count = fate.is_none().then(|| number(reply)).flatten();
                 self.epoch += u64::from(fate.is_some());
@@ -454,8 +476,8 @@ impl Worker {
             return self.plainly(true);
         }
         let (fits, nonce) = match part {
-            Part::Nonce(wanted) => (reply == wanted, true),
-            Part::Plain(wanted) => (reply == wanted, false),
+            Part::Nonce(wanted) => (reply == wanted.0, true),
+            Part::Plain(wanted) => (reply == wanted.0, false),
             Part::Count => (number(reply).is_some(), false),
             Part::Error(start) => (reply.starts_with(start.as_bytes()), false),
             Part::Old { key, new } => {
