@@ -282,7 +282,10 @@ impl Works {
             }
             let pause = Duration::from_secs_f64(2.0 * self.rng.f64() / rate);
             self.next[index].2 = now + pause;
-            let link = self.rng.usize(..self.links.len());
+            let busy: Vec<usize> =
+                (0..self.links.len()).filter(|link| self.links[*link].is_busy(kind)).collect();
+            // An idle one now and then: what waits there meets the first request.
+            let link = self.rng.choice(busy).unwrap_or_else(|| self.rng.usize(..self.links.len()));
             let armed = self.draw(kind);
             self.links[link].arm(armed);
         }

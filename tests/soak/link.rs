@@ -16,6 +16,8 @@ const VALUES_TRIED: usize = 40;
 /// Values of a greeting: HELLO, SETNAME, SELECT. Bytes are cut there, values are left alone: nothing stands
 /// behind the last one by which a broker could know.
 const GREETING: usize = 3;
+/// A connection on which something came this lately is at work.
+const BUSY: Duration = Duration::from_millis(20);
 /// Replies longer than this are not kept to be put elsewhere.
 const KEPT_MAX: usize = 256;
 
@@ -78,6 +80,8 @@ pub(crate) struct Link {
     pub(crate) done: Vec<(Kind, usize)>,
     /// The first bytes sent: the connection's name is among them.
     head: Vec<u8>,
+    /// When something last came from either side.
+    last: Instant,
     /// Had a fault of whole values: another one could hide it.
     tampered: bool,
 }
@@ -96,6 +100,7 @@ impl Link {
             fate: Fate::Open,
             done: Vec::new(),
             head: Vec::new(),
+            last: Instant::now(),
             tampered: false,
         }
     }
@@ -111,6 +116,12 @@ impl Link {
 
     pub(crate) fn far_flags(&self) -> PollFlags {
         flags(&self.replies, &self.requests)
+    }
+
+    /// Whether a fault would soon take effect.
+    pub(crate) fn is_busy(&self, kind: Kind) -> bool {
+        let fits = !Kind::FRAMES.contains(&kind) || !self.tampered && self.is_shared_lane();
+        fits && self.armed.is_none() && !self.cut && self.last.elapsed() < BUSY
     }
 
     /// Takes a fault if it has none.
@@ -153,6 +164,7 @@ impl Link {
 
     /// Follows the values in `bytes` and passes on what is to be passed on.
     fn pass(&mut self, bytes: &[u8], requests: bool, museum: &mut Vec<Vec<u8>>) {
+        self.last = Instant::now();
         let mut rest = bytes;
         while !rest.is_empty() && !self.cut {
             if self.flow(requests).opaque {

@@ -101,9 +101,9 @@ pub(crate) fn number(settings: &Settings, key: &str) -> usize {
 
 /// How often what happens between broker and Redis, per second.
 fn plan(mode: Mode) -> Plan {
-    let mut plan: Plan = Kind::BYTES.iter().map(|kind| (*kind, 9.0)).collect();
+    let mut plan: Plan = Kind::BYTES.iter().map(|kind| (*kind, 12.0)).collect();
     if mode != Mode::Plain {
-        plan.iter_mut().for_each(|(_, rate)| *rate = 2.0);
+        plan.iter_mut().for_each(|(_, rate)| *rate = 4.0);
         plan.extend(Kind::FRAMES.iter().map(|kind| (*kind, 16.0)));
     }
     plan
@@ -189,7 +189,7 @@ fn start_broker(redis: &Redis, proxy: &FaultProxy, settings: &Settings, sabotage
 fn torment(redis: &Redis, rng: &mut Rng, stop: &AtomicBool) -> (u64, u64) {
     let (mut kills, mut pauses) = (0, 0);
     while !stop.load(Ordering::SeqCst) {
-        thread::sleep(Duration::from_millis(rng.u64(20..400)));
+        thread::sleep(Duration::from_millis(rng.u64(20..300)));
         if rng.u8(..5) < 2 {
             kills += 1;
             redis.kill();
@@ -284,7 +284,7 @@ impl<'a> Herd<'a> {
                 self.spawn();
             }
             if Instant::now() >= next_kill {
-                next_kill = Instant::now() + Duration::from_millis(self.rng.u64(50..700));
+                next_kill = Instant::now() + Duration::from_millis(self.rng.u64(50..400));
                 self.molest();
             }
             thread::sleep(Duration::from_millis(3));

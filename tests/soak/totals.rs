@@ -1,6 +1,6 @@
 //! What all rounds of a run come to, and the one line that says it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use super::faults::{Kind, OFFSETS};
@@ -11,22 +11,27 @@ const REPLIES_PER_FAULT: u64 = 10_000;
 /// Described at most.
 const DESCRIBED: usize = 8;
 
+/// What a kind of rounds comes to.
 #[derive(Debug, Default)]
-pub(crate) struct Totals {
-    target: u64,
-    seed: u64,
+struct Part {
     nonces: u64,
     plain: u64,
     faults: BTreeMap<&'static str, u64>,
     kills: u64,
     deaths: BTreeMap<String, u64>,
-    offsets: [std::collections::HashSet<usize>; 2],
-    crossed: u64,
-    /// Foreign replies where they are only counted.
-    tolerated: u64,
-    /// Lanes closed because of what came over them; where replies are only counted, and for how many faults.
+    foreign: u64,
     detected: u64,
-    detected_of: (u64, u64),
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Totals {
+    target: u64,
+    seed: u64,
+    /// Rounds in which nothing may cross.
+    strict: Part,
+    /// Rounds in which what crosses is counted.
+    counted: Part,
+    offsets: [HashSet<usize>; 2],
     lost: u64,
     doubled: u64,
     leaked: u64,
@@ -37,15 +42,14 @@ pub(crate) struct Totals {
     described: Vec<String>,
 }
 
-impl Totals {
-    pub(crate) fn new(target: u64, rng: &fastrand::Rng) -> Totals {
-        Totals { target, seed: rng.get_seed(), ..Totals::default() }
-    }
-
-    pub(crate) fn add(&mut self, mode: Mode, outcome: &Outcome) {
+impl Part {
+    fn add(&mut self, outcome: &Outcome) {
         let tally = &outcome.tally;
         self.nonces += tally.nonces;
         self.plain += tally.plain;
+        self.kills += outcome.kills;
+        self.foreign += tally.crossed.len() as u64;
+        self.detected += outcome.detected;
         let counted = [
             ("redis-kill", outcome.redis_kills),
             ("redis-pause", outcome.redis_pauses),
@@ -59,45 +63,59 @@ impl Totals {
         for kind in &outcome.seen.faults {
             *self.faults.entry(kind.name()).or_default() += 1;
         }
-        self.kills += outcome.kills;
         for (state, count) in &tally.deaths {
             *self.deaths.entry(state.clone()).or_default() += count;
         }
+    }
+
+    fn faults(&self) -> String {
+        let list: Vec<String> = self.faults.iter().map(|(name, count)| format!("{name} {count}")).collect();
+        list.join(" ")
+    }
+
+    /// Faults that leave a reply too many, for everyone to see; one too few leaves nothing.
+    fn visible(&self) -> u64 {
+        [Kind::Duplicate, Kind::Inject].iter().filter_map(|kind| self.faults.get(kind.name())).sum()
+    }
+}
+
+impl Totals {
+    pub(crate) fn new(target: u64, rng: &fastrand::Rng) -> Totals {
+        Totals { target, seed: rng.get_seed(), ..Totals::default() }
+    }
+
+    pub(crate) fn add(&mut self, mode: Mode, outcome: &Outcome) {
+        if mode.nothing_crosses() {
+            self.strict.add(outcome);
+            self.describe("crossed", &outcome.tally.crossed);
+        } else {
+            self.counted.add(outcome);
+        }
         self.offsets[0].extend(outcome.seen.request_offsets.iter().filter(|at| **at < OFFSETS));
         self.offsets[1].extend(outcome.seen.reply_offsets.iter().filter(|at| **at < OFFSETS));
-        let foreign = tally.crossed.len() as u64;
         let verdict = &outcome.verdict;
-        if mode.nothing_crosses() {
-            self.crossed += foreign;
-            self.describe("crossed", &tally.crossed);
-        } else {
-            self.tolerated += foreign;
-            // A reply too many is there for everyone to see; one too few leaves nothing.
-            let visible = |kind: &&Kind| [Kind::Duplicate, Kind::Inject].contains(kind);
-            self.detected_of.0 += outcome.detected;
-            self.detected_of.1 += outcome.seen.faults.iter().filter(visible).count() as u64;
-        }
-        self.detected += outcome.detected;
         self.lost += verdict.lost.len() as u64;
         self.doubled += verdict.doubled.len() as u64;
-        self.describe("lost", &verdict.lost);
-        self.describe("doubled", &verdict.doubled);
         self.leaked += verdict.leaked.len() as u64;
         self.other += verdict.other.len() as u64;
+        self.describe("lost", &verdict.lost);
+        self.describe("doubled", &verdict.doubled);
         self.describe("leaked", &verdict.leaked);
         self.describe("wrong", &verdict.other);
         self.writes[0] += verdict.done as u64;
         self.writes[1] += verdict.open as u64;
         self.samples += outcome.samples;
         self.peak = self.peak.max(outcome.seen.peak);
+        let mut round = Part::default();
+        round.add(outcome);
         eprintln!(
-            "{mode:?}: {} replies with nonces, {} without, {foreign} foreign, {} detected, {} lost, {} doubled, {} killed",
-            tally.nonces,
-            tally.plain,
-            outcome.detected,
-            verdict.lost.len(),
-            verdict.doubled.len(),
-            outcome.kills
+            "{mode:?}: {} replies with nonces, {} without, {} foreign, {} detected, {}, killed {}",
+            round.nonces,
+            round.plain,
+            round.foreign,
+            round.detected,
+            round.faults(),
+            round.kills
         );
     }
 
@@ -107,54 +125,58 @@ impl Totals {
     }
 
     pub(crate) fn failed(&self) -> bool {
-        self.crossed + self.lost + self.doubled + self.leaked + self.other > 0 || self.is_blind()
+        self.strict.foreign + self.lost + self.doubled + self.leaked + self.other > 0 || self.is_blind()
     }
 
     /// Many faults that can be seen, and none was.
     fn is_blind(&self) -> bool {
-        self.detected_of.0 == 0 && self.detected_of.1 > 30
+        self.counted.detected == 0 && self.counted.visible() > 30
     }
 
-    /// Whether the target asked for has been reached.
+    /// Whether the target asked for has been reached, in rounds where nothing may cross.
     pub(crate) fn reached(&self) -> bool {
-        let least = self.target / REPLIES_PER_FAULT;
-        let faults = self.faults.values().all(|count| *count >= least);
-        self.nonces >= self.target && self.kills >= least && faults
+        let (least, done) = (self.target / REPLIES_PER_FAULT, &self.strict);
+        let faults = done.faults.values().all(|count| *count >= least);
+        done.nonces >= self.target && done.kills >= least && faults
     }
 
     pub(crate) fn why(&self) -> String {
-        self.described.join("\n")
+        let blind = if self.is_blind() { "nothing was detected\n" } else { "" };
+        format!("{blind}{}", self.described.join("\n"))
     }
 
     /// Prints the run in one last line.
     pub(crate) fn say(&self, time: Duration) {
-        let list = |counts: &mut dyn Iterator<Item = (String, u64)>| {
-            counts.map(|(name, count)| format!("{name} {count}")).collect::<Vec<_>>().join(" ")
-        };
-        let faults = list(&mut self.faults.iter().map(|(name, count)| ((*name).to_owned(), *count)));
-        let deaths = list(&mut self.deaths.iter().map(|(name, count)| (name.clone(), *count)));
+        let (strict, counted) = (&self.strict, &self.counted);
+        let deaths: Vec<String> =
+            strict.deaths.iter().map(|(state, count)| format!("{state} {count}")).collect();
+        let [requests, replies] = [self.offsets[0].len(), self.offsets[1].len()];
         eprintln!(
-            "soak: {} s, {} checked replies ({} more without a nonce), faults: {faults} (request offsets \
-             {}/{OFFSETS}, reply offsets {}/{OFFSETS}), killed children {} (of these {deaths}), writes {} done {} \
-             open, cap samples {} most {}, detected {}, tolerated {}, crossed {}, lost OKs {}, doubled writes {}, \
-             leaked leases {}, other {}, seed {}",
+            "soak: {} s, {} checked replies ({} more without a nonce), faults: {} (offsets of requests \
+             {requests}/{OFFSETS}, of replies {replies}/{OFFSETS}), killed children {} (of these {}), writes {} \
+             done {} open, cap samples {} most {}, detected {}, crossed {}, lost OKs {}, doubled writes {}, \
+             leaked leases {}, other {}; where replies are only counted: {} checked, {}, detected {}, crossed {}; \
+             seed {}",
             time.as_secs(),
-            self.nonces,
-            self.plain,
-            self.offsets[0].len(),
-            self.offsets[1].len(),
-            self.kills,
+            strict.nonces,
+            strict.plain,
+            strict.faults(),
+            strict.kills,
+            deaths.join(" "),
             self.writes[0],
             self.writes[1],
             self.samples,
             self.peak,
-            self.detected,
-            self.tolerated,
-            self.crossed,
+            strict.detected,
+            strict.foreign,
             self.lost,
             self.doubled,
             self.leaked,
             self.other,
+            counted.nonces,
+            counted.faults(),
+            counted.detected,
+            counted.foreign,
             self.seed
         );
     }

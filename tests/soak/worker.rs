@@ -526,7 +526,8 @@ impl Worker {
     ) -> bool {
         if self.loose {
             self.told(sequence, 2, Fate::Maybe);
-            // As in Redis, it may have left keys watched.
+            // Only the reply of MULTI may have been lost.
+            parts.iter().for_each(|part| self.left_open(part, Fate::Maybe));
             return self.plainly(fate.is_some() || reply.starts_with(b"-ERR EXEC without MULTI"));
         }
         if let Some(fate) = fate {
