@@ -80,6 +80,8 @@ pub(crate) struct Link {
     pub(crate) done: Vec<(Kind, usize)>,
     /// The first bytes sent: the connection's name is among them.
     head: Vec<u8>,
+    /// Has asked for messages.
+    subscribes: bool,
     /// When something last came from either side.
     last: Instant,
     /// Had a fault of whole values: another one could hide it.
@@ -100,6 +102,7 @@ impl Link {
             fate: Fate::Open,
             done: Vec::new(),
             head: Vec::new(),
+            subscribes: false,
             last: Instant::now(),
             tampered: false,
         }
@@ -120,7 +123,7 @@ impl Link {
 
     /// Whether a fault would soon take effect.
     pub(crate) fn is_busy(&self, kind: Kind) -> bool {
-        let fits = !Kind::FRAMES.contains(&kind) || !self.tampered && self.is_shared_lane();
+        let fits = !Kind::FRAMES.contains(&kind) || !self.tampered && self.is_guarded();
         fits && self.armed.is_none() && !self.cut && self.last.elapsed() < BUSY
     }
 
@@ -130,7 +133,7 @@ impl Link {
             return;
         }
         match armed {
-            Armed::Frame { .. } if self.tampered || !self.is_shared_lane() => return,
+            Armed::Frame { .. } if self.tampered || !self.is_guarded() => return,
             Armed::Delay { requests, time } => {
                 self.flow(requests).held_until = Some(Instant::now() + time);
             }
@@ -145,12 +148,16 @@ impl Link {
         if requests { &mut self.requests } else { &mut self.replies }
     }
 
-    fn is_shared_lane(&self) -> bool {
-        self.replies.values >= GREETING && contains(&self.head, b"broker-lane")
+    /// Whether its replies are such that a canary can stand behind them: those of children, no messages.
+    fn is_guarded(&self) -> bool {
+        let named = |name: &[u8]| contains(&self.head, name);
+        let lane = named(b"broker-lane") || named(b"broker-lease") && !self.subscribes;
+        self.replies.values >= GREETING && lane
     }
 
     pub(crate) fn read_near(&mut self, museum: &mut Vec<Vec<u8>>) {
         let Some(bytes) = read(&mut self.near, &mut self.requests) else { return };
+        self.subscribes |= contains(&bytes, b"SUBSCRIBE");
         if self.head.len() < 512 {
             self.head.extend_from_slice(&bytes[..bytes.len().min(512)]);
         }

@@ -217,7 +217,7 @@ fn afterwards(redis: &Redis, broker: &mut Broker, settings: &Settings, mode: Mod
     }
     let log = broker.log();
     let desyncs = log.matches("out of step").count();
-    outcome.detected = (desyncs + log.matches("integrity").count()) as u64;
+    outcome.detected = desyncs as u64;
     if log.contains("panicked") || mode == Mode::Plain && desyncs > 0 {
         let lines = log.lines().filter(|line| line.contains("panicked") || line.contains("out of step"));
         outcome.verdict.other.push(lines.take(5).collect::<Vec<_>>().join("\n"));
