@@ -111,7 +111,7 @@ impl Broker {
             _ if !Self::is_plausible(&slot, frame) => {
                 // The slot is off the lane already: it is told with the others.
                 self.withhold(key, slot, frame);
-                self.desync(key, "integrity: a reply that no queued command has");
+                self.desync(key, "a reply that its command cannot have");
             }
             _ => self.settle(key, slot, frame, true),
         }

@@ -34,6 +34,15 @@ fn word(secret: u64, end: u64) -> [u8; WORD] {
     word
 }
 
+fn is_like_canary(frame: &[u8]) -> bool {
+    frame.len() == WORD + 7 && frame.starts_with(b"$32\r\n")
+}
+
+/// Whether a reply is that of the canary which ends at this offset.
+fn is_canary(frame: &[u8], secret: u64, end: u64) -> bool {
+    is_like_canary(frame) && frame[5..5 + WORD] == word(secret, end)
+}
+
 impl Broker {
     /// Which flags the slot of a child's request has, and whether a canary follows it.
     pub(super) fn guard(&self, key: Key<Child>, kind: SlotKind, flags: u8) -> (u8, bool) {
@@ -93,8 +102,7 @@ impl Broker {
     /// What stands in the place of a canary's reply. If it is the word, the replies before it are what they seem.
     pub(super) fn canary_answered(&mut self, key: Key<Lane>, slot: &Slot, frame: &[u8]) {
         let Some(lane) = self.lanes.get_mut(key) else { return };
-        let expected = word(lane.secret, slot.end);
-        if frame.strip_prefix(b"$32\r\n").and_then(|rest| rest.strip_suffix(b"\r\n")) != Some(&expected) {
+        if !is_canary(frame, lane.secret, slot.end) {
             // While a script is busy, Redis answers nothing else; the next canary will tell.
             if frame.starts_with(b"-BUSY ") {
                 // So were the requests before it, if they were sent as late.
@@ -138,16 +146,29 @@ impl Broker {
         true
     }
 
-    /// Whether a reply without a canary behind it can be what it stands for: inside a MULTI few can.
+    /// Whether a reply without a canary behind it can be what it stands for. An error can be anywhere; inside a MULTI
+    /// there is one other, and a subscription is answered by pushes, which no slot is for.
     pub(super) fn is_plausible(slot: &Slot, frame: &[u8]) -> bool {
-        let usual = frame == b"+QUEUED\r\n" || frame == b"+OK\r\n" || frame.first() == Some(&b'-');
-        slot.flags & FLAG_QUEUED == 0 || usual
+        let queued = slot.flags & FLAG_QUEUED != 0;
+        match slot.kind {
+            _ if frame.first() == Some(&b'-') => true,
+            SlotKind::Subscribe => frame.is_empty(),
+            SlotKind::Multi if queued => frame == b"+OK\r\n",
+            SlotKind::Relay if queued => frame == b"+QUEUED\r\n",
+            _ if queued => frame == b"+QUEUED\r\n" || frame == b"+OK\r\n",
+            _ => true,
+        }
     }
 
-    /// The reply to a guarded request is kept until its canary has come.
+    /// The reply to a guarded request is kept until its canary has come. Should it be the canary itself, a reply has
+    /// been lost, and nothing may ever come for the canary's own place.
     pub(super) fn withhold(&mut self, key: Key<Lane>, slot: Slot, frame: &[u8]) {
-        if let Some(lane) = self.lanes.get_mut(key) {
-            lane.withhold(Withheld { slot, frame: frame.to_vec() });
+        let Some(lane) = self.lanes.get_mut(key) else { return };
+        lane.withhold(Withheld { slot, frame: frame.to_vec() });
+        let canary = if is_like_canary(frame) { lane.next_canary() } else { None };
+        if canary.is_some_and(|end| is_canary(frame, lane.secret, end)) {
+            self.counters.integrity_failures += 1;
+            self.desync(key, "integrity: a canary came home too early");
         }
     }
 
@@ -172,11 +193,29 @@ impl Withheld {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::lane::LaneRole;
+    use crate::core::pool::PoolId;
 
     #[test]
     fn a_word_is_of_its_lane_and_its_place() {
         assert_eq!(&word(0xab, 0x1234), b"00000000000000ab0000000000001234");
         assert_ne!(word(1, 2), word(1, 3));
         assert_ne!(word(1, 2), word(2, 2));
+    }
+
+    #[test]
+    fn where_no_canary_can_stand_few_replies_are_believed() {
+        let believed = |kind: SlotKind, flags: u8, frame: &[u8]| {
+            let mut lane = Lane::new(PoolId(0), LaneRole::Lease, 0);
+            lane.push(b"request", Key::NONE, 0, kind, flags, 0);
+            Broker::is_plausible(lane.front().expect("a slot"), frame)
+        };
+        assert!(believed(SlotKind::Subscribe, 0, b"-ERR wrong\r\n"), "a subscription may be refused");
+        assert!(!believed(SlotKind::Subscribe, 0, b"$1\r\nx\r\n"), "it is confirmed by pushes");
+        assert!(believed(SlotKind::Multi, FLAG_QUEUED, b"+OK\r\n"));
+        assert!(!believed(SlotKind::Multi, FLAG_QUEUED, b"+QUEUED\r\n"));
+        assert!(believed(SlotKind::Relay, FLAG_QUEUED, b"+QUEUED\r\n"));
+        assert!(!believed(SlotKind::Relay, FLAG_QUEUED, b"+OK\r\n"));
+        assert!(believed(SlotKind::Relay, 0, b"$1\r\nx\r\n"), "its canary will tell");
     }
 }

@@ -336,6 +336,11 @@ impl Lane {
         self.fifo.is_empty() && self.withheld.is_empty()
     }
 
+    /// Where the next canary ends that has no reply yet.
+    pub(super) fn next_canary(&self) -> Option<u64> {
+        self.fifo.iter().find(|slot| slot.kind == SlotKind::Canary).map(|slot| slot.end)
+    }
+
     /// Keeps a reply until the canary behind it has come.
     pub(super) fn withhold(&mut self, withheld: Withheld) {
         self.withheld_bytes += withheld.footprint();

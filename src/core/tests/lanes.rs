@@ -148,6 +148,31 @@ fn a_queued_command_has_one_answer() {
 }
 
 #[test]
+fn the_answer_of_multi_is_not_that_of_a_queued_command() {
+    let mut sim = Sim::new(&[("integrity", "always"), ("transactions", "leased")]);
+    let child = sim.child();
+    assert_eq!(sim.ask(child, "MULTI"), "+OK");
+    let link = sim.links(LaneRole::Lease)[0];
+    sim.silent.push(link);
+    sim.send(child, "GET mine");
+    sim.inject(link, b"+OK\r\n");
+    assert_eq!(sim.received(child), LOST);
+}
+
+#[test]
+fn a_lost_reply_is_noticed_although_nothing_follows_its_canary() {
+    let mut sim = Sim::new(&[("integrity", "always")]);
+    let child = sim.child();
+    sim.ask(child, "GET warm");
+    let link = sim.links(LaneRole::Shared)[0];
+    sim.silent.push(link);
+    sim.send(child, "GET mine");
+    sim.silent.clear();
+    sim.swallow_next(link);
+    assert_eq!(sim.received(child), LOST);
+}
+
+#[test]
 fn withheld_replies_have_a_request_timeout_too() {
     let mut sim = Sim::new(&[("integrity", "always"), ("request_timeout", "500")]);
     let child = sim.child();
