@@ -14,6 +14,8 @@ mod checks;
 mod faults;
 #[path = "soak/link.rs"]
 mod link;
+#[path = "soak/messages.rs"]
+mod messages;
 #[path = "soak/proofs.rs"]
 mod proofs;
 #[path = "soak/report.rs"]

@@ -1,33 +1,15 @@
-//! What a worker does, one step after the other: pipelines, transactions, watches, pops, messages; and how it
+//! What a worker does, one step after the other: pipelines, transactions, watches, pops; and how it
 //! misbehaves: it stalls, loses patience, hangs up, dies.
 
-use std::collections::HashMap;
 use std::thread;
 use std::time::Duration;
 
 use rustix::process::{Signal, getpid, kill_process};
 
-use super::wire::{Conn, NoReply, bulk, bulk_text, elements};
+use super::wire::{NoReply, bulk};
 use super::worker::{Batch, DBS, Expect, KEYS, Part, Watched, Worker};
 use crate::support::ledger::fate_of;
 use crate::support::{End, request};
-
-/// What ends a batch whose number of replies is not known beforehand.
-const FENCE: &str = "the fence";
-/// Channels that every worker may publish to and subscribe.
-const COMMON: usize = 3;
-
-/// A subscribed connection.
-#[derive(Debug)]
-pub(crate) struct Subscriber {
-    conn: Conn,
-    proto: u8,
-    channels: Vec<String>,
-    /// The last number seen by channel and publisher: it only grows.
-    seen: HashMap<(String, String), u64>,
-    /// Messages that may come, or may have come to nothing.
-    late: Vec<String>,
-}
 
 impl Worker {
     pub(crate) fn step(&mut self) {
@@ -50,7 +32,7 @@ impl Worker {
     // ---- requests ---------------------------------------------------------------------------------------
 
     /// One request among many, with what it must be answered with.
-    fn plain(&mut self) -> (Vec<u8>, Expect) {
+    pub(crate) fn plain(&mut self) -> (Vec<u8>, Expect) {
         let nonce = self.nonce();
         let own = Expect::Part(Part::Nonce(bulk(&nonce).into()));
         let key = self.rng.usize(..KEYS);
@@ -103,7 +85,7 @@ impl Worker {
         (sequence, format!("{}.{sequence}{part}.{}", self.orders.id, "y".repeat(padding)))
     }
 
-    fn some(&mut self, most: usize) -> Batch {
+    pub(crate) fn some(&mut self, most: usize) -> Batch {
         (0..self.rng.usize(1..=most)).map(|_| self.plain()).collect()
     }
 
@@ -210,171 +192,6 @@ impl Worker {
             self.beside(&["RPUSH", &list, &nonce], ":");
         }
         self.collect();
-    }
-
-    // ---- messages ---------------------------------------------------------------------------------------
-
-    fn subscribe(&mut self) -> Option<Subscriber> {
-        let proto = 2 + self.rng.u8(..2);
-        let mut conn = self.open(0, proto);
-        let number = conn.number;
-        let mut channels: Vec<String> =
-            (0..self.rng.usize(1..4)).map(|n| format!("c:{}:{number}:{n}", self.orders.id)).collect();
-        channels.extend((0..self.rng.usize(..=COMMON)).map(|n| format!("all:{n}")));
-        let mut args = vec!["SUBSCRIBE"];
-        args.extend(channels.iter().map(String::as_str));
-        let bytes = request(&args);
-        conn.write(&bytes);
-        let mut sub =
-            Subscriber { conn, proto, channels: Vec::new(), seen: HashMap::new(), late: Vec::new() };
-        for channel in &channels {
-            loop {
-                let frame = self.heard(&mut sub)?;
-                let wanted = [&b"3\r\n$9\r\nsubscribe\r\n"[..], &bulk(channel)].concat();
-                if frame[1..].starts_with(&wanted) {
-                    break;
-                }
-                if fate_of(&String::from_utf8_lossy(&frame)).is_some() {
-                    return None;
-                }
-                self.message(&mut sub, &frame, &mut Vec::new())?;
-            }
-            sub.channels.push(channel.clone());
-        }
-        Some(sub)
-    }
-
-    /// What comes next for a subscriber. None: its connection was closed, as it may be at any time when
-    /// the one upstream is lost.
-    fn heard(&mut self, sub: &mut Subscriber) -> Option<Vec<u8>> {
-        match sub.conn.reply() {
-            Ok(frame) => Some(frame),
-            Err(NoReply::Ended(End::Closed)) => None,
-            Err(end) => {
-                self.foreign(sub.conn.number, b"SUBSCRIBE", format!("{end:?}").as_bytes(), "a message");
-                None
-            }
-        }
-    }
-
-    /// Checks a message: of a channel subscribed, each publisher's in order, each once.
-    fn message(&mut self, sub: &mut Subscriber, frame: &[u8], due: &mut Vec<String>) -> Option<()> {
-        if self.message_fits(sub, frame, due).is_none() {
-            let wanted = format!("a message to {:?}, due {due:.200?}", sub.channels);
-            self.foreign(sub.conn.number, b"SUBSCRIBE", frame, &wanted);
-            return None;
-        }
-        self.report.nonces += 1;
-        Some(())
-    }
-
-    fn message_fits(&mut self, sub: &mut Subscriber, frame: &[u8], due: &mut Vec<String>) -> Option<()> {
-        let found = elements(frame)?;
-        let [kind, channel, payload] = found[..] else { return None };
-        let channel = String::from_utf8(bulk_text(channel)?.to_vec()).ok()?;
-        let payload = String::from_utf8(bulk_text(payload)?.to_vec()).ok()?;
-        let push = if sub.proto == 3 { b'>' } else { b'*' };
-        let known = sub.channels.contains(&channel);
-        if frame[0] != push || kind != bulk("message") || !known {
-            return None;
-        }
-        let mut words = payload.split(' ');
-        let (publisher, number) = (words.next()?.to_owned(), words.next()?.parse().ok()?);
-        if words.next()? != channel {
-            return None;
-        }
-        if let Some(place) = sub.late.iter().position(|late| *late == payload) {
-            sub.late.swap_remove(place);
-            return Some(());
-        }
-        match due.iter().position(|due| *due == payload) {
-            Some(0) => drop(due.remove(0)),
-            None if channel.starts_with("all:") => {}
-            _ => return None,
-        }
-        let last = sub.seen.insert((channel, publisher), number).unwrap_or(0);
-        (last < number).then_some(())
-    }
-
-    /// Publishes among other requests and reads each message once and in order.
-    fn messages(&mut self) {
-        let Some(mut sub) = self.sub.take().or_else(|| self.subscribe()) else {
-            return self.collect();
-        };
-        let mut sent = Vec::new();
-        let mut batch = self.some(4);
-        let own: Vec<String> = sub.channels.iter().filter(|name| name.starts_with("c:")).cloned().collect();
-        for index in 0..self.rng.usize(1..10) {
-            // One to a common channel: others cannot know that an earlier one may still come.
-            let common = index == 0 && self.rng.bool();
-            let channel = match common {
-                true => format!("all:{}", self.rng.usize(..COMMON)),
-                false => own[self.rng.usize(..own.len())].clone(),
-            };
-            let publisher = format!("{}/{}/{}", self.orders.id, self.main.number, self.epoch);
-            let payload = format!("{publisher} {} {channel} {}", self.sequence(), self.nonce());
-            batch.push((request(&["PUBLISH", &channel, &payload]), Expect::Published));
-            if sub.channels.contains(&channel) {
-                sent.push((batch.len(), payload));
-            }
-            batch.push(self.plain());
-        }
-        self.receivers.clear();
-        let places: Vec<usize> = batch
-            .iter()
-            .enumerate()
-            .filter(|(_, (_, expect))| matches!(expect, Expect::Published))
-            .map(|(at, _)| at + 1)
-            .collect();
-        self.run(batch);
-        if self.receivers.len() < places.len() {
-            return;
-        }
-        let told = |at: usize| places.iter().position(|place| *place == at).and_then(|n| self.receivers[n]);
-        let mut due = Vec::new();
-        for (at, payload) in sent {
-            match told(at) {
-                Some(0) => return,
-                Some(_) => due.push(payload),
-                None => sub.late.push(payload),
-            }
-        }
-        while !due.is_empty() {
-            let Some(frame) = self.heard(&mut sub) else { return self.collect() };
-            if self.message(&mut sub, &frame, &mut due).is_none() {
-                return self.collect();
-            }
-        }
-        match self.rng.u8(..6) {
-            0 => self.unsubscribe(sub),
-            1 => {}
-            _ => self.sub = Some(sub),
-        }
-    }
-
-    /// After its confirmation no message of a channel comes; after the last, requests are answered.
-    fn unsubscribe(&mut self, mut sub: Subscriber) {
-        sub.conn.write(&[request(&["UNSUBSCRIBE"]), request(&["ECHO", FENCE])].concat());
-        loop {
-            let Some(frame) = self.heard(&mut sub) else { return };
-            if frame == bulk(FENCE) && sub.channels.is_empty() {
-                self.report.plain += 1;
-                return;
-            }
-            let found = elements(&frame).unwrap_or_default();
-            let gone = found.get(1).and_then(|name| bulk_text(name)).map(<[u8]>::to_vec);
-            let place = sub.channels.iter().position(|name| Some(name.as_bytes()) == gone.as_deref());
-            match (found.first(), place) {
-                (Some(kind), Some(place)) if *kind == bulk("unsubscribe") => {
-                    sub.channels.swap_remove(place);
-                }
-                _ => {
-                    if self.message(&mut sub, &frame, &mut Vec::new()).is_none() {
-                        return self.collect();
-                    }
-                }
-            }
-        }
     }
 
     // ---- the session ------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 //! One child process: its connections, what it has asked and what that must be answered with. Every reply is
-//! checked byte for byte; what it does is in `steps`.
+//! checked byte for byte; what it does is in `steps` and
+//! `messages`.
 
 use std::collections::VecDeque;
 use std::io::{Read, Write};
@@ -140,7 +141,7 @@ pub(crate) struct Worker {
     pub(crate) main: Conn,
     /// The second connection: it feeds lists and touches keys.
     pub(crate) side: Option<Conn>,
-    pub(crate) sub: Option<super::steps::Subscriber>,
+    pub(crate) sub: Option<super::messages::Subscriber>,
     pub(crate) db: usize,
     pub(crate) proto: u8,
     opened: u32,
