@@ -137,7 +137,7 @@ pub(crate) fn check_traces(redis: &Redis, left: &[Left], verdict: &mut Verdict) 
 /// Whether nothing of any child is on a connection. The broker's own command may be under way.
 fn is_plain(client: &UpstreamClient) -> bool {
     let none = |name: &str| client.field(name) == "0";
-    ["broker-control", "broker-lane", "broker-lease"].contains(&client.name())
+    ["broker-control", "broker-lane", "broker-lease", "broker-subscriber"].contains(&client.name())
         && is_idle(client)
         && client.field("multi") == "-1"
         && none("sub")

@@ -69,7 +69,7 @@ struct Shared {
     quiet: AtomicBool,
     /// Every connection there is now is to be cut.
     cut_all: AtomicBool,
-    /// Connections cut on the broker's side that Redis may still count.
+    /// Connections cut, or closed by the broker, that Redis may still count.
     ghosts: AtomicUsize,
     seen: Mutex<Seen>,
 }
@@ -202,7 +202,11 @@ impl Works {
         let readable =
             |fd: &PollFd<'_>| fd.revents().intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR);
         let links = fds[1..].chunks(2).map(|pair| (readable(&pair[0]), readable(&pair[1])));
-        Ready { listener: readable(&fds[0]), links: links.collect() }
+        let ready = Ready { listener: readable(&fds[0]), links: links.collect() };
+        let closed: Vec<bool> =
+            fds[1..].chunks(2).map(|pair| pair[0].revents().contains(PollFlags::HUP)).collect();
+        self.links.iter_mut().zip(closed).for_each(|(link, closed)| link.closed |= closed);
+        ready
     }
 
     fn accept(&mut self, listener: &UnixListener) {
@@ -266,7 +270,8 @@ impl Works {
                 }
             }
         });
-        self.shared.ghosts.store(self.ghosts.len(), Ordering::SeqCst);
+        let closed = self.links.iter().filter(|link| link.closed).count();
+        self.shared.ghosts.store(self.ghosts.len() + closed, Ordering::SeqCst);
         if self.museum.len() > 64 {
             self.museum.drain(..32);
         }

@@ -80,6 +80,8 @@ pub(crate) struct Link {
     pub(crate) done: Vec<(Kind, usize)>,
     /// The first bytes sent: the connection's name is among them.
     head: Vec<u8>,
+    /// The broker has closed it; what it wrote before may still be on its way to Redis.
+    pub(crate) closed: bool,
     /// Has asked for messages.
     subscribes: bool,
     /// When something last came from either side.
@@ -102,6 +104,7 @@ impl Link {
             fate: Fate::Open,
             done: Vec::new(),
             head: Vec::new(),
+            closed: false,
             subscribes: false,
             last: Instant::now(),
             tampered: false,

@@ -86,6 +86,7 @@ fn draw_settings(rng: &mut Rng, mode: Mode) -> Settings {
     pick("reconnect_backoff_max", &["10", "30"]);
     pick("lane_stall_timeout", &["300", "1500"]);
     pick("transactions", &["shared", "shared", "shared", "leased"]);
+    pick("pubsub", &["shared", "shared", "leased"]);
     match mode {
         Mode::Plain | Mode::Off => {}
         Mode::Always => settings.push(("integrity", "always")),
@@ -126,7 +127,8 @@ pub(crate) fn run(round: &Round) -> Outcome {
     let caps = Caps {
         connections: number(&settings, "upstream_connections_max"),
         blocked: number(&settings, "leases_blocking_max"),
-        subscribed: number(&settings, "leases_session_max"),
+        // The shared one, or leases.
+        subscribed: number(&settings, "leases_session_max") + 1,
     };
     let mut outcome = thread::scope(|scope| {
         let sampler = scope.spawn(|| watch_caps(&redis, || proxy.ghosts(), caps, &stop));
