@@ -1,0 +1,222 @@
+//! The same random commands on a direct connection and through the broker: every reply must be the same, byte for
+//! byte, but for what `tests/twin/normalise.rs` says is by chance and `tests/twin/waivers.toml` says is meant.
+//!
+//! `BROKER_TEST_SEED` replays a run, or with `BROKER_TWIN_ONE=1` the one sequence a failure names;
+//! `BROKER_TWIN_SECONDS` sets how long to run. `make twin SECONDS=n SEED=s` does so with a release build.
+#![cfg(feature = "cli")]
+
+#[path = "twin/coverage.rs"]
+mod coverage;
+#[path = "twin/frames.rs"]
+mod frames;
+#[path = "twin/grammar.rs"]
+mod grammar;
+#[path = "twin/link.rs"]
+mod link;
+#[path = "twin/normalise.rs"]
+mod normalise;
+#[path = "twin/plan.rs"]
+mod plan;
+#[path = "twin/play.rs"]
+mod play;
+#[path = "twin/sequence.rs"]
+mod sequence;
+#[path = "twin/shrink.rs"]
+mod shrink;
+mod support;
+#[path = "twin/waivers.rs"]
+mod waivers;
+
+use std::sync::Mutex;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use coverage::Coverage;
+use fastrand::Rng;
+use grammar::Grammar;
+use normalise::Sharing;
+use play::{Difference, Outcome, Rig};
+use sequence::Sequence;
+use support::{Twin, needs_broker, seeded};
+use waivers::Waivers;
+
+/// Sequences of each protocol where no time is given.
+const SHORT: u64 = 300;
+/// A pair of servers is used for so many sequences, then others with other settings are started.
+const BATCH: u64 = 2500;
+/// A run shows so many differences and goes on counting.
+const SHOWN: usize = 12;
+/// What both servers run with: timeouts are noticed soon, and the data can be compared.
+const REDIS: &[&str] = &["--hz", "100", "--enable-debug-command", "yes"];
+
+/// What all workers have done together.
+#[derive(Default)]
+struct Total {
+    sequences: [u64; 2],
+    commands: u64,
+    pipelined: u64,
+    differences: u64,
+    /// Of each kind and command one is enough to look at.
+    failures: Vec<(String, String)>,
+    coverage: Coverage,
+}
+
+struct Run {
+    deadline: Option<Instant>,
+    waivers: Waivers,
+    total: Mutex<Total>,
+}
+
+#[test]
+fn the_broker_cannot_be_told_from_redis() {
+    needs_broker!();
+    let seconds = std::env::var("BROKER_TWIN_SECONDS").ok().and_then(|text| text.parse().ok());
+    let seed = seeded().u64(..);
+    if std::env::var_os("BROKER_TWIN_ONE").is_some() {
+        return replay();
+    }
+    let deadline = seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds));
+    let run = Run { deadline, waivers: Waivers::load(), total: Mutex::default() };
+    thread::scope(|scope| {
+        for proto in [2, 3] {
+            let run = &run;
+            scope.spawn(move || work(run, seed ^ u64::from(proto), proto));
+        }
+    });
+    report(&run);
+}
+
+/// One sequence, by the seed its failure has named.
+fn replay() {
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let seed = number("BROKER_TEST_SEED").expect("BROKER_TEST_SEED");
+    let run = Run { deadline: None, waivers: Waivers::load(), total: Mutex::default() };
+    for proto in [2, 3] {
+        for transactions in ["shared", "leased"] {
+            let mut rig = rig(transactions);
+            let grammar = rig.grammar();
+            judge(&run, &mut rig, &grammar, &plan::sequence(&grammar, seed, proto), transactions);
+        }
+    }
+    report(&run);
+}
+
+fn rig(transactions: &str) -> Rig {
+    Rig::new(Twin::start_with(REDIS, &[("transactions", transactions)]), Sharing { pubsub: false })
+}
+
+/// The sequences of one protocol, on servers of their own.
+fn work(run: &Run, seed: u64, proto: u8) {
+    let mut rng = Rng::with_seed(seed);
+    let mut done = 0;
+    let more = |done| run.deadline.map_or(done < SHORT, |deadline| Instant::now() < deadline);
+    while more(done) {
+        let transactions = if rng.u8(..4) == 0 { "leased" } else { "shared" };
+        let mut rig = rig(transactions);
+        let grammar = rig.grammar();
+        if done == 0 {
+            run.total.lock().expect("total").coverage.expect(&mut rig, &grammar);
+            let mut lines = grammar.lines(plan::WALK);
+            rng.shuffle(&mut lines);
+            for lines in lines.chunks(plan::WALK_LINES) {
+                judge(run, &mut rig, &grammar, &plan::walk(&grammar, rng.u64(..), proto, lines), transactions);
+            }
+            let missing = run.total.lock().expect("total").coverage.missing();
+            judge(run, &mut rig, &grammar, &plan::unspoken(&grammar, rng.u64(..), proto, &missing), transactions);
+        }
+        for _ in 0..BATCH {
+            if !more(done) {
+                break;
+            }
+            judge(run, &mut rig, &grammar, &plan::sequence(&grammar, rng.u64(..), proto), transactions);
+            done += 1;
+        }
+    }
+}
+
+/// Plays a sequence and records what came of it.
+fn judge(run: &Run, rig: &mut Rig, grammar: &Grammar, sequence: &Sequence, transactions: &str) {
+    let outcome = rig.play(grammar, &run.waivers, sequence);
+    let mut failure = None;
+    if let Some(difference) = &outcome.difference {
+        let label = format!("{} {}", difference.kind, difference.command);
+        let known = {
+            let total = run.total.lock().expect("total");
+            total.failures.len() >= SHOWN || total.failures.iter().any(|(other, _)| *other == label)
+        };
+        if !known {
+            let text = explain(run, rig, grammar, sequence, difference, transactions);
+            eprintln!("{text}");
+            failure = Some((label, text));
+        }
+    }
+    let mut total = run.total.lock().expect("total");
+    total.record(sequence, &outcome);
+    total.failures.extend(failure);
+}
+
+impl Total {
+    fn record(&mut self, sequence: &Sequence, outcome: &Outcome) {
+        self.sequences[usize::from(sequence.proto == 3)] += 1;
+        self.commands += outcome.commands;
+        self.pipelined += u64::from(sequence.pipelines());
+        self.differences += u64::from(outcome.difference.is_some());
+        self.coverage.add(&outcome.used);
+    }
+}
+
+/// The smallest script that shows the same difference.
+fn explain(
+    run: &Run,
+    rig: &mut Rig,
+    grammar: &Grammar,
+    sequence: &Sequence,
+    found: &Difference,
+    transactions: &str,
+) -> String {
+    let patience = std::mem::replace(&mut rig.patience, Duration::from_secs(2));
+    let mut last = found.clone();
+    let small = shrink::shrink(sequence, |candidate| {
+        let Some(difference) = rig.play(grammar, &run.waivers, candidate).difference else { return false };
+        let same = difference.kind == found.kind && difference.command == found.command;
+        if same {
+            last = difference;
+        }
+        same
+    });
+    rig.patience = patience;
+    let Difference { kind, command, step, direct, broker } = last;
+    format!(
+        "difference ({kind}) {command} at step {step}, transactions={transactions}, \
+         replay with BROKER_TWIN_ONE=1 BROKER_TEST_SEED={}\n  direct: {direct}\n  broker: {broker}\n{}",
+        sequence.seed,
+        small.script()
+    )
+}
+
+fn report(run: &Run) {
+    let total = run.total.lock().expect("total");
+    let (waivers, needed, idle) = run.waivers.needed();
+    let sequences = total.sequences[0] + total.sequences[1];
+    let share = 100 * total.pipelined / sequences.max(1);
+    if run.deadline.is_some() && !idle.is_empty() {
+        eprintln!("waivers that nothing needed: {}", idle.join(", "));
+    }
+    let missing = total.coverage.write();
+    eprintln!(
+        "twin: {} sequences in RESP2, {} in RESP3, {} commands, {share} % pipelined, {} of {} commands covered, \
+         {} differences, {needed} of {waivers} waivers used, seed {}",
+        total.sequences[0],
+        total.sequences[1],
+        total.commands,
+        total.coverage.used(),
+        total.coverage.expected(),
+        total.differences,
+        std::env::var("BROKER_TEST_SEED").unwrap_or_else(|_| "above".to_owned()),
+    );
+    assert_eq!(total.differences, 0, "the broker can be told from Redis; see above");
+    if sequences > 100 {
+        assert!(missing.is_empty(), "never used: {}", missing.join(" "));
+        assert!(share >= 30, "only {share} % of the sequences pipeline");
+    }
+}

@@ -1,0 +1,456 @@
+//! From a line of `templates.txt` to a command. Owns the templates, what stands for each `$x`, and the names of the
+//! server's own COMMAND table; does not decide which template comes next.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use fastrand::Rng;
+
+use super::frames::{Frame, Parsed, parse};
+use super::sequence::Command;
+use crate::support::Raw;
+
+const TEMPLATES: &str = include_str!("templates.txt");
+
+const SCRIPTS: &[&str] = &[
+    "return ARGV[1]",
+    "return {KEYS[1],ARGV[1],#ARGV}",
+    "return redis.call('SET',KEYS[1],ARGV[1])",
+    "return redis.call('GET',KEYS[1])",
+    "return redis.pcall('INCR',KEYS[1])",
+    "return redis.call('INCR',KEYS[1])",
+    "return redis.call('LRANGE',KEYS[1],0,-1)",
+    "return redis.call('ZRANGE',KEYS[1],0,-1,'WITHSCORES')",
+    "redis.setresp(3); return redis.call('ZSCORE',KEYS[1],'a')",
+    "redis.setresp(3); return redis.call('HGETALL','nosuch')",
+    "return {1,2,{3,'x'},false,true,nil,7}",
+    "return redis.error_reply('MY own')",
+    "return redis.status_reply('FINE')",
+    "return nil",
+    "return 3.99",
+    "return {double=3.5}",
+    "return {map={a=1}}",
+    "error('oops')",
+    "return (",
+    "redis.call('nosuch')",
+    "return redis.call('BLPOP',KEYS[1],0)",
+    "return redis.pcall('SUBSCRIBE','c')",
+    "redis.call('SELECT',1); return redis.call('SET','insel','1')",
+    "return redis.pcall('MULTI')",
+    "return redis.sha1hex(ARGV[1] or '')",
+    "return redis.call('TYPE',KEYS[1])",
+    "return string.rep('x', 9000)",
+];
+
+const FUNCTIONS: &[&str] = &[
+    "#!lua name=lib0\nredis.register_function('fun0', function(keys, args) return args[1] end)",
+    "#!lua name=lib1\nredis.register_function('fun1', function(keys, args) return redis.call('SET', keys[1], args[1]) end)",
+    "#!lua name=lib2\nredis.register_function{function_name='fun2', callback=function(keys, args) \
+     return redis.call('GET', keys[1]) end, flags={'no-writes'}}",
+    "#!lua name=lib0\nredis.register_function('fun0', function(keys, args) return {keys, args} end)",
+    "#!lua name=lib3\nbroken(",
+    "no shebang",
+];
+
+/// What has to be made by a server before it can be said to one.
+#[derive(Default)]
+struct Samples {
+    dumps: Vec<Vec<u8>>,
+    functions: Vec<u8>,
+    shas: Vec<Vec<u8>>,
+}
+
+enum Node {
+    Text(Vec<u8>),
+    /// Something at random behind a prefix.
+    Pick(&'static str, &'static str),
+    Maybe(Vec<Node>),
+    One(Vec<Vec<Node>>),
+    Many(Vec<Node>),
+}
+
+/// A line of the templates.
+struct Template {
+    /// Commands said together.
+    commands: Vec<Vec<Node>>,
+    /// Said right behind them.
+    undo: Option<Vec<Node>>,
+}
+
+/// One command of the server's table.
+pub(crate) struct Entry {
+    /// Lower case, `container|sub`.
+    pub(crate) name: String,
+    pub(crate) arity: i64,
+    first_key: i64,
+}
+
+/// All that can be said to the server.
+pub(crate) struct Grammar {
+    templates: Vec<Template>,
+    families: BTreeMap<&'static str, Vec<usize>>,
+    samples: Samples,
+    pub(crate) table: Vec<Entry>,
+    containers: BTreeSet<String>,
+    names: BTreeSet<String>,
+}
+
+impl Grammar {
+    /// The templates, and the table and samples of a server, which is left empty.
+    pub(crate) fn of(server: &mut Raw) -> Grammar {
+        let mut grammar = Grammar {
+            templates: Vec::new(),
+            families: BTreeMap::new(),
+            samples: samples(server),
+            table: table(server),
+            containers: BTreeSet::new(),
+            names: BTreeSet::new(),
+        };
+        for entry in &grammar.table {
+            grammar.names.insert(entry.name.clone());
+            if let Some((container, _)) = entry.name.split_once('|') {
+                grammar.containers.insert(container.to_owned());
+            }
+        }
+        let mut family = "";
+        for line in TEMPLATES.lines().map(str::trim).filter(|line| !line.is_empty()) {
+            if line.starts_with("# ") {
+            } else if let Some(name) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+                family = name;
+            } else if let Some(undo) = line.strip_prefix("+ ") {
+                let last = grammar.templates.last_mut().expect("a line to undo");
+                last.undo = Some(Reader::read(undo));
+            } else {
+                let commands = line.split(" ; ").map(Reader::read).collect();
+                grammar.families.entry(family).or_default().push(grammar.templates.len());
+                grammar.templates.push(Template { commands, undo: None });
+            }
+        }
+        grammar
+    }
+
+    /// All lines of the families, one after the other.
+    pub(crate) fn lines(&self, families: &[&str]) -> Vec<usize> {
+        families.iter().flat_map(|family| self.families[family].iter().copied()).collect()
+    }
+
+    /// Some line of a family.
+    pub(crate) fn pick(&self, rng: &mut Rng, family: &str) -> usize {
+        *rng.choice(&self.families[family]).expect("a line")
+    }
+
+    /// Commands of a line, with keys of their own behind a prefix.
+    pub(crate) fn expand(&self, rng: &mut Rng, line: usize, prefix: &str) -> Vec<Command> {
+        let template = &self.templates[line];
+        let mut commands = Vec::new();
+        for nodes in &template.commands {
+            let mut argv = Vec::new();
+            self.fill(rng, nodes, prefix, &mut argv);
+            commands.push(Command::new(argv));
+        }
+        if let Some(undo) = &template.undo {
+            let mut argv = Vec::new();
+            self.fill(rng, undo, prefix, &mut argv);
+            let key = commands[0].argv[1].clone();
+            for arg in &mut argv {
+                if arg == b"*" {
+                    arg.clone_from(&key);
+                }
+            }
+            commands.push(Command { tied: true, ..Command::new(argv) });
+        }
+        commands
+    }
+
+    /// A command the templates do not know, from what the table says of it.
+    pub(crate) fn from_table(&self, rng: &mut Rng, entry: &Entry) -> Command {
+        let mut argv: Vec<Vec<u8>> = entry.name.split('|').map(|part| part.as_bytes().to_vec()).collect();
+        let wanted = entry.arity.unsigned_abs() as usize + if entry.arity < 0 { rng.usize(..2) } else { 0 };
+        while argv.len() < wanted {
+            let is_key = argv.len() as i64 == entry.first_key;
+            argv.push(self.value(rng, if is_key { "k" } else { "v" }, ""));
+        }
+        Command::new(argv)
+    }
+
+    /// The table's name of a command, unless it has none.
+    pub(crate) fn full_name(&self, argv: &[Vec<u8>]) -> Option<String> {
+        let name = String::from_utf8_lossy(argv.first()?).to_ascii_lowercase();
+        if self.containers.contains(&name) && argv.len() > 1 {
+            let full = format!("{name}|{}", String::from_utf8_lossy(&argv[1]).to_ascii_lowercase());
+            return self.names.contains(&full).then_some(full);
+        }
+        self.names.contains(&name).then_some(name)
+    }
+
+    fn fill(&self, rng: &mut Rng, nodes: &[Node], prefix: &str, argv: &mut Vec<Vec<u8>>) {
+        for node in nodes {
+            match node {
+                Node::Text(text) => argv.push(text.clone()),
+                Node::Pick(before, what) => {
+                    let mut arg = before.as_bytes().to_vec();
+                    arg.extend(self.value(rng, what, prefix));
+                    argv.push(arg);
+                }
+                Node::Maybe(inner) => {
+                    if rng.bool() {
+                        self.fill(rng, inner, prefix, argv);
+                    }
+                }
+                Node::One(branches) => {
+                    let branch = rng.usize(..branches.len());
+                    self.fill(rng, &branches[branch], prefix, argv);
+                }
+                Node::Many(inner) => {
+                    for _ in 0..rng.usize(1..=3) {
+                        self.fill(rng, inner, prefix, argv);
+                    }
+                }
+            }
+        }
+    }
+
+    /// What stands for `$what`.
+    pub(crate) fn value(&self, rng: &mut Rng, what: &str, prefix: &str) -> Vec<u8> {
+        if let Some(key) = key(rng, what) {
+            return format!("{prefix}{key}").into_bytes();
+        }
+        let pick = |rng: &mut Rng, words: &[&str]| words[rng.usize(..words.len())].as_bytes().to_vec();
+        match what {
+            "v" => value(rng),
+            "big" => big(rng),
+            "number" => rng.i32(-20..20).to_string().into_bytes(),
+            "m" => member(rng),
+            "f" => pick(rng, &["f", "g", "h", "1", "", "a field"]),
+            "n" => rng.u8(..6).to_string().into_bytes(),
+            "c" => rng.u8(1..4).to_string().into_bytes(),
+            "i" => integer(rng),
+            "r" => pick(rng, &["0", "1", "2", "-1", "1.5", "3.25e2", "-0.1", "100"]),
+            "F" => pick(rng, &["1", "2.5", "inf", "-inf", "+inf", "1e400", "0x10", "nan", "abc", ""]),
+            "ttl" => pick(rng, &["100", "5000", "-1", "0", "9223372036854775807", "100000"]),
+            "pttl" => pick(rng, &["500000", "100000", "-1", "0", "9223372036854775807", "1000000"]),
+            "at" => pick(rng, &["33177117420", "1", "0", "-5", "4102444800"]),
+            "pat" => pick(rng, &["33177117420000", "1", "0", "-5", "4102444800000"]),
+            "id" => pick(rng, &["0", "1-1", "2-1", "5", "10-0", "0-0", "99-99", "3-*"]),
+            "sid" => match rng.u8(..8) {
+                0 => pick(rng, &["0-0", "1", "x", "7-*", "18446744073709551615-18446744073709551615"]),
+                _ => format!("{}-{}", rng.u8(1..40), rng.u8(..3)).into_bytes(),
+            },
+            "grp" => pick(rng, &["grp", "grp", "other"]),
+            "con" => pick(rng, &["ann", "bob"]),
+            "idle" => pick(rng, &["0", "0", "10000000"]),
+            "ch" => pick(rng, &["ch.a", "ch.b", "news", "ch.a"]),
+            "chpat" => pick(rng, &["ch.*", "*", "n?ws", "ch.[ab]"]),
+            "glob" => pick(rng, &["*", "s*", "?1", "[a-h]*", "nosuch*", "\\*"]),
+            "db" => pick(rng, &["0", "1", "2", "3", "0", "1", "15", "16", "-1"]),
+            "type" => pick(rng, &["string", "list", "zset", "stream", "nosuch"]),
+            "cat" => pick(rng, &["string", "fast", "admin", "nosuch"]),
+            "word" => pick(rng, &["me", "a-name", "x", "two words", ""]),
+            "lex" => pick(rng, &["-", "+", "[a", "(a", "[c", "(d", "a", "["]),
+            "zr" => pick(rng, &["-inf", "+inf", "0", "1", "(1", "2.5", "(", "abc", "100"]),
+            "lon" => pick(rng, &["13.361389", "15.087269", "-0.5", "0", "181", "179.9"]),
+            "lat" => pick(rng, &["38.115556", "37.502669", "51.5", "0", "86"]),
+            "rad" => pick(rng, &["1", "200", "20000", "0", "-1", "1e9"]),
+            "unit" => pick(rng, &["m", "km", "ft", "mi", "ly"]),
+            "bits" => pick(rng, &["u8", "i8", "u1", "i16", "u63", "u64", "i64", "x"]),
+            "to" => pick(rng, &["0.004", "0.01", "0.002", "0.02"]),
+            "bms" => pick(rng, &["4", "10", "2"]),
+            "lua" => pick(rng, SCRIPTS),
+            "push" => b"return redis.call('RPUSH',KEYS[1],ARGV[1],ARGV[1])".to_vec(),
+            "publish" => b"return redis.call('PUBLISH',KEYS[1],ARGV[1])".to_vec(),
+            "sha" => match rng.u8(..6) {
+                0 => pick(rng, &["ffffffffffffffffffffffffffffffffffffffff", "abc"]),
+                _ => rng.choice(&self.samples.shas).expect("a digest").clone(),
+            },
+            "fun" => pick(rng, &["fun0", "fun1", "fun2", "nosuch"]),
+            "lib" => pick(rng, &["lib0", "lib1", "lib2", "nosuch"]),
+            "code" => pick(rng, FUNCTIONS),
+            "dump" => match rng.u8(..8) {
+                0 => b"no payload".to_vec(),
+                _ => rng.choice(&self.samples.dumps).expect("a payload").clone(),
+            },
+            "functions" => match rng.u8(..5) {
+                0 => b"no payload".to_vec(),
+                _ => self.samples.functions.clone(),
+            },
+            "name" => {
+                let entry = rng.choice(&self.table).expect("a command");
+                entry.name.as_bytes().to_vec()
+            }
+            _ => unreachable!("the templates say ${what}"),
+        }
+    }
+}
+
+/// A key: mostly of the kind the command wants.
+fn key(rng: &mut Rng, kind: &str) -> Option<String> {
+    const KINDS: &[&str] = &["s", "b", "h", "l", "t", "z", "x", "g", "p"];
+    if kind == "xa" {
+        return Some("xa".to_owned());
+    }
+    if kind != "k" && !KINDS.contains(&kind) {
+        return None;
+    }
+    if rng.u8(..60) == 0 {
+        return Some(rng.choice(["", "a key", "\r\n$3\r\n", "{tag}x", "*"]).expect("a key").to_owned());
+    }
+    let kind = if kind == "k" || rng.u8(..16) == 0 { KINDS[rng.usize(..KINDS.len())] } else { kind };
+    if kind == "s" && rng.u8(..8) == 0 {
+        return Some(rng.choice(["w_a", "w_b", "w_1"]).expect("a key").to_owned());
+    }
+    Some(format!("{kind}{}", rng.u8(..3)))
+}
+
+fn value(rng: &mut Rng) -> Vec<u8> {
+    match rng.u8(..20) {
+        0 => Vec::new(),
+        1 => b"two words".to_vec(),
+        2 => b"\r\n+OK\r\n".to_vec(),
+        3 => (0..rng.usize(1..40)).map(|_| rng.u8(..)).collect(),
+        4 => vec![b'y'; rng.usize(50..700)],
+        5..9 => rng.i16(..).to_string().into_bytes(),
+        _ => format!("v{}", rng.u16(..)).into_bytes(),
+    }
+}
+
+/// Around the sizes at which Redis, sockets and the broker begin to do otherwise.
+fn big(rng: &mut Rng) -> Vec<u8> {
+    let size = *rng.choice(&[4096usize, 16_384, 32_768, 65_536]).expect("a size");
+    vec![b'a' + rng.u8(..26); size + rng.usize(..3) - 1]
+}
+
+fn member(rng: &mut Rng) -> Vec<u8> {
+    const MEMBERS: &[&str] = &["a", "b", "c", "d", "1", "2", "3", "10", "-5", "", "a b", "caf\u{e9}"];
+    match rng.u8(..24) {
+        0 => vec![b'z'; rng.usize(60..140)],
+        _ => MEMBERS[rng.usize(..MEMBERS.len())].as_bytes().to_vec(),
+    }
+}
+
+fn integer(rng: &mut Rng) -> Vec<u8> {
+    const ODD: &[&str] = &["9223372036854775807", "-9223372036854775808", "9223372036854775808", "abc", "", "1.5", "01", "+1", " 1", "4294967296"];
+    match rng.u8(..12) {
+        0 => ODD[rng.usize(..ODD.len())].as_bytes().to_vec(),
+        _ => rng.i8(-4..8).to_string().into_bytes(),
+    }
+}
+
+// ---- reading a line ----------------------------------------------------------------------------------------
+
+struct Reader {
+    text: &'static str,
+    at: usize,
+}
+
+impl Reader {
+    fn read(text: &'static str) -> Vec<Node> {
+        let mut reader = Reader { text, at: 0 };
+        let nodes = reader.nodes();
+        assert_eq!(reader.at, text.len(), "a bracket too many in {text}");
+        nodes
+    }
+
+    fn peek(&self) -> Option<u8> {
+        self.text.as_bytes().get(self.at).copied()
+    }
+
+    fn nodes(&mut self) -> Vec<Node> {
+        let mut nodes = Vec::new();
+        while let Some(byte) = self.peek() {
+            match byte {
+                b' ' => self.at += 1,
+                b'[' => nodes.push(Node::Maybe(self.inner(b']'))),
+                b'{' => nodes.push(Node::Many(self.inner(b'}'))),
+                b'(' => nodes.push(Node::One(self.branches())),
+                b']' | b'}' | b')' | b'|' => break,
+                _ => nodes.push(self.word()),
+            }
+        }
+        nodes
+    }
+
+    fn inner(&mut self, close: u8) -> Vec<Node> {
+        self.at += 1;
+        let nodes = self.nodes();
+        assert_eq!(self.peek(), Some(close), "a bracket is open in {}", self.text);
+        self.at += 1;
+        nodes
+    }
+
+    fn branches(&mut self) -> Vec<Vec<Node>> {
+        let mut branches = Vec::new();
+        loop {
+            self.at += 1;
+            branches.push(self.nodes());
+            match self.peek() {
+                Some(b'|') => {}
+                Some(b')') => break,
+                _ => panic!("a bracket is open in {}", self.text),
+            }
+        }
+        self.at += 1;
+        branches
+    }
+
+    fn word(&mut self) -> Node {
+        let rest = &self.text[self.at..];
+        // A `[` inside of a word belongs to the word: only at its beginning it opens.
+        let length = rest.find([' ', ']', '}', ')', '|']).unwrap_or(rest.len());
+        let word = &rest[..length];
+        self.at += length;
+        match word.split_once('$') {
+            Some((before, name)) if !name.is_empty() => Node::Pick(before, name),
+            _ => Node::Text(word.as_bytes().to_vec()),
+        }
+    }
+}
+
+// ---- what the server says ----------------------------------------------------------------------------------
+
+fn table(server: &mut Raw) -> Vec<Entry> {
+    let reply = server.call(&["COMMAND"]);
+    let Parsed::Whole(frame, _) = parse(&reply) else { panic!("COMMAND answers an array") };
+    let mut table = Vec::new();
+    for command in &frame.items {
+        enter(command, &mut table);
+        for sub in command.items.get(9).map_or(&[][..], |subs| &subs.items) {
+            enter(sub, &mut table);
+        }
+    }
+    table.sort_by(|a, b| a.name.cmp(&b.name));
+    table
+}
+
+fn enter(command: &Frame, table: &mut Vec<Entry>) {
+    let number = |index: usize| command.items[index].int().expect("a number");
+    let name = String::from_utf8_lossy(&command.items[0].text).into_owned();
+    table.push(Entry { name, arity: number(1), first_key: number(3) });
+}
+
+fn samples(server: &mut Raw) -> Samples {
+    let mut samples = Samples::default();
+    for line in ["SET d 12", "SET e text", "RPUSH l a b", "ZADD z 1 a 2.5 b", "HSET h f v", "SADD t 1 2", "XADD x 1-1 f v"] {
+        server.ask(line);
+    }
+    for key in ["d", "e", "l", "z", "h", "t", "x"] {
+        samples.dumps.push(bulk(&server.call(&["DUMP", key])));
+    }
+    for script in SCRIPTS {
+        let reply = server.call(&["SCRIPT", "LOAD", script]);
+        if reply.starts_with(b"$") {
+            samples.shas.push(bulk(&reply));
+        }
+    }
+    server.call(&["FUNCTION", "LOAD", FUNCTIONS[0]]);
+    samples.functions = bulk(&server.call(&["FUNCTION", "DUMP"]));
+    for line in ["FLUSHALL", "SCRIPT FLUSH", "FUNCTION FLUSH"] {
+        server.expect(line, "+OK\r\n");
+    }
+    samples
+}
+
+fn bulk(reply: &[u8]) -> Vec<u8> {
+    match parse(reply) {
+        Parsed::Whole(frame, _) if frame.kind == b'$' => frame.text,
+        _ => panic!("a bulk string is due: {}", crate::support::show(reply)),
+    }
+}

@@ -1,0 +1,176 @@
+//! When two replies are the same although their bytes are not: identities, addresses, times, random picks, and
+//! the order of what has none. Everything else must be equal byte for byte. Owns the list of such commands.
+
+use super::frames::Frame;
+
+/// How the replies of a command are compared.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Rule {
+    Exact,
+    /// The order of the elements is by hash.
+    Unordered,
+    /// The same, and of whatever they hold.
+    DeepUnordered,
+    /// Keys and values alternate, in RESP2 without saying so.
+    Pairs,
+    /// Types and sizes are equal, what is in them is by chance.
+    Shape,
+    /// Only what kind of reply it is.
+    Kind,
+    /// Integers that may differ by so much.
+    Near(i64),
+    /// A cursor and elements; comparable where nothing is left to scan.
+    Scan(bool),
+    /// HELLO: what follows `id`.
+    Id,
+    /// What follows these names, and the third of four in a row of pending entries, are times.
+    Times,
+    /// Zero or not: subscribers are counted as connections, and those of a broker are few.
+    Some,
+}
+
+/// Whether subscribers share an upstream connection, and so are counted differently.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Sharing {
+    pub(crate) pubsub: bool,
+}
+
+/// Whether two replies to a command are the same.
+pub(crate) fn same(argv: &[Vec<u8>], direct: &Frame, broker: &Frame, sharing: Sharing) -> bool {
+    if direct == broker {
+        return true;
+    }
+    if direct.is_error() || broker.is_error() {
+        return false;
+    }
+    let (direct, broker) = (without_ids(direct), without_ids(broker));
+    match rule(argv, sharing) {
+        Rule::Exact => direct == broker,
+        Rule::Unordered => sorted(&direct) == sorted(&broker),
+        Rule::DeepUnordered => deeply_sorted(&direct) == deeply_sorted(&broker),
+        Rule::Pairs => paired(&direct) == paired(&broker),
+        Rule::Shape => shape(&direct) == shape(&broker),
+        Rule::Kind => (direct.kind, direct.null) == (broker.kind, broker.null),
+        Rule::Near(distance) => match (direct.int(), broker.int()) {
+            // Absence and "no expiry" are no times.
+            (Some(a), Some(b)) => a >= 0 && b >= 0 && a.abs_diff(b) <= distance as u64,
+            _ => false,
+        },
+        // From the beginning, if nothing is left to scan.
+        Rule::Scan(pairs) if argv.iter().take(3).any(|arg| arg == b"0") => same_scan(&direct, &broker, pairs),
+        Rule::Scan(_) => (direct.kind, direct.items.len()) == (broker.kind, broker.items.len()),
+        Rule::Id => without(&direct, &[b"id"]) == without(&broker, &[b"id"]),
+        Rule::Times => timeless(&direct) == timeless(&broker),
+        Rule::Some => some(&direct) == some(&broker),
+    }
+}
+
+fn rule(argv: &[Vec<u8>], sharing: Sharing) -> Rule {
+    let upper = |index: usize| argv.get(index).map(|arg| arg.to_ascii_uppercase()).unwrap_or_default();
+    let (name, sub) = (upper(0), upper(1));
+    let has = |word: &[u8]| argv.iter().any(|arg| arg.eq_ignore_ascii_case(word));
+    match (name.as_slice(), sub.as_slice()) {
+        (b"SMEMBERS" | b"SINTER" | b"SUNION" | b"SDIFF" | b"HKEYS" | b"HVALS" | b"KEYS", _) => Rule::Unordered,
+        (b"ACL", b"CAT") | (b"COMMAND", b"LIST") | (b"PUBSUB", b"CHANNELS" | b"SHARDCHANNELS") => Rule::Unordered,
+        (b"COMMAND", b"" | b"DOCS" | b"INFO") | (b"FUNCTION", b"LIST") => Rule::DeepUnordered,
+        (b"HGETALL", _) | (b"CONFIG", b"GET") => Rule::Pairs,
+        (b"SRANDMEMBER" | b"HRANDFIELD" | b"ZRANDMEMBER" | b"SPOP", _) => Rule::Shape,
+        // Ties are in the order of the set, which has none.
+        (b"SORT" | b"SORT_RO", _) if has(b"BY") => Rule::Shape,
+        (b"RANDOMKEY" | b"TIME" | b"DUMP" | b"INFO" | b"LOLWUT", _) => Rule::Kind,
+        (b"CLIENT", b"ID" | b"INFO" | b"LIST") | (b"ACL", b"GENPASS") | (b"FUNCTION", b"DUMP") => Rule::Kind,
+        (b"MEMORY", b"STATS" | b"DOCTOR" | b"MALLOC-STATS" | b"USAGE") | (b"LATENCY", b"DOCTOR" | b"HISTOGRAM") => Rule::Kind,
+        (b"TTL" | b"EXPIRETIME", _) | (b"OBJECT", b"IDLETIME") => Rule::Near(10),
+        (b"PTTL" | b"PEXPIRETIME", _) => Rule::Near(10_000),
+        (b"LASTSAVE", _) => Rule::Near(600),
+        (b"SCAN" | b"SSCAN", _) => Rule::Scan(false),
+        (b"HSCAN" | b"ZSCAN", _) => Rule::Scan(true),
+        (b"HELLO", _) => Rule::Id,
+        (b"XPENDING", _) | (b"XINFO", _) => Rule::Times,
+        (b"PUBLISH" | b"SPUBLISH", _) | (b"PUBSUB", b"NUMSUB" | b"SHARDNUMSUB" | b"NUMPAT") if sharing.pubsub => Rule::Some,
+        _ => Rule::Exact,
+    }
+}
+
+/// Entry ids the server made itself are times.
+fn without_ids(frame: &Frame) -> Frame {
+    let mut out = frame.clone();
+    if out.kind == b'$' && is_made_id(&out.text) {
+        out.text = b"<id>".to_vec();
+    }
+    out.items = out.items.iter().map(without_ids).collect();
+    out
+}
+
+fn is_made_id(text: &[u8]) -> bool {
+    // Milliseconds of this century: 13 digits.
+    let Some(dash) = text.iter().position(|byte| *byte == b'-') else { return false };
+    dash == 13 && text[0] == b'1' && text.iter().enumerate().all(|(at, byte)| at == dash || byte.is_ascii_digit())
+}
+
+fn sorted(frame: &Frame) -> Frame {
+    let mut out = frame.clone();
+    out.items.sort();
+    out
+}
+
+fn deeply_sorted(frame: &Frame) -> Frame {
+    let items: Vec<Frame> = frame.items.iter().map(deeply_sorted).collect();
+    let out = Frame { items, ..frame.clone() };
+    if out.kind == b'%' { paired(&out) } else { sorted(&out) }
+}
+
+fn paired(frame: &Frame) -> Frame {
+    let mut pairs: Vec<Vec<Frame>> = frame.items.chunks(2).map(<[Frame]>::to_vec).collect();
+    pairs.sort();
+    Frame { items: pairs.into_iter().flatten().collect(), ..frame.clone() }
+}
+
+fn shape(frame: &Frame) -> Frame {
+    let items = frame.items.iter().map(shape).collect();
+    Frame { text: Vec::new(), items, ..frame.clone() }
+}
+
+fn same_scan(direct: &Frame, broker: &Frame, pairs: bool) -> bool {
+    let ([cursor, found], [other_cursor, other_found]) = (direct.items.as_slice(), broker.items.as_slice()) else {
+        return false;
+    };
+    if cursor.text != b"0" || other_cursor.text != b"0" {
+        return (cursor.kind, found.kind) == (other_cursor.kind, other_found.kind);
+    }
+    let order = if pairs { paired } else { sorted };
+    order(found) == order(other_found)
+}
+
+/// Without the values of some names in a map or an array of pairs.
+fn without(frame: &Frame, names: &[&[u8]]) -> Frame {
+    let mut out = frame.clone();
+    for at in 1..out.items.len() {
+        if names.contains(&out.items[at - 1].text.as_slice()) {
+            out.items[at].text.clear();
+        }
+    }
+    out
+}
+
+fn timeless(frame: &Frame) -> Frame {
+    let mut out = without(frame, &[b"idle", b"inactive", b"seen-time", b"active-time", b"pel-time"]);
+    let row = &mut out.items;
+    // A pending entry: id, consumer, milliseconds, deliveries; or without the consumer.
+    if row.len() == 4 && row[2].kind == b':' && row[3].kind == b':' {
+        row[2].text.clear();
+    } else if row.len() == 3 && row[1].kind == b':' && row[2].kind == b':' {
+        row[1].text.clear();
+    }
+    out.items = out.items.iter().map(timeless).collect();
+    out
+}
+
+fn some(frame: &Frame) -> Frame {
+    let mut out = frame.clone();
+    if out.kind == b':' && out.text != b"0" {
+        out.text = b"some".to_vec();
+    }
+    out.items = out.items.iter().map(some).collect();
+    out
+}

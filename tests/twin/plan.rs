@@ -1,0 +1,363 @@
+//! Which sequence a seed stands for: its connections, its steps, how they are framed and cut. Owns the shares of
+//! each kind of step; knows no reply. What the broker documents as different is left out here and nowhere else.
+
+use fastrand::Rng;
+
+use super::grammar::Grammar;
+use super::sequence::{Command, Form, Sequence, Step};
+
+/// Commands on data of one's own: any number of connections may use them at once, each behind its prefix.
+const DATA: &[&str] =
+    &["string", "bitmap", "hash", "list", "set", "zset", "geo", "hll", "stream", "keys", "eval"];
+const OTHERS: &[&str] = &["global", "server", "script", "connection", "session", "transaction", "blocking"];
+/// Every line of these is said at least once in every run.
+pub(crate) const WALK: &[&str] = &[
+    "string", "bitmap", "hash", "list", "set", "zset", "geo", "hll", "stream", "keys", "eval", "global", "server",
+    "rare", "script", "connection", "session", "transaction", "blocking", "publish", "subscribe", "quit",
+];
+/// How many lines of the walk one sequence takes.
+pub(crate) const WALK_LINES: usize = 12;
+
+/// Commands no line is about, as the table has them.
+pub(crate) fn unspoken(grammar: &Grammar, seed: u64, proto: u8, names: &[String]) -> Sequence {
+    let mut rng = Rng::with_seed(seed);
+    let entries = grammar.table.iter().filter(|entry| names.contains(&entry.name));
+    let steps = entries.map(|entry| Step::new(0, vec![grammar.from_table(&mut rng, entry)])).collect();
+    Sequence { seed, proto, conns: 1, steps }
+}
+
+/// What a sequence is about.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Theme {
+    Mixed,
+    /// All connections at once, on keys of their own.
+    Apart,
+    Transactions,
+    Parking,
+    Channels,
+}
+
+struct Planner<'a> {
+    grammar: &'a Grammar,
+    rng: Rng,
+    theme: Theme,
+    focus: Vec<&'static str>,
+    conns: Vec<State>,
+}
+
+#[derive(Clone, Default)]
+struct State {
+    /// May be inside MULTI.
+    multi: bool,
+    listens: bool,
+}
+
+/// The sequence of a seed.
+pub(crate) fn sequence(grammar: &Grammar, seed: u64, proto: u8) -> Sequence {
+    let mut rng = Rng::with_seed(seed);
+    let theme = match rng.u8(..20) {
+        0..9 => Theme::Mixed,
+        9..12 => Theme::Apart,
+        12..15 => Theme::Transactions,
+        15..17 => Theme::Parking,
+        _ => Theme::Channels,
+    };
+    let conns = match theme {
+        Theme::Mixed => rng.usize(1..=3),
+        _ => rng.usize(2..=4),
+    };
+    let mut focus: Vec<&str> = (0..rng.usize(1..=3)).map(|_| DATA[rng.usize(..DATA.len())]).collect();
+    if theme == Theme::Mixed {
+        focus.push(OTHERS[rng.usize(..OTHERS.len())]);
+    }
+    let mut planner = Planner { grammar, rng, theme, focus, conns: vec![State::default(); conns] };
+    let steps = planner.steps();
+    Sequence { seed, proto, conns, steps }
+}
+
+/// A sequence that says the given lines of the templates, one after the other.
+pub(crate) fn walk(grammar: &Grammar, seed: u64, proto: u8, lines: &[usize]) -> Sequence {
+    let mut rng = Rng::with_seed(seed);
+    let mut steps = Vec::new();
+    for line in lines {
+        let mut commands = grammar.expand(&mut rng, *line, "");
+        let name = commands[0].name();
+        if name == b"EXEC" || name == b"DISCARD" {
+            commands.insert(0, Command::words("MULTI"));
+        } else if name == b"MULTI" && commands.len() == 1 {
+            commands.push(Command::words("DISCARD"));
+        }
+        // A subscriber and one who hangs up are not to keep the others from being said.
+        let aside = matches!(name.as_slice(), b"SUBSCRIBE" | b"PSUBSCRIBE" | b"SSUBSCRIBE" | b"QUIT");
+        steps.push(Step::new(usize::from(aside), commands));
+    }
+    Sequence { seed, proto, conns: 2, steps }
+}
+
+impl Planner<'_> {
+    fn chance(&mut self, of_hundred: u8) -> bool {
+        self.rng.u8(..100) < of_hundred
+    }
+
+    fn steps(&mut self) -> Vec<Step> {
+        let mut steps = Vec::new();
+        for _ in 0..self.rng.usize(4..=14) {
+            let of_theme = self.chance(45);
+            match self.theme {
+                Theme::Apart => self.burst(&mut steps),
+                Theme::Parking if of_theme => self.park_and_wake(&mut steps),
+                Theme::Transactions if of_theme => self.transaction(&mut steps),
+                _ => {
+                    let conn = self.rng.usize(..self.conns.len());
+                    let step = self.step(conn, "");
+                    steps.push(step);
+                }
+            }
+        }
+        steps
+    }
+
+    /// Each connection writes before any waits.
+    fn burst(&mut self, steps: &mut Vec<Step>) {
+        let conns = self.conns.len();
+        let first = steps.len();
+        for conn in 0..conns {
+            if self.chance(75) {
+                let prefix = format!("c{conn}:");
+                let step = self.step(conn, &prefix);
+                steps.push(Step { joined: true, ..step });
+            }
+        }
+        if steps.len() > first {
+            steps.last_mut().expect("a step").joined = false;
+        }
+    }
+
+    fn park_and_wake(&mut self, steps: &mut Vec<Step>) {
+        let parked = self.rng.usize(..self.conns.len());
+        if !self.conns[parked].multi {
+            let line = self.grammar.pick(&mut self.rng, "parking");
+            let commands = self.grammar.expand(&mut self.rng, line, "");
+            steps.push(Step { parks: true, ..Step::new(parked, commands) });
+        }
+        for _ in 0..self.rng.usize(1..=3) {
+            let conn = self.rng.usize(..self.conns.len());
+            let mut commands = Vec::new();
+            for _ in 0..self.rng.usize(1..=2) {
+                let line = self.grammar.pick(&mut self.rng, "waking");
+                commands.extend(self.grammar.expand(&mut self.rng, line, ""));
+            }
+            steps.push(Step::new(conn, commands));
+        }
+    }
+
+    /// In one write or command by command, with the others doing what they do in between.
+    fn transaction(&mut self, steps: &mut Vec<Step>) {
+        let conn = self.rng.usize(..self.conns.len());
+        let mut commands = Vec::new();
+        if self.chance(35) {
+            commands.extend(self.line("transaction", "WATCH"));
+        }
+        commands.push(Command::words("MULTI"));
+        self.conns[conn].multi = true;
+        for _ in 0..self.rng.usize(..5) {
+            let family = self.family();
+            commands.extend(self.commands(conn, family, ""));
+        }
+        commands.push(Command::words(if self.chance(85) { "EXEC" } else { "DISCARD" }));
+        self.conns[conn].multi = false;
+        if self.chance(50) {
+            let mut step = Step::new(conn, commands);
+            self.cut(&mut step);
+            steps.push(step);
+            return;
+        }
+        let mut tied: Vec<Command> = Vec::new();
+        for command in commands {
+            if !command.tied && !tied.is_empty() {
+                steps.push(Step::new(conn, std::mem::take(&mut tied)));
+                if self.chance(25) && self.conns.len() > 1 {
+                    let other = (conn + self.rng.usize(1..self.conns.len())) % self.conns.len();
+                    let step = self.step(other, "");
+                    steps.push(step);
+                }
+            }
+            tied.push(command);
+        }
+        steps.push(Step::new(conn, tied));
+    }
+
+    fn line(&mut self, family: &str, name: &str) -> Vec<Command> {
+        loop {
+            let line = self.grammar.pick(&mut self.rng, family);
+            let commands = self.grammar.expand(&mut self.rng, line, "");
+            if commands[0].name() == name.as_bytes() {
+                return commands;
+            }
+        }
+    }
+
+    fn family(&mut self) -> &'static str {
+        if self.theme == Theme::Channels && self.chance(55) {
+            return if self.chance(50) { "subscribe" } else { "publish" };
+        }
+        match self.rng.u8(..100) {
+            0..66 => self.focus[self.rng.usize(..self.focus.len())],
+            66..80 => DATA[self.rng.usize(..DATA.len())],
+            80..83 if self.theme != Theme::Apart => "connection",
+            83..85 if self.theme != Theme::Apart => "transaction",
+            85..86 => "session",
+            86..88 => "blocking",
+            88..92 if self.theme != Theme::Apart => OTHERS[self.rng.usize(..OTHERS.len())],
+            _ => "keys",
+        }
+    }
+
+    /// Something of one connection in one write.
+    fn step(&mut self, conn: usize, prefix: &str) -> Step {
+        let count = match self.rng.u8(..10) {
+            0..6 => 1,
+            6..9 => self.rng.usize(2..7),
+            _ => self.rng.usize(7..25),
+        };
+        let mut commands = Vec::new();
+        for _ in 0..count {
+            let family = self.family();
+            commands.extend(self.commands(conn, family, prefix));
+            if self.chance(1) {
+                let empties: [&[u8]; 5] = [b"\r\n", b"*0\r\n", b"*-1\r\n", b"\n", b"*-10\r\n"];
+                let empty = empties[self.rng.usize(..empties.len())];
+                commands.push(Command::raw(empty, false));
+            }
+        }
+        let mut step = Step::new(conn, commands);
+        if self.rng.u16(..300) == 0 {
+            self.end_badly(&mut step);
+        }
+        self.cut(&mut step);
+        let listens = self.conns[conn].listens;
+        if self.theme != Theme::Apart && !listens && self.rng.u8(..150) == 0 {
+            step.close = true;
+            self.conns[conn] = State::default();
+        }
+        step
+    }
+
+    /// The connection ends by its own fault or wish.
+    fn end_badly(&mut self, step: &mut Step) {
+        let ends: [&[u8]; 9] = [
+            b"*abc\r\n",
+            b"*1\r\n:4\r\n",
+            b"*1\r\n$-1\r\n",
+            b"*3\r\n$3\r\nGET\r\n$01\r\n",
+            b"SET \"unbalanced\r\n",
+            b"*1\r\n$600000000\r\n",
+            b"*+1\r\n",
+            b"GET 'a'b\r\n",
+            b"*9999999999\r\n",
+        ];
+        if self.chance(40) {
+            let line = self.grammar.pick(&mut self.rng, "quit");
+            step.commands.extend(self.grammar.expand(&mut self.rng, line, ""));
+        } else {
+            let end = ends[self.rng.usize(..ends.len())];
+            step.commands.push(Command::raw(end, true));
+        }
+        if self.chance(50) {
+            step.commands.push(Command::words("PING behind"));
+        }
+        self.conns[step.conn] = State::default();
+    }
+
+    fn cut(&mut self, step: &mut Step) {
+        let likely = if step.commands.len() > 1 { 35 } else { 8 };
+        if self.chance(likely) {
+            step.cuts = (0..self.rng.usize(1..=3)).map(|_| self.rng.u16(1..1000)).collect();
+            step.cuts.sort_unstable();
+        }
+    }
+
+    /// A line of a family, not always as it should be.
+    fn commands(&mut self, conn: usize, family: &str, prefix: &str) -> Vec<Command> {
+        let line = self.grammar.pick(&mut self.rng, family);
+        let mut commands = self.grammar.expand(&mut self.rng, line, prefix);
+        if self.left_out(conn, &commands) {
+            return vec![Command::words("PING")];
+        }
+        let alone = commands.len() == 1;
+        for command in &mut commands {
+            if alone && self.chance(4) {
+                self.spoil(command);
+            }
+            if self.chance(30) {
+                let name = &mut command.argv[0];
+                match self.rng.u8(..3) {
+                    0 => name.make_ascii_lowercase(),
+                    _ => name.iter_mut().step_by(2).for_each(|byte| byte.make_ascii_lowercase()),
+                }
+            }
+            self.frame(command);
+        }
+        self.follow(conn, &commands);
+        commands
+    }
+
+    /// What the broker treats otherwise in this place, as its documentation says.
+    fn left_out(&self, conn: usize, commands: &[Command]) -> bool {
+        let state = &self.conns[conn];
+        commands.iter().any(|command| {
+            let name = command.name();
+            let subscribes = name.ends_with(b"SUBSCRIBE");
+            let publishes = name.ends_with(b"PUBLISH") || command.argv.iter().any(|arg| arg.ends_with(b"ARGV[1])"));
+            // Refused inside MULTI: Redis itself breaks the framing of EXEC's reply.
+            (state.multi && (subscribes || name == b"HELLO"))
+                // Redis puts the message into EXEC's reply, one element too many.
+                || (state.listens && publishes && (state.multi || commands.len() > 1))
+                // Many commands of one write are not to be lost behind a QUIT.
+                || (state.multi && name == b"RESET" && self.theme == Theme::Apart)
+        })
+    }
+
+    fn follow(&mut self, conn: usize, commands: &[Command]) {
+        let state = &mut self.conns[conn];
+        for command in commands {
+            match command.name().as_slice() {
+                b"MULTI" => state.multi = true,
+                b"EXEC" | b"DISCARD" | b"RESET" if command.argv.len() == 1 => state.multi = false,
+                b"SUBSCRIBE" | b"PSUBSCRIBE" | b"SSUBSCRIBE" => state.listens = true,
+                _ => {}
+            }
+        }
+    }
+
+    /// Wrong in one of the ways clients are wrong.
+    fn spoil(&mut self, command: &mut Command) {
+        let argv = &mut command.argv;
+        let at = self.rng.usize(..argv.len());
+        match self.rng.u8(..6) {
+            0 => {
+                argv.truncate(argv.len().max(2) - 1);
+            }
+            1 if at > 0 => {
+                argv.remove(at);
+            }
+            2 => argv.push(self.grammar.value(&mut self.rng, "m", "")),
+            3 if at > 0 => argv[at] = self.grammar.value(&mut self.rng, "i", ""),
+            4 if at > 0 => argv[at] = self.grammar.value(&mut self.rng, "word", ""),
+            5 => {
+                let unknown: [&[u8]; 5] = [b"NOSUCH", b"", b"get\r\nx", b"se", b"caf\xc3\xa9"];
+                argv[0] = unknown[self.rng.usize(..unknown.len())].to_vec();
+            }
+            _ => argv.push(b"extra".to_vec()),
+        }
+    }
+
+    fn frame(&mut self, command: &mut Command) {
+        let long = command.argv.iter().map(Vec::len).sum::<usize>() > 1000;
+        command.form = match self.rng.u8(..100) {
+            0..7 if !long && !command.argv[0].is_empty() => Form::Inline(self.rng.u8(..32)),
+            7..10 => Form::Sloppy(self.rng.u8(..3)),
+            _ => Form::Resp,
+        };
+    }
+}

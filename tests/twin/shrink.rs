@@ -1,0 +1,111 @@
+//! Makes a sequence that fails smaller while it fails in the same way. Owns which parts may go; what failing means is
+//! the caller's.
+
+use std::time::{Duration, Instant};
+
+use super::sequence::{Form, Sequence};
+
+/// Long enough for sequences whose every failure takes a timeout.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// The smallest sequence found for which `fails` holds.
+pub(crate) fn shrink(sequence: &Sequence, mut fails: impl FnMut(&Sequence) -> bool) -> Sequence {
+    let deadline = Instant::now() + LIMIT;
+    let mut best = sequence.clone();
+    loop {
+        let before = size(&best);
+        let mut attempt = |candidate: Sequence, best: &mut Sequence| {
+            if Instant::now() < deadline && size(&candidate) < size(best) && fails(&candidate) {
+                *best = candidate;
+                return true;
+            }
+            false
+        };
+        drop_steps(&mut best, &mut attempt);
+        drop_commands(&mut best, &mut attempt);
+        simplify(&mut best, &mut attempt);
+        drop_args(&mut best, &mut attempt);
+        if size(&best) == before || Instant::now() > deadline {
+            return best;
+        }
+    }
+}
+
+type Attempt<'a> = dyn FnMut(Sequence, &mut Sequence) -> bool + 'a;
+
+/// What counts as small, the most important first.
+fn size(sequence: &Sequence) -> (usize, usize, usize, usize) {
+    let commands = || sequence.steps.iter().flat_map(|step| &step.commands);
+    let marks = sequence.steps.iter().map(|step| step.cuts.len() + usize::from(step.joined) + usize::from(step.close));
+    let forms = commands().filter(|command| matches!(command.form, Form::Inline(_) | Form::Sloppy(_))).count();
+    let args = commands().map(|command| command.argv.len()).sum();
+    (sequence.steps.len(), commands().count(), marks.sum::<usize>() + forms, args)
+}
+
+fn drop_steps(best: &mut Sequence, attempt: &mut Attempt<'_>) {
+    let mut length = best.steps.len().div_ceil(2);
+    while length > 0 {
+        let mut at = 0;
+        while at < best.steps.len() {
+            let mut candidate = best.clone();
+            candidate.steps.drain(at..(at + length).min(best.steps.len()));
+            if !attempt(candidate, best) {
+                at += length;
+            }
+        }
+        length /= 2;
+    }
+}
+
+fn drop_commands(best: &mut Sequence, attempt: &mut Attempt<'_>) {
+    for step in (0..best.steps.len()).rev() {
+        for at in (0..best.steps[step].commands.len()).rev() {
+            let commands = &best.steps[step].commands;
+            if at >= commands.len() || commands[at].tied || commands.len() == 1 {
+                continue;
+            }
+            let tied = commands.get(at + 1).is_some_and(|next| next.tied);
+            let mut candidate = best.clone();
+            candidate.steps[step].commands.drain(at..=at + usize::from(tied));
+            attempt(candidate, best);
+        }
+    }
+}
+
+fn simplify(best: &mut Sequence, attempt: &mut Attempt<'_>) {
+    for step in 0..best.steps.len() {
+        for change in [0, 1, 2] {
+            let mut candidate = best.clone();
+            match change {
+                0 => candidate.steps[step].cuts.clear(),
+                1 => candidate.steps[step].joined = false,
+                _ => candidate.steps[step].close = false,
+            }
+            attempt(candidate, best);
+        }
+        for at in 0..best.steps[step].commands.len() {
+            let mut candidate = best.clone();
+            let form = &mut candidate.steps[step].commands[at].form;
+            if matches!(form, Form::Inline(_) | Form::Sloppy(_)) {
+                *form = Form::Resp;
+                attempt(candidate, best);
+            }
+        }
+    }
+}
+
+fn drop_args(best: &mut Sequence, attempt: &mut Attempt<'_>) {
+    for step in 0..best.steps.len() {
+        for at in 0..best.steps[step].commands.len() {
+            let commands = &best.steps[step].commands;
+            if commands[at].tied || commands.get(at + 1).is_some_and(|next| next.tied) {
+                continue;
+            }
+            for arg in (1..commands[at].argv.len()).rev() {
+                let mut candidate = best.clone();
+                candidate.steps[step].commands[at].argv.remove(arg);
+                attempt(candidate, best);
+            }
+        }
+    }
+}
