@@ -138,7 +138,7 @@ impl Planner<'_> {
         if !self.conns[parked].multi {
             let line = self.grammar.pick(&mut self.rng, "parking");
             let commands = self.grammar.expand(&mut self.rng, line, "");
-            steps.push(Step { parks: true, ..Step::new(parked, commands) });
+            steps.push(Step::new(parked, commands));
         }
         for _ in 0..self.rng.usize(1..=3) {
             let conn = self.rng.usize(..self.conns.len());

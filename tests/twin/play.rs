@@ -13,8 +13,8 @@ use super::sequence::{Command, Sequence, Step};
 use super::waivers::Waivers;
 use crate::support::{Raw, Twin};
 
-/// A command that should time out by itself has done so by then, or waits for someone.
-const SHORT_BLOCK: Duration = Duration::from_millis(400);
+/// Some of the commands of a write time out and some do not: those that do have done so by then.
+const MIXED_BLOCK: Duration = Duration::from_millis(400);
 /// Redis reads at most so much of a connection in one turn.
 const REDIS_READ: usize = 16 * 1024;
 /// Stands for a channel whose turn is by hash.
@@ -143,9 +143,34 @@ fn uses_channels(command: &Command) -> bool {
     command.name().ends_with(b"SUBSCRIBE")
 }
 
-fn may_block(command: &Command) -> bool {
-    let name = command.name();
-    [&b"BL"[..], b"BR", b"BZ", b"XREAD"].iter().any(|word| name.starts_with(word))
+/// Whether commands may wait, and for how long.
+#[derive(Clone, Copy, Default)]
+struct Waits {
+    any: bool,
+    /// One of them gives up by itself, at once.
+    short: bool,
+    /// One of them may wait for another connection.
+    long: bool,
+}
+
+impl Waits {
+    fn add(&mut self, command: &Command) {
+        let (name, argv) = (command.name(), &command.argv);
+        let block = argv.iter().position(|arg| arg.eq_ignore_ascii_case(b"BLOCK"));
+        let timeout = match name.as_slice() {
+            b"BLMPOP" | b"BZMPOP" => argv.get(1),
+            b"XREAD" | b"XREADGROUP" => block.and_then(|at| argv.get(at + 1)),
+            _ if [&b"BL"[..], b"BR", b"BZ"].iter().any(|word| name.starts_with(word)) => argv.last(),
+            _ => return,
+        };
+        self.any = true;
+        let timeout = timeout.and_then(|text| std::str::from_utf8(text).ok()?.parse::<f64>().ok());
+        match timeout {
+            Some(timeout) if timeout > 0.0 && (timeout < 0.5 || (block.is_some() && timeout < 500.0)) => self.short = true,
+            Some(_) => self.long = true,
+            None => {}
+        }
+    }
 }
 
 /// How many connections of a server are blocked.
@@ -191,7 +216,7 @@ impl Player<'_> {
     /// Steps of different connections that do not wait for each other.
     fn round(&mut self, steps: &[&Step]) -> Result<(), Stop> {
         let mut written = 0;
-        let (mut blocks, mut parks) = (self.blocked > 0, false);
+        let mut waits = Waits { any: self.blocked > 0, ..Waits::default() };
         for step in steps {
             if self.parked[step.conn] {
                 // Redis would not look at it either before the reply.
@@ -201,8 +226,7 @@ impl Player<'_> {
                 continue;
             }
             self.open(step.conn)?;
-            blocks |= step.commands.iter().any(may_block);
-            parks |= step.parks;
+            step.commands.iter().for_each(|command| waits.add(command));
             let conn = self.conns[step.conn].as_mut().expect("an open connection");
             for command in step.commands.iter().filter(|command| command.is_request()) {
                 self.outcome.commands += 1;
@@ -214,25 +238,25 @@ impl Player<'_> {
                 conn.broker.write(&piece);
             }
         }
-        self.settle_and_compare(written, blocks, parks)?;
+        self.settle_and_compare(written, waits)?;
         let mut closes = false;
         for step in steps.iter().filter(|step| step.close) {
             self.close(step.conn);
             closes = true;
         }
         if closes {
-            self.settle_and_compare(0, true, true)?;
+            self.settle_and_compare(0, Waits { any: true, ..Waits::default() })?;
         }
         Ok(())
     }
 
-    fn settle_and_compare(&mut self, written: usize, blocks: bool, parks: bool) -> Result<(), Stop> {
+    fn settle_and_compare(&mut self, written: usize, waits: Waits) -> Result<(), Stop> {
         self.settle(written);
-        if blocks {
+        if waits.any {
             let before = self.blocked;
-            let deadline = Instant::now() + SHORT_BLOCK;
+            let deadline = Instant::now() + if waits.long { MIXED_BLOCK } else { self.rig.patience };
             self.blocked = blocked(&mut self.rig.direct);
-            while !parks && self.blocked > before && Instant::now() < deadline {
+            while waits.short && self.blocked > before && Instant::now() < deadline {
                 std::thread::sleep(Duration::from_millis(1));
                 self.blocked = blocked(&mut self.rig.direct);
             }
@@ -242,7 +266,7 @@ impl Player<'_> {
             self.await_broker(index);
             self.compare(index)?;
         }
-        if blocks {
+        if waits.any {
             self.same_blocked()?;
         }
         if self.channels {

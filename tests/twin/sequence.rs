@@ -116,13 +116,11 @@ pub(crate) struct Step {
     pub(crate) joined: bool,
     /// The connection is closed afterwards.
     pub(crate) close: bool,
-    /// A command of it may block until another connection acts: the others go on.
-    pub(crate) parks: bool,
 }
 
 impl Step {
     pub(crate) fn new(conn: usize, commands: Vec<Command>) -> Step {
-        Step { conn, commands, cuts: Vec::new(), joined: false, close: false, parks: false }
+        Step { conn, commands, cuts: Vec::new(), joined: false, close: false }
     }
 
     /// Its bytes, in the pieces they are written in.
