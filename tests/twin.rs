@@ -40,8 +40,10 @@ use sequence::Sequence;
 use support::{Twin, needs_broker, seeded};
 use waivers::Waivers;
 
-/// Sequences of each protocol where no time is given.
-const SHORT: u64 = 300;
+/// Sequences of each worker where no time is given.
+const SHORT: u64 = 160;
+/// Each with servers of its own, half of them for each protocol.
+const WORKERS: u64 = 4;
 /// A pair of servers is used for so many sequences, then others with other settings are started.
 const BATCH: u64 = 2500;
 /// A run shows so many differences and goes on counting.
@@ -78,9 +80,9 @@ fn the_broker_cannot_be_told_from_redis() {
     let deadline = seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds));
     let run = Run { deadline, waivers: Waivers::load(), total: Mutex::default() };
     thread::scope(|scope| {
-        for proto in [2, 3] {
+        for worker in 0..WORKERS {
             let run = &run;
-            scope.spawn(move || work(run, seed ^ u64::from(proto), proto));
+            scope.spawn(move || work(run, seed.wrapping_add(worker), if worker % 2 == 0 { 2 } else { 3 }));
         }
     });
     report(&run);
@@ -115,6 +117,7 @@ fn work(run: &Run, seed: u64, proto: u8) {
         let mut rig = rig(transactions);
         let grammar = rig.grammar();
         if done == 0 {
+            // The walk is part of every worker's run.
             run.total.lock().expect("total").coverage.expect(&mut rig, &grammar);
             let mut lines = grammar.lines(plan::WALK);
             rng.shuffle(&mut lines);

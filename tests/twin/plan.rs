@@ -15,6 +15,8 @@ pub(crate) const WALK: &[&str] = &[
     "string", "bitmap", "hash", "list", "set", "zset", "geo", "hll", "stream", "keys", "eval", "global", "server",
     "rare", "script", "connection", "session", "transaction", "blocking", "publish", "subscribe", "quit",
 ];
+/// The first of the ways to end badly that Redis gives no answer to.
+const HANG_UP_SILENTLY: usize = 3;
 /// How many lines of the walk one sequence takes.
 pub(crate) const WALK_LINES: usize = 12;
 
@@ -56,9 +58,9 @@ struct State {
 pub(crate) fn sequence(grammar: &Grammar, seed: u64, proto: u8) -> Sequence {
     let mut rng = Rng::with_seed(seed);
     let theme = match rng.u8(..20) {
-        0..9 => Theme::Mixed,
-        9..12 => Theme::Apart,
-        12..15 => Theme::Transactions,
+        0..8 => Theme::Mixed,
+        8..11 => Theme::Apart,
+        11..15 => Theme::Transactions,
         15..17 => Theme::Parking,
         _ => Theme::Channels,
     };
@@ -114,6 +116,17 @@ impl Planner<'_> {
                 }
             }
         }
+        if self.chance(8) && self.theme != Theme::Channels {
+            // What had arrived whole is done all the same, and nobody is told.
+            let conn = self.rng.usize(..self.conns.len());
+            let prefix = if self.theme == Theme::Apart { format!("c{conn}:") } else { String::new() };
+            let step = self.step(conn, &prefix);
+            // Behind a command that may block, the broker does not go on for a child that has gone.
+            let waits = step.commands.iter().any(Command::may_block);
+            if !waits && step.pieces().iter().map(Vec::len).sum::<usize>() < 8000 {
+                steps.push(Step { hangup: true, ..step });
+            }
+        }
         steps
     }
 
@@ -161,7 +174,13 @@ impl Planner<'_> {
         commands.push(Command::words("MULTI"));
         self.conns[conn].multi = true;
         for _ in 0..self.rng.usize(..5) {
-            let family = self.family();
+            // What the broker answers itself comes between what Redis does.
+            let family = match self.rng.u8(..8) {
+                0..2 => "connection",
+                2 => "blocking",
+                3 if self.chance(20) => "session",
+                _ => self.family(),
+            };
             commands.extend(self.commands(conn, family, ""));
         }
         commands.push(Command::words(if self.chance(85) { "EXEC" } else { "DISCARD" }));
@@ -205,10 +224,10 @@ impl Planner<'_> {
             0..66 => self.focus[self.rng.usize(..self.focus.len())],
             66..80 => DATA[self.rng.usize(..DATA.len())],
             80..83 if self.theme != Theme::Apart => "connection",
-            83..85 if self.theme != Theme::Apart => "transaction",
-            85..86 => "session",
-            86..88 => "blocking",
-            88..92 if self.theme != Theme::Apart => OTHERS[self.rng.usize(..OTHERS.len())],
+            83..85 => "transaction",
+            85..88 => "session",
+            88..89 => "blocking",
+            89..92 if self.theme != Theme::Apart => OTHERS[self.rng.usize(..OTHERS.len())],
             _ => "keys",
         }
     }
@@ -230,11 +249,16 @@ impl Planner<'_> {
                 commands.push(Command::raw(empty, false));
             }
         }
+        if self.rng.u16(..400) == 0 {
+            commands.extend(self.flood(prefix));
+        }
         let mut step = Step::new(conn, commands);
-        if self.rng.u16(..300) == 0 {
+        if self.rng.u16(..120) == 0 {
             self.end_badly(&mut step);
         }
-        self.cut(&mut step);
+        if !matches!(step.commands.as_slice(), [Command { form: Form::Raw(..), .. }, ..]) {
+            self.cut(&mut step);
+        }
         let listens = self.conns[conn].listens;
         if self.theme != Theme::Apart && !listens && self.rng.u8(..150) == 0 {
             step.close = true;
@@ -243,9 +267,24 @@ impl Planner<'_> {
         step
     }
 
+    /// More requests in one write than the broker takes at once.
+    fn flood(&mut self, prefix: &str) -> Vec<Command> {
+        let line = self.grammar.pick(&mut self.rng, "string");
+        let command = self.grammar.expand(&mut self.rng, line, prefix).remove(0);
+        let long = command.argv.iter().any(|arg| arg.len() > 1000);
+        vec![command; if long { 20 } else { self.rng.usize(900..2500) }]
+    }
+
     /// The connection ends by its own fault or wish.
     fn end_badly(&mut self, step: &mut Step) {
-        let ends: [&[u8]; 9] = [
+        let ends: [&[u8]; 16] = [
+            b"*1\r\n$4\r\nPOST\r\n",
+            b"host: x\r\n",
+            b"GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+            b"*2\r\n$3\r\nGET\r\n\x00x\r\n",
+            b"*-\r\n",
+            b"*1\r\n$\r\n",
+            b"*1\r\n\r\n",
             b"*abc\r\n",
             b"*1\r\n:4\r\n",
             b"*1\r\n$-1\r\n",
@@ -260,8 +299,12 @@ impl Planner<'_> {
             let line = self.grammar.pick(&mut self.rng, "quit");
             step.commands.extend(self.grammar.expand(&mut self.rng, line, ""));
         } else {
-            let end = ends[self.rng.usize(..ends.len())];
-            step.commands.push(Command::raw(end, true));
+            let at = self.rng.usize(..ends.len());
+            if at < HANG_UP_SILENTLY {
+                // What had been answered and not yet written is lost with it: a matter of time.
+                step.commands.clear();
+            }
+            step.commands.push(Command::raw(ends[at], true));
         }
         if self.chance(50) {
             step.commands.push(Command::words("PING behind"));

@@ -237,6 +237,9 @@ impl Player<'_> {
                 conn.direct.write(&piece);
                 conn.broker.write(&piece);
             }
+            if step.hangup {
+                self.close(step.conn);
+            }
         }
         self.settle_and_compare(written, waits)?;
         let mut closes = false;

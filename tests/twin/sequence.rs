@@ -49,6 +49,12 @@ impl Command {
         self.argv.first().map(|name| name.to_ascii_uppercase()).unwrap_or_default()
     }
 
+    /// Whether it waits where there is nothing to take.
+    pub(crate) fn may_block(&self) -> bool {
+        let name = self.name();
+        [&b"BL"[..], b"BR", b"BZ", b"XREAD"].iter().any(|word| name.starts_with(word))
+    }
+
     fn write(&self, out: &mut Vec<u8>) {
         match &self.form {
             Form::Raw(bytes, _) => out.extend_from_slice(bytes),
@@ -114,13 +120,15 @@ pub(crate) struct Step {
     pub(crate) cuts: Vec<u16>,
     /// The next step is not kept waiting for the replies.
     pub(crate) joined: bool,
-    /// The connection is closed afterwards.
+    /// The connection is closed when all has been answered.
     pub(crate) close: bool,
+    /// It is closed at once.
+    pub(crate) hangup: bool,
 }
 
 impl Step {
     pub(crate) fn new(conn: usize, commands: Vec<Command>) -> Step {
-        Step { conn, commands, cuts: Vec::new(), joined: false, close: false }
+        Step { conn, commands, cuts: Vec::new(), joined: false, close: false, hangup: false }
     }
 
     /// Its bytes, in the pieces they are written in.
@@ -172,9 +180,14 @@ impl Sequence {
             if step.close {
                 notes.push_str(" and closes");
             }
+            if step.hangup {
+                notes.push_str(" and hangs up");
+            }
             out.push_str(&format!("  step {index}, connection {}{notes}\n", step.conn));
-            for command in &step.commands {
-                out.push_str(&format!("    {}\n", shown(command)));
+            let lines: Vec<String> = step.commands.iter().map(shown).collect();
+            for run in lines.chunk_by(|a, b| a == b) {
+                let times = if run.len() > 1 { format!("   ({} times)", run.len()) } else { String::new() };
+                out.push_str(&format!("    {}{times}\n", run[0]));
             }
         }
         out

@@ -36,7 +36,7 @@ type Attempt<'a> = dyn FnMut(Sequence, &mut Sequence) -> bool + 'a;
 /// What counts as small, the most important first.
 fn size(sequence: &Sequence) -> (usize, usize, usize, usize) {
     let commands = || sequence.steps.iter().flat_map(|step| &step.commands);
-    let marks = sequence.steps.iter().map(|step| step.cuts.len() + usize::from(step.joined) + usize::from(step.close));
+    let marks = sequence.steps.iter().map(|step| step.cuts.len() + usize::from(step.joined) + usize::from(step.close) + usize::from(step.hangup));
     let forms = commands().filter(|command| matches!(command.form, Form::Inline(_) | Form::Sloppy(_))).count();
     let args = commands().map(|command| command.argv.len()).sum();
     (sequence.steps.len(), commands().count(), marks.sum::<usize>() + forms, args)
@@ -74,12 +74,13 @@ fn drop_commands(best: &mut Sequence, attempt: &mut Attempt<'_>) {
 
 fn simplify(best: &mut Sequence, attempt: &mut Attempt<'_>) {
     for step in 0..best.steps.len() {
-        for change in [0, 1, 2] {
+        for change in 0..4 {
             let mut candidate = best.clone();
             match change {
                 0 => candidate.steps[step].cuts.clear(),
                 1 => candidate.steps[step].joined = false,
-                _ => candidate.steps[step].close = false,
+                2 => candidate.steps[step].close = false,
+                _ => candidate.steps[step].hangup = false,
             }
             attempt(candidate, best);
         }
