@@ -55,6 +55,9 @@ pub const BACKOFF_FIRST: u64 = 10;
 /// A blocking command whose child ends its sending side right behind it is given this many milliseconds to
 /// be answered at once. No longer: an element popped for a child that has died is lost.
 pub const BLOCKED_END_GRACE: u64 = 20;
+/// A blocking command waits for a lease so many milliseconds longer than for an element: what is there already
+/// is to be delivered however short its own timeout, and a connection is opened within this time.
+pub const LEASE_GRACE: u64 = 40;
 /// A CLIENT UNBLOCK that overtook the command it was to end is asked again after this many milliseconds.
 pub const UNBLOCK_RETRY: u64 = 5;
 /// Period of the janitor, in milliseconds: while work is under way, and while nothing is.

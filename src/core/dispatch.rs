@@ -350,14 +350,11 @@ impl Broker {
         let waited =
             self.children.get(key).and_then(|child| child.wait).map_or(0, |wait| self.now - wait.arrived);
         match (blocking, timeout) {
-            (Some(_), Some(timeout)) if waited >= timeout => {
-                self.end_lease(key);
-                self.answer_null_array(key);
-                return Flow::Done;
-            }
             (Some(blocking), Some(timeout)) if waited > 0 => {
+                // Redis looks before it gives up, however short the time: what is there is delivered.
+                let left = timeout.saturating_sub(waited).max(1);
                 let mut shortened = Vec::with_capacity(request.bytes.len());
-                command::with_timeout(request, &blocking, timeout - waited, &mut shortened);
+                command::with_timeout(request, &blocking, left, &mut shortened);
                 self.send_for(key, lane, &shortened, id, SlotKind::Blocking, 0);
             }
             _ => self.send_for(key, lane, request.bytes, id, SlotKind::Blocking, 0),

@@ -46,7 +46,7 @@ impl Broker {
         let arrived = earlier.map_or(self.now, |wait| wait.arrived);
         let want = want();
         let group: Option<GroupKey> = want.group.map(|group| (pool, group));
-        let expires = want.timeout.map(|timeout| arrived.saturating_add(timeout));
+        let expires = want.timeout.map(|timeout| arrived.saturating_add(timeout + limits::LEASE_GRACE));
         self.leases.join(kind, ticket, Waiter { child: key, pool, group });
         if let Some(child) = self.children.get_mut(key) {
             child.wait = Some(Wait { kind, ticket, arrived, since: self.now, expires });

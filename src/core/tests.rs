@@ -243,6 +243,21 @@ fn a_child_that_waits_is_not_idle() {
     assert!(!sim.is_closed(child));
 }
 
+/// Redis looks before it gives up, so the shortest timeout asks for what is there.
+#[test]
+fn a_lease_that_comes_late_still_asks_for_what_is_there() {
+    let mut sim = Sim::new(&[("leases_warm", "0")]);
+    let child = sim.child();
+    sim.ask(child, "GET a");
+    sim.refuses = true;
+    sim.send(child, "BLPOP there 0.002");
+    sim.pass(5);
+    assert_eq!(sim.received(child), "", "its own timeout has passed, its lane may come yet");
+    sim.refuses = false;
+    sim.pass(30);
+    assert!(sim.executed.iter().any(|(_, request)| request == "BLPOP there 0.001"), "{:?}", sim.executed);
+}
+
 #[test]
 fn late_replies_find_nobody_and_the_next_ones_their_own() {
     let mut sim = Sim::new(&[("request_timeout", "500")]);
