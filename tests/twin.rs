@@ -49,7 +49,9 @@ const BATCH: u64 = 2500;
 /// A run shows so many differences and goes on counting.
 const SHOWN: usize = 12;
 /// What both servers run with: timeouts are noticed soon, and the data can be compared.
-const REDIS: &[&str] = &["--hz", "100", "--enable-debug-command", "yes"];
+/// Order in a skiplist is by chance where the scores do not make it, in a listpack it is not.
+const REDIS: &[&str] =
+    &["--hz", "100", "--enable-debug-command", "yes", "--zset-max-listpack-value", "100000"];
 
 /// What all workers have done together.
 #[derive(Default)]
@@ -104,7 +106,9 @@ fn replay() {
 }
 
 fn rig(transactions: &str) -> Rig {
-    Rig::new(Twin::start_with(REDIS, &[("transactions", transactions)]), Sharing { pubsub: false })
+    // So many that no short timeout is over before there is a lane.
+    let settings = [("transactions", transactions), ("leases_warm", "4")];
+    Rig::new(Twin::start_with(REDIS, &settings), Sharing { pubsub: false })
 }
 
 /// The sequences of one protocol, on servers of their own.

@@ -160,13 +160,14 @@ impl Waits {
         let timeout = match name.as_slice() {
             b"BLMPOP" | b"BZMPOP" => argv.get(1),
             b"XREAD" | b"XREADGROUP" => block.and_then(|at| argv.get(at + 1)),
-            _ if [&b"BL"[..], b"BR", b"BZ"].iter().any(|word| name.starts_with(word)) => argv.last(),
+            _ if command.may_block() => argv.last(),
             _ => return,
         };
         self.any = true;
+        let millis = block.is_some() || name == b"WAIT";
         let timeout = timeout.and_then(|text| std::str::from_utf8(text).ok()?.parse::<f64>().ok());
         match timeout {
-            Some(timeout) if timeout > 0.0 && (timeout < 0.5 || (block.is_some() && timeout < 500.0)) => self.short = true,
+            Some(timeout) if timeout > 0.0 && timeout < if millis { 500.0 } else { 0.5 } => self.short = true,
             Some(_) => self.long = true,
             None => {}
         }

@@ -52,7 +52,7 @@ impl Command {
     /// Whether it waits where there is nothing to take.
     pub(crate) fn may_block(&self) -> bool {
         let name = self.name();
-        [&b"BL"[..], b"BR", b"BZ", b"XREAD"].iter().any(|word| name.starts_with(word))
+        [&b"BL"[..], b"BR", b"BZ", b"XREAD", b"WAIT"].iter().any(|word| name.starts_with(word))
     }
 
     fn write(&self, out: &mut Vec<u8>) {
