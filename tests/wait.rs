@@ -66,6 +66,17 @@ fn without_replicas_it_is_as_with_redis() {
     pair.same_pipeline(b"SET k 1\r\nWAIT 1 20\r\nGET k\r\nWAIT 1 20\r\nPING\r\n", 5);
 }
 
+/// Whether or not it has written anything before.
+#[test]
+fn a_subscriber_is_told_as_by_redis() {
+    let twin = Twin::start();
+    let mut pair = twin.pair();
+    pair.same("SET k v");
+    pair.same("SUBSCRIBE c");
+    pair.same("WAIT 0 10");
+    pair.same("PING");
+}
+
 #[test]
 fn it_counts_the_replicas_that_have_the_write() {
     let replicated = Replicated::start();

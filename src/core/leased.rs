@@ -33,7 +33,7 @@ impl Broker {
         if let Transaction::Leased(_) = child.session.transaction {
             return self.forward_in_multi(key, request, decided, lane);
         }
-        if decided.route == Route::Replicas && self.wrote_elsewhere(key, lane) {
+        if decided.route == Route::Replicas && !subscribed_resp2 && self.wrote_elsewhere(key, lane) {
             return self.wait_for_replicas(key, request, decided.id);
         }
         let kind = match decided.route {
