@@ -20,7 +20,8 @@ INSTALL = PREFIX='$(PREFIX)' BINDIR='$(BINDIR)' LIBDIR='$(LIBDIR)' INCLUDEDIR='$
     DOCDIR='$(DOCDIR)' DESTDIR='$(DESTDIR)' STRIP='$(STRIP)' BUILT_BINARY='$(BUILT_BINARY)' \
     BUILT_LIBRARY='$(BUILT_LIBRARY)' scripts/install
 
-.PHONY: help demo test build library install uninstall abi_library abi abi-check deb c-examples soak deps clean
+.PHONY: help demo test build library install uninstall abi_library abi abi-check deb c-examples twin soak sim fuzz \
+    mutants deps clean
 
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -75,6 +76,11 @@ abi-check: abi_library ## Compare the library's ABI with abi/broker.abi
 
 deb: deps target/release/broker target/library/libbroker.so ## Build Debian packages in target/deb
 	@scripts/deb
+
+twin: deps ## Compare random commands with Redis itself for SECONDS=60, by SEED=n
+	@BROKER_TEST_SECONDS=$(or $(SECONDS),60) $(if $(SEED),BROKER_TEST_SEED=$(SEED)) BROKER_SUMMARY=target/twin.summary \
+	    $(CARGO) test --release --test twin -- --nocapture
+	@cat target/twin.summary
 
 soak: deps ## Soak with faults: make soak SECONDS=n SEED=s TARGET=replies
 	$(if $(SECONDS),BROKER_TEST_SECONDS=$(SECONDS)) $(if $(SEED),BROKER_TEST_SEED=$(SEED)) \

@@ -2,7 +2,7 @@
 //! byte, but for what `tests/twin/normalise.rs` says is by chance and `tests/twin/waivers.toml` says is meant.
 //!
 //! `BROKER_TEST_SEED` replays a run, or with `BROKER_TWIN_ONE=1` the one sequence a failure names;
-//! `BROKER_TWIN_SECONDS` sets how long to run. `make twin SECONDS=n SEED=s` does so with a release build.
+//! `BROKER_TEST_SECONDS` sets how long to run. `make twin SECONDS=n SEED=s` does so with a release build.
 #![cfg(feature = "cli")]
 
 #[path = "twin/coverage.rs"]
@@ -37,7 +37,7 @@ use grammar::Grammar;
 use normalise::Sharing;
 use play::{Difference, Outcome, Rig};
 use sequence::Sequence;
-use support::{Twin, needs_broker, seeded};
+use support::{Twin, needs_broker};
 use waivers::Waivers;
 
 /// Sequences of each worker where no time is given.
@@ -66,6 +66,7 @@ struct Total {
 }
 
 struct Run {
+    seed: u64,
     deadline: Option<Instant>,
     waivers: Waivers,
     total: Mutex<Total>,
@@ -74,13 +75,15 @@ struct Run {
 #[test]
 fn the_broker_cannot_be_told_from_redis() {
     needs_broker!();
-    let seconds = std::env::var("BROKER_TWIN_SECONDS").ok().and_then(|text| text.parse().ok());
-    let seed = seeded().u64(..);
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let seed = number("BROKER_TEST_SEED").unwrap_or_else(|| fastrand::u64(..));
+    eprintln!("replay with BROKER_TEST_SEED={seed}");
+    let deadline = number("BROKER_TEST_SECONDS").map(|seconds| Instant::now() + Duration::from_secs(seconds));
+    let run = Run { seed, deadline, waivers: Waivers::load(), total: Mutex::default() };
     if std::env::var_os("BROKER_TWIN_ONE").is_some() {
-        return replay();
+        replay(&run);
+        return report(&run);
     }
-    let deadline = seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds));
-    let run = Run { deadline, waivers: Waivers::load(), total: Mutex::default() };
     thread::scope(|scope| {
         for worker in 0..WORKERS {
             let run = &run;
@@ -91,18 +94,14 @@ fn the_broker_cannot_be_told_from_redis() {
 }
 
 /// One sequence, by the seed its failure has named.
-fn replay() {
-    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
-    let seed = number("BROKER_TEST_SEED").expect("BROKER_TEST_SEED");
-    let run = Run { deadline: None, waivers: Waivers::load(), total: Mutex::default() };
+fn replay(run: &Run) {
     for proto in [2, 3] {
         for transactions in ["shared", "leased"] {
             let mut rig = rig(transactions);
             let grammar = rig.grammar();
-            judge(&run, &mut rig, &grammar, &plan::sequence(&grammar, seed, proto), transactions);
+            judge(run, &mut rig, &grammar, &plan::sequence(&grammar, run.seed, proto), transactions);
         }
     }
-    report(&run);
 }
 
 fn rig(transactions: &str) -> Rig {
@@ -210,7 +209,7 @@ fn report(run: &Run) {
         eprintln!("waivers that nothing needed: {}", idle.join(", "));
     }
     let missing = total.coverage.write();
-    eprintln!(
+    let summary = format!(
         "twin: {} sequences in RESP2, {} in RESP3, {} commands, {share} % pipelined, {} of {} commands covered, \
          {} differences, {needed} of {waivers} waivers used, seed {}",
         total.sequences[0],
@@ -219,8 +218,12 @@ fn report(run: &Run) {
         total.coverage.used(),
         total.coverage.expected(),
         total.differences,
-        std::env::var("BROKER_TEST_SEED").unwrap_or_else(|_| "above".to_owned()),
+        run.seed,
     );
+    eprintln!("{summary}");
+    if let Some(path) = std::env::var_os("BROKER_SUMMARY") {
+        std::fs::write(path, format!("{summary}\n")).expect("write the summary");
+    }
     assert_eq!(total.differences, 0, "the broker can be told from Redis; see above");
     if sequences > 100 {
         assert!(missing.is_empty(), "never used: {}", missing.join(" "));
