@@ -96,18 +96,43 @@ fn the_broker_cannot_be_told_from_redis() {
 /// One sequence, by the seed its failure has named.
 fn replay(run: &Run) {
     for proto in [2, 3] {
-        for transactions in ["shared", "leased"] {
-            let mut rig = rig(transactions);
+        for (transactions, pubsub) in [("shared", "shared"), ("leased", "leased")] {
+            let ways = Ways { transactions, pubsub, integrity: "off" };
+            let mut rig = ways.rig();
             let grammar = rig.grammar();
-            judge(run, &mut rig, &grammar, &plan::sequence(&grammar, run.seed, proto), transactions);
+            judge(run, &mut rig, &grammar, &plan::sequence(&grammar, run.seed, proto), ways);
         }
     }
 }
 
-fn rig(transactions: &str) -> Rig {
-    // So many that no short timeout is over before there is a lane.
-    let settings = [("transactions", transactions), ("leases_warm", "4")];
-    Rig::new(Twin::start_with(REDIS, &settings), Sharing { pubsub: false })
+/// What may be done in more than one way, and must look the same in each.
+#[derive(Clone, Copy, Debug)]
+struct Ways {
+    transactions: &'static str,
+    pubsub: &'static str,
+    integrity: &'static str,
+}
+
+impl Ways {
+    fn pick(rng: &mut Rng) -> Ways {
+        let mut of = |usual, other| if rng.u8(..4) == 0 { other } else { usual };
+        Ways {
+            transactions: of("shared", "leased"),
+            pubsub: of("shared", "leased"),
+            integrity: of("off", "always"),
+        }
+    }
+
+    fn rig(self) -> Rig {
+        let settings = [
+            ("transactions", self.transactions),
+            ("pubsub", self.pubsub),
+            ("integrity", self.integrity),
+            // So many that no short timeout is over before there is a lane.
+            ("leases_warm", "4"),
+        ];
+        Rig::new(Twin::start_with(REDIS, &settings), Sharing { pubsub: self.pubsub == "shared" })
+    }
 }
 
 /// The sequences of one protocol, on servers of their own.
@@ -116,8 +141,8 @@ fn work(run: &Run, seed: u64, proto: u8) {
     let mut done = 0;
     let more = |done| run.deadline.map_or(done < SHORT, |deadline| Instant::now() < deadline);
     while more(done) {
-        let transactions = if rng.u8(..4) == 0 { "leased" } else { "shared" };
-        let mut rig = rig(transactions);
+        let ways = Ways::pick(&mut rng);
+        let mut rig = ways.rig();
         let grammar = rig.grammar();
         if done == 0 {
             // The walk is part of every worker's run.
@@ -125,23 +150,23 @@ fn work(run: &Run, seed: u64, proto: u8) {
             let mut lines = grammar.lines(plan::WALK);
             rng.shuffle(&mut lines);
             for lines in lines.chunks(plan::WALK_LINES) {
-                judge(run, &mut rig, &grammar, &plan::walk(&grammar, rng.u64(..), proto, lines), transactions);
+                judge(run, &mut rig, &grammar, &plan::walk(&grammar, rng.u64(..), proto, lines), ways);
             }
             let missing = run.total.lock().expect("total").coverage.missing();
-            judge(run, &mut rig, &grammar, &plan::unspoken(&grammar, rng.u64(..), proto, &missing), transactions);
+            judge(run, &mut rig, &grammar, &plan::unspoken(&grammar, rng.u64(..), proto, &missing), ways);
         }
         for _ in 0..BATCH {
             if !more(done) {
                 break;
             }
-            judge(run, &mut rig, &grammar, &plan::sequence(&grammar, rng.u64(..), proto), transactions);
+            judge(run, &mut rig, &grammar, &plan::sequence(&grammar, rng.u64(..), proto), ways);
             done += 1;
         }
     }
 }
 
 /// Plays a sequence and records what came of it.
-fn judge(run: &Run, rig: &mut Rig, grammar: &Grammar, sequence: &Sequence, transactions: &str) {
+fn judge(run: &Run, rig: &mut Rig, grammar: &Grammar, sequence: &Sequence, ways: Ways) {
     let outcome = rig.play(grammar, &run.waivers, sequence);
     let mut failure = None;
     if let Some(difference) = &outcome.difference {
@@ -151,7 +176,7 @@ fn judge(run: &Run, rig: &mut Rig, grammar: &Grammar, sequence: &Sequence, trans
             total.failures.len() >= SHOWN || total.failures.iter().any(|(other, _)| *other == label)
         };
         if !known {
-            let text = explain(run, rig, grammar, sequence, difference, transactions);
+            let text = explain(run, rig, grammar, sequence, difference, ways);
             eprintln!("{text}");
             failure = Some((label, text));
         }
@@ -178,7 +203,7 @@ fn explain(
     grammar: &Grammar,
     sequence: &Sequence,
     found: &Difference,
-    transactions: &str,
+    ways: Ways,
 ) -> String {
     let patience = std::mem::replace(&mut rig.patience, Duration::from_secs(2));
     let mut last = found.clone();
@@ -193,7 +218,7 @@ fn explain(
     rig.patience = patience;
     let Difference { kind, command, step, direct, broker } = last;
     format!(
-        "difference ({kind}) {command} at step {step}, transactions={transactions}, \
+        "difference ({kind}) {command} at step {step}, {ways:?}, \
          replay with BROKER_TWIN_ONE=1 BROKER_TEST_SEED={}\n  direct: {direct}\n  broker: {broker}\n{}",
         sequence.seed,
         small.script()

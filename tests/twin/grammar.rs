@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use fastrand::Rng;
 
 use super::frames::{Frame, Parsed, parse};
-use super::sequence::Command;
+use super::sequence::{Command, ID};
 use crate::support::Raw;
 
 const TEMPLATES: &str = include_str!("templates.txt");
@@ -274,6 +274,7 @@ impl Grammar {
                 0 => b"no payload".to_vec(),
                 _ => self.samples.functions.clone(),
             },
+            "cid" => [ID, rng.u8(..4).to_string().as_bytes()].concat(),
             "name" => {
                 let entry = rng.choice(&self.table).expect("a command");
                 entry.name.as_bytes().to_vec()

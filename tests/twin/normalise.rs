@@ -23,6 +23,8 @@ enum Rule {
     Scan(bool),
     /// HELLO: what follows `id`.
     Id,
+    /// CLIENT's lines: what a client has chosen and is doing.
+    Clients,
     /// What follows these names, and the third of four in a row of pending entries, are times.
     Times,
     /// Zero or not: subscribers are counted as connections, and those of a broker are few.
@@ -60,6 +62,7 @@ pub(crate) fn same(argv: &[Vec<u8>], direct: &Frame, broker: &Frame, sharing: Sh
         Rule::Scan(pairs) if argv.iter().take(3).any(|arg| arg == b"0") => same_scan(&direct, &broker, pairs),
         Rule::Scan(_) => (direct.kind, direct.items.len()) == (broker.kind, broker.items.len()),
         Rule::Id => without(&direct, &[b"id"]) == without(&broker, &[b"id"]),
+        Rule::Clients => clients(&direct) == clients(&broker),
         Rule::Times => timeless(&direct) == timeless(&broker),
         Rule::Some => some(&direct) == some(&broker),
     }
@@ -78,7 +81,9 @@ fn rule(argv: &[Vec<u8>], sharing: Sharing) -> Rule {
         // Ties are in the order of the set, which has none.
         (b"SORT" | b"SORT_RO", _) if has(b"BY") => Rule::Shape,
         (b"RANDOMKEY" | b"TIME" | b"DUMP" | b"INFO" | b"LOLWUT", _) => Rule::Kind,
-        (b"CLIENT", b"ID" | b"INFO" | b"LIST") | (b"ACL", b"GENPASS") | (b"FUNCTION", b"DUMP") => Rule::Kind,
+        (b"CLIENT", b"INFO") => Rule::Clients,
+        (b"CLIENT", b"LIST") if has(b"ID") => Rule::Clients,
+        (b"CLIENT", b"ID" | b"LIST") | (b"ACL", b"GENPASS") | (b"FUNCTION", b"DUMP") => Rule::Kind,
         (b"MEMORY", b"STATS" | b"DOCTOR" | b"MALLOC-STATS" | b"USAGE") | (b"LATENCY", b"DOCTOR" | b"HISTOGRAM") => Rule::Kind,
         (b"TTL" | b"EXPIRETIME", _) | (b"OBJECT", b"IDLETIME") => Rule::Near(10),
         (b"PTTL" | b"PEXPIRETIME", _) => Rule::Near(10_000),
@@ -151,6 +156,19 @@ fn without(frame: &Frame, names: &[&[u8]]) -> Frame {
         }
     }
     out
+}
+
+fn clients(frame: &Frame) -> (u8, Vec<String>) {
+    const FIELDS: &[&str] = &["name", "db", "sub", "psub", "ssub", "multi", "user", "redir", "resp"];
+    let text = String::from_utf8_lossy(&frame.text).into_owned();
+    let chosen = |line: &str| {
+        let fields = line.split(' ').filter(|field| FIELDS.iter().any(|name| field.split('=').next() == Some(name)));
+        fields.collect::<Vec<_>>().join(" ")
+    };
+    // Without their ids there is no order that both would have.
+    let mut lines: Vec<String> = text.lines().map(chosen).collect();
+    lines.sort();
+    (frame.kind, lines)
 }
 
 fn timeless(frame: &Frame) -> Frame {

@@ -13,7 +13,7 @@ const OTHERS: &[&str] = &["global", "server", "script", "connection", "session",
 /// Every line of these is said at least once in every run.
 pub(crate) const WALK: &[&str] = &[
     "string", "bitmap", "hash", "list", "set", "zset", "geo", "hll", "stream", "keys", "eval", "global", "server",
-    "rare", "script", "connection", "session", "transaction", "blocking", "publish", "subscribe", "quit",
+    "rare", "clients", "tracking", "script", "connection", "session", "transaction", "blocking", "publish", "subscribe", "quit",
 ];
 /// The first of the ways to end badly that Redis gives no answer to.
 const HANG_UP_SILENTLY: usize = 3;
@@ -37,6 +37,8 @@ enum Theme {
     Transactions,
     Parking,
     Channels,
+    /// What connections are to each other, and what they miss of each other.
+    Clients,
 }
 
 struct Planner<'a> {
@@ -57,7 +59,8 @@ struct State {
 /// The sequence of a seed.
 pub(crate) fn sequence(grammar: &Grammar, seed: u64, proto: u8) -> Sequence {
     let mut rng = Rng::with_seed(seed);
-    let theme = match rng.u8(..20) {
+    let theme = match rng.u8(..22) {
+        20.. => Theme::Clients,
         0..8 => Theme::Mixed,
         8..11 => Theme::Apart,
         11..15 => Theme::Transactions,
@@ -109,6 +112,7 @@ impl Planner<'_> {
                 Theme::Apart => self.burst(&mut steps),
                 Theme::Parking if of_theme => self.park_and_wake(&mut steps),
                 Theme::Transactions if of_theme => self.transaction(&mut steps),
+                Theme::Mixed | Theme::Clients if self.rng.u8(..12) == 0 => self.muted(&mut steps),
                 _ => {
                     let conn = self.rng.usize(..self.conns.len());
                     let step = self.step(conn, "");
@@ -123,7 +127,7 @@ impl Planner<'_> {
             let step = self.step(conn, &prefix);
             // Behind a command that has to wait, the broker does not go on for a child that has gone.
             let waits = step.commands.iter().any(|command| self.waits(command));
-            if !waits && step.pieces().iter().map(Vec::len).sum::<usize>() < 8000 {
+            if !waits && step.pieces(&[]).iter().map(Vec::len).sum::<usize>() < 8000 {
                 steps.push(Step { hangup: true, cuts: Vec::new(), ..step });
             }
         }
@@ -162,6 +166,24 @@ impl Planner<'_> {
             }
             steps.push(Step::new(conn, commands));
         }
+    }
+
+    /// Some requests are not answered; that the last is shows that all the others have been dealt with.
+    fn muted(&mut self, steps: &mut Vec<Step>) {
+        let conn = self.rng.usize(..self.conns.len());
+        if self.conns[conn].multi {
+            return;
+        }
+        let mut commands = Vec::new();
+        for _ in 0..self.rng.usize(2..9) {
+            let line = self.grammar.pick(&mut self.rng, "reply");
+            commands.extend(self.grammar.expand(&mut self.rng, line, ""));
+        }
+        commands.push(Command::words("CLIENT REPLY ON"));
+        commands.push(Command::words("PING heard"));
+        let mut step = Step { muted: true, ..Step::new(conn, commands) };
+        self.cut(&mut step);
+        steps.push(step);
     }
 
     /// In one write or command by command, with the others doing what they do in between.
@@ -220,6 +242,9 @@ impl Planner<'_> {
         if self.theme == Theme::Channels && self.chance(55) {
             return if self.chance(50) { "subscribe" } else { "publish" };
         }
+        if self.theme == Theme::Clients && self.chance(45) {
+            return if self.chance(50) { "tracking" } else { "clients" };
+        }
         match self.rng.u8(..100) {
             0..66 => self.focus[self.rng.usize(..self.focus.len())],
             66..80 => DATA[self.rng.usize(..DATA.len())],
@@ -236,6 +261,8 @@ impl Planner<'_> {
     fn step(&mut self, conn: usize, prefix: &str) -> Step {
         let count = match self.rng.u8(..10) {
             0..6 => 1,
+            // Whoever is killed may still hear of what it said before, or not.
+            _ if self.theme == Theme::Clients => 1,
             6..9 => self.rng.usize(2..7),
             _ => self.rng.usize(7..25),
         };

@@ -60,6 +60,8 @@ struct Conn {
     names: BTreeMap<Vec<u8>, BTreeSet<Vec<u8>>>,
     /// What EXEC will answer to.
     multi: Option<Vec<Vec<Vec<u8>>>>,
+    /// Its CLIENT IDs, where the sequence names any.
+    ids: [Vec<u8>; 2],
 }
 
 struct Player<'a> {
@@ -71,6 +73,8 @@ struct Player<'a> {
     parked: Vec<bool>,
     blocked: i64,
     channels: bool,
+    /// Connections are named by their ids.
+    named: bool,
     step: usize,
     outcome: Outcome,
 }
@@ -96,10 +100,12 @@ impl Rig {
     pub(crate) fn play(&mut self, grammar: &Grammar, waivers: &Waivers, sequence: &Sequence) -> Outcome {
         let scripts = sequence.steps.iter().flat_map(|step| &step.commands).any(uses_scripts);
         let channels = sequence.steps.iter().flat_map(|step| &step.commands).any(uses_channels);
+        let words = sequence.steps.iter().flat_map(|step| &step.commands).flat_map(|command| &command.argv);
+        let named = words.into_iter().any(|arg| Command::named_conn(arg).is_some());
         let (conns, parked) = ((0..sequence.conns).map(|_| None).collect(), vec![false; sequence.conns]);
         let outcome = Outcome::default();
         let mut player =
-            Player { rig: self, grammar, waivers, sequence, conns, parked, blocked: 0, channels, step: 0, outcome };
+            Player { rig: self, grammar, waivers, sequence, conns, parked, blocked: 0, channels, named, step: 0, outcome };
         let result = player.run();
         let Player { mut outcome, conns, .. } = player;
         drop(conns);
@@ -227,16 +233,26 @@ impl Player<'_> {
                 continue;
             }
             self.open(step.conn)?;
+            let named = step.commands.iter().flat_map(|command| &command.argv);
+            let named: Vec<usize> = named.filter_map(|arg| Command::named_conn(arg)).collect();
+            for conn in named.into_iter().filter(|conn| *conn < self.sequence.conns) {
+                self.open(conn)?;
+            }
+            let ids = [self.ids(0), self.ids(1)];
             step.commands.iter().for_each(|command| waits.add(command));
             let conn = self.conns[step.conn].as_mut().expect("an open connection");
             for command in step.commands.iter().filter(|command| command.is_request()) {
                 self.outcome.commands += 1;
-                conn.due.push_back(command.argv.clone());
+                if !step.muted {
+                    conn.due.push_back(command.argv.clone());
+                } else if let Some(name) = self.grammar.full_name(&command.argv) {
+                    *self.outcome.used.entry(name).or_default() += 1;
+                }
             }
-            for piece in step.pieces() {
+            for (piece, other) in step.pieces(&ids[0]).into_iter().zip(step.pieces(&ids[1])) {
                 written += piece.len();
                 conn.direct.write(&piece);
-                conn.broker.write(&piece);
+                conn.broker.write(&other);
             }
             if step.hangup {
                 self.close(step.conn);
@@ -285,7 +301,7 @@ impl Player<'_> {
         }
         let direct = Link::open(&self.rig.twin.direct.socket());
         let broker = Link::open(self.rig.twin.broker.socket());
-        let mut conn = Conn { direct, broker, due: VecDeque::new(), names: BTreeMap::new(), multi: None };
+        let mut conn = Conn { direct, broker, due: VecDeque::new(), names: BTreeMap::new(), multi: None, ids: Default::default() };
         if self.sequence.proto == 3 {
             let hello = crate::support::request(&["HELLO", "3"]);
             conn.direct.write(&hello);
@@ -295,7 +311,30 @@ impl Player<'_> {
         self.conns[index] = Some(conn);
         self.settle(0);
         self.await_broker(index);
+        self.compare(index)?;
+        if self.named { self.learn_ids(index) } else { Ok(()) }
+    }
+
+    /// Asks both sides for the connection's id.
+    fn learn_ids(&mut self, index: usize) -> Result<(), Stop> {
+        let Some(conn) = &mut self.conns[index] else { return Ok(()) };
+        let question = crate::support::request(&["CLIENT", "ID"]);
+        conn.direct.write(&question);
+        conn.broker.write(&question);
+        conn.due.push_back(vec![b"CLIENT".to_vec(), b"ID".to_vec()]);
+        self.settle(0);
+        self.await_broker(index);
+        if let Some(conn) = &mut self.conns[index] {
+            let id = |link: &Link| link.frames.front().map(|frame| frame.text.clone()).unwrap_or_default();
+            conn.ids = [id(&conn.direct), id(&conn.broker)];
+        }
         self.compare(index)
+    }
+
+    /// The ids of all connections on one side; those that are not open have none.
+    fn ids(&self, side: usize) -> Vec<Vec<u8>> {
+        let id = |conn: &Option<Conn>| conn.as_ref().map_or(b"0".to_vec(), |conn| conn.ids[side].clone());
+        self.conns.iter().map(id).collect()
     }
 
     fn close(&mut self, index: usize) {
@@ -419,9 +458,10 @@ impl Player<'_> {
 
     /// Which command a frame of the direct connection answers.
     fn owner(&mut self, conn: &mut Conn, frame: &Frame) -> Owner {
-        let subscribing = |argv: &Vec<Vec<u8>>| argv[0].to_ascii_uppercase().ends_with(b"SUBSCRIBE");
+        let subscribing = |argv: &Vec<Vec<u8>>| argv.first().is_some_and(|name| name.to_ascii_uppercase().ends_with(b"SUBSCRIBE"));
         let word = frame.push_word().map(<[u8]>::to_vec).unwrap_or_default();
-        if matches!(word.as_slice(), b"message" | b"pmessage" | b"smessage") {
+        let message = matches!(word.as_slice(), b"message" | b"pmessage" | b"smessage");
+        if message || (frame.kind == b'>' && !word.ends_with(b"subscribe")) {
             return Owner::default();
         }
         if word.ends_with(b"subscribe") && conn.due.front().is_some_and(subscribing) {

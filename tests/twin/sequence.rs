@@ -1,6 +1,9 @@
 //! What a sequence is: steps on a few connections, each some commands in some framing. Owns how a step becomes
 //! bytes and how it is printed; decides nothing.
 
+/// What an argument begins with that stands for the CLIENT ID of a connection, which each side has its own of.
+pub(crate) const ID: &[u8] = b"id of connection ";
+
 /// How a command is written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Form {
@@ -55,15 +58,22 @@ impl Command {
         [&b"BL"[..], b"BR", b"BZ", b"XREAD", b"WAIT"].iter().any(|word| name.starts_with(word))
     }
 
-    fn write(&self, out: &mut Vec<u8>) {
+    /// The connection an argument stands for, if it does.
+    pub(crate) fn named_conn(arg: &[u8]) -> Option<usize> {
+        std::str::from_utf8(arg.strip_prefix(ID)?).ok()?.parse().ok()
+    }
+
+    fn write(&self, ids: &[Vec<u8>], out: &mut Vec<u8>) {
+        let id = |arg: &Vec<u8>| Command::named_conn(arg).and_then(|conn| ids.get(conn).cloned());
+        let argv: Vec<Vec<u8>> = self.argv.iter().map(|arg| id(arg).unwrap_or_else(|| arg.clone())).collect();
         match &self.form {
             Form::Raw(bytes, _) => out.extend_from_slice(bytes),
-            Form::Resp => array(&self.argv, [b'\n', b'\n', b'\r', b'\n'], out),
+            Form::Resp => array(&argv, [b'\n', b'\n', b'\r', b'\n'], out),
             // Redis skips the byte after a header's CR and the two after a bulk string unseen.
-            Form::Sloppy(0) => array(&self.argv, [b'\n', b'\n', b'x', b'y'], out),
-            Form::Sloppy(1) => array(&self.argv, [b'\n', b'*', b'\r', b'\n'], out),
-            Form::Sloppy(_) => array(&self.argv, [b'$', b'\n', b'\n', b'\r'], out),
-            Form::Inline(how) => inline(&self.argv, *how, out),
+            Form::Sloppy(0) => array(&argv, [b'\n', b'\n', b'x', b'y'], out),
+            Form::Sloppy(1) => array(&argv, [b'\n', b'*', b'\r', b'\n'], out),
+            Form::Sloppy(_) => array(&argv, [b'$', b'\n', b'\n', b'\r'], out),
+            Form::Inline(how) => inline(&argv, *how, out),
         }
     }
 }
@@ -124,18 +134,20 @@ pub(crate) struct Step {
     pub(crate) close: bool,
     /// It is closed at once.
     pub(crate) hangup: bool,
+    /// Some of its commands have no reply: nothing in it is by chance, and no reply is told whose it is.
+    pub(crate) muted: bool,
 }
 
 impl Step {
     pub(crate) fn new(conn: usize, commands: Vec<Command>) -> Step {
-        Step { conn, commands, cuts: Vec::new(), joined: false, close: false, hangup: false }
+        Step { conn, commands, cuts: Vec::new(), joined: false, close: false, hangup: false, muted: false }
     }
 
     /// Its bytes, in the pieces they are written in.
-    pub(crate) fn pieces(&self) -> Vec<Vec<u8>> {
+    pub(crate) fn pieces(&self, ids: &[Vec<u8>]) -> Vec<Vec<u8>> {
         let mut bytes = Vec::new();
         for command in &self.commands {
-            command.write(&mut bytes);
+            command.write(ids, &mut bytes);
         }
         let mut pieces = Vec::new();
         let mut start = 0;
@@ -171,14 +183,17 @@ impl Sequence {
         let mut out = format!("RESP{}, {} connections\n", self.proto, self.conns);
         for (index, step) in self.steps.iter().enumerate() {
             let mut notes = String::new();
-            if step.pieces().len() > 1 {
-                notes.push_str(&format!(" in {} pieces", step.pieces().len()));
+            if step.pieces(&[]).len() > 1 {
+                notes.push_str(&format!(" in {} pieces", step.pieces(&[]).len()));
             }
             if step.joined {
                 notes.push_str(" together with the next");
             }
             if step.close {
                 notes.push_str(" and closes");
+            }
+            if step.muted {
+                notes.push_str(", muted");
             }
             if step.hangup {
                 notes.push_str(" and hangs up");
