@@ -220,6 +220,25 @@ fn unblocked_children_hear_what_redis_says() {
     }
 }
 
+/// What a child has asked for before comes first: the element it gave reaches the one it then closes or unblocks.
+#[test]
+fn what_was_asked_before_comes_first() {
+    let redis = Redis::start();
+    let broker = Broker::start(&redis, &[]);
+    let mut asker = broker.connect();
+    for (end, told) in [("CLIENT KILL ID", ":1\r\n"), ("CLIENT UNBLOCK", ":0\r\n")] {
+        for round in 0..10 {
+            let mut popper = broker.connect();
+            let popper_id = id(&mut popper);
+            popper.send("BLPOP l 0");
+            wait_until("it is blocked", || redis.ask("INFO clients").contains("blocked_clients:1"));
+            asker.write(&pipeline(&["RPUSH l e", &format!("{end} {popper_id}"), "LLEN l"]));
+            let replies: Vec<String> = (0..3).map(|_| asker.read_text()).collect();
+            assert_eq!(replies, [":1\r\n", told, ":0\r\n"], "{end}, round {round}");
+        }
+    }
+}
+
 /// One that waits for a lane of the broker's is unblocked all the same.
 #[test]
 fn unblocked_in_the_brokers_own_line() {

@@ -28,6 +28,10 @@ impl Broker {
             Local::Auth if self.is_judged(key) => self.authenticate(key, request),
             Local::Reset => self.reset(key),
             Local::ClientReply => self.set_reply_mode(key, request.arg(2)),
+            // What it has asked for before comes first, as it would on one connection.
+            Local::ClientKill | Local::ClientUnblock if self.is_owed_replies(key) => {
+                Flow::Hold(Hold::Drained)
+            }
             Local::ClientKill => self.kill(key, request),
             Local::ClientUnblock => self.unblock(key, request),
             Local::ClientNoTouch => self.no_touch(key, request),
@@ -106,6 +110,10 @@ impl Broker {
             | Local::ClientNoTouch => {}
         }
         out
+    }
+
+    fn is_owed_replies(&self, key: Key<Child>) -> bool {
+        self.children.get(key).is_some_and(|child| child.in_flight > 0)
     }
 
     /// CLIENT REPLY. What comes after it goes where it always goes; only its replies reach nobody.

@@ -56,6 +56,13 @@ struct State {
     listens: bool,
 }
 
+/// Whether a CLIENT command may change or see more than the connection's own name, which takes a connection of
+/// its own, or other connections.
+fn is_of_others(command: &Command) -> bool {
+    const NAMES: &[&[u8]] = &[b"ID", b"GETNAME", b"SETNAME", b"INFO", b"NO-EVICT", b"HELP", b"SETINFO"];
+    command.argv.get(1).is_some_and(|sub| !NAMES.contains(&sub.as_slice()))
+}
+
 /// The sequence of a seed.
 pub(crate) fn sequence(grammar: &Grammar, seed: u64, proto: u8) -> Sequence {
     let mut rng = Rng::with_seed(seed);
@@ -388,7 +395,7 @@ impl Planner<'_> {
             let subscribes = name.ends_with(b"SUBSCRIBE");
             let publishes = name.ends_with(b"PUBLISH") || command.argv.iter().any(|arg| arg.ends_with(b"ARGV[1])"));
             // Refused inside MULTI: Redis itself breaks the framing of EXEC's reply.
-            (state.multi && (subscribes || name == b"HELLO"))
+            (state.multi && (subscribes || name == b"HELLO" || name == b"CLIENT" && is_of_others(command)))
                 // Redis puts the message into EXEC's reply, one element too many.
                 || (state.listens && publishes && (state.multi || commands.len() > 1))
                 // Many commands of one write are not to be lost behind a QUIT.

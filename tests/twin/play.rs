@@ -403,8 +403,8 @@ impl Player<'_> {
         let order = |frames: &[Frame]| {
             let mut indices: Vec<usize> = (0..frames.len()).collect();
             if self.rig.sharing.pubsub {
-                // Pushes come by another connection: their place among the replies is not fixed.
-                indices.sort_by_key(|index| frames[*index].kind == b'>');
+                // They come by another connection: what is of one channel has an order, and what is replied.
+                indices.sort_by_key(|index| topic(&frames[*index]));
             }
             indices
         };
@@ -572,6 +572,13 @@ fn order_patterns(frames: &mut [Frame]) {
     for run in frames.chunk_by_mut(|a, b| is_pattern(a) && is_pattern(b) && a.items[2..] == b.items[2..]) {
         run.sort();
     }
+}
+
+/// What a push is about: the family, and the channel or pattern.
+fn topic(frame: &Frame) -> Option<(u8, &[u8])> {
+    let word = frame.push_word().filter(|_| frame.kind == b'>')?;
+    let family = if matches!(word[0], b'p' | b's') && !matches!(word, b"subscribe") { word[0] } else { b'c' };
+    Some((family, &frame.items[1].text))
 }
 
 impl Conn {
