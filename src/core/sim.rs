@@ -39,6 +39,10 @@ const CLIENT: &[(&str, i64)] = &[
     ("client|getname", 2),
     ("client|no-touch", 3),
     ("client|capa", -3),
+    ("client|reply", 3),
+    ("client|unblock", -3),
+    ("client|kill", -3),
+    ("client|tracking", -3),
 ];
 
 /// A connection of the broker, as the upstream sees it.

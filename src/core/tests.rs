@@ -567,7 +567,7 @@ fn random_step(sim: &mut Sim, rng: &mut fastrand::Rng, children: &mut [usize], n
         *nonce += 1;
         format!("GET c{child}n{nonce}")
     };
-    let lines = match rng.u32(..40) {
+    let lines = match rng.u32(..46) {
         0..6 => get(),
         6..9 => format!("{}\n{}\n{}", get(), get(), get()),
         9 => format!("MULTI\n{}\n{}\nEXEC", get(), get()),
@@ -588,6 +588,23 @@ fn random_step(sim: &mut Sim, rng: &mut fastrand::Rng, children: &mut [usize], n
         28 => "RESET".into(),
         29 => "CLIENT SETNAME me".into(),
         30 => "NOSUCH a".into(),
+        31 => format!("CLIENT REPLY {}", ["ON", "OFF", "SKIP"][rng.usize(..3)]),
+        32..34 => {
+            let other = children[rng.usize(..children.len())];
+            let id = sim.broker.children.get(sim.key(other)).map_or(1, |child| child.session.id);
+            format!("CLIENT UNBLOCK {id} {}", ["TIMEOUT", "ERROR"][rng.usize(..2)])
+        }
+        34 => format!("CLIENT TRACKING {}", ["ON", "OFF"][rng.usize(..2)]),
+        35 if rng.u8(..4) == 0 => {
+            let index = rng.usize(..children.len());
+            let other = children[index];
+            let id = sim.broker.children.get(sim.key(other)).map_or(1, |child| child.session.id);
+            sim.send(child, &format!("CLIENT KILL ID {id}"));
+            if sim.is_closed(other) {
+                children[index] = sim.child();
+            }
+            return;
+        }
         _ => return random_event(sim, rng, children),
     };
     sim.send(child, &lines);
