@@ -404,6 +404,24 @@ fn no_touch_goes_with_the_connections_a_child_uses() {
     );
 }
 
+#[test]
+fn who_left_without_a_word_ends_with_its_process_or_with_the_broker() {
+    let mut sim = Sim::new(&[]);
+    let children = [sim.child(), sim.child(), sim.child()];
+    for child in children {
+        assert_eq!(sim.ask(child, "CLIENT REPLY OFF\nQUIT\nCLIENT REPLY ON\nGET a"), "");
+        assert!(!sim.is_closed(child));
+        assert_eq!(sim.ask(child, "GET b"), "");
+    }
+    assert!(sim.executed.iter().all(|(_, request)| !request.starts_with("GET")), "it is not heard");
+    sim.half_close(children[0]);
+    sim.kill(children[1]);
+    assert!(sim.is_closed(children[0]) && sim.is_closed(children[1]) && !sim.is_closed(children[2]));
+    sim.broker.drain(None);
+    sim.settle();
+    assert!(sim.is_closed(children[2]) && sim.broker.is_drained());
+}
+
 /// Invariant 7 has a watchman: whatever sends such a request, a debug build stops.
 #[test]
 #[cfg(debug_assertions)]
