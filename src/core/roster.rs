@@ -326,9 +326,9 @@ fn flags(child: &Child) -> String {
 }
 
 /// The broker serves many users of a host: one of them does not close the connections of another. Whoever
-/// came over TCP is known by its user upstream alone.
+/// came over TCP is known by the user it has authenticated as alone.
 fn may_kill(killer: &Child, child: &Child) -> bool {
     let own = |child: &Child| child.kind == ChildKind::Local;
-    let known = killer.uid.is_some() || killer.user == child.user;
-    known && killer.uid == child.uid && own(killer) == own(child)
+    let same_user = killer.user == child.user && killer.account == child.account;
+    (killer.uid.is_some() || same_user) && killer.uid == child.uid && own(killer) == own(child)
 }
