@@ -1,5 +1,5 @@
-//! Who a child is: AUTH judged by Redis (`auth = passthrough`) or by the broker (`auth = users`), compared
-//! with a direct connection, and what becomes of children whose user goes.
+//! Who a child is, as Redis judges it (`auth = passthrough`): compared with a direct connection, and what becomes
+//! of children whose user goes.
 #![cfg(feature = "cli")]
 
 mod support;
@@ -8,7 +8,7 @@ use support::embedded::{Desk, run_until, send, settings};
 use support::raw::pipeline;
 use support::twin::{Expect, without_id};
 use support::{
-    Broker, End, Pair, Proxy, Raw, Redis, Twin, needs_broker, request, seeded, upstream_clients, wait_until,
+    Broker, Pair, Proxy, Raw, Redis, Twin, needs_broker, request, seeded, upstream_clients, wait_until,
 };
 
 const PASSTHROUGH: (&str, &str) = ("auth", "passthrough");
@@ -461,11 +461,17 @@ fn each_password_stands_or_falls_with_its_own() {
 #[test]
 fn a_channel_taken_away_ends_exactly_that_users_subscriptions() {
     needs_broker!();
+    for pubsub in ["shared", "leased"] {
+        lose_a_channel(pubsub);
+    }
+}
+
+fn lose_a_channel(pubsub: &str) {
     let redis = guarded();
     for name in ["u", "v"] {
         add_user(&redis, name, "~* &* +@all");
     }
-    let broker = passthrough(&redis);
+    let broker = Broker::start(&redis, &judged(&[("pubsub", pubsub)]));
     let mut subscribers: Vec<Raw> = ["u", "u", "v", "v"].map(|name| child(&broker, name)).into();
     for subscriber in &mut subscribers {
         subscriber.send("SUBSCRIBE news");
@@ -585,6 +591,36 @@ fn a_subscriber_stays_who_it_is() {
     raw.expect("AUTH default pw", refused);
     raw.expect("HELLO 3 AUTH default pw", refused);
     raw.expect("ACL WHOAMI", "$1\r\nu\r\n");
+    let mut tracking = twin.broker.connect();
+    tracking.ask("HELLO 3 AUTH u p");
+    tracking.expect("CLIENT TRACKING ON", "+OK\r\n");
+    tracking.expect("AUTH default pw", refused);
+    tracking.expect("CLIENT TRACKING OFF", "+OK\r\n");
+    tracking.expect("AUTH default pw", "+OK\r\n");
+}
+
+#[test]
+fn children_are_listed_and_killed_by_their_users() {
+    let twin = twin();
+    for name in ["u", "v"] {
+        at_both(&twin, &format!("ACL SETUSER {name} on >p ~* &* +@all"));
+    }
+    let (mut u, mut v) = (strangers(&twin), strangers(&twin));
+    u.same("AUTH u p");
+    v.same("AUTH v p");
+    u.same("CLIENT KILL USER v");
+    assert!(v.direct.is_closed() && v.brokered.is_closed());
+    for line in ["CLIENT KILL USER v", "CLIENT KILL USER u", "CLIENT KILL USER u SKIPME yes", "ACL WHOAMI"] {
+        u.same(line);
+    }
+    let list = u.brokered.ask("CLIENT LIST");
+    assert!(list.contains(" user=u ") && !list.contains(" user=v "), "{list}");
+    at_both(&twin, "ACL SETUSER u -client");
+    for line in
+        lines("CLIENT LIST; CLIENT KILL USER u; CLIENT UNBLOCK 5; MULTI; CLIENT LIST; EXEC; ACL WHOAMI")
+    {
+        u.same(line);
+    }
 }
 
 #[test]
@@ -643,117 +679,6 @@ fn local_children_are_the_brokers_own_user() {
         let _ = std::io::Read::read_to_end(&mut &ours, &mut said);
         said == NOAUTH.as_bytes()
     });
-}
-
-// ---- the broker's own users --------------------------------------------------------------------------------
-
-/// SHA-256 of "p" and of "q".
-const P: &str = "148de9c5a7a44d19e56cd9ae1a554bf67847afb0c58f6e12fa29ac7ddfca9940";
-const Q: &str = "8e35c2cd3bf6641bdb0e2050b76932cbb2e6034a0ddacc1d9bea82a6ba57f7cf";
-
-/// A broker with these users, and the file.
-fn with_users(redis: &Redis, users: &str) -> Broker {
-    let path = redis.directory().join("users.toml");
-    std::fs::write(&path, users).expect("a file");
-    let path = path.to_str().expect("a path");
-    Broker::start(redis, &[&[("auth", "users"), ("auth_file", path)][..], &PATIENT].concat())
-}
-
-#[test]
-fn users_of_the_file_are_answered_as_by_redis() {
-    needs_broker!();
-    let (direct, behind) = (Redis::start(), Redis::start());
-    direct.ask("ACL SETUSER a on >p >q ~* &* +@all -flushall");
-    direct.ask("ACL SETUSER b on nopass ~* &* +@all");
-    direct.ask("ACL SETUSER default off resetpass");
-    let file = format!(
-        "[[user]]\nname='a'\npassword_sha256=['{P}','{Q}']\ncommands_deny='flushall'\n\
-         [[user]]\nname='b'\nnopass=true\n"
-    );
-    let broker = with_users(&behind, &file);
-    let mut pair = Pair { direct: Raw::unix(&direct.socket()), brokered: broker.connect() };
-    for line in lines(
-        "PING; FOO; GET; HELLO 3; EXEC; AUTH p; AUTH a x; AUTH default p; AUTH x p; AUTH a; AUTH a b c; \
-         AUTH a p; ACL WHOAMI; SET k v; SELECT 1; GET k; FLUSHALL; MULTI; FLUSHALL; EXEC; MULTI; ACL \
-         WHOAMI; EXEC; AUTH a q; AUTH a x; ACL WHOAMI; HELLO 3 AUTH b anything FOO; ACL WHOAMI; RESET; \
-         PING",
-    ) {
-        pair.same(line);
-    }
-    let lines =
-        lines("AUTH a p; MULTI; GET k; FLUSHALL; EXEC; MULTI; ACL WHOAMI; EXEC; AUTH b x; ACL WHOAMI");
-    pair.same_pipeline(&pipeline(&lines), lines.len());
-    pair.same_with("HELLO 3 SETNAME n AUTH a q", without_id);
-    pair.same("CLIENT GETNAME");
-}
-
-#[test]
-fn users_of_the_file_may_be_somebody_upstream() {
-    needs_broker!();
-    let redis = Redis::start();
-    add_user(&redis, "up", "~up:* &* +@all -multi");
-    let file = format!(
-        "[[user]]\nname='default'\nnopass=true\ncommands_allow=['get','acl']\n\
-         [[user]]\nname='a'\npassword_sha256='{P}'\nupstream_username='up'\nupstream_password='uppw'\n\
-         [[user]]\nname='c'\npassword_sha256='{P}'\nupstream_username='up'\nupstream_password='bad'\n"
-    );
-    let broker = with_users(&redis, &file);
-    let mut raw = broker.connect();
-    raw.expect("ACL WHOAMI", "$7\r\ndefault\r\n");
-    raw.expect("GET k", "$-1\r\n");
-    raw.expect("SET k v", "-NOPERM this user has no permissions to run the 'set' command\r\n");
-    raw.expect("MULTI", "-NOPERM this user has no permissions to run the 'multi' command\r\n");
-    raw.expect("AUTH p", texts_without_password());
-    raw.expect("AUTH a p", "+OK\r\n");
-    raw.expect("ACL WHOAMI", "$1\r\na\r\n");
-    assert!(raw.ask("CLIENT INFO").contains(" user=a "));
-    raw.expect("SET up:k v", "+OK\r\n");
-    assert!(raw.ask("SET k v").starts_with("-NOPERM"));
-    raw.expect("MULTI", "-NOPERM this user has no permissions to run the 'multi' command\r\n");
-    raw.expect("SELECT 1", "+OK\r\n");
-    assert_eq!(connections_of(&redis, "up"), 1);
-    raw.expect("RESET", "+RESET\r\n");
-    raw.expect("ACL WHOAMI", "$7\r\ndefault\r\n");
-    // A password of the file that the upstream refuses: closed, as a direct connection would be.
-    raw.expect("AUTH c p", "+OK\r\n");
-    raw.send("GET k");
-    assert_eq!(raw.try_reply(), Err(End::Closed));
-    let mut again = broker.connect();
-    again.expect("AUTH a p", "+OK\r\n");
-    again.expect("GET up:k", "$1\r\nv\r\n");
-    assert!(!broker.log().contains("uppw"));
-}
-
-fn texts_without_password() -> &'static str {
-    "-ERR AUTH <password> called without any password configured for the default user. Are you sure your \
-     configuration is correct?\r\n"
-}
-
-#[test]
-fn a_broken_file_ends_the_start_with_one_line() {
-    needs_broker!();
-    let directory = tempfile::tempdir().expect("a directory");
-    let path = directory.path().join("users.toml");
-    let check = |settings: &[String]| {
-        let listen = format!("unix://{}", directory.path().join("b.sock").display());
-        let mut args = vec!["serve", "--check", "--upstream", "redis://127.0.0.1:1", "--listen", &listen];
-        for setting in settings {
-            args.extend(["--set", setting]);
-        }
-        let output = Broker::run(&args);
-        assert_eq!(output.status.code(), Some(2));
-        String::from_utf8_lossy(&output.stderr).into_owned()
-    };
-    let users = "auth=users".to_owned();
-    let said = check(std::slice::from_ref(&users));
-    assert!(said.contains("auth = \"users\": allowed only with auth_file"), "{said}");
-    let file = format!("auth_file={}", path.display());
-    let said = check(&[users.clone(), file.clone()]);
-    assert!(said.contains("users.toml\": cannot be read") && said.lines().count() == 1, "{said}");
-    std::fs::write(&path, "[[user]]\nname='a'\npassword='hunter2'\n").expect("a file");
-    let said = check(&[users, file]);
-    assert!(said.contains("users.toml\": line 1: user \"a\": password: unknown key"), "{said}");
-    assert!(!said.contains("hunter2") && said.lines().count() == 1, "{said}");
 }
 
 #[test]

@@ -13,7 +13,7 @@ use crate::base::key::Key;
 use crate::command::{CommandId, Local, Route, Table, Transaction as TransactionCommand, texts};
 use crate::config::accounts::Account;
 use crate::config::value::Auth;
-use crate::resp::Request;
+use crate::resp::{FrameLimits, Request};
 
 const ON_ITS_OWN: &str = "ERR AUTH while subscribed or tracking is not supported by the broker";
 
@@ -76,7 +76,14 @@ impl Broker {
         self.end_lease(key);
     }
 
-    /// RESET: as a child that has just connected.
+    /// A child has connected.
+    pub(super) fn seat(&mut self, child: Child) -> Key<Child> {
+        let key = self.children.insert(child);
+        self.become_first_user(key);
+        key
+    }
+
+    /// As a child that has just connected; so does RESET leave it.
     pub(super) fn become_first_user(&mut self, key: Key<Child>) {
         let Some(kind) = self.children.get(key).map(|child| child.kind) else { return };
         let (user, account) = self.first_user(kind);
@@ -154,6 +161,12 @@ impl Broker {
         }
     }
 
+    /// What the child's next request may be; AUTH changes it.
+    pub(super) fn frame_limits(&self, key: Key<Child>) -> FrameLimits {
+        let authenticated = self.children.get(key).is_none_or(|child| child.user != UserId::NOBODY);
+        FrameLimits { request_max: self.settings.child_input_max, authenticated }
+    }
+
     // ---- what it may do -------------------------------------------------------------------------------
 
     /// Whether a request goes on, and which way where that depends on the user. It is a known command with
@@ -204,7 +217,22 @@ impl Broker {
             return Some(self.turn_away(key, request, decided.route, &text));
         }
         decided.route = self.route_as(key, decided.id, decided.route);
-        None
+        self.permit(key, request, decided.route)
+    }
+
+    /// What a child may see of others and do to them is a right of its user, which the broker has to ask for.
+    fn permit(&mut self, key: Key<Child>, request: &Request<'_>, route: Route) -> Option<Flow> {
+        let child = self.children.get(key)?;
+        if !child.has_rights() || child.permitted {
+            return None;
+        }
+        let client = request.arg(0);
+        match route {
+            Route::Local(Local::ClientKill) => Some(self.ask_permit(key, &[client, b"KILL", b"ID", b"0"])),
+            Route::Local(Local::ClientList) => Some(self.ask_permit(key, &[client, b"LIST", b"ID", b"0"])),
+            Route::Local(Local::ClientUnblock) => Some(self.ask_permit(key, &[client, b"UNBLOCK", b"0"])),
+            _ => None,
+        }
     }
 
     fn turn_away(&mut self, key: Key<Child>, request: &Request<'_>, route: Route, text: &str) -> Flow {

@@ -12,14 +12,12 @@ use super::probe::Probe;
 use super::pubsub::Hubs;
 use super::session::Session;
 use super::timers::{Timer, Timers};
-use super::users::{UserId, Users};
+use super::users::Users;
 use crate::base::bytes::{ByteQueue, Spares};
 use crate::base::clock::Millis;
 use crate::base::key::{Arena, Key};
 use crate::base::limits;
-use crate::config::value::Auth;
 use crate::config::{Settings, Upstream};
-use crate::resp::frame::FrameLimits;
 use crate::resp::{Request, Scan, Scanner, encode};
 use std::collections::{HashMap, VecDeque};
 
@@ -148,8 +146,8 @@ impl Broker {
         let mut rng = fastrand::Rng::with_seed(seed);
         // Ids of two incarnations must differ: a high random base, well inside a signed 64-bit integer.
         let next_id = (rng.u64(1 << 20..1 << 30)) << 24;
-        let mode = settings.auth;
         let mut broker = Broker {
+            users: Users::new(settings.auth),
             settings,
             upstream,
             now,
@@ -158,7 +156,6 @@ impl Broker {
             lanes: Arena::default(),
             pools: Vec::new(),
             pool_ids: HashMap::new(),
-            users: Users::new(mode),
             leases: Leases::default(),
             hubs: Hubs::default(),
             places: Places::default(),
@@ -184,9 +181,6 @@ impl Broker {
         };
         broker.timers.arm(now, Timer::Janitor);
         broker.open_control();
-        if mode == Auth::Passthrough {
-            broker.open_probe();
-        }
         broker
     }
 
@@ -247,9 +241,7 @@ impl Broker {
         self.counters.children_opened += 1;
         self.next_id += 1;
         let session = Session::new(self.next_id, self.upstream.db);
-        let key = self.children.insert(Child::new(session, kind, peer.into(), link, self.now));
-        self.become_first_user(key);
-        Some(key)
+        Some(self.seat(Child::new(session, kind, peer.into(), link, self.now)))
     }
 
     /// Whether the driver may read from this child now. When it may again, the key is in `take_resumed`.
@@ -419,8 +411,7 @@ impl Broker {
         };
         let (mut used, mut at_least) = (0, 0);
         while used < bytes.len() && self.may_run(key) {
-            let frame_limits = self.frame_limits(key);
-            match scanner.scan(&bytes[used..], &frame_limits) {
+            match scanner.scan(&bytes[used..], &self.frame_limits(key)) {
                 Scan::NeedMore { at_least: needed } => {
                     at_least = needed;
                     break;
@@ -467,12 +458,6 @@ impl Broker {
             child.credit -= (len as i64).max(limits::REQUEST_COST_MIN);
         }
         len
-    }
-
-    /// What the child's next request may be; AUTH changes it.
-    fn frame_limits(&self, key: Key<Child>) -> FrameLimits {
-        let authenticated = self.children.get(key).is_none_or(|child| child.user != UserId::NOBODY);
-        FrameLimits { request_max: self.settings.child_input_max, authenticated }
     }
 
     /// One complete request: skipped if it was answered while it waited, else dispatched.

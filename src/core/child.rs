@@ -143,6 +143,8 @@ pub struct Child {
     pub(super) answer: Option<Answer>,
     /// The number of what was asked on the probe about the request at the front, until answered.
     pub(super) proof: Option<u64>,
+    /// The upstream allows its user the command at the front, which the broker carries out.
+    pub(super) permitted: bool,
     /// The HELLO at the front has been carried out up to this argument.
     pub(super) hello_done: u16,
     /// Until when the request at the front may wait for a living upstream, if it has had to.
@@ -205,6 +207,7 @@ impl Child {
             wait: None,
             answer: None,
             proof: None,
+            permitted: false,
             hello_done: 0,
             upstream_until: None,
             last_write: LastWrite::None,
@@ -250,6 +253,7 @@ impl Child {
         self.wait = None;
         self.answer = None;
         self.proof = None;
+        self.permitted = false;
         self.hello_done = 0;
         self.upstream_until = None;
     }

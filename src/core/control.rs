@@ -14,6 +14,7 @@ use crate::base::clock::Millis;
 use crate::base::key::Key;
 use crate::command::{Policy, Table};
 use crate::config::Settings;
+use crate::config::value::Auth;
 use crate::resp::value;
 use std::collections::{HashSet, VecDeque};
 
@@ -122,11 +123,15 @@ impl Control {
 }
 
 impl Broker {
-    /// Makes the control lane and dials it. It is dialled again for as long as the broker lives.
+    /// Makes the control lane and dials it, and the probe where the upstream judges children. They are dialled
+    /// again for as long as the broker lives.
     pub(super) fn open_control(&mut self) {
         let pool = self.control_pool();
         self.control.lane = self.lanes.insert(Lane::new(pool, LaneRole::Control, self.now));
         self.want_connection(self.control.lane);
+        if self.users.mode == Auth::Passthrough {
+            self.open_probe();
+        }
     }
 
     /// Where the control connection belongs: to no child, but to the upstream's own user.

@@ -37,6 +37,8 @@ enum Proof {
     Select { asker: Asker, db: Option<u32> },
     /// MULTI, as a child's user.
     Multi { asker: Asker, user: UserId },
+    /// A command of the same name as a child's, as its user: does it have the right?
+    Permit { asker: Asker },
     /// A child's request that has to overtake what runs on its lanes, as its user.
     Relay { asker: Asker },
     /// PING as nobody: may the default user go without a password?
@@ -164,6 +166,14 @@ impl Broker {
         })
     }
 
+    /// Whether a child's user may run a command that the broker carries out itself: `harmless` is one that does
+    /// nothing.
+    pub(super) fn ask_permit(&mut self, key: Key<Child>, harmless: &[&[u8]]) -> Flow {
+        let mut request = Vec::new();
+        encode::request(&mut request, harmless);
+        self.ask_as(key, |broker, asker, _| broker.prove(&request, Proof::Permit { asker }))
+    }
+
     /// A child's SCRIPT KILL or FUNCTION KILL: on the lane that runs the script it would stand behind it.
     pub(super) fn ask_relay(&mut self, key: Key<Child>, request: &[u8]) -> Flow {
         self.ask_as(key, |broker, asker, _| broker.prove(request, Proof::Relay { asker }))
@@ -233,6 +243,7 @@ impl Broker {
                 Proof::Claim { asker, .. }
                 | Proof::Select { asker, .. }
                 | Proof::Multi { asker, .. }
+                | Proof::Permit { asker }
                 | Proof::Relay { asker },
                 None,
             ) => {
@@ -274,6 +285,19 @@ impl Broker {
                     self.lift(asker.child);
                 }
             }
+            Proof::Permit { asker } => {
+                let refused = frame.starts_with(b"-NOPERM") || frame.starts_with(b"-NOAUTH");
+                if refused || self.probe.denied.is_some() {
+                    let answer = self.probe.denied.clone().unwrap_or_else(|| frame.to_vec());
+                    return self.answer_front(asker, &answer);
+                }
+                if self.takes_answer(asker) {
+                    if let Some(child) = self.children.get_mut(asker.child) {
+                        child.permitted = true;
+                    }
+                    self.lift(asker.child);
+                }
+            }
             Proof::Relay { asker } => {
                 let answer = self.probe.denied.clone().unwrap_or_else(|| frame.to_vec());
                 self.answer_front(asker, &answer);
@@ -302,6 +326,9 @@ impl Broker {
         }
         if let Some(child) = self.children.get_mut(asker.child) {
             child.front_done = true;
+            if let (Some(b'-'), Some(queued)) = (frame.first(), child.session.transaction.queued_mut()) {
+                queued.dirty = true;
+            }
         }
         self.answer(asker.child, frame);
         self.lift(asker.child);
