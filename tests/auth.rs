@@ -147,6 +147,20 @@ fn a_pipeline_meets_the_user_that_was_named_before_it() {
 }
 
 #[test]
+fn answers_that_nobody_wants_are_not_given() {
+    let twin = twin();
+    at_both(&twin, "ACL SETUSER u on >p ~* &* +@all -client|kill");
+    let session = lines(
+        "AUTH pw; CLIENT REPLY SKIP; AUTH u p; ACL WHOAMI; CLIENT REPLY OFF; AUTH u bad; AUTH pw; SELECT 3; \
+         CLIENT REPLY ON; ACL WHOAMI; AUTH u p; CLIENT REPLY SKIP; SELECT 99; CLIENT REPLY SKIP; CLIENT KILL ID 1; \
+         CLIENT REPLY SKIP; HELLO 3 AUTH default pw; ACL WHOAMI",
+    );
+    strangers(&twin).same_transcript(&pipeline(&session), Expect::Open);
+    // Whoever is nobody may not even say that it wants no answers.
+    strangers(&twin).same_pipeline(&pipeline(&["CLIENT REPLY OFF", "PING", "AUTH pw", "PING"]), 4);
+}
+
+#[test]
 fn rights_are_the_users_own() {
     let twin = twin();
     at_both(&twin, "ACL SETUSER u on >p ~* &* +@all -multi -select -client -ping -script|kill -swapdb");
