@@ -586,7 +586,8 @@ fn hear(sim: &mut Sim, child: usize, heard: &mut HashMap<(usize, usize), Listene
 
 #[test]
 fn random_comings_and_goings_lose_nothing() {
-    for seed in 0..200 {
+    let seeds = std::env::var("SIM_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(200);
+    for seed in 0..seeds {
         if let Err(panic) = std::panic::catch_unwind(|| play(seed)) {
             eprintln!("seed {seed}");
             std::panic::resume_unwind(panic);
