@@ -166,6 +166,10 @@ impl Broker {
     /// Completes one slot with its reply, or with the error that stands for it (`real` is false).
     pub(super) fn settle(&mut self, lane: Key<Lane>, slot: Slot, frame: &[u8], real: bool) {
         if slot.flags & FLAG_TIMED_OUT != 0 {
+            if let Some(child) = self.children.get_mut(slot.child) {
+                child.late -= 1;
+                self.after_reply(slot.child);
+            }
             return;
         }
         if slot.flags & FLAG_WRITE != 0 {
@@ -339,7 +343,7 @@ impl Broker {
         let Some(child) = self.children.get_mut(key) else { return };
         match child.hold {
             Hold::InFlight if child.in_flight <= in_flight_resume => self.lift(key),
-            Hold::Drained if child.in_flight == 0 => self.lift(key),
+            Hold::Drained if !child.is_under_way() => self.lift(key),
             Hold::Blocked | Hold::Element if child.in_flight == 0 => {
                 child.front_done = true;
                 self.lift(key);

@@ -115,7 +115,7 @@ impl Broker {
             3 => (Some(request.arg(1)), request.arg(2)),
             _ => return self.reject(key, texts::SYNTAX),
         };
-        if self.children.get(key).is_some_and(|child| child.in_flight > 0) {
+        if self.children.get(key).is_some_and(|child| child.is_under_way()) {
             return Flow::Hold(Hold::Drained);
         }
         if self.users.mode == Auth::Passthrough {
@@ -139,7 +139,7 @@ impl Broker {
         resume: usize,
     ) -> Result<(), Flow> {
         let (name, password) = (request.arg(resume - 2), request.arg(resume - 1));
-        if self.children.get(key).is_some_and(|child| child.in_flight > 0) {
+        if self.children.get(key).is_some_and(|child| child.is_under_way()) {
             return Err(Flow::Hold(Hold::Drained));
         }
         if self.users.mode == Auth::Passthrough {

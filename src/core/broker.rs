@@ -491,8 +491,12 @@ impl Broker {
     }
 
     fn hold(&mut self, key: Key<Child>, hold: Hold) {
-        if let Some(child) = self.children.get_mut(key) {
-            child.hold = hold;
+        let Some(child) = self.children.get_mut(key) else { return };
+        child.hold = hold;
+        if hold == Hold::Drained && child.late > 0 {
+            // What it waits for has been waited for long enough.
+            let until = *child.upstream_until.get_or_insert(self.now + self.settings.request_timeout);
+            self.timers.arm(until, Timer::Child(key));
         }
     }
 

@@ -134,6 +134,8 @@ pub struct Child {
     pub(super) replies: Replies,
     /// Slots in lanes that are this child's, seen by it or swallowed.
     pub(super) in_flight: u32,
+    /// Slots whose reply is overdue and was told so: until it has come, nothing may overtake what it answers.
+    pub(super) late: u32,
     /// The shared lane its requests in flight are on. Kept until they are answered.
     pub(super) lane: Key<Lane>,
     pub(super) lease: Option<HeldLease>,
@@ -201,6 +203,7 @@ impl Child {
             output: ByteQueue::default(),
             replies: Replies::default(),
             in_flight: 0,
+            late: 0,
             lane: Key::NONE,
             lease: None,
             front_done: false,
@@ -262,6 +265,11 @@ impl Child {
     pub(super) fn say(&mut self, bytes: &[u8], spares: &mut Spares) {
         self.output.adopt(spares);
         self.replies.local(bytes, &mut self.output);
+    }
+
+    /// Whether a lane still carries requests of it, so that the next one must go the same way or wait.
+    pub(super) fn is_under_way(&self) -> bool {
+        self.in_flight > 0 || self.late > 0
     }
 
     /// Whether it has any subscription: its output is then bounded as a subscriber's.

@@ -153,7 +153,7 @@ impl Broker {
         if decided.route == Route::Transaction(TransactionCommand::Exec) {
             // An EXEC that is rejected forgets the watched keys all the same.
             let Some(child) = self.children.get_mut(key) else { return Flow::Gone };
-            if child.in_flight > 0 {
+            if child.is_under_way() {
                 return Flow::Hold(Hold::Drained);
             }
             child.session.watch_lost = false;
@@ -199,7 +199,7 @@ impl Broker {
         len: usize,
     ) -> Result<Key<Lane>, Flow> {
         let Some(child) = self.children.get(key) else { return Err(Flow::Gone) };
-        let lane_key = if child.in_flight == 0 {
+        let lane_key = if !child.is_under_way() {
             let (pool, bulky) = (child.pool_key(), child.is_bulky(id, len));
             let pool = self.pool_of(pool);
             if bulky { self.bulk_lane(pool) } else { self.shared_lane(pool) }
@@ -315,7 +315,7 @@ impl Broker {
         let lane = self.control.lane;
         let ready = self.control_is_ready();
         let Some(child) = self.children.get_mut(key) else { return Flow::Gone };
-        if child.in_flight > 0 {
+        if child.is_under_way() {
             return Flow::Hold(Hold::Drained);
         }
         if child.has_rights() {

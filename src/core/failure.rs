@@ -239,6 +239,11 @@ impl Broker {
             let oldest = table.name(late[0].command);
             log::info!("request_timeout: {} requests unanswered, the oldest is '{oldest}'", late.len());
         }
+        for slot in &late {
+            if let Some(child) = self.children.get_mut(slot.child) {
+                child.late += 1;
+            }
+        }
         let text = format!("BROKERTIMEOUT no reply within {timeout} ms; the command may have been executed");
         self.fail_slots(key, late, &text);
         if leased {

@@ -36,7 +36,7 @@ impl Broker {
         if let Some(lease) = child.lease {
             return Ok(lease.lane);
         }
-        if child.in_flight > 0 {
+        if child.is_under_way() {
             return Err(Flow::Hold(Hold::Drained));
         }
         let (pool, earlier) = (child.pool_key(), child.wait);
@@ -81,7 +81,9 @@ impl Broker {
         self.let_go_if_blocked(key);
         let Some(child) = self.children.get(key) else { return };
         match (child.hold, child.wait) {
-            (Hold::Upstream, _) if child.upstream_until.is_some_and(|until| until <= self.now) => {
+            (Hold::Upstream | Hold::Drained, _)
+                if child.upstream_until.is_some_and(|until| until <= self.now) =>
+            {
                 self.upstream_wait_over(key);
             }
             (Hold::Answer, _)

@@ -113,7 +113,7 @@ impl Broker {
     }
 
     fn is_owed_replies(&self, key: Key<Child>) -> bool {
-        self.children.get(key).is_some_and(|child| child.in_flight > 0)
+        self.children.get(key).is_some_and(|child| child.is_under_way())
     }
 
     /// CLIENT REPLY. What comes after it goes where it always goes; only its replies reach nobody.
@@ -191,7 +191,7 @@ impl Broker {
         let judged = self.is_judged(key);
         let Some(child) = self.children.get_mut(key) else { return Flow::Gone };
         // A push must not have the new form before the greeting tells of it.
-        if (child.lease.is_some() || child.is_subscribed()) && child.in_flight > 0 {
+        if (child.lease.is_some() || child.is_subscribed()) && child.is_under_way() {
             return Flow::Hold(Hold::Drained);
         }
         let mut proto = child.session.proto;
@@ -274,7 +274,7 @@ impl Broker {
         }
         let Some(child) = self.children.get_mut(key) else { return Flow::Gone };
         if child.lease.is_some() {
-            if child.in_flight > 0 {
+            if child.is_under_way() {
                 return Flow::Hold(Hold::Drained);
             }
             child.subscriptions = None;

@@ -43,7 +43,7 @@ impl Broker {
         lane: Key<Lane>,
     ) -> Flow {
         let Some(child) = self.children.get(key) else { return Flow::Gone };
-        if child.in_flight > 0 {
+        if child.is_under_way() {
             return Flow::Hold(Hold::Drained);
         }
         if pin == Pin::Monitor && child.session.monitoring {

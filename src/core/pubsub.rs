@@ -248,7 +248,7 @@ impl Broker {
         change: Subscribe,
     ) -> Flow {
         let Some(child) = self.children.get_mut(key) else { return Flow::Gone };
-        if child.in_flight > 0 {
+        if child.is_under_way() {
             return Flow::Hold(Hold::Drained);
         }
         let user = child.topics.as_ref().map_or(child.user, |own| own.user);

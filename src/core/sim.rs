@@ -545,7 +545,8 @@ impl Sim {
         }
         for (key, child) in broker.children.iter() {
             let stuck = match child.hold {
-                Hold::Drained | Hold::InFlight | Hold::Blocked | Hold::Element => child.in_flight == 0,
+                Hold::Drained => !child.is_under_way(),
+                Hold::InFlight | Hold::Blocked | Hold::Element => child.in_flight == 0,
                 Hold::Lane => !broker.lanes.iter().any(|(_, lane)| lane.held.contains(&key)),
                 Hold::Lease => child.lease.is_some() || child.wait.is_none(),
                 _ => false,

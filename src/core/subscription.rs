@@ -66,7 +66,7 @@ impl Broker {
         lane: Key<Lane>,
     ) -> Flow {
         let Some(child) = self.children.get_mut(key) else { return Flow::Gone };
-        if child.in_flight > 0 {
+        if child.is_under_way() {
             return Flow::Hold(Hold::Drained);
         }
         let names = (request.argc() - 1) as u32;

@@ -82,7 +82,7 @@ impl Broker {
                 let found = self.lanes.get(lane).filter(|lane| lane.losses == losses);
                 let elsewhere = child.lane != lane || child.lease.is_some();
                 match found.map(|lane| lane.state) {
-                    Some(LaneState::Ready) if child.in_flight > 0 && elsewhere => {
+                    Some(LaneState::Ready) if child.is_under_way() && elsewhere => {
                         return Err(Flow::Hold(Hold::Drained));
                     }
                     Some(LaneState::Ready) => lane,

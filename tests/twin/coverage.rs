@@ -8,14 +8,56 @@ use super::play::Rig;
 
 /// Refused by the broker, as documented. That they are is asked in every run.
 const REFUSED: &[&str] = &[
-    "acl|deluser", "acl|getuser", "acl|list", "acl|load", "acl|log", "acl|save", "acl|setuser", "acl|users",
-    "bgrewriteaof", "bgsave", "client|pause", "client|unpause", "cluster|addslots", "cluster|addslotsrange",
-    "cluster|bumpepoch", "cluster|count-failure-reports", "cluster|delslots", "cluster|delslotsrange",
-    "cluster|failover", "cluster|flushslots", "cluster|forget", "cluster|meet", "cluster|replicas",
-    "cluster|replicate", "cluster|reset", "cluster|saveconfig", "cluster|set-config-epoch", "cluster|setslot",
-    "cluster|slaves", "config|resetstat", "config|rewrite", "config|set", "debug", "failover", "module|load",
-    "module|loadex", "module|unload", "monitor", "pfdebug", "pfselftest", "psync", "replconf", "replicaof",
-    "restore-asking", "save", "script|debug", "shutdown", "slaveof", "swapdb", "sync",
+    "acl|deluser",
+    "acl|getuser",
+    "acl|list",
+    "acl|load",
+    "acl|log",
+    "acl|save",
+    "acl|setuser",
+    "acl|users",
+    "bgrewriteaof",
+    "bgsave",
+    "client|pause",
+    "client|unpause",
+    "cluster|addslots",
+    "cluster|addslotsrange",
+    "cluster|bumpepoch",
+    "cluster|count-failure-reports",
+    "cluster|delslots",
+    "cluster|delslotsrange",
+    "cluster|failover",
+    "cluster|flushslots",
+    "cluster|forget",
+    "cluster|meet",
+    "cluster|replicas",
+    "cluster|replicate",
+    "cluster|reset",
+    "cluster|saveconfig",
+    "cluster|set-config-epoch",
+    "cluster|setslot",
+    "cluster|slaves",
+    "config|resetstat",
+    "config|rewrite",
+    "config|set",
+    "debug",
+    "failover",
+    "module|load",
+    "module|loadex",
+    "module|unload",
+    "monitor",
+    "pfdebug",
+    "pfselftest",
+    "psync",
+    "replconf",
+    "replicaof",
+    "restore-asking",
+    "save",
+    "script|debug",
+    "shutdown",
+    "slaveof",
+    "swapdb",
+    "sync",
 ];
 const TABLE: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/twin-coverage.txt");
 
@@ -38,7 +80,11 @@ impl Coverage {
                 let mut argv: Vec<Vec<u8>> = name.split('|').map(|part| part.as_bytes().to_vec()).collect();
                 argv.resize(entry.arity.unsigned_abs() as usize, b"x".to_vec());
                 let reply = rig.ask_broker(&argv);
-                assert!(reply.starts_with(b"-NOPERM"), "{name} is listed as refused: {}", reply.escape_ascii());
+                assert!(
+                    reply.starts_with(b"-NOPERM"),
+                    "{name} is listed as refused: {}",
+                    reply.escape_ascii()
+                );
             } else if !is_container {
                 self.expected.push(entry.name.clone());
             }

@@ -330,7 +330,18 @@ fn member(rng: &mut Rng) -> Vec<u8> {
 }
 
 fn integer(rng: &mut Rng) -> Vec<u8> {
-    const ODD: &[&str] = &["9223372036854775807", "-9223372036854775808", "9223372036854775808", "abc", "", "1.5", "01", "+1", " 1", "4294967296"];
+    const ODD: &[&str] = &[
+        "9223372036854775807",
+        "-9223372036854775808",
+        "9223372036854775808",
+        "abc",
+        "",
+        "1.5",
+        "01",
+        "+1",
+        " 1",
+        "4294967296",
+    ];
     match rng.u8(..12) {
         0 => ODD[rng.usize(..ODD.len())].as_bytes().to_vec(),
         _ => rng.i8(-4..8).to_string().into_bytes(),
@@ -431,7 +442,15 @@ fn enter(command: &Frame, table: &mut Vec<Entry>) {
 
 fn samples(server: &mut Raw) -> Samples {
     let mut samples = Samples::default();
-    for line in ["SET d 12", "SET e text", "RPUSH l a b", "ZADD z 1 a 2.5 b", "HSET h f v", "SADD t 1 2", "XADD x 1-1 f v"] {
+    for line in [
+        "SET d 12",
+        "SET e text",
+        "RPUSH l a b",
+        "ZADD z 1 a 2.5 b",
+        "HSET h f v",
+        "SADD t 1 2",
+        "XADD x 1-1 f v",
+    ] {
         server.ask(line);
     }
     for key in ["d", "e", "l", "z", "h", "t", "x"] {

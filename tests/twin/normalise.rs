@@ -73,8 +73,12 @@ fn rule(argv: &[Vec<u8>], sharing: Sharing) -> Rule {
     let (name, sub) = (upper(0), upper(1));
     let has = |word: &[u8]| argv.iter().any(|arg| arg.eq_ignore_ascii_case(word));
     match (name.as_slice(), sub.as_slice()) {
-        (b"SMEMBERS" | b"SINTER" | b"SUNION" | b"SDIFF" | b"HKEYS" | b"HVALS" | b"KEYS", _) => Rule::Unordered,
-        (b"ACL", b"CAT") | (b"COMMAND", b"LIST") | (b"PUBSUB", b"CHANNELS" | b"SHARDCHANNELS") => Rule::Unordered,
+        (b"SMEMBERS" | b"SINTER" | b"SUNION" | b"SDIFF" | b"HKEYS" | b"HVALS" | b"KEYS", _) => {
+            Rule::Unordered
+        }
+        (b"ACL", b"CAT") | (b"COMMAND", b"LIST") | (b"PUBSUB", b"CHANNELS" | b"SHARDCHANNELS") => {
+            Rule::Unordered
+        }
         (b"COMMAND", b"" | b"DOCS" | b"INFO") | (b"FUNCTION", b"LIST") => Rule::DeepUnordered,
         (b"HGETALL", _) | (b"CONFIG", b"GET") => Rule::Pairs,
         (b"SRANDMEMBER" | b"HRANDFIELD" | b"ZRANDMEMBER" | b"SPOP", _) => Rule::Shape,
@@ -84,7 +88,8 @@ fn rule(argv: &[Vec<u8>], sharing: Sharing) -> Rule {
         (b"CLIENT", b"INFO") => Rule::Clients,
         (b"CLIENT", b"LIST") if has(b"ID") => Rule::Clients,
         (b"CLIENT", b"ID" | b"LIST") | (b"ACL", b"GENPASS") | (b"FUNCTION", b"DUMP") => Rule::Kind,
-        (b"MEMORY", b"STATS" | b"DOCTOR" | b"MALLOC-STATS" | b"USAGE") | (b"LATENCY", b"DOCTOR" | b"HISTOGRAM") => Rule::Kind,
+        (b"MEMORY", b"STATS" | b"DOCTOR" | b"MALLOC-STATS" | b"USAGE")
+        | (b"LATENCY", b"DOCTOR" | b"HISTOGRAM") => Rule::Kind,
         (b"TTL" | b"EXPIRETIME", _) | (b"OBJECT", b"IDLETIME") => Rule::Near(10),
         (b"PTTL" | b"PEXPIRETIME", _) => Rule::Near(10_000),
         (b"LASTSAVE", _) => Rule::Near(600),
@@ -92,8 +97,14 @@ fn rule(argv: &[Vec<u8>], sharing: Sharing) -> Rule {
         (b"HSCAN" | b"ZSCAN", _) => Rule::Scan(true),
         (b"HELLO", _) => Rule::Id,
         (b"XPENDING", _) | (b"XINFO", _) => Rule::Times,
-        (b"EVAL", _) if sharing.pubsub && argv.get(1).is_some_and(|script| script.ends_with(b"ARGV[1])")) => Rule::Some,
-        (b"PUBLISH" | b"SPUBLISH", _) | (b"PUBSUB", b"NUMSUB" | b"SHARDNUMSUB" | b"NUMPAT") if sharing.pubsub => Rule::Some,
+        (b"EVAL", _) if sharing.pubsub && argv.get(1).is_some_and(|script| script.ends_with(b"ARGV[1])")) => {
+            Rule::Some
+        }
+        (b"PUBLISH" | b"SPUBLISH", _) | (b"PUBSUB", b"NUMSUB" | b"SHARDNUMSUB" | b"NUMPAT")
+            if sharing.pubsub =>
+        {
+            Rule::Some
+        }
         _ => Rule::Exact,
     }
 }
@@ -111,7 +122,9 @@ fn without_ids(frame: &Frame) -> Frame {
 fn is_made_id(text: &[u8]) -> bool {
     // Milliseconds of this century: 13 digits.
     let Some(dash) = text.iter().position(|byte| *byte == b'-') else { return false };
-    dash == 13 && text[0] == b'1' && text.iter().enumerate().all(|(at, byte)| at == dash || byte.is_ascii_digit())
+    dash == 13
+        && text[0] == b'1'
+        && text.iter().enumerate().all(|(at, byte)| at == dash || byte.is_ascii_digit())
 }
 
 fn sorted(frame: &Frame) -> Frame {
@@ -138,7 +151,8 @@ fn shape(frame: &Frame) -> Frame {
 }
 
 fn same_scan(direct: &Frame, broker: &Frame, pairs: bool) -> bool {
-    let ([cursor, found], [other_cursor, other_found]) = (direct.items.as_slice(), broker.items.as_slice()) else {
+    let ([cursor, found], [other_cursor, other_found]) = (direct.items.as_slice(), broker.items.as_slice())
+    else {
         return false;
     };
     if cursor.text != b"0" || other_cursor.text != b"0" {
@@ -164,7 +178,8 @@ fn clients(frame: &Frame) -> (u8, Vec<String>) {
     const FIELDS: &[&str] = &["name", "db", "sub", "psub", "ssub", "user", "redir", "resp"];
     let text = String::from_utf8_lossy(&frame.text).into_owned();
     let chosen = |line: &str| {
-        let fields = line.split(' ').filter(|field| FIELDS.iter().any(|name| field.split('=').next() == Some(name)));
+        let fields =
+            line.split(' ').filter(|field| FIELDS.iter().any(|name| field.split('=').next() == Some(name)));
         fields.collect::<Vec<_>>().join(" ")
     };
     // Without their ids there is no order that both would have.

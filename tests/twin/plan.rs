@@ -12,8 +12,30 @@ const DATA: &[&str] =
 const OTHERS: &[&str] = &["global", "server", "script", "connection", "session", "transaction", "blocking"];
 /// Every line of these is said at least once in every run.
 pub(crate) const WALK: &[&str] = &[
-    "string", "bitmap", "hash", "list", "set", "zset", "geo", "hll", "stream", "keys", "eval", "global", "server",
-    "rare", "clients", "tracking", "script", "connection", "session", "transaction", "blocking", "publish", "subscribe", "quit",
+    "string",
+    "bitmap",
+    "hash",
+    "list",
+    "set",
+    "zset",
+    "geo",
+    "hll",
+    "stream",
+    "keys",
+    "eval",
+    "global",
+    "server",
+    "rare",
+    "clients",
+    "tracking",
+    "script",
+    "connection",
+    "session",
+    "transaction",
+    "blocking",
+    "publish",
+    "subscribe",
+    "quit",
 ];
 /// The first of the ways to end badly that Redis gives no answer to.
 const HANG_UP_SILENTLY: usize = 3;
@@ -393,7 +415,8 @@ impl Planner<'_> {
         commands.iter().any(|command| {
             let name = command.name();
             let subscribes = name.ends_with(b"SUBSCRIBE");
-            let publishes = name.ends_with(b"PUBLISH") || command.argv.iter().any(|arg| arg.ends_with(b"ARGV[1])"));
+            let publishes =
+                name.ends_with(b"PUBLISH") || command.argv.iter().any(|arg| arg.ends_with(b"ARGV[1])"));
             // Refused inside MULTI: Redis itself breaks the framing of EXEC's reply.
             (state.multi && (subscribes || name == b"HELLO" || name == b"CLIENT" && is_of_others(command)))
                 // Redis puts the message into EXEC's reply, one element too many.

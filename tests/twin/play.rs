@@ -104,8 +104,19 @@ impl Rig {
         let named = words.into_iter().any(|arg| Command::named_conn(arg).is_some());
         let (conns, parked) = ((0..sequence.conns).map(|_| None).collect(), vec![false; sequence.conns]);
         let outcome = Outcome::default();
-        let mut player =
-            Player { rig: self, grammar, waivers, sequence, conns, parked, blocked: 0, channels, named, step: 0, outcome };
+        let mut player = Player {
+            rig: self,
+            grammar,
+            waivers,
+            sequence,
+            conns,
+            parked,
+            blocked: 0,
+            channels,
+            named,
+            step: 0,
+            outcome,
+        };
         let result = player.run();
         let Player { mut outcome, conns, .. } = player;
         drop(conns);
@@ -191,7 +202,8 @@ fn blocked(server: &mut Raw) -> i64 {
 fn census(server: &mut Raw) -> Vec<Vec<u8>> {
     let mut names = Vec::new();
     for what in ["CHANNELS", "SHARDCHANNELS"] {
-        let super::frames::Parsed::Whole(frame, _) = super::frames::parse(&server.call(&["PUBSUB", what])) else {
+        let super::frames::Parsed::Whole(frame, _) = super::frames::parse(&server.call(&["PUBSUB", what]))
+        else {
             panic!("PUBSUB {what} answers an array");
         };
         names.extend(frame.items.into_iter().map(|item| [what.as_bytes(), b" ", &item.text].concat()));
@@ -301,7 +313,14 @@ impl Player<'_> {
         }
         let direct = Link::open(&self.rig.twin.direct.socket());
         let broker = Link::open(self.rig.twin.broker.socket());
-        let mut conn = Conn { direct, broker, due: VecDeque::new(), names: BTreeMap::new(), multi: None, ids: Default::default() };
+        let mut conn = Conn {
+            direct,
+            broker,
+            due: VecDeque::new(),
+            names: BTreeMap::new(),
+            multi: None,
+            ids: Default::default(),
+        };
         if self.sequence.proto == 3 {
             let hello = crate::support::request(&["HELLO", "3"]);
             conn.direct.write(&hello);
@@ -458,7 +477,9 @@ impl Player<'_> {
 
     /// Which command a frame of the direct connection answers.
     fn owner(&mut self, conn: &mut Conn, frame: &Frame) -> Owner {
-        let subscribing = |argv: &Vec<Vec<u8>>| argv.first().is_some_and(|name| name.to_ascii_uppercase().ends_with(b"SUBSCRIBE"));
+        let subscribing = |argv: &Vec<Vec<u8>>| {
+            argv.first().is_some_and(|name| name.to_ascii_uppercase().ends_with(b"SUBSCRIBE"))
+        };
         let word = frame.push_word().map(<[u8]>::to_vec).unwrap_or_default();
         let message = matches!(word.as_slice(), b"message" | b"pmessage" | b"smessage");
         if message || (frame.kind == b'>' && !word.ends_with(b"subscribe")) {
@@ -530,9 +551,12 @@ impl Player<'_> {
             self.await_broker(index);
             self.compare(index)?;
         }
-        let made_ids = self.sequence.steps.iter().flat_map(|step| &step.commands).any(|command| {
-            command.name() == b"XADD" && command.argv.iter().any(|arg| arg == b"*")
-        });
+        let made_ids = self
+            .sequence
+            .steps
+            .iter()
+            .flat_map(|step| &step.commands)
+            .any(|command| command.name() == b"XADD" && command.argv.iter().any(|arg| arg == b"*"));
         if made_ids { Ok(()) } else { self.same_data() }
     }
 

@@ -97,7 +97,8 @@ fn inline(argv: &[Vec<u8>], how: u8, out: &mut Vec<u8>) {
         if index > 0 {
             out.extend_from_slice(if how & 2 != 0 { b" \t " } else { b" " });
         }
-        let plain = !arg.is_empty() && arg.iter().all(|byte| byte.is_ascii_alphanumeric() || b".-_:+".contains(byte));
+        let plain =
+            !arg.is_empty() && arg.iter().all(|byte| byte.is_ascii_alphanumeric() || b".-_:+".contains(byte));
         if plain && how & 4 == 0 {
             out.extend_from_slice(arg);
         } else if how & 8 != 0 && arg.iter().all(|byte| byte.is_ascii_graphic() && !b"'\\".contains(byte)) {
@@ -228,5 +229,9 @@ fn shown(command: &Command) -> String {
 }
 
 fn cut(text: &str) -> String {
-    if text.len() > 300 { format!("{}... ({} characters)", &text[..300], text.len()) } else { text.to_owned() }
+    if text.len() > 300 {
+        format!("{}... ({} characters)", &text[..300], text.len())
+    } else {
+        text.to_owned()
+    }
 }

@@ -36,8 +36,11 @@ type Attempt<'a> = dyn FnMut(Sequence, &mut Sequence) -> bool + 'a;
 /// What counts as small, the most important first.
 fn size(sequence: &Sequence) -> (usize, usize, usize, usize) {
     let commands = || sequence.steps.iter().flat_map(|step| &step.commands);
-    let marks = sequence.steps.iter().map(|step| step.cuts.len() + usize::from(step.joined) + usize::from(step.close) + usize::from(step.hangup));
-    let forms = commands().filter(|command| matches!(command.form, Form::Inline(_) | Form::Sloppy(_))).count();
+    let marks = sequence.steps.iter().map(|step| {
+        step.cuts.len() + usize::from(step.joined) + usize::from(step.close) + usize::from(step.hangup)
+    });
+    let forms =
+        commands().filter(|command| matches!(command.form, Form::Inline(_) | Form::Sloppy(_))).count();
     let args = commands().map(|command| command.argv.len()).sum();
     (sequence.steps.len(), commands().count(), marks.sum::<usize>() + forms, args)
 }

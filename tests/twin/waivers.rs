@@ -27,7 +27,12 @@ impl Waivers {
                 value.unwrap_or_else(|| panic!("a waiver without {key}: {entry:?}")).to_owned()
             };
             assert!(text("reason").len() > 20, "a waiver says why: {entry:?}");
-            Waiver { command: text("command"), direct: text("direct"), broker: text("broker"), needed: AtomicU64::new(0) }
+            Waiver {
+                command: text("command"),
+                direct: text("direct"),
+                broker: text("broker"),
+                needed: AtomicU64::new(0),
+            }
         });
         let waivers: Vec<Waiver> = waivers.collect();
         assert!(waivers.len() < MAX, "{} waivers", waivers.len());
@@ -48,7 +53,8 @@ impl Waivers {
     /// How many entries there are, how many were needed, and which were not.
     pub(crate) fn needed(&self) -> (usize, usize, Vec<String>) {
         let idle = self.0.iter().filter(|waiver| waiver.needed.load(Ordering::Relaxed) == 0);
-        let idle: Vec<String> = idle.map(|waiver| format!("{} ({})", waiver.command, waiver.broker)).collect();
+        let idle: Vec<String> =
+            idle.map(|waiver| format!("{} ({})", waiver.command, waiver.broker)).collect();
         (self.0.len(), self.0.len() - idle.len(), idle)
     }
 }

@@ -82,6 +82,42 @@ fn waiters_are_served_in_the_order_they_came() {
     }
 }
 
+#[test]
+fn nothing_overtakes_a_request_whose_reply_is_overdue() {
+    let mut sim = Sim::new(&[("lanes", "2"), ("request_timeout", "500")]);
+    let (child, other) = (sim.child(), sim.child());
+    sim.ask(child, "GET warm");
+    sim.silent = sim.links(LaneRole::Shared);
+    sim.send(child, "SET k old");
+    sim.pass(1000);
+    assert!(sim.received(child).starts_with("-BROKERTIMEOUT"));
+    sim.ask(other, "GET free");
+    assert!(sim.received(child).is_empty());
+    // The other lane is idle, and the one of the first request is not answered.
+    sim.send(child, "SET k new");
+    assert!(ran(&sim, "SET k").is_empty());
+    // Something large would go on a third one: it waits, but not for ever.
+    let value = "v".repeat(300 * 1024);
+    let large = sim.child();
+    sim.ask(large, "GET warm");
+    sim.silent = sim.links(LaneRole::Shared);
+    sim.send(large, "SET l old");
+    sim.pass(1000);
+    assert!(sim.received(large).starts_with("-BROKERTIMEOUT"));
+    sim.send(large, &format!("SET l {value}"));
+    sim.pass(1000);
+    assert_eq!(sim.received(large), DOWN);
+    assert!(sim.received(child).starts_with("-BROKERTIMEOUT"));
+    sim.silent.clear();
+    sim.settle();
+    let order: Vec<&str> = sim.executed.iter().map(|(_, request)| request.as_str()).collect();
+    let sets: Vec<&&str> = order.iter().filter(|request| request.starts_with("SET")).collect();
+    assert_eq!(sets.iter().filter(|set| set.starts_with("SET k")).count(), 2);
+    let at = |set: &str| sets.iter().position(|other| **other == set);
+    assert!(at("SET k old") < at("SET k new"), "{sets:?}");
+    assert_eq!(sim.ask(child, "GET on"), "$2 on");
+}
+
 // ---- canaries --------------------------------------------------------------------------------------------
 
 #[test]
