@@ -139,6 +139,10 @@ impl Broker {
     pub(super) fn push_arrived(&mut self, lane_key: Key<Lane>, frame: &[u8]) -> bool {
         let Some(lane) = self.lanes.get(lane_key) else { return true };
         let Some(lease) = lane.lease.as_ref() else { return self.stray_push(lane_key) };
+        if lease.kind != LeaseKind::Session {
+            // Its child has asked for none: whatever it is, it is not for this child.
+            return self.stray_push(lane_key);
+        }
         let child_key = lease.child;
         if self.children.get(child_key).is_none() {
             return true;

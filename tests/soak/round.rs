@@ -191,8 +191,8 @@ fn start_broker(redis: &Redis, proxy: &FaultProxy, settings: &Settings, sabotage
 fn torment(redis: &Redis, rng: &mut Rng, stop: &AtomicBool) -> (u64, u64) {
     let (mut kills, mut pauses) = (0, 0);
     while !stop.load(Ordering::SeqCst) {
-        thread::sleep(Duration::from_millis(rng.u64(20..300)));
-        if rng.u8(..5) < 2 {
+        thread::sleep(Duration::from_millis(rng.u64(20..220)));
+        if rng.bool() {
             kills += 1;
             redis.kill();
             thread::sleep(Duration::from_millis(rng.u64(..40)));
@@ -286,7 +286,7 @@ impl<'a> Herd<'a> {
                 self.spawn();
             }
             if Instant::now() >= next_kill {
-                next_kill = Instant::now() + Duration::from_millis(self.rng.u64(50..400));
+                next_kill = Instant::now() + Duration::from_millis(self.rng.u64(50..250));
                 self.molest();
             }
             thread::sleep(Duration::from_millis(3));

@@ -224,3 +224,15 @@ fn withheld_replies_have_a_request_timeout_too() {
     sim.settle();
     assert_eq!(sim.received(child), "");
 }
+
+#[test]
+fn a_push_on_a_lease_is_for_a_child_that_has_asked_for_some() {
+    let mut sim = Sim::new(&[]);
+    let child = sim.child();
+    sim.ask(child, "HELLO 3");
+    assert_eq!(sim.ask(child, "WATCH k"), "+OK");
+    let link = sim.links(LaneRole::Lease)[0];
+    sim.inject(link, b">3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$5\r\nyours\r\n");
+    assert_eq!(sim.received(child), "");
+    assert_eq!(sim.ask(child, "GET mine"), "$4 mine");
+}
