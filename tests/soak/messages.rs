@@ -208,6 +208,10 @@ impl Worker {
                 self.report.plain += 1;
                 return;
             }
+            if fate_of(&String::from_utf8_lossy(&frame)).is_some() {
+                // What it still listens to is open.
+                return;
+            }
             if let Some(place) = sub.confirmed("unsubscribe", &sub.topics, &frame) {
                 sub.topics.swap_remove(place);
             } else if self.message(&mut sub, &frame, &mut Vec::new()).is_none() {
