@@ -18,6 +18,7 @@ impl Broker {
         match local {
             // A health check must notice that the upstream has gone.
             Local::Ping if !self.upstream_is_up() => self.wait_for_upstream(key),
+            Local::Quit if self.shares_topics(key) && self.is_owed_replies(key) => Flow::Hold(Hold::Drained),
             Local::Quit => {
                 self.answer(key, b"+OK\r\n");
                 self.finish_at_request(key);
@@ -112,7 +113,11 @@ impl Broker {
         out
     }
 
-    fn is_owed_replies(&self, key: Key<Child>) -> bool {
+    fn shares_topics(&self, key: Key<Child>) -> bool {
+        self.children.get(key).is_some_and(|child| child.topics.is_some())
+    }
+
+    pub(super) fn is_owed_replies(&self, key: Key<Child>) -> bool {
         self.children.get(key).is_some_and(|child| child.is_under_way())
     }
 

@@ -395,9 +395,13 @@ impl Broker {
         confirmation(out, child.session.proto, change, name, count);
     }
 
-    /// RESET: leaves everything as UNSUBSCRIBE would, but without a word.
+    /// RESET: leaves everything as UNSUBSCRIBE would, but without a word. What the child published before counts
+    /// it in.
     pub(super) fn reset_topics(&mut self, key: Key<Child>) -> Result<(), Flow> {
         let held = self.held_topics(key, None);
+        if !held.is_empty() && self.is_owed_replies(key) {
+            return Err(Flow::Hold(Hold::Drained));
+        }
         self.may_leave(key, &held)?;
         self.drop_topics(key);
         Ok(())
