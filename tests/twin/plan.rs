@@ -81,7 +81,7 @@ struct State {
 /// Whether a CLIENT command may change or see more than the connection's own name, which takes a connection of
 /// its own, or other connections.
 fn is_of_others(command: &Command) -> bool {
-    const NAMES: &[&[u8]] = &[b"ID", b"GETNAME", b"SETNAME", b"INFO", b"NO-EVICT", b"HELP", b"SETINFO"];
+    const NAMES: &[&[u8]] = &[b"ID", b"GETNAME", b"SETNAME", b"NO-EVICT", b"HELP", b"SETINFO"];
     command.argv.get(1).is_some_and(|sub| !NAMES.contains(&sub.as_slice()))
 }
 
@@ -141,7 +141,7 @@ impl Planner<'_> {
                 Theme::Apart => self.burst(&mut steps),
                 Theme::Parking if of_theme => self.park_and_wake(&mut steps),
                 Theme::Transactions if of_theme => self.transaction(&mut steps),
-                Theme::Mixed | Theme::Clients if self.rng.u8(..12) == 0 => self.muted(&mut steps),
+                Theme::Mixed if self.rng.u8(..12) == 0 => self.muted(&mut steps),
                 _ => {
                     let conn = self.rng.usize(..self.conns.len());
                     let step = self.step(conn, "");
@@ -191,7 +191,10 @@ impl Planner<'_> {
             let mut commands = Vec::new();
             for _ in 0..self.rng.usize(1..=2) {
                 let line = self.grammar.pick(&mut self.rng, "waking");
-                commands.extend(self.grammar.expand(&mut self.rng, line, ""));
+                let waking = self.grammar.expand(&mut self.rng, line, "");
+                if !self.left_out(conn, &waking) {
+                    commands.extend(waking);
+                }
             }
             steps.push(Step::new(conn, commands));
         }
@@ -393,7 +396,9 @@ impl Planner<'_> {
         let alone = commands.len() == 1;
         for command in &mut commands {
             // One that takes something at random is left as it is, so that nothing of it stays.
-            if alone && command.name() != b"SPOP" && self.chance(4) {
+            // Nor one that names a connection: it would be shown in the error, and each side has its own.
+            let names = command.argv.iter().any(|arg| Command::named_conn(arg).is_some());
+            if alone && !names && command.name() != b"SPOP" && self.chance(4) {
                 self.spoil(command);
             }
             if self.chance(30) {

@@ -261,10 +261,12 @@ impl Player<'_> {
                     *self.outcome.used.entry(name).or_default() += 1;
                 }
             }
-            for (piece, other) in step.pieces(&ids[0]).into_iter().zip(step.pieces(&ids[1])) {
+            for piece in step.pieces(&ids[0]) {
                 written += piece.len();
                 conn.direct.write(&piece);
-                conn.broker.write(&other);
+            }
+            for piece in step.pieces(&ids[1]) {
+                conn.broker.write(&piece);
             }
             if step.hangup {
                 self.close(step.conn);
