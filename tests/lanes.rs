@@ -3,6 +3,7 @@
 
 mod support;
 
+use support::twin::without_id;
 use support::{Broker, Proxy, Redis, Twin, list_clients, needs_broker, request, wait_until};
 
 /// The last command on each of the broker's shared connections.
@@ -45,6 +46,18 @@ fn large_requests_and_replies_pass_on_a_lane_of_their_own() {
         assert_eq!(large.read_text(), format!("${}\r\n{text}\r\n", text.len()));
     }
     sending.join().expect("all was sent");
+}
+
+/// The connection it has to itself may then not be asked for an ECHO any more.
+#[test]
+fn a_subscriber_may_change_its_protocol_under_canaries() {
+    let twin = Twin::start_with(&[], &[("integrity", "always"), ("pubsub", "leased")]);
+    let mut pair = twin.pair_resp3();
+    pair.same("SUBSCRIBE c");
+    pair.same_with("HELLO 2", without_id);
+    pair.same("PING");
+    pair.same("UNSUBSCRIBE c");
+    pair.same("GET none");
 }
 
 #[test]

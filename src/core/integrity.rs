@@ -61,7 +61,9 @@ impl Broker {
     /// CACHING it would be the request that is meant. Their lanes are nobody else's meanwhile.
     fn may_be_guarded(&self, key: Key<Child>, kind: SlotKind) -> bool {
         let Some(child) = self.children.get(key) else { return false };
-        let listens = child.lease.is_some() && child.is_subscribed() && child.session.proto == 2;
+        // One of RESP3 may be about to become one of RESP2.
+        let resp2 = child.session.proto == 2 || kind == SlotKind::Housekeeping;
+        let listens = child.lease.is_some() && child.is_subscribed() && resp2;
         !matches!(kind, SlotKind::Subscribe | SlotKind::Caching) && !listens && !self.is_queued_upstream(key)
     }
 
