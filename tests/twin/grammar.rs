@@ -51,6 +51,39 @@ const FUNCTIONS: &[&str] = &[
     "no shebang",
 ];
 
+/// What stands for a `$word` that is one of a few.
+const WORDS: &[(&str, &[&str])] = &[
+    ("f", &["f", "g", "h", "1", "", "a field"]),
+    ("r", &["0", "1", "2", "-1", "1.5", "3.25e2", "-0.1", "100"]),
+    ("F", &["1", "2.5", "inf", "-inf", "+inf", "1e400", "0x10", "nan", "abc", ""]),
+    ("ttl", &["100", "5000", "-1", "0", "9223372036854775807", "100000"]),
+    ("pttl", &["500000", "100000", "-1", "0", "9223372036854775807", "1000000"]),
+    ("at", &["33177117420", "1", "0", "-5", "4102444800"]),
+    ("pat", &["33177117420000", "1", "0", "-5", "4102444800000"]),
+    // For SET, since a key set to expire in the past lives on until Redis comes across it.
+    ("far", &["33177117420000", "0", "-5", "abc"]),
+    ("id", &["0", "1-1", "2-1", "5", "10-0", "0-0", "99-99", "3-*"]),
+    ("grp", &["grp", "grp", "other"]),
+    ("con", &["ann", "bob"]),
+    ("idle", &["0", "0", "10000000"]),
+    ("ch", &["ch.a", "ch.b", "news", "ch.a"]),
+    ("db", &["0", "1", "2", "3", "0", "1", "15", "16", "-1"]),
+    ("type", &["string", "list", "zset", "stream", "nosuch"]),
+    ("cat", &["string", "fast", "admin", "nosuch"]),
+    ("word", &["me", "a-name", "x", "two words", ""]),
+    ("lex", &["-", "+", "[a", "(a", "[c", "(d", "a", "["]),
+    ("zr", &["-inf", "+inf", "0", "1", "(1", "2.5", "(", "abc", "100"]),
+    ("lon", &["13.361389", "15.087269", "-0.5", "0", "181", "179.9"]),
+    ("lat", &["38.115556", "37.502669", "51.5", "0", "86"]),
+    ("rad", &["1", "200", "20000", "0", "-1", "1e9"]),
+    ("unit", &["m", "km", "ft", "mi", "ly"]),
+    ("bits", &["u8", "i8", "u1", "i16", "u63", "u64", "i64", "x"]),
+    ("to", &["0.004", "0.01", "0.002", "0.02"]),
+    ("bms", &["4", "10", "2"]),
+    ("fun", &["fun0", "fun1", "fun2", "nosuch"]),
+    ("lib", &["lib0", "lib1", "lib2", "nosuch"]),
+];
+
 /// What has to be made by a server before it can be said to one.
 #[derive(Default)]
 struct Samples {
@@ -215,47 +248,23 @@ impl Grammar {
             return format!("{prefix}{key}").into_bytes();
         }
         let pick = |rng: &mut Rng, words: &[&str]| words[rng.usize(..words.len())].as_bytes().to_vec();
+        if let Some((_, words)) = WORDS.iter().find(|(name, _)| *name == what) {
+            return pick(rng, words);
+        }
         match what {
             "v" => value(rng),
             "big" => big(rng),
             "number" => rng.i32(-20..20).to_string().into_bytes(),
             "m" => member(rng),
-            "f" => pick(rng, &["f", "g", "h", "1", "", "a field"]),
             "n" => rng.u8(..6).to_string().into_bytes(),
             "c" => rng.u8(1..4).to_string().into_bytes(),
             "i" => integer(rng),
-            "r" => pick(rng, &["0", "1", "2", "-1", "1.5", "3.25e2", "-0.1", "100"]),
-            "F" => pick(rng, &["1", "2.5", "inf", "-inf", "+inf", "1e400", "0x10", "nan", "abc", ""]),
-            "ttl" => pick(rng, &["100", "5000", "-1", "0", "9223372036854775807", "100000"]),
-            "pttl" => pick(rng, &["500000", "100000", "-1", "0", "9223372036854775807", "1000000"]),
-            "at" => pick(rng, &["33177117420", "1", "0", "-5", "4102444800"]),
-            "pat" => pick(rng, &["33177117420000", "1", "0", "-5", "4102444800000"]),
-            // A key set to expire in the past lives on until Redis comes across it.
-            "far" => pick(rng, &["33177117420000", "0", "-5", "abc"]),
-            "id" => pick(rng, &["0", "1-1", "2-1", "5", "10-0", "0-0", "99-99", "3-*"]),
             "sid" => match rng.u8(..8) {
                 0 => pick(rng, &["0-0", "1", "x", "7-*", "18446744073709551615-18446744073709551615"]),
                 _ => format!("{}-{}", rng.u8(1..40), rng.u8(..3)).into_bytes(),
             },
-            "grp" => pick(rng, &["grp", "grp", "other"]),
-            "con" => pick(rng, &["ann", "bob"]),
-            "idle" => pick(rng, &["0", "0", "10000000"]),
-            "ch" => pick(rng, &["ch.a", "ch.b", "news", "ch.a"]),
             "chpat" => pick(rng, &["ch.*", "*", "n?ws", "ch.[ab]"]),
             "glob" => pick(rng, &["*", "s*", "?1", "[a-h]*", "nosuch*", "\\*"]),
-            "db" => pick(rng, &["0", "1", "2", "3", "0", "1", "15", "16", "-1"]),
-            "type" => pick(rng, &["string", "list", "zset", "stream", "nosuch"]),
-            "cat" => pick(rng, &["string", "fast", "admin", "nosuch"]),
-            "word" => pick(rng, &["me", "a-name", "x", "two words", ""]),
-            "lex" => pick(rng, &["-", "+", "[a", "(a", "[c", "(d", "a", "["]),
-            "zr" => pick(rng, &["-inf", "+inf", "0", "1", "(1", "2.5", "(", "abc", "100"]),
-            "lon" => pick(rng, &["13.361389", "15.087269", "-0.5", "0", "181", "179.9"]),
-            "lat" => pick(rng, &["38.115556", "37.502669", "51.5", "0", "86"]),
-            "rad" => pick(rng, &["1", "200", "20000", "0", "-1", "1e9"]),
-            "unit" => pick(rng, &["m", "km", "ft", "mi", "ly"]),
-            "bits" => pick(rng, &["u8", "i8", "u1", "i16", "u63", "u64", "i64", "x"]),
-            "to" => pick(rng, &["0.004", "0.01", "0.002", "0.02"]),
-            "bms" => pick(rng, &["4", "10", "2"]),
             "lua" => pick(rng, SCRIPTS),
             "push" => b"return redis.call('RPUSH',KEYS[1],ARGV[1],ARGV[1])".to_vec(),
             "publish" => b"return redis.call('PUBLISH',KEYS[1],ARGV[1])".to_vec(),
@@ -263,8 +272,6 @@ impl Grammar {
                 0 => pick(rng, &["ffffffffffffffffffffffffffffffffffffffff", "abc"]),
                 _ => rng.choice(&self.samples.shas).expect("a digest").clone(),
             },
-            "fun" => pick(rng, &["fun0", "fun1", "fun2", "nosuch"]),
-            "lib" => pick(rng, &["lib0", "lib1", "lib2", "nosuch"]),
             "code" => pick(rng, FUNCTIONS),
             "dump" => match rng.u8(..8) {
                 0 => b"no payload".to_vec(),

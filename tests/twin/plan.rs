@@ -69,6 +69,8 @@ struct Planner<'a> {
     theme: Theme,
     focus: Vec<&'static str>,
     conns: Vec<State>,
+    /// The step at hand has one command.
+    alone: bool,
 }
 
 #[derive(Clone, Default)]
@@ -104,7 +106,8 @@ pub(crate) fn sequence(grammar: &Grammar, seed: u64, proto: u8) -> Sequence {
     if theme == Theme::Mixed {
         focus.push(OTHERS[rng.usize(..OTHERS.len())]);
     }
-    let mut planner = Planner { grammar, rng, theme, focus, conns: vec![State::default(); conns] };
+    let mut planner =
+        Planner { grammar, rng, theme, focus, conns: vec![State::default(); conns], alone: false };
     let steps = planner.steps();
     Sequence { seed, proto, conns, steps }
 }
@@ -221,6 +224,7 @@ impl Planner<'_> {
     /// In one write or command by command, with the others doing what they do in between.
     fn transaction(&mut self, steps: &mut Vec<Step>) {
         let conn = self.rng.usize(..self.conns.len());
+        self.alone = false;
         let mut commands = Vec::new();
         if self.chance(35) {
             commands.extend(self.line("transaction", "WATCH"));
@@ -299,6 +303,7 @@ impl Planner<'_> {
             _ => self.rng.usize(7..25),
         };
         let mut commands = Vec::new();
+        self.alone = count == 1;
         for _ in 0..count {
             let family = self.family();
             commands.extend(self.commands(conn, family, prefix));
@@ -424,6 +429,8 @@ impl Planner<'_> {
                 name.ends_with(b"PUBLISH") || command.argv.iter().any(|arg| arg.ends_with(b"ARGV[1])"));
             // Refused inside MULTI: Redis itself breaks the framing of EXEC's reply.
             (state.multi && (subscribes || name == b"HELLO" || name == b"CLIENT" && is_of_others(command)))
+                // The message of a PUBLISH before it may come in the form of the new protocol.
+                || (state.listens && name == b"HELLO" && !self.alone)
                 // Redis puts the message into EXEC's reply, one element too many.
                 || (state.listens && publishes && (state.multi || commands.len() > 1))
                 // Many commands of one write are not to be lost behind a QUIT.

@@ -62,15 +62,23 @@ fn drop_steps(best: &mut Sequence, attempt: &mut Attempt<'_>) {
 
 fn drop_commands(best: &mut Sequence, attempt: &mut Attempt<'_>) {
     for step in (0..best.steps.len()).rev() {
-        for at in (0..best.steps[step].commands.len()).rev() {
-            let commands = &best.steps[step].commands;
-            if at >= commands.len() || commands[at].tied || commands.len() == 1 {
-                continue;
+        let mut length = best.steps[step].commands.len().div_ceil(2);
+        while length > 0 {
+            let mut at = 0;
+            while at < best.steps[step].commands.len() {
+                let mut candidate = best.clone();
+                let commands = &mut candidate.steps[step].commands;
+                let mut end = (at + length).min(commands.len());
+                while commands.get(end).is_some_and(|next| next.tied) {
+                    end += 1;
+                }
+                commands.drain(at..end);
+                let tied = best.steps[step].commands[at].tied;
+                if tied || candidate.steps[step].commands.is_empty() || !attempt(candidate, best) {
+                    at += length;
+                }
             }
-            let tied = commands.get(at + 1).is_some_and(|next| next.tied);
-            let mut candidate = best.clone();
-            candidate.steps[step].commands.drain(at..=at + usize::from(tied));
-            attempt(candidate, best);
+            length /= 2;
         }
     }
 }
@@ -100,6 +108,10 @@ fn simplify(best: &mut Sequence, attempt: &mut Attempt<'_>) {
 
 fn drop_args(best: &mut Sequence, attempt: &mut Attempt<'_>) {
     for step in 0..best.steps.len() {
+        // A flood does not get shorter by its arguments.
+        if best.steps[step].commands.len() > 50 {
+            continue;
+        }
         for at in 0..best.steps[step].commands.len() {
             let commands = &best.steps[step].commands;
             if commands[at].tied || commands.get(at + 1).is_some_and(|next| next.tied) {
