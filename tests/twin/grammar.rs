@@ -195,7 +195,7 @@ impl Grammar {
     }
 
     /// A command the templates do not know, from what the table says of it.
-    pub(crate) fn from_table(&self, rng: &mut Rng, entry: &Entry) -> Command {
+    pub(crate) fn by_table(&self, rng: &mut Rng, entry: &Entry) -> Command {
         let mut argv: Vec<Vec<u8>> = entry.name.split('|').map(|part| part.as_bytes().to_vec()).collect();
         let wanted = entry.arity.unsigned_abs() as usize + if entry.arity < 0 { rng.usize(..2) } else { 0 };
         while argv.len() < wanted {

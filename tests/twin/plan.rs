@@ -46,7 +46,7 @@ pub(crate) const WALK_LINES: usize = 12;
 pub(crate) fn unspoken(grammar: &Grammar, seed: u64, proto: u8, names: &[String]) -> Sequence {
     let mut rng = Rng::with_seed(seed);
     let entries = grammar.table.iter().filter(|entry| names.contains(&entry.name));
-    let steps = entries.map(|entry| Step::new(0, vec![grammar.from_table(&mut rng, entry)])).collect();
+    let steps = entries.map(|entry| Step::new(0, vec![grammar.by_table(&mut rng, entry)])).collect();
     Sequence { seed, proto, conns: 1, steps }
 }
 
