@@ -57,7 +57,7 @@ fn soak() {
     needs_broker!();
     let mut rng = seeded();
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
-    let least = Duration::from_secs(number("BROKER_TEST_SECONDS").unwrap_or(12));
+    let least = Duration::from_secs(number("BROKER_TEST_SECONDS").unwrap_or(10));
     let mut totals = Totals::new(number("BROKER_SOAK_TARGET").unwrap_or(0), &rng);
     let sabotage = cfg!(feature = "sabotage") && std::env::var_os("BROKER_SOAK_SABOTAGE").is_some();
     let modes = modes(sabotage);

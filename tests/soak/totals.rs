@@ -128,9 +128,10 @@ impl Totals {
         self.strict.foreign + self.lost + self.doubled + self.leaked + self.other > 0 || self.is_blind()
     }
 
-    /// Many faults that can be seen, and none was.
+    /// Many faults that can be seen, and none was; or none did harm where nothing stands against it.
     fn is_blind(&self) -> bool {
-        self.counted.detected == 0 && self.counted.visible() > 30
+        let counted = &self.counted;
+        counted.visible() > 30 && (counted.detected == 0 || counted.foreign == 0)
     }
 
     /// Whether the target asked for has been reached, in rounds where nothing may cross.
@@ -141,7 +142,8 @@ impl Totals {
     }
 
     pub(crate) fn why(&self) -> String {
-        let blind = if self.is_blind() { "nothing was detected\n" } else { "" };
+        let blind =
+            if self.is_blind() { "whole replies doubled and injected, and nobody noticed\n" } else { "" };
         format!("{blind}{}", self.described.join("\n"))
     }
 

@@ -169,7 +169,8 @@ pub(crate) struct Worker {
 
 /// Runs as a worker until standard input ends.
 pub(crate) fn run(orders: Orders) -> ! {
-    println!();
+    // The harness has begun a line of its own.
+    let _ = std::io::stdout().write_all(b"\n");
     let stop = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&stop);
     std::thread::spawn(move || {
