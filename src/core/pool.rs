@@ -352,6 +352,7 @@ impl Broker {
         lane.losses = lane.losses.wrapping_add(1);
         lane.detached = false;
         let link = std::mem::replace(&mut lane.link, usize::MAX);
+        self.account_lane(key);
         self.places_changed = true;
         if let Some(at) = self.actions.iter().position(|action| *action == Action::Connect(key)) {
             // The driver has not even begun to dial.
@@ -365,6 +366,7 @@ impl Broker {
     /// Removes a leased lane for good.
     pub(super) fn forget_lane(&mut self, key: Key<Lane>, pool: PoolId) {
         self.pool(pool).idle.retain(|idle| *idle != key);
+        self.places.waiters.retain(|waiter| *waiter != key);
         if let Some(lane) = self.lanes.remove(key) {
             self.memory -= lane.footprint;
             self.lift_held(lane.held);
