@@ -4,6 +4,7 @@
 
 use super::broker::Broker;
 use super::child::{Answer, Child, Hold};
+use super::dispatch::end_of_multi;
 use super::handshake::Greeting;
 use super::lane::{Lane, LaneRole, LaneState, SlotKind};
 use super::pool::{PoolId, PoolKey};
@@ -15,7 +16,7 @@ use crate::base::key::Key;
 use crate::command::{Policy, Table};
 use crate::config::Settings;
 use crate::config::value::Auth;
-use crate::resp::value;
+use crate::resp::{FrameLimits, Scan, Scanner, value};
 use std::collections::{HashSet, VecDeque};
 
 /// Something asked on the control connection. Answers come in the order of the questions.
@@ -300,7 +301,23 @@ impl Broker {
     }
 
     pub(super) fn upstream_wait_over(&mut self, key: Key<Child>) {
+        if self.front_ends_multi(key) {
+            // Its child takes the MULTI for ended, whatever EXEC was answered.
+            self.forget_transaction(key);
+        }
         self.fail_front(key, super::failure::DOWN);
+    }
+
+    fn front_ends_multi(&self, key: Key<Child>) -> bool {
+        let Some(child) = self.children.get(key) else { return false };
+        let frame_limits = FrameLimits { request_max: usize::MAX, authenticated: true };
+        let (mut scanner, mut input) = (Scanner::default(), child.input.as_slice());
+        while let Scan::Empty { len } = scanner.scan(input, &frame_limits) {
+            input = &input[len..];
+            scanner.reset();
+        }
+        let whole = matches!(scanner.scan(input, &frame_limits), Scan::Frame { .. });
+        child.session.transaction.is_open() && whole && end_of_multi(&scanner.request(input)).is_some()
     }
 
     pub(super) fn wake_upstream_waiters(&mut self) {

@@ -49,7 +49,7 @@ impl Broker {
             }
             None => {}
         }
-        let Some(table) = &self.control.table else { return self.wait_for_upstream(key) };
+        let Some(table) = &self.control.table else { return self.without_table(key, request) };
         let verdict = table.classify(request);
         child.last_command = if let Verdict::Known(known) = &verdict { Some(known.id) } else { None };
         let mut decided = match verdict {
@@ -80,6 +80,19 @@ impl Broker {
                 self.on_lease(key, request, decided, lease.lane)
             }
             _ => self.plain(key, request, decided, rest),
+        }
+    }
+
+    /// The upstream has been replaced and the new one's commands are not known yet. A MULTI that is open on
+    /// a leased lane can be ended all the same, by the names its end is known by everywhere.
+    fn without_table(&mut self, key: Key<Child>, request: &Request<'_>) -> Flow {
+        let Some(child) = self.children.get(key) else { return Flow::Gone };
+        match (&child.session.transaction, child.lease, end_of_multi(request)) {
+            (Transaction::Leased(_), Some(lease), Some(end)) => {
+                let decided = Decided { id: 0, no_multi: false, route: Route::Transaction(end) };
+                self.on_lease(key, request, decided, lease.lane)
+            }
+            _ => self.wait_for_upstream(key),
         }
     }
 
@@ -360,6 +373,15 @@ impl Broker {
             _ => self.send_for(key, lane, request.bytes, id, SlotKind::Blocking, 0),
         }
         Flow::Hold(Hold::Element)
+    }
+}
+
+/// Whether a request, by its usual name, is one that leaves MULTI.
+pub(super) fn end_of_multi(request: &Request<'_>) -> Option<TransactionCommand> {
+    match request.arg(0).to_ascii_uppercase().as_slice() {
+        b"EXEC" if request.argc() == 1 => Some(TransactionCommand::Exec),
+        b"DISCARD" if request.argc() == 1 => Some(TransactionCommand::Discard),
+        _ => None,
     }
 }
 

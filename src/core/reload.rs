@@ -243,6 +243,7 @@ impl Broker {
         let lost = self.lanes.get_mut(key).map(Lane::take_written).unwrap_or_default();
         self.fail_slots(key, lost, LOST);
         self.drop_questions(key);
+        self.account_lane(key);
         self.dial_afresh(key);
     }
 

@@ -32,7 +32,7 @@ fn another_upstream_gets_what_the_former_one_has_not() {
     sim.settle();
     assert_eq!((sim.received(a), sim.received(b)), ("$3 old $3 new".into(), "$1 b".into()));
     let served = |key: &str| -> Vec<i64> {
-        let run = sim.executed.iter().filter(|(_, request)| *request == format!("GET {key}"));
+        let run = sim.executed().iter().filter(|(_, request)| *request == format!("GET {key}"));
         run.map(|(id, _)| *id).collect()
     };
     let (old, new) = (served("old"), served("new"));
@@ -51,7 +51,7 @@ fn whoever_waits_for_an_element_waits_at_the_new_upstream() {
     let watcher = sim.child();
     assert_eq!(sim.ask(watcher, "WATCH k"), "+OK");
     let before = sim.conns.keys().copied().collect::<Vec<_>>();
-    sim.early_unblocks = 2;
+    *sim.early_unblocks() = 2;
     reloaded(&mut sim, "redis://other/0", &[]);
     assert!(sim.is_closed(subscriber), "it would hear nothing any more");
     let left: Vec<_> = before.iter().filter(|link| sim.conns.contains_key(link)).collect();
@@ -78,6 +78,28 @@ fn a_former_upstream_that_is_silent_holds_nobody_up() {
     sim.pass(3000);
     assert_eq!(sim.received(a), format!("-{LOST}"));
     assert_eq!(sim.ask(a, "GET a"), "$1 a");
+}
+
+/// While the new upstream's commands are not known, EXEC cannot be told from others; it ends MULTI all the same.
+#[test]
+fn an_exec_that_finds_no_upstream_ends_its_multi() {
+    for (transactions, end) in
+        [("shared", "EXEC"), ("shared", "DISCARD"), ("leased", "EXEC"), ("leased", "DISCARD")]
+    {
+        let mut sim = Sim::new(&[("transactions", transactions)]);
+        let child = sim.child();
+        assert_eq!(sim.ask(child, "MULTI") + &sim.ask(child, "SET k v"), "+OK+QUEUED");
+        sim.refuses = true;
+        reloaded(&mut sim, "redis://other/0", &[]);
+        let told = sim.ask(child, end);
+        sim.pass(1500);
+        let told = told + &sim.received(child);
+        let leased = if end == "EXEC" { "*1 +OK".to_owned() } else { "+OK".to_owned() };
+        assert_eq!(told, if transactions == "shared" { format!("-{DOWN}") } else { leased });
+        sim.refuses = false;
+        sim.pass(1000);
+        assert_eq!(sim.ask(child, "GET a"), "$1 a", "{end} of {transactions} transactions");
+    }
 }
 
 #[test]
@@ -141,7 +163,7 @@ fn fewer_connections_are_left_once_they_are_free() {
     assert_eq!(sim.links(LaneRole::Lease).len(), 20, "nothing new, and the old ones finish");
     let shared = sim.links(LaneRole::Shared)[0];
     sim.lose(shared);
-    assert_eq!(sim.ask(other, "SELECT 0\nGET k\nSELECT 1\nGET k"), "+OK $1 k +OK $1 k");
+    assert_eq!(sim.ask(other, "SELECT 1\nGET k\nSELECT 0\nGET k"), "+OK $1 k +OK $1 k");
     for child in &crowd {
         sim.ask(other, "RPUSH x e");
         assert_eq!(sim.received(*child), "*2 $1 x $1 e");
