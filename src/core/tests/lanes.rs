@@ -236,3 +236,11 @@ fn a_push_on_a_lease_is_for_a_child_that_has_asked_for_some() {
     assert_eq!(sim.received(child), "");
     assert_eq!(sim.ask(child, "GET mine"), "$4 mine");
 }
+
+#[test]
+fn a_subscriber_that_has_written_may_not_wait_either() {
+    let mut sim = Sim::new(&[("pubsub", "leased")]);
+    let child = sim.child();
+    sim.ask(child, "SET k v\nSUBSCRIBE c");
+    assert!(sim.ask(child, "WAIT 0 1").starts_with("-ERR Can't execute 'wait'"));
+}
