@@ -318,7 +318,6 @@ impl Broker {
             && reply::is_null(frame)
             && let Some(child) = self.children.get(key)
             && !expired(child)
-            && !self.draining
         {
             self.end_lease(key);
             if let Some(child) = self.children.get_mut(key) {
