@@ -316,6 +316,18 @@ impl Lane {
         self.fifo.front()
     }
 
+    /// Whether a canary stands behind every request on it.
+    #[cfg(test)]
+    pub(super) fn is_guarded(&self) -> bool {
+        self.fifo.iter().all(|slot| slot.flags & FLAG_GUARDED != 0 || slot.kind == SlotKind::Canary)
+    }
+
+    /// All slots, oldest first.
+    #[cfg(test)]
+    pub(super) fn slots(&self) -> impl Iterator<Item = &Slot> {
+        self.fifo.iter()
+    }
+
     /// Takes the slot a complete reply belongs to. `None` is a desync: nobody asked, or the question has
     /// not even left.
     pub(super) fn pop(&mut self) -> Option<Slot> {

@@ -106,6 +106,12 @@ impl Replies {
         self.waiting
     }
 
+    /// How many replies are awaited, wherever they stand.
+    #[cfg(test)]
+    pub(crate) fn expected(&self) -> u32 {
+        self.front.awaited + self.behind.iter().map(|local| local.then.awaited).sum::<u32>()
+    }
+
     /// Heap bytes held.
     pub(crate) fn footprint(&self) -> usize {
         let held: usize = self.behind.iter().map(|local| local.bytes.capacity()).sum();

@@ -42,7 +42,7 @@ fn check(broker: &Broker) {
 
 /// The requests about subscriptions that were executed, without the fences.
 fn asked(sim: &Sim) -> Vec<&str> {
-    let all = sim.executed.iter().map(|(_, request)| request.as_str());
+    let all = sim.executed().iter().map(|(_, request)| request.as_str());
     all.filter(|request| request.starts_with("subscribe ") || request.starts_with("unsubscribe ")).collect()
 }
 
@@ -392,9 +392,9 @@ fn a_quiet_connection_is_asked_whether_it_lives() {
     let mut sim = Sim::new(&[("lane_stall_timeout", "2s")]);
     let a = sim.child();
     sim.ask(a, "SUBSCRIBE c");
-    let before = sim.executed.len();
+    let before = sim.executed().len();
     sim.pass(5000);
-    let pings = sim.executed[before..].iter().filter(|(_, request)| request.starts_with("PING ")).count();
+    let pings = sim.executed()[before..].iter().filter(|(_, request)| request.starts_with("PING ")).count();
     assert!((2..=5).contains(&pings), "{pings} in five seconds");
     let link = connection(&sim);
     sim.silent = sim.conns.keys().copied().collect();

@@ -5,7 +5,7 @@ use crate::core::lane::LaneRole;
 
 /// Which connection ran each request that begins so, in order.
 fn ran(sim: &Sim, start: &str) -> Vec<i64> {
-    sim.executed.iter().filter(|(_, request)| request.starts_with(start)).map(|(conn, _)| *conn).collect()
+    sim.executed().iter().filter(|(_, request)| request.starts_with(start)).map(|(conn, _)| *conn).collect()
 }
 
 #[test]
@@ -17,8 +17,8 @@ fn a_deep_pipeline_lets_others_in_between() {
     sim.broker.child_input(sim.key(deep), &packed(&many));
     sim.broker.child_input(sim.key(other), &packed("GET other"));
     sim.settle();
-    let at = sim.executed.iter().position(|(_, request)| request == "GET other").expect("it ran");
-    let before = sim.executed[..at].iter().filter(|(_, request)| request.starts_with("GET deep")).count();
+    let at = sim.executed().iter().position(|(_, request)| request == "GET other").expect("it ran");
+    let before = sim.executed()[..at].iter().filter(|(_, request)| request.starts_with("GET deep")).count();
     assert_eq!(before, 32, "one turn's worth");
     assert_eq!(ran(&sim, "GET deep").len(), 500);
     let replies = sim.received(deep);

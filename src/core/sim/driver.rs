@@ -1,0 +1,314 @@
+//! What the reactor does, without sockets: one turn of the core, and the bytes that move between turns. It
+//! keeps to the reactor's rules to the letter: only lanes and children the core has named are written, only
+//! what the poll would tell of is read. Whoever is forgotten by the core is forgotten here too, and found by
+//! `invariants`.
+
+use super::Sim;
+use crate::base::clock::Millis;
+use crate::base::key::Key;
+use crate::core::broker::Action;
+use crate::core::child::Child;
+use crate::core::lane::Lane;
+
+/// A turn that does not end in so many rounds never would.
+const ROUNDS_MAX: usize = 10_000;
+
+impl Sim {
+    /// Time goes on to `now`.
+    pub(super) fn tick(&mut self, now: Millis) {
+        self.now = now;
+        self.redis.advance(now);
+        self.finish_dials();
+        self.broker.advance(now);
+    }
+
+    /// Everything moves until nothing does, and what must hold at rest is checked.
+    pub(in crate::core) fn settle(&mut self) {
+        for round in 0.. {
+            assert!(round < ROUNDS_MAX, "the broker never comes to rest");
+            let mut moved = self.turn();
+            moved |= self.finish_dials();
+            for child in 0..self.peers.len() {
+                moved |= self.read_child(child, usize::MAX);
+            }
+            for link in self.conns.keys().copied().collect::<Vec<_>>() {
+                moved |= self.read_redis(link, usize::MAX);
+            }
+            for link in self.conns.keys().copied().collect::<Vec<_>>() {
+                moved |= self.read_lane(link, usize::MAX);
+            }
+            if !moved {
+                return self.check();
+            }
+        }
+    }
+
+    /// What the reactor does after its reads: lets the core work and carries its work out.
+    pub(super) fn turn(&mut self) -> bool {
+        let mut any = false;
+        let mut late: Vec<Key<Lane>> = Vec::new();
+        for conn in self.conns.values_mut() {
+            if conn.blocked && !self.full && conn.room > conn.to_redis.len() {
+                conn.blocked = false;
+                late.push(conn.lane);
+            }
+        }
+        let mut children: Vec<Key<Child>> = Vec::new();
+        for peer in &mut self.peers {
+            if peer.blocked && peer.room > 0 {
+                peer.blocked = false;
+                children.extend(peer.key);
+            }
+        }
+        for round in 0.. {
+            assert!(round < ROUNDS_MAX, "a turn of the broker never ends");
+            while self.broker.run() {}
+            self.arm_resumed();
+            let mut moved = self.carry_out_actions();
+            self.broker.take_dirty_lanes(&mut late);
+            moved |= !late.is_empty();
+            for lane in late.drain(..) {
+                self.flush_lane(lane);
+            }
+            self.broker.take_dirty_children(&mut children);
+            moved |= !children.is_empty();
+            for child in children.drain(..) {
+                self.flush_child(child);
+            }
+            self.check_caps();
+            if !moved {
+                break;
+            }
+            any = true;
+        }
+        any
+    }
+
+    fn arm_resumed(&mut self) {
+        let mut resumed = Vec::new();
+        self.broker.take_resumed(&mut resumed);
+        for key in resumed {
+            if let Some(link) = self.broker.child_link(key) {
+                self.peers[link].armed = true;
+            }
+        }
+    }
+
+    fn carry_out_actions(&mut self) -> bool {
+        let mut actions = Vec::new();
+        self.broker.take_actions(&mut actions);
+        for action in &actions {
+            match *action {
+                Action::Connect(lane) if self.refuses => self.broker.lane_failed(lane, "refused"),
+                Action::Connect(lane) => self.dial(lane),
+                Action::CloseLane { lane, link: usize::MAX } => self.cancel_dial(lane),
+                Action::CloseLane { link, .. } => self.leave(link),
+                Action::CloseChild { link } => {
+                    let peer = &mut self.peers[link];
+                    (peer.closed, peer.blocked, peer.key) = (true, false, None);
+                }
+            }
+        }
+        !actions.is_empty()
+    }
+
+    fn dial(&mut self, lane: Key<Lane>) {
+        self.next_link += 1;
+        let link = self.next_link;
+        let role = self.broker.lanes.get(lane).expect("a lane to dial").role;
+        let under_way = self.dial_time > 0;
+        let conn = super::Conn {
+            lane,
+            role,
+            to_redis: Vec::new(),
+            to_broker: Vec::new(),
+            dialling: under_way.then_some(self.now + self.dial_time),
+            leaving: false,
+            ended: false,
+            room: self.room,
+            blocked: false,
+        };
+        self.conns.insert(link, conn);
+        // Accepted by the kernel, and so counted, before the broker hears of it.
+        self.redis.connect(link, role);
+        if !under_way {
+            self.broker.lane_connected(lane, link);
+        }
+    }
+
+    /// Dials that have taken their time.
+    fn finish_dials(&mut self) -> bool {
+        let done = |conn: &super::Conn| conn.dialling.is_some_and(|due| due <= self.now);
+        let due: Vec<_> =
+            self.conns.iter().filter(|(_, conn)| done(conn)).map(|(link, conn)| (*link, conn.lane)).collect();
+        for (link, lane) in &due {
+            if self.refuses {
+                self.remove(*link);
+                self.broker.lane_failed(*lane, "refused");
+            } else {
+                self.conns.get_mut(link).expect("just seen").dialling = None;
+                self.broker.lane_connected(*lane, *link);
+            }
+        }
+        !due.is_empty()
+    }
+
+    fn cancel_dial(&mut self, lane: Key<Lane>) {
+        let dialled = self.conns.iter().find(|(_, conn)| conn.lane == lane && conn.dialling.is_some());
+        if let Some(link) = dialled.map(|(link, _)| *link) {
+            self.remove(link);
+        }
+        self.broker.connection_closed();
+    }
+
+    /// The broker gives a connection up: its side first.
+    fn leave(&mut self, link: usize) {
+        self.redis.ledger.closed.insert(link);
+        match self.conns.get_mut(&link) {
+            Some(conn) if self.lingers && !conn.ended => conn.leaving = true,
+            _ => {
+                self.remove(link);
+                self.broker.connection_closed();
+            }
+        }
+    }
+
+    fn remove(&mut self, link: usize) {
+        self.conns.remove(&link);
+        self.redis.disconnect(link);
+    }
+
+    /// Redis closes its side of a connection the broker has given up, once it has run what had arrived.
+    pub(super) fn end_leaving(&mut self, link: usize) {
+        if self.conns.get(&link).is_some_and(|conn| conn.leaving) {
+            self.remove(link);
+            self.broker.connection_closed();
+        }
+    }
+
+    fn flush_lane(&mut self, lane: Key<Lane>) {
+        while let Some((link, bytes)) = self.broker.lane_outgoing(lane) {
+            let Some(conn) = self.conns.get_mut(&link) else { break };
+            if bytes.is_empty() {
+                break;
+            }
+            let room = if self.full { 0 } else { conn.room.saturating_sub(conn.to_redis.len()) };
+            let count = bytes.len().min(room);
+            if count == 0 || conn.ended {
+                conn.blocked = true;
+                break;
+            }
+            conn.to_redis.extend_from_slice(&bytes[..count]);
+            self.broker.lane_wrote(lane, count);
+        }
+        self.broker.lane_flushed(lane);
+    }
+
+    fn flush_child(&mut self, child: Key<Child>) {
+        let Some((link, output)) = self.broker.child_output(child) else { return };
+        let peer = &mut self.peers[link];
+        let count = output.len().min(peer.room);
+        peer.received.extend_from_slice(&output.as_slice()[..count]);
+        peer.room = if peer.room == usize::MAX { usize::MAX } else { peer.room - count };
+        output.consume(count);
+        peer.blocked = !output.is_empty();
+        self.broker.child_flushed(child);
+    }
+
+    // ---- bytes on their way ---------------------------------------------------------------------------
+
+    /// A child writes.
+    pub(super) fn post(&mut self, child: usize, bytes: &[u8]) {
+        let peer = &mut self.peers[child];
+        peer.outbox.extend_from_slice(bytes);
+        peer.armed = true;
+    }
+
+    /// A child shuts its sending side down.
+    pub(super) fn shut(&mut self, child: usize) {
+        self.peers[child].shut = true;
+        self.peers[child].armed = true;
+    }
+
+    /// The broker reads a child, at most so many bytes.
+    pub(super) fn read_child(&mut self, child: usize, limit: usize) -> bool {
+        let peer = &mut self.peers[child];
+        let Some(key) = peer.key.filter(|_| peer.armed) else { return false };
+        if !self.broker.wants_read(key) {
+            let hung = peer.shut;
+            peer.armed = false;
+            if hung {
+                self.broker.child_hangup(key);
+            }
+            return hung;
+        }
+        let count = peer.outbox.len().min(limit);
+        let bytes: Vec<u8> = peer.outbox.drain(..count).collect();
+        if !bytes.is_empty() {
+            self.broker.child_input(key, &bytes);
+            return true;
+        }
+        peer.armed = false;
+        if std::mem::take(&mut peer.shut) {
+            self.broker.child_eof(key);
+            return true;
+        }
+        false
+    }
+
+    /// Redis reads a connection, at most so many bytes, and answers what it can.
+    pub(super) fn read_redis(&mut self, link: usize, limit: usize) -> bool {
+        let Some(conn) = self.conns.get_mut(&link) else { return false };
+        let stopped = self.frozen.contains(&conn.role) || self.silent.contains(&link);
+        if let Some(client) = self.redis.clients.get_mut(&link) {
+            client.frozen = stopped;
+        }
+        let mut moved = false;
+        if !stopped && !conn.ended {
+            let count = conn.to_redis.len().min(limit);
+            moved = count > 0;
+            let bytes: Vec<u8> = conn.to_redis.drain(..count).collect();
+            self.redis.receive(link, &bytes);
+            moved |= self.redis.serve(link);
+        }
+        moved | self.deliver()
+    }
+
+    /// What Redis has written goes on its wires.
+    fn deliver(&mut self) -> bool {
+        let mut moved = false;
+        for (link, client) in &mut self.redis.clients {
+            if !client.out.is_empty()
+                && let Some(conn) = self.conns.get_mut(link)
+            {
+                conn.to_broker.append(&mut client.out);
+                moved = true;
+            }
+        }
+        moved
+    }
+
+    /// The broker reads a connection, at most so many bytes.
+    pub(super) fn read_lane(&mut self, link: usize, limit: usize) -> bool {
+        let Some(conn) = self.conns.get_mut(&link) else { return false };
+        if conn.dialling.is_some() || conn.leaving {
+            conn.to_broker.clear();
+            return false;
+        }
+        let count = conn.to_broker.len().min(limit);
+        let lane = conn.lane;
+        if self.broker.lane_link(lane) != Some(link) {
+            return false;
+        }
+        if count > 0 {
+            let bytes: Vec<u8> = conn.to_broker.drain(..count).collect();
+            self.broker.lane_input(lane, &bytes);
+            return true;
+        }
+        if conn.ended {
+            self.broker.lane_lost(lane, "closed by the upstream");
+            return true;
+        }
+        false
+    }
+}

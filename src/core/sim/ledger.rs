@@ -1,0 +1,169 @@
+//! What the model Redis has executed, in its order, and what children were told about it. Every request the
+//! player sends carries a nonce that exists once; here each is followed from its execution to its outcome.
+
+use super::broken;
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+/// Names one request of one child: the child in the upper half, its number in the lower.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct Nonce(u64);
+
+impl Nonce {
+    pub(super) fn new(child: usize, number: u32) -> Nonce {
+        Nonce((child as u64) << 32 | u64::from(number))
+    }
+
+    pub(super) fn child(self) -> usize {
+        (self.0 >> 32) as usize
+    }
+
+    /// `c<child>n<number>`, as it stands in requests.
+    pub(super) fn text(self) -> String {
+        format!("c{}n{}", self.child(), self.0 as u32)
+    }
+
+    /// The nonce an argument is, if it is one.
+    pub(super) fn of(argument: &[u8]) -> Option<Nonce> {
+        let rest = argument.strip_prefix(b"c")?;
+        let at = rest.iter().position(|byte| *byte == b'n')?;
+        let (child, number) = (digits(&rest[..at])?, digits(&rest[at + 1..])?);
+        Some(Nonce(child << 32 | number))
+    }
+}
+
+fn digits(text: &[u8]) -> Option<u64> {
+    let fits = !text.is_empty() && text.len() < 10 && text.iter().all(u8::is_ascii_digit);
+    fits.then(|| text.iter().fold(0, |sum, digit| sum * 10 + u64::from(digit - b'0')))
+}
+
+/// One execution: when in Redis' order, and on which connection.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Execution {
+    pub(super) at: u64,
+    pub(super) link: usize,
+    /// Queued in a MULTI whose EXEC failed, so that it did nothing.
+    pub(super) aborted: bool,
+}
+
+/// Something published, in Redis' order.
+#[derive(Debug, Clone)]
+pub(super) struct Message {
+    pub(super) channel: Vec<u8>,
+    pub(super) shard: bool,
+    pub(super) nonce: Nonce,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Ledger {
+    /// Executions so far: Redis' own clock.
+    pub(super) clock: u64,
+    executed: HashMap<Nonce, Execution>,
+    /// Children were told that these were not executed.
+    refused: HashSet<Nonce>,
+    /// When a key was written, by (db, key).
+    touched: HashMap<(u32, Vec<u8>), Vec<u64>>,
+    /// All that was published.
+    pub(super) published: Vec<Message>,
+    /// Elements a blocking command has taken, and on which connection.
+    popped: BTreeMap<Nonce, usize>,
+    /// Of these, those a child has received.
+    delivered: HashSet<Nonce>,
+    /// When each child wrote last.
+    writes: HashMap<usize, u64>,
+    /// The transaction a request was sent in.
+    pub(super) transactions: HashMap<Nonce, u32>,
+    /// Connections that one side or the other has given up.
+    pub(super) closed: HashSet<usize>,
+}
+
+impl Ledger {
+    pub(super) fn execution(&self, nonce: Nonce) -> Option<Execution> {
+        self.executed.get(&nonce).copied()
+    }
+
+    /// Redis runs a request.
+    pub(super) fn ran(&mut self, nonce: Nonce, link: usize, aborted: bool) {
+        self.clock += 1;
+        let execution = Execution { at: self.clock, link, aborted };
+        if self.executed.insert(nonce, execution).is_some() {
+            broken(5, &format!("{} was executed twice", nonce.text()));
+        }
+        if self.refused.contains(&nonce) && !aborted {
+            broken(4, &format!("{} was executed after its child was told it had not been", nonce.text()));
+        }
+    }
+
+    /// The request that ran last was a write.
+    pub(super) fn wrote(&mut self, nonce: Nonce) {
+        self.writes.insert(nonce.child(), self.clock);
+    }
+
+    pub(super) fn last_write(&self, child: usize) -> u64 {
+        self.writes.get(&child).copied().unwrap_or(0)
+    }
+
+    /// A key is written.
+    pub(super) fn touch(&mut self, db: u32, key: &[u8]) {
+        self.clock += 1;
+        self.touched.entry((db, key.to_vec())).or_default().push(self.clock);
+    }
+
+    /// Whether a key was written after `from` and before `to`.
+    pub(super) fn touched_between(&self, db: u32, key: &[u8], from: u64, to: u64) -> bool {
+        let touches = self.touched.get(&(db, key.to_vec()));
+        touches.is_some_and(|touches| touches.iter().any(|at| (from + 1..to).contains(at)))
+    }
+
+    /// A child got the reply: exactly one execution stands behind it.
+    pub(super) fn acknowledged(&self, nonce: Nonce) {
+        match self.executed.get(&nonce) {
+            Some(execution) if !execution.aborted => {}
+            found => broken(4, &format!("{} was acknowledged, and in truth: {found:?}", nonce.text())),
+        }
+    }
+
+    /// A child was told that the request was not executed.
+    pub(super) fn refused(&mut self, nonce: Nonce) {
+        if self.executed.get(&nonce).is_some_and(|execution| !execution.aborted) {
+            broken(4, &format!("{} was executed, and its child told otherwise", nonce.text()));
+        }
+        self.refused.insert(nonce);
+    }
+
+    /// A blocking command takes an element.
+    pub(super) fn popped(&mut self, element: &[u8], link: usize) {
+        if let Some(nonce) = Nonce::of(element) {
+            self.popped.insert(nonce, link);
+        }
+    }
+
+    /// A child has received an element.
+    pub(super) fn delivered(&mut self, element: &[u8]) {
+        let Some(nonce) = Nonce::of(element) else { return };
+        if !self.popped.contains_key(&nonce) {
+            broken(1, &format!("{} was popped by nobody and delivered", nonce.text()));
+        }
+        if !self.delivered.insert(nonce) {
+            broken(5, &format!("the element {} was delivered twice", nonce.text()));
+        }
+    }
+
+    /// Elements taken that no child has received.
+    pub(super) fn undelivered(&self) -> usize {
+        self.popped.len() - self.delivered.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nonces_read_as_they_are_written() {
+        let nonce = Nonce::new(3, 71);
+        assert_eq!((nonce.text().as_str(), Nonce::of(b"c3n71")), ("c3n71", Some(nonce)));
+        for other in ["", "c", "c3", "n1", "c3n", "cn1", "c3n1@0", "channel", "c1n99999999999"] {
+            assert_eq!(Nonce::of(other.as_bytes()), None, "{other}");
+        }
+    }
+}

@@ -1,0 +1,290 @@
+//! The core under a driver without sockets: a virtual clock, a model Redis, children that are byte strings,
+//! and wires between them that can be cut, filled and stopped at any byte. Deterministic; after every step
+//! `invariants` checks what must always hold. Test code: scenarios are in `core::tests`, random schedules in
+//! `player`.
+
+mod driver;
+mod invariants;
+mod ledger;
+mod player;
+mod redis;
+mod reply;
+mod schedules;
+mod script;
+mod table;
+
+use super::broker::Broker;
+use super::child::{Child, ChildKind};
+use super::lane::{Lane, LaneRole};
+use crate::base::clock::Millis;
+use crate::base::key::Key;
+use crate::config::{Settings, parse_upstream};
+use crate::resp::encode;
+use redis::Redis;
+use std::collections::BTreeMap;
+
+/// Says what happens, where `BROKER_SIM_TRACE` is set: for whoever looks at one failing schedule.
+macro_rules! trace {
+    ($($what:tt)*) => {
+        if $crate::core::sim::TRACE.with(|trace| *trace) {
+            eprintln!($($what)*);
+        }
+    };
+}
+use trace;
+
+thread_local! {
+    static TRACE: bool = std::env::var_os("BROKER_SIM_TRACE").is_some();
+}
+
+/// An invariant does not hold: `number` as in ARCHITECTURE.md and in `invariants`.
+fn broken(number: u8, what: &str) -> ! {
+    panic!("invariant {number}: {what}")
+}
+
+/// A connection of the broker: the two directions of its wire. What Redis knows of it is in `Redis::clients`,
+/// by the same link.
+#[derive(Debug)]
+pub(super) struct Conn {
+    pub(super) lane: Key<Lane>,
+    pub(super) role: LaneRole,
+    /// Sent by the broker, not yet read by Redis.
+    to_redis: Vec<u8>,
+    /// Sent by Redis, not yet read by the broker.
+    to_broker: Vec<u8>,
+    /// Still being dialled: until when, as far as the network is concerned.
+    dialling: Option<Millis>,
+    /// Given up by the broker; Redis has not closed its side.
+    leaving: bool,
+    /// Redis has closed its side; the broker has yet to read so.
+    ended: bool,
+    /// Bytes its socket holds at most.
+    room: usize,
+    /// The broker has bytes that found no room: it is told when there is some.
+    blocked: bool,
+}
+
+/// A child, as its process sees it.
+#[derive(Debug)]
+struct Peer {
+    key: Option<Key<Child>>,
+    /// Sent, and not yet read by the broker.
+    outbox: Vec<u8>,
+    /// It has shut its sending side down, behind what is in the outbox.
+    shut: bool,
+    /// The broker has been told that there may be something to read.
+    armed: bool,
+    received: Vec<u8>,
+    /// Bytes it still takes.
+    room: usize,
+    /// The broker has bytes that found no room.
+    blocked: bool,
+    closed: bool,
+}
+
+/// The broker and the world around it.
+pub(super) struct Sim {
+    pub(super) broker: Broker,
+    pub(super) now: Millis,
+    peers: Vec<Peer>,
+    redis: Redis,
+    /// By link.
+    pub(super) conns: BTreeMap<usize, Conn>,
+    next_link: usize,
+    /// Dials are refused.
+    pub(super) refuses: bool,
+    /// Dials take this long.
+    dial_time: Millis,
+    /// Bytes a new connection's socket holds.
+    room: usize,
+    /// Sockets take no bytes.
+    pub(super) full: bool,
+    /// Connections of these roles execute nothing.
+    pub(super) frozen: Vec<LaneRole>,
+    /// These connections execute nothing.
+    pub(super) silent: Vec<usize>,
+    /// The cap was lowered below what is in use.
+    pub(super) over_max: bool,
+    /// Connections the broker gave up stay open until `let_go`.
+    pub(super) lingers: bool,
+}
+
+impl Sim {
+    /// A broker that is connected, whose Redis writes down every request.
+    pub(super) fn new(settings: &[(&str, &str)]) -> Sim {
+        let mut sim = Sim::begin(settings, 7);
+        sim.redis.texts = Some(Vec::new());
+        sim.settle();
+        assert!(sim.broker.upstream_is_up());
+        sim
+    }
+
+    fn begin(settings: &[(&str, &str)], seed: u64) -> Sim {
+        let mut all = Settings::default();
+        for (key, value) in settings {
+            all.set(key, value).expect("a setting");
+        }
+        let upstream = parse_upstream("redis://sim/0").expect("a URL");
+        Sim {
+            broker: Broker::new(all, upstream, seed, 0),
+            now: 0,
+            peers: Vec::new(),
+            redis: Redis::new(),
+            conns: BTreeMap::new(),
+            next_link: 0,
+            refuses: false,
+            dial_time: 0,
+            room: usize::MAX,
+            full: false,
+            frozen: Vec::new(),
+            silent: Vec::new(),
+            over_max: false,
+            lingers: false,
+        }
+    }
+
+    // ---- children -------------------------------------------------------------------------------------
+
+    pub(super) fn child(&mut self) -> usize {
+        let link = self.peers.len();
+        let key = self.broker.child_open(ChildKind::Socket, "sim", link).expect("room for a child");
+        self.peers.push(Peer {
+            key: Some(key),
+            outbox: Vec::new(),
+            shut: false,
+            armed: false,
+            received: Vec::new(),
+            room: usize::MAX,
+            blocked: false,
+            closed: false,
+        });
+        link
+    }
+
+    /// A child that is closed by now has a key that names nothing.
+    pub(super) fn key(&self, child: usize) -> Key<Child> {
+        self.peers[child].key.unwrap_or(Key::NONE)
+    }
+
+    /// The child's process dies.
+    pub(super) fn kill(&mut self, child: usize) {
+        self.broker.child_gone(self.key(child));
+        self.settle();
+    }
+
+    /// The child shuts its sending side down.
+    pub(super) fn half_close(&mut self, child: usize) {
+        self.shut(child);
+        self.settle();
+    }
+
+    /// Sends requests, one a line, in one write.
+    pub(super) fn send(&mut self, child: usize, lines: &str) {
+        let bytes = packed(lines);
+        self.send_bytes(child, &bytes);
+    }
+
+    pub(super) fn send_bytes(&mut self, child: usize, bytes: &[u8]) {
+        self.post(child, bytes);
+        self.settle();
+    }
+
+    /// What the child has received since the last call, CRLF shown as a space.
+    pub(super) fn received(&mut self, child: usize) -> String {
+        let bytes = std::mem::take(&mut self.peers[child].received);
+        String::from_utf8_lossy(&bytes).replace("\r\n", " ").trim_end().to_owned()
+    }
+
+    pub(super) fn ask(&mut self, child: usize, lines: &str) -> String {
+        self.send(child, lines);
+        self.received(child)
+    }
+
+    pub(super) fn is_closed(&self, child: usize) -> bool {
+        self.peers[child].closed
+    }
+
+    // ---- upstream -------------------------------------------------------------------------------------
+
+    /// The links of a role's connections, oldest first.
+    pub(super) fn links(&self, role: LaneRole) -> Vec<usize> {
+        self.conns.iter().filter(|(_, conn)| conn.role == role).map(|(link, _)| *link).collect()
+    }
+
+    /// What was executed: connection and request.
+    pub(super) fn executed(&self) -> &[(i64, String)] {
+        self.redis.texts.as_deref().unwrap_or_default()
+    }
+
+    /// So many CLIENT UNBLOCK come before the command they are meant for.
+    pub(super) fn early_unblocks(&mut self) -> &mut usize {
+        &mut self.redis.early_unblocks
+    }
+
+    /// The upstream closes a connection.
+    pub(super) fn lose(&mut self, link: usize) {
+        self.redis.disconnect(link);
+        let conn = self.conns.remove(&link).expect("a connection");
+        self.broker.lane_lost(conn.lane, "lost by the test");
+        self.settle();
+    }
+
+    /// The upstream sends bytes nobody asked for.
+    pub(super) fn inject(&mut self, link: usize, bytes: &[u8]) {
+        let lane = self.conns[&link].lane;
+        self.broker.lane_input(lane, bytes);
+        self.settle();
+    }
+
+    /// The next request of a silent connection is answered with these bytes.
+    pub(super) fn answer_next(&mut self, link: usize, bytes: &[u8]) {
+        self.drop_request(link);
+        self.inject(link, bytes);
+    }
+
+    /// The reply to the next request of a silent connection is lost.
+    pub(super) fn swallow_next(&mut self, link: usize) {
+        self.drop_request(link);
+        self.settle();
+    }
+
+    fn drop_request(&mut self, link: usize) {
+        let conn = self.conns.get_mut(&link).expect("a connection");
+        let (_, len) = redis::take_request(&conn.to_redis).expect("a request");
+        conn.to_redis.drain(..len);
+    }
+
+    /// Lingering connections are closed by the upstream too.
+    pub(super) fn let_go(&mut self) {
+        self.lingers = false;
+        for link in self.conns.keys().copied().collect::<Vec<_>>() {
+            if self.conns[&link].leaving {
+                self.conns.remove(&link);
+                self.redis.disconnect(link);
+                self.broker.connection_closed();
+            }
+        }
+        self.settle();
+    }
+
+    /// Lets time pass, stopping wherever something is due.
+    pub(super) fn pass(&mut self, duration: Millis) {
+        let end = self.now + duration;
+        while self.now < end {
+            let step = self.redis.next_expiry().map_or(duration, |due| due.saturating_sub(self.now));
+            let step = step.min(self.broker.timeout().unwrap_or(duration)).max(1);
+            self.tick((self.now + step).min(end));
+            self.settle();
+        }
+    }
+}
+
+/// Requests, one a line, arguments parted by spaces.
+pub(super) fn packed(lines: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for line in lines.lines() {
+        let argv: Vec<&[u8]> = line.split_whitespace().map(str::as_bytes).collect();
+        encode::request(&mut bytes, &argv);
+    }
+    bytes
+}

@@ -1,0 +1,667 @@
+//! One schedule: children that ask at random, and a world that fails at random, both from one seed. After
+//! every step the replies that have come are judged and everything that must hold is checked; at the end all
+//! faults stop, and whoever has asked must be answered.
+
+use super::ledger::Nonce;
+use super::reply::parse;
+use super::script::{Script, What};
+use super::{Sim, broken, trace};
+use crate::base::clock::Millis;
+use crate::config::parse_upstream;
+use crate::config::value::Integrity;
+use crate::core::lane::{LaneRole, LaneState};
+use crate::resp::encode;
+use std::collections::BTreeMap;
+
+/// Databases children use.
+const DBS: u32 = 3;
+/// Lists that blocking pops wait on.
+const LISTS: [&[u8]; 2] = [b"x", b"y"];
+/// Keys that are watched.
+const KEYS: [&[u8]; 2] = [b"k1", b"k2"];
+const CHANNELS: [&[u8]; 2] = [b"ch1", b"ch2"];
+const PATTERNS: [&[u8]; 2] = [b"ch*", b"ch1"];
+
+/// Rounds of 150 ms until everybody must have been answered: many may stand in line for one lease, each for as
+/// long as `lease_wait_timeout`.
+const ROUNDS_MAX: u32 = 600;
+
+/// What a schedule has done.
+#[derive(Debug, Default)]
+pub(super) struct Played {
+    pub(super) steps: u64,
+    pub(super) commands: u64,
+    pub(super) faults: BTreeMap<&'static str, u64>,
+}
+
+struct Player {
+    sim: Sim,
+    rng: fastrand::Rng,
+    scripts: Vec<Script>,
+    played: Played,
+    /// Which requests this schedule prefers.
+    taste: [u32; 4],
+    /// Settings of this schedule may close a child for what it does not do.
+    strict: bool,
+    /// Connections on which a reply was lost: until another one comes, nothing tells of it.
+    short: Vec<usize>,
+    /// The second upstream is the one dialled.
+    moved: bool,
+}
+
+/// Plays the schedule of one seed.
+pub(super) fn play(seed: u64) -> Played {
+    let mut rng = fastrand::Rng::with_seed(seed);
+    let (settings, strict) = random_settings(&mut rng);
+    let settings: Vec<(&str, &str)> = settings.iter().map(|(key, value)| (*key, value.as_str())).collect();
+    let mut player = Player {
+        sim: Sim::begin(&settings, seed),
+        scripts: Vec::new(),
+        played: Played::default(),
+        taste: random_taste(&mut rng),
+        strict,
+        short: Vec::new(),
+        moved: false,
+        rng,
+    };
+    if player.rng.u8(..3) == 0 {
+        player.sim.room = player.rng.usize(1..200);
+    }
+    if player.rng.u8(..4) > 0 {
+        player.sim.settle();
+    }
+    for _ in 0..player.rng.usize(2..7) {
+        player.newcomer();
+    }
+    for _ in 0..player.rng.usize(30..150) {
+        player.step();
+        player.played.steps += 1;
+    }
+    player.end();
+    player.played.commands = player.sim.redis.commands;
+    player.played
+}
+
+/// Settings with small bounds; and whether a child that does nothing wrong is never closed under them.
+fn random_settings(rng: &mut fastrand::Rng) -> (Vec<(&'static str, String)>, bool) {
+    let mut pick = |choices: &[&str]| choices[rng.usize(..choices.len())].to_owned();
+    let memory = pick(&["1GiB", "1GiB", "1GiB", "1MiB"]);
+    let idle = pick(&["0", "0", "0", "900"]);
+    let open = pick(&["0", "0", "3000", "400"]);
+    let output = pick(&["1MiB", "64KiB"]);
+    let strict = memory == "1GiB" && idle == "0" && open == "0" && output == "1MiB";
+    let settings = vec![
+        ("lanes", pick(&["1", "1", "2", "3"])),
+        ("leases_blocking_max", pick(&["1", "2", "3", "64", "0"])),
+        ("leases_transaction_max", pick(&["1", "2", "64"])),
+        ("leases_session_max", pick(&["1", "2", "64"])),
+        ("leases_warm", pick(&["0", "1", "2"])),
+        ("upstream_connections_max", pick(&["8", "9", "12", "64"])),
+        ("lease_wait_timeout", pick(&["0", "200", "1500"])),
+        ("connect_timeout", pick(&["30", "300"])),
+        ("reconnect_backoff_max", pick(&["10", "200"])),
+        ("queue_timeout", pick(&["0", "50", "400"])),
+        ("request_timeout", pick(&["0", "0", "100", "700"])),
+        ("lane_stall_timeout", pick(&["0", "200", "2000"])),
+        ("upstream_idle_timeout", pick(&["0", "300", "2000"])),
+        ("upstream_lifetime", pick(&["0", "0", "150"])),
+        ("child_in_flight_max", pick(&["1", "3", "64"])),
+        ("transactions", pick(&["shared", "shared", "leased"])),
+        ("integrity", pick(&["off", "sampled", "always"])),
+        ("integrity_sample", pick(&["1", "4"])),
+        ("pubsub", pick(&["shared", "shared", "leased"])),
+        ("transaction_max", pick(&["64MiB", "1KiB"])),
+        ("drain_timeout", pick(&["0", "100", "500"])),
+        ("child_output_max", output),
+        ("memory_max", memory),
+        ("idle_child_timeout", idle),
+        ("idle_transaction_timeout", open),
+    ];
+    (settings, strict)
+}
+
+/// Requests a schedule prefers; every fifth is mostly about subscriptions.
+fn random_taste(rng: &mut fastrand::Rng) -> [u32; 4] {
+    if rng.u8(..5) == 0 { [12, 13, 13, 0] } else { std::array::from_fn(|_| rng.u32(..16)) }
+}
+
+impl Player {
+    fn newcomer(&mut self) {
+        let child = self.sim.child();
+        let mut script = Script::new(child);
+        script.may_close = !self.strict;
+        self.scripts.push(script);
+    }
+
+    fn one_of(&mut self) -> Option<usize> {
+        let open: Vec<usize> =
+            (0..self.scripts.len()).filter(|index| !self.sim.is_closed(self.scripts[*index].child)).collect();
+        (!open.is_empty()).then(|| open[self.rng.usize(..open.len())])
+    }
+
+    fn a_link(&mut self) -> Option<usize> {
+        let links: Vec<usize> = self.sim.conns.keys().copied().collect();
+        (!links.is_empty()).then(|| links[self.rng.usize(..links.len())])
+    }
+
+    // ---- steps ----------------------------------------------------------------------------------------
+
+    fn step(&mut self) {
+        match self.rng.u32(..100) {
+            0..45 => self.talk(),
+            45..65 => self.move_bytes(),
+            65..80 => self.sim.settle(),
+            80..90 => {
+                let duration = if self.rng.u8(..8) == 0 { 2000 } else { 120 };
+                let now = self.sim.now + self.rng.u64(1..duration);
+                self.pass_until(now);
+            }
+            _ => self.fault(),
+        }
+        self.sim.turn();
+        self.sim.check();
+        self.listen();
+    }
+
+    /// Time passes and nothing else moves, but every timer fires at its own moment.
+    fn pass_until(&mut self, end: Millis) {
+        while self.sim.now < end {
+            let due = self.sim.broker.timeout().map_or(end, |wait| self.sim.now + wait.max(1));
+            let due = due.min(self.sim.redis.next_expiry().unwrap_or(end).max(self.sim.now + 1));
+            self.sim.tick(due.min(end));
+            self.sim.turn();
+        }
+    }
+
+    fn some_bytes(&mut self) -> usize {
+        if self.rng.bool() { usize::MAX } else { self.rng.usize(1..40) }
+    }
+
+    /// A few bytes go on, somewhere.
+    fn move_bytes(&mut self) {
+        if self.rng.u8(..4) == 0 {
+            self.whole_frame();
+        }
+        let limit = self.some_bytes();
+        match (self.rng.u8(..3), self.a_link(), self.one_of()) {
+            (0, Some(link), _) => drop(self.sim.read_redis(link, limit)),
+            (1, Some(link), _) => drop(self.sim.read_lane(link, limit)),
+            (_, _, Some(index)) => {
+                let child = self.scripts[index].child;
+                self.sim.read_child(child, limit);
+            }
+            _ => {}
+        }
+    }
+
+    /// Hands every child what has come for it.
+    fn listen(&mut self) {
+        for script in &mut self.scripts {
+            let peer = &mut self.sim.peers[script.child];
+            if !peer.received.is_empty() {
+                let bytes = std::mem::take(&mut peer.received);
+                script.receive(&bytes, &mut self.sim.redis.ledger);
+            }
+            if script.gives_up
+                && let Some(key) = peer.key
+            {
+                script.may_close = true;
+                self.sim.broker.child_gone(key);
+            }
+            if self.sim.peers[script.child].closed {
+                script.closed();
+            }
+        }
+        self.replace_closed();
+    }
+
+    fn replace_closed(&mut self) {
+        let closed = self.scripts.iter().filter(|script| self.sim.peers[script.child].closed).count();
+        let drained = self.sim.broker.is_draining();
+        if self.scripts.len() - closed < 2 && !drained {
+            self.newcomer();
+        }
+    }
+
+    // ---- requests -------------------------------------------------------------------------------------
+
+    fn talk(&mut self) {
+        let Some(index) = self.one_of() else { return };
+        let mut bytes = Vec::new();
+        for _ in 0..self.rng.usize(1..5) {
+            self.ask(index, &mut bytes);
+        }
+        let child = self.scripts[index].child;
+        if self.sim.peers[child].shut {
+            return;
+        }
+        self.sim.post(child, &bytes);
+        let limit = self.some_bytes();
+        self.sim.read_child(child, limit);
+    }
+
+    /// One or a few requests that belong together.
+    fn ask(&mut self, index: usize, bytes: &mut Vec<u8>) {
+        let taste = self.taste[self.rng.usize(..4)];
+        match if self.rng.bool() { taste } else { self.rng.u32(..16) } {
+            0..3 => self.plain(index, bytes),
+            3 | 4 => {
+                self.put(index, What::Multi, &[b"MULTI"], bytes);
+                for _ in 0..self.rng.usize(1..4) {
+                    self.plain(index, bytes);
+                }
+                self.put(index, What::Exec, &[b"EXEC"], bytes);
+            }
+            5 => self.put(index, What::Multi, &[b"MULTI"], bytes),
+            6 => self.put(index, What::Exec, &[b"EXEC"], bytes),
+            7 => {
+                let discards = self.rng.u8(..3) == 0;
+                let (what, name) = if discards { (What::Discard, "DISCARD") } else { (What::Exec, "EXEC") };
+                self.put(index, what, &[name.as_bytes()], bytes);
+            }
+            8 => self.watch(index, bytes),
+            9 => self.touch(index, bytes),
+            10 if self.rng.u8(..3) == 0 => {
+                // The timeout says whose it is.
+                let timeout = (self.scripts[index].child * 1000 + 1).to_string();
+                self.put(index, What::Wait, &[b"WAIT", b"0", timeout.as_bytes()], bytes);
+            }
+            10 => self.pop(index, bytes),
+            11 => {
+                let list = LISTS[self.rng.usize(..2)];
+                self.put_nonce(index, What::Push, &[b"RPUSH", list], bytes);
+            }
+            12 => self.subscribe(index, bytes),
+            13 => {
+                let shard = self.rng.u8(..4) == 0;
+                let (name, channel): (&[u8], &[u8]) =
+                    if shard { (b"SPUBLISH", b"sh1") } else { (b"PUBLISH", CHANNELS[self.rng.usize(..2)]) };
+                self.put_nonce(index, What::Publish, &[name, channel], bytes);
+            }
+            _ => self.about_the_connection(index, bytes),
+        }
+    }
+
+    fn plain(&mut self, index: usize, bytes: &mut Vec<u8>) {
+        let value = vec![b'v'; if self.rng.u8(..8) == 0 { self.rng.usize(1..3000) } else { 1 }];
+        let nonce = self.scripts[index].nonce(&mut self.sim.redis.ledger);
+        let text = nonce.text().into_bytes();
+        let (what, argv): (What, Vec<&[u8]>) = match self.rng.u8(..6) {
+            0 | 1 => (What::Value, vec![b"GET", &text]),
+            2 => (What::Value, vec![b"GETSET", &text, &value]),
+            3 => (What::Value, vec![b"EVAL", b"return ARGV[1]", b"0", &text]),
+            4 => (What::Incr, vec![b"INCR", &text]),
+            _ => (What::Set, vec![b"SET", &text, &value]),
+        };
+        self.scripts[index].asks(what, Some(nonce), &self.sim.redis.ledger);
+        encode::request(bytes, &argv);
+    }
+
+    fn watch(&mut self, index: usize, bytes: &mut Vec<u8>) {
+        if self.rng.u8(..5) == 0 {
+            return self.put(index, What::Unwatch, &[b"UNWATCH"], bytes);
+        }
+        let key = KEYS[self.rng.usize(..2)];
+        self.put_nonce(index, What::Watch(key.to_vec()), &[b"WATCH", key], bytes);
+        if self.rng.bool() {
+            self.put(index, What::Multi, &[b"MULTI"], bytes);
+            self.plain(index, bytes);
+            self.put(index, What::Exec, &[b"EXEC"], bytes);
+        }
+    }
+
+    /// A write of a key that may be watched.
+    fn touch(&mut self, index: usize, bytes: &mut Vec<u8>) {
+        let key = KEYS[self.rng.usize(..2)];
+        self.put_nonce(index, What::Set, &[b"SET", key], bytes);
+    }
+
+    fn pop(&mut self, index: usize, bytes: &mut Vec<u8>) {
+        let list = LISTS[self.rng.usize(..2)];
+        let forever = self.rng.bool();
+        let timeout: &[u8] = if forever { b"0" } else { b"0.15" };
+        self.put(index, What::Pop { forever }, &[b"BLPOP", list, timeout], bytes);
+    }
+
+    fn subscribe(&mut self, index: usize, bytes: &mut Vec<u8>) {
+        let family = self.rng.usize(..3);
+        let joins = self.rng.u8(..3) > 0;
+        let command: &[u8] = match (family, joins) {
+            (0, true) => b"SUBSCRIBE",
+            (0, false) => b"UNSUBSCRIBE",
+            (1, true) => b"PSUBSCRIBE",
+            (1, false) => b"PUNSUBSCRIBE",
+            (_, true) => b"SSUBSCRIBE",
+            (_, false) => b"SUNSUBSCRIBE",
+        };
+        let all: [&[u8]; 2] = match family {
+            0 => CHANNELS,
+            1 => PATTERNS,
+            _ => [b"sh1", b"sh2"],
+        };
+        let names: Vec<&[u8]> = match self.rng.u8(..3) {
+            0 if !joins => Vec::new(),
+            0 | 1 => vec![all[self.rng.usize(..2)]],
+            _ => all.to_vec(),
+        };
+        let owned = names.iter().map(|name| name.to_vec()).collect();
+        let argv: Vec<&[u8]> = [command].into_iter().chain(names).collect();
+        self.put(index, What::Subscribe { family, joins, names: owned }, &argv, bytes);
+    }
+
+    fn about_the_connection(&mut self, index: usize, bytes: &mut Vec<u8>) {
+        match self.rng.u8(..12) {
+            0..3 => {
+                let db = self.rng.u32(..DBS);
+                self.put(index, What::Select(db), &[b"SELECT", db.to_string().as_bytes()], bytes);
+            }
+            3..5 => {
+                let proto = self.rng.u8(2..4);
+                self.put(index, What::Hello(proto), &[b"HELLO", proto.to_string().as_bytes()], bytes);
+            }
+            5 => self.put(index, What::Reset, &[b"RESET"], bytes),
+            6 => self.put_nonce(index, What::Echo, &[b"ECHO"], bytes),
+            7 => {
+                let name = format!("me{}", self.rng.u8(..9)).into_bytes();
+                self.put(index, What::Name(name.clone()), &[b"CLIENT", b"SETNAME", &name], bytes);
+            }
+            8 => self.put(index, What::NameAgain, &[b"CLIENT", b"GETNAME"], bytes),
+            9 => self.put(index, What::Unknown, &[b"NOSUCH", b"a"], bytes),
+            10 => self.put(index, What::Short, &[b"GET"], bytes),
+            _ if self.rng.u8(..8) == 0 => self.put(index, What::Quit, &[b"QUIT"], bytes),
+            _ => self.put(index, What::Ping, &[b"PING"], bytes),
+        }
+    }
+
+    fn put(&mut self, index: usize, what: What, argv: &[&[u8]], bytes: &mut Vec<u8>) {
+        self.scripts[index].asks(what, None, &self.sim.redis.ledger);
+        encode::request(bytes, argv);
+    }
+
+    /// With a nonce as the last argument.
+    fn put_nonce(&mut self, index: usize, what: What, argv: &[&[u8]], bytes: &mut Vec<u8>) {
+        let nonce: Nonce = self.scripts[index].nonce(&mut self.sim.redis.ledger);
+        let text = nonce.text().into_bytes();
+        let argv: Vec<&[u8]> = argv.iter().copied().chain([&text[..]]).collect();
+        self.scripts[index].asks(what, Some(nonce), &self.sim.redis.ledger);
+        encode::request(bytes, &argv);
+    }
+
+    // ---- faults ---------------------------------------------------------------------------------------
+
+    fn count(&mut self, fault: &'static str) {
+        trace!("{} ms: {fault}", self.sim.now);
+        *self.played.faults.entry(fault).or_default() += 1;
+    }
+
+    fn fault(&mut self) {
+        match self.rng.u8(..20) {
+            0..3 => self.cut(),
+            3 if self.rng.bool() => self.garbage(),
+            3 => self.whole_frame(),
+            4 => self.freeze(),
+            5 => self.sim.frozen.clear(),
+            6 => {
+                self.sim.full = self.rng.bool();
+                self.count("full");
+            }
+            7 => {
+                self.sim.room = if self.rng.bool() { usize::MAX } else { self.rng.usize(1..200) };
+                let room = self.sim.room;
+                self.sim.conns.values_mut().for_each(|conn| conn.room = room);
+                self.count("narrow");
+            }
+            8 => {
+                self.sim.refuses = self.rng.u8(..3) == 0;
+                self.count("refused");
+            }
+            9 => {
+                self.sim.dial_time = [0, 5, 500][self.rng.usize(..3)];
+                self.count("slow dial");
+            }
+            10 => {
+                if let Some(link) = self.a_link() {
+                    self.sim.silent.push(link);
+                    self.count("silent");
+                }
+            }
+            11 => self.sim.silent.clear(),
+            12 => {
+                self.sim.lingers = self.rng.bool();
+                self.count("lingering");
+            }
+            13 => self.end_leaving(),
+            14 => {
+                self.sim.redis.early_unblocks = self.rng.usize(..3);
+                self.count("early unblock");
+            }
+            15 => self.restart(),
+            16 => self.reload(),
+            17 => self.leave(),
+            18 => self.stall(),
+            _ if self.rng.u8(..6) == 0 => self.drain(),
+            _ => {}
+        }
+    }
+
+    /// A connection breaks: what was on its way is lost from some byte on, in both directions.
+    fn cut(&mut self) {
+        let Some(link) = self.a_link() else { return };
+        let kept = self.rng.usize(..60);
+        self.cut_link(link, kept);
+        self.count("cut");
+    }
+
+    fn cut_link(&mut self, link: usize, kept: usize) {
+        let arrives = self.rng.usize(..60);
+        self.sim.read_redis(link, arrives);
+        let Some(conn) = self.sim.conns.get_mut(&link) else { return };
+        conn.to_redis.clear();
+        conn.to_broker.truncate(kept);
+        conn.ended = true;
+        self.sim.redis.disconnect(link);
+        self.sim.end_leaving(link);
+    }
+
+    /// The server is gone and back: every connection is lost at once.
+    fn restart(&mut self) {
+        for link in self.sim.conns.keys().copied().collect::<Vec<_>>() {
+            self.cut_link(link, 20);
+        }
+        self.count("restart");
+    }
+
+    /// 16: bytes that are no reply, or a reply nobody asked for.
+    fn garbage(&mut self) {
+        let Some(link) = self.a_link() else { return };
+        let conn = &self.sim.conns[&link];
+        let (lane, whole) = (conn.lane, conn.to_broker.is_empty() && !conn.leaving && !conn.ended);
+        let state = self.sim.broker.lanes.get(lane);
+        let Some((idle, input)) = state
+            .filter(|lane| lane.state == LaneState::Ready && lane.link == link)
+            .map(|lane| (!lane.has_written(), lane.input.len()))
+        else {
+            return;
+        };
+        if !whole || input > 0 {
+            return;
+        }
+        let bytes: &[u8] = if idle && self.rng.bool() { b"+nobody asked\r\n" } else { b"@\r\n" };
+        self.sim.broker.lane_input(lane, bytes);
+        if self.sim.broker.lane_link(lane) == Some(link) {
+            broken(16, "a reply that cannot be was taken");
+        }
+        self.count("garbage");
+    }
+
+    /// A whole reply is lost, doubled or slipped in: valid to any reader, and noticed with `integrity = always`.
+    fn whole_frame(&mut self) {
+        let Some(link) = self.a_link() else { return };
+        let always = self.sim.broker.settings().integrity == Integrity::Always;
+        let conn = self.sim.conns.get_mut(&link).expect("just picked");
+        let guarded = self.sim.broker.lanes.get(conn.lane).is_some_and(|lane| {
+            lane.link == link && lane.state == LaneState::Ready && lane.input.is_empty() && lane.is_guarded()
+        });
+        if conn.role != LaneRole::Shared || !always || !guarded {
+            return;
+        }
+        let Ok(Some((_, len))) = parse(&conn.to_broker) else { return };
+        let frame = conn.to_broker[..len].to_vec();
+        match self.rng.u8(..3) {
+            0 => {
+                conn.to_broker.drain(..len);
+                self.short.push(link);
+            }
+            1 => drop(conn.to_broker.splice(0..0, frame)),
+            _ => drop(conn.to_broker.splice(0..0, b"$4\r\nc0n1\r\n".iter().copied())),
+        }
+        self.count("whole frame");
+    }
+
+    fn freeze(&mut self) {
+        let roles = [LaneRole::Shared, LaneRole::Lease, LaneRole::Control, LaneRole::Subscriber];
+        self.sim.frozen = roles.into_iter().filter(|_| self.rng.bool()).collect();
+        self.count("paused");
+    }
+
+    fn end_leaving(&mut self) {
+        for link in self.sim.conns.keys().copied().collect::<Vec<_>>() {
+            if self.sim.conns[&link].leaving {
+                // What had been written is executed all the same, or not.
+                let limit = self.some_bytes();
+                self.sim.read_redis(link, limit);
+                self.sim.end_leaving(link);
+            }
+        }
+    }
+
+    fn reload(&mut self) {
+        let mut settings = self.sim.broker.settings().clone();
+        let keep = ["memory_max", "idle_child_timeout", "idle_transaction_timeout", "child_output_max"];
+        let (others, _) = random_settings(&mut self.rng);
+        for (key, value) in others.iter().filter(|(key, _)| !keep.contains(key)) {
+            settings.set(key, value).expect("a setting");
+        }
+        self.sim.over_max |= settings.upstream_connections_max < self.sim.redis.clients.len();
+        if self.rng.u8(..4) == 0 {
+            // Subscribers are closed.
+            self.moved = !self.moved;
+        }
+        let url = if self.moved { "redis://other/0" } else { "redis://sim/0" };
+        self.sim.broker.reload(settings, parse_upstream(url).expect("a URL"));
+        self.count("reload");
+    }
+
+    /// A child dies, hangs up or sends no more.
+    fn leave(&mut self) {
+        let Some(index) = self.one_of() else { return };
+        let child = self.scripts[index].child;
+        self.scripts[index].may_close = true;
+        if self.rng.bool() {
+            let key = self.sim.key(child);
+            self.sim.broker.child_gone(key);
+            self.count("killed child");
+        } else {
+            self.sim.shut(child);
+            self.sim.read_child(child, usize::MAX);
+            self.count("half-closed child");
+        }
+        self.newcomer_unless_draining();
+    }
+
+    fn newcomer_unless_draining(&mut self) {
+        if !self.sim.broker.is_draining() {
+            self.newcomer();
+        }
+    }
+
+    /// A child stops taking replies, or takes them again.
+    fn stall(&mut self) {
+        let Some(index) = self.one_of() else { return };
+        let room = if self.rng.bool() { usize::MAX } else { self.rng.usize(..50) };
+        self.sim.peers[self.scripts[index].child].room = room;
+        self.count("stalled child");
+    }
+
+    fn drain(&mut self) {
+        self.scripts.iter_mut().for_each(|script| script.may_close = true);
+        self.sim.broker.drain(None);
+        self.count("drain");
+    }
+
+    // ---- the end --------------------------------------------------------------------------------------
+
+    /// All is well again: whoever waits is served or told.
+    fn end(&mut self) {
+        let sim = &mut self.sim;
+        (sim.full, sim.refuses, sim.dial_time, sim.room) = (false, false, 0, usize::MAX);
+        sim.redis.early_unblocks = 0;
+        sim.frozen.clear();
+        sim.silent.clear();
+        sim.conns.values_mut().for_each(|conn| conn.room = usize::MAX);
+        sim.peers.iter_mut().for_each(|peer| peer.room = usize::MAX);
+        sim.let_go();
+        for link in std::mem::take(&mut self.short) {
+            self.cut_link(link, 0);
+        }
+        let mut rounds = 0;
+        while !self.all_answered() {
+            rounds += 1;
+            if rounds > ROUNDS_MAX {
+                let waits: Vec<_> = self.scripts.iter().filter_map(Script::waits_for).collect();
+                broken(13, &format!("somebody is never answered: {waits:?}"));
+            }
+            self.feed();
+            self.sim.pass(150);
+            self.listen_only();
+        }
+        self.sim.settle();
+        self.listen_only();
+        let ledger = &self.sim.redis.ledger;
+        self.scripts.iter().for_each(|script| script.check_end(ledger));
+        let lost: usize = self.scripts.iter().map(|script| script.lost_pops).sum();
+        if ledger.undelivered() > lost {
+            let popped = ledger.undelivered();
+            broken(5, &format!("{popped} elements were popped and not delivered, {lost} may be lost"));
+        }
+        self.go_home();
+    }
+
+    fn listen_only(&mut self) {
+        for script in &mut self.scripts {
+            let bytes = std::mem::take(&mut self.sim.peers[script.child].received);
+            script.receive(&bytes, &mut self.sim.redis.ledger);
+            if self.sim.peers[script.child].closed {
+                script.closed();
+            }
+        }
+    }
+
+    fn all_answered(&self) -> bool {
+        self.scripts.iter().all(|script| script.is_answered() || self.sim.peers[script.child].closed)
+    }
+
+    /// Gives elements to whoever waits for one.
+    fn feed(&mut self) {
+        for db in 0..DBS {
+            for list in LISTS {
+                self.sim.redis.give(db, list);
+            }
+        }
+    }
+
+    /// Every child leaves: nothing of any of them stays.
+    fn go_home(&mut self) {
+        for script in &self.scripts {
+            let key = self.sim.key(script.child);
+            self.sim.broker.child_gone(key);
+        }
+        self.sim.settle();
+        // What they left on lanes that are not connected is given up in its time.
+        self.sim.pass(2000);
+        let (lent, left) = (self.sim.broker.leases_lent(), self.sim.broker.requests_in_flight());
+        if lent != (0, 0, 0) || left > 0 || self.sim.broker.children_len() > 0 {
+            broken(6, &format!("without children, leases {lent:?} are lent and {left} requests under way"));
+        }
+    }
+}

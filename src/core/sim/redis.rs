@@ -1,0 +1,816 @@
+//! A model of Redis: a server in memory that executes what arrives on its connections, in the order of
+//! arrival, for as many databases, protocols and users as are asked for. Small where it can be, exact where
+//! the broker depends on it: MULTI, WATCH, blocking commands, subscriptions, the state of connections.
+//!
+//! Two things a real server does not do make it a better witness. A key that was never set holds its own
+//! name. And the value of a nonce tells where it was read: `c1n5@2.3.default` on db 2, RESP3, as the default
+//! user.
+
+use super::ledger::{Ledger, Message, Nonce};
+use super::{broken, table, trace};
+use crate::base::clock::Millis;
+use crate::core::lane::LaneRole;
+use crate::resp::encode;
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+
+/// A request's arguments.
+pub(super) type Argv = Vec<Vec<u8>>;
+
+/// How many databases there are, as in Redis' own default.
+const DATABASES: u32 = 16;
+
+#[derive(Debug)]
+enum Value {
+    Text(Vec<u8>),
+    List(VecDeque<Vec<u8>>),
+}
+
+/// A blocking pop without an element.
+#[derive(Debug)]
+pub(super) struct Blocked {
+    keys: Vec<Vec<u8>>,
+    /// Its place among all that wait.
+    turn: u64,
+    pub(super) until: Millis,
+}
+
+/// A connection, as the server knows it.
+#[derive(Debug)]
+pub(super) struct Client {
+    pub(super) id: i64,
+    /// What the broker uses it for: known here only to judge what arrives.
+    pub(super) role: LaneRole,
+    pub(super) proto: u8,
+    pub(super) db: u32,
+    pub(super) user: String,
+    pub(super) name: String,
+    /// Commands queued since MULTI.
+    pub(super) multi: Option<Vec<Argv>>,
+    spoilt: bool,
+    pub(super) watched: Vec<(u32, Vec<u8>)>,
+    /// A watched key was written.
+    touched: bool,
+    pub(super) blocked: Option<Blocked>,
+    /// Channels, patterns, shard channels.
+    pub(super) subscribed: [BTreeSet<Vec<u8>>; 3],
+    pub(super) silent: bool,
+    /// Redis' clock at the last command: what WAIT is about.
+    offset: u64,
+    /// Something other than a greeting has come.
+    greeted: bool,
+    selects: u32,
+    pub(super) input: Vec<u8>,
+    pub(super) out: Vec<u8>,
+    /// It executes nothing for now.
+    pub(super) frozen: bool,
+}
+
+impl Client {
+    fn new(id: i64, role: LaneRole) -> Client {
+        Client {
+            id,
+            role,
+            proto: 2,
+            db: 0,
+            user: "default".into(),
+            name: String::new(),
+            multi: None,
+            spoilt: false,
+            watched: Vec::new(),
+            touched: false,
+            blocked: None,
+            subscribed: Default::default(),
+            silent: false,
+            offset: 0,
+            greeted: false,
+            selects: 0,
+            input: Vec::new(),
+            out: Vec::new(),
+            frozen: false,
+        }
+    }
+
+    pub(super) fn subscriptions(&self) -> usize {
+        self.subscribed.iter().map(BTreeSet::len).sum()
+    }
+
+    fn count(&self, family: usize) -> i64 {
+        let counted = if family == 2 { &self.subscribed[2..] } else { &self.subscribed[..2] };
+        counted.iter().map(BTreeSet::len).sum::<usize>() as i64
+    }
+}
+
+/// The server.
+pub(super) struct Redis {
+    pub(super) now: Millis,
+    /// By link.
+    pub(super) clients: BTreeMap<usize, Client>,
+    pub(super) ledger: Ledger,
+    keys: HashMap<(u32, Vec<u8>), Value>,
+    turns: u64,
+    table: Vec<u8>,
+    /// So many CLIENT UNBLOCK come before the command they are meant for.
+    pub(super) early_unblocks: usize,
+    /// Every request, with the id of its connection; for scenarios, which read it.
+    pub(super) texts: Option<Vec<(i64, String)>>,
+    pub(super) commands: u64,
+}
+
+impl Redis {
+    pub(super) fn new() -> Redis {
+        Redis {
+            now: 0,
+            clients: BTreeMap::new(),
+            ledger: Ledger::default(),
+            keys: HashMap::new(),
+            turns: 0,
+            table: table::all(),
+            early_unblocks: 0,
+            texts: None,
+            commands: 0,
+        }
+    }
+
+    pub(super) fn connect(&mut self, link: usize, role: LaneRole) {
+        self.clients.insert(link, Client::new(1000 + link as i64, role));
+    }
+
+    pub(super) fn disconnect(&mut self, link: usize) {
+        if self.clients.remove(&link).is_some() {
+            self.ledger.closed.insert(link);
+        }
+    }
+
+    /// An element from nobody, for whoever waits on this list.
+    pub(super) fn give(&mut self, db: u32, list: &[u8]) {
+        self.push(db, list, &[b"e".to_vec()], false);
+    }
+
+    /// When the next blocking command gives up.
+    pub(super) fn next_expiry(&self) -> Option<Millis> {
+        let blocked = self.clients.values().filter_map(|client| client.blocked.as_ref());
+        blocked.map(|blocked| blocked.until).min()
+    }
+
+    pub(super) fn advance(&mut self, now: Millis) {
+        self.now = now;
+        for client in self.clients.values_mut() {
+            if client.blocked.as_ref().is_some_and(|blocked| blocked.until <= now) {
+                client.blocked = None;
+                encode::null_array(&mut client.out, client.proto);
+            }
+        }
+    }
+
+    /// Bytes arrive on a connection, and every complete request among them is executed.
+    pub(super) fn receive(&mut self, link: usize, bytes: &[u8]) {
+        if let Some(client) = self.clients.get_mut(&link) {
+            client.input.extend_from_slice(bytes);
+        }
+        self.serve(link);
+    }
+
+    /// Executes what has arrived; whether there was anything.
+    pub(super) fn serve(&mut self, link: usize) -> bool {
+        let mut any = false;
+        let mut input = match self.clients.get_mut(&link) {
+            Some(client) if !client.input.is_empty() => std::mem::take(&mut client.input),
+            _ => return false,
+        };
+        let mut used = 0;
+        while self.clients.get(&link).is_some_and(|client| !client.frozen && client.blocked.is_none()) {
+            let Some((argv, len)) = take_request(&input[used..]) else { break };
+            used += len;
+            any = true;
+            self.request(link, argv);
+        }
+        input.drain(..used);
+        if let Some(client) = self.clients.get_mut(&link) {
+            client.input = input;
+        }
+        any
+    }
+
+    // ---- one request ----------------------------------------------------------------------------------
+
+    fn request(&mut self, link: usize, argv: Argv) {
+        self.commands += 1;
+        let name = full_name(&argv);
+        let Some(client) = self.clients.get_mut(&link) else { return };
+        if let Some(texts) = &mut self.texts {
+            texts.push((client.id, shown(&argv)));
+        }
+        trace!("    redis {link} ({:?}) runs {}", client.role, shown(&argv));
+        watch_for_poison(client, &name, &argv);
+        let reply = match refusal(client, &name, &argv) {
+            Some(error) => {
+                client.spoilt |= client.multi.is_some();
+                error
+            }
+            None => self.admitted(link, &name, argv),
+        };
+        if let Some(client) = self.clients.get_mut(&link) {
+            client.offset = self.ledger.clock;
+            if !client.silent {
+                client.out.extend_from_slice(&reply);
+            }
+        }
+    }
+
+    /// 22: WAIT speaks of what its own connection has done last; that must not be older than the child's last
+    /// write. The timeout tells whose it is.
+    fn check_wait(&self, link: usize, argv: &[Vec<u8>]) {
+        let child = String::from_utf8_lossy(&argv[2]).parse::<usize>().unwrap_or(0) / 1000;
+        let (known, written) = (self.clients[&link].offset, self.ledger.last_write(child));
+        if known < written {
+            broken(22, &format!("WAIT of child {child} knows of {known} where it wrote at {written}"));
+        }
+    }
+
+    fn admitted(&mut self, link: usize, name: &str, argv: Argv) -> Vec<u8> {
+        let Some(client) = self.clients.get_mut(&link) else { return Vec::new() };
+        let at_once = matches!(name, "exec" | "discard" | "multi" | "watch" | "quit" | "reset");
+        if let Some(queued) = &mut client.multi
+            && !at_once
+        {
+            queued.push(argv);
+            return b"+QUEUED\r\n".to_vec();
+        }
+        match name {
+            "multi" if client.multi.is_some() => error("ERR MULTI calls can not be nested"),
+            "watch" if client.multi.is_some() => error("ERR WATCH inside MULTI is not allowed"),
+            "exec" if client.multi.is_none() => error("ERR EXEC without MULTI"),
+            "discard" if client.multi.is_none() => error("ERR DISCARD without MULTI"),
+            "exec" => self.exec(link),
+            _ => {
+                if name == "wait" {
+                    self.check_wait(link, &argv);
+                }
+                self.note(link, &argv, false);
+                self.run(link, name, &argv)
+            }
+        }
+    }
+
+    /// Writes the request's nonce down, if it has one.
+    fn note(&mut self, link: usize, argv: &[Vec<u8>], aborted: bool) {
+        if let Some(nonce) = nonce_in(argv) {
+            self.ledger.ran(nonce, link, aborted);
+            if !aborted && matches!(full_name(argv).as_str(), "set" | "getset" | "incr" | "rpush") {
+                self.ledger.wrote(nonce);
+            }
+        }
+    }
+
+    fn exec(&mut self, link: usize) -> Vec<u8> {
+        let Some(client) = self.clients.get_mut(&link) else { return Vec::new() };
+        let queued = client.multi.take().unwrap_or_default();
+        let (spoilt, touched) = (client.spoilt, client.touched);
+        (client.spoilt, client.touched) = (false, false);
+        client.watched.clear();
+        let proto = client.proto;
+        self.check_block(&queued);
+        if spoilt {
+            return error("EXECABORT Transaction discarded because of previous errors.");
+        }
+        let mut out = Vec::new();
+        if touched {
+            queued.iter().for_each(|argv| self.note(link, argv, true));
+            encode::null_array(&mut out, proto);
+            return out;
+        }
+        encode::array_header(&mut out, queued.len());
+        for argv in queued {
+            self.note(link, &argv, false);
+            let name = full_name(&argv);
+            let reply = match name.as_str() {
+                "blpop" | "brpop" => {
+                    self.pop_now(link, &argv, name == "blpop").unwrap_or_else(|| null(proto))
+                }
+                _ => self.run(link, &name, &argv),
+            };
+            out.extend_from_slice(&reply);
+        }
+        out
+    }
+
+    /// Nothing of another child, and nothing of another transaction, stands between MULTI and EXEC.
+    fn check_block(&self, queued: &[Argv]) {
+        let nonces = queued.iter().filter_map(|argv| nonce_in(argv));
+        let owners: BTreeSet<_> = nonces
+            .filter_map(|nonce| Some((nonce.child(), *self.ledger.transactions.get(&nonce)?)))
+            .collect();
+        if owners.len() > 1 {
+            broken(8, &format!("one EXEC ran commands of {owners:?} (child, transaction)"));
+        }
+    }
+
+    fn run(&mut self, link: usize, name: &str, argv: &[Vec<u8>]) -> Vec<u8> {
+        let Some(client) = self.clients.get_mut(&link) else { return Vec::new() };
+        let (db, proto) = (client.db, client.proto);
+        let arg = |index: usize| argv.get(index).map_or(&b""[..], Vec::as_slice);
+        match name {
+            "ping" if argv.len() > 1 => bulk(arg(1)),
+            "ping" => b"+PONG\r\n".to_vec(),
+            "echo" => bulk(arg(1)),
+            "get" => bulk(&self.value(link, arg(1))),
+            "eval" => bulk(&self.tagged(link, arg(3))),
+            "strlen" => int(self.value(link, arg(1)).len() as i64),
+            "set" => {
+                self.write(db, arg(1), Value::Text(arg(2).to_vec()));
+                ok()
+            }
+            "getset" => {
+                let before = self.value(link, arg(1));
+                self.write(db, arg(1), Value::Text(arg(2).to_vec()));
+                bulk(&before)
+            }
+            "incr" => {
+                let before = match self.keys.get(&(db, arg(1).to_vec())) {
+                    Some(Value::Text(text)) => String::from_utf8_lossy(text).parse().unwrap_or(0),
+                    _ => 0i64,
+                };
+                self.write(db, arg(1), Value::Text((before + 1).to_string().into_bytes()));
+                int(before + 1)
+            }
+            "del" => {
+                let removed = argv[1..].iter().filter(|key| self.remove(db, key)).count();
+                int(removed as i64)
+            }
+            "exists" => {
+                int(argv[1..].iter().filter(|key| self.keys.contains_key(&(db, key.to_vec()))).count() as i64)
+            }
+            "dbsize" => int(self.keys.keys().filter(|(of, _)| *of == db).count() as i64),
+            "rpush" | "lpush" => int(self.push(db, arg(1), &argv[2..], name == "lpush")),
+            "lpop" => self.pop(db, arg(1), true).map_or_else(|| null_bulk(proto), |element| bulk(&element)),
+            "llen" => int(match self.keys.get(&(db, arg(1).to_vec())) {
+                Some(Value::List(list)) => list.len() as i64,
+                _ => 0,
+            }),
+            "blpop" | "brpop" => self.block(link, argv, name == "blpop"),
+            "multi" => {
+                client.multi = Some(Vec::new());
+                ok()
+            }
+            "discard" => {
+                (client.multi, client.spoilt, client.touched) = (None, false, false);
+                client.watched.clear();
+                ok()
+            }
+            "unwatch" => {
+                client.touched = false;
+                client.watched.clear();
+                ok()
+            }
+            "watch" => {
+                client.watched.extend(argv[1..].iter().map(|key| (db, key.clone())));
+                ok()
+            }
+            "publish" | "spublish" => self.publish(arg(1), arg(2), name == "spublish"),
+            "wait" => int(0),
+            "script|kill" | "function|kill" => error("NOTBUSY No scripts in execution right now."),
+            _ if name.contains("subscribe") => self.subscribe(link, name, argv),
+            _ => self.run_connection(link, name, argv),
+        }
+    }
+
+    /// Commands about the connection or the server itself.
+    fn run_connection(&mut self, link: usize, name: &str, argv: &[Vec<u8>]) -> Vec<u8> {
+        let Some(client) = self.clients.get_mut(&link) else { return Vec::new() };
+        let arg = |index: usize| String::from_utf8_lossy(argv.get(index).map_or(&b""[..], Vec::as_slice));
+        match name {
+            "hello" => hello(client, argv),
+            "auth" => match authenticate(client, argv.get(argv.len() - 2..).unwrap_or_default()) {
+                true => ok(),
+                false => error("WRONGPASS invalid username-password pair or user is disabled."),
+            },
+            "acl|whoami" => bulk(client.user.as_bytes()),
+            "select" => match arg(1).parse::<u32>() {
+                Ok(db) if db < DATABASES => {
+                    client.db = db;
+                    ok()
+                }
+                _ => error("ERR DB index is out of range"),
+            },
+            "client|setname" => {
+                client.name = arg(2).into_owned();
+                ok()
+            }
+            "client|getname" if client.name.is_empty() => null_bulk(client.proto),
+            "client|getname" => bulk(client.name.as_bytes()),
+            "client|id" => int(client.id),
+            "client|reply" => {
+                client.silent = arg(2).eq_ignore_ascii_case("off");
+                if client.silent { Vec::new() } else { ok() }
+            }
+            "client|getredir" => int(-1),
+            "client|list" | "client|info" => {
+                let line = format!("id={} name={} db={}\n", client.id, client.name, client.db);
+                bulk(line.as_bytes())
+            }
+            "client|unblock" => self.unblock(arg(2).parse().unwrap_or(0), &arg(3)),
+            "client|kill" => int(0),
+            "reset" => {
+                let (id, role) = (client.id, client.role);
+                let (input, out, greeted) =
+                    (std::mem::take(&mut client.input), client.out.clone(), client.greeted);
+                *client = Client { input, out, greeted, ..Client::new(id, role) };
+                b"+RESET\r\n".to_vec()
+            }
+            "command" => self.table.clone(),
+            "command|count" => int(200),
+            "command|info" => {
+                let mut out = Vec::new();
+                encode::array_header(&mut out, argv.len() - 2);
+                (2..argv.len()).for_each(|index| table::entry(&mut out, &arg(index).to_ascii_lowercase()));
+                out
+            }
+            "pubsub|channels" | "pubsub|numsub" | "config|get" => b"*0\r\n".to_vec(),
+            "info" => bulk(b"# Server\r\nredis_version:7.0.15\r\nrun_id:model\r\n"),
+            _ => ok(),
+        }
+    }
+
+    // ---- keys -----------------------------------------------------------------------------------------
+
+    fn value(&self, link: usize, key: &[u8]) -> Vec<u8> {
+        let db = self.clients.get(&link).map_or(0, |client| client.db);
+        match self.keys.get(&(db, key.to_vec())) {
+            Some(Value::Text(text)) => text.clone(),
+            Some(Value::List(_)) => Vec::new(),
+            None => self.tagged(link, key),
+        }
+    }
+
+    /// A nonce, and where it was read; any other text as it is.
+    fn tagged(&self, link: usize, text: &[u8]) -> Vec<u8> {
+        match self.clients.get(&link) {
+            Some(client) if Nonce::of(text).is_some() => {
+                let mut tagged = text.to_vec();
+                tagged
+                    .extend_from_slice(format!("@{}.{}.{}", client.db, client.proto, client.user).as_bytes());
+                tagged
+            }
+            _ => text.to_vec(),
+        }
+    }
+
+    fn write(&mut self, db: u32, key: &[u8], value: Value) {
+        self.keys.insert((db, key.to_vec()), value);
+        self.touch(db, key);
+    }
+
+    fn remove(&mut self, db: u32, key: &[u8]) -> bool {
+        let removed = self.keys.remove(&(db, key.to_vec())).is_some();
+        if removed {
+            self.touch(db, key);
+        }
+        removed
+    }
+
+    fn touch(&mut self, db: u32, key: &[u8]) {
+        self.ledger.touch(db, key);
+        for client in self.clients.values_mut() {
+            client.touched |= client.watched.iter().any(|(of, watched)| *of == db && watched == key);
+        }
+    }
+
+    // ---- lists ----------------------------------------------------------------------------------------
+
+    fn push(&mut self, db: u32, key: &[u8], elements: &[Vec<u8>], left: bool) -> i64 {
+        let value = self.keys.entry((db, key.to_vec())).or_insert_with(|| Value::List(VecDeque::new()));
+        let Value::List(list) = value else { return 0 };
+        for element in elements {
+            if left { list.push_front(element.clone()) } else { list.push_back(element.clone()) }
+        }
+        let len = list.len() as i64;
+        self.touch(db, key);
+        self.feed(db, key);
+        len
+    }
+
+    fn pop(&mut self, db: u32, key: &[u8], left: bool) -> Option<Vec<u8>> {
+        let Some(Value::List(list)) = self.keys.get_mut(&(db, key.to_vec())) else { return None };
+        let element = if left { list.pop_front() } else { list.pop_back() };
+        if list.is_empty() {
+            self.keys.remove(&(db, key.to_vec()));
+        }
+        if element.is_some() {
+            self.touch(db, key);
+        }
+        element
+    }
+
+    /// The longest waiters on a key get its elements.
+    fn feed(&mut self, db: u32, key: &[u8]) {
+        loop {
+            let waits = |client: &Client| {
+                client.db == db
+                    && client.blocked.as_ref().is_some_and(|blocked| blocked.keys.iter().any(|of| of == key))
+            };
+            let waiting = self.clients.iter().filter(|(_, client)| waits(client));
+            let first = waiting.min_by_key(|(_, client)| client.blocked.as_ref().map(|blocked| blocked.turn));
+            let Some(link) = first.map(|(link, _)| *link) else { return };
+            let Some(element) = self.pop(db, key, true) else { return };
+            self.ledger.popped(&element, link);
+            let client = self.clients.get_mut(&link).expect("just found");
+            client.blocked = None;
+            client.out.extend_from_slice(&pair(key, &element));
+        }
+    }
+
+    fn pop_now(&mut self, link: usize, argv: &[Vec<u8>], left: bool) -> Option<Vec<u8>> {
+        let db = self.clients.get(&link)?.db;
+        for key in &argv[1..argv.len() - 1] {
+            if let Some(element) = self.pop(db, key, left) {
+                self.ledger.popped(&element, link);
+                return Some(pair(key, &element));
+            }
+        }
+        None
+    }
+
+    fn block(&mut self, link: usize, argv: &[Vec<u8>], left: bool) -> Vec<u8> {
+        if let Some(reply) = self.pop_now(link, argv, left) {
+            return reply;
+        }
+        let (keys, timeout) = (&argv[1..argv.len() - 1], &argv[argv.len() - 1]);
+        let Ok(seconds) = String::from_utf8_lossy(timeout).parse::<f64>() else {
+            return error("ERR timeout is not a float or out of range");
+        };
+        self.turns += 1;
+        let until =
+            if seconds > 0.0 { self.now.saturating_add((seconds * 1000.0) as u64) } else { Millis::MAX };
+        if let Some(client) = self.clients.get_mut(&link) {
+            client.blocked = Some(Blocked { keys: keys.to_vec(), turn: self.turns, until });
+        }
+        Vec::new()
+    }
+
+    fn unblock(&mut self, id: i64, how: &str) -> Vec<u8> {
+        if self.early_unblocks > 0 {
+            self.early_unblocks -= 1;
+            return int(0);
+        }
+        let target = self.clients.values_mut().find(|client| client.id == id && client.blocked.is_some());
+        let Some(target) = target else { return int(0) };
+        target.blocked = None;
+        if how.eq_ignore_ascii_case("error") {
+            target.out.extend_from_slice(b"-UNBLOCKED client unblocked via CLIENT UNBLOCK\r\n");
+        } else {
+            encode::null_array(&mut target.out, target.proto);
+        }
+        int(1)
+    }
+
+    // ---- publish and subscribe ------------------------------------------------------------------------
+
+    fn subscribe(&mut self, link: usize, name: &str, argv: &[Vec<u8>]) -> Vec<u8> {
+        let Some(client) = self.clients.get_mut(&link) else { return Vec::new() };
+        let (family, joins) = match name {
+            "subscribe" | "unsubscribe" => (0, name == "subscribe"),
+            "psubscribe" | "punsubscribe" => (1, name == "psubscribe"),
+            _ => (2, name == "ssubscribe"),
+        };
+        let mut names: Vec<Option<Vec<u8>>> = argv[1..].iter().cloned().map(Some).collect();
+        if names.is_empty() {
+            names = client.subscribed[family].iter().cloned().map(Some).collect();
+        }
+        if names.is_empty() {
+            names.push(None);
+        }
+        let mut out = Vec::new();
+        for channel in names {
+            if let Some(channel) = &channel {
+                let set = &mut client.subscribed[family];
+                let _ = if joins { set.insert(channel.clone()) } else { set.remove(channel) };
+            }
+            push_header(&mut out, client.proto, 3);
+            encode::bulk(&mut out, name.as_bytes());
+            match &channel {
+                Some(channel) => encode::bulk(&mut out, channel),
+                None => encode::null(&mut out, client.proto),
+            }
+            encode::int(&mut out, client.count(family));
+        }
+        out
+    }
+
+    fn publish(&mut self, channel: &[u8], payload: &[u8], shard: bool) -> Vec<u8> {
+        if let Some(nonce) = Nonce::of(payload) {
+            self.ledger.published.push(Message { channel: channel.to_vec(), shard, nonce });
+        }
+        let mut count = 0;
+        for client in self.clients.values_mut() {
+            let (own, kind): (usize, &[u8]) = if shard { (2, b"smessage") } else { (0, b"message") };
+            if client.subscribed[own].contains(channel) {
+                count += 1;
+                push_header(&mut client.out, client.proto, 3);
+                [kind, channel, payload].iter().for_each(|part| encode::bulk(&mut client.out, part));
+            }
+            for pattern in client.subscribed[1].iter().filter(|pattern| !shard && matches(pattern, channel)) {
+                count += 1;
+                push_header(&mut client.out, client.proto, 4);
+                let parts = [&b"pmessage"[..], pattern, channel, payload];
+                parts.iter().for_each(|part| encode::bulk(&mut client.out, part));
+            }
+        }
+        int(count)
+    }
+}
+
+/// A pattern with at most one star, at its end.
+pub(super) fn matches(pattern: &[u8], channel: &[u8]) -> bool {
+    pattern.strip_suffix(b"*").map_or(pattern == channel, |start| channel.starts_with(start))
+}
+
+/// The first request in `bytes` and its length. Only the canonical form ever reaches a server.
+pub(super) fn take_request(bytes: &[u8]) -> Option<(Argv, usize)> {
+    let mut at = 0;
+    let count = header(bytes, &mut at, b'*')?;
+    let mut argv = Vec::with_capacity(count);
+    for _ in 0..count {
+        let len = header(bytes, &mut at, b'$')?;
+        let argument = bytes.get(at..at + len)?;
+        let end = bytes.get(at + len..at + len + 2)?;
+        if end != b"\r\n" {
+            broken(3, &format!("not canonical: {}", bytes.escape_ascii()));
+        }
+        argv.push(argument.to_vec());
+        at += len + 2;
+    }
+    Some((argv, at))
+}
+
+fn header(bytes: &[u8], at: &mut usize, kind: u8) -> Option<usize> {
+    let rest = &bytes[*at..];
+    let first = *rest.first()?;
+    let end = rest.iter().position(|byte| *byte == b'\n');
+    let digits = &rest[1..end.unwrap_or(rest.len())];
+    let digits = digits.strip_suffix(b"\r").unwrap_or(digits);
+    let canonical =
+        digits.iter().all(u8::is_ascii_digit) && (digits.first() != Some(&b'0') || digits.len() == 1);
+    if first != kind || !canonical || digits.len() > 9 {
+        broken(3, &format!("not canonical: {}", bytes.escape_ascii()));
+    }
+    *at += end? + 1;
+    std::str::from_utf8(digits).ok()?.parse().ok()
+}
+
+/// Lower-case name, with the subcommand of a container.
+fn full_name(argv: &[Vec<u8>]) -> String {
+    let lower = |arg: &Vec<u8>| String::from_utf8_lossy(arg).to_ascii_lowercase();
+    let name = argv.first().map(lower).unwrap_or_default();
+    let containers = ["client", "acl", "config", "pubsub", "script", "function"];
+    match argv.get(1) {
+        Some(sub) if containers.contains(&name.as_str()) => format!("{name}|{}", lower(sub)),
+        Some(sub) if name == "command" => format!("{name}|{}", lower(sub)),
+        _ => name,
+    }
+}
+
+/// A request for people.
+fn shown(argv: &[Vec<u8>]) -> String {
+    argv.iter().map(|arg| String::from_utf8_lossy(arg)).collect::<Vec<_>>().join(" ")
+}
+
+/// The nonce among the arguments: the first or the last.
+pub(super) fn nonce_in(argv: &[Vec<u8>]) -> Option<Nonce> {
+    Nonce::of(argv.get(1)?).or_else(|| Nonce::of(argv.last()?))
+}
+
+/// What a server says before it looks at what a command does.
+fn refusal(client: &Client, name: &str, argv: &[Vec<u8>]) -> Option<Vec<u8>> {
+    let Some(arity) = table::arity(name) else {
+        return Some(error(&format!("ERR unknown command '{}'", String::from_utf8_lossy(&argv[0]))));
+    };
+    if !table::accepts(arity, argv.len()) {
+        return Some(error(&format!("ERR wrong number of arguments for '{name}' command")));
+    }
+    let free = matches!(name, "ping" | "quit" | "reset") || name.contains("subscribe");
+    if client.proto == 2 && client.subscriptions() > 0 && !free {
+        let context = "only (P|S)SUBSCRIBE and its like are allowed in this context";
+        let form = if name == "exec" { "EXECABORT Transaction discarded because of:" } else { "ERR" };
+        return Some(error(&format!("{form} Can't execute '{name}': {context}")));
+    }
+    None
+}
+
+/// What must never reach a connection that children share; and, for all of them, a greeting out of place.
+fn watch_for_poison(client: &mut Client, name: &str, argv: &[Vec<u8>]) {
+    if client.role != LaneRole::Shared {
+        return;
+    }
+    let greets = matches!(
+        name,
+        "hello" | "client|setname" | "select" | "auth" | "client|no-touch" | "client|no-evict"
+    );
+    let poison = greets && client.greeted
+        || matches!(
+            name,
+            "reset"
+                | "quit"
+                | "watch"
+                | "monitor"
+                | "client|reply"
+                | "client|tracking"
+                | "client|caching"
+                | "client|setinfo"
+                | "client|kill"
+                | "client|unblock"
+                | "client|pause"
+        )
+        || name.contains("subscribe")
+        || (name == "unwatch" && client.multi.is_none())
+        || (name.starts_with('b') && name.ends_with("pop") && client.multi.is_none());
+    if matches!(name, "exec" | "discard") && client.multi.is_none() {
+        broken(8, &format!("half a block on a shared lane: {}", shown(argv)));
+    }
+    client.selects += u32::from(name == "select");
+    client.greeted |= !greets;
+    if poison || client.selects > 1 {
+        broken(11, &format!("on a shared lane: {}", shown(argv)));
+    }
+}
+
+/// The users of the model, with their passwords.
+pub(super) const USERS: [(&str, &str); 3] = [("default", ""), ("ann", "pa"), ("bob", "pb")];
+
+fn authenticate(client: &mut Client, pair: &[Vec<u8>]) -> bool {
+    let [user, password] = pair else { return false };
+    let known = USERS.iter().find(|(name, secret)| {
+        name.as_bytes() == user && (secret.is_empty() || secret.as_bytes() == password)
+    });
+    if let Some((name, _)) = known {
+        client.user = (*name).to_owned();
+    }
+    known.is_some()
+}
+
+fn hello(client: &mut Client, argv: &[Vec<u8>]) -> Vec<u8> {
+    let mut index = 2;
+    while let Some(option) = argv.get(index) {
+        match option.to_ascii_uppercase().as_slice() {
+            b"AUTH" => {
+                if !authenticate(client, argv.get(index + 1..index + 3).unwrap_or_default()) {
+                    return error("WRONGPASS invalid username-password pair or user is disabled.");
+                }
+                index += 3;
+            }
+            _ => index += 2,
+        }
+    }
+    if let Some(proto) = argv.get(1) {
+        client.proto = if proto == b"3" { 3 } else { 2 };
+    }
+    let mut out = Vec::new();
+    encode::map_header(&mut out, 2, client.proto);
+    encode::bulk(&mut out, b"proto");
+    encode::int(&mut out, i64::from(client.proto));
+    encode::bulk(&mut out, b"id");
+    encode::int(&mut out, client.id);
+    out
+}
+
+fn push_header(out: &mut Vec<u8>, proto: u8, parts: usize) {
+    let kind = if proto == 3 { '>' } else { '*' };
+    out.extend_from_slice(format!("{kind}{parts}\r\n").as_bytes());
+}
+
+fn pair(key: &[u8], element: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    encode::array_header(&mut out, 2);
+    encode::bulk(&mut out, key);
+    encode::bulk(&mut out, element);
+    out
+}
+
+fn ok() -> Vec<u8> {
+    b"+OK\r\n".to_vec()
+}
+
+fn error(text: &str) -> Vec<u8> {
+    format!("-{text}\r\n").into_bytes()
+}
+
+fn int(number: i64) -> Vec<u8> {
+    format!(":{number}\r\n").into_bytes()
+}
+
+fn bulk(text: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(text.len() + 16);
+    encode::bulk(&mut out, text);
+    out
+}
+
+fn null(proto: u8) -> Vec<u8> {
+    let mut out = Vec::new();
+    encode::null_array(&mut out, proto);
+    out
+}
+
+fn null_bulk(proto: u8) -> Vec<u8> {
+    let mut out = Vec::new();
+    encode::null(&mut out, proto);
+    out
+}

@@ -1,0 +1,65 @@
+//! Schedules one after the other, for a while: the tests that play them, and the line that says what was done.
+
+use super::player::{Played, play};
+use crate::base::clock::Clock;
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+
+/// Schedules of a default run.
+const DEFAULT: u64 = 300;
+
+fn variable(name: &str) -> Option<u64> {
+    std::env::var(name).ok().and_then(|text| text.parse().ok())
+}
+
+/// `BROKER_TEST_SEED=n` plays that one schedule, or begins with it where `BROKER_TEST_SECONDS=n` says for how
+/// long; `BROKER_SIM_SCHEDULES=n` says how many.
+#[test]
+fn random_schedules_keep_the_invariants() {
+    let clock = Clock::new();
+    let (seed, seconds) = (variable("BROKER_TEST_SEED"), variable("BROKER_TEST_SECONDS"));
+    let first = seed.unwrap_or_else(|| if seconds.is_some() { fastrand::u64(..1 << 40) } else { 0 });
+    let most = match (seconds, seed) {
+        (Some(_), _) => u64::MAX,
+        (None, Some(_)) => 1,
+        (None, None) => variable("BROKER_SIM_SCHEDULES").unwrap_or(DEFAULT),
+    };
+    let mut total = Played::default();
+    let mut schedules = 0;
+    while schedules < most && seconds.is_none_or(|seconds| clock.now() < seconds * 1000) {
+        let seed = first.wrapping_add(schedules);
+        match catch_unwind(AssertUnwindSafe(|| play(seed))) {
+            Ok(played) => add(&mut total, played),
+            Err(panic) => {
+                eprintln!("schedule {schedules}: replay with BROKER_TEST_SEED={seed}");
+                resume_unwind(panic);
+            }
+        }
+        schedules += 1;
+    }
+    report(first, schedules, &total, clock.now());
+}
+
+fn add(total: &mut Played, played: Played) {
+    total.steps += played.steps;
+    total.commands += played.commands;
+    for (fault, count) in played.faults {
+        *total.faults.entry(fault).or_default() += count;
+    }
+}
+
+fn report(first: u64, schedules: u64, total: &Played, millis: u64) {
+    let faults: BTreeMap<_, _> = total.faults.iter().collect();
+    let faults: Vec<_> = faults.into_iter().map(|(fault, count)| format!("{fault} {count}")).collect();
+    let line = format!(
+        "sim: {schedules} schedules from seed {first} in {millis} ms, {} steps, {} commands, \
+         faults: {}; violations 0",
+        total.steps,
+        total.commands,
+        faults.join(", ")
+    );
+    eprintln!("{line}");
+    if let Ok(path) = std::env::var("BROKER_SUMMARY") {
+        std::fs::write(path, line + "\n").expect("the summary can be written");
+    }
+}

@@ -1,0 +1,584 @@
+//! What one child has asked and what it may be told: an independent account of the protocol from the side
+//! of whoever waits for replies. Each reply is judged the moment it arrives.
+
+use super::ledger::{Ledger, Nonce};
+use super::redis::matches;
+use super::reply::{Reply, parse};
+use super::{broken, trace};
+use std::collections::{BTreeMap, VecDeque};
+
+/// A request, as far as its reply is judged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum What {
+    /// A value that tells the nonce and where it was read.
+    Value,
+    Set,
+    Incr,
+    Push,
+    Publish,
+    Multi,
+    Exec,
+    Discard,
+    Watch(Vec<u8>),
+    Unwatch,
+    Wait,
+    /// A blocking pop, of no end or of a short one.
+    Pop {
+        forever: bool,
+    },
+    Select(u32),
+    Hello(u8),
+    Reset,
+    Quit,
+    Name(Vec<u8>),
+    NameAgain,
+    Ping,
+    Echo,
+    /// Nothing any server knows.
+    Unknown,
+    /// A known command with too few arguments.
+    Short,
+    /// Confirmations are owed for these names; all of the family when there are none.
+    Subscribe {
+        family: usize,
+        joins: bool,
+        names: Vec<Vec<u8>>,
+    },
+}
+
+impl What {
+    /// Redis executes these inside MULTI at once.
+    fn at_once(&self) -> bool {
+        matches!(self, What::Multi | What::Exec | What::Discard | What::Watch(_) | What::Reset | What::Quit)
+    }
+
+    /// Whether a RESP2 subscriber may send it.
+    fn fits_subscriber(&self) -> bool {
+        matches!(
+            self,
+            What::Subscribe { .. } | What::Ping | What::Reset | What::Quit | What::Unknown | What::Short
+        )
+    }
+
+    /// Whether watched keys are no longer watched after it, whatever it was answered.
+    fn ends_watch(&self) -> bool {
+        matches!(self, What::Exec | What::Discard | What::Unwatch | What::Reset)
+    }
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Asked {
+    pub(super) what: What,
+    pub(super) nonce: Option<Nonce>,
+    /// Messages published when it was sent.
+    sent_at: usize,
+    /// Confirmations seen of a subscription.
+    confirmed: usize,
+}
+
+/// An open MULTI.
+#[derive(Debug, Default)]
+struct Open {
+    queued: Vec<Asked>,
+    spoilt: bool,
+}
+
+#[derive(Debug)]
+struct Watched {
+    nonce: Nonce,
+    key: Vec<u8>,
+    db: u32,
+    /// It is watched no more, perhaps.
+    doubtful: bool,
+}
+
+/// A subscription that was confirmed.
+#[derive(Debug)]
+struct Subscription {
+    /// Messages published when it was asked for, and when it was confirmed.
+    asked: usize,
+    confirmed: usize,
+    /// Behind the last message received.
+    next: Option<usize>,
+}
+
+/// One child's account.
+pub(super) struct Script {
+    pub(super) child: usize,
+    number: u32,
+    transaction: u32,
+    asked: VecDeque<Asked>,
+    buffer: Vec<u8>,
+    pub(super) db: u32,
+    pub(super) proto: u8,
+    name: Vec<u8>,
+    open: Option<Open>,
+    watched: Vec<Watched>,
+    subscriptions: [BTreeMap<Vec<u8>, Subscription>; 3],
+    /// Blocks of which all or nothing must have been executed.
+    blocks: Vec<Vec<Nonce>>,
+    /// Blocking pops that got no answer worth anything: an element may be lost with each.
+    pub(super) lost_pops: usize,
+    /// It has done something for which it may be closed.
+    pub(super) may_close: bool,
+    /// It cannot know whether it is still subscribed, and goes.
+    pub(super) gives_up: bool,
+}
+
+impl Script {
+    pub(super) fn new(child: usize) -> Script {
+        Script {
+            child,
+            number: 0,
+            transaction: 0,
+            asked: VecDeque::new(),
+            buffer: Vec::new(),
+            db: 0,
+            proto: 2,
+            name: Vec::new(),
+            open: None,
+            watched: Vec::new(),
+            subscriptions: Default::default(),
+            blocks: Vec::new(),
+            lost_pops: 0,
+            may_close: false,
+            gives_up: false,
+        }
+    }
+
+    pub(super) fn is_answered(&self) -> bool {
+        self.asked.is_empty() && self.buffer.is_empty()
+    }
+
+    pub(super) fn waits_for(&self) -> Option<&What> {
+        self.asked.front().map(|asked| &asked.what)
+    }
+
+    /// A nonce for the next request, which belongs to the transaction being sent.
+    pub(super) fn nonce(&mut self, ledger: &mut Ledger) -> Nonce {
+        self.number += 1;
+        let nonce = Nonce::new(self.child, self.number);
+        ledger.transactions.insert(nonce, self.transaction);
+        nonce
+    }
+
+    /// A request is sent.
+    pub(super) fn asks(&mut self, what: What, nonce: Option<Nonce>, ledger: &Ledger) {
+        if matches!(what, What::Exec | What::Discard | What::Reset) {
+            self.transaction += 1;
+        }
+        trace!("child {} asks {what:?} {}", self.child, nonce.map(Nonce::text).unwrap_or_default());
+        self.may_close |= matches!(what, What::Quit | What::Subscribe { .. });
+        self.asked.push_back(Asked { what, nonce, sent_at: ledger.published.len(), confirmed: 0 });
+    }
+
+    /// Bytes have arrived.
+    pub(super) fn receive(&mut self, bytes: &[u8], ledger: &mut Ledger) {
+        self.buffer.extend_from_slice(bytes);
+        let buffer = std::mem::take(&mut self.buffer);
+        let mut at = 0;
+        while at < buffer.len() {
+            match parse(&buffer[at..]) {
+                Ok(Some((reply, len))) => {
+                    at += len;
+                    trace!("child {} is told {reply:?}", self.child);
+                    self.reply(reply, ledger);
+                }
+                Ok(None) => break,
+                Err(why) => broken(2, &format!("{}: {why}", self.who())),
+            }
+        }
+        self.buffer = buffer[at..].to_vec();
+    }
+
+    /// The connection has come to an end: nothing more will be known of what was asked.
+    pub(super) fn closed(&mut self) {
+        if !self.may_close {
+            broken(2, &format!("{} was closed for no reason", self.who()));
+        }
+        let pops = self.asked.iter().chain(self.open.iter().flat_map(|open| &open.queued));
+        self.lost_pops += pops.filter(|asked| matches!(asked.what, What::Pop { .. })).count();
+        self.asked.clear();
+        self.open = None;
+        self.subscriptions = Default::default();
+        self.buffer.clear();
+    }
+
+    /// A RESP2 subscriber may say little.
+    fn is_restricted(&self) -> bool {
+        self.proto == 2 && self.subscriptions.iter().any(|family| !family.is_empty())
+    }
+
+    fn who(&self) -> String {
+        format!("child {}", self.child)
+    }
+
+    fn wrong(&self, asked: &Asked, reply: &Reply) -> ! {
+        let nonce = asked.nonce.map(Nonce::text).unwrap_or_default();
+        broken(2, &format!("{} asked {:?} {nonce} and was told {reply:?}", self.who(), asked.what))
+    }
+
+    // ---- replies --------------------------------------------------------------------------------------
+
+    fn reply(&mut self, reply: Reply, ledger: &mut Ledger) {
+        let kind = match &reply {
+            Reply::Push(parts) => parts.first().and_then(Reply::text),
+            Reply::Array(parts) if self.proto == 2 => parts.first().and_then(Reply::text),
+            _ => None,
+        };
+        match kind {
+            Some(b"message" | b"pmessage" | b"smessage") => return self.message(&reply, ledger),
+            Some(kind) if kind.ends_with(b"subscribe") => return self.confirmation(&reply, ledger),
+            _ => {}
+        }
+        if matches!(reply, Reply::Push(_)) {
+            broken(12, &format!("{} was pushed {reply:?}", self.who()));
+        }
+        let Some(asked) = self.asked.pop_front() else {
+            broken(2, &format!("{} asked nothing and was told {reply:?}", self.who()));
+        };
+        if self.open.is_some() && !asked.what.at_once() {
+            return self.queued(asked, reply, ledger);
+        }
+        if let Reply::Error(text) = &reply {
+            return self.failed(asked, text, ledger);
+        }
+        if self.is_restricted() && !asked.what.fits_subscriber() {
+            self.wrong(&asked, &reply);
+        }
+        match &asked.what {
+            What::Exec => self.executed(&asked, reply, ledger),
+            What::Multi if reply == simple("OK") && self.open.is_none() => self.open = Some(Open::default()),
+            _ => self.judge(&asked, &reply, ledger, false),
+        }
+    }
+
+    /// The reply to a command inside MULTI.
+    fn queued(&mut self, asked: Asked, reply: Reply, ledger: &mut Ledger) {
+        let Some(open) = &mut self.open else { return };
+        match &reply {
+            Reply::Simple(text) if text == b"QUEUED" => open.queued.push(asked),
+            Reply::Error(text) => {
+                open.spoilt = true;
+                self.judge_error(&asked, text, ledger);
+            }
+            _ => self.wrong(&asked, &reply),
+        }
+    }
+
+    /// An error outside MULTI, or to a command that drives it.
+    fn failed(&mut self, asked: Asked, text: &[u8], ledger: &mut Ledger) {
+        let out_of_context = text.windows(13).any(|part| part == b"Can't execute");
+        if out_of_context && self.is_restricted() && !asked.what.fits_subscriber() {
+            return asked.nonce.into_iter().for_each(|nonce| ledger.refused(nonce));
+        }
+        let nested = self.open.is_some() && matches!(asked.what, What::Multi | What::Watch(_));
+        if nested && text.starts_with(b"ERR ") {
+            return;
+        }
+        let ends = matches!(asked.what, What::Exec | What::Discard);
+        if let Some(open) = self.open.as_mut().filter(|_| !ends) {
+            open.spoilt = true;
+        }
+        let without = text.ends_with(b" without MULTI");
+        if ends {
+            let Some(open) = self.open.take() else {
+                // Neither does anything without MULTI, so watched keys stay watched.
+                return if !without {
+                    self.aborted(Open::default(), text, ledger)
+                };
+            };
+            self.aborted(open, text, ledger);
+        } else {
+            self.judge_error(&asked, text, ledger);
+        }
+        match asked.what {
+            What::Exec | What::Discard => self.watched.clear(),
+            // It may have been lost on its way back, or never have left.
+            What::Unwatch => self.watched.iter_mut().for_each(|watched| watched.doubtful = true),
+            _ => {}
+        }
+    }
+
+    /// EXEC or DISCARD was answered with an error.
+    fn aborted(&mut self, open: Open, text: &[u8], ledger: &mut Ledger) {
+        let nonces: Vec<Nonce> = open.queued.iter().filter_map(|asked| asked.nonce).collect();
+        let pops = open.queued.iter().filter(|asked| matches!(asked.what, What::Pop { .. })).count();
+        match text.split(|byte| *byte == b' ').next() {
+            Some(b"BROKERLOST" | b"BROKERTIMEOUT") => {
+                self.lost_pops += pops;
+                self.blocks.push(nonces);
+            }
+            Some(b"BROKERDOWN" | b"BROKERLIMIT") => {
+                nonces.into_iter().for_each(|nonce| ledger.refused(nonce))
+            }
+            Some(b"EXECABORT") => {
+                let said = text.windows(10).any(|part| part == b"BROKERLOST");
+                if !open.spoilt && !said {
+                    broken(9, &format!("{}: {} for no reason", self.who(), text.escape_ascii()));
+                }
+                nonces.into_iter().for_each(|nonce| ledger.refused(nonce));
+            }
+            _ => broken(2, &format!("{}: EXEC was answered {}", self.who(), text.escape_ascii())),
+        }
+    }
+
+    /// EXEC was answered with an array, or with null.
+    fn executed(&mut self, asked: &Asked, reply: Reply, ledger: &mut Ledger) {
+        let Some(open) = self.open.take() else { self.wrong(asked, &reply) };
+        let first = open.queued.iter().find_map(|asked| asked.nonce);
+        let execution = first.and_then(|nonce| ledger.execution(nonce));
+        let watched = std::mem::take(&mut self.watched);
+        match reply {
+            Reply::Null => {
+                let at = execution.map_or(ledger.clock + 1, |execution| execution.at);
+                if !watched.iter().any(|watched| is_broken(watched, at, ledger)) {
+                    broken(9, &format!("{}: EXEC failed and nothing was touched", self.who()));
+                }
+                let nonces = open.queued.iter().filter_map(|asked| asked.nonce);
+                nonces.for_each(|nonce| ledger.refused(nonce));
+            }
+            Reply::Array(elements) if elements.len() == open.queued.len() && !open.spoilt => {
+                if let Some(at) = execution.map(|execution| execution.at)
+                    && let Some(watched) = watched.iter().find(|watched| is_touched(watched, at, ledger))
+                {
+                    let key = watched.key.escape_ascii();
+                    broken(9, &format!("{}: EXEC succeeded though {key} was touched", self.who()));
+                }
+                for (asked, element) in open.queued.iter().zip(elements) {
+                    self.judge(asked, &element, ledger, true);
+                }
+            }
+            other => self.wrong(asked, &other),
+        }
+    }
+
+    /// An error that stands for a reply.
+    fn judge_error(&mut self, asked: &Asked, text: &[u8], ledger: &mut Ledger) {
+        let first = text.split(|byte| *byte == b' ').next().unwrap_or_default();
+        let expected = match (&asked.what, first) {
+            (What::Pop { .. }, b"BROKERLOST" | b"BROKERTIMEOUT") => {
+                self.lost_pops += 1;
+                return;
+            }
+            (_, b"BROKERLOST" | b"BROKERTIMEOUT") => {
+                self.gives_up |= matches!(asked.what, What::Reset | What::Subscribe { joins: false, .. });
+                return;
+            }
+            (_, b"BROKERDOWN" | b"BROKERLIMIT") => true,
+            (What::Unknown, _) => text.starts_with(b"ERR unknown command"),
+            (What::Short, _) => text.starts_with(b"ERR wrong number of arguments"),
+            (What::Subscribe { .. } | What::Hello(_), _) if self.open.is_some() => {
+                text.ends_with(b"inside MULTI is not supported by the broker")
+            }
+            _ => false,
+        };
+        if !expected {
+            self.wrong(asked, &Reply::Error(text.to_vec()));
+        }
+        asked.nonce.into_iter().for_each(|nonce| ledger.refused(nonce));
+    }
+
+    /// A reply that is no error, outside MULTI or as an element of EXEC.
+    fn judge(&mut self, asked: &Asked, reply: &Reply, ledger: &mut Ledger, inside: bool) {
+        let good = match (&asked.what, reply) {
+            (What::Value, Reply::Bulk(text)) => self.is_own(asked.nonce, text),
+            (What::Incr, Reply::Int(1)) => true,
+            (What::Push, Reply::Int(count)) => *count >= 1,
+            (What::Publish | What::Wait, Reply::Int(_)) => true,
+            (What::Set | What::Unwatch, reply) => *reply == simple("OK"),
+            (What::Discard, reply) => {
+                let open = self.open.take();
+                let nonces = open.iter().flat_map(|open| &open.queued).filter_map(|asked| asked.nonce);
+                nonces.for_each(|nonce| ledger.refused(nonce));
+                *reply == simple("OK") && open.is_some()
+            }
+            (What::Watch(key), reply) => {
+                let nonce = asked.nonce.expect("a watch has a nonce");
+                self.watched.push(Watched { nonce, key: key.clone(), db: self.db, doubtful: false });
+                // Answered here it may be, when an earlier watch was lost.
+                return if *reply != simple("OK") {
+                    self.wrong(asked, reply)
+                };
+            }
+            (What::Pop { .. }, Reply::Array(pair)) => self.element(pair, ledger),
+            (What::Pop { forever }, Reply::Null) => inside || !forever,
+            (What::Select(db), reply) => {
+                self.db = *db;
+                *reply == simple("OK")
+            }
+            (What::Hello(proto), Reply::Map(_) | Reply::Array(_)) => {
+                self.proto = *proto;
+                true
+            }
+            (What::Reset, reply) => {
+                (self.db, self.proto, self.open) = (0, 2, None);
+                self.name.clear();
+                self.subscriptions = Default::default();
+                *reply == simple("RESET")
+            }
+            (What::Quit, reply) => *reply == simple("OK"),
+            (What::Name(name), reply) => {
+                self.name = name.clone();
+                *reply == simple("OK")
+            }
+            (What::NameAgain, Reply::Bulk(name)) => *name == self.name,
+            (What::NameAgain, Reply::Null) => self.name.is_empty(),
+            (What::Ping, reply) => *reply == simple("PONG") || matches!(reply, Reply::Array(_)),
+            (What::Echo, Reply::Bulk(text)) => {
+                asked.nonce.is_some_and(|nonce| nonce.text().as_bytes() == text)
+            }
+            _ => false,
+        };
+        if !good {
+            self.wrong(asked, reply);
+        }
+        if asked.what.ends_watch() && !inside {
+            self.watched.clear();
+        }
+        if asked.what != What::Echo {
+            asked.nonce.into_iter().for_each(|nonce| ledger.acknowledged(nonce));
+        }
+    }
+
+    /// Whether a value is that of the request, read where its child is.
+    fn is_own(&self, nonce: Option<Nonce>, text: &[u8]) -> bool {
+        let at = text.iter().position(|byte| *byte == b'@').unwrap_or(text.len());
+        let (found, place) = text.split_at(at);
+        let nonce = nonce.map(Nonce::text).unwrap_or_default();
+        if found != nonce.as_bytes() {
+            broken(1, &format!("{} asked for {nonce} and got {}", self.who(), text.escape_ascii()));
+        }
+        let own = format!("@{}.{}.default", self.db, self.proto);
+        if place != own.as_bytes() {
+            broken(10, &format!("{} is at {own} and got {}", self.who(), text.escape_ascii()));
+        }
+        true
+    }
+
+    fn element(&self, pair: &[Reply], ledger: &mut Ledger) -> bool {
+        let [Reply::Bulk(_), Reply::Bulk(element)] = pair else { return false };
+        ledger.delivered(element);
+        true
+    }
+
+    // ---- subscriptions --------------------------------------------------------------------------------
+
+    fn confirmation(&mut self, reply: &Reply, ledger: &mut Ledger) {
+        let (Reply::Push(parts) | Reply::Array(parts)) = reply else { return };
+        let Some(asked) = self.asked.front_mut() else {
+            broken(12, &format!("{} asked nothing and was told {reply:?}", self.who()));
+        };
+        let What::Subscribe { family, joins, names } = &asked.what else {
+            let asked = asked.clone();
+            self.wrong(&asked, reply);
+        };
+        let (family, joins) = (*family, *joins);
+        let subscribed = &mut self.subscriptions[family];
+        let named = parts.get(1).and_then(Reply::text).map(<[u8]>::to_vec);
+        let fits = match (names.get(asked.confirmed), &named) {
+            (Some(name), Some(named)) => name == named,
+            (None, Some(named)) => names.is_empty() && subscribed.contains_key(named),
+            (None, None) => names.is_empty() && subscribed.is_empty(),
+            (Some(_), None) => false,
+        };
+        asked.confirmed += 1;
+        let sent_at = asked.sent_at;
+        match (&named, joins) {
+            (Some(name), true) => {
+                let confirmed = ledger.published.len();
+                let new = Subscription { asked: sent_at, confirmed, next: None };
+                subscribed.entry(name.clone()).or_insert(new);
+            }
+            (Some(name), false) => drop(subscribed.remove(name)),
+            (None, _) => {}
+        }
+        let done = if names.is_empty() { subscribed.is_empty() } else { asked.confirmed == names.len() };
+        let count = if family == 2 { self.subscriptions[2].len() } else { self.channels() };
+        if !fits || parts.get(2) != Some(&Reply::Int(count as i64)) {
+            broken(12, &format!("{} was told {reply:?}, it counts {count}", self.who()));
+        }
+        if done {
+            self.asked.pop_front();
+        }
+    }
+
+    fn channels(&self) -> usize {
+        self.subscriptions[0].len() + self.subscriptions[1].len()
+    }
+
+    fn message(&mut self, reply: &Reply, ledger: &Ledger) {
+        let (Reply::Push(parts) | Reply::Array(parts)) = reply else { return };
+        let texts: Vec<&[u8]> = parts.iter().filter_map(Reply::text).collect();
+        let (family, name, payload) = match texts.as_slice() {
+            [b"message", channel, payload] => (0, *channel, *payload),
+            [b"pmessage", pattern, _, payload] => (1, *pattern, *payload),
+            [b"smessage", channel, payload] => (2, *channel, *payload),
+            _ => broken(12, &format!("{} was told {reply:?}", self.who())),
+        };
+        let who = self.who();
+        let Some(subscription) = self.subscriptions[family].get_mut(name) else {
+            broken(12, &format!("{who} is not subscribed and was told {reply:?}"));
+        };
+        let from = subscription.next.unwrap_or(subscription.asked);
+        let mut later = (from..ledger.published.len()).filter(|at| concerns(ledger, *at, family, name));
+        let found = later.find(|at| ledger.published[*at].nonce.text().as_bytes() == payload);
+        let Some(found) = found else {
+            broken(12, &format!("{who} was told once more, or out of order: {reply:?}"));
+        };
+        // What was published before the confirmation came may have been before the subscription.
+        let due = subscription.next.unwrap_or(subscription.confirmed);
+        if let Some(missed) = (due..found).find(|at| concerns(ledger, *at, family, name)) {
+            let missed = ledger.published[missed].nonce.text();
+            broken(12, &format!("{who} missed {missed} before {reply:?}"));
+        }
+        subscription.next = Some(found + 1);
+    }
+
+    // ---- the end --------------------------------------------------------------------------------------
+
+    /// All is quiet: every message has arrived, every block was executed whole or not at all.
+    pub(super) fn check_end(&self, ledger: &Ledger) {
+        for (family, subscriptions) in self.subscriptions.iter().enumerate() {
+            for (name, subscription) in subscriptions {
+                let due = subscription.next.unwrap_or(subscription.confirmed);
+                let missed = (due..ledger.published.len()).find(|at| concerns(ledger, *at, family, name));
+                if let Some(missed) = missed {
+                    let missed = ledger.published[missed].nonce.text();
+                    broken(12, &format!("{} never got {missed} on {}", self.who(), name.escape_ascii()));
+                }
+            }
+        }
+        for block in &self.blocks {
+            let run = |nonce: &Nonce| ledger.execution(*nonce).is_some_and(|execution| !execution.aborted);
+            if block.iter().any(run) && !block.iter().all(run) {
+                broken(8, &format!("{}: half of a transaction was executed", self.who()));
+            }
+        }
+    }
+}
+
+/// Whether the watched key was written between WATCH and an EXEC at `exec`; or the watch stood nowhere.
+fn is_touched(watched: &Watched, exec: u64, ledger: &Ledger) -> bool {
+    let Some(watch) = ledger.execution(watched.nonce) else { return !watched.doubtful };
+    !watched.doubtful && ledger.touched_between(watched.db, &watched.key, watch.at, exec)
+}
+
+/// Whether an EXEC at `exec` may fail for this watch.
+fn is_broken(watched: &Watched, exec: u64, ledger: &Ledger) -> bool {
+    let lost = ledger.execution(watched.nonce).is_none_or(|watch| ledger.closed.contains(&watch.link));
+    lost || watched.doubtful || is_touched(watched, exec, ledger)
+}
+
+fn concerns(ledger: &Ledger, at: usize, family: usize, name: &[u8]) -> bool {
+    let message = &ledger.published[at];
+    match family {
+        0 => !message.shard && message.channel == name,
+        1 => !message.shard && matches(name, &message.channel),
+        _ => message.shard && message.channel == name,
+    }
+}
+
+fn simple(text: &str) -> Reply {
+    Reply::Simple(text.as_bytes().to_vec())
+}
