@@ -20,6 +20,11 @@ INSTALL = PREFIX='$(PREFIX)' BINDIR='$(BINDIR)' LIBDIR='$(LIBDIR)' INCLUDEDIR='$
     DOCDIR='$(DOCDIR)' DESTDIR='$(DESTDIR)' STRIP='$(STRIP)' BUILT_BINARY='$(BUILT_BINARY)' \
     BUILT_LIBRARY='$(BUILT_LIBRARY)' scripts/install
 
+# How long the long runs take, and what they begin with: by chance, unless SEED is given.
+SECONDS ?= 60
+SEED ?=
+LONG_RUN = BROKER_TEST_SECONDS=$(SECONDS) $(if $(SEED),BROKER_TEST_SEED=$(SEED))
+
 .PHONY: help demo test build library install uninstall abi_library abi abi-check deb c-examples twin soak sim fuzz \
     mutants deps clean
 
@@ -38,6 +43,14 @@ test: deps ## Check format, lints and the ABI, build the examples with warnings 
 	$(MAKE) abi-check
 	$(MAKE) -C c-examples --always-make WERROR=-Werror BUILD=../target/c-examples TREE=../target/debug/libbroker.a
 	$(CARGO) test --features sabotage
+
+sim: deps ## Play random schedules of the core for SECONDS=60, from SEED=n on
+	@$(LONG_RUN) BROKER_SUMMARY=target/sim.summary $(CARGO) test --profile sim --lib random_schedules -- --nocapture
+	@cat target/sim.summary
+
+fuzz: deps ## Feed the parsers and the core mutations of tests/corpus for SECONDS=60, by SEED=n
+	@$(LONG_RUN) BROKER_SUMMARY=target/fuzz.summary $(CARGO) test --profile sim --lib any_bytes -- --nocapture
+	@cat target/fuzz.summary
 
 build: deps ## Build target/release/broker
 	$(CARGO) build --release

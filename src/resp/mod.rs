@@ -16,4 +16,4 @@ pub use reply::{ReplyScan, ReplyScanner};
 pub use tree::Tree;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 /// What a stream turned out to hold, in order.
 #[derive(Debug, PartialEq)]
-enum Event {
+pub(crate) enum Event {
     Request {
         bytes: Vec<u8>,
         args: Vec<Vec<u8>>,
@@ -28,7 +28,7 @@ fn pieces<'a>(stream: &'a [u8], cuts: &[usize]) -> Vec<&'a [u8]> {
     cuts.windows(2).map(|cut| &stream[cut[0]..cut[1]]).collect()
 }
 
-fn requests(stream: &[u8], cuts: &[usize], limits: &FrameLimits) -> Vec<Event> {
+pub(crate) fn requests(stream: &[u8], cuts: &[usize], limits: &FrameLimits) -> Vec<Event> {
     let mut scanner = Scanner::default();
     let (mut input, mut events) = (Vec::new(), Vec::new());
     for piece in pieces(stream, cuts) {
@@ -63,7 +63,7 @@ fn requests(stream: &[u8], cuts: &[usize], limits: &FrameLimits) -> Vec<Event> {
     events
 }
 
-fn replies(stream: &[u8], cuts: &[usize]) -> Vec<Event> {
+pub(crate) fn replies(stream: &[u8], cuts: &[usize]) -> Vec<Event> {
     let mut scanner = ReplyScanner::default();
     let (mut input, mut events) = (Vec::new(), Vec::new());
     for piece in pieces(stream, cuts) {

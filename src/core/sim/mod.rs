@@ -3,7 +3,9 @@
 //! `invariants` checks what must always hold. Test code: scenarios are in `core::tests`, random schedules in
 //! `player`.
 
+mod corpus;
 mod driver;
+mod fuzz;
 mod invariants;
 mod ledger;
 mod player;

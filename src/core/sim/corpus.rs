@@ -1,0 +1,210 @@
+//! Feeds the targets of `fuzz`: every input of `tests/corpus`, then mutations of these for a while. An input
+//! that makes a target panic is written beside the others, and fails every run from then on.
+
+use super::fuzz::{TARGETS, Target};
+use crate::base::clock::Clock;
+use std::collections::HashSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+
+/// Mutations of each target in a default run.
+const DEFAULT: u64 = 400;
+/// An input does not grow past this.
+const INPUT_MAX: usize = 4096;
+
+/// Pieces of requests and replies that random bytes would take long to find.
+const WORDS: &[&[u8]] = &[
+    b"\r\n",
+    b"*1\r\n",
+    b"*2\r\n",
+    b"*3\r\n",
+    b"*0\r\n",
+    b"*-1\r\n",
+    b"$0\r\n\r\n",
+    b"$-1\r\n",
+    b"$1\r\na\r\n",
+    b"$3\r\nGET\r\n",
+    b"$4\r\nPING\r\n",
+    b"*1\r\n$5\r\nMULTI\r\n",
+    b"*1\r\n$4\r\nEXEC\r\n",
+    b"*1\r\n$7\r\nDISCARD\r\n",
+    b"*2\r\n$5\r\nWATCH\r\n$1\r\nk\r\n",
+    b"*3\r\n$5\r\nBLPOP\r\n$1\r\nx\r\n$1\r\n0\r\n",
+    b"*1\r\n$5\r\nRESET\r\n",
+    b"*2\r\n$6\r\nSELECT\r\n$1\r\n3\r\n",
+    b"*2\r\n$5\r\nHELLO\r\n$1\r\n3\r\n",
+    b"*1\r\n$4\r\nQUIT\r\n",
+    b"*2\r\n$9\r\nSUBSCRIBE\r\n$1\r\nc\r\n",
+    b"*1\r\n$11\r\nUNSUBSCRIBE\r\n",
+    b"GET k\r\n",
+    b"SET k \"\\x00 a\"\r\n",
+    b"XREAD BLOCK 5 STREAMS BLOCK $\r\n",
+    b"CLIENT REPLY OFF\r\n",
+    b"POST\r\n",
+    b"host: x\r\n",
+    b"+OK\r\n",
+    b"-ERR x\r\n",
+    b":1\r\n",
+    b"_\r\n",
+    b"#t\r\n",
+    b",1.5\r\n",
+    b"(12\r\n",
+    b"=5\r\ntxt:a\r\n",
+    b"!1\r\ne\r\n",
+    b"%1\r\n",
+    b"~2\r\n",
+    b">2\r\n",
+    b"|1\r\n",
+    b"$536870913\r\n",
+    b"*1048577\r\n",
+    b"\"",
+    b"'",
+    b"\0",
+    b"\n",
+    b"\r",
+    b"\xff",
+];
+
+fn variable(name: &str) -> Option<u64> {
+    std::env::var(name).ok().and_then(|text| text.parse().ok())
+}
+
+fn directory(target: &str) -> PathBuf {
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/corpus")).join(target)
+}
+
+/// Every committed input of a target, by name.
+fn committed(target: &str) -> Vec<Vec<u8>> {
+    let entries = std::fs::read_dir(directory(target)).expect("a corpus");
+    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.expect("an entry").path()).collect();
+    paths.sort();
+    paths.iter().map(|path| std::fs::read(path).expect("an input")).collect()
+}
+
+/// What was done.
+#[derive(Default)]
+struct Done {
+    inputs: u64,
+    crashes: Vec<PathBuf>,
+}
+
+impl Done {
+    fn feed(&mut self, target: Target, input: &[u8], replayed: bool) {
+        self.inputs += 1;
+        if catch_unwind(AssertUnwindSafe(|| target.1(input))).is_ok() {
+            return;
+        }
+        let mut hasher = DefaultHasher::new();
+        input.hash(&mut hasher);
+        let path = directory(target.0).join(format!("crash-{:016x}", hasher.finish()));
+        if !replayed {
+            std::fs::write(&path, input).expect("the input can be written");
+        }
+        eprintln!("fuzz: {} panics at {}", target.0, path.display());
+        self.crashes.push(path);
+    }
+}
+
+/// `BROKER_TEST_SECONDS=n` goes on for that long, `BROKER_TEST_SEED=s` says with which mutations.
+#[test]
+fn any_bytes_are_survived() {
+    let clock = Clock::new();
+    let (seconds, seed) = (variable("BROKER_TEST_SECONDS"), variable("BROKER_TEST_SEED"));
+    let seed = seed.unwrap_or_else(|| if seconds.is_some() { fastrand::u64(..1 << 40) } else { 0 });
+    let mut rng = fastrand::Rng::with_seed(seed);
+    let mut done = Done::default();
+    let mut corpora: Vec<Corpus> = TARGETS.iter().map(|(name, _)| Corpus::new(committed(name))).collect();
+    for (target, corpus) in TARGETS.into_iter().zip(&corpora) {
+        assert!(!corpus.inputs.is_empty(), "no corpus for {}", target.0);
+        corpus.inputs.iter().for_each(|input| done.feed(target, input, true));
+    }
+    let mut rounds = 0;
+    while seconds.map_or(rounds < DEFAULT, |seconds| clock.now() < seconds * 1000) && done.crashes.len() < 10
+    {
+        rounds += 1;
+        for (target, corpus) in TARGETS.into_iter().zip(&mut corpora) {
+            let input = corpus.mutation(&mut rng);
+            done.feed(target, &input, false);
+            corpus.keep(input);
+        }
+    }
+    let names: Vec<&str> = TARGETS.iter().map(|(name, _)| *name).collect();
+    let line = format!(
+        "fuzz: {} inputs from seed {seed} in {} ms, targets: {}; new crashes {}",
+        done.inputs,
+        clock.now(),
+        names.join(", "),
+        done.crashes.len()
+    );
+    eprintln!("{line}");
+    if let Ok(path) = std::env::var("BROKER_SUMMARY") {
+        std::fs::write(path, line + "\n").expect("the summary can be written");
+    }
+    assert!(done.crashes.is_empty(), "inputs that panic: {:?}", done.crashes);
+}
+
+/// The inputs of one target, and those found on the way that look unlike all before.
+struct Corpus {
+    inputs: Vec<Vec<u8>>,
+    shapes: HashSet<u64>,
+}
+
+impl Corpus {
+    fn new(inputs: Vec<Vec<u8>>) -> Corpus {
+        let shapes = inputs.iter().map(|input| shape(input)).collect();
+        Corpus { inputs, shapes }
+    }
+
+    fn pick(&self, rng: &mut fastrand::Rng) -> &[u8] {
+        &self.inputs[rng.usize(..self.inputs.len())]
+    }
+
+    /// An input changed in a few places.
+    fn mutation(&self, rng: &mut fastrand::Rng) -> Vec<u8> {
+        let mut input = self.pick(rng).to_vec();
+        for _ in 0..rng.usize(1..6) {
+            let at = rng.usize(..=input.len());
+            let end = (at + rng.usize(..16)).min(input.len());
+            match rng.u8(..7) {
+                0 if at < input.len() => input[at] ^= 1 << rng.u8(..8),
+                1 if at < input.len() => input[at] = rng.u8(..),
+                2 => drop(input.drain(at..end)),
+                3 => {
+                    let piece = input[at..end].to_vec();
+                    input.splice(at..at, piece);
+                }
+                4 => {
+                    let other = self.pick(rng);
+                    let from = rng.usize(..=other.len());
+                    input.truncate(at);
+                    input.extend_from_slice(&other[from..]);
+                }
+                _ => drop(input.splice(at..at, WORDS[rng.usize(..WORDS.len())].iter().copied())),
+            }
+        }
+        input.truncate(INPUT_MAX);
+        input
+    }
+
+    fn keep(&mut self, input: Vec<u8>) {
+        if self.inputs.len() < 4096 && self.shapes.insert(shape(&input)) {
+            self.inputs.push(input);
+        }
+    }
+}
+
+/// Inputs of the same shape differ only in what letters and digits stand where.
+fn shape(input: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    let class = |byte: &u8| match byte {
+        b'0'..=b'9' => b'0',
+        byte if byte.is_ascii_alphabetic() => b'a',
+        0x80.. => 0x80,
+        byte => *byte,
+    };
+    let mut classes: Vec<u8> = input.iter().map(class).collect();
+    classes.dedup();
+    classes.hash(&mut hasher);
+    hasher.finish()
+}
