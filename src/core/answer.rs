@@ -296,10 +296,10 @@ impl Broker {
             child.session.db = *db;
         }
         let (mut patched, mut copied) = (Vec::with_capacity(frame.len()), 0);
-        for (index, argv) in &after.local {
+        for (index, local, argv) in &after.local {
             let Some(range) = reply::element(frame, *index as usize) else { break };
             patched.extend_from_slice(&frame[copied..range.start]);
-            patched.extend_from_slice(&self.late_reply(key, argv));
+            patched.extend_from_slice(&self.late_reply(key, *local, argv));
             copied = range.end;
         }
         patched.extend_from_slice(&frame[copied..]);

@@ -10,7 +10,7 @@ use super::lane::SlotKind;
 use super::session::{ReplyMode, Session};
 use super::users::UserId;
 use crate::base::key::Key;
-use crate::command::{Local, Route, Verdict, texts};
+use crate::command::{Local, texts};
 use crate::resp::{Request, encode, value};
 
 impl Broker {
@@ -46,21 +46,9 @@ impl Broker {
     }
 
     /// The reply to a queued command that was answered by a placeholder upstream; applied at EXEC.
-    pub(super) fn late_reply(&mut self, key: Key<Child>, argv: &[Vec<u8>]) -> Vec<u8> {
-        let mut packed = Vec::new();
+    pub(super) fn late_reply(&mut self, key: Key<Child>, local: Local, argv: &[Vec<u8>]) -> Vec<u8> {
         let argv: Vec<&[u8]> = argv.iter().map(Vec::as_slice).collect();
-        encode::request(&mut packed, &argv);
-        let mut scanner = crate::resp::Scanner::default();
-        let frame_limits = crate::resp::FrameLimits { request_max: usize::MAX, authenticated: true };
-        scanner.scan(&packed, &frame_limits);
-        let verdict = self.control.table.as_ref().map(|table| table.classify(&scanner.request(&packed)));
-        match verdict {
-            Some(Verdict::Known(known)) => match self.route_as(key, known.id, known.route) {
-                Route::Local(local) => self.local_reply(key, local, &argv),
-                _ => error(texts::SYNTAX),
-            },
-            _ => error(texts::SYNTAX),
-        }
+        self.local_reply(key, local, &argv)
     }
 
     /// Commands whose reply needs nothing but the child's own state.

@@ -152,10 +152,9 @@ impl Broker {
             route if !may_be_queued(route) => self.reject_in_multi(key, decided.id),
             Route::Local(Local::Select) => self.escalate(key, request, decided),
             route => {
-                let (bytes, local) = if runs_in_a_block(route) {
-                    (request.bytes, None)
-                } else {
-                    (PLACEHOLDER, Some(request.args().map(<[u8]>::to_vec).collect()))
+                let (bytes, local) = match answered_here(route) {
+                    Some(local) => (PLACEHOLDER, Some((local, request.args().map(<[u8]>::to_vec).collect()))),
+                    None => (request.bytes, None),
                 };
                 self.queue_bytes(key, decided.id, bytes, local)
             }
@@ -167,19 +166,19 @@ impl Broker {
         key: Key<Child>,
         id: CommandId,
         bytes: &[u8],
-        local: Option<Vec<Vec<u8>>>,
+        local: Option<(Local, Vec<Vec<u8>>)>,
     ) -> Flow {
         let max = self.settings.transaction_max;
         let Some(child) = self.children.get_mut(key) else { return Flow::Gone };
         let Some(queued) = child.session.transaction.queued_mut() else { return Flow::Done };
-        if !queued.admit(bytes.len(), local.as_ref(), max) {
+        if !queued.admit(bytes.len(), local.as_ref().map(|(_, argv)| argv), max) {
             return self.reject(key, format!("BROKERLIMIT transaction_max is {max} bytes"));
         }
         // A spoilt transaction is never sent: its commands are only counted.
         if !queued.dirty {
             queued.block.extend_from_slice(bytes);
             queued.commands.push((id, queued.block.len()));
-            queued.after.local.extend(local.map(|argv| (queued.after.commands, argv)));
+            queued.after.local.extend(local.map(|(local, argv)| (queued.after.commands, local, argv)));
         }
         queued.after.commands += 1;
         self.answer(key, QUEUED);
@@ -324,13 +323,13 @@ impl Broker {
                     let db = std::str::from_utf8(request.arg(1)).ok().and_then(|text| text.parse().ok());
                     let index = queued.after.commands;
                     queued.after.selects.extend(db.map(|db: u32| (index, db)));
-                } else if !runs_in_a_block(route) {
+                } else if let Some(local) = answered_here(route) {
                     let argv = request.args().map(<[u8]>::to_vec).collect();
                     // What Redis queues is its own affair; what is kept here is bounded here.
                     if !queued.admit(0, Some(&argv), max) {
                         return self.reject(key, format!("BROKERLIMIT transaction_max is {max} bytes"));
                     }
-                    queued.after.local.push((queued.after.commands, argv));
+                    queued.after.local.push((queued.after.commands, local, argv));
                     bytes = PLACEHOLDER;
                 }
                 queued.after.commands += 1;
@@ -376,6 +375,14 @@ fn may_be_queued(route: Route) -> bool {
         ),
         Route::Subscribe(_) | Route::Pin(_) => false,
         _ => true,
+    }
+}
+
+/// What a queued command is for the broker, if Redis must not run it.
+fn answered_here(route: Route) -> Option<Local> {
+    match route {
+        Route::Local(local) if !runs_in_a_block(route) => Some(local),
+        _ => None,
     }
 }
 

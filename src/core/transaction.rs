@@ -1,7 +1,7 @@
 //! A child's open MULTI: what is queued, what spoils it, and what its EXEC means once answered. Knows
 //! nothing of lanes; `core::multi` decides where a transaction runs.
 
-use crate::command::CommandId;
+use crate::command::{CommandId, Local};
 
 /// Where an open MULTI is queued.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -94,8 +94,9 @@ impl Queued {
 pub(crate) struct AfterExec {
     /// Commands queued so far; the index of the next one in EXEC's array.
     pub commands: u32,
-    /// (element, argv): commands the broker answers itself; Redis ran a PING in their place.
-    pub local: Vec<(u32, Vec<Vec<u8>>)>,
+    /// (element, command, argv): what the broker answers itself; Redis ran a PING in its place. The command is
+    /// known since it was queued: there may be no table, or another one, when EXEC is answered.
+    pub local: Vec<(u32, Local, Vec<Vec<u8>>)>,
     /// (element, db): SELECTs; the last one Redis answered with OK holds.
     pub selects: Vec<(u32, u32)>,
     /// The first error Redis answered while the block was queued, without `-` and CRLF.

@@ -103,6 +103,21 @@ fn an_exec_that_finds_no_upstream_ends_its_multi() {
 }
 
 #[test]
+fn what_a_transaction_sets_here_is_set_though_the_commands_are_forgotten() {
+    let mut sim = Sim::new(&[]);
+    let child = sim.child();
+    assert_eq!(sim.ask(child, "GET first"), "$5 first");
+    sim.frozen = vec![LaneRole::Shared];
+    sim.send(child, "MULTI");
+    sim.send(child, "CLIENT SETNAME me\nEXEC");
+    sim.refuses = true;
+    reloaded(&mut sim, "redis://other/0", &[]);
+    sim.frozen.clear();
+    sim.settle();
+    assert_eq!(sim.received(child), "+OK +QUEUED *1 +OK");
+}
+
+#[test]
 fn new_children_begin_in_the_new_home_db() {
     let mut sim = Sim::new(&[]);
     let before = sim.child();
