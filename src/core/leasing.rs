@@ -155,7 +155,7 @@ impl Broker {
     /// allow.
     fn serve_line(&mut self, kind: LeaseKind) {
         let cap = self.lease_cap(kind);
-        let free = cap.saturating_sub(self.leases.line_ref(kind).in_use);
+        let free = cap.saturating_sub(self.leases.line_ref(kind).in_use).min(self.places_for(kind));
         let mut short: Vec<PoolId> = Vec::new();
         for (ticket, pool) in self.leases.due(kind, free) {
             if !self.grant(kind, ticket, pool) {
@@ -176,6 +176,14 @@ impl Broker {
                 return;
             }
         }
+    }
+
+    /// How many leases of the kind the places allow to begin: on idle lanes, on those being opened for it, on new
+    /// ones. Were more waiters due than that, one in a pool with an idle lane could take it from one in another
+    /// pool, for whom it has to be closed.
+    fn places_for(&self, kind: LeaseKind) -> usize {
+        let free = self.leases_idle() + self.leases.line_ref(kind).opening();
+        self.lease_places(kind).saturating_sub(self.places.leases.saturating_sub(free))
     }
 
     fn grant(&mut self, kind: LeaseKind, ticket: u64, pool: PoolId) -> bool {

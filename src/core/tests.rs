@@ -97,6 +97,22 @@ fn a_group_in_another_pool_gets_a_lease_of_a_crowded_one() {
 }
 
 #[test]
+fn a_group_in_another_pool_gets_a_lease_where_places_are_scarce() {
+    let mut sim = Sim::new(&[("upstream_connections_max", "8"), ("leases_warm", "0")]);
+    let crowd: Vec<usize> = (0..6).map(|_| sim.child()).collect();
+    for child in &crowd {
+        sim.send(*child, "BLPOP x 0");
+    }
+    let y = sim.child();
+    sim.ask(y, "SELECT 3");
+    sim.send(y, "BLPOP y 0");
+    sim.pass(100);
+    let other = sim.child();
+    assert_eq!(sim.ask(other, "SELECT 3\nRPUSH y e"), "+OK :1");
+    assert_eq!(sim.received(y), "*2 $1 y $1 e");
+}
+
+#[test]
 fn a_transaction_in_another_pool_is_served_in_its_turn() {
     let mut sim = Sim::new(&[("leases_transaction_max", "1"), ("leases_warm", "0")]);
     let (a, b, c) = (sim.child(), sim.child(), sim.child());
