@@ -594,6 +594,9 @@ impl Broker {
         };
         match text {
             Some(text) => {
+                if ready {
+                    self.finish_leaving(key);
+                }
                 self.forget_front_topics(key);
                 self.fail_front(key, &text);
             }
@@ -601,6 +604,16 @@ impl Broker {
                 let patience = self.topics_patience();
                 let due = if waited < patience { since + patience } else { self.now + patience };
                 self.arm_topics_wait(key, due);
+            }
+        }
+    }
+
+    /// A child is told nothing more about what it wanted to leave. What the upstream has been asked to leave for it
+    /// may be left already: it would listen in vain.
+    fn finish_leaving(&mut self, key: Key<Child>) {
+        for topic in self.held_topics(key, None) {
+            if self.hubs.topics.get(topic).is_some_and(|topic| !topic.wanted) {
+                self.remove_subscriber(key, topic);
             }
         }
     }

@@ -594,3 +594,23 @@ fn random_comings_and_goings_lose_nothing() {
         }
     }
 }
+
+/// A subscription that may have ended upstream is none here either.
+#[test]
+fn a_leave_without_an_answer_leaves() {
+    for leave in ["UNSUBSCRIBE", "UNSUBSCRIBE c", "RESET"] {
+        let mut sim = Sim::new(&[("request_timeout", "200")]);
+        let (a, b) = (sim.child(), sim.child());
+        assert_eq!(sim.ask(a, "SUBSCRIBE c"), "*3 $9 subscribe $1 c :1");
+        sim.frozen = vec![LaneRole::Subscriber];
+        sim.send(a, leave);
+        sim.pass(1000);
+        assert!(sim.received(a).starts_with("-BROKERTIMEOUT"), "{leave}");
+        sim.frozen.clear();
+        sim.settle();
+        assert_eq!(sim.ask(a, "GET k"), "$1 k", "{leave}: it may say everything again");
+        assert_eq!(sim.ask(a, "SUBSCRIBE c"), "*3 $9 subscribe $1 c :1");
+        assert_eq!(sim.ask(b, "PUBLISH c m"), ":1");
+        assert_eq!(sim.received(a), "*3 $7 message $1 c $1 m", "{leave}");
+    }
+}
