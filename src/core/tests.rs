@@ -271,7 +271,7 @@ fn a_lease_that_comes_late_still_asks_for_what_is_there() {
     assert_eq!(sim.received(child), "", "its own timeout has passed, its lane may come yet");
     sim.refuses = false;
     sim.pass(30);
-    assert!(sim.executed.iter().any(|(_, request)| request == "BLPOP there 0.001"), "{:?}", sim.executed);
+    assert!(sim.executed().iter().any(|(_, request)| request == "BLPOP there 0.001"), "{:?}", sim.executed());
 }
 
 #[test]
@@ -429,7 +429,7 @@ fn who_left_without_a_word_ends_with_its_process_or_with_the_broker() {
         assert!(!sim.is_closed(child));
         assert_eq!(sim.ask(child, "GET b"), "");
     }
-    assert!(sim.executed.iter().all(|(_, request)| !request.starts_with("GET")), "it is not heard");
+    assert!(sim.executed().iter().all(|(_, request)| !request.starts_with("GET")), "it is not heard");
     sim.half_close(children[0]);
     sim.kill(children[1]);
     assert!(sim.is_closed(children[0]) && sim.is_closed(children[1]) && !sim.is_closed(children[2]));

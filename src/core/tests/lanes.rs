@@ -110,7 +110,7 @@ fn nothing_overtakes_a_request_whose_reply_is_overdue() {
     assert!(sim.received(child).starts_with("-BROKERTIMEOUT"));
     sim.silent.clear();
     sim.settle();
-    let order: Vec<&str> = sim.executed.iter().map(|(_, request)| request.as_str()).collect();
+    let order: Vec<&str> = sim.executed().iter().map(|(_, request)| request.as_str()).collect();
     let sets: Vec<&&str> = order.iter().filter(|request| request.starts_with("SET")).collect();
     assert_eq!(sets.iter().filter(|set| set.starts_with("SET k")).count(), 2);
     let at = |set: &str| sets.iter().position(|other| **other == set);
