@@ -91,17 +91,20 @@ deb: deps target/release/broker target/library/libbroker.so ## Build Debian pack
 	@scripts/deb
 
 twin: deps ## Compare random commands with Redis itself for SECONDS=60, by SEED=n
-	@BROKER_TEST_SECONDS=$(or $(SECONDS),60) $(if $(SEED),BROKER_TEST_SEED=$(SEED)) BROKER_SUMMARY=target/twin.summary \
+	@$(LONG_RUN) BROKER_SUMMARY=target/twin.summary \
 	    $(CARGO) test --release --test twin -- --nocapture
 	@cat target/twin.summary
 
 soak: deps ## Soak with faults: make soak SECONDS=n SEED=s TARGET=replies
-	$(if $(SECONDS),BROKER_TEST_SECONDS=$(SECONDS)) $(if $(SEED),BROKER_TEST_SEED=$(SEED)) \
+	$(LONG_RUN) \
 	    $(if $(TARGET),BROKER_SOAK_TARGET=$(TARGET)) \
 	    $(CARGO) test --release --test soak -- --exact soak --nocapture
 
 c-examples: build ## Build the C and C++ examples in c-examples/build
 	$(MAKE) -C c-examples
+
+mutants: deps ## Break each invariant on purpose and see its test fail; MUTANTS="words" for some
+	@scripts/mutants $(MUTANTS)
 
 deps: ## Install what is missing (as root), or say what to install
 	@scripts/deps
