@@ -96,8 +96,8 @@ fn the_broker_cannot_be_told_from_redis() {
 /// One sequence, by the seed its failure has named.
 fn replay(run: &Run) {
     for proto in [2, 3] {
-        for (transactions, pubsub) in [("shared", "shared"), ("leased", "leased")] {
-            let ways = Ways { transactions, pubsub, integrity: "off" };
+        for (lanes, integrity) in [("shared", "off"), ("leased", "off"), ("shared", "always")] {
+            let ways = Ways { transactions: lanes, pubsub: lanes, integrity };
             let mut rig = ways.rig();
             let grammar = rig.grammar();
             judge(run, &mut rig, &grammar, &plan::sequence(&grammar, run.seed, proto), ways);
