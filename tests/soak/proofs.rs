@@ -92,7 +92,7 @@ fn too_many_connections_are_found() {
         lanes.iter_mut().for_each(|raw| raw.expect("PING", "+PONG\r\n"));
         thread::scope(|scope| {
             let sampler = scope.spawn(|| watch_caps(&redis, || ghosts, caps, &stop));
-            thread::sleep(std::time::Duration::from_millis(300));
+            thread::sleep(std::time::Duration::from_millis(1000));
             stop.store(true, Ordering::SeqCst);
             sampler.join().expect("the sampler")
         })
