@@ -5,6 +5,7 @@
 
 mod corpus;
 mod driver;
+mod encoded;
 mod fuzz;
 mod invariants;
 mod ledger;

@@ -6,6 +6,7 @@
 //! name. And the value of a nonce tells where it was read: `c1n5@2.3.default` on db 2, RESP3, as the default
 //! user.
 
+use super::encoded::{bulk, error, int, null, null_bulk, ok, pair, push_header};
 use super::ledger::{Ledger, Message, Nonce};
 use super::{broken, table, trace};
 use crate::base::clock::Millis;
@@ -769,48 +770,5 @@ fn hello(client: &mut Client, argv: &[Vec<u8>]) -> Vec<u8> {
     encode::int(&mut out, i64::from(client.proto));
     encode::bulk(&mut out, b"id");
     encode::int(&mut out, client.id);
-    out
-}
-
-fn push_header(out: &mut Vec<u8>, proto: u8, parts: usize) {
-    let kind = if proto == 3 { '>' } else { '*' };
-    out.extend_from_slice(format!("{kind}{parts}\r\n").as_bytes());
-}
-
-fn pair(key: &[u8], element: &[u8]) -> Vec<u8> {
-    let mut out = Vec::new();
-    encode::array_header(&mut out, 2);
-    encode::bulk(&mut out, key);
-    encode::bulk(&mut out, element);
-    out
-}
-
-fn ok() -> Vec<u8> {
-    b"+OK\r\n".to_vec()
-}
-
-fn error(text: &str) -> Vec<u8> {
-    format!("-{text}\r\n").into_bytes()
-}
-
-fn int(number: i64) -> Vec<u8> {
-    format!(":{number}\r\n").into_bytes()
-}
-
-fn bulk(text: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(text.len() + 16);
-    encode::bulk(&mut out, text);
-    out
-}
-
-fn null(proto: u8) -> Vec<u8> {
-    let mut out = Vec::new();
-    encode::null_array(&mut out, proto);
-    out
-}
-
-fn null_bulk(proto: u8) -> Vec<u8> {
-    let mut out = Vec::new();
-    encode::null(&mut out, proto);
     out
 }

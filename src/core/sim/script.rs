@@ -182,7 +182,9 @@ impl Script {
                 Ok(Some((reply, len))) => {
                     at += len;
                     trace!("child {} is told {reply:?}", self.child);
-                    self.reply(reply, ledger);
+                    if !self.gives_up {
+                        self.reply(reply, ledger);
+                    }
                 }
                 Ok(None) => break,
                 Err(why) => broken(2, &format!("{}: {why}", self.who())),
