@@ -34,6 +34,8 @@ pub const BULK_MIN: usize = 256 * 1024;
 /// Short replies in a row after which a command that was once answered at length is no longer expected to be. A
 /// child that gets both by turns would else change lanes, and wait for what is in flight, every time.
 pub const BULK_PATIENCE: u8 = 16;
+/// A canary without an answer is followed by another one after so many milliseconds.
+pub const CANARY_PATIENCE: u32 = 1000;
 /// Bytes a lane may owe its socket before the children that use it have to wait. A single larger request
 /// still passes whole.
 pub const LANE_WINDOW: usize = 4 * 1024 * 1024;

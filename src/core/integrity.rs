@@ -8,6 +8,7 @@ use super::child::Child;
 use super::lane::{FLAG_GUARDED, FLAG_QUEUED, FLAG_TIMED_OUT, FLAG_UNIT, Lane, Slot, SlotKind};
 use super::transaction::Transaction;
 use crate::base::key::Key;
+use crate::base::limits;
 use crate::config::value::Integrity;
 
 /// `*2 ECHO <word>` around the word.
@@ -174,9 +175,17 @@ impl Broker {
         }
     }
 
-    /// Canaries for lanes whose last one was answered by a busy upstream.
+    /// Canaries for lanes whose last one was answered by a busy upstream, or not at all: if its reply was lost, the next
+    /// one's comes in its place and tells.
     pub(super) fn repeat_canaries(&mut self) {
-        let unproven = |lane: &Lane| lane.depth() == 0 && !lane.is_idle() && lane.holds_place();
+        let now = self.now;
+        let old = |slot: &Slot| slot.age(now) >= limits::CANARY_PATIENCE;
+        let overdue = |lane: &Lane| {
+            let waits = lane.front().is_some_and(|slot| slot.kind == SlotKind::Canary && old(slot));
+            waits && lane.has_written() && lane.back().is_some_and(old)
+        };
+        let unproven =
+            |lane: &Lane| lane.holds_place() && ((lane.depth() == 0 && !lane.is_idle()) || overdue(lane));
         let keys: Vec<Key<Lane>> =
             self.lanes.iter().filter(|(_, lane)| unproven(lane)).map(|(key, _)| key).collect();
         for key in keys {

@@ -316,6 +316,11 @@ impl Lane {
         self.fifo.front()
     }
 
+    /// The slot put on it last.
+    pub(super) fn back(&self) -> Option<&Slot> {
+        self.fifo.back()
+    }
+
     /// Whether a canary stands behind every request on it.
     #[cfg(test)]
     pub(super) fn is_guarded(&self) -> bool {

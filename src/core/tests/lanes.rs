@@ -172,6 +172,22 @@ fn a_reply_that_was_lost_is_noticed_before_anyone_has_another() {
 }
 
 #[test]
+fn a_canary_that_was_lost_is_missed() {
+    let mut sim = Sim::new(&[("integrity", "always")]);
+    let child = sim.child();
+    sim.ask(child, "GET warm");
+    let link = sim.links(LaneRole::Shared)[0];
+    sim.silent.push(link);
+    sim.send(child, "GET mine");
+    sim.answer_next(link, b"$4\r\nmine\r\n");
+    sim.swallow_next(link);
+    sim.silent.clear();
+    assert_eq!(sim.received(child), "", "unproven");
+    sim.pass(5000);
+    assert_eq!(sim.received(child), LOST);
+}
+
+#[test]
 fn a_queued_command_has_one_answer() {
     let mut sim = Sim::new(&[("integrity", "always"), ("transactions", "leased")]);
     let child = sim.child();
