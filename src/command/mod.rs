@@ -14,7 +14,7 @@ pub use classify::{
     Blocking, Family, Known, Local, Pin, Route, Subscribe, TimeoutUnit, Transaction, Verdict,
 };
 pub use policy::{Policy, is_never_allowed, is_poison};
-pub use table::{CommandId, Table};
+pub use table::{CommandId, NO_COMMAND, Table};
 
 /// A request as the scanner would hand it over, for the tests of this room.
 #[cfg(test)]

@@ -12,6 +12,9 @@ use std::hash::{BuildHasherDefault, Hasher};
 /// Names a command of one table.
 pub type CommandId = u16;
 
+/// What is no command of a child: the broker's own questions. No table gives it away.
+pub const NO_COMMAND: CommandId = CommandId::MAX;
+
 /// Longest command name looked up, in bytes. Names are short, but `rename-command` is often given a
 /// SHA-1 or SHA-256 in hex. Also the length at which Redis cuts a name in its error texts.
 const NAME_MAX: usize = 128;
@@ -209,7 +212,8 @@ impl Table {
     }
 
     fn push(&mut self, raw: &RawEntry<'_>) -> Result<CommandId, String> {
-        let id = CommandId::try_from(self.entries.len()).map_err(|_| "too many commands".to_owned())?;
+        let id = CommandId::try_from(self.entries.len()).ok().filter(|id| *id != NO_COMMAND);
+        let id = id.ok_or("too many commands")?;
         self.entries.push(Entry {
             name: raw.name.as_str().into(),
             arity: raw.arity,

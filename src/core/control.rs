@@ -13,7 +13,7 @@ use super::timers::Timer;
 use super::users::UserId;
 use crate::base::clock::Millis;
 use crate::base::key::Key;
-use crate::command::{Policy, Table};
+use crate::command::{NO_COMMAND, Policy, Table};
 use crate::config::Settings;
 use crate::config::value::Auth;
 use crate::resp::{FrameLimits, Scan, Scanner, value};
@@ -180,7 +180,7 @@ impl Broker {
         };
         let lane = self.control.lane;
         self.control.questions.push_back(question);
-        self.send(lane, &command.get_packed_command(), Key::NONE, 0, SlotKind::Question, 0);
+        self.send(lane, &command.get_packed_command(), Key::NONE, NO_COMMAND, SlotKind::Question, 0);
     }
 
     /// The answer to the oldest question; `None` when the connection was lost before it came.

@@ -11,8 +11,8 @@ use super::transaction::Transaction;
 use crate::base::key::Key;
 use crate::base::limits;
 use crate::command::{
-    self, Blocking, CommandId, Local, Route, Table, TimeoutUnit, Transaction as TransactionCommand, Verdict,
-    texts,
+    self, Blocking, CommandId, Local, NO_COMMAND, Route, Table, TimeoutUnit,
+    Transaction as TransactionCommand, Verdict, texts,
 };
 use crate::resp::{FrameLimits, Request, Scanner};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -89,7 +89,7 @@ impl Broker {
         let Some(child) = self.children.get(key) else { return Flow::Gone };
         match (&child.session.transaction, child.lease, end_of_multi(request)) {
             (Transaction::Leased(_), Some(lease), Some(end)) => {
-                let decided = Decided { id: 0, no_multi: false, route: Route::Transaction(end) };
+                let decided = Decided { id: NO_COMMAND, no_multi: false, route: Route::Transaction(end) };
                 self.on_lease(key, request, decided, lease.lane)
             }
             _ => self.wait_for_upstream(key),

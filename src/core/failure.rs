@@ -235,9 +235,10 @@ impl Broker {
         if late.is_empty() {
             return;
         }
-        if let Some(table) = &self.control.table {
-            let oldest = table.name(late[0].command);
-            log::info!("request_timeout: {} requests unanswered, the oldest is '{oldest}'", late.len());
+        let owed = || late.iter().filter(|slot| slot.is_owed_to_a_child());
+        if let (Some(table), Some(oldest)) = (&self.control.table, owed().next()) {
+            let oldest = table.name(oldest.command);
+            log::info!("request_timeout: {} requests unanswered, the oldest is '{oldest}'", owed().count());
         }
         for slot in &late {
             if let Some(child) = self.children.get_mut(slot.child) {

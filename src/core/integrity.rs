@@ -9,6 +9,7 @@ use super::lane::{FLAG_GUARDED, FLAG_QUEUED, FLAG_TIMED_OUT, FLAG_UNIT, Lane, Sl
 use super::transaction::Transaction;
 use crate::base::key::Key;
 use crate::base::limits;
+use crate::command::NO_COMMAND;
 use crate::config::value::Integrity;
 
 /// `*2 ECHO <word>` around the word.
@@ -99,7 +100,7 @@ impl Broker {
         canary[HEAD.len()..HEAD.len() + WORD].copy_from_slice(&word(lane.secret, end));
         canary[CANARY - 2..].copy_from_slice(b"\r\n");
         self.counters.canaries += 1;
-        self.send(key, &canary, Key::NONE, 0, SlotKind::Canary, 0);
+        self.send(key, &canary, Key::NONE, NO_COMMAND, SlotKind::Canary, 0);
     }
 
     /// What stands in the place of a canary's reply. If it is the word, the replies before it are what they seem.
@@ -144,7 +145,7 @@ impl Broker {
         };
         // Nobody is owed it: where its lane is lost, it is lost.
         let (end, flags) = (0, FLAG_TIMED_OUT);
-        let slot = Slot { child: Key::NONE, end, stamp, command: 0, kind: SlotKind::Push, flags };
+        let slot = Slot { child: Key::NONE, end, stamp, command: NO_COMMAND, kind: SlotKind::Push, flags };
         lane.withhold(Withheld { slot, frame: frame.to_vec() });
         true
     }

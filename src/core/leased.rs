@@ -10,7 +10,7 @@ use super::lease::LeaseKind;
 use super::transaction::{Queued, Transaction};
 use crate::base::key::Key;
 use crate::base::limits;
-use crate::command::{Local, Route, Transaction as TransactionCommand};
+use crate::command::{Local, NO_COMMAND, Route, Transaction as TransactionCommand};
 use crate::resp::Request;
 
 impl Broker {
@@ -122,7 +122,7 @@ impl Broker {
             lease.switching = Some(proto);
         }
         let hello = redis::cmd("HELLO").arg(proto).get_packed_command();
-        self.send_for(key, held.lane, &hello, 0, SlotKind::Housekeeping, 0);
+        self.send_for(key, held.lane, &hello, NO_COMMAND, SlotKind::Housekeeping, 0);
         Flow::Hold(Hold::Blocked)
     }
 

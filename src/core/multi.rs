@@ -12,7 +12,9 @@ use super::leasing::Want;
 use super::session::ReplyMode;
 use super::transaction::{AfterExec, Queued, Transaction};
 use crate::base::key::Key;
-use crate::command::{CommandId, Local, Route, Transaction as TransactionCommand, Verdict, texts};
+use crate::command::{
+    CommandId, Local, NO_COMMAND, Route, Transaction as TransactionCommand, Verdict, texts,
+};
 use crate::config::value::Transactions;
 use crate::resp::frame::FrameLimits;
 use crate::resp::{Request, Scan, Scanner, encode};
@@ -240,7 +242,7 @@ impl Broker {
             // Redis leaves MULTI and forgets the watched keys with it, so it must be the one to say so.
             child.session.transaction = Transaction::None;
             child.execs.push_back(AfterExec::default());
-            self.send_for(key, lease.lane, request.bytes, 0, SlotKind::Exec, 0);
+            self.send_for(key, lease.lane, request.bytes, NO_COMMAND, SlotKind::Exec, 0);
             return Flow::Hold(Hold::Blocked);
         }
         self.forget_transaction(key);

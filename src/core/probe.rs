@@ -12,6 +12,7 @@ use super::users::{Password, UserId};
 use crate::base::clock::Millis;
 use crate::base::key::Key;
 use crate::base::limits;
+use crate::command::NO_COMMAND;
 use crate::config::value::Auth;
 use crate::resp::encode;
 use std::collections::VecDeque;
@@ -229,7 +230,7 @@ impl Broker {
     fn prove(&mut self, request: &[u8], proof: Proof) {
         let Some(lane) = self.probe.lane else { return };
         self.probe.proofs.push_back(proof);
-        self.send(lane, request, Key::NONE, 0, SlotKind::Proof, 0);
+        self.send(lane, request, Key::NONE, NO_COMMAND, SlotKind::Proof, 0);
     }
 
     // ---- answers --------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ use super::super::subscription::{Push, push_of};
 use super::super::users::UserId;
 use super::{Asked, Fence, Topic, confirmation, index, verb};
 use crate::base::key::Key;
-use crate::command::{Family, Subscribe};
+use crate::command::{Family, NO_COMMAND, Subscribe};
 use crate::config::value::OnSubscriberLoss;
 use crate::resp::{encode, reply};
 
@@ -100,7 +100,7 @@ impl Broker {
         let Some(hub) = self.hubs.by_user.get_mut(&user) else { return };
         hub.asked.push_back(asked);
         let lane = hub.lane;
-        self.send(lane, &bytes, Key::NONE, 0, SlotKind::Topic, 0);
+        self.send(lane, &bytes, Key::NONE, NO_COMMAND, SlotKind::Topic, 0);
     }
 
     // ---- what it says ---------------------------------------------------------------------------------
