@@ -334,7 +334,8 @@ impl Planner<'_> {
 
     /// Whether something has to be answered before what is behind it is looked at.
     fn waits(&self, command: &Command) -> bool {
-        const NAMES: &[&[u8]] = &[b"HELLO", b"SELECT", b"RESET", b"WATCH", b"AUTH", b"MIGRATE"];
+        const NAMES: &[&[u8]] =
+            &[b"HELLO", b"SELECT", b"RESET", b"WATCH", b"AUTH", b"MIGRATE", b"SCRIPT", b"FUNCTION"];
         let known = self.grammar.full_name(&command.argv).is_some();
         command.may_block() || !known || NAMES.contains(&command.name().as_slice())
     }
@@ -459,7 +460,12 @@ impl Planner<'_> {
     fn spoil(&mut self, command: &mut Command) {
         let argv = &mut command.argv;
         let at = self.rng.usize(..argv.len());
-        match self.rng.u8(..6) {
+        let kind = match self.theme {
+            // Connections that write at the same time keep to keys of their own.
+            Theme::Apart => [0, 5][self.rng.usize(..2)],
+            _ => self.rng.u8(..7),
+        };
+        match kind {
             0 => {
                 argv.truncate(argv.len().max(2) - 1);
             }
