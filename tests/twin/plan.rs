@@ -325,7 +325,9 @@ impl Planner<'_> {
             self.cut(&mut step);
         }
         let listens = self.conns[conn].listens;
-        if self.theme != Theme::Apart && !listens && self.rng.u8(..150) == 0 {
+        // Whether a blocked command's timeout or the end of its client comes first is chance in Redis, too.
+        let blocks = step.commands.iter().any(Command::may_block);
+        if self.theme != Theme::Apart && !listens && !blocks && self.rng.u8(..150) == 0 {
             step.close = true;
             self.conns[conn] = State::default();
         }
