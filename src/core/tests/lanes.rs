@@ -70,15 +70,17 @@ fn what_is_large_has_a_lane_of_its_own() {
 
 #[test]
 fn waiters_are_served_in_the_order_they_came() {
-    let mut sim = Sim::new(&[("leases_blocking_max", "1"), ("leases_warm", "0")]);
-    let waiting: Vec<usize> = (0..5).map(|_| sim.child()).collect();
-    let pusher = sim.child();
-    for child in &waiting {
-        assert_eq!(sim.ask(*child, "BLPOP q 0"), "");
-    }
-    for (element, child) in waiting.iter().enumerate() {
-        sim.ask(pusher, &format!("RPUSH q {element}"));
-        assert_eq!(sim.received(*child), format!("*2 $1 q $1 {element}"));
+    for leases in ["1", "2", "3"] {
+        let mut sim = Sim::new(&[("leases_blocking_max", leases), ("leases_warm", "0")]);
+        let waiting: Vec<usize> = (0..6).map(|_| sim.child()).collect();
+        let pusher = sim.child();
+        for child in &waiting {
+            assert_eq!(sim.ask(*child, "BLPOP q 0"), "");
+        }
+        for (element, child) in waiting.iter().enumerate() {
+            sim.ask(pusher, &format!("RPUSH q {element}"));
+            assert_eq!(sim.received(*child), format!("*2 $1 q $1 {element}"), "of {leases} leases");
+        }
     }
 }
 
