@@ -147,7 +147,8 @@ impl Script {
     }
 
     pub(super) fn is_answered(&self) -> bool {
-        self.asked.is_empty() && self.buffer.is_empty()
+        // One that has lost track of what is owed to it hangs up, and is owed nothing.
+        self.gives_up || (self.asked.is_empty() && self.buffer.is_empty())
     }
 
     pub(super) fn waits_for(&self) -> Option<&What> {
