@@ -465,12 +465,14 @@ impl Broker {
         let Some(child) = self.children.get_mut(key) else { return Flow::Gone };
         if child.front_done {
             child.front_is_done();
+            self.end_unused_lease(key);
             return Flow::Done;
         }
         let flow = self.dispatch(key, request, rest);
         if let (Flow::Done | Flow::DoneThrough(_), Some(child)) = (&flow, self.children.get_mut(key)) {
             child.front_is_done();
             self.counters.requests += 1;
+            self.end_unused_lease(key);
         }
         flow
     }
@@ -582,18 +584,6 @@ impl Broker {
         let mut reply = Vec::with_capacity(128);
         encode::error(&mut reply, text);
         self.answer(key, &reply);
-    }
-
-    /// Answers a request that was on hold with an error, and lets the next one run. Inside MULTI the
-    /// transaction is spoilt, as for any rejected command.
-    pub(super) fn fail_front(&mut self, key: Key<Child>, text: &str) {
-        let Some(child) = self.children.get_mut(key) else { return };
-        if let Some(queued) = child.session.transaction.queued_mut() {
-            queued.dirty = true;
-        }
-        child.front_done = true;
-        self.answer_error(key, text);
-        self.lift(key);
     }
 
     // ---- for the driver -------------------------------------------------------------------------------

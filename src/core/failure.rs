@@ -205,6 +205,18 @@ impl Broker {
         }
     }
 
+    /// Answers a request that was on hold with an error, and lets the next one run. Inside MULTI the
+    /// transaction is spoilt, as for any rejected command.
+    pub(super) fn fail_front(&mut self, key: Key<Child>, text: &str) {
+        let Some(child) = self.children.get_mut(key) else { return };
+        if let Some(queued) = child.session.transaction.queued_mut() {
+            queued.dirty = true;
+        }
+        child.front_done = true;
+        self.answer_error(key, text);
+        self.lift(key);
+    }
+
     /// Requests that have waited `queue_timeout` for a connection are told that they were not executed.
     pub(super) fn expire_unwritten(&mut self, key: Key<Lane>) {
         let Some(lane) = self.lanes.get_mut(key) else { return };

@@ -34,6 +34,10 @@ impl Broker {
     ) -> Result<Key<Lane>, Flow> {
         let Some(child) = self.children.get(key) else { return Err(Flow::Gone) };
         if let Some(lease) = child.lease {
+            debug_assert!(
+                lease.kind != LeaseKind::Blocking || !child.is_under_way(),
+                "a lease of another request"
+            );
             return Ok(lease.lane);
         }
         if child.is_under_way() {
@@ -312,6 +316,16 @@ impl Broker {
         self.return_lane(lease.lane);
         // A draining child had only this left to wait for.
         self.nudge(key);
+    }
+
+    /// A blocking command that was lent a lane has been answered without using it. The lane must not stay with the
+    /// child: its next blocking command would overtake what is in flight elsewhere.
+    pub(super) fn end_unused_lease(&mut self, key: Key<Child>) {
+        let Some(held) = self.children.get(key).and_then(|child| child.lease) else { return };
+        let unused = self.lanes.get(held.lane).is_some_and(Lane::is_idle);
+        if held.kind == LeaseKind::Blocking && unused {
+            self.end_lease(key);
+        }
     }
 
     /// The child of this lane has died. Whatever it left behind upstream goes with the connection.
