@@ -4,7 +4,7 @@
 
 use super::broker::{Action, Broker};
 use super::handshake::Handshake;
-use super::lane::{Lane, LaneRole, LaneState};
+use super::lane::{FLAG_TIMED_OUT, Lane, LaneRole, LaneState};
 use super::lease::LeaseKind;
 use super::timers::Timer;
 use super::users::UserId;
@@ -367,9 +367,13 @@ impl Broker {
     pub(super) fn forget_lane(&mut self, key: Key<Lane>, pool: PoolId) {
         self.pool(pool).idle.retain(|idle| *idle != key);
         self.places.waiters.retain(|waiter| *waiter != key);
-        if let Some(lane) = self.lanes.remove(key) {
-            self.memory -= lane.footprint;
-            self.lift_held(lane.held);
+        let Some(mut lane) = self.lanes.remove(key) else { return };
+        self.memory -= lane.footprint;
+        self.lift_held(std::mem::take(&mut lane.held));
+        // Replies that were overdue will not come any more: nothing has to wait for them.
+        let overdue = lane.take_written().into_iter().chain(lane.take_all());
+        for slot in overdue.filter(|slot| slot.flags & FLAG_TIMED_OUT != 0) {
+            self.settle(key, slot, b"", false);
         }
     }
 

@@ -40,10 +40,12 @@ fn random_schedules_keep_the_invariants() {
     report(first, schedules, &total, clock.now());
 }
 
-/// A lease that was left to its child when its request had been answered: the next pop overtook a transaction.
+/// A lease that was left to its child when its request had been answered: the next pop overtook a transaction. Overdue
+/// replies that went with their lane and were waited for.
 #[test]
 fn schedules_that_once_broke_something() {
     play(2999);
+    play(3653);
 }
 
 fn add(total: &mut Played, played: Played) {
