@@ -542,7 +542,9 @@ impl Script {
 
     /// All is quiet: every message has arrived, every block was executed whole or not at all.
     pub(super) fn check_end(&self, ledger: &Ledger) {
-        for (family, subscriptions) in self.subscriptions.iter().enumerate() {
+        // One that has given up does not know any more what it is subscribed to.
+        let known = self.subscriptions.iter().filter(|_| !self.gives_up);
+        for (family, subscriptions) in known.enumerate() {
             for (name, subscription) in subscriptions {
                 let due = subscription.next.unwrap_or(subscription.confirmed);
                 let missed = (due..ledger.published.len()).find(|at| concerns(ledger, *at, family, name));
