@@ -273,6 +273,10 @@ impl Script {
     fn failed(&mut self, asked: Asked, text: &[u8], ledger: &mut Ledger) {
         let out_of_context = text.windows(13).any(|part| part == b"Can't execute");
         if out_of_context && self.is_restricted() && !asked.what.fits_subscriber() {
+            if matches!(asked.what, What::Exec) {
+                // An EXEC that is rejected forgets the watched keys all the same.
+                self.watched.clear();
+            }
             return asked.nonce.into_iter().for_each(|nonce| ledger.refused(nonce));
         }
         let nested = self.open.is_some() && matches!(asked.what, What::Multi | What::Watch(_));
