@@ -521,6 +521,7 @@ impl Broker {
 
     /// Runs no further request of this child; it is closed when its replies have left.
     pub(super) fn finish(&mut self, key: Key<Child>) {
+        self.leave_line(key);
         let Some(child) = self.children.get_mut(key) else { return };
         child.set_state(ChildState::Finishing);
         child.hold = Hold::None;
