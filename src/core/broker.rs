@@ -465,14 +465,14 @@ impl Broker {
         let Some(child) = self.children.get_mut(key) else { return Flow::Gone };
         if child.front_done {
             child.front_is_done();
-            self.end_unused_lease(key);
+            self.give_back(key);
             return Flow::Done;
         }
         let flow = self.dispatch(key, request, rest);
         if let (Flow::Done | Flow::DoneThrough(_), Some(child)) = (&flow, self.children.get_mut(key)) {
             child.front_is_done();
             self.counters.requests += 1;
-            self.end_unused_lease(key);
+            self.give_back(key);
         }
         flow
     }

@@ -96,6 +96,18 @@ impl Broker {
         }
     }
 
+    /// The request at the front is done: what was set aside for it is not the next one's.
+    pub(super) fn give_back(&mut self, key: Key<Child>) {
+        let Some(child) = self.children.get(key) else { return };
+        let (has_lease, has_topics) = (child.lease.is_some(), child.topics.is_some());
+        if has_lease {
+            self.end_unused_lease(key);
+        }
+        if has_topics {
+            self.forget_front_topics(key);
+        }
+    }
+
     /// Outside of transactions, watches and subscriptions.
     fn plain(&mut self, key: Key<Child>, request: &Request<'_>, decided: Decided, rest: &[u8]) -> Flow {
         match decided.route {
