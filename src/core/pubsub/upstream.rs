@@ -273,16 +273,7 @@ impl Broker {
         if let Some(lane) = self.lanes.get_mut(lane) {
             lane.take_all();
         }
-        self.forget_asked(user);
-        let listeners = self.listeners(user);
-        match self.settings.on_subscriber_loss {
-            OnSubscriberLoss::Close => {
-                for child in listeners {
-                    self.close_child(child);
-                }
-            }
-            OnSubscriberLoss::Resubscribe => self.count_gap(listeners.len()),
-        }
+        self.leave_listeners(user, Broker::close_child);
         if !self.carries_topics(lane) {
             return;
         }
@@ -290,6 +281,16 @@ impl Broker {
             self.want_connection(lane);
         } else {
             self.back_off(lane, failures);
+        }
+    }
+
+    /// Listeners may miss messages from now on: each ends as `end` does it, or they are told nothing.
+    fn leave_listeners(&mut self, user: UserId, end: fn(&mut Broker, Key<Child>)) {
+        self.forget_asked(user);
+        let listeners = self.listeners(user);
+        match self.settings.on_subscriber_loss {
+            OnSubscriberLoss::Close => listeners.into_iter().for_each(|child| end(self, child)),
+            OnSubscriberLoss::Resubscribe => self.count_gap(listeners.len()),
         }
     }
 
@@ -307,16 +308,7 @@ impl Broker {
             lane.failures = 0;
             lane.take_all();
         }
-        self.forget_asked(user);
-        let listeners = self.listeners(user);
-        match self.settings.on_subscriber_loss {
-            OnSubscriberLoss::Close => {
-                for child in listeners {
-                    self.finish(child);
-                }
-            }
-            OnSubscriberLoss::Resubscribe => self.count_gap(listeners.len()),
-        }
+        self.leave_listeners(user, Broker::finish);
         self.dial_afresh(lane);
         self.account_lane(lane);
     }
