@@ -167,6 +167,8 @@ pub struct Lane {
     fifo: VecDeque<Slot>,
     /// Where the last answered slot ended; the front slot starts here.
     answered: u64,
+    /// The front slot is of a unit of which slots have been answered: it belongs to the connection that did.
+    inside_unit: bool,
     /// Requests on their way.
     pub(super) out: ByteQueue,
     pub(super) handshake: Option<Handshake>,
@@ -226,6 +228,7 @@ impl Lane {
             link: usize::MAX,
             fifo: VecDeque::new(),
             answered: 0,
+            inside_unit: false,
             out: ByteQueue::default(),
             handshake: None,
             input: ByteQueue::default(),
@@ -336,11 +339,12 @@ impl Lane {
     /// Takes the slot a complete reply belongs to. `None` is a desync: nobody asked, or the question has
     /// not even left.
     pub(super) fn pop(&mut self) -> Option<Slot> {
-        if !self.has_written() {
+        if self.fifo.front()?.end > self.out.consumed() {
             return None;
         }
         let slot = self.fifo.pop_front()?;
         self.answered = slot.end;
+        self.inside_unit = slot.flags & FLAG_UNIT != 0;
         self.timed_out = self.timed_out.saturating_sub(1);
         if self.fifo.is_empty() && self.fifo.capacity() > 1024 {
             self.fifo = VecDeque::new();
@@ -425,7 +429,7 @@ impl Lane {
     /// Offset where the last unit ends of which a byte has left.
     fn end_of_written(&self) -> u64 {
         let consumed = self.out.consumed();
-        let (mut start, mut end, mut in_unit) = (self.answered, self.answered, false);
+        let (mut start, mut end, mut in_unit) = (self.answered, self.answered, self.inside_unit);
         for slot in &self.fifo {
             if start >= consumed && !in_unit {
                 break;
@@ -449,6 +453,7 @@ impl Lane {
         let unsent = end.saturating_sub(self.out.consumed()) as usize;
         self.out.consume(unsent);
         self.answered = self.answered.max(end);
+        self.inside_unit = false;
         self.timed_out = 0;
         lost
     }
@@ -465,6 +470,7 @@ impl Lane {
     pub(super) fn take_all(&mut self) -> Vec<Slot> {
         self.out.consume(self.out.len());
         self.answered = self.out.consumed();
+        self.inside_unit = false;
         std::mem::take(&mut self.fifo).into()
     }
 
@@ -557,6 +563,17 @@ mod tests {
         let mut lane = lane(&[(b"multi", FLAG_UNIT), (b"set", FLAG_UNIT), (b"exec", 0), (b"get", 0)]);
         lane.out.consume(1);
         assert_eq!(lane.take_written().len(), 3);
+        assert_eq!(lane.out.as_slice(), b"get");
+    }
+
+    #[test]
+    fn a_block_whose_first_reply_has_come_is_lost_as_a_whole_too() {
+        let mut lane = lane(&[(b"multi", FLAG_UNIT), (b"set", FLAG_UNIT), (b"exec", 0), (b"get", 0)]);
+        lane.out.consume(4);
+        assert!(lane.pop().is_none(), "a reply to what has not left whole is a desync");
+        lane.out.consume(1);
+        assert!(lane.pop().is_some(), "MULTI is answered while the rest of the block is still here");
+        assert_eq!(lane.take_written().len(), 2, "SET and EXEC mean nothing without it");
         assert_eq!(lane.out.as_slice(), b"get");
     }
 
