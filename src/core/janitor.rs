@@ -63,10 +63,12 @@ impl Broker {
         if limit == 0 || !self.lanes.iter().any(|(_, lane)| stalled(lane)) {
             return;
         }
-        // Nobody probes an upstream that has been replaced.
-        let former = self.lanes.iter().filter(|(_, lane)| lane.former && stalled(lane));
-        for key in former.map(|(key, _)| key).collect::<Vec<_>>() {
-            self.lane_lost(key, "the former upstream does not answer");
+        // Nobody probes an upstream that has been replaced. And whoever stops in the middle of a reply has nothing to
+        // wait for: what was taken for its beginning was none.
+        let of_no_use = |lane: &Lane| stalled(lane) && (lane.former || !lane.input.is_empty());
+        let lanes = self.lanes.iter().filter(|(_, lane)| of_no_use(lane));
+        for key in lanes.map(|(key, _)| key).collect::<Vec<_>>() {
+            self.lane_lost(key, "the upstream does not go on");
         }
         if !self.lanes.iter().any(|(_, lane)| stalled(lane)) {
             return;

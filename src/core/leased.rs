@@ -47,7 +47,11 @@ impl Broker {
             Route::Subscribe(subscribe) => {
                 return self.change_subscription(key, request, decided.id, subscribe, lane);
             }
-            // Redis itself says what a RESP2 subscriber may not do.
+            // Redis itself says what a RESP2 subscriber may not do. An EXEC that is rejected forgets the watched keys.
+            Route::Transaction(TransactionCommand::Exec) if subscribed_resp2 => {
+                self.forget_transaction(key);
+                return self.reject_exec(key, request, "");
+            }
             _ if subscribed_resp2 => SlotKind::Relay,
             Route::Pin(pin) => return self.pin(key, request, decided, pin, lane),
             Route::Local(Local::ClientCaching) if tracking => SlotKind::Caching,
