@@ -502,7 +502,8 @@ impl Player {
         let guarded = self.sim.broker.lanes.get(conn.lane).is_some_and(|lane| {
             lane.link == link && lane.state == LaneState::Ready && lane.input.is_empty() && lane.is_guarded()
         });
-        if conn.role != LaneRole::Shared || !always || !guarded {
+        // A frame slipped in where another was taken out is a reply like any other.
+        if conn.role != LaneRole::Shared || !always || !guarded || self.short.contains(&link) {
             return;
         }
         let Ok(Some((_, len))) = parse(&conn.to_broker) else { return };
