@@ -342,13 +342,19 @@ impl Lane {
         if self.fifo.front()?.end > self.out.consumed() {
             return None;
         }
-        let slot = self.fifo.pop_front()?;
-        self.answered = slot.end;
+        let slot = self.take_front()?;
         self.inside_unit = slot.flags & FLAG_UNIT != 0;
-        self.timed_out = self.timed_out.saturating_sub(1);
         if self.fifo.is_empty() && self.fifo.capacity() > 1024 {
             self.fifo = VecDeque::new();
         }
+        Some(slot)
+    }
+
+    /// The oldest slot leaves, answered or not.
+    fn take_front(&mut self) -> Option<Slot> {
+        let slot = self.fifo.pop_front()?;
+        self.answered = slot.end;
+        self.timed_out = self.timed_out.saturating_sub(1);
         Some(slot)
     }
 
@@ -448,13 +454,12 @@ impl Lane {
         // Replies without proof are none.
         let mut lost: Vec<Slot> = self.take_withheld().into_iter().map(|withheld| withheld.slot).collect();
         while self.fifo.front().is_some_and(|slot| slot.end <= end) {
-            lost.extend(self.fifo.pop_front());
+            lost.extend(self.take_front());
         }
         let unsent = end.saturating_sub(self.out.consumed()) as usize;
         self.out.consume(unsent);
         self.answered = self.answered.max(end);
         self.inside_unit = false;
-        self.timed_out = 0;
         lost
     }
 
@@ -471,6 +476,7 @@ impl Lane {
         self.out.consume(self.out.len());
         self.answered = self.out.consumed();
         self.inside_unit = false;
+        self.timed_out = 0;
         std::mem::take(&mut self.fifo).into()
     }
 
@@ -484,9 +490,7 @@ impl Lane {
                 break;
             }
             self.out.consume((slot.end - self.answered) as usize);
-            self.answered = slot.end;
-            self.fifo.pop_front();
-            expired.push(slot);
+            expired.extend(self.take_front());
         }
         expired
     }
@@ -599,5 +603,18 @@ mod tests {
         assert_eq!(lane.time_out(10, 5).len(), 2);
         assert_eq!(lane.time_out(10, 5).len(), 0);
         assert_eq!(lane.pop().map(|slot| slot.flags & FLAG_TIMED_OUT), Some(FLAG_TIMED_OUT));
+    }
+
+    #[test]
+    fn slots_that_were_told_are_told_once_whatever_becomes_of_their_connection() {
+        let mut lane = lane(&[(b"a", 0), (b"b", 0), (b"c", 0)]);
+        lane.out.consume(1);
+        assert_eq!(lane.time_out(10, 5).len(), 3, "of those that have not left too");
+        assert_eq!(lane.take_written().len(), 1);
+        assert_eq!(lane.time_out(10, 5).len(), 0, "b and c were told");
+        assert_eq!(lane.take_expired(10, 5).len(), 2);
+        lane.push(b"d", Key::NONE, 0, SlotKind::Relay, 0, 10);
+        lane.push(b"e", Key::NONE, 0, SlotKind::Relay, 0, 10);
+        assert_eq!(lane.time_out(15, 5).iter().map(|slot| slot.end).collect::<Vec<_>>(), [4, 5]);
     }
 }

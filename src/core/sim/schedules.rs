@@ -43,13 +43,14 @@ fn random_schedules_keep_the_invariants() {
 /// A lease that was left to its child when its request had been answered: the next pop overtook a transaction. Overdue
 /// replies that went with their lane and were waited for. A subscriber that was sent away while it stood in a line for a
 /// lease, and was lent one after its end. A SUBSCRIBE that ended in BROKERDOWN, whose channel the next
-/// request then subscribed to.
+/// request then subscribed to. Slots that were told of a timeout, counted on when their connection had been given up.
 #[test]
 fn schedules_that_once_broke_something() {
     play(2999);
     play(3653);
     play(15507);
     play(16630);
+    play(1_104_326);
 }
 
 fn add(total: &mut Played, played: Played) {
