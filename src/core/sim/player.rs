@@ -26,6 +26,10 @@ const PATTERNS: [&[u8]; 2] = [b"ch*", b"ch1"];
 /// long as `lease_wait_timeout`.
 const ROUNDS_MAX: u32 = 600;
 
+/// Through a socket that holds one byte a greeting takes some 100 rounds, each a millisecond once there have been many:
+/// were less time allowed, lanes would be dialled for ever.
+const CONNECT_TIMEOUT_MIN: &str = "150";
+
 /// What a schedule has done.
 #[derive(Debug, Default)]
 pub(super) struct Played {
@@ -43,8 +47,9 @@ struct Player {
     taste: [u32; 4],
     /// Settings of this schedule may close a child for what it does not do.
     strict: bool,
-    /// Connections on which a reply was lost: until another one comes, nothing tells of it.
-    short: Vec<usize>,
+    /// Connections whose replies were tampered with, each once: one that was lost and one that was slipped in before
+    /// the same canary cannot be told from the truth. Until another reply comes, nothing tells of a lost one.
+    tampered: Vec<usize>,
     /// The second upstream is the one dialled.
     moved: bool,
 }
@@ -60,7 +65,7 @@ pub(super) fn play(seed: u64) -> Played {
         played: Played::default(),
         taste: random_taste(&mut rng),
         strict,
-        short: Vec::new(),
+        tampered: Vec::new(),
         moved: false,
         rng,
     };
@@ -98,7 +103,7 @@ fn random_settings(rng: &mut fastrand::Rng) -> (Vec<(&'static str, String)>, boo
         ("leases_warm", pick(&["0", "1", "2"])),
         ("upstream_connections_max", pick(&["8", "9", "12", "64"])),
         ("lease_wait_timeout", pick(&["0", "200", "1500"])),
-        ("connect_timeout", pick(&["30", "300"])),
+        ("connect_timeout", pick(&[CONNECT_TIMEOUT_MIN, "300"])),
         ("reconnect_backoff_max", pick(&["10", "200"])),
         ("queue_timeout", pick(&["0", "50", "400"])),
         ("request_timeout", pick(&["0", "0", "100", "700"])),
@@ -502,20 +507,17 @@ impl Player {
         let guarded = self.sim.broker.lanes.get(conn.lane).is_some_and(|lane| {
             lane.link == link && lane.state == LaneState::Ready && lane.input.is_empty() && lane.is_guarded()
         });
-        // A frame slipped in where another was taken out is a reply like any other.
-        if conn.role != LaneRole::Shared || !always || !guarded || self.short.contains(&link) {
+        if conn.role != LaneRole::Shared || !always || !guarded || self.tampered.contains(&link) {
             return;
         }
         let Ok(Some((_, len))) = parse(&conn.to_broker) else { return };
         let frame = conn.to_broker[..len].to_vec();
         match self.rng.u8(..3) {
-            0 => {
-                conn.to_broker.drain(..len);
-                self.short.push(link);
-            }
+            0 => drop(conn.to_broker.drain(..len)),
             1 => drop(conn.to_broker.splice(0..0, frame)),
             _ => drop(conn.to_broker.splice(0..0, b"$4\r\nc0n1\r\n".iter().copied())),
         }
+        self.tampered.push(link);
         self.count("whole frame");
     }
 
@@ -550,6 +552,8 @@ impl Player {
         }
         let url = if self.moved { "redis://other/0" } else { "redis://sim/0" };
         self.sim.broker.reload(settings, parse_upstream(url).expect("a URL"));
+        // Those above the cap take no place from whoever needs none of theirs.
+        self.sim.over_max |= self.sim.broker.has_lease_too_many();
         self.count("reload");
     }
 
@@ -602,7 +606,7 @@ impl Player {
         sim.conns.values_mut().for_each(|conn| conn.room = usize::MAX);
         sim.peers.iter_mut().for_each(|peer| peer.room = usize::MAX);
         sim.let_go();
-        for link in std::mem::take(&mut self.short) {
+        for link in std::mem::take(&mut self.tampered) {
             self.cut_link(link, 0);
         }
         let mut rounds = 0;
