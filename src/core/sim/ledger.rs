@@ -93,9 +93,11 @@ impl Ledger {
         }
     }
 
-    /// The request that ran last was a write.
-    pub(super) fn wrote(&mut self, nonce: Nonce) {
-        self.writes.insert(nonce.child(), self.clock);
+    /// The request that ran last was a write. One that runs late, on a connection given up before, no WAIT speaks of.
+    pub(super) fn wrote(&mut self, nonce: Nonce, link: usize) {
+        if !self.closed.contains(&link) {
+            self.writes.insert(nonce.child(), self.clock);
+        }
     }
 
     pub(super) fn last_write(&self, child: usize) -> u64 {

@@ -259,7 +259,7 @@ impl Redis {
         if let Some(nonce) = nonce_in(argv) {
             self.ledger.ran(nonce, link, aborted);
             if !aborted && matches!(full_name(argv).as_str(), "set" | "getset" | "incr" | "rpush") {
-                self.ledger.wrote(nonce);
+                self.ledger.wrote(nonce, link);
             }
         }
     }
