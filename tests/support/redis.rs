@@ -41,9 +41,12 @@ impl Redis {
         redis
     }
 
-    /// A Redis whose data survives SIGKILL: each write is in the file before its reply is sent.
+    /// A Redis whose data survives SIGKILL: each write is in the file before its reply is sent. Only with
+    /// `always` is that so: else Redis may serve a connection that it has been waiting to write to in the same turn in
+    /// which it has read a request from it, and write the file after that (`installClientWriteHandler` in its
+    /// networking.c).
     pub(crate) fn start_durable() -> Redis {
-        Redis::start_with(&["--appendonly", "yes", "--appendfsync", "no"])
+        Redis::start_with(&["--appendonly", "yes", "--appendfsync", "always"])
     }
 
     fn launch(&self) {
