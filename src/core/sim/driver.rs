@@ -10,8 +10,9 @@ use crate::core::broker::Action;
 use crate::core::child::Child;
 use crate::core::lane::Lane;
 
-/// A turn that does not end in so many rounds never would.
-const ROUNDS_MAX: usize = 10_000;
+/// A turn that does not end in so many rounds never would: through a socket that holds one byte, what many children
+/// have asked takes tens of thousands.
+const ROUNDS_MAX: usize = 100_000;
 
 /// So many rounds take no time.
 const ROUNDS_AT_ONCE: usize = 200;
