@@ -49,7 +49,6 @@ impl Broker {
             }
             // Redis itself says what a RESP2 subscriber may not do. An EXEC that is rejected forgets the watched keys.
             Route::Transaction(TransactionCommand::Exec) if subscribed_resp2 => {
-                self.forget_transaction(key);
                 return self.reject_exec(key, request, "");
             }
             _ if subscribed_resp2 => SlotKind::Relay,

@@ -237,15 +237,14 @@ impl Broker {
 
     /// A rejected EXEC leaves MULTI and says why in a form of its own.
     pub(super) fn reject_exec(&mut self, key: Key<Child>, request: &Request<'_>, text: &str) -> Flow {
+        self.forget_transaction(key);
         let Some(child) = self.children.get_mut(key) else { return Flow::Gone };
         if let Some(lease) = child.lease {
             // Redis leaves MULTI and forgets the watched keys with it, so it must be the one to say so.
-            child.session.transaction = Transaction::None;
             child.execs.push_back(AfterExec::default());
             self.send_for(key, lease.lane, request.bytes, NO_COMMAND, SlotKind::Exec, 0);
             return Flow::Hold(Hold::Blocked);
         }
-        self.forget_transaction(key);
         self.answer_done(key, texts::exec_aborted(text))
     }
 

@@ -184,6 +184,22 @@ fn a_subscriber_whose_watch_was_lost_is_told_too() {
     assert_eq!(sim.ask(child, "MULTI\nSET a 1\nEXEC"), "+OK +QUEUED _");
 }
 
+/// As Redis does it: an EXEC that is rejected forgets the watched keys, lost ones too.
+#[test]
+fn a_refused_exec_ends_a_lost_watch() {
+    for (proto, refused) in [(2, "EXEC"), (2, "EXEC a"), (3, "EXEC a")] {
+        let mut sim = Sim::new(&[("pubsub", "leased")]);
+        let child = sim.child();
+        sim.ask(child, &format!("HELLO {proto}\nWATCH a"));
+        let lease = sim.links(LaneRole::Lease)[0];
+        sim.lose(lease);
+        sim.ask(child, "SUBSCRIBE c");
+        assert!(sim.ask(child, refused).starts_with('-'), "RESP{proto}: {refused}");
+        sim.ask(child, "UNSUBSCRIBE c");
+        assert_eq!(sim.ask(child, "MULTI\nGET a\nEXEC"), "+OK +QUEUED *1 $1 a", "RESP{proto}: {refused}");
+    }
+}
+
 #[test]
 fn a_lost_exec_ends_the_watch() {
     let mut sim = Sim::new(&[]);
