@@ -24,29 +24,6 @@ fn message(head: char, channel: &str, text: &str) -> String {
     format!("{head}3\r\n$7\r\nmessage\r\n${}\r\n{channel}\r\n${}\r\n{text}\r\n", channel.len(), text.len())
 }
 
-/// What a child publishes counts it in, although it says in the same breath that it goes.
-#[test]
-fn a_listener_that_goes_was_there_before() {
-    let redis = Redis::start();
-    let broker = Broker::start(&redis, &[]);
-    for round in 0..30 {
-        for leave in ["RESET", "QUIT", "UNSUBSCRIBE c"] {
-            let mut raw = broker.connect_resp3();
-            raw.send("SUBSCRIBE c");
-            raw.read_reply();
-            raw.write(&pipeline(&["PUBLISH c x", leave]));
-            let all = if leave == "QUIT" { raw.read_all().0 } else { raw.read_past(&last_words(leave)).0 };
-            let text = String::from_utf8_lossy(&all).into_owned();
-            assert!(text.contains(":1\r\n"), "{leave} in round {round}: {text}");
-        }
-    }
-}
-
-fn last_words(leave: &str) -> Vec<u8> {
-    let unsubscribed = b">3\r\n$11\r\nunsubscribe\r\n$1\r\nc\r\n:0\r\n".to_vec();
-    if leave == "RESET" { b"+RESET\r\n".to_vec() } else { unsubscribed }
-}
-
 // ---- many ------------------------------------------------------------------------------------------------
 
 /// Redis counts one of five thousand; each hears every message once and in order; one that does not read is

@@ -96,6 +96,22 @@ fn whoever_leaves_last_hears_everything_until_the_upstream_knows() {
 }
 
 /// A message from before the confirmation is not the new subscriber's, though others get it.
+/// What a child has published counts it in, although it says in the same breath that it goes.
+#[test]
+fn a_listener_that_goes_was_there_before() {
+    for leave in ["RESET", "QUIT", "UNSUBSCRIBE c"] {
+        let mut sim = Sim::new(&[]);
+        let child = sim.child();
+        sim.ask(child, "HELLO 3\nSUBSCRIBE c");
+        sim.frozen = vec![LaneRole::Shared];
+        assert_eq!(sim.ask(child, &format!("PUBLISH c x\n{leave}")), "", "{leave}");
+        sim.frozen.clear();
+        sim.settle();
+        let told = sim.received(child);
+        assert!(told.contains(":1 "), "{leave}: {told}");
+    }
+}
+
 #[test]
 fn a_late_subscriber_hears_nothing_older() {
     let mut sim = Sim::new(&[]);
