@@ -462,17 +462,15 @@ impl Broker {
 
     /// One complete request: skipped if it was answered while it waited, else dispatched.
     fn run_one(&mut self, key: Key<Child>, request: &Request<'_>, rest: &[u8]) -> Flow {
-        let Some(child) = self.children.get_mut(key) else { return Flow::Gone };
+        let Some(child) = self.children.get(key) else { return Flow::Gone };
         if child.front_done {
-            child.front_is_done();
-            self.give_back(key);
+            self.front_is_done(key);
             return Flow::Done;
         }
         let flow = self.dispatch(key, request, rest);
-        if let (Flow::Done | Flow::DoneThrough(_), Some(child)) = (&flow, self.children.get_mut(key)) {
-            child.front_is_done();
+        if matches!(flow, Flow::Done | Flow::DoneThrough(_)) {
             self.counters.requests += 1;
-            self.give_back(key);
+            self.front_is_done(key);
         }
         flow
     }

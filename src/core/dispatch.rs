@@ -97,8 +97,9 @@ impl Broker {
     }
 
     /// The request at the front is done: what was set aside for it is not the next one's.
-    pub(super) fn give_back(&mut self, key: Key<Child>) {
-        let Some(child) = self.children.get(key) else { return };
+    pub(super) fn front_is_done(&mut self, key: Key<Child>) {
+        let Some(child) = self.children.get_mut(key) else { return };
+        child.front_is_done();
         let (has_lease, has_topics) = (child.lease.is_some(), child.topics.is_some());
         if has_lease {
             self.end_unused_lease(key);
