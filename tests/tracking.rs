@@ -128,6 +128,33 @@ fn redirected(twin: &Twin) {
     assert!(String::from_utf8_lossy(&message).contains("__redis__:invalidate"));
 }
 
+/// Caching libraries read within MULTI and say there what they want to keep.
+#[test]
+fn caching_inside_multi_is_redis_own_affair() {
+    let twin = Twin::start();
+    let (mut pair, mut other) = (twin.pair_resp3(), twin.pair());
+    for sequence in [
+        "CLIENT TRACKING ON OPTIN; MULTI; CLIENT CACHING YES; GET k; EXEC",
+        "CLIENT CACHING YES; MULTI; GET k; EXEC; MULTI; CLIENT CACHING MAYBE; CLIENT CACHING NO; GET k; EXEC",
+        "CLIENT TRACKING OFF; CLIENT TRACKING ON OPTOUT; MULTI; CLIENT CACHING NO; GET l; CLIENT CACHING YES; EXEC",
+    ] {
+        sequence.split("; ").for_each(|line| drop(pair.same(line)));
+        other.same("SET k 1");
+        other.same("SET l 1");
+        assert_eq!(up_to_pong(&mut pair.brokered), up_to_pong(&mut pair.direct), "after {sequence}");
+    }
+}
+
+/// What comes before the reply to a PING sent now, and that.
+fn up_to_pong(raw: &mut Raw) -> Vec<String> {
+    raw.send("PING");
+    let mut frames = Vec::new();
+    while frames.last().is_none_or(|frame| frame != "+PONG\r\n") {
+        frames.push(raw.read_text());
+    }
+    frames
+}
+
 #[test]
 fn a_child_without_a_connection_is_no_goal() {
     needs_broker!();

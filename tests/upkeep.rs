@@ -78,3 +78,23 @@ fn leases_warm_stay_connected() {
     raw.expect("UNWATCH", "+OK\r\n");
     wait_until("three are ready", || ids(&redis, "broker-lease").len() == 3);
 }
+
+/// What a burst of blocking commands has opened is closed again soon after it, but for the warm ones.
+#[test]
+fn leases_of_a_burst_go_within_seconds() {
+    needs_broker!();
+    let redis = Redis::start();
+    let broker = Broker::start(&redis, &[("leases_warm", "2")]);
+    let mut waiting: Vec<_> = (0..40).map(|_| broker.connect()).collect();
+    for (index, raw) in waiting.iter_mut().enumerate() {
+        raw.send(&format!("BLPOP list{index} 0"));
+    }
+    wait_until("each waits on a connection of its own", || ids(&redis, "broker-lease").len() == 40);
+    let mut pusher = broker.connect();
+    for (index, raw) in waiting.iter_mut().enumerate() {
+        pusher.expect(&format!("RPUSH list{index} e"), ":1\r\n");
+        assert!(raw.read_text().ends_with("$1\r\ne\r\n"));
+    }
+    // Far below upstream_idle_timeout, which is five minutes.
+    wait_until("two are left", || ids(&redis, "broker-lease").len() == 2);
+}

@@ -1,5 +1,8 @@
 //! Bounds that are not configuration: each with its unit and its reason.
 
+/// CLIENT IDs begin somewhere in here, and end below 2^46: JavaScript keeps integers below 2^53, Lua prints no more
+/// than 14 digits. There is room for 2^40 children behind the last of these.
+pub const CHILD_ID_BASE: std::ops::Range<u64> = 1 << 40..(1 << 46) - (1 << 40);
 /// Bytes read from one socket in one turn. One shared buffer of this size serves every read.
 pub const READ_TURN: usize = 64 * 1024;
 /// Connections accepted from one listener in one turn, so that a connect storm leaves room for traffic.
@@ -60,6 +63,9 @@ pub const BLOCKED_END_GRACE: u64 = 20;
 /// A blocking command waits for a lease so many milliseconds longer than for an element: what is there already
 /// is to be delivered however short its own timeout, and a connection is opened within this time.
 pub const LEASE_GRACE: u64 = 40;
+/// A leased connection nobody has borrowed for so many milliseconds is closed, but for `leases_warm`: long enough for
+/// a worker that asks again and again, and no longer, since Redis counts it.
+pub const LEASE_LINGER: u64 = 3_000;
 /// A CLIENT UNBLOCK that overtook the command it was to end is asked again after this many milliseconds.
 pub const UNBLOCK_RETRY: u64 = 5;
 /// Period of the janitor, in milliseconds: while work is under way, and while nothing is.

@@ -234,7 +234,7 @@ settings! {
     leases_transaction_max: usize = "64", Count(0, 100_000), RELOAD;
     /// Leased lanes for commands that change the state of a session.
     leases_session_max: usize = "32", Count(0, 100_000), RELOAD;
-    /// Idle leased lanes kept ready.
+    /// Idle leased lanes kept ready; more than these are closed after three idle seconds.
     leases_warm: usize = "1", Count(0, 1024), RELOAD;
     /// Hard cap over every upstream connection of any kind; nothing ever exceeds it.
     upstream_connections_max: usize = "384", Count(8, 1_000_000), RELOAD;

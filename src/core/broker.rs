@@ -144,8 +144,8 @@ impl Broker {
     /// A broker for one upstream. `seed` drives jitter and the base of CLIENT ID; a simulation repeats it.
     pub fn new(settings: Settings, upstream: Upstream, seed: u64, now: Millis) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed);
-        // Ids of two incarnations must differ: a high random base, well inside a signed 64-bit integer.
-        let next_id = (rng.u64(1 << 20..1 << 30)) << 24;
+        // Ids of two incarnations must differ: each counts from a random base of its own.
+        let next_id = rng.u64(limits::CHILD_ID_BASE);
         let mut broker = Broker {
             users: Users::new(settings.auth),
             settings,

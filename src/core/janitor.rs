@@ -9,6 +9,7 @@ use super::lease::LeaseKind;
 use super::pool::PoolId;
 use super::timers::Timer;
 use super::transaction::Transaction;
+use crate::base::clock::Millis;
 use crate::base::key::Key;
 use crate::base::limits;
 
@@ -105,6 +106,7 @@ impl Broker {
         if limit == 0 {
             return;
         }
+        self.close_rested_leases(limit.min(limits::LEASE_LINGER));
         let now = self.now;
         let idle = |lane: &Lane| {
             lane.state == LaneState::Ready
@@ -132,6 +134,22 @@ impl Broker {
                 self.pool(pool).warm = used;
             }
             self.disconnect(key);
+        }
+    }
+
+    /// A burst of blocking commands or transactions leaves more idle leases than `leases_warm`. Those that the next
+    /// burst has not taken up soon go: Redis counts every one of them.
+    fn close_rested_leases(&mut self, limit: Millis) {
+        for index in 0..self.pools.len() {
+            // The most recently used stand last.
+            while let Some(key) = self.pools[index].idle.first().copied() {
+                let rested = |lane: &Lane| self.now.saturating_sub(lane.last_used) >= limit;
+                let surplus = self.pools[index].idle.len() > self.settings.leases_warm;
+                if !surplus || !self.lanes.get(key).is_some_and(rested) {
+                    break;
+                }
+                self.disconnect(key);
+            }
         }
     }
 

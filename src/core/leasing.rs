@@ -347,6 +347,7 @@ impl Broker {
             return;
         }
         let Some(lease) = lane.lease.take() else { return };
+        lane.last_used = self.now;
         let (pool, clean) = (lane.pool, !lane.burnt && lane.is_idle() && lane.state == LaneState::Ready);
         self.leases.returned(lease.kind, lease.group.as_ref());
         if lease.taking_back {

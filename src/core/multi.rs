@@ -314,7 +314,9 @@ impl Broker {
             Route::Local(local @ (Local::Quit | Local::Reset)) => self.local(key, local, request),
             Route::Refused => self.refuse(key, decided.id),
             _ if decided.no_multi => self.reject(key, texts::NOT_INSIDE_MULTI),
-            route if !may_be_queued(route) => self.reject_in_multi(key, decided.id),
+            route if !may_be_queued(route) && !self.caches_here(key, route) => {
+                self.reject_in_multi(key, decided.id)
+            }
             route => {
                 let max = self.settings.transaction_max;
                 let Some(child) = self.children.get_mut(key) else { return Flow::Gone };
@@ -324,7 +326,7 @@ impl Broker {
                     let db = std::str::from_utf8(request.arg(1)).ok().and_then(|text| text.parse().ok());
                     let index = queued.after.commands;
                     queued.after.selects.extend(db.map(|db: u32| (index, db)));
-                } else if let Some(local) = answered_here(route) {
+                } else if let Some(local) = answered_here(route).filter(|_| may_be_queued(route)) {
                     let argv = request.args().map(<[u8]>::to_vec).collect();
                     // What Redis queues is its own affair; what is kept here is bounded here.
                     if !queued.admit(0, Some(&argv), max) {
@@ -338,6 +340,13 @@ impl Broker {
                 Flow::Done
             }
         }
+    }
+
+    /// Whether it is a CLIENT CACHING of a child that tracks: the lane is the child's own, and Redis knows what it
+    /// means there.
+    fn caches_here(&self, key: Key<Child>, route: Route) -> bool {
+        route == Route::Local(Local::ClientCaching)
+            && self.children.get(key).is_some_and(|child| child.session.tracking.is_some())
     }
 
     fn exec_leased(

@@ -20,7 +20,7 @@ pub enum ReplyMode {
 /// What Redis would remember of a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Session {
-    /// CLIENT ID. Never reused; starts at a random high base per broker.
+    /// CLIENT ID. Never reused; starts at a random base per broker, and stays below 2^46.
     pub id: u64,
     /// CLIENT SETNAME; empty when unset.
     pub name: Vec<u8>,

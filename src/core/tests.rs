@@ -28,6 +28,20 @@ fn the_simulation_speaks_like_redis() {
     assert_eq!(sim.ask(a, "WATCH k\nMULTI\nGET y\nEXEC"), "+OK +OK +QUEUED *1 $1 y");
 }
 
+#[test]
+fn client_ids_are_whole_numbers_everywhere() {
+    use crate::config::{Settings, parse_upstream};
+    let upstream = parse_upstream("redis://h").unwrap();
+    let mut bases = std::collections::HashSet::new();
+    for seed in 0..1000 {
+        let mut broker = super::Broker::new(Settings::default(), upstream.clone(), seed, 0);
+        let key = broker.child_open(super::ChildKind::Socket, "peer", 0).unwrap();
+        let id = broker.children.get(key).map_or(0, |child| child.session.id);
+        assert!((1..1 << 46).contains(&id), "{id}");
+        assert!(bases.insert(id), "{id} again");
+    }
+}
+
 // ---- leases ----------------------------------------------------------------------------------------------
 
 #[test]
