@@ -241,6 +241,7 @@ fn treatment(table: &Table, command: &Command<'_>) -> (&'static str, &'static st
             ("shared or leased lane", "BLOCK may wait as long as it likes")
         }
         Route::Shared => ("shared lane", "leaves nothing behind on its connection"),
+        Route::Local(Local::Ping) => ("shared lane", "is answered by the upstream, unless `ping = local`"),
         Route::Local(local) => ("broker", why_local(local)),
         Route::Transaction(_) => ("transaction", "what stands between MULTI and EXEC must stand together"),
         Route::Blocking(_) => ("leased lane", "may wait as long as it likes"),
@@ -255,11 +256,10 @@ fn treatment(table: &Table, command: &Command<'_>) -> (&'static str, &'static st
 
 fn why_local(local: Local) -> &'static str {
     match local {
-        Local::Ping => "asks for no data; only while the upstream answers",
-        Local::Echo => "asks for no data",
+        Local::Ping | Local::SubscriberPing | Local::Echo => "asks for no data",
         Local::Quit => "ends the child's connection, not a lane",
         Local::Select => "each child has its own database; no shared lane ever changes its",
-        Local::Hello => "each child has its own protocol; the rest is the upstream's own greeting",
+        Local::Hello => "each child has its own protocol; the rest the upstream is asked for at that moment",
         Local::Reset => "what the child has goes, with the lanes it has to itself",
         Local::Auth => "a lane is the upstream user's and stays it",
         Local::ClientList | Local::ClientInfo | Local::ClientKill | Local::ClientUnblock => {

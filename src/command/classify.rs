@@ -70,6 +70,8 @@ pub enum Route {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Local {
     Ping,
+    /// PING of a RESP2 subscriber, which the upstream answers and the broker puts into another form.
+    SubscriberPing,
     Echo,
     Quit,
     Select,

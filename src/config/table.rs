@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::endpoint::{ListenUrl, Secret, Upstream, mask, mask_list};
 use super::value::{
-    Auth, Integrity, LogFormat, LogLevel, OnSubscriberLoss, Pubsub, Transactions, Value, show,
+    Auth, Integrity, LogFormat, LogLevel, OnSubscriberLoss, Ping, Pubsub, Transactions, Value, show,
 };
 use crate::base::error::{Error, Result};
 
@@ -290,6 +290,8 @@ settings! {
     commands_deny: Vec<String> = "", Commands(0, 1024), RELOAD;
     /// Commands that keep a lane busy, of modules for example: each gets a leased lane until its reply.
     commands_lease: Vec<String> = "", Commands(0, 1024), RELOAD;
+    /// upstream: PING says what Redis says; local: the broker answers while connected, for metered servers.
+    ping: Ping = "upstream", Choice(0, 0), RELOAD;
     /// Canaries on upstream lanes: off, sampled, or always, where no reply passes unproven.
     integrity: Integrity = "off", Choice(0, 0), RELOAD;
     /// With integrity = sampled: one canary per so many requests of a lane.

@@ -48,6 +48,16 @@ macro_rules! choice {
 }
 
 choice! {
+    /// Who answers PING.
+    Ping {
+        /// The upstream, like any request.
+        Upstream = "upstream",
+        /// The broker, while it is connected.
+        Local = "local",
+    }
+}
+
+choice! {
     /// Where a transaction runs.
     Transactions {
         /// Queued by the broker, then written whole to a shared lane.

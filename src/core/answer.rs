@@ -240,6 +240,10 @@ impl Broker {
                     }
                 }
             }
+            SlotKind::SubscriberPing => {
+                let pong = subscriber_pong(frame);
+                self.deliver(key, pong.as_deref().unwrap_or(frame));
+            }
             SlotKind::TrackingInfo => {
                 let patched = self.tracking_info(key, frame);
                 self.deliver(key, &patched);
@@ -373,4 +377,14 @@ impl Broker {
             lane.wrote(count);
         }
     }
+}
+
+/// The reply to PING in the form that Redis has for a RESP2 connection with subscriptions; none for an error.
+fn subscriber_pong(frame: &[u8]) -> Option<Vec<u8>> {
+    let message = match frame.first()? {
+        b'+' => b"$0\r\n\r\n",
+        b'$' => frame,
+        _ => return None,
+    };
+    Some([b"*2\r\n$4\r\npong\r\n", message].concat())
 }

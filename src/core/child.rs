@@ -149,6 +149,8 @@ pub struct Child {
     pub(super) permitted: bool,
     /// The HELLO at the front has been carried out up to this argument.
     pub(super) hello_done: u16,
+    /// How many times the upstream had been asked who it is when the HELLO at the front was first looked at.
+    pub(super) greeting_after: Option<u64>,
     /// Until when the request at the front may wait for a living upstream, if it has had to.
     pub(super) upstream_until: Option<Millis>,
     /// What a WAIT would be about.
@@ -212,6 +214,7 @@ impl Child {
             proof: None,
             permitted: false,
             hello_done: 0,
+            greeting_after: None,
             upstream_until: None,
             last_write: LastWrite::None,
             heavy: None,
@@ -258,6 +261,7 @@ impl Child {
         self.proof = None;
         self.permitted = false;
         self.hello_done = 0;
+        self.greeting_after = None;
         self.upstream_until = None;
     }
 
@@ -275,6 +279,11 @@ impl Child {
     /// Whether it has any subscription: its output is then bounded as a subscriber's.
     pub(super) fn is_subscribed(&self) -> bool {
         self.listens_on_lease() || self.topics.as_ref().is_some_and(|topics| topics.total() > 0)
+    }
+
+    /// Whether it has shared subscriptions in RESP2: it may say little else, and PING is answered in another form.
+    pub(super) fn listens_in_resp2(&self) -> bool {
+        self.session.proto == 2 && self.topics.as_ref().is_some_and(|topics| topics.total() > 0)
     }
 
     /// Whether its leased lane carries subscriptions.

@@ -5,6 +5,7 @@
 use super::broker::Broker;
 use super::child::{Answer, Child, Hold};
 use super::dispatch::end_of_multi;
+use super::greeting::Greetings;
 use super::handshake::Greeting;
 use super::lane::{Lane, LaneRole, LaneState, SlotKind};
 use super::pool::{PoolId, PoolKey};
@@ -41,6 +42,8 @@ pub(super) enum Question {
     TryMulti,
     /// DISCARD, after `TryMulti`.
     LeaveMulti,
+    /// HELLO: who is it now?
+    Greeting,
     /// PING: does the upstream live?
     Probe,
 }
@@ -53,7 +56,7 @@ pub(super) struct Control {
     pub(super) table: Option<Table>,
     /// Loaded but not yet confirmed.
     loading: Option<Table>,
-    pub(super) greeting: Option<Greeting>,
+    pub(super) greetings: Greetings,
     valid_dbs: HashSet<u32>,
     /// The upstream's answer to MULTI, if it refuses that to our user.
     pub(super) multi_refusal: Option<Vec<u8>>,
@@ -84,7 +87,7 @@ impl Default for Control {
             questions: VecDeque::new(),
             table: None,
             loading: None,
-            greeting: None,
+            greetings: Greetings::default(),
             valid_dbs: HashSet::new(),
             multi_refusal: None,
             leaving: false,
@@ -145,7 +148,7 @@ impl Broker {
     /// known about it is asked again.
     pub(super) fn control_ready(&mut self, greeting: Greeting) {
         log::info!("upstream {} is up", self.upstream);
-        self.control.greeting = Some(greeting);
+        self.control.greetings.take(greeting);
         self.control.down_since = None;
         self.control.probing_since = None;
         self.control.unblock_refused = false;
@@ -176,6 +179,7 @@ impl Broker {
             }
             Question::TryMulti => command.arg("MULTI"),
             Question::LeaveMulti => command.arg("DISCARD"),
+            Question::Greeting => command.arg("HELLO"),
             Question::Probe => command.arg("PING"),
         };
         let lane = self.control.lane;
@@ -232,6 +236,7 @@ impl Broker {
                     self.lane_lost(self.control.lane, "the control connection could not leave MULTI");
                 }
             }
+            Question::Greeting => self.greeting_answered(frame),
             Question::Probe => self.control.probing_since = None,
         }
     }

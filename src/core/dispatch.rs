@@ -14,6 +14,7 @@ use crate::command::{
     self, Blocking, CommandId, Local, NO_COMMAND, Route, Table, TimeoutUnit,
     Transaction as TransactionCommand, Verdict, texts,
 };
+use crate::config::value::Ping;
 use crate::resp::{FrameLimits, Request, Scanner};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
@@ -73,6 +74,10 @@ impl Broker {
         let Some(child) = self.children.get(key) else { return Flow::Gone };
         if self.is_out_of_context(child, decided.route) {
             return self.reject_out_of_context(key, decided);
+        }
+        if decided.route == Route::Local(Local::Ping) && self.settings.ping == Ping::Upstream {
+            let otherwise = child.listens_in_resp2();
+            decided.route = if otherwise { Route::Local(Local::SubscriberPing) } else { Route::Shared };
         }
         match (&child.session.transaction, child.lease) {
             (Transaction::Queued(_), _) => self.queue_command(key, request, decided),

@@ -112,7 +112,7 @@ impl Handshake {
     }
 }
 
-fn parse_greeting(frame: &[u8]) -> Option<Greeting> {
+pub(super) fn parse_greeting(frame: &[u8]) -> Option<Greeting> {
     let pairs = value::pairs(value::parse(frame)?)?;
     let mut greeting = Greeting::default();
     for (key, value) in pairs {

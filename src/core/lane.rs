@@ -90,6 +90,8 @@ pub(crate) enum SlotKind {
     Blocking,
     /// WAIT or WAITAOF; its lane is detached until the reply.
     Wait,
+    /// PING of a RESP2 subscriber: what is no error becomes the array that such a connection is answered with.
+    SubscriberPing,
     /// A (un)subscription: answered by as many confirmations as it has names.
     Subscribe,
     /// An ECHO of the broker's own; see `core::integrity`.

@@ -11,11 +11,12 @@ use super::session::{ReplyMode, Session};
 use super::users::UserId;
 use crate::base::key::Key;
 use crate::command::{Local, texts};
-use crate::resp::{Request, encode, value};
+use crate::resp::{Request, encode};
 
 impl Broker {
     pub(super) fn local(&mut self, key: Key<Child>, local: Local, request: &Request<'_>) -> Flow {
         match local {
+            Local::SubscriberPing => self.ping_as_subscriber(key, request),
             // A health check must notice that the upstream has gone.
             Local::Ping if !self.upstream_is_up() => self.wait_for_upstream(key),
             Local::Quit if self.shares_topics(key) && self.is_owed_replies(key) => Flow::Hold(Hold::Drained),
@@ -87,7 +88,8 @@ impl Broker {
             Local::ClientCaching => return error(texts::CACHING_WITHOUT_TRACKING),
             Local::Whoami => encode::bulk(&mut out, user.as_bytes()),
             Local::Asking | Local::Readonly | Local::Readwrite => return error(texts::CLUSTER_DISABLED),
-            Local::Quit
+            Local::SubscriberPing
+            | Local::Quit
             | Local::Select
             | Local::Hello
             | Local::Reset
@@ -99,6 +101,23 @@ impl Broker {
             | Local::ClientNoTouch => {}
         }
         out
+    }
+
+    /// PING of a RESP2 subscriber: the upstream is asked as by anybody, on a connection that does not listen.
+    fn ping_as_subscriber(&mut self, key: Key<Child>, request: &Request<'_>) -> Flow {
+        let Some(child) = self.children.get(key) else { return Flow::Gone };
+        let id = child.last_command.unwrap_or_default();
+        let lane = match child.lease {
+            Some(lease) => Ok(lease.lane),
+            None => self.shared_lane_for(key, id, request.bytes.len()),
+        };
+        match lane {
+            Ok(lane) => {
+                self.send_for(key, lane, request.bytes, id, SlotKind::SubscriberPing, 0);
+                Flow::Done
+            }
+            Err(flow) => flow,
+        }
     }
 
     fn shares_topics(&self, key: Key<Child>) -> bool {
@@ -178,7 +197,7 @@ impl Broker {
     /// HELLO applies its options from left to right, each at once; the protocol changes last. What was
     /// set before a failing option stays.
     fn hello(&mut self, key: Key<Child>, request: &Request<'_>) -> Flow {
-        if self.control.greeting.is_none() {
+        if !self.control.greetings.is_known() {
             return self.wait_for_upstream(key);
         }
         let judged = self.is_judged(key);
@@ -225,7 +244,11 @@ impl Broker {
         if child.user == UserId::NOBODY {
             return self.reject(key, texts::HELLO_NOAUTH);
         }
-        if proto != child.session.proto && child.lease.is_some() {
+        let switches = proto != child.session.proto && child.lease.is_some();
+        if let Err(flow) = self.await_greeting(key) {
+            return flow;
+        }
+        if switches {
             return self.switch_lease_proto(key, proto);
         }
         self.greet(key, proto);
@@ -239,25 +262,6 @@ impl Broker {
         }
         let reply = self.greeting(key);
         self.answer(key, &reply);
-    }
-
-    /// The upstream's own greeting, with this child's protocol and id in it.
-    fn greeting(&self, key: Key<Child>) -> Vec<u8> {
-        let mut out = Vec::new();
-        let (Some(greeting), Some(child)) = (&self.control.greeting, self.children.get(key)) else {
-            return out;
-        };
-        let proto = child.session.proto;
-        encode::map_header(&mut out, greeting.pairs.len(), proto);
-        for (name, value) in &greeting.pairs {
-            encode::bulk(&mut out, name.as_bytes());
-            match name.as_str() {
-                "proto" => encode::int(&mut out, i64::from(proto)),
-                "id" => encode::int(&mut out, child.session.id as i64),
-                _ => value::write(&mut out, value, proto),
-            }
-        }
-        out
     }
 
     /// RESET: whatever the child has upstream goes with its leased lane, and with its subscriptions.

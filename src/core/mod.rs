@@ -13,6 +13,7 @@ mod child;
 mod control;
 mod dispatch;
 mod failure;
+mod greeting;
 mod handshake;
 mod integrity;
 mod janitor;

@@ -232,12 +232,11 @@ impl Broker {
 
     /// Whether Redis would refuse the command because its child listens, and may say little else in RESP2.
     pub(super) fn is_out_of_context(&self, child: &Child, route: Route) -> bool {
-        let listens = child.session.proto == 2 && child.topics.as_ref().is_some_and(|own| own.total() > 0);
         let allowed = matches!(
             route,
             Route::Subscribe(_) | Route::Local(Local::Ping | Local::Quit | Local::Reset) | Route::Refused
         );
-        listens && !allowed
+        child.listens_in_resp2() && !allowed
     }
 
     /// (P|S)(UN)SUBSCRIBE of a child without a connection of its own.

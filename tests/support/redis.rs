@@ -50,6 +50,10 @@ impl Redis {
     }
 
     fn launch(&self) {
+        self.launch_with(&[]);
+    }
+
+    fn launch_with(&self, more: &[&str]) {
         let output = File::create(self.directory.path().join("log")).expect("a log file");
         let child = Command::new("redis-server")
             .args(["--port", "0", "--save", "", "--appendonly", "no", "--slowlog-log-slower-than", "-1"])
@@ -58,6 +62,7 @@ impl Redis {
             .arg("--dir")
             .arg(self.directory.path())
             .args(&self.args)
+            .args(more)
             .stdin(Stdio::null())
             .stdout(output.try_clone().expect("a handle"))
             .stderr(output)
@@ -70,7 +75,9 @@ impl Redis {
     fn answers(&self) -> bool {
         let Ok(mut raw) = Raw::try_unix(&self.socket()) else { return false };
         raw.try_write(b"PING\r\n").is_ok()
-            && raw.try_reply().is_ok_and(|reply| reply.starts_with(b"+PONG") || reply.starts_with(b"-NOAUTH"))
+            && raw.try_reply().is_ok_and(|reply| {
+                [&b"+PONG"[..], b"-NOAUTH", b"-LOADING"].iter().any(|text| reply.starts_with(text))
+            })
     }
 
     fn process(&self) -> MutexGuard<'_, Option<Child>> {
@@ -127,6 +134,14 @@ impl Redis {
         // The socket file outlives SIGKILL; without it a connection cannot meet the dead server.
         let _ = std::fs::remove_file(self.socket());
         self.launch();
+    }
+
+    /// Starts it again on the same socket, so slow to load what it has saved that a test sees it load: a second for each
+    /// 500 keys.
+    pub(crate) fn restart_loading(&self) {
+        self.kill();
+        let _ = std::fs::remove_file(self.socket());
+        self.launch_with(&["--key-load-delay", "2000", "--loading-process-events-interval-bytes", "1024"]);
     }
 
     /// Stops it from running (SIGSTOP); its sockets stay open.

@@ -216,7 +216,7 @@ fn waits_follow_the_new_timeouts() {
     let control = sim.links(LaneRole::Control)[0];
     sim.lose(control);
     reloaded(&mut sim, "redis://sim/0", &[("queue_timeout", "1h")]);
-    sim.send(b, "PING");
+    sim.send(b, "HELLO");
     sim.pass(1000);
     assert_eq!(sim.received(b), "");
     reloaded(&mut sim, "redis://sim/0", &[("queue_timeout", "1s")]);
