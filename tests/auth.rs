@@ -649,19 +649,19 @@ fn an_upstream_that_does_not_answer_lets_nobody_in() {
     let mut other = broker.connect();
     other.expect("PING", NOAUTH);
     redis.stop();
-    let down = "-BROKERDOWN no upstream connection; the command was not executed\r\n";
-    other.expect("AUTH u upw", down);
+    let down = "-BROKERDOWN no upstream connection; the command was not executed";
+    assert!(other.ask("AUTH u upw").starts_with(down));
     // The answer to the one comes while the other is waited for.
     other.send("AUTH default bad");
     redis.cont();
     let reply = other.read_text();
-    assert!(reply == WRONGPASS || reply == down, "{reply}");
+    assert!(reply == WRONGPASS || reply.starts_with(down), "{reply}");
     // Those answers, when they come at last, mean nothing.
     other.expect("GET k", NOAUTH);
     wait_until("it answers again", || other.ask("AUTH default bad") == WRONGPASS);
     other.expect("ACL WHOAMI", NOAUTH);
     redis.kill();
-    other.expect("AUTH u upw", down);
+    assert!(other.ask("AUTH u upw").starts_with(down));
     redis.restart();
     // Users made at run time are gone with the server.
     assert!(raw.is_closed());

@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use support::raw::pipeline;
-use support::{Broker, Raw, Redis, Twin, direct, upstream_clients, wait_until};
+use support::{Broker, Raw, Redis, Twin, direct, needs_broker, upstream_clients, wait_until};
 
 #[test]
 fn timeouts_and_nulls_are_the_same() {
@@ -402,4 +402,78 @@ fn without_the_right_to_unblock_waiters_are_told() {
     served.sort();
     assert_eq!(served, ["*2\r\n$1\r\nx\r\n$1\r\na\r\n", "*2\r\n$1\r\nx\r\n$1\r\nb\r\n"]);
     assert_eq!(broker.log().matches("CLIENT UNBLOCK was refused").count(), 1);
+}
+
+/// Where no lease comes in time, what is there is delivered all the same, in the form that the blocking command has. A
+/// null would lose it for its program.
+#[test]
+fn what_is_there_is_never_answered_by_null() {
+    let twin = Twin::start_with(&[], &[("leases_blocking_max", "1")]);
+    let mut holder = twin.broker.connect();
+    holder.send("BLPOP nothing 0");
+    if !direct() {
+        wait_until("the only lease is lent", || {
+            upstream_clients(&twin.behind).iter().any(|c| c.field("flags").contains('b'))
+        });
+    }
+    for hello in ["HELLO 2", "HELLO 3"] {
+        let mut pair = twin.pair();
+        pair.same_with(hello, |reply| reply.split("id").next().unwrap_or_default().to_owned());
+        for key in ["l", "m"] {
+            pair.same(&format!("DEL {key}"));
+            pair.same(&format!("RPUSH {key} 1 2 3 4 5 6 7 8 9"));
+            pair.same(&format!("ZADD z{key} 1 a 2.5 b 3 c 4 d 5 e"));
+        }
+        pair.same("XADD s 1-1 f v");
+        pair.same("XGROUP CREATE s g 0");
+        for line in [
+            "BLPOP none l m 0.02",
+            "BRPOP none l 0.01",
+            "BLMOVE l other LEFT LEFT 0.01",
+            "BRPOPLPUSH l other 0.01",
+            "BLMPOP 0.01 2 none l LEFT COUNT 2",
+            "BZPOPMIN none zl 0.01",
+            "BZPOPMAX zl zm 0.01",
+            "BZMPOP 0.01 2 none zl MAX COUNT 2",
+            "XREAD COUNT 1 BLOCK 10 STREAMS s 0",
+            "XREADGROUP GROUP g c BLOCK 10 STREAMS s >",
+            // Nothing is there.
+            "BLPOP none 0.01",
+            "BLMOVE none other LEFT LEFT 0.01",
+            "BRPOPLPUSH none other 0.01",
+            "BZPOPMIN none 0.01",
+            "BLMPOP 0.01 1 none LEFT",
+            "BZMPOP 0.01 1 none MAX",
+            "XREAD BLOCK 10 STREAMS s $",
+            // What is there is something else.
+            "BLPOP s 0.01",
+            "BZPOPMIN l 0.01",
+        ] {
+            pair.same(line);
+        }
+        pair.same("LRANGE l 0 -1");
+        pair.same("LRANGE other 0 -1");
+        pair.same("ZRANGE zl 0 -1 WITHSCORES");
+        pair.same("DEL s");
+    }
+}
+
+/// A user who may wait for an element but not take it at once is told that it got no connection.
+#[test]
+fn without_the_right_to_look_it_is_a_limit() {
+    needs_broker!();
+    let redis = Redis::start();
+    redis.ask("ACL SETUSER default -lmpop");
+    let settings = [("leases_blocking_max", "1"), ("leases_warm", "0")];
+    let broker = Broker::start(&redis, &settings);
+    let (mut holder, mut raw) = (broker.connect(), broker.connect());
+    raw.expect("RPUSH l e", ":1\r\n");
+    holder.send("BLPOP nothing 0");
+    wait_until("the only lease is lent", || {
+        upstream_clients(&redis).iter().any(|c| c.field("flags").contains('b'))
+    });
+    let reply = raw.ask("BLPOP l 0.01");
+    assert!(reply.starts_with("-BROKERLIMIT no leased connection"), "{reply}");
+    assert!(reply.contains("leases_blocking_max is 1 and all are lent"), "{reply}");
+    raw.expect("LLEN l", ":1\r\n");
 }

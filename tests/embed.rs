@@ -463,6 +463,11 @@ fn every_number_has_a_name_and_a_meaning() {
         "-BROKERLOST upstream connection lost before the reply; the command may have been executed\r\n",
     );
     assert_eq!(lp.stat("requests_lost"), Some(1));
-    desk.expect(&mut lp, b, "-BROKERDOWN no upstream connection; the command was not executed\r\n");
+    desk.expect(
+        &mut lp,
+        b,
+        "-BROKERDOWN no upstream connection; the command was not executed; \
+         last attempt: Connection refused (os error 111)\r\n",
+    );
     assert_eq!(lp.stat("requests_down"), Some(1));
 }

@@ -13,7 +13,8 @@ use support::{Broker, Proxy, Raw, Redis, needs_broker, upstream_clients, wait_un
 
 const LOST: &str =
     "-BROKERLOST upstream connection lost before the reply; the command may have been executed\r\n";
-const DOWN: &str = "-BROKERDOWN no upstream connection; the command was not executed\r\n";
+/// What every BROKERDOWN begins with; the reason follows.
+const DOWN: &str = "-BROKERDOWN no upstream connection; the command was not executed";
 
 /// What one child saw of its own counter.
 #[derive(Debug, Default)]
@@ -36,7 +37,7 @@ fn count(broker: &Broker, number: usize, stop: &AtomicBool, progress: &AtomicU64
             let reply = raw.read_text();
             match reply.as_str() {
                 LOST => ledger.lost += 1,
-                DOWN => ledger.down += 1,
+                text if text.starts_with(DOWN) => ledger.down += 1,
                 _ => {
                     let value: u64 =
                         reply.strip_prefix(':').and_then(|text| text.trim_end().parse().ok()).expect(&reply);
@@ -112,15 +113,15 @@ fn without_redis_requests_wait_and_are_told() {
     raw.expect("SET k 1", "+OK\r\n");
     redis.kill();
     // The end of a killed process is there before its parent has reaped it: nothing is written any more.
-    raw.expect("INCR k", DOWN);
+    assert!(raw.ask("INCR k").starts_with(DOWN));
     raw.write(&pipeline(&["INCR k", "ECHO local", "GET k", "NOSUCH x"]));
-    assert_eq!(raw.read_text(), DOWN);
+    assert!(raw.read_text().starts_with(DOWN));
     assert_eq!(raw.read_text(), "$5\r\nlocal\r\n");
-    assert_eq!(raw.read_text(), DOWN);
+    assert!(raw.read_text().starts_with(DOWN));
     assert!(raw.read_text().starts_with('-'));
     for line in ["BLPOP l 0", "WATCH k"] {
         let reply = raw.ask(line);
-        assert!(reply == DOWN || reply.starts_with("-BROKERLIMIT "), "{line}: {reply}");
+        assert!(reply.starts_with(DOWN) || reply.starts_with("-BROKERLIMIT "), "{line}: {reply}");
     }
     redis.restart();
     wait_until("requests are answered again", || raw.ask("GET k") == "$-1\r\n");
@@ -157,7 +158,7 @@ fn a_broker_may_be_first() {
     let broker = Broker::start(&redis, &[("queue_timeout", "100")]);
     let mut raw = broker.connect();
     let reply = raw.ask("GET k");
-    assert_eq!(reply, DOWN);
+    assert!(reply.starts_with(DOWN), "{reply}");
     redis.restart();
     wait_until("requests are answered", || raw.ask("GET k") == "$-1\r\n");
 }

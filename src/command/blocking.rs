@@ -4,31 +4,50 @@
 use super::classify::{Blocking, TimeoutUnit};
 use crate::resp::Request;
 
-/// The timeout of XREAD or XREADGROUP, if BLOCK stands where the server reads an option. Only the words
-/// before STREAMS are options; after that a stream may be named BLOCK, and so may a group.
-pub(super) fn stream_block(request: &Request<'_>) -> Option<Blocking> {
-    let mut found = None;
+/// An option of XREAD or XREADGROUP.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum StreamOption {
+    Block,
+    /// Takes so many words, itself included.
+    Other(usize),
+}
+
+/// Where an option stands.
+struct At {
+    word: StreamOption,
+    index: usize,
+}
+
+/// The options the server reads. Only the words before STREAMS are options; after that a stream may be named BLOCK, and
+/// so may a group.
+fn stream_options<'r>(request: &'r Request<'_>) -> impl Iterator<Item = At> + 'r {
     let mut index = 1;
-    while index < request.argc() {
+    std::iter::from_fn(move || {
         let option = until_nul(request.arg(index));
-        let has_value = index + 1 < request.argc();
-        index += if option.eq_ignore_ascii_case(b"streams") {
-            break;
-        } else if option.eq_ignore_ascii_case(b"block") {
-            // The last one wins in the server, too; one without a value is a syntax error there.
-            if has_value {
-                found = Some(Blocking { timeout: index + 1, unit: TimeoutUnit::Millis });
-            }
-            2
+        if index >= request.argc() || option.eq_ignore_ascii_case(b"streams") {
+            return None;
+        }
+        let word = if option.eq_ignore_ascii_case(b"block") {
+            StreamOption::Block
         } else if option.eq_ignore_ascii_case(b"count") || option.eq_ignore_ascii_case(b"claim") {
-            2
+            StreamOption::Other(2)
         } else if option.eq_ignore_ascii_case(b"group") {
-            3
+            StreamOption::Other(3)
         } else {
-            1
+            StreamOption::Other(1)
         };
-    }
-    found
+        let at = At { word, index };
+        index += if let StreamOption::Other(words) = word { words } else { 2 };
+        Some(at)
+    })
+}
+
+/// The timeout of XREAD or XREADGROUP, if BLOCK is among the options.
+pub(super) fn stream_block(request: &Request<'_>) -> Option<Blocking> {
+    // The last one wins in the server, too; one without a value is a syntax error there.
+    let blocks = |at: &At| at.word == StreamOption::Block && at.index + 1 < request.argc();
+    let last = stream_options(request).filter(blocks).last()?;
+    Some(Blocking { timeout: last.index + 1, unit: TimeoutUnit::Millis })
 }
 
 /// The server compares options as C strings.
@@ -74,6 +93,63 @@ pub fn with_timeout(request: &Request<'_>, blocking: &Blocking, remaining_ms: u6
     for (index, arg) in request.args().enumerate() {
         push_bulk(out, if index == blocking.timeout { timeout.as_bytes() } else { arg });
     }
+}
+
+/// How the reply to a request without its blocking differs from the reply to the blocking one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Popped {
+    /// Not at all, but that there may be another null.
+    AsItIs,
+    /// `key [element]` stands for `key element`.
+    Element,
+    /// `key [[member score]]` stands for `key member score`.
+    Scored,
+}
+
+/// The command that does at once what the blocking command `name` does where there is something to take; its
+/// arguments, the name aside, and what its reply is. None where that is not known.
+pub fn at_once(
+    name: &str,
+    request: &Request<'_>,
+    blocking: &Blocking,
+) -> Option<(&'static str, Vec<Vec<u8>>, Popped)> {
+    let without_timeout = || {
+        let rest = request.args().enumerate().skip(1).filter(|(index, _)| *index != blocking.timeout);
+        rest.map(|(_, arg)| arg.to_vec()).collect::<Vec<_>>()
+    };
+    let pop = |end: &[u8]| {
+        let keys = without_timeout();
+        let count = keys.len().to_string().into_bytes();
+        [vec![count], keys, vec![end.to_vec()]].concat()
+    };
+    Some(match name {
+        "blpop" => ("lmpop", pop(b"LEFT"), Popped::Element),
+        "brpop" => ("lmpop", pop(b"RIGHT"), Popped::Element),
+        "bzpopmin" => ("zmpop", pop(b"MIN"), Popped::Scored),
+        "bzpopmax" => ("zmpop", pop(b"MAX"), Popped::Scored),
+        "blmove" => ("lmove", without_timeout(), Popped::AsItIs),
+        "brpoplpush" => ("rpoplpush", without_timeout(), Popped::AsItIs),
+        "blmpop" => ("lmpop", without_timeout(), Popped::AsItIs),
+        "bzmpop" => ("zmpop", without_timeout(), Popped::AsItIs),
+        "xread" => ("xread", without_block(request), Popped::AsItIs),
+        "xreadgroup" => ("xreadgroup", without_block(request), Popped::AsItIs),
+        _ => return None,
+    })
+}
+
+/// The arguments of XREAD or XREADGROUP but for every BLOCK that stands where the server reads an option.
+fn without_block(request: &Request<'_>) -> Vec<Vec<u8>> {
+    let mut options = stream_options(request).filter(|option| option.word == StreamOption::Block);
+    let mut next = options.next();
+    let mut args = Vec::with_capacity(request.argc());
+    for (index, arg) in request.args().enumerate().skip(1) {
+        match &next {
+            Some(option) if option.index == index => {}
+            Some(option) if option.index + 1 == index => next = options.next(),
+            _ => args.push(arg.to_vec()),
+        }
+    }
+    args
 }
 
 fn push_bulk(out: &mut Vec<u8>, arg: &[u8]) {
@@ -164,6 +240,44 @@ mod tests {
         assert_eq!(block_at("xread count block streams a 0"), None);
         assert_eq!(block_at("xread count 1 block"), None);
         assert_eq!(block_at("xread nonsense block 1 streams a 0"), Some(3));
+    }
+
+    #[test]
+    fn what_blocks_can_be_asked_at_once() {
+        let asked = |words: &str| {
+            let args: Vec<&[u8]> = words.split(' ').map(str::as_bytes).collect();
+            with_request(&args, |request| {
+                let last = Blocking { timeout: args.len() - 1, unit: TimeoutUnit::Seconds };
+                let first = Blocking { timeout: 1, unit: TimeoutUnit::Seconds };
+                let name = words.split(' ').next().unwrap();
+                let blocking = match name {
+                    "blmpop" | "bzmpop" => first,
+                    "xread" | "xreadgroup" => stream_block(request).unwrap(),
+                    _ => last,
+                };
+                let (name, args, _) = at_once(name, request, &blocking)?;
+                let args: Vec<_> = args.iter().map(|arg| String::from_utf8_lossy(arg).into_owned()).collect();
+                Some(format!("{name} {}", args.join(" ")))
+            })
+        };
+        for (words, expected) in [
+            ("blpop a b 1", "lmpop 2 a b LEFT"),
+            ("brpop a 1", "lmpop 1 a RIGHT"),
+            ("bzpopmin a b 1", "zmpop 2 a b MIN"),
+            ("bzpopmax a 1", "zmpop 1 a MAX"),
+            ("blmove a b left right 1", "lmove a b left right"),
+            ("brpoplpush a b 1", "rpoplpush a b"),
+            ("blmpop 1 2 a b left count 3", "lmpop 2 a b left count 3"),
+            ("bzmpop 1 1 a min", "zmpop 1 a min"),
+            ("xread count 1 block 5 block 6 streams block 0", "xread count 1 streams block 0"),
+            (
+                "xreadgroup group block c block 1 noack streams s >",
+                "xreadgroup group block c noack streams s >",
+            ),
+        ] {
+            assert_eq!(asked(words).as_deref(), Some(expected));
+        }
+        assert_eq!(asked("ts.wait a 1"), None);
     }
 
     #[test]

@@ -144,6 +144,14 @@ impl Table {
         self.entries.get(usize::from(id)).map_or("", |entry| &entry.name)
     }
 
+    /// A name under which a child may type a command: its own, unless that is renamed. None if no other is known.
+    pub fn typed(&self, name: &str) -> Option<&[u8]> {
+        let id = self.canonical(name)?;
+        let (own, _) = self.names.get_key_value(name.as_bytes()).filter(|(_, named)| **named == id).unzip();
+        let other = || self.names.iter().find(|(_, named)| **named == id).map(|(typed, _)| typed);
+        own.or_else(other).map(|typed| &**typed)
+    }
+
     /// Whether a command may change data.
     pub fn is_write(&self, id: CommandId) -> bool {
         self.entries.get(usize::from(id)).is_some_and(|entry| entry.write)

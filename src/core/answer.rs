@@ -143,8 +143,11 @@ impl Broker {
                 lane.last_used = self.now;
                 lane.replied = false;
                 lane.set_state(LaneState::Ready);
-                let role = lane.role;
+                let (role, pool) = (lane.role, lane.pool);
                 self.mark_lane(key);
+                if role != LaneRole::Control {
+                    self.forget_refusal(pool);
+                }
                 match role {
                     LaneRole::Control => self.control_ready(greeting),
                     LaneRole::Lease => self.lease_ready(key),
@@ -212,6 +215,7 @@ impl Broker {
                 self.deliver(key, frame);
                 self.wait_answered(lane);
             }
+            SlotKind::Look => self.looked(key, frame, real),
             SlotKind::Blocking => self.settle_blocking(key, lane, frame, real),
             SlotKind::AbortedExec if real => {
                 let mut aborted = Vec::new();
@@ -253,7 +257,7 @@ impl Broker {
         }
     }
 
-    fn deliver(&mut self, key: Key<Child>, frame: &[u8]) {
+    pub(super) fn deliver(&mut self, key: Key<Child>, frame: &[u8]) {
         if let Some(child) = self.children.get_mut(key) {
             child.output.adopt(&mut self.spares);
             child.replies.deliver(frame, &mut child.output);

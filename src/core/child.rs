@@ -15,7 +15,7 @@ use super::wait::LastWrite;
 use crate::base::bytes::{ByteQueue, Spares};
 use crate::base::clock::Millis;
 use crate::base::key::Key;
-use crate::command::CommandId;
+use crate::command::{CommandId, Popped};
 use crate::resp::Scanner;
 use std::collections::VecDeque;
 
@@ -93,6 +93,18 @@ pub(crate) struct Wait {
     pub since: Millis,
     /// When the request's own timeout passes, if it has one.
     pub expires: Option<Millis>,
+    /// It has passed without a lease.
+    pub in_vain: bool,
+    /// What the reply is to the request that does not wait, once that is on its way.
+    pub popped: Popped,
+}
+
+impl Wait {
+    /// One that begins now.
+    pub(super) fn new(kind: LeaseKind, now: Millis) -> Self {
+        let popped = Popped::AsItIs;
+        Wait { kind, ticket: 0, arrived: now, since: now, expires: None, in_vain: false, popped }
+    }
 }
 
 /// The leased lane a child holds.

@@ -56,6 +56,8 @@ pub(super) struct Control {
     pub(super) table: Option<Table>,
     /// Loaded but not yet confirmed.
     loading: Option<Table>,
+    /// The table has come on the present connection.
+    pub(super) confirmed: bool,
     pub(super) greetings: Greetings,
     valid_dbs: HashSet<u32>,
     /// The upstream's answer to MULTI, if it refuses that to our user.
@@ -87,6 +89,7 @@ impl Default for Control {
             questions: VecDeque::new(),
             table: None,
             loading: None,
+            confirmed: false,
             greetings: Greetings::default(),
             valid_dbs: HashSet::new(),
             multi_refusal: None,
@@ -147,7 +150,6 @@ impl Broker {
     /// The control connection stands: a new incarnation of the upstream may be behind it, so everything
     /// known about it is asked again.
     pub(super) fn control_ready(&mut self, greeting: Greeting) {
-        log::info!("upstream {} is up", self.upstream);
         self.control.greetings.take(greeting);
         self.control.down_since = None;
         self.control.probing_since = None;
@@ -243,6 +245,9 @@ impl Broker {
 
     fn commands_answered(&mut self, frame: Option<&[u8]>) {
         let Some(frame) = frame else { return };
+        if let Some(error) = refusal_text(frame) {
+            return self.table_refused(&format!("COMMAND was answered with: {error}"));
+        }
         let reply = value::parse(frame).ok_or_else(|| "COMMAND: not a reply".to_owned());
         match reply.and_then(|reply| Table::from_command_reply(&reply, policy_of(&self.settings))) {
             Ok(table) => {
@@ -255,10 +260,17 @@ impl Broker {
 
     fn names_confirmed(&mut self, frame: Option<&[u8]>) {
         let (Some(frame), Some(mut table)) = (frame, self.control.loading.take()) else { return };
+        if let Some(error) = refusal_text(frame) {
+            return self.table_refused(&format!("COMMAND INFO was answered with: {error}"));
+        }
         let reply = value::parse(frame).ok_or_else(|| "COMMAND INFO: not a reply".to_owned());
         match reply.and_then(|reply| table.confirm(&reply)) {
             Ok(()) => {
                 self.control.table = Some(table);
+                self.control.confirmed = true;
+                log::info!("upstream {} is up", self.upstream);
+                let pool = self.control_pool();
+                self.forget_refusal(pool);
                 // They were numbered by the former one.
                 for key in self.children.keys() {
                     if let Some(child) = self.children.get_mut(key) {
@@ -272,9 +284,12 @@ impl Broker {
         }
     }
 
+    /// Without the table nothing can run. It is asked for again on the next connection, which is dialled less and less
+    /// often.
     fn table_refused(&mut self, why: &str) {
-        log::error!("the upstream's command table is unusable: {why}");
-        self.lane_lost(self.control.lane, "unusable command table");
+        let pool = self.control_pool();
+        self.note_refusal(pool, why);
+        self.lane_lost(self.control.lane, why);
     }
 
     fn lookup_answered(&mut self, child: Key<Child>, name: &[u8], frame: Option<&[u8]>) {
@@ -310,7 +325,8 @@ impl Broker {
             // Its child takes the MULTI for ended, whatever EXEC was answered.
             self.forget_transaction(key);
         }
-        self.fail_front(key, super::failure::DOWN);
+        let down = self.down_at_all();
+        self.fail_front(key, &down);
     }
 
     fn front_ends_multi(&self, key: Key<Child>) -> bool {
@@ -338,6 +354,7 @@ impl Broker {
         self.control.down_since.get_or_insert(self.now);
         self.control.probing_since = None;
         self.control.loading = None;
+        self.control.confirmed = false;
         self.control.leaving = false;
     }
 
@@ -354,6 +371,12 @@ impl Broker {
         !self.control.leaving
             && self.lanes.get(self.control.lane).is_some_and(|lane| lane.state == LaneState::Ready)
     }
+}
+
+/// The text of an error, without its `-`.
+fn refusal_text(frame: &[u8]) -> Option<String> {
+    let error = frame.strip_prefix(b"-")?;
+    Some(String::from_utf8_lossy(error).trim_end().to_owned())
 }
 
 /// What the settings say about commands.

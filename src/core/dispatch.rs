@@ -11,12 +11,10 @@ use super::transaction::Transaction;
 use crate::base::key::Key;
 use crate::base::limits;
 use crate::command::{
-    self, Blocking, CommandId, Local, NO_COMMAND, Route, Table, TimeoutUnit,
-    Transaction as TransactionCommand, Verdict, texts,
+    self, CommandId, Local, NO_COMMAND, Route, Table, Transaction as TransactionCommand, Verdict, texts,
 };
 use crate::config::value::Ping;
 use crate::resp::{FrameLimits, Request, Scanner};
-use std::hash::{DefaultHasher, Hash, Hasher};
 
 /// What became of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -359,39 +357,6 @@ impl Broker {
         self.send_for(key, lane, request.bytes, id, SlotKind::Relay, 0);
         Flow::Done
     }
-
-    // ---- blocking commands ----------------------------------------------------------------------------
-
-    /// A command that may take as long as it likes: on a leased lane, its own timeout shortened by the
-    /// time it had to wait for one.
-    fn block(
-        &mut self,
-        key: Key<Child>,
-        request: &Request<'_>,
-        id: CommandId,
-        blocking: Option<Blocking>,
-    ) -> Flow {
-        let timeout = blocking.and_then(|blocking| command::timeout_ms(request, &blocking));
-        let timeout = timeout.filter(|timeout| *timeout > 0);
-        let want = || Want { group: blocking.and_then(|blocking| group_of(request, &blocking)), timeout };
-        let lane = match self.lease_for(key, LeaseKind::Blocking, want) {
-            Ok(lane) => lane,
-            Err(flow) => return flow,
-        };
-        let waited =
-            self.children.get(key).and_then(|child| child.wait).map_or(0, |wait| self.now - wait.arrived);
-        match (blocking, timeout) {
-            (Some(blocking), Some(timeout)) if waited > 0 => {
-                // Redis looks before it gives up, however short the time: what is there is delivered.
-                let left = timeout.saturating_sub(waited).max(1);
-                let mut shortened = Vec::with_capacity(request.bytes.len());
-                command::with_timeout(request, &blocking, left, &mut shortened);
-                self.send_for(key, lane, &shortened, id, SlotKind::Blocking, 0);
-            }
-            _ => self.send_for(key, lane, request.bytes, id, SlotKind::Blocking, 0),
-        }
-        Flow::Hold(Hold::Element)
-    }
 }
 
 /// Whether a request, by its usual name, is one that leaves MULTI.
@@ -401,16 +366,4 @@ pub(super) fn end_of_multi(request: &Request<'_>) -> Option<TransactionCommand> 
         b"DISCARD" if request.argc() == 1 => Some(TransactionCommand::Discard),
         _ => None,
     }
-}
-
-/// The group of a blocking request. `XREAD ... $` means "from now on": it must not be asked to step back
-/// and start again, and so belongs to none.
-fn group_of(request: &Request<'_>, blocking: &Blocking) -> Option<u64> {
-    let from_now = blocking.unit == TimeoutUnit::Millis && request.args().any(|arg| arg == b"$");
-    if from_now {
-        return None;
-    }
-    let mut hasher = DefaultHasher::new();
-    command::blocking_group(request, blocking).hash(&mut hasher);
-    Some(hasher.finish())
 }

@@ -12,7 +12,6 @@ use crate::resp::encode;
 
 pub(super) const LOST: &str =
     "BROKERLOST upstream connection lost before the reply; the command may have been executed";
-pub(super) const DOWN: &str = "BROKERDOWN no upstream connection; the command was not executed";
 /// Why the EXEC of a MULTI whose leased lane was lost aborts.
 const MULTI_LOST: &str = "BROKERLOST upstream connection lost";
 
@@ -25,12 +24,8 @@ impl Broker {
         }
         lane.failures = lane.failures.saturating_add(1);
         self.counters.upstream_connect_failures += 1;
-        let (failures, role) = (lane.failures, lane.role);
-        if failures == 1 && role != LaneRole::Lease {
-            log::warn!("cannot connect to upstream {}: {reason}", self.upstream);
-        } else {
-            log::debug!("cannot connect to upstream {} ({failures} times): {reason}", self.upstream);
-        }
+        let (failures, role, pool) = (lane.failures, lane.role, lane.pool);
+        self.note_refusal(pool, reason);
         self.drop_connection(key);
         if let Some(lane) = self.lanes.get_mut(key) {
             lane.take_written();
@@ -88,11 +83,12 @@ impl Broker {
         }
         let role = lane.role;
         let user = self.pools[lane.pool.0 as usize].key.user;
-        let quiet = lane.is_idle() && role != LaneRole::Control && !carries;
+        // A control connection is of use once the command table has come on it.
+        let proven = lane.replied && (role != LaneRole::Control || self.control.confirmed);
+        let quiet = lane.is_idle() && (role != LaneRole::Control || !proven) && !carries;
         let level = if quiet { log::Level::Debug } else { log::Level::Warn };
         log::log!(level, "upstream connection lost ({role:?}, {} in flight): {reason}", lane.depth());
         self.counters.upstream_losses += 1;
-        let proven = lane.replied;
         lane.failures = if proven { 0 } else { lane.failures.saturating_add(1) };
         let failures = lane.failures;
         self.drop_connection(key);
@@ -133,7 +129,8 @@ impl Broker {
             return;
         }
         let unwritten = self.lanes.get_mut(key).map(Lane::take_all).unwrap_or_default();
-        self.fail_slots(key, unwritten, DOWN);
+        let down = self.down_on(key);
+        self.fail_slots(key, unwritten, &down);
         self.account_lane(key);
     }
 
@@ -154,7 +151,8 @@ impl Broker {
     pub(super) fn drop_questions(&mut self, key: Key<Lane>) {
         let Some(lane) = self.lanes.get_mut(key) else { return };
         let unwritten = lane.take_all();
-        self.fail_slots(key, unwritten, DOWN);
+        let down = self.down_on(key);
+        self.fail_slots(key, unwritten, &down);
     }
 
     /// A leased lane dies with its lease. What that means depends on what the lease was for.
@@ -186,7 +184,8 @@ impl Broker {
         }
         self.return_lane(key);
         self.fail_slots(key, lost, LOST);
-        self.fail_slots(key, unwritten, DOWN);
+        let down = self.down(pool);
+        self.fail_slots(key, unwritten, &down);
     }
 
     /// Completes slots without a reply from upstream.
@@ -224,7 +223,10 @@ impl Broker {
             return;
         }
         let expired = lane.take_expired(self.now, self.settings.queue_timeout);
-        self.fail_slots(key, expired, DOWN);
+        if !expired.is_empty() {
+            let down = self.down_on(key);
+            self.fail_slots(key, expired, &down);
+        }
         self.account_lane(key);
     }
 

@@ -88,12 +88,12 @@ impl Handshake {
     /// One complete reply has come.
     pub(super) fn reply(&mut self, frame: &[u8]) -> Step {
         let step = self.steps.get(self.answered).copied().unwrap_or_default();
-        // A name is a help to whoever reads CLIENT LIST, and a user may lack the right to it.
-        let is_needless = step == "CLIENT SETNAME" && frame.starts_with(b"-NOPERM");
+        // A name is a help to whoever reads CLIENT LIST: a user may lack the right to it, a server the command.
+        let is_needless = step == "CLIENT SETNAME" && frame.first() == Some(&b'-');
         if !is_needless && frame.first() == Some(&b'-') {
             let text = String::from_utf8_lossy(&frame[1..]);
-            let hint =
-                if text.starts_with("ERR unknown command") { " (Redis 6 or later is needed)" } else { "" };
+            let too_old = step == "HELLO" && text.starts_with("ERR unknown command");
+            let hint = if too_old { " (Redis 6 or later is needed)" } else { "" };
             return Step::Refused(format!("{step} was answered with: {}{hint}", text.trim_end()));
         }
         if self.answered == 0 {

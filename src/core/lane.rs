@@ -88,6 +88,8 @@ pub(crate) enum SlotKind {
     TrackingInfo,
     /// A blocking or dedicated command; its reply ends the lease.
     Blocking,
+    /// What a blocking command asks in its child's name where it got no lease: the same without waiting.
+    Look,
     /// WAIT or WAITAOF; its lane is detached until the reply.
     Wait,
     /// PING of a RESP2 subscriber: what is no error becomes the array that such a connection is answered with.

@@ -53,7 +53,7 @@ impl Broker {
         let expires = want.timeout.map(|timeout| arrived.saturating_add(timeout + limits::LEASE_GRACE));
         self.leases.join(kind, ticket, Waiter { child: key, pool, group });
         if let Some(child) = self.children.get_mut(key) {
-            child.wait = Some(Wait { kind, ticket, arrived, since: self.now, expires });
+            child.wait = Some(Wait { ticket, arrived, expires, ..Wait::new(kind, self.now) });
             child.hold = Hold::Lease;
         }
         self.pump_leases();
@@ -106,22 +106,17 @@ impl Broker {
     fn lease_wait_over(&mut self, key: Key<Child>, wait: Wait) {
         let waited = self.now - wait.since;
         if wait.expires.is_some_and(|expires| expires <= self.now) {
-            self.leave_line(key);
-            self.answer_blocking_timeout(key);
-            return self.lift(key);
+            return self.look_without_lease(key);
         }
         if !self.upstream_is_up() && waited >= self.settings.queue_timeout {
             self.leave_line(key);
-            return self.fail_front(key, super::failure::DOWN);
+            let down = self.down_at_all();
+            return self.fail_front(key, &down);
         }
         let limit = self.settings.lease_wait_timeout;
         if waited >= limit {
             self.leave_line(key);
-            let (name, cap) = (wait.kind.limit_name(), self.lease_cap(wait.kind));
-            let waiting = self.leases.waiting(wait.kind);
-            let text = format!(
-                "BROKERLIMIT no leased connection within {limit} ms: {name} is {cap}, {waiting} more wait"
-            );
+            let text = self.no_lease_for(key, wait);
             return self.fail_front(key, &text);
         }
         let mut next = wait.since + limit;
@@ -132,6 +127,12 @@ impl Broker {
             next = next.min(self.now + self.settings.queue_timeout.max(10));
         }
         self.timers.arm(next.min(wait.expires.unwrap_or(Millis::MAX)), Timer::Child(key));
+    }
+
+    pub(super) fn no_lease_for(&mut self, key: Key<Child>, wait: Wait) -> String {
+        let Some(pool) = self.children.get(key).map(Child::pool_key) else { return String::new() };
+        let pool = self.pool_of(pool);
+        self.no_lease(wait.kind, pool, wait.since)
     }
 
     /// A waiting blocking command's own timeout has passed: the answer Redis would give, which has the

@@ -7,6 +7,7 @@
 
 mod answer;
 mod auth;
+mod blocking;
 mod broker;
 mod bulk;
 mod child;
@@ -27,6 +28,7 @@ mod pinned;
 mod pool;
 mod probe;
 mod pubsub;
+mod reason;
 mod reload;
 mod replies;
 mod roster;

@@ -6,6 +6,7 @@ use super::broker::{Action, Broker};
 use super::handshake::Handshake;
 use super::lane::{FLAG_TIMED_OUT, Lane, LaneRole, LaneState};
 use super::lease::LeaseKind;
+use super::reason::Refusal;
 use super::timers::Timer;
 use super::users::UserId;
 use crate::base::clock::Millis;
@@ -47,6 +48,8 @@ pub(super) struct Pool {
     pub(super) idle: Vec<Key<Lane>>,
     /// Somebody has needed a lease here: `leases_warm` are kept ready.
     pub(super) warm: bool,
+    /// Why the last attempt to connect failed; none once a connection stands.
+    pub(super) refusal: Option<Refusal>,
 }
 
 /// Connections allowed over all pools.
@@ -87,7 +90,7 @@ impl Broker {
         if let Some(id) = self.pool_ids.get(&key) {
             return *id;
         }
-        let pool = Pool { key, shared: Vec::new(), bulk: None, idle: Vec::new(), warm: false };
+        let pool = Pool { key, shared: Vec::new(), bulk: None, idle: Vec::new(), warm: false, refusal: None };
         let index = match self.pools.iter().position(|pool| pool.key == PoolKey::FREE) {
             Some(index) => {
                 self.pools[index] = pool;
@@ -108,6 +111,7 @@ impl Broker {
         let pool = self.pool(id);
         let key = std::mem::replace(&mut pool.key, PoolKey::FREE);
         (pool.shared, pool.bulk, pool.idle, pool.warm) = (Vec::new(), None, Vec::new(), false);
+        pool.refusal = None;
         self.pool_ids.remove(&key);
         debug_assert!(self.lanes.iter().all(|(_, lane)| lane.pool != id), "a pool freed with its lanes");
     }

@@ -5,7 +5,6 @@
 use super::broker::Broker;
 use super::child::{Child, Hold};
 use super::dispatch::Flow;
-use super::failure::DOWN;
 use super::lane::{Lane, LaneRole, LaneState, SlotKind};
 use super::timers::Timer;
 use super::users::{Password, UserId};
@@ -385,6 +384,7 @@ impl Broker {
         if let Some(child) = self.children.get_mut(key) {
             child.proof = None;
         }
-        self.fail_front(key, DOWN);
+        let down = self.down_at_all();
+        self.fail_front(key, &down);
     }
 }

@@ -15,7 +15,6 @@ use super::broker::Broker;
 use super::child::{Child, Hold};
 use super::dispatch::Flow;
 use super::lane::{Lane, LaneState};
-use super::lease::LeaseKind;
 use super::timers::Timer;
 use super::users::UserId;
 use crate::base::clock::Millis;
@@ -581,15 +580,10 @@ impl Broker {
                 format!("BROKERTIMEOUT no reply within {limit} ms; the command may have been executed")
             })
         } else if failing && waited >= settings.queue_timeout {
-            Some(super::failure::DOWN.to_owned())
+            Some(lane.map_or_else(|| super::reason::DOWN.to_owned(), |lane| self.down(lane.pool)))
         } else {
-            let (limit, max) = (settings.lease_wait_timeout, self.lease_places(LeaseKind::Session));
-            (waited >= limit).then(|| {
-                format!(
-                    "BROKERLIMIT no connection for subscriptions within {limit} ms: \
-                     {max} of upstream_connections_max may be leased"
-                )
-            })
+            let pool = lane.map(|lane| lane.pool);
+            (waited >= settings.lease_wait_timeout).then(|| self.no_subscriber(pool))
         };
         match text {
             Some(text) => {

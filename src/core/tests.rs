@@ -11,6 +11,9 @@ use crate::base::key::Key;
 const LOST: &str =
     "-BROKERLOST upstream connection lost before the reply; the command may have been executed";
 const DOWN: &str = "-BROKERDOWN no upstream connection; the command was not executed";
+/// The same where dials are refused.
+const REFUSED: &str =
+    "-BROKERDOWN no upstream connection; the command was not executed; last attempt: refused";
 
 #[test]
 fn the_simulation_speaks_like_redis() {
@@ -263,7 +266,7 @@ fn a_wait_for_the_upstream_is_not_cut_short_by_an_older_one() {
     sim.pass(900);
     assert_eq!(sim.received(child), "", "queue_timeout has not passed");
     sim.pass(200);
-    assert_eq!(sim.received(child), DOWN);
+    assert_eq!(sim.received(child), REFUSED);
 }
 
 #[test]
@@ -337,7 +340,7 @@ fn a_block_expires_whole_and_is_never_sent() {
     let shared = sim.links(LaneRole::Shared)[0];
     sim.lose(shared);
     sim.pass(2000);
-    assert_eq!(sim.received(child), format!("{DOWN} +OK +QUEUED {DOWN}"));
+    assert_eq!(sim.received(child), format!("{REFUSED} +OK +QUEUED {REFUSED}"));
     (sim.full, sim.refuses) = (false, false);
     sim.pass(1000);
     assert_eq!(sim.ask(child, "GET c"), "$1 c");

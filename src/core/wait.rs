@@ -129,7 +129,7 @@ impl Broker {
     fn wait_for_lane(&mut self, key: Key<Child>) -> Flow {
         let now = self.now;
         let Some(child) = self.children.get_mut(key) else { return Flow::Gone };
-        let begun = Wait { kind: LeaseKind::Session, ticket: 0, arrived: now, since: now, expires: None };
+        let begun = Wait::new(LeaseKind::Session, now);
         let due = child.wait.get_or_insert(begun).since + self.settings.lease_wait_timeout;
         if due <= now {
             return self.wait_lane_over(key);

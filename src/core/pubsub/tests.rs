@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::config::parse_upstream;
-use crate::core::failure::DOWN;
 use crate::core::lane::LaneRole;
+use crate::core::reason::DOWN;
 use crate::core::sim::Sim;
 
 /// What holds whenever the broker is at rest.
@@ -344,7 +344,7 @@ fn without_an_upstream_a_subscription_is_not_made() {
     sim.pass(400);
     assert_eq!(sim.received(a), "");
     sim.pass(700);
-    assert_eq!(sim.received(a), format!("-{DOWN}"));
+    assert_eq!(sim.received(a), format!("-{DOWN}; last attempt: refused"));
     check(&sim.broker);
     sim.refuses = false;
     sim.pass(2000);

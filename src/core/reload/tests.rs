@@ -1,8 +1,9 @@
 //! New settings in rare moments, played through on the simulation.
 
 use crate::config::parse_upstream;
-use crate::core::failure::{DOWN, LOST};
+use crate::core::failure::LOST;
 use crate::core::lane::LaneRole;
+use crate::core::reason::DOWN;
 use crate::core::sim::{Sim, packed};
 
 fn reloaded(sim: &mut Sim, url: &str, pairs: &[(&str, &str)]) {
@@ -95,7 +96,10 @@ fn an_exec_that_finds_no_upstream_ends_its_multi() {
         sim.pass(1500);
         let told = told + &sim.received(child);
         let leased = if end == "EXEC" { "*1 +OK".to_owned() } else { "+OK".to_owned() };
-        assert_eq!(told, if transactions == "shared" { format!("-{DOWN}") } else { leased });
+        assert_eq!(
+            told,
+            if transactions == "shared" { format!("-{DOWN}; last attempt: refused") } else { leased }
+        );
         sim.refuses = false;
         sim.pass(1000);
         assert_eq!(sim.ask(child, "GET a"), "$1 a", "{end} of {transactions} transactions");
@@ -221,7 +225,7 @@ fn waits_follow_the_new_timeouts() {
     assert_eq!(sim.received(b), "");
     reloaded(&mut sim, "redis://sim/0", &[("queue_timeout", "1s")]);
     sim.pass(50);
-    assert_eq!(sim.received(b), format!("-{DOWN}"));
+    assert_eq!(sim.received(b), format!("-{DOWN}; last attempt: refused"));
 }
 
 /// A driver that has not yet begun to dial must not be told to close what it has not opened.

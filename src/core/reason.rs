@@ -1,0 +1,102 @@
+//! Why no connection is to be had: the last refusal of each pool, in the words of the upstream or of the system, and
+//! the texts of BROKERDOWN and BROKERLIMIT that carry it. A refusal is kept until a connection of the pool stands
+//! again. Knows nothing of what is done about it.
+
+use super::broker::Broker;
+use super::lane::{Lane, LaneState};
+use super::lease::LeaseKind;
+use super::pool::PoolId;
+use crate::base::clock::Millis;
+use crate::base::key::Key;
+
+/// What every BROKERDOWN begins with.
+pub(super) const DOWN: &str = "BROKERDOWN no upstream connection; the command was not executed";
+/// Characters of a refusal that are kept: an upstream may say anything.
+const REFUSAL_MAX: usize = 256;
+
+/// Why the last attempt to connect came to nothing.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    text: String,
+    at: Millis,
+}
+
+impl Broker {
+    /// An attempt to connect has come to nothing. Said in the log when it is news.
+    pub(super) fn note_refusal(&mut self, pool: PoolId, text: &str) {
+        let text: String = text.chars().take(REFUSAL_MAX).collect();
+        let now = self.now;
+        let before = self.pool(pool).refusal.replace(Refusal { text: text.clone(), at: now });
+        let is_news = before.is_none_or(|before| before.text != text);
+        let level = if is_news { log::Level::Warn } else { log::Level::Debug };
+        log::log!(level, "cannot connect to upstream {}: {text}", self.upstream);
+    }
+
+    /// A connection of the pool stands.
+    pub(super) fn forget_refusal(&mut self, pool: PoolId) {
+        if self.pool(pool).refusal.take().is_some() {
+            log::info!("connected to upstream {} again", self.upstream);
+        }
+    }
+
+    /// BROKERDOWN for whoever waits for a connection of this pool.
+    pub(super) fn down(&self, pool: PoolId) -> String {
+        match &self.pools[pool.0 as usize].refusal {
+            Some(refusal) => format!("{DOWN}; last attempt: {}", refusal.text),
+            None => DOWN.to_owned(),
+        }
+    }
+
+    /// The same for whoever waits for the broker's own connections.
+    pub(super) fn down_at_all(&mut self) -> String {
+        let pool = self.control_pool();
+        self.down(pool)
+    }
+
+    /// The same for what stands on this lane.
+    pub(super) fn down_on(&self, key: Key<Lane>) -> String {
+        match self.lanes.get(key) {
+            Some(lane) if lane.state == LaneState::Waiting => {
+                format!(
+                    "{DOWN}; all {} of upstream_connections_max are in use",
+                    self.settings.upstream_connections_max
+                )
+            }
+            Some(lane) => self.down(lane.pool),
+            None => DOWN.to_owned(),
+        }
+    }
+
+    /// BROKERLIMIT for whoever has waited for a lease of this pool since then, and what may be done about it.
+    pub(super) fn no_lease(&self, kind: LeaseKind, pool: PoolId, since: Millis) -> String {
+        let text = format!("BROKERLIMIT no leased connection within {} ms", self.settings.lease_wait_timeout);
+        let (name, cap, max) =
+            (kind.limit_name(), self.lease_cap(kind), self.settings.upstream_connections_max);
+        let waiting = self.leases.waiting(kind);
+        let refusal = self.pools[pool.0 as usize].refusal.as_ref();
+        let refusal = refusal.filter(|refusal| refusal.at + self.settings.reconnect_backoff_max >= since);
+        match refusal {
+            _ if cap == 0 => format!("{text}: {name} is 0, raise it"),
+            _ if self.leases.line_ref(kind).in_use >= cap => {
+                format!("{text}: {name} is {cap} and all are lent, {waiting} more wait; raise it for more")
+            }
+            Some(refusal) => format!("{text}; last attempt: {}", refusal.text),
+            None if self.places.leases >= self.lease_places(kind) || self.places.lease_wanted => {
+                format!(
+                    "{text}: upstream_connections_max is {max} and all are in use, {waiting} more wait; raise it for more"
+                )
+            }
+            None => text,
+        }
+    }
+
+    /// BROKERLIMIT for whoever has waited for the connection that carries subscriptions.
+    pub(super) fn no_subscriber(&self, pool: Option<PoolId>) -> String {
+        let (limit, max) = (self.settings.lease_wait_timeout, self.lease_places(LeaseKind::Session));
+        let text = format!("BROKERLIMIT no connection for subscriptions within {limit} ms");
+        match pool.and_then(|pool| self.pools[pool.0 as usize].refusal.as_ref()) {
+            Some(refusal) => format!("{text}; last attempt: {}", refusal.text),
+            None => format!("{text}: {max} of upstream_connections_max may be leased"),
+        }
+    }
+}
