@@ -541,3 +541,55 @@ fn a_thousand_children_share_a_handful_of_connections() {
         assert!(most <= 4, "one lane, one control connection, warm leases: {most}");
     }
 }
+
+/// What the server would not read closes the child that sends it, with the server's own words, and nobody else's request
+/// is lost for it.
+#[test]
+fn an_argument_the_server_would_not_take_is_its_childs_own_affair() {
+    for limit in ["proto-max-bulk-len", "client-query-buffer-limit"] {
+        let redis = Redis::start_with(&[&format!("--{limit}"), "1mb"]);
+        let broker = Broker::start(&redis, &[]);
+        let mut other = broker.connect();
+        other.expect("SET k v", "+OK\r\n");
+        let large = "x".repeat(400_000);
+        for _ in 0..20 {
+            let mut raw = broker.connect();
+            other.write(&support::request(&["SET", "fine", &large]));
+            let _ = raw.try_write(&support::request(&["SET", "big", &"x".repeat(1_100_000)]));
+            let (told, end) = raw.read_all();
+            assert_eq!(end, support::End::Closed);
+            if !support::direct() {
+                let told = String::from_utf8_lossy(&told);
+                let wanted = if limit == "proto-max-bulk-len" { "invalid bulk length" } else { limit };
+                assert!(told.starts_with("-ERR Protocol error: ") && told.contains(wanted), "{told}");
+            }
+            assert_eq!(other.read_text(), "+OK\r\n");
+        }
+        // As long as it may be, and no longer.
+        let mut raw = broker.connect();
+        let most = (1 << 20) - if limit == "proto-max-bulk-len" { 0 } else { 2 };
+        assert_eq!(raw.call(&["SET", "k", &"x".repeat(most)]), b"+OK\r\n");
+        let _ = raw.try_write(&support::request(&["SET", "k", &"x".repeat(most + 1)]));
+        assert!(raw.is_closed());
+        redis.ask(&format!("CONFIG SET {limit} 2mb"));
+        let mut raw = broker.connect();
+        assert_eq!(raw.call(&["SET", "k", &"x".repeat(1_100_000)]), b"+OK\r\n", "the limit was raised");
+    }
+}
+
+/// Where the server does not tell its limits, it refuses itself: in its own words, to the child it means.
+#[test]
+fn an_unknown_limit_is_told_by_the_server() {
+    needs_broker!();
+    let redis = Redis::start_with(&["--proto-max-bulk-len", "1mb", "--rename-command", "CONFIG", ""]);
+    let broker = Broker::start(&redis, &[]);
+    for _ in 0..5 {
+        let mut raw = broker.connect();
+        let _ = raw.try_write(&support::request(&["SET", "big", &"x".repeat(3 << 20)]));
+        let (told, end) = raw.read_all();
+        assert_eq!(end, support::End::Closed);
+        assert_eq!(String::from_utf8_lossy(&told), "-ERR Protocol error: invalid bulk length\r\n");
+    }
+    assert!(!broker.log().contains("out of step"), "{}", broker.log());
+    broker.connect().expect("SET k v", "+OK\r\n");
+}

@@ -470,6 +470,26 @@ fn a_renamed_select_moves_only_its_own_child() {
     pair.same_pipeline(&pipeline(&["GET here", "sel2 0", "GET here", "sel2 3", "GET here"]), 5);
 }
 
+/// The first SELECT of another database may stand in a MULTI, and the connections of that database need its name too.
+#[test]
+fn a_renamed_select_may_come_first_in_a_transaction() {
+    let renamed = ["--rename-command", "SELECT", "sel2", "--rename-command", "CLIENT", "cl2"];
+    let twin = Twin::start_with(&renamed, &[]);
+    let mut pair = twin.pair();
+    for line in ["MULTI", "sel2 3", "SET here three", "EXEC", "GET here", "cl2 NO-EVICT OFF", "GET here"] {
+        pair.same(line);
+    }
+    // Nobody says it again after a restart.
+    twin.direct.restart();
+    twin.behind.restart();
+    let mut direct = twin.direct.connect_plain();
+    direct.expect("sel2 3", "+OK\r\n");
+    if !support::direct() {
+        support::wait_until("the broker is back", || !pair.brokered.ask("SET here again").starts_with('-'));
+        pair.brokered.expect("GET here", "$5\r\nagain\r\n");
+    }
+}
+
 /// Many children side by side in their own databases and protocols never see each other's.
 #[test]
 fn databases_and_protocols_stay_apart() {

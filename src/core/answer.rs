@@ -100,7 +100,7 @@ impl Broker {
         if self.sabotaged && self.rng.u8(..) == 0 {
             lane.swap_front(|child| self.children.get(child).is_some());
         }
-        let Some(slot) = lane.pop() else { return self.desync(key, "a reply nobody asked for") };
+        let Some(slot) = lane.pop() else { return self.stray_reply(key, frame) };
         lane.replied = true;
         let (yielding, control) = (lane.state == LaneState::Yielding, lane.role == LaneRole::Control);
         match slot.kind {
@@ -158,6 +158,21 @@ impl Broker {
                 }
             }
         }
+    }
+
+    /// A reply in whose place no whole request has left. The one that is leaving may be what the server will not read to
+    /// its end: it says so, closes the connection and has run nothing behind it.
+    fn stray_reply(&mut self, key: Key<Lane>, frame: &[u8]) {
+        let refused = frame.starts_with(b"-ERR Protocol error");
+        let slot = self.lanes.get_mut(key).filter(|_| refused).and_then(Lane::take_half_written);
+        let Some(slot) = slot else { return self.desync(key, "a reply nobody asked for") };
+        let text = String::from_utf8_lossy(&frame[1..]).trim_end().to_owned();
+        let label = self.children.get(slot.child).map(Child::label).unwrap_or_default();
+        log::warn!("the upstream refuses a request of child {label}, which is closed: {text}");
+        self.settle(key, slot, frame, true);
+        self.finish(slot.child);
+        self.lane_lost(key, &text);
+        self.ask_upstream_limits();
     }
 
     pub(super) fn desync(&mut self, key: Key<Lane>, why: &str) {

@@ -161,8 +161,9 @@ pub struct Child {
     pub(super) permitted: bool,
     /// The HELLO at the front has been carried out up to this argument.
     pub(super) hello_done: u16,
-    /// How many times the upstream had been asked who it is when the HELLO at the front was first looked at.
-    pub(super) greeting_after: Option<u64>,
+    /// How many questions the upstream had been asked when the request at the front first needed an answer younger than
+    /// itself.
+    pub(super) asked_before: Option<u64>,
     /// Until when the request at the front may wait for a living upstream, if it has had to.
     pub(super) upstream_until: Option<Millis>,
     /// What a WAIT would be about.
@@ -226,7 +227,7 @@ impl Child {
             proof: None,
             permitted: false,
             hello_done: 0,
-            greeting_after: None,
+            asked_before: None,
             upstream_until: None,
             last_write: LastWrite::None,
             heavy: None,
@@ -273,7 +274,7 @@ impl Child {
         self.proof = None;
         self.permitted = false;
         self.hello_done = 0;
-        self.greeting_after = None;
+        self.asked_before = None;
         self.upstream_until = None;
     }
 

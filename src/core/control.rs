@@ -11,6 +11,7 @@ use super::lane::{Lane, LaneRole, LaneState, SlotKind};
 use super::pool::{PoolId, PoolKey};
 use super::roster::Unblock;
 use super::timers::Timer;
+use super::upstream_limits::UpstreamLimits;
 use super::users::UserId;
 use crate::base::clock::Millis;
 use crate::base::key::Key;
@@ -18,7 +19,12 @@ use crate::command::{NO_COMMAND, Policy, Table};
 use crate::config::Settings;
 use crate::config::value::Auth;
 use crate::resp::{FrameLimits, Scan, Scanner, value};
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
+
+/// Commands that the broker sends in its own name and that a server may have under another one. COMMAND lists a renamed
+/// command under its old name alone, so the other one is learnt when a child first uses it, and kept: the next
+/// connection needs it.
+const SENT: [&str; 4] = ["SELECT", "CLIENT", "MULTI", "DISCARD"];
 
 /// Something asked on the control connection. Answers come in the order of the questions.
 #[derive(Debug, Clone)]
@@ -30,7 +36,7 @@ pub(super) enum Question {
     /// COMMAND INFO for a name that is not in the table.
     Lookup { child: Key<Child>, name: Vec<u8> },
     /// SELECT n, to learn whether the db exists.
-    TryDb { child: Key<Child>, db: u32, name: String },
+    TryDb { child: Key<Child>, db: u32 },
     /// SELECT of the control connection's own db, after `TryDb`.
     BackToDb,
     /// CLIENT UNBLOCK of a lease that is taken back.
@@ -44,6 +50,8 @@ pub(super) enum Question {
     LeaveMulti,
     /// HELLO: who is it now?
     Greeting,
+    /// CONFIG GET: how long may an argument be?
+    Limits,
     /// PING: does the upstream live?
     Probe,
 }
@@ -53,12 +61,15 @@ pub(super) enum Question {
 pub(super) struct Control {
     pub(super) lane: Key<Lane>,
     questions: VecDeque<Question>,
+    /// Questions ever asked.
+    pub(super) asked: u64,
     pub(super) table: Option<Table>,
     /// Loaded but not yet confirmed.
     loading: Option<Table>,
     /// The table has come on the present connection.
     pub(super) confirmed: bool,
     pub(super) greetings: Greetings,
+    pub(super) limits: UpstreamLimits,
     valid_dbs: HashSet<u32>,
     /// The upstream's answer to MULTI, if it refuses that to our user.
     pub(super) multi_refusal: Option<Vec<u8>>,
@@ -71,8 +82,9 @@ pub(super) struct Control {
     never_try_multi: bool,
     /// Our user may not CLIENT UNBLOCK: no lease is taken back.
     pub(super) unblock_refused: bool,
-    /// What the upstream calls SELECT: `rename-command` may have moved it.
-    pub(super) select_name: String,
+    /// What the upstream calls the commands that the broker sends in its own name, where that is known to be another
+    /// name: `rename-command` may have moved them.
+    renamed: HashMap<&'static str, Vec<u8>>,
     pub(super) probing_since: Option<Millis>,
     /// When anything was last heard from the upstream, on any lane.
     pub(super) heard_at: Millis,
@@ -87,17 +99,19 @@ impl Default for Control {
         Control {
             lane: Key::NONE,
             questions: VecDeque::new(),
+            asked: 0,
             table: None,
             loading: None,
             confirmed: false,
             greetings: Greetings::default(),
+            limits: UpstreamLimits::default(),
             valid_dbs: HashSet::new(),
             multi_refusal: None,
             leaving: false,
             in_multi: false,
             never_try_multi: false,
             unblock_refused: false,
-            select_name: "SELECT".into(),
+            renamed: HashMap::new(),
             probing_since: None,
             heard_at: 0,
             probed_at: 0,
@@ -118,7 +132,25 @@ impl Control {
         self.valid_dbs.clear();
         self.multi_refusal = None;
         self.never_try_multi = false;
-        self.select_name = "SELECT".into();
+        self.renamed.clear();
+    }
+
+    /// By which name to send one of `SENT`.
+    pub(super) fn name_of(&self, command: &'static str) -> &[u8] {
+        self.renamed.get(command).map_or(command.as_bytes(), Vec::as_slice)
+    }
+
+    /// The table has changed.
+    fn learn_names(&mut self) {
+        for command in SENT {
+            match self.table.as_ref().and_then(|table| table.typed(&command.to_ascii_lowercase())) {
+                Some(name) if name.eq_ignore_ascii_case(command.as_bytes()) => {
+                    drop(self.renamed.remove(command))
+                }
+                Some(name) => drop(self.renamed.insert(command, name.to_vec())),
+                None => {}
+            }
+        }
     }
 
     /// Commands are allowed and refused as other settings say, from the next request on.
@@ -150,7 +182,7 @@ impl Broker {
     /// The control connection stands: a new incarnation of the upstream may be behind it, so everything
     /// known about it is asked again.
     pub(super) fn control_ready(&mut self, greeting: Greeting) {
-        self.control.greetings.take(greeting);
+        self.control.greeted(greeting);
         self.control.down_since = None;
         self.control.probing_since = None;
         self.control.unblock_refused = false;
@@ -159,6 +191,7 @@ impl Broker {
             self.ask(Question::TryMulti);
             self.ask(Question::LeaveMulti);
         }
+        self.ask_upstream_limits();
         self.ask(Question::Commands);
     }
 
@@ -172,19 +205,25 @@ impl Broker {
                 names.fold(&mut command, |command, name| command.arg(name))
             }
             Question::Lookup { name, .. } => command.arg("COMMAND").arg("INFO").arg(name),
-            Question::TryDb { db, name, .. } => command.arg(name).arg(db),
-            Question::BackToDb => command.arg(&self.control.select_name).arg(self.upstream.db),
-            Question::Unblock { id, .. } => command.arg("CLIENT").arg("UNBLOCK").arg(id).arg("TIMEOUT"),
+            Question::TryDb { db, .. } => command.arg(self.control.name_of("SELECT")).arg(db),
+            Question::BackToDb => command.arg(self.control.name_of("SELECT")).arg(self.upstream.db),
+            Question::Unblock { id, .. } => {
+                command.arg(self.control.name_of("CLIENT")).arg("UNBLOCK").arg(id).arg("TIMEOUT")
+            }
             Question::UnblockFor { unblock, id } => {
                 let reason = if unblock.error { "ERROR" } else { "TIMEOUT" };
-                command.arg("CLIENT").arg("UNBLOCK").arg(id).arg(reason)
+                command.arg(self.control.name_of("CLIENT")).arg("UNBLOCK").arg(id).arg(reason)
             }
-            Question::TryMulti => command.arg("MULTI"),
-            Question::LeaveMulti => command.arg("DISCARD"),
+            Question::TryMulti => command.arg(self.control.name_of("MULTI")),
+            Question::LeaveMulti => command.arg(self.control.name_of("DISCARD")),
             Question::Greeting => command.arg("HELLO"),
+            Question::Limits => {
+                command.arg("CONFIG").arg("GET").arg("proto-max-bulk-len").arg("client-query-buffer-limit")
+            }
             Question::Probe => command.arg("PING"),
         };
         let lane = self.control.lane;
+        self.control.asked += 1;
         self.control.questions.push_back(question);
         self.send(lane, &command.get_packed_command(), Key::NONE, NO_COMMAND, SlotKind::Question, 0);
     }
@@ -199,12 +238,11 @@ impl Broker {
             Question::Commands => self.commands_answered(frame),
             Question::ConfirmNames => self.names_confirmed(frame),
             Question::Lookup { child, name } => self.lookup_answered(child, &name, frame),
-            Question::TryDb { child, db, name } => {
+            Question::TryDb { child, db } => {
                 if let Some(frame) = frame {
                     let answer = (frame.first() == Some(&b'-')).then(|| Answer::Frame(frame.to_vec()));
                     if answer.is_none() {
                         self.control.valid_dbs.insert(db);
-                        self.control.select_name = name;
                         self.ask(Question::BackToDb);
                     }
                     self.give_answer(child, answer);
@@ -239,6 +277,7 @@ impl Broker {
                 }
             }
             Question::Greeting => self.greeting_answered(frame),
+            Question::Limits => self.upstream_limits_answered(frame),
             Question::Probe => self.control.probing_since = None,
         }
     }
@@ -268,6 +307,7 @@ impl Broker {
             Ok(()) => {
                 self.control.table = Some(table);
                 self.control.confirmed = true;
+                self.control.learn_names();
                 log::info!("upstream {} is up", self.upstream);
                 let pool = self.control_pool();
                 self.forget_refusal(pool);
@@ -298,6 +338,9 @@ impl Broker {
             (Some(reply), Some(table)) => table.learn(name, &reply),
             _ => false,
         };
+        if known {
+            self.control.learn_names();
+        }
         let refused = (frame.first() == Some(&b'-')).then(|| Answer::Frame(frame.to_vec()));
         let answer = if known { None } else { refused.or(Some(Answer::UnknownCommand)) };
         self.give_answer(child, answer);

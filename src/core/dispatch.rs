@@ -69,6 +69,9 @@ impl Broker {
         if let Some(flow) = self.admit(key, request, &mut decided) {
             return flow;
         }
+        if let Some(flow) = self.refuse_too_long(key, request) {
+            return flow;
+        }
         let Some(child) = self.children.get(key) else { return Flow::Gone };
         if self.is_out_of_context(child, decided.route) {
             return self.reject_out_of_context(key, decided);

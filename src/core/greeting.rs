@@ -1,24 +1,21 @@
-//! What HELLO tells of the upstream (its version, its role): asked anew on the control connection after the HELLO has
-//! arrived, one question for all who wait, since a server may become a replica at any time. Owns the last answer and
-//! the order of questions; what a child changes by its HELLO is in `local`.
+//! What HELLO tells of the upstream (its version, its role): asked on the control connection after the HELLO has arrived,
+//! since a server may become a replica at any time. Owns the last answer; what a child changes by its HELLO is in
+//! `local`.
 
 use super::broker::Broker;
-use super::child::{Answer, Child, Hold};
-use super::control::Question;
+use super::child::Child;
+use super::control::{Control, Question};
 use super::dispatch::Flow;
+use super::fresh::Fresh;
 use super::handshake::{Greeting, parse_greeting};
 use crate::base::key::Key;
 use crate::resp::{encode, value};
 
-/// The last answer, and who waits for the next.
+/// The last answer.
 #[derive(Debug, Default)]
 pub(super) struct Greetings {
     latest: Option<Greeting>,
-    /// Number of the last question, and of the last one answered.
-    asked: u64,
-    answered: u64,
-    under_way: bool,
-    waiting: Vec<Key<Child>>,
+    fresh: Fresh,
 }
 
 impl Greetings {
@@ -26,50 +23,36 @@ impl Greetings {
     pub(super) fn is_known(&self) -> bool {
         self.latest.is_some()
     }
+}
 
-    /// A connection was greeted: as good an answer as any to whoever waits.
-    pub(super) fn take(&mut self, greeting: Greeting) {
-        self.asked += 1;
-        self.answered = self.asked;
-        self.latest = Some(greeting);
+impl Control {
+    /// The control connection was greeted: as good an answer as any to whoever waits.
+    pub(super) fn greeted(&mut self, greeting: Greeting) {
+        self.greetings.latest = Some(greeting);
+        self.greetings.fresh.came(self.asked);
+    }
+
+    fn fresh_greeting(&mut self) -> &mut Fresh {
+        &mut self.greetings.fresh
     }
 }
 
 impl Broker {
     /// Whether what is known was asked after the HELLO at the front had arrived; if not, the child waits.
     pub(super) fn await_greeting(&mut self, key: Key<Child>) -> Result<(), Flow> {
-        let greetings = &mut self.control.greetings;
-        let Some(child) = self.children.get_mut(key) else { return Err(Flow::Gone) };
-        let arrived = *child.greeting_after.get_or_insert(greetings.asked);
-        if greetings.answered > arrived {
-            return Ok(());
-        }
-        if !self.control_is_ready() {
-            return Err(self.wait_for_upstream(key));
-        }
-        let greetings = &mut self.control.greetings;
-        greetings.waiting.push(key);
-        if !greetings.under_way {
-            greetings.under_way = true;
-            greetings.asked += 1;
-            self.ask(Question::Greeting);
-        }
-        Err(Flow::Hold(Hold::Answer))
+        self.await_fresh(key, Control::fresh_greeting, Question::Greeting)
     }
 
     /// The upstream has said who it is; or the connection was lost before.
     pub(super) fn greeting_answered(&mut self, frame: Option<&[u8]>) {
-        let greetings = &mut self.control.greetings;
-        greetings.under_way = false;
         let refusal = frame.filter(|frame| frame.first() == Some(&b'-'));
-        if let Some(greeting) = frame.and_then(parse_greeting) {
-            greetings.answered = greetings.asked;
-            greetings.latest = Some(greeting);
+        let greeting = frame.and_then(parse_greeting);
+        let senseless = frame.is_some() && refusal.is_none() && greeting.is_none();
+        let is_answer = greeting.is_some();
+        if is_answer {
+            self.control.greetings.latest = greeting;
         }
-        let senseless = frame.is_some() && refusal.is_none() && greetings.answered < greetings.asked;
-        for child in std::mem::take(&mut greetings.waiting) {
-            self.give_answer(child, refusal.map(|frame| Answer::Frame(frame.to_vec())));
-        }
+        self.fresh_answered(Control::fresh_greeting, is_answer, refusal);
         if senseless {
             // Asked again at once, it would say the same.
             self.lane_lost(self.control.lane, "HELLO was not answered with a map");

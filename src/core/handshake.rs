@@ -2,6 +2,7 @@
 //! byte goes on it. HELLO sets protocol and user, SETNAME makes the broker's connections recognisable in
 //! Redis' CLIENT LIST, SELECT is sent here and never again on a shared lane.
 
+use super::control::Control;
 use super::lane::LaneRole;
 use super::pool::PoolKey;
 use super::users::{Credentials, Password};
@@ -42,7 +43,7 @@ pub(crate) struct Handshake {
 }
 
 impl Handshake {
-    pub(super) fn new(user: Credentials<'_>, role: LaneRole, pool: &PoolKey, select: &str) -> Self {
+    pub(super) fn new(user: Credentials<'_>, role: LaneRole, pool: &PoolKey, control: &Control) -> Self {
         let name = match role {
             LaneRole::Control => "broker-control",
             LaneRole::Shared => "broker-lane",
@@ -55,18 +56,19 @@ impl Handshake {
         if let Some(password) = user.password {
             hello.extend([b"AUTH", user.name.unwrap_or(b"default"), password]);
         }
+        let client = control.name_of("CLIENT");
         // Never grown, so that no copy of the password is left behind.
-        let room = 256 + hello.iter().map(|arg| arg.len() + 16).sum::<usize>();
+        let room = 1024 + hello.iter().map(|arg| arg.len() + 16).sum::<usize>();
         let mut out = Zeroizing::new(Vec::with_capacity(room));
         encode::request(&mut out, &hello);
-        encode::request(&mut out, &[&b"CLIENT"[..], b"SETNAME", name.as_bytes()]);
+        encode::request(&mut out, &[client, b"SETNAME", name.as_bytes()]);
         let mut steps = vec!["HELLO", "CLIENT SETNAME"];
         if pool.db != 0 {
-            out.extend_from_slice(&redis::cmd(select).arg(pool.db).get_packed_command());
+            encode::request(&mut out, &[control.name_of("SELECT"), pool.db.to_string().as_bytes()]);
             steps.push("SELECT");
         }
         if pool.no_touch {
-            encode::request(&mut out, &[&b"CLIENT"[..], b"NO-TOUCH", b"ON"]);
+            encode::request(&mut out, &[client, b"NO-TOUCH", b"ON"]);
             steps.push("CLIENT NO-TOUCH");
         }
         Handshake { out: Password::within(out), sent: 0, greeting: Greeting::default(), steps, answered: 0 }
@@ -135,7 +137,7 @@ mod tests {
     #[test]
     fn a_refusal_names_the_step_and_not_the_password() {
         let user = Credentials { name: Some(b"u"), password: Some(b"secret") };
-        let mut handshake = Handshake::new(user, LaneRole::Shared, &POOL, "SELECT");
+        let mut handshake = Handshake::new(user, LaneRole::Shared, &POOL, &Control::default());
         assert!(handshake.outgoing().windows(6).any(|window| window == b"secret"));
         match handshake.reply(b"-WRONGPASS invalid username-password pair or user is disabled.\r\n") {
             Step::Refused(text) => {
@@ -149,7 +151,7 @@ mod tests {
     #[test]
     fn ready_only_after_every_answer() {
         let user = Credentials { name: None, password: None };
-        let mut handshake = Handshake::new(user, LaneRole::Shared, &POOL, "SELECT");
+        let mut handshake = Handshake::new(user, LaneRole::Shared, &POOL, &Control::default());
         let hello = b"*4\r\n$6\r\nserver\r\n$5\r\nredis\r\n$2\r\nid\r\n:7\r\n";
         assert!(matches!(handshake.reply(hello), Step::More));
         assert!(matches!(handshake.reply(b"+OK\r\n"), Step::More));

@@ -354,6 +354,13 @@ impl Lane {
         Some(slot)
     }
 
+    /// Takes the slot whose request has left in part. The rest of it goes with the connection.
+    pub(super) fn take_half_written(&mut self) -> Option<Slot> {
+        let of_a_child =
+            |slot: &Slot| !matches!(slot.kind, SlotKind::Canary | SlotKind::Question | SlotKind::Proof);
+        if self.has_written() && self.front().is_some_and(of_a_child) { self.take_front() } else { None }
+    }
+
     /// The oldest slot leaves, answered or not.
     fn take_front(&mut self) -> Option<Slot> {
         let slot = self.fifo.pop_front()?;

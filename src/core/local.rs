@@ -189,8 +189,7 @@ impl Broker {
         if !self.control_is_ready() {
             return self.wait_for_upstream(key);
         }
-        let name = String::from_utf8_lossy(request.arg(0)).into_owned();
-        self.ask(Question::TryDb { child: key, db, name });
+        self.ask(Question::TryDb { child: key, db });
         Flow::Hold(Hold::Answer)
     }
 

@@ -14,6 +14,7 @@ mod child;
 mod control;
 mod dispatch;
 mod failure;
+mod fresh;
 mod greeting;
 mod handshake;
 mod integrity;
@@ -37,6 +38,7 @@ mod stats;
 mod subscription;
 mod timers;
 mod transaction;
+mod upstream_limits;
 mod users;
 mod wait;
 

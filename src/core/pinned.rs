@@ -52,8 +52,8 @@ impl Broker {
         }
         if !child.session.is_pinned() && !child.session.name.is_empty() {
             // It is the child's own connection now, and goes by its name.
-            let mut name = redis::cmd("CLIENT");
-            let name = name.arg("SETNAME").arg(&child.session.name).get_packed_command();
+            let mut name = redis::Cmd::new();
+            let name = name.arg(request.arg(0)).arg("SETNAME").arg(&child.session.name).get_packed_command();
             self.send_for(key, lane, &name, decided.id, SlotKind::Swallow, 0);
         }
         let (bytes, redirect) = self.redirected(request);

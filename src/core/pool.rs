@@ -313,8 +313,8 @@ impl Broker {
             self.mark_lane(key);
             return self.probe_ready();
         }
-        let (user, select) = (self.users.get(pool.user, &self.upstream), &self.control.select_name);
-        lane.handshake = Some(Handshake::new(user, lane.role, pool, select));
+        let user = self.users.get(pool.user, &self.upstream);
+        lane.handshake = Some(Handshake::new(user, lane.role, pool, &self.control));
         lane.set_state(LaneState::Handshaking);
         self.mark_lane(key);
     }

@@ -1,0 +1,74 @@
+//! Answers of the upstream that must be younger than the request they are for: one question on the control connection
+//! for all whose requests had arrived before it was asked. Owns who waits; the answers belong to `greeting` and
+//! `upstream_limits`.
+
+use super::broker::Broker;
+use super::child::{Answer, Child, Hold};
+use super::control::{Control, Question};
+use super::dispatch::Flow;
+use crate::base::key::Key;
+
+/// The state of one such question. Questions are numbered as they are asked on the control connection, of whatever kind.
+#[derive(Debug, Default)]
+pub(super) struct Fresh {
+    /// Number of the question under way.
+    under_way: Option<u64>,
+    /// Number of the last one answered.
+    answered: u64,
+    waiting: Vec<Key<Child>>,
+}
+
+/// Which of them.
+type Which = fn(&mut Control) -> &mut Fresh;
+
+impl Fresh {
+    /// The answer has come some other way, after `asked` questions in all.
+    pub(super) fn came(&mut self, asked: u64) {
+        self.answered = asked + 1;
+    }
+}
+
+impl Broker {
+    /// Whether the answer is younger than the request at the front; if not, the child waits for one that is.
+    pub(super) fn await_fresh(
+        &mut self,
+        key: Key<Child>,
+        which: Which,
+        question: Question,
+    ) -> Result<(), Flow> {
+        let asked = self.control.asked;
+        let Some(child) = self.children.get_mut(key) else { return Err(Flow::Gone) };
+        let before = *child.asked_before.get_or_insert(asked);
+        if which(&mut self.control).answered > before {
+            return Ok(());
+        }
+        if !self.control_is_ready() {
+            return Err(self.wait_for_upstream(key));
+        }
+        which(&mut self.control).waiting.push(key);
+        self.ask_fresh(which, question);
+        Err(Flow::Hold(Hold::Answer))
+    }
+
+    /// Asks, unless that is under way.
+    pub(super) fn ask_fresh(&mut self, which: Which, question: Question) {
+        let number = self.control.asked + 1;
+        if which(&mut self.control).under_way.is_none() && self.control_is_ready() {
+            which(&mut self.control).under_way = Some(number);
+            self.ask(question);
+        }
+    }
+
+    /// It was answered, or the connection was lost before; `refusal` is what those who wait are told instead of going
+    /// on. Whose request has come meanwhile asks again.
+    pub(super) fn fresh_answered(&mut self, which: Which, is_answer: bool, refusal: Option<&[u8]>) {
+        let fresh = which(&mut self.control);
+        let number = fresh.under_way.take();
+        if let Some(number) = number.filter(|_| is_answer) {
+            fresh.answered = number;
+        }
+        for child in std::mem::take(&mut fresh.waiting) {
+            self.give_answer(child, refusal.map(|frame| Answer::Frame(frame.to_vec())));
+        }
+    }
+}
