@@ -37,6 +37,10 @@ pub const BULK_MIN: usize = 256 * 1024;
 /// Short replies in a row after which a command that was once answered at length is no longer expected to be. A
 /// child that gets both by turns would else change lanes, and wait for what is in flight, every time.
 pub const BULK_PATIENCE: u8 = 16;
+/// A lane without a reply for so many milliseconds has the upstream asked whether a script keeps it busy.
+pub const BUSY_PROBE: u64 = 250;
+/// A command that has kept the upstream from everything else for so many milliseconds is expected to do so again.
+pub const SLOW_MIN: u64 = 1000;
 /// A canary without an answer is followed by another one after so many milliseconds.
 pub const CANARY_PATIENCE: u32 = 1000;
 /// Bytes a lane may owe its socket before the children that use it have to wait. A single larger request

@@ -24,6 +24,7 @@ pub(super) struct Flags {
     may_replicate: bool,
     blocking: bool,
     module: bool,
+    allow_busy: bool,
     no_multi: bool,
     /// Any of the flags that ask for a decision of its own.
     special: bool,
@@ -39,6 +40,7 @@ impl Flags {
                 "may_replicate" => flags.may_replicate = true,
                 "blocking" => flags.blocking = true,
                 "module" => flags.module = true,
+                "allow_busy" => flags.allow_busy = true,
                 "no_multi" => flags.no_multi = true,
                 "admin" | "pubsub" | "protected" | "only_sentinel" => flags.special = true,
                 _ => {}
@@ -49,6 +51,10 @@ impl Flags {
 
     pub(super) fn may_block(self) -> bool {
         self.blocking
+    }
+
+    pub(super) fn allow_busy(self) -> bool {
+        self.allow_busy
     }
 
     pub(super) fn no_multi(self) -> bool {

@@ -157,6 +157,11 @@ impl Table {
         self.entries.get(usize::from(id)).is_some_and(|entry| entry.write)
     }
 
+    /// Whether Redis runs a command while a script is busy.
+    pub fn is_allowed_while_busy(&self, id: CommandId) -> bool {
+        self.entries.get(usize::from(id)).is_some_and(|entry| entry.flags.allow_busy())
+    }
+
     /// Whether a command of this id may wait for an element.
     pub fn blocks(&self, id: CommandId) -> bool {
         let entry = self.entries.get(usize::from(id));

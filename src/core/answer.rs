@@ -102,7 +102,9 @@ impl Broker {
         }
         let Some(slot) = lane.pop() else { return self.stray_reply(key, frame) };
         lane.replied = true;
-        let (yielding, control) = (lane.state == LaneState::Yielding, lane.role == LaneRole::Control);
+        let front_since = std::mem::replace(&mut lane.front_since, self.now);
+        let (role, yielding) = (lane.role, lane.state == LaneState::Yielding);
+        self.note_work(role, &slot, front_since, frame);
         match slot.kind {
             SlotKind::Question => self.question_answered(Some(frame)),
             SlotKind::Proof => self.proof_answered(Some(frame)),
@@ -118,7 +120,7 @@ impl Broker {
         if yielding {
             self.finish_yield(key);
         }
-        if control {
+        if role == LaneRole::Control {
             self.leave_if_answered();
         }
     }

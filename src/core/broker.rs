@@ -2,6 +2,7 @@
 //! simulation) tells it what arrived and what time it is, then flushes what is dirty and carries out the
 //! actions. Owns every child and lane; does no I/O and reads no clock.
 
+use super::busy::Work;
 use super::child::{Child, ChildKind, ChildState, Hold};
 use super::control::Control;
 use super::dispatch::Flow;
@@ -117,6 +118,7 @@ pub struct Broker {
     pub(super) places_changed: bool,
     pub(super) control: Control,
     pub(super) probe: Probe,
+    pub(super) work: Work,
     pub(super) timers: Timers,
     runnable: VecDeque<Key<Child>>,
     /// Children with `Hold::WaitLane`.
@@ -162,6 +164,7 @@ impl Broker {
             places_changed: false,
             control: Control::default(),
             probe: Probe::default(),
+            work: Work::default(),
             timers: Timers::default(),
             runnable: VecDeque::new(),
             lane_waiters: Vec::new(),
@@ -495,7 +498,8 @@ impl Broker {
         child.hold = hold;
         if hold == Hold::Drained && child.late > 0 {
             // What it waits for has been waited for long enough.
-            let until = *child.upstream_until.get_or_insert(self.now + self.settings.request_timeout);
+            let patience = self.settings.request_timeout.max(self.settings.queue_timeout);
+            let until = *child.upstream_until.get_or_insert(self.now + patience);
             self.timers.arm(until, Timer::Child(key));
         }
     }

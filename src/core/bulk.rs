@@ -9,7 +9,7 @@ use crate::base::key::Key;
 use crate::base::limits;
 use crate::command::CommandId;
 
-/// A child's command that was answered at length: the next ones are expected to be, too.
+/// A child's command that was answered at length, or late: the next ones are expected to be, too.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Heavy {
     command: CommandId,
@@ -28,6 +28,11 @@ impl Child {
                 self.heavy = None;
             }
         }
+    }
+
+    /// A command has kept the upstream from everything else for long.
+    pub(super) fn expect_long(&mut self, command: CommandId) {
+        self.heavy = Some(Heavy { command, patience: limits::BULK_PATIENCE });
     }
 
     /// Whether a request of `len` bytes, or the reply to it, will take long to pass.

@@ -88,8 +88,6 @@ pub(super) struct Control {
     pub(super) probing_since: Option<Millis>,
     /// When anything was last heard from the upstream, on any lane.
     pub(super) heard_at: Millis,
-    /// When it was last probed; zero for never.
-    pub(super) probed_at: Millis,
     /// Since when there is no working control connection.
     pub(super) down_since: Option<Millis>,
 }
@@ -114,7 +112,6 @@ impl Default for Control {
             renamed: HashMap::new(),
             probing_since: None,
             heard_at: 0,
-            probed_at: 0,
             down_since: Some(0),
         }
     }
@@ -278,7 +275,7 @@ impl Broker {
             }
             Question::Greeting => self.greeting_answered(frame),
             Question::Limits => self.upstream_limits_answered(frame),
-            Question::Probe => self.control.probing_since = None,
+            Question::Probe => self.probe_answered(frame),
         }
     }
 
@@ -396,6 +393,7 @@ impl Broker {
     pub(super) fn control_lost(&mut self) {
         self.control.down_since.get_or_insert(self.now);
         self.control.probing_since = None;
+        self.forget_work();
         self.control.loading = None;
         self.control.confirmed = false;
         self.control.leaving = false;

@@ -76,6 +76,10 @@ impl Broker {
         if self.is_out_of_context(child, decided.route) {
             return self.reject_out_of_context(key, decided);
         }
+        if let Some(flow) = self.refuse_while_busy(key, request, &mut decided) {
+            return flow;
+        }
+        let Some(child) = self.children.get(key) else { return Flow::Gone };
         if decided.route == Route::Local(Local::Ping) && self.settings.ping == Ping::Upstream {
             let otherwise = child.listens_in_resp2();
             decided.route = if otherwise { Route::Local(Local::SubscriberPing) } else { Route::Shared };
@@ -342,12 +346,13 @@ impl Broker {
         }
     }
 
-    /// SCRIPT KILL and FUNCTION KILL: on the lane that runs the script they would stand behind it.
+    /// SCRIPT KILL and FUNCTION KILL: on the lane that runs the script they would stand behind it. Nothing of the child
+    /// follows before the answer, since it would go another way; what it has been told to be lost need not have come.
     fn send_control(&mut self, key: Key<Child>, request: &Request<'_>, id: CommandId) -> Flow {
         let lane = self.control.lane;
         let ready = self.control_is_ready();
         let Some(child) = self.children.get_mut(key) else { return Flow::Gone };
-        if child.is_under_way() {
+        if child.in_flight > 0 {
             return Flow::Hold(Hold::Drained);
         }
         if child.has_rights() {
@@ -356,9 +361,8 @@ impl Broker {
         if !ready {
             return self.wait_for_upstream(key);
         }
-        child.lane = lane;
         self.send_for(key, lane, request.bytes, id, SlotKind::Relay, 0);
-        Flow::Done
+        Flow::Hold(Hold::Blocked)
     }
 }
 

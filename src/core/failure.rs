@@ -254,13 +254,8 @@ impl Broker {
             let oldest = table.name(oldest.command);
             log::info!("request_timeout: {} requests unanswered, the oldest is '{oldest}'", owed().count());
         }
-        for slot in &late {
-            if let Some(child) = self.children.get_mut(slot.child) {
-                child.late += 1;
-            }
-        }
         let text = format!("BROKERTIMEOUT no reply within {timeout} ms; the command may have been executed");
-        self.fail_slots(key, late, &text);
+        self.tell_late(key, late, &text);
         if leased {
             // What the late reply would have told about the session is lost: the lane cannot be trusted.
             self.lane_lost(key, "request_timeout on a leased lane");

@@ -3,8 +3,7 @@
 
 use super::broker::Broker;
 use super::child::{Child, Hold};
-use super::control::Question;
-use super::lane::{Lane, LaneRole, LaneState, SlotKind};
+use super::lane::{Lane, LaneRole, LaneState};
 use super::lease::LeaseKind;
 use super::pool::PoolId;
 use super::timers::Timer;
@@ -54,34 +53,28 @@ impl Broker {
     /// A lane whose oldest request has had no reply for `lane_stall_timeout` may only be waiting for a
     /// slow command. If the control connection gets no answer either, the upstream is gone.
     fn check_stalls(&mut self) {
+        self.ask_if_busy();
         let limit = self.settings.lane_stall_timeout;
         let now = self.now;
-        let stalled = |lane: &Lane| {
-            let blocking = lane.lease.as_ref().is_some_and(|lease| lease.kind == LeaseKind::Blocking);
-            let blocking = blocking || lane.front().is_some_and(|slot| slot.kind == SlotKind::Wait);
-            lane.has_written() && !blocking && now.saturating_sub(lane.last_reply) >= limit
-        };
-        if limit == 0 || !self.lanes.iter().any(|(_, lane)| stalled(lane)) {
+        if limit == 0 || !self.lanes.iter().any(|(_, lane)| lane.is_stalled(now, limit)) {
             return;
         }
+        self.give_up_behind_scripts(limit);
         // Nobody probes an upstream that has been replaced. And whoever stops in the middle of a reply has nothing to
         // wait for: what was taken for its beginning was none.
-        let of_no_use = |lane: &Lane| stalled(lane) && (lane.former || !lane.input.is_empty());
+        let of_no_use = |lane: &Lane| lane.is_stalled(now, limit) && (lane.former || !lane.input.is_empty());
         let lanes = self.lanes.iter().filter(|(_, lane)| of_no_use(lane));
         for key in lanes.map(|(key, _)| key).collect::<Vec<_>>() {
             self.lane_lost(key, "the upstream does not go on");
         }
-        if !self.lanes.iter().any(|(_, lane)| stalled(lane)) {
+        let patience = self.settings.connect_timeout;
+        if !self.lanes.iter().any(|(_, lane)| lane.is_stalled(now, limit.saturating_add(patience))) {
             return;
         }
-        let patience = self.settings.connect_timeout;
         let dead = match (self.control_is_ready(), self.control.probing_since, self.control.down_since) {
             // Whoever still sends something lives, even if the probe has to wait its turn.
             (true, Some(since), _) => now - since.max(self.control.heard_at) >= patience,
-            (true, None, _) => {
-                self.probe();
-                false
-            }
+            (true, None, _) => false,
             (false, _, since) => since.is_some_and(|since| now - since >= patience),
         };
         if dead {
@@ -89,15 +82,6 @@ impl Broker {
             for key in self.lanes.keys() {
                 self.lane_lost(key, "the upstream does not answer");
             }
-        }
-    }
-
-    fn probe(&mut self) {
-        let recently = self.control.probed_at + self.settings.lane_stall_timeout;
-        if self.control.probed_at == 0 || recently <= self.now {
-            self.control.probing_since = Some(self.now);
-            self.control.probed_at = self.now;
-            self.ask(Question::Probe);
         }
     }
 

@@ -186,7 +186,7 @@ pub struct Lane {
     pub(super) secret: u64,
     /// Units put on it since the last canary.
     pub(super) since_canary: u32,
-    /// This many slots at the front have timed out.
+    /// This many slots at the front have timed out; others behind them may have.
     timed_out: usize,
     /// CLIENT ID of the connection, from HELLO.
     pub(super) upstream_id: i64,
@@ -198,6 +198,8 @@ pub struct Lane {
     /// When a byte of a reply last came; or when the first request behind an idle time was written.
     pub(super) last_reply: Millis,
     pub(super) last_used: Millis,
+    /// Since when the front slot is the front slot.
+    pub(super) front_since: Millis,
     pub(super) lease: Option<LeaseState>,
     /// The kind of lease it is being opened for, until it is ready.
     pub(super) opening_for: Option<super::lease::LeaseKind>,
@@ -248,6 +250,7 @@ impl Lane {
             connected_at: 0,
             last_reply: now,
             last_used: now,
+            front_since: now,
             lease: None,
             opening_for: None,
             replied: false,
@@ -305,6 +308,7 @@ impl Lane {
         if self.fifo.is_empty() {
             // A stall is counted from the first unanswered request, not from the last idle reply.
             self.last_reply = now;
+            self.front_since = now;
         }
         self.out.append(bytes);
         self.last_used = now;
@@ -517,6 +521,11 @@ impl Lane {
             }
         }
         while let Some(slot) = self.fifo.get_mut(self.timed_out) {
+            if slot.flags & FLAG_TIMED_OUT != 0 {
+                // It was told already, for what stood in front of it.
+                self.timed_out += 1;
+                continue;
+            }
             // WAIT has a timeout of its own.
             if u64::from(slot.age(now)) < timeout || slot.kind == SlotKind::Wait {
                 break;
@@ -526,6 +535,20 @@ impl Lane {
             self.timed_out += 1;
         }
         late
+    }
+
+    /// Marks what stands behind the front slot and is not of the same child, and returns it: it has waited for that child's
+    /// command for too long. It stays in the FIFO, as what has timed out.
+    pub(super) fn give_up_behind_front(&mut self) -> Vec<Slot> {
+        let Some(owner) = self.front().map(|front| front.child) else { return Vec::new() };
+        let own = |slot: &Slot| matches!(slot.kind, SlotKind::Canary | SlotKind::Wait);
+        let behind = |slot: &&mut Slot| slot.child != owner && slot.flags & FLAG_TIMED_OUT == 0 && !own(slot);
+        let mark = |slot: &mut Slot| {
+            let told = *slot;
+            slot.flags |= FLAG_TIMED_OUT;
+            told
+        };
+        self.fifo.iter_mut().filter(behind).map(mark).collect()
     }
 
     /// Heap bytes it holds.

@@ -10,6 +10,7 @@ mod auth;
 mod blocking;
 mod broker;
 mod bulk;
+mod busy;
 mod child;
 mod control;
 mod dispatch;

@@ -1,0 +1,163 @@
+//! A script that does not end. Redis runs nothing else meanwhile, and after a while (`busy-reply-threshold`) answers
+//! BUSY to all but a few commands; on the lane that carries the script it answers nothing. So the control connection is
+//! asked, and what it says is told to whoever asks from then on. Owns what is known of that; the script is ended by
+//! SCRIPT KILL, which goes on the control connection too.
+
+use super::broker::Broker;
+use super::child::Child;
+use super::control::Question;
+use super::dispatch::{Decided, Flow};
+use super::failure::LOST;
+use super::lane::{Lane, LaneRole, Slot, SlotKind};
+use super::lease::LeaseKind;
+use crate::base::clock::Millis;
+use crate::base::key::Key;
+use crate::base::limits;
+use crate::command::{Route, Transaction as TransactionCommand};
+use crate::resp::Request;
+
+/// What the upstream says while it is busy.
+#[derive(Debug)]
+pub(super) struct Busy {
+    /// Without its `-`.
+    text: Vec<u8>,
+    since: Millis,
+}
+
+/// What is known of the upstream's work.
+#[derive(Debug, Default)]
+pub(super) struct Work {
+    busy: Option<Busy>,
+    /// When it last answered anything but BUSY, on whatever connection.
+    done_at: Millis,
+}
+
+impl Lane {
+    /// Whether it has waited that long for a reply that should come by itself: what blocks may wait as long as it likes.
+    pub(super) fn is_stalled(&self, now: Millis, limit: Millis) -> bool {
+        let blocking = self.lease.as_ref().is_some_and(|lease| lease.kind == LeaseKind::Blocking);
+        let blocking = blocking || self.front().is_some_and(|slot| slot.kind == SlotKind::Wait);
+        self.has_written() && !blocking && now.saturating_sub(self.last_reply) >= limit
+    }
+}
+
+impl Broker {
+    /// Asks whether the upstream is busy, where that would explain what lanes wait for; and, once it is, whether it
+    /// still is.
+    pub(super) fn ask_if_busy(&mut self) {
+        let stalled = |lane: &Lane| !lane.role.is_own() && lane.is_stalled(self.now, limits::BUSY_PROBE);
+        let asks = self.work.busy.is_some() || self.lanes.iter().any(|(_, lane)| stalled(lane));
+        if asks && self.control.probing_since.is_none() && self.control_is_ready() {
+            self.control.probing_since = Some(self.now);
+            self.ask(Question::Probe);
+        }
+    }
+
+    /// The upstream has answered PING; or the connection was lost before.
+    pub(super) fn probe_answered(&mut self, frame: Option<&[u8]>) {
+        self.control.probing_since = None;
+        let Some(text) = frame.and_then(|frame| frame.strip_prefix(b"-BUSY")) else {
+            self.work.busy = None;
+            return;
+        };
+        let text = [b"BUSY", text.trim_ascii_end()].concat();
+        if self.work.busy.is_none() {
+            let shown = String::from_utf8_lossy(&text);
+            log::warn!("upstream {}: {shown} What children ask now is answered so", self.upstream);
+        }
+        let since = self.work.busy.as_ref().map_or(self.now, |busy| busy.since);
+        self.work.busy = Some(Busy { text, since });
+    }
+
+    /// A reply has taken its slot, which had been at the front of its lane since `front_since`. If the upstream did
+    /// nothing else meanwhile, it was this command that kept it: the child's next ones of this kind go on a lane apart.
+    pub(super) fn note_work(&mut self, role: LaneRole, slot: &Slot, front_since: Millis, frame: &[u8]) {
+        let table = self.control.table.as_ref();
+        let allowed = table.is_some_and(|table| table.is_allowed_while_busy(slot.command));
+        if role.is_own() || allowed || frame.starts_with(b"-BUSY") {
+            return;
+        }
+        let ran = self.now.saturating_sub(front_since.max(self.work.done_at));
+        self.work.done_at = self.now;
+        // Errors of rights and arity come before that of a busy script, and prove nothing.
+        let was_script = self.work.busy.as_ref().is_some_and(|busy| front_since <= busy.since);
+        if was_script || frame.first() != Some(&b'-') {
+            self.work.busy = None;
+        }
+        if (ran >= limits::SLOW_MIN || was_script)
+            && let Some(child) = self.children.get_mut(slot.child)
+        {
+            child.expect_long(slot.command);
+        }
+    }
+
+    /// While the upstream is busy it would answer this request so too. None: it goes on, since Redis allows the command,
+    /// since it stands behind the script on a connection of the child's own, or since a leased lane has Redis' own word.
+    pub(super) fn refuse_while_busy(
+        &mut self,
+        key: Key<Child>,
+        request: &Request<'_>,
+        decided: &mut Decided,
+    ) -> Option<Flow> {
+        let busy = self.work.busy.as_ref()?;
+        let table = self.control.table.as_ref()?;
+        let child = self.children.get(key)?;
+        let runs_script = child.in_flight > 0
+            && self.lanes.get(child.lane).and_then(Lane::front).is_some_and(|slot| slot.child == key);
+        if child.lease.is_some() || runs_script {
+            return None;
+        }
+        if table.is_allowed_while_busy(decided.id) {
+            if decided.route == Route::Shared {
+                // A shared lane may carry the script.
+                decided.route = Route::Control;
+            }
+            return None;
+        }
+        let text = busy.text.clone();
+        Some(match decided.route {
+            Route::Transaction(TransactionCommand::Exec) => {
+                self.reject_exec(key, request, &String::from_utf8_lossy(&text))
+            }
+            _ => self.reject(key, text),
+        })
+    }
+
+    /// Whoever stands behind a script for too long is told that it is lost; the late replies will find nobody. The
+    /// script's own child keeps its lane and its reply.
+    pub(super) fn give_up_behind_scripts(&mut self, limit: Millis) {
+        if self.work.busy.is_none() {
+            return;
+        }
+        for key in self.lanes.keys() {
+            let Some(lane) = self.lanes.get_mut(key) else { continue };
+            if lane.role != LaneRole::Shared || !lane.is_stalled(self.now, limit) {
+                continue;
+            }
+            let behind = lane.give_up_behind_front();
+            if behind.is_empty() {
+                continue;
+            }
+            log::warn!(
+                "lane_stall_timeout: {} requests stand behind a script that does not end",
+                behind.len()
+            );
+            self.tell_late(key, behind, LOST);
+        }
+    }
+
+    /// These slots stay, but their children are told this instead of the replies.
+    pub(super) fn tell_late(&mut self, key: Key<Lane>, slots: Vec<Slot>, text: &str) {
+        for slot in &slots {
+            if let Some(child) = self.children.get_mut(slot.child) {
+                child.late += 1;
+            }
+        }
+        self.fail_slots(key, slots, text);
+    }
+
+    /// Another connection, perhaps to another upstream: nothing is known of its work.
+    pub(super) fn forget_work(&mut self) {
+        self.work.busy = None;
+    }
+}
