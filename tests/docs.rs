@@ -67,6 +67,7 @@ commands_allow = [\"get\", \"mget\", \"scan\", \"config|get\"]
 [[user]]
 name = \"jobs\"
 password_sha256 = \"5e884898da28047151d0e56f8dc6292773603d0d6aabbdd62a11ef721d1542d8\"
+# With these goes EVAL, unless scripts_trusted = true or \"jobs\" may not run them upstream either: see below.
 commands_deny = [\"flushall\", \"flushdb\"]
 # As whom its requests go upstream, if not as the broker's own user.
 upstream_username = \"jobs\"
@@ -79,7 +80,21 @@ nopass = true
 commands_allow = [\"ping\"]
 ```
 
-Neither list widens what the broker allows at all. ACL WHOAMI and CLIENT INFO name the user of the file.
+Neither list widens what the broker allows at all. EVAL in `commands_allow` lets a user do by script whatever its
+upstream user may. ACL WHOAMI and CLIENT INFO name the user of the file.
+
+### What is denied is denied to scripts
+
+EVAL and FCALL call whatever the upstream lets its user call. So where `commands_deny`, of the settings or of a user in
+`auth_file`, names a command that a script can call (one that COMMAND does not flag `noscript`), EVAL, EVALSHA and FCALL
+are denied to the same children, and the error says because of which command. EVAL_RO, EVALSHA_RO and FCALL_RO are
+denied only for commands that are no writes: they cannot call those. Loading scripts and functions is not denied, since
+it runs nothing.
+
+Two things let scripts run all the same: that the upstream's user lacks the denied commands itself, which is the sound
+way to deny them (the broker's own user asks with ACL DRYRUN, again after a second; where it may not, scripts stay
+denied); or `scripts_trusted = true`, in the settings or for a user of `auth_file`. What the broker refuses without
+being told to denies no scripts. A module's command that runs commands has to be denied by its own name.
 ";
 
 #[test]

@@ -40,6 +40,17 @@ pub struct Known<'t> {
     pub route: Route,
 }
 
+/// What a script that a command runs may call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Runs {
+    /// It runs none.
+    Nothing,
+    /// Commands that are not flagged as writes.
+    Reads,
+    /// Whatever is not flagged `noscript`.
+    Anything,
+}
+
 /// Where a request goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Route {

@@ -11,7 +11,7 @@ mod table;
 
 pub use blocking::{Popped, at_once, blocking_group, timeout_ms, with_timeout};
 pub use classify::{
-    Blocking, Family, Known, Local, Pin, Route, Subscribe, TimeoutUnit, Transaction, Verdict,
+    Blocking, Family, Known, Local, Pin, Route, Runs, Subscribe, TimeoutUnit, Transaction, Verdict,
 };
 pub use policy::{Policy, is_never_allowed, is_poison};
 pub use table::{CommandId, NO_COMMAND, Table};

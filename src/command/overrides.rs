@@ -2,7 +2,7 @@
 //! both directions: commands whose flags hide a connection state, and commands whose flags look worse
 //! than they are. Used when a table is loaded, never per request.
 
-use super::classify::{Family, Local, Pin, Route, Subscribe, Transaction};
+use super::classify::{Family, Local, Pin, Route, Runs, Subscribe, Transaction};
 
 /// A route as far as the name alone decides it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +26,7 @@ pub(super) struct Flags {
     module: bool,
     allow_busy: bool,
     no_multi: bool,
+    noscript: bool,
     /// Any of the flags that ask for a decision of its own.
     special: bool,
 }
@@ -42,6 +43,7 @@ impl Flags {
                 "module" => flags.module = true,
                 "allow_busy" => flags.allow_busy = true,
                 "no_multi" => flags.no_multi = true,
+                "noscript" => flags.noscript = true,
                 "admin" | "pubsub" | "protected" | "only_sentinel" => flags.special = true,
                 _ => {}
             }
@@ -60,6 +62,15 @@ impl Flags {
     pub(super) fn no_multi(self) -> bool {
         self.no_multi
     }
+
+    pub(super) fn no_script(self) -> bool {
+        self.noscript
+    }
+
+    /// The flag alone, which is what a read-only script is refused for.
+    pub(super) fn writes(self) -> bool {
+        self.write
+    }
 }
 
 /// Whether a command counts as a write. COMMAND of Redis 7.0 hides the flag `may_replicate`, so the
@@ -68,6 +79,16 @@ pub(super) fn is_write(name: &str, flags: Flags) -> bool {
     flags.write
         || flags.may_replicate
         || matches!(name, "eval" | "evalsha" | "fcall" | "pfcount" | "publish" | "spublish" | "exec")
+}
+
+/// What a command has run that its request does not name. Loading a script or a library runs nothing: Redis refuses
+/// every call while a library loads.
+pub(super) fn runs(name: &str) -> Runs {
+    match name {
+        "eval" | "evalsha" | "fcall" => Runs::Anything,
+        "eval_ro" | "evalsha_ro" | "fcall_ro" => Runs::Reads,
+        _ => Runs::Nothing,
+    }
 }
 
 /// The route of a command by its full lower-case name and its flags.

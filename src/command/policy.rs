@@ -21,9 +21,14 @@ impl Policy {
         Policy { allow: set(allow), deny: set(deny), lease: set(lease) }
     }
 
+    /// Whether the settings refuse the command. What is refused by default is another matter.
+    pub(super) fn denies(&self, name: &str) -> bool {
+        names(&self.deny, name)
+    }
+
     pub(super) fn base(&self, name: &str, flags: Flags) -> Base {
         let base = overrides::base(name, flags);
-        if names(&self.deny, name) {
+        if self.denies(name) {
             return Base::Fixed(Route::Refused);
         }
         let base = if base == Base::Fixed(Route::Refused) && names(&self.allow, name) {

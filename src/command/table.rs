@@ -1,6 +1,7 @@
 //! The commands of one upstream as it told them itself: names, arities, flags, and the other names they
 //! were found under. Never decides a route on its own and never asks the server.
 
+use super::classify::Runs;
 use super::overrides::{self, Base, Flags};
 use super::policy::Policy;
 use super::texts;
@@ -38,6 +39,7 @@ pub(super) struct Entry {
     pub(super) write: bool,
     flags: Flags,
     pub(super) base: Base,
+    runs: Runs,
     /// Present in containers.
     pub(super) subcommands: Option<Names>,
 }
@@ -57,6 +59,8 @@ pub struct Table {
     names: Names,
     learned: usize,
     policy: Policy,
+    /// What `commands_deny` names and a script can call all the same.
+    denied_to_scripts: Vec<CommandId>,
 }
 
 impl Table {
@@ -65,7 +69,8 @@ impl Table {
         let Some(items) = items(reply) else {
             return Err("the reply to COMMAND is not an array".to_owned());
         };
-        let mut table = Table { entries: Vec::new(), names: Names::default(), learned: 0, policy };
+        let (entries, names, denied_to_scripts) = (Vec::new(), Names::default(), Vec::new());
+        let mut table = Table { entries, names, learned: 0, policy, denied_to_scripts };
         for item in items {
             let raw = RawEntry::read(item)?;
             let id = table.add(&raw)?;
@@ -74,6 +79,7 @@ impl Table {
         if table.entries.is_empty() {
             return Err("the reply to COMMAND is empty".to_owned());
         }
+        table.list_denied();
         Ok(table)
     }
 
@@ -83,6 +89,13 @@ impl Table {
             entry.base = policy.base(&entry.name, entry.flags);
         }
         self.policy = policy;
+        self.list_denied();
+    }
+
+    fn list_denied(&mut self) {
+        let denied = (0..).zip(&self.entries).filter(|(_, entry)| self.policy.denies(&entry.name));
+        let denied: Vec<CommandId> = denied.map(|(id, _)| id).collect();
+        self.denied_to_scripts = denied.into_iter().filter(|id| self.is_callable(*id)).collect();
     }
 
     /// Canonical names of the commands without their subcommands, in the order `confirm` expects.
@@ -113,6 +126,7 @@ impl Table {
                 self.remember(name.as_bytes(), id);
             }
         }
+        self.list_denied();
         Ok(())
     }
 
@@ -136,6 +150,7 @@ impl Table {
         let Ok(id) = self.canonical(&raw.name).map_or_else(|| self.add(&raw), Ok) else { return false };
         self.learned += 1;
         self.remember(typed, id);
+        self.list_denied();
         true
     }
 
@@ -160,6 +175,36 @@ impl Table {
     /// Whether Redis runs a command while a script is busy.
     pub fn is_allowed_while_busy(&self, id: CommandId) -> bool {
         self.entries.get(usize::from(id)).is_some_and(|entry| entry.flags.allow_busy())
+    }
+
+    /// What a script run by the command may call.
+    pub fn runs(&self, id: CommandId) -> Runs {
+        self.entries.get(usize::from(id)).map_or(Runs::Nothing, |entry| entry.runs)
+    }
+
+    /// Whether a script can do something by the command. A container alone does nothing, and no HELP does.
+    pub fn is_callable(&self, id: CommandId) -> bool {
+        let entry = self.entries.get(usize::from(id));
+        let acts = |entry: &&Entry| entry.subcommands.is_none() && !entry.name.ends_with("|help");
+        entry.filter(acts).is_some_and(|entry| !entry.flags.no_script())
+    }
+
+    /// Whether a read-only script can call the command.
+    pub fn is_callable_read_only(&self, id: CommandId) -> bool {
+        self.is_callable(id) && !self.entries[usize::from(id)].flags.writes()
+    }
+
+    /// What the settings refuse and a script can call all the same.
+    pub fn denied_to_scripts(&self) -> &[CommandId] {
+        &self.denied_to_scripts
+    }
+
+    /// The least a request of the command consists of, its arguments made up.
+    pub fn least_request(&self, id: CommandId) -> Vec<&str> {
+        let Some(entry) = self.entries.get(usize::from(id)) else { return Vec::new() };
+        let mut words: Vec<&str> = entry.name.split('|').collect();
+        words.resize(words.len().max(entry.arity.unsigned_abs().min(64) as usize), "1");
+        words
     }
 
     /// Whether a command of this id may wait for an element.
@@ -234,6 +279,7 @@ impl Table {
             write: overrides::is_write(&raw.name, raw.flags),
             flags: raw.flags,
             base: self.policy.base(&raw.name, raw.flags),
+            runs: overrides::runs(&raw.name),
             subcommands: None,
         });
         Ok(id)

@@ -100,6 +100,14 @@ pub fn refused(name: &str) -> String {
     format!("NOPERM this user has no permissions to run the '{name}' command")
 }
 
+/// A script that could call what the settings refuse to its child.
+pub fn script_refused(name: &str, denied: &str) -> String {
+    format!(
+        "{}: commands_deny has '{denied}', which a script can call (scripts_trusted = true would let it)",
+        refused(name)
+    )
+}
+
 /// A command that a RESP2 connection with subscriptions may not send. `name` is the full canonical name.
 pub fn subscriber_context(name: &str) -> String {
     format!(

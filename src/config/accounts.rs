@@ -61,6 +61,8 @@ pub struct Account {
     pub commands_allow: Vec<String>,
     /// Commands it may not run.
     pub commands_deny: Vec<String>,
+    /// Its scripts may call what it may not run itself.
+    pub scripts_trusted: bool,
 }
 
 impl Account {
@@ -74,10 +76,18 @@ impl Account {
     /// Whether the user may run the command of this full name in lower case, `config|get`. A container names
     /// all its subcommands.
     pub fn may_run(&self, name: &str) -> bool {
-        let container = name.split('|').next().unwrap_or(name);
-        let names = |list: &[String]| list.iter().any(|item| *item == name || *item == container);
-        !names(&self.commands_deny) && (self.commands_allow.is_empty() || names(&self.commands_allow))
+        !self.denies(name) && (self.commands_allow.is_empty() || names(&self.commands_allow, name))
     }
+
+    /// Whether `commands_deny` names the command, or its container.
+    pub fn denies(&self, name: &str) -> bool {
+        names(&self.commands_deny, name)
+    }
+}
+
+fn names(list: &[String], name: &str) -> bool {
+    let container = name.split('|').next().unwrap_or(name);
+    list.iter().any(|item| *item == name || *item == container)
 }
 
 impl Settings {
@@ -164,6 +174,9 @@ fn account(fields: &DeTable<'_>) -> Parsed<Account> {
             "upstream_password" => password = Some(Secret::new(text()?)),
             "commands_allow" => account.commands_allow = lower(list()?),
             "commands_deny" => account.commands_deny = lower(list()?),
+            "scripts_trusted" => {
+                account.scripts_trusted = value.as_bool().ok_or_else(|| refuse(key, "not true or false"))?;
+            }
             other => return Err(refuse(other, "unknown key")),
         }
     }
@@ -211,7 +224,7 @@ mod tests {
             "[[user]]\nname = 'a'\npassword_sha256 = '{P}'\n\n[[user]]\nname = 'b'\n\
              password_sha256 = ['{P}', '{}']\nupstream_username = 'u'\nupstream_password = 'secret'\n\
              commands_allow = ['GET', 'config']\ncommands_deny = 'config|set'\n\n[[user]]\nname = 'default'\n\
-             nopass = true\n",
+             nopass = true\nscripts_trusted = true\n",
             P.to_uppercase()
         );
         let accounts = parse(&text).unwrap();
@@ -224,6 +237,7 @@ mod tests {
             [true, false, true, false]
         );
         assert!(accounts[0].may_run("set"));
+        assert_eq!(accounts.iter().map(|a| a.scripts_trusted).collect::<Vec<_>>(), [false, false, true]);
         let debug = format!("{accounts:?}");
         assert!(!debug.contains("secret") && !debug.contains("148"), "{debug}");
     }
@@ -242,6 +256,7 @@ mod tests {
             (user("password_sha256 = 'secret'"), "line 1: user \"a\": password_sha256: not 64 hexadecimal"),
             (user("password_sha256 = [1]"), "line 1: user \"a\": password_sha256: neither text nor"),
             (user("password = 'secret'"), "line 1: user \"a\": password: unknown key"),
+            (user("nopass = true\nscripts_trusted = 1"), "line 1: user \"a\": scripts_trusted: not true or"),
             (user("nopass = true\nupstream_password = 'secret'"), "line 1: user \"a\": upstream_username: "),
             (user("nopass = true\n\n[[user]]\nname='a'\nnopass=true"), "line 5: user \"a\": named twice"),
             ("[[user]]\nname = 'secret".into(), "line 2: "),

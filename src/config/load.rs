@@ -65,6 +65,7 @@ fn toml_text(row: &Row, value: &DeValue<'_>) -> Option<String> {
             let parsed = i128::from_str_radix(number.as_str(), number.radix());
             Some(parsed.map_or_else(|_| number.as_str().to_owned(), |number| number.to_string()))
         }
+        DeValue::Boolean(value) if row.choices.contains(&"true") => Some(value.to_string()),
         DeValue::Array(items) if matches!(row.kind, Kind::Listen | Kind::Commands) => {
             let texts = items.iter().map(|item| item.get_ref().as_str());
             texts.collect::<Option<Vec<_>>>().map(|texts| texts.join(","))
@@ -109,6 +110,8 @@ mod tests {
         assert_eq!(settings.get_text("listen").unwrap(), "unix:///a,tcp://[::1]:7");
         assert_eq!(settings.drain_timeout, Settings::default().drain_timeout);
         assert_eq!(load("").unwrap(), Settings::default());
+        assert!(load("scripts_trusted = true").unwrap().scripts_trusted);
+        assert!(!load("scripts_trusted = 'false'").unwrap().scripts_trusted);
         assert_eq!(load("listen = 'unix:///a, unix:///b'").unwrap().listen.len(), 2);
     }
 
@@ -122,6 +125,12 @@ mod tests {
             ("quue_timeout = 1", "broker.toml:1: unknown key \"quue_timeout\"; did you mean"),
             ("lanes = -1", "broker.toml:1: lanes = \"-1\": not a whole number"),
             ("lanes = 99999999999999999999999999999999999999999999", "broker.toml:1: lanes = \"9"),
+            ("lanes = true", "broker.toml:1: lanes: not to be given as boolean; allowed 1 to 1024"),
+            ("auth = true", "broker.toml:1: auth: not to be given as boolean; allowed broker"),
+            (
+                "scripts_trusted = 1",
+                "broker.toml:1: scripts_trusted: not to be given as integer; allowed false",
+            ),
             ("lanes = 1.5", "broker.toml:1: lanes: not to be given as float; allowed 1 to 1024"),
             ("upstream_password = 5", "broker.toml:1: upstream_password: not to be given as integer"),
             ("listen = ['unix:///a', 5]", "broker.toml:1: listen: not to be given as array"),

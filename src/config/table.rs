@@ -286,8 +286,10 @@ settings! {
     auth_file: Option<PathBuf> = "", Text(0, 4096), FIXED;
     /// Commands to allow that are refused by default; a container stands for its subcommands.
     commands_allow: Vec<String> = "", Commands(0, 1024), RELOAD;
-    /// Commands to refuse, whatever commands_allow says; a container stands for its subcommands.
+    /// Commands to refuse, whatever commands_allow says, and with them scripts that could call them (scripts_trusted); a container stands for its subcommands.
     commands_deny: Vec<String> = "", Commands(0, 1024), RELOAD;
+    /// true: EVAL and FCALL are let through although a script could call what commands_deny refuses.
+    scripts_trusted: bool = "false", Choice(0, 0), RELOAD;
     /// Commands that keep a lane busy, of modules for example: each gets a leased lane until its reply.
     commands_lease: Vec<String> = "", Commands(0, 1024), RELOAD;
     /// upstream: PING says what Redis says; local: the broker answers while connected, for metered servers.

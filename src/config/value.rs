@@ -139,6 +139,16 @@ choice! {
     }
 }
 
+impl Value for bool {
+    const CHOICES: &'static [&'static str] = &["false", "true"];
+    fn parse(_row: &Row, text: &str) -> Parsed<Self> {
+        text.parse().map_err(|_| "neither true nor false".to_owned())
+    }
+    fn text(&self, _row: &Row) -> String {
+        self.to_string()
+    }
+}
+
 impl Value for u64 {
     fn parse(row: &Row, text: &str) -> Parsed<Self> {
         let (units, noun): (Units, _) = match row.kind {

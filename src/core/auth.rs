@@ -178,7 +178,7 @@ impl Broker {
         decided: &mut Decided,
     ) -> Option<Flow> {
         if !self.is_judged(key) {
-            return None;
+            return self.admit_script(key, request, decided);
         }
         if self.children.get(key)?.user == UserId::UNDECIDED {
             if self.probe.default_open.is_none() {
@@ -216,6 +216,9 @@ impl Broker {
             let text = texts::refused(self.control.table.as_ref().map_or("", |table| table.name(decided.id)));
             return Some(self.turn_away(key, request, decided.route, &text));
         }
+        if let Some(flow) = self.admit_script(key, request, decided) {
+            return Some(flow);
+        }
         decided.route = self.route_as(key, decided.id, decided.route);
         self.permit(key, request, decided.route)
     }
@@ -235,7 +238,13 @@ impl Broker {
         }
     }
 
-    fn turn_away(&mut self, key: Key<Child>, request: &Request<'_>, route: Route, text: &str) -> Flow {
+    pub(super) fn turn_away(
+        &mut self,
+        key: Key<Child>,
+        request: &Request<'_>,
+        route: Route,
+        text: &str,
+    ) -> Flow {
         match route {
             Route::Transaction(TransactionCommand::Exec) => self.reject_exec(key, request, text),
             _ => self.reject(key, text),

@@ -10,6 +10,7 @@ use super::handshake::Greeting;
 use super::lane::{Lane, LaneRole, LaneState, SlotKind};
 use super::pool::{PoolId, PoolKey};
 use super::roster::Unblock;
+use super::scripts::{MayCall, ScriptRights};
 use super::timers::Timer;
 use super::upstream_limits::UpstreamLimits;
 use super::users::UserId;
@@ -52,6 +53,8 @@ pub(super) enum Question {
     Greeting,
     /// CONFIG GET: how long may an argument be?
     Limits,
+    /// ACL DRYRUN: could a script of a child call what is refused to it?
+    MayCall(MayCall),
     /// PING: does the upstream live?
     Probe,
 }
@@ -71,6 +74,8 @@ pub(super) struct Control {
     pub(super) greetings: Greetings,
     pub(super) limits: UpstreamLimits,
     valid_dbs: HashSet<u32>,
+    /// What users may call by scripts, as far as it was asked.
+    pub(super) scripts: ScriptRights,
     /// The upstream's answer to MULTI, if it refuses that to our user.
     pub(super) multi_refusal: Option<Vec<u8>>,
     /// The upstream has been replaced: nothing new is asked on this connection, and it is closed when the
@@ -104,6 +109,7 @@ impl Default for Control {
             greetings: Greetings::default(),
             limits: UpstreamLimits::default(),
             valid_dbs: HashSet::new(),
+            scripts: ScriptRights::default(),
             multi_refusal: None,
             leaving: false,
             in_multi: false,
@@ -195,6 +201,10 @@ impl Broker {
     pub(super) fn ask(&mut self, question: Question) {
         let mut command = redis::Cmd::new();
         match &question {
+            Question::MayCall(asked) => {
+                command = self.dry_run(asked);
+                &mut command
+            }
             Question::Commands => command.arg("COMMAND"),
             Question::ConfirmNames => {
                 command.arg("COMMAND").arg("INFO");
@@ -276,6 +286,7 @@ impl Broker {
             Question::Greeting => self.greeting_answered(frame),
             Question::Limits => self.upstream_limits_answered(frame),
             Question::Probe => self.probe_answered(frame),
+            Question::MayCall(asked) => self.may_call_answered(&asked, frame),
         }
     }
 
@@ -315,6 +326,7 @@ impl Broker {
                     }
                 }
                 self.table_for_users();
+                self.forget_script_rights();
                 self.wake_upstream_waiters();
             }
             Err(why) => self.table_refused(&why),

@@ -34,6 +34,7 @@ mod reason;
 mod reload;
 mod replies;
 mod roster;
+mod scripts;
 mod session;
 mod stats;
 mod subscription;

@@ -103,6 +103,7 @@ impl Broker {
                     block.consumed += len;
                     match known.route {
                         _ if self.is_denied(key, known.id) => return None,
+                        _ if self.judged_script(key, known.id).is_some() => return None,
                         Route::Transaction(TransactionCommand::Exec) if known.arity_ok => return Some(block),
                         route if known.no_multi || !runs_in_a_block(self.route_as(key, known.id, route)) => {
                             return None;

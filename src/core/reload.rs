@@ -20,6 +20,7 @@ impl Broker {
     pub fn reload(&mut self, settings: Settings, upstream: Upstream) {
         let former = std::mem::replace(&mut self.settings, settings);
         self.control.set_policy(&policy_of(&self.settings));
+        self.forget_script_rights();
         if self.upstream != upstream {
             self.move_to(upstream);
         }

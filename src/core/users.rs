@@ -87,6 +87,8 @@ struct Local {
     user: UserId,
     /// For each command of the table whether it is refused; as long as the table was when it was made.
     refused: Vec<bool>,
+    /// Of these, what `commands_deny` names and a script can call all the same.
+    denied_to_scripts: Vec<CommandId>,
 }
 
 /// Everybody that children can be.
@@ -136,7 +138,7 @@ impl Users {
                 }
                 None => UserId::UPSTREAM,
             };
-            self.locals.push(Local { account, user, refused: Vec::new() });
+            self.locals.push(Local { account, user, refused: Vec::new(), denied_to_scripts: Vec::new() });
         }
         !self.known.is_empty()
     }
@@ -299,8 +301,19 @@ impl Users {
         let Some(local) = self.locals.get_mut(usize::from(account)) else { return };
         if local.refused.len() < table.len() {
             let ids = 0..table.len() as CommandId;
-            local.refused = ids.map(|id| !local.account.may_run(table.name(id))).collect();
+            local.refused = ids.clone().map(|id| !local.account.may_run(table.name(id))).collect();
+            let denied = ids.filter(|id| local.account.denies(table.name(*id)) && table.is_callable(*id));
+            local.denied_to_scripts = denied.collect();
         }
+    }
+
+    /// What `commands_deny` of the account names and a script can call all the same.
+    pub(super) fn denied_to_scripts(&self, account: AccountId) -> &[CommandId] {
+        self.locals.get(usize::from(account)).map_or(&[], |local| &local.denied_to_scripts)
+    }
+
+    pub(super) fn trusts_scripts(&self, account: AccountId) -> bool {
+        self.locals.get(usize::from(account)).is_some_and(|local| local.account.scripts_trusted)
     }
 
     /// Whether the account may not run the command. One that is not resolved yet is refused.
