@@ -50,7 +50,8 @@ default user has no password.
 serves nothing else. A child that is let in uses connections of its own user: one more shared lane for each user,
 database and protocol. Another password of the same user has connections of its own. They are closed five seconds
 after the last child that used them, and the password is overwritten. Children begin as Redis' default user if that
-needs no password. When Redis refuses a user it had let in (it was deleted, its password changed and its connections
+needs no password. A right to a channel is asked for each time a child subscribes, also where others
+of its user listen already. When Redis refuses a user it had let in (it was deleted, its password changed and its connections
 were closed), all children that are that user are closed. The broker's own connections stay those of `upstream_username`.
 With `integrity`, every user needs the right to ECHO.
 

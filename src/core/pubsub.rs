@@ -39,6 +39,8 @@ pub(crate) struct Topic {
     wanted: bool,
     /// Commands about it that the upstream has not answered.
     pending: u32,
+    /// Of `Asked::Check`, those not answered.
+    checks: u32,
     /// Children with a confirmation. Each knows its place here.
     subscribers: Vec<Key<Child>>,
     /// Requests at the front of a child that wait for it; a child that names it twice counts twice.
@@ -62,6 +64,9 @@ impl Topic {
 enum Asked {
     Join(Key<Topic>),
     Leave(Key<Topic>),
+    /// SUBSCRIBE of a topic that is on, for the request behind which the fence of this number stands: may one more
+    /// child join it? Redis confirms it once more.
+    Check(Key<Topic>, Key<Child>, u64),
     /// A PING whose answer shows that all before it is done. It carries the number, which no other has.
     Fence(Key<Child>, u64),
     /// A PING of the janitor's: does the connection live?
@@ -130,6 +135,9 @@ pub(crate) struct Joined {
     /// What the SUBSCRIBE at the front names, in order.
     pinned: Vec<Key<Topic>>,
     fence: Fence,
+    /// What the upstream has answered to the SUBSCRIBE at the front where others have the topic already, if that was
+    /// an error.
+    refusal: Option<Vec<u8>>,
     /// Since when the request at the front waits.
     since: Option<Millis>,
     /// Bytes of the names.
@@ -144,6 +152,7 @@ impl Joined {
             places: BTreeMap::new(),
             pinned: Vec::new(),
             fence: Fence::None,
+            refusal: None,
             since: None,
             bytes: 0,
         })
@@ -285,6 +294,11 @@ impl Broker {
         }
         let Some(own) = self.topics_of(key) else { return Flow::Gone };
         let (passed, pinned) = (own.fence == Fence::Passed, own.pinned.clone());
+        if let Some(refusal) = own.refusal.take().filter(|_| passed) {
+            self.answer(key, &refusal);
+            return Flow::Done;
+        }
+        let asked_before = own.fence != Fence::None;
         let off = |topic: &&Topic| !topic.is_on();
         let mut topics = pinned.iter().filter_map(|topic| self.hubs.topics.get(*topic));
         match topics.find(off) {
@@ -301,8 +315,13 @@ impl Broker {
         }
         if self.hub_is_ready(user) {
             for topic in pinned {
-                if self.hubs.topics.get(topic).is_some_and(|topic| !topic.wanted) {
-                    self.ask_upstream(user, Asked::Join(topic));
+                match self.hubs.topics.get(topic).map(|topic| topic.wanted) {
+                    Some(false) => self.ask_upstream(user, Asked::Join(topic)),
+                    // That the user may listen to it was true when somebody else joined.
+                    Some(true) if !asked_before => {
+                        self.ask_upstream(user, Asked::Check(topic, key, self.hubs.fences + 1));
+                    }
+                    _ => {}
                 }
             }
         }
@@ -321,6 +340,7 @@ impl Broker {
                 name: Arc::clone(&name),
                 wanted: false,
                 pending: 0,
+                checks: 0,
                 subscribers: Vec::new(),
                 pins: 0,
                 refusal: None,
@@ -476,7 +496,7 @@ impl Broker {
         if topic.wanted && self.hub_is_ready(user) {
             return self.ask_upstream(user, Asked::Leave(key));
         }
-        if topic.pending == 0 {
+        if topic.pending == 0 && topic.checks == 0 {
             let Some(topic) = self.hubs.topics.remove(key) else { return };
             if let Some(hub) = self.hubs.by_user.get_mut(&user) {
                 hub.names[family].remove(&topic.name);
@@ -496,7 +516,7 @@ impl Broker {
     pub(super) fn forget_front_topics(&mut self, key: Key<Child>) {
         let Some(own) = self.topics_of(key) else { return };
         let pinned = std::mem::take(&mut own.pinned);
-        (own.fence, own.since) = (Fence::None, None);
+        (own.fence, own.since, own.refusal) = (Fence::None, None, None);
         let unused = own.places.is_empty();
         for topic_key in pinned {
             if let Some(topic) = self.hubs.topics.get_mut(topic_key) {

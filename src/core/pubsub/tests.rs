@@ -22,6 +22,8 @@ fn check(broker: &Broker) {
         assert_eq!(pins.sum::<usize>(), topic.pins as usize, "pins");
         let asked = hub.asked.iter().filter(|asked| [Asked::Join(key), Asked::Leave(key)].contains(asked));
         assert_eq!(asked.count(), topic.pending as usize, "pending");
+        let checks = hub.asked.iter().filter(|asked| matches!(asked, Asked::Check(of, ..) if *of == key));
+        assert_eq!(checks.count(), topic.checks as usize, "checks");
     }
     for (key, child) in broker.children.iter() {
         let Some(own) = &child.topics else { continue };
@@ -48,10 +50,17 @@ fn asked(sim: &Sim) -> Vec<&str> {
 
 /// The answer to the last fence.
 fn pong(sim: &Sim) -> Vec<u8> {
+    pong_of(sim.broker.hubs.fences)
+}
+
+fn pong_of(fence: u64) -> Vec<u8> {
     let mut bytes = Vec::new();
-    encode::bulk(&mut bytes, sim.broker.hubs.fences.to_string().as_bytes());
+    encode::bulk(&mut bytes, fence.to_string().as_bytes());
     bytes
 }
+
+/// As Redis confirms a channel, for the first time or once more.
+const CONFIRMED: &[u8] = b">3\r\n$9\r\nsubscribe\r\n$1\r\nc\r\n:1\r\n";
 
 fn connection(sim: &Sim) -> usize {
     let links = sim.links(LaneRole::Subscriber);
@@ -66,14 +75,18 @@ fn one_upstream_subscription_serves_all() {
     sim.ask(b, "HELLO 3");
     assert_eq!(sim.ask(a, "SUBSCRIBE c"), "*3 $9 subscribe $1 c :1");
     assert_eq!(sim.ask(b, "SUBSCRIBE d c"), ">3 $9 subscribe $1 d :1 >3 $9 subscribe $1 c :2");
-    assert_eq!(asked(&sim), ["subscribe c", "subscribe d"]);
+    assert_eq!(
+        asked(&sim),
+        ["subscribe c", "subscribe d", "subscribe c"],
+        "the right is asked for each time"
+    );
     assert_eq!(sim.ask(publisher, "PUBLISH c m"), ":1");
     assert_eq!(sim.received(a), "*3 $7 message $1 c $1 m");
     assert_eq!(sim.received(b), ">3 $7 message $1 c $1 m");
     assert_eq!(sim.ask(a, "UNSUBSCRIBE"), "*3 $11 unsubscribe $1 c :0");
-    assert_eq!(asked(&sim).len(), 2, "another still listens");
+    assert_eq!(asked(&sim).len(), 3, "another still listens");
     sim.kill(b);
-    assert_eq!(asked(&sim)[2..], ["unsubscribe c", "unsubscribe d"]);
+    assert_eq!(asked(&sim)[3..], ["unsubscribe c", "unsubscribe d"]);
     assert_eq!(sim.ask(publisher, "PUBLISH c m"), ":0");
     check(&sim.broker);
 }
@@ -124,9 +137,12 @@ fn a_late_subscriber_hears_nothing_older() {
         b">3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$3\r\nold\r\n",
         b">3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$3\r\nnew\r\n",
     );
-    let all = [old, &pong(&sim)[..], new].concat();
+    let all = [old, CONFIRMED, old, &pong(&sim)[..], new].concat();
     sim.inject(link, &all);
-    assert_eq!(sim.received(a), "*3 $7 message $1 c $3 old *3 $7 message $1 c $3 new");
+    assert_eq!(
+        sim.received(a),
+        "*3 $7 message $1 c $3 old *3 $7 message $1 c $3 old *3 $7 message $1 c $3 new"
+    );
     assert_eq!(sim.received(b), "*3 $9 subscribe $1 c :1 *3 $7 message $1 c $3 new");
 }
 
@@ -162,7 +178,7 @@ fn two_that_leave_together_leave_upstream() {
     sim.settle();
     assert_eq!(sim.received(a), "*3 $11 unsubscribe $1 c :0 *3 $11 unsubscribe $1 c :0");
     assert_eq!(sim.received(b), "*3 $11 unsubscribe $1 c :0");
-    assert_eq!(asked(&sim), ["subscribe c", "unsubscribe c"]);
+    assert_eq!(asked(&sim), ["subscribe c", "subscribe c", "unsubscribe c"]);
     check(&sim.broker);
     assert_eq!(sim.broker.hubs.topics.len(), 0);
 }
@@ -189,16 +205,61 @@ fn a_child_that_dies_waiting_leaves_nothing_behind() {
 fn a_refusal_is_the_answer_of_whoever_asked() {
     let mut sim = Sim::new(&[]);
     let (a, b) = (sim.child(), sim.child());
-    sim.ask(a, "SUBSCRIBE fine");
+    sim.ask(a, "SUBSCRIBE c");
     sim.frozen = vec![LaneRole::Subscriber];
-    sim.send(b, "SUBSCRIBE fine denied");
+    sim.send(b, "SUBSCRIBE c denied");
     let link = connection(&sim);
-    let all = [b"-NOPERM not this one\r\n", &pong(&sim)[..]].concat();
+    let all = [CONFIRMED, b"-NOPERM not this one\r\n", &pong(&sim)[..]].concat();
     sim.inject(link, &all);
     assert_eq!(sim.received(b), "-NOPERM not this one");
     assert_eq!(sim.ask(b, "GET k"), "$1 k", "it is no subscriber");
     check(&sim.broker);
     assert_eq!(sim.broker.hubs.topics.len(), 1, "only the other's is left");
+}
+
+/// Rights may go while somebody listens: Redis lets those listen on, and nobody join them.
+#[test]
+fn a_right_that_has_gone_is_missed_by_newcomers_alone() {
+    let mut sim = Sim::new(&[("request_timeout", "500")]);
+    let (a, b) = (sim.child(), sim.child());
+    sim.ask(a, "SUBSCRIBE c");
+    sim.frozen = vec![LaneRole::Subscriber];
+    sim.send(b, "SUBSCRIBE c");
+    let link = connection(&sim);
+    sim.inject(link, &[b"-NOPERM c\r\n", &pong(&sim)[..]].concat());
+    assert_eq!(sim.received(b), "-NOPERM c");
+    sim.inject(link, b">3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$1\r\nm\r\n");
+    assert_eq!((sim.received(a).as_str(), sim.received(b).as_str()), ("*3 $7 message $1 c $1 m", ""));
+    check(&sim.broker);
+    // An answer that comes too late is not the next request's.
+    sim.send(b, "SUBSCRIBE c");
+    let late = sim.broker.hubs.fences;
+    sim.pass(1000);
+    assert!(sim.received(b).starts_with("-BROKERTIMEOUT"));
+    sim.send(b, "SUBSCRIBE c");
+    sim.inject(link, &[b"-NOPERM c\r\n", &pong_of(late)[..], CONFIRMED, &pong(&sim)[..]].concat());
+    assert_eq!(sim.received(b), "*3 $9 subscribe $1 c :1");
+    check(&sim.broker);
+}
+
+/// The right comes between the first who asks and the second.
+#[test]
+fn who_is_confirmed_listens_whatever_the_first_was_told() {
+    let mut sim = Sim::new(&[]);
+    let (a, b, c) = (sim.child(), sim.child(), sim.child());
+    sim.ask(a, "SUBSCRIBE other");
+    sim.frozen = vec![LaneRole::Subscriber];
+    sim.send(b, "SUBSCRIBE c");
+    sim.send(c, "SUBSCRIBE c");
+    let (link, last) = (connection(&sim), sim.broker.hubs.fences);
+    sim.inject(link, &[b"-NOPERM c\r\n", &pong_of(last - 1)[..], CONFIRMED, &pong_of(last)].concat());
+    assert_eq!(
+        (sim.received(b).as_str(), sim.received(c).as_str()),
+        ("-NOPERM c", "*3 $9 subscribe $1 c :1")
+    );
+    sim.inject(link, b">3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$1\r\nm\r\n");
+    assert_eq!(sim.received(c), "*3 $7 message $1 c $1 m");
+    check(&sim.broker);
 }
 
 #[test]
@@ -267,8 +328,7 @@ fn a_shard_channel_that_moves_is_told_as_redis_tells() {
         sim.frozen = vec![LaneRole::Subscriber];
         sim.send(child, "SSUBSCRIBE s");
         let link = connection(&sim);
-        let confirmed = if child == a { &b">3\r\n$10\r\nssubscribe\r\n$1\r\ns\r\n:1\r\n"[..] } else { &[] };
-        let all = [confirmed, &pong(&sim)[..]].concat();
+        let all = [&b">3\r\n$10\r\nssubscribe\r\n$1\r\ns\r\n:1\r\n"[..], &pong(&sim)[..]].concat();
         sim.inject(link, &all);
     }
     let link = connection(&sim);

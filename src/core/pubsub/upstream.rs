@@ -93,6 +93,13 @@ impl Broker {
                 let typed = self.hubs.by_user.get(&user).and_then(|hub| hub.renamed.get(name));
                 encode::request(&mut bytes, &[typed.map_or(name, Vec::as_slice), &topic.name]);
             }
+            Asked::Check(key, ..) => {
+                let Some(topic) = self.hubs.topics.get_mut(key) else { return };
+                topic.checks += 1;
+                let name = verb(Subscribe { family: topic.family, leave: false });
+                let typed = self.hubs.by_user.get(&user).and_then(|hub| hub.renamed.get(name));
+                encode::request(&mut bytes, &[typed.map_or(name, Vec::as_slice), &topic.name]);
+            }
             Asked::Fence(_, number) | Asked::Probe(number) => {
                 encode::request(&mut bytes, &[b"PING", number.to_string().as_bytes()]);
             }
@@ -149,6 +156,14 @@ impl Broker {
             self.settle_topic(topic, None);
             return Ok(());
         }
+        if let Some(Asked::Check(checked, child, fence)) = front
+            && checked == topic
+            && !change.leave
+        {
+            self.pop_asked(lane, user)?;
+            self.checked(topic, child, fence, None);
+            return Ok(());
+        }
         if change.leave && change.family == Family::Shard {
             self.topic_moved(topic);
             return Ok(());
@@ -170,7 +185,10 @@ impl Broker {
             Asked::Fence(child, number) => self.fence_passed(child, number),
             Asked::Probe(_) => {}
             Asked::Join(topic) | Asked::Leave(topic) if refused => self.settle_topic(topic, Some(frame)),
-            Asked::Join(_) | Asked::Leave(_) => return Err("a subscription was answered with no push"),
+            Asked::Check(topic, child, fence) if refused => self.checked(topic, child, fence, Some(frame)),
+            Asked::Join(_) | Asked::Leave(_) | Asked::Check(..) => {
+                return Err("a subscription was answered with no push");
+            }
         }
         Ok(())
     }
@@ -200,6 +218,21 @@ impl Broker {
                 // It may not be left: it stays, and its messages go to nobody.
                 return;
             }
+        }
+        self.release_topic(key);
+    }
+
+    /// Whether one more child may join a topic. Those who have it keep it, as on connections of their own.
+    fn checked(&mut self, key: Key<Topic>, child: Key<Child>, fence: u64, refusal: Option<&[u8]>) {
+        let Some(topic) = self.hubs.topics.get_mut(key) else { return };
+        topic.checks -= 1;
+        // What the first to ask was refused a moment before.
+        let joins = refusal.is_none() && topic.pending == 0 && !topic.wanted;
+        topic.wanted |= joins;
+        if let (Some(frame), Some(own)) = (refusal, self.topics_of(child))
+            && own.fence == Fence::Awaited(fence)
+        {
+            own.refusal.get_or_insert_with(|| frame.to_vec());
         }
         self.release_topic(key);
     }
@@ -260,7 +293,7 @@ impl Broker {
         }
         for key in self.topics_of_user(user) {
             if let Some(topic) = self.hubs.topics.get_mut(key) {
-                (topic.wanted, topic.pending) = (false, 0);
+                (topic.wanted, topic.pending, topic.checks) = (false, 0, 0);
             }
             self.release_topic(key);
         }
