@@ -93,6 +93,10 @@ pub const USER_LINGER: u64 = 5_000;
 /// What the upstream has said about a user's rights holds for this many milliseconds: they may change at any
 /// time, and nobody tells.
 pub const RIGHTS_FRESH: u64 = 1_000;
+/// Who holds the leases is looked up at most this often, in milliseconds: many may be refused at once.
+pub const HOLDERS_FRESH: u64 = 1_000;
+/// The log tells of children refused at most this often, in milliseconds: it looks at all who are there.
+pub const REFUSED_LOG_INTERVAL: u64 = 10_000;
 /// Bytes written to one socket in one turn, so that whoever takes a huge reply does not hold the loop.
 pub const WRITE_TURN: usize = 1024 * 1024;
 /// Events taken from the poll in one turn; more wait in the kernel for the next.

@@ -6,6 +6,7 @@ use super::busy::Work;
 use super::child::{Child, ChildKind, ChildState, Hold};
 use super::control::Control;
 use super::dispatch::Flow;
+use super::holders::Holders;
 use super::lane::{Lane, LaneState};
 use super::lease::{LeaseKind, Leases};
 use super::pool::{Places, Pool, PoolId, PoolKey};
@@ -119,6 +120,7 @@ pub struct Broker {
     pub(super) control: Control,
     pub(super) probe: Probe,
     pub(super) work: Work,
+    pub(super) holders: Holders,
     pub(super) timers: Timers,
     runnable: VecDeque<Key<Child>>,
     /// Children with `Hold::WaitLane`.
@@ -165,6 +167,7 @@ impl Broker {
             control: Control::default(),
             probe: Probe::default(),
             work: Work::default(),
+            holders: Holders::default(),
             timers: Timers::default(),
             runnable: VecDeque::new(),
             lane_waiters: Vec::new(),
@@ -238,7 +241,7 @@ impl Broker {
     /// A child has connected. `None`: there are `children_max` already; tell it so and close.
     pub fn child_open(&mut self, kind: ChildKind, peer: &str, link: usize) -> Option<Key<Child>> {
         if self.children.len() >= self.settings.children_max {
-            self.counters.children_refused += 1;
+            self.child_refused();
             return None;
         }
         self.counters.children_opened += 1;

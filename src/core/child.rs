@@ -123,6 +123,8 @@ pub struct Child {
     pub session: Session,
     /// As which user of this host it connected; known of unix sockets alone.
     pub(super) uid: Option<u32>,
+    /// Which process of this host it was when it connected, in the broker's own pid namespace.
+    pub(super) pid: Option<i32>,
     /// The command it sent last, if the table had it.
     pub(super) last_command: Option<CommandId>,
     /// As whom its requests go upstream.
@@ -205,6 +207,7 @@ impl Child {
         Child {
             session,
             uid: None,
+            pid: None,
             last_command: None,
             user: UserId::UPSTREAM,
             account: None,
@@ -314,6 +317,11 @@ impl Child {
     /// Bytes of replies it has not taken, those included that wait for others before them.
     pub(super) fn unread(&self) -> usize {
         self.output.len() + self.replies.waiting()
+    }
+
+    /// Where it comes from over TCP, without the port.
+    pub(super) fn address(&self) -> &str {
+        self.peer.rsplit_once(':').map_or(&*self.peer, |(address, _)| address)
     }
 
     /// How the log names it: CLIENT ID and peer.

@@ -18,6 +18,7 @@ mod failure;
 mod fresh;
 mod greeting;
 mod handshake;
+mod holders;
 mod integrity;
 mod janitor;
 mod lane;

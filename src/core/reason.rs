@@ -78,7 +78,10 @@ impl Broker {
         match refusal {
             _ if cap == 0 => format!("{text}: {name} is 0, raise it"),
             _ if self.leases.line_ref(kind).in_use >= cap => {
-                format!("{text}: {name} is {cap} and all are lent, {waiting} more wait; raise it for more")
+                let holders = self.lease_holders(kind);
+                format!(
+                    "{text}: {name} is {cap} and all are lent ({holders}), {waiting} more wait; raise it for more"
+                )
             }
             Some(refusal) => format!("{text}; last attempt: {}", refusal.text),
             None if self.places.leases >= self.lease_places(kind) || self.places.lease_wanted => {

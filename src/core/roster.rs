@@ -86,10 +86,10 @@ fn is_of_type(child: &Child, wanted: &[u8]) -> bool {
 }
 
 impl Broker {
-    /// Says as which user of this host a child connected, where the system knows.
-    pub fn set_child_uid(&mut self, key: Key<Child>, uid: u32) {
+    /// Says as which user and process of this host a child connected, where the system knows.
+    pub fn set_child_process(&mut self, key: Key<Child>, uid: u32, pid: i32) {
         if let Some(child) = self.children.get_mut(key) {
-            child.uid = Some(uid);
+            (child.uid, child.pid) = (Some(uid), Some(pid));
         }
     }
 

@@ -80,8 +80,8 @@ impl Loop {
             return Err((stream, format!("children_max is {max}")));
         };
         let hands_over = kind == ChildKind::Adopted && matches!(stream, Stream::Unix(_));
-        if let Peer::Unix { uid, .. } = peer {
-            self.core.set_child_uid(child, uid);
+        if let Peer::Unix { pid, uid } = peer {
+            self.core.set_child_process(child, uid, pid);
         }
         match self.add_link(stream, Owner::Child(child), false) {
             Ok(key) => {
