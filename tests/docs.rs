@@ -48,10 +48,11 @@ default user has no password.
 
 `auth = \"passthrough\"`: children say who they are with AUTH or HELLO, and Redis judges each time, on a connection that
 serves nothing else. A child that is let in uses connections of its own user: one more shared lane for each user,
-database and protocol. Another password of the same user has connections of its own. They are closed five seconds
+database and protocol. Another password of the same user has connections of its own, for at most 16 at a time; a user
+that takes any password has one set for all but the first. They are closed five seconds
 after the last child that used them, and the password is overwritten. Children begin as Redis' default user if that
-needs no password. A right to a channel is asked for each time a child subscribes, also where others
-of its user listen already. When Redis refuses a user it had let in (it was deleted, its password changed and its connections
+needed no password at most 0.1 s ago. A right to a channel is asked for each time a child subscribes, also where others
+of its user listen already. A name or password of more than 16 KiB is wrong without asking. When Redis refuses a user it had let in (it was deleted, its password changed and its connections
 were closed), all children that are that user are closed. The broker's own connections stay those of `upstream_username`.
 With `integrity`, every user needs the right to ECHO.
 

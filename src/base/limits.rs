@@ -93,6 +93,14 @@ pub const USER_LINGER: u64 = 5_000;
 /// What the upstream has said about a user's rights holds for this many milliseconds: they may change at any
 /// time, and nobody tells.
 pub const RIGHTS_FRESH: u64 = 1_000;
+/// A newcomer that says nothing is the upstream's default user if that needed no password at most this many
+/// milliseconds ago: it may be given one at any time, and nobody tells.
+pub const DEFAULT_FRESH: u64 = 100;
+/// Passwords of one user of the upstream that are in use at once: each has connections of its own.
+pub const USER_PASSWORDS_MAX: usize = 16;
+/// Bytes of a name or a password. Redis reads no longer argument from a connection that has not said who it is, so no
+/// connection upstream could be greeted with it.
+pub const CREDENTIAL_MAX: usize = 16 * 1024;
 /// Who holds the leases is looked up at most this often, in milliseconds: many may be refused at once.
 pub const HOLDERS_FRESH: u64 = 1_000;
 /// The log tells of children refused at most this often, in milliseconds: it looks at all who are there.

@@ -10,6 +10,7 @@ use super::pool::{PoolId, PoolKey};
 use super::users::{AccountId, UserId, Verdict};
 use super::wait::LastWrite;
 use crate::base::key::Key;
+use crate::base::limits;
 use crate::command::{CommandId, Local, Route, Table, Transaction as TransactionCommand, texts};
 use crate::config::accounts::Account;
 use crate::config::value::Auth;
@@ -39,9 +40,9 @@ impl Broker {
                 None => (UserId::NOBODY, None),
             },
             Auth::Passthrough => match self.probe.default_open {
-                Some(true) => (UserId::DEFAULT, None),
+                Some(true) if self.probe.default_is_fresh(self.now) => (UserId::DEFAULT, None),
                 Some(false) => (UserId::NOBODY, None),
-                None => (UserId::UNDECIDED, None),
+                Some(true) | None => (UserId::UNDECIDED, None),
             },
         }
     }
@@ -118,9 +119,13 @@ impl Broker {
         if self.children.get(key).is_some_and(|child| child.is_under_way()) {
             return Flow::Hold(Hold::Drained);
         }
+        let said = (claim.0.unwrap_or(b"default"), claim.1);
+        if is_too_long(said) {
+            return self.reject(key, texts::WRONGPASS);
+        }
         if self.users.mode == Auth::Passthrough {
             let args: Vec<&[u8]> = request.args().collect();
-            return self.ask_claim(key, &args, (claim.0.unwrap_or(b"default"), claim.1), None);
+            return self.ask_claim(key, &args, said, None);
         }
         match self.let_in(key, claim.0, claim.1) {
             Ok(()) => {
@@ -141,6 +146,9 @@ impl Broker {
         let (name, password) = (request.arg(resume - 2), request.arg(resume - 1));
         if self.children.get(key).is_some_and(|child| child.is_under_way()) {
             return Err(Flow::Hold(Hold::Drained));
+        }
+        if is_too_long((name, password)) {
+            return Err(self.reject(key, texts::WRONGPASS));
         }
         if self.users.mode == Auth::Passthrough {
             let args = [request.arg(0), b"2", b"AUTH", name, password];
@@ -181,10 +189,11 @@ impl Broker {
             return self.admit_script(key, request, decided);
         }
         if self.children.get(key)?.user == UserId::UNDECIDED {
-            if self.probe.default_open.is_none() {
+            self.become_first_user(key);
+            if self.children.get(key)?.user == UserId::UNDECIDED {
+                self.ask_default();
                 return Some(self.wait_for_upstream(key));
             }
-            self.become_first_user(key);
         }
         let child = self.children.get(key)?;
         match decided.route {
@@ -322,7 +331,7 @@ impl Broker {
     }
 
     /// Closes every connection of a user that no child is, and forgets what was said on them.
-    fn end_user(&mut self, user: UserId) {
+    pub(super) fn end_user(&mut self, user: UserId) {
         for key in self.lanes.keys() {
             let Some(lane) = self.lanes.get(key).filter(|lane| !lane.role.is_own()) else { continue };
             if self.pools[lane.pool.0 as usize].key.user == user {
@@ -399,6 +408,12 @@ impl Broker {
     pub(super) fn probe_places(&self) -> usize {
         usize::from(self.probe.lane.is_some())
     }
+}
+
+/// Redis reads such a name or password from those alone who have said before who they are, and has no user of it that
+/// a lane could be greeted as. It must not reach the probe either, which is nobody when it is asked.
+fn is_too_long(claim: (&[u8], &[u8])) -> bool {
+    claim.0.len().max(claim.1.len()) > limits::CREDENTIAL_MAX
 }
 
 impl LaneRole {

@@ -169,7 +169,7 @@ impl Broker {
     fn select(&mut self, key: Key<Child>, request: &Request<'_>) -> Flow {
         if self.children.get(key).is_some_and(Child::has_rights) {
             let db = canonical_int(request.arg(1)).and_then(|db| u32::try_from(db).ok());
-            return self.ask_select(key, request.bytes, db);
+            return self.ask_select(key, request, db);
         }
         let Some(number) = canonical_int(request.arg(1)) else {
             return self.reject(key, texts::NOT_AN_INTEGER);

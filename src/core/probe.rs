@@ -13,7 +13,7 @@ use crate::base::key::Key;
 use crate::base::limits;
 use crate::command::NO_COMMAND;
 use crate::config::value::Auth;
-use crate::resp::encode;
+use crate::resp::{Request, encode};
 use std::collections::VecDeque;
 
 /// Who waits for an answer: a child, and the number of its question. A child that has given up asks under
@@ -24,11 +24,24 @@ pub(super) struct Asker {
     number: u64,
 }
 
+/// Who a child says it is.
+#[derive(Debug)]
+struct Claim {
+    name: Box<[u8]>,
+    password: Password,
+    /// Where its HELLO goes on.
+    resume: Option<u16>,
+    /// Whether the user takes any password was asked before, or was known.
+    tested: bool,
+}
+
 /// What one request on the probe is for. Answers come in the order of the requests.
 #[derive(Debug)]
 enum Proof {
-    /// A child's AUTH or HELLO AUTH; a HELLO goes on behind the argument `resume`.
-    Claim { asker: Asker, name: Box<[u8]>, password: Password, resume: Option<u16> },
+    /// A child's AUTH or HELLO AUTH.
+    Claim { asker: Asker, claim: Claim },
+    /// HELLO AUTH of a user with a word that nobody has chosen: does it take any password?
+    AnyPassword { name: Box<[u8]>, word: Password },
     /// HELLO AUTH of a user that has lost a connection: does it still exist?
     Recheck(UserId),
     /// HELLO AUTH of a user as whom the next requests are made.
@@ -57,13 +70,25 @@ pub(super) struct Probe {
     proofs: VecDeque<Proof>,
     /// Whether the upstream's default user needs no password, if that is known.
     pub(super) default_open: Option<bool>,
-    /// When that was last asked.
+    /// When that was last asked, and answered.
     asked_at: Millis,
+    told_at: Millis,
+    /// The answer is still to come.
+    asking_default: bool,
     /// The answer to `As`, if it was a refusal.
     denied: Option<Vec<u8>>,
     number: u64,
 }
 
+impl Probe {
+    /// Whether `default_open` was told a moment ago.
+    pub(super) fn default_is_fresh(&self, now: Millis) -> bool {
+        self.told_at + limits::DEFAULT_FRESH > now
+    }
+}
+
+/// A longer argument of SELECT is no number, bytes.
+const SELECT_MAX: usize = 64;
 const PING: &[u8] = b"*1\r\n$4\r\nPING\r\n";
 const MULTI: &[u8] = b"*1\r\n$5\r\nMULTI\r\n";
 const DISCARD: &[u8] = b"*1\r\n$7\r\nDISCARD\r\n";
@@ -95,6 +120,7 @@ impl Broker {
     /// It is gone; what it had not answered is settled by `lane_lost`.
     pub(super) fn probe_lost(&mut self) {
         self.probe.default_open = None;
+        self.probe.asking_default = false;
     }
 
     /// Asks now and then whether the default user needs a password: that may change, and nobody tells.
@@ -105,7 +131,9 @@ impl Broker {
     }
 
     pub(super) fn ask_default(&mut self) {
-        if self.users.mode == Auth::Passthrough && self.probe_is_ready() {
+        let asks = self.users.mode == Auth::Passthrough && !self.probe.asking_default;
+        if asks && self.probe_is_ready() {
+            self.probe.asking_default = true;
             self.probe.asked_at = self.now;
             // A connection that was let in stays so, whatever has changed since.
             self.prove(RESET, Proof::Reset);
@@ -146,15 +174,33 @@ impl Broker {
         };
         let mut bytes = zeroize::Zeroizing::new(Vec::new());
         encode::request(&mut bytes, request);
-        let (name, password) = (claim.0.into(), Password::new(claim.1));
-        self.prove(&bytes, Proof::Claim { asker, name, password, resume });
+        if self.users.is_worth_a_test(claim.0, claim.1, self.now) {
+            self.test_any_password(claim.0);
+        }
+        let tested = self.users.is_named(claim.0);
+        let claim = Claim { name: claim.0.into(), password: Password::new(claim.1), resume, tested };
+        self.prove(&bytes, Proof::Claim { asker, claim });
         self.prove(RESET, Proof::Reset);
         Flow::Hold(Hold::Answer)
     }
 
+    /// Asks whether a user takes any password: then whoever is that user is the same one, whatever it has said.
+    fn test_any_password(&mut self, name: &[u8]) {
+        let word = format!("{:032x}", self.rng.u128(..)).into_bytes();
+        let mut bytes = Vec::new();
+        encode::request(&mut bytes, &[&b"HELLO"[..], b"2", b"AUTH", name, &word]);
+        self.prove(&bytes, Proof::AnyPassword { name: name.into(), word: Password::new(&word) });
+        self.prove(RESET, Proof::Reset);
+    }
+
     /// A child's SELECT: whether its user may, and whether the db exists.
-    pub(super) fn ask_select(&mut self, key: Key<Child>, request: &[u8], db: Option<u32>) -> Flow {
-        self.ask_as(key, |broker, asker, _| broker.prove(request, Proof::Select { asker, db }))
+    pub(super) fn ask_select(&mut self, key: Key<Child>, request: &Request<'_>, db: Option<u32>) -> Flow {
+        // No number is as long, and as nobody the probe may not say more than a little.
+        let argument = request.arg(1);
+        let argument = if argument.len() > SELECT_MAX { b"x" } else { argument };
+        let mut bytes = Vec::new();
+        encode::request(&mut bytes, &[request.arg(0), argument]);
+        self.ask_as(key, |broker, asker, _| broker.prove(&bytes, Proof::Select { asker, db }))
     }
 
     /// Whether a child's user may MULTI: in a block, a MULTI that is refused would let what follows it run
@@ -259,9 +305,7 @@ impl Broker {
 
     fn proof_given(&mut self, proof: Proof, frame: &[u8]) {
         match proof {
-            Proof::Claim { asker, name, password, resume } => {
-                self.claim_answered(asker, &name, &password, resume, frame);
-            }
+            Proof::Claim { asker, claim } => self.claim_answered(asker, &claim, frame),
             Proof::Recheck(user) => self.check_credentials(user, frame),
             Proof::As(user) => {
                 self.probe.denied = (frame.first() == Some(&b'-')).then(|| frame.to_vec());
@@ -303,6 +347,12 @@ impl Broker {
                 self.answer_front(asker, &answer);
             }
             Proof::Default => self.default_answered(frame),
+            Proof::AnyPassword { name, word } => {
+                if frame.first() != Some(&b'-') || frame.starts_with(b"-WRONGPASS") {
+                    let any = frame.first() != Some(&b'-');
+                    self.users.set_any_password(&name, any.then_some(word), self.now);
+                }
+            }
             Proof::Ignore => {}
             Proof::Reset => {
                 self.probe.denied = None;
@@ -334,14 +384,8 @@ impl Broker {
         self.lift(asker.child);
     }
 
-    fn claim_answered(
-        &mut self,
-        asker: Asker,
-        name: &[u8],
-        password: &Password,
-        resume: Option<u16>,
-        frame: &[u8],
-    ) {
+    fn claim_answered(&mut self, asker: Asker, claim: &Claim, frame: &[u8]) {
+        let Claim { name, password, resume, tested } = claim;
         if frame.first() == Some(&b'-') {
             return self.answer_front(asker, frame);
         }
@@ -349,15 +393,37 @@ impl Broker {
         if waits.is_none_or(|child| child.hold != Hold::Answer || child.proof != Some(asker.number)) {
             return;
         }
-        let user = self.users.register(name, password);
+        let Some(user) = self.admit_user(name, password) else {
+            if !tested && self.takes_answer(asker) {
+                // All of them came at once: this one asks again, now that it is known to be worth a test.
+                return self.lift(asker.child);
+            }
+            let text =
+                format!("BROKERLIMIT {} passwords of this user are in use", limits::USER_PASSWORDS_MAX);
+            self.counters.failed(text.as_bytes(), 1);
+            let mut refusal = Vec::new();
+            encode::error(&mut refusal, text);
+            return self.answer_front(asker, &refusal);
+        };
         self.become_user(asker.child, user, None);
-        let Some(argument) = resume else { return self.answer_front(asker, frame) };
+        let Some(argument) = *resume else { return self.answer_front(asker, frame) };
         if self.takes_answer(asker) {
             if let Some(child) = self.children.get_mut(asker.child) {
                 child.hello_done = argument;
             }
             self.lift(asker.child);
         }
+    }
+
+    /// The user that a name and password stand for, which the upstream has accepted. Those that nobody uses any more
+    /// make room.
+    fn admit_user(&mut self, name: &[u8], password: &Password) -> Option<UserId> {
+        let user = self.users.admit(name, password, self.now);
+        if user.is_some() {
+            return user;
+        }
+        self.end_user(self.users.longest_abandoned(name)?);
+        self.users.admit(name, password, self.now)
     }
 
     /// Only these words mean that nobody may be this user any more.
@@ -368,10 +434,13 @@ impl Broker {
     }
 
     fn default_answered(&mut self, frame: &[u8]) {
-        let open = [&b"+PONG"[..], b"-NOPERM", b"-LOADING", b"-BUSY", b"-MASTERDOWN"];
+        self.probe.asking_default = false;
+        self.probe.told_at = self.now;
+        // Of all that Redis has against a PING only an unknown name comes before the question who asks.
+        let refused = frame.first() == Some(&b'-') && !frame.starts_with(b"-ERR");
         if frame.starts_with(b"-NOAUTH") {
             self.probe.default_open = Some(false);
-        } else if open.iter().any(|text| frame.starts_with(text)) {
+        } else if refused || frame.starts_with(b"+PONG") {
             self.probe.default_open = Some(true);
         } else if let Some(lane) = self.probe.lane {
             return self.lane_lost(lane, "PING was not answered as by Redis");

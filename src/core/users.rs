@@ -78,6 +78,9 @@ struct User {
     stays: bool,
     /// A lane of it was lost: it may have been deleted.
     suspect: bool,
+    /// Takes any password, so whoever names it is this one. Its own is one that nobody has chosen: when that is
+    /// refused, the user has a password again and everybody has to say it.
+    any: bool,
 }
 
 /// One of the broker's own users and what it may run.
@@ -100,6 +103,9 @@ pub(super) struct Users {
     next: u64,
     /// When a user was last asked whether it may MULTI, and the refusal if it may not.
     multi: HashMap<UserId, (Millis, Option<Vec<u8>>)>,
+    /// Of users with several passwords: when they were last tried with one that nobody has chosen, and that one if
+    /// it was taken.
+    tested: HashMap<Box<[u8]>, (Millis, Option<Password>)>,
     locals: Vec<Local>,
     /// ACL WHOAMI in the present table.
     whoami: Option<CommandId>,
@@ -120,6 +126,7 @@ impl Users {
             known: HashMap::new(),
             next: UserId::FIRST,
             multi: HashMap::new(),
+            tested: HashMap::new(),
             locals: Vec::new(),
             whoami: None,
         }
@@ -184,9 +191,58 @@ impl Users {
             left_at: 0,
             stays: false,
             suspect: false,
+            any: false,
         };
         self.known.insert(id, user);
         id
+    }
+
+    /// As `register`, but all passwords of a user that takes any are one user. `None`: too many are in use.
+    pub(super) fn admit(&mut self, name: &[u8], password: &Password, now: Millis) -> Option<UserId> {
+        let mut of_name = self.known.iter().filter(|(_, user)| *user.name == *name);
+        if let Some((id, _)) = of_name.clone().find(|(_, user)| user.password == *password) {
+            return Some(*id);
+        }
+        if let Some((at, Some(word))) = self.tested.get(name)
+            && at + limits::RIGHTS_FRESH > now
+        {
+            let word = word.clone();
+            if let Some((id, _)) = of_name.find(|(_, user)| user.any) {
+                return Some(*id);
+            }
+            let id = self.register(name, &word);
+            if let Some(user) = self.known.get_mut(&id) {
+                user.any = true;
+            }
+            return Some(id);
+        }
+        (of_name.count() < limits::USER_PASSWORDS_MAX).then(|| self.register(name, password))
+    }
+
+    /// Whether to find out first if the user takes any password: another one of it is in use.
+    pub(super) fn is_worth_a_test(&self, name: &[u8], password: &[u8], now: Millis) -> bool {
+        let fresh = self.tested.get(name).is_some_and(|(at, _)| at + limits::RIGHTS_FRESH > now);
+        let mut of_name = self.known.values().filter(|user| *user.name == *name).peekable();
+        !fresh && of_name.peek().is_some() && of_name.all(|user| user.password.expose() != password)
+    }
+
+    /// Whether anybody is a user of this name.
+    pub(super) fn is_named(&self, name: &[u8]) -> bool {
+        self.known.values().any(|user| *user.name == *name)
+    }
+
+    /// The user was tried with a word that nobody has chosen, which is given if it was taken.
+    pub(super) fn set_any_password(&mut self, name: &[u8], word: Option<Password>, now: Millis) {
+        if self.is_named(name) {
+            self.tested.insert(name.into(), (now, word));
+        }
+    }
+
+    /// Whom of this name nobody has been for longest.
+    pub(super) fn longest_abandoned(&self, name: &[u8]) -> Option<UserId> {
+        let unused = |(_, user): &(&UserId, &User)| *user.name == *name && user.children == 0 && !user.stays;
+        let oldest = self.known.iter().filter(unused).min_by_key(|(_, user)| user.left_at);
+        oldest.map(|(id, _)| *id)
     }
 
     pub(super) fn is_known(&self, id: UserId) -> bool {
@@ -219,8 +275,13 @@ impl Users {
     /// Drops the user and overwrites its password. One of `auth_file` stays, and may be let in again.
     pub(super) fn forget(&mut self, id: UserId) {
         self.multi.remove(&id);
-        if self.known.get(&id).is_some_and(|user| !user.stays) {
-            self.known.remove(&id);
+        if self.known.get(&id).is_none_or(|user| user.stays) {
+            return;
+        }
+        if let Some(gone) = self.known.remove(&id)
+            && !self.known.values().any(|user| user.name == gone.name)
+        {
+            self.tested.remove(&gone.name);
         }
     }
 

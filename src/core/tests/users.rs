@@ -26,3 +26,34 @@ fn pools_of_users_that_have_gone_are_used_again() {
     let upstream = PoolKey { user: UserId::UPSTREAM, db: 0, proto: 3, no_touch: false };
     assert_eq!(sim.broker.pool_of(upstream).0, 0, "the broker's own stays where it is");
 }
+
+/// The default user may be given a password at any time, and nobody tells.
+#[test]
+fn a_newcomer_is_the_default_user_if_that_was_open_a_moment_ago() {
+    let mut sim = Sim::new(&[("auth", "passthrough")]);
+    let early = sim.child();
+    assert_eq!(sim.ask(early, "GET a"), "$1 a");
+    sim.frozen = vec![LaneRole::Probe];
+    sim.pass(limits::DEFAULT_FRESH + 1);
+    let late = sim.child();
+    assert_eq!(sim.ask(late, "GET a"), "", "it waits for the answer");
+    let probe = sim.links(LaneRole::Probe)[0];
+    sim.inject(probe, b"+RESET\r\n-NOAUTH Authentication required.\r\n");
+    assert_eq!(sim.received(late), "-NOAUTH Authentication required.");
+    assert_eq!(sim.ask(early, "GET a"), "$1 a", "who has been let in stays");
+}
+
+/// Redis answers PING with an error for many reasons; all but one say that it knows who asks.
+#[test]
+fn a_default_user_that_is_told_of_trouble_needs_no_password() {
+    for trouble in ["MISCONF Redis is configured to save RDB snapshots", "LOADING x", "NOPERM x"] {
+        let mut sim = Sim::new(&[("auth", "passthrough")]);
+        sim.frozen = vec![LaneRole::Probe];
+        sim.pass(limits::DEFAULT_FRESH + 1);
+        let child = sim.child();
+        assert_eq!(sim.ask(child, "GET a"), "");
+        let probe = sim.links(LaneRole::Probe)[0];
+        sim.inject(probe, format!("+RESET\r\n-{trouble}\r\n").as_bytes());
+        assert_eq!(sim.received(child), "$1 a", "{trouble}");
+    }
+}
