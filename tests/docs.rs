@@ -85,6 +85,12 @@ commands_allow = [\"ping\"]
 Neither list widens what the broker allows at all. EVAL in `commands_allow` lets a user do by script whatever its
 upstream user may. ACL WHOAMI and CLIENT INFO name the user of the file.
 
+Wrong passwords make whoever gives them wait: after the third from one user of this host (over TCP: one address), the
+next password from there is looked at only after 0.1 s, then 0.2 s, then 0.4 s, on new connections too; always 0.1 s
+with `passthrough`. One is forgiven every 5 s. A name and password that were right before for the same user of this
+host do not wait, nor does a child that has been let in. A child that hangs up while it waits is closed. The log names
+the child and the user, never the password.
+
 ### What is denied is denied to scripts
 
 EVAL and FCALL call whatever the upstream lets its user call. So where `commands_deny`, of the settings or of a user in

@@ -101,6 +101,20 @@ pub const USER_PASSWORDS_MAX: usize = 16;
 /// Bytes of a name or a password. Redis reads no longer argument from a connection that has not said who it is, so no
 /// connection upstream could be greeted with it.
 pub const CREDENTIAL_MAX: usize = 16 * 1024;
+/// Wrong passwords from one place that cost no time: people mistype, and secrets are rotated.
+pub const GUESSES_FREE: u32 = 3;
+/// How many are counted.
+pub const GUESSES_COUNTED: u32 = 8;
+/// What the next one costs then, in milliseconds; it doubles with each up to `GUESS_DELAY_MAX`.
+pub const GUESS_DELAY: u64 = 100;
+/// Long enough that trying finds no password that is one, short enough for somebody honest from the same place.
+pub const GUESS_DELAY_MAX: u64 = 400;
+/// One wrong password is forgiven every so many milliseconds.
+pub const GUESS_FORGIVEN: u64 = 5_000;
+/// Places of which wrong passwords are remembered; the most patient attacker is the last to be forgotten.
+pub const GUESS_SOURCES_MAX: usize = 1024;
+/// Right names and passwords remembered of one place, as hashes.
+pub const GUESSES_RIGHT: usize = 32;
 /// Who holds the leases is looked up at most this often, in milliseconds: many may be refused at once.
 pub const HOLDERS_FRESH: u64 = 1_000;
 /// The log tells of children refused at most this often, in milliseconds: it looks at all who are there.

@@ -120,8 +120,11 @@ impl Broker {
             return Flow::Hold(Hold::Drained);
         }
         let said = (claim.0.unwrap_or(b"default"), claim.1);
+        if let Err(flow) = self.may_guess(key, said) {
+            return flow;
+        }
         if is_too_long(said) {
-            return self.reject(key, texts::WRONGPASS);
+            return self.refuse_claim(key, said.0);
         }
         if self.users.mode == Auth::Passthrough {
             let args: Vec<&[u8]> = request.args().collect();
@@ -147,8 +150,9 @@ impl Broker {
         if self.children.get(key).is_some_and(|child| child.is_under_way()) {
             return Err(Flow::Hold(Hold::Drained));
         }
+        self.may_guess(key, (name, password))?;
         if is_too_long((name, password)) {
-            return Err(self.reject(key, texts::WRONGPASS));
+            return Err(self.refuse_claim(key, name));
         }
         if self.users.mode == Auth::Passthrough {
             let args = [request.arg(0), b"2", b"AUTH", name, password];
@@ -158,13 +162,22 @@ impl Broker {
         self.let_in(key, Some(name), password).map_err(|text| self.reject(key, text))
     }
 
+    fn refuse_claim(&mut self, key: Key<Child>, name: &[u8]) -> Flow {
+        self.guessed_wrong(key, name);
+        self.reject(key, texts::WRONGPASS)
+    }
+
     fn let_in(&mut self, key: Key<Child>, name: Option<&[u8]>, password: &[u8]) -> Result<(), &'static str> {
         match self.users.verify(name, password) {
             Verdict::Welcome(account) => {
+                self.guessed_right(key, (name.unwrap_or(b"default"), password));
                 self.become_user(key, self.users.user_of(account), Some(account));
                 Ok(())
             }
-            Verdict::WrongPassword => Err(texts::WRONGPASS),
+            Verdict::WrongPassword => {
+                self.guessed_wrong(key, name.unwrap_or(b"default"));
+                Err(texts::WRONGPASS)
+            }
             Verdict::NoneNeeded => Err(texts::AUTH_WITHOUT_PASSWORD),
         }
     }

@@ -306,12 +306,12 @@ impl Broker {
         self.let_go_if_blocked(key);
     }
 
-    /// Closes a child that waits for an element nobody would take, once it has its earlier replies. A
+    /// Closes a child that waits for what nobody would take, once it has its earlier replies. A
     /// request that has only just come may be answered at once, as Redis would answer it before it looks
     /// at the end of file: it has a moment.
     pub(super) fn let_go_if_blocked(&mut self, key: Key<Child>) {
         let Some(child) = self.children.get(key) else { return };
-        if !(child.eof || child.hung) || !child.output.is_empty() || !self.waits_for_an_element(key) {
+        if !(child.eof || child.hung) || !child.output.is_empty() || !self.waits_in_vain(key) {
             return;
         }
         let due = child.wait.map_or(0, |wait| wait.arrived + limits::BLOCKED_END_GRACE);
@@ -322,11 +322,12 @@ impl Broker {
         }
     }
 
-    fn waits_for_an_element(&self, key: Key<Child>) -> bool {
+    fn waits_in_vain(&self, key: Key<Child>) -> bool {
         let Some(child) = self.children.get(key) else { return false };
         match child.hold {
             Hold::Lease => child.wait.is_some_and(|wait| wait.kind == LeaseKind::Blocking),
-            Hold::Element => true,
+            // Else those who hang up to try another password at once would fill the broker.
+            Hold::Element | Hold::Guess => true,
             _ => false,
         }
     }

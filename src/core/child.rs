@@ -69,6 +69,8 @@ pub(crate) enum Hold {
     Upstream,
     /// The connection for subscriptions has to answer first.
     Topics,
+    /// Its password is not looked at yet, since others from there were wrong.
+    Guess,
 }
 
 /// What the control connection said about the request at the front.
@@ -161,6 +163,8 @@ pub struct Child {
     pub(super) proof: Option<u64>,
     /// The upstream allows its user the command at the front, which the broker carries out.
     pub(super) permitted: bool,
+    /// When the password of the request at the front may be looked at, if it has had to wait.
+    pub(super) guess_at: Option<Millis>,
     /// The HELLO at the front has been carried out up to this argument.
     pub(super) hello_done: u16,
     /// How many questions the upstream had been asked when the request at the front first needed an answer younger than
@@ -229,6 +233,7 @@ impl Child {
             answer: None,
             proof: None,
             permitted: false,
+            guess_at: None,
             hello_done: 0,
             asked_before: None,
             upstream_until: None,
@@ -276,6 +281,7 @@ impl Child {
         self.answer = None;
         self.proof = None;
         self.permitted = false;
+        self.guess_at = None;
         self.hello_done = 0;
         self.asked_before = None;
         self.upstream_until = None;

@@ -96,6 +96,7 @@ impl Broker {
                 self.proof_wait_over(key);
             }
             (Hold::Lease, Some(wait)) => self.lease_wait_over(key, wait),
+            (Hold::Guess, _) if child.guess_at.is_none_or(|due| due <= self.now) => self.lift(key),
             // Looks whether its time is up.
             (Hold::WaitLane, _) => self.lift(key),
             (Hold::Topics, _) => self.topics_wait_over(key),

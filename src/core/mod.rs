@@ -17,6 +17,7 @@ mod dispatch;
 mod failure;
 mod fresh;
 mod greeting;
+mod guesses;
 mod handshake;
 mod holders;
 mod integrity;

@@ -387,12 +387,16 @@ impl Broker {
     fn claim_answered(&mut self, asker: Asker, claim: &Claim, frame: &[u8]) {
         let Claim { name, password, resume, tested } = claim;
         if frame.first() == Some(&b'-') {
+            if frame.starts_with(b"-WRONGPASS") {
+                self.guessed_wrong(asker.child, name);
+            }
             return self.answer_front(asker, frame);
         }
         let waits = self.children.get(asker.child);
         if waits.is_none_or(|child| child.hold != Hold::Answer || child.proof != Some(asker.number)) {
             return;
         }
+        self.guessed_right(asker.child, (name, password.expose()));
         let Some(user) = self.admit_user(name, password) else {
             if !tested && self.takes_answer(asker) {
                 // All of them came at once: this one asks again, now that it is known to be worth a test.

@@ -68,27 +68,27 @@ impl Broker {
     }
 
     /// BROKERLIMIT for whoever has waited for a lease of this pool since then, and what may be done about it.
-    pub(super) fn no_lease(&self, kind: LeaseKind, pool: PoolId, since: Millis) -> String {
+    pub(super) fn no_lease(&mut self, kind: LeaseKind, pool: PoolId, since: Millis) -> String {
         let text = format!("BROKERLIMIT no leased connection within {} ms", self.settings.lease_wait_timeout);
         let (name, cap, max) =
             (kind.limit_name(), self.lease_cap(kind), self.settings.upstream_connections_max);
         let waiting = self.leases.waiting(kind);
+        if cap == 0 {
+            return format!("{text}: {name} is 0, raise it");
+        }
+        if self.leases.line_ref(kind).in_use >= cap {
+            let holders = self.lease_holders(kind);
+            let all = format!("{name} is {cap} and all are lent, {waiting} more wait; raise it for more");
+            return format!("{text}: {all}; held by {holders}");
+        }
         let refusal = self.pools[pool.0 as usize].refusal.as_ref();
         let refusal = refusal.filter(|refusal| refusal.at + self.settings.reconnect_backoff_max >= since);
+        let used_up = self.places.leases >= self.lease_places(kind) || self.places.lease_wanted;
         match refusal {
-            _ if cap == 0 => format!("{text}: {name} is 0, raise it"),
-            _ if self.leases.line_ref(kind).in_use >= cap => {
-                let holders = self.lease_holders(kind);
-                format!(
-                    "{text}: {name} is {cap} and all are lent ({holders}), {waiting} more wait; raise it for more"
-                )
-            }
             Some(refusal) => format!("{text}; last attempt: {}", refusal.text),
-            None if self.places.leases >= self.lease_places(kind) || self.places.lease_wanted => {
-                format!(
-                    "{text}: upstream_connections_max is {max} and all are in use, {waiting} more wait; raise it for more"
-                )
-            }
+            None if used_up => format!(
+                "{text}: upstream_connections_max is {max} and all are in use, {waiting} more wait; raise it for more"
+            ),
             None => text,
         }
     }

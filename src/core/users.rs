@@ -1,6 +1,7 @@
 //! As whom connections upstream are authenticated, and who the broker's own users are. Owns the secrets that
 //! are sent with HELLO AUTH for as long as somebody needs them; never talks to anybody.
 
+use super::guesses::Guesses;
 use crate::base::clock::Millis;
 use crate::base::limits;
 use crate::command::{CommandId, Table};
@@ -107,6 +108,8 @@ pub(super) struct Users {
     /// it was taken.
     tested: HashMap<Box<[u8]>, (Millis, Option<Password>)>,
     locals: Vec<Local>,
+    /// Wrong passwords, by where they came from.
+    pub(super) guesses: Guesses,
     /// ACL WHOAMI in the present table.
     whoami: Option<CommandId>,
 }
@@ -128,6 +131,7 @@ impl Users {
             multi: HashMap::new(),
             tested: HashMap::new(),
             locals: Vec::new(),
+            guesses: Guesses::default(),
             whoami: None,
         }
     }

@@ -178,6 +178,7 @@ impl Sim {
                 Hold::InFlight | Hold::Blocked | Hold::Element => child.in_flight == 0,
                 Hold::Lane => !broker.lanes.iter().any(|(_, lane)| lane.held.contains(&key)),
                 Hold::Lease => child.lease.is_some() || child.wait.is_none(),
+                Hold::Guess => child.guess_at.is_none_or(|due| due < broker.now),
                 _ => false,
             };
             if stuck {
