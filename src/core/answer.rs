@@ -202,9 +202,7 @@ impl Broker {
         };
         child.in_flight -= 1;
         if child.output.len() >= overflow {
-            let (label, held) = (child.label(), child.output.len());
-            log::warn!("child_output_max reached: closing child {label}, {held} bytes unread");
-            return self.close_child(slot.child);
+            return self.close_full(slot.child);
         }
         child.output.adopt(&mut self.spares);
         match slot.kind {
@@ -216,6 +214,15 @@ impl Broker {
         }
         self.mark_child(slot.child);
         self.after_reply(slot.child);
+    }
+
+    /// Closes a child that has more replies to take than it may leave unread.
+    fn close_full(&mut self, key: Key<Child>) {
+        if let Some(child) = self.children.get(key) {
+            let (label, held) = (child.label(), child.output.len());
+            log::warn!("child_output_max reached: closing child {label}, {held} bytes unread");
+        }
+        self.close_child(key);
     }
 
     fn settle_special(&mut self, lane: Key<Lane>, slot: Slot, frame: &[u8], real: bool) {
@@ -309,26 +316,43 @@ impl Broker {
         if !executed || (after.local.is_empty() && after.selects.is_empty()) {
             return self.deliver(key, frame);
         }
-        let patched = self.patch_exec(key, frame, &after);
-        self.deliver(key, &patched);
+        match self.patch_exec(key, frame, &after) {
+            Some(patched) => self.deliver(key, &patched),
+            None => self.close_full(key),
+        }
     }
 
-    fn patch_exec(&mut self, key: Key<Child>, frame: &[u8], after: &AfterExec) -> Vec<u8> {
-        let selected = after.selects.iter().rev().find(|(index, _)| {
-            reply::element(frame, *index as usize).is_some_and(|range| &frame[range] == b"+OK\r\n")
-        });
-        if let (Some((_, db)), Some(child)) = (selected, self.children.get_mut(key)) {
-            child.session.db = *db;
+    /// None if what the broker has to say in it is more than a child may have unread.
+    fn patch_exec(&mut self, key: Key<Child>, frame: &[u8], after: &AfterExec) -> Option<Vec<u8>> {
+        // Both lists are in the order of the elements, so each is met in one pass over the reply.
+        let (mut selects, mut selected) = (after.selects.iter().peekable(), None);
+        for (index, range) in reply::elements(frame).enumerate().take_while(|_| !after.selects.is_empty()) {
+            if let Some((_, db)) = selects.next_if(|(select, _)| *select as usize == index)
+                && &frame[range] == b"+OK\r\n"
+            {
+                selected = Some(*db);
+            }
+        }
+        if let (Some(db), Some(child)) = (selected, self.children.get_mut(key)) {
+            child.session.db = db;
         }
         let (mut patched, mut copied) = (Vec::with_capacity(frame.len()), 0);
-        for (index, local, argv) in &after.local {
-            let Some(range) = reply::element(frame, *index as usize) else { break };
+        let (mut locals, mut said) = (after.local.iter().peekable(), 0);
+        for (index, range) in reply::elements(frame).enumerate() {
+            let Some((_, local, argv)) = locals.next_if(|(element, ..)| *element as usize == index) else {
+                continue;
+            };
+            let reply = self.late_reply(key, *local, argv);
+            said += reply.len();
+            if said > self.settings.child_output_max {
+                return None;
+            }
             patched.extend_from_slice(&frame[copied..range.start]);
-            patched.extend_from_slice(&self.late_reply(key, *local, argv));
+            patched.extend_from_slice(&reply);
             copied = range.end;
         }
         patched.extend_from_slice(&frame[copied..]);
-        patched
+        Some(patched)
     }
 
     /// A blocking command is done, or was taken back: then its child stands in line again, in its old

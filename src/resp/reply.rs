@@ -296,7 +296,7 @@ fn skip(mut rest: &[u8], count: u64) -> Option<&[u8]> {
 }
 
 /// The element count of a whole aggregate reply and what follows its header.
-fn elements(reply: &[u8]) -> Option<(u64, &[u8])> {
+fn opened(reply: &[u8]) -> Option<(u64, &[u8])> {
     let rest = described(reply)?;
     match head(rest, &mut 0) {
         Ok(Head::Elements { count, len }) => Some((count, rest.get(len..)?)),
@@ -307,7 +307,7 @@ fn elements(reply: &[u8]) -> Option<(u64, &[u8])> {
 /// Byte range of element `i` of an array, push, set or map (keys and values counted), with any attribute
 /// before it. None if the reply is no aggregate or has no such element. Walks over the elements before.
 pub fn element(reply: &[u8], i: usize) -> Option<Range<usize>> {
-    let (count, rest) = elements(reply)?;
+    let (count, rest) = opened(reply)?;
     if i as u64 >= count {
         return None;
     }
@@ -316,9 +316,21 @@ pub fn element(reply: &[u8], i: usize) -> Option<Range<usize>> {
     Some(start..reply.len() - skip(rest, 1)?.len())
 }
 
+/// The byte ranges of all elements, each as [`element`] has it, in one pass over the reply. None at all if it is no
+/// aggregate.
+pub fn elements(reply: &[u8]) -> impl Iterator<Item = Range<usize>> {
+    let (count, rest) = opened(reply).unwrap_or((0, &[]));
+    let (mut scanner, mut at) = (ReplyScanner::default(), reply.len() - rest.len());
+    (0..count).map_while(move |_| {
+        let ReplyScan::Frame { len, .. } = scanner.scan(&reply[at..]) else { return None };
+        at += len;
+        Some(at - len..at)
+    })
+}
+
 /// Number of elements, keys and values of a map each counted. None if the reply is no aggregate or null.
 pub fn element_count(reply: &[u8]) -> Option<usize> {
-    usize::try_from(elements(reply)?.0).ok()
+    usize::try_from(opened(reply)?.0).ok()
 }
 
 /// The text of a string (a verbatim one without its format), a status, an error or a one-line scalar,
