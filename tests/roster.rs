@@ -5,7 +5,9 @@
 mod support;
 
 use support::raw::pipeline;
-use support::{Broker, Raw, Redis, Twin, needs_broker, upstream_clients, wait_until};
+use support::{
+    Broker, Raw, Redis, Twin, needs_broker, raise_open_files, request, upstream_clients, wait_until,
+};
 
 /// Whatever is wrong with a request is said in the same words.
 #[rustfmt::skip]
@@ -328,4 +330,23 @@ fn inside_multi_only_looking_is_possible() {
         assert!(raw.ask(line).ends_with("inside MULTI is not supported by the broker\r\n"));
         assert!(raw.ask("EXEC").starts_with("-EXECABORT"));
     }
+}
+
+/// An id is looked up, not looked for among all children: that would have taken minutes here.
+#[test]
+fn a_million_ids_beside_many_children() {
+    raise_open_files();
+    let redis = Redis::start();
+    let broker = Broker::start(&redis, &[]);
+    let mut children: Vec<Raw> = (0..1_500).map(|_| broker.connect()).collect();
+    let newest = children.last_mut().map(id).expect("a child");
+    let mut raw = broker.connect();
+    let mut args = vec!["CLIENT", "LIST", "ID"];
+    args.extend(std::iter::repeat_n("999999999999", 1_000_000));
+    args.push(&newest);
+    let bytes = request(&args);
+    raw.write(&bytes);
+    let list = raw.read_text();
+    assert_eq!(list.matches(" fd=").count(), 1);
+    assert!(list.contains(&format!("id={newest} ")), "{list}");
 }

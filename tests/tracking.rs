@@ -119,6 +119,8 @@ fn redirected(twin: &Twin) {
         wanted
     };
     let plain = |reply: &str, id: &str| reply.replace(id, "ID");
+    let twice = |id: &str| format!("CLIENT TRACKING ON REDIRECT {id} REDIRECT {id} NONSENSE");
+    assert!(both(&mut pair, &twice, &plain).contains("single other client"));
     both(&mut pair, &|id| format!("CLIENT TRACKING ON REDIRECT {id}"), &plain);
     assert_eq!(both(&mut pair, &|_| "CLIENT GETREDIR".into(), &plain), ":ID\r\n");
     assert!(both(&mut pair, &|_| "CLIENT TRACKINGINFO".into(), &plain).contains(":ID\r\n"));
@@ -183,7 +185,7 @@ fn tracking(redis: &Redis) -> usize {
 fn nothing_of_it_is_left_upstream() {
     needs_broker!();
     let redis = Redis::start();
-    let broker = Broker::start(&redis, &[("leases_session_max", "1"), ("lease_wait_timeout", "200")]);
+    let broker = Broker::start(&redis, &[("leases_session_max", "1"), ("lease_wait_timeout", "700")]);
     let mut raw = broker.connect_resp3();
     raw.expect("CLIENT SETNAME tracker", "+OK\r\n");
     for end in ["CLIENT TRACKING OFF", "RESET", "", "CLIENT TRACKING ON NONSENSE"] {

@@ -63,6 +63,12 @@ impl ByteQueue {
         self.buffer.extend_from_slice(bytes);
     }
 
+    /// Fills an empty queue with bytes that are at hand.
+    pub fn fill(&mut self, bytes: Vec<u8>) {
+        debug_assert!(self.is_empty(), "bytes are waiting already");
+        (self.buffer, self.head) = (bytes, 0);
+    }
+
     /// The end of the queue as a plain vector, for encoders. Only ever append to it.
     pub fn tail(&mut self) -> &mut Vec<u8> {
         self.compact();

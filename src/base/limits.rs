@@ -31,6 +31,11 @@ pub const CHILD_READ_AHEAD: usize = 64 * 1024 * 1024;
 pub const CHILD_TURN: i64 = 16 * 1024;
 /// What the smallest request counts against its child's turn, in bytes: 32 of them are one.
 pub const REQUEST_COST_MIN: i64 = 512;
+/// The same for all children together, between two looks at the sockets: somebody who has just come must not wait for
+/// all that was read before.
+pub const RUN_TURN: i64 = 1024 * 1024;
+/// What looking a child up, or passing over one, counts against a turn: less than a tenth of a small request.
+pub const LOOK_COST: usize = 32;
 /// A request or a reply of so many bytes goes on a lane for such: what stands behind it would wait for longer than
 /// behind a thousand small ones.
 pub const BULK_MIN: usize = 256 * 1024;

@@ -4,11 +4,13 @@
 
 use super::busy::Work;
 use super::child::{Child, ChildKind, ChildState, Hold};
+use super::children::Children;
 use super::control::Control;
 use super::dispatch::Flow;
 use super::holders::Holders;
 use super::lane::{Lane, LaneState};
 use super::lease::{LeaseKind, Leases};
+use super::memory::Relief;
 use super::pool::{Places, Pool, PoolId, PoolKey};
 use super::probe::Probe;
 use super::pubsub::Hubs;
@@ -78,28 +80,6 @@ pub struct Counters {
     pub subscriber_gaps: u64,
 }
 
-/// Watches for memory that a burst has left behind.
-#[derive(Debug, Default)]
-pub(super) struct Relief {
-    /// The most the broker has held since the program was last told that memory came free.
-    peak: usize,
-    told_at: Millis,
-    /// Memory has come free and the program does not know yet.
-    due: bool,
-}
-
-impl Relief {
-    /// Looks at how much is held `now`; notes when it is much less than it was.
-    pub(super) fn check(&mut self, held: usize, now: Millis) {
-        if now < self.told_at + limits::RELIEF_INTERVAL {
-            return;
-        }
-        if self.peak >= held + limits::RELIEF_MIN {
-            *self = Relief { peak: held, told_at: now, due: true };
-        }
-    }
-}
-
 /// The broker's state. See ARCHITECTURE.md for the line of one request through it.
 #[derive(Debug)]
 pub struct Broker {
@@ -107,7 +87,7 @@ pub struct Broker {
     pub(super) upstream: Upstream,
     pub(super) now: Millis,
     pub(super) rng: fastrand::Rng,
-    pub(super) children: Arena<Child>,
+    pub(super) children: Children,
     pub(super) lanes: Arena<Lane>,
     pub(super) pools: Vec<Pool>,
     pub(super) pool_ids: HashMap<PoolKey, PoolId>,
@@ -123,6 +103,8 @@ pub struct Broker {
     pub(super) holders: Holders,
     pub(super) timers: Timers,
     runnable: VecDeque<Key<Child>>,
+    /// Bytes of requests, or what counts for as many, that `run` may still have run in this turn of the driver.
+    budget: i64,
     /// Children with `Hold::WaitLane`.
     pub(super) lane_waiters: Vec<Key<Child>>,
     dirty_children: Vec<Key<Child>>,
@@ -156,7 +138,7 @@ impl Broker {
             upstream,
             now,
             rng,
-            children: Arena::default(),
+            children: Children::default(),
             lanes: Arena::default(),
             pools: Vec::new(),
             pool_ids: HashMap::new(),
@@ -170,6 +152,7 @@ impl Broker {
             holders: Holders::default(),
             timers: Timers::default(),
             runnable: VecDeque::new(),
+            budget: limits::RUN_TURN,
             lane_waiters: Vec::new(),
             dirty_children: Vec::new(),
             dirty_lanes: Vec::new(),
@@ -220,11 +203,19 @@ impl Broker {
         !self.runnable.is_empty() || self.places_changed || !self.actions.is_empty()
     }
 
+    /// The driver begins a turn: as much is run in it as in every other. What is left over waits for the next, so that
+    /// whoever has sent something in between is heard.
+    pub fn begin_turn(&mut self) {
+        self.budget = limits::RUN_TURN;
+    }
+
     /// Runs what was deferred: children whose hold has been lifted, lanes that wait for a place. Call once
     /// per turn, after the events and before flushing; again while it returns true.
     pub fn run(&mut self) -> bool {
         let mut worked = false;
-        while let Some(key) = self.runnable.pop_front() {
+        while self.budget > 0
+            && let Some(key) = self.runnable.pop_front()
+        {
             worked = true;
             self.run_buffered(key);
         }
@@ -398,7 +389,10 @@ impl Broker {
     fn run_turn(&mut self, key: Key<Child>, bytes: &[u8]) -> (usize, usize) {
         let Some(child) = self.children.get_mut(key) else { return (0, 0) };
         child.credit = (child.credit + limits::CHILD_TURN).min(limits::CHILD_TURN);
+        let credit = child.credit;
         let ran = self.run_requests(key, bytes);
+        let left = self.children.get(key).map_or(0, |child| child.credit);
+        self.budget -= (credit - left).max(limits::REQUEST_COST_MIN);
         let Some(child) = self.children.get_mut(key) else { return ran };
         if child.hold == Hold::None && child.credit <= 0 && ran.0 < bytes.len() {
             self.nudge(key);
@@ -424,7 +418,7 @@ impl Broker {
                     break;
                 }
                 Scan::Empty { len } => {
-                    used += len;
+                    used += self.pay(key, len);
                     scanner.reset();
                     if let Some(child) = self.children.get_mut(key) {
                         child.session.request_done();
@@ -439,6 +433,7 @@ impl Broker {
                             self.hold(key, hold);
                             break;
                         }
+                        Flow::More => break,
                         Flow::Gone => return (used, 0),
                     }
                     scanner.reset();
@@ -459,12 +454,17 @@ impl Broker {
         (used, at_least)
     }
 
-    /// A request of so many bytes has been run.
+    /// A request of so many bytes has been run, or a frame without one.
     fn pay(&mut self, key: Key<Child>, len: usize) -> usize {
-        if let Some(child) = self.children.get_mut(key) {
-            child.credit -= (len as i64).max(limits::REQUEST_COST_MIN);
-        }
+        self.charge(key, len.max(limits::REQUEST_COST_MIN as usize));
         len
+    }
+
+    /// The request at hand costs its child's turn so much, in bytes of requests that take as long.
+    pub(super) fn charge(&mut self, key: Key<Child>, cost: usize) {
+        if let Some(child) = self.children.get_mut(key) {
+            child.credit -= cost as i64;
+        }
     }
 
     /// One complete request: skipped if it was answered while it waited, else dispatched.
@@ -585,6 +585,19 @@ impl Broker {
         }
     }
 
+    /// The same with a reply so long that it had better not be copied.
+    pub(super) fn answer_whole(&mut self, key: Key<Child>, reply: Vec<u8>) {
+        match self.children.get_mut(key) {
+            Some(child)
+                if child.output.is_empty() && child.replies.is_empty() && !child.session.is_muted() =>
+            {
+                child.output.fill(reply);
+                self.mark_child(key);
+            }
+            _ => self.answer(key, &reply),
+        }
+    }
+
     /// Answers the request at hand with an error.
     pub(super) fn answer_error(&mut self, key: Key<Child>, text: impl AsRef<[u8]>) {
         self.counters.failed(text.as_ref(), 1);
@@ -702,44 +715,6 @@ impl Broker {
                 self.lift(child);
             }
         }
-    }
-
-    /// Heap bytes held, those of the children themselves included.
-    pub(super) fn held(&self) -> usize {
-        self.memory + self.children.len() * std::mem::size_of::<Child>()
-    }
-
-    /// Whether much memory has come free since the last call. The allocator may still hold it: it lies
-    /// between small objects that live on.
-    pub fn take_relief(&mut self) -> bool {
-        std::mem::take(&mut self.relief.due)
-    }
-
-    /// Over `memory_max` the largest offender is closed and named, until the rest fits. Never in the middle
-    /// of an event: whoever is being served keeps what it stands on.
-    fn enforce_memory(&mut self) -> bool {
-        let mut worked = false;
-        self.relief.peak = self.relief.peak.max(self.held());
-        while self.memory > self.settings.memory_max {
-            let before = self.memory;
-            let child = self.children.iter().max_by_key(|(_, child)| child.footprint);
-            let child = child.map(|(key, child)| (key, child.footprint, child.label()));
-            let held = child.as_ref().map_or(0, |(_, held, _)| *held);
-            let lane = self.lanes.iter().max_by_key(|(_, lane)| lane.footprint);
-            if let Some((key, _)) = lane.filter(|(_, lane)| lane.footprint > held) {
-                self.empty_lane(key, "memory_max reached");
-                if self.memory < before {
-                    worked = true;
-                    continue;
-                }
-            }
-            let Some((key, _, label)) = child.filter(|_| held > 0) else { break };
-            log::warn!("memory_max reached: closing child {label}, which holds {held} bytes");
-            self.close_child(key);
-            worked = true;
-        }
-        // False when there is nothing left to give: whoever runs us until we rest must come to an end.
-        worked
     }
 
     // ---- draining -------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ use super::lease::LeaseKind;
 use super::pool::PoolKey;
 use super::pubsub::Joined;
 use super::replies::Replies;
+use super::roster::Listing;
 use super::session::Session;
 use super::subscription::Subscriptions;
 use super::transaction::AfterExec;
@@ -170,6 +171,8 @@ pub struct Child {
     /// How many questions the upstream had been asked when the request at the front first needed an answer younger than
     /// itself.
     pub(super) asked_before: Option<u64>,
+    /// The CLIENT LIST at the front, as far as it is made.
+    pub(super) listing: Option<Box<Listing>>,
     /// Until when the request at the front may wait for a living upstream, if it has had to.
     pub(super) upstream_until: Option<Millis>,
     /// What a WAIT would be about.
@@ -236,6 +239,7 @@ impl Child {
             guess_at: None,
             hello_done: 0,
             asked_before: None,
+            listing: None,
             upstream_until: None,
             last_write: LastWrite::None,
             heavy: None,
@@ -284,6 +288,7 @@ impl Child {
         self.guess_at = None;
         self.hello_done = 0;
         self.asked_before = None;
+        self.listing = None;
         self.upstream_until = None;
     }
 
@@ -343,5 +348,6 @@ impl Child {
             + self.replies.footprint()
             + self.session.footprint()
             + self.topics.as_ref().map_or(0, |topics| topics.footprint())
+            + self.listing.as_ref().map_or(0, |listing| listing.footprint())
     }
 }

@@ -25,6 +25,8 @@ pub(super) enum Flow {
     DoneThrough(usize),
     /// It stays where it is and is looked at again when the reason has gone.
     Hold(Hold),
+    /// A part of it is done, and the child's turn is over; it is looked at again in the next.
+    More,
     /// The child has been closed.
     Gone,
 }

@@ -35,6 +35,7 @@ impl Broker {
                 Flow::Hold(Hold::Drained)
             }
             Local::ClientKill => self.kill(key, request),
+            Local::ClientList => self.list(key, request),
             Local::ClientUnblock => self.unblock(key, request),
             Local::ClientNoTouch => self.no_touch(key, request),
             _ => {

@@ -69,27 +69,28 @@ impl Broker {
     /// The request with the upstream's id in the place of the child's that it names. A child without a
     /// connection of its own upstream is nobody there: id 0, of whom Redis says that it does not exist.
     fn redirected(&self, request: &Request<'_>) -> (Vec<u8>, u64) {
-        let (mut bytes, mut redirect) = (Vec::with_capacity(request.bytes.len()), 0);
-        let mut argv: Vec<&[u8]> = request.args().collect();
-        let mut ids = Vec::new();
-        for index in 3..argv.len().saturating_sub(1) {
-            if argv[index].eq_ignore_ascii_case(b"redirect")
-                && let Some(id) = canonical_int(argv[index + 1])
-            {
-                redirect = id as u64;
-                ids.push((index + 1, self.upstream_id_of(id).unwrap_or(0).to_string()));
-            }
+        let names_id = |index: &usize| {
+            request.arg(*index).eq_ignore_ascii_case(b"redirect")
+                && canonical_int(request.arg(index + 1)).is_some()
+        };
+        let mut named = (3..request.argc().saturating_sub(1)).filter(names_id);
+        let Some(first) = named.next() else { return (request.bytes.to_vec(), 0) };
+        // Redis looks the first id up, and refuses a second one whatever it is: it reads no further.
+        let second = named.next();
+        let id = canonical_int(request.arg(first + 1)).unwrap_or_default();
+        let upstream_id = self.upstream_id_of(id).unwrap_or(0).to_string();
+        let mut argv: Vec<&[u8]> = request.args().take(second.map_or(request.argc(), |at| at + 2)).collect();
+        for index in [Some(first), second].into_iter().flatten() {
+            argv[index + 1] = upstream_id.as_bytes();
         }
-        for (index, id) in &ids {
-            argv[*index] = id.as_bytes();
-        }
+        let mut bytes = Vec::with_capacity(request.bytes.len());
         encode::request(&mut bytes, &argv);
-        (bytes, redirect)
+        (bytes, id as u64)
     }
 
     /// The connection upstream that a child has to itself for good.
     fn upstream_id_of(&self, id: i64) -> Option<i64> {
-        let child = self.by_id(id).and_then(|key| self.children.get(key))?;
+        let child = self.children.by_id(id).and_then(|key| self.children.get(key))?;
         let lease = child.lease.filter(|_| child.session.is_pinned() || child.listens_on_lease())?;
         self.lanes.get(lease.lane).map(|lane| lane.upstream_id)
     }

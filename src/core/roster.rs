@@ -10,11 +10,31 @@ use super::lane::Lane;
 use super::lease::LeaseKind;
 use super::local::{canonical_int, redirect};
 use crate::base::key::Key;
+use crate::base::limits;
 use crate::command::{Local, texts};
 use crate::resp::{Request, encode};
+use std::fmt::Write;
 
 /// What CLIENT KILL and CLIENT LIST call the kinds of clients that a broker has, and those it has not.
 const TYPES: [&[u8]; 5] = [b"normal", b"pubsub", b"slave", b"replica", b"master"];
+
+/// A CLIENT LIST as far as it is made: with many children, or many ids, it takes more than one turn.
+#[derive(Debug, Default)]
+pub(super) struct Listing {
+    lines: String,
+    /// Those to show, unless the request names them: all there were when it began.
+    keys: Option<Vec<Key<Child>>>,
+    /// How many of them have been looked at.
+    done: usize,
+}
+
+impl Listing {
+    /// Heap bytes held.
+    pub(super) fn footprint(&self) -> usize {
+        let keys = self.keys.as_ref().map_or(0, Vec::capacity) * std::mem::size_of::<Key<Child>>();
+        std::mem::size_of::<Listing>() + keys + self.lines.capacity()
+    }
+}
 
 /// Which children CLIENT KILL means.
 #[derive(Debug, Default)]
@@ -66,7 +86,7 @@ impl Filter {
 
     fn means(&self, child: &Child) -> bool {
         self.id.is_none_or(|id| child.session.id as i64 == id)
-            && self.addr.as_ref().is_none_or(|addr| *addr == address(child).into_bytes())
+            && self.addr.as_ref().is_none_or(|addr| has_address(child, addr))
             && self.laddr.as_ref().is_none_or(|laddr| *laddr == LOCAL_ADDRESS.as_bytes())
             && self.of_type.is_none_or(|wanted| is_of_type(child, wanted))
     }
@@ -93,44 +113,102 @@ impl Broker {
         }
     }
 
-    /// CLIENT INFO and CLIENT LIST.
+    /// CLIENT INFO, and the CLIENT LIST of an EXEC.
     pub(super) fn roster(&self, key: Key<Child>, local: Local, argv: &[&[u8]]) -> Vec<u8> {
-        let mut out = Vec::new();
+        let (mut out, mut listing, mut credit) = (Vec::new(), Listing::default(), i64::MAX);
         let Some(asker) = self.children.get(key) else { return out };
-        let lines = match local {
-            Local::ClientInfo => Ok(self.line(asker)),
-            _ => self.lines(&argv[2..]),
+        let arg = |index: usize| argv.get(index).copied().unwrap_or_default();
+        let made = match local {
+            Local::ClientInfo => {
+                self.line(asker, &mut listing.lines);
+                Ok(())
+            }
+            _ => self.list_on(&mut listing, argv.len(), arg, &mut credit).map(|_| ()),
         };
-        match lines {
-            Ok(lines) => encode::verbatim_txt(&mut out, lines.as_bytes(), asker.session.proto),
+        match made {
+            Ok(()) => encode::verbatim_txt(&mut out, listing.lines.as_bytes(), asker.session.proto),
             Err(text) => encode::error(&mut out, text),
         }
         out
     }
 
-    fn lines(&self, options: &[&[u8]]) -> Result<String, Vec<u8>> {
+    /// CLIENT LIST, as much of it as the child's turn has room for.
+    pub(super) fn list(&mut self, key: Key<Child>, request: &Request<'_>) -> Flow {
+        let Some(child) = self.children.get_mut(key) else { return Flow::Gone };
+        if child.session.is_muted() {
+            return Flow::Done;
+        }
+        let (mut listing, mut credit) = (child.listing.take().unwrap_or_default(), child.credit);
+        let (proto, arg) = (child.session.proto, |index| request.arg(index));
+        let made = self.list_on(&mut listing, request.argc(), arg, &mut credit);
+        let Some(child) = self.children.get_mut(key) else { return Flow::Gone };
+        child.credit = credit;
+        match made {
+            Ok(true) => {
+                self.answer_whole(key, encode::as_verbatim_txt(listing.lines.into_bytes(), proto));
+                Flow::Done
+            }
+            Ok(false) => {
+                child.listing = Some(listing);
+                Flow::More
+            }
+            Err(text) => self.reject(key, text),
+        }
+    }
+
+    /// Makes a listing go on until it is done, which it returns, or `credit` is used up.
+    fn list_on<'a>(
+        &self,
+        listing: &mut Listing,
+        argc: usize,
+        arg: impl Fn(usize) -> &'a [u8],
+        credit: &mut i64,
+    ) -> Result<bool, Vec<u8>> {
         let mut wanted = None;
-        match options {
-            [] => {}
-            [option, name] if option.eq_ignore_ascii_case(b"type") => wanted = Some(client_type(name)?),
-            [option, ids @ ..] if option.eq_ignore_ascii_case(b"id") && !ids.is_empty() => {
-                let mut lines = String::new();
-                for id in ids {
-                    let id = canonical_int(id).ok_or(texts::CLIENT_ID_INVALID)?;
-                    lines.extend(self.by_id(id).and_then(|key| self.children.get(key)).map(|c| self.line(c)));
+        match argc {
+            0..=2 => {}
+            4 if arg(2).eq_ignore_ascii_case(b"type") => wanted = Some(client_type(arg(3))?),
+            4.. if arg(2).eq_ignore_ascii_case(b"id") => {
+                while listing.done + 3 < argc {
+                    if *credit <= 0 {
+                        return Ok(false);
+                    }
+                    let id = canonical_int(arg(listing.done + 3)).ok_or(texts::CLIENT_ID_INVALID)?;
+                    let child = self.children.by_id(id).and_then(|key| self.children.get(key));
+                    self.show(listing, child, credit)?;
                 }
-                return Ok(lines);
+                return Ok(true);
             }
             _ => return Err(texts::SYNTAX.into()),
         }
-        let mut shown: Vec<&Child> = self.children.iter().map(|(_, child)| child).collect();
-        shown.retain(|child| wanted.is_none_or(|wanted| is_of_type(child, wanted)));
-        shown.sort_by_key(|child| child.session.id);
-        Ok(shown.into_iter().map(|child| self.line(child)).collect())
+        if listing.keys.is_none() {
+            let of_type = |child: &Child| wanted.is_none_or(|wanted| is_of_type(child, wanted));
+            let shown = self.children.iter().filter(|(_, child)| of_type(child));
+            let mut keys: Vec<_> = shown.map(|(key, child)| (child.session.id, key)).collect();
+            keys.sort_unstable_by_key(|(id, _)| *id);
+            listing.keys = Some(keys.into_iter().map(|(_, key)| key).collect());
+        }
+        while let Some(key) = listing.keys.as_ref().and_then(|keys| keys.get(listing.done)) {
+            if *credit <= 0 {
+                return Ok(false);
+            }
+            self.show(listing, self.children.get(*key), credit)?;
+        }
+        Ok(true)
     }
 
-    pub(super) fn by_id(&self, id: i64) -> Option<Key<Child>> {
-        self.children.iter().find(|(_, child)| child.session.id as i64 == id).map(|(key, _)| key)
+    /// Adds one child's line, unless it has gone. The reply has its bound before it is made.
+    fn show(&self, listing: &mut Listing, child: Option<&Child>, credit: &mut i64) -> Result<(), Vec<u8>> {
+        let (before, max) = (listing.lines.len(), self.settings.child_output_max);
+        if let Some(child) = child {
+            self.line(child, &mut listing.lines);
+        }
+        if listing.lines.len() > max {
+            return Err(format!("BROKERLIMIT child_output_max is {max} bytes, and the reply longer").into());
+        }
+        listing.done += 1;
+        *credit -= (limits::LOOK_COST + listing.lines.len() - before) as i64;
+        Ok(())
     }
 
     // ---- KILL -----------------------------------------------------------------------------------------
@@ -148,8 +226,18 @@ impl Broker {
                 && may_kill(killer, child)
                 && !(*other == key && filter.skip_me)
         };
-        let victims: Vec<Key<Child>> = self.children.iter().filter(meant).map(|(other, _)| other).collect();
+        let (victims, looked): (Vec<Key<Child>>, usize) = match filter.id {
+            Some(id) => {
+                let named = self.children.by_id(id).and_then(|key| Some((key, self.children.get(key)?)));
+                (named.iter().filter(|named| meant(named)).map(|(other, _)| *other).collect(), 1)
+            }
+            None => {
+                let found = self.children.iter().filter(meant).map(|(other, _)| other);
+                (found.collect(), self.children.len())
+            }
+        };
         let label = killer.label();
+        self.charge(key, looked * limits::LOOK_COST);
         for victim in victims.iter().filter(|victim| **victim != key) {
             if let Some(child) = self.children.get(*victim) {
                 log::info!("child {label} has closed child {}", child.label());
@@ -186,7 +274,7 @@ impl Broker {
         let Some(id) = canonical_int(request.arg(2)) else {
             return self.reject(key, texts::NOT_AN_INTEGER);
         };
-        let target = self.by_id(id);
+        let target = self.children.by_id(id);
         if let Some(target) = target.filter(|target| self.waits_in_line(*target)) {
             self.unblock_in_line(target, error);
             self.answer(key, b":1\r\n");
@@ -250,17 +338,19 @@ impl Broker {
     // ---- lines ----------------------------------------------------------------------------------------
 
     /// One line of CLIENT LIST, with the fields of Redis 7.0 in their order.
-    fn line(&self, child: &Child) -> String {
+    fn line(&self, child: &Child, lines: &mut String) {
         let session = &child.session;
         let (now, counts) = (self.now, child.subscription_counts());
         let seconds = |since: u64| now.saturating_sub(since) / 1000;
         let table = self.control.table.as_ref();
         let command = table.zip(child.last_command).map_or("NULL", |(table, id)| table.name(id));
-        format!(
+        // A string takes whatever is written.
+        let _ = writeln!(
+            lines,
             "id={id} addr={addr} laddr={LOCAL_ADDRESS} fd={fd} name={name} age={age} idle={idle} \
              flags={flags} db={db} sub={sub} psub={psub} ssub={ssub} multi={multi} qbuf={qbuf} qbuf-free=0 \
              argv-mem=0 multi-mem={multi_mem} rbs=0 rbp=0 obl={obl} oll=0 omem=0 tot-mem={total} events=r \
-             cmd={command} user={user} redir={redir} resp={resp}\n",
+             cmd={command} user={user} redir={redir} resp={resp}",
             id = session.id,
             addr = address(child),
             fd = child.link as u32,
@@ -280,7 +370,7 @@ impl Broker {
             user = self.user_name(child),
             redir = redirect(session),
             resp = session.proto,
-        )
+        );
     }
 }
 
@@ -308,6 +398,12 @@ const LOCAL_ADDRESS: &str = "broker";
 
 fn address(child: &Child) -> String {
     child.peer.replace(' ', ":")
+}
+
+/// Whether this is a child's `address`.
+fn has_address(child: &Child, address: &[u8]) -> bool {
+    let shown = child.peer.bytes().map(|byte| if byte == b' ' { b':' } else { byte });
+    shown.eq(address.iter().copied())
 }
 
 /// In the order in which Redis shows them.

@@ -1,6 +1,7 @@
 //! What goes wrong in rare orders of events, played through on the simulation.
 
 mod lanes;
+mod turns;
 mod users;
 
 use super::lane::{LaneRole, LaneState, SlotKind};
@@ -267,6 +268,24 @@ fn a_wait_for_the_upstream_is_not_cut_short_by_an_older_one() {
     assert_eq!(sim.received(child), "", "queue_timeout has not passed");
     sim.pass(200);
     assert_eq!(sim.received(child), REFUSED);
+}
+
+#[test]
+fn each_wait_for_the_upstream_has_its_own_time() {
+    let mut sim = Sim::new(&[("queue_timeout", "3000"), ("reconnect_backoff_max", "20")]);
+    let child = sim.child();
+    for _ in 0..2 {
+        sim.refuses = true;
+        let control = sim.links(LaneRole::Control)[0];
+        sim.lose(control);
+        assert_eq!(sim.ask(child, "NOSUCH x"), "");
+        // Each wait is longer than what is left of the one before it.
+        sim.pass(2000);
+        assert_eq!(sim.received(child), "", "queue_timeout has not passed");
+        sim.refuses = false;
+        sim.pass(500);
+        assert!(sim.received(child).starts_with("-ERR unknown command"));
+    }
 }
 
 #[test]

@@ -57,6 +57,7 @@ impl Loop {
             return Ok(false);
         }
         self.tell_time();
+        self.core.begin_turn();
         self.handed.begin_turn();
         // What this turn puts on the list waits for the next, so that nobody is read twice.
         let ready = std::mem::take(&mut self.ready);

@@ -60,6 +60,21 @@ pub fn verbatim_txt(out: &mut Vec<u8>, bytes: &[u8], proto: u8) {
     out.extend_from_slice(b"\r\n");
 }
 
+/// The same of text that is at hand, without copying it to another place.
+pub fn as_verbatim_txt(mut text: Vec<u8>, proto: u8) -> Vec<u8> {
+    let mut head = Vec::new();
+    match proto {
+        3 => {
+            header(&mut head, b'=', text.len() + 4);
+            head.extend_from_slice(b"txt:");
+        }
+        _ => header(&mut head, b'$', text.len()),
+    }
+    text.splice(0..0, head);
+    text.extend_from_slice(b"\r\n");
+    text
+}
+
 /// An integer.
 pub fn int(out: &mut Vec<u8>, n: i64) {
     out.push(b':');
@@ -148,5 +163,9 @@ mod tests {
         assert_eq!(written(|out| map_header(out, 3, 3)), "%3\r\n");
         assert_eq!(written(|out| verbatim_txt(out, b"hi", 2)), "$2\r\nhi\r\n");
         assert_eq!(written(|out| verbatim_txt(out, b"hi", 3)), "=6\r\ntxt:hi\r\n");
+        for proto in [2, 3] {
+            let copied = written(|out| verbatim_txt(out, b"a longer text", proto));
+            assert_eq!(as_verbatim_txt(b"a longer text".to_vec(), proto), copied.as_bytes());
+        }
     }
 }

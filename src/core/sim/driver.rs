@@ -54,6 +54,7 @@ impl Sim {
     /// What the reactor does after its reads: lets the core work and carries its work out.
     pub(super) fn turn(&mut self) -> bool {
         let mut any = false;
+        self.broker.begin_turn();
         let mut late: Vec<Key<Lane>> = Vec::new();
         for conn in self.conns.values_mut() {
             if conn.blocked && !self.full && conn.room > conn.to_redis.len() {
@@ -89,7 +90,7 @@ impl Sim {
             }
             any = true;
         }
-        any
+        any || self.broker.has_work()
     }
 
     fn arm_resumed(&mut self) {

@@ -145,8 +145,11 @@ impl Sim {
     fn check_memory(&self) {
         let broker = &self.broker;
         let mut kept = 0;
-        for (_, child) in broker.children.iter() {
+        for (key, child) in broker.children.iter() {
             kept += child.footprint;
+            if broker.children.by_id(child.session.id as i64) != Some(key) {
+                broken(2, "a child is not found by its id");
+            }
             if child.footprint != child.measure() {
                 broken(
                     14,

@@ -1,0 +1,73 @@
+//! Every child there is, by key and by CLIENT ID. Owns both ways to find one and keeps them in step; knows nothing of
+//! what a child does.
+
+use super::child::Child;
+use crate::base::key::{Arena, Key};
+use std::collections::HashMap;
+
+/// The children. A key is the way to one; an id is only ever what somebody has typed.
+#[derive(Debug, Default)]
+pub(super) struct Children {
+    arena: Arena<Child>,
+    /// An id is given once and never changes.
+    by_id: HashMap<u64, Key<Child>>,
+}
+
+impl Children {
+    /// Stores a child and returns the only key that will ever name it.
+    pub(super) fn insert(&mut self, child: Child) -> Key<Child> {
+        let id = child.session.id;
+        let key = self.arena.insert(child);
+        let before = self.by_id.insert(id, key);
+        debug_assert!(before.is_none(), "two children with the id {id}");
+        key
+    }
+
+    /// Takes the child out, unless it has gone.
+    pub(super) fn remove(&mut self, key: Key<Child>) -> Option<Child> {
+        let child = self.arena.remove(key)?;
+        self.by_id.remove(&child.session.id);
+        Some(child)
+    }
+
+    /// The child that CLIENT ID told this number. One look-up, however many children there are.
+    pub(super) fn by_id(&self, id: i64) -> Option<Key<Child>> {
+        self.by_id.get(&u64::try_from(id).ok()?).copied()
+    }
+
+    /// The child, unless it has gone.
+    pub(super) fn get(&self, key: Key<Child>) -> Option<&Child> {
+        self.arena.get(key)
+    }
+
+    /// The child, unless it has gone.
+    pub(super) fn get_mut(&mut self, key: Key<Child>) -> Option<&mut Child> {
+        self.arena.get_mut(key)
+    }
+
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.arena.len()
+    }
+
+    /// Whether there is none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.arena.is_empty()
+    }
+
+    /// Every child with its key.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Key<Child>, &Child)> {
+        self.arena.iter()
+    }
+
+    /// Every key, collected, for passes that close children as they go.
+    pub(super) fn keys(&self) -> Vec<Key<Child>> {
+        self.arena.keys()
+    }
+
+    /// Gives unused room back to the allocator after a burst.
+    pub(super) fn shrink(&mut self) {
+        self.arena.shrink();
+        self.by_id.shrink_to_fit();
+    }
+}
