@@ -63,6 +63,16 @@ impl ByteQueue {
         self.buffer.extend_from_slice(bytes);
     }
 
+    /// Adds bytes at the end of a queue that may grow to `max` bytes, and takes no room beyond it for what may come.
+    pub fn append_within(&mut self, bytes: &[u8], max: usize) {
+        self.compact();
+        let (needed, capacity) = (self.buffer.len() + bytes.len(), self.buffer.capacity());
+        if needed > capacity && capacity * 2 > max {
+            self.buffer.reserve_exact(max.max(needed) - self.buffer.len());
+        }
+        self.buffer.extend_from_slice(bytes);
+    }
+
     /// Fills an empty queue with bytes that are at hand.
     pub fn fill(&mut self, bytes: Vec<u8>) {
         debug_assert!(self.is_empty(), "bytes are waiting already");

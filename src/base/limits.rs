@@ -24,8 +24,11 @@ pub const LINE_MAX: usize = 64 * 1024;
 /// Unread replies above which a child's requests are no longer run: it must take answers first.
 pub const CHILD_OUTPUT_PAUSE: usize = 1024 * 1024;
 /// Bytes of requests read from such a child all the same. Clients write a whole pipeline before they read a
-/// reply; with less room here than the pipeline has bytes, each side would wait for the other to read.
+/// reply; with less room here than the pipeline has bytes, each side would wait for the other to read. Beyond, only a
+/// child is read that takes no reply at all, up to `child_input_max` bytes.
 pub const CHILD_READ_AHEAD: usize = 64 * 1024 * 1024;
+/// A child that has taken no byte of its replies for so many milliseconds is taken to be in the middle of a write.
+pub const READ_AHEAD_PATIENCE: u64 = 100;
 /// Bytes of requests one child may run before the next child has its turn, so that a deep pipeline is woven into
 /// the others' instead of standing in front of them.
 pub const CHILD_TURN: i64 = 16 * 1024;

@@ -2,6 +2,7 @@
 //! simulation) tells it what arrived and what time it is, then flushes what is dirty and carries out the
 //! actions. Owns every child and lane; does no I/O and reads no clock.
 
+use super::ahead::ReadAhead;
 use super::busy::Work;
 use super::child::{Child, ChildKind, ChildState, Hold};
 use super::children::Children;
@@ -241,19 +242,6 @@ impl Broker {
         Some(self.seat(Child::new(session, kind, peer.into(), link, self.now)))
     }
 
-    /// Whether the driver may read from this child now. When it may again, the key is in `take_resumed`.
-    pub fn wants_read(&self, key: Key<Child>) -> bool {
-        let Some(child) = self.children.get(key) else { return false };
-        child.deaf
-            || child.state == ChildState::Open
-                && match child.hold {
-                    Hold::None => true,
-                    // It may be in the middle of a blocking write, and will not read before that is done.
-                    Hold::Output => child.input.len() < limits::CHILD_READ_AHEAD,
-                    _ => false,
-                }
-    }
-
     /// Bytes have arrived from a child.
     pub fn child_input(&mut self, key: Key<Child>, bytes: &[u8]) {
         let Some(child) = self.children.get_mut(key) else { return };
@@ -262,8 +250,10 @@ impl Broker {
         }
         child.last_request = self.now;
         if !child.input.is_empty() || child.hold != Hold::None {
-            child.input.append(bytes);
-            return self.run_buffered(key);
+            if self.keep_waiting(key, bytes) {
+                self.run_buffered(key);
+            }
+            return;
         }
         let (used, at_least) = self.run_turn(key, bytes);
         let Some(child) = self.children.get_mut(key) else { return };
@@ -344,6 +334,7 @@ impl Broker {
         if child.hold == Hold::Output && child.unread() < limits::CHILD_OUTPUT_PAUSE / 2 {
             self.lift(key);
         }
+        self.watch_read_ahead(key);
         self.account_child(key);
         self.close_if_finished(key);
         self.let_go_if_blocked(key);
@@ -493,6 +484,7 @@ impl Broker {
             child.hold = Hold::InFlight;
         } else if child.unread() >= limits::CHILD_OUTPUT_PAUSE {
             child.hold = Hold::Output;
+            child.ahead = ReadAhead::default();
         }
         child.hold == Hold::None
     }
@@ -520,6 +512,7 @@ impl Broker {
         if child.state == ChildState::Ending && child.hold == Hold::None && !child.runnable {
             self.finish(key);
         }
+        self.watch_read_ahead(key);
         self.account_child(key);
         self.close_if_finished(key);
         self.let_go_if_blocked(key);
@@ -534,6 +527,9 @@ impl Broker {
         child.input = ByteQueue::default();
         self.drop_topics(key);
         self.mark_child(key);
+        if self.wants_read(key) {
+            self.resume(key);
+        }
     }
 
     /// The same at the child's own request (QUIT, or one that is none). Redis closes when the last reply has
@@ -649,6 +645,11 @@ impl Broker {
                 lane.dirty = false;
             }
         }
+    }
+
+    /// The child may be read again.
+    pub(super) fn resume(&mut self, key: Key<Child>) {
+        self.resumed.push(key);
     }
 
     /// Moves the keys of children that may be read again into `into`.

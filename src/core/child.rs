@@ -1,6 +1,7 @@
 //! A child: a process's connection to the broker, without the connection. Owns the child's queues, its
 //! session and its place in every line it stands in; never touches a socket and never looks at the clock.
 
+use super::ahead::ReadAhead;
 use super::bulk::Heavy;
 use super::lane::Lane;
 use super::lease::LeaseKind;
@@ -142,8 +143,10 @@ pub struct Child {
     pub link: usize,
     pub(super) state: ChildState,
     pub(super) hold: Hold,
-    /// Bytes read and not yet run: at most one partial request, plus one read's worth while held.
+    /// Bytes read and not yet run: at most one partial request and two reads' worth, or as `core::ahead` says while it
+    /// takes no replies.
     pub(super) input: ByteQueue,
+    pub(super) ahead: ReadAhead,
     /// The scanner of the partial request in `input`; there is none between requests.
     pub(super) scanner: Option<Box<Scanner>>,
     /// Whole frames on their way to the child.
@@ -224,6 +227,7 @@ impl Child {
             state: ChildState::Open,
             hold: Hold::None,
             input: ByteQueue::default(),
+            ahead: ReadAhead::default(),
             scanner: None,
             output: ByteQueue::default(),
             replies: Replies::default(),

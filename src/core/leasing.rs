@@ -100,6 +100,7 @@ impl Broker {
             // Looks whether its time is up.
             (Hold::WaitLane, _) => self.lift(key),
             (Hold::Topics, _) => self.topics_wait_over(key),
+            (Hold::Output, _) => self.read_further(key),
             _ => {}
         }
     }

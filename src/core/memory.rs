@@ -59,8 +59,10 @@ impl Broker {
                 }
             }
             let Some((key, _, label)) = child.filter(|_| held > 0) else { break };
-            log::warn!("memory_max reached: closing child {label}, which holds {held} bytes");
-            self.close_child(key);
+            if !self.give_up_requests(key) {
+                log::warn!("memory_max reached: closing child {label}, which holds {held} bytes");
+                self.close_child(key);
+            }
             worked = true;
         }
         // False when there is nothing left to give: whoever runs us until we rest must come to an end.

@@ -5,6 +5,7 @@
 //! through `answer` -> `child`. `local`, `multi`, `leased`, `pubsub`, `subscription` are the ways a request can go
 //! other than straight; `failure`, `janitor` and `leasing` are what happens beside the line.
 
+mod ahead;
 mod answer;
 mod auth;
 mod blocking;

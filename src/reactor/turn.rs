@@ -168,13 +168,14 @@ impl Loop {
     fn read(&mut self, key: Key<Link>) {
         let Some(link) = self.links.get_mut(key) else { return };
         let owner = link.owner;
-        if let Owner::Child(child) = owner
-            && !self.core.wants_read(child)
-        {
+        if let Owner::Child(child) = owner {
+            // Told at once, however much there is to read before the end: an element must not be popped for it.
             if link.conn.hung() {
                 self.core.child_hangup(child);
             }
-            return;
+            if !self.core.wants_read(child) {
+                return;
+            }
         }
         let fill = match link.hands_over {
             false => link.conn.fill(&mut self.scratch),
@@ -229,7 +230,7 @@ impl Loop {
             for _ in 0..limits::DRAIN_READS {
                 let Some(link) = self.links.get_mut(key) else { break };
                 let Owner::Child(child) = link.owner else { break };
-                if !self.core.wants_read(child) {
+                if !self.core.takes_bytes(child) {
                     break;
                 }
                 let fill = match link.hands_over {

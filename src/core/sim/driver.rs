@@ -243,13 +243,12 @@ impl Sim {
     pub(super) fn read_child(&mut self, child: usize, limit: usize) -> bool {
         let peer = &mut self.peers[child];
         let Some(key) = peer.key.filter(|_| peer.armed) else { return false };
+        if peer.shut {
+            self.broker.child_hangup(key);
+        }
         if !self.broker.wants_read(key) {
-            let hung = peer.shut;
             peer.armed = false;
-            if hung {
-                self.broker.child_hangup(key);
-            }
-            return hung;
+            return peer.shut;
         }
         let count = peer.outbox.len().min(limit);
         let bytes: Vec<u8> = peer.outbox.drain(..count).collect();

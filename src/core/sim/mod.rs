@@ -198,6 +198,24 @@ impl Sim {
         String::from_utf8_lossy(&bytes).replace("\r\n", " ").trim_end().to_owned()
     }
 
+    /// One sends requests and hangs up, another sends some: all of it is there before the broker looks.
+    pub(super) fn hang_up_before(&mut self, child: usize, lines: &str, other: usize, others: &str) {
+        self.post(child, &packed(lines));
+        self.shut(child);
+        self.post(other, &packed(others));
+        self.settle();
+    }
+
+    /// Bytes of replies the child takes from now on, before it takes no more.
+    pub(super) fn set_room(&mut self, child: usize, room: usize) {
+        self.peers[child].room = room;
+    }
+
+    /// Bytes the child has written that the broker has not read.
+    pub(super) fn unsent(&self, child: usize) -> usize {
+        self.peers[child].outbox.len()
+    }
+
     pub(super) fn ask(&mut self, child: usize, lines: &str) -> String {
         self.send(child, lines);
         self.received(child)

@@ -1,4 +1,4 @@
-//! What one child may have done before the others are heard again.
+//! What one child may have done before the others are heard again, and how far one is read that takes no replies.
 
 use super::super::sim::{Sim, packed};
 use crate::base::limits;
@@ -98,4 +98,140 @@ fn a_reply_made_here_has_its_bound_before_it_is_made() {
     let many = format!("CLIENT LIST ID{}", format!(" {id}").repeat(1_000));
     assert_eq!(sim.ask(child, &many), "-BROKERLIMIT child_output_max is 65536 bytes, and the reply longer");
     assert_eq!(sim.ask(child, "GET a"), "$1 a");
+}
+
+// ---- reading ahead -----------------------------------------------------------------------------------------
+
+const MIB: usize = 1 << 20;
+
+/// A child whose first reply is 2 MiB, that takes none of it, and has so many bytes of other requests written behind.
+fn deaf_child(sim: &mut Sim, behind: usize) -> usize {
+    let child = sim.child();
+    sim.set_room(child, 0);
+    sim.send(child, &format!("GET {}\nCLIENT REPLY OFF", "r".repeat(2 * MIB)));
+    for _ in 0..behind / (10 * MIB) {
+        sim.send_bytes(child, &encoded(10 * MIB));
+    }
+    child
+}
+
+/// An ECHO of so many bytes with all that belongs to it.
+fn encoded(len: usize) -> Vec<u8> {
+    let text = "x".repeat(len - "*2\r\n$4\r\nECHO\r\n$12345678\r\n\r\n".len());
+    format!("*2\r\n$4\r\nECHO\r\n${}\r\n{text}\r\n", text.len()).into_bytes()
+}
+
+#[test]
+fn a_child_that_takes_nothing_is_read_to_the_end_of_its_write() {
+    let mut sim = Sim::new(&[("child_input_max", "256MiB")]);
+    let child = deaf_child(&mut sim, 200 * MIB);
+    assert!(sim.unsent(child) >= 130 * MIB, "first it is held back");
+    sim.pass(1000);
+    assert_eq!(sim.unsent(child), 0);
+    assert!(!sim.is_closed(child));
+    sim.set_room(child, usize::MAX);
+    sim.settle();
+    sim.received(child);
+    assert_eq!(sim.ask(child, "CLIENT REPLY ON"), "+OK");
+}
+
+#[test]
+fn a_child_that_takes_something_is_held_back() {
+    let mut sim = Sim::new(&[("child_input_max", "256MiB")]);
+    let child = deaf_child(&mut sim, 100 * MIB);
+    for _ in 0..20 {
+        sim.set_room(child, 100);
+        sim.settle();
+        sim.pass(50);
+    }
+    assert!(sim.unsent(child) >= 30 * MIB, "{} bytes", sim.unsent(child));
+}
+
+/// Beyond the bound the child is told, once it has got rid of what it had to say.
+#[test]
+fn a_child_that_says_too_much_is_told() {
+    let mut sim = Sim::new(&[("child_input_max", "1MiB")]);
+    let child = sim.child();
+    sim.set_room(child, 0);
+    sim.send(child, &format!("GET {}", "r".repeat(MIB - 100)));
+    sim.send(child, &format!("GET {}", "more".repeat(100)));
+    for _ in 0..9 {
+        sim.send_bytes(child, &encoded(10 * MIB));
+    }
+    sim.pass(1000);
+    assert_eq!(sim.unsent(child), 0, "it is not left in the middle of its write");
+    assert!(!sim.is_closed(child), "nor closed before it could be told");
+    sim.set_room(child, usize::MAX);
+    sim.settle();
+    let told = sim.received(child);
+    let text = "-BROKERLIMIT child_input_max is 1048576 bytes, and requests waited beyond it";
+    assert!(told.starts_with("$1048476 rrr") && told.ends_with(&format!("more {text}")), "{}", told.len());
+    assert!(sim.is_closed(child));
+}
+
+/// A protocol error behind unread replies is no different.
+#[test]
+fn a_child_that_was_told_its_last_gets_rid_of_its_write() {
+    let mut sim = Sim::new(&[]);
+    let child = sim.child();
+    sim.set_room(child, 0);
+    sim.send(child, "QUIT");
+    sim.send_bytes(child, &vec![b'x'; 10 * MIB]);
+    assert_eq!(sim.unsent(child), 0);
+    sim.set_room(child, usize::MAX);
+    sim.settle();
+    assert_eq!(sim.received(child), "+OK");
+    assert!(sim.is_closed(child));
+}
+
+#[test]
+fn a_blocked_child_is_read_too() {
+    let mut sim = Sim::new(&[("child_input_max", "10MiB")]);
+    let (child, other) = (sim.child(), sim.child());
+    sim.send(child, "BLPOP k 0\nCLIENT REPLY OFF");
+    for _ in 0..6 {
+        sim.send_bytes(child, &encoded(10 * MIB));
+    }
+    sim.send(child, "CLIENT REPLY ON");
+    assert_eq!(sim.unsent(child), 0);
+    sim.ask(other, "RPUSH k e");
+    assert_eq!(sim.received(child), "*2 $1 k $1 e +OK");
+    // Beyond the bound it is closed, as by Redis: nothing can be said before the reply it waits for.
+    sim.send(child, "BLPOP k 0");
+    for _ in 0..7 {
+        sim.send_bytes(child, &encoded(10 * MIB));
+    }
+    assert!(sim.is_closed(child));
+    assert_eq!(sim.ask(other, "GET a"), "$1 a");
+}
+
+/// The end of a child is noticed although it is blocked and there is more to read: no element is popped for it.
+#[test]
+fn a_blocked_child_that_ends_is_let_go_before_it_is_read() {
+    let mut sim = Sim::new(&[]);
+    let (child, other) = (sim.child(), sim.child());
+    sim.send(child, "BLPOP k 0");
+    sim.pass(100);
+    sim.hang_up_before(child, "GET never", other, "RPUSH k e");
+    assert!(sim.is_closed(child));
+    assert_eq!(sim.received(other) + &sim.ask(other, "RPUSH k e"), ":1:2");
+    assert!(!sim.executed().iter().any(|(_, request)| request == "GET never"));
+}
+
+/// Requests that make a child the largest holder of memory are given up, and it hears why.
+#[test]
+fn memory_max_is_told_to_a_child_that_only_asked() {
+    let mut sim = Sim::new(&[("memory_max", "16MiB")]);
+    let child = sim.child();
+    sim.set_room(child, 0);
+    sim.send(child, &format!("GET {}", "r".repeat(2 * MIB)));
+    for _ in 0..4 {
+        sim.send_bytes(child, &encoded(10 * MIB));
+    }
+    assert_eq!(sim.unsent(child), 0);
+    sim.set_room(child, usize::MAX);
+    sim.settle();
+    let told = sim.received(child);
+    assert!(told.ends_with("-BROKERLIMIT memory_max is 16777216 bytes, and requests waited beyond it"));
+    assert!(sim.is_closed(child));
 }
