@@ -418,8 +418,11 @@ fn a_drain_may_have_its_own_patience() {
 #[test]
 fn every_number_has_a_name_and_a_meaning() {
     let redis = Redis::start();
-    let mut lp = Loop::new(settings(&redis, &[("children_max", "2"), ("leases_blocking_max", "1")]))
-        .expect("the loop");
+    let mut lp = Loop::new(settings(
+        &redis,
+        &[("children_max", "2"), ("leases_blocking_max", "1"), ("queue_timeout", "1s")],
+    ))
+    .expect("the loop");
     for (name, doc) in Loop::stats() {
         assert!(Loop::stat_names().contains(&name) && lp.stat(name).is_some(), "{name}");
         assert!(doc.ends_with('.') && !doc.contains('\n'), "{name}: {doc}");

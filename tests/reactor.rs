@@ -110,7 +110,8 @@ fn configured(dir: &Path, pairs: &[(&str, &str)]) -> Settings {
     let mut settings = Settings::default();
     settings.set("upstream", &format!("unix://{}/redis.sock", dir.display())).unwrap();
     settings.set("listen", &format!("unix://{}/broker.sock", dir.display())).unwrap();
-    for (key, value) in pairs {
+    // A busy machine must not answer for the upstream.
+    for (key, value) in [("queue_timeout", "15s"), ("connect_timeout", "15s")].iter().chain(pairs) {
         settings.set(key, value).unwrap();
     }
     settings

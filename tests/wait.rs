@@ -173,7 +173,7 @@ fn a_child_that_dies_waiting_leaves_no_lane_blocked() {
 fn as_many_lanes_wait_as_there_may_be_sessions() {
     needs_broker!();
     let redis = Redis::start();
-    let broker = Broker::start(&redis, &[("leases_session_max", "2"), ("lease_wait_timeout", "200ms")]);
+    let broker = Broker::start(&redis, &[("leases_session_max", "2"), ("lease_wait_timeout", "1500ms")]);
     let mut waiting = Vec::new();
     let mut raw = redis.connect();
     for number in 1..=2 {

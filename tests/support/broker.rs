@@ -19,6 +19,19 @@ use super::{PATIENCE, direct, signal};
 /// Path of the binary under test.
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_broker");
 
+/// How long the broker waits for the upstream where that is not a test's subject: a busy machine must not answer for
+/// it. Shorter than a test waits for a reply.
+pub(crate) const PATIENT: [(&str, &str); 2] = [("queue_timeout", "10s"), ("connect_timeout", "10s")];
+
+/// The settings of a test, and patience where it asks for nothing else. Who stalls is found out within
+/// `connect_timeout`, so that one stays as it is where that is looked at.
+pub(crate) fn with_patience<'a>(settings: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
+    let has = |name: &str| settings.iter().any(|(key, _)| *key == name);
+    let keeps = |name: &str| has(name) || (name == "connect_timeout" && has("lane_stall_timeout"));
+    let more = PATIENT.into_iter().filter(|(key, _)| !keeps(key));
+    more.chain(settings.iter().copied()).collect()
+}
+
 /// A running broker; in direct mode, Redis' own socket in its place.
 pub(crate) struct Broker {
     directory: TempDir,
@@ -48,6 +61,7 @@ impl Broker {
         let socket = directory.path().join("b.sock");
         let listen = format!("unix://{}", socket.display());
         let mut args = vec!["serve", "--listen", &listen, "--upstream", url];
+        let settings = with_patience(settings);
         let pairs: Vec<String> = settings.iter().map(|(key, value)| format!("{key}={value}")).collect();
         for pair in &pairs {
             args.extend(["--set", pair]);
@@ -60,7 +74,14 @@ impl Broker {
     /// Starts the binary with any arguments and waits for `listeners` lines of `listening`.
     pub(crate) fn start_args(args: &[&str], listeners: usize) -> Broker {
         let directory = tempfile::Builder::new().prefix("broker-").tempdir().expect("a directory");
-        let mut broker = Broker::spawn(directory, PathBuf::new(), args);
+        let mut args = args.to_vec();
+        let own = |name: &str| args.iter().any(|arg| arg.starts_with(name));
+        let pairs = PATIENT.iter().filter(|(key, _)| !own(key)).map(|(key, value)| format!("{key}={value}"));
+        let pairs: Vec<String> = pairs.collect();
+        if args.first() == Some(&"serve") {
+            args.extend(pairs.iter().flat_map(|pair| ["--set", pair]));
+        }
+        let mut broker = Broker::spawn(directory, PathBuf::new(), &args);
         broker.listening = broker.wait_listening(listeners);
         if let Some(path) = broker.listening.first().and_then(|url| url.strip_prefix("unix://")) {
             broker.socket = PathBuf::from(path.split('?').next().unwrap_or(path));

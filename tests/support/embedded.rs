@@ -6,13 +6,14 @@ use std::time::Instant;
 use broker::config::Settings;
 use broker::reactor::{Local, LocalEvent, Loop, RunMode};
 
+use super::broker::with_patience;
 use super::{PATIENCE, Redis};
 
 /// The defaults, `redis` and `pairs`.
 pub(crate) fn settings(redis: &Redis, pairs: &[(&str, &str)]) -> Settings {
     let mut settings = Settings::default();
     settings.set("upstream", &redis.url()).expect("a URL");
-    for (key, value) in pairs {
+    for (key, value) in with_patience(pairs) {
         settings.set(key, value).expect("a setting");
     }
     settings
