@@ -138,3 +138,10 @@ pub const ACCEPT_PAUSE: u64 = 100;
 pub const DRAIN_READS: usize = 128;
 /// The upstream's name is looked up at most this often, in milliseconds: many lanes may be dialled at once.
 pub const RESOLVE_INTERVAL: u64 = 1000;
+/// Log lines that one place in the code writes within `LOG_INTERVAL`; the others are counted, and summed up in one
+/// line. Most of them can be caused by a child, as fast as it likes.
+pub const LOG_LINES: u32 = 10;
+/// See [`LOG_LINES`]; milliseconds.
+pub const LOG_INTERVAL: u64 = 10_000;
+/// Bytes of one log line; what it quotes may be much longer.
+pub const LOG_LINE_MAX: usize = 2048;

@@ -6,6 +6,7 @@ use super::calls::{Calls, Delivery, code_of_fault, code_of_refusal};
 use super::codes::*;
 use super::config::{self, broker_config_t, code_of};
 use super::embed::{broker_req_t, give_req, millis};
+use super::log;
 use super::reply::{Owned, broker_reply_t, hand_out, hand_out_nothing};
 use super::text::{bytes, copy_out, opt_str, own_words, words};
 use super::transaction::{self, broker_transaction_t};
@@ -495,6 +496,7 @@ fn look(shell: &Shell<Handled>, limit: Option<Duration>) -> Result<(), c_int> {
     shell.check()?;
     shell.borrow(|handled| match waited {
         Ok(()) => {
+            log::tell_left_out();
             handled.client.work();
             Ok(())
         }

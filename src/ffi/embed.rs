@@ -6,6 +6,7 @@ use super::border::{Ended, Handle, Rule, Shell, enter, enter_dispatching, shield
 use super::calls::{Calls, Delivery, code_of_refusal};
 use super::codes::*;
 use super::config::{self, broker_config_t, code_of};
+use super::log;
 use super::reply::broker_reply_t;
 use super::text::{copy_out, own_words, required_str, words};
 use super::transaction::{self, broker_transaction_t};
@@ -195,6 +196,7 @@ fn turn(shell: &Shell<Looping>, pointer: *mut broker_loop_t, may_wait: bool) -> 
         return Err(shell.borrow(|looping| looping.fail(&error))?);
     }
     let goes_on = shell.borrow(|looping| {
+        log::tell_left_out();
         let worked = looping.embedded()?.work();
         worked.map_err(|error| looping.fail(&error))
     })??;

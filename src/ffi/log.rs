@@ -1,13 +1,15 @@
-//! The log sink, the one thing that is process-wide: hands the library's log lines to a function of C's. Owns
-//! the present sink; writes nowhere itself.
+//! The log sink, the one thing that is process-wide: hands the library's log lines to a function of C's, no more
+//! than `base::log_limit` lets through. Owns the present sink; writes nowhere itself.
 
 use super::border::shield;
 use super::codes::{BROKER_EINVAL, BROKER_ESTATE, BROKER_OK};
 use super::fork;
+use crate::base::clock::Clock;
+use crate::base::log_limit::{Line, LogLimit};
 use log::{LevelFilter, Log, Metadata, Record};
 use std::ffi::{c_char, c_int, c_void};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{PoisonError, RwLock};
+use std::sync::{LazyLock, Mutex, PoisonError, RwLock};
 
 /// Nothing.
 pub const BROKER_LOG_OFF: c_int = 0;
@@ -43,6 +45,10 @@ unsafe impl Send for Sink {}
 unsafe impl Sync for Sink {}
 
 static SINK: RwLock<Option<Sink>> = RwLock::new(None);
+/// What may be written; never locked while the function runs, which may cause lines of its own.
+static LIMIT: LazyLock<(Clock, Mutex<LogLimit>)> = LazyLock::new(Default::default);
+/// There may be lines left out to be summed up.
+static LEFT_OUT: AtomicBool = AtomicBool::new(false);
 /// The logger of the `log` crate is ours.
 static OURS: AtomicBool = AtomicBool::new(false);
 
@@ -54,26 +60,57 @@ impl Log for Forward {
     }
 
     fn log(&self, record: &Record<'_>) {
-        // Copied, so that the function may set another sink.
-        let sink = *SINK.read().unwrap_or_else(PoisonError::into_inner);
-        let Some(sink) = sink else { return };
-        let level = record.level() as c_int;
-        if level > sink.level {
-            return;
+        let Some(sink) = present().filter(|sink| record.level() as c_int <= sink.level) else { return };
+        tell_left_out();
+        let (clock, limit) = &*LIMIT;
+        let mut limit = limit.lock().unwrap_or_else(PoisonError::into_inner);
+        let line = limit.admit(record, clock.now());
+        LEFT_OUT.store(limit.due().is_some(), Ordering::Relaxed);
+        drop(limit);
+        if let Some(line) = line {
+            sink.hand(&line);
         }
-        let mut line = record.args().to_string().replace(['\n', '\r', '\0'], " ");
-        let len = line.len();
-        line.push('\0');
-        // SAFETY: the function was given to be called so; `line` lives through the call and ends with a NUL.
-        unsafe { (sink.callback)(level, line.as_ptr().cast(), len, sink.data) };
     }
 
     fn flush(&self) {}
 }
 
+/// Copied, so that the function may set another sink.
+fn present() -> Option<Sink> {
+    *SINK.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Sums up what was left out, where it is due. Called with every line, and where a handle is at work anyway.
+pub(super) fn tell_left_out() {
+    if !LEFT_OUT.load(Ordering::Relaxed) {
+        return;
+    }
+    let (clock, limit) = &*LIMIT;
+    let mut limit = limit.lock().unwrap_or_else(PoisonError::into_inner);
+    let lines = limit.summaries(clock.now());
+    LEFT_OUT.store(limit.due().is_some(), Ordering::Relaxed);
+    drop(limit);
+    for line in lines {
+        if let Some(sink) = present().filter(|sink| line.level as c_int <= sink.level) {
+            sink.hand(&line);
+        }
+    }
+}
+
+impl Sink {
+    fn hand(&self, line: &Line) {
+        let mut text = line.text.replace(['\n', '\r', '\0'], " ");
+        let len = text.len();
+        text.push('\0');
+        // SAFETY: the function was given to be called so; `text` lives through the call and ends with a NUL.
+        unsafe { (self.callback)(line.level as c_int, text.as_ptr().cast(), len, self.data) };
+    }
+}
+
 /// Sets where the library's log goes, for the whole process; without it, and with a NULL `cb`, nowhere. Lines less
-/// important than `level` (BROKER_LOG_*) are left out. Best called before there are threads and handles; a line
-/// under way in another thread may still reach the old function.
+/// important than `level` (BROKER_LOG_*) are left out. Of each kind of line ten come in ten seconds; how many more
+/// there were is one line at their end. Best called before there are threads and handles; a line under way in another
+/// thread may still reach the old function.
 ///
 /// BROKER_EINVAL for an unknown level; BROKER_ESTATE if the program has a logger of Rust's `log` crate already.
 #[unsafe(no_mangle)]
@@ -102,4 +139,31 @@ pub extern "C" fn broker_log_set(level: c_int, cb: broker_log_cb, data: *mut c_v
         log::set_max_level(if cb.is_some() { filter } else { LevelFilter::Off });
         BROKER_OK
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::limits::LOG_LINES;
+    use std::ffi::CStr;
+    use std::sync::atomic::AtomicUsize;
+
+    static LINES: AtomicUsize = AtomicUsize::new(0);
+
+    unsafe extern "C" fn count(_: c_int, msg: *const c_char, _: usize, _: *mut c_void) {
+        // SAFETY: the line ends with a NUL.
+        let line = unsafe { CStr::from_ptr(msg) };
+        LINES.fetch_add(usize::from(line.to_bytes().ends_with(b"over and over")), Ordering::Relaxed);
+    }
+
+    #[test]
+    fn a_line_over_and_over_reaches_the_function_a_few_times() {
+        assert_eq!(broker_log_set(BROKER_LOG_INFO, Some(count), std::ptr::null_mut()), BROKER_OK);
+        for _ in 0..1000 {
+            ::log::info!("over and over");
+        }
+        assert_eq!(LINES.load(Ordering::Relaxed), LOG_LINES as usize);
+        assert!(LEFT_OUT.load(Ordering::Relaxed));
+        assert_eq!(broker_log_set(BROKER_LOG_OFF, None, std::ptr::null_mut()), BROKER_OK);
+    }
 }

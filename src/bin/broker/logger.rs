@@ -1,8 +1,17 @@
-//! The log on standard error: one line per record, as text, JSON or for the journal.
+//! The log on standard error: one line per record, as text, JSON or for the journal. Writes no more than
+//! `log_limit` admits, and never waits for whoever reads it.
 
+use crate::stderr::Stderr;
+use broker::base::clock::{Clock, Millis};
+use broker::base::log_limit::{Line, LogLimit};
 use log::{Level, LevelFilter, Log, Metadata, Record};
-use std::io::Write;
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// While lines wait for room they are tried again after so many milliseconds.
+const RETRY: Millis = 100;
 
 /// How a line looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,13 +27,73 @@ pub(crate) enum Format {
 #[derive(Debug)]
 struct Logger {
     format: Format,
+    clock: Clock,
+    /// Nothing waits in `state`: spares a lock in every turn.
+    at_rest: AtomicBool,
+    state: Mutex<State>,
 }
+
+#[derive(Debug)]
+struct State {
+    limit: LogLimit,
+    out: Stderr,
+}
+
+/// Lives as long as the process.
+static LOGGER: OnceLock<Logger> = OnceLock::new();
 
 /// Makes this the process' logger. Later calls change nothing.
 pub(crate) fn install(format: Format, level: LevelFilter) {
-    // A logger lives as long as the process.
-    if log::set_logger(Box::leak(Box::new(Logger { format }))).is_ok() {
+    // Without a descriptor to spare for it there will be no loop either.
+    let Ok(fd) = std::io::stderr().as_fd().try_clone_to_owned() else { return };
+    let state = Mutex::new(State { limit: LogLimit::default(), out: Stderr::new(fd) });
+    let logger =
+        LOGGER.get_or_init(|| Logger { format, clock: Clock::new(), at_rest: AtomicBool::new(true), state });
+    if log::set_logger(logger).is_ok() {
         log::set_max_level(level);
+    }
+}
+
+/// Says what is due: lines that found no room, and sums of those left out. Returns when to call it again, in
+/// milliseconds; `None` is never, unless something is logged.
+pub(crate) fn settle() -> Option<Millis> {
+    let logger = LOGGER.get().filter(|logger| !logger.at_rest.load(Ordering::Relaxed))?;
+    let mut state = logger.state();
+    logger.tell_left_out(&mut state);
+    state.out.settle(|lost| logger.about_lost(lost));
+    logger.note_rest(&state);
+    let retry = state.out.is_behind().then_some(RETRY);
+    let summary = state.limit.due().map(|due| due.saturating_sub(logger.clock.now()));
+    [retry, summary].into_iter().flatten().min()
+}
+
+impl Logger {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self, out: &mut Stderr, line: &Line) {
+        out.put(self.render(line.level, &line.text), |lost| self.about_lost(lost));
+    }
+
+    fn tell_left_out(&self, state: &mut State) {
+        for line in state.limit.summaries(self.clock.now()) {
+            self.write(&mut state.out, &line);
+        }
+    }
+
+    fn about_lost(&self, lost: u64) -> String {
+        self.render(Level::Warn, &format!("{lost} lines lost: standard error took no more"))
+    }
+
+    fn render(&self, level: Level, text: &str) -> String {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        render(self.format, now, level, text)
+    }
+
+    fn note_rest(&self, state: &State) {
+        let at_rest = !state.out.is_behind() && state.limit.due().is_none();
+        self.at_rest.store(at_rest, Ordering::Relaxed);
     }
 }
 
@@ -34,15 +103,20 @@ impl Log for Logger {
     }
 
     fn log(&self, record: &Record<'_>) {
-        if self.enabled(record.metadata()) {
-            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-            let line = render(self.format, now, record.level(), &record.args().to_string());
-            // A log that cannot be written has nowhere to say so.
-            let _ = std::io::stderr().lock().write_all(line.as_bytes());
+        if !self.enabled(record.metadata()) {
+            return;
         }
+        let mut state = self.state();
+        self.tell_left_out(&mut state);
+        if let Some(line) = state.limit.admit(record, self.clock.now()) {
+            self.write(&mut state.out, &line);
+        }
+        self.note_rest(&state);
     }
 
-    fn flush(&self) {}
+    fn flush(&self) {
+        settle();
+    }
 }
 
 fn render(format: Format, now: Duration, level: Level, message: &str) -> String {

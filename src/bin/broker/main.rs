@@ -15,6 +15,7 @@ mod say;
 mod scrub;
 mod serve;
 mod signals;
+mod stderr;
 
 use broker::base::error::{Error, ErrorKind};
 use clap::Parser;

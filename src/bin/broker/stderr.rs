@@ -1,0 +1,276 @@
+//! Standard error, written so that it never holds up the loop: its reader may have stopped. Owns the lines that
+//! it has not taken yet, up to a bound, and counts those beyond. Never sets O_NONBLOCK on the open file that
+//! other processes share with us, and starts no thread.
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{FileType, Mode, OFlags, fstat};
+use rustix::io::Errno;
+use rustix::net::{SendFlags, send};
+use rustix::termios::tcgetsid;
+use std::collections::VecDeque;
+use std::os::fd::{AsRawFd, OwnedFd};
+
+/// Bytes of lines that may wait, so that a reader may pause for a while without a loss.
+const WAITING_MAX: usize = 256 * 1024;
+/// A pipe that says it has room takes so many bytes at once: PIPE_BUF.
+const PIPE_PIECE: usize = 4096;
+/// A terminal that says it has room may have it for one byte only.
+const TERMINAL_PIECE: usize = 1;
+
+/// How to write without waiting.
+#[derive(Debug)]
+enum Way {
+    /// To an open file of our own, which is non-blocking.
+    Own,
+    /// With MSG_DONTWAIT.
+    Socket,
+    /// As it is: a regular file takes everything.
+    File,
+    /// A pipe of another user's, which may not be opened anew, or a terminal that is neither ours to open nor
+    /// our session's: it is asked for room first, and takes pieces of so many bytes. Another writer may take
+    /// the room in between; then the write waits.
+    Asking(usize),
+}
+
+/// A line, or the word about lost ones.
+#[derive(Debug)]
+struct Entry {
+    text: Vec<u8>,
+    /// Lines that are lost if it is.
+    stands_for: u64,
+}
+
+/// A standard error that is never waited for.
+#[derive(Debug)]
+pub(crate) struct Stderr {
+    fd: OwnedFd,
+    way: Way,
+    waiting: VecDeque<Entry>,
+    /// Bytes in `waiting`, and how many of the first entry have been written.
+    bytes: usize,
+    begun: usize,
+    lost: u64,
+}
+
+impl Stderr {
+    /// Writes to `fd`, a copy of standard error.
+    pub(crate) fn new(fd: OwnedFd) -> Stderr {
+        let (fd, way) = find_way(fd);
+        Stderr { fd, way, waiting: VecDeque::new(), bytes: 0, begun: 0, lost: 0 }
+    }
+
+    /// Writes a line, now or when there is room; it is lost if too many wait. `about_lost` is the line that
+    /// tells of so many lost ones.
+    pub(crate) fn put(&mut self, line: String, about_lost: impl FnOnce(u64) -> String) {
+        self.flush();
+        if self.bytes + line.len() > WAITING_MAX {
+            self.lost += 1;
+            return;
+        }
+        self.mention_lost(about_lost);
+        self.push(line, 1);
+        self.flush();
+    }
+
+    /// Writes what there is room for by now.
+    pub(crate) fn settle(&mut self, about_lost: impl FnOnce(u64) -> String) {
+        self.flush();
+        if self.waiting.is_empty() {
+            self.mention_lost(about_lost);
+            self.flush();
+        }
+    }
+
+    /// Whether lines wait for room.
+    pub(crate) fn is_behind(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    fn mention_lost(&mut self, about_lost: impl FnOnce(u64) -> String) {
+        if self.lost > 0 {
+            let lost = std::mem::take(&mut self.lost);
+            self.push(about_lost(lost), lost);
+        }
+    }
+
+    fn push(&mut self, line: String, stands_for: u64) {
+        self.bytes += line.len();
+        self.waiting.push_back(Entry { text: line.into_bytes(), stands_for });
+    }
+
+    fn flush(&mut self) {
+        while let Some(entry) = self.waiting.front() {
+            match self.write(&entry.text[self.begun..]) {
+                Ok(count) => {
+                    self.begun += count;
+                    if self.begun >= entry.text.len() {
+                        self.bytes -= entry.text.len();
+                        self.begun = 0;
+                        self.waiting.pop_front();
+                    }
+                }
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => return,
+                // No reader, no space: none of it will ever be read.
+                Err(_) => {
+                    self.lost += self.waiting.drain(..).map(|entry| entry.stands_for).sum::<u64>();
+                    (self.bytes, self.begun) = (0, 0);
+                }
+            }
+        }
+    }
+
+    /// One write that does not wait.
+    fn write(&self, bytes: &[u8]) -> Result<usize, Errno> {
+        match self.way {
+            Way::File => rustix::io::write(&self.fd, bytes),
+            // A whole line of ordinary length stays whole among those of other writers.
+            Way::Own => rustix::io::write(&self.fd, &bytes[..bytes.len().min(PIPE_PIECE)]),
+            Way::Socket => send(&self.fd, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL),
+            Way::Asking(piece) => {
+                let mut asked = [PollFd::new(&self.fd, PollFlags::OUT)];
+                poll(&mut asked, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))?;
+                if asked[0].revents().is_empty() {
+                    return Err(Errno::AGAIN);
+                }
+                rustix::io::write(&self.fd, &bytes[..bytes.len().min(piece)])
+            }
+        }
+    }
+}
+
+/// How to write to `fd`; the descriptor to use for it.
+fn find_way(fd: OwnedFd) -> (OwnedFd, Way) {
+    let kind = fstat(&fd).map(|stat| FileType::from_raw_mode(stat.st_mode));
+    match kind {
+        Ok(FileType::RegularFile) => (fd, Way::File),
+        Ok(FileType::Socket) => (fd, Way::Socket),
+        Ok(FileType::Fifo) => opened_anew(fd, PIPE_PIECE),
+        _ => opened_anew(fd, TERMINAL_PIECE),
+    }
+}
+
+fn opened_anew(fd: OwnedFd, piece: usize) -> (OwnedFd, Way) {
+    let open = |name: &str| {
+        let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        rustix::fs::open(name, flags, Mode::empty())
+    };
+    let own = open(&format!("/proc/self/fd/{}", fd.as_raw_fd()));
+    // After `su`, the terminal is another user's; everybody in its session may open it by this name.
+    let own = own.or_else(|error| if tcgetsid(&fd).is_ok() { open("/dev/tty") } else { Err(error) });
+    match own {
+        Ok(own) => (own, Way::Own),
+        Err(_) => (fd, Way::Asking(piece)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::fs::fcntl_getfl;
+    use std::fs::File;
+    use std::io::{Read, Write};
+    use std::os::fd::AsFd;
+    use std::os::unix::net::UnixStream;
+
+    fn about_lost(lost: u64) -> String {
+        format!("{lost} lost\n")
+    }
+
+    /// Puts numbered lines until some are lost; how many were put.
+    fn overflow(stderr: &mut Stderr) -> u64 {
+        let mut put = 0;
+        while stderr.lost < 100 {
+            stderr.put(format!("{put:0>63}\n"), about_lost);
+            put += 1;
+        }
+        put
+    }
+
+    /// What comes is every line in order, up to a gap that is told exactly; then a last one.
+    fn check(mut reader: impl Read + AsFd, stderr: &mut Stderr, put: u64) {
+        let (mut text, mut ended) = (Vec::new(), false);
+        let mut piece = [0; 4096];
+        while !text.ends_with(b"end\n") && !text.ends_with(b"end\r\n") {
+            // What a terminal has taken is readable a moment later, and so is its room writable.
+            let mut asked = [PollFd::new(&reader, PollFlags::IN)];
+            poll(&mut asked, Some(&Timespec { tv_sec: 0, tv_nsec: 1_000_000 })).unwrap();
+            if asked[0].revents().contains(PollFlags::IN) {
+                let count = reader.read(&mut piece).unwrap();
+                text.extend_from_slice(&piece[..count]);
+            }
+            stderr.settle(about_lost);
+            if !ended && !stderr.is_behind() && stderr.lost == 0 {
+                stderr.put("end\n".to_owned(), about_lost);
+                ended = true;
+            }
+        }
+        let text = String::from_utf8(text).unwrap().replace('\r', "");
+        let lines: Vec<&str> = text.lines().collect();
+        let (numbers, tail) = lines.split_at(lines.len() - 2);
+        assert!(numbers.iter().enumerate().all(|(n, line)| line.parse() == Ok(n)));
+        assert_eq!(tail, [format!("{} lost", put - numbers.len() as u64), "end".to_owned()]);
+    }
+
+    #[test]
+    fn a_pipe_nobody_reads_holds_nobody_up_and_stays_as_it_was_for_others() {
+        let (reader, writer) = std::io::pipe().unwrap();
+        let shared = OwnedFd::from(writer.try_clone().unwrap());
+        let mut stderr = Stderr::new(writer.into());
+        assert!(matches!(stderr.way, Way::Own));
+        let put = overflow(&mut stderr);
+        assert!(!fcntl_getfl(&shared).unwrap().contains(OFlags::NONBLOCK));
+        check(reader, &mut stderr, put);
+    }
+
+    #[test]
+    fn a_pipe_that_cannot_be_opened_anew_is_asked_first() {
+        let (reader, writer) = std::io::pipe().unwrap();
+        let mut stderr = Stderr::new(writer.try_clone().unwrap().into());
+        (stderr.fd, stderr.way) = (writer.into(), Way::Asking(PIPE_PIECE));
+        let put = overflow(&mut stderr);
+        check(reader, &mut stderr, put);
+    }
+
+    #[test]
+    fn a_socket_nobody_reads_holds_nobody_up() {
+        let (reader, writer) = UnixStream::pair().unwrap();
+        let mut stderr = Stderr::new(writer.into());
+        let put = overflow(&mut stderr);
+        check(reader, &mut stderr, put);
+    }
+
+    #[test]
+    fn a_terminal_nobody_reads_holds_nobody_up() {
+        use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+        let reader = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        grantpt(&reader).unwrap();
+        unlockpt(&reader).unwrap();
+        let name = ptsname(&reader, Vec::new()).unwrap();
+        let writer = rustix::fs::open(name, OFlags::RDWR | OFlags::NOCTTY, Mode::empty()).unwrap();
+        let mut stderr = Stderr::new(writer);
+        assert!(matches!(stderr.way, Way::Own));
+        let put = overflow(&mut stderr);
+        check(File::from(reader), &mut stderr, put);
+    }
+
+    #[test]
+    fn a_file_is_appended_to_and_a_reader_that_went_loses_lines() {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(b"before\n").unwrap();
+        let mut stderr = Stderr::new(file.try_clone().unwrap().into());
+        stderr.put("after\n".to_owned(), about_lost);
+        let mut text = String::new();
+        std::io::Seek::rewind(&mut file).unwrap();
+        file.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "before\nafter\n");
+
+        let (reader, writer) = std::io::pipe().unwrap();
+        let mut stderr = Stderr::new(writer.into());
+        drop(reader);
+        for _ in 0..3 {
+            stderr.put("x\n".to_owned(), about_lost);
+        }
+        assert_eq!((stderr.lost, stderr.is_behind()), (3, false));
+    }
+}
