@@ -2,6 +2,11 @@
 //! short, a write was refused) or remembered here (`unread`, not `blocked`), and whoever holds the
 //! connection comes back for what is remembered without waiting for another edge. Owns no buffer and does
 //! not know what the bytes mean.
+//!
+//! A short read says that the socket is empty, which saves the read that would say so; but not always. What came
+//! with a message (SCM_RIGHTS, or credentials where the socket asks for them) ends a read at that message; the
+//! kernel then says that it had something to hand over. Urgent data (MSG_OOB) ends a read at its mark; the poll
+//! tells of it, and such a connection is read until it says that it is empty.
 
 use super::stream::Stream;
 use crate::base::limits;
@@ -27,6 +32,8 @@ pub struct Conn {
     /// The peer will send nothing beyond what can be read now. No further edge tells of the end, so reading
     /// goes on until it is found.
     hung: bool,
+    /// The peer sends urgent data: no short read means that nothing is left.
+    urgent: bool,
     /// The end has been read.
     ended: bool,
 }
@@ -65,6 +72,7 @@ impl Conn {
             blocked: false,
             unread: false,
             hung: false,
+            urgent: false,
             ended: false,
         }
     }
@@ -84,6 +92,7 @@ impl Conn {
         if event.is_read_closed() || event.is_error() {
             self.hung = true;
         }
+        self.urgent |= event.is_priority();
         if event.is_readable() || self.hung {
             self.unread = !self.ended;
         }
@@ -129,15 +138,31 @@ impl Conn {
         &self.stream
     }
 
-    /// One read. Call again while `unread`, but not before everybody else had a turn.
+    /// One read. Call again while `unread`, but not before everybody else had a turn. Descriptors that come with the
+    /// bytes are closed by the system.
     pub fn fill(&mut self, buffer: &mut [u8]) -> Fill {
+        let size = buffer.len();
+        let mut cut_short = false;
         let outcome = loop {
-            match self.stream.read(buffer) {
+            let outcome = match &mut self.stream {
+                Stream::Tcp(stream) => stream.read(buffer),
+                // With nowhere to put what comes with a message, the kernel says that it was left out.
+                Stream::Unix(stream) => {
+                    let mut nowhere = RecvAncillaryBuffer::default();
+                    let mut parts = [IoSliceMut::new(buffer)];
+                    let received = rustix::net::recvmsg(stream, &mut parts, &mut nowhere, RecvFlags::empty());
+                    received.map_err(io::Error::from).map(|received| {
+                        cut_short = received.flags.contains(ReturnFlags::CTRUNC);
+                        received.bytes
+                    })
+                }
+            };
+            match outcome {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 outcome => break outcome,
             }
         };
-        self.note(outcome, buffer.len())
+        self.note(outcome, size, cut_short)
     }
 
     /// As `fill`, and appends the descriptors that came with the bytes to `taken`: at most
@@ -145,7 +170,7 @@ impl Conn {
     pub fn fill_and_take(&mut self, buffer: &mut [u8], taken: &mut Vec<OwnedFd>) -> Fill {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(limits::HANDED_READ))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
-        let (size, before) = (buffer.len(), taken.len());
+        let size = buffer.len();
         let received = loop {
             let mut parts = [IoSliceMut::new(buffer)];
             match rustix::net::recvmsg(&self.stream, &mut parts, &mut control, RecvFlags::CMSG_CLOEXEC) {
@@ -153,7 +178,9 @@ impl Conn {
                 received => break received,
             }
         };
+        let mut cut_short = false;
         for message in control.drain() {
+            cut_short = true;
             if let RecvAncillaryMessage::ScmRights(fds) = message {
                 taken.extend(fds);
             }
@@ -162,14 +189,13 @@ impl Conn {
         if truncated {
             log::debug!("descriptors handed over were lost: too many at once, or too many open here");
         }
-        let fill = self.note(received.map(|received| received.bytes).map_err(io::Error::from), size);
-        // Descriptors end a read early, whatever lies behind them.
-        self.unread |= matches!(fill, Fill::Bytes(_)) && (truncated || taken.len() > before);
-        fill
+        let outcome = received.map(|received| received.bytes).map_err(io::Error::from);
+        self.note(outcome, size, cut_short || truncated)
     }
 
-    /// What a read into a buffer of `size` says about the next.
-    fn note(&mut self, outcome: io::Result<usize>, size: usize) -> Fill {
+    /// What a read into a buffer of `size` says about the next. `cut_short`: something came with its bytes, whatever
+    /// lies behind them.
+    fn note(&mut self, outcome: io::Result<usize>, size: usize, cut_short: bool) -> Fill {
         match outcome {
             Ok(0) => {
                 self.unread = false;
@@ -179,7 +205,7 @@ impl Conn {
             Ok(count) => {
                 // A short read has emptied the socket: what comes later makes an edge of its own. Not so
                 // after a hang-up, whose edge has been.
-                self.unread = count == size || self.hung;
+                self.unread = count == size || self.hung || self.urgent || cut_short;
                 Fill::Bytes(count)
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -256,8 +282,10 @@ impl Conn {
     }
 }
 
+/// Urgent data is asked for, so that the poll tells where reads end early.
 fn interest(writable: bool) -> Interest {
-    if writable { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE }
+    let readable = Interest::READABLE | Interest::PRIORITY;
+    if writable { readable | Interest::WRITABLE } else { readable }
 }
 
 #[cfg(test)]
@@ -356,5 +384,113 @@ mod tests {
         assert!(matches!(conn.fill(&mut [0; 8]), Fill::End));
         observe(&mut poll, &mut conn);
         conn.close(poll.registry());
+    }
+    /// Everything there is, read as the loop does: while the connection says that there may be more.
+    fn read_on(conn: &mut Conn, take: bool) -> Vec<u8> {
+        let (mut bytes, mut buffer, mut taken) = (Vec::new(), [0; 64], Vec::new());
+        while conn.unread() {
+            let fill = match take {
+                true => conn.fill_and_take(&mut buffer, &mut taken),
+                false => conn.fill(&mut buffer),
+            };
+            match fill {
+                Fill::Bytes(count) => bytes.extend_from_slice(&buffer[..count]),
+                Fill::Empty => {}
+                other => panic!("{other:?}"),
+            }
+        }
+        bytes
+    }
+
+    fn send_with_descriptor(far: &std::os::unix::net::UnixStream, bytes: &[u8]) {
+        use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, sendmsg};
+        let fds = [std::os::fd::AsFd::as_fd(far)];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        assert!(control.push(SendAncillaryMessage::ScmRights(&fds)));
+        let sent = sendmsg(far, &[io::IoSlice::new(bytes)], &mut control, SendFlags::empty());
+        assert_eq!(sent, Ok(bytes.len()));
+    }
+
+    /// A message with descriptors ends a read, whatever has come behind it.
+    #[test]
+    fn what_comes_behind_descriptors_is_read_on_the_same_edge() {
+        for take in [false, true] {
+            let (mut poll, mut conn, mut far) = pair();
+            far.write_all(b"a").unwrap();
+            for _ in 0..3 {
+                send_with_descriptor(&far, b"b");
+            }
+            far.write_all(b"c").unwrap();
+            assert_eq!(observe(&mut poll, &mut conn), 1);
+            assert_eq!(read_on(&mut conn, take), b"abbbc");
+            assert_eq!(observe(&mut poll, &mut conn), 0);
+        }
+    }
+
+    /// The same where the socket asks who sends: writers are not mixed in one read.
+    #[test]
+    fn what_comes_behind_credentials_is_read_on_the_same_edge() {
+        for take in [false, true] {
+            let (mut poll, mut conn, mut far) = pair();
+            rustix::net::sockopt::set_socket_passcred(conn.stream(), true).unwrap();
+            far.write_all(b"a").unwrap();
+            assert_eq!(observe(&mut poll, &mut conn), 1);
+            let mut buffer = [0; 64];
+            let mut taken = Vec::new();
+            let fill = match take {
+                true => conn.fill_and_take(&mut buffer, &mut taken),
+                false => conn.fill(&mut buffer),
+            };
+            assert!(matches!(fill, Fill::Bytes(1)) && conn.unread());
+            assert_eq!(read_on(&mut conn, take), b"");
+        }
+    }
+
+    #[test]
+    fn what_comes_behind_urgent_data_is_read_on_the_same_edge() {
+        let (mut poll, mut conn, far) = pair();
+        let unix = socket2::Socket::from(OwnedFd::from(far));
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let far = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        far.set_nodelay(true).unwrap();
+        let near = listener.accept().unwrap().0;
+        near.set_nonblocking(true).unwrap();
+        let mut over_tcp = Conn::new(Stream::Tcp(mio::net::TcpStream::from_std(near)));
+        over_tcp.register(poll.registry(), TOKEN, false).unwrap();
+        let tcp = socket2::Socket::from(OwnedFd::from(far));
+
+        for (conn, far) in [(&mut conn, unix), (&mut over_tcp, tcp)] {
+            far.send(b"a").unwrap();
+            // Linux has it for unix sockets since 5.15, if it is built with it.
+            match far.send_out_of_band(b"!") {
+                Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => continue,
+                sent => sent.map(drop).unwrap(),
+            }
+            far.send(b"b").unwrap();
+            // Loopback delivers what was sent before the next look.
+            while !conn.unread() {
+                observe(&mut poll, conn);
+            }
+            assert_eq!(read_on(conn, false), b"ab");
+        }
+    }
+
+    /// What the edge-trigger rule saves: ordinary bytes cost one read.
+    #[test]
+    fn ordinary_bytes_are_read_once() {
+        for take in [false, true] {
+            let (mut poll, mut conn, mut far) = pair();
+            for _ in 0..3 {
+                far.write_all(b"12").unwrap();
+            }
+            assert_eq!(observe(&mut poll, &mut conn), 1);
+            let mut taken = Vec::new();
+            let fill = match take {
+                true => conn.fill_and_take(&mut [0; 64], &mut taken),
+                false => conn.fill(&mut [0; 64]),
+            };
+            assert!(matches!(fill, Fill::Bytes(6)) && !conn.unread());
+        }
     }
 }
