@@ -600,8 +600,8 @@ int broker_backend_timeout(const broker_loop_t *loop);
 
 /**
  * Ends the service in good order: closes the listeners, answers what has been received complete, then closes each
- * child. Children with a lease have `timeout_ms` (-1: the key "drain_timeout"). broker_run() returns 0 when all
- * have gone.
+ * child. Blocked commands and transactions that watch keys have `timeout_ms` (-1: the key "drain_timeout").
+ * broker_run() returns 0 when all have gone.
  *
  * BROKER_ESTATE when closed; BROKER_EFORKED.
  */

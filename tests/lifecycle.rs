@@ -93,7 +93,7 @@ fn nothing_is_left(broker: &Broker, redis: &Redis) {
     wait_until("no upstream connection is left", || upstream_clients(redis).is_empty());
 }
 
-/// Waiters, subscribers and open transactions are ended at `drain_timeout`.
+/// Waiters and transactions that watch keys are ended at `drain_timeout`; subscribers before.
 #[test]
 fn drain_timeout_ends_waiters() {
     needs_broker!();

@@ -502,12 +502,13 @@ impl Broker {
 
     /// What follows every run: a child that will send no more ends, bounds are checked.
     fn after_run(&mut self, key: Key<Child>) {
-        let draining = self.draining;
-        let Some(child) = self.children.get_mut(key) else { return };
-        let busy = child.lease.is_some() || child.is_subscribed();
-        if draining && child.state == ChildState::Open && child.hold == Hold::None && !busy {
-            child.set_state(ChildState::Ending);
+        if self.draining && !self.watches_keys(key) {
+            let Some(child) = self.children.get_mut(key) else { return };
+            if child.state == ChildState::Open && child.hold == Hold::None {
+                child.set_state(ChildState::Ending);
+            }
         }
+        let Some(child) = self.children.get_mut(key) else { return };
         // One that stands in line has more to run, or is looked at again in any case.
         if child.state == ChildState::Ending && child.hold == Hold::None && !child.runnable {
             self.finish(key);
@@ -721,8 +722,8 @@ impl Broker {
     // ---- draining -------------------------------------------------------------------------------------
 
     /// Stops taking requests: what has been handed over complete is answered, then each child is closed.
-    /// Children with a lease, and those waiting for one, have `patience`, by default `drain_timeout`. A
-    /// second call can only shorten it.
+    /// Blocked commands, those waiting for a lease and transactions that watch keys have `patience`, by default
+    /// `drain_timeout`; so have children that do not take what they are owed. A second call can only shorten it.
     pub fn drain(&mut self, patience: Option<Millis>) {
         let due = self.now.saturating_add(patience.unwrap_or(self.settings.drain_timeout));
         self.timers.arm(due, Timer::Drain);

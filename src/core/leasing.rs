@@ -321,6 +321,14 @@ impl Broker {
         self.nudge(key);
     }
 
+    /// Whether a drain waits for what the child has not sent yet: the end of a transaction that began with WATCH.
+    /// One that only listens, or keeps its connection for what it has changed there, has nothing to wait for.
+    pub(super) fn watches_keys(&self, key: Key<Child>) -> bool {
+        let Some(held) = self.children.get(key).and_then(|child| child.lease) else { return false };
+        let lease = self.lanes.get(held.lane).and_then(|lane| lane.lease.as_ref());
+        held.kind == LeaseKind::Transaction || lease.is_some_and(|lease| lease.watching)
+    }
+
     /// A blocking command that was lent a lane has been answered without using it. The lane must not stay with the
     /// child: its next blocking command would overtake what is in flight elsewhere.
     pub(super) fn end_unused_lease(&mut self, key: Key<Child>) {

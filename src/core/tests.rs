@@ -635,10 +635,14 @@ fn a_drain_ends_every_kind_of_child() {
     sim.broker.drain(None);
     sim.settle();
     let closed = |sim: &Sim| children.iter().filter(|child| sim.is_closed(**child)).count();
-    assert_eq!(closed(&sim), 2, "the idle one, and the one whose transaction was only here");
+    assert_eq!(
+        closed(&sim),
+        4,
+        "the idle one, the one whose transaction was only here, and those who listen"
+    );
     sim.frozen.clear();
     sim.settle();
-    assert_eq!((sim.received(children[6]), closed(&sim)), ("$4 last".into(), 3));
+    assert_eq!((sim.received(children[6]), closed(&sim)), ("$4 last".into(), 5));
     sim.pass(2000);
     assert_eq!(closed(&sim), 7);
     assert!(sim.broker.is_drained());

@@ -259,8 +259,8 @@ impl Loop {
     }
 
     /// Ends the service in good order: takes the connections that are waiting to be accepted, reads what
-    /// every child has sent, and closes the listeners. What was read complete is answered; children with a
-    /// lease have `drain_timeout`. `run` returns `Ok(false)` when the last child has gone.
+    /// every child has sent, and closes the listeners. What was read complete is answered; blocked commands and
+    /// transactions that watch keys have `drain_timeout`. `run` returns `Ok(false)` when the last child has gone.
     pub fn drain(&mut self) {
         self.drain_within(None);
     }
