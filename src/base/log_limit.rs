@@ -69,9 +69,18 @@ impl LogLimit {
         if self.due.is_none_or(|due| due > now) {
             return Vec::new();
         }
+        self.sum_up(now, |budget| now >= budget.ends())
+    }
+
+    /// The same for all lines left out so far, when there will be no more.
+    pub fn last_summaries(&mut self, now: Millis) -> Vec<Line> {
+        self.sum_up(now, |_| true)
+    }
+
+    fn sum_up(&mut self, now: Millis, is_over: impl Fn(&Budget) -> bool) -> Vec<Line> {
         let mut lines = Vec::new();
         self.sites.retain(|_, budget| {
-            let over = now >= budget.ends();
+            let over = is_over(budget);
             if over && budget.left_out > 0 {
                 lines.push(budget.summary(now));
             }
@@ -159,6 +168,9 @@ mod tests {
             [format!("and {left} more like this in the last {} s: {like}", LOG_INTERVAL / 1000)]
         );
         assert_eq!(limit.due(), None);
+        (0..u64::from(LOG_LINES) + 2).for_each(|_| _ = say(&mut limit, 2, "x", 6 + LOG_INTERVAL));
+        let last = limit.last_summaries(1006 + LOG_INTERVAL).pop().unwrap().text;
+        assert_eq!(last, "and 2 more like this in the last 1 s: x");
         assert!(say(&mut limit, 1, "a new interval", 5 + LOG_INTERVAL).is_some());
     }
 

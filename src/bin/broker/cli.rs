@@ -40,7 +40,7 @@ pub(crate) enum Verb {
     after_help = "The configuration file is read first, then --set, then the other flags. The environment \
     variable BROKER_UPSTREAM_PASSWORD, when set, is the upstream's password and overrides every other one; it keeps \
     the password out of the process list, and so does the key upstream_password_file. \
-    SIGTERM or SIGINT drains; a second one closes at once."
+    SIGTERM or SIGINT drains; a second one, and SIGQUIT, closes at once. SIGHUP changes nothing."
 )]
 pub(crate) struct ServeArgs {
     /// Where children connect: unix:///path/broker.sock?mode=0660&group=g or tcp://host:port; may be repeated

@@ -67,6 +67,16 @@ pub(crate) fn settle() -> Option<Millis> {
     [retry, summary].into_iter().flatten().min()
 }
 
+/// The last word: sums up everything left out so far. What finds no room now is lost.
+pub(crate) fn finish() {
+    let Some(logger) = LOGGER.get() else { return };
+    let mut state = logger.state();
+    for line in state.limit.last_summaries(logger.clock.now()) {
+        logger.write(&mut state.out, &line);
+    }
+    state.out.settle(|lost| logger.about_lost(lost));
+}
+
 impl Logger {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)

@@ -11,7 +11,7 @@ use broker::config::Settings;
 use broker::config::endpoint::{ListenUrl, default_listen};
 use broker::config::value::{LogFormat, LogLevel};
 use broker::ffi::heap;
-use broker::reactor::{Loop, RunMode};
+use broker::reactor::Loop;
 
 /// Serves until told to end. Returns early after `--check`.
 pub(crate) fn run(args: &ServeArgs) -> Result<()> {
@@ -29,10 +29,13 @@ pub(crate) fn run(args: &ServeArgs) -> Result<()> {
         let started = redis.insert(DevRedis::start()?);
         settings.set("upstream", &started.url())?;
     }
+    // Before the socket files are there, which no signal may leave behind.
+    let mut signals = Signals::watch()?;
+    signals.watch_harmless()?;
     let outcome = Loop::new(settings).and_then(|lp| {
         #[cfg(feature = "sabotage")]
         let lp = sabotaged(lp, args);
-        serve(lp)
+        serve(lp, signals)
     });
     // After the loop, which has closed its upstream connections by now.
     drop(redis);
@@ -47,28 +50,36 @@ fn sabotaged(mut lp: Loop, args: &ServeArgs) -> Loop {
     lp
 }
 
-/// Runs the loop until a signal ends it: the first drains, the second closes at once.
-fn serve(mut lp: Loop) -> Result<()> {
-    let mut signals = Signals::watch(Some(lp.wake_pipe()?))?;
+/// Runs the loop until a signal ends it: the first drains, the second and SIGQUIT close at once.
+fn serve(mut lp: Loop, mut signals: Signals) -> Result<()> {
+    signals.wake(&lp.wake_pipe()?)?;
     for url in lp.listeners() {
         say::line(&format!("listening {url}"));
     }
     let mut obeyed = 0;
-    while lp.run(RunMode::Once)? {
-        if lp.take_relief() {
-            heap::trim();
-        }
+    loop {
+        // One that came before the loop could be woken has to be seen before the first wait.
         let asked = signals.count();
         if asked > obeyed {
             obeyed = asked;
-            if asked == 1 {
+            if asked == 1 && !signals.at_once() {
                 lp.drain();
             } else {
                 lp.close();
             }
         }
+        for name in signals.take_harmless() {
+            log::info!("{name} means nothing to a broker: new settings are read by a new start");
+        }
+        lp.wait_at_most(logger::settle())?;
+        if !lp.work()? {
+            logger::finish();
+            return Ok(());
+        }
+        if lp.take_relief() {
+            heap::trim();
+        }
     }
-    Ok(())
 }
 
 /// The settings: the file first, then `--set`, then the other flags, then the password of the environment.

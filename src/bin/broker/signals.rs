@@ -1,50 +1,93 @@
-//! SIGTERM and SIGINT: counted, so that the second one can mean "at once", and able to end a poll.
+//! The signals a broker gets. SIGTERM and SIGINT are counted, so that the second one can mean "at once"; SIGQUIT
+//! means that from the start. SIGHUP, SIGUSR1 and SIGUSR2, which would end a process that does not ask for them,
+//! are noticed and change nothing. Owns the counts; what they lead to is the caller's.
 
 use broker::base::error::{Error, Result};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::{flag, low_level::pipe};
+use std::ffi::c_int;
 use std::io::{ErrorKind, Read};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// The requests to end that have arrived.
+/// Signals without a meaning, by which a process would end.
+const HARMLESS: [(c_int, &str); 3] = [(SIGHUP, "SIGHUP"), (SIGUSR1, "SIGUSR1"), (SIGUSR2, "SIGUSR2")];
+
+/// The signals that have arrived.
 #[derive(Debug)]
 pub(crate) struct Signals {
+    watched: Vec<c_int>,
     /// Spares a system call per turn while nothing has arrived.
     pending: Arc<AtomicBool>,
-    /// One byte per signal.
+    /// One byte per request to end.
     bytes: UnixStream,
     seen: usize,
+    at_once: Arc<AtomicBool>,
+    harmless: Vec<(&'static str, Arc<AtomicBool>)>,
 }
 
 impl Signals {
-    /// Starts to watch. Each signal also writes a byte to `wake`, after it has been counted.
-    pub(crate) fn watch(wake: Option<UnixStream>) -> Result<Signals> {
-        Self::register(wake).map_err(|error| Error::system(format!("cannot watch for signals: {error}")))
+    /// Starts to watch the requests to end.
+    pub(crate) fn watch() -> Result<Signals> {
+        Self::register().map_err(cannot_watch)
     }
 
-    fn register(wake: Option<UnixStream>) -> std::io::Result<Signals> {
+    fn register() -> std::io::Result<Signals> {
         let (bytes, counted) = UnixStream::pair()?;
         bytes.set_nonblocking(true)?;
         let pending = Arc::new(AtomicBool::new(false));
-        for signal in [SIGTERM, SIGINT] {
+        let at_once = Arc::new(AtomicBool::new(false));
+        let watched = vec![SIGTERM, SIGINT, SIGQUIT];
+        for &signal in &watched {
             // The actions of a signal run in this order.
+            if signal == SIGQUIT {
+                flag::register(signal, Arc::clone(&at_once))?;
+            }
             pipe::register(signal, counted.try_clone()?)?;
             flag::register(signal, Arc::clone(&pending))?;
-            if let Some(wake) = &wake {
-                pipe::register(signal, wake.try_clone()?)?;
-            }
         }
-        Ok(Signals { pending, bytes, seen: 0 })
+        Ok(Signals { watched, pending, bytes, seen: 0, at_once, harmless: Vec::new() })
     }
 
-    /// How many signals have arrived since the start.
+    /// Watches those without a meaning, too. They do not end the process from now on.
+    pub(crate) fn watch_harmless(&mut self) -> Result<()> {
+        for (signal, name) in HARMLESS {
+            let flag = Arc::new(AtomicBool::new(false));
+            flag::register(signal, Arc::clone(&flag)).map_err(cannot_watch)?;
+            flag::register(signal, Arc::clone(&self.pending)).map_err(cannot_watch)?;
+            self.watched.push(signal);
+            self.harmless.push((name, flag));
+        }
+        Ok(())
+    }
+
+    /// Has each signal write a byte to `pipe` as well, after it has been counted. One that came before has not.
+    pub(crate) fn wake(&self, wake: &UnixStream) -> Result<()> {
+        for &signal in &self.watched {
+            wake.try_clone().and_then(|wake| pipe::register(signal, wake)).map_err(cannot_watch)?;
+        }
+        Ok(())
+    }
+
+    /// How many requests to end have arrived since the start.
     pub(crate) fn count(&mut self) -> usize {
         if self.pending.swap(false, Ordering::SeqCst) {
             self.drain();
         }
         self.seen
+    }
+
+    /// Whether one of them was SIGQUIT.
+    pub(crate) fn at_once(&self) -> bool {
+        self.at_once.load(Ordering::Relaxed)
+    }
+
+    /// The names of signals without a meaning that have arrived since the last call.
+    pub(crate) fn take_harmless(&self) -> impl Iterator<Item = &'static str> {
+        let arrived =
+            |flag: &Arc<AtomicBool>| flag.load(Ordering::Relaxed) && flag.swap(false, Ordering::SeqCst);
+        self.harmless.iter().filter(move |(_, flag)| arrived(flag)).map(|(name, _)| *name)
     }
 
     fn drain(&mut self) {
@@ -58,4 +101,8 @@ impl Signals {
             }
         }
     }
+}
+
+fn cannot_watch(error: std::io::Error) -> Error {
+    Error::system(format!("cannot watch for signals: {error}"))
 }

@@ -38,7 +38,7 @@ const REPORT_TIMEOUT: Duration = Duration::from_secs(20);
 /// Runs the demo. The exit code says whether all was well.
 pub(crate) fn run(args: &DemoArgs) -> Result<ExitCode> {
     files::raise_limit();
-    let mut signals = Signals::watch(None)?;
+    let mut signals = Signals::watch()?;
     let redis = DevRedis::start()?;
     let mut observer = Observer::new(&redis.url())?;
     say::line(&format!("Redis {}, private, in memory, process {}", observer.version(), redis.pid()));
