@@ -1,8 +1,14 @@
 //! Tests of the listener: races, stale and foreign files, permissions, loopback.
 
+use super::files::{Place as Spot, id_in};
 use super::*;
+use crate::config::endpoint::SOCKET_MODE;
 use crate::transport::stream::Peer;
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream as StdUnix;
+use std::path::PathBuf;
 use std::sync::Barrier;
 use std::thread;
 
@@ -21,6 +27,10 @@ impl Place {
 
     fn lock(&self) -> PathBuf {
         self.dir.path().join("b.sock.lock")
+    }
+
+    fn spot(&self) -> Spot {
+        Spot::open(&self.path(), Path::new("/none")).unwrap()
     }
 
     fn url(&self) -> ListenUrl {
@@ -161,14 +171,15 @@ fn brokers_that_come_and_go_never_remove_each_others_files() {
 #[test]
 fn a_lock_on_a_file_that_was_removed_meanwhile_does_not_count() {
     let place = Place::new();
-    let first = LockFile::attempt(&place.lock(), || {}).unwrap().unwrap();
+    let lock = place.spot().lock_place();
+    let first = LockFile::attempt(&lock, || {}).unwrap().unwrap();
     let mut first = Some(first);
-    assert!(LockFile::attempt(&place.lock(), || drop(first.take())).unwrap().is_none());
+    assert!(LockFile::attempt(&lock, || drop(first.take())).unwrap().is_none());
     // The same with a third broker that has already made a new file.
     let mut third = None;
-    let second = LockFile::attempt(&place.lock(), || {
+    let second = LockFile::attempt(&lock, || {
         fs::remove_file(place.lock()).unwrap();
-        third = LockFile::attempt(&place.lock(), || {}).unwrap();
+        third = LockFile::attempt(&lock, || {}).unwrap();
     });
     assert!(second.unwrap().is_none());
     assert!(third.is_some() && place.lock().exists());
@@ -199,7 +210,7 @@ fn a_living_process_without_the_lock_is_left_alone() {
 fn a_full_backlog_counts_as_living() {
     let place = Place::new();
     let other = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
-    other.bind(&SockAddr::unix(place.path()).unwrap()).unwrap();
+    other.bind(&socket2::SockAddr::unix(place.path()).unwrap()).unwrap();
     other.listen(0).unwrap();
     let _queued = StdUnix::connect(place.path()).unwrap();
     assert_eq!(place.refusal(), "a living process is listening there");
@@ -249,15 +260,14 @@ fn permissions_are_set_before_anyone_can_connect() {
     for (mode, expected) in [(None, SOCKET_MODE), (Some(0o600), 0o600), (Some(0o666), 0o666)] {
         let place = Place::new();
         let url = ListenUrl::Unix { path: place.path(), mode, user: None, group: None };
-        let lock = LockFile::acquire(&place.path()).unwrap();
-        let (socket, files) = prepare_unix(&url, &place.path(), lock).unwrap();
+        let (socket, file) = place.spot().bind(&asked(&url)).unwrap();
         let found = fs::metadata(place.path()).unwrap().mode() & 0o7777;
         assert_eq!(found, expected);
         let error = StdUnix::connect(place.path()).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
         socket.listen(1).unwrap();
         StdUnix::connect(place.path()).unwrap();
-        drop(files);
+        drop(file);
         assert_eq!(place.files(), 0);
     }
 }
@@ -306,6 +316,10 @@ fn only_the_one_directory_is_created() {
     assert_eq!(fs::metadata(&dir).unwrap().mode() & 0o7777, 0o755);
     drop(listener);
     bind_unix(&url, &path, &dir).unwrap();
+
+    fs::remove_dir(&dir).unwrap();
+    check_unix(&url, &path, &dir).unwrap();
+    assert!(!dir.exists());
 }
 
 #[test]
@@ -330,4 +344,108 @@ fn a_copy_of_the_socket_does_not_listen_on() {
     let error = StdUnix::connect(place.dir.path().join("kept")).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
     drop(copy);
+}
+
+/// Sets the mode of the directory for the time of a test.
+fn with_mode(place: &Place, mode: u32) {
+    fs::set_permissions(place.dir.path(), PermissionsExt::from_mode(mode)).unwrap();
+}
+
+#[test]
+fn a_directory_that_others_can_change_is_refused() {
+    let place = Place::new();
+    for mode in [0o770, 0o702, 0o777, 0o2770] {
+        with_mode(&place, mode);
+        let refusal = place.refusal();
+        let said = format!("the directory {:?} has mode {mode:04o}: others could", place.dir.path());
+        assert!(refusal.starts_with(&said) && refusal.contains("chmod go-w"), "{refusal}");
+        assert_eq!(Listener::check(&place.url()).unwrap_err(), Listener::bind(&place.url()).unwrap_err());
+        assert_eq!(place.files(), 0);
+    }
+    for mode in [0o700, 0o755, 0o1777, 0o1770] {
+        with_mode(&place, mode);
+        Listener::check(&place.url()).unwrap();
+        drop(Listener::bind(&place.url()).unwrap());
+    }
+}
+
+/// Only root can have a directory of somebody else's at hand.
+#[test]
+fn a_directory_of_somebody_elses_is_refused() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let place = Place::new();
+    std::os::unix::fs::chown(place.dir.path(), Some(65534), None).unwrap();
+    let refusal = place.refusal();
+    assert!(refusal.contains("belongs to user 65534") && refusal.contains("root or to user 0"), "{refusal}");
+    assert!(Listener::check(&place.url()).is_err());
+    assert_eq!(place.files(), 0);
+}
+
+/// What was won by whoever owned the directory: root's own file got the socket's permissions.
+#[test]
+fn permissions_never_go_through_a_name_that_has_changed() {
+    let place = Place::new();
+    let victim = place.dir.path().join("victim");
+    fs::write(&victim, "precious").unwrap();
+    fs::set_permissions(&victim, PermissionsExt::from_mode(0o600)).unwrap();
+    let listener = Listener::bind(&place.url()).unwrap();
+    fs::rename(place.path(), place.dir.path().join("was")).unwrap();
+    std::os::unix::fs::symlink(&victim, place.path()).unwrap();
+    let url = ListenUrl::Unix { path: place.path(), mode: Some(0o666), user: None, group: None };
+    let error = listener.apply(&url).unwrap_err().to_string();
+    assert!(error.ends_with("another file is in the socket's place; it was not touched"), "{error}");
+    // Even if the name is changed right after it was looked at.
+    let (file, _lock) = listener.files.as_ref().unwrap();
+    file.set_mode(0o666).unwrap();
+    assert_eq!(fs::metadata(&victim).unwrap().mode() & 0o777, 0o600);
+    assert_eq!(fs::metadata(place.dir.path().join("was")).unwrap().mode() & 0o777, 0o666);
+}
+
+#[test]
+fn a_lock_file_with_another_name_is_not_written_to() {
+    let place = Place::new();
+    let victim = place.dir.path().join("victim");
+    fs::write(&victim, "precious").unwrap();
+    fs::hard_link(&victim, place.lock()).unwrap();
+    let refusal = place.refusal();
+    assert!(refusal.ends_with("has another name besides; it was not touched"), "{refusal}");
+    assert!(Listener::check(&place.url()).is_err());
+    assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
+}
+
+/// `check` says what `bind` would, and neither the broker that listens nor a file notices.
+#[test]
+fn a_check_disturbs_no_broker() {
+    let place = Place::new();
+    let listener = Listener::bind(&place.url()).unwrap();
+    Listener::check(&place.url()).unwrap();
+    StdUnix::connect(place.path()).unwrap();
+    listener.accept().unwrap();
+    assert_eq!(place.files(), 2);
+    drop(listener);
+    assert_eq!(place.files(), 0);
+
+    let taken = Listener::bind(&tcp("127.0.0.1", false)).unwrap();
+    let port = taken.url().rsplit(':').next().unwrap().parse().unwrap();
+    Listener::check(&ListenUrl::Tcp { host: "127.0.0.1".to_owned(), port, insecure: false }).unwrap();
+    let foreign = ListenUrl::Tcp { host: "192.0.2.1".to_owned(), port: 0, insecure: true };
+    assert_eq!(Listener::check(&foreign).unwrap_err(), Listener::bind(&foreign).unwrap_err());
+    for url in [tcp("0.0.0.0", false), tcp("localhost.invalid", true)] {
+        assert_eq!(Listener::check(&url).unwrap_err(), Listener::bind(&url).unwrap_err());
+    }
+}
+
+/// A name that fits an address only just: that of a check's own socket is longer.
+#[test]
+fn a_check_takes_every_path_that_can_be_bound() {
+    let place = Place::new();
+    let room = crate::config::endpoint::SUN_PATH_MAX - place.dir.path().as_os_str().len() - 1;
+    let dir = place.dir.path().join("d".repeat(room - 2));
+    fs::create_dir(&dir).unwrap();
+    let url = ListenUrl::unix(dir.join("s"));
+    Listener::check(&url).unwrap();
+    drop(Listener::bind(&url).unwrap());
+    assert_eq!(fs::read_dir(&dir).unwrap().count(), 0);
 }

@@ -1,0 +1,430 @@
+//! What a Unix socket leaves in the file system: the socket itself and its lock file. The directory is opened once,
+//! must be one that nobody else can change, and whatever follows goes by descriptors, so that no name put
+//! there by somebody else is ever followed. Removes only what is ours. Neither listens nor accepts.
+
+use std::fmt::Write as _;
+use std::fs::{self, DirBuilder, File, Permissions, TryLockError};
+use std::io::{self, Read, Write as _};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::{Access as May, AtFlags, FileType, Gid, Mode, OFlags, Stat, Uid};
+use rustix::io::Errno;
+use socket2::{Domain, SockAddr, Socket, Type};
+
+use super::{Attempt, Failure, attempting};
+use crate::config::endpoint::SOCKET_MODE;
+
+/// How often a lock file may vanish under us before we give up: each time, another broker ended in
+/// just that moment.
+const LOCK_ATTEMPTS: usize = 100;
+/// Permission bits by which others than the owner may put files into a directory or take them out.
+const OTHERS_WRITE: u32 = 0o022;
+/// Where in a directory everybody may write, files are still their owners' own.
+const STICKY: u32 = 0o1000;
+
+/// For `map_err`, of what goes by descriptors.
+fn failing(what: impl std::fmt::Display) -> impl FnOnce(Errno) -> Failure {
+    move |error| attempting(what)(error.into())
+}
+
+/// The name of a socket in a directory that is safe to use.
+#[derive(Debug, Clone)]
+pub(super) struct Place {
+    directory: Arc<OwnedFd>,
+    /// For the address of the socket, and for texts.
+    path: PathBuf,
+    name: PathBuf,
+}
+
+impl Place {
+    /// Opens the directory of `path`; makes it first if it is missing and is `creatable`.
+    pub(super) fn open(path: &Path, creatable: &Path) -> Attempt<Place> {
+        ensure_parent(path, creatable)?;
+        let parent = path.parent().unwrap_or(Path::new("/"));
+        let name = path.file_name().ok_or_else(|| Failure::Refused("the path names no file".to_owned()))?;
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let directory = rustix::fs::open(parent, flags, Mode::empty())
+            .map_err(failing(format!("cannot open the directory {parent:?}")))?;
+        let stat = rustix::fs::fstat(&directory).map_err(failing("cannot look at the directory"))?;
+        check_directory(parent, stat.st_uid, stat.st_mode)?;
+        Ok(Place { directory: Arc::new(directory), path: path.to_owned(), name: name.into() })
+    }
+
+    /// Whether a socket could be made here, whoever listens here now: makes one of another name, with the access
+    /// asked for, and removes it.
+    pub(super) fn check(&self, asked: &Asked<'_>) -> Attempt<()> {
+        SockAddr::unix(&self.path).map_err(attempting("cannot create the socket"))?;
+        self.look()?;
+        match self.lock_place().stat() {
+            Ok(stat) => check_lock(&self.lock_place().path, &stat)?,
+            Err(Errno::NOENT) => {}
+            Err(error) => return Err(failing("cannot look at the lock file")(error)),
+        }
+        // The least name that no other broker uses; the path with it may be too long for an address.
+        let name = format!(".broker-check-{}-{:x}", std::process::id(), fastrand::u32(..));
+        let through = format!("/proc/self/fd/{}", self.directory.as_raw_fd());
+        let trial = Place {
+            path: if Path::new(&through).exists() {
+                Path::new(&through).join(&name)
+            } else {
+                self.path.with_file_name(&name)
+            },
+            name: name.into(),
+            ..self.clone()
+        };
+        trial.bind(asked).map(drop)
+    }
+
+    /// Binds the socket and gives it its owner and permissions. It does not listen yet, so a connect before they
+    /// are right is refused.
+    pub(super) fn bind(&self, asked: &Asked<'_>) -> Attempt<(Socket, SocketFile)> {
+        // The owner it is born with is not known yet, and not needed.
+        asked.ids()?;
+        let failed = || attempting("cannot create the socket");
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None).map_err(failed())?;
+        socket.set_nonblocking(true).map_err(failed())?;
+        socket.bind(&SockAddr::unix(&self.path).map_err(failed())?).map_err(failed())?;
+        let file = SocketFile::of(self)?;
+        file.set_access(&asked.access(file.born)?)?;
+        Ok((socket, file))
+    }
+
+    /// Makes room for a new socket: removes a socket nobody listens on, refuses everything else. The
+    /// caller holds the lock, so no broker can be between bind and listen.
+    pub(super) fn clear(&self) -> Attempt<()> {
+        if self.look()?.is_none() {
+            return Ok(());
+        }
+        match self.probe() {
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                self.remove().map_err(failing("cannot remove the stale socket"))
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            // A full backlog has a listener behind it.
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
+                Err(attempting("cannot tell whether anyone is listening there")(error))
+            }
+            _ => Err(Failure::System("a living process is listening there".to_owned())),
+        }
+    }
+
+    /// The socket there is, if any; whatever else is there is refused.
+    fn look(&self) -> Attempt<Option<Stat>> {
+        match self.stat() {
+            Err(Errno::NOENT) => Ok(None),
+            Err(error) => Err(failing("cannot look at the path")(error)),
+            Ok(stat) if FileType::from_raw_mode(stat.st_mode) != FileType::Socket => {
+                Err(Failure::System("the path exists and is not a socket; it was not touched".to_owned()))
+            }
+            Ok(stat) => Ok(Some(stat)),
+        }
+    }
+
+    fn probe(&self) -> io::Result<()> {
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        socket.set_nonblocking(true)?;
+        socket.connect(&SockAddr::unix(&self.path)?)
+    }
+
+    pub(super) fn lock_place(&self) -> Place {
+        let with_lock = |path: &Path| {
+            let mut path = path.as_os_str().to_owned();
+            path.push(".lock");
+            PathBuf::from(path)
+        };
+        Place { directory: self.directory.clone(), path: with_lock(&self.path), name: with_lock(&self.name) }
+    }
+
+    fn stat(&self) -> Result<Stat, Errno> {
+        rustix::fs::statat(&self.directory, &self.name, AtFlags::SYMLINK_NOFOLLOW)
+    }
+
+    fn open_file(&self, flags: OFlags, mode: u32) -> Result<OwnedFd, Errno> {
+        let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        rustix::fs::openat(&self.directory, &self.name, flags, Mode::from_raw_mode(mode))
+    }
+
+    fn remove(&self) -> Result<(), Errno> {
+        rustix::fs::unlinkat(&self.directory, &self.name, AtFlags::empty())
+    }
+
+    /// Removes the file if it still is the one behind `ours`, and we are not a fork of the process that made it.
+    fn remove_own(&self, ours: impl AsFd, pid: u32) {
+        if std::process::id() == pid && self.leads_to(ours) {
+            let _ = self.remove();
+        }
+    }
+
+    /// Whether the name leads to the very file that is open: a name can change hands, an inode held open cannot.
+    fn leads_to(&self, open: impl AsFd) -> bool {
+        let same = |a: &Stat, b: &Stat| (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino);
+        match (self.stat(), rustix::fs::fstat(open)) {
+            (Ok(named), Ok(open)) => same(&named, &open),
+            _ => false,
+        }
+    }
+}
+
+/// A missing directory is created only where it is ours by convention: anywhere else it is a typing
+/// error, or a mount that is missing.
+fn ensure_parent(path: &Path, creatable: &Path) -> Attempt<()> {
+    let parent = path.parent().unwrap_or(Path::new("/"));
+    if parent.is_dir() {
+        return Ok(());
+    }
+    if parent != creatable {
+        return Err(Failure::System(format!("{parent:?} is not a directory; create it first")));
+    }
+    let created = match DirBuilder::new().mode(0o755).create(parent) {
+        // Another broker was faster.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
+        // Once more without the umask.
+        created => created.and_then(|()| fs::set_permissions(parent, Permissions::from_mode(0o755))),
+    };
+    created.map_err(attempting(format!("cannot create the directory {parent:?}")))
+}
+
+/// Whether `path` is in `creatable`, which is missing and can be made.
+pub(super) fn will_be_created(path: &Path, creatable: &Path) -> bool {
+    let above = creatable.parent().unwrap_or(Path::new("/"));
+    let may = May::WRITE_OK | May::EXEC_OK;
+    path.parent() == Some(creatable)
+        && !creatable.exists()
+        && rustix::fs::accessat(rustix::fs::CWD, above, may, AtFlags::EACCESS).is_ok()
+}
+
+/// Whoever can take the socket's file away can put another one in its place, and so be the broker to every child;
+/// and root's broker must not work on files in a directory that somebody else arranges.
+fn check_directory(path: &Path, owner: u32, mode: u32) -> Attempt<()> {
+    let ours = rustix::process::geteuid().as_raw();
+    let mode = mode & 0o7777;
+    let mut why = String::new();
+    if owner != 0 && owner != ours {
+        let _ = write!(why, "belongs to user {owner}");
+        let _ =
+            write!(why, ", who could put another socket there: it has to belong to root or to user {ours}");
+    } else if mode & OTHERS_WRITE != 0 && mode & STICKY == 0 {
+        let _ = write!(why, "has mode {mode:04o}: others could put another socket there");
+        let _ = write!(
+            why,
+            "; take the right to write away from group and others (chmod go-w), or let it be sticky"
+        );
+    } else {
+        return Ok(());
+    }
+    Err(Failure::Refused(format!("the directory {path:?} {why}")))
+}
+
+/// What a URL asks for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Asked<'a> {
+    pub(super) mode: Option<u32>,
+    pub(super) user: Option<&'a str>,
+    pub(super) group: Option<&'a str>,
+}
+
+impl Asked<'_> {
+    fn ids(&self) -> Attempt<(Option<u32>, Option<u32>)> {
+        let user = self.user.map(|name| find_id("user", name, "/etc/passwd")).transpose()?;
+        let group = self.group.map(|name| find_id("group", name, "/etc/group")).transpose()?;
+        Ok((user, group))
+    }
+
+    /// The same in numbers; whom it does not name is `born`, the owner the file was made with.
+    pub(super) fn access(&self, born: (u32, u32)) -> Attempt<Access> {
+        let (user, group) = self.ids()?;
+        let mode = self.mode.unwrap_or(SOCKET_MODE);
+        Ok(Access { mode, user: user.unwrap_or(born.0), group: group.unwrap_or(born.1) })
+    }
+}
+
+/// Who may connect to a Unix socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Access {
+    mode: u32,
+    user: u32,
+    group: u32,
+}
+
+impl Access {
+    fn of(stat: &Stat) -> Access {
+        Access { mode: stat.st_mode & 0o777, user: stat.st_uid, group: stat.st_gid }
+    }
+}
+
+/// The number of a user or group: itself, or the third field of its line. The files are read directly;
+/// names known only to a directory service have to be given as numbers.
+fn find_id(kind: &str, name: &str, file: &str) -> Attempt<u32> {
+    if let Ok(id) = name.parse() {
+        return Ok(id);
+    }
+    let text = fs::read(file).map_err(attempting(format!("cannot read {file}")))?;
+    id_in(&String::from_utf8_lossy(&text), name).ok_or_else(|| {
+        Failure::Refused(format!("no {kind} {name:?} in {file}; give a name from there or a number"))
+    })
+}
+
+pub(super) fn id_in(text: &str, name: &str) -> Option<u32> {
+    text.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        (fields.next() == Some(name)).then(|| fields.nth(1)?.parse().ok()).flatten()
+    })
+}
+
+/// A bound socket's file.
+#[derive(Debug)]
+pub(super) struct SocketFile {
+    place: Place,
+    /// The file itself, wherever its name leads.
+    file: OwnedFd,
+    /// The user and group it was made with.
+    born: (u32, u32),
+    pid: u32,
+}
+
+impl SocketFile {
+    /// Of the socket just bound. Nobody else can have put one there: the directory is not theirs to change.
+    fn of(place: &Place) -> Attempt<SocketFile> {
+        let failed = || failing("cannot find the socket just created");
+        let file = place.open_file(OFlags::PATH, 0).map_err(failed())?;
+        let stat = rustix::fs::fstat(&file).map_err(failed())?;
+        let is_socket = FileType::from_raw_mode(stat.st_mode) == FileType::Socket;
+        if !is_socket || stat.st_uid != rustix::process::geteuid().as_raw() {
+            return Err(another_file());
+        }
+        let born = (stat.st_uid, stat.st_gid);
+        Ok(SocketFile { place: place.clone(), file, born, pid: std::process::id() })
+    }
+
+    /// The same in numbers, for the file as it was made.
+    pub(super) fn asked(&self, asked: &Asked<'_>) -> Attempt<Access> {
+        asked.access(self.born)
+    }
+
+    /// Sets who may connect. Nobody may in between whom neither the former nor the new access lets in. On failure
+    /// the file has the access it had.
+    pub(super) fn set_access(&self, access: &Access) -> Attempt<()> {
+        if !self.place.leads_to(&self.file) {
+            return Err(another_file());
+        }
+        let stat = rustix::fs::fstat(&self.file).map_err(failing("cannot look at the socket"))?;
+        let former = Access::of(&stat);
+        self.change(access, &former).inspect_err(|_| {
+            // The way back asks for nothing that was not granted before.
+            let _ = self.change(&former, &former);
+        })
+    }
+
+    fn change(&self, access: &Access, former: &Access) -> Attempt<()> {
+        let cannot = || "cannot set the permissions of the socket";
+        self.set_mode(access.mode & former.mode).map_err(attempting(cannot()))?;
+        if (access.user, access.group) != (former.user, former.group) {
+            let (user, group) = (Uid::from_raw(access.user), Gid::from_raw(access.group));
+            rustix::fs::chownat(&self.file, "", Some(user), Some(group), AtFlags::EMPTY_PATH)
+                .map_err(failing("cannot give the socket to its user and group"))?;
+        }
+        self.set_mode(access.mode).map_err(attempting(cannot()))
+    }
+
+    /// By the open file. A descriptor of a socket's file takes no fchmod, but its name below /proc leads to the
+    /// file and to nothing else; where there is no /proc, the directory vouches for the name in it.
+    pub(super) fn set_mode(&self, mode: u32) -> io::Result<()> {
+        let through = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+        match fs::set_permissions(through, Permissions::from_mode(mode)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let Place { directory, name, .. } = &self.place;
+                let mode = Mode::from_raw_mode(mode);
+                rustix::fs::chmodat(directory, name, mode, AtFlags::empty()).map_err(io::Error::from)
+            }
+            outcome => outcome,
+        }
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        self.place.remove_own(&self.file, self.pid);
+    }
+}
+
+fn another_file() -> Failure {
+    Failure::System("another file is in the socket's place; it was not touched".to_owned())
+}
+
+/// `<path>.lock`, locked as long as this lives, with our pid in it. Of two brokers that start at once
+/// only the holder may look at the socket, remove it or bind it.
+#[derive(Debug)]
+pub(super) struct LockFile {
+    place: Place,
+    pid: u32,
+    /// Closing it, in the last process that has it, unlocks.
+    file: File,
+}
+
+impl LockFile {
+    /// Of the socket at `place`.
+    pub(super) fn acquire(place: &Place) -> Attempt<LockFile> {
+        let place = place.lock_place();
+        for _ in 0..LOCK_ATTEMPTS {
+            if let Some(lock) = LockFile::attempt(&place, || {})? {
+                return Ok(lock);
+            }
+        }
+        Err(Failure::System(format!("the lock file {:?} keeps changing hands", place.path)))
+    }
+
+    /// One attempt; `None` if the file was removed by its last holder after we had opened it, so that
+    /// our lock would exclude nobody. `opened` runs between open and lock, for the test of just that.
+    pub(super) fn attempt(place: &Place, opened: impl FnOnce()) -> Attempt<Option<LockFile>> {
+        let path = &place.path;
+        let failed = || attempting(format!("cannot lock {path:?}"));
+        // A symbolic link here could point the write below at somebody's file.
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NONBLOCK;
+        let file = place.open_file(flags, 0o600).map_err(|error| failed()(error.into()))?;
+        let mut file = File::from(file);
+        opened();
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(Failure::System(holder(&mut file))),
+            Err(TryLockError::Error(error)) => return Err(failed()(error)),
+        }
+        if !place.leads_to(&file) {
+            return Ok(None);
+        }
+        let stat = rustix::fs::fstat(&file).map_err(|error| failed()(error.into()))?;
+        check_lock(path, &stat)?;
+        // Only for the error text of the other broker: a full disk is no reason not to start.
+        let _ = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
+        Ok(Some(LockFile { place: place.clone(), pid: std::process::id(), file }))
+    }
+}
+
+impl Drop for LockFile {
+    /// Removed while still locked: whoever has opened it meanwhile finds out by its inode.
+    fn drop(&mut self) {
+        self.place.remove_own(&self.file, self.pid);
+    }
+}
+
+/// A lock file is written to: one that is somebody's file under another name must not be.
+fn check_lock(path: &Path, stat: &Stat) -> Attempt<()> {
+    let refuse = |why| Err(Failure::System(format!("the lock file {path:?} {why}")));
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile if stat.st_nlink > 1 => refuse("has another name besides; it was not touched"),
+        FileType::RegularFile => Ok(()),
+        _ => refuse("is not a regular file"),
+    }
+}
+
+/// Names the broker that holds the lock; it may not have written its pid yet.
+fn holder(file: &mut File) -> String {
+    let mut text = String::new();
+    let pid = file.take(32).read_to_string(&mut text).ok().and_then(|_| text.trim().parse::<u32>().ok());
+    match pid {
+        Some(pid) => format!("another broker (pid {pid}) is already listening there"),
+        None => "another broker is already listening there".to_owned(),
+    }
+}
