@@ -17,8 +17,9 @@ const CONFIG_HEAD: &str = "\
 
 Every setting has one name, and the name is the same everywhere: in the file given with
 `broker serve --config FILE`, in `--set KEY=VALUE`, and here. `broker config` prints this table,
-`broker config --format toml` a file to start from, and `broker serve --check` says whether a configuration
-is acceptable without starting anything.
+`broker config --format toml` a file to start from. `broker serve --check` does what a start does, short of what
+anybody would notice (it resolves and binds, reads the files, looks at the directories and the limit of open files), and
+says in the same words what a start would refuse; a broker that runs at the same places is no failure.
 
 The file is read first, then each `--set` in its order, then `--listen` and `--upstream`. The environment
 variable `BROKER_UPSTREAM_PASSWORD`, when set, stands above every other password. Settings are read once, at
@@ -41,6 +42,20 @@ queue_timeout = \"500ms\"
 ";
 
 const CONFIG_TAIL: &str = "
+## Where children connect
+
+A unix socket has the permissions of its URL (0660 by default) before anybody can connect. Its directory has to exist,
+but for `/run/broker`, and to be one in which nobody else can put another socket in its place: it belongs to root or to
+the broker's own user, and neither its group nor others may write to it, unless it is sticky as `/tmp` is. Anything else
+is refused. Where containers share a directory that everybody may write, let the broker listen in a directory below it
+that it owns.
+
+A `tcp://` listener with `auth = \"broker\"` asks nobody for a password: on a loopback address every user of the host
+can connect, which is said in the log at the start; beyond loopback the URL has to say `?insecure=1`.
+
+A file with a password that every user of the host can read or change is used, and named in the log: that of
+`upstream_password_file`, that of `auth_file`, and the configuration itself if a password stands in it.
+
 ## Who children are
 
 `auth = \"broker\"`: whoever may connect is served as the upstream's user of the broker. AUTH answers as a Redis whose

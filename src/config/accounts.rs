@@ -2,15 +2,16 @@
 //! child's password; decides nothing about who is let in.
 
 use std::fmt;
+use std::io::Read;
 use std::path::Path;
 
 use sha2::{Digest as _, Sha256};
 use subtle::{Choice, ConstantTimeEq};
 use toml::de::{DeTable, DeValue};
 
-use super::Settings;
 use super::endpoint::Secret;
 use super::value::{Auth, show};
+use super::{Settings, open_secret};
 use crate::base::error::{Error, Result};
 
 /// A longer file is somebody else's file, bytes.
@@ -106,11 +107,14 @@ impl Settings {
 
 fn read(path: &Path) -> std::result::Result<String, String> {
     let failed = |error: std::io::Error| format!("cannot be read: {error}");
-    let length = std::fs::metadata(path).map_err(failed)?.len();
+    let file = open_secret("auth_file", path).map_err(failed)?;
+    let length = file.metadata().map_err(failed)?.len();
     if length > FILE_MAX {
         return Err(format!("has {length} bytes; allowed are {FILE_MAX}"));
     }
-    std::fs::read_to_string(path).map_err(failed)
+    let mut text = String::new();
+    file.take(FILE_MAX).read_to_string(&mut text).map_err(failed)?;
+    Ok(text)
 }
 
 type Parsed<T> = std::result::Result<T, String>;

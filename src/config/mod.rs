@@ -13,6 +13,7 @@ pub mod value;
 
 use std::fs::File;
 use std::io::Read;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use crate::base::error::{Error, Result};
@@ -93,11 +94,30 @@ impl Settings {
     }
 }
 
+/// Says so if every user of this host can read or change a file with secrets: it works all the same, and whoever made
+/// it may have had no choice.
+pub fn warn_of_mode(name: &str, file: &File) {
+    const EVERYBODY: u32 = 0o006;
+    let mode = file.metadata().map_or(0, |metadata| metadata.mode() & 0o7777);
+    if mode & EVERYBODY != 0 {
+        log::warn!(
+            "{name}: every user of this host can read or change it, its mode is {mode:04o}; make it 0600"
+        );
+    }
+}
+
+/// Opens a file with secrets.
+fn open_secret(key: &str, path: &Path) -> std::io::Result<File> {
+    let file = File::open(path)?;
+    warn_of_mode(&format!("{key} = {path:?}"), &file);
+    Ok(file)
+}
+
 /// The first line of a file, without its line end.
 fn read_password(path: &Path) -> Result<Secret> {
     let refuse = |why: &str| Error::config(format!("upstream_password_file = {path:?}: {why}"));
     let mut bytes = Vec::new();
-    File::open(path)
+    open_secret("upstream_password_file", path)
         .and_then(|file| file.take(PASSWORD_FILE_MAX).read_to_end(&mut bytes))
         .map_err(|error| refuse(&format!("cannot be read: {error}")))?;
     let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();

@@ -2,12 +2,13 @@
 //! counts as pending until it has said that nobody waits.
 
 use super::adopt::refuse;
-use super::{FIRST_DOOR, Link, Loop, Owner, link_of, reserved};
+use super::{FIRST_DOOR, Link, Loop, Owner, attempting, link_of, reserved};
 use crate::base::clock::Millis;
 use crate::base::error::Result;
 use crate::base::key::Key;
 use crate::base::limits;
-use crate::config::ListenUrl;
+use crate::config::value::Auth;
+use crate::config::{ListenUrl, Settings};
 use crate::core::ChildKind;
 use crate::transport::conn::Conn;
 use crate::transport::listener::Listener;
@@ -44,16 +45,27 @@ enum Accept {
 }
 
 impl Door {
-    /// `number` is one that no door of the loop has had.
+    /// Binds and watches. `number` is one that no door of the loop has had.
     pub(super) fn open(
-        mut listener: Listener,
-        asked: &ListenUrl,
+        url: &ListenUrl,
+        settings: &Settings,
         registry: &Registry,
         number: usize,
-    ) -> io::Result<Door> {
+    ) -> Result<Door> {
+        let mut listener = Listener::bind(url)?;
         let token = reserved(FIRST_DOOR + number);
-        listener.register(registry, token, Interest::READABLE)?;
-        Ok(Door { listener, asked: asked.clone(), token, pending: false, pause: None, short: false })
+        listener
+            .register(registry, token, Interest::READABLE)
+            .map_err(attempting(&format!("cannot watch {url}")))?;
+        if matches!(url, ListenUrl::Tcp { .. }) && settings.auth == Auth::Broker {
+            log::warn!(
+                "{}: whoever can connect there has the broker's rights to Redis, on a loopback address every user \
+                 of this host: a unix:// path has permissions, and auth = \"passthrough\" or \"users\" asks for \
+                 passwords",
+                listener.url()
+            );
+        }
+        Ok(Door { listener, asked: url.clone(), token, pending: false, pause: None, short: false })
     }
 
     /// Applies other options of the same place.

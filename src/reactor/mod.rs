@@ -20,6 +20,7 @@ use crate::base::error::{Error, Result};
 use crate::base::key::{Arena, Key};
 use crate::base::limits;
 use crate::base::seed::seed;
+use crate::config::accounts::Account;
 use crate::config::{Settings, Upstream};
 use crate::core::{Broker, Child, Counters, Lane};
 use crate::transport::conn::Conn;
@@ -174,10 +175,15 @@ impl Loop {
         Loop::build(settings, Lookup::Now)
     }
 
+    /// Whether `new` would make a loop of these settings: takes the same steps, short of what a broker that serves at
+    /// these places would notice. That one is there, or another process, is no failure.
+    pub fn check(settings: &Settings) -> Result<()> {
+        read_settings(settings)?;
+        settings.listen.iter().try_for_each(Listener::check)
+    }
+
     fn build(settings: Settings, lookup: Lookup) -> Result<Loop> {
-        settings.validate()?;
-        let upstream = required_upstream(&settings)?;
-        let accounts = settings.accounts()?;
+        let (upstream, accounts) = read_settings(&settings)?;
         let poll = Poll::new().map_err(attempting("cannot create a poll"))?;
         let waker = Waker::new(poll.registry(), TOKEN_WAKER).map_err(attempting("cannot create a waker"))?;
         let waker = Arc::new(waker);
@@ -186,8 +192,7 @@ impl Loop {
         let pipe = wake_pair(&poll)?;
         let mut doors = Vec::new();
         for url in &settings.listen {
-            let door = Door::open(Listener::bind(url)?, url, poll.registry(), doors.len());
-            doors.push(door.map_err(attempting(&format!("cannot watch {url}")))?);
+            doors.push(Door::open(url, &settings, poll.registry(), doors.len())?);
         }
         let clock = Clock::new();
         let mut core = Broker::new(settings, upstream, seed(), clock.now());
@@ -346,6 +351,12 @@ impl AsRawFd for Loop {
     fn as_raw_fd(&self) -> RawFd {
         self.poll.as_raw_fd()
     }
+}
+
+/// What has to be in order before anything is opened: settings that agree, and the files they name.
+fn read_settings(settings: &Settings) -> Result<(Upstream, Vec<Account>)> {
+    settings.validate()?;
+    Ok((required_upstream(settings)?, settings.accounts()?))
 }
 
 /// A socket pair whose read end is watched.

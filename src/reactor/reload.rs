@@ -3,10 +3,9 @@
 
 use super::accept::Door;
 use super::resolver::Resolver;
-use super::{Loop, attempting, unresolved};
+use super::{Loop, unresolved};
 use crate::base::error::{Error, Result};
 use crate::config::{ListenUrl, Settings, Upstream};
-use crate::transport::listener::Listener;
 use mio::Registry;
 
 /// Where a listener of the new settings comes from.
@@ -36,7 +35,7 @@ impl Loop {
         self.core.settings().same_fixed(&settings)?;
         let upstream = required_upstream(&settings)?;
         let resolver = self.new_resolver(&upstream)?;
-        let places = self.find_places(&settings.listen)?;
+        let places = self.find_places(&settings)?;
         self.open_doors(places, &settings.listen);
         if let Some(resolver) = resolver {
             self.dialler.replace_resolver(resolver);
@@ -57,19 +56,17 @@ impl Loop {
     }
 
     /// A place for each URL. Those that are new are bound, changed options of others are applied.
-    fn find_places(&mut self, urls: &[ListenUrl]) -> Result<Vec<Place>> {
+    fn find_places(&mut self, settings: &Settings) -> Result<Vec<Place>> {
         let mut places: Vec<Place> = Vec::new();
         let mut changed: Vec<(usize, ListenUrl)> = Vec::new();
-        let outcome = urls.iter().try_for_each(|url| {
+        let outcome = settings.listen.iter().try_for_each(|url| {
             let taken =
                 |index: usize| places.iter().any(|place| matches!(place, Place::Kept(i) if *i == index));
             let mut doors = self.doors.iter().enumerate().filter(|(index, _)| !taken(*index));
             let found = doors.find(|(_, door)| door.asked == *url || door.asked.same_place(url));
             let Some((index, _)) = found else {
-                let listener = Listener::bind(url)?;
                 self.next_door += 1;
-                let door = Door::open(listener, url, self.poll.registry(), self.next_door);
-                let door = door.map_err(attempting(&format!("cannot watch {url}")))?;
+                let door = Door::open(url, settings, self.poll.registry(), self.next_door)?;
                 places.push(Place::New(Box::new(door)));
                 return Ok(());
             };

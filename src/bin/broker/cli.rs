@@ -1,6 +1,6 @@
 //! The command line. Only its shape: what a flag does is in the module of its subcommand.
 
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -58,7 +58,7 @@ pub(crate) struct ServeArgs {
     /// Set one configuration key; may be repeated
     #[arg(long, value_name = "KEY=VALUE")]
     pub(crate) set: Vec<String>,
-    /// Check the configuration and print ok; starts nothing
+    /// Do what a start does, short of what anybody would notice, and print ok
     #[arg(long)]
     pub(crate) check: bool,
     /// Answer two children with each other's reply, to see that the demo notices
@@ -125,10 +125,33 @@ pub(crate) struct DemoChildArgs {
     pub(crate) ring: u32,
 }
 
-/// clap's refusal as one line, without its usage block.
+/// clap's refusal as one line, without its usage block and without what could be a password: whatever stands where
+/// a flag was forgotten, or behind one that takes no value.
 pub(crate) fn one_line(error: &clap::Error) -> String {
     if error.kind() == ErrorKind::MissingSubcommand {
         return "say what to do: serve, config or demo".to_owned();
+    }
+    let named = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => text.as_str(),
+        _ => "",
+    };
+    let plain = |text: &str| text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
+    match error.kind() {
+        ErrorKind::UnknownArgument if !named(ContextKind::InvalidArg).starts_with('-') => {
+            return "an argument without a flag before it; not shown, since it may hold a password"
+                .to_owned();
+        }
+        ErrorKind::UnknownArgument if !plain(named(ContextKind::InvalidArg)) => {
+            return "an unknown flag; not shown, since it may hold a password".to_owned();
+        }
+        ErrorKind::InvalidSubcommand if !plain(named(ContextKind::InvalidSubcommand)) => {
+            return "say what to do first: serve, config or demo".to_owned();
+        }
+        ErrorKind::TooManyValues => {
+            let flag = named(ContextKind::InvalidArg);
+            return format!("{flag} takes no value; what was given is not shown, since it may be a password");
+        }
+        _ => {}
     }
     let text = error.to_string();
     let is_refusal = |line: &&str| !line.starts_with("Usage:") && !line.starts_with("For more information");
@@ -153,5 +176,35 @@ mod tests {
         assert_eq!(refusal(&["broker", "serve", "--bogus"]), "unexpected argument '--bogus' found");
         assert!(refusal(&["broker", "demo", "--children", "0"]).ends_with("0 is not in 1..=4096"));
         assert_eq!(refusal(&["broker"]), "say what to do: serve, config or demo");
+        assert!(refusal(&["broker", "nosuch"]).contains("'nosuch'"));
+    }
+
+    #[test]
+    fn no_refusal_shows_what_may_be_a_password() {
+        for argv in [
+            &["broker", "serve", "redis://:s3cr3t@h"][..],
+            &["broker", "serve", "s3cr3t"],
+            &["broker", "serve", "--set", "upstream_password", "s3cr3t"],
+            &["broker", "serve", "upstream_password=s3cr3t"],
+            &["broker", "serve", "--upsteam", "redis://:s3cr3t@h"],
+            &["broker", "serve", "--upsteam=redis://:s3cr3t@h"],
+            &["broker", "serve", "--upsteam:redis://:s3cr3t@h"],
+            &["broker", "serve", "--redis://:s3cr3t@h"],
+            &["broker", "serve", "-redis://:s3cr3t@h"],
+            &["broker", "serve", "-aredis://:s3cr3t@h"],
+            &["broker", "serve", "--dev=redis://:s3cr3t@h"],
+            &["broker", "serve", "--check=s3cr3t"],
+            &["broker", "serve", "--dev", "--upstream", "redis://:s3cr3t@h"],
+            &["broker", "serve", "--upstream", "redis://:s3cr3t@h", "--upstream", "redis://:s3cr3t@h"],
+            &["broker", "serve", "--upstream", "redis://:s3cr3t@h", "--bogus"],
+            &["broker", "redis://:s3cr3t@h"],
+            &["broker", "--upstream", "redis://:s3cr3t@h"],
+            &["broker", "upstream_password=s3cr3t"],
+            &["broker", "config", "redis://:s3cr3t@h"],
+            &["broker", "demo", "redis://:s3cr3t@h"],
+        ] {
+            let refusal = one_line(&Cli::try_parse_from(argv).expect_err("refused"));
+            assert!(!refusal.contains("s3cr3t") && !refusal.is_empty(), "{argv:?}: {refusal}");
+        }
     }
 }

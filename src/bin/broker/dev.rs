@@ -3,9 +3,9 @@
 
 use crate::guard;
 use broker::base::error::{Error, Result};
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, Permissions};
 use std::io::{Read, Write};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
@@ -33,9 +33,7 @@ pub(crate) struct DevRedis {
 impl DevRedis {
     /// Starts a server and waits until it answers.
     pub(crate) fn start() -> Result<DevRedis> {
-        let program = guard::find_program("redis-server").ok_or_else(|| {
-            Error::system("redis-server is not in PATH: install it with `apt-get install redis-server`")
-        })?;
+        let program = find_server()?;
         let parent = temp_parent();
         sweep(&parent);
         let (dir, lock) = make_dir(&parent).map_err(|error| {
@@ -45,6 +43,11 @@ impl DevRedis {
         let mut redis = DevRedis { process, dir, _lock: lock };
         redis.wait_until_it_answers()?;
         Ok(redis)
+    }
+
+    /// A URL as the server's would be, if one could be started.
+    pub(crate) fn check() -> Result<String> {
+        find_server().map(|_| format!("unix://{}", temp_parent().join("redis.sock").display()))
     }
 
     /// The directory, private to this user, that goes when the server goes.
@@ -102,6 +105,12 @@ impl Drop for DevRedis {
     }
 }
 
+fn find_server() -> Result<PathBuf> {
+    guard::find_program("redis-server").ok_or_else(|| {
+        Error::system("redis-server is not in PATH: install it with `apt-get install redis-server`")
+    })
+}
+
 /// The directory for temporary files, or /tmp where that one's path does not fit a socket address or a URL.
 fn temp_parent() -> PathBuf {
     let dir = std::env::temp_dir();
@@ -112,10 +121,11 @@ fn temp_parent() -> PathBuf {
     }
 }
 
-/// Makes the directory (mode 0700) with its locked pid file, which appears under its name only once it is
+/// Makes the directory (mode 0700, whatever the umask allows) with its locked pid file, which appears under its name only once it is
 /// locked, so that no other start takes a directory in the making for an abandoned one.
 fn make_dir(parent: &Path) -> std::io::Result<(TempDir, File)> {
-    let dir = tempfile::Builder::new().prefix(DIR_PREFIX).tempdir_in(parent)?;
+    let private = Permissions::from_mode(0o700);
+    let dir = tempfile::Builder::new().prefix(DIR_PREFIX).permissions(private).tempdir_in(parent)?;
     let making = dir.path().join("pid.new");
     let mut lock = File::create_new(&making)?;
     lock.try_lock().map_err(std::io::Error::from)?;

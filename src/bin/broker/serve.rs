@@ -7,23 +7,27 @@ use crate::scrub::{self, PASSWORD_VARIABLE};
 use crate::signals::Signals;
 use crate::{files, say};
 use broker::base::error::{Error, Result};
-use broker::config::Settings;
 use broker::config::endpoint::{ListenUrl, default_listen};
 use broker::config::value::{LogFormat, LogLevel};
+use broker::config::{Settings, warn_of_mode};
 use broker::ffi::heap;
 use broker::reactor::Loop;
+use std::fs::File;
+use std::io::Read;
 
-/// Serves until told to end. Returns early after `--check`.
+/// Serves until told to end, or only says whether it could.
 pub(crate) fn run(args: &ServeArgs) -> Result<()> {
     scrub::hide_password()?;
-    let mut settings = gather(args)?;
+    let (mut settings, file) = gather(args)?;
     let limit = files::raise_limit();
     files::check_fits(limit, settings.children_max, settings.upstream_connections_max)?;
-    if args.check {
-        say::line("ok");
-        return Ok(());
-    }
     logger::install(log_format(settings.log_format), log_level(settings.log_level));
+    if let (Some(path), Some(file)) = (&args.config, &file) {
+        warn_of_mode(&format!("{path:?} holds a password"), file);
+    }
+    if args.check {
+        return check(args, settings);
+    }
     let mut redis = None;
     if args.dev {
         let started = redis.insert(DevRedis::start()?);
@@ -40,6 +44,16 @@ pub(crate) fn run(args: &ServeArgs) -> Result<()> {
     // After the loop, which has closed its upstream connections by now.
     drop(redis);
     outcome
+}
+
+/// Does what a start does, short of what anybody would notice.
+fn check(args: &ServeArgs, mut settings: Settings) -> Result<()> {
+    if args.dev {
+        settings.set("upstream", &DevRedis::check()?)?;
+    }
+    Loop::check(&settings)?;
+    say::line("ok");
+    Ok(())
 }
 
 #[cfg(feature = "sabotage")]
@@ -82,14 +96,19 @@ fn serve(mut lp: Loop, mut signals: Signals) -> Result<()> {
     }
 }
 
-/// The settings: the file first, then `--set`, then the other flags, then the password of the environment.
-fn gather(args: &ServeArgs) -> Result<Settings> {
+/// The settings: the file first, then `--set`, then the other flags, then the password of the environment. With them
+/// the file, if it holds a password.
+fn gather(args: &ServeArgs) -> Result<(Settings, Option<File>)> {
     let mut settings = Settings::default();
+    let mut secret = None;
     if let Some(path) = &args.config {
         let name = path.display().to_string();
-        let text = std::fs::read_to_string(path)
-            .map_err(|error| Error::config(format!("cannot read the configuration {name}: {error}")))?;
+        let failed = |error| Error::config(format!("cannot read the configuration {name}: {error}"));
+        let (mut file, mut text) = (File::open(path).map_err(failed)?, String::new());
+        file.read_to_string(&mut text).map_err(failed)?;
         settings.load_toml(&text, &name)?;
+        let in_url = settings.upstream.as_ref().is_some_and(|upstream| upstream.password.is_some());
+        secret = (in_url || settings.upstream_password.is_some()).then_some(file);
     }
     for pair in &args.set {
         settings.set_pair(pair)?;
@@ -106,9 +125,7 @@ fn gather(args: &ServeArgs) -> Result<Settings> {
         find_upstream(&mut settings, args)?;
     }
     settings.validate()?;
-    // Read for good when the loop is made: `--check` has to say whether it could be.
-    settings.accounts()?;
-    Ok(settings)
+    Ok((settings, secret))
 }
 
 fn find_upstream(settings: &mut Settings, args: &ServeArgs) -> Result<()> {
