@@ -138,6 +138,11 @@ pub const ACCEPT_PAUSE: u64 = 100;
 pub const DRAIN_READS: usize = 128;
 /// The upstream's name is looked up at most this often, in milliseconds: many lanes may be dialled at once.
 pub const RESOLVE_INTERVAL: u64 = 1000;
+/// A connection that was not read for so many milliseconds is quiet, and looked at once more if its last read may have
+/// left something behind.
+pub const QUIET_AFTER: u64 = 100;
+/// Reads that ask whether something came with the bytes, after one of which that was so: more may come soon.
+pub const ASKING_READS: u32 = 32;
 /// Log lines that one place in the code writes within `LOG_INTERVAL`; the others are counted, and summed up in one
 /// line. Most of them can be caused by a child, as fast as it likes.
 pub const LOG_LINES: u32 = 10;

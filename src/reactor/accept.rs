@@ -192,7 +192,14 @@ impl Loop {
         owner: Owner,
         dialling: bool,
     ) -> std::result::Result<Key<Link>, (Stream, io::Error)> {
-        let link = Link { conn: Conn::new(stream), owner, listed: false, hands_over: false };
+        let link = Link {
+            conn: Conn::thrifty(stream),
+            owner,
+            listed: false,
+            hands_over: false,
+            read_lately: false,
+            watched: false,
+        };
         let key = self.links.insert(link);
         self.links_peak = self.links_peak.max(self.links.len());
         let token = Token(link_of(key));

@@ -2,14 +2,15 @@
 //! time it is, then writes what the core left dirty and carries out its actions. Decides nothing that a
 //! child could see.
 //!
-//! `turn` is one turn, `accept` the listeners, `adopt` connections that were handed over, `local` the
-//! program's own children, `dial` the connections to the upstream, `resolver` its name, `reload` new
-//! settings, `stats` the numbers.
+//! `turn` is one turn, `quiet` a last look at connections, `accept` the listeners, `adopt` connections that
+//! were handed over, `local` the program's own children, `dial` the connections to the upstream, `resolver` its
+//! name, `reload` new settings, `stats` the numbers.
 
 mod accept;
 mod adopt;
 mod dial;
 mod local;
+mod quiet;
 mod reload;
 mod resolver;
 mod stats;
@@ -31,6 +32,7 @@ use dial::Dialler;
 use local::Seat;
 pub use local::{Local, LocalEvent};
 use mio::{Events, Interest, Poll, Token, Waker};
+use quiet::Quiet;
 use reload::required_upstream;
 use resolver::{Lookup, Resolver};
 use std::collections::VecDeque;
@@ -60,6 +62,10 @@ struct Link {
     listed: bool,
     /// Sockets may come with its bytes.
     hands_over: bool,
+    /// It was read since `quiet` looked last.
+    read_lately: bool,
+    /// In `quiet`.
+    watched: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -125,6 +131,8 @@ pub struct Loop {
     scratch: Box<[u8]>,
     /// Links to read from in the next turn, without an edge.
     ready: Vec<Key<Link>>,
+    /// Links to read again when nothing has come from them for a while.
+    quiet: Quiet,
     /// Written to as much as one turn allows, or writable again: flushed in the next settling.
     late_lanes: Vec<Key<Lane>>,
     late_children: Vec<Key<Child>>,
@@ -215,6 +223,7 @@ impl Loop {
             pipe,
             scratch: vec![0; limits::READ_TURN].into_boxed_slice(),
             ready: Vec::new(),
+            quiet: Quiet::default(),
             late_lanes: Vec::new(),
             late_children: Vec::new(),
             leaving: VecDeque::new(),
@@ -300,6 +309,7 @@ impl Loop {
         self.dialler.forget_all();
         self.handed.forget_all();
         self.ready.clear();
+        self.quiet = Quiet::default();
         self.late_lanes.clear();
         self.late_children.clear();
         self.leaving.clear();

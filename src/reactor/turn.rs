@@ -59,6 +59,7 @@ impl Loop {
         self.tell_time();
         self.core.begin_turn();
         self.handed.begin_turn();
+        self.read_quiet();
         // What this turn puts on the list waits for the next, so that nobody is read twice.
         let ready = std::mem::take(&mut self.ready);
         let events = std::mem::replace(&mut self.events, Events::with_capacity(0));
@@ -96,7 +97,7 @@ impl Loop {
         let now = self.clock.now();
         let core = self.core.timeout().map(|wait| (self.told + wait).saturating_sub(now));
         let leaving = self.leaving.front().map(|(due, _)| due.saturating_sub(now));
-        [core, leaving, self.accept_timeout(now)].into_iter().flatten().min()
+        [core, leaving, self.accept_timeout(now), self.quiet.timeout(now)].into_iter().flatten().min()
     }
 
     // ---- events ---------------------------------------------------------------------------------------
@@ -155,7 +156,7 @@ impl Loop {
     }
 
     /// Reads this link in the next turn again.
-    fn list(&mut self, key: Key<Link>) {
+    pub(super) fn list(&mut self, key: Key<Link>) {
         if let Some(link) = self.links.get_mut(key)
             && !link.listed
         {
@@ -186,6 +187,7 @@ impl Loop {
         if more {
             self.list(key);
         }
+        self.note_read(key);
         match owner {
             Owner::Child(child) => {
                 self.child_filled(child, fill);
@@ -230,6 +232,7 @@ impl Loop {
             for _ in 0..limits::DRAIN_READS {
                 let Some(link) = self.links.get_mut(key) else { break };
                 let Owner::Child(child) = link.owner else { break };
+                link.conn.look_again();
                 if !self.core.takes_bytes(child) {
                     break;
                 }

@@ -5,12 +5,15 @@
 //!
 //! A short read says that the socket is empty, which saves the read that would say so; but not always. What came
 //! with a message (SCM_RIGHTS, or credentials where the socket asks for them) ends a read at that message; the
-//! kernel then says that it had something to hand over. Urgent data (MSG_OOB) ends a read at its mark; the poll
-//! tells of it, and such a connection is read until it says that it is empty.
+//! kernel then says that it had something to hand over, if it is asked. Asking costs almost as much as the read that is
+//! saved, so a connection may be `thrifty`: it asks only where it has reason to, and whoever holds it has it look again
+//! when it has gone quiet. Urgent data (MSG_OOB) ends a read at its mark; the poll tells of it, and such a connection
+//! is read until it says that it is empty.
 
 use super::stream::Stream;
 use crate::base::limits;
 use mio::event::{Event, Source};
+use mio::net::UnixStream;
 use mio::{Interest, Registry, Token};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendFlags};
 use std::io::{self, IoSliceMut, Read};
@@ -34,6 +37,10 @@ pub struct Conn {
     hung: bool,
     /// The peer sends urgent data: no short read means that nothing is left.
     urgent: bool,
+    /// Reads left that ask whether something came with the bytes; `None` is all of them.
+    asking: Option<u32>,
+    /// The last read came back short and did not ask.
+    doubtful: bool,
     /// The end has been read.
     ended: bool,
 }
@@ -73,8 +80,15 @@ impl Conn {
             unread: false,
             hung: false,
             urgent: false,
+            asking: None,
+            doubtful: false,
             ended: false,
         }
+    }
+
+    /// The same for many short reads. Whoever holds it calls `look_again` once it has gone quiet while it is doubtful.
+    pub fn thrifty(stream: Stream) -> Conn {
+        Conn { asking: Some(limits::ASKING_READS), ..Conn::new(stream) }
     }
 
     /// Has the poll watch it. One that is `connecting` is watched for writable too, which tells the outcome;
@@ -128,6 +142,18 @@ impl Conn {
         self.blocked = true;
     }
 
+    /// Whether the last read may have left something behind that `unread` does not know of.
+    pub fn is_doubtful(&self) -> bool {
+        self.doubtful
+    }
+
+    /// Clears the doubt: there may be something to read, and the next reads ask.
+    pub fn look_again(&mut self) {
+        self.unread = !self.ended;
+        self.doubtful = false;
+        self.asking = self.asking.map(|_| limits::ASKING_READS);
+    }
+
     /// The stream of a connection that nobody watches.
     pub fn into_stream(self) -> Stream {
         self.stream
@@ -142,27 +168,24 @@ impl Conn {
     /// bytes are closed by the system.
     pub fn fill(&mut self, buffer: &mut [u8]) -> Fill {
         let size = buffer.len();
-        let mut cut_short = false;
         let outcome = loop {
             let outcome = match &mut self.stream {
-                Stream::Tcp(stream) => stream.read(buffer),
-                // With nowhere to put what comes with a message, the kernel says that it was left out.
-                Stream::Unix(stream) => {
-                    let mut nowhere = RecvAncillaryBuffer::default();
-                    let mut parts = [IoSliceMut::new(buffer)];
-                    let received = rustix::net::recvmsg(stream, &mut parts, &mut nowhere, RecvFlags::empty());
-                    received.map_err(io::Error::from).map(|received| {
-                        cut_short = received.flags.contains(ReturnFlags::CTRUNC);
-                        received.bytes
-                    })
-                }
+                Stream::Unix(stream) if self.asking != Some(0) => ask(stream, buffer),
+                stream => stream.read(buffer).map(|count| (count, false)),
             };
             match outcome {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 outcome => break outcome,
             }
         };
-        self.note(outcome, size, cut_short)
+        let asked = self.asking != Some(0) || matches!(self.stream, Stream::Tcp(_));
+        self.doubtful = !asked && matches!(outcome, Ok((count, _)) if 0 < count && count < size);
+        let cut_short = matches!(outcome, Ok((_, true)));
+        self.asking = self.asking.map(|left| match cut_short {
+            true => limits::ASKING_READS,
+            false => left.saturating_sub(1),
+        });
+        self.note(outcome.map(|(count, _)| count), size, cut_short)
     }
 
     /// As `fill`, and appends the descriptors that came with the bytes to `taken`: at most
@@ -282,6 +305,15 @@ impl Conn {
     }
 }
 
+/// A read of a unix socket that asks: how many bytes, and whether something came with them. With nowhere to put it, the
+/// kernel says that it was left out.
+fn ask(stream: &UnixStream, buffer: &mut [u8]) -> io::Result<(usize, bool)> {
+    let mut nowhere = RecvAncillaryBuffer::default();
+    let mut parts = [IoSliceMut::new(buffer)];
+    let received = rustix::net::recvmsg(stream, &mut parts, &mut nowhere, RecvFlags::empty())?;
+    Ok((received.bytes, received.flags.contains(ReturnFlags::CTRUNC)))
+}
+
 /// Urgent data is asked for, so that the poll tells where reads end early.
 fn interest(writable: bool) -> Interest {
     let readable = Interest::READABLE | Interest::PRIORITY;
@@ -291,7 +323,6 @@ fn interest(writable: bool) -> Interest {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use mio::net::UnixStream;
     use mio::{Events, Poll};
     use std::io::Write;
     use std::net::Shutdown;
@@ -426,6 +457,32 @@ mod tests {
             assert_eq!(read_on(&mut conn, take), b"abbbc");
             assert_eq!(observe(&mut poll, &mut conn), 0);
         }
+    }
+
+    /// A thrifty connection leaves them, knows that it may have, and has them when it looks again; then it asks.
+    #[test]
+    fn a_thrifty_connection_finds_what_it_left_when_it_looks_again() {
+        let (mut poll, conn, mut far) = pair();
+        let mut conn = Conn { asking: Some(limits::ASKING_READS), ..conn };
+        for _ in 0..limits::ASKING_READS {
+            assert!(!conn.is_doubtful());
+            far.write_all(b"x").unwrap();
+            observe(&mut poll, &mut conn);
+            assert_eq!(read_on(&mut conn, false), b"x");
+        }
+        (0..3).for_each(|_| send_with_descriptor(&far, b"a"));
+        observe(&mut poll, &mut conn);
+        assert_eq!(read_on(&mut conn, false), b"a");
+        assert!(conn.is_doubtful());
+        conn.look_again();
+        assert_eq!(read_on(&mut conn, false), b"aa");
+        (0..3).for_each(|_| send_with_descriptor(&far, b"b"));
+        observe(&mut poll, &mut conn);
+        assert_eq!(read_on(&mut conn, false), b"bbb");
+        // Looking where nothing was left leaves no doubt.
+        conn.look_again();
+        assert_eq!(read_on(&mut conn, false), b"");
+        assert!(!conn.is_doubtful());
     }
 
     /// The same where the socket asks who sends: writers are not mixed in one read.

@@ -1,0 +1,57 @@
+//! Connections whose last read may have left bytes behind without a sign (`transport::conn`): they are looked at once
+//! more when they have gone quiet. Whoever waits for the answer to such bytes is quiet; whoever is not makes an edge
+//! and is read anyway. So a busy connection costs nothing here, and a quiet one a read.
+
+use super::{Link, Loop};
+use crate::base::clock::Millis;
+use crate::base::key::Key;
+use crate::base::limits::QUIET_AFTER;
+
+/// The connections to look at again.
+#[derive(Debug, Default)]
+pub(super) struct Quiet {
+    links: Vec<Key<Link>>,
+    /// When to look next which of them have gone quiet.
+    due: Option<Millis>,
+}
+
+impl Quiet {
+    /// Milliseconds until the next look.
+    pub(super) fn timeout(&self, now: Millis) -> Option<Millis> {
+        self.due.map(|due| due.saturating_sub(now))
+    }
+}
+
+impl Loop {
+    /// A connection has been read.
+    pub(super) fn note_read(&mut self, key: Key<Link>) {
+        let Some(link) = self.links.get_mut(key) else { return };
+        link.read_lately = true;
+        if link.conn.is_doubtful() && !link.watched {
+            link.watched = true;
+            self.quiet.links.push(key);
+            self.quiet.due.get_or_insert(self.told + QUIET_AFTER);
+        }
+    }
+
+    /// Has those read again that were not read since the last look.
+    pub(super) fn read_quiet(&mut self) {
+        if self.quiet.due.is_none_or(|due| due > self.told) {
+            return;
+        }
+        let mut links = std::mem::take(&mut self.quiet.links);
+        links.retain(|key| {
+            let Some(link) = self.links.get_mut(*key) else { return false };
+            let busy = std::mem::take(&mut link.read_lately);
+            link.watched = busy && link.conn.is_doubtful();
+            if link.conn.is_doubtful() && !busy {
+                link.conn.look_again();
+                self.list(*key);
+            }
+            self.links.get(*key).is_some_and(|link| link.watched)
+        });
+        self.quiet.due = (!links.is_empty()).then_some(self.told + QUIET_AFTER);
+        // An empty list keeps no room.
+        self.quiet.links = if links.is_empty() { Vec::new() } else { links };
+    }
+}
