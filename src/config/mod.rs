@@ -88,6 +88,17 @@ impl Settings {
         Ok(Some(upstream))
     }
 
+    /// Warns of the files with secrets that these settings name. Said of settings in force, not of those refused.
+    pub fn warn_of_files(&self) {
+        let users = self.auth_file.as_ref().filter(|_| self.auth == value::Auth::Users);
+        let files = [("upstream_password_file", self.upstream_password_file.as_ref()), ("auth_file", users)];
+        for (key, path) in files {
+            if let Some(path) = path {
+                warn_of_mode(key, path);
+            }
+        }
+    }
+
     fn disagree(&self, key: &str, relation: &str, other: &str) -> Error {
         let text = |key| self.get_text(key).unwrap_or_default();
         Error::config(format!("{key} = \"{}\": allowed is {relation} {other} ({})", text(key), text(other)))
@@ -96,28 +107,21 @@ impl Settings {
 
 /// Says so if every user of this host can read or change a file with secrets: it works all the same, and whoever made
 /// it may have had no choice.
-pub fn warn_of_mode(name: &str, file: &File) {
+pub fn warn_of_mode(name: &str, path: &Path) {
     const EVERYBODY: u32 = 0o006;
-    let mode = file.metadata().map_or(0, |metadata| metadata.mode() & 0o7777);
+    let mode = path.metadata().map_or(0, |metadata| metadata.mode() & 0o7777);
     if mode & EVERYBODY != 0 {
         log::warn!(
-            "{name}: every user of this host can read or change it, its mode is {mode:04o}; make it 0600"
+            "{name} = {path:?}: every user of this host can read or change it, its mode is {mode:04o}; make it 0600"
         );
     }
-}
-
-/// Opens a file with secrets.
-fn open_secret(key: &str, path: &Path) -> std::io::Result<File> {
-    let file = File::open(path)?;
-    warn_of_mode(&format!("{key} = {path:?}"), &file);
-    Ok(file)
 }
 
 /// The first line of a file, without its line end.
 fn read_password(path: &Path) -> Result<Secret> {
     let refuse = |why: &str| Error::config(format!("upstream_password_file = {path:?}: {why}"));
     let mut bytes = Vec::new();
-    open_secret("upstream_password_file", path)
+    File::open(path)
         .and_then(|file| file.take(PASSWORD_FILE_MAX).read_to_end(&mut bytes))
         .map_err(|error| refuse(&format!("cannot be read: {error}")))?;
     let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();

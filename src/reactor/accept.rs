@@ -7,8 +7,8 @@ use crate::base::clock::Millis;
 use crate::base::error::Result;
 use crate::base::key::Key;
 use crate::base::limits;
+use crate::config::ListenUrl;
 use crate::config::value::Auth;
-use crate::config::{ListenUrl, Settings};
 use crate::core::ChildKind;
 use crate::transport::conn::Conn;
 use crate::transport::listener::Listener;
@@ -46,26 +46,25 @@ enum Accept {
 
 impl Door {
     /// Binds and watches. `number` is one that no door of the loop has had.
-    pub(super) fn open(
-        url: &ListenUrl,
-        settings: &Settings,
-        registry: &Registry,
-        number: usize,
-    ) -> Result<Door> {
+    pub(super) fn open(url: &ListenUrl, registry: &Registry, number: usize) -> Result<Door> {
         let mut listener = Listener::bind(url)?;
         let token = reserved(FIRST_DOOR + number);
         listener
             .register(registry, token, Interest::READABLE)
             .map_err(attempting(&format!("cannot watch {url}")))?;
-        if matches!(url, ListenUrl::Tcp { .. }) && settings.auth == Auth::Broker {
+        Ok(Door { listener, asked: url.clone(), token, pending: false, pause: None, short: false })
+    }
+
+    /// Warns if nobody is asked for a password here. Said of doors in use, not of those given up again.
+    pub(super) fn warn_if_unguarded(&self, auth: Auth) {
+        if matches!(self.asked, ListenUrl::Tcp { .. }) && auth == Auth::Broker {
             log::warn!(
                 "{}: whoever can connect there has the broker's rights to Redis, on a loopback address every user \
                  of this host: a unix:// path has permissions, and auth = \"passthrough\" or \"users\" asks for \
                  passwords",
-                listener.url()
+                self.url()
             );
         }
-        Ok(Door { listener, asked: url.clone(), token, pending: false, pause: None, short: false })
     }
 
     /// Applies other options of the same place.

@@ -187,7 +187,9 @@ impl Loop {
     /// these places would notice. That one is there, or another process, is no failure.
     pub fn check(settings: &Settings) -> Result<()> {
         read_settings(settings)?;
-        settings.listen.iter().try_for_each(Listener::check)
+        settings.listen.iter().try_for_each(Listener::check)?;
+        settings.warn_of_files();
+        Ok(())
     }
 
     fn build(settings: Settings, lookup: Lookup) -> Result<Loop> {
@@ -200,8 +202,10 @@ impl Loop {
         let pipe = wake_pair(&poll)?;
         let mut doors = Vec::new();
         for url in &settings.listen {
-            doors.push(Door::open(url, &settings, poll.registry(), doors.len())?);
+            doors.push(Door::open(url, poll.registry(), doors.len())?);
         }
+        doors.iter().for_each(|door| door.warn_if_unguarded(settings.auth));
+        settings.warn_of_files();
         let clock = Clock::new();
         let mut core = Broker::new(settings, upstream, seed(), clock.now());
         core.take_accounts(accounts);

@@ -35,11 +35,12 @@ impl Loop {
         self.core.settings().same_fixed(&settings)?;
         let upstream = required_upstream(&settings)?;
         let resolver = self.new_resolver(&upstream)?;
-        let places = self.find_places(&settings)?;
+        let places = self.find_places(&settings.listen)?;
         self.open_doors(places, &settings.listen);
         if let Some(resolver) = resolver {
             self.dialler.replace_resolver(resolver);
         }
+        settings.warn_of_files();
         self.tell_time();
         self.core.reload(settings, upstream);
         self.disturb();
@@ -56,17 +57,17 @@ impl Loop {
     }
 
     /// A place for each URL. Those that are new are bound, changed options of others are applied.
-    fn find_places(&mut self, settings: &Settings) -> Result<Vec<Place>> {
+    fn find_places(&mut self, urls: &[ListenUrl]) -> Result<Vec<Place>> {
         let mut places: Vec<Place> = Vec::new();
         let mut changed: Vec<(usize, ListenUrl)> = Vec::new();
-        let outcome = settings.listen.iter().try_for_each(|url| {
+        let outcome = urls.iter().try_for_each(|url| {
             let taken =
                 |index: usize| places.iter().any(|place| matches!(place, Place::Kept(i) if *i == index));
             let mut doors = self.doors.iter().enumerate().filter(|(index, _)| !taken(*index));
             let found = doors.find(|(_, door)| door.asked == *url || door.asked.same_place(url));
             let Some((index, _)) = found else {
                 self.next_door += 1;
-                let door = Door::open(url, settings, self.poll.registry(), self.next_door)?;
+                let door = Door::open(url, self.poll.registry(), self.next_door)?;
                 places.push(Place::New(Box::new(door)));
                 return Ok(());
             };
@@ -93,9 +94,13 @@ impl Loop {
     /// Puts the listeners in the order of their URLs and closes those that none of them names.
     fn open_doors(&mut self, places: Vec<Place>, urls: &[ListenUrl]) {
         let mut former: Vec<Option<Door>> = self.doors.drain(..).map(Some).collect();
+        let auth = self.core.settings().auth;
         let doors = places.into_iter().filter_map(|place| match place {
             Place::Kept(index) => former[index].take(),
-            Place::New(door) => Some(*door),
+            Place::New(door) => {
+                door.warn_if_unguarded(auth);
+                Some(*door)
+            }
         });
         self.doors = doors.collect();
         for (door, url) in self.doors.iter_mut().zip(urls) {

@@ -12,21 +12,16 @@ use broker::config::value::{LogFormat, LogLevel};
 use broker::config::{Settings, warn_of_mode};
 use broker::ffi::heap;
 use broker::reactor::Loop;
-use std::fs::File;
-use std::io::Read;
 
 /// Serves until told to end, or only says whether it could.
 pub(crate) fn run(args: &ServeArgs) -> Result<()> {
     scrub::hide_password()?;
-    let (mut settings, file) = gather(args)?;
+    let (mut settings, holds_secret) = gather(args)?;
     let limit = files::raise_limit();
     files::check_fits(limit, settings.children_max, settings.upstream_connections_max)?;
     logger::install(log_format(settings.log_format), log_level(settings.log_level));
-    if let (Some(path), Some(file)) = (&args.config, &file) {
-        warn_of_mode(&format!("{path:?} holds a password"), file);
-    }
     if args.check {
-        return check(args, settings);
+        return check(args, settings, holds_secret);
     }
     let mut redis = None;
     if args.dev {
@@ -39,6 +34,7 @@ pub(crate) fn run(args: &ServeArgs) -> Result<()> {
     let outcome = Loop::new(settings).and_then(|lp| {
         #[cfg(feature = "sabotage")]
         let lp = sabotaged(lp, args);
+        warn_of_config(args, holds_secret);
         serve(lp, signals)
     });
     // After the loop, which has closed its upstream connections by now.
@@ -47,13 +43,20 @@ pub(crate) fn run(args: &ServeArgs) -> Result<()> {
 }
 
 /// Does what a start does, short of what anybody would notice.
-fn check(args: &ServeArgs, mut settings: Settings) -> Result<()> {
+fn check(args: &ServeArgs, mut settings: Settings, holds_secret: bool) -> Result<()> {
     if args.dev {
         settings.set("upstream", &DevRedis::check()?)?;
     }
     Loop::check(&settings)?;
+    warn_of_config(args, holds_secret);
     say::line("ok");
     Ok(())
+}
+
+fn warn_of_config(args: &ServeArgs, holds_secret: bool) {
+    if let Some(path) = args.config.as_ref().filter(|_| holds_secret) {
+        warn_of_mode("a configuration with a password", path);
+    }
 }
 
 #[cfg(feature = "sabotage")]
@@ -97,18 +100,17 @@ fn serve(mut lp: Loop, mut signals: Signals) -> Result<()> {
 }
 
 /// The settings: the file first, then `--set`, then the other flags, then the password of the environment. With them
-/// the file, if it holds a password.
-fn gather(args: &ServeArgs) -> Result<(Settings, Option<File>)> {
+/// whether the file holds a password.
+fn gather(args: &ServeArgs) -> Result<(Settings, bool)> {
     let mut settings = Settings::default();
-    let mut secret = None;
+    let mut holds_secret = false;
     if let Some(path) = &args.config {
         let name = path.display().to_string();
-        let failed = |error| Error::config(format!("cannot read the configuration {name}: {error}"));
-        let (mut file, mut text) = (File::open(path).map_err(failed)?, String::new());
-        file.read_to_string(&mut text).map_err(failed)?;
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| Error::config(format!("cannot read the configuration {name}: {error}")))?;
         settings.load_toml(&text, &name)?;
         let in_url = settings.upstream.as_ref().is_some_and(|upstream| upstream.password.is_some());
-        secret = (in_url || settings.upstream_password.is_some()).then_some(file);
+        holds_secret = in_url || settings.upstream_password.is_some();
     }
     for pair in &args.set {
         settings.set_pair(pair)?;
@@ -125,7 +127,7 @@ fn gather(args: &ServeArgs) -> Result<(Settings, Option<File>)> {
         find_upstream(&mut settings, args)?;
     }
     settings.validate()?;
-    Ok((settings, secret))
+    Ok((settings, holds_secret))
 }
 
 fn find_upstream(settings: &mut Settings, args: &ServeArgs) -> Result<()> {
