@@ -6,7 +6,7 @@ use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use support::{Broker, Redis};
+use support::{Broker, Redis, needs_broker};
 
 const SESSION: &str = "\
     ping\nset a 1\nincr a\nget nosuch\nincr\nnosuch a b\nselect 3\ndbsize\nselect 0\nlpush l x y\nlrange l 0 -1\n\
@@ -47,4 +47,43 @@ fn a_session_at_a_terminal_looks_the_same() {
     assert_eq!(seen, expected);
     let calls = redis.ask("INFO commandstats");
     assert!(calls.contains("cmdstat_command|docs:"), "it asks for the documentation: {calls}");
+}
+
+/// What needs a connection to itself ends with a sentence that says why, at once; and a script that was to be debugged,
+/// with its writes undone, does not run for good instead.
+#[test]
+fn modes_that_take_a_connection_over_say_why_they_end() {
+    needs_broker!();
+    let redis = Redis::start();
+    let broker = Broker::start(&redis, &[]);
+    let directory = broker.directory().display().to_string();
+    let script = format!("{directory}/script.lua");
+    std::fs::write(&script, "return redis.call('SET', 'k', 'v')\n").expect("write a script");
+    let dump = format!("{directory}/dump.rdb");
+    for mode in [
+        &["--rdb", &dump][..],
+        &["--functions-rdb", &dump],
+        &["--replica"],
+        &["--ldb", "--eval", &script],
+        &["--ldb-sync-mode", "--eval", &script],
+    ] {
+        let output = Command::new("timeout")
+            .args(["20", "redis-cli", "-s"])
+            .arg(broker.socket())
+            .args(mode)
+            .stdin(Stdio::null())
+            .output()
+            .expect("run redis-cli");
+        let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+        assert!(text.contains("connect to the server itself"), "{mode:?}: {text}");
+        assert_ne!(output.status.code(), Some(124), "{mode:?} does not end: {text}");
+    }
+    assert_eq!(redis.ask("EXISTS k"), ":0\r\n");
+    let mut raw = broker.connect();
+    assert!(raw.ask("SCRIPT DEBUG YES").starts_with("-NOPERM"));
+    raw.write(&support::raw::pipeline(&["MULTI", "EVAL return 0", "EXEC"]));
+    (0..3).for_each(|_| drop(raw.read_reply()));
+    assert!(raw.call(&["EVAL", "return 1", "0"]).starts_with(b"-ERR SCRIPT DEBUG was refused"));
+    assert!(raw.ask("SCRIPT DEBUG NO").starts_with("-NOPERM"));
+    assert_eq!(raw.call(&["EVAL", "return 1", "0"]), b":1\r\n");
 }

@@ -19,6 +19,8 @@ pub const LISTEN_BACKLOG: i32 = 4096;
 pub const REPLY_DEPTH: usize = 8192;
 /// Redis' `proto-max-bulk-len`: a longer argument is a protocol error, as in Redis.
 pub const BULK_MAX: u64 = 512 * 1024 * 1024;
+/// Bytes of a request beyond `child_input_max`, for its name, its keys and its framing.
+pub const REQUEST_WORDS: usize = 64 * 1024;
 /// A header or inline line without its end may not grow past this, as in Redis (`PROTO_INLINE_MAX_SIZE`).
 pub const LINE_MAX: usize = 64 * 1024;
 /// Unread replies above which a child's requests are no longer run: it must take answers first.

@@ -185,7 +185,13 @@ impl Broker {
     /// What the child's next request may be; AUTH changes it.
     pub(super) fn frame_limits(&self, key: Key<Child>) -> FrameLimits {
         let authenticated = self.children.get(key).is_none_or(|child| child.user != UserId::NOBODY);
-        FrameLimits { request_max: self.settings.child_input_max, authenticated }
+        FrameLimits { request_max: self.request_max(), authenticated }
+    }
+
+    /// Bytes of one request. `child_input_max` is what it is about; names, keys and framing have room beside that, so that
+    /// a value of the greatest size passes.
+    pub(super) fn request_max(&self) -> usize {
+        self.settings.child_input_max.saturating_add(limits::REQUEST_WORDS)
     }
 
     // ---- what it may do -------------------------------------------------------------------------------

@@ -11,10 +11,17 @@ use super::transaction::Transaction;
 use crate::base::key::Key;
 use crate::base::limits;
 use crate::command::{
-    self, CommandId, Local, NO_COMMAND, Route, Table, Transaction as TransactionCommand, Verdict, texts,
+    self, CommandId, Local, NO_COMMAND, Route, Runs, Table, Transaction as TransactionCommand, Verdict, texts,
 };
 use crate::config::value::Ping;
 use crate::resp::{FrameLimits, Request, Scanner};
+
+/// Why some commands are refused whatever the settings say: programs that send them show the text and end.
+const TAKES_OVER: &str =
+    ": it takes a connection over, and the broker's are shared; connect to the server itself";
+/// Whoever debugs a script expects that its writes are undone.
+const NOT_DEBUGGED: &str = "ERR SCRIPT DEBUG was refused, and without it the script would run for good; connect to the \
+     server itself";
 
 /// What became of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,17 +75,7 @@ impl Broker {
             }
             Verdict::Known(known) => Decided { id: known.id, no_multi: known.no_multi, route: known.route },
         };
-        if let Some(flow) = self.admit(key, request, &mut decided) {
-            return flow;
-        }
-        if let Some(flow) = self.refuse_too_long(key, request) {
-            return flow;
-        }
-        let Some(child) = self.children.get(key) else { return Flow::Gone };
-        if self.is_out_of_context(child, decided.route) {
-            return self.reject_out_of_context(key, decided);
-        }
-        if let Some(flow) = self.refuse_while_busy(key, request, &mut decided) {
+        if let Some(flow) = self.turn_back(key, request, &mut decided) {
             return flow;
         }
         let Some(child) = self.children.get(key) else { return Flow::Gone };
@@ -93,6 +90,28 @@ impl Broker {
             }
             _ => self.plain(key, request, decided, rest),
         }
+    }
+
+    /// Whether a known command with the right number of arguments goes no further. The order of the checks is Redis' own.
+    fn turn_back(&mut self, key: Key<Child>, request: &Request<'_>, decided: &mut Decided) -> Option<Flow> {
+        if let Some(flow) = self.admit(key, request, decided) {
+            return Some(flow);
+        }
+        if let Some(flow) = self.refuse_too_long(key, request) {
+            return Some(flow);
+        }
+        let child = self.children.get(key)?;
+        if self.is_out_of_context(child, decided.route) {
+            return Some(self.reject_out_of_context(key, *decided));
+        }
+        if child.session.debugs && self.is_script(decided.id) {
+            return Some(self.reject(key, NOT_DEBUGGED));
+        }
+        self.refuse_while_busy(key, request, decided)
+    }
+
+    fn is_script(&self, id: CommandId) -> bool {
+        self.control.table.as_ref().is_some_and(|table: &Table| table.runs(id) != Runs::Nothing)
     }
 
     /// The upstream has been replaced and the new one's commands are not known yet. A MULTI that is open on
@@ -126,7 +145,7 @@ impl Broker {
         match decided.route {
             Route::Shared => self.send_shared(key, request, decided.id),
             Route::Local(local) => self.local(key, local, request),
-            Route::Refused => self.refuse(key, decided.id),
+            Route::Refused => self.refuse(key, request, decided.id),
             Route::Blocking(blocking) => self.block(key, request, decided.id, Some(blocking)),
             Route::Dedicated => self.block(key, request, decided.id, None),
             Route::Replicas => self.wait_for_replicas(key, request, decided.id),
@@ -203,9 +222,17 @@ impl Broker {
 
     /// A command that may not go through a shared broker: the text of an ACL refusal, which every client
     /// library maps to its own error.
-    pub(super) fn refuse(&mut self, key: Key<Child>, id: CommandId) -> Flow {
+    pub(super) fn refuse(&mut self, key: Key<Child>, request: &Request<'_>, id: CommandId) -> Flow {
         let name = self.control.table.as_ref().map_or("", |table: &Table| table.name(id));
-        let text = texts::refused(name);
+        let mut text = texts::refused(name);
+        if matches!(name, "sync" | "psync" | "replconf" | "script|debug") {
+            text.push_str(TAKES_OVER);
+        }
+        if name == "script|debug"
+            && let Some(child) = self.children.get_mut(key)
+        {
+            child.session.debugs = !request.arg(2).eq_ignore_ascii_case(b"no");
+        }
         let peer = self.children.get(key).map_or("", |child| &child.peer);
         log::info!("refused '{name}' of child {peer}");
         self.reject(key, text)

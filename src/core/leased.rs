@@ -37,7 +37,7 @@ impl Broker {
             return self.wait_for_replicas(key, request, decided.id);
         }
         let kind = match decided.route {
-            Route::Refused => return self.refuse(key, decided.id),
+            Route::Refused => return self.refuse(key, request, decided.id),
             Route::Local(local @ (Local::Quit | Local::Reset)) => return self.local(key, local, request),
             Route::Subscribe(subscribe)
                 if self.subscribes_shared(child) && !self.hears_invalidations(child, request, subscribe) =>

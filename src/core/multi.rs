@@ -52,7 +52,8 @@ impl Broker {
             };
         }
         // Of a block whose MULTI alone is to go unanswered each command is looked at by itself.
-        let skips = self.children.get(key).is_some_and(|child| child.session.replies == ReplyMode::Skip);
+        let one_by_one = |child: &Child| child.session.replies == ReplyMode::Skip || child.session.debugs;
+        let skips = self.children.get(key).is_some_and(one_by_one);
         if !watch_lost
             && !skips
             && let Some(block) = self.whole_block(key, request, decided.id, rest)
@@ -88,7 +89,7 @@ impl Broker {
     /// MULTI up to EXEC, if all of it has arrived and nothing in it needs the broker.
     fn whole_block(&self, key: Key<Child>, multi: &Request<'_>, id: CommandId, rest: &[u8]) -> Option<Block> {
         let table = self.control.table.as_ref()?;
-        let frame_limits = FrameLimits { request_max: self.settings.child_input_max, authenticated: true };
+        let frame_limits = FrameLimits { request_max: self.request_max(), authenticated: true };
         let mut block = Block { bytes: multi.bytes.to_vec(), commands: Vec::new(), consumed: 0 };
         block.commands.push((id, block.bytes.len()));
         let mut scanner = Scanner::default();
@@ -150,7 +151,7 @@ impl Broker {
             Route::Transaction(TransactionCommand::Multi) => self.answer_done(key, texts::MULTI_NESTED),
             Route::Transaction(TransactionCommand::Watch) => self.answer_done(key, texts::WATCH_INSIDE_MULTI),
             Route::Local(local @ (Local::Quit | Local::Reset)) => self.local(key, local, request),
-            Route::Refused => self.refuse(key, decided.id),
+            Route::Refused => self.refuse(key, request, decided.id),
             _ if decided.no_multi => self.reject(key, texts::NOT_INSIDE_MULTI),
             route if !may_be_queued(route) => self.reject_in_multi(key, decided.id),
             Route::Local(Local::Select) => self.escalate(key, request, decided),
@@ -313,7 +314,7 @@ impl Broker {
                 Flow::Done
             }
             Route::Local(local @ (Local::Quit | Local::Reset)) => self.local(key, local, request),
-            Route::Refused => self.refuse(key, decided.id),
+            Route::Refused => self.refuse(key, request, decided.id),
             _ if decided.no_multi => self.reject(key, texts::NOT_INSIDE_MULTI),
             route if !may_be_queued(route) && !self.caches_here(key, route) => {
                 self.reject_in_multi(key, decided.id)

@@ -44,6 +44,8 @@ pub struct Session {
     pub import_source: bool,
     /// MONITOR.
     pub monitoring: bool,
+    /// It has been refused SCRIPT DEBUG, and means its scripts to be debugged.
+    pub debugs: bool,
     /// CLIENT REPLY.
     pub replies: ReplyMode,
     /// The open MULTI, wherever its commands are queued.
@@ -68,6 +70,7 @@ impl Session {
             tracking: None,
             import_source: false,
             monitoring: false,
+            debugs: false,
             replies: ReplyMode::On,
             transaction: Transaction::None,
             watch_lost: false,
@@ -111,6 +114,7 @@ impl Session {
         self.tracking = None;
         self.import_source = false;
         self.monitoring = false;
+        self.debugs = false;
         if self.replies == ReplyMode::Off {
             self.replies = ReplyMode::On;
         }
