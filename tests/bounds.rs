@@ -641,3 +641,25 @@ fn an_unknown_limit_is_told_by_the_server() {
     assert!(!broker.log().contains("out of step"), "{}", broker.log());
     broker.connect().expect("SET k v", "+OK\r\n");
 }
+
+/// As large as a value may be, by the defaults here as there. One byte more is refused, and the log says so.
+#[test]
+fn a_value_of_the_greatest_size_passes() {
+    let redis = Redis::start();
+    let broker = Broker::start(&redis, &[]);
+    let mut raw = broker.connect();
+    raw.set_patience(Duration::from_secs(60));
+    let most = 512 << 20;
+    let mut set = format!("*3\r\n$3\r\nSET\r\n$1\r\nk\r\n${most}\r\n").into_bytes();
+    set.resize(set.len() + most, b'x');
+    set.extend_from_slice(b"\r\n");
+    raw.write(&set);
+    assert_eq!(raw.read_text(), "+OK\r\n");
+    raw.expect("STRLEN k", &format!(":{most}\r\n"));
+    let _ = raw.try_write(format!("*3\r\n$3\r\nSET\r\n$1\r\nk\r\n${}\r\n", most + 1).as_bytes());
+    assert_eq!(raw.read_text(), "-ERR Protocol error: invalid bulk length\r\n");
+    assert!(raw.is_closed());
+    if !support::direct() {
+        wait_until("the log says so", || broker.log().contains("Protocol error: invalid bulk length"));
+    }
+}

@@ -258,7 +258,7 @@ settings! {
     children_max: usize = "10000", Count(1, 1_000_000), RELOAD;
     /// Requests of one child without a reply yet; above it the child is not read.
     child_in_flight_max: usize = "1024", Count(1, 1_000_000), RELOAD;
-    /// Bytes of one request, and (64MiB at least) of requests whose child takes no replies; beyond, it is told and closed.
+    /// Bytes of one request, 64KiB for its words aside, and (64MiB at least) of requests whose child takes no replies; beyond, it is told and closed.
     child_input_max: usize = "512MiB", Bytes(64 * KIB, 64 * GIB), RELOAD;
     /// Bytes of unread replies of one child; above it the child is closed.
     child_output_max: usize = "64MiB", Bytes(64 * KIB, 64 * GIB), RELOAD;

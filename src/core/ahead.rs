@@ -43,7 +43,7 @@ impl Broker {
     /// Bytes of requests that one child may have waiting: one request of the greatest size, and in any case a pipeline
     /// of a usual one.
     fn read_ahead_max(&self) -> usize {
-        self.settings.child_input_max.max(limits::CHILD_READ_AHEAD)
+        self.request_max().max(limits::CHILD_READ_AHEAD)
     }
 
     /// Adds bytes behind requests that wait. Returns false if that was too much, and the child has been told.

@@ -431,6 +431,9 @@ impl Broker {
                 }
                 Scan::Error { error, .. } => {
                     let reply = error.reply();
+                    let text = String::from_utf8_lossy(&reply[1..]);
+                    let label = self.children.get(key).map(Child::label).unwrap_or_default();
+                    log::warn!("closing child {label}: {}", text.trim_end());
                     self.answer(key, &reply);
                     self.finish_at_request(key);
                     break;
