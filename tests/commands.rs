@@ -291,6 +291,19 @@ fn client_info_shows_the_childs_state() {
     pair.same_with("CLIENT INFO", shape);
 }
 
+/// The words of an ACL; where no setting allows the command, why.
+fn refusal(name: &str) -> String {
+    let text = format!("-NOPERM this user has no permissions to run the '{name}' command");
+    match name {
+        "sync" | "psync" | "replconf" | "script|debug" => {
+            format!(
+                "{text}: it takes a connection over, and the broker's are shared; connect to the server itself\r\n"
+            )
+        }
+        _ => text + "\r\n",
+    }
+}
+
 #[test]
 fn refusals_have_the_exact_text() {
     support::needs_broker!();
@@ -319,7 +332,7 @@ fn refusals_have_the_exact_text() {
     ];
     for line in refused {
         let name = line.split(' ').next().expect("a name").to_lowercase();
-        raw.expect(line, &format!("-NOPERM this user has no permissions to run the '{name}' command\r\n"));
+        raw.expect(line, &refusal(&name));
     }
     let refused_subcommands = [
         "CONFIG SET maxmemory 1mb",
@@ -346,7 +359,7 @@ fn refusals_have_the_exact_text() {
     for line in refused_subcommands {
         let mut words = line.split(' ').map(str::to_lowercase);
         let name = format!("{}|{}", words.next().expect("a container"), words.next().expect("a subcommand"));
-        raw.expect(line, &format!("-NOPERM this user has no permissions to run the '{name}' command\r\n"));
+        raw.expect(line, &refusal(&name));
     }
     raw.expect("CONFIG SET maxmemory", "-ERR wrong number of arguments for 'config|set' command\r\n");
     raw.expect("PING", "+PONG\r\n");
