@@ -83,14 +83,14 @@ fn a_write_within_a_turn_is_done_in_it() {
     let mut lp = Loop::new(settings(&redis, &[])).expect("the loop");
     let mut desk = Desk::default();
     let local = lp.local_open().expect("a child");
-    send(&mut lp, local, "PING\r\n");
-    desk.expect(&mut lp, local, "+PONG\r\n");
+    send(&mut lp, local, "ECHO x\r\n");
+    desk.expect(&mut lp, local, "$1\r\nx\r\n");
     lp.wait(false).expect("a look");
     lp.wait(true).expect("what was found is not lost, nor waited for when there is more");
-    send(&mut lp, local, "PING\r\n");
+    send(&mut lp, local, "ECHO x\r\n");
     lp.work().expect("the work");
     desk.take(&mut lp);
-    assert_eq!(desk.text(local), "+PONG\r\n", "answered within the turn");
+    assert_eq!(desk.text(local), "$1\r\nx\r\n", "answered within the turn");
     while lp.backend_timeout() == Some(0) {
         lp.run(RunMode::NoWait).expect("a turn");
     }
