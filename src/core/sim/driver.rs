@@ -4,6 +4,8 @@
 //! `invariants`.
 
 use super::Sim;
+use super::encoded::error;
+use super::weather::FULL;
 use crate::base::clock::Millis;
 use crate::base::key::Key;
 use crate::core::broker::Action;
@@ -85,6 +87,7 @@ impl Sim {
                 self.flush_child(child);
             }
             self.check_caps();
+            self.note_crowd();
             if !moved {
                 break;
             }
@@ -108,7 +111,10 @@ impl Sim {
         self.broker.take_actions(&mut actions);
         for action in &actions {
             match *action {
-                Action::Connect(lane) if self.refuses => self.broker.lane_failed(lane, "refused"),
+                Action::Connect(lane) if self.refuses => {
+                    self.redis.ledger.truth.went_otherwise();
+                    self.broker.lane_failed(lane, "refused");
+                }
                 Action::Connect(lane) => self.dial(lane),
                 Action::CloseLane { lane, link: usize::MAX } => self.cancel_dial(lane),
                 Action::CloseLane { link, .. } => self.leave(link),
@@ -136,10 +142,16 @@ impl Sim {
             ended: false,
             room: self.room,
             blocked: false,
+            ready: false,
+            sent_away: false,
         };
         self.conns.insert(link, conn);
+        self.check_dial(lane, role);
         // Accepted by the kernel, and so counted, before the broker hears of it.
-        self.redis.connect(link, role);
+        if !self.redis.connect(link, role) {
+            let conn = self.conns.get_mut(&link).expect("just dialled");
+            (conn.to_broker, conn.ended) = (error(FULL), true);
+        }
         if !under_way {
             self.broker.lane_connected(lane, link);
         }
@@ -152,6 +164,7 @@ impl Sim {
             self.conns.iter().filter(|(_, conn)| done(conn)).map(|(link, conn)| (*link, conn.lane)).collect();
         for (link, lane) in &due {
             if self.refuses {
+                self.redis.ledger.truth.went_otherwise();
                 self.remove(*link);
                 self.broker.lane_failed(*lane, "refused");
             } else {
@@ -163,6 +176,7 @@ impl Sim {
     }
 
     fn cancel_dial(&mut self, lane: Key<Lane>) {
+        self.redis.ledger.truth.went_otherwise();
         let dialled = self.conns.iter().find(|(_, conn)| conn.lane == lane && conn.dialling.is_some());
         if let Some(link) = dialled.map(|(link, _)| *link) {
             self.remove(link);
@@ -173,6 +187,10 @@ impl Sim {
     /// The broker gives a connection up: its side first.
     fn leave(&mut self, link: usize) {
         self.redis.ledger.closed.insert(link);
+        if self.conns.get(&link).is_some_and(|conn| !conn.ready && !conn.sent_away) {
+            // Its greeting took too long.
+            self.redis.ledger.truth.went_otherwise();
+        }
         match self.conns.get_mut(&link) {
             Some(conn) if self.lingers && !conn.ended => conn.leaving = true,
             _ => {
@@ -293,6 +311,14 @@ impl Sim {
                 moved = true;
             }
         }
+        for link in std::mem::take(&mut self.redis.closing) {
+            self.redis.disconnect(link);
+            if let Some(conn) = self.conns.get_mut(&link) {
+                (conn.ended, moved) = (true, true);
+                conn.to_redis.clear();
+            }
+            self.end_leaving(link);
+        }
         moved
     }
 
@@ -311,9 +337,11 @@ impl Sim {
         if count > 0 {
             let bytes: Vec<u8> = conn.to_broker.drain(..count).collect();
             self.broker.lane_input(lane, &bytes);
+            self.note_end(link, lane, &bytes);
             return true;
         }
         if conn.ended {
+            self.redis.ledger.truth.went_otherwise();
             self.broker.lane_lost(lane, "closed by the upstream");
             return true;
         }

@@ -161,7 +161,7 @@ fn core(input: &[u8]) {
     let transactions = if how & 2 == 0 { "shared" } else { "leased" };
     let settings =
         [("transactions", transactions), ("upstream_connections_max", "9"), ("child_input_max", "64KiB")];
-    let mut sim = Sim::begin(&settings, u64::from(*how));
+    let mut sim = Sim::begin(&settings, "redis://sim/0", u64::from(*how));
     sim.settle();
     let (mut wild, honest) = ([sim.child(), sim.child()], sim.child());
     let (mut asked, mut number) = (VecDeque::new(), 0);

@@ -2,6 +2,7 @@
 //! player sends carries a nonce that exists once; here each is followed from its execution to its outcome.
 
 use super::broken;
+use super::truth::Truth;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// Names one request of one child: the child in the upper half, its number in the lower.
@@ -74,6 +75,8 @@ pub(super) struct Ledger {
     pub(super) transactions: HashMap<Nonce, u32>,
     /// Connections that one side or the other has given up.
     pub(super) closed: HashSet<usize>,
+    /// What has been so at the server.
+    pub(super) truth: Truth,
 }
 
 impl Ledger {

@@ -3,18 +3,24 @@
 //! `invariants` checks what must always hold. Test code: scenarios are in `core::tests`, random schedules in
 //! `player`.
 
+mod access;
 mod corpus;
+mod dials;
 mod driver;
 mod encoded;
 mod fuzz;
 mod invariants;
 mod ledger;
+mod moods;
 mod player;
 mod redis;
 mod reply;
 mod schedules;
 mod script;
 mod table;
+mod truth;
+mod weather;
+mod wire;
 
 use super::broker::Broker;
 use super::child::{Child, ChildKind};
@@ -23,6 +29,7 @@ use crate::base::clock::Millis;
 use crate::base::key::Key;
 use crate::config::{Settings, parse_upstream};
 use crate::resp::encode;
+use dials::Dials;
 use redis::Redis;
 use std::collections::BTreeMap;
 
@@ -65,6 +72,10 @@ pub(super) struct Conn {
     room: usize,
     /// The broker has bytes that found no room: it is told when there is some.
     blocked: bool,
+    /// Its lane has been seen ready.
+    ready: bool,
+    /// The broker has given it up for what the server said.
+    sent_away: bool,
 }
 
 /// A child, as its process sees it.
@@ -93,6 +104,7 @@ pub(super) struct Sim {
     redis: Redis,
     /// By link.
     pub(super) conns: BTreeMap<usize, Conn>,
+    dials: Dials,
     next_link: usize,
     /// Dials are refused.
     pub(super) refuses: bool,
@@ -115,25 +127,28 @@ pub(super) struct Sim {
 impl Sim {
     /// A broker that is connected, whose Redis writes down every request.
     pub(super) fn new(settings: &[(&str, &str)]) -> Sim {
-        let mut sim = Sim::begin(settings, 7);
+        let mut sim = Sim::begin(settings, "redis://sim/0", 7);
         sim.redis.texts = Some(Vec::new());
         sim.settle();
         assert!(sim.broker.upstream_is_up());
         sim
     }
 
-    fn begin(settings: &[(&str, &str)], seed: u64) -> Sim {
+    fn begin(settings: &[(&str, &str)], upstream: &str, seed: u64) -> Sim {
         let mut all = Settings::default();
         for (key, value) in settings {
             all.set(key, value).expect("a setting");
         }
-        let upstream = parse_upstream("redis://sim/0").expect("a URL");
+        let upstream = parse_upstream(upstream).expect("a URL");
+        let mut dials = Dials::default();
+        dials.begin(all.reconnect_backoff_max);
         Sim {
             broker: Broker::new(all, upstream, seed, 0),
             now: 0,
             peers: Vec::new(),
             redis: Redis::new(),
             conns: BTreeMap::new(),
+            dials,
             next_link: 0,
             refuses: false,
             dial_time: 0,
@@ -271,7 +286,7 @@ impl Sim {
 
     fn drop_request(&mut self, link: usize) {
         let conn = self.conns.get_mut(&link).expect("a connection");
-        let (_, len) = redis::take_request(&conn.to_redis).expect("a request");
+        let (_, len) = wire::take_request(&conn.to_redis).expect("a request");
         conn.to_redis.drain(..len);
     }
 

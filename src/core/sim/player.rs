@@ -3,6 +3,7 @@
 //! faults stop, and whoever has asked must be answered.
 
 use super::ledger::Nonce;
+use super::moods::Moods;
 use super::reply::parse;
 use super::script::{Script, What};
 use super::{Sim, broken, trace};
@@ -38,15 +39,16 @@ pub(super) struct Played {
     pub(super) faults: BTreeMap<&'static str, u64>,
 }
 
-struct Player {
-    sim: Sim,
-    rng: fastrand::Rng,
-    scripts: Vec<Script>,
+pub(super) struct Player {
+    pub(super) sim: Sim,
+    pub(super) rng: fastrand::Rng,
+    pub(super) scripts: Vec<Script>,
     played: Played,
+    pub(super) moods: Option<Moods>,
     /// Which requests this schedule prefers.
     taste: [u32; 4],
     /// Settings of this schedule may close a child for what it does not do.
-    strict: bool,
+    pub(super) strict: bool,
     /// Connections whose replies were tampered with, each once: one that was lost and one that was slipped in before
     /// the same canary cannot be told from the truth. Until another reply comes, nothing tells of a lost one.
     tampered: Vec<usize>,
@@ -59,8 +61,11 @@ pub(super) fn play(seed: u64) -> Played {
     let mut rng = fastrand::Rng::with_seed(seed);
     let (settings, strict) = random_settings(&mut rng);
     let settings: Vec<(&str, &str)> = settings.iter().map(|(key, value)| (*key, value.as_str())).collect();
+    let moods = Moods::of(seed);
+    let upstream = moods.as_ref().map_or("redis://sim/0", |moods| moods.upstream);
     let mut player = Player {
-        sim: Sim::begin(&settings, seed),
+        sim: Sim::begin(&settings, upstream, seed),
+        moods,
         scripts: Vec::new(),
         played: Played::default(),
         taste: random_taste(&mut rng),
@@ -69,6 +74,7 @@ pub(super) fn play(seed: u64) -> Played {
         moved: false,
         rng,
     };
+    player.begin_moods();
     if player.rng.u8(..3) == 0 {
         player.sim.room = player.rng.usize(1..200);
     }
@@ -131,14 +137,14 @@ fn random_taste(rng: &mut fastrand::Rng) -> [u32; 4] {
 }
 
 impl Player {
-    fn newcomer(&mut self) {
+    pub(super) fn newcomer(&mut self) {
         let child = self.sim.child();
-        let mut script = Script::new(child);
+        let mut script = Script::new(child, self.sim.redis.access.user);
         script.may_close = !self.strict;
         self.scripts.push(script);
     }
 
-    fn one_of(&mut self) -> Option<usize> {
+    pub(super) fn one_of(&mut self) -> Option<usize> {
         let open: Vec<usize> =
             (0..self.scripts.len()).filter(|index| !self.sim.is_closed(self.scripts[*index].child)).collect();
         (!open.is_empty()).then(|| open[self.rng.usize(..open.len())])
@@ -161,6 +167,7 @@ impl Player {
                 let now = self.sim.now + self.rng.u64(1..duration);
                 self.pass_until(now);
             }
+            _ if self.changes_mind() => {}
             _ => self.fault(),
         }
         self.sim.turn();
@@ -325,7 +332,12 @@ impl Player {
         let list = LISTS[self.rng.usize(..2)];
         let forever = self.rng.bool();
         let timeout: &[u8] = if forever { b"0" } else { b"0.15" };
-        self.put(index, What::Pop { forever }, &[b"BLPOP", list, timeout], bytes);
+        let stay = self.stay(index);
+        let mark = stay.map(|nonce| nonce.text().into_bytes());
+        let argv: Vec<&[u8]> =
+            [&b"BLPOP"[..], list].into_iter().chain(mark.as_deref()).chain([timeout]).collect();
+        let what = What::Pop { list: list.to_vec(), timeout: (!forever).then_some(150), stay };
+        self.put(index, what, &argv, bytes);
     }
 
     fn subscribe(&mut self, index: usize, bytes: &mut Vec<u8>) {
@@ -374,17 +386,18 @@ impl Player {
             9 => self.put(index, What::Unknown, &[b"NOSUCH", b"a"], bytes),
             10 => self.put(index, What::Short, &[b"GET"], bytes),
             _ if self.rng.u8(..8) == 0 => self.put(index, What::Quit, &[b"QUIT"], bytes),
+            _ if self.marks() => self.put_nonce(index, What::Ping, &[b"PING"], bytes),
             _ => self.put(index, What::Ping, &[b"PING"], bytes),
         }
     }
 
-    fn put(&mut self, index: usize, what: What, argv: &[&[u8]], bytes: &mut Vec<u8>) {
+    pub(super) fn put(&mut self, index: usize, what: What, argv: &[&[u8]], bytes: &mut Vec<u8>) {
         self.scripts[index].asks(what, None, &self.sim.redis.ledger);
         encode::request(bytes, argv);
     }
 
     /// With a nonce as the last argument.
-    fn put_nonce(&mut self, index: usize, what: What, argv: &[&[u8]], bytes: &mut Vec<u8>) {
+    pub(super) fn put_nonce(&mut self, index: usize, what: What, argv: &[&[u8]], bytes: &mut Vec<u8>) {
         let nonce: Nonce = self.scripts[index].nonce(&mut self.sim.redis.ledger);
         let text = nonce.text().into_bytes();
         let argv: Vec<&[u8]> = argv.iter().copied().chain([&text[..]]).collect();
@@ -394,7 +407,7 @@ impl Player {
 
     // ---- faults ---------------------------------------------------------------------------------------
 
-    fn count(&mut self, fault: &'static str) {
+    pub(super) fn count(&mut self, fault: &'static str) {
         trace!("{} ms: {fault}", self.sim.now);
         *self.played.faults.entry(fault).or_default() += 1;
     }
@@ -457,7 +470,7 @@ impl Player {
         self.count("cut");
     }
 
-    fn cut_link(&mut self, link: usize, kept: usize) {
+    pub(super) fn cut_link(&mut self, link: usize, kept: usize) {
         let arrives = self.rng.usize(..60);
         self.sim.read_redis(link, arrives);
         let Some(conn) = self.sim.conns.get_mut(&link) else { return };
@@ -469,7 +482,7 @@ impl Player {
     }
 
     /// The server is gone and back: every connection is lost at once.
-    fn restart(&mut self) {
+    pub(super) fn restart(&mut self) {
         for link in self.sim.conns.keys().copied().collect::<Vec<_>>() {
             self.cut_link(link, 20);
         }
@@ -550,8 +563,12 @@ impl Player {
             // Subscribers are closed.
             self.moved = !self.moved;
         }
-        let url = if self.moved { "redis://other/0" } else { "redis://sim/0" };
-        self.sim.broker.reload(settings, parse_upstream(url).expect("a URL"));
+        self.sim
+            .dials
+            .begin(settings.reconnect_backoff_max.min(self.sim.broker.settings().reconnect_backoff_max));
+        let own = self.moods.as_ref().map_or("redis://sim/0", |moods| moods.upstream);
+        let url = if self.moved { own.replace("sim", "other") } else { own.to_owned() };
+        self.sim.broker.reload(settings, parse_upstream(&url).expect("a URL"));
         // Those above the cap take no place from whoever needs none of theirs.
         self.sim.over_max |= self.sim.broker.has_lease_too_many();
         self.count("reload");
@@ -598,6 +615,7 @@ impl Player {
 
     /// All is well again: whoever waits is served or told.
     fn end(&mut self) {
+        self.clear_up();
         let sim = &mut self.sim;
         (sim.full, sim.refuses, sim.dial_time, sim.room) = (false, false, 0, usize::MAX);
         sim.redis.early_unblocks = 0;
@@ -622,6 +640,7 @@ impl Player {
         }
         self.sim.settle();
         self.listen_only();
+        self.serve_newcomer();
         let ledger = &self.sim.redis.ledger;
         self.scripts.iter().for_each(|script| script.check_end(ledger));
         let lost: usize = self.scripts.iter().map(|script| script.lost_pops).sum();
@@ -633,7 +652,7 @@ impl Player {
         self.go_home();
     }
 
-    fn listen_only(&mut self) {
+    pub(super) fn listen_only(&mut self) {
         for script in &mut self.scripts {
             let bytes = std::mem::take(&mut self.sim.peers[script.child].received);
             script.receive(&bytes, &mut self.sim.redis.ledger);
@@ -643,7 +662,7 @@ impl Player {
         }
     }
 
-    fn all_answered(&self) -> bool {
+    pub(super) fn all_answered(&self) -> bool {
         self.scripts.iter().all(|script| script.is_answered() || self.sim.peers[script.child].closed)
     }
 

@@ -6,16 +6,16 @@
 //! name. And the value of a nonce tells where it was read: `c1n5@2.3.default` on db 2, RESP3, as the default
 //! user.
 
+use super::access::Access;
 use super::encoded::{bulk, error, int, null, null_bulk, ok, pair, push_header};
 use super::ledger::{Ledger, Message, Nonce};
+use super::weather::Weather;
+use super::wire::{Argv, full_name, nonce_in, shown, take_request};
 use super::{broken, table, trace};
 use crate::base::clock::Millis;
 use crate::core::lane::LaneRole;
 use crate::resp::encode;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
-
-/// A request's arguments.
-pub(super) type Argv = Vec<Vec<u8>>;
 
 /// How many databases there are, as in Redis' own default.
 const DATABASES: u32 = 16;
@@ -44,13 +44,15 @@ pub(super) struct Client {
     pub(super) proto: u8,
     pub(super) db: u32,
     pub(super) user: String,
+    /// It is that user by right: it has said a password, or needs none.
+    pub(super) known: bool,
     pub(super) name: String,
     /// Commands queued since MULTI.
     pub(super) multi: Option<Vec<Argv>>,
-    spoilt: bool,
+    pub(super) spoilt: bool,
     pub(super) watched: Vec<(u32, Vec<u8>)>,
     /// A watched key was written.
-    touched: bool,
+    pub(super) touched: bool,
     pub(super) blocked: Option<Blocked>,
     /// Channels, patterns, shard channels.
     pub(super) subscribed: [BTreeSet<Vec<u8>>; 3],
@@ -64,6 +66,8 @@ pub(super) struct Client {
     pub(super) out: Vec<u8>,
     /// It executes nothing for now.
     pub(super) frozen: bool,
+    /// Something was executed on it that is no greeting and was not refused: it is of use.
+    pub(super) useful: bool,
 }
 
 impl Client {
@@ -74,6 +78,7 @@ impl Client {
             proto: 2,
             db: 0,
             user: "default".into(),
+            known: true,
             name: String::new(),
             multi: None,
             spoilt: false,
@@ -88,6 +93,7 @@ impl Client {
             input: Vec::new(),
             out: Vec::new(),
             frozen: false,
+            useful: false,
         }
     }
 
@@ -115,11 +121,15 @@ pub(super) struct Redis {
     /// Every request, with the id of its connection; for scenarios, which read it.
     pub(super) texts: Option<Vec<(i64, String)>>,
     pub(super) commands: u64,
+    pub(super) access: Access,
+    pub(super) weather: Weather,
+    /// Connections the server closes once they have read what it has written.
+    pub(super) closing: Vec<usize>,
 }
 
 impl Redis {
     pub(super) fn new() -> Redis {
-        Redis {
+        let mut redis = Redis {
             now: 0,
             clients: BTreeMap::new(),
             ledger: Ledger::default(),
@@ -129,11 +139,21 @@ impl Redis {
             early_unblocks: 0,
             texts: None,
             commands: 0,
-        }
+            access: Access { user: "default", ..Access::default() },
+            weather: Weather::new(),
+            closing: Vec::new(),
+        };
+        redis.witness();
+        redis
     }
 
-    pub(super) fn connect(&mut self, link: usize, role: LaneRole) {
-        self.clients.insert(link, Client::new(1000 + link as i64, role));
+    /// A connection is accepted; or it is not.
+    pub(super) fn connect(&mut self, link: usize, role: LaneRole) -> bool {
+        if !self.weather.full {
+            let client = self.fresh(Client::new(1000 + link as i64, role));
+            self.clients.insert(link, client);
+        }
+        !self.weather.full
     }
 
     pub(super) fn disconnect(&mut self, link: usize) {
@@ -147,18 +167,26 @@ impl Redis {
         self.push(db, list, &[b"e".to_vec()], false);
     }
 
-    /// When the next blocking command gives up.
+    /// When something here changes by itself: a blocking command gives up, a script ends.
     pub(super) fn next_expiry(&self) -> Option<Millis> {
         let blocked = self.clients.values().filter_map(|client| client.blocked.as_ref());
-        blocked.map(|blocked| blocked.until).min()
+        let expires = blocked.map(|blocked| blocked.until).min();
+        expires.into_iter().chain(self.weather.next_change(self.now)).min()
     }
 
     pub(super) fn advance(&mut self, now: Millis) {
         self.now = now;
+        self.change_in_time();
+        if self.weather.script_runs() {
+            // Nobody gives up meanwhile.
+            return;
+        }
         for client in self.clients.values_mut() {
-            if client.blocked.as_ref().is_some_and(|blocked| blocked.until <= now) {
-                client.blocked = None;
+            if let Some(blocked) = client.blocked.take_if(|blocked| blocked.until <= now) {
                 encode::null_array(&mut client.out, client.proto);
+                Redis::stay_of(&blocked.keys)
+                    .into_iter()
+                    .for_each(|nonce| self.ledger.truth.timed_out(nonce));
             }
         }
     }
@@ -179,7 +207,11 @@ impl Redis {
             _ => return false,
         };
         let mut used = 0;
-        while self.clients.get(&link).is_some_and(|client| !client.frozen && client.blocked.is_none()) {
+        while self.clients.get(&link).is_some_and(|client| !client.frozen && client.blocked.is_none())
+            && !self.weather.is_deaf(self.now)
+            && !self.weather.is_running(link)
+            && !self.closing.contains(&link)
+        {
             let Some((argv, len)) = take_request(&input[used..]) else { break };
             used += len;
             any = true;
@@ -203,15 +235,15 @@ impl Redis {
         }
         trace!("    redis {link} ({:?}) runs {}", client.role, shown(&argv));
         watch_for_poison(client, &name, &argv);
-        let reply = match refusal(client, &name, &argv) {
-            Some(error) => {
-                client.spoilt |= client.multi.is_some();
-                error
-            }
-            None => self.admitted(link, &name, argv),
+        let refused = self.refusal(link, &name, &argv);
+        let useful = refused.is_none() && !is_greeting(&name);
+        let reply = match (refused, self.clients.get_mut(&link)) {
+            (Some(text), Some(client)) => Redis::reject(client, &name, &text),
+            _ => self.admitted(link, &name, argv),
         };
         if let Some(client) = self.clients.get_mut(&link) {
             client.offset = self.ledger.clock;
+            client.useful |= useful;
             if !client.silent {
                 client.out.extend_from_slice(&reply);
             }
@@ -283,12 +315,18 @@ impl Redis {
         }
         encode::array_header(&mut out, queued.len());
         for argv in queued {
-            self.note(link, &argv, false);
             let name = full_name(&argv);
+            if let Some(revoked) = self.revoked(link, &name) {
+                out.extend_from_slice(&revoked);
+                continue;
+            }
+            self.note(link, &argv, false);
             let reply = match name.as_str() {
                 "blpop" | "brpop" => {
                     self.pop_now(link, &argv, name == "blpop").unwrap_or_else(|| null(proto))
                 }
+                // None is so long that others would be told of it.
+                "eval" => bulk(&self.tagged(link, &argv[3])),
                 _ => self.run(link, &name, &argv),
             };
             out.extend_from_slice(&reply);
@@ -316,6 +354,10 @@ impl Redis {
             "ping" => b"+PONG\r\n".to_vec(),
             "echo" => bulk(arg(1)),
             "get" => bulk(&self.value(link, arg(1))),
+            "eval" if arg(1).starts_with(b"loop") => {
+                self.begin_script(link, argv);
+                Vec::new()
+            }
             "eval" => bulk(&self.tagged(link, arg(3))),
             "strlen" => int(self.value(link, arg(1)).len() as i64),
             "set" => {
@@ -370,7 +412,8 @@ impl Redis {
             }
             "publish" | "spublish" => self.publish(arg(1), arg(2), name == "spublish"),
             "wait" => int(0),
-            "script|kill" | "function|kill" => error("NOTBUSY No scripts in execution right now."),
+            "script|kill" => self.kill_script(),
+            "function|kill" => error("NOTBUSY No scripts in execution right now."),
             _ if name.contains("subscribe") => self.subscribe(link, name, argv),
             _ => self.run_connection(link, name, argv),
         }
@@ -381,11 +424,11 @@ impl Redis {
         let Some(client) = self.clients.get_mut(&link) else { return Vec::new() };
         let arg = |index: usize| String::from_utf8_lossy(argv.get(index).map_or(&b""[..], Vec::as_slice));
         match name {
-            "hello" => hello(client, argv),
-            "auth" => match authenticate(client, argv.get(argv.len() - 2..).unwrap_or_default()) {
-                true => ok(),
-                false => error("WRONGPASS invalid username-password pair or user is disabled."),
-            },
+            "hello" => self.hello(link, argv),
+            "auth" => {
+                let pair = argv.get(argv.len() - 2..).unwrap_or_default();
+                self.authenticate(link, pair).map_or_else(|refused| refused, |()| ok())
+            }
             "acl|whoami" => bulk(client.user.as_bytes()),
             "select" => match arg(1).parse::<u32>() {
                 Ok(db) if db < DATABASES => {
@@ -416,7 +459,8 @@ impl Redis {
                 let (id, role) = (client.id, client.role);
                 let (input, out, greeted) =
                     (std::mem::take(&mut client.input), client.out.clone(), client.greeted);
-                *client = Client { input, out, greeted, ..Client::new(id, role) };
+                let fresh = self.fresh(Client { input, out, greeted, ..Client::new(id, role) });
+                self.clients.insert(link, fresh);
                 b"+RESET\r\n".to_vec()
             }
             "command" => self.table.clone(),
@@ -445,7 +489,7 @@ impl Redis {
     }
 
     /// A nonce, and where it was read; any other text as it is.
-    fn tagged(&self, link: usize, text: &[u8]) -> Vec<u8> {
+    pub(super) fn tagged(&self, link: usize, text: &[u8]) -> Vec<u8> {
         match self.clients.get(&link) {
             Some(client) if Nonce::of(text).is_some() => {
                 let mut tagged = text.to_vec();
@@ -465,6 +509,7 @@ impl Redis {
     fn remove(&mut self, db: u32, key: &[u8]) -> bool {
         let removed = self.keys.remove(&(db, key.to_vec())).is_some();
         if removed {
+            self.ledger.truth.list_is_empty(db, key, true);
             self.touch(db, key);
         }
         removed
@@ -486,6 +531,7 @@ impl Redis {
             if left { list.push_front(element.clone()) } else { list.push_back(element.clone()) }
         }
         let len = list.len() as i64;
+        self.ledger.truth.list_is_empty(db, key, false);
         self.touch(db, key);
         self.feed(db, key);
         len
@@ -496,6 +542,7 @@ impl Redis {
         let element = if left { list.pop_front() } else { list.pop_back() };
         if list.is_empty() {
             self.keys.remove(&(db, key.to_vec()));
+            self.ledger.truth.list_is_empty(db, key, true);
         }
         if element.is_some() {
             self.touch(db, key);
@@ -543,6 +590,7 @@ impl Redis {
         self.turns += 1;
         let until =
             if seconds > 0.0 { self.now.saturating_add((seconds * 1000.0) as u64) } else { Millis::MAX };
+        Redis::stay_of(keys).into_iter().for_each(|nonce| self.ledger.truth.stands(nonce));
         if let Some(client) = self.clients.get_mut(&link) {
             client.blocked = Some(Blocked { keys: keys.to_vec(), turn: self.turns, until });
         }
@@ -626,76 +674,9 @@ pub(super) fn matches(pattern: &[u8], channel: &[u8]) -> bool {
     pattern.strip_suffix(b"*").map_or(pattern == channel, |start| channel.starts_with(start))
 }
 
-/// The first request in `bytes` and its length. Only the canonical form ever reaches a server.
-pub(super) fn take_request(bytes: &[u8]) -> Option<(Argv, usize)> {
-    let mut at = 0;
-    let count = header(bytes, &mut at, b'*')?;
-    let mut argv = Vec::with_capacity(count);
-    for _ in 0..count {
-        let len = header(bytes, &mut at, b'$')?;
-        let argument = bytes.get(at..at + len)?;
-        let end = bytes.get(at + len..at + len + 2)?;
-        if end != b"\r\n" {
-            broken(3, &format!("not canonical: {}", bytes.escape_ascii()));
-        }
-        argv.push(argument.to_vec());
-        at += len + 2;
-    }
-    Some((argv, at))
-}
-
-fn header(bytes: &[u8], at: &mut usize, kind: u8) -> Option<usize> {
-    let rest = &bytes[*at..];
-    let first = *rest.first()?;
-    let end = rest.iter().position(|byte| *byte == b'\n');
-    let digits = &rest[1..end.unwrap_or(rest.len())];
-    let digits = digits.strip_suffix(b"\r").unwrap_or(digits);
-    let canonical =
-        digits.iter().all(u8::is_ascii_digit) && (digits.first() != Some(&b'0') || digits.len() == 1);
-    if first != kind || !canonical || digits.len() > 9 {
-        broken(3, &format!("not canonical: {}", bytes.escape_ascii()));
-    }
-    *at += end? + 1;
-    std::str::from_utf8(digits).ok()?.parse().ok()
-}
-
-/// Lower-case name, with the subcommand of a container.
-fn full_name(argv: &[Vec<u8>]) -> String {
-    let lower = |arg: &Vec<u8>| String::from_utf8_lossy(arg).to_ascii_lowercase();
-    let name = argv.first().map(lower).unwrap_or_default();
-    let containers = ["client", "acl", "config", "pubsub", "script", "function"];
-    match argv.get(1) {
-        Some(sub) if containers.contains(&name.as_str()) => format!("{name}|{}", lower(sub)),
-        Some(sub) if name == "command" => format!("{name}|{}", lower(sub)),
-        _ => name,
-    }
-}
-
-/// A request for people.
-fn shown(argv: &[Vec<u8>]) -> String {
-    argv.iter().map(|arg| String::from_utf8_lossy(arg)).collect::<Vec<_>>().join(" ")
-}
-
-/// The nonce among the arguments: the first or the last.
-pub(super) fn nonce_in(argv: &[Vec<u8>]) -> Option<Nonce> {
-    Nonce::of(argv.get(1)?).or_else(|| Nonce::of(argv.last()?))
-}
-
-/// What a server says before it looks at what a command does.
-fn refusal(client: &Client, name: &str, argv: &[Vec<u8>]) -> Option<Vec<u8>> {
-    let Some(arity) = table::arity(name) else {
-        return Some(error(&format!("ERR unknown command '{}'", String::from_utf8_lossy(&argv[0]))));
-    };
-    if !table::accepts(arity, argv.len()) {
-        return Some(error(&format!("ERR wrong number of arguments for '{name}' command")));
-    }
-    let free = matches!(name, "ping" | "quit" | "reset") || name.contains("subscribe");
-    if client.proto == 2 && client.subscriptions() > 0 && !free {
-        let context = "only (P|S)SUBSCRIBE and its like are allowed in this context";
-        let form = if name == "exec" { "EXECABORT Transaction discarded because of:" } else { "ERR" };
-        return Some(error(&format!("{form} Can't execute '{name}': {context}")));
-    }
-    None
+/// What a fresh connection is told before it carries anything.
+fn is_greeting(name: &str) -> bool {
+    matches!(name, "hello" | "auth" | "select" | "client|setname" | "client|no-touch" | "multi" | "discard")
 }
 
 /// What must never reach a connection that children share; and, for all of them, a greeting out of place.
@@ -733,43 +714,4 @@ fn watch_for_poison(client: &mut Client, name: &str, argv: &[Vec<u8>]) {
     if poison || client.selects > 1 {
         broken(11, &format!("on a shared lane: {}", shown(argv)));
     }
-}
-
-/// The users of the model, with their passwords.
-pub(super) const USERS: [(&str, &str); 3] = [("default", ""), ("ann", "pa"), ("bob", "pb")];
-
-fn authenticate(client: &mut Client, pair: &[Vec<u8>]) -> bool {
-    let [user, password] = pair else { return false };
-    let known = USERS.iter().find(|(name, secret)| {
-        name.as_bytes() == user && (secret.is_empty() || secret.as_bytes() == password)
-    });
-    if let Some((name, _)) = known {
-        client.user = (*name).to_owned();
-    }
-    known.is_some()
-}
-
-fn hello(client: &mut Client, argv: &[Vec<u8>]) -> Vec<u8> {
-    let mut index = 2;
-    while let Some(option) = argv.get(index) {
-        match option.to_ascii_uppercase().as_slice() {
-            b"AUTH" => {
-                if !authenticate(client, argv.get(index + 1..index + 3).unwrap_or_default()) {
-                    return error("WRONGPASS invalid username-password pair or user is disabled.");
-                }
-                index += 3;
-            }
-            _ => index += 2,
-        }
-    }
-    if let Some(proto) = argv.get(1) {
-        client.proto = if proto == b"3" { 3 } else { 2 };
-    }
-    let mut out = Vec::new();
-    encode::map_header(&mut out, 2, client.proto);
-    encode::bulk(&mut out, b"proto");
-    encode::int(&mut out, i64::from(client.proto));
-    encode::bulk(&mut out, b"id");
-    encode::int(&mut out, client.id);
-    out
 }

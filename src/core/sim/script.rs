@@ -4,8 +4,14 @@
 use super::ledger::{Ledger, Nonce};
 use super::redis::matches;
 use super::reply::{Reply, parse};
+use super::truth::Reason;
+use super::weather::reason_of;
 use super::{broken, trace};
+use crate::base::clock::Millis;
 use std::collections::{BTreeMap, VecDeque};
+
+/// The broker may take the server for busy for so long after the script has ended: it asks again in its time.
+const BUSY_HEARD: Millis = 500;
 
 /// A request, as far as its reply is judged.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,8 +30,15 @@ pub(super) enum What {
     Wait,
     /// A blocking pop, of no end or of a short one.
     Pop {
-        forever: bool,
+        list: Vec<u8>,
+        timeout: Option<Millis>,
+        /// Tells it from all others, at the server.
+        stay: Option<Nonce>,
     },
+    /// A script that runs for long, with a value as its result.
+    Loop,
+    /// SCRIPT KILL.
+    Kill,
     Select(u32),
     Hello(u8),
     Reset,
@@ -72,6 +85,9 @@ pub(super) struct Asked {
     pub(super) nonce: Option<Nonce>,
     /// Messages published when it was sent.
     sent_at: usize,
+    /// When it was sent, by what has changed at the server and in milliseconds.
+    moment: u64,
+    at: Millis,
     /// Confirmations seen of a subscription.
     confirmed: usize,
 }
@@ -105,6 +121,8 @@ struct Subscription {
 /// One child's account.
 pub(super) struct Script {
     pub(super) child: usize,
+    /// As whom its requests are executed.
+    user: &'static str,
     number: u32,
     transaction: u32,
     asked: VecDeque<Asked>,
@@ -123,12 +141,15 @@ pub(super) struct Script {
     pub(super) may_close: bool,
     /// It cannot know whether it is still subscribed, and goes.
     pub(super) gives_up: bool,
+    /// The last error it was told.
+    pub(super) error: Option<String>,
 }
 
 impl Script {
-    pub(super) fn new(child: usize) -> Script {
+    pub(super) fn new(child: usize, user: &'static str) -> Script {
         Script {
             child,
+            user,
             number: 0,
             transaction: 0,
             asked: VecDeque::new(),
@@ -143,6 +164,7 @@ impl Script {
             lost_pops: 0,
             may_close: false,
             gives_up: false,
+            error: None,
         }
     }
 
@@ -170,7 +192,9 @@ impl Script {
         }
         trace!("child {} asks {what:?} {}", self.child, nonce.map(Nonce::text).unwrap_or_default());
         self.may_close |= matches!(what, What::Quit | What::Subscribe { .. });
-        self.asked.push_back(Asked { what, nonce, sent_at: ledger.published.len(), confirmed: 0 });
+        let (moment, at) = (ledger.truth.moment(), ledger.truth.now);
+        let sent_at = ledger.published.len();
+        self.asked.push_back(Asked { what, nonce, sent_at, moment, at, confirmed: 0 });
     }
 
     /// Bytes have arrived.
@@ -244,6 +268,7 @@ impl Script {
             return self.queued(asked, reply, ledger);
         }
         if let Reply::Error(text) = &reply {
+            self.error = Some(String::from_utf8_lossy(text).into_owned());
             return self.failed(asked, text, ledger);
         }
         if self.is_restricted() && !asked.what.fits_subscriber() {
@@ -292,10 +317,10 @@ impl Script {
             let Some(open) = self.open.take() else {
                 // Neither does anything without MULTI, so watched keys stay watched.
                 return if !without {
-                    self.aborted(Open::default(), text, ledger)
+                    self.aborted(&asked, Open::default(), text, ledger)
                 };
             };
-            self.aborted(open, text, ledger);
+            self.aborted(&asked, open, text, ledger);
         } else {
             self.judge_error(&asked, text, ledger);
         }
@@ -308,7 +333,7 @@ impl Script {
     }
 
     /// EXEC or DISCARD was answered with an error.
-    fn aborted(&mut self, open: Open, text: &[u8], ledger: &mut Ledger) {
+    fn aborted(&mut self, asked: &Asked, open: Open, text: &[u8], ledger: &mut Ledger) {
         let nonces: Vec<Nonce> = open.queued.iter().filter_map(|asked| asked.nonce).collect();
         let pops = open.queued.iter().filter(|asked| matches!(asked.what, What::Pop { .. })).count();
         match text.split(|byte| *byte == b' ').next() {
@@ -317,11 +342,12 @@ impl Script {
                 self.blocks.push(nonces);
             }
             Some(b"BROKERDOWN" | b"BROKERLIMIT") => {
+                self.check_reason(asked, text, ledger);
                 nonces.into_iter().for_each(|nonce| ledger.refused(nonce))
             }
             Some(b"EXECABORT") => {
                 let said = text.windows(10).any(|part| part == b"BROKERLOST");
-                if !open.spoilt && !said {
+                if !open.spoilt && !said && !self.is_true(asked, text, ledger) {
                     broken(9, &format!("{}: {} for no reason", self.who(), text.escape_ascii()));
                 }
                 nonces.into_iter().for_each(|nonce| ledger.refused(nonce));
@@ -372,7 +398,16 @@ impl Script {
                 self.gives_up |= matches!(asked.what, What::Reset | What::Subscribe { joins: false, .. });
                 return;
             }
-            (_, b"BROKERDOWN" | b"BROKERLIMIT") => true,
+            (_, b"BROKERDOWN" | b"BROKERLIMIT") => {
+                self.check_reason(asked, text, ledger);
+                true
+            }
+            (What::Loop, b"ERR") if self.is_true(asked, text, ledger) => {
+                // It had begun.
+                return;
+            }
+            (What::Kill, b"NOTBUSY") => true,
+            _ if self.is_true(asked, text, ledger) => true,
             (What::Unknown, _) => text.starts_with(b"ERR unknown command"),
             (What::Short, _) => text.starts_with(b"ERR wrong number of arguments"),
             (What::Subscribe { .. } | What::Hello(_), _) if self.open.is_some() => {
@@ -386,9 +421,77 @@ impl Script {
         asked.nonce.into_iter().for_each(|nonce| ledger.refused(nonce));
     }
 
+    /// 23: whether the server was, since the request, as a refusal says.
+    fn is_true(&self, asked: &Asked, text: &[u8], ledger: &Ledger) -> bool {
+        let text = text.strip_prefix(b"EXECABORT Transaction discarded because of: ").unwrap_or(text);
+        let Some(reason) = reason_of(text) else { return false };
+        let truth = &ledger.truth;
+        let lately = reason == Reason::Busy && truth.held_lately(reason, asked.at, BUSY_HEARD);
+        if !lately && !truth.held_since(reason, asked.moment) {
+            broken(23, &format!("{} was told {} while it was not so", self.who(), text.escape_ascii()));
+        }
+        true
+    }
+
+    /// 23: words of the broker's own say what the server said.
+    fn check_reason(&self, asked: &Asked, text: &[u8], ledger: &Ledger) {
+        let text = String::from_utf8_lossy(text);
+        let bounded = text.contains("transaction_max") || text.contains("subscriptions");
+        if bounded || ledger.truth.held_since(Reason::Crowded, asked.moment) {
+            return;
+        }
+        if let Some(hidden) = ledger.truth.hidden_reason(&text, asked.moment) {
+            broken(23, &format!("{} was told {text:?}, and not {hidden:?}", self.who()));
+        }
+    }
+
+    /// 23: a null says that the time of a blocking command has passed at the server, and nothing was there.
+    fn check_null(&self, asked: &Asked, ledger: &Ledger) {
+        let What::Pop { list, timeout, stay } = &asked.what else { return };
+        let why = match timeout {
+            None => Some("though it waits for ever"),
+            Some(timeout) => ledger.truth.against_null(*stay, self.db, list, asked.at + timeout),
+        };
+        if let Some(why) = why {
+            broken(23, &format!("{} asked {:?} and was told null {why}", self.who(), asked.what));
+        }
+    }
+
+    /// 23: which role the server has.
+    fn is_role(&self, asked: &Asked, pairs: &[Reply], ledger: &Ledger) -> bool {
+        let at = pairs.iter().position(|part| part.text() == Some(b"role"));
+        let reason = match at.and_then(|at| pairs.get(at + 1)?.text()) {
+            None => return true,
+            Some(b"master") => Reason::Master,
+            Some(b"replica") => Reason::Replica,
+            Some(_) => return false,
+        };
+        if !ledger.truth.held_since(reason, asked.moment) {
+            broken(23, &format!("{} was told {reason:?} of a server that was none", self.who()));
+        }
+        true
+    }
+
+    /// 23: whether the server would have said PONG.
+    fn is_pong(&self, asked: &Asked, reply: &Reply, ledger: &Ledger) -> bool {
+        let nonce = asked.nonce.map(Nonce::text);
+        let message = nonce.as_deref().unwrap_or_default().as_bytes();
+        let fits = match reply {
+            Reply::Simple(text) => text == b"PONG" && nonce.is_none(),
+            Reply::Bulk(text) => text == message,
+            Reply::Array(parts) => parts.iter().map(Reply::text).eq([Some(&b"pong"[..]), Some(message)]),
+            _ => false,
+        };
+        if !ledger.truth.held_since(Reason::Pingable, asked.moment) {
+            broken(23, &format!("{} was told {reply:?} of a server that does not say PONG", self.who()));
+        }
+        fits
+    }
+
     /// A reply that is no error, outside MULTI or as an element of EXEC.
     fn judge(&mut self, asked: &Asked, reply: &Reply, ledger: &mut Ledger, inside: bool) {
         let good = match (&asked.what, reply) {
+            (_, Reply::Error(text)) if inside => return self.judge_error(asked, text, ledger),
             (What::Value, Reply::Bulk(text)) => self.is_own(asked.nonce, text),
             (What::Incr, Reply::Int(1)) => true,
             (What::Push, Reply::Int(count)) => *count >= 1,
@@ -409,14 +512,21 @@ impl Script {
                 };
             }
             (What::Pop { .. }, Reply::Array(pair)) => self.element(pair, ledger),
-            (What::Pop { forever }, Reply::Null) => inside || !forever,
+            (What::Pop { .. }, Reply::Null) => {
+                if !inside {
+                    self.check_null(asked, ledger);
+                }
+                true
+            }
+            (What::Loop, Reply::Bulk(text)) => self.is_own(asked.nonce, text),
+            (What::Kill, reply) => *reply == simple("OK"),
             (What::Select(db), reply) => {
                 self.db = *db;
                 *reply == simple("OK")
             }
-            (What::Hello(proto), Reply::Map(_) | Reply::Array(_)) => {
+            (What::Hello(proto), Reply::Map(pairs) | Reply::Array(pairs)) => {
                 self.proto = *proto;
-                true
+                self.is_role(asked, pairs, ledger)
             }
             (What::Reset, reply) => {
                 (self.db, self.proto, self.open) = (0, 2, None);
@@ -431,7 +541,7 @@ impl Script {
             }
             (What::NameAgain, Reply::Bulk(name)) => *name == self.name,
             (What::NameAgain, Reply::Null) => self.name.is_empty(),
-            (What::Ping, reply) => *reply == simple("PONG") || matches!(reply, Reply::Array(_)),
+            (What::Ping, reply) => self.is_pong(asked, reply, ledger),
             (What::Echo, Reply::Bulk(text)) => {
                 asked.nonce.is_some_and(|nonce| nonce.text().as_bytes() == text)
             }
@@ -456,7 +566,7 @@ impl Script {
         if found != nonce.as_bytes() {
             broken(1, &format!("{} asked for {nonce} and got {}", self.who(), text.escape_ascii()));
         }
-        let own = format!("@{}.{}.default", self.db, self.proto);
+        let own = format!("@{}.{}.{}", self.db, self.proto, self.user);
         if place != own.as_bytes() {
             broken(10, &format!("{} is at {own} and got {}", self.who(), text.escape_ascii()));
         }

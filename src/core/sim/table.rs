@@ -36,7 +36,7 @@ const COMMANDS: &[(&str, i64, &str)] = &[
     ("dbsize", 1, "readonly fast"),
     ("del", -2, "write"),
     ("discard", 1, "noscript loading stale fast allow_busy"),
-    ("echo", 2, "fast"),
+    ("echo", 2, "loading stale fast"),
     ("eval", -3, "noscript stale skip_monitor no_mandatory_keys movablekeys"),
     ("exec", 1, "noscript loading stale skip_slowlog"),
     ("exists", -2, "readonly fast"),
@@ -76,6 +76,12 @@ const COMMANDS: &[(&str, i64, &str)] = &[
     ("wait", 3, "noscript"),
     ("watch", -2, "noscript loading stale fast allow_busy"),
 ];
+
+/// Whether the command has the flag.
+pub(super) fn has_flag(name: &str, flag: &str) -> bool {
+    let found = COMMANDS.iter().find(|(known, ..)| *known == name);
+    found.is_some_and(|(_, _, flags)| flags.split(' ').any(|own| own == flag))
+}
 
 /// The arity of a command by its full lower-case name.
 pub(super) fn arity(name: &str) -> Option<i64> {

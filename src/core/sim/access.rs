@@ -1,0 +1,142 @@
+//! Who may connect to the model Redis, as whom, and what that user may run: passwords, users and rights, which change
+//! at any moment. Texts are those of Redis 7.0.15.
+
+use super::encoded::error;
+use super::redis::{Client, Redis};
+use super::table;
+use crate::resp::encode;
+use std::collections::BTreeSet;
+
+/// The users of the model, with their passwords.
+pub(super) const USERS: [(&str, &str); 3] = [("default", ""), ("ann", "pa"), ("bob", "pb")];
+
+const WRONGPASS: &str = "WRONGPASS invalid username-password pair or user is disabled.";
+const NOAUTH: &str = "NOAUTH Authentication required.";
+const HELLO_NOAUTH: &str = "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO AUTH \
+     <user> <pass> option can be used to authenticate the client and select the RESP protocol version at the same time";
+const REVOKED: &str = "NOPERM ACLs rules changed between the moment the transaction was accumulated and the EXEC call. \
+     This command is no longer allowed for the following reason: no permission to execute the command or subcommand";
+
+/// What stands in the way of the broker's user.
+#[derive(Debug, Default)]
+pub(super) struct Access {
+    /// Whom the broker connects as; `default` unless its URL says otherwise.
+    pub(super) user: &'static str,
+    /// The password of that user was changed, or the user was turned off.
+    pub(super) locked: bool,
+    /// Commands it may not run: full names, or a name for all that begins with it.
+    pub(super) denied: BTreeSet<&'static str>,
+}
+
+impl Access {
+    pub(super) fn denies(&self, name: &str) -> bool {
+        let container = name.split('|').next().unwrap_or(name);
+        !self.denied.is_empty() && (self.denied.contains(name) || self.denied.contains(container))
+    }
+
+    /// Whether a connection that has said nothing yet is somebody.
+    fn is_open(&self) -> bool {
+        !(self.locked && self.user == "default")
+    }
+
+    fn accepts(&self, user: &[u8], password: &[u8]) -> Option<&'static str> {
+        let (name, _) = USERS.iter().find(|(name, secret)| {
+            name.as_bytes() == user && (secret.is_empty() || secret.as_bytes() == password)
+        })?;
+        (!self.locked || self.user != *name).then_some(*name)
+    }
+}
+
+impl Redis {
+    /// A connection that was accepted, or was reset.
+    pub(super) fn fresh(&self, mut client: Client) -> Client {
+        client.known = self.access.is_open();
+        client
+    }
+
+    pub(super) fn lock(&mut self, locked: bool) {
+        self.access.locked = locked;
+        self.witness();
+    }
+
+    /// The user is deleted: its connections are closed, and nobody can be it until it is made again.
+    pub(super) fn delete_user(&mut self) {
+        let of = self.clients.iter().filter(|(_, client)| client.known && client.user == self.access.user);
+        let links: Vec<usize> = of.map(|(link, _)| *link).collect();
+        self.closing.extend(links);
+        self.lock(true);
+    }
+
+    /// A right is taken from the broker's user, or given back.
+    pub(super) fn set_right(&mut self, name: &'static str, granted: bool) {
+        if granted {
+            self.access.denied.remove(name);
+        } else {
+            self.access.denied.insert(name);
+        }
+        self.witness();
+    }
+
+    /// What is said to a connection that may not run this.
+    pub(super) fn forbids(&self, client: &Client, name: &str) -> Option<String> {
+        let free = client.known && self.access.denied.is_empty();
+        if free || table::has_flag(name, "no_auth") {
+            return None;
+        }
+        if !client.known {
+            return Some(NOAUTH.into());
+        }
+        let denied = client.user == self.access.user && self.access.denies(name);
+        denied.then(|| format!("NOPERM this user has no permissions to run the '{name}' command"))
+    }
+
+    /// What is said of a queued command whose right was taken away before EXEC.
+    pub(super) fn revoked(&self, link: usize, name: &str) -> Option<Vec<u8>> {
+        let client = self.clients.get(&link)?;
+        self.forbids(client, name).map(|_| error(REVOKED))
+    }
+
+    pub(super) fn authenticate(&mut self, link: usize, pair: &[Vec<u8>]) -> Result<(), Vec<u8>> {
+        let [user, password] = pair else { return Err(error(WRONGPASS)) };
+        let Some(name) = self.access.accepts(user, password) else { return Err(error(WRONGPASS)) };
+        if let Some(client) = self.clients.get_mut(&link) {
+            (client.user, client.known) = (name.to_owned(), true);
+        }
+        Ok(())
+    }
+
+    pub(super) fn hello(&mut self, link: usize, argv: &[Vec<u8>]) -> Vec<u8> {
+        let mut index = 2;
+        while let Some(option) = argv.get(index) {
+            match option.to_ascii_uppercase().as_slice() {
+                b"AUTH" => {
+                    let pair = argv.get(index + 1..index + 3).unwrap_or_default();
+                    if let Err(refused) = self.authenticate(link, pair) {
+                        return refused;
+                    }
+                    index += 3;
+                }
+                _ => index += 2,
+            }
+        }
+        let role: &[u8] = if self.weather.is_replica() { b"replica" } else { b"master" };
+        let tells_role = self.weather.tells_role;
+        let Some(client) = self.clients.get_mut(&link).filter(|client| client.known) else {
+            return error(HELLO_NOAUTH);
+        };
+        if let Some(proto) = argv.get(1) {
+            client.proto = if proto == b"3" { 3 } else { 2 };
+        }
+        let mut out = Vec::new();
+        encode::map_header(&mut out, if tells_role { 3 } else { 2 }, client.proto);
+        encode::bulk(&mut out, b"proto");
+        encode::int(&mut out, i64::from(client.proto));
+        encode::bulk(&mut out, b"id");
+        encode::int(&mut out, client.id);
+        if tells_role {
+            encode::bulk(&mut out, b"role");
+            encode::bulk(&mut out, role);
+        }
+        out
+    }
+}

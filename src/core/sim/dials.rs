@@ -1,0 +1,80 @@
+//! How often the broker dials, and what it has been told by those that sent it away.
+
+use super::truth::Reason;
+use super::{Sim, broken, trace};
+use crate::base::clock::Millis;
+use crate::base::key::Key;
+use crate::base::limits::BACKOFF_FIRST;
+use crate::core::lane::{Lane, LaneRole, LaneState};
+use crate::core::lease::LeaseKind;
+use std::collections::HashMap;
+
+/// What is known of dials.
+#[derive(Debug, Default)]
+pub(super) struct Dials {
+    /// How often a lane has been sent away in a row without having been of any use, and when last.
+    refused: HashMap<Key<Lane>, (u32, Millis)>,
+    /// The least `reconnect_backoff_max` so far.
+    backoff_max: Millis,
+}
+
+impl Dials {
+    /// Another upstream, or other settings: a lane that waited may go at once.
+    pub(super) fn begin(&mut self, backoff_max: Millis) {
+        self.refused.clear();
+        self.backoff_max = backoff_max;
+    }
+}
+
+impl Sim {
+    /// 24: whoever is sent away again and again comes back ever later, by half of the backoff at least.
+    pub(super) fn check_dial(&mut self, lane: Key<Lane>, role: LaneRole) {
+        let Some((count, at)) = self.dials.refused.get(&lane) else { return };
+        let least = (BACKOFF_FIRST << (*count).min(16)).min(self.dials.backoff_max) / 2;
+        if self.now < at + least {
+            let waited = self.now - at;
+            broken(24, &format!("{role:?} dialled after {waited} ms, sent away {count} times in a row"));
+        }
+    }
+
+    /// Bytes were read that may have cost the connection its life: with which words, and to what use it was before.
+    pub(super) fn note_end(&mut self, link: usize, lane: Key<Lane>, bytes: &[u8]) {
+        let Some(conn) = self.conns.get_mut(&link) else { return };
+        if self.broker.lane_link(lane) == Some(link) {
+            let ready = self.broker.lanes.get(lane).is_some_and(|lane| lane.state == LaneState::Ready);
+            if ready && !std::mem::replace(&mut conn.ready, true) {
+                self.redis.ledger.truth.went_otherwise();
+            }
+            return;
+        }
+        if conn.ready && conn.role != LaneRole::Control {
+            return self.redis.ledger.truth.went_otherwise();
+        }
+        let line = bytes.split(|byte| *byte == b'\n').rfind(|line| line.first() == Some(&b'-'));
+        let Some(line) = line.filter(|line| line.ends_with(b"\r")) else {
+            return self.redis.ledger.truth.went_otherwise();
+        };
+        conn.sent_away = true;
+        let text = String::from_utf8_lossy(&line[1..line.len() - 1]).into_owned();
+        trace!("  lane {lane:?} was sent away: {text}");
+        self.redis.ledger.truth.heard(text);
+        if self.redis.clients.get(&link).is_some_and(|client| client.useful) {
+            self.dials.refused.remove(&lane);
+        } else {
+            let refused = self.dials.refused.entry(lane).or_default();
+            *refused = (refused.0 + 1, self.now);
+        }
+    }
+
+    /// Whether there is no room for one more connection: then a child that is told so is told the truth.
+    pub(super) fn note_crowd(&mut self) {
+        let (broker, places) = (&self.broker, &self.broker.places);
+        let full = places.open + places.closing + 3 >= broker.settings().upstream_connections_max;
+        let lent = LeaseKind::ALL.into_iter().any(|kind| {
+            let line = broker.leases.line_ref(kind);
+            line.in_use + line.opening() >= broker.lease_cap(kind)
+                || places.leases >= broker.lease_places(kind)
+        });
+        self.redis.ledger.truth.set(Reason::Crowded, full || lent);
+    }
+}

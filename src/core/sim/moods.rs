@@ -1,0 +1,220 @@
+//! An upstream that changes its mind: in every other schedule rights, passwords, the role, the connections it takes,
+//! what it loads and what keeps it busy change at random. From a seed of their own, so that what else a seed plays does
+//! not depend on them.
+
+use super::ledger::Nonce;
+use super::player::Player;
+use super::script::What;
+use super::trace;
+use super::weather::Role;
+use crate::base::clock::Millis;
+
+/// What the broker's user may lose at any moment.
+const RIGHTS: [&str; 16] = [
+    "select",
+    "command",
+    "client|unblock",
+    "client|setname",
+    "get",
+    "set",
+    "incr",
+    "rpush",
+    "blpop",
+    "ping",
+    "publish",
+    "subscribe",
+    "eval",
+    "watch",
+    "unwatch",
+    "exec",
+];
+
+/// What it has or has not from the beginning of a connection: the broker asks for these once.
+const RIGHTS_ASKED_ONCE: [&str; 2] = ["multi", "discard"];
+
+/// Whom the broker connects as, and by which URL.
+const UPSTREAMS: [(&str, &str); 3] =
+    [("default", "redis://sim/0"), ("default", "redis://:any@sim/0"), ("ann", "redis://ann:pa@sim/0")];
+
+/// Rounds of 150 ms after which a newcomer must be served as if nothing had been.
+const ROUNDS_WELL: u32 = 20;
+
+pub(super) struct Moods {
+    rng: fastrand::Rng,
+    pub(super) upstream: &'static str,
+    user: &'static str,
+}
+
+impl Moods {
+    /// Those of a schedule, if it has any.
+    pub(super) fn of(seed: u64) -> Option<Moods> {
+        let mut rng = fastrand::Rng::with_seed(seed ^ 0x5eed_0f0d);
+        let moody = rng.bool();
+        let (user, upstream) = UPSTREAMS[rng.usize(..UPSTREAMS.len())];
+        moody.then_some(Moods { rng, upstream, user })
+    }
+}
+
+impl Player {
+    pub(super) fn begin_moods(&mut self) {
+        let Some(moods) = &mut self.moods else { return };
+        let redis = &mut self.sim.redis;
+        redis.access.user = moods.user;
+        redis.weather.tells_role = true;
+        redis.weather.patience = [20, 100, 400][moods.rng.usize(..3)];
+        for name in RIGHTS_ASKED_ONCE {
+            if moods.rng.u8(..12) == 0 {
+                redis.set_right(name, false);
+            }
+        }
+    }
+
+    /// Whether requests are marked so that each can be told from all others at the server.
+    pub(super) fn marks(&mut self) -> bool {
+        self.moods.as_mut().is_some_and(|moods| moods.rng.bool())
+    }
+
+    /// The mark of a blocking command. Those without one are alike and wait in one line.
+    pub(super) fn stay(&mut self, index: usize) -> Option<Nonce> {
+        self.marks().then(|| self.scripts[index].nonce(&mut self.sim.redis.ledger))
+    }
+
+    /// The upstream changes its mind, perhaps.
+    pub(super) fn changes_mind(&mut self) -> bool {
+        let Some(moods) = &mut self.moods else { return false };
+        if moods.rng.bool() {
+            return false;
+        }
+        let (choice, again) = (moods.rng.u8(..16), moods.rng.bool());
+        match choice {
+            0..3 => self.change_rights(),
+            3 | 4 => {
+                self.sim.redis.lock(again);
+                self.count("password");
+            }
+            5 => {
+                if self.sim.redis.access.user != "default" {
+                    self.sim.redis.delete_user();
+                    self.count("deleted user");
+                }
+            }
+            6 | 7 => self.change_role(),
+            8 => {
+                self.sim.redis.weather.full = again;
+                self.count("maxclients");
+            }
+            9 | 10 => self.load(),
+            11 | 12 => self.run_long(),
+            13 => self.kill_script(),
+            _ => {
+                self.clear_up();
+                self.count("all well");
+            }
+        }
+        true
+    }
+
+    fn change_rights(&mut self) {
+        let Some(moods) = &mut self.moods else { return };
+        let (name, granted) = (RIGHTS[moods.rng.usize(..RIGHTS.len())], moods.rng.u8(..3) == 0);
+        trace!("  {name} is {}", if granted { "granted" } else { "denied" });
+        self.sim.redis.set_right(name, granted);
+        self.count("rights");
+    }
+
+    fn change_role(&mut self) {
+        let Some(moods) = &mut self.moods else { return };
+        let role = [Role::Master, Role::Replica, Role::Orphan][moods.rng.usize(..3)];
+        self.sim.redis.set_role(role);
+        self.count("role");
+    }
+
+    /// The server begins anew with a dataset to read.
+    fn load(&mut self) {
+        let Some(moods) = &mut self.moods else { return };
+        let duration: Millis = [30, 300, 3000][moods.rng.usize(..3)];
+        self.restart();
+        self.sim.redis.load_for(duration);
+        self.count("loading");
+    }
+
+    /// A child has the server run a script for long.
+    fn run_long(&mut self) {
+        let Some(index) = self.one_of() else { return };
+        let child = self.scripts[index].child;
+        let Some(moods) = self.moods.as_mut().filter(|_| !self.sim.peers[child].shut) else { return };
+        let script = ["loop 30", "loop 300", "loop 3000", "loop"][moods.rng.usize(..4)];
+        let mut bytes = Vec::new();
+        self.put_nonce(index, What::Loop, &[b"EVAL", script.as_bytes(), b"0"], &mut bytes);
+        self.sim.post(child, &bytes);
+        self.sim.read_child(child, usize::MAX);
+        self.count("script");
+    }
+
+    fn kill_script(&mut self) {
+        let Some(index) = self.one_of() else { return };
+        let child = self.scripts[index].child;
+        if self.sim.peers[child].shut {
+            return;
+        }
+        let mut bytes = Vec::new();
+        self.put(index, What::Kill, &[b"SCRIPT", b"KILL"], &mut bytes);
+        self.sim.post(child, &bytes);
+        self.sim.read_child(child, usize::MAX);
+        self.count("script killed");
+    }
+
+    /// All is as a broker likes it. What is asked once is asked again of a server that began anew.
+    pub(super) fn clear_up(&mut self) {
+        if self.moods.is_none() {
+            return;
+        }
+        let denied = &self.sim.redis.access.denied;
+        if RIGHTS_ASKED_ONCE.iter().any(|name| denied.contains(name)) {
+            self.restart();
+        }
+        self.sim.redis.clear_up();
+    }
+
+    // ---- the end --------------------------------------------------------------------------------------
+
+    /// 13: once the upstream is well, a newcomer is soon served as if nothing had been.
+    pub(super) fn serve_newcomer(&mut self) {
+        if self.moods.is_none() || !self.strict || self.sim.broker.is_draining() {
+            return;
+        }
+        self.newcomer();
+        let index = self.scripts.len() - 1;
+        for round in 0.. {
+            self.scripts[index].error = None;
+            self.ask_for_everything(index);
+            let well = self.scripts[index].error.is_none() && self.scripts[index].is_answered();
+            if well {
+                return;
+            }
+            if round > ROUNDS_WELL {
+                let told = self.scripts[index].error.as_deref().unwrap_or("nothing");
+                super::broken(13, &format!("the upstream is well and a newcomer is told {told}"));
+            }
+        }
+    }
+
+    fn ask_for_everything(&mut self, index: usize) {
+        let child = self.scripts[index].child;
+        let mut bytes = Vec::new();
+        self.put_nonce(index, What::Ping, &[b"PING"], &mut bytes);
+        self.put_nonce(index, What::Set, &[b"SET", b"k1"], &mut bytes);
+        self.put_nonce(index, What::Value, &[b"GET"], &mut bytes);
+        self.put(index, What::Multi, &[b"MULTI"], &mut bytes);
+        self.put_nonce(index, What::Incr, &[b"INCR"], &mut bytes);
+        self.put(index, What::Exec, &[b"EXEC"], &mut bytes);
+        let what = What::Pop { list: b"x".to_vec(), timeout: None, stay: None };
+        self.put(index, what, &[b"BLPOP", b"x", b"0"], &mut bytes);
+        self.sim.post(child, &bytes);
+        for db in 0..3 {
+            self.sim.redis.give(db, b"x");
+        }
+        self.sim.pass(150);
+        self.listen_only();
+    }
+}

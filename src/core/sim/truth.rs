@@ -1,0 +1,162 @@
+//! What has been true of the server, and until when: the measure of what children are told about it. A thing told is
+//! true if it was so at some moment between the request and its reply.
+
+use super::ledger::Nonce;
+use crate::base::clock::Millis;
+use std::collections::HashMap;
+
+const REASONS: usize = 10;
+
+/// Something that is so for a while.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reason {
+    /// The broker's user lacks a right.
+    Denied,
+    Loading,
+    Replica,
+    Master,
+    /// A replica without its master, which serves nothing.
+    MasterDown,
+    /// A script has run for so long that others are told.
+    Busy,
+    /// PING would be answered PONG.
+    Pingable,
+    /// Blocked clients were sent away.
+    Unblocked,
+    /// A script was killed.
+    Killed,
+    /// There is no room for another connection, by the broker's own bounds.
+    Crowded,
+}
+
+/// One blocking command that can be told from all others.
+#[derive(Debug, Default, Clone, Copy)]
+struct Stay {
+    stood: bool,
+    timed_out: bool,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Truth {
+    pub(super) now: Millis,
+    /// Grows with every change: between two requests there is always one.
+    moment: u64,
+    /// The last moment at which each was so: none if never, `u64::MAX` while it is.
+    held: [Option<u64>; REASONS],
+    /// When it was last so, in milliseconds, once it is no more.
+    until: [Millis; REASONS],
+    stays: HashMap<Nonce, Stay>,
+    /// Lists that have elements; by (db, key), since when. Any other is empty.
+    filled: HashMap<(u32, Vec<u8>), Millis>,
+    /// Why connections could not be had: when it was heard, and the server's words.
+    heard: Vec<(u64, String)>,
+    /// When a connection was last had, or lost for a reason that has no words.
+    other: u64,
+}
+
+impl Truth {
+    pub(super) fn moment(&self) -> u64 {
+        self.moment
+    }
+
+    /// So it is from now on, or no longer.
+    pub(super) fn set(&mut self, reason: Reason, holds: bool) {
+        let held = &mut self.held[reason as usize];
+        if holds == (*held == Some(u64::MAX)) {
+            return;
+        }
+        if holds {
+            *held = Some(u64::MAX);
+        } else {
+            *held = Some(self.moment);
+            self.until[reason as usize] = self.now;
+        }
+        self.moment += 1;
+    }
+
+    /// Something that is so for no time at all.
+    pub(super) fn happened(&mut self, reason: Reason) {
+        self.set(reason, true);
+        self.set(reason, false);
+    }
+
+    /// Whether it has been so at any moment since.
+    pub(super) fn held_since(&self, reason: Reason, moment: u64) -> bool {
+        self.held[reason as usize].is_some_and(|held| held >= moment)
+    }
+
+    /// Whether it is so, or was so many milliseconds before.
+    pub(super) fn held_lately(&self, reason: Reason, at: Millis, grace: Millis) -> bool {
+        match self.held[reason as usize] {
+            None => false,
+            Some(u64::MAX) => true,
+            Some(_) => self.until[reason as usize] + grace >= at,
+        }
+    }
+
+    // ---- blocking commands ----------------------------------------------------------------------------
+
+    /// It stands blocked at the server.
+    pub(super) fn stands(&mut self, nonce: Nonce) {
+        self.stays.entry(nonce).or_default().stood = true;
+    }
+
+    /// The server has given up on it, its time being over.
+    pub(super) fn timed_out(&mut self, nonce: Nonce) {
+        self.stays.entry(nonce).or_default().timed_out = true;
+    }
+
+    pub(super) fn list_is_empty(&mut self, db: u32, key: &[u8], empty: bool) {
+        if empty {
+            self.filled.remove(&(db, key.to_vec()));
+        } else {
+            let now = self.now;
+            self.filled.entry((db, key.to_vec())).or_insert(now);
+        }
+    }
+
+    /// Why a null may not be the answer to a blocking command whose time was over at `due`, if it may not.
+    pub(super) fn against_null(
+        &self,
+        nonce: Option<Nonce>,
+        db: u32,
+        key: &[u8],
+        due: Millis,
+    ) -> Option<&'static str> {
+        let stay = nonce.map(|nonce| self.stays.get(&nonce).copied().unwrap_or_default());
+        if stay.is_some_and(|stay| stay.timed_out) {
+            return None;
+        }
+        if self.now < due {
+            return Some("before its time was over");
+        }
+        if stay.is_some_and(|stay| !stay.stood) {
+            return Some("though it never stood blocked at the server");
+        }
+        let filled = self.filled.get(&(db, key.to_vec())).is_some_and(|since| *since < due);
+        filled.then_some("though its list has elements")
+    }
+
+    // ---- connections ----------------------------------------------------------------------------------
+
+    /// The broker has read why a connection of its own cannot be.
+    pub(super) fn heard(&mut self, text: String) {
+        self.heard.push((self.moment, text));
+        self.moment += 1;
+    }
+
+    /// A connection was had, or failed without a word.
+    pub(super) fn went_otherwise(&mut self) {
+        self.other = self.moment;
+        self.moment += 1;
+    }
+
+    /// Whether words of ours for having no connection hide what the server has said: it has said nothing but that
+    /// since `moment`, and none of it is in `text`.
+    pub(super) fn hidden_reason(&self, text: &str, moment: u64) -> Option<&str> {
+        let since = self.heard.iter().filter(|(at, _)| *at >= moment);
+        let (_, last) = since.clone().last().filter(|_| self.other < moment)?;
+        let told = since.clone().any(|(_, heard)| text.contains(heard.as_str()));
+        (!told).then_some(last)
+    }
+}

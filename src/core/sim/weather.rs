@@ -1,0 +1,259 @@
+//! What the model Redis is like for now, and what it refuses for it: its role, how many connections it takes, a dataset
+//! that loads, a script that runs. Any of it changes at any moment. Texts, and the order in which Redis thinks of them,
+//! are those of 7.0.15.
+
+use super::encoded::{bulk, error, ok};
+use super::ledger::Nonce;
+use super::redis::{Client, Redis};
+use super::table;
+use super::trace;
+use super::truth::Reason;
+use super::wire::full_name;
+use crate::base::clock::Millis;
+
+pub(super) const FULL: &str = "ERR max number of clients reached";
+const LOADING: &str = "LOADING Redis is loading the dataset in memory";
+const READONLY: &str = "READONLY You can't write against a read only replica.";
+const MASTERDOWN: &str = "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.";
+const BUSY: &str = "BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE.";
+const UNBLOCKED: &str =
+    "UNBLOCKED force unblock from blocking operation, instance state changed (master -> replica?)";
+const KILLED: &str = "ERR Script killed by user with SCRIPT KILL... script: a0aa8d656b65882e2a8f491fbb37ba7fa649be34, \
+     on @user_script:1.";
+
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Role {
+    #[default]
+    Master,
+    Replica,
+    /// A replica that has lost its master and may not serve stale data.
+    Orphan,
+}
+
+/// A script that takes its time.
+#[derive(Debug)]
+struct Script {
+    link: usize,
+    argument: Vec<u8>,
+    /// From then on others are told; before, nobody is answered at all.
+    told_from: Millis,
+    ends: Millis,
+}
+
+#[derive(Debug)]
+pub(super) struct Weather {
+    role: Role,
+    /// No connection is accepted.
+    pub(super) full: bool,
+    /// The dataset is being read until then.
+    loading_until: Millis,
+    script: Option<Script>,
+    /// `busy-reply-threshold`.
+    pub(super) patience: Millis,
+    /// HELLO says which role it has.
+    pub(super) tells_role: bool,
+}
+
+impl Weather {
+    pub(super) fn new() -> Weather {
+        Weather {
+            role: Role::Master,
+            full: false,
+            loading_until: 0,
+            script: None,
+            patience: 50,
+            tells_role: false,
+        }
+    }
+
+    pub(super) fn is_replica(&self) -> bool {
+        self.role != Role::Master
+    }
+
+    /// A script runs, and nobody is even read.
+    pub(super) fn is_deaf(&self, now: Millis) -> bool {
+        self.script.as_ref().is_some_and(|script| now < script.told_from)
+    }
+
+    /// This connection's own script runs.
+    pub(super) fn is_running(&self, link: usize) -> bool {
+        self.script.as_ref().is_some_and(|script| script.link == link)
+    }
+
+    pub(super) fn script_runs(&self) -> bool {
+        self.script.is_some()
+    }
+
+    /// When something here changes by itself.
+    pub(super) fn next_change(&self, now: Millis) -> Option<Millis> {
+        let script = self.script.iter().flat_map(|script| [script.told_from, script.ends]);
+        script.chain([self.loading_until]).filter(|at| *at > now && *at < Millis::MAX).min()
+    }
+}
+
+impl Redis {
+    // ---- changes --------------------------------------------------------------------------------------
+
+    /// Another role. A replica serves nobody who is blocked.
+    pub(super) fn set_role(&mut self, role: Role) {
+        if role != Role::Master && self.weather.role == Role::Master {
+            for (link, client) in &mut self.clients {
+                if client.blocked.take().is_some() {
+                    client.out.extend_from_slice(&error(UNBLOCKED));
+                    self.closing.push(*link);
+                }
+            }
+            self.ledger.truth.happened(Reason::Unblocked);
+        }
+        self.weather.role = role;
+        self.witness();
+    }
+
+    /// The process begins anew and reads its dataset for so long.
+    pub(super) fn load_for(&mut self, duration: Millis) {
+        self.weather.script = None;
+        self.weather.loading_until = self.now + duration;
+        self.witness();
+    }
+
+    /// Everything is as a broker likes it.
+    pub(super) fn clear_up(&mut self) {
+        self.end_script(None);
+        (self.weather.role, self.weather.full) = (Role::Master, false);
+        self.weather.loading_until = self.now;
+        self.access.denied.clear();
+        self.access.locked = false;
+        self.witness();
+    }
+
+    /// Time has gone on.
+    pub(super) fn change_in_time(&mut self) {
+        if self.weather.script.as_ref().is_some_and(|script| script.ends <= self.now) {
+            self.end_script(None);
+        }
+        self.ledger.truth.now = self.now;
+        self.witness();
+    }
+
+    /// Writes down what is so now.
+    pub(super) fn witness(&mut self) {
+        let (now, weather) = (self.now, &self.weather);
+        let loading = weather.loading_until > now;
+        let busy = weather.script.as_ref().is_some_and(|script| script.told_from <= now);
+        let down = weather.role == Role::Orphan;
+        let pingable = !loading && weather.script.is_none() && !down && !self.access.denies("ping");
+        let truth = &mut self.ledger.truth;
+        truth.now = now;
+        truth.set(Reason::Denied, !self.access.denied.is_empty());
+        truth.set(Reason::Loading, loading);
+        truth.set(Reason::Replica, weather.role != Role::Master);
+        truth.set(Reason::Master, weather.role == Role::Master);
+        truth.set(Reason::MasterDown, down);
+        truth.set(Reason::Busy, busy);
+        truth.set(Reason::Pingable, pingable);
+    }
+
+    // ---- refusals -------------------------------------------------------------------------------------
+
+    /// What a server says before it looks at what a command does.
+    pub(super) fn refusal(&self, link: usize, name: &str, argv: &[Vec<u8>]) -> Option<String> {
+        let client = self.clients.get(&link)?;
+        let Some(arity) = table::arity(name) else {
+            return Some(format!("ERR unknown command '{}'", String::from_utf8_lossy(&argv[0])));
+        };
+        if !table::accepts(arity, argv.len()) {
+            return Some(format!("ERR wrong number of arguments for '{name}' command"));
+        }
+        if let Some(text) = self.forbids(client, name) {
+            return Some(text);
+        }
+        // EXEC is what stands in it.
+        let queued = client.multi.iter().flatten().filter(|_| name == "exec").map(|argv| full_name(argv));
+        let is = |flag: &str| {
+            table::has_flag(name, flag) || queued.clone().any(|name| table::has_flag(&name, flag))
+        };
+        let lacks = |flag: &str| {
+            !table::has_flag(name, flag) || queued.clone().any(|name| !table::has_flag(&name, flag))
+        };
+        let weather = &self.weather;
+        if weather.role != Role::Master && is("write") {
+            return Some(READONLY.into());
+        }
+        let free = matches!(name, "ping" | "quit" | "reset") || name.contains("subscribe");
+        if client.proto == 2 && client.subscriptions() > 0 && !free {
+            let context = "only (P|S)SUBSCRIBE and its like are allowed in this context";
+            let kind = if name == "exec" { "" } else { "ERR " };
+            return Some(format!("{kind}Can't execute '{name}': {context}"));
+        }
+        if weather.role == Role::Orphan && (lacks("stale") || name == "eval") {
+            return Some(MASTERDOWN.into());
+        }
+        if weather.loading_until > self.now && lacks("loading") {
+            return Some(LOADING.into());
+        }
+        let busy = weather.script.is_some() && !table::has_flag(name, "allow_busy");
+        busy.then(|| BUSY.into())
+    }
+
+    /// A command that was refused: an open MULTI is spoilt, and EXEC ends it.
+    pub(super) fn reject(client: &mut Client, name: &str, text: &str) -> Vec<u8> {
+        client.spoilt |= client.multi.is_some();
+        if name != "exec" || text.starts_with("ERR ") {
+            return error(text);
+        }
+        (client.multi, client.spoilt, client.touched) = (None, false, false);
+        client.watched.clear();
+        error(&format!("EXECABORT Transaction discarded because of: {text}"))
+    }
+
+    // ---- scripts --------------------------------------------------------------------------------------
+
+    /// EVAL of a script that runs for so long, or until it is killed: `loop 300`, `loop`.
+    pub(super) fn begin_script(&mut self, link: usize, argv: &[Vec<u8>]) {
+        let text = String::from_utf8_lossy(&argv[1]);
+        let duration = text.split(' ').nth(1).and_then(|number| number.parse::<Millis>().ok());
+        let ends = duration.map_or(Millis::MAX, |duration| self.now + duration);
+        let told_from = self.now + self.weather.patience;
+        trace!("    redis is busy from {told_from} to {ends}");
+        self.weather.script = Some(Script { link, argument: argv[3].clone(), told_from, ends });
+        self.witness();
+    }
+
+    pub(super) fn kill_script(&mut self) -> Vec<u8> {
+        if self.weather.script.is_none() {
+            return error("NOTBUSY No scripts in execution right now.");
+        }
+        self.ledger.truth.happened(Reason::Killed);
+        self.end_script(Some(KILLED));
+        ok()
+    }
+
+    /// The script comes to its end, or to that of whoever killed it.
+    pub(super) fn end_script(&mut self, killed: Option<&str>) {
+        let Some(script) = self.weather.script.take() else { return };
+        let reply = killed.map_or_else(|| bulk(&self.tagged(script.link, &script.argument)), error);
+        if let Some(client) = self.clients.get_mut(&script.link) {
+            client.out.extend_from_slice(&reply);
+        }
+        self.witness();
+    }
+
+    /// The nonce among the keys of a blocking command, where it has one.
+    pub(super) fn stay_of(keys: &[Vec<u8>]) -> Option<Nonce> {
+        keys.iter().find_map(|key| Nonce::of(key))
+    }
+}
+
+/// What a refusal speaks of.
+pub(super) fn reason_of(text: &[u8]) -> Option<Reason> {
+    Some(match text.split(|byte| *byte == b' ').next()? {
+        b"NOPERM" => Reason::Denied,
+        b"READONLY" => Reason::Replica,
+        b"MASTERDOWN" => Reason::MasterDown,
+        b"LOADING" => Reason::Loading,
+        b"BUSY" => Reason::Busy,
+        b"UNBLOCKED" => Reason::Unblocked,
+        _ if text == KILLED.as_bytes() => Reason::Killed,
+        _ => return None,
+    })
+}
