@@ -50,14 +50,21 @@ impl Sim {
         if conn.ready && conn.role != LaneRole::Control {
             return self.redis.ledger.truth.went_otherwise();
         }
-        let line = bytes.split(|byte| *byte == b'\n').rfind(|line| line.first() == Some(&b'-'));
-        let Some(line) = line.filter(|line| line.ends_with(b"\r")) else {
+        // The words of each step of its greeting that was refused: the broker goes by one of them.
+        let lines =
+            bytes.split_inclusive(|byte| *byte == b'\n').filter_map(|line| line.strip_suffix(b"\r\n"));
+        let errors: Vec<_> = lines.filter_map(|line| line.strip_prefix(b"-")).collect();
+        if errors.is_empty() {
             return self.redis.ledger.truth.went_otherwise();
-        };
+        }
         conn.sent_away = true;
-        let text = String::from_utf8_lossy(&line[1..line.len() - 1]).into_owned();
-        trace!("  lane {lane:?} was sent away: {text}");
-        self.redis.ledger.truth.heard(text);
+        let pool = self.broker.lanes.get(lane).map(|lane| &self.broker.pools[lane.pool.0 as usize].key);
+        let of = pool.filter(|_| conn.role != LaneRole::Control).map(|pool| (pool.db, pool.proto));
+        for error in errors {
+            let text = String::from_utf8_lossy(error).into_owned();
+            trace!("  lane {lane:?} was sent away: {text}");
+            self.redis.ledger.truth.heard(text, of);
+        }
         if self.redis.clients.get(&link).is_some_and(|client| client.useful) {
             self.dials.refused.remove(&lane);
         } else {
@@ -76,5 +83,6 @@ impl Sim {
                 || places.leases >= broker.lease_places(kind)
         });
         self.redis.ledger.truth.set(Reason::Crowded, full || lent);
+        self.redis.ledger.truth.set(Reason::Down, !self.broker.upstream_is_up());
     }
 }

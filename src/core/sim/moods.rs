@@ -208,8 +208,10 @@ impl Player {
         self.put(index, What::Multi, &[b"MULTI"], &mut bytes);
         self.put_nonce(index, What::Incr, &[b"INCR"], &mut bytes);
         self.put(index, What::Exec, &[b"EXEC"], &mut bytes);
-        let what = What::Pop { list: b"x".to_vec(), timeout: None, stay: None };
-        self.put(index, what, &[b"BLPOP", b"x", b"0"], &mut bytes);
+        if self.sim.broker.settings().leases_blocking_max > 0 {
+            let what = What::Pop { list: b"x".to_vec(), timeout: None, stay: None };
+            self.put(index, what, &[b"BLPOP", b"x", b"0"], &mut bytes);
+        }
         self.sim.post(child, &bytes);
         for db in 0..3 {
             self.sim.redis.give(db, b"x");

@@ -616,6 +616,7 @@ impl Player {
     /// All is well again: whoever waits is served or told.
     fn end(&mut self) {
         self.clear_up();
+        self.sim.redis.weather.swift = true;
         let sim = &mut self.sim;
         (sim.full, sim.refuses, sim.dial_time, sim.room) = (false, false, 0, usize::MAX);
         sim.redis.early_unblocks = 0;
@@ -640,7 +641,6 @@ impl Player {
         }
         self.sim.settle();
         self.listen_only();
-        self.serve_newcomer();
         let ledger = &self.sim.redis.ledger;
         self.scripts.iter().for_each(|script| script.check_end(ledger));
         let lost: usize = self.scripts.iter().map(|script| script.lost_pops).sum();
@@ -650,6 +650,7 @@ impl Player {
             broken(5, &format!("{popped} elements were popped and not delivered, {lost} may be lost"));
         }
         self.go_home();
+        self.serve_newcomer();
     }
 
     pub(super) fn listen_only(&mut self) {
@@ -677,7 +678,8 @@ impl Player {
 
     /// Every child leaves: nothing of any of them stays.
     fn go_home(&mut self) {
-        for script in &self.scripts {
+        for script in &mut self.scripts {
+            script.may_close = true;
             let key = self.sim.key(script.child);
             self.sim.broker.child_gone(key);
         }

@@ -387,6 +387,7 @@ impl Redis {
             "dbsize" => int(self.keys.keys().filter(|(of, _)| *of == db).count() as i64),
             "rpush" | "lpush" => int(self.push(db, arg(1), &argv[2..], name == "lpush")),
             "lpop" => self.pop(db, arg(1), true).map_or_else(|| null_bulk(proto), |element| bulk(&element)),
+            "lmpop" => self.pop_first(link, argv),
             "llen" => int(match self.keys.get(&(db, arg(1).to_vec())) {
                 Some(Value::List(list)) => list.len() as i64,
                 _ => 0,
@@ -577,6 +578,28 @@ impl Redis {
             }
         }
         None
+    }
+
+    /// LMPOP of one element, which the broker asks for where a blocking command found no lease.
+    fn pop_first(&mut self, link: usize, argv: &[Vec<u8>]) -> Vec<u8> {
+        let Some(client) = self.clients.get(&link) else { return Vec::new() };
+        let (db, proto) = (client.db, client.proto);
+        let count = String::from_utf8_lossy(&argv[1]).parse().unwrap_or(0);
+        let keys = argv.get(2..2 + count).unwrap_or_default();
+        let left = argv.get(2 + count).is_some_and(|side| side.eq_ignore_ascii_case(b"left"));
+        for key in keys {
+            if let Some(element) = self.pop(db, key, left) {
+                self.ledger.popped(&element, link);
+                let mut out = Vec::new();
+                encode::array_header(&mut out, 2);
+                encode::bulk(&mut out, key);
+                encode::array_header(&mut out, 1);
+                encode::bulk(&mut out, &element);
+                return out;
+            }
+        }
+        Redis::stay_of(keys).into_iter().for_each(|nonce| self.ledger.truth.looked(nonce));
+        null(proto)
     }
 
     fn block(&mut self, link: usize, argv: &[Vec<u8>], left: bool) -> Vec<u8> {

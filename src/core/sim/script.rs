@@ -308,7 +308,13 @@ impl Script {
         if nested && text.starts_with(b"ERR ") {
             return;
         }
-        let ends = matches!(asked.what, What::Exec | What::Discard);
+        let refused = reason_of(text) == Some(Reason::Denied);
+        // A DISCARD that its user lacks leaves MULTI as it was, but spoilt.
+        let ends = match asked.what {
+            What::Exec => true,
+            What::Discard => !refused,
+            _ => false,
+        };
         if let Some(open) = self.open.as_mut().filter(|_| !ends) {
             open.spoilt = true;
         }
@@ -325,7 +331,7 @@ impl Script {
             self.judge_error(&asked, text, ledger);
         }
         match asked.what {
-            What::Exec | What::Discard => self.watched.clear(),
+            What::Exec | What::Discard if ends => self.watched.clear(),
             // It may have been lost on its way back, or never have left.
             What::Unwatch => self.watched.iter_mut().for_each(|watched| watched.doubtful = true),
             _ => {}
@@ -425,6 +431,10 @@ impl Script {
     fn is_true(&self, asked: &Asked, text: &[u8], ledger: &Ledger) -> bool {
         let text = text.strip_prefix(b"EXECABORT Transaction discarded because of: ").unwrap_or(text);
         let Some(reason) = reason_of(text) else { return false };
+        if text.ends_with(b"'multi' command") {
+            // Asked once on each control connection.
+            return true;
+        }
         let truth = &ledger.truth;
         let lately = reason == Reason::Busy && truth.held_lately(reason, asked.at, BUSY_HEARD);
         if !lately && !truth.held_since(reason, asked.moment) {
@@ -440,7 +450,7 @@ impl Script {
         if bounded || ledger.truth.held_since(Reason::Crowded, asked.moment) {
             return;
         }
-        if let Some(hidden) = ledger.truth.hidden_reason(&text, asked.moment) {
+        if let Some(hidden) = ledger.truth.hidden_reason(&text, asked.moment, (self.db, self.proto)) {
             broken(23, &format!("{} was told {text:?}, and not {hidden:?}", self.who()));
         }
     }

@@ -48,6 +48,7 @@ const COMMANDS: &[(&str, i64, &str)] = &[
     ("incr", 2, "write denyoom fast"),
     ("info", -1, "loading stale"),
     ("llen", 2, "readonly fast"),
+    ("lmpop", -4, "write movablekeys"),
     ("lpop", -2, "write fast"),
     ("lpush", -3, "write denyoom fast"),
     ("monitor", 1, "admin noscript loading stale"),

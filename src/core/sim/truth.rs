@@ -5,7 +5,7 @@ use super::ledger::Nonce;
 use crate::base::clock::Millis;
 use std::collections::HashMap;
 
-const REASONS: usize = 10;
+const REASONS: usize = 11;
 
 /// Something that is so for a while.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +27,8 @@ pub(super) enum Reason {
     Killed,
     /// There is no room for another connection, by the broker's own bounds.
     Crowded,
+    /// The broker has no control connection.
+    Down,
 }
 
 /// One blocking command that can be told from all others.
@@ -34,6 +36,17 @@ pub(super) enum Reason {
 struct Stay {
     stood: bool,
     timed_out: bool,
+    /// When nothing was found for it by a command that does not wait.
+    looked: Option<Millis>,
+}
+
+/// The server has sent a connection away.
+#[derive(Debug)]
+struct Heard {
+    moment: u64,
+    text: String,
+    /// Its db and protocol; none of the control connection.
+    of: Option<(u32, u8)>,
 }
 
 #[derive(Debug, Default)]
@@ -48,8 +61,8 @@ pub(super) struct Truth {
     stays: HashMap<Nonce, Stay>,
     /// Lists that have elements; by (db, key), since when. Any other is empty.
     filled: HashMap<(u32, Vec<u8>), Millis>,
-    /// Why connections could not be had: when it was heard, and the server's words.
-    heard: Vec<(u64, String)>,
+    /// Why connections could not be had, in the server's words.
+    heard: Vec<Heard>,
     /// When a connection was last had, or lost for a reason that has no words.
     other: u64,
 }
@@ -106,6 +119,11 @@ impl Truth {
         self.stays.entry(nonce).or_default().timed_out = true;
     }
 
+    /// Nothing was there for it just now, as another command than its own has found.
+    pub(super) fn looked(&mut self, nonce: Nonce) {
+        self.stays.entry(nonce).or_default().looked = Some(self.now);
+    }
+
     pub(super) fn list_is_empty(&mut self, db: u32, key: &[u8], empty: bool) {
         if empty {
             self.filled.remove(&(db, key.to_vec()));
@@ -130,6 +148,9 @@ impl Truth {
         if self.now < due {
             return Some("before its time was over");
         }
+        if stay.is_some_and(|stay| stay.looked.is_some_and(|at| at >= due)) {
+            return None;
+        }
         if stay.is_some_and(|stay| !stay.stood) {
             return Some("though it never stood blocked at the server");
         }
@@ -139,9 +160,9 @@ impl Truth {
 
     // ---- connections ----------------------------------------------------------------------------------
 
-    /// The broker has read why a connection of its own cannot be.
-    pub(super) fn heard(&mut self, text: String) {
-        self.heard.push((self.moment, text));
+    /// The broker has read why a connection of its own cannot be: of this db and protocol, or the control connection.
+    pub(super) fn heard(&mut self, text: String, of: Option<(u32, u8)>) {
+        self.heard.push(Heard { moment: self.moment, text, of });
         self.moment += 1;
     }
 
@@ -151,12 +172,18 @@ impl Truth {
         self.moment += 1;
     }
 
-    /// Whether words of ours for having no connection hide what the server has said: it has said nothing but that
-    /// since `moment`, and none of it is in `text`.
-    pub(super) fn hidden_reason(&self, text: &str, moment: u64) -> Option<&str> {
-        let since = self.heard.iter().filter(|(at, _)| *at >= moment);
-        let (_, last) = since.clone().last().filter(|_| self.other < moment)?;
-        let told = since.clone().any(|(_, heard)| text.contains(heard.as_str()));
-        (!told).then_some(last)
+    /// What the server has said since `moment`, and nothing else has happened, if `text` gives no reason why there is
+    /// no connection. Each pool has its own; one that was given before will do.
+    pub(super) fn hidden_reason(&self, text: &str, moment: u64, of: (u32, u8)) -> Option<&str> {
+        let since = |of: Option<(u32, u8)>| {
+            self.heard.iter().rev().take_while(|heard| heard.moment >= moment).find(|heard| heard.of == of)
+        };
+        let control = since(None);
+        let last = since(Some(of)).filter(|_| control.is_some() || !self.held_since(Reason::Down, moment));
+        let last = last.filter(|_| self.other < moment)?;
+        let without_words = ["no answer within", "refused", "closed by the upstream"];
+        let told = self.heard.iter().any(|heard| text.contains(heard.text.as_str()))
+            || without_words.iter().any(|reason| text.contains(reason));
+        (!told).then_some(&*last.text)
     }
 }

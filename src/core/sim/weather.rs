@@ -52,6 +52,8 @@ pub(super) struct Weather {
     pub(super) patience: Millis,
     /// HELLO says which role it has.
     pub(super) tells_role: bool,
+    /// No script takes any time.
+    pub(super) swift: bool,
 }
 
 impl Weather {
@@ -63,6 +65,7 @@ impl Weather {
             script: None,
             patience: 50,
             tells_role: false,
+            swift: false,
         }
     }
 
@@ -212,10 +215,14 @@ impl Redis {
     pub(super) fn begin_script(&mut self, link: usize, argv: &[Vec<u8>]) {
         let text = String::from_utf8_lossy(&argv[1]);
         let duration = text.split(' ').nth(1).and_then(|number| number.parse::<Millis>().ok());
+        let duration = if self.weather.swift { Some(0) } else { duration };
         let ends = duration.map_or(Millis::MAX, |duration| self.now + duration);
         let told_from = self.now + self.weather.patience;
         trace!("    redis is busy from {told_from} to {ends}");
         self.weather.script = Some(Script { link, argument: argv[3].clone(), told_from, ends });
+        if ends <= self.now {
+            return self.end_script(None);
+        }
         self.witness();
     }
 
