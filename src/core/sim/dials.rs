@@ -40,6 +40,10 @@ impl Sim {
     /// Bytes were read that may have cost the connection its life: with which words, and to what use it was before.
     pub(super) fn note_end(&mut self, link: usize, lane: Key<Lane>, bytes: &[u8]) {
         let Some(conn) = self.conns.get_mut(&link) else { return };
+        let useful = self.redis.clients.get(&link).is_some_and(|client| client.useful);
+        if useful {
+            self.dials.refused.remove(&lane);
+        }
         if self.broker.lane_link(lane) == Some(link) {
             let ready = self.broker.lanes.get(lane).is_some_and(|lane| lane.state == LaneState::Ready);
             if ready && !std::mem::replace(&mut conn.ready, true) {
@@ -65,9 +69,7 @@ impl Sim {
             trace!("  lane {lane:?} was sent away: {text}");
             self.redis.ledger.truth.heard(text, of);
         }
-        if self.redis.clients.get(&link).is_some_and(|client| client.useful) {
-            self.dials.refused.remove(&lane);
-        } else {
+        if !useful {
             let refused = self.dials.refused.entry(lane).or_default();
             *refused = (refused.0 + 1, self.now);
         }

@@ -66,7 +66,7 @@ pub(super) struct Client {
     pub(super) out: Vec<u8>,
     /// It executes nothing for now.
     pub(super) frozen: bool,
-    /// Something was executed on it that is no greeting and was not refused: it is of use.
+    /// It is of use: something was executed on it that is no greeting, or, for the control connection, COMMAND.
     pub(super) useful: bool,
 }
 
@@ -236,7 +236,7 @@ impl Redis {
         trace!("    redis {link} ({:?}) runs {}", client.role, shown(&argv));
         watch_for_poison(client, &name, &argv);
         let refused = self.refusal(link, &name, &argv);
-        let useful = refused.is_none() && !is_greeting(&name);
+        let useful = refused.is_none() && self.clients.get(&link).is_some_and(|client| is_use(client.role, &name));
         let reply = match (refused, self.clients.get_mut(&link)) {
             (Some(text), Some(client)) => Redis::reject(client, &name, &text),
             _ => self.admitted(link, &name, argv),
@@ -697,9 +697,10 @@ pub(super) fn matches(pattern: &[u8], channel: &[u8]) -> bool {
     pattern.strip_suffix(b"*").map_or(pattern == channel, |start| channel.starts_with(start))
 }
 
-/// What a fresh connection is told before it carries anything.
-fn is_greeting(name: &str) -> bool {
-    matches!(name, "hello" | "auth" | "select" | "client|setname" | "client|no-touch" | "multi" | "discard")
+/// Whether a connection that runs this does what it was dialled for.
+fn is_use(role: LaneRole, name: &str) -> bool {
+    let greeting = matches!(name, "hello" | "auth" | "select" | "client|setname" | "client|no-touch");
+    if role == LaneRole::Control { name == "command|info" } else { !greeting }
 }
 
 /// What must never reach a connection that children share; and, for all of them, a greeting out of place.
