@@ -258,8 +258,12 @@ impl Broker {
                 }
             }
             Question::BackToDb => {
-                if frame.is_some_and(|frame| frame != b"+OK\r\n") {
-                    self.lane_lost(self.control.lane, "the control connection could not select its db");
+                if let Some(frame) = frame.filter(|frame| *frame != b"+OK\r\n") {
+                    let text = String::from_utf8_lossy(frame);
+                    self.control_refused(&format!(
+                        "SELECT was answered with: {}",
+                        text.trim_start_matches('-').trim_end()
+                    ));
                 }
             }
             Question::Unblock { lane, .. } => {
@@ -278,9 +282,13 @@ impl Broker {
             }
             Question::LeaveMulti => {
                 let left = !std::mem::take(&mut self.control.in_multi) || frame == Some(b"+OK\r\n");
-                if frame.is_some() && !left {
+                if let Some(frame) = frame.filter(|_| !left) {
                     self.control.never_try_multi = true;
-                    self.lane_lost(self.control.lane, "the control connection could not leave MULTI");
+                    let text = String::from_utf8_lossy(frame);
+                    self.control_refused(&format!(
+                        "DISCARD was answered with: {}",
+                        text.trim_start_matches('-').trim_end()
+                    ));
                 }
             }
             Question::Greeting => self.greeting_answered(frame),
@@ -293,7 +301,7 @@ impl Broker {
     fn commands_answered(&mut self, frame: Option<&[u8]>) {
         let Some(frame) = frame else { return };
         if let Some(error) = refusal_text(frame) {
-            return self.table_refused(&format!("COMMAND was answered with: {error}"));
+            return self.control_refused(&format!("COMMAND was answered with: {error}"));
         }
         let reply = value::parse(frame).ok_or_else(|| "COMMAND: not a reply".to_owned());
         match reply.and_then(|reply| Table::from_command_reply(&reply, policy_of(&self.settings))) {
@@ -301,14 +309,14 @@ impl Broker {
                 self.control.loading = Some(table);
                 self.ask(Question::ConfirmNames);
             }
-            Err(why) => self.table_refused(&why),
+            Err(why) => self.control_refused(&why),
         }
     }
 
     fn names_confirmed(&mut self, frame: Option<&[u8]>) {
         let (Some(frame), Some(mut table)) = (frame, self.control.loading.take()) else { return };
         if let Some(error) = refusal_text(frame) {
-            return self.table_refused(&format!("COMMAND INFO was answered with: {error}"));
+            return self.control_refused(&format!("COMMAND INFO was answered with: {error}"));
         }
         let reply = value::parse(frame).ok_or_else(|| "COMMAND INFO: not a reply".to_owned());
         match reply.and_then(|reply| table.confirm(&reply)) {
@@ -329,13 +337,13 @@ impl Broker {
                 self.forget_script_rights();
                 self.wake_upstream_waiters();
             }
-            Err(why) => self.table_refused(&why),
+            Err(why) => self.control_refused(&why),
         }
     }
 
-    /// Without the table nothing can run. It is asked for again on the next connection, which is dialled less and less
-    /// often.
-    fn table_refused(&mut self, why: &str) {
+    /// The control connection is of no use: without the table, or in another db than its own. It is asked for again on
+    /// the next connection, which is dialled less and less often.
+    fn control_refused(&mut self, why: &str) {
         let pool = self.control_pool();
         self.note_refusal(pool, why);
         self.lane_lost(self.control.lane, why);

@@ -82,9 +82,10 @@ impl Broker {
             return format!("{text}: {all}; held by {holders}");
         }
         let refusal = self.pools[pool.0 as usize].refusal.as_ref();
-        let refusal = refusal.filter(|refusal| refusal.at + self.settings.reconnect_backoff_max >= since);
+        let fresh = refusal.filter(|refusal| refusal.at + self.settings.reconnect_backoff_max >= since);
         let used_up = self.places.leases >= self.lease_places(kind) || self.places.lease_wanted;
-        match refusal {
+        // Where nobody has tried since, what was said last still stands.
+        match fresh.or(refusal.filter(|_| !used_up)) {
             Some(refusal) => format!("{text}; last attempt: {}", refusal.text),
             None if used_up => format!(
                 "{text}: upstream_connections_max is {max} and all are in use, {waiting} more wait; raise it for more"

@@ -236,7 +236,8 @@ impl Redis {
         trace!("    redis {link} ({:?}) runs {}", client.role, shown(&argv));
         watch_for_poison(client, &name, &argv);
         let refused = self.refusal(link, &name, &argv);
-        let useful = refused.is_none() && self.clients.get(&link).is_some_and(|client| is_use(client.role, &name));
+        let useful =
+            refused.is_none() && self.clients.get(&link).is_some_and(|client| is_use(client.role, &name));
         let reply = match (refused, self.clients.get_mut(&link)) {
             (Some(text), Some(client)) => Redis::reject(client, &name, &text),
             _ => self.admitted(link, &name, argv),
