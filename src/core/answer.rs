@@ -5,7 +5,7 @@ use super::broker::Broker;
 use super::child::{Child, Hold};
 use super::handshake::Step;
 use super::lane::{FLAG_GUARDED, FLAG_TIMED_OUT, FLAG_WRITE, Lane, LaneRole, LaneState, Slot, SlotKind};
-use super::transaction::{AfterExec, Transaction};
+use super::transaction::{AfterExec, Queued, Transaction};
 use crate::base::key::Key;
 use crate::base::limits;
 use crate::command::texts;
@@ -110,6 +110,11 @@ impl Broker {
             SlotKind::Proof => self.proof_answered(Some(frame)),
             SlotKind::Canary => self.canary_answered(key, &slot, frame),
             _ if slot.flags & FLAG_GUARDED != 0 => self.withhold(key, slot, frame),
+            _ if !lane_is_proven(self.lanes.get(key)) => {
+                // It must not overtake what a busy upstream has left without proof, and no canary can follow it.
+                self.withhold(key, slot, frame);
+                self.lane_lost(key, "integrity: a busy upstream has left replies unproven");
+            }
             _ if !Self::is_plausible(&slot, frame) => {
                 // The slot is off the lane already: it is told with the others.
                 self.withhold(key, slot, frame);
@@ -246,6 +251,15 @@ impl Broker {
                 encode::error(&mut aborted, texts::EXECABORT_PREVIOUS);
                 self.deliver(key, &aborted);
             }
+            SlotKind::Discard => {
+                let refused = real && frame.first() == Some(&b'-') && !frame.starts_with(b"-ERR ");
+                if let Some(child) = self.children.get_mut(key).filter(|_| refused) {
+                    // Its lane goes, but for the child MULTI is as open as before, and spoilt.
+                    let spoilt = Queued { dirty: true, ..Queued::default() };
+                    child.session.transaction = Transaction::Queued(Box::new(spoilt));
+                }
+                self.deliver(key, frame);
+            }
             SlotKind::Multi => {
                 if !real {
                     // Lost with its lane, it is open all the same, and spoilt: what a child has sent behind
@@ -290,7 +304,10 @@ impl Broker {
 
     fn remember_error(&mut self, key: Key<Child>, frame: &[u8]) {
         let Some(child) = self.children.get_mut(key) else { return };
-        if let (Some(b'-'), Some(after)) = (frame.first(), child.execs.front_mut())
+        let sent = child.execs.front_mut();
+        // Of a MULTI that went on a leased lane before its EXEC has come.
+        let open = child.session.transaction.queued_mut().map(|queued| &mut queued.after);
+        if let (Some(b'-'), Some(after)) = (frame.first(), sent.or(open))
             && after.first_error.is_none()
         {
             after.first_error = reply::text(frame).map(<[u8]>::to_vec);
@@ -432,4 +449,9 @@ fn subscriber_pong(frame: &[u8]) -> Option<Vec<u8>> {
         _ => return None,
     };
     Some([b"*2\r\n$4\r\npong\r\n", message].concat())
+}
+
+/// Whether every reply that has come on the lane has been given to its child.
+fn lane_is_proven(lane: Option<&Lane>) -> bool {
+    lane.is_none_or(|lane| lane.withheld().is_empty())
 }

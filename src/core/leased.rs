@@ -157,8 +157,10 @@ impl Broker {
         match kind {
             SlotKind::Watch => lease.watching |= ok,
             SlotKind::Exec => lease.watching &= frame.starts_with(b"-ERR EXEC without MULTI"),
-            SlotKind::Unwatch | SlotKind::Discard | SlotKind::AbortedExec => {
-                lease.watching &= frame.first() == Some(&b'-');
+            SlotKind::Unwatch => lease.watching &= frame.first() == Some(&b'-'),
+            // Refused for any other reason, the lane is inside MULTI for good, and goes.
+            SlotKind::Discard | SlotKind::AbortedExec => {
+                lease.watching &= frame.starts_with(b"-ERR DISCARD without MULTI");
             }
             SlotKind::Select => {
                 if let (true, Some(db)) = (ok, lease.selecting.take()) {

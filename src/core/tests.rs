@@ -1,6 +1,7 @@
 //! What goes wrong in rare orders of events, played through on the simulation.
 
 mod lanes;
+mod refusals;
 mod turns;
 mod users;
 

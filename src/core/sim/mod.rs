@@ -265,6 +265,21 @@ impl Sim {
         self.settle();
     }
 
+    /// The upstream takes a right from the broker's user.
+    pub(super) fn deny(&mut self, name: &'static str) {
+        self.redis.set_right(name, false);
+    }
+
+    /// The upstream has another password: whoever is connected stays so.
+    pub(super) fn change_password(&mut self) {
+        self.redis.lock(true);
+    }
+
+    pub(super) fn become_replica(&mut self) {
+        self.redis.set_role(weather::Role::Replica);
+        self.settle();
+    }
+
     /// The upstream sends bytes nobody asked for.
     pub(super) fn inject(&mut self, link: usize, bytes: &[u8]) {
         let lane = self.conns[&link].lane;

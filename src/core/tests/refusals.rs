@@ -1,0 +1,94 @@
+//! What an upstream refuses that has changed its mind, and what children are told of it.
+
+use super::LOST;
+use crate::core::lane::LaneRole;
+use crate::core::sim::Sim;
+
+const DISCARD_DENIED: &str = "-NOPERM this user has no permissions to run the 'discard' command";
+const PREVIOUS: &str = "-EXECABORT Transaction discarded because of previous errors.";
+
+/// A busy script lets WATCH and MULTI be answered, and no canary: the reply to WATCH is withheld then.
+#[test]
+fn a_reply_without_a_canary_does_not_overtake_one_that_is_withheld() {
+    let mut sim = Sim::new(&[("integrity", "always")]);
+    let (a, b) = (sim.child(), sim.child());
+    assert_eq!(sim.ask(a, "WATCH k"), "+OK");
+    sim.send(b, "EVAL loop 0 x");
+    sim.pass(100);
+    assert_eq!(sim.ask(a, "WATCH l"), "");
+    assert_eq!(sim.ask(a, "MULTI"), format!("{LOST} +OK"));
+    assert_eq!(sim.ask(a, "EXEC").split(' ').next(), Some("-EXECABORT"));
+}
+
+/// The child was told QUEUED here; the upstream looked at the command when SELECT had moved it to a lease.
+#[test]
+fn an_exec_says_what_was_refused_when_its_block_went_to_a_lease() {
+    let mut sim = Sim::new(&[]);
+    let child = sim.child();
+    assert_eq!(sim.ask(child, "MULTI\nSET k v"), "+OK +QUEUED");
+    sim.become_replica();
+    assert_eq!(sim.ask(child, "SELECT 1"), "+QUEUED");
+    let why = "READONLY You can't write against a read only replica.";
+    assert_eq!(sim.ask(child, "EXEC"), format!("-EXECABORT Transaction discarded because of: {why}"));
+    assert_eq!(sim.ask(child, "GET x"), "$1 x");
+}
+
+/// DISCARD is sent in the place of an EXEC that cannot succeed. Refused, it leaves the connection inside MULTI.
+#[test]
+fn a_lane_that_could_not_leave_multi_is_not_used_again() {
+    let mut sim = Sim::new(&[]);
+    let child = sim.child();
+    assert_eq!(sim.ask(child, "WATCH k\nMULTI"), "+OK +OK");
+    sim.deny("discard");
+    assert!(sim.ask(child, "NOSUCH").starts_with("-ERR unknown command"));
+    assert_eq!(sim.ask(child, "EXEC"), PREVIOUS);
+    assert_eq!(sim.ask(child, "GET x"), "$1 x");
+}
+
+#[test]
+fn a_discard_that_is_refused_leaves_multi_open() {
+    let mut sim = Sim::new(&[]);
+    let child = sim.child();
+    assert_eq!(sim.ask(child, "WATCH k\nMULTI"), "+OK +OK");
+    sim.deny("discard");
+    assert_eq!(sim.ask(child, "DISCARD"), DISCARD_DENIED);
+    assert_eq!(sim.ask(child, "SET k v"), "+QUEUED");
+    assert_eq!(sim.ask(child, "EXEC"), PREVIOUS);
+    assert_eq!(sim.ask(child, "GET k"), "$1 k");
+}
+
+/// The pool was refused long ago, and nobody has dialled since: that is still the last reason.
+#[test]
+fn a_refusal_is_told_however_old_it_is() {
+    let mut sim = Sim::new(&[("lease_wait_timeout", "0"), ("queue_timeout", "100")]);
+    let child = sim.child();
+    assert_eq!(sim.ask(child, "GET x"), "$1 x");
+    sim.change_password();
+    sim.lose(sim.links(LaneRole::Shared)[0]);
+    sim.send(child, "GET x");
+    sim.pass(500);
+    let why = "; last attempt: HELLO was answered with: NOAUTH";
+    assert!(sim.received(child).contains(why));
+    sim.pass(5000);
+    sim.send(child, "WATCH k");
+    sim.pass(100);
+    let told = sim.received(child);
+    assert!(told.starts_with("-BROKERLIMIT") && told.contains(why), "{told}");
+}
+
+/// What takes the control connection away is told to whoever waits for it.
+#[test]
+fn a_control_connection_that_is_given_up_for_an_answer_says_so() {
+    let mut sim = Sim::new(&[]);
+    let child = sim.child();
+    let control = sim.links(LaneRole::Control)[0];
+    sim.silent.push(control);
+    sim.send(child, "SELECT 1");
+    sim.answer_next(control, b"+OK\r\n");
+    assert_eq!(sim.received(child), "+OK");
+    sim.frozen = vec![LaneRole::Control];
+    sim.answer_next(control, b"-NOPERM no SELECT\r\n");
+    sim.send(child, "SELECT 2");
+    sim.pass(1500);
+    assert!(sim.received(child).ends_with("; last attempt: SELECT was answered with: NOPERM no SELECT"));
+}
