@@ -321,10 +321,12 @@ impl Script {
         let without = text.ends_with(b" without MULTI");
         if ends {
             let Some(open) = self.open.take() else {
-                // Neither does anything without MULTI, so watched keys stay watched.
-                return if !without {
-                    self.aborted(&asked, Open::default(), text, ledger)
-                };
+                // Neither does anything without MULTI, so watched keys stay watched, but perhaps where it is lost.
+                if !without {
+                    self.watched.clear();
+                    self.aborted(&asked, Open::default(), text, ledger);
+                }
+                return;
             };
             self.aborted(&asked, open, text, ledger);
         } else {
@@ -416,7 +418,10 @@ impl Script {
             _ if self.is_true(asked, text, ledger) => true,
             (What::Unknown, _) => text.starts_with(b"ERR unknown command"),
             (What::Short, _) => text.starts_with(b"ERR wrong number of arguments"),
-            (What::Subscribe { .. } | What::Hello(_), _) if self.open.is_some() => {
+            // A MULTI that is refused is told so in its place, and behind it this is said of one all the same.
+            (What::Subscribe { .. } | What::Hello(_), _)
+                if self.open.is_some() || ledger.truth.held_since(Reason::Denied, asked.moment) =>
+            {
                 text.ends_with(b"inside MULTI is not supported by the broker")
             }
             _ => false,
