@@ -17,10 +17,10 @@
 //! 15. The core's own books agree with what they count. (here)
 //! 16. What no FIFO can explain closes the lane; with `integrity = always`, neither does a reply lost, doubled or
 //!     slipped in reach anybody. (`player`)
+//! 22. WAIT never speaks of less than its child has written. (`redis`)
 //! 23. What a child is told of the server is so, or was between its request and the reply: a null, a PONG, a role, a
 //!     refusal; and BROKERDOWN and BROKERLIMIT say what the server said. (`script`)
 //! 24. Whoever is sent away by the server again and again comes back ever later. (`dials`)
-//! 22. WAIT never speaks of less than its child has written. (`redis`)
 
 use super::{Sim, broken};
 use crate::base::key::Key;

@@ -57,7 +57,7 @@ fn a_discard_that_is_refused_leaves_multi_open() {
     assert_eq!(sim.ask(child, "GET k"), "$1 k");
 }
 
-/// The pool was refused long ago, and nobody has dialled since: that is still the last reason.
+/// The pool was refused long ago, and the attempt that is under way has had no answer: that is still the last reason.
 #[test]
 fn a_refusal_is_told_however_old_it_is() {
     let mut sim = Sim::new(&[("lease_wait_timeout", "0"), ("queue_timeout", "100")]);
@@ -70,6 +70,7 @@ fn a_refusal_is_told_however_old_it_is() {
     let why = "; last attempt: HELLO was answered with: NOAUTH";
     assert!(sim.received(child).contains(why));
     sim.pass(5000);
+    sim.frozen = vec![LaneRole::Lease];
     sim.send(child, "WATCH k");
     sim.pass(100);
     let told = sim.received(child);
