@@ -62,8 +62,7 @@ impl Sim {
             return self.redis.ledger.truth.went_otherwise();
         }
         conn.sent_away = true;
-        let pool = self.broker.lanes.get(lane).map(|lane| &self.broker.pools[lane.pool.0 as usize].key);
-        let of = pool.filter(|_| conn.role != LaneRole::Control).map(|pool| (pool.db, pool.proto));
+        let of = (conn.role != LaneRole::Control).then_some(conn.of);
         for error in errors {
             let text = String::from_utf8_lossy(error).into_owned();
             trace!("  lane {lane:?} was sent away: {text}");

@@ -130,11 +130,14 @@ impl Sim {
     fn dial(&mut self, lane: Key<Lane>) {
         self.next_link += 1;
         let link = self.next_link;
-        let role = self.broker.lanes.get(lane).expect("a lane to dial").role;
+        let dialled = self.broker.lanes.get(lane).expect("a lane to dial");
+        let (role, pool) = (dialled.role, &self.broker.pools[dialled.pool.0 as usize].key);
+        let of = (pool.db, pool.proto);
         let under_way = self.dial_time > 0;
         let conn = super::Conn {
             lane,
             role,
+            of,
             to_redis: Vec::new(),
             to_broker: Vec::new(),
             dialling: under_way.then_some(self.now + self.dial_time),

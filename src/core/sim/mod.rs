@@ -58,6 +58,8 @@ fn broken(number: u8, what: &str) -> ! {
 pub(super) struct Conn {
     pub(super) lane: Key<Lane>,
     pub(super) role: LaneRole,
+    /// Its db and protocol.
+    of: (u32, u8),
     /// Sent by the broker, not yet read by Redis.
     to_redis: Vec<u8>,
     /// Sent by Redis, not yet read by the broker.

@@ -323,7 +323,7 @@ impl Script {
             let Some(open) = self.open.take() else {
                 // Neither does anything without MULTI, so watched keys stay watched, but perhaps where it is lost.
                 if !without {
-                    self.watched.clear();
+                    self.watched.iter_mut().for_each(|watched| watched.doubtful = true);
                     self.aborted(&asked, Open::default(), text, ledger);
                 }
                 return;
