@@ -224,6 +224,7 @@ impl Player {
                 script.closed();
             }
         }
+        self.sim.redis.ledger.truth.listened();
         self.replace_closed();
     }
 
@@ -601,6 +602,7 @@ impl Player {
     fn stall(&mut self) {
         let Some(index) = self.one_of() else { return };
         let room = if self.rng.bool() { usize::MAX } else { self.rng.usize(..50) };
+        self.scripts[index].dawdles = true;
         self.sim.peers[self.scripts[index].child].room = room;
         self.count("stalled child");
     }

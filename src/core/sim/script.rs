@@ -143,6 +143,8 @@ pub(super) struct Script {
     pub(super) gives_up: bool,
     /// The last error it was told.
     pub(super) error: Option<String>,
+    /// It has left replies lying: what it is told may be old.
+    pub(super) dawdles: bool,
 }
 
 impl Script {
@@ -165,6 +167,7 @@ impl Script {
             may_close: false,
             gives_up: false,
             error: None,
+            dawdles: false,
         }
     }
 
@@ -355,7 +358,9 @@ impl Script {
             }
             Some(b"EXECABORT") => {
                 let said = text.windows(10).any(|part| part == b"BROKERLOST");
-                if !open.spoilt && !said && !self.is_true(asked, text, ledger) {
+                // Of a MULTI that was refused, where something behind it was refused for standing in it.
+                let denied = ledger.truth.held_since(Reason::Denied, asked.moment);
+                if !open.spoilt && !said && !denied && !self.is_true(asked, text, ledger) {
                     broken(9, &format!("{}: {} for no reason", self.who(), text.escape_ascii()));
                 }
                 nonces.into_iter().for_each(|nonce| ledger.refused(nonce));
@@ -452,7 +457,7 @@ impl Script {
     fn check_reason(&self, asked: &Asked, text: &[u8], ledger: &Ledger) {
         let text = String::from_utf8_lossy(text);
         let bounded = text.contains("transaction_max") || text.contains("subscriptions");
-        if bounded || ledger.truth.held_since(Reason::Crowded, asked.moment) {
+        if bounded || self.dawdles || ledger.truth.held_since(Reason::Crowded, asked.moment) {
             return;
         }
         if let Some(hidden) = ledger.truth.hidden_reason(&text, asked.moment, (self.db, self.proto)) {

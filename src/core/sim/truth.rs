@@ -63,6 +63,8 @@ pub(super) struct Truth {
     filled: HashMap<(u32, Vec<u8>), Millis>,
     /// Why connections could not be had, in the server's words.
     heard: Vec<Heard>,
+    /// When children last listened: what was heard since may have been heard after they were told.
+    listened: u64,
     /// When a connection was last had, or lost for a reason that has no words.
     other: u64,
 }
@@ -166,6 +168,11 @@ impl Truth {
         self.moment += 1;
     }
 
+    /// All children have heard what has been said to them.
+    pub(super) fn listened(&mut self) {
+        self.listened = self.moment;
+    }
+
     /// A connection was had, or failed without a word.
     pub(super) fn went_otherwise(&mut self) {
         self.other = self.moment;
@@ -176,7 +183,8 @@ impl Truth {
     /// no connection. Each pool has its own; one that was given before will do.
     pub(super) fn hidden_reason(&self, text: &str, moment: u64, of: (u32, u8)) -> Option<&str> {
         let since = |of: Option<(u32, u8)>| {
-            self.heard.iter().rev().take_while(|heard| heard.moment >= moment).find(|heard| heard.of == of)
+            let recent = self.heard.iter().rev().take_while(|heard| heard.moment >= moment);
+            recent.skip_while(|heard| heard.moment >= self.listened).find(|heard| heard.of == of)
         };
         let control = since(None);
         let last = since(Some(of)).filter(|_| control.is_some() || !self.held_since(Reason::Down, moment));
