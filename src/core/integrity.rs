@@ -5,7 +5,7 @@
 
 use super::broker::Broker;
 use super::child::Child;
-use super::lane::{FLAG_GUARDED, FLAG_QUEUED, FLAG_TIMED_OUT, FLAG_UNIT, Lane, Slot, SlotKind};
+use super::lane::{FLAG_GUARDED, FLAG_QUEUED, FLAG_TIMED_OUT, FLAG_UNIT, Lane, LaneState, Slot, SlotKind};
 use super::transaction::Transaction;
 use crate::base::key::Key;
 use crate::base::limits;
@@ -191,6 +191,15 @@ impl Broker {
             self.lanes.iter().filter(|(_, lane)| unproven(lane)).map(|(key, _)| key).collect();
         for key in keys {
             self.send_canary(key);
+        }
+        // A lane that yields writes nothing more, so nothing would ever tell.
+        let stuck = |lane: &Lane| {
+            lane.state == LaneState::Yielding && !lane.has_written() && !lane.withheld().is_empty()
+        };
+        let keys: Vec<Key<Lane>> =
+            self.lanes.iter().filter(|(_, lane)| stuck(lane)).map(|(key, _)| key).collect();
+        for key in keys {
+            self.lane_lost(key, "integrity: a busy upstream has left replies unproven");
         }
     }
 }

@@ -62,6 +62,10 @@ impl Broker {
                 return self.begin_multi(key, request, decided, &[]);
             }
             Route::Transaction(TransactionCommand::Multi) => {
+                // What follows one that is refused must not be taken for queued.
+                if let Err(flow) = self.may_multi(key) {
+                    return flow;
+                }
                 if let Some(child) = self.children.get_mut(key) {
                     child.session.transaction = Transaction::Leased(Box::<Queued>::default());
                 }

@@ -20,6 +20,32 @@ fn a_reply_without_a_canary_does_not_overtake_one_that_is_withheld() {
     assert_eq!(sim.ask(a, "EXEC").split(' ').next(), Some("-EXECABORT"));
 }
 
+/// The next canary would tell, but a lane that yields writes none.
+#[test]
+fn what_a_busy_upstream_has_left_unproven_ends_with_a_lane_that_yields() {
+    let settings = [("integrity", "always"), ("lanes", "2"), ("upstream_lifetime", "150")];
+    let mut sim = Sim::new(&settings);
+    let (a, b) = (sim.child(), sim.child());
+    sim.send(b, "EVAL loop 0 x");
+    sim.pass(60);
+    assert_eq!(sim.ask(a, "MULTI\nSET k v\nEXEC"), "");
+    sim.pass(2000);
+    assert_eq!(sim.received(a), [LOST; 3].join(" "));
+}
+
+/// A MULTI that is refused is no MULTI for what has been sent behind it.
+#[test]
+fn nothing_is_taken_for_queued_behind_a_multi_that_is_known_to_be_refused() {
+    let mut sim = Sim::new(&[]);
+    sim.deny("multi");
+    sim.lose(sim.links(LaneRole::Control)[0]);
+    sim.pass(500);
+    let child = sim.child();
+    assert_eq!(sim.ask(child, "WATCH k"), "+OK");
+    let denied = "-NOPERM this user has no permissions to run the 'multi' command";
+    assert_eq!(sim.ask(child, "MULTI\nCLIENT SETNAME me\nGET x"), format!("{denied} +OK $1 x"));
+}
+
 /// The child was told QUEUED here; the upstream looked at the command when SELECT had moved it to a lease.
 #[test]
 fn an_exec_says_what_was_refused_when_its_block_went_to_a_lease() {
