@@ -52,6 +52,9 @@ impl Broker {
         match child.answer.take() {
             Some(Answer::UnknownCommand) => return self.reject(key, texts::unknown_command(request)),
             Some(Answer::Frame(frame)) => {
+                if let (Some(b'-'), Some(queued)) = (frame.first(), child.session.transaction.queued_mut()) {
+                    queued.dirty = true;
+                }
                 self.answer(key, &frame);
                 return Flow::Done;
             }

@@ -46,6 +46,17 @@ fn nothing_is_taken_for_queued_behind_a_multi_that_is_known_to_be_refused() {
     assert_eq!(sim.ask(child, "MULTI\nCLIENT SETNAME me\nGET x"), format!("{denied} +OK $1 x"));
 }
 
+/// A name that is unknown here is looked up upstream: whatever the answer, the command was not queued.
+#[test]
+fn a_look_up_that_is_refused_spoils_multi() {
+    let mut sim = Sim::new(&[]);
+    let child = sim.child();
+    sim.deny("command");
+    assert_eq!(sim.ask(child, "MULTI\nSET k v"), "+OK +QUEUED");
+    assert!(sim.ask(child, "NOSUCH").starts_with("-NOPERM"));
+    assert_eq!(sim.ask(child, "EXEC"), PREVIOUS);
+}
+
 /// The child was told QUEUED here; the upstream looked at the command when SELECT had moved it to a lease.
 #[test]
 fn an_exec_says_what_was_refused_when_its_block_went_to_a_lease() {
