@@ -405,7 +405,7 @@ const char *broker_version_string(void);
 /**
  * Sets where the library's log goes, for the whole process; without it, and with a NULL `cb`, nowhere. Lines less
  * important than `level` (BROKER_LOG_*) are left out. Of each kind of line ten come in ten seconds; how many more
- * there were is one line at their end. Best called before there are threads and handles; a line under way in another
+ * there were is one line after them, with the next line or call. Best called before there are threads and handles; a line under way in another
  * thread may still reach the old function.
  *
  * BROKER_EINVAL for an unknown level; BROKER_ESTATE if the program has a logger of Rust's `log` crate already.

@@ -19,7 +19,7 @@ Every setting has one name, and the name is the same everywhere: in the file giv
 `broker serve --config FILE`, in `--set KEY=VALUE`, and here. `broker config` prints this table,
 `broker config --format toml` a file to start from. `broker serve --check` does what a start does, short of what
 anybody would notice (it resolves and binds, reads the files, looks at the directories and the limit of open files), and
-says in the same words what a start would refuse; a broker that runs at the same places is no failure.
+says in the same words what a start would refuse; whatever listens at the same places now is no failure.
 
 The file is read first, then each `--set` in its order, then `--listen` and `--upstream`. The environment
 variable `BROKER_UPSTREAM_PASSWORD`, when set, stands above every other password. Settings are read once, at
@@ -47,8 +47,8 @@ const CONFIG_TAIL: &str = "
 A unix socket has the permissions of its URL (0660 by default) before anybody can connect. Its directory has to exist,
 but for `/run/broker`, and to be one in which nobody else can put another socket in its place: it belongs to root or to
 the broker's own user, and neither its group nor others may write to it, unless it is sticky as `/tmp` is. Anything else
-is refused. Where containers share a directory that everybody may write, let the broker listen in a directory below it
-that it owns.
+is refused, and so is a directory above it that everybody may write and that is not sticky, or that belongs to somebody
+else. Where containers share a directory, let it be sticky, and the broker listen in one below it that it owns.
 
 A `tcp://` listener with `auth = \"broker\"` asks nobody for a password: on a loopback address every user of the host
 can connect, which is said in the log at the start; beyond loopback the URL has to say `?insecure=1`.

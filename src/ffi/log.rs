@@ -62,11 +62,14 @@ impl Log for Forward {
     fn log(&self, record: &Record<'_>) {
         let Some(sink) = present().filter(|sink| record.level() as c_int <= sink.level) else { return };
         tell_left_out();
+        // A fork waits: the copy would find the lock held for good.
+        let inside = fork::enter();
         let (clock, limit) = &*LIMIT;
         let mut limit = limit.lock().unwrap_or_else(PoisonError::into_inner);
         let line = limit.admit(record, clock.now());
         LEFT_OUT.store(limit.due().is_some(), Ordering::Relaxed);
         drop(limit);
+        drop(inside);
         if let Some(line) = line {
             sink.hand(&line);
         }
@@ -85,11 +88,13 @@ pub(super) fn tell_left_out() {
     if !LEFT_OUT.load(Ordering::Relaxed) {
         return;
     }
+    let inside = fork::enter();
     let (clock, limit) = &*LIMIT;
     let mut limit = limit.lock().unwrap_or_else(PoisonError::into_inner);
     let lines = limit.summaries(clock.now());
     LEFT_OUT.store(limit.due().is_some(), Ordering::Relaxed);
     drop(limit);
+    drop(inside);
     for line in lines {
         if let Some(sink) = present().filter(|sink| line.level as c_int <= sink.level) {
             sink.hand(&line);
@@ -109,7 +114,7 @@ impl Sink {
 
 /// Sets where the library's log goes, for the whole process; without it, and with a NULL `cb`, nowhere. Lines less
 /// important than `level` (BROKER_LOG_*) are left out. Of each kind of line ten come in ten seconds; how many more
-/// there were is one line at their end. Best called before there are threads and handles; a line under way in another
+/// there were is one line after them, with the next line or call. Best called before there are threads and handles; a line under way in another
 /// thread may still reach the old function.
 ///
 /// BROKER_EINVAL for an unknown level; BROKER_ESTATE if the program has a logger of Rust's `log` crate already.

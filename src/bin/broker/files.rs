@@ -3,9 +3,11 @@
 use broker::base::error::{Error, Result};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Descriptors besides children and upstream connections: listeners, lock files, the poll, pipes,
-/// standard streams, a resolver's socket.
+/// Descriptors besides children, upstream connections and listeners: the poll, signals, standard streams, a resolver's
+/// socket.
 const FILES_BESIDES: u64 = 64;
+/// Descriptors of one listener: the socket, its directory, its file and its lock.
+const FILES_OF_LISTENER: u64 = 4;
 
 /// Raises the soft limit of open files to the hard one. Returns the limit then in force; `None` is unlimited.
 pub(crate) fn raise_limit() -> Option<u64> {
@@ -23,12 +25,14 @@ pub(crate) fn check_fits(
     limit: Option<u64>,
     children_max: usize,
     upstream_connections_max: usize,
+    listeners: usize,
 ) -> Result<()> {
+    let besides = FILES_BESIDES + FILES_OF_LISTENER * listeners as u64;
     let needed =
-        (children_max as u64).saturating_add(upstream_connections_max as u64).saturating_add(FILES_BESIDES);
+        (children_max as u64).saturating_add(upstream_connections_max as u64).saturating_add(besides);
     match limit {
         Some(limit) if needed > limit => Err(Error::config(format!(
-            "children_max {children_max} + upstream_connections_max {upstream_connections_max} + {FILES_BESIDES} \
+            "children_max {children_max} + upstream_connections_max {upstream_connections_max} + {besides} \
              needs {needed} open files, but the hard limit is {limit}: lower children_max, or raise the limit \
              (ulimit -Hn {needed}, or LimitNOFILE={needed} in the systemd unit)"
         ))),
@@ -42,9 +46,9 @@ mod tests {
 
     #[test]
     fn a_configuration_that_cannot_fit_is_refused_with_the_numbers() {
-        assert!(check_fits(None, usize::MAX, 1).is_ok());
-        assert!(check_fits(Some(10_448), 10_000, 384).is_ok());
-        let refusal = check_fits(Some(4096), 10_000, 384).unwrap_err().to_string();
+        assert!(check_fits(None, usize::MAX, 1, 1).is_ok());
+        assert!(check_fits(Some(10_456), 10_000, 384, 2).is_ok());
+        let refusal = check_fits(Some(4096), 10_000, 384, 0).unwrap_err().to_string();
         assert!(refusal.contains("10448") && refusal.contains("4096"), "{refusal}");
     }
 }

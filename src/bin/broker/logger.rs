@@ -67,14 +67,22 @@ pub(crate) fn settle() -> Option<Millis> {
     [retry, summary].into_iter().flatten().min()
 }
 
-/// The last word: sums up everything left out so far. What finds no room now is lost.
+/// How many milliseconds the end waits for a slow reader of the log.
+const LAST_WAIT: Millis = 1000;
+
+/// The last word: sums up everything left out so far. What finds no room within a second is lost.
 pub(crate) fn finish() {
     let Some(logger) = LOGGER.get() else { return };
     let mut state = logger.state();
     for line in state.limit.last_summaries(logger.clock.now()) {
         logger.write(&mut state.out, &line);
     }
+    let due = logger.clock.now() + LAST_WAIT;
     state.out.settle(|lost| logger.about_lost(lost));
+    while state.out.is_behind() && logger.clock.now() < due {
+        std::thread::sleep(Duration::from_millis(RETRY / 10));
+        state.out.settle(|lost| logger.about_lost(lost));
+    }
 }
 
 impl Logger {

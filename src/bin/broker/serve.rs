@@ -18,7 +18,8 @@ pub(crate) fn run(args: &ServeArgs) -> Result<()> {
     scrub::hide_password()?;
     let (mut settings, holds_secret) = gather(args)?;
     let limit = files::raise_limit();
-    files::check_fits(limit, settings.children_max, settings.upstream_connections_max)?;
+    let listeners = settings.listen.len();
+    files::check_fits(limit, settings.children_max, settings.upstream_connections_max, listeners)?;
     logger::install(log_format(settings.log_format), log_level(settings.log_level));
     if args.check {
         return check(args, settings, holds_secret);
@@ -37,6 +38,7 @@ pub(crate) fn run(args: &ServeArgs) -> Result<()> {
         warn_of_config(args, holds_secret);
         serve(lp, signals)
     });
+    logger::finish();
     // After the loop, which has closed its upstream connections by now.
     drop(redis);
     outcome
@@ -90,7 +92,6 @@ fn serve(mut lp: Loop, mut signals: Signals) -> Result<()> {
         }
         lp.wait_at_most(logger::settle())?;
         if !lp.work()? {
-            logger::finish();
             return Ok(());
         }
         if lp.take_relief() {

@@ -2,7 +2,6 @@
 //! must be one that nobody else can change, and whatever follows goes by descriptors, so that no name put
 //! there by somebody else is ever followed. Removes only what is ours. Neither listens nor accepts.
 
-use std::fmt::Write as _;
 use std::fs::{self, DirBuilder, File, Permissions, TryLockError};
 use std::io::{self, Read, Write as _};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -22,6 +21,8 @@ use crate::config::endpoint::SOCKET_MODE;
 const LOCK_ATTEMPTS: usize = 100;
 /// Permission bits by which others than the owner may put files into a directory or take them out.
 const OTHERS_WRITE: u32 = 0o022;
+/// The same for everybody. Directories above may be a group's, as umask 002 makes them.
+const EVERYBODY_WRITES: u32 = 0o002;
 /// Where in a directory everybody may write, files are still their owners' own.
 const STICKY: u32 = 0o1000;
 
@@ -45,12 +46,22 @@ impl Place {
         ensure_parent(path, creatable)?;
         let parent = path.parent().unwrap_or(Path::new("/"));
         let name = path.file_name().ok_or_else(|| Failure::Refused("the path names no file".to_owned()))?;
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let directory = rustix::fs::open(parent, flags, Mode::empty())
+        // Where it really is: a link on the way could be turned elsewhere.
+        let found =
+            fs::canonicalize(parent).map_err(attempting(format!("cannot find the directory {parent:?}")))?;
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let directory = rustix::fs::open(&found, flags, Mode::empty())
             .map_err(failing(format!("cannot open the directory {parent:?}")))?;
         let stat = rustix::fs::fstat(&directory).map_err(failing("cannot look at the directory"))?;
-        check_directory(parent, stat.st_uid, stat.st_mode)?;
-        Ok(Place { directory: Arc::new(directory), path: path.to_owned(), name: name.into() })
+        check_directory(parent, stat.st_uid, stat.st_mode, OTHERS_WRITE)?;
+        for above in found.ancestors().skip(1) {
+            let stat = rustix::fs::stat(above).map_err(failing("cannot look at the directories above"))?;
+            check_directory(above, stat.st_uid, stat.st_mode, EVERYBODY_WRITES)?;
+        }
+        // An address has little room.
+        let path = Some(found.join(name)).filter(|path| SockAddr::unix(path).is_ok());
+        let path = path.unwrap_or_else(|| parent.join(name));
+        Ok(Place { directory: Arc::new(directory), path, name: name.into() })
     }
 
     /// Whether a socket could be made here, whoever listens here now: makes one of another name, with the access
@@ -196,25 +207,23 @@ pub(super) fn will_be_created(path: &Path, creatable: &Path) -> bool {
         && rustix::fs::accessat(rustix::fs::CWD, above, may, AtFlags::EACCESS).is_ok()
 }
 
-/// Whoever can take the socket's file away can put another one in its place, and so be the broker to every child;
-/// and root's broker must not work on files in a directory that somebody else arranges.
-fn check_directory(path: &Path, owner: u32, mode: u32) -> Attempt<()> {
+/// Whoever can take the socket's file away, or a directory on the way to it, can put another one in its place, and so be
+/// the broker to every child; and root's broker must not work on files that somebody else arranges. `open` are the
+/// permission bits that make it so.
+fn check_directory(path: &Path, owner: u32, mode: u32, open: u32) -> Attempt<()> {
     let ours = rustix::process::geteuid().as_raw();
     let mode = mode & 0o7777;
-    let mut why = String::new();
-    if owner != 0 && owner != ours {
-        let _ = write!(why, "belongs to user {owner}");
-        let _ =
-            write!(why, ", who could put another socket there: it has to belong to root or to user {ours}");
-    } else if mode & OTHERS_WRITE != 0 && mode & STICKY == 0 {
-        let _ = write!(why, "has mode {mode:04o}: others could put another socket there");
-        let _ = write!(
-            why,
-            "; take the right to write away from group and others (chmod go-w), or let it be sticky"
-        );
+    let why = if owner != 0 && owner != ours {
+        format!(
+            "belongs to user {owner}, who could put another socket there: it has to belong to root or to user {ours}"
+        )
+    } else if mode & open != 0 && mode & STICKY == 0 {
+        // Whoever may write only as one of its group must not take that right away.
+        let mend = if owner == ours { "chmod go-w, or +t" } else { "chmod +t" };
+        format!("has mode {mode:04o}: others could put another socket there ({mend})")
     } else {
         return Ok(());
-    }
+    };
     Err(Failure::Refused(format!("the directory {path:?} {why}")))
 }
 

@@ -351,6 +351,32 @@ fn with_mode(place: &Place, mode: u32) {
     fs::set_permissions(place.dir.path(), PermissionsExt::from_mode(mode)).unwrap();
 }
 
+/// A directory of our own is no help where anybody can put another one in its place; nor is a link.
+#[test]
+fn nor_may_others_change_the_way_to_it() {
+    let place = Place::new();
+    let own = place.dir.path().join("own");
+    fs::create_dir(&own).unwrap();
+    let bind = |path: &std::path::Path| Listener::bind(&ListenUrl::unix(path));
+    let refused = |path: &std::path::Path| bind(path).unwrap_err().to_string();
+    for mode in [0o702, 0o777] {
+        with_mode(&place, mode);
+        let refusal = refused(&own.join("b.sock"));
+        assert!(refusal.contains(&format!("{:?} has mode {mode:04o}", place.dir.path())), "{refusal}");
+    }
+    // A group's is what umask 002 makes.
+    for mode in [0o755, 0o775, 0o1777] {
+        with_mode(&place, mode);
+        bind(&own.join("b.sock")).unwrap();
+    }
+    let elsewhere = tempfile::tempdir().unwrap();
+    let link = elsewhere.path().join("link");
+    std::os::unix::fs::symlink(&own, &link).unwrap();
+    bind(&link.join("b.sock")).unwrap();
+    with_mode(&place, 0o777);
+    assert!(refused(&link.join("b.sock")).contains("has mode 0777"), "it is where the link leads");
+}
+
 #[test]
 fn a_directory_that_others_can_change_is_refused() {
     let place = Place::new();
