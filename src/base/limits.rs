@@ -39,6 +39,8 @@ pub const REQUEST_COST_MIN: i64 = 512;
 /// The same for all children together, between two looks at the sockets: somebody who has just come must not wait for
 /// all that was read before.
 pub const RUN_TURN: i64 = 1024 * 1024;
+/// Children in line that have their turn all the same, where those who have just been read have used that up.
+pub const RUN_LEAST: usize = 32;
 /// What looking a child up, or passing over one, counts against a turn: less than a tenth of a small request.
 pub const LOOK_COST: usize = 32;
 /// A request or a reply of so many bytes goes on a lane for such: what stands behind it would wait for longer than

@@ -98,6 +98,8 @@ pub fn with_timeout(request: &Request<'_>, blocking: &Blocking, remaining_ms: u6
 /// How the reply to a request without its blocking differs from the reply to the blocking one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Popped {
+    /// Not at all: it is the same command.
+    Itself,
     /// Not at all, but that there may be another null.
     AsItIs,
     /// `key [element]` stands for `key element`.
@@ -131,8 +133,8 @@ pub fn at_once(
         "brpoplpush" => ("rpoplpush", without_timeout(), Popped::AsItIs),
         "blmpop" => ("lmpop", without_timeout(), Popped::AsItIs),
         "bzmpop" => ("zmpop", without_timeout(), Popped::AsItIs),
-        "xread" => ("xread", without_block(request), Popped::AsItIs),
-        "xreadgroup" => ("xreadgroup", without_block(request), Popped::AsItIs),
+        "xread" => ("xread", without_block(request), Popped::Itself),
+        "xreadgroup" => ("xreadgroup", without_block(request), Popped::Itself),
         _ => return None,
     })
 }

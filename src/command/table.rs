@@ -1,7 +1,7 @@
 //! The commands of one upstream as it told them itself: names, arities, flags, and the other names they
 //! were found under. Never decides a route on its own and never asks the server.
 
-use super::classify::Runs;
+use super::classify::{Route, Runs};
 use super::overrides::{self, Base, Flags};
 use super::policy::Policy;
 use super::texts;
@@ -165,6 +165,12 @@ impl Table {
         let (own, _) = self.names.get_key_value(name.as_bytes()).filter(|(_, named)| **named == id).unzip();
         let other = || self.names.iter().find(|(_, named)| **named == id).map(|(typed, _)| typed);
         own.or_else(other).map(|typed| &**typed)
+    }
+
+    /// Whether a command goes on shared lanes as far as its name tells.
+    pub fn is_shared(&self, typed: &[u8]) -> bool {
+        let entry = self.find(typed).map(|(_, entry)| entry.base);
+        matches!(entry, Some(Base::Fixed(Route::Shared) | Base::Stream))
     }
 
     /// Whether a command may change data.

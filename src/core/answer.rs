@@ -408,7 +408,8 @@ impl Broker {
         let Some(child) = self.children.get_mut(key) else { return };
         match child.hold {
             Hold::InFlight if child.in_flight <= in_flight_resume => self.lift(key),
-            Hold::Drained if !child.is_under_way() => self.lift(key),
+            // What is only overdue may be no hindrance, and has a timer if it is.
+            Hold::Drained if child.in_flight == 0 => self.lift(key),
             Hold::Blocked | Hold::Element if child.in_flight == 0 => {
                 child.front_done = true;
                 self.lift(key);

@@ -72,8 +72,10 @@ impl Broker {
     ) -> Flow {
         let Some(table) = &self.control.table else { return self.wait_for_upstream(key) };
         let at_once = command::at_once(table.name(id), request, blocking);
-        let named =
-            at_once.and_then(|(name, args, popped)| Some((table.typed(name)?.to_vec(), args, popped)));
+        let named = at_once.and_then(|(name, args, popped)| {
+            let typed = table.typed(name).filter(|typed| table.is_shared(typed))?;
+            Some((typed.to_vec(), args, popped))
+        });
         let Some((name, args, popped)) = named else {
             return self.reject_without_lease(key);
         };
@@ -106,7 +108,7 @@ impl Broker {
             return;
         };
         let mut out = Vec::new();
-        if frame.starts_with(b"-NOPERM") && wait.popped != Popped::AsItIs {
+        if frame.starts_with(b"-NOPERM") && wait.popped != Popped::Itself {
             // The user may wait for an element but not take it at once: nothing is known of what is there.
             encode::error(&mut out, self.no_lease_for(key, wait));
         } else if !real || !as_popped(wait.popped, frame, proto, &mut out) {
@@ -126,7 +128,7 @@ fn as_popped(popped: Popped, frame: &[u8], proto: u8, out: &mut Vec<u8>) -> bool
     let Some(first) = reply::element(&frame[taken.clone()], 0) else { return false };
     let first = &frame[taken.start + first.start..taken.start + first.end];
     match popped {
-        Popped::AsItIs => return false,
+        Popped::Itself | Popped::AsItIs => return false,
         Popped::Element => {
             encode::array_header(out, 2);
             out.extend_from_slice(&frame[key]);

@@ -106,6 +106,8 @@ pub struct Broker {
     runnable: VecDeque<Key<Child>>,
     /// Bytes of requests, or what counts for as many, that `run` may still have run in this turn of the driver.
     budget: i64,
+    /// Children that still have their turn in this one, however much has been run.
+    least: usize,
     /// Children with `Hold::WaitLane`.
     pub(super) lane_waiters: Vec<Key<Child>>,
     dirty_children: Vec<Key<Child>>,
@@ -154,6 +156,7 @@ impl Broker {
             timers: Timers::default(),
             runnable: VecDeque::new(),
             budget: limits::RUN_TURN,
+            least: limits::RUN_LEAST,
             lane_waiters: Vec::new(),
             dirty_children: Vec::new(),
             dirty_lanes: Vec::new(),
@@ -208,16 +211,18 @@ impl Broker {
     /// whoever has sent something in between is heard.
     pub fn begin_turn(&mut self) {
         self.budget = limits::RUN_TURN;
+        self.least = limits::RUN_LEAST;
     }
 
     /// Runs what was deferred: children whose hold has been lifted, lanes that wait for a place. Call once
     /// per turn, after the events and before flushing; again while it returns true.
     pub fn run(&mut self) -> bool {
         let mut worked = false;
-        while self.budget > 0
+        while (self.budget > 0 || self.least > 0)
             && let Some(key) = self.runnable.pop_front()
         {
             worked = true;
+            self.least = self.least.saturating_sub(1);
             self.run_buffered(key);
         }
         if std::mem::take(&mut self.places_changed) {
@@ -250,7 +255,9 @@ impl Broker {
         }
         child.last_request = self.now;
         if !child.input.is_empty() || child.hold != Hold::None {
-            if self.keep_waiting(key, bytes) {
+            // One that stands in line has its turn when that comes.
+            let runs = !child.runnable;
+            if self.keep_waiting(key, bytes) && runs {
                 self.run_buffered(key);
             }
             return;

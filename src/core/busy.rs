@@ -4,7 +4,7 @@
 //! SCRIPT KILL, which goes on the control connection too.
 
 use super::broker::Broker;
-use super::child::Child;
+use super::child::{Child, Hold};
 use super::control::Question;
 use super::dispatch::{Decided, Flow};
 use super::failure::LOST;
@@ -28,26 +28,38 @@ pub(super) struct Busy {
 #[derive(Debug, Default)]
 pub(super) struct Work {
     busy: Option<Busy>,
+    /// When it was last asked whether it is busy.
+    asked_at: Millis,
     /// When it last answered anything but BUSY, on whatever connection.
     done_at: Millis,
 }
 
-impl Lane {
-    /// Whether it has waited that long for a reply that should come by itself: what blocks may wait as long as it likes.
-    pub(super) fn is_stalled(&self, now: Millis, limit: Millis) -> bool {
-        let blocking = self.lease.as_ref().is_some_and(|lease| lease.kind == LeaseKind::Blocking);
-        let blocking = blocking || self.front().is_some_and(|slot| slot.kind == SlotKind::Wait);
-        self.has_written() && !blocking && now.saturating_sub(self.last_reply) >= limit
-    }
-}
-
 impl Broker {
+    /// Whether a lane has waited that long for a reply that should come by itself: what blocks may wait as long as it
+    /// likes.
+    pub(super) fn is_stalled(&self, lane: &Lane, limit: Millis) -> bool {
+        if !lane.has_written() || self.now.saturating_sub(lane.last_reply) < limit {
+            return false;
+        }
+        let waits = |child: &Child| child.hold == Hold::Element;
+        let blocks = match &lane.lease {
+            Some(lease) => {
+                lease.kind == LeaseKind::Blocking || self.children.get(lease.child).is_some_and(waits)
+            }
+            None => lane.front().is_some_and(|slot| slot.kind == SlotKind::Wait),
+        };
+        !blocks
+    }
+
     /// Asks whether the upstream is busy, where that would explain what lanes wait for; and, once it is, whether it
     /// still is.
     pub(super) fn ask_if_busy(&mut self) {
-        let stalled = |lane: &Lane| !lane.role.is_own() && lane.is_stalled(self.now, limits::BUSY_PROBE);
-        let asks = self.work.busy.is_some() || self.lanes.iter().any(|(_, lane)| stalled(lane));
-        if asks && self.control.probing_since.is_none() && self.control_is_ready() {
+        let stalled = |lane: &Lane| self.is_stalled(lane, limits::BUSY_PROBE);
+        let due = self.now >= self.work.asked_at + limits::BUSY_PROBE;
+        let known = self.work.busy.is_some() || self.control.table_due;
+        let asks = || known || self.lanes.iter().any(|(_, lane)| stalled(lane));
+        if due && self.control.probing_since.is_none() && self.control_is_ready() && asks() {
+            self.work.asked_at = self.now;
             self.control.probing_since = Some(self.now);
             self.ask(Question::Probe);
         }
@@ -58,6 +70,9 @@ impl Broker {
         self.control.probing_since = None;
         let Some(text) = frame.and_then(|frame| frame.strip_prefix(b"-BUSY")) else {
             self.work.busy = None;
+            if frame.is_some() {
+                self.ask_for_table_again();
+            }
             return;
         };
         let text = [b"BUSY", text.trim_ascii_end()].concat();
@@ -66,7 +81,17 @@ impl Broker {
             log::warn!("upstream {}: {shown} What children ask now is answered so", self.upstream);
         }
         let since = self.work.busy.as_ref().map_or(self.now, |busy| busy.since);
-        self.work.busy = Some(Busy { text, since });
+        let is_news = self.work.busy.replace(Busy { text, since }).is_none();
+        for key in if is_news { self.lanes.keys() } else { Vec::new() } {
+            // Who waits until a full lane takes more is told so, too.
+            let held = self.lanes.get_mut(key).map(|lane| std::mem::take(&mut lane.held));
+            self.lift_held(held.unwrap_or_default());
+        }
+    }
+
+    /// Whether the upstream has said so.
+    pub(super) fn is_busy(&self) -> bool {
+        self.work.busy.is_some()
     }
 
     /// A reply has taken its slot, which had been at the front of its lane since `front_since`. If the upstream did
@@ -110,7 +135,7 @@ impl Broker {
         if table.is_allowed_while_busy(decided.id) {
             if decided.route == Route::Shared {
                 // A shared lane may carry the script.
-                decided.route = Route::Control;
+                decided.route = Route::Dedicated;
             }
             return None;
         }
@@ -130,11 +155,11 @@ impl Broker {
             return;
         }
         for key in self.lanes.keys() {
-            let Some(lane) = self.lanes.get_mut(key) else { continue };
-            if lane.role != LaneRole::Shared || !lane.is_stalled(self.now, limit) {
+            let stalled = |lane: &Lane| lane.role == LaneRole::Shared && self.is_stalled(lane, limit);
+            if !self.lanes.get(key).is_some_and(stalled) {
                 continue;
             }
-            let behind = lane.give_up_behind_front();
+            let behind = self.lanes.get_mut(key).map(Lane::give_up_behind_front).unwrap_or_default();
             if behind.is_empty() {
                 continue;
             }

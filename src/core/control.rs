@@ -16,10 +16,10 @@ use super::upstream_limits::UpstreamLimits;
 use super::users::UserId;
 use crate::base::clock::Millis;
 use crate::base::key::Key;
-use crate::command::{NO_COMMAND, Policy, Table};
+use crate::command::{NO_COMMAND, Policy, Route, Table, Transaction as TransactionCommand, Verdict};
 use crate::config::Settings;
 use crate::config::value::Auth;
-use crate::resp::{FrameLimits, Scan, Scanner, value};
+use crate::resp::{FrameLimits, Request, Scan, Scanner, value};
 use std::collections::{HashMap, HashSet, VecDeque};
 
 /// Commands that the broker sends in its own name and that a server may have under another one. COMMAND lists a renamed
@@ -71,6 +71,8 @@ pub(super) struct Control {
     loading: Option<Table>,
     /// The table has come on the present connection.
     pub(super) confirmed: bool,
+    /// The upstream was too busy to give it: it is asked for again.
+    pub(super) table_due: bool,
     pub(super) greetings: Greetings,
     pub(super) limits: UpstreamLimits,
     valid_dbs: HashSet<u32>,
@@ -106,6 +108,7 @@ impl Default for Control {
             table: None,
             loading: None,
             confirmed: false,
+            table_due: false,
             greetings: Greetings::default(),
             limits: UpstreamLimits::default(),
             valid_dbs: HashSet::new(),
@@ -300,6 +303,9 @@ impl Broker {
 
     fn commands_answered(&mut self, frame: Option<&[u8]>) {
         let Some(frame) = frame else { return };
+        if frame.starts_with(b"-BUSY") {
+            return self.table_is_due(frame);
+        }
         if let Some(error) = refusal_text(frame) {
             return self.control_refused(&format!("COMMAND was answered with: {error}"));
         }
@@ -315,6 +321,9 @@ impl Broker {
 
     fn names_confirmed(&mut self, frame: Option<&[u8]>) {
         let (Some(frame), Some(mut table)) = (frame, self.control.loading.take()) else { return };
+        if frame.starts_with(b"-BUSY") {
+            return self.table_is_due(frame);
+        }
         if let Some(error) = refusal_text(frame) {
             return self.control_refused(&format!("COMMAND INFO was answered with: {error}"));
         }
@@ -338,6 +347,26 @@ impl Broker {
                 self.wake_upstream_waiters();
             }
             Err(why) => self.control_refused(&why),
+        }
+    }
+
+    /// A script is busy. The connection is kept, since it is the one that can end it; a table from before still holds.
+    fn table_is_due(&mut self, frame: &[u8]) {
+        self.control.table_due = true;
+        if let Some(error) = refusal_text(frame) {
+            let pool = self.control_pool();
+            self.note_refusal(pool, &format!("COMMAND was answered with: {error}"));
+        }
+        self.probe_answered(Some(frame));
+        if self.control.table.is_some() {
+            self.wake_upstream_waiters();
+        }
+    }
+
+    /// The upstream is no longer busy.
+    pub(super) fn ask_for_table_again(&mut self) {
+        if std::mem::take(&mut self.control.table_due) {
+            self.ask(Question::Commands);
         }
     }
 
@@ -390,6 +419,26 @@ impl Broker {
     }
 
     fn front_ends_multi(&self, key: Key<Child>) -> bool {
+        let open = self.children.get(key).is_some_and(|child| child.session.transaction.is_open());
+        open && self.of_front(key, |request| end_of_multi(request).is_some())
+    }
+
+    /// Whether the request at the front opens a MULTI.
+    pub(super) fn front_begins_multi(&self, key: Key<Child>) -> bool {
+        let open = self.children.get(key).is_some_and(|child| child.session.transaction.is_open());
+        let is_multi =
+            |request: &Request<'_>| match self.control.table.as_ref().map(|table| table.classify(request)) {
+                Some(Verdict::Known(known)) => {
+                    known.route == Route::Transaction(TransactionCommand::Multi) && known.arity_ok
+                }
+                Some(_) => false,
+                None => request.argc() == 1 && request.arg(0).eq_ignore_ascii_case(b"multi"),
+            };
+        !open && self.of_front(key, is_multi)
+    }
+
+    /// Asks something of the request at the front, which is on hold. False if there is none.
+    fn of_front(&self, key: Key<Child>, ask: impl FnOnce(&Request<'_>) -> bool) -> bool {
         let Some(child) = self.children.get(key) else { return false };
         let frame_limits = FrameLimits { request_max: usize::MAX, authenticated: true };
         let (mut scanner, mut input) = (Scanner::default(), child.input.as_slice());
@@ -397,8 +446,7 @@ impl Broker {
             input = &input[len..];
             scanner.reset();
         }
-        let whole = matches!(scanner.scan(input, &frame_limits), Scan::Frame { .. });
-        child.session.transaction.is_open() && whole && end_of_multi(&scanner.request(input)).is_some()
+        matches!(scanner.scan(input, &frame_limits), Scan::Frame { .. }) && ask(&scanner.request(input))
     }
 
     pub(super) fn wake_upstream_waiters(&mut self) {
@@ -416,6 +464,7 @@ impl Broker {
         self.forget_work();
         self.control.loading = None;
         self.control.confirmed = false;
+        self.control.table_due = false;
         self.control.leaving = false;
     }
 

@@ -313,7 +313,7 @@ impl Broker {
     ) {
         let writes = self.control.table.as_ref().is_some_and(|table| table.is_write(id));
         let flags = if writes { flags | FLAG_WRITE } else { flags };
-        let (flags, canary) = self.guard(key, kind, flags);
+        let (flags, canary) = self.guard(key, lane, kind, flags);
         if let Some(child) = self.children.get_mut(key) {
             child.in_flight += 1;
             if !matches!(kind, SlotKind::Swallow | SlotKind::Subscribe | SlotKind::Housekeeping) {

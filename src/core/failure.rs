@@ -205,9 +205,19 @@ impl Broker {
     }
 
     /// Answers a request that was on hold with an error, and lets the next one run. Inside MULTI the
-    /// transaction is spoilt, as for any rejected command.
+    /// transaction is spoilt, as for any rejected command. A MULTI itself is open all the same, and spoilt: what its
+    /// child has sent behind it must not be run one by one.
     pub(super) fn fail_front(&mut self, key: Key<Child>, text: &str) {
+        let begins = self.front_begins_multi(key);
         let Some(child) = self.children.get_mut(key) else { return };
+        if begins {
+            let abort_reason = Some(text.to_owned());
+            let spoilt = Queued { dirty: true, abort_reason, ..Queued::default() };
+            child.session.transaction = Transaction::Queued(Box::new(spoilt));
+            child.front_done = true;
+            self.answer(key, b"+OK\r\n");
+            return self.lift(key);
+        }
         if let Some(queued) = child.session.transaction.queued_mut() {
             queued.dirty = true;
         }

@@ -56,19 +56,19 @@ impl Broker {
         self.ask_if_busy();
         let limit = self.settings.lane_stall_timeout;
         let now = self.now;
-        if limit == 0 || !self.lanes.iter().any(|(_, lane)| lane.is_stalled(now, limit)) {
+        if limit == 0 || !self.lanes.iter().any(|(_, lane)| self.is_stalled(lane, limit)) {
             return;
         }
         self.give_up_behind_scripts(limit);
         // Nobody probes an upstream that has been replaced. And whoever stops in the middle of a reply has nothing to
         // wait for: what was taken for its beginning was none.
-        let of_no_use = |lane: &Lane| lane.is_stalled(now, limit) && (lane.former || !lane.input.is_empty());
+        let of_no_use = |lane: &Lane| self.is_stalled(lane, limit) && (lane.former || !lane.input.is_empty());
         let lanes = self.lanes.iter().filter(|(_, lane)| of_no_use(lane));
         for key in lanes.map(|(key, _)| key).collect::<Vec<_>>() {
             self.lane_lost(key, "the upstream does not go on");
         }
         let patience = self.settings.connect_timeout;
-        if !self.lanes.iter().any(|(_, lane)| lane.is_stalled(now, limit.saturating_add(patience))) {
+        if !self.lanes.iter().any(|(_, lane)| self.is_stalled(lane, limit.saturating_add(patience))) {
             return;
         }
         let dead = match (self.control_is_ready(), self.control.probing_since, self.control.down_since) {

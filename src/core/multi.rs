@@ -53,7 +53,7 @@ impl Broker {
         }
         // Of a block whose MULTI alone is to go unanswered each command is looked at by itself.
         let one_by_one = |child: &Child| child.session.replies == ReplyMode::Skip || child.session.debugs;
-        let skips = self.children.get(key).is_some_and(one_by_one);
+        let skips = self.is_busy() || self.children.get(key).is_some_and(one_by_one);
         if !watch_lost
             && !skips
             && let Some(block) = self.whole_block(key, request, decided.id, rest)
@@ -98,6 +98,9 @@ impl Broker {
                 Scan::Empty { len } => block.consumed += len,
                 Scan::Frame { len } => {
                     let request = scanner.request(&rest[block.consumed..]);
+                    if self.may_be_too_long(&request) {
+                        return None;
+                    }
                     let Verdict::Known(known) = table.classify(&request) else { return None };
                     block.bytes.extend_from_slice(request.bytes);
                     block.commands.push((known.id, block.bytes.len()));

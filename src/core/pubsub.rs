@@ -111,6 +111,8 @@ pub(super) struct Hubs {
     by_user: HashMap<UserId, Hub>,
     topics: Arena<Topic>,
     fences: u64,
+    /// Topics of nobody that a busy upstream would not let go.
+    to_leave: Vec<Key<Topic>>,
 }
 
 /// How far a request about subscriptions is.

@@ -3,7 +3,7 @@
 //! commands; never looks into a script.
 
 use super::broker::Broker;
-use super::child::{Child, Hold};
+use super::child::{Answer, Child, Hold};
 use super::control::Question;
 use super::dispatch::{Decided, Flow};
 use super::users::{AccountId, UserId};
@@ -152,6 +152,15 @@ impl Broker {
             self.control.scripts.by_scope.remove(&asked.scope);
             return self.scripts_answered(waiting);
         };
+        if frame.starts_with(b"-BUSY") {
+            // It says nothing of rights, and is the answer to whoever asks.
+            let waiting = std::mem::take(waiting);
+            self.control.scripts.by_scope.remove(&asked.scope);
+            for child in waiting {
+                self.give_answer(child, Some(Answer::Frame(frame.to_vec())));
+            }
+            return;
+        }
         let text = String::from_utf8_lossy(frame);
         if !text.starts_with('$') || !text.contains(LACKS) {
             callable.get_or_insert(asked.id);

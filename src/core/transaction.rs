@@ -3,6 +3,9 @@
 
 use crate::command::{CommandId, Local};
 
+/// Bytes that an argument costs beside its own, where it is kept: its place in the list, and the allocator's.
+const KEPT_BESIDES: usize = size_of::<Vec<u8>>() + 16;
+
 /// Where an open MULTI is queued.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) enum Transaction {
@@ -75,7 +78,7 @@ impl Queued {
     /// Whether `bytes` more for the upstream and `argv` kept here fit under `max`. Nothing is taken any
     /// more once something did not.
     pub(crate) fn admit(&mut self, bytes: usize, argv: Option<&Vec<Vec<u8>>>, max: usize) -> bool {
-        let kept = argv.map_or(0, |argv| argv.iter().map(Vec::len).sum());
+        let kept = argv.map_or(0, |argv| argv.iter().map(|arg| arg.len() + KEPT_BESIDES).sum());
         self.full |= self.block.len() + self.local + bytes + kept > max;
         if self.full {
             let commands = self.after.commands;

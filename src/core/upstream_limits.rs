@@ -62,19 +62,25 @@ impl Broker {
 
     /// They have come; or the connection was lost before.
     pub(super) fn upstream_limits_answered(&mut self, frame: Option<&[u8]>) {
-        if let Some(frame) = frame {
+        // A busy upstream says nothing of them: what was known still holds.
+        if let Some(frame) = frame.filter(|frame| !frame.starts_with(b"-BUSY")) {
             self.control.limits.take(frame);
         }
         self.fresh_answered(Control::fresh_limits, frame.is_some(), None);
     }
 
+    /// Whether a request has to be looked at for the length of its arguments.
+    pub(super) fn may_be_too_long(&self, request: &Request<'_>) -> bool {
+        request.bytes.len() as u64 > self.control.limits.argument
+    }
+
     /// A request with an argument that the server would not take is answered here as the server would answer it.
     /// None: it may go on.
     pub(super) fn refuse_too_long(&mut self, key: Key<Child>, request: &Request<'_>) -> Option<Flow> {
-        let limit = self.control.limits.argument;
-        if request.bytes.len() as u64 <= limit {
+        if !self.may_be_too_long(request) {
             return None;
         }
+        let limit = self.control.limits.argument;
         let longest = request.args().map(|arg| arg.len() as u64).max().unwrap_or(0);
         if longest <= limit {
             return None;

@@ -215,7 +215,10 @@ impl Broker {
                 return self.close_listeners(key);
             }
             if !topic.is_used() {
-                // It may not be left: it stays, and its messages go to nobody.
+                // It may not be left: it stays, and its messages go to nobody. A busy upstream is asked again.
+                if frame.starts_with(b"-BUSY") {
+                    self.hubs.to_leave.push(key);
+                }
                 return;
             }
         }
@@ -359,6 +362,9 @@ impl Broker {
     /// A connection that has long said nothing is asked whether it lives: a stall is noticed only where an
     /// answer is owed. One that carries nothing any more is forgotten with its user's empty lists.
     pub(in super::super) fn check_hubs(&mut self) {
+        for topic in std::mem::take(&mut self.hubs.to_leave) {
+            self.release_topic(topic);
+        }
         let quiet = self.settings.lane_stall_timeout / 2;
         let lanes = self.lanes.iter().filter(|(_, lane)| lane.role == LaneRole::Subscriber);
         let lanes: Vec<Key<Lane>> = lanes.map(|(key, _)| key).collect();

@@ -357,7 +357,8 @@ impl Script {
                 nonces.into_iter().for_each(|nonce| ledger.refused(nonce))
             }
             Some(b"EXECABORT") => {
-                let said = text.windows(10).any(|part| part == b"BROKERLOST");
+                // The MULTI was lost, or could not be sent: it is open all the same, and spoilt.
+                let said = text.windows(7).any(|part| part == b" BROKER");
                 // Of a MULTI that was refused, where something behind it was refused for standing in it.
                 let denied = ledger.truth.held_since(Reason::Denied, asked.moment);
                 if !open.spoilt && !said && !denied && !self.is_true(asked, text, ledger) {

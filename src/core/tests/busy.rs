@@ -1,0 +1,103 @@
+//! A script that does not end, and those whom its upstream keeps waiting.
+
+use super::LOST;
+use crate::core::lane::LaneRole;
+use crate::core::sim::Sim;
+
+const BUSY: &str = "-BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE.";
+/// Long enough for the broker to have asked.
+const KNOWN: u64 = 1000;
+
+fn is_busy(settings: &[(&str, &str)]) -> (Sim, usize, usize) {
+    let mut sim = Sim::new(settings);
+    let (script, other) = (sim.child(), sim.child());
+    assert_eq!(sim.ask(other, "GET x"), "$1 x");
+    sim.send(script, "EVAL loop 0 x");
+    (sim, script, other)
+}
+
+/// Written whole it would stand behind the script, and run when its child has been told that it is lost.
+#[test]
+fn a_block_that_comes_whole_is_answered_as_one_by_one() {
+    let (mut sim, _, child) = is_busy(&[]);
+    sim.pass(KNOWN);
+    let told = sim.ask(child, "MULTI\nSET k v\nEXEC");
+    assert_eq!(told, format!("+OK {BUSY} -EXECABORT Transaction discarded because of: {}", &BUSY[1..]));
+}
+
+/// Many clients send it behind what they wait for.
+#[test]
+fn whoever_waits_for_a_script_may_end_it() {
+    let (mut sim, _, child) = is_busy(&[("lane_stall_timeout", "1s")]);
+    sim.send(child, "GET y\nSCRIPT KILL");
+    sim.pass(3000);
+    assert_eq!(sim.received(child), format!("{LOST} +OK"));
+}
+
+/// The connection that can end the script is made anew while it runs.
+#[test]
+fn a_new_control_connection_is_of_use_while_a_script_is_busy() {
+    let (mut sim, _, child) = is_busy(&[("queue_timeout", "3s")]);
+    sim.pass(KNOWN);
+    sim.lose(sim.links(LaneRole::Control)[0]);
+    sim.pass(KNOWN);
+    assert_eq!(sim.ask(child, "GET x"), BUSY);
+    sim.send(child, "SCRIPT KILL");
+    sim.pass(KNOWN);
+    assert_eq!(sim.received(child), "+OK");
+    let newcomer = sim.child();
+    sim.send(newcomer, "GET x");
+    sim.pass(KNOWN);
+    assert_eq!(sim.received(newcomer), "$1 x");
+}
+
+/// Nobody listens, so PUBLISH counts nobody, once the upstream can be told.
+#[test]
+fn a_topic_that_could_not_be_left_is_left_afterwards() {
+    let (mut sim, _, child) = is_busy(&[]);
+    let listener = sim.child();
+    sim.send(listener, "SUBSCRIBE c");
+    sim.pass(KNOWN);
+    assert_eq!(sim.received(listener), BUSY, "it is too late for that");
+    assert_eq!(sim.ask(child, "SCRIPT KILL"), "+OK");
+    sim.pass(KNOWN);
+    assert_eq!(sim.ask(listener, "SUBSCRIBE c"), "*3 $9 subscribe $1 c :1");
+    let script = sim.child();
+    sim.send(script, "EVAL loop 0 x");
+    sim.pass(KNOWN);
+    sim.kill(listener);
+    sim.pass(KNOWN);
+    assert_eq!(sim.ask(child, "SCRIPT KILL"), "+OK");
+    sim.pass(2 * KNOWN);
+    assert_eq!(sim.ask(child, "PUBLISH c m"), ":0");
+}
+
+/// The control connection alone is silent: HELLO waits for it, and nothing else shows it.
+#[test]
+fn a_control_connection_that_does_not_answer_is_given_up() {
+    let mut sim = Sim::new(&[("lane_stall_timeout", "1s"), ("connect_timeout", "500")]);
+    let control = sim.links(LaneRole::Control)[0];
+    sim.silent.push(control);
+    let child = sim.child();
+    sim.send(child, "HELLO 3");
+    sim.pass(3000);
+    assert!(sim.received(child).starts_with('%'), "it was asked on the next one");
+}
+
+/// A MULTI that the broker could not send is open all the same: what stands behind it must not run one by one.
+#[test]
+fn nothing_runs_behind_a_multi_that_could_not_be_sent() {
+    for max in ["0", "1"] {
+        let settings =
+            [("transactions", "leased"), ("leases_transaction_max", max), ("lease_wait_timeout", "50")];
+        let mut sim = Sim::new(&settings);
+        let (holder, child) = (sim.child(), sim.child());
+        sim.send(holder, "WATCH k");
+        sim.send(child, "MULTI\nSET once 1\nEXEC\nGET x");
+        sim.pass(200);
+        let told = sim.received(child);
+        assert!(told.starts_with("+OK +QUEUED -EXECABORT Transaction discarded because of: BROKERLIMIT"), "{told}");
+        assert!(told.ends_with("$1 x"), "{told}");
+        assert!(sim.executed().iter().all(|(_, request)| !request.contains("once")), "{:?}", sim.executed());
+    }
+}
