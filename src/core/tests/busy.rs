@@ -96,7 +96,10 @@ fn nothing_runs_behind_a_multi_that_could_not_be_sent() {
         sim.send(child, "MULTI\nSET once 1\nEXEC\nGET x");
         sim.pass(200);
         let told = sim.received(child);
-        assert!(told.starts_with("+OK +QUEUED -EXECABORT Transaction discarded because of: BROKERLIMIT"), "{told}");
+        assert!(
+            told.starts_with("+OK +QUEUED -EXECABORT Transaction discarded because of: BROKERLIMIT"),
+            "{told}"
+        );
         assert!(told.ends_with("$1 x"), "{told}");
         assert!(sim.executed().iter().all(|(_, request)| !request.contains("once")), "{:?}", sim.executed());
     }
