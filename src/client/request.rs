@@ -145,7 +145,10 @@ pub enum Event {
 
 /// The fault that an error reply of the broker's stands for; `None` for every other reply.
 pub(super) fn fault_of(frame: &[u8]) -> Option<Fault> {
-    let text = frame.strip_prefix(b"-BROKER")?;
+    // A transaction whose MULTI could not be sent: nothing of it was executed.
+    let aborted = frame.strip_prefix(b"-EXECABORT Transaction discarded because of: BROKER");
+    let aborted = aborted.filter(|text| !text.starts_with(b"LOST"));
+    let text = aborted.or(frame.strip_prefix(b"-BROKER"))?;
     let word = text.split(|byte| matches!(byte, b' ' | b'\r')).next()?;
     match word {
         b"LOST" => Some(Fault::Lost),
@@ -166,6 +169,13 @@ mod tests {
         assert_eq!(fault_of(b"-BROKERDOWN\r\n"), Some(Fault::NotSent));
         assert_eq!(fault_of(b"-BROKERTIMEOUT x\r\n"), Some(Fault::TimedOut));
         assert_eq!(fault_of(b"-BROKERLIMIT x\r\n"), Some(Fault::Limit));
+        let aborted = |why: &str| {
+            fault_of(format!("-EXECABORT Transaction discarded because of: {why}\r\n").as_bytes())
+        };
+        assert_eq!(aborted("BROKERDOWN no"), Some(Fault::NotSent));
+        assert_eq!(aborted("BROKERLIMIT no"), Some(Fault::Limit));
+        // Not perhaps executed, but not.
+        assert_eq!(aborted("BROKERLOST upstream connection lost"), None);
         for other in ["-BROKERLOSTX\r\n", "-ERR BROKERLOST\r\n", "+BROKERLOST\r\n", "$11\r\n-BROKERLOST\r\n"]
         {
             assert_eq!(fault_of(other.as_bytes()), None, "{other:?}");
