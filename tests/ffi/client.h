@@ -78,7 +78,7 @@ static MAYBE_UNUSED broker_config_t *configure(const char *key, ...)
     va_list list;
     CHECK(config != NULL);
     for (size_t i = 0; i < sizeof patient / sizeof patient[0]; i++)
-        CHECK_INT(broker_config_set(config, patient[i], "20s"), BROKER_OK);
+        CHECK_INT(broker_config_set(config, patient[i], "200s"), BROKER_OK);
     va_start(list, key);
     for (; key != NULL; key = va_arg(list, const char *)) {
         const char *value = va_arg(list, const char *);
