@@ -334,8 +334,7 @@ impl Broker {
                 self.control.confirmed = true;
                 self.control.learn_names();
                 log::info!("upstream {} is up", self.upstream);
-                let pool = self.control_pool();
-                self.forget_refusal(pool);
+                self.forget_refusal_of_control();
                 // They were numbered by the former one.
                 for key in self.children.keys() {
                     if let Some(child) = self.children.get_mut(key) {
@@ -414,7 +413,7 @@ impl Broker {
             // Its child takes the MULTI for ended, whatever EXEC was answered.
             self.forget_transaction(key);
         }
-        let down = self.down_at_all();
+        let down = self.down_for(key);
         self.fail_front(key, &down);
     }
 

@@ -112,7 +112,7 @@ impl Broker {
         }
         if !self.upstream_is_up() && waited >= self.settings.queue_timeout {
             self.leave_line(key);
-            let down = self.down_at_all();
+            let down = self.down_for(key);
             return self.fail_front(key, &down);
         }
         let limit = self.settings.lease_wait_timeout;

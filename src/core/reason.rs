@@ -3,9 +3,11 @@
 //! again. Knows nothing of what is done about it.
 
 use super::broker::Broker;
+use super::child::Child;
 use super::lane::{Lane, LaneState};
 use super::lease::LeaseKind;
 use super::pool::PoolId;
+use super::users::UserId;
 use crate::base::clock::Millis;
 use crate::base::key::Key;
 
@@ -39,6 +41,17 @@ impl Broker {
         }
     }
 
+    /// The control connection is of use at last. What another connection of its pool was refused since it was made
+    /// still stands.
+    pub(super) fn forget_refusal_of_control(&mut self) {
+        let made = self.lanes.get(self.control.lane).map_or(0, |lane| lane.connected_at);
+        let pool = self.control_pool();
+        let refusal = self.pool(pool).refusal.as_ref();
+        if refusal.is_some_and(|refusal| refusal.at <= made || refusal.text.starts_with("COMMAND")) {
+            self.forget_refusal(pool);
+        }
+    }
+
     /// BROKERDOWN for whoever waits for a connection of this pool.
     pub(super) fn down(&self, pool: PoolId) -> String {
         match &self.pools[pool.0 as usize].refusal {
@@ -51,6 +64,17 @@ impl Broker {
     pub(super) fn down_at_all(&mut self) -> String {
         let pool = self.control_pool();
         self.down(pool)
+    }
+
+    /// The same for this child, whose own pool may know more.
+    pub(super) fn down_for(&mut self, key: Key<Child>) -> String {
+        let user = self.children.get(key).map(|child| (child.user, child.pool_key()));
+        let known = user.filter(|(user, _)| !matches!(*user, UserId::NOBODY | UserId::UNDECIDED));
+        let pool = known.map(|(_, pool)| self.pool_of(pool));
+        match pool.filter(|pool| self.pools[pool.0 as usize].refusal.is_some()) {
+            Some(pool) => self.down(pool),
+            None => self.down_at_all(),
+        }
     }
 
     /// The same for what stands on this lane.
