@@ -97,12 +97,18 @@ impl Broker {
     /// A reply has taken its slot, which had been at the front of its lane since `front_since`. If the upstream did
     /// nothing else meanwhile, it was this command that kept it: the child's next ones of this kind go on a lane apart.
     pub(super) fn note_work(&mut self, role: LaneRole, slot: &Slot, front_since: Millis, frame: &[u8]) {
-        let table = self.control.table.as_ref();
-        let allowed = table.is_some_and(|table| table.is_allowed_while_busy(slot.command));
-        if role.is_own() || allowed || frame.starts_with(b"-BUSY") {
+        if role.is_own() || frame.starts_with(b"-BUSY") {
             return;
         }
         let ran = self.now.saturating_sub(front_since.max(self.work.done_at));
+        if self.work.busy.is_none() && ran < limits::SLOW_MIN {
+            self.work.done_at = self.now;
+            return;
+        }
+        let table = self.control.table.as_ref();
+        if table.is_some_and(|table| table.is_allowed_while_busy(slot.command)) {
+            return;
+        }
         self.work.done_at = self.now;
         // Errors of rights and arity come before that of a busy script, and prove nothing.
         let was_script = self.work.busy.as_ref().is_some_and(|busy| front_since <= busy.since);
