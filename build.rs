@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// In the order of the header.
-const SOURCES: [&str; 8] = ["codes", "log", "config", "reply", "transaction", "embed", "client", "session"];
+const SOURCES: [&str; 7] = ["codes", "log", "config", "reply", "transaction", "embed", "client"];
 
 fn main() {
     println!("cargo:rerun-if-changed=cbindgen.toml");
@@ -39,15 +39,34 @@ fn name_library() {
 
 fn header(root: &Path) -> String {
     let mut config = cbindgen::Config::from_file(root.join("cbindgen.toml")).expect("read cbindgen.toml");
-    config.after_includes = Some(version());
+    config.after_includes = Some(version() + ARGV);
     let mut builder = cbindgen::Builder::new().with_config(config);
     for source in SOURCES {
         builder = builder.with_src(root.join("src/ffi").join(source).with_extension("rs"));
     }
     let mut text = Vec::new();
     builder.generate().expect("make the header").write(&mut text);
-    String::from_utf8(text).expect("a header is text")
+    in_parentheses(&String::from_utf8(text).expect("a header is text"))
 }
+
+/// Macros of negative numbers, so that they are safe in any expression.
+fn in_parentheses(header: &str) -> String {
+    let line = |line: &str| match line.strip_prefix("#define ").and_then(|rest| rest.split_once(' ')) {
+        Some((name, value)) if value.starts_with('-') => format!("#define {name} ({value})\n"),
+        _ => format!("{line}\n"),
+    };
+    header.lines().map(line).collect()
+}
+
+/// What cbindgen cannot make: a macro with arguments.
+const ARGV: &str = "
+#ifndef __cplusplus
+/* The words of a command where a function takes argc, argv and argvlen: BROKER_ARGV(\"SET\", \"key\", value). Each is
+ * a string that ends at its NUL. C only; C++ has broker.hpp. */
+#define BROKER_ARGV(...) \\
+    (sizeof((const char *const[]){__VA_ARGS__}) / sizeof(const char *)), (const char *const[]){__VA_ARGS__}, NULL
+#endif
+";
 
 /// The version macros, from Cargo.toml.
 fn version() -> String {

@@ -64,7 +64,7 @@ static void submit(broker_client_t *client, size_t argc, const char *const *argv
                    broker_reply_cb cb, void *data)
 {
     /* On an error the callback would never come; on success it comes once, and never from in here. */
-    check(broker_client_submit(client, argc, argv, NULL, 0, req, cb, data), argv[0]);
+    check(broker_client_submit(client, argc, argv, NULL, BROKER_FOREVER, req, cb, data), argv[0]);
     pending++;
 }
 
@@ -163,7 +163,7 @@ int main(int argc, char **argv)
                 tick(client, ++ticks);
         }
         /* Cheap when there is nothing to do, so whether its descriptor was among them need not be asked. */
-        check(broker_client_process(client), "process");
+        check(broker_client_process(client, 0), "process");
     }
     broker_client_free(client);
     close(timer);

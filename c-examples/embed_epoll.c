@@ -60,7 +60,7 @@ static void answer(int visitor, const char *status, const char *text)
     close(visitor);
 }
 
-/* From inside broker_run(), once for each request. `data` is what was given with it: whose visit it is. */
+/* From inside broker_loop_run(), once for each request. `data` is what was given with it: whose visit it is. */
 static void on_count(broker_loop_t *loop, int status, const broker_reply_t *reply, void *data)
 {
     int visitor = (int)(intptr_t)data;
@@ -151,11 +151,11 @@ int main(int argc, char **argv)
 
     watch(signals);
     watch(server);
-    watch(broker_backend_fd(loop)); /* one descriptor, however many connections the broker has */
+    watch(broker_loop_fd(loop)); /* one descriptor, however many connections the broker has */
     while (alive > 0) {
         struct epoll_event events[EVENTS];
         /* How long the broker lets the loop sleep: 0 while it has put something off, -1 without a timer. */
-        int ready = epoll_wait(epoll, events, EVENTS, broker_backend_timeout(loop));
+        int ready = epoll_wait(epoll, events, EVENTS, broker_loop_timeout(loop));
         int i;
 
         for (i = 0; i < ready; i++) {
@@ -167,18 +167,18 @@ int main(int argc, char **argv)
                 stopping = 1;
                 close(server); /* leaves the epoll by that */
                 broker_loop_drain(loop, -1);
-            } else if (fd != server && fd != signals && fd != broker_backend_fd(loop)) {
+            } else if (fd != server && fd != signals && fd != broker_loop_fd(loop)) {
                 on_request(loop, fd);
             }
         }
         /* A turn that does not wait. It runs the callbacks; 0 comes when the drain is over. */
-        alive = broker_run(loop, BROKER_RUN_NOWAIT);
+        alive = broker_loop_run(loop, BROKER_RUN_NOWAIT);
         if (alive < 0) {
             fprintf(stderr, "embed_epoll: %s\n", broker_strerror(alive));
             return 1;
         }
     }
-    broker_loop_close(loop);
+    broker_loop_free(loop);
     close(signals);
     close(epoll);
     printf("%d visits answered\n", visits);

@@ -139,7 +139,7 @@ static int pipelined(struct child *child)
         child->pending++;
     }
     while (child->pending > 0)
-        if ((code = broker_client_wait(child->client, -1)) < 0)
+        if ((code = broker_client_process(child->client, -1)) < 0)
             return counted(child, code);
     return child->broken == BROKER_OK;
 }

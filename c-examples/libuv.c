@@ -83,7 +83,7 @@ int main(int argc, char **argv)
     /* All of them at once: they wait for the connection, then leave in few writes. */
     for (i = 0; i < REQUESTS; i++) {
         snprintf(text, sizeof text, "%d", i);
-        check(broker_client_submit(client, WORDS("ECHO", text), NULL, 0, NULL, on_echo, &program), "ECHO");
+        check(broker_client_submit(client, WORDS("ECHO", text), NULL, BROKER_FOREVER, NULL, on_echo, &program), "ECHO");
     }
     uv_run(loop, UV_RUN_DEFAULT);
     broker_client_free(client);

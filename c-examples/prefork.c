@@ -103,12 +103,12 @@ static void start(int i)
     if (workers[i] == 0) {
         /* First thing: the parent's connections must not live on in here when the parent is gone. */
         broker_loop_after_fork(loop);
-        broker_loop_close(loop);
+        broker_loop_free(loop);
         close(ends[0]);
         work(ends[1], &progress[i], part);
     }
     close(ends[1]);
-    if (workers[i] < 0 || broker_loop_adopt_fd(loop, ends[0]) != BROKER_OK)
+    if (workers[i] < 0 || broker_loop_adopt(loop, ends[0]) != BROKER_OK)
         fail("worker", "cannot be started");
 }
 
@@ -170,14 +170,14 @@ static long now(void)
 /* Any loop will do: the broker is one descriptor, one timeout and one call. */
 static void supervise(long kill_every)
 {
-    struct pollfd broker = {.fd = broker_backend_fd(loop), .events = POLLIN};
+    struct pollfd broker = {.fd = broker_loop_fd(loop), .events = POLLIN};
     long look = now(), strike = now() + kill_every;
 
     while (running() > 0) {
-        int sleep = broker_backend_timeout(loop);
+        int sleep = broker_loop_timeout(loop);
 
         poll(&broker, 1, sleep < 0 || sleep > LOOK_EVERY ? LOOK_EVERY : sleep);
-        if (broker_run(loop, BROKER_RUN_NOWAIT) < 0)
+        if (broker_loop_run(loop, BROKER_RUN_NOWAIT) < 0)
             fail("broker", broker_loop_error(loop));
         if (now() >= look) {
             look = now() + LOOK_EVERY;
@@ -215,9 +215,9 @@ int main(int argc, char **argv)
     supervise(argc > 3 ? atol(argv[3]) : 1000);
 
     broker_loop_drain(loop, -1);
-    while (broker_run(loop, BROKER_RUN_ONCE) > 0)
+    while (broker_loop_run(loop, BROKER_RUN_ONCE) > 0)
         continue;
-    broker_loop_close(loop);
+    broker_loop_free(loop);
     broker_config_free(config);
     for (i = 0; i < WORKERS; i++) {
         requests += progress[i].requests;

@@ -71,17 +71,17 @@ static void on_published(broker_client_t *client, int status, const broker_reply
 }
 
 /* Any number of subscriptions, of one name too, each with its own callback and data. */
-static broker_sub_t subscribe(broker_client_t *client, int kind, const char *name, const char *who)
+static broker_req_t subscribe(broker_client_t *client, int kind, const char *name, const char *who)
 {
-    broker_sub_t sub;
+    broker_req_t sub;
 
-    check(broker_client_subscribe(client, kind, name, strlen(name), on_push, (void *)who, &sub), "subscribe");
+    check(broker_client_subscribe(client, kind, name, strlen(name), &sub, on_push, (void *)who), "subscribe");
     return sub;
 }
 
 static void publish(broker_client_t *client, const char *channel, const char *text)
 {
-    check(broker_client_submit(client, WORDS("PUBLISH", channel, text), NULL, 0, NULL, on_published, NULL),
+    check(broker_client_submit(client, WORDS("PUBLISH", channel, text), NULL, BROKER_FOREVER, NULL, on_published, NULL),
           "PUBLISH");
 }
 
@@ -89,13 +89,13 @@ static void publish(broker_client_t *client, const char *channel, const char *te
 static void wait_for(broker_client_t *client, const int *number, int wanted)
 {
     while (*number < wanted && !failed)
-        check(broker_client_wait(client, -1), "wait");
+        check(broker_client_process(client, -1), "wait");
 }
 
 int main(int argc, char **argv)
 {
     const char *text[MESSAGES] = {"first", "second", "third"};
-    broker_sub_t channel, pattern;
+    broker_req_t channel, pattern;
     broker_client_t *client;
     char error[256];
     int i;
@@ -114,12 +114,12 @@ int main(int argc, char **argv)
     wait_for(client, &received, 2 * MESSAGES);
 
     /* From here on its callback does not come any more, whatever is published. */
-    check(broker_client_unsubscribe(client, channel), "unsubscribe");
+    check(broker_client_cancel(client, channel), "unsubscribe");
     publish(client, "news.local", "fourth");
     wait_for(client, &received, 2 * MESSAGES + 1);
     /* Two connections: a message may be here before the reply to its PUBLISH. */
     wait_for(client, &published, MESSAGES + 1);
-    check(broker_client_unsubscribe(client, pattern), "unsubscribe");
+    check(broker_client_cancel(client, pattern), "unsubscribe");
     printf("%d messages\n", received);
     broker_client_free(client);
     return failed;

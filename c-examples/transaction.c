@@ -72,7 +72,7 @@ static void refused(broker_client_t *client)
 }
 
 /* One attempt to double a balance: 1 if it is done, 0 if somebody else was faster. */
-static int attempt(broker_client_t *client, broker_session_t *session, int number)
+static int attempt(broker_client_t *client, broker_client_t *session, int number)
 {
     broker_transaction_t *transaction = broker_transaction_new();
     broker_reply_t *reply;
@@ -80,8 +80,8 @@ static int attempt(broker_client_t *client, broker_session_t *session, int numbe
     int done;
 
     /* Watched keys belong to a connection; a session is one, so that nobody else's EXEC ends the watch. */
-    check(broker_session_call(session, WORDS("WATCH", "account:a"), NULL, PATIENCE, NULL), "WATCH");
-    check(broker_session_call(session, WORDS("GET", "account:a"), NULL, PATIENCE, &reply), "GET");
+    check(broker_client_call(session, WORDS("WATCH", "account:a"), NULL, PATIENCE, NULL), "WATCH");
+    check(broker_client_call(session, WORDS("GET", "account:a"), NULL, PATIENCE, &reply), "GET");
     snprintf(value, sizeof value, "%d", 2 * atoi(broker_reply_string(reply, NULL)));
     broker_reply_free(reply);
 
@@ -89,7 +89,7 @@ static int attempt(broker_client_t *client, broker_session_t *session, int numbe
         set(client, "account:a", "100");
 
     check(broker_transaction_add(transaction, WORDS("SET", "account:a", value), NULL), "add");
-    check(broker_session_call_transaction(session, transaction, PATIENCE, &reply), "transaction");
+    check(broker_client_call_transaction(session, transaction, PATIENCE, &reply), "transaction");
     done = broker_reply_type(reply) != BROKER_REPLY_NIL;
     broker_reply_free(reply);
     broker_transaction_free(transaction);
@@ -99,13 +99,13 @@ static int attempt(broker_client_t *client, broker_session_t *session, int numbe
 
 static void twice(broker_client_t *client)
 {
-    broker_session_t *session;
+    broker_client_t *session;
     int number = 1;
 
-    check(broker_session_new(&session, client), "session");
+    check(broker_client_session(&session, client), "session");
     while (!attempt(client, session, number))
         number++;
-    broker_session_free(session);
+    broker_client_free(session);
 }
 
 int main(int argc, char **argv)

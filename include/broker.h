@@ -38,6 +38,13 @@
 #define BROKER_VERSION_HEX \
     ((BROKER_VERSION_MAJOR << 24) | (BROKER_VERSION_MINOR << 16) | (BROKER_VERSION_PATCH << 8))
 
+#ifndef __cplusplus
+/* The words of a command where a function takes argc, argv and argvlen: BROKER_ARGV("SET", "key", value). Each is
+ * a string that ends at its NUL. C only; C++ has broker.hpp. */
+#define BROKER_ARGV(...) \
+    (sizeof((const char *const[]){__VA_ARGS__}) / sizeof(const char *)), (const char *const[]){__VA_ARGS__}, NULL
+#endif
+
 
 /**
  * Success.
@@ -47,90 +54,91 @@
 /**
  * An argument is unusable: a NULL, an empty command, a malformed endpoint.
  */
-#define BROKER_EINVAL -1
+#define BROKER_EINVAL (-201)
 
 /**
  * The handle is closed, the request is done already, or the loop no longer serves.
  */
-#define BROKER_ESTATE -2
-
-/**
- * Not from inside one of the handle's callbacks.
- */
-#define BROKER_EBUSY -3
+#define BROKER_ESTATE (-202)
 
 /**
  * Too much is queued; wait for replies, then try again. Nothing was queued.
  */
-#define BROKER_EAGAIN -4
+#define BROKER_EAGAIN (-203)
 
 /**
  * The request's own timeout passed, or the broker's `request_timeout`. If it had been sent, it may have
  * been executed.
  */
-#define BROKER_ETIMEDOUT -5
+#define BROKER_ETIMEDOUT (-205)
 
 /**
- * Canceled by broker_cancel(), broker_client_cancel(), or by the end of its handle. If it had been sent, it
- * may have been executed.
+ * Canceled by broker_client_cancel() or by the end of its handle. If it had been sent, it may have been
+ * executed.
  */
-#define BROKER_ECANCELED -6
+#define BROKER_ECANCELED (-206)
 
 /**
  * No connection: the request was never sent, so it was not executed and is safe to repeat.
  */
-#define BROKER_ECONN -7
+#define BROKER_ECONN (-207)
 
 /**
  * The connection broke after the request, or a part of it, was sent: it was executed once or not at all.
  */
-#define BROKER_ELOST -8
+#define BROKER_ELOST (-208)
 
 /**
  * The peer does not speak the protocol.
  */
-#define BROKER_EPROTO -9
+#define BROKER_EPROTO (-209)
 
 /**
  * The peer refused the user, the password, the database or the name.
  */
-#define BROKER_EAUTH -10
+#define BROKER_EAUTH (-210)
 
 /**
  * A limit of the broker's was reached (the error BROKERLIMIT): not executed, safe to repeat later.
  */
-#define BROKER_ELIMIT -11
+#define BROKER_ELIMIT (-211)
 
 /**
- * Not while the handle is at work: from its callbacks, from a log callback, or from a second thread.
+ * Not while the handle is at work: from its callbacks, from a log callback, or from a second thread. Nor a call
+ * that this very thread would have to answer, since it runs the loop at the other end.
  */
-#define BROKER_EREENTRANT -12
+#define BROKER_EREENTRANT (-204)
 
 /**
- * The handle belongs to the process that this one was forked from. Call the after_fork function, or only
+ * The handle belongs to the process that this one was forked from. Call broker_client_after_fork(), or only
  * free it.
  */
-#define BROKER_EFORKED -13
+#define BROKER_EFORKED (-212)
 
 /**
  * A configuration key or value is not acceptable; the words say which and what is allowed.
  */
-#define BROKER_ECONFIG -14
+#define BROKER_ECONFIG (-213)
 
 /**
  * This command cannot go this way; broker_client_error() says which function is meant for it.
  */
-#define BROKER_EUNSUPPORTED -15
+#define BROKER_EUNSUPPORTED (-214)
 
 /**
  * The system refused: no descriptors, no permission, no such file.
  */
-#define BROKER_ESYS -16
+#define BROKER_ESYS (-215)
 
 /**
  * A bug in the library was caught. The handle is poisoned: all it still takes is to be freed.
  */
-#define BROKER_EPANIC -99
+#define BROKER_EPANIC (-216)
+
+/**
+ * A timeout that never passes.
+ */
+#define BROKER_FOREVER (-1)
 
 /**
  * Nothing.
@@ -228,7 +236,7 @@
 #define BROKER_REPLY_PUSH 12
 
 /**
- * Until broker_stop(), or until nothing is left to do.
+ * Until broker_loop_stop(), or until nothing is left to do.
  */
 #define BROKER_RUN_DEFAULT 0
 
@@ -258,16 +266,19 @@
 #define BROKER_SHARD 2
 
 /**
- * A client of a broker, or of Redis itself. One thread at a time; broker_client_wakeup() alone may be called from
- * any. Its callbacks run in that thread, inside broker_client_process(), _wait(), _call() and _free(), and nowhere
- * else. It connects by itself, and again after a loss.
+ * A client: of a broker, of Redis itself (broker_client_new()), of a loop in the same process (broker_loop_client()),
+ * or one connection of another client for the caller alone, a session (broker_client_session()).
+ *
+ * One thread at a time; broker_client_wakeup() and broker_client_post() alone may be called from any. Its callbacks
+ * run in that thread, inside broker_client_process(), _call() and _free(), and nowhere else. It connects by itself,
+ * and again after a loss.
  *
  * A forked process must not use an inherited client: every function returns BROKER_EFORKED there without touching
  * a descriptor, until broker_client_after_fork().
  *
- * Methods: broker_client_new, _free, _after_fork, _error, _connected; _submit, _transaction, _cancel, _flush;
- * _call, _call_transaction; _fd, _timeout, _process, _wait, _wakeup; _on_push, _on_state; _subscribe,
- * _unsubscribe.
+ * Methods: broker_client_new, _session, _free, _after_fork, _error, _connected; _submit, _submit_transaction, _call,
+ * _call_transaction, _subscribe, _cancel; _fd, _timeout, _process, _wakeup, _post; _on_push, _on_state; _set_data,
+ * _data.
  */
 typedef struct broker_client_t broker_client_t;
 
@@ -282,15 +293,14 @@ typedef struct broker_config_t broker_config_t;
 
 /**
  * The broker itself, embedded: it owns the connections to Redis and serves the processes that connect. One
- * thread at a time; broker_stop() alone may be called from any. It starts no thread, installs no signal handler,
+ * thread at a time; broker_loop_stop() and broker_loop_post() alone may be called from any. It starts no thread, installs no signal handler,
  * touches no resource limit and never raises SIGPIPE; the descriptors it opens are close-on-exec.
  *
  * A forked process must not use an inherited loop: every function returns BROKER_EFORKED there without touching
  * a descriptor, until broker_loop_after_fork().
  *
- * Methods: broker_loop_new, _close, _drain, _reload, _error, _endpoint, _adopt_fd, _after_fork, _stat,
- * _stat_name; broker_run, broker_stop, broker_backend_fd, broker_backend_timeout; broker_submit,
- * broker_submit_transaction, broker_cancel.
+ * Methods: broker_loop_new, _free, _after_fork; _run, _stop, _post, _fd, _timeout; _drain, _reload, _error,
+ * _endpoint, _adopt, _stat, _stat_name, _set_data, _data; _client.
  */
 typedef struct broker_loop_t broker_loop_t;
 
@@ -304,20 +314,10 @@ typedef struct broker_loop_t broker_loop_t;
 typedef struct broker_reply_t broker_reply_t;
 
 /**
- * A connection of its own within a client, for what depends on one: WATCH ... EXEC above all. Whatever state a command
- * leaves on it stays until the session is freed, which closes the connection; if the connection is lost, everything
- * after returns BROKER_ECONN, so that no state is ever lost in silence. Same thread and same processing as its client,
- * whose callbacks get the outcomes.
- *
- * Methods: broker_session_new, _free, _submit, _transaction, _call, _call_transaction.
- */
-typedef struct broker_session_t broker_session_t;
-
-/**
  * Commands to be executed as one MULTI ... EXEC. Filled with broker_transaction_add(), then given to a submit or
  * call function any number of times; they copy it. Plain memory: usable after a fork, by one thread at a time.
  *
- * Methods: broker_transaction_new, _free, _add, _clear, _len.
+ * Methods: broker_transaction_new, _free, _add.
  */
 typedef struct broker_transaction_t broker_transaction_t;
 
@@ -329,20 +329,16 @@ typedef struct broker_transaction_t broker_transaction_t;
 typedef void (*broker_log_cb)(int level, const char *msg, size_t len, void *data);
 
 /**
- * Names a request while it is under way; 0 names none. Never used again, so one that is over is harmless.
+ * Gets what was posted to a loop, exactly once: `status` 0 from inside broker_loop_run(), BROKER_ECANCELED from
+ * inside broker_loop_free(). May do what a broker_reply_cb may.
  */
-typedef uint64_t broker_req_t;
+typedef void (*broker_loop_cb)(broker_loop_t *loop, int status, void *data);
 
 /**
- * Gets the outcome of one of the loop's own requests, exactly once, from inside broker_run() or
- * broker_loop_close(). `status` 0: `reply` is the reply, borrowed until the callback returns (an error of Redis'
- * is a reply of type ERROR). Below 0: a code, and `reply` is NULL. May submit, cancel and drain; broker_run()
- * returns BROKER_EREENTRANT in it and broker_loop_close() BROKER_EBUSY. Must not throw or longjmp.
+ * Names a request or a subscription while it is under way; 0 names none. Never used again, so one that is over is
+ * harmless.
  */
-typedef void (*broker_loop_reply_cb)(broker_loop_t *loop,
-                                     int status,
-                                     const broker_reply_t *reply,
-                                     void *data);
+typedef uint64_t broker_req_t;
 
 /**
  * Gets the outcome of a request, exactly once if and only if it was submitted with BROKER_OK, and never from
@@ -350,13 +346,19 @@ typedef void (*broker_loop_reply_cb)(broker_loop_t *loop,
  * of Redis' is a reply of type ERROR). Below 0: a code, and `reply` is NULL. Outcomes come in the order in which
  * requests were submitted, except timeouts, cancellations and blocking commands.
  *
- * May use the client and free it (which then happens when the callback has returned); may not process, wait or
- * call: BROKER_EREENTRANT. Must not throw or longjmp.
+ * May use the client and free it (which then happens when the callback has returned); may not process or call:
+ * BROKER_EREENTRANT. Nor may it free a loop that is running it. Must not throw, longjmp or pthread_exit.
  */
 typedef void (*broker_reply_cb)(broker_client_t *client,
                                 int status,
                                 const broker_reply_t *reply,
                                 void *data);
+
+/**
+ * Gets what was posted to a client, exactly once: `status` 0 from inside its processing, BROKER_ECANCELED from inside
+ * broker_client_free() or that of its loop. May do what a broker_reply_cb may.
+ */
+typedef void (*broker_client_cb)(broker_client_t *client, int status, void *data);
 
 /**
  * Gets what broker_client_on_push() asks for: a push that belongs to no subscription, borrowed until the callback
@@ -369,11 +371,6 @@ typedef void (*broker_push_cb)(broker_client_t *client, const broker_reply_t *pu
  * (0 and a code); then it is tried again by itself. As broker_reply_cb otherwise.
  */
 typedef void (*broker_state_cb)(broker_client_t *client, int connected, int reason, void *data);
-
-/**
- * Names a subscription; 0 names none. Never used again.
- */
-typedef uint64_t broker_sub_t;
 
 #ifdef __cplusplus
 extern "C" {
@@ -396,11 +393,6 @@ const char *broker_err_name(int code);
  * [any thread, in callbacks, after a fork]
  */
 unsigned int broker_version(void);
-
-/**
- * The same as text, "0.1.0". Static. [any thread, in callbacks, after a fork]
- */
-const char *broker_version_string(void);
 
 /**
  * Sets where the library's log goes, for the whole process; without it, and with a NULL `cb`, nowhere. Lines less
@@ -538,17 +530,7 @@ int broker_transaction_add(broker_transaction_t *transaction,
                            const size_t *argvlen);
 
 /**
- * Takes all commands out, so that it can be filled anew.
- */
-int broker_transaction_clear(broker_transaction_t *transaction);
-
-/**
- * How many commands it holds; a negative code for a bad handle.
- */
-int broker_transaction_len(const broker_transaction_t *transaction);
-
-/**
- * Makes a broker and binds its listeners; Redis is not dialled before the first broker_run(). With a NULL
+ * Makes a broker and binds its listeners; Redis is not dialled before the first broker_loop_run(). With a NULL
  * `config` there is no upstream, which is BROKER_ECONFIG: the key "upstream" is required, "listen" is not. Blocks
  * while names are resolved and files read. On failure *out is NULL and `errbuf` has the words, cut to `errlen`
  * bytes (NULL and 0 if they are not wanted).
@@ -562,59 +544,72 @@ int broker_loop_new(broker_loop_t **out,
                     size_t errlen);
 
 /**
- * Runs the loop: BROKER_RUN_DEFAULT until broker_stop() or until nothing is left to do, BROKER_RUN_ONCE for one
+ * Runs the loop: BROKER_RUN_DEFAULT until broker_loop_stop() or until nothing is left to do, BROKER_RUN_ONCE for one
  * turn that waits for an event, BROKER_RUN_NOWAIT for one that does not. Callbacks run in here.
  *
  * Returns 1 while there is work to come, 0 when there will be none (drained). BROKER_EINVAL for NULL or an
  * unknown mode; BROKER_EREENTRANT from a callback; BROKER_ESTATE when closed; BROKER_EFORKED; BROKER_ESYS if the
  * poll itself fails (no failing connection causes that).
  */
-int broker_run(broker_loop_t *loop,
-               int mode);
+int broker_loop_run(broker_loop_t *loop,
+                    int mode);
 
 /**
- * Makes broker_run() return soon: the present call with BROKER_RUN_DEFAULT, or the next one after a turn.
+ * Makes broker_loop_run() return soon: the present call with BROKER_RUN_DEFAULT, or the next one after a turn.
  * [any thread; async-signal-safe, one send(2)]
  *
  * BROKER_EINVAL for NULL; BROKER_ESTATE when closed; BROKER_EFORKED.
  */
-int broker_stop(broker_loop_t *loop);
+int broker_loop_stop(broker_loop_t *loop);
+
+/**
+ * Has `cb` run once in the thread that runs the loop, from inside broker_loop_run(), and wakes that; if the loop is
+ * freed first, it runs in broker_loop_free() with BROKER_ECANCELED. In the order in which they were posted. When it
+ * returns an error, `cb` is never called. [any thread]
+ *
+ * BROKER_EINVAL for NULL; BROKER_EAGAIN when 65,536 wait to be run; BROKER_ESTATE when closed; BROKER_EFORKED.
+ */
+int broker_loop_post(broker_loop_t *loop,
+                     broker_loop_cb cb,
+                     void *data);
 
 /**
  * The descriptor to watch for readable in another loop (epoll, poll, libuv): the same for the life of the loop.
- * When it is readable, or broker_backend_timeout() has passed, call broker_run(loop, BROKER_RUN_NOWAIT). Watch it
+ * When it is readable, or broker_loop_timeout() has passed, call broker_loop_run(loop, BROKER_RUN_NOWAIT). Watch it
  * level-triggered; never read or close it.
  *
  * A negative code for a bad handle.
  */
-int broker_backend_fd(const broker_loop_t *loop);
+int broker_loop_fd(const broker_loop_t *loop);
 
 /**
- * How long another loop may sleep before the next broker_run(), in milliseconds: 0 while work is deferred,
- * whatever the descriptor says; -1 until the descriptor is readable. Ask after each broker_run(); what is submitted or
+ * How long another loop may sleep before the next broker_loop_run(), in milliseconds: 0 while work is deferred,
+ * whatever the descriptor says; -1 until the descriptor is readable. Ask after each broker_loop_run(); what is submitted or
  * changed outside of it makes the descriptor readable.
  *
- * A code below -1 for a bad handle; BROKER_EINVAL, which is -1, for NULL.
+ * A negative code other than -1 for a bad handle.
  */
-int broker_backend_timeout(const broker_loop_t *loop);
+int broker_loop_timeout(const broker_loop_t *loop);
 
 /**
  * Ends the service in good order: closes the listeners, answers what has been received complete, then closes each
- * child. Blocked commands and transactions that watch keys have `timeout_ms` (-1: the key "drain_timeout").
- * broker_run() returns 0 when all have gone.
+ * child. Blocked commands and transactions that watch keys have `timeout_ms`, the others as long as they
+ * take. broker_loop_run() returns 0 when all have gone. A second call can only shorten it.
  *
- * BROKER_ESTATE when closed; BROKER_EFORKED.
+ * BROKER_EINVAL for a `timeout_ms` below -1; BROKER_ESTATE when closed; BROKER_EFORKED.
  */
 int broker_loop_drain(broker_loop_t *loop,
                       int timeout_ms);
 
 /**
- * Closes every connection and listener at once and frees the handle. Requests of its own that are pending get
- * BROKER_ECANCELED first, before it returns. In a forked process it only frees.
+ * Closes every connection and listener at once and frees the handle. Requests of its clients that are pending get
+ * BROKER_ECANCELED first, before it returns; the clients answer BROKER_ESTATE then and are still to be freed. In a
+ * forked process it only frees.
  *
- * NULL is BROKER_OK; BROKER_EBUSY from a callback, and nothing is closed; BROKER_ESTATE a second time.
+ * NULL is BROKER_OK; BROKER_EREENTRANT from a callback of the loop's or its clients', and nothing is closed;
+ * BROKER_ESTATE a second time.
  */
-int broker_loop_close(broker_loop_t *loop);
+int broker_loop_free(broker_loop_t *loop);
 
 /**
  * Takes new settings while it runs, every key of docs/config.md; on any failure nothing has changed. Blocks while
@@ -651,12 +646,12 @@ int broker_loop_endpoint(const broker_loop_t *loop,
  * BROKER_EINVAL if it is no connected stream socket; BROKER_ELIMIT above "children_max"; BROKER_ESTATE when closed
  * or draining; BROKER_EFORKED.
  */
-int broker_loop_adopt_fd(broker_loop_t *loop,
-                         int fd);
+int broker_loop_adopt(broker_loop_t *loop,
+                      int fd);
 
 /**
  * In a forked process: closes every inherited descriptor of the loop, without a word to the parent's connections.
- * The handle is then only good for broker_loop_close(); all else returns BROKER_ESTATE. Call it first thing after
+ * The handle is then only good for broker_loop_free(); all else returns BROKER_ESTATE. Call it first thing after
  * fork(), or the parent's connections outlive the parent.
  *
  * BROKER_ESTATE in the process that made the loop, and when closed; BROKER_EINVAL for NULL.
@@ -664,44 +659,28 @@ int broker_loop_adopt_fd(broker_loop_t *loop,
 int broker_loop_after_fork(broker_loop_t *loop);
 
 /**
- * Sends a request of the program's own; its outcome comes to `cb` from inside broker_run(), never from in here.
- * `argv` has `argc` words, copied, the command's name first; with a NULL `argvlen` each ends at its NUL.
- * `timeout_ms` 0: it waits for as long as it takes. `req` may be NULL, and else gets the name of the request.
- * Blocking commands run beside the others. When it returns an error, `cb` is never called.
+ * Makes a client of the loop's own, for the program's own requests: it needs no socket and is driven by
+ * broker_loop_run(), in which its callbacks run. Everything of a client works on it (transactions, sessions, blocking
+ * commands, subscriptions) but what would drive it: broker_client_fd(), _timeout() and _process() return
+ * BROKER_EUNSUPPORTED, and broker_client_call() runs the loop while it waits. To be freed with broker_client_free(),
+ * before or after the loop; after it, all it returns is BROKER_ESTATE.
  *
- * BROKER_EINVAL for NULL; BROKER_EUNSUPPORTED for commands that would change the connection (see
- * broker_client_submit()); BROKER_EAGAIN when too much is queued; BROKER_ESTATE when closed or draining;
- * BROKER_EFORKED.
+ * BROKER_EINVAL for NULL; BROKER_ESTATE when closed or draining; BROKER_EFORKED.
  */
-int broker_submit(broker_loop_t *loop,
-                  size_t argc,
-                  const char *const *argv,
-                  const size_t *argvlen,
-                  uint32_t timeout_ms,
-                  broker_req_t *req,
-                  broker_loop_reply_cb cb,
-                  void *data);
+int broker_loop_client(broker_client_t **out,
+                       broker_loop_t *loop);
 
 /**
- * Sends a transaction of the program's own: all its commands are executed, one behind the other with nothing
- * between, or none is. The reply is that of EXEC, as in broker_client_transaction(), and everything else as in
- * broker_submit().
+ * Keeps a pointer of the program's with the loop; NULL at first. [any thread]
+ *
+ * BROKER_EINVAL for a NULL loop; BROKER_ESTATE when closed; BROKER_EFORKED.
  */
-int broker_submit_transaction(broker_loop_t *loop,
-                              const broker_transaction_t *transaction,
-                              uint32_t timeout_ms,
-                              broker_req_t *req,
-                              broker_loop_reply_cb cb,
-                              void *data);
+int broker_loop_set_data(broker_loop_t *loop, void *data);
 
 /**
- * Gives a request up: its callback gets BROKER_ECANCELED from the next broker_run(). What was sent may be executed
- * all the same; what was not is not.
- *
- * BROKER_ESTATE if its outcome is known already (the callback has run or is about to); BROKER_EFORKED.
+ * What broker_loop_set_data() has kept; NULL for a bad handle. [any thread, in callbacks, after a fork]
  */
-int broker_cancel(broker_loop_t *loop,
-                  broker_req_t req);
+void *broker_loop_data(const broker_loop_t *loop);
 
 /**
  * Reads one number about the loop by its name: see docs/c-api.md, or broker_loop_stat_name().
@@ -739,9 +718,24 @@ int broker_client_new(broker_client_t **out,
                       size_t errlen);
 
 /**
- * Closes the client. Pending requests and subscriptions get BROKER_ECANCELED before it returns; called from a
- * callback, all of this happens when the outermost callback has returned. Its sessions end with it. In a forked
- * process it only closes the inherited descriptors; no callback runs.
+ * Opens a session of a client: a connection of its own within it, for what depends on one, WATCH ... EXEC above all.
+ * It is a client in a mode of its own: it takes what the other's shared connection may not (WATCH, UNWATCH, MULTI, EXEC,
+ * DISCARD, SELECT, AUTH; a blocking command, behind which the next one waits), but neither subscriptions, on_push and
+ * on_state nor what ends a connection's use for requests. Whatever state a command leaves on it stays until the session
+ * is freed, which closes the connection; if that is lost, everything after returns BROKER_ECONN, so that no state is
+ * ever lost in silence. What drives the client drives its sessions too, and their _fd, _timeout, _process, _wakeup and
+ * _post are those of the client. Free it before or after its client.
+ *
+ * BROKER_EINVAL for NULL; BROKER_EAGAIN above "client_connections_max"; BROKER_ECONN for a client that cannot open
+ * connections any more; BROKER_EUNSUPPORTED for a session of a session; BROKER_ESTATE, BROKER_EFORKED.
+ */
+int broker_client_session(broker_client_t **out,
+                          broker_client_t *client);
+
+/**
+ * Closes the client. Pending requests and subscriptions get BROKER_ECANCELED before it returns (those of a session in
+ * the next processing); called from a callback, all of this happens when the outermost callback has returned. Its
+ * sessions end with it, and are still to be freed. In a forked process it only frees; no callback runs.
  *
  * NULL is BROKER_OK; BROKER_ESTATE a second time.
  */
@@ -753,7 +747,8 @@ int broker_client_free(broker_client_t *client);
  * stay. Inherited sessions are dead: free them.
  *
  * BROKER_ESTATE in the process that made the client, and when it is freed; BROKER_ECONN for "fd://", which cannot
- * be connected again; BROKER_ESYS; BROKER_EREENTRANT from a log callback; BROKER_EINVAL for NULL.
+ * be connected again; BROKER_EUNSUPPORTED for a session and for a client of a loop; BROKER_ESYS; BROKER_EREENTRANT from a
+ * log callback; BROKER_EINVAL for NULL.
  */
 int broker_client_after_fork(broker_client_t *client);
 
@@ -770,16 +765,16 @@ int broker_client_connected(const broker_client_t *client);
 
 /**
  * Sends a request; its outcome comes to `cb`. `argv` has `argc` words, copied, the command's name first; with a NULL
- * `argvlen` each ends at its NUL, else word i has argvlen[i] bytes of any value. `timeout_ms` 0: it waits for as long
- * as it takes. `req` may be NULL, and else gets the name of the request. It is sent from the loop, with whatever else
- * was submitted by then; see broker_client_flush(). When it returns an error, `cb` is never called.
+ * `argvlen` each ends at its NUL, else word i has argvlen[i] bytes of any value. With BROKER_FOREVER it waits
+ * for as long as it takes. `req` may be NULL, and else gets the name of the request. It is sent from the client's
+ * processing, with whatever else was submitted by then. When it returns an error, `cb` is never called.
  *
  * All requests share one connection and are answered in order, but blocking commands (BLPOP, XREAD BLOCK, ...): each
  * has a connection of its own for as long as it waits, and giving it up closes that.
  *
- * BROKER_EINVAL for NULL or no word; BROKER_EAGAIN above "client_requests_max" or "client_bytes_max"; BROKER_ESTATE,
+ * BROKER_EINVAL for NULL, no word, a `timeout_ms` of 0 or below -1; BROKER_EAGAIN above "client_requests_max" or "client_bytes_max"; BROKER_ESTATE,
  * BROKER_EFORKED; BROKER_EUNSUPPORTED for commands that would change the shared connection under the feet of
- * others: MULTI, EXEC, DISCARD (broker_client_transaction() is for them), WATCH, UNWATCH (a session), SUBSCRIBE and its
+ * others: MULTI, EXEC, DISCARD (broker_client_submit_transaction() is for them), WATCH, UNWATCH (a session), SUBSCRIBE and its
  * family (broker_client_subscribe()), SELECT, AUTH, HELLO, RESET, CLIENT SETNAME (the client_... keys), CLIENT REPLY,
  * CLIENT CACHING, QUIT, MONITOR, SYNC, PSYNC, REPLCONF, SCRIPT DEBUG, ASKING, READONLY, READWRITE. CLIENT TRACKING,
  * NO-EVICT, NO-TOUCH and SETINFO are sent, and once accepted set again on every new connection.
@@ -788,7 +783,7 @@ int broker_client_submit(broker_client_t *client,
                          size_t argc,
                          const char *const *argv,
                          const size_t *argvlen,
-                         uint32_t timeout_ms,
+                         int timeout_ms,
                          broker_req_t *req,
                          broker_reply_cb cb,
                          void *data);
@@ -796,40 +791,33 @@ int broker_client_submit(broker_client_t *client,
 /**
  * Sends a transaction: all its commands are executed, one behind the other with nothing between, or none is. One
  * outcome: the reply of EXEC, an array with the reply of each command. If Redis refused a command (and so executed
- * none), it is that command's error. Everything else as in broker_client_submit(). To make it depend on values read
- * before, use a session.
+ * none), it is that command's error. On a session on which a watched key has changed, none of it is executed and the
+ * reply is NIL: read again and try anew. Everything else as in broker_client_submit().
  *
  * BROKER_EINVAL for NULL or a transaction without commands; else as broker_client_submit().
  */
-int broker_client_transaction(broker_client_t *client,
-                              const broker_transaction_t *transaction,
-                              uint32_t timeout_ms,
-                              broker_req_t *req,
-                              broker_reply_cb cb,
-                              void *data);
+int broker_client_submit_transaction(broker_client_t *client,
+                                     const broker_transaction_t *transaction,
+                                     int timeout_ms,
+                                     broker_req_t *req,
+                                     broker_reply_cb cb,
+                                     void *data);
 
 /**
- * Gives a request up: its callback gets BROKER_ECANCELED from the next processing. What was sent may be executed all
- * the same (a blocking command stops waiting: its connection is closed); what was not sent is not.
+ * Gives a request or a subscription up: its callback gets BROKER_ECANCELED, its last call, from the next processing.
+ * Of a request that was sent, the command may be executed all the same (a blocking command stops waiting: its
+ * connection is closed); one that was not sent is not.
  *
- * BROKER_ESTATE if its outcome is known already (the callback has run or is about to); BROKER_EFORKED.
+ * BROKER_ESTATE if it is over already (its last callback has run or is about to); BROKER_EFORKED.
  */
 int broker_client_cancel(broker_client_t *client,
                          broker_req_t req);
 
 /**
- * Writes what was submitted, as far as the socket takes it, without waiting for the loop. Never needed: submitting
- * makes the descriptor readable, and broker_client_process() writes.
- *
- * BROKER_ESTATE, BROKER_EFORKED; BROKER_EINVAL for NULL.
- */
-int broker_client_flush(broker_client_t *client);
-
-/**
- * Sends a request and waits for its outcome, `timeout_ms` at most (0: for as long as it takes). BROKER_OK: *out has the
- * reply, to be freed with broker_reply_free(); else it is NULL (`out` may be NULL). Callbacks of other requests run
- * meanwhile. Arguments and codes as in broker_client_submit(), and those of an outcome: BROKER_ECONN, BROKER_ELOST,
- * BROKER_ETIMEDOUT, BROKER_ELIMIT, BROKER_EAUTH, BROKER_EPROTO.
+ * Sends a request and waits for its outcome, `timeout_ms` at most. BROKER_OK: *out has the reply, to be freed with
+ * broker_reply_free(); else it is NULL (`out` may be NULL). Callbacks of other requests run meanwhile. Arguments and
+ * codes as in broker_client_submit(), and those of an outcome: BROKER_ECONN, BROKER_ELOST, BROKER_ETIMEDOUT,
+ * BROKER_ELIMIT, BROKER_EAUTH, BROKER_EPROTO. On a client of a loop it runs the loop.
  *
  * BROKER_EREENTRANT from a callback; BROKER_ECANCELED if a callback frees the client.
  */
@@ -837,15 +825,15 @@ int broker_client_call(broker_client_t *client,
                        size_t argc,
                        const char *const *argv,
                        const size_t *argvlen,
-                       uint32_t timeout_ms,
+                       int timeout_ms,
                        broker_reply_t **out);
 
 /**
- * Sends a transaction and waits for its outcome: broker_client_transaction() and broker_client_call() in one.
+ * Sends a transaction and waits for its outcome: broker_client_submit_transaction() and broker_client_call() in one.
  */
 int broker_client_call_transaction(broker_client_t *client,
                                    const broker_transaction_t *transaction,
-                                   uint32_t timeout_ms,
+                                   int timeout_ms,
                                    broker_reply_t **out);
 
 /**
@@ -861,37 +849,56 @@ int broker_client_fd(const broker_client_t *client);
  * How long a loop may sleep before the next broker_client_process(), in milliseconds: 0 while something is deferred,
  * whatever the descriptor says; -1 until it is readable. Ask again after each processing.
  *
- * A code below -1 for a bad handle; BROKER_EINVAL, which is -1, for NULL.
+ * A negative code other than -1 for a bad handle.
  */
 int broker_client_timeout(const broker_client_t *client);
 
 /**
- * One step that never waits: reads, runs the callbacks that are due, writes. Returns how many callbacks ran.
+ * One step: reads, runs the callbacks that are due, writes. With a `timeout_ms` of 0 it never waits; else it waits that
+ * long for something to happen, or with BROKER_FOREVER for as long as it takes, and may return earlier with 0. Returns
+ * how many callbacks ran; what these cause is due in the next step.
  *
- * BROKER_EREENTRANT from a callback; BROKER_ESTATE when freed, by one of these callbacks too; BROKER_EFORKED;
- * BROKER_ESYS if the poll itself fails.
+ * BROKER_EINVAL below -1; BROKER_EREENTRANT from a callback; BROKER_ESTATE when freed, by one of these callbacks too;
+ * BROKER_EUNSUPPORTED for a client of a loop; BROKER_EFORKED; BROKER_ESYS if the poll itself fails.
  */
-int broker_client_process(broker_client_t *client);
+int broker_client_process(broker_client_t *client,
+                          int timeout_ms);
 
 /**
- * For programs without a loop: as broker_client_process(), but waits up to `timeout_ms` for something to happen (-1: for
- * as long as it takes). May return earlier with 0.
- */
-int broker_client_wait(broker_client_t *client,
-                       int timeout_ms);
-
-/**
- * Makes the descriptor readable and ends a wait: how another thread tells the client's own to look at a queue of the
- * program's. [any thread; async-signal-safe, one write(2)]
+ * Makes the descriptor readable and ends a wait: how a signal handler tells the client's own thread to look at a flag of
+ * the program's; other threads may use broker_client_post(). [any thread; async-signal-safe, one write(2)]
  *
  * BROKER_EINVAL for NULL; BROKER_ESTATE when freed; BROKER_EFORKED.
  */
 int broker_client_wakeup(broker_client_t *client);
 
 /**
+ * Has `cb` run once in the client's own thread, from inside its processing, and wakes that; if the client is freed first,
+ * it runs in broker_client_free() with BROKER_ECANCELED. In the order in which they were posted. When it returns an
+ * error, `cb` is never called. [any thread]
+ *
+ * BROKER_EINVAL for NULL; BROKER_EAGAIN when 65,536 wait to be run; BROKER_ESTATE when freed; BROKER_EFORKED.
+ */
+int broker_client_post(broker_client_t *client,
+                       broker_client_cb cb,
+                       void *data);
+
+/**
+ * Keeps a pointer of the program's with the client; NULL at first. [any thread]
+ *
+ * BROKER_EINVAL for a NULL client; BROKER_ESTATE when freed; BROKER_EFORKED.
+ */
+int broker_client_set_data(broker_client_t *client, void *data);
+
+/**
+ * What broker_client_set_data() has kept; NULL for a bad handle. [any thread, in callbacks, after a fork]
+ */
+void *broker_client_data(const broker_client_t *client);
+
+/**
  * Sets who gets pushes that belong to no subscription, such as invalidations after CLIENT TRACKING; NULL for nobody.
  *
- * BROKER_ESTATE, BROKER_EFORKED; BROKER_EINVAL for a NULL client.
+ * BROKER_EUNSUPPORTED for a session; BROKER_ESTATE, BROKER_EFORKED; BROKER_EINVAL for a NULL client.
  */
 int broker_client_on_push(broker_client_t *client,
                           broker_push_cb cb,
@@ -901,7 +908,7 @@ int broker_client_on_push(broker_client_t *client,
  * Sets who is told of the connection's state; NULL for nobody. Told at once in the next processing if the client is
  * connected already.
  *
- * BROKER_ESTATE, BROKER_EFORKED; BROKER_EINVAL for a NULL client.
+ * BROKER_EUNSUPPORTED for a session; BROKER_ESTATE, BROKER_EFORKED; BROKER_EINVAL for a NULL client.
  */
 int broker_client_on_state(broker_client_t *client,
                            broker_state_cb cb,
@@ -912,89 +919,21 @@ int broker_client_on_state(broker_client_t *client,
  * name, an array as Redis sends it: first ["subscribe", name, count], then a ["message", channel, payload] (or
  * ["pmessage", pattern, channel, payload], ["smessage", ...]) for each message. A second "subscribe" means that the
  * connection was lost and is there again: messages between may have been missed. A reply of type ERROR (refused by
- * Redis), or a `status` below 0, is the last call. Several subscriptions of one name are one to Redis, and each gets
- * every message. They have a connection of their own, opened with the first and closed with the last. `sub` may be NULL.
- * When it returns an error, `cb` is never called.
+ * Redis), or a `status` below 0, is the last call: BROKER_ECANCELED after broker_client_cancel(). Several subscriptions
+ * of one name are one to Redis, and each gets every message. They have a connection of their own, opened with the first
+ * and closed with the last. `req` may be NULL, and else gets the name of the subscription. When it returns an error, `cb`
+ * is never called.
  *
- * BROKER_EINVAL for NULL, an unknown kind; BROKER_EAGAIN, BROKER_ESTATE, BROKER_EFORKED.
+ * BROKER_EINVAL for NULL, an unknown kind; BROKER_EUNSUPPORTED for a session; BROKER_EAGAIN, BROKER_ESTATE,
+ * BROKER_EFORKED.
  */
 int broker_client_subscribe(broker_client_t *client,
                             int kind,
                             const char *name,
                             size_t len,
+                            broker_req_t *req,
                             broker_reply_cb cb,
-                            void *data,
-                            broker_sub_t *sub);
-
-/**
- * Ends a subscription; its callback is not called again.
- *
- * BROKER_ESTATE if it is over already; BROKER_EFORKED.
- */
-int broker_client_unsubscribe(broker_client_t *client, broker_sub_t sub);
-
-/**
- * Opens a session. Free it before or after its client.
- *
- * BROKER_EINVAL for NULL; BROKER_EAGAIN above "client_connections_max"; BROKER_ECONN for a client that cannot open
- * connections any more; BROKER_ESTATE, BROKER_EFORKED.
- */
-int broker_session_new(broker_session_t **out,
-                       broker_client_t *client);
-
-/**
- * Closes the session's connection; pending requests get BROKER_ECANCELED in the client's next processing. Allowed in
- * callbacks and in forked processes.
- *
- * NULL is BROKER_OK; BROKER_ESTATE a second time.
- */
-int broker_session_free(broker_session_t *session);
-
-/**
- * Sends a command on the session; as broker_client_submit(), but also WATCH, UNWATCH, MULTI, EXEC, DISCARD, SELECT, AUTH
- * and blocking commands, behind which the next one waits.
- *
- * BROKER_ECONN once the connection is lost; BROKER_EUNSUPPORTED for subscriptions, CLIENT REPLY, HELLO, RESET, QUIT,
- * MONITOR, SYNC, PSYNC and REPLCONF.
- */
-int broker_session_submit(broker_session_t *session,
-                          size_t argc,
-                          const char *const *argv,
-                          const size_t *argvlen,
-                          uint32_t timeout_ms,
-                          broker_req_t *req,
-                          broker_reply_cb cb,
-                          void *data);
-
-/**
- * Sends a transaction on the session; as broker_client_transaction(). If a key watched on this session has changed, none
- * of it is executed and the reply is NIL: read again and try anew.
- */
-int broker_session_transaction(broker_session_t *session,
-                               const broker_transaction_t *transaction,
-                               uint32_t timeout_ms,
-                               broker_req_t *req,
-                               broker_reply_cb cb,
-                               void *data);
-
-/**
- * Sends a command on the session and waits for its outcome; as broker_client_call().
- */
-int broker_session_call(broker_session_t *session,
-                        size_t argc,
-                        const char *const *argv,
-                        const size_t *argvlen,
-                        uint32_t timeout_ms,
-                        broker_reply_t **out);
-
-/**
- * Sends a transaction on the session and waits for its outcome: broker_session_transaction() and broker_session_call() in
- * one.
- */
-int broker_session_call_transaction(broker_session_t *session,
-                                    const broker_transaction_t *transaction,
-                                    uint32_t timeout_ms,
-                                    broker_reply_t **out);
+                            void *data);
 
 #ifdef __cplusplus
 }  // extern "C"

@@ -81,7 +81,7 @@ namespace detail {
 class subscribed : public box {
 public:
     explicit subscribed(std::shared_ptr<hub> owner) : box(std::move(owner), true) {}
-    broker_sub_t id = 0;
+    broker_req_t id = 0;
 
 protected:
     bool is_last(int status, reply_view view) const noexcept override { return status < 0 || view.is_error(); }
@@ -131,7 +131,7 @@ public:
         detail::subscribed* const held = std::exchange(held_, nullptr);
         if (!held) return;
         // If C says that it is over, the last call is yet to come.
-        if (broker_client_unsubscribe(held->owner().client, held->id) == BROKER_OK) held->end();
+        if (broker_client_cancel(held->owner().client, held->id) == BROKER_OK) held->end();
         held->drop();
         held->settle();
     }
@@ -183,16 +183,16 @@ public:
     /// One step that never waits; how many callbacks ran. BROKER_ESTATE if one of them destroyed the client.
     result<int> try_process() {
         const auto keep = hub_;
-        return counted(*keep, broker_client_process(keep->client));
+        return counted(*keep, broker_client_process(keep->client, 0));
     }
     /// The same, but waits for something to happen: up to `timeout`, or for as long as it takes.
     result<int> try_wait(milliseconds timeout) {
         const auto keep = hub_;
-        return counted(*keep, broker_client_wait(keep->client, detail::clamp<int>(timeout)));
+        return counted(*keep, broker_client_process(keep->client, detail::clamp<int>(timeout)));
     }
     result<int> try_wait() {
         const auto keep = hub_;
-        return counted(*keep, broker_client_wait(keep->client, -1));
+        return counted(*keep, broker_client_process(keep->client, -1));
     }
 
     /// Subscribes to a channel; `callable` takes a result<message>, and after a failure nothing more.
@@ -260,7 +260,7 @@ private:
     int send(const command& what, std::uint32_t limit, broker_req_t* id, detail::box* to) noexcept {
         broker_client_t* const raw = hub_->client;
         const auto cb = detail::box::on_client;
-        if (what.block()) return broker_client_transaction(raw, what.block()->get(), limit, id, cb, to);
+        if (what.block()) return broker_client_submit_transaction(raw, what.block()->get(), limit, id, cb, to);
         return broker_client_submit(raw, what.argc(), what.argv(), what.argvlen(), limit, id, cb, to);
     }
     int ask(const command& what, std::uint32_t limit, broker_reply_t** out) noexcept {
@@ -272,8 +272,8 @@ private:
         static_assert(std::is_invocable_v<F&, result<message>>, "the callable takes a broker::result<broker::message>");
         auto* const to = new detail::subscriber<F>(hub_, std::move(callable));
         const char* const text = name.data() ? name.data() : "";
-        auto done = hub_->done(broker_client_subscribe(hub_->client, kind, text, name.size(), detail::box::on_client,
-                                                       static_cast<detail::box*>(to), &to->id));
+        auto done = hub_->done(broker_client_subscribe(hub_->client, kind, text, name.size(), &to->id, detail::box::on_client,
+                                                       static_cast<detail::box*>(to)));
         if (!done.ok()) to->end();
         subscription made(to);
         if (!done.ok()) return *done.fault();
@@ -305,12 +305,12 @@ private:
     }
 };
 
-/// A connection of its own within a client: broker_session_t. May outlive the client, and is then of no more use.
+/// A connection of its own within a client: broker_client_t. May outlive the client, and is then of no more use.
 class session : public detail::calling<session> {
 public:
     static result<session> open(client& of) {
         session made(of.hub_);
-        const int code = broker_session_new(&made.raw_, of.get());
+        const int code = broker_client_session(&made.raw_, of.get());
         if (code < 0) return of.hub_->why(code);
         return made;
     }
@@ -326,11 +326,11 @@ public:
         hub_.swap(taken.hub_);
         return *this;
     }
-    ~session() { broker_session_free(raw_); }
+    ~session() { broker_client_free(raw_); }
 
     /// WATCH: the next transaction on this session replies NIL (ask for a std::optional) if one of them has changed.
     template <class... A> result<void> try_watch(const A&... keys) { return try_call<void>("WATCH", keys...); }
-    broker_session_t* get() const noexcept { return raw_; }
+    broker_client_t* get() const noexcept { return raw_; }
 
 private:
     friend class detail::submitting<session>;
@@ -339,14 +339,14 @@ private:
 
     int send(const command& what, std::uint32_t limit, broker_req_t* id, detail::box* to) noexcept {
         const auto cb = detail::box::on_client;
-        if (what.block()) return broker_session_transaction(raw_, what.block()->get(), limit, id, cb, to);
-        return broker_session_submit(raw_, what.argc(), what.argv(), what.argvlen(), limit, id, cb, to);
+        if (what.block()) return broker_client_submit_transaction(raw_, what.block()->get(), limit, id, cb, to);
+        return broker_client_submit(raw_, what.argc(), what.argv(), what.argvlen(), limit, id, cb, to);
     }
     int ask(const command& what, std::uint32_t limit, broker_reply_t** out) noexcept {
-        if (what.block()) return broker_session_call_transaction(raw_, what.block()->get(), limit, out);
-        return broker_session_call(raw_, what.argc(), what.argv(), what.argvlen(), limit, out);
+        if (what.block()) return broker_client_call_transaction(raw_, what.block()->get(), limit, out);
+        return broker_client_call(raw_, what.argc(), what.argv(), what.argvlen(), limit, out);
     }
-    broker_session_t* raw_ = nullptr;
+    broker_client_t* raw_ = nullptr;
 };
 
 template <class R, class Keys, class F>
@@ -388,12 +388,12 @@ public:
     ~loop() {
         if (!hub_) return;
         release_if_forked();
-        if (broker_loop_close(hub_->loop) == BROKER_EBUSY) std::abort();
+        if (broker_loop_free(hub_->loop) == BROKER_EREENTRANT) std::abort();
     }
 
-    /// Runs in a mode of broker_run(); whether there is work to come.
+    /// Runs in a mode of broker_loop_run(); whether there is work to come.
     result<bool> try_run(int mode = BROKER_RUN_DEFAULT) {
-        const int code = broker_run(hub_->loop, mode);
+        const int code = broker_loop_run(hub_->loop, mode);
         if (code < 0) return hub_->why(code);
         return code > 0;
     }
@@ -413,7 +413,7 @@ public:
         return url;
     }
     /// On success the loop owns `fd`.
-    result<void> try_adopt_fd(int fd) { return hub_->done(broker_loop_adopt_fd(hub_->loop, fd)); }
+    result<void> try_adopt_fd(int fd) { return hub_->done(broker_loop_adopt(hub_->loop, fd)); }
     /// In a forked process: closes what was inherited; the loop is then only good for its destructor.
     result<void> try_after_fork() {
         release_if_forked();
@@ -440,9 +440,9 @@ public:
     std::uint64_t stat(const std::string& name) const { return try_stat(name).value(); }
 #endif
     /// [any thread; async-signal-safe]
-    int stop() noexcept { return broker_stop(hub_->loop); }
-    int fd() const noexcept { return broker_backend_fd(hub_->loop); }
-    int timeout() const noexcept { return broker_backend_timeout(hub_->loop); }
+    int stop() noexcept { return broker_loop_stop(hub_->loop); }
+    int fd() const noexcept { return broker_loop_fd(hub_->loop); }
+    int timeout() const noexcept { return broker_loop_timeout(hub_->loop); }
     /// For functions of broker.h and the adapters; not to be closed.
     broker_loop_t* get() const noexcept { return hub_->loop; }
 
@@ -457,7 +457,7 @@ private:
         return broker_submit(raw, what.argc(), what.argv(), what.argvlen(), limit, id, cb, to);
     }
     void release_if_forked() noexcept {
-        if (broker_backend_fd(hub_->loop) == BROKER_EFORKED) hub_->release();
+        if (broker_loop_fd(hub_->loop) == BROKER_EFORKED) hub_->release();
     }
 };
 

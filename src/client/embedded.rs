@@ -1,26 +1,42 @@
-//! The broker's loop inside another program, together with that program's own requests, which are children without a
-//! socket. Moves bytes between the loop and the mux; decides nothing about either.
+//! The broker's loop inside another program, together with that program's own clients, which are children without a
+//! socket. Moves bytes between the loop and their muxes; decides nothing about either.
 
 use super::channel::Channel;
 use super::mux::{Action, Mux, Profile};
-use super::request::{Event, Fault, Refusal, Request};
+use super::request::{Event, Fault};
+use super::requests::Requests;
 use crate::base::clock::{Clock, Millis};
 use crate::base::error::{Error, Result};
-use crate::base::key::Key;
+use crate::base::key::{Arena, Key};
 use crate::config::{ClientSettings, Settings};
 use crate::reactor::{Local, LocalEvent, Loop};
 use std::collections::HashMap;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
-/// A loop and the requests of the program around it; see the header's `broker_loop_t`.
+/// Names one of the program's own clients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClientKey(Key<Inner>);
+
+/// One of the program's own clients.
+#[derive(Debug)]
+struct Inner {
+    mux: Mux,
+    /// Its connections.
+    locals: HashMap<Key<Channel>, Local>,
+}
+
+/// A connection's place: whose it is, and which of its channels.
+type Place = (Key<Inner>, Key<Channel>);
+
+/// A loop and the clients of the program around it; see the header's `broker_loop_t`.
 #[derive(Debug)]
 pub struct Embedded {
     lp: Loop,
-    mux: Mux,
+    profile: Profile,
+    clients: Arena<Inner>,
+    places: HashMap<Local, Place>,
     clock: Clock,
     told: Millis,
-    locals: HashMap<Key<Channel>, Local>,
-    channels: HashMap<Local, Key<Channel>>,
     events: Vec<LocalEvent>,
     /// To be drained, within that many milliseconds if they are given, once the loop has all own requests.
     drain_when_sent: Option<Option<u64>>,
@@ -33,14 +49,13 @@ impl Embedded {
         let mut settings = ClientSettings::default();
         settings.client_queue_timeout = settings.client_queue_timeout.max(queue_timeout);
         settings.client_connect_timeout = settings.client_queue_timeout;
-        let profile = Profile { settings, direct: false, eager: false, lasting: true };
         Embedded {
             lp,
-            mux: Mux::new(profile, 0),
+            profile: Profile { settings, direct: false, eager: false, lasting: true },
+            clients: Arena::default(),
+            places: HashMap::new(),
             clock: Clock::new(),
             told: 0,
-            locals: HashMap::new(),
-            channels: HashMap::new(),
             events: Vec::new(),
             drain_when_sent: None,
         }
@@ -51,9 +66,47 @@ impl Embedded {
         self.lp
     }
 
+    // ---- clients --------------------------------------------------------------------------------------
+
+    /// Makes a client of the program's own.
+    pub fn open_client(&mut self) -> ClientKey {
+        let mux = Mux::new(self.profile.clone(), self.clock.now());
+        ClientKey(self.clients.insert(Inner { mux, locals: HashMap::new() }))
+    }
+
+    /// Ends it; what is still to be told about its requests.
+    pub fn close_client(&mut self, client: ClientKey) -> Vec<Event> {
+        let Some(mut inner) = self.clients.remove(client.0) else { return Vec::new() };
+        inner.mux.close();
+        for local in inner.locals.into_values() {
+            self.places.remove(&local);
+            self.lp.local_close(local);
+        }
+        self.lp.wake();
+        std::iter::from_fn(|| inner.mux.next_event()).collect()
+    }
+
+    /// Lends what may be asked of a client; `None` if it has ended.
+    pub fn with_requests<R>(
+        &mut self,
+        client: ClientKey,
+        body: impl FnOnce(&mut Requests<'_>) -> R,
+    ) -> Option<R> {
+        let open = self.is_serving();
+        let inner = self.clients.get_mut(client.0)?;
+        let mut requests = Requests::new(&mut inner.mux, &self.clock, open);
+        let result = body(&mut requests);
+        if requests.moved() {
+            self.lp.wake();
+        }
+        Some(result)
+    }
+
+    // ---- turns ----------------------------------------------------------------------------------------
+
     /// Waits for an event, if it may; see [`Loop::wait`].
     pub fn wait(&mut self, limit: Option<u64>) -> Result<()> {
-        let due = self.mux_timeout();
+        let due = self.own_timeout();
         self.lp.wait_at_most([limit, due].into_iter().flatten().min())
     }
 
@@ -63,7 +116,11 @@ impl Embedded {
         self.settle();
         if !goes_on {
             // Drained: whoever still waits would wait for ever.
-            self.mux.end(Fault::NotSent);
+            for key in self.clients.keys() {
+                if let Some(inner) = self.clients.get_mut(key) {
+                    inner.mux.end(Fault::NotSent);
+                }
+            }
         }
         Ok(goes_on)
     }
@@ -71,28 +128,31 @@ impl Embedded {
     /// Moves the program's own requests and replies on.
     pub fn settle(&mut self) {
         self.told = self.clock.now();
-        self.mux.advance(self.told);
-        let mut actions = Vec::new();
+        let clients = self.clients.keys();
+        for key in &clients {
+            if let Some(inner) = self.clients.get_mut(*key) {
+                inner.mux.advance(self.told);
+            }
+        }
         let mut dirty = Vec::new();
         loop {
             self.lp.local_events(&mut self.events);
             for event in std::mem::take(&mut self.events) {
                 self.take_event(event, &mut dirty);
             }
-            self.mux.take_actions(&mut actions);
-            let moved = !actions.is_empty();
-            for action in actions.drain(..) {
-                self.carry_out(action);
+            let mut moved = false;
+            for key in &clients {
+                moved |= self.carry_out(*key);
+                self.take_dirty(*key, &mut dirty);
             }
-            self.mux.take_dirty(&mut dirty);
             if dirty.is_empty() && !moved {
                 break;
             }
-            for key in dirty.drain(..) {
-                self.write(key);
+            for place in dirty.drain(..) {
+                self.write(place);
             }
         }
-        if !self.mux.is_waiting()
+        if !self.clients.iter().any(|(_, inner)| inner.mux.is_waiting())
             && let Some(timeout_ms) = self.drain_when_sent.take()
         {
             self.lp.drain_within(timeout_ms);
@@ -100,99 +160,90 @@ impl Embedded {
         }
     }
 
-    fn take_event(&mut self, event: LocalEvent, dirty: &mut Vec<Key<Channel>>) {
+    fn take_event(&mut self, event: LocalEvent, dirty: &mut Vec<Place>) {
         match event {
             LocalEvent::Readable(local) => {
-                let (mux, channels) = (&mut self.mux, &self.channels);
-                let Some(key) = channels.get(&local) else { return };
+                let Some((client, channel)) = self.places.get(&local) else { return };
+                let Some(inner) = self.clients.get_mut(*client) else { return };
                 self.lp.local_read(local, |bytes| {
-                    mux.input(*key, bytes);
+                    inner.mux.input(*channel, bytes);
                     bytes.len()
                 });
             }
-            LocalEvent::Writable(local) => dirty.extend(self.channels.get(&local)),
+            LocalEvent::Writable(local) => dirty.extend(self.places.get(&local)),
             LocalEvent::Closed(local) => {
-                if let Some(key) = self.channels.remove(&local) {
-                    self.locals.remove(&key);
-                    self.mux.lost(key, "closed by the broker");
-                }
+                let Some((client, channel)) = self.places.remove(&local) else { return };
+                let Some(inner) = self.clients.get_mut(client) else { return };
+                inner.locals.remove(&channel);
+                inner.mux.lost(channel, "closed by the broker");
             }
         }
     }
 
-    fn carry_out(&mut self, action: Action) {
-        match action {
-            Action::Connect(key) => match self.lp.local_open() {
-                Some(local) => {
-                    self.locals.insert(key, local);
-                    self.channels.insert(local, key);
-                    self.mux.connected(key);
-                }
-                None => self.mux.failed(key, "the broker takes no more children"),
-            },
-            Action::Close(key) => {
-                if let Some(local) = self.locals.remove(&key) {
-                    self.channels.remove(&local);
-                    self.lp.local_close(local);
+    /// Does what a client's mux asks for; whether there was anything.
+    fn carry_out(&mut self, client: Key<Inner>) -> bool {
+        let Some(inner) = self.clients.get_mut(client) else { return false };
+        let mut actions = Vec::new();
+        inner.mux.take_actions(&mut actions);
+        for action in &actions {
+            match action {
+                Action::Connect(channel) => match self.lp.local_open() {
+                    Some(local) => {
+                        inner.locals.insert(*channel, local);
+                        self.places.insert(local, (client, *channel));
+                        inner.mux.connected(*channel);
+                    }
+                    None => inner.mux.failed(*channel, "the broker takes no more children"),
+                },
+                Action::Close(channel) => {
+                    if let Some(local) = inner.locals.remove(channel) {
+                        self.places.remove(&local);
+                        self.lp.local_close(local);
+                    }
                 }
             }
         }
+        !actions.is_empty()
     }
 
-    fn write(&mut self, key: Key<Channel>) {
-        let Some(local) = self.locals.get(&key).copied() else { return };
+    fn take_dirty(&mut self, client: Key<Inner>, dirty: &mut Vec<Place>) {
+        let Some(inner) = self.clients.get_mut(client) else { return };
+        let mut channels = Vec::new();
+        inner.mux.take_dirty(&mut channels);
+        dirty.extend(channels.into_iter().map(|channel| (client, channel)));
+    }
+
+    fn write(&mut self, (client, channel): Place) {
+        let Some(inner) = self.clients.get_mut(client) else { return };
+        let Some(local) = inner.locals.get(&channel).copied() else { return };
         loop {
-            let bytes = self.mux.outgoing(key);
+            let bytes = inner.mux.outgoing(channel);
             if bytes.is_empty() {
                 return;
             }
             match self.lp.local_write(local, bytes) {
                 0 => return,
-                count => self.mux.wrote(key, count),
+                count => inner.mux.wrote(channel, count),
             }
         }
     }
 
-    /// Takes a request of the program's own.
-    pub fn submit(
-        &mut self,
-        request: &Request<'_>,
-        timeout: Millis,
-        tag: usize,
-    ) -> std::result::Result<u64, Refusal> {
-        if !self.is_serving() {
-            return Err(Refusal::Closed("the loop is closed or drains"));
-        }
-        self.mux.touch(self.clock.now());
-        let key = self.mux.submit(None, request, timeout, tag)?;
-        self.lp.wake();
-        Ok(key.to_bits())
+    fn own_timeout(&self) -> Option<u64> {
+        let passed = self.clock.now().saturating_sub(self.told);
+        let due = self.clients.iter().filter_map(|(_, inner)| inner.mux.timeout()).min();
+        due.map(|timeout| timeout.saturating_sub(passed))
     }
+
+    /// As [`Loop::backend_timeout`], the program's own clients included.
+    pub fn timeout(&self) -> Option<u64> {
+        [self.lp.backend_timeout(), self.own_timeout()].into_iter().flatten().min()
+    }
+
+    // ---- the loop -------------------------------------------------------------------------------------
 
     /// Whether it is neither closed nor draining.
     pub fn is_serving(&self) -> bool {
         self.drain_when_sent.is_none() && self.lp.is_serving()
-    }
-
-    /// Gives a request up; false if its outcome is known already.
-    pub fn cancel(&mut self, request: u64) -> bool {
-        self.lp.wake();
-        self.mux.cancel(Key::from_bits(request))
-    }
-
-    /// The next thing that happened to one of the program's own requests.
-    pub fn next_event(&mut self) -> Option<Event> {
-        self.mux.next_event()
-    }
-
-    fn mux_timeout(&self) -> Option<u64> {
-        let passed = self.clock.now().saturating_sub(self.told);
-        self.mux.timeout().map(|timeout| timeout.saturating_sub(passed))
-    }
-
-    /// As [`Loop::backend_timeout`], the program's own requests included.
-    pub fn timeout(&self) -> Option<u64> {
-        [self.lp.backend_timeout(), self.mux_timeout()].into_iter().flatten().min()
     }
 
     /// See [`Loop::drain_within`]; begins when the loop has got what was submitted before.
@@ -202,9 +253,8 @@ impl Embedded {
         self.lp.wake();
     }
 
-    /// Cancels the program's own requests, and closes everything.
+    /// Closes everything; clients are closed by themselves.
     pub fn close(&mut self) {
-        self.mux.close();
         self.lp.close();
     }
 

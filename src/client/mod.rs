@@ -2,8 +2,8 @@
 //!
 //! `mux` holds every request until its outcome is known and does no I/O; `replies` is what comes in, `connect` the life
 //! of a connection; `channel` is one connection's queues, `topics`
-//! the subscriptions, `guard` which way a command goes, `request` what callers hand in and get back. `net` drives a mux
-//! over sockets (`endpoint` says where to), `embedded` through a loop in the same process.
+//! the subscriptions, `guard` which way a command goes, `request` what callers hand in and get back, `requests` what they may ask.
+//! `net` drives a mux over sockets (`endpoint` says where to), `embedded` several through a loop in the same process.
 
 mod channel;
 mod connect;
@@ -14,13 +14,15 @@ mod mux;
 mod net;
 mod replies;
 mod request;
+mod requests;
 mod topics;
 
 #[cfg(test)]
 mod tests;
 
-pub use embedded::Embedded;
+pub use embedded::{ClientKey, Embedded};
 pub use endpoint::{OwnFd, Unusable, VARIABLE};
-pub use net::{Client, SessionKey};
+pub use net::Client;
 pub use request::{BLOCK_MAX, Block, Event, Fault, Outcome, Refusal, Request};
+pub use requests::{Requests, SessionKey};
 pub use topics::Family;

@@ -346,9 +346,14 @@ impl Mux {
         }
     }
 
-    /// Whether anything has happened that `next_event` would tell.
-    pub(super) fn has_events(&self) -> bool {
-        !self.told.is_empty()
+    /// How many things have happened that `next_event` has not told.
+    pub(super) fn events(&self) -> usize {
+        self.told.len()
+    }
+
+    /// Has an event told behind what has happened so far.
+    pub(super) fn tell(&mut self, event: Event) {
+        self.told.push_back(Told::Event(event));
     }
 
     /// Cancels everything; nothing is taken any more.
@@ -374,7 +379,12 @@ impl Mux {
 
     /// Whether requests can be sent.
     pub(super) fn is_connected(&self) -> bool {
-        self.channels.get(self.main).is_some_and(|channel| channel.state == State::Ready)
+        self.is_ready(self.main)
+    }
+
+    /// Whether a channel's requests can be sent.
+    pub(super) fn is_ready(&self, key: Key<Channel>) -> bool {
+        self.channels.get(key).is_some_and(|channel| channel.state == State::Ready)
     }
 
     /// Tells the state again, if it is a good one.
@@ -448,7 +458,7 @@ impl Mux {
 
     /// Milliseconds until something is due.
     pub(super) fn timeout(&self) -> Option<Millis> {
-        if self.has_events() || !self.actions.is_empty() || !self.dirty.is_empty() {
+        if !self.told.is_empty() || !self.actions.is_empty() || !self.dirty.is_empty() {
             return Some(0);
         }
         let deadline = self.deadlines.peek().map(|Reverse((at, _))| *at);

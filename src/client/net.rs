@@ -4,8 +4,7 @@
 use super::channel::Channel;
 use super::endpoint::{Endpoint, OwnFd, Target, Unusable};
 use super::mux::{Action, Mux, Profile};
-use super::request::{Event, Refusal, Request};
-use super::topics::Family;
+use super::requests::Requests;
 use crate::base::clock::{Clock, Millis};
 use crate::base::error::{Error, Result};
 use crate::base::key::Key;
@@ -29,10 +28,6 @@ const TOKEN_WAKER: Token = Token(u32::MAX as usize);
 const TOKEN_BELL: Token = Token(1 << 32 | u32::MAX as usize);
 /// Events taken from the poll at once.
 const EVENTS: usize = 64;
-
-/// Names a session of a client.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SessionKey(Key<Channel>);
 
 /// A connection and what is known of it.
 #[derive(Debug)]
@@ -125,80 +120,14 @@ impl Client {
         Profile { settings: settings.clone(), direct, eager: true, lasting: endpoint.is_lasting() }
     }
 
-    /// See [`Mux::submit`]. Makes the descriptor readable, so that the loop writes what was submitted.
-    pub fn submit(
-        &mut self,
-        to: Option<SessionKey>,
-        request: &Request<'_>,
-        timeout: Millis,
-        tag: usize,
-    ) -> std::result::Result<u64, Refusal> {
-        self.mux.touch(self.net.clock.now());
-        let key = self.mux.submit(to.map(|key| key.0), request, timeout, tag)?;
-        self.wake();
-        Ok(key.to_bits())
-    }
-
-    /// Gives a request up; false if its outcome is known already.
-    pub fn cancel(&mut self, request: u64) -> bool {
-        let canceled = self.mux.cancel(Key::from_bits(request));
-        self.wake();
-        canceled
-    }
-
-    /// Opens a connection for the caller alone.
-    pub fn open_session(&mut self) -> std::result::Result<SessionKey, Refusal> {
-        self.mux.touch(self.net.clock.now());
-        let key = self.mux.open_session()?;
-        self.wake();
-        Ok(SessionKey(key))
-    }
-
-    /// Closes it; its requests are canceled.
-    pub fn close_session(&mut self, session: SessionKey) {
-        self.mux.close_session(session.0);
-        self.wake();
-    }
-
-    /// Subscribes to one name.
-    pub fn subscribe(
-        &mut self,
-        family: Family,
-        name: &[u8],
-        tag: usize,
-    ) -> std::result::Result<u64, Refusal> {
-        self.mux.touch(self.net.clock.now());
-        let key = self.mux.subscribe(family, name, tag)?;
-        self.wake();
-        Ok(key.to_bits())
-    }
-
-    /// Ends a subscription; its tag, `None` if it is over already.
-    pub fn unsubscribe(&mut self, subscription: u64) -> Option<usize> {
-        let tag = self.mux.unsubscribe(Key::from_bits(subscription))?;
-        self.wake();
-        Some(tag)
-    }
-
-    /// The next thing that happened.
-    pub fn next_event(&mut self) -> Option<Event> {
-        self.mux.next_event()
-    }
-
-    /// Whether requests can be sent.
-    pub fn is_connected(&self) -> bool {
-        self.mux.is_connected()
-    }
-
-    /// Has the state told again, if it is a good one.
-    pub fn report_state(&mut self) {
-        self.mux.report_state();
-        self.wake();
-    }
-
-    /// The last failure in words, once.
-    pub fn take_words(&mut self) -> Option<String> {
-        self.mux.take_words()
+    /// Lends what may be asked of it. What was asked makes the descriptor readable, so that the loop sends it.
+    pub fn with_requests<R>(&mut self, body: impl FnOnce(&mut Requests<'_>) -> R) -> R {
+        let mut requests = Requests::new(&mut self.mux, &self.net.clock, true);
+        let result = body(&mut requests);
+        if requests.moved() {
+            self.wake();
+        }
+        result
     }
 
     /// What to write eight bytes to, from any thread, to make the descriptor readable.

@@ -2,16 +2,20 @@
 //! already; and no panic ever leaves. Owns the memory of handles, which is never unmapped, so that a handle
 //! used after its end is noticed. Decides nothing else.
 
+use super::bell::ring;
 use super::codes::{
-    BROKER_EFORKED, BROKER_EINVAL, BROKER_EPANIC, BROKER_EREENTRANT, BROKER_ESTATE, BROKER_ESYS,
+    BROKER_EAGAIN, BROKER_EFORKED, BROKER_EINVAL, BROKER_EPANIC, BROKER_EREENTRANT, BROKER_ESTATE,
+    BROKER_ESYS, BROKER_OK,
 };
 use super::fork;
 use std::cell::UnsafeCell;
 use std::collections::VecDeque;
-use std::ffi::{c_char, c_int};
+use std::ffi::{c_char, c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{
+    AtomicBool, AtomicI32, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering,
+};
 
 /// Ended handles whose memory is not used again yet: so many more must end before a stale pointer can name
 /// another living handle.
@@ -24,7 +28,7 @@ const ENDING: u8 = 2;
 
 /// Where a handle lives. The memory outlives the handle.
 #[derive(Debug)]
-pub(super) struct Shell<T> {
+pub(super) struct Shell<T: Handle> {
     state: AtomicU8,
     poisoned: AtomicBool,
     /// Somebody is inside `inner`.
@@ -38,14 +42,24 @@ pub(super) struct Shell<T> {
     serial: AtomicU64,
     /// For the calls that any thread may make at any time: what to write to, -1 if nothing.
     pub(super) bell: AtomicI32,
-    /// broker_stop() has been called.
+    /// broker_loop_stop() has been called.
     pub(super) stopped: AtomicBool,
+    /// Where the bell of this handle is, if it is another handle's: that of a session's client, of a client's loop.
+    /// Handles' memory is never unmapped, so it may be read for as long as this handle lives.
+    bell_of: AtomicPtr<AtomicI32>,
+    /// Where what is posted to this handle waits, if it is another handle's.
+    posts_of: AtomicPtr<Shell<T>>,
+    /// What other threads have posted, oldest first, and how much that is.
+    posts: Mutex<VecDeque<T::Post>>,
+    posted: AtomicUsize,
+    /// The program's own.
+    pub(super) data: AtomicPtr<c_void>,
     inner: UnsafeCell<Option<T>>,
 }
 
 // SAFETY: all fields but `inner` are atomics; `inner` is only reached through `borrow`, which lets one in at
 // a time. What it holds is used by one thread after the other, as the header asks.
-unsafe impl<T> Sync for Shell<T> {}
+unsafe impl<T: Handle> Sync for Shell<T> {}
 
 /// From where a call may come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,16 +71,21 @@ pub(super) enum Rule {
 }
 
 /// The handles of one kind that have ended, oldest first.
-pub(super) struct Ended<T: 'static>(Mutex<VecDeque<&'static Shell<T>>>);
+pub(super) struct Ended<T: Handle>(Mutex<VecDeque<&'static Shell<T>>>);
 
-impl<T> Ended<T> {
+impl<T: Handle> Ended<T> {
     pub(super) const fn new() -> Self {
         Ended(Mutex::new(VecDeque::new()))
     }
 }
 
+/// Most that may wait to be run of what was posted to one handle.
+const POSTS_MAX: usize = 65_536;
+
 /// A kind of handle.
 pub(super) trait Handle: Sized + 'static {
+    /// What any thread may post to it.
+    type Post: std::fmt::Debug;
     /// Whether it is plain memory, as good in a forked copy as in the process that made it.
     const SURVIVES_FORK: bool = false;
     /// Where the memory of ended ones is kept.
@@ -92,6 +111,10 @@ impl<T: Handle> Shell<T> {
         shell.serial.store(SERIAL.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
         shell.bell.store(bell, Ordering::Relaxed);
         shell.stopped.store(false, Ordering::Relaxed);
+        shell.bell_of.store(std::ptr::null_mut(), Ordering::Relaxed);
+        shell.posts_of.store(std::ptr::null_mut(), Ordering::Relaxed);
+        shell.data.store(std::ptr::null_mut(), Ordering::Relaxed);
+        shell.take_posts();
         // SAFETY: the handle is not alive, so nobody is inside; `take` has left None there.
         unsafe { *shell.inner.get() = Some(inner) };
         shell.state.store(ALIVE, Ordering::Release);
@@ -109,6 +132,11 @@ impl<T: Handle> Shell<T> {
             serial: AtomicU64::new(0),
             bell: AtomicI32::new(-1),
             stopped: AtomicBool::new(false),
+            bell_of: AtomicPtr::new(std::ptr::null_mut()),
+            posts_of: AtomicPtr::new(std::ptr::null_mut()),
+            posts: Mutex::new(VecDeque::new()),
+            posted: AtomicUsize::new(0),
+            data: AtomicPtr::new(std::ptr::null_mut()),
             inner: UnsafeCell::new(None),
         }
     }
@@ -145,6 +173,82 @@ impl<T: Handle> Shell<T> {
     /// Its number, unlike that of any handle before or after.
     pub(super) fn serial(&self) -> u64 {
         self.serial.load(Ordering::Relaxed)
+    }
+
+    /// Has this handle woken by another's bell. Called before the handle is handed out.
+    pub(super) fn ring_at<U: Handle>(&self, other: &Shell<U>) {
+        let there = other.bell_of.load(Ordering::Relaxed);
+        let bell = if there.is_null() { std::ptr::from_ref(&other.bell).cast_mut() } else { there };
+        self.bell_of.store(bell, Ordering::Relaxed);
+    }
+
+    /// Has what is posted to this handle wait at another. Called before the handle is handed out.
+    pub(super) fn post_at(&self, other: &Shell<T>) {
+        self.posts_of.store(std::ptr::from_ref(other).cast_mut(), Ordering::Relaxed);
+        self.ring_at(other);
+    }
+
+    /// Wakes whoever drives it. Async-signal-safe.
+    pub(super) fn ring(&self) -> c_int {
+        let there = self.bell_of.load(Ordering::Relaxed);
+        // SAFETY: `ring_at` has put it there: a field of a `Shell`, whose memory is never unmapped.
+        let bell = if there.is_null() { &self.bell } else { unsafe { &*there } };
+        let bell = bell.load(Ordering::Acquire);
+        if bell < 0 {
+            return BROKER_ESTATE;
+        }
+        ring(bell);
+        BROKER_OK
+    }
+
+    /// Leaves something to be run in the thread that drives the handle, and wakes it.
+    pub(super) fn post(&self, post: T::Post) -> c_int {
+        let there = self.posts_of.load(Ordering::Relaxed);
+        // SAFETY: as in `ring`, of `post_at`.
+        let at = if there.is_null() { self } else { unsafe { &*there } };
+        if let Err(code) = at.keep_post(post) {
+            return code;
+        }
+        self.ring();
+        BROKER_OK
+    }
+
+    fn keep_post(&self, post: T::Post) -> Result<(), c_int> {
+        // The lock must not be copied by a fork while it is held.
+        let _inside = fork::enter();
+        let mut posts = self.posts.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        // Under the lock: whoever ends the handle takes all posts after it has said so.
+        self.check()?;
+        if posts.len() >= POSTS_MAX {
+            return Err(BROKER_EAGAIN);
+        }
+        posts.push_back(post);
+        self.posted.store(posts.len(), Ordering::Release);
+        Ok(())
+    }
+
+    /// What has been posted by now.
+    pub(super) fn take_posts(&self) -> VecDeque<T::Post> {
+        if self.posted.load(Ordering::Acquire) == 0 {
+            return VecDeque::new();
+        }
+        let _inside = fork::enter();
+        let mut posts = self.posts.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        self.posted.store(0, Ordering::Relaxed);
+        std::mem::take(&mut *posts)
+    }
+
+    /// The program's own pointer; null for a handle that has ended.
+    pub(super) fn kept_data(&self) -> *mut c_void {
+        match self.state.load(Ordering::Acquire) {
+            ALIVE => self.data.load(Ordering::Acquire),
+            _ => std::ptr::null_mut(),
+        }
+    }
+
+    /// Whether anything has been posted that has not been taken.
+    pub(super) fn has_posts(&self) -> bool {
+        self.posted.load(Ordering::Acquire) > 0
     }
 
     /// Whether one of its callbacks is running.

@@ -1,66 +1,160 @@
-//! Who waits for what: the callbacks of requests and subscriptions until their outcome is known. Owns what C gave
-//! to be called; calls nothing by itself.
+//! Who waits for what in one client: the callbacks of its requests and subscriptions until their outcome is known, of
+//! its pushes and its state, and the words of its last failure. Owns what C gave to be called; says what is due, and
+//! calls nothing by itself.
 
+use super::client::{Callback, PushCallback, StateCallback, broker_client_t};
 use super::codes::*;
-use super::reply::{Owned, broker_reply_t};
-use crate::client::{Event, Fault, Outcome, Refusal};
+use super::embed::{broker_req_t, give_req};
+use super::reply::Owned;
+use super::text::own_words;
+use crate::client::{Event, Family, Fault, Outcome, Refusal, Request, Requests, SessionKey};
 use slab::Slab;
-use std::ffi::{c_int, c_void};
+use std::ffi::{CString, c_int, c_void};
 
-/// A callback and its data.
+/// A callback, its data, and the handle it was given to.
 #[derive(Debug, Clone, Copy)]
-struct Call<C> {
-    callback: C,
-    data: *mut c_void,
+pub(super) struct Call {
+    pub(super) callback: Callback,
+    pub(super) data: *mut c_void,
+    pub(super) handle: *mut broker_client_t,
 }
 
-/// The callbacks of one handle. A request carries the number under which its callback stands here.
+/// A callback of any kind that is due.
 #[derive(Debug)]
-pub(super) struct Calls<C> {
-    calls: Slab<Option<Call<C>>>,
+pub(super) enum Due {
+    Reply(Call, c_int, Option<Owned>),
+    Push((PushCallback, *mut c_void), *mut broker_client_t, Owned),
+    State((StateCallback, *mut c_void), *mut broker_client_t, c_int, c_int),
+}
+
+impl Due {
+    pub(super) fn call(self) {
+        // SAFETY: each function was given to be called so, in the thread that uses the client.
+        unsafe {
+            match self {
+                Due::Reply(call, status, reply) => {
+                    let reply = reply.as_ref().map_or(std::ptr::null(), Owned::borrowed);
+                    (call.callback)(call.handle, status, reply, call.data);
+                }
+                Due::Push((callback, data), handle, push) => callback(handle, push.borrowed(), data),
+                Due::State((callback, data), handle, connected, reason) => {
+                    callback(handle, connected, reason, data);
+                }
+            }
+        }
+    }
+}
+
+/// See the module. A request carries the number under which its callback stands here.
+#[derive(Debug)]
+pub(super) struct Calls {
+    /// The client whose these are; its sessions have handles of their own.
+    handle: *mut broker_client_t,
+    calls: Slab<Option<Call>>,
     /// The request of a call function, and its outcome once it is known.
     waited: Option<(usize, Option<Outcome>)>,
+    pub(super) on_push: Option<(PushCallback, *mut c_void)>,
+    pub(super) on_state: Option<(StateCallback, *mut c_void)>,
+    pub(super) words: CString,
 }
 
-impl<C> Default for Calls<C> {
+impl Default for Calls {
     fn default() -> Self {
-        Calls { calls: Slab::new(), waited: None }
+        Calls {
+            handle: std::ptr::null_mut(),
+            calls: Slab::new(),
+            waited: None,
+            on_push: None,
+            on_state: None,
+            words: CString::default(),
+        }
     }
 }
 
-/// A callback that is due.
-#[derive(Debug)]
-pub(super) struct Delivery<C> {
-    call: Call<C>,
-    status: c_int,
-    reply: Option<Owned>,
-}
-
-impl<C: Copy> Delivery<C> {
-    /// Hands callback, status, reply and data to `run`, which calls.
-    pub(super) fn call(self, run: impl FnOnce(C, c_int, *const broker_reply_t, *mut c_void)) {
-        let reply = self.reply.as_ref().map_or(std::ptr::null(), Owned::borrowed);
-        run(self.call.callback, self.status, reply, self.call.data);
-    }
-}
-
-impl<C: Copy> Calls<C> {
-    /// Keeps a callback; the number names it.
-    pub(super) fn reserve(&mut self, callback: C, data: *mut c_void) -> usize {
-        self.calls.insert(Some(Call { callback, data }))
+impl Calls {
+    pub(super) fn set_handle(&mut self, handle: *mut broker_client_t) {
+        self.handle = handle;
     }
 
-    /// The same for a call function, which waits for the outcome itself. One at a time.
-    pub(super) fn reserve_waiting(&mut self) -> usize {
+    pub(super) fn handle(&self) -> *mut broker_client_t {
+        self.handle
+    }
+
+    /// Forgets who waits, without calling; who hears of pushes and the state stays.
+    pub(super) fn forget_all(&mut self) {
+        (self.calls, self.waited) = (Slab::new(), None);
+    }
+
+    /// Notes why a request was not taken; its code.
+    pub(super) fn refuse(&mut self, refusal: &Refusal) -> c_int {
+        self.words = own_words(refusal.words());
+        code_of_refusal(refusal)
+    }
+
+    /// Submits a request for C.
+    pub(super) fn submit(
+        &mut self,
+        requests: &mut Requests<'_>,
+        to: Option<SessionKey>,
+        request: &Request<'_>,
+        patience: u64,
+        req: *mut broker_req_t,
+        call: Call,
+    ) -> c_int {
+        let tag = self.calls.insert(Some(call));
+        match requests.submit(to, request, patience, tag) {
+            Ok(id) => {
+                give_req(req, id);
+                BROKER_OK
+            }
+            Err(refusal) => {
+                self.calls.try_remove(tag);
+                self.refuse(&refusal)
+            }
+        }
+    }
+
+    /// Submits a request whose outcome a call function waits for, one at a time; its tag.
+    pub(super) fn submit_waiting(
+        &mut self,
+        requests: &mut Requests<'_>,
+        to: Option<SessionKey>,
+        request: &Request<'_>,
+        patience: u64,
+    ) -> Result<usize, c_int> {
         let tag = self.calls.insert(None);
-        self.waited = Some((tag, None));
-        tag
+        match requests.submit(to, request, patience, tag) {
+            Ok(_) => {
+                self.waited = Some((tag, None));
+                Ok(tag)
+            }
+            Err(refusal) => {
+                self.calls.try_remove(tag);
+                Err(self.refuse(&refusal))
+            }
+        }
     }
 
-    /// The request was refused, or its outcome is of no interest any more.
-    pub(super) fn forget(&mut self, tag: usize) {
-        self.calls.try_remove(tag);
-        self.waited.take_if(|(waited, _)| *waited == tag);
+    /// Subscribes for C.
+    pub(super) fn subscribe(
+        &mut self,
+        requests: &mut Requests<'_>,
+        family: Family,
+        name: &[u8],
+        req: *mut broker_req_t,
+        call: Call,
+    ) -> c_int {
+        let tag = self.calls.insert(Some(call));
+        match requests.subscribe(family, name, tag) {
+            Ok(id) => {
+                give_req(req, id);
+                BROKER_OK
+            }
+            Err(refusal) => {
+                self.calls.try_remove(tag);
+                self.refuse(&refusal)
+            }
+        }
     }
 
     /// The outcome a call function waits for, once it is there.
@@ -75,11 +169,22 @@ impl<C: Copy> Calls<C> {
         }
     }
 
+    /// The next callback among the next `left` events.
+    pub(super) fn next_due(&mut self, requests: &mut Requests<'_>, left: &mut usize) -> Option<Due> {
+        while *left > 0 {
+            *left -= 1;
+            if let Some(due) = self.take(requests.next_event()?) {
+                return Some(due);
+            }
+        }
+        None
+    }
+
     /// What an event means for C. `None`: nothing to call, or a call function has it now.
-    pub(super) fn complete(&mut self, event: Event) -> Option<Delivery<C>> {
+    pub(super) fn take(&mut self, event: Event) -> Option<Due> {
         match event {
             Event::Done { tag, outcome } => match self.calls.try_remove(tag)? {
-                Some(call) => Some(Self::delivery(call, outcome)),
+                Some(call) => Some(due(call, outcome)),
                 None => {
                     // Not if its call function has given up waiting.
                     if let Some((waited, place)) = &mut self.waited
@@ -92,20 +197,25 @@ impl<C: Copy> Calls<C> {
             },
             Event::Message { tag, push } => {
                 let call = (*self.calls.get(tag)?)?;
-                Some(Delivery { call, status: BROKER_OK, reply: Some(Owned::new(push)) })
+                Some(Due::Reply(call, BROKER_OK, Some(Owned::new(push))))
             }
-            Event::SubscriptionOver { tag, outcome } => {
-                Some(Self::delivery(self.calls.try_remove(tag)??, outcome))
+            Event::SubscriptionOver { tag, outcome } => Some(due(self.calls.try_remove(tag)??, outcome)),
+            Event::Push(push) => {
+                self.on_push.map(|callback| Due::Push(callback, self.handle, Owned::new(push)))
             }
-            Event::Push(_) | Event::State { .. } => None,
+            Event::State { connected, reason } => {
+                let reason = reason.map_or(BROKER_OK, code_of_fault);
+                let connected = c_int::from(connected);
+                self.on_state.map(|callback| Due::State(callback, self.handle, connected, reason))
+            }
         }
     }
+}
 
-    fn delivery(call: Call<C>, outcome: Outcome) -> Delivery<C> {
-        match outcome {
-            Ok(tree) => Delivery { call, status: BROKER_OK, reply: Some(Owned::new(tree)) },
-            Err(fault) => Delivery { call, status: code_of_fault(fault), reply: None },
-        }
+fn due(call: Call, outcome: Outcome) -> Due {
+    match outcome {
+        Ok(tree) => Due::Reply(call, BROKER_OK, Some(Owned::new(tree))),
+        Err(fault) => Due::Reply(call, code_of_fault(fault), None),
     }
 }
 
@@ -123,7 +233,7 @@ pub(super) fn code_of_fault(fault: Fault) -> c_int {
 }
 
 /// The code of why a request was not taken.
-pub(super) fn code_of_refusal(refusal: &Refusal) -> c_int {
+fn code_of_refusal(refusal: &Refusal) -> c_int {
     match refusal {
         Refusal::Invalid(_) => BROKER_EINVAL,
         Refusal::Unsupported(_) => BROKER_EUNSUPPORTED,

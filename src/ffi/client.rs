@@ -1,38 +1,38 @@
-//! `broker_client_t`: a process's side of a broker. Converts and delegates to `crate::client::Client`; owns the
-//! callbacks until they are called, and the order in which they run.
+//! `broker_client_t`: a process's side of a broker, one of a loop's own clients, or a session of either. Finds where a
+//! handle's requests are kept, converts and delegates to `crate::client`; owns the order in which callbacks run.
 
-use super::border::{Ended, Handle, Rule, Shell, enter, enter_dispatching, shield};
-use super::calls::{Calls, Delivery, code_of_fault, code_of_refusal};
+use super::border::{Ended, Handle, Refused, Rule, Shell, enter_dispatching, shield};
+use super::calls::{Call, Calls, Due, code_of_fault};
 use super::codes::*;
 use super::config::{self, broker_config_t, code_of};
-use super::embed::{broker_req_t, give_req, millis};
+use super::embed::{self, Looping, broker_loop_t, broker_req_t, millis};
 use super::log;
 use super::reply::{Owned, broker_reply_t, hand_out, hand_out_nothing};
-use super::text::{bytes, copy_out, opt_str, own_words, words};
+use super::text::{bytes, copy_out, opt_str, own_words, patience, waiting_time, words};
 use super::transaction::{self, broker_transaction_t};
-use crate::client::{Block, Client, Event, Family, Request, SessionKey, Unusable};
-use std::ffi::{CString, c_char, c_int, c_void};
+use crate::client::{Block, Client, ClientKey, Family, Request, Requests, SessionKey, Unusable};
+use std::collections::VecDeque;
+use std::ffi::{c_char, c_int, c_void};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-/// A client of a broker, or of Redis itself. One thread at a time; broker_client_wakeup() alone may be called from
-/// any. Its callbacks run in that thread, inside broker_client_process(), _wait(), _call() and _free(), and nowhere
-/// else. It connects by itself, and again after a loss.
+/// A client: of a broker, of Redis itself (broker_client_new()), of a loop in the same process (broker_loop_client()),
+/// or one connection of another client for the caller alone, a session (broker_client_session()).
+///
+/// One thread at a time; broker_client_wakeup() and broker_client_post() alone may be called from any. Its callbacks
+/// run in that thread, inside broker_client_process(), _call() and _free(), and nowhere else. It connects by itself,
+/// and again after a loss.
 ///
 /// A forked process must not use an inherited client: every function returns BROKER_EFORKED there without touching
 /// a descriptor, until broker_client_after_fork().
 ///
-/// Methods: broker_client_new, _free, _after_fork, _error, _connected; _submit, _transaction, _cancel, _flush;
-/// _call, _call_transaction; _fd, _timeout, _process, _wait, _wakeup; _on_push, _on_state; _subscribe,
-/// _unsubscribe.
+/// Methods: broker_client_new, _session, _free, _after_fork, _error, _connected; _submit, _submit_transaction, _call,
+/// _call_transaction, _subscribe, _cancel; _fd, _timeout, _process, _wakeup, _post; _on_push, _on_state; _set_data,
+/// _data.
 #[allow(non_camel_case_types)]
 #[derive(Debug)]
 pub struct broker_client_t(#[expect(dead_code, reason = "reached through a cast pointer")] Shell<Handled>);
-
-/// Names a subscription; 0 names none. Never used again.
-#[allow(non_camel_case_types)]
-pub type broker_sub_t = u64;
 
 /// A channel by its name, as SUBSCRIBE.
 pub const BROKER_CHANNEL: c_int = 0;
@@ -46,8 +46,8 @@ pub const BROKER_SHARD: c_int = 2;
 /// of Redis' is a reply of type ERROR). Below 0: a code, and `reply` is NULL. Outcomes come in the order in which
 /// requests were submitted, except timeouts, cancellations and blocking commands.
 ///
-/// May use the client and free it (which then happens when the callback has returned); may not process, wait or
-/// call: BROKER_EREENTRANT. Must not throw or longjmp.
+/// May use the client and free it (which then happens when the callback has returned); may not process or call:
+/// BROKER_EREENTRANT. Nor may it free a loop that is running it. Must not throw, longjmp or pthread_exit.
 #[allow(non_camel_case_types)]
 pub type broker_reply_cb = Option<
     unsafe extern "C" fn(
@@ -72,92 +72,224 @@ pub type broker_state_cb = Option<
     unsafe extern "C" fn(client: *mut broker_client_t, connected: c_int, reason: c_int, data: *mut c_void),
 >;
 
-type Callback = unsafe extern "C" fn(*mut broker_client_t, c_int, *const broker_reply_t, *mut c_void);
-type PushCallback = unsafe extern "C" fn(*mut broker_client_t, *const broker_reply_t, *mut c_void);
-type StateCallback = unsafe extern "C" fn(*mut broker_client_t, c_int, c_int, *mut c_void);
+/// Gets what was posted to a client, exactly once: `status` 0 from inside its processing, BROKER_ECANCELED from inside
+/// broker_client_free() or that of its loop. May do what a broker_reply_cb may.
+#[allow(non_camel_case_types)]
+pub type broker_client_cb =
+    Option<unsafe extern "C" fn(client: *mut broker_client_t, status: c_int, data: *mut c_void)>;
+
+pub(super) type Callback =
+    unsafe extern "C" fn(*mut broker_client_t, c_int, *const broker_reply_t, *mut c_void);
+pub(super) type PushCallback = unsafe extern "C" fn(*mut broker_client_t, *const broker_reply_t, *mut c_void);
+pub(super) type StateCallback = unsafe extern "C" fn(*mut broker_client_t, c_int, c_int, *mut c_void);
+
+/// What a handle stands for.
+#[derive(Debug)]
+pub(super) enum Handled {
+    /// A client with sockets of its own.
+    Own(Box<Own>),
+    /// A client of a loop, which has all that belongs to it.
+    OfLoop(OfLoop),
+    /// A session of another client, which has all that belongs to it.
+    Session(Session),
+}
 
 #[derive(Debug)]
-pub(super) struct Handled {
-    pub(super) client: Client,
-    pub(super) calls: Calls<Callback>,
-    on_push: Option<(PushCallback, *mut c_void)>,
-    on_state: Option<(StateCallback, *mut c_void)>,
-    words: CString,
+pub(super) struct Own {
+    client: Client,
+    calls: Calls,
+}
+
+/// The serials tell which tenant of a handle's memory is meant.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct OfLoop {
+    home: *mut broker_loop_t,
+    serial: u64,
+    key: ClientKey,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Session {
+    of: *mut broker_client_t,
+    serial: u64,
+    key: SessionKey,
 }
 
 impl Handle for Handled {
+    type Post = Post;
     fn ended() -> &'static Ended<Self> {
         static ENDED: Ended<Handled> = Ended::new();
         &ENDED
     }
 }
 
-/// A callback of any kind that is due.
-enum Due {
-    Reply(Delivery<Callback>),
-    Push((PushCallback, *mut c_void), Owned),
-    State((StateCallback, *mut c_void), c_int, c_int),
+/// Something posted: to a session, its client has it.
+#[derive(Debug)]
+pub(super) struct Post {
+    callback: unsafe extern "C" fn(*mut broker_client_t, c_int, *mut c_void),
+    handle: *mut broker_client_t,
+    data: *mut c_void,
 }
 
-impl Due {
-    fn call(self, client: *mut broker_client_t) {
-        // SAFETY: each function was given to be called so, in the thread that uses the client.
-        unsafe {
-            match self {
-                Due::Reply(delivery) => {
-                    delivery.call(|cb, status, reply, data| cb(client, status, reply, data))
-                }
-                Due::Push((cb, data), push) => cb(client, push.borrowed(), data),
-                Due::State((cb, data), connected, reason) => cb(client, connected, reason, data),
-            }
-        }
+impl Post {
+    pub(super) fn run(self, status: c_int) {
+        // SAFETY: the function was given to be called so, in the thread that uses the client.
+        unsafe { (self.callback)(self.handle, status, self.data) }
     }
 }
 
-impl Handled {
-    fn next_due(&mut self) -> Option<Due> {
-        while let Some(event) = self.client.next_event() {
-            let due = match event {
-                Event::Push(push) => self.on_push.map(|callback| Due::Push(callback, Owned::new(push))),
-                Event::State { connected, reason } => {
-                    let reason = reason.map_or(BROKER_OK, code_of_fault);
-                    self.on_state.map(|callback| Due::State(callback, c_int::from(connected), reason))
-                }
-                event => self.calls.complete(event).map(Due::Reply),
-            };
-            if due.is_some() {
-                return due;
-            }
-        }
-        None
-    }
+/// What has been posted to a client of a loop.
+pub(super) fn take_posts(handle: *mut broker_client_t) -> VecDeque<Post> {
+    Shell::of(shell(handle)).map(Shell::take_posts).unwrap_or_default()
+}
 
-    pub(super) fn refuse(&mut self, refusal: &crate::client::Refusal) -> c_int {
-        self.words = own_words(refusal.words());
-        code_of_refusal(refusal)
-    }
+// ---- where a handle's requests are kept -------------------------------------------------------------------
 
-    pub(super) fn submit(
-        &mut self,
-        to: Option<SessionKey>,
-        request: &Request<'_>,
-        timeout_ms: u32,
-        req: *mut broker_req_t,
-        callback: (broker_reply_cb, *mut c_void),
-    ) -> c_int {
-        let (Some(cb), data) = callback else { return BROKER_EINVAL };
-        let tag = self.calls.reserve(cb, data);
-        match self.client.submit(to, request, u64::from(timeout_ms), tag) {
-            Ok(id) => {
-                give_req(req, id);
-                BROKER_OK
-            }
-            Err(refusal) => {
-                self.calls.forget(tag);
-                self.refuse(&refusal)
-            }
+/// What a function works on.
+pub(super) struct At<'a, 'b> {
+    requests: &'a mut Requests<'b>,
+    calls: &'a mut Calls,
+    session: Option<SessionKey>,
+}
+
+/// The handle that has them.
+#[derive(Clone, Copy)]
+enum Home<'a> {
+    Own(&'a Shell<Handled>, *mut broker_client_t),
+    Loop(&'a Shell<Looping>, *mut broker_loop_t, ClientKey),
+}
+
+impl Home<'_> {
+    fn check_rule(self, rule: Rule) -> Result<(), c_int> {
+        match self {
+            Home::Own(shell, _) => shell.check_rule(rule),
+            Home::Loop(shell, ..) => shell.check_rule(rule),
         }
     }
+
+    fn with<R>(
+        self,
+        session: Option<SessionKey>,
+        body: impl FnOnce(At<'_, '_>) -> Result<R, c_int>,
+    ) -> Result<R, c_int> {
+        match self {
+            Home::Own(shell, _) => shell.borrow(|handled| match handled {
+                Handled::Own(own) => own.with(session, body),
+                _ => Err(BROKER_ESTATE),
+            })?,
+            Home::Loop(shell, _, key) => shell.borrow(|looping| {
+                looping.with_client(key, |requests, calls| body(At { requests, calls, session }))
+            })??,
+        }
+    }
+}
+
+impl Own {
+    fn with<R>(&mut self, session: Option<SessionKey>, body: impl FnOnce(At<'_, '_>) -> R) -> R {
+        let calls = &mut self.calls;
+        self.client.with_requests(|requests| body(At { requests, calls, session }))
+    }
+
+    fn next_due(&mut self, left: &mut usize) -> Option<Due> {
+        let calls = &mut self.calls;
+        self.client.with_requests(|requests| calls.next_due(requests, left))
+    }
+}
+
+/// Follows a handle: a session to its client, a client of a loop to that.
+fn find<'a>(pointer: *const broker_client_t) -> Result<(Home<'a>, Option<SessionKey>), c_int> {
+    let mut session = None;
+    let mut pointer = pointer;
+    let mut serial = None;
+    loop {
+        let own = Shell::of(shell(pointer))?;
+        if serial.is_some_and(|serial| serial != own.serial()) {
+            return Err(BROKER_ESTATE);
+        }
+        own.check()?;
+        let next = own.borrow(|handled| match handled {
+            Handled::Own(_) => Ok(Home::Own(own, pointer.cast_mut())),
+            Handled::OfLoop(of) => of.find(),
+            Handled::Session(of) => Err(Err(*of)),
+        })?;
+        match next {
+            Ok(home) => return Ok((home, session)),
+            Err(Ok(code)) => return Err(code),
+            Err(Err(of)) => (pointer, serial, session) = (of.of, Some(of.serial), Some(of.key)),
+        }
+    }
+}
+
+impl OfLoop {
+    fn find<'a, T>(&self) -> Result<Home<'a>, Result<c_int, T>> {
+        let shell = Shell::of(embed::shell(self.home)).map_err(Ok)?;
+        if shell.serial() != self.serial {
+            return Err(Ok(BROKER_ESTATE));
+        }
+        shell.check().map_err(Ok)?;
+        Ok(Home::Loop(shell, self.home, self.key))
+    }
+}
+
+/// The gate of functions on requests, wherever these are kept.
+fn enter_at<R: Refused>(
+    pointer: *const broker_client_t,
+    rule: Rule,
+    body: impl FnOnce(At<'_, '_>) -> Result<R, c_int>,
+) -> R {
+    // Most handles have their requests themselves: one look for these.
+    let mut body = Some(body);
+    let here = Shell::of(shell(pointer)).and_then(|own| {
+        own.check()?;
+        own.check_rule(rule)?;
+        own.borrow(|handled| match (handled, body.take()) {
+            (Handled::Own(own), Some(body)) => Ok(Some(own.with(None, body)?)),
+            (_, kept) => {
+                body = kept;
+                Ok(None)
+            }
+        })?
+    });
+    let result = match (here, body) {
+        (Ok(None), Some(body)) => shield(Err(BROKER_EPANIC), || {
+            let (home, session) = find(pointer)?;
+            home.check_rule(rule)?;
+            home.with(session, body)
+        }),
+        (Ok(Some(result)), _) => Ok(result),
+        (Ok(None), None) => Err(BROKER_ESTATE),
+        (Err(code), _) => Err(code),
+    };
+    result.unwrap_or_else(R::refused)
+}
+
+/// The gate of functions that only a client with sockets has, whichever of its sessions is named.
+fn enter_own<R: Refused>(pointer: *const broker_client_t, rule: Rule, body: impl FnOnce(&mut Own) -> R) -> R {
+    let entered = shield(Err(BROKER_EPANIC), || match find(pointer)? {
+        (Home::Own(shell, _), _) => {
+            shell.check_rule(rule)?;
+            shell.borrow(|handled| match handled {
+                Handled::Own(own) => Ok(body(own)),
+                _ => Err(BROKER_ESTATE),
+            })?
+        }
+        (Home::Loop(..), _) => Err(BROKER_EUNSUPPORTED),
+    });
+    entered.unwrap_or_else(R::refused)
+}
+
+/// A handle for a client of a loop.
+pub(super) fn create_of_loop(
+    home: &Shell<Looping>,
+    pointer: *mut broker_loop_t,
+    key: ClientKey,
+) -> *mut broker_client_t {
+    let of = OfLoop { home: pointer, serial: home.serial(), key };
+    let handle = Shell::create(Handled::OfLoop(of), -1);
+    if let Ok(shell) = Shell::of(handle) {
+        shell.ring_at(home);
+    }
+    handle.cast()
 }
 
 pub(super) fn shell(pointer: *const broker_client_t) -> *const Shell<Handled> {
@@ -217,22 +349,60 @@ pub extern "C" fn broker_client_new(
             }
         };
         let bell = client.bell();
-        let handled = Handled {
-            client,
-            calls: Calls::default(),
-            on_push: None,
-            on_state: None,
-            words: CString::default(),
-        };
+        let handled = Handled::Own(Box::new(Own { client, calls: Calls::default() }));
+        let pointer = Shell::create(handled, bell);
+        if let Ok(shell) = Shell::of(pointer) {
+            let named = shell.borrow(|handled| {
+                if let Handled::Own(own) = handled {
+                    own.calls.set_handle(pointer.cast());
+                }
+            });
+            debug_assert!(named.is_ok(), "nobody else knows of it yet");
+        }
         // SAFETY: as above.
-        unsafe { out.write(Shell::create(handled, bell).cast()) };
+        unsafe { out.write(pointer.cast()) };
         BROKER_OK
     })
 }
 
-/// Closes the client. Pending requests and subscriptions get BROKER_ECANCELED before it returns; called from a
-/// callback, all of this happens when the outermost callback has returned. Its sessions end with it. In a forked
-/// process it only closes the inherited descriptors; no callback runs.
+/// Opens a session of a client: a connection of its own within it, for what depends on one, WATCH ... EXEC above all.
+/// It is a client in a mode of its own: it takes what the other's shared connection may not (WATCH, UNWATCH, MULTI, EXEC,
+/// DISCARD, SELECT, AUTH; a blocking command, behind which the next one waits), but neither subscriptions, on_push and
+/// on_state nor what ends a connection's use for requests. Whatever state a command leaves on it stays until the session
+/// is freed, which closes the connection; if that is lost, everything after returns BROKER_ECONN, so that no state is
+/// ever lost in silence. What drives the client drives its sessions too, and their _fd, _timeout, _process, _wakeup and
+/// _post are those of the client. Free it before or after its client.
+///
+/// BROKER_EINVAL for NULL; BROKER_EAGAIN above "client_connections_max"; BROKER_ECONN for a client that cannot open
+/// connections any more; BROKER_EUNSUPPORTED for a session of a session; BROKER_ESTATE, BROKER_EFORKED.
+#[unsafe(no_mangle)]
+pub extern "C" fn broker_client_session(
+    out: *mut *mut broker_client_t,
+    client: *mut broker_client_t,
+) -> c_int {
+    if out.is_null() {
+        return BROKER_EINVAL;
+    }
+    // SAFETY: not NULL; the header asks for a place for a pointer.
+    unsafe { out.write(std::ptr::null_mut()) };
+    enter_at(client, Rule::Anywhere, |at| {
+        if at.session.is_some() {
+            return Err(BROKER_EUNSUPPORTED);
+        }
+        let key = at.requests.open_session().map_err(|refusal| at.calls.refuse(&refusal))?;
+        let parent = Shell::of(shell(client))?;
+        let session = Session { of: client, serial: parent.serial(), key };
+        let handle = Shell::create(Handled::Session(session), -1);
+        Shell::of(handle)?.post_at(parent);
+        // SAFETY: as above.
+        unsafe { out.write(handle.cast()) };
+        Ok(BROKER_OK)
+    })
+}
+
+/// Closes the client. Pending requests and subscriptions get BROKER_ECANCELED before it returns (those of a session in
+/// the next processing); called from a callback, all of this happens when the outermost callback has returned. Its
+/// sessions end with it, and are still to be freed. In a forked process it only frees; no callback runs.
 ///
 /// NULL is BROKER_OK; BROKER_ESTATE a second time.
 #[unsafe(no_mangle)]
@@ -243,8 +413,12 @@ pub extern "C" fn broker_client_free(client: *mut broker_client_t) -> c_int {
     shield(BROKER_EPANIC, || {
         let freed = Shell::of(shell(client)).and_then(|shell| {
             let silent = shell.check().is_err();
+            if !silent && let Ok((home, _)) = find(client) {
+                // Not while whoever has its requests is at work elsewhere.
+                home.with(None, |_| Ok(()))?;
+            }
             if let Some(handled) = shell.end()? {
-                conclude(handled, client, silent);
+                conclude(handled, shell.take_posts(), silent);
             }
             Ok(BROKER_OK)
         });
@@ -263,14 +437,38 @@ fn own_fd(fd: c_int) -> Option<OwnedFd> {
 }
 
 /// The last callbacks of a client that has ended. Its handle answers BROKER_ESTATE by now.
-fn conclude(mut handled: Handled, client: *mut broker_client_t, silent: bool) {
-    if silent {
+fn conclude(handled: Handled, posts: VecDeque<Post>, silent: bool) {
+    match handled {
         // A forked copy, or a state that is not to be trusted: descriptors are closed and nothing else.
-        return handled.client.abandon();
+        Handled::Own(own) if silent => return own.client.abandon(),
+        _ if silent => return,
+        Handled::Own(own) => conclude_own(*own),
+        Handled::OfLoop(of) => {
+            if let Ok(Home::Loop(shell, _, key)) = of.find::<()>() {
+                let in_callback = shell.in_callback();
+                let ended = shell.borrow(|looping| looping.end_client(key, in_callback));
+                ended.unwrap_or_default().into_iter().for_each(Due::call);
+            }
+        }
+        Handled::Session(session) => {
+            let closed = find(session.of).and_then(|(home, _)| {
+                home.with(None, |at| {
+                    at.requests.close_session(session.key);
+                    Ok(())
+                })
+            });
+            // Its client has ended, and the session with it.
+            let _ = closed;
+        }
     }
-    handled.client.close();
-    while let Some(due) = handled.next_due() {
-        due.call(client);
+    posts.into_iter().for_each(|post| post.run(BROKER_ECANCELED));
+}
+
+fn conclude_own(mut own: Own) {
+    own.client.close();
+    let mut all = usize::MAX;
+    while let Some(due) = own.next_due(&mut all) {
+        due.call();
     }
 }
 
@@ -279,26 +477,29 @@ fn conclude(mut handled: Handled, client: *mut broker_client_t, silent: bool) {
 /// stay. Inherited sessions are dead: free them.
 ///
 /// BROKER_ESTATE in the process that made the client, and when it is freed; BROKER_ECONN for "fd://", which cannot
-/// be connected again; BROKER_ESYS; BROKER_EREENTRANT from a log callback; BROKER_EINVAL for NULL.
+/// be connected again; BROKER_EUNSUPPORTED for a session and for a client of a loop; BROKER_ESYS; BROKER_EREENTRANT from a
+/// log callback; BROKER_EINVAL for NULL.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_client_after_fork(client: *mut broker_client_t) -> c_int {
     shield(BROKER_EPANIC, || {
         let renewed = Shell::of(shell(client)).and_then(|shell| {
             let mut bell = -1;
             let code = shell.adopt_after_fork(|handled| {
-                handled.calls = Calls::default();
-                let renewed = handled.client.after_fork();
-                bell = handled.client.bell();
+                let Handled::Own(own) = handled else { return BROKER_EUNSUPPORTED };
+                own.calls.forget_all();
+                let renewed = own.client.after_fork();
+                bell = own.client.bell();
                 match renewed {
                     Ok(true) => BROKER_OK,
                     Ok(false) => BROKER_ECONN,
                     Err(error) => {
-                        handled.words = own_words(&error.to_string());
+                        own.calls.words = own_words(&error.to_string());
                         code_of(&error)
                     }
                 }
             })?;
-            if code != BROKER_ESYS {
+            if code != BROKER_ESYS && code != BROKER_EUNSUPPORTED {
+                shell.take_posts();
                 shell.bell.store(bell, Ordering::Relaxed);
             }
             Ok(code)
@@ -311,31 +512,36 @@ pub extern "C" fn broker_client_after_fork(client: *mut broker_client_t) -> c_in
 /// made. "" before the first. Valid until the next call with the client. NULL for a bad handle.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_client_error(client: *const broker_client_t) -> *const c_char {
-    enter(shell(client), Rule::Anywhere, |handled| {
-        if let Some(words) = handled.client.take_words() {
-            handled.words = own_words(&words);
+    enter_at(client, Rule::Anywhere, |at| {
+        if let Some(words) = at.requests.take_words() {
+            at.calls.words = own_words(&words);
         }
-        handled.words.as_ptr()
+        Ok(at.calls.words.as_ptr())
     })
 }
 
 /// 1 while the client's connection is there, 0 while it is not; a code for a bad handle.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_client_connected(client: *const broker_client_t) -> c_int {
-    enter(shell(client), Rule::Anywhere, |handled| c_int::from(handled.client.is_connected()))
+    enter_at(client, Rule::Anywhere, |at| {
+        Ok(c_int::from(match at.session {
+            Some(session) => at.requests.session_is_connected(session),
+            None => at.requests.is_connected(),
+        }))
+    })
 }
 
 /// Sends a request; its outcome comes to `cb`. `argv` has `argc` words, copied, the command's name first; with a NULL
-/// `argvlen` each ends at its NUL, else word i has argvlen[i] bytes of any value. `timeout_ms` 0: it waits for as long
-/// as it takes. `req` may be NULL, and else gets the name of the request. It is sent from the loop, with whatever else
-/// was submitted by then; see broker_client_flush(). When it returns an error, `cb` is never called.
+/// `argvlen` each ends at its NUL, else word i has argvlen[i] bytes of any value. With BROKER_FOREVER it waits
+/// for as long as it takes. `req` may be NULL, and else gets the name of the request. It is sent from the client's
+/// processing, with whatever else was submitted by then. When it returns an error, `cb` is never called.
 ///
 /// All requests share one connection and are answered in order, but blocking commands (BLPOP, XREAD BLOCK, ...): each
 /// has a connection of its own for as long as it waits, and giving it up closes that.
 ///
-/// BROKER_EINVAL for NULL or no word; BROKER_EAGAIN above "client_requests_max" or "client_bytes_max"; BROKER_ESTATE,
+/// BROKER_EINVAL for NULL, no word, a `timeout_ms` of 0 or below -1; BROKER_EAGAIN above "client_requests_max" or "client_bytes_max"; BROKER_ESTATE,
 /// BROKER_EFORKED; BROKER_EUNSUPPORTED for commands that would change the shared connection under the feet of
-/// others: MULTI, EXEC, DISCARD (broker_client_transaction() is for them), WATCH, UNWATCH (a session), SUBSCRIBE and its
+/// others: MULTI, EXEC, DISCARD (broker_client_submit_transaction() is for them), WATCH, UNWATCH (a session), SUBSCRIBE and its
 /// family (broker_client_subscribe()), SELECT, AUTH, HELLO, RESET, CLIENT SETNAME (the client_... keys), CLIENT REPLY,
 /// CLIENT CACHING, QUIT, MONITOR, SYNC, PSYNC, REPLCONF, SCRIPT DEBUG, ASKING, READONLY, READWRITE. CLIENT TRACKING,
 /// NO-EVICT, NO-TOUCH and SETINFO are sent, and once accepted set again on every new connection.
@@ -345,68 +551,64 @@ pub extern "C" fn broker_client_submit(
     argc: usize,
     argv: *const *const c_char,
     argvlen: *const usize,
-    timeout_ms: u32,
+    timeout_ms: c_int,
     req: *mut broker_req_t,
     cb: broker_reply_cb,
     data: *mut c_void,
 ) -> c_int {
-    enter(shell(client), Rule::Anywhere, |handled| match words(argc, argv, argvlen) {
-        Ok(words) => handled.submit(None, &Request::Command(&words), timeout_ms, req, (cb, data)),
-        Err(code) => code,
+    enter_at(client, Rule::Anywhere, |at| {
+        let callback = cb.ok_or(BROKER_EINVAL)?;
+        let (words, patience) = (words(argc, argv, argvlen)?, patience(timeout_ms)?);
+        let call = Call { callback, data, handle: client };
+        Ok(at.calls.submit(at.requests, at.session, &Request::Command(&words), patience, req, call))
     })
 }
 
 /// Sends a transaction: all its commands are executed, one behind the other with nothing between, or none is. One
 /// outcome: the reply of EXEC, an array with the reply of each command. If Redis refused a command (and so executed
-/// none), it is that command's error. Everything else as in broker_client_submit(). To make it depend on values read
-/// before, use a session.
+/// none), it is that command's error. On a session on which a watched key has changed, none of it is executed and the
+/// reply is NIL: read again and try anew. Everything else as in broker_client_submit().
 ///
 /// BROKER_EINVAL for NULL or a transaction without commands; else as broker_client_submit().
 #[unsafe(no_mangle)]
-pub extern "C" fn broker_client_transaction(
+pub extern "C" fn broker_client_submit_transaction(
     client: *mut broker_client_t,
     transaction: *const broker_transaction_t,
-    timeout_ms: u32,
+    timeout_ms: c_int,
     req: *mut broker_req_t,
     cb: broker_reply_cb,
     data: *mut c_void,
 ) -> c_int {
-    enter(shell(client), Rule::Anywhere, |handled| {
-        let submitted = transaction::read(transaction, |block| {
-            handled.submit(None, &Request::Transaction(block), timeout_ms, req, (cb, data))
-        });
-        submitted.unwrap_or_else(|code| code)
+    enter_at(client, Rule::Anywhere, |at| {
+        let callback = cb.ok_or(BROKER_EINVAL)?;
+        let patience = patience(timeout_ms)?;
+        let call = Call { callback, data, handle: client };
+        transaction::read(transaction, |block| {
+            at.calls.submit(at.requests, at.session, &Request::Transaction(block), patience, req, call)
+        })
     })
 }
 
-/// Gives a request up: its callback gets BROKER_ECANCELED from the next processing. What was sent may be executed all
-/// the same (a blocking command stops waiting: its connection is closed); what was not sent is not.
+/// Gives a request or a subscription up: its callback gets BROKER_ECANCELED, its last call, from the next processing.
+/// Of a request that was sent, the command may be executed all the same (a blocking command stops waiting: its
+/// connection is closed); one that was not sent is not.
 ///
-/// BROKER_ESTATE if its outcome is known already (the callback has run or is about to); BROKER_EFORKED.
+/// BROKER_ESTATE if it is over already (its last callback has run or is about to); BROKER_EFORKED.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_client_cancel(client: *mut broker_client_t, req: broker_req_t) -> c_int {
-    enter(shell(client), Rule::Anywhere, |handled| match handled.client.cancel(req) {
-        true => BROKER_OK,
-        false => BROKER_ESTATE,
-    })
+    enter_at(
+        client,
+        Rule::Anywhere,
+        |at| {
+            if at.requests.cancel(req) { Ok(BROKER_OK) } else { Err(BROKER_ESTATE) }
+        },
+    )
 }
 
-/// Writes what was submitted, as far as the socket takes it, without waiting for the loop. Never needed: submitting
-/// makes the descriptor readable, and broker_client_process() writes.
-///
-/// BROKER_ESTATE, BROKER_EFORKED; BROKER_EINVAL for NULL.
-#[unsafe(no_mangle)]
-pub extern "C" fn broker_client_flush(client: *mut broker_client_t) -> c_int {
-    enter(shell(client), Rule::Anywhere, |handled| {
-        handled.client.flush();
-        BROKER_OK
-    })
-}
-
-/// Sends a request and waits for its outcome, `timeout_ms` at most (0: for as long as it takes). BROKER_OK: *out has the
-/// reply, to be freed with broker_reply_free(); else it is NULL (`out` may be NULL). Callbacks of other requests run
-/// meanwhile. Arguments and codes as in broker_client_submit(), and those of an outcome: BROKER_ECONN, BROKER_ELOST,
-/// BROKER_ETIMEDOUT, BROKER_ELIMIT, BROKER_EAUTH, BROKER_EPROTO.
+/// Sends a request and waits for its outcome, `timeout_ms` at most. BROKER_OK: *out has the reply, to be freed with
+/// broker_reply_free(); else it is NULL (`out` may be NULL). Callbacks of other requests run meanwhile. Arguments and
+/// codes as in broker_client_submit(), and those of an outcome: BROKER_ECONN, BROKER_ELOST, BROKER_ETIMEDOUT,
+/// BROKER_ELIMIT, BROKER_EAUTH, BROKER_EPROTO. On a client of a loop it runs the loop.
 ///
 /// BROKER_EREENTRANT from a callback; BROKER_ECANCELED if a callback frees the client.
 #[unsafe(no_mangle)]
@@ -415,109 +617,162 @@ pub extern "C" fn broker_client_call(
     argc: usize,
     argv: *const *const c_char,
     argvlen: *const usize,
-    timeout_ms: u32,
+    timeout_ms: c_int,
     out: *mut *mut broker_reply_t,
 ) -> c_int {
     hand_out_nothing(out);
-    enter_dispatching(shell(client), |shell| {
-        let words = words(argc, argv, argvlen)?;
-        call(shell, client, None, &Request::Command(&words), timeout_ms, out)
+    shield(BROKER_EPANIC, || {
+        let called = words(argc, argv, argvlen)
+            .and_then(|words| call(client, &Request::Command(&words), timeout_ms, out));
+        called.unwrap_or_else(|code| code)
     })
 }
 
-/// Sends a transaction and waits for its outcome: broker_client_transaction() and broker_client_call() in one.
+/// Sends a transaction and waits for its outcome: broker_client_submit_transaction() and broker_client_call() in one.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_client_call_transaction(
     client: *mut broker_client_t,
     transaction: *const broker_transaction_t,
-    timeout_ms: u32,
+    timeout_ms: c_int,
     out: *mut *mut broker_reply_t,
 ) -> c_int {
     hand_out_nothing(out);
-    enter_dispatching(shell(client), |shell| {
+    shield(BROKER_EPANIC, || {
         // A copy, so that callbacks may go on using the original.
-        let block = transaction::read(transaction, Block::clone)?;
-        call(shell, client, None, &Request::Transaction(&block), timeout_ms, out)
+        let called = transaction::read(transaction, Block::clone)
+            .and_then(|block| call(client, &Request::Transaction(&block), timeout_ms, out));
+        called.unwrap_or_else(|code| code)
     })
 }
 
 /// Submits and waits, running callbacks meanwhile.
-pub(super) fn call(
-    shell: &Shell<Handled>,
-    client: *mut broker_client_t,
-    to: Option<SessionKey>,
+fn call(
+    pointer: *mut broker_client_t,
     request: &Request<'_>,
-    timeout_ms: u32,
+    timeout_ms: c_int,
     out: *mut *mut broker_reply_t,
 ) -> Result<c_int, c_int> {
-    let tag = shell.borrow(|handled| {
-        let tag = handled.calls.reserve_waiting();
-        handled.client.attend();
-        match handled.client.submit(to, request, u64::from(timeout_ms), tag) {
-            Ok(_) => Ok(tag),
-            Err(refusal) => {
-                handled.calls.forget(tag);
-                handled.client.end_step();
-                Err(handled.refuse(&refusal))
-            }
-        }
-    })??;
+    let (home, session) = find(pointer)?;
+    home.check_rule(Rule::OutsideCallbacks)?;
+    let patience = patience(timeout_ms)?;
+    home.attend(true)?;
+    let tag = home.with(session, |at| at.calls.submit_waiting(at.requests, session, request, patience));
+    let tag = tag.inspect_err(|_| {
+        // What others have submitted meanwhile is not left lying.
+        let _ = home.attend(false);
+    })?;
     loop {
-        if let Some(outcome) = shell.borrow(|handled| handled.calls.take_waited(tag))? {
-            return match outcome {
-                Ok(tree) => Ok(hand_out(Owned::new(tree), out)),
-                Err(fault) => Err(code_of_fault(fault)),
-            };
+        match home.with(None, |at| Ok(at.calls.take_waited(tag))) {
+            Ok(Some(Ok(tree))) => return Ok(hand_out(Owned::new(tree), out)),
+            Ok(Some(Err(fault))) => return Err(code_of_fault(fault)),
+            Ok(None) => home.step()?,
+            // A callback has freed it.
+            Err(BROKER_ESTATE) => return Err(BROKER_ECANCELED),
+            Err(code) => return Err(code),
         }
-        step(shell, client, None)
-            .map_err(|code| if code == BROKER_ESTATE { BROKER_ECANCELED } else { code })?;
+    }
+}
+
+impl Home<'_> {
+    /// Says that whoever calls drives the client now, or not any more: while it does, nothing needs waking.
+    fn attend(self, on: bool) -> Result<(), c_int> {
+        let Home::Own(shell, _) = self else { return Ok(()) };
+        shell.borrow(|handled| {
+            if let Handled::Own(own) = handled {
+                if on { own.client.attend() } else { own.client.end_step() }
+            }
+        })
+    }
+
+    /// Moves everything on, and waits if there is nothing to move.
+    fn step(self) -> Result<(), c_int> {
+        let stepped = match self {
+            Home::Own(shell, _) => step(shell, None).map(|_| true),
+            Home::Loop(shell, pointer, _) => embed::turn(shell, pointer, true),
+        };
+        match stepped {
+            Ok(_) => Ok(()),
+            Err(BROKER_ESTATE) => Err(BROKER_ECANCELED),
+            Err(code) => Err(code),
+        }
     }
 }
 
 /// One step: waits at most `limit` for something to happen, reads, writes, runs callbacks. How many ran.
-fn step(
-    shell: &Shell<Handled>,
-    client: *mut broker_client_t,
-    limit: Option<Duration>,
-) -> Result<c_int, c_int> {
+fn step(shell: &Shell<Handled>, limit: Option<Duration>) -> Result<c_int, c_int> {
     // What has come by now is read before anything is written: no request leaves on a connection whose end has
     // been here before it.
     look(shell, Some(Duration::ZERO))?;
-    if limit != Some(Duration::ZERO) {
+    if limit != Some(Duration::ZERO) && !shell.has_posts() {
         look(shell, limit)?;
     }
-    let ran = deliver(shell, client)?;
-    shell.borrow(|handled| handled.client.end_step())?;
+    let ran = run_posts(shell)? + deliver(shell)?;
+    with_own(shell, |own| own.client.end_step())?;
     Ok(ran)
 }
 
+fn with_own<R>(shell: &Shell<Handled>, body: impl FnOnce(&mut Own) -> R) -> Result<R, c_int> {
+    shell.borrow(|handled| match handled {
+        Handled::Own(own) => Ok(body(own)),
+        _ => Err(BROKER_ESTATE),
+    })?
+}
+
 fn look(shell: &Shell<Handled>, limit: Option<Duration>) -> Result<(), c_int> {
-    let waited = shell.borrow_waiting(|handled| handled.client.wait(limit))?;
+    let waited = shell.borrow_waiting(|handled| match handled {
+        Handled::Own(own) => Ok(own.client.wait(limit)),
+        _ => Err(BROKER_ESTATE),
+    })??;
     shell.check()?;
-    shell.borrow(|handled| match waited {
+    with_own(shell, |own| match waited {
         Ok(()) => {
             log::tell_left_out();
-            handled.client.work();
+            own.client.work();
             Ok(())
         }
         Err(error) => {
-            handled.words = own_words(&error.to_string());
+            own.calls.words = own_words(&error.to_string());
             Err(code_of(&error))
         }
     })?
 }
 
-fn deliver(shell: &Shell<Handled>, client: *mut broker_client_t) -> Result<c_int, c_int> {
+/// Runs one callback; what it freed ends when the outermost has returned.
+fn call_out(shell: &Shell<Handled>, callback: impl FnOnce()) -> Result<(), c_int> {
+    if shell.call_out(callback) {
+        return Ok(());
+    }
+    let silent = shell.is_forked();
+    if let Some(handled) = shell.finish() {
+        conclude(handled, shell.take_posts(), silent);
+    }
+    shell.check()
+}
+
+/// Runs what has been posted by now; how much that was.
+fn run_posts(shell: &Shell<Handled>) -> Result<c_int, c_int> {
     let mut ran = 0;
-    while let Some(due) = shell.borrow(Handled::next_due)? {
+    let mut posts = shell.take_posts();
+    while let Some(post) = posts.pop_front() {
         ran += 1;
-        if !shell.call_out(|| due.call(client)) {
-            let silent = shell.is_forked();
-            if let Some(handled) = shell.finish() {
-                conclude(handled, client, silent);
+        if let Err(code) = call_out(shell, || post.run(BROKER_OK)) {
+            // Freed in it: the others are told so. In a forked copy they are the parent's.
+            if !shell.is_forked() {
+                posts.into_iter().for_each(|post| post.run(BROKER_ECANCELED));
             }
-            return shell.check().map(|()| ran);
+            return Err(code);
         }
+    }
+    Ok(ran)
+}
+
+/// Calls back for what was due when this began: what callbacks cause is due in the next step. How many ran.
+fn deliver(shell: &Shell<Handled>) -> Result<c_int, c_int> {
+    let mut ran = 0;
+    let mut left = with_own(shell, |own| own.client.with_requests(|requests| requests.events()))?;
+    while let Some(due) = with_own(shell, |own| own.next_due(&mut left))? {
+        ran += 1;
+        call_out(shell, || due.call())?;
     }
     Ok(ran)
 }
@@ -529,137 +784,165 @@ fn deliver(shell: &Shell<Handled>, client: *mut broker_client_t) -> Result<c_int
 /// A negative code for a bad handle.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_client_fd(client: *const broker_client_t) -> c_int {
-    enter(shell(client), Rule::Anywhere, |handled| handled.client.as_raw_fd())
+    enter_own(client, Rule::Anywhere, |own| own.client.as_raw_fd())
 }
 
 /// How long a loop may sleep before the next broker_client_process(), in milliseconds: 0 while something is deferred,
 /// whatever the descriptor says; -1 until it is readable. Ask again after each processing.
 ///
-/// A code below -1 for a bad handle; BROKER_EINVAL, which is -1, for NULL.
+/// A negative code other than -1 for a bad handle.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_client_timeout(client: *const broker_client_t) -> c_int {
-    enter(shell(client), Rule::Anywhere, |handled| millis(handled.client.timeout()))
+    let posted = matches!(find(client), Ok((Home::Own(shell, _), _)) if shell.has_posts());
+    enter_own(client, Rule::Anywhere, |own| if posted { 0 } else { millis(own.client.timeout()) })
 }
 
-/// One step that never waits: reads, runs the callbacks that are due, writes. Returns how many callbacks ran.
+/// One step: reads, runs the callbacks that are due, writes. With a `timeout_ms` of 0 it never waits; else it waits that
+/// long for something to happen, or with BROKER_FOREVER for as long as it takes, and may return earlier with 0. Returns
+/// how many callbacks ran; what these cause is due in the next step.
 ///
-/// BROKER_EREENTRANT from a callback; BROKER_ESTATE when freed, by one of these callbacks too; BROKER_EFORKED;
-/// BROKER_ESYS if the poll itself fails.
+/// BROKER_EINVAL below -1; BROKER_EREENTRANT from a callback; BROKER_ESTATE when freed, by one of these callbacks too;
+/// BROKER_EUNSUPPORTED for a client of a loop; BROKER_EFORKED; BROKER_ESYS if the poll itself fails.
 #[unsafe(no_mangle)]
-pub extern "C" fn broker_client_process(client: *mut broker_client_t) -> c_int {
-    enter_dispatching(shell(client), |shell| step(shell, client, Some(Duration::ZERO)))
+pub extern "C" fn broker_client_process(client: *mut broker_client_t, timeout_ms: c_int) -> c_int {
+    let processed = shield(Err(BROKER_EPANIC), || {
+        let (home, _) = find(client)?;
+        let limit = waiting_time(timeout_ms)?.map(Duration::from_millis);
+        let Home::Own(_, pointer) = home else { return Err(BROKER_EUNSUPPORTED) };
+        Ok((pointer, limit))
+    });
+    match processed {
+        Ok((pointer, limit)) => enter_dispatching(shell(pointer), |shell| step(shell, limit)),
+        Err(code) => code,
+    }
 }
 
-/// For programs without a loop: as broker_client_process(), but waits up to `timeout_ms` for something to happen (-1: for
-/// as long as it takes). May return earlier with 0.
-#[unsafe(no_mangle)]
-pub extern "C" fn broker_client_wait(client: *mut broker_client_t, timeout_ms: c_int) -> c_int {
-    let limit = u64::try_from(timeout_ms).ok().map(Duration::from_millis);
-    enter_dispatching(shell(client), |shell| step(shell, client, limit))
-}
-
-/// Makes the descriptor readable and ends a wait: how another thread tells the client's own to look at a queue of the
-/// program's. [any thread; async-signal-safe, one write(2)]
+/// Makes the descriptor readable and ends a wait: how a signal handler tells the client's own thread to look at a flag of
+/// the program's; other threads may use broker_client_post(). [any thread; async-signal-safe, one write(2)]
 ///
 /// BROKER_EINVAL for NULL; BROKER_ESTATE when freed; BROKER_EFORKED.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_client_wakeup(client: *mut broker_client_t) -> c_int {
-    let shell = match Shell::of(shell(client)) {
-        Ok(shell) => shell,
-        Err(code) => return code,
-    };
-    if let Err(code) = shell.check() {
-        return code;
-    }
-    super::bell::ring(shell.bell.load(Ordering::Acquire));
-    BROKER_OK
+    let rung = Shell::of(shell(client)).and_then(|shell| {
+        shell.check()?;
+        Ok(shell.ring())
+    });
+    rung.unwrap_or_else(|code| code)
+}
+
+/// Has `cb` run once in the client's own thread, from inside its processing, and wakes that; if the client is freed first,
+/// it runs in broker_client_free() with BROKER_ECANCELED. In the order in which they were posted. When it returns an
+/// error, `cb` is never called. [any thread]
+///
+/// BROKER_EINVAL for NULL; BROKER_EAGAIN when 65,536 wait to be run; BROKER_ESTATE when freed; BROKER_EFORKED.
+#[unsafe(no_mangle)]
+pub extern "C" fn broker_client_post(
+    client: *mut broker_client_t,
+    cb: broker_client_cb,
+    data: *mut c_void,
+) -> c_int {
+    shield(BROKER_EPANIC, || {
+        let Some(callback) = cb else { return BROKER_EINVAL };
+        let posted = Shell::of(shell(client)).and_then(|shell| {
+            shell.check()?;
+            Ok(shell.post(Post { callback, handle: client, data }))
+        });
+        posted.unwrap_or_else(|code| code)
+    })
+}
+
+/// Keeps a pointer of the program's with the client; NULL at first. [any thread]
+///
+/// BROKER_EINVAL for a NULL client; BROKER_ESTATE when freed; BROKER_EFORKED.
+#[unsafe(no_mangle)]
+pub extern "C" fn broker_client_set_data(client: *mut broker_client_t, data: *mut c_void) -> c_int {
+    let set = Shell::of(shell(client)).and_then(|shell| {
+        shell.check()?;
+        shell.data.store(data, Ordering::Release);
+        Ok(BROKER_OK)
+    });
+    set.unwrap_or_else(|code| code)
+}
+
+/// What broker_client_set_data() has kept; NULL for a bad handle. [any thread, in callbacks, after a fork]
+#[unsafe(no_mangle)]
+pub extern "C" fn broker_client_data(client: *const broker_client_t) -> *mut c_void {
+    Shell::of(shell(client)).map_or(std::ptr::null_mut(), Shell::kept_data)
 }
 
 /// Sets who gets pushes that belong to no subscription, such as invalidations after CLIENT TRACKING; NULL for nobody.
 ///
-/// BROKER_ESTATE, BROKER_EFORKED; BROKER_EINVAL for a NULL client.
+/// BROKER_EUNSUPPORTED for a session; BROKER_ESTATE, BROKER_EFORKED; BROKER_EINVAL for a NULL client.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_client_on_push(
     client: *mut broker_client_t,
     cb: broker_push_cb,
     data: *mut c_void,
 ) -> c_int {
-    enter(shell(client), Rule::Anywhere, |handled| {
-        handled.on_push = cb.map(|cb| (cb, data));
-        BROKER_OK
+    enter_at(client, Rule::Anywhere, |at| {
+        at.no_session()?;
+        at.calls.on_push = cb.map(|cb| (cb, data));
+        Ok(BROKER_OK)
     })
 }
 
 /// Sets who is told of the connection's state; NULL for nobody. Told at once in the next processing if the client is
 /// connected already.
 ///
-/// BROKER_ESTATE, BROKER_EFORKED; BROKER_EINVAL for a NULL client.
+/// BROKER_EUNSUPPORTED for a session; BROKER_ESTATE, BROKER_EFORKED; BROKER_EINVAL for a NULL client.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_client_on_state(
     client: *mut broker_client_t,
     cb: broker_state_cb,
     data: *mut c_void,
 ) -> c_int {
-    enter(shell(client), Rule::Anywhere, |handled| {
-        handled.on_state = cb.map(|cb| (cb, data));
+    enter_at(client, Rule::Anywhere, |at| {
+        at.no_session()?;
+        at.calls.on_state = cb.map(|cb| (cb, data));
         if cb.is_some() {
-            handled.client.report_state();
+            at.requests.report_state();
         }
-        BROKER_OK
+        Ok(BROKER_OK)
     })
+}
+
+impl At<'_, '_> {
+    fn no_session(&self) -> Result<(), c_int> {
+        if self.session.is_some() { Err(BROKER_EUNSUPPORTED) } else { Ok(()) }
+    }
 }
 
 /// Subscribes; `kind` is BROKER_CHANNEL, BROKER_PATTERN or BROKER_SHARD. `cb` gets, with `status` 0, every push about that
 /// name, an array as Redis sends it: first ["subscribe", name, count], then a ["message", channel, payload] (or
 /// ["pmessage", pattern, channel, payload], ["smessage", ...]) for each message. A second "subscribe" means that the
 /// connection was lost and is there again: messages between may have been missed. A reply of type ERROR (refused by
-/// Redis), or a `status` below 0, is the last call. Several subscriptions of one name are one to Redis, and each gets
-/// every message. They have a connection of their own, opened with the first and closed with the last. `sub` may be NULL.
-/// When it returns an error, `cb` is never called.
+/// Redis), or a `status` below 0, is the last call: BROKER_ECANCELED after broker_client_cancel(). Several subscriptions
+/// of one name are one to Redis, and each gets every message. They have a connection of their own, opened with the first
+/// and closed with the last. `req` may be NULL, and else gets the name of the subscription. When it returns an error, `cb`
+/// is never called.
 ///
-/// BROKER_EINVAL for NULL, an unknown kind; BROKER_EAGAIN, BROKER_ESTATE, BROKER_EFORKED.
+/// BROKER_EINVAL for NULL, an unknown kind; BROKER_EUNSUPPORTED for a session; BROKER_EAGAIN, BROKER_ESTATE,
+/// BROKER_EFORKED.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_client_subscribe(
     client: *mut broker_client_t,
     kind: c_int,
     name: *const c_char,
     len: usize,
+    req: *mut broker_req_t,
     cb: broker_reply_cb,
     data: *mut c_void,
-    sub: *mut broker_sub_t,
 ) -> c_int {
-    enter(shell(client), Rule::Anywhere, |handled| {
+    enter_at(client, Rule::Anywhere, |at| {
         let family = match kind {
             BROKER_CHANNEL => Family::Channel,
             BROKER_PATTERN => Family::Pattern,
             BROKER_SHARD => Family::Shard,
-            _ => return BROKER_EINVAL,
+            _ => return Err(BROKER_EINVAL),
         };
-        let (Some(cb), Ok(name)) = (cb, bytes(name, len)) else { return BROKER_EINVAL };
-        let tag = handled.calls.reserve(cb, data);
-        match handled.client.subscribe(family, name, tag) {
-            Ok(id) => {
-                give_req(sub, id);
-                BROKER_OK
-            }
-            Err(refusal) => {
-                handled.calls.forget(tag);
-                handled.refuse(&refusal)
-            }
-        }
-    })
-}
-
-/// Ends a subscription; its callback is not called again.
-///
-/// BROKER_ESTATE if it is over already; BROKER_EFORKED.
-#[unsafe(no_mangle)]
-pub extern "C" fn broker_client_unsubscribe(client: *mut broker_client_t, sub: broker_sub_t) -> c_int {
-    enter(shell(client), Rule::Anywhere, |handled| match handled.client.unsubscribe(sub) {
-        Some(tag) => {
-            handled.calls.forget(tag);
-            BROKER_OK
-        }
-        None => BROKER_ESTATE,
+        let callback = cb.ok_or(BROKER_EINVAL)?;
+        let name = bytes(name, len)?;
+        at.no_session()?;
+        Ok(at.calls.subscribe(at.requests, family, name, req, Call { callback, data, handle: client }))
     })
 }

@@ -1,53 +1,55 @@
-//! The error codes: one table of number, name and text. Numbers are never reused; new ones go to the end.
+//! The error codes: one table of number, name and text. Numbers are never reused; new ones go to the end. None is
+//! an errno negated, nor -1, which is BROKER_FOREVER.
 
 use std::ffi::{CStr, c_char, c_int};
 
 /// Success.
 pub const BROKER_OK: c_int = 0;
 /// An argument is unusable: a NULL, an empty command, a malformed endpoint.
-pub const BROKER_EINVAL: c_int = -1;
+pub const BROKER_EINVAL: c_int = -201;
 /// The handle is closed, the request is done already, or the loop no longer serves.
-pub const BROKER_ESTATE: c_int = -2;
-/// Not from inside one of the handle's callbacks.
-pub const BROKER_EBUSY: c_int = -3;
+pub const BROKER_ESTATE: c_int = -202;
 /// Too much is queued; wait for replies, then try again. Nothing was queued.
-pub const BROKER_EAGAIN: c_int = -4;
+pub const BROKER_EAGAIN: c_int = -203;
 /// The request's own timeout passed, or the broker's `request_timeout`. If it had been sent, it may have
 /// been executed.
-pub const BROKER_ETIMEDOUT: c_int = -5;
-/// Canceled by broker_cancel(), broker_client_cancel(), or by the end of its handle. If it had been sent, it
-/// may have been executed.
-pub const BROKER_ECANCELED: c_int = -6;
+pub const BROKER_ETIMEDOUT: c_int = -205;
+/// Canceled by broker_client_cancel() or by the end of its handle. If it had been sent, it may have been
+/// executed.
+pub const BROKER_ECANCELED: c_int = -206;
 /// No connection: the request was never sent, so it was not executed and is safe to repeat.
-pub const BROKER_ECONN: c_int = -7;
+pub const BROKER_ECONN: c_int = -207;
 /// The connection broke after the request, or a part of it, was sent: it was executed once or not at all.
-pub const BROKER_ELOST: c_int = -8;
+pub const BROKER_ELOST: c_int = -208;
 /// The peer does not speak the protocol.
-pub const BROKER_EPROTO: c_int = -9;
+pub const BROKER_EPROTO: c_int = -209;
 /// The peer refused the user, the password, the database or the name.
-pub const BROKER_EAUTH: c_int = -10;
+pub const BROKER_EAUTH: c_int = -210;
 /// A limit of the broker's was reached (the error BROKERLIMIT): not executed, safe to repeat later.
-pub const BROKER_ELIMIT: c_int = -11;
-/// Not while the handle is at work: from its callbacks, from a log callback, or from a second thread.
-pub const BROKER_EREENTRANT: c_int = -12;
-/// The handle belongs to the process that this one was forked from. Call the after_fork function, or only
+pub const BROKER_ELIMIT: c_int = -211;
+/// Not while the handle is at work: from its callbacks, from a log callback, or from a second thread. Nor a call
+/// that this very thread would have to answer, since it runs the loop at the other end.
+pub const BROKER_EREENTRANT: c_int = -204;
+/// The handle belongs to the process that this one was forked from. Call broker_client_after_fork(), or only
 /// free it.
-pub const BROKER_EFORKED: c_int = -13;
+pub const BROKER_EFORKED: c_int = -212;
 /// A configuration key or value is not acceptable; the words say which and what is allowed.
-pub const BROKER_ECONFIG: c_int = -14;
+pub const BROKER_ECONFIG: c_int = -213;
 /// This command cannot go this way; broker_client_error() says which function is meant for it.
-pub const BROKER_EUNSUPPORTED: c_int = -15;
+pub const BROKER_EUNSUPPORTED: c_int = -214;
 /// The system refused: no descriptors, no permission, no such file.
-pub const BROKER_ESYS: c_int = -16;
+pub const BROKER_ESYS: c_int = -215;
 /// A bug in the library was caught. The handle is poisoned: all it still takes is to be freed.
-pub const BROKER_EPANIC: c_int = -99;
+pub const BROKER_EPANIC: c_int = -216;
+
+/// A timeout that never passes.
+pub const BROKER_FOREVER: c_int = -1;
 
 /// Code, name and text.
 const TABLE: &[(c_int, &CStr, &CStr)] = &[
     (BROKER_OK, c"BROKER_OK", c"success"),
     (BROKER_EINVAL, c"BROKER_EINVAL", c"invalid argument"),
     (BROKER_ESTATE, c"BROKER_ESTATE", c"handle closed or request already done"),
-    (BROKER_EBUSY, c"BROKER_EBUSY", c"not from inside a callback of this handle"),
     (BROKER_EAGAIN, c"BROKER_EAGAIN", c"too much is queued, try again later"),
     (BROKER_ETIMEDOUT, c"BROKER_ETIMEDOUT", c"timed out; a request that was sent may have been executed"),
     (BROKER_ECANCELED, c"BROKER_ECANCELED", c"canceled; a request that was sent may have been executed"),
@@ -84,24 +86,12 @@ pub extern "C" fn broker_err_name(code: c_int) -> *const c_char {
 /// [any thread, in callbacks, after a fork]
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_version() -> std::ffi::c_uint {
-    VERSION.0
+    VERSION
 }
 
-/// The same as text, "0.1.0". Static. [any thread, in callbacks, after a fork]
-#[unsafe(no_mangle)]
-pub extern "C" fn broker_version_string() -> *const c_char {
-    VERSION.1.as_ptr()
-}
-
-const VERSION: (std::ffi::c_uint, &CStr) = {
-    let hex = number(env!("CARGO_PKG_VERSION_MAJOR")) << 24
-        | number(env!("CARGO_PKG_VERSION_MINOR")) << 16
-        | number(env!("CARGO_PKG_VERSION_PATCH")) << 8;
-    match CStr::from_bytes_with_nul(concat!(env!("CARGO_PKG_VERSION"), "\0").as_bytes()) {
-        Ok(text) => (hex, text),
-        Err(_) => panic!("a version has no NUL"),
-    }
-};
+const VERSION: std::ffi::c_uint = number(env!("CARGO_PKG_VERSION_MAJOR")) << 24
+    | number(env!("CARGO_PKG_VERSION_MINOR")) << 16
+    | number(env!("CARGO_PKG_VERSION_PATCH")) << 8;
 
 /// A part of the version, which Cargo has checked to be digits.
 const fn number(digits: &str) -> std::ffi::c_uint {

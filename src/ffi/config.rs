@@ -25,6 +25,7 @@ pub(super) struct Config {
 }
 
 impl Handle for Config {
+    type Post = ();
     fn ended() -> &'static Ended<Self> {
         static ENDED: Ended<Config> = Ended::new();
         &ENDED

@@ -1,23 +1,21 @@
 //! `broker_loop_t`: the broker inside another program. Converts and delegates to `crate::client::Embedded`; owns
-//! the callbacks of the program's own requests until they are called.
+//! the callbacks of the program's own clients until they are called.
 
-use super::bell::ring;
 use super::border::{Ended, Handle, Rule, Shell, enter, enter_dispatching, shield};
-use super::calls::{Calls, Delivery, code_of_refusal};
+use super::calls::{Calls, Due};
+use super::client::{self, broker_client_t};
 use super::codes::*;
 use super::config::{self, broker_config_t, code_of};
 use super::log;
-use super::reply::broker_reply_t;
-use super::text::{copy_out, own_words, required_str, words};
-use super::transaction::{self, broker_transaction_t};
-use crate::client::{Embedded, Request};
+use super::text::{copy_out, own_words, required_str, waiting_time};
+use crate::client::{ClientKey, Embedded, Requests};
 use crate::reactor::Loop;
 use std::ffi::{CString, c_char, c_int, c_void};
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::Ordering;
 
-/// Until broker_stop(), or until nothing is left to do.
+/// Until broker_loop_stop(), or until nothing is left to do.
 pub const BROKER_RUN_DEFAULT: c_int = 0;
 /// One turn; waits for an event.
 pub const BROKER_RUN_ONCE: c_int = 1;
@@ -25,50 +23,52 @@ pub const BROKER_RUN_ONCE: c_int = 1;
 pub const BROKER_RUN_NOWAIT: c_int = 2;
 
 /// The broker itself, embedded: it owns the connections to Redis and serves the processes that connect. One
-/// thread at a time; broker_stop() alone may be called from any. It starts no thread, installs no signal handler,
+/// thread at a time; broker_loop_stop() and broker_loop_post() alone may be called from any. It starts no thread, installs no signal handler,
 /// touches no resource limit and never raises SIGPIPE; the descriptors it opens are close-on-exec.
 ///
 /// A forked process must not use an inherited loop: every function returns BROKER_EFORKED there without touching
 /// a descriptor, until broker_loop_after_fork().
 ///
-/// Methods: broker_loop_new, _close, _drain, _reload, _error, _endpoint, _adopt_fd, _after_fork, _stat,
-/// _stat_name; broker_run, broker_stop, broker_backend_fd, broker_backend_timeout; broker_submit,
-/// broker_submit_transaction, broker_cancel.
+/// Methods: broker_loop_new, _free, _after_fork; _run, _stop, _post, _fd, _timeout; _drain, _reload, _error,
+/// _endpoint, _adopt, _stat, _stat_name, _set_data, _data; _client.
 #[allow(non_camel_case_types)]
 #[derive(Debug)]
 pub struct broker_loop_t(#[expect(dead_code, reason = "reached through a cast pointer")] Shell<Looping>);
 
-/// Names a request while it is under way; 0 names none. Never used again, so one that is over is harmless.
+/// Names a request or a subscription while it is under way; 0 names none. Never used again, so one that is over is
+/// harmless.
 #[allow(non_camel_case_types)]
 pub type broker_req_t = u64;
 
-/// Gets the outcome of one of the loop's own requests, exactly once, from inside broker_run() or
-/// broker_loop_close(). `status` 0: `reply` is the reply, borrowed until the callback returns (an error of Redis'
-/// is a reply of type ERROR). Below 0: a code, and `reply` is NULL. May submit, cancel and drain; broker_run()
-/// returns BROKER_EREENTRANT in it and broker_loop_close() BROKER_EBUSY. Must not throw or longjmp.
+/// Gets what was posted to a loop, exactly once: `status` 0 from inside broker_loop_run(), BROKER_ECANCELED from
+/// inside broker_loop_free(). May do what a broker_reply_cb may.
 #[allow(non_camel_case_types)]
-pub type broker_loop_reply_cb = Option<
-    unsafe extern "C" fn(
-        r#loop: *mut broker_loop_t,
-        status: c_int,
-        reply: *const broker_reply_t,
-        data: *mut c_void,
-    ),
->;
+pub type broker_loop_cb =
+    Option<unsafe extern "C" fn(r#loop: *mut broker_loop_t, status: c_int, data: *mut c_void)>;
 
-type Callback = unsafe extern "C" fn(*mut broker_loop_t, c_int, *const broker_reply_t, *mut c_void);
+type LoopCallback = unsafe extern "C" fn(*mut broker_loop_t, c_int, *mut c_void);
 
 #[derive(Debug)]
 pub(super) struct Looping {
     /// `None` after broker_loop_after_fork().
     pub(super) embedded: Option<Embedded>,
-    calls: Calls<Callback>,
-    /// What broker_stop() writes to; closed with the handle.
+    /// The program's own clients.
+    own: Vec<OwnClient>,
+    /// Freed in a callback: they end when it has returned.
+    ending: Vec<ClientKey>,
+    /// What broker_loop_stop() writes to; closed with the handle.
     _bell: Option<UnixStream>,
     words: CString,
 }
 
+#[derive(Debug)]
+struct OwnClient {
+    key: ClientKey,
+    calls: Calls,
+}
+
 impl Handle for Looping {
+    type Post = (LoopCallback, *mut c_void);
     fn ended() -> &'static Ended<Self> {
         static ENDED: Ended<Looping> = Ended::new();
         &ENDED
@@ -91,21 +91,49 @@ impl Looping {
         code_of(error)
     }
 
-    fn next_delivery(&mut self) -> Option<Delivery<Callback>> {
-        while let Some(event) = self.embedded.as_mut()?.next_event() {
-            if let Some(delivery) = self.calls.complete(event) {
-                return Some(delivery);
-            }
+    /// What may be asked of one of the program's own clients, and who waits for answers; `ESTATE` if it has ended.
+    pub(super) fn with_client<R>(
+        &mut self,
+        key: ClientKey,
+        body: impl FnOnce(&mut Requests<'_>, &mut Calls) -> R,
+    ) -> Result<R, c_int> {
+        let Looping { embedded: Some(embedded), own, .. } = self else { return Err(BROKER_ESTATE) };
+        let own = own.iter_mut().find(|own| own.key == key).ok_or(BROKER_ESTATE)?;
+        embedded.with_requests(key, |requests| body(requests, &mut own.calls)).ok_or(BROKER_ESTATE)
+    }
+
+    /// Ends one of the program's own clients: now, giving what is left to call, or after the callback that is running.
+    pub(super) fn end_client(&mut self, key: ClientKey, in_callback: bool) -> Vec<Due> {
+        if in_callback {
+            self.ending.push(key);
+            return Vec::new();
         }
-        None
+        let events = self.embedded.as_mut().map(|embedded| embedded.close_client(key)).unwrap_or_default();
+        let Some(at) = self.own.iter().position(|own| own.key == key) else { return Vec::new() };
+        let mut own = self.own.swap_remove(at);
+        events.into_iter().filter_map(|event| own.calls.take(event)).collect()
+    }
+
+    fn end_clients(&mut self) -> Vec<Due> {
+        std::mem::take(&mut self.ending).into_iter().flat_map(|key| self.end_client(key, false)).collect()
+    }
+
+    /// The program's own clients for which something is due, and how much.
+    fn due(&mut self) -> Vec<(ClientKey, usize)> {
+        let Looping { embedded: Some(embedded), own, .. } = self else { return Vec::new() };
+        let events = own.iter().filter_map(|own| {
+            let count = embedded.with_requests(own.key, |requests| requests.events())?;
+            (count > 0).then_some((own.key, count))
+        });
+        events.collect()
     }
 }
 
-fn shell(pointer: *const broker_loop_t) -> *const Shell<Looping> {
+pub(super) fn shell(pointer: *const broker_loop_t) -> *const Shell<Looping> {
     pointer.cast()
 }
 
-/// Makes a broker and binds its listeners; Redis is not dialled before the first broker_run(). With a NULL
+/// Makes a broker and binds its listeners; Redis is not dialled before the first broker_loop_run(). With a NULL
 /// `config` there is no upstream, which is BROKER_ECONFIG: the key "upstream" is required, "listen" is not. Blocks
 /// while names are resolved and files read. On failure *out is NULL and `errbuf` has the words, cut to `errlen`
 /// bytes (NULL and 0 if they are not wanted).
@@ -143,7 +171,8 @@ pub extern "C" fn broker_loop_new(
                 let raw = bell.as_raw_fd();
                 let looping = Looping {
                     embedded: Some(embedded),
-                    calls: Calls::default(),
+                    own: Vec::new(),
+                    ending: Vec::new(),
                     _bell: Some(bell),
                     words: CString::default(),
                 };
@@ -160,14 +189,14 @@ pub extern "C" fn broker_loop_new(
     })
 }
 
-/// Runs the loop: BROKER_RUN_DEFAULT until broker_stop() or until nothing is left to do, BROKER_RUN_ONCE for one
+/// Runs the loop: BROKER_RUN_DEFAULT until broker_loop_stop() or until nothing is left to do, BROKER_RUN_ONCE for one
 /// turn that waits for an event, BROKER_RUN_NOWAIT for one that does not. Callbacks run in here.
 ///
 /// Returns 1 while there is work to come, 0 when there will be none (drained). BROKER_EINVAL for NULL or an
 /// unknown mode; BROKER_EREENTRANT from a callback; BROKER_ESTATE when closed; BROKER_EFORKED; BROKER_ESYS if the
 /// poll itself fails (no failing connection causes that).
 #[unsafe(no_mangle)]
-pub extern "C" fn broker_run(r#loop: *mut broker_loop_t, mode: c_int) -> c_int {
+pub extern "C" fn broker_loop_run(r#loop: *mut broker_loop_t, mode: c_int) -> c_int {
     if !matches!(mode, BROKER_RUN_DEFAULT | BROKER_RUN_ONCE | BROKER_RUN_NOWAIT) {
         return BROKER_EINVAL;
     }
@@ -187,7 +216,11 @@ pub extern "C" fn broker_run(r#loop: *mut broker_loop_t, mode: c_int) -> c_int {
 }
 
 /// One turn with its callbacks; whether there will be another.
-fn turn(shell: &Shell<Looping>, pointer: *mut broker_loop_t, may_wait: bool) -> Result<bool, c_int> {
+pub(super) fn turn(
+    shell: &Shell<Looping>,
+    pointer: *mut broker_loop_t,
+    may_wait: bool,
+) -> Result<bool, c_int> {
     let waited = shell.borrow_waiting(|looping| {
         looping.embedded().map(|embedded| embedded.wait(if may_wait { None } else { Some(0) }))
     })??;
@@ -200,67 +233,115 @@ fn turn(shell: &Shell<Looping>, pointer: *mut broker_loop_t, may_wait: bool) -> 
         let worked = looping.embedded()?.work();
         worked.map_err(|error| looping.fail(&error))
     })??;
-    deliver(shell, pointer)?;
+    run_posts(shell, pointer)?;
+    deliver(shell)?;
     // What callbacks have submitted goes out now, not after the next event.
     shell.borrow(|looping| looping.embedded().map(Embedded::settle))??;
     Ok(goes_on)
 }
 
-fn deliver(shell: &Shell<Looping>, pointer: *mut broker_loop_t) -> Result<(), c_int> {
-    while let Some(delivery) = shell.borrow(Looping::next_delivery)? {
+/// Runs a callback of the loop's or of one of its clients'.
+fn call_out(shell: &Shell<Looping>, callback: impl FnOnce()) -> Result<(), c_int> {
+    if !shell.call_out(callback) {
+        shell.check()?;
+    }
+    // Those freed in it, and those freed in theirs.
+    loop {
+        let ended = shell.borrow(Looping::end_clients)?;
+        if ended.is_empty() {
+            return Ok(());
+        }
+        for due in ended {
+            shell.call_out(|| due.call());
+        }
+    }
+}
+
+fn run_posts(shell: &Shell<Looping>, pointer: *mut broker_loop_t) -> Result<(), c_int> {
+    for (callback, data) in shell.take_posts() {
         // SAFETY: the callback was given to be called so, in the thread that runs the loop.
-        if !shell
-            .call_out(|| delivery.call(|cb, code, reply, data| unsafe { cb(pointer, code, reply, data) }))
-        {
-            return shell.check();
+        call_out(shell, || unsafe { callback(pointer, BROKER_OK, data) })?;
+    }
+    let handles =
+        shell.borrow(|looping| looping.own.iter().map(|own| own.calls.handle()).collect::<Vec<_>>())?;
+    for handle in handles {
+        for post in client::take_posts(handle) {
+            call_out(shell, || post.run(BROKER_OK))?;
         }
     }
     Ok(())
 }
 
-/// Makes broker_run() return soon: the present call with BROKER_RUN_DEFAULT, or the next one after a turn.
+/// Calls back for what was due when this began: what callbacks cause is due in the next turn.
+fn deliver(shell: &Shell<Looping>) -> Result<(), c_int> {
+    for (key, mut left) in shell.borrow(Looping::due)? {
+        while let Ok(Some(due)) = shell.borrow(|looping| {
+            looping.with_client(key, |requests, calls| calls.next_due(requests, &mut left))
+        })? {
+            call_out(shell, || due.call())?;
+        }
+    }
+    Ok(())
+}
+
+/// Makes broker_loop_run() return soon: the present call with BROKER_RUN_DEFAULT, or the next one after a turn.
 /// [any thread; async-signal-safe, one send(2)]
 ///
 /// BROKER_EINVAL for NULL; BROKER_ESTATE when closed; BROKER_EFORKED.
 #[unsafe(no_mangle)]
-pub extern "C" fn broker_stop(r#loop: *mut broker_loop_t) -> c_int {
-    let shell = match Shell::of(shell(r#loop)) {
-        Ok(shell) => shell,
-        Err(code) => return code,
-    };
-    if let Err(code) = shell.check() {
-        return code;
-    }
-    let bell = shell.bell.load(Ordering::Acquire);
-    if bell < 0 {
-        return BROKER_ESTATE;
-    }
-    shell.stopped.store(true, Ordering::Release);
-    ring(bell);
-    BROKER_OK
+pub extern "C" fn broker_loop_stop(r#loop: *mut broker_loop_t) -> c_int {
+    let stopped = Shell::of(shell(r#loop)).and_then(|shell| {
+        shell.check()?;
+        shell.stopped.store(true, Ordering::Release);
+        Ok(shell.ring())
+    });
+    stopped.unwrap_or_else(|code| code)
+}
+
+/// Has `cb` run once in the thread that runs the loop, from inside broker_loop_run(), and wakes that; if the loop is
+/// freed first, it runs in broker_loop_free() with BROKER_ECANCELED. In the order in which they were posted. When it
+/// returns an error, `cb` is never called. [any thread]
+///
+/// BROKER_EINVAL for NULL; BROKER_EAGAIN when 65,536 wait to be run; BROKER_ESTATE when closed; BROKER_EFORKED.
+#[unsafe(no_mangle)]
+pub extern "C" fn broker_loop_post(
+    r#loop: *mut broker_loop_t,
+    cb: broker_loop_cb,
+    data: *mut c_void,
+) -> c_int {
+    shield(BROKER_EPANIC, || {
+        let Some(cb) = cb else { return BROKER_EINVAL };
+        let posted = Shell::of(shell(r#loop)).and_then(|shell| {
+            shell.check()?;
+            Ok(shell.post((cb, data)))
+        });
+        posted.unwrap_or_else(|code| code)
+    })
 }
 
 /// The descriptor to watch for readable in another loop (epoll, poll, libuv): the same for the life of the loop.
-/// When it is readable, or broker_backend_timeout() has passed, call broker_run(loop, BROKER_RUN_NOWAIT). Watch it
+/// When it is readable, or broker_loop_timeout() has passed, call broker_loop_run(loop, BROKER_RUN_NOWAIT). Watch it
 /// level-triggered; never read or close it.
 ///
 /// A negative code for a bad handle.
 #[unsafe(no_mangle)]
-pub extern "C" fn broker_backend_fd(r#loop: *const broker_loop_t) -> c_int {
+pub extern "C" fn broker_loop_fd(r#loop: *const broker_loop_t) -> c_int {
     enter(shell(r#loop), Rule::Anywhere, |looping| match looping.embedded() {
         Ok(embedded) => embedded.as_raw_fd(),
         Err(code) => code,
     })
 }
 
-/// How long another loop may sleep before the next broker_run(), in milliseconds: 0 while work is deferred,
-/// whatever the descriptor says; -1 until the descriptor is readable. Ask after each broker_run(); what is submitted or
+/// How long another loop may sleep before the next broker_loop_run(), in milliseconds: 0 while work is deferred,
+/// whatever the descriptor says; -1 until the descriptor is readable. Ask after each broker_loop_run(); what is submitted or
 /// changed outside of it makes the descriptor readable.
 ///
-/// A code below -1 for a bad handle; BROKER_EINVAL, which is -1, for NULL.
+/// A negative code other than -1 for a bad handle.
 #[unsafe(no_mangle)]
-pub extern "C" fn broker_backend_timeout(r#loop: *const broker_loop_t) -> c_int {
+pub extern "C" fn broker_loop_timeout(r#loop: *const broker_loop_t) -> c_int {
+    let posted = Shell::of(shell(r#loop)).is_ok_and(Shell::has_posts);
     enter(shell(r#loop), Rule::Anywhere, |looping| match looping.embedded() {
+        Ok(_) if posted => 0,
         Ok(embedded) => millis(embedded.timeout()),
         Err(code) => code,
     })
@@ -272,27 +353,35 @@ pub(super) fn millis(timeout: Option<u64>) -> c_int {
 }
 
 /// Ends the service in good order: closes the listeners, answers what has been received complete, then closes each
-/// child. Blocked commands and transactions that watch keys have `timeout_ms` (-1: the key "drain_timeout").
-/// broker_run() returns 0 when all have gone.
+/// child. Blocked commands and transactions that watch keys have `timeout_ms`, the others as long as they
+/// take. broker_loop_run() returns 0 when all have gone. A second call can only shorten it.
 ///
-/// BROKER_ESTATE when closed; BROKER_EFORKED.
+/// BROKER_EINVAL for a `timeout_ms` below -1; BROKER_ESTATE when closed; BROKER_EFORKED.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_loop_drain(r#loop: *mut broker_loop_t, timeout_ms: c_int) -> c_int {
+    // Longer than any process lives, and short enough to be added to.
+    const FOR_EVER: u64 = 1 << 48;
+    let patience = match waiting_time(timeout_ms) {
+        Ok(patience) => patience.unwrap_or(FOR_EVER),
+        Err(code) => return code,
+    };
     enter(shell(r#loop), Rule::Anywhere, |looping| match looping.embedded() {
         Ok(embedded) => {
-            embedded.drain(u64::try_from(timeout_ms).ok());
+            embedded.drain(Some(patience));
             BROKER_OK
         }
         Err(code) => code,
     })
 }
 
-/// Closes every connection and listener at once and frees the handle. Requests of its own that are pending get
-/// BROKER_ECANCELED first, before it returns. In a forked process it only frees.
+/// Closes every connection and listener at once and frees the handle. Requests of its clients that are pending get
+/// BROKER_ECANCELED first, before it returns; the clients answer BROKER_ESTATE then and are still to be freed. In a
+/// forked process it only frees.
 ///
-/// NULL is BROKER_OK; BROKER_EBUSY from a callback, and nothing is closed; BROKER_ESTATE a second time.
+/// NULL is BROKER_OK; BROKER_EREENTRANT from a callback of the loop's or its clients', and nothing is closed;
+/// BROKER_ESTATE a second time.
 #[unsafe(no_mangle)]
-pub extern "C" fn broker_loop_close(r#loop: *mut broker_loop_t) -> c_int {
+pub extern "C" fn broker_loop_free(r#loop: *mut broker_loop_t) -> c_int {
     if r#loop.is_null() {
         return BROKER_OK;
     }
@@ -300,10 +389,11 @@ pub extern "C" fn broker_loop_close(r#loop: *mut broker_loop_t) -> c_int {
         let closed = Shell::of(shell(r#loop)).and_then(|shell| {
             let forked = shell.check() == Err(BROKER_EFORKED);
             if shell.in_callback() {
-                return Err(BROKER_EBUSY);
+                return Err(BROKER_EREENTRANT);
             }
             let poisoned = shell.is_poisoned();
-            let Some(mut looping) = shell.end()? else { return Err(BROKER_EBUSY) };
+            let Some(mut looping) = shell.end()? else { return Err(BROKER_EREENTRANT) };
+            let posts = shell.take_posts();
             if forked || poisoned {
                 // Inherited descriptors are closed by their owners; a broken handle's state is not trusted.
                 if let Some(embedded) = looping.embedded.take() {
@@ -311,17 +401,31 @@ pub extern "C" fn broker_loop_close(r#loop: *mut broker_loop_t) -> c_int {
                 }
                 return Ok(BROKER_OK);
             }
-            if let Some(embedded) = &mut looping.embedded {
-                embedded.close();
+            for (callback, data) in posts {
+                // SAFETY: as in `run_posts`; the handle answers BROKER_ESTATE now, but its memory is there.
+                unsafe { callback(r#loop, BROKER_ECANCELED, data) };
             }
-            while let Some(delivery) = looping.next_delivery() {
-                // SAFETY: as in `deliver`; the handle answers BROKER_ESTATE now, but its memory is there.
-                delivery.call(|cb, code, reply, data| unsafe { cb(r#loop, code, reply, data) });
-            }
+            conclude(looping);
             Ok(BROKER_OK)
         });
         closed.unwrap_or_else(|code| code)
     })
+}
+
+/// The last callbacks of the clients of a loop that has ended.
+fn conclude(mut looping: Looping) {
+    let clients: Vec<_> = looping.own.iter().map(|own| (own.key, own.calls.handle())).collect();
+    for (key, handle) in clients {
+        for due in looping.end_client(key, false) {
+            due.call();
+        }
+        for post in client::take_posts(handle) {
+            post.run(BROKER_ECANCELED);
+        }
+    }
+    if let Some(embedded) = &mut looping.embedded {
+        embedded.close();
+    }
 }
 
 /// Takes new settings while it runs, every key of docs/config.md; on any failure nothing has changed. Blocks while
@@ -379,7 +483,7 @@ pub extern "C" fn broker_loop_endpoint(
 /// BROKER_EINVAL if it is no connected stream socket; BROKER_ELIMIT above "children_max"; BROKER_ESTATE when closed
 /// or draining; BROKER_EFORKED.
 #[unsafe(no_mangle)]
-pub extern "C" fn broker_loop_adopt_fd(r#loop: *mut broker_loop_t, fd: c_int) -> c_int {
+pub extern "C" fn broker_loop_adopt(r#loop: *mut broker_loop_t, fd: c_int) -> c_int {
     enter(shell(r#loop), Rule::Anywhere, |looping| {
         let embedded = match looping.serving() {
             Ok(embedded) => embedded,
@@ -407,7 +511,7 @@ pub extern "C" fn broker_loop_adopt_fd(r#loop: *mut broker_loop_t, fd: c_int) ->
 }
 
 /// In a forked process: closes every inherited descriptor of the loop, without a word to the parent's connections.
-/// The handle is then only good for broker_loop_close(); all else returns BROKER_ESTATE. Call it first thing after
+/// The handle is then only good for broker_loop_free(); all else returns BROKER_ESTATE. Call it first thing after
 /// fork(), or the parent's connections outlive the parent.
 ///
 /// BROKER_ESTATE in the process that made the loop, and when closed; BROKER_EINVAL for NULL.
@@ -420,7 +524,7 @@ pub extern "C" fn broker_loop_after_fork(r#loop: *mut broker_loop_t) -> c_int {
                     embedded.into_loop().after_fork();
                 }
                 looping._bell = None;
-                looping.calls = Calls::default();
+                looping.own.clear();
                 BROKER_OK
             })?;
             shell.bell.store(-1, Ordering::Relaxed);
@@ -430,76 +534,53 @@ pub extern "C" fn broker_loop_after_fork(r#loop: *mut broker_loop_t) -> c_int {
     })
 }
 
-/// Sends a request of the program's own; its outcome comes to `cb` from inside broker_run(), never from in here.
-/// `argv` has `argc` words, copied, the command's name first; with a NULL `argvlen` each ends at its NUL.
-/// `timeout_ms` 0: it waits for as long as it takes. `req` may be NULL, and else gets the name of the request.
-/// Blocking commands run beside the others. When it returns an error, `cb` is never called.
+/// Makes a client of the loop's own, for the program's own requests: it needs no socket and is driven by
+/// broker_loop_run(), in which its callbacks run. Everything of a client works on it (transactions, sessions, blocking
+/// commands, subscriptions) but what would drive it: broker_client_fd(), _timeout() and _process() return
+/// BROKER_EUNSUPPORTED, and broker_client_call() runs the loop while it waits. To be freed with broker_client_free(),
+/// before or after the loop; after it, all it returns is BROKER_ESTATE.
 ///
-/// BROKER_EINVAL for NULL; BROKER_EUNSUPPORTED for commands that would change the connection (see
-/// broker_client_submit()); BROKER_EAGAIN when too much is queued; BROKER_ESTATE when closed or draining;
-/// BROKER_EFORKED.
+/// BROKER_EINVAL for NULL; BROKER_ESTATE when closed or draining; BROKER_EFORKED.
 #[unsafe(no_mangle)]
-pub extern "C" fn broker_submit(
-    r#loop: *mut broker_loop_t,
-    argc: usize,
-    argv: *const *const c_char,
-    argvlen: *const usize,
-    timeout_ms: u32,
-    req: *mut broker_req_t,
-    cb: broker_loop_reply_cb,
-    data: *mut c_void,
-) -> c_int {
-    enter(shell(r#loop), Rule::Anywhere, |looping| {
-        let Some(cb) = cb else { return BROKER_EINVAL };
-        match words(argc, argv, argvlen) {
-            Ok(words) => submit(looping, req, cb, data, timeout_ms, &Request::Command(&words)),
-            Err(code) => code,
-        }
-    })
-}
-
-/// Sends a transaction of the program's own: all its commands are executed, one behind the other with nothing
-/// between, or none is. The reply is that of EXEC, as in broker_client_transaction(), and everything else as in
-/// broker_submit().
-#[unsafe(no_mangle)]
-pub extern "C" fn broker_submit_transaction(
-    r#loop: *mut broker_loop_t,
-    transaction: *const broker_transaction_t,
-    timeout_ms: u32,
-    req: *mut broker_req_t,
-    cb: broker_loop_reply_cb,
-    data: *mut c_void,
-) -> c_int {
-    enter(shell(r#loop), Rule::Anywhere, |looping| {
-        let Some(cb) = cb else { return BROKER_EINVAL };
-        let submitted = transaction::read(transaction, |block| {
-            submit(looping, req, cb, data, timeout_ms, &Request::Transaction(block))
-        });
-        submitted.unwrap_or_else(|code| code)
-    })
-}
-
-fn submit(
-    looping: &mut Looping,
-    req: *mut broker_req_t,
-    cb: Callback,
-    data: *mut c_void,
-    timeout_ms: u32,
-    request: &Request<'_>,
-) -> c_int {
-    let Looping { embedded: Some(embedded), calls, .. } = looping else { return BROKER_ESTATE };
-    let tag = calls.reserve(cb, data);
-    match embedded.submit(request, u64::from(timeout_ms), tag) {
-        Ok(id) => {
-            give_req(req, id);
-            BROKER_OK
-        }
-        Err(refusal) => {
-            calls.forget(tag);
-            looping.words = own_words(refusal.words());
-            code_of_refusal(&refusal)
-        }
+pub extern "C" fn broker_loop_client(out: *mut *mut broker_client_t, r#loop: *mut broker_loop_t) -> c_int {
+    if out.is_null() {
+        return BROKER_EINVAL;
     }
+    // SAFETY: not NULL; the header asks for a place for a pointer.
+    unsafe { out.write(std::ptr::null_mut()) };
+    let Ok(home) = Shell::of(shell(r#loop)) else { return BROKER_EINVAL };
+    enter(shell(r#loop), Rule::Anywhere, |looping| {
+        let key = match looping.serving() {
+            Ok(embedded) => embedded.open_client(),
+            Err(code) => return code,
+        };
+        let handle = client::create_of_loop(home, r#loop, key);
+        let mut calls = Calls::default();
+        calls.set_handle(handle);
+        looping.own.push(OwnClient { key, calls });
+        // SAFETY: as above.
+        unsafe { out.write(handle) };
+        BROKER_OK
+    })
+}
+
+/// Keeps a pointer of the program's with the loop; NULL at first. [any thread]
+///
+/// BROKER_EINVAL for a NULL loop; BROKER_ESTATE when closed; BROKER_EFORKED.
+#[unsafe(no_mangle)]
+pub extern "C" fn broker_loop_set_data(r#loop: *mut broker_loop_t, data: *mut c_void) -> c_int {
+    let set = Shell::of(shell(r#loop)).and_then(|shell| {
+        shell.check()?;
+        shell.data.store(data, Ordering::Release);
+        Ok(BROKER_OK)
+    });
+    set.unwrap_or_else(|code| code)
+}
+
+/// What broker_loop_set_data() has kept; NULL for a bad handle. [any thread, in callbacks, after a fork]
+#[unsafe(no_mangle)]
+pub extern "C" fn broker_loop_data(r#loop: *const broker_loop_t) -> *mut c_void {
+    Shell::of(shell(r#loop)).map_or(std::ptr::null_mut(), Shell::kept_data)
 }
 
 pub(super) fn give_req(to: *mut broker_req_t, id: u64) {
@@ -507,19 +588,6 @@ pub(super) fn give_req(to: *mut broker_req_t, id: u64) {
         // SAFETY: the header asks for NULL or a place for a broker_req_t.
         unsafe { to.write(id) };
     }
-}
-
-/// Gives a request up: its callback gets BROKER_ECANCELED from the next broker_run(). What was sent may be executed
-/// all the same; what was not is not.
-///
-/// BROKER_ESTATE if its outcome is known already (the callback has run or is about to); BROKER_EFORKED.
-#[unsafe(no_mangle)]
-pub extern "C" fn broker_cancel(r#loop: *mut broker_loop_t, req: broker_req_t) -> c_int {
-    enter(shell(r#loop), Rule::Anywhere, |looping| match looping.embedded().map(|lp| lp.cancel(req)) {
-        Ok(true) => BROKER_OK,
-        Ok(false) => BROKER_ESTATE,
-        Err(code) => code,
-    })
 }
 
 /// Reads one number about the loop by its name: see docs/c-api.md, or broker_loop_stat_name().

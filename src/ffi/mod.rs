@@ -3,8 +3,8 @@
 //! memory in which `unsafe` may stand, each with its reason.
 //!
 //! `border` is what every call crosses, `fork` how a forked copy is noticed, `text` and `calls` what arguments and
-//! callbacks are turned into; `codes`, `log`, `config`, `reply`, `transaction`, `embed`, `client` and `session` are
-//! the header, in its order.
+//! callbacks are turned into; `codes`, `log`, `config`, `reply`, `transaction`, `embed` and `client` are the
+//! header, in its order.
 #![allow(unsafe_code)]
 // They are exported under their C names, not reached by their path.
 #![allow(unreachable_pub)]
@@ -22,7 +22,6 @@ mod log;
 mod reply;
 #[cfg(feature = "sabotage")]
 mod sabotage;
-mod session;
 mod stats;
 mod text;
 mod transaction;

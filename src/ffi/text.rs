@@ -1,7 +1,7 @@
 //! Strings and arrays on their way across the border. Checks pointers and lengths, copies where something is
 //! kept; decides nothing.
 
-use super::codes::BROKER_EINVAL;
+use super::codes::{BROKER_EINVAL, BROKER_FOREVER};
 use std::ffi::{CStr, CString, c_char, c_int};
 
 /// Most words a command may have, as in Redis.
@@ -55,6 +55,24 @@ pub(super) fn words<'a>(
         None => Ok(unsafe { CStr::from_ptr(*start) }.to_bytes()),
     };
     starts.iter().enumerate().map(word).collect()
+}
+
+/// The patience of a request: milliseconds, 0 for as long as it takes.
+pub(super) fn patience(timeout_ms: c_int) -> Result<u64, c_int> {
+    match timeout_ms {
+        BROKER_FOREVER => Ok(0),
+        1.. => Ok(timeout_ms.unsigned_abs().into()),
+        _ => Err(BROKER_EINVAL),
+    }
+}
+
+/// How long to wait for something to happen; `None` is for as long as it takes.
+pub(super) fn waiting_time(timeout_ms: c_int) -> Result<Option<u64>, c_int> {
+    match timeout_ms {
+        BROKER_FOREVER => Ok(None),
+        0.. => Ok(Some(timeout_ms.unsigned_abs().into())),
+        _ => Err(BROKER_EINVAL),
+    }
 }
 
 /// Copies as snprintf() does; the whole length without the NUL is what is returned.

@@ -10,12 +10,13 @@ use std::ffi::{c_char, c_int};
 /// Commands to be executed as one MULTI ... EXEC. Filled with broker_transaction_add(), then given to a submit or
 /// call function any number of times; they copy it. Plain memory: usable after a fork, by one thread at a time.
 ///
-/// Methods: broker_transaction_new, _free, _add, _clear, _len.
+/// Methods: broker_transaction_new, _free, _add.
 #[allow(non_camel_case_types)]
 #[derive(Debug)]
 pub struct broker_transaction_t(#[expect(dead_code, reason = "reached through a cast pointer")] Shell<Block>);
 
 impl Handle for Block {
+    type Post = ();
     fn ended() -> &'static Ended<Self> {
         static ENDED: Ended<Block> = Ended::new();
         &ENDED
@@ -75,22 +76,5 @@ pub extern "C" fn broker_transaction_add(
             Ok(false) => BROKER_EAGAIN,
             Err(_) => BROKER_EUNSUPPORTED,
         }
-    })
-}
-
-/// Takes all commands out, so that it can be filled anew.
-#[unsafe(no_mangle)]
-pub extern "C" fn broker_transaction_clear(transaction: *mut broker_transaction_t) -> c_int {
-    enter(transaction.cast::<Shell<Block>>(), Rule::Anywhere, |block| {
-        *block = Block::default();
-        BROKER_OK
-    })
-}
-
-/// How many commands it holds; a negative code for a bad handle.
-#[unsafe(no_mangle)]
-pub extern "C" fn broker_transaction_len(transaction: *const broker_transaction_t) -> c_int {
-    enter(transaction.cast::<Shell<Block>>(), Rule::Anywhere, |block| {
-        c_int::try_from(block.len()).unwrap_or(c_int::MAX)
     })
 }

@@ -58,7 +58,7 @@ static void work(int worker, int fd) {
     client = open_at(endpoint);
     for (i = 1; board->phase == FLOODED || quiet_from < 0 || i < quiet_from + QUIET_REQUESTS; i++) {
         broker_reply_t *reply;
-        CHECK_INT(broker_client_call(client, 2, argv, NULL, 0, &reply), BROKER_OK);
+        CHECK_INT(broker_client_call(client, 2, argv, NULL, BROKER_FOREVER, &reply), BROKER_OK);
         CHECK_INT(broker_reply_integer(reply), i);
         broker_reply_free(reply);
         board->answered[worker] = i;
@@ -136,7 +136,7 @@ static void ask_own(struct parent *parent) {
     const char *argv[2];
     argv[0] = "INCR";
     argv[1] = own_key;
-    CHECK_INT(broker_submit(parent->loop, 2, argv, NULL, 0, NULL, own_answer, parent), BROKER_OK);
+    CHECK_INT(broker_submit(parent->loop, 2, argv, NULL, BROKER_FOREVER, NULL, own_answer, parent), BROKER_OK);
 }
 
 static void turn(struct parent *parent) {
@@ -208,7 +208,7 @@ int main(void) {
     }
     embed(&parent);
     for (i = 0; i < WORKERS; i++) {
-        CHECK_INT(broker_loop_adopt_fd(parent.loop, kept[FLOODS + i]), BROKER_OK);
+        CHECK_INT(broker_loop_adopt(parent.loop, kept[FLOODS + i]), BROKER_OK);
     }
     ask_own(&parent);
     while (!everybody_had_enough(&parent)) {
@@ -231,7 +231,7 @@ int main(void) {
         }
     }
     broker_epoll_detach(&parent.adapter);
-    CHECK_INT(broker_loop_close(parent.loop), BROKER_OK);
+    CHECK_INT(broker_loop_free(parent.loop), BROKER_OK);
     close(parent.epfd);
     munmap(board, sizeof *board);
     puts("ok");

@@ -231,7 +231,7 @@ static void a_broker_and_its_child(void) {
     drive_open(&drive);
     adapter = drive_loop(&drive, loop);
     CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, ends) == 0);
-    CHECK_INT(broker_loop_adopt_fd(loop, ends[0]), BROKER_OK);
+    CHECK_INT(broker_loop_adopt(loop, ends[0]), BROKER_OK);
     snprintf(endpoint, sizeof endpoint, "fd://%d", ends[1]);
     child.client = open_at(endpoint);
     child.adapter = drive_client(&drive, child.client);
@@ -241,7 +241,7 @@ static void a_broker_and_its_child(void) {
             drive_turn(&drive);
         }
         /* From outside of every callback: nothing but the adapter can wake the broker. */
-        CHECK_INT(broker_submit(loop, 1, argv, NULL, 0, NULL, own_outcome, &own), BROKER_OK);
+        CHECK_INT(broker_submit(loop, 1, argv, NULL, BROKER_FOREVER, NULL, own_outcome, &own), BROKER_OK);
         while (own < i) {
             drive_turn(&drive);
         }
@@ -255,7 +255,7 @@ static void a_broker_and_its_child(void) {
     }
     CHECK_INT(drive_status(adapter), 0);
     drive_detach(adapter);
-    CHECK_INT(broker_loop_close(loop), BROKER_OK);
+    CHECK_INT(broker_loop_free(loop), BROKER_OK);
     drive_close(&drive);
 }
 

@@ -82,7 +82,6 @@ static void many_handles(void)
     for (int i = 0; i < HANDLES; i++)
         CHECK_INT(broker_transaction_free(handles[i]), BROKER_OK);
     for (int i = HANDLES - 1; i >= 0; i--) {
-        CHECK_INT(broker_transaction_len(handles[i]), BROKER_ESTATE);
         CHECK_INT(broker_transaction_free(handles[i]), BROKER_ESTATE);
     }
 }
@@ -95,25 +94,25 @@ static void commands(void)
     broker_req_t req = 5;
     const char *const words[] = {"GET", NULL}, *const fine[] = {"GET", "k"}, *const empty[] = {""};
     const size_t none[] = {3, 0}, some[] = {3, 1}, zero[] = {0}, huge[] = {3, SIZE_MAX};
-    CHECK_INT(broker_client_submit(client, 0, fine, NULL, 0, &req, keep, &never), BROKER_EINVAL);
-    CHECK_INT(broker_client_submit(client, 2, NULL, NULL, 0, &req, keep, &never), BROKER_EINVAL);
-    CHECK_INT(broker_client_submit(client, 2, words, NULL, 0, &req, keep, &never), BROKER_EINVAL);
-    CHECK_INT(broker_client_submit(client, 2, words, some, 0, &req, keep, &never), BROKER_EINVAL);
-    CHECK_INT(broker_client_submit(client, 2, fine, huge, 0, &req, keep, &never), BROKER_EINVAL);
-    CHECK_INT(broker_client_submit(client, 1, empty, NULL, 0, &req, keep, &never), BROKER_EINVAL);
-    CHECK_INT(broker_client_submit(client, 1, fine, zero, 0, &req, keep, &never), BROKER_EINVAL);
-    CHECK_INT(broker_client_submit(client, SIZE_MAX, fine, NULL, 0, &req, keep, &never), BROKER_EINVAL);
-    CHECK_INT(broker_client_submit(client, 2, fine, NULL, 0, &req, NULL, NULL), BROKER_EINVAL);
-    CHECK_INT(broker_client_call(client, 0, NULL, NULL, 0, NULL), BROKER_EINVAL);
-    CHECK_INT(broker_client_call(client, 2, words, none, 0, NULL), BROKER_OK);
+    CHECK_INT(broker_client_submit(client, 0, fine, NULL, BROKER_FOREVER, &req, keep, &never), BROKER_EINVAL);
+    CHECK_INT(broker_client_submit(client, 2, NULL, NULL, BROKER_FOREVER, &req, keep, &never), BROKER_EINVAL);
+    CHECK_INT(broker_client_submit(client, 2, words, NULL, BROKER_FOREVER, &req, keep, &never), BROKER_EINVAL);
+    CHECK_INT(broker_client_submit(client, 2, words, some, BROKER_FOREVER, &req, keep, &never), BROKER_EINVAL);
+    CHECK_INT(broker_client_submit(client, 2, fine, huge, BROKER_FOREVER, &req, keep, &never), BROKER_EINVAL);
+    CHECK_INT(broker_client_submit(client, 1, empty, NULL, BROKER_FOREVER, &req, keep, &never), BROKER_EINVAL);
+    CHECK_INT(broker_client_submit(client, 1, fine, zero, BROKER_FOREVER, &req, keep, &never), BROKER_EINVAL);
+    CHECK_INT(broker_client_submit(client, SIZE_MAX, fine, NULL, BROKER_FOREVER, &req, keep, &never), BROKER_EINVAL);
+    CHECK_INT(broker_client_submit(client, 2, fine, NULL, BROKER_FOREVER, &req, NULL, NULL), BROKER_EINVAL);
+    CHECK_INT(broker_client_call(client, 0, NULL, NULL, BROKER_FOREVER, NULL), BROKER_EINVAL);
+    CHECK_INT(broker_client_call(client, 2, words, none, BROKER_FOREVER, NULL), BROKER_OK);
     CHECK_INT(broker_transaction_add(block, 0, NULL, NULL), BROKER_EINVAL);
     CHECK_INT(broker_transaction_add(block, 1, empty, NULL), BROKER_EINVAL);
     CHECK_INT(broker_transaction_add(block, 2, words, some), BROKER_EINVAL);
-    CHECK_INT(broker_client_transaction(client, block, 0, NULL, keep, &never), BROKER_EINVAL);
-    CHECK_INT(broker_client_transaction(client, NULL, 0, NULL, keep, &never), BROKER_EINVAL);
+    CHECK_INT(broker_client_submit_transaction(client, block, BROKER_FOREVER, NULL, keep, &never), BROKER_EINVAL);
+    CHECK_INT(broker_client_submit_transaction(client, NULL, BROKER_FOREVER, NULL, keep, &never), BROKER_EINVAL);
     CHECK_INT(broker_transaction_free(block), BROKER_OK);
-    CHECK_INT(broker_client_transaction(client, block, 0, NULL, keep, &never), BROKER_ESTATE);
-    CHECK_INT(broker_client_wait(client, 0) >= 0, 1);
+    CHECK_INT(broker_client_submit_transaction(client, block, BROKER_FOREVER, NULL, keep, &never), BROKER_ESTATE);
+    CHECK_INT(broker_client_process(client, 0) >= 0, 1);
     EXPECT(client, "+PONG", "PING");
     close_client(client);
     CHECK_INT(never.calls, 0);
@@ -124,7 +123,7 @@ static void failed_calls(void)
 {
     broker_client_t *client = open_redis();
     broker_reply_t *reply = (broker_reply_t *)&client;
-    CHECK_INT(broker_client_call(client, ARGV("MULTI"), NULL, 0, &reply), BROKER_EUNSUPPORTED);
+    CHECK_INT(broker_client_call(client, ARGV("MULTI"), NULL, BROKER_FOREVER, &reply), BROKER_EUNSUPPORTED);
     CHECK(reply == NULL);
     reply = (broker_reply_t *)&client;
     CHECK_INT(broker_client_call(client, ARGV("BLPOP", "none", "0"), NULL, 20, &reply), BROKER_ETIMEDOUT);
@@ -134,7 +133,7 @@ static void failed_calls(void)
     CHECK(reply == NULL);
     close_client(client);
     reply = (broker_reply_t *)&client;
-    CHECK_INT(broker_client_call(client, ARGV("PING"), NULL, 0, &reply), BROKER_ESTATE);
+    CHECK_INT(broker_client_call(client, ARGV("PING"), NULL, BROKER_FOREVER, &reply), BROKER_ESTATE);
     CHECK(reply == NULL);
 }
 
@@ -145,7 +144,7 @@ static void free_it(broker_client_t *client, int status, const broker_reply_t *r
     ++*(int *)data;
     CHECK_INT(status, BROKER_OK);
     CHECK_INT(broker_client_free(client), BROKER_OK);
-    CHECK_INT(broker_client_submit(client, ARGV("PING"), NULL, 0, NULL, keep, NULL), BROKER_ESTATE);
+    CHECK_INT(broker_client_submit(client, ARGV("PING"), NULL, BROKER_FOREVER, NULL, keep, NULL), BROKER_ESTATE);
 }
 
 static void freed_inside(void)
@@ -154,10 +153,10 @@ static void freed_inside(void)
     struct outcome behind[10] = {{0}};
     broker_reply_t *reply = (broker_reply_t *)&client;
     int calls = 0;
-    CHECK_INT(broker_client_submit(client, ARGV("PING"), NULL, 0, NULL, free_it, &calls), BROKER_OK);
+    CHECK_INT(broker_client_submit(client, ARGV("PING"), NULL, BROKER_FOREVER, NULL, free_it, &calls), BROKER_OK);
     for (int i = 0; i < 10; i++)
-        CHECK_INT(broker_client_submit(client, ARGV("PING"), NULL, 0, NULL, keep, &behind[i]), BROKER_OK);
-    CHECK_INT(broker_client_call(client, ARGV("PING"), NULL, 0, &reply), BROKER_ECANCELED);
+        CHECK_INT(broker_client_submit(client, ARGV("PING"), NULL, BROKER_FOREVER, NULL, keep, &behind[i]), BROKER_OK);
+    CHECK_INT(broker_client_call(client, ARGV("PING"), NULL, BROKER_FOREVER, &reply), BROKER_ECANCELED);
     CHECK(reply == NULL);
     CHECK_INT(calls, 1);
     for (int i = 0; i < 10; i++)
@@ -179,10 +178,10 @@ static void log_line(int level, const char *msg, size_t len, void *data)
     CHECK(strlen(msg) == len && len > 0 && strchr(msg, '\n') == NULL);
     log->lines++;
     if (log->loop != NULL) {
-        CHECK_INT(broker_run(log->loop, BROKER_RUN_NOWAIT), BROKER_EREENTRANT);
-        CHECK_INT(broker_backend_timeout(log->loop), BROKER_EREENTRANT);
-        CHECK_INT(broker_loop_close(log->loop), BROKER_EREENTRANT);
-        CHECK_INT(broker_stop(log->loop), BROKER_OK);
+        CHECK_INT(broker_loop_run(log->loop, BROKER_RUN_NOWAIT), BROKER_EREENTRANT);
+        CHECK_INT(broker_loop_timeout(log->loop), BROKER_EREENTRANT);
+        CHECK_INT(broker_loop_free(log->loop), BROKER_EREENTRANT);
+        CHECK_INT(broker_loop_stop(log->loop), BROKER_OK);
         log->refused++;
     }
     /* Another handle is free to use. */
@@ -207,7 +206,7 @@ static void logging(void)
     CHECK_INT(broker_log_set(BROKER_LOG_TRACE, log_line, &log), BROKER_OK);
     broker_loop_t *loop = open_loop(NULL, NULL);
     log.loop = loop;
-    CHECK_INT(broker_submit(loop, ARGV("PING"), NULL, 0, NULL, keep_own, &outcome), BROKER_OK);
+    CHECK_INT(broker_client_submit(own(loop), ARGV("PING"), NULL, BROKER_FOREVER, NULL, keep, &outcome), BROKER_OK);
     EXPECT_OWN(loop, &outcome, "+PONG");
     CHECK(log.refused > 0);
     log.loop = NULL;
@@ -216,7 +215,7 @@ static void logging(void)
     CHECK_INT(broker_log_set(BROKER_LOG_TRACE, log_itself, &once), BROKER_OK);
     loop = open_loop(NULL, NULL);
     outcome.calls = 0;
-    CHECK_INT(broker_submit(loop, ARGV("PING"), NULL, 0, NULL, keep_own, &outcome), BROKER_OK);
+    CHECK_INT(broker_client_submit(own(loop), ARGV("PING"), NULL, BROKER_FOREVER, NULL, keep, &outcome), BROKER_OK);
     EXPECT_OWN(loop, &outcome, "+PONG");
     close_loop(loop);
     CHECK_INT(once, 1);
@@ -238,7 +237,6 @@ static void words(void)
     CHECK_TEXT(broker_err_name(BROKER_EPANIC), "BROKER_EPANIC");
     CHECK(broker_err_name(INT_MIN) != NULL && broker_strerror(INT_MAX) != NULL);
     CHECK_INT(broker_version(), BROKER_VERSION_HEX);
-    CHECK_TEXT(broker_version_string(), BROKER_VERSION_STRING);
 }
 
 int main(int argc, char **argv)

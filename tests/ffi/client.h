@@ -120,7 +120,7 @@ static MAYBE_UNUSED void expect_at(const char *file, int line, broker_client_t *
 {
     broker_reply_t *reply = NULL;
     char text[512];
-    int code = broker_client_call(client, argc, argv, NULL, 0, &reply);
+    int code = broker_client_call(client, argc, argv, NULL, BROKER_FOREVER, &reply);
     if (code != BROKER_OK) {
         fprintf(stderr, "%s:%d: %s: %s %s\n", file, line, argv[0], broker_err_name(code), broker_client_error(client));
         _exit(1);
@@ -135,7 +135,7 @@ static MAYBE_UNUSED void expect_at(const char *file, int line, broker_client_t *
 static MAYBE_UNUSED long long call_integer(broker_client_t *client, size_t argc, const char *const *argv)
 {
     broker_reply_t *reply = NULL;
-    CHECK_INT(broker_client_call(client, argc, argv, NULL, 0, &reply), BROKER_OK);
+    CHECK_INT(broker_client_call(client, argc, argv, NULL, BROKER_FOREVER, &reply), BROKER_OK);
     CHECK_INT(broker_reply_type(reply), BROKER_REPLY_INTEGER);
     long long number = broker_reply_integer(reply);
     broker_reply_free(reply);
@@ -164,7 +164,7 @@ static MAYBE_UNUSED void keep(broker_client_t *client, int status, const broker_
 static MAYBE_UNUSED void wait_outcome(broker_client_t *client, const struct outcome *outcome)
 {
     while (outcome->calls == 0)
-        CHECK_OK(broker_client_wait(client, -1));
+        CHECK_OK(broker_client_process(client, -1));
 }
 
 /* Waits for the outcome, which must be this reply and the only one. */
@@ -180,7 +180,7 @@ static MAYBE_UNUSED void wait_outcome(broker_client_t *client, const struct outc
 static MAYBE_UNUSED void wait_count(broker_client_t *client, const int *count, int wanted)
 {
     while (*count < wanted)
-        CHECK_OK(broker_client_wait(client, -1));
+        CHECK_OK(broker_client_process(client, -1));
 }
 
 /* A broker_state_cb that counts losses in an int. Asking whether it is connected would miss one that is over. */

@@ -148,7 +148,7 @@ static void whoever_is_told_of_the_state_may_destroy_the_client() {
     }), BROKER_OK);
     broker_client_t* const raw = client->get();
     int code = 0;
-    while (code >= 0) code = broker_client_wait(raw, -1);
+    while (code >= 0) code = broker_client_process(raw, -1);
     SAME(code, BROKER_ESTATE);
     CHECK(client == nullptr);
     SAME(here.use_count(), 1);
@@ -170,7 +170,7 @@ static void the_first_exception_is_thrown_by_processing() {
     client.submit("PING", [&](auto) { throw 7; });
     bool kept = false;
     while (!kept) {
-        CHECK(broker_client_wait(client.get(), -1) >= 0);
+        CHECK(broker_client_process(client.get(), -1) >= 0);
         try {
             client.rethrow();
         } catch (int thrown) {

@@ -15,8 +15,8 @@ static int serve_in_child(pid_t *pid)
     if (*pid == 0) {
         close(ends[1]);
         broker_loop_t *loop = open_loop(NULL, NULL);
-        CHECK_INT(broker_loop_adopt_fd(loop, ends[0]), BROKER_OK);
-        broker_run(loop, BROKER_RUN_DEFAULT);
+        CHECK_INT(broker_loop_adopt(loop, ends[0]), BROKER_OK);
+        broker_loop_run(loop, BROKER_RUN_DEFAULT);
         _exit(1);
     }
     close(ends[0]);
@@ -27,20 +27,20 @@ static int serve_in_child(pid_t *pid)
 static void everything(broker_client_t *client)
 {
     struct outcome pops[10] = {{0}}, told = {0}, many[100] = {{0}};
-    broker_session_t *sessions[3];
-    broker_sub_t sub = 0;
+    broker_client_t *sessions[3];
+    broker_req_t sub = 0;
     for (int i = 0; i < 100; i++)
-        CHECK_INT(broker_client_submit(client, ARGV("INCR", "k"), NULL, 0, NULL, keep, &many[i]), BROKER_OK);
+        CHECK_INT(broker_client_submit(client, ARGV("INCR", "k"), NULL, BROKER_FOREVER, NULL, keep, &many[i]), BROKER_OK);
     for (int i = 0; i < 10; i++) {
         char list[32];
         snprintf(list, sizeof list, "list:%d", i);
-        CHECK_INT(broker_client_submit(client, ARGV("BLPOP", list, "0"), NULL, 0, NULL, keep, &pops[i]), BROKER_OK);
+        CHECK_INT(broker_client_submit(client, ARGV("BLPOP", list, "0"), NULL, BROKER_FOREVER, NULL, keep, &pops[i]), BROKER_OK);
     }
-    CHECK_INT(broker_client_subscribe(client, BROKER_CHANNEL, "c", 1, keep, &told, &sub), BROKER_OK);
+    CHECK_INT(broker_client_subscribe(client, BROKER_CHANNEL, "c", 1, &sub, keep, &told), BROKER_OK);
     for (int i = 0; i < 3; i++) {
         broker_reply_t *reply = NULL;
-        CHECK_INT(broker_session_new(&sessions[i], client), BROKER_OK);
-        CHECK_INT(broker_session_call(sessions[i], ARGV("WATCH", "w"), NULL, 0, &reply), BROKER_OK);
+        CHECK_INT(broker_client_session(&sessions[i], client), BROKER_OK);
+        CHECK_INT(broker_client_call(sessions[i], ARGV("WATCH", "w"), NULL, BROKER_FOREVER, &reply), BROKER_OK);
         broker_reply_free(reply);
     }
     for (int i = 0; i < 100; i++) {
@@ -51,9 +51,9 @@ static void everything(broker_client_t *client)
     EXPECT_OUTCOME(client, &told, ">[subscribe c :1]");
     EXPECT(client, ":1", "PUBLISH", "c", "x");
     while (told.calls < 2)
-        CHECK_OK(broker_client_wait(client, -1));
+        CHECK_OK(broker_client_process(client, -1));
     CHECK_TEXT(told.text, ">[message c x]");
-    CHECK_INT(broker_client_unsubscribe(client, sub), BROKER_OK);
+    CHECK_INT(broker_client_cancel(client, sub), BROKER_OK);
     for (int i = 9; i >= 0; i--) {
         char list[32], expected[48];
         snprintf(list, sizeof list, "list:%d", i);
@@ -67,11 +67,11 @@ static void everything(broker_client_t *client)
         broker_reply_t *reply = NULL;
         broker_transaction_t *block = broker_transaction_new();
         CHECK_INT(broker_transaction_add(block, ARGV("INCR", "w"), NULL), BROKER_OK);
-        CHECK_INT(broker_session_call_transaction(sessions[i], block, 0, &reply), BROKER_OK);
+        CHECK_INT(broker_client_call_transaction(sessions[i], block, BROKER_FOREVER, &reply), BROKER_OK);
         CHECK_INT(broker_reply_type(reply), BROKER_REPLY_NIL);
         broker_reply_free(reply);
         CHECK_INT(broker_transaction_free(block), BROKER_OK);
-        CHECK_INT(broker_session_free(sessions[i]), BROKER_OK);
+        CHECK_INT(broker_client_free(sessions[i]), BROKER_OK);
     }
     EXPECT(client, ":2", "DEL", "w", "k");
 }
@@ -95,36 +95,36 @@ static void lost_for_good(void)
     pid_t pid;
     int losses = 0, descriptors = count_descriptors();
     broker_client_t *client = open_fd(serve_in_child(&pid));
-    broker_session_t *session = NULL, *none = NULL;
+    broker_client_t *session = NULL, *none = NULL;
     struct outcome popped = {0}, told = {0}, never = {0}, unsent[5] = {{0}};
     CHECK_INT(broker_client_on_state(client, count_loss, &losses), BROKER_OK);
-    CHECK_INT(broker_client_submit(client, ARGV("BLPOP", "none", "0"), NULL, 0, NULL, keep, &popped), BROKER_OK);
-    CHECK_INT(broker_client_subscribe(client, BROKER_CHANNEL, "c", 1, keep, &told, NULL), BROKER_OK);
-    CHECK_INT(broker_session_new(&session, client), BROKER_OK);
-    CHECK_INT(broker_session_call(session, ARGV("PING"), NULL, 0, NULL), BROKER_OK);
+    CHECK_INT(broker_client_submit(client, ARGV("BLPOP", "none", "0"), NULL, BROKER_FOREVER, NULL, keep, &popped), BROKER_OK);
+    CHECK_INT(broker_client_subscribe(client, BROKER_CHANNEL, "c", 1, NULL, keep, &told), BROKER_OK);
+    CHECK_INT(broker_client_session(&session, client), BROKER_OK);
+    CHECK_INT(broker_client_call(session, ARGV("PING"), NULL, BROKER_FOREVER, NULL), BROKER_OK);
     wait_outcome(client, &told);
     kill_child(pid);
     for (int i = 0; i < 5; i++)
-        CHECK_INT(broker_client_submit(client, ARGV("PING"), NULL, 0, NULL, keep, &unsent[i]), BROKER_OK);
+        CHECK_INT(broker_client_submit(client, ARGV("PING"), NULL, BROKER_FOREVER, NULL, keep, &unsent[i]), BROKER_OK);
     for (int i = 0; i < 5; i++)
         EXPECT_CODE(client, &unsent[i], BROKER_ECONN);
     wait_outcome(client, &popped);
     CHECK(popped.status == BROKER_ELOST || popped.status == BROKER_ECONN);
     while (told.calls < 2)
-        CHECK_OK(broker_client_wait(client, -1));
+        CHECK_OK(broker_client_process(client, -1));
     CHECK(told.status < 0);
     wait_count(client, &losses, 1);
     for (int i = 0; i < 3; i++) {
-        CHECK_INT(broker_client_submit(client, ARGV("PING"), NULL, 0, NULL, keep, &never), BROKER_ECONN);
-        CHECK_INT(broker_client_call(client, ARGV("PING"), NULL, 0, NULL), BROKER_ECONN);
-        CHECK_INT(broker_client_submit(client, ARGV("BLPOP", "l", "0"), NULL, 0, NULL, keep, &never), BROKER_ECONN);
-        CHECK_INT(broker_client_subscribe(client, BROKER_CHANNEL, "c", 1, keep, &never, NULL), BROKER_ECONN);
-        CHECK_INT(broker_session_new(&none, client), BROKER_ECONN);
-        CHECK_INT(broker_session_call(session, ARGV("PING"), NULL, 0, NULL), BROKER_ECONN);
+        CHECK_INT(broker_client_submit(client, ARGV("PING"), NULL, BROKER_FOREVER, NULL, keep, &never), BROKER_ECONN);
+        CHECK_INT(broker_client_call(client, ARGV("PING"), NULL, BROKER_FOREVER, NULL), BROKER_ECONN);
+        CHECK_INT(broker_client_submit(client, ARGV("BLPOP", "l", "0"), NULL, BROKER_FOREVER, NULL, keep, &never), BROKER_ECONN);
+        CHECK_INT(broker_client_subscribe(client, BROKER_CHANNEL, "c", 1, NULL, keep, &never), BROKER_ECONN);
+        CHECK_INT(broker_client_session(&none, client), BROKER_ECONN);
+        CHECK_INT(broker_client_call(session, ARGV("PING"), NULL, BROKER_FOREVER, NULL), BROKER_ECONN);
         CHECK_INT(broker_client_connected(client), 0);
-        CHECK_OK(broker_client_process(client));
+        CHECK_OK(broker_client_process(client, 0));
     }
-    CHECK_INT(broker_session_free(session), BROKER_OK);
+    CHECK_INT(broker_client_free(session), BROKER_OK);
     close_client(client);
     CHECK_INT(never.calls, 0);
     CHECK_INT(losses, 1);
@@ -139,7 +139,7 @@ static void a_socket_of_redis(void)
     struct outcome outcomes[50] = {{0}};
     EXPECT(client, "+PONG", "PING");
     for (int i = 0; i < 50; i++)
-        CHECK_INT(broker_client_submit(client, ARGV("ECHO", "x"), NULL, 0, NULL, keep, &outcomes[i]), BROKER_OK);
+        CHECK_INT(broker_client_submit(client, ARGV("ECHO", "x"), NULL, BROKER_FOREVER, NULL, keep, &outcomes[i]), BROKER_OK);
     for (int i = 0; i < 50; i++)
         EXPECT_OUTCOME(client, &outcomes[i], "x");
     close_client(client);
@@ -152,13 +152,13 @@ static void forked(void)
     broker_client_t *client = open_fd(serve_in_child(&server));
     struct outcome popped = {0};
     EXPECT(client, "+PONG", "PING");
-    CHECK_INT(broker_client_submit(client, ARGV("BLPOP", "list", "0"), NULL, 0, NULL, keep, &popped), BROKER_OK);
+    CHECK_INT(broker_client_submit(client, ARGV("BLPOP", "list", "0"), NULL, BROKER_FOREVER, NULL, keep, &popped), BROKER_OK);
     while (redis_info(&redis, "clients", "blocked_clients") == 0)
-        CHECK_OK(broker_client_wait(client, 5));
+        CHECK_OK(broker_client_process(client, 5));
     pid = fork_or_fail();
     if (pid == 0) {
         CHECK_INT(broker_client_after_fork(client), BROKER_ECONN);
-        CHECK_INT(broker_client_call(client, ARGV("PING"), NULL, 0, NULL), BROKER_ECONN);
+        CHECK_INT(broker_client_call(client, ARGV("PING"), NULL, BROKER_FOREVER, NULL), BROKER_ECONN);
         CHECK_INT(broker_client_after_fork(client), BROKER_ESTATE);
         close_client(client);
         CHECK_INT(popped.calls, 0);

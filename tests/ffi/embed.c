@@ -45,10 +45,10 @@ static void leaves_the_program_alone(void)
     broker_loop_t *loop = open_loop("alone.sock", NULL);
     struct outcome outcome = {0};
     broker_client_t *client = open_fd(adopt_pair(loop));
-    CHECK_INT(broker_client_submit(client, ARGV("PING"), NULL, 0, NULL, keep, &outcome), BROKER_OK);
+    CHECK_INT(broker_client_submit(client, ARGV("PING"), NULL, BROKER_FOREVER, NULL, keep, &outcome), BROKER_OK);
     while (outcome.calls == 0) {
-        CHECK_OK(broker_client_process(client));
-        CHECK_OK(broker_run(loop, BROKER_RUN_NOWAIT));
+        CHECK_OK(broker_client_process(client, 0));
+        CHECK_OK(broker_loop_run(loop, BROKER_RUN_NOWAIT));
     }
     describe_process(during, sizeof during);
     CHECK_TEXT(during, before);
@@ -57,7 +57,7 @@ static void leaves_the_program_alone(void)
         CHECK(were_open[fd] || fcntl(fd, F_GETFD) < 0 || (fcntl(fd, F_GETFD) & FD_CLOEXEC));
     /* The other side goes away with something on its way: no SIGPIPE. */
     close_loop(loop);
-    CHECK_INT(broker_client_call(client, ARGV("PING"), NULL, 0, NULL) < 0, 1);
+    CHECK_INT(broker_client_call(client, ARGV("PING"), NULL, BROKER_FOREVER, NULL) < 0, 1);
     close_client(client);
     describe_process(after, sizeof after);
     CHECK_TEXT(after, before);
@@ -72,13 +72,13 @@ static void stop_in_handler(int number)
 {
     (void)number;
     errno = 12345;
-    if (broker_stop(stopped_loop) != BROKER_OK || errno != 12345)
+    if (broker_loop_stop(stopped_loop) != BROKER_OK || errno != 12345)
         _exit(3);
 }
 
 static void *stop_in_thread(void *data)
 {
-    CHECK_INT(broker_stop(data), BROKER_OK);
+    CHECK_INT(broker_loop_stop(data), BROKER_OK);
     return NULL;
 }
 
@@ -88,8 +88,8 @@ static void stopping(void)
     pthread_t thread;
     stopped_loop = loop;
     /* Before it runs: the next run is one turn. */
-    CHECK_INT(broker_stop(loop), BROKER_OK);
-    CHECK_INT(broker_run(loop, BROKER_RUN_DEFAULT), 1);
+    CHECK_INT(broker_loop_stop(loop), BROKER_OK);
+    CHECK_INT(broker_loop_run(loop, BROKER_RUN_DEFAULT), 1);
     /* From a signal handler, while it waits. */
     struct sigaction action = {0}, before;
     action.sa_handler = stop_in_handler;
@@ -102,18 +102,18 @@ static void stopping(void)
         }
         _exit(0);
     }
-    CHECK_INT(broker_run(loop, BROKER_RUN_DEFAULT), 1);
+    CHECK_INT(broker_loop_run(loop, BROKER_RUN_DEFAULT), 1);
     wait_child(pid);
     CHECK(sigaction(SIGUSR1, &before, NULL) == 0);
-    CHECK_OK(broker_run(loop, BROKER_RUN_NOWAIT));
+    CHECK_OK(broker_loop_run(loop, BROKER_RUN_NOWAIT));
     /* From a thread, many times. */
     for (int i = 0; i < 200; i++) {
         CHECK_INT(pthread_create(&thread, NULL, stop_in_thread, loop), 0);
-        CHECK_INT(broker_run(loop, BROKER_RUN_DEFAULT), 1);
+        CHECK_INT(broker_loop_run(loop, BROKER_RUN_DEFAULT), 1);
         CHECK_INT(pthread_join(thread, NULL), 0);
     }
-    CHECK_INT(broker_run(loop, 3), BROKER_EINVAL);
-    CHECK_INT(broker_run(loop, -1), BROKER_EINVAL);
+    CHECK_INT(broker_loop_run(loop, 3), BROKER_EINVAL);
+    CHECK_INT(broker_loop_run(loop, -1), BROKER_EINVAL);
     close_loop(loop);
 }
 
@@ -126,25 +126,25 @@ static void own_requests(void)
     broker_transaction_t *block = broker_transaction_new();
     CHECK_TEXT(redis_ask(&redis, "DEL own"), ":0");
     for (int i = 0; i < 300; i++)
-        CHECK_INT(broker_submit(loop, ARGV("INCR", "own"), NULL, 0, NULL, keep_own, &outcomes[i]), BROKER_OK);
+        CHECK_INT(broker_client_submit(own(loop), ARGV("INCR", "own"), NULL, BROKER_FOREVER, NULL, keep, &outcomes[i]), BROKER_OK);
     for (int i = 0; i < 300; i++) {
         char expected[16];
         snprintf(expected, sizeof expected, ":%d", i + 1);
         EXPECT_OWN(loop, &outcomes[i], expected);
     }
-    CHECK_INT(broker_submit_transaction(loop, block, 0, NULL, keep_own, &never), BROKER_EINVAL);
+    CHECK_INT(broker_client_submit_transaction(own(loop), block, BROKER_FOREVER, NULL, keep, &never), BROKER_EINVAL);
     CHECK_INT(broker_transaction_add(block, ARGV("INCR", "own"), NULL), BROKER_OK);
     CHECK_INT(broker_transaction_add(block, ARGV("GET", "own"), NULL), BROKER_OK);
-    CHECK_INT(broker_submit_transaction(loop, block, 0, NULL, keep_own, &executed), BROKER_OK);
+    CHECK_INT(broker_client_submit_transaction(own(loop), block, BROKER_FOREVER, NULL, keep, &executed), BROKER_OK);
     CHECK_INT(broker_transaction_free(block), BROKER_OK);
     EXPECT_OWN(loop, &executed, "[:301 301]");
-    CHECK_INT(broker_submit(loop, ARGV("LPUSH", "own", "x"), NULL, 0, NULL, keep_own, &failed), BROKER_OK);
+    CHECK_INT(broker_client_submit(own(loop), ARGV("LPUSH", "own", "x"), NULL, BROKER_FOREVER, NULL, keep, &failed), BROKER_OK);
     EXPECT_OWN(loop, &failed, "-WRONGTYPE Operation against a key holding the wrong kind of value");
-    CHECK_INT(broker_submit(loop, ARGV("MULTI"), NULL, 0, NULL, keep_own, &never), BROKER_EUNSUPPORTED);
-    CHECK(strlen(broker_loop_error(loop)) > 0);
-    CHECK_INT(broker_submit(loop, ARGV("SUBSCRIBE", "c"), NULL, 0, NULL, keep_own, &never), BROKER_EUNSUPPORTED);
-    CHECK_INT(broker_submit(loop, ARGV("PING"), NULL, 0, NULL, NULL, NULL), BROKER_EINVAL);
-    CHECK_INT(broker_submit(loop, 0, NULL, NULL, 0, NULL, keep_own, &never), BROKER_EINVAL);
+    CHECK_INT(broker_client_submit(own(loop), ARGV("MULTI"), NULL, BROKER_FOREVER, NULL, keep, &never), BROKER_EUNSUPPORTED);
+    CHECK(strlen(broker_client_error(own(loop))) > 0);
+    CHECK_INT(broker_client_submit(own(loop), ARGV("SUBSCRIBE", "c"), NULL, BROKER_FOREVER, NULL, keep, &never), BROKER_EUNSUPPORTED);
+    CHECK_INT(broker_client_submit(own(loop), ARGV("PING"), NULL, BROKER_FOREVER, NULL, NULL, NULL), BROKER_EINVAL);
+    CHECK_INT(broker_client_submit(own(loop), 0, NULL, NULL, BROKER_FOREVER, NULL, keep, &never), BROKER_EINVAL);
     CHECK_TEXT(redis_ask(&redis, "DEL own"), ":1");
     CHECK_INT(never.calls, 0);
     close_loop(loop);
@@ -155,26 +155,26 @@ static void canceled(void)
     broker_loop_t *loop = open_loop(NULL, NULL);
     struct outcome unsent = {0}, popped = {0}, timed = {0}, late = {0}, pending = {0};
     broker_req_t req = 0;
-    CHECK_INT(broker_submit(loop, ARGV("INCR", "own"), NULL, 0, &req, keep_own, &unsent), BROKER_OK);
-    CHECK_INT(broker_cancel(loop, req), BROKER_OK);
-    CHECK_INT(broker_cancel(loop, req), BROKER_ESTATE);
+    CHECK_INT(broker_client_submit(own(loop), ARGV("INCR", "own"), NULL, BROKER_FOREVER, &req, keep, &unsent), BROKER_OK);
+    CHECK_INT(broker_client_cancel(own(loop), req), BROKER_OK);
+    CHECK_INT(broker_client_cancel(own(loop), req), BROKER_ESTATE);
     EXPECT_OWN_CODE(loop, &unsent, BROKER_ECANCELED);
     CHECK_TEXT(redis_ask(&redis, "GET own"), "(nil)");
-    CHECK_INT(broker_submit(loop, ARGV("BLPOP", "list", "0"), NULL, 0, &req, keep_own, &popped), BROKER_OK);
-    CHECK_INT(broker_submit(loop, ARGV("BLPOP", "list", "0"), NULL, 30, NULL, keep_own, &timed), BROKER_OK);
+    CHECK_INT(broker_client_submit(own(loop), ARGV("BLPOP", "list", "0"), NULL, BROKER_FOREVER, &req, keep, &popped), BROKER_OK);
+    CHECK_INT(broker_client_submit(own(loop), ARGV("BLPOP", "list", "0"), NULL, 30, NULL, keep, &timed), BROKER_OK);
     EXPECT_OWN_CODE(loop, &timed, BROKER_ETIMEDOUT);
     while (redis_info(&redis, "clients", "blocked_clients") != 1)
-        CHECK_OK(broker_run(loop, BROKER_RUN_NOWAIT));
-    CHECK_INT(broker_cancel(loop, req), BROKER_OK);
+        CHECK_OK(broker_loop_run(loop, BROKER_RUN_NOWAIT));
+    CHECK_INT(broker_client_cancel(own(loop), req), BROKER_OK);
     EXPECT_OWN_CODE(loop, &popped, BROKER_ECANCELED);
     while (redis_info(&redis, "clients", "blocked_clients") > 0)
-        CHECK_OK(broker_run(loop, BROKER_RUN_NOWAIT));
+        CHECK_OK(broker_loop_run(loop, BROKER_RUN_NOWAIT));
     CHECK_TEXT(redis_ask(&redis, "RPUSH list x"), ":1");
-    CHECK_INT(broker_submit(loop, ARGV("LPOP", "list"), NULL, 0, NULL, keep_own, &late), BROKER_OK);
+    CHECK_INT(broker_client_submit(own(loop), ARGV("LPOP", "list"), NULL, BROKER_FOREVER, NULL, keep, &late), BROKER_OK);
     EXPECT_OWN(loop, &late, "x");
     /* What is pending when it is closed ends before that returns. */
-    CHECK_INT(broker_submit(loop, ARGV("BLPOP", "list", "0"), NULL, 0, NULL, keep_own, &pending), BROKER_OK);
-    CHECK_OK(broker_run(loop, BROKER_RUN_NOWAIT));
+    CHECK_INT(broker_client_submit(own(loop), ARGV("BLPOP", "list", "0"), NULL, BROKER_FOREVER, NULL, keep, &pending), BROKER_OK);
+    CHECK_OK(broker_loop_run(loop, BROKER_RUN_NOWAIT));
     close_loop(loop);
     CHECK_INT(pending.calls, 1);
     CHECK_INT(pending.status, BROKER_ECANCELED);
@@ -187,11 +187,11 @@ static void slow_upstream(void)
     struct outcome outcome = {0};
     pid_t pid = (pid_t)redis_info(&redis, "server", "process_id");
     CHECK(kill(pid, SIGSTOP) == 0);
-    CHECK_INT(broker_submit(loop, ARGV("ECHO", "late"), NULL, 0, NULL, keep_own, &outcome), BROKER_OK);
+    CHECK_INT(broker_client_submit(own(loop), ARGV("ECHO", "late"), NULL, BROKER_FOREVER, NULL, keep, &outcome), BROKER_OK);
     /* Longer than a client of default settings would wait. */
     for (long long start = now_ms(); now_ms() < start + 1300;) {
-        wait_readable(broker_backend_fd(loop), 20);
-        CHECK_OK(broker_run(loop, BROKER_RUN_NOWAIT));
+        wait_readable(broker_loop_fd(loop), 20);
+        CHECK_OK(broker_loop_run(loop, BROKER_RUN_NOWAIT));
     }
     CHECK_INT(outcome.calls, 0);
     CHECK(kill(pid, SIGCONT) == 0);
@@ -200,19 +200,20 @@ static void slow_upstream(void)
 }
 
 struct chain {
+    broker_loop_t *loop;
     int left, ran;
 };
 
-static void next_in_chain(broker_loop_t *loop, int status, const broker_reply_t *reply, void *data)
+static void next_in_chain(broker_client_t *own, int status, const broker_reply_t *reply, void *data)
 {
     struct chain *chain = data;
     CHECK_INT(status, BROKER_OK);
     CHECK(reply != NULL);
     chain->ran++;
-    CHECK_INT(broker_run(loop, BROKER_RUN_NOWAIT), BROKER_EREENTRANT);
-    CHECK_INT(broker_loop_close(loop), BROKER_EBUSY);
+    CHECK_INT(broker_loop_run(chain->loop, BROKER_RUN_NOWAIT), BROKER_EREENTRANT);
+    CHECK_INT(broker_loop_free(chain->loop), BROKER_EREENTRANT);
     if (chain->left-- > 0)
-        CHECK_INT(broker_submit(loop, ARGV("PING"), NULL, 0, NULL, next_in_chain, chain), BROKER_OK);
+        CHECK_INT(broker_client_submit(own, ARGV("PING"), NULL, BROKER_FOREVER, NULL, next_in_chain, chain), BROKER_OK);
 }
 
 /* In a foreign epoll: the descriptor and the timeout are all there is, and suffice. */
@@ -220,25 +221,25 @@ static void in_a_foreign_loop(void)
 {
     broker_loop_t *loop = open_loop(NULL, NULL);
     broker_client_t *client = open_fd(adopt_pair(loop));
-    struct chain chain = {500, 0};
+    struct chain chain = {loop, 500, 0};
     struct outcome outcomes[200] = {{0}};
     int poll_fd = epoll_create1(EPOLL_CLOEXEC), done = 0;
     struct epoll_event of_loop = {EPOLLIN, {.u32 = 1}}, of_client = {EPOLLIN, {.u32 = 2}}, events[4];
-    CHECK(epoll_ctl(poll_fd, EPOLL_CTL_ADD, broker_backend_fd(loop), &of_loop) == 0);
+    CHECK(epoll_ctl(poll_fd, EPOLL_CTL_ADD, broker_loop_fd(loop), &of_loop) == 0);
     CHECK(epoll_ctl(poll_fd, EPOLL_CTL_ADD, broker_client_fd(client), &of_client) == 0);
-    CHECK_INT(broker_submit(loop, ARGV("PING"), NULL, 0, NULL, next_in_chain, &chain), BROKER_OK);
+    CHECK_INT(broker_client_submit(own(loop), ARGV("PING"), NULL, BROKER_FOREVER, NULL, next_in_chain, &chain), BROKER_OK);
     for (int i = 0; i < 200; i++)
-        CHECK_INT(broker_client_submit(client, ARGV("ECHO", "x"), NULL, 0, NULL, keep, &outcomes[i]), BROKER_OK);
+        CHECK_INT(broker_client_submit(client, ARGV("ECHO", "x"), NULL, BROKER_FOREVER, NULL, keep, &outcomes[i]), BROKER_OK);
     while (!done) {
-        int first = broker_backend_timeout(loop), second = broker_client_timeout(client);
+        int first = broker_loop_timeout(loop), second = broker_client_timeout(client);
         int timeout = first < 0 ? second : second < 0 || first < second ? first : second;
         int count = epoll_wait(poll_fd, events, 4, timeout);
         CHECK(count >= 0);
         for (int i = 0; i < count || count == 0; i++) {
             if (count == 0 || events[i].data.u32 == 1)
-                CHECK_OK(broker_run(loop, BROKER_RUN_NOWAIT));
+                CHECK_OK(broker_loop_run(loop, BROKER_RUN_NOWAIT));
             if (count == 0 || events[i].data.u32 == 2)
-                CHECK_OK(broker_client_process(client));
+                CHECK_OK(broker_client_process(client, 0));
             if (count == 0)
                 break;
         }
@@ -256,39 +257,39 @@ static void in_a_foreign_loop(void)
 static void draining(void)
 {
     broker_loop_t *loop = open_loop("drain.sock", NULL);
-    struct outcome own = {0}, of_client = {0}, refused = {0};
+    struct outcome mine = {0}, of_client = {0}, refused = {0};
     broker_client_t *client = open_fd(adopt_pair(loop));
     char endpoint[PATH_SIZE + 8];
     int fd, code;
     CHECK(broker_loop_endpoint(loop, 0, endpoint, sizeof endpoint) > 7);
     CHECK_INT(broker_loop_endpoint(loop, 1, endpoint, sizeof endpoint), BROKER_EINVAL);
     CHECK(access(endpoint + 7, F_OK) == 0);
-    CHECK_INT(broker_client_submit(client, ARGV("ECHO", "child"), NULL, 0, NULL, keep, &of_client), BROKER_OK);
+    CHECK_INT(broker_client_submit(client, ARGV("ECHO", "child"), NULL, BROKER_FOREVER, NULL, keep, &of_client), BROKER_OK);
     while (of_client.calls == 0) {
-        CHECK_OK(broker_client_process(client));
-        CHECK_OK(broker_run(loop, BROKER_RUN_NOWAIT));
+        CHECK_OK(broker_client_process(client, 0));
+        CHECK_OK(broker_loop_run(loop, BROKER_RUN_NOWAIT));
     }
-    CHECK_INT(broker_submit(loop, ARGV("ECHO", "own"), NULL, 0, NULL, keep_own, &own), BROKER_OK);
+    CHECK_INT(broker_client_submit(own(loop), ARGV("ECHO", "own"), NULL, BROKER_FOREVER, NULL, keep, &mine), BROKER_OK);
     CHECK_INT(broker_loop_drain(loop, 1000), BROKER_OK);
-    CHECK_INT(broker_submit(loop, ARGV("PING"), NULL, 0, NULL, keep_own, &refused), BROKER_ESTATE);
+    CHECK_INT(broker_client_submit(own(loop), ARGV("PING"), NULL, BROKER_FOREVER, NULL, keep, &refused), BROKER_ESTATE);
     broker_config_t *config = configure("upstream", "redis://127.0.0.1:1", (char *)NULL);
     CHECK_INT(broker_loop_reload(loop, config), BROKER_ESTATE);
     CHECK_INT(broker_config_free(config), BROKER_OK);
     int ends[2];
     CHECK(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) == 0);
-    CHECK_INT(broker_loop_adopt_fd(loop, ends[0]), BROKER_ESTATE);
+    CHECK_INT(broker_loop_adopt(loop, ends[0]), BROKER_ESTATE);
     close(ends[0]);
     close(ends[1]);
-    while ((code = broker_run(loop, BROKER_RUN_ONCE)) > 0)
-        CHECK_OK(broker_client_process(client));
+    while ((code = broker_loop_run(loop, BROKER_RUN_ONCE)) > 0)
+        CHECK_OK(broker_client_process(client, 0));
     CHECK_INT(code, 0);
-    CHECK_INT(own.calls, 1);
-    CHECK_TEXT(own.text, "own");
+    CHECK_INT(mine.calls, 1);
+    CHECK_TEXT(mine.text, "own");
     CHECK_INT(refused.calls, 0);
     CHECK(access(endpoint + 7, F_OK) != 0);
-    fd = broker_backend_fd(loop);
+    fd = broker_loop_fd(loop);
     CHECK(fd >= 0);
-    CHECK_INT(broker_run(loop, BROKER_RUN_DEFAULT), 0);
+    CHECK_INT(broker_loop_run(loop, BROKER_RUN_DEFAULT), 0);
     close_loop(loop);
     close_client(client);
 }
@@ -298,12 +299,12 @@ static void drained_under_way(void)
 {
     broker_loop_t *loop = open_loop(NULL, NULL);
     struct outcome popped = {0}, ping = {0};
-    CHECK_INT(broker_submit(loop, ARGV("BLPOP", "list", "0"), NULL, 0, NULL, keep_own, &popped), BROKER_OK);
+    CHECK_INT(broker_client_submit(own(loop), ARGV("BLPOP", "list", "0"), NULL, BROKER_FOREVER, NULL, keep, &popped), BROKER_OK);
     while (redis_info(&redis, "clients", "blocked_clients") == 0)
-        CHECK_OK(broker_run(loop, BROKER_RUN_NOWAIT));
-    CHECK_INT(broker_submit(loop, ARGV("PING"), NULL, 0, NULL, keep_own, &ping), BROKER_OK);
+        CHECK_OK(broker_loop_run(loop, BROKER_RUN_NOWAIT));
+    CHECK_INT(broker_client_submit(own(loop), ARGV("PING"), NULL, BROKER_FOREVER, NULL, keep, &ping), BROKER_OK);
     CHECK_INT(broker_loop_drain(loop, 50), BROKER_OK);
-    CHECK_INT(broker_run(loop, BROKER_RUN_DEFAULT), 0);
+    CHECK_INT(broker_loop_run(loop, BROKER_RUN_DEFAULT), 0);
     CHECK_INT(ping.calls, 1);
     CHECK_TEXT(ping.text, "+PONG");
     CHECK_INT(popped.calls, 1);
@@ -313,9 +314,9 @@ static void drained_under_way(void)
     static const char *const settings[] = {"upstream", "unix:///nonexistent/redis.sock", "queue_timeout", "50ms", NULL};
     struct outcome lost = {0};
     loop = open_loop(NULL, settings);
-    CHECK_INT(broker_submit(loop, ARGV("PING"), NULL, 0, NULL, keep_own, &lost), BROKER_OK);
+    CHECK_INT(broker_client_submit(own(loop), ARGV("PING"), NULL, BROKER_FOREVER, NULL, keep, &lost), BROKER_OK);
     CHECK_INT(broker_loop_drain(loop, 50), BROKER_OK);
-    CHECK_INT(broker_run(loop, BROKER_RUN_DEFAULT), 0);
+    CHECK_INT(broker_loop_run(loop, BROKER_RUN_DEFAULT), 0);
     CHECK_INT(lost.calls, 1);
     CHECK(lost.status == BROKER_ECONN || lost.status == BROKER_OK);
     close_loop(loop);
@@ -332,10 +333,10 @@ static void reloading(void)
     broker_config_t *config = configure("upstream", upstream, "listen", listen_url, "child_in_flight_max", "7", (char *)NULL);
     broker_client_t *client = open_client(listen_url, NULL);
     CHECK_INT(broker_loop_reload(loop, config), BROKER_OK);
-    CHECK_INT(broker_client_submit(client, ARGV("ECHO", "x"), NULL, 0, NULL, keep, &outcome), BROKER_OK);
+    CHECK_INT(broker_client_submit(client, ARGV("ECHO", "x"), NULL, BROKER_FOREVER, NULL, keep, &outcome), BROKER_OK);
     while (outcome.calls == 0) {
-        CHECK_OK(broker_client_process(client));
-        CHECK_OK(broker_run(loop, BROKER_RUN_NOWAIT));
+        CHECK_OK(broker_client_process(client, 0));
+        CHECK_OK(broker_loop_run(loop, BROKER_RUN_NOWAIT));
     }
     /* A second listener comes, then goes; connections stay. */
     snprintf(other, sizeof other, "%s,unix://%s.other", listen_url, path);
@@ -356,10 +357,10 @@ static void reloading(void)
     CHECK_INT(broker_config_free(config), BROKER_OK);
     CHECK_INT(broker_loop_reload(loop, config), BROKER_ESTATE);
     struct outcome still = {0};
-    CHECK_INT(broker_client_submit(client, ARGV("ECHO", "y"), NULL, 0, NULL, keep, &still), BROKER_OK);
+    CHECK_INT(broker_client_submit(client, ARGV("ECHO", "y"), NULL, BROKER_FOREVER, NULL, keep, &still), BROKER_OK);
     while (still.calls == 0) {
-        CHECK_OK(broker_client_process(client));
-        CHECK_OK(broker_run(loop, BROKER_RUN_NOWAIT));
+        CHECK_OK(broker_client_process(client, 0));
+        CHECK_OK(broker_loop_run(loop, BROKER_RUN_NOWAIT));
     }
     CHECK_TEXT(still.text, "y");
     close_client(client);
@@ -389,7 +390,7 @@ static void numbers(void)
     CHECK_INT(broker_loop_stat(loop, broker_loop_stat_name(0), NULL), BROKER_EINVAL);
     CHECK_INT(broker_loop_stat(loop, NULL, &value), BROKER_EINVAL);
     CHECK_INT(value, 1);
-    CHECK_INT(broker_submit(loop, ARGV("PING"), NULL, 0, NULL, keep_own, &outcome), BROKER_OK);
+    CHECK_INT(broker_client_submit(own(loop), ARGV("PING"), NULL, BROKER_FOREVER, NULL, keep, &outcome), BROKER_OK);
     EXPECT_OWN(loop, &outcome, "+PONG");
     close_loop(loop);
 }
@@ -399,26 +400,26 @@ static void adopted(void)
     static const char *const few[] = {"children_max", "2", NULL};
     broker_loop_t *loop = open_loop(NULL, few);
     int ends[2], pipe_ends[2], first, second;
-    CHECK_INT(broker_loop_adopt_fd(loop, -1), BROKER_EINVAL);
-    CHECK_INT(broker_loop_adopt_fd(loop, 999), BROKER_EINVAL);
+    CHECK_INT(broker_loop_adopt(loop, -1), BROKER_EINVAL);
+    CHECK_INT(broker_loop_adopt(loop, 999), BROKER_EINVAL);
     CHECK(pipe(pipe_ends) == 0);
-    CHECK_INT(broker_loop_adopt_fd(loop, pipe_ends[0]), BROKER_EINVAL);
+    CHECK_INT(broker_loop_adopt(loop, pipe_ends[0]), BROKER_EINVAL);
     CHECK(close(pipe_ends[0]) == 0 && close(pipe_ends[1]) == 0);
     CHECK(socketpair(AF_UNIX, SOCK_DGRAM, 0, ends) == 0);
-    CHECK_INT(broker_loop_adopt_fd(loop, ends[0]), BROKER_EINVAL);
+    CHECK_INT(broker_loop_adopt(loop, ends[0]), BROKER_EINVAL);
     CHECK(close(ends[0]) == 0 && close(ends[1]) == 0);
     int unconnected = socket(AF_UNIX, SOCK_STREAM, 0);
-    CHECK_INT(broker_loop_adopt_fd(loop, unconnected), BROKER_EINVAL);
+    CHECK_INT(broker_loop_adopt(loop, unconnected), BROKER_EINVAL);
     CHECK(close(unconnected) == 0);
     first = adopt_pair(loop);
     second = adopt_pair(loop);
     CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, ends) == 0);
-    CHECK_INT(broker_loop_adopt_fd(loop, ends[0]), BROKER_ELIMIT);
+    CHECK_INT(broker_loop_adopt(loop, ends[0]), BROKER_ELIMIT);
     CHECK(close(ends[0]) == 0 && close(ends[1]) == 0);
     /* Raw bytes in, raw bytes out: it is a child as any. */
     CHECK_INT(write(first, "PING\r\n", 6), 6);
     while (!bytes_to_read(first))
-        CHECK_OK(broker_run(loop, BROKER_RUN_ONCE));
+        CHECK_OK(broker_loop_run(loop, BROKER_RUN_ONCE));
     char reply[16];
     CHECK_INT(read(first, reply, sizeof reply), 7);
     CHECK(memcmp(reply, "+PONG\r\n", 7) == 0);
@@ -426,9 +427,9 @@ static void adopted(void)
     close(second);
     int third = -1;
     while (third < 0) {
-        CHECK_OK(broker_run(loop, BROKER_RUN_NOWAIT));
+        CHECK_OK(broker_loop_run(loop, BROKER_RUN_NOWAIT));
         CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, ends) == 0);
-        if (broker_loop_adopt_fd(loop, ends[0]) == BROKER_OK)
+        if (broker_loop_adopt(loop, ends[0]) == BROKER_OK)
             third = ends[1];
         else
             close(ends[0]), close(ends[1]);
@@ -453,15 +454,15 @@ static void two_loops(void)
         for (int j = 0; j < 50; j++) {
             char word[32];
             snprintf(word, sizeof word, "%d-%d", i, j);
-            CHECK_INT(broker_client_submit(clients[i], ARGV("ECHO", word), NULL, 0, NULL, keep, &outcomes[i][j]), BROKER_OK);
+            CHECK_INT(broker_client_submit(clients[i], ARGV("ECHO", word), NULL, BROKER_FOREVER, NULL, keep, &outcomes[i][j]), BROKER_OK);
         }
     }
     while (left > 0) {
-        CHECK_OK(broker_run(loops[0], BROKER_RUN_NOWAIT));
-        CHECK_OK(broker_run(loops[1], BROKER_RUN_NOWAIT));
+        CHECK_OK(broker_loop_run(loops[0], BROKER_RUN_NOWAIT));
+        CHECK_OK(broker_loop_run(loops[1], BROKER_RUN_NOWAIT));
         left = 0;
         for (int i = 0; i < 8; i++) {
-            CHECK_OK(broker_client_process(clients[i]));
+            CHECK_OK(broker_client_process(clients[i], 0));
             for (int j = 0; j < 50; j++)
                 left += outcomes[i][j].calls == 0;
         }

@@ -35,7 +35,7 @@ static void accessors(broker_client_t *client)
 {
     broker_reply_t *reply = NULL;
     size_t len = 99;
-    CHECK_INT(broker_client_call(client, ARGV("EVAL", "return {1, {'a', {'b'}}, -9223372036854775808}", "0"), NULL, 0, &reply),
+    CHECK_INT(broker_client_call(client, ARGV("EVAL", "return {1, {'a', {'b'}}, -9223372036854775808}", "0"), NULL, BROKER_FOREVER, &reply),
               BROKER_OK);
     const broker_reply_t *inner = broker_reply_at(reply, 1), *deep = broker_reply_at(broker_reply_at(inner, 1), 0);
     CHECK_INT(broker_reply_integer(broker_reply_at(reply, 2)), INT64_MIN);
@@ -61,15 +61,15 @@ static void configured(const char *endpoint, int direct)
     int losses = 0;
     CHECK_INT(broker_client_on_state(client, count_loss, &losses), BROKER_OK);
     for (int round = 0; round < 2; round++) {
-        broker_session_t *session = NULL;
+        broker_client_t *session = NULL;
         struct outcome named = {0};
         EXPECT(client, "me", "CLIENT", "GETNAME");
         EXPECT(client, "+OK", "SET", "here", "3");
         EXPECT(client, "[f v]", "EVAL", "redis.call('DEL','h'); redis.call('HSET','h','f','v'); return redis.call('HGETALL','h')", "0");
-        CHECK_INT(broker_session_new(&session, client), BROKER_OK);
-        CHECK_INT(broker_session_submit(session, ARGV("GET", "here"), NULL, 0, NULL, keep, &named), BROKER_OK);
+        CHECK_INT(broker_client_session(&session, client), BROKER_OK);
+        CHECK_INT(broker_client_submit(session, ARGV("GET", "here"), NULL, BROKER_FOREVER, NULL, keep, &named), BROKER_OK);
         EXPECT_OUTCOME(client, &named, "3");
-        CHECK_INT(broker_session_free(session), BROKER_OK);
+        CHECK_INT(broker_client_free(session), BROKER_OK);
         EXPECT(client, "_", "BLPOP", "none", "0.001");
         EXPECT(client, ":2", "DEL", "here", "h");
         CHECK(atoi(redis_ask(&redis, "CLIENT KILL TYPE normal SKIPME yes") + 1) > 0);
@@ -182,14 +182,14 @@ static void turned_away(void)
     snprintf(path, sizeof path, "unix://%s", setting("BROKER_TEST_REDIS"));
     client = open_client(path, configure("client_username", "nobody", "client_password", "wrong", (char *)NULL));
     for (int i = 0; i < 3; i++)
-        CHECK_INT(broker_client_submit(client, ARGV("PING"), NULL, 0, NULL, keep, &outcomes[i]), BROKER_OK);
+        CHECK_INT(broker_client_submit(client, ARGV("PING"), NULL, BROKER_FOREVER, NULL, keep, &outcomes[i]), BROKER_OK);
     for (int i = 0; i < 3; i++)
         EXPECT_CODE(client, &outcomes[i], BROKER_EAUTH);
     CHECK(strstr(broker_client_error(client), "WRONGPASS") != NULL);
-    CHECK_INT(broker_client_call(client, ARGV("PING"), NULL, 0, NULL), BROKER_EAUTH);
+    CHECK_INT(broker_client_call(client, ARGV("PING"), NULL, BROKER_FOREVER, NULL), BROKER_EAUTH);
     close_client(client);
     client = open_client(path, configure("client_db", "999", (char *)NULL));
-    CHECK_INT(broker_client_call(client, ARGV("PING"), NULL, 0, NULL), BROKER_EAUTH);
+    CHECK_INT(broker_client_call(client, ARGV("PING"), NULL, BROKER_FOREVER, NULL), BROKER_EAUTH);
     close_client(client);
     broker_config_t *config = configure("client_username", "me", (char *)NULL);
     CHECK_INT(broker_client_new(&client, path, config, NULL, 0), BROKER_ECONFIG);

@@ -22,10 +22,10 @@ static void down(void)
     broker_client_t *client = open_client(server.endpoint, configure("client_queue_timeout", "500ms", (char *)NULL));
     struct outcome outcomes[20] = {{0}};
     for (int i = 0; i < 20; i++)
-        CHECK_INT(broker_client_submit(client, ARGV("INCR", "k"), NULL, 0, NULL, keep, &outcomes[i]), BROKER_OK);
+        CHECK_INT(broker_client_submit(client, ARGV("INCR", "k"), NULL, BROKER_FOREVER, NULL, keep, &outcomes[i]), BROKER_OK);
     for (int i = 0; i < 20; i++)
         EXPECT_CODE(client, &outcomes[i], BROKER_ECONN);
-    CHECK_INT(broker_client_call(client, ARGV("INCR", "k"), NULL, 0, NULL), BROKER_ECONN);
+    CHECK_INT(broker_client_call(client, ARGV("INCR", "k"), NULL, BROKER_FOREVER, NULL), BROKER_ECONN);
     CHECK(strlen(broker_client_error(client)) > 0);
     close_client(client);
     server_kill(&server);
@@ -43,15 +43,15 @@ static void lost(void)
     CHECK_INT(broker_transaction_add(block, ARGV("INCR", "t"), NULL), BROKER_OK);
     stays_a_reply(client);
     EXPECT(client, "+OK", "SET", "k", "0");
-    CHECK_INT(broker_client_submit(client, ARGV("BLPOP", "none", "0"), NULL, 0, NULL, keep, &popped), BROKER_OK);
+    CHECK_INT(broker_client_submit(client, ARGV("BLPOP", "none", "0"), NULL, BROKER_FOREVER, NULL, keep, &popped), BROKER_OK);
     while (redis_info(&redis, "clients", "blocked_clients") == 0)
-        CHECK_OK(broker_client_wait(client, 5));
+        CHECK_OK(broker_client_process(client, 5));
     proxy_hold(1);
-    CHECK_INT(broker_client_transaction(client, block, 0, NULL, keep, &executed), BROKER_OK);
+    CHECK_INT(broker_client_submit_transaction(client, block, BROKER_FOREVER, NULL, keep, &executed), BROKER_OK);
     for (int i = 0; i < 20; i++)
-        CHECK_INT(broker_client_submit(client, ARGV("INCR", "k"), NULL, 0, NULL, keep, &outcomes[i]), BROKER_OK);
+        CHECK_INT(broker_client_submit(client, ARGV("INCR", "k"), NULL, BROKER_FOREVER, NULL, keep, &outcomes[i]), BROKER_OK);
     while (strcmp(redis_ask(&redis, "GET k"), "20") != 0)
-        CHECK_OK(broker_client_wait(client, 5));
+        CHECK_OK(broker_client_process(client, 5));
     CHECK(proxy_cut() > 0);
     for (int i = 0; i < 20; i++)
         EXPECT_CODE(client, &outcomes[i], BROKER_ELOST);
@@ -75,10 +75,10 @@ static void timed_out(void)
     EXPECT(client, "+OK", "SET", "k", "0");
     proxy_hold(1);
     for (int i = 0; i < 10; i++)
-        CHECK_INT(broker_client_submit(client, ARGV("INCR", "k"), NULL, 0, NULL, keep, &outcomes[i]), BROKER_OK);
+        CHECK_INT(broker_client_submit(client, ARGV("INCR", "k"), NULL, BROKER_FOREVER, NULL, keep, &outcomes[i]), BROKER_OK);
     for (int i = 0; i < 10; i++)
         EXPECT_CODE(client, &outcomes[i], BROKER_ETIMEDOUT);
-    CHECK_INT(broker_client_call(client, ARGV("INCR", "k"), NULL, 0, NULL), BROKER_ETIMEDOUT);
+    CHECK_INT(broker_client_call(client, ARGV("INCR", "k"), NULL, BROKER_FOREVER, NULL), BROKER_ETIMEDOUT);
     proxy_hold(0);
     EXPECT(client, "11", "GET", "k");
     close_client(client);
@@ -91,10 +91,10 @@ static void limited(void)
     struct outcome first = {0}, second = {0};
     struct server server = serve(settings);
     broker_client_t *client = open_client(server.endpoint, NULL);
-    CHECK_INT(broker_client_submit(client, ARGV("BLPOP", "l", "0"), NULL, 0, NULL, keep, &first), BROKER_OK);
+    CHECK_INT(broker_client_submit(client, ARGV("BLPOP", "l", "0"), NULL, BROKER_FOREVER, NULL, keep, &first), BROKER_OK);
     while (redis_info(&redis, "clients", "blocked_clients") == 0)
-        CHECK_OK(broker_client_wait(client, 5));
-    CHECK_INT(broker_client_submit(client, ARGV("BLPOP", "l", "0"), NULL, 0, NULL, keep, &second), BROKER_OK);
+        CHECK_OK(broker_client_process(client, 5));
+    CHECK_INT(broker_client_submit(client, ARGV("BLPOP", "l", "0"), NULL, BROKER_FOREVER, NULL, keep, &second), BROKER_OK);
     EXPECT_CODE(client, &second, BROKER_ELIMIT);
     EXPECT(client, ":1", "RPUSH", "l", "x");
     EXPECT_OUTCOME(client, &first, "[l x]");
@@ -111,16 +111,16 @@ static void killed(void)
         struct outcome outcomes[50] = {{0}}, popped = {0}, afterwards = {0};
         int lost = 0;
         EXPECT(client, "+OK", "SET", "k", "0");
-        CHECK_INT(broker_client_submit(client, ARGV("BLPOP", "none", "0"), NULL, 0, NULL, keep, &popped), BROKER_OK);
+        CHECK_INT(broker_client_submit(client, ARGV("BLPOP", "none", "0"), NULL, BROKER_FOREVER, NULL, keep, &popped), BROKER_OK);
         while (redis_info(&redis, "clients", "blocked_clients") == 0)
-            CHECK_OK(broker_client_wait(client, 5));
+            CHECK_OK(broker_client_process(client, 5));
         for (int i = 0; i < 50; i++)
-            CHECK_INT(broker_client_submit(client, ARGV("INCR", "k"), NULL, 0, NULL, keep, &outcomes[i]), BROKER_OK);
+            CHECK_INT(broker_client_submit(client, ARGV("INCR", "k"), NULL, BROKER_FOREVER, NULL, keep, &outcomes[i]), BROKER_OK);
         if (round > 0)
-            CHECK_INT(broker_client_flush(client), BROKER_OK);
+            CHECK_INT(broker_client_process(client, 0) >= 0, 1);
         server_kill(&server);
         EXPECT_CODE(client, &popped, BROKER_ELOST);
-        CHECK_INT(broker_client_submit(client, ARGV("ECHO", "after"), NULL, 0, NULL, keep, &afterwards), BROKER_OK);
+        CHECK_INT(broker_client_submit(client, ARGV("ECHO", "after"), NULL, BROKER_FOREVER, NULL, keep, &afterwards), BROKER_OK);
         server = serve(NULL);
         EXPECT_OUTCOME(client, &afterwards, "after");
         for (int i = 0; i < 50; i++) {

@@ -13,13 +13,13 @@ static broker_client_t *client;
 static void wait_executed(const char *key, const char *value)
 {
     while (strcmp(redis_ask(&redis, "GET %s", key), value) != 0)
-        CHECK_OK(broker_client_wait(client, 5));
+        CHECK_OK(broker_client_process(client, 5));
 }
 
 static void submit_many(const char *key, struct outcome *outcomes, int count)
 {
     for (int i = 0; i < count; i++)
-        CHECK_INT(broker_client_submit(client, ARGV("INCR", key), NULL, 0, NULL, keep, &outcomes[i]), BROKER_OK);
+        CHECK_INT(broker_client_submit(client, ARGV("INCR", key), NULL, BROKER_FOREVER, NULL, keep, &outcomes[i]), BROKER_OK);
 }
 
 static void all_once(struct outcome *outcomes, int count, int code)
@@ -52,7 +52,7 @@ static void without_a_connection(void)
     proxy_refuse(1);
     CHECK(proxy_cut() > 0);
     while (broker_client_connected(client) == 1)
-        CHECK_OK(broker_client_wait(client, -1));
+        CHECK_OK(broker_client_process(client, -1));
     submit_many("k", early, 10);
     all_once(early, 10, BROKER_ECONN);
     CHECK_TEXT(redis_ask(&redis, "GET k"), "0");
@@ -72,7 +72,7 @@ static void timeouts(void)
     proxy_hold(1);
     for (int i = 0; i < 20; i++) {
         CHECK_INT(broker_client_submit(client, ARGV("INCR", "k"), NULL, 500, NULL, keep, &timed[i]), BROKER_OK);
-        CHECK_INT(broker_client_submit(client, ARGV("INCR", "k"), NULL, 0, NULL, keep, &patient[i]), BROKER_OK);
+        CHECK_INT(broker_client_submit(client, ARGV("INCR", "k"), NULL, BROKER_FOREVER, NULL, keep, &patient[i]), BROKER_OK);
     }
     /* All are sent before the first of them times out. */
     wait_executed("k", "40");
@@ -98,7 +98,7 @@ static void cancellations(void)
     struct outcome unsent = {0}, sent = {0}, kept = {0}, done = {0};
     broker_req_t first = 0, second = 0, third = 0;
     EXPECT(client, "+OK", "SET", "k", "0");
-    CHECK_INT(broker_client_submit(client, ARGV("INCR", "k"), NULL, 0, &first, keep, &unsent), BROKER_OK);
+    CHECK_INT(broker_client_submit(client, ARGV("INCR", "k"), NULL, BROKER_FOREVER, &first, keep, &unsent), BROKER_OK);
     CHECK(first != 0);
     CHECK_INT(broker_client_cancel(client, first), BROKER_OK);
     CHECK_INT(broker_client_cancel(client, first), BROKER_ESTATE);
@@ -107,14 +107,14 @@ static void cancellations(void)
     EXPECT_CODE(client, &unsent, BROKER_ECANCELED);
     EXPECT(client, "0", "GET", "k");
     proxy_hold(1);
-    CHECK_INT(broker_client_submit(client, ARGV("INCR", "k"), NULL, 0, &second, keep, &sent), BROKER_OK);
-    CHECK_INT(broker_client_submit(client, ARGV("INCR", "k"), NULL, 0, NULL, keep, &kept), BROKER_OK);
+    CHECK_INT(broker_client_submit(client, ARGV("INCR", "k"), NULL, BROKER_FOREVER, &second, keep, &sent), BROKER_OK);
+    CHECK_INT(broker_client_submit(client, ARGV("INCR", "k"), NULL, BROKER_FOREVER, NULL, keep, &kept), BROKER_OK);
     wait_executed("k", "2");
     CHECK_INT(broker_client_cancel(client, second), BROKER_OK);
     EXPECT_CODE(client, &sent, BROKER_ECANCELED);
     proxy_hold(0);
     EXPECT_OUTCOME(client, &kept, ":2");
-    CHECK_INT(broker_client_submit(client, ARGV("INCR", "k"), NULL, 0, &third, keep, &done), BROKER_OK);
+    CHECK_INT(broker_client_submit(client, ARGV("INCR", "k"), NULL, BROKER_FOREVER, &third, keep, &done), BROKER_OK);
     EXPECT_OUTCOME(client, &done, ":3");
     CHECK_INT(broker_client_cancel(client, third), BROKER_ESTATE);
     CHECK_INT(broker_client_cancel(client, UINT64_MAX), BROKER_ESTATE);
@@ -150,7 +150,7 @@ static void garbage(void)
         struct outcome outcome = {0};
         EXPECT(client, "+OK", "SET", "k", "0");
         proxy_hold(1);
-        CHECK_INT(broker_client_submit(client, ARGV("INCR", "k"), NULL, 0, NULL, keep, &outcome), BROKER_OK);
+        CHECK_INT(broker_client_submit(client, ARGV("INCR", "k"), NULL, BROKER_FOREVER, NULL, keep, &outcome), BROKER_OK);
         wait_executed("k", "1");
         proxy_inject(pieces[i]);
         if (strcmp(pieces[i], "+unasked\r\n") == 0) {
@@ -178,18 +178,18 @@ static void freed(void)
 {
     static struct outcome outcomes[MANY];
     struct outcome popped = {0}, listening = {0}, in_session = {0}, unsent = {0};
-    broker_session_t *session = NULL;
+    broker_client_t *session = NULL;
     memset(outcomes, 0, sizeof outcomes);
     EXPECT(client, "+OK", "SET", "k", "0");
-    CHECK_INT(broker_session_new(&session, client), BROKER_OK);
-    CHECK_INT(broker_client_subscribe(client, BROKER_CHANNEL, "c", 1, keep, &listening, NULL), BROKER_OK);
+    CHECK_INT(broker_client_session(&session, client), BROKER_OK);
+    CHECK_INT(broker_client_subscribe(client, BROKER_CHANNEL, "c", 1, NULL, keep, &listening), BROKER_OK);
     wait_outcome(client, &listening);
     proxy_hold(1);
     submit_many("k", outcomes, MANY);
-    CHECK_INT(broker_client_submit(client, ARGV("BLPOP", "l", "0"), NULL, 0, NULL, keep, &popped), BROKER_OK);
-    CHECK_INT(broker_session_submit(session, ARGV("INCR", "s"), NULL, 0, NULL, keep, &in_session), BROKER_OK);
+    CHECK_INT(broker_client_submit(client, ARGV("BLPOP", "l", "0"), NULL, BROKER_FOREVER, NULL, keep, &popped), BROKER_OK);
+    CHECK_INT(broker_client_submit(session, ARGV("INCR", "s"), NULL, BROKER_FOREVER, NULL, keep, &in_session), BROKER_OK);
     wait_executed("k", "200");
-    CHECK_INT(broker_client_submit(client, ARGV("INCR", "k"), NULL, 0, NULL, keep, &unsent), BROKER_OK);
+    CHECK_INT(broker_client_submit(client, ARGV("INCR", "k"), NULL, BROKER_FOREVER, NULL, keep, &unsent), BROKER_OK);
     close_client(client);
     for (int i = 0; i < MANY; i++) {
         CHECK_INT(outcomes[i].calls, 1);
@@ -200,8 +200,8 @@ static void freed(void)
     CHECK_INT(unsent.calls, 1);
     CHECK_INT(listening.calls, 2);
     CHECK_INT(listening.status, BROKER_ECANCELED);
-    CHECK_INT(broker_session_call(session, ARGV("PING"), NULL, 0, NULL), BROKER_ESTATE);
-    CHECK_INT(broker_session_free(session), BROKER_OK);
+    CHECK_INT(broker_client_call(session, ARGV("PING"), NULL, BROKER_FOREVER, NULL), BROKER_ESTATE);
+    CHECK_INT(broker_client_free(session), BROKER_OK);
     proxy_hold(0);
     CHECK_TEXT(redis_ask(&redis, "GET k"), "200");
     client = NULL;
@@ -216,16 +216,16 @@ static void closed_while_idle(void)
     for (int way = 0; way < 3; way++) {
         struct outcome outcome = {0};
         EXPECT(idle, "+OK", "SET", "k", "0");
-        while (broker_client_process(idle) > 0 || bytes_to_read(broker_client_fd(idle)))
+        while (broker_client_process(idle, 0) > 0 || bytes_to_read(broker_client_fd(idle)))
             ;
         CHECK(atoi(redis_ask(&redis, "CLIENT KILL TYPE normal SKIPME yes") + 1) > 0);
         while (!bytes_to_read(broker_client_fd(idle)))
             pause_a_little();
         if (way == 0)
             EXPECT(idle, ":1", "INCR", "k");
-        CHECK_INT(broker_client_submit(idle, ARGV("ECHO", "x"), NULL, 0, NULL, keep, &outcome), BROKER_OK);
+        CHECK_INT(broker_client_submit(idle, ARGV("ECHO", "x"), NULL, BROKER_FOREVER, NULL, keep, &outcome), BROKER_OK);
         if (way == 1)
-            CHECK_OK(broker_client_process(idle));
+            CHECK_OK(broker_client_process(idle, 0));
         EXPECT_OUTCOME(idle, &outcome, "x");
     }
     close_client(idle);
@@ -236,12 +236,12 @@ static void submitting_wakes(void)
 {
     for (int i = 0; i < 3; i++) {
         struct outcome outcome = {0};
-        while (broker_client_process(client) > 0 || bytes_to_read(broker_client_fd(client)))
+        while (broker_client_process(client, 0) > 0 || bytes_to_read(broker_client_fd(client)))
             ;
         /* A call that was refused keeps nobody from being woken. */
         if (i == 1)
-            CHECK_INT(broker_client_call(client, ARGV("MULTI"), NULL, 0, NULL), BROKER_EUNSUPPORTED);
-        CHECK_INT(broker_client_submit(client, ARGV("ECHO", "x"), NULL, 0, NULL, keep, &outcome), BROKER_OK);
+            CHECK_INT(broker_client_call(client, ARGV("MULTI"), NULL, BROKER_FOREVER, NULL), BROKER_EUNSUPPORTED);
+        CHECK_INT(broker_client_submit(client, ARGV("ECHO", "x"), NULL, BROKER_FOREVER, NULL, keep, &outcome), BROKER_OK);
         CHECK(bytes_to_read(broker_client_fd(client)));
         EXPECT_OUTCOME(client, &outcome, "x");
     }
@@ -279,7 +279,7 @@ static void states(void)
     /* One who asks late is told at once. */
     struct states late = {0};
     CHECK_INT(broker_client_on_state(client, on_state, &late), BROKER_OK);
-    CHECK_OK(broker_client_process(client));
+    CHECK_OK(broker_client_process(client, 0));
     CHECK_INT(late.ups, 1);
     CHECK_INT(broker_client_on_state(client, NULL, NULL), BROKER_OK);
     CHECK_INT(states.ups, 6);

@@ -14,8 +14,8 @@ static broker_client_t *client;
 /* What every child must be able to do, whatever its parent was at. */
 static void live_in_the_child(const char *key)
 {
-    CHECK_INT(broker_client_process(client), BROKER_EFORKED);
-    CHECK_INT(broker_client_call(client, ARGV("PING"), NULL, 0, NULL), BROKER_EFORKED);
+    CHECK_INT(broker_client_process(client, 0), BROKER_EFORKED);
+    CHECK_INT(broker_client_call(client, ARGV("PING"), NULL, BROKER_FOREVER, NULL), BROKER_EFORKED);
     CHECK_INT(broker_client_wakeup(client), BROKER_EFORKED);
     CHECK(broker_client_error(client) == NULL);
     CHECK_INT(broker_client_after_fork(client), BROKER_OK);
@@ -108,11 +108,11 @@ static void descendants(int depth)
 static void mistaken(void)
 {
     CHECK_INT(broker_client_after_fork(client), BROKER_ESTATE);
-    while (broker_client_process(client) > 0 || bytes_to_read(broker_client_fd(client)))
+    while (broker_client_process(client, 0) > 0 || bytes_to_read(broker_client_fd(client)))
         ;
     CHECK_INT(broker_client_wakeup(client), BROKER_OK);
     CHECK(bytes_to_read(broker_client_fd(client)));
-    CHECK_OK(broker_client_wait(client, -1));
+    CHECK_OK(broker_client_process(client, -1));
 }
 
 /* A child that cannot have descriptors of its own must not get at its parent's. */
@@ -126,7 +126,7 @@ static void short_of_descriptors(void)
         none.rlim_max = before.rlim_max;
         CHECK_INT(setrlimit(RLIMIT_NOFILE, &none), 0);
         CHECK_INT(broker_client_after_fork(client), BROKER_ESYS);
-        CHECK_INT(broker_client_call(client, ARGV("PING"), NULL, 0, NULL), BROKER_EFORKED);
+        CHECK_INT(broker_client_call(client, ARGV("PING"), NULL, BROKER_FOREVER, NULL), BROKER_EFORKED);
         CHECK_INT(broker_client_wakeup(client), BROKER_EFORKED);
         CHECK_INT(setrlimit(RLIMIT_NOFILE, &before), 0);
         live_and_end(key_of_child(0));
@@ -175,7 +175,7 @@ static void next_number(broker_client_t *same, int status, const broker_reply_t 
 static void submit_many(broker_reply_cb cb, struct row_of_replies *row)
 {
     for (int i = 0; i < MANY; i++)
-        CHECK_INT(broker_client_submit(client, ARGV("INCR", "parent"), NULL, 0, NULL, cb, row), BROKER_OK);
+        CHECK_INT(broker_client_submit(client, ARGV("INCR", "parent"), NULL, BROKER_FOREVER, NULL, cb, row), BROKER_OK);
 }
 
 /* Written and unanswered, and submitted but not yet written, while children come and go. */
@@ -184,7 +184,7 @@ static void in_flight(void)
     struct row_of_replies row = {0};
     EXPECT(client, ":0", "DEL", "parent");
     submit_many(next_number, &row);
-    CHECK_INT(broker_client_flush(client), BROKER_OK);
+    CHECK_OK(broker_client_process(client, 0));
     submit_many(next_number, &row);
     pid_t pids[4];
     for (int i = 0; i < 4; i++) {
@@ -206,11 +206,11 @@ enum { ADOPT, FREE, IGNORE, WAYS };
 /* What a child that has been forked in a callback does inside it; it returns from it afterwards. */
 static void child_inside(int way)
 {
-    CHECK_INT(broker_client_submit(client, ARGV("PING"), NULL, 0, NULL, keep, NULL), BROKER_EFORKED);
+    CHECK_INT(broker_client_submit(client, ARGV("PING"), NULL, BROKER_FOREVER, NULL, keep, NULL), BROKER_EFORKED);
     switch (way) {
     case ADOPT:
         CHECK_INT(broker_client_after_fork(client), BROKER_OK);
-        CHECK_INT(broker_client_call(client, ARGV("PING"), NULL, 0, NULL), BROKER_EREENTRANT);
+        CHECK_INT(broker_client_call(client, ARGV("PING"), NULL, BROKER_FOREVER, NULL), BROKER_EREENTRANT);
         break;
     case FREE:
         CHECK_INT(broker_client_free(client), BROKER_OK);
@@ -246,7 +246,7 @@ static void child_after_callback(int way, int code)
     switch (way) {
     case ADOPT:
         CHECK_OK(code);
-        CHECK_INT(broker_client_submit(client, ARGV("ECHO", "mine"), NULL, 0, NULL, keep, &outcome), BROKER_OK);
+        CHECK_INT(broker_client_submit(client, ARGV("ECHO", "mine"), NULL, BROKER_FOREVER, NULL, keep, &outcome), BROKER_OK);
         EXPECT_OUTCOME(client, &outcome, "mine");
         close_client(client);
         break;
@@ -271,7 +271,7 @@ static void in_callback(void)
         EXPECT(client, ":0", "DEL", "parent");
         submit_many(forking, &row);
         while (row.got < MANY) {
-            int code = broker_client_wait(client, -1);
+            int code = broker_client_process(client, -1);
             if (in_forked_child)
                 child_after_callback(way, code);
             CHECK_OK(code);
@@ -286,7 +286,7 @@ static void in_callback(void)
 }
 
 struct feed {
-    int confirmed, messages;
+    int confirmed, messages, over;
 };
 
 static void message(broker_client_t *same, int status, const broker_reply_t *push, void *data)
@@ -295,6 +295,10 @@ static void message(broker_client_t *same, int status, const broker_reply_t *pus
     char text[128], expected[64];
     (void)same;
     CHECK(!in_forked_child);
+    if (status == BROKER_ECANCELED) {
+        feed->over++;
+        return;
+    }
     CHECK_INT(status, BROKER_OK);
     if (strstr(render(push, text, sizeof text), "[subscribe ")) {
         feed->confirmed++;
@@ -313,17 +317,17 @@ static void subscribed(void)
 {
     struct feed feed = {0};
     struct redis redis = redis_connect();
-    broker_sub_t sub = 0;
-    CHECK_INT(broker_client_subscribe(client, BROKER_CHANNEL, "news", 4, message, &feed, &sub), BROKER_OK);
+    broker_req_t sub = 0;
+    CHECK_INT(broker_client_subscribe(client, BROKER_CHANNEL, "news", 4, &sub, message, &feed), BROKER_OK);
     wait_count(client, &feed.confirmed, 1);
     publish(&redis, 0);
     pid_t pid = fork_or_fail();
     if (pid == 0) {
         in_forked_child = 1;
         live_in_the_child(key_of_child(0));
-        CHECK_INT(broker_client_unsubscribe(client, sub), BROKER_ESTATE);
+        CHECK_INT(broker_client_cancel(client, sub), BROKER_ESTATE);
         struct outcome own = {0};
-        CHECK_INT(broker_client_subscribe(client, BROKER_CHANNEL, "own", 3, keep, &own, NULL), BROKER_OK);
+        CHECK_INT(broker_client_subscribe(client, BROKER_CHANNEL, "own", 3, NULL, keep, &own), BROKER_OK);
         wait_outcome(client, &own);
         CHECK(strstr(own.text, "[subscribe own :1]") != NULL);
         close_client(client);
@@ -334,33 +338,34 @@ static void subscribed(void)
     publish(&redis, 1);
     wait_count(client, &feed.messages, 2);
     CHECK_INT(feed.confirmed, 1);
-    CHECK_INT(broker_client_unsubscribe(client, sub), BROKER_OK);
+    CHECK_INT(broker_client_cancel(client, sub), BROKER_OK);
+    wait_count(client, &feed.over, 1);
     redis_close(&redis);
 }
 
 /* A session between WATCH and EXEC, with a transaction of the shared connection and a pop under way. */
 static void session(void)
 {
-    broker_session_t *watching = NULL;
+    broker_client_t *watching = NULL;
     struct outcome popped = {0}, executed = {0};
     struct redis redis = redis_connect();
     broker_transaction_t *block = broker_transaction_new();
     CHECK_INT(broker_transaction_add(block, ARGV("INCR", "watched"), NULL), BROKER_OK);
-    CHECK_INT(broker_session_new(&watching, client), BROKER_OK);
-    CHECK_INT(broker_session_call(watching, ARGV("WATCH", "watched"), NULL, 0, NULL), BROKER_OK);
-    CHECK_INT(broker_client_submit(client, ARGV("BLPOP", "list", "0"), NULL, 0, NULL, keep, &popped), BROKER_OK);
+    CHECK_INT(broker_client_session(&watching, client), BROKER_OK);
+    CHECK_INT(broker_client_call(watching, ARGV("WATCH", "watched"), NULL, BROKER_FOREVER, NULL), BROKER_OK);
+    CHECK_INT(broker_client_submit(client, ARGV("BLPOP", "list", "0"), NULL, BROKER_FOREVER, NULL, keep, &popped), BROKER_OK);
     while (redis_info(&redis, "clients", "blocked_clients") == 0)
-        CHECK_OK(broker_client_wait(client, 5));
-    CHECK_INT(broker_client_transaction(client, block, 0, NULL, keep, &executed), BROKER_OK);
+        CHECK_OK(broker_client_process(client, 5));
+    CHECK_INT(broker_client_submit_transaction(client, block, BROKER_FOREVER, NULL, keep, &executed), BROKER_OK);
     pid_t pid = fork_or_fail();
     if (pid == 0) {
-        CHECK_INT(broker_session_call(watching, ARGV("PING"), NULL, 0, NULL), BROKER_EFORKED);
+        CHECK_INT(broker_client_call(watching, ARGV("PING"), NULL, BROKER_FOREVER, NULL), BROKER_EFORKED);
         live_in_the_child(key_of_child(0));
-        CHECK_INT(broker_session_call(watching, ARGV("PING"), NULL, 0, NULL), BROKER_EFORKED);
-        CHECK_INT(broker_session_free(watching), BROKER_OK);
+        CHECK_INT(broker_client_call(watching, ARGV("PING"), NULL, BROKER_FOREVER, NULL), BROKER_EFORKED);
+        CHECK_INT(broker_client_free(watching), BROKER_OK);
         /* What is plain memory still serves. */
         broker_reply_t *reply = NULL;
-        CHECK_INT(broker_client_call_transaction(client, block, 0, &reply), BROKER_OK);
+        CHECK_INT(broker_client_call_transaction(client, block, BROKER_FOREVER, &reply), BROKER_OK);
         CHECK_INT(broker_reply_len(reply), 1);
         broker_reply_free(reply);
         CHECK_INT(broker_transaction_free(block), BROKER_OK);
@@ -374,9 +379,9 @@ static void session(void)
     CHECK_TEXT(redis_ask(&redis, "RPUSH list element"), ":1");
     EXPECT_OUTCOME(client, &popped, "[list element]");
     struct outcome conflict = {0};
-    CHECK_INT(broker_session_transaction(watching, block, 0, NULL, keep, &conflict), BROKER_OK);
+    CHECK_INT(broker_client_submit_transaction(watching, block, BROKER_FOREVER, NULL, keep, &conflict), BROKER_OK);
     EXPECT_OUTCOME(client, &conflict, "_");
-    CHECK_INT(broker_session_free(watching), BROKER_OK);
+    CHECK_INT(broker_client_free(watching), BROKER_OK);
     CHECK_INT(broker_transaction_free(block), BROKER_OK);
     EXPECT(client, ":1", "DEL", "watched");
     redis_close(&redis);
@@ -419,7 +424,7 @@ static void outliving(void)
         client = open_redis();
         EXPECT(client, "+PONG", "PING");
         struct outcome ignored = {0};
-        CHECK_INT(broker_client_subscribe(client, BROKER_CHANNEL, "c", 1, keep, &ignored, NULL), BROKER_OK);
+        CHECK_INT(broker_client_subscribe(client, BROKER_CHANNEL, "c", 1, NULL, keep, &ignored), BROKER_OK);
         wait_outcome(client, &ignored);
         for (int i = 0; i < CHILDREN; i++) {
             if (fork_or_fail() != 0)

@@ -15,15 +15,16 @@ static int at_first;
 static void leave_the_loop(void)
 {
     uint64_t value = 0;
-    CHECK_INT(broker_run(loop, BROKER_RUN_ONCE), BROKER_EFORKED);
+    CHECK_INT(broker_loop_run(loop, BROKER_RUN_ONCE), BROKER_EFORKED);
     CHECK_INT(broker_loop_stat(loop, broker_loop_stat_name(0), &value), BROKER_EFORKED);
     CHECK_INT(broker_loop_after_fork(loop), BROKER_OK);
     CHECK_INT(broker_loop_after_fork(loop), BROKER_ESTATE);
-    CHECK_INT(broker_run(loop, BROKER_RUN_ONCE), BROKER_ESTATE);
-    CHECK_INT(broker_stop(loop), BROKER_ESTATE);
-    CHECK_INT(broker_backend_fd(loop), BROKER_ESTATE);
-    CHECK_INT(broker_backend_timeout(loop), BROKER_ESTATE);
-    CHECK_INT(broker_submit(loop, ARGV("PING"), NULL, 0, NULL, keep_own, NULL), BROKER_ESTATE);
+    CHECK_INT(broker_loop_run(loop, BROKER_RUN_ONCE), BROKER_ESTATE);
+    CHECK_INT(broker_loop_stop(loop), BROKER_ESTATE);
+    CHECK_INT(broker_loop_fd(loop), BROKER_ESTATE);
+    CHECK_INT(broker_loop_timeout(loop), BROKER_ESTATE);
+    broker_client_t *none;
+    CHECK_INT(broker_loop_client(&none, loop), BROKER_ESTATE);
 }
 
 static void count_up(broker_client_t *client, const char *key, int requests)
@@ -62,10 +63,10 @@ static void serve_workers(int workers)
             workers--;
             continue;
         }
-        struct pollfd one = {broker_backend_fd(loop), POLLIN, 0};
-        int timeout = broker_backend_timeout(loop);
+        struct pollfd one = {broker_loop_fd(loop), POLLIN, 0};
+        int timeout = broker_loop_timeout(loop);
         poll(&one, 1, timeout < 0 || timeout > 20 ? 20 : timeout);
-        CHECK_OK(broker_run(loop, BROKER_RUN_NOWAIT));
+        CHECK_OK(broker_loop_run(loop, BROKER_RUN_NOWAIT));
     }
 }
 
@@ -79,7 +80,7 @@ static void over_pairs(void)
             worker(fd, i, REQUESTS);
         close(fd);
         /* Some fork from a loop that has connections already. */
-        CHECK_OK(broker_run(loop, BROKER_RUN_NOWAIT));
+        CHECK_OK(broker_loop_run(loop, BROKER_RUN_NOWAIT));
     }
     serve_workers(WORKERS);
     close_loop(loop);
@@ -88,10 +89,10 @@ static void over_pairs(void)
 
 static int forked_inside;
 
-static void forking(broker_loop_t *same, int status, const broker_reply_t *reply, void *data)
+static void forking(broker_client_t *same, int status, const broker_reply_t *reply, void *data)
 {
     int *calls = data;
-    CHECK(same == loop && forked_inside == 0);
+    CHECK(same == own(loop) && forked_inside == 0);
     CHECK_INT(status, BROKER_OK);
     CHECK_INT(broker_reply_integer(reply), ++*calls);
     if (*calls % 10 != 5)
@@ -102,11 +103,11 @@ static void forking(broker_loop_t *same, int status, const broker_reply_t *reply
         return;
     }
     forked_inside = *calls;
-    CHECK_INT(broker_run(loop, BROKER_RUN_ONCE), BROKER_EFORKED);
+    CHECK_INT(broker_loop_run(loop, BROKER_RUN_ONCE), BROKER_EFORKED);
     if (*calls == 5)
         CHECK_INT(broker_loop_after_fork(loop), BROKER_OK);
     if (*calls == 15)
-        CHECK_INT(broker_loop_close(loop), BROKER_EBUSY);
+        CHECK_INT(broker_loop_free(loop), BROKER_EREENTRANT);
 }
 
 /* A child that is forked in a callback of the loop: the callback returns in it, and nothing more is called. */
@@ -115,20 +116,20 @@ static void in_callback(void)
     int calls = 0;
     loop = open_loop(NULL, NULL);
     for (int i = 0; i < 30; i++)
-        CHECK_INT(broker_submit(loop, ARGV("INCR", "own"), NULL, 0, NULL, forking, &calls), BROKER_OK);
+        CHECK_INT(broker_client_submit(own(loop), ARGV("INCR", "own"), NULL, BROKER_FOREVER, NULL, forking, &calls), BROKER_OK);
     while (calls < 30) {
-        int code = broker_run(loop, BROKER_RUN_ONCE);
+        int code = broker_loop_run(loop, BROKER_RUN_ONCE);
         if (forked_inside == 0) {
             CHECK_OK(code);
             continue;
         }
         CHECK_INT(code, forked_inside == 5 ? BROKER_ESTATE : BROKER_EFORKED);
-        CHECK_INT(broker_loop_close(loop), BROKER_OK);
+        CHECK_INT(broker_loop_free(loop), BROKER_OK);
         CHECK_INT(count_descriptors(), at_first);
         end_child();
     }
     struct outcome deleted = {0};
-    CHECK_INT(broker_submit(loop, ARGV("DEL", "own"), NULL, 0, NULL, keep_own, &deleted), BROKER_OK);
+    CHECK_INT(broker_client_submit(own(loop), ARGV("DEL", "own"), NULL, BROKER_FOREVER, NULL, keep, &deleted), BROKER_OK);
     EXPECT_OWN(loop, &deleted, ":1");
     close_loop(loop);
 }
@@ -138,9 +139,9 @@ static void in_flight(void)
 {
     struct outcome outcomes[100] = {{0}}, popped = {0}, pushed = {0};
     loop = open_loop(NULL, NULL);
-    CHECK_INT(broker_submit(loop, ARGV("BLPOP", "list", "0"), NULL, 0, NULL, keep_own, &popped), BROKER_OK);
+    CHECK_INT(broker_client_submit(own(loop), ARGV("BLPOP", "list", "0"), NULL, BROKER_FOREVER, NULL, keep, &popped), BROKER_OK);
     for (int i = 0; i < 100; i++) {
-        CHECK_INT(broker_submit(loop, ARGV("ECHO", "own"), NULL, 0, NULL, keep_own, &outcomes[i]), BROKER_OK);
+        CHECK_INT(broker_client_submit(own(loop), ARGV("ECHO", "own"), NULL, BROKER_FOREVER, NULL, keep, &outcomes[i]), BROKER_OK);
         if (i % 25 != 10)
             continue;
         int fd = adopt_pair(loop);
@@ -156,7 +157,7 @@ static void in_flight(void)
     for (int i = 0; i < 100; i++)
         EXPECT_OWN(loop, &outcomes[i], "own");
     CHECK_INT(popped.calls, 0);
-    CHECK_INT(broker_submit(loop, ARGV("RPUSH", "list", "x"), NULL, 0, NULL, keep_own, &pushed), BROKER_OK);
+    CHECK_INT(broker_client_submit(own(loop), ARGV("RPUSH", "list", "x"), NULL, BROKER_FOREVER, NULL, keep, &pushed), BROKER_OK);
     EXPECT_OWN(loop, &popped, "[list x]");
     EXPECT_OWN(loop, &pushed, ":1");
     close_loop(loop);
@@ -187,7 +188,7 @@ static void killed(void)
             broker_client_t *client = fd >= 0 ? open_fd(fd) : open_client(endpoint, NULL);
             EXPECT(client, "+PONG", "PING");
             struct outcome popped = {0};
-            CHECK_INT(broker_client_submit(client, ARGV("BLPOP", "none", "0"), NULL, 0, NULL, keep, &popped), BROKER_OK);
+            CHECK_INT(broker_client_submit(client, ARGV("BLPOP", "none", "0"), NULL, BROKER_FOREVER, NULL, keep, &popped), BROKER_OK);
             gate_open(&ready);
             wait_outcome(client, &popped);
             CHECK(popped.status == BROKER_ELOST || popped.status == BROKER_ECONN);
@@ -196,7 +197,7 @@ static void killed(void)
             close_client(client);
             _exit(0);
         }
-        CHECK_OK(broker_run(loop, BROKER_RUN_DEFAULT));
+        CHECK_OK(broker_loop_run(loop, BROKER_RUN_DEFAULT));
         _exit(1);
     }
     for (int i = 0; i < WORKERS; i++)

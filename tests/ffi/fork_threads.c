@@ -28,7 +28,7 @@ static void *work(void *unused)
     (void)unused;
     while (!over) {
         for (int i = 0; i < 50; i++, sent++)
-            CHECK_INT(broker_client_submit(client, ARGV("INCR", "worker"), NULL, 0, NULL, next_number, &got), BROKER_OK);
+            CHECK_INT(broker_client_submit(client, ARGV("INCR", "worker"), NULL, BROKER_FOREVER, NULL, next_number, &got), BROKER_OK);
         EXPECT(client, "same", "ECHO", "same");
         CHECK_INT(got, sent);
         worked++;
@@ -39,7 +39,7 @@ static void *work(void *unused)
 static void child_of_client(int i)
 {
     char key[64];
-    int code = broker_client_call(client, ARGV("PING"), NULL, 0, NULL);
+    int code = broker_client_call(client, ARGV("PING"), NULL, BROKER_FOREVER, NULL);
     CHECK_INT(code, BROKER_EFORKED);
     CHECK_INT(broker_client_after_fork(client), BROKER_OK);
     snprintf(key, sizeof key, "child:%d:%d", (int)getpid(), i);
@@ -71,17 +71,17 @@ static void forks_beside_a_client(int forks)
 static void *run(void *unused)
 {
     (void)unused;
-    CHECK_OK(broker_run(loop, BROKER_RUN_DEFAULT));
+    CHECK_OK(broker_loop_run(loop, BROKER_RUN_DEFAULT));
     return NULL;
 }
 
 static void child_of_loop(void)
 {
-    CHECK_INT(broker_run(loop, BROKER_RUN_NOWAIT), BROKER_EFORKED);
-    CHECK_INT(broker_stop(loop), BROKER_EFORKED);
+    CHECK_INT(broker_loop_run(loop, BROKER_RUN_NOWAIT), BROKER_EFORKED);
+    CHECK_INT(broker_loop_stop(loop), BROKER_EFORKED);
     CHECK_INT(broker_loop_after_fork(loop), BROKER_OK);
-    CHECK_INT(broker_run(loop, BROKER_RUN_NOWAIT), BROKER_ESTATE);
-    CHECK_INT(broker_loop_close(loop), BROKER_OK);
+    CHECK_INT(broker_loop_run(loop, BROKER_RUN_NOWAIT), BROKER_ESTATE);
+    CHECK_INT(broker_loop_free(loop), BROKER_OK);
     end_child_of_threads();
 }
 
@@ -115,9 +115,9 @@ static void forks_beside_a_loop(int forks)
     over = 1;
     CHECK_INT(pthread_join(worker, NULL), 0);
     close_client(client);
-    CHECK_INT(broker_stop(loop), BROKER_OK);
+    CHECK_INT(broker_loop_stop(loop), BROKER_OK);
     CHECK_INT(pthread_join(runner, NULL), 0);
-    CHECK_INT(broker_loop_close(loop), BROKER_OK);
+    CHECK_INT(broker_loop_free(loop), BROKER_OK);
 }
 
 /* A second thread inside the handle is told so, or waits for nothing: never two at once. */
@@ -125,7 +125,7 @@ static void *intrude(void *unused)
 {
     (void)unused;
     while (!over) {
-        int code = broker_client_process(client);
+        int code = broker_client_process(client, 0);
         CHECK(code >= 0 || code == BROKER_EREENTRANT);
         sched_yield();
     }
@@ -140,7 +140,7 @@ static void a_second_thread(void)
     over = 0;
     CHECK_INT(pthread_create(&intruder, NULL, intrude, NULL), 0);
     for (int i = 0; i < 2000; i++) {
-        int code = broker_client_flush(client);
+        int code = broker_client_process(client, 0);
         CHECK(code == BROKER_OK || code == BROKER_EREENTRANT);
         CHECK_INT(broker_client_wakeup(client), BROKER_OK);
     }

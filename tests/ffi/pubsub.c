@@ -12,17 +12,25 @@ enum { NOTES = 64 };
 /* What a subscription was told, in words. */
 struct feed {
     int count, confirmed, status;
+    /* Given up; its last call has come. */
+    int left, over;
     char notes[NOTES][96];
     /* Ends itself at this message; 0 for never. */
     int leave_at;
-    broker_sub_t sub;
+    broker_req_t sub;
 };
 
 static void note(broker_client_t *same, int status, const broker_reply_t *push, void *data)
 {
     struct feed *feed = data;
     char text[96] = "";
-    CHECK(same == client && feed->count < NOTES);
+    CHECK(same == client && feed->count < NOTES && !feed->over);
+    if (status == BROKER_ECANCELED && feed->left) {
+        feed->over = 1;
+        return;
+    }
+    /* Given up, it gets nothing but its last call. */
+    CHECK(!feed->left);
     feed->status = status;
     if (push != NULL)
         render(push, text, sizeof text);
@@ -32,22 +40,32 @@ static void note(broker_client_t *same, int status, const broker_reply_t *push, 
         return;
     }
     snprintf(feed->notes[feed->count++], sizeof text, "%s", text);
-    if (feed->count == feed->leave_at)
-        CHECK_INT(broker_client_unsubscribe(client, feed->sub), BROKER_OK);
+    if (feed->count == feed->leave_at) {
+        feed->left = 1;
+        CHECK_INT(broker_client_cancel(client, feed->sub), BROKER_OK);
+    }
 }
 
 static void subscribe(int kind, const char *name, struct feed *feed)
 {
     memset(feed, 0, sizeof *feed);
-    CHECK_INT(broker_client_subscribe(client, kind, name, strlen(name), note, feed, &feed->sub), BROKER_OK);
+    CHECK_INT(broker_client_subscribe(client, kind, name, strlen(name), &feed->sub, note, feed), BROKER_OK);
     CHECK(feed->sub != 0);
     wait_count(client, &feed->confirmed, 1);
 }
 
+static void give_up(struct feed *feed)
+{
+    feed->left = 1;
+    CHECK_INT(broker_client_cancel(client, feed->sub), BROKER_OK);
+    CHECK_INT(broker_client_cancel(client, feed->sub), BROKER_ESTATE);
+    CHECK_INT(feed->over, 0);
+}
+
 static void leave(struct feed *feed)
 {
-    CHECK_INT(broker_client_unsubscribe(client, feed->sub), BROKER_OK);
-    CHECK_INT(broker_client_unsubscribe(client, feed->sub), BROKER_ESTATE);
+    give_up(feed);
+    wait_count(client, &feed->over, 1);
 }
 
 static void kinds(void)
@@ -70,7 +88,7 @@ static void kinds(void)
     leave(&pattern);
     leave(&shard);
     /* With the last of them goes the connection. */
-    CHECK_OK(broker_client_process(client));
+    CHECK_OK(broker_client_process(client, 0));
     redis_wait_clients(&redis, NULL, 1);
 }
 
@@ -108,7 +126,7 @@ static void left_in_its_callback(void)
     wait_count(client, &other.count, 1);
     CHECK_INT(feed.count, 3);
     CHECK_TEXT(feed.notes[2], ">[message news 2]");
-    CHECK_INT(broker_client_unsubscribe(client, feed.sub), BROKER_ESTATE);
+    CHECK_INT(broker_client_cancel(client, feed.sub), BROKER_ESTATE);
     leave(&other);
 }
 
@@ -139,11 +157,11 @@ static void in_a_hurry(void)
     for (int round = 0; round < 3; round++) {
         for (int i = 0; i < 8; i++) {
             memset(&feeds[i], 0, sizeof feeds[i]);
-            CHECK_INT(broker_client_subscribe(client, BROKER_CHANNEL, "same", 4, note, &feeds[i], &feeds[i].sub), BROKER_OK);
+            CHECK_INT(broker_client_subscribe(client, BROKER_CHANNEL, "same", 4, &feeds[i].sub, note, &feeds[i]), BROKER_OK);
             if (i % 2 == 1)
-                leave(&feeds[i - 1]);
+                give_up(&feeds[i - 1]);
             if (i == 4 && round == 1)
-                CHECK_OK(broker_client_process(client));
+                CHECK_OK(broker_client_process(client, 0));
             if (i == 5 && round == 2)
                 proxy_cut();
         }
@@ -153,8 +171,10 @@ static void in_a_hurry(void)
             wait_count(client, &feeds[i].count, 1);
         for (int i = 1; i < 8; i += 2)
             leave(&feeds[i]);
-        for (int i = 0; i < 8; i++)
+        for (int i = 0; i < 8; i++) {
             CHECK_INT(feeds[i].count, i % 2);
+            CHECK_INT(feeds[i].over, 1);
+        }
     }
     subscribe(BROKER_CHANNEL, "same", &last);
     leave(&last);
@@ -168,16 +188,16 @@ static void binary(void)
     const char *const publish[] = {"PUBLISH", name, name};
     const size_t lens[] = {7, sizeof name, sizeof name};
     broker_reply_t *reply = NULL;
-    CHECK_INT(broker_client_subscribe(client, BROKER_CHANNEL, name, sizeof name, note, &feed, &feed.sub), BROKER_OK);
+    CHECK_INT(broker_client_subscribe(client, BROKER_CHANNEL, name, sizeof name, &feed.sub, note, &feed), BROKER_OK);
     wait_count(client, &feed.confirmed, 1);
-    CHECK_INT(broker_client_call(client, 3, publish, lens, 0, &reply), BROKER_OK);
+    CHECK_INT(broker_client_call(client, 3, publish, lens, BROKER_FOREVER, &reply), BROKER_OK);
     CHECK_INT(broker_reply_integer(reply), 1);
     broker_reply_free(reply);
     wait_count(client, &feed.count, 1);
     leave(&feed);
-    CHECK_INT(broker_client_subscribe(client, BROKER_CHANNEL, NULL, 3, note, &feed, NULL), BROKER_EINVAL);
-    CHECK_INT(broker_client_subscribe(client, 3, "x", 1, note, &feed, NULL), BROKER_EINVAL);
-    CHECK_INT(broker_client_subscribe(client, -1, "x", 1, note, &feed, NULL), BROKER_EINVAL);
+    CHECK_INT(broker_client_subscribe(client, BROKER_CHANNEL, NULL, 3, NULL, note, &feed), BROKER_EINVAL);
+    CHECK_INT(broker_client_subscribe(client, 3, "x", 1, NULL, note, &feed), BROKER_EINVAL);
+    CHECK_INT(broker_client_subscribe(client, -1, "x", 1, NULL, note, &feed), BROKER_EINVAL);
     CHECK_INT(broker_client_subscribe(client, BROKER_CHANNEL, "x", 1, NULL, NULL, NULL), BROKER_EINVAL);
 }
 
@@ -224,12 +244,12 @@ static void refused(void)
     broker_client_t *few = open_client(
         proxy.endpoint, configure("client_username", "few", "client_password", "secret", (char *)NULL));
     EXPECT(few, "few", "ACL", "WHOAMI");
-    CHECK_INT(broker_client_subscribe(few, BROKER_CHANNEL, "denied", 6, keep, &outcome, NULL), BROKER_OK);
+    CHECK_INT(broker_client_subscribe(few, BROKER_CHANNEL, "denied", 6, NULL, keep, &outcome), BROKER_OK);
     wait_outcome(few, &outcome);
     CHECK_INT(outcome.status, BROKER_OK);
     CHECK(strncmp(outcome.text, "-NOPERM", 7) == 0);
     struct outcome fine = {0};
-    CHECK_INT(broker_client_subscribe(few, BROKER_CHANNEL, "allowed", 7, keep, &fine, NULL), BROKER_OK);
+    CHECK_INT(broker_client_subscribe(few, BROKER_CHANNEL, "allowed", 7, NULL, keep, &fine), BROKER_OK);
     EXPECT_OUTCOME(few, &fine, ">[subscribe allowed :1]");
     close_client(few);
     CHECK_INT(outcome.calls, 1);

@@ -9,7 +9,6 @@ static broker_transaction_t *block_of(size_t count, const char *const *const *co
     broker_transaction_t *block = broker_transaction_new();
     for (size_t i = 0; i < count; i++)
         CHECK_INT(broker_transaction_add(block, words[i], commands[i], NULL), BROKER_OK);
-    CHECK_INT(broker_transaction_len(block), count);
     return block;
 }
 
@@ -21,11 +20,9 @@ static void basics(broker_client_t *client)
     const size_t words[] = {3, 2, 2};
     broker_transaction_t *block = block_of(3, commands, words);
     struct outcome outcome = {0};
-    CHECK_INT(broker_client_transaction(client, block, 0, NULL, keep, &outcome), BROKER_OK);
+    CHECK_INT(broker_client_submit_transaction(client, block, BROKER_FOREVER, NULL, keep, &outcome), BROKER_OK);
     /* It is copied: may be changed and freed at once. */
-    CHECK_INT(broker_transaction_clear(block), BROKER_OK);
-    CHECK_INT(broker_transaction_len(block), 0);
-    CHECK_INT(broker_client_transaction(client, block, 0, NULL, keep, &outcome), BROKER_EINVAL);
+    CHECK_INT(broker_transaction_add(block, ARGV("SET", "a", "3"), NULL), BROKER_OK);
     CHECK_INT(broker_transaction_free(block), BROKER_OK);
     EXPECT_OUTCOME(client, &outcome, "[+OK :2 2]");
 }
@@ -39,13 +36,13 @@ static void failures(broker_client_t *client)
     broker_reply_t *reply = NULL;
     char text[256];
     broker_transaction_t *block = block_of(3, bad, bad_words);
-    CHECK_INT(broker_client_call_transaction(client, block, 0, &reply), BROKER_OK);
+    CHECK_INT(broker_client_call_transaction(client, block, BROKER_FOREVER, &reply), BROKER_OK);
     CHECK(strstr(render(reply, text, sizeof text), "-ERR wrong number of arguments") == text);
     broker_reply_free(reply);
     CHECK_INT(broker_transaction_free(block), BROKER_OK);
     EXPECT(client, "2", "GET", "a");
     block = block_of(3, wrong, wrong_words);
-    CHECK_INT(broker_client_call_transaction(client, block, 0, &reply), BROKER_OK);
+    CHECK_INT(broker_client_call_transaction(client, block, BROKER_FOREVER, &reply), BROKER_OK);
     CHECK_TEXT(render(reply, text, sizeof text), "[+OK -ERR value is not an integer or out of range +OK]");
     broker_reply_free(reply);
     CHECK_INT(broker_transaction_free(block), BROKER_OK);
@@ -60,14 +57,15 @@ static void refused_commands(broker_client_t *client)
     struct outcome never = {0};
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         CHECK_INT(broker_transaction_add(block, ARGV(names[i], "0"), NULL), BROKER_EUNSUPPORTED);
-        CHECK_INT(broker_client_submit(client, ARGV(names[i], "0"), NULL, 0, NULL, keep, &never), BROKER_EUNSUPPORTED);
+        CHECK_INT(broker_client_submit(client, ARGV(names[i], "0"), NULL, BROKER_FOREVER, NULL, keep, &never), BROKER_EUNSUPPORTED);
         CHECK(strlen(broker_client_error(client)) > 0);
-        CHECK_INT(broker_client_call(client, ARGV(names[i], "0"), NULL, 0, NULL), BROKER_EUNSUPPORTED);
+        CHECK_INT(broker_client_call(client, ARGV(names[i], "0"), NULL, BROKER_FOREVER, NULL), BROKER_EUNSUPPORTED);
     }
     static const char *const client_words[] = {"SETNAME", "REPLY", "CACHING", "setname"};
     for (size_t i = 0; i < sizeof client_words / sizeof client_words[0]; i++)
-        CHECK_INT(broker_client_call(client, ARGV("CLIENT", client_words[i], "ON"), NULL, 0, NULL), BROKER_EUNSUPPORTED);
-    CHECK_INT(broker_transaction_len(block), 0);
+        CHECK_INT(broker_client_call(client, ARGV("CLIENT", client_words[i], "ON"), NULL, BROKER_FOREVER, NULL), BROKER_EUNSUPPORTED);
+    /* Nothing of them is in it. */
+    CHECK_INT(broker_client_submit_transaction(client, block, BROKER_FOREVER, NULL, keep, &never), BROKER_EINVAL);
     CHECK_INT(broker_transaction_free(block), BROKER_OK);
     EXPECT(client, "+PONG", "PING");
     CHECK_INT(never.calls, 0);
@@ -90,7 +88,7 @@ static void moved(broker_client_t *client, int status, const broker_reply_t *rep
     CHECK_INT(other, one + 3);
     component->sum++;
     if (component->left-- > 0)
-        CHECK_INT(broker_client_transaction(client, component->block, 0, NULL, moved, component), BROKER_OK);
+        CHECK_INT(broker_client_submit_transaction(client, component->block, BROKER_FOREVER, NULL, moved, component), BROKER_OK);
 }
 
 static void interleaved(broker_client_t *client)
@@ -102,15 +100,15 @@ static void interleaved(broker_client_t *client)
     EXPECT(client, "+OK", "SET", "n", "0");
     for (int i = 0; i < 8; i++) {
         components[i] = (struct component){block_of(4, commands, words), 49, 0};
-        CHECK_INT(broker_client_transaction(client, components[i].block, 0, NULL, moved, &components[i]), BROKER_OK);
+        CHECK_INT(broker_client_submit_transaction(client, components[i].block, BROKER_FOREVER, NULL, moved, &components[i]), BROKER_OK);
     }
     for (int i = 0; i < 100; i++) {
-        CHECK_INT(broker_client_submit(client, ARGV("INCR", "n"), NULL, 0, NULL, keep, &single[i]), BROKER_OK);
-        CHECK_OK(broker_client_process(client));
+        CHECK_INT(broker_client_submit(client, ARGV("INCR", "n"), NULL, BROKER_FOREVER, NULL, keep, &single[i]), BROKER_OK);
+        CHECK_OK(broker_client_process(client, 0));
     }
     for (int i = 0; i < 8; i++) {
         while (components[i].sum < 50)
-            CHECK_OK(broker_client_wait(client, -1));
+            CHECK_OK(broker_client_process(client, -1));
         CHECK_INT(broker_transaction_free(components[i].block), BROKER_OK);
     }
     for (int i = 0; i < 100; i++)
@@ -118,28 +116,28 @@ static void interleaved(broker_client_t *client)
     EXPECT(client, "1700", "GET", "n");
 }
 
-static broker_session_t *open_session(broker_client_t *client)
+static broker_client_t *open_session(broker_client_t *client)
 {
-    broker_session_t *session = NULL;
-    CHECK_INT(broker_session_new(&session, client), BROKER_OK);
+    broker_client_t *session = NULL;
+    CHECK_INT(broker_client_session(&session, client), BROKER_OK);
     return session;
 }
 
-static const char *session_call(broker_session_t *session, size_t argc, const char *const *argv)
+static const char *session_call(broker_client_t *session, size_t argc, const char *const *argv)
 {
     static char text[256];
     broker_reply_t *reply = NULL;
-    CHECK_INT(broker_session_call(session, argc, argv, NULL, 0, &reply), BROKER_OK);
+    CHECK_INT(broker_client_call(session, argc, argv, NULL, BROKER_FOREVER, &reply), BROKER_OK);
     render(reply, text, sizeof text);
     broker_reply_free(reply);
     return text;
 }
 
-static const char *session_execute(broker_session_t *session, const broker_transaction_t *block)
+static const char *session_execute(broker_client_t *session, const broker_transaction_t *block)
 {
     static char text[256];
     broker_reply_t *reply = NULL;
-    CHECK_INT(broker_session_call_transaction(session, block, 0, &reply), BROKER_OK);
+    CHECK_INT(broker_client_call_transaction(session, block, BROKER_FOREVER, &reply), BROKER_OK);
     render(reply, text, sizeof text);
     broker_reply_free(reply);
     return text;
@@ -150,7 +148,7 @@ static void watching(broker_client_t *client)
     const char *const *const commands[] = {WORDS("SET", "w", "new")};
     const size_t words[] = {3};
     broker_transaction_t *block = block_of(1, commands, words);
-    broker_session_t *session = open_session(client), *other = open_session(client);
+    broker_client_t *session = open_session(client), *other = open_session(client);
     EXPECT(client, "+OK", "SET", "w", "old");
     CHECK_TEXT(session_call(session, ARGV("WATCH", "w")), "+OK");
     CHECK_TEXT(session_call(other, ARGV("WATCH", "w")), "+OK");
@@ -169,36 +167,36 @@ static void watching(broker_client_t *client)
     CHECK_TEXT(session_call(other, ARGV("SET", "w", "y")), "+QUEUED");
     CHECK_TEXT(session_call(other, ARGV("DISCARD")), "+OK");
     EXPECT(client, "x", "GET", "w");
-    CHECK_INT(broker_session_free(session), BROKER_OK);
-    CHECK_INT(broker_session_free(other), BROKER_OK);
+    CHECK_INT(broker_client_free(session), BROKER_OK);
+    CHECK_INT(broker_client_free(other), BROKER_OK);
     CHECK_INT(broker_transaction_free(block), BROKER_OK);
 }
 
 /* SELECT in one session is no other's business. */
 static void state_of_its_own(broker_client_t *client)
 {
-    broker_session_t *session = open_session(client);
+    broker_client_t *session = open_session(client);
     CHECK_TEXT(session_call(session, ARGV("SELECT", "5")), "+OK");
     CHECK_TEXT(session_call(session, ARGV("SET", "here", "five")), "+OK");
     EXPECT(client, "_", "GET", "here");
-    broker_session_t *fresh = open_session(client);
+    broker_client_t *fresh = open_session(client);
     CHECK_TEXT(session_call(fresh, ARGV("GET", "here")), "_");
     CHECK_TEXT(session_call(session, ARGV("DEL", "here")), ":1");
-    CHECK_INT(broker_session_call(session, ARGV("SUBSCRIBE", "c"), NULL, 0, NULL), BROKER_EUNSUPPORTED);
-    CHECK_INT(broker_session_free(session), BROKER_OK);
-    CHECK_INT(broker_session_free(fresh), BROKER_OK);
+    CHECK_INT(broker_client_call(session, ARGV("SUBSCRIBE", "c"), NULL, BROKER_FOREVER, NULL), BROKER_EUNSUPPORTED);
+    CHECK_INT(broker_client_free(session), BROKER_OK);
+    CHECK_INT(broker_client_free(fresh), BROKER_OK);
 }
 
 /* A lost session says so for ever, and what it had in flight ends once. */
 static void lost_sessions(broker_client_t *client, struct redis *redis)
 {
-    broker_session_t *session = open_session(client);
+    broker_client_t *session = open_session(client);
     struct outcome outcome = {0}, after = {0};
     CHECK_TEXT(session_call(session, ARGV("WATCH", "w")), "+OK");
-    CHECK_INT(broker_session_submit(session, ARGV("BLPOP", "nothing", "0"), NULL, 0, NULL, keep, &outcome), BROKER_OK);
+    CHECK_INT(broker_client_submit(session, ARGV("BLPOP", "nothing", "0"), NULL, BROKER_FOREVER, NULL, keep, &outcome), BROKER_OK);
     while (redis_clients_with(redis, "cmd=blpop") == 0)
-        CHECK_OK(broker_client_wait(client, 5));
-    CHECK_INT(broker_session_submit(session, ARGV("PING"), NULL, 0, NULL, keep, &after), BROKER_OK);
+        CHECK_OK(broker_client_process(client, 5));
+    CHECK_INT(broker_client_submit(session, ARGV("PING"), NULL, BROKER_FOREVER, NULL, keep, &after), BROKER_OK);
     const char *list = strdup(redis_ask(redis, "CLIENT LIST"));
     for (const char *line = list; line != NULL; line = strchr(line, '\n') ? strchr(line, '\n') + 1 : NULL) {
         const char *pop = strstr(line, "cmd=blpop"), *end = strchr(line, '\n');
@@ -212,11 +210,11 @@ static void lost_sessions(broker_client_t *client, struct redis *redis)
     CHECK(outcome.status == BROKER_ELOST);
     CHECK(after.status == BROKER_ELOST || after.status == BROKER_ECONN);
     for (int i = 0; i < 2; i++) {
-        CHECK_INT(broker_session_call(session, ARGV("PING"), NULL, 0, NULL), BROKER_ECONN);
-        CHECK_INT(broker_session_submit(session, ARGV("PING"), NULL, 0, NULL, keep, &after), BROKER_ECONN);
+        CHECK_INT(broker_client_call(session, ARGV("PING"), NULL, BROKER_FOREVER, NULL), BROKER_ECONN);
+        CHECK_INT(broker_client_submit(session, ARGV("PING"), NULL, BROKER_FOREVER, NULL, keep, &after), BROKER_ECONN);
     }
     CHECK_INT(after.calls, 1);
-    CHECK_INT(broker_session_free(session), BROKER_OK);
+    CHECK_INT(broker_client_free(session), BROKER_OK);
     EXPECT(client, "+PONG", "PING");
 }
 
@@ -226,11 +224,11 @@ static void given_up(broker_client_t *client, struct redis *redis)
     for (int i = 0; i < 10; i++) {
         struct outcome canceled = {0}, timed = {0};
         broker_req_t req = 0;
-        CHECK_INT(broker_client_submit(client, ARGV("BLPOP", "list", "0"), NULL, 0, &req, keep, &canceled), BROKER_OK);
+        CHECK_INT(broker_client_submit(client, ARGV("BLPOP", "list", "0"), NULL, BROKER_FOREVER, &req, keep, &canceled), BROKER_OK);
         CHECK_INT(broker_client_submit(client, ARGV("BLPOP", "list", "0"), NULL, 200, NULL, keep, &timed), BROKER_OK);
         long long blocked = 0;
         while (blocked < 2 && timed.calls == 0) {
-            CHECK_OK(broker_client_wait(client, 5));
+            CHECK_OK(broker_client_process(client, 5));
             blocked = redis_info(redis, "clients", "blocked_clients");
         }
         CHECK_INT(broker_client_cancel(client, req), BROKER_OK);
@@ -240,7 +238,7 @@ static void given_up(broker_client_t *client, struct redis *redis)
         if (blocked < 2)
             return;
         while (redis_info(redis, "clients", "blocked_clients") > 0)
-            CHECK_OK(broker_client_wait(client, 5));
+            CHECK_OK(broker_client_process(client, 5));
         CHECK_TEXT(redis_ask(redis, "RPUSH list element"), ":1");
         EXPECT(client, "[list element]", "BLPOP", "list", "0");
     }
@@ -253,9 +251,9 @@ static void blocking(broker_client_t *client)
     for (int i = 0; i < 10; i++) {
         char list[32];
         snprintf(list, sizeof list, "list:%d", i);
-        CHECK_INT(broker_client_submit(client, ARGV("BLPOP", list, "0"), NULL, 0, NULL, keep, &pops[i]), BROKER_OK);
+        CHECK_INT(broker_client_submit(client, ARGV("BLPOP", list, "0"), NULL, BROKER_FOREVER, NULL, keep, &pops[i]), BROKER_OK);
     }
-    CHECK_INT(broker_client_submit(client, ARGV("PING"), NULL, 0, NULL, keep, &ping), BROKER_OK);
+    CHECK_INT(broker_client_submit(client, ARGV("PING"), NULL, BROKER_FOREVER, NULL, keep, &ping), BROKER_OK);
     EXPECT_OUTCOME(client, &ping, "+PONG");
     for (int i = 9; i >= 0; i--) {
         char list[32], expected[48];
@@ -272,19 +270,19 @@ static void many_sessions(const char *endpoint)
 {
     broker_config_t *config = configure("client_connections_max", "4", (char *)NULL);
     broker_client_t *client = open_client(endpoint, config);
-    broker_session_t *sessions[8] = {NULL};
+    broker_client_t *sessions[8] = {NULL};
     int opened = 0;
     EXPECT(client, "+PONG", "PING");
-    while (broker_session_new(&sessions[opened], client) == BROKER_OK)
+    while (broker_client_session(&sessions[opened], client) == BROKER_OK)
         CHECK(opened++ < 4);
     CHECK(opened >= 3);
-    CHECK_INT(broker_session_new(&sessions[7], client), BROKER_EAGAIN);
+    CHECK_INT(broker_client_session(&sessions[7], client), BROKER_EAGAIN);
     CHECK(sessions[7] == NULL);
-    CHECK_INT(broker_session_free(sessions[0]), BROKER_OK);
-    CHECK_INT(broker_session_new(&sessions[0], client), BROKER_OK);
+    CHECK_INT(broker_client_free(sessions[0]), BROKER_OK);
+    CHECK_INT(broker_client_session(&sessions[0], client), BROKER_OK);
     CHECK_TEXT(session_call(sessions[0], ARGV("PING")), "+PONG");
     for (int i = 0; i < opened; i++)
-        CHECK_INT(broker_session_free(sessions[i]), BROKER_OK);
+        CHECK_INT(broker_client_free(sessions[i]), BROKER_OK);
     close_client(client);
 }
 

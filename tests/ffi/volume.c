@@ -24,7 +24,7 @@ static void flood(broker_client_t *client)
         CHECK_INT(broker_client_submit(client, ARGV("INCR", "k"), NULL, 60000, NULL, next_number, &next_of_row), BROKER_OK);
     CHECK_INT(next_of_row, 0);
     while (next_of_row < FLOOD)
-        CHECK_OK(broker_client_wait(client, -1));
+        CHECK_OK(broker_client_process(client, -1));
     EXPECT(client, "10000", "GET", "k");
 }
 
@@ -35,11 +35,11 @@ static void flood_in_a_loop(broker_client_t *client)
     next_of_row = 0;
     EXPECT(client, "+OK", "SET", "k", "0");
     for (int i = 0; i < FLOOD; i++)
-        CHECK_INT(broker_client_submit(client, ARGV("INCR", "k"), NULL, 0, NULL, next_number, &next_of_row), BROKER_OK);
+        CHECK_INT(broker_client_submit(client, ARGV("INCR", "k"), NULL, BROKER_FOREVER, NULL, next_number, &next_of_row), BROKER_OK);
     while (next_of_row < FLOOD) {
         struct pollfd one = {fd, POLLIN, 0};
         CHECK(poll(&one, 1, broker_client_timeout(client)) >= 0);
-        CHECK_OK(broker_client_process(client));
+        CHECK_OK(broker_client_process(client, 0));
         CHECK_INT(broker_client_fd(client), fd);
     }
 }
@@ -56,7 +56,7 @@ static void link_of_chain(broker_client_t *client, int status, const broker_repl
     CHECK_INT(broker_reply_integer(reply), ++chain->ran);
     int before = chain->ran;
     if (chain->left-- > 0)
-        CHECK_INT(broker_client_submit(client, ARGV("INCR", "k"), NULL, 0, NULL, link_of_chain, chain), BROKER_OK);
+        CHECK_INT(broker_client_submit(client, ARGV("INCR", "k"), NULL, BROKER_FOREVER, NULL, link_of_chain, chain), BROKER_OK);
     /* Never from inside submit. */
     CHECK_INT(chain->ran, before);
 }
@@ -65,7 +65,7 @@ static void chains(broker_client_t *client)
 {
     struct chain chain = {1000, 0};
     EXPECT(client, "+OK", "SET", "k", "0");
-    CHECK_INT(broker_client_submit(client, ARGV("INCR", "k"), NULL, 0, NULL, link_of_chain, &chain), BROKER_OK);
+    CHECK_INT(broker_client_submit(client, ARGV("INCR", "k"), NULL, BROKER_FOREVER, NULL, link_of_chain, &chain), BROKER_OK);
     wait_count(client, &chain.ran, 1001);
 }
 
@@ -85,10 +85,10 @@ static void big_values(broker_client_t *client)
     const size_t lens[] = {3, 3, BIG};
     broker_reply_t *reply = NULL;
     struct outcome beside = {0};
-    CHECK_INT(broker_client_call(client, 3, set, lens, 0, NULL), BROKER_OK);
+    CHECK_INT(broker_client_call(client, 3, set, lens, BROKER_FOREVER, NULL), BROKER_OK);
     EXPECT(client, ":67108864", "STRLEN", "big");
-    CHECK_INT(broker_client_submit(client, ARGV("ECHO", "beside"), NULL, 0, NULL, keep, &beside), BROKER_OK);
-    CHECK_INT(broker_client_call(client, ARGV("GET", "big"), NULL, 0, &reply), BROKER_OK);
+    CHECK_INT(broker_client_submit(client, ARGV("ECHO", "beside"), NULL, BROKER_FOREVER, NULL, keep, &beside), BROKER_OK);
+    CHECK_INT(broker_client_call(client, ARGV("GET", "big"), NULL, BROKER_FOREVER, &reply), BROKER_OK);
     size_t len = 0;
     const char *got = broker_reply_string(reply, &len);
     CHECK_INT(len, BIG);
@@ -109,15 +109,15 @@ static void binary(broker_client_t *client)
         all[i] = (char)i;
     const char *const set[] = {"SET", all, all}, *const get[] = {"GET", all}, *const echo[] = {"ECHO", NULL};
     const size_t set_lens[] = {3, 256, 256}, echo_lens[] = {4, 0};
-    CHECK_INT(broker_client_call(client, 3, set, set_lens, 0, NULL), BROKER_OK);
-    CHECK_INT(broker_client_call(client, 2, get, set_lens, 0, &reply), BROKER_OK);
+    CHECK_INT(broker_client_call(client, 3, set, set_lens, BROKER_FOREVER, NULL), BROKER_OK);
+    CHECK_INT(broker_client_call(client, 2, get, set_lens, BROKER_FOREVER, &reply), BROKER_OK);
     const char *got = broker_reply_string(reply, &len);
     CHECK(len == 256 && memcmp(got, all, 256) == 0 && got[256] == '\0');
     const char *raw = broker_reply_raw(reply, &len);
     CHECK(len == 6 + 256 + 2 && memcmp(raw, "$256\r\n", 6) == 0 && memcmp(raw + 6, all, 256) == 0);
     CHECK(memcmp(raw + 262, "\r\n", 2) == 0);
     broker_reply_free(reply);
-    CHECK_INT(broker_client_call(client, 2, echo, echo_lens, 0, &reply), BROKER_OK);
+    CHECK_INT(broker_client_call(client, 2, echo, echo_lens, BROKER_FOREVER, &reply), BROKER_OK);
     CHECK_TEXT(broker_reply_string(reply, &len), "");
     CHECK_INT(len, 0);
     broker_reply_free(reply);
@@ -133,9 +133,9 @@ static void full(const char *endpoint)
     broker_req_t req = 77;
     EXPECT(client, "+OK", "SET", "k", "0");
     for (int i = 0; i < 100; i++)
-        CHECK_INT(broker_client_submit(client, ARGV("INCR", "k"), NULL, 0, NULL, keep, &outcomes[i]), BROKER_OK);
-    CHECK_INT(broker_client_submit(client, ARGV("INCR", "k"), NULL, 0, &req, keep, &refused), BROKER_EAGAIN);
-    CHECK_INT(broker_client_call(client, ARGV("INCR", "k"), NULL, 0, NULL), BROKER_EAGAIN);
+        CHECK_INT(broker_client_submit(client, ARGV("INCR", "k"), NULL, BROKER_FOREVER, NULL, keep, &outcomes[i]), BROKER_OK);
+    CHECK_INT(broker_client_submit(client, ARGV("INCR", "k"), NULL, BROKER_FOREVER, &req, keep, &refused), BROKER_EAGAIN);
+    CHECK_INT(broker_client_call(client, ARGV("INCR", "k"), NULL, BROKER_FOREVER, NULL), BROKER_EAGAIN);
     CHECK(strlen(broker_client_error(client)) > 0);
     for (int i = 0; i < 100; i++)
         wait_outcome(client, &outcomes[i]);
@@ -143,10 +143,10 @@ static void full(const char *endpoint)
     CHECK_INT(refused.calls, 0);
     memset(value, 'v', sizeof value - 1);
     struct outcome first = {0}, second = {0};
-    CHECK_INT(broker_client_submit(client, ARGV("SET", "v", value), NULL, 0, NULL, keep, &first), BROKER_OK);
-    CHECK_INT(broker_client_submit(client, ARGV("SET", "v", value), NULL, 0, NULL, keep, &second), BROKER_EAGAIN);
+    CHECK_INT(broker_client_submit(client, ARGV("SET", "v", value), NULL, BROKER_FOREVER, NULL, keep, &first), BROKER_OK);
+    CHECK_INT(broker_client_submit(client, ARGV("SET", "v", value), NULL, BROKER_FOREVER, NULL, keep, &second), BROKER_EAGAIN);
     EXPECT_OUTCOME(client, &first, "+OK");
-    CHECK_INT(broker_client_submit(client, ARGV("SET", "v", value), NULL, 0, NULL, keep, &second), BROKER_OK);
+    CHECK_INT(broker_client_submit(client, ARGV("SET", "v", value), NULL, BROKER_FOREVER, NULL, keep, &second), BROKER_OK);
     EXPECT_OUTCOME(client, &second, "+OK");
     close_client(client);
 }

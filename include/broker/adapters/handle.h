@@ -20,11 +20,11 @@ typedef struct broker_adapter_handle {
 
 /*
  * A descriptor to watch, the caller's to close; or a negative code. It is a second one for what broker_client_fd() and
- * broker_backend_fd() name: a handle freed in its own callback closes its descriptor before the adapter hears of it,
+ * broker_loop_fd() name: a handle freed in its own callback closes its descriptor before the adapter hears of it,
  * and the number may be somebody else's by then.
  */
 static inline int broker_adapter_open(const broker_adapter_handle_t *of) {
-    int fd = of->client ? broker_client_fd(of->client) : broker_backend_fd(of->loop);
+    int fd = of->client ? broker_client_fd(of->client) : broker_loop_fd(of->loop);
     int own;
     if (fd < 0) {
         return fd;
@@ -43,7 +43,7 @@ static inline int broker_adapter_open(const broker_adapter_handle_t *of) {
 
 /* Milliseconds until the next step, -1 for none; 0 for a handle that is no good, whose step then says why. */
 static inline int broker_adapter_timeout(const broker_adapter_handle_t *of) {
-    int timeout = of->client ? broker_client_timeout(of->client) : broker_backend_timeout(of->loop);
+    int timeout = of->client ? broker_client_timeout(of->client) : broker_loop_timeout(of->loop);
     return timeout < -1 ? 0 : timeout;
 }
 
@@ -51,9 +51,9 @@ static inline int broker_adapter_timeout(const broker_adapter_handle_t *of) {
 static inline int broker_adapter_step(const broker_adapter_handle_t *of) {
     int code;
     if (!of->client) {
-        code = broker_run(of->loop, BROKER_RUN_NOWAIT);
+        code = broker_loop_run(of->loop, BROKER_RUN_NOWAIT);
     } else {
-        code = broker_client_process(of->client);
+        code = broker_client_process(of->client, 0);
         code = code >= 0 ? 1 : code;
     }
     /* The program turns its own loop inside a callback; what is due comes when that has returned. */

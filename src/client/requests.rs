@@ -1,0 +1,119 @@
+//! What may be asked of one client, whoever drives it: requests, transactions, sessions, subscriptions. Turns keys into
+//! the numbers that callers hold. Owns nothing; whoever lent the mux wakes its driver if `moved`.
+
+use super::channel::Channel;
+use super::mux::Mux;
+use super::request::{Event, Fault, Refusal, Request};
+use super::topics::Family;
+use crate::base::clock::{Clock, Millis};
+use crate::base::key::Key;
+
+/// Set in the numbers of subscriptions: no arena grows to such an index.
+const SUBSCRIPTION: u64 = 1 << 31;
+
+/// Names a session of a client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SessionKey(Key<Channel>);
+
+/// See the module.
+#[derive(Debug)]
+pub struct Requests<'a> {
+    pub(super) mux: &'a mut Mux,
+    pub(super) clock: &'a Clock,
+    /// Whoever drives the client takes new work.
+    pub(super) open: bool,
+    /// There is something for the driver to do.
+    pub(super) moved: bool,
+}
+
+impl<'a> Requests<'a> {
+    pub(super) fn new(mux: &'a mut Mux, clock: &'a Clock, open: bool) -> Requests<'a> {
+        Requests { mux, clock, open, moved: false }
+    }
+
+    fn begin(&mut self) -> Result<(), Refusal> {
+        if !self.open {
+            return Err(Refusal::Closed("the loop is closed or drains"));
+        }
+        self.mux.touch(self.clock.now());
+        self.moved = true;
+        Ok(())
+    }
+
+    /// See [`Mux::submit`].
+    pub fn submit(
+        &mut self,
+        to: Option<SessionKey>,
+        request: &Request<'_>,
+        timeout: Millis,
+        tag: usize,
+    ) -> Result<u64, Refusal> {
+        self.begin()?;
+        Ok(self.mux.submit(to.map(|key| key.0), request, timeout, tag)?.to_bits())
+    }
+
+    /// Gives a request or a subscription up, whose last event says `Canceled`; false if it is over already.
+    pub fn cancel(&mut self, number: u64) -> bool {
+        self.moved = true;
+        if number & SUBSCRIPTION == 0 {
+            return self.mux.cancel(Key::from_bits(number));
+        }
+        let Some(tag) = self.mux.unsubscribe(Key::from_bits(number & !SUBSCRIPTION)) else { return false };
+        self.mux.tell(Event::SubscriptionOver { tag, outcome: Err(Fault::Canceled) });
+        true
+    }
+
+    /// Opens a connection for the caller alone.
+    pub fn open_session(&mut self) -> Result<SessionKey, Refusal> {
+        self.begin()?;
+        self.mux.open_session().map(SessionKey)
+    }
+
+    /// Closes it; its requests are canceled.
+    pub fn close_session(&mut self, session: SessionKey) {
+        self.moved = true;
+        self.mux.close_session(session.0);
+    }
+
+    /// Whether the session's connection is there.
+    pub fn session_is_connected(&self, session: SessionKey) -> bool {
+        self.mux.is_ready(session.0)
+    }
+
+    /// Subscribes to one name.
+    pub fn subscribe(&mut self, family: Family, name: &[u8], tag: usize) -> Result<u64, Refusal> {
+        self.begin()?;
+        Ok(self.mux.subscribe(family, name, tag)?.to_bits() | SUBSCRIPTION)
+    }
+
+    /// The next thing that happened.
+    pub fn next_event(&mut self) -> Option<Event> {
+        self.mux.next_event()
+    }
+
+    /// How many things have happened that `next_event` has not told: what one step delivers.
+    pub fn events(&self) -> usize {
+        self.mux.events()
+    }
+
+    /// Whether requests can be sent.
+    pub fn is_connected(&self) -> bool {
+        self.mux.is_connected()
+    }
+
+    /// Has the state told again, if it is a good one.
+    pub fn report_state(&mut self) {
+        self.moved = true;
+        self.mux.report_state();
+    }
+
+    /// The last failure in words, once.
+    pub fn take_words(&mut self) -> Option<String> {
+        self.mux.take_words()
+    }
+
+    /// Whether the driver is to be woken.
+    pub(super) fn moved(&self) -> bool {
+        self.moved
+    }
+}
