@@ -36,6 +36,9 @@ programs! {
     subscriptions: "pubsub.c" [], [Plain, Sanitized];
     ten_thousand_requests_in_flight: "volume.c" [], [Plain];
     the_broker_embedded: "embed.c" [], [Plain, Sanitized];
+    clients_of_a_loop: "own_client.c" [], [Valgrind, Sanitized];
+    what_other_threads_post: "posts.c" [], [Plain, Sanitized];
+    a_step_ends: "steps.c" [], [Plain, Sanitized];
     a_client_forked_in_every_state: "fork_client.c" [], [Plain, Sanitized];
     sockets_handed_to_a_client: "descriptors.c" [], [Plain, Sanitized];
     arguments_at_their_edges: "arguments.c" [], [Valgrind, Sanitized];
