@@ -40,6 +40,7 @@ pub struct Embedded {
     events: Vec<LocalEvent>,
     /// To be drained, within that many milliseconds if they are given, once the loop has all own requests.
     drain_when_sent: Option<Option<u64>>,
+    has_adopted: bool,
 }
 
 impl Embedded {
@@ -58,6 +59,7 @@ impl Embedded {
             told: 0,
             events: Vec::new(),
             drain_when_sent: None,
+            has_adopted: false,
         }
     }
 
@@ -268,8 +270,14 @@ impl Embedded {
     /// See [`Loop::adopt`].
     pub fn adopt(&mut self, socket: OwnedFd) -> std::result::Result<(), (OwnedFd, Error)> {
         self.lp.adopt(socket)?;
+        self.has_adopted = true;
         self.lp.wake();
         Ok(())
+    }
+
+    /// Whether it was ever given a child.
+    pub fn has_adopted(&self) -> bool {
+        self.has_adopted
     }
 
     /// See [`Loop::listeners`].

@@ -11,7 +11,7 @@ use crate::base::key::Key;
 use crate::base::limits::{READ_TURN, WRITE_TURN};
 use crate::config::ClientSettings;
 use crate::transport::conn::{Conn, Fill, Flush};
-use crate::transport::stream::Stream;
+use crate::transport::stream::{Peer, Stream};
 use mio::net::UnixStream;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
@@ -34,6 +34,17 @@ const EVENTS: usize = 64;
 struct Link {
     conn: Conn,
     connecting: bool,
+}
+
+/// What a client is connected to, as far as a loop of the same process could be that.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Peering {
+    /// A listener's URL.
+    At(String),
+    /// The other end of a socket that was given was made by this process.
+    OwnProcess,
+    /// None of ours.
+    Elsewhere,
 }
 
 /// A client of a broker, or of Redis itself; see the header's `broker_client_t`.
@@ -145,6 +156,22 @@ impl Client {
         }
         let passed = net.clock.now().saturating_sub(net.told);
         self.mux.timeout().map(|timeout| timeout.saturating_sub(passed))
+    }
+
+    /// What it is connected to.
+    pub fn peering(&self) -> Peering {
+        match &self.endpoint {
+            Endpoint::Unix(path) => Peering::At(format!("unix://{}", path.display())),
+            Endpoint::Tcp { addresses, present } => Peering::At(format!("tcp://{}", addresses[*present])),
+            Endpoint::Given(_) => self.stream().map_or(Peering::Elsewhere, |stream| match stream.peer() {
+                Peer::Unix { pid, .. } if pid.unsigned_abs() == std::process::id() => Peering::OwnProcess,
+                _ => Peering::Elsewhere,
+            }),
+        }
+    }
+
+    fn stream(&self) -> Option<&Stream> {
+        self.net.links.get(&self.mux.main()).map(|link| link.conn.stream())
     }
 
     /// Whoever drives the client will `wait`, `work` or `end_step` next: until then nothing submitted needs to wake it.

@@ -42,6 +42,8 @@ pub(super) struct Shell<T: Handle> {
     serial: AtomicU64,
     /// For the calls that any thread may make at any time: what to write to, -1 if nothing.
     pub(super) bell: AtomicI32,
+    /// The thread that drove it last, 0 before the first time.
+    pub(super) driver: AtomicUsize,
     /// broker_loop_stop() has been called.
     pub(super) stopped: AtomicBool,
     /// Where the bell of this handle is, if it is another handle's: that of a session's client, of a client's loop.
@@ -110,6 +112,7 @@ impl<T: Handle> Shell<T> {
         shell.generation.store(fork::generation(), Ordering::Relaxed);
         shell.serial.store(SERIAL.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
         shell.bell.store(bell, Ordering::Relaxed);
+        shell.driver.store(0, Ordering::Relaxed);
         shell.stopped.store(false, Ordering::Relaxed);
         shell.bell_of.store(std::ptr::null_mut(), Ordering::Relaxed);
         shell.posts_of.store(std::ptr::null_mut(), Ordering::Relaxed);
@@ -131,6 +134,7 @@ impl<T: Handle> Shell<T> {
             generation: AtomicU64::new(0),
             serial: AtomicU64::new(0),
             bell: AtomicI32::new(-1),
+            driver: AtomicUsize::new(0),
             stopped: AtomicBool::new(false),
             bell_of: AtomicPtr::new(std::ptr::null_mut()),
             posts_of: AtomicPtr::new(std::ptr::null_mut()),
@@ -389,7 +393,7 @@ impl<T: Handle> Shell<T> {
 }
 
 /// Tells threads apart; the same in a forked copy as in the thread that forked.
-fn this_thread() -> usize {
+pub(super) fn this_thread() -> usize {
     thread_local!(static PLACE: u8 = const { 0 });
     PLACE.with(|place| std::ptr::from_ref(place).addr())
 }

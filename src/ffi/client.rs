@@ -7,10 +7,11 @@ use super::codes::*;
 use super::config::{self, broker_config_t, code_of};
 use super::embed::{self, Looping, broker_loop_t, broker_req_t, millis};
 use super::log;
+use super::loops;
 use super::reply::{Owned, broker_reply_t, hand_out, hand_out_nothing};
 use super::text::{bytes, copy_out, opt_str, own_words, patience, waiting_time, words};
 use super::transaction::{self, broker_transaction_t};
-use crate::client::{Block, Client, ClientKey, Family, Request, Requests, SessionKey, Unusable};
+use crate::client::{Block, Client, ClientKey, Family, Peering, Request, Requests, SessionKey, Unusable};
 use std::collections::VecDeque;
 use std::ffi::{c_char, c_int, c_void};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -655,6 +656,7 @@ fn call(
     let (home, session) = find(pointer)?;
     home.check_rule(Rule::OutsideCallbacks)?;
     let patience = patience(timeout_ms)?;
+    home.check_answerable()?;
     home.attend(true)?;
     let tag = home.with(session, |at| at.calls.submit_waiting(at.requests, session, request, patience));
     let tag = tag.inspect_err(|_| {
@@ -674,6 +676,18 @@ fn call(
 }
 
 impl Home<'_> {
+    /// Whether anybody but this thread can answer a call.
+    fn check_answerable(self) -> Result<(), c_int> {
+        let Home::Own(shell, _) = self else { return Ok(()) };
+        let peering = || with_own(shell, |own| own.client.peering()).unwrap_or(Peering::Elsewhere);
+        if !loops::would_wait_for_itself(peering) {
+            return Ok(());
+        }
+        let words = "this thread runs the loop that would have to answer: call on a client of the loop's own";
+        with_own(shell, |own| own.calls.words = own_words(words))?;
+        Err(BROKER_EREENTRANT)
+    }
+
     /// Says that whoever calls drives the client now, or not any more: while it does, nothing needs waking.
     fn attend(self, on: bool) -> Result<(), c_int> {
         let Home::Own(shell, _) = self else { return Ok(()) };

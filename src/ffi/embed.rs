@@ -1,14 +1,15 @@
 //! `broker_loop_t`: the broker inside another program. Converts and delegates to `crate::client::Embedded`; owns
 //! the callbacks of the program's own clients until they are called.
 
-use super::border::{Ended, Handle, Rule, Shell, enter, enter_dispatching, shield};
+use super::border::{Ended, Handle, Rule, Shell, enter, enter_dispatching, shield, this_thread};
 use super::calls::{Calls, Due};
 use super::client::{self, broker_client_t};
 use super::codes::*;
 use super::config::{self, broker_config_t, code_of};
 use super::log;
+use super::loops;
 use super::text::{copy_out, own_words, required_str, waiting_time};
-use crate::client::{ClientKey, Embedded, Requests};
+use crate::client::{ClientKey, Embedded, Peering, Requests};
 use crate::reactor::Loop;
 use std::ffi::{CString, c_char, c_int, c_void};
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
@@ -89,6 +90,15 @@ impl Looping {
     fn fail(&mut self, error: &crate::base::error::Error) -> c_int {
         self.words = own_words(&error.to_string());
         code_of(error)
+    }
+
+    /// Whether a client connected so may be connected to this loop.
+    pub(super) fn is_at(&self, peering: &Peering) -> bool {
+        self.embedded.as_ref().is_some_and(|embedded| match peering {
+            Peering::Elsewhere => false,
+            Peering::OwnProcess => embedded.has_adopted(),
+            Peering::At(url) => embedded.listeners().contains(url),
+        })
     }
 
     /// What may be asked of one of the program's own clients, and who waits for answers; `ESTATE` if it has ended.
@@ -176,7 +186,11 @@ pub extern "C" fn broker_loop_new(
                     _bell: Some(bell),
                     words: CString::default(),
                 };
-                (Shell::create(looping, raw).cast(), BROKER_OK)
+                let pointer = Shell::create(looping, raw);
+                if let Ok(shell) = Shell::of(pointer) {
+                    loops::add(shell);
+                }
+                (pointer.cast(), BROKER_OK)
             }
             Err(error) => {
                 copy_out(&error.to_string(), errbuf, errlen);
@@ -221,6 +235,7 @@ pub(super) fn turn(
     pointer: *mut broker_loop_t,
     may_wait: bool,
 ) -> Result<bool, c_int> {
+    shell.driver.store(this_thread(), Ordering::Relaxed);
     let waited = shell.borrow_waiting(|looping| {
         looping.embedded().map(|embedded| embedded.wait(if may_wait { None } else { Some(0) }))
     })??;
@@ -393,6 +408,7 @@ pub extern "C" fn broker_loop_free(r#loop: *mut broker_loop_t) -> c_int {
             }
             let poisoned = shell.is_poisoned();
             let Some(mut looping) = shell.end()? else { return Err(BROKER_EREENTRANT) };
+            loops::remove(shell);
             let posts = shell.take_posts();
             if forked || poisoned {
                 // Inherited descriptors are closed by their owners; a broken handle's state is not trusted.

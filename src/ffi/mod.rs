@@ -3,7 +3,7 @@
 //! memory in which `unsafe` may stand, each with its reason.
 //!
 //! `border` is what every call crosses, `fork` how a forked copy is noticed, `text` and `calls` what arguments and
-//! callbacks are turned into; `codes`, `log`, `config`, `reply`, `transaction`, `embed` and `client` are the
+//! callbacks are turned into, `loops` which thread drives which; `codes`, `log`, `config`, `reply`, `transaction`, `embed` and `client` are the
 //! header, in its order.
 #![allow(unsafe_code)]
 // They are exported under their C names, not reached by their path.
@@ -19,6 +19,7 @@ mod embed;
 mod fork;
 pub mod heap;
 mod log;
+mod loops;
 mod reply;
 #[cfg(feature = "sabotage")]
 mod sabotage;

@@ -4,6 +4,9 @@
  */
 #include "loop.h"
 
+#include <pthread.h>
+#include <sched.h>
+
 static broker_loop_t *loop;
 static broker_client_t *mine;
 
@@ -152,6 +155,47 @@ static void ends(void)
     CHECK_INT(broker_client_free(mine), BROKER_OK);
 }
 
+static void *run(void *unused)
+{
+    (void)unused;
+    CHECK_OK(broker_loop_run(loop, BROKER_RUN_DEFAULT));
+    return NULL;
+}
+
+/* A call that only this thread could answer is refused, and not sent; one that another thread answers is not. */
+static void calling_oneself(void)
+{
+    static const char *const tcp[] = {"listen", "tcp://127.0.0.1:0", NULL};
+    char endpoint[PATH_SIZE + 8];
+    for (int kind = 0; kind < 3; kind++) {
+        loop = kind == 1 ? open_loop(NULL, tcp) : open_loop(kind == 0 ? "self.sock" : NULL, NULL);
+        if (kind < 2)
+            CHECK_OK(broker_loop_endpoint(loop, 0, endpoint, sizeof endpoint));
+        broker_client_t *client = kind == 2 ? open_fd(adopt_pair(loop)) : open_client(endpoint, NULL);
+        CHECK_OK(broker_loop_run(loop, BROKER_RUN_NOWAIT));
+        CHECK_INT(broker_client_call(client, ARGV("INCR", "self"), NULL, BROKER_FOREVER, NULL), BROKER_EREENTRANT);
+        CHECK(strstr(broker_client_error(client), "own") != NULL);
+        struct outcome outcome = {0};
+        CHECK_INT(broker_client_submit(client, ARGV("INCR", "self"), NULL, BROKER_FOREVER, NULL, keep, &outcome), BROKER_OK);
+        while (outcome.calls == 0) {
+            CHECK_OK(broker_client_process(client, 0));
+            CHECK_OK(broker_loop_run(loop, BROKER_RUN_NOWAIT));
+        }
+        CHECK_TEXT(outcome.text, ":1");
+        EXPECT(own(loop), ":1", "DEL", "self");
+        pthread_t runner;
+        CHECK_INT(pthread_create(&runner, NULL, run, NULL), 0);
+        int code;
+        while ((code = broker_client_call(client, ARGV("PING"), NULL, BROKER_FOREVER, NULL)) == BROKER_EREENTRANT)
+            sched_yield();
+        CHECK_INT(code, BROKER_OK);
+        CHECK_INT(broker_loop_stop(loop), BROKER_OK);
+        CHECK_INT(pthread_join(runner, NULL), 0);
+        close_client(client);
+        close_loop(loop);
+    }
+}
+
 int main(void)
 {
     begin();
@@ -160,6 +204,7 @@ int main(void)
     watching();
     subscribing_and_popping();
     ends();
+    calling_oneself();
     CHECK_INT(count_descriptors(), at_first);
     return 0;
 }

@@ -1,0 +1,48 @@
+//! The loops of this process and which thread drives each, so that a call is refused that its own thread would have to
+//! answer. Knows where loops listen and where a client is connected; nothing of requests.
+
+use super::border::{Shell, this_thread};
+use super::embed::Looping;
+use super::fork;
+use crate::client::Peering;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Loops that have been made and not freed, those of a parent process too.
+static LOOPS: Mutex<Vec<&'static Shell<Looping>>> = Mutex::new(Vec::new());
+/// How many, for programs that have none.
+static COUNT: AtomicUsize = AtomicUsize::new(0);
+
+fn with_loops<R>(body: impl FnOnce(&mut Vec<&'static Shell<Looping>>) -> R) -> R {
+    // The lock must not be copied by a fork while it is held.
+    let _inside = fork::enter();
+    let mut loops = LOOPS.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let result = body(&mut loops);
+    COUNT.store(loops.len(), Ordering::Release);
+    result
+}
+
+pub(super) fn add(shell: &'static Shell<Looping>) {
+    with_loops(|loops| loops.push(shell));
+}
+
+pub(super) fn remove(shell: &Shell<Looping>) {
+    with_loops(|loops| loops.retain(|other| !std::ptr::eq(*other, shell)));
+}
+
+/// Whether a loop that this very thread drives is at the other end of such a connection, and no loop of another thread
+/// can be: nobody would answer a call that waits.
+pub(super) fn would_wait_for_itself(peering: impl FnOnce() -> Peering) -> bool {
+    if COUNT.load(Ordering::Acquire) == 0 {
+        return false;
+    }
+    let peering = peering();
+    let loops = with_loops(|loops| loops.clone());
+    let ends: Vec<_> = loops.into_iter().filter(|shell| shell.check().is_ok() && leads_to(&peering, shell)).collect();
+    !ends.is_empty() && ends.iter().all(|shell| shell.driver.load(Ordering::Relaxed) == this_thread())
+}
+
+/// A loop at work in another thread cannot be asked, and is not this thread's.
+fn leads_to(peering: &Peering, shell: &Shell<Looping>) -> bool {
+    shell.borrow(|looping| looping.is_at(peering)).unwrap_or(true)
+}
