@@ -273,10 +273,10 @@
  * run in that thread, inside broker_client_process(), _call() and _free(), and nowhere else. It connects by itself,
  * and again after a loss.
  *
- * A forked process must not use an inherited client: every function returns BROKER_EFORKED there without touching
- * a descriptor, until broker_client_after_fork().
+ * In a forked process every function returns BROKER_EFORKED, and no descriptor of the client is open any more, until
+ * broker_client_after_fork() makes it anew. broker_client_follow_fork() makes an exception.
  *
- * Methods: broker_client_new, _session, _free, _after_fork, _error, _connected; _submit, _submit_transaction, _call,
+ * Methods: broker_client_new, _session, _free, _after_fork, _follow_fork, _error, _connected; _submit, _submit_transaction, _call,
  * _call_transaction, _subscribe, _cancel; _fd, _timeout, _process, _wakeup, _post; _on_push, _on_state; _set_data,
  * _data.
  */
@@ -296,10 +296,10 @@ typedef struct broker_config_t broker_config_t;
  * thread at a time; broker_loop_stop() and broker_loop_post() alone may be called from any. It starts no thread, installs no signal handler,
  * touches no resource limit and never raises SIGPIPE; the descriptors it opens are close-on-exec.
  *
- * A forked process must not use an inherited loop: every function returns BROKER_EFORKED there without touching
- * a descriptor, until broker_loop_after_fork().
+ * In a forked process every function returns BROKER_EFORKED, and no descriptor of the loop is open any more: a fork
+ * handler has closed them. broker_loop_free() only frees there. broker_loop_follow_fork() makes an exception.
  *
- * Methods: broker_loop_new, _free, _after_fork; _run, _stop, _post, _fd, _timeout; _drain, _reload, _error,
+ * Methods: broker_loop_new, _free, _follow_fork; _run, _stop, _post, _fd, _timeout; _drain, _reload, _error,
  * _endpoint, _adopt, _stat, _stat_name, _set_data, _data; _client.
  */
 typedef struct broker_loop_t broker_loop_t;
@@ -322,11 +322,12 @@ typedef struct broker_reply_t broker_reply_t;
 typedef struct broker_transaction_t broker_transaction_t;
 
 /**
- * Gets a log line: `msg` has `len` bytes, no line end, and a NUL behind it; it ends with the call. Runs in
- * whatever thread is inside the library, while a handle is at work: calls on that handle return
- * BROKER_EREENTRANT. Must not fork, throw or longjmp.
+ * Gets a log line: `msg` has `len` bytes, no line end, and a NUL behind it; it ends with the call. `handle` is the
+ * broker_loop_t or broker_client_t at work, to be compared and nothing else; NULL where none is. Runs in whatever thread
+ * has caused the line, once its step is done: nothing is held then that a fork() waits for, but calls on that handle return
+ * BROKER_EREENTRANT. Must not fork, throw, longjmp or end the thread.
  */
-typedef void (*broker_log_cb)(int level, const char *msg, size_t len, void *data);
+typedef void (*broker_log_cb)(int level, const char *msg, size_t len, const void *handle, void *data);
 
 /**
  * Gets what was posted to a loop, exactly once: `status` 0 from inside broker_loop_run(), BROKER_ECANCELED from
@@ -393,6 +394,12 @@ const char *broker_err_name(int code);
  * [any thread, in callbacks, after a fork]
  */
 unsigned int broker_version(void);
+
+/**
+ * How many forks lie between the first process and this one: whoever keeps it notices a copy. No system call.
+ * [any thread, in callbacks, after a fork; async-signal-safe]
+ */
+unsigned int broker_fork_count(void);
 
 /**
  * Sets where the library's log goes, for the whole process; without it, and with a NULL `cb`, nowhere. Lines less
@@ -650,13 +657,14 @@ int broker_loop_adopt(broker_loop_t *loop,
                       int fd);
 
 /**
- * In a forked process: closes every inherited descriptor of the loop, without a word to the parent's connections.
- * The handle is then only good for broker_loop_free(); all else returns BROKER_ESTATE. Call it first thing after
- * fork(), or the parent's connections outlive the parent.
+ * While `on` is not 0, a fork() in the thread that uses the loop moves it to the child, with its descriptors, its children
+ * and its clients; in the parent it is BROKER_EFORKED then. For daemon() and double forks: on, fork, off. A fork() while
+ * another thread is at work on the loop does not move it.
  *
- * BROKER_ESTATE in the process that made the loop, and when closed; BROKER_EINVAL for NULL.
+ * BROKER_ESTATE, BROKER_EFORKED; BROKER_EINVAL for NULL.
  */
-int broker_loop_after_fork(broker_loop_t *loop);
+int broker_loop_follow_fork(broker_loop_t *loop,
+                            int on);
 
 /**
  * Makes a client of the loop's own, for the program's own requests: it needs no socket and is driven by
@@ -751,6 +759,17 @@ int broker_client_free(broker_client_t *client);
  * log callback; BROKER_EINVAL for NULL.
  */
 int broker_client_after_fork(broker_client_t *client);
+
+/**
+ * While `on` is not 0, a fork() in the thread that uses the client moves it to the child, with its descriptors, requests,
+ * subscriptions and sessions; in the parent it is BROKER_EFORKED then. For daemon() and double forks: on, fork, off. A
+ * fork() while another thread is at work on the client does not move it.
+ *
+ * BROKER_EUNSUPPORTED for a session and for a client of a loop, which move with what they belong to; BROKER_ESTATE,
+ * BROKER_EFORKED; BROKER_EINVAL for NULL.
+ */
+int broker_client_follow_fork(broker_client_t *client,
+                              int on);
 
 /**
  * The last failure of this client in words: why a call was refused, or why the connection was lost or could not be

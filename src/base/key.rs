@@ -71,9 +71,12 @@ impl<T> Default for Arena<T> {
 }
 
 impl<T> Arena<T> {
-    /// An empty arena that goes on where this one stops: no key of either is ever one of the other's.
-    pub fn begun_anew(&self) -> Arena<T> {
-        Arena { slab: Slab::new(), next_generation: self.next_generation }
+    /// An empty arena for the process behind so many forks. Those before it have given out other keys: they begin at
+    /// numbers that lie far apart.
+    pub fn of_copy(forks: u64) -> Arena<T> {
+        // Odd, so that no two of the first four billion are the same; the golden ratio spreads them.
+        let first = (forks as u32).wrapping_mul(0x9E37_79B9).wrapping_add(1);
+        Arena { slab: Slab::new(), next_generation: first.max(1) }
     }
 
     /// Stores `value` and returns the only key that will ever name it.
@@ -138,6 +141,15 @@ impl<T> Arena<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn copies_give_out_keys_of_their_own() {
+        let first = |forks| Arena::of_copy(forks).insert(()).generation;
+        assert_eq!(first(0), Arena::default().insert(()).generation);
+        let mut firsts: Vec<u32> = (0..100).map(first).collect();
+        firsts.sort_unstable();
+        assert!(firsts.windows(2).all(|pair| pair[1] - pair[0] > 10_000_000), "{firsts:?}");
+    }
 
     #[test]
     fn a_key_outlives_its_object_harmlessly() {

@@ -152,5 +152,7 @@ pub const ASKING_READS: u32 = 32;
 pub const LOG_LINES: u32 = 10;
 /// See [`LOG_LINES`]; milliseconds.
 pub const LOG_INTERVAL: u64 = 10_000;
+/// Log lines that one thread keeps until its step is done; those beyond are counted.
+pub const LOG_QUEUE: usize = 1000;
 /// Bytes of one log line; what it quotes may be much longer.
 pub const LOG_LINE_MAX: usize = 2048;

@@ -1,8 +1,10 @@
-//! The ground floor: errors, bounds, bytes, keys, time and how much is logged. Knows nothing of Redis or sockets.
+//! The ground floor: errors, bounds, bytes, keys, time, how much is logged, whose a descriptor is. Knows nothing of Redis or sockets.
 
 pub mod bytes;
 pub mod clock;
 pub mod error;
+pub mod fds;
+pub mod fork;
 pub mod key;
 pub mod limits;
 pub mod log_limit;

@@ -63,11 +63,6 @@ impl Embedded {
         }
     }
 
-    /// The loop alone, for a forked copy to get rid of.
-    pub fn into_loop(self) -> Loop {
-        self.lp
-    }
-
     // ---- clients --------------------------------------------------------------------------------------
 
     /// Makes a client of the program's own.
@@ -234,6 +229,16 @@ impl Embedded {
         let passed = self.clock.now().saturating_sub(self.told);
         let due = self.clients.iter().filter_map(|(_, inner)| inner.mux.timeout()).min();
         due.map(|timeout| timeout.saturating_sub(passed))
+    }
+
+    /// How long `wait` would wait for an event; see [`Loop::patience`].
+    pub fn patience(&self) -> Option<u64> {
+        [self.lp.patience(), self.own_timeout()].into_iter().flatten().min()
+    }
+
+    /// What to write a byte to, from any thread, to end a wait; see [`Loop::wake_fd`].
+    pub fn bell(&self) -> RawFd {
+        self.lp.wake_fd()
     }
 
     /// As [`Loop::backend_timeout`], the program's own clients included.

@@ -130,6 +130,17 @@ impl Endpoint {
         !matches!(self, Endpoint::Given(_))
     }
 
+    /// The same, not yet connected; without the socket that was given, which there is but once.
+    pub(super) fn anew(&self) -> Endpoint {
+        match self {
+            Endpoint::Unix(path) => Endpoint::Unix(path.clone()),
+            Endpoint::Tcp { addresses, present } => {
+                Endpoint::Tcp { addresses: addresses.clone(), present: *present }
+            }
+            Endpoint::Given(_) => Endpoint::Given(None),
+        }
+    }
+
     /// Begins to connect; whether that is still under way.
     pub(super) fn connect(&mut self) -> io::Result<(Stream, bool)> {
         match self {

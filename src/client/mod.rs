@@ -22,7 +22,7 @@ mod tests;
 
 pub use embedded::{ClientKey, Embedded};
 pub use endpoint::{OwnFd, Unusable, VARIABLE};
-pub use net::{Client, Peering};
+pub use net::{Client, Peering, Recipe};
 pub use request::{BLOCK_MAX, Block, Event, Fault, Outcome, Refusal, Request};
 pub use requests::{Requests, SessionKey};
 pub use topics::Family;

@@ -86,23 +86,13 @@ pub(super) struct Mux {
 
 impl Mux {
     pub(super) fn new(profile: Profile, now: Millis) -> Mux {
-        Mux::with_names_of(Arena::default(), Arena::default(), Topics::default(), profile, now)
+        Mux::of_copy(profile, now, 0)
     }
 
-    /// For a forked copy: nothing of what there was, and no request, session or subscription that is named as one of
-    /// them. The clock begins at zero.
-    pub(super) fn begun_anew(&self, profile: Profile) -> Mux {
-        let (requests, channels) = (self.requests.begun_anew(), self.channels.begun_anew());
-        Mux::with_names_of(requests, channels, self.topics.begun_anew(), profile, 0)
-    }
-
-    fn with_names_of(
-        requests: Arena<Pending>,
-        mut channels: Arena<Channel>,
-        topics: Topics,
-        profile: Profile,
-        now: Millis,
-    ) -> Mux {
+    /// For a process behind so many forks: no request, session or subscription is named as one of those before it.
+    pub(super) fn of_copy(profile: Profile, now: Millis, forks: u64) -> Mux {
+        let (requests, topics) = (Arena::of_copy(forks), Topics::of_copy(forks));
+        let mut channels = Arena::of_copy(forks);
         let main = channels.insert(Channel::new(Purpose::Main, now));
         let mut mux = Mux {
             profile,

@@ -7,20 +7,20 @@ use super::mux::{Action, Mux, Profile};
 use super::requests::Requests;
 use crate::base::clock::{Clock, Millis};
 use crate::base::error::{Error, Result};
+use crate::base::fds::Held;
 use crate::base::key::Key;
 use crate::base::limits::{READ_TURN, WRITE_TURN};
 use crate::config::ClientSettings;
 use crate::transport::conn::{Conn, Fill, Flush};
 use crate::transport::stream::{Peer, Stream};
+use crate::transport::wake::Wake;
 use mio::net::UnixStream;
-use mio::unix::SourceFd;
-use mio::{Events, Interest, Poll, Token, Waker};
-use rustix::event::{EventfdFlags, eventfd};
+use mio::{Events, Poll, Token};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use std::collections::HashMap;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::time::Duration;
 
 /// Tokens that are no keys: no arena grows to this index.
@@ -51,9 +51,40 @@ pub enum Peering {
 pub struct Client {
     mux: Mux,
     net: Net,
-    settings: ClientSettings,
     endpoint: Endpoint,
+}
+
+/// What a client is made from: enough to make another like it in a forked copy of the process, without a look at the
+/// first.
+pub struct Recipe {
+    endpoint: Endpoint,
+    settings: ClientSettings,
     direct: bool,
+}
+
+impl std::fmt::Debug for Recipe {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Recipe").field("endpoint", &self.endpoint).finish_non_exhaustive()
+    }
+}
+
+impl Recipe {
+    /// Whether a client made from it once more can connect.
+    pub fn is_lasting(&self) -> bool {
+        self.endpoint.is_lasting()
+    }
+
+    /// A client of this process, which lies behind so many forks. It knows no request, session or subscription of those
+    /// before it.
+    pub fn renew(&self, forks: u64) -> Result<Client> {
+        let net = Net::new().map_err(|error| Error::system(format!("cannot create a poll: {error}")))?;
+        Ok(Client::begin(net, self, self.endpoint.anew(), forks))
+    }
+
+    fn profile(&self) -> Profile {
+        let lasting = self.endpoint.is_lasting();
+        Profile { settings: self.settings.clone(), direct: self.direct, eager: true, lasting }
+    }
 }
 
 impl std::fmt::Debug for Client {
@@ -62,12 +93,14 @@ impl std::fmt::Debug for Client {
     }
 }
 
-/// The descriptors: all that a forked copy has to close.
+/// The descriptors.
 struct Net {
+    /// Before `poll`: see [`Held`].
+    _held: Held,
     poll: Poll,
     events: Events,
-    waker: Waker,
-    bell: OwnedFd,
+    waker: Wake,
+    bell: Wake,
     links: HashMap<Key<Channel>, Link>,
     clock: Clock,
     scratch: Box<[u8]>,
@@ -90,10 +123,11 @@ struct Net {
 impl Net {
     fn new() -> io::Result<Net> {
         let poll = Poll::new()?;
-        let waker = Waker::new(poll.registry(), TOKEN_WAKER)?;
-        let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        poll.registry().register(&mut SourceFd(&bell.as_raw_fd()), TOKEN_BELL, Interest::READABLE)?;
+        let held = Held::new(&poll);
+        let waker = Wake::new(poll.registry(), TOKEN_WAKER)?;
+        let bell = Wake::new(poll.registry(), TOKEN_BELL)?;
         Ok(Net {
+            _held: held,
             poll,
             events: Events::with_capacity(EVENTS),
             waker,
@@ -113,22 +147,23 @@ impl Net {
 }
 
 impl Client {
-    /// A client of `endpoint`, which begins to connect.
+    /// A client of `endpoint`, which begins to connect, and how to make it again.
     pub fn new(
         endpoint: Option<&str>,
         mut settings: ClientSettings,
         own_fd: OwnFd,
-    ) -> std::result::Result<Client, Unusable> {
+    ) -> std::result::Result<(Client, Recipe), Unusable> {
         let net = Net::new().map_err(|error| Error::system(format!("cannot create a poll: {error}")))?;
         let Target { endpoint, direct } = Target::parse(endpoint, &mut settings, own_fd)?;
-        let mux = Mux::new(Self::profile(&settings, direct, &endpoint), 0);
-        let mut client = Client { mux, net, settings, endpoint, direct };
-        client.flush();
-        Ok(client)
+        let recipe = Recipe { endpoint: endpoint.anew(), settings, direct };
+        Ok((Client::begin(net, &recipe, endpoint, 0), recipe))
     }
 
-    fn profile(settings: &ClientSettings, direct: bool, endpoint: &Endpoint) -> Profile {
-        Profile { settings: settings.clone(), direct, eager: true, lasting: endpoint.is_lasting() }
+    fn begin(net: Net, recipe: &Recipe, endpoint: Endpoint, forks: u64) -> Client {
+        let mux = Mux::of_copy(recipe.profile(), 0, forks);
+        let mut client = Client { mux, net, endpoint };
+        client.flush();
+        client
     }
 
     /// Lends what may be asked of it. What was asked makes the descriptor readable, so that the loop sends it.
@@ -179,6 +214,12 @@ impl Client {
         self.net.attended = true;
     }
 
+    /// How long whoever waits for the descriptor next may do so, at most `limit`; `None` is until it is readable.
+    pub fn patience(&mut self, limit: Option<Millis>) -> Option<Millis> {
+        self.net.attended = false;
+        [limit, self.timeout()].into_iter().flatten().min()
+    }
+
     /// Waits until something happens or is due, at most `limit`.
     pub fn wait(&mut self, limit: Option<Duration>) -> Result<()> {
         self.net.attended = false;
@@ -204,7 +245,7 @@ impl Client {
                 TOKEN_WAKER => {}
                 TOKEN_BELL => {
                     // Emptied, or a level-triggered watcher of the outer loop would spin.
-                    let _ = rustix::io::read(&self.net.bell, &mut [0u8; 8]);
+                    self.net.bell.empty();
                     self.net.rung = true;
                 }
                 Token(bits) => self.take_event(Key::from_bits(bits as u64), event),
@@ -258,8 +299,7 @@ impl Client {
     /// Makes the descriptor readable, once, until the next `work`.
     fn wake(&mut self) {
         if !self.net.attended && !std::mem::replace(&mut self.net.woken, true) {
-            // Fails only when it has been woken more often than a counter counts.
-            let _ = self.net.waker.wake();
+            self.net.waker.ring();
         }
     }
 
@@ -410,23 +450,8 @@ impl Client {
         }
     }
 
-    /// Closes the descriptors and nothing else: this process is a forked copy, or its state is not to be trusted.
+    /// Closes the descriptors and nothing else: its state is not to be trusted.
     pub fn abandon(self) {}
-
-    /// In a forked copy: closes what was inherited, without a word to the other side, forgets every request and
-    /// subscription, and begins anew. False if there is no way to connect again.
-    pub fn after_fork(&mut self) -> Result<bool> {
-        let fresh = Net::new().map_err(|error| Error::system(format!("cannot create a poll: {error}")))?;
-        // Dropped, not deregistered: the poll behind the old descriptor is the parent's, too.
-        drop(std::mem::replace(&mut self.net, fresh));
-        let lasting = self.endpoint.is_lasting();
-        if !lasting {
-            self.endpoint = Endpoint::Given(None);
-        }
-        self.mux = self.mux.begun_anew(Self::profile(&self.settings, self.direct, &self.endpoint));
-        self.flush();
-        Ok(lasting)
-    }
 }
 
 impl AsRawFd for Client {

@@ -181,7 +181,7 @@ fn no_name_is_given_twice_across_a_fork() {
     connect(&mut before, HELLO);
     let request = submit(&mut before, "GET k", 1).unwrap();
     let subscription = before.subscribe(Family::Channel, b"c", 2).unwrap();
-    let mut after = before.begun_anew(before.profile.clone());
+    let mut after = Mux::of_copy(before.profile.clone(), 0, 1);
     let own = submit(&mut after, "GET k", 3).unwrap();
     let own_subscription = after.subscribe(Family::Channel, b"c", 4).unwrap();
     assert_ne!(request, own);

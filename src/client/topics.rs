@@ -53,9 +53,9 @@ pub(super) enum Joined {
 }
 
 impl Topics {
-    /// None, in a forked copy: the names of those there were are not given again.
-    pub(super) fn begun_anew(&self) -> Topics {
-        Topics { subscriptions: self.subscriptions.begun_anew(), ..Topics::default() }
+    /// None yet, in a process behind so many forks: no name of those before it is given again.
+    pub(super) fn of_copy(forks: u64) -> Topics {
+        Topics { subscriptions: Arena::of_copy(forks), ..Topics::default() }
     }
 
     /// Whether nobody wants anything.

@@ -1,21 +1,28 @@
 //! The border every call from C crosses: is the handle one of ours, alive, of this process, not at work
 //! already; and no panic ever leaves. Owns the memory of handles, which is never unmapped, so that a handle
 //! used after its end is noticed. Decides nothing else.
+//!
+//! In a forked copy what a handle of the parent's holds is neither read nor dropped, since another thread may have been
+//! changing it: it is abandoned where it is. Its descriptors are closed by number (`base::fds`).
 
-use super::bell::ring;
+use super::cancel::{self, Wait};
+use super::claim::{Claim, Doing};
 use super::codes::{
-    BROKER_EAGAIN, BROKER_EFORKED, BROKER_EINVAL, BROKER_EPANIC, BROKER_EREENTRANT, BROKER_ESTATE,
-    BROKER_ESYS, BROKER_OK,
+    BROKER_EFORKED, BROKER_EINVAL, BROKER_EPANIC, BROKER_EREENTRANT, BROKER_ESTATE, BROKER_OK,
 };
-use super::fork;
-use std::cell::UnsafeCell;
+use super::fork::{self, EachProcess};
+use super::posts::Posts;
+use super::{bell, follow, log};
+use crate::base::fds;
+use std::cell::{Cell, UnsafeCell};
 use std::collections::VecDeque;
 use std::ffi::{c_char, c_int, c_void};
+use std::mem::MaybeUninit;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Mutex;
 use std::sync::atomic::{
     AtomicBool, AtomicI32, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering,
 };
+use std::sync::{Mutex, PoisonError};
 
 /// Ended handles whose memory is not used again yet: so many more must end before a stale pointer can name
 /// another living handle.
@@ -26,41 +33,69 @@ const ALIVE: u8 = 1;
 /// Freed inside one of its callbacks: ends when the outermost of them returns.
 const ENDING: u8 = 2;
 
-/// Where a handle lives. The memory outlives the handle.
+/// The generation of a handle that has moved to a forked copy: that of no process.
+const ELSEWHERE: u64 = 0;
+
+thread_local! {
+    /// Handles that this thread is inside of, one within the other.
+    static DEPTH: Cell<u32> = const { Cell::new(0) };
+    /// Log callbacks that run in this thread while a handle is claimed.
+    static LOGGING: Cell<u32> = const { Cell::new(0) };
+}
+
+/// What is the same for handles of every kind. All of it may be looked at by any thread at any time.
 #[derive(Debug)]
-pub(super) struct Shell<T: Handle> {
+pub(super) struct Head {
     state: AtomicU8,
     poisoned: AtomicBool,
-    /// Somebody is inside `inner`.
-    busy: AtomicBool,
+    /// Somebody is inside.
+    claim: Claim,
     /// Its callbacks that are running now, one inside the other, and in which thread.
     callbacks: AtomicU32,
     callback_thread: AtomicUsize,
     /// The process it belongs to.
     generation: AtomicU64,
-    /// Tells one tenant of this memory from the next.
+    /// Tells one tenant of this memory from the next, and a client from what it was before a fork.
     serial: AtomicU64,
+    /// As whose its descriptors are noted.
+    number: AtomicU32,
     /// For the calls that any thread may make at any time: what to write to, -1 if nothing.
-    pub(super) bell: AtomicI32,
-    /// The thread that drove it last, 0 before the first time.
-    pub(super) driver: AtomicUsize,
+    bell: AtomicI32,
+    /// Who is about to write to it, in the lower half; in the upper the generation they are counted in.
+    ringing: AtomicU64,
+    /// Whose bell is rung for it, if not its own: that of a session's client, of the loop whose client it is.
+    rings: AtomicPtr<Head>,
+    /// The program's own pointer.
+    data: AtomicPtr<c_void>,
+    /// A handle within another belongs to the process that that one belongs to, as long as it is the same tenant.
+    parent: AtomicPtr<Head>,
+    parent_serial: AtomicU64,
+    /// A fork moves it to the child.
+    follows: AtomicBool,
+    /// The thread whose fork moves it just now; 0 for none.
+    mover: AtomicUsize,
+    /// For `follow` alone.
+    pub(super) listed: AtomicBool,
+    pub(super) next: AtomicPtr<Head>,
+}
+
+/// Where a handle lives. The memory outlives the handle.
+#[derive(Debug)]
+pub(super) struct Shell<T: Handle> {
+    head: Head,
     /// broker_loop_stop() has been called.
     pub(super) stopped: AtomicBool,
-    /// Where the bell of this handle is, if it is another handle's: that of a session's client, of a client's loop.
-    /// Handles' memory is never unmapped, so it may be read for as long as this handle lives.
-    bell_of: AtomicPtr<AtomicI32>,
-    /// Where what is posted to this handle waits, if it is another handle's.
-    posts_of: AtomicPtr<Shell<T>>,
-    /// What other threads have posted, oldest first, and how much that is.
-    posts: Mutex<VecDeque<T::Post>>,
-    posted: AtomicUsize,
-    /// The program's own.
-    pub(super) data: AtomicPtr<c_void>,
+    /// The thread that drove it last, 0 before the first time.
+    pub(super) driver: AtomicUsize,
+    /// What other threads have left for it, and where that waits if it is at another handle.
+    posts: Posts<T::Post>,
+    posts_at: AtomicPtr<Shell<T>>,
+    beside: UnsafeCell<T::Beside>,
     inner: UnsafeCell<Option<T>>,
 }
 
-// SAFETY: all fields but `inner` are atomics; `inner` is only reached through `borrow`, which lets one in at
-// a time. What it holds is used by one thread after the other, as the header asks.
+// SAFETY: `head` is all atomics; `inner` is only reached through `borrow`, which lets one in at a time, and `beside`
+// changes only while the handle is not alive. What they hold is used by one thread after the other, as the header asks.
 unsafe impl<T: Handle> Sync for Shell<T> {}
 
 /// From where a call may come.
@@ -72,75 +107,255 @@ pub(super) enum Rule {
     OutsideCallbacks,
 }
 
-/// The handles of one kind that have ended, oldest first.
-pub(super) struct Ended<T: Handle>(Mutex<VecDeque<&'static Shell<T>>>);
+/// The handles of one kind that have ended in this process, oldest first.
+pub(super) struct Ended<T: Handle>(EachProcess<Mutex<VecDeque<&'static Shell<T>>>>);
 
 impl<T: Handle> Ended<T> {
     pub(super) const fn new() -> Self {
-        Ended(Mutex::new(VecDeque::new()))
+        Ended(EachProcess::new())
     }
 }
 
-/// Most that may wait to be run of what was posted to one handle.
-const POSTS_MAX: usize = 65_536;
-
 /// A kind of handle.
 pub(super) trait Handle: Sized + 'static {
-    /// What any thread may post to it.
-    type Post: std::fmt::Debug;
     /// Whether it is plain memory, as good in a forked copy as in the process that made it.
     const SURVIVES_FORK: bool = false;
+    /// What any thread may leave for it.
+    type Post;
+    /// What a copy needs of it, readable there whatever another thread was at: immutable, or atomics.
+    type Beside: Default + std::fmt::Debug;
     /// Where the memory of ended ones is kept.
     fn ended() -> &'static Ended<Self>;
+}
+
+/// Names a handle that is being made: its descriptors are noted under it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Number(u64);
+
+impl Number {
+    fn next() -> Number {
+        static SERIAL: AtomicU64 = AtomicU64::new(1);
+        Number(SERIAL.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Never 0, which is nobody. Wraps after four billion handles, by when those of the first round have gone.
+    fn owner(self) -> u32 {
+        (self.0 as u32).max(1)
+    }
+}
+
+/// This thread is at work for an owner until this is dropped.
+struct AtWork(u32);
+
+impl AtWork {
+    fn begin(owner: u32) -> AtWork {
+        AtWork(fds::work_for(owner))
+    }
+}
+
+impl Drop for AtWork {
+    fn drop(&mut self) {
+        fds::work_for(self.0);
+    }
+}
+
+/// Inside a handle, as long as this lives.
+struct Within {
+    _at_work: AtWork,
+}
+
+impl Within {
+    fn begin(owner: u32) -> Within {
+        DEPTH.set(DEPTH.get() + 1);
+        Within { _at_work: AtWork::begin(owner) }
+    }
+}
+
+impl Drop for Within {
+    fn drop(&mut self) {
+        DEPTH.set(DEPTH.get() - 1);
+    }
+}
+
+/// Whether this thread is inside a handle.
+pub(super) fn is_inside() -> bool {
+    DEPTH.get() > 0
+}
+
+impl Head {
+    const fn new() -> Head {
+        Head {
+            state: AtomicU8::new(ENDED),
+            poisoned: AtomicBool::new(false),
+            claim: Claim::new(),
+            callbacks: AtomicU32::new(0),
+            callback_thread: AtomicUsize::new(0),
+            generation: AtomicU64::new(ELSEWHERE),
+            serial: AtomicU64::new(0),
+            number: AtomicU32::new(0),
+            bell: AtomicI32::new(-1),
+            ringing: AtomicU64::new(0),
+            rings: AtomicPtr::new(std::ptr::null_mut()),
+            data: AtomicPtr::new(std::ptr::null_mut()),
+            parent: AtomicPtr::new(std::ptr::null_mut()),
+            parent_serial: AtomicU64::new(0),
+            follows: AtomicBool::new(false),
+            mover: AtomicUsize::new(0),
+            listed: AtomicBool::new(false),
+            next: AtomicPtr::new(std::ptr::null_mut()),
+        }
+    }
+
+    /// A new tenant, not alive yet.
+    fn begin(&self, number: Number, bell: c_int) {
+        self.poisoned.store(false, Ordering::Relaxed);
+        self.claim.release();
+        self.callbacks.store(0, Ordering::Relaxed);
+        self.generation.store(fork::generation(), Ordering::Relaxed);
+        self.serial.store(number.0, Ordering::Relaxed);
+        self.number.store(number.owner(), Ordering::Relaxed);
+        self.rings.store(std::ptr::null_mut(), Ordering::Relaxed);
+        self.data.store(std::ptr::null_mut(), Ordering::Relaxed);
+        self.parent.store(std::ptr::null_mut(), Ordering::Relaxed);
+        self.follows.store(false, Ordering::Relaxed);
+        self.bell.store(bell, Ordering::SeqCst);
+    }
+
+    fn is_alive(&self) -> bool {
+        self.state.load(Ordering::Acquire) == ALIVE
+    }
+
+    /// The process it belongs to: its own, or that of what it is within.
+    fn home(&self) -> u64 {
+        // SAFETY: null, or the head of a handle, whose memory is never unmapped.
+        let parent = unsafe { self.parent.load(Ordering::Relaxed).as_ref() };
+        let serial = self.parent_serial.load(Ordering::Relaxed);
+        let parent = parent.filter(|parent| parent.serial.load(Ordering::Relaxed) == serial);
+        parent.unwrap_or(self).generation.load(Ordering::Acquire)
+    }
+
+    /// Whether this process is a copy of the one it belongs to.
+    fn is_forked(&self) -> bool {
+        self.home() != fork::generation()
+    }
+
+    /// Callbacks of the parent's other threads are none of a copy's.
+    fn in_callback(&self) -> bool {
+        self.callbacks.load(Ordering::Relaxed) > 0
+            && (self.callback_thread.load(Ordering::Relaxed) == this_thread() || !self.is_forked())
+    }
+
+    /// Lets nobody ring any more, and waits for those who are about to: they never wait themselves.
+    fn silence(&self) {
+        self.bell.store(-1, Ordering::SeqCst);
+        let nobody = || {
+            let ringing = self.ringing.load(Ordering::SeqCst);
+            ringing as u32 == 0 || ringing >> 32 != fork::generation() & u64::from(u32::MAX)
+        };
+        while !nobody() {
+            std::thread::yield_now();
+        }
+    }
+
+    /// Counts a ringer in. Those of the parent's threads do not count in a copy.
+    fn begin_ringing(&self) {
+        let generation = fork::generation() << 32;
+        let mut seen = self.ringing.load(Ordering::SeqCst);
+        loop {
+            let before = if seen & !u64::from(u32::MAX) == generation { seen } else { generation };
+            match self.ringing.compare_exchange_weak(seen, before + 1, Ordering::SeqCst, Ordering::SeqCst) {
+                Ok(_) => return,
+                Err(found) => seen = found,
+            }
+        }
+    }
+
+    fn end_ringing(&self) {
+        self.ringing.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    // ---- for `follow` ---------------------------------------------------------------------------------
+
+    /// This thread is about to fork: takes hold of the handle, if it follows and no other thread is at work on it.
+    pub(super) fn depart(&self) {
+        let elsewhere = self.in_callback() && self.callback_thread.load(Ordering::Relaxed) != this_thread();
+        let follows = self.follows.load(Ordering::Relaxed) && self.is_alive() && !self.is_forked();
+        if follows
+            && !elsewhere
+            && !self.poisoned.load(Ordering::Relaxed)
+            && self.claim.take(Doing::Changing).is_ok()
+        {
+            self.mover.store(this_thread(), Ordering::Release);
+        }
+    }
+
+    /// Whether this thread's fork is moving it.
+    pub(super) fn is_moving(&self) -> bool {
+        self.mover.load(Ordering::Acquire) == this_thread()
+    }
+
+    /// In the parent: it has moved, or it has not.
+    pub(super) fn stay(&self, forked: bool, close: impl Fn(u32)) {
+        if forked {
+            self.generation.store(ELSEWHERE, Ordering::Release);
+            self.silence();
+            close(self.number.load(Ordering::Relaxed));
+        }
+        self.mover.store(0, Ordering::Release);
+        self.claim.release();
+    }
+
+    /// In the copy: it is at home here if the fork that made this copy was moving it.
+    pub(super) fn arrive(&self, generation: u64) {
+        if self.is_moving() {
+            self.generation.store(generation, Ordering::Release);
+            self.claim.release();
+        }
+        self.mover.store(0, Ordering::Release);
+    }
+
+    /// Whether it has this number and is at home in that process.
+    pub(super) fn is_home(&self, number: u32, generation: u64) -> bool {
+        self.number.load(Ordering::Relaxed) == number
+            && self.is_alive()
+            && self.generation.load(Ordering::Relaxed) == generation
+    }
 }
 
 impl<T: Handle> Shell<T> {
     /// Makes a living handle; the pointer is what C gets.
     pub(super) fn create(inner: T, bell: c_int) -> *mut Shell<T> {
-        static SERIAL: AtomicU64 = AtomicU64::new(1);
+        Shell::create_as(Number::next(), inner, bell, T::Beside::default())
+    }
+
+    /// The same under the number that `making` has given.
+    pub(super) fn create_as(number: Number, inner: T, bell: c_int, beside: T::Beside) -> *mut Shell<T> {
         fork::install();
-        // The lock must not be copied while it is held.
-        let inside = fork::enter();
-        let mut ended = T::ended().0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut ended = T::ended().0.get().lock().unwrap_or_else(PoisonError::into_inner);
         let shell = if ended.len() > QUARANTINE { ended.pop_front() } else { None };
         drop(ended);
-        drop(inside);
         let shell: &'static Shell<T> = shell.unwrap_or_else(|| Box::leak(Box::new(Shell::empty())));
-        shell.poisoned.store(false, Ordering::Relaxed);
-        shell.busy.store(false, Ordering::Relaxed);
-        shell.callbacks.store(0, Ordering::Relaxed);
-        shell.generation.store(fork::generation(), Ordering::Relaxed);
-        shell.serial.store(SERIAL.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
-        shell.bell.store(bell, Ordering::Relaxed);
-        shell.driver.store(0, Ordering::Relaxed);
+        shell.head.begin(number, bell);
         shell.stopped.store(false, Ordering::Relaxed);
-        shell.bell_of.store(std::ptr::null_mut(), Ordering::Relaxed);
-        shell.posts_of.store(std::ptr::null_mut(), Ordering::Relaxed);
-        shell.data.store(std::ptr::null_mut(), Ordering::Relaxed);
-        shell.take_posts();
-        // SAFETY: the handle is not alive, so nobody is inside; `take` has left None there.
+        shell.driver.store(0, Ordering::Relaxed);
+        shell.posts_at.store(std::ptr::null_mut(), Ordering::Relaxed);
+        drop(shell.posts.take());
+        // SAFETY: the handle is not alive, so nobody is inside; `finish` has left None there.
         unsafe { *shell.inner.get() = Some(inner) };
-        shell.state.store(ALIVE, Ordering::Release);
+        // SAFETY: as above.
+        unsafe { *shell.beside.get() = beside };
+        shell.head.state.store(ALIVE, Ordering::Release);
         std::ptr::from_ref(shell).cast_mut()
     }
 
     fn empty() -> Shell<T> {
         Shell {
-            state: AtomicU8::new(ENDED),
-            poisoned: AtomicBool::new(false),
-            busy: AtomicBool::new(false),
-            callbacks: AtomicU32::new(0),
-            callback_thread: AtomicUsize::new(0),
-            generation: AtomicU64::new(0),
-            serial: AtomicU64::new(0),
-            bell: AtomicI32::new(-1),
-            driver: AtomicUsize::new(0),
+            head: Head::new(),
             stopped: AtomicBool::new(false),
-            bell_of: AtomicPtr::new(std::ptr::null_mut()),
-            posts_of: AtomicPtr::new(std::ptr::null_mut()),
-            posts: Mutex::new(VecDeque::new()),
-            posted: AtomicUsize::new(0),
-            data: AtomicPtr::new(std::ptr::null_mut()),
+            driver: AtomicUsize::new(0),
+            posts: Posts::new(),
+            posts_at: AtomicPtr::new(std::ptr::null_mut()),
+            beside: UnsafeCell::new(T::Beside::default()),
             inner: UnsafeCell::new(None),
         }
     }
@@ -155,15 +370,21 @@ impl<T: Handle> Shell<T> {
         Ok(unsafe { &*pointer })
     }
 
+    /// Makes it one within `parent`: where that one moves, it moves.
+    pub(super) fn belongs_to<P: Handle>(&self, parent: &'static Shell<P>) {
+        self.head.parent_serial.store(parent.serial(), Ordering::Relaxed);
+        self.head.parent.store(std::ptr::from_ref(&parent.head).cast_mut(), Ordering::Release);
+    }
+
     /// Whether it is alive, sound and of this process.
     pub(super) fn check(&self) -> Result<(), c_int> {
-        if self.state.load(Ordering::Acquire) != ALIVE {
+        if !self.head.is_alive() {
             return Err(BROKER_ESTATE);
         }
-        if !T::SURVIVES_FORK && self.is_forked() {
+        if self.is_forked() {
             return Err(BROKER_EFORKED);
         }
-        if self.poisoned.load(Ordering::Relaxed) { Err(BROKER_EPANIC) } else { Ok(()) }
+        if self.is_poisoned() { Err(BROKER_EPANIC) } else { Ok(()) }
     }
 
     /// Whether a call from where it comes is allowed.
@@ -176,219 +397,304 @@ impl<T: Handle> Shell<T> {
 
     /// Its number, unlike that of any handle before or after.
     pub(super) fn serial(&self) -> u64 {
-        self.serial.load(Ordering::Relaxed)
-    }
-
-    /// Has this handle woken by another's bell. Called before the handle is handed out.
-    pub(super) fn ring_at<U: Handle>(&self, other: &Shell<U>) {
-        let there = other.bell_of.load(Ordering::Relaxed);
-        let bell = if there.is_null() { std::ptr::from_ref(&other.bell).cast_mut() } else { there };
-        self.bell_of.store(bell, Ordering::Relaxed);
-    }
-
-    /// Has what is posted to this handle wait at another. Called before the handle is handed out.
-    pub(super) fn post_at(&self, other: &Shell<T>) {
-        self.posts_of.store(std::ptr::from_ref(other).cast_mut(), Ordering::Relaxed);
-        self.ring_at(other);
-    }
-
-    /// Wakes whoever drives it. Async-signal-safe.
-    pub(super) fn ring(&self) -> c_int {
-        let there = self.bell_of.load(Ordering::Relaxed);
-        // SAFETY: `ring_at` has put it there: a field of a `Shell`, whose memory is never unmapped.
-        let bell = if there.is_null() { &self.bell } else { unsafe { &*there } };
-        let bell = bell.load(Ordering::Acquire);
-        if bell < 0 {
-            return BROKER_ESTATE;
-        }
-        ring(bell);
-        BROKER_OK
-    }
-
-    /// Leaves something to be run in the thread that drives the handle, and wakes it.
-    pub(super) fn post(&self, post: T::Post) -> c_int {
-        let there = self.posts_of.load(Ordering::Relaxed);
-        // SAFETY: as in `ring`, of `post_at`.
-        let at = if there.is_null() { self } else { unsafe { &*there } };
-        if let Err(code) = at.keep_post(post) {
-            return code;
-        }
-        self.ring();
-        BROKER_OK
-    }
-
-    fn keep_post(&self, post: T::Post) -> Result<(), c_int> {
-        // The lock must not be copied by a fork while it is held.
-        let _inside = fork::enter();
-        let mut posts = self.posts.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        // Under the lock: whoever ends the handle takes all posts after it has said so.
-        self.check()?;
-        if posts.len() >= POSTS_MAX {
-            return Err(BROKER_EAGAIN);
-        }
-        posts.push_back(post);
-        self.posted.store(posts.len(), Ordering::Release);
-        Ok(())
-    }
-
-    /// What has been posted by now.
-    pub(super) fn take_posts(&self) -> VecDeque<T::Post> {
-        if self.posted.load(Ordering::Acquire) == 0 {
-            return VecDeque::new();
-        }
-        let _inside = fork::enter();
-        let mut posts = self.posts.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        self.posted.store(0, Ordering::Relaxed);
-        std::mem::take(&mut *posts)
-    }
-
-    /// The program's own pointer; null for a handle that has ended.
-    pub(super) fn kept_data(&self) -> *mut c_void {
-        match self.state.load(Ordering::Acquire) {
-            ALIVE => self.data.load(Ordering::Acquire),
-            _ => std::ptr::null_mut(),
-        }
-    }
-
-    /// Whether anything has been posted that has not been taken.
-    pub(super) fn has_posts(&self) -> bool {
-        self.posted.load(Ordering::Acquire) > 0
+        self.head.serial.load(Ordering::Relaxed)
     }
 
     /// Whether one of its callbacks is running.
     pub(super) fn in_callback(&self) -> bool {
-        self.callbacks.load(Ordering::Relaxed) > 0
+        self.head.in_callback()
     }
 
-    /// Lets `body` at what the handle holds, alone and not across a fork. A panic in it poisons the handle.
+    /// What a copy may read of it. For the thread that uses the handle.
+    pub(super) fn beside(&self) -> &T::Beside {
+        // SAFETY: changes only while the handle is not alive.
+        unsafe { &*self.beside.get() }
+    }
+
+    /// Lets `body` at what the handle holds, alone. A panic in it poisons the handle.
     pub(super) fn borrow<R>(&self, body: impl FnOnce(&mut T) -> R) -> Result<R, c_int> {
-        self.borrow_while(fork::enter, body)
-    }
-
-    /// The same for a body that waits and changes nothing meanwhile: a fork elsewhere need not wait for it.
-    pub(super) fn borrow_waiting<R>(&self, body: impl FnOnce(&mut T) -> R) -> Result<R, c_int> {
-        self.borrow_while(|| (), body)
-    }
-
-    fn borrow_while<G, R>(
-        &self,
-        guard: impl FnOnce() -> G,
-        body: impl FnOnce(&mut T) -> R,
-    ) -> Result<R, c_int> {
-        if self.busy.swap(true, Ordering::Acquire) {
-            return Err(BROKER_EREENTRANT);
-        }
-        let guard = guard();
-        // SAFETY: `busy` was false and is ours now, so this is the only reference to what is inside.
-        let inner = unsafe { &mut *self.inner.get() };
-        let result = match inner {
-            Some(inner) => catch_unwind(AssertUnwindSafe(|| body(inner))).map_err(|_| {
-                self.poisoned.store(true, Ordering::Relaxed);
-                BROKER_EPANIC
-            }),
-            None => Err(BROKER_ESTATE),
-        };
-        drop(guard);
-        self.busy.store(false, Ordering::Release);
+        self.head.claim.take(Doing::Changing)?;
+        let result = self.work(body);
+        self.head.claim.release();
         result
+    }
+
+    /// The same for a body that only reads: a copy made meanwhile finds the handle as good as ever.
+    pub(super) fn borrow_reading<R>(&self, body: impl FnOnce(&T) -> R) -> Result<R, c_int> {
+        self.head.claim.take(Doing::Reading)?;
+        let result = self.work(|inner| body(inner));
+        self.head.claim.release();
+        result
+    }
+
+    /// The same for what comes before a wait: where `body` says what to wait for, the handle is in use until `end_wait`, and
+    /// in a thread that is cancelled meanwhile, until its end.
+    pub(super) fn borrow_to_wait(
+        &'static self,
+        body: impl FnOnce(&mut T) -> Option<Wait>,
+    ) -> Result<Option<Wait>, c_int> {
+        self.head.claim.take(Doing::Changing)?;
+        let result = self.work(body);
+        match result {
+            Ok(Some(_)) => self.head.claim.begin_wait(),
+            _ => self.head.claim.release(),
+        }
+        result
+    }
+
+    /// With the handle claimed.
+    fn work<R>(&self, body: impl FnOnce(&mut T) -> R) -> Result<R, c_int> {
+        // SAFETY: the claim is ours, so this is the only reference to what is inside.
+        let Some(inner) = (unsafe { &mut *self.inner.get() }) else { return Err(BROKER_ESTATE) };
+        // What is plain memory opens nothing, and a line about it may be said at once.
+        let within = (!T::SURVIVES_FORK).then(|| Within::begin(self.head.number.load(Ordering::Relaxed)));
+        let result = catch_unwind(AssertUnwindSafe(|| body(inner)));
+        if within.is_some() {
+            drop(within);
+            self.hand_over_log();
+        }
+        result.map_err(|_| {
+            self.head.poisoned.store(true, Ordering::Relaxed);
+            BROKER_EPANIC
+        })
+    }
+
+    /// The lines that were written inside. The handle is claimed still, so the function finds it in use.
+    fn hand_over_log(&self) {
+        if !is_inside() {
+            LOGGING.set(LOGGING.get() + 1);
+            log::hand_over(std::ptr::from_ref(self).cast());
+            LOGGING.set(LOGGING.get() - 1);
+        }
     }
 
     /// Runs a callback of C's, during which the handle may be used and freed. False: stop what you are doing,
     /// the handle has ended or this process is no longer the one it belongs to.
     pub(super) fn call_out(&self, callback: impl FnOnce()) -> bool {
         let serial = self.serial();
-        let generation = self.generation.load(Ordering::Relaxed);
-        self.callbacks.fetch_add(1, Ordering::Relaxed);
-        self.callback_thread.store(this_thread(), Ordering::Relaxed);
+        let home = self.head.home();
+        self.head.callbacks.fetch_add(1, Ordering::Relaxed);
+        self.head.callback_thread.store(this_thread(), Ordering::Relaxed);
         callback();
-        self.callbacks.fetch_sub(1, Ordering::Relaxed);
+        self.head.callbacks.fetch_sub(1, Ordering::Relaxed);
         self.serial() == serial
-            && self.state.load(Ordering::Relaxed) == ALIVE
-            && generation == fork::generation()
-            && generation == self.generation.load(Ordering::Relaxed)
+            && self.head.is_alive()
+            && home == fork::generation()
+            && home == self.head.home()
     }
 
     /// Ends the handle and hands out what it held; later when one of its callbacks is running: then `None`,
-    /// and whoever runs callbacks calls `finish` after the last of them.
+    /// and whoever runs callbacks calls `finish` after the last of them. `None` also in a forked copy, for good.
     pub(super) fn end(&self) -> Result<Option<T>, c_int> {
-        if self.state.load(Ordering::Acquire) != ALIVE {
+        if !self.head.is_alive() {
             return Err(BROKER_ESTATE);
         }
         if self.is_forked() {
-            self.forget_other_threads();
+            self.take_over()?;
+        } else {
+            match self.head.claim.take(Doing::Changing) {
+                // In a copy, of what a thread of the parent's was changing.
+                Err(BROKER_EFORKED) => {
+                    self.take_over()?;
+                    self.head.generation.store(ELSEWHERE, Ordering::Relaxed);
+                }
+                taken => taken?,
+            }
+            if !self.head.is_alive() {
+                self.head.claim.release();
+                return Err(BROKER_ESTATE);
+            }
         }
-        if self.busy.load(Ordering::Acquire) {
-            return Err(BROKER_EREENTRANT);
+        self.head.state.store(ENDING, Ordering::Release);
+        if self.in_callback() {
+            self.head.claim.release();
+            return Ok(None);
         }
-        self.state.store(ENDING, Ordering::Relaxed);
-        Ok(self.finish())
+        Ok(self.finish_claimed())
     }
 
     /// Ends a handle that was freed in one of its callbacks, once none is running.
     pub(super) fn finish(&self) -> Option<T> {
-        if self.state.load(Ordering::Acquire) != ENDING || self.in_callback() {
+        if self.head.state.load(Ordering::Acquire) != ENDING || self.in_callback() {
             return None;
         }
-        if self.busy.swap(true, Ordering::Acquire) {
+        self.head.claim.take(Doing::Changing).ok()?;
+        self.finish_claimed()
+    }
+
+    fn finish_claimed(&self) -> Option<T> {
+        self.head.silence();
+        if self.is_forked() {
+            self.head.state.store(ENDED, Ordering::Release);
+            self.head.claim.release();
+            // Its memory is not used again: what it holds stays there.
+            fork::keep(std::ptr::from_ref(self).cast());
             return None;
         }
-        self.bell.store(-1, Ordering::Relaxed);
-        // SAFETY: as in `borrow_while`.
+        // SAFETY: as in `work`.
         let inner = unsafe { (*self.inner.get()).take() };
-        self.state.store(ENDED, Ordering::Release);
-        self.busy.store(false, Ordering::Release);
+        self.head.state.store(ENDED, Ordering::Release);
+        self.head.claim.release();
         if let Ok(shell) = Shell::of(std::ptr::from_ref(self)) {
-            let _inside = fork::enter();
-            T::ended().0.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push_back(shell);
+            T::ended().0.get().lock().unwrap_or_else(PoisonError::into_inner).push_back(shell);
         }
         inner
     }
 
     /// Whether this process is a copy of the one it belongs to.
     pub(super) fn is_forked(&self) -> bool {
-        self.generation.load(Ordering::Relaxed) != fork::generation()
+        let torn = T::SURVIVES_FORK && self.head.generation.load(Ordering::Relaxed) == ELSEWHERE;
+        torn || !T::SURVIVES_FORK && self.head.is_forked()
     }
 
     /// Whether it has a bug behind it: what it holds is not to be trusted.
     pub(super) fn is_poisoned(&self) -> bool {
-        self.poisoned.load(Ordering::Relaxed)
+        self.head.poisoned.load(Ordering::Relaxed)
     }
 
-    /// Makes a handle inherited through a fork this process' own. `renew` turns what it held into what it
-    /// will hold; where it returns `ESYS` it has changed nothing, and the handle stays the parent's, so that
-    /// nothing of the parent's can be used. In the process that made it: `ESTATE`.
-    pub(super) fn adopt_after_fork(&self, renew: impl FnOnce(&mut T) -> c_int) -> Result<c_int, c_int> {
-        if self.state.load(Ordering::Acquire) != ALIVE {
+    /// Whether a fork moves it to the child, and what is within it.
+    pub(super) fn follow_fork(&'static self, on: bool) -> c_int {
+        let set = || {
+            self.check()?;
+            self.head.follows.store(on, Ordering::Release);
+            if on {
+                follow::list(&self.head);
+            }
+            Ok(BROKER_OK)
+        };
+        set().unwrap_or_else(|code: c_int| code)
+    }
+
+    /// Makes a handle inherited through a fork this process' own: `make` gets what a copy may read and returns what the
+    /// handle will hold, its bell and the code; on an error nothing has changed. What it held is abandoned. In the
+    /// process that made it: `ESTATE`.
+    pub(super) fn adopt_after_fork(
+        &self,
+        make: impl FnOnce(&T::Beside) -> Result<(T, c_int, c_int), c_int>,
+    ) -> Result<c_int, c_int> {
+        if !self.head.is_alive() {
             return Err(BROKER_ESTATE);
         }
-        if self.poisoned.load(Ordering::Relaxed) {
+        if self.is_poisoned() {
             return Err(BROKER_EPANIC);
         }
-        let generation = fork::generation();
-        if self.generation.load(Ordering::Relaxed) == generation {
+        if !self.is_forked() {
             return Err(BROKER_ESTATE);
         }
-        if fork::is_inside() {
-            return Err(BROKER_EREENTRANT);
+        if self.head.home() == ELSEWHERE {
+            return Err(BROKER_EFORKED);
         }
-        self.forget_other_threads();
-        let code = self.borrow(renew)?;
-        if code != BROKER_ESYS {
-            self.generation.store(generation, Ordering::Relaxed);
-        }
-        Ok(code)
+        self.take_over()?;
+        let at_work = AtWork::begin(self.head.number.load(Ordering::Relaxed));
+        let made = catch_unwind(AssertUnwindSafe(|| make(self.beside()))).unwrap_or(Err(BROKER_EPANIC));
+        drop(at_work);
+        let made = made.map(|(inner, bell, code)| {
+            self.replace(inner);
+            // They were left for the parent.
+            drop(self.posts.take());
+            self.head.follows.store(false, Ordering::Relaxed);
+            // What was within it is not within what it is now.
+            self.head.serial.store(Number::next().0, Ordering::Relaxed);
+            self.head.bell.store(bell, Ordering::SeqCst);
+            self.head.generation.store(fork::generation(), Ordering::Release);
+            code
+        });
+        self.head.claim.release();
+        made
     }
 
-    /// In a forked copy: the threads that were at work on the handle do not exist here, and `fork` has seen
-    /// to it that none of them was half-way through a change.
-    fn forget_other_threads(&self) {
-        if fork::is_inside() {
-            return;
+    /// Puts something else inside, and keeps what was there as it is.
+    fn replace(&self, inner: T) {
+        let place = self.inner.get();
+        // SAFETY: the claim is ours. The bytes are moved as they are: another thread of the parent's may have been
+        // changing what they mean.
+        let former = unsafe { std::ptr::read(place.cast::<MaybeUninit<Option<T>>>()) };
+        fork::keep(Box::into_raw(Box::new(former)).cast());
+        // SAFETY: as above; without a drop of what was there.
+        unsafe { std::ptr::write(place, Some(inner)) };
+    }
+
+    /// In a forked copy: claims it, whatever the parent's threads were at, which do not exist here.
+    fn take_over(&self) -> Result<(), c_int> {
+        if is_inside() || LOGGING.get() > 0 {
+            return Err(BROKER_EREENTRANT);
         }
-        self.busy.store(false, Ordering::Relaxed);
-        if self.callback_thread.load(Ordering::Relaxed) != this_thread() {
-            self.callbacks.store(0, Ordering::Relaxed);
+        self.head.claim.take_over()?;
+        if self.head.callback_thread.load(Ordering::Relaxed) != this_thread() {
+            self.head.callbacks.store(0, Ordering::Relaxed);
         }
+        Ok(())
+    }
+
+    /// Makes whoever waits for its descriptor look. [any thread, async-signal-safe]
+    pub(super) fn ring(&self, before: impl FnOnce(&Self)) -> Result<(), c_int> {
+        // SAFETY: null, or the head of a handle, whose memory is never unmapped.
+        let at = unsafe { self.head.rings.load(Ordering::Relaxed).as_ref() }.unwrap_or(&self.head);
+        at.begin_ringing();
+        let rung = self.check().and_then(|()| match at.bell.load(Ordering::SeqCst) {
+            -1 => Err(BROKER_ESTATE),
+            bell => {
+                before(self);
+                bell::ring(bell);
+                Ok(())
+            }
+        });
+        at.end_ringing();
+        rung
+    }
+
+    /// Has it woken by the bell that wakes another. Called before it is handed out.
+    pub(super) fn ring_at<U: Handle>(&self, other: &'static Shell<U>) {
+        let there = other.head.rings.load(Ordering::Relaxed);
+        let at = if there.is_null() { std::ptr::from_ref(&other.head).cast_mut() } else { there };
+        self.head.rings.store(at, Ordering::Relaxed);
+    }
+
+    /// Has what is left for it wait at another, whose bell wakes it. Called before it is handed out.
+    pub(super) fn post_at(&self, other: &'static Shell<T>) {
+        self.posts_at.store(std::ptr::from_ref(other).cast_mut(), Ordering::Relaxed);
+        self.ring_at(other);
+    }
+
+    /// Leaves something to be run in the thread that drives it, and wakes that. [any thread]
+    pub(super) fn post(&self, post: T::Post) -> Result<(), c_int> {
+        self.check()?;
+        // SAFETY: null, or a handle, whose memory is never unmapped.
+        let at = unsafe { self.posts_at.load(Ordering::Relaxed).as_ref() }.unwrap_or(self);
+        // Counted in as one who rings: whoever ends the handle waits for those before it takes what was left.
+        at.head.begin_ringing();
+        let added = at.check().and_then(|()| at.posts.add(post));
+        at.head.end_ringing();
+        added?;
+        // Should it end in this moment, all the same it was taken in time.
+        let _ = self.ring(|_| ());
+        Ok(())
+    }
+
+    /// What has been left by now, oldest first.
+    pub(super) fn take_posts(&self) -> Vec<T::Post> {
+        if self.posts.is_empty() { Vec::new() } else { self.posts.take() }
+    }
+
+    /// Whether anything waits to be run.
+    pub(super) fn has_posts(&self) -> bool {
+        !self.posts.is_empty()
+    }
+
+    /// Keeps the program's pointer. [any thread]
+    pub(super) fn set_data(&self, data: *mut c_void) -> c_int {
+        match self.check() {
+            Ok(()) => {
+                self.head.data.store(data, Ordering::Release);
+                BROKER_OK
+            }
+            Err(code) => code,
+        }
+    }
+
+    /// The program's pointer; null for a handle that has ended. [any thread]
+    pub(super) fn data(&self) -> *mut c_void {
+        if self.head.is_alive() { self.head.data.load(Ordering::Acquire) } else { std::ptr::null_mut() }
     }
 }
 
@@ -421,11 +727,22 @@ pub(super) fn enter<T: Handle, R: Refused>(
     rule: Rule,
     body: impl FnOnce(&mut T) -> R,
 ) -> R {
+    enter_beside(pointer, rule, |inner, _| body(inner))
+}
+
+/// The same for functions that change what a copy may read.
+pub(super) fn enter_beside<T: Handle, R: Refused>(
+    pointer: *const Shell<T>,
+    rule: Rule,
+    body: impl FnOnce(&mut T, &T::Beside) -> R,
+) -> R {
+    let former = cancel::defer();
     let passed = Shell::of(pointer).and_then(|shell| {
         shell.check()?;
         shell.check_rule(rule)?;
-        shell.borrow(body)
+        shell.borrow(|inner| body(inner, shell.beside()))
     });
+    former.restore();
     passed.unwrap_or_else(R::refused)
 }
 
@@ -433,20 +750,99 @@ pub(super) fn enter<T: Handle, R: Refused>(
 /// needs it.
 pub(super) fn enter_dispatching<T: Handle>(
     pointer: *const Shell<T>,
-    body: impl FnOnce(&Shell<T>) -> Result<c_int, c_int>,
+    body: impl FnOnce(&'static Shell<T>) -> Result<c_int, c_int>,
 ) -> c_int {
-    let passed = Shell::of(pointer).and_then(|shell| {
-        shell.check()?;
-        shell.check_rule(Rule::OutsideCallbacks)?;
-        catch_unwind(AssertUnwindSafe(|| body(shell))).unwrap_or_else(|_| {
-            shell.poisoned.store(true, Ordering::Relaxed);
-            Err(BROKER_EPANIC)
-        })
-    });
-    passed.unwrap_or_else(|code| code)
+    let former = cancel::defer();
+    let code = dispatch(pointer, body);
+    former.restore();
+    code.unwrap_or_else(|code| code)
 }
 
-/// The gate of functions without a handle of their own: no panic leaves.
+fn dispatch<T: Handle, R>(
+    pointer: *const Shell<T>,
+    body: impl FnOnce(&'static Shell<T>) -> Result<R, c_int>,
+) -> Result<R, c_int> {
+    let shell = Shell::of(pointer)?;
+    shell.check()?;
+    shell.check_rule(Rule::OutsideCallbacks)?;
+    catch_unwind(AssertUnwindSafe(|| body(shell))).unwrap_or_else(|_| {
+        shell.head.poisoned.store(true, Ordering::Relaxed);
+        Err(BROKER_EPANIC)
+    })
+}
+
+/// Where a function that waits has got to.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Step {
+    Done(c_int),
+    /// Call again afterwards.
+    Wait(Wait),
+}
+
+/// The gate of functions that run callbacks and wait: `step` is called, in between waits, until it is done. A thread may be
+/// cancelled in a wait, and then leaves by way of this frame, which therefore has nothing to drop: `state` is all that a
+/// function remembers from one step to the next.
+pub(super) fn enter_waiting<T: Handle, S: Copy>(
+    pointer: *const Shell<T>,
+    mut state: S,
+    step: fn(&'static Shell<T>, &mut S) -> Result<Step, c_int>,
+) -> c_int {
+    let former = cancel::defer();
+    let serial = serial_of(pointer);
+    loop {
+        match take_step(pointer, serial, &mut state, step) {
+            Step::Done(code) => {
+                former.restore();
+                return code;
+            }
+            Step::Wait(wait) => {
+                wait.pause(former);
+                end_wait(pointer);
+            }
+        }
+    }
+}
+
+fn take_step<T: Handle, S: Copy>(
+    pointer: *const Shell<T>,
+    serial: u64,
+    state: &mut S,
+    step: fn(&'static Shell<T>, &mut S) -> Result<Step, c_int>,
+) -> Step {
+    let taken =
+        dispatch(
+            pointer,
+            |shell| {
+                if shell.serial() == serial { step(shell, state) } else { Err(BROKER_ESTATE) }
+            },
+        );
+    taken.unwrap_or_else(Step::Done)
+}
+
+fn serial_of<T: Handle>(pointer: *const Shell<T>) -> u64 {
+    Shell::of(pointer).map_or(0, |shell| shell.serial())
+}
+
+fn end_wait<T: Handle>(pointer: *const Shell<T>) {
+    if let Ok(shell) = Shell::of(pointer) {
+        shell.head.claim.end_wait();
+    }
+}
+
+/// The gate of functions that make a handle: what they open is noted under the number.
+pub(super) fn making(body: impl FnOnce(Number) -> c_int) -> c_int {
+    shield(BROKER_EPANIC, || {
+        fork::install();
+        let number = Number::next();
+        let _at_work = AtWork::begin(number.owner());
+        body(number)
+    })
+}
+
+/// The gate of functions without a handle of their own: no panic leaves, and no thread is cancelled.
 pub(super) fn shield<R>(refused: R, body: impl FnOnce() -> R) -> R {
-    catch_unwind(AssertUnwindSafe(body)).unwrap_or(refused)
+    let former = cancel::defer();
+    let result = catch_unwind(AssertUnwindSafe(body)).unwrap_or(refused);
+    former.restore();
+    result
 }

@@ -80,11 +80,6 @@ impl Calls {
         self.handle
     }
 
-    /// Forgets who waits, without calling; who hears of pushes and the state stays.
-    pub(super) fn forget_all(&mut self) {
-        (self.calls, self.waited) = (Slab::new(), None);
-    }
-
     /// Notes why a request was not taken; its code.
     pub(super) fn refuse(&mut self, refusal: &Refusal) -> c_int {
         self.words = own_words(refusal.words());

@@ -1,21 +1,25 @@
 //! `broker_client_t`: a process's side of a broker, one of a loop's own clients, or a session of either. Finds where a
 //! handle's requests are kept, converts and delegates to `crate::client`; owns the order in which callbacks run.
 
-use super::border::{Ended, Handle, Refused, Rule, Shell, enter_dispatching, shield};
+use super::border::{
+    Ended, Handle, Refused, Rule, Shell, Step, enter_dispatching, enter_waiting, making, shield,
+};
 use super::calls::{Call, Calls, Due, code_of_fault};
+use super::cancel::{self, Wait};
 use super::codes::*;
 use super::config::{self, broker_config_t, code_of};
 use super::embed::{self, Looping, broker_loop_t, broker_req_t, millis};
+use super::fork;
 use super::log;
 use super::loops;
 use super::reply::{Owned, broker_reply_t, hand_out, hand_out_nothing};
 use super::text::{bytes, copy_out, opt_str, own_words, patience, waiting_time, words};
 use super::transaction::{self, broker_transaction_t};
-use crate::client::{Block, Client, ClientKey, Family, Peering, Request, Requests, SessionKey, Unusable};
-use std::collections::VecDeque;
+use crate::client::{Client, ClientKey, Family, Peering, Recipe, Request, Requests, SessionKey, Unusable};
+use std::cell::UnsafeCell;
 use std::ffi::{c_char, c_int, c_void};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// A client: of a broker, of Redis itself (broker_client_new()), of a loop in the same process (broker_loop_client()),
@@ -25,10 +29,10 @@ use std::time::Duration;
 /// run in that thread, inside broker_client_process(), _call() and _free(), and nowhere else. It connects by itself,
 /// and again after a loss.
 ///
-/// A forked process must not use an inherited client: every function returns BROKER_EFORKED there without touching
-/// a descriptor, until broker_client_after_fork().
+/// In a forked process every function returns BROKER_EFORKED, and no descriptor of the client is open any more, until
+/// broker_client_after_fork() makes it anew. broker_client_follow_fork() makes an exception.
 ///
-/// Methods: broker_client_new, _session, _free, _after_fork, _error, _connected; _submit, _submit_transaction, _call,
+/// Methods: broker_client_new, _session, _free, _after_fork, _follow_fork, _error, _connected; _submit, _submit_transaction, _call,
 /// _call_transaction, _subscribe, _cancel; _fd, _timeout, _process, _wakeup, _post; _on_push, _on_state; _set_data,
 /// _data.
 #[allow(non_camel_case_types)]
@@ -116,8 +120,48 @@ pub(super) struct Session {
     key: SessionKey,
 }
 
+/// What broker_client_after_fork() makes a client from.
+#[derive(Debug, Default)]
+pub(super) struct Beside {
+    /// Never changed.
+    recipe: Option<Recipe>,
+    on_push: Kept<PushCallback>,
+    on_state: Kept<StateCallback>,
+}
+
+/// A callback that a copy may read, whatever the thread that sets it was at: of two places, the one that is not in use is
+/// written to, and only then used.
+#[derive(Debug)]
+struct Kept<C> {
+    places: [UnsafeCell<Option<(C, *mut c_void)>>; 2],
+    used: AtomicUsize,
+}
+
+impl<C> Default for Kept<C> {
+    fn default() -> Self {
+        Kept { places: [UnsafeCell::new(None), UnsafeCell::new(None)], used: AtomicUsize::new(0) }
+    }
+}
+
+impl<C: Copy> Kept<C> {
+    /// Whoever calls has the handle claimed.
+    fn set(&self, callback: Option<(C, *mut c_void)>) {
+        let other = 1 - self.used.load(Ordering::Relaxed);
+        // SAFETY: nobody reads this place before `used` names it, and one thread at a time sets.
+        unsafe { *self.places[other].get() = callback };
+        self.used.store(other, Ordering::Release);
+    }
+
+    /// For a copy, where no other thread sets.
+    fn get(&self) -> Option<(C, *mut c_void)> {
+        // SAFETY: written whole before `used` named it.
+        unsafe { *self.places[self.used.load(Ordering::Acquire)].get() }
+    }
+}
+
 impl Handle for Handled {
     type Post = Post;
+    type Beside = Beside;
     fn ended() -> &'static Ended<Self> {
         static ENDED: Ended<Handled> = Ended::new();
         &ENDED
@@ -140,7 +184,7 @@ impl Post {
 }
 
 /// What has been posted to a client of a loop.
-pub(super) fn take_posts(handle: *mut broker_client_t) -> VecDeque<Post> {
+pub(super) fn take_posts(handle: *mut broker_client_t) -> Vec<Post> {
     Shell::of(shell(handle)).map(Shell::take_posts).unwrap_or_default()
 }
 
@@ -238,6 +282,7 @@ fn enter_at<R: Refused>(
     rule: Rule,
     body: impl FnOnce(At<'_, '_>) -> Result<R, c_int>,
 ) -> R {
+    let former = cancel::defer();
     // Most handles have their requests themselves: one look for these.
     let mut body = Some(body);
     let here = Shell::of(shell(pointer)).and_then(|own| {
@@ -261,6 +306,7 @@ fn enter_at<R: Refused>(
         (Ok(None), None) => Err(BROKER_ESTATE),
         (Err(code), _) => Err(code),
     };
+    former.restore();
     result.unwrap_or_else(R::refused)
 }
 
@@ -281,7 +327,7 @@ fn enter_own<R: Refused>(pointer: *const broker_client_t, rule: Rule, body: impl
 
 /// A handle for a client of a loop.
 pub(super) fn create_of_loop(
-    home: &Shell<Looping>,
+    home: &'static Shell<Looping>,
     pointer: *mut broker_loop_t,
     key: ClientKey,
 ) -> *mut broker_client_t {
@@ -289,6 +335,7 @@ pub(super) fn create_of_loop(
     let handle = Shell::create(Handled::OfLoop(of), -1);
     if let Ok(shell) = Shell::of(handle) {
         shell.ring_at(home);
+        shell.belongs_to(home);
     }
     handle.cast()
 }
@@ -320,7 +367,7 @@ pub extern "C" fn broker_client_new(
     errbuf: *mut c_char,
     errlen: usize,
 ) -> c_int {
-    shield(BROKER_EPANIC, || {
+    making(|number| {
         if out.is_null() {
             return BROKER_EINVAL;
         }
@@ -338,8 +385,8 @@ pub extern "C" fn broker_client_new(
                 return code;
             }
         };
-        let client = match Client::new(endpoint, settings, own_fd) {
-            Ok(client) => client,
+        let (client, recipe) = match Client::new(endpoint, settings, own_fd) {
+            Ok(made) => made,
             Err(Unusable::Endpoint(error)) => {
                 copy_out(&error.to_string(), errbuf, errlen);
                 return BROKER_EINVAL;
@@ -350,14 +397,11 @@ pub extern "C" fn broker_client_new(
             }
         };
         let bell = client.bell();
+        let beside = Beside { recipe: Some(recipe), ..Beside::default() };
         let handled = Handled::Own(Box::new(Own { client, calls: Calls::default() }));
-        let pointer = Shell::create(handled, bell);
+        let pointer = Shell::create_as(number, handled, bell, beside);
         if let Ok(shell) = Shell::of(pointer) {
-            let named = shell.borrow(|handled| {
-                if let Handled::Own(own) = handled {
-                    own.calls.set_handle(pointer.cast());
-                }
-            });
+            let named = with_own(shell, |own| own.calls.set_handle(pointer.cast()));
             debug_assert!(named.is_ok(), "nobody else knows of it yet");
         }
         // SAFETY: as above.
@@ -386,15 +430,20 @@ pub extern "C" fn broker_client_session(
     }
     // SAFETY: not NULL; the header asks for a place for a pointer.
     unsafe { out.write(std::ptr::null_mut()) };
+    let home = shield(Err(BROKER_EPANIC), || find(client).map(|(home, _)| home));
     enter_at(client, Rule::Anywhere, |at| {
-        if at.session.is_some() {
-            return Err(BROKER_EUNSUPPORTED);
-        }
+        at.no_session()?;
+        let home = home?;
         let key = at.requests.open_session().map_err(|refusal| at.calls.refuse(&refusal))?;
         let parent = Shell::of(shell(client))?;
         let session = Session { of: client, serial: parent.serial(), key };
         let handle = Shell::create(Handled::Session(session), -1);
-        Shell::of(handle)?.post_at(parent);
+        let made = Shell::of(handle)?;
+        made.post_at(parent);
+        match home {
+            Home::Own(..) => made.belongs_to(parent),
+            Home::Loop(shell, ..) => made.belongs_to(shell),
+        }
         // SAFETY: as above.
         unsafe { out.write(handle.cast()) };
         Ok(BROKER_OK)
@@ -438,9 +487,9 @@ fn own_fd(fd: c_int) -> Option<OwnedFd> {
 }
 
 /// The last callbacks of a client that has ended. Its handle answers BROKER_ESTATE by now.
-fn conclude(handled: Handled, posts: VecDeque<Post>, silent: bool) {
+fn conclude(handled: Handled, posts: Vec<Post>, silent: bool) {
     match handled {
-        // A forked copy, or a state that is not to be trusted: descriptors are closed and nothing else.
+        // A state that is not to be trusted: descriptors are closed and nothing else.
         Handled::Own(own) if silent => return own.client.abandon(),
         _ if silent => return,
         Handled::Own(own) => conclude_own(*own),
@@ -484,28 +533,40 @@ fn conclude_own(mut own: Own) {
 pub extern "C" fn broker_client_after_fork(client: *mut broker_client_t) -> c_int {
     shield(BROKER_EPANIC, || {
         let renewed = Shell::of(shell(client)).and_then(|shell| {
-            let mut bell = -1;
-            let code = shell.adopt_after_fork(|handled| {
-                let Handled::Own(own) = handled else { return BROKER_EUNSUPPORTED };
-                own.calls.forget_all();
-                let renewed = own.client.after_fork();
-                bell = own.client.bell();
-                match renewed {
-                    Ok(true) => BROKER_OK,
-                    Ok(false) => BROKER_ECONN,
-                    Err(error) => {
-                        own.calls.words = own_words(&error.to_string());
-                        code_of(&error)
-                    }
-                }
-            })?;
-            if code != BROKER_ESYS && code != BROKER_EUNSUPPORTED {
-                shell.take_posts();
-                shell.bell.store(bell, Ordering::Relaxed);
-            }
-            Ok(code)
+            shell.adopt_after_fork(|beside| {
+                // A session or a client of a loop's has none.
+                let recipe = beside.recipe.as_ref().ok_or(BROKER_EUNSUPPORTED)?;
+                let client = recipe.renew(fork::count()).map_err(|error| code_of(&error))?;
+                let bell = client.bell();
+                let mut calls = Calls::default();
+                (calls.on_push, calls.on_state) = (beside.on_push.get(), beside.on_state.get());
+                calls.set_handle(std::ptr::from_ref(shell).cast_mut().cast());
+                let code = if recipe.is_lasting() { BROKER_OK } else { BROKER_ECONN };
+                Ok((Handled::Own(Box::new(Own { client, calls })), bell, code))
+            })
         });
         renewed.unwrap_or_else(|code| code)
+    })
+}
+
+/// While `on` is not 0, a fork() in the thread that uses the client moves it to the child, with its descriptors, requests,
+/// subscriptions and sessions; in the parent it is BROKER_EFORKED then. For daemon() and double forks: on, fork, off. A
+/// fork() while another thread is at work on the client does not move it.
+///
+/// BROKER_EUNSUPPORTED for a session and for a client of a loop, which move with what they belong to; BROKER_ESTATE,
+/// BROKER_EFORKED; BROKER_EINVAL for NULL.
+#[unsafe(no_mangle)]
+pub extern "C" fn broker_client_follow_fork(client: *mut broker_client_t, on: c_int) -> c_int {
+    shield(BROKER_EPANIC, || {
+        let set = Shell::of(shell(client)).and_then(|shell| {
+            shell.check()?;
+            if shell.beside().recipe.is_none() {
+                Err(BROKER_EUNSUPPORTED)
+            } else {
+                Ok(shell.follow_fork(on != 0))
+            }
+        });
+        set.unwrap_or_else(|code| code)
     })
 }
 
@@ -613,7 +674,7 @@ pub extern "C" fn broker_client_cancel(client: *mut broker_client_t, req: broker
 ///
 /// BROKER_EREENTRANT from a callback; BROKER_ECANCELED if a callback frees the client.
 #[unsafe(no_mangle)]
-pub extern "C" fn broker_client_call(
+pub extern "C-unwind" fn broker_client_call(
     client: *mut broker_client_t,
     argc: usize,
     argv: *const *const c_char,
@@ -622,56 +683,150 @@ pub extern "C" fn broker_client_call(
     out: *mut *mut broker_reply_t,
 ) -> c_int {
     hand_out_nothing(out);
-    shield(BROKER_EPANIC, || {
-        let called = words(argc, argv, argvlen)
-            .and_then(|words| call(client, &Request::Command(&words), timeout_ms, out));
-        called.unwrap_or_else(|code| code)
-    })
+    call(client, Asked::Words { argc, argv, argvlen }, timeout_ms, out)
 }
 
 /// Sends a transaction and waits for its outcome: broker_client_submit_transaction() and broker_client_call() in one.
 #[unsafe(no_mangle)]
-pub extern "C" fn broker_client_call_transaction(
+pub extern "C-unwind" fn broker_client_call_transaction(
     client: *mut broker_client_t,
     transaction: *const broker_transaction_t,
     timeout_ms: c_int,
     out: *mut *mut broker_reply_t,
 ) -> c_int {
     hand_out_nothing(out);
-    shield(BROKER_EPANIC, || {
-        // A copy, so that callbacks may go on using the original.
-        let called = transaction::read(transaction, Block::clone)
-            .and_then(|block| call(client, &Request::Transaction(&block), timeout_ms, out));
-        called.unwrap_or_else(|code| code)
-    })
+    call(client, Asked::Transaction(transaction), timeout_ms, out)
 }
 
-/// Submits and waits, running callbacks meanwhile.
+/// What a call function is asked to send. Pointers of the caller's: nothing to drop.
+#[derive(Clone, Copy)]
+enum Asked {
+    Words { argc: usize, argv: *const *const c_char, argvlen: *const usize },
+    Transaction(*const broker_transaction_t),
+}
+
+/// What a call function remembers from one step to the next.
+#[derive(Clone, Copy)]
+struct Calling<'a> {
+    home: Home<'a>,
+    session: Option<SessionKey>,
+    asked: Asked,
+    patience: u64,
+    out: *mut *mut broker_reply_t,
+    /// Of the request, once it is submitted, and of which tenant of the handle.
+    tag: Option<(usize, u64)>,
+    waited: bool,
+}
+
+/// Submits and waits, running callbacks meanwhile. Nothing to drop in this frame: see `enter_waiting`.
 fn call(
     pointer: *mut broker_client_t,
-    request: &Request<'_>,
+    asked: Asked,
     timeout_ms: c_int,
     out: *mut *mut broker_reply_t,
-) -> Result<c_int, c_int> {
+) -> c_int {
+    match shield(Err(BROKER_EPANIC), || begin_calling(pointer, asked, timeout_ms, out)) {
+        Ok(calling) => match calling.home {
+            Home::Own(_, root) => enter_waiting(shell(root), calling, go_on_calling),
+            Home::Loop(_, home, _) => enter_waiting(embed::shell(home), calling, go_on_calling_in_loop),
+        },
+        Err(code) => code,
+    }
+}
+
+fn begin_calling<'a>(
+    pointer: *mut broker_client_t,
+    asked: Asked,
+    timeout_ms: c_int,
+    out: *mut *mut broker_reply_t,
+) -> Result<Calling<'a>, c_int> {
     let (home, session) = find(pointer)?;
     home.check_rule(Rule::OutsideCallbacks)?;
     let patience = patience(timeout_ms)?;
     home.check_answerable()?;
-    home.attend(true)?;
-    let tag = home.with(session, |at| at.calls.submit_waiting(at.requests, session, request, patience));
-    let tag = tag.inspect_err(|_| {
-        // What others have submitted meanwhile is not left lying.
-        let _ = home.attend(false);
-    })?;
-    loop {
-        match home.with(None, |at| Ok(at.calls.take_waited(tag))) {
-            Ok(Some(Ok(tree))) => return Ok(hand_out(Owned::new(tree), out)),
-            Ok(Some(Err(fault))) => return Err(code_of_fault(fault)),
-            Ok(None) => home.step()?,
-            // A callback has freed it.
-            Err(BROKER_ESTATE) => return Err(BROKER_ECANCELED),
-            Err(code) => return Err(code),
+    Ok(Calling { home, session, asked, patience, out, tag: None, waited: false })
+}
+
+impl Calling<'_> {
+    /// Submits what is asked for; its tag.
+    fn submit(&self) -> Result<usize, c_int> {
+        match self.asked {
+            Asked::Words { argc, argv, argvlen } => {
+                self.submit_request(&Request::Command(&words(argc, argv, argvlen)?))
+            }
+            Asked::Transaction(transaction) => {
+                transaction::read(transaction, |block| self.submit_request(&Request::Transaction(block)))?
+            }
         }
+    }
+
+    fn submit_request(&self, request: &Request<'_>) -> Result<usize, c_int> {
+        self.home.attend(true)?;
+        let submitted = self.home.with(self.session, |at| {
+            at.calls.submit_waiting(at.requests, self.session, request, self.patience)
+        });
+        submitted.inspect_err(|_| {
+            // What others have submitted meanwhile is not left lying.
+            let _ = self.home.attend(false);
+        })
+    }
+
+    /// The tag of the request, which is submitted now if it is not yet.
+    fn tag(&mut self, serial: u64) -> Result<usize, c_int> {
+        match self.tag {
+            // A callback has forked, and made the client anew here.
+            Some((_, of)) if of != serial => Err(BROKER_EFORKED),
+            Some((tag, _)) => Ok(tag),
+            None => Ok(self.tag.insert((self.submit()?, serial)).0),
+        }
+    }
+
+    /// Done, if the outcome is there.
+    fn take_outcome(&self, tag: usize) -> Result<Option<Step>, c_int> {
+        match self.home.with(None, |at| Ok(at.calls.take_waited(tag))).map_err(ended)? {
+            Some(Ok(tree)) => Ok(Some(Step::Done(hand_out(Owned::new(tree), self.out)))),
+            Some(Err(fault)) => Err(code_of_fault(fault)),
+            None => Ok(None),
+        }
+    }
+}
+
+/// What a call says when a callback has freed the client.
+fn ended(code: c_int) -> c_int {
+    if code == BROKER_ESTATE { BROKER_ECANCELED } else { code }
+}
+
+fn go_on_calling(shell: &'static Shell<Handled>, calling: &mut Calling<'_>) -> Result<Step, c_int> {
+    let tag = calling.tag(shell.serial())?;
+    loop {
+        if !std::mem::take(&mut calling.waited) {
+            if let Some(done) = calling.take_outcome(tag)? {
+                return Ok(done);
+            }
+            if let Some(wait) = look_and_wait(shell, None)? {
+                calling.waited = true;
+                return Ok(Step::Wait(wait));
+            }
+        }
+        finish_step(shell).map_err(ended)?;
+        calling.tag(shell.serial())?;
+    }
+}
+
+fn go_on_calling_in_loop(shell: &'static Shell<Looping>, calling: &mut Calling<'_>) -> Result<Step, c_int> {
+    let Home::Loop(_, pointer, _) = calling.home else { return Err(BROKER_ESTATE) };
+    let tag = calling.tag(shell.serial())?;
+    loop {
+        if !std::mem::take(&mut calling.waited) {
+            if let Some(done) = calling.take_outcome(tag)? {
+                return Ok(done);
+            }
+            if let Some(wait) = shell.borrow_to_wait(Looping::next_wait)? {
+                calling.waited = true;
+                return Ok(Step::Wait(wait));
+            }
+        }
+        embed::turn(shell, pointer).map_err(ended)?;
     }
 }
 
@@ -691,35 +846,26 @@ impl Home<'_> {
     /// Says that whoever calls drives the client now, or not any more: while it does, nothing needs waking.
     fn attend(self, on: bool) -> Result<(), c_int> {
         let Home::Own(shell, _) = self else { return Ok(()) };
-        shell.borrow(|handled| {
-            if let Handled::Own(own) = handled {
-                if on { own.client.attend() } else { own.client.end_step() }
-            }
-        })
-    }
-
-    /// Moves everything on, and waits if there is nothing to move.
-    fn step(self) -> Result<(), c_int> {
-        let stepped = match self {
-            Home::Own(shell, _) => step(shell, None).map(|_| true),
-            Home::Loop(shell, pointer, _) => embed::turn(shell, pointer, true),
-        };
-        match stepped {
-            Ok(_) => Ok(()),
-            Err(BROKER_ESTATE) => Err(BROKER_ECANCELED),
-            Err(code) => Err(code),
-        }
+        with_own(shell, |own| if on { own.client.attend() } else { own.client.end_step() })
     }
 }
 
-/// One step: waits at most `limit` for something to happen, reads, writes, runs callbacks. How many ran.
-fn step(shell: &Shell<Handled>, limit: Option<Duration>) -> Result<c_int, c_int> {
-    // What has come by now is read before anything is written: no request leaves on a connection whose end has
-    // been here before it.
-    look(shell, Some(Duration::ZERO))?;
-    if limit != Some(Duration::ZERO) && !shell.has_posts() {
-        look(shell, limit)?;
+/// The first half of a step: what has come by now is read before anything is written, so that no request leaves on a
+/// connection whose end has been here before it. Then what to wait for, at most `limit` milliseconds; `None`: go on at once.
+fn look_and_wait(shell: &'static Shell<Handled>, limit: Option<u64>) -> Result<Option<Wait>, c_int> {
+    if limit == Some(0) {
+        return Ok(None);
     }
+    look(shell)?;
+    shell.borrow_to_wait(|handled| match handled {
+        Handled::Own(own) => Wait::new(own.client.as_raw_fd(), own.client.patience(limit)),
+        _ => None,
+    })
+}
+
+/// The rest: reads, writes, runs callbacks. How many ran.
+fn finish_step(shell: &Shell<Handled>) -> Result<c_int, c_int> {
+    look(shell)?;
     let ran = run_posts(shell)? + deliver(shell)?;
     with_own(shell, |own| own.client.end_step())?;
     Ok(ran)
@@ -732,13 +878,8 @@ fn with_own<R>(shell: &Shell<Handled>, body: impl FnOnce(&mut Own) -> R) -> Resu
     })?
 }
 
-fn look(shell: &Shell<Handled>, limit: Option<Duration>) -> Result<(), c_int> {
-    let waited = shell.borrow_waiting(|handled| match handled {
-        Handled::Own(own) => Ok(own.client.wait(limit)),
-        _ => Err(BROKER_ESTATE),
-    })??;
-    shell.check()?;
-    with_own(shell, |own| match waited {
+fn look(shell: &Shell<Handled>) -> Result<(), c_int> {
+    with_own(shell, |own| match own.client.wait(Some(Duration::ZERO)) {
         Ok(()) => {
             log::tell_left_out();
             own.client.work();
@@ -766,13 +907,13 @@ fn call_out(shell: &Shell<Handled>, callback: impl FnOnce()) -> Result<(), c_int
 /// Runs what has been posted by now; how much that was.
 fn run_posts(shell: &Shell<Handled>) -> Result<c_int, c_int> {
     let mut ran = 0;
-    let mut posts = shell.take_posts();
-    while let Some(post) = posts.pop_front() {
+    let mut posts = shell.take_posts().into_iter();
+    while let Some(post) = posts.next() {
         ran += 1;
         if let Err(code) = call_out(shell, || post.run(BROKER_OK)) {
             // Freed in it: the others are told so. In a forked copy they are the parent's.
             if !shell.is_forked() {
-                posts.into_iter().for_each(|post| post.run(BROKER_ECANCELED));
+                posts.for_each(|post| post.run(BROKER_ECANCELED));
             }
             return Err(code);
         }
@@ -818,17 +959,36 @@ pub extern "C" fn broker_client_timeout(client: *const broker_client_t) -> c_int
 /// BROKER_EINVAL below -1; BROKER_EREENTRANT from a callback; BROKER_ESTATE when freed, by one of these callbacks too;
 /// BROKER_EUNSUPPORTED for a client of a loop; BROKER_EFORKED; BROKER_ESYS if the poll itself fails.
 #[unsafe(no_mangle)]
-pub extern "C" fn broker_client_process(client: *mut broker_client_t, timeout_ms: c_int) -> c_int {
-    let processed = shield(Err(BROKER_EPANIC), || {
-        let (home, _) = find(client)?;
-        let limit = waiting_time(timeout_ms)?.map(Duration::from_millis);
-        let Home::Own(_, pointer) = home else { return Err(BROKER_EUNSUPPORTED) };
-        Ok((pointer, limit))
-    });
-    match processed {
-        Ok((pointer, limit)) => enter_dispatching(shell(pointer), |shell| step(shell, limit)),
+pub extern "C-unwind" fn broker_client_process(client: *mut broker_client_t, timeout_ms: c_int) -> c_int {
+    // Waits with nothing to drop: see `enter_waiting`.
+    match shield(Err(BROKER_EPANIC), || begin_processing(client, timeout_ms)) {
+        Ok((root, Some(0))) => enter_dispatching(shell(root), |shell| finish_step(shell)),
+        Ok((root, limit)) => enter_waiting(shell(root), (limit, false), go_on_processing),
         Err(code) => code,
     }
+}
+
+fn begin_processing(
+    pointer: *mut broker_client_t,
+    timeout_ms: c_int,
+) -> Result<(*mut broker_client_t, Option<u64>), c_int> {
+    let (home, _) = find(pointer)?;
+    let limit = waiting_time(timeout_ms)?;
+    match home {
+        Home::Own(_, root) => Ok((root, limit)),
+        Home::Loop(..) => Err(BROKER_EUNSUPPORTED),
+    }
+}
+
+fn go_on_processing(
+    shell: &'static Shell<Handled>,
+    (limit, waited): &mut (Option<u64>, bool),
+) -> Result<Step, c_int> {
+    if !*waited && let Some(wait) = look_and_wait(shell, *limit)? {
+        *waited = true;
+        return Ok(Step::Wait(wait));
+    }
+    finish_step(shell).map(Step::Done)
 }
 
 /// Makes the descriptor readable and ends a wait: how a signal handler tells the client's own thread to look at a flag of
@@ -837,11 +997,8 @@ pub extern "C" fn broker_client_process(client: *mut broker_client_t, timeout_ms
 /// BROKER_EINVAL for NULL; BROKER_ESTATE when freed; BROKER_EFORKED.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_client_wakeup(client: *mut broker_client_t) -> c_int {
-    let rung = Shell::of(shell(client)).and_then(|shell| {
-        shell.check()?;
-        Ok(shell.ring())
-    });
-    rung.unwrap_or_else(|code| code)
+    let rung = Shell::of(shell(client)).and_then(|shell| shell.ring(|_| ()));
+    rung.map_or_else(|code| code, |()| BROKER_OK)
 }
 
 /// Has `cb` run once in the client's own thread, from inside its processing, and wakes that; if the client is freed first,
@@ -857,11 +1014,9 @@ pub extern "C" fn broker_client_post(
 ) -> c_int {
     shield(BROKER_EPANIC, || {
         let Some(callback) = cb else { return BROKER_EINVAL };
-        let posted = Shell::of(shell(client)).and_then(|shell| {
-            shell.check()?;
-            Ok(shell.post(Post { callback, handle: client, data }))
-        });
-        posted.unwrap_or_else(|code| code)
+        let post = Post { callback, handle: client, data };
+        let posted = Shell::of(shell(client)).and_then(|shell| shell.post(post));
+        posted.map_or_else(|code| code, |()| BROKER_OK)
     })
 }
 
@@ -870,18 +1025,13 @@ pub extern "C" fn broker_client_post(
 /// BROKER_EINVAL for a NULL client; BROKER_ESTATE when freed; BROKER_EFORKED.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_client_set_data(client: *mut broker_client_t, data: *mut c_void) -> c_int {
-    let set = Shell::of(shell(client)).and_then(|shell| {
-        shell.check()?;
-        shell.data.store(data, Ordering::Release);
-        Ok(BROKER_OK)
-    });
-    set.unwrap_or_else(|code| code)
+    Shell::of(shell(client)).map_or_else(|code| code, |shell| shell.set_data(data))
 }
 
 /// What broker_client_set_data() has kept; NULL for a bad handle. [any thread, in callbacks, after a fork]
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_client_data(client: *const broker_client_t) -> *mut c_void {
-    Shell::of(shell(client)).map_or(std::ptr::null_mut(), Shell::kept_data)
+    Shell::of(shell(client)).map_or(std::ptr::null_mut(), Shell::data)
 }
 
 /// Sets who gets pushes that belong to no subscription, such as invalidations after CLIENT TRACKING; NULL for nobody.
@@ -896,6 +1046,9 @@ pub extern "C" fn broker_client_on_push(
     enter_at(client, Rule::Anywhere, |at| {
         at.no_session()?;
         at.calls.on_push = cb.map(|cb| (cb, data));
+        if let Ok(shell) = Shell::of(shell(client)) {
+            shell.beside().on_push.set(at.calls.on_push);
+        }
         Ok(BROKER_OK)
     })
 }
@@ -913,6 +1066,9 @@ pub extern "C" fn broker_client_on_state(
     enter_at(client, Rule::Anywhere, |at| {
         at.no_session()?;
         at.calls.on_state = cb.map(|cb| (cb, data));
+        if let Ok(shell) = Shell::of(shell(client)) {
+            shell.beside().on_state.set(at.calls.on_state);
+        }
         if cb.is_some() {
             at.requests.report_state();
         }

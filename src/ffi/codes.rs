@@ -89,6 +89,13 @@ pub extern "C" fn broker_version() -> std::ffi::c_uint {
     VERSION
 }
 
+/// How many forks lie between the first process and this one: whoever keeps it notices a copy. No system call.
+/// [any thread, in callbacks, after a fork; async-signal-safe]
+#[unsafe(no_mangle)]
+pub extern "C" fn broker_fork_count() -> std::ffi::c_uint {
+    super::fork::count() as std::ffi::c_uint
+}
+
 const VERSION: std::ffi::c_uint = number(env!("CARGO_PKG_VERSION_MAJOR")) << 24
     | number(env!("CARGO_PKG_VERSION_MINOR")) << 16
     | number(env!("CARGO_PKG_VERSION_PATCH")) << 8;

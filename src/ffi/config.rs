@@ -31,6 +31,7 @@ impl Handle for Config {
         &ENDED
     }
     const SURVIVES_FORK: bool = true;
+    type Beside = ();
 }
 
 impl Config {
@@ -63,7 +64,7 @@ pub(super) fn read<R>(pointer: *const broker_config_t, body: impl FnOnce(&Config
     }
     let shell = Shell::of(pointer.cast::<Shell<Config>>())?;
     shell.check()?;
-    shell.borrow(|config| body(config))
+    shell.borrow_reading(body)
 }
 
 /// A configuration of defaults. Free it with broker_config_free(). NULL only after an internal error.

@@ -1,8 +1,9 @@
 //! `broker_loop_t`: the broker inside another program. Converts and delegates to `crate::client::Embedded`; owns
 //! the callbacks of the program's own clients until they are called.
 
-use super::border::{Ended, Handle, Rule, Shell, enter, enter_dispatching, shield, this_thread};
+use super::border::{Ended, Handle, Rule, Shell, Step, enter, enter_waiting, making, shield, this_thread};
 use super::calls::{Calls, Due};
+use super::cancel::Wait;
 use super::client::{self, broker_client_t};
 use super::codes::*;
 use super::config::{self, broker_config_t, code_of};
@@ -13,7 +14,6 @@ use crate::client::{ClientKey, Embedded, Peering, Requests};
 use crate::reactor::Loop;
 use std::ffi::{CString, c_char, c_int, c_void};
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
-use std::os::unix::net::UnixStream;
 use std::sync::atomic::Ordering;
 
 /// Until broker_loop_stop(), or until nothing is left to do.
@@ -27,10 +27,10 @@ pub const BROKER_RUN_NOWAIT: c_int = 2;
 /// thread at a time; broker_loop_stop() and broker_loop_post() alone may be called from any. It starts no thread, installs no signal handler,
 /// touches no resource limit and never raises SIGPIPE; the descriptors it opens are close-on-exec.
 ///
-/// A forked process must not use an inherited loop: every function returns BROKER_EFORKED there without touching
-/// a descriptor, until broker_loop_after_fork().
+/// In a forked process every function returns BROKER_EFORKED, and no descriptor of the loop is open any more: a fork
+/// handler has closed them. broker_loop_free() only frees there. broker_loop_follow_fork() makes an exception.
 ///
-/// Methods: broker_loop_new, _free, _after_fork; _run, _stop, _post, _fd, _timeout; _drain, _reload, _error,
+/// Methods: broker_loop_new, _free, _follow_fork; _run, _stop, _post, _fd, _timeout; _drain, _reload, _error,
 /// _endpoint, _adopt, _stat, _stat_name, _set_data, _data; _client.
 #[allow(non_camel_case_types)]
 #[derive(Debug)]
@@ -51,14 +51,12 @@ type LoopCallback = unsafe extern "C" fn(*mut broker_loop_t, c_int, *mut c_void)
 
 #[derive(Debug)]
 pub(super) struct Looping {
-    /// `None` after broker_loop_after_fork().
+    /// Always there but while a closed handle has its last callbacks.
     pub(super) embedded: Option<Embedded>,
     /// The program's own clients.
     own: Vec<OwnClient>,
     /// Freed in a callback: they end when it has returned.
     ending: Vec<ClientKey>,
-    /// What broker_loop_stop() writes to; closed with the handle.
-    _bell: Option<UnixStream>,
     words: CString,
 }
 
@@ -70,6 +68,7 @@ struct OwnClient {
 
 impl Handle for Looping {
     type Post = (LoopCallback, *mut c_void);
+    type Beside = ();
     fn ended() -> &'static Ended<Self> {
         static ENDED: Ended<Looping> = Ended::new();
         &ENDED
@@ -90,6 +89,12 @@ impl Looping {
     fn fail(&mut self, error: &crate::base::error::Error) -> c_int {
         self.words = own_words(&error.to_string());
         code_of(error)
+    }
+
+    /// What a turn waits for, if it waits.
+    pub(super) fn next_wait(&mut self) -> Option<Wait> {
+        let embedded = self.embedded.as_ref()?;
+        Wait::new(embedded.as_raw_fd(), embedded.patience())
     }
 
     /// Whether a client connected so may be connected to this loop.
@@ -157,7 +162,7 @@ pub extern "C" fn broker_loop_new(
     errbuf: *mut c_char,
     errlen: usize,
 ) -> c_int {
-    shield(BROKER_EPANIC, || {
+    making(|number| {
         if out.is_null() {
             return BROKER_EINVAL;
         }
@@ -172,21 +177,17 @@ pub extern "C" fn broker_loop_new(
             }
         };
         let queue_timeout = settings.queue_timeout;
-        let made = Loop::embedded(settings).and_then(|lp| {
-            let bell = lp.wake_pipe()?;
-            Ok((Embedded::new(lp, queue_timeout), bell))
-        });
+        let made = Loop::embedded(settings).map(|lp| Embedded::new(lp, queue_timeout));
         let (pointer, code) = match made {
-            Ok((embedded, bell)) => {
-                let raw = bell.as_raw_fd();
+            Ok(embedded) => {
+                let bell = embedded.bell();
                 let looping = Looping {
                     embedded: Some(embedded),
                     own: Vec::new(),
                     ending: Vec::new(),
-                    _bell: Some(bell),
                     words: CString::default(),
                 };
-                let pointer = Shell::create(looping, raw);
+                let pointer = Shell::create_as(number, looping, bell, ());
                 if let Ok(shell) = Shell::of(pointer) {
                     loops::add(shell);
                 }
@@ -210,42 +211,52 @@ pub extern "C" fn broker_loop_new(
 /// unknown mode; BROKER_EREENTRANT from a callback; BROKER_ESTATE when closed; BROKER_EFORKED; BROKER_ESYS if the
 /// poll itself fails (no failing connection causes that).
 #[unsafe(no_mangle)]
-pub extern "C" fn broker_loop_run(r#loop: *mut broker_loop_t, mode: c_int) -> c_int {
+pub extern "C-unwind" fn broker_loop_run(r#loop: *mut broker_loop_t, mode: c_int) -> c_int {
     if !matches!(mode, BROKER_RUN_DEFAULT | BROKER_RUN_ONCE | BROKER_RUN_NOWAIT) {
         return BROKER_EINVAL;
     }
-    enter_dispatching(shell(r#loop), |shell| {
-        loop {
-            let stopped = shell.stopped.swap(false, Ordering::Relaxed) && mode == BROKER_RUN_DEFAULT;
-            let may_wait = mode != BROKER_RUN_NOWAIT && !stopped;
-            let goes_on = turn(shell, r#loop, may_wait)?;
-            if !goes_on {
-                return Ok(0);
-            }
-            if stopped || mode != BROKER_RUN_DEFAULT {
-                return Ok(1);
-            }
-        }
-    })
+    let running = Running { r#loop, mode, waited: false, stopped: false };
+    enter_waiting(shell(r#loop), running, go_on_running)
 }
 
-/// One turn with its callbacks; whether there will be another.
-pub(super) fn turn(
-    shell: &Shell<Looping>,
-    pointer: *mut broker_loop_t,
-    may_wait: bool,
-) -> Result<bool, c_int> {
-    shell.driver.store(this_thread(), Ordering::Relaxed);
-    let waited = shell.borrow_waiting(|looping| {
-        looping.embedded().map(|embedded| embedded.wait(if may_wait { None } else { Some(0) }))
-    })??;
-    shell.check()?;
-    if let Err(error) = waited {
-        return Err(shell.borrow(|looping| looping.fail(&error))?);
+/// What broker_loop_run() remembers from one turn to the next.
+#[derive(Clone, Copy)]
+struct Running {
+    r#loop: *mut broker_loop_t,
+    mode: c_int,
+    waited: bool,
+    /// This turn is the last.
+    stopped: bool,
+}
+
+fn go_on_running(shell: &'static Shell<Looping>, running: &mut Running) -> Result<Step, c_int> {
+    let forever = running.mode == BROKER_RUN_DEFAULT;
+    loop {
+        if !std::mem::take(&mut running.waited) {
+            running.stopped = shell.stopped.swap(false, Ordering::Relaxed) && forever;
+            let may_wait = running.mode != BROKER_RUN_NOWAIT && !running.stopped;
+            if may_wait && let Some(wait) = shell.borrow_to_wait(Looping::next_wait)? {
+                running.waited = true;
+                return Ok(Step::Wait(wait));
+            }
+        }
+        let goes_on = turn(shell, running.r#loop)?;
+        if !goes_on {
+            return Ok(Step::Done(0));
+        }
+        if running.stopped || !forever {
+            return Ok(Step::Done(1));
+        }
     }
+}
+
+/// One turn with its callbacks, which never waits; whether there will be another.
+pub(super) fn turn(shell: &Shell<Looping>, pointer: *mut broker_loop_t) -> Result<bool, c_int> {
+    shell.driver.store(this_thread(), Ordering::Relaxed);
     let goes_on = shell.borrow(|looping| {
         log::tell_left_out();
-        let worked = looping.embedded()?.work();
+        let embedded = looping.embedded()?;
+        let worked = embedded.wait(Some(0)).and_then(|()| embedded.work());
         worked.map_err(|error| looping.fail(&error))
     })??;
     run_posts(shell, pointer)?;
@@ -305,12 +316,9 @@ fn deliver(shell: &Shell<Looping>) -> Result<(), c_int> {
 /// BROKER_EINVAL for NULL; BROKER_ESTATE when closed; BROKER_EFORKED.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_loop_stop(r#loop: *mut broker_loop_t) -> c_int {
-    let stopped = Shell::of(shell(r#loop)).and_then(|shell| {
-        shell.check()?;
-        shell.stopped.store(true, Ordering::Release);
-        Ok(shell.ring())
-    });
-    stopped.unwrap_or_else(|code| code)
+    let rung = Shell::of(shell(r#loop))
+        .and_then(|shell| shell.ring(|shell| shell.stopped.store(true, Ordering::Release)));
+    rung.map_or_else(|code| code, |()| BROKER_OK)
 }
 
 /// Has `cb` run once in the thread that runs the loop, from inside broker_loop_run(), and wakes that; if the loop is
@@ -326,11 +334,8 @@ pub extern "C" fn broker_loop_post(
 ) -> c_int {
     shield(BROKER_EPANIC, || {
         let Some(cb) = cb else { return BROKER_EINVAL };
-        let posted = Shell::of(shell(r#loop)).and_then(|shell| {
-            shell.check()?;
-            Ok(shell.post((cb, data)))
-        });
-        posted.unwrap_or_else(|code| code)
+        let posted = Shell::of(shell(r#loop)).and_then(|shell| shell.post((cb, data)));
+        posted.map_or_else(|code| code, |()| BROKER_OK)
     })
 }
 
@@ -402,19 +407,16 @@ pub extern "C" fn broker_loop_free(r#loop: *mut broker_loop_t) -> c_int {
     }
     shield(BROKER_EPANIC, || {
         let closed = Shell::of(shell(r#loop)).and_then(|shell| {
-            let forked = shell.check() == Err(BROKER_EFORKED);
             if shell.in_callback() {
                 return Err(BROKER_EREENTRANT);
             }
             let poisoned = shell.is_poisoned();
-            let Some(mut looping) = shell.end()? else { return Err(BROKER_EREENTRANT) };
+            // None: a forked copy, which frees nothing of the parent's.
+            let Some(looping) = shell.end()? else { return Ok(BROKER_OK) };
             loops::remove(shell);
             let posts = shell.take_posts();
-            if forked || poisoned {
-                // Inherited descriptors are closed by their owners; a broken handle's state is not trusted.
-                if let Some(embedded) = looping.embedded.take() {
-                    embedded.into_loop().after_fork();
-                }
+            if poisoned {
+                // A broken handle's state is not trusted; it is closed and no more.
                 return Ok(BROKER_OK);
             }
             for (callback, data) in posts {
@@ -526,27 +528,15 @@ pub extern "C" fn broker_loop_adopt(r#loop: *mut broker_loop_t, fd: c_int) -> c_
     })
 }
 
-/// In a forked process: closes every inherited descriptor of the loop, without a word to the parent's connections.
-/// The handle is then only good for broker_loop_free(); all else returns BROKER_ESTATE. Call it first thing after
-/// fork(), or the parent's connections outlive the parent.
+/// While `on` is not 0, a fork() in the thread that uses the loop moves it to the child, with its descriptors, its children
+/// and its clients; in the parent it is BROKER_EFORKED then. For daemon() and double forks: on, fork, off. A fork() while
+/// another thread is at work on the loop does not move it.
 ///
-/// BROKER_ESTATE in the process that made the loop, and when closed; BROKER_EINVAL for NULL.
+/// BROKER_ESTATE, BROKER_EFORKED; BROKER_EINVAL for NULL.
 #[unsafe(no_mangle)]
-pub extern "C" fn broker_loop_after_fork(r#loop: *mut broker_loop_t) -> c_int {
+pub extern "C" fn broker_loop_follow_fork(r#loop: *mut broker_loop_t, on: c_int) -> c_int {
     shield(BROKER_EPANIC, || {
-        let renewed = Shell::of(shell(r#loop)).and_then(|shell| {
-            let code = shell.adopt_after_fork(|looping| {
-                if let Some(embedded) = looping.embedded.take() {
-                    embedded.into_loop().after_fork();
-                }
-                looping._bell = None;
-                looping.own.clear();
-                BROKER_OK
-            })?;
-            shell.bell.store(-1, Ordering::Relaxed);
-            Ok(code)
-        });
-        renewed.unwrap_or_else(|code| code)
+        Shell::of(shell(r#loop)).map_or_else(|code| code, |shell| shell.follow_fork(on != 0))
     })
 }
 
@@ -585,18 +575,13 @@ pub extern "C" fn broker_loop_client(out: *mut *mut broker_client_t, r#loop: *mu
 /// BROKER_EINVAL for a NULL loop; BROKER_ESTATE when closed; BROKER_EFORKED.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_loop_set_data(r#loop: *mut broker_loop_t, data: *mut c_void) -> c_int {
-    let set = Shell::of(shell(r#loop)).and_then(|shell| {
-        shell.check()?;
-        shell.data.store(data, Ordering::Release);
-        Ok(BROKER_OK)
-    });
-    set.unwrap_or_else(|code| code)
+    Shell::of(shell(r#loop)).map_or_else(|code| code, |shell| shell.set_data(data))
 }
 
 /// What broker_loop_set_data() has kept; NULL for a bad handle. [any thread, in callbacks, after a fork]
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_loop_data(r#loop: *const broker_loop_t) -> *mut c_void {
-    Shell::of(shell(r#loop)).map_or(std::ptr::null_mut(), Shell::kept_data)
+    Shell::of(shell(r#loop)).map_or(std::ptr::null_mut(), Shell::data)
 }
 
 pub(super) fn give_req(to: *mut broker_req_t, id: u64) {

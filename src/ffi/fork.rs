@@ -1,46 +1,63 @@
-//! Notices that this process is a forked copy, without a system call, and keeps a fork in one thread from
-//! catching a handle half-way through a change in another. Owns the page that the kernel wipes in a forked
-//! copy, and the count of threads that are inside a handle; knows nothing of what a handle is.
+//! Notices that this process is a forked copy, without a system call, and closes there what it has inherited from handles.
+//! Owns the page that the kernel wipes in a copy, and the fork handlers. A fork waits for nothing and nothing waits for a
+//! fork: what is process-wide is changed with atomics, and what cannot be is made anew by each process (`EachProcess`).
 
+use super::follow;
+use crate::base::{fds, fork};
 use std::cell::Cell;
-use std::sync::Once;
-use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+use std::ffi::{c_int, c_void};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU64, Ordering};
 
-/// Counts the forks between the first process and this one; what a handle belongs to.
-static GENERATION: AtomicU64 = AtomicU64::new(1);
-/// A byte that reads 1 until this process turns out to be a copy. Null until `install`.
-static MARK: AtomicPtr<u8> = AtomicPtr::new(std::ptr::null_mut());
-/// Threads inside a handle in the lower half, forks about to happen in the upper.
-static INSIDE: AtomicU64 = AtomicU64::new(0);
-const FORK: u64 = 1 << 32;
+/// What the mark says. A copy finds it wiped.
+const WIPED: u8 = 0;
+const KNOWN: u8 = 1;
+/// A thread of the copy is at it; the others wait.
+const NOTICED: u8 = 2;
+
+const PAGE: usize = 4096;
+
+/// `KNOWN` until this process turns out to be a copy. Null until `install`; never unmapped.
+static MARK: AtomicPtr<AtomicU8> = AtomicPtr::new(std::ptr::null_mut());
+/// Instead of a page, where there is none: only the handlers tell of forks then.
+static UNWIPED: AtomicU8 = AtomicU8::new(KNOWN);
+/// The generation that has been about to fork last.
+static FORKING: AtomicU64 = AtomicU64::new(0);
 
 thread_local! {
-    /// How often this thread is counted in `INSIDE`.
-    static OWN: Cell<u64> = const { Cell::new(0) };
+    /// This thread has noticed a fork and is not through with what follows.
+    static AT_IT: Cell<bool> = const { Cell::new(false) };
+    /// errno before a fork.
+    static ERRNO: Cell<c_int> = const { Cell::new(0) };
 }
 
-/// Prepares for forks to come. Called before the first handle is made.
+/// Prepares for forks to come. Called before the first handle is made. Waits for no other thread: a copy made half-way
+/// through would wait for ever.
 pub(super) fn install() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        MARK.store(new_mark(), Ordering::Release);
+    static HANDLERS: AtomicBool = AtomicBool::new(false);
+    if MARK.load(Ordering::Acquire).is_null() {
+        let mark = new_mark();
+        let none = std::ptr::null_mut();
+        if MARK.compare_exchange(none, mark, Ordering::AcqRel, Ordering::Acquire).is_err() {
+            discard(mark);
+        }
+    }
+    if !HANDLERS.swap(true, Ordering::AcqRel) {
         // SAFETY: the three are functions of the C ABI that live as long as this library is loaded; glibc
         // forgets them by itself when it is unloaded. Failing only for want of memory, it leaves the wiped
-        // page, which tells of every fork but does not keep other threads out of handles meanwhile.
+        // page, which tells of every fork at the first call.
         unsafe {
             libc::pthread_atfork(Some(before_fork), Some(after_fork_in_parent), Some(after_fork_in_child));
         }
-    });
+    }
 }
 
-/// A byte set to 1 that a forked copy reads as 0. It stays for the life of the process.
-fn new_mark() -> *mut u8 {
-    const SIZE: usize = 4096;
+/// A byte that reads `KNOWN`, and `WIPED` in a forked copy.
+fn new_mark() -> *mut AtomicU8 {
     // SAFETY: asks for fresh anonymous memory; nothing else is mapped over or freed.
     let page = unsafe {
         libc::mmap(
             std::ptr::null_mut(),
-            SIZE,
+            PAGE,
             libc::PROT_READ | libc::PROT_WRITE,
             libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
             -1,
@@ -48,111 +65,166 @@ fn new_mark() -> *mut u8 {
         )
     };
     if page == libc::MAP_FAILED {
-        // `after_fork_in_child` clears this one just as well; only a raw clone() goes unnoticed.
-        return Box::leak(Box::new(1u8));
+        return (&raw const UNWIPED).cast_mut();
     }
     // SAFETY: the page was mapped above and is ours. A kernel too old to know the advice (before 4.14)
-    // refuses it, which leaves the same as above.
-    unsafe { libc::madvise(page, SIZE, libc::MADV_WIPEONFORK) };
-    let mark = page.cast::<u8>();
+    // refuses it, which leaves the same as without a page.
+    unsafe { libc::madvise(page, PAGE, libc::MADV_WIPEONFORK) };
+    let mark = page.cast::<AtomicU8>();
     // SAFETY: inside the page mapped above; nobody else knows of it yet.
-    unsafe { mark.write(1) };
+    unsafe { mark.write(AtomicU8::new(KNOWN)) };
     mark
+}
+
+/// Another thread was faster.
+fn discard(mark: *mut AtomicU8) {
+    if !std::ptr::eq(mark, &raw const UNWIPED) {
+        // SAFETY: a page of `new_mark` that nobody else has seen.
+        unsafe { libc::munmap(mark.cast(), PAGE) };
+    }
+}
+
+fn mark() -> Option<&'static AtomicU8> {
+    // SAFETY: null, or a byte that is never unmapped. The kernel changes it only where no thread runs.
+    unsafe { MARK.load(Ordering::Acquire).as_ref() }
 }
 
 /// The generation of this very process. No system call; also from a signal handler.
 pub(super) fn generation() -> u64 {
-    let mark = MARK.load(Ordering::Acquire);
-    // SAFETY: null, or a byte that is never unmapped. Volatile, since the kernel changes it behind our back.
-    if !mark.is_null() && unsafe { mark.read_volatile() } == 0 {
-        // Whoever was inside a handle stayed behind in the parent.
-        INSIDE.store(OWN.get(), Ordering::Relaxed);
-        GENERATION.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: as above; a copy starts with one thread, which is this one.
-        unsafe { mark.write_volatile(1) };
+    if let Some(mark) = mark()
+        && mark.load(Ordering::Acquire) != KNOWN
+    {
+        notice(mark);
     }
-    GENERATION.load(Ordering::Relaxed)
+    fork::generation()
 }
 
-/// Held while a handle is being changed: a fork in another thread waits for its end.
-#[derive(Debug)]
-pub(super) struct Inside(());
+/// How many forks lie between the first process and this one.
+pub(super) fn count() -> u64 {
+    generation() - 1
+}
 
-/// Enters; waits while another thread is about to fork, unless this one is inside already.
-pub(super) fn enter() -> Inside {
-    loop {
-        let seen = INSIDE.load(Ordering::Relaxed);
-        if seen >= FORK && OWN.get() == 0 {
-            std::thread::yield_now();
-        } else if INSIDE.compare_exchange_weak(seen, seen + 1, Ordering::Acquire, Ordering::Relaxed).is_ok() {
-            OWN.set(OWN.get() + 1);
-            return Inside(());
+/// In a copy whose fork ran no handler: the first thread that comes here does what the handler would have done.
+#[cold]
+fn notice(mark: &AtomicU8) {
+    if AT_IT.replace(true) {
+        // A signal handler, in the middle of the same in this thread.
+        return;
+    }
+    match mark.compare_exchange(WIPED, NOTICED, Ordering::AcqRel, Ordering::Acquire) {
+        Ok(_) => {
+            become_copy();
+            mark.store(KNOWN, Ordering::Release);
+        }
+        Err(_) => {
+            while mark.load(Ordering::Acquire) == NOTICED {
+                std::thread::yield_now();
+            }
+        }
+    }
+    AT_IT.set(false);
+}
+
+/// Closes the inherited descriptors, but for those of handles that have followed.
+fn become_copy() {
+    fork::advance();
+    follow::arrive();
+    // SAFETY: a number that a handle of the parent's had opened and not closed, and of which nothing here will make use.
+    fds::release(|owner| !follow::has(owner), |fd| unsafe { _ = libc::close(fd) });
+}
+
+fn errno() -> *mut c_int {
+    // SAFETY: this thread's own, for its life.
+    unsafe { libc::__errno_location() }
+}
+
+extern "C" fn before_fork() {
+    FORKING.store(generation(), Ordering::Release);
+    follow::depart();
+    // SAFETY: this thread's own. `after_fork_in_parent` reads there whether there is a copy: nobody tells it.
+    unsafe { ERRNO.set(std::mem::take(&mut *errno())) };
+}
+
+extern "C" fn after_fork_in_parent() {
+    // SAFETY: as above.
+    let failed = unsafe {
+        matches!(*errno(), libc::EAGAIN | libc::ENOMEM | libc::ENOSYS | libc::EPERM | libc::EINVAL)
+    };
+    if !failed {
+        // SAFETY: as above.
+        unsafe { *errno() = ERRNO.get() };
+    }
+    follow::stay(!failed, |number| {
+        // SAFETY: the copies of descriptors that live on in the forked process; here nobody uses them any more.
+        fds::release(|owner| owner == number, |fd| unsafe { _ = libc::close(fd) });
+    });
+}
+
+extern "C" fn after_fork_in_child() {
+    // A handler that ran before this one may have noticed by a call.
+    if FORKING.load(Ordering::Acquire) == fork::generation() {
+        become_copy();
+    }
+    if let Some(mark) = mark() {
+        mark.store(KNOWN, Ordering::Release);
+    }
+    // SAFETY: as in `before_fork`.
+    unsafe { *errno() = ERRNO.get() };
+}
+
+/// A value that each process makes for itself when it first needs it: a copy of the parent's might be locked by a thread
+/// that does not exist here. Those of the processes before stay where they are.
+pub(super) struct EachProcess<T: 'static>(AtomicPtr<Made<T>>);
+
+struct Made<T> {
+    generation: u64,
+    value: T,
+    /// Keeps it reachable, for leak checkers.
+    _before: *mut Made<T>,
+}
+
+// SAFETY: hands out shared references to a `T`, which may be shared.
+unsafe impl<T: Sync + Send> Sync for EachProcess<T> {}
+
+impl<T: Default> EachProcess<T> {
+    pub(super) const fn new() -> Self {
+        EachProcess(AtomicPtr::new(std::ptr::null_mut()))
+    }
+
+    pub(super) fn get(&self) -> &'static T {
+        loop {
+            let generation = generation();
+            let before = self.0.load(Ordering::Acquire);
+            // SAFETY: null, or one that was leaked below.
+            if let Some(made) = unsafe { before.as_ref() }
+                && made.generation == generation
+            {
+                return &made.value;
+            }
+            let made = Box::into_raw(Box::new(Made { generation, value: T::default(), _before: before }));
+            if self.0.compare_exchange(before, made, Ordering::AcqRel, Ordering::Acquire).is_err() {
+                // SAFETY: made just now, and nobody has seen it.
+                drop(unsafe { Box::from_raw(made) });
+            }
         }
     }
 }
 
-impl Drop for Inside {
-    fn drop(&mut self) {
-        OWN.set(OWN.get().saturating_sub(1));
-        INSIDE.fetch_sub(1, Ordering::Release);
+/// Keeps memory that nobody will use again reachable: what handles of the parent's held, which is not to be looked at.
+pub(super) fn keep(memory: *const c_void) {
+    struct Kept {
+        _memory: *const c_void,
+        next: *mut Kept,
     }
-}
-
-/// Whether this thread is inside a handle.
-pub(super) fn is_inside() -> bool {
-    OWN.get() > 0
-}
-
-extern "C" fn before_fork() {
-    INSIDE.fetch_add(FORK, Ordering::Acquire);
-    // Changes take microseconds: they neither wait for a socket nor run callbacks.
-    while INSIDE.load(Ordering::Acquire) % FORK > OWN.get() {
-        std::thread::yield_now();
-    }
-}
-
-extern "C" fn after_fork_in_parent() {
-    INSIDE.fetch_sub(FORK, Ordering::Release);
-}
-
-extern "C" fn after_fork_in_child() {
-    INSIDE.store(OWN.get(), Ordering::Relaxed);
-    let mark = MARK.load(Ordering::Acquire);
-    if !mark.is_null() {
-        // SAFETY: a byte that is never unmapped; a copy starts with one thread, which is this one.
-        unsafe { mark.write_volatile(0) };
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::sync::atomic::AtomicBool;
-
-    /// Else the copy would have a handle half-way through a change, and nobody to finish it.
-    #[test]
-    fn a_fork_waits_until_no_other_thread_is_inside() {
-        install();
-        let forked = AtomicBool::new(false);
-        std::thread::scope(|scope| {
-            let inside = enter();
-            scope.spawn(|| {
-                // SAFETY: the copy does nothing but end.
-                let copy = unsafe { libc::fork() };
-                if copy == 0 {
-                    // SAFETY: runs nothing of this process'.
-                    unsafe { libc::_exit(0) };
-                }
-                forked.store(true, Ordering::Release);
-                // SAFETY: waits for the copy made above.
-                unsafe { libc::waitpid(copy, std::ptr::null_mut(), 0) };
-            });
-            while INSIDE.load(Ordering::Acquire) < FORK && !forked.load(Ordering::Acquire) {
-                std::thread::yield_now();
-            }
-            assert!(!forked.load(Ordering::Acquire), "it is held up");
-            drop(inside);
-        });
-        assert!(forked.load(Ordering::Acquire), "and goes on");
+    static ALL: AtomicPtr<Kept> = AtomicPtr::new(std::ptr::null_mut());
+    let kept = Box::into_raw(Box::new(Kept { _memory: memory, next: std::ptr::null_mut() }));
+    let mut first = ALL.load(Ordering::Acquire);
+    loop {
+        // SAFETY: made just now; nobody else has it until the exchange succeeds.
+        unsafe { (*kept).next = first };
+        match ALL.compare_exchange(first, kept, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => return,
+            Err(seen) => first = seen,
+        }
     }
 }

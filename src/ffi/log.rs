@@ -1,15 +1,17 @@
 //! The log sink, the one thing that is process-wide: hands the library's log lines to a function of C's, no more
 //! than `base::log_limit` lets through. Owns the present sink; writes nowhere itself.
 
-use super::border::shield;
+use super::border::{is_inside, shield};
 use super::codes::{BROKER_EINVAL, BROKER_ESTATE, BROKER_OK};
-use super::fork;
+use super::fork::{self, EachProcess};
 use crate::base::clock::Clock;
+use crate::base::limits::LOG_QUEUE;
 use crate::base::log_limit::{Line, LogLimit};
-use log::{LevelFilter, Log, Metadata, Record};
+use log::{Level, LevelFilter, Log, Metadata, Record};
+use std::cell::RefCell;
 use std::ffi::{c_char, c_int, c_void};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{LazyLock, Mutex, PoisonError, RwLock};
+use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 /// Nothing.
 pub const BROKER_LOG_OFF: c_int = 0;
@@ -24,33 +26,52 @@ pub const BROKER_LOG_DEBUG: c_int = 4;
 /// Everything.
 pub const BROKER_LOG_TRACE: c_int = 5;
 
-/// Gets a log line: `msg` has `len` bytes, no line end, and a NUL behind it; it ends with the call. Runs in
-/// whatever thread is inside the library, while a handle is at work: calls on that handle return
-/// BROKER_EREENTRANT. Must not fork, throw or longjmp.
+/// Gets a log line: `msg` has `len` bytes, no line end, and a NUL behind it; it ends with the call. `handle` is the
+/// broker_loop_t or broker_client_t at work, to be compared and nothing else; NULL where none is. Runs in whatever thread
+/// has caused the line, once its step is done: nothing is held then that a fork() waits for, but calls on that handle return
+/// BROKER_EREENTRANT. Must not fork, throw, longjmp or end the thread.
 #[allow(non_camel_case_types)]
-pub type broker_log_cb =
-    Option<unsafe extern "C" fn(level: c_int, msg: *const c_char, len: usize, data: *mut c_void)>;
+pub type broker_log_cb = Option<
+    unsafe extern "C" fn(
+        level: c_int,
+        msg: *const c_char,
+        len: usize,
+        handle: *const c_void,
+        data: *mut c_void,
+    ),
+>;
+
+type Callback = unsafe extern "C" fn(c_int, *const c_char, usize, *const c_void, *mut c_void);
 
 #[derive(Clone, Copy)]
 struct Sink {
     level: c_int,
-    callback: unsafe extern "C" fn(c_int, *const c_char, usize, *mut c_void),
+    callback: Callback,
     data: *mut c_void,
+    /// The one before, which a thread may still be reading: none is ever freed.
+    _before: *const Sink,
 }
 
-// SAFETY: the header says that the function is called from any thread, with this pointer; nothing here follows
-// it.
-unsafe impl Send for Sink {}
-// SAFETY: as above.
-unsafe impl Sync for Sink {}
-
-static SINK: RwLock<Option<Sink>> = RwLock::new(None);
+/// The present one; null for none.
+static SINK: AtomicPtr<Sink> = AtomicPtr::new(std::ptr::null_mut());
 /// What may be written; never locked while the function runs, which may cause lines of its own.
-static LIMIT: LazyLock<(Clock, Mutex<LogLimit>)> = LazyLock::new(Default::default);
+static LIMIT: EachProcess<(Clock, Mutex<LogLimit>)> = EachProcess::new();
 /// There may be lines left out to be summed up.
 static LEFT_OUT: AtomicBool = AtomicBool::new(false);
 /// The logger of the `log` crate is ours.
 static OURS: AtomicBool = AtomicBool::new(false);
+
+/// Lines of a thread that is inside a handle, until it is not.
+#[derive(Default)]
+struct Queue {
+    lines: Vec<Line>,
+    /// How many there was no room for, and how important the first of them was.
+    left_out: Option<(usize, Level)>,
+}
+
+thread_local! {
+    static QUEUE: RefCell<Queue> = const { RefCell::new(Queue { lines: Vec::new(), left_out: None }) };
+}
 
 struct Forward;
 
@@ -60,27 +81,26 @@ impl Log for Forward {
     }
 
     fn log(&self, record: &Record<'_>) {
-        let Some(sink) = present().filter(|sink| record.level() as c_int <= sink.level) else { return };
+        if present(record.level()).is_none() {
+            return;
+        }
         tell_left_out();
-        // A fork waits: the copy would find the lock held for good.
-        let inside = fork::enter();
-        let (clock, limit) = &*LIMIT;
+        let (clock, limit) = LIMIT.get();
         let mut limit = limit.lock().unwrap_or_else(PoisonError::into_inner);
         let line = limit.admit(record, clock.now());
         LEFT_OUT.store(limit.due().is_some(), Ordering::Relaxed);
         drop(limit);
-        drop(inside);
-        if let Some(line) = line {
-            sink.hand(&line);
-        }
+        line.into_iter().for_each(say);
     }
 
     fn flush(&self) {}
 }
 
-/// Copied, so that the function may set another sink.
-fn present() -> Option<Sink> {
-    *SINK.read().unwrap_or_else(PoisonError::into_inner)
+/// Copied, so that the function may set another sink. `None` if it does not want lines of this level.
+fn present(level: Level) -> Option<Sink> {
+    // SAFETY: null, or one that was leaked by `broker_log_set`.
+    let sink = unsafe { SINK.load(Ordering::Acquire).as_ref() }.copied();
+    sink.filter(|sink| level as c_int <= sink.level)
 }
 
 /// Sums up what was left out, where it is due. Called with every line, and where a handle is at work anyway.
@@ -88,28 +108,48 @@ pub(super) fn tell_left_out() {
     if !LEFT_OUT.load(Ordering::Relaxed) {
         return;
     }
-    let inside = fork::enter();
-    let (clock, limit) = &*LIMIT;
+    let (clock, limit) = LIMIT.get();
     let mut limit = limit.lock().unwrap_or_else(PoisonError::into_inner);
     let lines = limit.summaries(clock.now());
     LEFT_OUT.store(limit.due().is_some(), Ordering::Relaxed);
     drop(limit);
-    drop(inside);
-    for line in lines {
-        if let Some(sink) = present().filter(|sink| line.level as c_int <= sink.level) {
-            sink.hand(&line);
+    lines.into_iter().for_each(say);
+}
+
+/// Hands a line to the function, or keeps it until this thread has left the handle it is inside of.
+fn say(line: Line) {
+    if !is_inside() {
+        return hand(&line, std::ptr::null());
+    }
+    // Refused in a thread that ends.
+    let _ = QUEUE.try_with(|queue| {
+        let mut queue = queue.borrow_mut();
+        if queue.lines.len() < LOG_QUEUE {
+            queue.lines.push(line);
+        } else {
+            queue.left_out.get_or_insert((0, line.level)).0 += 1;
         }
+    });
+}
+
+/// The lines of this thread, which has left the handle but still keeps others out of it.
+pub(super) fn hand_over(handle: *const c_void) {
+    let Ok(Queue { mut lines, left_out }) = QUEUE.try_with(RefCell::take) else { return };
+    if let Some((count, level)) = left_out {
+        lines.push(Line { level, text: format!("and {count} more lines in one step") });
+    }
+    for line in &lines {
+        hand(line, handle);
     }
 }
 
-impl Sink {
-    fn hand(&self, line: &Line) {
-        let mut text = line.text.replace(['\n', '\r', '\0'], " ");
-        let len = text.len();
-        text.push('\0');
-        // SAFETY: the function was given to be called so; `text` lives through the call and ends with a NUL.
-        unsafe { (self.callback)(line.level as c_int, text.as_ptr().cast(), len, self.data) };
-    }
+fn hand(line: &Line, handle: *const c_void) {
+    let Some(sink) = present(line.level) else { return };
+    let mut text = line.text.replace(['\n', '\r', '\0'], " ");
+    let len = text.len();
+    text.push('\0');
+    // SAFETY: the function was given to be called so; `text` lives through the call and ends with a NUL.
+    unsafe { (sink.callback)(line.level as c_int, text.as_ptr().cast(), len, handle, sink.data) };
 }
 
 /// Sets where the library's log goes, for the whole process; without it, and with a NULL `cb`, nowhere. Lines less
@@ -131,16 +171,19 @@ pub extern "C" fn broker_log_set(level: c_int, cb: broker_log_cb, data: *mut c_v
             BROKER_LOG_TRACE => LevelFilter::Trace,
             _ => return BROKER_EINVAL,
         };
-        // The lock must not be copied by a fork while it is held.
         fork::install();
-        let _inside = fork::enter();
-        let mut sink = SINK.write().unwrap_or_else(PoisonError::into_inner);
         if log::set_logger(&FORWARD).is_ok() {
             OURS.store(true, Ordering::Relaxed);
         } else if !OURS.load(Ordering::Relaxed) {
             return BROKER_ESTATE;
         }
-        *sink = cb.map(|callback| Sink { level, callback, data });
+        let before = SINK.load(Ordering::Acquire);
+        let sink =
+            cb.map(|callback| Box::into_raw(Box::new(Sink { level, callback, data, _before: before })));
+        match sink {
+            Some(sink) => SINK.store(sink, Ordering::Release),
+            None => fork::keep(SINK.swap(std::ptr::null_mut(), Ordering::AcqRel).cast()),
+        }
         log::set_max_level(if cb.is_some() { filter } else { LevelFilter::Off });
         BROKER_OK
     })
@@ -155,7 +198,7 @@ mod tests {
 
     static LINES: AtomicUsize = AtomicUsize::new(0);
 
-    unsafe extern "C" fn count(_: c_int, msg: *const c_char, _: usize, _: *mut c_void) {
+    unsafe extern "C" fn count(_: c_int, msg: *const c_char, _: usize, _: *const c_void, _: *mut c_void) {
         // SAFETY: the line ends with a NUL.
         let line = unsafe { CStr::from_ptr(msg) };
         LINES.fetch_add(usize::from(line.to_bytes().ends_with(b"over and over")), Ordering::Relaxed);

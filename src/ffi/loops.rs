@@ -3,20 +3,19 @@
 
 use super::border::{Shell, this_thread};
 use super::embed::Looping;
-use super::fork;
+use super::fork::EachProcess;
 use crate::client::Peering;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Loops that have been made and not freed, those of a parent process too.
-static LOOPS: Mutex<Vec<&'static Shell<Looping>>> = Mutex::new(Vec::new());
+/// Loops that this process has made and not freed. One that has followed a fork is not among them: it costs the refusal,
+/// no more.
+static LOOPS: EachProcess<Mutex<Vec<&'static Shell<Looping>>>> = EachProcess::new();
 /// How many, for programs that have none.
 static COUNT: AtomicUsize = AtomicUsize::new(0);
 
 fn with_loops<R>(body: impl FnOnce(&mut Vec<&'static Shell<Looping>>) -> R) -> R {
-    // The lock must not be copied by a fork while it is held.
-    let _inside = fork::enter();
-    let mut loops = LOOPS.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let mut loops = LOOPS.get().lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     let result = body(&mut loops);
     COUNT.store(loops.len(), Ordering::Release);
     result
@@ -38,7 +37,8 @@ pub(super) fn would_wait_for_itself(peering: impl FnOnce() -> Peering) -> bool {
     }
     let peering = peering();
     let loops = with_loops(|loops| loops.clone());
-    let ends: Vec<_> = loops.into_iter().filter(|shell| shell.check().is_ok() && leads_to(&peering, shell)).collect();
+    let ends: Vec<_> =
+        loops.into_iter().filter(|shell| shell.check().is_ok() && leads_to(&peering, shell)).collect();
     !ends.is_empty() && ends.iter().all(|shell| shell.driver.load(Ordering::Relaxed) == this_thread())
 }
 

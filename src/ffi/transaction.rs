@@ -22,6 +22,7 @@ impl Handle for Block {
         &ENDED
     }
     const SURVIVES_FORK: bool = true;
+    type Beside = ();
 }
 
 /// What `pointer` holds.
@@ -31,7 +32,7 @@ pub(super) fn read<R>(
 ) -> Result<R, c_int> {
     let shell = Shell::of(pointer.cast::<Shell<Block>>())?;
     shell.check()?;
-    shell.borrow(|block| body(block))
+    shell.borrow_reading(body)
 }
 
 /// An empty transaction. Free it with broker_transaction_free(). NULL only after an internal error.

@@ -172,8 +172,7 @@ impl Loop {
     pub(super) fn disturb(&mut self) {
         self.unsettled = true;
         if !self.turning && !std::mem::replace(&mut self.woken, true) {
-            // Refused only by a counter that is full: then it is awake.
-            let _ = self.waker.wake();
+            self.waker.ring();
         }
     }
 }

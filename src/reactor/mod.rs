@@ -18,6 +18,8 @@ mod turn;
 
 use crate::base::clock::{Clock, Millis};
 use crate::base::error::{Error, Result};
+use crate::base::fds::Held;
+use crate::base::fork::Maker;
 use crate::base::key::{Arena, Key};
 use crate::base::limits;
 use crate::base::seed::seed;
@@ -26,12 +28,13 @@ use crate::config::{Settings, Upstream};
 use crate::core::{Broker, Child, Counters, Lane};
 use crate::transport::conn::Conn;
 use crate::transport::listener::Listener;
+use crate::transport::wake::Wake;
 use accept::Door;
 use adopt::Handed;
 use dial::Dialler;
 use local::Seat;
 pub use local::{Local, LocalEvent};
-use mio::{Events, Interest, Poll, Token, Waker};
+use mio::{Events, Interest, Poll, Token};
 use quiet::Quiet;
 use reload::required_upstream;
 use resolver::{Lookup, Resolver};
@@ -107,6 +110,8 @@ fn key_of(link: usize) -> Key<Link> {
 ///
 /// Dropping it closes everything. In a forked copy of the process it only closes descriptors.
 pub struct Loop {
+    /// Of the poll and the pipe, before these: see [`Held`].
+    _held: [Held; 3],
     core: Broker,
     poll: Poll,
     events: Events,
@@ -124,7 +129,7 @@ pub struct Loop {
     local_events: Vec<LocalEvent>,
     dialler: Dialler,
     /// Ends a wait from within the process; the resolver's threads have it too.
-    waker: Arc<Waker>,
+    waker: Arc<Wake>,
     /// The read end and the write end.
     pipe: (mio::net::UnixStream, UnixStream),
     /// One read's worth, shared by all connections, so that an idle one holds no buffer.
@@ -146,8 +151,7 @@ pub struct Loop {
     woken: bool,
     work: turn::Work,
     closed: bool,
-    /// The process it belongs to.
-    pid: u32,
+    maker: Maker,
 }
 
 impl fmt::Debug for Loop {
@@ -195,11 +199,12 @@ impl Loop {
     fn build(settings: Settings, lookup: Lookup) -> Result<Loop> {
         let (upstream, accounts) = read_settings(&settings)?;
         let poll = Poll::new().map_err(attempting("cannot create a poll"))?;
-        let waker = Waker::new(poll.registry(), TOKEN_WAKER).map_err(attempting("cannot create a waker"))?;
+        let waker = Wake::new(poll.registry(), TOKEN_WAKER).map_err(attempting("cannot create a waker"))?;
         let waker = Arc::new(waker);
         let resolver = Resolver::new(&upstream.address, lookup, waker.clone());
         let resolver = resolver.map_err(|why| unresolved(&upstream, &why))?;
         let pipe = wake_pair(&poll)?;
+        let held = [Held::new(&poll), Held::new(&pipe.0), Held::new(&pipe.1)];
         let mut doors = Vec::new();
         for url in &settings.listen {
             doors.push(Door::open(url, poll.registry(), doors.len())?);
@@ -210,6 +215,7 @@ impl Loop {
         let mut core = Broker::new(settings, upstream, seed(), clock.now());
         core.take_accounts(accounts);
         Ok(Loop {
+            _held: held,
             core,
             poll,
             events: Events::with_capacity(limits::EVENTS_TURN),
@@ -237,7 +243,7 @@ impl Loop {
             woken: false,
             work: turn::Work::default(),
             closed: false,
-            pid: std::process::id(),
+            maker: Maker::here(),
         })
     }
 
@@ -264,6 +270,11 @@ impl Loop {
         self.pipe.1.try_clone().map_err(attempting("cannot copy the wake pipe"))
     }
 
+    /// The descriptor of the same end, for the loop's life.
+    pub fn wake_fd(&self) -> RawFd {
+        self.pipe.1.as_raw_fd()
+    }
+
     /// Whether much memory has come free since the last call: a program that owns its process may want to
     /// give it back to the system, as the standalone broker does with `ffi::heap::trim`.
     pub fn take_relief(&mut self) -> bool {
@@ -274,6 +285,11 @@ impl Loop {
     /// descriptor becomes readable. Zero while anything is deferred, whatever the descriptor says.
     pub fn backend_timeout(&self) -> Option<u64> {
         if self.closed { None } else { self.timeout() }
+    }
+
+    /// How long `wait` would wait for an event, in milliseconds: as `backend_timeout`, but nothing where it would not.
+    pub fn patience(&self) -> Option<u64> {
+        if self.closed || !self.events.is_empty() { Some(0) } else { self.timeout() }
     }
 
     /// Ends the service in good order: takes the connections that are waiting to be accepted, reads what
@@ -299,7 +315,7 @@ impl Loop {
 
     /// Closes every connection and listener at once; `run` then returns `Ok(false)`.
     pub fn close(&mut self) {
-        if self.closed || std::process::id() != self.pid {
+        if self.closed || !self.maker.is_here() {
             // A forked copy shares the poll and the sockets with its parent: what follows would end them.
             return;
         }

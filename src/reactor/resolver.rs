@@ -5,7 +5,7 @@
 use crate::base::clock::Millis;
 use crate::base::limits;
 use crate::config::endpoint::Address;
-use mio::Waker;
+use crate::transport::wake::Wake;
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
@@ -39,7 +39,7 @@ pub(super) enum Lookup {
 pub(super) struct Resolver {
     target: Target,
     lookup: Lookup,
-    waker: Arc<Waker>,
+    waker: Arc<Wake>,
     answers: (Sender<Answer>, Receiver<Answer>),
 }
 
@@ -64,7 +64,7 @@ struct Name {
 
 impl Resolver {
     /// Fails only where a name is looked up now and has no address.
-    pub(super) fn new(address: &Address, lookup: Lookup, waker: Arc<Waker>) -> Result<Self, String> {
+    pub(super) fn new(address: &Address, lookup: Lookup, waker: Arc<Wake>) -> Result<Self, String> {
         let target = match address {
             Address::Unix(path) => Target::Unix(path.clone()),
             Address::Tcp { host, port } => match host.parse::<IpAddr>() {
@@ -136,14 +136,14 @@ impl Name {
 
     /// The thread holds the waker only while it wakes: a process forked meanwhile has no such thread, and
     /// must not have its descriptor.
-    fn ask(&mut self, to: Sender<Answer>, waker: Weak<Waker>, now: Millis) -> io::Result<()> {
+    fn ask(&mut self, to: Sender<Answer>, waker: Weak<Wake>, now: Millis) -> io::Result<()> {
         let (host, port) = (self.host.clone(), self.port);
         let thread = thread::Builder::new().name("broker-resolver".to_owned());
         thread.spawn(move || {
             let answer = (host.as_str(), port).to_socket_addrs().map(Iterator::collect);
             // Either fails only when the loop has gone, and then nobody waits for this.
             let _ = to.send(answer);
-            let _ = waker.upgrade().map(|waker| waker.wake());
+            let _ = waker.upgrade().map(|waker| waker.ring());
         })?;
         self.asking = true;
         self.asked = Some(now);
@@ -176,7 +176,7 @@ mod tests {
 
     fn resolver_with(host: &str, lookup: Lookup) -> (Poll, Result<Resolver, String>) {
         let poll = Poll::new().unwrap();
-        let waker = Arc::new(Waker::new(poll.registry(), Token(0)).unwrap());
+        let waker = Arc::new(Wake::new(poll.registry(), Token(0)).unwrap());
         (poll, Resolver::new(&Address::Tcp { host: host.to_owned(), port: 7 }, lookup, waker))
     }
 

@@ -11,6 +11,7 @@
 //! is read until it says that it is empty.
 
 use super::stream::Stream;
+use crate::base::fds::Held;
 use crate::base::limits;
 use mio::event::{Event, Source};
 use mio::net::UnixStream;
@@ -18,11 +19,13 @@ use mio::{Interest, Registry, Token};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendFlags};
 use std::io::{self, IoSliceMut, Read};
 use std::mem::MaybeUninit;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 /// A non-blocking connection.
 #[derive(Debug)]
 pub struct Conn {
+    /// Before `stream`: see [`Held`].
+    held: Held,
     stream: Stream,
     token: Token,
     /// Registered for writable as well. Only after a refused write: armed for good, every byte the peer
@@ -73,6 +76,7 @@ impl Conn {
     /// A connection nobody watches yet.
     pub fn new(stream: Stream) -> Conn {
         Conn {
+            held: Held::new(&stream.as_fd()),
             stream,
             token: Token(usize::MAX),
             armed: false,
@@ -156,6 +160,7 @@ impl Conn {
 
     /// The stream of a connection that nobody watches.
     pub fn into_stream(self) -> Stream {
+        drop(self.held);
         self.stream
     }
 

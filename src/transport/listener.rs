@@ -18,6 +18,8 @@ use socket2::{Domain, Socket, Type};
 use self::files::{Asked, LockFile, Place, SocketFile};
 use super::stream::Stream;
 use crate::base::error::{Error, Result};
+use crate::base::fds::Held;
+use crate::base::fork::Maker;
 use crate::base::limits::LISTEN_BACKLOG;
 use crate::config::endpoint::{ListenUrl, RUN_DIR};
 
@@ -25,10 +27,11 @@ use crate::config::endpoint::{ListenUrl, RUN_DIR};
 /// socket and removes its files, except in a forked process, where it only closes.
 #[derive(Debug)]
 pub struct Listener {
+    /// Before `socket`: see [`Held`].
+    _held: Held,
     socket: Bound,
     url: String,
-    /// The process that bound it.
-    pid: u32,
+    maker: Maker,
     /// Dropped after the listening has stopped: the socket's file first, so that the next broker finds the path
     /// either taken or free.
     files: Option<(SocketFile, LockFile)>,
@@ -41,6 +44,10 @@ enum Bound {
 }
 
 impl Listener {
+    fn new(socket: Bound, url: String, files: Option<(SocketFile, LockFile)>) -> Listener {
+        Listener { _held: Held::new(&socket.as_fd()), socket, url, maker: Maker::here(), files }
+    }
+
     /// Binds and listens. Resolves names and touches the file system, blocking.
     pub fn bind(url: &ListenUrl) -> Result<Listener> {
         match url {
@@ -95,7 +102,7 @@ impl Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        if std::process::id() == self.pid {
+        if self.maker.is_here() {
             // A forked copy of the socket would otherwise go on taking connections nobody accepts.
             let _ = rustix::net::shutdown(self.as_fd(), rustix::net::Shutdown::Both);
         }
@@ -104,7 +111,13 @@ impl Drop for Listener {
 
 impl AsFd for Listener {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        match &self.socket {
+        self.socket.as_fd()
+    }
+}
+
+impl AsFd for Bound {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
             Bound::Unix(listener) => listener.as_fd(),
             Bound::Tcp(listener) => listener.as_fd(),
         }
@@ -187,7 +200,7 @@ fn bind_tcp(host: &str, port: u16, insecure: bool) -> Attempt<Listener> {
         socket.listen(LISTEN_BACKLOG)?;
         let listener = TcpListener::from_std(socket.into());
         let url = format!("tcp://{}", listener.local_addr()?);
-        Ok(Listener { socket: Bound::Tcp(listener), url, pid: std::process::id(), files: None })
+        Ok(Listener::new(Bound::Tcp(listener), url, None))
     })
 }
 
@@ -232,12 +245,8 @@ fn bind_unix(url: &ListenUrl, path: &Path, creatable: &Path) -> Attempt<Listener
     let (socket, file) = place.bind(&asked(url))?;
     socket.listen(LISTEN_BACKLOG).map_err(attempting("cannot listen"))?;
     let listener = std::os::unix::net::UnixListener::from(OwnedFd::from(socket));
-    Ok(Listener {
-        socket: Bound::Unix(UnixListener::from_std(listener)),
-        url: ListenUrl::unix(path).to_string(),
-        pid: std::process::id(),
-        files: Some((file, lock)),
-    })
+    let socket = Bound::Unix(UnixListener::from_std(listener));
+    Ok(Listener::new(socket, ListenUrl::unix(path).to_string(), Some((file, lock))))
 }
 
 fn check_unix(url: &ListenUrl, path: &Path, creatable: &Path) -> Attempt<()> {

@@ -168,15 +168,17 @@ static void freed_inside(void)
 
 struct log {
     broker_loop_t *loop;
-    int lines, refused;
+    int lines, named, refused;
 };
 
-static void log_line(int level, const char *msg, size_t len, void *data)
+static void log_line(int level, const char *msg, size_t len, const void *handle, void *data)
 {
     struct log *log = data;
     CHECK(level >= BROKER_LOG_ERROR && level <= BROKER_LOG_TRACE);
     CHECK(strlen(msg) == len && len > 0 && strchr(msg, '\n') == NULL);
     log->lines++;
+    CHECK(handle == NULL || log->loop == NULL || handle == log->loop);
+    log->named += handle != NULL;
     if (log->loop != NULL) {
         CHECK_INT(broker_loop_run(log->loop, BROKER_RUN_NOWAIT), BROKER_EREENTRANT);
         CHECK_INT(broker_loop_timeout(log->loop), BROKER_EREENTRANT);
@@ -189,9 +191,9 @@ static void log_line(int level, const char *msg, size_t len, void *data)
     CHECK_INT(broker_config_free(config), BROKER_OK);
 }
 
-static void log_itself(int level, const char *msg, size_t len, void *data)
+static void log_itself(int level, const char *msg, size_t len, const void *handle, void *data)
 {
-    (void)level, (void)msg, (void)len;
+    (void)level, (void)msg, (void)len, (void)handle;
     ++*(int *)data;
     CHECK_INT(broker_log_set(BROKER_LOG_OFF, NULL, NULL), BROKER_OK);
 }
@@ -208,7 +210,7 @@ static void logging(void)
     log.loop = loop;
     CHECK_INT(broker_client_submit(own(loop), ARGV("PING"), NULL, BROKER_FOREVER, NULL, keep, &outcome), BROKER_OK);
     EXPECT_OWN(loop, &outcome, "+PONG");
-    CHECK(log.refused > 0);
+    CHECK(log.refused > 0 && log.named > 0);
     log.loop = NULL;
     close_loop(loop);
     /* The sink can be taken away from inside itself. */

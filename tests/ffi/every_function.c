@@ -85,6 +85,7 @@ static long made_transaction(broker_transaction_t *transaction)
 CALL(strerror, pointer(broker_strerror(BROKER_EINVAL)))
 CALL(err_name, pointer(broker_err_name(12345)))
 CALL(version, broker_version())
+CALL(fork_count, broker_fork_count())
 CALL(log_set, broker_log_set(BROKER_LOG_OFF, NULL, NULL))
 CALL(config_new, made_config(broker_config_new()))
 CALL(config_free, broker_config_free(set->config))
@@ -110,12 +111,13 @@ CALL(loop_free, broker_loop_free(set->loop))
 CALL(loop_reload, broker_loop_reload(set->loop, set->config))
 CALL(loop_error, pointer(broker_loop_error(set->loop)))
 CALL(loop_endpoint, broker_loop_endpoint(set->loop, 0, NULL, 0))
-CALL(loop_after_fork, broker_loop_after_fork(set->loop))
+CALL(loop_follow_fork, broker_loop_follow_fork(set->loop, 0))
 CALL(loop_post, broker_loop_post(set->loop, no_loop_post, NULL))
 CALL(loop_set_data, broker_loop_set_data(set->loop, set->config))
 CALL(loop_data, pointer(broker_loop_data(set->loop)))
 CALL(loop_stat_name, pointer(broker_loop_stat_name(0)))
 CALL(client_free, broker_client_free(set->client))
+CALL(client_follow_fork, broker_client_follow_fork(set->client, 0))
 CALL(client_after_fork, broker_client_after_fork(set->client))
 CALL(client_error, pointer(broker_client_error(set->client)))
 CALL(client_connected, broker_client_connected(set->client))
@@ -216,6 +218,7 @@ static const struct row rows[] = {
     ROW(strerror,             SOMETHING,     SOMETHING,     SOMETHING,         SOMETHING,     SOMETHING),
     ROW(err_name,             SOMETHING,     SOMETHING,     SOMETHING,         SOMETHING,     SOMETHING),
     ROW(version,              OKAY,          OKAY,          OKAY,              OKAY,          OKAY),
+    ROW(fork_count,           OKAY,          OKAY,          OKAY,              OKAY,          OKAY),
     ROW(log_set,              OKAY,          OKAY,          OKAY,              OKAY,          OKAY),
     ROW(loop_stat_name,       SOMETHING,     SOMETHING,     SOMETHING,         SOMETHING,     SOMETHING),
 
@@ -253,7 +256,7 @@ static const struct row rows[] = {
     ROW(loop_data,            NOTHING,       NOTHING,       SOMETHING,         SOMETHING,     SOMETHING),
     ROW(loop_client,          BROKER_EINVAL, BROKER_ESTATE, OKAY,              BROKER_EFORKED, BROKER_EPANIC),
     ROW(loop_stat,            BROKER_EINVAL, BROKER_ESTATE, OKAY,              BROKER_EFORKED, BROKER_EPANIC),
-    ROW(loop_after_fork,      BROKER_EINVAL, BROKER_ESTATE, BROKER_ESTATE,     SKIP,          BROKER_EPANIC),
+    ROW(loop_follow_fork,     BROKER_EINVAL, BROKER_ESTATE, OKAY,              BROKER_EFORKED, BROKER_EPANIC),
     ROW(loop_drain,           BROKER_EINVAL, BROKER_ESTATE, OKAY,              BROKER_EFORKED, BROKER_EPANIC),
 
     ROW(client_new,           OKAY,          BROKER_ESTATE, OKAY,              OKAY,          OKAY),
@@ -277,6 +280,7 @@ static const struct row rows[] = {
     ROW(client_subscribe,     BROKER_EINVAL, BROKER_ESTATE, OKAY,              BROKER_EFORKED, BROKER_EPANIC),
 
     ROW(client_session,       BROKER_EINVAL, BROKER_ESTATE, OKAY,              BROKER_EFORKED, BROKER_EPANIC),
+    ROW(client_follow_fork,   BROKER_EINVAL, BROKER_ESTATE, OKAY,              BROKER_EFORKED, BROKER_EPANIC),
     ROW(client_after_fork,    BROKER_EINVAL, BROKER_ESTATE, BROKER_ESTATE,     SKIP,          BROKER_EPANIC),
 
     /* A loop is not closed in its callbacks; a client is, when the callback has returned. */
@@ -291,21 +295,22 @@ enum { ROWS = sizeof rows / sizeof rows[0] };
 /* What else a client may be, and what is not for it then. */
 struct kind {
     const char *name;
-    const char *unsupported[8];
+    const char *unsupported[10];
 };
 
 static const struct kind of_session = {
     "a session",
-    {"broker_client_session", "broker_client_subscribe", "broker_client_on_push", "broker_client_on_state"},
+    {"broker_client_session", "broker_client_subscribe", "broker_client_on_push", "broker_client_on_state",
+     "broker_client_follow_fork"},
 };
 static const struct kind of_loop = {
     "a client of a loop",
-    {"broker_client_fd", "broker_client_timeout", "broker_client_process"},
+    {"broker_client_fd", "broker_client_timeout", "broker_client_process", "broker_client_follow_fork"},
 };
 static const struct kind of_loops_session = {
     "a session of a client of a loop",
     {"broker_client_session", "broker_client_subscribe", "broker_client_on_push", "broker_client_on_state",
-     "broker_client_fd", "broker_client_timeout", "broker_client_process"},
+     "broker_client_fd", "broker_client_timeout", "broker_client_process", "broker_client_follow_fork"},
 };
 
 static long for_kind(const struct row *row, const struct kind *kind, long expected)
@@ -326,7 +331,7 @@ static int is_loops(const struct row *row)
 {
     static const char *const others[] = {"broker_client_", "broker_config_", "broker_reply_",
                                          "broker_transaction_", "broker_strerror", "broker_err_name", "broker_version",
-                                         "broker_log_set", "broker_loop_new", "broker_loop_stat_name"};
+                                         "broker_log_set", "broker_fork_count", "broker_loop_new", "broker_loop_stat_name"};
     for (size_t i = 0; i < sizeof others / sizeof others[0]; i++)
         if (is_of(row, others[i]))
             return 0;

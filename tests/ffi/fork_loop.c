@@ -11,20 +11,18 @@ static broker_loop_t *loop;
 /* Descriptors of a process that has nothing of the library. */
 static int at_first;
 
-/* What a worker does first; then the inherited loop is only good to be closed. */
+/* The inherited loop is only good to be closed. */
 static void leave_the_loop(void)
 {
     uint64_t value = 0;
     CHECK_INT(broker_loop_run(loop, BROKER_RUN_ONCE), BROKER_EFORKED);
     CHECK_INT(broker_loop_stat(loop, broker_loop_stat_name(0), &value), BROKER_EFORKED);
-    CHECK_INT(broker_loop_after_fork(loop), BROKER_OK);
-    CHECK_INT(broker_loop_after_fork(loop), BROKER_ESTATE);
-    CHECK_INT(broker_loop_run(loop, BROKER_RUN_ONCE), BROKER_ESTATE);
-    CHECK_INT(broker_loop_stop(loop), BROKER_ESTATE);
-    CHECK_INT(broker_loop_fd(loop), BROKER_ESTATE);
-    CHECK_INT(broker_loop_timeout(loop), BROKER_ESTATE);
+    CHECK_INT(broker_loop_run(loop, BROKER_RUN_ONCE), BROKER_EFORKED);
+    CHECK_INT(broker_loop_stop(loop), BROKER_EFORKED);
+    CHECK_INT(broker_loop_fd(loop), BROKER_EFORKED);
+    CHECK_INT(broker_loop_timeout(loop), BROKER_EFORKED);
     broker_client_t *none;
-    CHECK_INT(broker_loop_client(&none, loop), BROKER_ESTATE);
+    CHECK_INT(broker_loop_client(&none, loop), BROKER_EFORKED);
 }
 
 static void count_up(broker_client_t *client, const char *key, int requests)
@@ -104,8 +102,6 @@ static void forking(broker_client_t *same, int status, const broker_reply_t *rep
     }
     forked_inside = *calls;
     CHECK_INT(broker_loop_run(loop, BROKER_RUN_ONCE), BROKER_EFORKED);
-    if (*calls == 5)
-        CHECK_INT(broker_loop_after_fork(loop), BROKER_OK);
     if (*calls == 15)
         CHECK_INT(broker_loop_free(loop), BROKER_EREENTRANT);
 }
@@ -123,7 +119,7 @@ static void in_callback(void)
             CHECK_OK(code);
             continue;
         }
-        CHECK_INT(code, forked_inside == 5 ? BROKER_ESTATE : BROKER_EFORKED);
+        CHECK_INT(code, BROKER_EFORKED);
         CHECK_INT(broker_loop_free(loop), BROKER_OK);
         CHECK_INT(count_descriptors(), at_first);
         end_child();
@@ -184,7 +180,6 @@ static void killed(void)
                     close(fd);
                 continue;
             }
-            CHECK_INT(broker_loop_after_fork(loop), BROKER_OK);
             broker_client_t *client = fd >= 0 ? open_fd(fd) : open_client(endpoint, NULL);
             EXPECT(client, "+PONG", "PING");
             struct outcome popped = {0};

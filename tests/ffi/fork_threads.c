@@ -79,8 +79,7 @@ static void child_of_loop(void)
 {
     CHECK_INT(broker_loop_run(loop, BROKER_RUN_NOWAIT), BROKER_EFORKED);
     CHECK_INT(broker_loop_stop(loop), BROKER_EFORKED);
-    CHECK_INT(broker_loop_after_fork(loop), BROKER_OK);
-    CHECK_INT(broker_loop_run(loop, BROKER_RUN_NOWAIT), BROKER_ESTATE);
+    CHECK_INT(broker_loop_run(loop, BROKER_RUN_NOWAIT), BROKER_EFORKED);
     CHECK_INT(broker_loop_free(loop), BROKER_OK);
     end_child_of_threads();
 }
@@ -107,7 +106,6 @@ static void forks_beside_a_loop(int forks)
         if (pid == 0) {
             if (i % 2 == 0)
                 child_of_loop();
-            CHECK_INT(broker_loop_after_fork(loop), BROKER_OK);
             child_of_client(i);
         }
         wait_child(pid);

@@ -14,6 +14,8 @@ use rustix::io::Errno;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::{Attempt, Failure, attempting};
+use crate::base::fds::Held;
+use crate::base::fork::Maker;
 use crate::config::endpoint::SOCKET_MODE;
 
 /// How often a lock file may vanish under us before we give up: each time, another broker ended in
@@ -31,10 +33,18 @@ fn failing(what: impl std::fmt::Display) -> impl FnOnce(Errno) -> Failure {
     move |error| attempting(what)(error.into())
 }
 
+/// A directory, open for what is done in it.
+#[derive(Debug)]
+struct Directory {
+    /// Before `fd`: see [`Held`].
+    _held: Held,
+    fd: OwnedFd,
+}
+
 /// The name of a socket in a directory that is safe to use.
 #[derive(Debug, Clone)]
 pub(super) struct Place {
-    directory: Arc<OwnedFd>,
+    directory: Arc<Directory>,
     /// For the address of the socket, and for texts.
     path: PathBuf,
     name: PathBuf,
@@ -61,6 +71,7 @@ impl Place {
         // An address has little room.
         let path = Some(found.join(name)).filter(|path| SockAddr::unix(path).is_ok());
         let path = path.unwrap_or_else(|| parent.join(name));
+        let directory = Directory { _held: Held::new(&directory), fd: directory };
         Ok(Place { directory: Arc::new(directory), path, name: name.into() })
     }
 
@@ -76,7 +87,7 @@ impl Place {
         }
         // The least name that no other broker uses; the path with it may be too long for an address.
         let name = format!(".broker-check-{}-{:x}", std::process::id(), fastrand::u32(..));
-        let through = format!("/proc/self/fd/{}", self.directory.as_raw_fd());
+        let through = format!("/proc/self/fd/{}", self.directory.fd.as_raw_fd());
         let trial = Place {
             path: if Path::new(&through).exists() {
                 Path::new(&through).join(&name)
@@ -150,21 +161,21 @@ impl Place {
     }
 
     fn stat(&self) -> Result<Stat, Errno> {
-        rustix::fs::statat(&self.directory, &self.name, AtFlags::SYMLINK_NOFOLLOW)
+        rustix::fs::statat(&self.directory.fd, &self.name, AtFlags::SYMLINK_NOFOLLOW)
     }
 
     fn open_file(&self, flags: OFlags, mode: u32) -> Result<OwnedFd, Errno> {
         let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        rustix::fs::openat(&self.directory, &self.name, flags, Mode::from_raw_mode(mode))
+        rustix::fs::openat(&self.directory.fd, &self.name, flags, Mode::from_raw_mode(mode))
     }
 
     fn remove(&self) -> Result<(), Errno> {
-        rustix::fs::unlinkat(&self.directory, &self.name, AtFlags::empty())
+        rustix::fs::unlinkat(&self.directory.fd, &self.name, AtFlags::empty())
     }
 
     /// Removes the file if it still is the one behind `ours`, and we are not a fork of the process that made it.
-    fn remove_own(&self, ours: impl AsFd, pid: u32) {
-        if std::process::id() == pid && self.leads_to(ours) {
+    fn remove_own(&self, ours: impl AsFd, maker: Maker) {
+        if maker.is_here() && self.leads_to(ours) {
             let _ = self.remove();
         }
     }
@@ -287,11 +298,13 @@ pub(super) fn id_in(text: &str, name: &str) -> Option<u32> {
 #[derive(Debug)]
 pub(super) struct SocketFile {
     place: Place,
+    /// Before `file`: see [`Held`].
+    _held: Held,
     /// The file itself, wherever its name leads.
     file: OwnedFd,
     /// The user and group it was made with.
     born: (u32, u32),
-    pid: u32,
+    maker: Maker,
 }
 
 impl SocketFile {
@@ -305,7 +318,8 @@ impl SocketFile {
             return Err(another_file());
         }
         let born = (stat.st_uid, stat.st_gid);
-        Ok(SocketFile { place: place.clone(), file, born, pid: std::process::id() })
+        let held = Held::new(&file);
+        Ok(SocketFile { place: place.clone(), _held: held, file, born, maker: Maker::here() })
     }
 
     /// The same in numbers, for the file as it was made.
@@ -346,7 +360,7 @@ impl SocketFile {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let Place { directory, name, .. } = &self.place;
                 let mode = Mode::from_raw_mode(mode);
-                rustix::fs::chmodat(directory, name, mode, AtFlags::empty()).map_err(io::Error::from)
+                rustix::fs::chmodat(&directory.fd, name, mode, AtFlags::empty()).map_err(io::Error::from)
             }
             outcome => outcome,
         }
@@ -355,7 +369,7 @@ impl SocketFile {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        self.place.remove_own(&self.file, self.pid);
+        self.place.remove_own(&self.file, self.maker);
     }
 }
 
@@ -368,7 +382,9 @@ fn another_file() -> Failure {
 #[derive(Debug)]
 pub(super) struct LockFile {
     place: Place,
-    pid: u32,
+    maker: Maker,
+    /// Before `file`: see [`Held`].
+    _held: Held,
     /// Closing it, in the last process that has it, unlocks.
     file: File,
 }
@@ -407,14 +423,15 @@ impl LockFile {
         check_lock(path, &stat)?;
         // Only for the error text of the other broker: a full disk is no reason not to start.
         let _ = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
-        Ok(Some(LockFile { place: place.clone(), pid: std::process::id(), file }))
+        let held = Held::new(&file);
+        Ok(Some(LockFile { place: place.clone(), maker: Maker::here(), _held: held, file }))
     }
 }
 
 impl Drop for LockFile {
     /// Removed while still locked: whoever has opened it meanwhile finds out by its inode.
     fn drop(&mut self) {
-        self.place.remove_own(&self.file, self.pid);
+        self.place.remove_own(&self.file, self.maker);
     }
 }
 

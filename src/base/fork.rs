@@ -1,0 +1,40 @@
+//! How many forks lie between the first process and this one, and whether something was made in this very process. The
+//! count is raised by whoever notices a fork, which is `ffi::fork`; nothing here notices one by itself.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::fds;
+
+/// What things made by this process belong to; 1 in the first, never 0.
+static GENERATION: AtomicU64 = AtomicU64::new(1);
+
+/// The generation, as far as it has been noticed.
+pub fn generation() -> u64 {
+    GENERATION.load(Ordering::Acquire)
+}
+
+/// This process has turned out to be a copy.
+pub fn advance() {
+    GENERATION.fetch_add(1, Ordering::AcqRel);
+}
+
+/// The process that made something with effects on others: a socket's file, a connection that is ended for every copy of
+/// it.
+#[derive(Debug, Clone, Copy)]
+pub struct Maker {
+    /// `None`: a handle of the C interface. Whatever such a handle holds is never dropped in a copy, and may move there.
+    process: Option<(u64, u32)>,
+}
+
+impl Maker {
+    /// This process.
+    pub fn here() -> Maker {
+        let process = (fds::owner() == 0).then(|| (generation(), std::process::id()));
+        Maker { process }
+    }
+
+    /// Whether this process is the one.
+    pub fn is_here(self) -> bool {
+        self.process.is_none_or(|process| process == (generation(), std::process::id()))
+    }
+}

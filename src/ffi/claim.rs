@@ -1,0 +1,115 @@
+//! Who is inside a handle: one thread at a time, told apart from threads that exist no more. Owns the word that says so;
+//! knows nothing of what is inside.
+
+use super::codes::{BROKER_EFORKED, BROKER_EREENTRANT};
+use super::fork;
+use std::cell::Cell;
+use std::ffi::c_int;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+const FREE: u64 = 0;
+/// The thread waits and changes nothing. Should it be cancelled there, it never comes back.
+const WAITING: u64 = 1 << 63;
+/// The thread only reads: a copy of the process finds nothing half-changed.
+const READING: u64 = 1 << 62;
+/// Below these bits: the generation of the process, and the number of the thread.
+const GENERATION: u64 = (1 << 30) - 1;
+
+/// What is done inside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Doing {
+    Changing,
+    Reading,
+}
+
+/// See the module. Free at first.
+#[derive(Debug)]
+pub(super) struct Claim(AtomicU64);
+
+impl Claim {
+    pub(super) const fn new() -> Claim {
+        Claim(AtomicU64::new(FREE))
+    }
+
+    /// Enters, if nobody else is inside: `EREENTRANT`. `EFORKED`: in a copy, when a thread of the parent's was in the middle
+    /// of a change.
+    pub(super) fn take(&self, doing: Doing) -> Result<(), c_int> {
+        let own = mine() | if doing == Doing::Reading { READING } else { 0 };
+        let mut seen = FREE;
+        loop {
+            match self.0.compare_exchange(seen, own, Ordering::Acquire, Ordering::Acquire) {
+                Ok(_) => return Ok(()),
+                Err(found) => seen = found,
+            }
+            let of_copy = (seen ^ own) >> 32 & GENERATION != 0;
+            // A thread that waits cannot be here, too, unless it was cancelled and this is a cleanup of its own.
+            let left = seen & WAITING != 0 && seen as u32 == own as u32;
+            if seen != FREE && of_copy && seen & (READING | WAITING) == 0 {
+                return Err(BROKER_EFORKED);
+            }
+            if seen != FREE && !of_copy && !left {
+                return Err(BROKER_EREENTRANT);
+            }
+        }
+    }
+
+    /// The same in a copy, whatever the parent's threads were at.
+    pub(super) fn take_over(&self) -> Result<(), c_int> {
+        let seen = self.0.load(Ordering::Acquire);
+        if seen != FREE && (seen ^ mine()) >> 32 & GENERATION == 0 {
+            return Err(BROKER_EREENTRANT);
+        }
+        let taken = self.0.compare_exchange(seen, mine(), Ordering::Acquire, Ordering::Relaxed);
+        taken.map(drop).map_err(|_| BROKER_EREENTRANT)
+    }
+
+    /// Leaves.
+    pub(super) fn release(&self) {
+        self.0.store(FREE, Ordering::Release);
+    }
+
+    /// Whoever is inside waits from now on: `end_wait`, or the end of the thread, releases it. The claim itself must not
+    /// end before.
+    pub(super) fn begin_wait(&'static self) {
+        // Refused in a thread that ends, where nobody cancels any more.
+        let _ = WAITED.try_with(|waited| waited.0.set(Some(self)));
+        self.0.store(mine() | WAITING, Ordering::Release);
+    }
+
+    /// The wait is over.
+    pub(super) fn end_wait(&self) {
+        let _ = WAITED.try_with(|waited| waited.0.set(None));
+        // Not if a signal handler's use has ended it.
+        let _ = self.0.compare_exchange(mine() | WAITING, FREE, Ordering::Release, Ordering::Relaxed);
+    }
+}
+
+/// The claim on which a thread waits: released when the thread ends there, before anybody has joined it.
+struct Waited(Cell<Option<&'static Claim>>);
+
+thread_local! {
+    static WAITED: Waited = const { Waited(Cell::new(None)) };
+    /// Of which generation the number of this thread is, and the number.
+    static THREAD: Cell<(u64, u32)> = const { Cell::new((0, 0)) };
+}
+
+impl Drop for Waited {
+    fn drop(&mut self) {
+        if let Some(claim) = self.0.take() {
+            let waiting = mine() | WAITING;
+            let _ = claim.0.compare_exchange(waiting, FREE, Ordering::Release, Ordering::Relaxed);
+        }
+    }
+}
+
+/// What this thread writes into a claim.
+fn mine() -> u64 {
+    let generation = fork::generation();
+    let (of, mut thread) = THREAD.get();
+    if of != generation {
+        // SAFETY: only asks.
+        thread = unsafe { libc::gettid() } as u32;
+        THREAD.set((generation, thread));
+    }
+    (generation & GENERATION) << 32 | u64::from(thread)
+}

@@ -1,0 +1,55 @@
+//! Handles that move to the child of a fork: `broker_loop_follow_fork`, `broker_client_follow_fork`. Owns the list of those
+//! that have ever been told to; what a handle is, is `border`'s business.
+
+use super::border::Head;
+use std::sync::atomic::{AtomicPtr, Ordering};
+
+/// The one that was listed last. Handles' memory is never unmapped, and none leaves the list.
+static LAST: AtomicPtr<Head> = AtomicPtr::new(std::ptr::null_mut());
+
+/// Puts a handle on the list, once.
+pub(super) fn list(head: &'static Head) {
+    if head.listed.swap(true, Ordering::AcqRel) {
+        return;
+    }
+    let own = std::ptr::from_ref(head).cast_mut();
+    let mut last = LAST.load(Ordering::Acquire);
+    loop {
+        head.next.store(last, Ordering::Relaxed);
+        match LAST.compare_exchange(last, own, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => return,
+            Err(seen) => last = seen,
+        }
+    }
+}
+
+fn all() -> impl Iterator<Item = &'static Head> {
+    let mut next = LAST.load(Ordering::Acquire);
+    std::iter::from_fn(move || {
+        // SAFETY: null, or a handle's head, whose memory is never unmapped.
+        let head = unsafe { next.as_ref() }?;
+        next = head.next.load(Ordering::Relaxed);
+        Some(head)
+    })
+}
+
+/// Before a fork in this thread: takes hold of those that follow and are at rest.
+pub(super) fn depart() {
+    all().for_each(Head::depart);
+}
+
+/// In the parent, after it: those that have moved are gone, and `close` gets the number of each. They stay where there is
+/// no child.
+pub(super) fn stay(forked: bool, close: impl Fn(u32)) {
+    all().filter(|head| head.is_moving()).for_each(|head| head.stay(forked, &close));
+}
+
+/// In the child: they are at home here.
+pub(super) fn arrive() {
+    all().for_each(|head| head.arrive(crate::base::fork::generation()));
+}
+
+/// Whether the handle of this number is at home here.
+pub(super) fn has(number: u32) -> bool {
+    all().any(|head| head.is_home(number, crate::base::fork::generation()))
+}

@@ -1,0 +1,67 @@
+//! What other threads leave for a handle to be run in its own: a list that is only ever added to and taken whole, with
+//! atomics alone, so that a copy made by a fork at any moment may go on using it. Owns what waits; runs nothing.
+
+use super::codes::BROKER_EAGAIN;
+use std::ffi::c_int;
+use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+
+/// Most that may wait to be run of what was posted to one handle.
+const POSTS_MAX: usize = 65_536;
+
+/// See the module. Empty at first.
+#[derive(Debug)]
+pub(super) struct Posts<P> {
+    /// The newest; each names the one before it.
+    newest: AtomicPtr<Node<P>>,
+    /// How many there are, or are about to be.
+    count: AtomicUsize,
+}
+
+#[derive(Debug)]
+struct Node<P> {
+    post: P,
+    before: *mut Node<P>,
+}
+
+impl<P> Posts<P> {
+    pub(super) const fn new() -> Self {
+        Posts { newest: AtomicPtr::new(std::ptr::null_mut()), count: AtomicUsize::new(0) }
+    }
+
+    /// Adds one. `EAGAIN` when there are too many.
+    pub(super) fn add(&self, post: P) -> Result<(), c_int> {
+        if self.count.fetch_add(1, Ordering::Relaxed) >= POSTS_MAX {
+            self.count.fetch_sub(1, Ordering::Relaxed);
+            return Err(BROKER_EAGAIN);
+        }
+        let node = Box::into_raw(Box::new(Node { post, before: std::ptr::null_mut() }));
+        let mut newest = self.newest.load(Ordering::Relaxed);
+        loop {
+            // SAFETY: made just now; nobody else has it until the exchange succeeds.
+            unsafe { (*node).before = newest };
+            match self.newest.compare_exchange_weak(newest, node, Ordering::SeqCst, Ordering::Relaxed) {
+                Ok(_) => return Ok(()),
+                Err(seen) => newest = seen,
+            }
+        }
+    }
+
+    /// What there is by now, oldest first.
+    pub(super) fn take(&self) -> Vec<P> {
+        let mut newest = self.newest.swap(std::ptr::null_mut(), Ordering::SeqCst);
+        let mut posts = Vec::new();
+        while !newest.is_null() {
+            // SAFETY: leaked by `add`, and out of everybody else's reach since the swap.
+            let node = unsafe { Box::from_raw(newest) };
+            posts.push(node.post);
+            newest = node.before;
+        }
+        self.count.fetch_sub(posts.len(), Ordering::Relaxed);
+        posts.reverse();
+        posts
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.newest.load(Ordering::SeqCst).is_null()
+    }
+}
