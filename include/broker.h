@@ -505,15 +505,17 @@ const char *broker_reply_raw(const broker_reply_t *reply,
 
 /**
  * Keeps a reply beyond its callback, without a copy; of a part of one, the whole reply is kept. Free what it
- * returns. NULL for NULL.
+ * returns, as often as it was returned. NULL for NULL.
  */
 broker_reply_t *broker_reply_dup(const broker_reply_t *reply);
 
 /**
- * Frees what broker_reply_dup() or a call function has handed out, once; never what a callback got. NULL is
- * allowed. [any thread]
+ * Frees what broker_reply_dup() or a call function has handed out, once for each time. NULL is BROKER_OK. [any thread]
+ *
+ * BROKER_ESTATE a second time, which is noticed until some hundred other replies have been freed; BROKER_EINVAL for what
+ * a callback got and for a part of a reply, which are not freed.
  */
-void broker_reply_free(broker_reply_t *reply);
+int broker_reply_free(broker_reply_t *reply);
 
 /**
  * An empty transaction. Free it with broker_transaction_free(). NULL only after an internal error.

@@ -1,11 +1,12 @@
-//! `broker_reply_t`: one value of a reply, and through it the whole reply. Owns what is handed out; reads
-//! nothing by itself, since `crate::resp::tree` has.
+//! `broker_reply_t`: one value of a reply, and through it the whole reply. Owns what is handed out, and for a while what
+//! was freed, so that a second free is noticed; reads nothing by itself, since `crate::resp::tree` has.
 
 use super::border::shield;
-use super::codes::{BROKER_EINVAL, BROKER_OK};
+use super::codes::{BROKER_EINVAL, BROKER_EPANIC, BROKER_ESTATE, BROKER_OK};
 use crate::resp::tree::{Kind, Tree};
+use std::cell::UnsafeCell;
 use std::ffi::{c_char, c_int};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 
 /// Null, of any kind.
 pub const BROKER_REPLY_NIL: c_int = 0;
@@ -42,68 +43,174 @@ pub const BROKER_REPLY_PUSH: c_int = 12;
 #[allow(non_camel_case_types)]
 #[derive(Debug)]
 pub struct broker_reply_t {
-    /// Lives for as long as this value, which it owns.
-    whole: *const Whole,
-    index: usize,
+    /// Whose tree the value is in: the head around it, or the one that holds it or is held by it. Never unmapped before.
+    whole: *const Head,
+    index: u32,
+    role: Role,
 }
 
-/// A reply and a `broker_reply_t` for each of its values.
+/// How a value may be freed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    /// The whole reply; inside the head that owns the tree.
+    Root,
+    /// A part, as long as the whole.
+    Part,
+    /// A part that was kept: inside a head of its own, which holds the one with the tree.
+    Kept,
+}
+
+/// What is handed out. When all who hold it have let go, the tree is freed at once and the head after many others, so
+/// that a pointer to it still tells that it is over.
 #[derive(Debug)]
-struct Whole {
-    tree: Tree,
-    values: Box<[broker_reply_t]>,
+#[repr(C)]
+struct Head {
+    /// First, so that the address of both is one.
+    value: broker_reply_t,
+    /// Holders in the upper half: the library, the callers, the kept parts. In the lower half those that a caller has to
+    /// free, and one more as soon as there has been any.
+    holders: AtomicU64,
+    /// `None` in the head of a kept part, and when nobody holds it any more.
+    tree: UnsafeCell<Option<(Tree, Box<[broker_reply_t]>)>>,
 }
 
-// SAFETY: immutable after `Owned::new`; the pointers in `values` point to the `Whole` itself, and `Tree` may be
-// shared between threads.
-unsafe impl Send for Whole {}
+const HOLDER: u64 = 1 << 32;
+/// The lower half when a caller never had to free it, and when it did and does no more.
+const NEVER: u32 = 0;
+const NO_MORE: u32 = 1;
+/// More would be a program that only ever keeps.
+const HOLDERS_MAX: u32 = 1 << 30;
+
+/// Heads that nobody holds, and where the next one goes. As many more must be freed before the memory of one is.
+static OVER: [AtomicPtr<Head>; 256] = [const { AtomicPtr::new(std::ptr::null_mut()) }; 256];
+static NEXT: AtomicUsize = AtomicUsize::new(0);
+
+// SAFETY: immutable but for the count, and for `tree` when nobody is left who may look at it; `Tree` may be shared
+// between threads, and the pointers lead to the head itself.
+unsafe impl Send for Head {}
 // SAFETY: as above.
-unsafe impl Sync for Whole {}
+unsafe impl Sync for Head {}
+
+impl Head {
+    fn create(whole: *const Head, index: u32, role: Role, holders: u64) -> *mut Head {
+        let value = broker_reply_t { whole, index, role };
+        let head = Head { value, holders: AtomicU64::new(holders), tree: UnsafeCell::new(None) };
+        Box::into_raw(Box::new(head))
+    }
+
+    /// Changes the count unless `change` says no; what it was before, or is if nothing has changed.
+    fn count(&self, change: impl Fn(u64) -> Option<u64>) -> Result<u64, u64> {
+        self.holders.fetch_update(Ordering::AcqRel, Ordering::Acquire, change)
+    }
+
+    fn is_over(&self) -> bool {
+        self.holders.load(Ordering::Acquire) < HOLDER
+    }
+}
+
+/// How many of the holders are callers, and one more; see `Head::holders`.
+fn to_free(holders: u64) -> u32 {
+    holders as u32
+}
+
+/// One holder more, whom `by` counts among those that free; `None` when there is nothing left to hold.
+fn one_more(holders: u64, by: u64) -> Option<u64> {
+    let alive = holders >= HOLDER && holders >> 32 < u64::from(HOLDERS_MAX);
+    alive.then_some(holders + HOLDER + by)
+}
+
+/// A holder less, after `count` has said so: the last one ends it.
+fn let_go(head: *const Head, before: u64) {
+    if before >> 32 > 1 {
+        return;
+    }
+    // SAFETY: the caller was the last to hold it, so nobody else looks at the tree, nor will: `is_over` tells.
+    let tree = unsafe { (*(*head).tree.get()).take() };
+    drop(tree);
+    let place = NEXT.fetch_add(1, Ordering::Relaxed) % OVER.len();
+    let oldest = OVER[place].swap(head.cast_mut(), Ordering::AcqRel);
+    if !oldest.is_null() {
+        // SAFETY: made by `create`, put there once when it was over, and taken out by this swap alone.
+        drop(unsafe { Box::from_raw(oldest) });
+    }
+}
 
 /// A reply that the library holds for as long as a callback runs, or hands out.
 #[derive(Debug)]
-pub(super) struct Owned(Arc<Whole>);
+pub(super) struct Owned(*const Head);
 
 impl Owned {
     pub(super) fn new(tree: Tree) -> Owned {
-        let count = tree.values();
-        Owned(Arc::new_cyclic(|weak| {
-            let whole = weak.as_ptr();
-            Whole { tree, values: (0..count).map(|index| broker_reply_t { whole, index }).collect() }
-        }))
+        let head = Head::create(std::ptr::null(), 0, Role::Root, HOLDER);
+        let count = u32::try_from(tree.values()).unwrap_or(u32::MAX);
+        let part = |index| broker_reply_t { whole: head, index, role: Role::Part };
+        let parts = (0..count).map(part).collect();
+        // SAFETY: made just now, and known to nobody else.
+        unsafe {
+            (*head).value.whole = head;
+            (*head).tree = UnsafeCell::new(Some((tree, parts)));
+        }
+        Owned(head)
     }
 
     /// For a callback; valid while `self` is.
     pub(super) fn borrowed(&self) -> *const broker_reply_t {
-        std::ptr::from_ref(&self.0.values[0])
+        self.0.cast()
     }
 
     /// Hands it out; whoever gets it frees it.
     pub(super) fn into_raw(self) -> *mut broker_reply_t {
         let value = self.borrowed();
+        // SAFETY: held by `self`, whose hold is the caller's from now on.
+        let head = unsafe { &*self.0 };
+        let by = if to_free(head.holders.load(Ordering::Relaxed)) == NEVER { 2 } else { 1 };
+        head.holders.fetch_add(by, Ordering::Relaxed);
         std::mem::forget(self);
         value.cast_mut()
     }
 }
 
-/// The tree and the place in it, if there is one.
-fn at<'a>(reply: *const broker_reply_t) -> Option<(&'a Whole, usize)> {
+impl Drop for Owned {
+    fn drop(&mut self) {
+        // SAFETY: held by `self` until here.
+        let before = unsafe { &*self.0 }.holders.fetch_sub(HOLDER, Ordering::AcqRel);
+        let_go(self.0, before);
+    }
+}
+
+/// The head that a root or a kept part is the value of.
+fn head_of<'a>(value: *const broker_reply_t) -> &'a Head {
+    // SAFETY: only such values come here. They stand first in their head, which is read for as long as the header lets
+    // anybody hold the pointer, and for a while beyond.
+    unsafe { &*value.cast::<Head>() }
+}
+
+/// The tree with the values of its parts, and the place in it; `None` when there is none or it is over.
+fn at<'a>(reply: *const broker_reply_t) -> Option<(&'a Tree, &'a [broker_reply_t], usize)> {
     if reply.is_null() {
         return None;
     }
-    // SAFETY: the header asks for a value that is borrowed or not yet freed; it lives inside its `Whole`.
-    unsafe {
-        let value = &*reply;
-        Some((&*value.whole, value.index))
+    // SAFETY: the header asks for a value that is borrowed or not yet freed; what was freed of late can be read, too.
+    let value = unsafe { &*reply };
+    if value.role == Role::Kept && head_of(reply).is_over() {
+        return None;
     }
+    // SAFETY: a part lives in its whole's tree, and a kept one holds it.
+    let whole = unsafe { &*value.whole };
+    if whole.is_over() {
+        return None;
+    }
+    // SAFETY: it is held, so nobody takes the tree away.
+    let (tree, parts) = unsafe { (*whole.tree.get()).as_ref()? };
+    Some((tree, parts, value.index as usize))
 }
 
 /// One of BROKER_REPLY_*; BROKER_EINVAL for NULL.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_reply_type(reply: *const broker_reply_t) -> c_int {
     shield(BROKER_EINVAL, || {
-        let Some((whole, index)) = at(reply) else { return BROKER_EINVAL };
-        match whole.tree.kind(index) {
+        let Some((tree, _, index)) = at(reply) else { return BROKER_EINVAL };
+        match tree.kind(index) {
             Kind::Nil => BROKER_REPLY_NIL,
             Kind::Status => BROKER_REPLY_STATUS,
             Kind::Error => BROKER_REPLY_ERROR,
@@ -125,9 +232,9 @@ pub extern "C" fn broker_reply_type(reply: *const broker_reply_t) -> c_int {
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_reply_integer(reply: *const broker_reply_t) -> i64 {
     shield(0, || {
-        let Some((whole, index)) = at(reply) else { return 0 };
-        let text = whole.tree.text(index).unwrap_or_default();
-        match whole.tree.kind(index) {
+        let Some((tree, _, index)) = at(reply) else { return 0 };
+        let text = tree.text(index).unwrap_or_default();
+        match tree.kind(index) {
             Kind::Integer => std::str::from_utf8(text).ok().and_then(|text| text.parse().ok()).unwrap_or(0),
             Kind::Bool => i64::from(text == b"t"),
             _ => 0,
@@ -139,9 +246,9 @@ pub extern "C" fn broker_reply_integer(reply: *const broker_reply_t) -> i64 {
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_reply_double(reply: *const broker_reply_t) -> f64 {
     shield(0.0, || {
-        let Some((whole, index)) = at(reply) else { return 0.0 };
-        let text = whole.tree.text(index).unwrap_or_default();
-        match whole.tree.kind(index) {
+        let Some((tree, _, index)) = at(reply) else { return 0.0 };
+        let text = tree.text(index).unwrap_or_default();
+        match tree.kind(index) {
             Kind::Double | Kind::Integer => {
                 std::str::from_utf8(text).ok().and_then(|text| text.parse().ok()).unwrap_or(0.0)
             }
@@ -156,9 +263,9 @@ pub extern "C" fn broker_reply_double(reply: *const broker_reply_t) -> f64 {
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_reply_string(reply: *const broker_reply_t, len: *mut usize) -> *const c_char {
     shield(std::ptr::null(), || {
-        let text = at(reply).and_then(|(whole, index)| match whole.tree.kind(index) {
+        let text = at(reply).and_then(|(tree, _, index)| match tree.kind(index) {
             Kind::Integer | Kind::Bool => None,
-            _ => whole.tree.text_with_nul(index),
+            _ => tree.text_with_nul(index),
         });
         give_len(len, text.map_or(0, |text| text.len() - 1));
         text.map_or(std::ptr::null(), |text| text.as_ptr().cast())
@@ -169,16 +276,16 @@ pub extern "C" fn broker_reply_string(reply: *const broker_reply_t, len: *mut us
 /// and for NULL.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_reply_len(reply: *const broker_reply_t) -> usize {
-    shield(0, || at(reply).map_or(0, |(whole, index)| whole.tree.elements(index).len()))
+    shield(0, || at(reply).map_or(0, |(tree, _, index)| tree.elements(index).len()))
 }
 
 /// Element `i`, which lives as long as the reply and is not freed by itself. NULL beyond the last and for NULL.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_reply_at(reply: *const broker_reply_t, i: usize) -> *const broker_reply_t {
     shield(std::ptr::null(), || {
-        let element = at(reply).and_then(|(whole, index)| {
-            let index = whole.tree.elements(index).nth(i)?;
-            whole.values.get(index)
+        let element = at(reply).and_then(|(tree, parts, index)| {
+            let index = tree.elements(index).nth(i)?;
+            parts.get(index)
         });
         element.map_or(std::ptr::null(), std::ptr::from_ref)
     })
@@ -189,34 +296,70 @@ pub extern "C" fn broker_reply_at(reply: *const broker_reply_t, i: usize) -> *co
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_reply_raw(reply: *const broker_reply_t, len: *mut usize) -> *const c_char {
     shield(std::ptr::null(), || {
-        let raw = at(reply).map(|(whole, index)| whole.tree.raw(index));
+        let raw = at(reply).map(|(tree, _, index)| tree.raw(index));
         give_len(len, raw.map_or(0, <[u8]>::len));
         raw.map_or(std::ptr::null(), |raw| raw.as_ptr().cast())
     })
 }
 
 /// Keeps a reply beyond its callback, without a copy; of a part of one, the whole reply is kept. Free what it
-/// returns. NULL for NULL.
+/// returns, as often as it was returned. NULL for NULL.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_reply_dup(reply: *const broker_reply_t) -> *mut broker_reply_t {
     shield(std::ptr::null_mut(), || {
-        let Some((whole, _)) = at(reply) else { return std::ptr::null_mut() };
-        // SAFETY: every `Whole` is made inside an Arc by `Owned::new`, and somebody holds it now.
-        unsafe { Arc::increment_strong_count(std::ptr::from_ref(whole)) };
-        reply.cast_mut()
+        if at(reply).is_none() {
+            return std::ptr::null_mut();
+        }
+        // SAFETY: as in `at`.
+        let (whole, index, role) = unsafe { ((*reply).whole, (*reply).index, (*reply).role) };
+        if role == Role::Part {
+            // SAFETY: as in `at`.
+            let held = unsafe { &*whole }.count(|holders| one_more(holders, 0));
+            return match held {
+                Ok(_) => Head::create(whole, index, Role::Kept, HOLDER + 2).cast(),
+                Err(_) => std::ptr::null_mut(),
+            };
+        }
+        let held = head_of(reply).count(|holders| {
+            let by = if to_free(holders) == NEVER { 2 } else { 1 };
+            one_more(holders, by)
+        });
+        held.map_or(std::ptr::null_mut(), |_| reply.cast_mut())
     })
 }
 
-/// Frees what broker_reply_dup() or a call function has handed out, once; never what a callback got. NULL is
-/// allowed. [any thread]
+/// Frees what broker_reply_dup() or a call function has handed out, once for each time. NULL is BROKER_OK. [any thread]
+///
+/// BROKER_ESTATE a second time, which is noticed until some hundred other replies have been freed; BROKER_EINVAL for what
+/// a callback got and for a part of a reply, which are not freed.
 #[unsafe(no_mangle)]
-pub extern "C" fn broker_reply_free(reply: *mut broker_reply_t) {
-    shield((), || {
-        if let Some((whole, _)) = at(reply) {
-            // SAFETY: the count was raised for this value by `dup` or left raised by `into_raw`.
-            unsafe { Arc::decrement_strong_count(std::ptr::from_ref(whole)) };
+pub extern "C" fn broker_reply_free(reply: *mut broker_reply_t) -> c_int {
+    if reply.is_null() {
+        return BROKER_OK;
+    }
+    shield(BROKER_EPANIC, || {
+        // SAFETY: as in `at`.
+        let (whole, role) = unsafe { ((*reply).whole, (*reply).role) };
+        if role == Role::Part {
+            return BROKER_EINVAL;
         }
-    });
+        let head = head_of(reply);
+        let freed = head.count(|holders| (to_free(holders) > NO_MORE).then(|| holders - HOLDER - 1));
+        match freed {
+            Ok(before) => {
+                let last = before >> 32 == 1;
+                let_go(head, before);
+                if role == Role::Kept && last {
+                    // SAFETY: it was held by the kept part, which has ended just now.
+                    let before = unsafe { &*whole }.holders.fetch_sub(HOLDER, Ordering::AcqRel);
+                    let_go(whole, before);
+                }
+                BROKER_OK
+            }
+            Err(holders) if to_free(holders) == NEVER => BROKER_EINVAL,
+            Err(_) => BROKER_ESTATE,
+        }
+    })
 }
 
 fn give_len(to: *mut usize, len: usize) {

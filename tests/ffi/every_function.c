@@ -148,8 +148,7 @@ static long reply_dup_row(const struct set *set)
 
 static long reply_free_row(const struct set *set)
 {
-    broker_reply_free(broker_reply_dup(set->reply));
-    return 0;
+    return broker_reply_free(broker_reply_dup(set->reply));
 }
 
 static long loop_new_row(const struct set *set)
