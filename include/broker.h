@@ -126,7 +126,8 @@
 #define BROKER_EUNSUPPORTED (-214)
 
 /**
- * The system refused: no descriptors, no permission, no such file.
+ * The system refused: no descriptors, no permission, no such file. With this code, and only then, errno says why; 0
+ * where nothing is known.
  */
 #define BROKER_ESYS (-215)
 
@@ -293,8 +294,10 @@ typedef struct broker_config_t broker_config_t;
 
 /**
  * The broker itself, embedded: it owns the connections to Redis and serves the processes that connect. One
- * thread at a time; broker_loop_stop() and broker_loop_post() alone may be called from any. It starts no thread, installs no signal handler,
- * touches no resource limit and never raises SIGPIPE; the descriptors it opens are close-on-exec.
+ * thread at a time; broker_loop_stop() and broker_loop_post() alone may be called from any. It starts no thread, but for
+ * one that looks the upstream's name up again when a connection to it has failed or was lost, takes no signal and ends
+ * with that. It installs no signal handler, touches no resource limit and never raises SIGPIPE; the descriptors it opens
+ * are close-on-exec.
  *
  * In a forked process every function returns BROKER_EFORKED, and no descriptor of the loop is open any more: a fork
  * handler has closed them. broker_loop_free() only frees there. broker_loop_follow_fork() makes an exception.
@@ -622,7 +625,7 @@ int broker_loop_free(broker_loop_t *loop);
 
 /**
  * Takes new settings while it runs, every key of docs/config.md; on any failure nothing has changed. Blocks while
- * names are resolved and files read.
+ * names are resolved and files read; a fork elsewhere does not wait for that.
  *
  * BROKER_ECONFIG, BROKER_ESYS with the words in broker_loop_error(); BROKER_EINVAL for NULL; BROKER_ESTATE when
  * closed or draining; BROKER_EFORKED.
@@ -652,8 +655,8 @@ int broker_loop_endpoint(const broker_loop_t *loop,
  * With the other end as "fd://N", a forked worker needs no path on disk. On success the loop owns `fd` and closes
  * it; on failure it is the caller's still.
  *
- * BROKER_EINVAL if it is no connected stream socket; BROKER_ELIMIT above "children_max"; BROKER_ESTATE when closed
- * or draining; BROKER_EFORKED.
+ * BROKER_EINVAL if it is no connected stream socket, or the loop has it already; BROKER_ELIMIT above "children_max";
+ * BROKER_ESYS; BROKER_ESTATE when closed or draining; BROKER_EFORKED.
  */
 int broker_loop_adopt(broker_loop_t *loop,
                       int fd);
@@ -775,7 +778,8 @@ int broker_client_follow_fork(broker_client_t *client,
 
 /**
  * The last failure of this client in words: why a call was refused, or why the connection was lost or could not be
- * made. "" before the first. Valid until the next call with the client. NULL for a bad handle.
+ * made. "" before the first. Valid until the next call with the client. NULL for a bad handle, but in a forked process
+ * the words of a broker_client_after_fork() that has failed.
  */
 const char *broker_client_error(const broker_client_t *client);
 

@@ -2,6 +2,7 @@
 //! live in `resp::encode`; this module never formats a reply.
 
 use std::fmt;
+use std::io;
 
 /// What went wrong, coarse enough to choose an exit code by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -10,6 +11,8 @@ pub enum ErrorKind {
     Config,
     /// The system refused: bind, permission, missing program. Exit code 1.
     System,
+    /// A bound that the settings name is reached. Exit code 1.
+    Limit,
 }
 
 /// A failure with one line of text fit for a user. Never contains a password.
@@ -17,6 +20,7 @@ pub enum ErrorKind {
 pub struct Error {
     kind: ErrorKind,
     message: String,
+    os: Option<i32>,
 }
 
 /// Shorthand used across the crate.
@@ -25,12 +29,40 @@ pub type Result<T> = std::result::Result<T, Error>;
 impl Error {
     /// An unusable configuration; `message` names the key, the value and what is allowed.
     pub fn config(message: impl Into<String>) -> Self {
-        Error { kind: ErrorKind::Config, message: message.into() }
+        Error { kind: ErrorKind::Config, message: message.into(), os: None }
     }
 
     /// A refusal by the system; `message` says what was attempted and what to do about it.
     pub fn system(message: impl Into<String>) -> Self {
-        Error { kind: ErrorKind::System, message: message.into() }
+        Error { kind: ErrorKind::System, message: message.into(), os: None }
+    }
+
+    /// The same for an error of the operating system's, whose number it keeps: "`attempt`: `error`".
+    pub fn refused(attempt: impl fmt::Display, error: &io::Error) -> Self {
+        let message = format!("{attempt}: {error}");
+        Error { kind: ErrorKind::System, message, os: error.raw_os_error() }
+    }
+
+    /// A bound of the settings; `message` names it.
+    pub fn limit(message: impl Into<String>) -> Self {
+        Error { kind: ErrorKind::Limit, message: message.into(), os: None }
+    }
+
+    /// The same error with `context` and a colon before its text.
+    pub fn within(mut self, context: impl fmt::Display) -> Self {
+        self.message = format!("{context}: {}", self.message);
+        self
+    }
+
+    /// The same error with the operating system's number for what was found out without it.
+    pub fn numbered(mut self, os: i32) -> Self {
+        self.os = Some(os);
+        self
+    }
+
+    /// The operating system's number for it (`errno`), where there is one.
+    pub fn os(&self) -> Option<i32> {
+        self.os
     }
 
     /// The coarse kind.

@@ -142,6 +142,9 @@ pub const ACCEPT_PAUSE: u64 = 100;
 pub const DRAIN_READS: usize = 128;
 /// The upstream's name is looked up at most this often, in milliseconds: many lanes may be dialled at once.
 pub const RESOLVE_INTERVAL: u64 = 1000;
+/// A look-up that has not ended after so many milliseconds is not waited for any more: whoever was at it may have stayed
+/// behind in another process. Longer than the system's resolver takes to give up.
+pub const RESOLVE_PATIENCE: u64 = 60_000;
 /// A connection that was not read for so many milliseconds is quiet, and looked at once more if its last read may have
 /// left something behind.
 pub const QUIET_AFTER: u64 = 100;

@@ -8,8 +8,9 @@ use super::requests::Requests;
 use crate::base::clock::{Clock, Millis};
 use crate::base::error::{Error, Result};
 use crate::base::key::{Arena, Key};
-use crate::config::{ClientSettings, Settings};
-use crate::reactor::{Local, LocalEvent, Loop};
+use crate::config::ClientSettings;
+use crate::reactor::{Local, LocalEvent, Loop, Prepared};
+use crate::transport::resolver::Lookup;
 use std::collections::HashMap;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
@@ -265,9 +266,14 @@ impl Embedded {
         self.lp.close();
     }
 
-    /// See [`Loop::reload`].
-    pub fn reload(&mut self, settings: Settings) -> Result<()> {
-        let outcome = self.lp.reload(settings);
+    /// See [`Loop::lookup`].
+    pub fn lookup(&self) -> Lookup {
+        self.lp.lookup()
+    }
+
+    /// See [`Loop::apply`].
+    pub fn apply(&mut self, prepared: Prepared) -> Result<()> {
+        let outcome = self.lp.apply(prepared);
         self.lp.wake();
         outcome
     }

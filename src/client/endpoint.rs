@@ -1,14 +1,18 @@
 //! Where a client connects: reads the URL, looks names up, opens sockets. The one place of the library that reads the
 //! environment: `BROKER_ENDPOINT`, when a program names no endpoint itself.
 
+use crate::base::clock::Millis;
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::config::{Address, ClientSettings, ListenUrl, Upstream, parse_listen, parse_upstream};
+use crate::transport::resolver::{self, Found, Lookup, Resolver, Start};
 use crate::transport::stream::Stream;
+use crate::transport::wake::Wake;
 use mio::net::{TcpStream, UnixStream};
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
 use std::os::fd::{IntoRawFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::Path;
+use std::sync::Arc;
 
 /// Read when no endpoint is given.
 pub const VARIABLE: &str = "BROKER_ENDPOINT";
@@ -16,25 +20,59 @@ pub const VARIABLE: &str = "BROKER_ENDPOINT";
 /// Where to connect.
 #[derive(Debug)]
 pub(super) enum Endpoint {
-    /// A socket's path.
-    Unix(PathBuf),
-    /// Addresses of one host; `present` is the one in use.
-    Tcp { addresses: Vec<SocketAddr>, present: usize },
+    /// A socket's path, or the addresses of a host.
+    Found(Resolver),
     /// A connected socket, until it is used.
     Given(Option<Stream>),
 }
 
-/// What an endpoint's text says.
+/// What an endpoint's text says: plain memory, from which endpoints are made.
+#[derive(Debug, Clone)]
+pub(super) enum Place {
+    /// Where connections go.
+    At(resolver::Target, Lookup),
+    /// To the other end of a socket that was given.
+    Given,
+}
+
+/// What an endpoint's text says, and the socket it gives.
 #[derive(Debug)]
 pub(super) struct Target {
-    pub(super) endpoint: Endpoint,
+    pub(super) place: Place,
+    pub(super) given: Option<Stream>,
     /// Straight to Redis.
     pub(super) direct: bool,
+}
+
+impl Place {
+    /// Whether a lost connection can be made again.
+    pub(super) fn is_lasting(&self) -> bool {
+        matches!(self, Place::At(..))
+    }
+
+    /// An endpoint there, not yet connected; `waker` tells of what is found out about a name.
+    pub(super) fn endpoint(&self, given: Option<Stream>, waker: &Arc<Wake>) -> Endpoint {
+        match self {
+            Place::At(target, lookup) => {
+                Endpoint::Found(Resolver::new(target.clone(), *lookup, waker.clone()))
+            }
+            Place::Given => Endpoint::Given(given),
+        }
+    }
 }
 
 /// A number that the caller says is a connected socket it gives away: turning it into an owner takes `unsafe`, which
 /// only the border has.
 pub type OwnFd = fn(i32) -> Option<OwnedFd>;
+
+/// What only the border can do.
+#[derive(Debug, Clone, Copy)]
+pub struct Border {
+    /// Takes a descriptor.
+    pub own_fd: OwnFd,
+    /// Starts a thread that looks a name up, once a connection has failed or was lost.
+    pub start: Start,
+}
 
 /// Why no client comes of an endpoint and settings.
 #[derive(Debug)]
@@ -49,7 +87,7 @@ impl From<Error> for Unusable {
     fn from(error: Error) -> Self {
         match error.kind() {
             ErrorKind::Config => Unusable::Endpoint(error),
-            ErrorKind::System => Unusable::Other(error),
+            ErrorKind::System | ErrorKind::Limit => Unusable::Other(error),
         }
     }
 }
@@ -59,7 +97,7 @@ type Parsed = std::result::Result<Target, Unusable>;
 impl Target {
     /// Reads an endpoint; credentials and db of a `redis://` URL go into `settings` where these have none. Looks a
     /// host's name up, blocking.
-    pub(super) fn parse(text: Option<&str>, settings: &mut ClientSettings, own_fd: OwnFd) -> Parsed {
+    pub(super) fn parse(text: Option<&str>, settings: &mut ClientSettings, border: Border) -> Parsed {
         let from_environment = match text {
             Some(_) => None,
             None => std::env::var(VARIABLE).ok(),
@@ -75,25 +113,32 @@ impl Target {
             // Left out, the client would be somebody else.
             return Err(Unusable::Other(Error::config("a username without a password")));
         }
-        let endpoint = match (at, scheme) {
-            (Some(address), _) => locate(address)?,
-            (None, Some("fd")) => given(text, own_fd)?,
-            (None, _) => match parse_listen(text)? {
-                ListenUrl::Unix { path, .. } => Endpoint::Unix(path),
-                ListenUrl::Tcp { host, port, .. } => locate(Address::Tcp { host, port })?,
-            },
+        let address = match (at, scheme) {
+            (Some(address), _) => Some(address),
+            (None, Some("fd")) => None,
+            (None, _) => Some(match parse_listen(text)? {
+                ListenUrl::Unix { path, .. } => Address::Unix(path),
+                ListenUrl::Tcp { host, port, .. } => Address::Tcp { host, port },
+            }),
         };
-        Ok(Target { endpoint, direct: !matches!(scheme, Some("fd" | "tcp" | "unix")) })
+        let (place, given) = match address {
+            Some(address) => {
+                let lookup = Lookup::AfterFailure(border.start);
+                (Place::At(resolver::Target::find(&address, lookup)?, lookup), None)
+            }
+            None => (Place::Given, Some(given(text, border.own_fd)?)),
+        };
+        Ok(Target { place, given, direct: !matches!(scheme, Some("fd" | "tcp" | "unix")) })
     }
 }
 
-fn given(text: &str, own_fd: OwnFd) -> Result<Endpoint> {
+fn given(text: &str, own_fd: OwnFd) -> Result<Stream> {
     let wrong = |why: &str| Error::config(format!("endpoint \"{text}\": {why}"));
     let number = text.strip_prefix("fd://").and_then(|number| number.parse().ok());
     let number = number.ok_or_else(|| wrong("not fd://NUMBER"))?;
     let fd = own_fd(number).ok_or_else(|| wrong("no open descriptor"))?;
     match Stream::adopt(fd) {
-        Ok(stream) => Ok(Endpoint::Given(Some(stream))),
+        Ok(stream) => Ok(stream),
         Err((fd, why)) => {
             // The caller's still: it is only taken when a client comes of it.
             let _ = fd.into_raw_fd();
@@ -110,58 +155,68 @@ fn redis(upstream: Upstream, settings: &mut ClientSettings) -> Address {
     upstream.address
 }
 
-fn locate(address: Address) -> Result<Endpoint> {
-    let (host, port) = match address {
-        Address::Unix(path) => return Ok(Endpoint::Unix(path)),
-        Address::Tcp { host, port } => (host, port),
-    };
-    let found = (host.as_str(), port).to_socket_addrs();
-    let found = found.map_err(|error| Error::system(format!("cannot look up {host}: {error}")))?;
-    let addresses: Vec<SocketAddr> = found.collect();
-    if addresses.is_empty() {
-        return Err(Error::system(format!("{host} has no address")));
-    }
-    Ok(Endpoint::Tcp { addresses, present: 0 })
-}
-
 impl Endpoint {
     /// Whether a lost connection can be made again.
     pub(super) fn is_lasting(&self) -> bool {
         !matches!(self, Endpoint::Given(_))
     }
 
-    /// The same, not yet connected; without the socket that was given, which there is but once.
-    pub(super) fn anew(&self) -> Endpoint {
-        match self {
-            Endpoint::Unix(path) => Endpoint::Unix(path.clone()),
-            Endpoint::Tcp { addresses, present } => {
-                Endpoint::Tcp { addresses: addresses.clone(), present: *present }
-            }
-            Endpoint::Given(_) => Endpoint::Given(None),
-        }
-    }
-
-    /// Begins to connect; whether that is still under way.
-    pub(super) fn connect(&mut self) -> io::Result<(Stream, bool)> {
-        match self {
-            Endpoint::Unix(path) => Ok((Stream::Unix(UnixStream::connect(path)?), false)),
-            Endpoint::Tcp { addresses, present } => {
-                let stream = TcpStream::connect(addresses[*present])?;
-                stream.set_nodelay(true)?;
-                Ok((Stream::Tcp(stream), true))
-            }
+    /// Begins to connect; with the address if that is still under way.
+    pub(super) fn connect(&mut self, now: Millis) -> io::Result<(Stream, Option<SocketAddr>)> {
+        let resolver = match self {
+            Endpoint::Found(resolver) => resolver,
             Endpoint::Given(stream) => {
-                let stream = stream.take();
-                let lost = || io::Error::other("the socket that was given is lost");
-                stream.map(|stream| (stream, false)).ok_or_else(lost)
+                let stream =
+                    stream.take().ok_or_else(|| io::Error::other("the socket that was given is lost"));
+                return stream.map(|stream| (stream, None));
             }
+        };
+        match resolver.find(now) {
+            Found::Unix(path) => Ok((connect_unix(&path)?, None)),
+            Found::Tcp(address) => match connect_tcp(address) {
+                Ok(stream) => Ok((stream, Some(address))),
+                Err(error) => {
+                    resolver.blame(address);
+                    Err(error)
+                }
+            },
+            // A name has an address from the beginning, so this is no case of its own.
+            Found::Later => Err(io::Error::other("the name is being looked up")),
+            Found::Nowhere(why) => Err(io::Error::other(why)),
         }
     }
 
-    /// That address did not answer: the next one's turn, if there are several.
-    pub(super) fn blame(&mut self) {
-        if let Endpoint::Tcp { addresses, present } = self {
-            *present = (*present + 1) % addresses.len();
+    /// That address did not answer: the next one's turn, if there are several, and the name is looked up again.
+    pub(super) fn blame(&mut self, address: SocketAddr) {
+        if let Endpoint::Found(resolver) = self {
+            resolver.blame(address);
         }
     }
+
+    /// A connection was lost: a name may lead elsewhere by now.
+    pub(super) fn doubt(&mut self) {
+        if let Endpoint::Found(resolver) = self {
+            resolver.doubt();
+        }
+    }
+
+    /// Takes what a thread has found out about the name.
+    pub(super) fn take_resolved(&mut self) {
+        let Endpoint::Found(resolver) = self else { return };
+        while let Some(outcome) = resolver.take() {
+            if let Err(error) = outcome {
+                log::warn!("endpoint: {error}; going on with the address found before");
+            }
+        }
+    }
+}
+
+fn connect_unix(path: &Path) -> io::Result<Stream> {
+    Ok(Stream::Unix(UnixStream::connect(path)?))
+}
+
+fn connect_tcp(address: SocketAddr) -> io::Result<Stream> {
+    let stream = TcpStream::connect(address)?;
+    stream.set_nodelay(true)?;
+    Ok(Stream::Tcp(stream))
 }

@@ -21,7 +21,7 @@ mod topics;
 mod tests;
 
 pub use embedded::{ClientKey, Embedded};
-pub use endpoint::{OwnFd, Unusable, VARIABLE};
+pub use endpoint::{Border, OwnFd, Unusable, VARIABLE};
 pub use net::{Client, Peering, Recipe};
 pub use request::{BLOCK_MAX, Block, Event, Fault, Outcome, Refusal, Request};
 pub use requests::{Requests, SessionKey};

@@ -2,7 +2,7 @@
 //! between them and the mux; decides nothing about requests.
 
 use super::channel::Channel;
-use super::endpoint::{Endpoint, OwnFd, Target, Unusable};
+use super::endpoint::{Border, Endpoint, Place, Target, Unusable};
 use super::mux::{Action, Mux, Profile};
 use super::requests::Requests;
 use crate::base::clock::{Clock, Millis};
@@ -20,7 +20,9 @@ use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use std::collections::HashMap;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Tokens that are no keys: no arena grows to this index.
@@ -34,6 +36,8 @@ const EVENTS: usize = 64;
 struct Link {
     conn: Conn,
     connecting: bool,
+    /// Where to, while it is connecting.
+    address: Option<SocketAddr>,
 }
 
 /// What a client is connected to, as far as a loop of the same process could be that.
@@ -55,34 +59,30 @@ pub struct Client {
 }
 
 /// What a client is made from: enough to make another like it in a forked copy of the process, without a look at the
-/// first.
+/// first. Has no descriptors.
+#[derive(Debug)]
 pub struct Recipe {
-    endpoint: Endpoint,
+    place: Place,
     settings: ClientSettings,
     direct: bool,
-}
-
-impl std::fmt::Debug for Recipe {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Recipe").field("endpoint", &self.endpoint).finish_non_exhaustive()
-    }
 }
 
 impl Recipe {
     /// Whether a client made from it once more can connect.
     pub fn is_lasting(&self) -> bool {
-        self.endpoint.is_lasting()
+        self.place.is_lasting()
     }
 
     /// A client of this process, which lies behind so many forks. It knows no request, session or subscription of those
     /// before it.
     pub fn renew(&self, forks: u64) -> Result<Client> {
-        let net = Net::new().map_err(|error| Error::system(format!("cannot create a poll: {error}")))?;
-        Ok(Client::begin(net, self, self.endpoint.anew(), forks))
+        let net = Net::new().map_err(|error| Error::refused("cannot create a poll", &error))?;
+        let endpoint = self.place.endpoint(None, &net.waker);
+        Ok(Client::begin(net, self, endpoint, forks))
     }
 
     fn profile(&self) -> Profile {
-        let lasting = self.endpoint.is_lasting();
+        let lasting = self.is_lasting();
         Profile { settings: self.settings.clone(), direct: self.direct, eager: true, lasting }
     }
 }
@@ -99,7 +99,7 @@ struct Net {
     _held: Held,
     poll: Poll,
     events: Events,
-    waker: Wake,
+    waker: Arc<Wake>,
     bell: Wake,
     links: HashMap<Key<Channel>, Link>,
     clock: Clock,
@@ -130,7 +130,7 @@ impl Net {
             _held: held,
             poll,
             events: Events::with_capacity(EVENTS),
-            waker,
+            waker: Arc::new(waker),
             bell,
             links: HashMap::new(),
             clock: Clock::new(),
@@ -151,11 +151,12 @@ impl Client {
     pub fn new(
         endpoint: Option<&str>,
         mut settings: ClientSettings,
-        own_fd: OwnFd,
+        border: Border,
     ) -> std::result::Result<(Client, Recipe), Unusable> {
-        let net = Net::new().map_err(|error| Error::system(format!("cannot create a poll: {error}")))?;
-        let Target { endpoint, direct } = Target::parse(endpoint, &mut settings, own_fd)?;
-        let recipe = Recipe { endpoint: endpoint.anew(), settings, direct };
+        let net = Net::new().map_err(|error| Error::refused("cannot create a poll", &error))?;
+        let Target { place, given, direct } = Target::parse(endpoint, &mut settings, border)?;
+        let recipe = Recipe { place, settings, direct };
+        let endpoint = recipe.place.endpoint(given, &net.waker);
         Ok((Client::begin(net, &recipe, endpoint, 0), recipe))
     }
 
@@ -196,8 +197,11 @@ impl Client {
     /// What it is connected to.
     pub fn peering(&self) -> Peering {
         match &self.endpoint {
-            Endpoint::Unix(path) => Peering::At(format!("unix://{}", path.display())),
-            Endpoint::Tcp { addresses, present } => Peering::At(format!("tcp://{}", addresses[*present])),
+            Endpoint::Found(resolver) => match (resolver.path(), resolver.present()) {
+                (Some(path), _) => Peering::At(format!("unix://{}", path.display())),
+                (None, Some(address)) => Peering::At(format!("tcp://{address}")),
+                (None, None) => Peering::Elsewhere,
+            },
             Endpoint::Given(_) => self.stream().map_or(Peering::Elsewhere, |stream| match stream.peer() {
                 Peer::Unix { pid, .. } if pid.unsigned_abs() == std::process::id() => Peering::OwnProcess,
                 _ => Peering::Elsewhere,
@@ -227,7 +231,7 @@ impl Client {
         let timeout = [limit, due].into_iter().flatten().min();
         match self.net.poll.poll(&mut self.net.events, timeout) {
             Err(error) if error.kind() != io::ErrorKind::Interrupted => {
-                Err(Error::system(format!("cannot poll: {error}")))
+                Err(Error::refused("cannot poll", &error))
             }
             _ => Ok(()),
         }
@@ -242,7 +246,7 @@ impl Client {
         let events = std::mem::replace(&mut self.net.events, Events::with_capacity(0));
         for event in &events {
             match event.token() {
-                TOKEN_WAKER => {}
+                TOKEN_WAKER => self.endpoint.take_resolved(),
                 TOKEN_BELL => {
                     // Emptied, or a level-triggered watcher of the outer loop would spin.
                     self.net.bell.empty();
@@ -277,7 +281,7 @@ impl Client {
             for action in actions.drain(..) {
                 match action {
                     Action::Connect(key) => self.connect(key),
-                    Action::Close(key) => self.close_link(key),
+                    Action::Close(key) => self.give_up(key),
                 }
             }
             self.mux.take_dirty(&mut dirty);
@@ -310,19 +314,25 @@ impl Client {
             self.net.handovers.push(key);
             return self.hand_over();
         }
-        match self.endpoint.connect().and_then(|(stream, under_way)| self.add(key, stream, under_way)) {
-            Ok(()) => {}
-            Err(error) => {
-                self.endpoint.blame();
-                self.mux.failed(key, &format!("cannot connect: {error}"));
-            }
+        let begun = self.endpoint.connect(self.net.told);
+        if let Err(error) = begun.and_then(|(stream, address)| self.add(key, stream, address)) {
+            self.mux.failed(key, &format!("cannot connect: {error}"));
         }
     }
 
-    fn add(&mut self, key: Key<Channel>, stream: Stream, under_way: bool) -> io::Result<()> {
+    /// The mux wants it no more: what is still under way has taken too long.
+    fn give_up(&mut self, key: Key<Channel>) {
+        if let Some(Link { connecting: true, address: Some(address), .. }) = self.net.links.get(&key) {
+            self.endpoint.blame(*address);
+        }
+        self.close_link(key);
+    }
+
+    fn add(&mut self, key: Key<Channel>, stream: Stream, address: Option<SocketAddr>) -> io::Result<()> {
+        let under_way = address.is_some();
         let mut conn = Conn::new(stream);
         conn.register(self.net.poll.registry(), Token(key.to_bits() as usize), under_way)?;
-        self.net.links.insert(key, Link { conn, connecting: under_way });
+        self.net.links.insert(key, Link { conn, connecting: under_way, address });
         if !under_way {
             self.mux.connected(key);
         }
@@ -339,7 +349,7 @@ impl Client {
         for key in std::mem::take(&mut self.net.handovers) {
             match self.hand_over_one(main) {
                 Ok(Some(stream)) => {
-                    if let Err(error) = self.add(key, stream, false) {
+                    if let Err(error) = self.add(key, stream, None) {
                         self.mux.failed(key, &error.to_string());
                     }
                 }
@@ -388,7 +398,9 @@ impl Client {
                     self.mux.connected(key);
                 }
                 Err(error) => {
-                    self.endpoint.blame();
+                    if let Some(address) = link.address {
+                        self.endpoint.blame(address);
+                    }
                     self.close_link(key);
                     return self.mux.failed(key, &format!("cannot connect: {error}"));
                 }
@@ -418,6 +430,7 @@ impl Client {
     }
 
     fn broken(&mut self, key: Key<Channel>, why: &str) {
+        self.endpoint.doubt();
         self.close_link(key);
         self.mux.lost(key, why);
     }

@@ -16,7 +16,7 @@ use super::{bell, follow, log};
 use crate::base::fds;
 use std::cell::{Cell, UnsafeCell};
 use std::collections::VecDeque;
-use std::ffi::{c_char, c_int, c_void};
+use std::ffi::{CString, c_char, c_int, c_void};
 use std::mem::MaybeUninit;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{
@@ -55,6 +55,8 @@ pub(super) struct Head {
     callback_thread: AtomicUsize,
     /// The process it belongs to.
     generation: AtomicU64,
+    /// In a copy that could not make it its own: in words why. Never freed.
+    refusal: AtomicPtr<c_char>,
     /// Tells one tenant of this memory from the next, and a client from what it was before a fork.
     serial: AtomicU64,
     /// As whose its descriptors are noted.
@@ -191,6 +193,7 @@ impl Head {
             callbacks: AtomicU32::new(0),
             callback_thread: AtomicUsize::new(0),
             generation: AtomicU64::new(ELSEWHERE),
+            refusal: AtomicPtr::new(std::ptr::null_mut()),
             serial: AtomicU64::new(0),
             number: AtomicU32::new(0),
             bell: AtomicI32::new(-1),
@@ -212,6 +215,7 @@ impl Head {
         self.claim.release();
         self.callbacks.store(0, Ordering::Relaxed);
         self.generation.store(fork::generation(), Ordering::Relaxed);
+        self.refusal.store(std::ptr::null_mut(), Ordering::Relaxed);
         self.serial.store(number.0, Ordering::Relaxed);
         self.number.store(number.owner(), Ordering::Relaxed);
         self.rings.store(std::ptr::null_mut(), Ordering::Relaxed);
@@ -593,6 +597,7 @@ impl<T: Handle> Shell<T> {
             // They were left for the parent.
             drop(self.posts.take());
             self.head.follows.store(false, Ordering::Relaxed);
+            self.head.refusal.store(std::ptr::null_mut(), Ordering::Relaxed);
             // What was within it is not within what it is now.
             self.head.serial.store(Number::next().0, Ordering::Relaxed);
             self.head.bell.store(bell, Ordering::SeqCst);
@@ -601,6 +606,17 @@ impl<T: Handle> Shell<T> {
         });
         self.head.claim.release();
         made
+    }
+
+    /// Notes why a copy could not make it its own.
+    pub(super) fn set_refusal(&self, words: CString) {
+        let before = self.head.refusal.swap(words.into_raw(), Ordering::AcqRel);
+        fork::keep(before.cast());
+    }
+
+    /// Why a copy could not make it its own; null where it has not tried.
+    pub(super) fn refusal(&self) -> *const c_char {
+        self.head.refusal.load(Ordering::Acquire)
     }
 
     /// Puts something else inside, and keeps what was there as it is.

@@ -14,8 +14,11 @@ use super::log;
 use super::loops;
 use super::reply::{Owned, broker_reply_t, hand_out, hand_out_nothing};
 use super::text::{bytes, copy_out, opt_str, own_words, patience, waiting_time, words};
+use super::thread;
 use super::transaction::{self, broker_transaction_t};
-use crate::client::{Client, ClientKey, Family, Peering, Recipe, Request, Requests, SessionKey, Unusable};
+use crate::client::{
+    Border, Client, ClientKey, Family, Peering, Recipe, Request, Requests, SessionKey, Unusable,
+};
 use std::cell::UnsafeCell;
 use std::ffi::{c_char, c_int, c_void};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -385,7 +388,8 @@ pub extern "C" fn broker_client_new(
                 return code;
             }
         };
-        let (client, recipe) = match Client::new(endpoint, settings, own_fd) {
+        let (client, recipe) = match Client::new(endpoint, settings, Border { own_fd, start: thread::start })
+        {
             Ok(made) => made,
             Err(Unusable::Endpoint(error)) => {
                 copy_out(&error.to_string(), errbuf, errlen);
@@ -536,7 +540,10 @@ pub extern "C" fn broker_client_after_fork(client: *mut broker_client_t) -> c_in
             shell.adopt_after_fork(|beside| {
                 // A session or a client of a loop's has none.
                 let recipe = beside.recipe.as_ref().ok_or(BROKER_EUNSUPPORTED)?;
-                let client = recipe.renew(fork::count()).map_err(|error| code_of(&error))?;
+                let client = recipe.renew(fork::count()).map_err(|error| {
+                    shell.set_refusal(own_words(&error.to_string()));
+                    code_of(&error)
+                })?;
                 let bell = client.bell();
                 let mut calls = Calls::default();
                 (calls.on_push, calls.on_state) = (beside.on_push.get(), beside.on_state.get());
@@ -571,9 +578,15 @@ pub extern "C" fn broker_client_follow_fork(client: *mut broker_client_t, on: c_
 }
 
 /// The last failure of this client in words: why a call was refused, or why the connection was lost or could not be
-/// made. "" before the first. Valid until the next call with the client. NULL for a bad handle.
+/// made. "" before the first. Valid until the next call with the client. NULL for a bad handle, but in a forked process
+/// the words of a broker_client_after_fork() that has failed.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_client_error(client: *const broker_client_t) -> *const c_char {
+    if let Ok(shell) = Shell::of(shell(client))
+        && shell.check() == Err(BROKER_EFORKED)
+    {
+        return shell.refusal();
+    }
     enter_at(client, Rule::Anywhere, |at| {
         if let Some(words) = at.requests.take_words() {
             at.calls.words = own_words(&words);

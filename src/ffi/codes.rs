@@ -37,7 +37,8 @@ pub const BROKER_EFORKED: c_int = -212;
 pub const BROKER_ECONFIG: c_int = -213;
 /// This command cannot go this way; broker_client_error() says which function is meant for it.
 pub const BROKER_EUNSUPPORTED: c_int = -214;
-/// The system refused: no descriptors, no permission, no such file.
+/// The system refused: no descriptors, no permission, no such file. With this code, and only then, errno says why; 0
+/// where nothing is known.
 pub const BROKER_ESYS: c_int = -215;
 /// A bug in the library was caught. The handle is poisoned: all it still takes is to be freed.
 pub const BROKER_EPANIC: c_int = -216;

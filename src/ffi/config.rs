@@ -2,7 +2,7 @@
 //! tables of `crate::config`.
 
 use super::border::{Ended, Handle, Rule, Shell, enter, shield};
-use super::codes::{BROKER_ECONFIG, BROKER_EINVAL, BROKER_EPANIC, BROKER_ESYS, BROKER_OK};
+use super::codes::{BROKER_ECONFIG, BROKER_EINVAL, BROKER_ELIMIT, BROKER_EPANIC, BROKER_ESYS, BROKER_OK};
 use super::text::{copy_out, opt_str, own_words, required_str};
 use crate::base::error::{Error, ErrorKind};
 use crate::config::{ClientSettings, Settings};
@@ -46,12 +46,22 @@ impl Config {
     }
 }
 
-/// The code for an error of set-up.
+/// The code for an error of set-up. With BROKER_ESYS, errno is set.
 pub(super) fn code_of(error: &Error) -> c_int {
     match error.kind() {
         ErrorKind::Config => BROKER_ECONFIG,
-        ErrorKind::System => BROKER_ESYS,
+        ErrorKind::Limit => BROKER_ELIMIT,
+        ErrorKind::System => {
+            set_errno(error.os().unwrap_or(0));
+            BROKER_ESYS
+        }
     }
+}
+
+/// Why the system refused, for the program. Nothing that may change it comes between this and the return to C.
+fn set_errno(number: c_int) {
+    // SAFETY: the place is the calling thread's own.
+    unsafe { *libc::__errno_location() = number };
 }
 
 /// Why `read` has failed, in words.

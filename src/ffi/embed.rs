@@ -10,8 +10,9 @@ use super::config::{self, broker_config_t, code_of};
 use super::log;
 use super::loops;
 use super::text::{copy_out, own_words, required_str, waiting_time};
+use super::thread;
 use crate::client::{ClientKey, Embedded, Peering, Requests};
-use crate::reactor::Loop;
+use crate::reactor::{Loop, Prepared};
 use std::ffi::{CString, c_char, c_int, c_void};
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::sync::atomic::Ordering;
@@ -24,8 +25,10 @@ pub const BROKER_RUN_ONCE: c_int = 1;
 pub const BROKER_RUN_NOWAIT: c_int = 2;
 
 /// The broker itself, embedded: it owns the connections to Redis and serves the processes that connect. One
-/// thread at a time; broker_loop_stop() and broker_loop_post() alone may be called from any. It starts no thread, installs no signal handler,
-/// touches no resource limit and never raises SIGPIPE; the descriptors it opens are close-on-exec.
+/// thread at a time; broker_loop_stop() and broker_loop_post() alone may be called from any. It starts no thread, but for
+/// one that looks the upstream's name up again when a connection to it has failed or was lost, takes no signal and ends
+/// with that. It installs no signal handler, touches no resource limit and never raises SIGPIPE; the descriptors it opens
+/// are close-on-exec.
 ///
 /// In a forked process every function returns BROKER_EFORKED, and no descriptor of the loop is open any more: a fork
 /// handler has closed them. broker_loop_free() only frees there. broker_loop_follow_fork() makes an exception.
@@ -177,7 +180,7 @@ pub extern "C" fn broker_loop_new(
             }
         };
         let queue_timeout = settings.queue_timeout;
-        let made = Loop::embedded(settings).map(|lp| Embedded::new(lp, queue_timeout));
+        let made = Loop::embedded_with(settings, thread::start).map(|lp| Embedded::new(lp, queue_timeout));
         let (pointer, code) = match made {
             Ok(embedded) => {
                 let bell = embedded.bell();
@@ -447,7 +450,7 @@ fn conclude(mut looping: Looping) {
 }
 
 /// Takes new settings while it runs, every key of docs/config.md; on any failure nothing has changed. Blocks while
-/// names are resolved and files read.
+/// names are resolved and files read; a fork elsewhere does not wait for that.
 ///
 /// BROKER_ECONFIG, BROKER_ESYS with the words in broker_loop_error(); BROKER_EINVAL for NULL; BROKER_ESTATE when
 /// closed or draining; BROKER_EFORKED.
@@ -457,12 +460,21 @@ pub extern "C" fn broker_loop_reload(r#loop: *mut broker_loop_t, config: *const 
         return BROKER_EINVAL;
     }
     let settings = config::read(config, |config| config.broker.clone());
-    enter(shell(r#loop), Rule::Anywhere, |looping| {
-        let settings = match settings {
-            Ok(settings) => settings,
-            Err(code) => return code,
-        };
-        match looping.serving().map(|embedded| embedded.reload(settings)) {
+    let loop_ = shell(r#loop);
+    let lookup = Shell::of(loop_).and_then(|shell| {
+        shell.check()?;
+        shell.borrow(|looping| looping.serving().map(|embedded| embedded.lookup()))?
+    });
+    let (settings, lookup) = match (lookup, settings) {
+        (Ok(lookup), Ok(settings)) => (settings, lookup),
+        (Err(code), _) | (_, Err(code)) => return code,
+    };
+    // What may take long, with nothing of the loop in hand.
+    let Some(prepared) = shield(None, || Some(Prepared::new(settings, lookup))) else { return BROKER_EPANIC };
+    enter(loop_, Rule::Anywhere, |looping| {
+        let outcome =
+            looping.serving().map(|embedded| prepared.and_then(|prepared| embedded.apply(prepared)));
+        match outcome {
             Ok(Ok(())) => BROKER_OK,
             Ok(Err(error)) => looping.fail(&error),
             Err(code) => code,
@@ -498,8 +510,8 @@ pub extern "C" fn broker_loop_endpoint(
 /// With the other end as "fd://N", a forked worker needs no path on disk. On success the loop owns `fd` and closes
 /// it; on failure it is the caller's still.
 ///
-/// BROKER_EINVAL if it is no connected stream socket; BROKER_ELIMIT above "children_max"; BROKER_ESTATE when closed
-/// or draining; BROKER_EFORKED.
+/// BROKER_EINVAL if it is no connected stream socket, or the loop has it already; BROKER_ELIMIT above "children_max";
+/// BROKER_ESYS; BROKER_ESTATE when closed or draining; BROKER_EFORKED.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_loop_adopt(r#loop: *mut broker_loop_t, fd: c_int) -> c_int {
     enter(shell(r#loop), Rule::Anywhere, |looping| {
@@ -519,9 +531,9 @@ pub extern "C" fn broker_loop_adopt(r#loop: *mut broker_loop_t, fd: c_int) -> c_
                 // Given back unclosed.
                 let _ = socket.into_raw_fd();
                 looping.words = own_words(&error.to_string());
-                match error.kind() {
-                    crate::base::error::ErrorKind::Config => BROKER_EINVAL,
-                    crate::base::error::ErrorKind::System => BROKER_ELIMIT,
+                match code_of(&error) {
+                    BROKER_ECONFIG => BROKER_EINVAL,
+                    code => code,
                 }
             }
         }

@@ -30,4 +30,5 @@ mod reply;
 mod sabotage;
 mod stats;
 mod text;
+mod thread;
 mod transaction;

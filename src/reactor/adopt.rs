@@ -9,6 +9,7 @@ use crate::base::limits;
 use crate::core::{Child, ChildKind};
 use crate::transport::conn::{Conn, Fill};
 use crate::transport::stream::{Peer, Stream};
+use rustix::io::Errno;
 use rustix::net::SendFlags;
 use std::os::fd::OwnedFd;
 
@@ -54,30 +55,28 @@ impl Loop {
     ///
     /// A refused socket is handed back as it was.
     pub fn adopt(&mut self, socket: OwnedFd) -> Result<(), (OwnedFd, Error)> {
-        let refuse =
-            |socket, why: &str| Err((socket, Error::system(format!("cannot adopt a socket: {why}"))));
+        const ATTEMPT: &str = "cannot adopt a socket";
         if !self.is_serving() {
-            return refuse(socket, if self.closed { "the loop is closed" } else { "the loop drains" });
+            let why = if self.closed { "the loop is closed" } else { "the loop drains" };
+            return Err((socket, Error::system(why).within(ATTEMPT)));
         }
         let stream = match Stream::adopt(socket) {
             Ok(stream) => stream,
             // The caller's mistake, unlike what else may be in the way.
-            Err((socket, why)) => {
-                return Err((socket, Error::config(format!("cannot adopt a socket: {why}"))));
-            }
+            Err((socket, why)) => return Err((socket, Error::config(why).within(ATTEMPT))),
         };
         match self.admit(stream, ChildKind::Adopted) {
             Ok(_) => Ok(()),
-            Err((stream, why)) => refuse(stream.into(), &why),
+            Err((stream, error)) => Err((stream.into(), error.within(ATTEMPT))),
         }
     }
 
     /// Makes a child of a connection, or says why not.
-    pub(super) fn admit(&mut self, stream: Stream, kind: ChildKind) -> Result<Key<Link>, (Stream, String)> {
+    pub(super) fn admit(&mut self, stream: Stream, kind: ChildKind) -> Result<Key<Link>, (Stream, Error)> {
         let peer = stream.peer();
         let Some(child) = self.core.child_open(kind, &peer.to_string(), usize::MAX) else {
             let max = self.core.settings().children_max;
-            return Err((stream, format!("children_max is {max}")));
+            return Err((stream, Error::limit(format!("children_max is {max}"))));
         };
         let hands_over = kind == ChildKind::Adopted && matches!(stream, Stream::Unix(_));
         if let Peer::Unix { pid, uid } = peer {
@@ -93,7 +92,14 @@ impl Loop {
             }
             Err((stream, error)) => {
                 self.core.child_gone(child);
-                Err((stream, format!("cannot watch it: {error}")))
+                // The poll has this very descriptor, so a child owns it.
+                let again = error.raw_os_error() == Some(Errno::EXIST.raw_os_error());
+                let error = if again {
+                    Error::config("already adopted")
+                } else {
+                    Error::refused("cannot watch it", &error)
+                };
+                Err((stream, error))
             }
         }
     }
@@ -114,14 +120,14 @@ impl Loop {
             }
             match self.admit(stream, ChildKind::Adopted) {
                 Ok(key) => newcomers.push(key),
-                Err((stream, why)) => refuse(&stream, &why),
+                Err((stream, error)) => refuse(&stream, &error),
             }
         }
     }
 }
 
 /// Says what Redis says, and closes for every copy of the socket.
-pub(super) fn refuse(stream: &Stream, why: &str) {
+pub(super) fn refuse(stream: &Stream, why: &Error) {
     log::debug!("a child was refused: {why}");
     // A fresh socket has room for it; whoever has gone already does not need it.
     let _ = rustix::net::send(stream, REFUSAL, SendFlags::NOSIGNAL);

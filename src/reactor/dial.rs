@@ -1,10 +1,10 @@
 //! Connections to the upstream while they are being made. The core sees a lane connected or failed, and
 //! nothing in between; a lane is dialled at most once at a time.
 
-use super::resolver::{Found, Resolver};
 use super::{Link, Loop, Owner, link_of};
 use crate::base::key::Key;
 use crate::core::Lane;
+use crate::transport::resolver::{Found, Resolver};
 use crate::transport::stream::Stream;
 use mio::net::{TcpStream, UnixStream};
 use socket2::{SockRef, TcpKeepalive};
@@ -44,6 +44,11 @@ impl Dialler {
 
     pub(super) fn resolver(&self) -> &Resolver {
         &self.resolver
+    }
+
+    /// A lane's connection was lost.
+    pub(super) fn lost(&mut self) {
+        self.resolver.doubt();
     }
 
     /// Lanes that are dialled already are the core's to give up.
@@ -142,7 +147,7 @@ impl Loop {
                 self.dialler.attempts.remove(&lane);
                 match &outcome {
                     Ok(()) => self.dial(lane),
-                    Err(why) => self.core.lane_failed(lane, why),
+                    Err(why) => self.core.lane_failed(lane, &why.to_string()),
                 }
             }
         }

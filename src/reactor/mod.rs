@@ -3,8 +3,8 @@
 //! child could see.
 //!
 //! `turn` is one turn, `quiet` a last look at connections, `accept` the listeners, `adopt` connections that
-//! were handed over, `local` the program's own children, `dial` the connections to the upstream, `resolver` its
-//! name, `reload` new settings, `stats` the numbers.
+//! were handed over, `local` the program's own children, `dial` the connections to the upstream, `reload` new
+//! settings, `stats` the numbers.
 
 mod accept;
 mod adopt;
@@ -12,7 +12,6 @@ mod dial;
 mod local;
 mod quiet;
 mod reload;
-mod resolver;
 mod stats;
 mod turn;
 
@@ -28,6 +27,7 @@ use crate::config::{Settings, Upstream};
 use crate::core::{Broker, Child, Counters, Lane};
 use crate::transport::conn::Conn;
 use crate::transport::listener::Listener;
+use crate::transport::resolver::{self, Lookup, Resolver, Start, Target};
 use crate::transport::wake::Wake;
 use accept::Door;
 use adopt::Handed;
@@ -36,8 +36,8 @@ use local::Seat;
 pub use local::{Local, LocalEvent};
 use mio::{Events, Interest, Poll, Token};
 use quiet::Quiet;
+pub use reload::Prepared;
 use reload::required_upstream;
-use resolver::{Lookup, Resolver};
 use std::collections::VecDeque;
 use std::fmt;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
@@ -166,11 +166,13 @@ impl fmt::Debug for Loop {
 
 /// For `map_err`: what was attempted when the system said no.
 fn attempting(what: &str) -> impl FnOnce(std::io::Error) -> Error {
-    move |error| Error::system(format!("{what}: {error}"))
+    move |error| Error::refused(what, &error)
 }
 
-fn unresolved(upstream: &Upstream, why: &str) -> Error {
-    Error::system(format!("upstream = \"{upstream}\": {why}"))
+/// Where the upstream is; blocks where a name is looked up now.
+fn locate(upstream: &Upstream, lookup: Lookup) -> Result<Target> {
+    let unresolved = |error: Error| error.within(format!("upstream = \"{upstream}\""));
+    Target::find(&upstream.address, lookup).map_err(unresolved)
 }
 
 impl Loop {
@@ -178,13 +180,19 @@ impl Loop {
     /// `run`. Resolves the listeners' names and reads `upstream_password_file`, blocking. The upstream's
     /// name is looked up later, in a thread of its own, whenever connections are made.
     pub fn new(settings: Settings) -> Result<Loop> {
-        Loop::build(settings, Lookup::InThread)
+        Loop::build(settings, Lookup::Always)
     }
 
-    /// As `new`, for a loop inside another program: it never starts a thread. The upstream's name is looked
-    /// up here, blocking, and again by `reload`; all its addresses are tried in turn.
+    /// As `new`, for a loop inside another program. The upstream's name is looked up here, blocking, and again by
+    /// `reload`; all its addresses are tried in turn. Only when a connection to it has failed or was lost is it
+    /// looked up once more, in a thread that ends with that; else there is none.
     pub fn embedded(settings: Settings) -> Result<Loop> {
-        Loop::build(settings, Lookup::Now)
+        Loop::embedded_with(settings, resolver::start)
+    }
+
+    /// The same for a program that has such threads started in its own way.
+    pub fn embedded_with(settings: Settings, start: Start) -> Result<Loop> {
+        Loop::build(settings, Lookup::AfterFailure(start))
     }
 
     /// Whether `new` would make a loop of these settings: takes the same steps, short of what a broker that serves at
@@ -201,8 +209,7 @@ impl Loop {
         let poll = Poll::new().map_err(attempting("cannot create a poll"))?;
         let waker = Wake::new(poll.registry(), TOKEN_WAKER).map_err(attempting("cannot create a waker"))?;
         let waker = Arc::new(waker);
-        let resolver = Resolver::new(&upstream.address, lookup, waker.clone());
-        let resolver = resolver.map_err(|why| unresolved(&upstream, &why))?;
+        let resolver = Resolver::new(locate(&upstream, lookup)?, lookup, waker.clone());
         let pipe = wake_pair(&poll)?;
         let held = [Held::new(&poll), Held::new(&pipe.0), Held::new(&pipe.1)];
         let mut doors = Vec::new();

@@ -2,10 +2,10 @@
 //! was. What the settings mean for children and lanes is the core's.
 
 use super::accept::Door;
-use super::resolver::Resolver;
-use super::{Loop, unresolved};
+use super::{Loop, locate};
 use crate::base::error::{Error, Result};
 use crate::config::{ListenUrl, Settings, Upstream};
+use crate::transport::resolver::{Lookup, Target};
 use mio::Registry;
 
 /// Where a listener of the new settings comes from.
@@ -17,43 +17,67 @@ enum Place {
     New(Box<Door>),
 }
 
+/// New settings with what they need from outside: the upstream's address and its password.
+#[derive(Debug)]
+pub struct Prepared {
+    settings: Settings,
+    upstream: Upstream,
+    target: Target,
+}
+
+impl Prepared {
+    /// Reads `upstream_password_file` and looks up the upstream's name, if that is the loop's way ([`Loop::lookup`]).
+    /// Blocks for as long as that takes, and needs no loop.
+    pub fn new(settings: Settings, lookup: Lookup) -> Result<Prepared> {
+        settings.validate()?;
+        let upstream = required_upstream(&settings)?;
+        let target = locate(&upstream, lookup)?;
+        Ok(Prepared { settings, upstream, target })
+    }
+}
+
 impl Loop {
+    /// Prepares new settings, and takes them.
+    pub fn reload(&mut self, settings: Settings) -> Result<()> {
+        self.expect_serving()?;
+        self.apply(Prepared::new(settings, self.lookup())?)
+    }
+
+    /// When the loop looks names up.
+    pub fn lookup(&self) -> Lookup {
+        self.dialler.resolver().lookup()
+    }
+
+    fn expect_serving(&self) -> Result<()> {
+        if self.is_serving() {
+            return Ok(());
+        }
+        let why = if self.closed { "is closed" } else { "drains" };
+        Err(Error::system(format!("cannot take new settings: the loop {why}")))
+    }
+
     /// Takes new settings, all keys of them but `log_level` and `log_format`, which are the program's. On
-    /// failure nothing has changed. Blocks as `new` does: binds listeners, reads `upstream_password_file`,
-    /// and in an `embedded` loop looks up the upstream's name.
+    /// failure nothing has changed. Binds listeners, whose names it looks up.
     ///
     /// Listeners that both settings name are not touched, but for the mode, user and group of a Unix
     /// socket. Children stay, whichever listener they came through, and keep their db. Of another upstream:
     /// what has been written to the former one is answered by it, everything else goes to the new one;
     /// transactions under way finish where they began, subscribers are closed.
-    pub fn reload(&mut self, settings: Settings) -> Result<()> {
-        if !self.is_serving() {
-            let why = if self.closed { "is closed" } else { "drains" };
-            return Err(Error::system(format!("cannot take new settings: the loop {why}")));
-        }
-        settings.validate()?;
+    pub fn apply(&mut self, prepared: Prepared) -> Result<()> {
+        let Prepared { settings, upstream, target } = prepared;
+        self.expect_serving()?;
         self.core.settings().same_fixed(&settings)?;
-        let upstream = required_upstream(&settings)?;
-        let resolver = self.new_resolver(&upstream)?;
         let places = self.find_places(&settings.listen)?;
         self.open_doors(places, &settings.listen);
-        if let Some(resolver) = resolver {
-            self.dialler.replace_resolver(resolver);
+        let resolver = self.dialler.resolver();
+        if !resolver.keeps_itself_fresh() || self.core.upstream().address != upstream.address {
+            self.dialler.replace_resolver(resolver.another(target));
         }
         settings.warn_of_files();
         self.tell_time();
         self.core.reload(settings, upstream);
         self.disturb();
         Ok(())
-    }
-
-    /// The resolver to use from now on, unless the present one will do.
-    fn new_resolver(&self, upstream: &Upstream) -> Result<Option<Resolver>> {
-        let resolver = self.dialler.resolver();
-        if resolver.keeps_itself_fresh() && self.core.upstream().address == upstream.address {
-            return Ok(None);
-        }
-        resolver.another(&upstream.address).map(Some).map_err(|why| unresolved(upstream, &why))
     }
 
     /// A place for each URL. Those that are new are bound, changed options of others are applied.

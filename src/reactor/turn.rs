@@ -44,7 +44,7 @@ impl Loop {
             Ok(()) => {}
             // A signal: the turn has no events, and whoever called gets to see why.
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(Error::system(format!("cannot poll: {error}"))),
+            Err(error) => return Err(Error::refused("cannot poll", &error)),
         }
         self.turning = true;
         Ok(())
@@ -216,11 +216,16 @@ impl Loop {
         match fill {
             Fill::Bytes(count) => self.core.lane_input(lane, &self.scratch[..count]),
             // It can no longer send and there is nothing to wait for.
-            Fill::Empty if hung => self.core.lane_lost(lane, "the connection is broken"),
+            Fill::Empty if hung => self.lose_lane(lane, "the connection is broken"),
             Fill::Empty => {}
-            Fill::End => self.core.lane_lost(lane, "closed by the upstream"),
-            Fill::Broken(error) => self.core.lane_lost(lane, &error.to_string()),
+            Fill::End => self.lose_lane(lane, "closed by the upstream"),
+            Fill::Broken(error) => self.lose_lane(lane, &error.to_string()),
         }
+    }
+
+    fn lose_lane(&mut self, lane: Key<Lane>, why: &str) {
+        self.dialler.lost();
+        self.core.lane_lost(lane, why);
     }
 
     /// Reads what every child has sent so far, as the last thing before a drain.

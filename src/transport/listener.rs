@@ -13,6 +13,7 @@ use std::path::Path;
 use mio::event::Source;
 use mio::net::{TcpListener, UnixListener};
 use mio::{Interest, Registry, Token};
+use rustix::io::Errno;
 use socket2::{Domain, Socket, Type};
 
 use self::files::{Asked, LockFile, Place, SocketFile};
@@ -153,7 +154,18 @@ enum Failure {
     /// The URL asks for something that is not done.
     Refused(String),
     /// The system or another process is in the way.
-    System(String),
+    System(Error),
+}
+
+impl Failure {
+    fn system(why: impl Into<String>) -> Failure {
+        Failure::System(Error::system(why))
+    }
+
+    /// Somebody else has the place.
+    fn taken(why: impl Into<String>) -> Failure {
+        Failure::System(Error::system(why).numbered(Errno::ADDRINUSE.raw_os_error()))
+    }
 }
 
 impl Failure {
@@ -164,7 +176,7 @@ impl Failure {
         };
         match self {
             Failure::Refused(why) => Error::config(format!("{name}: {why}")),
-            Failure::System(why) => Error::system(format!("{name}: {why}")),
+            Failure::System(error) => error.within(name),
         }
     }
 }
@@ -173,7 +185,7 @@ type Attempt<T> = std::result::Result<T, Failure>;
 
 /// For `map_err`: what was attempted when the system said no.
 fn attempting(what: impl fmt::Display) -> impl FnOnce(io::Error) -> Failure {
-    move |error| Failure::System(format!("{what}: {error}"))
+    move |error| Failure::System(Error::refused(what, &error))
 }
 
 /// What a name leads to, if children may connect there.
@@ -219,7 +231,7 @@ fn first_that_binds<T>(
     mut bind: impl FnMut(SocketAddr) -> io::Result<T>,
 ) -> Attempt<T> {
     let addresses = allowed_addresses(host, port, insecure)?;
-    let mut last = Failure::System("the name has no address".to_owned());
+    let mut last = Failure::system("the name has no address");
     for address in addresses {
         match bind(address) {
             Ok(bound) => return Ok(bound),

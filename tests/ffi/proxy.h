@@ -7,6 +7,7 @@
 
 #include "client.h"
 
+#include <netinet/in.h>
 #include <pthread.h>
 
 enum { LINKS = 64 };
@@ -111,6 +112,30 @@ static void *proxy_run(void *unused)
     return NULL;
 }
 
+static void proxy_begin(void)
+{
+    CHECK(listen(proxy.listener, 64) == 0);
+    CHECK(pipe2(proxy.wake, O_CLOEXEC) == 0);
+    for (int i = 0; i < LINKS; i++)
+        proxy.near[i] = proxy.far[i] = -1;
+    CHECK_INT(pthread_mutex_init(&proxy.lock, NULL), 0);
+    CHECK_INT(pthread_create(&proxy.thread, NULL, proxy_run, NULL), 0);
+}
+
+/* At a port of 127.0.0.1, which nothing has at 127.0.0.2. */
+static MAYBE_UNUSED int proxy_start_tcp(void)
+{
+    struct sockaddr_in address = {0};
+    socklen_t len = sizeof address;
+    address.sin_family = AF_INET;
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    proxy.listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    CHECK(bind(proxy.listener, (struct sockaddr *)&address, sizeof address) == 0);
+    CHECK(getsockname(proxy.listener, (struct sockaddr *)&address, &len) == 0);
+    proxy_begin();
+    return ntohs(address.sin_port);
+}
+
 static MAYBE_UNUSED void proxy_start(void)
 {
     struct sockaddr_un address = {0};
@@ -120,12 +145,7 @@ static MAYBE_UNUSED void proxy_start(void)
     memcpy(address.sun_path, proxy.path, strlen(proxy.path));
     proxy.listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     CHECK(bind(proxy.listener, (struct sockaddr *)&address, sizeof address) == 0);
-    CHECK(listen(proxy.listener, 64) == 0);
-    CHECK(pipe2(proxy.wake, O_CLOEXEC) == 0);
-    for (int i = 0; i < LINKS; i++)
-        proxy.near[i] = proxy.far[i] = -1;
-    CHECK_INT(pthread_mutex_init(&proxy.lock, NULL), 0);
-    CHECK_INT(pthread_create(&proxy.thread, NULL, proxy_run, NULL), 0);
+    proxy_begin();
 }
 
 static void proxy_set(int *what, int value)
@@ -184,7 +204,8 @@ static MAYBE_UNUSED void proxy_end(void)
     close(proxy.listener);
     close(proxy.wake[0]);
     close(proxy.wake[1]);
-    unlink(proxy.path);
+    if (proxy.path[0] != '\0')
+        unlink(proxy.path);
     pthread_mutex_destroy(&proxy.lock);
 }
 

@@ -55,6 +55,6 @@ fn fail(error: &Error) -> ExitCode {
     eprintln!("broker: {error}");
     ExitCode::from(match error.kind() {
         ErrorKind::Config => EXIT_CONFIG,
-        ErrorKind::System => EXIT_SYSTEM,
+        ErrorKind::System | ErrorKind::Limit => EXIT_SYSTEM,
     })
 }

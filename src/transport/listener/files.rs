@@ -129,7 +129,7 @@ impl Place {
             Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
                 Err(attempting("cannot tell whether anyone is listening there")(error))
             }
-            _ => Err(Failure::System("a living process is listening there".to_owned())),
+            _ => Err(Failure::taken("a living process is listening there")),
         }
     }
 
@@ -139,7 +139,7 @@ impl Place {
             Err(Errno::NOENT) => Ok(None),
             Err(error) => Err(failing("cannot look at the path")(error)),
             Ok(stat) if FileType::from_raw_mode(stat.st_mode) != FileType::Socket => {
-                Err(Failure::System("the path exists and is not a socket; it was not touched".to_owned()))
+                Err(Failure::system("the path exists and is not a socket; it was not touched"))
             }
             Ok(stat) => Ok(Some(stat)),
         }
@@ -198,7 +198,7 @@ fn ensure_parent(path: &Path, creatable: &Path) -> Attempt<()> {
         return Ok(());
     }
     if parent != creatable {
-        return Err(Failure::System(format!("{parent:?} is not a directory; create it first")));
+        return Err(Failure::system(format!("{parent:?} is not a directory; create it first")));
     }
     let created = match DirBuilder::new().mode(0o755).create(parent) {
         // Another broker was faster.
@@ -374,7 +374,7 @@ impl Drop for SocketFile {
 }
 
 fn another_file() -> Failure {
-    Failure::System("another file is in the socket's place; it was not touched".to_owned())
+    Failure::system("another file is in the socket's place; it was not touched")
 }
 
 /// `<path>.lock`, locked as long as this lives, with our pid in it. Of two brokers that start at once
@@ -398,7 +398,7 @@ impl LockFile {
                 return Ok(lock);
             }
         }
-        Err(Failure::System(format!("the lock file {:?} keeps changing hands", place.path)))
+        Err(Failure::system(format!("the lock file {:?} keeps changing hands", place.path)))
     }
 
     /// One attempt; `None` if the file was removed by its last holder after we had opened it, so that
@@ -413,7 +413,7 @@ impl LockFile {
         opened();
         match file.try_lock() {
             Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(Failure::System(holder(&mut file))),
+            Err(TryLockError::WouldBlock) => return Err(Failure::taken(holder(&mut file))),
             Err(TryLockError::Error(error)) => return Err(failed()(error)),
         }
         if !place.leads_to(&file) {
@@ -437,7 +437,7 @@ impl Drop for LockFile {
 
 /// A lock file is written to: one that is somebody's file under another name must not be.
 fn check_lock(path: &Path, stat: &Stat) -> Attempt<()> {
-    let refuse = |why| Err(Failure::System(format!("the lock file {path:?} {why}")));
+    let refuse = |why| Err(Failure::system(format!("the lock file {path:?} {why}")));
     match FileType::from_raw_mode(stat.st_mode) {
         FileType::RegularFile if stat.st_nlink > 1 => refuse("has another name besides; it was not touched"),
         FileType::RegularFile => Ok(()),

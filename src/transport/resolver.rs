@@ -1,0 +1,379 @@
+//! Where a server is. Its name is looked up again in a short-lived thread, since the system's resolver blocks for as
+//! long as it likes; meanwhile the addresses found last are used. A program of its own has that done whenever it
+//! connects. Inside another program the name is looked up once, beforehand, and again only after a connection has failed
+//! or was lost: as long as a name works, there is no thread. Never dials.
+
+use crate::base::clock::Millis;
+use crate::base::error::{Error, Result};
+use crate::base::fork;
+use crate::base::limits;
+use crate::config::endpoint::Address;
+use crate::transport::wake::Wake;
+use std::io;
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Weak};
+use std::thread;
+
+/// What to dial now.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Found {
+    /// A socket's path.
+    Unix(PathBuf),
+    /// An address.
+    Tcp(SocketAddr),
+    /// The name is being looked up; `take` will tell.
+    Later,
+    /// The name cannot be looked up, and why.
+    Nowhere(String),
+}
+
+type Answer = io::Result<Vec<SocketAddr>>;
+
+/// Starts a thread that runs this and ends.
+pub type Start = fn(Box<dyn FnOnce() + Send>) -> io::Result<()>;
+
+/// When names are looked up.
+#[derive(Debug, Clone, Copy)]
+pub enum Lookup {
+    /// In a thread, whenever a connection is made.
+    Always,
+    /// By whoever asks where the server is, once, blocking; after a failure in a thread that this starts.
+    AfterFailure(Start),
+}
+
+/// Where a server is, as far as it is known.
+#[derive(Debug, Clone)]
+pub struct Target(Place);
+
+#[derive(Debug, Clone)]
+enum Place {
+    Unix(PathBuf),
+    Number(SocketAddr),
+    Name(Name),
+}
+
+/// Keeps what is known of one server's address.
+#[derive(Debug)]
+pub struct Resolver {
+    place: Place,
+    lookup: Lookup,
+    waker: Arc<Wake>,
+    answers: (Sender<Answer>, Receiver<Answer>),
+}
+
+#[derive(Debug, Clone)]
+struct Name {
+    host: String,
+    port: u16,
+    /// The last good answer; `present` is the one in use.
+    known: Vec<SocketAddr>,
+    present: usize,
+    /// A connection has failed or was lost since the name was last asked for.
+    doubted: bool,
+    /// A thread is at work: since when, and of which process.
+    asking: Option<(Millis, u64)>,
+    asked: Option<Millis>,
+}
+
+/// A thread with the signals of whoever starts it.
+pub fn start(body: Box<dyn FnOnce() + Send>) -> io::Result<()> {
+    thread::Builder::new().name("broker-resolver".to_owned()).spawn(body).map(drop)
+}
+
+impl Target {
+    /// Where `address` is. Blocks while a name is looked up, if that is the way; fails only then.
+    pub fn find(address: &Address, lookup: Lookup) -> Result<Target> {
+        let place = match address {
+            Address::Unix(path) => Place::Unix(path.clone()),
+            Address::Tcp { host, port } => match host.parse::<IpAddr>() {
+                Ok(ip) => Place::Number(SocketAddr::new(ip, *port)),
+                Err(_) => Place::Name(Name::new(host.clone(), *port, lookup)?),
+            },
+        };
+        Ok(Target(place))
+    }
+}
+
+impl Resolver {
+    /// Of a target found in the same way; `waker` tells of answers.
+    pub fn new(target: Target, lookup: Lookup, waker: Arc<Wake>) -> Self {
+        Resolver { place: target.0, lookup, waker, answers: channel() }
+    }
+
+    /// One for another target, that looks names up in the same way.
+    pub fn another(&self, target: Target) -> Self {
+        Resolver::new(target, self.lookup, self.waker.clone())
+    }
+
+    /// When names are looked up.
+    pub fn lookup(&self) -> Lookup {
+        self.lookup
+    }
+
+    /// The address in use; `None` for a path, and for a name of which none is known.
+    pub fn present(&self) -> Option<SocketAddr> {
+        match &self.place {
+            Place::Unix(_) => None,
+            Place::Number(address) => Some(*address),
+            Place::Name(name) => name.known.get(name.present).copied(),
+        }
+    }
+
+    /// The socket's path, if it is one.
+    pub fn path(&self) -> Option<&Path> {
+        match &self.place {
+            Place::Unix(path) => Some(path),
+            Place::Number(_) | Place::Name(_) => None,
+        }
+    }
+
+    /// Whether every new connection goes to where the name leads by then. Where only a failure has it looked up again,
+    /// a name that has moved away from a server that still answers is not noticed.
+    pub fn keeps_itself_fresh(&self) -> bool {
+        matches!(self.lookup, Lookup::Always) || !matches!(self.place, Place::Name(_))
+    }
+
+    /// Where the next connection goes. Has a name looked up again where it is time.
+    pub fn find(&mut self, now: Millis) -> Found {
+        let name = match &mut self.place {
+            Place::Unix(path) => return Found::Unix(path.clone()),
+            Place::Number(address) => return Found::Tcp(*address),
+            Place::Name(name) => name,
+        };
+        let stale = name.asked.is_none_or(|asked| asked + limits::RESOLVE_INTERVAL <= now);
+        let by = match self.lookup {
+            Lookup::Always if stale || name.known.is_empty() => Some(start as Start),
+            Lookup::AfterFailure(start) if stale && name.doubted => Some(start),
+            _ => None,
+        };
+        let started = match by.filter(|_| !name.is_asking(now)) {
+            Some(start) => name.ask(start, self.answers.0.clone(), Arc::downgrade(&self.waker), now),
+            None => Ok(()),
+        };
+        match (name.known.get(name.present), started) {
+            (Some(address), _) => Found::Tcp(*address),
+            (None, Ok(())) => Found::Later,
+            (None, Err(error)) => Found::Nowhere(format!("cannot look up {}: {error}", name.host)),
+        }
+    }
+
+    /// `address` did not answer: the next one's turn, if there are several.
+    pub fn blame(&mut self, address: SocketAddr) {
+        if let Place::Name(name) = &mut self.place
+            && name.known.get(name.present) == Some(&address)
+        {
+            name.present = (name.present + 1) % name.known.len();
+            name.doubted = true;
+        }
+    }
+
+    /// A connection was lost: the name may lead elsewhere by now.
+    pub fn doubt(&mut self) {
+        if let Place::Name(name) = &mut self.place {
+            name.doubted = true;
+        }
+    }
+
+    /// Takes what a thread has found; `None` when none has ended. An error is the reason to fail those who
+    /// wait; an earlier answer stays in use.
+    pub fn take(&mut self) -> Option<Result<()>> {
+        let answer = self.answers.1.try_recv().ok()?;
+        let Place::Name(name) = &mut self.place else { return None };
+        name.asking = None;
+        Some(name.learn(answer))
+    }
+}
+
+impl Name {
+    fn new(host: String, port: u16, lookup: Lookup) -> Result<Name> {
+        let (known, present) = (Vec::new(), 0);
+        let mut name = Name { host, port, known, present, doubted: false, asking: None, asked: None };
+        if matches!(lookup, Lookup::AfterFailure(_)) {
+            let answer = (name.host.as_str(), port).to_socket_addrs().map(Iterator::collect);
+            name.learn(answer)?;
+        }
+        Ok(name)
+    }
+
+    /// A forked copy has no such thread.
+    fn is_asking(&self, now: Millis) -> bool {
+        let ours = |process| process == fork::generation();
+        self.asking.is_some_and(|(since, process)| now < since + limits::RESOLVE_PATIENCE && ours(process))
+    }
+
+    /// The thread holds the waker only while it wakes: a process forked meanwhile has no such thread, and
+    /// must not have its descriptor. It knows nothing else of whoever asks, who may be gone before it ends.
+    fn ask(&mut self, start: Start, to: Sender<Answer>, waker: Weak<Wake>, now: Millis) -> io::Result<()> {
+        let (host, port) = (self.host.clone(), self.port);
+        // Also if there will be no thread: the next attempt is not before the next interval.
+        self.asked = Some(now);
+        start(Box::new(move || {
+            let answer = (host.as_str(), port).to_socket_addrs().map(Iterator::collect);
+            // Either fails only when the loop has gone, and then nobody waits for this.
+            let _ = to.send(answer);
+            let _ = waker.upgrade().map(|waker| waker.ring());
+        }))?;
+        self.asking = Some((now, fork::generation()));
+        self.doubted = false;
+        Ok(())
+    }
+
+    fn learn(&mut self, answer: Answer) -> Result<()> {
+        let found = match answer {
+            Ok(found) if !found.is_empty() => found,
+            Ok(_) => return Err(Error::system(format!("{} has no address", self.host))),
+            Err(error) => return Err(Error::refused(format!("cannot look up {}", self.host), &error)),
+        };
+        // Whichever works now is kept, wherever the new answer lists it.
+        let present = self.known.get(self.present);
+        self.present = present.and_then(|used| found.iter().position(|one| one == used)).unwrap_or(0);
+        self.known = found;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mio::{Events, Poll, Token};
+
+    fn resolver(host: &str) -> (Poll, Resolver) {
+        let (poll, resolver) = resolver_with(host, Lookup::Always);
+        (poll, resolver.unwrap())
+    }
+
+    fn resolver_with(host: &str, lookup: Lookup) -> (Poll, Result<Resolver>) {
+        let poll = Poll::new().unwrap();
+        let waker = Arc::new(Wake::new(poll.registry(), Token(0)).unwrap());
+        let target = Target::find(&Address::Tcp { host: host.to_owned(), port: 7 }, lookup);
+        (poll, target.map(|target| Resolver::new(target, lookup, waker)))
+    }
+
+    fn name(resolver: &mut Resolver) -> &mut Name {
+        let Place::Name(name) = &mut resolver.place else { panic!("a name") };
+        name
+    }
+
+    fn addresses(text: &[&str]) -> Vec<SocketAddr> {
+        text.iter().map(|one| one.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn numbers_need_no_thread() {
+        for (host, shown) in [("127.0.0.1", "127.0.0.1:7"), ("::1", "[::1]:7")] {
+            let (_poll, mut resolver) = resolver(host);
+            assert_eq!(resolver.find(0), Found::Tcp(shown.parse().unwrap()));
+            assert!(resolver.take().is_none());
+        }
+    }
+
+    #[test]
+    fn a_name_wakes_the_poll_when_it_is_known() {
+        let (mut poll, mut resolver) = resolver("localhost");
+        assert_eq!(resolver.find(0), Found::Later);
+        assert_eq!(resolver.find(0), Found::Later, "one thread is enough");
+        poll.poll(&mut Events::with_capacity(1), None).unwrap();
+        assert_eq!(resolver.take(), Some(Ok(())));
+        assert!(matches!(resolver.find(1), Found::Tcp(address) if address.ip().is_loopback()));
+        assert!(resolver.take().is_none());
+    }
+
+    #[test]
+    fn a_name_that_works_needs_no_thread() {
+        let (_poll, resolver) = resolver_with("localhost", Lookup::AfterFailure(start));
+        let mut resolver = resolver.unwrap();
+        for now in [0, limits::RESOLVE_INTERVAL, 1_000_000] {
+            assert!(matches!(resolver.find(now), Found::Tcp(address) if address.ip().is_loopback()));
+            assert!(name(&mut resolver).asking.is_none());
+        }
+        let (_poll, refused) = resolver_with("no.such.name.invalid", Lookup::AfterFailure(start));
+        assert!(refused.unwrap_err().to_string().starts_with("cannot look up no.such.name.invalid: "));
+    }
+
+    /// The address found first is that of a server that is gone.
+    #[test]
+    fn a_name_that_fails_is_looked_up_again() {
+        let gone: SocketAddr = "192.0.2.1:7".parse().unwrap();
+        for lost in [false, true] {
+            let (mut poll, resolver) = resolver_with("localhost", Lookup::AfterFailure(start));
+            let mut resolver = resolver.unwrap();
+            name(&mut resolver).known = vec![gone];
+            if lost {
+                resolver.doubt()
+            } else {
+                resolver.blame(gone)
+            };
+            assert_eq!(resolver.find(5), Found::Tcp(gone), "meanwhile");
+            poll.poll(&mut Events::with_capacity(1), None).unwrap();
+            assert_eq!(resolver.take(), Some(Ok(())));
+            assert!(matches!(resolver.find(6), Found::Tcp(address) if address.ip().is_loopback()));
+            resolver.doubt();
+            resolver.find(5 + limits::RESOLVE_INTERVAL - 1);
+            assert!(name(&mut resolver).asking.is_none(), "not so soon");
+            resolver.find(5 + limits::RESOLVE_INTERVAL);
+            assert!(name(&mut resolver).asking.is_some());
+        }
+    }
+
+    #[test]
+    fn without_a_thread_the_old_addresses_are_tried() {
+        fn none(_: Box<dyn FnOnce() + Send>) -> io::Result<()> {
+            Err(io::Error::other("no threads"))
+        }
+        let (_poll, resolver) = resolver_with("localhost", Lookup::AfterFailure(none));
+        let mut resolver = resolver.unwrap();
+        resolver.doubt();
+        assert!(matches!(resolver.find(0), Found::Tcp(_)));
+        assert!(name(&mut resolver).asking.is_none() && name(&mut resolver).doubted);
+    }
+
+    /// What a fork leaves of a look-up under way is its mark, and nobody at work.
+    #[test]
+    fn an_answer_that_never_comes_is_not_waited_for() {
+        fn never(_: Box<dyn FnOnce() + Send>) -> io::Result<()> {
+            Ok(())
+        }
+        let (mut poll, resolver) = resolver_with("localhost", Lookup::AfterFailure(never));
+        let mut resolver = resolver.unwrap();
+        resolver.doubt();
+        resolver.find(0);
+        resolver.lookup = Lookup::AfterFailure(start);
+        resolver.doubt();
+        resolver.find(limits::RESOLVE_PATIENCE - 1);
+        assert_eq!(name(&mut resolver).asking, Some((0, std::process::id())), "it may come yet");
+        name(&mut resolver).asking = Some((0, 0));
+        resolver.find(limits::RESOLVE_PATIENCE - 1);
+        poll.poll(&mut Events::with_capacity(1), None).unwrap();
+        assert_eq!(resolver.take(), Some(Ok(())), "another process' was given up at once");
+        name(&mut resolver).asking = Some((0, std::process::id()));
+        resolver.doubt();
+        resolver.find(2 * limits::RESOLVE_PATIENCE);
+        poll.poll(&mut Events::with_capacity(1), None).unwrap();
+        assert_eq!(resolver.take(), Some(Ok(())), "and any in the end");
+    }
+
+    #[test]
+    fn the_last_good_answer_outlives_a_failed_refresh() {
+        let (_poll, mut resolver) = resolver("a.name");
+        let name = name(&mut resolver);
+        let (one, two) = ("10.0.0.1:7", "10.0.0.2:7");
+        name.asked = Some(0);
+        name.learn(Ok(addresses(&[one, two]))).unwrap();
+        assert!(
+            name.learn(Err(io::Error::other("no network")))
+                .unwrap_err()
+                .to_string()
+                .contains("a.name: no network")
+        );
+        assert!(name.learn(Ok(Vec::new())).is_err());
+        assert_eq!(resolver.find(0), Found::Tcp(one.parse().unwrap()));
+
+        resolver.blame(one.parse().unwrap());
+        resolver.blame(one.parse().unwrap());
+        assert_eq!(resolver.find(0), Found::Tcp(two.parse().unwrap()), "blamed once, not twice");
+        self::name(&mut resolver).learn(Ok(addresses(&["10.0.0.3:7", two]))).unwrap();
+        assert_eq!(resolver.find(0), Found::Tcp(two.parse().unwrap()), "what works is kept");
+    }
+}
