@@ -28,7 +28,10 @@ the start. Without `listen`, a broker run by root listens on `/run/broker/broker
 
 Times are milliseconds and sizes bytes when given as a plain number; text such as `\"250ms\"`, `\"5s\"`, `\"512KiB\"` or
 `\"64MiB\"` is taken too. An unknown key, a wrong type or a value out of range ends the start with exit code 2
-and one line that names the key, the value and what is allowed.
+and one line that names the key, the value and what is allowed. The file has at most 1 MiB.
+
+One file may serve the whole host: the keys of the C library's clients, which begin with `client_` and stand in
+[c-api.md](c-api.md), may be in it. The broker checks them and does not use them; `broker_config_load()` takes all.
 
 ```toml
 upstream = \"redis://redis.example:6379/0\"

@@ -30,6 +30,7 @@ programs! {
     callbacks_may_do_what_the_header_says: "every_function.c" ["callback"], [Valgrind, Sanitized];
     a_forked_copy_is_noticed_by_every_function: "every_function.c" ["forked"], [Plain, Sanitized];
     requests_have_one_outcome_under_faults: "faults.c" [], [Plain, Sanitized];
+    names_that_move_and_look_ups_that_hang: "names.c" [], [Plain, Valgrind];
     replies_freed_once_too_often: "replies.c" [], [Plain, Valgrind];
     errors_of_the_broker_are_codes: "errors.c" [], [Plain, Sanitized];
     endpoints_of_every_kind: "endpoints.c" [], [Plain, Valgrind];

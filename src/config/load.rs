@@ -5,37 +5,50 @@ use std::ops::Range;
 
 use toml::de::{DeTable, DeValue};
 
+use super::client::ClientSettings;
 use super::endpoint::mask;
 use super::table::{self, Keyed, Kind, Row, Settings};
 use super::value::show;
 use crate::base::error::{Error, Result};
 
-impl Settings {
-    /// Applies a TOML document; keys it does not name keep their values. `origin` is the name errors
-    /// give the document, usually a file name. On failure nothing has changed.
-    pub fn load_toml(&mut self, text: &str, origin: &str) -> Result<()> {
-        let at = |span: Option<Range<usize>>, message: &str| match span {
-            Some(span) => Error::config(format!("{origin}:{}: {message}", line_of(text, span.start))),
-            None => Error::config(format!("{origin}: {message}")),
-        };
-        // The message alone: the parser's Display quotes the line, which may hold a password.
-        let table = DeTable::parse(text).map_err(|error| {
-            let key = error.span().and_then(|span| text.get(span)).filter(|word| is_key(word));
-            let named = key.map_or_else(String::new, |key| format!("{key}: "));
-            at(error.span(), &format!("{named}{}", one_line(error.message())))
-        })?;
+/// What the keys of the library's clients begin with, and no other.
+const OF_CLIENTS: &str = "client_";
 
-        // In the order of the file, so that the first error is the topmost.
-        let mut entries: Vec<_> = table.get_ref().iter().collect();
-        entries.sort_by_key(|(key, _)| key.span().start);
-        let mut loaded = self.clone();
-        for (key, value) in entries {
-            loaded
-                .set_toml(key.get_ref(), value.get_ref())
-                .map_err(|error| at(Some(key.span()), &error.to_string()))?;
-        }
-        *self = loaded;
-        Ok(())
+/// Applies a TOML document to both sides' settings; keys it does not name keep their values. `origin` is the name errors
+/// give the document, usually a file name. On failure nothing has changed.
+pub fn load_toml(broker: &mut Settings, client: &mut ClientSettings, text: &str, origin: &str) -> Result<()> {
+    let at = |span: Option<Range<usize>>, message: &str| match span {
+        Some(span) => Error::config(format!("{origin}:{}: {message}", line_of(text, span.start))),
+        None => Error::config(format!("{origin}: {message}")),
+    };
+    // The message alone: the parser's Display quotes the line, which may hold a password.
+    let table = DeTable::parse(text).map_err(|error| {
+        let key = error.span().and_then(|span| text.get(span)).filter(|word| is_key(word));
+        let named = key.map_or_else(String::new, |key| format!("{key}: "));
+        at(error.span(), &format!("{named}{}", one_line(error.message())))
+    })?;
+
+    // In the order of the file, so that the first error is the topmost.
+    let mut entries: Vec<_> = table.get_ref().iter().collect();
+    entries.sort_by_key(|(key, _)| key.span().start);
+    let mut loaded = (broker.clone(), client.clone());
+    for (key, value) in entries {
+        let (name, value) = (key.get_ref(), value.get_ref());
+        let taken = match name.starts_with(OF_CLIENTS) {
+            true => set_toml(&mut loaded.1, name, value),
+            false => set_toml(&mut loaded.0, name, value),
+        };
+        taken.map_err(|error| at(Some(key.span()), &error.to_string()))?;
+    }
+    (*broker, *client) = loaded;
+    Ok(())
+}
+
+impl Settings {
+    /// Applies a TOML document that may be meant for the clients of the host, too: what it says of them is checked and
+    /// left out.
+    pub fn load_toml(&mut self, text: &str, origin: &str) -> Result<()> {
+        load_toml(self, &mut ClientSettings::default(), text, origin)
     }
 
     /// Applies `key=value`, as given to a flag.
@@ -45,15 +58,15 @@ impl Settings {
             None => Err(Error::config(format!("{}: not of the form key=value", show(&mask(pair))))),
         }
     }
+}
 
-    fn set_toml(&mut self, key: &str, value: &DeValue<'_>) -> Result<()> {
-        let row = &table::find(Settings::fields(), key)?.row;
-        let text = toml_text(row, value).ok_or_else(|| {
-            let found = value.type_str();
-            Error::config(format!("{key}: not to be given as {found}; allowed {}", row.allowed()))
-        })?;
-        self.set(key, &text)
-    }
+fn set_toml<S: Keyed>(settings: &mut S, key: &str, value: &DeValue<'_>) -> Result<()> {
+    let row = &table::find(S::fields(), key)?.row;
+    let text = toml_text(row, value).ok_or_else(|| {
+        let found = value.type_str();
+        Error::config(format!("{key}: not to be given as {found}; allowed {}", row.allowed()))
+    })?;
+    settings.set_key(key, &text)
 }
 
 /// The text of a value, if the row's kind may be written as this TOML type.
@@ -75,7 +88,7 @@ fn toml_text(row: &Row, value: &DeValue<'_>) -> Option<String> {
 }
 
 fn is_key(word: &str) -> bool {
-    table::find(Settings::fields(), word).is_ok()
+    table::find(Settings::fields(), word).is_ok() || table::find(ClientSettings::fields(), word).is_ok()
 }
 
 /// Lines are counted from 1, as editors do.
@@ -90,6 +103,33 @@ fn one_line(message: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// One file serves the host: the broker and the programs that use it.
+    #[test]
+    fn keys_of_clients_go_to_the_clients() {
+        let (mut broker, mut client) = (Settings::default(), ClientSettings::default());
+        let text = "lanes = 3\nclient_db = 5\nclient_name = 'web'\nclient_connect_timeout = '2s'\n";
+        load_toml(&mut broker, &mut client, text, "x").unwrap();
+        assert_eq!((broker.lanes, client.client_db, client.client_connect_timeout), (3, Some(5), 2000));
+        assert_eq!(client.client_name.as_deref(), Some("web"));
+
+        let former = (broker.clone(), client.clone());
+        for (text, error) in [
+            ("client_db = 7\nlanes = 0", "x:2: lanes = "),
+            ("lanes = 7\nclient_protocol = 4", "x:2: client_protocol = \"4\": "),
+            ("client_naem = 'x'", "x:1: unknown key \"client_naem\"; did you mean"),
+            ("client_db = true", "x:1: client_db: not to be given as boolean"),
+            ("client_db = 1\nclient_db = 2", "x:2: client_db: duplicate key"),
+            ("client_password = 5", "x:1: client_password: not to be given as integer"),
+        ] {
+            let found = load_toml(&mut broker, &mut client, text, "x").unwrap_err().to_string();
+            assert!(found.starts_with(error), "{text}: {found}");
+            assert_eq!((&broker, &client), (&former.0, &former.1), "nothing has changed");
+        }
+        let settings = load("lanes = 3\nclient_db = 5").unwrap();
+        assert_eq!(settings.lanes, 3, "checked and left out");
+        assert!(load("client_db = 'x'").is_err());
+    }
 
     fn load(text: &str) -> std::result::Result<Settings, String> {
         let mut settings = Settings::default();

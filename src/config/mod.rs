@@ -21,8 +21,11 @@ use crate::command::is_never_allowed;
 pub use client::{ClientSettings, client_rows};
 use endpoint::Secret;
 pub use endpoint::{Address, ListenUrl, Upstream, parse_listen, parse_upstream};
+pub use load::load_toml;
 pub use table::{Row, Settings, rows};
 
+/// A longer configuration is some other file, or one without an end, bytes.
+const DOCUMENT_MAX: u64 = 1024 * 1024;
 /// A longer password file is somebody else's file, bytes.
 const PASSWORD_FILE_MAX: u64 = 64 * 1024;
 
@@ -117,6 +120,19 @@ pub fn warn_of_mode(name: &str, path: &Path) {
     }
 }
 
+/// Reads a configuration file, blocking for as long as it takes; no more than 1 MiB of it.
+pub fn read_document(path: &Path) -> Result<String> {
+    let attempt = format!("cannot read the configuration {}", path.display());
+    let mut bytes = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(DOCUMENT_MAX + 1).read_to_end(&mut bytes))
+        .map_err(|error| Error::refused(&attempt, &error))?;
+    if bytes.len() as u64 > DOCUMENT_MAX {
+        return Err(Error::config(format!("{attempt}: it is longer than 1 MiB")));
+    }
+    String::from_utf8(bytes).map_err(|_| Error::config(format!("{attempt}: it is not UTF-8")))
+}
+
 /// The first line of a file, without its line end.
 fn read_password(path: &Path) -> Result<Secret> {
     let refuse = |why: &str| Error::config(format!("upstream_password_file = {path:?}: {why}"));
@@ -200,6 +216,20 @@ mod tests {
         settings.set("upstream", "redis://u@h").unwrap();
         let error = settings.upstream_resolved().unwrap_err().to_string();
         assert!(error.contains("without a password"), "{error}");
+    }
+
+    #[test]
+    fn a_configuration_is_a_file_with_an_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("broker.toml");
+        let refused = |path: &Path| read_document(path).unwrap_err();
+        assert_eq!(refused(&path).os(), Some(rustix::io::Errno::NOENT.raw_os_error()));
+        assert_eq!(refused(dir.path()).os(), Some(rustix::io::Errno::ISDIR.raw_os_error()));
+        assert!(refused(Path::new("/dev/zero")).to_string().ends_with("zero: it is longer than 1 MiB"));
+        std::fs::write(&path, b"lanes = 3 # \xff").unwrap();
+        assert!(refused(&path).to_string().ends_with("it is not UTF-8"));
+        std::fs::write(&path, "lanes = 3").unwrap();
+        assert_eq!(read_document(&path).unwrap(), "lanes = 3");
     }
 
     #[test]

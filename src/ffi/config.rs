@@ -5,8 +5,9 @@ use super::border::{Ended, Handle, Rule, Shell, enter, shield};
 use super::codes::{BROKER_ECONFIG, BROKER_EINVAL, BROKER_ELIMIT, BROKER_EPANIC, BROKER_ESYS, BROKER_OK};
 use super::text::{copy_out, opt_str, own_words, required_str};
 use crate::base::error::{Error, ErrorKind};
-use crate::config::{ClientSettings, Settings};
+use crate::config::{ClientSettings, Settings, load_toml, read_document};
 use std::ffi::{CString, c_char, c_int};
+use std::path::Path;
 
 /// Settings for loops and clients, by name. One may serve many of both: broker_loop_new() takes the keys of the
 /// broker from it and broker_client_new() the keys that begin with "client_". Copied by both, so it may be
@@ -139,18 +140,24 @@ pub extern "C" fn broker_config_get(
     })
 }
 
-/// Reads a broker.toml; keys it does not name keep their values. Blocking file I/O. On failure nothing has
+/// Reads a broker.toml, keys that begin with "client_" included; keys it does not name keep their values. Blocking file
+/// I/O, for as long as a FIFO or a dead mount likes; a fork elsewhere does not wait for that. On failure nothing has
 /// changed.
 ///
 /// BROKER_EINVAL for a NULL; BROKER_ESYS if the file cannot be read; BROKER_ECONFIG for its content, with the
-/// line in broker_config_error().
+/// line in broker_config_error(), and for more than 1 MiB.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_config_load(config: *mut broker_config_t, path: *const c_char) -> c_int {
-    enter(config.cast::<Shell<Config>>(), Rule::Anywhere, |config| {
-        let Ok(path) = required_str(path) else { return BROKER_EINVAL };
-        let text = std::fs::read_to_string(path)
-            .map_err(|error| Error::system(format!("cannot read the configuration {path}: {error}")));
-        let outcome = text.and_then(|text| config.broker.load_toml(&text, path));
+    let config = config.cast::<Shell<Config>>();
+    let path = match (Shell::of(config).and_then(Shell::check), required_str(path)) {
+        (Ok(()), Ok(path)) => path,
+        (Err(code), _) | (_, Err(code)) => return code,
+    };
+    // With nothing in hand: it may take long.
+    let Some(text) = shield(None, || Some(read_document(Path::new(path)))) else { return BROKER_EPANIC };
+    enter(config, Rule::Anywhere, |config| {
+        let loaded = |text: String| load_toml(&mut config.broker, &mut config.client, &text, path);
+        let outcome = text.and_then(loaded);
         config.outcome(outcome)
     })
 }

@@ -2,7 +2,10 @@
  * A broker's own errors as codes: BROKERDOWN is ECONN, BROKERLOST ELOST, BROKERTIMEOUT ETIMEDOUT, BROKERLIMIT ELIMIT;
  * what Redis says stays a reply. And a broker that is killed and comes back.
  */
+#include "loop.h"
 #include "proxy.h"
+
+#include <sys/resource.h>
 
 static struct redis redis;
 
@@ -136,10 +139,138 @@ static void killed(void)
     server_kill(&server);
 }
 
+/* ---- with BROKER_ESYS, errno says why ---- */
+
+#define EXPECT_ESYS(call, number) \
+    (errno = EDOM, CHECK_INT(call, BROKER_ESYS), CHECK_INT(errno, number))
+
+static void unreadable(void)
+{
+    broker_config_t *config = broker_config_new();
+    EXPECT_ESYS(broker_config_load(config, "/nonexistent/broker.toml"), ENOENT);
+    EXPECT_ESYS(broker_config_load(config, "/proc"), EISDIR);
+    CHECK_INT(broker_config_load(config, "/dev/zero"), BROKER_ECONFIG);
+    CHECK(strstr(broker_config_error(config), "longer than 1 MiB") != NULL);
+    CHECK_INT(broker_config_free(config), BROKER_OK);
+}
+
+static int new_loop_at(const char *listen_url)
+{
+    broker_loop_t *loop = NULL;
+    broker_config_t *config = configure("upstream", "unix:///nonexistent", "listen", listen_url, (char *)NULL);
+    int code = broker_loop_new(&loop, config, NULL, 0), number = errno;
+    CHECK((code == BROKER_OK) == (loop != NULL));
+    CHECK_INT(broker_config_free(config), BROKER_OK);
+    CHECK_INT(broker_loop_close(loop), BROKER_OK);
+    errno = number;
+    return code;
+}
+
+static void taken(void)
+{
+    char url[PATH_SIZE + 8];
+    broker_loop_t *loop = NULL;
+    broker_config_t *config = configure("upstream", "unix:///nonexistent", "listen", "tcp://127.0.0.1:0", (char *)NULL);
+    CHECK_INT(broker_loop_new(&loop, config, NULL, 0), BROKER_OK);
+    CHECK_OK(broker_loop_endpoint(loop, 0, url, sizeof url));
+    EXPECT_ESYS(new_loop_at(url), EADDRINUSE);
+    /* A reload that fails says so, too, and changes nothing. */
+    CHECK_INT(broker_config_set(config, "listen", "unix:///nonexistent/a.sock"), BROKER_OK);
+    EXPECT_ESYS(broker_loop_reload(loop, config), 0);
+    snprintf(url, sizeof url, "unix://%s", proxy.path);
+    CHECK_INT(broker_config_set(config, "listen", url), BROKER_OK);
+    EXPECT_ESYS(broker_loop_reload(loop, config), EADDRINUSE);
+    EXPECT_ESYS(new_loop_at(url), EADDRINUSE);
+    CHECK_INT(broker_config_free(config), BROKER_OK);
+    CHECK_INT(broker_loop_close(loop), BROKER_OK);
+}
+
+static int new_client(void)
+{
+    broker_client_t *client = NULL;
+    int code = broker_client_new(&client, proxy.endpoint, NULL, NULL, 0), number = errno;
+    CHECK((code == BROKER_OK) == (client != NULL));
+    CHECK_INT(broker_client_free(client), BROKER_OK);
+    errno = number;
+    return code;
+}
+
+/* How many descriptors there may be, from the lowest number on. */
+static void allow_descriptors(rlim_t count)
+{
+    struct rlimit limit;
+    CHECK(getrlimit(RLIMIT_NOFILE, &limit) == 0);
+    limit.rlim_cur = count < limit.rlim_max ? count : limit.rlim_max;
+    CHECK(setrlimit(RLIMIT_NOFILE, &limit) == 0);
+}
+
+static void no_descriptors(void)
+{
+    struct rlimit before;
+    CHECK(getrlimit(RLIMIT_NOFILE, &before) == 0);
+    broker_client_t *client = open_client(proxy.endpoint, NULL);
+    allow_descriptors(0);
+    EXPECT_ESYS(new_client(), EMFILE);
+    EXPECT_ESYS(new_loop_at("tcp://127.0.0.1:0"), EMFILE);
+    allow_descriptors(before.rlim_cur);
+    CHECK_INT(new_client(), BROKER_OK);
+
+    pid_t pid = fork_or_fail();
+    if (pid == 0) {
+        CHECK(broker_client_error(client) == NULL);
+        allow_descriptors(0);
+        for (int i = 0; i < 2; i++) {
+            EXPECT_ESYS(broker_client_after_fork(client), EMFILE);
+            CHECK(strstr(broker_client_error(client), "Too many open files") != NULL);
+        }
+        CHECK_INT(broker_client_connected(client), BROKER_EFORKED);
+        allow_descriptors(before.rlim_cur);
+        CHECK_INT(broker_client_after_fork(client), BROKER_OK);
+        EXPECT(client, "+PONG", "PING");
+        close_client(client);
+        end_child_of_threads();
+    }
+    wait_child(pid);
+    close_client(client);
+}
+
+static void adopted(void)
+{
+    static const char *const settings[] = {"children_max", "2", NULL};
+    broker_loop_t *loop = open_loop(NULL, settings);
+    int first[2], second[2], third[2], file = open("/dev/null", O_RDONLY | O_CLOEXEC);
+    CHECK(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, first) == 0);
+    CHECK(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, second) == 0);
+    CHECK(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, third) == 0);
+    CHECK_INT(broker_loop_adopt_fd(loop, first[0]), BROKER_OK);
+    CHECK_INT(broker_loop_adopt_fd(loop, first[0]), BROKER_EINVAL);
+    CHECK(strstr(broker_loop_error(loop), "already adopted") != NULL);
+    CHECK_INT(broker_loop_adopt_fd(loop, file), BROKER_EINVAL);
+    CHECK_INT(broker_loop_adopt_fd(loop, second[0]), BROKER_OK);
+    CHECK_INT(broker_loop_adopt_fd(loop, third[0]), BROKER_ELIMIT);
+    CHECK(strstr(broker_loop_error(loop), "children_max") != NULL);
+    /* Refused ones are the caller's still, and the child is as it was. */
+    close(third[0]);
+    close(file);
+    broker_client_t *client = open_fd(first[1]);
+    struct outcome outcome = {0};
+    CHECK_INT(broker_client_submit(client, ARGV("PING"), NULL, 0, NULL, keep, &outcome), BROKER_OK);
+    while (outcome.calls == 0) {
+        CHECK_OK(broker_run(loop, BROKER_RUN_NOWAIT));
+        CHECK_OK(broker_client_process(client));
+    }
+    CHECK_TEXT(outcome.text, "+PONG");
+    close_client(client);
+    close_loop(loop);
+    close(second[1]);
+    close(third[1]);
+}
+
 int main(int argc, char **argv)
 {
     static const struct part parts[] = {
         {"down", down}, {"lost", lost}, {"timed_out", timed_out}, {"limited", limited}, {"killed", killed},
+        {"unreadable", unreadable}, {"taken", taken}, {"no_descriptors", no_descriptors}, {"adopted", adopted},
     };
     begin();
     proxy_start();

@@ -9,7 +9,7 @@ use crate::{files, say};
 use broker::base::error::{Error, Result};
 use broker::config::endpoint::{ListenUrl, default_listen};
 use broker::config::value::{LogFormat, LogLevel};
-use broker::config::{Settings, warn_of_mode};
+use broker::config::{ClientSettings, Settings, load_toml, read_document, warn_of_mode};
 use broker::ffi::heap;
 use broker::reactor::Loop;
 
@@ -107,11 +107,12 @@ fn gather(args: &ServeArgs) -> Result<(Settings, bool)> {
     let mut holds_secret = false;
     if let Some(path) = &args.config {
         let name = path.display().to_string();
-        let text = std::fs::read_to_string(path)
-            .map_err(|error| Error::config(format!("cannot read the configuration {name}: {error}")))?;
-        settings.load_toml(&text, &name)?;
+        let text = read_document(path).map_err(|error| Error::config(error.to_string()))?;
+        let mut clients = ClientSettings::default();
+        load_toml(&mut settings, &mut clients, &text, &name)?;
         let in_url = settings.upstream.as_ref().is_some_and(|upstream| upstream.password.is_some());
-        holds_secret = in_url || settings.upstream_password.is_some();
+        let written = settings.upstream_password.is_some() || clients.client_password.is_some();
+        holds_secret = in_url || written;
     }
     for pair in &args.set {
         settings.set_pair(pair)?;
