@@ -449,11 +449,12 @@ int broker_config_get(const broker_config_t *config,
                       size_t len);
 
 /**
- * Reads a broker.toml; keys it does not name keep their values. Blocking file I/O. On failure nothing has
+ * Reads a broker.toml, keys that begin with "client_" included; keys it does not name keep their values. Blocking file
+ * I/O, for as long as a FIFO or a dead mount likes; a fork elsewhere does not wait for that. On failure nothing has
  * changed.
  *
  * BROKER_EINVAL for a NULL; BROKER_ESYS if the file cannot be read; BROKER_ECONFIG for its content, with the
- * line in broker_config_error().
+ * line in broker_config_error(), and for more than 1 MiB.
  */
 int broker_config_load(broker_config_t *config,
                        const char *path);
