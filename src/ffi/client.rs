@@ -357,8 +357,9 @@ pub(super) fn shell(pointer: *const broker_client_t) -> *const Shell<Handled> {
 /// - NULL: what the environment variable BROKER_ENDPOINT says.
 ///
 /// `config` gives the user, password, database, name and protocol (the "client_..." keys of docs/c-api.md), which are
-/// set again on every connection; NULL means the defaults. A host name is looked up in here, blocking. On failure
-/// *out is NULL and `errbuf` has the words, cut to `errlen` bytes (NULL and 0 if they are not wanted).
+/// set again on every connection; NULL means the defaults. A host name is looked up in here, blocking, and after a failed
+/// or lost connection again, by a thread that takes no signal and ends with that. On failure *out is NULL and `errbuf`
+/// has the words, cut to `errlen` bytes (NULL and 0 if they are not wanted).
 ///
 /// BROKER_EINVAL for a NULL `out`, a malformed endpoint, or NULL without BROKER_ENDPOINT; BROKER_ECONFIG for settings
 /// that do not fit together; BROKER_ESYS without descriptors, or for a name that cannot be looked up.

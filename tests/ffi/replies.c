@@ -110,7 +110,7 @@ static void in_callbacks(void)
     check_over(borrowed);
 }
 
-enum { THREADS = 4, ROUNDS = 20000 };
+enum { THREADS = 4, ROUNDS = 2000 };
 
 static broker_reply_t *shared;
 static pthread_barrier_t barrier;
