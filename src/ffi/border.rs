@@ -215,7 +215,7 @@ impl Head {
         self.claim.release();
         self.callbacks.store(0, Ordering::Relaxed);
         self.generation.store(fork::generation(), Ordering::Relaxed);
-        self.refusal.store(std::ptr::null_mut(), Ordering::Relaxed);
+        fork::keep(self.refusal.swap(std::ptr::null_mut(), Ordering::AcqRel).cast());
         self.serial.store(number.0, Ordering::Relaxed);
         self.number.store(number.owner(), Ordering::Relaxed);
         self.rings.store(std::ptr::null_mut(), Ordering::Relaxed);
@@ -597,7 +597,7 @@ impl<T: Handle> Shell<T> {
             // They were left for the parent.
             drop(self.posts.take());
             self.head.follows.store(false, Ordering::Relaxed);
-            self.head.refusal.store(std::ptr::null_mut(), Ordering::Relaxed);
+            fork::keep(self.head.refusal.swap(std::ptr::null_mut(), Ordering::AcqRel).cast());
             // What was within it is not within what it is now.
             self.head.serial.store(Number::next().0, Ordering::Relaxed);
             self.head.bell.store(bell, Ordering::SeqCst);

@@ -217,6 +217,9 @@ pub(super) fn keep(memory: *const c_void) {
         next: *mut Kept,
     }
     static ALL: AtomicPtr<Kept> = AtomicPtr::new(std::ptr::null_mut());
+    if memory.is_null() {
+        return;
+    }
     let kept = Box::into_raw(Box::new(Kept { _memory: memory, next: std::ptr::null_mut() }));
     let mut first = ALL.load(Ordering::Acquire);
     loop {

@@ -161,7 +161,7 @@ static int new_loop_at(const char *listen_url)
     int code = broker_loop_new(&loop, config, NULL, 0), number = errno;
     CHECK((code == BROKER_OK) == (loop != NULL));
     CHECK_INT(broker_config_free(config), BROKER_OK);
-    CHECK_INT(broker_loop_close(loop), BROKER_OK);
+    CHECK_INT(broker_loop_free(loop), BROKER_OK);
     errno = number;
     return code;
 }
@@ -182,7 +182,7 @@ static void taken(void)
     EXPECT_ESYS(broker_loop_reload(loop, config), EADDRINUSE);
     EXPECT_ESYS(new_loop_at(url), EADDRINUSE);
     CHECK_INT(broker_config_free(config), BROKER_OK);
-    CHECK_INT(broker_loop_close(loop), BROKER_OK);
+    CHECK_INT(broker_loop_free(loop), BROKER_OK);
 }
 
 static int new_client(void)
@@ -242,22 +242,22 @@ static void adopted(void)
     CHECK(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, first) == 0);
     CHECK(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, second) == 0);
     CHECK(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, third) == 0);
-    CHECK_INT(broker_loop_adopt_fd(loop, first[0]), BROKER_OK);
-    CHECK_INT(broker_loop_adopt_fd(loop, first[0]), BROKER_EINVAL);
+    CHECK_INT(broker_loop_adopt(loop, first[0]), BROKER_OK);
+    CHECK_INT(broker_loop_adopt(loop, first[0]), BROKER_EINVAL);
     CHECK(strstr(broker_loop_error(loop), "already adopted") != NULL);
-    CHECK_INT(broker_loop_adopt_fd(loop, file), BROKER_EINVAL);
-    CHECK_INT(broker_loop_adopt_fd(loop, second[0]), BROKER_OK);
-    CHECK_INT(broker_loop_adopt_fd(loop, third[0]), BROKER_ELIMIT);
+    CHECK_INT(broker_loop_adopt(loop, file), BROKER_EINVAL);
+    CHECK_INT(broker_loop_adopt(loop, second[0]), BROKER_OK);
+    CHECK_INT(broker_loop_adopt(loop, third[0]), BROKER_ELIMIT);
     CHECK(strstr(broker_loop_error(loop), "children_max") != NULL);
     /* Refused ones are the caller's still, and the child is as it was. */
     close(third[0]);
     close(file);
     broker_client_t *client = open_fd(first[1]);
     struct outcome outcome = {0};
-    CHECK_INT(broker_client_submit(client, ARGV("PING"), NULL, 0, NULL, keep, &outcome), BROKER_OK);
+    CHECK_INT(broker_client_submit(client, ARGV("PING"), NULL, BROKER_FOREVER, NULL, keep, &outcome), BROKER_OK);
     while (outcome.calls == 0) {
-        CHECK_OK(broker_run(loop, BROKER_RUN_NOWAIT));
-        CHECK_OK(broker_client_process(client));
+        CHECK_OK(broker_loop_run(loop, BROKER_RUN_NOWAIT));
+        CHECK_OK(broker_client_process(client, 0));
     }
     CHECK_TEXT(outcome.text, "+PONG");
     close_client(client);

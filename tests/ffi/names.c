@@ -121,7 +121,7 @@ static void loop_follows(void)
     broker_loop_t *loop = open_named_loop();
     CHECK_INT(names.asked, 1);
     set(&names.moved, 1);
-    CHECK_INT(broker_submit(loop, ARGV("PING"), NULL, 0, NULL, keep_own, &outcome), BROKER_OK);
+    CHECK_INT(broker_client_submit(own(loop), ARGV("PING"), NULL, BROKER_FOREVER, NULL, keep, &outcome), BROKER_OK);
     EXPECT_OWN(loop, &outcome, "+PONG");
     CHECK(get(&names.asked) >= 2);
     wait_threads(threads_before);
@@ -137,7 +137,7 @@ static void lost(void)
     CHECK_INT(get(&names.asked), 1);
     CHECK(proxy_cut() > 0);
     while (broker_client_connected(client))
-        CHECK_OK(broker_client_wait(client, 5));
+        CHECK_OK(broker_client_process(client, 5));
     EXPECT(client, "+PONG", "PING");
     CHECK_INT(get(&names.asked), 2);
     wait_threads(threads_before);
@@ -155,7 +155,7 @@ static void works(void)
         EXPECT(client, "_", "BLPOP", "names:none", "0.01");
         EXPECT(client, "+PONG", "PING");
     }
-    CHECK_INT(broker_submit(loop, ARGV("PING"), NULL, 0, NULL, keep_own, &outcome), BROKER_OK);
+    CHECK_INT(broker_client_submit(own(loop), ARGV("PING"), NULL, BROKER_FOREVER, NULL, keep, &outcome), BROKER_OK);
     EXPECT_OWN(loop, &outcome, "+PONG");
     CHECK_INT(get(&names.asked), 2);
     CHECK_INT(count_threads(), threads_before);
@@ -167,7 +167,7 @@ static void works(void)
 static void step_until_asked(broker_client_t *client, int asked)
 {
     while (get(&names.asked) < asked)
-        CHECK_OK(broker_client_wait(client, 2));
+        CHECK_OK(broker_client_process(client, 2));
 }
 
 static void hung_in_client(void)
@@ -209,9 +209,9 @@ static void hung_and_freed(void)
     broker_loop_t *loop = open_named_loop();
     set(&names.held, 1);
     int asked = get(&names.asked) + 1;
-    CHECK_INT(broker_submit(loop, ARGV("PING"), NULL, 0, NULL, keep_own, &outcome), BROKER_OK);
+    CHECK_INT(broker_client_submit(own(loop), ARGV("PING"), NULL, BROKER_FOREVER, NULL, keep, &outcome), BROKER_OK);
     while (get(&names.asked) < asked)
-        CHECK_OK(broker_run(loop, BROKER_RUN_NOWAIT));
+        CHECK_OK(broker_loop_run(loop, BROKER_RUN_NOWAIT));
     close_loop(loop);
     CHECK_INT(outcome.status, BROKER_ECANCELED);
     set(&names.held, 0);
@@ -255,7 +255,7 @@ static void reload_that_waits(void)
     CHECK_INT(get(&names.answered), 0);
     set(&names.held, 0);
     CHECK_INT(pthread_join(thread, NULL), 0);
-    CHECK_INT(broker_submit(reloaded, ARGV("PING"), NULL, 0, NULL, keep_own, &outcome), BROKER_OK);
+    CHECK_INT(broker_client_submit(own(reloaded), ARGV("PING"), NULL, BROKER_FOREVER, NULL, keep, &outcome), BROKER_OK);
     EXPECT_OWN(reloaded, &outcome, "+PONG");
     CHECK_INT(get(&names.asked), 1);
     close_loop(reloaded);

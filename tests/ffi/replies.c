@@ -11,7 +11,7 @@ static broker_client_t *client;
 static broker_reply_t *list_of_three(void)
 {
     broker_reply_t *reply = NULL;
-    CHECK_INT(broker_client_call(client, ARGV("EVAL", "return {'one', {'two'}, 3}", "0"), NULL, 0, &reply), BROKER_OK);
+    CHECK_INT(broker_client_call(client, ARGV("EVAL", "return {'one', {'two'}, 3}", "0"), NULL, BROKER_FOREVER, &reply), BROKER_OK);
     return reply;
 }
 
@@ -101,9 +101,9 @@ static void keep_one(broker_client_t *same, int status, const broker_reply_t *re
 static void in_callbacks(void)
 {
     int done = 0;
-    CHECK_INT(broker_client_submit(client, ARGV("ECHO", "text"), NULL, 0, NULL, keep_one, &done), BROKER_OK);
+    CHECK_INT(broker_client_submit(client, ARGV("ECHO", "text"), NULL, BROKER_FOREVER, NULL, keep_one, &done), BROKER_OK);
     while (!done)
-        CHECK_OK(broker_client_wait(client, 1000));
+        CHECK_OK(broker_client_process(client, 1000));
     CHECK_TEXT(broker_reply_string(kept, NULL), "text");
     CHECK_INT(broker_reply_free(kept), BROKER_OK);
     check_over(kept);
