@@ -101,19 +101,18 @@
 /**
  * A limit of the broker's was reached (the error BROKERLIMIT): not executed, safe to repeat later.
  */
-#define BROKER_ELIMIT (-211)
+#define BROKER_ELIMIT (-11)
 
 /**
- * Not while the handle is at work: from its callbacks, from a log callback, or from a second thread. Nor a call
- * that this very thread would have to answer, since it runs the loop at the other end.
+ * Not while the handle is at work: from its callbacks, from a log callback, or from a second thread.
  */
-#define BROKER_EREENTRANT (-204)
+#define BROKER_EREENTRANT (-12)
 
 /**
- * The handle belongs to the process that this one was forked from. Call broker_client_after_fork(), or only
- * free it.
+ * The handle belongs to the process that this one was forked from, or to one that it has followed. Free it, or call
+ * broker_client_after_fork().
  */
-#define BROKER_EFORKED (-212)
+#define BROKER_EFORKED (-13)
 
 /**
  * A configuration key or value is not acceptable; the words say which and what is allowed.
@@ -351,7 +350,8 @@ typedef uint64_t broker_req_t;
  * requests were submitted, except timeouts, cancellations and blocking commands.
  *
  * May use the client and free it (which then happens when the callback has returned); may not process or call:
- * BROKER_EREENTRANT. Nor may it free a loop that is running it. Must not throw, longjmp or pthread_exit.
+ * BROKER_EREENTRANT. Nor may it free a loop that is running it. Must not throw, longjmp or end its thread
+ * (pthread_exit); a pthread_cancel() waits until the function around it waits.
  */
 typedef void (*broker_reply_cb)(broker_client_t *client,
                                 int status,
@@ -562,7 +562,7 @@ int broker_loop_new(broker_loop_t **out,
  *
  * Returns 1 while there is work to come, 0 when there will be none (drained). BROKER_EINVAL for NULL or an
  * unknown mode; BROKER_EREENTRANT from a callback; BROKER_ESTATE when closed; BROKER_EFORKED; BROKER_ESYS if the
- * poll itself fails (no failing connection causes that).
+ * poll itself fails (no failing connection causes that). A thread may be cancelled in here while it waits.
  */
 int broker_loop_run(broker_loop_t *loop,
                     int mode);
@@ -757,9 +757,8 @@ int broker_client_session(broker_client_t **out,
 int broker_client_free(broker_client_t *client);
 
 /**
- * In a forked process: closes the inherited descriptors without a word to the parent's connections, forgets pending
- * requests and subscriptions without calling back, and connects anew; endpoint, configuration, on_push and on_state
- * stay. Inherited sessions are dead: free them.
+ * In a forked process: makes the client anew and connects; endpoint, configuration, on_push and on_state are as they were,
+ * pending requests and subscriptions of the parent are unknown to it. Inherited sessions are dead: free them.
  *
  * BROKER_ESTATE in the process that made the client, and when it is freed; BROKER_ECONN for "fd://", which cannot
  * be connected again; BROKER_EUNSUPPORTED for a session and for a client of a loop; BROKER_ESYS; BROKER_EREENTRANT from a

@@ -47,6 +47,9 @@ programs! {
     everything_at_once_by_chance: "chaos.c" [seed().as_str()], [Plain, Sanitized];
     a_loop_forked_in_every_state: "fork_loop.c" [], [Plain, Sanitized];
     forks_from_a_second_thread: "fork_threads.c" [], [Plain];
+    workers_of_a_program_with_the_library: "fork_workers.c" [], [Plain, Sanitized];
+    handles_that_follow_a_fork: "fork_follow.c" [], [Plain, Sanitized];
+    threads_that_are_cancelled: "cancel.c" [], [Plain, Sanitized];
 }
 
 /// Only a build with the test-only feature can provoke a panic.

@@ -55,7 +55,8 @@ pub const BROKER_SHARD: c_int = 2;
 /// requests were submitted, except timeouts, cancellations and blocking commands.
 ///
 /// May use the client and free it (which then happens when the callback has returned); may not process or call:
-/// BROKER_EREENTRANT. Nor may it free a loop that is running it. Must not throw, longjmp or pthread_exit.
+/// BROKER_EREENTRANT. Nor may it free a loop that is running it. Must not throw, longjmp or end its thread
+/// (pthread_exit); a pthread_cancel() waits until the function around it waits.
 #[allow(non_camel_case_types)]
 pub type broker_reply_cb = Option<
     unsafe extern "C" fn(
@@ -527,9 +528,8 @@ fn conclude_own(mut own: Own) {
     }
 }
 
-/// In a forked process: closes the inherited descriptors without a word to the parent's connections, forgets pending
-/// requests and subscriptions without calling back, and connects anew; endpoint, configuration, on_push and on_state
-/// stay. Inherited sessions are dead: free them.
+/// In a forked process: makes the client anew and connects; endpoint, configuration, on_push and on_state are as they were,
+/// pending requests and subscriptions of the parent are unknown to it. Inherited sessions are dead: free them.
 ///
 /// BROKER_ESTATE in the process that made the client, and when it is freed; BROKER_ECONN for "fd://", which cannot
 /// be connected again; BROKER_EUNSUPPORTED for a session and for a client of a loop; BROKER_ESYS; BROKER_EREENTRANT from a

@@ -26,13 +26,12 @@ pub const BROKER_EPROTO: c_int = -209;
 /// The peer refused the user, the password, the database or the name.
 pub const BROKER_EAUTH: c_int = -210;
 /// A limit of the broker's was reached (the error BROKERLIMIT): not executed, safe to repeat later.
-pub const BROKER_ELIMIT: c_int = -211;
-/// Not while the handle is at work: from its callbacks, from a log callback, or from a second thread. Nor a call
-/// that this very thread would have to answer, since it runs the loop at the other end.
-pub const BROKER_EREENTRANT: c_int = -204;
-/// The handle belongs to the process that this one was forked from. Call broker_client_after_fork(), or only
-/// free it.
-pub const BROKER_EFORKED: c_int = -212;
+pub const BROKER_ELIMIT: c_int = -11;
+/// Not while the handle is at work: from its callbacks, from a log callback, or from a second thread.
+pub const BROKER_EREENTRANT: c_int = -12;
+/// The handle belongs to the process that this one was forked from, or to one that it has followed. Free it, or call
+/// broker_client_after_fork().
+pub const BROKER_EFORKED: c_int = -13;
 /// A configuration key or value is not acceptable; the words say which and what is allowed.
 pub const BROKER_ECONFIG: c_int = -213;
 /// This command cannot go this way; broker_client_error() says which function is meant for it.

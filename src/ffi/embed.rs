@@ -212,7 +212,7 @@ pub extern "C" fn broker_loop_new(
 ///
 /// Returns 1 while there is work to come, 0 when there will be none (drained). BROKER_EINVAL for NULL or an
 /// unknown mode; BROKER_EREENTRANT from a callback; BROKER_ESTATE when closed; BROKER_EFORKED; BROKER_ESYS if the
-/// poll itself fails (no failing connection causes that).
+/// poll itself fails (no failing connection causes that). A thread may be cancelled in here while it waits.
 #[unsafe(no_mangle)]
 pub extern "C-unwind" fn broker_loop_run(r#loop: *mut broker_loop_t, mode: c_int) -> c_int {
     if !matches!(mode, BROKER_RUN_DEFAULT | BROKER_RUN_ONCE | BROKER_RUN_NOWAIT) {

@@ -30,7 +30,7 @@ thread_local! {
     static ERRNO: Cell<c_int> = const { Cell::new(0) };
 }
 
-/// Prepares for forks to come. Called before the first handle is made. Waits for no other thread: a copy made half-way
+/// Prepares for forks to come, and notices one that has been. Called before anything of a handle is made. Waits for no other thread: a copy made half-way
 /// through would wait for ever.
 pub(super) fn install() {
     static HANDLERS: AtomicBool = AtomicBool::new(false);
@@ -49,6 +49,8 @@ pub(super) fn install() {
             libc::pthread_atfork(Some(before_fork), Some(after_fork_in_parent), Some(after_fork_in_child));
         }
     }
+    // In a copy, what is opened from here on must not be taken for the parent's.
+    generation();
 }
 
 /// A byte that reads `KNOWN`, and `WIPED` in a forked copy.

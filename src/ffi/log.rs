@@ -8,7 +8,7 @@ use crate::base::clock::Clock;
 use crate::base::limits::LOG_QUEUE;
 use crate::base::log_limit::{Line, LogLimit};
 use log::{Level, LevelFilter, Log, Metadata, Record};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::ffi::{c_char, c_int, c_void};
 use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -70,6 +70,8 @@ struct Queue {
 }
 
 thread_local! {
+    /// Whether `QUEUE` has anything: most threads never need it.
+    static QUEUED: Cell<bool> = const { Cell::new(false) };
     static QUEUE: RefCell<Queue> = const { RefCell::new(Queue { lines: Vec::new(), left_out: None }) };
 }
 
@@ -121,6 +123,7 @@ fn say(line: Line) {
     if !is_inside() {
         return hand(&line, std::ptr::null());
     }
+    QUEUED.set(true);
     // Refused in a thread that ends.
     let _ = QUEUE.try_with(|queue| {
         let mut queue = queue.borrow_mut();
@@ -134,6 +137,9 @@ fn say(line: Line) {
 
 /// The lines of this thread, which has left the handle but still keeps others out of it.
 pub(super) fn hand_over(handle: *const c_void) {
+    if !QUEUED.replace(false) {
+        return;
+    }
     let Ok(Queue { mut lines, left_out }) = QUEUE.try_with(RefCell::take) else { return };
     if let Some((count, level)) = left_out {
         lines.push(Line { level, text: format!("and {count} more lines in one step") });
