@@ -73,7 +73,7 @@ static void a_loop_through_a_double_fork(void)
         pid_t worker = fork_or_fail();
         if (worker == 0) {
             loop_is_gone();
-            CHECK_INT(count_descriptors(), own);
+            CHECK_INT(count_descriptors(), left);
             _exit(0);
         }
         wait_child(worker);
