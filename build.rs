@@ -28,12 +28,17 @@ fn main() {
     }
 }
 
-/// The SONAME, made from the version in Cargo.toml. cargo-c, which builds with the feature `capi`, passes one of its own.
+/// The SONAME, made from the version in Cargo.toml as `scripts/names` makes it: a minor version may change the interface
+/// while the major one is 0. cargo-c, which builds with the feature `capi`, passes one of its own, by the same rule.
 fn name_library() {
     let elf = env::var("CARGO_CFG_TARGET_OS").is_ok_and(|system| system != "macos" && system != "windows");
     if elf && env::var_os("CARGO_FEATURE_CAPI").is_none() {
         let major = variable("CARGO_PKG_VERSION_MAJOR");
-        println!("cargo:rustc-cdylib-link-arg=-Wl,-soname,libbroker.so.{major}");
+        let series = match major.as_str() {
+            "0" => format!("0.{}", variable("CARGO_PKG_VERSION_MINOR")),
+            _ => major,
+        };
+        println!("cargo:rustc-cdylib-link-arg=-Wl,-soname,libbroker.so.{series}");
     }
 }
 

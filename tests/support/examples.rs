@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use super::native::shared_library;
+use super::native::{shared_library, soname};
 use super::redis::list_clients;
 use super::{Broker, Raw, Redis, signal, wait_within};
 
@@ -39,7 +39,7 @@ impl Examples {
             let tree = scratch("examples");
             let (build, library) = (tree.join("c-examples/build"), tree.join("lib"));
             std::fs::create_dir(&library).expect("a directory");
-            for name in ["libbroker.so", "libbroker.so.0"] {
+            for name in ["libbroker.so", &soname()] {
                 symlink(shared_library(), library.join(name)).expect("a link to the library");
             }
             let mut make = make(&source());

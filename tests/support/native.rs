@@ -50,10 +50,16 @@ pub(crate) fn shared_library() -> PathBuf {
     library
 }
 
+/// The name by which programs ask the loader for it.
+pub(crate) fn soname() -> String {
+    let (major, minor) = (env!("CARGO_PKG_VERSION_MAJOR"), env!("CARGO_PKG_VERSION_MINOR"));
+    if major == "0" { format!("libbroker.so.0.{minor}") } else { format!("libbroker.so.{major}") }
+}
+
 /// Compiles one program into `directory`.
 fn build(directory: &Path, source: &str, language: Language, mode: Mode, libraries: &[&str]) -> PathBuf {
     let program = directory.join("program");
-    for name in ["libbroker.so", "libbroker.so.0"] {
+    for name in ["libbroker.so", &soname()] {
         symlink(shared_library(), directory.join(name)).expect("a link to the library");
     }
     let include = Path::new(env!("CARGO_MANIFEST_DIR")).join("include");
