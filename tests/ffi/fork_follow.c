@@ -283,7 +283,8 @@ static void no_child(void)
         EXPECT(client, "+PONG", "PING");
         CHECK_INT(broker_client_wakeup(client), BROKER_OK);
         close_client(client);
-        end_child();
+        /* A leak checker would have to fork. */
+        _exit(0);
     }
     wait_child(pid);
 }
