@@ -23,9 +23,6 @@
 #define BURST 100
 #define KEY "async_epoll:count"
 
-#define WORDS(...) \
-    sizeof((const char *const[]){__VA_ARGS__}) / sizeof(char *), (const char *const[]){__VA_ARGS__}
-
 /* What the callbacks of one tick share; the last of them frees it. */
 struct burst {
     int tick;
@@ -60,11 +57,11 @@ static void on_state(broker_client_t *client, int connected, int reason, void *d
 }
 
 /* The words are copied, so they may be gone when this returns. No timeout: it waits as long as it takes. */
-static void submit(broker_client_t *client, size_t argc, const char *const *argv, broker_req_t *req,
-                   broker_reply_cb cb, void *data)
+static void submit(broker_client_t *client, size_t argc, const char *const *argv, const size_t *argvlen,
+                   broker_req_t *req, broker_reply_cb cb, void *data)
 {
     /* On an error the callback would never come; on success it comes once, and never from in here. */
-    check(broker_client_submit(client, argc, argv, NULL, BROKER_FOREVER, req, cb, data), argv[0]);
+    check(broker_client_submit(client, argc, argv, argvlen, BROKER_FOREVER, req, cb, data), argv[0]);
     pending++;
 }
 
@@ -101,7 +98,7 @@ static void on_count(broker_client_t *client, int status, const broker_reply_t *
     failed |= burst->right < BURST;
     if (burst->tick == TICKS) { /* callbacks may submit and cancel */
         check(broker_client_cancel(client, pop), "cancel");
-        submit(client, WORDS("DEL", KEY), NULL, on_deleted, NULL);
+        submit(client, BROKER_ARGV("DEL", KEY), NULL, on_deleted, NULL);
     }
     free(burst);
 }
@@ -116,7 +113,7 @@ static void tick(broker_client_t *client, int number)
     burst->tick = number;
     /* Nothing is sent yet: a burst leaves in one write, from broker_client_process(). */
     for (i = 0; i < BURST; i++)
-        submit(client, WORDS("INCR", KEY), NULL, on_count, burst);
+        submit(client, BROKER_ARGV("INCR", KEY), NULL, on_count, burst);
 }
 
 static void watch(int epoll, int fd)
@@ -148,7 +145,7 @@ int main(int argc, char **argv)
     watch(epoll, broker_client_fd(client)); /* the same through all reconnects */
 
     /* A blocking command waits on a connection of its own, so nothing waits behind it. */
-    submit(client, WORDS("BLPOP", "async_epoll:none", "0"), &pop, on_pop, NULL);
+    submit(client, BROKER_ARGV("BLPOP", "async_epoll:none", "0"), &pop, on_pop, NULL);
 
     while (ticks < TICKS || pending > 0) {
         struct epoll_event events[8];

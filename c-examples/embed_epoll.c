@@ -27,9 +27,6 @@
 /* A visitor waits this long for Redis, in milliseconds. */
 #define PATIENCE 5000
 
-#define WORDS(...) \
-    sizeof((const char *const[]){__VA_ARGS__}) / sizeof(char *), (const char *const[]){__VA_ARGS__}
-
 static int epoll;
 /* Visits answered. */
 static int visits;
@@ -61,12 +58,12 @@ static void answer(int visitor, const char *status, const char *text)
 }
 
 /* From inside broker_loop_run(), once for each request. `data` is what was given with it: whose visit it is. */
-static void on_count(broker_loop_t *loop, int status, const broker_reply_t *reply, void *data)
+static void on_count(broker_client_t *client, int status, const broker_reply_t *reply, void *data)
 {
     int visitor = (int)(intptr_t)data;
     char text[128];
 
-    (void)loop;
+    (void)client;
     if (status != BROKER_OK) {
         answer(visitor, "503 Service Unavailable", broker_strerror(status));
     } else if (broker_reply_type(reply) != BROKER_REPLY_INTEGER) {
@@ -78,7 +75,7 @@ static void on_count(broker_loop_t *loop, int status, const broker_reply_t *repl
 }
 
 /* Something came from a visitor. Whatever it asks for, it gets the number of its visit. */
-static void on_request(broker_loop_t *loop, int visitor)
+static void on_request(broker_client_t *client, int visitor)
 {
     char request[4096];
     int code;
@@ -89,8 +86,8 @@ static void on_request(broker_loop_t *loop, int visitor)
         return;
     }
     /* The broker's own connections to Redis carry it, beside what its children send. */
-    code = broker_submit(loop, WORDS("INCR", "embed_epoll:visits"), NULL, PATIENCE, NULL, on_count,
-                         (void *)(intptr_t)visitor);
+    code = broker_client_submit(client, BROKER_ARGV("INCR", "embed_epoll:visits"), PATIENCE, NULL, on_count,
+                                (void *)(intptr_t)visitor);
     if (code != BROKER_OK) /* then the callback will not come */
         answer(visitor, "503 Service Unavailable", broker_strerror(code));
 }
@@ -131,6 +128,7 @@ static broker_loop_t *embedded(const char *redis, const char *listen)
 
 int main(int argc, char **argv)
 {
+    broker_client_t *client; /* for requests of this program's own */
     broker_loop_t *loop;
     sigset_t stops;
     int server, signals, alive = 1, stopping = 0;
@@ -146,6 +144,10 @@ int main(int argc, char **argv)
     signals = signalfd(-1, &stops, SFD_CLOEXEC);
     epoll = epoll_create1(EPOLL_CLOEXEC);
     loop = embedded(argv[1], argc == 3 ? argv[2] : NULL);
+    if (broker_loop_client(&client, loop) != BROKER_OK) {
+        fprintf(stderr, "embed_epoll: %s\n", broker_loop_error(loop));
+        return 1;
+    }
     server = web_server();
     fflush(stdout);
 
@@ -166,9 +168,9 @@ int main(int argc, char **argv)
             } else if (fd == signals && !stopping) {
                 stopping = 1;
                 close(server); /* leaves the epoll by that */
-                broker_loop_drain(loop, -1);
+                broker_loop_drain(loop, BROKER_FOREVER);
             } else if (fd != server && fd != signals && fd != broker_loop_fd(loop)) {
-                on_request(loop, fd);
+                on_request(client, fd);
             }
         }
         /* A turn that does not wait. It runs the callbacks; 0 comes when the drain is over. */
@@ -178,6 +180,7 @@ int main(int argc, char **argv)
             return 1;
         }
     }
+    broker_client_free(client);
     broker_loop_free(loop);
     close(signals);
     close(epoll);

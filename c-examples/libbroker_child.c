@@ -26,9 +26,6 @@
 /* Wrong replies described on standard error; the rest is only counted. */
 #define WRONG_SHOWN 3
 
-#define WORDS(...) \
-    sizeof((const char *const[]){__VA_ARGS__}) / sizeof(char *), (const char *const[]){__VA_ARGS__}
-
 struct child {
     broker_client_t *client;
     char key[64];
@@ -53,11 +50,11 @@ static int counted(struct child *child, int code)
 }
 
 /* NULL means that there is none, and that the work is over. */
-static broker_reply_t *ask(struct child *child, size_t argc, const char *const *argv)
+static broker_reply_t *ask(struct child *child, size_t argc, const char *const *argv, const size_t *argvlen)
 {
     broker_reply_t *reply = NULL;
 
-    counted(child, broker_client_call(child->client, argc, argv, NULL, PATIENCE, &reply));
+    counted(child, broker_client_call(child->client, argc, argv, argvlen, PATIENCE, &reply));
     return reply;
 }
 
@@ -107,11 +104,11 @@ static int expect_text(struct child *child, const char *what, broker_reply_t *re
 /* One request, one reply; the text is new each time, so that no other request's reply can pass for it. */
 static int plain(struct child *child, const char *nonce)
 {
-    broker_reply_t *set = ask(child, WORDS("SET", child->key, nonce));
+    broker_reply_t *set = ask(child, BROKER_ARGV("SET", child->key, nonce));
 
     return expect_text(child, "SET", set, BROKER_REPLY_STATUS, "OK") &&
-           expect_text(child, "GET", ask(child, WORDS("GET", child->key)), BROKER_REPLY_STRING, nonce) &&
-           expect_text(child, "ECHO", ask(child, WORDS("ECHO", nonce)), BROKER_REPLY_STRING, nonce);
+           expect_text(child, "GET", ask(child, BROKER_ARGV("GET", child->key)), BROKER_REPLY_STRING, nonce) &&
+           expect_text(child, "ECHO", ask(child, BROKER_ARGV("ECHO", nonce)), BROKER_REPLY_STRING, nonce);
 }
 
 static void on_increased(broker_client_t *client, int status, const broker_reply_t *reply, void *data)
@@ -132,14 +129,14 @@ static int pipelined(struct child *child)
     int i, code;
 
     for (i = 0; i < PIPELINE; i++) {
-        code = broker_client_submit(child->client, WORDS("INCR", child->counter), NULL, PATIENCE, NULL,
+        code = broker_client_submit(child->client, BROKER_ARGV("INCR", child->counter), PATIENCE, NULL,
                                     on_increased, child);
         if (code != BROKER_OK)
             return counted(child, code);
         child->pending++;
     }
     while (child->pending > 0)
-        if ((code = broker_client_process(child->client, -1)) < 0)
+        if ((code = broker_client_process(child->client, BROKER_FOREVER)) < 0)
             return counted(child, code);
     return child->broken == BROKER_OK;
 }
@@ -153,8 +150,8 @@ static int transaction(struct child *child, const char *nonce)
     int right;
 
     snprintf(next, sizeof next, "x%s", nonce);
-    broker_transaction_add(both, WORDS("INCR", child->counter), NULL);
-    broker_transaction_add(both, WORDS("GETSET", child->key, next), NULL);
+    broker_transaction_add(both, BROKER_ARGV("INCR", child->counter));
+    broker_transaction_add(both, BROKER_ARGV("GETSET", child->key, next));
     counted(child, broker_client_call_transaction(child->client, both, PATIENCE, &reply));
     broker_transaction_free(both);
     if (reply == NULL)
@@ -169,14 +166,14 @@ static int transaction(struct child *child, const char *nonce)
 
 static int blocking_pop(struct child *child, const char *nonce)
 {
-    broker_reply_t *reply = ask(child, WORDS("RPUSH", child->list, nonce));
+    broker_reply_t *reply = ask(child, BROKER_ARGV("RPUSH", child->list, nonce));
     int right;
 
     if (reply == NULL)
         return 0;
     check(child, is_number(reply, 1), "RPUSH", reply);
     broker_reply_free(reply);
-    reply = ask(child, WORDS("BLPOP", child->list, "5"));
+    reply = ask(child, BROKER_ARGV("BLPOP", child->list, "5"));
     if (reply == NULL)
         return 0;
     right = is_pair(reply) && is_text(broker_reply_at(reply, 0), BROKER_REPLY_STRING, child->list) &&
@@ -189,7 +186,7 @@ static int blocking_pop(struct child *child, const char *nonce)
 /* Removes what an earlier run may have left, so the reply can be any number: it is not checked. */
 static int forget(struct child *child)
 {
-    broker_reply_t *reply = ask(child, WORDS("DEL", child->key, child->counter, child->list));
+    broker_reply_t *reply = ask(child, BROKER_ARGV("DEL", child->key, child->counter, child->list));
 
     broker_reply_free(reply);
     return reply != NULL;

@@ -18,9 +18,6 @@
 #define REQUESTS 10000
 #define TICK_MS 1
 
-#define WORDS(...) \
-    sizeof((const char *const[]){__VA_ARGS__}) / sizeof(char *), (const char *const[]){__VA_ARGS__}
-
 /* What the callbacks of this program share; reached through their `data`. */
 struct program {
     broker_uv_t *adapter;
@@ -83,7 +80,8 @@ int main(int argc, char **argv)
     /* All of them at once: they wait for the connection, then leave in few writes. */
     for (i = 0; i < REQUESTS; i++) {
         snprintf(text, sizeof text, "%d", i);
-        check(broker_client_submit(client, WORDS("ECHO", text), NULL, BROKER_FOREVER, NULL, on_echo, &program), "ECHO");
+        check(broker_client_submit(client, BROKER_ARGV("ECHO", text), BROKER_FOREVER, NULL, on_echo, &program),
+              "ECHO");
     }
     uv_run(loop, UV_RUN_DEFAULT);
     broker_client_free(client);

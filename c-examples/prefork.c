@@ -33,9 +33,6 @@
 
 #define TEXT(number) TEXT_OF(number)
 #define TEXT_OF(number) #number
-#define WORDS(...) \
-    sizeof((const char *const[]){__VA_ARGS__}) / sizeof(char *), (const char *const[]){__VA_ARGS__}
-
 /* In memory that all share and that outlives a worker; written by its worker alone. */
 struct progress {
     volatile unsigned long requests, mismatches;
@@ -43,6 +40,7 @@ struct progress {
 
 static broker_config_t *config; /* of the broker and, in the keys that begin with "client_", of the workers */
 static broker_loop_t *loop;
+static broker_client_t *own_requests; /* of the parent's, over the same connections */
 static struct progress *progress;
 static pid_t workers[WORKERS]; /* 0: has done its part */
 static unsigned long total = 100000, restarts, failures;
@@ -56,10 +54,10 @@ static void fail(const char *what, const char *why)
 
 /* Sends one request and checks its reply: `wanted`, or nil if that is NULL. */
 static void ask(broker_client_t *client, struct progress *own, size_t argc, const char *const *argv,
-                const char *wanted)
+                const size_t *argvlen, const char *wanted)
 {
     broker_reply_t *reply = NULL;
-    int code = broker_client_call(client, argc, argv, NULL, PATIENCE, &reply);
+    int code = broker_client_call(client, argc, argv, argvlen, PATIENCE, &reply);
     const char *got = broker_reply_string(reply, NULL);
 
     if (code != BROKER_OK)
@@ -83,9 +81,9 @@ static void work(int fd, struct progress *own, unsigned long part)
     snprintf(key, sizeof key, "prefork:%ld", (long)getpid());
     for (n = 0; own->requests < part; n++) {
         snprintf(value, sizeof value, "%s:%lu", key, n);
-        ask(client, own, WORDS("SET", key, value, "EX", "60", "GET"), n > 0 ? before : NULL);
+        ask(client, own, BROKER_ARGV("SET", key, value, "EX", "60", "GET"), n > 0 ? before : NULL);
         if (own->requests < part)
-            ask(client, own, WORDS("GET", key), value);
+            ask(client, own, BROKER_ARGV("GET", key), value);
         memcpy(before, value, sizeof value);
     }
     broker_client_free(client);
@@ -101,8 +99,8 @@ static void start(int i)
         fail("worker", "no socketpair");
     workers[i] = fork();
     if (workers[i] == 0) {
-        /* First thing: the parent's connections must not live on in here when the parent is gone. */
-        broker_loop_after_fork(loop);
+        /* fork() itself has closed what the loop had open. The memory of the handles may be given back. */
+        broker_client_free(own_requests);
         broker_loop_free(loop);
         close(ends[0]);
         work(ends[1], &progress[i], part);
@@ -131,13 +129,13 @@ static int running(void)
 }
 
 /* What Redis itself counts, asked for by the parent: its requests share the broker's connections too. */
-static void on_info(broker_loop_t *from, int status, const broker_reply_t *reply, void *data)
+static void on_info(broker_client_t *client, int status, const broker_reply_t *reply, void *data)
 {
     const char *text = broker_reply_string(reply, NULL);
     const char *line = text != NULL ? strstr(text, "connected_clients:") : NULL;
     long long count = line != NULL ? atoll(strchr(line, ':') + 1) : 0;
 
-    (void)from, (void)data;
+    (void)client, (void)data;
     failures += status != BROKER_OK || count == 0;
     connections_max = count > connections_max ? count : connections_max;
 }
@@ -181,7 +179,8 @@ static void supervise(long kill_every)
             fail("broker", broker_loop_error(loop));
         if (now() >= look) {
             look = now() + LOOK_EVERY;
-            broker_submit(loop, WORDS("INFO", "clients"), NULL, PATIENCE, NULL, on_info, NULL);
+            if (broker_client_submit(own_requests, BROKER_ARGV("INFO", "clients"), PATIENCE, NULL, on_info, NULL) != 0)
+                fail("INFO", broker_client_error(own_requests));
         }
         if (now() >= strike) {
             strike = now() + kill_every;
@@ -205,6 +204,8 @@ int main(int argc, char **argv)
     set("client_queue_timeout", TEXT(PATIENCE));
     if (broker_loop_new(&loop, config, error, sizeof error) != BROKER_OK)
         fail(argv[1], error);
+    if (broker_loop_client(&own_requests, loop) != BROKER_OK)
+        fail("client", broker_loop_error(loop));
     progress = mmap(NULL, WORKERS * sizeof *progress, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,
                     -1, 0);
     if (progress == MAP_FAILED)
@@ -214,9 +215,10 @@ int main(int argc, char **argv)
         start(i);
     supervise(argc > 3 ? atol(argv[3]) : 1000);
 
-    broker_loop_drain(loop, -1);
+    broker_loop_drain(loop, BROKER_FOREVER);
     while (broker_loop_run(loop, BROKER_RUN_ONCE) > 0)
         continue;
+    broker_client_free(own_requests);
     broker_loop_free(loop);
     broker_config_free(config);
     for (i = 0; i < WORKERS; i++) {

@@ -12,9 +12,6 @@
 
 #define MESSAGES 3
 
-#define WORDS(...) \
-    sizeof((const char *const[]){__VA_ARGS__}) / sizeof(char *), (const char *const[]){__VA_ARGS__}
-
 static int subscribed;
 static int published;
 static int received;
@@ -81,7 +78,8 @@ static broker_req_t subscribe(broker_client_t *client, int kind, const char *nam
 
 static void publish(broker_client_t *client, const char *channel, const char *text)
 {
-    check(broker_client_submit(client, WORDS("PUBLISH", channel, text), NULL, BROKER_FOREVER, NULL, on_published, NULL),
+    check(broker_client_submit(client, BROKER_ARGV("PUBLISH", channel, text), BROKER_FOREVER, NULL, on_published,
+                               NULL),
           "PUBLISH");
 }
 
@@ -89,7 +87,7 @@ static void publish(broker_client_t *client, const char *channel, const char *te
 static void wait_for(broker_client_t *client, const int *number, int wanted)
 {
     while (*number < wanted && !failed)
-        check(broker_client_process(client, -1), "wait");
+        check(broker_client_process(client, BROKER_FOREVER), "process");
 }
 
 int main(int argc, char **argv)

@@ -15,15 +15,15 @@
 /* How long a reply may take, in milliseconds. */
 #define PATIENCE 5000
 
-/* The words of a command as the argc and argv that the library takes. */
-#define WORDS(...) \
-    sizeof((const char *const[]){__VA_ARGS__}) / sizeof(char *), (const char *const[]){__VA_ARGS__}
-
-/* The reply to a command; whoever gets it frees it. Without one, this program has nothing left to do. */
-static broker_reply_t *call(broker_client_t *client, size_t argc, const char *const *argv)
+/*
+ * The reply to a command; whoever gets it frees it. Without one, this program has nothing left to do. BROKER_ARGV
+ * makes all three arguments of the words.
+ */
+static broker_reply_t *call(broker_client_t *client, size_t argc, const char *const *argv,
+                            const size_t *argvlen)
 {
     broker_reply_t *reply;
-    int code = broker_client_call(client, argc, argv, NULL, PATIENCE, &reply);
+    int code = broker_client_call(client, argc, argv, argvlen, PATIENCE, &reply);
 
     if (code != BROKER_OK) {
         fprintf(stderr, "sync: %s: %s: %s\n", argv[0], broker_err_name(code), broker_client_error(client));
@@ -61,9 +61,9 @@ static void print(const broker_reply_t *reply)
     }
 }
 
-static void show(broker_client_t *client, size_t argc, const char *const *argv)
+static void show(broker_client_t *client, size_t argc, const char *const *argv, const size_t *argvlen)
 {
-    broker_reply_t *reply = call(client, argc, argv);
+    broker_reply_t *reply = call(client, argc, argv, argvlen);
 
     printf("%s:", argv[0]);
     print(reply);
@@ -85,7 +85,7 @@ static void binary(broker_client_t *client)
         fprintf(stderr, "sync: SET: %s\n", broker_strerror(code));
         exit(1);
     }
-    reply = call(client, WORDS("GET", "sync:bytes"));
+    reply = call(client, BROKER_ARGV("GET", "sync:bytes"));
     broker_reply_string(reply, &len);
     printf("bytes: %zu of %zu\n", len, sizeof value);
     broker_reply_free(reply);
@@ -98,11 +98,11 @@ static void failures(broker_client_t *client)
     int code;
 
     /* Nobody pushes to this list. The client gives up after 50 ms, and can be used at once. */
-    code = broker_client_call(client, WORDS("BLPOP", "sync:nothing", "0"), NULL, 50, &reply);
+    code = broker_client_call(client, BROKER_ARGV("BLPOP", "sync:nothing", "0"), 50, &reply);
     printf("BLPOP: %s\n", broker_err_name(code));
 
     /* All requests of a client share a connection, so nothing may change it for all of them. */
-    code = broker_client_call(client, WORDS("SELECT", "1"), NULL, PATIENCE, &reply);
+    code = broker_client_call(client, BROKER_ARGV("SELECT", "1"), PATIENCE, &reply);
     printf("SELECT: %s\n", broker_err_name(code));
 }
 
@@ -116,19 +116,19 @@ int main(int argc, char **argv)
         fprintf(stderr, "sync: %s\n", error);
         return 1;
     }
-    show(client, WORDS("PING"));
-    show(client, WORDS("SET", "sync:greeting", "hello"));
-    show(client, WORDS("GET", "sync:greeting"));
-    show(client, WORDS("GET", "sync:nothing"));
-    show(client, WORDS("INCRBY", "sync:count", "42"));
-    show(client, WORDS("ZADD", "sync:scores", "1.5", "Ada"));
-    show(client, WORDS("ZSCORE", "sync:scores", "Ada"));
-    show(client, WORDS("HSET", "sync:hash", "name", "Ada", "born", "1815"));
-    show(client, WORDS("HGETALL", "sync:hash"));
-    show(client, WORDS("LPUSH", "sync:greeting", "x"));
+    show(client, BROKER_ARGV("PING"));
+    show(client, BROKER_ARGV("SET", "sync:greeting", "hello"));
+    show(client, BROKER_ARGV("GET", "sync:greeting"));
+    show(client, BROKER_ARGV("GET", "sync:nothing"));
+    show(client, BROKER_ARGV("INCRBY", "sync:count", "42"));
+    show(client, BROKER_ARGV("ZADD", "sync:scores", "1.5", "Ada"));
+    show(client, BROKER_ARGV("ZSCORE", "sync:scores", "Ada"));
+    show(client, BROKER_ARGV("HSET", "sync:hash", "name", "Ada", "born", "1815"));
+    show(client, BROKER_ARGV("HGETALL", "sync:hash"));
+    show(client, BROKER_ARGV("LPUSH", "sync:greeting", "x"));
     binary(client);
     failures(client);
-    show(client, WORDS("DEL", "sync:greeting", "sync:count", "sync:scores", "sync:hash", "sync:bytes"));
+    show(client, BROKER_ARGV("DEL", "sync:greeting", "sync:count", "sync:scores", "sync:hash", "sync:bytes"));
     broker_client_free(client);
     return 0;
 }

@@ -11,9 +11,6 @@
 
 #define PATIENCE 5000
 
-#define WORDS(...) \
-    sizeof((const char *const[]){__VA_ARGS__}) / sizeof(char *), (const char *const[]){__VA_ARGS__}
-
 static void check(int code, const char *what)
 {
     if (code >= 0)
@@ -24,7 +21,7 @@ static void check(int code, const char *what)
 
 static void set(broker_client_t *client, const char *key, const char *value)
 {
-    check(broker_client_call(client, WORDS("SET", key, value), NULL, PATIENCE, NULL), "SET");
+    check(broker_client_call(client, BROKER_ARGV("SET", key, value), PATIENCE, NULL), "SET");
 }
 
 static void show(broker_client_t *client, const char *key)
@@ -32,7 +29,7 @@ static void show(broker_client_t *client, const char *key)
     broker_reply_t *reply;
     const char *value;
 
-    check(broker_client_call(client, WORDS("GET", key), NULL, PATIENCE, &reply), "GET");
+    check(broker_client_call(client, BROKER_ARGV("GET", key), PATIENCE, &reply), "GET");
     value = broker_reply_string(reply, NULL);
     printf("%s: %s\n", key, value != NULL ? value : "nothing");
     broker_reply_free(reply);
@@ -47,8 +44,8 @@ static void transfer(broker_client_t *client, const char *from, const char *to, 
     broker_transaction_t *transaction = broker_transaction_new();
     broker_reply_t *reply;
 
-    check(broker_transaction_add(transaction, WORDS("DECRBY", from, amount), NULL), "add");
-    check(broker_transaction_add(transaction, WORDS("INCRBY", to, amount), NULL), "add");
+    check(broker_transaction_add(transaction, BROKER_ARGV("DECRBY", from, amount)), "add");
+    check(broker_transaction_add(transaction, BROKER_ARGV("INCRBY", to, amount)), "add");
     check(broker_client_call_transaction(client, transaction, PATIENCE, &reply), "transaction");
     /* One reply for each command. */
     printf("transfer: %lld and %lld\n", (long long)broker_reply_integer(broker_reply_at(reply, 0)),
@@ -63,8 +60,8 @@ static void refused(broker_client_t *client)
     broker_transaction_t *transaction = broker_transaction_new();
     broker_reply_t *reply;
 
-    check(broker_transaction_add(transaction, WORDS("SET", "account:a", "0"), NULL), "add");
-    check(broker_transaction_add(transaction, WORDS("GET", "too", "many", "words"), NULL), "add");
+    check(broker_transaction_add(transaction, BROKER_ARGV("SET", "account:a", "0")), "add");
+    check(broker_transaction_add(transaction, BROKER_ARGV("GET", "too", "many", "words")), "add");
     check(broker_client_call_transaction(client, transaction, PATIENCE, &reply), "transaction");
     printf("refused: %s\n", broker_reply_string(reply, NULL));
     broker_reply_free(reply);
@@ -80,15 +77,15 @@ static int attempt(broker_client_t *client, broker_client_t *session, int number
     int done;
 
     /* Watched keys belong to a connection; a session is one, so that nobody else's EXEC ends the watch. */
-    check(broker_client_call(session, WORDS("WATCH", "account:a"), NULL, PATIENCE, NULL), "WATCH");
-    check(broker_client_call(session, WORDS("GET", "account:a"), NULL, PATIENCE, &reply), "GET");
+    check(broker_client_call(session, BROKER_ARGV("WATCH", "account:a"), PATIENCE, NULL), "WATCH");
+    check(broker_client_call(session, BROKER_ARGV("GET", "account:a"), PATIENCE, &reply), "GET");
     snprintf(value, sizeof value, "%d", 2 * atoi(broker_reply_string(reply, NULL)));
     broker_reply_free(reply);
 
     if (number == 1) /* somebody else, meanwhile */
         set(client, "account:a", "100");
 
-    check(broker_transaction_add(transaction, WORDS("SET", "account:a", value), NULL), "add");
+    check(broker_transaction_add(transaction, BROKER_ARGV("SET", "account:a", value)), "add");
     check(broker_client_call_transaction(session, transaction, PATIENCE, &reply), "transaction");
     done = broker_reply_type(reply) != BROKER_REPLY_NIL;
     broker_reply_free(reply);
@@ -124,7 +121,7 @@ int main(int argc, char **argv)
     show(client, "account:a");
     twice(client);
     show(client, "account:a");
-    check(broker_client_call(client, WORDS("DEL", "account:a", "account:b"), NULL, PATIENCE, NULL), "DEL");
+    check(broker_client_call(client, BROKER_ARGV("DEL", "account:a", "account:b"), PATIENCE, NULL), "DEL");
     broker_client_free(client);
     return 0;
 }
