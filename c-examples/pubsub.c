@@ -15,6 +15,7 @@
 static int subscribed;
 static int published;
 static int received;
+static int ended;
 static int failed;
 
 static void check(int code, const char *what)
@@ -42,7 +43,9 @@ static void on_push(broker_client_t *client, int status, const broker_reply_t *p
     size_t last = broker_reply_len(push) - 1;
 
     (void)client;
-    if (status != BROKER_OK || broker_reply_type(push) == BROKER_REPLY_ERROR) {
+    if (status == BROKER_ECANCELED) {
+        ended++; /* the last call, as broker_client_cancel() wanted it */
+    } else if (status != BROKER_OK || broker_reply_type(push) == BROKER_REPLY_ERROR) {
         /* The last call. A lost connection does not lead here: the client connects and subscribes again. */
         fprintf(stderr, "pubsub: %s is over: %s\n", who,
                 status != BROKER_OK ? broker_strerror(status) : broker_reply_string(push, NULL));
@@ -111,13 +114,14 @@ int main(int argc, char **argv)
         publish(client, "news.local", text[i]);
     wait_for(client, &received, 2 * MESSAGES);
 
-    /* From here on its callback does not come any more, whatever is published. */
-    check(broker_client_cancel(client, channel), "unsubscribe");
+    /* From here on its callback gets no message any more, whatever is published: only its last call. */
+    check(broker_client_cancel(client, channel), "cancel");
     publish(client, "news.local", "fourth");
     wait_for(client, &received, 2 * MESSAGES + 1);
     /* Two connections: a message may be here before the reply to its PUBLISH. */
     wait_for(client, &published, MESSAGES + 1);
-    check(broker_client_cancel(client, pattern), "unsubscribe");
+    check(broker_client_cancel(client, pattern), "cancel");
+    wait_for(client, &ended, 2);
     printf("%d messages\n", received);
     broker_client_free(client);
     return failed;
