@@ -1,23 +1,53 @@
 /*
  * broker: one Redis connection pool per host, shared by every process on it.
  *
- * Three roles, one header. broker_loop_t is the broker, embedded in a program of its own or in yours;
- * broker_client_t is a process's side of it; each is driven by its own functions or, through one
- * descriptor and a timeout, by any other event loop.
+ * broker_client_t sends requests: to a broker, to Redis itself, or to a loop in the same process. broker_loop_t is the
+ * broker, embedded in a program. broker_config_t (settings), broker_transaction_t (commands for one MULTI ... EXEC)
+ * and broker_reply_t (values) are plain memory. What stands here holds for every function; its own comment says what
+ * is particular to it.
  *
- * Conventions
- *   Handles are opaque and come from a _new function; the matching _free or _close takes NULL and notices
- *   a second call. A handle is used by one thread at a time; "[any thread]" marks exceptions.
- *   Functions return 0 or more, or a negative BROKER_E... code; they never block unless they say so, never
- *   end the process, and let no exception or panic out.
- *   What you pass in is copied before the function returns. What a callback gets is borrowed until the
- *   callback returns.
- *   When a function that takes a callback returns an error, the callback is never called. When it returns
- *   0, the callback comes exactly once (a subscription's: until its last), and never from inside that
- *   function.
- *   A NULL handle is BROKER_EINVAL, a closed one BROKER_ESTATE, one of the parent process BROKER_EFORKED,
- *   one on which an internal error was caught BROKER_EPANIC: every function returns these, and the lists
- *   of codes below do not repeat all of them.
+ * Names
+ *   All is broker_<object>_<verb>(). The objects are config, transaction, loop, client and reply; only five functions
+ *   have none: broker_strerror, _err_name, _version, _log_set and _fork_count. A verb means the same on every object:
+ *   _new and _free, _error (the last failure in words), _fd and _timeout (for an event loop of the program's), _post,
+ *   _set_data and _data, _follow_fork. Codes are BROKER_E...; BROKER_REPLY_, BROKER_RUN_ and BROKER_LOG_ say what for.
+ *
+ * Arguments
+ *   In this order: the object; what (argc, argv and argvlen, or a transaction, or a kind, name and len); timeout_ms;
+ *   where the result goes (out, req, or buf and len); the callback and its data. A constructor's out comes first.
+ *   The words of a command are argc, argv and argvlen; with a NULL argvlen each ends at its NUL, else it may hold any
+ *   bytes. In C, BROKER_ARGV("GET", key) stands for all three. What is passed in is copied.
+ *   A timeout_ms is milliseconds: BROKER_FOREVER (-1) is for as long as it takes, 0 passes at once (a request, which
+ *   needs time, refuses it), less than -1 is BROKER_EINVAL.
+ *   A buf of len bytes is filled as by snprintf(): cut, with a NUL, and the length it would have is returned.
+ *
+ * Results
+ *   An int is 0 or more, or a code; all codes are -201 or less, so that -1 is none. Every function on a handle may return
+ *   BROKER_EINVAL (it is NULL), BROKER_ESTATE (it is freed), BROKER_EFORKED (it is another process's), BROKER_EREENTRANT
+ *   (it is at work: further up in this thread, or in another one) and BROKER_EPANIC (a fault of the library was caught;
+ *   it can only be freed). Lists of codes below do not repeat these. With BROKER_ESYS, and only then, errno says why, or
+ *   is 0. No function blocks unless it says so, ends the process, starts a thread, installs a signal handler or raises
+ *   SIGPIPE. Each _free takes NULL, and a second one is BROKER_ESTATE.
+ *
+ * Callbacks
+ *   If a function that takes a callback returns a code, the callback is never called. If it returns 0, there is exactly
+ *   one last call, never from inside that function: in broker_loop_run() or broker_client_process(), in a _call that
+ *   waits, or in the _free that ends the handle. One step runs the callbacks that were due when it began; what these
+ *   cause comes in the next. What a callback gets is borrowed until it returns; broker_reply_dup() keeps a reply. It may
+ *   use, cancel and free, but not run, process or call. It must return: no exception, longjmp() or pthread_exit().
+ *
+ * Threads
+ *   A handle is used by one thread at a time. "[any thread]" marks exceptions: _post, and _stop and _wakeup, which are
+ *   async-signal-safe too. Cancellation (pthread_cancel) waits until a call ends, but for the calls that wait for
+ *   something: these are cancellation points, and leave the handle usable.
+ *
+ * Forks
+ *   In a forked process fork() has closed all descriptors of the library (after a raw clone(), the first call does).
+ *   Handles are the parent's then: BROKER_EFORKED, without a system call; _free only frees. broker_client_after_fork()
+ *   makes a client anew; a handle that follows (_follow_fork) is the child's from then on. Plain memory stays usable.
+ *
+ * Memory comes from the malloc() of the process. There are no allocator hooks, since Rust's allocator is chosen when the
+ * library is linked; one that is preloaded (LD_PRELOAD) is used.
  *
  * Generated from src/ffi by build.rs; do not edit. License: MIT OR Apache-2.0.
  */
