@@ -77,9 +77,7 @@ impl Snippet {
         };
         let is_complete = self.language == Language::Shell || whole.contains("main(");
         assert!(is_complete, "{}: a part of which program? See tests/snippets.rs", self.place);
-        whole
-            .replace(BROKER_PATH, &broker.socket().display().to_string())
-            .replace(REDIS_URL, &redis.url())
+        whole.replace(BROKER_PATH, &broker.socket().display().to_string()).replace(REDIS_URL, &redis.url())
     }
 }
 
@@ -89,7 +87,8 @@ fn root() -> &'static Path {
 
 /// The pages, as paths below the root.
 fn pages() -> Vec<String> {
-    let docs = root().join("docs").read_dir().expect("docs").map(|entry| entry.expect("an entry").file_name());
+    let docs =
+        root().join("docs").read_dir().expect("docs").map(|entry| entry.expect("an entry").file_name());
     let docs = docs.map(|name| format!("docs/{}", name.into_string().expect("text")));
     let mut pages: Vec<String> = docs.filter(|page| page.ends_with(".md")).collect();
     pages.push("README.md".to_owned());
@@ -143,7 +142,8 @@ fn marks(text: &str) -> Vec<String> {
 
 /// What pkg-config answers; `None` for a library that need not be there and is not.
 fn flags(library: &str) -> Option<Vec<String>> {
-    let output = Command::new("pkg-config").args(["--cflags", "--libs", library]).output().expect("pkg-config");
+    let output =
+        Command::new("pkg-config").args(["--cflags", "--libs", library]).output().expect("pkg-config");
     if !output.status.success() {
         assert!(OPTIONAL.contains(&library), "pkg-config does not find {library}: see scripts/deps");
         return None;
