@@ -168,7 +168,7 @@ int main(int argc, char **argv)
             } else if (fd == signals && !stopping) {
                 stopping = 1;
                 close(server); /* leaves the epoll by that */
-                broker_loop_drain(loop, BROKER_FOREVER);
+                broker_loop_drain(loop, PATIENCE);
             } else if (fd != server && fd != signals && fd != broker_loop_fd(loop)) {
                 on_request(client, fd);
             }

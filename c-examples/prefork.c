@@ -215,7 +215,7 @@ int main(int argc, char **argv)
         start(i);
     supervise(argc > 3 ? atol(argv[3]) : 1000);
 
-    broker_loop_drain(loop, BROKER_FOREVER);
+    broker_loop_drain(loop, PATIENCE);
     while (broker_loop_run(loop, BROKER_RUN_ONCE) > 0)
         continue;
     broker_client_free(own_requests);
