@@ -34,6 +34,8 @@ const OPTIONAL: [&str; 1] = ["redis++"];
 /// What the pages call the addresses of the broker and of Redis.
 const BROKER_PATH: &str = "/run/broker/broker.sock";
 const REDIS_URL: &str = "redis://127.0.0.1:6379";
+/// A path where a program of theirs listens.
+const LISTEN_PATH: &str = "/tmp/broker.sock";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Language {
@@ -64,7 +66,7 @@ impl Snippet {
     }
 
     /// The whole program, with every address replaced.
-    fn program(&self, redis: &Redis, broker: &Broker) -> String {
+    fn program(&self, redis: &Redis, broker: &Broker, directory: &Path) -> String {
         let whole = match self.mark("in") {
             Some(name) => {
                 let extension = if self.language == Language::C { "c" } else { "cpp" };
@@ -77,7 +79,10 @@ impl Snippet {
         };
         let is_complete = self.language == Language::Shell || whole.contains("main(");
         assert!(is_complete, "{}: a part of which program? See tests/snippets.rs", self.place);
-        whole.replace(BROKER_PATH, &broker.socket().display().to_string()).replace(REDIS_URL, &redis.url())
+        whole
+            .replace(BROKER_PATH, &broker.socket().display().to_string())
+            .replace(REDIS_URL, &redis.url())
+            .replace(LISTEN_PATH, &directory.join("own.sock").display().to_string())
     }
 }
 
@@ -186,7 +191,7 @@ fn check(snippet: &Snippet) {
     let directory = tempfile::Builder::new().prefix("snippet-").tempdir().expect("a directory");
     let redis = Redis::start();
     let broker = Broker::start(&redis, &[]);
-    let source = snippet.program(&redis, &broker);
+    let source = snippet.program(&redis, &broker, directory.path());
     let mut command = if snippet.language == Language::Shell {
         let mut shell = Command::new("sh");
         shell.args(["-e", "-c", &source]);
@@ -282,7 +287,8 @@ fn the_first_program_of_the_readme_survives_a_missing_key_and_a_failed_connect()
     let directory = tempfile::Builder::new().prefix("snippet-").tempdir().expect("a directory");
     let redis = Redis::start();
     let broker = Broker::start(&redis, &[]);
-    let program = compile(first, &first.program(&redis, &broker), directory.path()).expect("no library");
+    let program = compile(first, &first.program(&redis, &broker, directory.path()), directory.path())
+        .expect("no library");
     let outcome = || {
         let output = run(Command::new(&program).env_remove("LD_LIBRARY_PATH"), &directory, &first.place);
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
