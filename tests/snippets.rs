@@ -158,7 +158,7 @@ fn flags(library: &str) -> Option<Vec<String>> {
 }
 
 /// Compiles a program; `None` if it is for a library that is not there.
-fn compile(snippet: &Snippet, source: &str, directory: &Path) -> Option<PathBuf> {
+fn compile(snippet: &Snippet, source: &str, directory: &Path, patient: bool) -> Option<PathBuf> {
     let libraries = match snippet.mark("with") {
         Some(library) => flags(library)?,
         None => Vec::new(),
@@ -168,18 +168,29 @@ fn compile(snippet: &Snippet, source: &str, directory: &Path) -> Option<PathBuf>
     }
     let cpp = snippet.language == Language::Cpp;
     let (path, program) = (directory.join(if cpp { "p.cpp" } else { "p.c" }), directory.join("program"));
+    let source = if patient { with_patience(source) } else { source.to_owned() };
     fs::write(&path, source).expect("write the program");
     let mut command = Command::new(if cpp { "c++" } else { "cc" });
     if cpp {
         command.arg(if snippet.has("c++20") { "-std=c++20" } else { "-std=c++17" });
     }
     command.args(["-Wall", "-Wextra", "-Werror", "-pthread", "-I"]).arg(root().join("include"));
+    if patient {
+        command.arg("-I").arg(root().join("tests/snippets"));
+    }
     command.arg("-o").arg(&program).arg(&path).arg("-L").arg(directory).arg("-lbroker");
     command.arg(format!("-Wl,-rpath,{}", directory.display())).args(libraries);
     let output = command.output().expect("run the compiler");
     let words = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{}:\n{words}", snippet.place);
     Some(program)
+}
+
+/// The program with tests/snippets/patience.h as soon as it has the library's header.
+fn with_patience(source: &str) -> String {
+    let both = "#include <broker.h>\n#include <patience.h>\n";
+    let c = source.replacen("#include <broker.h>\n", both, 1);
+    c.replacen("#include <broker.hpp>", &format!("{both}#include <broker.hpp>"), 1)
 }
 
 /// Compiles and runs one.
@@ -197,7 +208,7 @@ fn check(snippet: &Snippet) {
         shell.args(["-e", "-c", &source]);
         shell
     } else {
-        let Some(program) = compile(snippet, &source, directory.path()) else {
+        let Some(program) = compile(snippet, &source, directory.path(), true) else {
             return eprintln!("{}: its library is not here, nothing is checked", snippet.place);
         };
         Command::new(program)
@@ -284,21 +295,22 @@ fn the_first_program_of_the_readme_survives_a_missing_key_and_a_failed_connect()
     let all = snippets("README.md");
     let first = all.iter().find(|each| each.language == Language::C && each.code.contains("main("));
     let first = first.expect("a whole program");
-    let directory = tempfile::Builder::new().prefix("snippet-").tempdir().expect("a directory");
     let redis = Redis::start();
-    let broker = Broker::start(&redis, &[]);
-    let program = compile(first, &first.program(&redis, &broker, directory.path()), directory.path())
-        .expect("no library");
-    let outcome = || {
-        let output = run(Command::new(&program).env_remove("LD_LIBRARY_PATH"), &directory, &first.place);
+    let mut broker = Broker::start(&redis, &[]);
+    let outcome = |broker: &Broker, patient: bool| {
+        let scratch = tempfile::Builder::new().prefix("snippet-").tempdir().expect("a directory");
+        let source = first.program(&redis, broker, scratch.path());
+        let program = compile(first, &source, scratch.path(), patient).expect("no library");
+        let output = run(Command::new(&program).env_remove("LD_LIBRARY_PATH"), &scratch, &first.place);
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         (output.status.code(), text, String::from_utf8_lossy(&output.stderr).into_owned())
     };
-    assert_eq!(outcome(), (Some(0), "(nil)\n".to_owned(), String::new()));
+    assert_eq!(outcome(&broker, true), (Some(0), "(nil)\n".to_owned(), String::new()));
     redis.connect().expect("SET key value", "+OK\r\n");
-    assert_eq!(outcome(), (Some(0), "value\n".to_owned(), String::new()));
-    drop(broker);
-    let (code, text, words) = outcome();
+    assert_eq!(outcome(&broker, true), (Some(0), "value\n".to_owned(), String::new()));
+    broker.term();
+    broker.wait_exit(support::PATIENCE);
+    let (code, text, words) = outcome(&broker, false);
     assert_eq!((code, text.as_str()), (Some(1), ""));
     assert!(words.contains("No such file") || words.contains("refused"), "{words}");
 }

@@ -3,6 +3,8 @@
 #include <poll.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 static void count(broker_client_t *client, int status, const broker_reply_t *reply, void *data)
 {

@@ -1,0 +1,54 @@
+/*
+ * Included by every snippet: on a machine that is busy all takes longer than the defaults and the pages allow, so that
+ * settings begin with longer times and requests get twenty times what they ask for.
+ */
+#ifndef PATIENCE_H
+#define PATIENCE_H
+
+#include <broker.h>
+
+static inline broker_config_t *patient_config_new(void)
+{
+    static const char *const keys[] = {"connect_timeout", "queue_timeout", "client_connect_timeout",
+                                       "client_queue_timeout"};
+    broker_config_t *config = broker_config_new();
+    unsigned int i;
+
+    for (i = 0; i < sizeof keys / sizeof *keys; i++)
+        broker_config_set(config, keys[i], "20s");
+    return config;
+}
+
+static inline int patient_client_new(broker_client_t **out, const char *endpoint, const broker_config_t *config,
+                                     char *errbuf, size_t errlen)
+{
+    broker_config_t *own = config ? NULL : patient_config_new();
+    int code = broker_client_new(out, endpoint, own ? own : config, errbuf, errlen);
+
+    broker_config_free(own);
+    return code;
+}
+
+static inline int patient_timeout(int timeout_ms)
+{
+    return timeout_ms > 0 ? 20 * timeout_ms : timeout_ms;
+}
+
+static inline int patient_submit(broker_client_t *client, size_t argc, const char *const *argv, const size_t *argvlen,
+                                 int timeout_ms, broker_req_t *req, broker_reply_cb cb, void *data)
+{
+    return broker_client_submit(client, argc, argv, argvlen, patient_timeout(timeout_ms), req, cb, data);
+}
+
+static inline int patient_call(broker_client_t *client, size_t argc, const char *const *argv, const size_t *argvlen,
+                               int timeout_ms, broker_reply_t **out)
+{
+    return broker_client_call(client, argc, argv, argvlen, patient_timeout(timeout_ms), out);
+}
+
+#define broker_config_new patient_config_new
+#define broker_client_new patient_client_new
+#define broker_client_submit patient_submit
+#define broker_client_call patient_call
+
+#endif
