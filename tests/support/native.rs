@@ -104,7 +104,7 @@ impl Native {
         let program = build(directory.path(), source, language, mode, libraries);
         let port = free_port();
         let redis = Redis::start_with(&["--port", &port.to_string()]);
-        let beside_one = source.starts_with("cpp_") || source.starts_with("adapter_");
+        let beside_one = ["cpp_", "adapter_", "costs"].iter().any(|start| source.starts_with(start));
         // On a machine that is busy, a lane may wait for long.
         let settings = [("connect_timeout", "200s"), ("queue_timeout", "200s")];
         let broker = beside_one.then(|| Broker::start(&redis, &settings));
@@ -118,7 +118,8 @@ impl Native {
         (child.id(), child.wait_with_output().expect("its end"))
     }
 
-    fn command(&self, args: &[&str]) -> Command {
+    /// It as a command, with all that it asks its environment for.
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = match self.mode {
             Mode::Valgrind => {
                 let mut valgrind = Command::new("valgrind");

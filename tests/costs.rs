@@ -1,0 +1,81 @@
+//! What handles cost in descriptors, memory and system calls is what docs/costs.md says.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::Command;
+
+use support::native::{C99, Mode, Native};
+
+mod support;
+
+/// A row of a table of the page: its cells by its first.
+fn rows(first_heading: &str) -> BTreeMap<String, Vec<String>> {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/costs.md");
+    let page = std::fs::read_to_string(page).expect("the page");
+    let table = page.split_once(&format!("| {first_heading} |")).expect("the table").1;
+    let lines = table.lines().skip(2).take_while(|line| line.starts_with('|'));
+    let cells =
+        |line: &str| line.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect::<Vec<_>>();
+    lines.map(cells).map(|mut cells| (cells.remove(0), cells)).collect()
+}
+
+/// The number that a cell begins with.
+fn number(cell: &str) -> f64 {
+    cell.split(' ')
+        .next()
+        .and_then(|number| number.parse().ok())
+        .unwrap_or_else(|| panic!("no number: {cell}"))
+}
+
+#[test]
+fn descriptors_and_memory_are_those_of_the_page() {
+    let program = Native::build("costs.c", C99, Mode::Plain, &[]);
+    let measured = program.check(&["memory"]);
+    let page = rows("One more");
+    assert_eq!(measured.lines().count(), page.len());
+    for line in measured.lines() {
+        let cells: Vec<&str> = line.split('|').collect();
+        let row = page.get(cells[0]).unwrap_or_else(|| panic!("{} is not on the page", cells[0]));
+        assert!((number(cells[1]) - number(&row[0])).abs() < 0.05, "{line}: descriptors, {row:?}");
+        // The page rounds, and queues grow by doubling.
+        let (is, said) = (number(cells[2]) / 1024.0, number(&row[1]));
+        assert!(is < 1.3 * said + 0.3 && is > 0.7 * said - 0.3, "{line}: memory, {row:?}");
+    }
+}
+
+/// How many system calls the program makes between its two marks on standard error, as strace sees it.
+fn system_calls(program: &Native, mode: &str) -> f64 {
+    let trace = tempfile::NamedTempFile::new().expect("a file");
+    let plain = program.command(&[mode]);
+    let mut strace = Command::new("strace");
+    strace.arg("-o").arg(trace.path()).arg(plain.get_program()).args(plain.get_args());
+    for (name, value) in plain.get_envs() {
+        match value {
+            Some(value) => strace.env(name, value),
+            None => strace.env_remove(name),
+        };
+    }
+    let output = strace.output().expect("run strace");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = std::fs::read_to_string(trace.path()).expect("a trace");
+    let from_the_first = text.lines().skip_while(|line| !line.contains("\"begin\""));
+    from_the_first.skip(1).take_while(|line| !line.contains("\"end\"")).count() as f64
+}
+
+#[test]
+fn system_calls_are_those_of_the_page() {
+    if Command::new("strace").args(["-o", "/dev/null", "true"]).output().is_err() {
+        return eprintln!("there is no strace: nothing is checked");
+    }
+    let page = rows("For 1000 requests");
+    let program = Native::build("costs.c", C99, Mode::Plain, &[]);
+    for (how, mode) in
+        [("broker_client_call()", "calls"), ("broker_client_submit()", "pipeline"), ("a loop", "own")]
+    {
+        let counted = system_calls(&program, mode);
+        let (row, cells) = page.iter().find(|(name, _)| name.contains(how)).expect("a row");
+        // A reply that comes a moment later, or in two pieces, costs one or two more.
+        let said = number(&cells[0]);
+        assert!(counted < 1.5 * said && counted > 0.7 * said, "{row}: {counted} instead of {said}");
+    }
+}
