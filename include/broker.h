@@ -26,8 +26,8 @@
  *   BROKER_EINVAL (it is NULL), BROKER_ESTATE (it is freed), BROKER_EFORKED (it is another process's), BROKER_EREENTRANT
  *   (it is at work: further up in this thread, or in another one) and BROKER_EPANIC (a fault of the library was caught;
  *   it can only be freed). Lists of codes below do not repeat these. With BROKER_ESYS, and only then, errno says why, or
- *   is 0. No function blocks unless it says so, ends the process, starts a thread, installs a signal handler or raises
- *   SIGPIPE. Each _free takes NULL, and a second one is BROKER_ESTATE.
+ *   is 0. No function blocks unless it says so, ends the process, installs a signal handler or raises SIGPIPE. Each _free
+ *   takes NULL, and a second one is BROKER_ESTATE.
  *
  * Callbacks
  *   If a function that takes a callback returns a code, the callback is never called. If it returns 0, there is exactly
@@ -38,7 +38,8 @@
  *
  * Threads
  *   A handle is used by one thread at a time. "[any thread]" marks exceptions: _post, and _stop and _wakeup, which are
- *   async-signal-safe too. Cancellation (pthread_cancel) waits until a call ends, but for the calls that wait for
+ *   async-signal-safe too. The library starts no thread, but for one that looks a name up again when a connection was lost;
+ *   it takes no signal and ends with the answer. Cancellation (pthread_cancel) waits until a call ends, but for the calls that wait for
  *   something: these are cancellation points, and leave the handle usable.
  *
  * Forks

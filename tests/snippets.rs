@@ -73,7 +73,8 @@ impl Snippet {
                 let path = root().join("tests/snippets").join(name).with_extension(extension);
                 let frame = fs::read_to_string(&path).unwrap_or_else(|_| panic!("{}: no {name}", self.place));
                 assert_eq!(frame.matches("SNIPPET").count(), 1, "{name} has one place for a snippet");
-                frame.replace("SNIPPET", &self.code)
+                let before = frame.lines().find_map(|line| line.strip_suffix("SNIPPET")).unwrap_or_default();
+                frame.replace("SNIPPET", self.code.replace('\n', &format!("\n{before}")).trim())
             }
             None => self.code.clone(),
         };
