@@ -1,4 +1,5 @@
-//! The man pages of the C library in dist/man, made from the comments of include/broker.h: broker(3) with what holds for
+//! The man pages of the C library in dist/man, made from the comments of include/broker.h and the tables of the code:
+//! broker(3) with what holds for
 //! every function, a page for each object, and for each function a page that leads to its object's. What is committed
 //! is what the header says today. `BROKER_UPDATE_DOCS=1` rewrites them instead of comparing.
 
@@ -6,6 +7,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+
+use broker::config::client_rows;
+use broker::reactor::Loop;
 
 const HEADER: &str = include_str!("../include/broker.h");
 
@@ -302,6 +306,29 @@ fn overview(items: &[&Item]) -> String {
     made + &see_also("broker")
 }
 
+/// The names that functions of an object take, from the tables of the code.
+fn names_of(page: &str) -> String {
+    let entry = |name: &str, text: &str| format!(".TP\n\\fB{}\\fR\n{}\n", escaped(name), inline(text));
+    match page {
+        "broker_loop" => {
+            let all: String = Loop::stats().map(|(name, doc)| entry(name, doc)).collect();
+            format!(".SH NUMBERS\nWhat \\fBbroker_loop_stat\\fR() knows.\n{all}")
+        }
+        "broker_config" => {
+            let default = |text: &'static str| if text.is_empty() { "not set" } else { text };
+            let row = |row: &broker::config::Row| {
+                entry(
+                    row.key,
+                    &format!("{} Default: {} {}", row.doc, default(row.default), row.unit).trim_end(),
+                )
+            };
+            let all: String = client_rows().iter().map(row).collect();
+            format!(".SH KEYS OF CLIENTS\nThose of the broker stand in \\fBbroker.toml\\fR(5).\n{all}")
+        }
+        _ => String::new(),
+    }
+}
+
 fn object_page(name: &str, what: &str, items: &[&Item]) -> String {
     let mut made = opening(name, what);
     made += &declarations(items);
@@ -319,6 +346,7 @@ fn object_page(name: &str, what: &str, items: &[&Item]) -> String {
     if !constants.is_empty() {
         made += &format!(".SH CONSTANTS\n{constants}");
     }
+    made += &names_of(name);
     made += ".SH RETURN VALUE\nWhere nothing else is said, \\fBint\\fR is 0 or a code, which is below 0: see \\fBbroker\\fR(3).\n";
     made += &format!(".SH ERRORS\n{}", errors(items));
     made + &see_also(name)
