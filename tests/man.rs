@@ -1,7 +1,6 @@
 //! The man pages of the C library in dist/man, made from the comments of include/broker.h and the tables of the code:
-//! broker(3) with what holds for
-//! every function, a page for each object, and for each function a page that leads to its object's. What is committed
-//! is what the header says today. `BROKER_UPDATE_DOCS=1` rewrites them instead of comparing.
+//! broker(3) with what holds for every function, a page for each object, and for each function a page that leads to its
+//! object's. What is committed is what they say today. `BROKER_UPDATE_DOCS=1` rewrites them instead of comparing.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -319,7 +318,7 @@ fn names_of(page: &str) -> String {
             let row = |row: &broker::config::Row| {
                 entry(
                     row.key,
-                    &format!("{} Default: {} {}", row.doc, default(row.default), row.unit).trim_end(),
+                    format!("{} Default: {} {}", row.doc, default(row.default), row.unit).trim_end(),
                 )
             };
             let all: String = client_rows().iter().map(row).collect();
