@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use support::native::{C99, Mode, Native};
+use support::{Broker, Redis};
 
 mod support;
 
@@ -27,10 +28,38 @@ fn number(cell: &str) -> f64 {
         .unwrap_or_else(|| panic!("no number: {cell}"))
 }
 
+/// The program and what it asks its environment for.
+struct Measured {
+    program: Native,
+    redis: Redis,
+    broker: Broker,
+}
+
+impl Measured {
+    fn new() -> Measured {
+        let redis = Redis::start();
+        // On a machine that is busy, a lane may wait for long.
+        let broker = Broker::start(&redis, &[("connect_timeout", "200s"), ("queue_timeout", "200s")]);
+        Measured { program: Native::build("costs.c", C99, Mode::Plain, &[]), redis, broker }
+    }
+
+    fn command(&self, what: &str) -> Command {
+        let mut command = self.program.command(&[what]);
+        command.env("BROKER_TEST_REDIS", self.redis.socket());
+        command.env("BROKER_TEST_ENDPOINT", format!("unix://{}", self.broker.socket().display()));
+        command
+    }
+}
+
+fn good(command: &mut Command) -> String {
+    let output = command.output().expect("run it");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("text")
+}
+
 #[test]
 fn descriptors_and_memory_are_those_of_the_page() {
-    let program = Native::build("costs.c", C99, Mode::Plain, &[]);
-    let measured = program.check(&["memory"]);
+    let measured = good(&mut Measured::new().command("memory"));
     let page = rows("One more");
     assert_eq!(measured.lines().count(), page.len());
     for line in measured.lines() {
@@ -44,9 +73,9 @@ fn descriptors_and_memory_are_those_of_the_page() {
 }
 
 /// How many system calls the program makes between its two marks on standard error, as strace sees it.
-fn system_calls(program: &Native, mode: &str) -> f64 {
+fn system_calls(measured: &Measured, mode: &str) -> f64 {
     let trace = tempfile::NamedTempFile::new().expect("a file");
-    let plain = program.command(&[mode]);
+    let plain = measured.command(mode);
     let mut strace = Command::new("strace");
     strace.arg("-o").arg(trace.path()).arg(plain.get_program()).args(plain.get_args());
     for (name, value) in plain.get_envs() {
@@ -55,8 +84,7 @@ fn system_calls(program: &Native, mode: &str) -> f64 {
             None => strace.env_remove(name),
         };
     }
-    let output = strace.output().expect("run strace");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    good(&mut strace);
     let text = std::fs::read_to_string(trace.path()).expect("a trace");
     let from_the_first = text.lines().skip_while(|line| !line.contains("\"begin\""));
     from_the_first.skip(1).take_while(|line| !line.contains("\"end\"")).count() as f64
@@ -69,11 +97,11 @@ fn system_calls_are_those_of_the_page() {
         return eprintln!("there is no strace, or it may not trace: nothing is checked");
     }
     let page = rows("For 1000 requests");
-    let program = Native::build("costs.c", C99, Mode::Plain, &[]);
+    let measured = Measured::new();
     for (how, mode) in
         [("broker_client_call()", "calls"), ("broker_client_submit()", "pipeline"), ("a loop", "own")]
     {
-        let counted = system_calls(&program, mode);
+        let counted = system_calls(&measured, mode);
         let (row, cells) = page.iter().find(|(name, _)| name.contains(how)).expect("a row");
         // A reply that comes a moment later, or in two pieces, costs one or two more.
         let said = number(&cells[0]);
