@@ -50,16 +50,29 @@ fn the_header_is_clean_in_every_language() {
 
 /// A function that could let a panic out, or trust a pointer, would be one that does not go through the border. These
 /// touch nothing but constants, atomics and, for two of them, one write.
-const PLAIN: [&str; 9] = [
+const PLAIN: [&str; 10] = [
     "broker_strerror",
     "broker_err_name",
     "broker_version",
+    "broker_fork_count",
     "broker_loop_stop",
     "broker_loop_set_data",
     "broker_loop_data",
     "broker_client_wakeup",
     "broker_client_set_data",
     "broker_client_data",
+];
+
+/// What lets a call in; `call(client` is what both call functions are.
+const GATES: [&str; 8] = [
+    "enter(",
+    "enter_dispatching(",
+    "enter_waiting(",
+    "enter_at(",
+    "enter_own(",
+    "making(",
+    "shield(",
+    "call(client, Asked",
 ];
 
 #[test]
@@ -72,9 +85,7 @@ fn every_exported_function_crosses_the_border() {
         for export in source.split("#[unsafe(no_mangle)]").skip(1) {
             let body = &export[..export.find("\n}\n").expect("the end of a function")];
             let name = body.split("fn ").nth(1).and_then(|rest| rest.split('(').next()).expect("a name");
-            let crosses = ["enter(", "enter_dispatching(", "enter_at(", "enter_own(", "shield("]
-                .iter()
-                .any(|gate| body.contains(gate));
+            let crosses = GATES.iter().any(|gate| body.contains(gate));
             assert!(crosses || PLAIN.contains(&name), "{}: {name} does not cross the border", shown(&file));
             seen += 1;
         }
