@@ -342,12 +342,12 @@ mod tests {
         resolver.lookup = Lookup::AfterFailure(start);
         resolver.doubt();
         resolver.find(limits::RESOLVE_PATIENCE - 1);
-        assert_eq!(name(&mut resolver).asking, Some((0, std::process::id())), "it may come yet");
+        assert_eq!(name(&mut resolver).asking, Some((0, fork::generation())), "it may come yet");
         name(&mut resolver).asking = Some((0, 0));
         resolver.find(limits::RESOLVE_PATIENCE - 1);
         poll.poll(&mut Events::with_capacity(1), None).unwrap();
         assert_eq!(resolver.take(), Some(Ok(())), "another process' was given up at once");
-        name(&mut resolver).asking = Some((0, std::process::id()));
+        name(&mut resolver).asking = Some((0, fork::generation()));
         resolver.doubt();
         resolver.find(2 * limits::RESOLVE_PATIENCE);
         poll.poll(&mut Events::with_capacity(1), None).unwrap();
