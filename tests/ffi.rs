@@ -49,7 +49,7 @@ programs! {
     forks_from_a_second_thread: "fork_threads.c" [], [Plain];
     workers_of_a_program_with_the_library: "fork_workers.c" [], [Plain, Sanitized];
     handles_that_follow_a_fork: "fork_follow.c" [], [Plain, Sanitized];
-    threads_that_are_cancelled: "cancel.c" [], [Plain, Sanitized];
+    threads_that_are_cancelled: "cancel.c" [], [Plain, Valgrind];
 }
 
 /// Only a build with the test-only feature can provoke a panic.

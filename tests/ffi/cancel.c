@@ -270,8 +270,16 @@ static void wakened(void)
 int main(int argc, char **argv)
 {
     static const struct part parts[] = {
-        {"cancelled", cancelled}, {"not_cancelled", not_cancelled}, {"others_meanwhile", others_meanwhile},
+#ifndef __SANITIZE_ADDRESS__
+        /* The sanitizer of GCC 12 loses track of the stack of a thread that is cancelled. */
+        {"cancelled", cancelled},
+        {"others_meanwhile", others_meanwhile},
+#endif
+        {"not_cancelled", not_cancelled},
         {"wakened", wakened}};
+#ifdef __SANITIZE_ADDRESS__
+    (void)cancelled, (void)others_meanwhile;
+#endif
     begin();
     RUN_PARTS(parts);
     return 0;
