@@ -29,6 +29,8 @@ programs! {
     a_closed_handle_is_noticed_by_every_function: "every_function.c" ["closed"], [Valgrind, Sanitized];
     callbacks_may_do_what_the_header_says: "every_function.c" ["callback"], [Valgrind, Sanitized];
     a_forked_copy_is_noticed_by_every_function: "every_function.c" ["forked"], [Plain, Sanitized];
+    a_second_thread_is_noticed_by_every_function: "every_function.c" ["threads"], [Valgrind, Sanitized];
+    no_function_acts_on_a_cancellation: "every_function.c" ["cancel"], [Plain, Valgrind];
     requests_have_one_outcome_under_faults: "faults.c" [], [Plain, Sanitized];
     names_that_move_and_look_ups_that_hang: "names.c" [], [Plain, Valgrind];
     replies_freed_once_too_often: "replies.c" [], [Plain, Valgrind];

@@ -1,11 +1,13 @@
 /*
  * Every function of the header in every situation that must be caught: NULL, closed, from inside a callback, in a
- * forked process, after an internal error. The table says which code is documented; `list` prints its names, which
+ * forked process, after an internal error, while another thread waits on the handle, in a thread that is to be cancelled. The table says which code is documented; `list` prints its names, which
  * the driver compares with the header.
  */
 #include "client.h"
 
 #include <dlfcn.h>
+#include <pthread.h>
+#include <sched.h>
 
 /* What a function on a pointer returns, as a number. */
 enum { NOTHING = -1000, SOMETHING = 1000 };
@@ -166,10 +168,14 @@ static long loop_adopt_row(const struct set *set)
     int ends[2];
     CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, ends) == 0);
     int code = broker_loop_adopt(set->loop, ends[0]);
+    /* Closing is a point of cancellation, and none of the library's. */
+    int state;
+    CHECK_INT(pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &state), 0);
     /* On failure it is still the caller's. */
     if (code != BROKER_OK)
         CHECK(close(ends[0]) == 0);
     close(ends[1]);
+    CHECK_INT(pthread_setcancelstate(state, NULL), 0);
     return code;
 }
 
@@ -558,6 +564,119 @@ static void when_forked(void)
     empty(&set);
 }
 
+/* ---- other threads ---- */
+
+static void *wait_on_client(void *client)
+{
+    CHECK_OK(broker_client_process(client, BROKER_FOREVER));
+    return NULL;
+}
+
+static void *wait_on_loop(void *loop)
+{
+    CHECK_OK(broker_loop_run(loop, BROKER_RUN_DEFAULT));
+    return NULL;
+}
+
+/* What any thread may do at any time. */
+static int is_for_any_thread(const struct row *row)
+{
+    static const char *const names[] = {"_wakeup", "_stop", "_post", "_set_data", "_data", "_follow_fork"};
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
+        if (strstr(row->name, names[i]))
+            return 1;
+    return 0;
+}
+
+/* Whether it makes a handle or is of no handle. */
+static int is_of_no_handle(const struct row *row)
+{
+    return is_of(row, "broker_client_new") || is_of(row, "broker_loop_new") || is_of(row, "broker_loop_stat_name");
+}
+
+/* Refused, and not waited for, while another thread is inside. */
+static void check_beside(const struct row *row, const struct set *set)
+{
+    if (is_of_no_handle(row) || is_for_any_thread(row))
+        return;
+    long expected = row->forked == NOTHING ? NOTHING : strstr(row->name, "after_fork") ? BROKER_ESTATE : BROKER_EREENTRANT;
+    check_row(row, set, expected, "while another thread waits");
+}
+
+static void beside_a_thread(void)
+{
+    struct set set = {0};
+    pthread_t waiter;
+    fill(&set, "beside.sock");
+    CHECK_INT(pthread_create(&waiter, NULL, wait_on_client, set.client), 0);
+    while (broker_client_connected(set.client) != BROKER_EREENTRANT)
+        sched_yield();
+    for (int i = 0; i < ROWS; i++)
+        if (is_of(&rows[i], "broker_client_"))
+            check_beside(&rows[i], &set);
+    CHECK_INT(broker_client_wakeup(set.client), BROKER_OK);
+    CHECK_INT(pthread_join(waiter, NULL), 0);
+    CHECK_INT(pthread_create(&waiter, NULL, wait_on_loop, set.loop), 0);
+    while (broker_loop_fd(set.loop) != BROKER_EREENTRANT)
+        sched_yield();
+    for (int i = 0; i < ROWS; i++)
+        if (is_loops(&rows[i]))
+            check_beside(&rows[i], &set);
+    CHECK_INT(broker_loop_stop(set.loop), BROKER_OK);
+    CHECK_INT(pthread_join(waiter, NULL), 0);
+    for (int i = 0; i < ROWS; i++)
+        if (is_for_any_thread(&rows[i]))
+            check_row(&rows[i], &set, rows[i].callback, "afterwards");
+    CHECK_INT(broker_client_call(set.client, ARGV("PING"), NULL, BROKER_FOREVER, NULL), BROKER_OK);
+    empty(&set);
+}
+
+struct doomed {
+    const struct row *row;
+    const struct set *set;
+    int returned;
+};
+
+/* Asked to end before it calls: that is for later, unless the function waits. */
+static void *call_doomed(void *data)
+{
+    struct doomed *doomed = data;
+    CHECK_INT(pthread_cancel(pthread_self()), 0);
+    long expected = doomed->row->callback == BROKER_EREENTRANT ? OKAY : doomed->row->callback;
+    check_row(doomed->row, doomed->set, expected, "in a thread that is to be cancelled");
+    doomed->returned = 1;
+    pthread_testcancel();
+    FAIL("%s has swallowed the cancellation", doomed->row->name);
+}
+
+static int waits(const struct row *row)
+{
+    return strstr(row->name, "_call") != NULL;
+}
+
+static void in_doomed_threads(void)
+{
+    struct set set = {0};
+    fill(&set, "doomed.sock");
+    CHECK_INT(broker_config_set(set.config, "listen", NULL), BROKER_OK);
+    for (int i = 0; i < ROWS; i++) {
+        struct doomed doomed = {&rows[i], &set, 0};
+        pthread_t thread;
+        void *result;
+        /* Of a loop with other settings now, or ending what is still needed. */
+        if (strstr(rows[i].name, "_free") || strstr(rows[i].name, "_drain") || strstr(rows[i].name, "_reload"))
+            continue;
+        CHECK_INT(pthread_create(&thread, NULL, call_doomed, &doomed), 0);
+        CHECK_INT(pthread_join(thread, &result), 0);
+        CHECK(result == PTHREAD_CANCELED);
+        if (!doomed.returned && !waits(&rows[i]))
+            FAIL("%s has acted on the cancellation", rows[i].name);
+        CHECK_INT(broker_client_call(set.client, ARGV("PING"), NULL, BROKER_FOREVER, NULL), BROKER_OK);
+        CHECK_OK(broker_loop_run(set.loop, BROKER_RUN_NOWAIT));
+    }
+    empty(&set);
+}
+
 typedef int (*sabotage_client)(broker_client_t *client);
 typedef int (*sabotage_loop)(broker_loop_t *loop);
 
@@ -608,6 +727,10 @@ int main(int argc, char **argv)
         in_callbacks();
     else if (strcmp(situation, "forked") == 0)
         when_forked();
+    else if (strcmp(situation, "threads") == 0)
+        beside_a_thread();
+    else if (strcmp(situation, "cancel") == 0)
+        in_doomed_threads();
     else if (strcmp(situation, "panic") == 0)
         after_a_panic();
     else
