@@ -72,7 +72,7 @@ int main(int argc, char **argv)
         fprintf(stderr, "libuv: %s\n", text);
         return 1;
     }
-    check(broker_uv_attach_client(&program.adapter, loop, client), "attach");
+    check(broker_uv_attach_client(&program.adapter, loop, client, NULL, NULL), "attach");
     uv_timer_init(loop, &program.timer);
     program.timer.data = &program;
     uv_timer_start(&program.timer, on_tick, TICK_MS, TICK_MS);

@@ -49,6 +49,7 @@ programs! {
     libevent_in_cpp: "adapter_libevent.c" C_AS_CXX17, LINK_LIBEVENT, [Plain];
     epoll: "adapter_epoll.c" C99, [], [Valgrind, Sanitized];
     epoll_in_cpp: "adapter_epoll.c" C_AS_CXX17, ["-x", "none"], [Plain];
+    adapters_come_and_go_beside_forks: "adapter_threads.c" C99, [], [Plain, Sanitized];
     an_embedded_broker_beside_a_flood: "adapter_flood.c" C99, [], [Plain, Sanitized];
 }
 
@@ -57,7 +58,8 @@ fn compiles_alone(header: &str, compiler: &str, flags: &[&str]) {
     let include = Path::new(env!("CARGO_MANIFEST_DIR")).join("include");
     let mut command = Command::new(compiler);
     command.args(flags).args(["-Wall", "-Wextra", "-Wpedantic", "-Wshadow", "-Wconversion", "-Werror"]);
-    command.arg("-fsyntax-only").arg("-I").arg(&include).arg("-include").arg(include.join(header));
+    command.arg("-fsyntax-only").arg("-I").arg(&include);
+    command.arg("-include").arg(include.join(header));
     let output = command.arg("/dev/null").output().expect("run the compiler");
     let words = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{header}, {compiler} {flags:?}:\n{words}");
@@ -77,14 +79,31 @@ fn each_header_compiles_alone_in_every_language() {
             compiles_alone(header, "c++", flags);
         }
     }
-    for header in ["uv", "libevent", "epoll", "handle"] {
-        let header = format!("broker/adapters/{header}.h");
-        compiles_alone(&header, "c++", &["-x", "c++", "-std=c++17", "-fno-exceptions", "-fno-rtti"]);
-        compiles_alone(&header, "cc", &["-x", "c", "-std=c11", "-D_POSIX_C_SOURCE=200809L"]);
-        compiles_alone(&header, "cc", &["-x", "c", "-std=c99", "-D_POSIX_C_SOURCE=200112L"]);
+    let adapters = ["uv", "libevent", "epoll", "handle"];
+    let adapters = adapters.map(|name| format!("broker/adapters/{name}.h"));
+    for header in adapters.iter().map(String::as_str) {
+        compiles_alone(header, "c++", &["-x", "c++", "-std=c++17", "-fno-exceptions", "-fno-rtti"]);
+        compiles_alone(header, "cc", &["-x", "c", "-std=c11", "-D_POSIX_C_SOURCE=200809L"]);
+        compiles_alone(header, "cc", &["-x", "c", "-std=c99", "-D_POSIX_C_SOURCE=200112L"]);
+        compiles_alone(header, "cc", &["-x", "c", "-std=gnu99", "-Wformat=2"]);
         if !header.contains("uv") {
             // libuv's own header does not compile so.
-            compiles_alone(&header, "cc", &["-x", "c", "-std=c99"]);
+            compiles_alone(header, "cc", &["-x", "c", "-std=c99"]);
+        }
+    }
+}
+
+/// Every header that is installed is one of those above, or broker.h.
+#[test]
+fn no_header_is_forgotten() {
+    let include = Path::new(env!("CARGO_MANIFEST_DIR")).join("include");
+    let this = include_str!("cxx.rs");
+    for directory in [include.clone(), include.join("broker"), include.join("broker/adapters")] {
+        for entry in directory.read_dir().expect("the headers").flatten() {
+            let name = entry.file_name().into_string().expect("plain text");
+            let stem = name.trim_end_matches(".h");
+            let named = this.contains(&name) || this.contains(&format!("\"{stem}\""));
+            assert!(entry.path().is_dir() || name == "broker.h" || named, "{name}");
         }
     }
 }

@@ -8,11 +8,9 @@
 
 #define ADAPTERS 4
 
-/* An adapter's place: its memory stays while the drive does, as epoll.h asks. */
+/* What events carry stays while the drive does. */
 struct place {
-    broker_epoll_t adapter;
-    int used;
-    int status;
+    broker_epoll_t *adapter;
     int ready;
 };
 
@@ -35,9 +33,7 @@ static void drive_turn(struct drive *drive) {
     struct epoll_event events[8];
     int timeout = -1, count, i;
     for (i = 0; i < ADAPTERS; i++) {
-        if (drive->places[i].used) {
-            timeout = broker_epoll_timeout(&drive->places[i].adapter, timeout);
-        }
+        timeout = broker_epoll_timeout(drive->places[i].adapter, timeout);
     }
     count = epoll_wait(drive->epfd, events, 8, timeout);
     CHECK(count >= 0);
@@ -49,62 +45,67 @@ static void drive_turn(struct drive *drive) {
         }
     }
     for (i = 0; i < ADAPTERS; i++) {
-        struct place *place = &drive->places[i];
-        if (place->used && place->status == 1) {
-            int ready = place->ready;
-            place->ready = 0;
-            place->status = broker_epoll_dispatch(&place->adapter, ready);
-        }
+        int ready = drive->places[i].ready;
+        drive->places[i].ready = 0;
+        broker_epoll_dispatch(drive->places[i].adapter, ready);
     }
 }
 
-static struct place *take_place(struct drive *drive, epoll_data_t *data) {
+static struct place *free_place(struct drive *drive, epoll_data_t *data) {
     int i = 0;
-    while (drive->places[i].used) {
+    while (drive->places[i].adapter) {
         i++;
         CHECK(i < ADAPTERS);
     }
     data->ptr = &drive->places[i];
-    drive->places[i].used = 1;
-    drive->places[i].status = 1;
     return &drive->places[i];
 }
 
-static void *drive_client(struct drive *drive, broker_client_t *client) {
+static void *drive_client_with(struct drive *drive, broker_client_t *client, broker_ended_cb ended, void *end) {
     epoll_data_t data;
-    struct place *place = take_place(drive, &data);
-    CHECK_INT(broker_epoll_attach_client(&place->adapter, drive->epfd, client, data), BROKER_OK);
+    struct place *place = free_place(drive, &data);
+    CHECK_INT(broker_epoll_attach_client(&place->adapter, drive->epfd, data, client, ended, end), BROKER_OK);
     return place;
 }
 
 static int drive_refusal(struct drive *drive, broker_client_t *client) {
     epoll_data_t data;
-    struct place *place = take_place(drive, &data);
-    int code = broker_epoll_attach_client(&place->adapter, drive->epfd, client, data);
-    CHECK_INT(broker_epoll_timeout(&place->adapter, 77), 77);
-    CHECK_INT(broker_epoll_dispatch(&place->adapter, 1), 0);
+    struct place *place = free_place(drive, &data);
+    int code = broker_epoll_attach_client(&place->adapter, drive->epfd, data, client, NULL, NULL);
+    CHECK(place->adapter == NULL);
+    CHECK_INT(broker_epoll_timeout(place->adapter, 77), 77);
+    broker_epoll_dispatch(place->adapter, 1);
     return code;
 }
 
-static void *drive_loop(struct drive *drive, broker_loop_t *loop) {
+static void *drive_loop(struct drive *drive, broker_loop_t *loop, struct end *end) {
     epoll_data_t data;
-    struct place *place = take_place(drive, &data);
-    CHECK_INT(broker_epoll_attach_loop(&place->adapter, drive->epfd, loop, data), BROKER_OK);
+    struct place *place = free_place(drive, &data);
+    CHECK_INT(broker_epoll_attach_loop(&place->adapter, drive->epfd, data, loop, note_end, end), BROKER_OK);
     return place;
 }
 
-static void drive_detach(void *adapter) {
-    broker_epoll_detach(&((struct place *)adapter)->adapter);
-}
-
-static int drive_status(void *adapter) {
-    return ((struct place *)adapter)->status;
+static void drive_detach(void *place) {
+    broker_epoll_detach(((struct place *)place)->adapter);
+    ((struct place *)place)->adapter = NULL;
 }
 
 /* The next turn does not wait, and says so. */
-static void drive_freed(struct drive *drive, void *adapter) {
+static void drive_freed(struct drive *drive, struct end *end) {
     drive_turn(drive);
-    CHECK_INT(drive_status(adapter), BROKER_ESTATE);
+    CHECK_INT(end->calls, 1);
+    CHECK_INT(end->status, BROKER_ESTATE);
+}
+
+static void drive_renew(struct drive *drive) {
+    close(drive->epfd);
+    drive->epfd = epoll_create1(EPOLL_CLOEXEC);
+    CHECK(drive->epfd >= 0);
+}
+
+static int drive_hears_of_forks(struct drive *drive) {
+    drive_renew(drive);
+    return 1;
 }
 
 static void drive_watch(struct drive *drive, int fd, void (*call)(int fd, void *data), void *data) {

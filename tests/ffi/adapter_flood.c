@@ -105,7 +105,9 @@ static int ended_well(pid_t pid, int options) {
 
 struct parent {
     broker_loop_t *loop;
-    broker_epoll_t adapter;
+    broker_client_t *client;
+    broker_epoll_t *adapter;
+    struct end end;
     int epfd;
     int floods[FLOODS];
     long flood_bytes[FLOODS];
@@ -118,9 +120,9 @@ struct parent {
 
 static void ask_own(struct parent *parent);
 
-static void own_answer(broker_loop_t *loop, int status, const broker_reply_t *reply, void *data) {
+static void own_answer(broker_client_t *client, int status, const broker_reply_t *reply, void *data) {
     struct parent *parent = (struct parent *)data;
-    (void)loop;
+    (void)client;
     CHECK_INT(status, BROKER_OK);
     CHECK_INT(broker_reply_integer(reply), parent->own_answered + 1);
     parent->own_answered++;
@@ -136,13 +138,13 @@ static void ask_own(struct parent *parent) {
     const char *argv[2];
     argv[0] = "INCR";
     argv[1] = own_key;
-    CHECK_INT(broker_submit(parent->loop, 2, argv, NULL, BROKER_FOREVER, NULL, own_answer, parent), BROKER_OK);
+    CHECK_INT(broker_client_submit(parent->client, 2, argv, NULL, BROKER_FOREVER, NULL, own_answer, parent), BROKER_OK);
 }
 
 static void turn(struct parent *parent) {
     struct epoll_event events[16];
     int ready = 0, flooded = 0, count, i;
-    count = epoll_wait(parent->epfd, events, 16, broker_epoll_timeout(&parent->adapter, -1));
+    count = epoll_wait(parent->epfd, events, 16, broker_epoll_timeout(parent->adapter, -1));
     CHECK(count >= 0);
     for (i = 0; i < count; i++) {
         if (events[i].data.u32 == FLOODS) {
@@ -156,7 +158,8 @@ static void turn(struct parent *parent) {
     }
     parent->turns += flooded;
     parent->turns_shared += flooded && ready;
-    CHECK_INT(broker_epoll_dispatch(&parent->adapter, ready), 1);
+    broker_epoll_dispatch(parent->adapter, ready);
+    CHECK_INT(parent->end.calls, 0);
 }
 
 static int everybody_had_enough(const struct parent *parent) {
@@ -187,7 +190,10 @@ static void embed(struct parent *parent) {
     }
     parent->loop = open_loop();
     event.data.u64 = FLOODS;
-    CHECK_INT(broker_epoll_attach_loop(&parent->adapter, parent->epfd, parent->loop, event.data), BROKER_OK);
+    CHECK_INT(broker_epoll_attach_loop(&parent->adapter, parent->epfd, event.data, parent->loop, note_end,
+                                       &parent->end),
+              BROKER_OK);
+    CHECK_INT(broker_loop_client(&parent->client, parent->loop), BROKER_OK);
 }
 
 int main(void) {
@@ -230,7 +236,8 @@ int main(void) {
             }
         }
     }
-    broker_epoll_detach(&parent.adapter);
+    broker_epoll_detach(parent.adapter);
+    CHECK_INT(broker_client_free(parent.client), BROKER_OK);
     CHECK_INT(broker_loop_free(parent.loop), BROKER_OK);
     close(parent.epfd);
     munmap(board, sizeof *board);

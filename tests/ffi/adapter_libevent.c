@@ -23,22 +23,22 @@ static void drive_turn(struct drive *drive) {
     CHECK(event_base_loop(drive->base, EVLOOP_ONCE) == 0);
 }
 
-static void *drive_client(struct drive *drive, broker_client_t *client) {
+static void *drive_client_with(struct drive *drive, broker_client_t *client, broker_ended_cb ended, void *data) {
     broker_libevent_t *adapter;
-    CHECK_INT(broker_libevent_attach_client(&adapter, drive->base, client), BROKER_OK);
+    CHECK_INT(broker_libevent_attach_client(&adapter, drive->base, client, ended, data), BROKER_OK);
     return adapter;
 }
 
 static int drive_refusal(struct drive *drive, broker_client_t *client) {
     broker_libevent_t *adapter;
-    int code = broker_libevent_attach_client(&adapter, drive->base, client);
+    int code = broker_libevent_attach_client(&adapter, drive->base, client, NULL, NULL);
     CHECK(adapter == NULL);
     return code;
 }
 
-static void *drive_loop(struct drive *drive, broker_loop_t *loop) {
+static void *drive_loop(struct drive *drive, broker_loop_t *loop, struct end *end) {
     broker_libevent_t *adapter;
-    CHECK_INT(broker_libevent_attach_loop(&adapter, drive->base, loop), BROKER_OK);
+    CHECK_INT(broker_libevent_attach_loop(&adapter, drive->base, loop, note_end, end), BROKER_OK);
     return adapter;
 }
 
@@ -46,14 +46,21 @@ static void drive_detach(void *adapter) {
     broker_libevent_detach((broker_libevent_t *)adapter);
 }
 
-static int drive_status(void *adapter) {
-    return broker_libevent_status((broker_libevent_t *)adapter);
+/* Nothing: its descriptor is never readable again. */
+static void drive_freed(struct drive *drive, struct end *end) {
+    (void)drive;
+    CHECK_INT(end->calls, 0);
 }
 
-/* Nothing: its descriptor is never readable again. */
-static void drive_freed(struct drive *drive, void *adapter) {
-    (void)drive;
-    CHECK_INT(drive_status(adapter), 1);
+#define DRIVE_ATTACHES_EARLY
+
+static void drive_renew(struct drive *drive) {
+    CHECK_INT(event_reinit(drive->base), 0);
+}
+
+static int drive_hears_of_forks(struct drive *drive) {
+    drive_renew(drive);
+    return 1;
 }
 
 static void watched(evutil_socket_t fd, short events, void *data) {

@@ -37,22 +37,22 @@ static void drive_turn(struct drive *drive) {
     uv_run(&drive->loop, UV_RUN_ONCE);
 }
 
-static void *drive_client(struct drive *drive, broker_client_t *client) {
+static void *drive_client_with(struct drive *drive, broker_client_t *client, broker_ended_cb ended, void *data) {
     broker_uv_t *adapter;
-    CHECK_INT(broker_uv_attach_client(&adapter, &drive->loop, client), BROKER_OK);
+    CHECK_INT(broker_uv_attach_client(&adapter, &drive->loop, client, ended, data), BROKER_OK);
     return adapter;
 }
 
 static int drive_refusal(struct drive *drive, broker_client_t *client) {
     broker_uv_t *adapter;
-    int code = broker_uv_attach_client(&adapter, &drive->loop, client);
+    int code = broker_uv_attach_client(&adapter, &drive->loop, client, NULL, NULL);
     CHECK(adapter == NULL);
     return code;
 }
 
-static void *drive_loop(struct drive *drive, broker_loop_t *loop) {
+static void *drive_loop(struct drive *drive, broker_loop_t *loop, struct end *end) {
     broker_uv_t *adapter;
-    CHECK_INT(broker_uv_attach_loop(&adapter, &drive->loop, loop), BROKER_OK);
+    CHECK_INT(broker_uv_attach_loop(&adapter, &drive->loop, loop, note_end, end), BROKER_OK);
     return adapter;
 }
 
@@ -60,14 +60,21 @@ static void drive_detach(void *adapter) {
     broker_uv_detach((broker_uv_t *)adapter);
 }
 
-static int drive_status(void *adapter) {
-    return broker_uv_status((broker_uv_t *)adapter);
+/* Nothing: its descriptor is never readable again. */
+static void drive_freed(struct drive *drive, struct end *end) {
+    (void)drive;
+    CHECK_INT(end->calls, 0);
 }
 
-/* Nothing: its descriptor is never readable again. */
-static void drive_freed(struct drive *drive, void *adapter) {
-    (void)drive;
-    CHECK_INT(drive_status(adapter), 1);
+#define DRIVE_ATTACHES_EARLY
+
+static void drive_renew(struct drive *drive) {
+    CHECK_INT(uv_loop_fork(&drive->loop), 0);
+}
+
+static int drive_hears_of_forks(struct drive *drive) {
+    drive_renew(drive);
+    return 1;
 }
 
 static void watched(uv_poll_t *poll, int status, int events) {

@@ -1,5 +1,6 @@
 /*
- * What the tests of the adapters share: clients and brokers with patience, and requests. C99, and C++17 as well.
+ * What the tests of the adapters share: clients and brokers with patience, requests, and the ends of adapters. C99, and
+ * C++17 as well.
  */
 #ifndef ADAPTERS_H
 #define ADAPTERS_H
@@ -45,7 +46,20 @@ static MAYBE_UNUSED broker_loop_t *open_loop(void) {
     return loop;
 }
 
-static MAYBE_UNUSED void submit(broker_client_t *client, const char *name, const char *word, unsigned timeout_ms,
+/* What a broker_ended_cb has told. */
+struct end {
+    int calls;
+    int status;
+};
+
+static MAYBE_UNUSED void note_end(int status, void *data) {
+    struct end *end = (struct end *)data;
+    CHECK_INT(end->calls, 0);
+    end->calls++;
+    end->status = status;
+}
+
+static MAYBE_UNUSED void submit(broker_client_t *client, const char *name, const char *word, int timeout_ms,
                           broker_reply_cb cb, void *data) {
     const char *argv[3];
     argv[0] = name;

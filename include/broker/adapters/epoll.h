@@ -2,21 +2,27 @@
  * epoll.h: a broker_client_t or broker_loop_t in a program's own epoll loop. Owns its place in the epoll set, never
  * the client or the loop. Linux only.
  *
- *     broker_epoll_t adapter;
+ *     broker_epoll_t *adapter;
  *     epoll_data_t mine;
  *     mine.ptr = &adapter;
- *     broker_epoll_attach_client(&adapter, epfd, client, mine);
+ *     broker_epoll_attach_client(&adapter, epfd, mine, client, NULL, NULL);
  *     for (;;) {
  *         int ready = 0;
- *         int n = epoll_wait(epfd, events, 64, broker_epoll_timeout(&adapter, -1));
+ *         int n = epoll_wait(epfd, events, 64, broker_epoll_timeout(adapter, -1));
  *         for (int i = 0; i < n; i++) {
  *             if (events[i].data.ptr == &adapter) ready = 1; else serve(&events[i]);
  *         }
- *         broker_epoll_dispatch(&adapter, ready);
+ *         broker_epoll_dispatch(adapter, ready);
  *     }
+ *     broker_epoll_detach(adapter);
  *
  * Callbacks run inside broker_epoll_dispatch(), which never waits and is one step: call it once in each turn, beside
  * everything else, and neither starves the other.
+ *
+ * In a forked process an adapter is over, and the inherited epoll set is the parent's. What a worker does, in any
+ * order: broker_client_after_fork(), broker_epoll_detach(), which leaves the parent's set alone, and close() of the
+ * set's descriptor; then it makes a set of its own and attaches to that. A handle that follows a fork
+ * (broker_client_follow_fork()) is detached before and attached after it.
  *
  * License: MIT OR Apache-2.0.
  */
@@ -27,92 +33,111 @@
 
 #include <sys/epoll.h>
 
-/*
- * An attached client or loop; its members are the adapter's own. The program owns the memory, which has to stay until
- * broker_epoll_dispatch() has returned.
- */
+/* An attached client or loop; its members are the adapter's own. */
 typedef struct broker_epoll {
-    broker_adapter_handle_t handle;
+    broker_adapter_t base;
     int epfd;
-    /* -1 while it is not attached. */
-    int fd;
+    /* A dispatch is under way: whoever detaches meanwhile leaves the freeing to it. */
+    int stepping;
+    int detached;
 } broker_epoll_t;
 
-static inline int broker_epoll__attach(broker_epoll_t *adapter, int epfd, epoll_data_t data) {
+static inline int broker_epoll__attach(broker_epoll_t **out, int epfd, epoll_data_t event_data, broker_client_t *client,
+                                       broker_loop_t *loop, broker_ended_cb ended, void *data) {
+    broker_epoll_t *adapter = (broker_epoll_t *)calloc(1, sizeof *adapter);
     struct epoll_event event;
-    int code = broker_adapter_open(&adapter->handle);
-    adapter->epfd = epfd;
-    adapter->fd = -1;
-    if (code < 0) {
-        return code;
-    }
-    event.events = EPOLLIN;
-    event.data = data;
-    if (epoll_ctl(epfd, EPOLL_CTL_ADD, code, &event) != 0) {
-        close(code);
+    int code;
+    *out = NULL;
+    if (!adapter) {
         return BROKER_ESYS;
     }
-    adapter->fd = code;
+    code = broker_adapter_open(&adapter->base, client, loop, ended, data);
+    if (code < 0) {
+        free(adapter);
+        return code;
+    }
+    adapter->epfd = epfd;
+    event.events = EPOLLIN;
+    event.data = event_data;
+    if (epoll_ctl(epfd, EPOLL_CTL_ADD, adapter->base.fd, &event) != 0) {
+        int reason = errno;
+        broker_adapter_close(&adapter->base);
+        free(adapter);
+        errno = reason;
+        return BROKER_ESYS;
+    }
+    *out = adapter;
     return BROKER_OK;
 }
 
 /*
- * Puts a client into the epoll set `epfd`, level-triggered; events about it carry `data`. After
- * broker_client_after_fork(), detach and attach anew.
+ * Puts a client into the epoll set `epfd`, level-triggered; events about it carry `event_data`. *out is the caller's to
+ * give to broker_epoll_detach(), NULL on failure. `ended` may be NULL.
  *
- * A code of the client's if it is no good; BROKER_ESYS if epoll refuses.
+ * A code of the client's if it is no good; BROKER_ESYS if epoll refuses, or without descriptors or memory.
  */
-static inline int broker_epoll_attach_client(broker_epoll_t *adapter, int epfd, broker_client_t *client,
-                                             epoll_data_t data) {
-    adapter->handle.client = client;
-    adapter->handle.loop = NULL;
-    return broker_epoll__attach(adapter, epfd, data);
+static inline int broker_epoll_attach_client(broker_epoll_t **out, int epfd, epoll_data_t event_data,
+                                             broker_client_t *client, broker_ended_cb ended, void *data) {
+    return broker_epoll__attach(out, epfd, event_data, client, NULL, ended, data);
 }
 
 /* The same for an embedded broker. */
-static inline int broker_epoll_attach_loop(broker_epoll_t *adapter, int epfd, broker_loop_t *broker,
-                                           epoll_data_t data) {
-    adapter->handle.client = NULL;
-    adapter->handle.loop = broker;
-    return broker_epoll__attach(adapter, epfd, data);
+static inline int broker_epoll_attach_loop(broker_epoll_t **out, int epfd, epoll_data_t event_data,
+                                           broker_loop_t *loop, broker_ended_cb ended, void *data) {
+    return broker_epoll__attach(out, epfd, event_data, NULL, loop, ended, data);
 }
 
-/* Leaves the epoll set. Also from callbacks, before or after the handle is freed, and any number of times. */
+/* Leaves the set. By name, not only by close(): a forked process may hold open what the descriptor stands for. */
+static inline void broker_epoll__leave(broker_epoll_t *adapter) {
+    struct epoll_event unused; /* for Linux 2.6.8 */
+    if (!broker_adapter_is_copy(&adapter->base)) {
+        epoll_ctl(adapter->epfd, EPOLL_CTL_DEL, adapter->base.fd, &unused);
+    }
+}
+
+/*
+ * Leaves the epoll set and frees the adapter. To be called once, also from callbacks, before or after the handle is
+ * freed, while the set is still open or its number nobody else's. NULL is allowed.
+ */
 static inline void broker_epoll_detach(broker_epoll_t *adapter) {
-    struct epoll_event unused;
-    if (adapter->fd < 0) {
+    if (!adapter) {
         return;
     }
-    /* By name, not only by close(): a forked process may hold the description open. The event is for Linux 2.6.8. */
-    epoll_ctl(adapter->epfd, EPOLL_CTL_DEL, adapter->fd, &unused);
-    close(adapter->fd);
-    adapter->fd = -1;
+    if (!adapter->base.ended) {
+        broker_epoll__leave(adapter);
+    }
+    broker_adapter_close(&adapter->base);
+    adapter->detached = 1;
+    if (!adapter->stepping) {
+        free(adapter);
+    }
 }
 
-/* The timeout for epoll_wait(): that of the program, in milliseconds or -1 for none, or the handle's if it is earlier. */
+/* The timeout for epoll_wait(): the program's own, in milliseconds or -1 for none, or the handle's if that is earlier. */
 static inline int broker_epoll_timeout(const broker_epoll_t *adapter, int own) {
-    int timeout = adapter->fd < 0 ? -1 : broker_adapter_timeout(&adapter->handle);
+    int timeout = !adapter || adapter->base.ended ? -1 : broker_adapter_timeout(&adapter->base);
     return timeout < 0 || (own >= 0 && own < timeout) ? own : timeout;
 }
 
 /*
- * One step, if there is reason for one: `ready` says whether epoll_wait() reported the handle. Returns 1 while there is
- * more to come; 0 when there is not (drained, or detached by a callback); below 0 the code with which processing ended,
- * such as BROKER_ESTATE for a handle that was freed. It has detached itself unless it returns 1.
+ * One step, if there is reason for one: `ready` says whether epoll_wait() reported the handle. A callback may detach
+ * the adapter. Nothing is done for NULL, or for one that has ended.
  */
-static inline int broker_epoll_dispatch(broker_epoll_t *adapter, int ready) {
+static inline void broker_epoll_dispatch(broker_epoll_t *adapter, int ready) {
     int status;
-    if (adapter->fd < 0) {
-        return 0;
+    if (!adapter || adapter->base.ended || (!ready && broker_adapter_timeout(&adapter->base) != 0)) {
+        return;
     }
-    if (!ready && broker_adapter_timeout(&adapter->handle) != 0) {
-        return 1;
+    adapter->stepping += 1;
+    status = broker_adapter_step(&adapter->base);
+    if (status <= 0 && !adapter->detached && !adapter->base.ended) {
+        broker_epoll__leave(adapter);
+        broker_adapter_end(&adapter->base, status);
     }
-    status = broker_adapter_step(&adapter->handle);
-    if (status <= 0) {
-        broker_epoll_detach(adapter);
+    adapter->stepping -= 1;
+    if (adapter->detached && !adapter->stepping) {
+        free(adapter);
     }
-    return adapter->fd < 0 && status > 0 ? 0 : status;
 }
 
 #endif /* BROKER_ADAPTERS_EPOLL_H */

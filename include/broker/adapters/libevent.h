@@ -3,13 +3,18 @@
  * client or the loop. Link with libevent_core.
  *
  *     broker_libevent_t *adapter;
- *     broker_libevent_attach_client(&adapter, base, client);
+ *     broker_libevent_attach_client(&adapter, base, client, NULL, NULL);
  *     event_base_dispatch(base);
  *     broker_libevent_detach(adapter);         (before or after broker_client_free(), before event_base_free())
  *
  * Callbacks run inside event_base_loop(), in its thread. Each event is one step of the handle, with the base's other
  * events in between, so that neither starves the other. An attached handle keeps event_base_dispatch() going until it
  * is detached; a broker_loop_t also until it has drained.
+ *
+ * In a forked process an adapter is over. What a worker does, in any order: event_reinit(), before the next
+ * event_base_loop(), as libevent asks; broker_client_after_fork() and then broker_libevent_attach_client() anew;
+ * broker_libevent_detach() of what was inherited. None of it reaches the parent's base. A handle that follows a fork
+ * (broker_client_follow_fork()) is detached and attached anew just so.
  *
  * License: MIT OR Apache-2.0.
  */
@@ -19,35 +24,32 @@
 #include "handle.h"
 
 #include <event2/event.h>
-#include <stdlib.h>
 #include <sys/time.h>
 
 /* An attached client or loop; its members are the adapter's own. */
 typedef struct broker_libevent {
-    broker_adapter_handle_t handle;
-    /* What broker_adapter_step() said last. */
-    int status;
-    int fd;
-    /* A step is under way: whoever detaches meanwhile leaves the freeing to it. */
+    broker_adapter_t base;
+    /* Steps under way: whoever detaches meanwhile leaves the freeing to them. */
     int stepping;
     int detached;
+    /* `readable` has been added. */
+    int watching;
     struct event *readable;
     struct event *timer;
 } broker_libevent_t;
 
-static inline void broker_libevent__free(broker_libevent_t *adapter) {
+/* The events go before the descriptor: libevent takes it out of its set by number. */
+static inline void broker_libevent__close(broker_libevent_t *adapter) {
     if (adapter->readable) {
         event_free(adapter->readable);
     }
     if (adapter->timer) {
         event_free(adapter->timer);
     }
-    close(adapter->fd);
-    free(adapter);
+    broker_adapter_close(&adapter->base);
 }
 
-static inline void broker_libevent__arm(broker_libevent_t *adapter) {
-    int timeout = broker_adapter_timeout(&adapter->handle);
+static inline void broker_libevent__arm(broker_libevent_t *adapter, int timeout) {
     struct timeval after;
     if (timeout < 0) {
         event_del(adapter->timer);
@@ -58,20 +60,37 @@ static inline void broker_libevent__arm(broker_libevent_t *adapter) {
     event_add(adapter->timer, &after);
 }
 
+/* Not when it is attached: the base may still be that of the parent process then, and libevent tells epoll at once. */
+static inline int broker_libevent__watch(broker_libevent_t *adapter) {
+    if (!adapter->watching && event_add(adapter->readable, NULL) != 0) {
+        return BROKER_ESYS;
+    }
+    adapter->watching = 1;
+    return 1;
+}
+
 static inline void broker_libevent__on_event(evutil_socket_t fd, short events, void *data) {
     broker_libevent_t *adapter = (broker_libevent_t *)data;
+    int status;
     (void)fd;
     (void)events;
-    adapter->stepping = 1;
-    adapter->status = broker_adapter_step(&adapter->handle);
-    adapter->stepping = 0;
-    if (adapter->detached) {
-        broker_libevent__free(adapter);
-    } else if (adapter->status > 0) {
-        broker_libevent__arm(adapter);
-    } else {
-        event_del(adapter->readable);
-        event_del(adapter->timer);
+    adapter->stepping += 1;
+    status = broker_libevent__watch(adapter);
+    if (status > 0) {
+        status = broker_adapter_step(&adapter->base);
+    }
+    if (!adapter->detached && !adapter->base.ended) {
+        if (status > 0) {
+            broker_libevent__arm(adapter, broker_adapter_timeout(&adapter->base));
+        } else {
+            event_del(adapter->readable);
+            event_del(adapter->timer);
+            broker_adapter_end(&adapter->base, status);
+        }
+    }
+    adapter->stepping -= 1;
+    if (adapter->detached && !adapter->stepping) {
+        free(adapter);
     }
 }
 
@@ -83,65 +102,54 @@ static inline void broker_libevent_detach(broker_libevent_t *adapter) {
     if (!adapter) {
         return;
     }
-    if (adapter->stepping) {
-        adapter->detached = 1;
-        return;
+    broker_libevent__close(adapter);
+    adapter->detached = 1;
+    if (!adapter->stepping) {
+        free(adapter);
     }
-    broker_libevent__free(adapter);
 }
 
-static inline int broker_libevent__attach(broker_libevent_t **out, struct event_base *base,
-                                          broker_adapter_handle_t handle) {
+static inline int broker_libevent__attach(broker_libevent_t **out, struct event_base *base, broker_client_t *client,
+                                          broker_loop_t *loop, broker_ended_cb ended, void *data) {
     broker_libevent_t *adapter = (broker_libevent_t *)calloc(1, sizeof *adapter);
-    int fd;
+    int code;
     *out = NULL;
     if (!adapter) {
         return BROKER_ESYS;
     }
-    fd = broker_adapter_open(&handle);
-    if (fd < 0) {
+    code = broker_adapter_open(&adapter->base, client, loop, ended, data);
+    if (code < 0) {
         free(adapter);
-        return fd;
+        return code;
     }
-    adapter->handle = handle;
-    adapter->status = 1;
-    adapter->fd = fd;
-    adapter->readable = event_new(base, fd, EV_READ | EV_PERSIST, broker_libevent__on_event, adapter);
+    adapter->readable = event_new(base, adapter->base.fd, EV_READ | EV_PERSIST, broker_libevent__on_event, adapter);
     adapter->timer = event_new(base, -1, 0, broker_libevent__on_event, adapter);
-    if (!adapter->readable || !adapter->timer || event_add(adapter->readable, NULL) != 0) {
-        broker_libevent__free(adapter);
+    if (!adapter->readable || !adapter->timer) {
+        broker_libevent__close(adapter);
+        free(adapter);
+        errno = ENOMEM;
         return BROKER_ESYS;
     }
-    broker_libevent__arm(adapter);
+    broker_libevent__arm(adapter, 0);
     *out = adapter;
     return BROKER_OK;
 }
 
 /*
- * Watches a client in `base`. *out is the caller's to give to broker_libevent_detach(), NULL on failure. After
- * broker_client_after_fork(), detach and attach anew.
+ * Watches a client in `base`. *out is the caller's to give to broker_libevent_detach(), NULL on failure. `ended` may be
+ * NULL.
  *
  * A code of the client's if it is no good; BROKER_ESYS without descriptors or memory.
  */
 static inline int broker_libevent_attach_client(broker_libevent_t **out, struct event_base *base,
-                                                broker_client_t *client) {
-    broker_adapter_handle_t handle = {client, NULL};
-    return broker_libevent__attach(out, base, handle);
+                                                broker_client_t *client, broker_ended_cb ended, void *data) {
+    return broker_libevent__attach(out, base, client, NULL, ended, data);
 }
 
 /* The same for an embedded broker. */
-static inline int broker_libevent_attach_loop(broker_libevent_t **out, struct event_base *base,
-                                              broker_loop_t *broker) {
-    broker_adapter_handle_t handle = {NULL, broker};
-    return broker_libevent__attach(out, base, handle);
-}
-
-/*
- * 1 while it watches. 0 after a broker_loop_t has drained, and below 0 the code with which processing ended, such as
- * BROKER_ESTATE for a handle that was freed: nothing is watched any more, and broker_libevent_detach() is still to come.
- */
-static inline int broker_libevent_status(const broker_libevent_t *adapter) {
-    return adapter->status;
+static inline int broker_libevent_attach_loop(broker_libevent_t **out, struct event_base *base, broker_loop_t *loop,
+                                              broker_ended_cb ended, void *data) {
+    return broker_libevent__attach(out, base, NULL, loop, ended, data);
 }
 
 #endif /* BROKER_ADAPTERS_LIBEVENT_H */

@@ -3,7 +3,7 @@
  * the loop. Link with libuv.
  *
  *     broker_uv_t *adapter;
- *     broker_uv_attach_client(&adapter, uv_default_loop(), client);
+ *     broker_uv_attach_client(&adapter, uv_default_loop(), client, NULL, NULL);
  *     uv_run(uv_default_loop(), UV_RUN_DEFAULT);
  *     broker_uv_detach(adapter);               (before or after broker_client_free())
  *     uv_run(uv_default_loop(), UV_RUN_DEFAULT);    (libuv closes its handles here)
@@ -11,6 +11,11 @@
  * Callbacks run inside uv_run(), in its thread. Each turn of the libuv loop is one step of the handle at most, so that
  * neither starves the other. An attached handle keeps uv_run() going, as any libuv handle does, until it is detached;
  * a broker_loop_t also until it has drained.
+ *
+ * In a forked process an adapter is over. What a worker does, in any order: uv_loop_fork(), before the next uv_run(),
+ * as libuv asks; broker_client_after_fork() and then broker_uv_attach_client() anew; broker_uv_detach() of what was
+ * inherited. None of it reaches the parent's loop. A handle that follows a fork (broker_client_follow_fork()) is
+ * detached and attached anew just so.
  *
  * Under -std=c99 rather than gnu99, uv.h itself wants _POSIX_C_SOURCE defined as 200112L or more.
  *
@@ -21,33 +26,35 @@
 
 #include "handle.h"
 
-#include <stdlib.h>
 #include <uv.h>
 
 /* An attached client or loop; its members are the adapter's own. Lives until libuv has closed the two handles. */
 typedef struct broker_uv {
-    broker_adapter_handle_t handle;
-    /* What broker_adapter_step() said last. */
-    int status;
-    int fd;
+    broker_adapter_t base;
     /* libuv handles that are not closed yet. */
     int open;
+    /* Steps under way. */
+    int stepping;
     uv_poll_t poll;
     uv_timer_t timer;
 } broker_uv_t;
 
+static inline void broker_uv__free_when_over(broker_uv_t *adapter) {
+    if (adapter->open == 0 && adapter->stepping == 0) {
+        free(adapter);
+    }
+}
+
 static inline void broker_uv__closed(uv_handle_t *handle) {
     broker_uv_t *adapter = (broker_uv_t *)handle->data;
     adapter->open -= 1;
-    if (adapter->open == 0) {
-        free(adapter);
-    }
+    broker_uv__free_when_over(adapter);
 }
 
 static inline void broker_uv__on_timer(uv_timer_t *timer);
 
 static inline void broker_uv__arm(broker_uv_t *adapter) {
-    int timeout = broker_adapter_timeout(&adapter->handle);
+    int timeout = broker_adapter_timeout(&adapter->base);
     if (timeout < 0) {
         uv_timer_stop(&adapter->timer);
     } else {
@@ -55,18 +62,22 @@ static inline void broker_uv__arm(broker_uv_t *adapter) {
     }
 }
 
-/* A callback may detach: the adapter is closing then, but libuv frees nothing before this has returned. */
+/* A callback may detach: the handles are closing then. */
 static inline void broker_uv__step(broker_uv_t *adapter) {
-    adapter->status = broker_adapter_step(&adapter->handle);
-    if (uv_is_closing((uv_handle_t *)&adapter->poll)) {
-        return;
+    int status;
+    adapter->stepping += 1;
+    status = broker_adapter_step(&adapter->base);
+    if (!uv_is_closing((uv_handle_t *)&adapter->poll) && !adapter->base.ended) {
+        if (status > 0) {
+            broker_uv__arm(adapter);
+        } else {
+            uv_poll_stop(&adapter->poll);
+            uv_timer_stop(&adapter->timer);
+            broker_adapter_end(&adapter->base, status);
+        }
     }
-    if (adapter->status > 0) {
-        broker_uv__arm(adapter);
-        return;
-    }
-    uv_poll_stop(&adapter->poll);
-    uv_timer_stop(&adapter->timer);
+    adapter->stepping -= 1;
+    broker_uv__free_when_over(adapter);
 }
 
 static inline void broker_uv__on_timer(uv_timer_t *timer) {
@@ -89,28 +100,30 @@ static inline void broker_uv_detach(broker_uv_t *adapter) {
     }
     uv_close((uv_handle_t *)&adapter->poll, broker_uv__closed);
     uv_close((uv_handle_t *)&adapter->timer, broker_uv__closed);
-    close(adapter->fd);
+    broker_adapter_close(&adapter->base);
 }
 
-static inline int broker_uv__attach(broker_uv_t **out, uv_loop_t *loop, broker_adapter_handle_t handle) {
+static inline int broker_uv__attach(broker_uv_t **out, uv_loop_t *loop, broker_client_t *client, broker_loop_t *broker,
+                                    broker_ended_cb ended, void *data) {
     broker_uv_t *adapter = (broker_uv_t *)calloc(1, sizeof *adapter);
-    int fd;
+    int code;
     *out = NULL;
     if (!adapter) {
         return BROKER_ESYS;
     }
-    fd = broker_adapter_open(&handle);
-    if (fd < 0 || uv_poll_init(loop, &adapter->poll, fd) != 0) {
-        if (fd >= 0) {
-            close(fd);
-        }
+    code = broker_adapter_open(&adapter->base, client, broker, ended, data);
+    if (code < 0) {
         free(adapter);
-        return fd < 0 ? fd : BROKER_ESYS;
+        return code;
+    }
+    code = uv_poll_init(loop, &adapter->poll, adapter->base.fd);
+    if (code != 0) {
+        broker_adapter_close(&adapter->base);
+        free(adapter);
+        errno = -code;
+        return BROKER_ESYS;
     }
     uv_timer_init(loop, &adapter->timer);
-    adapter->handle = handle;
-    adapter->status = 1;
-    adapter->fd = fd;
     adapter->open = 2;
     adapter->poll.data = adapter->timer.data = adapter;
     uv_poll_start(&adapter->poll, UV_READABLE, broker_uv__on_readable);
@@ -120,28 +133,19 @@ static inline int broker_uv__attach(broker_uv_t **out, uv_loop_t *loop, broker_a
 }
 
 /*
- * Watches a client in `loop`. *out is the caller's to give to broker_uv_detach(), NULL on failure. After
- * broker_client_after_fork(), detach and attach anew.
+ * Watches a client in `loop`. *out is the caller's to give to broker_uv_detach(), NULL on failure. `ended` may be NULL.
  *
  * A code of the client's if it is no good; BROKER_ESYS without descriptors or memory.
  */
-static inline int broker_uv_attach_client(broker_uv_t **out, uv_loop_t *loop, broker_client_t *client) {
-    broker_adapter_handle_t handle = {client, NULL};
-    return broker_uv__attach(out, loop, handle);
+static inline int broker_uv_attach_client(broker_uv_t **out, uv_loop_t *loop, broker_client_t *client,
+                                          broker_ended_cb ended, void *data) {
+    return broker_uv__attach(out, loop, client, NULL, ended, data);
 }
 
 /* The same for an embedded broker. */
-static inline int broker_uv_attach_loop(broker_uv_t **out, uv_loop_t *loop, broker_loop_t *broker) {
-    broker_adapter_handle_t handle = {NULL, broker};
-    return broker_uv__attach(out, loop, handle);
-}
-
-/*
- * 1 while it watches. 0 after a broker_loop_t has drained, and below 0 the code with which processing ended, such as
- * BROKER_ESTATE for a handle that was freed: nothing is watched any more, and broker_uv_detach() is still to come.
- */
-static inline int broker_uv_status(const broker_uv_t *adapter) {
-    return adapter->status;
+static inline int broker_uv_attach_loop(broker_uv_t **out, uv_loop_t *loop, broker_loop_t *broker,
+                                        broker_ended_cb ended, void *data) {
+    return broker_uv__attach(out, loop, NULL, broker, ended, data);
 }
 
 #endif /* BROKER_ADAPTERS_UV_H */
