@@ -5,7 +5,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use support::native::{C99, Language, Mode, check};
+use support::native::{C99, Language, Mode, check, foreign_headers};
 
 mod support;
 
@@ -19,6 +19,11 @@ const CXX20_PLAIN: Language =
 const C_AS_CXX17: Language = Language { compiler: "c++", flags: &["-x", "c++", "-std=c++17"] };
 const LINK_UV: [&str; 3] = ["-x", "none", "-luv"];
 const LINK_LIBEVENT: [&str; 3] = ["-x", "none", "-levent_core"];
+const LINK_GLIB: [&str; 3] = ["-x", "none", "-lglib-2.0"];
+const LINK_SYSTEMD: [&str; 3] = ["-x", "none", "-lsystemd"];
+const BOOST_ASIO: Language = Language { compiler: "c++", flags: &["-std=c++17", "-DBROKER_ASIO_BOOST"] };
+const STANDALONE_ASIO: Language =
+    Language { compiler: "c++", flags: &["-std=c++17", "-DBROKER_ASIO_STANDALONE"] };
 
 /// One test per program, language and the modes it runs in by default.
 macro_rules! programs {
@@ -49,6 +54,12 @@ programs! {
     libevent_in_cpp: "adapter_libevent.c" C_AS_CXX17, LINK_LIBEVENT, [Plain];
     epoll: "adapter_epoll.c" C99, [], [Valgrind, Sanitized];
     epoll_in_cpp: "adapter_epoll.c" C_AS_CXX17, ["-x", "none"], [Plain];
+    glib: "adapter_glib.c" C99, LINK_GLIB, [Valgrind, Sanitized];
+    glib_in_cpp: "adapter_glib.c" C_AS_CXX17, LINK_GLIB, [Plain];
+    sd_event: "adapter_sd_event.c" C99, LINK_SYSTEMD, [Valgrind, Sanitized];
+    sd_event_in_cpp: "adapter_sd_event.c" C_AS_CXX17, LINK_SYSTEMD, [Plain];
+    boost_asio: "adapter_asio.cpp" BOOST_ASIO, [], [Valgrind, Sanitized];
+    standalone_asio: "adapter_asio.cpp" STANDALONE_ASIO, [], [Plain, Sanitized];
     adapters_come_and_go_beside_forks: "adapter_threads.c" C99, [], [Plain, Sanitized];
     an_embedded_broker_beside_a_flood: "adapter_flood.c" C99, [], [Plain, Sanitized];
 }
@@ -58,7 +69,7 @@ fn compiles_alone(header: &str, compiler: &str, flags: &[&str]) {
     let include = Path::new(env!("CARGO_MANIFEST_DIR")).join("include");
     let mut command = Command::new(compiler);
     command.args(flags).args(["-Wall", "-Wextra", "-Wpedantic", "-Wshadow", "-Wconversion", "-Werror"]);
-    command.arg("-fsyntax-only").arg("-I").arg(&include);
+    command.args(foreign_headers()).arg("-fsyntax-only").arg("-I").arg(&include);
     command.arg("-include").arg(include.join(header));
     let output = command.arg("/dev/null").output().expect("run the compiler");
     let words = String::from_utf8_lossy(&output.stderr);
@@ -79,16 +90,21 @@ fn each_header_compiles_alone_in_every_language() {
             compiles_alone(header, "c++", flags);
         }
     }
-    let adapters = ["uv", "libevent", "epoll", "handle"];
+    let adapters = ["uv", "libevent", "epoll", "glib", "sd_event", "handle"];
     let adapters = adapters.map(|name| format!("broker/adapters/{name}.h"));
     for header in adapters.iter().map(String::as_str) {
         compiles_alone(header, "c++", &["-x", "c++", "-std=c++17", "-fno-exceptions", "-fno-rtti"]);
         compiles_alone(header, "cc", &["-x", "c", "-std=c11", "-D_POSIX_C_SOURCE=200809L"]);
         compiles_alone(header, "cc", &["-x", "c", "-std=c99", "-D_POSIX_C_SOURCE=200112L"]);
         compiles_alone(header, "cc", &["-x", "c", "-std=gnu99", "-Wformat=2"]);
-        if !header.contains("uv") {
-            // libuv's own header does not compile so.
+        if !header.contains("uv") && !header.contains("sd_event") {
+            // libuv's own header does not compile so; the other needs a clock.
             compiles_alone(header, "cc", &["-x", "c", "-std=c99"]);
+        }
+    }
+    for asio in ["-DBROKER_ASIO_BOOST", "-DBROKER_ASIO_STANDALONE", "-DASIO_STANDALONE", "-DNO_CHOICE"] {
+        for standard in ["-std=c++17", "-std=c++20"] {
+            compiles_alone("broker/adapters/asio.hpp", "c++", &["-x", "c++", standard, asio]);
         }
     }
 }

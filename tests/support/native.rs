@@ -56,6 +56,14 @@ pub(crate) fn soname() -> String {
     if major == "0" { format!("libbroker.so.0.{minor}") } else { format!("libbroker.so.{major}") }
 }
 
+/// Where GLib has its headers, which is not where compilers look. Not ours to warn about.
+pub(crate) fn foreign_headers() -> Vec<String> {
+    let output = Command::new("pkg-config").args(["--cflags-only-I", "glib-2.0"]).output();
+    let output = output.expect("run pkg-config");
+    let words = String::from_utf8_lossy(&output.stdout).into_owned();
+    words.split_whitespace().map(|word| word.replacen("-I", "-isystem", 1)).collect()
+}
+
 /// Compiles one program into `directory`.
 fn build(directory: &Path, source: &str, language: Language, mode: Mode, libraries: &[&str]) -> PathBuf {
     let program = directory.join("program");
@@ -73,6 +81,7 @@ fn build(directory: &Path, source: &str, language: Language, mode: Mode, librari
         ]);
     }
     command
+        .args(foreign_headers())
         .arg("-I")
         .arg(include)
         .arg("-I")
