@@ -21,6 +21,7 @@ const LINK_UV: [&str; 3] = ["-x", "none", "-luv"];
 const LINK_LIBEVENT: [&str; 3] = ["-x", "none", "-levent_core"];
 const LINK_GLIB: [&str; 3] = ["-x", "none", "-lglib-2.0"];
 const LINK_SYSTEMD: [&str; 3] = ["-x", "none", "-lsystemd"];
+const LINK_HIREDIS: [&str; 3] = ["-x", "none", "-lhiredis"];
 const BOOST_ASIO: Language = Language { compiler: "c++", flags: &["-std=c++17", "-DBROKER_ASIO_BOOST"] };
 const STANDALONE_ASIO: Language =
     Language { compiler: "c++", flags: &["-std=c++17", "-DBROKER_ASIO_STANDALONE"] };
@@ -61,6 +62,8 @@ programs! {
     boost_asio: "adapter_asio.cpp" BOOST_ASIO, [], [Valgrind, Sanitized];
     standalone_asio: "adapter_asio.cpp" STANDALONE_ASIO, [], [Plain, Sanitized];
     adapters_come_and_go_beside_forks: "adapter_threads.c" C99, [], [Plain, Sanitized];
+    formats: "format.c" C99, LINK_HIREDIS, [Valgrind, Sanitized];
+    formats_in_cpp: "format.c" C_AS_CXX17, LINK_HIREDIS, [Plain];
     an_embedded_broker_beside_a_flood: "adapter_flood.c" C99, [], [Plain, Sanitized];
 }
 
@@ -92,7 +95,7 @@ fn each_header_compiles_alone_in_every_language() {
     }
     let adapters = ["uv", "libevent", "epoll", "glib", "sd_event", "handle"];
     let adapters = adapters.map(|name| format!("broker/adapters/{name}.h"));
-    for header in adapters.iter().map(String::as_str) {
+    for header in adapters.iter().map(String::as_str).chain(["broker/format.h"]) {
         compiles_alone(header, "c++", &["-x", "c++", "-std=c++17", "-fno-exceptions", "-fno-rtti"]);
         compiles_alone(header, "cc", &["-x", "c", "-std=c11", "-D_POSIX_C_SOURCE=200809L"]);
         compiles_alone(header, "cc", &["-x", "c", "-std=c99", "-D_POSIX_C_SOURCE=200112L"]);
