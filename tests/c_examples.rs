@@ -31,6 +31,21 @@ fn libuv_has_ten_thousand_requests_in_flight() {
 }
 
 #[test]
+fn glib_counts_beside_a_timeout() {
+    with_and_without_a_broker(Examples::check_glib);
+}
+
+#[test]
+fn sd_event_gets_messages_beside_a_timer() {
+    with_and_without_a_broker(Examples::check_sd_event);
+}
+
+#[test]
+fn asio_counts_in_a_parent_and_a_worker() {
+    with_and_without_a_broker(Examples::check_asio);
+}
+
+#[test]
 fn pubsub_gets_every_message() {
     with_and_without_a_broker(Examples::check_pubsub);
 }

@@ -12,7 +12,7 @@ use support::{Broker, Redis};
 mod support;
 
 /// Programs that need libbroker.so, when they are not linked with the archive.
-const OURS: [&str; 9] = [
+const OURS: [&str; 12] = [
     "sync",
     "async_epoll",
     "pubsub",
@@ -21,6 +21,9 @@ const OURS: [&str; 9] = [
     "prefork",
     "libbroker_child",
     "libuv",
+    "glib",
+    "sd_event",
+    "asio",
     "client",
 ];
 

@@ -204,6 +204,21 @@ account:a: 200
         assert_eq!(output, "10000 of 10000 replies right\nthe timer ticked meanwhile\n");
     }
 
+    /// glib.c: one request after the other beside a timeout.
+    pub(crate) fn check_glib(&self, socket: &Path) {
+        self.prints("glib", socket, "counted to 1000\nthe timeout came meanwhile\n");
+    }
+
+    /// sd_event.c: messages beside a timer.
+    pub(crate) fn check_sd_event(&self, socket: &Path) {
+        self.prints("sd_event", socket, "message 1\nmessage 2\nmessage 3\n");
+    }
+
+    /// asio.cpp: a parent and a worker that it forked.
+    pub(crate) fn check_asio(&self, socket: &Path) {
+        self.prints("asio", socket, "counted to 2000 in two processes\n");
+    }
+
     /// client.cpp: what broker.hpp adds.
     pub(crate) fn check_client(&self, socket: &Path) {
         let wanted = "\
@@ -233,6 +248,9 @@ twice: OK, 200 at attempt 2
         self.check_prefork(&Redis::start(), 10_000, 50);
         self.check_child("libbroker_child", socket);
         self.check_libuv(socket);
+        self.check_glib(socket);
+        self.check_sd_event(socket);
+        self.check_asio(socket);
         self.check_client(socket);
         self.check_child("hiredis_child", socket);
     }
