@@ -7,7 +7,9 @@
 
 #include "../broker.h"
 
+#include <array>
 #include <charconv>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
@@ -20,6 +22,7 @@
 #include <tuple>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
 namespace broker {
 
@@ -166,6 +169,10 @@ inline result<void> done_or(int code, const char* words = nullptr) {
 template <class T> struct owns : std::true_type {};
 template <template <class...> class C, class... A> struct owns<C<A...>> : std::conjunction<owns<A>...> {};
 template <> struct owns<std::string_view> : std::false_type {};
+template <class T, std::size_t N> struct owns<std::array<T, N>> : owns<T> {};
+
+/// What a binary text is made of.
+template <class T> struct is_byte : std::disjunction<std::is_same<T, unsigned char>, std::is_same<T, std::byte>> {};
 
 } // namespace detail
 
@@ -209,9 +216,10 @@ public:
     const broker_reply_t* get() const noexcept { return raw_; }
 
     /// As a T: integers, floating point, bool (BOOL, or INTEGER 0 and 1), std::string, std::string_view (as long as the
-    /// reply lives), std::optional (empty for NIL), std::pair, std::tuple, containers, and containers of pairs (maps)
-    /// whether Redis sends a map, a flat list or a list of pairs. Numbers are read from text too. Never a guess:
-    /// anything else is wrong_type, and an error inside a reply is error_reply.
+    /// reply lives), std::vector of std::uint8_t or std::byte (the bytes of a text), std::chrono durations (an integer,
+    /// counted in their unit), std::optional (empty for NIL), std::pair, std::tuple, std::array, containers, and
+    /// containers of pairs (maps) whether Redis sends a map, a flat list or a list of pairs. Numbers are read from text
+    /// too. Never a guess: anything else is wrong_type, and an error inside a reply is error_reply.
     template <class T> result<T> try_as() const { return convert<T>::from(*this); }
 #if defined(__cpp_exceptions)
     template <class T> T as() const { return detail::take(try_as<T>()); }
@@ -297,7 +305,8 @@ template <class T, class = void> struct is_container : std::false_type {};
 template <class T>
 struct is_container<T, std::void_t<decltype(std::declval<T&>().insert(
                            std::declval<T&>().end(), std::declval<typename T::value_type>()))>> : std::true_type {};
-template <class... A> struct is_container<std::basic_string<A...>> : std::false_type {};
+template <class T> struct is_bytes_vector : std::false_type {};
+template <class T> struct is_bytes_vector<std::vector<T>> : is_byte<T> {};
 
 template <class Pair> result<Pair> pair_of(reply_view first, reply_view second) {
     auto key = first.try_as<typename Pair::first_type>();
@@ -351,6 +360,21 @@ template <> struct convert<std::string> {
         return detail::is_text(r) ? result<std::string>(std::string(r.str())) : detail::mismatch(r, "text");
     }
 };
+template <class Byte> struct convert<std::vector<Byte>, std::enable_if_t<detail::is_byte<Byte>::value>> {
+    static result<std::vector<Byte>> from(reply_view r) {
+        if (!detail::is_text(r)) return detail::mismatch(r, "text");
+        const auto* const bytes = reinterpret_cast<const Byte*>(r.str().data());
+        return std::vector<Byte>(bytes, bytes + r.str().size());
+    }
+};
+/// What PTTL and TTL reply: -1 and -2 stay what they are.
+template <class Rep, class Period> struct convert<std::chrono::duration<Rep, Period>> {
+    static result<std::chrono::duration<Rep, Period>> from(reply_view r) {
+        auto count = r.try_as<Rep>();
+        if (!count.ok()) return *count.fault();
+        return std::chrono::duration<Rep, Period>(count.value());
+    }
+};
 template <class T> struct convert<std::optional<T>> {
     static result<std::optional<T>> from(reply_view r) {
         if (r.is_nil()) return std::optional<T>();
@@ -381,7 +405,24 @@ private:
         return std::tuple<T...>(std::move(std::get<I>(parts)).value()...);
     }
 };
-template <class T> struct convert<T, std::enable_if_t<detail::is_container<T>::value>> {
+template <class T, std::size_t N> struct convert<std::array<T, N>> {
+    static result<std::array<T, N>> from(reply_view r) {
+        if (!r.is_aggregate() || r.size() != N) return detail::mismatch(r, "as many elements");
+        return build(r, std::make_index_sequence<N>());
+    }
+
+private:
+    template <std::size_t... I>
+    static result<std::array<T, N>> build(reply_view r, std::index_sequence<I...>) {
+        std::array<result<T>, N> parts{{r[I].template try_as<T>()...}};
+        for (const auto& part : parts) {
+            if (!part.ok()) return *part.fault();
+        }
+        return std::array<T, N>{{std::move(parts[I]).value()...}};
+    }
+};
+template <class T>
+struct convert<T, std::enable_if_t<detail::is_container<T>::value && !detail::is_bytes_vector<T>::value>> {
     using element = typename detail::element<typename T::value_type>::type;
 
     static result<T> from(reply_view r) {

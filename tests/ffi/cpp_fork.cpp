@@ -130,11 +130,33 @@ static void a_destroyed_callable_may_try_to_submit() {
     while (!answered) client->wait();
 }
 
+/// The handle goes with the copy that is made, and so do its callables.
+static void a_client_may_follow() {
+    auto state = std::make_unique<pending>();
+    SAME(state->client.follow_fork(true), BROKER_OK);
+    const pid_t pid = fork();
+    CHECK(pid >= 0);
+    if (pid == 0) {
+        begin();
+        SAME(state->client.follow_fork(false), BROKER_OK);
+        SAME(token::alive, 12);
+        state->finish();
+        state.reset();
+        SAME(token::alive, 0);
+        std::exit(0);
+    }
+    CODE(state->client.try_call("PING"), BROKER_EFORKED);
+    state.reset();
+    SAME(token::alive, 0);
+    expect_good_end(pid);
+}
+
 int main() {
     return run({
         a_copy_starts_afresh,
         a_copy_may_only_destroy,
         a_copy_made_in_a_callable_destroys_the_client,
         a_destroyed_callable_may_try_to_submit,
+        a_client_may_follow,
     });
 }

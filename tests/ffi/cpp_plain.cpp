@@ -1,7 +1,12 @@
 // broker.hpp without exceptions and RTTI: every outcome is a result. Also built with them, where it must do the same.
 #include "cpp_check.hpp"
 
+#include <map>
 #include <memory>
+#if defined(__cpp_impl_coroutine)
+#include <span>
+#endif
+#include <thread>
 #include <vector>
 
 static void calls_give_values_and_codes() {
@@ -20,7 +25,27 @@ static void calls_give_values_and_codes() {
     CHECK(unsupported.message().size() > std::string_view(broker_strerror(BROKER_EUNSUPPORTED)).size());
     CHECK(unsupported.fault()->word().empty());
     CODE(client.try_call({"BLPOP", "nobody", 0}, std::chrono::milliseconds(30)), BROKER_ETIMEDOUT);
-    CODE(client.try_call({"BLPOP", "nobody", 0}, std::chrono::milliseconds(-5)), BROKER_ETIMEDOUT);
+}
+
+static void time_limits_are_durations() {
+    using namespace std::chrono;
+    SAME(broker::forever.ms(1), BROKER_FOREVER);
+    SAME(broker::time_limit().ms(0), BROKER_FOREVER);
+    SAME(broker::time_limit(milliseconds(-1)).ms(1), 1);
+    SAME(broker::time_limit(seconds(0)).ms(0), 0);
+    SAME(broker::time_limit(nanoseconds(1)).ms(0), 1);
+    SAME(broker::time_limit(microseconds(1001)).ms(1), 2);
+    SAME(broker::time_limit(duration<double>(0.25)).ms(1), 250);
+    SAME(broker::time_limit(hours::max()).ms(1), INT_MAX);
+    SAME(broker::time_limit(nanoseconds::max()).ms(1), INT_MAX);
+    SAME(broker::time_limit(hours::min()).ms(0), 0);
+    broker::client client = connect();
+    // One that has passed is not one that never does.
+    for (const auto passed : {milliseconds(-5), milliseconds(-1), milliseconds(0)})
+        CODE(client.try_call({"BLPOP", "nobody", 0}, passed), BROKER_ETIMEDOUT);
+    SAME(OK(client.try_call<std::string>({"PING"}, broker::forever)), "PONG");
+    OK(client.try_wait(milliseconds(-1)));
+    OK(client.try_wait(seconds(0)));
 }
 
 static void words_are_texts_numbers_and_ranges() {
@@ -42,6 +67,82 @@ static void words_are_texts_numbers_and_ranges() {
     SAME(OK(client.try_call<std::string>("GET", "float")), "0.1");
     SAME(OK(client.try_call<std::string>("ECHO", std::numeric_limits<std::int64_t>::min())), "-9223372036854775808");
     SAME(OK(client.try_call<std::string>("ECHO", std::numeric_limits<std::uint64_t>::max())), "18446744073709551615");
+    SAME(OK(client.try_call<std::string>("ECHO", 1e300)), "1e+300");
+    SAME(OK(client.try_call<std::string>("ECHO", 0.1F)), "0.1");
+}
+
+static void words_are_bytes_tuples_and_maps() {
+    broker::client client = connect();
+    const std::vector<std::uint8_t> bytes{0, 255, '\r', '\n', 7};
+    const std::array<std::byte, 2> pair{std::byte{1}, std::byte{0}};
+    const unsigned char raw[] = {'r', 'a', 'w'};
+    SAME(OK(client.try_call<int>("DEL", "b", "h")), 0);
+    OK(client.try_call<void>("SET", "b", bytes));
+    CHECK(OK(client.try_call<std::vector<std::uint8_t>>("GET", "b")) == bytes);
+    CHECK(OK(client.try_call<std::vector<std::byte>>("GET", "b"))[1] == std::byte{255});
+    SAME(OK(client.try_call<int>("STRLEN", std::vector<std::byte>())), 0);
+    OK(client.try_call<void>("HSET", "h", std::map<std::string, std::vector<std::uint8_t>>{{"f", bytes}, {"g", {}}}));
+    SAME(OK(client.try_call<int>("HSTRLEN", "h", "f")), 5);
+    OK(client.try_call<void>("HSET", "h", std::make_tuple("t", 1, std::string("u"), pair), "raw", raw));
+    SAME(OK(client.try_call<int>("HSTRLEN", "h", "u")), 2);
+    SAME(OK(client.try_call<std::string>("HGET", "h", "raw")), "raw");
+    // What may be left out is left out as a whole.
+    std::optional<std::pair<const char*, int>> expiry;
+    OK(client.try_call<void>("SET", "b", "x", expiry));
+    SAME(OK(client.try_call<std::chrono::seconds>("TTL", "b")).count(), -1);
+    expiry.emplace("PX", 100000);
+    OK(client.try_call<void>("SET", "b", "x", expiry));
+    CHECK(OK(client.try_call<std::chrono::milliseconds>("PTTL", "b")) > std::chrono::seconds(50));
+#if defined(__cpp_lib_span)
+    OK(client.try_call<void>("SET", "b", std::span(bytes).subspan(1, 2)));
+    SAME(OK(client.try_call<std::string>("GET", "b")), "\xff\r");
+    OK(client.try_call<void>("SET", "b", std::as_bytes(std::span(raw))));
+    SAME(OK(client.try_call<std::string>("GET", "b")), "raw");
+    const std::vector<std::string> fields{"raw", "u"};
+    SAME(OK(client.try_call<std::vector<std::string>>("HMGET", "h", std::span(fields)))[0], "raw");
+#endif
+}
+
+static void a_null_text_is_refused() {
+    broker::client client = connect();
+    const char* const nothing = nullptr;
+    token::alive = 0;
+    const auto refused = client.try_call("SET", "k", nothing);
+    CODE(refused, BROKER_EINVAL);
+    CHECK(refused.message().find("NULL") != std::string_view::npos);
+    CODE(client.try_call(nothing), BROKER_EINVAL);
+    CODE(client.try_call("MGET", std::vector<const char*>{"a", nothing, "b"}), BROKER_EINVAL);
+    CODE(client.try_submit({"GET", nothing}, [here = token()](auto) { CHECK(false); }), BROKER_EINVAL);
+    CODE(client.try_submit_future("GET", nothing).get(), BROKER_EINVAL);
+    broker::transaction block;
+    CODE(block.try_add("GET", nothing), BROKER_EINVAL);
+    SAME(block.size(), 0);
+    SAME(token::alive, 0);
+    // An empty one is a text.
+    SAME(OK(client.try_call<std::string>("ECHO", std::string_view())), "");
+}
+
+static void what_is_posted_runs_once() {
+    token::alive = 0;
+    std::vector<int> seen;
+    {
+        broker::client client = connect();
+        std::thread other([&] {
+            for (int i = 0; i < 3; ++i)
+                OK(client.try_post([&seen, i, own = std::make_unique<token>()](int status) {
+                    SAME(status, BROKER_OK);
+                    seen.push_back(i);
+                }));
+        });
+        while (seen.size() < 3) OK(client.try_wait());
+        other.join();
+        SAME(token::alive, 0);
+        OK(client.try_post([&seen, here = token()](int status) { seen.push_back(status); }));
+    }
+    SAME(seen.size(), 4);
+    for (int i = 0; i < 3; ++i) SAME(seen[static_cast<std::size_t>(i)], i);
+    SAME(seen[3], BROKER_ECANCELED);
+    SAME(token::alive, 0);
 }
 
 static void submitted_callables_come_in_order() {
@@ -76,10 +177,11 @@ static void transactions_sessions_and_optimism() {
     SAME(std::get<1>(both), 5);
     OK(block.try_add("LPUSH", "t", "x"));
     CODE((client.try_call<std::tuple<std::string, int, int>>(block)), broker::error_reply);
-    block.clear();
+    SAME(block.size(), 3);
+    block = broker::transaction();
     CODE(client.try_call(block), BROKER_EINVAL);
 
-    broker::session session = OK(broker::session::open(client));
+    broker::session session = OK(client.try_open_session());
     OK(session.try_watch("t"));
     OK(client.try_call<void>("SET", "t", "changed"));
     OK(block.try_add("SET", "t", "mine"));
@@ -139,6 +241,11 @@ static void subscriptions_end_with_their_object() {
     OK(client.try_call<void>("PUBLISH", "news", "again"));
     while (seen.size() < 5) OK(client.try_wait());
     SAME(seen[4], "message  news again");
+    // Its callable is gone with it, though C has a last call to make.
+    token::alive = 0;
+    { const auto brief = OK(client.try_subscribe("brief", [here = token()](auto) { CHECK(false); })); }
+    SAME(token::alive, 0);
+    OK(client.try_call("PING"));
     seen.clear();
     broker::subscription shard = OK(client.try_ssubscribe("shard", note));
     while (seen.empty()) OK(client.try_wait());
@@ -183,7 +290,11 @@ static void the_state_and_pushes_are_told() {
 int main() {
     return run({
         calls_give_values_and_codes,
+        time_limits_are_durations,
         words_are_texts_numbers_and_ranges,
+        words_are_bytes_tuples_and_maps,
+        a_null_text_is_refused,
+        what_is_posted_runs_once,
         submitted_callables_come_in_order,
         transactions_sessions_and_optimism,
         futures_hold_results,

@@ -71,6 +71,16 @@ static void data_of_both_protocols(broker::client& client) {
     CHECK(client.call<optional<float>>("ZSCORE", "z", "two") == 2.5F);
     CHECK(!client.call<optional<double>>("ZSCORE", "z", "none"));
     CHECK((client.call<std::list<unsigned char>>("LRANGE", "l", 0, -1) == std::list<unsigned char>{3, 4}));
+    CHECK((client.call<std::array<int, 2>>("LRANGE", "l", 0, -1) == std::array<int, 2>{3, 4}));
+    CHECK((client.call<std::array<optional<string>, 2>>("MGET", "none", "none") == std::array<optional<string>, 2>{}));
+    CHECK((client.call<vector<std::array<string, 2>>>("EVAL", "return {{'a','b'},{'c','d'}}", 0)[1][0] == "c"));
+    CHECK((client.call<vector<vector<std::uint8_t>>>("LRANGE", "l", 0, 0) == vector<vector<std::uint8_t>>{{'3'}}));
+    CHECK((client.call<optional<vector<std::byte>>>("GET", "none") == std::nullopt));
+    client.call<void>("EXPIRE", "l", 1000);
+    CHECK(client.call<std::chrono::seconds>("TTL", "l") > std::chrono::minutes(15));
+    CHECK(client.call<std::chrono::milliseconds>("PTTL", "l") <= std::chrono::seconds(1000));
+    CHECK(client.call<std::chrono::seconds>("TTL", "none") == std::chrono::seconds(-2));
+    CHECK(client.call<std::chrono::duration<double>>("ECHO", "0.5") == std::chrono::milliseconds(500));
     SAME(client.call<point>("LRANGE", "l", 0, -1).y, 4);
     CHECK((client.call<vector<point>>("EVAL", "return {{1,2},{3,4}}", 0)[1].x == 3));
     CHECK((client.call<vector<optional<string>>>("MGET", "none", "none")[1] == std::nullopt));
@@ -108,18 +118,20 @@ static void what_does_not_fit_is_refused(broker::client& client) {
     CHECK(integer.as<double>() == 300);
     refuse<signed char>(integer), refuse<unsigned char>(integer), refuse<bool>(integer), refuse<string>(integer);
     refuse<vector<int>>(integer), refuse<point>(integer), refuse<string_view>(integer);
+    refuse<vector<std::uint8_t>>(integer), refuse<std::array<int, 1>>(integer);
     const auto negative = client.call("EVAL", "return -1", 0);
     refuse<unsigned>(negative), refuse<std::uint64_t>(negative);
     const auto text = client.call("ECHO", "12x");
     refuse<int>(text), refuse<double>(text), refuse<bool>(text), refuse<vector<string>>(text);
-    refuse<set<int>>(text), refuse<map<int, int>>(text);
+    refuse<set<int>>(text), refuse<map<int, int>>(text), refuse<std::chrono::seconds>(text);
     const auto huge = client.call("ECHO", "9223372036854775808");
     refuse<std::int64_t>(huge);
     SAME(huge.as<std::uint64_t>(), 9223372036854775808U);
     const auto three = client.call("EVAL", "return {1,2,3}", 0);
     refuse<map<int, int>>(three), refuse<point>(three), refuse<string>(three), refuse<int>(three);
     refuse<tuple<int, int>>(three), refuse<tuple<int, int, int, int>>(three), refuse<tuple<int, int, vector<int>>>(three);
-    refuse<optional<int>>(three);
+    refuse<optional<int>>(three), refuse<std::array<int, 2>>(three), refuse<std::array<vector<int>, 3>>(three);
+    refuse<vector<std::byte>>(three);
     const auto nil = client.call("GET", "none");
     CHECK(nil.is_nil() && !nil.as<optional<int>>());
     refuse<int>(nil), refuse<string>(nil), refuse<vector<int>>(nil), refuse<bool>(nil), refuse<double>(nil);
@@ -152,6 +164,8 @@ static void replies_are_kept_and_moved(broker::client& client) {
     for (const broker::reply_view one : kept) sum += one.as<int>();
     SAME(sum, 6);
     SAME(client.call<broker::reply>("PING").as<string>(), "PONG");
+    static_assert(broker::detail::owns<map<string, std::array<string, 2>>>::value);
+    static_assert(!broker::detail::owns<map<string, std::array<string_view, 2>>>::value);
 }
 
 static void both_protocols() {
