@@ -5,7 +5,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use support::native::{C99, Language, Mode, check, foreign_headers};
+use support::native::{C99, Language, Mode, Native, check, foreign_headers};
 
 mod support;
 
@@ -15,6 +15,9 @@ const CXX17_PLAIN: Language =
 const CXX20: Language = Language { compiler: "c++", flags: &["-std=c++20", "-Wshadow"] };
 const CXX20_PLAIN: Language =
     Language { compiler: "c++", flags: &["-std=c++20", "-Wshadow", "-fno-exceptions", "-fno-rtti"] };
+/// The library itself is not instrumented: what it does with memory of its own is not to be judged.
+const CXX17_THREADS: Language =
+    Language { compiler: "c++", flags: &["-std=c++17", "-Wshadow", "-fsanitize=thread"] };
 /// The programs written in C, by the other compiler.
 const C_AS_CXX17: Language = Language { compiler: "c++", flags: &["-x", "c++", "-std=c++17"] };
 const LINK_UV: [&str; 3] = ["-x", "none", "-luv"];
@@ -47,6 +50,8 @@ programs! {
     cpp_callables: "cpp_callbacks.cpp" CXX17, [], [Valgrind, Sanitized];
     cpp_fork: "cpp_fork.cpp" CXX17, [], [Valgrind, Sanitized];
     cpp_loop: "cpp_loop.cpp" CXX17, [], [Valgrind, Sanitized];
+    cpp_threads: "cpp_threads.cpp" CXX17, [], [Valgrind, Sanitized];
+    cpp_threads_without_exceptions: "cpp_threads.cpp" CXX20_PLAIN, [], [Plain];
     cpp_coroutines: "cpp_coroutines.cpp" CXX20, [], [Valgrind, Sanitized];
     cpp_coroutines_without_exceptions: "cpp_coroutines.cpp" CXX20_PLAIN, [], [Plain];
     libuv: "adapter_uv.c" C99, LINK_UV, [Valgrind, Sanitized];
@@ -65,6 +70,12 @@ programs! {
     formats: "format.c" C99, LINK_HIREDIS, [Valgrind, Sanitized];
     formats_in_cpp: "format.c" C_AS_CXX17, LINK_HIREDIS, [Plain];
     an_embedded_broker_beside_a_flood: "adapter_flood.c" C99, [], [Plain, Sanitized];
+}
+
+/// Of one client for many threads, no access is unordered.
+#[test]
+fn cpp_threads_without_a_race() {
+    Native::build("cpp_threads.cpp", CXX17_THREADS, Mode::Plain, &[]).check(&[]);
 }
 
 /// A program that includes nothing but this header compiles without a warning.
@@ -89,8 +100,10 @@ fn each_header_compiles_alone_in_every_language() {
         &["-x", "c++", "-std=c++23"],
     ];
     for flags in strict {
-        for header in ["broker.hpp", "broker/request.hpp", "broker/reply.hpp"] {
-            compiles_alone(header, "c++", flags);
+        let parts = ["reply.hpp", "command.hpp", "request.hpp", "crowd.hpp", "shared_client.hpp"];
+        compiles_alone("broker.hpp", "c++", flags);
+        for part in parts {
+            compiles_alone(&format!("broker/{part}"), "c++", flags);
         }
     }
     let adapters = ["uv", "libevent", "epoll", "glib", "sd_event", "handle"];

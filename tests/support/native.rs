@@ -141,6 +141,7 @@ impl Native {
             Mode::Plain | Mode::Sanitized => Command::new(&self.program),
         };
         let patience = if self.mode == Mode::Valgrind { "240" } else { "60" };
+        let races = sources().join("tsan.supp");
         command
             .args(args)
             .env_remove("BROKER_ENDPOINT")
@@ -152,6 +153,10 @@ impl Native {
             .env("BROKER_TEST_BINARY", env!("CARGO_BIN_EXE_broker"))
             .env("BROKER_TEST_PATIENCE", patience)
             .env("ASAN_OPTIONS", format!("detect_leaks=1:exitcode={SANITIZER}"))
+            .env(
+                "TSAN_OPTIONS",
+                format!("exitcode={SANITIZER}:die_after_fork=0:suppressions={}", races.display()),
+            )
             .stdin(Stdio::null());
         if let Some(broker) = &self.broker {
             command.env("BROKER_TEST_ENDPOINT", format!("unix://{}", broker.socket().display()));
