@@ -1,5 +1,5 @@
 // A client in C++17, through <broker.hpp>: replies as the types that the program asks for, callables, futures,
-// subscriptions, an optimistic transaction, and exceptions for what fails.
+// subscriptions, an optimistic transaction, exceptions for what fails, and one client for many threads.
 //
 //     client ENDPOINT
 //
@@ -8,10 +8,11 @@
 #include <map>
 #include <optional>
 #include <string>
+#include <thread>
 #include <tuple>
 #include <vector>
 
-#include <broker.hpp>
+#include <broker/shared_client.hpp>
 
 using namespace std::chrono_literals;
 
@@ -105,6 +106,23 @@ static void optimistic(broker::client &redis) {
     std::cout << "twice: " << set << ", " << value << " at attempt " << attempts << "\n";
 }
 
+// Many threads on one connection: those that wait do the work for each other.
+static void threads(const std::string &endpoint) {
+    const broker::shared_client redis(endpoint);
+    std::vector<std::thread> workers;
+    for (int i = 0; i < 8; ++i) {
+        workers.emplace_back([&redis] {
+            auto under_way = redis.submit<int>("INCR", "client:together");
+            redis.call<void>({"INCR", "client:together"}, 5s);
+            under_way.get();
+        });
+    }
+    for (auto &worker : workers) {
+        worker.join();
+    }
+    std::cout << "together: " << redis.call<int>("GET", "client:together") << "\n";
+}
+
 int main(int argc, char **argv) {
     if (argc != 2) {
         std::cerr << "usage: client ENDPOINT\n";
@@ -117,7 +135,8 @@ int main(int argc, char **argv) {
         asynchronous(redis);
         messages(redis);
         optimistic(redis);
-        redis.call<void>("DEL", "client:answer", "client:marks", "client:count");
+        threads(argv[1]);
+        redis.call<void>("DEL", "client:answer", "client:marks", "client:count", "client:together");
     } catch (const broker::error &error) {
         std::cerr << "client: " << broker_err_name(error.code()) << ": " << error.what() << "\n";
         return 1;

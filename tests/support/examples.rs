@@ -232,6 +232,7 @@ sum: 55
 length: 2
 news: first, second
 twice: OK, 200 at attempt 2
+together: 16
 ";
         self.prints("client", socket, wanted);
     }
