@@ -923,7 +923,7 @@ int broker_client_process(broker_client_t *client,
 
 /**
  * Makes the descriptor readable and ends a wait: how a signal handler tells the client's own thread to look at a flag of
- * the program's; other threads may use broker_client_post(). [any thread; async-signal-safe, one write(2)]
+ * the program's; other threads may use broker_client_post(). [any thread; async-signal-safe]
  *
  * BROKER_EINVAL for NULL; BROKER_ESTATE when freed; BROKER_EFORKED.
  */
@@ -931,7 +931,8 @@ int broker_client_wakeup(broker_client_t *client);
 
 /**
  * Has `cb` run once in the client's own thread, from inside its processing, and wakes that; if the client is freed first,
- * it runs in broker_client_free() with BROKER_ECANCELED. In the order in which they were posted. When it returns an
+ * it runs in broker_client_free() with BROKER_ECANCELED (of a session, in the next processing of its client). In the order in
+ * which they were posted. When it returns an
  * error, `cb` is never called. [any thread]
  *
  * BROKER_EINVAL for NULL; BROKER_EAGAIN when 65,536 wait to be run; BROKER_ESTATE when freed; BROKER_EFORKED.

@@ -177,10 +177,20 @@ impl Handle for Handled {
 pub(super) struct Post {
     callback: unsafe extern "C" fn(*mut broker_client_t, c_int, *mut c_void),
     handle: *mut broker_client_t,
+    /// Which tenant of the handle's memory is meant.
+    serial: u64,
     data: *mut c_void,
 }
 
 impl Post {
+    /// What it is told: a session may have been freed since.
+    pub(super) fn status(&self) -> c_int {
+        match Shell::of(shell(self.handle)) {
+            Ok(shell) if shell.serial() == self.serial && shell.check() != Err(BROKER_ESTATE) => BROKER_OK,
+            _ => BROKER_ECANCELED,
+        }
+    }
+
     pub(super) fn run(self, status: c_int) {
         // SAFETY: the function was given to be called so, in the thread that uses the client.
         unsafe { (self.callback)(self.handle, status, self.data) }
@@ -247,9 +257,15 @@ impl Own {
 
 /// Follows a handle: a session to its client, a client of a loop to that.
 fn find<'a>(pointer: *const broker_client_t) -> Result<(Home<'a>, Option<SessionKey>), c_int> {
+    find_tenant(pointer, None)
+}
+
+/// The same, if the handle is still the one of that serial.
+fn find_tenant<'a>(
+    mut pointer: *const broker_client_t,
+    mut serial: Option<u64>,
+) -> Result<(Home<'a>, Option<SessionKey>), c_int> {
     let mut session = None;
-    let mut pointer = pointer;
-    let mut serial = None;
     loop {
         let own = Shell::of(shell(pointer))?;
         if serial.is_some_and(|serial| serial != own.serial()) {
@@ -503,11 +519,11 @@ fn conclude(handled: Handled, posts: Vec<Post>, silent: bool) {
             if let Ok(Home::Loop(shell, _, key)) = of.find::<()>() {
                 let in_callback = shell.in_callback();
                 let ended = shell.borrow(|looping| looping.end_client(key, in_callback));
-                ended.unwrap_or_default().into_iter().for_each(Due::call);
+                call_all(ended.unwrap_or_default());
             }
         }
         Handled::Session(session) => {
-            let closed = find(session.of).and_then(|(home, _)| {
+            let closed = find_tenant(session.of, Some(session.serial)).and_then(|(home, _)| {
                 home.with(None, |at| {
                     at.requests.close_session(session.key);
                     Ok(())
@@ -517,14 +533,37 @@ fn conclude(handled: Handled, posts: Vec<Post>, silent: bool) {
             let _ = closed;
         }
     }
-    posts.into_iter().for_each(|post| post.run(BROKER_ECANCELED));
+    cancel_all(posts);
 }
 
+/// Closes it before the first callback: should one fork, the copy has nothing left to close a second time.
 fn conclude_own(mut own: Own) {
     own.client.close();
     let mut all = usize::MAX;
-    while let Some(due) = own.next_due(&mut all) {
+    let dues = std::iter::from_fn(|| own.next_due(&mut all)).collect();
+    drop(own);
+    call_all(dues);
+}
+
+/// Calls back, in this process alone: a copy that one of them makes has none of the others.
+pub(super) fn call_all(dues: Vec<Due>) {
+    let generation = fork::generation();
+    for due in dues {
+        if fork::generation() != generation {
+            return;
+        }
         due.call();
+    }
+}
+
+/// Tells that what was posted will not run, in the same way.
+pub(super) fn cancel_all(posts: impl IntoIterator<Item = Post>) {
+    let generation = fork::generation();
+    for post in posts {
+        if fork::generation() != generation {
+            return;
+        }
+        post.run(BROKER_ECANCELED);
     }
 }
 
@@ -829,6 +868,7 @@ fn go_on_calling(shell: &'static Shell<Handled>, calling: &mut Calling<'_>) -> R
 
 fn go_on_calling_in_loop(shell: &'static Shell<Looping>, calling: &mut Calling<'_>) -> Result<Step, c_int> {
     let Home::Loop(_, pointer, _) = calling.home else { return Err(BROKER_ESTATE) };
+    embed::drive(shell);
     let tag = calling.tag(shell.serial())?;
     loop {
         if !std::mem::take(&mut calling.waited) {
@@ -906,31 +946,40 @@ fn look(shell: &Shell<Handled>) -> Result<(), c_int> {
     })?
 }
 
-/// Runs one callback; what it freed ends when the outermost has returned.
-fn call_out(shell: &Shell<Handled>, callback: impl FnOnce()) -> Result<(), c_int> {
+/// Runs one callback; what it freed ends when the outermost has returned. False: the handle is another by now, since the
+/// callback has forked and this is the copy, in which it was made anew.
+fn call_out(shell: &Shell<Handled>, callback: impl FnOnce()) -> Result<bool, c_int> {
     if shell.call_out(callback) {
-        return Ok(());
+        return Ok(true);
     }
+    end_freed(shell);
+    shell.check().map(|()| false)
+}
+
+fn end_freed(shell: &Shell<Handled>) {
     let silent = shell.is_forked();
     if let Some(handled) = shell.finish() {
         conclude(handled, shell.take_posts(), silent);
     }
-    shell.check()
 }
 
 /// Runs what has been posted by now; how much that was.
 fn run_posts(shell: &Shell<Handled>) -> Result<c_int, c_int> {
     let mut ran = 0;
+    let generation = fork::generation();
     let mut posts = shell.take_posts().into_iter();
     while let Some(post) = posts.next() {
         ran += 1;
-        if let Err(code) = call_out(shell, || post.run(BROKER_OK)) {
-            // Freed in it: the others are told so. In a forked copy they are the parent's.
-            if !shell.is_forked() {
-                posts.for_each(|post| post.run(BROKER_ECANCELED));
-            }
-            return Err(code);
+        let status = post.status();
+        if shell.call_out(|| post.run(status)) {
+            continue;
         }
+        // Freed in it: the others are told so, before those that were posted later. A copy has none of the parent's.
+        if fork::generation() == generation {
+            cancel_all(posts);
+        }
+        end_freed(shell);
+        return shell.check().map(|()| ran);
     }
     Ok(ran)
 }
@@ -941,7 +990,9 @@ fn deliver(shell: &Shell<Handled>) -> Result<c_int, c_int> {
     let mut left = with_own(shell, |own| own.client.with_requests(|requests| requests.events()))?;
     while let Some(due) = with_own(shell, |own| own.next_due(&mut left))? {
         ran += 1;
-        call_out(shell, || due.call())?;
+        if !call_out(shell, || due.call())? {
+            break;
+        }
     }
     Ok(ran)
 }
@@ -1006,7 +1057,7 @@ fn go_on_processing(
 }
 
 /// Makes the descriptor readable and ends a wait: how a signal handler tells the client's own thread to look at a flag of
-/// the program's; other threads may use broker_client_post(). [any thread; async-signal-safe, one write(2)]
+/// the program's; other threads may use broker_client_post(). [any thread; async-signal-safe]
 ///
 /// BROKER_EINVAL for NULL; BROKER_ESTATE when freed; BROKER_EFORKED.
 #[unsafe(no_mangle)]
@@ -1016,7 +1067,8 @@ pub extern "C" fn broker_client_wakeup(client: *mut broker_client_t) -> c_int {
 }
 
 /// Has `cb` run once in the client's own thread, from inside its processing, and wakes that; if the client is freed first,
-/// it runs in broker_client_free() with BROKER_ECANCELED. In the order in which they were posted. When it returns an
+/// it runs in broker_client_free() with BROKER_ECANCELED (of a session, in the next processing of its client). In the order in
+/// which they were posted. When it returns an
 /// error, `cb` is never called. [any thread]
 ///
 /// BROKER_EINVAL for NULL; BROKER_EAGAIN when 65,536 wait to be run; BROKER_ESTATE when freed; BROKER_EFORKED.
@@ -1028,8 +1080,8 @@ pub extern "C" fn broker_client_post(
 ) -> c_int {
     shield(BROKER_EPANIC, || {
         let Some(callback) = cb else { return BROKER_EINVAL };
-        let post = Post { callback, handle: client, data };
-        let posted = Shell::of(shell(client)).and_then(|shell| shell.post(post));
+        let posted = Shell::of(shell(client))
+            .and_then(|shell| shell.post(Post { callback, handle: client, serial: shell.serial(), data }));
         posted.map_or_else(|code| code, |()| BROKER_OK)
     })
 }

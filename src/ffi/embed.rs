@@ -7,6 +7,7 @@ use super::cancel::Wait;
 use super::client::{self, broker_client_t};
 use super::codes::*;
 use super::config::{self, broker_config_t, code_of};
+use super::fork;
 use super::log;
 use super::loops;
 use super::text::{copy_out, own_words, required_str, waiting_time};
@@ -232,7 +233,13 @@ struct Running {
     stopped: bool,
 }
 
+/// Notes that this thread drives the loop.
+pub(super) fn drive(shell: &Shell<Looping>) {
+    shell.driver.store(this_thread(), Ordering::Relaxed);
+}
+
 fn go_on_running(shell: &'static Shell<Looping>, running: &mut Running) -> Result<Step, c_int> {
+    drive(shell);
     let forever = running.mode == BROKER_RUN_DEFAULT;
     loop {
         if !std::mem::take(&mut running.waited) {
@@ -255,7 +262,6 @@ fn go_on_running(shell: &'static Shell<Looping>, running: &mut Running) -> Resul
 
 /// One turn with its callbacks, which never waits; whether there will be another.
 pub(super) fn turn(shell: &Shell<Looping>, pointer: *mut broker_loop_t) -> Result<bool, c_int> {
-    shell.driver.store(this_thread(), Ordering::Relaxed);
     let goes_on = shell.borrow(|looping| {
         log::tell_left_out();
         let embedded = looping.embedded()?;
@@ -281,24 +287,53 @@ fn call_out(shell: &Shell<Looping>, callback: impl FnOnce()) -> Result<(), c_int
             return Ok(());
         }
         for due in ended {
-            shell.call_out(|| due.call());
+            if !shell.call_out(|| due.call()) {
+                shell.check()?;
+            }
         }
     }
 }
 
 fn run_posts(shell: &Shell<Looping>, pointer: *mut broker_loop_t) -> Result<(), c_int> {
-    for (callback, data) in shell.take_posts() {
+    let generation = fork::generation();
+    let mut posts = shell.take_posts().into_iter();
+    while let Some((callback, data)) = posts.next() {
         // SAFETY: the callback was given to be called so, in the thread that runs the loop.
-        call_out(shell, || unsafe { callback(pointer, BROKER_OK, data) })?;
+        if let Err(code) = call_out(shell, || unsafe { callback(pointer, BROKER_OK, data) }) {
+            // A copy has none of the parent's.
+            if fork::generation() == generation {
+                cancel_all(pointer, posts);
+            }
+            return Err(code);
+        }
     }
     let handles =
         shell.borrow(|looping| looping.own.iter().map(|own| own.calls.handle()).collect::<Vec<_>>())?;
     for handle in handles {
-        for post in client::take_posts(handle) {
-            call_out(shell, || post.run(BROKER_OK))?;
+        let mut posts = client::take_posts(handle).into_iter();
+        while let Some(post) = posts.next() {
+            let status = post.status();
+            if let Err(code) = call_out(shell, || post.run(status)) {
+                if fork::generation() == generation {
+                    client::cancel_all(posts);
+                }
+                return Err(code);
+            }
         }
     }
     Ok(())
+}
+
+/// Tells that what was posted will not run, in this process alone: a copy that one of them makes has none of the others.
+fn cancel_all(pointer: *mut broker_loop_t, posts: impl IntoIterator<Item = (LoopCallback, *mut c_void)>) {
+    let generation = fork::generation();
+    for (callback, data) in posts {
+        if fork::generation() != generation {
+            return;
+        }
+        // SAFETY: the callback was given to be called so; the handle's memory is there, whatever became of the loop.
+        unsafe { callback(pointer, BROKER_ECANCELED, data) };
+    }
 }
 
 /// Calls back for what was due when this began: what callbacks cause is due in the next turn.
@@ -422,31 +457,48 @@ pub extern "C" fn broker_loop_free(r#loop: *mut broker_loop_t) -> c_int {
                 // A broken handle's state is not trusted; it is closed and no more.
                 return Ok(BROKER_OK);
             }
-            for (callback, data) in posts {
-                // SAFETY: as in `run_posts`; the handle answers BROKER_ESTATE now, but its memory is there.
-                unsafe { callback(r#loop, BROKER_ECANCELED, data) };
+            let generation = fork::generation();
+            let left = close(looping);
+            cancel_all(r#loop, posts);
+            for one in left {
+                if fork::generation() == generation {
+                    one.tell();
+                }
             }
-            conclude(looping);
             Ok(BROKER_OK)
         });
         closed.unwrap_or_else(|code| code)
     })
 }
 
-/// The last callbacks of the clients of a loop that has ended.
-fn conclude(mut looping: Looping) {
-    let clients: Vec<_> = looping.own.iter().map(|own| (own.key, own.calls.handle())).collect();
-    for (key, handle) in clients {
-        for due in looping.end_client(key, false) {
-            due.call();
-        }
-        for post in client::take_posts(handle) {
-            post.run(BROKER_ECANCELED);
+/// What is left to tell about a client of a loop that has ended.
+struct Left {
+    dues: Vec<Due>,
+    posts: Vec<client::Post>,
+}
+
+impl Left {
+    fn tell(self) {
+        let generation = fork::generation();
+        client::call_all(self.dues);
+        if fork::generation() == generation {
+            client::cancel_all(self.posts);
         }
     }
+}
+
+/// Closes a loop before the first of the last callbacks: should one fork, the copy has nothing left to close a second time.
+fn close(mut looping: Looping) -> Vec<Left> {
+    let clients: Vec<_> = looping.own.iter().map(|own| (own.key, own.calls.handle())).collect();
+    let left = clients.into_iter().map(|(key, handle)| Left {
+        dues: looping.end_client(key, false),
+        posts: client::take_posts(handle),
+    });
+    let left = left.collect();
     if let Some(embedded) = &mut looping.embedded {
         embedded.close();
     }
+    left
 }
 
 /// Takes new settings while it runs, every key of docs/config.md; on any failure nothing has changed. Blocks while

@@ -154,8 +154,14 @@ fn hand(line: &Line, handle: *const c_void) {
     let mut text = line.text.replace(['\n', '\r', '\0'], " ");
     let len = text.len();
     text.push('\0');
-    // SAFETY: the function was given to be called so; `text` lives through the call and ends with a NUL.
-    unsafe { (sink.callback)(line.level as c_int, text.as_ptr().cast(), len, handle, sink.data) };
+    // SAFETY: the function was given to be called so; `text` lives through the call and ends with a NUL. errno is this
+    // thread's own: behind BROKER_ESYS it says why, whatever the function does.
+    unsafe {
+        let errno = libc::__errno_location();
+        let before = *errno;
+        (sink.callback)(line.level as c_int, text.as_ptr().cast(), len, handle, sink.data);
+        *errno = before;
+    }
 }
 
 /// Sets where the library's log goes, for the whole process; without it, and with a NULL `cb`, nowhere. Lines less
