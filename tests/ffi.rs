@@ -40,6 +40,7 @@ programs! {
     subscriptions: "pubsub.c" [], [Plain, Sanitized];
     ten_thousand_requests_in_flight: "volume.c" [], [Plain];
     the_broker_embedded: "embed.c" [], [Plain, Sanitized];
+    forks_in_last_callbacks: "fork_last.c" [], [Plain, Sanitized];
     clients_of_a_loop: "own_client.c" [], [Valgrind, Sanitized];
     what_other_threads_post: "posts.c" [], [Plain, Sanitized];
     a_step_ends: "steps.c" [], [Plain, Sanitized];

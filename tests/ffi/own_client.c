@@ -155,6 +155,34 @@ static void ends(void)
     CHECK_INT(broker_client_free(mine), BROKER_OK);
 }
 
+/* A session whose client has ended, and whose client's memory may be another's, ends nobody else's. */
+static void freed_late(void)
+{
+    enum { FREES = 1100 };
+    broker_client_t *first = open_redis(), *second, *session;
+    CHECK_INT(broker_client_session(&session, first), BROKER_OK);
+    close_client(first);
+    /* Until the memory of the first is used again. */
+    for (int i = 0; i < FREES; i++) {
+        second = open_redis();
+        if (second == first)
+            break;
+        close_client(second);
+    }
+    if (second == first) {
+        broker_client_t *other;
+        CHECK_INT(broker_client_session(&other, second), BROKER_OK);
+        EXPECT(other, "+OK", "WATCH", "k");
+        CHECK_INT(broker_client_call(session, ARGV("PING"), NULL, BROKER_FOREVER, NULL), BROKER_ESTATE);
+        CHECK_INT(broker_client_free(session), BROKER_OK);
+        EXPECT(other, "+PONG", "PING");
+        CHECK_INT(broker_client_free(other), BROKER_OK);
+        close_client(second);
+    } else {
+        FAIL("the memory of a client is not used again after %d others", FREES);
+    }
+}
+
 static void *run(void *unused)
 {
     (void)unused;
@@ -189,6 +217,9 @@ static void calling_oneself(void)
         while ((code = broker_client_call(client, ARGV("PING"), NULL, BROKER_FOREVER, NULL)) == BROKER_EREENTRANT)
             sched_yield();
         CHECK_INT(code, BROKER_OK);
+        /* Nor does any call disturb the thread that runs the loop. */
+        for (int i = 0; i < 500; i++)
+            EXPECT(client, "+PONG", "PING");
         CHECK_INT(broker_loop_stop(loop), BROKER_OK);
         CHECK_INT(pthread_join(runner, NULL), 0);
         close_client(client);
@@ -205,6 +236,7 @@ int main(void)
     subscribing_and_popping();
     ends();
     calling_oneself();
+    freed_late();
     CHECK_INT(count_descriptors(), at_first);
     return 0;
 }

@@ -128,6 +128,18 @@ static void of_ends(void)
     CHECK_INT(broker_client_process(client, 0), BROKER_ESTATE);
     CHECK_INT(count.ran, 2);
     CHECK_INT(count.canceled, 1);
+    /* A session that is freed first is told so by the client whose it is. */
+    client = open_redis();
+    broker_client_t *session;
+    CHECK_INT(broker_client_session(&session, client), BROKER_OK);
+    count = (struct count){0, 0, session};
+    CHECK_INT(broker_client_post(session, count_one, &count), BROKER_OK);
+    CHECK_INT(broker_client_free(session), BROKER_OK);
+    CHECK_INT(broker_client_post(session, count_one, &count), BROKER_ESTATE);
+    CHECK_OK(broker_client_process(client, 0));
+    CHECK_INT(count.canceled, 1);
+    CHECK_INT(count.ran, 0);
+    close_client(client);
     client = open_redis();
     count = (struct count){0, 0, client};
     for (int i = 0; i < LIMIT; i++)
