@@ -10,11 +10,13 @@
  *   All is broker_<object>_<verb>(). The objects are config, transaction, loop, client and reply; only five functions
  *   have none: broker_strerror, _err_name, _version, _log_set and _fork_count. A verb means the same on every object:
  *   _new and _free, _error (the last failure in words), _fd and _timeout (for an event loop of the program's), _post,
- *   _set_data and _data, _follow_fork. Codes are BROKER_E...; BROKER_REPLY_, BROKER_RUN_ and BROKER_LOG_ say what for.
+ *   _set_data and _data, _follow_fork. Codes are BROKER_E...; BROKER_REPLY_, BROKER_RUN_ and BROKER_LOG_ say what for;
+ *   BROKER_CHANNEL, _PATTERN and _SHARD are what may be subscribed to.
  *
  * Arguments
  *   In this order: the object; what (argc, argv and argvlen, or a transaction, or a kind, name and len); timeout_ms;
- *   where the result goes (out, req, or buf and len); the callback and its data. A constructor's out comes first.
+ *   where the result goes (out, req, or buf and len); the callback and its data. A constructor's out comes first, or it
+ *   returns what it makes.
  *   The words of a command are argc, argv and argvlen; with a NULL argvlen each ends at its NUL, else it may hold any
  *   bytes. In C, BROKER_ARGV("GET", key) stands for all three. What is passed in is copied.
  *   A timeout_ms is milliseconds: BROKER_FOREVER (-1) is for as long as it takes, 0 passes at once (a request, which
@@ -22,25 +24,27 @@
  *   A buf of len bytes is filled as by snprintf(): cut, with a NUL, and the length it would have is returned.
  *
  * Results
- *   An int is 0 or more, or a code; all codes are -201 or less, so that -1 is none. Every function on a handle may return
- *   BROKER_EINVAL (it is NULL), BROKER_ESTATE (it is freed), BROKER_EFORKED (it is another process's), BROKER_EREENTRANT
- *   (it is at work: further up in this thread, or in another one) and BROKER_EPANIC (a fault of the library was caught;
- *   it can only be freed). Lists of codes below do not repeat these. With BROKER_ESYS, and only then, errno says why, or
- *   is 0. No function blocks unless it says so, ends the process, installs a signal handler or raises SIGPIPE. Each _free
- *   takes NULL, and a second one is BROKER_ESTATE.
+ *   An int is 0 or more, or a code; all codes are -201 or less, so that -1 is none. Every function on a handle may
+ *   return BROKER_EINVAL (it is NULL), BROKER_ESTATE (it is freed), BROKER_EFORKED (it is another process's),
+ *   BROKER_EREENTRANT (it is at work: further up in this thread, or in another one) and BROKER_EPANIC (a fault of the
+ *   library was caught; it can only be freed), whether or not its own list of codes says so. With BROKER_ESYS, and
+ *   only then, errno says why, or is 0. No function blocks unless it says so, ends the process, installs a signal
+ *   handler or raises SIGPIPE. Each _free takes NULL, and a second one is BROKER_ESTATE.
  *
  * Callbacks
- *   If a function that takes a callback returns a code, the callback is never called. If it returns 0, there is exactly
- *   one last call, never from inside that function: in broker_loop_run() or broker_client_process(), in a _call that
- *   waits, or in the _free that ends the handle. One step runs the callbacks that were due when it began; what these
- *   cause comes in the next. What a callback gets is borrowed until it returns; broker_reply_dup() keeps a reply. It may
- *   use, cancel and free, but not run, process or call. It must return: no exception, longjmp() or pthread_exit().
+ *   If a function that takes a callback returns a code, the callback is never called. If it returns 0, there is
+ *   exactly one last call, never from inside that function: in broker_loop_run() or broker_client_process(), in a
+ *   _call that waits, or in the _free that ends the handle. One step runs the callbacks that were due when it began;
+ *   what these cause comes in the next. What a callback gets is borrowed until it returns; broker_reply_dup() keeps a
+ *   reply. It may use, cancel and free, but not run, process or call. It must return: no exception, longjmp() or
+ *   pthread_exit().
  *
  * Threads
- *   A handle is used by one thread at a time. "[any thread]" marks exceptions: _post, and _stop and _wakeup, which are
- *   async-signal-safe too. The library starts no thread, but for one that looks a name up again when a connection was lost;
- *   it takes no signal and ends with the answer. Cancellation (pthread_cancel) waits until a call ends, but for the calls that wait for
- *   something: these are cancellation points, and leave the handle usable.
+ *   A handle is used by one thread at a time. "[any thread]" marks exceptions: _post, _set_data, _data, and _stop and
+ *   _wakeup, which are async-signal-safe too. The library starts no thread, but for one that looks a name up again
+ *   when a connection was lost; it takes no signal and ends with the answer. Cancellation (pthread_cancel) waits
+ *   until a call ends, but for the calls that wait for something: these are cancellation points, and leave the handle
+ *   usable.
  *
  * Forks
  *   In a forked process fork() has closed all descriptors of the library (after a raw clone(), the first call does).
@@ -98,6 +102,11 @@
 #define BROKER_EAGAIN (-203)
 
 /**
+ * Not while the handle is at work: from its callbacks, from a log callback, or from a second thread.
+ */
+#define BROKER_EREENTRANT (-204)
+
+/**
  * The request's own timeout passed, or the broker's `request_timeout`. If it had been sent, it may have
  * been executed.
  */
@@ -132,18 +141,13 @@
 /**
  * A limit of the broker's was reached (the error BROKERLIMIT): not executed, safe to repeat later.
  */
-#define BROKER_ELIMIT (-11)
+#define BROKER_ELIMIT (-211)
 
 /**
- * Not while the handle is at work: from its callbacks, from a log callback, or from a second thread.
+ * The handle belongs to the process that this one was forked from, or to one that it has followed. Free it, or
+ * call broker_client_after_fork().
  */
-#define BROKER_EREENTRANT (-12)
-
-/**
- * The handle belongs to the process that this one was forked from, or to one that it has followed. Free it, or call
- * broker_client_after_fork().
- */
-#define BROKER_EFORKED (-13)
+#define BROKER_EFORKED (-212)
 
 /**
  * A configuration key or value is not acceptable; the words say which and what is allowed.
@@ -156,8 +160,8 @@
 #define BROKER_EUNSUPPORTED (-214)
 
 /**
- * The system refused: no descriptors, no permission, no such file. With this code, and only then, errno says why; 0
- * where nothing is known.
+ * The system refused: no descriptors, no permission, no such file. With this code, and only then, errno says
+ * why; 0 where nothing is known.
  */
 #define BROKER_ESYS (-215)
 
@@ -297,19 +301,20 @@
 #define BROKER_SHARD 2
 
 /**
- * A client: of a broker, of Redis itself (broker_client_new()), of a loop in the same process (broker_loop_client()),
- * or one connection of another client for the caller alone, a session (broker_client_session()).
+ * A client: of a broker, of Redis itself (broker_client_new()), of a loop in the same process
+ * (broker_loop_client()), or one connection of another client for the caller alone, a session
+ * (broker_client_session()).
  *
- * One thread at a time; broker_client_wakeup() and broker_client_post() alone may be called from any. Its callbacks
- * run in that thread, inside broker_client_process(), _call() and _free(), and nowhere else. It connects by itself,
- * and again after a loss.
+ * One thread at a time; what is marked [any thread] alone may be called from any. Its callbacks run in that
+ * thread, inside broker_client_process(), _call() and _free(), and nowhere else. It connects by itself, and
+ * again after a loss.
  *
- * In a forked process every function returns BROKER_EFORKED, and no descriptor of the client is open any more, until
- * broker_client_after_fork() makes it anew. broker_client_follow_fork() makes an exception.
+ * In a forked process every function returns BROKER_EFORKED, and no descriptor of the client is open any more,
+ * until broker_client_after_fork() makes it anew. broker_client_follow_fork() makes an exception.
  *
- * Methods: broker_client_new, _session, _free, _after_fork, _follow_fork, _error, _connected; _submit, _submit_transaction, _call,
- * _call_transaction, _subscribe, _cancel; _fd, _timeout, _process, _wakeup, _post; _on_push, _on_state; _set_data,
- * _data.
+ * Methods: broker_client_new, _session, _free, _after_fork, _follow_fork, _error, _connected; _submit,
+ * _submit_transaction, _call, _call_transaction, _subscribe, _cancel; _fd, _timeout, _process, _wakeup, _post;
+ * _on_push, _on_state; _set_data, _data.
  */
 typedef struct broker_client_t broker_client_t;
 
@@ -324,13 +329,14 @@ typedef struct broker_config_t broker_config_t;
 
 /**
  * The broker itself, embedded: it owns the connections to Redis and serves the processes that connect. One
- * thread at a time; broker_loop_stop() and broker_loop_post() alone may be called from any. It starts no thread, but for
- * one that looks the upstream's name up again when a connection to it has failed or was lost, takes no signal and ends
- * with that. It installs no signal handler, touches no resource limit and never raises SIGPIPE; the descriptors it opens
- * are close-on-exec.
+ * thread at a time; what is marked [any thread] alone may be called from any. It starts no thread, but for one
+ * that looks the upstream's name up again when a connection to it has failed or was lost, takes no signal and
+ * ends with that. It installs no signal handler, touches no resource limit and never raises SIGPIPE; the
+ * descriptors it opens are close-on-exec.
  *
- * In a forked process every function returns BROKER_EFORKED, and no descriptor of the loop is open any more: a fork
- * handler has closed them. broker_loop_free() only frees there. broker_loop_follow_fork() makes an exception.
+ * In a forked process every function returns BROKER_EFORKED, and no descriptor of the loop is open any more: a
+ * fork handler has closed them. broker_loop_free() only frees there. broker_loop_follow_fork() makes an
+ * exception.
  *
  * Methods: broker_loop_new, _free, _follow_fork; _run, _stop, _post, _fd, _timeout; _drain, _reload, _error,
  * _endpoint, _adopt, _stat, _stat_name, _set_data, _data; _client.
@@ -355,10 +361,10 @@ typedef struct broker_reply_t broker_reply_t;
 typedef struct broker_transaction_t broker_transaction_t;
 
 /**
- * Gets a log line: `msg` has `len` bytes, no line end, and a NUL behind it; it ends with the call. `handle` is the
- * broker_loop_t or broker_client_t at work, to be compared and nothing else; NULL where none is. Runs in whatever thread
- * has caused the line, once its step is done: nothing is held then that a fork() waits for, but calls on that handle return
- * BROKER_EREENTRANT. Must not fork, throw, longjmp or end the thread.
+ * Gets a log line: `msg` has `len` bytes, no line end, and a NUL behind it; it ends with the call. `handle` is
+ * the broker_loop_t or broker_client_t at work, to be compared and nothing else; NULL where none is. Runs in
+ * whatever thread has caused the line, once its step is done: nothing is held then that a fork() waits for, but
+ * calls on that handle return BROKER_EREENTRANT. Must not fork, throw, longjmp or end the thread.
  */
 typedef void (*broker_log_cb)(int level, const char *msg, size_t len, const void *handle, void *data);
 
@@ -390,8 +396,8 @@ typedef void (*broker_reply_cb)(broker_client_t *client,
                                 void *data);
 
 /**
- * Gets what was posted to a client, exactly once: `status` 0 from inside its processing, BROKER_ECANCELED from inside
- * broker_client_free() or that of its loop. May do what a broker_reply_cb may.
+ * Gets what was posted to a client, exactly once: `status` 0 from inside its processing, BROKER_ECANCELED from
+ * inside broker_client_free() or that of its loop. May do what a broker_reply_cb may.
  */
 typedef void (*broker_client_cb)(broker_client_t *client, int status, void *data);
 
@@ -436,10 +442,10 @@ unsigned int broker_version(void);
 unsigned int broker_fork_count(void);
 
 /**
- * Sets where the library's log goes, for the whole process; without it, and with a NULL `cb`, nowhere. Lines less
- * important than `level` (BROKER_LOG_*) are left out. Of each kind of line ten come in ten seconds; how many more
- * there were is one line after them, with the next line or call. Best called before there are threads and handles; a line under way in another
- * thread may still reach the old function.
+ * Sets where the library's log goes, for the whole process; without it, and with a NULL `cb`, nowhere. Lines
+ * less important than `level` (BROKER_LOG_*) are left out. Of each kind of line ten come in ten seconds; how
+ * many more there were is one line after them, with the next line or call. Best called before there are threads
+ * and handles; a line under way in another thread may still reach the old function.
  *
  * BROKER_EINVAL for an unknown level; BROKER_ESTATE if the program has a logger of Rust's `log` crate already.
  */
@@ -480,9 +486,9 @@ int broker_config_get(const broker_config_t *config,
                       size_t len);
 
 /**
- * Reads a broker.toml, keys that begin with "client_" included; keys it does not name keep their values. Blocking file
- * I/O, for as long as a FIFO or a dead mount likes; a fork elsewhere does not wait for that. On failure nothing has
- * changed.
+ * Reads a broker.toml, keys that begin with "client_" included; keys it does not name keep their values.
+ * Blocking file I/O, for as long as a FIFO or a dead mount likes; a fork elsewhere does not wait for that. On
+ * failure nothing has changed.
  *
  * BROKER_EINVAL for a NULL; BROKER_ESYS if the file cannot be read; BROKER_ECONFIG for its content, with the
  * line in broker_config_error(), and for more than 1 MiB.
@@ -545,10 +551,11 @@ const char *broker_reply_raw(const broker_reply_t *reply,
 broker_reply_t *broker_reply_dup(const broker_reply_t *reply);
 
 /**
- * Frees what broker_reply_dup() or a call function has handed out, once for each time. NULL is BROKER_OK. [any thread]
+ * Frees what broker_reply_dup() or a call function has handed out, once for each time. NULL is BROKER_OK. [any
+ * thread]
  *
- * BROKER_ESTATE a second time, which is noticed until some hundred other replies have been freed; BROKER_EINVAL for what
- * a callback got and for a part of a reply, which are not freed.
+ * BROKER_ESTATE a second time, which is noticed until some hundred other replies have been freed; BROKER_EINVAL
+ * for what a callback got and for a part of a reply, which are not freed.
  */
 int broker_reply_free(broker_reply_t *reply);
 
@@ -588,8 +595,8 @@ int broker_loop_new(broker_loop_t **out,
                     size_t errlen);
 
 /**
- * Runs the loop: BROKER_RUN_DEFAULT until broker_loop_stop() or until nothing is left to do, BROKER_RUN_ONCE for one
- * turn that waits for an event, BROKER_RUN_NOWAIT for one that does not. Callbacks run in here.
+ * Runs the loop: BROKER_RUN_DEFAULT until broker_loop_stop() or until nothing is left to do, BROKER_RUN_ONCE for
+ * one turn that waits for an event, BROKER_RUN_NOWAIT for one that does not. Callbacks run in here.
  *
  * Returns 1 while there is work to come, 0 when there will be none (drained). BROKER_EINVAL for NULL or an
  * unknown mode; BROKER_EREENTRANT from a callback; BROKER_ESTATE when closed; BROKER_EFORKED; BROKER_ESYS if the
@@ -607,9 +614,9 @@ int broker_loop_run(broker_loop_t *loop,
 int broker_loop_stop(broker_loop_t *loop);
 
 /**
- * Has `cb` run once in the thread that runs the loop, from inside broker_loop_run(), and wakes that; if the loop is
- * freed first, it runs in broker_loop_free() with BROKER_ECANCELED. In the order in which they were posted. When it
- * returns an error, `cb` is never called. [any thread]
+ * Has `cb` run once in the thread that runs the loop, from inside broker_loop_run(), and wakes that; if the loop
+ * is freed first, it runs in broker_loop_free() with BROKER_ECANCELED. In the order in which they were posted.
+ * When it returns an error, `cb` is never called. [any thread]
  *
  * BROKER_EINVAL for NULL; BROKER_EAGAIN when 65,536 wait to be run; BROKER_ESTATE when closed; BROKER_EFORKED.
  */
@@ -619,8 +626,8 @@ int broker_loop_post(broker_loop_t *loop,
 
 /**
  * The descriptor to watch for readable in another loop (epoll, poll, libuv): the same for the life of the loop.
- * When it is readable, or broker_loop_timeout() has passed, call broker_loop_run(loop, BROKER_RUN_NOWAIT). Watch it
- * level-triggered; never read or close it.
+ * When it is readable, or broker_loop_timeout() has passed, call broker_loop_run(loop, BROKER_RUN_NOWAIT). Watch
+ * it level-triggered; never read or close it.
  *
  * A negative code for a bad handle.
  */
@@ -628,8 +635,8 @@ int broker_loop_fd(const broker_loop_t *loop);
 
 /**
  * How long another loop may sleep before the next broker_loop_run(), in milliseconds: 0 while work is deferred,
- * whatever the descriptor says; -1 until the descriptor is readable. Ask after each broker_loop_run(); what is submitted or
- * changed outside of it makes the descriptor readable.
+ * whatever the descriptor says; -1 until the descriptor is readable. Ask after each broker_loop_run(); what is
+ * submitted or changed outside of it makes the descriptor readable.
  *
  * A negative code other than -1 for a bad handle.
  */
@@ -687,16 +694,16 @@ int broker_loop_endpoint(const broker_loop_t *loop,
  * With the other end as "fd://N", a forked worker needs no path on disk. On success the loop owns `fd` and closes
  * it; on failure it is the caller's still.
  *
- * BROKER_EINVAL if it is no connected stream socket, or the loop has it already; BROKER_ELIMIT above "children_max";
- * BROKER_ESYS; BROKER_ESTATE when closed or draining; BROKER_EFORKED.
+ * BROKER_EINVAL if it is no connected stream socket, or the loop has it already; BROKER_ELIMIT above
+ * "children_max"; BROKER_ESYS; BROKER_ESTATE when closed or draining; BROKER_EFORKED.
  */
 int broker_loop_adopt(broker_loop_t *loop,
                       int fd);
 
 /**
- * While `on` is not 0, a fork() in the thread that uses the loop moves it to the child, with its descriptors, its children
- * and its clients; in the parent it is BROKER_EFORKED then. For daemon() and double forks: on, fork, off. A fork() while
- * another thread is at work on the loop does not move it.
+ * While `on` is not 0, a fork() in the thread that uses the loop moves it to the child, with its descriptors,
+ * its children and its clients; in the parent it is BROKER_EFORKED then. For daemon() and double forks: on,
+ * fork, off. A fork() while another thread is at work on the loop does not move it.
  *
  * BROKER_ESTATE, BROKER_EFORKED; BROKER_EINVAL for NULL.
  */
@@ -705,10 +712,10 @@ int broker_loop_follow_fork(broker_loop_t *loop,
 
 /**
  * Makes a client of the loop's own, for the program's own requests: it needs no socket and is driven by
- * broker_loop_run(), in which its callbacks run. Everything of a client works on it (transactions, sessions, blocking
- * commands, subscriptions) but what would drive it: broker_client_fd(), _timeout() and _process() return
- * BROKER_EUNSUPPORTED, and broker_client_call() runs the loop while it waits. To be freed with broker_client_free(),
- * before or after the loop; after it, all it returns is BROKER_ESTATE.
+ * broker_loop_run(), in which its callbacks run. Everything of a client works on it (transactions, sessions,
+ * blocking commands, subscriptions) but what would drive it: broker_client_fd(), _timeout() and _process()
+ * return BROKER_EUNSUPPORTED, and broker_client_call() runs the loop while it waits. To be freed with
+ * broker_client_free(), before or after the loop; after it, all it returns is BROKER_ESTATE.
  *
  * BROKER_EINVAL for NULL; BROKER_ESTATE when closed or draining; BROKER_EFORKED.
  */
@@ -740,22 +747,22 @@ int broker_loop_stat(const broker_loop_t *loop, const char *name, uint64_t *valu
 const char *broker_loop_stat_name(size_t i);
 
 /**
- * Makes a client of `endpoint` and begins to connect; requests may be submitted at once and wait for the connection
- * up to "queue_timeout".
+ * Makes a client of `endpoint` and begins to connect; requests may be submitted at once and wait for the
+ * connection up to "queue_timeout".
  *
  * - "unix:///run/broker/broker.sock", "tcp://host:port": a broker's socket (or Redis' own: it speaks the same).
- * - "fd://3": a connected socket, such as the other end of what broker_loop_adopt_fd() took. The client owns and
+ * - "fd://3": a connected socket, such as the other end of what broker_loop_adopt() took. The client owns and
  *   closes it. It cannot be connected again once lost.
  * - "redis://[user[:password]@]host[:port][/db]": straight to Redis.
  * - NULL: what the environment variable BROKER_ENDPOINT says.
  *
- * `config` gives the user, password, database, name and protocol (the "client_..." keys of docs/c-api.md), which are
- * set again on every connection; NULL means the defaults. A host name is looked up in here, blocking, and after a failed
- * or lost connection again, by a thread that takes no signal and ends with that. On failure *out is NULL and `errbuf`
- * has the words, cut to `errlen` bytes (NULL and 0 if they are not wanted).
+ * `config` gives the user, password, database, name and protocol (the "client_..." keys of docs/c-api.md), which
+ * are set again on every connection; NULL means the defaults. A host name is looked up in here, blocking, and
+ * after a failed or lost connection again, by a thread that takes no signal and ends with that. On failure *out
+ * is NULL and `errbuf` has the words, cut to `errlen` bytes (NULL and 0 if they are not wanted).
  *
- * BROKER_EINVAL for a NULL `out`, a malformed endpoint, or NULL without BROKER_ENDPOINT; BROKER_ECONFIG for settings
- * that do not fit together; BROKER_ESYS without descriptors, or for a name that cannot be looked up.
+ * BROKER_EINVAL for a NULL `out`, a malformed endpoint, or NULL without BROKER_ENDPOINT; BROKER_ECONFIG for
+ * settings that do not fit together; BROKER_ESYS without descriptors, or for a name that cannot be looked up.
  */
 int broker_client_new(broker_client_t **out,
                       const char *endpoint,
@@ -764,13 +771,14 @@ int broker_client_new(broker_client_t **out,
                       size_t errlen);
 
 /**
- * Opens a session of a client: a connection of its own within it, for what depends on one, WATCH ... EXEC above all.
- * It is a client in a mode of its own: it takes what the other's shared connection may not (WATCH, UNWATCH, MULTI, EXEC,
- * DISCARD, SELECT, AUTH; a blocking command, behind which the next one waits), but neither subscriptions, on_push and
- * on_state nor what ends a connection's use for requests. Whatever state a command leaves on it stays until the session
- * is freed, which closes the connection; if that is lost, everything after returns BROKER_ECONN, so that no state is
- * ever lost in silence. What drives the client drives its sessions too, and their _fd, _timeout, _process, _wakeup and
- * _post are those of the client. Free it before or after its client.
+ * Opens a session of a client: a connection of its own within it, for what depends on one, WATCH ... EXEC above
+ * all. It is a client in a mode of its own: it takes what the other's shared connection may not (WATCH, UNWATCH,
+ * MULTI, EXEC, DISCARD, SELECT, AUTH; a blocking command, behind which the next one waits), but neither
+ * subscriptions, on_push and on_state nor what ends a connection's use for requests. Whatever state a command
+ * leaves on it stays until the session is freed, which closes the connection; if that is lost, everything after
+ * returns BROKER_ECONN, so that no state is ever lost in silence. What drives the client drives its sessions
+ * too, and their _fd, _timeout, _process, _wakeup and _post are those of the client. Free it before or after its
+ * client.
  *
  * BROKER_EINVAL for NULL; BROKER_EAGAIN above "client_connections_max"; BROKER_ECONN for a client that cannot open
  * connections any more; BROKER_EUNSUPPORTED for a session of a session; BROKER_ESTATE, BROKER_EFORKED.
@@ -779,39 +787,41 @@ int broker_client_session(broker_client_t **out,
                           broker_client_t *client);
 
 /**
- * Closes the client. Pending requests and subscriptions get BROKER_ECANCELED before it returns (those of a session in
- * the next processing); called from a callback, all of this happens when the outermost callback has returned. Its
- * sessions end with it, and are still to be freed. In a forked process it only frees; no callback runs.
+ * Closes the client. Pending requests and subscriptions get BROKER_ECANCELED before it returns (those of a
+ * session in the next processing); called from a callback, all of this happens when the outermost callback has
+ * returned. Its sessions end with it, and are still to be freed. In a forked process it only frees; no callback
+ * runs.
  *
  * NULL is BROKER_OK; BROKER_ESTATE a second time.
  */
 int broker_client_free(broker_client_t *client);
 
 /**
- * In a forked process: makes the client anew and connects; endpoint, configuration, on_push and on_state are as they were,
- * pending requests and subscriptions of the parent are unknown to it. Inherited sessions are dead: free them.
+ * In a forked process: makes the client anew and connects; endpoint, configuration, on_push and on_state are as
+ * they were, pending requests and subscriptions of the parent are unknown to it. Inherited sessions are dead:
+ * free them.
  *
- * BROKER_ESTATE in the process that made the client, and when it is freed; BROKER_ECONN for "fd://", which cannot
- * be connected again; BROKER_EUNSUPPORTED for a session and for a client of a loop; BROKER_ESYS; BROKER_EREENTRANT from a
- * log callback; BROKER_EINVAL for NULL.
+ * BROKER_ESTATE in the process that made the client, and when it is freed; BROKER_ECONN for "fd://", which
+ * cannot be connected again; BROKER_EUNSUPPORTED for a session and for a client of a loop; BROKER_ESYS;
+ * BROKER_EREENTRANT from a log callback; BROKER_EINVAL for NULL.
  */
 int broker_client_after_fork(broker_client_t *client);
 
 /**
- * While `on` is not 0, a fork() in the thread that uses the client moves it to the child, with its descriptors, requests,
- * subscriptions and sessions; in the parent it is BROKER_EFORKED then. For daemon() and double forks: on, fork, off. A
- * fork() while another thread is at work on the client does not move it.
+ * While `on` is not 0, a fork() in the thread that uses the client moves it to the child, with its descriptors,
+ * requests, subscriptions and sessions; in the parent it is BROKER_EFORKED then. For daemon() and double forks:
+ * on, fork, off. A fork() while another thread is at work on the client does not move it.
  *
- * BROKER_EUNSUPPORTED for a session and for a client of a loop, which move with what they belong to; BROKER_ESTATE,
- * BROKER_EFORKED; BROKER_EINVAL for NULL.
+ * BROKER_EUNSUPPORTED for a session and for a client of a loop, which move with what they belong to;
+ * BROKER_ESTATE, BROKER_EFORKED; BROKER_EINVAL for NULL.
  */
 int broker_client_follow_fork(broker_client_t *client,
                               int on);
 
 /**
- * The last failure of this client in words: why a call was refused, or why the connection was lost or could not be
- * made. "" before the first. Valid until the next call with the client. NULL for a bad handle, but in a forked process
- * the words of a broker_client_after_fork() that has failed.
+ * The last failure of this client in words: why a call was refused, or why the connection was lost or could not
+ * be made. "" before the first. Valid until the next call with the client. NULL for a bad handle, but in a
+ * forked process the words of a broker_client_after_fork() that has failed.
  */
 const char *broker_client_error(const broker_client_t *client);
 
@@ -821,20 +831,21 @@ const char *broker_client_error(const broker_client_t *client);
 int broker_client_connected(const broker_client_t *client);
 
 /**
- * Sends a request; its outcome comes to `cb`. `argv` has `argc` words, copied, the command's name first; with a NULL
- * `argvlen` each ends at its NUL, else word i has argvlen[i] bytes of any value. With BROKER_FOREVER it waits
- * for as long as it takes. `req` may be NULL, and else gets the name of the request. It is sent from the client's
- * processing, with whatever else was submitted by then. When it returns an error, `cb` is never called.
+ * Sends a request; its outcome comes to `cb`. `argv` has `argc` words, copied, the command's name first; with a
+ * NULL `argvlen` each ends at its NUL, else word i has argvlen[i] bytes of any value. With BROKER_FOREVER it
+ * waits for as long as it takes. `req` may be NULL, and else gets the name of the request. It is sent from the
+ * client's processing, with whatever else was submitted by then. When it returns an error, `cb` is never called.
  *
- * All requests share one connection and are answered in order, but blocking commands (BLPOP, XREAD BLOCK, ...): each
- * has a connection of its own for as long as it waits, and giving it up closes that.
+ * All requests share one connection and are answered in order, but blocking commands (BLPOP, XREAD BLOCK, ...):
+ * each has a connection of its own for as long as it waits, and giving it up closes that.
  *
- * BROKER_EINVAL for NULL, no word, a `timeout_ms` of 0 or below -1; BROKER_EAGAIN above "client_requests_max" or "client_bytes_max"; BROKER_ESTATE,
- * BROKER_EFORKED; BROKER_EUNSUPPORTED for commands that would change the shared connection under the feet of
- * others: MULTI, EXEC, DISCARD (broker_client_submit_transaction() is for them), WATCH, UNWATCH (a session), SUBSCRIBE and its
- * family (broker_client_subscribe()), SELECT, AUTH, HELLO, RESET, CLIENT SETNAME (the client_... keys), CLIENT REPLY,
- * CLIENT CACHING, QUIT, MONITOR, SYNC, PSYNC, REPLCONF, SCRIPT DEBUG, ASKING, READONLY, READWRITE. CLIENT TRACKING,
- * NO-EVICT, NO-TOUCH and SETINFO are sent, and once accepted set again on every new connection.
+ * BROKER_EINVAL for NULL, no word, a `timeout_ms` of 0 or below -1; BROKER_EAGAIN above "client_requests_max" or
+ * "client_bytes_max"; BROKER_ESTATE, BROKER_EFORKED; BROKER_EUNSUPPORTED for commands that would change the
+ * shared connection under the feet of others: MULTI, EXEC, DISCARD (broker_client_submit_transaction() is for
+ * them), WATCH, UNWATCH (a session), SUBSCRIBE and its family (broker_client_subscribe()), SELECT, AUTH, HELLO,
+ * RESET, CLIENT SETNAME (the client_... keys), CLIENT REPLY, CLIENT CACHING, QUIT, MONITOR, SYNC, PSYNC,
+ * REPLCONF, SCRIPT DEBUG, ASKING, READONLY, READWRITE. CLIENT TRACKING, NO-EVICT, NO-TOUCH and SETINFO are sent,
+ * and once accepted set again on every new connection.
  */
 int broker_client_submit(broker_client_t *client,
                          size_t argc,
@@ -847,9 +858,9 @@ int broker_client_submit(broker_client_t *client,
 
 /**
  * Sends a transaction: all its commands are executed, one behind the other with nothing between, or none is. One
- * outcome: the reply of EXEC, an array with the reply of each command. If Redis refused a command (and so executed
- * none), it is that command's error. On a session on which a watched key has changed, none of it is executed and the
- * reply is NIL: read again and try anew. Everything else as in broker_client_submit().
+ * outcome: the reply of EXEC, an array with the reply of each command. If Redis refused a command (and so
+ * executed none), it is that command's error. On a session on which a watched key has changed, none of it is
+ * executed and the reply is NIL: read again and try anew. Everything else as in broker_client_submit().
  *
  * BROKER_EINVAL for NULL or a transaction without commands; else as broker_client_submit().
  */
@@ -861,9 +872,9 @@ int broker_client_submit_transaction(broker_client_t *client,
                                      void *data);
 
 /**
- * Gives a request or a subscription up: its callback gets BROKER_ECANCELED, its last call, from the next processing.
- * Of a request that was sent, the command may be executed all the same (a blocking command stops waiting: its
- * connection is closed); one that was not sent is not.
+ * Gives a request or a subscription up: its callback gets BROKER_ECANCELED, its last call, from the next
+ * processing. Of a request that was sent, the command may be executed all the same (a blocking command stops
+ * waiting: its connection is closed); one that was not sent is not.
  *
  * BROKER_ESTATE if it is over already (its last callback has run or is about to); BROKER_EFORKED.
  */
@@ -871,10 +882,10 @@ int broker_client_cancel(broker_client_t *client,
                          broker_req_t req);
 
 /**
- * Sends a request and waits for its outcome, `timeout_ms` at most. BROKER_OK: *out has the reply, to be freed with
- * broker_reply_free(); else it is NULL (`out` may be NULL). Callbacks of other requests run meanwhile. Arguments and
- * codes as in broker_client_submit(), and those of an outcome: BROKER_ECONN, BROKER_ELOST, BROKER_ETIMEDOUT,
- * BROKER_ELIMIT, BROKER_EAUTH, BROKER_EPROTO. On a client of a loop it runs the loop.
+ * Sends a request and waits for its outcome, `timeout_ms` at most. BROKER_OK: *out has the reply, to be freed
+ * with broker_reply_free(); else it is NULL (`out` may be NULL). Callbacks of other requests run meanwhile.
+ * Arguments and codes as in broker_client_submit(), and those of an outcome: BROKER_ECONN, BROKER_ELOST,
+ * BROKER_ETIMEDOUT, BROKER_ELIMIT, BROKER_EAUTH, BROKER_EPROTO. On a client of a loop it runs the loop.
  *
  * BROKER_EREENTRANT from a callback; BROKER_ECANCELED if a callback frees the client.
  */
@@ -886,7 +897,8 @@ int broker_client_call(broker_client_t *client,
                        broker_reply_t **out);
 
 /**
- * Sends a transaction and waits for its outcome: broker_client_submit_transaction() and broker_client_call() in one.
+ * Sends a transaction and waits for its outcome: broker_client_submit_transaction() and broker_client_call() in
+ * one.
  */
 int broker_client_call_transaction(broker_client_t *client,
                                    const broker_transaction_t *transaction,
@@ -894,46 +906,46 @@ int broker_client_call_transaction(broker_client_t *client,
                                    broker_reply_t **out);
 
 /**
- * The descriptor to watch for readable in any loop: the same through reconnects, for the life of the client. When it is
- * readable, or broker_client_timeout() has passed, call broker_client_process(). Watch it level-triggered; never read
- * or close it. It changes in broker_client_after_fork().
+ * The descriptor to watch for readable in any loop: the same through reconnects, for the life of the client.
+ * When it is readable, or broker_client_timeout() has passed, call broker_client_process(). Watch it
+ * level-triggered; never read or close it. It changes in broker_client_after_fork().
  *
  * A negative code for a bad handle.
  */
 int broker_client_fd(const broker_client_t *client);
 
 /**
- * How long a loop may sleep before the next broker_client_process(), in milliseconds: 0 while something is deferred,
- * whatever the descriptor says; -1 until it is readable. Ask again after each processing.
+ * How long a loop may sleep before the next broker_client_process(), in milliseconds: 0 while something is
+ * deferred, whatever the descriptor says; -1 until it is readable. Ask again after each processing.
  *
  * A negative code other than -1 for a bad handle.
  */
 int broker_client_timeout(const broker_client_t *client);
 
 /**
- * One step: reads, runs the callbacks that are due, writes. With a `timeout_ms` of 0 it never waits; else it waits that
- * long for something to happen, or with BROKER_FOREVER for as long as it takes, and may return earlier with 0. Returns
- * how many callbacks ran; what these cause is due in the next step.
+ * One step: reads, runs the callbacks that are due, writes. With a `timeout_ms` of 0 it never waits; else it
+ * waits that long for something to happen, or with BROKER_FOREVER for as long as it takes, and may return
+ * earlier with 0. Returns how many callbacks ran; what these cause is due in the next step.
  *
- * BROKER_EINVAL below -1; BROKER_EREENTRANT from a callback; BROKER_ESTATE when freed, by one of these callbacks too;
- * BROKER_EUNSUPPORTED for a client of a loop; BROKER_EFORKED; BROKER_ESYS if the poll itself fails.
+ * BROKER_EINVAL below -1; BROKER_EREENTRANT from a callback; BROKER_ESTATE when freed, by one of these callbacks
+ * too; BROKER_EUNSUPPORTED for a client of a loop; BROKER_EFORKED; BROKER_ESYS if the poll itself fails.
  */
 int broker_client_process(broker_client_t *client,
                           int timeout_ms);
 
 /**
- * Makes the descriptor readable and ends a wait: how a signal handler tells the client's own thread to look at a flag of
- * the program's; other threads may use broker_client_post(). [any thread; async-signal-safe]
+ * Makes the descriptor readable and ends a wait: how a signal handler tells the client's own thread to look at a
+ * flag of the program's; other threads may use broker_client_post(). [any thread; async-signal-safe]
  *
  * BROKER_EINVAL for NULL; BROKER_ESTATE when freed; BROKER_EFORKED.
  */
 int broker_client_wakeup(broker_client_t *client);
 
 /**
- * Has `cb` run once in the client's own thread, from inside its processing, and wakes that; if the client is freed first,
- * it runs in broker_client_free() with BROKER_ECANCELED (of a session, in the next processing of its client). In the order in
- * which they were posted. When it returns an
- * error, `cb` is never called. [any thread]
+ * Has `cb` run once in the client's own thread, from inside its processing, and wakes that; if the client is
+ * freed first, it runs in broker_client_free() with BROKER_ECANCELED (of a session, in the next processing of
+ * its client). In the order in which they were posted. When it returns an error, `cb` is never called. [any
+ * thread]
  *
  * BROKER_EINVAL for NULL; BROKER_EAGAIN when 65,536 wait to be run; BROKER_ESTATE when freed; BROKER_EFORKED.
  */
@@ -954,7 +966,8 @@ int broker_client_set_data(broker_client_t *client, void *data);
 void *broker_client_data(const broker_client_t *client);
 
 /**
- * Sets who gets pushes that belong to no subscription, such as invalidations after CLIENT TRACKING; NULL for nobody.
+ * Sets who gets pushes that belong to no subscription, such as invalidations after CLIENT TRACKING; NULL for
+ * nobody.
  *
  * BROKER_EUNSUPPORTED for a session; BROKER_ESTATE, BROKER_EFORKED; BROKER_EINVAL for a NULL client.
  */
@@ -963,8 +976,8 @@ int broker_client_on_push(broker_client_t *client,
                           void *data);
 
 /**
- * Sets who is told of the connection's state; NULL for nobody. Told at once in the next processing if the client is
- * connected already.
+ * Sets who is told of the connection's state; NULL for nobody. Told at once in the next processing if the client
+ * is connected already.
  *
  * BROKER_EUNSUPPORTED for a session; BROKER_ESTATE, BROKER_EFORKED; BROKER_EINVAL for a NULL client.
  */
@@ -973,14 +986,14 @@ int broker_client_on_state(broker_client_t *client,
                            void *data);
 
 /**
- * Subscribes; `kind` is BROKER_CHANNEL, BROKER_PATTERN or BROKER_SHARD. `cb` gets, with `status` 0, every push about that
- * name, an array as Redis sends it: first ["subscribe", name, count], then a ["message", channel, payload] (or
- * ["pmessage", pattern, channel, payload], ["smessage", ...]) for each message. A second "subscribe" means that the
- * connection was lost and is there again: messages between may have been missed. A reply of type ERROR (refused by
- * Redis), or a `status` below 0, is the last call: BROKER_ECANCELED after broker_client_cancel(). Several subscriptions
- * of one name are one to Redis, and each gets every message. They have a connection of their own, opened with the first
- * and closed with the last. `req` may be NULL, and else gets the name of the subscription. When it returns an error, `cb`
- * is never called.
+ * Subscribes; `kind` is BROKER_CHANNEL, BROKER_PATTERN or BROKER_SHARD. `cb` gets, with `status` 0, every push
+ * about that name, an array as Redis sends it: first ["subscribe", name, count], then a ["message", channel,
+ * payload] (or ["pmessage", pattern, channel, payload], ["smessage", ...]) for each message. A second
+ * "subscribe" means that the connection was lost and is there again: messages between may have been missed. A
+ * reply of type ERROR (refused by Redis), or a `status` below 0, is the last call: BROKER_ECANCELED after
+ * broker_client_cancel(). Several subscriptions of one name are one to Redis, and each gets every message. They
+ * have a connection of their own, opened with the first and closed with the last. `req` may be NULL, and else
+ * gets the name of the subscription. When it returns an error, `cb` is never called.
  *
  * BROKER_EINVAL for NULL, an unknown kind; BROKER_EUNSUPPORTED for a session; BROKER_EAGAIN, BROKER_ESTATE,
  * BROKER_EFORKED.

@@ -25,19 +25,20 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-/// A client: of a broker, of Redis itself (broker_client_new()), of a loop in the same process (broker_loop_client()),
-/// or one connection of another client for the caller alone, a session (broker_client_session()).
+/// A client: of a broker, of Redis itself (broker_client_new()), of a loop in the same process
+/// (broker_loop_client()), or one connection of another client for the caller alone, a session
+/// (broker_client_session()).
 ///
-/// One thread at a time; broker_client_wakeup() and broker_client_post() alone may be called from any. Its callbacks
-/// run in that thread, inside broker_client_process(), _call() and _free(), and nowhere else. It connects by itself,
-/// and again after a loss.
+/// One thread at a time; what is marked [any thread] alone may be called from any. Its callbacks run in that
+/// thread, inside broker_client_process(), _call() and _free(), and nowhere else. It connects by itself, and
+/// again after a loss.
 ///
-/// In a forked process every function returns BROKER_EFORKED, and no descriptor of the client is open any more, until
-/// broker_client_after_fork() makes it anew. broker_client_follow_fork() makes an exception.
+/// In a forked process every function returns BROKER_EFORKED, and no descriptor of the client is open any more,
+/// until broker_client_after_fork() makes it anew. broker_client_follow_fork() makes an exception.
 ///
-/// Methods: broker_client_new, _session, _free, _after_fork, _follow_fork, _error, _connected; _submit, _submit_transaction, _call,
-/// _call_transaction, _subscribe, _cancel; _fd, _timeout, _process, _wakeup, _post; _on_push, _on_state; _set_data,
-/// _data.
+/// Methods: broker_client_new, _session, _free, _after_fork, _follow_fork, _error, _connected; _submit,
+/// _submit_transaction, _call, _call_transaction, _subscribe, _cancel; _fd, _timeout, _process, _wakeup, _post;
+/// _on_push, _on_state; _set_data, _data.
 #[allow(non_camel_case_types)]
 #[derive(Debug)]
 pub struct broker_client_t(#[expect(dead_code, reason = "reached through a cast pointer")] Shell<Handled>);
@@ -81,8 +82,8 @@ pub type broker_state_cb = Option<
     unsafe extern "C" fn(client: *mut broker_client_t, connected: c_int, reason: c_int, data: *mut c_void),
 >;
 
-/// Gets what was posted to a client, exactly once: `status` 0 from inside its processing, BROKER_ECANCELED from inside
-/// broker_client_free() or that of its loop. May do what a broker_reply_cb may.
+/// Gets what was posted to a client, exactly once: `status` 0 from inside its processing, BROKER_ECANCELED from
+/// inside broker_client_free() or that of its loop. May do what a broker_reply_cb may.
 #[allow(non_camel_case_types)]
 pub type broker_client_cb =
     Option<unsafe extern "C" fn(client: *mut broker_client_t, status: c_int, data: *mut c_void)>;
@@ -133,8 +134,8 @@ pub(super) struct Beside {
     on_state: Kept<StateCallback>,
 }
 
-/// A callback that a copy may read, whatever the thread that sets it was at: of two places, the one that is not in use is
-/// written to, and only then used.
+/// A callback that a copy may read, whatever the thread that sets it was at: of two places, the one that is not
+/// in use is written to, and only then used.
 #[derive(Debug)]
 struct Kept<C> {
     places: [UnsafeCell<Option<(C, *mut c_void)>>; 2],
@@ -364,22 +365,22 @@ pub(super) fn shell(pointer: *const broker_client_t) -> *const Shell<Handled> {
     pointer.cast()
 }
 
-/// Makes a client of `endpoint` and begins to connect; requests may be submitted at once and wait for the connection
-/// up to "queue_timeout".
+/// Makes a client of `endpoint` and begins to connect; requests may be submitted at once and wait for the
+/// connection up to "queue_timeout".
 ///
 /// - "unix:///run/broker/broker.sock", "tcp://host:port": a broker's socket (or Redis' own: it speaks the same).
-/// - "fd://3": a connected socket, such as the other end of what broker_loop_adopt_fd() took. The client owns and
+/// - "fd://3": a connected socket, such as the other end of what broker_loop_adopt() took. The client owns and
 ///   closes it. It cannot be connected again once lost.
 /// - "redis://[user[:password]@]host[:port][/db]": straight to Redis.
 /// - NULL: what the environment variable BROKER_ENDPOINT says.
 ///
-/// `config` gives the user, password, database, name and protocol (the "client_..." keys of docs/c-api.md), which are
-/// set again on every connection; NULL means the defaults. A host name is looked up in here, blocking, and after a failed
-/// or lost connection again, by a thread that takes no signal and ends with that. On failure *out is NULL and `errbuf`
-/// has the words, cut to `errlen` bytes (NULL and 0 if they are not wanted).
+/// `config` gives the user, password, database, name and protocol (the "client_..." keys of docs/c-api.md), which
+/// are set again on every connection; NULL means the defaults. A host name is looked up in here, blocking, and
+/// after a failed or lost connection again, by a thread that takes no signal and ends with that. On failure *out
+/// is NULL and `errbuf` has the words, cut to `errlen` bytes (NULL and 0 if they are not wanted).
 ///
-/// BROKER_EINVAL for a NULL `out`, a malformed endpoint, or NULL without BROKER_ENDPOINT; BROKER_ECONFIG for settings
-/// that do not fit together; BROKER_ESYS without descriptors, or for a name that cannot be looked up.
+/// BROKER_EINVAL for a NULL `out`, a malformed endpoint, or NULL without BROKER_ENDPOINT; BROKER_ECONFIG for
+/// settings that do not fit together; BROKER_ESYS without descriptors, or for a name that cannot be looked up.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_client_new(
     out: *mut *mut broker_client_t,
@@ -432,13 +433,14 @@ pub extern "C" fn broker_client_new(
     })
 }
 
-/// Opens a session of a client: a connection of its own within it, for what depends on one, WATCH ... EXEC above all.
-/// It is a client in a mode of its own: it takes what the other's shared connection may not (WATCH, UNWATCH, MULTI, EXEC,
-/// DISCARD, SELECT, AUTH; a blocking command, behind which the next one waits), but neither subscriptions, on_push and
-/// on_state nor what ends a connection's use for requests. Whatever state a command leaves on it stays until the session
-/// is freed, which closes the connection; if that is lost, everything after returns BROKER_ECONN, so that no state is
-/// ever lost in silence. What drives the client drives its sessions too, and their _fd, _timeout, _process, _wakeup and
-/// _post are those of the client. Free it before or after its client.
+/// Opens a session of a client: a connection of its own within it, for what depends on one, WATCH ... EXEC above
+/// all. It is a client in a mode of its own: it takes what the other's shared connection may not (WATCH, UNWATCH,
+/// MULTI, EXEC, DISCARD, SELECT, AUTH; a blocking command, behind which the next one waits), but neither
+/// subscriptions, on_push and on_state nor what ends a connection's use for requests. Whatever state a command
+/// leaves on it stays until the session is freed, which closes the connection; if that is lost, everything after
+/// returns BROKER_ECONN, so that no state is ever lost in silence. What drives the client drives its sessions
+/// too, and their _fd, _timeout, _process, _wakeup and _post are those of the client. Free it before or after its
+/// client.
 ///
 /// BROKER_EINVAL for NULL; BROKER_EAGAIN above "client_connections_max"; BROKER_ECONN for a client that cannot open
 /// connections any more; BROKER_EUNSUPPORTED for a session of a session; BROKER_ESTATE, BROKER_EFORKED.
@@ -472,9 +474,10 @@ pub extern "C" fn broker_client_session(
     })
 }
 
-/// Closes the client. Pending requests and subscriptions get BROKER_ECANCELED before it returns (those of a session in
-/// the next processing); called from a callback, all of this happens when the outermost callback has returned. Its
-/// sessions end with it, and are still to be freed. In a forked process it only frees; no callback runs.
+/// Closes the client. Pending requests and subscriptions get BROKER_ECANCELED before it returns (those of a
+/// session in the next processing); called from a callback, all of this happens when the outermost callback has
+/// returned. Its sessions end with it, and are still to be freed. In a forked process it only frees; no callback
+/// runs.
 ///
 /// NULL is BROKER_OK; BROKER_ESTATE a second time.
 #[unsafe(no_mangle)]
@@ -567,12 +570,13 @@ pub(super) fn cancel_all(posts: impl IntoIterator<Item = Post>) {
     }
 }
 
-/// In a forked process: makes the client anew and connects; endpoint, configuration, on_push and on_state are as they were,
-/// pending requests and subscriptions of the parent are unknown to it. Inherited sessions are dead: free them.
+/// In a forked process: makes the client anew and connects; endpoint, configuration, on_push and on_state are as
+/// they were, pending requests and subscriptions of the parent are unknown to it. Inherited sessions are dead:
+/// free them.
 ///
-/// BROKER_ESTATE in the process that made the client, and when it is freed; BROKER_ECONN for "fd://", which cannot
-/// be connected again; BROKER_EUNSUPPORTED for a session and for a client of a loop; BROKER_ESYS; BROKER_EREENTRANT from a
-/// log callback; BROKER_EINVAL for NULL.
+/// BROKER_ESTATE in the process that made the client, and when it is freed; BROKER_ECONN for "fd://", which
+/// cannot be connected again; BROKER_EUNSUPPORTED for a session and for a client of a loop; BROKER_ESYS;
+/// BROKER_EREENTRANT from a log callback; BROKER_EINVAL for NULL.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_client_after_fork(client: *mut broker_client_t) -> c_int {
     shield(BROKER_EPANIC, || {
@@ -596,12 +600,12 @@ pub extern "C" fn broker_client_after_fork(client: *mut broker_client_t) -> c_in
     })
 }
 
-/// While `on` is not 0, a fork() in the thread that uses the client moves it to the child, with its descriptors, requests,
-/// subscriptions and sessions; in the parent it is BROKER_EFORKED then. For daemon() and double forks: on, fork, off. A
-/// fork() while another thread is at work on the client does not move it.
+/// While `on` is not 0, a fork() in the thread that uses the client moves it to the child, with its descriptors,
+/// requests, subscriptions and sessions; in the parent it is BROKER_EFORKED then. For daemon() and double forks:
+/// on, fork, off. A fork() while another thread is at work on the client does not move it.
 ///
-/// BROKER_EUNSUPPORTED for a session and for a client of a loop, which move with what they belong to; BROKER_ESTATE,
-/// BROKER_EFORKED; BROKER_EINVAL for NULL.
+/// BROKER_EUNSUPPORTED for a session and for a client of a loop, which move with what they belong to;
+/// BROKER_ESTATE, BROKER_EFORKED; BROKER_EINVAL for NULL.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_client_follow_fork(client: *mut broker_client_t, on: c_int) -> c_int {
     shield(BROKER_EPANIC, || {
@@ -617,9 +621,9 @@ pub extern "C" fn broker_client_follow_fork(client: *mut broker_client_t, on: c_
     })
 }
 
-/// The last failure of this client in words: why a call was refused, or why the connection was lost or could not be
-/// made. "" before the first. Valid until the next call with the client. NULL for a bad handle, but in a forked process
-/// the words of a broker_client_after_fork() that has failed.
+/// The last failure of this client in words: why a call was refused, or why the connection was lost or could not
+/// be made. "" before the first. Valid until the next call with the client. NULL for a bad handle, but in a
+/// forked process the words of a broker_client_after_fork() that has failed.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_client_error(client: *const broker_client_t) -> *const c_char {
     if let Ok(shell) = Shell::of(shell(client))
@@ -646,20 +650,21 @@ pub extern "C" fn broker_client_connected(client: *const broker_client_t) -> c_i
     })
 }
 
-/// Sends a request; its outcome comes to `cb`. `argv` has `argc` words, copied, the command's name first; with a NULL
-/// `argvlen` each ends at its NUL, else word i has argvlen[i] bytes of any value. With BROKER_FOREVER it waits
-/// for as long as it takes. `req` may be NULL, and else gets the name of the request. It is sent from the client's
-/// processing, with whatever else was submitted by then. When it returns an error, `cb` is never called.
+/// Sends a request; its outcome comes to `cb`. `argv` has `argc` words, copied, the command's name first; with a
+/// NULL `argvlen` each ends at its NUL, else word i has argvlen[i] bytes of any value. With BROKER_FOREVER it
+/// waits for as long as it takes. `req` may be NULL, and else gets the name of the request. It is sent from the
+/// client's processing, with whatever else was submitted by then. When it returns an error, `cb` is never called.
 ///
-/// All requests share one connection and are answered in order, but blocking commands (BLPOP, XREAD BLOCK, ...): each
-/// has a connection of its own for as long as it waits, and giving it up closes that.
+/// All requests share one connection and are answered in order, but blocking commands (BLPOP, XREAD BLOCK, ...):
+/// each has a connection of its own for as long as it waits, and giving it up closes that.
 ///
-/// BROKER_EINVAL for NULL, no word, a `timeout_ms` of 0 or below -1; BROKER_EAGAIN above "client_requests_max" or "client_bytes_max"; BROKER_ESTATE,
-/// BROKER_EFORKED; BROKER_EUNSUPPORTED for commands that would change the shared connection under the feet of
-/// others: MULTI, EXEC, DISCARD (broker_client_submit_transaction() is for them), WATCH, UNWATCH (a session), SUBSCRIBE and its
-/// family (broker_client_subscribe()), SELECT, AUTH, HELLO, RESET, CLIENT SETNAME (the client_... keys), CLIENT REPLY,
-/// CLIENT CACHING, QUIT, MONITOR, SYNC, PSYNC, REPLCONF, SCRIPT DEBUG, ASKING, READONLY, READWRITE. CLIENT TRACKING,
-/// NO-EVICT, NO-TOUCH and SETINFO are sent, and once accepted set again on every new connection.
+/// BROKER_EINVAL for NULL, no word, a `timeout_ms` of 0 or below -1; BROKER_EAGAIN above "client_requests_max" or
+/// "client_bytes_max"; BROKER_ESTATE, BROKER_EFORKED; BROKER_EUNSUPPORTED for commands that would change the
+/// shared connection under the feet of others: MULTI, EXEC, DISCARD (broker_client_submit_transaction() is for
+/// them), WATCH, UNWATCH (a session), SUBSCRIBE and its family (broker_client_subscribe()), SELECT, AUTH, HELLO,
+/// RESET, CLIENT SETNAME (the client_... keys), CLIENT REPLY, CLIENT CACHING, QUIT, MONITOR, SYNC, PSYNC,
+/// REPLCONF, SCRIPT DEBUG, ASKING, READONLY, READWRITE. CLIENT TRACKING, NO-EVICT, NO-TOUCH and SETINFO are sent,
+/// and once accepted set again on every new connection.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_client_submit(
     client: *mut broker_client_t,
@@ -680,9 +685,9 @@ pub extern "C" fn broker_client_submit(
 }
 
 /// Sends a transaction: all its commands are executed, one behind the other with nothing between, or none is. One
-/// outcome: the reply of EXEC, an array with the reply of each command. If Redis refused a command (and so executed
-/// none), it is that command's error. On a session on which a watched key has changed, none of it is executed and the
-/// reply is NIL: read again and try anew. Everything else as in broker_client_submit().
+/// outcome: the reply of EXEC, an array with the reply of each command. If Redis refused a command (and so
+/// executed none), it is that command's error. On a session on which a watched key has changed, none of it is
+/// executed and the reply is NIL: read again and try anew. Everything else as in broker_client_submit().
 ///
 /// BROKER_EINVAL for NULL or a transaction without commands; else as broker_client_submit().
 #[unsafe(no_mangle)]
@@ -704,9 +709,9 @@ pub extern "C" fn broker_client_submit_transaction(
     })
 }
 
-/// Gives a request or a subscription up: its callback gets BROKER_ECANCELED, its last call, from the next processing.
-/// Of a request that was sent, the command may be executed all the same (a blocking command stops waiting: its
-/// connection is closed); one that was not sent is not.
+/// Gives a request or a subscription up: its callback gets BROKER_ECANCELED, its last call, from the next
+/// processing. Of a request that was sent, the command may be executed all the same (a blocking command stops
+/// waiting: its connection is closed); one that was not sent is not.
 ///
 /// BROKER_ESTATE if it is over already (its last callback has run or is about to); BROKER_EFORKED.
 #[unsafe(no_mangle)]
@@ -720,10 +725,10 @@ pub extern "C" fn broker_client_cancel(client: *mut broker_client_t, req: broker
     )
 }
 
-/// Sends a request and waits for its outcome, `timeout_ms` at most. BROKER_OK: *out has the reply, to be freed with
-/// broker_reply_free(); else it is NULL (`out` may be NULL). Callbacks of other requests run meanwhile. Arguments and
-/// codes as in broker_client_submit(), and those of an outcome: BROKER_ECONN, BROKER_ELOST, BROKER_ETIMEDOUT,
-/// BROKER_ELIMIT, BROKER_EAUTH, BROKER_EPROTO. On a client of a loop it runs the loop.
+/// Sends a request and waits for its outcome, `timeout_ms` at most. BROKER_OK: *out has the reply, to be freed
+/// with broker_reply_free(); else it is NULL (`out` may be NULL). Callbacks of other requests run meanwhile.
+/// Arguments and codes as in broker_client_submit(), and those of an outcome: BROKER_ECONN, BROKER_ELOST,
+/// BROKER_ETIMEDOUT, BROKER_ELIMIT, BROKER_EAUTH, BROKER_EPROTO. On a client of a loop it runs the loop.
 ///
 /// BROKER_EREENTRANT from a callback; BROKER_ECANCELED if a callback frees the client.
 #[unsafe(no_mangle)]
@@ -739,7 +744,8 @@ pub extern "C-unwind" fn broker_client_call(
     call(client, Asked::Words { argc, argv, argvlen }, timeout_ms, out)
 }
 
-/// Sends a transaction and waits for its outcome: broker_client_submit_transaction() and broker_client_call() in one.
+/// Sends a transaction and waits for its outcome: broker_client_submit_transaction() and broker_client_call() in
+/// one.
 #[unsafe(no_mangle)]
 pub extern "C-unwind" fn broker_client_call_transaction(
     client: *mut broker_client_t,
@@ -904,8 +910,9 @@ impl Home<'_> {
     }
 }
 
-/// The first half of a step: what has come by now is read before anything is written, so that no request leaves on a
-/// connection whose end has been here before it. Then what to wait for, at most `limit` milliseconds; `None`: go on at once.
+/// The first half of a step: what has come by now is read before anything is written, so that no request leaves
+/// on a connection whose end has been here before it. Then what to wait for, at most `limit` milliseconds;
+/// `None`: go on at once.
 fn look_and_wait(shell: &'static Shell<Handled>, limit: Option<u64>) -> Result<Option<Wait>, c_int> {
     if limit == Some(0) {
         return Ok(None);
@@ -946,8 +953,8 @@ fn look(shell: &Shell<Handled>) -> Result<(), c_int> {
     })?
 }
 
-/// Runs one callback; what it freed ends when the outermost has returned. False: the handle is another by now, since the
-/// callback has forked and this is the copy, in which it was made anew.
+/// Runs one callback; what it freed ends when the outermost has returned. False: the handle is another by now,
+/// since the callback has forked and this is the copy, in which it was made anew.
 fn call_out(shell: &Shell<Handled>, callback: impl FnOnce()) -> Result<bool, c_int> {
     if shell.call_out(callback) {
         return Ok(true);
@@ -997,9 +1004,9 @@ fn deliver(shell: &Shell<Handled>) -> Result<c_int, c_int> {
     Ok(ran)
 }
 
-/// The descriptor to watch for readable in any loop: the same through reconnects, for the life of the client. When it is
-/// readable, or broker_client_timeout() has passed, call broker_client_process(). Watch it level-triggered; never read
-/// or close it. It changes in broker_client_after_fork().
+/// The descriptor to watch for readable in any loop: the same through reconnects, for the life of the client.
+/// When it is readable, or broker_client_timeout() has passed, call broker_client_process(). Watch it
+/// level-triggered; never read or close it. It changes in broker_client_after_fork().
 ///
 /// A negative code for a bad handle.
 #[unsafe(no_mangle)]
@@ -1007,8 +1014,8 @@ pub extern "C" fn broker_client_fd(client: *const broker_client_t) -> c_int {
     enter_own(client, Rule::Anywhere, |own| own.client.as_raw_fd())
 }
 
-/// How long a loop may sleep before the next broker_client_process(), in milliseconds: 0 while something is deferred,
-/// whatever the descriptor says; -1 until it is readable. Ask again after each processing.
+/// How long a loop may sleep before the next broker_client_process(), in milliseconds: 0 while something is
+/// deferred, whatever the descriptor says; -1 until it is readable. Ask again after each processing.
 ///
 /// A negative code other than -1 for a bad handle.
 #[unsafe(no_mangle)]
@@ -1017,12 +1024,12 @@ pub extern "C" fn broker_client_timeout(client: *const broker_client_t) -> c_int
     enter_own(client, Rule::Anywhere, |own| if posted { 0 } else { millis(own.client.timeout()) })
 }
 
-/// One step: reads, runs the callbacks that are due, writes. With a `timeout_ms` of 0 it never waits; else it waits that
-/// long for something to happen, or with BROKER_FOREVER for as long as it takes, and may return earlier with 0. Returns
-/// how many callbacks ran; what these cause is due in the next step.
+/// One step: reads, runs the callbacks that are due, writes. With a `timeout_ms` of 0 it never waits; else it
+/// waits that long for something to happen, or with BROKER_FOREVER for as long as it takes, and may return
+/// earlier with 0. Returns how many callbacks ran; what these cause is due in the next step.
 ///
-/// BROKER_EINVAL below -1; BROKER_EREENTRANT from a callback; BROKER_ESTATE when freed, by one of these callbacks too;
-/// BROKER_EUNSUPPORTED for a client of a loop; BROKER_EFORKED; BROKER_ESYS if the poll itself fails.
+/// BROKER_EINVAL below -1; BROKER_EREENTRANT from a callback; BROKER_ESTATE when freed, by one of these callbacks
+/// too; BROKER_EUNSUPPORTED for a client of a loop; BROKER_EFORKED; BROKER_ESYS if the poll itself fails.
 #[unsafe(no_mangle)]
 pub extern "C-unwind" fn broker_client_process(client: *mut broker_client_t, timeout_ms: c_int) -> c_int {
     // Waits with nothing to drop: see `enter_waiting`.
@@ -1056,8 +1063,8 @@ fn go_on_processing(
     finish_step(shell).map(Step::Done)
 }
 
-/// Makes the descriptor readable and ends a wait: how a signal handler tells the client's own thread to look at a flag of
-/// the program's; other threads may use broker_client_post(). [any thread; async-signal-safe]
+/// Makes the descriptor readable and ends a wait: how a signal handler tells the client's own thread to look at a
+/// flag of the program's; other threads may use broker_client_post(). [any thread; async-signal-safe]
 ///
 /// BROKER_EINVAL for NULL; BROKER_ESTATE when freed; BROKER_EFORKED.
 #[unsafe(no_mangle)]
@@ -1066,10 +1073,10 @@ pub extern "C" fn broker_client_wakeup(client: *mut broker_client_t) -> c_int {
     rung.map_or_else(|code| code, |()| BROKER_OK)
 }
 
-/// Has `cb` run once in the client's own thread, from inside its processing, and wakes that; if the client is freed first,
-/// it runs in broker_client_free() with BROKER_ECANCELED (of a session, in the next processing of its client). In the order in
-/// which they were posted. When it returns an
-/// error, `cb` is never called. [any thread]
+/// Has `cb` run once in the client's own thread, from inside its processing, and wakes that; if the client is
+/// freed first, it runs in broker_client_free() with BROKER_ECANCELED (of a session, in the next processing of
+/// its client). In the order in which they were posted. When it returns an error, `cb` is never called. [any
+/// thread]
 ///
 /// BROKER_EINVAL for NULL; BROKER_EAGAIN when 65,536 wait to be run; BROKER_ESTATE when freed; BROKER_EFORKED.
 #[unsafe(no_mangle)]
@@ -1100,7 +1107,8 @@ pub extern "C" fn broker_client_data(client: *const broker_client_t) -> *mut c_v
     Shell::of(shell(client)).map_or(std::ptr::null_mut(), Shell::data)
 }
 
-/// Sets who gets pushes that belong to no subscription, such as invalidations after CLIENT TRACKING; NULL for nobody.
+/// Sets who gets pushes that belong to no subscription, such as invalidations after CLIENT TRACKING; NULL for
+/// nobody.
 ///
 /// BROKER_EUNSUPPORTED for a session; BROKER_ESTATE, BROKER_EFORKED; BROKER_EINVAL for a NULL client.
 #[unsafe(no_mangle)]
@@ -1119,8 +1127,8 @@ pub extern "C" fn broker_client_on_push(
     })
 }
 
-/// Sets who is told of the connection's state; NULL for nobody. Told at once in the next processing if the client is
-/// connected already.
+/// Sets who is told of the connection's state; NULL for nobody. Told at once in the next processing if the client
+/// is connected already.
 ///
 /// BROKER_EUNSUPPORTED for a session; BROKER_ESTATE, BROKER_EFORKED; BROKER_EINVAL for a NULL client.
 #[unsafe(no_mangle)]
@@ -1148,14 +1156,14 @@ impl At<'_, '_> {
     }
 }
 
-/// Subscribes; `kind` is BROKER_CHANNEL, BROKER_PATTERN or BROKER_SHARD. `cb` gets, with `status` 0, every push about that
-/// name, an array as Redis sends it: first ["subscribe", name, count], then a ["message", channel, payload] (or
-/// ["pmessage", pattern, channel, payload], ["smessage", ...]) for each message. A second "subscribe" means that the
-/// connection was lost and is there again: messages between may have been missed. A reply of type ERROR (refused by
-/// Redis), or a `status` below 0, is the last call: BROKER_ECANCELED after broker_client_cancel(). Several subscriptions
-/// of one name are one to Redis, and each gets every message. They have a connection of their own, opened with the first
-/// and closed with the last. `req` may be NULL, and else gets the name of the subscription. When it returns an error, `cb`
-/// is never called.
+/// Subscribes; `kind` is BROKER_CHANNEL, BROKER_PATTERN or BROKER_SHARD. `cb` gets, with `status` 0, every push
+/// about that name, an array as Redis sends it: first ["subscribe", name, count], then a ["message", channel,
+/// payload] (or ["pmessage", pattern, channel, payload], ["smessage", ...]) for each message. A second
+/// "subscribe" means that the connection was lost and is there again: messages between may have been missed. A
+/// reply of type ERROR (refused by Redis), or a `status` below 0, is the last call: BROKER_ECANCELED after
+/// broker_client_cancel(). Several subscriptions of one name are one to Redis, and each gets every message. They
+/// have a connection of their own, opened with the first and closed with the last. `req` may be NULL, and else
+/// gets the name of the subscription. When it returns an error, `cb` is never called.
 ///
 /// BROKER_EINVAL for NULL, an unknown kind; BROKER_EUNSUPPORTED for a session; BROKER_EAGAIN, BROKER_ESTATE,
 /// BROKER_EFORKED.

@@ -11,6 +11,8 @@ pub const BROKER_EINVAL: c_int = -201;
 pub const BROKER_ESTATE: c_int = -202;
 /// Too much is queued; wait for replies, then try again. Nothing was queued.
 pub const BROKER_EAGAIN: c_int = -203;
+/// Not while the handle is at work: from its callbacks, from a log callback, or from a second thread.
+pub const BROKER_EREENTRANT: c_int = -204;
 /// The request's own timeout passed, or the broker's `request_timeout`. If it had been sent, it may have
 /// been executed.
 pub const BROKER_ETIMEDOUT: c_int = -205;
@@ -26,18 +28,16 @@ pub const BROKER_EPROTO: c_int = -209;
 /// The peer refused the user, the password, the database or the name.
 pub const BROKER_EAUTH: c_int = -210;
 /// A limit of the broker's was reached (the error BROKERLIMIT): not executed, safe to repeat later.
-pub const BROKER_ELIMIT: c_int = -11;
-/// Not while the handle is at work: from its callbacks, from a log callback, or from a second thread.
-pub const BROKER_EREENTRANT: c_int = -12;
-/// The handle belongs to the process that this one was forked from, or to one that it has followed. Free it, or call
-/// broker_client_after_fork().
-pub const BROKER_EFORKED: c_int = -13;
+pub const BROKER_ELIMIT: c_int = -211;
+/// The handle belongs to the process that this one was forked from, or to one that it has followed. Free it, or
+/// call broker_client_after_fork().
+pub const BROKER_EFORKED: c_int = -212;
 /// A configuration key or value is not acceptable; the words say which and what is allowed.
 pub const BROKER_ECONFIG: c_int = -213;
 /// This command cannot go this way; broker_client_error() says which function is meant for it.
 pub const BROKER_EUNSUPPORTED: c_int = -214;
-/// The system refused: no descriptors, no permission, no such file. With this code, and only then, errno says why; 0
-/// where nothing is known.
+/// The system refused: no descriptors, no permission, no such file. With this code, and only then, errno says
+/// why; 0 where nothing is known.
 pub const BROKER_ESYS: c_int = -215;
 /// A bug in the library was caught. The handle is poisoned: all it still takes is to be freed.
 pub const BROKER_EPANIC: c_int = -216;
@@ -51,6 +51,7 @@ const TABLE: &[(c_int, &CStr, &CStr)] = &[
     (BROKER_EINVAL, c"BROKER_EINVAL", c"invalid argument"),
     (BROKER_ESTATE, c"BROKER_ESTATE", c"handle closed or request already done"),
     (BROKER_EAGAIN, c"BROKER_EAGAIN", c"too much is queued, try again later"),
+    (BROKER_EREENTRANT, c"BROKER_EREENTRANT", c"not while this handle is at work"),
     (BROKER_ETIMEDOUT, c"BROKER_ETIMEDOUT", c"timed out; a request that was sent may have been executed"),
     (BROKER_ECANCELED, c"BROKER_ECANCELED", c"canceled; a request that was sent may have been executed"),
     (BROKER_ECONN, c"BROKER_ECONN", c"not connected; the request was not sent"),
@@ -58,7 +59,6 @@ const TABLE: &[(c_int, &CStr, &CStr)] = &[
     (BROKER_EPROTO, c"BROKER_EPROTO", c"the peer does not speak the protocol"),
     (BROKER_EAUTH, c"BROKER_EAUTH", c"the peer refused the user, password, database or name"),
     (BROKER_ELIMIT, c"BROKER_ELIMIT", c"a limit of the broker's was reached; not executed"),
-    (BROKER_EREENTRANT, c"BROKER_EREENTRANT", c"not while this handle is at work"),
     (BROKER_EFORKED, c"BROKER_EFORKED", c"the handle belongs to the parent process; see after_fork"),
     (BROKER_ECONFIG, c"BROKER_ECONFIG", c"unacceptable configuration"),
     (BROKER_EUNSUPPORTED, c"BROKER_EUNSUPPORTED", c"this command cannot go this way"),
@@ -108,4 +108,18 @@ const fn number(digits: &str) -> std::ffi::c_uint {
         at += 1;
     }
     value
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Neither BROKER_FOREVER nor an errno negated, each once, in the order of the table.
+    #[test]
+    fn codes_are_numbers_of_their_own() {
+        let codes: Vec<c_int> = TABLE.iter().map(|row| row.0).collect();
+        assert_eq!(codes[0], BROKER_OK);
+        assert!(codes[1..].iter().all(|code| (-299..=-201).contains(code)), "{codes:?}");
+        assert!(codes.windows(2).all(|pair| pair[0] > pair[1]), "{codes:?}");
+    }
 }

@@ -140,9 +140,9 @@ pub extern "C" fn broker_config_get(
     })
 }
 
-/// Reads a broker.toml, keys that begin with "client_" included; keys it does not name keep their values. Blocking file
-/// I/O, for as long as a FIFO or a dead mount likes; a fork elsewhere does not wait for that. On failure nothing has
-/// changed.
+/// Reads a broker.toml, keys that begin with "client_" included; keys it does not name keep their values.
+/// Blocking file I/O, for as long as a FIFO or a dead mount likes; a fork elsewhere does not wait for that. On
+/// failure nothing has changed.
 ///
 /// BROKER_EINVAL for a NULL; BROKER_ESYS if the file cannot be read; BROKER_ECONFIG for its content, with the
 /// line in broker_config_error(), and for more than 1 MiB.

@@ -26,13 +26,14 @@ pub const BROKER_RUN_ONCE: c_int = 1;
 pub const BROKER_RUN_NOWAIT: c_int = 2;
 
 /// The broker itself, embedded: it owns the connections to Redis and serves the processes that connect. One
-/// thread at a time; broker_loop_stop() and broker_loop_post() alone may be called from any. It starts no thread, but for
-/// one that looks the upstream's name up again when a connection to it has failed or was lost, takes no signal and ends
-/// with that. It installs no signal handler, touches no resource limit and never raises SIGPIPE; the descriptors it opens
-/// are close-on-exec.
+/// thread at a time; what is marked [any thread] alone may be called from any. It starts no thread, but for one
+/// that looks the upstream's name up again when a connection to it has failed or was lost, takes no signal and
+/// ends with that. It installs no signal handler, touches no resource limit and never raises SIGPIPE; the
+/// descriptors it opens are close-on-exec.
 ///
-/// In a forked process every function returns BROKER_EFORKED, and no descriptor of the loop is open any more: a fork
-/// handler has closed them. broker_loop_free() only frees there. broker_loop_follow_fork() makes an exception.
+/// In a forked process every function returns BROKER_EFORKED, and no descriptor of the loop is open any more: a
+/// fork handler has closed them. broker_loop_free() only frees there. broker_loop_follow_fork() makes an
+/// exception.
 ///
 /// Methods: broker_loop_new, _free, _follow_fork; _run, _stop, _post, _fd, _timeout; _drain, _reload, _error,
 /// _endpoint, _adopt, _stat, _stat_name, _set_data, _data; _client.
@@ -121,7 +122,8 @@ impl Looping {
         embedded.with_requests(key, |requests| body(requests, &mut own.calls)).ok_or(BROKER_ESTATE)
     }
 
-    /// Ends one of the program's own clients: now, giving what is left to call, or after the callback that is running.
+    /// Ends one of the program's own clients: now, giving what is left to call, or after the callback that is
+    /// running.
     pub(super) fn end_client(&mut self, key: ClientKey, in_callback: bool) -> Vec<Due> {
         if in_callback {
             self.ending.push(key);
@@ -208,8 +210,8 @@ pub extern "C" fn broker_loop_new(
     })
 }
 
-/// Runs the loop: BROKER_RUN_DEFAULT until broker_loop_stop() or until nothing is left to do, BROKER_RUN_ONCE for one
-/// turn that waits for an event, BROKER_RUN_NOWAIT for one that does not. Callbacks run in here.
+/// Runs the loop: BROKER_RUN_DEFAULT until broker_loop_stop() or until nothing is left to do, BROKER_RUN_ONCE for
+/// one turn that waits for an event, BROKER_RUN_NOWAIT for one that does not. Callbacks run in here.
 ///
 /// Returns 1 while there is work to come, 0 when there will be none (drained). BROKER_EINVAL for NULL or an
 /// unknown mode; BROKER_EREENTRANT from a callback; BROKER_ESTATE when closed; BROKER_EFORKED; BROKER_ESYS if the
@@ -324,7 +326,8 @@ fn run_posts(shell: &Shell<Looping>, pointer: *mut broker_loop_t) -> Result<(), 
     Ok(())
 }
 
-/// Tells that what was posted will not run, in this process alone: a copy that one of them makes has none of the others.
+/// Tells that what was posted will not run, in this process alone: a copy that one of them makes has none of the
+/// others.
 fn cancel_all(pointer: *mut broker_loop_t, posts: impl IntoIterator<Item = (LoopCallback, *mut c_void)>) {
     let generation = fork::generation();
     for (callback, data) in posts {
@@ -359,9 +362,9 @@ pub extern "C" fn broker_loop_stop(r#loop: *mut broker_loop_t) -> c_int {
     rung.map_or_else(|code| code, |()| BROKER_OK)
 }
 
-/// Has `cb` run once in the thread that runs the loop, from inside broker_loop_run(), and wakes that; if the loop is
-/// freed first, it runs in broker_loop_free() with BROKER_ECANCELED. In the order in which they were posted. When it
-/// returns an error, `cb` is never called. [any thread]
+/// Has `cb` run once in the thread that runs the loop, from inside broker_loop_run(), and wakes that; if the loop
+/// is freed first, it runs in broker_loop_free() with BROKER_ECANCELED. In the order in which they were posted.
+/// When it returns an error, `cb` is never called. [any thread]
 ///
 /// BROKER_EINVAL for NULL; BROKER_EAGAIN when 65,536 wait to be run; BROKER_ESTATE when closed; BROKER_EFORKED.
 #[unsafe(no_mangle)]
@@ -378,8 +381,8 @@ pub extern "C" fn broker_loop_post(
 }
 
 /// The descriptor to watch for readable in another loop (epoll, poll, libuv): the same for the life of the loop.
-/// When it is readable, or broker_loop_timeout() has passed, call broker_loop_run(loop, BROKER_RUN_NOWAIT). Watch it
-/// level-triggered; never read or close it.
+/// When it is readable, or broker_loop_timeout() has passed, call broker_loop_run(loop, BROKER_RUN_NOWAIT). Watch
+/// it level-triggered; never read or close it.
 ///
 /// A negative code for a bad handle.
 #[unsafe(no_mangle)]
@@ -391,8 +394,8 @@ pub extern "C" fn broker_loop_fd(r#loop: *const broker_loop_t) -> c_int {
 }
 
 /// How long another loop may sleep before the next broker_loop_run(), in milliseconds: 0 while work is deferred,
-/// whatever the descriptor says; -1 until the descriptor is readable. Ask after each broker_loop_run(); what is submitted or
-/// changed outside of it makes the descriptor readable.
+/// whatever the descriptor says; -1 until the descriptor is readable. Ask after each broker_loop_run(); what is
+/// submitted or changed outside of it makes the descriptor readable.
 ///
 /// A negative code other than -1 for a bad handle.
 #[unsafe(no_mangle)]
@@ -487,7 +490,8 @@ impl Left {
     }
 }
 
-/// Closes a loop before the first of the last callbacks: should one fork, the copy has nothing left to close a second time.
+/// Closes a loop before the first of the last callbacks: should one fork, the copy has nothing left to close a
+/// second time.
 fn close(mut looping: Looping) -> Vec<Left> {
     let clients: Vec<_> = looping.own.iter().map(|own| (own.key, own.calls.handle())).collect();
     let left = clients.into_iter().map(|(key, handle)| Left {
@@ -562,8 +566,8 @@ pub extern "C" fn broker_loop_endpoint(
 /// With the other end as "fd://N", a forked worker needs no path on disk. On success the loop owns `fd` and closes
 /// it; on failure it is the caller's still.
 ///
-/// BROKER_EINVAL if it is no connected stream socket, or the loop has it already; BROKER_ELIMIT above "children_max";
-/// BROKER_ESYS; BROKER_ESTATE when closed or draining; BROKER_EFORKED.
+/// BROKER_EINVAL if it is no connected stream socket, or the loop has it already; BROKER_ELIMIT above
+/// "children_max"; BROKER_ESYS; BROKER_ESTATE when closed or draining; BROKER_EFORKED.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_loop_adopt(r#loop: *mut broker_loop_t, fd: c_int) -> c_int {
     enter(shell(r#loop), Rule::Anywhere, |looping| {
@@ -592,9 +596,9 @@ pub extern "C" fn broker_loop_adopt(r#loop: *mut broker_loop_t, fd: c_int) -> c_
     })
 }
 
-/// While `on` is not 0, a fork() in the thread that uses the loop moves it to the child, with its descriptors, its children
-/// and its clients; in the parent it is BROKER_EFORKED then. For daemon() and double forks: on, fork, off. A fork() while
-/// another thread is at work on the loop does not move it.
+/// While `on` is not 0, a fork() in the thread that uses the loop moves it to the child, with its descriptors,
+/// its children and its clients; in the parent it is BROKER_EFORKED then. For daemon() and double forks: on,
+/// fork, off. A fork() while another thread is at work on the loop does not move it.
 ///
 /// BROKER_ESTATE, BROKER_EFORKED; BROKER_EINVAL for NULL.
 #[unsafe(no_mangle)]
@@ -605,10 +609,10 @@ pub extern "C" fn broker_loop_follow_fork(r#loop: *mut broker_loop_t, on: c_int)
 }
 
 /// Makes a client of the loop's own, for the program's own requests: it needs no socket and is driven by
-/// broker_loop_run(), in which its callbacks run. Everything of a client works on it (transactions, sessions, blocking
-/// commands, subscriptions) but what would drive it: broker_client_fd(), _timeout() and _process() return
-/// BROKER_EUNSUPPORTED, and broker_client_call() runs the loop while it waits. To be freed with broker_client_free(),
-/// before or after the loop; after it, all it returns is BROKER_ESTATE.
+/// broker_loop_run(), in which its callbacks run. Everything of a client works on it (transactions, sessions,
+/// blocking commands, subscriptions) but what would drive it: broker_client_fd(), _timeout() and _process()
+/// return BROKER_EUNSUPPORTED, and broker_client_call() runs the loop while it waits. To be freed with
+/// broker_client_free(), before or after the loop; after it, all it returns is BROKER_ESTATE.
 ///
 /// BROKER_EINVAL for NULL; BROKER_ESTATE when closed or draining; BROKER_EFORKED.
 #[unsafe(no_mangle)]

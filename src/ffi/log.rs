@@ -26,10 +26,10 @@ pub const BROKER_LOG_DEBUG: c_int = 4;
 /// Everything.
 pub const BROKER_LOG_TRACE: c_int = 5;
 
-/// Gets a log line: `msg` has `len` bytes, no line end, and a NUL behind it; it ends with the call. `handle` is the
-/// broker_loop_t or broker_client_t at work, to be compared and nothing else; NULL where none is. Runs in whatever thread
-/// has caused the line, once its step is done: nothing is held then that a fork() waits for, but calls on that handle return
-/// BROKER_EREENTRANT. Must not fork, throw, longjmp or end the thread.
+/// Gets a log line: `msg` has `len` bytes, no line end, and a NUL behind it; it ends with the call. `handle` is
+/// the broker_loop_t or broker_client_t at work, to be compared and nothing else; NULL where none is. Runs in
+/// whatever thread has caused the line, once its step is done: nothing is held then that a fork() waits for, but
+/// calls on that handle return BROKER_EREENTRANT. Must not fork, throw, longjmp or end the thread.
 #[allow(non_camel_case_types)]
 pub type broker_log_cb = Option<
     unsafe extern "C" fn(
@@ -164,10 +164,10 @@ fn hand(line: &Line, handle: *const c_void) {
     }
 }
 
-/// Sets where the library's log goes, for the whole process; without it, and with a NULL `cb`, nowhere. Lines less
-/// important than `level` (BROKER_LOG_*) are left out. Of each kind of line ten come in ten seconds; how many more
-/// there were is one line after them, with the next line or call. Best called before there are threads and handles; a line under way in another
-/// thread may still reach the old function.
+/// Sets where the library's log goes, for the whole process; without it, and with a NULL `cb`, nowhere. Lines
+/// less important than `level` (BROKER_LOG_*) are left out. Of each kind of line ten come in ten seconds; how
+/// many more there were is one line after them, with the next line or call. Best called before there are threads
+/// and handles; a line under way in another thread may still reach the old function.
 ///
 /// BROKER_EINVAL for an unknown level; BROKER_ESTATE if the program has a logger of Rust's `log` crate already.
 #[unsafe(no_mangle)]

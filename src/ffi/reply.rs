@@ -43,7 +43,8 @@ pub const BROKER_REPLY_PUSH: c_int = 12;
 #[allow(non_camel_case_types)]
 #[derive(Debug)]
 pub struct broker_reply_t {
-    /// Whose tree the value is in: the head around it, or the one that holds it or is held by it. Never unmapped before.
+    /// Whose tree the value is in: the head around it, or the one that holds it or is held by it. Never unmapped
+    /// before.
     whole: *const Head,
     index: u32,
     role: Role,
@@ -60,15 +61,15 @@ enum Role {
     Kept,
 }
 
-/// What is handed out. When all who hold it have let go, the tree is freed at once and the head after many others, so
-/// that a pointer to it still tells that it is over.
+/// What is handed out. When all who hold it have let go, the tree is freed at once and the head after many
+/// others, so that a pointer to it still tells that it is over.
 #[derive(Debug)]
 #[repr(C)]
 struct Head {
     /// First, so that the address of both is one.
     value: broker_reply_t,
-    /// Holders in the upper half: the library, the callers, the kept parts. In the lower half those that a caller has to
-    /// free, and one more as soon as there has been any.
+    /// Holders in the upper half: the library, the callers, the kept parts. In the lower half those that a caller
+    /// has to free, and one more as soon as there has been any.
     holders: AtomicU64,
     /// `None` in the head of a kept part, and when nobody holds it any more.
     tree: UnsafeCell<Option<(Tree, Box<[broker_reply_t]>)>>,
@@ -328,10 +329,11 @@ pub extern "C" fn broker_reply_dup(reply: *const broker_reply_t) -> *mut broker_
     })
 }
 
-/// Frees what broker_reply_dup() or a call function has handed out, once for each time. NULL is BROKER_OK. [any thread]
+/// Frees what broker_reply_dup() or a call function has handed out, once for each time. NULL is BROKER_OK. [any
+/// thread]
 ///
-/// BROKER_ESTATE a second time, which is noticed until some hundred other replies have been freed; BROKER_EINVAL for what
-/// a callback got and for a part of a reply, which are not freed.
+/// BROKER_ESTATE a second time, which is noticed until some hundred other replies have been freed; BROKER_EINVAL
+/// for what a callback got and for a part of a reply, which are not freed.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_reply_free(reply: *mut broker_reply_t) -> c_int {
     if reply.is_null() {
