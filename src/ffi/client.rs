@@ -1034,7 +1034,7 @@ pub extern "C" fn broker_client_timeout(client: *const broker_client_t) -> c_int
 pub extern "C-unwind" fn broker_client_process(client: *mut broker_client_t, timeout_ms: c_int) -> c_int {
     // Waits with nothing to drop: see `enter_waiting`.
     match shield(Err(BROKER_EPANIC), || begin_processing(client, timeout_ms)) {
-        Ok((root, Some(0))) => enter_dispatching(shell(root), |shell| finish_step(shell)),
+        Ok((root, Some(0))) => enter_dispatching(shell(root), finish_step),
         Ok((root, limit)) => enter_waiting(shell(root), (limit, false), go_on_processing),
         Err(code) => code,
     }
