@@ -10,6 +10,12 @@ use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 /// Descriptors from this number on are not noted: a copy keeps them open. Linux allows as many by default (fs.nr_open).
 const NOTED: usize = 1 << 20;
 
+/// With an owner: a thread is writing to the descriptor by `Held::keep_for`.
+const BUSY: u32 = 1 << 31;
+
+/// Owners are numbers up to this one.
+pub const OWNER_MAX: u32 = BUSY - 1;
+
 /// The owner of each descriptor, 0 for nobody. Zero pages until they are written to.
 static OWNERS: [AtomicU32; NOTED] = [const { AtomicU32::new(0) }; NOTED];
 /// No descriptor from this number on has ever been noted.
@@ -31,10 +37,16 @@ pub fn work_for(owner: u32) -> u32 {
 }
 
 /// Notes a descriptor as that of whoever this thread is at work for. Stands before the descriptor in its struct: dropped
-/// first, so that a number is free for others only when it is noted no more. A fork in the moment between leaves the copy
-/// a descriptor too many, never one too few.
+/// first, so that a number is free for others only when it is noted no more. A fork in the moment between opening and
+/// noting, or between the drop and the closing, leaves the copy a descriptor too many.
 #[derive(Debug)]
-pub struct Held(Option<usize>);
+pub struct Held(Option<Note>);
+
+#[derive(Debug, Clone, Copy)]
+struct Note {
+    number: usize,
+    owner: u32,
+}
 
 impl Held {
     /// Of a descriptor that was opened just now, and is closed only after this has been dropped.
@@ -42,35 +54,77 @@ impl Held {
         Held::of(fd.as_raw_fd())
     }
 
-    /// The same by its number.
+    /// The same by its number. One that is noted already stays its first holder's.
     pub fn of(fd: RawFd) -> Held {
         let number = usize::try_from(fd).ok().filter(|number| *number < NOTED);
         let Some(number) = number.filter(|_| owner() != 0) else { return Held(None) };
+        let note = Note { number, owner: owner() };
         BEYOND.fetch_max(number + 1, Ordering::Relaxed);
-        OWNERS[number].store(owner(), Ordering::Release);
-        Held(Some(number))
+        let noted = OWNERS[number].compare_exchange(0, note.owner, Ordering::AcqRel, Ordering::Relaxed);
+        Held(noted.is_ok().then_some(note))
+    }
+
+    /// Runs `body`, which uses the descriptor for a moment in whatever thread, unless its owner has lost it: the number may
+    /// be anybody's then. Nobody takes it from its owner before `body` has returned.
+    pub fn keep_for(&self, body: impl FnOnce()) {
+        let Some(Note { number, owner }) = self.0 else { return body() };
+        loop {
+            match OWNERS[number].compare_exchange(owner, owner | BUSY, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => break,
+                // Another thread is at the same.
+                Err(found) if found == owner | BUSY => std::thread::yield_now(),
+                Err(_) => return,
+            }
+        }
+        body();
+        OWNERS[number].store(owner, Ordering::Release);
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        if let Some(number) = self.0 {
-            OWNERS[number].store(0, Ordering::Release);
+        if let Some(Note { number, owner }) = self.0 {
+            // Fails where the owner has lost it.
+            let _ = OWNERS[number].compare_exchange(owner, 0, Ordering::AcqRel, Ordering::Relaxed);
         }
     }
 }
 
-/// Hands every descriptor whose owner is to lose it to `close`, and forgets them. Only atomics: a fork handler may call
-/// it, and a signal handler.
+/// Hands every descriptor whose owner is to lose it to `close`, and forgets them, in the process whose threads use them:
+/// not before they are through with `Held::keep_for`. Only atomics: a fork handler may call it.
 pub fn release(loses: impl Fn(u32) -> bool, close: impl Fn(RawFd)) {
-    let beyond = BEYOND.load(Ordering::Acquire);
-    for (number, owner) in OWNERS.iter().enumerate().take(beyond) {
-        let found = owner.load(Ordering::Acquire);
-        if found != 0 && loses(found) {
-            owner.store(0, Ordering::Release);
-            close(number as RawFd);
+    for (number, noted) in noted() {
+        let mut found = noted.load(Ordering::Acquire);
+        while found != 0 && loses(found & !BUSY) {
+            match noted.compare_exchange(found & !BUSY, 0, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => {
+                    close(number);
+                    break;
+                }
+                Err(now) => found = now,
+            }
+            if found & BUSY != 0 {
+                std::thread::yield_now();
+            }
         }
     }
+}
+
+/// The same in a forked copy, where nobody is at work any more: what a thread of the parent's was using then is used no
+/// longer. [a signal handler may call it]
+pub fn release_copies(loses: impl Fn(u32) -> bool, close: impl Fn(RawFd)) {
+    for (number, noted) in noted() {
+        let owner = noted.fetch_and(!BUSY, Ordering::AcqRel) & !BUSY;
+        let lost = owner != 0 && loses(owner);
+        if lost && noted.compare_exchange(owner, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+            close(number);
+        }
+    }
+}
+
+fn noted() -> impl Iterator<Item = (RawFd, &'static AtomicU32)> {
+    let beyond = BEYOND.load(Ordering::Acquire);
+    OWNERS.iter().enumerate().take(beyond).map(|(number, noted)| (number as RawFd, noted))
 }
 
 #[cfg(test)]
@@ -89,16 +143,62 @@ mod tests {
             closed.into_inner()
         };
         // Numbers that no handle of another test has.
-        let before = work_for(u32::MAX);
+        let before = work_for(OWNER_MAX);
         let held = Held::new(&a);
-        work_for(u32::MAX - 1);
+        work_for(OWNER_MAX - 1);
         let gone = Held::new(&b);
         drop(gone);
         let other = Held::new(&b);
         work_for(before);
-        assert_eq!(closed(u32::MAX), [a.as_raw_fd()]);
-        assert_eq!(closed(u32::MAX), [], "once");
-        assert_eq!(closed(u32::MAX - 1), [b.as_raw_fd()]);
+        assert_eq!(closed(OWNER_MAX), [a.as_raw_fd()]);
+        assert_eq!(closed(OWNER_MAX), [], "once");
+        held.keep_for(|| panic!("it is lost"));
+        assert_eq!(closed(OWNER_MAX - 1), [b.as_raw_fd()]);
         drop((held, other));
+    }
+
+    #[test]
+    fn a_descriptor_that_is_held_twice_is_the_first_holders() {
+        let (a, _b) = std::os::unix::net::UnixStream::pair().unwrap();
+        let before = work_for(OWNER_MAX - 2);
+        let held = Held::new(&a);
+        drop(Held::new(&a));
+        work_for(before);
+        let closed = RefCell::new(Vec::new());
+        release_copies(|owner| owner == OWNER_MAX - 2, |fd| closed.borrow_mut().push(fd));
+        assert_eq!(closed.into_inner(), [a.as_raw_fd()]);
+        drop(held);
+    }
+
+    #[test]
+    fn an_owner_loses_a_descriptor_only_when_nobody_is_using_it() {
+        let (a, _b) = std::os::unix::net::UnixStream::pair().unwrap();
+        let before = work_for(OWNER_MAX - 3);
+        let held = Held::new(&a);
+        work_for(before);
+        let used = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let (begun, begins) = std::sync::mpsc::channel();
+            let (going, goes) = std::sync::mpsc::channel();
+            let (held, used) = (&held, &used);
+            scope.spawn(move || {
+                held.keep_for(|| {
+                    begun.send(()).unwrap();
+                    goes.recv().unwrap();
+                    used.store(true, Ordering::Release);
+                });
+            });
+            begins.recv().unwrap();
+            // Asked whether it loses it, it is let go on.
+            let loses = |owner| {
+                let ours = owner == OWNER_MAX - 3;
+                if ours {
+                    let _ = going.send(());
+                }
+                ours
+            };
+            release(loses, |_| assert!(used.load(Ordering::Acquire)));
+        });
+        assert!(used.load(Ordering::Acquire));
     }
 }

@@ -140,9 +140,10 @@ impl Number {
         Number(SERIAL.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// Never 0, which is nobody. Wraps after four billion handles, by when those of the first round have gone.
+    /// Never 0, which is nobody. Wraps after two billion handles: one that lives as long shares its owner with a later
+    /// one, and should a fork move one of the two, the other's descriptors go the same way.
     fn owner(self) -> u32 {
-        (self.0 as u32).max(1)
+        (self.0 as u32 & fds::OWNER_MAX).max(1)
     }
 }
 

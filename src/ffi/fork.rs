@@ -6,6 +6,7 @@ use super::follow;
 use crate::base::{fds, fork};
 use std::cell::Cell;
 use std::ffi::{c_int, c_void};
+use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU64, Ordering};
 
 /// What the mark says. A copy finds it wiped.
@@ -30,8 +31,8 @@ thread_local! {
     static ERRNO: Cell<c_int> = const { Cell::new(0) };
 }
 
-/// Prepares for forks to come, and notices one that has been. Called before anything of a handle is made. Waits for no other thread: a copy made half-way
-/// through would wait for ever.
+/// Prepares for forks to come, and notices one that has been. Called before anything of a handle is made. Waits for no
+/// other thread: a copy made half-way through would wait for ever.
 pub(super) fn install() {
     static HANDLERS: AtomicBool = AtomicBool::new(false);
     if MARK.load(Ordering::Acquire).is_null() {
@@ -131,8 +132,14 @@ fn notice(mark: &AtomicU8) {
 fn become_copy() {
     fork::advance();
     follow::arrive();
-    // SAFETY: a number that a handle of the parent's had opened and not closed, and of which nothing here will make use.
-    fds::release(|owner| !follow::has(owner), |fd| unsafe { _ = libc::close(fd) });
+    // Numbers that a handle of the parent's had opened and not closed, and of which nothing here will make use.
+    fds::release_copies(|owner| !follow::has(owner), close);
+}
+
+/// Unlike close(3), no place where a thread is cancelled.
+fn close(fd: RawFd) {
+    // SAFETY: whoever calls knows the number to be nobody's who still uses it.
+    unsafe { libc::syscall(libc::SYS_close, fd) };
 }
 
 fn errno() -> *mut c_int {
@@ -152,14 +159,12 @@ extern "C" fn after_fork_in_parent() {
     let failed = unsafe {
         matches!(*errno(), libc::EAGAIN | libc::ENOMEM | libc::ENOSYS | libc::EPERM | libc::EINVAL)
     };
-    if !failed {
-        // SAFETY: as above.
-        unsafe { *errno() = ERRNO.get() };
-    }
-    follow::stay(!failed, |number| {
-        // SAFETY: the copies of descriptors that live on in the forked process; here nobody uses them any more.
-        fds::release(|owner| owner == number, |fd| unsafe { _ = libc::close(fd) });
-    });
+    // SAFETY: as above.
+    let left = unsafe { if failed { *errno() } else { ERRNO.get() } };
+    // The copies of descriptors that live on in the forked process; here nobody uses them any more.
+    follow::stay(!failed, |number| fds::release(|owner| owner == number, close));
+    // SAFETY: as above.
+    unsafe { *errno() = left };
 }
 
 extern "C" fn after_fork_in_child() {

@@ -11,7 +11,7 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 #[derive(Debug)]
 pub struct Wake {
     /// Before `fd`: see [`Held`].
-    _held: Held,
+    held: Held,
     fd: OwnedFd,
 }
 
@@ -21,16 +21,19 @@ impl Wake {
         let fd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         let held = Held::new(&fd);
         registry.register(&mut SourceFd(&fd.as_raw_fd()), token, Interest::READABLE)?;
-        Ok(Wake { _held: held, fd })
+        Ok(Wake { held, fd })
     }
 
-    /// Makes the poll return, now or when it is asked next.
+    /// Makes the poll return, now or when it is asked next. Does nothing where whoever polls has moved to a forked process:
+    /// the number is another's here then.
     pub fn ring(&self) {
-        // Refused by a counter that is full, which makes no edge: emptied, it takes one.
-        if rustix::io::write(&self.fd, &1u64.to_ne_bytes()).is_err() {
-            self.empty();
-            let _ = rustix::io::write(&self.fd, &1u64.to_ne_bytes());
-        }
+        self.held.keep_for(|| {
+            // Refused by a counter that is full, which makes no edge: emptied, it takes one.
+            if rustix::io::write(&self.fd, &1u64.to_ne_bytes()).is_err() {
+                self.empty();
+                let _ = rustix::io::write(&self.fd, &1u64.to_ne_bytes());
+            }
+        });
     }
 
     /// Takes back what was rung. Needed only where somebody else watches the descriptor level-triggered.

@@ -202,6 +202,37 @@ static void others_meanwhile(void)
     close_client(client);
 }
 
+/* fork() is no place where a thread is cancelled, with the library neither. */
+static void *fork_while_pending(void *data)
+{
+    int former, status = -1;
+    CHECK_INT(pthread_cancel(pthread_self()), 0);
+    pid_t pid = fork();
+    if (pid == 0)
+        _exit(7);
+    CHECK_INT(pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &former), 0);
+    CHECK_INT(former, PTHREAD_CANCEL_ENABLE);
+    CHECK_INT(waitpid(pid, &status, 0), pid);
+    CHECK(WIFEXITED(status));
+    CHECK_INT(WEXITSTATUS(status), 7);
+    return data;
+}
+
+static void pending_in_a_fork(void)
+{
+    for (int follows = 0; follows < 2; follows++) {
+        pthread_t thread;
+        void *result = NULL;
+        client = open_redis();
+        EXPECT(client, "+PONG", "PING");
+        CHECK_INT(broker_client_follow_fork(client, follows), BROKER_OK);
+        CHECK_INT(pthread_create(&thread, NULL, fork_while_pending, &cleaned), 0);
+        CHECK_INT(pthread_join(thread, &result), 0);
+        CHECK(result == &cleaned);
+        CHECK_INT(broker_client_free(client), BROKER_OK);
+    }
+}
+
 /* ---- waking beside the end ---- */
 
 static broker_client_t *volatile ringing_client;
@@ -276,6 +307,7 @@ int main(int argc, char **argv)
         {"others_meanwhile", others_meanwhile},
 #endif
         {"not_cancelled", not_cancelled},
+        {"pending_in_a_fork", pending_in_a_fork},
         {"wakened", wakened}};
 #ifdef __SANITIZE_ADDRESS__
     (void)cancelled, (void)others_meanwhile;

@@ -212,10 +212,31 @@ static void killed(void)
     unlink(path);
 }
 
+/* A descriptor that is adopted a second time, which is refused, is closed in a copy all the same. */
+static void adopted_twice(void)
+{
+    int ends[2];
+    CHECK(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) == 0);
+    loop = open_loop(NULL, NULL);
+    CHECK_INT(broker_loop_adopt(loop, ends[0]), BROKER_OK);
+    CHECK(broker_loop_adopt(loop, ends[0]) < 0);
+    pid_t pid = fork_or_fail();
+    if (pid == 0) {
+        CHECK_INT(fcntl(ends[0], F_GETFD), -1);
+        close(ends[1]);
+        close_loop(loop);
+        end_child();
+    }
+    wait_child(pid);
+    close_loop(loop);
+    close(ends[1]);
+}
+
 int main(int argc, char **argv)
 {
     static const struct part parts[] = {
-        {"over_pairs", over_pairs}, {"in_callback", in_callback}, {"in_flight", in_flight}, {"killed", killed}};
+        {"over_pairs", over_pairs}, {"in_callback", in_callback}, {"in_flight", in_flight}, {"killed", killed},
+        {"adopted_twice", adopted_twice}};
     begin();
     at_first = count_descriptors();
     RUN_PARTS(parts);

@@ -219,6 +219,45 @@ static void hung_and_freed(void)
     CHECK_INT(names.answered, names.asked);
 }
 
+/* The client moves to a forked process while its thread waits for an answer here, which then writes to none of the
+ * numbers that are the program's own by now. */
+static void moved_meanwhile(void)
+{
+    enum { FILES = 16 };
+    int files[FILES];
+    char path[PATH_SIZE];
+    struct stat stat;
+    private_path(path, "names.own");
+    start_over(0, 0);
+    broker_client_t *client = open_client(endpoint, NULL);
+    set(&names.held, 1);
+    step_until_asked(client, 2);
+    CHECK_INT(broker_client_follow_fork(client, 1), BROKER_OK);
+    pid_t pid = fork_or_fail();
+    if (pid == 0) {
+        start_over(1, 0);
+        EXPECT(client, "+PONG", "PING");
+        CHECK(get(&names.asked) > 0);
+        wait_threads(1);
+        close_client(client);
+        end_child_of_threads();
+    }
+    for (int i = 0; i < FILES; i++) {
+        files[i] = open(path, O_CREAT | O_RDWR | O_CLOEXEC, 0600);
+        CHECK(files[i] >= 0);
+    }
+    set(&names.held, 0);
+    wait_threads(threads_before);
+    for (int i = 0; i < FILES; i++) {
+        CHECK_INT(fstat(files[i], &stat), 0);
+        CHECK_INT(stat.st_size, 0);
+        close(files[i]);
+    }
+    unlink(path);
+    wait_child(pid);
+    CHECK_INT(broker_client_free(client), BROKER_OK);
+}
+
 static broker_loop_t *reloaded;
 
 static void *reload(void *unused)
@@ -304,6 +343,7 @@ int main(int argc, char **argv)
         {"works", works},
         {"hung_in_client", hung_in_client},
         {"hung_and_freed", hung_and_freed},
+        {"moved_meanwhile", moved_meanwhile},
         {"reload_that_waits", reload_that_waits},
         {"load_that_waits", load_that_waits},
     };
