@@ -243,7 +243,7 @@ static void moved_meanwhile(void)
         end_child_of_threads();
     }
     for (int i = 0; i < FILES; i++) {
-        files[i] = open(path, O_CREAT | O_RDWR | O_CLOEXEC, 0600);
+        files[i] = open(path, O_CREAT | O_TRUNC | O_RDWR | O_CLOEXEC, 0600);
         CHECK(files[i] >= 0);
     }
     set(&names.held, 0);
