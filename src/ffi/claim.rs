@@ -69,17 +69,29 @@ impl Claim {
     }
 
     /// Whoever is inside waits from now on: `end_wait`, or the end of the thread, releases it. The claim itself must not
-    /// end before.
+    /// end before. A thread that waits twice was cancelled in the first wait, and this is a cleanup of its own, or it is
+    /// in a signal handler: the first claim is released here.
     pub(super) fn begin_wait(&'static self) {
         // Refused in a thread that ends, where nobody cancels any more.
-        let _ = WAITED.try_with(|waited| waited.0.set(Some(self)));
+        let former = WAITED.try_with(|waited| waited.0.replace(Some(self))).ok().flatten();
         self.0.store(mine() | WAITING, Ordering::Release);
+        if let Some(former) = former.filter(|former| !std::ptr::eq(*former, self)) {
+            former.release_wait();
+        }
     }
 
     /// The wait is over.
     pub(super) fn end_wait(&self) {
-        let _ = WAITED.try_with(|waited| waited.0.set(None));
-        // Not if a signal handler's use has ended it.
+        let _ = WAITED.try_with(|waited| {
+            if waited.0.get().is_some_and(|claim| std::ptr::eq(claim, self)) {
+                waited.0.set(None);
+            }
+        });
+        self.release_wait();
+    }
+
+    /// Fails where this thread does not wait any more: it has used the handle since, and left it.
+    fn release_wait(&self) {
         let _ = self.0.compare_exchange(mine() | WAITING, FREE, Ordering::Release, Ordering::Relaxed);
     }
 }
@@ -96,8 +108,7 @@ thread_local! {
 impl Drop for Waited {
     fn drop(&mut self) {
         if let Some(claim) = self.0.take() {
-            let waiting = mine() | WAITING;
-            let _ = claim.0.compare_exchange(waiting, FREE, Ordering::Release, Ordering::Relaxed);
+            claim.release_wait();
         }
     }
 }

@@ -202,6 +202,26 @@ static void others_meanwhile(void)
     close_client(client);
 }
 
+static broker_client_t *other;
+
+static void wait_on_another(void)
+{
+    EXPECT(other, "+PONG", "PING");
+}
+
+/* A cleanup may wait on another handle: the one whose wait was cancelled is free after the thread all the same. */
+static void cleaned_up_elsewhere(void)
+{
+    static const struct waiting function = {"wait", in_wait, wait_on_another};
+    client = open_redis();
+    other = open_redis();
+    EXPECT(client, "+PONG", "PING");
+    cancel_in(&function, 20);
+    EXPECT(client, "+PONG", "PING");
+    close_client(other);
+    close_client(client);
+}
+
 /* fork() is no place where a thread is cancelled, with the library neither. */
 static void *fork_while_pending(void *data)
 {
@@ -305,12 +325,13 @@ int main(int argc, char **argv)
         /* The sanitizer of GCC 12 loses track of the stack of a thread that is cancelled. */
         {"cancelled", cancelled},
         {"others_meanwhile", others_meanwhile},
+        {"cleaned_up_elsewhere", cleaned_up_elsewhere},
 #endif
         {"not_cancelled", not_cancelled},
         {"pending_in_a_fork", pending_in_a_fork},
         {"wakened", wakened}};
 #ifdef __SANITIZE_ADDRESS__
-    (void)cancelled, (void)others_meanwhile;
+    (void)cancelled, (void)others_meanwhile, (void)cleaned_up_elsewhere;
 #endif
     begin();
     RUN_PARTS(parts);
