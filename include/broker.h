@@ -618,7 +618,8 @@ int broker_loop_stop(broker_loop_t *loop);
  * is freed first, it runs in broker_loop_free() with BROKER_ECANCELED. In the order in which they were posted.
  * When it returns an error, `cb` is never called. [any thread]
  *
- * BROKER_EINVAL for NULL; BROKER_EAGAIN when 65,536 wait to be run; BROKER_ESTATE when closed; BROKER_EFORKED.
+ * BROKER_EINVAL for NULL; BROKER_EAGAIN when 65,536 wait to be run, and while a fork() moves the handle;
+ * BROKER_ESTATE when closed; BROKER_EFORKED.
  */
 int broker_loop_post(broker_loop_t *loop,
                      broker_loop_cb cb,
@@ -947,7 +948,8 @@ int broker_client_wakeup(broker_client_t *client);
  * its client). In the order in which they were posted. When it returns an error, `cb` is never called. [any
  * thread]
  *
- * BROKER_EINVAL for NULL; BROKER_EAGAIN when 65,536 wait to be run; BROKER_ESTATE when freed; BROKER_EFORKED.
+ * BROKER_EINVAL for NULL; BROKER_EAGAIN when 65,536 wait to be run, and while a fork() moves the handle;
+ * BROKER_ESTATE when freed; BROKER_EFORKED.
  */
 int broker_client_post(broker_client_t *client,
                        broker_client_cb cb,

@@ -8,7 +8,7 @@
 use super::cancel::{self, Wait};
 use super::claim::{Claim, Doing};
 use super::codes::{
-    BROKER_EFORKED, BROKER_EINVAL, BROKER_EPANIC, BROKER_EREENTRANT, BROKER_ESTATE, BROKER_OK,
+    BROKER_EAGAIN, BROKER_EFORKED, BROKER_EINVAL, BROKER_EPANIC, BROKER_EREENTRANT, BROKER_ESTATE, BROKER_OK,
 };
 use super::fork::{self, EachProcess};
 use super::posts::Posts;
@@ -23,6 +23,7 @@ use std::sync::atomic::{
     AtomicBool, AtomicI32, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering,
 };
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 /// Ended handles whose memory is not used again yet: so many more must end before a stale pointer can name
 /// another living handle.
@@ -32,6 +33,9 @@ const ENDED: u8 = 0;
 const ALIVE: u8 = 1;
 /// Freed inside one of its callbacks: ends when the outermost of them returns.
 const ENDING: u8 = 2;
+
+/// Longest that a fork waits for those who are about to post, which takes a moment.
+const POSTED_WITHIN: Duration = Duration::from_secs(1);
 
 /// The generation of a handle that has moved to a forked copy: that of no process.
 const ELSEWHERE: u64 = 0;
@@ -53,6 +57,8 @@ pub(super) struct Head {
     /// Its callbacks that are running now, one inside the other, and in which thread.
     callbacks: AtomicU32,
     callback_thread: AtomicUsize,
+    /// The thread that runs a step of it, with the claim or between two uses of it, but not while it waits; 0 for none.
+    driven: AtomicUsize,
     /// The process it belongs to.
     generation: AtomicU64,
     /// In a copy that could not make it its own: in words why. Never freed.
@@ -63,8 +69,10 @@ pub(super) struct Head {
     number: AtomicU32,
     /// For the calls that any thread may make at any time: what to write to, -1 if nothing.
     bell: AtomicI32,
-    /// Who is about to write to it, in the lower half; in the upper the generation they are counted in.
-    ringing: AtomicU64,
+    /// Who is about to write to it.
+    ringing: Present,
+    /// Who is about to leave something for it.
+    posting: Present,
     /// Whose bell is rung for it, if not its own: that of a session's client, of the loop whose client it is.
     rings: AtomicPtr<Head>,
     /// The program's own pointer.
@@ -79,6 +87,50 @@ pub(super) struct Head {
     /// For `follow` alone.
     pub(super) listed: AtomicBool,
     pub(super) next: AtomicPtr<Head>,
+}
+
+/// How many threads are at something that takes a moment, in the lower half; in the upper the generation they are counted
+/// in: those of the parent's do not count in a copy.
+#[derive(Debug)]
+struct Present(AtomicU64);
+
+impl Present {
+    const fn nobody() -> Present {
+        Present(AtomicU64::new(0))
+    }
+
+    fn begin(&self) {
+        let generation = fork::generation() << 32;
+        let mut seen = self.0.load(Ordering::SeqCst);
+        loop {
+            let before = if seen & !u64::from(u32::MAX) == generation { seen } else { generation };
+            match self.0.compare_exchange_weak(seen, before + 1, Ordering::SeqCst, Ordering::SeqCst) {
+                Ok(_) => return,
+                Err(found) => seen = found,
+            }
+        }
+    }
+
+    fn end(&self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    fn is_nobody(&self) -> bool {
+        let seen = self.0.load(Ordering::SeqCst);
+        seen as u32 == 0 || seen >> 32 != fork::generation() & u64::from(u32::MAX)
+    }
+}
+
+/// A thread drives a handle until this is dropped.
+struct Driving<'a>(Option<&'a Head>);
+
+impl Drop for Driving<'_> {
+    fn drop(&mut self) {
+        if let Some(head) = self.0 {
+            // Fails where it has ended meanwhile, and another handle is there.
+            let _ = head.driven.compare_exchange(this_thread(), 0, Ordering::Release, Ordering::Relaxed);
+        }
+    }
 }
 
 /// Where a handle lives. The memory outlives the handle.
@@ -193,12 +245,14 @@ impl Head {
             claim: Claim::new(),
             callbacks: AtomicU32::new(0),
             callback_thread: AtomicUsize::new(0),
+            driven: AtomicUsize::new(0),
             generation: AtomicU64::new(ELSEWHERE),
             refusal: AtomicPtr::new(std::ptr::null_mut()),
             serial: AtomicU64::new(0),
             number: AtomicU32::new(0),
             bell: AtomicI32::new(-1),
-            ringing: AtomicU64::new(0),
+            ringing: Present::nobody(),
+            posting: Present::nobody(),
             rings: AtomicPtr::new(std::ptr::null_mut()),
             data: AtomicPtr::new(std::ptr::null_mut()),
             parent: AtomicPtr::new(std::ptr::null_mut()),
@@ -215,6 +269,7 @@ impl Head {
         self.poisoned.store(false, Ordering::Relaxed);
         self.claim.release();
         self.callbacks.store(0, Ordering::Relaxed);
+        self.driven.store(0, Ordering::Relaxed);
         self.generation.store(fork::generation(), Ordering::Relaxed);
         fork::keep(self.refusal.swap(std::ptr::null_mut(), Ordering::AcqRel).cast());
         self.serial.store(number.0, Ordering::Relaxed);
@@ -250,48 +305,86 @@ impl Head {
             && (self.callback_thread.load(Ordering::Relaxed) == this_thread() || !self.is_forked())
     }
 
-    /// Lets nobody ring any more, and waits for those who are about to: they never wait themselves.
+    /// Lets nobody ring any more, and waits for those who are about to, or to leave something: they never wait themselves.
     fn silence(&self) {
         self.bell.store(-1, Ordering::SeqCst);
-        let nobody = || {
-            let ringing = self.ringing.load(Ordering::SeqCst);
-            ringing as u32 == 0 || ringing >> 32 != fork::generation() & u64::from(u32::MAX)
-        };
-        while !nobody() {
+        while !self.ringing.is_nobody() || !self.posting.is_nobody() {
             std::thread::yield_now();
         }
     }
 
-    /// Counts a ringer in. Those of the parent's threads do not count in a copy.
-    fn begin_ringing(&self) {
-        let generation = fork::generation() << 32;
-        let mut seen = self.ringing.load(Ordering::SeqCst);
-        loop {
-            let before = if seen & !u64::from(u32::MAX) == generation { seen } else { generation };
-            match self.ringing.compare_exchange_weak(seen, before + 1, Ordering::SeqCst, Ordering::SeqCst) {
-                Ok(_) => return,
-                Err(found) => seen = found,
-            }
+    /// Has this thread drive it, unless another one does: `EREENTRANT`. The claim is taken for that, so that whoever has
+    /// the claim knows who drives.
+    fn drive(&self) -> Result<Driving<'_>, c_int> {
+        if self.is_driven_elsewhere() {
+            return Err(BROKER_EREENTRANT);
         }
+        if self.driven.load(Ordering::Relaxed) == this_thread() {
+            return Ok(Driving(None));
+        }
+        self.claim.take(Doing::Reading)?;
+        let elsewhere = self.is_driven_elsewhere();
+        if !elsewhere {
+            self.driven.store(this_thread(), Ordering::Relaxed);
+        }
+        self.claim.release();
+        if elsewhere { Err(BROKER_EREENTRANT) } else { Ok(Driving(Some(self))) }
     }
 
-    fn end_ringing(&self) {
-        self.ringing.fetch_sub(1, Ordering::SeqCst);
+    fn is_driven_elsewhere(&self) -> bool {
+        let thread = self.driven.load(Ordering::Relaxed);
+        thread != 0 && thread != this_thread()
+    }
+
+    /// In a copy: what the parent's other threads were at is nobody's business.
+    fn forget_threads(&self) {
+        if self.callback_thread.load(Ordering::Relaxed) != this_thread() {
+            self.callbacks.store(0, Ordering::Relaxed);
+        }
+        if self.is_driven_elsewhere() {
+            self.driven.store(0, Ordering::Relaxed);
+        }
     }
 
     // ---- for `follow` ---------------------------------------------------------------------------------
 
-    /// This thread is about to fork: takes hold of the handle, if it follows and no other thread is at work on it.
+    /// This thread is about to fork: takes hold of the handle, if it follows and no other thread is at work on it. What is
+    /// posted from here on is refused, so that all that was accepted goes along.
     pub(super) fn depart(&self) {
-        let elsewhere = self.in_callback() && self.callback_thread.load(Ordering::Relaxed) != this_thread();
         let follows = self.follows.load(Ordering::Relaxed) && self.is_alive() && !self.is_forked();
-        if follows
-            && !elsewhere
-            && !self.poisoned.load(Ordering::Relaxed)
-            && self.claim.take(Doing::Changing).is_ok()
-        {
-            self.mover.store(this_thread(), Ordering::Release);
+        let sound = follows && !self.poisoned.load(Ordering::Relaxed);
+        // Asked before, too: the thread that drives it must not find it claimed.
+        if !sound || self.is_at_work_elsewhere() || self.claim.take(Doing::Changing).is_err() {
+            return;
         }
+        self.mover.store(this_thread(), Ordering::SeqCst);
+        if self.is_at_work_elsewhere() || !self.outlasts_posts() {
+            self.mover.store(0, Ordering::Release);
+            self.claim.release();
+        }
+    }
+
+    fn is_at_work_elsewhere(&self) -> bool {
+        let called = self.in_callback() && self.callback_thread.load(Ordering::Relaxed) != this_thread();
+        called || self.is_driven_elsewhere()
+    }
+
+    /// Waits for those who are about to post. False where that takes far longer than it does: this thread's own post is
+    /// interrupted by the signal handler that forks.
+    fn outlasts_posts(&self) -> bool {
+        let begun = Instant::now();
+        while !self.posting.is_nobody() {
+            if begun.elapsed() > POSTED_WITHIN {
+                return false;
+            }
+            std::thread::yield_now();
+        }
+        true
+    }
+
+    /// Whether a fork is moving it, of whatever thread.
+    fn is_departing(&self) -> bool {
+        self.mover.load(Ordering::SeqCst) != 0
     }
 
     /// Whether this thread's fork is moving it.
@@ -314,6 +407,7 @@ impl Head {
     pub(super) fn arrive(&self, generation: u64) {
         if self.is_moving() {
             self.generation.store(generation, Ordering::Release);
+            self.forget_threads();
             self.claim.release();
         }
         self.mover.store(0, Ordering::Release);
@@ -637,9 +731,7 @@ impl<T: Handle> Shell<T> {
             return Err(BROKER_EREENTRANT);
         }
         self.head.claim.take_over()?;
-        if self.head.callback_thread.load(Ordering::Relaxed) != this_thread() {
-            self.head.callbacks.store(0, Ordering::Relaxed);
-        }
+        self.head.forget_threads();
         Ok(())
     }
 
@@ -647,7 +739,7 @@ impl<T: Handle> Shell<T> {
     pub(super) fn ring(&self, before: impl FnOnce(&Self)) -> Result<(), c_int> {
         // SAFETY: null, or the head of a handle, whose memory is never unmapped.
         let at = unsafe { self.head.rings.load(Ordering::Relaxed).as_ref() }.unwrap_or(&self.head);
-        at.begin_ringing();
+        at.ringing.begin();
         let rung = self.check().and_then(|()| match at.bell.load(Ordering::SeqCst) {
             -1 => Err(BROKER_ESTATE),
             bell => {
@@ -656,7 +748,7 @@ impl<T: Handle> Shell<T> {
                 Ok(())
             }
         });
-        at.end_ringing();
+        at.ringing.end();
         rung
     }
 
@@ -673,19 +765,26 @@ impl<T: Handle> Shell<T> {
         self.ring_at(other);
     }
 
-    /// Leaves something to be run in the thread that drives it, and wakes that. [any thread]
+    /// Leaves something to be run in the thread that drives it, and wakes that. `EAGAIN` while a fork is moving it: what was
+    /// accepted then would be in no child, and never be run here. [any thread]
     pub(super) fn post(&self, post: T::Post) -> Result<(), c_int> {
         self.check()?;
         // SAFETY: null, or a handle, whose memory is never unmapped.
         let at = unsafe { self.posts_at.load(Ordering::Relaxed).as_ref() }.unwrap_or(self);
-        // Counted in as one who rings: whoever ends the handle waits for those before it takes what was left.
-        at.head.begin_ringing();
-        let added = at.check().and_then(|()| at.posts.add(post));
-        at.head.end_ringing();
-        added?;
-        // Should it end in this moment, all the same it was taken in time.
-        let _ = self.ring(|_| ());
-        Ok(())
+        // Asked before, too: a fork waits until nobody is counted.
+        if at.head.is_departing() {
+            return Err(BROKER_EAGAIN);
+        }
+        // Whoever ends the handle waits for those who are counted before it takes what was left.
+        at.head.posting.begin();
+        let left = if at.head.is_departing() { Err(BROKER_EAGAIN) } else { at.check() };
+        let left = left.and_then(|()| at.posts.add(post));
+        if left.is_ok() {
+            // Should it end in this moment, all the same it was taken in time.
+            let _ = self.ring(|_| ());
+        }
+        at.head.posting.end();
+        left
     }
 
     /// What has been left by now, oldest first.
@@ -757,7 +856,8 @@ pub(super) fn enter_beside<T: Handle, R: Refused>(
     let passed = Shell::of(pointer).and_then(|shell| {
         shell.check()?;
         shell.check_rule(rule)?;
-        shell.borrow(|inner| body(inner, shell.beside()))
+        // Again: another thread's fork may have moved it before it was claimed.
+        shell.borrow(|inner| shell.check().map(|()| body(inner, shell.beside())))?
     });
     former.restore();
     passed.unwrap_or_else(R::refused)
@@ -770,18 +870,29 @@ pub(super) fn enter_dispatching<T: Handle>(
     body: impl FnOnce(&'static Shell<T>) -> Result<c_int, c_int>,
 ) -> c_int {
     let former = cancel::defer();
-    let code = dispatch(pointer, body);
+    let code = dispatch(pointer, false, body);
     former.restore();
     code.unwrap_or_else(|code| code)
 }
 
+/// Drives the handle through `body`; this thread may have waited on it until now.
 fn dispatch<T: Handle, R>(
     pointer: *const Shell<T>,
+    waited: bool,
     body: impl FnOnce(&'static Shell<T>) -> Result<R, c_int>,
 ) -> Result<R, c_int> {
     let shell = Shell::of(pointer)?;
+    let driving = shell
+        .check()
+        .and_then(|()| shell.check_rule(Rule::OutsideCallbacks))
+        .and_then(|()| shell.head.drive());
+    if waited {
+        // Not before this thread drives it: there is no moment in which a fork could think it at rest.
+        shell.head.claim.end_wait();
+    }
+    let _driving = driving?;
+    // Again: another thread's fork may have moved it before this one drove it.
     shell.check()?;
-    shell.check_rule(Rule::OutsideCallbacks)?;
     catch_unwind(AssertUnwindSafe(|| body(shell))).unwrap_or_else(|_| {
         shell.head.poisoned.store(true, Ordering::Relaxed);
         Err(BROKER_EPANIC)
@@ -806,15 +917,16 @@ pub(super) fn enter_waiting<T: Handle, S: Copy>(
 ) -> c_int {
     let former = cancel::defer();
     let serial = serial_of(pointer);
+    let mut waited = false;
     loop {
-        match take_step(pointer, serial, &mut state, step) {
+        match take_step(pointer, serial, waited, &mut state, step) {
             Step::Done(code) => {
                 former.restore();
                 return code;
             }
             Step::Wait(wait) => {
                 wait.pause(former);
-                end_wait(pointer);
+                waited = true;
             }
         }
     }
@@ -823,27 +935,18 @@ pub(super) fn enter_waiting<T: Handle, S: Copy>(
 fn take_step<T: Handle, S: Copy>(
     pointer: *const Shell<T>,
     serial: u64,
+    waited: bool,
     state: &mut S,
     step: fn(&'static Shell<T>, &mut S) -> Result<Step, c_int>,
 ) -> Step {
+    let same = |shell: &Shell<T>| shell.serial() == serial;
     let taken =
-        dispatch(
-            pointer,
-            |shell| {
-                if shell.serial() == serial { step(shell, state) } else { Err(BROKER_ESTATE) }
-            },
-        );
+        dispatch(pointer, waited, |shell| if same(shell) { step(shell, state) } else { Err(BROKER_ESTATE) });
     taken.unwrap_or_else(Step::Done)
 }
 
 fn serial_of<T: Handle>(pointer: *const Shell<T>) -> u64 {
     Shell::of(pointer).map_or(0, |shell| shell.serial())
-}
-
-fn end_wait<T: Handle>(pointer: *const Shell<T>) {
-    if let Ok(shell) = Shell::of(pointer) {
-        shell.head.claim.end_wait();
-    }
 }
 
 /// The gate of functions that make a handle: what they open is noted under the number.

@@ -1078,7 +1078,8 @@ pub extern "C" fn broker_client_wakeup(client: *mut broker_client_t) -> c_int {
 /// its client). In the order in which they were posted. When it returns an error, `cb` is never called. [any
 /// thread]
 ///
-/// BROKER_EINVAL for NULL; BROKER_EAGAIN when 65,536 wait to be run; BROKER_ESTATE when freed; BROKER_EFORKED.
+/// BROKER_EINVAL for NULL; BROKER_EAGAIN when 65,536 wait to be run, and while a fork() moves the handle;
+/// BROKER_ESTATE when freed; BROKER_EFORKED.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_client_post(
     client: *mut broker_client_t,

@@ -366,7 +366,8 @@ pub extern "C" fn broker_loop_stop(r#loop: *mut broker_loop_t) -> c_int {
 /// is freed first, it runs in broker_loop_free() with BROKER_ECANCELED. In the order in which they were posted.
 /// When it returns an error, `cb` is never called. [any thread]
 ///
-/// BROKER_EINVAL for NULL; BROKER_EAGAIN when 65,536 wait to be run; BROKER_ESTATE when closed; BROKER_EFORKED.
+/// BROKER_EINVAL for NULL; BROKER_EAGAIN when 65,536 wait to be run, and while a fork() moves the handle;
+/// BROKER_ESTATE when closed; BROKER_EFORKED.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_loop_post(
     r#loop: *mut broker_loop_t,

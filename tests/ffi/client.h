@@ -7,6 +7,8 @@
 
 #include "servers.h"
 
+#include <sched.h>
+
 /* ---- replies as text: +status -error :1 ,1.5 #t _ (nil) text [a b] {k v} ~[a] >[a] ---- */
 
 struct page {
@@ -181,6 +183,13 @@ static MAYBE_UNUSED void wait_count(broker_client_t *client, const int *count, i
 {
     while (*count < wanted)
         CHECK_OK(broker_client_process(client, -1));
+}
+
+/* Until another thread waits on the client: refused once, it may be between two steps by the next time. */
+static MAYBE_UNUSED void wait_in_use(broker_client_t *client)
+{
+    for (int refused = 0; refused < 200; sched_yield())
+        refused = broker_client_connected(client) == BROKER_EREENTRANT ? refused + 1 : 0;
 }
 
 /* A broker_state_cb that counts losses in an int. Asking whether it is connected would miss one that is over. */

@@ -7,8 +7,8 @@
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <pthread.h>
-#include <sched.h>
 #include <stddef.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 
 static broker_client_t *client;
@@ -216,7 +216,8 @@ static void *wait_on(void *unused)
 {
     (void)unused;
     int code;
-    while ((code = broker_client_process(client, -1)) == 0)
+    /* Whoever asks meanwhile may be in its way. */
+    while ((code = broker_client_process(client, -1)) == 0 || code == BROKER_EREENTRANT)
         ;
     CHECK_INT(code, 1);
     return NULL;
@@ -234,8 +235,7 @@ static void at_work_elsewhere(void)
         CHECK_OK(broker_client_process(client, 0));
     CHECK_INT(broker_client_follow_fork(client, 1), BROKER_OK);
     CHECK_INT(pthread_create(&thread, NULL, wait_on, NULL), 0);
-    while (broker_client_connected(client) != BROKER_EREENTRANT)
-        sched_yield();
+    wait_in_use(client);
     pid_t pid = fork_or_fail();
     if (pid == 0) {
         CHECK_INT(broker_client_process(client, 0), BROKER_EFORKED);
@@ -251,6 +251,121 @@ static void at_work_elsewhere(void)
     EXPECT(client, "+PONG", "PING");
     close_client(client);
     redis_close(&redis);
+}
+
+enum { IN_A_STEP = 500 };
+static int driven_code, driving_over;
+/* Callbacks of the present step that have run. */
+static volatile int in_step;
+
+static void count_in_step(broker_client_t *same, int status, void *data)
+{
+    (void)same, (void)status, (void)data;
+    in_step++;
+}
+
+/* Steps of many callbacks each, without a wait. */
+static void *drive(void *unused)
+{
+    (void)unused;
+    do {
+        in_step = 0;
+        int code = BROKER_OK;
+        for (int i = 0; i < IN_A_STEP && code == BROKER_OK; i++)
+            code = broker_client_post(client, count_in_step, NULL);
+        driven_code = broker_client_process(client, 0);
+    } while (driven_code >= 0 && !__atomic_load_n(&driving_over, __ATOMIC_RELAXED));
+    return NULL;
+}
+
+/* Between two callbacks of one step, too, another thread is at work on it. What moves between two steps is whole. */
+static void between_callbacks(void)
+{
+    for (int round = 0; round < 60; round++) {
+        pthread_t thread;
+        client = open_redis();
+        EXPECT(client, "+PONG", "PING");
+        CHECK_INT(broker_client_follow_fork(client, 1), BROKER_OK);
+        driving_over = in_step = 0;
+        CHECK_INT(pthread_create(&thread, NULL, drive, NULL), 0);
+        while (in_step == 0)
+            sched_yield();
+        pid_t pid = fork_or_fail();
+        if (pid == 0) {
+            int begun = in_step;
+            int code = broker_client_process(client, 0);
+            if (begun > 0 && begun < IN_A_STEP)
+                CHECK_INT(code, BROKER_EFORKED);
+            if (code == BROKER_EFORKED)
+                CHECK_INT(broker_client_after_fork(client), BROKER_OK);
+            EXPECT(client, "+PONG", "PING");
+            close_client(client);
+            end_child_of_threads();
+        }
+        __atomic_store_n(&driving_over, 1, __ATOMIC_RELAXED);
+        CHECK_INT(pthread_join(thread, NULL), 0);
+        /* Claimed by the fork, or gone, when the next step began. */
+        if (driven_code < 0 && driven_code != BROKER_EREENTRANT)
+            CHECK_INT(driven_code, BROKER_EFORKED);
+        wait_child(pid);
+        CHECK_INT(broker_client_free(client), BROKER_OK);
+    }
+}
+
+enum { POSTS_MAX = 100000 };
+/* How often each post ran, in whichever process. */
+static unsigned char *ran;
+
+static void count_run(broker_client_t *same, int status, void *data)
+{
+    (void)same;
+    CHECK_INT(status, BROKER_OK);
+    __atomic_add_fetch((unsigned char *)data, 1, __ATOMIC_RELAXED);
+}
+
+static int posted;
+
+/* Until the client is gone: how many it took. */
+static void *post(void *unused)
+{
+    (void)unused;
+    int code = BROKER_OK;
+    while (posted < POSTS_MAX && code != BROKER_EFORKED) {
+        code = broker_client_post(client, count_run, ran + posted);
+        CHECK(code == BROKER_OK || code == BROKER_EAGAIN || code == BROKER_EFORKED);
+        if (code == BROKER_OK)
+            __atomic_add_fetch(&posted, 1, __ATOMIC_RELAXED);
+    }
+    return NULL;
+}
+
+/* What other threads' posts were accepted runs once, here before or in the child afterwards. */
+static void posted_meanwhile(void)
+{
+    for (int round = 0; round < 10; round++) {
+        pthread_t thread;
+        ran = mmap(NULL, POSTS_MAX, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+        CHECK(ran != MAP_FAILED);
+        posted = 0;
+        client = open_redis();
+        CHECK_INT(broker_client_follow_fork(client, 1), BROKER_OK);
+        CHECK_INT(pthread_create(&thread, NULL, post, NULL), 0);
+        while (__atomic_load_n(&posted, __ATOMIC_RELAXED) < 100)
+            CHECK_OK(broker_client_process(client, 0));
+        pid_t pid = fork_or_fail();
+        if (pid == 0) {
+            CHECK_OK(broker_client_process(client, 0));
+            EXPECT(client, "+PONG", "PING");
+            close_client(client);
+            end_child_of_threads();
+        }
+        CHECK_INT(pthread_join(thread, NULL), 0);
+        wait_child(pid);
+        for (int i = 0; i < posted; i++)
+            CHECK_INT(ran[i], 1);
+        CHECK_INT(broker_client_free(client), BROKER_OK);
+        munmap(ran, POSTS_MAX);
+    }
 }
 
 /* From here on, this process cannot fork. */
@@ -296,6 +411,8 @@ int main(int argc, char **argv)
         {"a_client_with_all_it_has", a_client_with_all_it_has},
         {"in_a_callback", in_a_callback},
         {"at_work_elsewhere", at_work_elsewhere},
+        {"between_callbacks", between_callbacks},
+        {"posted_meanwhile", posted_meanwhile},
         {"no_child", no_child}};
     char path[PATH_SIZE], endpoint[PATH_SIZE + 8];
     private_path(path, "follow.sock");
