@@ -325,10 +325,12 @@ private:
         return ran.value();
     }
 #endif
-    /// Where its loop has been freed already, C does not tell any more whose it was; it has no call to come either.
+    /// Where its loop has been freed already, C does not tell any more whose it was; it has no call to come either, but
+    /// while the loop is being freed.
     void release_if_forked() noexcept {
         const int code = broker_client_connected(raw_);
-        if (code == BROKER_EFORKED || code == BROKER_ESTATE) hub_->release();
+        const bool has_calls_to_come = hub_->driver && hub_->driver->ending;
+        if (code == BROKER_EFORKED || (code == BROKER_ESTATE && !has_calls_to_come)) hub_->release();
     }
     /// The callable may set another one in its place, or destroy the client: both stay until it returns.
     template <class F, class... A> static void tell(const std::shared_ptr<detail::hub>& from, F callable, A... with) {
@@ -366,7 +368,10 @@ public:
     }
     /// Not from a callable of its own or of its clients: C cannot end a loop there, and the process is ended.
     ~loop() {
+        if (!raw_) return;
+        hub_->ending = true;
         if (broker_loop_free(raw_) == BROKER_EREENTRANT) std::abort();
+        hub_->ending = false;
     }
 
     /// A client for the program's own requests, without a socket. run() drives it, its call() runs the loop meanwhile,

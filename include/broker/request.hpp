@@ -38,6 +38,8 @@ struct hub : std::enable_shared_from_this<hub> {
     broker_client_t* client = nullptr;
     /// The loop that drives the client, if one does: what its callables throw comes out there.
     std::shared_ptr<hub> driver;
+    /// Of a loop: it is being freed, and C has last calls to make though its clients answer BROKER_ESTATE.
+    bool ending = false;
     box* first = nullptr;
     std::exception_ptr thrown;
     std::shared_ptr<std::function<void(reply_view)>> on_push;

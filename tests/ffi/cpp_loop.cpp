@@ -93,6 +93,24 @@ static void its_end_cancels() {
     CODE(outlives->try_call("PING"), BROKER_ESTATE);
 }
 
+static void at_its_end_a_callable_may_destroy_its_client() {
+    token::alive = 0;
+    int canceled = 0;
+    auto loop = std::make_unique<broker::loop>(settings());
+    auto own = std::make_unique<broker::client>(loop->client());
+    for (int i = 0; i < 4; ++i) {
+        own->submit({"BLPOP", "nobody", 0}, [&, here = token()](auto got) {
+            canceled += got.code() == BROKER_ECANCELED;
+            own.reset();
+        });
+    }
+    loop->run(BROKER_RUN_NOWAIT);
+    loop.reset();
+    CHECK(own == nullptr);
+    SAME(canceled, 4);
+    SAME(token::alive, 0);
+}
+
 static void a_worker_over_a_socketpair() {
     token::alive = 0;
     int ends[2];
@@ -131,6 +149,7 @@ int main() {
         its_own_requests,
         its_clients_watch_and_subscribe,
         its_end_cancels,
+        at_its_end_a_callable_may_destroy_its_client,
         a_worker_over_a_socketpair,
     });
 }
