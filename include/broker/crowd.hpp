@@ -301,6 +301,10 @@ private:
     bool lead(ticket& mine, const instant& until, std::unique_lock<std::mutex>& held) {
         leader_ = std::this_thread::get_id();
         while (mine.at != ticket::stage::over && !has_passed(until)) {
+            if (closing_) {
+                shut(held);
+                break;
+            }
             send();
             asleep_ = true;
             knocked_ = false;
@@ -333,6 +337,7 @@ private:
     /// The next one leads, if somebody waits. It is called halfway: what the first half asks for is under way while the
     /// second half begins to run.
     void step_down(std::unique_lock<std::mutex>& held) {
+        if (closing_) shut(held);
         sleepers early;
         for (std::size_t half = summoned_ / 2; half > 0; --half) early.push(*calls_.pop());
         const sleepers late = std::exchange(calls_, {});

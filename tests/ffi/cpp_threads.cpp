@@ -184,6 +184,24 @@ static void closing_ends_all_waits() {
     CODE(alone.try_get(), BROKER_ECANCELED);
 }
 
+/// Whatever the leader is at, sending, waiting or about to hand over, it sees that it is to end.
+static void closing_is_noticed_by_a_leader_that_is_awake() {
+    for (int i = 0; i < rounds(200); ++i) {
+        broker::shared_client redis = connect_all();
+        const auto wait_for_the_end = [&](broker::time_limit each) {
+            int code = BROKER_ETIMEDOUT;
+            while (code == BROKER_ETIMEDOUT) code = redis.try_call({"BLPOP", "nobody", 0}, each).code();
+            CHECK(code == BROKER_ECANCELED || code == BROKER_ESTATE);
+        };
+        std::thread waits(wait_for_the_end, broker::forever);
+        std::thread asks(wait_for_the_end, 1ms);
+        for (int k = i % 3; k >= 0; --k) OK(redis.try_call("PING"));
+        redis.close();
+        waits.join();
+        asks.join();
+    }
+}
+
 static void the_last_copy_ends_it() {
     std::optional<broker::pending<int>> outlives;
     {
@@ -293,6 +311,7 @@ int main() {
         those_without_room_wait,
         a_full_house_does_not_hold_up_the_others,
         closing_ends_all_waits,
+        closing_is_noticed_by_a_leader_that_is_awake,
         the_last_copy_ends_it,
         a_log_callback_may_not_call,
         a_fork_beside_leading_threads,
