@@ -114,10 +114,13 @@ public:
     crowd(const crowd&) = delete;
     crowd& operator=(const crowd&) = delete;
     /// Nobody is inside any more.
-    ~crowd() { broker_client_free(raw_); }
+    ~crowd() { broker_client_free(release()); }
 
     bool forked() const noexcept { return broker_fork_count() != born_; }
-    broker_client_t* raw() const noexcept { return raw_; }
+    /// NULL once it was released.
+    broker_client_t* raw() const noexcept { return raw_.load(std::memory_order_relaxed); }
+    /// For whoever frees it, once: later the same pointer may be somebody else's client.
+    broker_client_t* release() noexcept { return raw_.exchange(nullptr, std::memory_order_relaxed); }
     /// Where it stays when it cannot be destroyed.
     crowd* beneath = nullptr;
 
@@ -240,7 +243,7 @@ private:
         if (!asleep_ || (knocked_ && !anyway)) return;
         knocked_ = true;
         held.unlock();
-        broker_client_wakeup(raw_);
+        broker_client_wakeup(raw());
     }
     /// Sleeps until its outcome is there, until chosen to lead, or until then. Comes back without the lock if it is over.
     ticket::call sleep(ticket& mine, const instant& until, std::unique_lock<std::mutex>& held) {
@@ -310,7 +313,7 @@ private:
             knocked_ = false;
             const int ms = done_.empty() ? patience(until) : 0;
             held.unlock();
-            const int code = broker_client_process(raw_, ms);
+            const int code = broker_client_process(raw(), ms);
             // This thread's log callback has forked: it is alone now, and others may have held the lock.
             if (forked()) return give_up(mine), true;
             held.lock();
@@ -389,9 +392,9 @@ private:
     }
     int submit(ticket& one, int ms) noexcept {
         const transaction* const block = one.borrowed ? one.borrowed->block() : one.block ? &*one.block : nullptr;
-        if (block) return broker_client_submit_transaction(raw_, block->get(), ms, &one.id, arrived, &one);
+        if (block) return broker_client_submit_transaction(raw(), block->get(), ms, &one.id, arrived, &one);
         const auto words = [&](const auto& of) {
-            return broker_client_submit(raw_, of.argc(), of.argv(), of.argvlen(), ms, &one.id, arrived, &one);
+            return broker_client_submit(raw(), of.argc(), of.argv(), of.argvlen(), ms, &one.id, arrived, &one);
         };
         return one.borrowed ? words(*one.borrowed) : words(one.kept);
     }
@@ -403,7 +406,7 @@ private:
         one.of->finish(one, status);
     }
     void finish(ticket& one, int status) {
-        const char* const words = is_worded(status) ? broker_client_error(raw_) : nullptr;
+        const char* const words = is_worded(status) ? broker_client_error(raw()) : nullptr;
         if (words) one.why = words;
         one.status = status;
         done_.push(one);
@@ -433,13 +436,13 @@ private:
         to_cancel_ = false;
         for (const auto& one : all_) {
             if (one->at != ticket::stage::sent || !one->dropped || std::exchange(one->canceled, true)) continue;
-            broker_client_cancel(raw_, one->id);
+            broker_client_cancel(raw(), one->id);
         }
     }
     void shut(std::unique_lock<std::mutex>& held) {
         closing_ = false;
         held.unlock();
-        broker_client_free(raw_);
+        broker_client_free(release());
         held.lock();
         fail(BROKER_ECANCELED);
     }
@@ -458,7 +461,7 @@ private:
         }
     }
 
-    broker_client_t* const raw_;
+    std::atomic<broker_client_t*> raw_;
     const unsigned born_;
     mutable std::mutex lock_;
     /// Whether somebody leads, or has been chosen to.

@@ -38,16 +38,17 @@ public:
         if (!last->forked()) {
             delete last;
         } else {
-            broker_client_free(last->raw());
+            broker_client_free(last->release());
             forget(last);
         }
     }
     crowd& now() const noexcept { return *now_; }
     result<void> after_fork() {
         crowd* const old = now_;
+        if (!old->raw()) return failure_of(BROKER_ESTATE);
         const int code = broker_client_after_fork(old->raw());
         if (code < 0) return why(code, old->raw());
-        now_ = new crowd(old->raw());
+        now_ = new crowd(old->release());
         forget(old);
         return nothing();
     }

@@ -202,6 +202,19 @@ static void closing_is_noticed_by_a_leader_that_is_awake() {
     }
 }
 
+/// What C says of a freed handle it says for a thousand handles or so; then the same pointer is a new client's.
+static void a_closed_one_leaves_later_clients_alone() {
+    std::optional<broker::shared_client> closed = connect_all();
+    OK(closed->try_call("PING"));
+    closed->close();
+    for (int i = 0; i < 1024; ++i) connect();
+    std::vector<broker::client> later;
+    for (int i = 0; i < 40; ++i) later.push_back(connect());
+    CODE(closed->try_after_fork(), BROKER_ESTATE);
+    closed.reset();
+    for (auto& client : later) OK(client.try_call("PING"));
+}
+
 static void the_last_copy_ends_it() {
     std::optional<broker::pending<int>> outlives;
     {
@@ -312,6 +325,7 @@ int main() {
         a_full_house_does_not_hold_up_the_others,
         closing_ends_all_waits,
         closing_is_noticed_by_a_leader_that_is_awake,
+        a_closed_one_leaves_later_clients_alone,
         the_last_copy_ends_it,
         a_log_callback_may_not_call,
         a_fork_beside_leading_threads,
