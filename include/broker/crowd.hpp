@@ -97,6 +97,12 @@ public:
         if (one) first_ = one->*Next;
         return one;
     }
+    /// Takes all of `more`.
+    void append(chain& more) noexcept {
+        if (more.empty()) return;
+        (first_ ? last_->*Next : first_) = more.first_;
+        last_ = std::exchange(more, {}).last_;
+    }
 
 private:
     ticket* first_ = nullptr;
@@ -311,7 +317,7 @@ private:
             send();
             asleep_ = true;
             knocked_ = false;
-            const int ms = done_.empty() ? patience(until) : 0;
+            const int ms = done_.empty() && untried_.empty() ? patience(until) : 0;
             held.unlock();
             const int code = broker_client_process(raw(), ms);
             // This thread's log callback has forked: it is alone now, and others may have held the lock.
@@ -362,11 +368,9 @@ private:
     /// Hands all that is queued to C.
     void send() {
         if (to_cancel_) cancel_dropped();
-        if (std::exchange(room_, false)) {
-            requests_in_order stalled = std::exchange(stalled_, {});
-            for (int i = 0; i < most_retried && !stalled.empty(); ++i) send_one(*stalled.pop());
-            while (ticket* one = stalled.pop()) stalled_.push(*one);
-        }
+        // Those that stall again stand behind all that have not been tried: room is often for one kind of request only.
+        if (std::exchange(room_, false)) untried_.append(stalled_);
+        for (int i = 0; i < most_retried && !untried_.empty(); ++i) send_one(*untried_.pop());
         while (ticket* one = queued_.pop()) {
             --queued_count_;
             send_one(*one);
@@ -450,6 +454,7 @@ private:
     void fail(int code) {
         if (code == BROKER_EPANIC || code == BROKER_ESTATE) ended_ = code;
         while (ticket* one = queued_.pop()) finish(*one, code);
+        while (ticket* one = untried_.pop()) finish(*one, code);
         while (ticket* one = stalled_.pop()) finish(*one, code);
         queued_count_ = 0;
         settle();
@@ -471,7 +476,7 @@ private:
     bool knocked_ = false;
     bool closing_ = false;
     bool to_cancel_ = false;
-    /// Whether there may be room for those that stall.
+    /// Whether there may be room for those that stall, anew.
     bool room_ = false;
     /// The code of what is asked for when it is over.
     int ended_ = BROKER_OK;
@@ -481,7 +486,10 @@ private:
     std::size_t queued_count_ = 0;
     std::atomic<std::thread::id> leader_{};
     requests_in_order queued_;
+    /// For which there was no room.
     requests_in_order stalled_;
+    /// Of these, the ones that have not been tried since there may be room again.
+    requests_in_order untried_;
     requests_in_order done_;
     requests_in_order free_;
     sleepers calls_;

@@ -184,6 +184,20 @@ static void closing_ends_all_waits() {
     CODE(alone.try_get(), BROKER_ECANCELED);
 }
 
+/// There is room for one that blocks and for others: those that would block as well hold up nobody.
+static void a_crowd_that_blocks_does_not_hold_up_the_others() {
+    broker::config small = patient();
+    OK(small.try_set("client_connections_max", "1"));
+    OK(small.try_set("client_requests_max", "50"));
+    const broker::shared_client redis = connect_all(small);
+    std::vector<broker::pending<broker::reply>> blocking;
+    for (int i = 0; i < 500; ++i) blocking.push_back(redis.submit("BLPOP", "nobody", 0));
+    std::vector<broker::pending<int>> others;
+    for (int i = 0; i < 200; ++i) others.push_back(redis.submit<int>("ECHO", i));
+    for (int i = 0; i < 200; ++i) SAME(OK(others[static_cast<std::size_t>(i)].try_get()), i);
+    SAME(OK(redis.try_call<int>("ECHO", 7)), 7);
+}
+
 /// Whatever the leader is at, sending, waiting or about to hand over, it sees that it is to end.
 static void closing_is_noticed_by_a_leader_that_is_awake() {
     for (int i = 0; i < rounds(200); ++i) {
@@ -323,6 +337,7 @@ int main() {
         waiting_may_end_before_the_outcome,
         those_without_room_wait,
         a_full_house_does_not_hold_up_the_others,
+        a_crowd_that_blocks_does_not_hold_up_the_others,
         closing_ends_all_waits,
         closing_is_noticed_by_a_leader_that_is_awake,
         a_closed_one_leaves_later_clients_alone,
