@@ -157,19 +157,19 @@ public:
         const std::lock_guard<std::mutex> held(lock_);
         return one.at == ticket::stage::over;
     }
-    /// Waits for an outcome until then; whether it is there. Not where refusal() says so.
+    /// Waits for an outcome until then; whether it is there. Does one step for all if nobody else leads, whatever the
+    /// time. Not where refusal() says so.
     bool wait(ticket& mine, instant until) {
         if (refusal()) return false;
         const uncancelable all_the_time;
         std::unique_lock<std::mutex> held(lock_);
         while (mine.at != ticket::stage::over) {
-            if (has_passed(until)) return false;
+            if (led_ && has_passed(until)) return false;
             const ticket::call woken = led_ ? sleep(mine, until, held) : ticket::call::lead;
             if (woken == ticket::call::over) return true;
             if (woken == ticket::call::none) continue;
             if (!std::exchange(led_, true)) let_others(held);
-            if (lead(mine, until, held)) return true;
-            held.lock();
+            return lead(mine, until, held);
         }
         return true;
     }
@@ -309,7 +309,7 @@ private:
     /// Works for all until its own outcome is there or until then, and without the lock says which.
     bool lead(ticket& mine, const instant& until, std::unique_lock<std::mutex>& held) {
         leader_ = std::this_thread::get_id();
-        while (mine.at != ticket::stage::over && !has_passed(until)) {
+        do {
             if (closing_) {
                 shut(held);
                 break;
@@ -328,7 +328,7 @@ private:
             if (closing_) shut(held);
             if (code < 0) fail(code);
             if (mine.at != ticket::stage::over) let_others(held);
-        }
+        } while (mine.at != ticket::stage::over && !has_passed(until));
         const bool over = mine.at == ticket::stage::over;
         step_down(held);
         return over;

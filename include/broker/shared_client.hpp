@@ -85,7 +85,8 @@ public:
     }
     /// Whether get() would not wait.
     bool ready() const { return !mine_ || in_->is_over(*mine_); }
-    /// Waits at most so long, for other threads too; whether get() would not wait any more.
+    /// Waits at most so long, for other threads too; whether get() would not wait any more. If no other thread waits,
+    /// what has no time left still sends and receives once: so a program may ask again and again without waiting.
     bool wait_for(time_limit limit) const {
         using clock = detail::ticket::clock;
         if (!mine_) return true;

@@ -130,6 +130,14 @@ static void waiting_may_end_before_the_outcome() {
     SAME(OK(pop.try_get())[1], "x");
 }
 
+static void asking_again_and_again_is_enough() {
+    const broker::shared_client redis = connect_all();
+    auto one = redis.submit<int>("ECHO", 1);
+    while (!one.wait_for(0ms)) pause_a_little();
+    CHECK(one.ready());
+    SAME(OK(one.try_get()), 1);
+}
+
 static void those_without_room_wait() {
     broker::config small = patient();
     OK(small.try_set("client_requests_max", "2"));
@@ -335,6 +343,7 @@ int main() {
         what_is_submitted_comes_to_its_own,
         a_sleeping_leader_is_woken,
         waiting_may_end_before_the_outcome,
+        asking_again_and_again_is_enough,
         those_without_room_wait,
         a_full_house_does_not_hold_up_the_others,
         a_crowd_that_blocks_does_not_hold_up_the_others,
