@@ -42,6 +42,57 @@ static void be_a_copy(struct board *board, struct end *end) {
     broker_epoll_detach(board->kept);
 }
 
+static void *detach_when_canceled(void *data) {
+    struct board *board = (struct board *)data;
+    broker_epoll_t *adapter;
+    epoll_data_t mine;
+    mine.ptr = board;
+    CHECK_INT(broker_epoll_attach_client(&adapter, board->epfd, mine, board->client, NULL, NULL), BROKER_OK);
+    pthread_cancel(pthread_self());
+    broker_epoll_detach(adapter);
+    return board;
+}
+
+/* A thread that somebody cancels ends where it waits, not half through a detach. */
+static void a_thread_is_canceled_before_it_detaches(struct board *board) {
+    pthread_t thread;
+    void *returned;
+    pid_t pid;
+    CHECK_INT(pthread_create(&thread, NULL, detach_when_canceled, board), 0);
+    CHECK_INT(pthread_join(thread, &returned), 0);
+    CHECK(returned == board);
+    pid = fork_or_fail();
+    if (pid == 0) {
+        end_child();
+    }
+    wait_child(pid);
+}
+
+static void *fork_when_canceled(void *data) {
+    pid_t pid;
+    pthread_cancel(pthread_self());
+    pid = fork();
+    if (pid == 0) {
+        /* A process whose only thread is canceled ends with 0. */
+        _exit(3);
+    }
+    *(pid_t *)data = pid;
+    return data;
+}
+
+/* Nor does its copy end half through fork(). */
+static void a_thread_is_canceled_before_it_forks(void) {
+    pid_t pid = -1;
+    int status = 0;
+    pthread_t thread;
+    void *returned;
+    CHECK_INT(pthread_create(&thread, NULL, fork_when_canceled, &pid), 0);
+    CHECK_INT(pthread_join(thread, &returned), 0);
+    CHECK(returned == &pid);
+    CHECK_INT(waitpid(pid, &status, 0), pid);
+    CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 3);
+}
+
 int main(void) {
     struct board board;
     struct end end = {0, 0};
@@ -54,6 +105,8 @@ int main(void) {
     board.epfd = epoll_create1(EPOLL_CLOEXEC);
     mine.ptr = &board;
     CHECK_INT(broker_epoll_attach_client(&board.kept, board.epfd, mine, board.client, note_end, &end), BROKER_OK);
+    a_thread_is_canceled_before_it_detaches(&board);
+    a_thread_is_canceled_before_it_forks();
     CHECK_INT(pthread_create(&other, NULL, attach_and_detach, &board), 0);
     while (board.rounds == 0) {
         pause_a_little();

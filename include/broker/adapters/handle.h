@@ -97,12 +97,16 @@ static inline void broker_adapter__in_parent(void) {
 
 static inline void broker_adapter__in_child(void) {
     broker_adapter_t *adapter;
+    int cancelable;
+    /* close() acts on a pthread_cancel(): nobody would give the lock back, and whom fork() returns to has not ended. */
+    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancelable);
     for (adapter = broker_adapter__list()->first; adapter; adapter = adapter->next) {
         if (adapter->fd >= 0) {
             broker_adapter__disarm(adapter);
         }
     }
     pthread_mutex_unlock(&broker_adapter__list()->lock);
+    pthread_setcancelstate(cancelable, NULL);
 }
 
 /* Below 0 without memory. */
@@ -173,6 +177,9 @@ static inline int broker_adapter_open(broker_adapter_t *adapter, broker_client_t
 
 /* To be called once, when nothing watches the descriptor any more. */
 static inline void broker_adapter_close(broker_adapter_t *adapter) {
+    int cancelable;
+    /* close() acts on a pthread_cancel(): nobody would give the lock back, nor free what the adapter is in. */
+    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancelable);
     /* A fork meanwhile finds it in the list and open, or neither. */
     pthread_mutex_lock(&adapter->list->lock);
     *adapter->at = adapter->next;
@@ -183,6 +190,7 @@ static inline void broker_adapter_close(broker_adapter_t *adapter) {
         close(adapter->fd);
     }
     pthread_mutex_unlock(&adapter->list->lock);
+    pthread_setcancelstate(cancelable, NULL);
 }
 
 /* Milliseconds until the next step, -1 for none; 0 for a handle that is no good, whose step then says why. */
