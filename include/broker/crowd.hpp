@@ -130,15 +130,23 @@ public:
     /// Where it stays when it cannot be destroyed.
     crowd* beneath = nullptr;
 
-    /// Queues a request, which it fills with what is to be sent; the code if that is refused.
+    /// Queues a request, which `fill` is to tell what to send and may throw instead; the code if that is refused.
     template <class F> int ask(time_limit limit, ticket*& out, F&& fill) {
         if (const int code = refusal()) return code;
         const std::lock_guard<std::mutex> held(lock_);
         if (ended_) return ended_;
         ticket& made = fresh();
+        struct unless_queued {
+            crowd& of;
+            ticket* one;
+            ~unless_queued() {
+                if (one) of.recycle(*one);
+            }
+        } kept{*this, &made};
         if (!limit.is_forever()) made.until = clock::now() + milliseconds(limit.ms(1));
         fill(made);
         queued_.push(made);
+        kept.one = nullptr;
         ++queued_count_;
         out = &made;
         return BROKER_OK;
