@@ -7,6 +7,8 @@
  * DRIVE_ATTACHES_EARLY if a worker may attach before it renews the loop.
  */
 
+#include <sys/syscall.h>
+
 #define IN_FLIGHT 10000
 
 static void *drive_client(struct drive *drive, broker_client_t *client, struct end *end) {
@@ -363,12 +365,22 @@ static void work(struct scene *scene, const char *steps) {
     drive_close(&scene->drive);
 }
 
+/* A fork that runs no fork handlers. */
+static pid_t clone_or_fail(void) {
+    pid_t pid = (pid_t)syscall(SYS_clone, SIGCHLD, NULL, NULL, NULL, NULL);
+    CHECK(pid >= 0);
+    if (pid == 0) {
+        begin();
+    }
+    return pid;
+}
+
 /* Forks a worker that does this, beside which the parent's sets stay what they are, and its client hears as before. */
-static void beside(struct scene *scene, void (*worker)(struct scene *scene, const char *steps), const char *steps) {
+static void beside(struct scene *scene, pid_t (*copy)(void), void (*worker)(struct scene *scene, const char *steps), const char *steps) {
     static char before[1 << 16], after[1 << 16];
     pid_t pid;
     look_at_sets(before, sizeof before);
-    pid = fork_or_fail();
+    pid = copy();
     if (pid == 0) {
         worker(scene, steps);
         end_child();
@@ -386,12 +398,12 @@ static void workers_in_every_order(void) {
     open_scene(&scene);
     ask(&scene);
     for (i = 0; i < sizeof orders / sizeof orders[0]; i++) {
-        beside(&scene, work, orders[i]);
+        beside(&scene, fork_or_fail, work, orders[i]);
     }
 #ifdef DRIVE_ATTACHES_EARLY
-    beside(&scene, work, "fdal");
-    beside(&scene, work, "fald");
-    beside(&scene, work, "dfal");
+    beside(&scene, fork_or_fail, work, "fdal");
+    beside(&scene, fork_or_fail, work, "fald");
+    beside(&scene, fork_or_fail, work, "dfal");
 #endif
     drive_detach(scene.adapter);
     CHECK_INT(broker_client_free(scene.client), BROKER_OK);
@@ -414,12 +426,23 @@ static void forget(struct scene *scene, const char *steps) {
     drive_close(&scene->drive);
 }
 
+static void workers_without_fork_handlers(void) {
+    struct scene scene;
+    open_scene(&scene);
+    ask(&scene);
+    beside(&scene, clone_or_fail, work, "dlfa");
+    beside(&scene, clone_or_fail, work, "fdla");
+    drive_detach(scene.adapter);
+    CHECK_INT(broker_client_free(scene.client), BROKER_OK);
+    drive_close(&scene.drive);
+}
+
 static void workers_that_forget(void) {
     struct scene scene;
     open_scene(&scene);
     ask(&scene);
-    beside(&scene, forget, "");
-    beside(&scene, forget, "f");
+    beside(&scene, fork_or_fail, forget, "");
+    beside(&scene, fork_or_fail, forget, "f");
     drive_detach(scene.adapter);
     CHECK_INT(broker_client_free(scene.client), BROKER_OK);
     drive_close(&scene.drive);
@@ -494,6 +517,7 @@ int main(void) {
     detached_at_its_end();
     a_broker_and_its_clients();
     workers_in_every_order();
+    workers_without_fork_handlers();
     workers_that_forget();
     a_worker_forked_in_a_callback();
     a_client_that_follows("lda");

@@ -114,6 +114,7 @@ private:
         if (!self_) {
             return;
         }
+        broker_adapter_touch(&base_);
         descriptor_.assign(base_.fd, failed);
         if (failed) {
             errno = failed.value();
@@ -178,6 +179,7 @@ private:
 
     /* Asio forgets the descriptor, which is not its own. */
     void stop() {
+        broker_adapter_touch(&base_);
         timer_.cancel();
         if (descriptor_.is_open()) {
             descriptor_.release();

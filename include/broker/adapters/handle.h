@@ -45,6 +45,8 @@ typedef struct broker_adapter {
     int fd;
     /* broker_fork_count() of the process that attached it. */
     unsigned int forks;
+    /* `fd` is an eventfd: this process is a copy. */
+    int disarmed;
     /* It has ended by itself. */
     int ended;
     broker_ended_cb on_ended;
@@ -72,7 +74,10 @@ static inline int broker_adapter__close_on_exec(int fd) {
 
 /* In a forked process: the number stands for an eventfd from now on. System calls only, since it runs inside fork(). */
 static inline void broker_adapter__disarm(broker_adapter_t *adapter) {
-    int harmless;
+    int harmless, cancelable;
+    /* close() acts on a pthread_cancel(): the copy would end inside fork(). */
+    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancelable);
+    adapter->disarmed = 1;
     /* First, so that there is a number to be had. */
     close(adapter->fd);
     harmless = eventfd(1, 0);
@@ -85,6 +90,7 @@ static inline void broker_adapter__disarm(broker_adapter_t *adapter) {
     if (harmless >= 0) {
         broker_adapter__close_on_exec(harmless);
     }
+    pthread_setcancelstate(cancelable, NULL);
 }
 
 static inline void broker_adapter__before_fork(void) {
@@ -97,16 +103,12 @@ static inline void broker_adapter__in_parent(void) {
 
 static inline void broker_adapter__in_child(void) {
     broker_adapter_t *adapter;
-    int cancelable;
-    /* close() acts on a pthread_cancel(): nobody would give the lock back, and whom fork() returns to has not ended. */
-    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancelable);
     for (adapter = broker_adapter__list()->first; adapter; adapter = adapter->next) {
         if (adapter->fd >= 0) {
             broker_adapter__disarm(adapter);
         }
     }
     pthread_mutex_unlock(&broker_adapter__list()->lock);
-    pthread_setcancelstate(cancelable, NULL);
 }
 
 /* Below 0 without memory. */
@@ -138,6 +140,16 @@ static inline int broker_adapter__enlist(broker_adapter_t *adapter) {
 /* Whether it was attached by another process, of which this one is a copy. */
 static inline int broker_adapter_is_copy(const broker_adapter_t *adapter) {
     return adapter->forks != broker_fork_count();
+}
+
+/*
+ * To be called before an event library is told anything of the descriptor once it is watched. A raw clone() runs no fork
+ * handler: what that would have done is done here.
+ */
+static inline void broker_adapter_touch(broker_adapter_t *adapter) {
+    if (broker_adapter_is_copy(adapter) && adapter->fd >= 0 && !adapter->disarmed) {
+        broker_adapter__disarm(adapter);
+    }
 }
 
 /*
@@ -207,8 +219,9 @@ static inline int broker_adapter_timeout(const broker_adapter_t *adapter) {
  * Reads, calls back, writes; never waits. 1: there is more to come. 0: there is not. Below 0: the code with which it
  * ended. The callbacks may have detached the adapter.
  */
-static inline int broker_adapter_step(const broker_adapter_t *adapter) {
+static inline int broker_adapter_step(broker_adapter_t *adapter) {
     int code;
+    broker_adapter_touch(adapter);
     if (broker_adapter_is_copy(adapter)) {
         return BROKER_EFORKED;
     }

@@ -40,6 +40,7 @@ typedef struct broker_libevent {
 
 /* The events go before the descriptor: libevent takes it out of its set by number. */
 static inline void broker_libevent__close(broker_libevent_t *adapter) {
+    broker_adapter_touch(&adapter->base);
     if (adapter->readable) {
         event_free(adapter->readable);
     }
@@ -62,6 +63,7 @@ static inline void broker_libevent__arm(broker_libevent_t *adapter, int timeout)
 
 /* Not when it is attached: the base may still be that of the parent process then, and libevent tells epoll at once. */
 static inline int broker_libevent__watch(broker_libevent_t *adapter) {
+    broker_adapter_touch(&adapter->base);
     if (!adapter->watching && event_add(adapter->readable, NULL) != 0) {
         return BROKER_ESYS;
     }

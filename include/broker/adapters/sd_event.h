@@ -96,6 +96,7 @@ static inline int broker_sd_event__on_timer(sd_event_source *source, uint64_t us
 
 /* The sources go before the descriptor: sd-event takes it out of its set by number. */
 static inline void broker_sd_event__close(broker_sd_event_t *adapter) {
+    broker_adapter_touch(&adapter->base);
     if (adapter->readable) {
         sd_event_source_set_enabled(adapter->readable, SD_EVENT_OFF);
         sd_event_source_unref(adapter->readable);

@@ -98,6 +98,7 @@ static inline void broker_uv_detach(broker_uv_t *adapter) {
     if (!adapter) {
         return;
     }
+    broker_adapter_touch(&adapter->base);
     uv_close((uv_handle_t *)&adapter->poll, broker_uv__closed);
     uv_close((uv_handle_t *)&adapter->timer, broker_uv__closed);
     broker_adapter_close(&adapter->base);
