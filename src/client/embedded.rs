@@ -41,7 +41,6 @@ pub struct Embedded {
     events: Vec<LocalEvent>,
     /// To be drained, within that many milliseconds if they are given, once the loop has all own requests.
     drain_when_sent: Option<Option<u64>>,
-    has_adopted: bool,
 }
 
 impl Embedded {
@@ -60,7 +59,6 @@ impl Embedded {
             told: 0,
             events: Vec::new(),
             drain_when_sent: None,
-            has_adopted: false,
         }
     }
 
@@ -281,14 +279,8 @@ impl Embedded {
     /// See [`Loop::adopt`].
     pub fn adopt(&mut self, socket: OwnedFd) -> std::result::Result<(), (OwnedFd, Error)> {
         self.lp.adopt(socket)?;
-        self.has_adopted = true;
         self.lp.wake();
         Ok(())
-    }
-
-    /// Whether it was ever given a child.
-    pub fn has_adopted(&self) -> bool {
-        self.has_adopted
     }
 
     /// See [`Loop::listeners`].

@@ -12,7 +12,7 @@ use super::log;
 use super::loops;
 use super::text::{copy_out, own_words, required_str, waiting_time};
 use super::thread;
-use crate::client::{ClientKey, Embedded, Peering, Requests};
+use crate::client::{ClientKey, Embedded, Requests};
 use crate::reactor::{Loop, Prepared};
 use std::ffi::{CString, c_char, c_int, c_void};
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
@@ -102,15 +102,6 @@ impl Looping {
         Wait::new(embedded.as_raw_fd(), embedded.patience())
     }
 
-    /// Whether a client connected so may be connected to this loop.
-    pub(super) fn is_at(&self, peering: &Peering) -> bool {
-        self.embedded.as_ref().is_some_and(|embedded| match peering {
-            Peering::Elsewhere => false,
-            Peering::OwnProcess => embedded.has_adopted(),
-            Peering::At(url) => embedded.listeners().contains(url),
-        })
-    }
-
     /// What may be asked of one of the program's own clients, and who waits for answers; `ESTATE` if it has ended.
     pub(super) fn with_client<R>(
         &mut self,
@@ -186,7 +177,7 @@ pub extern "C" fn broker_loop_new(
         let made = Loop::embedded_with(settings, thread::start).map(|lp| Embedded::new(lp, queue_timeout));
         let (pointer, code) = match made {
             Ok(embedded) => {
-                let bell = embedded.bell();
+                let (bell, urls) = (embedded.bell(), embedded.listeners());
                 let looping = Looping {
                     embedded: Some(embedded),
                     own: Vec::new(),
@@ -195,7 +186,7 @@ pub extern "C" fn broker_loop_new(
                 };
                 let pointer = Shell::create_as(number, looping, bell, ());
                 if let Ok(shell) = Shell::of(pointer) {
-                    loops::add(shell);
+                    loops::add(shell, urls);
                 }
                 (pointer.cast(), BROKER_OK)
             }
@@ -532,7 +523,12 @@ pub extern "C" fn broker_loop_reload(r#loop: *mut broker_loop_t, config: *const 
         let outcome =
             looping.serving().map(|embedded| prepared.and_then(|prepared| embedded.apply(prepared)));
         match outcome {
-            Ok(Ok(())) => BROKER_OK,
+            Ok(Ok(())) => {
+                if let (Ok(shell), Some(embedded)) = (Shell::of(loop_), &looping.embedded) {
+                    loops::set_urls(shell, embedded.listeners());
+                }
+                BROKER_OK
+            }
             Ok(Err(error)) => looping.fail(&error),
             Err(code) => code,
         }
@@ -583,7 +579,12 @@ pub extern "C" fn broker_loop_adopt(r#loop: *mut broker_loop_t, fd: c_int) -> c_
         // SAFETY: open, as just seen, and the caller's to give away.
         let socket = unsafe { OwnedFd::from_raw_fd(fd) };
         match embedded.adopt(socket) {
-            Ok(()) => BROKER_OK,
+            Ok(()) => {
+                if let Ok(shell) = Shell::of(shell(r#loop)) {
+                    loops::set_adopted(shell);
+                }
+                BROKER_OK
+            }
             Err((socket, error)) => {
                 // Given back unclosed.
                 let _ = socket.into_raw_fd();

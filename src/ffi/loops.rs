@@ -1,5 +1,5 @@
-//! The loops of this process and which thread drives each, so that a call is refused that its own thread would have to
-//! answer. Knows where loops listen and where a client is connected; nothing of requests.
+//! The loops of this process, where they listen and which thread drives each, so that a call is refused that its own
+//! thread would have to answer. Knows nothing of requests, and enters no loop: another thread may be at work on it.
 
 use super::border::{Shell, this_thread};
 use super::codes::BROKER_ESTATE;
@@ -9,43 +9,82 @@ use crate::client::Peering;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+/// What is known of a loop.
+#[derive(Debug)]
+struct Known {
+    shell: &'static Shell<Looping>,
+    /// Where it listens.
+    urls: Vec<String>,
+    /// It was given a child.
+    has_adopted: bool,
+}
+
 /// Loops that this process has made and not freed. One that has followed a fork is not among them: a call on itself
 /// then waits.
-static LOOPS: EachProcess<Mutex<Vec<&'static Shell<Looping>>>> = EachProcess::new();
+static LOOPS: EachProcess<Mutex<Vec<Known>>> = EachProcess::new();
 /// How many, for programs that have none.
 static COUNT: AtomicUsize = AtomicUsize::new(0);
 
-fn with_loops<R>(body: impl FnOnce(&mut Vec<&'static Shell<Looping>>) -> R) -> R {
+fn with_loops<R>(body: impl FnOnce(&mut Vec<Known>) -> R) -> R {
     let mut loops = LOOPS.get().lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     let result = body(&mut loops);
     COUNT.store(loops.len(), Ordering::Release);
     result
 }
 
-pub(super) fn add(shell: &'static Shell<Looping>) {
-    with_loops(|loops| loops.push(shell));
+pub(super) fn add(shell: &'static Shell<Looping>, urls: Vec<String>) {
+    with_loops(|loops| loops.push(Known { shell, urls, has_adopted: false }));
 }
 
 pub(super) fn remove(shell: &Shell<Looping>) {
-    with_loops(|loops| loops.retain(|other| !std::ptr::eq(*other, shell)));
+    with_loops(|loops| loops.retain(|known| !std::ptr::eq(known.shell, shell)));
 }
 
-/// Whether a loop that this very thread drives is at the other end of such a connection: nobody would answer a call that
-/// waits. Loops of other threads are not looked into, since those are at work on them.
+/// It listens elsewhere now.
+pub(super) fn set_urls(shell: &Shell<Looping>, urls: Vec<String>) {
+    with_known(shell, |known| known.urls = urls);
+}
+
+/// It was given a child.
+pub(super) fn set_adopted(shell: &Shell<Looping>) {
+    with_known(shell, |known| known.has_adopted = true);
+}
+
+fn with_known(shell: &Shell<Looping>, body: impl FnOnce(&mut Known)) {
+    with_loops(|loops| loops.iter_mut().find(|known| std::ptr::eq(known.shell, shell)).map(body));
+}
+
+impl Known {
+    fn is_ours(&self) -> bool {
+        self.shell.driver.load(Ordering::Relaxed) == this_thread()
+    }
+
+    fn is_at(&self, peering: &Peering) -> bool {
+        match peering {
+            Peering::Elsewhere => false,
+            Peering::OwnProcess => self.has_adopted,
+            Peering::At(url) => self.urls.contains(url),
+        }
+    }
+}
+
+/// Whether a loop that this very thread drives is at the other end of such a connection: nobody would answer a call
+/// that waits.
 pub(super) fn would_wait_for_itself(peering: impl FnOnce() -> Peering) -> bool {
     if COUNT.load(Ordering::Acquire) == 0 {
         return false;
     }
-    let is_ours = |shell: &&Shell<Looping>| shell.driver.load(Ordering::Relaxed) == this_thread();
-    let (ours, all) = with_loops(|loops| {
-        loops.retain(|shell| shell.check() != Err(BROKER_ESTATE));
-        (loops.iter().copied().filter(is_ours).collect::<Vec<_>>(), loops.len())
+    let any_of_ours = with_loops(|loops| {
+        loops.retain(|known| known.shell.check() != Err(BROKER_ESTATE));
+        loops.iter().any(Known::is_ours)
     });
-    if ours.is_empty() {
+    if !any_of_ours {
         return false;
     }
     let peering = peering();
-    // A socket that was given says of which process its other end is, and not of which loop.
-    let certain = peering != Peering::OwnProcess || ours.len() == all;
-    certain && ours.iter().any(|shell| shell.borrow(|looping| looping.is_at(&peering)).unwrap_or(false))
+    with_loops(|loops| {
+        // A socket that was given says of which process its other end is, and not of which loop.
+        let certain = peering != Peering::OwnProcess || loops.iter().all(Known::is_ours);
+        certain && loops.iter().any(|known| known.is_ours() && known.is_at(&peering))
+    })
 }
