@@ -33,9 +33,10 @@ fn all() -> impl Iterator<Item = &'static Head> {
     })
 }
 
-/// Before a fork in this thread: takes hold of those that follow and are at rest.
-pub(super) fn depart() {
+/// Before a fork in this thread: takes hold of those that follow and are at rest. Whether there are any.
+pub(super) fn depart() -> bool {
     all().for_each(Head::depart);
+    all().any(Head::is_moving)
 }
 
 /// In the parent, after it: those that have moved are gone, and `close` gets the number of each. They stay where there is

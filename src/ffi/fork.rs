@@ -2,7 +2,7 @@
 //! Owns the page that the kernel wipes in a copy, and the fork handlers. A fork waits for nothing and nothing waits for a
 //! fork: what is process-wide is changed with atomics, and what cannot be is made anew by each process (`EachProcess`).
 
-use super::follow;
+use super::{follow, witness};
 use crate::base::{fds, fork};
 use std::cell::Cell;
 use std::ffi::{c_int, c_void};
@@ -149,8 +149,10 @@ fn errno() -> *mut c_int {
 
 extern "C" fn before_fork() {
     FORKING.store(generation(), Ordering::Release);
-    follow::depart();
-    // SAFETY: this thread's own. `after_fork_in_parent` reads there whether there is a copy: nobody tells it.
+    if follow::depart() {
+        witness::call();
+    }
+    // SAFETY: this thread's own. `after_fork_in_parent` reads there whether the fork seems to have failed.
     unsafe { ERRNO.set(std::mem::take(&mut *errno())) };
 }
 
@@ -160,14 +162,17 @@ extern "C" fn after_fork_in_parent() {
         matches!(*errno(), libc::EAGAIN | libc::ENOMEM | libc::ENOSYS | libc::EPERM | libc::EINVAL)
     };
     // SAFETY: as above.
-    let left = unsafe { if failed { *errno() } else { ERRNO.get() } };
+    let found = unsafe { *errno() };
+    let forked = witness::has_child(failed);
+    let left = if forked { ERRNO.get() } else { found };
     // The copies of descriptors that live on in the forked process; here nobody uses them any more.
-    follow::stay(!failed, |number| fds::release(|owner| owner == number, close));
+    follow::stay(forked, |number| fds::release(|owner| owner == number, close));
     // SAFETY: as above.
     unsafe { *errno() = left };
 }
 
 extern "C" fn after_fork_in_child() {
+    witness::testify();
     // A handler that ran before this one may have noticed by a call.
     if FORKING.load(Ordering::Acquire) == fork::generation() {
         become_copy();

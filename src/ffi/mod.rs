@@ -3,9 +3,9 @@
 //! memory in which `unsafe` may stand, each with its reason.
 //!
 //! `border` is what every call crosses, `claim` who is inside a handle, `fork` how a forked copy is noticed, `follow` which
-//! handles move there, `cancel` where a thread may be cancelled, `posts` what other threads leave for a handle, `text` and
-//! `calls` what arguments and callbacks are turned into, `loops` which thread drives which; `codes`, `log`, `config`,
-//! `reply`, `transaction`, `embed` and `client` are the header, in its order.
+//! handles move there, `witness` whether there is one at all, `cancel` where a thread may be cancelled, `posts` what other
+//! threads leave for a handle, `text` and `calls` what arguments and callbacks are turned into, `loops` which thread drives
+//! which; `codes`, `log`, `config`, `reply`, `transaction`, `embed` and `client` are the header, in its order.
 #![allow(unsafe_code)]
 // They are exported under their C names, not reached by their path.
 #![allow(unreachable_pub)]
@@ -32,3 +32,4 @@ mod stats;
 mod text;
 mod thread;
 mod transaction;
+mod witness;

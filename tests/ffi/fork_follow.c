@@ -368,6 +368,47 @@ static void posted_meanwhile(void)
     }
 }
 
+static int leaves_errno;
+
+/* What a library of the program's does before a fork, after everybody else. */
+static void leave_errno(void)
+{
+    if (leaves_errno)
+        errno = EAGAIN;
+}
+
+/* What others leave in errno is no sign of a fork that failed: one process has the client, not both. */
+static void errno_of_another_handler(void)
+{
+    pid_t pid = fork_or_fail();
+    if (pid == 0) {
+        /* Another child, which does not end. */
+        pid_t other = fork_or_fail();
+        if (other == 0)
+            for (;;)
+                pause();
+        leaves_errno = 1;
+        for (int round = 0; round < 20; round++) {
+            client = open_redis();
+            EXPECT(client, "+PONG", "PING");
+            CHECK_INT(broker_client_follow_fork(client, 1), BROKER_OK);
+            errno = ENOENT;
+            pid_t child = fork_or_fail();
+            if (child == 0) {
+                EXPECT(client, "child", "ECHO", "child");
+                close_client(client);
+                end_child();
+            }
+            CHECK_INT(errno, ENOENT);
+            client_is_gone();
+            wait_child(child);
+        }
+        kill_child(other);
+        end_child();
+    }
+    wait_child(pid);
+}
+
 /* From here on, this process cannot fork. */
 static void forbid_forks(void)
 {
@@ -413,10 +454,13 @@ int main(int argc, char **argv)
         {"at_work_elsewhere", at_work_elsewhere},
         {"between_callbacks", between_callbacks},
         {"posted_meanwhile", posted_meanwhile},
+        {"errno_of_another_handler", errno_of_another_handler},
         {"no_child", no_child}};
     char path[PATH_SIZE], endpoint[PATH_SIZE + 8];
     private_path(path, "follow.sock");
     snprintf(endpoint, sizeof endpoint, "unix://%s", path);
+    /* Registered before the library's, it runs after it. */
+    CHECK_INT(pthread_atfork(leave_errno, NULL, NULL), 0);
     CHECK_INT(setenv("BROKER_ENDPOINT", endpoint, 1), 0);
     begin();
     RUN_PARTS(parts);
