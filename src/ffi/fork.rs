@@ -116,7 +116,11 @@ fn notice(mark: &AtomicU8) {
     }
     match mark.compare_exchange(WIPED, NOTICED, Ordering::AcqRel, Ordering::Acquire) {
         Ok(_) => {
-            become_copy();
+            // SAFETY: this thread's own; a signal handler may be here.
+            let before = unsafe { *errno() };
+            become_copy(close_what_is_like_ours);
+            // SAFETY: as above.
+            unsafe { *errno() = before };
             mark.store(KNOWN, Ordering::Release);
         }
         Err(_) => {
@@ -129,11 +133,27 @@ fn notice(mark: &AtomicU8) {
 }
 
 /// Closes the inherited descriptors, but for those of handles that have followed.
-fn become_copy() {
+fn become_copy(close: fn(RawFd)) {
     fork::advance();
     follow::arrive();
     // Numbers that a handle of the parent's had opened and not closed, and of which nothing here will make use.
     fds::release_copies(|owner| !follow::has(owner), close);
+}
+
+/// Closes what may be a descriptor of the library's: they are all close-on-exec, and no devices. The copy has run code of the
+/// program's since the fork, which may have closed the number and opened something else under it.
+fn close_what_is_like_ours(fd: RawFd) {
+    let mut found = std::mem::MaybeUninit::<libc::stat>::zeroed();
+    // SAFETY: only asks, and writes to a place of ours. Neither is a place where a thread is cancelled.
+    let (flags, kind) = unsafe {
+        let flags = libc::fcntl(fd, libc::F_GETFD);
+        libc::fstat(fd, found.as_mut_ptr());
+        (flags, found.assume_init().st_mode & libc::S_IFMT)
+    };
+    let device = kind == libc::S_IFCHR || kind == libc::S_IFBLK;
+    if flags >= 0 && flags & libc::FD_CLOEXEC != 0 && !device {
+        close(fd);
+    }
 }
 
 /// Unlike close(3), no place where a thread is cancelled.
@@ -175,7 +195,7 @@ extern "C" fn after_fork_in_child() {
     witness::testify();
     // A handler that ran before this one may have noticed by a call.
     if FORKING.load(Ordering::Acquire) == fork::generation() {
-        become_copy();
+        become_copy(close);
     }
     if let Some(mark) = mark() {
         mark.store(KNOWN, Ordering::Release);

@@ -312,6 +312,35 @@ static void beside_a_logger(void)
     CHECK(lines > 0);
 }
 
+/* A copy that is noticed late keeps what it has itself opened under the library's numbers. */
+static void noticed_late(void)
+{
+    enum { OWN = 16 };
+    int own[OWN];
+    client = open_redis();
+    EXPECT(client, "+PONG", "PING");
+    pid_t pid = _Fork();
+    CHECK(pid >= 0);
+    if (pid == 0) {
+        for (int fd = 3; fd < 64; fd++)
+            close(fd);
+        for (int i = 0; i < OWN; i++) {
+            own[i] = open("/dev/null", i % 2 ? O_RDWR | O_CLOEXEC : O_RDWR);
+            CHECK(own[i] >= 0 && own[i] < 64);
+        }
+        int pipes[2];
+        CHECK(pipe(pipes) == 0);
+        close_client(client);
+        for (int i = 0; i < OWN; i++)
+            CHECK_INT(close(own[i]), 0);
+        CHECK(close(pipes[0]) == 0 && close(pipes[1]) == 0);
+        end_child_of_threads();
+    }
+    wait_child(pid);
+    EXPECT(client, "+PONG", "PING");
+    close_client(client);
+}
+
 static volatile int over;
 
 static void *calls(void *unused)
@@ -343,6 +372,7 @@ int main(int argc, char **argv)
         {"orphans", orphans},
         {"namespaces", namespaces},
         {"beside_a_file", beside_a_file},
+        {"noticed_late", noticed_late},
         {"beside_calls", beside_calls},
         {"beside_a_logger", beside_a_logger}};
     begin();
