@@ -137,6 +137,7 @@ impl Resolver {
 
     /// Where the next connection goes. Has a name looked up again where it is time.
     pub fn find(&mut self, now: Millis) -> Found {
+        self.forget_parents();
         let name = match &mut self.place {
             Place::Unix(path) => return Found::Unix(path.clone()),
             Place::Number(address) => return Found::Tcp(*address),
@@ -179,10 +180,28 @@ impl Resolver {
     /// Takes what a thread has found; `None` when none has ended. An error is the reason to fail those who
     /// wait; an earlier answer stays in use.
     pub fn take(&mut self) -> Option<Result<()>> {
+        self.forget_parents();
         let answer = self.answers.1.try_recv().ok()?;
         let Place::Name(name) = &mut self.place else { return None };
         name.asking = None;
         Some(name.learn(answer))
+    }
+
+    /// In a forked copy: leaves a look-up to the parent, whose thread may have been in the midst of giving its answer. The
+    /// channel is not touched again, not to be dropped either: it would wait for that thread.
+    fn forget_parents(&mut self) {
+        let Place::Name(name) = &mut self.place else { return };
+        if name.asking.is_some_and(|(_, process)| process != fork::generation()) {
+            std::mem::forget(std::mem::replace(&mut self.answers, channel()));
+            name.asking = None;
+            name.doubted = true;
+        }
+    }
+}
+
+impl Drop for Resolver {
+    fn drop(&mut self) {
+        self.forget_parents();
     }
 }
 
@@ -197,10 +216,8 @@ impl Name {
         Ok(name)
     }
 
-    /// A forked copy has no such thread.
     fn is_asking(&self, now: Millis) -> bool {
-        let ours = |process| process == fork::generation();
-        self.asking.is_some_and(|(since, process)| now < since + limits::RESOLVE_PATIENCE && ours(process))
+        self.asking.is_some_and(|(since, _)| now < since + limits::RESOLVE_PATIENCE)
     }
 
     /// The thread holds the waker only while it wakes: a process forked meanwhile has no such thread, and
