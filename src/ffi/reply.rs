@@ -128,6 +128,11 @@ fn let_go(head: *const Head, before: u64) {
     // SAFETY: the caller was the last to hold it, so nobody else looks at the tree, nor will: `is_over` tells.
     let tree = unsafe { (*(*head).tree.get()).take() };
     drop(tree);
+    if to_free(before) == NEVER {
+        // SAFETY: made by `create`; only ever borrowed, so nobody may free it, nor look at it any more.
+        drop(unsafe { Box::from_raw(head.cast_mut()) });
+        return;
+    }
     let place = NEXT.fetch_add(1, Ordering::Relaxed) % OVER.len();
     let oldest = OVER[place].swap(head.cast_mut(), Ordering::AcqRel);
     if !oldest.is_null() {
