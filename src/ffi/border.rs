@@ -16,7 +16,7 @@ use super::{bell, follow, log};
 use crate::base::fds;
 use std::cell::{Cell, UnsafeCell};
 use std::collections::VecDeque;
-use std::ffi::{CString, c_char, c_int, c_void};
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::mem::MaybeUninit;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{
@@ -705,6 +705,12 @@ impl<T: Handle> Shell<T> {
 
     /// Notes why a copy could not make it its own.
     pub(super) fn set_refusal(&self, words: CString) {
+        let present = self.refusal();
+        // SAFETY: null, or such words, which are never freed.
+        if !present.is_null() && unsafe { CStr::from_ptr(present) } == words.as_c_str() {
+            // A program that tries again and again keeps one copy.
+            return;
+        }
         let before = self.head.refusal.swap(words.into_raw(), Ordering::AcqRel);
         fork::keep(before.cast());
     }
