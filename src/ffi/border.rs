@@ -67,7 +67,7 @@ pub(super) struct Head {
     serial: AtomicU64,
     /// As whose its descriptors are noted.
     number: AtomicU32,
-    /// For the calls that any thread may make at any time: what to write to, -1 if nothing.
+    /// For the calls that any thread may make at any time: what to write to (`bell::of`), -1 if nothing.
     bell: AtomicI32,
     /// Who is about to write to it.
     ringing: Present,
@@ -278,7 +278,7 @@ impl Head {
         self.data.store(std::ptr::null_mut(), Ordering::Relaxed);
         self.parent.store(std::ptr::null_mut(), Ordering::Relaxed);
         self.follows.store(false, Ordering::Relaxed);
-        self.bell.store(bell, Ordering::SeqCst);
+        self.bell.store(bell::of(bell), Ordering::SeqCst);
     }
 
     fn is_alive(&self) -> bool {
@@ -695,7 +695,7 @@ impl<T: Handle> Shell<T> {
             fork::keep(self.head.refusal.swap(std::ptr::null_mut(), Ordering::AcqRel).cast());
             // What was within it is not within what it is now.
             self.head.serial.store(Number::next().0, Ordering::Relaxed);
-            self.head.bell.store(bell, Ordering::SeqCst);
+            self.head.bell.store(bell::of(bell), Ordering::SeqCst);
             self.head.generation.store(fork::generation(), Ordering::Release);
             code
         });
