@@ -568,13 +568,20 @@ static void when_forked(void)
 
 static void *wait_on_client(void *client)
 {
-    CHECK_OK(broker_client_process(client, BROKER_FOREVER));
+    int code;
+    /* Whoever asks meanwhile may be in its way. */
+    while ((code = broker_client_process(client, BROKER_FOREVER)) == BROKER_EREENTRANT)
+        ;
+    CHECK_OK(code);
     return NULL;
 }
 
 static void *wait_on_loop(void *loop)
 {
-    CHECK_OK(broker_loop_run(loop, BROKER_RUN_DEFAULT));
+    int code;
+    while ((code = broker_loop_run(loop, BROKER_RUN_DEFAULT)) == BROKER_EREENTRANT)
+        ;
+    CHECK_OK(code);
     return NULL;
 }
 
@@ -609,16 +616,16 @@ static void beside_a_thread(void)
     pthread_t waiter;
     fill(&set, "beside.sock");
     CHECK_INT(pthread_create(&waiter, NULL, wait_on_client, set.client), 0);
-    while (broker_client_connected(set.client) != BROKER_EREENTRANT)
-        sched_yield();
+    wait_in_use(set.client);
     for (int i = 0; i < ROWS; i++)
         if (is_of(&rows[i], "broker_client_"))
             check_beside(&rows[i], &set);
     CHECK_INT(broker_client_wakeup(set.client), BROKER_OK);
     CHECK_INT(pthread_join(waiter, NULL), 0);
     CHECK_INT(pthread_create(&waiter, NULL, wait_on_loop, set.loop), 0);
-    while (broker_loop_fd(set.loop) != BROKER_EREENTRANT)
-        sched_yield();
+    /* As in wait_in_use(). */
+    for (int refused = 0; refused < 200; sched_yield())
+        refused = broker_loop_fd(set.loop) == BROKER_EREENTRANT ? refused + 1 : 0;
     for (int i = 0; i < ROWS; i++)
         if (is_loops(&rows[i]))
             check_beside(&rows[i], &set);
