@@ -127,7 +127,12 @@ static inline int broker_uv__attach(broker_uv_t **out, uv_loop_t *loop, broker_c
     uv_timer_init(loop, &adapter->timer);
     adapter->open = 2;
     adapter->poll.data = adapter->timer.data = adapter;
-    uv_poll_start(&adapter->poll, UV_READABLE, broker_uv__on_readable);
+    code = uv_poll_start(&adapter->poll, UV_READABLE, broker_uv__on_readable);
+    if (code != 0) {
+        broker_uv_detach(adapter);
+        errno = -code;
+        return BROKER_ESYS;
+    }
     broker_uv__arm(adapter);
     *out = adapter;
     return BROKER_OK;
