@@ -2,8 +2,9 @@
 //! header alone in every language it is for.
 //! `BROKER_TEST_ALL_MODES=1` runs the programs plainly, under valgrind and with sanitizers.
 
+use std::io::Write;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use support::native::{C99, Language, Mode, Native, check, foreign_headers};
 
@@ -123,6 +124,31 @@ fn each_header_compiles_alone_in_every_language() {
             compiles_alone("broker/adapters/asio.hpp", "c++", &["-x", "c++", standard, asio]);
         }
     }
+}
+
+/// What the compiler says of a program that asks for this.
+fn words_of_compiler(statement: &str) -> String {
+    let include = Path::new(env!("CARGO_MANIFEST_DIR")).join("include");
+    let program = format!(
+        "#include <broker.hpp>\n#include <filesystem>\nvoid ask(broker::client& client) {{ {statement} }}\n"
+    );
+    let mut command = Command::new("c++");
+    command.args(["-x", "c++", "-std=c++17", "-fsyntax-only", "-I"]).arg(include).arg("-");
+    command.stdin(Stdio::piped()).stderr(Stdio::piped());
+    let mut compiler = command.spawn().expect("run the compiler");
+    let mut input = compiler.stdin.take().expect("its input");
+    input.write_all(program.as_bytes()).expect("hand it the program");
+    drop(input);
+    let output = compiler.wait_with_output().expect("its words");
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// A path is a range of paths, without an end.
+#[test]
+fn the_compiler_refuses_a_path_as_a_word() {
+    let words = words_of_compiler("client.call<void>(\"SET\", \"p\", std::filesystem::path(\"x\"));");
+    assert!(words.contains("pass its string()"), "{words}");
+    assert_eq!(words_of_compiler("client.call<void>(\"SET\", \"p\", std::filesystem::path(\"x\").string());"), "");
 }
 
 /// Every header that is installed is one of those above, or broker.h.

@@ -68,13 +68,17 @@ template <class T>
 struct is_bytes<T, std::void_t<decltype(std::data(std::declval<const T&>()), std::size(std::declval<const T&>()))>>
     : is_byte<std::remove_cv_t<std::remove_pointer_t<decltype(std::data(std::declval<const T&>()))>>> {};
 
+/// A literal, or a buffer that need not be full, nor end with a NUL if it is.
+template <class T> struct is_chars : std::false_type {};
+template <std::size_t N> struct is_chars<char[N]> : std::true_type {};
+
 template <class T, class = void> struct is_range : std::false_type {};
 template <class T> struct is_range<T, std::void_t<decltype(*std::begin(std::declval<const T&>()))>> : std::true_type {};
 
 } // namespace detail
 
 /// The words of one command, or a transaction. A word is a text, bytes side by side, an integer or a floating point
-/// number; a pair, a tuple and a range (maps too) stand for all of their words, an optional pair, tuple or range for
+/// number; a char array, such as a literal, is one up to its first NUL; a pair, a tuple and a range (maps too) stand for all of their words, an optional pair, tuple or range for
 /// them or for none. Texts are not copied: a command is good for the expression it stands in.
 class command {
 public:
@@ -102,7 +106,10 @@ private:
         argvlen_.push_back(word.size());
     }
     template <class T> void add(const T& word) {
-        if constexpr (std::is_pointer_v<T> && std::is_convertible_v<T, const char*>) {
+        if constexpr (detail::is_chars<T>::value) {
+            const std::string_view whole(word, std::extent_v<T>);
+            push(whole.substr(0, whole.find('\0')));
+        } else if constexpr (std::is_pointer_v<T> && std::is_convertible_v<T, const char*>) {
             word ? push(word) : void(sound_ = false);
         } else if constexpr (std::is_arithmetic_v<T>) {
             add_number(word);
@@ -141,7 +148,11 @@ private:
     template <class T> void add_range(const T& words) {
         using each = decltype(*std::begin(words));
         static_assert(std::is_reference_v<each> || std::is_arithmetic_v<each>, "the words of a range must outlive it");
-        for (const auto& one : words) add(one);
+        constexpr bool has_an_end = !std::is_same_v<std::decay_t<each>, T>;
+        static_assert(has_an_end, "a std::filesystem::path is a range of paths: pass its string()");
+        if constexpr (has_an_end) {
+            for (const auto& one : words) add(one);
+        }
     }
     const transaction* block_ = nullptr;
     bool sound_ = true;

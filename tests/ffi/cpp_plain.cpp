@@ -71,6 +71,20 @@ static void words_are_texts_numbers_and_ranges() {
     SAME(OK(client.try_call<std::string>("ECHO", 0.1F)), "0.1");
 }
 
+static void words_are_arrays_of_char_up_to_their_nul() {
+    broker::client client = connect();
+    const char full[] = {'f', 'u', 'l', 'l'};
+    const char buffer[100] = "short";
+    const char rows[][2] = {{'a', 'b'}, {'c', '\0'}};
+    SAME(OK(client.try_call<std::string>("ECHO", full)), "full");
+    SAME(OK(client.try_call<std::string>("ECHO", buffer)), "short");
+    SAME(OK(client.try_call<std::string>("ECHO", "a\0b")), "a");
+    SAME(OK(client.try_call<std::string>("ECHO", std::string_view("a\0b", 3))), std::string_view("a\0b", 3));
+    OK(client.try_call<void>("DEL", "rows"));
+    SAME(OK(client.try_call<int>("RPUSH", "rows", rows)), 2);
+    SAME(OK(client.try_call<std::vector<std::string>>("LRANGE", "rows", 0, -1))[0], "ab");
+}
+
 static void words_are_bytes_tuples_and_maps() {
     broker::client client = connect();
     const std::vector<std::uint8_t> bytes{0, 255, '\r', '\n', 7};
@@ -292,6 +306,7 @@ int main() {
         calls_give_values_and_codes,
         time_limits_are_durations,
         words_are_texts_numbers_and_ranges,
+        words_are_arrays_of_char_up_to_their_nul,
         words_are_bytes_tuples_and_maps,
         a_null_text_is_refused,
         what_is_posted_runs_once,
