@@ -10,10 +10,12 @@
 #include <array>
 #include <charconv>
 #include <chrono>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
 #include <iterator>
+#include <limits>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -283,6 +285,10 @@ inline failure mismatch(reply_view from, const char* wanted) {
     return failure{wrong_type, "a reply of type " + name + " where " + wanted + " was asked for"};
 }
 
+inline failure beyond_range() {
+    return failure{wrong_type, "a number beyond the range of the type that was asked for"};
+}
+
 inline bool is_text(reply_view from) { return from.str().data() != nullptr && !from.is_error(); }
 
 template <class T> result<T> parse(reply_view from, const char* wanted) {
@@ -290,7 +296,8 @@ template <class T> result<T> parse(reply_view from, const char* wanted) {
     T number{};
     if (!is_text(from)) return mismatch(from, wanted);
     const auto [end, fault] = std::from_chars(text.data(), text.data() + text.size(), number);
-    if (fault != std::errc() || end != text.data() + text.size()) return mismatch(from, wanted);
+    if (fault == std::errc::invalid_argument || end != text.data() + text.size()) return mismatch(from, wanted);
+    if (fault != std::errc()) return beyond_range();
     return number;
 }
 
@@ -340,14 +347,16 @@ template <class T> struct convert<T, std::enable_if_t<std::is_integral_v<T> && !
         const std::int64_t number = r.integer();
         const T cut = static_cast<T>(number);
         const bool same = static_cast<std::int64_t>(cut) == number && (cut < T(0)) == (number < 0);
-        if (!same) return detail::mismatch(r, "a smaller integer");
+        if (!same) return detail::beyond_range();
         return cut;
     }
 };
 template <class T> struct convert<T, std::enable_if_t<std::is_floating_point_v<T>>> {
     static result<T> from(reply_view r) {
-        const bool number = r.type() == BROKER_REPLY_DOUBLE || r.type() == BROKER_REPLY_INTEGER;
-        return number ? result<T>(static_cast<T>(r.number())) : detail::parse<T>(r, "a number");
+        if (r.type() != BROKER_REPLY_DOUBLE && r.type() != BROKER_REPLY_INTEGER) return detail::parse<T>(r, "a number");
+        const double number = r.number();
+        if (std::isfinite(number) && std::fabs(number) > std::numeric_limits<T>::max()) return detail::beyond_range();
+        return static_cast<T>(number);
     }
 };
 template <> struct convert<std::string_view> {

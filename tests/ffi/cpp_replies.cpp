@@ -113,6 +113,18 @@ static void types_of_resp3() {
 }
 
 static void what_does_not_fit_is_refused(broker::client& client) {
+    const auto beyond = [](const auto& got) {
+        CODE(got, broker::wrong_type);
+        CHECK(got.message().find("beyond") != std::string_view::npos);
+    };
+    client.call("DEL", "limits");
+    client.call("ZADD", "limits", 1e300, "big", "-inf", "least");
+    beyond(client.try_call<float>("ZSCORE", "limits", "big"));
+    CHECK(client.call<double>("ZSCORE", "limits", "big") == 1e300);
+    CHECK(std::isinf(client.call<float>("ZSCORE", "limits", "least")));
+    beyond(client.try_call<int>("ECHO", "3000000000"));
+    beyond(client.try_call<signed char>("EVAL", "return 300", 0));
+    beyond(client.try_call<unsigned>("EVAL", "return -1", 0));
     const auto integer = client.call("EVAL", "return 300", 0);
     SAME(integer.as<short>(), 300);
     CHECK(integer.as<double>() == 300);
