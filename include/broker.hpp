@@ -231,9 +231,11 @@ public:
     }
     /// An optimistic transaction: watches `keys` (a text or a range), lets `prepare(session&, transaction&)` read on
     /// the session and fill the transaction, executes it, and all that again if a key changed meanwhile; at most
-    /// `attempts` times, then it is a `conflict`. R is what EXEC's reply becomes.
+    /// `attempts` times, then it is a `conflict`. R is what EXEC's reply becomes. A `prepare` that adds nothing ends it
+    /// with BROKER_EINVAL, as there is nothing to execute.
     template <class R = reply, class Keys, class F>
     result<R> try_optimistic(const Keys& keys, F&& prepare, int attempts = 100) {
+        using whole = std::conditional_t<std::is_void_v<R>, reply, R>;
         auto opened = try_open_session();
         if (!opened.ok()) return *opened.fault();
         session& own = opened.value();
@@ -242,9 +244,14 @@ public:
             if (!watched.ok()) return *watched.fault();
             transaction block;
             std::invoke(prepare, own, block);
-            auto done = own.try_call<std::optional<R>>(block);
+            auto done = own.try_call<std::optional<whole>>(block);
             if (!done.ok()) return *done.fault();
-            if (done.value()) return std::move(*done.value());
+            if (!done.value()) continue;
+            if constexpr (std::is_void_v<R>) {
+                return nothing();
+            } else {
+                return std::move(*done.value());
+            }
         }
         return failure{conflict, "the watched keys were changed by others at every attempt"};
     }

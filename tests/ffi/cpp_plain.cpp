@@ -218,6 +218,9 @@ static void transactions_sessions_and_optimism() {
     };
     CODE(client.try_optimistic(std::vector<std::string>{"t", "u"}, hopeless, 3), broker::conflict);
     SAME(OK(client.try_call<int>("GET", "t")), 27);
+    OK(client.try_optimistic<void>("t", [](auto&, broker::transaction& then) { OK(then.try_add("SET", "t", 3)); }));
+    SAME(OK(client.try_call<int>("GET", "t")), 3);
+    CODE(client.try_optimistic<void>("t", [](auto&, auto&) {}), BROKER_EINVAL);
 }
 
 static void futures_hold_results() {
