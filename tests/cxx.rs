@@ -148,7 +148,10 @@ fn words_of_compiler(statement: &str) -> String {
 fn the_compiler_refuses_a_path_as_a_word() {
     let words = words_of_compiler("client.call<void>(\"SET\", \"p\", std::filesystem::path(\"x\"));");
     assert!(words.contains("pass its string()"), "{words}");
-    assert_eq!(words_of_compiler("client.call<void>(\"SET\", \"p\", std::filesystem::path(\"x\").string());"), "");
+    assert_eq!(
+        words_of_compiler("client.call<void>(\"SET\", \"p\", std::filesystem::path(\"x\").string());"),
+        ""
+    );
 }
 
 /// Every header that is installed is one of those above, or broker.h.

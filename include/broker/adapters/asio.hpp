@@ -2,7 +2,7 @@
  * asio.hpp: a broker_client_t or broker_loop_t in an io_context, of Boost.Asio or of standalone Asio (1.18 or newer,
  * Boost 1.74). Owns the descriptor and the timer that watch it, never the client or the loop. With BROKER_ASIO_BOOST or
  * BROKER_ASIO_STANDALONE defined it takes that one; else standalone Asio if ASIO_STANDALONE is defined or nothing else
- * is installed, and Boost.Asio if it is.
+ * is installed, and Boost.Asio if it is. It needs exceptions: not for -fno-exceptions.
  *
  *     broker_asio_t *adapter;
  *     broker_asio_attach_client(&adapter, context.get_executor(), client);
