@@ -294,6 +294,14 @@ impl Head {
         parent.unwrap_or(self).generation.load(Ordering::Acquire)
     }
 
+    /// Whether what it is within has ended.
+    fn is_orphan(&self) -> bool {
+        // SAFETY: as in `home`.
+        let parent = unsafe { self.parent.load(Ordering::Relaxed).as_ref() };
+        let serial = self.parent_serial.load(Ordering::Relaxed);
+        parent.is_some_and(|parent| !parent.is_alive() || parent.serial.load(Ordering::Relaxed) != serial)
+    }
+
     /// Whether this process is a copy of the one it belongs to.
     fn is_forked(&self) -> bool {
         self.home() != fork::generation()
@@ -482,6 +490,9 @@ impl<T: Handle> Shell<T> {
         }
         if self.is_forked() {
             return Err(BROKER_EFORKED);
+        }
+        if self.head.is_orphan() {
+            return Err(BROKER_ESTATE);
         }
         if self.is_poisoned() { Err(BROKER_EPANIC) } else { Ok(()) }
     }

@@ -516,7 +516,8 @@ fn conclude(handled: Handled, posts: Vec<Post>, silent: bool) {
     match handled {
         // A state that is not to be trusted: descriptors are closed and nothing else.
         Handled::Own(own) if silent => return own.client.abandon(),
-        _ if silent => return,
+        // What it was within has ended before it.
+        _ if silent => {}
         Handled::Own(own) => conclude_own(*own),
         Handled::OfLoop(of) => {
             if let Ok(Home::Loop(shell, _, key)) = of.find::<()>() {

@@ -153,6 +153,8 @@ static void of_ends(void)
     client = own(loop);
     CHECK_INT(broker_loop_free(loop), BROKER_OK);
     CHECK_INT(count.canceled, 1);
+    CHECK_INT(broker_client_post(client, count_one, &count), BROKER_ESTATE);
+    CHECK_INT(broker_client_wakeup(client), BROKER_ESTATE);
     close_client(client);
 }
 
