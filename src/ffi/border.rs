@@ -13,6 +13,7 @@ use super::codes::{
 use super::fork::{self, EachProcess};
 use super::posts::Posts;
 use super::{bell, follow, log};
+use crate::base::clock::{Clock, Millis};
 use crate::base::fds;
 use std::cell::{Cell, UnsafeCell};
 use std::collections::VecDeque;
@@ -23,7 +24,6 @@ use std::sync::atomic::{
     AtomicBool, AtomicI32, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering,
 };
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
 
 /// Ended handles whose memory is not used again yet: so many more must end before a stale pointer can name
 /// another living handle.
@@ -35,7 +35,7 @@ const ALIVE: u8 = 1;
 const ENDING: u8 = 2;
 
 /// Longest that a fork waits for those who are about to post, which takes a moment.
-const POSTED_WITHIN: Duration = Duration::from_secs(1);
+const POSTED_WITHIN: Millis = 1_000;
 
 /// The generation of a handle that has moved to a forked copy: that of no process.
 const ELSEWHERE: u64 = 0;
@@ -380,9 +380,9 @@ impl Head {
     /// Waits for those who are about to post. False where that takes far longer than it does: this thread's own post is
     /// interrupted by the signal handler that forks.
     fn outlasts_posts(&self) -> bool {
-        let begun = Instant::now();
+        let clock = Clock::new();
         while !self.posting.is_nobody() {
-            if begun.elapsed() > POSTED_WITHIN {
+            if clock.now() > POSTED_WITHIN {
                 return false;
             }
             std::thread::yield_now();

@@ -1,14 +1,14 @@
 //! Whether a fork has made a child. The parent's handler is told by nobody, and errno may be what another handler has left
 //! there: so the child writes to memory that the two share. Owns that memory, from before a fork until after it.
 
+use crate::base::clock::{Clock, Millis};
 use std::cell::Cell;
 use std::ffi::c_long;
 use std::ptr;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::time::{Duration, Instant};
 
 /// How long the parent waits for the child's word, where it has other children and the fork seems to have failed.
-const PATIENCE: Duration = Duration::from_secs(1);
+const PATIENCE: Millis = 1_000;
 /// What is mapped; the kernel rounds it up to a page.
 const SIZE: usize = 1;
 
@@ -46,14 +46,14 @@ fn with_word<R>(body: impl FnOnce(&AtomicU8) -> R) -> Option<R> {
 
 /// Waits for the word of a child that may not exist.
 fn is_written(word: &AtomicU8) -> bool {
-    let begun = Instant::now();
+    let clock = Clock::new();
     loop {
         // Asked first: a child that has ended since has written before.
         let childless = is_childless();
         if word.load(Ordering::Acquire) != 0 {
             return true;
         }
-        if childless || begun.elapsed() > PATIENCE {
+        if childless || clock.now() > PATIENCE {
             return false;
         }
         rest();
