@@ -86,6 +86,23 @@ impl Calls {
         code_of_refusal(refusal)
     }
 
+    /// Keeps who waits while `begin` asks with the tag, and forgets it again if that is refused. The tag, and the name
+    /// of what was asked.
+    fn begin(
+        &mut self,
+        call: Option<Call>,
+        begin: impl FnOnce(usize) -> Result<u64, Refusal>,
+    ) -> Result<(usize, u64), c_int> {
+        let tag = self.calls.insert(call);
+        match begin(tag) {
+            Ok(id) => Ok((tag, id)),
+            Err(refusal) => {
+                self.calls.try_remove(tag);
+                Err(self.refuse(&refusal))
+            }
+        }
+    }
+
     /// Submits a request for C.
     pub(super) fn submit(
         &mut self,
@@ -96,17 +113,8 @@ impl Calls {
         req: *mut broker_req_t,
         call: Call,
     ) -> c_int {
-        let tag = self.calls.insert(Some(call));
-        match requests.submit(to, request, patience, tag) {
-            Ok(id) => {
-                give_req(req, id);
-                BROKER_OK
-            }
-            Err(refusal) => {
-                self.calls.try_remove(tag);
-                self.refuse(&refusal)
-            }
-        }
+        let begun = self.begin(Some(call), |tag| requests.submit(to, request, patience, tag));
+        named(begun, req)
     }
 
     /// Submits a request whose outcome a call function waits for, one at a time; its tag.
@@ -117,17 +125,9 @@ impl Calls {
         request: &Request<'_>,
         patience: u64,
     ) -> Result<usize, c_int> {
-        let tag = self.calls.insert(None);
-        match requests.submit(to, request, patience, tag) {
-            Ok(_) => {
-                self.waited = Some((tag, None));
-                Ok(tag)
-            }
-            Err(refusal) => {
-                self.calls.try_remove(tag);
-                Err(self.refuse(&refusal))
-            }
-        }
+        let (tag, _) = self.begin(None, |tag| requests.submit(to, request, patience, tag))?;
+        self.waited = Some((tag, None));
+        Ok(tag)
     }
 
     /// Subscribes for C.
@@ -139,17 +139,8 @@ impl Calls {
         req: *mut broker_req_t,
         call: Call,
     ) -> c_int {
-        let tag = self.calls.insert(Some(call));
-        match requests.subscribe(family, name, tag) {
-            Ok(id) => {
-                give_req(req, id);
-                BROKER_OK
-            }
-            Err(refusal) => {
-                self.calls.try_remove(tag);
-                self.refuse(&refusal)
-            }
-        }
+        let begun = self.begin(Some(call), |tag| requests.subscribe(family, name, tag));
+        named(begun, req)
     }
 
     /// The outcome a call function waits for, once it is there.
@@ -204,6 +195,17 @@ impl Calls {
                 self.on_state.map(|callback| Due::State(callback, self.handle, connected, reason))
             }
         }
+    }
+}
+
+/// Gives the name of what was begun to C.
+fn named(begun: Result<(usize, u64), c_int>, req: *mut broker_req_t) -> c_int {
+    match begun {
+        Ok((_, id)) => {
+            give_req(req, id);
+            BROKER_OK
+        }
+        Err(code) => code,
     }
 }
 
