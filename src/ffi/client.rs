@@ -1,24 +1,21 @@
 //! `broker_client_t`: a process's side of a broker, one of a loop's own clients, or a session of either. Finds where a
 //! handle's requests are kept, converts and delegates to `crate::client`; owns the order in which callbacks run.
 
-use super::border::{
-    Ended, Handle, Refused, Rule, Shell, Step, enter_dispatching, enter_waiting, making, shield,
-};
-use super::calls::{Call, Calls, Due, code_of_fault};
-use super::cancel::{self, Wait};
+use super::border::{Ended, Handle, Rule, Shell, Step, enter_dispatching, enter_waiting, making, shield};
+use super::calling::{Asked, call};
+use super::calls::{Call, Calls, Due};
+use super::cancel::Wait;
 use super::codes::*;
 use super::config::{self, broker_config_t, code_of};
-use super::embed::{self, Looping, broker_loop_t, broker_req_t, millis};
+use super::embed::{Looping, broker_loop_t, broker_req_t, millis};
 use super::fork;
+use super::home::{At, Home, enter_at, enter_own, find, find_tenant};
 use super::log;
-use super::loops;
-use super::reply::{Owned, broker_reply_t, hand_out, hand_out_nothing};
+use super::reply::{broker_reply_t, hand_out_nothing};
 use super::text::{bytes, copy_out, opt_str, own_words, patience, waiting_time, words};
 use super::thread;
 use super::transaction::{self, broker_transaction_t};
-use crate::client::{
-    Border, Client, ClientKey, Family, Peering, Recipe, Request, Requests, SessionKey, Unusable,
-};
+use crate::client::{Border, Client, ClientKey, Family, Recipe, Request, SessionKey, Unusable};
 use std::cell::UnsafeCell;
 use std::ffi::{c_char, c_int, c_void};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -106,23 +103,23 @@ pub(super) enum Handled {
 
 #[derive(Debug)]
 pub(super) struct Own {
-    client: Client,
-    calls: Calls,
+    pub(super) client: Client,
+    pub(super) calls: Calls,
 }
 
 /// The serials tell which tenant of a handle's memory is meant.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct OfLoop {
-    home: *mut broker_loop_t,
-    serial: u64,
-    key: ClientKey,
+    pub(super) home: *mut broker_loop_t,
+    pub(super) serial: u64,
+    pub(super) key: ClientKey,
 }
 
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Session {
-    of: *mut broker_client_t,
-    serial: u64,
-    key: SessionKey,
+    pub(super) of: *mut broker_client_t,
+    pub(super) serial: u64,
+    pub(super) key: SessionKey,
 }
 
 /// What broker_client_after_fork() makes a client from.
@@ -198,152 +195,14 @@ impl Post {
     }
 }
 
+/// Whether anything waits that was posted to a client of a loop.
+pub(super) fn has_posts(handle: *mut broker_client_t) -> bool {
+    Shell::of(shell(handle)).is_ok_and(Shell::has_posts)
+}
+
 /// What has been posted to a client of a loop.
 pub(super) fn take_posts(handle: *mut broker_client_t) -> Vec<Post> {
     Shell::of(shell(handle)).map(Shell::take_posts).unwrap_or_default()
-}
-
-// ---- where a handle's requests are kept -------------------------------------------------------------------
-
-/// What a function works on.
-pub(super) struct At<'a, 'b> {
-    requests: &'a mut Requests<'b>,
-    calls: &'a mut Calls,
-    session: Option<SessionKey>,
-}
-
-/// The handle that has them.
-#[derive(Clone, Copy)]
-enum Home<'a> {
-    Own(&'a Shell<Handled>, *mut broker_client_t),
-    Loop(&'a Shell<Looping>, *mut broker_loop_t, ClientKey),
-}
-
-impl Home<'_> {
-    fn check_rule(self, rule: Rule) -> Result<(), c_int> {
-        match self {
-            Home::Own(shell, _) => shell.check_rule(rule),
-            Home::Loop(shell, ..) => shell.check_rule(rule),
-        }
-    }
-
-    fn with<R>(
-        self,
-        session: Option<SessionKey>,
-        body: impl FnOnce(At<'_, '_>) -> Result<R, c_int>,
-    ) -> Result<R, c_int> {
-        match self {
-            Home::Own(shell, _) => shell.borrow(|handled| match handled {
-                Handled::Own(own) => own.with(session, body),
-                _ => Err(BROKER_ESTATE),
-            })?,
-            Home::Loop(shell, _, key) => shell.borrow(|looping| {
-                looping.with_client(key, |requests, calls| body(At { requests, calls, session }))
-            })??,
-        }
-    }
-}
-
-impl Own {
-    fn with<R>(&mut self, session: Option<SessionKey>, body: impl FnOnce(At<'_, '_>) -> R) -> R {
-        let calls = &mut self.calls;
-        self.client.with_requests(|requests| body(At { requests, calls, session }))
-    }
-
-    fn next_due(&mut self, left: &mut usize) -> Option<Due> {
-        let calls = &mut self.calls;
-        self.client.with_requests(|requests| calls.next_due(requests, left))
-    }
-}
-
-/// Follows a handle: a session to its client, a client of a loop to that.
-fn find<'a>(pointer: *const broker_client_t) -> Result<(Home<'a>, Option<SessionKey>), c_int> {
-    find_tenant(pointer, None)
-}
-
-/// The same, if the handle is still the one of that serial.
-fn find_tenant<'a>(
-    mut pointer: *const broker_client_t,
-    mut serial: Option<u64>,
-) -> Result<(Home<'a>, Option<SessionKey>), c_int> {
-    let mut session = None;
-    loop {
-        let own = Shell::of(shell(pointer))?;
-        if serial.is_some_and(|serial| serial != own.serial()) {
-            return Err(BROKER_ESTATE);
-        }
-        own.check()?;
-        let next = own.borrow(|handled| match handled {
-            Handled::Own(_) => Ok(Home::Own(own, pointer.cast_mut())),
-            Handled::OfLoop(of) => of.find(),
-            Handled::Session(of) => Err(Err(*of)),
-        })?;
-        match next {
-            Ok(home) => return Ok((home, session)),
-            Err(Ok(code)) => return Err(code),
-            Err(Err(of)) => (pointer, serial, session) = (of.of, Some(of.serial), Some(of.key)),
-        }
-    }
-}
-
-impl OfLoop {
-    fn find<'a, T>(&self) -> Result<Home<'a>, Result<c_int, T>> {
-        let shell = Shell::of(embed::shell(self.home)).map_err(Ok)?;
-        if shell.serial() != self.serial {
-            return Err(Ok(BROKER_ESTATE));
-        }
-        shell.check().map_err(Ok)?;
-        Ok(Home::Loop(shell, self.home, self.key))
-    }
-}
-
-/// The gate of functions on requests, wherever these are kept.
-fn enter_at<R: Refused>(
-    pointer: *const broker_client_t,
-    rule: Rule,
-    body: impl FnOnce(At<'_, '_>) -> Result<R, c_int>,
-) -> R {
-    let former = cancel::defer();
-    // Most handles have their requests themselves: one look for these.
-    let mut body = Some(body);
-    let here = Shell::of(shell(pointer)).and_then(|own| {
-        own.check()?;
-        own.check_rule(rule)?;
-        own.borrow(|handled| match (handled, body.take()) {
-            (Handled::Own(own), Some(body)) => Ok(Some(own.with(None, body)?)),
-            (_, kept) => {
-                body = kept;
-                Ok(None)
-            }
-        })?
-    });
-    let result = match (here, body) {
-        (Ok(None), Some(body)) => shield(Err(BROKER_EPANIC), || {
-            let (home, session) = find(pointer)?;
-            home.check_rule(rule)?;
-            home.with(session, body)
-        }),
-        (Ok(Some(result)), _) => Ok(result),
-        (Ok(None), None) => Err(BROKER_ESTATE),
-        (Err(code), _) => Err(code),
-    };
-    former.restore();
-    result.unwrap_or_else(R::refused)
-}
-
-/// The gate of functions that only a client with sockets has, whichever of its sessions is named.
-fn enter_own<R: Refused>(pointer: *const broker_client_t, rule: Rule, body: impl FnOnce(&mut Own) -> R) -> R {
-    let entered = shield(Err(BROKER_EPANIC), || match find(pointer)? {
-        (Home::Own(shell, _), _) => {
-            shell.check_rule(rule)?;
-            shell.borrow(|handled| match handled {
-                Handled::Own(own) => Ok(body(own)),
-                _ => Err(BROKER_ESTATE),
-            })?
-        }
-        (Home::Loop(..), _) => Err(BROKER_EUNSUPPORTED),
-    });
-    entered.unwrap_or_else(R::refused)
 }
 
 /// A handle for a client of a loop.
@@ -758,163 +617,13 @@ pub extern "C-unwind" fn broker_client_call_transaction(
     call(client, Asked::Transaction(transaction), timeout_ms, out)
 }
 
-/// What a call function is asked to send. Pointers of the caller's: nothing to drop.
-#[derive(Clone, Copy)]
-enum Asked {
-    Words { argc: usize, argv: *const *const c_char, argvlen: *const usize },
-    Transaction(*const broker_transaction_t),
-}
-
-/// What a call function remembers from one step to the next.
-#[derive(Clone, Copy)]
-struct Calling<'a> {
-    home: Home<'a>,
-    session: Option<SessionKey>,
-    asked: Asked,
-    patience: u64,
-    out: *mut *mut broker_reply_t,
-    /// Of the request, once it is submitted, and of which tenant of the handle.
-    tag: Option<(usize, u64)>,
-    waited: bool,
-}
-
-/// Submits and waits, running callbacks meanwhile. Nothing to drop in this frame: see `enter_waiting`.
-fn call(
-    pointer: *mut broker_client_t,
-    asked: Asked,
-    timeout_ms: c_int,
-    out: *mut *mut broker_reply_t,
-) -> c_int {
-    match shield(Err(BROKER_EPANIC), || begin_calling(pointer, asked, timeout_ms, out)) {
-        Ok(calling) => match calling.home {
-            Home::Own(_, root) => enter_waiting(shell(root), calling, go_on_calling),
-            Home::Loop(_, home, _) => enter_waiting(embed::shell(home), calling, go_on_calling_in_loop),
-        },
-        Err(code) => code,
-    }
-}
-
-fn begin_calling<'a>(
-    pointer: *mut broker_client_t,
-    asked: Asked,
-    timeout_ms: c_int,
-    out: *mut *mut broker_reply_t,
-) -> Result<Calling<'a>, c_int> {
-    let (home, session) = find(pointer)?;
-    home.check_rule(Rule::OutsideCallbacks)?;
-    let patience = patience(timeout_ms)?;
-    home.check_answerable()?;
-    Ok(Calling { home, session, asked, patience, out, tag: None, waited: false })
-}
-
-impl Calling<'_> {
-    /// Submits what is asked for; its tag.
-    fn submit(&self) -> Result<usize, c_int> {
-        match self.asked {
-            Asked::Words { argc, argv, argvlen } => {
-                self.submit_request(&Request::Command(&words(argc, argv, argvlen)?))
-            }
-            Asked::Transaction(transaction) => {
-                transaction::read(transaction, |block| self.submit_request(&Request::Transaction(block)))?
-            }
-        }
-    }
-
-    fn submit_request(&self, request: &Request<'_>) -> Result<usize, c_int> {
-        self.home.attend(true)?;
-        let submitted = self.home.with(self.session, |at| {
-            at.calls.submit_waiting(at.requests, self.session, request, self.patience)
-        });
-        submitted.inspect_err(|_| {
-            // What others have submitted meanwhile is not left lying.
-            let _ = self.home.attend(false);
-        })
-    }
-
-    /// The tag of the request, which is submitted now if it is not yet.
-    fn tag(&mut self, serial: u64) -> Result<usize, c_int> {
-        match self.tag {
-            // A callback has forked, and made the client anew here.
-            Some((_, of)) if of != serial => Err(BROKER_EFORKED),
-            Some((tag, _)) => Ok(tag),
-            None => Ok(self.tag.insert((self.submit()?, serial)).0),
-        }
-    }
-
-    /// Done, if the outcome is there.
-    fn take_outcome(&self, tag: usize) -> Result<Option<Step>, c_int> {
-        match self.home.with(None, |at| Ok(at.calls.take_waited(tag))).map_err(ended)? {
-            Some(Ok(tree)) => Ok(Some(Step::Done(hand_out(Owned::new(tree), self.out)))),
-            Some(Err(fault)) => Err(code_of_fault(fault)),
-            None => Ok(None),
-        }
-    }
-}
-
-/// What a call says when a callback has freed the client.
-fn ended(code: c_int) -> c_int {
-    if code == BROKER_ESTATE { BROKER_ECANCELED } else { code }
-}
-
-fn go_on_calling(shell: &'static Shell<Handled>, calling: &mut Calling<'_>) -> Result<Step, c_int> {
-    let tag = calling.tag(shell.serial())?;
-    loop {
-        if !std::mem::take(&mut calling.waited) {
-            if let Some(done) = calling.take_outcome(tag)? {
-                return Ok(done);
-            }
-            if let Some(wait) = look_and_wait(shell, None)? {
-                calling.waited = true;
-                return Ok(Step::Wait(wait));
-            }
-        }
-        finish_step(shell).map_err(ended)?;
-        calling.tag(shell.serial())?;
-    }
-}
-
-fn go_on_calling_in_loop(shell: &'static Shell<Looping>, calling: &mut Calling<'_>) -> Result<Step, c_int> {
-    let Home::Loop(_, pointer, _) = calling.home else { return Err(BROKER_ESTATE) };
-    embed::drive(shell);
-    let tag = calling.tag(shell.serial())?;
-    loop {
-        if !std::mem::take(&mut calling.waited) {
-            if let Some(done) = calling.take_outcome(tag)? {
-                return Ok(done);
-            }
-            if let Some(wait) = shell.borrow_to_wait(Looping::next_wait)? {
-                calling.waited = true;
-                return Ok(Step::Wait(wait));
-            }
-        }
-        embed::turn(shell, pointer).map_err(ended)?;
-    }
-}
-
-impl Home<'_> {
-    /// Whether anybody but this thread can answer a call.
-    fn check_answerable(self) -> Result<(), c_int> {
-        let Home::Own(shell, _) = self else { return Ok(()) };
-        let peering = || with_own(shell, |own| own.client.peering()).unwrap_or(Peering::Elsewhere);
-        if !loops::would_wait_for_itself(peering) {
-            return Ok(());
-        }
-        let words = "this thread runs the loop that would have to answer: call on a client of the loop's own";
-        with_own(shell, |own| own.calls.words = own_words(words))?;
-        Err(BROKER_EREENTRANT)
-    }
-
-    /// Says that whoever calls drives the client now, or not any more: while it does, nothing needs waking.
-    fn attend(self, on: bool) -> Result<(), c_int> {
-        let Home::Own(shell, _) = self else { return Ok(()) };
-        with_own(shell, |own| if on { own.client.attend() } else { own.client.end_step() })
-    }
-}
-
 /// The first half of a step: what has come by now is read before anything is written, so that no request leaves
 /// on a connection whose end has been here before it. Then what to wait for, at most `limit` milliseconds;
 /// `None`: go on at once.
-fn look_and_wait(shell: &'static Shell<Handled>, limit: Option<u64>) -> Result<Option<Wait>, c_int> {
+pub(super) fn look_and_wait(
+    shell: &'static Shell<Handled>,
+    limit: Option<u64>,
+) -> Result<Option<Wait>, c_int> {
     if limit == Some(0) {
         return Ok(None);
     }
@@ -926,14 +635,14 @@ fn look_and_wait(shell: &'static Shell<Handled>, limit: Option<u64>) -> Result<O
 }
 
 /// The rest: reads, writes, runs callbacks. How many ran.
-fn finish_step(shell: &Shell<Handled>) -> Result<c_int, c_int> {
+pub(super) fn finish_step(shell: &Shell<Handled>) -> Result<c_int, c_int> {
     look(shell)?;
     let ran = run_posts(shell)? + deliver(shell)?;
     with_own(shell, |own| own.client.end_step())?;
     Ok(ran)
 }
 
-fn with_own<R>(shell: &Shell<Handled>, body: impl FnOnce(&mut Own) -> R) -> Result<R, c_int> {
+pub(super) fn with_own<R>(shell: &Shell<Handled>, body: impl FnOnce(&mut Own) -> R) -> Result<R, c_int> {
     shell.borrow(|handled| match handled {
         Handled::Own(own) => Ok(body(own)),
         _ => Err(BROKER_ESTATE),

@@ -300,8 +300,10 @@ fn run_posts(shell: &Shell<Looping>, pointer: *mut broker_loop_t) -> Result<(), 
             return Err(code);
         }
     }
-    let handles =
-        shell.borrow(|looping| looping.own.iter().map(|own| own.calls.handle()).collect::<Vec<_>>())?;
+    let handles = shell.borrow(|looping| {
+        let handles = looping.own.iter().map(|own| own.calls.handle());
+        handles.filter(|handle| client::has_posts(*handle)).collect::<Vec<_>>()
+    })?;
     for handle in handles {
         let mut posts = client::take_posts(handle).into_iter();
         while let Some(post) = posts.next() {

@@ -12,6 +12,7 @@
 
 mod bell;
 mod border;
+mod calling;
 mod calls;
 mod cancel;
 mod claim;
@@ -22,6 +23,7 @@ mod embed;
 mod follow;
 mod fork;
 pub mod heap;
+mod home;
 mod log;
 mod loops;
 mod posts;
