@@ -6,131 +6,33 @@
 //! changing it: it is abandoned where it is. Its descriptors are closed by number (`base::fds`).
 
 use super::cancel::{self, Wait};
-use super::claim::{Claim, Doing};
+use super::claim::Doing;
 use super::codes::{
     BROKER_EAGAIN, BROKER_EFORKED, BROKER_EINVAL, BROKER_EPANIC, BROKER_EREENTRANT, BROKER_ESTATE, BROKER_OK,
 };
 use super::fork::{self, EachProcess};
+pub(super) use super::head::this_thread;
+use super::head::{ALIVE, ELSEWHERE, ENDED, ENDING, Head, Number};
 use super::posts::Posts;
 use super::{bell, follow, log};
-use crate::base::clock::{Clock, Millis};
 use crate::base::fds;
 use std::cell::{Cell, UnsafeCell};
 use std::collections::VecDeque;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::mem::MaybeUninit;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{
-    AtomicBool, AtomicI32, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering,
-};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 /// Ended handles whose memory is not used again yet: so many more must end before a stale pointer can name
 /// another living handle.
 const QUARANTINE: usize = 1024;
 
-const ENDED: u8 = 0;
-const ALIVE: u8 = 1;
-/// Freed inside one of its callbacks: ends when the outermost of them returns.
-const ENDING: u8 = 2;
-
-/// Longest that a fork waits for those who are about to post, which takes a moment.
-const POSTED_WITHIN: Millis = 1_000;
-
-/// The generation of a handle that has moved to a forked copy: that of no process.
-const ELSEWHERE: u64 = 0;
-
 thread_local! {
     /// Handles that this thread is inside of, one within the other.
     static DEPTH: Cell<u32> = const { Cell::new(0) };
     /// Log callbacks that run in this thread while a handle is claimed.
     static LOGGING: Cell<u32> = const { Cell::new(0) };
-}
-
-/// What is the same for handles of every kind. All of it may be looked at by any thread at any time.
-#[derive(Debug)]
-pub(super) struct Head {
-    state: AtomicU8,
-    poisoned: AtomicBool,
-    /// Somebody is inside.
-    claim: Claim,
-    /// Its callbacks that are running now, one inside the other, and in which thread.
-    callbacks: AtomicU32,
-    callback_thread: AtomicUsize,
-    /// The thread that runs a step of it, with the claim or between two uses of it, but not while it waits; 0 for none.
-    driven: AtomicUsize,
-    /// The process it belongs to.
-    generation: AtomicU64,
-    /// In a copy that could not make it its own: in words why. Never freed.
-    refusal: AtomicPtr<c_char>,
-    /// Tells one tenant of this memory from the next, and a client from what it was before a fork.
-    serial: AtomicU64,
-    /// As whose its descriptors are noted.
-    number: AtomicU32,
-    /// For the calls that any thread may make at any time: what to write to (`bell::of`), -1 if nothing.
-    bell: AtomicI32,
-    /// Who is about to write to it.
-    ringing: Present,
-    /// Who is about to leave something for it.
-    posting: Present,
-    /// Whose bell is rung for it, if not its own: that of a session's client, of the loop whose client it is.
-    rings: AtomicPtr<Head>,
-    /// The program's own pointer.
-    data: AtomicPtr<c_void>,
-    /// A handle within another belongs to the process that that one belongs to, as long as it is the same tenant.
-    parent: AtomicPtr<Head>,
-    parent_serial: AtomicU64,
-    /// A fork moves it to the child.
-    follows: AtomicBool,
-    /// The thread whose fork moves it just now; 0 for none.
-    mover: AtomicUsize,
-    /// For `follow` alone.
-    pub(super) listed: AtomicBool,
-    pub(super) next: AtomicPtr<Head>,
-}
-
-/// How many threads are at something that takes a moment, in the lower half; in the upper the generation they are counted
-/// in: those of the parent's do not count in a copy.
-#[derive(Debug)]
-struct Present(AtomicU64);
-
-impl Present {
-    const fn nobody() -> Present {
-        Present(AtomicU64::new(0))
-    }
-
-    fn begin(&self) {
-        let generation = fork::generation() << 32;
-        let mut seen = self.0.load(Ordering::SeqCst);
-        loop {
-            let before = if seen & !u64::from(u32::MAX) == generation { seen } else { generation };
-            match self.0.compare_exchange_weak(seen, before + 1, Ordering::SeqCst, Ordering::SeqCst) {
-                Ok(_) => return,
-                Err(found) => seen = found,
-            }
-        }
-    }
-
-    fn end(&self) {
-        self.0.fetch_sub(1, Ordering::SeqCst);
-    }
-
-    fn is_nobody(&self) -> bool {
-        let seen = self.0.load(Ordering::SeqCst);
-        seen as u32 == 0 || seen >> 32 != fork::generation() & u64::from(u32::MAX)
-    }
-}
-
-/// A thread drives a handle until this is dropped.
-struct Driving<'a>(Option<&'a Head>);
-
-impl Drop for Driving<'_> {
-    fn drop(&mut self) {
-        if let Some(head) = self.0 {
-            // Fails where it has ended meanwhile, and another handle is there.
-            let _ = head.driven.compare_exchange(this_thread(), 0, Ordering::Release, Ordering::Relaxed);
-        }
-    }
 }
 
 /// Where a handle lives. The memory outlives the handle.
@@ -182,23 +84,6 @@ pub(super) trait Handle: Sized + 'static {
     fn ended() -> &'static Ended<Self>;
 }
 
-/// Names a handle that is being made: its descriptors are noted under it.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Number(u64);
-
-impl Number {
-    fn next() -> Number {
-        static SERIAL: AtomicU64 = AtomicU64::new(1);
-        Number(SERIAL.fetch_add(1, Ordering::Relaxed))
-    }
-
-    /// Never 0, which is nobody. Wraps after two billion handles: one that lives as long shares its owner with a later
-    /// one, and should a fork move one of the two, the other's descriptors go the same way.
-    fn owner(self) -> u32 {
-        (self.0 as u32 & fds::OWNER_MAX).max(1)
-    }
-}
-
 /// This thread is at work for an owner until this is dropped.
 struct AtWork(u32);
 
@@ -235,198 +120,6 @@ impl Drop for Within {
 /// Whether this thread is inside a handle.
 pub(super) fn is_inside() -> bool {
     DEPTH.get() > 0
-}
-
-impl Head {
-    const fn new() -> Head {
-        Head {
-            state: AtomicU8::new(ENDED),
-            poisoned: AtomicBool::new(false),
-            claim: Claim::new(),
-            callbacks: AtomicU32::new(0),
-            callback_thread: AtomicUsize::new(0),
-            driven: AtomicUsize::new(0),
-            generation: AtomicU64::new(ELSEWHERE),
-            refusal: AtomicPtr::new(std::ptr::null_mut()),
-            serial: AtomicU64::new(0),
-            number: AtomicU32::new(0),
-            bell: AtomicI32::new(-1),
-            ringing: Present::nobody(),
-            posting: Present::nobody(),
-            rings: AtomicPtr::new(std::ptr::null_mut()),
-            data: AtomicPtr::new(std::ptr::null_mut()),
-            parent: AtomicPtr::new(std::ptr::null_mut()),
-            parent_serial: AtomicU64::new(0),
-            follows: AtomicBool::new(false),
-            mover: AtomicUsize::new(0),
-            listed: AtomicBool::new(false),
-            next: AtomicPtr::new(std::ptr::null_mut()),
-        }
-    }
-
-    /// A new tenant, not alive yet.
-    fn begin(&self, number: Number, bell: c_int) {
-        self.poisoned.store(false, Ordering::Relaxed);
-        self.claim.release();
-        self.callbacks.store(0, Ordering::Relaxed);
-        self.driven.store(0, Ordering::Relaxed);
-        self.generation.store(fork::generation(), Ordering::Relaxed);
-        fork::keep(self.refusal.swap(std::ptr::null_mut(), Ordering::AcqRel).cast());
-        self.serial.store(number.0, Ordering::Relaxed);
-        self.number.store(number.owner(), Ordering::Relaxed);
-        self.rings.store(std::ptr::null_mut(), Ordering::Relaxed);
-        self.data.store(std::ptr::null_mut(), Ordering::Relaxed);
-        self.parent.store(std::ptr::null_mut(), Ordering::Relaxed);
-        self.follows.store(false, Ordering::Relaxed);
-        self.bell.store(bell::of(bell), Ordering::SeqCst);
-    }
-
-    fn is_alive(&self) -> bool {
-        self.state.load(Ordering::Acquire) == ALIVE
-    }
-
-    /// The process it belongs to: its own, or that of what it is within.
-    fn home(&self) -> u64 {
-        // SAFETY: null, or the head of a handle, whose memory is never unmapped.
-        let parent = unsafe { self.parent.load(Ordering::Relaxed).as_ref() };
-        let serial = self.parent_serial.load(Ordering::Relaxed);
-        let parent = parent.filter(|parent| parent.serial.load(Ordering::Relaxed) == serial);
-        parent.unwrap_or(self).generation.load(Ordering::Acquire)
-    }
-
-    /// Whether what it is within has ended.
-    fn is_orphan(&self) -> bool {
-        // SAFETY: as in `home`.
-        let parent = unsafe { self.parent.load(Ordering::Relaxed).as_ref() };
-        let serial = self.parent_serial.load(Ordering::Relaxed);
-        parent.is_some_and(|parent| !parent.is_alive() || parent.serial.load(Ordering::Relaxed) != serial)
-    }
-
-    /// Whether this process is a copy of the one it belongs to.
-    fn is_forked(&self) -> bool {
-        self.home() != fork::generation()
-    }
-
-    /// Callbacks of the parent's other threads are none of a copy's.
-    fn in_callback(&self) -> bool {
-        self.callbacks.load(Ordering::Relaxed) > 0
-            && (self.callback_thread.load(Ordering::Relaxed) == this_thread() || !self.is_forked())
-    }
-
-    /// Lets nobody ring any more, and waits for those who are about to, or to leave something: they never wait themselves.
-    fn silence(&self) {
-        self.bell.store(-1, Ordering::SeqCst);
-        while !self.ringing.is_nobody() || !self.posting.is_nobody() {
-            std::thread::yield_now();
-        }
-    }
-
-    /// Has this thread drive it, unless another one does: `EREENTRANT`. The claim is taken for that, so that whoever has
-    /// the claim knows who drives.
-    fn drive(&self) -> Result<Driving<'_>, c_int> {
-        if self.is_driven_elsewhere() {
-            return Err(BROKER_EREENTRANT);
-        }
-        if self.driven.load(Ordering::Relaxed) == this_thread() {
-            return Ok(Driving(None));
-        }
-        self.claim.take(Doing::Reading)?;
-        let elsewhere = self.is_driven_elsewhere();
-        if !elsewhere {
-            self.driven.store(this_thread(), Ordering::Relaxed);
-        }
-        self.claim.release();
-        if elsewhere { Err(BROKER_EREENTRANT) } else { Ok(Driving(Some(self))) }
-    }
-
-    fn is_driven_elsewhere(&self) -> bool {
-        let thread = self.driven.load(Ordering::Relaxed);
-        thread != 0 && thread != this_thread()
-    }
-
-    /// In a copy: what the parent's other threads were at is nobody's business.
-    fn forget_threads(&self) {
-        if self.callback_thread.load(Ordering::Relaxed) != this_thread() {
-            self.callbacks.store(0, Ordering::Relaxed);
-        }
-        if self.is_driven_elsewhere() {
-            self.driven.store(0, Ordering::Relaxed);
-        }
-    }
-
-    // ---- for `follow` ---------------------------------------------------------------------------------
-
-    /// This thread is about to fork: takes hold of the handle, if it follows and no other thread is at work on it. What is
-    /// posted from here on is refused, so that all that was accepted goes along.
-    pub(super) fn depart(&self) {
-        let follows = self.follows.load(Ordering::Relaxed) && self.is_alive() && !self.is_forked();
-        let sound = follows && !self.poisoned.load(Ordering::Relaxed);
-        // Asked before, too: the thread that drives it must not find it claimed.
-        if !sound || self.is_at_work_elsewhere() || self.claim.take(Doing::Changing).is_err() {
-            return;
-        }
-        self.mover.store(this_thread(), Ordering::SeqCst);
-        if self.is_at_work_elsewhere() || !self.outlasts_posts() {
-            self.mover.store(0, Ordering::Release);
-            self.claim.release();
-        }
-    }
-
-    fn is_at_work_elsewhere(&self) -> bool {
-        let called = self.in_callback() && self.callback_thread.load(Ordering::Relaxed) != this_thread();
-        called || self.is_driven_elsewhere()
-    }
-
-    /// Waits for those who are about to post. False where that takes far longer than it does: this thread's own post is
-    /// interrupted by the signal handler that forks.
-    fn outlasts_posts(&self) -> bool {
-        let clock = Clock::new();
-        while !self.posting.is_nobody() {
-            if clock.now() > POSTED_WITHIN {
-                return false;
-            }
-            std::thread::yield_now();
-        }
-        true
-    }
-
-    /// Whether a fork is moving it, of whatever thread.
-    fn is_departing(&self) -> bool {
-        self.mover.load(Ordering::SeqCst) != 0
-    }
-
-    /// Whether this thread's fork is moving it.
-    pub(super) fn is_moving(&self) -> bool {
-        self.mover.load(Ordering::Acquire) == this_thread()
-    }
-
-    /// In the parent: it has moved, or it has not.
-    pub(super) fn stay(&self, forked: bool, close: impl Fn(u32)) {
-        if forked {
-            self.generation.store(ELSEWHERE, Ordering::Release);
-            self.silence();
-            close(self.number.load(Ordering::Relaxed));
-        }
-        self.mover.store(0, Ordering::Release);
-        self.claim.release();
-    }
-
-    /// In the copy: it is at home here if the fork that made this copy was moving it.
-    pub(super) fn arrive(&self, generation: u64) {
-        if self.is_moving() {
-            self.generation.store(generation, Ordering::Release);
-            self.forget_threads();
-            self.claim.release();
-        }
-        self.mover.store(0, Ordering::Release);
-    }
-
-    /// Whether it has this number and is at home in that process.
-    pub(super) fn is_home(&self, number: u32, generation: u64) -> bool {
-        self.number.load(Ordering::Relaxed) == number
-            && self.is_alive()
-            && self.generation.load(Ordering::Relaxed) == generation
-    }
 }
 
 impl<T: Handle> Shell<T> {
@@ -829,12 +522,6 @@ impl<T: Handle> Shell<T> {
     pub(super) fn data(&self) -> *mut c_void {
         if self.head.is_alive() { self.head.data.load(Ordering::Acquire) } else { std::ptr::null_mut() }
     }
-}
-
-/// Tells threads apart; the same in a forked copy as in the thread that forked.
-pub(super) fn this_thread() -> usize {
-    thread_local!(static PLACE: u8 = const { 0 });
-    PLACE.with(|place| std::ptr::from_ref(place).addr())
 }
 
 /// What a function returns when the border turns the call away.

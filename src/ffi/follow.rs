@@ -1,7 +1,7 @@
 //! Handles that move to the child of a fork: `broker_loop_follow_fork`, `broker_client_follow_fork`. Owns the list of those
 //! that have ever been told to; what a handle is, is `border`'s business.
 
-use super::border::Head;
+use super::head::Head;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
 /// The one that was listed last. Handles' memory is never unmapped, and none leaves the list.
