@@ -53,10 +53,11 @@ fn after_quote(line: &[u8], at: usize) -> Result<usize, UnbalancedQuotes> {
 }
 
 fn double_quoted(line: &[u8], mut at: usize, text: &mut Vec<u8>) -> Result<usize, UnbalancedQuotes> {
+    let mut byte = [0];
     loop {
         match *line.get(at..).unwrap_or_default() {
-            [b'\\', b'x', high, low, ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() => {
-                text.push(hex(high) << 4 | hex(low));
+            [b'\\', b'x', high, low, ..] if hex::decode_to_slice([high, low], &mut byte).is_ok() => {
+                text.push(byte[0]);
                 at += 4;
             }
             [b'\\', escaped, ..] => {
@@ -94,15 +95,6 @@ fn single_quoted(line: &[u8], mut at: usize, text: &mut Vec<u8>) -> Result<usize
             }
             [] => return Err(UnbalancedQuotes),
         }
-    }
-}
-
-/// The value of a byte already known to be a hexadecimal digit.
-fn hex(digit: u8) -> u8 {
-    match digit {
-        b'0'..=b'9' => digit - b'0',
-        b'a'..=b'f' => digit - b'a' + 10,
-        _ => digit.wrapping_sub(b'A').wrapping_add(10),
     }
 }
 

@@ -4,6 +4,7 @@
 use crate::stderr::Stderr;
 use broker::base::clock::{Clock, Millis};
 use broker::base::log_limit::{Line, LogLimit};
+use humantime::format_rfc3339_millis;
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -105,8 +106,8 @@ impl Logger {
     }
 
     fn render(&self, level: Level, text: &str) -> String {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        render(self.format, now, level, text)
+        // `humantime` refuses a time before 1970, which a clock that was never set can show.
+        render(self.format, SystemTime::now().max(UNIX_EPOCH), level, text)
     }
 
     fn note_rest(&self, state: &State) {
@@ -137,12 +138,14 @@ impl Log for Logger {
     }
 }
 
-fn render(format: Format, now: Duration, level: Level, message: &str) -> String {
+fn render(format: Format, now: SystemTime, level: Level, message: &str) -> String {
     let name = level.as_str().to_ascii_lowercase();
+    let time = format_rfc3339_millis(now);
     match format {
-        Format::Text => format!("{} {name:<5} {}\n", utc(now), one_line(message)),
+        Format::Text => format!("{time} {name:<5} {}\n", one_line(message)),
         Format::Json => {
-            format!("{}\n", serde_json::json!({ "time": utc(now), "level": name, "message": message }))
+            let time = time.to_string();
+            format!("{}\n", serde_json::json!({ "time": time, "level": name, "message": message }))
         }
         Format::Journal => format!("<{}>{}\n", priority(level), one_line(message)),
     }
@@ -167,43 +170,20 @@ fn one_line(message: &str) -> String {
     line
 }
 
-/// RFC 3339 in UTC with milliseconds, from the time since 1970.
-fn utc(now: Duration) -> String {
-    let (days, second) = (now.as_secs() / 86_400, now.as_secs() % 86_400);
-    let (year, month, day) = civil(days);
-    let (hour, minute) = (second / 3600, second / 60 % 60);
-    let (second, milli) = (second % 60, now.subsec_millis());
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{milli:03}Z")
-}
-
-/// The Gregorian date of a day counted from 1970-01-01. Counts years from 1 March, so that the leap day
-/// is a year's last, in eras of 400 years (146,097 days).
-fn civil(days: u64) -> (u64, u64, u64) {
-    let days = days + 719_468;
-    let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * from_march + 2) / 5 + 1;
-    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
-    (era * 400 + year_of_era + u64::from(month <= 2), month, day)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn times_are_utc_and_know_leap_days() {
-        assert_eq!(utc(Duration::ZERO), "1970-01-01T00:00:00.000Z");
-        assert_eq!(utc(Duration::from_millis(1_709_210_096_789)), "2024-02-29T12:34:56.789Z");
-        assert_eq!(utc(Duration::from_secs(4_107_542_400)), "2100-03-01T00:00:00.000Z");
-        assert_eq!(utc(Duration::from_secs(1_798_761_599)), "2026-12-31T23:59:59.000Z");
+    fn the_time_is_utc_in_milliseconds() {
+        let now = UNIX_EPOCH + Duration::from_millis(1_709_210_096_789);
+        let text = render(Format::Text, now, Level::Info, "a");
+        assert_eq!(text, "2024-02-29T12:34:56.789Z info  a\n");
     }
 
     #[test]
     fn a_message_stays_one_line_in_every_format() {
-        let render = |format| render(format, Duration::ZERO, Level::Warn, "a\nb\"c");
+        let render = |format| render(format, UNIX_EPOCH, Level::Warn, "a\nb\"c");
         assert_eq!(render(Format::Text), "1970-01-01T00:00:00.000Z warn  a\\nb\"c\n");
         assert_eq!(render(Format::Journal), "<4>a\\nb\"c\n");
         let json = render(Format::Json);
