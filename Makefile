@@ -39,8 +39,14 @@ LONG_RUN = BROKER_TEST_SECONDS=$(SECONDS) $(if $(SEED),BROKER_TEST_SEED=$(SEED))
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-demo: demo-deps c-examples ## Build the release and show it at work: a private Redis, a broker, client processes
-	$(OUT)/release/broker demo
+# Its options: make demo DEMO="--children 200".
+DEMO ?=
+
+# One build for all of it, rather than one more with the features of `build`.
+demo: demo-deps ## Build the release and show it at work: a private Redis, a broker, client processes
+	$(CARGO) build --release --features demo
+	$(MAKE) -C c-examples TREE=$(OUT)/release/libbroker.a
+	$(OUT)/release/broker-demo $(DEMO)
 
 # The tests come last, so that the output ends with their own summary.
 test: deps ## Check format, lints and the ABI, build the examples with warnings denied, run all tests

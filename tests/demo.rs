@@ -1,4 +1,4 @@
-//! `broker demo` as a newcomer runs it: all is well and nothing stays behind. With the order of replies
+//! `broker-demo` as a newcomer runs it: all is well and nothing stays behind. With the order of replies
 //! broken on purpose, the same demo says so.
 
 mod support;
@@ -9,7 +9,6 @@ use std::process::{Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use support::broker::BINARY;
 use support::examples::Examples;
 use support::needs_broker;
 use tempfile::TempDir;
@@ -27,8 +26,7 @@ struct Outcome {
 /// Runs a demo whose temporary files have a directory of their own.
 fn demo(args: &[&str]) -> Outcome {
     let directory = tempfile::Builder::new().prefix("demo-").tempdir_in("/tmp").expect("a directory");
-    let mut process = Command::new(BINARY)
-        .arg("demo")
+    let mut process = Command::new(env!("CARGO_BIN_EXE_broker-demo"))
         .args(args)
         // Its C programs are those it finds here, whatever is built in the source tree.
         .current_dir(Examples::of_this_build().tree())

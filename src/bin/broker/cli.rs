@@ -1,8 +1,8 @@
 //! The command line. Only its shape: what a flag does is in the module of its subcommand.
 
+use crate::shared::guard::WithParentArgs;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use std::ffi::OsString;
 use std::path::PathBuf;
 
 /// One Redis connection pool per host, shared by every process on it.
@@ -21,17 +21,9 @@ pub(crate) enum Verb {
     Serve(ServeArgs),
     /// Print every configuration key with its default and meaning
     Config(ConfigArgs),
-    /// Show it at work: a private Redis, a broker and self-checking client processes
-    Demo(DemoArgs),
     /// Run a program that ends with its parent
     #[command(hide = true)]
     WithParent(WithParentArgs),
-    /// One working process of the demo
-    #[command(hide = true)]
-    DemoChild(DemoChildArgs),
-    /// One working process of the demo, driving redis-cli
-    #[command(hide = true)]
-    DemoRedisCli(DemoChildArgs),
 }
 
 /// Flags of `broker serve`.
@@ -84,52 +76,11 @@ pub(crate) enum KeysFormat {
     Toml,
 }
 
-/// Flags of `broker demo`.
-#[derive(Debug, Args)]
-pub(crate) struct DemoArgs {
-    /// Client processes to start; redis-cli and the hiredis example are among them when they are there
-    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=4096))]
-    pub(crate) children: u32,
-    /// How long they work
-    #[arg(long, value_name = "S", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=86400))]
-    pub(crate) seconds: u32,
-    /// Do the same work straight against Redis, without a broker, for comparison
-    #[arg(long)]
-    pub(crate) direct: bool,
-    /// Answer two children with each other's reply, to see that the demo notices
-    #[cfg(feature = "sabotage")]
-    #[arg(long, hide = true, conflicts_with = "direct")]
-    pub(crate) sabotage: bool,
-}
-
-/// Arguments of the hidden `with-parent`.
-#[derive(Debug, Args)]
-pub(crate) struct WithParentArgs {
-    /// The process that must be the parent still.
-    pub(crate) parent: i32,
-    /// The program and its arguments.
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
-    pub(crate) argv: Vec<OsString>,
-}
-
-/// Arguments of the hidden working processes of the demo.
-#[derive(Debug, Args)]
-pub(crate) struct DemoChildArgs {
-    /// The unix socket to connect to.
-    pub(crate) socket: PathBuf,
-    /// How long to work.
-    pub(crate) seconds: u32,
-    /// This child's number, from 0.
-    pub(crate) id: u32,
-    /// How many children stand in the ring of blocking pops.
-    pub(crate) ring: u32,
-}
-
 /// clap's refusal as one line, without its usage block and without what could be a password: whatever stands where
 /// a flag was forgotten, or behind one that takes no value.
 pub(crate) fn one_line(error: &clap::Error) -> String {
     if error.kind() == ErrorKind::MissingSubcommand {
-        return "say what to do: serve, config or demo".to_owned();
+        return "say what to do: serve or config".to_owned();
     }
     let named = |kind| match error.get(kind) {
         Some(ContextValue::String(text)) => text.as_str(),
@@ -145,7 +96,7 @@ pub(crate) fn one_line(error: &clap::Error) -> String {
             return "an unknown flag; not shown, since it may hold a password".to_owned();
         }
         ErrorKind::InvalidSubcommand if !plain(named(ContextKind::InvalidSubcommand)) => {
-            return "say what to do first: serve, config or demo".to_owned();
+            return "say what to do first: serve or config".to_owned();
         }
         ErrorKind::TooManyValues => {
             let flag = named(ContextKind::InvalidArg);
@@ -174,8 +125,7 @@ mod tests {
     fn a_refusal_is_one_line() {
         let refusal = |argv: &[&str]| one_line(&Cli::try_parse_from(argv).unwrap_err());
         assert_eq!(refusal(&["broker", "serve", "--bogus"]), "unexpected argument '--bogus' found");
-        assert!(refusal(&["broker", "demo", "--children", "0"]).ends_with("0 is not in 1..=4096"));
-        assert_eq!(refusal(&["broker"]), "say what to do: serve, config or demo");
+        assert_eq!(refusal(&["broker"]), "say what to do: serve or config");
         assert!(refusal(&["broker", "nosuch"]).contains("'nosuch'"));
     }
 
@@ -201,7 +151,6 @@ mod tests {
             &["broker", "--upstream", "redis://:s3cr3t@h"],
             &["broker", "upstream_password=s3cr3t"],
             &["broker", "config", "redis://:s3cr3t@h"],
-            &["broker", "demo", "redis://:s3cr3t@h"],
         ] {
             let refusal = one_line(&Cli::try_parse_from(argv).expect_err("refused"));
             assert!(!refusal.contains("s3cr3t") && !refusal.is_empty(), "{argv:?}: {refusal}");

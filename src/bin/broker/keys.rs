@@ -1,7 +1,7 @@
 //! `broker config`: the table of configuration keys, for people or as a file to start from.
 
 use crate::cli::{ConfigArgs, KeysFormat};
-use crate::say;
+use crate::shared::say;
 use broker::base::error::Result;
 use broker::config::table::Kind;
 use broker::config::{Row, rows};

@@ -3,23 +3,21 @@
 #![forbid(unsafe_code)]
 
 mod cli;
-mod demo;
-mod dev;
-mod files;
-mod guard;
 mod keys;
 mod logger;
 #[cfg(test)]
 mod man;
-mod say;
 mod scrub;
 mod serve;
+#[path = "../shared/mod.rs"]
+mod shared;
 mod signals;
 mod stderr;
 
 use broker::base::error::{Error, ErrorKind};
 use clap::Parser;
 use cli::{Cli, Verb};
+use shared::{guard, say};
 use std::process::ExitCode;
 
 const EXIT_SYSTEM: u8 = 1;
@@ -33,10 +31,7 @@ fn main() -> ExitCode {
     let outcome = match verb {
         Verb::Serve(args) => serve::run(&args).map(|()| ExitCode::SUCCESS),
         Verb::Config(args) => keys::run(&args).map(|()| ExitCode::SUCCESS),
-        Verb::Demo(args) => demo::run(&args),
         Verb::WithParent(args) => Err(guard::exec(&args)),
-        Verb::DemoChild(args) => demo::child::run(&args),
-        Verb::DemoRedisCli(args) => demo::redis_cli::run(&args),
     };
     outcome.unwrap_or_else(|error| fail(&error))
 }

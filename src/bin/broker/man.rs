@@ -77,8 +77,8 @@ fn body(command: &Command, section: fn(&Man, &mut dyn std::io::Write) -> std::io
 
 fn end_of_command_page(page: &mut Roff) {
     page.control("SH", ["EXIT STATUS"]);
-    entry(page, "0", "Done; for the demo: every reply was right.");
-    entry(page, "1", "The system refused something, or a reply of the demo was wrong.");
+    entry(page, "0", "Done.");
+    entry(page, "1", "The system refused something.");
     entry(page, "2", "The command line or the configuration is unusable; one line says why.");
     page.control("SH", ["ENVIRONMENT"]);
     entry(page, "BROKER_UPSTREAM_PASSWORD", "The upstream's password, above every other one.");

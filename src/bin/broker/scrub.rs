@@ -2,15 +2,12 @@
 //! broker warns, moves the password into its environment, which only its own user can read, and starts
 //! itself anew in the same process with arguments that no longer name it.
 
-use crate::guard;
+use crate::shared::{PASSWORD_VARIABLE, guard};
 use broker::base::error::{Error, Result};
 use redis::IntoConnectionInfo;
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
-
-/// The environment variable with the upstream's password.
-pub(crate) const PASSWORD_VARIABLE: &str = "BROKER_UPSTREAM_PASSWORD";
 
 /// Starts this process anew when its arguments hold a password; returns when they hold none.
 pub(crate) fn hide_password() -> Result<()> {

@@ -1,11 +1,11 @@
 //! `broker serve`: gathers the settings, starts what they ask for and runs the loop until a signal ends it.
 
 use crate::cli::ServeArgs;
-use crate::dev::DevRedis;
 use crate::logger::{self, Format};
-use crate::scrub::{self, PASSWORD_VARIABLE};
+use crate::scrub;
+use crate::shared::dev::DevRedis;
+use crate::shared::{PASSWORD_VARIABLE, files, say};
 use crate::signals::Signals;
-use crate::{files, say};
 use broker::base::error::{Error, Result};
 use broker::config::endpoint::{ListenUrl, default_listen};
 use broker::config::value::{LogFormat, LogLevel};

@@ -1,8 +1,8 @@
 //! The client processes of the demo: started, told to go, listened to, waited for.
 
-use super::report::Report;
 use crate::cli::DemoArgs;
-use crate::guard;
+use crate::report::Report;
+use crate::shared::guard;
 use broker::base::error::{Error, Result};
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -99,10 +99,10 @@ impl Crew {
         let (sender, events) = channel();
         let mut crew = Crew { members: Vec::new(), waiting: Vec::new(), ready: 0, sender, events };
         for id in 0..ring {
-            crew.spawn(Kind::Rust, own("demo-child", args, socket, id, ring)?)?;
+            crew.spawn(Kind::Rust, own("child", args, socket, id, ring)?)?;
         }
         if redis_cli {
-            crew.spawn(Kind::RedisCli, own("demo-redis-cli", args, socket, ring, ring)?)?;
+            crew.spawn(Kind::RedisCli, own("redis-cli", args, socket, ring, ring)?)?;
         }
         crew.wait_until_ready()?;
         for (id, (kind, program)) in (ring + 1..).zip(examples) {
@@ -243,7 +243,7 @@ impl Drop for Crew {
 }
 
 /// Waits for a process; one that takes longer is killed and `None`.
-pub(super) fn wait(process: &mut Child, timeout: Duration) -> Option<ExitStatus> {
+pub(crate) fn wait(process: &mut Child, timeout: Duration) -> Option<ExitStatus> {
     let deadline = Instant::now() + timeout;
     loop {
         match process.try_wait() {

@@ -1,28 +1,35 @@
-//! `broker demo`: a private Redis, a broker before it and unmodified client processes that check every
+//! `broker-demo`: a private Redis, a broker before it and unmodified client processes that check every
 //! reply, all of them real processes; then a table of what happened. Counts connections where they
-//! matter: in Redis itself.
+//! matter: in Redis itself. Runs the program `broker` that stands beside it, and is no part of that program.
+#![forbid(unsafe_code)]
 
-pub(crate) mod child;
+mod child;
+mod cli;
 mod crew;
 mod observer;
-pub(crate) mod redis_cli;
+mod redis_cli;
 mod report;
+#[path = "../shared/mod.rs"]
+mod shared;
 mod stop;
 mod table;
 
-use crate::cli::DemoArgs;
-use crate::dev::DevRedis;
-use crate::signals::Signals;
-use crate::{files, guard, say};
 use broker::base::error::{Error, Result};
 use broker::config::Settings;
+use clap::Parser;
+use cli::{Cli, DemoArgs, Verb};
 use crew::Crew;
 use observer::Observer;
 use report::grouped;
 use rustix::process::{Pid, Signal, kill_process};
+use shared::dev::DevRedis;
+use shared::{files, guard, say};
+use signal_hook::consts::{SIGINT, SIGQUIT, SIGTERM};
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitCode, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
@@ -35,10 +42,24 @@ const SAMPLE_INTERVAL: Duration = Duration::from_millis(100);
 /// Beyond the seconds of work, what the last replies may take.
 const REPORT_TIMEOUT: Duration = Duration::from_secs(20);
 
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let outcome = match cli.verb {
+        None => run(&cli.demo),
+        Some(Verb::WithParent(args)) => Err(guard::exec(&args)),
+        Some(Verb::Child(args)) => child::run(&args),
+        Some(Verb::RedisCli(args)) => redis_cli::run(&args),
+    };
+    outcome.unwrap_or_else(|error| {
+        eprintln!("broker-demo: {error}");
+        ExitCode::FAILURE
+    })
+}
+
 /// Runs the demo. The exit code says whether all was well.
-pub(crate) fn run(args: &DemoArgs) -> Result<ExitCode> {
+fn run(args: &DemoArgs) -> Result<ExitCode> {
     files::raise_limit();
-    let mut signals = Signals::watch()?;
+    let interrupted = watch_signals()?;
     let redis = DevRedis::start()?;
     let mut observer = Observer::new(&redis.url())?;
     say::line(&format!("Redis {}, private, in memory, process {}", observer.version(), redis.pid()));
@@ -50,9 +71,9 @@ pub(crate) fn run(args: &DemoArgs) -> Result<ExitCode> {
     };
     let mut crew = Crew::start(args, &socket)?;
     say::line(&format!("{} on {}\n", crew.kinds(), socket.display()));
-    let took = work(args, &mut signals, &mut crew, &mut observer)?;
+    let took = work(args, &interrupted, &mut crew, &mut observer)?;
     let mut failures = crew.finish(REPORT_TIMEOUT);
-    if signals.count() > 0 {
+    if interrupted.load(Ordering::Relaxed) {
         failures.push("interrupted".to_owned());
     }
     if let Some(broker) = broker {
@@ -63,10 +84,20 @@ pub(crate) fn run(args: &DemoArgs) -> Result<ExitCode> {
     Ok(table::show(&crew, &observer, took, cap, failures))
 }
 
+/// Whether somebody wants the demo to end, from now on.
+fn watch_signals() -> Result<Arc<AtomicBool>> {
+    let interrupted = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGQUIT, SIGTERM] {
+        signal_hook::flag::register(signal, interrupted.clone())
+            .map_err(|error| Error::system(format!("cannot watch for signals: {error}")))?;
+    }
+    Ok(interrupted)
+}
+
 /// Lets the children work, looks at Redis meanwhile and shows progress each second.
 fn work(
     args: &DemoArgs,
-    signals: &mut Signals,
+    interrupted: &AtomicBool,
     crew: &mut Crew,
     observer: &mut Observer,
 ) -> Result<Duration> {
@@ -74,7 +105,7 @@ fn work(
     let start = Instant::now();
     let (mut shown, mut before) = (0, 0);
     let mut working = true;
-    while working && shown < u64::from(args.seconds) && signals.count() == 0 {
+    while working && shown < u64::from(args.seconds) && !interrupted.load(Ordering::Relaxed) {
         // Children end with the last second, often a moment before it is over: it is shown all the same.
         working = crew.is_working();
         let second = start + Duration::from_secs(shown + 1);
@@ -100,7 +131,7 @@ struct Broker {
 impl Broker {
     fn start(args: &DemoArgs, redis: &DevRedis) -> Result<Broker> {
         let socket = redis.dir().join("broker.sock");
-        let mut command = guard::command(guard::own_binary()?)?;
+        let mut command = guard::command(guard::own_binary()?.with_file_name("broker"))?;
         command.args(["serve", "--upstream", &redis.url()]);
         command.arg("--listen").arg(listen_url(&socket));
         // A pool and a subscription for each child; a host with few open files can run a small demo.

@@ -1,14 +1,14 @@
 //! The end of the demo: what the children and Redis counted, and whether all was well.
 
-use super::crew::Crew;
-use super::observer::Observer;
-use super::report::grouped;
-use crate::say;
+use crate::crew::Crew;
+use crate::observer::Observer;
+use crate::report::grouped;
+use crate::shared::say;
 use std::process::ExitCode;
 use std::time::Duration;
 
 /// Prints the table and the verdict. `cap` is the broker's; without one there is no broker.
-pub(super) fn show(
+pub(crate) fn show(
     crew: &Crew,
     observer: &Observer,
     took: Duration,

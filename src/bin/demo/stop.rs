@@ -1,8 +1,8 @@
 //! When a working process of the demo starts and stops: told by its parent over standard input and
 //! output, or by the time.
 
-use super::report::Report;
-use crate::say;
+use crate::report::Report;
+use crate::shared::say;
 use std::io::BufRead;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

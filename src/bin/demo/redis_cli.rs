@@ -1,10 +1,10 @@
 //! One working process of the demo that drives redis-cli: commands over its standard input, each line of
 //! its output checked.
 
-use super::report::Report;
-use super::stop::Stop;
-use crate::cli::DemoChildArgs;
-use crate::{guard, say};
+use crate::cli::ChildArgs;
+use crate::report::Report;
+use crate::shared::{guard, say};
+use crate::stop::Stop;
 use broker::base::error::{Error, Result};
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ExitCode, Stdio};
@@ -22,7 +22,7 @@ struct RedisCli {
 }
 
 /// Works until told to stop, then reports. Fails when redis-cli ended or a line was wrong.
-pub(crate) fn run(args: &DemoChildArgs) -> Result<ExitCode> {
+pub(crate) fn run(args: &ChildArgs) -> Result<ExitCode> {
     let mut cli = start(args)?;
     // The first answer shows that it is connected; the work starts then.
     let mut outcome = cli.ask("PING", &["PONG"]);
@@ -39,7 +39,7 @@ pub(crate) fn run(args: &DemoChildArgs) -> Result<ExitCode> {
     Ok(if cli.report.mismatches == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn start(args: &DemoChildArgs) -> Result<RedisCli> {
+fn start(args: &ChildArgs) -> Result<RedisCli> {
     let mut command = guard::command("redis-cli")?;
     command.arg("-s").arg(&args.socket).env_remove("REDISCLI_AUTH");
     command.stdin(Stdio::piped()).stdout(Stdio::piped());

@@ -1,7 +1,7 @@
 //! A private in-memory `redis-server` on a unix socket in a temporary directory. It ends with this
 //! process, however that ends; a directory left behind by a killed process is removed by the next start.
 
-use crate::guard;
+use super::guard;
 use broker::base::error::{Error, Result};
 use std::fs::{File, OpenOptions, Permissions};
 use std::io::{Read, Write};

@@ -1,10 +1,10 @@
 //! One working process of the demo: an unmodified client of the `redis` crate that can tell, for every
 //! reply, whether it is its own. Keys and values hold this child's number and a running one.
 
-use super::report::Report;
-use super::stop::Stop;
-use crate::cli::DemoChildArgs;
-use crate::say;
+use crate::cli::ChildArgs;
+use crate::report::Report;
+use crate::shared::say;
+use crate::stop::Stop;
 use broker::base::error::{Error, Result};
 use redis::{Client, Cmd, Connection, ConnectionLike, Pipeline, PubSub, RedisError, Value, cmd};
 use std::collections::VecDeque;
@@ -19,7 +19,7 @@ const POP_TIMEOUT: u32 = 1;
 /// Commands in one pipeline are twice this.
 const PIPELINE_PAIRS: u64 = 8;
 /// Connections in a child's pool, as client libraries keep them; the rounds take them in turn.
-pub(super) const POOL: u32 = 4;
+pub(crate) const POOL: u32 = 4;
 /// Children with a subscription and with WATCH, both of which hold an upstream connection of their own.
 const GUESTS: u32 = 16;
 /// Rounds between two transactions, pops or publications.
@@ -29,7 +29,7 @@ const RARE: u64 = 4;
 type Broken = RedisError;
 
 /// Works until told to stop, then reports. Fails when the connection broke or a reply was wrong.
-pub(crate) fn run(args: &DemoChildArgs) -> Result<ExitCode> {
+pub(crate) fn run(args: &ChildArgs) -> Result<ExitCode> {
     let broken = |error: Broken| Error::system(format!("demo child {}: {error}", args.id));
     // Both protocols side by side.
     let protocol = if args.id % 2 == 1 { "resp3" } else { "resp2" };
@@ -67,7 +67,7 @@ struct Worker {
 }
 
 impl Worker {
-    fn new(args: &DemoChildArgs, pool: VecDeque<Connection>) -> Worker {
+    fn new(args: &ChildArgs, pool: VecDeque<Connection>) -> Worker {
         let mut report = Report::new();
         report.connections = pool.len() as u64;
         Worker { id: args.id, ring: args.ring, pool, report, round: 0, pushed: 0, popped: 0 }

@@ -2,14 +2,24 @@
 //! binary's own `with-parent`, which asks the kernel for a SIGKILL at the parent's death and then becomes
 //! the program.
 
-use crate::cli::WithParentArgs;
-use crate::scrub::PASSWORD_VARIABLE;
+use super::PASSWORD_VARIABLE;
 use broker::base::error::{Error, Result};
+use clap::Args;
 use rustix::process::{Signal, getpid, getppid, set_parent_process_death_signal};
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Command;
+
+/// Arguments of the hidden `with-parent`, which every program that uses this module has.
+#[derive(Debug, Args)]
+pub(crate) struct WithParentArgs {
+    /// The process that must be the parent still.
+    pub(crate) parent: i32,
+    /// The program and its arguments.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
+    pub(crate) argv: Vec<OsString>,
+}
 
 /// A command that runs `program` and ends with this process. Arguments may be added.
 ///
@@ -25,7 +35,7 @@ pub(crate) fn command(program: impl AsRef<OsStr>) -> Result<Command> {
 /// The path of this binary.
 pub(crate) fn own_binary() -> Result<PathBuf> {
     std::env::current_exe()
-        .map_err(|error| Error::system(format!("cannot find the broker's own binary: {error}")))
+        .map_err(|error| Error::system(format!("cannot find this program's own binary: {error}")))
 }
 
 /// Becomes the program. Returns only when that fails.
