@@ -66,6 +66,22 @@ fn unsafe_stands_only_in_the_c_interface() {
     forbid("unsafe", &["ffi/"]);
 }
 
+/// URLs and the replies to the broker's own questions are read by the `redis` crate. Nothing else is its business but
+/// the demo, where it is a client like any other.
+#[test]
+fn the_redis_crate_reads_urls_and_control_replies() {
+    let reads = ["parse_redis_url", "parse_redis_value", "ConnectionAddr", "IntoConnectionInfo", "Value"];
+    for source in sources().iter().filter(|source| !source.path.starts_with("bin/demo/")) {
+        // The core still packs some requests with it, and its simulation has a module of that name.
+        let in_core = source.room() == "core";
+        for (number, line) in source.lines.iter().filter(|_| !in_core) {
+            for name in paths_of(line, "redis") {
+                assert!(reads.contains(&name.as_str()), "src/{}:{number}: redis::{name}", source.path);
+            }
+        }
+    }
+}
+
 /// The core holds queues and states, never a connection.
 #[test]
 fn the_core_holds_no_socket() {
@@ -103,6 +119,7 @@ fn the_reader_of_paths_sees_all_forms() {
         ["core", "base"]
     );
     assert_eq!(crate_paths("pub(crate) fn plain() {}"), Vec::<String>::new());
+    assert_eq!(paths_of("let a = redis::cmd(\"GET\");", "redis"), ["cmd"]);
     assert!(has_word("let at = Instant::now();", "Instant") && !has_word("InstantNoodles", "Instant"));
     assert_eq!(without_comment("let a = 1; // unsafe"), "let a = 1; ");
     assert_eq!(without_comment("\"unix:///path\" // x"), "\"unix:///path\" ");
@@ -129,14 +146,19 @@ fn names_a_lint(line: &str) -> bool {
     line.trim_start().starts_with("#![") || line.trim_start().starts_with("#[")
 }
 
-/// First parts of every `crate::` path in a line, groups in braces included.
 fn crate_paths(line: &str) -> Vec<String> {
+    paths_of(line, "crate")
+}
+
+/// What stands behind `root::` in every path of a line, groups in braces included.
+fn paths_of(line: &str, root: &str) -> Vec<String> {
     let mut names = Vec::new();
-    for (at, _) in line.match_indices("crate::") {
+    let start = format!("{root}::");
+    for (at, _) in line.match_indices(&start) {
         if line[..at].chars().next_back().is_some_and(is_name) {
             continue;
         }
-        let rest = &line[at + "crate::".len()..];
+        let rest = &line[at + start.len()..];
         match rest.strip_prefix('{') {
             Some(group) => names.extend(group_heads(group)),
             None => names.push(rest.chars().take_while(|c| is_name(*c)).collect()),
