@@ -1,23 +1,27 @@
-//! The mutants: patches that break one invariant each (`make mutants` shows that the test named in a patch fails). Here
-//! only that they are what they claim: they apply, their tests exist, no invariant of docs/invariants.md is without
-//! one, and that page names nothing that is not there.
+//! The invariants of ARCHITECTURE.md, and the mutants that break one each (`make mutants` shows that the test named in a
+//! mutant fails). Here only that they agree: every invariant has a test that exists and one mutant or two, every number
+//! in use is an invariant's, and every mutant applies to the code as it is.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// One patch of tests/mutants.
+/// One file of tests/mutants.
 struct Mutant {
     name: String,
-    path: PathBuf,
     text: String,
 }
 
 impl Mutant {
     fn field(&self, name: &str) -> &str {
-        let start = format!("# {name}: ");
+        let start = format!("{name}: ");
         let line = self.text.lines().find_map(|line| line.strip_prefix(&start));
         line.unwrap_or_else(|| panic!("{} has no line `{start}`", self.name))
+    }
+
+    fn invariant(&self) -> u32 {
+        let text = self.field("invariant");
+        text.parse().unwrap_or_else(|_| panic!("{}: invariant {text}", self.name))
     }
 }
 
@@ -27,86 +31,105 @@ fn root() -> &'static Path {
 
 fn mutants() -> Vec<Mutant> {
     let entries = std::fs::read_dir(root().join("tests/mutants")).expect("tests/mutants");
-    let paths = entries.map(|entry| entry.expect("an entry").path());
-    let mut mutants: Vec<Mutant> = paths
-        .filter(|path| path.extension().is_some_and(|end| end == "patch"))
-        .map(|path| Mutant {
-            name: path.file_stem().expect("a name").to_string_lossy().into_owned(),
-            text: std::fs::read_to_string(&path).expect("text"),
-            path,
-        })
-        .collect();
-    mutants.sort_by(|a, b| a.name.cmp(&b.name));
-    mutants
+    let read = |path: PathBuf| Mutant {
+        name: path.file_name().expect("a name").to_string_lossy().into_owned(),
+        text: std::fs::read_to_string(&path).expect("text"),
+    };
+    entries.map(|entry| read(entry.expect("an entry").path())).collect()
 }
 
-/// The rows of docs/invariants.md: number, and the names in backticks in the column of tests and of mutants.
-fn rows() -> BTreeMap<u32, (BTreeSet<String>, BTreeSet<String>)> {
-    let page = std::fs::read_to_string(root().join("docs/invariants.md")).expect("docs/invariants.md");
-    let mut rows = BTreeMap::new();
-    for line in page.lines().filter(|line| line.starts_with("| ")) {
-        let cells: Vec<&str> = line.trim_matches('|').split(" | ").map(str::trim).collect();
-        let Ok(number) = cells[0].parse() else { continue };
-        let names = |cell: &str| cell.split('`').skip(1).step_by(2).map(str::to_owned).collect();
-        rows.insert(number, (names(cells[2]), names(cells[3])));
+/// The list of ARCHITECTURE.md: by number, the tests in the parentheses that end an invariant.
+fn invariants() -> BTreeMap<u32, Vec<String>> {
+    let page = std::fs::read_to_string(root().join("ARCHITECTURE.md")).expect("ARCHITECTURE.md");
+    let (_, list) = page.split_once("\n## Invariants\n").expect("a list of invariants");
+    let mut found: BTreeMap<u32, String> = BTreeMap::new();
+    let mut open = None;
+    for line in list.lines().take_while(|line| !line.starts_with("## ")) {
+        let begins = line.split_once(". ").and_then(|(number, _)| number.parse().ok());
+        open = begins.or(open.filter(|_| line.starts_with("   ")));
+        if let Some(number) = open {
+            found.entry(number).or_default().push_str(line);
+        }
     }
-    rows
+    let tests = |text: &String| {
+        let (_, names) = text.rsplit_once(" (").unwrap_or_default();
+        names.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+    };
+    found.iter().map(|(number, text)| (*number, tests(text))).collect()
 }
 
-/// Every file with tests.
-fn sources() -> String {
-    let mut text = String::new();
-    let mut folders = vec![root().join("src"), root().join("tests")];
+/// Every Rust file below `folders`: its path and its text.
+fn sources(folders: &[&str]) -> Vec<(PathBuf, String)> {
+    let mut found = Vec::new();
+    let mut folders: Vec<PathBuf> = folders.iter().map(|folder| root().join(folder)).collect();
     while let Some(folder) = folders.pop() {
         for entry in std::fs::read_dir(folder).expect("a folder") {
             let path = entry.expect("an entry").path();
             if path.is_dir() {
                 folders.push(path);
             } else if path.extension().is_some_and(|end| end == "rs") {
-                text.push_str(&std::fs::read_to_string(path).expect("text"));
+                let text = std::fs::read_to_string(&path).expect("text");
+                found.push((path, text));
             }
         }
     }
-    text
+    found
 }
 
 #[test]
 fn every_mutant_applies_and_names_a_test() {
-    let sources = sources();
+    let check = Command::new(root().join("scripts/mutants")).arg("--check").output().expect("run the script");
+    assert!(check.status.success(), "{}", String::from_utf8_lossy(&check.stderr));
+    let sources = sources(&["src", "tests"]);
     for mutant in mutants() {
-        let mut check = Command::new("git");
-        check.arg("apply").arg("--check").arg(&mutant.path).current_dir(root());
-        let output = check.output().expect("run git");
-        let why = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(output.status.success(), "{} does not apply: {why}", mutant.name);
         let command = mutant.field("caught by");
         assert!(command.contains("cargo test "), "{}: {command}", mutant.name);
-        let test = command.rsplit([' ', ':']).next().unwrap_or_default();
-        assert!(sources.contains(&format!("fn {test}(")), "{}: no test {test}", mutant.name);
+        let test = format!("fn {}(", command.rsplit([' ', ':']).next().unwrap_or_default());
+        assert!(sources.iter().any(|(_, text)| text.contains(&test)), "{}: no {test}", mutant.name);
         assert!(!mutant.field("breaks").is_empty());
     }
 }
 
 #[test]
 fn every_invariant_has_a_test_and_a_mutant() {
-    let (rows, sources) = (rows(), sources());
-    let mutants = mutants();
-    assert!(rows.len() >= 18, "the page was read: {} rows", rows.len());
-    for (number, (tests, broken_by)) in &rows {
-        assert!(!tests.is_empty() && !broken_by.is_empty(), "invariant {number}");
+    let (invariants, sources, mutants) = (invariants(), sources(&["src", "tests"]), mutants());
+    let numbers: Vec<u32> = invariants.keys().copied().collect();
+    assert_eq!(numbers, (1..=numbers.len() as u32).collect::<Vec<_>>(), "numbered without a gap");
+    for (number, tests) in &invariants {
+        assert!(!tests.is_empty(), "invariant {number} names no test");
         for test in tests {
-            assert!(sources.contains(&format!("fn {test}(")), "invariant {number}: no test {test}");
+            let line = format!("fn {test}(");
+            assert!(
+                sources.iter().any(|(_, text)| text.contains(&line)),
+                "invariant {number}: no test {test}"
+            );
         }
-        let own = mutants.iter().filter(|mutant| mutant.field("invariant") == number.to_string());
-        let own: BTreeSet<String> = own.map(|mutant| mutant.name.clone()).collect();
-        assert_eq!(&own, broken_by, "invariant {number}: what is in tests/mutants, and what the page says");
+        let own = mutants.iter().filter(|mutant| mutant.invariant() == *number).count();
+        assert!((1..=2).contains(&own), "invariant {number} has {own} mutants");
     }
-    let numbers: BTreeSet<String> = rows.keys().map(u32::to_string).collect();
     for mutant in &mutants {
-        assert!(
-            numbers.contains(mutant.field("invariant")),
-            "{} breaks no invariant of the page",
-            mutant.name
-        );
+        let number = mutant.invariant();
+        assert!(invariants.contains_key(&number), "{} breaks no invariant of the list", mutant.name);
+        assert!(mutant.name.starts_with(&format!("{number:02}-")), "{} is {number}", mutant.name);
     }
+}
+
+/// What the simulation says is broken, and what comments call by number.
+#[test]
+fn every_number_in_use_is_an_invariant() {
+    let invariants = invariants();
+    let mut used = BTreeSet::new();
+    for (path, text) in sources(&["src", "tests"]) {
+        let text = text.to_ascii_lowercase();
+        for start in ["broken(", "invariant "] {
+            for (at, _) in text.match_indices(start) {
+                let rest = text[at + start.len()..].trim_start();
+                let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+                let Ok(number) = rest[..digits].parse::<u32>() else { continue };
+                assert!(invariants.contains_key(&number), "{}: invariant {number}", path.display());
+                used.insert(number);
+            }
+        }
+    }
+    assert!(used.len() > 15, "the simulation was read: {used:?}");
 }

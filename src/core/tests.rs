@@ -492,7 +492,7 @@ fn who_left_without_a_word_ends_with_its_process_or_with_the_broker() {
     assert!(sim.is_closed(children[2]) && sim.broker.is_drained());
 }
 
-/// Invariant 7 has a watchman: whatever sends such a request, a debug build stops.
+/// Invariant 11 has a watchman: whatever sends such a request, a debug build stops.
 #[test]
 #[cfg(debug_assertions)]
 fn poison_for_a_shared_lane_is_noticed() {
