@@ -8,10 +8,14 @@
 //! `BROKER_TEST_SEED` replays the choices of the run and of every worker.
 #![cfg(feature = "cli")]
 
+#[path = "soak/asking.rs"]
+mod asking;
 #[path = "soak/checks.rs"]
 mod checks;
 #[path = "soak/faults.rs"]
 mod faults;
+#[path = "generator/mod.rs"]
+mod generator;
 #[path = "soak/link.rs"]
 mod link;
 #[path = "soak/messages.rs"]
@@ -34,6 +38,7 @@ mod worker;
 
 use std::time::{Duration, Instant};
 
+use generator::variable;
 use round::{Mode, Round, WORKER};
 use support::{needs_broker, seeded};
 use totals::Totals;
@@ -56,9 +61,8 @@ fn worker() {
 fn soak() {
     needs_broker!();
     let mut rng = seeded();
-    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
-    let least = Duration::from_secs(number("BROKER_TEST_SECONDS").unwrap_or(10));
-    let mut totals = Totals::new(number("BROKER_SOAK_TARGET").unwrap_or(0), &rng);
+    let least = Duration::from_secs(variable("BROKER_TEST_SECONDS").unwrap_or(10));
+    let mut totals = Totals::new(variable("BROKER_SOAK_TARGET").unwrap_or(0), &rng);
     let sabotage = cfg!(feature = "sabotage") && std::env::var_os("BROKER_SOAK_SABOTAGE").is_some();
     let modes = modes(sabotage);
     let start = Instant::now();

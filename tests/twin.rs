@@ -9,6 +9,8 @@
 mod coverage;
 #[path = "twin/frames.rs"]
 mod frames;
+#[path = "generator/mod.rs"]
+mod generator;
 #[path = "twin/grammar.rs"]
 mod grammar;
 #[path = "twin/link.rs"]
@@ -19,10 +21,6 @@ mod normalise;
 mod plan;
 #[path = "twin/play.rs"]
 mod play;
-#[path = "twin/sequence.rs"]
-mod sequence;
-#[path = "twin/shrink.rs"]
-mod shrink;
 mod support;
 #[path = "twin/waivers.rs"]
 mod waivers;
@@ -33,10 +31,10 @@ use std::time::{Duration, Instant};
 
 use coverage::Coverage;
 use fastrand::Rng;
+use generator::{Sequence, Settings, Speaker, value_of};
 use grammar::Grammar;
 use normalise::Sharing;
 use play::{Difference, Outcome, Rig};
-use sequence::Sequence;
 use support::{Twin, needs_broker};
 use waivers::Waivers;
 
@@ -75,10 +73,9 @@ struct Run {
 #[test]
 fn the_broker_cannot_be_told_from_redis() {
     needs_broker!();
-    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
-    let seed = number("BROKER_TEST_SEED").unwrap_or_else(|| fastrand::u64(..));
-    eprintln!("replay with BROKER_TEST_SEED={seed}");
-    let deadline = number("BROKER_TEST_SECONDS").map(|seconds| Instant::now() + Duration::from_secs(seconds));
+    let seed = generator::seed();
+    let seconds = generator::variable("BROKER_TEST_SECONDS");
+    let deadline = seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds));
     let run = Run { seed, deadline, waivers: Waivers::load(), total: Mutex::default() };
     if std::env::var_os("BROKER_TWIN_ONE").is_some() {
         replay(&run);
@@ -97,42 +94,17 @@ fn the_broker_cannot_be_told_from_redis() {
 fn replay(run: &Run) {
     for proto in [2, 3] {
         for (lanes, integrity) in [("shared", "off"), ("leased", "off"), ("shared", "always")] {
-            let ways = Ways { transactions: lanes, pubsub: lanes, integrity };
-            let mut rig = ways.rig();
+            let ways = vec![("transactions", lanes), ("pubsub", lanes), ("integrity", integrity)];
+            let mut rig = rig(&ways);
             let grammar = rig.grammar();
-            judge(run, &mut rig, &grammar, &plan::sequence(&grammar, run.seed, proto), ways);
+            judge(run, &mut rig, &grammar, &plan::sequence(&grammar, run.seed, proto), &ways);
         }
     }
 }
 
-/// What may be done in more than one way, and must look the same in each.
-#[derive(Clone, Copy, Debug)]
-struct Ways {
-    transactions: &'static str,
-    pubsub: &'static str,
-    integrity: &'static str,
-}
-
-impl Ways {
-    fn pick(rng: &mut Rng) -> Ways {
-        let mut of = |usual, other| if rng.u8(..4) == 0 { other } else { usual };
-        Ways {
-            transactions: of("shared", "leased"),
-            pubsub: of("shared", "leased"),
-            integrity: of("off", "always"),
-        }
-    }
-
-    fn rig(self) -> Rig {
-        let settings = [
-            ("transactions", self.transactions),
-            ("pubsub", self.pubsub),
-            ("integrity", self.integrity),
-            // So many that no short timeout is over before there is a lane.
-            ("leases_warm", "4"),
-        ];
-        Rig::new(Twin::start_with(REDIS, &settings), Sharing { pubsub: self.pubsub == "shared" })
-    }
+/// Servers under settings by which what may be done in more than one way must look the same in each.
+fn rig(ways: &Settings) -> Rig {
+    Rig::new(Twin::start_with(REDIS, ways), Sharing { pubsub: value_of(ways, "pubsub") == "shared" })
 }
 
 /// The sequences of one protocol, on servers of their own.
@@ -141,8 +113,8 @@ fn work(run: &Run, seed: u64, proto: u8) {
     let mut done = 0;
     let more = |done| run.deadline.map_or(done < SHORT, |deadline| Instant::now() < deadline);
     while more(done) {
-        let ways = Ways::pick(&mut rng);
-        let mut rig = ways.rig();
+        let ways = generator::settings(&mut rng, Speaker::Twin);
+        let mut rig = rig(&ways);
         let grammar = rig.grammar();
         if done == 0 {
             // The walk is part of every worker's run.
@@ -150,23 +122,23 @@ fn work(run: &Run, seed: u64, proto: u8) {
             let mut lines = grammar.lines(plan::WALK);
             rng.shuffle(&mut lines);
             for lines in lines.chunks(plan::WALK_LINES) {
-                judge(run, &mut rig, &grammar, &plan::walk(&grammar, rng.u64(..), proto, lines), ways);
+                judge(run, &mut rig, &grammar, &plan::walk(&grammar, rng.u64(..), proto, lines), &ways);
             }
             let missing = run.total.lock().expect("total").coverage.missing();
-            judge(run, &mut rig, &grammar, &plan::unspoken(&grammar, rng.u64(..), proto, &missing), ways);
+            judge(run, &mut rig, &grammar, &plan::unspoken(&grammar, rng.u64(..), proto, &missing), &ways);
         }
         for _ in 0..BATCH {
             if !more(done) {
                 break;
             }
-            judge(run, &mut rig, &grammar, &plan::sequence(&grammar, rng.u64(..), proto), ways);
+            judge(run, &mut rig, &grammar, &plan::sequence(&grammar, rng.u64(..), proto), &ways);
             done += 1;
         }
     }
 }
 
 /// Plays a sequence and records what came of it.
-fn judge(run: &Run, rig: &mut Rig, grammar: &Grammar, sequence: &Sequence, ways: Ways) {
+fn judge(run: &Run, rig: &mut Rig, grammar: &Grammar, sequence: &Sequence, ways: &Settings) {
     let outcome = rig.play(grammar, &run.waivers, sequence);
     let mut failure = None;
     if let Some(difference) = &outcome.difference {
@@ -202,11 +174,11 @@ fn explain(
     grammar: &Grammar,
     sequence: &Sequence,
     found: &Difference,
-    ways: Ways,
+    ways: &Settings,
 ) -> String {
     let patience = std::mem::replace(&mut rig.patience, Duration::from_secs(2));
     let mut last = found.clone();
-    let small = shrink::shrink(sequence, |candidate| {
+    let small = generator::shrink(sequence, |candidate| {
         let Some(difference) = rig.play(grammar, &run.waivers, candidate).difference else { return false };
         let same = difference.kind == found.kind && difference.command == found.command;
         if same {

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 
+use super::generator::Family;
 use super::wire::{Conn, NoReply, bulk, bulk_text, elements};
 use super::worker::{Expect, Worker};
 use crate::support::ledger::fate_of;
@@ -12,14 +13,6 @@ use crate::support::{End, request};
 const FENCE: &str = "the fence";
 /// Channels that every worker may publish to and subscribe.
 const COMMON: usize = 3;
-
-/// How a topic is subscribed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Family {
-    Channel,
-    Pattern,
-    Shard,
-}
 
 /// What a subscriber listens to: a name, or a pattern that ends in `*`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,23 +31,6 @@ pub(crate) struct Subscriber {
     seen: HashMap<(String, String), u64>,
     /// Messages that may come, or may have come to nothing.
     late: Vec<String>,
-}
-
-impl Family {
-    const ALL: [Family; 3] = [Family::Channel, Family::Pattern, Family::Shard];
-
-    /// The commands' and the pushes' first letter.
-    fn letter(self) -> &'static str {
-        match self {
-            Family::Channel => "",
-            Family::Pattern => "p",
-            Family::Shard => "s",
-        }
-    }
-
-    fn command(self, name: &str) -> String {
-        format!("{}{name}", self.letter())
-    }
 }
 
 impl Subscriber {

@@ -13,6 +13,7 @@ use rustix::process::Signal;
 
 use super::checks::{Caps, Verdict, check_ledger, check_traces, wait_quiet, watch_caps};
 use super::faults::{FaultProxy, Kind, Plan, Seen};
+use super::generator::{Settings, Speaker, settings, value_of};
 use super::report::{Tally, read_report};
 use super::worker::{BOUND, CROSSED, DBS, Orders};
 use crate::support::leases::every_lease_is_free;
@@ -64,29 +65,9 @@ pub(crate) struct Outcome {
     pub(crate) next_worker: u32,
 }
 
-pub(crate) type Settings = Vec<(&'static str, &'static str)>;
-
-/// Settings drawn for a round: everything is small, so that every bound is met.
+/// Settings drawn for a round.
 fn draw_settings(rng: &mut Rng, mode: Mode) -> Settings {
-    let mut settings = Vec::new();
-    let mut pick = |key, choices: &[&'static str]| settings.push((key, choices[rng.usize(..choices.len())]));
-    pick("upstream_connections_max", &["10", "12", "16", "24"]);
-    pick("lanes", &["1", "1", "2", "3"]);
-    pick("leases_blocking_max", &["2", "4", "6"]);
-    pick("leases_transaction_max", &["2", "4", "6"]);
-    pick("leases_session_max", &["2", "4", "6"]);
-    pick("leases_warm", &["0", "1", "2"]);
-    pick("request_timeout", &["0", "0", "100", "400"]);
-    pick("queue_timeout", &["100", "300", "1000"]);
-    pick("lease_wait_timeout", &["50", "400", "2000"]);
-    pick("upstream_lifetime", &["0", "0", "300"]);
-    pick("upstream_idle_timeout", &["100", "1000"]);
-    pick("child_in_flight_max", &["7", "64", "1024"]);
-    pick("connect_timeout", &["200", "1000"]);
-    pick("reconnect_backoff_max", &["10", "30"]);
-    pick("lane_stall_timeout", &["300", "1500"]);
-    pick("transactions", &["shared", "shared", "shared", "leased"]);
-    pick("pubsub", &["shared", "shared", "leased"]);
+    let mut settings = settings(rng, Speaker::Soak);
     match mode {
         Mode::Plain | Mode::Off => {}
         Mode::Always => settings.push(("integrity", "always")),
@@ -96,8 +77,7 @@ fn draw_settings(rng: &mut Rng, mode: Mode) -> Settings {
 }
 
 pub(crate) fn number(settings: &Settings, key: &str) -> usize {
-    let value = settings.iter().find(|(name, _)| *name == key).expect(key).1;
-    value.parse().expect("a number")
+    value_of(settings, key).parse().expect("a number")
 }
 
 /// How often what happens between broker and Redis, per second.

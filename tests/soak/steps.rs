@@ -7,7 +7,7 @@ use std::time::Duration;
 use rustix::process::{Signal, getpid, kill_process};
 
 use super::wire::{NoReply, bulk};
-use super::worker::{Batch, DBS, Expect, KEYS, Part, Watched, Worker};
+use super::worker::{Batch, DBS, Expect, Part, Watched, Worker};
 use crate::support::ledger::fate_of;
 use crate::support::{End, request};
 
@@ -31,60 +31,6 @@ impl Worker {
 
     // ---- requests ---------------------------------------------------------------------------------------
 
-    /// One request among many, with what it must be answered with.
-    pub(crate) fn plain(&mut self) -> (Vec<u8>, Expect) {
-        let nonce = self.nonce();
-        let own = Expect::Part(Part::Nonce(bulk(&nonce).into()));
-        let key = self.rng.usize(..KEYS);
-        let name = self.key(key);
-        match self.rng.u8(..24) {
-            0 => (request(&["ECHO", &nonce]), own),
-            1 => (request(&["PING", &nonce]), own),
-            2 => (format!("ECHO {nonce}\r\n").into_bytes(), own),
-            3..8 => (request(&["EVAL", "return ARGV[1]", "0", &nonce]), own),
-            8..13 => (request(&["GET", &name]), Expect::Part(Part::Old { key, new: None })),
-            13..15 => {
-                let part = Part::Old { key, new: Some(nonce.clone()) };
-                (request(&["SET", &name, &nonce, "GET"]), Expect::Part(part))
-            }
-            15 | 16 => {
-                let part = Part::Old { key, new: Some(nonce.clone()) };
-                (request(&["GETSET", &name, &nonce]), Expect::Part(part))
-            }
-            17 => {
-                let part = Part::Put { key, new: nonce.clone() };
-                (request(&["SETEX", &name, "1000", &nonce]), Expect::Part(part))
-            }
-            18 => {
-                let wanted = bulk(&format!("db{}", self.db));
-                (request(&["GET", "whoami"]), Expect::Part(Part::Plain(wanted.into())))
-            }
-            19 => (request(&["LPUSH", "whoami", &nonce]), Expect::Part(Part::Error("-WRONGTYPE "))),
-            20 => {
-                let script = "return redis.error_reply('ERR '..ARGV[1])";
-                let wanted = format!("-ERR {nonce}\r\n").into_bytes();
-                (request(&["EVAL", script, "0", &nonce]), Expect::Part(Part::Nonce(wanted.into())))
-            }
-            21 | 22 => {
-                let (sequence, value) = self.value("");
-                (request(&["RPUSH", &self.list(), &value]), Expect::Push(sequence, Part::Length))
-            }
-            _ => {
-                let (sequence, value) = self.value("");
-                let script = "redis.call('RPUSH', KEYS[1], ARGV[1]) return ARGV[1]";
-                let bytes = request(&["EVAL", script, "1", &self.list(), &value]);
-                (bytes, Expect::Push(sequence, Part::Nonce(bulk(&value).into())))
-            }
-        }
-    }
-
-    /// A value for the worker's list; `part` tells two of one block apart.
-    fn value(&mut self, part: &str) -> (u64, String) {
-        let sequence = self.sequence();
-        let padding = if self.rng.u8(..) == 0 { self.rng.usize(..20_000) } else { self.rng.usize(..6) };
-        (sequence, format!("{}.{sequence}{part}.{}", self.orders.id, "y".repeat(padding)))
-    }
-
     pub(crate) fn some(&mut self, most: usize) -> Batch {
         (0..self.rng.usize(1..=most)).map(|_| self.plain()).collect()
     }
@@ -99,18 +45,12 @@ impl Worker {
 
     /// A block with two pushes that belong together and some replies with nonces between them.
     fn block(&mut self, watched: Watched) -> Batch {
-        let (list, nonce, new) = (self.list(), self.nonce(), self.nonce());
+        let list = self.list();
         let (sequence, first) = self.value("a");
         let second = format!("{}.{sequence}b.", self.orders.id);
-        let key = self.rng.usize(..KEYS);
-        let name = self.key(key);
-        let queued = [
-            (request(&["RPUSH", &list, &first]), Part::Length),
-            (request(&["EVAL", "return ARGV[1]", "0", &nonce]), Part::Nonce(bulk(&nonce).into())),
-            (request(&["SET", &name, &new, "GET"]), Part::Old { key, new: Some(new) }),
-            (request(&["GET", &name]), Part::Old { key, new: None }),
-            (request(&["RPUSH", &list, &second]), Part::Length),
-        ];
+        let mut queued = vec![(request(&["RPUSH", &list, &first]), Part::Length)];
+        queued.extend((0..self.rng.usize(3..6)).map(|_| self.inside()));
+        queued.push((request(&["RPUSH", &list, &second]), Part::Length));
         let mut batch = vec![(request(&["MULTI"]), Expect::Multi)];
         let parts = queued.iter().map(|(_, part)| part.clone()).collect();
         batch.extend(queued.into_iter().map(|(bytes, part)| (bytes, Expect::Queued(part))));
@@ -169,8 +109,7 @@ impl Worker {
 
     /// A blocking pop of a list that it fills itself, that its partner fills while it waits, or nobody.
     fn pop(&mut self) {
-        let list = format!("q:{}:{}", self.orders.id, self.round);
-        let timeout = ["0.01", "0.05", "0.3", "1"][self.rng.usize(..4)];
+        let list = self.queue();
         let nonce = self.nonce();
         let (feeder, mut batch) = (self.rng.u8(..4), Batch::new());
         if feeder > 0 {
@@ -179,12 +118,7 @@ impl Worker {
         if feeder == 1 {
             batch.push((request(&["RPUSH", &list, &nonce]), Expect::Part(Part::Count)));
         }
-        let bytes = match self.rng.u8(..3) {
-            0 => request(&["BLPOP", &list, timeout]),
-            1 => request(&["BRPOP", "nothing", &list, timeout]),
-            _ => request(&["BLMOVE", &list, "moved", "LEFT", "RIGHT", timeout]),
-        };
-        batch.push((bytes, Expect::Pop(list.clone())));
+        batch.push(self.waiting());
         batch.push(self.plain());
         self.send(batch);
         if feeder > 1 {

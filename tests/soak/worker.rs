@@ -292,6 +292,11 @@ impl Worker {
         format!("l:{}", self.orders.id)
     }
 
+    /// The list that it pops from.
+    pub(crate) fn queue(&self) -> String {
+        format!("q:{}:{}", self.orders.id, self.round)
+    }
+
     pub(crate) fn told(&mut self, sequence: u64, parts: usize, fate: Fate) {
         let told = Told { db: self.db, parts, fate, apart: self.loose };
         self.report.told(sequence, told);

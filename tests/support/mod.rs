@@ -17,6 +17,8 @@ pub(crate) mod native;
 pub(crate) mod proxy;
 pub(crate) mod raw;
 pub(crate) mod redis;
+#[path = "../generator/run.rs"]
+pub(crate) mod run;
 pub(crate) mod twin;
 
 use std::time::{Duration, Instant};
@@ -61,10 +63,7 @@ pub(crate) fn wait_within(what: &str, limit: Duration, mut holds: impl FnMut() -
 
 /// A generator seeded by `BROKER_TEST_SEED`, or by chance; the seed appears in a failing test's output.
 pub(crate) fn seeded() -> fastrand::Rng {
-    let seed = std::env::var("BROKER_TEST_SEED").ok().and_then(|text| text.parse().ok());
-    let seed = seed.unwrap_or_else(|| fastrand::u64(..));
-    eprintln!("replay with BROKER_TEST_SEED={seed}");
-    fastrand::Rng::with_seed(seed)
+    fastrand::Rng::with_seed(run::seed())
 }
 
 /// Raises this process' limit of open files to the hard limit, for tests with many children.

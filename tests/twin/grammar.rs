@@ -1,12 +1,12 @@
-//! From a line of `templates.txt` to a command. Owns the templates, what stands for each `$x`, and the names of the
-//! server's own COMMAND table; does not decide which template comes next.
+//! From a line of `templates.txt`, or one that all three generators of requests have, to a command. Owns the templates,
+//! what stands for each `$x`, and the names of the server's own COMMAND table; does not decide which line comes next.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use fastrand::Rng;
 
 use super::frames::{Frame, Parsed, parse};
-use super::sequence::{Command, ID};
+use super::generator::{Command, ID, Speaker, Template, World, every_line, fill, read};
 use crate::support::Raw;
 
 const TEMPLATES: &str = include_str!("templates.txt");
@@ -92,21 +92,12 @@ struct Samples {
     shas: Vec<Vec<u8>>,
 }
 
-enum Node {
-    Text(Vec<u8>),
-    /// Something at random behind a prefix.
-    Pick(&'static str, &'static str),
-    Maybe(Vec<Node>),
-    One(Vec<Vec<Node>>),
-    Many(Vec<Node>),
-}
-
 /// A line of the templates.
-struct Template {
+struct Shape {
     /// Commands said together.
-    commands: Vec<Vec<Node>>,
+    commands: Vec<Template>,
     /// Said right behind them.
-    undo: Option<Vec<Node>>,
+    undo: Option<Template>,
 }
 
 /// One command of the server's table.
@@ -119,7 +110,7 @@ pub(crate) struct Entry {
 
 /// All that can be said to the server.
 pub(crate) struct Grammar {
-    templates: Vec<Template>,
+    shapes: Vec<Shape>,
     families: BTreeMap<&'static str, Vec<usize>>,
     samples: Samples,
     pub(crate) table: Vec<Entry>,
@@ -131,7 +122,7 @@ impl Grammar {
     /// The templates, and the table and samples of a server, which is left empty.
     pub(crate) fn of(server: &mut Raw) -> Grammar {
         let mut grammar = Grammar {
-            templates: Vec::new(),
+            shapes: Vec::new(),
             families: BTreeMap::new(),
             samples: samples(server),
             table: table(server),
@@ -150,13 +141,17 @@ impl Grammar {
             } else if let Some(name) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
                 family = name;
             } else if let Some(undo) = line.strip_prefix("+ ") {
-                let last = grammar.templates.last_mut().expect("a line to undo");
-                last.undo = Some(Reader::read(undo));
+                let last = grammar.shapes.last_mut().expect("a line to undo");
+                last.undo = Some(read(undo));
             } else {
-                let commands = line.split(" ; ").map(Reader::read).collect();
-                grammar.families.entry(family).or_default().push(grammar.templates.len());
-                grammar.templates.push(Template { commands, undo: None });
+                let commands = line.split(" ; ").map(read).collect();
+                grammar.families.entry(family).or_default().push(grammar.shapes.len());
+                grammar.shapes.push(Shape { commands, undo: None });
             }
+        }
+        for line in every_line() {
+            grammar.families.entry("common").or_default().push(grammar.shapes.len());
+            grammar.shapes.push(Shape { commands: vec![read(line.says)], undo: None });
         }
         grammar
     }
@@ -173,16 +168,13 @@ impl Grammar {
 
     /// Commands of a line, with keys of their own behind a prefix.
     pub(crate) fn expand(&self, rng: &mut Rng, line: usize, prefix: &str) -> Vec<Command> {
-        let template = &self.templates[line];
+        let shape = &self.shapes[line];
         let mut commands = Vec::new();
-        for nodes in &template.commands {
-            let mut argv = Vec::new();
-            self.fill(rng, nodes, prefix, &mut argv);
-            commands.push(Command::new(argv));
+        for template in &shape.commands {
+            commands.push(Command::new(self.fill(rng, template, prefix)));
         }
-        if let Some(undo) = &template.undo {
-            let mut argv = Vec::new();
-            self.fill(rng, undo, prefix, &mut argv);
+        if let Some(undo) = &shape.undo {
+            let mut argv = self.fill(rng, undo, prefix);
             let key = commands[0].argv[1].clone();
             for arg in &mut argv {
                 if arg == b"*" {
@@ -215,31 +207,15 @@ impl Grammar {
         self.names.contains(&name).then_some(name)
     }
 
-    fn fill(&self, rng: &mut Rng, nodes: &[Node], prefix: &str, argv: &mut Vec<Vec<u8>>) {
-        for node in nodes {
-            match node {
-                Node::Text(text) => argv.push(text.clone()),
-                Node::Pick(before, what) => {
-                    let mut arg = before.as_bytes().to_vec();
-                    arg.extend(self.value(rng, what, prefix));
-                    argv.push(arg);
-                }
-                Node::Maybe(inner) => {
-                    if rng.bool() {
-                        self.fill(rng, inner, prefix, argv);
-                    }
-                }
-                Node::One(branches) => {
-                    let branch = rng.usize(..branches.len());
-                    self.fill(rng, &branches[branch], prefix, argv);
-                }
-                Node::Many(inner) => {
-                    for _ in 0..rng.usize(1..=3) {
-                        self.fill(rng, inner, prefix, argv);
-                    }
-                }
-            }
-        }
+    /// The world in which one connection speaks, with keys of its own behind a prefix.
+    pub(crate) fn world<'a>(&'a self, rng: &'a mut Rng, prefix: &'a str) -> Speaking<'a> {
+        Speaking { grammar: self, rng, prefix }
+    }
+
+    fn fill(&self, rng: &mut Rng, template: &Template, prefix: &str) -> Vec<Vec<u8>> {
+        let mut argv = Vec::new();
+        fill(template, &mut self.world(rng, prefix), &mut argv, &mut Vec::new());
+        argv
     }
 
     /// What stands for `$what`.
@@ -252,7 +228,15 @@ impl Grammar {
             return pick(rng, words);
         }
         match what {
-            "v" => value(rng),
+            "v" | "new" | "item" => value(rng),
+            "nonce" => format!("n{}", rng.u64(..)).into_bytes(),
+            "key" | "counter" | "watched" => self.value(rng, "s", prefix),
+            "list" | "queue" => self.value(rng, "l", prefix),
+            "timeout" => self.value(rng, "to", prefix),
+            "waits" => self.value(rng, "bms", prefix),
+            "channel" => self.value(rng, "ch", prefix),
+            "me" => self.value(rng, "word", prefix),
+            "proto" => rng.u8(2..4).to_string().into_bytes(),
             "big" => big(rng),
             "number" => rng.i32(-20..20).to_string().into_bytes(),
             "m" => member(rng),
@@ -288,6 +272,27 @@ impl Grammar {
             }
             _ => unreachable!("the templates say ${what}"),
         }
+    }
+}
+
+/// One connection, while it speaks.
+pub(crate) struct Speaking<'a> {
+    grammar: &'a Grammar,
+    rng: &'a mut Rng,
+    prefix: &'a str,
+}
+
+impl World for Speaking<'_> {
+    fn rng(&mut self) -> &mut Rng {
+        self.rng
+    }
+
+    fn speaker(&self) -> Speaker {
+        Speaker::Twin
+    }
+
+    fn word(&mut self, what: &'static str) -> Vec<u8> {
+        self.grammar.value(self.rng, what, self.prefix)
     }
 }
 
@@ -352,76 +357,6 @@ fn integer(rng: &mut Rng) -> Vec<u8> {
     match rng.u8(..12) {
         0 => ODD[rng.usize(..ODD.len())].as_bytes().to_vec(),
         _ => rng.i8(-4..8).to_string().into_bytes(),
-    }
-}
-
-// ---- reading a line ----------------------------------------------------------------------------------------
-
-struct Reader {
-    text: &'static str,
-    at: usize,
-}
-
-impl Reader {
-    fn read(text: &'static str) -> Vec<Node> {
-        let mut reader = Reader { text, at: 0 };
-        let nodes = reader.nodes();
-        assert_eq!(reader.at, text.len(), "a bracket too many in {text}");
-        nodes
-    }
-
-    fn peek(&self) -> Option<u8> {
-        self.text.as_bytes().get(self.at).copied()
-    }
-
-    fn nodes(&mut self) -> Vec<Node> {
-        let mut nodes = Vec::new();
-        while let Some(byte) = self.peek() {
-            match byte {
-                b' ' => self.at += 1,
-                b'[' => nodes.push(Node::Maybe(self.inner(b']'))),
-                b'{' => nodes.push(Node::Many(self.inner(b'}'))),
-                b'(' => nodes.push(Node::One(self.branches())),
-                b']' | b'}' | b')' | b'|' => break,
-                _ => nodes.push(self.word()),
-            }
-        }
-        nodes
-    }
-
-    fn inner(&mut self, close: u8) -> Vec<Node> {
-        self.at += 1;
-        let nodes = self.nodes();
-        assert_eq!(self.peek(), Some(close), "a bracket is open in {}", self.text);
-        self.at += 1;
-        nodes
-    }
-
-    fn branches(&mut self) -> Vec<Vec<Node>> {
-        let mut branches = Vec::new();
-        loop {
-            self.at += 1;
-            branches.push(self.nodes());
-            match self.peek() {
-                Some(b'|') => {}
-                Some(b')') => break,
-                _ => panic!("a bracket is open in {}", self.text),
-            }
-        }
-        self.at += 1;
-        branches
-    }
-
-    fn word(&mut self) -> Node {
-        let rest = &self.text[self.at..];
-        // A `[` inside of a word belongs to the word: only at its beginning it opens.
-        let length = rest.find([' ', ']', '}', ')', '|']).unwrap_or(rest.len());
-        let word = &rest[..length];
-        self.at += length;
-        match word.split_once('$') {
-            Some((before, name)) if !name.is_empty() => Node::Pick(before, name),
-            _ => Node::Text(word.as_bytes().to_vec()),
-        }
     }
 }
 

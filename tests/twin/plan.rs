@@ -3,13 +3,14 @@
 
 use fastrand::Rng;
 
+use super::generator::{self, Command, Form, Sequence, Situation, Step};
 use super::grammar::Grammar;
-use super::sequence::{Command, Form, Sequence, Step};
 
 /// Commands on data of one's own: any number of connections may use them at once, each behind its prefix.
 const DATA: &[&str] =
     &["string", "bitmap", "hash", "list", "set", "zset", "geo", "hll", "stream", "keys", "eval"];
-const OTHERS: &[&str] = &["global", "server", "script", "connection", "session", "transaction", "blocking"];
+const OTHERS: &[&str] =
+    &["global", "server", "script", "connection", "session", "transaction", "blocking", "common"];
 /// Every line of these is said at least once in every run.
 pub(crate) const WALK: &[&str] = &[
     "string",
@@ -36,6 +37,7 @@ pub(crate) const WALK: &[&str] = &[
     "publish",
     "subscribe",
     "quit",
+    "common",
 ];
 /// The first of the ways to end badly that Redis gives no answer to.
 const HANG_UP_SILENTLY: usize = 3;
@@ -61,6 +63,8 @@ enum Theme {
     Channels,
     /// What connections are to each other, and what they miss of each other.
     Clients,
+    /// What the simulation plays, too.
+    Situations,
 }
 
 struct Planner<'a> {
@@ -90,7 +94,8 @@ fn is_of_others(command: &Command) -> bool {
 /// The sequence of a seed.
 pub(crate) fn sequence(grammar: &Grammar, seed: u64, proto: u8) -> Sequence {
     let mut rng = Rng::with_seed(seed);
-    let theme = match rng.u8(..22) {
+    let theme = match rng.u8(..24) {
+        22.. => Theme::Situations,
         20.. => Theme::Clients,
         0..8 => Theme::Mixed,
         8..11 => Theme::Apart,
@@ -144,6 +149,7 @@ impl Planner<'_> {
                 Theme::Apart => self.burst(&mut steps),
                 Theme::Parking if of_theme => self.park_and_wake(&mut steps),
                 Theme::Transactions if of_theme => self.transaction(&mut steps),
+                Theme::Situations if of_theme => self.situations(&mut steps),
                 Theme::Mixed if self.rng.u8(..12) == 0 => self.muted(&mut steps),
                 _ => {
                     let conn = self.rng.usize(..self.conns.len());
@@ -201,6 +207,29 @@ impl Planner<'_> {
             }
             steps.push(Step::new(conn, commands));
         }
+    }
+
+    /// A few situations in one write, as a child of the simulation says them.
+    fn situations(&mut self, steps: &mut Vec<Step>) {
+        let conn = self.rng.usize(..self.conns.len());
+        self.alone = false;
+        let mut commands = Vec::new();
+        for _ in 0..self.rng.usize(1..5) {
+            let situation = Situation::ALL[self.rng.usize(..Situation::ALL.len())];
+            let mut world = self.grammar.world(&mut self.rng, "");
+            for request in generator::situation(&mut world, situation) {
+                let mut command = Command::new(request.argv);
+                if self.left_out(conn, std::slice::from_ref(&command)) {
+                    command = Command::words("PING");
+                }
+                self.frame(&mut command);
+                self.follow(conn, std::slice::from_ref(&command));
+                commands.push(command);
+            }
+        }
+        let mut step = Step::new(conn, commands);
+        self.cut(&mut step);
+        steps.push(step);
     }
 
     /// Some requests are not answered; that the last is shows that all the others have been dealt with.

@@ -6,10 +6,10 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::frames::Frame;
+use super::generator::{Command, Sequence, Step};
 use super::grammar::Grammar;
 use super::link::Link;
 use super::normalise::{self, Sharing};
-use super::sequence::{Command, Sequence, Step};
 use super::waivers::Waivers;
 use crate::support::{Raw, Twin};
 

@@ -2,6 +2,7 @@
 //! that makes a target panic is written beside the others, and fails every run from then on.
 
 use super::fuzz::{TARGETS, Target};
+use super::generator::variable;
 use crate::base::clock::Clock;
 use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -65,10 +66,6 @@ const WORDS: &[&[u8]] = &[
     b"\r",
     b"\xff",
 ];
-
-fn variable(name: &str) -> Option<u64> {
-    std::env::var(name).ok().and_then(|text| text.parse().ok())
-}
 
 fn directory(target: &str) -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/corpus")).join(target)

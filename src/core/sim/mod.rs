@@ -4,11 +4,14 @@
 //! `player`.
 
 mod access;
+mod asking;
 mod corpus;
 mod dials;
 mod driver;
 mod encoded;
 mod fuzz;
+#[path = "../../../tests/generator/mod.rs"]
+mod generator;
 mod invariants;
 mod ledger;
 mod moods;

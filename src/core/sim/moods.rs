@@ -2,7 +2,6 @@
 //! what it loads and what keeps it busy change at random. From a seed of their own, so that what else a seed plays does
 //! not depend on them.
 
-use super::ledger::Nonce;
 use super::player::Player;
 use super::script::What;
 use super::trace;
@@ -53,6 +52,12 @@ impl Moods {
         let (user, upstream) = UPSTREAMS[rng.usize(..UPSTREAMS.len())];
         moody.then_some(Moods { rng, upstream, user })
     }
+
+    /// Whether a request is marked so that it can be told from all others at the server. Blocking commands without a
+    /// mark are alike and wait in one line.
+    pub(super) fn marks(&mut self) -> bool {
+        self.rng.bool()
+    }
 }
 
 impl Player {
@@ -67,16 +72,6 @@ impl Player {
                 redis.set_right(name, false);
             }
         }
-    }
-
-    /// Whether requests are marked so that each can be told from all others at the server.
-    pub(super) fn marks(&mut self) -> bool {
-        self.moods.as_mut().is_some_and(|moods| moods.rng.bool())
-    }
-
-    /// The mark of a blocking command. Those without one are alike and wait in one line.
-    pub(super) fn stay(&mut self, index: usize) -> Option<Nonce> {
-        self.marks().then(|| self.scripts[index].nonce(&mut self.sim.redis.ledger))
     }
 
     /// The upstream changes its mind, perhaps.

@@ -2,6 +2,8 @@
 //! every step the replies that have come are judged and everything that must hold is checked; at the end all
 //! faults stop, and whoever has asked must be answered.
 
+use super::asking::{Asking, DBS, LISTS, meant};
+use super::generator::{self, Settings, Situation, Speaker};
 use super::ledger::Nonce;
 use super::moods::Moods;
 use super::reply::parse;
@@ -14,22 +16,9 @@ use crate::core::lane::{LaneRole, LaneState};
 use crate::resp::encode;
 use std::collections::BTreeMap;
 
-/// Databases children use.
-const DBS: u32 = 3;
-/// Lists that blocking pops wait on.
-const LISTS: [&[u8]; 2] = [b"x", b"y"];
-/// Keys that are watched.
-const KEYS: [&[u8]; 2] = [b"k1", b"k2"];
-const CHANNELS: [&[u8]; 2] = [b"ch1", b"ch2"];
-const PATTERNS: [&[u8]; 2] = [b"ch*", b"ch1"];
-
 /// Rounds of 150 ms until everybody must have been answered: many may stand in line for one lease, each for as
 /// long as `lease_wait_timeout`.
 const ROUNDS_MAX: u32 = 600;
-
-/// Through a socket that holds one byte a greeting takes some 100 rounds, each a millisecond once there have been many:
-/// were less time allowed, lanes would be dialled for ever.
-const CONNECT_TIMEOUT_MIN: &str = "150";
 
 /// What a schedule has done.
 #[derive(Debug, Default)]
@@ -60,7 +49,6 @@ pub(super) struct Player {
 pub(super) fn play(seed: u64) -> Played {
     let mut rng = fastrand::Rng::with_seed(seed);
     let (settings, strict) = random_settings(&mut rng);
-    let settings: Vec<(&str, &str)> = settings.iter().map(|(key, value)| (*key, value.as_str())).collect();
     let moods = Moods::of(seed);
     let upstream = moods.as_ref().map_or("redis://sim/0", |moods| moods.upstream);
     let mut player = Player {
@@ -94,40 +82,15 @@ pub(super) fn play(seed: u64) -> Played {
 }
 
 /// Settings with small bounds; and whether a child that does nothing wrong is never closed under them.
-fn random_settings(rng: &mut fastrand::Rng) -> (Vec<(&'static str, String)>, bool) {
-    let mut pick = |choices: &[&str]| choices[rng.usize(..choices.len())].to_owned();
-    let memory = pick(&["1GiB", "1GiB", "1GiB", "1MiB"]);
-    let idle = pick(&["0", "0", "0", "900"]);
-    let open = pick(&["0", "0", "3000", "400"]);
-    let output = pick(&["1MiB", "64KiB"]);
-    let strict = memory == "1GiB" && idle == "0" && open == "0" && output == "1MiB";
-    let settings = vec![
-        ("lanes", pick(&["1", "1", "2", "3"])),
-        ("leases_blocking_max", pick(&["1", "2", "3", "64", "0"])),
-        ("leases_transaction_max", pick(&["1", "2", "64"])),
-        ("leases_session_max", pick(&["1", "2", "64"])),
-        ("leases_warm", pick(&["0", "1", "2"])),
-        ("upstream_connections_max", pick(&["8", "9", "12", "64"])),
-        ("lease_wait_timeout", pick(&["0", "200", "1500"])),
-        ("connect_timeout", pick(&[CONNECT_TIMEOUT_MIN, "300"])),
-        ("reconnect_backoff_max", pick(&["10", "200"])),
-        ("queue_timeout", pick(&["0", "50", "400"])),
-        ("request_timeout", pick(&["0", "0", "100", "700"])),
-        ("lane_stall_timeout", pick(&["0", "200", "2000"])),
-        ("upstream_idle_timeout", pick(&["0", "300", "2000"])),
-        ("upstream_lifetime", pick(&["0", "0", "150"])),
-        ("child_in_flight_max", pick(&["1", "3", "64"])),
-        ("transactions", pick(&["shared", "shared", "leased"])),
-        ("integrity", pick(&["off", "sampled", "always"])),
-        ("integrity_sample", pick(&["1", "4"])),
-        ("pubsub", pick(&["shared", "shared", "leased"])),
-        ("transaction_max", pick(&["64MiB", "1KiB"])),
-        ("drain_timeout", pick(&["0", "100", "500"])),
-        ("child_output_max", output),
-        ("memory_max", memory),
-        ("idle_child_timeout", idle),
-        ("idle_transaction_timeout", open),
+fn random_settings(rng: &mut fastrand::Rng) -> (Settings, bool) {
+    let settings = generator::settings(rng, Speaker::Simulation);
+    let harmless = [
+        ("memory_max", "1GiB"),
+        ("idle_child_timeout", "0"),
+        ("idle_transaction_timeout", "0"),
+        ("child_output_max", "1MiB"),
     ];
+    let strict = harmless.iter().all(|(key, value)| generator::value_of(&settings, key) == *value);
     (settings, strict)
 }
 
@@ -256,139 +219,16 @@ impl Player {
     /// One or a few requests that belong together.
     fn ask(&mut self, index: usize, bytes: &mut Vec<u8>) {
         let taste = self.taste[self.rng.usize(..4)];
-        match if self.rng.bool() { taste } else { self.rng.u32(..16) } {
-            0..3 => self.plain(index, bytes),
-            3 | 4 => {
-                self.put(index, What::Multi, &[b"MULTI"], bytes);
-                for _ in 0..self.rng.usize(1..4) {
-                    self.plain(index, bytes);
-                }
-                self.put(index, What::Exec, &[b"EXEC"], bytes);
-            }
-            5 => self.put(index, What::Multi, &[b"MULTI"], bytes),
-            6 => self.put(index, What::Exec, &[b"EXEC"], bytes),
-            7 => {
-                let discards = self.rng.u8(..3) == 0;
-                let (what, name) = if discards { (What::Discard, "DISCARD") } else { (What::Exec, "EXEC") };
-                self.put(index, what, &[name.as_bytes()], bytes);
-            }
-            8 => self.watch(index, bytes),
-            9 => self.touch(index, bytes),
-            10 if self.rng.u8(..3) == 0 => {
-                // The timeout says whose it is.
-                let timeout = (self.scripts[index].child * 1000 + 1).to_string();
-                self.put(index, What::Wait, &[b"WAIT", b"0", timeout.as_bytes()], bytes);
-            }
-            10 => self.pop(index, bytes),
-            11 => {
-                let list = LISTS[self.rng.usize(..2)];
-                self.put_nonce(index, What::Push, &[b"RPUSH", list], bytes);
-            }
-            12 => self.subscribe(index, bytes),
-            13 => {
-                let shard = self.rng.u8(..4) == 0;
-                let (name, channel): (&[u8], &[u8]) =
-                    if shard { (b"SPUBLISH", b"sh1") } else { (b"PUBLISH", CHANNELS[self.rng.usize(..2)]) };
-                self.put_nonce(index, What::Publish, &[name, channel], bytes);
-            }
-            _ => self.about_the_connection(index, bytes),
-        }
-    }
-
-    fn plain(&mut self, index: usize, bytes: &mut Vec<u8>) {
-        let value = vec![b'v'; if self.rng.u8(..8) == 0 { self.rng.usize(1..3000) } else { 1 }];
-        let nonce = self.scripts[index].nonce(&mut self.sim.redis.ledger);
-        let text = nonce.text().into_bytes();
-        let (what, argv): (What, Vec<&[u8]>) = match self.rng.u8(..6) {
-            0 | 1 => (What::Value, vec![b"GET", &text]),
-            2 => (What::Value, vec![b"GETSET", &text, &value]),
-            3 => (What::Value, vec![b"EVAL", b"return ARGV[1]", b"0", &text]),
-            4 => (What::Incr, vec![b"INCR", &text]),
-            _ => (What::Set, vec![b"SET", &text, &value]),
-        };
-        self.scripts[index].asks(what, Some(nonce), &self.sim.redis.ledger);
-        encode::request(bytes, &argv);
-    }
-
-    fn watch(&mut self, index: usize, bytes: &mut Vec<u8>) {
-        if self.rng.u8(..5) == 0 {
-            return self.put(index, What::Unwatch, &[b"UNWATCH"], bytes);
-        }
-        let key = KEYS[self.rng.usize(..2)];
-        self.put_nonce(index, What::Watch(key.to_vec()), &[b"WATCH", key], bytes);
-        if self.rng.bool() {
-            self.put(index, What::Multi, &[b"MULTI"], bytes);
-            self.plain(index, bytes);
-            self.put(index, What::Exec, &[b"EXEC"], bytes);
-        }
-    }
-
-    /// A write of a key that may be watched.
-    fn touch(&mut self, index: usize, bytes: &mut Vec<u8>) {
-        let key = KEYS[self.rng.usize(..2)];
-        self.put_nonce(index, What::Set, &[b"SET", key], bytes);
-    }
-
-    fn pop(&mut self, index: usize, bytes: &mut Vec<u8>) {
-        let list = LISTS[self.rng.usize(..2)];
-        let forever = self.rng.bool();
-        let timeout: &[u8] = if forever { b"0" } else { b"0.15" };
-        let stay = self.stay(index);
-        let mark = stay.map(|nonce| nonce.text().into_bytes());
-        let argv: Vec<&[u8]> =
-            [&b"BLPOP"[..], list].into_iter().chain(mark.as_deref()).chain([timeout]).collect();
-        let what = What::Pop { list: list.to_vec(), timeout: (!forever).then_some(150), stay };
-        self.put(index, what, &argv, bytes);
-    }
-
-    fn subscribe(&mut self, index: usize, bytes: &mut Vec<u8>) {
-        let family = self.rng.usize(..3);
-        let joins = self.rng.u8(..3) > 0;
-        let command: &[u8] = match (family, joins) {
-            (0, true) => b"SUBSCRIBE",
-            (0, false) => b"UNSUBSCRIBE",
-            (1, true) => b"PSUBSCRIBE",
-            (1, false) => b"PUNSUBSCRIBE",
-            (_, true) => b"SSUBSCRIBE",
-            (_, false) => b"SUNSUBSCRIBE",
-        };
-        let all: [&[u8]; 2] = match family {
-            0 => CHANNELS,
-            1 => PATTERNS,
-            _ => [b"sh1", b"sh2"],
-        };
-        let names: Vec<&[u8]> = match self.rng.u8(..3) {
-            0 if !joins => Vec::new(),
-            0 | 1 => vec![all[self.rng.usize(..2)]],
-            _ => all.to_vec(),
-        };
-        let owned = names.iter().map(|name| name.to_vec()).collect();
-        let argv: Vec<&[u8]> = [command].into_iter().chain(names).collect();
-        self.put(index, What::Subscribe { family, joins, names: owned }, &argv, bytes);
-    }
-
-    fn about_the_connection(&mut self, index: usize, bytes: &mut Vec<u8>) {
-        match self.rng.u8(..12) {
-            0..3 => {
-                let db = self.rng.u32(..DBS);
-                self.put(index, What::Select(db), &[b"SELECT", db.to_string().as_bytes()], bytes);
-            }
-            3..5 => {
-                let proto = self.rng.u8(2..4);
-                self.put(index, What::Hello(proto), &[b"HELLO", proto.to_string().as_bytes()], bytes);
-            }
-            5 => self.put(index, What::Reset, &[b"RESET"], bytes),
-            6 => self.put_nonce(index, What::Echo, &[b"ECHO"], bytes),
-            7 => {
-                let name = format!("me{}", self.rng.u8(..9)).into_bytes();
-                self.put(index, What::Name(name.clone()), &[b"CLIENT", b"SETNAME", &name], bytes);
-            }
-            8 => self.put(index, What::NameAgain, &[b"CLIENT", b"GETNAME"], bytes),
-            9 => self.put(index, What::Unknown, &[b"NOSUCH", b"a"], bytes),
-            10 => self.put(index, What::Short, &[b"GET"], bytes),
-            _ if self.rng.u8(..8) == 0 => self.put(index, What::Quit, &[b"QUIT"], bytes),
-            _ if self.marks() => self.put_nonce(index, What::Ping, &[b"PING"], bytes),
-            _ => self.put(index, What::Ping, &[b"PING"], bytes),
+        let situation = if self.rng.bool() { taste } else { self.rng.u32(..16) };
+        let situation = Situation::ALL[situation as usize];
+        let (script, ledger) = (&mut self.scripts[index], &mut self.sim.redis.ledger);
+        let mut child =
+            Asking { rng: &mut self.rng, moods: self.moods.as_mut(), script, ledger, value: Vec::new() };
+        for request in generator::situation(&mut child, situation) {
+            let (what, nonce) = meant(&request);
+            child.script.asks(what, nonce, child.ledger);
+            let argv: Vec<&[u8]> = request.argv.iter().map(Vec::as_slice).collect();
+            encode::request(bytes, &argv);
         }
     }
 

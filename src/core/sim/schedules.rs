@@ -1,5 +1,6 @@
 //! Schedules one after the other, for a while: the tests that play them, and the line that says what was done.
 
+use super::generator::variable;
 use super::player::{Played, play};
 use crate::base::clock::Clock;
 use std::collections::BTreeMap;
@@ -7,10 +8,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 /// Schedules of a default run.
 const DEFAULT: u64 = 300;
-
-fn variable(name: &str) -> Option<u64> {
-    std::env::var(name).ok().and_then(|text| text.parse().ok())
-}
 
 /// `BROKER_TEST_SEED=n` plays that one schedule, or begins with it where `BROKER_TEST_SECONDS=n` says for how
 /// long; `BROKER_SIM_SCHEDULES=n` says how many.

@@ -63,7 +63,7 @@ impl Command {
         std::str::from_utf8(arg.strip_prefix(ID)?).ok()?.parse().ok()
     }
 
-    fn write(&self, ids: &[Vec<u8>], out: &mut Vec<u8>) {
+    pub(crate) fn write(&self, ids: &[Vec<u8>], out: &mut Vec<u8>) {
         let id = |arg: &Vec<u8>| Command::named_conn(arg).and_then(|conn| ids.get(conn).cloned());
         let argv: Vec<Vec<u8>> = self.argv.iter().map(|arg| id(arg).unwrap_or_else(|| arg.clone())).collect();
         match &self.form {

@@ -1,0 +1,116 @@
+//! How a worker says what the generator asks: what its words stand for, and what each request must be answered with.
+//! Judges no reply.
+
+use fastrand::Rng;
+
+use super::generator::{self, Answer, Command, Form, PLAIN, Request, Speaker, World};
+use super::wire::bulk;
+use super::worker::{Expect, KEYS, Part, Worker};
+use crate::support::request;
+
+impl World for Worker {
+    fn rng(&mut self) -> &mut Rng {
+        &mut self.rng
+    }
+
+    fn speaker(&self) -> Speaker {
+        Speaker::Soak
+    }
+
+    fn word(&mut self, what: &'static str) -> Vec<u8> {
+        let word = match what {
+            "nonce" | "new" => self.nonce(),
+            "key" => {
+                let key = self.rng.usize(..KEYS);
+                self.key(key)
+            }
+            "list" => self.list(),
+            "queue" => self.queue(),
+            "item" => self.value("").1,
+            "timeout" => ["0.01", "0.05", "0.3", "1"][self.rng.usize(..4)].to_owned(),
+            other => unreachable!("the soak says no ${other}"),
+        };
+        word.into_bytes()
+    }
+
+    /// Two alike could not be told from each other.
+    fn marks(&mut self) -> bool {
+        true
+    }
+}
+
+impl Worker {
+    /// One request among many, with what it must be answered with.
+    pub(crate) fn plain(&mut self) -> (Vec<u8>, Expect) {
+        let request = if self.rng.u8(..6) == 0 {
+            generator::about_the_connection(self)
+        } else {
+            generator::plain(self)
+        };
+        let part = self.part(&request);
+        let expect = match request.answer {
+            Answer::Length | Answer::Pushed => Expect::Push(sequence_of(&request), part),
+            _ => Expect::Part(part),
+        };
+        (self.written(request), expect)
+    }
+
+    /// One request inside of a block, which no other part of the block is.
+    pub(crate) fn inside(&mut self) -> (Vec<u8>, Part) {
+        let pushes = |answer| matches!(answer, Answer::Length | Answer::Pushed);
+        let request = generator::some(self, PLAIN, |line| !pushes(line.answer));
+        let part = self.part(&request);
+        (self.written(request), part)
+    }
+
+    /// A blocking pop of the worker's own queue.
+    pub(crate) fn waiting(&mut self) -> (Vec<u8>, Expect) {
+        let popped = generator::pop(self);
+        (self.written(popped), Expect::Pop(self.queue()))
+    }
+
+    /// A value for the worker's list; `part` tells two of one block apart.
+    pub(crate) fn value(&mut self, part: &str) -> (u64, String) {
+        let sequence = self.sequence();
+        let padding = if self.rng.u8(..) == 0 { self.rng.usize(..20_000) } else { self.rng.usize(..6) };
+        (sequence, format!("{}.{sequence}{part}.{}", self.orders.id, "y".repeat(padding)))
+    }
+
+    /// As bytes; now and then as a line.
+    fn written(&mut self, asked: Request) -> Vec<u8> {
+        let short = asked.argv.iter().map(Vec::len).sum::<usize>() < 1000;
+        if !short || self.rng.u8(..24) > 0 {
+            return request(&asked.argv);
+        }
+        let mut bytes = Vec::new();
+        let form = Form::Inline(self.rng.u8(..32));
+        Command { form, ..Command::new(asked.argv) }.write(&[], &mut bytes);
+        bytes
+    }
+
+    fn part(&self, request: &Request) -> Part {
+        let text = |what| String::from_utf8_lossy(request.said(what).unwrap_or_default()).into_owned();
+        let key = || {
+            let name = text("key");
+            (0..KEYS).find(|key| self.key(*key) == name).expect("a key of the worker's own")
+        };
+        match request.answer {
+            Answer::Script | Answer::Echo | Answer::Pong => Part::Nonce(bulk(&text("nonce")).into()),
+            Answer::ScriptError => Part::Nonce(format!("-ERR {}\r\n", text("nonce")).into_bytes().into()),
+            Answer::Pushed => Part::Nonce(bulk(&text("item")).into()),
+            Answer::Length => Part::Length,
+            Answer::Value => Part::Old { key: key(), new: None },
+            Answer::Swapped => Part::Old { key: key(), new: Some(text("new")) },
+            Answer::Stored => Part::Put { key: key(), new: text("new") },
+            Answer::Database => Part::Plain(bulk(&format!("db{}", self.db)).into()),
+            Answer::Error(start) => Part::Error(start),
+            other => unreachable!("the soak judges no {other:?}"),
+        }
+    }
+}
+
+/// The number of the item that is pushed: its second word.
+fn sequence_of(request: &Request) -> u64 {
+    let item = String::from_utf8_lossy(request.said("item").unwrap_or_default());
+    item.split('.').nth(1).and_then(|number| number.parse().ok()).expect("an item has a number")
+}
