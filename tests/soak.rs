@@ -38,8 +38,8 @@ mod worker;
 
 use std::time::{Duration, Instant};
 
-use generator::variable;
 use round::{Mode, Round, WORKER};
+use support::run::variable;
 use support::{needs_broker, seeded};
 use totals::Totals;
 use worker::Orders;

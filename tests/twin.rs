@@ -35,7 +35,7 @@ use generator::{Sequence, Settings, Speaker, value_of};
 use grammar::Grammar;
 use normalise::Sharing;
 use play::{Difference, Outcome, Rig};
-use support::{Twin, needs_broker};
+use support::{Twin, needs_broker, run};
 use waivers::Waivers;
 
 /// Sequences of each worker where no time is given.
@@ -73,8 +73,8 @@ struct Run {
 #[test]
 fn the_broker_cannot_be_told_from_redis() {
     needs_broker!();
-    let seed = generator::seed();
-    let seconds = generator::variable("BROKER_TEST_SECONDS");
+    let seed = run::seed();
+    let seconds = run::variable("BROKER_TEST_SECONDS");
     let deadline = seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds));
     let run = Run { seed, deadline, waivers: Waivers::load(), total: Mutex::default() };
     if std::env::var_os("BROKER_TWIN_ONE").is_some() {

@@ -8,19 +8,17 @@
 #![allow(dead_code, unused_imports)]
 
 mod requests;
-mod run;
 mod sequence;
 mod settings;
 mod shrink;
 mod situations;
 mod template;
 
-pub(crate) use requests::{Answer, Line, PLAIN, Request, Speaker, every_line, plain, request, some};
-pub(crate) use run::{seed, variable};
+pub(crate) use requests::{Answer, Line, Request, Speaker, every_line, plain, request};
 pub(crate) use sequence::{Command, Form, ID, Sequence, Step};
 pub(crate) use settings::{Settings, settings, value_of};
 pub(crate) use shrink::shrink;
-pub(crate) use situations::{CHANNELS, Family, Situation, about_the_connection, pop, situation};
+pub(crate) use situations::{CHANNELS, Family, Situation, about_the_connection, pop, push, situation};
 pub(crate) use template::{Template, fill, one_of, read};
 
 /// Who asks: what stands for the words of a request, and by which chance.

@@ -2,7 +2,7 @@
 //! happens between them, is for whoever says them.
 
 use super::World;
-use super::requests::{Answer, CONNECTION, POPS, Request, plain, request, some};
+use super::requests::{Answer, CONNECTION, POPS, PUSHES, Request, plain, request, some};
 
 /// Topics of each family that are listened to and published to.
 pub(crate) const CHANNELS: [&[u8]; 2] = [b"ch1", b"ch2"];
@@ -87,6 +87,16 @@ impl Situation {
         Situation::Connection,
         Situation::Connection,
     ];
+    /// Those that need nothing before them and leave nothing behind, for whoever does not follow what a connection is in.
+    pub(crate) const SELF_CONTAINED: [Situation; 7] = [
+        Situation::Plain,
+        Situation::Block,
+        Situation::Touch,
+        Situation::Wait,
+        Situation::Push,
+        Situation::Publish,
+        Situation::Connection,
+    ];
 }
 
 /// The requests of a situation.
@@ -107,7 +117,7 @@ pub(crate) fn situation(world: &mut dyn World, situation: Situation) -> Vec<Requ
             vec![request(world, "WAIT 0 $waits", Answer::Replicas)]
         }
         Situation::Wait => vec![pop(world)],
-        Situation::Push => vec![request(world, "RPUSH $list $nonce", Answer::Length)],
+        Situation::Push => vec![push(world)],
         Situation::Subscribe => vec![subscribe(world)],
         Situation::Publish => {
             let shard = world.rng().u8(..4) == 0;
@@ -137,9 +147,14 @@ fn watch(world: &mut dyn World) -> Vec<Request> {
     requests
 }
 
+/// A list grows.
+pub(crate) fn push(world: &mut dyn World) -> Request {
+    some(world, PUSHES)
+}
+
 /// Waits for an element of a list.
 pub(crate) fn pop(world: &mut dyn World) -> Request {
-    let request = some(world, POPS, |_| true);
+    let request = some(world, POPS);
     // A nonce among the keys is a list that nobody pushes to: it tells this wait from all others.
     if request.answer == Answer::Element && world.marks() { request.marked(world, false) } else { request }
 }
@@ -161,7 +176,7 @@ fn subscribe(world: &mut dyn World) -> Request {
 
 /// Something about the connection that it comes on.
 pub(crate) fn about_the_connection(world: &mut dyn World) -> Request {
-    let request = some(world, CONNECTION, |_| true);
+    let request = some(world, CONNECTION);
     if request.answer != Answer::Pong {
         return request;
     }

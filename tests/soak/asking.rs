@@ -3,9 +3,9 @@
 
 use fastrand::Rng;
 
-use super::generator::{self, Answer, Command, Form, PLAIN, Request, Speaker, World};
+use super::generator::{self, Answer, CHANNELS, Command, Form, Request, Situation, Speaker, World};
 use super::wire::bulk;
-use super::worker::{Expect, KEYS, Part, Worker};
+use super::worker::{Batch, Expect, KEYS, Part, Watched, Worker};
 use crate::support::request;
 
 impl World for Worker {
@@ -27,6 +27,9 @@ impl World for Worker {
             "list" => self.list(),
             "queue" => self.queue(),
             "item" => self.value("").1,
+            "watched" => format!("t:{}", self.orders.id),
+            "channel" => CHANNELS[self.rng.usize(..2)].escape_ascii().to_string(),
+            "waits" => self.rng.u8(1..20).to_string(),
             "timeout" => ["0.01", "0.05", "0.3", "1"][self.rng.usize(..4)].to_owned(),
             other => unreachable!("the soak says no ${other}"),
         };
@@ -42,31 +45,55 @@ impl World for Worker {
 impl Worker {
     /// One request among many, with what it must be answered with.
     pub(crate) fn plain(&mut self) -> (Vec<u8>, Expect) {
-        let request = if self.rng.u8(..6) == 0 {
-            generator::about_the_connection(self)
-        } else {
-            generator::plain(self)
+        let request = match self.rng.u8(..24) {
+            0..4 => generator::about_the_connection(self),
+            4..7 => generator::push(self),
+            _ => generator::plain(self),
         };
-        let part = self.part(&request);
-        let expect = match request.answer {
-            Answer::Length | Answer::Pushed => Expect::Push(sequence_of(&request), part),
-            _ => Expect::Part(part),
-        };
+        let expect = self.expect(&request);
         (self.written(request), expect)
     }
 
-    /// One request inside of a block, which no other part of the block is.
+    /// One request inside of a block.
     pub(crate) fn inside(&mut self) -> (Vec<u8>, Part) {
-        let pushes = |answer| matches!(answer, Answer::Length | Answer::Pushed);
-        let request = generator::some(self, PLAIN, |line| !pushes(line.answer));
+        let request = generator::plain(self);
         let part = self.part(&request);
         (self.written(request), part)
     }
 
     /// A blocking pop of the worker's own queue.
     pub(crate) fn waiting(&mut self) -> (Vec<u8>, Expect) {
-        let popped = generator::pop(self);
-        (self.written(popped), Expect::Pop(self.queue()))
+        let request = generator::pop(self);
+        let expect = self.expect(&request);
+        (self.written(request), expect)
+    }
+
+    /// Some situation, with what each of its requests must be answered with.
+    pub(crate) fn situation(&mut self) -> Batch {
+        let all = Situation::SELF_CONTAINED;
+        let situation = all[self.rng.usize(..all.len())];
+        let mut block: Option<Vec<Part>> = None;
+        let mut batch = Batch::new();
+        for request in generator::situation(self, situation) {
+            let expect = match (request.answer, &mut block) {
+                (Answer::Multi, _) => {
+                    block = Some(Vec::new());
+                    Expect::Multi
+                }
+                (Answer::Exec, _) => {
+                    let parts = block.take().unwrap_or_default();
+                    Expect::Exec { sequence: None, parts, watched: Watched::Nothing }
+                }
+                (_, Some(parts)) => {
+                    let part = self.part(&request);
+                    parts.push(part.clone());
+                    Expect::Queued(part)
+                }
+                (_, None) => self.expect(&request),
+            };
+            batch.push((self.written(request), expect));
+        }
+        batch
     }
 
     /// A value for the worker's list; `part` tells two of one block apart.
@@ -88,6 +115,15 @@ impl Worker {
         bytes
     }
 
+    /// What a request outside of a block must be answered with.
+    fn expect(&self, request: &Request) -> Expect {
+        match request.answer {
+            Answer::Length | Answer::Pushed => Expect::Push(sequence_of(request), self.part(request)),
+            Answer::Element | Answer::Moved => Expect::Pop(self.queue()),
+            _ => Expect::Part(self.part(request)),
+        }
+    }
+
     fn part(&self, request: &Request) -> Part {
         let text = |what| String::from_utf8_lossy(request.said(what).unwrap_or_default()).into_owned();
         let key = || {
@@ -101,9 +137,11 @@ impl Worker {
             Answer::Length => Part::Length,
             Answer::Value => Part::Old { key: key(), new: None },
             Answer::Swapped => Part::Old { key: key(), new: Some(text("new")) },
+            Answer::Stored if request.said("key").is_none() => Part::Plain(b"+OK\r\n".to_vec().into()),
             Answer::Stored => Part::Put { key: key(), new: text("new") },
             Answer::Database => Part::Plain(bulk(&format!("db{}", self.db)).into()),
             Answer::Error(start) => Part::Error(start),
+            Answer::Receivers | Answer::Replicas => Part::Count,
             other => unreachable!("the soak judges no {other:?}"),
         }
     }

@@ -14,7 +14,8 @@ use crate::support::{End, request};
 impl Worker {
     pub(crate) fn step(&mut self) {
         match self.rng.u8(..200) {
-            0..110 => self.pipeline(),
+            0..90 => self.pipeline(),
+            90..110 => self.situations(),
             110..134 => self.transaction(),
             134..145 => self.watch(),
             145..157 => self.pop(),
@@ -41,6 +42,11 @@ impl Worker {
         self.run(batch);
     }
 
+    fn situations(&mut self) {
+        let batch = (0..self.rng.usize(1..8)).flat_map(|_| self.situation()).collect();
+        self.run(batch);
+    }
+
     // ---- transactions -----------------------------------------------------------------------------------
 
     /// A block with two pushes that belong together and some replies with nonces between them.
@@ -57,7 +63,7 @@ impl Worker {
         if watched == Watched::Nothing && self.rng.u8(..8) == 0 {
             batch.push((request(&["DISCARD"]), Expect::Discard(sequence)));
         } else {
-            batch.push((request(&["EXEC"]), Expect::Exec { sequence, parts, watched }));
+            batch.push((request(&["EXEC"]), Expect::Exec { sequence: Some(sequence), parts, watched }));
         }
         batch
     }

@@ -100,7 +100,8 @@ pub(crate) enum Expect {
     Multi,
     Queued(Part),
     Exec {
-        sequence: u64,
+        /// That of two pushes inside, if there are any.
+        sequence: Option<u64>,
         parts: Vec<Part>,
         watched: Watched,
     },
@@ -297,7 +298,8 @@ impl Worker {
         format!("q:{}:{}", self.orders.id, self.round)
     }
 
-    pub(crate) fn told(&mut self, sequence: u64, parts: usize, fate: Fate) {
+    pub(crate) fn told(&mut self, sequence: impl Into<Option<u64>>, parts: usize, fate: Fate) {
+        let Some(sequence) = sequence.into() else { return };
         let told = Told { db: self.db, parts, fate, apart: self.loose };
         self.report.told(sequence, told);
     }
@@ -525,7 +527,7 @@ impl Worker {
 
     fn check_exec(
         &mut self,
-        sequence: u64,
+        sequence: Option<u64>,
         parts: &[Part],
         watched: Watched,
         reply: &[u8],

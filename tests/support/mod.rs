@@ -17,7 +17,6 @@ pub(crate) mod native;
 pub(crate) mod proxy;
 pub(crate) mod raw;
 pub(crate) mod redis;
-#[path = "../generator/run.rs"]
 pub(crate) mod run;
 pub(crate) mod twin;
 

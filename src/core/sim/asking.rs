@@ -39,7 +39,7 @@ impl World for Asking<'_> {
 
     fn word(&mut self, what: &'static str) -> Vec<u8> {
         match what {
-            "nonce" | "key" | "counter" => self.script.nonce(self.ledger).text().into_bytes(),
+            "nonce" | "key" | "counter" | "item" => self.script.nonce(self.ledger).text().into_bytes(),
             "new" => self.value.clone(),
             "watched" => WATCHED[self.rng.usize(..2)].to_vec(),
             "list" | "queue" => LISTS[self.rng.usize(..2)].to_vec(),
@@ -67,7 +67,8 @@ impl World for Asking<'_> {
 pub(super) fn meant(request: &Request) -> (What, Option<Nonce>) {
     let word = |what| request.said(what).unwrap_or_default();
     let text = |what| String::from_utf8_lossy(word(what)).into_owned();
-    let nonce = ["nonce", "key", "counter"].into_iter().find_map(|what| Nonce::of(request.said(what)?));
+    let nonce =
+        ["nonce", "key", "counter", "item"].into_iter().find_map(|what| Nonce::of(request.said(what)?));
     let what = match request.answer {
         Answer::Value | Answer::Swapped | Answer::Script => What::Value,
         Answer::Stored => What::Set,

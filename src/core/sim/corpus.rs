@@ -2,7 +2,7 @@
 //! that makes a target panic is written beside the others, and fails every run from then on.
 
 use super::fuzz::{TARGETS, Target};
-use super::generator::variable;
+use super::run::variable;
 use crate::base::clock::Clock;
 use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};

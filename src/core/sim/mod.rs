@@ -18,6 +18,8 @@ mod moods;
 mod player;
 mod redis;
 mod reply;
+#[path = "../../../tests/support/run.rs"]
+mod run;
 mod schedules;
 mod script;
 mod table;

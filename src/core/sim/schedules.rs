@@ -1,7 +1,7 @@
 //! Schedules one after the other, for a while: the tests that play them, and the line that says what was done.
 
-use super::generator::variable;
 use super::player::{Played, play};
+use super::run::variable;
 use crate::base::clock::Clock;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};

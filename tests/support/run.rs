@@ -1,4 +1,8 @@
-//! What the environment says of a run: `BROKER_TEST_SEED` replays one, `BROKER_TEST_SECONDS` says how long it takes.
+//! What the environment says of a run: `BROKER_TEST_SEED` replays one, `BROKER_TEST_SECONDS` says how long it takes. The
+//! simulation in `src/core/sim` has this file, too.
+
+// The simulation draws no seed of its own.
+#![allow(dead_code)]
 
 /// The number a variable holds, if it holds one.
 pub(crate) fn variable(name: &str) -> Option<u64> {
