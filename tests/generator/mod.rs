@@ -1,5 +1,5 @@
-//! What is asked of a broker at random: requests, the situations they come in, the settings they meet, how a sequence is
-//! written and made smaller. One list of each for the simulation (`src/core/sim`), the twin (`tests/twin`) and the soak
+//! What is asked of a broker at random: requests, the situations they come in, the settings and the faults they meet, how a
+//! sequence is written and made smaller. One list of each for the simulation (`src/core/sim`), the twin (`tests/twin`) and the soak
 //! (`tests/soak`): a new request is one line of `requests`, a new situation one arm of `situations`, a new setting one
 //! row of `settings`. Knows no reply and nothing of the crate: who asks says what its words stand for (`World`), and
 //! judges.
@@ -7,6 +7,7 @@
 // Each of the three uses its own part of this module.
 #![allow(dead_code, unused_imports)]
 
+mod faults;
 mod requests;
 mod sequence;
 mod settings;
@@ -14,12 +15,13 @@ mod shrink;
 mod situations;
 mod template;
 
-pub(crate) use requests::{Answer, Line, Request, Speaker, every_line, plain, request};
+pub(crate) use faults::Fault;
+pub(crate) use requests::{Answer, Request, Speaker, every_line, plain};
 pub(crate) use sequence::{Command, Form, ID, Sequence, Step};
 pub(crate) use settings::{Settings, settings, value_of};
 pub(crate) use shrink::shrink;
 pub(crate) use situations::{CHANNELS, Family, Situation, about_the_connection, pop, push, situation};
-pub(crate) use template::{Template, fill, one_of, read};
+pub(crate) use template::{Template, fill, read};
 
 /// Who asks: what stands for the words of a request, and by which chance.
 pub(crate) trait World {

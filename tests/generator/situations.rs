@@ -154,9 +154,9 @@ pub(crate) fn push(world: &mut dyn World) -> Request {
 
 /// Waits for an element of a list.
 pub(crate) fn pop(world: &mut dyn World) -> Request {
-    let request = some(world, POPS);
+    let said = some(world, POPS);
     // A nonce among the keys is a list that nobody pushes to: it tells this wait from all others.
-    if request.answer == Answer::Element && world.marks() { request.marked(world, false) } else { request }
+    if said.answer == Answer::Element && world.marks() { said.marked(world, false) } else { said }
 }
 
 fn subscribe(world: &mut dyn World) -> Request {
@@ -176,12 +176,12 @@ fn subscribe(world: &mut dyn World) -> Request {
 
 /// Something about the connection that it comes on.
 pub(crate) fn about_the_connection(world: &mut dyn World) -> Request {
-    let request = some(world, CONNECTION);
-    if request.answer != Answer::Pong {
-        return request;
+    let said = some(world, CONNECTION);
+    if said.answer != Answer::Pong {
+        return said;
     }
     if world.may_quit() && world.rng().u8(..8) == 0 {
-        return super::request(world, "QUIT", Answer::Quit);
+        return request(world, "QUIT", Answer::Quit);
     }
-    if world.marks() { request.marked(world, true) } else { request }
+    if world.marks() { said.marked(world, true) } else { said }
 }

@@ -17,11 +17,6 @@ pub(crate) enum Node {
     Many(Template),
 }
 
-/// One of a few words.
-pub(crate) fn one_of(rng: &mut fastrand::Rng, words: &[&str]) -> Vec<u8> {
-    words[rng.usize(..words.len())].as_bytes().to_vec()
-}
-
 /// The arguments, and what was said for each `$x`.
 pub(crate) fn fill(
     nodes: &[Node],

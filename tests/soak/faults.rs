@@ -16,37 +16,9 @@ use std::time::{Duration, Instant};
 use fastrand::Rng;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use super::generator::Fault;
 use super::link::{Armed, Fate, Link};
 use crate::support::{Redis, wait_until};
-
-/// What can be done to a connection. The last three leave valid RESP that is not Redis' own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) enum Kind {
-    CutRequest,
-    CutReply,
-    Delay,
-    Split,
-    Duplicate,
-    Lose,
-    Inject,
-}
-
-impl Kind {
-    pub(crate) const BYTES: [Kind; 4] = [Kind::CutRequest, Kind::CutReply, Kind::Delay, Kind::Split];
-    pub(crate) const FRAMES: [Kind; 3] = [Kind::Duplicate, Kind::Lose, Kind::Inject];
-
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Kind::CutRequest => "cut-request",
-            Kind::CutReply => "cut-reply",
-            Kind::Delay => "delay",
-            Kind::Split => "split",
-            Kind::Duplicate => "duplicate",
-            Kind::Lose => "lose",
-            Kind::Inject => "inject",
-        }
-    }
-}
 
 /// Offsets tried one after the other; beyond, they are drawn.
 pub(crate) const OFFSETS: usize = 48;
@@ -55,7 +27,7 @@ pub(crate) const OFFSETS: usize = 48;
 #[derive(Debug, Default)]
 pub(crate) struct Seen {
     /// Faults that took effect.
-    pub(crate) faults: Vec<Kind>,
+    pub(crate) faults: Vec<Fault>,
     /// Offsets below [`OFFSETS`] at which requests and replies were cut.
     pub(crate) request_offsets: HashSet<usize>,
     pub(crate) reply_offsets: HashSet<usize>,
@@ -82,7 +54,7 @@ pub(crate) struct FaultProxy {
 }
 
 /// How often each kind of fault is tried, per second.
-pub(crate) type Plan = Vec<(Kind, f64)>;
+pub(crate) type Plan = Vec<(Fault, f64)>;
 
 impl FaultProxy {
     /// Listens beside the socket of `redis`.
@@ -153,7 +125,7 @@ struct Works {
     /// Far sides of connections cut: open until Redis has closed them.
     ghosts: Vec<UnixStream>,
     rng: Rng,
-    next: Vec<(Kind, f64, Instant)>,
+    next: Vec<(Fault, f64, Instant)>,
     /// Replies seen lately, to be put where they do not belong.
     museum: Vec<Vec<u8>>,
     /// How often requests and replies were cut at each offset.
@@ -240,8 +212,8 @@ impl Works {
                 for (kind, offset) in link.done.drain(..) {
                     seen.faults.push(kind);
                     let (set, which) = match kind {
-                        Kind::CutRequest => (&mut seen.request_offsets, 0),
-                        Kind::CutReply => (&mut seen.reply_offsets, 1),
+                        Fault::CutRequest => (&mut seen.request_offsets, 0),
+                        Fault::CutReply => (&mut seen.reply_offsets, 1),
                         _ => continue,
                     };
                     set.insert(offset);
@@ -296,7 +268,7 @@ impl Works {
         }
     }
 
-    fn draw(&mut self, kind: Kind) -> Armed {
+    fn draw(&mut self, kind: Fault) -> Armed {
         // One of those that have been had least often, or anywhere.
         let offset = |which: usize, rng: &mut Rng| {
             if rng.u8(..4) == 0 {
@@ -307,14 +279,14 @@ impl Works {
             rng.choice(places.collect::<Vec<_>>()).unwrap_or(0)
         };
         match kind {
-            Kind::CutRequest => Armed::Cut { requests: true, offset: offset(0, &mut self.rng) },
-            Kind::CutReply => Armed::Cut { requests: false, offset: offset(1, &mut self.rng) },
-            Kind::Delay => Armed::Delay {
+            Fault::CutRequest => Armed::Cut { requests: true, offset: offset(0, &mut self.rng) },
+            Fault::CutReply => Armed::Cut { requests: false, offset: offset(1, &mut self.rng) },
+            Fault::Delay => Armed::Delay {
                 requests: self.rng.bool(),
                 time: Duration::from_micros(self.rng.u64(500..30_000)),
             },
-            Kind::Split => Armed::Split { requests: self.rng.bool(), bytes: self.rng.usize(16..160) },
-            Kind::Duplicate | Kind::Lose | Kind::Inject => {
+            Fault::Split => Armed::Split { requests: self.rng.bool(), bytes: self.rng.usize(16..160) },
+            Fault::Duplicate | Fault::Lose | Fault::Inject => {
                 let strange = match self.museum.len() {
                     0 => b"+OK\r\n".to_vec(),
                     count => self.museum[self.rng.usize(..count)].clone(),

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::PollFlags;
 
-use super::faults::Kind;
+use super::generator::Fault;
 use super::wire::Scanner;
 
 /// Bytes that wait for one side; above it the other is not read.
@@ -31,7 +31,7 @@ pub(crate) enum Armed {
     /// The next bytes of one direction pass one by one.
     Split { requests: bool, bytes: usize },
     /// A whole reply is sent twice, kept back, or given company.
-    Frame { kind: Kind, strange: Vec<u8>, before: bool },
+    Frame { kind: Fault, strange: Vec<u8>, before: bool },
 }
 
 /// What is to become of the connection.
@@ -77,7 +77,7 @@ pub(crate) struct Link {
     cut: bool,
     pub(crate) fate: Fate,
     /// Faults that took effect, with the offset.
-    pub(crate) done: Vec<(Kind, usize)>,
+    pub(crate) done: Vec<(Fault, usize)>,
     /// The first bytes sent: the connection's name is among them.
     head: Vec<u8>,
     /// The broker has closed it; what it wrote before may still be on its way to Redis.
@@ -125,8 +125,8 @@ impl Link {
     }
 
     /// Whether a fault would soon take effect.
-    pub(crate) fn is_busy(&self, kind: Kind) -> bool {
-        let fits = !Kind::FRAMES.contains(&kind) || !self.tampered && self.is_guarded();
+    pub(crate) fn is_busy(&self, kind: Fault) -> bool {
+        let fits = !Fault::FRAMES.contains(&kind) || !self.tampered && self.is_guarded();
         fits && self.armed.is_none() && !self.cut && self.last.elapsed() < BUSY
     }
 
@@ -210,7 +210,7 @@ impl Link {
                 let (kept, offset) = (*offset - begins, *offset);
                 self.flow(requests).out.extend_from_slice(&piece[..kept]);
                 self.cut = true;
-                self.done.push((if requests { Kind::CutRequest } else { Kind::CutReply }, offset));
+                self.done.push((if requests { Fault::CutRequest } else { Fault::CutReply }, offset));
                 return;
             }
             self.passed += usize::from(complete);
@@ -245,14 +245,14 @@ impl Link {
         // Nobody could tell it from the true one, and nothing would be foreign. Inside a MULTI on a lease no canary can
         // stand, and an error may be anyone's; EXEC will show it.
         let unseen = *strange == whole || strange[0] == b'-' && !contains(&self.head, b"broker-lane");
-        if *kind == Kind::Inject && unseen {
+        if *kind == Fault::Inject && unseen {
             self.replies.out.extend_from_slice(&whole);
             return true;
         }
         let out = &mut self.replies.out;
         match kind {
-            Kind::Duplicate => out.extend_from_slice(&[&whole[..], &whole].concat()),
-            Kind::Lose => {}
+            Fault::Duplicate => out.extend_from_slice(&[&whole[..], &whole].concat()),
+            Fault::Lose => {}
             _ if *before => out.extend_from_slice(&[strange, &whole[..]].concat()),
             _ => out.extend_from_slice(&[&whole[..], strange].concat()),
         }
@@ -296,7 +296,7 @@ impl Link {
             if matches!(armed, Some(Armed::Delay { requests: held, .. }) if *held == requests) {
                 *armed = None;
                 if !flow.out.is_empty() {
-                    self.done.push((Kind::Delay, 0));
+                    self.done.push((Fault::Delay, 0));
                 }
             }
         }
@@ -310,7 +310,7 @@ impl Link {
                 flow.trickle -= 1;
                 if flow.trickle == 0 {
                     *armed = None;
-                    self.done.push((Kind::Split, 0));
+                    self.done.push((Fault::Split, 0));
                 }
                 break;
             }

@@ -12,8 +12,8 @@ use fastrand::Rng;
 use rustix::process::Signal;
 
 use super::checks::{Caps, Verdict, check_ledger, check_traces, wait_quiet, watch_caps};
-use super::faults::{FaultProxy, Kind, Plan, Seen};
-use super::generator::{Settings, Speaker, settings, value_of};
+use super::faults::{FaultProxy, Plan, Seen};
+use super::generator::{Fault, Settings, Speaker, settings, value_of};
 use super::report::{Tally, read_report};
 use super::worker::{BOUND, CROSSED, DBS, Orders};
 use crate::support::leases::every_lease_is_free;
@@ -82,10 +82,10 @@ pub(crate) fn number(settings: &Settings, key: &str) -> usize {
 
 /// How often what happens between broker and Redis, per second.
 fn plan(mode: Mode) -> Plan {
-    let mut plan: Plan = Kind::BYTES.iter().map(|kind| (*kind, 12.0)).collect();
+    let mut plan: Plan = Fault::BYTES.iter().map(|kind| (*kind, 12.0)).collect();
     if mode != Mode::Plain {
         plan.iter_mut().for_each(|(_, rate)| *rate = 4.0);
-        plan.extend(Kind::FRAMES.iter().map(|kind| (*kind, 16.0)));
+        plan.extend(Fault::FRAMES.iter().map(|kind| (*kind, 16.0)));
     }
     plan
 }

@@ -14,8 +14,8 @@ use crate::support::{End, request};
 impl Worker {
     pub(crate) fn step(&mut self) {
         match self.rng.u8(..200) {
-            0..90 => self.pipeline(),
-            90..110 => self.situations(),
+            0..104 => self.pipeline(),
+            104..110 => self.situations(),
             110..134 => self.transaction(),
             134..145 => self.watch(),
             145..157 => self.pop(),
@@ -43,7 +43,7 @@ impl Worker {
     }
 
     fn situations(&mut self) {
-        let batch = (0..self.rng.usize(1..8)).flat_map(|_| self.situation()).collect();
+        let batch = (0..self.rng.usize(1..5)).flat_map(|_| self.situation()).collect();
         self.run(batch);
     }
 

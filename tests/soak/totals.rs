@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
-use super::faults::{Kind, OFFSETS};
+use super::faults::OFFSETS;
+use super::generator::Fault;
 use super::round::{Mode, Outcome};
 
 /// Replies to be checked for each fault of a kind that a target asks for.
@@ -75,7 +76,7 @@ impl Part {
 
     /// Faults that leave a reply too many, for everyone to see; one too few leaves nothing.
     fn visible(&self) -> u64 {
-        [Kind::Duplicate, Kind::Inject].iter().filter_map(|kind| self.faults.get(kind.name())).sum()
+        [Fault::Duplicate, Fault::Inject].iter().filter_map(|kind| self.faults.get(kind.name())).sum()
     }
 }
 

@@ -3,7 +3,7 @@
 //! faults stop, and whoever has asked must be answered.
 
 use super::asking::{Asking, DBS, LISTS, meant};
-use super::generator::{self, Settings, Situation, Speaker};
+use super::generator::{self, Fault, Settings, Situation, Speaker};
 use super::ledger::Nonce;
 use super::moods::Moods;
 use super::reply::parse;
@@ -366,9 +366,9 @@ impl Player {
         }
         let Ok(Some((_, len))) = parse(&conn.to_broker) else { return };
         let frame = conn.to_broker[..len].to_vec();
-        match self.rng.u8(..3) {
-            0 => drop(conn.to_broker.drain(..len)),
-            1 => drop(conn.to_broker.splice(0..0, frame)),
+        match Fault::FRAMES[usize::from(self.rng.u8(..3))] {
+            Fault::Lose => drop(conn.to_broker.drain(..len)),
+            Fault::Duplicate => drop(conn.to_broker.splice(0..0, frame)),
             _ => drop(conn.to_broker.splice(0..0, b"$4\r\nc0n1\r\n".iter().copied())),
         }
         self.tampered.push(link);
