@@ -52,7 +52,7 @@ thread_local! {
     static TRACE: bool = std::env::var_os("BROKER_SIM_TRACE").is_some();
 }
 
-/// An invariant does not hold: `number` as in ARCHITECTURE.md and in `invariants`.
+/// An invariant does not hold: `number` as in ARCHITECTURE.md.
 fn broken(number: u8, what: &str) -> ! {
     panic!("invariant {number}: {what}")
 }
