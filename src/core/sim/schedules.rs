@@ -44,7 +44,7 @@ fn schedules_that_once_broke_something() {
     // A subscriber that was sent away while it stood in a line, and was lent a lane after its end.
     play(15507);
     // A SUBSCRIBE that ended in BROKERDOWN, whose channel the next request then subscribed to.
-    play(16630);
+    play(203_975);
     // A lease that was left to its child when its request had been answered without it: the next pop ran at once.
     play(21006);
     // Overdue replies that went with their lane and were waited for.
