@@ -47,8 +47,6 @@ fn schedules_that_once_broke_something() {
     play(203_975);
     // A lease that was left to its child when its request had been answered without it: the next pop ran at once.
     play(21006);
-    // Overdue replies that went with their lane and were waited for.
-    play(3653);
     // Slots that had been told of a timeout, counted on when their connection had been given up.
     play(1_104_326);
 }
