@@ -15,6 +15,7 @@ fn main() {
     println!("cargo:rerun-if-changed=include/broker.h");
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-env-changed=CARGO_FEATURE_CAPI");
+    ignore_tests();
     name_library();
     let root = PathBuf::from(variable("CARGO_MANIFEST_DIR"));
     let made = header(&root);
@@ -25,6 +26,16 @@ fn main() {
         // A source tree may be read-only; then the test that compares says what is wrong.
         let _ = fs::create_dir_all(root.join("include"));
         let _ = fs::write(&committed, &made);
+    }
+}
+
+/// With `BROKER_TEST_DIRECT=1` the tests run against Redis itself; those about the broker are then ignored, and counted as
+/// such. An attribute decides that when they are compiled.
+fn ignore_tests() {
+    println!("cargo:rerun-if-env-changed=BROKER_TEST_DIRECT");
+    println!("cargo:rustc-check-cfg=cfg(direct)");
+    if env::var_os("BROKER_TEST_DIRECT").is_some_and(|value| value == "1") {
+        println!("cargo:rustc-cfg=direct");
     }
 }
 

@@ -1,13 +1,10 @@
 //! What a hostile child or a badly timed loss upstream may try: focused cases, most of them once found by
 //! chance, and the bounds of sheer mass.
-#![cfg(feature = "cli")]
-
-mod support;
 
 use std::time::Duration;
 
-use support::raw::pipeline;
-use support::{Broker, End, Proxy, Redis, needs_broker, request, upstream_clients, wait_until};
+use crate::support::raw::pipeline;
+use crate::support::{self, Broker, End, Proxy, Redis, request, upstream_clients, wait_until};
 
 const LOST: &str =
     "-BROKERLOST upstream connection lost before the reply; the command may have been executed\r\n";
@@ -24,8 +21,8 @@ fn kill_named(redis: &Redis, name: &str) {
 
 /// A WATCH lost with its connection is not made good by a later one: the first key may have been written.
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn a_lost_watch_outlives_a_new_one() {
-    needs_broker!();
     for transactions in ["shared", "leased"] {
         let redis = Redis::start();
         let broker = Broker::start(&redis, &[("transactions", transactions)]);
@@ -46,8 +43,8 @@ fn a_lost_watch_outlives_a_new_one() {
 
 /// The same where a new WATCH does not come between: MULTI alone.
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn a_lost_watch_aborts_a_leased_transaction() {
-    needs_broker!();
     let redis = Redis::start();
     let broker = Broker::start(&redis, &[("transactions", "leased")]);
     let mut raw = broker.connect();
@@ -65,8 +62,8 @@ fn a_lost_watch_aborts_a_leased_transaction() {
 
 /// An EXEC that was lost has ended its WATCH: the next transaction has nothing to do with it.
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn a_lost_exec_does_not_abort_the_next_transaction() {
-    needs_broker!();
     let redis = Redis::start();
     let proxy = Proxy::start(&redis);
     let broker = Broker::start_at(proxy.socket(), &[]);
@@ -92,8 +89,8 @@ fn a_lost_exec_does_not_abort_the_next_transaction() {
 
 /// A child that may not write more until its leased lane owes less is told when that lane dies.
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn a_child_held_by_a_lane_that_dies_goes_on() {
-    needs_broker!();
     let redis = Redis::start();
     let broker = Broker::start(&redis, &[("queue_timeout", "200")]);
     let mut raw = broker.connect();
@@ -116,8 +113,8 @@ fn a_child_held_by_a_lane_that_dies_goes_on() {
 
 /// A lease taken back, its CLIENT UNBLOCK not answered yet, dies when its child has another already.
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn a_lease_taken_back_dies_alone() {
-    needs_broker!();
     let redis = Redis::start();
     let proxy = Proxy::start(&redis);
     let settings = [("leases_blocking_max", "2"), ("lease_wait_timeout", "15s")];
@@ -158,8 +155,8 @@ fn a_lease_taken_back_dies_alone() {
 
 /// Whatever a script returns, the lane it shares lives on: Redis sends it, so it is a reply.
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn no_script_breaks_its_lane() {
-    needs_broker!();
     let redis = Redis::start();
     let broker = Broker::start(&redis, &[]);
     let nested = |depth| format!("local t={{}} for i=2,{depth} do t={{t}} end return t");
@@ -196,8 +193,8 @@ fn no_script_breaks_its_lane() {
 
 /// What the broker answers itself waits for the replies before it, but not without bound.
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn local_replies_behind_a_stalled_one_are_bounded() {
-    needs_broker!();
     let redis = Redis::start();
     let broker = Broker::start(&redis, &[("lane_stall_timeout", "0")]);
     let mut raw = broker.connect();
@@ -304,8 +301,8 @@ fn forty_thousand_databases_in_one_transaction() {
 
 /// A lane closed for `memory_max` by the very request it was given: the child is told, or closed.
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn a_lane_lost_to_its_own_request_leaves_nobody_waiting() {
-    needs_broker!();
     for (earlier, junk) in [(450, 500), (600, 420), (300, 600), (700, 300)] {
         let redis = Redis::start();
         let settings = [("memory_max", "1MiB"), ("lane_stall_timeout", "0"), ("queue_timeout", "1s")];

@@ -1,10 +1,7 @@
 //! What children say and what becomes of rights with `auth = passthrough`, where one connection asks for all: nothing
 //! a child says closes it, users who take any password are one user, and what Redis takes away it has taken away.
-#![cfg(feature = "cli")]
 
-mod support;
-
-use support::{Broker, Raw, Redis, needs_broker, upstream_clients, wait_until};
+use crate::support::{Broker, Raw, Redis, upstream_clients, wait_until};
 
 const WRONGPASS: &str = "-WRONGPASS invalid username-password pair or user is disabled.\r\n";
 
@@ -36,8 +33,8 @@ fn let_in(broker: &Broker, name: &str, password: &str) -> Raw {
 
 /// Redis closes a connection that is nobody for a long argument, and the one that asks for children is nobody.
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn nothing_a_child_says_closes_the_connection_that_asks() {
-    needs_broker!();
     let redis = guarded();
     set_user(&redis, "u on >p ~* &* +@all");
     let broker = passthrough(&redis);
@@ -81,8 +78,8 @@ fn passthrough_open(redis: &Redis) -> Broker {
 }
 
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn a_user_that_takes_any_password_is_one_user() {
-    needs_broker!();
     let redis = guarded();
     set_user(&redis, "u on nopass ~* &* +@all");
     let broker = passthrough(&redis);
@@ -108,8 +105,8 @@ fn a_user_that_takes_any_password_is_one_user() {
 }
 
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn a_user_that_gets_a_password_again_is_who_knows_it() {
-    needs_broker!();
     let redis = guarded();
     set_user(&redis, "u on nopass ~* &* +@all");
     let broker = passthrough(&redis);
@@ -137,8 +134,8 @@ fn a_user_that_gets_a_password_again_is_who_knows_it() {
 }
 
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn passwords_of_one_user_in_use_at_once_are_bounded() {
-    needs_broker!();
     let redis = guarded();
     let passwords: Vec<String> = (0..18).map(|number| format!(">p{number}")).collect();
     set_user(&redis, &format!("u on {} ~* &* +@all", passwords.join(" ")));
@@ -155,8 +152,8 @@ fn passwords_of_one_user_in_use_at_once_are_bounded() {
 }
 
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn who_joins_a_topic_has_the_right_to_it_at_that_moment() {
-    needs_broker!();
     let redis = guarded();
     set_user(&redis, "u on >p ~* &* +@all");
     let broker = passthrough(&redis);

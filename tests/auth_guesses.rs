@@ -1,12 +1,9 @@
 //! Wrong passwords: what they cost whoever tries them, whom they cost nothing, and what the log says.
-#![cfg(feature = "cli")]
-
-mod support;
 
 use std::time::{Duration, Instant};
 
-use support::raw::pipeline;
-use support::{Broker, End, Raw, Redis, needs_broker, wait_until};
+use crate::support::raw::pipeline;
+use crate::support::{Broker, End, Raw, Redis, wait_until};
 
 /// A busy machine is not what these tests are about.
 const PATIENT: [(&str, &str); 2] = [("queue_timeout", "20s"), ("connect_timeout", "20s")];
@@ -40,8 +37,8 @@ fn guess(broker: &Broker, count: usize) -> Duration {
 /// Each try waits, on whatever connection it comes, and longer the more there were where the broker judges: 100 + 200 +
 /// 400 + 400 + 400 ms. Where Redis does, 100 each.
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn each_wrong_password_makes_the_next_one_wait() {
-    needs_broker!();
     for (auth, least) in [("users", 1400), ("passthrough", 450)] {
         let redis = Redis::start();
         let broker = broker(&redis, auth);
@@ -62,8 +59,8 @@ fn uid() -> String {
 /// A pipeline of guesses is no way round, and holds up nobody: not the loop, not those who have said who they are,
 /// not those whose password was right before.
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn nobody_else_waits() {
-    needs_broker!();
     for auth in ["users", "passthrough"] {
         let redis = Redis::start();
         let broker = broker(&redis, auth);
@@ -94,8 +91,8 @@ fn nobody_else_waits() {
 /// A right password is let in after its wait, and one that was not said before has to wait: else the wait would tell
 /// which it is.
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn a_right_password_that_is_new_waits_and_is_let_in() {
-    needs_broker!();
     let redis = Redis::start();
     let broker = broker(&redis, "users");
     guess(&broker, 6);
@@ -112,8 +109,8 @@ fn a_right_password_that_is_new_waits_and_is_let_in() {
 
 /// Whoever hangs up does not keep a place among the children for as long as its password would have waited.
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn a_guess_whose_child_has_gone_is_not_waited_for() {
-    needs_broker!();
     let redis = Redis::start();
     let broker = broker(&redis, "users");
     guess(&broker, 6);

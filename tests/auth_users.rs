@@ -1,12 +1,9 @@
 //! Children judged by the broker itself (`auth = users`): the users of `auth_file`, what they may run and who they
 //! are upstream; compared with a direct connection where Redis can be given the same users.
-#![cfg(feature = "cli")]
 
-mod support;
-
-use support::raw::pipeline;
-use support::twin::without_id;
-use support::{Broker, End, Pair, Raw, Redis, needs_broker, upstream_clients};
+use crate::support::raw::pipeline;
+use crate::support::twin::without_id;
+use crate::support::{Broker, End, Pair, Raw, Redis, upstream_clients};
 
 /// A busy machine is not what these tests are about.
 const PATIENT: [(&str, &str); 2] = [("queue_timeout", "20s"), ("connect_timeout", "20s")];
@@ -38,8 +35,8 @@ fn with_users(redis: &Redis, users: &str) -> Broker {
 }
 
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn users_of_the_file_are_answered_as_by_redis() {
-    needs_broker!();
     let (direct, behind) = (Redis::start(), Redis::start());
     direct.ask("ACL SETUSER a on >p >q ~* &* +@all -flushall");
     direct.ask("ACL SETUSER b on nopass ~* &* +@all");
@@ -66,8 +63,8 @@ fn users_of_the_file_are_answered_as_by_redis() {
 }
 
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn users_of_the_file_may_be_somebody_upstream() {
-    needs_broker!();
     let redis = Redis::start();
     add_user(&redis, "up", "~up:* &* +@all -multi");
     let file = format!(
@@ -108,8 +105,8 @@ fn texts_without_password() -> &'static str {
 }
 
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn a_broken_file_ends_the_start_with_one_line() {
-    needs_broker!();
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("users.toml");
     let check = |settings: &[String]| {

@@ -1,14 +1,11 @@
 //! Blocking commands on leased lanes: the replies of a real Redis, progress for everyone when leases are
 //! short, and no element lost or given twice.
-#![cfg(feature = "cli")]
-
-mod support;
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
-use support::raw::pipeline;
-use support::{Broker, Raw, Redis, Twin, direct, needs_broker, upstream_clients, wait_until};
+use crate::support::raw::pipeline;
+use crate::support::{self, Broker, Raw, Redis, Twin, direct, upstream_clients, wait_until};
 
 #[test]
 fn timeouts_and_nulls_are_the_same() {
@@ -162,8 +159,8 @@ fn waiters_have_their_own_database() {
 /// Two hundred poppers of one list under a cap of sixteen: neither a popper of another list nor users of
 /// WATCH stand still, and each of the two hundred is served or told.
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn a_crowd_on_one_list_starves_nobody() {
-    support::needs_broker!();
     let redis = Redis::start();
     let settings = [("leases_blocking_max", "16"), ("lease_wait_timeout", "4000")];
     let broker = Broker::start(&redis, &settings);
@@ -200,8 +197,8 @@ fn a_crowd_on_one_list_starves_nobody() {
 /// Groups of waiters come and go under a small cap, so leases are taken back all the time while elements
 /// arrive: each element is given once or still there.
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn taking_a_lease_back_loses_no_element() {
-    support::needs_broker!();
     let redis = Redis::start();
     let settings = [("leases_blocking_max", "8"), ("lease_wait_timeout", "15000")];
     let broker = Broker::start(&redis, &settings);
@@ -237,8 +234,8 @@ fn taking_a_lease_back_loses_no_element() {
 
 /// At the cap and without a place for its own group, a waiter is told.
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn waiters_without_a_lease_are_told() {
-    support::needs_broker!();
     let redis = Redis::start();
     let broker = Broker::start(&redis, &[("leases_blocking_max", "2"), ("lease_wait_timeout", "1500")]);
     let mut holders: Vec<Raw> = (0..2).map(|_| broker.connect()).collect();
@@ -261,8 +258,8 @@ fn waiters_without_a_lease_are_told() {
 
 /// The command's own timeout runs while its child waits for a lease.
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn a_short_timeout_ends_in_the_queue_as_in_redis() {
-    support::needs_broker!();
     let redis = Redis::start();
     let broker = Broker::start(&redis, &[("leases_blocking_max", "1"), ("lease_wait_timeout", "15000")]);
     let mut holder = broker.connect();
@@ -389,10 +386,8 @@ fn an_element_that_is_there_reaches_a_child_that_sends_no_more() {
 /// A user that may not CLIENT UNBLOCK: no lease can be taken back, so the waiter beyond the cap is told, and
 /// those before it wait on.
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn without_the_right_to_unblock_waiters_are_told() {
-    if support::direct() {
-        return;
-    }
     let redis = Redis::start();
     redis.connect().expect("ACL SETUSER meek on >pw ~* &* +@all -client|unblock", "+OK\r\n");
     let settings = [
@@ -470,8 +465,8 @@ fn what_is_there_is_never_answered_by_null() {
 
 /// A user who may wait for an element but not take it at once is told that it got no connection.
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn without_the_right_to_look_it_is_a_limit() {
-    needs_broker!();
     let redis = Redis::start();
     redis.ask("ACL SETUSER default -lmpop");
     let settings = [("leases_blocking_max", "1"), ("leases_warm", "0")];

@@ -1,19 +1,16 @@
 //! Each bound reached, and what is said to happen there seen to happen: to the one that reached it, and to
 //! nobody else.
-#![cfg(feature = "cli")]
-
-mod support;
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use rustix::process::{Pid, Resource, Rlimit, prlimit};
-use support::raw::pipeline;
-use support::redis::list_clients;
-use support::wait_until;
-use support::{
-    Broker, End, Raw, Redis, needs_broker, raise_open_files, request, resident_kib, upstream_clients,
+use crate::support::raw::pipeline;
+use crate::support::redis::list_clients;
+use crate::support::wait_until;
+use crate::support::{
+    self, Broker, End, Raw, Redis, raise_open_files, request, resident_kib, upstream_clients,
 };
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
 /// A bystander's traffic: every reply must be its own, whatever goes on beside it.
 fn bystander_is_fine(broker: &Broker, rounds: usize) {
@@ -39,8 +36,8 @@ fn flood(raw: &Raw, bytes: &[u8], times: usize) {
 }
 
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn children_max_answers_as_redis_does() {
-    needs_broker!();
     let redis = Redis::start();
     let broker = Broker::start(&redis, &[("children_max", "5")]);
     let mut children: Vec<Raw> = (0..5).map(|_| broker.connect()).collect();
@@ -84,8 +81,8 @@ fn child_in_flight_max_holds_back_one_child_only() {
 
 /// A request larger than allowed is refused and takes only its own child along.
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn child_input_max_refuses_one_request() {
-    needs_broker!();
     let redis = Redis::start();
     let broker = Broker::start(&redis, &[("child_input_max", "1MiB")]);
     let mut raw = broker.connect();
@@ -108,8 +105,8 @@ fn child_input_max_refuses_one_request() {
 
 /// A child that does not read its replies is closed at its limit; nobody waits for it.
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn child_output_max_closes_a_deaf_child() {
-    needs_broker!();
     let redis = Redis::start();
     let broker = Broker::start(&redis, &[("child_output_max", "2MiB")]);
     let mut raw = broker.connect();
@@ -177,8 +174,8 @@ fn a_large_pipeline_behind_a_blocked_command_is_taken() {
 /// How far a child that takes no replies is read ahead has its bound. Beyond it the child is told, behind the replies
 /// it is owed, and the log names it; nobody else notices.
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn the_read_ahead_of_a_deaf_child_is_bounded() {
-    needs_broker!();
     let redis = Redis::start();
     let broker = Broker::start(&redis, &[("child_input_max", "1MiB")]);
     let mut raw = broker.connect();
@@ -209,8 +206,8 @@ fn the_read_ahead_of_a_deaf_child_is_bounded() {
 
 /// All buffers together: at the cap the largest offender goes, and the log names it.
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn memory_max_closes_the_largest_offender() {
-    needs_broker!();
     let redis = Redis::start();
     let settings = [("memory_max", "32MiB"), ("child_output_max", "1GiB")];
     let broker = Broker::start(&redis, &settings);
@@ -237,8 +234,8 @@ fn memory_max_closes_the_largest_offender() {
 
 /// Half requests count as well: many children, each holding a frame it never ends.
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn memory_max_counts_half_frames() {
-    needs_broker!();
     let redis = Redis::start();
     let broker = Broker::start(&redis, &[("memory_max", "16MiB")]);
     let half = format!("*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$4000000\r\n{}", "x".repeat(3_000_000));
@@ -255,8 +252,8 @@ fn memory_max_counts_half_frames() {
 /// Every mix of databases, protocols and leases under a cap far too small: it is never exceeded, and every
 /// request is answered.
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn upstream_connections_max_is_never_exceeded() {
-    needs_broker!();
     let redis = Redis::start();
     let settings = [
         ("upstream_connections_max", "10"),
@@ -310,8 +307,8 @@ fn mixed_work(broker: &Broker, number: usize) {
 
 /// At the cap of WATCH leases the next waits, and is told when none comes free.
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn leases_transaction_max_queues_and_tells() {
-    needs_broker!();
     let redis = Redis::start();
     let settings = [("leases_transaction_max", "3"), ("lease_wait_timeout", "1500")];
     let broker = Broker::start(&redis, &settings);
@@ -356,8 +353,8 @@ fn leases_transaction_max_lets_everyone_through() {
 
 /// Blocked poppers have a cap of their own and never take the leases of transactions.
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn leases_blocking_max_leaves_transactions_alone() {
-    needs_broker!();
     let redis = Redis::start();
     let settings =
         [("leases_blocking_max", "2"), ("leases_transaction_max", "2"), ("lease_wait_timeout", "10000")];
@@ -383,8 +380,8 @@ fn leases(redis: &Redis) -> usize {
 
 /// A queued MULTI has its bound: the request beyond it is refused, and with it the transaction.
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn transaction_max_refuses_the_rest() {
-    needs_broker!();
     let redis = Redis::start();
     let broker = Broker::start(&redis, &[("transaction_max", "64KiB")]);
     let mut raw = broker.connect();
@@ -400,8 +397,8 @@ fn transaction_max_refuses_the_rest() {
 
 /// A lease held by an idle WATCH starves others: its child is closed in time.
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn idle_transaction_timeout_closes_the_holder() {
-    needs_broker!();
     let redis = Redis::start();
     let settings = [
         ("idle_transaction_timeout", "300"),
@@ -421,8 +418,8 @@ fn idle_transaction_timeout_closes_the_holder() {
 }
 
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn idle_child_timeout_closes_idle_children_only() {
-    needs_broker!();
     let redis = Redis::start();
     let broker = Broker::start(&redis, &[("idle_child_timeout", "2s")]);
     let (mut idle, mut busy, mut waiter) = (broker.connect(), broker.connect(), broker.connect());
@@ -439,8 +436,8 @@ fn idle_child_timeout_closes_idle_children_only() {
 
 /// Surplus lanes do not outlive their use.
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn upstream_idle_timeout_closes_surplus_lanes() {
-    needs_broker!();
     let redis = Redis::start();
     let broker = Broker::start(&redis, &[("upstream_idle_timeout", "300")]);
     let mut raw = broker.connect();
@@ -456,8 +453,8 @@ fn upstream_idle_timeout_closes_surplus_lanes() {
 
 /// With `pubsub = leased` subscribers hold session leases: the one too many is told, and gets in once another has left.
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn leases_session_max_queues_and_tells() {
-    needs_broker!();
     let redis = Redis::start();
     let settings = [("pubsub", "leased"), ("leases_session_max", "3"), ("lease_wait_timeout", "1500")];
     let broker = Broker::start(&redis, &settings);
@@ -509,8 +506,8 @@ fn a_huge_half_frame_delays_nobody() {
 /// Out of file descriptors: children wait in the backlog, those inside go on, and as soon as some leave the
 /// waiting ones are served. The limit is taken away while the broker runs.
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn emfile_never_deafens_the_listener() {
-    needs_broker!();
     let redis = Redis::start();
     let broker = Broker::start(&redis, &[]);
     let mut inside: Vec<Raw> = (0..10).map(|_| broker.connect()).collect();
@@ -627,8 +624,8 @@ fn an_argument_the_server_would_not_take_is_its_childs_own_affair() {
 
 /// Where the server does not tell its limits, it refuses itself: in its own words, to the child it means.
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn an_unknown_limit_is_told_by_the_server() {
-    needs_broker!();
     let redis = Redis::start_with(&["--proto-max-bulk-len", "1mb", "--rename-command", "CONFIG", ""]);
     let broker = Broker::start(&redis, &[]);
     for _ in 0..5 {

@@ -1,11 +1,8 @@
 //! A script that does not end: who is told so, who waits, and who goes on afterwards.
-#![cfg(feature = "cli")]
-
-mod support;
 
 use std::time::Duration;
 
-use support::{Broker, Pair, Raw, Redis, Twin, direct, needs_broker, upstream_clients, wait_until};
+use crate::support::{self, Broker, Pair, Raw, Redis, Twin, direct, upstream_clients, wait_until};
 
 const BUSY: &str =
     "-BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE.\r\n";
@@ -90,8 +87,8 @@ fn hello_is_answered(pair: &mut Pair) {
 /// What stood behind the script before anybody knew of it waits, and is told when it has waited for too long. The
 /// script's own child keeps its reply, and nobody gets another's.
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn who_stands_behind_a_script_is_told_in_time() {
-    needs_broker!();
     let redis = Redis::start_with(&IMPATIENT);
     let broker = Broker::start(&redis, &[("lane_stall_timeout", "1s")]);
     let (mut script, mut behind, mut block, mut queued, mut admin) =
@@ -157,8 +154,8 @@ fn what_stood_behind_a_script_is_answered_after_it() {
 
 /// A script that ran long is expected to do so again, and has a lane apart from what others ask.
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn a_script_that_ran_long_goes_on_a_lane_apart() {
-    needs_broker!();
     let redis = Redis::start_with(&IMPATIENT);
     let broker = Broker::start(&redis, &[]);
     let (mut script, mut other) = (broker.connect(), broker.connect());

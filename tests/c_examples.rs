@@ -1,10 +1,8 @@
 //! The examples in c-examples/, built with warnings denied, each run and its output checked: through the broker,
 //! and straight against Redis where the program does not care.
 
-use support::examples::{Examples, counts, source};
-use support::{Broker, Redis};
-
-mod support;
+use crate::support::examples::{Examples, counts, source};
+use crate::support::{Broker, Redis};
 
 /// Runs a check through a broker, and again on Redis' own socket.
 fn with_and_without_a_broker(check: impl Fn(&Examples, &std::path::Path)) {

@@ -2,7 +2,6 @@
 //! its request asked for or one of the broker's own errors, and what was written is what was told.
 //!
 //! `BROKER_TEST_SEED` replays the settings and the choices of a run, `BROKER_TEST_SECONDS` sets its length.
-#![cfg(feature = "cli")]
 
 mod support;
 
@@ -15,7 +14,7 @@ use std::time::{Duration, Instant};
 use fastrand::Rng;
 use support::leases::every_lease_is_free;
 use support::ledger::{Entry, Fate, Ledger, check_ledger, fate_of};
-use support::{Broker, End, Raw, Redis, needs_broker, request, seeded, show, upstream_clients, wait_until};
+use support::{Broker, End, Raw, Redis, request, seeded, show, upstream_clients, wait_until};
 
 /// Workers, each with connections of its own.
 const WORKERS: usize = 12;
@@ -726,8 +725,8 @@ fn seconds() -> u64 {
 }
 
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn chaos() {
-    needs_broker!();
     let mut rng = seeded();
     let settings = draw_settings(&mut rng);
     eprintln!("{settings:?}");

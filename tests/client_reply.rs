@@ -1,14 +1,11 @@
 //! CLIENT REPLY: who asks for no replies gets none, whichever way the requests go, and nobody else gets them.
 //! Everything is compared with Redis itself.
-#![cfg(feature = "cli")]
-
-mod support;
 
 use std::time::Duration;
 
-use support::raw::pipeline;
-use support::twin::Expect;
-use support::{Broker, Pair, Redis, Twin, needs_broker, wait_until};
+use crate::support::raw::pipeline;
+use crate::support::twin::Expect;
+use crate::support::{self, Broker, Pair, Redis, Twin, wait_until};
 
 /// Long enough for a reply that was due to arrive.
 const MOMENT: Duration = Duration::from_millis(200);
@@ -202,8 +199,12 @@ fn who_leaves_without_a_word_is_left_connected() {
         let lines = ["PING", "GET k", &quit[0], &quit[1], "PING"];
         twin.same_until_closed(&pipeline(&lines));
     }
-    // And its end is noticed.
-    needs_broker!();
+}
+
+#[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
+fn the_end_of_who_left_without_a_word_is_noticed() {
+    let twin = Twin::start();
     let mut raw = twin.broker.connect();
     raw.write(&pipeline(&["CLIENT REPLY OFF", "QUIT"]));
     assert!(raw.is_silent(MOMENT));
@@ -213,8 +214,8 @@ fn who_leaves_without_a_word_is_left_connected() {
 }
 
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn inside_multi_it_is_refused_and_spoils_the_transaction() {
-    needs_broker!();
     let redis = Redis::start();
     for transactions in ["shared", "leased"] {
         let broker = Broker::start(&redis, &[("transactions", transactions)]);
@@ -228,8 +229,8 @@ fn inside_multi_it_is_refused_and_spoils_the_transaction() {
 
 /// Errors that are the broker's own are not told either.
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn a_lost_upstream_is_not_told() {
-    needs_broker!();
     let redis = Redis::start();
     let broker = Broker::start(&redis, &[]);
     let mut raw = broker.connect();

@@ -1,12 +1,9 @@
 //! Commands one by one and in pipelines, in RESP2 and RESP3, against a real Redis with the same history: the
 //! replies must be equal. Also what the broker answers itself and what it refuses.
-#![cfg(feature = "cli")]
 
-mod support;
-
-use support::raw::pipeline;
-use support::twin::without_id;
-use support::{Broker, Redis, Twin, direct, request, show};
+use crate::support::raw::pipeline;
+use crate::support::twin::without_id;
+use crate::support::{self, Broker, Redis, Twin, direct, request, show};
 
 /// One line per request, in order: later lines build on earlier ones.
 #[rustfmt::skip]
@@ -305,8 +302,8 @@ fn refusal(name: &str) -> String {
 }
 
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn refusals_have_the_exact_text() {
-    support::needs_broker!();
     let redis = Redis::start();
     let broker = support::Broker::start(&redis, &[]);
     let mut raw = broker.connect();
@@ -368,8 +365,8 @@ fn refusals_have_the_exact_text() {
 
 /// Test suites run these freely; neither may hurt a lane.
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn flushall_and_client_kill_leave_the_lanes_alone() {
-    support::needs_broker!();
     let redis = Redis::start();
     let broker = support::Broker::start(&redis, &[]);
     let (mut raw, mut other) = (broker.connect(), broker.connect());
@@ -589,10 +586,8 @@ fn odd_replies_of_scripts_are_the_same() {
 
 /// The db of the upstream URL is where children begin, and where RESET takes them back to.
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn the_db_of_the_upstream_url_is_home() {
-    if direct() {
-        return;
-    }
     let redis = Redis::start();
     let mut direct = redis.connect();
     direct.expect("SELECT 3", "+OK\r\n");

@@ -4,10 +4,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 
-use support::native::{C99, Mode, Native};
-use support::{Broker, Redis};
-
-mod support;
+use crate::support::native::{C99, Mode, Native};
+use crate::support::{Broker, Redis};
 
 /// A row of a table of the page: its cells by its first.
 fn rows(first_heading: &str) -> BTreeMap<String, Vec<String>> {
@@ -92,10 +90,6 @@ fn system_calls(measured: &Measured, mode: &str) -> f64 {
 
 #[test]
 fn system_calls_are_those_of_the_page() {
-    let tried = Command::new("strace").args(["-o", "/dev/null", "true"]).output();
-    if !tried.is_ok_and(|output| output.status.success()) {
-        return eprintln!("there is no strace, or it may not trace: nothing is checked");
-    }
     let page = rows("For 1000 requests");
     let measured = Measured::new();
     for (how, mode) in

@@ -6,9 +6,7 @@ use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use support::native::{C99, Language, Mode, Native, check, foreign_headers};
-
-mod support;
+use crate::support::native::{C99, Language, Mode, Native, check, foreign_headers};
 
 const CXX17: Language = Language { compiler: "c++", flags: &["-std=c++17", "-Wshadow"] };
 const CXX17_PLAIN: Language =

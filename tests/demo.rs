@@ -1,16 +1,13 @@
 //! `broker-demo` as a newcomer runs it: all is well and nothing stays behind. With the order of replies
 //! broken on purpose, the same demo says so.
 
-mod support;
-
 use std::io::Read;
 use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use support::examples::Examples;
-use support::needs_broker;
+use crate::support::examples::Examples;
 use tempfile::TempDir;
 
 /// Longer than every wait inside the demo together: a demo that runs on is one that hangs.
@@ -99,8 +96,8 @@ fn users_of(path: &Path) -> Vec<String> {
 }
 
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn the_demo_shows_that_all_is_well() {
-    needs_broker!();
     let outcome = demo(&["--children", "4", "--seconds", "2"]);
     outcome.left_nothing();
     assert!(outcome.status.success(), "{}", outcome.status);
@@ -118,8 +115,8 @@ fn the_demo_shows_that_all_is_well() {
 }
 
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn many_children_open_many_connections_and_redis_sees_few() {
-    needs_broker!();
     let outcome = demo(&["--children", "60", "--seconds", "2"]);
     outcome.left_nothing();
     assert!(outcome.status.success(), "{}", outcome.status);
@@ -131,8 +128,8 @@ fn many_children_open_many_connections_and_redis_sees_few() {
 
 #[cfg(feature = "sabotage")]
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn a_broken_order_of_replies_is_noticed() {
-    needs_broker!();
     let outcome = demo(&["--children", "6", "--seconds", "2", "--sabotage"]);
     outcome.left_nothing();
     assert_eq!(outcome.status.code(), Some(1));

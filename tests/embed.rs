@@ -1,8 +1,8 @@
 //! A loop inside another program, by its Rust interface and against a real redis-server: turns in halves, the
 //! program's own children and those it hands over.
 
-mod support;
-
+use crate::support::embedded::{Desk, run_until, send, settings};
+use crate::support::{self, PATIENCE, Redis};
 use broker::reactor::{LocalEvent, Loop, RunMode};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketType, socket};
@@ -13,8 +13,6 @@ use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::time::{Duration, Instant};
-use support::embedded::{Desk, run_until, send, settings};
-use support::{PATIENCE, Redis};
 
 /// Runs the loop as a foreign loop does: sleeps on the descriptor for at most `backend_timeout`.
 fn sleep_and_work(lp: &mut Loop) {

@@ -2,8 +2,7 @@
 //! outlives an exec, no trace in a forked copy, no connection kept open by one. Each test has a process of
 //! its own, since threads and descriptors are counted.
 
-mod support;
-
+use crate::support::{self, PATIENCE, Redis, upstream_clients, wait_until};
 use broker::config::Settings;
 use broker::reactor::{Loop, RunMode};
 use std::collections::BTreeSet;
@@ -13,7 +12,6 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
-use support::{PATIENCE, Redis, upstream_clients, wait_until};
 
 /// Set in the process that runs a test's body.
 const ALONE: &str = "BROKER_TEST_ALONE";
@@ -30,9 +28,7 @@ fn alone(name: &str, body: impl FnOnce()) {
 }
 
 fn this_test(name: &str) -> Command {
-    let mut command = Command::new(std::env::current_exe().expect("our own path"));
-    command.args(["--exact", name, "--nocapture", "--test-threads=1"]);
-    command
+    support::this_program(module_path!(), name)
 }
 
 fn settings(upstream: &str, listen: &str) -> Settings {

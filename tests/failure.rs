@@ -1,15 +1,12 @@
 //! Upstream dies, stalls, lies or is not there: each request has exactly one answer, the answer says what may
 //! have happened, and nothing a child did not ask for ever reaches it.
-#![cfg(feature = "cli")]
-
-mod support;
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use support::raw::pipeline;
-use support::{Broker, Proxy, Raw, Redis, needs_broker, upstream_clients, wait_until};
+use crate::support::raw::pipeline;
+use crate::support::{Broker, Proxy, Raw, Redis, upstream_clients, wait_until};
 
 const LOST: &str =
     "-BROKERLOST upstream connection lost before the reply; the command may have been executed\r\n";
@@ -57,8 +54,8 @@ fn count(broker: &Broker, number: usize, stop: &AtomicBool, progress: &AtomicU64
 /// Redis killed with SIGKILL under load, several times: an OK counts exactly once, a BROKERLOST once or not
 /// at all, a BROKERDOWN never; nobody hangs, and traffic flows soon after Redis is back.
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn a_ledger_survives_killed_redis() {
-    needs_broker!();
     let redis = Redis::start_durable();
     let broker = Broker::start(&redis, &[("queue_timeout", "200"), ("reconnect_backoff_max", "200")]);
     let (stop, progress) = (AtomicBool::new(false), AtomicU64::new(0));
@@ -105,8 +102,8 @@ fn kill_and_return(redis: &Redis, progress: &AtomicU64) {
 }
 
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn without_redis_requests_wait_and_are_told() {
-    needs_broker!();
     let redis = Redis::start();
     let broker = Broker::start(&redis, &[("queue_timeout", "300")]);
     let mut raw = broker.connect();
@@ -130,8 +127,8 @@ fn without_redis_requests_wait_and_are_told() {
 /// A short absence is not seen at all by what had not been written yet, and an end already delivered on an
 /// idle lane is seen before the next write.
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn requests_wait_for_a_quick_return() {
-    needs_broker!();
     let redis = Redis::start();
     let broker = Broker::start(&redis, &[("queue_timeout", "15000"), ("reconnect_backoff_max", "50")]);
     let mut raw = broker.connect();
@@ -151,8 +148,8 @@ fn requests_wait_for_a_quick_return() {
 
 /// Started before Redis: it serves as soon as Redis is there.
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn a_broker_may_be_first() {
-    needs_broker!();
     let redis = Redis::start();
     redis.kill();
     let broker = Broker::start(&redis, &[("queue_timeout", "100")]);
@@ -165,8 +162,8 @@ fn a_broker_may_be_first() {
 
 /// A reply that comes too late belongs to nobody any more.
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn a_late_reply_is_not_the_next_ones() {
-    needs_broker!();
     let redis = Redis::start();
     let settings = [("request_timeout", "300"), ("lane_stall_timeout", "60000")];
     let broker = Broker::start(&redis, &settings);
@@ -195,8 +192,8 @@ fn a_late_reply_is_not_the_next_ones() {
 
 /// A server that holds its sockets open and says nothing is found out.
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn a_stalled_redis_is_given_up() {
-    needs_broker!();
     let redis = Redis::start();
     let settings = [("lane_stall_timeout", "400"), ("connect_timeout", "300")];
     let broker = Broker::start(&redis, &settings);
@@ -215,8 +212,8 @@ fn a_stalled_redis_is_given_up() {
 
 /// A command that takes long is no stall: the probe on the control connection decides, and Redis answers.
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn a_blocked_popper_is_no_stall() {
-    needs_broker!();
     let redis = Redis::start();
     let broker = Broker::start(&redis, &[("lane_stall_timeout", "200"), ("connect_timeout", "10s")]);
     let mut raw = broker.connect();
@@ -226,8 +223,8 @@ fn a_blocked_popper_is_no_stall() {
 
 /// A connection Redis closed while it was idle is no one's loss.
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn idle_lanes_closed_by_redis_are_replaced() {
-    needs_broker!();
     let redis = Redis::start();
     let broker = Broker::start(&redis, &[]);
     let mut raw = broker.connect();
@@ -247,8 +244,8 @@ fn idle_lanes_closed_by_redis_are_replaced() {
 
 /// Redis closes its idle connections itself; with nothing in flight no child hears of it.
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn redis_own_idle_timeout_is_not_seen() {
-    needs_broker!();
     let redis = Redis::start_with(&["--timeout", "1"]);
     let broker = Broker::start(&redis, &[]);
     let mut raw = broker.connect();
@@ -262,8 +259,8 @@ fn redis_own_idle_timeout_is_not_seen() {
 
 /// A lease that dies takes the watch along: the next EXEC is refused, never run unguarded.
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn a_lost_watch_never_lets_an_exec_through() {
-    needs_broker!();
     let redis = Redis::start();
     let broker = Broker::start(&redis, &[]);
     let mut direct = redis.connect();
@@ -287,8 +284,8 @@ fn a_lost_watch_never_lets_an_exec_through() {
 
 /// A blocked popper whose lease dies is told: an element may have been popped for it.
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn a_lost_blocking_lease_is_told() {
-    needs_broker!();
     let redis = Redis::start();
     let broker = Broker::start(&redis, &[]);
     let mut direct = redis.connect();
@@ -312,8 +309,8 @@ fn kill_leases(redis: &Redis, direct: &mut Raw) {
 
 /// A reply nobody asked for: the lane is closed, the bytes reach no one, the next request simply works.
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn a_reply_too_many_closes_the_lane() {
-    needs_broker!();
     let redis = Redis::start();
     let proxy = Proxy::start(&redis);
     let broker = Broker::start_at(proxy.socket(), &[]);
@@ -329,8 +326,8 @@ fn a_reply_too_many_closes_the_lane() {
 
 /// Bytes that are no reply while requests wait: all of them are told, none is guessed at.
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn garbage_from_upstream_fails_all_in_flight() {
-    needs_broker!();
     let redis = Redis::start();
     let proxy = Proxy::start(&redis);
     let broker = Broker::start_at(proxy.socket(), &[]);
@@ -355,8 +352,8 @@ fn garbage_from_upstream_fails_all_in_flight() {
 
 /// A leased lane that lies is closed just the same.
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn garbage_on_a_lease_is_told() {
-    needs_broker!();
     let redis = Redis::start();
     let proxy = Proxy::start(&redis);
     let broker = Broker::start_at(proxy.socket(), &[]);
@@ -371,8 +368,8 @@ fn garbage_on_a_lease_is_told() {
 
 /// Half a reply, then the end.
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn half_a_reply_is_none() {
-    needs_broker!();
     let redis = Redis::start();
     let proxy = Proxy::start(&redis);
     let broker = Broker::start_at(proxy.socket(), &[("queue_timeout", "5000")]);

@@ -1,9 +1,7 @@
 //! The C interface as C programs use and misuse it: each program of tests/ffi in a process of its own.
 //! `BROKER_TEST_ALL_MODES=1` runs all of them plainly, under valgrind and with sanitizers.
 
-use support::native::{C99, Mode, Native, check};
-
-mod support;
+use crate::support::native::{C99, Mode, Native, check};
 
 /// `BROKER_TEST_SEED` replays a random run; the program prints its seed.
 fn seed() -> String {

@@ -1,12 +1,9 @@
 //! What a health check, and whoever decides by it whether to write, is told of the server: what the server says now,
 //! never what the broker remembers of it.
-#![cfg(feature = "cli")]
-
-mod support;
 
 use std::time::Duration;
 
-use support::{Broker, Raw, Redis, Twin, needs_broker, wait_until};
+use crate::support::{Broker, Raw, Redis, Twin, wait_until};
 
 const PONG: &str = "+PONG\r\n";
 
@@ -102,8 +99,8 @@ fn ping_has_the_form_that_its_connection_asks_for() {
 
 /// With `ping = local` a metered server hears of no PING.
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn ping_may_be_kept_here() {
-    needs_broker!();
     let redis = Redis::start();
     let broker = Broker::start(&redis, &[("ping", "local")]);
     let mut raw = broker.connect();
@@ -137,8 +134,8 @@ fn hello_tells_the_role_that_the_server_has_now() {
 
 /// Many who ask at once cost the server a question or two, and each is told of itself.
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn hellos_that_wait_together_share_a_question() {
-    needs_broker!();
     let redis = Redis::start();
     let broker = Broker::start(&redis, &[]);
     let mut children: Vec<Raw> = (0..50).map(|_| broker.connect()).collect();

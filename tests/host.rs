@@ -1,8 +1,5 @@
 //! The broker among the other processes of its host: signals, its log and whoever reads it, what it shows of
 //! passwords, whom it lets in without a word, and what children send besides bytes.
-#![cfg(feature = "cli")]
-
-mod support;
 
 use std::fs;
 use std::io::{IoSlice, Read, Write};
@@ -14,11 +11,11 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use crate::support::broker::BINARY;
+use crate::support::raw::pipeline;
+use crate::support::{Broker, PATIENCE, Raw, Redis, request, upstream_clients, wait_until};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use rustix::process::{Pid, Signal, kill_process};
-use support::broker::BINARY;
-use support::raw::pipeline;
-use support::{Broker, PATIENCE, Raw, Redis, needs_broker, request, upstream_clients, wait_until};
 
 const SECRET: &str = "hunter2-never-shown";
 
@@ -30,8 +27,8 @@ fn send(broker: &Broker, signal: Signal) {
 // ---- signals ------------------------------------------------------------------------------------------
 
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn signals_without_a_meaning_are_logged_and_change_nothing() {
-    needs_broker!();
     let redis = Redis::start();
     let mut broker = Broker::start(&redis, &[]);
     let mut raw = broker.connect();
@@ -49,8 +46,8 @@ fn signals_without_a_meaning_are_logged_and_change_nothing() {
 }
 
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn sigquit_ends_at_once_and_leaves_nothing() {
-    needs_broker!();
     let redis = Redis::start();
     let mut broker = Broker::start(&redis, &[("drain_timeout", "3600000")]);
     let mut waiter = broker.connect();
@@ -66,8 +63,8 @@ fn sigquit_ends_at_once_and_leaves_nothing() {
 
 /// Whoever only listens, or keeps a connection for what it has changed there, has nothing to wait for.
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn idle_listeners_do_not_hold_up_a_drain() {
-    needs_broker!();
     let redis = Redis::start();
     for pubsub in ["shared", "leased"] {
         let settings = [("drain_timeout", "3600000"), ("pubsub", pubsub), ("commands_allow", "monitor")];
@@ -90,8 +87,8 @@ fn idle_listeners_do_not_hold_up_a_drain() {
 
 /// What a subscriber still has to read is written first.
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn a_drain_delivers_the_messages_that_were_there() {
-    needs_broker!();
     let redis = Redis::start();
     for pubsub in ["shared", "leased"] {
         let mut broker = Broker::start(&redis, &[("drain_timeout", "3600000"), ("pubsub", pubsub)]);
@@ -124,8 +121,8 @@ fn a_drain_delivers_the_messages_that_were_there() {
 
 /// A transaction that watches keys has its time to end, as before.
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn a_drain_waits_for_the_end_of_a_transaction() {
-    needs_broker!();
     let redis = Redis::start();
     let mut broker = Broker::start(&redis, &[("drain_timeout", "3600000")]);
     let mut watcher = broker.connect();
@@ -143,8 +140,8 @@ fn a_drain_waits_for_the_end_of_a_transaction() {
 
 /// A child cannot fill a disk by what is refused.
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn a_child_cannot_flood_the_log() {
-    needs_broker!();
     let redis = Redis::start();
     let mut broker = Broker::start(&redis, &[("log_level", "debug")]);
     let mut raw = broker.connect();
@@ -202,8 +199,8 @@ impl Drop for Running {
 
 /// Nobody reads its standard error, which is full from the start; then somebody does.
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn a_log_that_nobody_reads_holds_nobody_up() {
-    needs_broker!();
     let redis = Redis::start();
     let place = tempfile::tempdir().expect("a directory");
     let (mut pipe_reader, mut pipe_writer) = std::io::pipe().expect("a pipe");
@@ -247,8 +244,8 @@ fn fill(writer: &mut (impl Write + AsFd)) {
 // ---- secrets and doors --------------------------------------------------------------------------------
 
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn no_mistake_on_the_command_line_shows_a_password() {
-    needs_broker!();
     let url = format!("redis://:{SECRET}@h");
     let mistakes: [&[&str]; 8] = [
         &["serve", &url],
@@ -269,8 +266,8 @@ fn no_mistake_on_the_command_line_shows_a_password() {
 }
 
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn a_file_with_secrets_that_everybody_can_read_draws_a_warning() {
-    needs_broker!();
     let redis = Redis::start_with(&["--requirepass", SECRET]);
     let (password, users) = (redis.directory().join("password"), redis.directory().join("users.toml"));
     let config = redis.directory().join("broker.toml");
@@ -317,8 +314,8 @@ fn a_file_with_secrets_that_everybody_can_read_draws_a_warning() {
 }
 
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn a_tcp_listener_that_asks_nobody_is_said_to() {
-    needs_broker!();
     let redis = Redis::start();
     let args = ["serve", "--listen", "tcp://127.0.0.1:0", "--upstream", &redis.url()];
     for (auth, warned) in [("auth=broker", true), ("auth=passthrough", false)] {
@@ -332,8 +329,8 @@ fn a_tcp_listener_that_asks_nobody_is_said_to() {
 
 /// `--check` and a start refuse the same, with the same words.
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn a_check_says_what_a_start_would_say() {
-    needs_broker!();
     let redis = Redis::start();
     let place = redis.directory();
     let open = place.join("open");
@@ -377,8 +374,8 @@ fn a_check_says_what_a_start_would_say() {
 
 /// A check of the very settings a broker runs with is a good one, and the broker does not notice.
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn a_check_beside_a_running_broker_passes() {
-    needs_broker!();
     let redis = Redis::start();
     let unix = format!("unix://{}", redis.directory().join("b.sock").display());
     let broker = Broker::start_args(
@@ -397,8 +394,8 @@ fn a_check_beside_a_running_broker_passes() {
 }
 
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn the_directory_of_the_private_redis_is_private_under_every_umask() {
-    needs_broker!();
     let place = tempfile::tempdir().expect("a directory");
     let url = format!("unix://{}", place.path().join("b.sock").display());
     let child = Command::new("sh")
@@ -448,8 +445,8 @@ fn requests_that_come_with_descriptors_are_answered_without_another_byte() {
 
 /// An urgent byte ends the broker's read at its mark, and is no part of the stream.
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn requests_around_urgent_data_are_answered_without_another_byte() {
-    needs_broker!();
     let redis = Redis::start();
     let broker =
         Broker::start_args(&["serve", "--listen", "tcp://127.0.0.1:0", "--upstream", &redis.url()], 1);

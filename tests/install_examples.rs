@@ -6,10 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-use support::examples::{Examples, make, scratch, source, succeed};
-use support::{Broker, Redis};
-
-mod support;
+use crate::support::examples::{Examples, make, scratch, source, succeed};
+use crate::support::{Broker, Redis};
 
 /// Programs that need libbroker.so, when they are not linked with the archive.
 const OURS: [&str; 12] = [

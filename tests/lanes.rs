@@ -1,10 +1,7 @@
 //! What goes on which connection upstream, and how a connection proves that its replies are in step.
-#![cfg(feature = "cli")]
 
-mod support;
-
-use support::twin::without_id;
-use support::{Broker, Proxy, Redis, Twin, list_clients, needs_broker, request, wait_until};
+use crate::support::twin::without_id;
+use crate::support::{Broker, Proxy, Redis, Twin, list_clients, request, wait_until};
 
 /// The last command on each of the broker's shared connections.
 fn last_commands(redis: &Redis) -> Vec<String> {
@@ -14,8 +11,8 @@ fn last_commands(redis: &Redis) -> Vec<String> {
 }
 
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn large_requests_and_replies_pass_on_a_lane_of_their_own() {
-    needs_broker!();
     let redis = Redis::start();
     let broker = Broker::start(&redis, &[]);
     let (mut large, mut small) = (broker.connect(), broker.connect());
@@ -93,8 +90,8 @@ fn with_a_canary_behind_every_request_all_reads_the_same() {
 }
 
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn a_frame_slipped_in_is_noticed_and_given_to_nobody() {
-    needs_broker!();
     let redis = Redis::start();
     let proxy = Proxy::start(&redis);
     let broker = Broker::start_at(proxy.socket(), &[("integrity", "always")]);

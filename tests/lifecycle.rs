@@ -1,7 +1,4 @@
 //! The broker as a process: how it starts, what it refuses, how it ends, and what it never shows.
-#![cfg(feature = "cli")]
-
-mod support;
 
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
@@ -10,17 +7,17 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use support::broker::BINARY;
-use support::raw::pipeline;
-use support::{Broker, End, Raw, Redis, is_running, needs_broker, request, upstream_clients, wait_until};
+use crate::support::broker::BINARY;
+use crate::support::raw::pipeline;
+use crate::support::{self, Broker, End, Raw, Redis, is_running, request, upstream_clients, wait_until};
 
 const SECRET: &str = "hunter2-never-shown";
 
 /// Everything sent before the signal is answered, the connections end at a frame's border, and nothing of the
 /// broker is left.
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn sigterm_answers_what_was_sent() {
-    needs_broker!();
     let redis = Redis::start();
     let mut broker = Broker::start(&redis, &[]);
     let mut children: Vec<Raw> = (0..20).map(|_| broker.connect()).collect();
@@ -49,8 +46,8 @@ fn sigterm_answers_what_was_sent() {
 
 /// Under load, what a child counted is what is in Redis: no reply lost, none cut in half.
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn sigterm_under_load_loses_no_answer() {
-    needs_broker!();
     let redis = Redis::start();
     let mut broker = Broker::start(&redis, &[]);
     let answered = AtomicU64::new(0);
@@ -95,8 +92,8 @@ fn nothing_is_left(broker: &Broker, redis: &Redis) {
 
 /// Waiters and transactions that watch keys are ended at `drain_timeout`; subscribers before.
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn drain_timeout_ends_waiters() {
-    needs_broker!();
     let redis = Redis::start();
     let mut broker = Broker::start(&redis, &[("drain_timeout", "300")]);
     let mut held = hold_leases(&broker, &redis);
@@ -110,8 +107,8 @@ fn drain_timeout_ends_waiters() {
 
 /// The second signal does not wait.
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn a_second_signal_ends_at_once() {
-    needs_broker!();
     let redis = Redis::start();
     let mut broker = Broker::start(&redis, &[("drain_timeout", "60000")]);
     let mut held = hold_leases(&broker, &redis);
@@ -140,8 +137,8 @@ fn hold_leases(broker: &Broker, redis: &Redis) -> Vec<Raw> {
 
 /// A living broker's socket is refused by name, and the living one notices nothing.
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn the_second_broker_on_a_path_is_refused() {
-    needs_broker!();
     let redis = Redis::start();
     let broker = Broker::start(&redis, &[]);
     let mut raw = broker.connect();
@@ -155,8 +152,8 @@ fn the_second_broker_on_a_path_is_refused() {
 }
 
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn a_stale_socket_is_replaced() {
-    needs_broker!();
     let redis = Redis::start();
     let mut broker = Broker::start(&redis, &[]);
     broker.kill();
@@ -174,8 +171,8 @@ fn a_stale_socket_is_replaced() {
 
 /// What is no socket is not the broker's to remove.
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn other_files_are_never_removed() {
-    needs_broker!();
     let redis = Redis::start();
     let path = redis.directory().join("precious");
     std::fs::write(&path, "data").expect("write");
@@ -184,8 +181,8 @@ fn other_files_are_never_removed() {
 }
 
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn the_socket_has_its_permissions() {
-    needs_broker!();
     let redis = Redis::start();
     for mode in [0o600, 0o660, 0o666] {
         let path = redis.directory().join(format!("mode-{mode:o}.sock"));
@@ -200,8 +197,8 @@ fn the_socket_has_its_permissions() {
 
 /// Several listeners at once; port 0 is answered with the real one.
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn it_listens_on_tcp_and_unix_at_once() {
-    needs_broker!();
     let redis = Redis::start();
     let unix = format!("unix://{}", redis.directory().join("b.sock").display());
     let args = ["serve", "--listen", "tcp://127.0.0.1:0", "--listen", &unix, "--upstream", &redis.url()];
@@ -219,8 +216,8 @@ fn it_listens_on_tcp_and_unix_at_once() {
 
 /// Over TCP as over the unix socket: large pipelines, transactions, blocking pops.
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn tcp_children_are_children() {
-    needs_broker!();
     let redis = Redis::start();
     let args = ["serve", "--listen", "tcp://127.0.0.1:0", "--upstream", &redis.url()];
     let broker = Broker::start_args(&args, 1);
@@ -246,8 +243,8 @@ fn tcp_children_are_children() {
 
 /// Whoever connects gets the broker's rights: beyond loopback that has to be asked for.
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn tcp_beyond_loopback_is_refused() {
-    needs_broker!();
     let redis = Redis::start();
     for host in ["0.0.0.0", "[::]"] {
         let line = refused(&["serve", "--listen", &format!("tcp://{host}:0"), "--upstream", &redis.url()]);
@@ -282,8 +279,8 @@ fn misconfigured(args: &[&str]) -> String {
 }
 
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn what_cannot_be_is_refused_in_one_line() {
-    needs_broker!();
     let cases: [(&[&str], &str); 24] = [
         (&[], "serve"),
         (&["nosuch"], "nosuch"),
@@ -318,8 +315,8 @@ fn what_cannot_be_is_refused_in_one_line() {
 }
 
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn bad_toml_is_refused_in_one_line() {
-    needs_broker!();
     let redis = Redis::start();
     let path = redis.directory().join("broker.toml");
     let name = path.display().to_string();
@@ -346,8 +343,8 @@ fn bad_toml_is_refused_in_one_line() {
 
 /// The file gives settings, `--set` stands above it, and both are in force.
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn settings_come_from_file_and_flags() {
-    needs_broker!();
     let redis = Redis::start();
     let (path, socket) = (redis.directory().join("broker.toml"), redis.directory().join("b.sock"));
     let text = format!(
@@ -369,8 +366,8 @@ fn settings_come_from_file_and_flags() {
 }
 
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn config_lists_every_key() {
-    needs_broker!();
     let output = Broker::run(&["config"]);
     assert_eq!(output.status.code(), Some(0));
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -417,8 +414,8 @@ fn config_lists_every_key() {
 
 /// The private Redis of `--dev` goes with the broker, however that goes.
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn the_private_redis_ends_with_its_broker() {
-    needs_broker!();
     let place = tempfile::tempdir().expect("a directory");
     for by_kill in [true, false] {
         let url = format!("unix://{}", place.path().join(format!("dev-{by_kill}.sock")).display());
@@ -450,8 +447,8 @@ fn child_of(parent: u32) -> u32 {
 }
 
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn a_missing_redis_server_is_named() {
-    needs_broker!();
     let place = tempfile::tempdir().expect("a directory");
     let url = format!("unix://{}", place.path().join("b.sock").display());
     let output = Command::new(BINARY)
@@ -467,8 +464,8 @@ fn a_missing_redis_server_is_named() {
 
 /// Given in the URL, in a setting, in a file: the password works and is seen nowhere.
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn passwords_are_never_shown() {
-    needs_broker!();
     let redis = Redis::start_with(&["--requirepass", SECRET]);
     let file = redis.directory().join("password");
     std::fs::write(&file, format!("{SECRET}\n")).expect("write");
@@ -502,8 +499,8 @@ fn passwords_are_never_shown() {
 
 /// A wrong one is said to be wrong, not what it was.
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn a_wrong_password_is_not_shown_either() {
-    needs_broker!();
     let redis = Redis::start_with(&["--requirepass", "another"]);
     let settings = [("queue_timeout", "300"), ("upstream_password", SECRET), ("log_level", "trace")];
     let broker = Broker::start(&redis, &settings);
@@ -528,8 +525,8 @@ fn shows_secret(pid: u32) -> bool {
 
 /// Children come and go by the thousand: nothing of them stays.
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn short_lived_children_leave_nothing() {
-    needs_broker!();
     let redis = Redis::start();
     let broker = Broker::start(&redis, &[]);
     broker.connect().expect("PING", "+PONG\r\n");

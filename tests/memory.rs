@@ -1,13 +1,10 @@
 //! What the broker holds: after a burst it is as small as before it. Resident memory as the system counts it,
 //! of the binary, so that the allocator's part is included.
-#![cfg(feature = "cli")]
-
-mod support;
 
 use std::time::Duration;
 
-use support::raw::pipeline;
-use support::{Broker, Raw, Redis, needs_broker, raise_open_files, request, resident_kib, wait_within};
+use crate::support::raw::pipeline;
+use crate::support::{self, Broker, Raw, Redis, raise_open_files, request, resident_kib, wait_within};
 
 const CHILDREN: usize = 500;
 /// On both sides of every threshold in the way: a spare buffer, a read, what the allocator maps apart.
@@ -19,8 +16,8 @@ const IDLE: Duration = Duration::from_secs(5);
 /// burst leaves behind. Replies of all sizes lie among small objects that live on, which is the case in which
 /// an allocator keeps everything.
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn memory_returns_after_a_burst() {
-    needs_broker!();
     raise_open_files();
     let redis = Redis::start();
     let broker = Broker::start(&redis, &[]);

@@ -1,22 +1,19 @@
 //! commands_allow, commands_deny, commands_lease: which commands go where is as the settings say, for a running
 //! broker too, and what could hurt others stays off their connections whatever they say.
-#![cfg(feature = "cli")]
 
-mod support;
-
+use crate::support::embedded::{Desk, send, settings};
+use crate::support::raw::pipeline;
+use crate::support::{Broker, Raw, Redis, upstream_clients, wait_until};
 use broker::config::Settings;
 use broker::reactor::Loop;
-use support::embedded::{Desk, send, settings};
-use support::raw::pipeline;
-use support::{Broker, Raw, Redis, needs_broker, upstream_clients, wait_until};
 
 fn refusal(name: &str) -> String {
     format!("-NOPERM this user has no permissions to run the '{name}' command\r\n")
 }
 
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn refused_commands_are_allowed_and_others_refused() {
-    needs_broker!();
     let redis = Redis::start();
     let settings = [
         ("commands_allow", "config|set,swapdb,save,acl|getuser,get"),
@@ -55,8 +52,8 @@ fn refused_commands_are_allowed_and_others_refused() {
 }
 
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn what_must_never_be_allowed_is_no_setting() {
-    needs_broker!();
     for name in
         ["sync", "psync", "replconf", "script|debug", "sentinel", "sentinel|masters", "client|something"]
     {
@@ -71,8 +68,8 @@ fn what_must_never_be_allowed_is_no_setting() {
 }
 
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn a_leased_command_has_a_lane_to_itself() {
-    needs_broker!();
     let redis = Redis::start();
     let broker = Broker::start(&redis, &[("commands_lease", "eval"), ("lane_stall_timeout", "0")]);
     let mut raw = broker.connect();
@@ -91,8 +88,8 @@ fn a_leased_command_has_a_lane_to_itself() {
 }
 
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn monitor_shows_what_redis_shows_and_ends_with_reset() {
-    needs_broker!();
     let redis = Redis::start();
     let broker = Broker::start(&redis, &[("commands_allow", "monitor")]);
     let (mut watcher, mut other) = (broker.connect(), broker.connect());
@@ -127,8 +124,8 @@ fn monitor_shows_what_redis_shows_and_ends_with_reset() {
 }
 
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn shutdown_and_pause_go_beside_the_lanes() {
-    needs_broker!();
     let redis = Redis::start();
     let broker = Broker::start(&redis, &[("commands_allow", "shutdown,client|pause,client|unpause")]);
     let (mut raw, mut other) = (broker.connect(), broker.connect());
@@ -142,8 +139,8 @@ fn shutdown_and_pause_go_beside_the_lanes() {
 
 /// DEBUG may do anything to its connection: nobody else is on it.
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn debug_runs_on_a_lane_of_its_own() {
-    needs_broker!();
     let redis = Redis::start_with(&["--enable-debug-command", "yes"]);
     let broker = Broker::start(&redis, &[("commands_allow", "debug")]);
     let mut raw = broker.connect();
@@ -154,8 +151,8 @@ fn debug_runs_on_a_lane_of_its_own() {
 }
 
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn other_lists_hold_from_the_next_request_on() {
-    needs_broker!();
     let redis = Redis::start();
     let base = settings(&redis, &[]);
     let mut lp = Loop::embedded(base.clone()).expect("the loop");
@@ -184,8 +181,8 @@ fn other_lists_hold_from_the_next_request_on() {
 
 /// A new connection upstream brings a new table.
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn lists_hold_for_an_upstream_that_has_come_back() {
-    needs_broker!();
     let redis = Redis::start();
     let broker = Broker::start(&redis, &[("commands_deny", "get"), ("queue_timeout", "10s")]);
     let mut raw = broker.connect();

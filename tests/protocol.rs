@@ -1,12 +1,9 @@
 //! What a child may send that is not a plain request: protocol errors, inline lines, half-closed sockets.
 //! Each case goes to a real Redis and through the broker, and every byte that comes back must be equal.
-#![cfg(feature = "cli")]
 
-mod support;
-
-use support::raw::pipeline;
-use support::twin::Expect;
-use support::{End, Twin, request, show};
+use crate::support::raw::pipeline;
+use crate::support::twin::Expect;
+use crate::support::{End, Twin, request, show};
 
 /// Headers Redis refuses: the reply, then the close, and nothing of what follows is looked at.
 #[test]

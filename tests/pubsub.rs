@@ -1,13 +1,10 @@
 //! SUBSCRIBE and its family: confirmations, messages in order, what a subscribed child may send, and the way
 //! back to an ordinary connection; compared with a real Redis in RESP2 and RESP3, with subscriptions that are
 //! shared and with those on a lane of the child's own. What only shared ones do is in `pubsub_shared`.
-#![cfg(feature = "cli")]
 
-mod support;
-
-use support::raw::pipeline;
-use support::twin::{Expect, without_id};
-use support::{Broker, End, Pair, Redis, Twin, request, show, wait_until};
+use crate::support::raw::pipeline;
+use crate::support::twin::{Expect, without_id};
+use crate::support::{self, Broker, End, Pair, Redis, Twin, request, show, wait_until};
 
 /// One frame per channel, in order.
 fn same_frames(pair: &mut Pair, line: &str, count: usize) {
@@ -251,8 +248,8 @@ fn dead_subscribers_are_forgotten() {
 
 /// A subscriber that does not read is closed at its limit, alone.
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn a_deaf_subscriber_is_closed_alone() {
-    support::needs_broker!();
     for mode in ["shared", "leased"] {
         deaf_in(mode);
     }

@@ -1,20 +1,17 @@
 //! Shared subscriptions: one upstream subscription for any number of children, each of which hears what it would
 //! hear on a connection of its own; what Redis counts, what a loss means, what a user may not hear.
-#![cfg(feature = "cli")]
-
-mod support;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use fastrand::Rng;
-use support::proxy::Proxy;
-use support::raw::pipeline;
-use support::{
-    Broker, End, Pair, Raw, Redis, Twin, needs_broker, request, seeded, upstream_clients, wait_until,
+use crate::support::proxy::Proxy;
+use crate::support::raw::pipeline;
+use crate::support::{
+    self, Broker, End, Pair, Raw, Redis, Twin, request, seeded, upstream_clients, wait_until,
 };
+use fastrand::Rng;
 
 fn subscriber_connections(redis: &Redis) -> usize {
     upstream_clients(redis).iter().filter(|client| client.name() == "broker-subscriber").count()
@@ -29,8 +26,8 @@ fn message(head: char, channel: &str, text: &str) -> String {
 /// Redis counts one of five thousand; each hears every message once and in order; one that does not read is
 /// closed alone.
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn five_thousand_subscribers_of_one_channel() {
-    needs_broker!();
     support::raise_open_files();
     let redis = Redis::start();
     let settings = [("subscriber_output_max", "1MiB"), ("subscriber_output_soft", "512KiB")];
@@ -364,8 +361,8 @@ fn keyspace_notifications_are_messages() {
 // ---- loss ------------------------------------------------------------------------------------------------
 
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn a_loss_closes_subscribers_and_nobody_else() {
-    needs_broker!();
     let redis = Redis::start();
     let broker = Broker::start(&redis, &[]);
     let mut subscribers: Vec<Raw> = (0..20).map(|_| broker.connect()).collect();
@@ -383,8 +380,8 @@ fn a_loss_closes_subscribers_and_nobody_else() {
 }
 
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn a_loss_can_be_healed_in_silence() {
-    needs_broker!();
     let redis = Redis::start();
     let broker = Broker::start(&redis, &[("on_subscriber_loss", "resubscribe")]);
     let mut subscribers: Vec<Raw> = (0..20).map(|_| broker.connect()).collect();
@@ -410,8 +407,8 @@ fn a_loss_can_be_healed_in_silence() {
 
 /// A frozen upstream owes a subscriber nothing; it is noticed all the same.
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn a_frozen_upstream_is_noticed() {
-    needs_broker!();
     let redis = Redis::start();
     let settings = [("lane_stall_timeout", "300"), ("connect_timeout", "200")];
     let broker = Broker::start(&redis, &settings);
@@ -440,8 +437,8 @@ fn restricted_pair(twin: &Twin) -> Pair {
 }
 
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn a_channel_that_may_not_be_heard_is_refused() {
-    needs_broker!();
     let twin = restricted(&[]);
     let mut pair = restricted_pair(&twin);
     for line in ["SUBSCRIBE denied", "PSUBSCRIBE f*", "SSUBSCRIBE denied", "SUBSCRIBE fine denied fine2"] {
@@ -461,8 +458,8 @@ fn a_channel_that_may_not_be_heard_is_refused() {
 
 /// Rights taken away end the subscriptions, as Redis ends them.
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn a_right_taken_away_ends_the_subscription() {
-    needs_broker!();
     for mode in ["close", "resubscribe"] {
         let twin = restricted(&[("on_subscriber_loss", mode)]);
         let (mut listens, mut other) = (restricted_pair(&twin), restricted_pair(&twin));

@@ -1,12 +1,9 @@
 //! A child that is told BROKERDOWN or BROKERLIMIT, and whoever reads the log, learns the reason: the last real one, in
 //! the upstream's own words.
-#![cfg(feature = "cli")]
-
-mod support;
 
 use std::time::{Duration, Instant};
 
-use support::{Broker, Raw, Redis, needs_broker, upstream_clients, wait_until};
+use crate::support::{Broker, Raw, Redis, upstream_clients, wait_until};
 
 /// Short enough not to wait for, long enough for several attempts to connect.
 const SHORT: [(&str, &str); 2] = [("queue_timeout", "400ms"), ("lease_wait_timeout", "400ms")];
@@ -30,8 +27,8 @@ fn accepted(direct: &mut Raw) -> u64 {
 }
 
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn a_server_without_room_is_named() {
-    needs_broker!();
     let redis = Redis::start();
     let broker = Broker::start(&redis, &short(&[]));
     let mut raw = broker.connect();
@@ -55,8 +52,8 @@ fn a_server_without_room_is_named() {
 }
 
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn a_wrong_password_is_named() {
-    needs_broker!();
     let redis = Redis::start_with(&["--requirepass", "right"]);
     let wrong = Broker::start(&redis, &short(&[("upstream_password", "wrong")]));
     tells(&mut wrong.connect(), "GET k", "-BROKERDOWN", "HELLO was answered with: WRONGPASS");
@@ -79,8 +76,8 @@ fn a_wrong_password_is_named() {
 
 /// Without COMMAND nothing can run. That is said, and asked again less and less often.
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn a_server_that_refuses_command_is_named_and_not_pestered() {
-    needs_broker!();
     let redis = Redis::start();
     redis.ask("ACL SETUSER app on >pw ~* &* +@all -command");
     let settings = short(&[("upstream_username", "app"), ("upstream_password", "pw")]);
@@ -101,8 +98,8 @@ fn a_server_that_refuses_command_is_named_and_not_pestered() {
 
 /// A name in CLIENT LIST is a help, and no connection fails for want of it.
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn a_server_without_client_serves() {
-    needs_broker!();
     for name in ["\"\"", "cl13nt"] {
         let redis = Redis::start_with(&["--rename-command", "CLIENT", name.trim_matches('"')]);
         let broker = Broker::start(&redis, &short(&[]));
@@ -118,8 +115,8 @@ fn a_server_without_client_serves() {
 
 /// The text of a limit says which, and that it can be raised.
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn a_limit_is_named_with_what_raises_it() {
-    needs_broker!();
     let redis = Redis::start();
     let settings =
         short(&[("leases_session_max", "1"), ("leases_transaction_max", "1"), ("leases_blocking_max", "0")]);

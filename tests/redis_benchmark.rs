@@ -1,11 +1,9 @@
 //! redis-benchmark as a child: all of its default tests, plain and pipelined, over unix sockets and TCP,
 //! without one error.
 
-mod support;
-
 use std::process::{Command, Output, Stdio};
 
-use support::{Broker, Redis, needs_broker};
+use crate::support::{Broker, Redis};
 
 /// Commands among redis-benchmark's default tests; each has one line in its CSV.
 const DEFAULT_TESTS: usize = 20;
@@ -55,8 +53,8 @@ fn a_database_of_its_own_is_used_for_all_of_it() {
 }
 
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn tcp_is_no_different() {
-    needs_broker!();
     let redis = Redis::start();
     let url = redis.url();
     let broker = Broker::start_args(&["serve", "--upstream", &url, "--listen", "tcp://127.0.0.1:0"], 1);

@@ -1,12 +1,10 @@
 //! redis-cli as people use it, at a terminal: what they see is what Redis itself would have shown them.
 
-mod support;
-
 use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use support::{Broker, Redis, needs_broker};
+use crate::support::{self, Broker, Redis};
 
 const SESSION: &str = "\
     ping\nset a 1\nincr a\nget nosuch\nincr\nnosuch a b\nselect 3\ndbsize\nselect 0\nlpush l x y\nlrange l 0 -1\n\
@@ -52,8 +50,8 @@ fn a_session_at_a_terminal_looks_the_same() {
 /// What needs a connection to itself ends with a sentence that says why, at once; and a script that was to be debugged,
 /// with its writes undone, does not run for good instead.
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn modes_that_take_a_connection_over_say_why_they_end() {
-    needs_broker!();
     let redis = Redis::start();
     let broker = Broker::start(&redis, &[]);
     let directory = broker.directory().display().to_string();

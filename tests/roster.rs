@@ -1,13 +1,8 @@
 //! CLIENT LIST, INFO, KILL and UNBLOCK over the broker's own children: the words are Redis', the clients are
 //! the broker's, and no connection upstream is ever touched by its own id.
-#![cfg(feature = "cli")]
 
-mod support;
-
-use support::raw::pipeline;
-use support::{
-    Broker, Raw, Redis, Twin, needs_broker, raise_open_files, request, upstream_clients, wait_until,
-};
+use crate::support::raw::pipeline;
+use crate::support::{Broker, Raw, Redis, Twin, raise_open_files, request, upstream_clients, wait_until};
 
 /// Whatever is wrong with a request is said in the same words.
 #[rustfmt::skip]
@@ -97,8 +92,8 @@ fn lines_have_redis_fields_and_the_childs_state() {
 }
 
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn lists_are_chosen_by_id_and_type() {
-    needs_broker!();
     let redis = Redis::start();
     let broker = Broker::start(&redis, &[]);
     let mut asker = broker.connect();
@@ -114,8 +109,8 @@ fn lists_are_chosen_by_id_and_type() {
 }
 
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn a_child_kills_others_and_itself_but_no_connection_upstream() {
-    needs_broker!();
     let redis = Redis::start();
     let broker = Broker::start(&redis, &[]);
     let mut killer = broker.connect();
@@ -170,8 +165,8 @@ fn a_child_kills_others_and_itself_but_no_connection_upstream() {
 
 /// Over TCP nobody is known, and so touches nobody who is.
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn children_over_tcp_kill_no_child_of_the_host() {
-    needs_broker!();
     let redis = Redis::start();
     let directory = redis.directory().join("b.sock");
     let listen = format!("unix://{}", directory.display());
@@ -243,8 +238,8 @@ fn what_was_asked_before_comes_first() {
 
 /// One that waits for a lane of the broker's is unblocked all the same.
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn unblocked_in_the_brokers_own_line() {
-    needs_broker!();
     let redis = Redis::start();
     let broker = Broker::start(&redis, &[("leases_blocking_max", "1")]);
     let (mut first, mut asker) = (broker.connect(), broker.connect());
@@ -271,8 +266,8 @@ fn unblocked_in_the_brokers_own_line() {
 
 /// Ids of the upstream mean nothing here: nobody is unblocked by them.
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn ids_of_the_upstream_name_nobody() {
-    needs_broker!();
     let redis = Redis::start();
     let broker = Broker::start(&redis, &[]);
     let (mut blocked, mut asker) = (broker.connect(), broker.connect());
@@ -292,8 +287,8 @@ fn ids_of_the_upstream_name_nobody() {
 
 /// A lane whose command was unblocked is clean, and never lent before the answer came.
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn unblocking_and_popping_at_once_loses_nothing() {
-    needs_broker!();
     let redis = Redis::start();
     let broker = Broker::start(&redis, &[("leases_blocking_max", "2")]);
     let (mut asker, mut pusher) = (broker.connect(), broker.connect());
@@ -316,8 +311,8 @@ fn unblocking_and_popping_at_once_loses_nothing() {
 }
 
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn inside_multi_only_looking_is_possible() {
-    needs_broker!();
     let redis = Redis::start();
     let broker = Broker::start(&redis, &[]);
     let mut raw = broker.connect();

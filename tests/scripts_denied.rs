@@ -1,11 +1,8 @@
 //! Scripts and `commands_deny`: what is refused to a child it cannot do by EVAL or FCALL either, unless the upstream
 //! refuses it as well or the settings trust scripts.
-#![cfg(feature = "cli")]
 
-mod support;
-
-use support::raw::pipeline;
-use support::{Broker, Raw, Redis, needs_broker, wait_until};
+use crate::support::raw::pipeline;
+use crate::support::{Broker, Raw, Redis, wait_until};
 
 /// A busy machine is not what these tests are about.
 const PATIENT: [(&str, &str); 2] = [("queue_timeout", "20s"), ("connect_timeout", "20s")];
@@ -69,8 +66,8 @@ fn name_of(line: &str) -> String {
 }
 
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn what_a_user_may_not_run_its_scripts_do_not_run() {
-    needs_broker!();
     let redis = redis();
     let broker = with_users(&redis, &user("commands_deny=['flushall','config']"), &[]);
     let mut raw = jobs(&broker);
@@ -97,8 +94,8 @@ fn what_a_user_may_not_run_its_scripts_do_not_run() {
 }
 
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn commands_deny_of_the_settings_holds_for_scripts_of_everybody() {
-    needs_broker!();
     let redis = redis();
     let denied = [("commands_deny", "keys,flushall")];
     let broker = Broker::start(&redis, &[&denied[..], &PATIENT].concat());
@@ -118,8 +115,8 @@ fn commands_deny_of_the_settings_holds_for_scripts_of_everybody() {
 }
 
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn scripts_trusted_lets_them_run() {
-    needs_broker!();
     let redis = redis();
     let denied = "commands_deny='flushall'";
     for (fields, more) in [
@@ -135,8 +132,8 @@ fn scripts_trusted_lets_them_run() {
 
 /// The upstream has the last word, and may change its mind.
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn what_the_upstreams_user_lacks_no_script_can_call() {
-    needs_broker!();
     let redis = redis();
     redis.ask("ACL SETUSER up on >uppw ~* &* +@all -flushall");
     let upstream = "commands_deny=['flushall','swapdb']\nupstream_username='up'\nupstream_password='uppw'";
@@ -166,8 +163,8 @@ fn what_the_upstreams_user_lacks_no_script_can_call() {
 
 /// A user that may not ask for the rights of others is told nothing, and nothing is let through.
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn where_rights_cannot_be_asked_for_scripts_are_refused() {
-    needs_broker!();
     let redis = redis();
     redis.ask("ACL SETUSER up on >uppw ~* &* +@all -acl -flushall");
     let broker = Broker::start(

@@ -6,7 +6,6 @@
 //! `BROKER_TEST_SECONDS` sets the length, `BROKER_SOAK_TARGET` the replies to be checked (and a ten-thousandth
 //! of it the faults of each kind and the killed children); a run ends when both are reached.
 //! `BROKER_TEST_SEED` replays the choices of the run and of every worker.
-#![cfg(feature = "cli")]
 
 #[path = "soak/asking.rs"]
 mod asking;
@@ -40,7 +39,7 @@ use std::time::{Duration, Instant};
 
 use round::{Mode, Round, WORKER};
 use support::run::variable;
-use support::{needs_broker, seeded};
+use support::seeded;
 use totals::Totals;
 use worker::Orders;
 
@@ -49,17 +48,16 @@ const TURN_MAX: Duration = Duration::from_secs(45);
 /// A round takes so long at least.
 const ROUND_MIN: Duration = Duration::from_millis(1500);
 
-/// Not a test: what this program does when a run has started it as one of its children.
 #[test]
+#[ignore = "what the children of a run do"]
 fn worker() {
-    if let Some(orders) = std::env::var(WORKER).ok().and_then(|text| Orders::from_text(&text)) {
-        worker::run(orders);
-    }
+    let orders = std::env::var(WORKER).ok().and_then(|text| Orders::from_text(&text));
+    worker::run(orders.expect("what a run has given it to do"));
 }
 
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn soak() {
-    needs_broker!();
     let mut rng = seeded();
     let least = Duration::from_secs(variable("BROKER_TEST_SECONDS").unwrap_or(10));
     let mut totals = Totals::new(variable("BROKER_SOAK_TARGET").unwrap_or(0), &rng);
@@ -95,8 +93,8 @@ fn modes(sabotage: bool) -> Vec<(Mode, f64)> {
 /// The checks can fail: with replies swapped on purpose, the run ends with the first of them.
 #[cfg(feature = "sabotage")]
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn a_swapped_reply_fails_the_run() {
-    needs_broker!();
     let soak = |seconds: &str| {
         let output = std::process::Command::new(std::env::current_exe().expect("this program"))
             .args(["--exact", "soak", "--nocapture"])

@@ -1,11 +1,8 @@
 //! CLIENT TRACKING through the broker: a child that tracks has a connection to itself, its invalidations come
 //! where Redis puts them, and nothing of it is left for anybody after it.
-#![cfg(feature = "cli")]
 
-mod support;
-
-use support::raw::pipeline;
-use support::{Broker, Pair, Raw, Redis, Twin, needs_broker, upstream_clients, wait_until};
+use crate::support::raw::pipeline;
+use crate::support::{Broker, Pair, Raw, Redis, Twin, upstream_clients, wait_until};
 
 /// Each on connections of their own.
 #[rustfmt::skip]
@@ -158,8 +155,8 @@ fn up_to_pong(raw: &mut Raw) -> Vec<String> {
 }
 
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn a_child_without_a_connection_is_no_goal() {
-    needs_broker!();
     let redis = Redis::start();
     let broker = Broker::start(&redis, &[]);
     let (mut raw, mut other) = (broker.connect(), broker.connect());
@@ -182,8 +179,8 @@ fn tracking(redis: &Redis) -> usize {
 
 /// The lane goes by the child's name, and ends with what it was for.
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn nothing_of_it_is_left_upstream() {
-    needs_broker!();
     let redis = Redis::start();
     let broker = Broker::start(&redis, &[("leases_session_max", "1"), ("lease_wait_timeout", "700")]);
     let mut raw = broker.connect_resp3();
@@ -214,8 +211,8 @@ fn nothing_of_it_is_left_upstream() {
 
 /// A lost connection has taken the server's memory of what was read with it: the child must hear of that.
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn the_child_ends_with_its_lane() {
-    needs_broker!();
     let redis = Redis::start();
     let broker = Broker::start(&redis, &[]);
     let (mut raw, mut other) = (broker.connect_resp3(), broker.connect());
@@ -230,8 +227,8 @@ fn the_child_ends_with_its_lane() {
 
 /// To track is no transaction left open.
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn idle_transactions_end_and_tracking_goes_on() {
-    needs_broker!();
     let redis = Redis::start();
     let broker = Broker::start(&redis, &[("idle_transaction_timeout", "50")]);
     let mut raw = broker.connect_resp3();
@@ -243,8 +240,8 @@ fn idle_transactions_end_and_tracking_goes_on() {
 }
 
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn inside_multi_it_is_refused() {
-    needs_broker!();
     let redis = Redis::start();
     let broker = Broker::start(&redis, &[]);
     let mut raw = broker.connect();

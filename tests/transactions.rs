@@ -1,13 +1,10 @@
 //! MULTI, EXEC, DISCARD, WATCH and UNWATCH: in one write and command by command, in RESP2 and RESP3, the
 //! replies of a real Redis; and under concurrency, what the transactions promise.
-#![cfg(feature = "cli")]
-
-mod support;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use support::raw::pipeline;
-use support::{Broker, Redis, Twin, direct, request};
+use crate::support::raw::pipeline;
+use crate::support::{self, Broker, Redis, Twin, direct, request};
 
 /// Each list runs on fresh connections: command by command, then in one write, both protocols.
 const SEQUENCES: &[&[&str]] = &[
@@ -195,8 +192,8 @@ fn client_id_is_the_same_inside_a_transaction() {
 
 /// A refused command spoils the transaction as a missing permission does in Redis.
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn refusals_inside_a_transaction_abort_it() {
-    support::needs_broker!();
     let redis = Redis::start();
     let broker = Broker::start(&redis, &[]);
     let mut raw = broker.connect();
@@ -349,6 +346,7 @@ fn long_transactions_are_the_same() {
 /// An upstream user that may not MULTI: what follows must not run as if it had been in a transaction, but as
 /// it does for anybody whose MULTI was refused.
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn a_refused_multi_is_refused_at_once() {
     let redis = Redis::start();
     let mut direct = redis.connect();
@@ -356,9 +354,6 @@ fn a_refused_multi_is_refused_at_once() {
     direct.expect("ACL SETUSER other on >pw ~* &* +@all -discard", "+OK\r\n");
     let credentials = |user| [("upstream_username", user), ("upstream_password", "pw")];
     let broker = Broker::start(&redis, &credentials("half"));
-    if support::direct() {
-        return;
-    }
     let mut raw = broker.connect();
     raw.write(&pipeline(&["MULTI", "SET a 1", "EXEC"]));
     let refusal = "-NOPERM this user has no permissions to run the 'multi' command\r\n";

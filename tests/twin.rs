@@ -3,7 +3,6 @@
 //!
 //! `BROKER_TEST_SEED` replays a run, or with `BROKER_TWIN_ONE=1` the one sequence a failure names;
 //! `BROKER_TEST_SECONDS` sets how long to run. `make twin SECONDS=n SEED=s` does so with a release build.
-#![cfg(feature = "cli")]
 
 #[path = "twin/coverage.rs"]
 mod coverage;
@@ -35,7 +34,7 @@ use generator::{Sequence, Settings, Speaker, value_of};
 use grammar::Grammar;
 use normalise::Sharing;
 use play::{Difference, Outcome, Rig};
-use support::{Twin, needs_broker, run};
+use support::{Twin, run};
 use waivers::Waivers;
 
 /// Sequences of each worker where no time is given.
@@ -71,8 +70,8 @@ struct Run {
 }
 
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn the_broker_cannot_be_told_from_redis() {
-    needs_broker!();
     let seed = run::seed();
     let seconds = run::variable("BROKER_TEST_SECONDS");
     let deadline = seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds));

@@ -1,9 +1,6 @@
 //! What the janitor does about connections and slow subscribers, each by the setting that governs it.
-#![cfg(feature = "cli")]
 
-mod support;
-
-use support::{Broker, Redis, needs_broker, upstream_clients, wait_until};
+use crate::support::{Broker, Redis, upstream_clients, wait_until};
 
 /// The ids of the upstream connections of that name.
 fn ids(redis: &Redis, name: &str) -> Vec<String> {
@@ -17,8 +14,8 @@ fn ids(redis: &Redis, name: &str) -> Vec<String> {
 
 /// A lane past its lifetime is replaced under load, and no request is lost or failed for it.
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn upstream_lifetime_replaces_lanes_unnoticed() {
-    needs_broker!();
     let redis = Redis::start();
     let broker = Broker::start(&redis, &[("upstream_lifetime", "100")]);
     let mut raw = broker.connect();
@@ -38,8 +35,8 @@ fn upstream_lifetime_replaces_lanes_unnoticed() {
 
 /// Over the soft limit for longer than its time: closed and named, though far from the hard limit.
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn subscriber_output_soft_time_ends_a_slow_subscriber() {
-    needs_broker!();
     let redis = Redis::start();
     let settings = [("subscriber_output_soft", "256KiB"), ("subscriber_output_soft_time", "300")];
     let broker = Broker::start(&redis, &settings);
@@ -67,8 +64,8 @@ fn subscriber_output_soft_time_ends_a_slow_subscriber() {
 
 /// Once a lease has been needed, so many leased connections stay ready.
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn leases_warm_stay_connected() {
-    needs_broker!();
     let redis = Redis::start();
     let broker = Broker::start(&redis, &[("leases_warm", "3")]);
     let mut raw = broker.connect();
@@ -81,8 +78,8 @@ fn leases_warm_stay_connected() {
 
 /// What a burst of blocking commands has opened is closed again soon after it, but for the warm ones.
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn leases_of_a_burst_go_within_seconds() {
-    needs_broker!();
     let redis = Redis::start();
     let broker = Broker::start(&redis, &[("leases_warm", "2")]);
     let mut waiting: Vec<_> = (0..40).map(|_| broker.connect()).collect();

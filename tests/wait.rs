@@ -1,10 +1,7 @@
 //! WAIT: how many replicas have what this child wrote, told of the connection that wrote it and of no other, and
 //! without standing in anybody's way.
-#![cfg(feature = "cli")]
 
-mod support;
-
-use support::{Broker, Redis, Twin, list_clients, needs_broker, upstream_clients, wait_until};
+use crate::support::{Broker, Redis, Twin, list_clients, upstream_clients, wait_until};
 
 /// A master with one replica that is up to date.
 struct Replicated {
@@ -96,8 +93,8 @@ fn it_counts_the_replicas_that_have_the_write() {
 }
 
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn a_replica_that_has_stopped_is_never_counted_and_nobody_waits_for_it() {
-    needs_broker!();
     let replicated = Replicated::start();
     let broker = Broker::start(&replicated.master, &[]);
     let (mut waits, mut other) = (broker.connect(), broker.connect());
@@ -132,8 +129,8 @@ fn a_replica_that_has_stopped_is_never_counted_and_nobody_waits_for_it() {
 }
 
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn a_write_whose_connection_was_lost_is_not_vouched_for() {
-    needs_broker!();
     let redis = Redis::start();
     let broker = Broker::start(&redis, &[]);
     let mut child = broker.connect();
@@ -152,8 +149,8 @@ fn a_write_whose_connection_was_lost_is_not_vouched_for() {
 }
 
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn a_child_that_dies_waiting_leaves_no_lane_blocked() {
-    needs_broker!();
     let redis = Redis::start();
     let broker = Broker::start(&redis, &[]);
     let mut raw = redis.connect();
@@ -170,8 +167,8 @@ fn a_child_that_dies_waiting_leaves_no_lane_blocked() {
 }
 
 #[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
 fn as_many_lanes_wait_as_there_may_be_sessions() {
-    needs_broker!();
     let redis = Redis::start();
     let broker = Broker::start(&redis, &[("leases_session_max", "2"), ("lease_wait_timeout", "1500ms")]);
     let mut waiting = Vec::new();

@@ -245,7 +245,7 @@ impl<'a> Herd<'a> {
         };
         let program = std::env::current_exe().expect("this program");
         let mut process = Command::new(program)
-            .args(["--exact", "worker", "--nocapture", "--test-threads=1"])
+            .args(["--exact", "worker", "--ignored", "--nocapture", "--test-threads=1"])
             .env(WORKER, orders.to_text())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

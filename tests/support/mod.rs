@@ -2,11 +2,13 @@
 //! nothing of the crate, and a bounded wait. Never a mock, never a fixed sleep.
 //!
 //! `BROKER_TEST_DIRECT=1` gives every test Redis' own socket in the broker's place: what a test expects of
-//! Redis is then checked against Redis. Tests about the broker itself return early in that mode.
+//! Redis is then checked against Redis. Tests about the broker itself are ignored in that mode, by an attribute, so that
+//! the summary counts them: `#[cfg_attr(direct, ignore = "about the broker itself")]`. No test returns before it has
+//! checked anything; `layers.rs` looks.
 //! `BROKER_TEST_SEED=n` replays a random run; the seed is printed when a test fails.
 
 // Each test binary uses its own part of this module.
-#![allow(dead_code, unused_imports, unused_macros)]
+#![allow(dead_code, unused_imports)]
 
 pub(crate) mod broker;
 pub(crate) mod embedded;
@@ -29,19 +31,9 @@ pub(crate) use redis::{Redis, UpstreamClient, list_clients, upstream_clients};
 pub(crate) use twin::{Pair, Twin};
 
 /// Whether the tests talk to Redis itself instead of the broker.
-pub(crate) fn direct() -> bool {
-    std::env::var_os("BROKER_TEST_DIRECT").is_some_and(|value| value == "1")
+pub(crate) const fn direct() -> bool {
+    cfg!(direct)
 }
-
-/// Leaves a test about the broker itself when the run goes to Redis directly.
-macro_rules! needs_broker {
-    () => {
-        if $crate::support::direct() {
-            return;
-        }
-    };
-}
-pub(crate) use needs_broker;
 
 /// How long anything observable may take before a test gives up on it: generous, since the machine is busy.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -71,6 +63,14 @@ pub(crate) fn raise_open_files() {
     let limit = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })
         .expect("raise the limit of open files");
+}
+
+/// This program once more, to run that one test of the module in a process of its own.
+pub(crate) fn this_program(module: &str, test: &str) -> std::process::Command {
+    let mut command = std::process::Command::new(std::env::current_exe().expect("our own path"));
+    let path = module.split_once("::").map_or(test.to_owned(), |(_, path)| format!("{path}::{test}"));
+    command.args(["--exact", &path, "--nocapture", "--test-threads=1"]);
+    command
 }
 
 /// The process id as rustix wants it.

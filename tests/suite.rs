@@ -1,0 +1,70 @@
+//! The integration tests in one program: each subject is a module, named as its file. `cargo test --test suite NAME`
+//! runs those whose path contains NAME. One program, because every other links the whole crate once more, and because
+//! tests that wait then run beside those that work.
+//!
+//! Not here: what is also run for long in a build of its own (`twin`, `soak`).
+
+mod support;
+
+// Redis as children see it.
+mod blocking;
+mod client_reply;
+mod command_table;
+mod commands;
+mod protocol;
+mod protocol_scanner;
+mod pubsub;
+mod pubsub_shared;
+mod redis_benchmark;
+mod redis_cli;
+mod redis_plus_plus;
+mod scripts_denied;
+mod tracking;
+mod transactions;
+mod wait;
+
+// Children, lanes, leases and users.
+mod adversary;
+mod auth;
+mod auth_changes;
+mod auth_guesses;
+mod auth_users;
+mod bounds;
+mod busy;
+mod failure;
+mod health;
+mod kill;
+mod lanes;
+mod memory;
+mod policy;
+mod reasons;
+mod roster;
+mod upkeep;
+
+// The program.
+#[cfg(feature = "demo")]
+mod demo;
+mod host;
+mod lifecycle;
+mod reload;
+
+// The library.
+mod c_examples;
+mod costs;
+mod cxx;
+mod embed;
+mod embed_process;
+mod ffi;
+mod reactor;
+
+// The tree: its rules, pages and packages.
+mod abi;
+mod docs;
+mod header;
+mod install;
+mod install_examples;
+mod layers;
+mod man;
+mod mutants;
+mod packages;
+mod snippets;
