@@ -1,7 +1,8 @@
 //! What a hostile child or a badly timed loss upstream may try: focused cases, most of them once found by
 //! chance, and the bounds of sheer mass.
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::support::raw::pipeline;
 use crate::support::{self, Broker, End, Proxy, Redis, request, upstream_clients, wait_until};
@@ -87,6 +88,13 @@ fn a_lost_exec_does_not_abort_the_next_transaction() {
     }
 }
 
+/// Bytes that a child has sent and the broker has not run.
+fn unrun(broker: &Broker, id: &str) -> u64 {
+    let list = broker.connect().ask(&format!("CLIENT LIST ID {id}"));
+    let field = list.split_whitespace().find_map(|field| field.strip_prefix("qbuf="));
+    field.and_then(|number| number.parse().ok()).unwrap_or_else(|| panic!("no qbuf: {list}"))
+}
+
 /// A child that may not write more until its leased lane owes less is told when that lane dies.
 #[test]
 #[cfg_attr(direct, ignore = "about the broker itself")]
@@ -95,6 +103,7 @@ fn a_child_held_by_a_lane_that_dies_goes_on() {
     let broker = Broker::start(&redis, &[("queue_timeout", "200")]);
     let mut raw = broker.connect();
     wait_until("it has a lease", || raw.ask("WATCH k") == "+OK\r\n");
+    let id = raw.ask("CLIENT ID").trim_matches([':', '\r', '\n']).to_owned();
     redis.stop();
     let value = "v".repeat(1024 * 1024);
     let mut writer = raw.writer();
@@ -102,7 +111,7 @@ fn a_child_held_by_a_lane_that_dies_goes_on() {
         let set = request(&["SET", "k", &value]);
         (0..8).all(|_| writer.try_write(&set).is_ok())
     });
-    std::thread::sleep(Duration::from_millis(300));
+    wait_until("a whole request is left unsent", || unrun(&broker, &id) > 1024 * 1024);
     redis.kill();
     for number in 0..8 {
         let reply = raw.read_text();
@@ -204,11 +213,13 @@ fn local_replies_behind_a_stalled_one_are_bounded() {
     raw.send("GET k");
     let mut writer = raw.writer();
     let text = "e".repeat(1024 * 1024);
+    let sent = Arc::new(AtomicU64::new(0));
+    let count = Arc::clone(&sent);
     let sender = std::thread::spawn(move || {
         let echo = request(&["ECHO", &text]);
-        (0..200).all(|_| writer.try_write(&echo).is_ok())
+        (0..200).all(|_| writer.try_write(&echo).is_ok_and(|()| count.fetch_add(1, Ordering::SeqCst) < 200))
     });
-    std::thread::sleep(Duration::from_millis(700));
+    support::wait_still("no more is read of it", || sent.load(Ordering::SeqCst));
     let grown = support::resident_kib(broker.pid()).saturating_sub(before);
     redis.cont();
     // A child that does not take its replies is read ahead by 64 MiB, and no more of it is run.
@@ -305,7 +316,7 @@ fn forty_thousand_databases_in_one_transaction() {
 fn a_lane_lost_to_its_own_request_leaves_nobody_waiting() {
     for (earlier, junk) in [(450, 500), (600, 420), (300, 600), (700, 300)] {
         let redis = Redis::start();
-        let settings = [("memory_max", "1MiB"), ("lane_stall_timeout", "0"), ("queue_timeout", "1s")];
+        let settings = [("memory_max", "1MiB"), ("lane_stall_timeout", "0"), ("queue_timeout", "200ms")];
         let broker = Broker::start(&redis, &settings);
         let mut raw = broker.connect();
         wait_until("it has a lease", || raw.ask("WATCH k") == "+OK\r\n");

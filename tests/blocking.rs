@@ -406,7 +406,9 @@ fn without_the_right_to_unblock_waiters_are_told() {
     let mut served = [one.read_text(), two.read_text()];
     served.sort();
     assert_eq!(served, ["*2\r\n$1\r\nx\r\n$1\r\na\r\n", "*2\r\n$1\r\nx\r\n$1\r\nb\r\n"]);
-    assert_eq!(broker.log().matches("CLIENT UNBLOCK was refused").count(), 1);
+    let said = || broker.log().matches("CLIENT UNBLOCK was refused").count();
+    wait_until("it is said in the log", || said() > 0);
+    assert_eq!(said(), 1);
 }
 
 /// Where no lease comes in time, what is there is delivered all the same, in the form that the blocking command has. A

@@ -10,6 +10,8 @@ use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use crate::support::wait_until;
+
 /// Everything the server lists that is not in one of these goes on a shared lane.
 const CLASSES: &[(&str, &str)] = &[
     (
@@ -60,13 +62,8 @@ impl Server {
             .spawn()
             .expect("redis-server starts");
         let server = Server { process, dir };
-        for _ in 0..500 {
-            if UnixStream::connect(server.dir.path().join("s")).is_ok() {
-                return server;
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        panic!("redis-server does not listen");
+        wait_until("redis-server listens", || UnixStream::connect(server.dir.path().join("s")).is_ok());
+        server
     }
 
     fn client(&self) -> redis::Connection {

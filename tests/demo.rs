@@ -5,8 +5,9 @@ use std::io::Read;
 use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use crate::support::end_within;
 use crate::support::examples::Examples;
 use tempfile::TempDir;
 
@@ -37,18 +38,11 @@ fn demo(args: &[&str]) -> Outcome {
         .expect("start the demo");
     let output = read(process.stdout.take().expect("its standard output"));
     let errors = read(process.stderr.take().expect("its standard error"));
-    let start = Instant::now();
-    let mut in_time = true;
-    let status = loop {
-        if let Some(status) = process.try_wait().expect("wait for the demo") {
-            break status;
-        }
-        if start.elapsed() > DEMO_LIMIT {
-            in_time = false;
-            process.kill().expect("kill the demo");
-        }
-        thread::sleep(Duration::from_millis(10));
-    };
+    let in_time = end_within(&mut process, DEMO_LIMIT).is_some();
+    if !in_time {
+        process.kill().expect("kill the demo");
+    }
+    let status = process.wait().expect("its status");
     // Everything the demo starts has these pipes: they end when the last of it has ended.
     let (output, errors) = (output.join().expect("text"), errors.join().expect("text"));
     eprintln!("{output}\n{errors}");

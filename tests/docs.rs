@@ -11,7 +11,7 @@ use broker::resp::Request;
 use redis::Value;
 
 const CONFIG_HEAD: &str = "\
-<!-- Made from the table in src/config/table.rs by `BROKER_UPDATE_DOCS=1 cargo test --test docs`. -->
+<!-- Made from the table in src/config/table.rs by `BROKER_UPDATE_DOCS=1 cargo test --test tree`. -->
 
 # Configuration
 
@@ -158,7 +158,7 @@ fn the_page_of_the_c_library_has_the_tables_of_the_code() {
         .replace("<!-- stats -->\n", &stats)
         .replace("<!-- client keys -->\n", &keys);
     assert!(!made.contains("<!-- stats") && !made.contains("<!-- client"), "each table has its place");
-    let head = "<!-- Made by `BROKER_UPDATE_DOCS=1 cargo test --test docs` from tests/docs/c-api.md and the code. -->\n\n";
+    let head = "<!-- Made by `BROKER_UPDATE_DOCS=1 cargo test --test tree` from tests/docs/c-api.md and the code. -->\n\n";
     compare("docs/c-api.md", &format!("{head}{made}"));
 }
 
@@ -202,7 +202,7 @@ fn compare(name: &str, made: &str) {
         return std::fs::write(&path, made).expect("write the page");
     }
     let found = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(found == made, "{name} is not what the code says: BROKER_UPDATE_DOCS=1 cargo test --test docs");
+    assert!(found == made, "{name} is not what the code says: BROKER_UPDATE_DOCS=1 cargo test --test tree");
 }
 
 // ---- commands ------------------------------------------------------------------------------------------------------
@@ -367,6 +367,6 @@ fn the_page_of_commands_is_what_the_table_says() {
         assert!(page.contains(&format!("\n| {how} | ")), "the page does not say what {how} means");
     }
     let page = page.replace("<!-- commands -->\n", &made);
-    let head = "<!-- Made by `BROKER_UPDATE_DOCS=1 cargo test --test docs` from tests/docs/commands.{md,tsv} and the code. -->\n\n";
+    let head = "<!-- Made by `BROKER_UPDATE_DOCS=1 cargo test --test tree` from tests/docs/commands.{md,tsv} and the code. -->\n\n";
     compare("docs/commands.md", &format!("{head}{page}"));
 }

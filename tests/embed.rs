@@ -416,11 +416,8 @@ fn a_drain_may_have_its_own_patience() {
 #[test]
 fn every_number_has_a_name_and_a_meaning() {
     let redis = Redis::start();
-    let mut lp = Loop::new(settings(
-        &redis,
-        &[("children_max", "2"), ("leases_blocking_max", "1"), ("queue_timeout", "1s")],
-    ))
-    .expect("the loop");
+    let mut lp = Loop::new(settings(&redis, &[("children_max", "2"), ("leases_blocking_max", "1")]))
+        .expect("the loop");
     for (name, doc) in Loop::stats() {
         assert!(Loop::stat_names().contains(&name) && lp.stat(name).is_some(), "{name}");
         assert!(doc.ends_with('.') && !doc.contains('\n'), "{name}: {doc}");
@@ -455,6 +452,8 @@ fn every_number_has_a_name_and_a_meaning() {
     assert!(lp.stat("memory_bytes") > Some(0));
     let counted = support::upstream_clients(&redis).len() as u64;
     assert_eq!(lp.stat("upstream_connections"), Some(counted), "as Redis counts them");
+    let hasty = [("children_max", "2"), ("leases_blocking_max", "1"), ("queue_timeout", "50ms")];
+    lp.reload(settings(&redis, &hasty)).expect("the new settings");
     redis.kill();
     send(&mut lp, b, "");
     run_until(&mut lp, "the loss", |lp| lp.stat("upstream_up") == Some(0));

@@ -2,6 +2,7 @@
 //! outlives an exec, no trace in a forked copy, no connection kept open by one. Each test has a process of
 //! its own, since threads and descriptors are counted.
 
+use crate::support::broker::PATIENT;
 use crate::support::{self, PATIENCE, Redis, upstream_clients, wait_until};
 use broker::config::Settings;
 use broker::reactor::{Loop, RunMode};
@@ -35,6 +36,9 @@ fn settings(upstream: &str, listen: &str) -> Settings {
     let mut settings = Settings::default();
     settings.set("upstream", upstream).expect("a URL");
     settings.set("listen", listen).expect("a URL");
+    for (key, value) in PATIENT {
+        settings.set(key, value).expect("a setting");
+    }
     settings
 }
 
@@ -298,17 +302,7 @@ fn a_copy_does_not_keep_a_killed_parents_connections() {
     parent.wait().expect("reaped");
     let copied = support::is_running(copy as u32);
     let end = client.read(&mut reply);
-    let gone = {
-        let mut gone = false;
-        for _ in 0..400 {
-            gone |= upstream_clients(&redis).is_empty();
-            if gone {
-                break;
-            }
-            std::thread::sleep(std::time::Duration::from_millis(5));
-        }
-        gone
-    };
+    let gone = support::comes_true(PATIENCE, || upstream_clients(&redis).is_empty());
     let pid = rustix::process::Pid::from_raw(copy).expect("a number");
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("the copy was still there");
     assert!(copied, "the copy has died too, nothing is proven");

@@ -396,7 +396,7 @@ fn the_pages_are_what_the_header_says() {
     }
     let found = committed();
     let names = |pages: &BTreeMap<String, String>| pages.keys().cloned().collect::<Vec<_>>();
-    let how = "BROKER_UPDATE_DOCS=1 cargo test --test man";
+    let how = "BROKER_UPDATE_DOCS=1 cargo test --test tree";
     assert_eq!(names(&found), names(&made), "{how}");
     for (name, text) in made {
         assert!(found[&name] == text, "{name} is not what include/broker.h says: {how}");

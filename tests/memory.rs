@@ -33,6 +33,7 @@ fn memory_returns_after_a_burst() {
     children.iter_mut().for_each(|raw| raw.expect("SET k v", "+OK\r\n"));
     // Brings in code and tables.
     burst(&mut children[..5], &mut rng, 4);
+    // The time it is given, here as after the burst.
     std::thread::sleep(IDLE);
     let before = resident_kib(broker.pid());
     let mut most = 0;

@@ -8,7 +8,9 @@ use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use crate::support::wait_until;
 
 /// A redis-server of the test's own, gone with it.
 struct Redis {
@@ -27,11 +29,8 @@ impl Redis {
             .spawn()
             .expect("redis-server is installed");
         let redis = Redis { process, dir };
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while UnixStream::connect(redis.dir.path().join("redis.sock")).is_err() {
-            assert!(Instant::now() < deadline, "redis-server did not start");
-            thread::sleep(Duration::from_millis(5));
-        }
+        let socket = redis.dir.path().join("redis.sock");
+        wait_until("redis-server listens", || UnixStream::connect(&socket).is_ok());
         redis
     }
 

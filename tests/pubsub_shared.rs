@@ -235,6 +235,7 @@ fn comings_and_goings_lose_and_invent_nothing() {
         scope.spawn(|| {
             while !done.load(Ordering::SeqCst) {
                 proxy.hold("broker-subscriber", holding.bool());
+                // How long, by chance.
                 thread::sleep(Duration::from_micros(holding.u64(..5_000)));
             }
             proxy.hold("broker-subscriber", false);

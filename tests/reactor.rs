@@ -11,7 +11,9 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use crate::support::{Raw, wait_until};
 
 /// No reply takes this long unless something is stuck.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -31,7 +33,7 @@ impl Redis {
         command.args(["--save", "", "--appendonly", "no", "--port", &port.to_string(), "--dir"]);
         command.arg(dir).arg("--unixsocket").arg(&socket).stdout(Stdio::null());
         let redis = Redis(command.spawn().expect("redis-server is installed"));
-        wait_for("redis-server", || UnixStream::connect(&socket).is_ok());
+        wait_until("redis-server listens", || UnixStream::connect(&socket).is_ok());
         redis
     }
 }
@@ -43,12 +45,11 @@ impl Drop for Redis {
     }
 }
 
-fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !done() {
-        assert!(start.elapsed() < PATIENCE, "{what} does not come");
-        thread::sleep(Duration::from_millis(5));
-    }
+/// How many connections wait for an element in the Redis of this directory.
+fn blocked(dir: &Path) -> usize {
+    let info = Raw::unix(&dir.join("redis.sock")).ask("INFO clients");
+    let count = info.lines().find_map(|line| line.strip_prefix("blocked_clients:"));
+    count.and_then(|count| count.trim().parse().ok()).expect("a count")
 }
 
 /// A loop in a thread of its own.
@@ -194,7 +195,7 @@ fn what_a_child_left_behind_is_run() {
     peer.send("INCR n\r\n".repeat(100).as_bytes());
     drop(peer);
     let mut other = broker.connect();
-    wait_for("the last INCR", || {
+    wait_until("the last INCR", || {
         other.send(b"GETRANGE n 0 -1\r\n");
         let mut reply = [0; 9];
         let count = other.0.read(&mut reply).unwrap();
@@ -210,15 +211,18 @@ fn a_blocked_child_that_hangs_up_is_let_go() {
     let broker = Running::start(dir.path(), &[]);
     let mut other = broker.connect();
     for request in ["BLPOP q 0\r\n", "PING\r\nBLPOP q 0\r\n"] {
-        let mut blocked = broker.connect();
-        blocked.send(request.as_bytes());
-        thread::sleep(Duration::from_millis(100));
-        drop(blocked);
+        let mut waiting = broker.connect();
+        waiting.send(request.as_bytes());
+        wait_until("it waits in Redis", || blocked(dir.path()) == 1);
+        drop(waiting);
         // And one that has gone before the broker sees its request.
         let mut gone = broker.connect();
         gone.send(request.as_bytes());
         drop(gone);
-        thread::sleep(Duration::from_millis(200));
+        let mut eyes = Raw::unix(&broker.socket);
+        // They are asked on the third connection, of three that are left when both have gone.
+        wait_until("both have gone", || eyes.ask("CLIENT LIST").matches("id=").count() == 2);
+        wait_until("nobody waits", || blocked(dir.path()) == 0);
         other.ask("RPUSH q x\r\nLPOP q\r\n", ":1\r\n$1\r\nx\r\n");
     }
 }
@@ -306,7 +310,7 @@ fn one_child_too_many_is_told_so() {
     b.ask("PING\r\n", "+PONG\r\n");
     assert_eq!(broker.connect().rest(), "-ERR max number of clients reached\r\n");
     drop(a);
-    wait_for("the place", || {
+    wait_until("the place", || {
         let mut peer = broker.connect();
         let _ = peer.0.write_all(b"PING\r\n");
         let mut reply = [0; 7];
@@ -372,9 +376,9 @@ fn draining_in_a_thread_ends_the_loop() {
     let mut broker = Running::start(dir.path(), &[("drain_timeout", "200ms")]);
     let mut peer = broker.connect();
     peer.ask("PING\r\n", "+PONG\r\n");
-    let mut blocked = broker.connect();
-    blocked.send(b"BLPOP nothing 0\r\n");
-    thread::sleep(Duration::from_millis(50));
+    let mut waiting = broker.connect();
+    waiting.send(b"BLPOP nothing 0\r\n");
+    wait_until("it waits in Redis", || blocked(dir.path()) == 1);
     broker.tell(DRAIN);
     assert_eq!(peer.rest(), "");
     broker.join();
@@ -397,13 +401,16 @@ fn a_byte_in_the_pipe_ends_the_wait() {
 #[test]
 fn an_upstream_that_comes_late_is_found() {
     let dir = tempfile::tempdir().unwrap();
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = nobody.local_addr().unwrap().port();
     let upstream = format!("redis://localhost:{port}");
     let broker =
         Running::start(dir.path(), &[("upstream", &upstream), ("queue_timeout", "15s"), ("lanes", "2")]);
     let mut early = broker.connect();
     early.send(b"ECHO early\r\n");
-    thread::sleep(Duration::from_millis(100));
+    // It has tried before there is a Redis.
+    drop(nobody.accept().unwrap());
+    drop(nobody);
     let redis = Redis::start(dir.path(), port);
     early.expect(b"$5\r\nearly\r\n");
 

@@ -18,10 +18,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::support::native::shared_library;
-use crate::support::{self, Broker, Redis};
+use crate::support::{self, Broker, Redis, end_within};
 use tempfile::TempDir;
 
 /// Longer than any snippet works, on a machine that is busy.
@@ -220,18 +220,11 @@ fn run(command: &mut Command, directory: &TempDir, place: &str) -> Output {
     let file = |path: &Path| fs::File::create(path).expect("a file");
     command.stdin(Stdio::null()).stdout(file(&out)).stderr(file(&err));
     let mut process: Child = command.spawn().unwrap_or_else(|error| panic!("{place}: {error}"));
-    let start = Instant::now();
-    let status = loop {
-        if let Some(status) = process.try_wait().expect("wait for a snippet") {
-            break status;
-        }
-        if start.elapsed() > LIMIT {
-            process.kill().expect("end a snippet");
-            process.wait().expect("its end");
-            panic!("{place}: it ran on for {LIMIT:?}: {}", fs::read_to_string(&err).unwrap_or_default());
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    };
+    let status = end_within(&mut process, LIMIT).unwrap_or_else(|| {
+        process.kill().expect("end a snippet");
+        process.wait().expect("its end");
+        panic!("{place}: it ran on for {LIMIT:?}: {}", fs::read_to_string(&err).unwrap_or_default())
+    });
     let read = |path: &Path| fs::read(path).expect("its output");
     Output { status, stdout: read(&out), stderr: read(&err) }
 }

@@ -2,7 +2,7 @@
 //! runs those whose path contains NAME. One program, because every other links the whole crate once more, and because
 //! tests that wait then run beside those that work.
 //!
-//! Not here: what is also run for long in a build of its own (`twin`, `soak`).
+//! Not here: what is also run for long in a build of its own (`twin`, `soak`), and what only reads the tree (`tree`).
 
 mod support;
 
@@ -57,14 +57,22 @@ mod embed_process;
 mod ffi;
 mod reactor;
 
-// The tree: its rules, pages and packages.
+// What is published: the ABI, what is installed, packages, the programs of the pages.
 mod abi;
-mod docs;
-mod header;
 mod install;
 mod install_examples;
-mod layers;
-mod man;
-mod mutants;
 mod packages;
 mod snippets;
+
+/// By its name it runs before all others: it takes one processor for a minute, and what is installed and packed waits
+/// for it.
+#[test]
+fn a_first_thing_is_the_library_of_make() {
+    support::made_library();
+}
+
+/// The same for the examples.
+#[test]
+fn a_first_thing_are_the_examples() {
+    support::examples::Examples::of_this_build();
+}

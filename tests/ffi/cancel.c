@@ -110,6 +110,7 @@ static void cancel_in(const struct waiting *function, int after_ms)
     CHECK_INT(pthread_create(&thread, NULL, wait_to_be_cancelled, (void *)function), 0);
     while (!thread_began)
         sched_yield();
+    /* Not a wait for anything: the moment of the cancellation is what is tried. */
     poll(NULL, 0, after_ms);
     CHECK_INT(pthread_cancel(thread), 0);
     CHECK_INT(pthread_join(thread, &result), 0);

@@ -1,6 +1,7 @@
 /*
  * Included by every snippet: on a machine that is busy all takes longer than the defaults and the pages allow, so that
- * settings begin with longer times and requests get twenty times what they ask for.
+ * settings begin with longer times and requests get twenty times what they ask for. The examples, some of which show a
+ * timeout, are compiled with PATIENCE_FOR_SETTINGS and keep what they ask for.
  */
 #ifndef PATIENCE_H
 #define PATIENCE_H
@@ -29,6 +30,11 @@ static inline int patient_client_new(broker_client_t **out, const char *endpoint
     return code;
 }
 
+#define broker_config_new patient_config_new
+#define broker_client_new patient_client_new
+
+#ifndef PATIENCE_FOR_SETTINGS
+
 static inline int patient_timeout(int timeout_ms)
 {
     return timeout_ms > 0 ? 20 * timeout_ms : timeout_ms;
@@ -46,9 +52,9 @@ static inline int patient_call(broker_client_t *client, size_t argc, const char 
     return broker_client_call(client, argc, argv, argvlen, patient_timeout(timeout_ms), out);
 }
 
-#define broker_config_new patient_config_new
-#define broker_client_new patient_client_new
 #define broker_client_submit patient_submit
 #define broker_client_call patient_call
+
+#endif
 
 #endif

@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 use super::raw::Raw;
 use super::redis::Redis;
-use super::{PATIENCE, direct, signal};
+use super::{PATIENCE, direct, end_within, signal};
 
 /// Path of the binary under test.
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_broker");
@@ -187,14 +187,8 @@ impl Broker {
 
     /// Waits for its end.
     pub(crate) fn wait_exit(&mut self, limit: Duration) -> ExitStatus {
-        let deadline = Instant::now() + limit;
-        loop {
-            if let Some(status) = self.process_mut().try_wait().expect("wait for the broker") {
-                return status;
-            }
-            assert!(Instant::now() < deadline, "the broker still runs after {limit:?}");
-            thread::sleep(Duration::from_millis(5));
-        }
+        let status = end_within(self.process_mut(), limit);
+        status.unwrap_or_else(|| panic!("the broker still runs after {limit:?}"))
     }
 }
 

@@ -3,17 +3,16 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::process::Signal;
 
-use super::native::{shared_library, soname};
+use super::native::shared_library;
 use super::redis::list_clients;
-use super::{Broker, Raw, Redis, signal, wait_within};
+use super::{Broker, Raw, Redis, end_within, signal, wait_within};
 
 /// Longer than every wait inside an example together.
 const LIMIT: Duration = Duration::from_secs(120);
@@ -31,21 +30,18 @@ impl Examples {
         Examples { directory: directory.into() }
     }
 
-    /// All that can be built here, with the shared library of this cargo build and warnings denied. Built once
-    /// for each test binary.
+    /// All that can be built here, with the archive of this cargo build, as in the source tree, and warnings denied.
+    /// Built once for each test binary.
     pub(crate) fn of_this_build() -> &'static Examples {
         static BUILT: OnceLock<Examples> = OnceLock::new();
         BUILT.get_or_init(|| {
             let tree = scratch("examples");
-            let (build, library) = (tree.join("c-examples/build"), tree.join("lib"));
-            std::fs::create_dir(&library).expect("a directory");
-            for name in ["libbroker.so", &soname()] {
-                symlink(shared_library(), library.join(name)).expect("a link to the library");
-            }
+            let build = tree.join("c-examples/build");
             let mut make = make(&source());
+            make.arg(format!("-j{}", std::thread::available_parallelism().map_or(2, usize::from)));
             make.arg(format!("BUILD={}", build.display())).arg("WERROR=-Werror");
-            make.arg("BROKER_CFLAGS=-I../include");
-            make.arg(format!("BROKER_LIBS=-L{0} -Wl,-rpath,{0} -lbroker", library.display()));
+            make.arg(format!("TREE={}", shared_library().with_extension("a").display()));
+            make.arg(format!("BROKER_CFLAGS=-I{} -I../include", patient_header(&tree).display()));
             succeed(&mut make);
             Examples::in_directory(build)
         })
@@ -257,6 +253,19 @@ together: 16
     }
 }
 
+/// A directory with a broker.h by which settings begin with more patience than the defaults have, for a machine that is
+/// busy.
+fn patient_header(tree: &Path) -> PathBuf {
+    let (root, directory) = (env!("CARGO_MANIFEST_DIR"), tree.join("patient"));
+    let header = format!(
+        "#include \"{root}/include/broker.h\"\n#define PATIENCE_FOR_SETTINGS\n\
+         #include \"{root}/tests/snippets/patience.h\"\n"
+    );
+    std::fs::create_dir(&directory).expect("a directory");
+    std::fs::write(directory.join("broker.h"), header).expect("a header");
+    directory
+}
+
 /// The sources.
 pub(crate) fn source() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("c-examples")
@@ -306,14 +315,10 @@ fn good(name: &str, output: &Output) -> String {
 
 /// Waits for a process whose output fits into its pipes; one that hangs is ended.
 fn finish(mut process: Child) -> Output {
-    let start = Instant::now();
-    while process.try_wait().expect("wait for an example").is_none() {
-        if start.elapsed() > LIMIT {
-            process.kill().expect("end an example");
-            let output = process.wait_with_output().expect("its output");
-            panic!("it ran on for {LIMIT:?}: {output:?}");
-        }
-        std::thread::sleep(Duration::from_millis(5));
+    if end_within(&mut process, LIMIT).is_none() {
+        process.kill().expect("end an example");
+        let output = process.wait_with_output().expect("its output");
+        panic!("it ran on for {LIMIT:?}: {output:?}");
     }
     process.wait_with_output().expect("its output")
 }

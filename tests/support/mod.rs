@@ -4,7 +4,7 @@
 //! `BROKER_TEST_DIRECT=1` gives every test Redis' own socket in the broker's place: what a test expects of
 //! Redis is then checked against Redis. Tests about the broker itself are ignored in that mode, by an attribute, so that
 //! the summary counts them: `#[cfg_attr(direct, ignore = "about the broker itself")]`. No test returns before it has
-//! checked anything; `layers.rs` looks.
+//! checked anything; `rules.rs` looks.
 //! `BROKER_TEST_SEED=n` replays a random run; the seed is printed when a test fails.
 
 // Each test binary uses its own part of this module.
@@ -44,12 +44,47 @@ pub(crate) fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
 }
 
 /// [`wait_until`] with its own limit.
-pub(crate) fn wait_within(what: &str, limit: Duration, mut holds: impl FnMut() -> bool) {
+pub(crate) fn wait_within(what: &str, limit: Duration, holds: impl FnMut() -> bool) {
+    assert!(comes_true(limit, holds), "waited {limit:?} in vain: {what}");
+}
+
+/// Whether a condition comes true in time, for a test that has something to end first when it does not.
+pub(crate) fn comes_true(limit: Duration, mut holds: impl FnMut() -> bool) -> bool {
     let start = Instant::now();
     while !holds() {
-        assert!(start.elapsed() < limit, "waited {limit:?} in vain: {what}");
+        if start.elapsed() > limit {
+            return false;
+        }
+        // Between two looks at what nothing announces.
         std::thread::sleep(Duration::from_millis(5));
     }
+    true
+}
+
+/// Waits until a number has stopped to change, for what reaches a bound that the test cannot see. A machine that is busy
+/// may take a pause for an end: what is checked then must hold at any time, and only shows less.
+pub(crate) fn wait_still(what: &str, mut number: impl FnMut() -> u64) {
+    let (mut last, mut looks) = (number(), 0);
+    wait_until(what, || {
+        let now = number();
+        looks = if now == last { looks + 1 } else { 0 };
+        last = now;
+        looks == 40
+    });
+}
+
+/// Waits for the end of a process; `None` if it runs on.
+pub(crate) fn end_within(
+    process: &mut std::process::Child,
+    limit: Duration,
+) -> Option<std::process::ExitStatus> {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    use rustix::process::{PidfdFlags, pidfd_open};
+    let descriptor = pidfd_open(pid_of(process), PidfdFlags::empty()).expect("a descriptor of the process");
+    let timeout = Timespec { tv_sec: limit.as_secs() as i64, tv_nsec: i64::from(limit.subsec_nanos()) };
+    let mut one = [PollFd::new(&descriptor, PollFlags::IN)];
+    let ended = rustix::io::retry_on_intr(|| poll(&mut one, Some(&timeout))).expect("poll") > 0;
+    ended.then(|| process.wait().expect("its status"))
 }
 
 /// A generator seeded by `BROKER_TEST_SEED`, or by chance; the seed appears in a failing test's output.
@@ -63,6 +98,14 @@ pub(crate) fn raise_open_files() {
     let limit = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })
         .expect("raise the limit of open files");
+}
+
+/// Has make build the library that is installed and packed, once for all tests that do so at the same time.
+pub(crate) fn made_library() {
+    static MADE: std::sync::OnceLock<()> = std::sync::OnceLock::new();
+    MADE.get_or_init(|| {
+        examples::succeed(examples::make(std::path::Path::new(env!("CARGO_MANIFEST_DIR"))).arg("library"));
+    });
 }
 
 /// This program once more, to run that one test of the module in a process of its own.

@@ -123,6 +123,7 @@ fn pump(near: UnixStream, far: UnixStream, link: Arc<Link>) {
         let mut chunk = [0u8; 16 * 1024];
         while let Ok(length @ 1..) = from_far.read(&mut chunk) {
             while replies.held.load(Ordering::SeqCst) && !replies.closed.load(Ordering::SeqCst) {
+                // Between two looks: whoever holds a link does not say when it lets go.
                 thread::sleep(Duration::from_millis(1));
             }
             if replies.near.lock().expect("near side").write_all(&chunk[..length]).is_err() {
