@@ -5,8 +5,10 @@ use std::time::{Duration, Instant};
 
 use crate::support::{Broker, Raw, Redis, upstream_clients, wait_until};
 
-/// Short enough not to wait for, long enough for several attempts to connect.
-const SHORT: [(&str, &str); 2] = [("queue_timeout", "400ms"), ("lease_wait_timeout", "400ms")];
+/// Short enough not to wait for.
+const SHORT_LEASE_WAIT: (&str, &str) = ("lease_wait_timeout", "400ms");
+/// The same for who is to be told that there is no connection, and long enough for several attempts to connect.
+const SHORT: [(&str, &str); 2] = [("queue_timeout", "400ms"), SHORT_LEASE_WAIT];
 
 fn short(more: &[(&'static str, &'static str)]) -> Vec<(&'static str, &'static str)> {
     [&SHORT[..], more].concat()
@@ -32,7 +34,7 @@ fn a_server_without_room_is_named() {
     let redis = Redis::start();
     let broker = Broker::start(&redis, &short(&[]));
     let mut raw = broker.connect();
-    raw.expect("SET k v", "+OK\r\n");
+    wait_until("it is connected", || raw.ask("SET k v") == "+OK\r\n");
     // As many as there are, and one for the test: the server lets nobody else in.
     let mut direct = redis.connect();
     direct.expect(&format!("CONFIG SET maxclients {}", upstream_clients(&redis).len() + 1), "+OK\r\n");
@@ -61,7 +63,7 @@ fn a_wrong_password_is_named() {
     let none = Broker::start(&redis, &short(&[]));
     tells(&mut none.connect(), "GET k", "-BROKERDOWN", "HELLO was answered with: NOAUTH");
     // One that changes while connections stand: those go on, new ones do not.
-    let broker = Broker::start(&redis, &short(&[("upstream_password", "right")]));
+    let broker = Broker::start(&redis, &[SHORT_LEASE_WAIT, ("upstream_password", "right")]);
     let mut raw = broker.connect();
     raw.expect("RPUSH l e", ":1\r\n");
     let mut direct = redis.connect();
@@ -102,7 +104,7 @@ fn a_server_that_refuses_command_is_named_and_not_pestered() {
 fn a_server_without_client_serves() {
     for name in ["\"\"", "cl13nt"] {
         let redis = Redis::start_with(&["--rename-command", "CLIENT", name.trim_matches('"')]);
-        let broker = Broker::start(&redis, &short(&[]));
+        let broker = Broker::start(&redis, &[]);
         let mut raw = broker.connect();
         raw.expect("SET k v", "+OK\r\n");
         raw.expect("WATCH k", "+OK\r\n");
@@ -118,8 +120,12 @@ fn a_server_without_client_serves() {
 #[cfg_attr(direct, ignore = "about the broker itself")]
 fn a_limit_is_named_with_what_raises_it() {
     let redis = Redis::start();
-    let settings =
-        short(&[("leases_session_max", "1"), ("leases_transaction_max", "1"), ("leases_blocking_max", "0")]);
+    let settings = [
+        SHORT_LEASE_WAIT,
+        ("leases_session_max", "1"),
+        ("leases_transaction_max", "1"),
+        ("leases_blocking_max", "0"),
+    ];
     let broker = Broker::start(&redis, &settings);
     let (mut tracks, mut watches, mut other) = (broker.connect(), broker.connect(), broker.connect());
     tracks.expect("CLIENT TRACKING ON", "+OK\r\n");
