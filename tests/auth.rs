@@ -648,7 +648,7 @@ fn an_upstream_that_does_not_answer_lets_nobody_in() {
     let broker = Broker::start(&redis, &judged(&[("queue_timeout", "200ms"), ("connect_timeout", "200ms")]));
     let mut raw = broker.connect();
     wait_until("the upstream is known", || raw.ask("AUTH u upw") == "+OK\r\n");
-    raw.expect("GET k", "$-1\r\n");
+    wait_until("its lane is connected", || raw.ask("GET k") == "$-1\r\n");
     let mut other = broker.connect();
     other.expect("PING", NOAUTH);
     redis.stop();
