@@ -48,15 +48,16 @@ demo: demo-deps ## Build the release and show it at work: a private Redis, a bro
 	$(MAKE) -C c-examples TREE=$(OUT)/release/libbroker.a
 	$(OUT)/release/broker-demo $(DEMO)
 
-# The tests come last, so that the output ends with their own summary.
-test: deps ## Check format, lints and the ABI, build the examples with warnings denied, run all tests
+# The tests of the library are those of a build without the program and without `sabotage`; all others need both. The
+# suite builds the examples, checks the ABI and makes the packages beside what only waits, so it runs more tests at once
+# than there are processors. It comes last, so that the output ends with its summary.
+test: deps ## Check format and lints, run all tests: of the code, the ABI, the examples, packages and pages
 	$(CARGO) fmt --check
 	$(CARGO) clippy --all-targets --all-features -- -D warnings
-	$(CARGO) build --lib --no-default-features
 	$(CARGO) test --lib --no-default-features
-	$(MAKE) abi-check
-	$(MAKE) -C c-examples --always-make WERROR=-Werror BUILD=$(OUT)/c-examples TREE=$(OUT)/debug/libbroker.a
-	$(CARGO) test --features sabotage
+	$(CARGO) test --features sabotage --doc
+	$(CARGO) test --features sabotage --bins --test tree --test soak --test twin
+	RUST_TEST_THREADS=$(or $(RUST_TEST_THREADS),$(shell expr 2 '*' $$(nproc))) $(CARGO) test --features sabotage --test suite
 
 sim: deps ## Play random schedules of the core for SECONDS=60, from SEED=n on
 	@$(LONG_RUN) BROKER_SUMMARY=$(OUT)/sim.summary $(CARGO) test --profile sim --lib random_schedules -- --nocapture

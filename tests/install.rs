@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
+use crate::support::made_library;
+
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 const PROGRAM: &str = "\
@@ -78,8 +80,7 @@ fn make(target: &str, variables: &[&str]) {
 }
 
 fn install(root: &Path, places: &[&str]) {
-    static LIBRARY: OnceLock<()> = OnceLock::new();
-    LIBRARY.get_or_init(|| make("library", &[]));
+    made_library();
     let variables = [format!("DESTDIR={}", root.display()), binary()];
     make("install", &[places, &variables.each_ref().map(String::as_str)].concat());
 }

@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
+use crate::support::made_library;
+
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// An empty directory of the test's own.
@@ -34,6 +36,7 @@ fn run(command: &mut Command) -> String {
 
 /// Makes the packages of one revision, from the program under test and the library that make builds for an install.
 fn make(directory: &Path, revision: u32) {
+    made_library();
     let mut make = Command::new("make");
     make.current_dir(env!("CARGO_MANIFEST_DIR")).arg("deb");
     make.arg(format!("DEB={}", directory.display())).arg(format!("REVISION={revision}"));

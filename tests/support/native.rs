@@ -1,12 +1,16 @@
 //! C and C++ test programs of tests/ffi: compiled with warnings denied against the shared library of this cargo build,
-//! run in a process of their own beside a private Redis and broker, plainly, under valgrind or with sanitizers.
+//! run in a process of their own beside a private Redis and broker, plainly, under valgrind or with sanitizers. Each is
+//! compiled once for all tests that run it.
 
+use std::collections::BTreeMap;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use tempfile::TempDir;
 
+use super::examples::scratch;
 use super::{Broker, Redis};
 
 /// How a program is run.
@@ -64,21 +68,51 @@ pub(crate) fn foreign_headers() -> Vec<String> {
     words.split_whitespace().map(|word| word.replacen("-I", "-isystem", 1)).collect()
 }
 
-/// Compiles one program into `directory`.
-fn build(directory: &Path, source: &str, language: Language, mode: Mode, libraries: &[&str]) -> PathBuf {
-    let program = directory.join("program");
-    for name in ["libbroker.so", &soname()] {
-        symlink(shared_library(), directory.join(name)).expect("a link to the library");
-    }
+/// A directory with this library under all of its names.
+fn library_directory() -> &'static Path {
+    static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
+    DIRECTORY.get_or_init(|| {
+        let directory = scratch("native");
+        for name in ["libbroker.so", &soname()] {
+            symlink(shared_library(), directory.join(name)).expect("a link to the library");
+        }
+        directory
+    })
+}
+
+/// The path of a program, compiled if no test has asked for it before.
+fn build(source: &str, language: Language, mode: Mode, libraries: &[&str]) -> PathBuf {
+    /// A number of its own, and its path.
+    type Program = Arc<(usize, OnceLock<PathBuf>)>;
+    static PROGRAMS: Mutex<BTreeMap<String, Program>> = Mutex::new(BTreeMap::new());
+    let sanitized = mode == Mode::Sanitized;
+    let key = format!("{source} {language:?} {sanitized} {libraries:?}");
+    let program = {
+        let mut programs = PROGRAMS.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let number = programs.len();
+        Arc::clone(programs.entry(key).or_insert_with(|| Arc::new((number, OnceLock::new()))))
+    };
+    // Whoever comes second waits for the first.
+    program.1.get_or_init(|| compile(program.0, source, language, sanitized, libraries)).clone()
+}
+
+/// Compiles one program. The optimiser sees more to warn about, and makes programs with sanitizers twice as slow to
+/// compile: those are for looking at what happens.
+fn compile(number: usize, source: &str, language: Language, sanitized: bool, libraries: &[&str]) -> PathBuf {
+    let directory = library_directory();
+    let program = directory.join(format!("{number}-{source}.program"));
     let include = Path::new(env!("CARGO_MANIFEST_DIR")).join("include");
     let mut command = Command::new(language.compiler);
-    command.args(language.flags).args(["-g", "-O1", "-Wall", "-Wextra", "-Wpedantic", "-Werror"]);
-    if mode == Mode::Sanitized {
+    command.args(language.flags).args(["-g1", "-Wall", "-Wextra", "-Wpedantic", "-Werror"]);
+    if sanitized {
         command.args([
+            "-O0",
             "-fsanitize=address,undefined",
             "-fno-sanitize-recover=all",
             "-fno-omit-frame-pointer",
         ]);
+    } else {
+        command.arg("-O1");
     }
     command
         .args(foreign_headers())
@@ -109,8 +143,8 @@ pub(crate) struct Native {
 
 impl Native {
     pub(crate) fn build(source: &str, language: Language, mode: Mode, libraries: &[&str]) -> Native {
+        let program = build(source, language, mode, libraries);
         let directory = tempfile::Builder::new().prefix("native-").tempdir().expect("a directory");
-        let program = build(directory.path(), source, language, mode, libraries);
         let port = free_port();
         let redis = Redis::start_with(&["--port", &port.to_string()]);
         let beside_one = source.starts_with("cpp_") || source.starts_with("adapter_") || source == "format.c";
