@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use broker::command::{Local, Policy, Route, Table, Verdict, is_never_allowed};
-use broker::config::table::{Kind, Row};
+use broker::config::table::{KeyKind, Row};
 use broker::config::{client_rows, rows};
 use broker::reactor::Loop;
 use broker::resp::Request;
@@ -169,11 +169,11 @@ fn line(row: &Row) -> String {
         (text, _) => format!("`{text}`"),
     };
     let allowed = match row.kind {
-        Kind::Url | Kind::Listen | Kind::Choice => code_words(&row.allowed()),
-        Kind::Bytes => format!("{} to {}", size(row.min), size(row.max)),
-        Kind::Milliseconds => format!("{} to {} ms", row.min, row.max),
-        Kind::Count | Kind::Text | Kind::Password => row.allowed(),
-        Kind::Commands => row.allowed().replace('|', "\\|"),
+        KeyKind::Url | KeyKind::Listen | KeyKind::Choice => code_words(&row.allowed()),
+        KeyKind::Bytes => format!("{} to {}", size(row.min), size(row.max)),
+        KeyKind::Milliseconds => format!("{} to {} ms", row.min, row.max),
+        KeyKind::Count | KeyKind::Text | KeyKind::Password => row.allowed(),
+        KeyKind::Commands => row.allowed().replace('|', "\\|"),
     };
     format!("| `{}` | {default} | {allowed} | {} |\n", row.key, row.doc)
 }

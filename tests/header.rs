@@ -72,7 +72,7 @@ const GATES: [&str; 8] = [
     "enter_own(",
     "making(",
     "shield(",
-    "call(client, Asked",
+    "call(client, CallInput",
 ];
 
 #[test]

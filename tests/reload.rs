@@ -4,7 +4,7 @@
 use crate::support::embedded::{Desk, run_until, send, settings};
 use crate::support::{self, Redis, seeded, upstream_clients};
 use broker::config::{Settings, rows};
-use broker::reactor::{Local, Loop, RunMode};
+use broker::reactor::{LocalKey, Loop, RunMode};
 use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -28,7 +28,7 @@ fn expect_abandoned(lp: &mut Loop, redis: &Redis) {
 
 /// A child that counts on whichever Redis it reaches, and what it was told.
 struct Counter {
-    local: Local,
+    local: LocalKey,
     number: usize,
     sent: usize,
     owed: usize,
@@ -314,7 +314,7 @@ fn bounds_hold_at_once() {
     let base = settings(&redis, &[("upstream_connections_max", "30")]);
     let mut lp = Loop::embedded(base.clone()).expect("the loop");
     let mut desk = Desk::default();
-    let crowd: Vec<Local> = (0..20).map(|_| lp.local_open().expect("a child")).collect();
+    let crowd: Vec<LocalKey> = (0..20).map(|_| lp.local_open().expect("a child")).collect();
     for (number, local) in crowd.iter().enumerate() {
         send(&mut lp, *local, &format!("BLPOP q{number} 0\r\n"));
     }

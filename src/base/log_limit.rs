@@ -32,7 +32,7 @@ struct Budget {
 
 /// A line to write.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Line {
+pub struct LogLine {
     /// How important it is.
     pub level: Level,
     /// Its text, without a line end of its own; what it quotes may hold some.
@@ -42,10 +42,10 @@ pub struct Line {
 impl LogLimit {
     /// The line to write for a record; `None` if its place has written enough. Only `trace`, which shows
     /// everything, has no limit.
-    pub fn admit(&mut self, record: &Record<'_>, now: Millis) -> Option<Line> {
+    pub fn admit(&mut self, record: &Record<'_>, now: Millis) -> Option<LogLine> {
         let level = record.level();
         if level == Level::Trace {
-            return Some(Line { level, text: text_of(record.args()) });
+            return Some(LogLine { level, text: text_of(record.args()) });
         }
         let site = (record.file_static().unwrap_or_default(), record.line().unwrap_or_default());
         let budget = self.sites.entry(site).or_insert_with(|| Budget::new(level, now));
@@ -60,12 +60,12 @@ impl LogLimit {
         }
         budget.written += 1;
         budget.like = text_of(record.args());
-        Some(Line { level, text: budget.like.clone() })
+        Some(LogLine { level, text: budget.like.clone() })
     }
 
     /// What is to be said about lines left out, where their interval is over. Call before `admit`, and when
     /// it is due.
-    pub fn summaries(&mut self, now: Millis) -> Vec<Line> {
+    pub fn summaries(&mut self, now: Millis) -> Vec<LogLine> {
         if self.due.is_none_or(|due| due > now) {
             return Vec::new();
         }
@@ -73,11 +73,11 @@ impl LogLimit {
     }
 
     /// The same for all lines left out so far, when there will be no more.
-    pub fn last_summaries(&mut self, now: Millis) -> Vec<Line> {
+    pub fn last_summaries(&mut self, now: Millis) -> Vec<LogLine> {
         self.sum_up(now, |_| true)
     }
 
-    fn sum_up(&mut self, now: Millis, is_over: impl Fn(&Budget) -> bool) -> Vec<Line> {
+    fn sum_up(&mut self, now: Millis, is_over: impl Fn(&Budget) -> bool) -> Vec<LogLine> {
         let mut lines = Vec::new();
         self.sites.retain(|_, budget| {
             let over = is_over(budget);
@@ -106,10 +106,10 @@ impl Budget {
         self.since + LOG_INTERVAL
     }
 
-    fn summary(&self, now: Millis) -> Line {
+    fn summary(&self, now: Millis) -> LogLine {
         let seconds = (now - self.since) / 1000;
         let text = format!("and {} more like this in the last {seconds} s: {}", self.left_out, self.like);
-        Line { level: self.level, text }
+        LogLine { level: self.level, text }
     }
 }
 

@@ -9,7 +9,7 @@ use crate::base::clock::{Clock, Millis};
 use crate::base::error::{Error, Result};
 use crate::base::key::{Arena, Key};
 use crate::config::ClientSettings;
-use crate::reactor::{Local, LocalEvent, Loop, Prepared};
+use crate::reactor::{LocalEvent, LocalKey, Loop, Prepared};
 use crate::transport::resolver::Lookup;
 use std::collections::HashMap;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -23,7 +23,7 @@ pub struct ClientKey(Key<Inner>);
 struct Inner {
     mux: Mux,
     /// Its connections.
-    locals: HashMap<Key<Channel>, Local>,
+    locals: HashMap<Key<Channel>, LocalKey>,
 }
 
 /// A connection's place: whose it is, and which of its channels.
@@ -35,7 +35,7 @@ pub struct Embedded {
     lp: Loop,
     profile: Profile,
     clients: Arena<Inner>,
-    places: HashMap<Local, Place>,
+    places: HashMap<LocalKey, Place>,
     clock: Clock,
     told: Millis,
     events: Vec<LocalEvent>,

@@ -30,7 +30,7 @@ pub(super) enum Endpoint {
 #[derive(Debug, Clone)]
 pub(super) enum Place {
     /// Where connections go.
-    At(resolver::Target, Lookup),
+    At(resolver::Destination, Lookup),
     /// To the other end of a socket that was given.
     Given,
 }
@@ -124,7 +124,7 @@ impl Target {
         let (place, given) = match address {
             Some(address) => {
                 let lookup = Lookup::AfterFailure(border.start);
-                (Place::At(resolver::Target::find(&address, lookup)?, lookup), None)
+                (Place::At(resolver::Destination::find(&address, lookup)?, lookup), None)
             }
             None => (Place::Given, Some(given(text, border.own_fd)?)),
         };

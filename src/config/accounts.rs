@@ -12,7 +12,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::Settings;
 use super::endpoint::Secret;
-use super::value::{Auth, show};
+use super::value::{Auth, ParseResult, show};
 use crate::base::error::{Error, Result};
 
 /// A longer file is somebody else's file, bytes.
@@ -111,10 +111,8 @@ fn read(path: &Path) -> std::result::Result<String, String> {
     Ok(text)
 }
 
-type Parsed<T> = std::result::Result<T, String>;
-
 /// Errors name the line, the user and the key, and quote no value.
-fn parse(text: &str) -> Parsed<Vec<Account>> {
+fn parse(text: &str) -> ParseResult<Vec<Account>> {
     let line = |offset: usize| text.bytes().take(offset).filter(|byte| *byte == b'\n').count() + 1;
     let at = |offset: usize, why: String| format!("line {}: {why}", line(offset));
     let document = DeTable::parse(text).map_err(|error| {
@@ -151,7 +149,7 @@ fn parse(text: &str) -> Parsed<Vec<Account>> {
     Ok(accounts)
 }
 
-fn account(fields: &DeTable<'_>) -> Parsed<Account> {
+fn account(fields: &DeTable<'_>) -> ParseResult<Account> {
     let name = fields.get("name").ok_or("a user without a name")?.get_ref();
     let name = name.as_str().filter(|name| is_name(name)).ok_or("name: not a user name")?;
     let refuse = |key: &str, why: &str| format!("user {}: {key}: {why}", show(name));

@@ -7,7 +7,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::client::ClientSettings;
 use super::endpoint::mask;
-use super::table::{self, Keyed, Kind, Row, Settings};
+use super::table::{self, KeyKind, Keyed, Row, Settings};
 use super::value::show;
 use crate::base::error::{Error, Result};
 
@@ -73,13 +73,15 @@ fn set_toml<S: Keyed>(settings: &mut S, key: &str, value: &DeValue<'_>) -> Resul
 fn toml_text(row: &Row, value: &DeValue<'_>) -> Option<String> {
     match value {
         DeValue::String(text) => Some(text.to_string()),
-        DeValue::Integer(number) if matches!(row.kind, Kind::Count | Kind::Bytes | Kind::Milliseconds) => {
+        DeValue::Integer(number)
+            if matches!(row.kind, KeyKind::Count | KeyKind::Bytes | KeyKind::Milliseconds) =>
+        {
             // Beyond i128 it is out of every range anyway, so any text that does not parse will do.
             let parsed = i128::from_str_radix(number.as_str(), number.radix());
             Some(parsed.map_or_else(|_| number.as_str().to_owned(), |number| number.to_string()))
         }
         DeValue::Boolean(value) if row.choices.contains(&"true") => Some(value.to_string()),
-        DeValue::Array(items) if matches!(row.kind, Kind::Listen | Kind::Commands) => {
+        DeValue::Array(items) if matches!(row.kind, KeyKind::Listen | KeyKind::Commands) => {
             let texts = items.iter().map(|item| item.get_ref().as_str());
             texts.collect::<Option<Vec<_>>>().map(|texts| texts.join(","))
         }

@@ -11,7 +11,7 @@ use crate::base::error::{Error, Result};
 
 /// What kind of text a key takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum KeyKind {
     /// A plain number.
     Count,
     /// A size: a number of bytes, or text such as `64MiB`.
@@ -38,7 +38,7 @@ pub struct Row {
     /// The key's only name.
     pub key: &'static str,
     /// What it takes.
-    pub kind: Kind,
+    pub kind: KeyKind,
     /// The default as text that `Settings::set` takes; empty for "not set".
     pub default: &'static str,
     /// `ms`, `bytes`, or empty.
@@ -51,7 +51,7 @@ pub struct Row {
     pub min: u64,
     /// Largest value, in the unit.
     pub max: u64,
-    /// The words of a `Kind::Choice`, else empty.
+    /// The words of a `KeyKind::Choice`, else empty.
     pub choices: &'static [&'static str],
 }
 
@@ -89,8 +89,8 @@ impl Row {
     /// The one line a user sees when `value` does not fit this key.
     pub(super) fn refuse(&self, value: &str, why: &str) -> Error {
         let shown = match self.kind {
-            Kind::Password => "***".to_owned(),
-            Kind::Listen => show(&mask_list(value)),
+            KeyKind::Password => "***".to_owned(),
+            KeyKind::Listen => show(&mask_list(value)),
             _ => show(&mask(value)),
         };
         Error::config(format!("{} = {shown}: {why}; allowed {}", self.key, self.allowed()))
@@ -100,14 +100,14 @@ impl Row {
     pub fn allowed(&self) -> String {
         let (min, max) = (self.min, self.max);
         match self.kind {
-            Kind::Count => format!("{min} to {max}"),
-            Kind::Bytes => format!("{min} to {max} bytes, or text such as \"512KiB\", \"64MiB\""),
-            Kind::Milliseconds => format!("{min} to {max} ms, or text such as \"250ms\", \"5s\""),
-            Kind::Choice => self.choices.join(", "),
-            Kind::Text | Kind::Password => format!("text of at most {max} bytes"),
-            Kind::Url => "redis://[user:password@]host[:port][/db] or unix:///path[?db=n]".to_owned(),
-            Kind::Commands => format!("up to {max} names such as \"config|set\", separated by commas"),
-            Kind::Listen => format!(
+            KeyKind::Count => format!("{min} to {max}"),
+            KeyKind::Bytes => format!("{min} to {max} bytes, or text such as \"512KiB\", \"64MiB\""),
+            KeyKind::Milliseconds => format!("{min} to {max} ms, or text such as \"250ms\", \"5s\""),
+            KeyKind::Choice => self.choices.join(", "),
+            KeyKind::Text | KeyKind::Password => format!("text of at most {max} bytes"),
+            KeyKind::Url => "redis://[user:password@]host[:port][/db] or unix:///path[?db=n]".to_owned(),
+            KeyKind::Commands => format!("up to {max} names such as \"config|set\", separated by commas"),
+            KeyKind::Listen => format!(
                 "up to {max} of unix:///path[?mode=0660&user=name&group=name], \
                  tcp://host:port[?insecure=1]"
             ),
@@ -115,16 +115,16 @@ impl Row {
     }
 }
 
-pub(super) const fn unit(kind: Kind) -> &'static str {
+pub(super) const fn unit(kind: KeyKind) -> &'static str {
     match kind {
-        Kind::Bytes => "bytes",
-        Kind::Milliseconds => "ms",
+        KeyKind::Bytes => "bytes",
+        KeyKind::Milliseconds => "ms",
         _ => "",
     }
 }
 
 /// Makes the struct, its defaults and the rows from one list:
-/// `/// doc` then `key: field type = "default", Kind(min, max), RELOAD;`
+/// `/// doc` then `key: field type = "default", KeyKind(min, max), RELOAD;`
 macro_rules! settings {
     ($(#[$about:meta])* $name:ident
      $( $(#[doc = $doc:literal])+ $key:ident: $type:ty = $default:literal, $kind:ident($min:expr, $max:expr), $reload:expr; )+) => {
@@ -145,9 +145,9 @@ macro_rules! settings {
             $(
                 pub(super) const $key: Row = Row {
                     key: stringify!($key),
-                    kind: Kind::$kind,
+                    kind: KeyKind::$kind,
                     default: $default,
-                    unit: unit(Kind::$kind),
+                    unit: unit(KeyKind::$kind),
                     reloadable: $reload,
                     doc: concat!($($doc),+).trim_ascii(),
                     min: $min,
@@ -359,7 +359,7 @@ mod tests {
         for (index, row) in rows().iter().enumerate() {
             assert!(row.min <= row.max, "{}", row.key);
             assert!(rows()[..index].iter().all(|other| other.key != row.key), "{}", row.key);
-            assert_eq!(row.kind == Kind::Choice, !row.choices.is_empty(), "{}", row.key);
+            assert_eq!(row.kind == KeyKind::Choice, !row.choices.is_empty(), "{}", row.key);
         }
     }
 }

@@ -4,16 +4,16 @@
 use std::path::PathBuf;
 
 use super::endpoint::{ListenUrl, Secret, Upstream};
-use super::table::{Kind, Row};
+use super::table::{KeyKind, Row};
 
-type Parsed<T> = std::result::Result<T, String>;
+pub(super) type ParseResult<T> = std::result::Result<T, String>;
 
 /// A type a setting can have.
 pub(super) trait Value: Sized {
     /// The words of a choice.
     const CHOICES: &'static [&'static str] = &[];
     /// Reads text; the error never contains it.
-    fn parse(row: &Row, text: &str) -> Parsed<Self>;
+    fn parse(row: &Row, text: &str) -> ParseResult<Self>;
     /// Prints what `parse` would take, without credentials.
     fn text(&self, row: &Row) -> String;
 }
@@ -34,7 +34,7 @@ macro_rules! choice {
 
         impl Value for $name {
             const CHOICES: &'static [&'static str] = &[$($word),+];
-            fn parse(_row: &Row, text: &str) -> Parsed<Self> {
+            fn parse(_row: &Row, text: &str) -> ParseResult<Self> {
                 match text {
                     $( $word => Ok($name::$variant), )+
                     _ => Err("not one of the choices".to_owned()),
@@ -141,7 +141,7 @@ choice! {
 
 impl Value for bool {
     const CHOICES: &'static [&'static str] = &["false", "true"];
-    fn parse(_row: &Row, text: &str) -> Parsed<Self> {
+    fn parse(_row: &Row, text: &str) -> ParseResult<Self> {
         text.parse().map_err(|_| "neither true nor false".to_owned())
     }
     fn text(&self, _row: &Row) -> String {
@@ -150,10 +150,10 @@ impl Value for bool {
 }
 
 impl Value for u64 {
-    fn parse(row: &Row, text: &str) -> Parsed<Self> {
+    fn parse(row: &Row, text: &str) -> ParseResult<Self> {
         let (units, noun): (Units, _) = match row.kind {
-            Kind::Milliseconds => (TIME_UNITS, "a duration"),
-            Kind::Bytes => (BYTE_UNITS, "a size"),
+            KeyKind::Milliseconds => (TIME_UNITS, "a duration"),
+            KeyKind::Bytes => (BYTE_UNITS, "a size"),
             _ => (&[], "a whole number"),
         };
         let number = scaled(text, units).ok_or_else(|| format!("not {noun}"))?;
@@ -164,7 +164,7 @@ impl Value for u64 {
     }
 
     fn text(&self, row: &Row) -> String {
-        if row.kind == Kind::Bytes && *self != 0 {
+        if row.kind == KeyKind::Bytes && *self != 0 {
             for (name, factor) in [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)] {
                 if self.is_multiple_of(factor) {
                     return format!("{}{name}", self / factor);
@@ -176,7 +176,7 @@ impl Value for u64 {
 }
 
 impl Value for usize {
-    fn parse(row: &Row, text: &str) -> Parsed<Self> {
+    fn parse(row: &Row, text: &str) -> ParseResult<Self> {
         usize::try_from(u64::parse(row, text)?).map_err(|_| "out of range".to_owned())
     }
 
@@ -213,7 +213,7 @@ fn scaled(text: &str, units: Units) -> Option<u64> {
 }
 
 /// Text within the row's length and without NUL, or `None` when empty.
-fn optional(row: &Row, text: &str) -> Parsed<Option<String>> {
+fn optional(row: &Row, text: &str) -> ParseResult<Option<String>> {
     if text.len() as u64 > row.max {
         return Err("too long".to_owned());
     }
@@ -224,7 +224,7 @@ fn optional(row: &Row, text: &str) -> Parsed<Option<String>> {
 }
 
 impl Value for Option<String> {
-    fn parse(row: &Row, text: &str) -> Parsed<Self> {
+    fn parse(row: &Row, text: &str) -> ParseResult<Self> {
         optional(row, text)
     }
 
@@ -235,7 +235,7 @@ impl Value for Option<String> {
 
 /// A plain number, or `None` when empty.
 impl Value for Option<u32> {
-    fn parse(row: &Row, text: &str) -> Parsed<Self> {
+    fn parse(row: &Row, text: &str) -> ParseResult<Self> {
         match text.trim() {
             "" => Ok(None),
             text => u32::try_from(u64::parse(row, text)?).map(Some).map_err(|_| "out of range".to_owned()),
@@ -248,7 +248,7 @@ impl Value for Option<u32> {
 }
 
 impl Value for Option<PathBuf> {
-    fn parse(row: &Row, text: &str) -> Parsed<Self> {
+    fn parse(row: &Row, text: &str) -> ParseResult<Self> {
         Ok(optional(row, text)?.map(PathBuf::from))
     }
 
@@ -258,7 +258,7 @@ impl Value for Option<PathBuf> {
 }
 
 impl Value for Option<Secret> {
-    fn parse(row: &Row, text: &str) -> Parsed<Self> {
+    fn parse(row: &Row, text: &str) -> ParseResult<Self> {
         Ok(optional(row, text)?.map(Secret::new))
     }
 
@@ -268,7 +268,7 @@ impl Value for Option<Secret> {
 }
 
 impl Value for Option<Upstream> {
-    fn parse(row: &Row, text: &str) -> Parsed<Self> {
+    fn parse(row: &Row, text: &str) -> ParseResult<Self> {
         optional(row, text.trim())?.map(|url| Upstream::parse(&url)).transpose()
     }
 
@@ -279,7 +279,7 @@ impl Value for Option<Upstream> {
 
 /// Command names in lower case, a subcommand as `container|name`; separated by commas or blanks.
 impl Value for Vec<String> {
-    fn parse(row: &Row, text: &str) -> Parsed<Self> {
+    fn parse(row: &Row, text: &str) -> ParseResult<Self> {
         let words = text.split([',', ' ']).filter(|word| !word.is_empty());
         let list: Vec<String> = words.map(str::to_ascii_lowercase).collect();
         let plain = |word: &String| word.bytes().all(|byte| byte.is_ascii_graphic()) && word.len() <= 128;
@@ -297,9 +297,9 @@ impl Value for Vec<String> {
 
 /// A list is separated by commas; a comma inside a path is written `%2C`.
 impl Value for Vec<ListenUrl> {
-    fn parse(row: &Row, text: &str) -> Parsed<Self> {
+    fn parse(row: &Row, text: &str) -> ParseResult<Self> {
         let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
-        let list = items.map(ListenUrl::parse).collect::<Parsed<Vec<_>>>()?;
+        let list = items.map(ListenUrl::parse).collect::<ParseResult<Vec<_>>>()?;
         if list.len() as u64 > row.max {
             return Err("too many".to_owned());
         }

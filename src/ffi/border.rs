@@ -5,14 +5,14 @@
 //! In a forked copy what a handle of the parent's holds is neither read nor dropped, since another thread may have been
 //! changing it: it is abandoned where it is. Its descriptors are closed by number (`base::fds`).
 
-use super::cancel::{self, Wait};
+use super::cancel::{self, FdWait};
 use super::claim::Doing;
 use super::codes::{
     BROKER_EAGAIN, BROKER_EFORKED, BROKER_EINVAL, BROKER_EPANIC, BROKER_EREENTRANT, BROKER_ESTATE, BROKER_OK,
 };
 use super::fork::{self, EachProcess};
 pub(super) use super::head::this_thread;
-use super::head::{ALIVE, ELSEWHERE, ENDED, ENDING, Head, Number};
+use super::head::{ALIVE, ELSEWHERE, ENDED, ENDING, HandleHead, Number};
 use super::posts::Posts;
 use super::{bell, follow, log};
 use crate::base::fds;
@@ -38,7 +38,7 @@ thread_local! {
 /// Where a handle lives. The memory outlives the handle.
 #[derive(Debug)]
 pub(super) struct Shell<T: Handle> {
-    head: Head,
+    head: HandleHead,
     /// broker_loop_stop() has been called.
     pub(super) stopped: AtomicBool,
     /// The thread that drove it last, 0 before the first time.
@@ -150,7 +150,7 @@ impl<T: Handle> Shell<T> {
 
     fn empty() -> Shell<T> {
         Shell {
-            head: Head::new(),
+            head: HandleHead::new(),
             stopped: AtomicBool::new(false),
             driver: AtomicUsize::new(0),
             posts: Posts::new(),
@@ -234,8 +234,8 @@ impl<T: Handle> Shell<T> {
     /// in a thread that is cancelled meanwhile, until its end.
     pub(super) fn borrow_to_wait(
         &'static self,
-        body: impl FnOnce(&mut T) -> Option<Wait>,
-    ) -> Result<Option<Wait>, c_int> {
+        body: impl FnOnce(&mut T) -> Option<FdWait>,
+    ) -> Result<Option<FdWait>, c_int> {
         self.head.claim.take(Doing::Changing)?;
         let result = self.work(body);
         match result {
@@ -605,10 +605,10 @@ fn dispatch<T: Handle, R>(
 
 /// Where a function that waits has got to.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Step {
+pub(super) enum WaitStep {
     Done(c_int),
     /// Call again afterwards.
-    Wait(Wait),
+    Wait(FdWait),
 }
 
 /// The gate of functions that run callbacks and wait: `step` is called, in between waits, until it is done. A thread may be
@@ -617,18 +617,18 @@ pub(super) enum Step {
 pub(super) fn enter_waiting<T: Handle, S: Copy>(
     pointer: *const Shell<T>,
     mut state: S,
-    step: fn(&'static Shell<T>, &mut S) -> Result<Step, c_int>,
+    step: fn(&'static Shell<T>, &mut S) -> Result<WaitStep, c_int>,
 ) -> c_int {
     let former = cancel::defer();
     let serial = serial_of(pointer);
     let mut waited = false;
     loop {
         match take_step(pointer, serial, waited, &mut state, step) {
-            Step::Done(code) => {
+            WaitStep::Done(code) => {
                 former.restore();
                 return code;
             }
-            Step::Wait(wait) => {
+            WaitStep::Wait(wait) => {
                 wait.pause(former);
                 waited = true;
             }
@@ -641,12 +641,12 @@ fn take_step<T: Handle, S: Copy>(
     serial: u64,
     waited: bool,
     state: &mut S,
-    step: fn(&'static Shell<T>, &mut S) -> Result<Step, c_int>,
-) -> Step {
+    step: fn(&'static Shell<T>, &mut S) -> Result<WaitStep, c_int>,
+) -> WaitStep {
     let same = |shell: &Shell<T>| shell.serial() == serial;
     let taken =
         dispatch(pointer, waited, |shell| if same(shell) { step(shell, state) } else { Err(BROKER_ESTATE) });
-    taken.unwrap_or_else(Step::Done)
+    taken.unwrap_or_else(WaitStep::Done)
 }
 
 fn serial_of<T: Handle>(pointer: *const Shell<T>) -> u64 {

@@ -1,7 +1,7 @@
 //! The call functions: a request and the wait for its outcome, in steps between which a thread may be cancelled. Owns what
 //! is remembered from one step to the next, which is nothing to drop.
 
-use super::border::{Rule, Shell, Step, enter_waiting, shield};
+use super::border::{Rule, Shell, WaitStep, enter_waiting, shield};
 use super::calls::code_of_fault;
 use super::client::{Handled, broker_client_t, finish_step, look_and_wait, shell, with_own};
 use super::codes::*;
@@ -16,7 +16,7 @@ use std::ffi::{c_char, c_int};
 
 /// What a call function is asked to send. Pointers of the caller's: nothing to drop.
 #[derive(Clone, Copy)]
-pub(super) enum Asked {
+pub(super) enum CallInput {
     Words { argc: usize, argv: *const *const c_char, argvlen: *const usize },
     Transaction(*const broker_transaction_t),
 }
@@ -26,7 +26,7 @@ pub(super) enum Asked {
 struct Calling<'a> {
     home: Home<'a>,
     session: Option<SessionKey>,
-    asked: Asked,
+    asked: CallInput,
     patience: u64,
     out: *mut *mut broker_reply_t,
     /// Of the request, once it is submitted, and of which tenant of the handle.
@@ -37,7 +37,7 @@ struct Calling<'a> {
 /// Submits and waits, running callbacks meanwhile. Nothing to drop in this frame: see `enter_waiting`.
 pub(super) fn call(
     pointer: *mut broker_client_t,
-    asked: Asked,
+    asked: CallInput,
     timeout_ms: c_int,
     out: *mut *mut broker_reply_t,
 ) -> c_int {
@@ -52,7 +52,7 @@ pub(super) fn call(
 
 fn begin_calling<'a>(
     pointer: *mut broker_client_t,
-    asked: Asked,
+    asked: CallInput,
     timeout_ms: c_int,
     out: *mut *mut broker_reply_t,
 ) -> Result<Calling<'a>, c_int> {
@@ -67,10 +67,10 @@ impl Calling<'_> {
     /// Submits what is asked for; its tag.
     fn submit(&self) -> Result<usize, c_int> {
         match self.asked {
-            Asked::Words { argc, argv, argvlen } => {
+            CallInput::Words { argc, argv, argvlen } => {
                 self.submit_request(&Request::Command(&words(argc, argv, argvlen)?))
             }
-            Asked::Transaction(transaction) => {
+            CallInput::Transaction(transaction) => {
                 transaction::read(transaction, |block| self.submit_request(&Request::Transaction(block)))?
             }
         }
@@ -98,9 +98,9 @@ impl Calling<'_> {
     }
 
     /// Done, if the outcome is there.
-    fn take_outcome(&self, tag: usize) -> Result<Option<Step>, c_int> {
+    fn take_outcome(&self, tag: usize) -> Result<Option<WaitStep>, c_int> {
         match self.home.with(None, |at| Ok(at.calls.take_waited(tag))).map_err(ended)? {
-            Some(Ok(tree)) => Ok(Some(Step::Done(hand_out(Owned::new(tree), self.out)))),
+            Some(Ok(tree)) => Ok(Some(WaitStep::Done(hand_out(Owned::new(tree), self.out)))),
             Some(Err(fault)) => Err(code_of_fault(fault)),
             None => Ok(None),
         }
@@ -112,7 +112,7 @@ fn ended(code: c_int) -> c_int {
     if code == BROKER_ESTATE { BROKER_ECANCELED } else { code }
 }
 
-fn go_on_calling(shell: &'static Shell<Handled>, calling: &mut Calling<'_>) -> Result<Step, c_int> {
+fn go_on_calling(shell: &'static Shell<Handled>, calling: &mut Calling<'_>) -> Result<WaitStep, c_int> {
     let tag = calling.tag(shell.serial())?;
     loop {
         if !std::mem::take(&mut calling.waited) {
@@ -121,7 +121,7 @@ fn go_on_calling(shell: &'static Shell<Handled>, calling: &mut Calling<'_>) -> R
             }
             if let Some(wait) = look_and_wait(shell, None)? {
                 calling.waited = true;
-                return Ok(Step::Wait(wait));
+                return Ok(WaitStep::Wait(wait));
             }
         }
         finish_step(shell).map_err(ended)?;
@@ -129,7 +129,10 @@ fn go_on_calling(shell: &'static Shell<Handled>, calling: &mut Calling<'_>) -> R
     }
 }
 
-fn go_on_calling_in_loop(shell: &'static Shell<Looping>, calling: &mut Calling<'_>) -> Result<Step, c_int> {
+fn go_on_calling_in_loop(
+    shell: &'static Shell<Looping>,
+    calling: &mut Calling<'_>,
+) -> Result<WaitStep, c_int> {
     let Home::Loop(_, pointer, _) = calling.home else { return Err(BROKER_ESTATE) };
     embed::drive(shell);
     let tag = calling.tag(shell.serial())?;
@@ -140,7 +143,7 @@ fn go_on_calling_in_loop(shell: &'static Shell<Looping>, calling: &mut Calling<'
             }
             if let Some(wait) = shell.borrow_to_wait(Looping::next_wait)? {
                 calling.waited = true;
-                return Ok(Step::Wait(wait));
+                return Ok(WaitStep::Wait(wait));
             }
         }
         embed::turn(shell, pointer).map_err(ended)?;

@@ -1,4 +1,4 @@
-//! Cancellation of threads (`pthread_cancel`): deferred inside the library, and acted upon only in `Wait::pause`. Owns
+//! Cancellation of threads (`pthread_cancel`): deferred inside the library, and acted upon only in `FdWait::pause`. Owns
 //! nothing.
 //!
 //! A cancelled thread leaves its frames as an exception does that nobody may catch. So every frame between `pause` and the
@@ -41,16 +41,16 @@ impl Former {
 
 /// A wait for a descriptor to become readable, for so many milliseconds at most; -1 for ever.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Wait {
+pub(super) struct FdWait {
     pub(super) fd: c_int,
     pub(super) timeout_ms: c_int,
 }
 
-impl Wait {
+impl FdWait {
     /// `None`: there is nothing to wait for.
-    pub(super) fn new(fd: c_int, timeout_ms: Option<u64>) -> Option<Wait> {
+    pub(super) fn new(fd: c_int, timeout_ms: Option<u64>) -> Option<FdWait> {
         let timeout_ms = timeout_ms.map_or(-1, |timeout| c_int::try_from(timeout).unwrap_or(c_int::MAX));
-        (timeout_ms != 0).then_some(Wait { fd, timeout_ms })
+        (timeout_ms != 0).then_some(FdWait { fd, timeout_ms })
     }
 
     /// Waits, or returns early; cancelled as the caller has chosen.

@@ -24,11 +24,11 @@ pub(super) enum Doing {
 
 /// See the module. Free at first.
 #[derive(Debug)]
-pub(super) struct Claim(AtomicU64);
+pub(super) struct HandleClaim(AtomicU64);
 
-impl Claim {
-    pub(super) const fn new() -> Claim {
-        Claim(AtomicU64::new(FREE))
+impl HandleClaim {
+    pub(super) const fn new() -> HandleClaim {
+        HandleClaim(AtomicU64::new(FREE))
     }
 
     /// Enters, if nobody else is inside: `EREENTRANT`. `EFORKED`: in a copy, when a thread of the parent's was in the middle
@@ -97,7 +97,7 @@ impl Claim {
 }
 
 /// The claim on which a thread waits: released when the thread ends there, before anybody has joined it.
-struct Waited(Cell<Option<&'static Claim>>);
+struct Waited(Cell<Option<&'static HandleClaim>>);
 
 thread_local! {
     static WAITED: Waited = const { Waited(Cell::new(None)) };

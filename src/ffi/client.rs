@@ -1,15 +1,15 @@
 //! `broker_client_t`: a process's side of a broker, one of a loop's own clients, or a session of either. Finds where a
 //! handle's requests are kept, converts and delegates to `crate::client`; owns the order in which callbacks run.
 
-use super::border::{Ended, Handle, Rule, Shell, Step, enter_dispatching, enter_waiting, making, shield};
-use super::calling::{Asked, call};
+use super::border::{Ended, Handle, Rule, Shell, WaitStep, enter_dispatching, enter_waiting, making, shield};
+use super::calling::{CallInput, call};
 use super::calls::{Call, Calls, Due};
-use super::cancel::Wait;
+use super::cancel::FdWait;
 use super::codes::*;
 use super::config::{self, broker_config_t, code_of};
 use super::embed::{Looping, broker_loop_t, broker_req_t, millis};
 use super::fork;
-use super::home::{At, Home, enter_at, enter_own, find, find_tenant};
+use super::home::{Home, HomeAccess, enter_at, enter_own, find, find_tenant};
 use super::log;
 use super::reply::{broker_reply_t, hand_out_nothing};
 use super::text::{bytes, copy_out, opt_str, own_words, patience, waiting_time, words};
@@ -98,7 +98,7 @@ pub(super) enum Handled {
     /// A client of a loop, which has all that belongs to it.
     OfLoop(OfLoop),
     /// A session of another client, which has all that belongs to it.
-    Session(Session),
+    Session(SessionHandle),
 }
 
 #[derive(Debug)]
@@ -116,7 +116,7 @@ pub(super) struct OfLoop {
 }
 
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Session {
+pub(super) struct SessionHandle {
     pub(super) of: *mut broker_client_t,
     pub(super) serial: u64,
     pub(super) key: SessionKey,
@@ -127,25 +127,25 @@ pub(super) struct Session {
 pub(super) struct Beside {
     /// Never changed.
     recipe: Option<Recipe>,
-    on_push: Kept<PushCallback>,
-    on_state: Kept<StateCallback>,
+    on_push: CallbackCell<PushCallback>,
+    on_state: CallbackCell<StateCallback>,
 }
 
 /// A callback that a copy may read, whatever the thread that sets it was at: of two places, the one that is not
 /// in use is written to, and only then used.
 #[derive(Debug)]
-struct Kept<C> {
+struct CallbackCell<C> {
     places: [UnsafeCell<Option<(C, *mut c_void)>>; 2],
     used: AtomicUsize,
 }
 
-impl<C> Default for Kept<C> {
+impl<C> Default for CallbackCell<C> {
     fn default() -> Self {
-        Kept { places: [UnsafeCell::new(None), UnsafeCell::new(None)], used: AtomicUsize::new(0) }
+        CallbackCell { places: [UnsafeCell::new(None), UnsafeCell::new(None)], used: AtomicUsize::new(0) }
     }
 }
 
-impl<C: Copy> Kept<C> {
+impl<C: Copy> CallbackCell<C> {
     /// Whoever calls has the handle claimed.
     fn set(&self, callback: Option<(C, *mut c_void)>) {
         let other = 1 - self.used.load(Ordering::Relaxed);
@@ -319,7 +319,7 @@ pub extern "C" fn broker_client_session(
         let home = home?;
         let key = at.requests.open_session().map_err(|refusal| at.calls.refuse(&refusal))?;
         let parent = Shell::of(shell(client))?;
-        let session = Session { of: client, serial: parent.serial(), key };
+        let session = SessionHandle { of: client, serial: parent.serial(), key };
         let handle = Shell::create(Handled::Session(session), -1);
         let made = Shell::of(handle)?;
         made.post_at(parent);
@@ -601,7 +601,7 @@ pub extern "C-unwind" fn broker_client_call(
     out: *mut *mut broker_reply_t,
 ) -> c_int {
     hand_out_nothing(out);
-    call(client, Asked::Words { argc, argv, argvlen }, timeout_ms, out)
+    call(client, CallInput::Words { argc, argv, argvlen }, timeout_ms, out)
 }
 
 /// Sends a transaction and waits for its outcome: broker_client_submit_transaction() and broker_client_call() in
@@ -614,7 +614,7 @@ pub extern "C-unwind" fn broker_client_call_transaction(
     out: *mut *mut broker_reply_t,
 ) -> c_int {
     hand_out_nothing(out);
-    call(client, Asked::Transaction(transaction), timeout_ms, out)
+    call(client, CallInput::Transaction(transaction), timeout_ms, out)
 }
 
 /// The first half of a step: what has come by now is read before anything is written, so that no request leaves
@@ -623,13 +623,13 @@ pub extern "C-unwind" fn broker_client_call_transaction(
 pub(super) fn look_and_wait(
     shell: &'static Shell<Handled>,
     limit: Option<u64>,
-) -> Result<Option<Wait>, c_int> {
+) -> Result<Option<FdWait>, c_int> {
     if limit == Some(0) {
         return Ok(None);
     }
     look(shell)?;
     shell.borrow_to_wait(|handled| match handled {
-        Handled::Own(own) => Wait::new(own.client.as_raw_fd(), own.client.patience(limit)),
+        Handled::Own(own) => FdWait::new(own.client.as_raw_fd(), own.client.patience(limit)),
         _ => None,
     })
 }
@@ -765,12 +765,12 @@ fn begin_processing(
 fn go_on_processing(
     shell: &'static Shell<Handled>,
     (limit, waited): &mut (Option<u64>, bool),
-) -> Result<Step, c_int> {
+) -> Result<WaitStep, c_int> {
     if !*waited && let Some(wait) = look_and_wait(shell, *limit)? {
         *waited = true;
-        return Ok(Step::Wait(wait));
+        return Ok(WaitStep::Wait(wait));
     }
-    finish_step(shell).map(Step::Done)
+    finish_step(shell).map(WaitStep::Done)
 }
 
 /// Makes the descriptor readable and ends a wait: how a signal handler tells the client's own thread to look at a
@@ -861,7 +861,7 @@ pub extern "C" fn broker_client_on_state(
     })
 }
 
-impl At<'_, '_> {
+impl HomeAccess<'_, '_> {
     fn no_session(&self) -> Result<(), c_int> {
         if self.session.is_some() { Err(BROKER_EUNSUPPORTED) } else { Ok(()) }
     }

@@ -1,9 +1,11 @@
 //! `broker_loop_t`: the broker inside another program. Converts and delegates to `crate::client::Embedded`; owns
 //! the callbacks of the program's own clients until they are called.
 
-use super::border::{Ended, Handle, Rule, Shell, Step, enter, enter_waiting, making, shield, this_thread};
+use super::border::{
+    Ended, Handle, Rule, Shell, WaitStep, enter, enter_waiting, making, shield, this_thread,
+};
 use super::calls::{Calls, Due};
-use super::cancel::Wait;
+use super::cancel::FdWait;
 use super::client::{self, broker_client_t};
 use super::codes::*;
 use super::config::{self, broker_config_t, code_of};
@@ -97,9 +99,9 @@ impl Looping {
     }
 
     /// What a turn waits for, if it waits.
-    pub(super) fn next_wait(&mut self) -> Option<Wait> {
+    pub(super) fn next_wait(&mut self) -> Option<FdWait> {
         let embedded = self.embedded.as_ref()?;
-        Wait::new(embedded.as_raw_fd(), embedded.patience())
+        FdWait::new(embedded.as_raw_fd(), embedded.patience())
     }
 
     /// What may be asked of one of the program's own clients, and who waits for answers; `ESTATE` if it has ended.
@@ -231,7 +233,7 @@ pub(super) fn drive(shell: &Shell<Looping>) {
     shell.driver.store(this_thread(), Ordering::Relaxed);
 }
 
-fn go_on_running(shell: &'static Shell<Looping>, running: &mut Running) -> Result<Step, c_int> {
+fn go_on_running(shell: &'static Shell<Looping>, running: &mut Running) -> Result<WaitStep, c_int> {
     drive(shell);
     let forever = running.mode == BROKER_RUN_DEFAULT;
     loop {
@@ -240,15 +242,15 @@ fn go_on_running(shell: &'static Shell<Looping>, running: &mut Running) -> Resul
             let may_wait = running.mode != BROKER_RUN_NOWAIT && !running.stopped;
             if may_wait && let Some(wait) = shell.borrow_to_wait(Looping::next_wait)? {
                 running.waited = true;
-                return Ok(Step::Wait(wait));
+                return Ok(WaitStep::Wait(wait));
             }
         }
         let goes_on = turn(shell, running.r#loop)?;
         if !goes_on {
-            return Ok(Step::Done(0));
+            return Ok(WaitStep::Done(0));
         }
         if running.stopped || !forever {
-            return Ok(Step::Done(1));
+            return Ok(WaitStep::Done(1));
         }
     }
 }

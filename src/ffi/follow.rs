@@ -1,14 +1,14 @@
 //! Handles that move to the child of a fork: `broker_loop_follow_fork`, `broker_client_follow_fork`. Owns the list of those
 //! that have ever been told to; what a handle is, is `border`'s business.
 
-use super::head::Head;
+use super::head::HandleHead;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
 /// The one that was listed last. Handles' memory is never unmapped, and none leaves the list.
-static LAST: AtomicPtr<Head> = AtomicPtr::new(std::ptr::null_mut());
+static LAST: AtomicPtr<HandleHead> = AtomicPtr::new(std::ptr::null_mut());
 
 /// Puts a handle on the list, once.
-pub(super) fn list(head: &'static Head) {
+pub(super) fn list(head: &'static HandleHead) {
     if head.listed.swap(true, Ordering::AcqRel) {
         return;
     }
@@ -23,7 +23,7 @@ pub(super) fn list(head: &'static Head) {
     }
 }
 
-fn all() -> impl Iterator<Item = &'static Head> {
+fn all() -> impl Iterator<Item = &'static HandleHead> {
     let mut next = LAST.load(Ordering::Acquire);
     std::iter::from_fn(move || {
         // SAFETY: null, or a handle's head, whose memory is never unmapped.
@@ -35,8 +35,8 @@ fn all() -> impl Iterator<Item = &'static Head> {
 
 /// Before a fork in this thread: takes hold of those that follow and are at rest. Whether there are any.
 pub(super) fn depart() -> bool {
-    all().for_each(Head::depart);
-    all().any(Head::is_moving)
+    all().for_each(HandleHead::depart);
+    all().any(HandleHead::is_moving)
 }
 
 /// In the parent, after it: those that have moved are gone, and `close` gets the number of each. They stay where there is

@@ -244,15 +244,15 @@ impl<T: Default> EachProcess<T> {
 
 /// Keeps memory that nobody will use again reachable: what handles of the parent's held, which is not to be looked at.
 pub(super) fn keep(memory: *const c_void) {
-    struct Kept {
+    struct KeptNode {
         _memory: *const c_void,
-        next: *mut Kept,
+        next: *mut KeptNode,
     }
-    static ALL: AtomicPtr<Kept> = AtomicPtr::new(std::ptr::null_mut());
+    static ALL: AtomicPtr<KeptNode> = AtomicPtr::new(std::ptr::null_mut());
     if memory.is_null() {
         return;
     }
-    let kept = Box::into_raw(Box::new(Kept { _memory: memory, next: std::ptr::null_mut() }));
+    let kept = Box::into_raw(Box::new(KeptNode { _memory: memory, next: std::ptr::null_mut() }));
     let mut first = ALL.load(Ordering::Acquire);
     loop {
         // SAFETY: made just now; nobody else has it until the exchange succeeds.

@@ -3,7 +3,7 @@
 //! nothing of what a handle holds.
 
 use super::bell;
-use super::claim::{Claim, Doing};
+use super::claim::{Doing, HandleClaim};
 use super::codes::BROKER_EREENTRANT;
 use super::fork;
 use crate::base::clock::{Clock, Millis};
@@ -43,11 +43,11 @@ impl Number {
 
 /// What is the same for handles of every kind. All of it may be looked at by any thread at any time.
 #[derive(Debug)]
-pub(super) struct Head {
+pub(super) struct HandleHead {
     pub(super) state: AtomicU8,
     pub(super) poisoned: AtomicBool,
     /// Somebody is inside.
-    pub(super) claim: Claim,
+    pub(super) claim: HandleClaim,
     /// Its callbacks that are running now, one inside the other, and in which thread.
     pub(super) callbacks: AtomicU32,
     pub(super) callback_thread: AtomicUsize,
@@ -68,11 +68,11 @@ pub(super) struct Head {
     /// Who is about to leave something for it.
     pub(super) posting: Present,
     /// Whose bell is rung for it, if not its own: that of a session's client, of the loop whose client it is.
-    pub(super) rings: AtomicPtr<Head>,
+    pub(super) rings: AtomicPtr<HandleHead>,
     /// The program's own pointer.
     pub(super) data: AtomicPtr<c_void>,
     /// A handle within another belongs to the process that that one belongs to, as long as it is the same tenant.
-    pub(super) parent: AtomicPtr<Head>,
+    pub(super) parent: AtomicPtr<HandleHead>,
     pub(super) parent_serial: AtomicU64,
     /// A fork moves it to the child.
     pub(super) follows: AtomicBool,
@@ -80,7 +80,7 @@ pub(super) struct Head {
     pub(super) mover: AtomicUsize,
     /// For `follow` alone.
     pub(super) listed: AtomicBool,
-    pub(super) next: AtomicPtr<Head>,
+    pub(super) next: AtomicPtr<HandleHead>,
 }
 
 /// How many threads are at something that takes a moment, in the lower half; in the upper the generation they are counted
@@ -116,7 +116,7 @@ impl Present {
 }
 
 /// A thread drives a handle until this is dropped.
-pub(super) struct Driving<'a>(pub(super) Option<&'a Head>);
+pub(super) struct Driving<'a>(pub(super) Option<&'a HandleHead>);
 
 impl Drop for Driving<'_> {
     fn drop(&mut self) {
@@ -127,12 +127,12 @@ impl Drop for Driving<'_> {
     }
 }
 
-impl Head {
-    pub(super) const fn new() -> Head {
-        Head {
+impl HandleHead {
+    pub(super) const fn new() -> HandleHead {
+        HandleHead {
             state: AtomicU8::new(ENDED),
             poisoned: AtomicBool::new(false),
-            claim: Claim::new(),
+            claim: HandleClaim::new(),
             callbacks: AtomicU32::new(0),
             callback_thread: AtomicUsize::new(0),
             driven: AtomicUsize::new(0),

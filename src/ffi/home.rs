@@ -11,7 +11,7 @@ use crate::client::{ClientKey, Requests, SessionKey};
 use std::ffi::c_int;
 
 /// What a function works on.
-pub(super) struct At<'a, 'b> {
+pub(super) struct HomeAccess<'a, 'b> {
     pub(super) requests: &'a mut Requests<'b>,
     pub(super) calls: &'a mut Calls,
     pub(super) session: Option<SessionKey>,
@@ -35,7 +35,7 @@ impl Home<'_> {
     pub(super) fn with<R>(
         self,
         session: Option<SessionKey>,
-        body: impl FnOnce(At<'_, '_>) -> Result<R, c_int>,
+        body: impl FnOnce(HomeAccess<'_, '_>) -> Result<R, c_int>,
     ) -> Result<R, c_int> {
         match self {
             Home::Own(shell, _) => shell.borrow(|handled| match handled {
@@ -43,16 +43,20 @@ impl Home<'_> {
                 _ => Err(BROKER_ESTATE),
             })?,
             Home::Loop(shell, _, key) => shell.borrow(|looping| {
-                looping.with_client(key, |requests, calls| body(At { requests, calls, session }))
+                looping.with_client(key, |requests, calls| body(HomeAccess { requests, calls, session }))
             })??,
         }
     }
 }
 
 impl Own {
-    pub(super) fn with<R>(&mut self, session: Option<SessionKey>, body: impl FnOnce(At<'_, '_>) -> R) -> R {
+    pub(super) fn with<R>(
+        &mut self,
+        session: Option<SessionKey>,
+        body: impl FnOnce(HomeAccess<'_, '_>) -> R,
+    ) -> R {
         let calls = &mut self.calls;
-        self.client.with_requests(|requests| body(At { requests, calls, session }))
+        self.client.with_requests(|requests| body(HomeAccess { requests, calls, session }))
     }
 
     pub(super) fn next_due(&mut self, left: &mut usize) -> Option<Due> {
@@ -106,7 +110,7 @@ impl OfLoop {
 pub(super) fn enter_at<R: Refused>(
     pointer: *const broker_client_t,
     rule: Rule,
-    body: impl FnOnce(At<'_, '_>) -> Result<R, c_int>,
+    body: impl FnOnce(HomeAccess<'_, '_>) -> Result<R, c_int>,
 ) -> R {
     let former = cancel::defer();
     // Most handles have their requests themselves: one look for these.

@@ -6,7 +6,7 @@ use super::codes::{BROKER_EINVAL, BROKER_ESTATE, BROKER_OK};
 use super::fork::{self, EachProcess};
 use crate::base::clock::Clock;
 use crate::base::limits::LOG_QUEUE;
-use crate::base::log_limit::{Line, LogLimit};
+use crate::base::log_limit::{LogLimit, LogLine};
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use std::cell::{Cell, RefCell};
 use std::ffi::{c_char, c_int, c_void};
@@ -41,12 +41,12 @@ pub type broker_log_cb = Option<
     ),
 >;
 
-type Callback = unsafe extern "C" fn(c_int, *const c_char, usize, *const c_void, *mut c_void);
+type LogCallback = unsafe extern "C" fn(c_int, *const c_char, usize, *const c_void, *mut c_void);
 
 #[derive(Clone, Copy)]
 struct Sink {
     level: c_int,
-    callback: Callback,
+    callback: LogCallback,
     data: *mut c_void,
     /// The one before, which a thread may still be reading: none is ever freed.
     _before: *const Sink,
@@ -64,7 +64,7 @@ static OURS: AtomicBool = AtomicBool::new(false);
 /// Lines of a thread that is inside a handle, until it is not.
 #[derive(Default)]
 struct Queue {
-    lines: Vec<Line>,
+    lines: Vec<LogLine>,
     /// How many there was no room for, and how important the first of them was.
     left_out: Option<(usize, Level)>,
 }
@@ -119,7 +119,7 @@ pub(super) fn tell_left_out() {
 }
 
 /// Hands a line to the function, or keeps it until this thread has left the handle it is inside of.
-fn say(line: Line) {
+fn say(line: LogLine) {
     if !is_inside() {
         return hand(&line, std::ptr::null());
     }
@@ -142,14 +142,14 @@ pub(super) fn hand_over(handle: *const c_void) {
     }
     let Ok(Queue { mut lines, left_out }) = QUEUE.try_with(RefCell::take) else { return };
     if let Some((count, level)) = left_out {
-        lines.push(Line { level, text: format!("and {count} more lines in one step") });
+        lines.push(LogLine { level, text: format!("and {count} more lines in one step") });
     }
     for line in &lines {
         hand(line, handle);
     }
 }
 
-fn hand(line: &Line, handle: *const c_void) {
+fn hand(line: &LogLine, handle: *const c_void) {
     let Some(sink) = present(line.level) else { return };
     let mut text = line.text.replace(['\n', '\r', '\0'], " ");
     let len = text.len();

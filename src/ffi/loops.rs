@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// What is known of a loop.
 #[derive(Debug)]
-struct Known {
+struct KnownLoop {
     shell: &'static Shell<Looping>,
     /// Where it listens.
     urls: Vec<String>,
@@ -21,11 +21,11 @@ struct Known {
 
 /// Loops that this process has made and not freed. One that has followed a fork is not among them: a call on itself
 /// then waits.
-static LOOPS: EachProcess<Mutex<Vec<Known>>> = EachProcess::new();
+static LOOPS: EachProcess<Mutex<Vec<KnownLoop>>> = EachProcess::new();
 /// How many, for programs that have none.
 static COUNT: AtomicUsize = AtomicUsize::new(0);
 
-fn with_loops<R>(body: impl FnOnce(&mut Vec<Known>) -> R) -> R {
+fn with_loops<R>(body: impl FnOnce(&mut Vec<KnownLoop>) -> R) -> R {
     let mut loops = LOOPS.get().lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     let result = body(&mut loops);
     COUNT.store(loops.len(), Ordering::Release);
@@ -33,7 +33,7 @@ fn with_loops<R>(body: impl FnOnce(&mut Vec<Known>) -> R) -> R {
 }
 
 pub(super) fn add(shell: &'static Shell<Looping>, urls: Vec<String>) {
-    with_loops(|loops| loops.push(Known { shell, urls, has_adopted: false }));
+    with_loops(|loops| loops.push(KnownLoop { shell, urls, has_adopted: false }));
 }
 
 pub(super) fn remove(shell: &Shell<Looping>) {
@@ -50,11 +50,11 @@ pub(super) fn set_adopted(shell: &Shell<Looping>) {
     with_known(shell, |known| known.has_adopted = true);
 }
 
-fn with_known(shell: &Shell<Looping>, body: impl FnOnce(&mut Known)) {
+fn with_known(shell: &Shell<Looping>, body: impl FnOnce(&mut KnownLoop)) {
     with_loops(|loops| loops.iter_mut().find(|known| std::ptr::eq(known.shell, shell)).map(body));
 }
 
-impl Known {
+impl KnownLoop {
     fn is_ours(&self) -> bool {
         self.shell.driver.load(Ordering::Relaxed) == this_thread()
     }
@@ -76,7 +76,7 @@ pub(super) fn would_wait_for_itself(peering: impl FnOnce() -> Peering) -> bool {
     }
     let any_of_ours = with_loops(|loops| {
         loops.retain(|known| known.shell.check() != Err(BROKER_ESTATE));
-        loops.iter().any(Known::is_ours)
+        loops.iter().any(KnownLoop::is_ours)
     });
     if !any_of_ours {
         return false;
@@ -84,7 +84,7 @@ pub(super) fn would_wait_for_itself(peering: impl FnOnce() -> Peering) -> bool {
     let peering = peering();
     with_loops(|loops| {
         // A socket that was given says of which process its other end is, and not of which loop.
-        let certain = peering != Peering::OwnProcess || loops.iter().all(Known::is_ours);
+        let certain = peering != Peering::OwnProcess || loops.iter().all(KnownLoop::is_ours);
         certain && loops.iter().any(|known| known.is_ours() && known.is_at(&peering))
     })
 }

@@ -12,15 +12,15 @@ const POSTS_MAX: usize = 65_536;
 #[derive(Debug)]
 pub(super) struct Posts<P> {
     /// The newest; each names the one before it.
-    newest: AtomicPtr<Node<P>>,
+    newest: AtomicPtr<PostNode<P>>,
     /// How many there are, or are about to be.
     count: AtomicUsize,
 }
 
 #[derive(Debug)]
-struct Node<P> {
+struct PostNode<P> {
     post: P,
-    before: *mut Node<P>,
+    before: *mut PostNode<P>,
 }
 
 impl<P> Posts<P> {
@@ -34,7 +34,7 @@ impl<P> Posts<P> {
             self.count.fetch_sub(1, Ordering::Relaxed);
             return Err(BROKER_EAGAIN);
         }
-        let node = Box::into_raw(Box::new(Node { post, before: std::ptr::null_mut() }));
+        let node = Box::into_raw(Box::new(PostNode { post, before: std::ptr::null_mut() }));
         let mut newest = self.newest.load(Ordering::Relaxed);
         loop {
             // SAFETY: made just now; nobody else has it until the exchange succeeds.

@@ -45,7 +45,7 @@ pub const BROKER_REPLY_PUSH: c_int = 12;
 pub struct broker_reply_t {
     /// Whose tree the value is in: the head around it, or the one that holds it or is held by it. Never unmapped
     /// before.
-    whole: *const Head,
+    whole: *const ReplyHead,
     index: u32,
     role: Role,
 }
@@ -65,7 +65,7 @@ enum Role {
 /// others, so that a pointer to it still tells that it is over.
 #[derive(Debug)]
 #[repr(C)]
-struct Head {
+struct ReplyHead {
     /// First, so that the address of both is one.
     value: broker_reply_t,
     /// Holders in the upper half: the library, the callers, the kept parts. In the lower half those that a caller
@@ -83,19 +83,19 @@ const NO_MORE: u32 = 1;
 const HOLDERS_MAX: u32 = 1 << 30;
 
 /// Heads that nobody holds, and where the next one goes. As many more must be freed before the memory of one is.
-static OVER: [AtomicPtr<Head>; 256] = [const { AtomicPtr::new(std::ptr::null_mut()) }; 256];
+static OVER: [AtomicPtr<ReplyHead>; 256] = [const { AtomicPtr::new(std::ptr::null_mut()) }; 256];
 static NEXT: AtomicUsize = AtomicUsize::new(0);
 
 // SAFETY: immutable but for the count, and for `tree` when nobody is left who may look at it; `Tree` may be shared
 // between threads, and the pointers lead to the head itself.
-unsafe impl Send for Head {}
+unsafe impl Send for ReplyHead {}
 // SAFETY: as above.
-unsafe impl Sync for Head {}
+unsafe impl Sync for ReplyHead {}
 
-impl Head {
-    fn create(whole: *const Head, index: u32, role: Role, holders: u64) -> *mut Head {
+impl ReplyHead {
+    fn create(whole: *const ReplyHead, index: u32, role: Role, holders: u64) -> *mut ReplyHead {
         let value = broker_reply_t { whole, index, role };
-        let head = Head { value, holders: AtomicU64::new(holders), tree: UnsafeCell::new(None) };
+        let head = ReplyHead { value, holders: AtomicU64::new(holders), tree: UnsafeCell::new(None) };
         Box::into_raw(Box::new(head))
     }
 
@@ -109,7 +109,7 @@ impl Head {
     }
 }
 
-/// How many of the holders are callers, and one more; see `Head::holders`.
+/// How many of the holders are callers, and one more; see `ReplyHead::holders`.
 fn to_free(holders: u64) -> u32 {
     holders as u32
 }
@@ -121,7 +121,7 @@ fn one_more(holders: u64, by: u64) -> Option<u64> {
 }
 
 /// A holder less, after `count` has said so: the last one ends it.
-fn let_go(head: *const Head, before: u64) {
+fn let_go(head: *const ReplyHead, before: u64) {
     if before >> 32 > 1 {
         return;
     }
@@ -143,11 +143,11 @@ fn let_go(head: *const Head, before: u64) {
 
 /// A reply that the library holds for as long as a callback runs, or hands out.
 #[derive(Debug)]
-pub(super) struct Owned(*const Head);
+pub(super) struct Owned(*const ReplyHead);
 
 impl Owned {
     pub(super) fn new(tree: Tree) -> Owned {
-        let head = Head::create(std::ptr::null(), 0, Role::Root, HOLDER);
+        let head = ReplyHead::create(std::ptr::null(), 0, Role::Root, HOLDER);
         let count = u32::try_from(tree.values()).unwrap_or(u32::MAX);
         let part = |index| broker_reply_t { whole: head, index, role: Role::Part };
         let parts = (0..count).map(part).collect();
@@ -185,10 +185,10 @@ impl Drop for Owned {
 }
 
 /// The head that a root or a kept part is the value of.
-fn head_of<'a>(value: *const broker_reply_t) -> &'a Head {
+fn head_of<'a>(value: *const broker_reply_t) -> &'a ReplyHead {
     // SAFETY: only such values come here. They stand first in their head, which is read for as long as the header lets
     // anybody hold the pointer, and for a while beyond.
-    unsafe { &*value.cast::<Head>() }
+    unsafe { &*value.cast::<ReplyHead>() }
 }
 
 /// The tree with the values of its parts, and the place in it; `None` when there is none or it is over.
@@ -322,7 +322,7 @@ pub extern "C" fn broker_reply_dup(reply: *const broker_reply_t) -> *mut broker_
             // SAFETY: as in `at`.
             let held = unsafe { &*whole }.count(|holders| one_more(holders, 0));
             return match held {
-                Ok(_) => Head::create(whole, index, Role::Kept, HOLDER + 2).cast(),
+                Ok(_) => ReplyHead::create(whole, index, Role::Kept, HOLDER + 2).cast(),
                 Err(_) => std::ptr::null_mut(),
             };
         }

@@ -2,7 +2,7 @@
 //! counts as pending until it has said that nobody waits.
 
 use super::adopt::refuse;
-use super::{FIRST_DOOR, Link, Loop, Owner, attempting, link_of, reserved};
+use super::{FIRST_LISTENER, Link, Loop, Owner, attempting, link_of, reserved};
 use crate::base::clock::Millis;
 use crate::base::error::Result;
 use crate::base::key::Key;
@@ -22,7 +22,7 @@ pub(super) const REFUSAL: &[u8] = b"-ERR max number of clients reached\r\n";
 
 /// A listener in the loop.
 #[derive(Debug)]
-pub(super) struct Door {
+pub(super) struct PolledListener {
     listener: Listener,
     /// What the settings say about it.
     pub(super) asked: ListenUrl,
@@ -44,18 +44,18 @@ enum Accept {
     Refused(io::Error),
 }
 
-impl Door {
-    /// Binds and watches. `number` is one that no door of the loop has had.
-    pub(super) fn open(url: &ListenUrl, registry: &Registry, number: usize) -> Result<Door> {
+impl PolledListener {
+    /// Binds and watches. `number` is one that no listener of the loop has had.
+    pub(super) fn open(url: &ListenUrl, registry: &Registry, number: usize) -> Result<PolledListener> {
         let mut listener = Listener::bind(url)?;
-        let token = reserved(FIRST_DOOR + number);
+        let token = reserved(FIRST_LISTENER + number);
         listener
             .register(registry, token, Interest::READABLE)
             .map_err(attempting(&format!("cannot watch {url}")))?;
-        Ok(Door { listener, asked: url.clone(), token, pending: false, pause: None, short: false })
+        Ok(PolledListener { listener, asked: url.clone(), token, pending: false, pause: None, short: false })
     }
 
-    /// Warns if nobody is asked for a password here. Said of doors in use, not of those given up again.
+    /// Warns if nobody is asked for a password here. Said of listeners in use, not of those given up again.
     pub(super) fn warn_if_unguarded(&self, auth: Auth) {
         if matches!(self.asked, ListenUrl::Tcp { .. }) && auth == Auth::Broker {
             log::warn!(
@@ -128,8 +128,8 @@ fn is_of_the_connection(error: &io::Error) -> bool {
 impl Loop {
     /// Accepts at every listener that has somebody, a bounded number each.
     pub(super) fn accept_pending(&mut self) {
-        for index in 0..self.doors.len() {
-            if self.doors[index].may_accept(self.told) {
+        for index in 0..self.listeners.len() {
+            if self.listeners[index].may_accept(self.told) {
                 self.accept_up_to(index, limits::ACCEPT_TURN);
             }
         }
@@ -137,44 +137,44 @@ impl Loop {
 
     /// Accepts whoever is waiting now: at most a full backlog.
     pub(super) fn accept_all(&mut self) {
-        for index in 0..self.doors.len() {
+        for index in 0..self.listeners.len() {
             self.accept_up_to(index, limits::LISTEN_BACKLOG as usize + 1);
         }
     }
 
     /// Milliseconds until a listener is to be asked again without an event.
     pub(super) fn accept_timeout(&self, now: Millis) -> Option<Millis> {
-        let pending = self.doors.iter().filter(|door| door.pending);
-        pending.map(|door| door.pause.map_or(0, |until| until.saturating_sub(now))).min()
+        let pending = self.listeners.iter().filter(|listener| listener.pending);
+        pending.map(|listener| listener.pause.map_or(0, |until| until.saturating_sub(now))).min()
     }
 
     fn accept_up_to(&mut self, index: usize, count: usize) {
         for _ in 0..count {
-            let door = &mut self.doors[index];
-            match door.accept() {
+            let listener = &mut self.listeners[index];
+            match listener.accept() {
                 Accept::Taken(stream) => {
-                    door.pause = None;
+                    listener.pause = None;
                     self.welcome(stream);
                 }
                 Accept::Lost => {}
                 Accept::Nobody => {
-                    door.pending = false;
-                    if std::mem::take(&mut door.short) {
-                        log::info!("{}: everybody who waited has been accepted", door.url());
+                    listener.pending = false;
+                    if std::mem::take(&mut listener.short) {
+                        log::info!("{}: everybody who waited has been accepted", listener.url());
                     }
                     return;
                 }
                 Accept::Refused(error) => {
-                    door.pending = true;
-                    door.pause = Some(self.told + limits::ACCEPT_PAUSE);
-                    if !std::mem::replace(&mut door.short, true) {
-                        log::warn!("{}: cannot accept: {error}; trying on", door.url());
+                    listener.pending = true;
+                    listener.pause = Some(self.told + limits::ACCEPT_PAUSE);
+                    if !std::mem::replace(&mut listener.short, true) {
+                        log::warn!("{}: cannot accept: {error}; trying on", listener.url());
                     }
                     return;
                 }
             }
         }
-        self.doors[index].pending = true;
+        self.listeners[index].pending = true;
     }
 
     /// Makes a child of an accepted connection, or says why not.

@@ -26,11 +26,11 @@ const USER_TIMEOUT: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(super) struct Dialler {
     resolver: Resolver,
-    attempts: HashMap<Key<Lane>, Attempt>,
+    dials: HashMap<Key<Lane>, Dial>,
 }
 
 #[derive(Debug)]
-enum Attempt {
+enum Dial {
     /// Waits for the address.
     Resolving,
     /// Waits for the upstream to accept.
@@ -39,7 +39,7 @@ enum Attempt {
 
 impl Dialler {
     pub(super) fn new(resolver: Resolver) -> Self {
-        Dialler { resolver, attempts: HashMap::new() }
+        Dialler { resolver, dials: HashMap::new() }
     }
 
     pub(super) fn resolver(&self) -> &Resolver {
@@ -57,7 +57,7 @@ impl Dialler {
     }
 
     pub(super) fn forget_all(&mut self) {
-        self.attempts = HashMap::new();
+        self.dials = HashMap::new();
     }
 }
 
@@ -71,7 +71,7 @@ impl Loop {
             Found::Unix(path) => self.connect(lane, connect_unix(&path), None),
             Found::Tcp(address) => self.connect(lane, connect_tcp(address), Some(address)),
             Found::Later => {
-                self.dialler.attempts.insert(lane, Attempt::Resolving);
+                self.dialler.dials.insert(lane, Dial::Resolving);
             }
             Found::Nowhere(why) => self.core.lane_failed(lane, &why),
         }
@@ -86,7 +86,7 @@ impl Loop {
         });
         match link {
             Ok(link) if under_way => {
-                self.dialler.attempts.insert(lane, Attempt::Connecting { link, address });
+                self.dialler.dials.insert(lane, Dial::Connecting { link, address });
             }
             Ok(link) => self.core.lane_connected(lane, link_of(link)),
             Err(error) => self.dial_failed(lane, address, &error),
@@ -111,12 +111,12 @@ impl Loop {
             Ok(false) => {}
             Ok(true) => {
                 link.owner = Owner::Lane(lane);
-                self.dialler.attempts.remove(&lane);
+                self.dialler.dials.remove(&lane);
                 self.core.lane_connected(lane, link_of(key));
             }
             Err(error) => {
                 self.close_link(key);
-                if let Some(Attempt::Connecting { address, .. }) = self.dialler.attempts.remove(&lane) {
+                if let Some(Dial::Connecting { address, .. }) = self.dialler.dials.remove(&lane) {
                     self.dial_failed(lane, address, &error);
                 }
             }
@@ -125,7 +125,7 @@ impl Loop {
 
     /// The core has given the attempt up: too slow, or no longer needed.
     pub(super) fn cancel_dial(&mut self, lane: Key<Lane>) {
-        if let Some(Attempt::Connecting { link, address }) = self.dialler.attempts.remove(&lane) {
+        if let Some(Dial::Connecting { link, address }) = self.dialler.dials.remove(&lane) {
             if let Some(address) = address {
                 self.dialler.resolver.blame(address);
             }
@@ -137,14 +137,14 @@ impl Loop {
     /// A resolver thread has ended: dials for whoever waited, or tells them why not.
     pub(super) fn take_resolved(&mut self) {
         while let Some(outcome) = self.dialler.resolver.take() {
-            let waiting = self.dialler.attempts.iter();
-            let waiting = waiting.filter(|(_, attempt)| matches!(attempt, Attempt::Resolving));
+            let waiting = self.dialler.dials.iter();
+            let waiting = waiting.filter(|(_, dial)| matches!(dial, Dial::Resolving));
             let waiting: Vec<_> = waiting.map(|(lane, _)| *lane).collect();
             if let (Err(why), true) = (&outcome, waiting.is_empty()) {
                 log::warn!("upstream: {why}; going on with the address found before");
             }
             for lane in waiting {
-                self.dialler.attempts.remove(&lane);
+                self.dialler.dials.remove(&lane);
                 match &outcome {
                     Ok(()) => self.dial(lane),
                     Err(why) => self.core.lane_failed(lane, &why.to_string()),

@@ -15,22 +15,22 @@ const LOCAL: usize = 1 << 30;
 
 /// Names a child of the program itself, and nothing after it has gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Local(Key<Seat>);
+pub struct LocalKey(Key<LocalChild>);
 
 /// What has happened to a local child since it was last asked about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LocalEvent {
     /// Output has been added for `local_read`.
-    Readable(Local),
+    Readable(LocalKey),
     /// `local_write` has refused bytes and would take some now.
-    Writable(Local),
+    Writable(LocalKey),
     /// The broker has closed it; the name is of no more use.
-    Closed(Local),
+    Closed(LocalKey),
 }
 
 /// A local child in the loop.
 #[derive(Debug)]
-pub(super) struct Seat {
+pub(super) struct LocalChild {
     child: Key<Child>,
     /// `Readable` is in the list.
     readable: bool,
@@ -41,36 +41,36 @@ pub(super) struct Seat {
 }
 
 /// Whether the core's `link` is a local child's, and whose.
-pub(super) fn local_of(link: usize) -> Option<Local> {
+pub(super) fn local_of(link: usize) -> Option<LocalKey> {
     // All bits set: no link yet.
-    (link & LOCAL != 0 && link != usize::MAX).then(|| Local(Key::from_bits((link & !LOCAL) as u64)))
+    (link & LOCAL != 0 && link != usize::MAX).then(|| LocalKey(Key::from_bits((link & !LOCAL) as u64)))
 }
 
 impl Loop {
     /// Opens a child for the program's own requests. `None` at `children_max`, and when the loop drains or
     /// is closed.
-    pub fn local_open(&mut self) -> Option<Local> {
+    pub fn local_open(&mut self) -> Option<LocalKey> {
         if !self.is_serving() {
             return None;
         }
         let child = self.core.child_open(ChildKind::Local, PEER, usize::MAX)?;
-        let seat = self.seats.insert(Seat { child, readable: false, refused: false, left: false });
-        self.core.set_child_link(child, seat.to_bits() as usize | LOCAL);
-        Some(Local(seat))
+        let entry = self.locals.insert(LocalChild { child, readable: false, refused: false, left: false });
+        self.core.set_child_link(child, entry.to_bits() as usize | LOCAL);
+        Some(LocalKey(entry))
     }
 
     /// Hands over bytes of requests, complete or not. Returns how many were taken: a bounded number per
     /// call, and zero while the child may not be read (too many requests in flight, replies not taken). A
     /// refusal is followed by `Writable` as soon as that has changed.
-    pub fn local_write(&mut self, local: Local, bytes: &[u8]) -> usize {
-        let Some(seat) = self.seats.get_mut(local.0).filter(|seat| !seat.left) else { return 0 };
-        let child = seat.child;
+    pub fn local_write(&mut self, local: LocalKey, bytes: &[u8]) -> usize {
+        let Some(entry) = self.locals.get_mut(local.0).filter(|entry| !entry.left) else { return 0 };
+        let child = entry.child;
         let count = bytes.len().min(limits::READ_TURN);
         if count == 0 {
             return 0;
         }
         if !self.core.wants_read(child) {
-            seat.refused = true;
+            entry.refused = true;
             return 0;
         }
         // The loop may have slept for long: the age of a request counts from now.
@@ -82,9 +82,9 @@ impl Loop {
 
     /// Shows the output that waits, if any, and drops from its front as many bytes as `take` returns. The
     /// rest stays; only output that comes later makes another `Readable`.
-    pub fn local_read(&mut self, local: Local, take: impl FnOnce(&[u8]) -> usize) {
-        let Some(seat) = self.seats.get(local.0).filter(|seat| !seat.left) else { return };
-        let child = seat.child;
+    pub fn local_read(&mut self, local: LocalKey, take: impl FnOnce(&[u8]) -> usize) {
+        let Some(entry) = self.locals.get(local.0).filter(|entry| !entry.left) else { return };
+        let child = entry.child;
         let Some((_, output)) = self.core.child_output(child) else { return };
         if output.is_empty() {
             return;
@@ -102,12 +102,12 @@ impl Loop {
         for event in self.local_events.drain(..) {
             match event {
                 LocalEvent::Readable(local) => {
-                    let seat = self.seats.get_mut(local.0).filter(|seat| !seat.left);
-                    let Some(seat) = seat else { continue };
-                    seat.readable = false;
+                    let entry = self.locals.get_mut(local.0).filter(|entry| !entry.left);
+                    let Some(entry) = entry else { continue };
+                    entry.readable = false;
                 }
                 LocalEvent::Writable(local) => {
-                    if self.seats.get(local.0).is_none_or(|seat| seat.left) {
+                    if self.locals.get(local.0).is_none_or(|entry| entry.left) {
                         continue;
                     }
                 }
@@ -119,10 +119,10 @@ impl Loop {
 
     /// The program is done with the child, as a process that hangs up: complete requests are still run,
     /// nobody sees their replies. No event of it follows.
-    pub fn local_close(&mut self, local: Local) {
-        let Some(seat) = self.seats.get_mut(local.0).filter(|seat| !seat.left) else { return };
-        seat.left = true;
-        let child = seat.child;
+    pub fn local_close(&mut self, local: LocalKey) {
+        let Some(entry) = self.locals.get_mut(local.0).filter(|entry| !entry.left) else { return };
+        entry.left = true;
+        let child = entry.child;
         self.tell_time();
         self.core.child_eof(child);
         self.flush_local(local, child);
@@ -130,29 +130,29 @@ impl Loop {
     }
 
     /// The core has output for it: the program is told, or nobody is left to want it.
-    pub(super) fn flush_local(&mut self, local: Local, child: Key<Child>) {
+    pub(super) fn flush_local(&mut self, local: LocalKey, child: Key<Child>) {
         let Some((_, output)) = self.core.child_output(child) else { return };
-        let Some(seat) = self.seats.get_mut(local.0) else { return };
-        if seat.left {
+        let Some(entry) = self.locals.get_mut(local.0) else { return };
+        if entry.left {
             output.consume(output.len());
-        } else if !output.is_empty() && !std::mem::replace(&mut seat.readable, true) {
+        } else if !output.is_empty() && !std::mem::replace(&mut entry.readable, true) {
             self.local_events.push(LocalEvent::Readable(local));
         }
         self.core.child_flushed(child);
     }
 
     /// The core would read it again.
-    pub(super) fn local_resumed(&mut self, local: Local) {
-        if let Some(seat) = self.seats.get_mut(local.0)
-            && std::mem::take(&mut seat.refused)
+    pub(super) fn local_resumed(&mut self, local: LocalKey) {
+        if let Some(entry) = self.locals.get_mut(local.0)
+            && std::mem::take(&mut entry.refused)
         {
             self.local_events.push(LocalEvent::Writable(local));
         }
     }
 
     /// The core has closed it.
-    pub(super) fn local_closed(&mut self, local: Local) {
-        if self.seats.remove(local.0).is_some_and(|seat| !seat.left) {
+    pub(super) fn local_closed(&mut self, local: LocalKey) {
+        if self.locals.remove(local.0).is_some_and(|entry| !entry.left) {
             self.local_events.push(LocalEvent::Closed(local));
         }
     }

@@ -27,13 +27,13 @@ use crate::config::{Settings, Upstream};
 use crate::core::{Broker, Child, Counters, Lane};
 use crate::transport::conn::Conn;
 use crate::transport::listener::Listener;
-use crate::transport::resolver::{self, Lookup, Resolver, Start, Target};
+use crate::transport::resolver::{self, Destination, Lookup, Resolver, Start};
 use crate::transport::wake::Wake;
-use accept::Door;
+use accept::PolledListener;
 use adopt::Handed;
 use dial::Dialler;
-use local::Seat;
-pub use local::{Local, LocalEvent};
+use local::LocalChild;
+pub use local::{LocalEvent, LocalKey};
 use mio::{Events, Interest, Poll, Token};
 use quiet::Quiet;
 pub use reload::Prepared;
@@ -87,7 +87,7 @@ const _: () = assert!(usize::BITS >= 64, "a token holds an index and a generatio
 const RESERVED: usize = u32::MAX as usize;
 const TOKEN_WAKER: Token = reserved(0);
 const TOKEN_PIPE: Token = reserved(1);
-const FIRST_DOOR: usize = 2;
+const FIRST_LISTENER: usize = 2;
 
 const fn reserved(number: usize) -> Token {
     Token(number << 32 | RESERVED)
@@ -121,11 +121,11 @@ pub struct Loop {
     links: Arena<Link>,
     /// How many links there were since unused room was last given back.
     links_peak: usize,
-    doors: Vec<Door>,
-    /// The number of the newest door.
-    next_door: usize,
+    listeners: Vec<PolledListener>,
+    /// The number of the newest listener.
+    next_listener: usize,
     handed: Handed,
-    seats: Arena<Seat>,
+    locals: Arena<LocalChild>,
     local_events: Vec<LocalEvent>,
     dialler: Dialler,
     /// Ends a wait from within the process; the resolver's threads have it too.
@@ -149,7 +149,7 @@ pub struct Loop {
     turning: bool,
     /// The waker was used since the last turn.
     woken: bool,
-    work: turn::Work,
+    work: turn::WorkLists,
     closed: bool,
     maker: Maker,
 }
@@ -170,9 +170,9 @@ fn attempting(what: &str) -> impl FnOnce(std::io::Error) -> Error {
 }
 
 /// Where the upstream is; blocks where a name is looked up now.
-fn locate(upstream: &Upstream, lookup: Lookup) -> Result<Target> {
+fn locate(upstream: &Upstream, lookup: Lookup) -> Result<Destination> {
     let unresolved = |error: Error| error.within(format!("upstream = \"{upstream}\""));
-    Target::find(&upstream.address, lookup).map_err(unresolved)
+    Destination::find(&upstream.address, lookup).map_err(unresolved)
 }
 
 impl Loop {
@@ -212,11 +212,11 @@ impl Loop {
         let resolver = Resolver::new(locate(&upstream, lookup)?, lookup, waker.clone());
         let pipe = wake_pair(&poll)?;
         let held = [Held::new(&poll), Held::new(&pipe.0), Held::new(&pipe.1)];
-        let mut doors = Vec::new();
+        let mut listeners = Vec::new();
         for url in &settings.listen {
-            doors.push(Door::open(url, poll.registry(), doors.len())?);
+            listeners.push(PolledListener::open(url, poll.registry(), listeners.len())?);
         }
-        doors.iter().for_each(|door| door.warn_if_unguarded(settings.auth));
+        listeners.iter().for_each(|listener| listener.warn_if_unguarded(settings.auth));
         settings.warn_of_files();
         let clock = Clock::new();
         let mut core = Broker::new(settings, upstream, seed(), clock.now());
@@ -230,10 +230,10 @@ impl Loop {
             told: 0,
             links: Arena::default(),
             links_peak: 0,
-            next_door: doors.len(),
-            doors,
+            next_listener: listeners.len(),
+            listeners,
             handed: Handed::default(),
-            seats: Arena::default(),
+            locals: Arena::default(),
             local_events: Vec::new(),
             dialler: Dialler::new(resolver),
             waker,
@@ -248,7 +248,7 @@ impl Loop {
             unsettled: true,
             turning: false,
             woken: false,
-            work: turn::Work::default(),
+            work: turn::WorkLists::default(),
             closed: false,
             maker: Maker::here(),
         })
@@ -256,7 +256,7 @@ impl Loop {
 
     /// The URL of each listener, with the port that the system chose.
     pub fn listeners(&self) -> Vec<String> {
-        self.doors.iter().map(Door::url).collect()
+        self.listeners.iter().map(PolledListener::url).collect()
     }
 
     /// Runs turns. `Ok(false)` when nothing is left to do: drained or closed. An error is the poll's own;
@@ -350,8 +350,8 @@ impl Loop {
     }
 
     fn close_doors(&mut self) {
-        for door in self.doors.drain(..) {
-            door.close(self.poll.registry());
+        for listener in self.listeners.drain(..) {
+            listener.close(self.poll.registry());
         }
     }
 

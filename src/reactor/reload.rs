@@ -1,20 +1,20 @@
 //! New settings in a running loop. Everything that can fail comes first; a failure leaves the loop as it
 //! was. What the settings mean for children and lanes is the core's.
 
-use super::accept::Door;
+use super::accept::PolledListener;
 use super::{Loop, locate};
 use crate::base::error::{Error, Result};
 use crate::config::{ListenUrl, Settings, Upstream};
-use crate::transport::resolver::{Lookup, Target};
+use crate::transport::resolver::{Destination, Lookup};
 use mio::Registry;
 
 /// Where a listener of the new settings comes from.
 #[derive(Debug)]
-enum Place {
-    /// A door there is, by its index; its options may have changed.
+enum ListenerSource {
+    /// A listener there is, by its index; its options may have changed.
     Kept(usize),
     /// Bound just now.
-    New(Box<Door>),
+    New(Box<PolledListener>),
 }
 
 /// New settings with what they need from outside: the upstream's address and its password.
@@ -22,7 +22,7 @@ enum Place {
 pub struct Prepared {
     settings: Settings,
     upstream: Upstream,
-    target: Target,
+    target: Destination,
 }
 
 impl Prepared {
@@ -68,7 +68,7 @@ impl Loop {
         self.expect_serving()?;
         self.core.settings().same_fixed(&settings)?;
         let places = self.find_places(&settings.listen)?;
-        self.open_doors(places, &settings.listen);
+        self.open_listeners(places, &settings.listen);
         let resolver = self.dialler.resolver();
         if !resolver.keeps_itself_fresh() || self.core.upstream().address != upstream.address {
             self.dialler.replace_resolver(resolver.another(target));
@@ -81,24 +81,26 @@ impl Loop {
     }
 
     /// A place for each URL. Those that are new are bound, changed options of others are applied.
-    fn find_places(&mut self, urls: &[ListenUrl]) -> Result<Vec<Place>> {
-        let mut places: Vec<Place> = Vec::new();
+    fn find_places(&mut self, urls: &[ListenUrl]) -> Result<Vec<ListenerSource>> {
+        let mut places: Vec<ListenerSource> = Vec::new();
         let mut changed: Vec<(usize, ListenUrl)> = Vec::new();
         let outcome = urls.iter().try_for_each(|url| {
-            let taken =
-                |index: usize| places.iter().any(|place| matches!(place, Place::Kept(i) if *i == index));
-            let mut doors = self.doors.iter().enumerate().filter(|(index, _)| !taken(*index));
-            let found = doors.find(|(_, door)| door.asked == *url || door.asked.same_place(url));
+            let taken = |index: usize| {
+                places.iter().any(|place| matches!(place, ListenerSource::Kept(i) if *i == index))
+            };
+            let mut listeners = self.listeners.iter().enumerate().filter(|(index, _)| !taken(*index));
+            let found =
+                listeners.find(|(_, listener)| listener.asked == *url || listener.asked.same_place(url));
             let Some((index, _)) = found else {
-                self.next_door += 1;
-                let door = Door::open(url, self.poll.registry(), self.next_door)?;
-                places.push(Place::New(Box::new(door)));
+                self.next_listener += 1;
+                let listener = PolledListener::open(url, self.poll.registry(), self.next_listener)?;
+                places.push(ListenerSource::New(Box::new(listener)));
                 return Ok(());
             };
-            places.push(Place::Kept(index));
-            let former = self.doors[index].asked.clone();
+            places.push(ListenerSource::Kept(index));
+            let former = self.listeners[index].asked.clone();
             if former != *url {
-                self.doors[index].apply(url)?;
+                self.listeners[index].apply(url)?;
                 changed.push((index, former));
             }
             Ok(())
@@ -106,7 +108,7 @@ impl Loop {
         if let Err(error) = outcome {
             close_new(places, self.poll.registry());
             for (index, former) in changed {
-                if let Err(error) = self.doors[index].apply(&former) {
+                if let Err(error) = self.listeners[index].apply(&former) {
                     log::error!("cannot undo a change: {error}");
                 }
             }
@@ -116,30 +118,30 @@ impl Loop {
     }
 
     /// Puts the listeners in the order of their URLs and closes those that none of them names.
-    fn open_doors(&mut self, places: Vec<Place>, urls: &[ListenUrl]) {
-        let mut former: Vec<Option<Door>> = self.doors.drain(..).map(Some).collect();
+    fn open_listeners(&mut self, places: Vec<ListenerSource>, urls: &[ListenUrl]) {
+        let mut former: Vec<Option<PolledListener>> = self.listeners.drain(..).map(Some).collect();
         let auth = self.core.settings().auth;
-        let doors = places.into_iter().filter_map(|place| match place {
-            Place::Kept(index) => former[index].take(),
-            Place::New(door) => {
-                door.warn_if_unguarded(auth);
-                Some(*door)
+        let listeners = places.into_iter().filter_map(|place| match place {
+            ListenerSource::Kept(index) => former[index].take(),
+            ListenerSource::New(listener) => {
+                listener.warn_if_unguarded(auth);
+                Some(*listener)
             }
         });
-        self.doors = doors.collect();
-        for (door, url) in self.doors.iter_mut().zip(urls) {
-            door.asked = url.clone();
+        self.listeners = listeners.collect();
+        for (listener, url) in self.listeners.iter_mut().zip(urls) {
+            listener.asked = url.clone();
         }
-        for door in former.into_iter().flatten() {
-            door.close(self.poll.registry());
+        for listener in former.into_iter().flatten() {
+            listener.close(self.poll.registry());
         }
     }
 }
 
-fn close_new(places: Vec<Place>, registry: &Registry) {
+fn close_new(places: Vec<ListenerSource>, registry: &Registry) {
     for place in places {
-        if let Place::New(door) = place {
-            door.close(registry);
+        if let ListenerSource::New(listener) = place {
+            listener.close(registry);
         }
     }
 }

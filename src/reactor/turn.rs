@@ -17,7 +17,7 @@ use std::time::Duration;
 
 /// Lists the core fills, kept for their room.
 #[derive(Debug, Default)]
-pub(super) struct Work {
+pub(super) struct WorkLists {
     actions: Vec<Action>,
     lanes: Vec<Key<Lane>>,
     children: Vec<Key<Child>>,
@@ -109,8 +109,8 @@ impl Loop {
         } else if token == TOKEN_PIPE {
             self.empty_pipe();
         } else if token.0 & RESERVED == RESERVED {
-            if let Some(door) = self.doors.iter_mut().find(|door| door.token == token) {
-                door.pending = true;
+            if let Some(listener) = self.listeners.iter_mut().find(|listener| listener.token == token) {
+                listener.pending = true;
             }
         } else {
             self.take_link_event(key_of(token.0), event);
@@ -171,7 +171,7 @@ impl Loop {
         let owner = link.owner;
         if let Owner::Child(child) = owner {
             // Told at once, however much there is to read before the end: an element must not be popped for it.
-            if link.conn.hung() {
+            if link.conn.hung_up() {
                 self.core.child_hangup(child);
             }
             if !self.core.wants_read(child) {
@@ -183,7 +183,7 @@ impl Loop {
             true if self.handed.is_full() => return self.list(key),
             true => self.handed.fill(&mut link.conn, &mut self.scratch),
         };
-        let (more, hung) = (link.conn.unread(), link.conn.hung());
+        let (more, hung_up) = (link.conn.unread(), link.conn.hung_up());
         if more {
             self.list(key);
         }
@@ -197,7 +197,7 @@ impl Loop {
             }
             // What the core has given up a moment ago is not its lane's connection any more.
             Owner::Lane(lane) if self.core.lane_link(lane) != Some(link_of(key)) => {}
-            Owner::Lane(lane) => self.lane_filled(lane, fill, hung),
+            Owner::Lane(lane) => self.lane_filled(lane, fill, hung_up),
             Owner::Leaving if matches!(fill, Fill::End | Fill::Broken(_)) => self.left(key),
             Owner::Dial(_) | Owner::Leaving => {}
         }
@@ -212,11 +212,11 @@ impl Loop {
         }
     }
 
-    fn lane_filled(&mut self, lane: Key<Lane>, fill: Fill, hung: bool) {
+    fn lane_filled(&mut self, lane: Key<Lane>, fill: Fill, hung_up: bool) {
         match fill {
             Fill::Bytes(count) => self.core.lane_input(lane, &self.scratch[..count]),
             // It can no longer send and there is nothing to wait for.
-            Fill::Empty if hung => self.lose_lane(lane, "the connection is broken"),
+            Fill::Empty if hung_up => self.lose_lane(lane, "the connection is broken"),
             Fill::Empty => {}
             Fill::End => self.lose_lane(lane, "closed by the upstream"),
             Fill::Broken(error) => self.lose_lane(lane, &error.to_string()),
@@ -361,13 +361,13 @@ impl Loop {
     pub(super) fn close_link(&mut self, key: Key<Link>) {
         let Some(link) = self.links.remove(key) else { return };
         link.conn.close(self.poll.registry());
-        for door in &mut self.doors {
-            door.retry();
+        for listener in &mut self.listeners {
+            listener.retry();
         }
         if self.links_peak > LINKS_KEPT && self.links.len() < self.links_peak / 4 {
             self.links.shrink();
             self.ready.shrink_to_fit();
-            self.work = Work::default();
+            self.work = WorkLists::default();
             self.links_peak = self.links.len();
         }
     }

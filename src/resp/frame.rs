@@ -175,7 +175,7 @@ enum Stage {
 }
 
 /// What a `*n` or `$n` line says.
-enum Line {
+enum HeaderLine {
     /// It ends before `end`; `value` is none if it is not a canonical number, `crlf` whether it ends in
     /// CRLF: Redis takes any byte after the CR.
     Whole { value: Option<i64>, end: usize, crlf: bool },
@@ -311,9 +311,9 @@ impl Scanner {
     /// Reads the `*n` line; none if arguments follow it.
     fn count(&mut self, view: &[u8], authenticated: bool) -> Result<Option<Scan>, ProtocolError> {
         let (value, end, crlf) = match self.line(view) {
-            Line::Whole { value, end, crlf } => (value, end, crlf),
-            Line::Partial { at_least } => return Ok(Some(Scan::NeedMore { at_least })),
-            Line::TooBig => return Err(ProtocolError::MultibulkLineTooBig),
+            HeaderLine::Whole { value, end, crlf } => (value, end, crlf),
+            HeaderLine::Partial { at_least } => return Ok(Some(Scan::NeedMore { at_least })),
+            HeaderLine::TooBig => return Err(ProtocolError::MultibulkLineTooBig),
         };
         let count = match value {
             Some(count) if count <= i64::from(i32::MAX) => count,
@@ -340,14 +340,14 @@ impl Scanner {
             let len = match self.stage {
                 Stage::Body(len) => len,
                 _ => match self.line(view) {
-                    Line::Whole { value, end, crlf } => {
+                    HeaderLine::Whole { value, end, crlf } => {
                         let len = bulk_len(view[self.pos], value, authenticated)?;
                         self.odd |= !crlf;
                         self.enter(Stage::Body(len), end);
                         len
                     }
-                    Line::Partial { at_least } => return Ok(Scan::NeedMore { at_least }),
-                    Line::TooBig => return Err(ProtocolError::BulkLineTooBig),
+                    HeaderLine::Partial { at_least } => return Ok(Scan::NeedMore { at_least }),
+                    HeaderLine::TooBig => return Err(ProtocolError::BulkLineTooBig),
                 },
             };
             let end = self.pos + len;
@@ -373,12 +373,12 @@ impl Scanner {
     }
 
     /// Reads the line at `pos`: a type byte, a number, CR and one more byte.
-    fn line(&mut self, view: &[u8]) -> Line {
+    fn line(&mut self, view: &[u8]) -> HeaderLine {
         if let Some(b'*' | b'$') = view.get(self.pos)
             && let Some((value, digits_end)) = short_number(view, self.pos + 1)
             && let [b'\r', after, ..] = view[digits_end..]
         {
-            return Line::Whole { value: Some(value), end: digits_end + 2, crlf: after == b'\n' };
+            return HeaderLine::Whole { value: Some(value), end: digits_end + 2, crlf: after == b'\n' };
         }
         // Redis looks for the CR with strchr: it sees none behind a NUL, and nothing else ends the line.
         let missing = match memchr2(b'\r', 0, &view[self.searched..]) {
@@ -387,9 +387,9 @@ impl Scanner {
                 self.searched = end;
                 if let Some(&after) = view.get(end + 1) {
                     let value = canonical_number(&view[self.pos + 1..end.max(self.pos + 1)]);
-                    return Line::Whole { value, end: end + 2, crlf: after == b'\n' };
+                    return HeaderLine::Whole { value, end: end + 2, crlf: after == b'\n' };
                 }
-                return Line::Partial { at_least: end + 2 };
+                return HeaderLine::Partial { at_least: end + 2 };
             }
             Some(offset) => {
                 self.searched += offset;
@@ -401,8 +401,8 @@ impl Scanner {
             }
         };
         match view.len() - self.pos > LINE_MAX {
-            true => Line::TooBig,
-            false => Line::Partial { at_least: missing },
+            true => HeaderLine::TooBig,
+            false => HeaderLine::Partial { at_least: missing },
         }
     }
 

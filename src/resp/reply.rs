@@ -62,7 +62,7 @@ impl Default for ReplyScanner {
 }
 
 /// What a value's header says.
-pub(super) enum Head {
+pub(super) enum ValueHeader {
     /// A value without elements, this many bytes in all.
     Leaf(usize),
     /// So many elements follow the header of so many bytes.
@@ -72,7 +72,7 @@ pub(super) enum Head {
 }
 
 /// Why there is no header.
-pub(super) enum Stop {
+pub(super) enum NoHeader {
     /// It, or the leaf it announces, needs this many bytes.
     Short(usize),
     Desync(&'static str),
@@ -93,8 +93,8 @@ impl ReplyScanner {
             }
             if let Err(stop) = self.value(bytes) {
                 return match stop {
-                    Stop::Short(len) => ReplyScan::NeedMore { at_least: self.pos + len },
-                    Stop::Desync(reason) => ReplyScan::Desync(reason),
+                    NoHeader::Short(len) => ReplyScan::NeedMore { at_least: self.pos + len },
+                    NoHeader::Desync(reason) => ReplyScan::Desync(reason),
                 };
             }
         }
@@ -108,26 +108,26 @@ impl ReplyScanner {
     }
 
     /// Reads one value or the header of one. Changes nothing but `searched` unless it succeeds.
-    fn value(&mut self, bytes: &[u8]) -> Result<(), Stop> {
+    fn value(&mut self, bytes: &[u8]) -> Result<(), NoHeader> {
         let rest = bytes.get(self.pos..).unwrap_or_default();
         let mut searched = self.searched.saturating_sub(self.pos);
         let head = head(rest, &mut searched);
         self.searched = self.pos + searched;
         let (count, len) = match head? {
-            Head::Leaf(len) => {
+            ValueHeader::Leaf(len) => {
                 self.note_kind(rest);
                 self.left -= 1;
                 self.pos += len;
                 return Ok(());
             }
-            Head::Elements { count, len } => {
+            ValueHeader::Elements { count, len } => {
                 self.check_depth()?;
                 self.note_kind(rest);
                 self.left -= 1;
                 (count, len)
             }
             // The value described is still to come: it has not been counted yet.
-            Head::Attribute { count, len } => {
+            ValueHeader::Attribute { count, len } => {
                 self.check_depth()?;
                 (count, len)
             }
@@ -143,9 +143,9 @@ impl ReplyScanner {
         Ok(())
     }
 
-    fn check_depth(&self) -> Result<(), Stop> {
+    fn check_depth(&self) -> Result<(), NoHeader> {
         match self.depth as usize >= REPLY_DEPTH {
-            true => Err(Stop::Desync("reply nested too deep")),
+            true => Err(NoHeader::Desync("reply nested too deep")),
             false => Ok(()),
         }
     }
@@ -159,66 +159,66 @@ impl ReplyScanner {
 
 /// Reads the header of the value at the start of `rest`, and its body too if it is a leaf. `searched`
 /// bytes are known to hold no line end.
-pub(super) fn head(rest: &[u8], searched: &mut usize) -> Result<Head, Stop> {
-    let &kind = rest.first().ok_or(Stop::Short(3))?;
+pub(super) fn head(rest: &[u8], searched: &mut usize) -> Result<ValueHeader, NoHeader> {
+    let &kind = rest.first().ok_or(NoHeader::Short(3))?;
     match kind {
-        b'$' | b'=' | b'!' => string(kind, rest).map(Head::Leaf),
+        b'$' | b'=' | b'!' => string(kind, rest).map(ValueHeader::Leaf),
         b'*' | b'~' | b'>' | b'%' | b'|' => aggregate(kind, rest),
         // A script's big number is whatever text it calls one.
-        b'+' | b'-' | b'(' => line(rest, searched, TEXT_LINE_MAX).map(Head::Leaf),
+        b'+' | b'-' | b'(' => line(rest, searched, TEXT_LINE_MAX).map(ValueHeader::Leaf),
         b':' | b'_' | b'#' | b',' => {
             let len = line(rest, searched, LINE_MAX)?;
             match scalar(kind, &rest[1..len - 2]) {
-                true => Ok(Head::Leaf(len)),
-                false => Err(Stop::Desync("malformed scalar in reply")),
+                true => Ok(ValueHeader::Leaf(len)),
+                false => Err(NoHeader::Desync("malformed scalar in reply")),
             }
         }
-        _ => Err(Stop::Desync("unknown reply type")),
+        _ => Err(NoHeader::Desync("unknown reply type")),
     }
 }
 
 /// The length of a string with header and ends.
-fn string(kind: u8, rest: &[u8]) -> Result<usize, Stop> {
+fn string(kind: u8, rest: &[u8]) -> Result<usize, NoHeader> {
     let (size, body) = match length(rest)? {
         (None, len) if kind == b'$' => return Ok(len),
         (Some(size), len) if size <= STRING_MAX && (kind != b'=' || size >= 4) => (size as usize, len),
-        _ => return Err(Stop::Desync("impossible string length in reply")),
+        _ => return Err(NoHeader::Desync("impossible string length in reply")),
     };
     let end = body + size;
     match rest.get(end..end + 2) {
         Some(b"\r\n") => Ok(end + 2),
-        Some(_) => Err(Stop::Desync("string without its end in reply")),
-        None => Err(Stop::Short(end + 2)),
+        Some(_) => Err(NoHeader::Desync("string without its end in reply")),
+        None => Err(NoHeader::Short(end + 2)),
     }
 }
 
-fn aggregate(kind: u8, rest: &[u8]) -> Result<Head, Stop> {
+fn aggregate(kind: u8, rest: &[u8]) -> Result<ValueHeader, NoHeader> {
     let (count, len) = match length(rest)? {
-        (None, len) if kind == b'*' => return Ok(Head::Leaf(len)),
+        (None, len) if kind == b'*' => return Ok(ValueHeader::Leaf(len)),
         (Some(count), len) if matches!(kind, b'%' | b'|') => (count.saturating_mul(2), len),
         (Some(count), len) => (count, len),
-        (None, _) => return Err(Stop::Desync("impossible element count in reply")),
+        (None, _) => return Err(NoHeader::Desync("impossible element count in reply")),
     };
     match kind {
-        _ if count > ELEMENTS_MAX => Err(Stop::Desync("impossible element count in reply")),
-        b'|' => Ok(Head::Attribute { count, len }),
-        _ => Ok(Head::Elements { count, len }),
+        _ if count > ELEMENTS_MAX => Err(NoHeader::Desync("impossible element count in reply")),
+        b'|' => Ok(ValueHeader::Attribute { count, len }),
+        _ => Ok(ValueHeader::Elements { count, len }),
     }
 }
 
 /// The number in a length line, none for -1, and the line's length. Strict, since Redis is: the shortest
 /// form only, so a line that goes on is known for a desync before it ends.
-fn length(rest: &[u8]) -> Result<(Option<u64>, usize), Stop> {
-    const MALFORMED: Stop = Stop::Desync("malformed length in reply");
-    match rest.get(1).ok_or(Stop::Short(4))? {
+fn length(rest: &[u8]) -> Result<(Option<u64>, usize), NoHeader> {
+    const MALFORMED: NoHeader = NoHeader::Desync("malformed length in reply");
+    match rest.get(1).ok_or(NoHeader::Short(4))? {
         b'-' => {
             return match rest.get(1..5) {
                 Some(b"-1\r\n") => Ok((None, 5)),
-                None if b"-1\r\n".starts_with(&rest[1..]) => Err(Stop::Short(5)),
+                None if b"-1\r\n".starts_with(&rest[1..]) => Err(NoHeader::Short(5)),
                 _ => Err(MALFORMED),
             };
         }
-        b'?' => return Err(Stop::Desync("streamed reply")),
+        b'?' => return Err(NoHeader::Desync("streamed reply")),
         _ => {}
     }
     let mut value = 0;
@@ -232,14 +232,14 @@ fn length(rest: &[u8]) -> Result<(Option<u64>, usize), Stop> {
     }
     match rest[at..] {
         [b'\r', b'\n', ..] if at > 1 => Ok((Some(value), at + 2)),
-        [] | [b'\r'] if at > 1 => Err(Stop::Short(at + 2)),
+        [] | [b'\r'] if at > 1 => Err(NoHeader::Short(at + 2)),
         _ => Err(MALFORMED),
     }
 }
 
 /// The length of the line at the start of `rest` with its CRLF. A CR or an LF alone does not end it.
-fn line(rest: &[u8], searched: &mut usize, max: usize) -> Result<usize, Stop> {
-    const TOO_LONG: Stop = Stop::Desync("reply line too long");
+fn line(rest: &[u8], searched: &mut usize, max: usize) -> Result<usize, NoHeader> {
+    const TOO_LONG: NoHeader = NoHeader::Desync("reply line too long");
     let mut from = (*searched).max(1).min(rest.len());
     while let Some(offset) = memchr(b'\r', &rest[from..]) {
         from += offset;
@@ -249,12 +249,12 @@ fn line(rest: &[u8], searched: &mut usize, max: usize) -> Result<usize, Stop> {
             Some(_) => from += 1,
             None => {
                 *searched = from;
-                return if from > max { Err(TOO_LONG) } else { Err(Stop::Short(from + 2)) };
+                return if from > max { Err(TOO_LONG) } else { Err(NoHeader::Short(from + 2)) };
             }
         }
     }
     *searched = rest.len();
-    if rest.len() > max { Err(TOO_LONG) } else { Err(Stop::Short((rest.len() + 1).max(3))) }
+    if rest.len() > max { Err(TOO_LONG) } else { Err(NoHeader::Short((rest.len() + 1).max(3))) }
 }
 
 /// Whether `text` is what a one-line value of this kind holds.
@@ -281,7 +281,7 @@ fn described(reply: &[u8]) -> Option<&[u8]> {
 
 /// What follows the attribute at the start of `rest`.
 pub(super) fn behind_attribute(rest: &[u8]) -> Option<&[u8]> {
-    let Ok(Head::Attribute { count, len }) = head(rest, &mut 0) else { return None };
+    let Ok(ValueHeader::Attribute { count, len }) = head(rest, &mut 0) else { return None };
     skip(rest.get(len..)?, count)
 }
 
@@ -299,7 +299,7 @@ fn skip(mut rest: &[u8], count: u64) -> Option<&[u8]> {
 fn opened(reply: &[u8]) -> Option<(u64, &[u8])> {
     let rest = described(reply)?;
     match head(rest, &mut 0) {
-        Ok(Head::Elements { count, len }) => Some((count, rest.get(len..)?)),
+        Ok(ValueHeader::Elements { count, len }) => Some((count, rest.get(len..)?)),
         _ => None,
     }
 }
@@ -337,7 +337,7 @@ pub fn element_count(reply: &[u8]) -> Option<usize> {
 /// without type byte and ends. None for an aggregate and for null.
 pub fn text(reply: &[u8]) -> Option<&[u8]> {
     let rest = described(reply)?;
-    let Ok(Head::Leaf(len)) = head(rest, &mut 0) else { return None };
+    let Ok(ValueHeader::Leaf(len)) = head(rest, &mut 0) else { return None };
     rest.get(leaf_text(&rest[..len])?)
 }
 
@@ -477,7 +477,7 @@ mod tests {
         assert_eq!(scan(&reply[..LINE_MAX + 1]), ReplyScan::Desync("reply line too long"));
         // The bound of texts would take half a gigabyte to reach.
         assert!(line(&text("+", 9), &mut 0, 10).is_ok());
-        assert!(matches!(line(&text("+", 10), &mut 0, 10), Err(Stop::Desync(_))));
+        assert!(matches!(line(&text("+", 10), &mut 0, 10), Err(NoHeader::Desync(_))));
         let lone = b"+a\rb\nc\r\r\n";
         assert_eq!(scan(lone), ReplyScan::Frame { len: lone.len(), kind: b'+' });
     }

@@ -1,7 +1,7 @@
 //! One whole reply taken apart for callers: every value in it by its index, strings with a NUL behind them as C
 //! expects, and the bytes as they came. Owns the reply; never on the path of a request through the broker.
 
-use super::reply::{self, Head};
+use super::reply::{self, ValueHeader};
 use std::ops::Range;
 use std::sync::OnceLock;
 
@@ -173,8 +173,8 @@ fn read(bytes: &mut [u8], at: usize, first: usize) -> Option<(Node, bool)> {
     let rest = bytes.get(at..)?;
     let byte = *rest.first()?;
     match reply::head(rest, &mut 0).ok()? {
-        Head::Attribute { .. } => None,
-        Head::Elements { count, len } => {
+        ValueHeader::Attribute { .. } => None,
+        ValueHeader::Elements { count, len } => {
             let kind = match byte {
                 b'*' => Kind::Array,
                 b'%' => Kind::Map,
@@ -184,7 +184,7 @@ fn read(bytes: &mut [u8], at: usize, first: usize) -> Option<(Node, bool)> {
             let node = Node { kind, start: at, end: at + len, a: first, b: usize::try_from(count).ok()? };
             Some((node, true))
         }
-        Head::Leaf(len) => {
+        ValueHeader::Leaf(len) => {
             let mut node = Node { kind: Kind::Nil, start: at, end: at + len, a: 0, b: 0 };
             if let Some(text) = reply::leaf_text(&rest[..len]) {
                 (node.a, node.b) = (at + text.start, text.len());

@@ -37,7 +37,7 @@ pub struct Conn {
     unread: bool,
     /// The peer will send nothing beyond what can be read now. No further edge tells of the end, so reading
     /// goes on until it is found.
-    hung: bool,
+    hung_up: bool,
     /// The peer sends urgent data: no short read means that nothing is left.
     urgent: bool,
     /// Reads left that ask whether something came with the bytes; `None` is all of them.
@@ -82,7 +82,7 @@ impl Conn {
             armed: false,
             blocked: false,
             unread: false,
-            hung: false,
+            hung_up: false,
             urgent: false,
             asking: None,
             doubtful: false,
@@ -108,10 +108,10 @@ impl Conn {
     /// Remembers what an event of the poll says.
     pub fn observe(&mut self, event: &Event) {
         if event.is_read_closed() || event.is_error() {
-            self.hung = true;
+            self.hung_up = true;
         }
         self.urgent |= event.is_priority();
-        if event.is_readable() || self.hung {
+        if event.is_readable() || self.hung_up {
             self.unread = !self.ended;
         }
         if event.is_writable() || event.is_write_closed() || event.is_error() {
@@ -125,8 +125,8 @@ impl Conn {
     }
 
     /// Whether the peer has hung up, perhaps with bytes still unread.
-    pub fn hung(&self) -> bool {
-        self.hung
+    pub fn hung_up(&self) -> bool {
+        self.hung_up
     }
 
     /// Whether the end has been read.
@@ -141,7 +141,7 @@ impl Conn {
 
     /// The connection has turned out unable to send: what the peer sent before that is read to its end.
     pub fn hang(&mut self) {
-        self.hung = true;
+        self.hung_up = true;
         self.unread = !self.ended;
         self.blocked = true;
     }
@@ -233,7 +233,7 @@ impl Conn {
             Ok(count) => {
                 // A short read has emptied the socket: what comes later makes an edge of its own. Not so
                 // after a hang-up, whose edge has been.
-                self.unread = count == size || self.hung || self.urgent || cut_short;
+                self.unread = count == size || self.hung_up || self.urgent || cut_short;
                 Fill::Bytes(count)
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -376,7 +376,7 @@ mod tests {
         far.write_all(b"bye").unwrap();
         drop(far);
         observe(&mut poll, &mut conn);
-        assert!(conn.hung());
+        assert!(conn.hung_up());
         let mut buffer = [0; 64];
         assert!(matches!(conn.fill(&mut buffer), Fill::Bytes(3)));
         assert!(conn.unread());

@@ -16,7 +16,7 @@ use mio::{Interest, Registry, Token};
 use rustix::io::Errno;
 use socket2::{Domain, Socket, Type};
 
-use self::files::{Asked, LockFile, Place, SocketFile};
+use self::files::{AccessOptions, LockFile, SocketFile, SocketPath};
 use super::stream::Stream;
 use crate::base::error::{Error, Result};
 use crate::base::fds::Held;
@@ -251,7 +251,7 @@ fn tcp_socket(address: SocketAddr) -> io::Result<Socket> {
 }
 
 fn bind_unix(url: &ListenUrl, path: &Path, creatable: &Path) -> Attempt<Listener> {
-    let place = Place::open(path, creatable)?;
+    let place = SocketPath::open(path, creatable)?;
     let lock = LockFile::acquire(&place)?;
     place.clear()?;
     let (socket, file) = place.bind(&asked(url))?;
@@ -265,16 +265,16 @@ fn check_unix(url: &ListenUrl, path: &Path, creatable: &Path) -> Attempt<()> {
     if files::will_be_created(path, creatable) {
         return asked(url).access((0, 0)).map(drop);
     }
-    Place::open(path, creatable)?.check(&asked(url))
+    SocketPath::open(path, creatable)?.check(&asked(url))
 }
 
 /// The access that a URL asks for.
-fn asked(url: &ListenUrl) -> Asked<'_> {
+fn asked(url: &ListenUrl) -> AccessOptions<'_> {
     match url {
         ListenUrl::Unix { mode, user, group, .. } => {
-            Asked { mode: *mode, user: user.as_deref(), group: group.as_deref() }
+            AccessOptions { mode: *mode, user: user.as_deref(), group: group.as_deref() }
         }
-        ListenUrl::Tcp { .. } => Asked { mode: None, user: None, group: None },
+        ListenUrl::Tcp { .. } => AccessOptions { mode: None, user: None, group: None },
     }
 }
 

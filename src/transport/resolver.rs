@@ -29,7 +29,7 @@ pub enum Found {
     Nowhere(String),
 }
 
-type Answer = io::Result<Vec<SocketAddr>>;
+type LookupResult = io::Result<Vec<SocketAddr>>;
 
 /// Starts a thread that runs this and ends.
 pub type Start = fn(Box<dyn FnOnce() + Send>) -> io::Result<()>;
@@ -45,26 +45,26 @@ pub enum Lookup {
 
 /// Where a server is, as far as it is known.
 #[derive(Debug, Clone)]
-pub struct Target(Place);
+pub struct Destination(Location);
 
 #[derive(Debug, Clone)]
-enum Place {
+enum Location {
     Unix(PathBuf),
     Number(SocketAddr),
-    Name(Name),
+    Name(HostName),
 }
 
 /// Keeps what is known of one server's address.
 #[derive(Debug)]
 pub struct Resolver {
-    place: Place,
+    place: Location,
     lookup: Lookup,
     waker: Arc<Wake>,
-    answers: (Sender<Answer>, Receiver<Answer>),
+    answers: (Sender<LookupResult>, Receiver<LookupResult>),
 }
 
 #[derive(Debug, Clone)]
-struct Name {
+struct HostName {
     host: String,
     port: u16,
     /// The last good answer; `present` is the one in use.
@@ -82,28 +82,28 @@ pub fn start(body: Box<dyn FnOnce() + Send>) -> io::Result<()> {
     thread::Builder::new().name("broker-resolver".to_owned()).spawn(body).map(drop)
 }
 
-impl Target {
+impl Destination {
     /// Where `address` is. Blocks while a name is looked up, if that is the way; fails only then.
-    pub fn find(address: &Address, lookup: Lookup) -> Result<Target> {
+    pub fn find(address: &Address, lookup: Lookup) -> Result<Destination> {
         let place = match address {
-            Address::Unix(path) => Place::Unix(path.clone()),
+            Address::Unix(path) => Location::Unix(path.clone()),
             Address::Tcp { host, port } => match host.parse::<IpAddr>() {
-                Ok(ip) => Place::Number(SocketAddr::new(ip, *port)),
-                Err(_) => Place::Name(Name::new(host.clone(), *port, lookup)?),
+                Ok(ip) => Location::Number(SocketAddr::new(ip, *port)),
+                Err(_) => Location::Name(HostName::new(host.clone(), *port, lookup)?),
             },
         };
-        Ok(Target(place))
+        Ok(Destination(place))
     }
 }
 
 impl Resolver {
     /// Of a target found in the same way; `waker` tells of answers.
-    pub fn new(target: Target, lookup: Lookup, waker: Arc<Wake>) -> Self {
+    pub fn new(target: Destination, lookup: Lookup, waker: Arc<Wake>) -> Self {
         Resolver { place: target.0, lookup, waker, answers: channel() }
     }
 
     /// One for another target, that looks names up in the same way.
-    pub fn another(&self, target: Target) -> Self {
+    pub fn another(&self, target: Destination) -> Self {
         Resolver::new(target, self.lookup, self.waker.clone())
     }
 
@@ -115,33 +115,33 @@ impl Resolver {
     /// The address in use; `None` for a path, and for a name of which none is known.
     pub fn present(&self) -> Option<SocketAddr> {
         match &self.place {
-            Place::Unix(_) => None,
-            Place::Number(address) => Some(*address),
-            Place::Name(name) => name.known.get(name.present).copied(),
+            Location::Unix(_) => None,
+            Location::Number(address) => Some(*address),
+            Location::Name(name) => name.known.get(name.present).copied(),
         }
     }
 
     /// The socket's path, if it is one.
     pub fn path(&self) -> Option<&Path> {
         match &self.place {
-            Place::Unix(path) => Some(path),
-            Place::Number(_) | Place::Name(_) => None,
+            Location::Unix(path) => Some(path),
+            Location::Number(_) | Location::Name(_) => None,
         }
     }
 
     /// Whether every new connection goes to where the name leads by then. Where only a failure has it looked up again,
     /// a name that has moved away from a server that still answers is not noticed.
     pub fn keeps_itself_fresh(&self) -> bool {
-        matches!(self.lookup, Lookup::Always) || !matches!(self.place, Place::Name(_))
+        matches!(self.lookup, Lookup::Always) || !matches!(self.place, Location::Name(_))
     }
 
     /// Where the next connection goes. Has a name looked up again where it is time.
     pub fn find(&mut self, now: Millis) -> Found {
         self.forget_parents();
         let name = match &mut self.place {
-            Place::Unix(path) => return Found::Unix(path.clone()),
-            Place::Number(address) => return Found::Tcp(*address),
-            Place::Name(name) => name,
+            Location::Unix(path) => return Found::Unix(path.clone()),
+            Location::Number(address) => return Found::Tcp(*address),
+            Location::Name(name) => name,
         };
         let stale = name.asked.is_none_or(|asked| asked + limits::RESOLVE_INTERVAL <= now);
         let by = match self.lookup {
@@ -162,7 +162,7 @@ impl Resolver {
 
     /// `address` did not answer: the next one's turn, if there are several.
     pub fn blame(&mut self, address: SocketAddr) {
-        if let Place::Name(name) = &mut self.place
+        if let Location::Name(name) = &mut self.place
             && name.known.get(name.present) == Some(&address)
         {
             name.present = (name.present + 1) % name.known.len();
@@ -172,7 +172,7 @@ impl Resolver {
 
     /// A connection was lost: the name may lead elsewhere by now.
     pub fn doubt(&mut self) {
-        if let Place::Name(name) = &mut self.place {
+        if let Location::Name(name) = &mut self.place {
             name.doubted = true;
         }
     }
@@ -182,7 +182,7 @@ impl Resolver {
     pub fn take(&mut self) -> Option<Result<()>> {
         self.forget_parents();
         let answer = self.answers.1.try_recv().ok()?;
-        let Place::Name(name) = &mut self.place else { return None };
+        let Location::Name(name) = &mut self.place else { return None };
         name.asking = None;
         Some(name.learn(answer))
     }
@@ -190,7 +190,7 @@ impl Resolver {
     /// In a forked copy: leaves a look-up to the parent, whose thread may have been in the midst of giving its answer. The
     /// channel is not touched again, not to be dropped either: it would wait for that thread.
     fn forget_parents(&mut self) {
-        let Place::Name(name) = &mut self.place else { return };
+        let Location::Name(name) = &mut self.place else { return };
         if name.asking.is_some_and(|(_, process)| process != fork::generation()) {
             std::mem::forget(std::mem::replace(&mut self.answers, channel()));
             name.asking = None;
@@ -205,10 +205,10 @@ impl Drop for Resolver {
     }
 }
 
-impl Name {
-    fn new(host: String, port: u16, lookup: Lookup) -> Result<Name> {
+impl HostName {
+    fn new(host: String, port: u16, lookup: Lookup) -> Result<HostName> {
         let (known, present) = (Vec::new(), 0);
-        let mut name = Name { host, port, known, present, doubted: false, asking: None, asked: None };
+        let mut name = HostName { host, port, known, present, doubted: false, asking: None, asked: None };
         if matches!(lookup, Lookup::AfterFailure(_)) {
             let answer = (name.host.as_str(), port).to_socket_addrs().map(Iterator::collect);
             name.learn(answer)?;
@@ -222,7 +222,13 @@ impl Name {
 
     /// The thread holds the waker only while it wakes: a process forked meanwhile has no such thread, and
     /// must not have its descriptor. It knows nothing else of whoever asks, who may be gone before it ends.
-    fn ask(&mut self, start: Start, to: Sender<Answer>, waker: Weak<Wake>, now: Millis) -> io::Result<()> {
+    fn ask(
+        &mut self,
+        start: Start,
+        to: Sender<LookupResult>,
+        waker: Weak<Wake>,
+        now: Millis,
+    ) -> io::Result<()> {
         let (host, port) = (self.host.clone(), self.port);
         // Also if there will be no thread: the next attempt is not before the next interval.
         self.asked = Some(now);
@@ -237,7 +243,7 @@ impl Name {
         Ok(())
     }
 
-    fn learn(&mut self, answer: Answer) -> Result<()> {
+    fn learn(&mut self, answer: LookupResult) -> Result<()> {
         let found = match answer {
             Ok(found) if !found.is_empty() => found,
             Ok(_) => return Err(Error::system(format!("{} has no address", self.host))),
@@ -264,12 +270,12 @@ mod tests {
     fn resolver_with(host: &str, lookup: Lookup) -> (Poll, Result<Resolver>) {
         let poll = Poll::new().unwrap();
         let waker = Arc::new(Wake::new(poll.registry(), Token(0)).unwrap());
-        let target = Target::find(&Address::Tcp { host: host.to_owned(), port: 7 }, lookup);
+        let target = Destination::find(&Address::Tcp { host: host.to_owned(), port: 7 }, lookup);
         (poll, target.map(|target| Resolver::new(target, lookup, waker)))
     }
 
-    fn name(resolver: &mut Resolver) -> &mut Name {
-        let Place::Name(name) = &mut resolver.place else { panic!("a name") };
+    fn name(resolver: &mut Resolver) -> &mut HostName {
+        let Location::Name(name) = &mut resolver.place else { panic!("a name") };
         name
     }
 

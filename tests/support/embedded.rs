@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::Instant;
 
 use broker::config::Settings;
-use broker::reactor::{Local, LocalEvent, Loop, RunMode};
+use broker::reactor::{LocalEvent, LocalKey, Loop, RunMode};
 
 use super::broker::with_patience;
 use super::{PATIENCE, Redis};
@@ -31,9 +31,9 @@ pub(crate) fn run_until(lp: &mut Loop, what: &str, mut done: impl FnMut(&mut Loo
 /// What a program keeps of its local children.
 #[derive(Default)]
 pub(crate) struct Desk {
-    pub(crate) output: HashMap<Local, Vec<u8>>,
-    pub(crate) writable: Vec<Local>,
-    pub(crate) closed: Vec<Local>,
+    pub(crate) output: HashMap<LocalKey, Vec<u8>>,
+    pub(crate) writable: Vec<LocalKey>,
+    pub(crate) closed: Vec<LocalKey>,
 }
 
 impl Desk {
@@ -52,12 +52,12 @@ impl Desk {
         }
     }
 
-    pub(crate) fn text(&self, local: Local) -> String {
+    pub(crate) fn text(&self, local: LocalKey) -> String {
         self.output.get(&local).map(|bytes| String::from_utf8_lossy(bytes).into_owned()).unwrap_or_default()
     }
 
     /// Waits for exactly this output.
-    pub(crate) fn expect(&mut self, lp: &mut Loop, local: Local, wanted: &str) {
+    pub(crate) fn expect(&mut self, lp: &mut Loop, local: LocalKey, wanted: &str) {
         run_until(lp, wanted, |lp| {
             self.take(lp);
             self.text(local).len() >= wanted.len()
@@ -67,6 +67,6 @@ impl Desk {
     }
 }
 
-pub(crate) fn send(lp: &mut Loop, local: Local, text: &str) {
+pub(crate) fn send(lp: &mut Loop, local: LocalKey, text: &str) {
     assert_eq!(lp.local_write(local, text.as_bytes()), text.len());
 }

@@ -3,7 +3,7 @@
 use crate::cli::{ConfigArgs, KeysFormat};
 use crate::shared::say;
 use broker::base::error::Result;
-use broker::config::table::Kind;
+use broker::config::table::KeyKind;
 use broker::config::{Row, rows};
 
 /// Prints the table.
@@ -44,8 +44,8 @@ fn as_toml(rows: &[Row]) -> String {
 fn toml_value(row: &Row) -> String {
     let is_number = !row.default.is_empty() && row.default.bytes().all(|byte| byte.is_ascii_digit());
     match row.kind {
-        Kind::Listen => "[]".to_owned(),
-        Kind::Count | Kind::Bytes | Kind::Milliseconds if is_number => row.default.to_owned(),
+        KeyKind::Listen => "[]".to_owned(),
+        KeyKind::Count | KeyKind::Bytes | KeyKind::Milliseconds if is_number => row.default.to_owned(),
         // No default holds what TOML would have to escape.
         _ => format!("\"{}\"", row.default),
     }

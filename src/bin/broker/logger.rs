@@ -3,7 +3,7 @@
 
 use crate::stderr::Stderr;
 use broker::base::clock::{Clock, Millis};
-use broker::base::log_limit::{Line, LogLimit};
+use broker::base::log_limit::{LogLimit, LogLine};
 use humantime::format_rfc3339_millis;
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use std::os::fd::AsFd;
@@ -31,11 +31,11 @@ struct Logger {
     clock: Clock,
     /// Nothing waits in `state`: spares a lock in every turn.
     at_rest: AtomicBool,
-    state: Mutex<State>,
+    state: Mutex<LoggerState>,
 }
 
 #[derive(Debug)]
-struct State {
+struct LoggerState {
     limit: LogLimit,
     out: Stderr,
 }
@@ -47,7 +47,7 @@ static LOGGER: OnceLock<Logger> = OnceLock::new();
 pub(crate) fn install(format: Format, level: LevelFilter) {
     // Without a descriptor to spare for it there will be no loop either.
     let Ok(fd) = std::io::stderr().as_fd().try_clone_to_owned() else { return };
-    let state = Mutex::new(State { limit: LogLimit::default(), out: Stderr::new(fd) });
+    let state = Mutex::new(LoggerState { limit: LogLimit::default(), out: Stderr::new(fd) });
     let logger =
         LOGGER.get_or_init(|| Logger { format, clock: Clock::new(), at_rest: AtomicBool::new(true), state });
     if log::set_logger(logger).is_ok() {
@@ -87,15 +87,15 @@ pub(crate) fn finish() {
 }
 
 impl Logger {
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, LoggerState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write(&self, out: &mut Stderr, line: &Line) {
+    fn write(&self, out: &mut Stderr, line: &LogLine) {
         out.put(self.render(line.level, &line.text), |lost| self.about_lost(lost));
     }
 
-    fn tell_left_out(&self, state: &mut State) {
+    fn tell_left_out(&self, state: &mut LoggerState) {
         for line in state.limit.summaries(self.clock.now()) {
             self.write(&mut state.out, &line);
         }
@@ -110,7 +110,7 @@ impl Logger {
         render(self.format, SystemTime::now().max(UNIX_EPOCH), level, text)
     }
 
-    fn note_rest(&self, state: &State) {
+    fn note_rest(&self, state: &LoggerState) {
         let at_rest = !state.out.is_behind() && state.limit.due().is_none();
         self.at_rest.store(at_rest, Ordering::Relaxed);
     }

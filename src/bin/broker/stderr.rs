@@ -19,7 +19,7 @@ const TERMINAL_PIECE: usize = 1;
 
 /// How to write without waiting.
 #[derive(Debug)]
-enum Way {
+enum WriteMode {
     /// To an open file of our own, which is non-blocking.
     Own,
     /// With MSG_DONTWAIT.
@@ -34,7 +34,7 @@ enum Way {
 
 /// A line, or the word about lost ones.
 #[derive(Debug)]
-struct Entry {
+struct WaitingLine {
     text: Vec<u8>,
     /// Lines that are lost if it is.
     stands_for: u64,
@@ -44,8 +44,8 @@ struct Entry {
 #[derive(Debug)]
 pub(crate) struct Stderr {
     fd: OwnedFd,
-    way: Way,
-    waiting: VecDeque<Entry>,
+    way: WriteMode,
+    waiting: VecDeque<WaitingLine>,
     /// Bytes in `waiting`, and how many of the first entry have been written.
     bytes: usize,
     begun: usize,
@@ -95,7 +95,7 @@ impl Stderr {
 
     fn push(&mut self, line: String, stands_for: u64) {
         self.bytes += line.len();
-        self.waiting.push_back(Entry { text: line.into_bytes(), stands_for });
+        self.waiting.push_back(WaitingLine { text: line.into_bytes(), stands_for });
     }
 
     fn flush(&mut self) {
@@ -123,11 +123,11 @@ impl Stderr {
     /// One write that does not wait.
     fn write(&self, bytes: &[u8]) -> Result<usize, Errno> {
         match self.way {
-            Way::File => rustix::io::write(&self.fd, bytes),
+            WriteMode::File => rustix::io::write(&self.fd, bytes),
             // A whole line of ordinary length stays whole among those of other writers.
-            Way::Own => rustix::io::write(&self.fd, &bytes[..bytes.len().min(PIPE_PIECE)]),
-            Way::Socket => send(&self.fd, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL),
-            Way::Asking(piece) => {
+            WriteMode::Own => rustix::io::write(&self.fd, &bytes[..bytes.len().min(PIPE_PIECE)]),
+            WriteMode::Socket => send(&self.fd, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL),
+            WriteMode::Asking(piece) => {
                 let mut asked = [PollFd::new(&self.fd, PollFlags::OUT)];
                 poll(&mut asked, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))?;
                 if asked[0].revents().is_empty() {
@@ -140,17 +140,17 @@ impl Stderr {
 }
 
 /// How to write to `fd`; the descriptor to use for it.
-fn find_way(fd: OwnedFd) -> (OwnedFd, Way) {
+fn find_way(fd: OwnedFd) -> (OwnedFd, WriteMode) {
     let kind = fstat(&fd).map(|stat| FileType::from_raw_mode(stat.st_mode));
     match kind {
-        Ok(FileType::RegularFile) => (fd, Way::File),
-        Ok(FileType::Socket) => (fd, Way::Socket),
+        Ok(FileType::RegularFile) => (fd, WriteMode::File),
+        Ok(FileType::Socket) => (fd, WriteMode::Socket),
         Ok(FileType::Fifo) => opened_anew(fd, PIPE_PIECE),
         _ => opened_anew(fd, TERMINAL_PIECE),
     }
 }
 
-fn opened_anew(fd: OwnedFd, piece: usize) -> (OwnedFd, Way) {
+fn opened_anew(fd: OwnedFd, piece: usize) -> (OwnedFd, WriteMode) {
     let open = |name: &str| {
         let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
         rustix::fs::open(name, flags, Mode::empty())
@@ -159,8 +159,8 @@ fn opened_anew(fd: OwnedFd, piece: usize) -> (OwnedFd, Way) {
     // After `su`, the terminal is another user's; everybody in its session may open it by this name.
     let own = own.or_else(|error| if tcgetsid(&fd).is_ok() { open("/dev/tty") } else { Err(error) });
     match own {
-        Ok(own) => (own, Way::Own),
-        Err(_) => (fd, Way::Asking(piece)),
+        Ok(own) => (own, WriteMode::Own),
+        Err(_) => (fd, WriteMode::Asking(piece)),
     }
 }
 
@@ -217,7 +217,7 @@ mod tests {
         let (reader, writer) = std::io::pipe().unwrap();
         let shared = OwnedFd::from(writer.try_clone().unwrap());
         let mut stderr = Stderr::new(writer.into());
-        assert!(matches!(stderr.way, Way::Own));
+        assert!(matches!(stderr.way, WriteMode::Own));
         let put = overflow(&mut stderr);
         assert!(!fcntl_getfl(&shared).unwrap().contains(OFlags::NONBLOCK));
         check(reader, &mut stderr, put);
@@ -227,7 +227,7 @@ mod tests {
     fn a_pipe_that_cannot_be_opened_anew_is_asked_first() {
         let (reader, writer) = std::io::pipe().unwrap();
         let mut stderr = Stderr::new(writer.try_clone().unwrap().into());
-        (stderr.fd, stderr.way) = (writer.into(), Way::Asking(PIPE_PIECE));
+        (stderr.fd, stderr.way) = (writer.into(), WriteMode::Asking(PIPE_PIECE));
         let put = overflow(&mut stderr);
         check(reader, &mut stderr, put);
     }
@@ -249,7 +249,7 @@ mod tests {
         let name = ptsname(&reader, Vec::new()).unwrap();
         let writer = rustix::fs::open(name, OFlags::RDWR | OFlags::NOCTTY, Mode::empty()).unwrap();
         let mut stderr = Stderr::new(writer);
-        assert!(matches!(stderr.way, Way::Own));
+        assert!(matches!(stderr.way, WriteMode::Own));
         let put = overflow(&mut stderr);
         check(File::from(reader), &mut stderr, put);
     }

@@ -19,7 +19,7 @@ const READER_STACK: usize = 64 * 1024;
 
 /// What a child is made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum ChildProgram {
     /// The `redis` crate.
     Rust,
     /// redis-cli, driven by a process of ours.
@@ -31,15 +31,16 @@ enum Kind {
 }
 
 /// In the order in which a small crew takes them in.
-const KINDS: [Kind; 4] = [Kind::Rust, Kind::RedisCli, Kind::Hiredis, Kind::Libbroker];
+const KINDS: [ChildProgram; 4] =
+    [ChildProgram::Rust, ChildProgram::RedisCli, ChildProgram::Hiredis, ChildProgram::Libbroker];
 
-impl Kind {
+impl ChildProgram {
     fn name(self) -> &'static str {
         match self {
-            Kind::Rust => "redis (Rust)",
-            Kind::RedisCli => "redis-cli",
-            Kind::Hiredis => "hiredis (C)",
-            Kind::Libbroker => "libbroker (C)",
+            ChildProgram::Rust => "redis (Rust)",
+            ChildProgram::RedisCli => "redis-cli",
+            ChildProgram::Hiredis => "hiredis (C)",
+            ChildProgram::Libbroker => "libbroker (C)",
         }
     }
 
@@ -47,9 +48,9 @@ impl Kind {
     /// binary.
     fn example(self) -> Option<PathBuf> {
         let name = match self {
-            Kind::Rust | Kind::RedisCli => return None,
-            Kind::Hiredis => "hiredis_child",
-            Kind::Libbroker => "libbroker_child",
+            ChildProgram::Rust | ChildProgram::RedisCli => return None,
+            ChildProgram::Hiredis => "hiredis_child",
+            ChildProgram::Libbroker => "libbroker_child",
         };
         let beside = guard::own_binary().ok().and_then(|binary| Some(binary.parent()?.join(name)));
         let built = std::path::absolute(Path::new("c-examples/build").join(name)).ok();
@@ -58,14 +59,14 @@ impl Kind {
 }
 
 struct Member {
-    kind: Kind,
+    kind: ChildProgram,
     process: Child,
     progress: u64,
     report: Option<Report>,
     output_open: bool,
 }
 
-enum Event {
+enum CrewEvent {
     Line(usize, String),
     End(usize),
 }
@@ -74,10 +75,10 @@ enum Event {
 pub(crate) struct Crew {
     members: Vec<Member>,
     /// The examples, which have no start line to wait for.
-    waiting: Vec<(Kind, Command)>,
+    waiting: Vec<(ChildProgram, Command)>,
     ready: usize,
-    sender: Sender<Event>,
-    events: Receiver<Event>,
+    sender: Sender<CrewEvent>,
+    events: Receiver<CrewEvent>,
 }
 
 impl Crew {
@@ -99,10 +100,10 @@ impl Crew {
         let (sender, events) = channel();
         let mut crew = Crew { members: Vec::new(), waiting: Vec::new(), ready: 0, sender, events };
         for id in 0..ring {
-            crew.spawn(Kind::Rust, own("child", args, socket, id, ring)?)?;
+            crew.spawn(ChildProgram::Rust, own("child", args, socket, id, ring)?)?;
         }
         if redis_cli {
-            crew.spawn(Kind::RedisCli, own("redis-cli", args, socket, ring, ring)?)?;
+            crew.spawn(ChildProgram::RedisCli, own("redis-cli", args, socket, ring, ring)?)?;
         }
         crew.wait_until_ready()?;
         for (id, (kind, program)) in (ring + 1..).zip(examples) {
@@ -113,7 +114,7 @@ impl Crew {
         Ok(crew)
     }
 
-    fn spawn(&mut self, kind: Kind, mut command: Command) -> Result<()> {
+    fn spawn(&mut self, kind: ChildProgram, mut command: Command) -> Result<()> {
         let cannot = |error| Error::system(format!("cannot start child process {}: {error}", kind.name()));
         let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().map_err(cannot)?;
         let output = process.stdout.take();
@@ -202,7 +203,7 @@ impl Crew {
     /// How many processes of which kind.
     pub(crate) fn kinds(&self) -> String {
         let started = self.members.iter().map(|member| member.kind);
-        let kinds: Vec<Kind> = started.chain(self.waiting.iter().map(|(kind, _)| *kind)).collect();
+        let kinds: Vec<ChildProgram> = started.chain(self.waiting.iter().map(|(kind, _)| *kind)).collect();
         let counts = KINDS.map(|kind| (kind, kinds.iter().filter(|other| **other == kind).count()));
         let parts = counts.iter().filter(|(_, count)| *count > 0);
         let parts: Vec<String> = parts.map(|(kind, count)| format!("{count} {}", kind.name())).collect();
@@ -212,8 +213,8 @@ impl Crew {
     /// Takes in one event; false at the deadline.
     fn next_event(&mut self, deadline: Instant) -> bool {
         match self.events.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-            Ok(Event::Line(id, line)) => self.take_line(id, &line),
-            Ok(Event::End(id)) => self.members[id].output_open = false,
+            Ok(CrewEvent::Line(id, line)) => self.take_line(id, &line),
+            Ok(CrewEvent::End(id)) => self.members[id].output_open = false,
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return false,
         }
         true
@@ -264,12 +265,12 @@ fn own(verb: &str, args: &DemoArgs, socket: &Path, id: u32, ring: u32) -> Result
     Ok(command)
 }
 
-fn read_lines(id: usize, output: ChildStdout, sender: Sender<Event>) -> std::io::Result<()> {
+fn read_lines(id: usize, output: ChildStdout, sender: Sender<CrewEvent>) -> std::io::Result<()> {
     let read = move || {
         for line in BufReader::new(output).lines().map_while(std::result::Result::ok) {
-            let _ = sender.send(Event::Line(id, line));
+            let _ = sender.send(CrewEvent::Line(id, line));
         }
-        let _ = sender.send(Event::End(id));
+        let _ = sender.send(CrewEvent::End(id));
     };
     std::thread::Builder::new().stack_size(READER_STACK).spawn(read).map(drop)
 }

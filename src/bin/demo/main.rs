@@ -64,7 +64,7 @@ fn run(args: &DemoArgs) -> Result<ExitCode> {
     let mut observer = Observer::new(&redis.url())?;
     say::line(&format!("Redis {}, private, in memory, process {}", observer.version(), redis.pid()));
     let settings = Settings::default();
-    let broker = if args.direct { None } else { Some(Broker::start(args, &redis)?) };
+    let broker = if args.direct { None } else { Some(BrokerProcess::start(args, &redis)?) };
     let socket = match &broker {
         Some(broker) => broker.socket.clone(),
         None => redis.socket(),
@@ -123,13 +123,13 @@ fn work(
 }
 
 /// The broker, a process of its own.
-struct Broker {
+struct BrokerProcess {
     process: Child,
     socket: PathBuf,
 }
 
-impl Broker {
-    fn start(args: &DemoArgs, redis: &DevRedis) -> Result<Broker> {
+impl BrokerProcess {
+    fn start(args: &DemoArgs, redis: &DevRedis) -> Result<BrokerProcess> {
         let socket = redis.dir().join("broker.sock");
         let mut command = guard::command(guard::own_binary()?.with_file_name("broker"))?;
         command.args(["serve", "--upstream", &redis.url()]);
@@ -144,7 +144,7 @@ impl Broker {
         command.stdin(Stdio::null()).stdout(Stdio::piped());
         let process =
             command.spawn().map_err(|error| Error::system(format!("cannot start the broker: {error}")))?;
-        let mut broker = Broker { process, socket };
+        let mut broker = BrokerProcess { process, socket };
         let url = broker.wait_until_ready()?;
         say::line(&format!("broker, process {}, listening {url}", broker.process.id()));
         Ok(broker)
@@ -181,7 +181,7 @@ impl Broker {
     }
 }
 
-impl Drop for Broker {
+impl Drop for BrokerProcess {
     fn drop(&mut self) {
         // Without effect on a process that has been waited for.
         let _ = self.process.kill();

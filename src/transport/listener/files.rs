@@ -43,16 +43,16 @@ struct Directory {
 
 /// The name of a socket in a directory that is safe to use.
 #[derive(Debug, Clone)]
-pub(super) struct Place {
+pub(super) struct SocketPath {
     directory: Arc<Directory>,
     /// For the address of the socket, and for texts.
     path: PathBuf,
     name: PathBuf,
 }
 
-impl Place {
+impl SocketPath {
     /// Opens the directory of `path`; makes it first if it is missing and is `creatable`.
-    pub(super) fn open(path: &Path, creatable: &Path) -> Attempt<Place> {
+    pub(super) fn open(path: &Path, creatable: &Path) -> Attempt<SocketPath> {
         ensure_parent(path, creatable)?;
         let parent = path.parent().unwrap_or(Path::new("/"));
         let name = path.file_name().ok_or_else(|| Failure::Refused("the path names no file".to_owned()))?;
@@ -72,12 +72,12 @@ impl Place {
         let path = Some(found.join(name)).filter(|path| SockAddr::unix(path).is_ok());
         let path = path.unwrap_or_else(|| parent.join(name));
         let directory = Directory { _held: Held::new(&directory), fd: directory };
-        Ok(Place { directory: Arc::new(directory), path, name: name.into() })
+        Ok(SocketPath { directory: Arc::new(directory), path, name: name.into() })
     }
 
     /// Whether a socket could be made here, whoever listens here now: makes one of another name, with the access
     /// asked for, and removes it.
-    pub(super) fn check(&self, asked: &Asked<'_>) -> Attempt<()> {
+    pub(super) fn check(&self, asked: &AccessOptions<'_>) -> Attempt<()> {
         SockAddr::unix(&self.path).map_err(attempting("cannot create the socket"))?;
         self.look()?;
         match self.lock_place().stat() {
@@ -88,7 +88,7 @@ impl Place {
         // The least name that no other broker uses; the path with it may be too long for an address.
         let name = format!(".broker-check-{}-{:x}", std::process::id(), fastrand::u32(..));
         let through = format!("/proc/self/fd/{}", self.directory.fd.as_raw_fd());
-        let trial = Place {
+        let trial = SocketPath {
             path: if Path::new(&through).exists() {
                 Path::new(&through).join(&name)
             } else {
@@ -102,7 +102,7 @@ impl Place {
 
     /// Binds the socket and gives it its owner and permissions. It does not listen yet, so a connect before they
     /// are right is refused.
-    pub(super) fn bind(&self, asked: &Asked<'_>) -> Attempt<(Socket, SocketFile)> {
+    pub(super) fn bind(&self, asked: &AccessOptions<'_>) -> Attempt<(Socket, SocketFile)> {
         // The owner it is born with is not known yet, and not needed.
         asked.ids()?;
         let failed = || attempting("cannot create the socket");
@@ -151,13 +151,17 @@ impl Place {
         socket.connect(&SockAddr::unix(&self.path)?)
     }
 
-    pub(super) fn lock_place(&self) -> Place {
+    pub(super) fn lock_place(&self) -> SocketPath {
         let with_lock = |path: &Path| {
             let mut path = path.as_os_str().to_owned();
             path.push(".lock");
             PathBuf::from(path)
         };
-        Place { directory: self.directory.clone(), path: with_lock(&self.path), name: with_lock(&self.name) }
+        SocketPath {
+            directory: self.directory.clone(),
+            path: with_lock(&self.path),
+            name: with_lock(&self.name),
+        }
     }
 
     fn stat(&self) -> Result<Stat, Errno> {
@@ -240,13 +244,13 @@ fn check_directory(path: &Path, owner: u32, mode: u32, open: u32) -> Attempt<()>
 
 /// What a URL asks for.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Asked<'a> {
+pub(super) struct AccessOptions<'a> {
     pub(super) mode: Option<u32>,
     pub(super) user: Option<&'a str>,
     pub(super) group: Option<&'a str>,
 }
 
-impl Asked<'_> {
+impl AccessOptions<'_> {
     fn ids(&self) -> Attempt<(Option<u32>, Option<u32>)> {
         let user = self.user.map(|name| find_id("user", name, "/etc/passwd")).transpose()?;
         let group = self.group.map(|name| find_id("group", name, "/etc/group")).transpose()?;
@@ -297,7 +301,7 @@ pub(super) fn id_in(text: &str, name: &str) -> Option<u32> {
 /// A bound socket's file.
 #[derive(Debug)]
 pub(super) struct SocketFile {
-    place: Place,
+    place: SocketPath,
     /// Before `file`: see [`Held`].
     _held: Held,
     /// The file itself, wherever its name leads.
@@ -309,7 +313,7 @@ pub(super) struct SocketFile {
 
 impl SocketFile {
     /// Of the socket just bound. Nobody else can have put one there: the directory is not theirs to change.
-    fn of(place: &Place) -> Attempt<SocketFile> {
+    fn of(place: &SocketPath) -> Attempt<SocketFile> {
         let failed = || failing("cannot find the socket just created");
         let file = place.open_file(OFlags::PATH, 0).map_err(failed())?;
         let stat = rustix::fs::fstat(&file).map_err(failed())?;
@@ -323,7 +327,7 @@ impl SocketFile {
     }
 
     /// The same in numbers, for the file as it was made.
-    pub(super) fn asked(&self, asked: &Asked<'_>) -> Attempt<Access> {
+    pub(super) fn asked(&self, asked: &AccessOptions<'_>) -> Attempt<Access> {
         asked.access(self.born)
     }
 
@@ -358,7 +362,7 @@ impl SocketFile {
         let through = format!("/proc/self/fd/{}", self.file.as_raw_fd());
         match fs::set_permissions(through, Permissions::from_mode(mode)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let Place { directory, name, .. } = &self.place;
+                let SocketPath { directory, name, .. } = &self.place;
                 let mode = Mode::from_raw_mode(mode);
                 rustix::fs::chmodat(&directory.fd, name, mode, AtFlags::empty()).map_err(io::Error::from)
             }
@@ -381,7 +385,7 @@ fn another_file() -> Failure {
 /// only the holder may look at the socket, remove it or bind it.
 #[derive(Debug)]
 pub(super) struct LockFile {
-    place: Place,
+    place: SocketPath,
     maker: Maker,
     /// Before `file`: see [`Held`].
     _held: Held,
@@ -391,7 +395,7 @@ pub(super) struct LockFile {
 
 impl LockFile {
     /// Of the socket at `place`.
-    pub(super) fn acquire(place: &Place) -> Attempt<LockFile> {
+    pub(super) fn acquire(place: &SocketPath) -> Attempt<LockFile> {
         let place = place.lock_place();
         for _ in 0..LOCK_ATTEMPTS {
             if let Some(lock) = LockFile::attempt(&place, || {})? {
@@ -403,7 +407,7 @@ impl LockFile {
 
     /// One attempt; `None` if the file was removed by its last holder after we had opened it, so that
     /// our lock would exclude nobody. `opened` runs between open and lock, for the test of just that.
-    pub(super) fn attempt(place: &Place, opened: impl FnOnce()) -> Attempt<Option<LockFile>> {
+    pub(super) fn attempt(place: &SocketPath, opened: impl FnOnce()) -> Attempt<Option<LockFile>> {
         let path = &place.path;
         let failed = || attempting(format!("cannot lock {path:?}"));
         // A symbolic link here could point the write below at somebody's file.

@@ -1,6 +1,6 @@
 //! Tests of the listener: races, stale and foreign files, permissions, loopback.
 
-use super::files::{Place as Spot, id_in};
+use super::files::{SocketPath as Spot, id_in};
 use super::*;
 use crate::config::endpoint::SOCKET_MODE;
 use crate::transport::stream::Peer;
@@ -12,13 +12,13 @@ use std::path::PathBuf;
 use std::sync::Barrier;
 use std::thread;
 
-struct Place {
+struct SocketPath {
     dir: tempfile::TempDir,
 }
 
-impl Place {
+impl SocketPath {
     fn new() -> Self {
-        Place { dir: tempfile::tempdir().unwrap() }
+        SocketPath { dir: tempfile::tempdir().unwrap() }
     }
 
     fn path(&self) -> PathBuf {
@@ -61,7 +61,7 @@ fn leave_stale_socket(path: &Path) {
 
 #[test]
 fn a_unix_child_is_accepted_with_its_pid_and_the_files_go_with_the_listener() {
-    let place = Place::new();
+    let place = SocketPath::new();
     let listener = Listener::bind(&place.url()).unwrap();
     assert_eq!(listener.url(), format!("unix://{}", place.path().display()));
     assert_eq!(listener.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock);
@@ -126,7 +126,7 @@ fn a_taken_tcp_port_is_named() {
 fn of_two_brokers_that_start_at_once_one_listens() {
     for stale in [false, true] {
         for _ in 0..50 {
-            let place = Place::new();
+            let place = SocketPath::new();
             if stale {
                 leave_stale_socket(&place.path());
             }
@@ -152,7 +152,7 @@ fn of_two_brokers_that_start_at_once_one_listens() {
 
 #[test]
 fn brokers_that_come_and_go_never_remove_each_others_files() {
-    let place = Place::new();
+    let place = SocketPath::new();
     thread::scope(|scope| {
         for _ in 0..2 {
             scope.spawn(|| {
@@ -170,7 +170,7 @@ fn brokers_that_come_and_go_never_remove_each_others_files() {
 
 #[test]
 fn a_lock_on_a_file_that_was_removed_meanwhile_does_not_count() {
-    let place = Place::new();
+    let place = SocketPath::new();
     let lock = place.spot().lock_place();
     let first = LockFile::attempt(&lock, || {}).unwrap().unwrap();
     let mut first = Some(first);
@@ -188,7 +188,7 @@ fn a_lock_on_a_file_that_was_removed_meanwhile_does_not_count() {
 
 #[test]
 fn a_living_broker_is_named_by_its_pid() {
-    let place = Place::new();
+    let place = SocketPath::new();
     let _listener = Listener::bind(&place.url()).unwrap();
     let pid = std::process::id();
     assert_eq!(place.refusal(), format!("another broker (pid {pid}) is already listening there"));
@@ -199,7 +199,7 @@ fn a_living_broker_is_named_by_its_pid() {
 
 #[test]
 fn a_living_process_without_the_lock_is_left_alone() {
-    let place = Place::new();
+    let place = SocketPath::new();
     let other = std::os::unix::net::UnixListener::bind(place.path()).unwrap();
     assert_eq!(place.refusal(), "a living process is listening there");
     other.accept().unwrap();
@@ -208,7 +208,7 @@ fn a_living_process_without_the_lock_is_left_alone() {
 
 #[test]
 fn a_full_backlog_counts_as_living() {
-    let place = Place::new();
+    let place = SocketPath::new();
     let other = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
     other.bind(&socket2::SockAddr::unix(place.path()).unwrap()).unwrap();
     other.listen(0).unwrap();
@@ -218,7 +218,7 @@ fn a_full_backlog_counts_as_living() {
 
 #[test]
 fn a_stale_socket_is_replaced() {
-    let place = Place::new();
+    let place = SocketPath::new();
     leave_stale_socket(&place.path());
     fs::write(place.lock(), "1\n").unwrap();
     let listener = Listener::bind(&place.url()).unwrap();
@@ -230,12 +230,12 @@ fn a_stale_socket_is_replaced() {
 
 #[test]
 fn what_is_not_a_socket_is_never_removed() {
-    let place = Place::new();
+    let place = SocketPath::new();
     fs::write(place.path(), "precious").unwrap();
     assert!(place.refusal().contains("not a socket"));
     assert_eq!(fs::read_to_string(place.path()).unwrap(), "precious");
 
-    let link = Place::new();
+    let link = SocketPath::new();
     leave_stale_socket(&place.dir.path().join("other"));
     std::os::unix::fs::symlink(place.dir.path().join("other"), link.path()).unwrap();
     assert!(link.refusal().contains("not a socket"));
@@ -244,7 +244,7 @@ fn what_is_not_a_socket_is_never_removed() {
 
 #[test]
 fn a_lock_file_that_is_a_link_or_a_directory_is_refused() {
-    let place = Place::new();
+    let place = SocketPath::new();
     let victim = place.dir.path().join("victim");
     fs::write(&victim, "precious").unwrap();
     std::os::unix::fs::symlink(&victim, place.lock()).unwrap();
@@ -258,7 +258,7 @@ fn a_lock_file_that_is_a_link_or_a_directory_is_refused() {
 #[test]
 fn permissions_are_set_before_anyone_can_connect() {
     for (mode, expected) in [(None, SOCKET_MODE), (Some(0o600), 0o600), (Some(0o666), 0o666)] {
-        let place = Place::new();
+        let place = SocketPath::new();
         let url = ListenUrl::Unix { path: place.path(), mode, user: None, group: None };
         let (socket, file) = place.spot().bind(&asked(&url)).unwrap();
         let found = fs::metadata(place.path()).unwrap().mode() & 0o7777;
@@ -274,7 +274,7 @@ fn permissions_are_set_before_anyone_can_connect() {
 
 #[test]
 fn owner_and_group_are_set_or_the_failure_leaves_nothing() {
-    let place = Place::new();
+    let place = SocketPath::new();
     let with = |user: &str, group: &str| ListenUrl::Unix {
         path: place.path(),
         mode: None,
@@ -302,7 +302,7 @@ fn ids_are_found_by_whole_name() {
 
 #[test]
 fn only_the_one_directory_is_created() {
-    let place = Place::new();
+    let place = SocketPath::new();
     let dir = place.dir.path().join("run");
     let path = dir.join("b.sock");
     let url = ListenUrl::unix(&path);
@@ -324,7 +324,7 @@ fn only_the_one_directory_is_created() {
 
 #[test]
 fn a_socket_that_replaced_ours_is_not_removed() {
-    let place = Place::new();
+    let place = SocketPath::new();
     let listener = Listener::bind(&place.url()).unwrap();
     // Kept under another name, so that its inode is not given to the next file.
     fs::rename(place.path(), place.dir.path().join("kept")).unwrap();
@@ -336,7 +336,7 @@ fn a_socket_that_replaced_ours_is_not_removed() {
 
 #[test]
 fn a_copy_of_the_socket_does_not_listen_on() {
-    let place = Place::new();
+    let place = SocketPath::new();
     let listener = Listener::bind(&place.url()).unwrap();
     let copy = listener.as_fd().try_clone_to_owned().unwrap();
     fs::hard_link(place.path(), place.dir.path().join("kept")).unwrap();
@@ -347,14 +347,14 @@ fn a_copy_of_the_socket_does_not_listen_on() {
 }
 
 /// Sets the mode of the directory for the time of a test.
-fn with_mode(place: &Place, mode: u32) {
+fn with_mode(place: &SocketPath, mode: u32) {
     fs::set_permissions(place.dir.path(), PermissionsExt::from_mode(mode)).unwrap();
 }
 
 /// A directory of our own is no help where anybody can put another one in its place; nor is a link.
 #[test]
 fn nor_may_others_change_the_way_to_it() {
-    let place = Place::new();
+    let place = SocketPath::new();
     let own = place.dir.path().join("own");
     fs::create_dir(&own).unwrap();
     let bind = |path: &std::path::Path| Listener::bind(&ListenUrl::unix(path));
@@ -379,7 +379,7 @@ fn nor_may_others_change_the_way_to_it() {
 
 #[test]
 fn a_directory_that_others_can_change_is_refused() {
-    let place = Place::new();
+    let place = SocketPath::new();
     for mode in [0o770, 0o702, 0o777, 0o2770] {
         with_mode(&place, mode);
         let refusal = place.refusal();
@@ -401,7 +401,7 @@ fn a_directory_of_somebody_elses_is_refused() {
     if !rustix::process::geteuid().is_root() {
         return;
     }
-    let place = Place::new();
+    let place = SocketPath::new();
     std::os::unix::fs::chown(place.dir.path(), Some(65534), None).unwrap();
     let refusal = place.refusal();
     assert!(refusal.contains("belongs to user 65534") && refusal.contains("root or to user 0"), "{refusal}");
@@ -412,7 +412,7 @@ fn a_directory_of_somebody_elses_is_refused() {
 /// What was won by whoever owned the directory: root's own file got the socket's permissions.
 #[test]
 fn permissions_never_go_through_a_name_that_has_changed() {
-    let place = Place::new();
+    let place = SocketPath::new();
     let victim = place.dir.path().join("victim");
     fs::write(&victim, "precious").unwrap();
     fs::set_permissions(&victim, PermissionsExt::from_mode(0o600)).unwrap();
@@ -431,7 +431,7 @@ fn permissions_never_go_through_a_name_that_has_changed() {
 
 #[test]
 fn a_lock_file_with_another_name_is_not_written_to() {
-    let place = Place::new();
+    let place = SocketPath::new();
     let victim = place.dir.path().join("victim");
     fs::write(&victim, "precious").unwrap();
     fs::hard_link(&victim, place.lock()).unwrap();
@@ -444,7 +444,7 @@ fn a_lock_file_with_another_name_is_not_written_to() {
 /// `check` says what `bind` would, and neither the broker that listens nor a file notices.
 #[test]
 fn a_check_disturbs_no_broker() {
-    let place = Place::new();
+    let place = SocketPath::new();
     let listener = Listener::bind(&place.url()).unwrap();
     Listener::check(&place.url()).unwrap();
     StdUnix::connect(place.path()).unwrap();
@@ -466,7 +466,7 @@ fn a_check_disturbs_no_broker() {
 /// A name that fits an address only just: that of a check's own socket is longer.
 #[test]
 fn a_check_takes_every_path_that_can_be_bound() {
-    let place = Place::new();
+    let place = SocketPath::new();
     let room = crate::config::endpoint::SUN_PATH_MAX - place.dir.path().as_os_str().len() - 1;
     let dir = place.dir.path().join("d".repeat(room - 2));
     fs::create_dir(&dir).unwrap();
