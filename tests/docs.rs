@@ -15,23 +15,23 @@ const CONFIG_HEAD: &str = "\
 
 # Configuration
 
-Every setting has one name, and the name is the same everywhere: in the file given with
-`broker serve --config FILE`, in `--set KEY=VALUE`, and here. `broker config` prints this table,
-`broker config --format toml` a file to start from. `broker serve --check` does what a start does, short of what
-anybody would notice (it resolves and binds, reads the files, looks at the directories and the limit of open files), and
-says in the same words what a start would refuse; whatever listens at the same places now is no failure.
+Every setting has one name, used everywhere: in the file given with `broker serve --config FILE`, in
+`--set KEY=VALUE`, and on this page. `broker config` prints this table; `broker config --format toml` prints a file to
+start from. `broker serve --check` performs the steps of a start that have no visible effect: it resolves and binds the
+addresses, reads the files, and checks the directories and the limit of open files. It reports what a start would
+refuse, with the same messages. Another process that already listens at the same addresses is not reported as a failure.
 
-The file is read first, then each `--set` in its order, then `--listen` and `--upstream`. The environment
-variable `BROKER_UPSTREAM_PASSWORD`, when set, stands above every other password. Settings are read once, at
+The file is read first, then each `--set` in the order given, then `--listen` and `--upstream`. The environment
+variable `BROKER_UPSTREAM_PASSWORD`, when set, overrides every other password. Settings are read once, at
 the start. Without `listen`, a broker run by root listens on `/run/broker/broker.sock`, any other on
 `$XDG_RUNTIME_DIR/broker.sock`.
 
-Times are milliseconds and sizes bytes when given as a plain number; text such as `\"250ms\"`, `\"5s\"`, `\"512KiB\"` or
-`\"64MiB\"` is taken too. An unknown key, a wrong type or a value out of range ends the start with exit code 2
-and one line that names the key, the value and what is allowed. The file has at most 1 MiB.
+A plain number is milliseconds for a time and bytes for a size; text such as `\"250ms\"`, `\"5s\"`, `\"512KiB\"` or
+`\"64MiB\"` is accepted too. For an unknown key, a wrong type or a value out of range, the broker exits with code 2
+and one line that names the key, the value and what is allowed. The file may have at most 1 MiB.
 
-One file may serve the whole host: the keys of the C library's clients, which begin with `client_` and stand in
-[c-api.md](c-api.md), may be in it. The broker checks them and does not use them; `broker_config_load()` takes all.
+One file can serve the whole host: it may also contain the keys of the C library's clients, which begin with `client_`
+and are listed in [c-api.md](c-api.md). The broker checks them and does not use them; `broker_config_load()` reads both.
 
 ```toml
 upstream = \"redis://redis.example:6379/0\"
@@ -47,80 +47,83 @@ queue_timeout = \"500ms\"
 const CONFIG_TAIL: &str = "
 ## Where children connect
 
-A unix socket has the permissions of its URL (0660 by default) before anybody can connect. Its directory has to exist,
-but for `/run/broker`, and to be one in which nobody else can put another socket in its place: it belongs to root or to
-the broker's own user, and neither its group nor others may write to it, unless it is sticky as `/tmp` is. Anything else
-is refused, and so is a directory above it that everybody may write and that is not sticky, or that belongs to somebody
-else. Where containers share a directory, let it be sticky, and the broker listen in one below it that it owns.
+A unix socket has the permissions of its URL (0660 by default) before any process can connect. Its directory must
+exist, except `/run/broker`, which is created. No other user may be able to replace the socket: the directory must belong
+to root or to the broker's own user, and must not be writable for its group or others, unless it is sticky like `/tmp`.
+Otherwise the broker refuses it. It also refuses a path with a parent directory that is writable for everyone and not
+sticky, or that belongs to another user. If containers share a directory, make it sticky and let the broker listen in a
+subdirectory that it owns.
 
-A `tcp://` listener with `auth = \"broker\"` asks nobody for a password: on a loopback address every user of the host
-can connect, which is said in the log at the start; beyond loopback the URL has to say `?insecure=1`.
+A `tcp://` listener with `auth = \"broker\"` has no password. On a loopback address every user of the host can connect;
+the broker logs a warning at the start. Beyond loopback the URL must contain `?insecure=1`.
 
-A file with a password that every user of the host can read or change is used, and named in the log: that of
-`upstream_password_file`, that of `auth_file`, and the configuration itself if a password stands in it.
+If every user of the host can read or change a file with a password, the broker uses it and logs a warning. This applies
+to `upstream_password_file`, to `auth_file`, and to the configuration file if it contains a password.
 
-## Who children are
+## How children authenticate
 
-`auth = \"broker\"`: whoever may connect is served as the upstream's user of the broker. AUTH answers as a Redis whose
-default user has no password.
+`auth = \"broker\"`: every child that can connect is served as the broker's upstream user. AUTH is answered as by a
+Redis whose default user has no password.
 
-`auth = \"passthrough\"`: children say who they are with AUTH or HELLO, and Redis judges each time, on a connection that
-serves nothing else. A child that is let in uses connections of its own user: one more shared lane for each user,
-database and protocol. Another password of the same user has connections of its own, for at most 16 at a time; a user
-that takes any password has one set for all but the first. They are closed five seconds
-after the last child that used them, and the password is overwritten. Children begin as Redis' default user if that
-needed no password at most 0.1 s ago. A right to a channel is asked for each time a child subscribes, also where others
-of its user listen already. A name or password of more than 16 KiB is wrong without asking. When Redis refuses a user it had let in (it was deleted, its password changed and its connections
-were closed), all children that are that user are closed. The broker's own connections stay those of `upstream_username`.
-With `integrity`, every user needs the right to ECHO.
+`auth = \"passthrough\"`: children authenticate with AUTH or HELLO. Redis verifies the credentials each time, on a
+connection that is used for nothing else. An authenticated child uses connections of its own user: one more shared lane
+for each user, database and protocol. Each password of a user has its own connections, for at most 16 passwords at a
+time; a user that accepts any password has one set of connections for all but the first password. Connections are closed
+five seconds after the last child that used them has gone, and the password is then overwritten in memory. A new child is
+Redis' default user if that user needed no password at most 0.1 s ago. The permission for a channel is checked each time
+a child subscribes, even if other children of the same user have subscribed already. A name or password of more than
+16 KiB is rejected without asking Redis. When Redis refuses a user it had accepted (because the user was deleted, or its
+password was changed and its connections closed), all children of that user are closed. The broker's own connections
+keep using `upstream_username`. With `integrity`, every user needs the permission for ECHO.
 
-`auth = \"users\"`: the broker judges, from `auth_file`, which is read at the start:
+`auth = \"users\"`: the broker verifies credentials against `auth_file`, which is read at the start:
 
 ```toml
 [[user]]
 name = \"reports\"
 # SHA-256 of the password, as `printf %s 'password' | sha256sum` prints it; or a list of them.
 password_sha256 = \"5e884898da28047151d0e56f8dc6292773603d0d6aabbdd62a11ef721d1542d8\"
-# The only commands it may run; a container means all its subcommands. AUTH, HELLO, QUIT and RESET are always there.
+# The only commands it may run; a container name means all its subcommands. AUTH, HELLO, QUIT and RESET are always allowed.
 commands_allow = [\"get\", \"mget\", \"scan\", \"config|get\"]
 
 [[user]]
 name = \"jobs\"
 password_sha256 = \"5e884898da28047151d0e56f8dc6292773603d0d6aabbdd62a11ef721d1542d8\"
-# With these goes EVAL, unless scripts_trusted = true or \"jobs\" may not run them upstream either: see below.
+# EVAL is denied too, unless scripts_trusted = true or the upstream user \"jobs\" may not run these commands: see below.
 commands_deny = [\"flushall\", \"flushdb\"]
-# As whom its requests go upstream, if not as the broker's own user.
+# The upstream user of its requests; the default is the broker's own user.
 upstream_username = \"jobs\"
 upstream_password = \"secret\"
 
-# Who children are that have said nothing. Without such a user they have to AUTH.
+# The user of children that have not authenticated. Without a user of this name, children have to AUTH.
 [[user]]
 name = \"default\"
 nopass = true
 commands_allow = [\"ping\"]
 ```
 
-Neither list widens what the broker allows at all. EVAL in `commands_allow` lets a user do by script whatever its
-upstream user may. ACL WHOAMI and CLIENT INFO name the user of the file.
+Neither list allows a command that the broker refuses. With EVAL in `commands_allow`, a user's scripts may do whatever
+its upstream user may. ACL WHOAMI and CLIENT INFO show the user name of the file.
 
-Wrong passwords make whoever gives them wait: after the third from one user of this host (over TCP: one address), the
-next password from there is looked at only after 0.1 s, then 0.2 s, then 0.4 s, on new connections too; always 0.1 s
-with `passthrough`. One is forgiven every 5 s. A name and password that were right before for the same user of this
-host do not wait, nor does a child that has been let in. A child that hangs up while it waits is closed. The log names
-the child and the user, never the password.
+Wrong passwords delay further attempts. Attempts are counted per user of this host (over TCP: per address). After the
+third wrong password, the next one is checked only after 0.1 s, then 0.2 s, then 0.4 s, on new connections too; with
+`passthrough` the delay is always 0.1 s. The count drops by one every 5 s. A name and password that were accepted before
+for the same user of this host are not delayed, nor is a child that is already authenticated. A child that hangs up
+during the delay is closed. The log names the child and the user, never the password.
 
-### What is denied is denied to scripts
+### Denied commands and scripts
 
-EVAL and FCALL call whatever the upstream lets its user call. So where `commands_deny`, of the settings or of a user in
-`auth_file`, names a command that a script can call (one that COMMAND does not flag `noscript`), EVAL, EVALSHA and FCALL
-are denied to the same children, and the error says because of which command. EVAL_RO, EVALSHA_RO and FCALL_RO are
-denied only for commands that are no writes: they cannot call those. Loading scripts and functions is not denied, since
-it runs nothing.
+EVAL and FCALL can call every command that the upstream allows its user. If `commands_deny`, in the settings or for a
+user in `auth_file`, names a command that a script can call (one that COMMAND does not flag `noscript`), then EVAL,
+EVALSHA and FCALL are denied to the same children, and the error names that command. EVAL_RO, EVALSHA_RO and FCALL_RO are
+denied only for commands that do not write, because they cannot call writing ones. Loading scripts and functions is not
+denied, since it runs nothing.
 
-Two things let scripts run all the same: that the upstream's user lacks the denied commands itself, which is the sound
-way to deny them (the broker's own user asks with ACL DRYRUN, again after a second; where it may not, scripts stay
-denied); or `scripts_trusted = true`, in the settings or for a user of `auth_file`. What the broker refuses without
-being told to denies no scripts. A module's command that runs commands has to be denied by its own name.
+Scripts are allowed in two cases. First, if the upstream's user lacks the denied commands itself. This is the reliable
+way to deny them. (The broker's own user checks it with ACL DRYRUN, and again after a second; if it may not run ACL
+DRYRUN, scripts stay denied.) Second, with `scripts_trusted = true`, in the settings or for a user of `auth_file`.
+Commands that the broker refuses by default do not deny scripts. A module's command that itself runs commands must be
+denied by its own name.
 ";
 
 #[test]

@@ -1,17 +1,18 @@
-//! Every piece of C, C++ and shell in README.md and docs/ is compiled with warnings denied and run, so that no page
-//! shows what does not work.
+//! Every block of C, C++ and shell in README.md and docs/ is compiled with warnings denied and run, with the servers and
+//! without them, so that no page shows code that does not work or crashes when copied.
 //!
-//! A block with a `main` is a program. One without names the program that it is a part of in a comment before it:
+//! A block with a `main` is a program. A block without one names its program in a comment before it:
 //!
 //! ```text
-//! <!-- snippet: in client -->          the file tests/snippets/client.c (.cpp), where SNIPPET stands
-//! <!-- snippet: with libuv, c++20 -->  what pkg-config calls a library; another language than C++17
+//! <!-- snippet: in client -->          the file tests/snippets/client.c (.cpp), in place of SNIPPET
+//! <!-- snippet: with libuv, c++20 -->  a pkg-config library; another language than C++17
+//! <!-- snippet: no requests -->        works the same without servers
 //! ```
 //!
 //! Each runs beside a Redis and a broker of its own: BROKER_ENDPOINT names the broker, and the addresses of the pages
-//! are replaced by those of the two. It must end with 0 and without a word on standard error; where the text behind it
-//! ends with "prints:", its output is the block that follows. Of shell only the syntax is checked, unless the comment
-//! says `run`.
+//! are replaced by those of the two. It must end with 0 and print nothing on standard error; if the text behind it ends
+//! with "prints:", its output is the block that follows. Then it runs once more with both servers gone. Of shell only
+//! the syntax is checked, unless the comment says `run`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -194,7 +195,7 @@ fn check(snippet: &Snippet) {
     }
     let directory = tempfile::Builder::new().prefix("snippet-").tempdir().expect("a directory");
     let redis = Redis::start();
-    let broker = Broker::start(&redis, &[]);
+    let mut broker = Broker::start(&redis, &[]);
     let source = snippet.program(&redis, &broker, directory.path());
     let mut command = if snippet.language == Language::Shell {
         let mut shell = Command::new("sh");
@@ -204,14 +205,31 @@ fn check(snippet: &Snippet) {
         Command::new(compile(snippet, &source, directory.path(), true))
     };
     command.current_dir(directory.path()).env_remove("LD_LIBRARY_PATH");
-    command.env("BROKER_ENDPOINT", format!("unix://{}", broker.socket().display()));
-    let output = run(&mut command, &directory, &snippet.place);
+    let endpoint = format!("unix://{}", broker.socket().display());
+    let output = run(command.env("BROKER_ENDPOINT", &endpoint), &directory, &snippet.place);
     let (text, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     let good = output.status.success() && errors.is_empty();
     assert!(good, "{}: {}\n{text}{errors}", snippet.place, output.status);
     if let Some(wanted) = &snippet.prints {
         assert_eq!(text.trim_end(), wanted.trim_end(), "{}", snippet.place);
     }
+    broker.term();
+    broker.wait_exit(support::PATIENCE);
+    drop(redis);
+    check_failure(snippet, &mut command, &directory, &text);
+}
+
+/// Without a broker and without Redis a program neither crashes nor hangs, and does not pretend to have worked: `good` is
+/// what it printed with them. C++ may end in an exception that it does not catch.
+fn check_failure(snippet: &Snippet, command: &mut Command, directory: &TempDir, good: &str) {
+    let output = run(command.env("SNIPPET_WITHOUT_SERVERS", "1"), directory, &snippet.place);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    let thrown = snippet.language == Language::Cpp && errors.contains("terminate called after throwing");
+    let place = &snippet.place;
+    assert!(output.status.code().is_some() || thrown, "{place} without servers: {}\n{errors}", output.status);
+    let unchanged = output.status.success() && errors.is_empty() && output.stdout == good.as_bytes();
+    let asks_nobody = snippet.has("no requests") || snippet.mark("in") == Some("declarations");
+    assert!(asks_nobody || !unchanged, "{place} without servers: it pretends that all went well");
 }
 
 /// To its end; its output goes into files, since it may be of any length.
@@ -267,7 +285,7 @@ fn a_snippet_that_does_not_work_is_noticed() {
         place: "here".to_owned(),
         language: Language::C,
         code: code.to_owned(),
-        marks: Vec::new(),
+        marks: vec!["no requests".to_owned()],
         prints: prints.map(ToOwned::to_owned),
     };
     let hello = "#include <stdio.h>\nint main(void) { puts(\"a\"); return 0; }\n";
@@ -277,6 +295,7 @@ fn a_snippet_that_does_not_work_is_noticed() {
         snippet("int main(void) { int unused; return 0; }", None),
         snippet("puts(\"no program\");", None),
         snippet(hello, Some("b\n")),
+        Snippet { marks: Vec::new(), ..snippet(hello, Some("a\n")) },
     ] {
         assert!(std::panic::catch_unwind(|| check(&bad)).is_err(), "{bad:?}");
     }

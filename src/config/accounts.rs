@@ -1,5 +1,5 @@
-//! The users of `auth = users`: what stands in `auth_file`, read once and checked whole. Holds hashes, never a
-//! child's password; decides nothing about who is let in.
+//! The users of `auth = users`, read once from `auth_file` and checked as a whole. Holds hashes, never a child's
+//! password; does not decide who is authenticated.
 
 use std::fmt;
 use std::fs::File;
@@ -15,10 +15,10 @@ use super::endpoint::Secret;
 use super::value::{Auth, ParseResult, show};
 use crate::base::error::{Error, Result};
 
-/// A longer file is somebody else's file, bytes.
+/// Largest `auth_file`, bytes.
 const FILE_MAX: u64 = 16 * 1024 * 1024;
 
-/// SHA-256 of a password. `Debug` says `***`: a weak password can be found from its hash.
+/// SHA-256 of a password. `Debug` prints `***`, because a weak password can be found from its hash.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Hash([u8; 32]);
 
@@ -29,7 +29,7 @@ impl fmt::Debug for Hash {
 }
 
 impl Hash {
-    /// Of a password as a child sends it.
+    /// The hash of a password as a child sends it.
     pub fn of(password: &[u8]) -> Hash {
         Hash(Sha256::digest(password).into())
     }
@@ -41,27 +41,27 @@ impl Hash {
     }
 }
 
-/// One user that the broker itself knows.
+/// One user of `auth_file`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Account {
-    /// As in AUTH.
+    /// The name, as in AUTH.
     pub name: String,
-    /// Any of these passwords is right.
+    /// Each of these passwords is accepted.
     pub passwords: Vec<Hash>,
-    /// Any password is right.
+    /// Every password is accepted.
     pub nopass: bool,
-    /// As whom its requests go upstream; the broker's own user when `None`.
+    /// The upstream user of its requests; the broker's own user when `None`.
     pub upstream: Option<(String, Secret)>,
-    /// The only commands it may run, if there are any here.
+    /// If not empty, the only commands it may run.
     pub commands_allow: Vec<String>,
     /// Commands it may not run.
     pub commands_deny: Vec<String>,
-    /// Its scripts may call what it may not run itself.
+    /// Its scripts may call commands that it may not run itself.
     pub scripts_trusted: bool,
 }
 
 impl Account {
-    /// Whether this password is one of the user's. The time it takes tells nothing about how far it was right.
+    /// Whether this password is one of the user's. Takes the same time whatever part of it is right.
     pub fn accepts(&self, password: &Hash) -> bool {
         let matches =
             self.passwords.iter().fold(Choice::from(0), |any, hash| any | hash.0.ct_eq(&password.0));
@@ -187,7 +187,7 @@ fn account(fields: &DeTable<'_>) -> ParseResult<Account> {
     Ok(account)
 }
 
-/// As Redis has it: neither empty nor with a space or a NUL.
+/// The rule of Redis: not empty, no space, no NUL.
 fn is_name(name: &str) -> bool {
     !name.is_empty() && !name.bytes().any(|byte| byte == 0 || byte.is_ascii_whitespace())
 }
@@ -196,7 +196,7 @@ fn lower(names: Vec<String>) -> Vec<String> {
     names.into_iter().map(|name| name.to_ascii_lowercase()).collect()
 }
 
-/// One text or several.
+/// One string or a list of strings.
 fn texts(value: &DeValue<'_>) -> Option<Vec<String>> {
     match value {
         DeValue::String(text) => Some(vec![text.to_string()]),

@@ -1,5 +1,5 @@
-//! The keys of the library's child side: what a `Client` asks for on each of its connections, and its bounds. One
-//! row here is the field of `ClientSettings`, as in `table`.
+//! The keys of the client side of the library: what a `Client` requests on each connection, and its bounds. One
+//! row here is one field of `ClientSettings`, as in `table`. Opens no connection.
 
 use super::endpoint::Secret;
 use super::table::{DAY, Field, GIB, KIB, KeyKind, Keyed, Row, default_of, settings, unit};
@@ -12,27 +12,27 @@ const FIXED: bool = false;
 settings! {
     /// Every setting of a client, typed and each within its bounds. Times are milliseconds.
     ClientSettings
-    /// Database to SELECT on every connection; empty: the one the endpoint begins with.
+    /// Database to SELECT on every connection; empty: the endpoint's initial one.
     client_db: Option<u32> = "", Count(0, 1_000_000), FIXED;
-    /// ACL user, when not in the endpoint's URL.
+    /// ACL user, if not in the endpoint's URL.
     client_username: Option<String> = "", Text(0, 4096), FIXED;
-    /// Password, when not in the endpoint's URL.
+    /// Password, if not in the endpoint's URL.
     client_password: Option<Secret> = "", Password(0, 64 * KIB), FIXED;
-    /// Name for CLIENT LIST, as CLIENT SETNAME.
+    /// Name shown in CLIENT LIST, set with CLIENT SETNAME.
     client_name: Option<String> = "", Text(0, 4096), FIXED;
-    /// Protocol of the replies: 2 or 3. Subscriptions always speak 3.
+    /// Protocol of the replies: 2 or 3. Subscriptions always use 3.
     client_protocol: usize = "3", Count(2, 3), FIXED;
-    /// A connection must be ready within this time.
+    /// How long a connection may take to become ready.
     client_connect_timeout: u64 = "1000", Milliseconds(1, DAY), FIXED;
-    /// Longest pause between two attempts to connect; the pauses start at 10 and are jittered.
+    /// Longest delay between two attempts to connect; delays start at 10 and are jittered.
     client_reconnect_backoff_max: u64 = "500", Milliseconds(10, DAY), FIXED;
-    /// A request waits at most this long for a connection, then BROKER_ECONN; 0: not at all.
+    /// How long a request waits for a connection, then BROKER_ECONN; 0: not at all.
     client_queue_timeout: u64 = "1000", Milliseconds(0, DAY), FIXED;
-    /// Requests without an outcome yet; above it BROKER_EAGAIN.
+    /// Requests without an outcome; above it BROKER_EAGAIN.
     client_requests_max: usize = "65536", Count(1, 100_000_000), FIXED;
-    /// Bytes of requests not sent yet; above it BROKER_EAGAIN. A larger one passes alone.
+    /// Bytes of requests not sent yet; above it BROKER_EAGAIN. A larger request is accepted if no other waits.
     client_bytes_max: usize = "64MiB", Bytes(64 * KIB, 64 * GIB), FIXED;
-    /// Connections beside the first one: sessions, blocking commands, subscriptions; above it BROKER_EAGAIN.
+    /// Connections in addition to the first: sessions, blocking commands, subscriptions; above it BROKER_EAGAIN.
     client_connections_max: usize = "64", Count(0, 1_000_000), FIXED;
 }
 

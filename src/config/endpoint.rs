@@ -1,6 +1,6 @@
-//! The URLs: where Redis is (`Upstream`) and where children connect (`ListenUrl`). The `redis` crate
-//! parses both, so that a URL means here what it means to every other user of that crate. Nothing here
-//! resolves a name or opens a socket, and no text made here contains a password.
+//! The URLs: where Redis is (`Upstream`) and where children connect (`ListenUrl`). The `redis` crate parses both, so
+//! that a URL has the same meaning as for every other user of that crate. Nothing here resolves a name or opens a
+//! socket, and no text made here contains a password.
 
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
@@ -17,7 +17,7 @@ pub const SOCKET_MODE: u32 = 0o660;
 /// The socket directory of a broker run by root.
 pub const RUN_DIR: &str = "/run/broker";
 
-/// Text that must not be shown. `Debug` says `***`; there is no `Display`. Overwritten when dropped.
+/// Text that must not be shown. `Debug` prints `***`; there is no `Display`. Overwritten when dropped.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 
@@ -27,7 +27,7 @@ impl Secret {
         Secret(text.into())
     }
 
-    /// The text itself, for the one who sends it to the upstream.
+    /// The text itself, to be sent to the upstream.
     pub fn expose(&self) -> &str {
         &self.0
     }
@@ -59,7 +59,7 @@ pub enum Address {
     Unix(PathBuf),
 }
 
-/// The Redis a broker serves. `Display` is the URL without credentials.
+/// The Redis server a broker serves. `Display` is the URL without credentials.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Upstream {
     /// Where it is.
@@ -85,7 +85,7 @@ pub fn parse_upstream(url: &str) -> Result<Upstream> {
 }
 
 impl Upstream {
-    /// Parses a URL; the error says why not, and never contains it.
+    /// Parses a URL; the error gives the reason and never contains the URL.
     pub(super) fn parse(text: &str) -> std::result::Result<Self, String> {
         let scheme = text.split_once(':').map_or("", |(scheme, _)| scheme).to_ascii_lowercase();
         supported_scheme(&scheme)?;
@@ -97,7 +97,7 @@ impl Upstream {
         if let Some((name, _)) = url.query_pairs().find(|(name, _)| !options.contains(&&**name)) {
             return Err(format!("unknown option {}", super::value::show(&name)));
         }
-        // With `protocol` refused above, no text of this error repeats a part of the URL.
+        // With `protocol` refused above, no error text repeats a part of the URL.
         let info = url.into_connection_info().map_err(|error| error.to_string())?;
         let redis = info.redis_settings();
         let address = match info.addr() {
@@ -136,7 +136,7 @@ impl fmt::Display for Upstream {
     }
 }
 
-/// A place where children connect. `Display` is the URL that parses to it.
+/// An address where children connect. `Display` is the URL that parses to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ListenUrl {
     /// `unix:///path?mode=0660&user=name&group=name`
@@ -145,9 +145,9 @@ pub enum ListenUrl {
         path: PathBuf,
         /// Permission bits; `SOCKET_MODE` when `None`.
         mode: Option<u32>,
-        /// Name or number of the owner; the process' own when `None`.
+        /// Name or number of the owner; the process's own when `None`.
         user: Option<String>,
-        /// Name or number of the group; the process' own when `None`.
+        /// Name or number of the group; the process's own when `None`.
         group: Option<String>,
     },
     /// `tcp://host:port?insecure=1`
@@ -156,13 +156,13 @@ pub enum ListenUrl {
         host: String,
         /// Zero lets the system choose.
         port: u16,
-        /// Allows an address beyond loopback, where whoever connects gets the broker's rights.
+        /// Allows an address beyond loopback, where every process that connects gets the broker's rights.
         insecure: bool,
     },
 }
 
 impl ListenUrl {
-    /// Parses a URL; the error says why not, and never contains it.
+    /// Parses a URL; the error gives the reason and never contains the URL.
     pub(super) fn parse(text: &str) -> std::result::Result<Self, String> {
         match text.split_once(':') {
             Some(("unix", _)) => parse_listen_unix(text),
@@ -171,12 +171,12 @@ impl ListenUrl {
         }
     }
 
-    /// A Unix socket with nothing but a path.
+    /// A Unix socket with a path and no options.
     pub fn unix(path: impl Into<PathBuf>) -> Self {
         ListenUrl::Unix { path: path.into(), mode: None, user: None, group: None }
     }
 
-    /// Whether two URLs, whatever their options, cannot both be bound.
+    /// Whether two URLs name the same address, so that only one of them can be bound. Options do not matter.
     pub fn same_place(&self, other: &Self) -> bool {
         match (self, other) {
             (ListenUrl::Unix { path: a, .. }, ListenUrl::Unix { path: b, .. }) => a == b,
@@ -208,7 +208,7 @@ fn parse_listen_unix(text: &str) -> std::result::Result<ListenUrl, String> {
     Ok(ListenUrl::Unix { path, mode, user, group })
 }
 
-/// `rest` is what follows `tcp:`. The `redis` scheme has the same shape and a parser.
+/// `rest` is what follows `tcp:`. The `redis` scheme has the same syntax and a parser.
 fn parse_listen_tcp(rest: &str) -> std::result::Result<ListenUrl, String> {
     let url = redis::parse_redis_url(&format!("redis:{rest}")).ok_or("not a URL")?;
     let host = url.host_str().unwrap_or_default();
@@ -235,7 +235,7 @@ fn parse_listen_tcp(rest: &str) -> std::result::Result<ListenUrl, String> {
 
 fn parse_mode(text: &str) -> std::result::Result<u32, String> {
     let wrong = || "mode is not an octal number up to 0777".to_owned();
-    // from_str_radix would take a sign.
+    // from_str_radix would accept a sign.
     if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
         return Err(wrong());
     }
@@ -286,15 +286,15 @@ impl fmt::Display for ListenUrl {
     }
 }
 
-/// Where to listen when nobody said so: `/run/broker/broker.sock` for root, else
-/// `$XDG_RUNTIME_DIR/broker.sock`, whose value the caller hands in.
+/// The default listener: `/run/broker/broker.sock` for root, else `$XDG_RUNTIME_DIR/broker.sock`, whose value the
+/// caller passes.
 pub fn default_listen(is_root: bool, xdg_runtime_dir: Option<&str>) -> Result<ListenUrl> {
     if is_root {
         return Ok(ListenUrl::unix(Path::new(RUN_DIR).join("broker.sock")));
     }
     let wrong = |why| {
         Error::config(format!(
-            "no place to listen: {why}; give --listen unix:///path or set listen in the configuration"
+            "no listener: {why}; give --listen unix:///path or set listen in the configuration"
         ))
     };
     match xdg_runtime_dir {
@@ -306,7 +306,7 @@ pub fn default_listen(is_root: bool, xdg_runtime_dir: Option<&str>) -> Result<Li
     }
 }
 
-/// A host as it stands in a URL.
+/// A host as written in a URL.
 struct Host<'a>(&'a str);
 
 impl fmt::Display for Host<'_> {
@@ -315,7 +315,7 @@ impl fmt::Display for Host<'_> {
     }
 }
 
-/// A path or option as it stands in a URL and in a list: what would end it is percent-encoded.
+/// A path or option as written in a URL and in a list: characters that would end it are percent-encoded.
 struct UrlPath<'a>(&'a Path);
 
 impl fmt::Display for UrlPath<'_> {
@@ -331,15 +331,15 @@ impl fmt::Display for UrlPath<'_> {
     }
 }
 
-/// The text with everything that could be a password replaced by `***`, for errors about text that did
-/// not parse. Hides too much rather than too little: a URL typed wrongly has its password anywhere.
+/// The text with everything that could be a password replaced by `***`, for errors about text that did not parse. Hides
+/// too much rather than too little: a mistyped URL may have its password anywhere.
 pub(super) fn mask(text: &str) -> String {
     const SHOWN_OPTIONS: &[&str] = &["db", "mode", "user", "group", "insecure"];
     let (scheme, rest) = match text.split_once("://") {
         Some((scheme, rest)) if !scheme.contains(['@', ':', '?', '=']) => (&text[..scheme.len() + 3], rest),
         _ => ("", text),
     };
-    // Userinfo ends at the last '@', since an unescaped password may hold any other delimiter, '@' too.
+    // Userinfo ends at the last '@', since an unescaped password may contain any other delimiter, and '@' too.
     let (userinfo, rest) = match rest.rsplit_once('@') {
         Some((_, rest)) => ("***@", rest),
         None => ("", rest),
@@ -351,7 +351,7 @@ pub(super) fn mask(text: &str) -> String {
     let authority = place.split('/').next().unwrap_or_default();
     let port = authority.rsplit_once(':').map_or("", |(_, port)| port);
     if !port.bytes().all(|byte| byte.is_ascii_digit()) && !authority.ends_with(']') {
-        // "redis://:secret": the host was forgotten.
+        // "redis://:secret": the host is missing.
         return format!("{scheme}***");
     }
     let harmless = |pair: &str| {
@@ -359,7 +359,7 @@ pub(super) fn mask(text: &str) -> String {
         SHOWN_OPTIONS.contains(&name)
     };
     match query {
-        // What follows an '@' may be the rest of a password in an option.
+        // Text after an '@' may be the rest of a password in an option.
         Some(query) if userinfo.is_empty() && query.split('&').all(harmless) => {
             format!("{scheme}{place}?{query}")
         }
@@ -369,7 +369,7 @@ pub(super) fn mask(text: &str) -> String {
     }
 }
 
-/// `mask` for a list: any item may be the one with a password, which may hold a comma.
+/// `mask` for a list: any item may contain the password, and a password may contain a comma.
 pub(super) fn mask_list(text: &str) -> String {
     let (userinfo, rest) = match text.rsplit_once('@') {
         Some((_, rest)) => ("***@", rest),

@@ -1,5 +1,5 @@
-//! Takes settings from text written by people: TOML and `key=value`. Reads no file, flag or
-//! environment itself; whoever does hands the text over with the name to put into errors.
+//! Reads settings from text: TOML and `key=value`. Reads no file, flag or environment variable itself; the caller
+//! passes the text and the name to use in errors.
 
 use std::ops::Range;
 
@@ -11,24 +11,24 @@ use super::table::{self, KeyKind, Keyed, Row, Settings};
 use super::value::show;
 use crate::base::error::{Error, Result};
 
-/// What the keys of the library's clients begin with, and no other.
+/// Prefix of the keys of the library's clients, and of no other keys.
 const OF_CLIENTS: &str = "client_";
 
-/// Applies a TOML document to both sides' settings; keys it does not name keep their values. `origin` is the name errors
-/// give the document, usually a file name. On failure nothing has changed.
+/// Applies a TOML document to the settings of both sides; keys it does not name keep their values. `origin` is the
+/// document's name in errors, usually a file name. On failure nothing has changed.
 pub fn load_toml(broker: &mut Settings, client: &mut ClientSettings, text: &str, origin: &str) -> Result<()> {
     let at = |span: Option<Range<usize>>, message: &str| match span {
         Some(span) => Error::config(format!("{origin}:{}: {message}", line_of(text, span.start))),
         None => Error::config(format!("{origin}: {message}")),
     };
-    // The message alone: the parser's Display quotes the line, which may hold a password.
+    // Only the message: the parser's Display quotes the line, which may contain a password.
     let table = DeTable::parse(text).map_err(|error| {
         let key = error.span().and_then(|span| text.get(span)).filter(|word| is_key(word));
         let named = key.map_or_else(String::new, |key| format!("{key}: "));
         at(error.span(), &format!("{named}{}", one_line(error.message())))
     })?;
 
-    // In the order of the file, so that the first error is the topmost.
+    // In the order of the file, so that the first error is the topmost one.
     let mut entries: Vec<_> = table.get_ref().iter().collect();
     entries.sort_by_key(|(key, _)| key.span().start);
     let mut loaded = (broker.clone(), client.clone());
@@ -45,8 +45,8 @@ pub fn load_toml(broker: &mut Settings, client: &mut ClientSettings, text: &str,
 }
 
 impl Settings {
-    /// Applies a TOML document that may be meant for the clients of the host, too: what it says of them is checked and
-    /// left out.
+    /// Applies a TOML document that may also contain keys for the clients of the host: those are checked and
+    /// otherwise ignored.
     pub fn load_toml(&mut self, text: &str, origin: &str) -> Result<()> {
         load_toml(self, &mut ClientSettings::default(), text, origin)
     }
@@ -69,14 +69,14 @@ fn set_toml<S: Keyed>(settings: &mut S, key: &str, value: &DeValue<'_>) -> Resul
     settings.set_key(key, &text)
 }
 
-/// The text of a value, if the row's kind may be written as this TOML type.
+/// The text of a value, if the row's kind accepts this TOML type.
 fn toml_text(row: &Row, value: &DeValue<'_>) -> Option<String> {
     match value {
         DeValue::String(text) => Some(text.to_string()),
         DeValue::Integer(number)
             if matches!(row.kind, KeyKind::Count | KeyKind::Bytes | KeyKind::Milliseconds) =>
         {
-            // Beyond i128 it is out of every range anyway, so any text that does not parse will do.
+            // A number beyond i128 is out of every range, so any text that does not parse will do.
             let parsed = i128::from_str_radix(number.as_str(), number.radix());
             Some(parsed.map_or_else(|_| number.as_str().to_owned(), |number| number.to_string()))
         }
@@ -93,7 +93,7 @@ fn is_key(word: &str) -> bool {
     table::find(Settings::fields(), word).is_ok() || table::find(ClientSettings::fields(), word).is_ok()
 }
 
-/// Lines are counted from 1, as editors do.
+/// Line numbers start at 1, as in editors.
 fn line_of(text: &str, offset: usize) -> usize {
     text.bytes().take(offset).filter(|byte| *byte == b'\n').count() + 1
 }
@@ -106,7 +106,7 @@ fn one_line(message: &str) -> String {
 mod tests {
     use super::*;
 
-    /// One file serves the host: the broker and the programs that use it.
+    /// One file serves the whole host: the broker and the programs that use it.
     #[test]
     fn keys_of_clients_go_to_the_clients() {
         let (mut broker, mut client) = (Settings::default(), ClientSettings::default());

@@ -1,7 +1,7 @@
 //! Configuration: one table of keys, from which the file, the flags and the documentation are made.
 //!
-//! `table` holds one row per key, `client` the same for the library's child side, `value` reads and prints what a
-//! row may hold, `load` takes text from outside, `endpoint` owns the URLs, `accounts` reads the users of `auth_file`.
+//! `table` holds one row per key and `client` the same for the client side of the library. `value` reads and prints
+//! values, `load` reads TOML and `key=value`, `endpoint` owns the URLs, `accounts` reads the users of `auth_file`.
 //! Nothing here reads argv or the environment.
 
 pub mod accounts;
@@ -24,13 +24,13 @@ pub use endpoint::{Address, ListenUrl, Upstream, parse_listen, parse_upstream};
 pub use load::load_toml;
 pub use table::{Row, Settings, rows};
 
-/// A longer configuration is some other file, or one without an end, bytes.
+/// Largest configuration file, bytes. A longer one is another kind of file, or endless.
 const DOCUMENT_MAX: u64 = 1024 * 1024;
-/// A longer password file is somebody else's file, bytes.
+/// Largest password file that is read, bytes.
 const PASSWORD_FILE_MAX: u64 = 64 * 1024;
 
 impl Settings {
-    /// Checks what no single key can: that the keys agree with each other.
+    /// Checks rules that involve more than one key.
     pub fn validate(&self) -> Result<()> {
         if self.subscriber_output_soft > self.subscriber_output_max {
             return Err(self.disagree("subscriber_output_soft", "at most", "subscriber_output_max"));
@@ -60,7 +60,7 @@ impl Settings {
         Ok(())
     }
 
-    /// Whether `new` differs only in keys that a running broker takes.
+    /// Whether `new` differs only in keys that a running broker accepts.
     pub fn same_fixed(&self, new: &Settings) -> Result<()> {
         let changed = |row: &&Row| !row.reloadable && self.get_text(row.key) != new.get_text(row.key);
         match rows().iter().find(changed) {
@@ -69,8 +69,8 @@ impl Settings {
         }
     }
 
-    /// The upstream with `upstream_username`, `upstream_password` and `upstream_password_file` merged in;
-    /// each of them, when set, stands above what the URL says. Reads the file, blocking.
+    /// The upstream with `upstream_username`, `upstream_password` and `upstream_password_file` merged in; each of
+    /// them, when set, overrides the URL. Reads the file, blocking.
     pub fn upstream_resolved(&self) -> Result<Option<Upstream>> {
         let Some(mut upstream) = self.upstream.clone() else { return Ok(None) };
         if let Some(username) = &self.upstream_username {
@@ -91,7 +91,7 @@ impl Settings {
         Ok(Some(upstream))
     }
 
-    /// Warns of the files with secrets that these settings name. Said of settings in force, not of those refused.
+    /// Warns about files with secrets that these settings name. Called for settings in force, not for refused ones.
     pub fn warn_of_files(&self) {
         let users = self.auth_file.as_ref().filter(|_| self.auth == value::Auth::Users);
         let files = [("upstream_password_file", self.upstream_password_file.as_ref()), ("auth_file", users)];
@@ -108,8 +108,8 @@ impl Settings {
     }
 }
 
-/// Says so if every user of this host can read or change a file with secrets: it works all the same, and whoever made
-/// it may have had no choice.
+/// Warns if every user of this host can read or change a file with secrets. The file is used all the same: its owner may
+/// have had no choice.
 pub fn warn_of_mode(name: &str, path: &Path) {
     const EVERYBODY: u32 = 0o006;
     let mode = path.metadata().map_or(0, |metadata| metadata.mode() & 0o7777);
@@ -120,7 +120,7 @@ pub fn warn_of_mode(name: &str, path: &Path) {
     }
 }
 
-/// Reads a configuration file, blocking for as long as it takes; no more than 1 MiB of it.
+/// Reads a configuration file of at most 1 MiB. Blocks.
 pub fn read_document(path: &Path) -> Result<String> {
     let attempt = format!("cannot read the configuration {}", path.display());
     let mut bytes = Vec::new();

@@ -1,5 +1,5 @@
-//! The table of keys. One row here is the field of `Settings`, its default, its bounds and its
-//! documentation; whatever shows, reads or documents settings is made from `rows()`.
+//! The table of keys. One row here is one field of `Settings` with its default, its bounds and its documentation.
+//! All code that prints, reads or documents settings uses `rows()`. Reads no file.
 
 use std::path::PathBuf;
 
@@ -9,7 +9,7 @@ use super::value::{
 };
 use crate::base::error::{Error, Result};
 
-/// What kind of text a key takes.
+/// The kind of text a key accepts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeyKind {
     /// A plain number.
@@ -32,20 +32,20 @@ pub enum KeyKind {
     Commands,
 }
 
-/// Everything there is to know about one key.
+/// All that is known about one key.
 #[derive(Debug)]
 pub struct Row {
     /// The key's only name.
     pub key: &'static str,
-    /// What it takes.
+    /// The kind of text it accepts.
     pub kind: KeyKind,
     /// The default as text that `Settings::set` takes; empty for "not set".
     pub default: &'static str,
     /// `ms`, `bytes`, or empty.
     pub unit: &'static str,
-    /// Whether a running loop takes a new value (`reactor::Loop::reload`; the log's two keys are its program's).
+    /// Whether a running loop accepts a new value (`reactor::Loop::reload`; the program applies the two keys of the log).
     pub reloadable: bool,
-    /// One line for people.
+    /// The documentation, one line.
     pub doc: &'static str,
     /// Smallest value, in the unit.
     pub min: u64,
@@ -86,7 +86,7 @@ pub(super) trait Keyed: Sized + 'static {
 }
 
 impl Row {
-    /// The one line a user sees when `value` does not fit this key.
+    /// The one line a user sees when a key refuses `value`.
     pub(super) fn refuse(&self, value: &str, why: &str) -> Error {
         let shown = match self.kind {
             KeyKind::Password => "***".to_owned(),
@@ -96,7 +96,7 @@ impl Row {
         Error::config(format!("{} = {shown}: {why}; allowed {}", self.key, self.allowed()))
     }
 
-    /// What the key takes, for people.
+    /// The accepted values, for error messages and documentation.
     pub fn allowed(&self) -> String {
         let (min, max) = (self.min, self.max);
         match self.kind {
@@ -203,24 +203,24 @@ macro_rules! settings {
 pub(super) use settings;
 
 const RELOAD: bool = true;
-/// The choice is made when the broker starts.
+/// Read once, at the start of the broker.
 const FIXED: bool = false;
 pub(super) const KIB: u64 = 1024;
 pub(super) const MIB: u64 = 1024 * KIB;
 pub(super) const GIB: u64 = 1024 * MIB;
-/// Longest wait one may ask for, ms.
+/// Largest timeout that can be set, ms.
 pub(super) const DAY: u64 = 24 * 60 * 60 * 1000;
-/// Longest age of a connection one may ask for, ms.
+/// Largest connection age that can be set, ms.
 const MONTH: u64 = 30 * DAY;
 
 settings! {
     /// Every setting of a broker, typed and each within its bounds. Times are milliseconds.
     Settings
-    /// The one Redis this broker serves: redis:// or unix:// URL.
+    /// The Redis server this broker serves: a redis:// or unix:// URL.
     upstream: Option<Upstream> = "", Url(0, 4096), RELOAD;
-    /// User for the upstream, when not in its URL.
+    /// User name for the upstream, if not in its URL.
     upstream_username: Option<String> = "", Text(0, 4096), RELOAD;
-    /// Password for the upstream, when not in its URL.
+    /// Password for the upstream, if not in its URL.
     upstream_password: Option<Secret> = "", Password(0, 64 * KIB), RELOAD;
     /// File whose first line is the password for the upstream.
     upstream_password_file: Option<PathBuf> = "", Text(0, 4096), RELOAD;
@@ -230,85 +230,85 @@ settings! {
     lanes: usize = "1", Count(1, 1024), RELOAD;
     /// Leased lanes for blocking commands.
     leases_blocking_max: usize = "256", Count(0, 100_000), RELOAD;
-    /// Leased lanes for WATCH and for MULTI that needs a connection of its own.
+    /// Leased lanes for WATCH and for MULTI that needs a dedicated connection.
     leases_transaction_max: usize = "64", Count(0, 100_000), RELOAD;
-    /// Leased lanes for commands that change the state of a session.
+    /// Leased lanes for commands that change session state.
     leases_session_max: usize = "32", Count(0, 100_000), RELOAD;
-    /// Idle leased lanes kept ready; more than these are closed after three idle seconds.
+    /// Idle leased lanes kept ready; further ones are closed after three idle seconds.
     leases_warm: usize = "1", Count(0, 1024), RELOAD;
-    /// Hard cap over every upstream connection of any kind; nothing ever exceeds it.
+    /// Hard cap on upstream connections of all kinds; never exceeded.
     upstream_connections_max: usize = "384", Count(8, 1_000_000), RELOAD;
-    /// A command waits at most this long for a lease, then BROKERLIMIT; 0: not at all.
+    /// How long a command waits for a lease, then BROKERLIMIT; 0: not at all.
     lease_wait_timeout: u64 = "5000", Milliseconds(0, DAY), RELOAD;
-    /// An upstream connection must be ready within this time.
+    /// How long an upstream connection may take to become ready.
     connect_timeout: u64 = "1000", Milliseconds(1, DAY), RELOAD;
-    /// Longest pause between two attempts to connect; the pauses start at 10 and are jittered.
+    /// Longest delay between two attempts to connect; delays start at 10 and are jittered.
     reconnect_backoff_max: u64 = "500", Milliseconds(10, DAY), RELOAD;
-    /// An unwritten request waits at most this long for a lane, then BROKERDOWN; 0: not at all.
+    /// How long an unwritten request waits for a lane, then BROKERDOWN; 0: not at all.
     queue_timeout: u64 = "1000", Milliseconds(0, DAY), RELOAD;
-    /// A written request waits at most this long for its reply, then BROKERTIMEOUT; 0: off.
+    /// How long a written request waits for its reply, then BROKERTIMEOUT; 0: off.
     request_timeout: u64 = "0", Milliseconds(0, DAY), RELOAD;
     /// A lane without any reply for this long is probed, then closed; 0: off.
     lane_stall_timeout: u64 = "10000", Milliseconds(0, DAY), RELOAD;
-    /// Surplus upstream connections are closed after being idle this long; 0: never.
+    /// Surplus upstream connections are closed after this idle time; 0: never.
     upstream_idle_timeout: u64 = "300000", Milliseconds(0, MONTH), RELOAD;
     /// Lanes are drained and replaced at this age; 0: never.
     upstream_lifetime: u64 = "0", Milliseconds(0, MONTH), RELOAD;
-    /// Children connected at once; above it a new one gets an error and is closed.
+    /// Children connected at the same time; above it a new one gets an error and is closed.
     children_max: usize = "10000", Count(1, 1_000_000), RELOAD;
-    /// Requests of one child without a reply yet; above it the child is not read.
+    /// Unanswered requests of one child; at the limit the child is not read.
     child_in_flight_max: usize = "1024", Count(1, 1_000_000), RELOAD;
-    /// Bytes of one request, 64KiB for its words aside, and (64MiB at least) of requests whose child takes no replies; beyond, it is told and closed.
+    /// Bytes of one request, with 64KiB more for its length lines, and (64MiB at least) of all requests of a child that reads no replies; above it the child gets an error and is closed.
     child_input_max: usize = "512MiB", Bytes(64 * KIB, 64 * GIB), RELOAD;
     /// Bytes of unread replies of one child; above it the child is closed.
     child_output_max: usize = "64MiB", Bytes(64 * KIB, 64 * GIB), RELOAD;
     /// Bytes of unread messages of one subscriber; above it the subscriber is closed.
     subscriber_output_max: usize = "32MiB", Bytes(64 * KIB, 64 * GIB), RELOAD;
-    /// As subscriber_output_max, if exceeded all through subscriber_output_soft_time; 0: off.
+    /// As subscriber_output_max, if exceeded throughout subscriber_output_soft_time; 0: off.
     subscriber_output_soft: usize = "8MiB", Bytes(0, 64 * GIB), RELOAD;
     /// How long a subscriber may stay above subscriber_output_soft.
     subscriber_output_soft_time: u64 = "60000", Milliseconds(0, DAY), RELOAD;
-    /// All buffers together; at the cap the child holding most is closed and named.
+    /// Bytes of all buffers together; at the cap the child that uses most is closed and named in the log.
     memory_max: usize = "1GiB", Bytes(MIB, 1024 * GIB), RELOAD;
     /// A child without requests for this long is closed; 0: never.
     idle_child_timeout: u64 = "0", Milliseconds(0, MONTH), RELOAD;
     /// A child that leaves a MULTI or WATCH open this long is closed; 0: never.
     idle_transaction_timeout: u64 = "60000", Milliseconds(0, DAY), RELOAD;
-    /// shared: MULTI is queued here and written whole to a shared lane; leased: it gets a lane.
+    /// shared: MULTI is queued in the broker and written whole to a shared lane; leased: it gets a leased lane.
     transactions: Transactions = "shared", Choice(0, 0), RELOAD;
-    /// shared: one upstream subscription per channel; leased: a subscriber gets a lane of its own.
+    /// shared: one upstream subscription per channel; leased: each subscriber gets a leased lane.
     pubsub: Pubsub = "shared", Choice(0, 0), RELOAD;
-    /// When messages may have been missed: close the subscribers, or subscribe again in silence.
+    /// When messages may have been missed: close the subscribers, or subscribe again without telling them.
     on_subscriber_loss: OnSubscriberLoss = "close", Choice(0, 0), RELOAD;
-    /// Who checks AUTH: broker (nobody needs to), users (auth_file), passthrough (the upstream).
+    /// Who checks AUTH: broker (no AUTH needed), users (auth_file), passthrough (the upstream).
     auth: Auth = "broker", Choice(0, 0), FIXED;
     /// The users of auth = users: a TOML file.
     auth_file: Option<PathBuf> = "", Text(0, 4096), FIXED;
-    /// Commands to allow that are refused by default; a container stands for its subcommands.
+    /// Commands to allow that are refused by default; a container name means all its subcommands.
     commands_allow: Vec<String> = "", Commands(0, 1024), RELOAD;
-    /// Commands to refuse, whatever commands_allow says, and with them scripts that could call them (scripts_trusted); a container stands for its subcommands.
+    /// Commands to refuse, even if commands_allow has them, and scripts that could call them (scripts_trusted); a container name means all its subcommands.
     commands_deny: Vec<String> = "", Commands(0, 1024), RELOAD;
-    /// true: EVAL and FCALL are let through although a script could call what commands_deny refuses.
+    /// true: EVAL and FCALL are allowed although a script could call what commands_deny refuses.
     scripts_trusted: bool = "false", Choice(0, 0), RELOAD;
-    /// Commands that keep a lane busy, of modules for example: each gets a leased lane until its reply.
+    /// Commands that keep a lane busy, for example of modules: each gets a leased lane until its reply.
     commands_lease: Vec<String> = "", Commands(0, 1024), RELOAD;
-    /// upstream: PING says what Redis says; local: the broker answers while connected, for metered servers.
+    /// upstream: Redis answers PING; local: the broker answers while connected, for servers billed per request.
     ping: Ping = "upstream", Choice(0, 0), RELOAD;
-    /// Canaries on upstream lanes: off, sampled, or always, where no reply passes unproven.
+    /// Canaries on upstream lanes: off, sampled, or always (a reply is passed on only when the canary behind it matches).
     integrity: Integrity = "off", Choice(0, 0), RELOAD;
-    /// With integrity = sampled: one canary per so many requests of a lane.
+    /// With integrity = sampled: one canary per this many requests of a lane.
     integrity_sample: usize = "64", Count(1, 1_000_000), RELOAD;
-    /// Bytes one queued MULTI may hold.
+    /// Bytes of one queued MULTI.
     transaction_max: usize = "64MiB", Bytes(KIB, 64 * GIB), RELOAD;
-    /// On shutdown, requests under way have this long to finish.
+    /// On shutdown, how long requests in progress have to finish.
     drain_timeout: u64 = "5000", Milliseconds(0, DAY), RELOAD;
-    /// Least important messages to log.
+    /// Lowest severity to log.
     log_level: LogLevel = "info", Choice(0, 0), RELOAD;
-    /// How a log line is written.
+    /// Format of a log line.
     log_format: LogFormat = "text", Choice(0, 0), RELOAD;
 }
 
-/// A default that its own row refuses is a bug of the table, and a test's to find.
+/// A default that its own row refuses is a bug in the table; a test finds it.
 pub(super) fn default_of<T: Value>(row: &Row) -> T {
     Value::parse(row, row.default).unwrap_or_else(|why| panic!("default of {}: {why}", row.key))
 }
@@ -329,7 +329,7 @@ pub(super) fn find<S>(fields: &'static [Field<S>], key: &str) -> Result<&'static
     let mut message = format!("unknown key {}", show(&mask(key)));
     let names = fields.iter().map(|field| field.row.key).filter(|_| key.len() <= KEY_LEN_MAX);
     let nearest = names.map(|name| (strsim::levenshtein(key, name), name)).min();
-    // Farther than a third of the word is another word, not a slip of the fingers.
+    // A distance above a third of the length is another word, not a typing error.
     if let Some((distance, name)) = nearest
         && distance <= name.len() / 3
     {
@@ -345,7 +345,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_slip_of_the_fingers_is_answered_with_the_key() {
+    fn a_typing_error_is_answered_with_the_nearest_key() {
         let error = |key| find(FIELDS, key).unwrap_err().to_string();
         assert_eq!(error("quue_timeout"), "unknown key \"quue_timeout\"; did you mean \"queue_timeout\"?");
         assert!(error("lane").contains("did you mean \"lanes\"?"));

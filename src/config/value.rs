@@ -1,5 +1,5 @@
-//! How each type of setting is read from text and printed again. The type of a field in the table
-//! chooses its reader; bounds come from the row. Errors say what is wrong, the row adds what is allowed.
+//! How each type of setting is read from text and printed again. The type of a field in the table selects its reader;
+//! bounds come from the row. Errors give the reason, the row adds what is allowed. Knows no key.
 
 use std::path::PathBuf;
 
@@ -12,9 +12,9 @@ pub(super) type ParseResult<T> = std::result::Result<T, String>;
 pub(super) trait Value: Sized {
     /// The words of a choice.
     const CHOICES: &'static [&'static str] = &[];
-    /// Reads text; the error never contains it.
+    /// Parses text; the error never contains it.
     fn parse(row: &Row, text: &str) -> ParseResult<Self>;
-    /// Prints what `parse` would take, without credentials.
+    /// Prints text that `parse` accepts, without credentials.
     fn text(&self, row: &Row) -> String;
 }
 
@@ -26,7 +26,7 @@ macro_rules! choice {
         pub enum $name { $( $(#[$variant_doc])* $variant, )+ }
 
         impl $name {
-            /// The word it has in the configuration.
+            /// Its word in the configuration.
             pub fn as_str(self) -> &'static str {
                 match self { $( $name::$variant => $word, )+ }
             }
@@ -68,7 +68,7 @@ choice! {
 }
 
 choice! {
-    /// Where subscriptions live.
+    /// Where subscriptions are kept.
     Pubsub {
         /// One upstream subscription per channel, for all children of a user.
         Shared = "shared",
@@ -78,19 +78,19 @@ choice! {
 }
 
 choice! {
-    /// What becomes of subscribers when the connection that carries their messages is lost.
+    /// What happens to subscribers when the connection that carries their messages is lost.
     OnSubscriberLoss {
-        /// They are closed, as a direct connection would have been.
+        /// They are closed, as a direct connection would be.
         Close = "close",
-        /// The channels are subscribed again; what was published meanwhile is missed in silence.
+        /// The channels are subscribed again; messages published in between are missed without notice.
         Resubscribe = "resubscribe",
     }
 }
 
 choice! {
-    /// Who says whether a child is who it claims to be.
+    /// Who authenticates children.
     Auth {
-        /// Nobody: whoever may connect to the broker is served as the upstream's user.
+        /// No authentication: every child that can connect is served as the upstream's user.
         Broker = "broker",
         /// The broker, from `auth_file`.
         Users = "users",
@@ -100,41 +100,41 @@ choice! {
 }
 
 choice! {
-    /// How often a lane proves that its replies are those of its requests.
+    /// How often a lane checks that its replies belong to its requests.
     Integrity {
         /// Never.
         Off = "off",
         /// Behind one request in `integrity_sample`.
         Sampled = "sampled",
-        /// Behind every request; no reply is given to a child before the proof.
+        /// Behind every request; no reply is passed to a child before its canary has matched.
         Always = "always",
     }
 }
 
 choice! {
-    /// The least important messages that are logged.
+    /// The lowest severity that is logged.
     LogLevel {
         /// Failures only.
         Error = "error",
-        /// And what may become one.
+        /// Also conditions that may become failures.
         Warn = "warn",
-        /// And what an operator wants to find afterwards.
+        /// Also events an operator wants to find afterwards.
         Info = "info",
-        /// And the life of every connection.
+        /// Also the life of every connection.
         Debug = "debug",
-        /// And every request.
+        /// Also every request.
         Trace = "trace",
     }
 }
 
 choice! {
-    /// How log lines are written.
+    /// The format of log lines.
     LogFormat {
-        /// For people.
+        /// Plain text.
         Text = "text",
         /// One JSON object per line.
         Json = "json",
-        /// With the priority prefixes that systemd's journal reads from standard error.
+        /// Plain text with the priority prefixes that systemd's journal reads from standard error.
         Journal = "journal",
     }
 }
@@ -185,7 +185,7 @@ impl Value for usize {
     }
 }
 
-/// Suffixes in lower case, and how many of the base unit each stands for.
+/// Suffixes in lower case, and the number of base units of each.
 type Units = &'static [(&'static str, u64)];
 const TIME_UNITS: Units = &[("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
 const BYTE_UNITS: Units = &[

@@ -1,4 +1,4 @@
-/* Statements of a program that has a client; `count` is a callback that counts in an int. */
+/* Statements of a program that has a client; `count` is a callback that counts outcomes in an int. */
 #include <broker.h>
 #include <poll.h>
 #include <stdio.h>
@@ -9,9 +9,8 @@
 static void count(broker_client_t *client, int status, const broker_reply_t *reply, void *data)
 {
     (void)client, (void)reply;
-    if (status == BROKER_OK)
-        ++*(int *)data;
-    else
+    ++*(int *)data;
+    if (status != BROKER_OK)
         fprintf(stderr, "%s\n", broker_strerror(status));
 }
 

@@ -1,4 +1,4 @@
-/* Functions of a program; only whether they compile is of interest, so each is taken for used. */
+/* Functions of a program, only compiled: none of them is called. */
 #define _GNU_SOURCE
 #include <broker.h>
 #include <stdio.h>

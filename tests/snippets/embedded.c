@@ -16,9 +16,9 @@ int main(void)
     broker_loop_t *loop;
     broker_client_t *client;
     char error[256];
-    int answered = 0;
+    int answered = 0, code;
 
     SNIPPET
     broker_config_free(config);
-    return 0;
+    return code < 0;
 }
