@@ -205,7 +205,7 @@ fn compare(name: &str, made: &str) {
         return std::fs::write(&path, made).expect("write the page");
     }
     let found = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(found == made, "{name} is not what the code says: BROKER_UPDATE_DOCS=1 cargo test --test tree");
+    assert!(found == made, "{name} differs from the code: BROKER_UPDATE_DOCS=1 cargo test --test tree");
 }
 
 // ---- commands ------------------------------------------------------------------------------------------------------
@@ -282,39 +282,41 @@ fn treatment(table: &Table, command: &Command<'_>) -> (&'static str, &'static st
     match route(table, &args) {
         Route::Shared if command.name.starts_with("xread") => {
             assert!(matches!(route(table, &blocking), Route::Blocking(_)), "{}", command.name);
-            ("shared or leased lane", "BLOCK may wait as long as it likes")
+            ("shared or leased lane", "BLOCK may wait without a limit")
         }
-        Route::Shared => ("shared lane", "leaves nothing behind on its connection"),
-        Route::Local(Local::Ping) => ("shared lane", "is answered by the upstream, unless `ping = local`"),
+        Route::Shared => ("shared lane", "changes no state of its connection"),
+        Route::Local(Local::Ping) => ("shared lane", "answered by the upstream, unless `ping = local`"),
         Route::Local(local) => ("broker", why_local(local)),
-        Route::Transaction(_) => ("transaction", "what stands between MULTI and EXEC must stand together"),
-        Route::Blocking(_) => ("leased lane", "may wait as long as it likes"),
+        Route::Transaction(_) => ("transaction", "commands between MULTI and EXEC must be written together"),
+        Route::Blocking(_) => ("leased lane", "may wait without a limit"),
         Route::Dedicated => ("leased lane", "keeps its connection busy for long"),
         Route::Replicas => ("lane of its writes", "asks about the connection's own last write"),
-        Route::Subscribe(_) => ("subscription", "messages come without being asked for"),
+        Route::Subscribe(_) => ("subscription", "receives messages without a request"),
         Route::Pin(_) => ("kept lane", "changes the connection it runs on"),
-        Route::Control => ("control connection", "must not stand behind the script it is to end"),
+        Route::Control => ("control connection", "must not wait behind the script it is to end"),
         Route::Refused => why_refused(command),
     }
 }
 
 fn why_local(local: Local) -> &'static str {
     match local {
-        Local::Ping | Local::SubscriberPing | Local::Echo => "asks for no data",
+        Local::Ping | Local::SubscriberPing | Local::Echo => "needs no data",
         Local::Quit => "ends the child's connection, not a lane",
-        Local::Select => "each child has its own database; no shared lane ever changes its",
-        Local::Hello => "each child has its own protocol; the rest the upstream is asked for at that moment",
-        Local::Reset => "what the child has goes, with the lanes it has to itself",
-        Local::Auth => "a lane is the upstream user's and stays it",
+        Local::Select => "each child has its own database; a shared lane never changes its database",
+        Local::Hello => {
+            "each child has its own protocol; the server's part of the reply is requested from the upstream"
+        }
+        Local::Reset => "resets the child's state and closes the leased lanes it keeps",
+        Local::Auth => "the user of a lane never changes",
         Local::ClientList | Local::ClientInfo | Local::ClientKill | Local::ClientUnblock => {
             "clients are the broker's own children"
         }
-        Local::ClientReply => "replies of a lane are many children's: unwanted ones are dropped here",
+        Local::ClientReply => "a lane carries replies of many children: the broker drops the unwanted ones",
         Local::ClientGetredir | Local::ClientTrackinginfo | Local::ClientCaching => {
-            "who does not track has no such state; who does has a lane of its own, and is answered there"
+            "a child that does not track has no such state; one that does is answered on its own lane"
         }
-        Local::ClientNoTouch => "the child's requests go on lanes of that kind",
-        Local::ClientCapa => "nothing follows from it here",
+        Local::ClientNoTouch => "the child's requests use lanes with the same setting",
+        Local::ClientCapa => "it has no effect in the broker",
         Local::ClientNoEvict => "eviction is about connections, and lanes are the broker's",
         Local::Asking | Local::Readonly | Local::Readwrite => "answered as by a server that is no cluster",
         _ => "each child has its own",
@@ -325,18 +327,20 @@ fn why_refused(command: &Command<'_>) -> (&'static str, &'static str) {
     let name = command.name;
     if is_never_allowed(name) {
         let why = if name.starts_with("sentinel") {
-            "a Sentinel is no upstream"
+            "a Sentinel is not an upstream"
         } else {
-            "takes its connection over"
+            "takes over its connection"
         };
         return ("never", why);
     }
     let why = match name {
-        "monitor" => "shows everybody's requests",
+        "monitor" => "shows the requests of all children",
         "swapdb" | "sflush" => "moves the data of other children's databases",
-        "restore-asking" => "is between the nodes of a cluster",
-        "client|pause" | "client|unpause" => "acts on every client at once",
-        _ if command.flags.contains(&"admin") => "acts on the server, or shows what is its administrator's",
+        "restore-asking" => "is used between cluster nodes",
+        "client|pause" | "client|unpause" => "acts on all clients",
+        _ if command.flags.contains(&"admin") => {
+            "acts on the server, or shows information for its administrator"
+        }
         _ => "acts on the server",
     };
     ("refused", why)
@@ -367,7 +371,7 @@ fn the_page_of_commands_is_what_the_table_says() {
     );
     let page = include_str!("docs/commands.md");
     for how in count.keys() {
-        assert!(page.contains(&format!("\n| {how} | ")), "the page does not say what {how} means");
+        assert!(page.contains(&format!("\n| {how} | ")), "the page does not explain {how}");
     }
     let page = page.replace("<!-- commands -->\n", &made);
     let head = "<!-- Made by `BROKER_UPDATE_DOCS=1 cargo test --test tree` from tests/docs/commands.{md,tsv} and the code. -->\n\n";
