@@ -74,11 +74,11 @@ fn in_parentheses(header: &str) -> String {
     header.lines().map(line).collect()
 }
 
-/// What cbindgen cannot make: a macro with arguments.
+/// A macro with arguments, which cbindgen cannot make.
 const ARGV: &str = "
 #ifndef __cplusplus
-/* The words of a command where a function takes argc, argv and argvlen: BROKER_ARGV(\"SET\", \"key\", value). Each is
- * a string that ends at its NUL. C only; C++ has broker.hpp. */
+/* The arguments argc, argv and argvlen for the words of a command: BROKER_ARGV(\"SET\", \"key\", value). Each word is a
+ * string that ends at its NUL. C only; C++ has broker.hpp. */
 #define BROKER_ARGV(...) \\
     (sizeof((const char *const[]){__VA_ARGS__}) / sizeof(const char *)), (const char *const[]){__VA_ARGS__}, NULL
 #endif

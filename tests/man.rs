@@ -287,7 +287,7 @@ fn overview(items: &[&Item]) -> String {
         .trim_end_matches('.');
     let mut made = opening("broker", &format!("{what}: the C library"));
     made += &declarations(items);
-    made += ".PP\nLink with \\fB\\-lbroker\\fR, or with what \\fBpkg\\-config \\-\\-cflags \\-\\-libs broker\\fR says.\n";
+    made += ".PP\nLink with \\fB\\-lbroker\\fR, or with the output of \\fBpkg\\-config \\-\\-cflags \\-\\-libs broker\\fR.\n";
     made += &format!(".SH DESCRIPTION\n{}", body(head.iter().skip(1)));
     for (title, text) in &sections {
         made += &format!(".SS {}\n{}", escaped(title), body(text.iter()));
@@ -311,7 +311,7 @@ fn names_of(page: &str) -> String {
     match page {
         "broker_loop" => {
             let all: String = Loop::stats().map(|(name, doc)| entry(name, doc)).collect();
-            format!(".SH NUMBERS\nWhat \\fBbroker_loop_stat\\fR() knows.\n{all}")
+            format!(".SH STATISTICS\nThe names that \\fBbroker_loop_stat\\fR() accepts.\n{all}")
         }
         "broker_config" => {
             let default = |text: &'static str| if text.is_empty() { "not set" } else { text };
@@ -322,7 +322,7 @@ fn names_of(page: &str) -> String {
                 )
             };
             let all: String = client_rows().iter().map(row).collect();
-            format!(".SH KEYS OF CLIENTS\nThose of the broker stand in \\fBbroker.toml\\fR(5).\n{all}")
+            format!(".SH KEYS OF CLIENTS\nThe keys of the broker are in \\fBbroker.toml\\fR(5).\n{all}")
         }
         _ => String::new(),
     }
@@ -335,7 +335,7 @@ fn object_page(name: &str, what: &str, items: &[&Item]) -> String {
     let object = of(Kind::Type).find(|item| item.name == format!("{name}_t")).expect("the object's own type");
     let methods = |text: &&String| !text.starts_with("Methods:");
     made += &format!(".SH DESCRIPTION\n{}", body(object.paragraphs.iter().filter(methods)));
-    made += ".PP\nWhat holds for every function stands in \\fBbroker\\fR(3).\n";
+    made += ".PP\nThe rules for all functions are in \\fBbroker\\fR(3).\n";
     made += &explained(items, Kind::Function);
     for item in of(Kind::Type).filter(|item| item.name != object.name) {
         made += &format!(".SS {}\n{}", escaped(&item.name), body(item.paragraphs.iter()));
@@ -346,7 +346,7 @@ fn object_page(name: &str, what: &str, items: &[&Item]) -> String {
         made += &format!(".SH CONSTANTS\n{constants}");
     }
     made += &names_of(name);
-    made += ".SH RETURN VALUE\nWhere nothing else is said, \\fBint\\fR is 0 or a code, which is below 0: see \\fBbroker\\fR(3).\n";
+    made += ".SH RETURN VALUE\nUnless stated otherwise, an \\fBint\\fR is 0 or a negative code: see \\fBbroker\\fR(3).\n";
     made += &format!(".SH ERRORS\n{}", errors(items));
     made + &see_also(name)
 }

@@ -158,7 +158,7 @@ impl Home<'_> {
         if !loops::would_wait_for_itself(peering) {
             return Ok(());
         }
-        let words = "this thread runs the loop that would have to answer: call on a client of the loop's own";
+        let words = "this thread runs the loop that would have to answer; use a client of that loop";
         with_own(shell, |own| own.calls.words = own_words(words))?;
         Err(BROKER_EREENTRANT)
     }

@@ -1,5 +1,5 @@
-//! `broker_client_t`: a process's side of a broker, one of a loop's own clients, or a session of either. Finds where a
-//! handle's requests are kept, converts and delegates to `crate::client`; owns the order in which callbacks run.
+//! `broker_client_t`: a client with sockets, a client of a loop, or a session of either. Finds where a handle's requests
+//! are kept, converts and delegates to `crate::client`; owns the order in which callbacks run.
 
 use super::border::{Ended, Handle, Rule, Shell, WaitStep, enter_dispatching, enter_waiting, making, shield};
 use super::calling::{CallInput, call};
@@ -22,16 +22,16 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-/// A client: of a broker, of Redis itself (broker_client_new()), of a loop in the same process
-/// (broker_loop_client()), or one connection of another client for the caller alone, a session
+/// A client: of a broker, of Redis itself (broker_client_new()), or of a loop in the same process
+/// (broker_loop_client()); or a session, one connection of another client for the caller alone
 /// (broker_client_session()).
 ///
-/// One thread at a time; what is marked [any thread] alone may be called from any. Its callbacks run in that
-/// thread, inside broker_client_process(), _call() and _free(), and nowhere else. It connects by itself, and
-/// again after a loss.
+/// For one thread at a time; only functions marked [any thread] may be called from any. Its callbacks run in that
+/// thread, inside broker_client_process(), _call() and _free(), and nowhere else. It connects automatically, and
+/// reconnects after a loss.
 ///
-/// In a forked process every function returns BROKER_EFORKED, and no descriptor of the client is open any more,
-/// until broker_client_after_fork() makes it anew. broker_client_follow_fork() makes an exception.
+/// In a forked process a fork handler has closed every descriptor of the client, and every function returns
+/// BROKER_EFORKED until broker_client_after_fork() creates it anew. broker_client_follow_fork() is the exception.
 ///
 /// Methods: broker_client_new, _session, _free, _after_fork, _follow_fork, _error, _connected; _submit,
 /// _submit_transaction, _call, _call_transaction, _subscribe, _cancel; _fd, _timeout, _process, _wakeup, _post;
@@ -40,21 +40,21 @@ use std::time::Duration;
 #[derive(Debug)]
 pub struct broker_client_t(#[expect(dead_code, reason = "reached through a cast pointer")] Shell<Handled>);
 
-/// A channel by its name, as SUBSCRIBE.
+/// A channel by name, as in SUBSCRIBE.
 pub const BROKER_CHANNEL: c_int = 0;
-/// All channels that match a pattern, as PSUBSCRIBE.
+/// All channels that match a pattern, as in PSUBSCRIBE.
 pub const BROKER_PATTERN: c_int = 1;
-/// A shard channel by its name, as SSUBSCRIBE.
+/// A shard channel by name, as in SSUBSCRIBE.
 pub const BROKER_SHARD: c_int = 2;
 
-/// Gets the outcome of a request, exactly once if and only if it was submitted with BROKER_OK, and never from
-/// inside the submitting function. `status` 0: `reply` is the reply, borrowed until the callback returns (an error
-/// of Redis' is a reply of type ERROR). Below 0: a code, and `reply` is NULL. Outcomes come in the order in which
-/// requests were submitted, except timeouts, cancellations and blocking commands.
+/// Receives the outcome of a request. Runs exactly once if the request was submitted with BROKER_OK, else never; never
+/// inside the submitting function. With `status` 0, `reply` is the reply, borrowed until the callback returns (an error
+/// from Redis is a reply of type ERROR). With a `status` below 0, a code, `reply` is NULL. Outcomes arrive in the order
+/// of submission, except timeouts, cancellations and blocking commands.
 ///
-/// May use the client and free it (which then happens when the callback has returned); may not process or call:
-/// BROKER_EREENTRANT. Nor may it free a loop that is running it. Must not throw, longjmp or end its thread
-/// (pthread_exit); a pthread_cancel() waits until the function around it waits.
+/// May use the client and free it (it is then closed when the callback has returned). Must not process or call:
+/// BROKER_EREENTRANT. Must not free a loop that is running it. Must not throw, longjmp or end its thread (pthread_exit);
+/// a pthread_cancel() takes effect when the function around the callback waits.
 #[allow(non_camel_case_types)]
 pub type broker_reply_cb = Option<
     unsafe extern "C" fn(
@@ -65,22 +65,22 @@ pub type broker_reply_cb = Option<
     ),
 >;
 
-/// Gets what broker_client_on_push() asks for: a push that belongs to no subscription, borrowed until the callback
-/// returns. As broker_reply_cb otherwise.
+/// Receives a push that belongs to no subscription, borrowed until the callback returns; see broker_client_on_push().
+/// Otherwise as broker_reply_cb.
 #[allow(non_camel_case_types)]
 pub type broker_push_cb = Option<
     unsafe extern "C" fn(client: *mut broker_client_t, push: *const broker_reply_t, data: *mut c_void),
 >;
 
-/// Told when the client's connection is there (`connected` 1, `reason` 0) and when it is gone or could not be made
-/// (0 and a code); then it is tried again by itself. As broker_reply_cb otherwise.
+/// Runs when the client has connected (`connected` 1, `reason` 0), and when its connection was lost or could not be made
+/// (0 and a code); the client then retries by itself. Otherwise as broker_reply_cb.
 #[allow(non_camel_case_types)]
 pub type broker_state_cb = Option<
     unsafe extern "C" fn(client: *mut broker_client_t, connected: c_int, reason: c_int, data: *mut c_void),
 >;
 
-/// Gets what was posted to a client, exactly once: `status` 0 from inside its processing, BROKER_ECANCELED from
-/// inside broker_client_free() or that of its loop. May do what a broker_reply_cb may.
+/// Runs exactly once for each broker_client_post(): with `status` 0 while the client is processed, with
+/// BROKER_ECANCELED inside broker_client_free() or the free of its loop. May do what a broker_reply_cb may do.
 #[allow(non_camel_case_types)]
 pub type broker_client_cb =
     Option<unsafe extern "C" fn(client: *mut broker_client_t, status: c_int, data: *mut c_void)>;
@@ -90,14 +90,14 @@ pub(super) type Callback =
 pub(super) type PushCallback = unsafe extern "C" fn(*mut broker_client_t, *const broker_reply_t, *mut c_void);
 pub(super) type StateCallback = unsafe extern "C" fn(*mut broker_client_t, c_int, c_int, *mut c_void);
 
-/// What a handle stands for.
+/// The three kinds of handle.
 #[derive(Debug)]
 pub(super) enum Handled {
-    /// A client with sockets of its own.
+    /// A client with its own sockets.
     Own(Box<Own>),
-    /// A client of a loop, which has all that belongs to it.
+    /// A client of a loop, which owns its requests.
     OfLoop(OfLoop),
-    /// A session of another client, which has all that belongs to it.
+    /// A session of another client, which owns its requests.
     Session(SessionHandle),
 }
 
@@ -107,7 +107,7 @@ pub(super) struct Own {
     pub(super) calls: Calls,
 }
 
-/// The serials tell which tenant of a handle's memory is meant.
+/// The serials distinguish successive handles in the same memory.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct OfLoop {
     pub(super) home: *mut broker_loop_t,
@@ -122,7 +122,7 @@ pub(super) struct SessionHandle {
     pub(super) key: SessionKey,
 }
 
-/// What broker_client_after_fork() makes a client from.
+/// What broker_client_after_fork() creates a client from.
 #[derive(Debug, Default)]
 pub(super) struct Beside {
     /// Never changed.
@@ -131,8 +131,8 @@ pub(super) struct Beside {
     on_state: CallbackCell<StateCallback>,
 }
 
-/// A callback that a copy may read, whatever the thread that sets it was at: of two places, the one that is not
-/// in use is written to, and only then used.
+/// A callback that a forked copy can read, even if a thread was setting it at the fork: of two cells, the unused one is
+/// written, and only then made the used one.
 #[derive(Debug)]
 struct CallbackCell<C> {
     places: [UnsafeCell<Option<(C, *mut c_void)>>; 2],
@@ -146,17 +146,17 @@ impl<C> Default for CallbackCell<C> {
 }
 
 impl<C: Copy> CallbackCell<C> {
-    /// Whoever calls has the handle claimed.
+    /// The caller has claimed the handle.
     fn set(&self, callback: Option<(C, *mut c_void)>) {
         let other = 1 - self.used.load(Ordering::Relaxed);
-        // SAFETY: nobody reads this place before `used` names it, and one thread at a time sets.
+        // SAFETY: no other thread reads this cell before `used` names it, and one thread at a time sets.
         unsafe { *self.places[other].get() = callback };
         self.used.store(other, Ordering::Release);
     }
 
-    /// For a copy, where no other thread sets.
+    /// For a forked copy, where no other thread sets.
     fn get(&self) -> Option<(C, *mut c_void)> {
-        // SAFETY: written whole before `used` named it.
+        // SAFETY: written completely before `used` named it.
         unsafe { *self.places[self.used.load(Ordering::Acquire)].get() }
     }
 }
@@ -170,18 +170,18 @@ impl Handle for Handled {
     }
 }
 
-/// Something posted: to a session, its client has it.
+/// A posted function. Those of a session are kept by its client.
 #[derive(Debug)]
 pub(super) struct Post {
     callback: unsafe extern "C" fn(*mut broker_client_t, c_int, *mut c_void),
     handle: *mut broker_client_t,
-    /// Which tenant of the handle's memory is meant.
+    /// Distinguishes successive handles in the same memory.
     serial: u64,
     data: *mut c_void,
 }
 
 impl Post {
-    /// What it is told: a session may have been freed since.
+    /// The status it gets: the session may have been freed since.
     pub(super) fn status(&self) -> c_int {
         match Shell::of(shell(self.handle)) {
             Ok(shell) if shell.serial() == self.serial && shell.check() != Err(BROKER_ESTATE) => BROKER_OK,
@@ -190,17 +190,17 @@ impl Post {
     }
 
     pub(super) fn run(self, status: c_int) {
-        // SAFETY: the function was given to be called so, in the thread that uses the client.
+        // SAFETY: this is how the program allowed the function to be called, in the thread that uses the client.
         unsafe { (self.callback)(self.handle, status, self.data) }
     }
 }
 
-/// Whether anything waits that was posted to a client of a loop.
+/// Whether functions posted to a client of a loop are queued.
 pub(super) fn has_posts(handle: *mut broker_client_t) -> bool {
     Shell::of(shell(handle)).is_ok_and(Shell::has_posts)
 }
 
-/// What has been posted to a client of a loop.
+/// The functions posted to a client of a loop.
 pub(super) fn take_posts(handle: *mut broker_client_t) -> Vec<Post> {
     Shell::of(shell(handle)).map(Shell::take_posts).unwrap_or_default()
 }
@@ -224,22 +224,22 @@ pub(super) fn shell(pointer: *const broker_client_t) -> *const Shell<Handled> {
     pointer.cast()
 }
 
-/// Makes a client of `endpoint` and begins to connect; requests may be submitted at once and wait for the
-/// connection up to "queue_timeout".
+/// Creates a client of `endpoint` and begins to connect. Requests may be submitted at once; they wait for the connection
+/// up to "client_queue_timeout".
 ///
-/// - "unix:///run/broker/broker.sock", "tcp://host:port": a broker's socket (or Redis' own: it speaks the same).
-/// - "fd://3": a connected socket, such as the other end of what broker_loop_adopt() took. The client owns and
+/// - "unix:///run/broker/broker.sock", "tcp://host:port": a broker's socket (or that of Redis: the protocol is the same).
+/// - "fd://3": a connected socket, such as the other end of one passed to broker_loop_adopt(). The client owns and
 ///   closes it. It cannot be connected again once lost.
-/// - "redis://[user[:password]@]host[:port][/db]": straight to Redis.
-/// - NULL: what the environment variable BROKER_ENDPOINT says.
+/// - "redis://[user[:password]@]host[:port][/db]": Redis itself.
+/// - NULL: the value of the environment variable BROKER_ENDPOINT.
 ///
-/// `config` gives the user, password, database, name and protocol (the "client_..." keys of docs/c-api.md), which
-/// are set again on every connection; NULL means the defaults. A host name is looked up in here, blocking, and
-/// after a failed or lost connection again, by a thread that takes no signal and ends with that. On failure *out
-/// is NULL and `errbuf` has the words, cut to `errlen` bytes (NULL and 0 if they are not wanted).
+/// `config` has the user, password, database, name and protocol (the "client_..." keys of docs/c-api.md), which
+/// are set on every new connection; NULL means the defaults. A host name is looked up in here, which blocks. After a
+/// failed or lost connection it is looked up again by a thread that takes no signal and ends with the answer. On failure
+/// *out is NULL and `errbuf` has the reason, truncated to `errlen` bytes (pass NULL and 0 to omit it).
 ///
 /// BROKER_EINVAL for a NULL `out`, a malformed endpoint, or NULL without BROKER_ENDPOINT; BROKER_ECONFIG for
-/// settings that do not fit together; BROKER_ESYS without descriptors, or for a name that cannot be looked up.
+/// settings that contradict each other; BROKER_ESYS without descriptors, or if the host name cannot be looked up.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_client_new(
     out: *mut *mut broker_client_t,
@@ -252,7 +252,7 @@ pub extern "C" fn broker_client_new(
         if out.is_null() {
             return BROKER_EINVAL;
         }
-        // SAFETY: not NULL; the header asks for a place for a pointer.
+        // SAFETY: not NULL; the header requires a pointer to a pointer.
         unsafe { out.write(std::ptr::null_mut()) };
         copy_out("", errbuf, errlen);
         let Ok(endpoint) = opt_str(endpoint) else {
@@ -284,7 +284,7 @@ pub extern "C" fn broker_client_new(
         let pointer = Shell::create_as(number, handled, bell, beside);
         if let Ok(shell) = Shell::of(pointer) {
             let named = with_own(shell, |own| own.calls.set_handle(pointer.cast()));
-            debug_assert!(named.is_ok(), "nobody else knows of it yet");
+            debug_assert!(named.is_ok(), "not known elsewhere yet");
         }
         // SAFETY: as above.
         unsafe { out.write(pointer.cast()) };
@@ -292,17 +292,17 @@ pub extern "C" fn broker_client_new(
     })
 }
 
-/// Opens a session of a client: a connection of its own within it, for what depends on one, WATCH ... EXEC above
-/// all. It is a client in a mode of its own: it takes what the other's shared connection may not (WATCH, UNWATCH,
-/// MULTI, EXEC, DISCARD, SELECT, AUTH; a blocking command, behind which the next one waits), but neither
-/// subscriptions, on_push and on_state nor what ends a connection's use for requests. Whatever state a command
-/// leaves on it stays until the session is freed, which closes the connection; if that is lost, everything after
-/// returns BROKER_ECONN, so that no state is ever lost in silence. What drives the client drives its sessions
-/// too, and their _fd, _timeout, _process, _wakeup and _post are those of the client. Free it before or after its
-/// client.
+/// Opens a session of a client: one connection for commands that depend on connection state, such as WATCH ... EXEC. A
+/// session accepts commands that the client's shared connection does not (WATCH, UNWATCH, MULTI, EXEC, DISCARD, SELECT,
+/// AUTH; and a blocking command, behind which the next one waits). It does not support subscriptions, on_push and
+/// on_state, nor commands after which a connection takes no more requests. State that a command leaves on the connection
+/// stays until the session is freed, which closes the connection. If the connection is lost, all later requests return
+/// BROKER_ECONN, so that lost state is never unnoticed. Driving the client drives its sessions too: their _fd, _timeout,
+/// _process, _wakeup and _post are those of the client. Free the session before or after its client. On failure *out is
+/// NULL.
 ///
 /// BROKER_EINVAL for NULL; BROKER_EAGAIN above "client_connections_max"; BROKER_ECONN for a client that cannot open
-/// connections any more; BROKER_EUNSUPPORTED for a session of a session; BROKER_ESTATE, BROKER_EFORKED.
+/// further connections; BROKER_EUNSUPPORTED for a session of a session; BROKER_ESTATE, BROKER_EFORKED.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_client_session(
     out: *mut *mut broker_client_t,
@@ -311,7 +311,7 @@ pub extern "C" fn broker_client_session(
     if out.is_null() {
         return BROKER_EINVAL;
     }
-    // SAFETY: not NULL; the header asks for a place for a pointer.
+    // SAFETY: not NULL; the header requires a pointer to a pointer.
     unsafe { out.write(std::ptr::null_mut()) };
     let home = shield(Err(BROKER_EPANIC), || find(client).map(|(home, _)| home));
     enter_at(client, Rule::Anywhere, |at| {
@@ -333,12 +333,12 @@ pub extern "C" fn broker_client_session(
     })
 }
 
-/// Closes the client. Pending requests and subscriptions get BROKER_ECANCELED before it returns (those of a
-/// session in the next processing); called from a callback, all of this happens when the outermost callback has
-/// returned. Its sessions end with it, and are still to be freed. In a forked process it only frees; no callback
-/// runs.
+/// Closes and frees the client. Pending requests and subscriptions get BROKER_ECANCELED before this function returns
+/// (those of a session in the next processing). Called from a callback, all of this happens when the outermost callback
+/// has returned. Its sessions end with it and must still be freed. In a forked process it only frees memory, and no
+/// callback runs.
 ///
-/// NULL is BROKER_OK; BROKER_ESTATE a second time.
+/// NULL is BROKER_OK; BROKER_ESTATE the second time.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_client_free(client: *mut broker_client_t) -> c_int {
     if client.is_null() {
@@ -348,7 +348,7 @@ pub extern "C" fn broker_client_free(client: *mut broker_client_t) -> c_int {
         let freed = Shell::of(shell(client)).and_then(|shell| {
             let silent = shell.check().is_err();
             if !silent && let Ok((home, _)) = find(client) {
-                // Not while whoever has its requests is at work elsewhere.
+                // Not while the owner of its requests is in use elsewhere.
                 home.with(None, |_| Ok(()))?;
             }
             if let Some(handled) = shell.end()? {
@@ -360,22 +360,22 @@ pub extern "C" fn broker_client_free(client: *mut broker_client_t) -> c_int {
     })
 }
 
-/// Takes a descriptor that the program gives away.
+/// Takes ownership of a descriptor from the program.
 fn own_fd(fd: c_int) -> Option<OwnedFd> {
-    // SAFETY: fcntl only asks whether the number is an open descriptor.
+    // SAFETY: fcntl only checks whether the number is an open descriptor.
     if fd < 0 || unsafe { libc::fcntl(fd, libc::F_GETFD) } == -1 {
         return None;
     }
-    // SAFETY: open, as just seen, and the caller's to give away.
+    // SAFETY: open, as just checked, and owned by the caller, who gives it away.
     Some(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// The last callbacks of a client that has ended. Its handle answers BROKER_ESTATE by now.
+/// The last callbacks of a client that has ended. Its handle already returns BROKER_ESTATE.
 fn conclude(handled: Handled, posts: Vec<Post>, silent: bool) {
     match handled {
-        // A state that is not to be trusted: descriptors are closed and nothing else.
+        // After a panic the state is not trusted: descriptors are closed and nothing else is done.
         Handled::Own(own) if silent => return own.client.abandon(),
-        // What it was within has ended before it.
+        // The loop or client it belonged to has ended before it.
         _ if silent => {}
         Handled::Own(own) => conclude_own(*own),
         Handled::OfLoop(of) => {
@@ -399,7 +399,7 @@ fn conclude(handled: Handled, posts: Vec<Post>, silent: bool) {
     cancel_all(posts);
 }
 
-/// Closes it before the first callback: should one fork, the copy has nothing left to close a second time.
+/// Closes the client before its last callbacks: if one of them forks, the copy has nothing left to close a second time.
 fn conclude_own(mut own: Own) {
     own.client.close();
     let mut all = usize::MAX;
@@ -408,7 +408,7 @@ fn conclude_own(mut own: Own) {
     call_all(dues);
 }
 
-/// Calls back, in this process alone: a copy that one of them makes has none of the others.
+/// Runs callbacks in this process only: if one of them forks, the copy runs none of the others.
 pub(super) fn call_all(dues: Vec<Due>) {
     let generation = fork::generation();
     for due in dues {
@@ -419,7 +419,7 @@ pub(super) fn call_all(dues: Vec<Due>) {
     }
 }
 
-/// Tells that what was posted will not run, in the same way.
+/// Tells posted functions that they will not run, in the same way.
 pub(super) fn cancel_all(posts: impl IntoIterator<Item = Post>) {
     let generation = fork::generation();
     for post in posts {
@@ -430,11 +430,11 @@ pub(super) fn cancel_all(posts: impl IntoIterator<Item = Post>) {
     }
 }
 
-/// In a forked process: makes the client anew and connects; endpoint, configuration, on_push and on_state are as
-/// they were, pending requests and subscriptions of the parent are unknown to it. Inherited sessions are dead:
+/// In a forked process: creates the client anew and connects it, with the same endpoint, configuration, on_push and
+/// on_state. Pending requests and subscriptions of the parent are not carried over. Inherited sessions stay unusable:
 /// free them.
 ///
-/// BROKER_ESTATE in the process that made the client, and when it is freed; BROKER_ECONN for "fd://", which
+/// BROKER_ESTATE in the process that created the client, and when it is freed; BROKER_ECONN for "fd://", which
 /// cannot be connected again; BROKER_EUNSUPPORTED for a session and for a client of a loop; BROKER_ESYS;
 /// BROKER_EREENTRANT from a log callback; BROKER_EINVAL for NULL.
 #[unsafe(no_mangle)]
@@ -442,7 +442,7 @@ pub extern "C" fn broker_client_after_fork(client: *mut broker_client_t) -> c_in
     shield(BROKER_EPANIC, || {
         let renewed = Shell::of(shell(client)).and_then(|shell| {
             shell.adopt_after_fork(|beside| {
-                // A session or a client of a loop's has none.
+                // A session and a client of a loop have none.
                 let recipe = beside.recipe.as_ref().ok_or(BROKER_EUNSUPPORTED)?;
                 let client = recipe.renew(fork::count()).map_err(|error| {
                     shell.set_refusal(own_words(&error.to_string()));
@@ -460,11 +460,11 @@ pub extern "C" fn broker_client_after_fork(client: *mut broker_client_t) -> c_in
     })
 }
 
-/// While `on` is not 0, a fork() in the thread that uses the client moves it to the child, with its descriptors,
-/// requests, subscriptions and sessions; in the parent it is BROKER_EFORKED then. For daemon() and double forks:
-/// on, fork, off. A fork() while another thread is at work on the client does not move it.
+/// While `on` is not 0, a fork() in the thread that uses the client moves it to the child process, with its descriptors,
+/// requests, subscriptions and sessions; in the parent it then returns BROKER_EFORKED. For daemon() and double forks:
+/// turn it on, fork, turn it off. A fork() while another thread uses the client does not move it.
 ///
-/// BROKER_EUNSUPPORTED for a session and for a client of a loop, which move with what they belong to;
+/// BROKER_EUNSUPPORTED for a session and for a client of a loop, which move with their client or loop;
 /// BROKER_ESTATE, BROKER_EFORKED; BROKER_EINVAL for NULL.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_client_follow_fork(client: *mut broker_client_t, on: c_int) -> c_int {
@@ -481,9 +481,9 @@ pub extern "C" fn broker_client_follow_fork(client: *mut broker_client_t, on: c_
     })
 }
 
-/// The last failure of this client in words: why a call was refused, or why the connection was lost or could not
-/// be made. "" before the first. Valid until the next call with the client. NULL for a bad handle, but in a
-/// forked process the words of a broker_client_after_fork() that has failed.
+/// The text of this client's last failure: why a call was refused, or why the connection was lost or could not
+/// be made. "" before the first. Valid until the next call with the client. NULL for an invalid handle, except in a
+/// forked process after a failed broker_client_after_fork(), whose reason it returns.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_client_error(client: *const broker_client_t) -> *const c_char {
     if let Ok(shell) = Shell::of(shell(client))
@@ -499,7 +499,7 @@ pub extern "C" fn broker_client_error(client: *const broker_client_t) -> *const 
     })
 }
 
-/// 1 while the client's connection is there, 0 while it is not; a code for a bad handle.
+/// 1 while the client is connected, else 0; a code for an invalid handle.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_client_connected(client: *const broker_client_t) -> c_int {
     enter_at(client, Rule::Anywhere, |at| {
@@ -510,21 +510,22 @@ pub extern "C" fn broker_client_connected(client: *const broker_client_t) -> c_i
     })
 }
 
-/// Sends a request; its outcome comes to `cb`. `argv` has `argc` words, copied, the command's name first; with a
-/// NULL `argvlen` each ends at its NUL, else word i has argvlen[i] bytes of any value. With BROKER_FOREVER it
-/// waits for as long as it takes. `req` may be NULL, and else gets the name of the request. It is sent from the
-/// client's processing, with whatever else was submitted by then. When it returns an error, `cb` is never called.
+/// Submits a request; `cb` receives its outcome. `argv` has `argc` words, the command's name first; they are copied. With
+/// a NULL `argvlen` each word ends at its NUL, else word i has argvlen[i] bytes of any value. `timeout_ms` is the time
+/// limit in milliseconds, or BROKER_FOREVER for none. `req` may be NULL, else it gets the number of the request. The next
+/// processing of the client sends it, together with all others submitted by then. When this function returns an error,
+/// `cb` never runs.
 ///
-/// All requests share one connection and are answered in order, but blocking commands (BLPOP, XREAD BLOCK, ...):
-/// each has a connection of its own for as long as it waits, and giving it up closes that.
+/// All requests share one connection and are answered in order, except blocking commands (BLPOP, XREAD BLOCK, ...):
+/// each has its own connection while it waits, and canceling it closes that connection.
 ///
-/// BROKER_EINVAL for NULL, no word, a `timeout_ms` of 0 or below -1; BROKER_EAGAIN above "client_requests_max" or
+/// BROKER_EINVAL for NULL, no words, a `timeout_ms` of 0 or below -1; BROKER_EAGAIN above "client_requests_max" or
 /// "client_bytes_max"; BROKER_ESTATE, BROKER_EFORKED; BROKER_EUNSUPPORTED for commands that would change the
-/// shared connection under the feet of others: MULTI, EXEC, DISCARD (broker_client_submit_transaction() is for
-/// them), WATCH, UNWATCH (a session), SUBSCRIBE and its family (broker_client_subscribe()), SELECT, AUTH, HELLO,
-/// RESET, CLIENT SETNAME (the client_... keys), CLIENT REPLY, CLIENT CACHING, QUIT, MONITOR, SYNC, PSYNC,
-/// REPLCONF, SCRIPT DEBUG, ASKING, READONLY, READWRITE. CLIENT TRACKING, NO-EVICT, NO-TOUCH and SETINFO are sent,
-/// and once accepted set again on every new connection.
+/// shared connection: MULTI, EXEC, DISCARD (use broker_client_submit_transaction()), WATCH, UNWATCH (use a session),
+/// SUBSCRIBE and its family (use broker_client_subscribe()), SELECT, AUTH, HELLO, RESET, CLIENT SETNAME (use the
+/// client_... keys), CLIENT REPLY, CLIENT CACHING, QUIT, MONITOR, SYNC, PSYNC, REPLCONF, SCRIPT DEBUG, ASKING, READONLY,
+/// READWRITE. CLIENT TRACKING, NO-EVICT, NO-TOUCH and SETINFO are sent, and once accepted set again on every new
+/// connection.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_client_submit(
     client: *mut broker_client_t,
@@ -544,12 +545,12 @@ pub extern "C" fn broker_client_submit(
     })
 }
 
-/// Sends a transaction: all its commands are executed, one behind the other with nothing between, or none is. One
-/// outcome: the reply of EXEC, an array with the reply of each command. If Redis refused a command (and so
-/// executed none), it is that command's error. On a session on which a watched key has changed, none of it is
-/// executed and the reply is NIL: read again and try anew. Everything else as in broker_client_submit().
+/// Submits a transaction: either all its commands are executed, with no other command between them, or none is. It has
+/// one outcome: the reply of EXEC, an array with the reply of each command. If Redis refused a command (and therefore
+/// executed none), the reply is that command's error. On a session with a watched key that has changed, no command is
+/// executed and the reply is NIL: read again and retry. Otherwise as broker_client_submit().
 ///
-/// BROKER_EINVAL for NULL or a transaction without commands; else as broker_client_submit().
+/// BROKER_EINVAL for NULL or a transaction without commands; otherwise as broker_client_submit().
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_client_submit_transaction(
     client: *mut broker_client_t,
@@ -569,11 +570,11 @@ pub extern "C" fn broker_client_submit_transaction(
     })
 }
 
-/// Gives a request or a subscription up: its callback gets BROKER_ECANCELED, its last call, from the next
-/// processing. Of a request that was sent, the command may be executed all the same (a blocking command stops
-/// waiting: its connection is closed); one that was not sent is not.
+/// Cancels a request or a subscription: its callback gets BROKER_ECANCELED, its last call, in the next processing. A
+/// request that was sent may still be executed (a blocking command stops waiting, since its connection is closed); one
+/// that was not sent is not.
 ///
-/// BROKER_ESTATE if it is over already (its last callback has run or is about to); BROKER_EFORKED.
+/// BROKER_ESTATE if it has ended already (its last callback has run or is about to run); BROKER_EFORKED.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_client_cancel(client: *mut broker_client_t, req: broker_req_t) -> c_int {
     enter_at(
@@ -585,10 +586,11 @@ pub extern "C" fn broker_client_cancel(client: *mut broker_client_t, req: broker
     )
 }
 
-/// Sends a request and waits for its outcome, `timeout_ms` at most. BROKER_OK: *out has the reply, to be freed
-/// with broker_reply_free(); else it is NULL (`out` may be NULL). Callbacks of other requests run meanwhile.
-/// Arguments and codes as in broker_client_submit(), and those of an outcome: BROKER_ECONN, BROKER_ELOST,
-/// BROKER_ETIMEDOUT, BROKER_ELIMIT, BROKER_EAUTH, BROKER_EPROTO. On a client of a loop it runs the loop.
+/// Submits a request and waits for its outcome, `timeout_ms` milliseconds at most. With BROKER_OK, *out is the reply, to
+/// be freed with broker_reply_free(); otherwise it is NULL (`out` may be NULL). Callbacks of other requests run meanwhile.
+/// Arguments and codes are those of broker_client_submit(), and the codes of an outcome: BROKER_ECONN, BROKER_ELOST,
+/// BROKER_ETIMEDOUT, BROKER_ELIMIT, BROKER_EAUTH, BROKER_EPROTO. On a client of a loop it runs the loop. Cancellation
+/// point.
 ///
 /// BROKER_EREENTRANT from a callback; BROKER_ECANCELED if a callback frees the client.
 #[unsafe(no_mangle)]
@@ -604,7 +606,7 @@ pub extern "C-unwind" fn broker_client_call(
     call(client, CallInput::Words { argc, argv, argvlen }, timeout_ms, out)
 }
 
-/// Sends a transaction and waits for its outcome: broker_client_submit_transaction() and broker_client_call() in
+/// Submits a transaction and waits for its outcome: broker_client_submit_transaction() and broker_client_call() in
 /// one.
 #[unsafe(no_mangle)]
 pub extern "C-unwind" fn broker_client_call_transaction(
@@ -617,9 +619,9 @@ pub extern "C-unwind" fn broker_client_call_transaction(
     call(client, CallInput::Transaction(transaction), timeout_ms, out)
 }
 
-/// The first half of a step: what has come by now is read before anything is written, so that no request leaves
-/// on a connection whose end has been here before it. Then what to wait for, at most `limit` milliseconds;
-/// `None`: go on at once.
+/// The first half of a step: everything that has arrived is read before anything is written, so that no request is sent
+/// on a connection whose end of file has already arrived. Returns what to wait for, at most `limit` milliseconds;
+/// `None`: continue at once.
 pub(super) fn look_and_wait(
     shell: &'static Shell<Handled>,
     limit: Option<u64>,
@@ -634,7 +636,7 @@ pub(super) fn look_and_wait(
     })
 }
 
-/// The rest: reads, writes, runs callbacks. How many ran.
+/// The second half: reads, writes, runs callbacks. Returns how many ran.
 pub(super) fn finish_step(shell: &Shell<Handled>) -> Result<c_int, c_int> {
     look(shell)?;
     let ran = run_posts(shell)? + deliver(shell)?;
@@ -663,8 +665,8 @@ fn look(shell: &Shell<Handled>) -> Result<(), c_int> {
     })?
 }
 
-/// Runs one callback; what it freed ends when the outermost has returned. False: the handle is another by now,
-/// since the callback has forked and this is the copy, in which it was made anew.
+/// Runs one callback; handles freed in it end when the outermost callback has returned. False if the callback has forked
+/// and this is the copy, in which the handle was created anew.
 fn call_out(shell: &Shell<Handled>, callback: impl FnOnce()) -> Result<bool, c_int> {
     if shell.call_out(callback) {
         return Ok(true);
@@ -680,7 +682,7 @@ fn end_freed(shell: &Shell<Handled>) {
     }
 }
 
-/// Runs what has been posted by now; how much that was.
+/// Runs the functions posted so far; returns how many.
 fn run_posts(shell: &Shell<Handled>) -> Result<c_int, c_int> {
     let mut ran = 0;
     let generation = fork::generation();
@@ -691,7 +693,8 @@ fn run_posts(shell: &Shell<Handled>) -> Result<c_int, c_int> {
         if shell.call_out(|| post.run(status)) {
             continue;
         }
-        // Freed in it: the others are told so, before those that were posted later. A copy has none of the parent's.
+        // The client was freed in it: the remaining functions are told so, before those posted later. A forked copy runs
+        // none of the parent's.
         if fork::generation() == generation {
             cancel_all(posts);
         }
@@ -701,7 +704,7 @@ fn run_posts(shell: &Shell<Handled>) -> Result<c_int, c_int> {
     Ok(ran)
 }
 
-/// Calls back for what was due when this began: what callbacks cause is due in the next step. How many ran.
+/// Runs the callbacks that were due when this began; those they cause are due in the next step. Returns how many ran.
 fn deliver(shell: &Shell<Handled>) -> Result<c_int, c_int> {
     let mut ran = 0;
     let mut left = with_own(shell, |own| own.client.with_requests(|requests| requests.events()))?;
@@ -714,35 +717,35 @@ fn deliver(shell: &Shell<Handled>) -> Result<c_int, c_int> {
     Ok(ran)
 }
 
-/// The descriptor to watch for readable in any loop: the same through reconnects, for the life of the client.
+/// The descriptor to watch for readability in any loop: the same through reconnects, for the life of the client.
 /// When it is readable, or broker_client_timeout() has passed, call broker_client_process(). Watch it
-/// level-triggered; never read or close it. It changes in broker_client_after_fork().
+/// level-triggered; never read or close it. broker_client_after_fork() changes it.
 ///
-/// A negative code for a bad handle.
+/// A negative code for an invalid handle.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_client_fd(client: *const broker_client_t) -> c_int {
     enter_own(client, Rule::Anywhere, |own| own.client.as_raw_fd())
 }
 
-/// How long a loop may sleep before the next broker_client_process(), in milliseconds: 0 while something is
-/// deferred, whatever the descriptor says; -1 until it is readable. Ask again after each processing.
+/// How long a loop may sleep before the next broker_client_process(), in milliseconds: 0 while work is deferred, even if
+/// the descriptor is not readable; -1 until it is readable. Ask again after each processing.
 ///
-/// A negative code other than -1 for a bad handle.
+/// A negative code other than -1 for an invalid handle.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_client_timeout(client: *const broker_client_t) -> c_int {
     let posted = matches!(find(client), Ok((Home::Own(shell, _), _)) if shell.has_posts());
     enter_own(client, Rule::Anywhere, |own| if posted { 0 } else { millis(own.client.timeout()) })
 }
 
-/// One step: reads, runs the callbacks that are due, writes. With a `timeout_ms` of 0 it never waits; else it
-/// waits that long for something to happen, or with BROKER_FOREVER for as long as it takes, and may return
-/// earlier with 0. Returns how many callbacks ran; what these cause is due in the next step.
+/// One step: reads, runs the callbacks that are due, writes. With a `timeout_ms` of 0 it never waits. Otherwise it waits
+/// for an event, at most that many milliseconds or without a limit with BROKER_FOREVER; it may return earlier with 0.
+/// Returns how many callbacks ran; those they cause are due in the next step. Cancellation point if it waits.
 ///
-/// BROKER_EINVAL below -1; BROKER_EREENTRANT from a callback; BROKER_ESTATE when freed, by one of these callbacks
-/// too; BROKER_EUNSUPPORTED for a client of a loop; BROKER_EFORKED; BROKER_ESYS if the poll itself fails.
+/// BROKER_EINVAL below -1; BROKER_EREENTRANT from a callback; BROKER_ESTATE when freed, also by one of these callbacks;
+/// BROKER_EUNSUPPORTED for a client of a loop; BROKER_EFORKED; BROKER_ESYS if the poll itself fails.
 #[unsafe(no_mangle)]
 pub extern "C-unwind" fn broker_client_process(client: *mut broker_client_t, timeout_ms: c_int) -> c_int {
-    // Waits with nothing to drop: see `enter_waiting`.
+    // Waits with nothing to drop on the stack: see `enter_waiting`.
     match shield(Err(BROKER_EPANIC), || begin_processing(client, timeout_ms)) {
         Ok((root, Some(0))) => enter_dispatching(shell(root), finish_step),
         Ok((root, limit)) => enter_waiting(shell(root), (limit, false), go_on_processing),
@@ -773,8 +776,8 @@ fn go_on_processing(
     finish_step(shell).map(WaitStep::Done)
 }
 
-/// Makes the descriptor readable and ends a wait: how a signal handler tells the client's own thread to look at a
-/// flag of the program's; other threads may use broker_client_post(). [any thread; async-signal-safe]
+/// Makes the descriptor readable and ends a wait, so that the client's own thread looks at a flag that a signal handler
+/// has set; other threads may use broker_client_post(). [any thread; async-signal-safe]
 ///
 /// BROKER_EINVAL for NULL; BROKER_ESTATE when freed; BROKER_EFORKED.
 #[unsafe(no_mangle)]
@@ -783,12 +786,11 @@ pub extern "C" fn broker_client_wakeup(client: *mut broker_client_t) -> c_int {
     rung.map_or_else(|code| code, |()| BROKER_OK)
 }
 
-/// Has `cb` run once in the client's own thread, from inside its processing, and wakes that; if the client is
-/// freed first, it runs in broker_client_free() with BROKER_ECANCELED (of a session, in the next processing of
-/// its client). In the order in which they were posted. When it returns an error, `cb` is never called. [any
-/// thread]
+/// Queues `cb` and wakes the client's own thread. `cb` runs once, while the client is processed, in the order of the
+/// posts. If the client is freed first, it runs inside broker_client_free() with BROKER_ECANCELED (for a session, in the
+/// next processing of its client). When this function returns an error, `cb` never runs. [any thread]
 ///
-/// BROKER_EINVAL for NULL; BROKER_EAGAIN when 65,536 wait to be run, and while a fork() moves the handle;
+/// BROKER_EINVAL for NULL; BROKER_EAGAIN when 65,536 functions are queued, and while a fork() moves the handle;
 /// BROKER_ESTATE when freed; BROKER_EFORKED.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_client_post(
@@ -804,7 +806,7 @@ pub extern "C" fn broker_client_post(
     })
 }
 
-/// Keeps a pointer of the program's with the client; NULL at first. [any thread]
+/// Stores a pointer for the program with the client; initially NULL. [any thread]
 ///
 /// BROKER_EINVAL for a NULL client; BROKER_ESTATE when freed; BROKER_EFORKED.
 #[unsafe(no_mangle)]
@@ -812,14 +814,14 @@ pub extern "C" fn broker_client_set_data(client: *mut broker_client_t, data: *mu
     Shell::of(shell(client)).map_or_else(|code| code, |shell| shell.set_data(data))
 }
 
-/// What broker_client_set_data() has kept; NULL for a bad handle. [any thread, in callbacks, after a fork]
+/// The pointer stored by broker_client_set_data(); NULL for an invalid handle. [any thread, in callbacks, after a fork]
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_client_data(client: *const broker_client_t) -> *mut c_void {
     Shell::of(shell(client)).map_or(std::ptr::null_mut(), Shell::data)
 }
 
-/// Sets who gets pushes that belong to no subscription, such as invalidations after CLIENT TRACKING; NULL for
-/// nobody.
+/// Sets the callback for pushes that belong to no subscription, such as invalidations after CLIENT TRACKING; NULL for
+/// none.
 ///
 /// BROKER_EUNSUPPORTED for a session; BROKER_ESTATE, BROKER_EFORKED; BROKER_EINVAL for a NULL client.
 #[unsafe(no_mangle)]
@@ -838,8 +840,8 @@ pub extern "C" fn broker_client_on_push(
     })
 }
 
-/// Sets who is told of the connection's state; NULL for nobody. Told at once in the next processing if the client
-/// is connected already.
+/// Sets the callback for changes of the connection's state; NULL for none. If the client is already connected, it runs in
+/// the next processing.
 ///
 /// BROKER_EUNSUPPORTED for a session; BROKER_ESTATE, BROKER_EFORKED; BROKER_EINVAL for a NULL client.
 #[unsafe(no_mangle)]
@@ -867,14 +869,14 @@ impl HomeAccess<'_, '_> {
     }
 }
 
-/// Subscribes; `kind` is BROKER_CHANNEL, BROKER_PATTERN or BROKER_SHARD. `cb` gets, with `status` 0, every push
-/// about that name, an array as Redis sends it: first ["subscribe", name, count], then a ["message", channel,
-/// payload] (or ["pmessage", pattern, channel, payload], ["smessage", ...]) for each message. A second
-/// "subscribe" means that the connection was lost and is there again: messages between may have been missed. A
-/// reply of type ERROR (refused by Redis), or a `status` below 0, is the last call: BROKER_ECANCELED after
-/// broker_client_cancel(). Several subscriptions of one name are one to Redis, and each gets every message. They
-/// have a connection of their own, opened with the first and closed with the last. `req` may be NULL, and else
-/// gets the name of the subscription. When it returns an error, `cb` is never called.
+/// Subscribes to one name; `kind` is BROKER_CHANNEL, BROKER_PATTERN or BROKER_SHARD. `name` has `len` bytes. `cb` gets
+/// every push for the name, with `status` 0, an array as Redis sends it: first ["subscribe", name, count], then a
+/// ["message", channel, payload] (or ["pmessage", pattern, channel, payload], ["smessage", ...]) for each message. A
+/// second "subscribe" means that the connection was lost and established again: messages may have been missed. A reply of
+/// type ERROR (refused by Redis) or a `status` below 0 is the last call: BROKER_ECANCELED after broker_client_cancel().
+/// Several subscriptions to one name are one to Redis, and each gets every message. All subscriptions of a client share
+/// one connection, opened with the first and closed with the last. `req` may be NULL, else it gets the number of the
+/// subscription. When this function returns an error, `cb` never runs.
 ///
 /// BROKER_EINVAL for NULL, an unknown kind; BROKER_EUNSUPPORTED for a session; BROKER_EAGAIN, BROKER_ESTATE,
 /// BROKER_EFORKED.

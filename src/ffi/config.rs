@@ -1,4 +1,4 @@
-//! `broker_config_t`: settings by name, checked when they are set. Owns no rule of its own: the keys are the
+//! `broker_config_t`: settings by name, checked when they are set. Has no rules of its own: the keys are the
 //! tables of `crate::config`.
 
 use super::border::{Ended, Handle, Rule, Shell, enter, shield};
@@ -9,9 +9,9 @@ use crate::config::{ClientSettings, Settings, load_toml, read_document};
 use std::ffi::{CString, c_char, c_int};
 use std::path::Path;
 
-/// Settings for loops and clients, by name. One may serve many of both: broker_loop_new() takes the keys of the
-/// broker from it and broker_client_new() the keys that begin with "client_". Copied by both, so it may be
-/// changed or freed at once. Plain memory: also usable after a fork, by one thread at a time.
+/// Settings for loops and clients, by name. One configuration can serve any number of both: broker_loop_new() reads the
+/// keys of the broker from it, broker_client_new() the keys that begin with "client_". Both copy it, so it may be
+/// changed or freed afterwards. Plain memory, for one thread at a time; usable after a fork.
 ///
 /// Methods: broker_config_new, _free, _set, _get, _load, _error.
 #[allow(non_camel_case_types)]
@@ -47,7 +47,7 @@ impl Config {
     }
 }
 
-/// The code for an error of set-up. With BROKER_ESYS, errno is set.
+/// The code for a configuration error. With BROKER_ESYS, errno is set.
 pub(super) fn code_of(error: &Error) -> c_int {
     match error.kind() {
         ErrorKind::Config => BROKER_ECONFIG,
@@ -59,16 +59,16 @@ pub(super) fn code_of(error: &Error) -> c_int {
     }
 }
 
-/// Why the system refused, for the program. Nothing that may change it comes between this and the return to C.
+/// Sets errno for the program. Nothing between this and the return to C changes it.
 fn set_errno(number: c_int) {
     // SAFETY: the place is the calling thread's own.
     unsafe { *libc::__errno_location() = number };
 }
 
-/// Why `read` has failed, in words.
+/// The text of a failed `read`.
 pub(super) const UNUSABLE: &str = "the configuration has been freed or is in use";
 
-/// What `pointer` holds, NULL meaning the defaults.
+/// The settings of `pointer`; NULL means the defaults.
 pub(super) fn read<R>(pointer: *const broker_config_t, body: impl FnOnce(&Config) -> R) -> Result<R, c_int> {
     if pointer.is_null() {
         return Ok(body(&Config::default()));
@@ -78,13 +78,13 @@ pub(super) fn read<R>(pointer: *const broker_config_t, body: impl FnOnce(&Config
     shell.borrow_reading(body)
 }
 
-/// A configuration of defaults. Free it with broker_config_free(). NULL only after an internal error.
+/// Creates a configuration with the defaults. Free it with broker_config_free(). NULL only after an internal error.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_config_new() -> *mut broker_config_t {
     shield(std::ptr::null_mut(), || Shell::create(Config::default(), -1).cast())
 }
 
-/// Frees it. NULL is BROKER_OK; a second time is BROKER_ESTATE.
+/// Frees the configuration. NULL is BROKER_OK; BROKER_ESTATE the second time.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_config_free(config: *mut broker_config_t) -> c_int {
     if config.is_null() {
@@ -96,7 +96,7 @@ pub extern "C" fn broker_config_free(config: *mut broker_config_t) -> c_int {
     })
 }
 
-/// Sets one key; a NULL value is its default. Keys and values are those of docs/config.md, as in
+/// Sets one key; a NULL value restores its default. Keys and values are those of docs/config.md, as in
 /// broker.toml: times are milliseconds or text such as "5s", sizes bytes or text such as "64MiB". On failure
 /// nothing has changed, and broker_config_error() says what is allowed.
 ///
@@ -120,8 +120,8 @@ pub extern "C" fn broker_config_set(
     })
 }
 
-/// Copies the value of a key into `buf`, cut to `len` bytes with a NUL at the end, as snprintf() does; returns
-/// the length it has without the NUL, or a negative code. Passwords are masked. `buf` may be NULL if `len` is 0.
+/// Copies the value of a key into `buf` of `len` bytes like snprintf(): truncated if necessary, with a NUL. Returns its
+/// full length without the NUL, or a negative code. Passwords are masked. `buf` may be NULL if `len` is 0.
 ///
 /// BROKER_EINVAL for a NULL handle or key; BROKER_ECONFIG for an unknown key.
 #[unsafe(no_mangle)]
@@ -140,12 +140,12 @@ pub extern "C" fn broker_config_get(
     })
 }
 
-/// Reads a broker.toml, keys that begin with "client_" included; keys it does not name keep their values.
-/// Blocking file I/O, for as long as a FIFO or a dead mount likes; a fork elsewhere does not wait for that. On
+/// Reads a broker.toml, including keys that begin with "client_"; keys it does not name keep their values. Blocks for
+/// file I/O, without a limit for a FIFO or an unreachable mount; a fork in another thread does not wait for it. On
 /// failure nothing has changed.
 ///
-/// BROKER_EINVAL for a NULL; BROKER_ESYS if the file cannot be read; BROKER_ECONFIG for its content, with the
-/// line in broker_config_error(), and for more than 1 MiB.
+/// BROKER_EINVAL for a NULL; BROKER_ESYS if the file cannot be read; BROKER_ECONFIG for invalid content, with the
+/// line number in broker_config_error(), and for more than 1 MiB.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_config_load(config: *mut broker_config_t, path: *const c_char) -> c_int {
     let config = config.cast::<Shell<Config>>();
@@ -153,7 +153,7 @@ pub extern "C" fn broker_config_load(config: *mut broker_config_t, path: *const 
         (Ok(()), Ok(path)) => path,
         (Err(code), _) | (_, Err(code)) => return code,
     };
-    // With nothing in hand: it may take long.
+    // Without a claim on the handle: reading may take long.
     let Some(text) = shield(None, || Some(read_document(Path::new(path)))) else { return BROKER_EPANIC };
     enter(config, Rule::Anywhere, |config| {
         let loaded = |text: String| load_toml(&mut config.broker, &mut config.client, &text, path);
@@ -162,8 +162,8 @@ pub extern "C" fn broker_config_load(config: *mut broker_config_t, path: *const 
     })
 }
 
-/// The last failure of this configuration in words; "" before the first. Valid until the next call with it.
-/// NULL for a NULL handle.
+/// The text of this configuration's last failure; "" before the first. Valid until the next call with it. NULL for a NULL
+/// handle.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_config_error(config: *const broker_config_t) -> *const c_char {
     enter(config.cast::<Shell<Config>>(), Rule::Anywhere, |config| config.words.as_ptr())

@@ -1,5 +1,5 @@
 //! `broker_loop_t`: the broker inside another program. Converts and delegates to `crate::client::Embedded`; owns
-//! the callbacks of the program's own clients until they are called.
+//! the callbacks of the loop's own clients until they have run.
 
 use super::border::{
     Ended, Handle, Rule, Shell, WaitStep, enter, enter_waiting, making, shield, this_thread,
@@ -20,22 +20,21 @@ use std::ffi::{CString, c_char, c_int, c_void};
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::sync::atomic::Ordering;
 
-/// Until broker_loop_stop(), or until nothing is left to do.
+/// Runs until broker_loop_stop(), or until the loop has drained.
 pub const BROKER_RUN_DEFAULT: c_int = 0;
 /// One turn; waits for an event.
 pub const BROKER_RUN_ONCE: c_int = 1;
 /// One turn; never waits.
 pub const BROKER_RUN_NOWAIT: c_int = 2;
 
-/// The broker itself, embedded: it owns the connections to Redis and serves the processes that connect. One
-/// thread at a time; what is marked [any thread] alone may be called from any. It starts no thread, but for one
-/// that looks the upstream's name up again when a connection to it has failed or was lost, takes no signal and
-/// ends with that. It installs no signal handler, touches no resource limit and never raises SIGPIPE; the
-/// descriptors it opens are close-on-exec.
+/// The broker, embedded in a program: it owns the connections to Redis and serves the processes that connect. For one
+/// thread at a time; only functions marked [any thread] may be called from any. The library starts no thread, except one
+/// that looks up the upstream's host name again after a connection to it has failed or was lost; that thread takes no
+/// signal and ends with the answer. The loop installs no signal handler, changes no resource limit and never raises
+/// SIGPIPE. Its descriptors are close-on-exec.
 ///
-/// In a forked process every function returns BROKER_EFORKED, and no descriptor of the loop is open any more: a
-/// fork handler has closed them. broker_loop_free() only frees there. broker_loop_follow_fork() makes an
-/// exception.
+/// In a forked process a fork handler has closed every descriptor of the loop, and every function returns
+/// BROKER_EFORKED. broker_loop_free() only frees memory there. broker_loop_follow_fork() is the exception.
 ///
 /// Methods: broker_loop_new, _free, _follow_fork; _run, _stop, _post, _fd, _timeout; _drain, _reload, _error,
 /// _endpoint, _adopt, _stat, _stat_name, _set_data, _data; _client.
@@ -43,13 +42,13 @@ pub const BROKER_RUN_NOWAIT: c_int = 2;
 #[derive(Debug)]
 pub struct broker_loop_t(#[expect(dead_code, reason = "reached through a cast pointer")] Shell<Looping>);
 
-/// Names a request or a subscription while it is under way; 0 names none. Never used again, so one that is over is
+/// Identifies a pending request or a subscription; 0 identifies none. Numbers are never reused, so one that has ended is
 /// harmless.
 #[allow(non_camel_case_types)]
 pub type broker_req_t = u64;
 
-/// Gets what was posted to a loop, exactly once: `status` 0 from inside broker_loop_run(), BROKER_ECANCELED from
-/// inside broker_loop_free(). May do what a broker_reply_cb may.
+/// Runs exactly once for each broker_loop_post(): with `status` 0 inside broker_loop_run(), with BROKER_ECANCELED inside
+/// broker_loop_free(). May do what a broker_reply_cb may do.
 #[allow(non_camel_case_types)]
 pub type broker_loop_cb =
     Option<unsafe extern "C" fn(r#loop: *mut broker_loop_t, status: c_int, data: *mut c_void)>;
@@ -58,11 +57,11 @@ type LoopCallback = unsafe extern "C" fn(*mut broker_loop_t, c_int, *mut c_void)
 
 #[derive(Debug)]
 pub(super) struct Looping {
-    /// Always there but while a closed handle has its last callbacks.
+    /// `None` only while the last callbacks of a closed handle run.
     pub(super) embedded: Option<Embedded>,
-    /// The program's own clients.
+    /// The loop's own clients.
     own: Vec<OwnClient>,
-    /// Freed in a callback: they end when it has returned.
+    /// Clients freed in a callback: they end when it has returned.
     ending: Vec<ClientKey>,
     words: CString,
 }
@@ -87,24 +86,24 @@ impl Looping {
         self.embedded.as_mut().ok_or(BROKER_ESTATE)
     }
 
-    /// The same for what a draining loop does not do any more.
+    /// The same, but `ESTATE` for a loop that drains.
     fn serving(&mut self) -> Result<&mut Embedded, c_int> {
         if self.embedded()?.is_serving() { self.embedded() } else { Err(BROKER_ESTATE) }
     }
 
-    /// Notes a failure's words; its code.
+    /// Stores the text of a failure; returns its code.
     fn fail(&mut self, error: &crate::base::error::Error) -> c_int {
         self.words = own_words(&error.to_string());
         code_of(error)
     }
 
-    /// What a turn waits for, if it waits.
+    /// The descriptor and the time a turn waits for, if it waits.
     pub(super) fn next_wait(&mut self) -> Option<FdWait> {
         let embedded = self.embedded.as_ref()?;
         FdWait::new(embedded.as_raw_fd(), embedded.patience())
     }
 
-    /// What may be asked of one of the program's own clients, and who waits for answers; `ESTATE` if it has ended.
+    /// The requests and callbacks of one of the loop's own clients; `ESTATE` if it has ended.
     pub(super) fn with_client<R>(
         &mut self,
         key: ClientKey,
@@ -115,7 +114,7 @@ impl Looping {
         embedded.with_requests(key, |requests| body(requests, &mut own.calls)).ok_or(BROKER_ESTATE)
     }
 
-    /// Ends one of the program's own clients: now, giving what is left to call, or after the callback that is
+    /// Ends one of the loop's own clients: at once, returning its remaining callbacks, or after the callback that is
     /// running.
     pub(super) fn end_client(&mut self, key: ClientKey, in_callback: bool) -> Vec<Due> {
         if in_callback {
@@ -132,7 +131,7 @@ impl Looping {
         std::mem::take(&mut self.ending).into_iter().flat_map(|key| self.end_client(key, false)).collect()
     }
 
-    /// The program's own clients for which something is due, and how much.
+    /// The loop's own clients with callbacks due, and how many.
     fn due(&mut self) -> Vec<(ClientKey, usize)> {
         let Looping { embedded: Some(embedded), own, .. } = self else { return Vec::new() };
         let events = own.iter().filter_map(|own| {
@@ -147,13 +146,11 @@ pub(super) fn shell(pointer: *const broker_loop_t) -> *const Shell<Looping> {
     pointer.cast()
 }
 
-/// Makes a broker and binds its listeners; Redis is not dialled before the first broker_loop_run(). With a NULL
-/// `config` there is no upstream, which is BROKER_ECONFIG: the key "upstream" is required, "listen" is not. Blocks
-/// while names are resolved and files read. On failure *out is NULL and `errbuf` has the words, cut to `errlen`
-/// bytes (NULL and 0 if they are not wanted).
+/// Creates a broker and binds its listeners. It connects to Redis at the first broker_loop_run(). The key "upstream" is
+/// required, so a NULL `config` is BROKER_ECONFIG; "listen" is optional. Blocks while names are resolved and files read.
+/// On failure *out is NULL and `errbuf` has the reason, truncated to `errlen` bytes (pass NULL and 0 to omit it).
 ///
-/// BROKER_EINVAL for a NULL `out`; BROKER_ECONFIG, BROKER_ESYS. [not while another call is in progress with
-/// `config`]
+/// BROKER_EINVAL for a NULL `out`; BROKER_ECONFIG, BROKER_ESYS. [not while another call with `config` is in progress]
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_loop_new(
     out: *mut *mut broker_loop_t,
@@ -165,7 +162,7 @@ pub extern "C" fn broker_loop_new(
         if out.is_null() {
             return BROKER_EINVAL;
         }
-        // SAFETY: not NULL; the header asks for a place for a pointer.
+        // SAFETY: not NULL; the header requires a pointer to a pointer.
         unsafe { out.write(std::ptr::null_mut()) };
         copy_out("", errbuf, errlen);
         let settings = match config::read(config, |config| config.broker.clone()) {
@@ -197,18 +194,18 @@ pub extern "C" fn broker_loop_new(
                 (std::ptr::null_mut(), code_of(&error))
             }
         };
-        // SAFETY: not NULL; the header asks for a place for a pointer.
+        // SAFETY: not NULL; the header requires a pointer to a pointer.
         unsafe { out.write(pointer) };
         code
     })
 }
 
-/// Runs the loop: BROKER_RUN_DEFAULT until broker_loop_stop() or until nothing is left to do, BROKER_RUN_ONCE for
-/// one turn that waits for an event, BROKER_RUN_NOWAIT for one that does not. Callbacks run in here.
+/// Runs the loop: with BROKER_RUN_DEFAULT until broker_loop_stop() or until it has drained, with BROKER_RUN_ONCE for
+/// one turn that waits for an event, with BROKER_RUN_NOWAIT for one turn that does not wait. Callbacks run in here.
 ///
-/// Returns 1 while there is work to come, 0 when there will be none (drained). BROKER_EINVAL for NULL or an
-/// unknown mode; BROKER_EREENTRANT from a callback; BROKER_ESTATE when closed; BROKER_EFORKED; BROKER_ESYS if the
-/// poll itself fails (no failing connection causes that). A thread may be cancelled in here while it waits.
+/// Returns 1 while the loop has work to come, 0 when it has drained. BROKER_EINVAL for NULL or an unknown mode;
+/// BROKER_EREENTRANT from a callback; BROKER_ESTATE when closed; BROKER_EFORKED; BROKER_ESYS if the poll itself fails
+/// (a failing connection does not cause that). Cancellation point: the thread may be cancelled in here while it waits.
 #[unsafe(no_mangle)]
 pub extern "C-unwind" fn broker_loop_run(r#loop: *mut broker_loop_t, mode: c_int) -> c_int {
     if !matches!(mode, BROKER_RUN_DEFAULT | BROKER_RUN_ONCE | BROKER_RUN_NOWAIT) {
@@ -218,17 +215,17 @@ pub extern "C-unwind" fn broker_loop_run(r#loop: *mut broker_loop_t, mode: c_int
     enter_waiting(shell(r#loop), running, go_on_running)
 }
 
-/// What broker_loop_run() remembers from one turn to the next.
+/// The state of broker_loop_run() between two turns.
 #[derive(Clone, Copy)]
 struct Running {
     r#loop: *mut broker_loop_t,
     mode: c_int,
     waited: bool,
-    /// This turn is the last.
+    /// This turn is the last one.
     stopped: bool,
 }
 
-/// Notes that this thread drives the loop.
+/// Records that this thread drives the loop.
 pub(super) fn drive(shell: &Shell<Looping>) {
     shell.driver.store(this_thread(), Ordering::Relaxed);
 }
@@ -255,7 +252,7 @@ fn go_on_running(shell: &'static Shell<Looping>, running: &mut Running) -> Resul
     }
 }
 
-/// One turn with its callbacks, which never waits; whether there will be another.
+/// One turn with its callbacks, which never waits; returns whether there will be another.
 pub(super) fn turn(shell: &Shell<Looping>, pointer: *mut broker_loop_t) -> Result<bool, c_int> {
     let goes_on = shell.borrow(|looping| {
         log::tell_left_out();
@@ -265,17 +262,17 @@ pub(super) fn turn(shell: &Shell<Looping>, pointer: *mut broker_loop_t) -> Resul
     })??;
     run_posts(shell, pointer)?;
     deliver(shell)?;
-    // What callbacks have submitted goes out now, not after the next event.
+    // Requests submitted by callbacks are sent now, not after the next event.
     shell.borrow(|looping| looping.embedded().map(Embedded::settle))??;
     Ok(goes_on)
 }
 
-/// Runs a callback of the loop's or of one of its clients'.
+/// Runs a callback of the loop or of one of its clients.
 fn call_out(shell: &Shell<Looping>, callback: impl FnOnce()) -> Result<(), c_int> {
     if !shell.call_out(callback) {
         shell.check()?;
     }
-    // Those freed in it, and those freed in theirs.
+    // Clients freed in it, and those freed in their callbacks.
     loop {
         let ended = shell.borrow(Looping::end_clients)?;
         if ended.is_empty() {
@@ -293,9 +290,9 @@ fn run_posts(shell: &Shell<Looping>, pointer: *mut broker_loop_t) -> Result<(), 
     let generation = fork::generation();
     let mut posts = shell.take_posts().into_iter();
     while let Some((callback, data)) = posts.next() {
-        // SAFETY: the callback was given to be called so, in the thread that runs the loop.
+        // SAFETY: this is how the program allowed the callback to be called, in the thread that runs the loop.
         if let Err(code) = call_out(shell, || unsafe { callback(pointer, BROKER_OK, data) }) {
-            // A copy has none of the parent's.
+            // A forked copy runs none of the parent's.
             if fork::generation() == generation {
                 cancel_all(pointer, posts);
             }
@@ -321,20 +318,20 @@ fn run_posts(shell: &Shell<Looping>, pointer: *mut broker_loop_t) -> Result<(), 
     Ok(())
 }
 
-/// Tells that what was posted will not run, in this process alone: a copy that one of them makes has none of the
-/// others.
+/// Tells posted functions that they will not run, in this process only: if one of them forks, the copy runs none of
+/// the others.
 fn cancel_all(pointer: *mut broker_loop_t, posts: impl IntoIterator<Item = (LoopCallback, *mut c_void)>) {
     let generation = fork::generation();
     for (callback, data) in posts {
         if fork::generation() != generation {
             return;
         }
-        // SAFETY: the callback was given to be called so; the handle's memory is there, whatever became of the loop.
+        // SAFETY: this is how the program allowed the callback to be called; the handle's memory is never unmapped.
         unsafe { callback(pointer, BROKER_ECANCELED, data) };
     }
 }
 
-/// Calls back for what was due when this began: what callbacks cause is due in the next turn.
+/// Runs the callbacks that were due when this began; those they cause are due in the next turn.
 fn deliver(shell: &Shell<Looping>) -> Result<(), c_int> {
     for (key, mut left) in shell.borrow(Looping::due)? {
         while let Ok(Some(due)) = shell.borrow(|looping| {
@@ -346,7 +343,7 @@ fn deliver(shell: &Shell<Looping>) -> Result<(), c_int> {
     Ok(())
 }
 
-/// Makes broker_loop_run() return soon: the present call with BROKER_RUN_DEFAULT, or the next one after a turn.
+/// Makes broker_loop_run() return soon: the current call with BROKER_RUN_DEFAULT, or the next one after one turn.
 /// [any thread; async-signal-safe, one send(2)]
 ///
 /// BROKER_EINVAL for NULL; BROKER_ESTATE when closed; BROKER_EFORKED.
@@ -357,11 +354,11 @@ pub extern "C" fn broker_loop_stop(r#loop: *mut broker_loop_t) -> c_int {
     rung.map_or_else(|code| code, |()| BROKER_OK)
 }
 
-/// Has `cb` run once in the thread that runs the loop, from inside broker_loop_run(), and wakes that; if the loop
-/// is freed first, it runs in broker_loop_free() with BROKER_ECANCELED. In the order in which they were posted.
-/// When it returns an error, `cb` is never called. [any thread]
+/// Queues `cb` and wakes the thread that runs the loop. `cb` runs once, inside broker_loop_run(), in the order of the
+/// posts. If the loop is freed first, it runs inside broker_loop_free() with BROKER_ECANCELED. When this function returns
+/// an error, `cb` never runs. [any thread]
 ///
-/// BROKER_EINVAL for NULL; BROKER_EAGAIN when 65,536 wait to be run, and while a fork() moves the handle;
+/// BROKER_EINVAL for NULL; BROKER_EAGAIN when 65,536 functions are queued, and while a fork() moves the handle;
 /// BROKER_ESTATE when closed; BROKER_EFORKED.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_loop_post(
@@ -376,11 +373,11 @@ pub extern "C" fn broker_loop_post(
     })
 }
 
-/// The descriptor to watch for readable in another loop (epoll, poll, libuv): the same for the life of the loop.
+/// The descriptor to watch for readability in another loop (epoll, poll, libuv): the same for the life of the loop.
 /// When it is readable, or broker_loop_timeout() has passed, call broker_loop_run(loop, BROKER_RUN_NOWAIT). Watch
 /// it level-triggered; never read or close it.
 ///
-/// A negative code for a bad handle.
+/// A negative code for an invalid handle.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_loop_fd(r#loop: *const broker_loop_t) -> c_int {
     enter(shell(r#loop), Rule::Anywhere, |looping| match looping.embedded() {
@@ -389,11 +386,11 @@ pub extern "C" fn broker_loop_fd(r#loop: *const broker_loop_t) -> c_int {
     })
 }
 
-/// How long another loop may sleep before the next broker_loop_run(), in milliseconds: 0 while work is deferred,
-/// whatever the descriptor says; -1 until the descriptor is readable. Ask after each broker_loop_run(); what is
-/// submitted or changed outside of it makes the descriptor readable.
+/// How long another loop may sleep before the next broker_loop_run(), in milliseconds: 0 while work is deferred, even if
+/// the descriptor is not readable; -1 until the descriptor is readable. Ask after each broker_loop_run(); requests
+/// submitted and changes made outside of it make the descriptor readable.
 ///
-/// A negative code other than -1 for a bad handle.
+/// A negative code other than -1 for an invalid handle.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_loop_timeout(r#loop: *const broker_loop_t) -> c_int {
     let posted = Shell::of(shell(r#loop)).is_ok_and(Shell::has_posts);
@@ -404,19 +401,20 @@ pub extern "C" fn broker_loop_timeout(r#loop: *const broker_loop_t) -> c_int {
     })
 }
 
-/// Milliseconds for C; -1 for ever.
+/// Milliseconds for C; -1 for no limit.
 pub(super) fn millis(timeout: Option<u64>) -> c_int {
     timeout.map_or(-1, |timeout| c_int::try_from(timeout).unwrap_or(c_int::MAX))
 }
 
-/// Ends the service in good order: closes the listeners, answers what has been received complete, then closes each
-/// child. Blocked commands and transactions that watch keys have `timeout_ms`, the others as long as they
-/// take. broker_loop_run() returns 0 when all have gone. A second call can only shorten it.
+/// Ends the service gracefully: closes the listeners, answers the complete requests received so far, then closes each
+/// child. Blocked commands and transactions that watch keys have `timeout_ms` milliseconds; other requests are answered
+/// however long they take. broker_loop_run() returns 0 when all children are closed. A second call can only shorten the
+/// time.
 ///
 /// BROKER_EINVAL for a `timeout_ms` below -1; BROKER_ESTATE when closed; BROKER_EFORKED.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_loop_drain(r#loop: *mut broker_loop_t, timeout_ms: c_int) -> c_int {
-    // Longer than any process lives, and short enough to be added to.
+    // Longer than any process lives, and small enough to be added to a time.
     const FOR_EVER: u64 = 1 << 48;
     let patience = match waiting_time(timeout_ms) {
         Ok(patience) => patience.unwrap_or(FOR_EVER),
@@ -431,12 +429,12 @@ pub extern "C" fn broker_loop_drain(r#loop: *mut broker_loop_t, timeout_ms: c_in
     })
 }
 
-/// Closes every connection and listener at once and frees the handle. Requests of its clients that are pending get
-/// BROKER_ECANCELED first, before it returns; the clients answer BROKER_ESTATE then and are still to be freed. In a
-/// forked process it only frees.
+/// Closes every connection and listener at once and frees the handle. Pending requests of its clients get
+/// BROKER_ECANCELED before this function returns; afterwards the clients return BROKER_ESTATE and must still be freed. In
+/// a forked process it only frees memory.
 ///
-/// NULL is BROKER_OK; BROKER_EREENTRANT from a callback of the loop's or its clients', and nothing is closed;
-/// BROKER_ESTATE a second time.
+/// NULL is BROKER_OK; BROKER_EREENTRANT from a callback of the loop or of its clients, and nothing is closed;
+/// BROKER_ESTATE the second time.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_loop_free(r#loop: *mut broker_loop_t) -> c_int {
     if r#loop.is_null() {
@@ -448,12 +446,12 @@ pub extern "C" fn broker_loop_free(r#loop: *mut broker_loop_t) -> c_int {
                 return Err(BROKER_EREENTRANT);
             }
             let poisoned = shell.is_poisoned();
-            // None: a forked copy, which frees nothing of the parent's.
+            // None: a forked copy, which frees nothing of the parent.
             let Some(looping) = shell.end()? else { return Ok(BROKER_OK) };
             loops::remove(shell);
             let posts = shell.take_posts();
             if poisoned {
-                // A broken handle's state is not trusted; it is closed and no more.
+                // The state of a handle after a panic is not trusted: it is only closed.
                 return Ok(BROKER_OK);
             }
             let generation = fork::generation();
@@ -470,7 +468,7 @@ pub extern "C" fn broker_loop_free(r#loop: *mut broker_loop_t) -> c_int {
     })
 }
 
-/// What is left to tell about a client of a loop that has ended.
+/// The remaining callbacks of a client of a loop that has ended.
 struct Left {
     dues: Vec<Due>,
     posts: Vec<client::Post>,
@@ -486,7 +484,7 @@ impl Left {
     }
 }
 
-/// Closes a loop before the first of the last callbacks: should one fork, the copy has nothing left to close a
+/// Closes a loop before its last callbacks run: if one of them forks, the copy has nothing left to close a
 /// second time.
 fn close(mut looping: Looping) -> Vec<Left> {
     let clients: Vec<_> = looping.own.iter().map(|own| (own.key, own.calls.handle())).collect();
@@ -501,10 +499,10 @@ fn close(mut looping: Looping) -> Vec<Left> {
     left
 }
 
-/// Takes new settings while it runs, every key of docs/config.md; on any failure nothing has changed. Blocks while
-/// names are resolved and files read; a fork elsewhere does not wait for that.
+/// Applies new settings to a running loop, every key of docs/config.md; on failure nothing has changed. Blocks while
+/// names are resolved and files read; a fork in another thread does not wait for it.
 ///
-/// BROKER_ECONFIG, BROKER_ESYS with the words in broker_loop_error(); BROKER_EINVAL for NULL; BROKER_ESTATE when
+/// BROKER_ECONFIG, BROKER_ESYS with the reason in broker_loop_error(); BROKER_EINVAL for NULL; BROKER_ESTATE when
 /// closed or draining; BROKER_EFORKED.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_loop_reload(r#loop: *mut broker_loop_t, config: *const broker_config_t) -> c_int {
@@ -521,7 +519,7 @@ pub extern "C" fn broker_loop_reload(r#loop: *mut broker_loop_t, config: *const 
         (Ok(lookup), Ok(settings)) => (settings, lookup),
         (Err(code), _) | (_, Err(code)) => return code,
     };
-    // What may take long, with nothing of the loop in hand.
+    // Steps that may take long, without a claim on the loop.
     let Some(prepared) = shield(None, || Some(Prepared::new(settings, lookup))) else { return BROKER_EPANIC };
     enter(loop_, Rule::Anywhere, |looping| {
         let outcome =
@@ -539,15 +537,15 @@ pub extern "C" fn broker_loop_reload(r#loop: *mut broker_loop_t, config: *const 
     })
 }
 
-/// The last failure of this loop in words; "" before the first. Valid until the next call with it. NULL for a bad
+/// The text of this loop's last failure; "" before the first. Valid until the next call with it. NULL for an invalid
 /// handle.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_loop_error(r#loop: *const broker_loop_t) -> *const c_char {
     enter(shell(r#loop), Rule::Anywhere, |looping| looping.words.as_ptr())
 }
 
-/// Copies the URL of listener `i`, with the port that the system chose, into `buf` as snprintf() does; returns its
-/// length. It is what broker_client_new() takes.
+/// Copies the URL of listener `i`, with the port the system chose, into `buf` like snprintf(); returns its full
+/// length. broker_client_new() accepts this URL.
 ///
 /// BROKER_EINVAL for NULL or beyond the last listener; BROKER_ESTATE, BROKER_EFORKED.
 #[unsafe(no_mangle)]
@@ -563,11 +561,11 @@ pub extern "C" fn broker_loop_endpoint(
     })
 }
 
-/// Makes a child of a connected stream socket: one end of a socketpair(), or one that the program accepted itself.
+/// Makes a connected stream socket a child: one end of a socketpair(), or a socket that the program accepted itself.
 /// With the other end as "fd://N", a forked worker needs no path on disk. On success the loop owns `fd` and closes
-/// it; on failure it is the caller's still.
+/// it; on failure the caller still owns it.
 ///
-/// BROKER_EINVAL if it is no connected stream socket, or the loop has it already; BROKER_ELIMIT above
+/// BROKER_EINVAL if it is not a connected stream socket, or the loop already has it; BROKER_ELIMIT above
 /// "children_max"; BROKER_ESYS; BROKER_ESTATE when closed or draining; BROKER_EFORKED.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_loop_adopt(r#loop: *mut broker_loop_t, fd: c_int) -> c_int {
@@ -576,11 +574,11 @@ pub extern "C" fn broker_loop_adopt(r#loop: *mut broker_loop_t, fd: c_int) -> c_
             Ok(embedded) => embedded,
             Err(code) => return code,
         };
-        // SAFETY: fcntl only asks whether the number is an open descriptor.
+        // SAFETY: fcntl only checks whether the number is an open descriptor.
         if fd < 0 || unsafe { libc::fcntl(fd, libc::F_GETFD) } == -1 {
             return BROKER_EINVAL;
         }
-        // SAFETY: open, as just seen, and the caller's to give away.
+        // SAFETY: open, as just checked, and owned by the caller, who gives it away.
         let socket = unsafe { OwnedFd::from_raw_fd(fd) };
         match embedded.adopt(socket) {
             Ok(()) => {
@@ -590,7 +588,7 @@ pub extern "C" fn broker_loop_adopt(r#loop: *mut broker_loop_t, fd: c_int) -> c_
                 BROKER_OK
             }
             Err((socket, error)) => {
-                // Given back unclosed.
+                // Returned to the caller without closing it.
                 let _ = socket.into_raw_fd();
                 looping.words = own_words(&error.to_string());
                 match code_of(&error) {
@@ -602,9 +600,9 @@ pub extern "C" fn broker_loop_adopt(r#loop: *mut broker_loop_t, fd: c_int) -> c_
     })
 }
 
-/// While `on` is not 0, a fork() in the thread that uses the loop moves it to the child, with its descriptors,
-/// its children and its clients; in the parent it is BROKER_EFORKED then. For daemon() and double forks: on,
-/// fork, off. A fork() while another thread is at work on the loop does not move it.
+/// While `on` is not 0, a fork() in the thread that uses the loop moves it to the child process, with its descriptors,
+/// its children and its clients; in the parent it then returns BROKER_EFORKED. For daemon() and double forks: turn it on,
+/// fork, turn it off. A fork() while another thread uses the loop does not move it.
 ///
 /// BROKER_ESTATE, BROKER_EFORKED; BROKER_EINVAL for NULL.
 #[unsafe(no_mangle)]
@@ -614,11 +612,11 @@ pub extern "C" fn broker_loop_follow_fork(r#loop: *mut broker_loop_t, on: c_int)
     })
 }
 
-/// Makes a client of the loop's own, for the program's own requests: it needs no socket and is driven by
-/// broker_loop_run(), in which its callbacks run. Everything of a client works on it (transactions, sessions,
-/// blocking commands, subscriptions) but what would drive it: broker_client_fd(), _timeout() and _process()
-/// return BROKER_EUNSUPPORTED, and broker_client_call() runs the loop while it waits. To be freed with
-/// broker_client_free(), before or after the loop; after it, all it returns is BROKER_ESTATE.
+/// Creates a client of the loop, for the program's own requests. It needs no socket; broker_loop_run() drives it and runs
+/// its callbacks. It supports everything a client does (transactions, sessions, blocking commands, subscriptions) except
+/// the functions that drive one: broker_client_fd(), _timeout() and _process() return BROKER_EUNSUPPORTED, and
+/// broker_client_call() runs the loop while it waits. Free it with broker_client_free(), before or after the loop; once
+/// the loop is freed, its functions return BROKER_ESTATE. On failure *out is NULL.
 ///
 /// BROKER_EINVAL for NULL; BROKER_ESTATE when closed or draining; BROKER_EFORKED.
 #[unsafe(no_mangle)]
@@ -626,7 +624,7 @@ pub extern "C" fn broker_loop_client(out: *mut *mut broker_client_t, r#loop: *mu
     if out.is_null() {
         return BROKER_EINVAL;
     }
-    // SAFETY: not NULL; the header asks for a place for a pointer.
+    // SAFETY: not NULL; the header requires a pointer to a pointer.
     unsafe { out.write(std::ptr::null_mut()) };
     let Ok(home) = Shell::of(shell(r#loop)) else { return BROKER_EINVAL };
     enter(shell(r#loop), Rule::Anywhere, |looping| {
@@ -644,7 +642,7 @@ pub extern "C" fn broker_loop_client(out: *mut *mut broker_client_t, r#loop: *mu
     })
 }
 
-/// Keeps a pointer of the program's with the loop; NULL at first. [any thread]
+/// Stores a pointer for the program with the loop; initially NULL. [any thread]
 ///
 /// BROKER_EINVAL for a NULL loop; BROKER_ESTATE when closed; BROKER_EFORKED.
 #[unsafe(no_mangle)]
@@ -652,7 +650,7 @@ pub extern "C" fn broker_loop_set_data(r#loop: *mut broker_loop_t, data: *mut c_
     Shell::of(shell(r#loop)).map_or_else(|code| code, |shell| shell.set_data(data))
 }
 
-/// What broker_loop_set_data() has kept; NULL for a bad handle. [any thread, in callbacks, after a fork]
+/// The pointer stored by broker_loop_set_data(); NULL for an invalid handle. [any thread, in callbacks, after a fork]
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_loop_data(r#loop: *const broker_loop_t) -> *mut c_void {
     Shell::of(shell(r#loop)).map_or(std::ptr::null_mut(), Shell::data)
@@ -660,12 +658,12 @@ pub extern "C" fn broker_loop_data(r#loop: *const broker_loop_t) -> *mut c_void 
 
 pub(super) fn give_req(to: *mut broker_req_t, id: u64) {
     if !to.is_null() {
-        // SAFETY: the header asks for NULL or a place for a broker_req_t.
+        // SAFETY: the header requires NULL or a pointer to a broker_req_t.
         unsafe { to.write(id) };
     }
 }
 
-/// Reads one number about the loop by its name: see docs/c-api.md, or broker_loop_stat_name().
+/// Reads one statistic of the loop by name: see docs/c-api.md, or broker_loop_stat_name().
 ///
 /// BROKER_EINVAL for NULL or an unknown name; BROKER_ESTATE, BROKER_EFORKED.
 #[unsafe(no_mangle)]
@@ -678,7 +676,7 @@ pub extern "C" fn broker_loop_stat(
         let Ok(name) = required_str(name) else { return BROKER_EINVAL };
         match looping.embedded().map(|embedded| embedded.stat(name)) {
             Ok(Some(number)) if !value.is_null() => {
-                // SAFETY: not NULL; the header asks for a place for a uint64_t.
+                // SAFETY: not NULL; the header requires a pointer to a uint64_t.
                 unsafe { value.write(number) };
                 BROKER_OK
             }
@@ -688,7 +686,7 @@ pub extern "C" fn broker_loop_stat(
     })
 }
 
-/// The name of number `i`, from 0; NULL beyond the last. Static. [any thread, in callbacks, after a fork]
+/// The name of statistic `i`, from 0; NULL beyond the last. Static. [any thread, in callbacks, after a fork]
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_loop_stat_name(i: usize) -> *const c_char {
     shield(std::ptr::null(), || super::stats::name(i).map_or(std::ptr::null(), std::ffi::CStr::as_ptr))

@@ -1,5 +1,5 @@
-//! The log sink, the one thing that is process-wide: hands the library's log lines to a function of C's, no more
-//! than `base::log_limit` lets through. Owns the present sink; writes nowhere itself.
+//! The log callback, the only process-wide state of the library: passes log lines to a C function, no more of them than
+//! `base::log_limit` admits. Owns the current callback; writes nowhere itself.
 
 use super::border::{is_inside, shield};
 use super::codes::{BROKER_EINVAL, BROKER_ESTATE, BROKER_OK};
@@ -13,23 +13,23 @@ use std::ffi::{c_char, c_int, c_void};
 use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-/// Nothing.
+/// No lines.
 pub const BROKER_LOG_OFF: c_int = 0;
-/// What needs somebody's attention.
+/// Failures that need attention.
 pub const BROKER_LOG_ERROR: c_int = 1;
-/// What is not as it should be, and is dealt with.
+/// Problems the library has handled.
 pub const BROKER_LOG_WARN: c_int = 2;
-/// What an operator wants to read afterwards.
+/// Events of interest to an operator.
 pub const BROKER_LOG_INFO: c_int = 3;
-/// What a developer wants to read.
+/// Details of interest to a developer.
 pub const BROKER_LOG_DEBUG: c_int = 4;
-/// Everything.
+/// All lines.
 pub const BROKER_LOG_TRACE: c_int = 5;
 
-/// Gets a log line: `msg` has `len` bytes, no line end, and a NUL behind it; it ends with the call. `handle` is
-/// the broker_loop_t or broker_client_t at work, to be compared and nothing else; NULL where none is. Runs in
-/// whatever thread has caused the line, once its step is done: nothing is held then that a fork() waits for, but
-/// calls on that handle return BROKER_EREENTRANT. Must not fork, throw, longjmp or end the thread.
+/// Receives one log line. `msg` has `len` bytes and no line end, is followed by a NUL, and is valid until the callback
+/// returns. `handle` is the broker_loop_t or broker_client_t in use, or NULL; use it only for comparison. The callback
+/// runs in the thread that caused the line, at the end of its step. No lock is held then that a fork() would wait for, but
+/// calls on that handle return BROKER_EREENTRANT. It must not fork, throw, longjmp or end the thread.
 #[allow(non_camel_case_types)]
 pub type broker_log_cb = Option<
     unsafe extern "C" fn(
@@ -48,29 +48,29 @@ struct Sink {
     level: c_int,
     callback: LogCallback,
     data: *mut c_void,
-    /// The one before, which a thread may still be reading: none is ever freed.
+    /// The previous one, which a thread may still be reading: callbacks are never freed.
     _before: *const Sink,
 }
 
-/// The present one; null for none.
+/// The current one; null for none.
 static SINK: AtomicPtr<Sink> = AtomicPtr::new(std::ptr::null_mut());
-/// What may be written; never locked while the function runs, which may cause lines of its own.
+/// How many lines may still be written. Not locked while the callback runs, since it may itself cause lines.
 static LIMIT: EachProcess<(Clock, Mutex<LogLimit>)> = EachProcess::new();
-/// There may be lines left out to be summed up.
+/// Suppressed lines may be waiting for their summary.
 static LEFT_OUT: AtomicBool = AtomicBool::new(false);
-/// The logger of the `log` crate is ours.
+/// The logger of the `log` crate is this one.
 static OURS: AtomicBool = AtomicBool::new(false);
 
-/// Lines of a thread that is inside a handle, until it is not.
+/// Lines of a thread that is inside a handle, kept until it has left.
 #[derive(Default)]
 struct Queue {
     lines: Vec<LogLine>,
-    /// How many there was no room for, and how important the first of them was.
+    /// How many lines did not fit, and the level of the first of them.
     left_out: Option<(usize, Level)>,
 }
 
 thread_local! {
-    /// Whether `QUEUE` has anything: most threads never need it.
+    /// Whether `QUEUE` has lines: most threads never need it.
     static QUEUED: Cell<bool> = const { Cell::new(false) };
     static QUEUE: RefCell<Queue> = const { RefCell::new(Queue { lines: Vec::new(), left_out: None }) };
 }
@@ -98,14 +98,14 @@ impl Log for Forward {
     fn flush(&self) {}
 }
 
-/// Copied, so that the function may set another sink. `None` if it does not want lines of this level.
+/// A copy, so that the function may set another callback. `None` if it does not want lines of this level.
 fn present(level: Level) -> Option<Sink> {
-    // SAFETY: null, or one that was leaked by `broker_log_set`.
+    // SAFETY: null, or one leaked by `broker_log_set`.
     let sink = unsafe { SINK.load(Ordering::Acquire).as_ref() }.copied();
     sink.filter(|sink| level as c_int <= sink.level)
 }
 
-/// Sums up what was left out, where it is due. Called with every line, and where a handle is at work anyway.
+/// Writes the summaries that are due. Called with every line, and when a thread leaves a handle.
 pub(super) fn tell_left_out() {
     if !LEFT_OUT.load(Ordering::Relaxed) {
         return;
@@ -118,13 +118,13 @@ pub(super) fn tell_left_out() {
     lines.into_iter().for_each(say);
 }
 
-/// Hands a line to the function, or keeps it until this thread has left the handle it is inside of.
+/// Passes a line to the callback, or keeps it until this thread has left the handle it is inside of.
 fn say(line: LogLine) {
     if !is_inside() {
         return hand(&line, std::ptr::null());
     }
     QUEUED.set(true);
-    // Refused in a thread that ends.
+    // Refused in a thread that is ending.
     let _ = QUEUE.try_with(|queue| {
         let mut queue = queue.borrow_mut();
         if queue.lines.len() < LOG_QUEUE {
@@ -135,7 +135,7 @@ fn say(line: LogLine) {
     });
 }
 
-/// The lines of this thread, which has left the handle but still keeps others out of it.
+/// Passes on the lines of this thread, which has left the handle but still keeps other threads out of it.
 pub(super) fn hand_over(handle: *const c_void) {
     if !QUEUED.replace(false) {
         return;
@@ -154,8 +154,8 @@ fn hand(line: &LogLine, handle: *const c_void) {
     let mut text = line.text.replace(['\n', '\r', '\0'], " ");
     let len = text.len();
     text.push('\0');
-    // SAFETY: the function was given to be called so; `text` lives through the call and ends with a NUL. errno is this
-    // thread's own: behind BROKER_ESYS it says why, whatever the function does.
+    // SAFETY: this is how the program allowed the function to be called; `text` outlives the call and ends with a NUL. errno
+    // belongs to this thread: it is restored, since behind BROKER_ESYS it has the reason.
     unsafe {
         let errno = libc::__errno_location();
         let before = *errno;
@@ -164,12 +164,12 @@ fn hand(line: &LogLine, handle: *const c_void) {
     }
 }
 
-/// Sets where the library's log goes, for the whole process; without it, and with a NULL `cb`, nowhere. Lines
-/// less important than `level` (BROKER_LOG_*) are left out. Of each kind of line ten come in ten seconds; how
-/// many more there were is one line after them, with the next line or call. Best called before there are threads
-/// and handles; a line under way in another thread may still reach the old function.
+/// Sets the log callback of the whole process. Without one, and with a NULL `cb`, nothing is logged. Lines less
+/// important than `level` (BROKER_LOG_*) are dropped. Each kind of line is logged at most ten times in ten seconds; one
+/// line with the number of suppressed ones follows, with the next line or call. Set it before the program has threads
+/// and handles: another thread may still be passing a line to the previous callback.
 ///
-/// BROKER_EINVAL for an unknown level; BROKER_ESTATE if the program has a logger of Rust's `log` crate already.
+/// BROKER_EINVAL for an unknown level; BROKER_ESTATE if the program already has a logger of Rust's `log` crate.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_log_set(level: c_int, cb: broker_log_cb, data: *mut c_void) -> c_int {
     static FORWARD: Forward = Forward;

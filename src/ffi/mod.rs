@@ -1,13 +1,14 @@
 //! The C interface, one file per object of `include/broker.h`, which build.rs makes from these files: their
-//! comments are its contracts. Checks, converts, delegates, and never decides. The only room besides shared
-//! memory in which `unsafe` may stand, each with its reason.
+//! comments are its contracts. Checks, converts, delegates, and never decides. The only room that may contain `unsafe`,
+//! each with its reason.
 //!
-//! `border` is what every call crosses, `head` what all handles have alike, `claim` who is inside a handle, `fork` how a forked copy is noticed, `follow` which
-//! handles move there, `witness` whether there is one at all, `cancel` where a thread may be cancelled, `posts` what other
-//! threads leave for a handle, `text` and `calls` what arguments and callbacks are turned into, `loops` which thread drives
-//! which; `codes`, `log`, `config`, `reply`, `transaction`, `embed` and `client` are the header, in its order.
+//! `border` is crossed by every call, `head` is the common part of all handles, `claim` records who uses a handle, `fork`
+//! detects forked copies, `follow` moves handles into a fork, `witness` tells whether a fork has a child, `cancel` says
+//! where a thread may be cancelled, `posts` queues the functions other threads post, `text` and `calls` convert arguments
+//! and callbacks, `loops` records which thread drives which loop. `codes`, `log`, `config`, `reply`, `transaction`, `embed`
+//! and `client` are the header, in its order.
 #![allow(unsafe_code)]
-// They are exported under their C names, not reached by their path.
+// They are exported under their C names and not reached by path.
 #![allow(unreachable_pub)]
 
 mod bell;

@@ -1,5 +1,5 @@
-//! `broker_reply_t`: one value of a reply, and through it the whole reply. Owns what is handed out, and for a while what
-//! was freed, so that a second free is noticed; reads nothing by itself, since `crate::resp::tree` has.
+//! `broker_reply_t`: one value of a reply, and through it the whole reply. Owns the replies that are handed out, and for a
+//! while the freed ones, so that a second free is detected. Parses nothing: that is `crate::resp::tree`.
 
 use super::border::shield;
 use super::codes::{BROKER_EINVAL, BROKER_EPANIC, BROKER_ESTATE, BROKER_OK};
@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 pub const BROKER_REPLY_NIL: c_int = 0;
 /// A status such as "OK".
 pub const BROKER_REPLY_STATUS: c_int = 1;
-/// An error; its text begins with a code word.
+/// An error; its text begins with its code, such as "WRONGTYPE".
 pub const BROKER_REPLY_ERROR: c_int = 2;
 /// A 64-bit integer.
 pub const BROKER_REPLY_INTEGER: c_int = 3;
@@ -22,72 +22,72 @@ pub const BROKER_REPLY_DOUBLE: c_int = 4;
 pub const BROKER_REPLY_BOOL: c_int = 5;
 /// A string of any bytes.
 pub const BROKER_REPLY_STRING: c_int = 6;
-/// A string with a format (RESP3); the format is left out.
+/// A string with a format (RESP3); the format is omitted.
 pub const BROKER_REPLY_VERBATIM: c_int = 7;
 /// An integer of any size, as text (RESP3).
 pub const BROKER_REPLY_BIGNUM: c_int = 8;
-/// Values in order.
+/// An ordered list of values.
 pub const BROKER_REPLY_ARRAY: c_int = 9;
-/// Keys and values in turns (RESP3).
+/// Keys and values, alternating (RESP3).
 pub const BROKER_REPLY_MAP: c_int = 10;
-/// Values in no order (RESP3).
+/// An unordered list of values (RESP3).
 pub const BROKER_REPLY_SET: c_int = 11;
-/// What nobody asked for: a message, an invalidation (RESP3).
+/// A value that is not the reply to a request: a message, an invalidation (RESP3).
 pub const BROKER_REPLY_PUSH: c_int = 12;
 
-/// One value of a reply; immutable. The one that a callback gets is borrowed: it and everything reached through
-/// it end when the callback returns, unless broker_reply_dup() has kept it. Kept ones, and those of the call
-/// functions, are freed with broker_reply_free(), by any thread. Plain memory: usable after a fork.
+/// One value of a reply; immutable. A callback borrows it: the reply and everything reached through it are valid until the
+/// callback returns, unless broker_reply_dup() has kept it. The caller frees kept replies and those of the call
+/// functions with broker_reply_free(), in any thread. Plain memory: usable after a fork.
 ///
 /// Methods: broker_reply_type, _integer, _double, _string, _len, _at, _raw, _dup, _free.
 #[allow(non_camel_case_types)]
 #[derive(Debug)]
 pub struct broker_reply_t {
-    /// Whose tree the value is in: the head around it, or the one that holds it or is held by it. Never unmapped
-    /// before.
+    /// The head that owns this value's tree: the one around this value, one it holds, or one that is held for it. Not
+    /// unmapped before this value.
     whole: *const ReplyHead,
     index: u32,
     role: Role,
 }
 
-/// How a value may be freed.
+/// Who may free a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Role {
-    /// The whole reply; inside the head that owns the tree.
+    /// The whole reply: inside the head that owns the tree.
     Root,
-    /// A part, as long as the whole.
+    /// A part: valid as long as the whole.
     Part,
-    /// A part that was kept: inside a head of its own, which holds the one with the tree.
+    /// A kept part: inside its own head, which holds the head with the tree.
     Kept,
 }
 
-/// What is handed out. When all who hold it have let go, the tree is freed at once and the head after many
-/// others, so that a pointer to it still tells that it is over.
+/// What is handed out. When the last holder is gone, the tree is freed at once, but the head only after many others, so
+/// that a stale pointer to it can be detected.
 #[derive(Debug)]
 #[repr(C)]
 struct ReplyHead {
-    /// First, so that the address of both is one.
+    /// First, so that both have the same address.
     value: broker_reply_t,
-    /// Holders in the upper half: the library, the callers, the kept parts. In the lower half those that a caller
-    /// has to free, and one more as soon as there has been any.
+    /// Upper half: the number of holders (the library, callers, kept parts). Lower half: how many of them have to be
+    /// freed by a caller, plus one once there has been any.
     holders: AtomicU64,
-    /// `None` in the head of a kept part, and when nobody holds it any more.
+    /// `None` in the head of a kept part, and when there are no holders.
     tree: UnsafeCell<Option<(Tree, Box<[broker_reply_t]>)>>,
 }
 
 const HOLDER: u64 = 1 << 32;
-/// The lower half when a caller never had to free it, and when it did and does no more.
+/// Values of the lower half: no caller ever had to free it; callers had to, and have.
 const NEVER: u32 = 0;
 const NO_MORE: u32 = 1;
-/// More would be a program that only ever keeps.
+/// A program that exceeds this keeps replies without end.
 const HOLDERS_MAX: u32 = 1 << 30;
 
-/// Heads that nobody holds, and where the next one goes. As many more must be freed before the memory of one is.
+/// Heads without holders, and the index of the next. A head is freed after as many others have been.
 static OVER: [AtomicPtr<ReplyHead>; 256] = [const { AtomicPtr::new(std::ptr::null_mut()) }; 256];
 static NEXT: AtomicUsize = AtomicUsize::new(0);
 
-// SAFETY: immutable but for the count, and for `tree` when nobody is left who may look at it; `Tree` may be shared
-// between threads, and the pointers lead to the head itself.
+// SAFETY: immutable except the count, and `tree` when no holder is left to look at it; `Tree` may be shared between
+// threads, and the pointers lead to the head itself.
 unsafe impl Send for ReplyHead {}
 // SAFETY: as above.
 unsafe impl Sync for ReplyHead {}
@@ -99,7 +99,7 @@ impl ReplyHead {
         Box::into_raw(Box::new(head))
     }
 
-    /// Changes the count unless `change` says no; what it was before, or is if nothing has changed.
+    /// Changes the count unless `change` returns `None`; returns the count before, or the present one if unchanged.
     fn count(&self, change: impl Fn(u64) -> Option<u64>) -> Result<u64, u64> {
         self.holders.fetch_update(Ordering::AcqRel, Ordering::Acquire, change)
     }
@@ -109,39 +109,39 @@ impl ReplyHead {
     }
 }
 
-/// How many of the holders are callers, and one more; see `ReplyHead::holders`.
+/// The lower half of `ReplyHead::holders`.
 fn to_free(holders: u64) -> u32 {
     holders as u32
 }
 
-/// One holder more, whom `by` counts among those that free; `None` when there is nothing left to hold.
+/// Adds a holder, counted by `by` among those that free; `None` if the reply has no holders any more.
 fn one_more(holders: u64, by: u64) -> Option<u64> {
     let alive = holders >= HOLDER && holders >> 32 < u64::from(HOLDERS_MAX);
     alive.then_some(holders + HOLDER + by)
 }
 
-/// A holder less, after `count` has said so: the last one ends it.
+/// Removes a holder as `count` says; the last one frees the tree.
 fn let_go(head: *const ReplyHead, before: u64) {
     if before >> 32 > 1 {
         return;
     }
-    // SAFETY: the caller was the last to hold it, so nobody else looks at the tree, nor will: `is_over` tells.
+    // SAFETY: the caller was the last holder, so nothing else reads the tree now or later: `is_over` tells.
     let tree = unsafe { (*(*head).tree.get()).take() };
     drop(tree);
     if to_free(before) == NEVER {
-        // SAFETY: made by `create`; only ever borrowed, so nobody may free it, nor look at it any more.
+        // SAFETY: made by `create`; only borrowed, so no caller may free it or read it any more.
         drop(unsafe { Box::from_raw(head.cast_mut()) });
         return;
     }
     let place = NEXT.fetch_add(1, Ordering::Relaxed) % OVER.len();
     let oldest = OVER[place].swap(head.cast_mut(), Ordering::AcqRel);
     if !oldest.is_null() {
-        // SAFETY: made by `create`, put there once when it was over, and taken out by this swap alone.
+        // SAFETY: made by `create`, stored once when it had no holders, and removed by this swap alone.
         drop(unsafe { Box::from_raw(oldest) });
     }
 }
 
-/// A reply that the library holds for as long as a callback runs, or hands out.
+/// A reply that the library holds while a callback runs, or until it hands it out.
 #[derive(Debug)]
 pub(super) struct Owned(*const ReplyHead);
 
@@ -151,7 +151,7 @@ impl Owned {
         let count = u32::try_from(tree.values()).unwrap_or(u32::MAX);
         let part = |index| broker_reply_t { whole: head, index, role: Role::Part };
         let parts = (0..count).map(part).collect();
-        // SAFETY: made just now, and known to nobody else.
+        // SAFETY: just created and not known elsewhere.
         unsafe {
             (*head).value.whole = head;
             (*head).tree = UnsafeCell::new(Some((tree, parts)));
@@ -159,15 +159,15 @@ impl Owned {
         Owned(head)
     }
 
-    /// For a callback; valid while `self` is.
+    /// For a callback; valid as long as `self`.
     pub(super) fn borrowed(&self) -> *const broker_reply_t {
         self.0.cast()
     }
 
-    /// Hands it out; whoever gets it frees it.
+    /// Hands it out; the receiver frees it.
     pub(super) fn into_raw(self) -> *mut broker_reply_t {
         let value = self.borrowed();
-        // SAFETY: held by `self`, whose hold is the caller's from now on.
+        // SAFETY: held by `self`, whose hold passes to the caller.
         let head = unsafe { &*self.0 };
         let by = if to_free(head.holders.load(Ordering::Relaxed)) == NEVER { 2 } else { 1 };
         head.holders.fetch_add(by, Ordering::Relaxed);
@@ -184,29 +184,29 @@ impl Drop for Owned {
     }
 }
 
-/// The head that a root or a kept part is the value of.
+/// The head that contains this root or kept part.
 fn head_of<'a>(value: *const broker_reply_t) -> &'a ReplyHead {
-    // SAFETY: only such values come here. They stand first in their head, which is read for as long as the header lets
-    // anybody hold the pointer, and for a while beyond.
+    // SAFETY: only such values get here. They are the first field of their head, which is readable for as long as the
+    // header allows the pointer to be held, and for a while longer.
     unsafe { &*value.cast::<ReplyHead>() }
 }
 
-/// The tree with the values of its parts, and the place in it; `None` when there is none or it is over.
+/// The tree with the values of its parts, and the index in it; `None` without one or after it was freed.
 fn at<'a>(reply: *const broker_reply_t) -> Option<(&'a Tree, &'a [broker_reply_t], usize)> {
     if reply.is_null() {
         return None;
     }
-    // SAFETY: the header asks for a value that is borrowed or not yet freed; what was freed of late can be read, too.
+    // SAFETY: the header requires a borrowed value or one not yet freed; recently freed ones are readable too.
     let value = unsafe { &*reply };
     if value.role == Role::Kept && head_of(reply).is_over() {
         return None;
     }
-    // SAFETY: a part lives in its whole's tree, and a kept one holds it.
+    // SAFETY: a part is inside its whole's tree, and a kept part holds that.
     let whole = unsafe { &*value.whole };
     if whole.is_over() {
         return None;
     }
-    // SAFETY: it is held, so nobody takes the tree away.
+    // SAFETY: it has a holder, so the tree is not freed.
     let (tree, parts) = unsafe { (*whole.tree.get()).as_ref()? };
     Some((tree, parts, value.index as usize))
 }
@@ -248,7 +248,7 @@ pub extern "C" fn broker_reply_integer(reply: *const broker_reply_t) -> i64 {
     })
 }
 
-/// The number of a DOUBLE (infinities and NaN too) or an INTEGER; 0 for anything else and for NULL.
+/// The number of a DOUBLE (also infinity and NaN) or an INTEGER; 0 for anything else and for NULL.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_reply_double(reply: *const broker_reply_t) -> f64 {
     shield(0.0, || {
@@ -263,9 +263,9 @@ pub extern "C" fn broker_reply_double(reply: *const broker_reply_t) -> f64 {
     })
 }
 
-/// The bytes of a STATUS, ERROR, STRING, VERBATIM, or of a DOUBLE or BIGNUM as the server wrote it; NULL for
-/// anything else and for NULL. A NUL follows that is not counted; there may be others inside. `len` may be NULL.
-/// Lives as long as the reply.
+/// The bytes of a STATUS, ERROR, STRING or VERBATIM, and of a DOUBLE or BIGNUM as the server sent it. NULL for any other
+/// type and for NULL, so check it before printing. The bytes are followed by a NUL that is not counted, and may contain
+/// others. `len` may be NULL. Valid as long as the reply.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_reply_string(reply: *const broker_reply_t, len: *mut usize) -> *const c_char {
     shield(std::ptr::null(), || {
@@ -278,14 +278,14 @@ pub extern "C" fn broker_reply_string(reply: *const broker_reply_t, len: *mut us
     })
 }
 
-/// How many elements an ARRAY, MAP, SET or PUSH has; keys and values of a map each count. 0 for anything else
-/// and for NULL.
+/// The number of elements of an ARRAY, MAP, SET or PUSH; each key and each value of a map counts as one. 0 for any other
+/// type and for NULL.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_reply_len(reply: *const broker_reply_t) -> usize {
     shield(0, || at(reply).map_or(0, |(tree, _, index)| tree.elements(index).len()))
 }
 
-/// Element `i`, which lives as long as the reply and is not freed by itself. NULL beyond the last and for NULL.
+/// Element `i`, valid as long as the reply and not freed by itself. NULL beyond the last and for NULL.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_reply_at(reply: *const broker_reply_t, i: usize) -> *const broker_reply_t {
     shield(std::ptr::null(), || {
@@ -297,8 +297,8 @@ pub extern "C" fn broker_reply_at(reply: *const broker_reply_t, i: usize) -> *co
     })
 }
 
-/// The value as RESP, byte for byte as it came (RESP3 attributes left out): what redisReaderFeed() of hiredis
-/// takes. Lives as long as the reply. NULL for NULL; `len` may be NULL.
+/// The value as RESP, byte for byte as received, without RESP3 attributes: the input of hiredis' redisReaderFeed().
+/// Valid as long as the reply. NULL for NULL; `len` may be NULL.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_reply_raw(reply: *const broker_reply_t, len: *mut usize) -> *const c_char {
     shield(std::ptr::null(), || {
@@ -308,8 +308,8 @@ pub extern "C" fn broker_reply_raw(reply: *const broker_reply_t, len: *mut usize
     })
 }
 
-/// Keeps a reply beyond its callback, without a copy; of a part of one, the whole reply is kept. Free what it
-/// returns, as often as it was returned. NULL for NULL.
+/// Keeps a reply beyond its callback, without a copy; for a part, the whole reply is kept. Free the result once for each
+/// call. NULL for NULL.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_reply_dup(reply: *const broker_reply_t) -> *mut broker_reply_t {
     shield(std::ptr::null_mut(), || {
@@ -334,11 +334,11 @@ pub extern "C" fn broker_reply_dup(reply: *const broker_reply_t) -> *mut broker_
     })
 }
 
-/// Frees what broker_reply_dup() or a call function has handed out, once for each time. NULL is BROKER_OK. [any
-/// thread]
+/// Frees the result of broker_reply_dup() or of a call function, once for each time it was returned. NULL is BROKER_OK.
+/// [any thread]
 ///
-/// BROKER_ESTATE a second time, which is noticed until some hundred other replies have been freed; BROKER_EINVAL
-/// for what a callback got and for a part of a reply, which are not freed.
+/// BROKER_ESTATE the second time, as long as fewer than some hundred other replies have been freed since; BROKER_EINVAL
+/// for the reply of a callback and for a part of a reply, which are not freed.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_reply_free(reply: *mut broker_reply_t) -> c_int {
     if reply.is_null() {
@@ -357,7 +357,7 @@ pub extern "C" fn broker_reply_free(reply: *mut broker_reply_t) -> c_int {
                 let last = before >> 32 == 1;
                 let_go(head, before);
                 if role == Role::Kept && last {
-                    // SAFETY: it was held by the kept part, which has ended just now.
+                    // SAFETY: it was held by the kept part, which has just ended.
                     let before = unsafe { &*whole }.holders.fetch_sub(HOLDER, Ordering::AcqRel);
                     let_go(whole, before);
                 }
@@ -371,23 +371,23 @@ pub extern "C" fn broker_reply_free(reply: *mut broker_reply_t) -> c_int {
 
 fn give_len(to: *mut usize, len: usize) {
     if !to.is_null() {
-        // SAFETY: the header asks for NULL or a place for a size_t.
+        // SAFETY: the header requires NULL or a pointer to a size_t.
         unsafe { to.write(len) };
     }
 }
 
-/// Before a call function does anything: what it hands out is nothing until it succeeds.
+/// Sets the result of a call function to NULL before it does anything else.
 pub(super) fn hand_out_nothing(to: *mut *mut broker_reply_t) {
     if !to.is_null() {
-        // SAFETY: the header asks for NULL or a place for a pointer.
+        // SAFETY: the header requires NULL or a pointer to a pointer.
         unsafe { to.write(std::ptr::null_mut()) };
     }
 }
 
-/// What a call function hands out; nothing if `to` is NULL.
+/// Stores the result of a call function; does nothing if `to` is NULL.
 pub(super) fn hand_out(owned: Owned, to: *mut *mut broker_reply_t) -> c_int {
     if !to.is_null() {
-        // SAFETY: the header asks for NULL or a place for a pointer.
+        // SAFETY: the header requires NULL or a pointer to a pointer.
         unsafe { to.write(owned.into_raw()) };
     }
     BROKER_OK

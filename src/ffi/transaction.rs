@@ -7,8 +7,8 @@ use super::text::words;
 use crate::client::Block;
 use std::ffi::{c_char, c_int};
 
-/// Commands to be executed as one MULTI ... EXEC. Filled with broker_transaction_add(), then given to a submit or
-/// call function any number of times; they copy it. Plain memory: usable after a fork, by one thread at a time.
+/// Commands to be executed as one MULTI ... EXEC. broker_transaction_add() adds them; a submit or call function copies them,
+/// any number of times. Plain memory, for one thread at a time; usable after a fork.
 ///
 /// Methods: broker_transaction_new, _free, _add.
 #[allow(non_camel_case_types)]
@@ -25,7 +25,7 @@ impl Handle for Block {
     type Beside = ();
 }
 
-/// What `pointer` holds.
+/// The block of `pointer`.
 pub(super) fn read<R>(
     pointer: *const broker_transaction_t,
     body: impl FnOnce(&Block) -> R,
@@ -35,13 +35,13 @@ pub(super) fn read<R>(
     shell.borrow_reading(body)
 }
 
-/// An empty transaction. Free it with broker_transaction_free(). NULL only after an internal error.
+/// Creates an empty transaction. Free it with broker_transaction_free(). NULL only after an internal error.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_transaction_new() -> *mut broker_transaction_t {
     shield(std::ptr::null_mut(), || Shell::create(Block::default(), -1).cast())
 }
 
-/// Frees it. NULL is BROKER_OK; a second time is BROKER_ESTATE. What was submitted goes on.
+/// Frees the transaction. NULL is BROKER_OK; BROKER_ESTATE the second time. Submitted copies are not affected.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_transaction_free(transaction: *mut broker_transaction_t) -> c_int {
     if transaction.is_null() {
@@ -55,9 +55,9 @@ pub extern "C" fn broker_transaction_free(transaction: *mut broker_transaction_t
     })
 }
 
-/// Adds a command; argv as in broker_client_submit(), copied.
+/// Adds a command. The words are as in broker_client_submit(), and are copied.
 ///
-/// BROKER_EINVAL for a NULL or an empty command; BROKER_EUNSUPPORTED for one that may not stand in a transaction
+/// BROKER_EINVAL for a NULL or an empty command; BROKER_EUNSUPPORTED for one that is not allowed in a transaction
 /// (MULTI, EXEC, DISCARD, WATCH, subscriptions, session commands); BROKER_EAGAIN beyond 64 MiB.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_transaction_add(

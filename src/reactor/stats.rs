@@ -19,7 +19,7 @@ macro_rules! stats {
 }
 
 stats! {
-    children: "Children connected now, local and adopted ones included.",
+    children: "Children connected now, including local and adopted ones.",
         |lp| lp.core.children_len() as u64;
     children_opened: "Children so far.",
         |lp| lp.core.counters.children_opened;
@@ -27,7 +27,7 @@ stats! {
         |lp| lp.core.counters.children_refused;
     requests: "Requests run so far.",
         |lp| lp.core.counters.requests;
-    requests_in_flight: "Requests on lanes that wait for Redis' reply.",
+    requests_in_flight: "Requests on lanes that wait for a reply from Redis.",
         |lp| lp.core.requests_in_flight() as u64;
     requests_lost: "Requests answered with BROKERLOST so far.",
         |lp| lp.core.counters.requests_lost;
@@ -37,19 +37,19 @@ stats! {
         |lp| lp.core.counters.requests_limited;
     requests_timed_out: "Requests answered with BROKERTIMEOUT so far.",
         |lp| lp.core.counters.requests_timed_out;
-    lanes_shared: "Shared lanes that hold a connection.",
+    lanes_shared: "Shared lanes that have a connection.",
         |lp| lp.core.lanes_open(LaneRole::Shared) as u64;
     lanes_subscriber: "Connections that carry shared subscriptions.",
         |lp| lp.core.lanes_open(LaneRole::Subscriber) as u64;
-    lanes_output_bytes: "Bytes of requests that wait for Redis to take them.",
+    lanes_output_bytes: "Bytes of requests not yet written to Redis.",
         |lp| lp.core.lanes_output() as u64;
-    leases_blocking: "Leased lanes lent for blocking commands.",
+    leases_blocking: "Leased lanes in use for blocking commands.",
         |lp| lp.core.leases_lent().0 as u64;
-    leases_transaction: "Leased lanes lent for WATCH or MULTI.",
+    leases_transaction: "Leased lanes in use for WATCH or MULTI.",
         |lp| lp.core.leases_lent().1 as u64;
-    leases_session: "Leased lanes lent to sessions, among them subscribers where pubsub = leased.",
+    leases_session: "Leased lanes in use for sessions, including subscribers with pubsub = leased.",
         |lp| lp.core.leases_lent().2 as u64;
-    leases_idle: "Leased lanes kept ready, lent to nobody.",
+    leases_idle: "Leased lanes kept ready and not in use.",
         |lp| lp.core.leases_idle() as u64;
     leases_waiting: "Children that wait for a lease.",
         |lp| lp.core.leases_waiting() as u64;
@@ -57,27 +57,27 @@ stats! {
         |lp| u64::from(lp.core.upstream_is_up());
     upstream_connections: "Connections to Redis, as Redis counts them.",
         |lp| lp.core.upstream_connections() as u64;
-    upstream_connects: "Connections dialled to Redis so far.",
+    upstream_connects: "Attempts to connect to Redis so far.",
         |lp| lp.core.counters.upstream_connects;
-    upstream_connect_failures: "Of these, those that came to nothing.",
+    upstream_connect_failures: "Of these, the failed ones.",
         |lp| lp.core.counters.upstream_connect_failures;
     upstream_losses: "Established connections to Redis that broke or had to be closed.",
         |lp| lp.core.counters.upstream_losses;
-    desyncs: "Of these, those whose replies made no sense.",
+    desyncs: "Of these, connections closed for replies that violate the protocol.",
         |lp| lp.core.counters.desyncs;
-    canaries: "Canaries sent so far, for integrity.",
+    canaries: "Canaries sent so far (integrity).",
         |lp| lp.core.counters.canaries;
-    integrity_failures: "Of these, those that did not come home; each closed a lane.",
+    integrity_failures: "Of these, canaries whose reply did not match; each closed a lane.",
         |lp| lp.core.counters.integrity_failures;
-    orphaned_replies: "Replies that came when their child had gone.",
+    orphaned_replies: "Replies that arrived after their child had disconnected.",
         |lp| lp.core.counters.orphaned_replies;
-    subscriber_gaps: "Times that shared subscriptions were made again, with on_subscriber_loss = resubscribe.",
+    subscriber_gaps: "How often shared subscriptions were made again, with on_subscriber_loss = resubscribe.",
         |lp| lp.core.counters.subscriber_gaps;
-    memory_bytes: "Heap bytes of all queues; memory_max bounds them.",
+    memory_bytes: "Heap bytes of all queues, bounded by memory_max.",
         |lp| lp.core.memory() as u64;
-    draining: "1 once a drain has begun, else 0.",
+    draining: "1 while the loop drains, else 0.",
         |lp| u64::from(lp.core.is_draining());
-    uptime_ms: "Since the loop was made, as of its last turn.",
+    uptime_ms: "Time since the loop was created, as of its last turn.",
         |lp| lp.told;
 }
 
