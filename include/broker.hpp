@@ -1,10 +1,10 @@
 // broker.hpp: broker.h for C++17 and later. Header-only; owns handles, replies and callables, and starts no thread.
-// It never changes what broker.h says of a function: read the contract there, and here what C++ adds.
+// broker.h has the contract of every function; the comments here add only what C++ changes.
 //
-// Handles (config, transaction, client, session, loop) are move-only and free themselves. Moving one leaves the C
-// handle and whatever is pending where they are; a moved-from object may only be destroyed or assigned to. As in C, a
-// handle and all that came from it (sessions, subscriptions, awaitables) is for one thread at a time; [any thread]
-// marks exceptions. A client for many threads at once is in <broker/shared_client.hpp>.
+// Handles (config, transaction, client, session, loop) are move-only and free themselves. Moving one does not move the C
+// handle or its pending requests; a moved-from object may only be destroyed or assigned to. As in C, one thread at a time
+// may use a handle and everything that came from it (sessions, subscriptions, awaitables); [any thread] marks exceptions.
+// A client for many threads at once is in <broker/shared_client.hpp>.
 //
 //   broker::client redis("unix:///run/broker/broker.sock");
 //   redis.call<void>("SET", "answer", 42);
@@ -12,17 +12,18 @@
 //   redis.submit<int>({"INCR", "hits"}, [](broker::result<int> hits) { if (hits.ok()) use(hits.value()); });
 //   redis.call<std::string>({"BLMOVE", "from", "to", "LEFT", "RIGHT", 0}, std::chrono::seconds(5));
 //
-// Errors. Every function that can fail stands here twice: try_x() returns a result<T>; x() returns the T and throws
+// Errors. Every function that can fail exists twice: try_x() returns a result<T>; x() returns the T and throws
 // broker::error or one of its subclasses. Without exceptions (-fno-exceptions) there is only try_x(). A function that
-// returns int gives the code of its twin in broker.h. One program is compiled with exceptions or without, not both.
+// returns int returns the code of its counterpart in broker.h. All of a program is compiled with exceptions, or all of it
+// without.
 //
-// Callables. What submit() and post() take may be move-only. If it was taken it is called exactly once, from inside
+// Callables. submit() and post() accept move-only callables. An accepted callable is called exactly once, from inside
 // process(), wait(), call(), run() or the handle's destructor (with BROKER_ECANCELED), and destroyed after that call.
-// If it was not, and in a forked process when the handle is renewed or destroyed there, it is destroyed uncalled.
-// A callable may use its client and destroy it. No exception crosses C: the first one that leaves a callable is kept
-// and thrown by the process(), wait() or run() in which, or after which, it happened; call() returns its own outcome
-// and leaves it for them, since a reply must not be lost over another request's callback. A program whose client is
-// driven by an adapter asks rethrow(). What leaves another callable before that is dropped.
+// A refused callable is destroyed uncalled; so are all of a handle that is renewed or destroyed in a forked process.
+// A callable may use its client and destroy it. No exception passes through C: the first one that leaves a callable is
+// stored, and thrown by the process(), wait() or run() during or after which it happened. call() returns its own outcome
+// and leaves the exception to them, since a reply must not be lost because of another request's callable. A program whose
+// client is driven by an adapter uses rethrow(). Further exceptions until then are dropped.
 //
 // License: MIT OR Apache-2.0.
 #ifndef BROKER_HPP
@@ -34,7 +35,7 @@ static_assert(BROKER_VERSION_HEX >= 0x00010000, "broker.hpp needs the broker.h i
 
 namespace broker {
 
-/// Settings by name, as broker_config_t: one for any number of loops and clients, which copy it.
+/// Settings by name, as broker_config_t. Any number of loops and clients may copy one.
 class config {
 public:
     config() : raw_(broker_config_new()) {}
@@ -67,9 +68,9 @@ private:
     std::unique_ptr<broker_config_t, deleter> raw_;
 };
 
-/// What a subscription brings.
+/// The argument of a subscription's callable.
 struct message {
-    /// Not a message: the subscription is in force. The second time, messages may have been missed in between.
+    /// Not a message: the subscription is active. From the second time on, messages may have been missed in between.
     bool started;
     /// Empty but for psubscribe().
     std::string_view pattern;
@@ -112,7 +113,7 @@ private:
 
 } // namespace detail
 
-/// A subscription; ends with the object, or before it when its callable gets a failure.
+/// A subscription. It ends with the object, or earlier when its callable gets a failure.
 class subscription {
 public:
     subscription() noexcept = default;
@@ -126,11 +127,11 @@ public:
 
     /// Whether its callable may still be called.
     bool active() const noexcept { return held_ && !held_->ended(); }
-    /// Its callable is not called again, and destroyed (when it returns, if it is what is running).
+    /// Ends it: its callable is not called again, and is destroyed (if it is running, when it returns).
     void unsubscribe() noexcept {
         detail::subscribed* const held = std::exchange(held_, nullptr);
         if (!held) return;
-        // The last call that C still owes comes from the next step, and finds nobody.
+        // C still owes one last call, in the next step; no callable receives it.
         if (!held->ended()) broker_client_cancel(at_, held->id);
         held->drop();
         held->settle();
@@ -145,8 +146,8 @@ private:
     broker_client_t* at_ = nullptr;
 };
 
-/// A connection of its own within a client, where WATCH is allowed: what client::open_session() makes. May outlive the
-/// client, and is then of no more use.
+/// A session: one connection of a client, where WATCH is allowed. Created by client::open_session(). It may outlive the
+/// client, but is then unusable.
 class session : public detail::requests {
 public:
     session(session&& other) noexcept = default;
@@ -157,7 +158,7 @@ public:
     }
     ~session() { broker_client_free(raw_); }
 
-    /// WATCH: the next transaction on this session replies NIL (ask for a std::optional) if one of them has changed.
+    /// WATCH: the next transaction on this session replies NIL (use a std::optional) if one of the keys has changed.
     template <class... A> result<void> try_watch(const A&... keys) { return try_call<void>("WATCH", keys...); }
 #if defined(__cpp_exceptions)
     template <class... A> void watch(const A&... keys) { try_watch(keys...).value(); }
@@ -168,10 +169,10 @@ private:
     using requests::requests;
 };
 
-/// A client of a broker, of Redis itself, or of the loop that made it: broker_client_t.
+/// broker_client_t: a client of a broker, of Redis itself, or of the loop that created it.
 class client : public detail::requests {
 public:
-    /// `endpoint` as in broker_client_new(); an empty one is BROKER_ENDPOINT's.
+    /// `endpoint` as in broker_client_new(); an empty one means BROKER_ENDPOINT.
     static result<client> open(const std::string& endpoint, const config& settings = {}) {
         char words[256] = "";
         client made(std::make_shared<detail::hub>());
@@ -200,18 +201,18 @@ public:
         broker_client_free(raw_);
     }
 
-    /// In a forked process: makes the client usable again. What was pending belongs to the parent; its callables are
-    /// destroyed uncalled here, and subscriptions are over.
+    /// In a forked process: makes the client usable again. Requests pending at the fork belong to the parent; their
+    /// callables are destroyed uncalled here, and subscriptions have ended.
     result<void> try_after_fork() {
         release_if_forked();
         return detail::done(broker_client_after_fork(raw_), raw_);
     }
-    /// One step that never waits; how many callbacks ran. BROKER_ESTATE if one of them destroyed the client.
+    /// One step that never waits; returns how many callbacks ran. BROKER_ESTATE if one of them destroyed the client.
     result<int> try_process() { return step(0); }
-    /// The same, but waits for something to happen.
+    /// The same, but waits for an event.
     result<int> try_wait(time_limit limit = forever) { return step(limit.ms(0)); }
 
-    /// Subscribes to a channel; `callable` takes a result<message>, and after a failure nothing more.
+    /// Subscribes to a channel; `callable` takes a result<message>. A failure is its last call.
     template <class F> result<subscription> try_subscribe(std::string_view channel, F callable) {
         return add(BROKER_CHANNEL, channel, std::move(callable));
     }
@@ -229,10 +230,10 @@ public:
         if (code < 0) return detail::why(code, raw_);
         return made;
     }
-    /// An optimistic transaction: watches `keys` (a text or a range), lets `prepare(session&, transaction&)` read on
-    /// the session and fill the transaction, executes it, and all that again if a key changed meanwhile; at most
-    /// `attempts` times, then it is a `conflict`. R is what EXEC's reply becomes. A `prepare` that adds nothing ends it
-    /// with BROKER_EINVAL, as there is nothing to execute.
+    /// An optimistic transaction: watches `keys` (text or a range), lets `prepare(session&, transaction&)` read on
+    /// the session and fill the transaction, and executes it; repeats all of that if a key has changed meanwhile, at most
+    /// `attempts` times, and then fails with `conflict`. EXEC's reply is converted to R. If `prepare` adds no command, the
+    /// result is BROKER_EINVAL.
     template <class R = reply, class Keys, class F>
     result<R> try_optimistic(const Keys& keys, F&& prepare, int attempts = 100) {
         using whole = std::conditional_t<std::is_void_v<R>, reply, R>;
@@ -255,8 +256,8 @@ public:
         }
         return failure{conflict, "the watched keys were changed by others at every attempt"};
     }
-    /// [any thread] Has `callable` called with an int, BROKER_OK, by the next processing, in the thread that does it;
-    /// with BROKER_ECANCELED if the client ends first. In a forked process it is forgotten.
+    /// [any thread] The next processing calls `callable` with an int, BROKER_OK, in the thread that processes. If the client
+    /// ends first, the argument is BROKER_ECANCELED. In a forked process it is dropped.
     template <class F> result<void> try_post(F callable) {
         using posted = detail::posted<broker_client_t, F>;
         auto to = std::make_unique<posted>(hub_, std::move(callable));
@@ -296,7 +297,7 @@ public:
         return broker_client_on_state(raw_, stated, hub_.get());
     }
     bool connected() const noexcept { return broker_client_connected(raw_) == 1; }
-    /// While on, a fork() takes the client along: it goes on in the forked process and is lost to this one.
+    /// While on, a fork() moves the client to the forked process; this process loses it.
     int follow_fork(bool on) noexcept { return broker_client_follow_fork(raw_, on); }
     /// [any thread; async-signal-safe]
     int wakeup() noexcept { return broker_client_wakeup(raw_); }
@@ -319,7 +320,7 @@ private:
         return made;
     }
     result<int> step(int ms) {
-        // Its own callables may destroy the client meanwhile.
+        // Its own callables may destroy the client during the call.
         const auto keep = hub_;
         broker_client_t* const raw = raw_;
         return detail::counted(broker_client_process(raw, ms), raw);
@@ -332,14 +333,14 @@ private:
         return ran.value();
     }
 #endif
-    /// Where its loop has been freed already, C does not tell any more whose it was; it has no call to come either, but
+    /// If the client's loop has been freed, C no longer says which loop it was; then no call is pending either, except
     /// while the loop is being freed.
     void release_if_forked() noexcept {
         const int code = broker_client_connected(raw_);
         const bool has_calls_to_come = hub_->driver && hub_->driver->ending;
         if (code == BROKER_EFORKED || (code == BROKER_ESTATE && !has_calls_to_come)) hub_->release();
     }
-    /// The callable may set another one in its place, or destroy the client: both stay until it returns.
+    /// The callable may replace itself or destroy the client: the callable and its state stay until it returns.
     template <class F, class... A> static void tell(const std::shared_ptr<detail::hub>& from, F callable, A... with) {
         from->guard([&] { (*callable)(with...); });
     }
@@ -353,7 +354,7 @@ private:
     }
 };
 
-/// The broker itself, embedded: broker_loop_t. The program's own requests go through a client of its: client().
+/// broker_loop_t: the broker, embedded. The program's own requests use a client of the loop: client().
 class loop {
 public:
     static result<loop> open(const config& settings) {
@@ -373,7 +374,7 @@ public:
         std::swap(raw_, taken.raw_);
         return *this;
     }
-    /// Not from a callable of its own or of its clients: C cannot end a loop there, and the process is ended.
+    /// Not from a callable of the loop or of its clients: C cannot free a loop there, and the process is terminated.
     ~loop() {
         if (!raw_) return;
         hub_->ending = true;
@@ -381,8 +382,8 @@ public:
         hub_->ending = false;
     }
 
-    /// A client for the program's own requests, without a socket. run() drives it, its call() runs the loop meanwhile,
-    /// and what leaves its callables is thrown by run(). It may end before the loop or after it.
+    /// Creates a client for the program's own requests, without a socket. run() drives it and throws exceptions of its
+    /// callables; its call() runs the loop meanwhile. It may be destroyed before or after the loop.
     result<broker::client> try_client() {
         broker::client made(std::make_shared<detail::hub>());
         const int code = broker_loop_client(&made.raw_, raw_);
@@ -391,7 +392,7 @@ public:
         made.hub_->driver = hub_;
         return made;
     }
-    /// Runs in a mode of broker_loop_run(); whether there is work to come.
+    /// Runs the loop in a mode of broker_loop_run(); returns whether there is work to come.
     result<bool> try_run(int mode = BROKER_RUN_DEFAULT) {
         const int code = broker_loop_run(raw_, mode);
         if (code < 0) return detail::why(code, raw_);
@@ -415,7 +416,7 @@ public:
         if (code < 0) return detail::why(code, raw_);
         return value;
     }
-    /// [any thread] As client::post(): called from inside run().
+    /// [any thread] As client::post(), called from inside run().
     template <class F> result<void> try_post(F callable) {
         using posted = detail::posted<broker_loop_t, F>;
         auto to = std::make_unique<posted>(hub_, std::move(callable));
@@ -439,11 +440,11 @@ public:
 #endif
     /// [any thread; async-signal-safe]
     int stop() noexcept { return broker_loop_stop(raw_); }
-    /// While on, a fork() takes the loop and its clients along: for daemon() and double forks.
+    /// While on, a fork() moves the loop and its clients to the forked process: for daemon() and double forks.
     int follow_fork(bool on) noexcept { return broker_loop_follow_fork(raw_, on); }
     int fd() const noexcept { return broker_loop_fd(raw_); }
     int timeout() const noexcept { return broker_loop_timeout(raw_); }
-    /// For functions of broker.h and the adapters; not to be freed.
+    /// For functions of broker.h and for adapters; do not free it.
     broker_loop_t* get() const noexcept { return raw_; }
 
 private:

@@ -1,5 +1,5 @@
-// What broker.hpp sends, which includes it: time limits, the words of a command, transactions. Owns transactions and the
-// texts of numbers; sends nothing.
+// Input of broker.hpp, which includes this file: time limits, the words of a command, transactions. Owns transactions and
+// numbers converted to text; sends nothing.
 //
 // License: MIT OR Apache-2.0.
 #ifndef BROKER_COMMAND_HPP
@@ -20,8 +20,8 @@ namespace broker {
 
 using std::chrono::milliseconds;
 
-/// How long something may take: any duration, rounded up to milliseconds, or `forever`. What is zero or less has passed
-/// already: a request then ends with BROKER_ETIMEDOUT unless its reply is there at once, and a wait does not wait.
+/// A time limit: any duration, rounded up to milliseconds, or `forever`. A limit of zero or less has already passed: a
+/// request then ends with BROKER_ETIMEDOUT unless its reply is available at once, and a wait does not wait.
 class time_limit {
 public:
     constexpr time_limit() noexcept = default;
@@ -29,11 +29,11 @@ public:
     constexpr time_limit(std::chrono::duration<Rep, Period> of) noexcept : ms_(rounded(of)) {}
 
     constexpr bool is_forever() const noexcept { return ms_ == BROKER_FOREVER; }
-    /// As C takes it, BROKER_FOREVER included; a passed one becomes `least`.
+    /// The value for C, including BROKER_FOREVER; a limit that has passed becomes `least`.
     constexpr int ms(int least) const noexcept { return is_forever() || ms_ > least ? ms_ : least; }
 
 private:
-    /// What is beyond the range of C becomes the longest there is, 24 days.
+    /// A value beyond the range of C becomes the largest one, 24 days.
     template <class Duration> static constexpr int rounded(Duration of) noexcept {
         constexpr auto most = std::chrono::hours(24 * 24);
         if (!(of > Duration::zero())) return 0;
@@ -43,7 +43,7 @@ private:
     int ms_ = BROKER_FOREVER;
 };
 
-/// As long as it takes.
+/// No time limit.
 inline constexpr time_limit forever;
 
 class transaction;
@@ -62,13 +62,13 @@ template <class T> struct is_tuple : std::false_type {};
 template <class... T> struct is_tuple<std::tuple<T...>> : std::true_type {};
 template <class A, class B> struct is_tuple<std::pair<A, B>> : std::true_type {};
 
-/// Bytes side by side, such as a std::vector<std::uint8_t>, std::array or std::span.
+/// Contiguous bytes, such as a std::vector<std::uint8_t>, std::array or std::span.
 template <class T, class = void> struct is_bytes : std::false_type {};
 template <class T>
 struct is_bytes<T, std::void_t<decltype(std::data(std::declval<const T&>()), std::size(std::declval<const T&>()))>>
     : is_byte<std::remove_cv_t<std::remove_pointer_t<decltype(std::data(std::declval<const T&>()))>>> {};
 
-/// A literal, or a buffer that need not be full, nor end with a NUL if it is.
+/// A literal, or a buffer that need not be filled; a full one need not end with a NUL.
 template <class T> struct is_chars : std::false_type {};
 template <std::size_t N> struct is_chars<char[N]> : std::true_type {};
 
@@ -77,9 +77,10 @@ template <class T> struct is_range<T, std::void_t<decltype(*std::begin(std::decl
 
 } // namespace detail
 
-/// The words of one command, or a transaction. A word is a text, bytes side by side, an integer or a floating point
-/// number; a char array, such as a literal, is one up to its first NUL; a pair, a tuple and a range (maps too) stand for all of their words, an optional pair, tuple or range for
-/// them or for none. Texts are not copied: a command is good for the expression it stands in.
+/// The words of one command, or a transaction. A word is text, contiguous bytes, an integer or a floating point number. A
+/// char array, such as a literal, is one word up to its first NUL. A pair, a tuple and a range (also a map) are all of their
+/// words; an optional pair, tuple or range is its words or none. Texts are not copied: a command is valid only within the
+/// expression it is created in.
 class command {
 public:
     template <class... A> command(const A&... words) {
@@ -92,9 +93,9 @@ public:
     command(const command&) = delete;
     command& operator=(const command&) = delete;
 
-    /// False if one of its texts is a NULL pointer: whoever is to send it refuses with BROKER_EINVAL.
+    /// False if one of its texts is a NULL pointer: sending it is refused with BROKER_EINVAL.
     bool sound() const noexcept { return sound_; }
-    /// NULL unless it is one.
+    /// NULL unless it is a transaction.
     const transaction* block() const noexcept { return block_; }
     std::size_t argc() const noexcept { return argv_.size(); }
     const char* const* argv() const noexcept { return argv_.data(); }
@@ -114,7 +115,7 @@ private:
         } else if constexpr (std::is_arithmetic_v<T>) {
             add_number(word);
         } else if constexpr (std::is_convertible_v<const T&, std::string_view>) {
-            static_assert(!std::is_null_pointer_v<T>, "NULL is no word");
+            static_assert(!std::is_null_pointer_v<T>, "NULL is not a word");
             push(word);
         } else {
             add_words(word);
@@ -122,13 +123,13 @@ private:
     }
     template <class T> void add_number(T number) {
         static_assert(!std::is_same_v<T, bool> && !std::is_same_v<T, char>,
-                      "a word is a text or a number: say which of both a bool or a char is to be");
+                      "a word is text or a number: convert a bool or a char to the one that is meant");
         auto& text = numbers_.emplace_front();
         const auto written = std::to_chars(text.data(), text.data() + text.size(), number);
         push(std::string_view(text.data(), static_cast<std::size_t>(written.ptr - text.data())));
     }
     template <class T> void add_words(const T& words) {
-        static_assert(!detail::is_duration<T>::value, "the unit of a duration is the command's: pass its count()");
+        static_assert(!detail::is_duration<T>::value, "the command determines the unit of a duration: pass its count()");
         if constexpr (detail::is_bytes<T>::value) {
             push(std::string_view(reinterpret_cast<const char*>(std::data(words)), std::size(words)));
         } else if constexpr (detail::is_tuple<T>::value) {
@@ -137,11 +138,11 @@ private:
             using inner = typename T::value_type;
             static_assert(!std::is_arithmetic_v<inner> && !std::is_convertible_v<const inner&, std::string_view> &&
                               !detail::is_bytes<inner>::value,
-                          "a word that is not there moves those behind it: an optional word stands in a tuple with its "
+                          "a missing word would shift the words behind it: put an optional word into a tuple with its "
                           "name, or use value_or()");
             if (words) add(*words);
         } else {
-            static_assert(detail::is_range<T>::value, "a word is a text, bytes or a number; pairs, tuples and ranges are words");
+            static_assert(detail::is_range<T>::value, "a word is text, bytes or a number; pairs, tuples and ranges are several words");
             add_range(words);
         }
     }
@@ -158,7 +159,7 @@ private:
     bool sound_ = true;
     std::vector<const char*> argv_;
     std::vector<std::size_t> argvlen_;
-    /// Where numbers stand as text; the elements of a list stay where they are.
+    /// Storage of numbers as text; elements of a list do not move.
     std::forward_list<std::array<char, 64>> numbers_;
 };
 
@@ -166,14 +167,14 @@ namespace detail {
 
 template <> struct is_word<command> : std::false_type {};
 template <> struct is_word<transaction> : std::false_type {};
-/// Tells call("SET", key, value) from call(transaction, timeout).
+/// Distinguishes call("SET", key, value) from call(transaction, timeout).
 template <class... A> using if_words = std::enable_if_t<std::conjunction_v<is_word<A>...>>;
 
 inline failure refusal() { return failure_of(BROKER_EINVAL, "a word of the command is NULL"); }
 
 } // namespace detail
 
-/// Commands to be executed as one MULTI ... EXEC; may be sent any number of times, wherever a command may.
+/// Commands to be executed as one MULTI ... EXEC. Can be sent any number of times, wherever a command can.
 class transaction {
 public:
     transaction() : raw_(broker_transaction_new()) {}
@@ -187,7 +188,7 @@ public:
 #if defined(__cpp_exceptions)
     template <class... A> transaction& add(const A&... words) { return try_add(words...).value(), *this; }
 #endif
-    /// How many commands it has.
+    /// The number of commands.
     std::size_t size() const noexcept { return size_; }
     broker_transaction_t* get() const noexcept { return raw_.get(); }
 

@@ -1,5 +1,5 @@
-// The threads that share a client, for shared_client.hpp, which includes it: who waits, leads. Owns the requests under way
-// and the C handle within one process; knows no types of replies.
+// The threads that share a client, for shared_client.hpp, which includes this file. One of the waiting threads, the leader,
+// works for all. Owns the pending requests and the C handle within one process; knows no types of replies.
 //
 // License: MIT OR Apache-2.0.
 #ifndef BROKER_CROWD_HPP
@@ -20,7 +20,7 @@ namespace detail {
 
 class crowd;
 
-/// The words of a command, kept beyond the expression it stands in.
+/// The words of a command, kept beyond the expression it was created in.
 class kept_words {
 public:
     void keep(const command& what) {
@@ -40,8 +40,8 @@ private:
     std::vector<std::size_t> argvlen_;
 };
 
-/// A request of some thread, and where that thread sleeps. Used again and again; lives as long as its crowd. Guarded by
-/// the crowd's lock, but for what stands below `lock`.
+/// A request of one thread, and where that thread sleeps. Reused; lives as long as its crowd. Guarded by the crowd's lock,
+/// except the members below `lock`.
 struct ticket {
     using clock = std::chrono::steady_clock;
     using instant = std::optional<clock::time_point>;
@@ -52,30 +52,30 @@ struct ticket {
 
     crowd* const of;
     stage at = stage::queued;
-    /// What it asks for: borrowed from the thread that waits for it, kept, or a transaction.
+    /// The request: borrowed from the thread that waits for it, kept, or a transaction.
     const command* borrowed = nullptr;
     kept_words kept;
     std::optional<transaction> block;
     instant until;
     broker_req_t id = 0;
-    /// Its thread sleeps, and is to be called.
+    /// Its thread sleeps and must be woken.
     bool awaited = false;
-    /// Nobody wants its outcome.
+    /// No thread will take its outcome.
     bool dropped = false;
     bool canceled = false;
-    /// C has its callback still to call.
+    /// C has not run its callback yet.
     bool in_c = false;
 
     int status = BROKER_OK;
     reply answer;
     std::string why;
 
-    /// In the one chain of requests that it is in.
+    /// Link in the one list of requests it is in.
     ticket* next = nullptr;
-    /// Among those that sleep, or are going to be called.
+    /// Link in the list of those that sleep or are to be woken.
     ticket* left = nullptr;
     ticket* right = nullptr;
-    /// What it is going to be called for.
+    /// Why it is woken.
     call reason = call::none;
 
     std::mutex lock;
@@ -83,7 +83,7 @@ struct ticket {
     call called = call::none;
 };
 
-/// Tickets in the order in which they came, linked by one of their members.
+/// Tickets in order of arrival, linked through one of their members.
 template <ticket* ticket::*Next> class chain {
 public:
     bool empty() const noexcept { return !first_; }
@@ -97,7 +97,7 @@ public:
         if (one) first_ = one->*Next;
         return one;
     }
-    /// Takes all of `more`.
+    /// Appends all of `more`.
     void append(chain& more) noexcept {
         if (more.empty()) return;
         (first_ ? last_->*Next : first_) = more.first_;
@@ -109,8 +109,8 @@ private:
     ticket* last_ = nullptr;
 };
 
-/// The threads that share a client, within one process. Leading is a right that one thread at a time has: C's handle and
-/// `done_` and `calls_` are the leader's.
+/// The threads that share a client, within one process. At most one thread leads at a time; only the leader uses the C
+/// handle, `done_` and `calls_`.
 class crowd {
 public:
     using clock = ticket::clock;
@@ -119,18 +119,18 @@ public:
     explicit crowd(broker_client_t* raw) noexcept : raw_(raw), born_(broker_fork_count()) {}
     crowd(const crowd&) = delete;
     crowd& operator=(const crowd&) = delete;
-    /// Nobody is inside any more.
+    /// No thread is inside any more.
     ~crowd() { broker_client_free(release()); }
 
     bool forked() const noexcept { return broker_fork_count() != born_; }
     /// NULL once it was released.
     broker_client_t* raw() const noexcept { return raw_.load(std::memory_order_relaxed); }
-    /// For whoever frees it, once: later the same pointer may be somebody else's client.
+    /// Hands it out once, to be freed: later another client may have the same pointer.
     broker_client_t* release() noexcept { return raw_.exchange(nullptr, std::memory_order_relaxed); }
-    /// Where it stays when it cannot be destroyed.
+    /// Keeps it if it cannot be destroyed.
     crowd* beneath = nullptr;
 
-    /// Queues a request, which `fill` is to tell what to send and may throw instead; the code if that is refused.
+    /// Queues a request; `fill` sets what to send and may throw. Returns the code if the request is refused.
     template <class F> int ask(time_limit limit, ticket*& out, F&& fill) {
         if (const int code = refusal()) return code;
         const std::lock_guard<std::mutex> held(lock_);
@@ -151,7 +151,7 @@ public:
         out = &made;
         return BROKER_OK;
     }
-    /// Has the leader, if there is one, send what was queued.
+    /// Makes the leader, if there is one, send the queued requests.
     void announce() {
         std::unique_lock<std::mutex> held(lock_);
         knock(held);
@@ -165,8 +165,8 @@ public:
         const std::lock_guard<std::mutex> held(lock_);
         return one.at == ticket::stage::over;
     }
-    /// Waits for an outcome until then; whether it is there. Does one step for all if nobody else leads, whatever the
-    /// time. Not where refusal() says so.
+    /// Waits for an outcome until the given time; returns whether it is there. Without a leader it does one step for all,
+    /// even if the time has passed. Do not call if refusal() returns a code.
     bool wait(ticket& mine, instant until) {
         if (refusal()) return false;
         const uncancelable all_the_time;
@@ -181,10 +181,10 @@ public:
         }
         return true;
     }
-    /// Ends a ticket, after its outcome was taken or instead.
+    /// Ends a ticket, after its outcome was taken or instead of taking it.
     void drop(ticket& one) {
         if (refusal() == BROKER_EFORKED) return;
-        // Ends after the lock, which a large one would hold for long.
+        // Destroyed after the lock is released: a large one takes long.
         reply answer;
         std::unique_lock<std::mutex> held(lock_);
         one.dropped = true;
@@ -195,7 +195,7 @@ public:
         if (!led_) return cancel_dropped();
         knock(held);
     }
-    /// Everybody who waits gets BROKER_ECANCELED.
+    /// All waiting threads get BROKER_ECANCELED.
     void close() {
         if (forked()) return;
         const uncancelable all_the_time;
@@ -208,18 +208,18 @@ public:
         shut(held);
         step_down(held);
     }
-    /// What must not be asked for by this thread or in this process.
+    /// The code if this thread or this process must not send requests.
     int refusal() const noexcept {
         if (forked()) return BROKER_EFORKED;
         return is_leader() ? BROKER_EREENTRANT : BROKER_OK;
     }
 
 private:
-    /// Futures that nobody waits for, beyond which submitting waits.
+    /// Above this number of futures without a waiting thread, submitting waits.
     static constexpr std::size_t most_queued = 16384;
     using requests_in_order = chain<&ticket::next>;
     using sleepers = chain<&ticket::right>;
-    /// Requests for which there was no room that are tried again in one step.
+    /// How many requests that found no room are retried in one step.
     static constexpr int most_retried = 64;
 
     struct uncancelable {
@@ -250,16 +250,17 @@ private:
         free_.push(one);
     }
 
-    // ---- those who sleep ----
+    // ---- waiting threads ----
 
-    /// Wakes a leader that waits for replies, once for all that has come since it began to.
+    /// Wakes a leader that waits for replies, once for all requests queued since it began to wait.
     void knock(std::unique_lock<std::mutex>& held, bool anyway = false) {
         if (!asleep_ || (knocked_ && !anyway)) return;
         knocked_ = true;
         held.unlock();
         broker_client_wakeup(raw());
     }
-    /// Sleeps until its outcome is there, until chosen to lead, or until then. Comes back without the lock if it is over.
+    /// Sleeps until its outcome is there, until it is chosen to lead, or until the time. Returns without the lock if it is
+    /// complete.
     ticket::call sleep(ticket& mine, const instant& until, std::unique_lock<std::mutex>& held) {
         link(mine);
         if (mine.at == ticket::stage::queued) knock(held);
@@ -267,7 +268,7 @@ private:
         if (!is_called(mine, until)) {
             held.lock();
             if (mine.awaited) return unlink(mine), ticket::call::none;
-            // Somebody is about to call.
+            // Another thread is about to wake it.
             held.unlock();
             is_called(mine, {});
         }
@@ -294,7 +295,7 @@ private:
         (one.left ? one.left->right : first_) = one.right;
         (one.right ? one.right->left : last_) = one.left;
     }
-    /// Has to be called once the lock is not held any more.
+    /// To be woken after the lock is released.
     void summon(ticket& one, ticket::call reason) noexcept {
         unlink(one);
         one.reason = reason;
@@ -305,7 +306,7 @@ private:
         for (ticket* one = calls.pop(); one;) {
             ticket& to = *one;
             one = calls.pop();
-            // From here on it may be somebody else's.
+            // From here on another thread may use it.
             const std::lock_guard<std::mutex> awake(to.lock);
             to.called = to.reason;
             to.bell.notify_one();
@@ -314,7 +315,7 @@ private:
 
     // ---- the leader ----
 
-    /// Works for all until its own outcome is there or until then, and without the lock says which.
+    /// Works for all until its own outcome is there or until the time; returns which, without the lock.
     bool lead(ticket& mine, const instant& until, std::unique_lock<std::mutex>& held) {
         leader_ = std::this_thread::get_id();
         do {
@@ -328,7 +329,7 @@ private:
             const int ms = done_.empty() && untried_.empty() ? patience(until) : 0;
             held.unlock();
             const int code = broker_client_process(raw(), ms);
-            // This thread's log callback has forked: it is alone now, and others may have held the lock.
+            // This thread's log callback has forked: it is the only thread now, and others may have held the lock.
             if (forked()) return give_up(mine), true;
             held.lock();
             asleep_ = false;
@@ -341,8 +342,8 @@ private:
         step_down(held);
         return over;
     }
-    /// Calls those whose outcome is there, and gives them and whoever else can run the time to ask for more: so what many
-    /// ask for leaves in one go.
+    /// Wakes the threads whose outcome is there, and gives them time to submit more, so that requests of many threads are
+    /// sent in one write.
     void let_others(std::unique_lock<std::mutex>& held) {
         const sleepers calls = std::exchange(calls_, {});
         summoned_ = 0;
@@ -351,8 +352,8 @@ private:
         std::this_thread::yield();
         held.lock();
     }
-    /// The next one leads, if somebody waits. It is called halfway: what the first half asks for is under way while the
-    /// second half begins to run.
+    /// Passes the lead to the next waiting thread, if any. It is woken halfway: requests of the first half are in progress
+    /// while the second half begins to run.
     void step_down(std::unique_lock<std::mutex>& held) {
         if (closing_) shut(held);
         sleepers early;
@@ -373,10 +374,10 @@ private:
         mine.at = ticket::stage::over;
         leader_ = std::thread::id();
     }
-    /// Hands all that is queued to C.
+    /// Passes all queued requests to C.
     void send() {
         if (to_cancel_) cancel_dropped();
-        // Those that stall again stand behind all that have not been tried: room is often for one kind of request only.
+        // Requests that stall again go behind all untried ones: often there is room for only one kind of request.
         if (std::exchange(room_, false)) untried_.append(stalled_);
         for (int i = 0; i < most_retried && !untried_.empty(); ++i) send_one(*untried_.pop());
         while (ticket* one = queued_.pop()) {
@@ -412,7 +413,7 @@ private:
     }
     static void arrived(broker_client_t*, int status, const broker_reply_t* raw, void* data) noexcept {
         ticket& one = *static_cast<ticket*>(data);
-        // What fail() has ended may be read by now.
+        // Requests ended by fail() may be taken by now.
         if (one.at == ticket::stage::over) return one.of->done_.push(one);
         one.answer = reply(reply_view(raw));
         one.of->finish(one, status);
@@ -423,7 +424,7 @@ private:
         one.status = status;
         done_.push(one);
     }
-    /// What C has answered since.
+    /// Outcomes that C has delivered since.
     void settle() {
         while (ticket* one = done_.pop()) {
             if (std::exchange(one->in_c, false)) --sent_, room_ = true;
@@ -435,7 +436,7 @@ private:
             }
         }
     }
-    /// How long it may wait for replies: C knows nothing of the time limits of those that it had no room for.
+    /// How long it may wait for replies: C does not know the time limits of requests it had no room for.
     int patience(instant until) {
         requests_in_order stalled = std::exchange(stalled_, {});
         while (ticket* one = stalled.pop()) {
@@ -458,7 +459,7 @@ private:
         held.lock();
         fail(BROKER_ECANCELED);
     }
-    /// Ends all that is under way, when C does not.
+    /// Ends all pending requests when C does not.
     void fail(int code) {
         if (code == BROKER_EPANIC || code == BROKER_ESTATE) ended_ = code;
         while (ticket* one = queued_.pop()) finish(*one, code);
@@ -477,26 +478,26 @@ private:
     std::atomic<broker_client_t*> raw_;
     const unsigned born_;
     mutable std::mutex lock_;
-    /// Whether somebody leads, or has been chosen to.
+    /// Whether a thread leads or has been chosen to.
     bool led_ = false;
-    /// Whether the leader does not see what is queued unless it is woken, and whether it has been.
+    /// Whether the leader must be woken to see queued requests, and whether it has been.
     bool asleep_ = false;
     bool knocked_ = false;
     bool closing_ = false;
     bool to_cancel_ = false;
-    /// Whether there may be room for those that stall, anew.
+    /// Whether there may be room again for stalled requests.
     bool room_ = false;
-    /// The code of what is asked for when it is over.
+    /// The code of every request once the client has ended.
     int ended_ = BROKER_OK;
     std::size_t sent_ = 0;
-    /// How many are in `calls_`.
+    /// The number of elements in `calls_`.
     std::size_t summoned_ = 0;
     std::size_t queued_count_ = 0;
     std::atomic<std::thread::id> leader_{};
     requests_in_order queued_;
-    /// For which there was no room.
+    /// Requests for which there was no room.
     requests_in_order stalled_;
-    /// Of these, the ones that have not been tried since there may be room again.
+    /// Those of them not retried since there may be room again.
     requests_in_order untried_;
     requests_in_order done_;
     requests_in_order free_;

@@ -1,23 +1,23 @@
 /*
- * format.h: requests written as format strings, as hiredis has them. Owns the memory of the words while they are made;
- * what is sent, and what becomes of it, is broker.h's.
+ * format.h: requests written as format strings, as in hiredis. Owns the memory of the words while they are built;
+ * broker.h sends them.
  *
  *     broker_client_callf(client, 1000, &reply, "SET key:%d %s EX %d", number, value, 60);
  *
- * The format is split into words at spaces; an argument never splits a word and may be empty. In it stand
+ * The format is split into words at spaces; an argument never splits a word and may be empty. Conversions:
  *
  *   %s  a string that ends at its NUL          const char *
  *   %b  bytes, which may be any                const void *, size_t
  *   %d %i %u %o %x %X                          as in printf(), with hh h l ll j z t
- *   %f %F %e %E %g %G %a %A                    as in printf(), with a point in every locale
+ *   %f %F %e %E %g %G %a %A                    as in printf(), with a decimal point in every locale
  *   %%  a percent sign
  *
- * Numbers take the flags - + 0 # and space, and a width and a precision of up to three digits each. Anything else after
- * a percent sign, a NULL for %s or for %b with a size, and a format without a word are BROKER_EINVAL; nothing is sent.
- * BROKER_ESYS without memory.
+ * Numbers accept the flags - + 0 # and space, and a width and a precision of up to three digits each. Any other character
+ * after a percent sign, a NULL for %s or for %b with a size, and a format without a word return BROKER_EINVAL; nothing is
+ * sent. BROKER_ESYS without memory.
  *
- * There are no quotes in the format: what has spaces, and what comes from outside, is an argument. The compiler does
- * not check the arguments; a string where a %d stands is as wrong as in printf().
+ * There is no quoting in the format: pass text with spaces, and text from outside, as an argument. The compiler does
+ * not check the arguments; a string for a %d is undefined behaviour, as in printf().
  *
  * License: MIT OR Apache-2.0.
  */
@@ -32,7 +32,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* The words of a request while they are made: their bytes one after the other, and where each ends. */
+/* The words of a request while they are built: their bytes one after the other, and where each ends. */
 typedef struct broker_format {
     va_list args;
     char *bytes;
@@ -43,12 +43,12 @@ typedef struct broker_format {
     size_t ends_room;
     /* A word has begun, though it may be empty. */
     int in_word;
-    /* Made of the above when all is known. */
+    /* Made from the above when all words are known. */
     const char **argv;
     size_t *argvlen;
 } broker_format_t;
 
-/* Has room for `more` bytes. */
+/* Makes room for `more` bytes. */
 static inline int broker_format__reserve(broker_format_t *made, size_t more) {
     size_t room = made->room < 128 ? 128 : made->room;
     char *moved;
@@ -98,7 +98,7 @@ static inline int broker_format__end_word(broker_format_t *made) {
     return BROKER_OK;
 }
 
-/* The arguments of a conversion by their types, to go past them. */
+/* Skips the arguments of a conversion by their types. */
 static inline void broker_format__skip(broker_format_t *made, char size, int is_double) {
     if (is_double) {
         (void)va_arg(made->args, double);
@@ -117,7 +117,7 @@ static inline void broker_format__skip(broker_format_t *made, char size, int is_
     }
 }
 
-/* Redis reads numbers with a point, whatever the locale writes. */
+/* Redis reads numbers with a decimal point, whatever the locale writes. */
 static inline size_t broker_format__with_point(char *text, size_t len) {
     static const char of_numbers[] = "0123456789+- abcdefinxpABCDEFINXP";
     size_t from, to = 0;
@@ -131,7 +131,7 @@ static inline size_t broker_format__with_point(char *text, size_t len) {
     return to;
 }
 
-/* One number, by vsnprintf(): `conversion` is a whole and sound one. Some thousand bytes at most. */
+/* One number, by vsnprintf(): `conversion` is complete and valid. Some thousand bytes at most. */
 static inline int broker_format__number(broker_format_t *made, const char *conversion, char size, int is_double) {
     va_list args;
     int len, code;
@@ -156,7 +156,7 @@ static inline int broker_format__number(broker_format_t *made, const char *conve
     return BROKER_OK;
 }
 
-/* How many of `of` stand at `text`, at most `limit`. */
+/* How many of the characters `of` are at `text`, at most `limit`. */
 static inline size_t broker_format__span(const char *text, const char *of, size_t limit) {
     size_t len = 0;
     while (len < limit && text[len] && strchr(of, text[len])) {
@@ -165,7 +165,7 @@ static inline size_t broker_format__span(const char *text, const char *of, size_
     return len;
 }
 
-/* A conversion of a number: flags, width, precision, size, letter. `*at` stands behind the percent sign. */
+/* The conversion of a number: flags, width, precision, size, letter. `*at` is behind the percent sign. */
 static inline int broker_format__conversion(broker_format_t *made, const char **at) {
     /* %, five flags, three digits, a point, three digits, two letters, a letter, NUL. */
     char conversion[17];
@@ -196,7 +196,7 @@ static inline int broker_format__conversion(broker_format_t *made, const char **
     return broker_format__number(made, conversion, size, is_double);
 }
 
-/* What stands behind a percent sign; `*at` goes past it. */
+/* The conversion behind a percent sign; moves `*at` past it. */
 static inline int broker_format__argument(broker_format_t *made, const char **at) {
     const char *text;
     size_t len;
@@ -237,7 +237,7 @@ static inline int broker_format__words(broker_format_t *made, const char *format
     return code == BROKER_OK ? broker_format__end_word(made) : code;
 }
 
-/* What the functions of broker.h take. */
+/* The arguments for the functions of broker.h. */
 static inline int broker_format__vector(broker_format_t *made) {
     size_t i, start = 0;
     if (made->count == 0) {
@@ -249,7 +249,7 @@ static inline int broker_format__vector(broker_format_t *made) {
         return BROKER_ESYS;
     }
     for (i = 0; i < made->count; i++) {
-        /* Nothing but empty words may have needed no memory. */
+        /* Empty words alone may have needed no memory. */
         made->argv[i] = made->bytes ? made->bytes + start : "";
         made->argvlen[i] = made->ends[i] - start;
         start = made->ends[i];
@@ -257,7 +257,7 @@ static inline int broker_format__vector(broker_format_t *made) {
     return BROKER_OK;
 }
 
-/* Makes the words. To be followed by broker_format__free(), whatever it returns. */
+/* Builds the words. Call broker_format__free() afterwards, whatever the result. */
 static inline int broker_format__make(broker_format_t *made, const char *format, va_list args) {
     int code;
     memset(made, 0, sizeof *made);
@@ -277,7 +277,7 @@ static inline void broker_format__free(broker_format_t *made) {
     free(made->argvlen);
 }
 
-/* broker_client_submit() of a format and a va_list, which is not ended. */
+/* broker_client_submit() with a format and a va_list, which is not ended. */
 static inline int broker_client_vsubmitf(broker_client_t *client, int timeout_ms, broker_req_t *req,
                                          broker_reply_cb cb, void *data, const char *format, va_list args) {
     broker_format_t made;
@@ -289,7 +289,7 @@ static inline int broker_client_vsubmitf(broker_client_t *client, int timeout_ms
     return code;
 }
 
-/* broker_client_submit() of a format. */
+/* broker_client_submit() with a format. */
 static inline int broker_client_submitf(broker_client_t *client, int timeout_ms, broker_req_t *req,
                                         broker_reply_cb cb, void *data, const char *format, ...) {
     va_list args;
@@ -300,7 +300,7 @@ static inline int broker_client_submitf(broker_client_t *client, int timeout_ms,
     return code;
 }
 
-/* broker_client_call() of a format and a va_list, which is not ended. */
+/* broker_client_call() with a format and a va_list, which is not ended. */
 static inline int broker_client_vcallf(broker_client_t *client, int timeout_ms, broker_reply_t **out,
                                        const char *format, va_list args) {
     broker_format_t made;
@@ -314,7 +314,7 @@ static inline int broker_client_vcallf(broker_client_t *client, int timeout_ms, 
     return code;
 }
 
-/* broker_client_call() of a format. */
+/* broker_client_call() with a format. */
 static inline int broker_client_callf(broker_client_t *client, int timeout_ms, broker_reply_t **out,
                                       const char *format, ...) {
     va_list args;
@@ -325,7 +325,7 @@ static inline int broker_client_callf(broker_client_t *client, int timeout_ms, b
     return code;
 }
 
-/* broker_transaction_add() of a format and a va_list, which is not ended. */
+/* broker_transaction_add() with a format and a va_list, which is not ended. */
 static inline int broker_transaction_vaddf(broker_transaction_t *transaction, const char *format, va_list args) {
     broker_format_t made;
     int code = broker_format__make(&made, format, args);
@@ -336,7 +336,7 @@ static inline int broker_transaction_vaddf(broker_transaction_t *transaction, co
     return code;
 }
 
-/* broker_transaction_add() of a format. */
+/* broker_transaction_add() with a format. */
 static inline int broker_transaction_addf(broker_transaction_t *transaction, const char *format, ...) {
     va_list args;
     int code;

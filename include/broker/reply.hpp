@@ -1,4 +1,4 @@
-// Errors, results and replies of broker.hpp, which includes it: what comes back. Owns replies that were kept; knows no
+// Output of broker.hpp, which includes this file: errors, results and replies. Owns replies that were kept; knows no
 // handle and sends nothing.
 //
 // License: MIT OR Apache-2.0.
@@ -30,12 +30,12 @@ namespace broker {
 
 // ---- errors and results ----
 
-/// Codes beside those of broker.h, which are negative.
+/// Codes in addition to those of broker.h, which are negative.
 /// Redis answered with an error; the message is its text.
 inline constexpr int error_reply = 1;
-/// The reply cannot be what was asked for. The command was executed.
+/// The reply cannot be converted to the requested type. The command was executed.
 inline constexpr int wrong_type = 2;
-/// A watched key was changed by somebody else at every attempt. Nothing was executed.
+/// A watched key was changed at every attempt. Nothing was executed.
 inline constexpr int conflict = 3;
 
 /// Why something failed.
@@ -51,7 +51,7 @@ struct failure {
 };
 
 #if defined(__cpp_exceptions)
-/// What functions without try_ throw: one of the classes below, or this one itself for the remaining codes.
+/// Thrown by functions without try_: one of the classes below, or this class for the remaining codes.
 class error : public std::runtime_error {
 public:
     explicit error(const failure& why) : std::runtime_error(why.message), code_(why.code) {}
@@ -61,11 +61,11 @@ private:
     int code_;
 };
 
-/// BROKER_ETIMEDOUT: if it had been sent, it may have been executed.
+/// BROKER_ETIMEDOUT: if the request had been sent, it may have been executed.
 struct timeout_error : error { using error::error; };
 /// BROKER_ELOST: executed once or not at all.
 struct lost_error : error { using error::error; };
-/// BROKER_ECONN: never sent, safe to repeat.
+/// BROKER_ECONN: not sent, safe to repeat.
 struct connection_error : error { using error::error; };
 /// BROKER_ELIMIT and BROKER_EAGAIN: not executed, safe to repeat later.
 struct limit_error : error { using error::error; };
@@ -109,15 +109,15 @@ private:
 [[noreturn]] inline void raise(const failure&) { std::abort(); }
 #endif
 
-// g++ 12 takes the string of a variant that holds none for uninitialized, once it has inlined enough.
+// g++ 12, with enough inlining, takes the string of an empty variant for uninitialized.
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #endif
-/// The value of what has none to give.
+/// The value type of a T that is void.
 struct nothing {};
 
-/// A value, or why there is none. value() of a failed one throws; without exceptions it ends the process.
+/// A value, or a failure. value() of a failure throws; without exceptions it ends the process.
 template <class T> class [[nodiscard]] result {
 public:
     using value_type = std::conditional_t<std::is_void_v<T>, nothing, T>;
@@ -129,9 +129,9 @@ public:
     explicit operator bool() const noexcept { return ok(); }
     /// BROKER_OK, or the failure's code.
     int code() const noexcept { return why_.code; }
-    /// Why it failed, in words; empty if it did not.
+    /// The failure's text; empty for a value.
     std::string_view message() const noexcept { return why_.message; }
-    /// NULL if it did not fail.
+    /// NULL for a value.
     const failure* fault() const noexcept { return ok() ? nullptr : &why_; }
 
     value_type& value() & { return check(), *value_; }
@@ -167,23 +167,23 @@ inline result<void> done_or(int code, const char* words = nullptr) {
     return nothing();
 }
 
-/// Whether a T is complete in itself and not a view of a reply that is about to end.
+/// Whether a T owns its data, so that it may outlive the reply.
 template <class T> struct owns : std::true_type {};
 template <template <class...> class C, class... A> struct owns<C<A...>> : std::conjunction<owns<A>...> {};
 template <> struct owns<std::string_view> : std::false_type {};
 template <class T, std::size_t N> struct owns<std::array<T, N>> : owns<T> {};
 
-/// What a binary text is made of.
+/// The element types of binary text.
 template <class T> struct is_byte : std::disjunction<std::is_same<T, unsigned char>, std::is_same<T, std::byte>> {};
 
 } // namespace detail
 
 // ---- replies ----
 
-/// How a reply becomes a T. Specialise it with a `static result<T> from(reply_view)` for types of your own.
+/// Converts a reply to a T. Specialise it with a `static result<T> from(reply_view)` for types of your own.
 template <class T, class = void> struct convert;
 
-/// A reply, or a part of one, that somebody else owns: the callback it came to, or a `reply`. Cheap to copy.
+/// A reply, or a part of one, owned by a callback or by a `reply`. Cheap to copy.
 class reply_view {
 public:
     class iterator;
@@ -191,13 +191,13 @@ public:
     reply_view() noexcept = default;
     explicit reply_view(const broker_reply_t* raw) noexcept : raw_(raw) {}
 
-    /// One of BROKER_REPLY_*. What is not there, such as an element beyond the last, is NIL.
+    /// One of BROKER_REPLY_*. A missing value, such as an element beyond the last, is NIL.
     int type() const noexcept { return raw_ ? broker_reply_type(raw_) : BROKER_REPLY_NIL; }
     bool is_nil() const noexcept { return type() == BROKER_REPLY_NIL; }
     bool is_error() const noexcept { return type() == BROKER_REPLY_ERROR; }
     /// Whether it has elements: an ARRAY, MAP, SET or PUSH.
     bool is_aggregate() const noexcept { return type() >= BROKER_REPLY_ARRAY; }
-    /// The bytes of a text of any kind; data() is NULL for what is none.
+    /// The bytes of text of any kind; data() is NULL for other types.
     std::string_view str() const noexcept {
         std::size_t len = 0;
         const char* text = broker_reply_string(raw_, &len);
@@ -209,7 +209,7 @@ public:
     reply_view operator[](std::size_t i) const noexcept { return reply_view(broker_reply_at(raw_, i)); }
     iterator begin() const noexcept;
     iterator end() const noexcept;
-    /// The bytes as they came, for another parser.
+    /// The bytes as received, for another parser.
     std::string_view raw() const noexcept {
         std::size_t len = 0;
         const char* bytes = broker_reply_raw(raw_, &len);
@@ -217,11 +217,11 @@ public:
     }
     const broker_reply_t* get() const noexcept { return raw_; }
 
-    /// As a T: integers, floating point, bool (BOOL, or INTEGER 0 and 1), std::string, std::string_view (as long as the
-    /// reply lives), std::vector of std::uint8_t or std::byte (the bytes of a text), std::chrono durations (an integer,
-    /// counted in their unit), std::optional (empty for NIL), std::pair, std::tuple, std::array, containers, and
-    /// containers of pairs (maps) whether Redis sends a map, a flat list or a list of pairs. Numbers are read from text
-    /// too. Never a guess: anything else is wrong_type, and an error inside a reply is error_reply.
+    /// The reply as a T: integers, floating point, bool (BOOL, or INTEGER 0 and 1), std::string, std::string_view (valid as
+    /// long as the reply), std::vector of std::uint8_t or std::byte (the bytes of text), std::chrono durations (an integer,
+    /// in their unit), std::optional (empty for NIL), std::pair, std::tuple, std::array, containers, and containers of
+    /// pairs (maps) whether Redis sends a map, a flat list or a list of pairs. Numbers are also read from text. Nothing is
+    /// guessed: anything else is wrong_type, and an error inside a reply is error_reply.
     template <class T> result<T> try_as() const { return convert<T>::from(*this); }
 #if defined(__cpp_exceptions)
     template <class T> T as() const { return detail::take(try_as<T>()); }
@@ -255,13 +255,13 @@ private:
 inline reply_view::iterator reply_view::begin() const noexcept { return iterator(*this, 0); }
 inline reply_view::iterator reply_view::end() const noexcept { return iterator(*this, size()); }
 
-/// A reply of one's own; any thread may destroy it. Views of it, its parts and its texts end with it.
+/// An owned reply; any thread may destroy it. Views of it, its parts and its texts are invalid afterwards.
 class reply : public reply_view {
 public:
     reply() noexcept = default;
-    /// Takes what broker_reply_dup() or a call function of broker.h handed out.
+    /// Takes ownership of a reply from broker_reply_dup() or a call function of broker.h.
     explicit reply(broker_reply_t* owned) noexcept : reply_view(owned) {}
-    /// Keeps a borrowed one, or a part of one, without a copy.
+    /// Keeps a borrowed reply, or a part of one, without a copy.
     explicit reply(reply_view borrowed) noexcept : reply_view(broker_reply_dup(borrowed.get())) {}
     reply(reply&& other) noexcept : reply_view(std::exchange(other.raw_, nullptr)) {}
     reply& operator=(reply&& other) noexcept {
@@ -275,18 +275,18 @@ namespace detail {
 
 template <> struct owns<reply_view> : std::false_type {};
 
-/// Why `from` is not what was wanted.
+/// The error for a reply that is not `wanted`.
 inline failure mismatch(reply_view from, const char* wanted) {
     if (from.is_error()) return failure{error_reply, std::string(from.str())};
     static constexpr const char* names[] = {"NIL",    "STATUS",   "ERROR",  "INTEGER", "DOUBLE", "BOOL", "STRING",
                                             "VERBATIM", "BIGNUM", "ARRAY", "MAP",     "SET",    "PUSH"};
     const auto type = static_cast<std::size_t>(from.type());
     const std::string name = type < std::size(names) ? names[type] : "unknown";
-    return failure{wrong_type, "a reply of type " + name + " where " + wanted + " was asked for"};
+    return failure{wrong_type, "a reply of type " + name + " where " + wanted + " was requested"};
 }
 
 inline failure beyond_range() {
-    return failure{wrong_type, "a number beyond the range of the type that was asked for"};
+    return failure{wrong_type, "a number out of range of the requested type"};
 }
 
 inline bool is_text(reply_view from) { return from.str().data() != nullptr && !from.is_error(); }
@@ -304,7 +304,7 @@ template <class T> result<T> parse(reply_view from, const char* wanted) {
 template <class T> struct is_pair : std::false_type {};
 template <class K, class V> struct is_pair<std::pair<K, V>> : std::true_type {};
 
-/// What a container is filled with: the value_type of a map has a const key, which cannot be moved.
+/// The element type to fill a container with: the value_type of a map has a const key, which cannot be moved.
 template <class V> struct element { using type = V; };
 template <class K, class V> struct element<std::pair<const K, V>> { using type = std::pair<K, V>; };
 
@@ -376,7 +376,7 @@ template <class Byte> struct convert<std::vector<Byte>, std::enable_if_t<detail:
         return std::vector<Byte>(bytes, bytes + r.str().size());
     }
 };
-/// What PTTL and TTL reply: -1 and -2 stay what they are.
+/// Replies of PTTL and TTL: -1 and -2 are kept.
 template <class Rep, class Period> struct convert<std::chrono::duration<Rep, Period>> {
     static result<std::chrono::duration<Rep, Period>> from(reply_view r) {
         auto count = r.try_as<Rep>();
@@ -400,7 +400,7 @@ template <class A, class B> struct convert<std::pair<A, B>> {
 };
 template <class... T> struct convert<std::tuple<T...>> {
     static result<std::tuple<T...>> from(reply_view r) {
-        if (!r.is_aggregate() || r.size() != sizeof...(T)) return detail::mismatch(r, "as many elements");
+        if (!r.is_aggregate() || r.size() != sizeof...(T)) return detail::mismatch(r, "another number of elements");
         return build(r, std::index_sequence_for<T...>());
     }
 
@@ -416,7 +416,7 @@ private:
 };
 template <class T, std::size_t N> struct convert<std::array<T, N>> {
     static result<std::array<T, N>> from(reply_view r) {
-        if (!r.is_aggregate() || r.size() != N) return detail::mismatch(r, "as many elements");
+        if (!r.is_aggregate() || r.size() != N) return detail::mismatch(r, "another number of elements");
         return build(r, std::make_index_sequence<N>());
     }
 

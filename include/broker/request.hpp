@@ -1,4 +1,4 @@
-// Requests of broker.hpp, which includes it: the callables, futures and coroutines that wait for what comes back. Owns
+// Requests of broker.hpp, which includes this file: the callables, futures and coroutines that receive outcomes. Owns
 // callables until their last call; opens and frees no handle.
 //
 // License: MIT OR Apache-2.0.
@@ -30,15 +30,15 @@ namespace detail {
 
 class box;
 
-/// What belongs to one C handle beside it, and to the sessions of a client: the boxes that C may still call, and what
-/// has left them. Lives until the C++ object and the last box have gone, since a handle freed in its own callback calls
-/// back after that.
+/// State that belongs to one C handle and, for a client, to its sessions: the boxes that C may still call, and exceptions
+/// of their callables. Lives until the C++ object and the last box are gone, since a handle freed in its own callback
+/// still makes calls afterwards.
 struct hub : std::enable_shared_from_this<hub> {
     /// NULL once it is being freed.
     broker_client_t* client = nullptr;
-    /// The loop that drives the client, if one does: what its callables throw comes out there.
+    /// The loop that drives the client, if any: it throws the exceptions of the client's callables.
     std::shared_ptr<hub> driver;
-    /// Of a loop: it is being freed, and C has last calls to make though its clients answer BROKER_ESTATE.
+    /// For a loop: it is being freed, and C still makes last calls although its clients return BROKER_ESTATE.
     bool ending = false;
     box* first = nullptr;
     std::exception_ptr thrown;
@@ -48,7 +48,7 @@ struct hub : std::enable_shared_from_this<hub> {
     void rethrow() {
         if (thrown) std::rethrow_exception(std::exchange(thrown, nullptr));
     }
-    /// Runs what must not throw into C.
+    /// Runs code that must not throw into C.
     template <class F> void guard(F&& body) noexcept {
         BROKER_HPP_TRY { body(); }
         BROKER_HPP_CATCH {
@@ -56,12 +56,12 @@ struct hub : std::enable_shared_from_this<hub> {
             if (!kept) kept = std::current_exception();
         }
     }
-    /// Destroys all boxes uncalled: for a forked process, where C forgets them. No new one comes up meanwhile, as the
-    /// handle answers BROKER_EFORKED.
+    /// Destroys all boxes uncalled: for a forked process, where C drops them. No new one is created meanwhile, since the
+    /// handle returns BROKER_EFORKED.
     inline void release() noexcept;
 };
 
-/// The words of a handle are of its last refusal or lost connection: of no other outcome.
+/// A handle's error text is that of its last refusal or lost connection, and of no other outcome.
 inline bool is_worded(int code) noexcept {
     return code == BROKER_EUNSUPPORTED || code == BROKER_ECONN || code == BROKER_ELOST || code == BROKER_EAUTH ||
            code == BROKER_EPROTO || code == BROKER_ESYS || code == BROKER_ECONFIG;
@@ -76,14 +76,14 @@ template <class Handle> result<void> done(int code, const Handle* from) {
     if (code < 0) return why(code, from);
     return nothing();
 }
-/// A code of C that counts something.
+/// A return value of C that is a count or a code.
 template <class Handle> result<int> counted(int code, const Handle* from) {
     if (code < 0) return why(code, from);
     return code;
 }
 
-/// A callable on its way through C, as the `data` of its callback. Owned by C until its last call, and beyond that by
-/// a holder (a subscription, an awaitable) if it has one; whoever is last deletes it.
+/// A callable that C holds as the `data` of its callback. Owned by C until its last call, and also by a holder (a
+/// subscription, an awaitable) if there is one; the last owner deletes it.
 class box {
 public:
     box(std::shared_ptr<hub> owner, bool held) : hub_(std::move(owner)), held_(held), next_(hub_->first) {
@@ -93,7 +93,7 @@ public:
     box(const box&) = delete;
     box& operator=(const box&) = delete;
 
-    /// C calls.
+    /// Called by C.
     static void arrive(broker_client_t* from, int status, const broker_reply_t* raw, void* data) noexcept {
         box& to = *static_cast<box*>(data);
         const std::shared_ptr<hub> keep = to.hub_;
@@ -107,18 +107,18 @@ public:
         if (last) to.end();
         to.settle();
     }
-    /// C will not call, or not again. Settle afterwards.
+    /// C will not call it, or not again. Call settle() afterwards.
     void end() noexcept {
         if (std::exchange(ended_, true)) return;
         (prev_ ? prev_->next_ : hub_->first) = next_;
         if (next_) next_->prev_ = prev_;
     }
-    /// The holder lets go, and wants no call any more though C may have some to come. Settle afterwards.
+    /// The holder releases it and wants no further call, although C may still make one. Call settle() afterwards.
     void drop() noexcept {
         held_ = false;
         muted_ = true;
     }
-    /// Destroys what nobody needs any more; waits for a call under way.
+    /// Destroys it if it has no owner; waits for a running call.
     void settle() noexcept {
         if (running_ || !(ended_ || muted_)) return;
         running_ = true;
@@ -135,7 +135,7 @@ protected:
     virtual ~box() = default;
     virtual void run(broker_client_t* from, int status, reply_view view) = 0;
     virtual bool is_last(int, reply_view) const noexcept { return true; }
-    /// Destroys the callable ahead of the box, which its holder or C may still need. May be called again.
+    /// Destroys the callable before the box, which its holder or C may still need. May be called again.
     virtual void clear() noexcept {}
 
 private:
@@ -175,7 +175,7 @@ private:
     F call_;
 };
 
-/// A callable that any thread hands over: called with BROKER_OK, or with BROKER_ECANCELED if the handle ends first.
+/// A callable posted by any thread: called with BROKER_OK, or with BROKER_ECANCELED if the handle ends first.
 template <class Handle, class F> class posted {
 public:
     static_assert(std::is_invocable_v<F&, int>, "the callable takes an int, BROKER_OK or BROKER_ECANCELED");
@@ -206,7 +206,7 @@ template <class R> void fulfil(std::promise<R>& promise, result<R>&& with) {
 #endif
 
 #if defined(__cpp_impl_coroutine)
-/// Where an outcome waits for its coroutine, or the coroutine for its outcome.
+/// Where an outcome waits for its coroutine, or a coroutine for its outcome.
 template <class R> class meeting final : public box {
 public:
     explicit meeting(std::shared_ptr<hub> owner) : box(std::move(owner), true) {}
@@ -224,10 +224,10 @@ protected:
 } // namespace detail
 
 #if defined(__cpp_impl_coroutine)
-/// What async() returns. The request is under way already, so that several may be before the first is awaited; the
-/// coroutine is resumed from processing. Destroyed while it is pending, with a coroutine's frame or without, it cancels
-/// the request and resumes nobody. When the client is freed the coroutine is resumed with BROKER_ECANCELED; in a
-/// forked process it never is. Await it once.
+/// The result of async(). The request has already been submitted, so several may be in progress before the first is
+/// awaited; the coroutine resumes during processing. Destroyed while it is pending, also with a coroutine's frame, it
+/// cancels the request and resumes no coroutine. When the client is freed, the coroutine resumes with BROKER_ECANCELED; in
+/// a forked process it never does. Await it once.
 template <class R, bool Throws> class [[nodiscard]] awaitable {
 public:
     awaitable(detail::meeting<R>* met, broker_client_t* at) noexcept : met_(met), at_(at) {}
@@ -256,23 +256,23 @@ public:
 
 private:
     detail::meeting<R>* met_;
-    /// The handle that it was sent on: cancelling at one that is gone by now is noticed by C.
+    /// The handle it was sent on; C detects a cancel on a handle that has been freed.
     broker_client_t* at_;
 };
 #endif
 
 namespace detail {
 
-/// What a client and a session can do. Time limits are `forever` unless given.
+/// The functions of a client and of a session. Time limits are `forever` unless given.
 class requests {
 public:
-    /// Sends a request; `callable` takes its outcome, a result<R>. The default R, and any other view, ends with the
-    /// callable's call. An error reply of Redis' is a failure; inside a transaction's reply it is an element.
+    /// Sends a request; `callable` takes its outcome, a result<R>. The default R, and any other view, is valid until the
+    /// callable returns. An error reply from Redis is a failure; inside the reply of a transaction it is an element.
     template <class R = reply_view, class F>
     result<broker_req_t> try_submit(const command& what, F callable, time_limit limit = forever) {
         static_assert(std::is_invocable_v<F&, result<R>>, "the callable takes a broker::result<R>");
         box* const to = new request<R, F>(hub_, std::move(callable));
-        // Read at once: the box is C's from here on.
+        // Read before the call: C owns the box from here on.
         broker_req_t id = 0;
         auto sent = send(what, limit, &id, to);
         if (sent.ok()) return id;
@@ -280,10 +280,10 @@ public:
         to->settle();
         return *sent.fault();
     }
-    /// Sends a request whose outcome comes to a future, once somebody processes: in another thread, or before get().
+    /// Sends a request; a future receives its outcome during processing: in another thread, or before get().
     template <class R = reply>
     std::future<result<R>> try_submit_future(const command& what, time_limit limit = forever) {
-        static_assert(owns<R>::value, "a future outlives the reply: ask for a type that owns what it holds");
+        static_assert(owns<R>::value, "a future outlives the reply: request a type that owns its data");
         std::promise<result<R>> promise;
         auto future = promise.get_future();
         auto keep = [promise = std::move(promise)](result<R> got) mutable { promise.set_value(std::move(got)); };
@@ -297,12 +297,12 @@ public:
     std::future<result<R>> try_submit_future(const A&... words) {
         return try_submit_future<R>(command(words...));
     }
-    /// False if its outcome is known already. Otherwise its callable gets BROKER_ECANCELED from the next processing.
+    /// False if it is already complete. Otherwise its callable gets BROKER_ECANCELED in the next processing.
     bool cancel(broker_req_t request) noexcept { return broker_client_cancel(raw_, request) == BROKER_OK; }
 
     /// Sends a request and waits for its outcome; callables of other requests run meanwhile. Not from a callable.
     template <class R = reply> result<R> try_call(const command& what, time_limit limit = forever) {
-        static_assert(owns<R>::value, "the reply ends with the call: ask for a type that owns what it holds");
+        static_assert(owns<R>::value, "the reply ends with the call: request a type that owns its data");
         if (!what.sound()) return refusal();
         broker_client_t* const raw = raw_;
         broker_reply_t* answer = nullptr;
@@ -322,7 +322,7 @@ public:
     }
     /// The future throws what call() would throw, refusals too; std::future_error after a fork.
     template <class R = reply> std::future<R> submit_future(const command& what, time_limit limit = forever) {
-        static_assert(owns<R>::value, "a future outlives the reply: ask for a type that owns what it holds");
+        static_assert(owns<R>::value, "a future outlives the reply: request a type that owns its data");
         std::promise<R> promise;
         auto future = promise.get_future();
         auto keep = [promise = std::move(promise)](result<R> got) mutable { fulfil(promise, std::move(got)); };
@@ -341,7 +341,7 @@ public:
     template <class R = reply, class... A, class = if_words<A...>> R call(const A&... words) {
         return take(try_call<R>(command(words...)));
     }
-    /// Throws what has left a callable, if something has.
+    /// Throws the stored exception of a callable, if any.
     void rethrow() { (hub_->driver ? *hub_->driver : *hub_).rethrow(); }
 #endif
 #if defined(__cpp_impl_coroutine)
@@ -361,7 +361,7 @@ public:
     }
 #endif
 #endif
-    /// For functions of broker.h and the adapters; not to be freed.
+    /// For functions of broker.h and for adapters; do not free it.
     broker_client_t* get() const noexcept { return raw_; }
 
 protected:
@@ -387,7 +387,7 @@ private:
     }
 #if defined(__cpp_impl_coroutine)
     template <class R, bool Throws> awaitable<R, Throws> meet(const command& what, time_limit limit) {
-        static_assert(owns<R>::value, "a coroutine outlives the reply: ask for a type that owns what it holds");
+        static_assert(owns<R>::value, "a coroutine outlives the reply: request a type that owns its data");
         auto* const to = new meeting<R>(hub_);
         auto sent = send(what, limit, &to->id, to);
         if (!sent.ok()) {

@@ -1,21 +1,21 @@
-// A client for many threads at once, over one connection and without a thread of its own: who waits, leads. One of the
-// threads that wait for a reply sends what all of them have asked for in one go and processes what comes back; when its
-// own reply is there, it hands this over to another one. Owns the C handle and the requests under way; has no callables,
-// subscriptions and sessions, which are a broker::client's.
+// A client for many threads at once, over one connection and without a thread of its own. One of the waiting threads, the
+// leader, sends the requests of all of them in one write and processes the replies; when its own reply is there, it passes
+// the lead to another one. Owns the C handle and the pending requests. It has no callables, subscriptions or sessions; a
+// broker::client has.
 //
 //   broker::shared_client redis;                    // for any number of threads, by reference or copied into them
 //   auto name = redis.call<std::string>("GET", "name");
-//   auto hits = redis.submit<int>("INCR", "hits");  // goes on while any thread waits ...
+//   auto hits = redis.submit<int>("INCR", "hits");  // makes progress while any thread waits ...
 //   redis.call<void>("INCR", "pages");
 //   use(hits.get());                                // ... and once this one does
 //
-// Copies share the connection, which the last one ends; each `pending` counts as a copy. Nothing is sent and nothing is
-// received but while a thread waits, in call(), get() or wait_for(). What one thread submits is sent in that order,
-// unless too much was under way already: such a request waits for room, and later ones may overtake it.
+// Copies share the connection, which is closed with the last one; each `pending` counts as a copy. Requests are sent and
+// replies received only while a thread waits, in call(), get() or wait_for(). Requests of one thread are sent in their
+// order, unless too many were in progress: such a request waits for room, and later ones may overtake it.
 //
 // Forks. In a forked process everything fails with BROKER_EFORKED, whatever other threads were doing at the fork, until
-// after_fork(), which makes all copies usable anew. What was under way is the parent's. A thread that waits cannot be
-// canceled (pthread_cancel), and a log callback that runs while its thread leads gets BROKER_EREENTRANT.
+// after_fork() makes all copies usable again. Requests pending at the fork belong to the parent. A waiting thread cannot
+// be canceled (pthread_cancel), and a log callback that runs while its thread leads gets BROKER_EREENTRANT.
 //
 // License: MIT OR Apache-2.0.
 #ifndef BROKER_SHARED_CLIENT_HPP
@@ -27,7 +27,7 @@ namespace broker {
 
 namespace detail {
 
-/// What the copies of a client share: its crowd, which a forked process replaces.
+/// State shared by the copies of a client: its crowd, which a forked process replaces.
 class shared {
 public:
     explicit shared(broker_client_t* raw) : now_(new crowd(raw)) {}
@@ -54,7 +54,7 @@ public:
     }
 
 private:
-    /// Threads of the parent's may have held its locks, so that it cannot be destroyed.
+    /// Threads of the parent may have held its locks, so it cannot be destroyed.
     static void forget(crowd* old) noexcept {
         old->beneath = forgotten_;
         while (!forgotten_.compare_exchange_weak(old->beneath, old)) {
@@ -66,8 +66,8 @@ private:
 
 } // namespace detail
 
-/// An outcome that is under way: what shared_client::submit() gives. For one thread at a time. Destroyed before its
-/// outcome was taken, it cancels the request.
+/// A pending outcome, returned by shared_client::submit(). For one thread at a time. Destroyed before its outcome was
+/// taken, it cancels the request.
 template <class R> class [[nodiscard]] pending {
 public:
     pending(pending&& other) noexcept
@@ -83,17 +83,17 @@ public:
     ~pending() {
         if (mine_) in_->drop(*mine_);
     }
-    /// Whether get() would not wait.
+    /// Whether get() would return at once.
     bool ready() const { return !mine_ || in_->is_over(*mine_); }
-    /// Waits at most so long, for other threads too; whether get() would not wait any more. If no other thread waits,
-    /// what has no time left still sends and receives once: so a program may ask again and again without waiting.
+    /// Waits at most this long, and works for other threads too; returns whether get() would return at once. If no other
+    /// thread waits, it sends and receives once even with a limit of zero, so a program may poll without waiting.
     bool wait_for(time_limit limit) const {
         using clock = detail::ticket::clock;
         if (!mine_) return true;
         if (limit.is_forever()) return in_->wait(*mine_, {}) || in_->refusal();
         return in_->wait(*mine_, clock::now() + milliseconds(limit.ms(0))) || in_->refusal();
     }
-    /// Waits for the outcome and takes it, once. In a forked process it is BROKER_EFORKED.
+    /// Waits for the outcome and takes it, once. BROKER_EFORKED in a forked process.
     result<R> try_get() {
         if (!mine_) return refused_;
         if (!in_->wait(*mine_, {})) return detail::failure_of(in_->refusal());
@@ -116,7 +116,7 @@ private:
     std::shared_ptr<detail::shared> of_;
     detail::crowd* in_;
     detail::ticket* mine_ = nullptr;
-    /// If it has none to wait for.
+    /// The failure, if there is nothing to wait for.
     failure refused_{BROKER_ESTATE, {}};
 };
 
@@ -139,7 +139,7 @@ public:
     template <class R = reply, class... A, class = detail::if_words<A...>> result<R> try_call(const A&... words) const {
         return try_call<R>(command(words...));
     }
-    /// Has a request sent. A transaction is taken.
+    /// Submits a request. A transaction is taken over.
     template <class R = reply> pending<R> submit(const command& what, time_limit limit = forever) const {
         const auto keep = [&what](detail::ticket& to) { to.kept.keep(what); };
         return queue<R>(what.sound() && !what.block(), limit, keep);
@@ -150,9 +150,9 @@ public:
     template <class R = reply, class... A, class = detail::if_words<A...>> pending<R> submit(const A&... words) const {
         return submit<R>(command(words...));
     }
-    /// Ends the connection under all copies: who waits gets BROKER_ECANCELED, who asks later BROKER_ESTATE.
+    /// Closes the connection for all copies: waiting threads get BROKER_ECANCELED, later requests BROKER_ESTATE.
     void close() const { of_->now().close(); }
-    /// In a forked process, before other threads use it: makes all copies usable anew.
+    /// In a forked process, before other threads use it: makes all copies usable again.
     result<void> try_after_fork() const { return of_->after_fork(); }
 #if defined(__cpp_exceptions)
     explicit shared_client(const std::string& endpoint = {}, const config& settings = {})
@@ -170,7 +170,7 @@ private:
     explicit shared_client(std::shared_ptr<detail::shared> of) noexcept : of_(std::move(of)) {}
 
     template <class R, class F> pending<R> ask(bool sound, time_limit limit, F&& fill) const {
-        static_assert(detail::owns<R>::value, "the reply ends with the call: ask for a type that owns what it holds");
+        static_assert(detail::owns<R>::value, "the reply ends with the call: request a type that owns its data");
         pending<R> made(of_);
         if (!sound) {
             made.refused_ = detail::refusal();

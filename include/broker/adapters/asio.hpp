@@ -1,8 +1,8 @@
 /*
  * asio.hpp: a broker_client_t or broker_loop_t in an io_context, of Boost.Asio or of standalone Asio (1.18 or newer,
- * Boost 1.74). Owns the descriptor and the timer that watch it, never the client or the loop. With BROKER_ASIO_BOOST or
- * BROKER_ASIO_STANDALONE defined it takes that one; else standalone Asio if ASIO_STANDALONE is defined or nothing else
- * is installed, and Boost.Asio if it is. It needs exceptions: not for -fno-exceptions.
+ * Boost 1.74). Owns the descriptor and the timer that watch it, never the client or the loop. BROKER_ASIO_BOOST or
+ * BROKER_ASIO_STANDALONE select one of them; without either, standalone Asio is used if ASIO_STANDALONE is defined or
+ * Boost.Asio is not installed, otherwise Boost.Asio. Requires exceptions: not for -fno-exceptions.
  *
  *     broker_asio_t *adapter;
  *     broker_asio_attach_client(&adapter, context.get_executor(), client);
@@ -10,13 +10,15 @@
  *     broker_asio_detach(adapter);             (before or after broker_client_free(), before the io_context ends)
  *
  * Callbacks run inside run(), one step of the handle at a time, with the context's other handlers in between, so that
- * neither starves the other. Where several threads run the context, attach to a strand and use the client, and this,
- * only on that. An attached handle keeps run() going until it is detached; a broker_loop_t also until it has drained.
+ * neither starves the other. If several threads run the context, attach to a strand, and use the client and the adapter
+ * only on that strand. An attached handle keeps run() from returning until it is detached; a broker_loop_t also until it
+ * has drained.
  *
- * In a forked process an adapter is over. What a worker does, in any order: notify_fork(fork_child) on the context, as
- * Asio asks, before it runs the context, starts anything else on it or destroys it; broker_client_after_fork() and then
- * broker_asio_attach_client() anew; broker_asio_detach() of what was inherited. None of it reaches the parent's
- * context. A handle that follows a fork (broker_client_follow_fork()) is detached and attached anew just so.
+ * In a forked process an adapter has ended. A worker does the following, in any order: notify_fork(fork_child) on the
+ * context, as Asio requires, before it runs the context, starts anything else on it or destroys it;
+ * broker_client_after_fork() and then broker_asio_attach_client(); broker_asio_detach() of the inherited adapter. None of
+ * it affects the parent's context. A handle that follows a fork (broker_client_follow_fork()) is detached and attached in
+ * the same way.
  *
  * License: MIT OR Apache-2.0.
  */
@@ -64,7 +66,7 @@ namespace broker_asio = ::boost::asio;
 typedef boost::system::error_code broker_asio_error_t;
 #endif
 
-/* An attached client or loop; its members are the adapter's own. Lives until Asio has given back what it started. */
+/* An attached client or loop; its members are private. Lives until Asio has completed the operations it started. */
 class broker_asio_t : public std::enable_shared_from_this<broker_asio_t> {
 public:
     broker_asio_t(const broker_asio_t &) = delete;
@@ -108,7 +110,7 @@ public:
     }
 
 private:
-    /* Not when it is attached: the context may still be the parent process's then, and Asio tells epoll at once. */
+    /* Not in attach: the context may still be the parent process's then, and Asio registers with epoll at once. */
     void start() {
         broker_asio_error_t failed;
         if (!self_) {
@@ -177,7 +179,7 @@ private:
         broker_adapter_end(&base_, status);
     }
 
-    /* Asio forgets the descriptor, which is not its own. */
+    /* Asio releases the descriptor, which it does not own. */
     void stop() {
         broker_adapter_touch(&base_);
         timer_.cancel();
@@ -202,10 +204,10 @@ private:
 };
 
 /*
- * Watches a client on `executor`, an io_context's or a strand's. *out is the caller's to give to broker_asio_detach(),
- * null on failure. What Asio refuses is told to `ended`, as BROKER_ESYS.
+ * Watches a client on `executor`, that of an io_context or a strand. The caller passes *out to broker_asio_detach(); it is
+ * null on failure. Errors of Asio are reported to `ended`, as BROKER_ESYS.
  *
- * A code of the client's if it is no good; BROKER_ESYS without descriptors or memory.
+ * Returns the client's code if it is invalid; BROKER_ESYS without descriptors or memory.
  */
 inline int broker_asio_attach_client(broker_asio_t **out, const broker_asio::any_io_executor &executor,
                                      broker_client_t *client, broker_ended_cb ended = nullptr, void *data = nullptr) {
@@ -219,7 +221,7 @@ inline int broker_asio_attach_loop(broker_asio_t **out, const broker_asio::any_i
 }
 
 /*
- * Stops watching and gives the adapter up. To be called once, on the executor, also from callbacks, before or after the
+ * Stops watching and releases the adapter. Call it once, on the executor, also from callbacks, before or after the
  * handle is freed. Null is allowed.
  */
 inline void broker_asio_detach(broker_asio_t *adapter) {

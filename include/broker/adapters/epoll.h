@@ -1,5 +1,5 @@
 /*
- * epoll.h: a broker_client_t or broker_loop_t in a program's own epoll loop. Owns its place in the epoll set, never
+ * epoll.h: a broker_client_t or broker_loop_t in a program's own epoll loop. Owns its entry in the epoll set, never
  * the client or the loop. Linux only.
  *
  *     broker_epoll_t *adapter;
@@ -16,12 +16,12 @@
  *     }
  *     broker_epoll_detach(adapter);
  *
- * Callbacks run inside broker_epoll_dispatch(), which never waits and is one step: call it once in each turn, beside
- * everything else, and neither starves the other.
+ * Callbacks run inside broker_epoll_dispatch(), which never waits and runs one step. Call it once in each turn, together
+ * with all other work, so that neither starves the other.
  *
- * In a forked process an adapter is over, and the inherited epoll set is the parent's. What a worker does, in any
- * order: broker_client_after_fork(), broker_epoll_detach(), which leaves the parent's set alone, and close() of the
- * set's descriptor; then it makes a set of its own and attaches to that. A handle that follows a fork
+ * In a forked process an adapter has ended, and the inherited epoll set is the parent's. A worker does the following, in
+ * any order: broker_client_after_fork(); broker_epoll_detach(), which leaves the parent's set unchanged; close() of the
+ * set's descriptor. Then it creates a set of its own and attaches to that. A handle that follows a fork
  * (broker_client_follow_fork()) is detached before and attached after it.
  *
  * License: MIT OR Apache-2.0.
@@ -33,11 +33,11 @@
 
 #include <sys/epoll.h>
 
-/* An attached client or loop; its members are the adapter's own. */
+/* An attached client or loop; its members are private. */
 typedef struct broker_epoll {
     broker_adapter_t base;
     int epfd;
-    /* A dispatch is under way: whoever detaches meanwhile leaves the freeing to it. */
+    /* A dispatch is running: it frees the adapter if it is detached meanwhile. */
     int stepping;
     int detached;
 } broker_epoll_t;
@@ -71,10 +71,10 @@ static inline int broker_epoll__attach(broker_epoll_t **out, int epfd, epoll_dat
 }
 
 /*
- * Puts a client into the epoll set `epfd`, level-triggered; events about it carry `event_data`. *out is the caller's to
- * give to broker_epoll_detach(), NULL on failure. `ended` may be NULL.
+ * Adds a client to the epoll set `epfd`, level-triggered; its events carry `event_data`. The caller passes *out to
+ * broker_epoll_detach(); it is NULL on failure. `ended` may be NULL.
  *
- * A code of the client's if it is no good; BROKER_ESYS if epoll refuses, or without descriptors or memory.
+ * Returns the client's code if it is invalid; BROKER_ESYS if epoll refuses, or without descriptors or memory.
  */
 static inline int broker_epoll_attach_client(broker_epoll_t **out, int epfd, epoll_data_t event_data,
                                              broker_client_t *client, broker_ended_cb ended, void *data) {
@@ -87,7 +87,7 @@ static inline int broker_epoll_attach_loop(broker_epoll_t **out, int epfd, epoll
     return broker_epoll__attach(out, epfd, event_data, NULL, loop, ended, data);
 }
 
-/* Leaves the set. By name, not only by close(): a forked process may hold open what the descriptor stands for. */
+/* Leaves the set with epoll_ctl(), not only with close(): a forked process may keep the open file. */
 static inline void broker_epoll__leave(broker_epoll_t *adapter) {
     struct epoll_event unused; /* for Linux 2.6.8 */
     if (!broker_adapter_is_copy(&adapter->base)) {
@@ -96,8 +96,8 @@ static inline void broker_epoll__leave(broker_epoll_t *adapter) {
 }
 
 /*
- * Leaves the epoll set and frees the adapter. To be called once, also from callbacks, before or after the handle is
- * freed, while the set is still open or its number nobody else's. NULL is allowed.
+ * Leaves the epoll set and frees the adapter. Call it once, also from callbacks, before or after the handle is
+ * freed, while the set is still open or its number is not used again. NULL is allowed.
  */
 static inline void broker_epoll_detach(broker_epoll_t *adapter) {
     if (!adapter) {
@@ -120,8 +120,8 @@ static inline int broker_epoll_timeout(const broker_epoll_t *adapter, int own) {
 }
 
 /*
- * One step, if there is reason for one: `ready` says whether epoll_wait() reported the handle. A callback may detach
- * the adapter. Nothing is done for NULL, or for one that has ended.
+ * Runs one step, if one is due: `ready` says whether epoll_wait() reported the handle. A callback may detach
+ * the adapter. Does nothing for NULL, and for an adapter that has ended.
  */
 static inline void broker_epoll_dispatch(broker_epoll_t *adapter, int ready) {
     int status;

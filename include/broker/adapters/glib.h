@@ -10,10 +10,10 @@
  * Callbacks run inside g_main_context_iteration(), in its thread, with G_PRIORITY_DEFAULT. Each dispatch is one step of
  * the handle, with the context's other sources in between, so that neither starves the other.
  *
- * In a forked process an adapter is over, and so is the inherited context: GLib has no call to renew it, and it shares
- * the descriptor that wakes it with the parent's. What a worker does, in any order: broker_client_after_fork(),
- * broker_glib_detach(); then it makes a GMainContext of its own and attaches to that. A handle that follows a fork
- * (broker_client_follow_fork()) is detached and attached anew just so.
+ * In a forked process an adapter has ended, and so has the inherited context: GLib has no call to renew it, and its wakeup
+ * descriptor is shared with the parent. A worker does the following, in any order: broker_client_after_fork(),
+ * broker_glib_detach(). Then it creates a GMainContext of its own and attaches to that. A handle that follows a fork
+ * (broker_client_follow_fork()) is detached and attached in the same way.
  *
  * License: MIT OR Apache-2.0.
  */
@@ -25,7 +25,7 @@
 #include <glib-unix.h>
 #include <glib.h>
 
-/* An attached client or loop; its members are the adapter's own. GLib allocates it, counts its users and frees it. */
+/* An attached client or loop; its members are private. GLib allocates it, counts its references and frees it. */
 typedef struct broker_glib {
     GSource source;
     broker_adapter_t base;
@@ -37,7 +37,7 @@ static inline void broker_glib__arm(broker_glib_t *adapter) {
                             timeout < 0 ? -1 : g_get_monotonic_time() + (gint64)timeout * G_TIME_SPAN_MILLISECOND);
 }
 
-/* GLib holds the source meanwhile, even if a callback detaches it. */
+/* GLib keeps the source meanwhile, even if a callback detaches it. */
 static inline gboolean broker_glib__dispatch(GSource *source, GSourceFunc unused, gpointer no_data) {
     broker_glib_t *adapter = (broker_glib_t *)(void *)source;
     int status = broker_adapter_step(&adapter->base);
@@ -64,7 +64,7 @@ static inline void broker_glib__finalize(GSource *source) {
 }
 
 /*
- * Stops watching and gives the adapter up. To be called once, in the thread of the context, also from callbacks, before
+ * Stops watching and releases the adapter. Call it once, in the thread of the context, also from callbacks, before
  * or after the handle is freed. NULL is allowed.
  */
 static inline void broker_glib_detach(broker_glib_t *adapter) {
@@ -94,10 +94,10 @@ static inline int broker_glib__attach(broker_glib_t **out, GMainContext *context
 }
 
 /*
- * Watches a client in `context`, NULL for the default one. *out is the caller's to give to broker_glib_detach(), NULL
+ * Watches a client in `context`, NULL for the default one. The caller passes *out to broker_glib_detach(); it is NULL
  * on failure. `ended` may be NULL.
  *
- * A code of the client's if it is no good; BROKER_ESYS without descriptors.
+ * Returns the client's code if it is invalid; BROKER_ESYS without descriptors.
  */
 static inline int broker_glib_attach_client(broker_glib_t **out, GMainContext *context, broker_client_t *client,
                                             broker_ended_cb ended, void *data) {

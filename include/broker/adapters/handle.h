@@ -1,15 +1,15 @@
 /*
- * handle.h: what the adapters share: a client or a loop as one descriptor, one timeout and one step, and what becomes
- * of these in a forked process. Included by them; it watches nothing by itself and is not for programs, but for
+ * handle.h: the common part of the adapters: a client or a loop as one descriptor, one timeout and one step, and how they
+ * behave in a forked process. Included by the adapters; it watches nothing itself and is not for programs, except
  * broker_ended_cb. Linux only.
  *
- * Each adapter has a descriptor of its own, a duplicate of broker_client_fd() or broker_loop_fd(): a handle that is
- * freed in its own callback closes its descriptor before the adapter hears of it, and the number may be somebody else's
- * by then. In a forked process the number is the same, and so are the kernel's epoll sets, which know a descriptor by
- * its number and what it stands for: whoever took it out of an inherited set would take it away from the parent. So a
- * fork handler has the number stand for something else in the forked process, an eventfd that is readable. Whatever an
- * event library does with it there, and in whatever order, it does not do to the parent; and an adapter that is not
- * detached there hears of it and ends with BROKER_EFORKED.
+ * Each adapter has its own descriptor, a duplicate of broker_client_fd() or broker_loop_fd(). This is because a handle freed
+ * in its own callback closes its descriptor before the adapter notices, and another file may have the number by then. In a
+ * forked process the number is the same, and so are the kernel's epoll sets, which identify a descriptor by its number and
+ * its open file: removing it from an inherited set would remove it for the parent. So a fork handler replaces the open file
+ * behind the number in the forked process with an eventfd that is readable. Whatever an event library does with the number
+ * there, in whatever order, does not affect the parent; and an adapter that is not detached there becomes readable and ends
+ * with BROKER_EFORKED.
  *
  * License: MIT OR Apache-2.0.
  */
@@ -27,21 +27,20 @@
 #include <unistd.h>
 
 /*
- * Called once when an adapter stops watching by itself: with 0 after a broker_loop_t has drained, or below 0 with the
- * code with which processing ended, such as BROKER_ESTATE for a handle that was freed, or BROKER_EFORKED in a forked
- * process. It runs inside the foreign loop, never inside attach or detach. The adapter is still to be detached, here or
- * later.
+ * Called once when an adapter stops watching by itself: with 0 after a broker_loop_t has drained, otherwise with the
+ * code that ended processing, such as BROKER_ESTATE for a freed handle, or BROKER_EFORKED in a forked process. It runs
+ * inside the event library's loop, never inside attach or detach. The adapter must still be detached, here or later.
  */
 typedef void (*broker_ended_cb)(int status, void *data);
 
 struct broker_adapter_list;
 
-/* The part that all adapters have. */
+/* The part common to all adapters. */
 typedef struct broker_adapter {
     /* One of the two is set. */
     broker_client_t *client;
     broker_loop_t *loop;
-    /* The adapter's own; below 0 if it could not be had after a fork. */
+    /* The adapter's own descriptor; below 0 if none could be opened after a fork. */
     int fd;
     /* broker_fork_count() of the process that attached it. */
     unsigned int forks;
@@ -72,13 +71,13 @@ static inline int broker_adapter__close_on_exec(int fd) {
     return fcntl(fd, F_SETFD, FD_CLOEXEC);
 }
 
-/* In a forked process: the number stands for an eventfd from now on. System calls only, since it runs inside fork(). */
+/* In a forked process: puts an eventfd behind the number. Makes system calls only, since it runs inside fork(). */
 static inline void broker_adapter__disarm(broker_adapter_t *adapter) {
     int harmless, cancelable;
-    /* close() acts on a pthread_cancel(): the copy would end inside fork(). */
+    /* close() is a cancellation point: a pthread_cancel() would end the copy inside fork(). */
     pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancelable);
     adapter->disarmed = 1;
-    /* First, so that there is a number to be had. */
+    /* First, so that a number is free. */
     close(adapter->fd);
     harmless = eventfd(1, 0);
     if (harmless >= 0 && harmless != adapter->fd) {
@@ -137,14 +136,14 @@ static inline int broker_adapter__enlist(broker_adapter_t *adapter) {
     return BROKER_OK;
 }
 
-/* Whether it was attached by another process, of which this one is a copy. */
+/* Whether another process attached it and this one is a copy. */
 static inline int broker_adapter_is_copy(const broker_adapter_t *adapter) {
     return adapter->forks != broker_fork_count();
 }
 
 /*
- * To be called before an event library is told anything of the descriptor once it is watched. A raw clone() runs no fork
- * handler: what that would have done is done here.
+ * Call this before passing the descriptor to an event library again once it is watched. A raw clone() runs no fork
+ * handler; this does the same work.
  */
 static inline void broker_adapter_touch(broker_adapter_t *adapter) {
     if (broker_adapter_is_copy(adapter) && adapter->fd >= 0 && !adapter->disarmed) {
@@ -153,8 +152,8 @@ static inline void broker_adapter_touch(broker_adapter_t *adapter) {
 }
 
 /*
- * Fills in `adapter`, whose address must stay until broker_adapter_close(). A code of the handle's if it is no good;
- * BROKER_ESYS without descriptors or memory: there is nothing to close then.
+ * Initialises `adapter`, whose address must not change until broker_adapter_close(). Returns the handle's code if it is
+ * invalid, or BROKER_ESYS without descriptors or memory; then there is nothing to close.
  */
 static inline int broker_adapter_open(broker_adapter_t *adapter, broker_client_t *client, broker_loop_t *loop,
                                       broker_ended_cb on_ended, void *data) {
@@ -187,10 +186,10 @@ static inline int broker_adapter_open(broker_adapter_t *adapter, broker_client_t
     return code;
 }
 
-/* To be called once, when nothing watches the descriptor any more. */
+/* Call once, when nothing watches the descriptor any more. */
 static inline void broker_adapter_close(broker_adapter_t *adapter) {
     int cancelable;
-    /* close() acts on a pthread_cancel(): nobody would give the lock back, nor free what the adapter is in. */
+    /* close() is a cancellation point: a pthread_cancel() would leave the lock held and the adapter's memory allocated. */
     pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancelable);
     /* A fork meanwhile finds it in the list and open, or neither. */
     pthread_mutex_lock(&adapter->list->lock);
@@ -205,7 +204,7 @@ static inline void broker_adapter_close(broker_adapter_t *adapter) {
     pthread_setcancelstate(cancelable, NULL);
 }
 
-/* Milliseconds until the next step, -1 for none; 0 for a handle that is no good, whose step then says why. */
+/* Milliseconds until the next step, -1 for none; 0 for an invalid handle, whose step then returns the reason. */
 static inline int broker_adapter_timeout(const broker_adapter_t *adapter) {
     int timeout;
     if (broker_adapter_is_copy(adapter)) {
@@ -216,8 +215,8 @@ static inline int broker_adapter_timeout(const broker_adapter_t *adapter) {
 }
 
 /*
- * Reads, calls back, writes; never waits. 1: there is more to come. 0: there is not. Below 0: the code with which it
- * ended. The callbacks may have detached the adapter.
+ * Reads, runs callbacks, writes; never waits. Returns 1 if there is more to come, 0 if not, or the code (below 0) that
+ * ended it. The callbacks may have detached the adapter.
  */
 static inline int broker_adapter_step(broker_adapter_t *adapter) {
     int code;
@@ -231,11 +230,11 @@ static inline int broker_adapter_step(broker_adapter_t *adapter) {
         code = broker_client_process(adapter->client, 0);
         code = code >= 0 ? 1 : code;
     }
-    /* The program turns its own loop inside a callback; what is due comes when that has returned. */
+    /* The program runs its own loop inside a callback; callbacks that are due run when that has returned. */
     return code == BROKER_EREENTRANT ? 1 : code;
 }
 
-/* Tells the program, which may detach the adapter there, that it watches nothing any more. */
+/* Tells the program that the adapter watches nothing any more; the program may detach it there. */
 static inline void broker_adapter_end(broker_adapter_t *adapter, int status) {
     adapter->ended = 1;
     if (adapter->on_ended) {

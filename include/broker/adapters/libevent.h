@@ -8,13 +8,13 @@
  *     broker_libevent_detach(adapter);         (before or after broker_client_free(), before event_base_free())
  *
  * Callbacks run inside event_base_loop(), in its thread. Each event is one step of the handle, with the base's other
- * events in between, so that neither starves the other. An attached handle keeps event_base_dispatch() going until it
- * is detached; a broker_loop_t also until it has drained.
+ * events in between, so that neither starves the other. An attached handle keeps event_base_dispatch() from returning
+ * until it is detached; a broker_loop_t also until it has drained.
  *
- * In a forked process an adapter is over. What a worker does, in any order: event_reinit(), before the next
- * event_base_loop(), as libevent asks; broker_client_after_fork() and then broker_libevent_attach_client() anew;
- * broker_libevent_detach() of what was inherited. None of it reaches the parent's base. A handle that follows a fork
- * (broker_client_follow_fork()) is detached and attached anew just so.
+ * In a forked process an adapter has ended. A worker does the following, in any order: event_reinit(), before the next
+ * event_base_loop(), as libevent requires; broker_client_after_fork() and then broker_libevent_attach_client();
+ * broker_libevent_detach() of the inherited adapter. None of it affects the parent's base. A handle that follows a fork
+ * (broker_client_follow_fork()) is detached and attached in the same way.
  *
  * License: MIT OR Apache-2.0.
  */
@@ -26,10 +26,10 @@
 #include <event2/event.h>
 #include <sys/time.h>
 
-/* An attached client or loop; its members are the adapter's own. */
+/* An attached client or loop; its members are private. */
 typedef struct broker_libevent {
     broker_adapter_t base;
-    /* Steps under way: whoever detaches meanwhile leaves the freeing to them. */
+    /* Steps that are running: the last one frees the adapter if it is detached meanwhile. */
     int stepping;
     int detached;
     /* `readable` has been added. */
@@ -38,7 +38,7 @@ typedef struct broker_libevent {
     struct event *timer;
 } broker_libevent_t;
 
-/* The events go before the descriptor: libevent takes it out of its set by number. */
+/* The events are deleted before the descriptor is closed: libevent removes it from its set by number. */
 static inline void broker_libevent__close(broker_libevent_t *adapter) {
     broker_adapter_touch(&adapter->base);
     if (adapter->readable) {
@@ -61,7 +61,7 @@ static inline void broker_libevent__arm(broker_libevent_t *adapter, int timeout)
     event_add(adapter->timer, &after);
 }
 
-/* Not when it is attached: the base may still be that of the parent process then, and libevent tells epoll at once. */
+/* Not in attach: the base may still be the parent process's then, and libevent registers with epoll at once. */
 static inline int broker_libevent__watch(broker_libevent_t *adapter) {
     broker_adapter_touch(&adapter->base);
     if (!adapter->watching && event_add(adapter->readable, NULL) != 0) {
@@ -97,7 +97,7 @@ static inline void broker_libevent__on_event(evutil_socket_t fd, short events, v
 }
 
 /*
- * Stops watching and frees the adapter. To be called once, in the thread of the base, also from callbacks, before or
+ * Stops watching and frees the adapter. Call it once, in the thread of the base, also from callbacks, before or
  * after the handle is freed. NULL is allowed.
  */
 static inline void broker_libevent_detach(broker_libevent_t *adapter) {
@@ -138,10 +138,10 @@ static inline int broker_libevent__attach(broker_libevent_t **out, struct event_
 }
 
 /*
- * Watches a client in `base`. *out is the caller's to give to broker_libevent_detach(), NULL on failure. `ended` may be
+ * Watches a client in `base`. The caller passes *out to broker_libevent_detach(); it is NULL on failure. `ended` may be
  * NULL.
  *
- * A code of the client's if it is no good; BROKER_ESYS without descriptors or memory.
+ * Returns the client's code if it is invalid; BROKER_ESYS without descriptors or memory.
  */
 static inline int broker_libevent_attach_client(broker_libevent_t **out, struct event_base *base,
                                                 broker_client_t *client, broker_ended_cb ended, void *data) {

@@ -10,12 +10,12 @@
  * Callbacks run inside sd_event_run(), in its thread, with SD_EVENT_PRIORITY_NORMAL. Each event is one step of the
  * handle, with the loop's other events in between, so that neither starves the other.
  *
- * In a forked process an adapter is over, and so is the inherited sd_event, which refuses everything there (-ECHILD).
- * What a worker does, in any order: broker_client_after_fork(), broker_sd_event_detach(), sd_event_unref(); then it
- * makes an sd_event of its own (sd_event_new()) and attaches to that. A handle that follows a fork
- * (broker_client_follow_fork()) is detached and attached anew just so.
+ * In a forked process an adapter has ended, and so has the inherited sd_event, whose functions return -ECHILD there. A
+ * worker does the following, in any order: broker_client_after_fork(), broker_sd_event_detach(), sd_event_unref(). Then it
+ * creates an sd_event of its own (sd_event_new()) and attaches to that. A handle that follows a fork
+ * (broker_client_follow_fork()) is detached and attached in the same way.
  *
- * Under -std=c99 rather than gnu99 it wants _POSIX_C_SOURCE defined as 199309L or more, for the clock.
+ * With -std=c99 instead of gnu99 it needs _POSIX_C_SOURCE defined as 199309L or more, for the clock.
  *
  * License: MIT OR Apache-2.0.
  */
@@ -27,17 +27,17 @@
 #include <systemd/sd-event.h>
 #include <time.h>
 
-/* An attached client or loop; its members are the adapter's own. */
+/* An attached client or loop; its members are private. */
 typedef struct broker_sd_event {
     broker_adapter_t base;
-    /* Steps under way: whoever detaches meanwhile leaves the freeing to them. */
+    /* Steps that are running: the last one frees the adapter if it is detached meanwhile. */
     int stepping;
     int detached;
     sd_event_source *readable;
     sd_event_source *timer;
 } broker_sd_event_t;
 
-/* By the clock, since sd_event_now() is that of the turn's beginning. 0: at once. */
+/* Uses the clock, since sd_event_now() is the time at the beginning of the turn. 0: at once. */
 static inline uint64_t broker_sd_event__after(int timeout_ms) {
     struct timespec now;
     if (timeout_ms == 0 || clock_gettime(CLOCK_MONOTONIC, &now) != 0) {
@@ -94,7 +94,7 @@ static inline int broker_sd_event__on_timer(sd_event_source *source, uint64_t us
     return 0;
 }
 
-/* The sources go before the descriptor: sd-event takes it out of its set by number. */
+/* The sources are removed before the descriptor is closed: sd-event removes it from its set by number. */
 static inline void broker_sd_event__close(broker_sd_event_t *adapter) {
     broker_adapter_touch(&adapter->base);
     if (adapter->readable) {
@@ -109,7 +109,7 @@ static inline void broker_sd_event__close(broker_sd_event_t *adapter) {
 }
 
 /*
- * Stops watching and frees the adapter. To be called once, in the thread of the loop, also from callbacks, before or
+ * Stops watching and frees the adapter. Call it once, in the thread of the loop, also from callbacks, before or
  * after the handle is freed. NULL is allowed.
  */
 static inline void broker_sd_event_detach(broker_sd_event_t *adapter) {
@@ -152,10 +152,11 @@ static inline int broker_sd_event__attach(broker_sd_event_t **out, sd_event *eve
 }
 
 /*
- * Watches a client in `event`. *out is the caller's to give to broker_sd_event_detach(), NULL on failure. `ended` may
+ * Watches a client in `event`. The caller passes *out to broker_sd_event_detach(); it is NULL on failure. `ended` may
  * be NULL.
  *
- * A code of the client's if it is no good; BROKER_ESYS without descriptors or memory, or for another process's `event`.
+ * Returns the client's code if it is invalid; BROKER_ESYS without descriptors or memory, or for another process's
+ * `event`.
  */
 static inline int broker_sd_event_attach_client(broker_sd_event_t **out, sd_event *event, broker_client_t *client,
                                                 broker_ended_cb ended, void *data) {

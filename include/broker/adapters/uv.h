@@ -8,16 +8,16 @@
  *     broker_uv_detach(adapter);               (before or after broker_client_free())
  *     uv_run(uv_default_loop(), UV_RUN_DEFAULT);    (libuv closes its handles here)
  *
- * Callbacks run inside uv_run(), in its thread. Each turn of the libuv loop is one step of the handle at most, so that
- * neither starves the other. An attached handle keeps uv_run() going, as any libuv handle does, until it is detached;
+ * Callbacks run inside uv_run(), in its thread. Each turn of the libuv loop runs at most one step of the handle, so that
+ * neither starves the other. Like any libuv handle, an attached one keeps uv_run() from returning until it is detached;
  * a broker_loop_t also until it has drained.
  *
- * In a forked process an adapter is over. What a worker does, in any order: uv_loop_fork(), before the next uv_run(),
- * as libuv asks; broker_client_after_fork() and then broker_uv_attach_client() anew; broker_uv_detach() of what was
- * inherited. None of it reaches the parent's loop. A handle that follows a fork (broker_client_follow_fork()) is
- * detached and attached anew just so.
+ * In a forked process an adapter has ended. A worker does the following, in any order: uv_loop_fork(), before the next
+ * uv_run(), as libuv requires; broker_client_after_fork() and then broker_uv_attach_client(); broker_uv_detach() of the
+ * inherited adapter. None of it affects the parent's loop. A handle that follows a fork (broker_client_follow_fork()) is
+ * detached and attached in the same way.
  *
- * Under -std=c99 rather than gnu99, uv.h itself wants _POSIX_C_SOURCE defined as 200112L or more.
+ * With -std=c99 instead of gnu99, uv.h itself needs _POSIX_C_SOURCE defined as 200112L or more.
  *
  * License: MIT OR Apache-2.0.
  */
@@ -28,12 +28,12 @@
 
 #include <uv.h>
 
-/* An attached client or loop; its members are the adapter's own. Lives until libuv has closed the two handles. */
+/* An attached client or loop; its members are private. Lives until libuv has closed the two handles. */
 typedef struct broker_uv {
     broker_adapter_t base;
     /* libuv handles that are not closed yet. */
     int open;
-    /* Steps under way. */
+    /* Steps that are running. */
     int stepping;
     uv_poll_t poll;
     uv_timer_t timer;
@@ -91,7 +91,7 @@ static inline void broker_uv__on_readable(uv_poll_t *poll, int status, int event
 }
 
 /*
- * Stops watching and gives the adapter up; it is freed by the next turns of uv_run(). To be called once, in the thread
+ * Stops watching and releases the adapter; the next turns of uv_run() free it. Call it once, in the thread
  * of the libuv loop, also from callbacks, before or after the handle is freed. NULL is allowed.
  */
 static inline void broker_uv_detach(broker_uv_t *adapter) {
@@ -139,9 +139,9 @@ static inline int broker_uv__attach(broker_uv_t **out, uv_loop_t *loop, broker_c
 }
 
 /*
- * Watches a client in `loop`. *out is the caller's to give to broker_uv_detach(), NULL on failure. `ended` may be NULL.
+ * Watches a client in `loop`. The caller passes *out to broker_uv_detach(); it is NULL on failure. `ended` may be NULL.
  *
- * A code of the client's if it is no good; BROKER_ESYS without descriptors or memory.
+ * Returns the client's code if it is invalid; BROKER_ESYS without descriptors or memory.
  */
 static inline int broker_uv_attach_client(broker_uv_t **out, uv_loop_t *loop, broker_client_t *client,
                                           broker_ended_cb ended, void *data) {
