@@ -1,4 +1,4 @@
-//! The command line. Only its shape: what a flag does is in the module of its subcommand.
+//! The command line. Defines only its syntax: the module of a subcommand implements its flags.
 
 use crate::shared::guard::WithParentArgs;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
@@ -38,10 +38,10 @@ pub(crate) struct ServeArgs {
     /// Where children connect: unix:///path/broker.sock?mode=0660&group=g or tcp://host:port; may be repeated
     #[arg(long, value_name = "URL")]
     pub(crate) listen: Vec<String>,
-    /// The Redis to serve: redis://[user[:pass]@]host[:port][/db] or unix:///path?db=n
+    /// The upstream Redis: redis://[user[:pass]@]host[:port][/db] or unix:///path?db=n
     #[arg(long, value_name = "URL", conflicts_with = "dev")]
     pub(crate) upstream: Option<String>,
-    /// Start a private in-memory redis-server and serve that; it ends with the broker
+    /// Start a private in-memory redis-server as the upstream; it ends with the broker
     #[arg(long)]
     pub(crate) dev: bool,
     /// Configuration file (TOML); `broker config --format toml` prints one
@@ -50,10 +50,10 @@ pub(crate) struct ServeArgs {
     /// Set one configuration key; may be repeated
     #[arg(long, value_name = "KEY=VALUE")]
     pub(crate) set: Vec<String>,
-    /// Do what a start does, short of what anybody would notice, and print ok
+    /// Perform the steps of a start that have no visible effect, then print ok
     #[arg(long)]
     pub(crate) check: bool,
-    /// Answer two children with each other's reply, to see that the demo notices
+    /// Swap the replies of two children, to check that the demo detects it
     #[cfg(feature = "sabotage")]
     #[arg(long, hide = true)]
     pub(crate) sabotage: bool,
@@ -62,12 +62,12 @@ pub(crate) struct ServeArgs {
 /// Flags of `broker config`.
 #[derive(Debug, Args)]
 pub(crate) struct ConfigArgs {
-    /// How to print
+    /// Output format
     #[arg(long, value_enum, default_value_t = KeysFormat::Text)]
     pub(crate) format: KeysFormat,
 }
 
-/// How `broker config` prints.
+/// Output formats of `broker config`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum KeysFormat {
     /// Aligned columns
@@ -89,18 +89,18 @@ pub(crate) fn one_line(error: &clap::Error) -> String {
     let plain = |text: &str| text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
     match error.kind() {
         ErrorKind::UnknownArgument if !named(ContextKind::InvalidArg).starts_with('-') => {
-            return "an argument without a flag before it; not shown, since it may hold a password"
+            return "an argument without a flag before it; not shown, since it may contain a password"
                 .to_owned();
         }
         ErrorKind::UnknownArgument if !plain(named(ContextKind::InvalidArg)) => {
-            return "an unknown flag; not shown, since it may hold a password".to_owned();
+            return "an unknown flag; not shown, since it may contain a password".to_owned();
         }
         ErrorKind::InvalidSubcommand if !plain(named(ContextKind::InvalidSubcommand)) => {
             return "say what to do first: serve or config".to_owned();
         }
         ErrorKind::TooManyValues => {
             let flag = named(ContextKind::InvalidArg);
-            return format!("{flag} takes no value; what was given is not shown, since it may be a password");
+            return format!("{flag} takes no value; the value is not shown, since it may be a password");
         }
         _ => {}
     }

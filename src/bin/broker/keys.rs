@@ -1,4 +1,4 @@
-//! `broker config`: the table of configuration keys, for people or as a file to start from.
+//! `broker config`: prints the table of configuration keys, as columns or as a file to start from.
 
 use crate::cli::{ConfigArgs, KeysFormat};
 use crate::shared::say;
@@ -46,7 +46,7 @@ fn toml_value(row: &Row) -> String {
     match row.kind {
         KeyKind::Listen => "[]".to_owned(),
         KeyKind::Count | KeyKind::Bytes | KeyKind::Milliseconds if is_number => row.default.to_owned(),
-        // No default holds what TOML would have to escape.
+        // No default contains a character that TOML would have to escape.
         _ => format!("\"{}\"", row.default),
     }
 }

@@ -1,5 +1,5 @@
-//! The log on standard error: one line per record, as text, JSON or for the journal. Writes no more than
-//! `log_limit` admits, and never waits for whoever reads it.
+//! The log on standard error: one line per record, as text, JSON or for the journal. Writes no more lines than
+//! `log_limit` admits, and never blocks on its reader.
 
 use crate::stderr::Stderr;
 use broker::base::clock::{Clock, Millis};
@@ -11,17 +11,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// While lines wait for room they are tried again after so many milliseconds.
+/// While lines are queued, they are retried after this many milliseconds.
 const RETRY: Millis = 100;
 
-/// How a line looks.
+/// The format of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Format {
     /// `2026-01-31T12:00:00.000Z info message`
     Text,
     /// One JSON object.
     Json,
-    /// `<6>message`; the journal knows the time.
+    /// `<6>message`; the journal adds the time.
     Journal,
 }
 
@@ -29,7 +29,7 @@ pub(crate) enum Format {
 struct Logger {
     format: Format,
     clock: Clock,
-    /// Nothing waits in `state`: spares a lock in every turn.
+    /// No lines are queued in `state`: saves a lock in every turn.
     at_rest: AtomicBool,
     state: Mutex<LoggerState>,
 }
@@ -45,7 +45,7 @@ static LOGGER: OnceLock<Logger> = OnceLock::new();
 
 /// Makes this the process' logger. Later calls change nothing.
 pub(crate) fn install(format: Format, level: LevelFilter) {
-    // Without a descriptor to spare for it there will be no loop either.
+    // Without a free descriptor for it the loop cannot start either.
     let Ok(fd) = std::io::stderr().as_fd().try_clone_to_owned() else { return };
     let state = Mutex::new(LoggerState { limit: LogLimit::default(), out: Stderr::new(fd) });
     let logger =
@@ -55,8 +55,8 @@ pub(crate) fn install(format: Format, level: LevelFilter) {
     }
 }
 
-/// Says what is due: lines that found no room, and sums of those left out. Returns when to call it again, in
-/// milliseconds; `None` is never, unless something is logged.
+/// Writes what is due: queued lines, and summaries of suppressed ones. Returns when to call it again, in
+/// milliseconds; `None` means not before a line is logged.
 pub(crate) fn settle() -> Option<Millis> {
     let logger = LOGGER.get().filter(|logger| !logger.at_rest.load(Ordering::Relaxed))?;
     let mut state = logger.state();
@@ -68,10 +68,10 @@ pub(crate) fn settle() -> Option<Millis> {
     [retry, summary].into_iter().flatten().min()
 }
 
-/// How many milliseconds the end waits for a slow reader of the log.
+/// How long the end of the process waits for a slow reader of the log, milliseconds.
 const LAST_WAIT: Millis = 1000;
 
-/// The last word: sums up everything left out so far. What finds no room within a second is lost.
+/// The last lines: summaries of everything suppressed so far. Lines that find no room within a second are lost.
 pub(crate) fn finish() {
     let Some(logger) = LOGGER.get() else { return };
     let mut state = logger.state();
@@ -102,7 +102,7 @@ impl Logger {
     }
 
     fn about_lost(&self, lost: u64) -> String {
-        self.render(Level::Warn, &format!("{lost} lines lost: standard error took no more"))
+        self.render(Level::Warn, &format!("{lost} lines lost: standard error accepted no more"))
     }
 
     fn render(&self, level: Level, text: &str) -> String {
@@ -151,7 +151,7 @@ fn render(format: Format, now: SystemTime, level: Level, message: &str) -> Strin
     }
 }
 
-/// syslog(3) priorities, as the journal reads them from a line's beginning.
+/// syslog(3) priorities, which the journal reads at the beginning of a line.
 fn priority(level: Level) -> u8 {
     match level {
         Level::Error => 3,
@@ -161,7 +161,7 @@ fn priority(level: Level) -> u8 {
     }
 }
 
-/// Control characters, which a child may have chosen (its name, say), must not forge a line.
+/// Control characters, which may come from a child (its name, for example), must not forge a line.
 fn one_line(message: &str) -> String {
     let mut line = String::with_capacity(message.len());
     for ch in message.chars() {

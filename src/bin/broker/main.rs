@@ -1,5 +1,5 @@
-//! The standalone broker: reads argv, the environment and signals, which the library never does, and
-//! turns an outcome into an exit code: 0 done, 1 the system refused, 2 unusable configuration.
+//! The standalone broker: reads argv, the environment and signals, which the library never does, and maps an outcome to
+//! an exit code: 0 success, 1 a system call failed, 2 invalid configuration.
 #![forbid(unsafe_code)]
 
 mod cli;
@@ -36,7 +36,7 @@ fn main() -> ExitCode {
     outcome.unwrap_or_else(|error| fail(&error))
 }
 
-/// Says in one line what clap refused. Help and version are no refusals.
+/// Prints clap's error in one line. Help and version are not errors.
 fn usage(error: &clap::Error) -> ExitCode {
     if !error.use_stderr() {
         say::text(&error.to_string());

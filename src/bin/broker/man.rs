@@ -1,5 +1,5 @@
-//! The man pages in dist/man, made from the command line and the table of keys, and only in tests: what is
-//! committed is what the code says today. `BROKER_UPDATE_DOCS=1` rewrites them instead of comparing.
+//! The man pages in dist/man, generated from the command line and the table of keys, in tests only: the tests compare the
+//! committed pages with the code. `BROKER_UPDATE_DOCS=1` rewrites them instead.
 
 use std::path::Path;
 
@@ -20,7 +20,7 @@ fn the_page_of_the_file_is_the_table() {
     compare("dist/man/broker.toml.5", &file_page());
 }
 
-/// One page for all subcommands: none is long enough for a page of its own.
+/// One page for all subcommands: none is long enough for its own page.
 fn command_page() -> String {
     let command = built_command();
     let verbs = || command.get_subcommands().filter(|verb| !verb.is_hide_set());
@@ -32,9 +32,9 @@ fn command_page() -> String {
     text += &verbs().map(synopsis).collect::<Vec<_>>().join(".br\n");
     text += &plain(|page| {
         page.control("SH", ["DESCRIPTION"]).text([roman(
-            "The broker serves one Redis to every process of a host. They connect to its unix socket or TCP port \
-             with the Redis client they already use; their requests share a few connections to Redis, and each \
-             gets its own replies, in its own order.",
+            "The broker serves one Redis to every process of a host. Processes connect to its unix socket or TCP \
+             port with the Redis client they already use. Their requests share a few connections to Redis, and \
+             each process gets its own replies, in the order of its requests.",
         )]);
     });
     for verb in verbs() {
@@ -56,7 +56,7 @@ fn synopsis(verb: &Command) -> String {
     format!("{}\n", body(verb, Man::render_synopsis_section).trim_end())
 }
 
-/// The command line as clap completes it, less what every page would repeat.
+/// The command line as clap completes it, without the parts that every page would repeat.
 fn built_command() -> Command {
     let mut command = Cli::command().disable_help_subcommand(true);
     let verbs: Vec<String> = command.get_subcommands().map(|verb| verb.get_name().to_owned()).collect();
@@ -77,14 +77,14 @@ fn body(command: &Command, section: fn(&Man, &mut dyn std::io::Write) -> std::io
 
 fn end_of_command_page(page: &mut Roff) {
     page.control("SH", ["EXIT STATUS"]);
-    entry(page, "0", "Done.");
-    entry(page, "1", "The system refused something.");
-    entry(page, "2", "The command line or the configuration is unusable; one line says why.");
+    entry(page, "0", "Success.");
+    entry(page, "1", "A system call failed.");
+    entry(page, "2", "The command line or the configuration is invalid; one line gives the reason.");
     page.control("SH", ["ENVIRONMENT"]);
-    entry(page, "BROKER_UPSTREAM_PASSWORD", "The upstream's password, above every other one.");
-    entry(page, "XDG_RUNTIME_DIR", "Where the socket is without --listen, unless the user is root.");
+    entry(page, "BROKER_UPSTREAM_PASSWORD", "The upstream's password; overrides every other one.");
+    entry(page, "XDG_RUNTIME_DIR", "The directory of the default socket, unless the user is root.");
     page.control("SH", ["FILES"]);
-    entry(page, "/run/broker/broker.sock", "The socket without --listen, when run by root.");
+    entry(page, "/run/broker/broker.sock", "The default socket when run by root.");
     page.control("SH", ["SEE ALSO"]);
     page.text([bold("broker.toml"), roman("(5), "), bold("redis-server"), roman("(1)")]);
 }
@@ -97,12 +97,12 @@ fn file_page() -> String {
     page.control("SH", ["DESCRIPTION"]);
     page.text([roman(
         "A TOML file with the keys below, all of them optional. Their names are the same in the file and in \
-         --set KEY=VALUE. The file is read first, then each --set in its order, then --listen and --upstream.",
+         --set KEY=VALUE. The file is read first, then each --set in the order given, then --listen and --upstream.",
     )]);
     page.control("PP", []).text([roman(
-        "Times are milliseconds and sizes bytes when given as a plain number; text such as \"250ms\", \"5s\", \
-         \"512KiB\" or \"64MiB\" is taken too. An unknown key, a wrong type or a value out of range ends the start \
-         with exit code 2 and one line that names the key, the value and what is allowed.",
+        "A plain number is milliseconds for a time and bytes for a size; text such as \"250ms\", \"5s\", \
+         \"512KiB\" or \"64MiB\" is accepted too. For an unknown key, a wrong type or a value out of range, the \
+         broker exits with code 2 and one line that names the key, the value and what is allowed.",
     )]);
     page.control("SH", ["KEYS"]);
     for row in rows() {
@@ -140,8 +140,8 @@ fn default(row: &Row) -> String {
     }
 }
 
-/// An undated page: a date would be one more thing to keep, and the version says more. Its lines are not
-/// stretched to the margin, since URLs cannot be broken.
+/// An undated page: a date would have to be maintained, and the version is more precise. Lines are not justified, since
+/// URLs cannot be broken.
 fn page(name: &str, section: &str, manual: &str) -> Roff {
     let mut page = Roff::new();
     let version = concat!("broker ", env!("CARGO_PKG_VERSION"));
@@ -149,7 +149,7 @@ fn page(name: &str, section: &str, manual: &str) -> Roff {
     page
 }
 
-/// A part of a page that is already open.
+/// A part of an open page.
 fn plain(write: impl FnOnce(&mut Roff)) -> String {
     let mut part = Roff::new();
     write(&mut part);
@@ -167,8 +167,5 @@ fn compare(name: &str, made: &str) {
         return std::fs::write(&path, made).expect("write the page");
     }
     let found = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(
-        found == made,
-        "{name} is not what the code says: BROKER_UPDATE_DOCS=1 cargo test --bin broker man"
-    );
+    assert!(found == made, "{name} differs from the code: BROKER_UPDATE_DOCS=1 cargo test --bin broker man");
 }

@@ -1,6 +1,6 @@
-//! Passwords given on the command line: everyone on the host can read those in the process list. The
-//! broker warns, moves the password into its environment, which only its own user can read, and starts
-//! itself anew in the same process with arguments that no longer name it.
+//! Passwords given on the command line, which every user of the host can read in the process list. The broker logs a
+//! warning, moves the password into its environment, which only its own user can read, and executes itself again in the
+//! same process with arguments that do not contain it.
 
 use crate::shared::{PASSWORD_VARIABLE, guard};
 use broker::base::error::{Error, Result};
@@ -9,7 +9,7 @@ use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-/// Starts this process anew when its arguments hold a password; returns when they hold none.
+/// Executes this process again if its arguments contain a password; returns if they contain none.
 pub(crate) fn hide_password() -> Result<()> {
     let args: Vec<OsString> = std::env::args_os().collect();
     let Some((args, password)) = without_password(&args) else { return Ok(()) };
@@ -22,11 +22,11 @@ pub(crate) fn hide_password() -> Result<()> {
         command.arg0(name).args(rest);
     }
     let error = command.env(PASSWORD_VARIABLE, password).exec();
-    Err(Error::system(format!("cannot start anew without the password: {error}")))
+    Err(Error::system(format!("cannot restart without the password: {error}")))
 }
 
-/// The arguments without their password, and the password; `None` if there is none to take out. The one
-/// of a URL counts for more than that of `--set upstream_password`.
+/// The arguments without their password, and the password; `None` if there is none to remove. The password of a URL
+/// takes precedence over that of `--set upstream_password`.
 fn without_password(args: &[OsString]) -> Option<(Vec<OsString>, String)> {
     let (mut url_password, mut key_password) = (None, None);
     let mut kept: Vec<OsString> = Vec::with_capacity(args.len());
@@ -53,8 +53,8 @@ fn without_password(args: &[OsString]) -> Option<(Vec<OsString>, String)> {
     Some((kept, url_password.or(key_password)?))
 }
 
-/// A Redis URL without its password, and the password as the `redis` crate reads it. `None` for anything
-/// else; a URL that does not parse is left for the configuration to refuse.
+/// A Redis URL without its password, and the password as the `redis` crate reads it. `None` for anything else; the
+/// configuration refuses a URL that does not parse.
 fn split_url(url: &str) -> Option<(String, String)> {
     let password = url.into_connection_info().ok()?.redis_settings().password()?.to_owned();
     let (scheme, rest) = url.split_once("://")?;

@@ -1,4 +1,4 @@
-//! `broker serve`: gathers the settings, starts what they ask for and runs the loop until a signal ends it.
+//! `broker serve`: reads the settings, starts what they require and runs the loop until a signal ends it.
 
 use crate::cli::ServeArgs;
 use crate::logger::{self, Format};
@@ -13,7 +13,7 @@ use broker::config::{ClientSettings, Settings, load_toml, read_document, warn_of
 use broker::ffi::heap;
 use broker::reactor::Loop;
 
-/// Serves until told to end, or only says whether it could.
+/// Serves until a signal ends it, or checks whether it could.
 pub(crate) fn run(args: &ServeArgs) -> Result<()> {
     scrub::hide_password()?;
     let (mut settings, holds_secret) = gather(args)?;
@@ -29,7 +29,7 @@ pub(crate) fn run(args: &ServeArgs) -> Result<()> {
         let started = redis.insert(DevRedis::start()?);
         settings.set("upstream", &started.url())?;
     }
-    // Before the socket files are there, which no signal may leave behind.
+    // Before the socket files exist: a signal must not leave them behind.
     let mut signals = Signals::watch()?;
     signals.watch_harmless()?;
     let outcome = Loop::new(settings).and_then(|lp| {
@@ -39,12 +39,12 @@ pub(crate) fn run(args: &ServeArgs) -> Result<()> {
         serve(lp, signals)
     });
     logger::finish();
-    // After the loop, which has closed its upstream connections by now.
+    // After the loop, which has closed its upstream connections by then.
     drop(redis);
     outcome
 }
 
-/// Does what a start does, short of what anybody would notice.
+/// Performs the steps of a start that have no visible effect.
 fn check(args: &ServeArgs, mut settings: Settings, holds_secret: bool) -> Result<()> {
     if args.dev {
         settings.set("upstream", &DevRedis::check()?)?;
@@ -77,7 +77,7 @@ fn serve(mut lp: Loop, mut signals: Signals) -> Result<()> {
     }
     let mut obeyed = 0;
     loop {
-        // One that came before the loop could be woken has to be seen before the first wait.
+        // A signal from before the loop could be woken must be seen before the first wait.
         let asked = signals.count();
         if asked > obeyed {
             obeyed = asked;
@@ -88,7 +88,7 @@ fn serve(mut lp: Loop, mut signals: Signals) -> Result<()> {
             }
         }
         for name in signals.take_harmless() {
-            log::info!("{name} means nothing to a broker: new settings are read by a new start");
+            log::info!("{name} is ignored: the broker reads new settings only at a start")
         }
         lp.wait_at_most(logger::settle())?;
         if !lp.work()? {
@@ -100,8 +100,8 @@ fn serve(mut lp: Loop, mut signals: Signals) -> Result<()> {
     }
 }
 
-/// The settings: the file first, then `--set`, then the other flags, then the password of the environment. With them
-/// whether the file holds a password.
+/// The settings, applied in this order: the file, `--set`, the other flags, the password of the environment. Also returns
+/// whether the file contains a password.
 fn gather(args: &ServeArgs) -> Result<(Settings, bool)> {
     let mut settings = Settings::default();
     let mut holds_secret = false;
@@ -149,12 +149,12 @@ fn find_upstream(settings: &mut Settings, args: &ServeArgs) -> Result<()> {
     match settings.upstream_resolved()? {
         Some(_) => Ok(()),
         None => Err(Error::config(
-            "no Redis to serve: give --upstream redis://host:6379, or --dev for a private one to try things out",
+            "no upstream: give --upstream redis://host:6379, or --dev to try it with a private one",
         )),
     }
 }
 
-/// `--dev` stands above an upstream of the file, and a private Redis asks for no password.
+/// `--dev` overrides an upstream of the file; a private Redis has no password.
 fn forget_upstream(settings: &mut Settings) -> Result<()> {
     for key in ["upstream", "upstream_username", "upstream_password", "upstream_password_file"] {
         settings.set(key, "")?;
@@ -162,7 +162,7 @@ fn forget_upstream(settings: &mut Settings) -> Result<()> {
     Ok(())
 }
 
-/// Where root and everyone else listen by default.
+/// The default listener of root and of other users.
 fn listen_by_default() -> Result<ListenUrl> {
     let runtime_dir = std::env::var("XDG_RUNTIME_DIR").ok();
     default_listen(rustix::process::geteuid().is_root(), runtime_dir.as_deref())

@@ -1,6 +1,6 @@
-//! The signals a broker gets. SIGTERM and SIGINT are counted, so that the second one can mean "at once"; SIGQUIT
-//! means that from the start. SIGHUP, SIGUSR1 and SIGUSR2, which would end a process that does not ask for them,
-//! are noticed and change nothing. Owns the counts; what they lead to is the caller's.
+//! The signals of the broker. SIGTERM and SIGINT are counted, so that the second one can end at once; SIGQUIT always
+//! does. SIGHUP, SIGUSR1 and SIGUSR2, whose default action would end the process, are recorded and change nothing. Owns
+//! the counts; the caller acts on them.
 
 use broker::base::error::{Error, Result};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
@@ -11,16 +11,16 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Signals without a meaning, by which a process would end.
+/// Signals that are ignored, but would by default end the process.
 const HARMLESS: [(c_int, &str); 3] = [(SIGHUP, "SIGHUP"), (SIGUSR1, "SIGUSR1"), (SIGUSR2, "SIGUSR2")];
 
 /// The signals that have arrived.
 #[derive(Debug)]
 pub(crate) struct Signals {
     watched: Vec<c_int>,
-    /// Spares a system call per turn while nothing has arrived.
+    /// Saves a system call per turn while no signal has arrived.
     pending: Arc<AtomicBool>,
-    /// One byte per request to end.
+    /// One byte for each request to end.
     bytes: UnixStream,
     seen: usize,
     at_once: Arc<AtomicBool>,
@@ -28,7 +28,7 @@ pub(crate) struct Signals {
 }
 
 impl Signals {
-    /// Starts to watch the requests to end.
+    /// Begins to watch the requests to end.
     pub(crate) fn watch() -> Result<Signals> {
         Self::register().map_err(cannot_watch)
     }
@@ -50,7 +50,7 @@ impl Signals {
         Ok(Signals { watched, pending, bytes, seen: 0, at_once, harmless: Vec::new() })
     }
 
-    /// Watches those without a meaning, too. They do not end the process from now on.
+    /// Watches the ignored signals too. From now on they do not end the process.
     pub(crate) fn watch_harmless(&mut self) -> Result<()> {
         for (signal, name) in HARMLESS {
             let flag = Arc::new(AtomicBool::new(false));
@@ -62,7 +62,7 @@ impl Signals {
         Ok(())
     }
 
-    /// Has each signal write a byte to `pipe` as well, after it has been counted. One that came before has not.
+    /// Makes each signal also write a byte to `pipe`, after it has been counted. Earlier ones have not written.
     pub(crate) fn wake(&self, wake: &UnixStream) -> Result<()> {
         for &signal in &self.watched {
             wake.try_clone().and_then(|wake| pipe::register(signal, wake)).map_err(cannot_watch)?;
@@ -83,7 +83,7 @@ impl Signals {
         self.at_once.load(Ordering::Relaxed)
     }
 
-    /// The names of signals without a meaning that have arrived since the last call.
+    /// The names of ignored signals that have arrived since the last call.
     pub(crate) fn take_harmless(&self) -> impl Iterator<Item = &'static str> {
         let arrived =
             |flag: &Arc<AtomicBool>| flag.load(Ordering::Relaxed) && flag.swap(false, Ordering::SeqCst);

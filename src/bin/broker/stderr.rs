@@ -1,6 +1,6 @@
-//! Standard error, written so that it never holds up the loop: its reader may have stopped. Owns the lines that
-//! it has not taken yet, up to a bound, and counts those beyond. Never sets O_NONBLOCK on the open file that
-//! other processes share with us, and starts no thread.
+//! Standard error, written without ever blocking the loop, even if its reader has stopped. Owns the lines that it has not
+//! accepted yet, up to a bound, and counts further ones. Never sets O_NONBLOCK on an open file shared with other
+//! processes, and starts no thread.
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FileType, Mode, OFlags, fstat};
@@ -10,37 +10,37 @@ use rustix::termios::tcgetsid;
 use std::collections::VecDeque;
 use std::os::fd::{AsRawFd, OwnedFd};
 
-/// Bytes of lines that may wait, so that a reader may pause for a while without a loss.
+/// Bytes of lines that may be queued, so that a reader may pause for a while without losing lines.
 const WAITING_MAX: usize = 256 * 1024;
-/// A pipe that says it has room takes so many bytes at once: PIPE_BUF.
+/// A pipe that reports room accepts this many bytes at once: PIPE_BUF.
 const PIPE_PIECE: usize = 4096;
-/// A terminal that says it has room may have it for one byte only.
+/// A terminal that reports room may have room for only one byte.
 const TERMINAL_PIECE: usize = 1;
 
-/// How to write without waiting.
+/// How to write without blocking.
 #[derive(Debug)]
 enum WriteMode {
     /// To an open file of our own, which is non-blocking.
     Own,
     /// With MSG_DONTWAIT.
     Socket,
-    /// As it is: a regular file takes everything.
+    /// Directly: a regular file never blocks.
     File,
-    /// A pipe of another user's, which may not be opened anew, or a terminal that is neither ours to open nor
-    /// our session's: it is asked for room first, and takes pieces of so many bytes. Another writer may take
-    /// the room in between; then the write waits.
+    /// A pipe of another user, which must not be opened again, or a terminal that is neither ours to open nor our
+    /// session's: it is polled for room first, and gets pieces of this many bytes. Another writer may take the room in
+    /// between; then the write blocks.
     Asking(usize),
 }
 
-/// A line, or the word about lost ones.
+/// A line, or the message about lost lines.
 #[derive(Debug)]
 struct WaitingLine {
     text: Vec<u8>,
-    /// Lines that are lost if it is.
+    /// How many lines are lost if this one is.
     stands_for: u64,
 }
 
-/// A standard error that is never waited for.
+/// A standard error whose writes never block.
 #[derive(Debug)]
 pub(crate) struct Stderr {
     fd: OwnedFd,
@@ -59,8 +59,8 @@ impl Stderr {
         Stderr { fd, way, waiting: VecDeque::new(), bytes: 0, begun: 0, lost: 0 }
     }
 
-    /// Writes a line, now or when there is room; it is lost if too many wait. `about_lost` is the line that
-    /// tells of so many lost ones.
+    /// Writes a line, now or when there is room; the line is lost if too many are queued. `about_lost` makes the line
+    /// that reports the number of lost ones.
     pub(crate) fn put(&mut self, line: String, about_lost: impl FnOnce(u64) -> String) {
         self.flush();
         if self.bytes + line.len() > WAITING_MAX {
@@ -72,7 +72,7 @@ impl Stderr {
         self.flush();
     }
 
-    /// Writes what there is room for by now.
+    /// Writes as much as there is room for now.
     pub(crate) fn settle(&mut self, about_lost: impl FnOnce(u64) -> String) {
         self.flush();
         if self.waiting.is_empty() {
@@ -81,7 +81,7 @@ impl Stderr {
         }
     }
 
-    /// Whether lines wait for room.
+    /// Whether lines are queued.
     pub(crate) fn is_behind(&self) -> bool {
         !self.waiting.is_empty()
     }
@@ -111,7 +111,7 @@ impl Stderr {
                 }
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => return,
-                // No reader, no space: none of it will ever be read.
+                // No reader, no space: it can never be written.
                 Err(_) => {
                     self.lost += self.waiting.drain(..).map(|entry| entry.stands_for).sum::<u64>();
                     (self.bytes, self.begun) = (0, 0);
@@ -120,11 +120,11 @@ impl Stderr {
         }
     }
 
-    /// One write that does not wait.
+    /// One write that does not block.
     fn write(&self, bytes: &[u8]) -> Result<usize, Errno> {
         match self.way {
             WriteMode::File => rustix::io::write(&self.fd, bytes),
-            // A whole line of ordinary length stays whole among those of other writers.
+            // A line of ordinary length is written whole, not mixed with those of other writers.
             WriteMode::Own => rustix::io::write(&self.fd, &bytes[..bytes.len().min(PIPE_PIECE)]),
             WriteMode::Socket => send(&self.fd, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL),
             WriteMode::Asking(piece) => {
@@ -156,7 +156,7 @@ fn opened_anew(fd: OwnedFd, piece: usize) -> (OwnedFd, WriteMode) {
         rustix::fs::open(name, flags, Mode::empty())
     };
     let own = open(&format!("/proc/self/fd/{}", fd.as_raw_fd()));
-    // After `su`, the terminal is another user's; everybody in its session may open it by this name.
+    // After `su`, the terminal belongs to another user; every process of its session may open it by this name.
     let own = own.or_else(|error| if tcgetsid(&fd).is_ok() { open("/dev/tty") } else { Err(error) });
     match own {
         Ok(own) => (own, WriteMode::Own),

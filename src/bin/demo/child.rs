@@ -1,5 +1,5 @@
-//! One working process of the demo: an unmodified client of the `redis` crate that can tell, for every
-//! reply, whether it is its own. Keys and values hold this child's number and a running one.
+//! One client process of the demo: an unmodified client of the `redis` crate that can tell, for every
+//! reply, whether it is its own. Keys and values contain this child's number and a counter.
 
 use crate::cli::ChildArgs;
 use crate::report::Report;
@@ -12,7 +12,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-/// A reply that takes longer is lost. Longer than a lease may keep a child waiting.
+/// A reply that takes longer is lost. Longer than a child may wait for a lease.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(8);
 /// How long a blocking pop waits for the neighbour, in seconds.
 const POP_TIMEOUT: u32 = 1;
@@ -25,13 +25,13 @@ const GUESTS: u32 = 16;
 /// Rounds between two transactions, pops or publications.
 const RARE: u64 = 4;
 
-/// Why a child cannot go on: the connection is gone or unusable.
+/// Why a child cannot continue: the connection is lost or unusable.
 type Broken = RedisError;
 
 /// Works until told to stop, then reports. Fails when the connection broke or a reply was wrong.
 pub(crate) fn run(args: &ChildArgs) -> Result<ExitCode> {
     let broken = |error: Broken| Error::system(format!("demo child {}: {error}", args.id));
-    // Both protocols side by side.
+    // Both protocols at the same time.
     let protocol = if args.id % 2 == 1 { "resp3" } else { "resp2" };
     let pool = (0..POOL).map(|_| connect(&args.socket, protocol)).collect::<std::result::Result<_, _>>();
     let mut worker = Worker::new(args, pool.map_err(broken)?);
@@ -151,7 +151,7 @@ impl Worker {
         self.expect(&cmd("EXEC"), &Value::Array(done))
     }
 
-    /// Nobody else writes the watched key, so the transaction must not abort.
+    /// No other child writes the watched key, so the transaction must not abort.
     fn watch(&mut self) -> std::result::Result<(), Broken> {
         if self.id >= GUESTS {
             return Ok(());
@@ -166,8 +166,8 @@ impl Worker {
         self.expect(&cmd("EXEC"), &Value::Array(vec![bulk(&nonce)]))
     }
 
-    /// Hands an element to the right neighbour and waits for one from the left, each numbered: none may
-    /// be missing or come twice.
+    /// Passes an element to the right neighbour and waits for one from the left. Elements are numbered: none may
+    /// be missing or arrive twice.
     fn pass_on(&mut self) -> std::result::Result<(), Broken> {
         let (right, left) = ((self.id + 1) % self.ring, (self.id + self.ring - 1) % self.ring);
         self.pushed += 1;
@@ -176,7 +176,7 @@ impl Worker {
         self.report
             .check(matches!(pushed, Value::Int(1..)), || format!("RPUSH: got {pushed:?}, want a length"));
         let list = self.key("ring");
-        // Waiting is its point, so it does not count as a slow round trip.
+        // It is meant to wait, so it does not count as a slow round trip.
         let popped = reply(self.pool[0].req_command(cmd("BLPOP").arg(&list).arg(POP_TIMEOUT)))?;
         self.report.requests += 1;
         if popped != Value::Nil {
@@ -221,7 +221,7 @@ impl Worker {
     }
 }
 
-/// An error reply is a reply, though never the one wanted; anything else breaks the connection.
+/// An error reply is a reply, though never the expected one; anything else breaks the connection.
 fn reply(outcome: std::result::Result<Value, Broken>) -> std::result::Result<Value, Broken> {
     outcome.or_else(|error| match error.code() {
         Some(code) => Ok(Value::SimpleString(format!("-{code} {}", error.detail().unwrap_or_default()))),

@@ -1,4 +1,4 @@
-//! The client processes of the demo: started, told to go, listened to, waited for.
+//! The client processes of the demo: starts them, releases them, reads their output and waits for them.
 
 use crate::cli::DemoArgs;
 use crate::report::Report;
@@ -12,25 +12,25 @@ use std::time::{Duration, Instant};
 
 /// All children must be connected by then.
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
-/// Between two looks whether a process has ended.
+/// Interval at which the end of a process is checked.
 const WAIT_PAUSE: Duration = Duration::from_millis(5);
 /// A reader thread only splits lines.
 const READER_STACK: usize = 64 * 1024;
 
-/// What a child is made of.
+/// The program a child runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ChildProgram {
     /// The `redis` crate.
     Rust,
-    /// redis-cli, driven by a process of ours.
+    /// redis-cli, driven by one of our processes.
     RedisCli,
     /// The hiredis example. It starts to work at once and reports only at its end.
     Hiredis,
-    /// The same work on the broker's own C library.
+    /// The same work with the broker's own C library.
     Libbroker,
 }
 
-/// In the order in which a small crew takes them in.
+/// In the order in which a small crew includes them.
 const KINDS: [ChildProgram; 4] =
     [ChildProgram::Rust, ChildProgram::RedisCli, ChildProgram::Hiredis, ChildProgram::Libbroker];
 
@@ -44,7 +44,7 @@ impl ChildProgram {
         }
     }
 
-    /// The example that does this kind's work, where it has been built: in the source tree, or next to this
+    /// The example that does this kind's work, if it has been built: in the source tree, or next to this
     /// binary.
     fn example(self) -> Option<PathBuf> {
         let name = match self {
@@ -84,7 +84,7 @@ pub(crate) struct Crew {
 impl Crew {
     /// Starts the children and waits until all are connected. They do not work yet.
     pub(crate) fn start(args: &DemoArgs, socket: &Path) -> Result<Crew> {
-        // The first child is of Rust; each of the others takes a place only if there is one.
+        // The first child uses Rust; the other kinds replace one child each if their program exists.
         let mut ring = args.children;
         let redis_cli = ring > 1 && guard::find_program("redis-cli").is_some();
         ring -= u32::from(redis_cli);
@@ -129,7 +129,7 @@ impl Crew {
         let deadline = Instant::now() + READY_TIMEOUT;
         while self.ready < self.members.len() {
             if self.members.iter().any(|member| !member.output_open) {
-                return Err(Error::system("a child could not start; its own line above says why"));
+                return Err(Error::system("a child could not start; its own line above gives the reason"));
             }
             if Instant::now() >= deadline {
                 let (ready, all) = (self.ready, self.members.len());
@@ -143,7 +143,7 @@ impl Crew {
     /// Tells all children to work.
     pub(crate) fn go(&mut self) -> Result<()> {
         for member in &mut self.members {
-            // A child that is gone already will be missed at the end.
+            // A child that has ended is reported at the end.
             let _ = member.process.stdin.as_mut().map(|input| input.write_all(b"go\n"));
         }
         for (kind, command) in std::mem::take(&mut self.waiting) {
@@ -152,23 +152,23 @@ impl Crew {
         Ok(())
     }
 
-    /// Takes in what the children say, for this long.
+    /// Reads what the children report, for this long.
     pub(crate) fn listen(&mut self, time: Duration) {
         let deadline = Instant::now() + time;
         while self.is_working() && self.next_event(deadline) {}
     }
 
-    /// Whether any child may still say something.
+    /// Whether any child may still report something.
     pub(crate) fn is_working(&self) -> bool {
         self.members.iter().any(|member| member.output_open)
     }
 
-    /// Requests so far, as far as the children have told.
+    /// Requests so far, as reported by the children.
     pub(crate) fn progress(&self) -> u64 {
         self.members.iter().map(|member| member.progress).sum()
     }
 
-    /// Waits for the children to end, and ends those that do not. Says what was wrong with any.
+    /// Waits for the children to end, and ends those that do not. Returns what failed.
     pub(crate) fn finish(&mut self, timeout: Duration) -> Vec<String> {
         for member in &mut self.members {
             drop(member.process.stdin.take());
@@ -200,7 +200,7 @@ impl Crew {
         total
     }
 
-    /// How many processes of which kind.
+    /// The number of processes of each kind.
     pub(crate) fn kinds(&self) -> String {
         let started = self.members.iter().map(|member| member.kind);
         let kinds: Vec<ChildProgram> = started.chain(self.waiting.iter().map(|(kind, _)| *kind)).collect();
@@ -210,7 +210,7 @@ impl Crew {
         format!("{} child processes: {}", kinds.len(), parts.join(", "))
     }
 
-    /// Takes in one event; false at the deadline.
+    /// Handles one event; false at the deadline.
     fn next_event(&mut self, deadline: Instant) -> bool {
         match self.events.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
             Ok(CrewEvent::Line(id, line)) => self.take_line(id, &line),
@@ -236,7 +236,7 @@ impl Crew {
 impl Drop for Crew {
     fn drop(&mut self) {
         for member in &mut self.members {
-            // Without effect on a process that has been waited for.
+            // Has no effect on a process that has been waited for.
             let _ = member.process.kill();
             let _ = member.process.wait();
         }

@@ -33,13 +33,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
-/// A broker that is not ready by then never will be.
+/// A broker that is not ready by then has failed.
 const READY_TIMEOUT: Duration = Duration::from_secs(15);
-/// Beyond the drain timeout, what a broker may take to end.
+/// How long a broker may take to end beyond the drain timeout.
 const END_TIMEOUT: Duration = Duration::from_secs(5);
-/// Between two looks at Redis' own list of connections.
+/// Interval at which Redis' own list of connections is read.
 const SAMPLE_INTERVAL: Duration = Duration::from_millis(100);
-/// Beyond the seconds of work, what the last replies may take.
+/// How long the last replies may take beyond the seconds of work.
 const REPORT_TIMEOUT: Duration = Duration::from_secs(20);
 
 fn main() -> ExitCode {
@@ -122,7 +122,7 @@ fn work(
     Ok(start.elapsed())
 }
 
-/// The broker, a process of its own.
+/// The broker, as a separate process.
 struct BrokerProcess {
     process: Child,
     socket: PathBuf,
@@ -134,7 +134,7 @@ impl BrokerProcess {
         let mut command = guard::command(guard::own_binary()?.with_file_name("broker"))?;
         command.args(["serve", "--upstream", &redis.url()]);
         command.arg("--listen").arg(listen_url(&socket));
-        // A pool and a subscription for each child; a host with few open files can run a small demo.
+        // A pool and a subscription for each child, so that a host with few open files can run a small demo.
         command.arg("--set").arg(format!("children_max={}", args.children * (child::POOL + 1) + 16));
         command.args(["--set", "log_level=warn"]);
         #[cfg(feature = "sabotage")]
@@ -154,7 +154,7 @@ impl BrokerProcess {
         let output = self.process.stdout.take().ok_or_else(|| Error::system("the broker has no output"))?;
         let (sender, lines) = channel();
         std::thread::spawn(move || {
-            // Reads on, so that the broker never writes to a closed pipe.
+            // Continues to read, so that the broker never writes to a closed pipe.
             for line in BufReader::new(output).lines().map_while(std::result::Result::ok) {
                 let _ = sender.send(line);
             }
@@ -162,11 +162,11 @@ impl BrokerProcess {
         let line = lines.recv_timeout(READY_TIMEOUT).ok();
         match line.as_deref().and_then(|line| line.strip_prefix("listening ")) {
             Some(url) => Ok(url.to_owned()),
-            None => Err(Error::system("the broker did not start; its own line above says why")),
+            None => Err(Error::system("the broker did not start; its own line above gives the reason")),
         }
     }
 
-    /// Ends it as an operator would. Says what was wrong with how it ended.
+    /// Ends it as an operator would. Returns what was wrong with its end.
     fn end(mut self, timeout: Duration) -> Option<String> {
         if let Ok(pid) = i32::try_from(self.process.id())
             && let Some(pid) = Pid::from_raw(pid)
@@ -183,7 +183,7 @@ impl BrokerProcess {
 
 impl Drop for BrokerProcess {
     fn drop(&mut self) {
-        // Without effect on a process that has been waited for.
+        // Has no effect on a process that has been waited for.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }

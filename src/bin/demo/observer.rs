@@ -1,4 +1,4 @@
-//! The demo's own eyes in Redis: a direct connection that counts the others.
+//! The demo's view of Redis: a direct connection that counts the others.
 
 use broker::base::error::{Error, Result};
 use redis::{Client, Connection, RedisError, cmd};
@@ -17,7 +17,7 @@ pub(crate) struct Observer {
 impl Observer {
     /// Connects to Redis itself.
     pub(crate) fn new(url: &str) -> Result<Observer> {
-        Self::connect(url).map_err(|error| Error::system(format!("cannot look into Redis: {error}")))
+        Self::connect(url).map_err(|error| Error::system(format!("cannot connect to Redis: {error}")))
     }
 
     fn connect(url: &str) -> std::result::Result<Observer, RedisError> {
@@ -30,7 +30,7 @@ impl Observer {
         Ok(Observer { connection, own_id, version, connections_max: 0 })
     }
 
-    /// Counts once; a failure means that Redis is gone.
+    /// Counts once; a failure means that Redis has ended.
     pub(crate) fn sample(&mut self) -> Result<()> {
         let list: String = cmd("CLIENT")
             .arg("LIST")

@@ -1,5 +1,5 @@
-//! One working process of the demo that drives redis-cli: commands over its standard input, each line of
-//! its output checked.
+//! One client process of the demo that drives redis-cli: commands go to its standard input, and each line of
+//! its output is checked.
 
 use crate::cli::ChildArgs;
 use crate::report::Report;
@@ -11,7 +11,7 @@ use std::process::{Child, ChildStdin, ExitCode, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-/// A line that takes longer is lost. Longer than a lease may keep a child waiting.
+/// A line that takes longer is lost. Longer than a child may wait for a lease.
 const LINE_TIMEOUT: Duration = Duration::from_secs(8);
 
 struct RedisCli {
@@ -87,7 +87,7 @@ impl RedisCli {
         Ok(())
     }
 
-    /// Reads `count` lines. A line that no reply of this demo holds is taken for an error, which redis-cli
+    /// Reads `count` lines. A line that no reply of this demo contains is taken for an error, which redis-cli
     /// follows with an empty line, and ends the reply.
     fn reply(&mut self, request: &str, count: usize) -> Result<Vec<String>> {
         let mut got = Vec::with_capacity(count);

@@ -1,9 +1,9 @@
-//! What one working process of the demo counted: the line it reports, read back and summed by the parent.
+//! The counts of one client process of the demo: the line it reports, which the parent parses and sums.
 
 use hdrhistogram::Histogram;
 use std::time::Duration;
 
-/// Microseconds; longer round trips than a minute are counted as a minute.
+/// Microseconds; round trips longer than a minute are counted as a minute.
 const LATENCY_MAX: u64 = 60_000_000;
 /// Significant digits kept of a latency.
 const LATENCY_DIGITS: u8 = 2;
@@ -15,9 +15,9 @@ const MISMATCHES_SHOWN: u64 = 3;
 pub(crate) struct Report {
     /// Commands sent whose reply was read.
     pub(crate) requests: u64,
-    /// Replies compared with what only their own request could have produced.
+    /// Replies compared with the only one their own request could have.
     pub(crate) checked: u64,
-    /// Replies that were something else.
+    /// Replies that differed.
     pub(crate) mismatches: u64,
     /// Connections opened.
     pub(crate) connections: u64,
@@ -50,7 +50,7 @@ impl Report {
         }
     }
 
-    /// The line that ends a process' work.
+    /// The line that a process reports at its end.
     pub(crate) fn to_line(&self) -> String {
         let Report { requests, checked, mismatches, connections, latency } = self;
         let counts =

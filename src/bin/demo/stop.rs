@@ -1,4 +1,4 @@
-//! When a working process of the demo starts and stops: told by its parent over standard input and
+//! When a client process of the demo starts and stops: told by its parent over standard input and
 //! output, or by the time.
 
 use crate::report::Report;
@@ -38,7 +38,7 @@ impl Stop {
         }
     }
 
-    /// Whether to stop; now and then tells the parent how far the work is.
+    /// Whether to stop; from time to time reports progress to the parent.
     pub(crate) fn reached(&mut self, report: &Report) -> bool {
         let now = Instant::now();
         if now >= self.next_progress {

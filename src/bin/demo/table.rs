@@ -1,4 +1,4 @@
-//! The end of the demo: what the children and Redis counted, and whether all was well.
+//! The end of the demo: prints the counts of the children and of Redis, and whether every check passed.
 
 use crate::crew::Crew;
 use crate::observer::Observer;

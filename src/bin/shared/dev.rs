@@ -1,5 +1,5 @@
-//! A private in-memory `redis-server` on a unix socket in a temporary directory. It ends with this
-//! process, however that ends; a directory left behind by a killed process is removed by the next start.
+//! A private in-memory `redis-server` on a unix socket in a temporary directory. It ends with this process, also if that
+//! is killed; the next start removes a directory left behind by a killed process.
 
 use super::guard;
 use broker::base::error::{Error, Result};
@@ -13,13 +13,13 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 const DIR_PREFIX: &str = "broker-dev-";
-/// Names the owner of the directory and is locked by it: the lock goes with the process, and unlike a
-/// process number it means the same in every PID namespace that shares the directory.
+/// Names the owner of the directory, which locks it. The lock ends with the process, and unlike a process id it works
+/// across PID namespaces that share the directory.
 const PID_FILE: &str = "pid";
 const LOG_FILE: &str = "redis.log";
 const START_TIMEOUT: Duration = Duration::from_secs(10);
 const POLL_PAUSE: Duration = Duration::from_millis(5);
-/// Bytes of a temporary directory's path that leave room for our names in a socket address (108 bytes).
+/// Longest path of a temporary directory, bytes, with which our names still fit a socket address (108 bytes).
 const TEMP_PATH_MAX: usize = 64;
 
 /// A running private Redis. Dropping it ends the server and removes the directory.
@@ -45,12 +45,12 @@ impl DevRedis {
         Ok(redis)
     }
 
-    /// A URL as the server's would be, if one could be started.
+    /// A URL like the server's, if a server could be started.
     pub(crate) fn check() -> Result<String> {
         find_server().map(|_| format!("unix://{}", temp_parent().join("redis.sock").display()))
     }
 
-    /// The directory, private to this user, that goes when the server goes.
+    /// The directory, private to this user and removed with the server.
     pub(crate) fn dir(&self) -> &Path {
         self.dir.path()
     }
@@ -99,7 +99,7 @@ impl DevRedis {
 
 impl Drop for DevRedis {
     fn drop(&mut self) {
-        // Its data is in memory only and meant to go: nothing to shut down in order.
+        // Its data is in memory only and temporary, so no orderly shutdown is needed.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
@@ -111,7 +111,7 @@ fn find_server() -> Result<PathBuf> {
     })
 }
 
-/// The directory for temporary files, or /tmp where that one's path does not fit a socket address or a URL.
+/// The directory for temporary files, or /tmp if its path does not fit a socket address or a URL.
 fn temp_parent() -> PathBuf {
     let dir = std::env::temp_dir();
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-".contains(&byte);
@@ -121,8 +121,8 @@ fn temp_parent() -> PathBuf {
     }
 }
 
-/// Makes the directory (mode 0700, whatever the umask allows) with its locked pid file, which appears under its name only once it is
-/// locked, so that no other start takes a directory in the making for an abandoned one.
+/// Creates the directory (mode 0700, minus the umask) with its locked pid file. The file gets its name only after it is
+/// locked, so that no other start takes an unfinished directory for an abandoned one.
 fn make_dir(parent: &Path) -> std::io::Result<(TempDir, File)> {
     let private = Permissions::from_mode(0o700);
     let dir = tempfile::Builder::new().prefix(DIR_PREFIX).permissions(private).tempdir_in(parent)?;
@@ -134,7 +134,7 @@ fn make_dir(parent: &Path) -> std::io::Result<(TempDir, File)> {
     Ok((dir, lock))
 }
 
-/// Removes the directories of this user whose owners are gone. What cannot be removed is left.
+/// Removes the directories of this user whose owners have ended. Failures are ignored.
 fn sweep(parent: &Path) {
     let Ok(entries) = parent.read_dir() else { return };
     let uid = rustix::process::geteuid().as_raw();

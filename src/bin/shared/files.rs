@@ -1,19 +1,19 @@
-//! The limit of open files: raised to its hard value, and compared with what the configuration asks for.
+//! The limit of open files: raised to its hard value, and compared with what the configuration needs. Opens no file.
 
 use broker::base::error::{Error, Result};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Descriptors besides children, upstream connections and listeners: the poll, signals, standard streams, a resolver's
-/// socket.
+/// Descriptors other than those of children, upstream connections and listeners: the poll, signals, standard streams, a
+/// resolver's socket.
 const FILES_BESIDES: u64 = 64;
 /// Descriptors of one listener: the socket, its directory, its file and its lock.
 const FILES_OF_LISTENER: u64 = 4;
 
-/// Raises the soft limit of open files to the hard one. Returns the limit then in force; `None` is unlimited.
+/// Raises the soft limit of open files to the hard one. Returns the resulting limit; `None` is unlimited.
 pub(crate) fn raise_limit() -> Option<u64> {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
-    // Refused only where a sandbox forbids it; then the old limit is the one that counts.
+    // Refused only in a sandbox that forbids it; then the old limit applies.
     match setrlimit(Resource::Nofile, raised) {
         Ok(()) => limit.maximum,
         Err(_) => limit.current,

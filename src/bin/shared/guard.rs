@@ -1,6 +1,5 @@
-//! Programs that must not outlive this process, even when it is killed: each is started through this
-//! binary's own `with-parent`, which asks the kernel for a SIGKILL at the parent's death and then becomes
-//! the program.
+//! Programs that must not outlive this process, even if it is killed. Each is started through this binary's own
+//! `with-parent`, which asks the kernel for a SIGKILL at the parent's death and then executes the program.
 
 use super::PASSWORD_VARIABLE;
 use broker::base::error::{Error, Result};
@@ -23,8 +22,8 @@ pub(crate) struct WithParentArgs {
 
 /// A command that runs `program` and ends with this process. Arguments may be added.
 ///
-/// The kernel watches the *thread* that spawns: spawn only from the main thread. The program gets a
-/// process group of its own, so that a Ctrl-C meant for this process does not end it too early.
+/// The kernel watches the *thread* that spawns: spawn only from the main thread. The program gets its own process group,
+/// so that a Ctrl-C meant for this process does not end it too early.
 pub(crate) fn command(program: impl AsRef<OsStr>) -> Result<Command> {
     let mut command = Command::new(own_binary()?);
     command.arg("with-parent").arg(getpid().as_raw_nonzero().to_string()).arg("--").arg(program);
@@ -38,14 +37,14 @@ pub(crate) fn own_binary() -> Result<PathBuf> {
         .map_err(|error| Error::system(format!("cannot find this program's own binary: {error}")))
 }
 
-/// Becomes the program. Returns only when that fails.
+/// Executes the program. Returns only on failure.
 pub(crate) fn exec(args: &WithParentArgs) -> Error {
     if let Err(error) = set_parent_process_death_signal(Some(Signal::KILL)) {
-        return Error::system(format!("cannot tie a process to its parent's life: {error}"));
+        return Error::system(format!("cannot bind a process to the life of its parent: {error}"));
     }
-    // A parent that died before the line above sends no signal any more.
+    // A parent that died before the line above sends no signal.
     if getppid().map(|pid| pid.as_raw_nonzero().get()) != Some(args.parent) {
-        return Error::system("the process that started this one is gone");
+        return Error::system("the process that started this one has ended");
     }
     let Some((program, rest)) = args.argv.split_first() else {
         return Error::system("no program to run");
@@ -60,7 +59,7 @@ pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
     std::env::split_paths(&path).map(|dir| dir.join(name)).find(|file| is_executable(file))
 }
 
-/// Whether `file` is a regular file that may be executed by someone.
+/// Whether `file` is a regular file with an execute permission.
 pub(crate) fn is_executable(file: &std::path::Path) -> bool {
     use std::os::unix::fs::PermissionsExt;
     file.metadata().is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)

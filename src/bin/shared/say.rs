@@ -1,9 +1,9 @@
-//! Standard output for people and scripts. A reader that has gone away is no error of the broker's:
-//! `broker config | head` ends quietly.
+//! Standard output for people and scripts. A reader that has gone away is not an error: `broker config | head` ends
+//! without a message.
 
 use std::io::Write;
 
-/// Writes `text` as it is and flushes it.
+/// Writes `text` unchanged and flushes it.
 pub(crate) fn text(text: &str) {
     let mut out = std::io::stdout().lock();
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
