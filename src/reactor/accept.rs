@@ -1,5 +1,5 @@
-//! The listeners in the loop. An accept that the system refuses uses up the listener's edge, so a listener
-//! counts as pending until it has said that nobody waits.
+//! The listeners in the loop. A failed accept uses up the listener's edge, so a listener counts as pending until accept
+//! has returned that no connection waits. Decides nothing about children.
 
 use super::adopt::refuse;
 use super::{FIRST_LISTENER, Link, Loop, Owner, attempting, link_of, reserved};
@@ -17,28 +17,28 @@ use mio::event::Source;
 use mio::{Interest, Registry, Token};
 use std::io;
 
-/// What Redis says, too, before it closes.
+/// The error that Redis sends before it closes, too.
 pub(super) const REFUSAL: &[u8] = b"-ERR max number of clients reached\r\n";
 
 /// A listener in the loop.
 #[derive(Debug)]
 pub(super) struct PolledListener {
     listener: Listener,
-    /// What the settings say about it.
+    /// Its URL in the settings.
     pub(super) asked: ListenUrl,
     pub(super) token: Token,
-    /// An edge has come and nobody has said yet that no one waits.
+    /// An edge has arrived, and accept has not yet returned that no connection waits.
     pub(super) pending: bool,
-    /// The system is short of something; not before this time.
+    /// The system lacks a resource; not before this time.
     pause: Option<Millis>,
-    /// The shortage has been logged; it lasts until nobody waits, however many get in between.
+    /// The shortage has been logged; it lasts until no connection waits, even if some are accepted in between.
     short: bool,
 }
 
-/// How one accept ended.
+/// The outcome of one accept.
 enum Accept {
     Taken(Stream),
-    /// That one is gone; there may be another.
+    /// That connection failed; there may be another.
     Lost,
     Nobody,
     Refused(io::Error),
@@ -55,19 +55,19 @@ impl PolledListener {
         Ok(PolledListener { listener, asked: url.clone(), token, pending: false, pause: None, short: false })
     }
 
-    /// Warns if nobody is asked for a password here. Said of listeners in use, not of those given up again.
+    /// Warns if children need no password here. Called for listeners in use, not for those given up again.
     pub(super) fn warn_if_unguarded(&self, auth: Auth) {
         if matches!(self.asked, ListenUrl::Tcp { .. }) && auth == Auth::Broker {
             log::warn!(
-                "{}: whoever can connect there has the broker's rights to Redis, on a loopback address every user \
-                 of this host: a unix:// path has permissions, and auth = \"passthrough\" or \"users\" asks for \
-                 passwords",
+                "{}: every process that can connect there has the broker's rights to Redis, on a loopback address \
+                 every user of this host: a unix:// path has permissions, and auth = \"passthrough\" or \"users\" \
+                 requires passwords",
                 self.url()
             );
         }
     }
 
-    /// Applies other options of the same place.
+    /// Applies other options of the same address.
     pub(super) fn apply(&self, url: &ListenUrl) -> Result<()> {
         self.listener.apply(url)
     }
@@ -78,12 +78,12 @@ impl PolledListener {
 
     /// Stops listening and removes the socket's file.
     pub(super) fn close(mut self, registry: &Registry) {
-        // A listener that cannot be deregistered is closed just the same.
+        // A listener that cannot be deregistered is closed all the same.
         let _ = self.listener.deregister(registry);
         self.listener.close();
     }
 
-    /// Something was given back to the system.
+    /// A resource was returned to the system.
     pub(super) fn retry(&mut self) {
         self.pause = None;
     }
@@ -102,7 +102,7 @@ impl PolledListener {
     }
 }
 
-/// Whether it was that connection that failed (Linux hands its pending error to `accept`), not the listener.
+/// Whether the connection failed (Linux returns its pending error from `accept`), not the listener.
 fn is_of_the_connection(error: &io::Error) -> bool {
     use libc::{
         ECONNABORTED, EHOSTDOWN, EHOSTUNREACH, EINTR, ENETDOWN, ENETUNREACH, ENONET, ENOPROTOOPT, EOPNOTSUPP,
@@ -126,7 +126,7 @@ fn is_of_the_connection(error: &io::Error) -> bool {
 }
 
 impl Loop {
-    /// Accepts at every listener that has somebody, a bounded number each.
+    /// Accepts at every pending listener, a bounded number of connections each.
     pub(super) fn accept_pending(&mut self) {
         for index in 0..self.listeners.len() {
             if self.listeners[index].may_accept(self.told) {
@@ -135,14 +135,14 @@ impl Loop {
         }
     }
 
-    /// Accepts whoever is waiting now: at most a full backlog.
+    /// Accepts all connections that wait now: at most a full backlog.
     pub(super) fn accept_all(&mut self) {
         for index in 0..self.listeners.len() {
             self.accept_up_to(index, limits::LISTEN_BACKLOG as usize + 1);
         }
     }
 
-    /// Milliseconds until a listener is to be asked again without an event.
+    /// Milliseconds until a listener is to be retried without an event.
     pub(super) fn accept_timeout(&self, now: Millis) -> Option<Millis> {
         let pending = self.listeners.iter().filter(|listener| listener.pending);
         pending.map(|listener| listener.pause.map_or(0, |until| until.saturating_sub(now))).min()
@@ -160,7 +160,7 @@ impl Loop {
                 Accept::Nobody => {
                     listener.pending = false;
                     if std::mem::take(&mut listener.short) {
-                        log::info!("{}: everybody who waited has been accepted", listener.url());
+                        log::info!("{}: all waiting connections have been accepted", listener.url());
                     }
                     return;
                 }
@@ -168,7 +168,7 @@ impl Loop {
                     listener.pending = true;
                     listener.pause = Some(self.told + limits::ACCEPT_PAUSE);
                     if !std::mem::replace(&mut listener.short, true) {
-                        log::warn!("{}: cannot accept: {error}; trying on", listener.url());
+                        log::warn!("{}: cannot accept: {error}; retrying", listener.url());
                     }
                     return;
                 }
@@ -177,7 +177,7 @@ impl Loop {
         self.listeners[index].pending = true;
     }
 
-    /// Makes a child of an accepted connection, or says why not.
+    /// Makes an accepted connection a child, or sends the reason.
     fn welcome(&mut self, stream: Stream) {
         if let Err((stream, why)) = self.admit(stream, ChildKind::Socket) {
             refuse(&stream, &why);

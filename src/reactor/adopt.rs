@@ -1,5 +1,5 @@
-//! Connections nobody accepted: handed over by the program, or by a child that was handed over itself, so
-//! that a forked worker with one inherited socket can open more of them without any path on disk.
+//! Adopted connections: handed over by the program, or by a child that was itself handed over, so that a forked worker
+//! with one inherited socket can open more without a path on disk. Accepts nothing.
 
 use super::accept::REFUSAL;
 use super::{Link, Loop, Owner};
@@ -13,11 +13,11 @@ use rustix::io::Errno;
 use rustix::net::SendFlags;
 use std::os::fd::OwnedFd;
 
-/// Descriptors on their way from an adopted child to being children themselves.
+/// Descriptors received from adopted children that are to become children.
 #[derive(Debug, Default)]
 pub(super) struct Handed {
     fds: Vec<OwnedFd>,
-    /// How many more may come in this turn; whoever has more to hand over waits for the next.
+    /// How many more may arrive in this turn; the rest waits for the next.
     left: usize,
 }
 
@@ -34,7 +34,7 @@ impl Handed {
         self.fds.is_empty()
     }
 
-    /// Whether no more is taken in this turn.
+    /// Whether this turn's share is used up.
     pub(super) fn is_full(&self) -> bool {
         self.left == 0
     }
@@ -49,11 +49,11 @@ impl Handed {
 }
 
 impl Loop {
-    /// Makes a child of a connected stream socket, unix or TCP: one end of a socketpair, or a connection
-    /// that was accepted elsewhere. A unix one may in turn hand over sockets as ancillary data (SCM_RIGHTS)
-    /// of any byte it sends; an empty line (`\r\n`) is a byte that means nothing else.
+    /// Makes a connected stream socket a child, unix or TCP: one end of a socketpair, or a connection
+    /// accepted elsewhere. A unix one may in turn hand over sockets as ancillary data (SCM_RIGHTS)
+    /// of any byte it sends; an empty line (`\r\n`) is a byte that the protocol ignores.
     ///
-    /// A refused socket is handed back as it was.
+    /// A refused socket is returned unchanged.
     pub fn adopt(&mut self, socket: OwnedFd) -> Result<(), (OwnedFd, Error)> {
         const ATTEMPT: &str = "cannot adopt a socket";
         if !self.is_serving() {
@@ -62,7 +62,7 @@ impl Loop {
         }
         let stream = match Stream::adopt(socket) {
             Ok(stream) => stream,
-            // The caller's mistake, unlike what else may be in the way.
+            // The caller's mistake, unlike the other reasons.
             Err((socket, why)) => return Err((socket, Error::config(why).within(ATTEMPT))),
         };
         match self.admit(stream, ChildKind::Adopted) {
@@ -71,7 +71,7 @@ impl Loop {
         }
     }
 
-    /// Makes a child of a connection, or says why not.
+    /// Makes a connection a child, or returns the reason.
     pub(super) fn admit(&mut self, stream: Stream, kind: ChildKind) -> Result<Key<Link>, (Stream, Error)> {
         let peer = stream.peer();
         let Some(child) = self.core.child_open(kind, &peer.to_string(), usize::MAX) else {
@@ -92,7 +92,7 @@ impl Loop {
             }
             Err((stream, error)) => {
                 self.core.child_gone(child);
-                // The poll has this very descriptor, so a child owns it.
+                // The poll already has this descriptor, so a child owns it.
                 let again = error.raw_os_error() == Some(Errno::EXIST.raw_os_error());
                 let error = if again {
                     Error::config("already adopted")
@@ -104,7 +104,7 @@ impl Loop {
         }
     }
 
-    /// Makes children of what `giver` has handed over; `newcomers` gets their links.
+    /// Makes the sockets that `giver` has handed over children; `newcomers` gets their links.
     pub(super) fn take_handed(&mut self, giver: Key<Child>, newcomers: &mut Vec<Key<Link>>) {
         for fd in std::mem::take(&mut self.handed.fds) {
             let stream = match Stream::adopt(fd) {
@@ -126,10 +126,10 @@ impl Loop {
     }
 }
 
-/// Says what Redis says, and closes for every copy of the socket.
+/// Sends the error that Redis sends, and closes the socket for every copy.
 pub(super) fn refuse(stream: &Stream, why: &Error) {
     log::debug!("a child was refused: {why}");
-    // A fresh socket has room for it; whoever has gone already does not need it.
+    // A new socket has room for it; a peer that has gone does not need it.
     let _ = rustix::net::send(stream, REFUSAL, SendFlags::NOSIGNAL);
     let _ = stream.shutdown();
 }

@@ -1,5 +1,5 @@
-//! Connections to the upstream while they are being made. The core sees a lane connected or failed, and
-//! nothing in between; a lane is dialled at most once at a time.
+//! Connections to the upstream while they are being established. The core sees a lane connected or failed, and
+//! nothing in between; a lane has at most one attempt at a time.
 
 use super::{Link, Loop, Owner, link_of};
 use crate::base::key::Key;
@@ -14,15 +14,15 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-/// An idle upstream connection is probed after this long, then at this interval, and given up after so many
-/// probes or when written bytes stay unacknowledged for the last: a host that vanished is noticed in 30 s
-/// even while nothing is asked.
+/// An idle upstream connection is probed after this time, then at this interval, and closed after this many
+/// probes, or when written bytes stay unacknowledged for `USER_TIMEOUT`: a host that vanished is noticed in 30 s
+/// even while no request is sent.
 const KEEPALIVE_TIME: Duration = Duration::from_secs(15);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 const KEEPALIVE_PROBES: u32 = 3;
 const USER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Where the upstream is, and the lanes on their way there.
+/// The upstream's address, and the attempts to connect lanes.
 #[derive(Debug)]
 pub(super) struct Dialler {
     resolver: Resolver,
@@ -51,7 +51,7 @@ impl Dialler {
         self.resolver.doubt();
     }
 
-    /// Lanes that are dialled already are the core's to give up.
+    /// The core gives up attempts in progress.
     pub(super) fn replace_resolver(&mut self, resolver: Resolver) {
         self.resolver = resolver;
     }
@@ -78,7 +78,7 @@ impl Loop {
     }
 
     fn connect(&mut self, lane: Key<Lane>, stream: io::Result<Stream>, address: Option<SocketAddr>) {
-        // A Unix socket is connected at once or not at all.
+        // A Unix socket connects at once or fails.
         let under_way = address.is_some();
         let link = stream.and_then(|stream| {
             let owner = if under_way { Owner::Dial(lane) } else { Owner::Lane(lane) };
@@ -103,7 +103,7 @@ impl Loop {
         }
     }
 
-    /// The poll says that a connect has come to an end, unless it only seems so.
+    /// The poll reports the end of an attempt, or a spurious event.
     pub(super) fn finish_dial(&mut self, key: Key<Link>) {
         let Some(link) = self.links.get_mut(key) else { return };
         let Owner::Dial(lane) = link.owner else { return };
@@ -123,7 +123,7 @@ impl Loop {
         }
     }
 
-    /// The core has given the attempt up: too slow, or no longer needed.
+    /// The core has given up the attempt: too slow, or no longer needed.
     pub(super) fn cancel_dial(&mut self, lane: Key<Lane>) {
         if let Some(Dial::Connecting { link, address }) = self.dialler.dials.remove(&lane) {
             if let Some(address) = address {
@@ -134,14 +134,14 @@ impl Loop {
         self.core.connection_closed();
     }
 
-    /// A resolver thread has ended: dials for whoever waited, or tells them why not.
+    /// A resolver thread has ended: connects the lanes that waited for it, or fails them.
     pub(super) fn take_resolved(&mut self) {
         while let Some(outcome) = self.dialler.resolver.take() {
             let waiting = self.dialler.dials.iter();
             let waiting = waiting.filter(|(_, dial)| matches!(dial, Dial::Resolving));
             let waiting: Vec<_> = waiting.map(|(lane, _)| *lane).collect();
             if let (Err(why), true) = (&outcome, waiting.is_empty()) {
-                log::warn!("upstream: {why}; going on with the address found before");
+                log::warn!("upstream: {why}; still using the last known address");
             }
             for lane in waiting {
                 self.dialler.dials.remove(&lane);
@@ -154,7 +154,7 @@ impl Loop {
     }
 }
 
-/// Fails at once when the upstream's backlog is full (`WouldBlock`): no event would tell of room.
+/// Fails at once if the upstream's backlog is full (`WouldBlock`): no event would report room.
 fn connect_unix(path: &Path) -> io::Result<Stream> {
     Ok(Stream::Unix(UnixStream::connect(path)?))
 }

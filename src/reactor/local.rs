@@ -1,30 +1,29 @@
-//! Children without a socket: the requests of the program that runs the loop. They go into the core as a
-//! socket's bytes do and come out of it when the program asks for them. Runs no request and calls nobody
-//! back: what has happened waits in a list of events.
+//! Children without a socket: the requests of the program that runs the loop. Their bytes enter the core like those of a
+//! socket, and the program reads the replies. Runs no request and no callback: events are queued in a list.
 
 use super::Loop;
 use crate::base::key::Key;
 use crate::base::limits;
 use crate::core::{Child, ChildKind};
 
-/// How the log and CLIENT INFO name such a child.
+/// The address of such a child in the log and in CLIENT INFO.
 const PEER: &str = "local";
-/// Set in the core's `link` of such a child. A socket's link has an index in these bits, and no arena grows
+/// Set in the core's `link` of such a child. The link of a socket has an index in these bits, and no arena grows
 /// to this one.
 const LOCAL: usize = 1 << 30;
 
-/// Names a child of the program itself, and nothing after it has gone.
+/// Identifies a child of the program itself; identifies nothing once that is closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct LocalKey(Key<LocalChild>);
 
-/// What has happened to a local child since it was last asked about.
+/// What has happened to a local child since the last call of `local_events`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LocalEvent {
     /// Output has been added for `local_read`.
     Readable(LocalKey),
-    /// `local_write` has refused bytes and would take some now.
+    /// `local_write` has refused bytes and would accept some now.
     Writable(LocalKey),
-    /// The broker has closed it; the name is of no more use.
+    /// The broker has closed it; the key is invalid from now on.
     Closed(LocalKey),
 }
 
@@ -36,11 +35,11 @@ pub(super) struct LocalChild {
     readable: bool,
     /// `local_write` has refused bytes since the last `Writable`.
     refused: bool,
-    /// The program has gone from it: what it asked for is still done, and the replies are thrown away.
+    /// The program has closed it: its requests still run, and the replies are dropped.
     left: bool,
 }
 
-/// Whether the core's `link` is a local child's, and whose.
+/// The local child of the core's `link`, if it is one.
 pub(super) fn local_of(link: usize) -> Option<LocalKey> {
     // All bits set: no link yet.
     (link & LOCAL != 0 && link != usize::MAX).then(|| LocalKey(Key::from_bits((link & !LOCAL) as u64)))
@@ -59,9 +58,9 @@ impl Loop {
         Some(LocalKey(entry))
     }
 
-    /// Hands over bytes of requests, complete or not. Returns how many were taken: a bounded number per
-    /// call, and zero while the child may not be read (too many requests in flight, replies not taken). A
-    /// refusal is followed by `Writable` as soon as that has changed.
+    /// Writes bytes of requests, complete or not. Returns how many were taken: a bounded number per
+    /// call, and zero while the child may not be read (too many requests in flight, replies not read). A
+    /// refusal is followed by `Writable` when that has changed.
     pub fn local_write(&mut self, local: LocalKey, bytes: &[u8]) -> usize {
         let Some(entry) = self.locals.get_mut(local.0).filter(|entry| !entry.left) else { return 0 };
         let child = entry.child;
@@ -80,8 +79,8 @@ impl Loop {
         count
     }
 
-    /// Shows the output that waits, if any, and drops from its front as many bytes as `take` returns. The
-    /// rest stays; only output that comes later makes another `Readable`.
+    /// Passes the queued output to `take`, if there is any, and drops as many bytes from its front as `take` returns. The
+    /// rest stays; only further output makes another `Readable`.
     pub fn local_read(&mut self, local: LocalKey, take: impl FnOnce(&[u8]) -> usize) {
         let Some(entry) = self.locals.get(local.0).filter(|entry| !entry.left) else { return };
         let child = entry.child;
@@ -117,8 +116,8 @@ impl Loop {
         }
     }
 
-    /// The program is done with the child, as a process that hangs up: complete requests are still run,
-    /// nobody sees their replies. No event of it follows.
+    /// Closes the child from the program's side, like a process that hangs up: complete requests still run,
+    /// and their replies are dropped. No event of it follows.
     pub fn local_close(&mut self, local: LocalKey) {
         let Some(entry) = self.locals.get_mut(local.0).filter(|entry| !entry.left) else { return };
         entry.left = true;
@@ -129,7 +128,7 @@ impl Loop {
         self.disturb();
     }
 
-    /// The core has output for it: the program is told, or nobody is left to want it.
+    /// The core has output for it: tells the program, or drops the output of a child the program has closed.
     pub(super) fn flush_local(&mut self, local: LocalKey, child: Key<Child>) {
         let Some((_, output)) = self.core.child_output(child) else { return };
         let Some(entry) = self.locals.get_mut(local.0) else { return };
@@ -141,7 +140,7 @@ impl Loop {
         self.core.child_flushed(child);
     }
 
-    /// The core would read it again.
+    /// The core accepts input again.
     pub(super) fn local_resumed(&mut self, local: LocalKey) {
         if let Some(entry) = self.locals.get_mut(local.0)
             && std::mem::take(&mut entry.refused)
@@ -157,18 +156,18 @@ impl Loop {
         }
     }
 
-    /// Whether it takes new children, but for `children_max`: neither closed nor draining.
+    /// Whether it accepts new children, apart from `children_max`: neither closed nor draining.
     pub fn is_serving(&self) -> bool {
         !self.closed && !self.core.is_draining()
     }
 
-    /// Makes the descriptor readable and the timeout zero: something outside of the loop wants a turn.
+    /// Makes the descriptor readable and the timeout zero: code outside the loop needs a turn.
     pub fn wake(&mut self) {
         self.disturb();
     }
 
-    /// There is work that no event announces. Whoever sleeps on the descriptor is woken, once a turn; within
-    /// a turn it is done before the next sleep anyway.
+    /// There is work that no event announces. Wakes a thread that sleeps on the descriptor, once a turn; within
+    /// a turn the work is done before the next sleep anyway.
     pub(super) fn disturb(&mut self) {
         self.unsettled = true;
         if !self.turning && !std::mem::replace(&mut self.woken, true) {

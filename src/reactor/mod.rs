@@ -1,10 +1,9 @@
-//! The loop: one thread, one mio poll, every socket of the broker. Tells the core what arrived and what
-//! time it is, then writes what the core left dirty and carries out its actions. Decides nothing that a
-//! child could see.
+//! The loop: one thread, one mio poll, every socket of the broker. Passes input and the time to the core, then writes what
+//! the core has queued and carries out its actions. Decides nothing that a child could see.
 //!
-//! `turn` is one turn, `quiet` a last look at connections, `accept` the listeners, `adopt` connections that
-//! were handed over, `local` the program's own children, `dial` the connections to the upstream, `reload` new
-//! settings, `stats` the numbers.
+//! `turn` is one turn, `quiet` reads idle connections once more, `accept` has the listeners, `adopt` connections that
+//! were handed over, `local` the program's own children, `dial` connections to the upstream, `reload` new settings,
+//! `stats` the statistics.
 
 mod accept;
 mod adopt;
@@ -44,28 +43,28 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
-/// How long `Loop::run` stays.
+/// When `Loop::run` returns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RunMode {
-    /// Until the loop has drained or was closed.
+    /// When the loop has drained or was closed.
     Default,
-    /// One turn; waits for an event.
+    /// After one turn, which waits for an event.
     Once,
-    /// One turn; never waits.
+    /// After one turn, which never waits.
     NoWait,
 }
 
-/// A connection and whose it is. Its key, as a number, is the poll's token and the core's `link`: it carries
-/// a generation, so neither a late event nor a late action ever hits the next tenant of its place.
+/// A connection and its owner. Its key, as a number, is the poll's token and the core's `link`. The key contains a
+/// generation, so a late event or action never reaches a later connection in the same slot.
 #[derive(Debug)]
 struct Link {
     conn: Conn,
     owner: Owner,
     /// In `Loop::ready`.
     listed: bool,
-    /// Sockets may come with its bytes.
+    /// Its bytes may carry sockets.
     hands_over: bool,
-    /// It was read since `quiet` looked last.
+    /// It was read since the last check of `quiet`.
     read_lately: bool,
     /// In `quiet`.
     watched: bool,
@@ -77,13 +76,13 @@ enum Owner {
     Lane(Key<Lane>),
     /// A connection being made for this lane; the core does not know it yet.
     Dial(Key<Lane>),
-    /// A lane's connection that was given up: only its end is still waited for.
+    /// The connection of a lane that has given it up: only its end of file is awaited.
     Leaving,
 }
 
 const _: () = assert!(usize::BITS >= 64, "a token holds an index and a generation");
 
-/// Tokens that are no keys: no arena grows to this index.
+/// Tokens that are not keys: no arena grows to this index.
 const RESERVED: usize = u32::MAX as usize;
 const TOKEN_WAKER: Token = reserved(0);
 const TOKEN_PIPE: Token = reserved(1);
@@ -101,25 +100,25 @@ fn key_of(link: usize) -> Key<Link> {
     Key::from_bits(link as u64)
 }
 
-/// The broker's loop: it listens, accepts children, dials the upstream and moves bytes between them, in the
-/// thread that calls `run` and nowhere else.
+/// The broker's loop: it listens, accepts children, connects to the upstream and moves bytes between them, only in the
+/// thread that calls `run`.
 ///
-/// To embed it in another loop, watch its descriptor (`AsFd`) for readable, sleep at most
+/// To embed it in another loop, watch its descriptor (`AsFd`) for readability, sleep at most
 /// `backend_timeout`, and call `run(RunMode::NoWait)` after either. `wait` and `work` are the two halves of
-/// a turn, for a program that has something to let go of while it waits.
+/// a turn, for a program that must release something while it waits.
 ///
 /// Dropping it closes everything. In a forked copy of the process it only closes descriptors.
 pub struct Loop {
-    /// Of the poll and the pipe, before these: see [`Held`].
+    /// Of the poll and the pipe; declared before them: see [`Held`].
     _held: [Held; 3],
     core: Broker,
     poll: Poll,
     events: Events,
     clock: Clock,
-    /// The time the core was last told.
+    /// The time last passed to the core.
     told: Millis,
     links: Arena<Link>,
-    /// How many links there were since unused room was last given back.
+    /// The largest number of links since unused memory was last freed.
     links_peak: usize,
     listeners: Vec<PolledListener>,
     /// The number of the newest listener.
@@ -128,20 +127,20 @@ pub struct Loop {
     locals: Arena<LocalChild>,
     local_events: Vec<LocalEvent>,
     dialler: Dialler,
-    /// Ends a wait from within the process; the resolver's threads have it too.
+    /// Ends a wait from within the process; the resolver's threads share it.
     waker: Arc<Wake>,
     /// The read end and the write end.
     pipe: (mio::net::UnixStream, UnixStream),
-    /// One read's worth, shared by all connections, so that an idle one holds no buffer.
+    /// The buffer of one read, shared by all connections, so that an idle one has none.
     scratch: Box<[u8]>,
-    /// Links to read from in the next turn, without an edge.
+    /// Links to read in the next turn, without an edge.
     ready: Vec<Key<Link>>,
-    /// Links to read again when nothing has come from them for a while.
+    /// Links to read again after a time without input.
     quiet: Quiet,
-    /// Written to as much as one turn allows, or writable again: flushed in the next settling.
+    /// Links that used up their share of a turn's writes, or became writable: flushed in the next settling.
     late_lanes: Vec<Key<Lane>>,
     late_children: Vec<Key<Child>>,
-    /// Connections given up, and when to stop waiting for their end; oldest first.
+    /// Connections given up, and when to stop waiting for their end of file; oldest first.
     leaving: VecDeque<(Millis, Key<Link>)>,
     /// The core may have work that no event announces.
     unsettled: bool,
@@ -164,39 +163,39 @@ impl fmt::Debug for Loop {
     }
 }
 
-/// For `map_err`: what was attempted when the system said no.
+/// For `map_err`: names the attempt that failed.
 fn attempting(what: &str) -> impl FnOnce(std::io::Error) -> Error {
     move |error| Error::refused(what, &error)
 }
 
-/// Where the upstream is; blocks where a name is looked up now.
+/// The upstream's address; blocks if a name must be looked up now.
 fn locate(upstream: &Upstream, lookup: Lookup) -> Result<Destination> {
     let unresolved = |error: Error| error.within(format!("upstream = \"{upstream}\""));
     Destination::find(&upstream.address, lookup).map_err(unresolved)
 }
 
 impl Loop {
-    /// Binds the listeners that `settings` name; the upstream is required, but not dialled before the first
-    /// `run`. Resolves the listeners' names and reads `upstream_password_file`, blocking. The upstream's
-    /// name is looked up later, in a thread of its own, whenever connections are made.
+    /// Binds the listeners of `settings`. The upstream is required, but not connected to before the first `run`.
+    /// Resolves the listeners' names and reads `upstream_password_file`, blocking. The upstream's name is looked up
+    /// later, in a separate thread, whenever connections are made.
     pub fn new(settings: Settings) -> Result<Loop> {
         Loop::build(settings, Lookup::Always)
     }
 
     /// As `new`, for a loop inside another program. The upstream's name is looked up here, blocking, and again by
-    /// `reload`; all its addresses are tried in turn. Only when a connection to it has failed or was lost is it
-    /// looked up once more, in a thread that ends with that; else there is none.
+    /// `reload`; all its addresses are tried in turn. After a connection to it has failed or was lost, the name is
+    /// looked up again, in a thread that ends with the answer; otherwise there is no thread.
     pub fn embedded(settings: Settings) -> Result<Loop> {
         Loop::embedded_with(settings, resolver::start)
     }
 
-    /// The same for a program that has such threads started in its own way.
+    /// The same for a program that starts such threads in its own way.
     pub fn embedded_with(settings: Settings, start: Start) -> Result<Loop> {
         Loop::build(settings, Lookup::AfterFailure(start))
     }
 
-    /// Whether `new` would make a loop of these settings: takes the same steps, short of what a broker that serves at
-    /// these places would notice. That one is there, or another process, is no failure.
+    /// Whether `new` would succeed with these settings: performs the same steps, except those that a broker serving at
+    /// these addresses would notice. An existing listener at an address is not a failure.
     pub fn check(settings: &Settings) -> Result<()> {
         read_settings(settings)?;
         settings.listen.iter().try_for_each(Listener::check)?;
@@ -244,7 +243,7 @@ impl Loop {
             late_lanes: Vec::new(),
             late_children: Vec::new(),
             leaving: VecDeque::new(),
-            // The core wants its control connection.
+            // The core requests its control connection.
             unsettled: true,
             turning: false,
             woken: false,
@@ -259,7 +258,7 @@ impl Loop {
         self.listeners.iter().map(PolledListener::url).collect()
     }
 
-    /// Runs turns. `Ok(false)` when nothing is left to do: drained or closed. An error is the poll's own;
+    /// Runs turns. `Ok(false)` when the loop has drained or was closed. An error is one of the poll itself;
     /// no failing connection causes one.
     pub fn run(&mut self, mode: RunMode) -> Result<bool> {
         loop {
@@ -271,42 +270,42 @@ impl Loop {
         }
     }
 
-    /// The write end of a pipe: any byte written to it, from any thread or a signal handler, ends the wait
-    /// of the present or the next turn. Non-blocking; a refused write means that a wake-up is due anyway.
+    /// The write end of a pipe: a byte written to it, from any thread or a signal handler, ends the wait
+    /// of the current or the next turn. Non-blocking; a refused write means that a wake-up is pending already.
     pub fn wake_pipe(&self) -> Result<UnixStream> {
         self.pipe.1.try_clone().map_err(attempting("cannot copy the wake pipe"))
     }
 
-    /// The descriptor of the same end, for the loop's life.
+    /// The descriptor of the same end, valid as long as the loop.
     pub fn wake_fd(&self) -> RawFd {
         self.pipe.1.as_raw_fd()
     }
 
-    /// Whether much memory has come free since the last call: a program that owns its process may want to
-    /// give it back to the system, as the standalone broker does with `ffi::heap::trim`.
+    /// Whether much memory has become free since the last call: a program that owns its process may
+    /// return it to the system, as the standalone broker does with `ffi::heap::trim`.
     pub fn take_relief(&mut self) -> bool {
         self.core.take_relief()
     }
 
-    /// How long an embedding loop may sleep before the next `run`, in milliseconds; `None` is until the
-    /// descriptor becomes readable. Zero while anything is deferred, whatever the descriptor says.
+    /// How long an embedding loop may sleep before the next `run`, in milliseconds; `None` means until the
+    /// descriptor becomes readable. Zero while work is deferred, even if the descriptor is not readable.
     pub fn backend_timeout(&self) -> Option<u64> {
         if self.closed { None } else { self.timeout() }
     }
 
-    /// How long `wait` would wait for an event, in milliseconds: as `backend_timeout`, but nothing where it would not.
+    /// How long `wait` would wait for an event, in milliseconds: as `backend_timeout`, but zero if it would not wait.
     pub fn patience(&self) -> Option<u64> {
         if self.closed || !self.events.is_empty() { Some(0) } else { self.timeout() }
     }
 
-    /// Ends the service in good order: takes the connections that are waiting to be accepted, reads what
-    /// every child has sent, and closes the listeners. What was read complete is answered; blocked commands and
-    /// transactions that watch keys have `drain_timeout`. `run` returns `Ok(false)` when the last child has gone.
+    /// Ends the service gracefully: accepts the waiting connections, reads what every child has sent, and closes
+    /// the listeners. Complete requests are answered; blocked commands and transactions that watch keys have
+    /// `drain_timeout`. `run` returns `Ok(false)` when the last child is closed.
     pub fn drain(&mut self) {
         self.drain_within(None);
     }
 
-    /// As `drain`, with a patience of its own in milliseconds; `None` is `drain_timeout`. A second call can
+    /// As `drain`, with its own timeout in milliseconds; `None` is `drain_timeout`. A second call can
     /// only shorten it.
     pub fn drain_within(&mut self, timeout_ms: Option<u64>) {
         if self.closed {
@@ -323,7 +322,7 @@ impl Loop {
     /// Closes every connection and listener at once; `run` then returns `Ok(false)`.
     pub fn close(&mut self) {
         if self.closed || !self.maker.is_here() {
-            // A forked copy shares the poll and the sockets with its parent: what follows would end them.
+            // A forked copy shares the poll and the sockets with its parent: the steps below would end them.
             return;
         }
         self.core.close_all();
@@ -343,8 +342,8 @@ impl Loop {
     }
 
     /// In a forked copy of the process: closes every descriptor of the loop, without any effect on the
-    /// process that made it or on its connections. A copy that keeps them would keep its parent's
-    /// connections open when the parent dies. Where the loop was made, it is the same as dropping it.
+    /// process that created it or on its connections. Otherwise the copy would keep its parent's connections
+    /// open when the parent dies. In the process that created the loop it is the same as dropping it.
     pub fn after_fork(self) {
         drop(self);
     }
@@ -365,7 +364,7 @@ impl Loop {
         self.core.counters
     }
 
-    /// Breaks the order of replies on purpose, to see the checks notice.
+    /// Breaks the order of replies on purpose, to test that the checks detect it.
     #[cfg(feature = "sabotage")]
     pub fn sabotage(&mut self) {
         self.core.sabotaged = true;
@@ -390,7 +389,7 @@ impl AsRawFd for Loop {
     }
 }
 
-/// What has to be in order before anything is opened: settings that agree, and the files they name.
+/// Checks before anything is opened: settings that agree, and the files they name.
 fn read_settings(settings: &Settings) -> Result<(Upstream, Vec<Account>)> {
     settings.validate()?;
     Ok((required_upstream(settings)?, settings.accounts()?))

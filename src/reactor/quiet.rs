@@ -1,22 +1,22 @@
-//! Connections whose last read may have left bytes behind without a sign (`transport::conn`): they are looked at once
-//! more when they have gone quiet. Whoever waits for the answer to such bytes is quiet; whoever is not makes an edge
-//! and is read anyway. So a busy connection costs nothing here, and a quiet one a read.
+//! Connections whose last read may have left bytes behind without an edge (`transport::conn`): they are read once more
+//! after a time without input. A peer that waits for an answer to such bytes sends nothing, and any further input makes an
+//! edge and is read anyway. So a busy connection costs nothing here, and a quiet one a single read.
 
 use super::{Link, Loop};
 use crate::base::clock::Millis;
 use crate::base::key::Key;
 use crate::base::limits::QUIET_AFTER;
 
-/// The connections to look at again.
+/// The connections to read again.
 #[derive(Debug, Default)]
 pub(super) struct Quiet {
     links: Vec<Key<Link>>,
-    /// When to look next which of them have gone quiet.
+    /// When to check next which of them are quiet.
     due: Option<Millis>,
 }
 
 impl Quiet {
-    /// Milliseconds until the next look.
+    /// Milliseconds until the next check.
     pub(super) fn timeout(&self, now: Millis) -> Option<Millis> {
         self.due.map(|due| due.saturating_sub(now))
     }
@@ -34,7 +34,7 @@ impl Loop {
         }
     }
 
-    /// Has those read again that were not read since the last look.
+    /// Lists those for reading that were not read since the last check.
     pub(super) fn read_quiet(&mut self) {
         if self.quiet.due.is_none_or(|due| due > self.told) {
             return;
@@ -51,7 +51,7 @@ impl Loop {
             self.links.get(*key).is_some_and(|link| link.watched)
         });
         self.quiet.due = (!links.is_empty()).then_some(self.told + QUIET_AFTER);
-        // An empty list keeps no room.
+        // An empty list keeps no capacity.
         self.quiet.links = if links.is_empty() { Vec::new() } else { links };
     }
 }

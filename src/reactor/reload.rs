@@ -1,5 +1,5 @@
-//! New settings in a running loop. Everything that can fail comes first; a failure leaves the loop as it
-//! was. What the settings mean for children and lanes is the core's.
+//! New settings in a running loop. All steps that can fail come first; a failure leaves the loop unchanged. The core
+//! applies the settings to children and lanes.
 
 use super::accept::PolledListener;
 use super::{Loop, locate};
@@ -11,13 +11,13 @@ use mio::Registry;
 /// Where a listener of the new settings comes from.
 #[derive(Debug)]
 enum ListenerSource {
-    /// A listener there is, by its index; its options may have changed.
+    /// An existing listener, by index; its options may have changed.
     Kept(usize),
     /// Bound just now.
     New(Box<PolledListener>),
 }
 
-/// New settings with what they need from outside: the upstream's address and its password.
+/// New settings with their external parts: the upstream's address and its password.
 #[derive(Debug)]
 pub struct Prepared {
     settings: Settings,
@@ -26,8 +26,8 @@ pub struct Prepared {
 }
 
 impl Prepared {
-    /// Reads `upstream_password_file` and looks up the upstream's name, if that is the loop's way ([`Loop::lookup`]).
-    /// Blocks for as long as that takes, and needs no loop.
+    /// Reads `upstream_password_file` and looks up the upstream's name, if the loop does that ([`Loop::lookup`]).
+    /// Blocks meanwhile, and needs no loop.
     pub fn new(settings: Settings, lookup: Lookup) -> Result<Prepared> {
         settings.validate()?;
         let upstream = required_upstream(&settings)?;
@@ -37,7 +37,7 @@ impl Prepared {
 }
 
 impl Loop {
-    /// Prepares new settings, and takes them.
+    /// Prepares new settings and applies them.
     pub fn reload(&mut self, settings: Settings) -> Result<()> {
         self.expect_serving()?;
         self.apply(Prepared::new(settings, self.lookup())?)
@@ -56,13 +56,13 @@ impl Loop {
         Err(Error::system(format!("cannot take new settings: the loop {why}")))
     }
 
-    /// Takes new settings, all keys of them but `log_level` and `log_format`, which are the program's. On
+    /// Applies new settings, all keys except `log_level` and `log_format`, which are the program's. On
     /// failure nothing has changed. Binds listeners, whose names it looks up.
     ///
-    /// Listeners that both settings name are not touched, but for the mode, user and group of a Unix
-    /// socket. Children stay, whichever listener they came through, and keep their db. Of another upstream:
-    /// what has been written to the former one is answered by it, everything else goes to the new one;
-    /// transactions under way finish where they began, subscribers are closed.
+    /// Listeners in both settings are not changed, except the mode, user and group of a Unix socket. Children stay
+    /// connected, whatever their listener, and keep their db. If the upstream changes, requests already written are
+    /// answered by the previous upstream and all others go to the new one; transactions in progress finish where they
+    /// began, and subscribers are closed.
     pub fn apply(&mut self, prepared: Prepared) -> Result<()> {
         let Prepared { settings, upstream, target } = prepared;
         self.expect_serving()?;
@@ -80,7 +80,7 @@ impl Loop {
         Ok(())
     }
 
-    /// A place for each URL. Those that are new are bound, changed options of others are applied.
+    /// A source for each URL. New ones are bound, changed options of existing ones are applied.
     fn find_places(&mut self, urls: &[ListenUrl]) -> Result<Vec<ListenerSource>> {
         let mut places: Vec<ListenerSource> = Vec::new();
         let mut changed: Vec<(usize, ListenUrl)> = Vec::new();
@@ -117,7 +117,7 @@ impl Loop {
         Ok(places)
     }
 
-    /// Puts the listeners in the order of their URLs and closes those that none of them names.
+    /// Puts the listeners in the order of their URLs and closes those without a URL.
     fn open_listeners(&mut self, places: Vec<ListenerSource>, urls: &[ListenUrl]) {
         let mut former: Vec<Option<PolledListener>> = self.listeners.drain(..).map(Some).collect();
         let auth = self.core.settings().auth;

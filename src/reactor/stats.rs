@@ -1,10 +1,10 @@
-//! The numbers a loop can be asked for by name: one table of name, meaning and reader, from which the
-//! documentation is made too. A name ends in its unit where it has one; only ever add to them.
+//! The statistics of a loop by name: one table of name, meaning and reader, from which the documentation is generated
+//! too. A name ends in its unit if it has one; names are only ever added.
 
 use super::Loop;
 use crate::core::LaneRole;
 
-/// One number.
+/// One statistic.
 struct Stat {
     name: &'static str,
     doc: &'static str,
@@ -82,12 +82,12 @@ stats! {
 }
 
 impl Loop {
-    /// A number by its name; `None` for a name there is not. All are in `stat_names`.
+    /// A statistic by name; `None` for an unknown name. `stat_names` lists all.
     pub fn stat(&self, name: &str) -> Option<u64> {
         STATS.iter().find(|stat| stat.name == name).map(|stat| (stat.read)(self))
     }
 
-    /// Every name `stat` takes.
+    /// Every name `stat` accepts.
     pub fn stat_names() -> &'static [&'static str] {
         NAMES
     }

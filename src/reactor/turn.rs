@@ -1,6 +1,6 @@
-//! One turn: poll, read, accept, then settle: let the core work and write what it left, lanes before
-//! children, until nothing moves. All reads come before the first write, so that the requests of many
-//! children leave in one write per lane.
+//! One turn: poll, read, accept, then settle: the core works, and the bytes it has queued are written, to lanes before
+//! children, until nothing is left to do. All reads come before the first write, so that the requests of many
+//! children are sent in one write per lane.
 
 use super::local::local_of;
 use super::{Link, Loop, Owner, RESERVED, TOKEN_PIPE, TOKEN_WAKER, key_of, link_of};
@@ -15,7 +15,7 @@ use mio::event::Event;
 use std::io::{self, Read};
 use std::time::Duration;
 
-/// Lists the core fills, kept for their room.
+/// Lists that the core fills, kept for their capacity.
 #[derive(Debug, Default)]
 pub(super) struct WorkLists {
     actions: Vec<Action>,
@@ -24,17 +24,17 @@ pub(super) struct WorkLists {
     resumed: Vec<Key<Child>>,
 }
 
-/// Room for this many links is not worth giving back.
+/// Capacity for this many links is kept.
 const LINKS_KEPT: usize = 1024;
 
 impl Loop {
-    /// The first half of a turn: waits for events, or only looks, and does nothing about them. What `work`
-    /// has not taken yet is kept, so that no event is ever lost; then there is nothing to wait for.
+    /// The first half of a turn: waits for events, or only polls, and does not handle them. Events that `work` has not
+    /// taken yet are kept, so that none is lost; then it does not wait.
     pub fn wait(&mut self, may_wait: bool) -> Result<()> {
         self.wait_at_most(if may_wait { None } else { Some(0) })
     }
 
-    /// The same, for so many milliseconds at most.
+    /// The same, for at most this many milliseconds.
     pub fn wait_at_most(&mut self, limit: Option<Millis>) -> Result<()> {
         if self.closed || !self.events.is_empty() {
             return Ok(());
@@ -42,7 +42,7 @@ impl Loop {
         let timeout = [limit, self.timeout()].into_iter().flatten().min();
         match self.poll.poll(&mut self.events, timeout.map(Duration::from_millis)) {
             Ok(()) => {}
-            // A signal: the turn has no events, and whoever called gets to see why.
+            // A signal: the turn has no events, and the caller can check for it.
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(Error::refused("cannot poll", &error)),
         }
@@ -50,8 +50,8 @@ impl Loop {
         Ok(())
     }
 
-    /// The second half: takes the events that `wait` has found, and everything that follows from them.
-    /// `Ok(false)` when nothing is left to do: drained or closed.
+    /// The second half: handles the events that `wait` has found, and everything that follows from them.
+    /// `Ok(false)` when the loop has drained or was closed.
     pub fn work(&mut self) -> Result<bool> {
         if self.closed {
             return Ok(false);
@@ -60,7 +60,7 @@ impl Loop {
         self.core.begin_turn();
         self.handed.begin_turn();
         self.read_quiet();
-        // What this turn puts on the list waits for the next, so that nobody is read twice.
+        // Links this turn adds to the list are read in the next, so that none is read twice.
         let ready = std::mem::take(&mut self.ready);
         let events = std::mem::replace(&mut self.events, Events::with_capacity(0));
         for event in &events {
@@ -79,7 +79,7 @@ impl Loop {
         Ok(!self.closed)
     }
 
-    /// Tells the core what time it is.
+    /// Passes the time to the core.
     pub(super) fn tell_time(&mut self) {
         self.told = self.clock.now();
         self.core.advance(self.told);
@@ -155,7 +155,7 @@ impl Loop {
         }
     }
 
-    /// Reads this link in the next turn again.
+    /// Puts the link on the list of those to read in the next turn.
     pub(super) fn list(&mut self, key: Key<Link>) {
         if let Some(link) = self.links.get_mut(key)
             && !link.listed
@@ -170,7 +170,7 @@ impl Loop {
         let Some(link) = self.links.get_mut(key) else { return };
         let owner = link.owner;
         if let Owner::Child(child) = owner {
-            // Told at once, however much there is to read before the end: an element must not be popped for it.
+            // Told at once, however much there is to read before the end of file: no element must be popped for it.
             if link.conn.hung_up() {
                 self.core.child_hangup(child);
             }
@@ -195,7 +195,7 @@ impl Loop {
                     self.take_handed(child, &mut Vec::new());
                 }
             }
-            // What the core has given up a moment ago is not its lane's connection any more.
+            // A connection that the core has just given up no longer belongs to its lane.
             Owner::Lane(lane) if self.core.lane_link(lane) != Some(link_of(key)) => {}
             Owner::Lane(lane) => self.lane_filled(lane, fill, hung_up),
             Owner::Leaving if matches!(fill, Fill::End | Fill::Broken(_)) => self.left(key),
@@ -215,7 +215,7 @@ impl Loop {
     fn lane_filled(&mut self, lane: Key<Lane>, fill: Fill, hung_up: bool) {
         match fill {
             Fill::Bytes(count) => self.core.lane_input(lane, &self.scratch[..count]),
-            // It can no longer send and there is nothing to wait for.
+            // It can no longer send, and nothing more will arrive.
             Fill::Empty if hung_up => self.lose_lane(lane, "the connection is broken"),
             Fill::Empty => {}
             Fill::End => self.lose_lane(lane, "closed by the upstream"),
@@ -258,10 +258,10 @@ impl Loop {
 
     // ---- settling -------------------------------------------------------------------------------------
 
-    /// Lets the core work and carries its work out, until nothing moves.
+    /// Lets the core work and carries out its work, until nothing is left to do.
     pub(super) fn settle(&mut self) {
         self.unsettled = false;
-        // Taken once: what does not get finished here is for the next turn.
+        // Taken once: work that is not finished here is left to the next turn.
         let mut lanes = std::mem::take(&mut self.late_lanes);
         let mut children = std::mem::take(&mut self.late_children);
         loop {
@@ -286,7 +286,7 @@ impl Loop {
         }
     }
 
-    /// Children that may be read again and have something to read are read in the next turn.
+    /// Children that may be read again and have input are read in the next turn.
     fn list_resumed(&mut self) {
         let mut resumed = std::mem::take(&mut self.work.resumed);
         self.core.take_resumed(&mut resumed);
@@ -304,7 +304,7 @@ impl Loop {
         self.work.resumed = resumed;
     }
 
-    /// Whether there was anything to do.
+    /// Returns whether there was anything to do.
     pub(super) fn carry_out_actions(&mut self) -> bool {
         let mut actions = std::mem::take(&mut self.work.actions);
         self.core.take_actions(&mut actions);
@@ -324,8 +324,8 @@ impl Loop {
         any
     }
 
-    /// Ends a lane's connection: ours first, then the upstream's, so that it never counts one more than we
-    /// do. What it still sends is of no interest.
+    /// Ends a lane's connection: our direction first, then the upstream's, so that the upstream never counts more
+    /// connections than we do. Its further bytes are ignored.
     fn leave(&mut self, key: Key<Link>) {
         let Some(link) = self.links.get_mut(key) else { return self.core.connection_closed() };
         let over = link.conn.ended() || link.conn.stream().shutdown_write().is_err();
@@ -346,7 +346,7 @@ impl Loop {
         }
     }
 
-    /// Upstreams that do not close their side in time are not waited for any longer.
+    /// Closes connections whose upstream has not closed its side in time.
     fn end_leaving(&mut self) {
         while let Some((due, key)) = self.leaving.front().copied() {
             let gone = self.links.get(key).is_none();
@@ -388,7 +388,7 @@ impl Loop {
                     break;
                 }
                 Err(error) => {
-                    // Replies may have come before it broke: they are read first, up to the end.
+                    // Replies may have arrived before it broke: they are read first, up to the end of file.
                     log::debug!("upstream connection: cannot write: {error}");
                     link.conn.hang();
                     self.list(key);
@@ -414,7 +414,7 @@ impl Loop {
                     self.late_children.push(child);
                     break;
                 }
-                // It takes no more replies: whatever it still has to say is of no use to it.
+                // It accepts no more replies, so its further requests are ignored.
                 Err(_) => return self.core.child_gone(child),
             }
         }
