@@ -1,14 +1,12 @@
-//! A socket and the edge-trigger invariant: every edge of the poll is either used up (a read came back
-//! short, a write was refused) or remembered here (`unread`, not `blocked`), and whoever holds the
-//! connection comes back for what is remembered without waiting for another edge. Owns no buffer and does
-//! not know what the bytes mean.
+//! A socket and the edge-trigger invariant: every edge of the poll is either used up (a read was short, a write was
+//! refused) or remembered here (`unread`, not `blocked`). The owner of the connection handles remembered edges without
+//! waiting for another one. Owns no buffer and does not know what the bytes mean.
 //!
-//! A short read says that the socket is empty, which saves the read that would say so; but not always. What came
-//! with a message (SCM_RIGHTS, or credentials where the socket asks for them) ends a read at that message; the
-//! kernel then says that it had something to hand over, if it is asked. Asking costs almost as much as the read that is
-//! saved, so a connection may be `thrifty`: it asks only where it has reason to, and whoever holds it has it look again
-//! when it has gone quiet. Urgent data (MSG_OOB) ends a read at its mark; the poll tells of it, and such a connection
-//! is read until it says that it is empty.
+//! A short read usually means that the socket is empty, which saves the read that would confirm it. There are two
+//! exceptions. A message with ancillary data (SCM_RIGHTS, or credentials if the socket requests them) ends a read; the
+//! kernel reports this if a read asks for it. Asking costs almost as much as the read that is saved, so a `thrifty`
+//! connection asks only when it has reason to, and its owner reads it again after a time without input. Urgent data
+//! (MSG_OOB) ends a read at its mark; the poll reports it, and such a connection is read until it is empty.
 
 use super::stream::Stream;
 use crate::base::fds::Held;
@@ -24,56 +22,56 @@ use std::os::fd::{AsFd, OwnedFd};
 /// A non-blocking connection.
 #[derive(Debug)]
 pub struct Conn {
-    /// Before `stream`: see [`Held`].
+    /// Declared before `stream`: see [`Held`].
     held: Held,
     stream: Stream,
     token: Token,
-    /// Registered for writable as well. Only after a refused write: armed for good, every byte the peer
-    /// takes would wake us.
+    /// Registered for writable as well. Only after a refused write: if it were always set, every byte the peer
+    /// reads would wake the loop.
     armed: bool,
-    /// The last write was refused and no writable edge has come since.
+    /// The last write was refused and no writable edge has arrived since.
     blocked: bool,
-    /// An edge was taken and there may be bytes (or an end) left to read.
+    /// An edge was taken, and there may be bytes or an end of file to read.
     unread: bool,
-    /// The peer will send nothing beyond what can be read now. No further edge tells of the end, so reading
-    /// goes on until it is found.
+    /// The peer will send nothing beyond the bytes that can be read now. No further edge reports the end of file, so
+    /// reading continues until it is found.
     hung_up: bool,
-    /// The peer sends urgent data: no short read means that nothing is left.
+    /// The peer sends urgent data: a short read does not mean that the socket is empty.
     urgent: bool,
-    /// Reads left that ask whether something came with the bytes; `None` is all of them.
+    /// How many further reads ask for ancillary data; `None` means all.
     asking: Option<u32>,
-    /// The last read came back short and did not ask.
+    /// The last read was short and did not ask.
     doubtful: bool,
-    /// The end has been read.
+    /// The end of file has been read.
     ended: bool,
 }
 
-/// What one read brought.
+/// The result of one read.
 #[derive(Debug)]
 pub enum Fill {
     /// This many bytes, at the start of the buffer.
     Bytes(usize),
     /// Nothing now.
     Empty,
-    /// The peer will send nothing more, and all it sent has been read.
+    /// End of file: everything the peer sent has been read.
     End,
     /// The connection is broken.
     Broken(io::Error),
 }
 
-/// What one step of writing came to.
+/// The result of one write.
 #[derive(Debug)]
 pub enum Flush {
-    /// This many bytes were taken; there may be more to write.
+    /// This many bytes were written; there may be more to write.
     Wrote(usize),
-    /// Nothing is left to write, or the socket takes nothing now and a writable edge will tell.
+    /// Nothing is left to write, or the socket is full and a writable edge will follow.
     Done,
-    /// Bytes are left, but others have to have their turn first.
+    /// Bytes are left, but this turn's share is used up.
     TurnOver,
 }
 
 impl Conn {
-    /// A connection nobody watches yet.
+    /// A connection that is not watched yet.
     pub fn new(stream: Stream) -> Conn {
         Conn {
             held: Held::new(&stream.as_fd()),
@@ -90,12 +88,12 @@ impl Conn {
         }
     }
 
-    /// The same for many short reads. Whoever holds it calls `look_again` once it has gone quiet while it is doubtful.
+    /// The same for many short reads. While it is doubtful, the owner calls `look_again` after a time without input.
     pub fn thrifty(stream: Stream) -> Conn {
         Conn { asking: Some(limits::ASKING_READS), ..Conn::new(stream) }
     }
 
-    /// Has the poll watch it. One that is `connecting` is watched for writable too, which tells the outcome;
+    /// Registers it with the poll. A `connecting` one is also watched for writable, which reports the outcome;
     /// until then a write counts as refused.
     pub fn register(&mut self, registry: &Registry, token: Token, connecting: bool) -> io::Result<()> {
         self.stream.register(registry, token, interest(connecting))?;
@@ -105,7 +103,7 @@ impl Conn {
         Ok(())
     }
 
-    /// Remembers what an event of the poll says.
+    /// Records an event of the poll.
     pub fn observe(&mut self, event: &Event) {
         if event.is_read_closed() || event.is_error() {
             self.hung_up = true;
@@ -129,7 +127,7 @@ impl Conn {
         self.hung_up
     }
 
-    /// Whether the end has been read.
+    /// Whether the end of file has been read.
     pub fn ended(&self) -> bool {
         self.ended
     }
@@ -139,38 +137,38 @@ impl Conn {
         self.blocked
     }
 
-    /// The connection has turned out unable to send: what the peer sent before that is read to its end.
+    /// The connection cannot send any more: input from before that is read to its end.
     pub fn hang(&mut self) {
         self.hung_up = true;
         self.unread = !self.ended;
         self.blocked = true;
     }
 
-    /// Whether the last read may have left something behind that `unread` does not know of.
+    /// Whether the last read may have left bytes behind that `unread` does not reflect.
     pub fn is_doubtful(&self) -> bool {
         self.doubtful
     }
 
-    /// Clears the doubt: there may be something to read, and the next reads ask.
+    /// Clears the doubt: there may be bytes to read, and the next reads ask.
     pub fn look_again(&mut self) {
         self.unread = !self.ended;
         self.doubtful = false;
         self.asking = self.asking.map(|_| limits::ASKING_READS);
     }
 
-    /// The stream of a connection that nobody watches.
+    /// The stream of a connection that is not watched.
     pub fn into_stream(self) -> Stream {
         drop(self.held);
         self.stream
     }
 
-    /// The stream itself, to ask about it.
+    /// The stream itself.
     pub fn stream(&self) -> &Stream {
         &self.stream
     }
 
-    /// One read. Call again while `unread`, but not before everybody else had a turn. Descriptors that come with the
-    /// bytes are closed by the system.
+    /// One read. Call again while `unread`, but not before all other connections had a turn. The system closes descriptors
+    /// that arrive with the bytes.
     pub fn fill(&mut self, buffer: &mut [u8]) -> Fill {
         let size = buffer.len();
         let outcome = loop {
@@ -193,8 +191,8 @@ impl Conn {
         self.note(outcome.map(|(count, _)| count), size, cut_short)
     }
 
-    /// As `fill`, and appends the descriptors that came with the bytes to `taken`: at most
-    /// `limits::HANDED_READ`, the rest is closed by the system.
+    /// As `fill`, and appends descriptors that arrive with the bytes to `taken`: at most
+    /// `limits::HANDED_READ`; the system closes the rest.
     pub fn fill_and_take(&mut self, buffer: &mut [u8], taken: &mut Vec<OwnedFd>) -> Fill {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(limits::HANDED_READ))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -221,8 +219,8 @@ impl Conn {
         self.note(outcome, size, cut_short || truncated)
     }
 
-    /// What a read into a buffer of `size` says about the next. `cut_short`: something came with its bytes, whatever
-    /// lies behind them.
+    /// Decides from a read into a buffer of `size` what the next must do. `cut_short`: ancillary data ended the read,
+    /// whether or not more bytes follow.
     fn note(&mut self, outcome: io::Result<usize>, size: usize, cut_short: bool) -> Fill {
         match outcome {
             Ok(0) => {
@@ -231,8 +229,8 @@ impl Conn {
                 Fill::End
             }
             Ok(count) => {
-                // A short read has emptied the socket: what comes later makes an edge of its own. Not so
-                // after a hang-up, whose edge has been.
+                // A short read has emptied the socket: later bytes make an edge of their own. Except
+                // after a hang-up, whose edge has already arrived.
                 self.unread = count == size || self.hung_up || self.urgent || cut_short;
                 Fill::Bytes(count)
             }
@@ -248,7 +246,7 @@ impl Conn {
         }
     }
 
-    /// Writes of `bytes` what the socket and the rest of this turn's share, `left`, allow in one write.
+    /// One write of `bytes`, as far as the socket and the rest of this turn's share, `left`, allow.
     pub fn flush_some(&mut self, registry: &Registry, bytes: &[u8], left: &mut usize) -> io::Result<Flush> {
         if self.blocked {
             return Ok(Flush::Done);
@@ -269,7 +267,7 @@ impl Conn {
         }
     }
 
-    /// One write; zero when it was refused, and then a writable edge will come. Never raises SIGPIPE, which
+    /// One write; zero if it was refused, and then a writable edge follows. Never raises SIGPIPE, which
     /// an embedding program may not ignore as Rust's own start-up code does.
     pub fn flush(&mut self, registry: &Registry, bytes: &[u8]) -> io::Result<usize> {
         loop {
@@ -291,8 +289,8 @@ impl Conn {
         self.arm(registry, false)
     }
 
-    /// Registers anew only if that changes anything. Registering reports present readiness as a new edge,
-    /// so nothing is lost in between.
+    /// Registers again only if that changes anything. Registering reports present readiness as a new edge,
+    /// so no edge is lost in between.
     fn arm(&mut self, registry: &Registry, writable: bool) -> io::Result<()> {
         if self.armed != writable {
             self.stream.reregister(registry, self.token, interest(writable))?;
@@ -301,17 +299,17 @@ impl Conn {
         Ok(())
     }
 
-    /// Deregisters, shuts down, closes, in this order: a forked copy may keep the socket alive, and would
-    /// go on making events for a token that is no longer ours.
+    /// Deregisters, shuts down and closes, in this order: a forked copy may keep the socket open, and would
+    /// otherwise make events for a token that is no longer ours.
     pub fn close(mut self, registry: &Registry) {
-        // Neither can fail in a way that leaves anything to do.
+        // A failure of either leaves nothing to do.
         let _ = self.stream.deregister(registry);
         let _ = self.stream.shutdown();
     }
 }
 
-/// A read of a unix socket that asks: how many bytes, and whether something came with them. With nowhere to put it, the
-/// kernel says that it was left out.
+/// A read of a unix socket that asks: returns how many bytes, and whether ancillary data arrived with them. Without a
+/// buffer for the data, the kernel reports that it was omitted.
 fn ask(stream: &UnixStream, buffer: &mut [u8]) -> io::Result<(usize, bool)> {
     let mut nowhere = RecvAncillaryBuffer::default();
     let mut parts = [IoSliceMut::new(buffer)];
@@ -319,7 +317,7 @@ fn ask(stream: &UnixStream, buffer: &mut [u8]) -> io::Result<(usize, bool)> {
     Ok((received.bytes, received.flags.contains(ReturnFlags::CTRUNC)))
 }
 
-/// Urgent data is asked for, so that the poll tells where reads end early.
+/// Urgent data is requested, so that the poll reports where reads end early.
 fn interest(writable: bool) -> Interest {
     let readable = Interest::READABLE | Interest::PRIORITY;
     if writable { readable | Interest::WRITABLE } else { readable }

@@ -1,6 +1,6 @@
-//! The sockets children connect to: binding them so that of two brokers one wins, nobody connects
-//! before the permissions are set, and nothing that is not ours is removed. Accepts, but never decides
-//! what becomes of a connection. `files` is what a Unix socket leaves in the file system.
+//! The sockets children connect to. Binding ensures that of two brokers one wins, that no child connects before the
+//! permissions are set, and that only our own files are removed. Accepts, but does not decide about connections. `files`
+//! is the part of a Unix socket in the file system.
 
 mod files;
 
@@ -24,16 +24,16 @@ use crate::base::fork::Maker;
 use crate::base::limits::LISTEN_BACKLOG;
 use crate::config::endpoint::{ListenUrl, RUN_DIR};
 
-/// A bound, listening, non-blocking socket. Dropping it stops the listening for every copy of the
+/// A bound, listening, non-blocking socket. Dropping it ends listening for every copy of the
 /// socket and removes its files, except in a forked process, where it only closes.
 #[derive(Debug)]
 pub struct Listener {
-    /// Before `socket`: see [`Held`].
+    /// Declared before `socket`: see [`Held`].
     _held: Held,
     socket: Bound,
     url: String,
     maker: Maker,
-    /// Dropped after the listening has stopped: the socket's file first, so that the next broker finds the path
+    /// Dropped after listening has ended: the socket's file first, so that the next broker finds the path
     /// either taken or free.
     files: Option<(SocketFile, LockFile)>,
 }
@@ -58,8 +58,8 @@ impl Listener {
         .map_err(|failure| failure.of(url))
     }
 
-    /// Whether `bind` would do, but for a broker that listens there by now: does the same steps, short of
-    /// listening and of everything that whoever listens there would notice.
+    /// Whether `bind` would succeed, apart from a broker that already listens there: performs the same steps, except
+    /// listening and every step that a listening broker would notice.
     pub fn check(url: &ListenUrl) -> Result<()> {
         match url {
             ListenUrl::Unix { path, .. } => check_unix(url, path, Path::new(RUN_DIR)),
@@ -78,12 +78,12 @@ impl Listener {
         Ok(stream)
     }
 
-    /// Where it listens: no options, and the port that the system chose.
+    /// Its address: no options, and the port that the system chose.
     pub fn url(&self) -> String {
         self.url.clone()
     }
 
-    /// Gives the socket the options of another URL for the same place. On failure it has those it had.
+    /// Applies the options of another URL for the same address. On failure the previous ones stay.
     pub fn apply(&self, url: &ListenUrl) -> Result<()> {
         let outcome = match (url, &self.files) {
             (ListenUrl::Unix { .. }, Some((file, _))) => {
@@ -104,7 +104,7 @@ impl Listener {
 impl Drop for Listener {
     fn drop(&mut self) {
         if self.maker.is_here() {
-            // A forked copy of the socket would otherwise go on taking connections nobody accepts.
+            // Otherwise a forked copy of the socket would still take connections, and no process would accept them.
             let _ = rustix::net::shutdown(self.as_fd(), rustix::net::Shutdown::Both);
         }
     }
@@ -151,9 +151,9 @@ impl Source for Listener {
 /// Why a listener could not be bound, without its name.
 #[derive(Debug)]
 enum Failure {
-    /// The URL asks for something that is not done.
+    /// The URL requires something that is not allowed.
     Refused(String),
-    /// The system or another process is in the way.
+    /// The system or another process prevents it.
     System(Error),
 }
 
@@ -162,7 +162,7 @@ impl Failure {
         Failure::System(Error::system(why))
     }
 
-    /// Somebody else has the place.
+    /// Another process has the address.
     fn taken(why: impl Into<String>) -> Failure {
         Failure::System(Error::system(why).numbered(Errno::ADDRINUSE.raw_os_error()))
     }
@@ -183,16 +183,16 @@ impl Failure {
 
 type Attempt<T> = std::result::Result<T, Failure>;
 
-/// For `map_err`: what was attempted when the system said no.
+/// For `map_err`: names the attempt that failed.
 fn attempting(what: impl fmt::Display) -> impl FnOnce(io::Error) -> Failure {
     move |error| Failure::System(Error::refused(what, &error))
 }
 
-/// What a name leads to, if children may connect there.
+/// The addresses of a name, if children may connect there.
 fn allowed_addresses(host: &str, port: u16, insecure: bool) -> Attempt<Vec<SocketAddr>> {
     let addresses: Vec<SocketAddr> =
         (host, port).to_socket_addrs().map_err(attempting("cannot resolve the name"))?.collect();
-    // All of them: which one is bound is the resolver's choice of the day.
+    // All of them: the resolver chooses which one is bound.
     let beyond = addresses.iter().find(|address| !address.ip().to_canonical().is_loopback());
     if let Some(address) = beyond
         && !insecure
@@ -216,7 +216,7 @@ fn bind_tcp(host: &str, port: u16, insecure: bool) -> Attempt<Listener> {
     })
 }
 
-/// A port that is taken is: most likely by the broker that this configuration is meant for.
+/// A port in use is `taken`: most likely by the broker that this configuration is meant for.
 fn check_tcp(host: &str, port: u16, insecure: bool) -> Attempt<()> {
     first_that_binds(host, port, insecure, |address| match tcp_socket(address) {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => Ok(()),
@@ -244,7 +244,7 @@ fn first_that_binds<T>(
 fn tcp_socket(address: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
-    // A restarted broker must not wait for the last connections of the old one to leave TIME_WAIT.
+    // A restarted broker must not wait until connections of the old one have left TIME_WAIT.
     socket.set_reuse_address(true)?;
     socket.bind(&address.into())?;
     Ok(socket)
@@ -268,7 +268,7 @@ fn check_unix(url: &ListenUrl, path: &Path, creatable: &Path) -> Attempt<()> {
     SocketPath::open(path, creatable)?.check(&asked(url))
 }
 
-/// The access that a URL asks for.
+/// The access options of a URL.
 fn asked(url: &ListenUrl) -> AccessOptions<'_> {
     match url {
         ListenUrl::Unix { mode, user, group, .. } => {

@@ -1,5 +1,5 @@
-//! Sockets: the listeners children connect to, the streams both sides speak over, and where a server is (`resolver`). Knows bytes, not
-//! Redis.
+//! Sockets: the listeners children connect to, the streams of both sides, and a server's address (`resolver`). Knows
+//! bytes, not Redis.
 
 pub mod conn;
 pub mod listener;

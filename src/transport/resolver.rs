@@ -1,7 +1,7 @@
-//! Where a server is. Its name is looked up again in a short-lived thread, since the system's resolver blocks for as
-//! long as it likes; meanwhile the addresses found last are used. A program of its own has that done whenever it
-//! connects. Inside another program the name is looked up once, beforehand, and again only after a connection has failed
-//! or was lost: as long as a name works, there is no thread. Never dials.
+//! A server's address. A host name is looked up again in a short-lived thread, since the system's resolver blocks without
+//! a limit; meanwhile the last known addresses are used. The standalone broker looks it up whenever it connects. Inside
+//! another program the name is looked up once, when the loop or client is created, and again only after a connection has
+//! failed or was lost: as long as a name works, there is no thread. Never connects.
 
 use crate::base::clock::Millis;
 use crate::base::error::{Error, Result};
@@ -16,22 +16,22 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Weak};
 use std::thread;
 
-/// What to dial now.
+/// The address to connect to now.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Found {
-    /// A socket's path.
+    /// The path of a socket.
     Unix(PathBuf),
     /// An address.
     Tcp(SocketAddr),
-    /// The name is being looked up; `take` will tell.
+    /// The name is being looked up; `take` returns the answer.
     Later,
-    /// The name cannot be looked up, and why.
+    /// The name cannot be looked up, with the reason.
     Nowhere(String),
 }
 
 type LookupResult = io::Result<Vec<SocketAddr>>;
 
-/// Starts a thread that runs this and ends.
+/// Starts a thread that runs the function and ends.
 pub type Start = fn(Box<dyn FnOnce() + Send>) -> io::Result<()>;
 
 /// When names are looked up.
@@ -39,11 +39,11 @@ pub type Start = fn(Box<dyn FnOnce() + Send>) -> io::Result<()>;
 pub enum Lookup {
     /// In a thread, whenever a connection is made.
     Always,
-    /// By whoever asks where the server is, once, blocking; after a failure in a thread that this starts.
+    /// Once by the caller, blocking; after a failure, in a thread started with this function.
     AfterFailure(Start),
 }
 
-/// Where a server is, as far as it is known.
+/// A server's address, as far as it is known.
 #[derive(Debug, Clone)]
 pub struct Destination(Location);
 
@@ -54,7 +54,7 @@ enum Location {
     Name(HostName),
 }
 
-/// Keeps what is known of one server's address.
+/// The present knowledge of one server's address.
 #[derive(Debug)]
 pub struct Resolver {
     place: Location,
@@ -70,20 +70,20 @@ struct HostName {
     /// The last good answer; `present` is the one in use.
     known: Vec<SocketAddr>,
     present: usize,
-    /// A connection has failed or was lost since the name was last asked for.
+    /// A connection has failed or was lost since the last look-up.
     doubted: bool,
-    /// A thread is at work: since when, and of which process.
+    /// A thread is looking it up: since when, and in which process.
     asking: Option<(Millis, u64)>,
     asked: Option<Millis>,
 }
 
-/// A thread with the signals of whoever starts it.
+/// Starts a thread with the signal mask of the caller.
 pub fn start(body: Box<dyn FnOnce() + Send>) -> io::Result<()> {
     thread::Builder::new().name("broker-resolver".to_owned()).spawn(body).map(drop)
 }
 
 impl Destination {
-    /// Where `address` is. Blocks while a name is looked up, if that is the way; fails only then.
+    /// Resolves `address`. Blocks while a name is looked up, if `lookup` says so; only then it can fail.
     pub fn find(address: &Address, lookup: Lookup) -> Result<Destination> {
         let place = match address {
             Address::Unix(path) => Location::Unix(path.clone()),
@@ -97,12 +97,12 @@ impl Destination {
 }
 
 impl Resolver {
-    /// Of a target found in the same way; `waker` tells of answers.
+    /// A resolver of a destination found in the same way; `waker` reports answers.
     pub fn new(target: Destination, lookup: Lookup, waker: Arc<Wake>) -> Self {
         Resolver { place: target.0, lookup, waker, answers: channel() }
     }
 
-    /// One for another target, that looks names up in the same way.
+    /// A resolver of another destination, with the same way to look names up.
     pub fn another(&self, target: Destination) -> Self {
         Resolver::new(target, self.lookup, self.waker.clone())
     }
@@ -112,7 +112,7 @@ impl Resolver {
         self.lookup
     }
 
-    /// The address in use; `None` for a path, and for a name of which none is known.
+    /// The address in use; `None` for a path, and for a name without a known address.
     pub fn present(&self) -> Option<SocketAddr> {
         match &self.place {
             Location::Unix(_) => None,
@@ -129,13 +129,13 @@ impl Resolver {
         }
     }
 
-    /// Whether every new connection goes to where the name leads by then. Where only a failure has it looked up again,
-    /// a name that has moved away from a server that still answers is not noticed.
+    /// Whether every new connection uses the name's current address. If only a failure causes a look-up, a name that
+    /// has moved away from a server that still answers is not noticed.
     pub fn keeps_itself_fresh(&self) -> bool {
         matches!(self.lookup, Lookup::Always) || !matches!(self.place, Location::Name(_))
     }
 
-    /// Where the next connection goes. Has a name looked up again where it is time.
+    /// The address of the next connection. Starts a look-up if one is due.
     pub fn find(&mut self, now: Millis) -> Found {
         self.forget_parents();
         let name = match &mut self.place {
@@ -160,7 +160,7 @@ impl Resolver {
         }
     }
 
-    /// `address` did not answer: the next one's turn, if there are several.
+    /// `address` did not answer: use the next one, if there are several.
     pub fn blame(&mut self, address: SocketAddr) {
         if let Location::Name(name) = &mut self.place
             && name.known.get(name.present) == Some(&address)
@@ -170,15 +170,15 @@ impl Resolver {
         }
     }
 
-    /// A connection was lost: the name may lead elsewhere by now.
+    /// A connection was lost: the name may have another address by now.
     pub fn doubt(&mut self) {
         if let Location::Name(name) = &mut self.place {
             name.doubted = true;
         }
     }
 
-    /// Takes what a thread has found; `None` when none has ended. An error is the reason to fail those who
-    /// wait; an earlier answer stays in use.
+    /// Takes the answer of a thread; `None` if none has ended. An error is the reason to fail waiting connections;
+    /// an earlier answer stays in use.
     pub fn take(&mut self) -> Option<Result<()>> {
         self.forget_parents();
         let answer = self.answers.1.try_recv().ok()?;
@@ -187,8 +187,8 @@ impl Resolver {
         Some(name.learn(answer))
     }
 
-    /// In a forked copy: leaves a look-up to the parent, whose thread may have been in the midst of giving its answer. The
-    /// channel is not touched again, not to be dropped either: it would wait for that thread.
+    /// In a forked copy: leaves a look-up to the parent, whose thread may have been sending its answer. The channel is
+    /// neither used nor dropped again, since that could wait for the thread.
     fn forget_parents(&mut self) {
         let Location::Name(name) = &mut self.place else { return };
         if name.asking.is_some_and(|(_, process)| process != fork::generation()) {
@@ -220,8 +220,8 @@ impl HostName {
         self.asking.is_some_and(|(since, _)| now < since + limits::RESOLVE_PATIENCE)
     }
 
-    /// The thread holds the waker only while it wakes: a process forked meanwhile has no such thread, and
-    /// must not have its descriptor. It knows nothing else of whoever asks, who may be gone before it ends.
+    /// The thread holds the waker only while it wakes: a process forked meanwhile has no such thread, and must not
+    /// have its descriptor. It holds nothing else of its caller, which may be gone before the thread ends.
     fn ask(
         &mut self,
         start: Start,
@@ -230,11 +230,11 @@ impl HostName {
         now: Millis,
     ) -> io::Result<()> {
         let (host, port) = (self.host.clone(), self.port);
-        // Also if there will be no thread: the next attempt is not before the next interval.
+        // Also without a thread: the next attempt is not before the next interval.
         self.asked = Some(now);
         start(Box::new(move || {
             let answer = (host.as_str(), port).to_socket_addrs().map(Iterator::collect);
-            // Either fails only when the loop has gone, and then nobody waits for this.
+            // Either fails only if the loop is gone, and then nothing waits for this.
             let _ = to.send(answer);
             let _ = waker.upgrade().map(|waker| waker.ring());
         }))?;
@@ -249,7 +249,7 @@ impl HostName {
             Ok(_) => return Err(Error::system(format!("{} has no address", self.host))),
             Err(error) => return Err(Error::refused(format!("cannot look up {}", self.host), &error)),
         };
-        // Whichever works now is kept, wherever the new answer lists it.
+        // The address that works now is kept, wherever the new answer lists it.
         let present = self.known.get(self.present);
         self.present = present.and_then(|used| found.iter().position(|one| one == used)).unwrap_or(0);
         self.known = found;

@@ -1,5 +1,5 @@
-//! One connected socket, Unix or TCP, and who is at its other end. Reads and writes what it is told;
-//! buffers and edge-trigger rules are the business of whoever holds it.
+//! One connected socket, Unix or TCP, and its peer. Reads and writes as it is told; buffers and edge-trigger rules
+//! belong to its owner.
 
 use std::fmt;
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
@@ -13,7 +13,7 @@ use mio::{Interest, Registry, Token};
 use rustix::net::AddressFamily;
 use socket2::{SockRef, TcpKeepalive};
 
-/// A child over TCP that went without a word is noticed after about this long, as in Redis
+/// A TCP child that vanished without closing is noticed after about this time, as in Redis
 /// (`tcp-keepalive`).
 const CHILD_KEEPALIVE: Duration = Duration::from_secs(300);
 
@@ -35,7 +35,7 @@ impl From<Stream> for OwnedFd {
     }
 }
 
-/// Unix, IPv4 or IPv6, of a connected stream socket; or why it is none.
+/// The kind of a connected stream socket, Unix, IPv4 or IPv6; or why it is none.
 fn family_of(socket: &OwnedFd) -> Result<AddressFamily, String> {
     use rustix::io::Errno;
     use rustix::net::{SocketType, sockopt};
@@ -67,8 +67,8 @@ macro_rules! either {
 }
 
 impl Stream {
-    /// Ends both directions for every copy of the socket, forked ones too. A peer that has already gone
-    /// is no failure.
+    /// Shuts down both directions for every copy of the socket, forked ones too. A peer that has already gone
+    /// is not a failure.
     pub fn shutdown(&self) -> io::Result<()> {
         match either!(self, stream => stream.shutdown(Shutdown::Both)) {
             Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
@@ -76,12 +76,12 @@ impl Stream {
         }
     }
 
-    /// Ends our direction; the peer reads an end of file and closes its own.
+    /// Shuts down our direction; the peer reads an end of file and closes its own.
     pub fn shutdown_write(&self) -> io::Result<()> {
         either!(self, stream => stream.shutdown(Shutdown::Write))
     }
 
-    /// Takes over a connected socket, which stays as it was if it is refused.
+    /// Takes over a connected socket, which is unchanged if it is refused.
     pub fn adopt(socket: OwnedFd) -> Result<Stream, (OwnedFd, String)> {
         let prepared = family_of(&socket).and_then(|family| {
             let failed = |error: rustix::io::Errno| io::Error::from(error).to_string();
@@ -98,9 +98,9 @@ impl Stream {
         Ok(stream)
     }
 
-    /// What a child's connection over TCP is set to: small segments leave at once, and a child that went
-    /// without a word is noticed. Either fails only on a connection that has ended already, as its first
-    /// read will tell.
+    /// The options of a child's TCP connection: small segments are sent at once, and a child that vanished is
+    /// noticed. Setting either fails only on a connection that has already ended, which its first read will
+    /// report.
     pub fn tune(&self) {
         if let Stream::Tcp(stream) = self {
             let _ = stream.set_nodelay(true);
@@ -108,7 +108,7 @@ impl Stream {
         }
     }
 
-    /// What became of a connect that was under way: false while it still is.
+    /// The outcome of a connect; false while it is in progress.
     pub fn is_connected(&self) -> io::Result<bool> {
         if let Some(error) = either!(self, stream => stream.take_error())? {
             return Err(error);
@@ -119,7 +119,7 @@ impl Stream {
         }
     }
 
-    /// Who is at the other end, as far as the system can tell.
+    /// The peer, as far as the system knows it.
     pub fn peer(&self) -> Peer {
         match self {
             Stream::Unix(stream) => match rustix::net::sockopt::socket_peercred(stream) {
@@ -175,19 +175,19 @@ impl AsFd for Stream {
     }
 }
 
-/// Who is at the other end of a stream. For logs and the console; it grants nothing.
+/// The peer of a stream. For logs; it grants nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Peer {
     /// A process of this host, as it was when it connected.
     Unix {
-        /// Its number in the broker's own pid namespace.
+        /// Its process id in the broker's own pid namespace.
         pid: i32,
         /// Its effective user.
         uid: u32,
     },
     /// A network address.
     Tcp(SocketAddr),
-    /// Gone already, or in a pid namespace that the broker cannot see.
+    /// Already gone, or in a pid namespace that the broker cannot see.
     Unknown,
 }
 

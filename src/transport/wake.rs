@@ -1,4 +1,4 @@
-//! A descriptor that makes a poll return, from any thread. Owns an eventfd; says nothing about why it was woken.
+//! A descriptor that makes a poll return, from any thread. Owns an eventfd; does not record why it was used.
 
 use crate::base::fds::Held;
 use mio::unix::SourceFd;
@@ -10,13 +10,13 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 /// Makes one poll readable.
 #[derive(Debug)]
 pub struct Wake {
-    /// Before `fd`: see [`Held`].
+    /// Declared before `fd`: see [`Held`].
     held: Held,
     fd: OwnedFd,
 }
 
 impl Wake {
-    /// One that the poll reports as `token`, once for each time or several that it was rung.
+    /// Registers one that the poll reports as `token`, once for one or several rings.
     pub fn new(registry: &Registry, token: Token) -> io::Result<Wake> {
         let fd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         let held = Held::new(&fd);
@@ -24,11 +24,11 @@ impl Wake {
         Ok(Wake { held, fd })
     }
 
-    /// Makes the poll return, now or when it is asked next. Does nothing where whoever polls has moved to a forked process:
-    /// the number is another's here then.
+    /// Makes the poll return, now or at its next call. Does nothing if the owner of the poll has moved to a forked
+    /// process: the number belongs to another file here then.
     pub fn ring(&self) {
         self.held.keep_for(|| {
-            // Refused by a counter that is full, which makes no edge: emptied, it takes one.
+            // Refused if the counter is full, which makes no edge: once emptied, it accepts another.
             if rustix::io::write(&self.fd, &1u64.to_ne_bytes()).is_err() {
                 self.empty();
                 let _ = rustix::io::write(&self.fd, &1u64.to_ne_bytes());
@@ -36,9 +36,9 @@ impl Wake {
         });
     }
 
-    /// Takes back what was rung. Needed only where somebody else watches the descriptor level-triggered.
+    /// Clears earlier rings. Needed only if another loop watches the descriptor level-triggered.
     pub fn empty(&self) {
-        // Fails only when there is nothing.
+        // Fails only if there is nothing to read.
         let _ = rustix::io::read(&self.fd, &mut [0u8; 8]);
     }
 }

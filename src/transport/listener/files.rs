@@ -1,6 +1,6 @@
-//! What a Unix socket leaves in the file system: the socket itself and its lock file. The directory is opened once,
-//! must be one that nobody else can change, and whatever follows goes by descriptors, so that no name put
-//! there by somebody else is ever followed. Removes only what is ours. Neither listens nor accepts.
+//! The part of a Unix socket in the file system: the socket itself and its lock file. The directory is opened once and
+//! must not be writable for others. All later steps use descriptors, so that no name created by another user is
+//! followed. Removes only its own files. Neither listens nor accepts.
 
 use std::fs::{self, DirBuilder, File, Permissions, TryLockError};
 use std::io::{self, Read, Write as _};
@@ -18,25 +18,25 @@ use crate::base::fds::Held;
 use crate::base::fork::Maker;
 use crate::config::endpoint::SOCKET_MODE;
 
-/// How often a lock file may vanish under us before we give up: each time, another broker ended in
-/// just that moment.
+/// How often a lock file may vanish before we give up: each time, another broker has ended at
+/// exactly that moment.
 const LOCK_ATTEMPTS: usize = 100;
-/// Permission bits by which others than the owner may put files into a directory or take them out.
+/// Permission bits that allow users other than the owner to create and remove files in a directory.
 const OTHERS_WRITE: u32 = 0o022;
-/// The same for everybody. Directories above may be a group's, as umask 002 makes them.
+/// The same for all users. Parent directories may be writable for a group, as umask 002 makes them.
 const EVERYBODY_WRITES: u32 = 0o002;
-/// Where in a directory everybody may write, files are still their owners' own.
+/// In a directory with this bit, only the owner of a file may remove it.
 const STICKY: u32 = 0o1000;
 
-/// For `map_err`, of what goes by descriptors.
+/// For `map_err`, for steps that use descriptors.
 fn failing(what: impl std::fmt::Display) -> impl FnOnce(Errno) -> Failure {
     move |error| attempting(what)(error.into())
 }
 
-/// A directory, open for what is done in it.
+/// An open directory.
 #[derive(Debug)]
 struct Directory {
-    /// Before `fd`: see [`Held`].
+    /// Declared before `fd`: see [`Held`].
     _held: Held,
     fd: OwnedFd,
 }
@@ -51,12 +51,12 @@ pub(super) struct SocketPath {
 }
 
 impl SocketPath {
-    /// Opens the directory of `path`; makes it first if it is missing and is `creatable`.
+    /// Opens the directory of `path`; creates it first if it is missing and is `creatable`.
     pub(super) fn open(path: &Path, creatable: &Path) -> Attempt<SocketPath> {
         ensure_parent(path, creatable)?;
         let parent = path.parent().unwrap_or(Path::new("/"));
         let name = path.file_name().ok_or_else(|| Failure::Refused("the path names no file".to_owned()))?;
-        // Where it really is: a link on the way could be turned elsewhere.
+        // The canonical path: a symbolic link in it could be changed later.
         let found =
             fs::canonicalize(parent).map_err(attempting(format!("cannot find the directory {parent:?}")))?;
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -68,15 +68,15 @@ impl SocketPath {
             let stat = rustix::fs::stat(above).map_err(failing("cannot look at the directories above"))?;
             check_directory(above, stat.st_uid, stat.st_mode, EVERYBODY_WRITES)?;
         }
-        // An address has little room.
+        // A socket address has little room.
         let path = Some(found.join(name)).filter(|path| SockAddr::unix(path).is_ok());
         let path = path.unwrap_or_else(|| parent.join(name));
         let directory = Directory { _held: Held::new(&directory), fd: directory };
         Ok(SocketPath { directory: Arc::new(directory), path, name: name.into() })
     }
 
-    /// Whether a socket could be made here, whoever listens here now: makes one of another name, with the access
-    /// asked for, and removes it.
+    /// Whether a socket could be created here, even if a broker listens here now: creates one of another name, with the
+    /// requested access, and removes it.
     pub(super) fn check(&self, asked: &AccessOptions<'_>) -> Attempt<()> {
         SockAddr::unix(&self.path).map_err(attempting("cannot create the socket"))?;
         self.look()?;
@@ -85,7 +85,7 @@ impl SocketPath {
             Err(Errno::NOENT) => {}
             Err(error) => return Err(failing("cannot look at the lock file")(error)),
         }
-        // The least name that no other broker uses; the path with it may be too long for an address.
+        // The shortest name that no other broker uses; a path with it may be too long for an address.
         let name = format!(".broker-check-{}-{:x}", std::process::id(), fastrand::u32(..));
         let through = format!("/proc/self/fd/{}", self.directory.fd.as_raw_fd());
         let trial = SocketPath {
@@ -100,10 +100,10 @@ impl SocketPath {
         trial.bind(asked).map(drop)
     }
 
-    /// Binds the socket and gives it its owner and permissions. It does not listen yet, so a connect before they
-    /// are right is refused.
+    /// Binds the socket and sets its owner and permissions. It does not listen yet, so a connect before they are set
+    /// is refused.
     pub(super) fn bind(&self, asked: &AccessOptions<'_>) -> Attempt<(Socket, SocketFile)> {
-        // The owner it is born with is not known yet, and not needed.
+        // Its initial owner is not known yet, and not needed.
         asked.ids()?;
         let failed = || attempting("cannot create the socket");
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None).map_err(failed())?;
@@ -114,7 +114,7 @@ impl SocketPath {
         Ok((socket, file))
     }
 
-    /// Makes room for a new socket: removes a socket nobody listens on, refuses everything else. The
+    /// Makes room for a new socket: removes a socket on which no process listens, refuses everything else. The
     /// caller holds the lock, so no broker can be between bind and listen.
     pub(super) fn clear(&self) -> Attempt<()> {
         if self.look()?.is_none() {
@@ -125,7 +125,7 @@ impl SocketPath {
                 self.remove().map_err(failing("cannot remove the stale socket"))
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            // A full backlog has a listener behind it.
+            // A full backlog belongs to a listening process.
             Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
                 Err(attempting("cannot tell whether anyone is listening there")(error))
             }
@@ -133,7 +133,7 @@ impl SocketPath {
         }
     }
 
-    /// The socket there is, if any; whatever else is there is refused.
+    /// The existing socket, if any; any other kind of file is refused.
     fn look(&self) -> Attempt<Option<Stat>> {
         match self.stat() {
             Err(Errno::NOENT) => Ok(None),
@@ -177,14 +177,14 @@ impl SocketPath {
         rustix::fs::unlinkat(&self.directory.fd, &self.name, AtFlags::empty())
     }
 
-    /// Removes the file if it still is the one behind `ours`, and we are not a fork of the process that made it.
+    /// Removes the file if it is still the one behind `ours`, and this is not a fork of the process that created it.
     fn remove_own(&self, ours: impl AsFd, maker: Maker) {
         if maker.is_here() && self.leads_to(ours) {
             let _ = self.remove();
         }
     }
 
-    /// Whether the name leads to the very file that is open: a name can change hands, an inode held open cannot.
+    /// Whether the name refers to the open file: a name can be reused, an inode held open cannot.
     fn leads_to(&self, open: impl AsFd) -> bool {
         let same = |a: &Stat, b: &Stat| (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino);
         match (self.stat(), rustix::fs::fstat(open)) {
@@ -194,8 +194,8 @@ impl SocketPath {
     }
 }
 
-/// A missing directory is created only where it is ours by convention: anywhere else it is a typing
-/// error, or a mount that is missing.
+/// A missing directory is created only if it is ours by convention: elsewhere it is a typing
+/// error, or a missing mount.
 fn ensure_parent(path: &Path, creatable: &Path) -> Attempt<()> {
     let parent = path.parent().unwrap_or(Path::new("/"));
     if parent.is_dir() {
@@ -207,13 +207,13 @@ fn ensure_parent(path: &Path, creatable: &Path) -> Attempt<()> {
     let created = match DirBuilder::new().mode(0o755).create(parent) {
         // Another broker was faster.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
-        // Once more without the umask.
+        // Again, without the umask.
         created => created.and_then(|()| fs::set_permissions(parent, Permissions::from_mode(0o755))),
     };
     created.map_err(attempting(format!("cannot create the directory {parent:?}")))
 }
 
-/// Whether `path` is in `creatable`, which is missing and can be made.
+/// Whether `path` is in `creatable`, which is missing and can be created.
 pub(super) fn will_be_created(path: &Path, creatable: &Path) -> bool {
     let above = creatable.parent().unwrap_or(Path::new("/"));
     let may = May::WRITE_OK | May::EXEC_OK;
@@ -222,18 +222,18 @@ pub(super) fn will_be_created(path: &Path, creatable: &Path) -> bool {
         && rustix::fs::accessat(rustix::fs::CWD, above, may, AtFlags::EACCESS).is_ok()
 }
 
-/// Whoever can take the socket's file away, or a directory on the way to it, can put another one in its place, and so be
-/// the broker to every child; and root's broker must not work on files that somebody else arranges. `open` are the
-/// permission bits that make it so.
+/// A user who can remove the socket's file, or a directory on its path, can put another one there and act as the broker
+/// for every child. And root's broker must not work on files that another user can arrange. `open` are the permission bits
+/// that allow this.
 fn check_directory(path: &Path, owner: u32, mode: u32, open: u32) -> Attempt<()> {
     let ours = rustix::process::geteuid().as_raw();
     let mode = mode & 0o7777;
     let why = if owner != 0 && owner != ours {
         format!(
-            "belongs to user {owner}, who could put another socket there: it has to belong to root or to user {ours}"
+            "belongs to user {owner}, who could put another socket there: it must belong to root or to user {ours}"
         )
     } else if mode & open != 0 && mode & STICKY == 0 {
-        // Whoever may write only as one of its group must not take that right away.
+        // A user who may write only as a member of the group must not remove that permission.
         let mend = if owner == ours { "chmod go-w, or +t" } else { "chmod +t" };
         format!("has mode {mode:04o}: others could put another socket there ({mend})")
     } else {
@@ -242,7 +242,7 @@ fn check_directory(path: &Path, owner: u32, mode: u32, open: u32) -> Attempt<()>
     Err(Failure::Refused(format!("the directory {path:?} {why}")))
 }
 
-/// What a URL asks for.
+/// The access options of a URL.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct AccessOptions<'a> {
     pub(super) mode: Option<u32>,
@@ -257,7 +257,7 @@ impl AccessOptions<'_> {
         Ok((user, group))
     }
 
-    /// The same in numbers; whom it does not name is `born`, the owner the file was made with.
+    /// The same as numbers; parts it does not name are those of `born`, the owner the file was created with.
     pub(super) fn access(&self, born: (u32, u32)) -> Attempt<Access> {
         let (user, group) = self.ids()?;
         let mode = self.mode.unwrap_or(SOCKET_MODE);
@@ -279,8 +279,8 @@ impl Access {
     }
 }
 
-/// The number of a user or group: itself, or the third field of its line. The files are read directly;
-/// names known only to a directory service have to be given as numbers.
+/// The number of a user or group: the number itself, or the third field of its line. The files are read directly;
+/// names known only to a directory service must be given as numbers.
 fn find_id(kind: &str, name: &str, file: &str) -> Attempt<u32> {
     if let Ok(id) = name.parse() {
         return Ok(id);
@@ -298,21 +298,21 @@ pub(super) fn id_in(text: &str, name: &str) -> Option<u32> {
     })
 }
 
-/// A bound socket's file.
+/// The file of a bound socket.
 #[derive(Debug)]
 pub(super) struct SocketFile {
     place: SocketPath,
-    /// Before `file`: see [`Held`].
+    /// Declared before `file`: see [`Held`].
     _held: Held,
-    /// The file itself, wherever its name leads.
+    /// The file itself, whatever its name refers to.
     file: OwnedFd,
-    /// The user and group it was made with.
+    /// The user and group it was created with.
     born: (u32, u32),
     maker: Maker,
 }
 
 impl SocketFile {
-    /// Of the socket just bound. Nobody else can have put one there: the directory is not theirs to change.
+    /// Opens the file of the socket just bound. No other user can have replaced it, since they cannot write the directory.
     fn of(place: &SocketPath) -> Attempt<SocketFile> {
         let failed = || failing("cannot find the socket just created");
         let file = place.open_file(OFlags::PATH, 0).map_err(failed())?;
@@ -326,13 +326,13 @@ impl SocketFile {
         Ok(SocketFile { place: place.clone(), _held: held, file, born, maker: Maker::here() })
     }
 
-    /// The same in numbers, for the file as it was made.
+    /// The same as numbers, for the file as it was created.
     pub(super) fn asked(&self, asked: &AccessOptions<'_>) -> Attempt<Access> {
         asked.access(self.born)
     }
 
-    /// Sets who may connect. Nobody may in between whom neither the former nor the new access lets in. On failure
-    /// the file has the access it had.
+    /// Sets who may connect. In between, no user may connect whom neither the previous nor the new access allows. On
+    /// failure the previous access is restored.
     pub(super) fn set_access(&self, access: &Access) -> Attempt<()> {
         if !self.place.leads_to(&self.file) {
             return Err(another_file());
@@ -340,7 +340,7 @@ impl SocketFile {
         let stat = rustix::fs::fstat(&self.file).map_err(failing("cannot look at the socket"))?;
         let former = Access::of(&stat);
         self.change(access, &former).inspect_err(|_| {
-            // The way back asks for nothing that was not granted before.
+            // Restoring grants only what was granted before.
             let _ = self.change(&former, &former);
         })
     }
@@ -356,8 +356,8 @@ impl SocketFile {
         self.set_mode(access.mode).map_err(attempting(cannot()))
     }
 
-    /// By the open file. A descriptor of a socket's file takes no fchmod, but its name below /proc leads to the
-    /// file and to nothing else; where there is no /proc, the directory vouches for the name in it.
+    /// Uses the open file. fchmod does not work on the descriptor of a socket's file, but its name below /proc refers to
+    /// the file and nothing else; without /proc, the checked directory makes the name in it safe.
     pub(super) fn set_mode(&self, mode: u32) -> io::Result<()> {
         let through = format!("/proc/self/fd/{}", self.file.as_raw_fd());
         match fs::set_permissions(through, Permissions::from_mode(mode)) {
@@ -381,20 +381,20 @@ fn another_file() -> Failure {
     Failure::system("another file is in the socket's place; it was not touched")
 }
 
-/// `<path>.lock`, locked as long as this lives, with our pid in it. Of two brokers that start at once
-/// only the holder may look at the socket, remove it or bind it.
+/// `<path>.lock`, locked as long as this exists, with our pid in it. Of two brokers that start at the same time,
+/// only the holder may check the socket, remove it or bind it.
 #[derive(Debug)]
 pub(super) struct LockFile {
     place: SocketPath,
     maker: Maker,
-    /// Before `file`: see [`Held`].
+    /// Declared before `file`: see [`Held`].
     _held: Held,
-    /// Closing it, in the last process that has it, unlocks.
+    /// Closing it, in the last process that has it, unlocks it.
     file: File,
 }
 
 impl LockFile {
-    /// Of the socket at `place`.
+    /// Locks the socket at `place`.
     pub(super) fn acquire(place: &SocketPath) -> Attempt<LockFile> {
         let place = place.lock_place();
         for _ in 0..LOCK_ATTEMPTS {
@@ -402,15 +402,15 @@ impl LockFile {
                 return Ok(lock);
             }
         }
-        Err(Failure::system(format!("the lock file {:?} keeps changing hands", place.path)))
+        Err(Failure::system(format!("the lock file {:?} is replaced again and again", place.path)))
     }
 
-    /// One attempt; `None` if the file was removed by its last holder after we had opened it, so that
-    /// our lock would exclude nobody. `opened` runs between open and lock, for the test of just that.
+    /// One attempt; `None` if its last holder removed the file after we had opened it, so that our lock would exclude no
+    /// process. `opened` runs between open and lock, for the test of this case.
     pub(super) fn attempt(place: &SocketPath, opened: impl FnOnce()) -> Attempt<Option<LockFile>> {
         let path = &place.path;
         let failed = || attempting(format!("cannot lock {path:?}"));
-        // A symbolic link here could point the write below at somebody's file.
+        // A symbolic link here could direct the write below to another user's file.
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NONBLOCK;
         let file = place.open_file(flags, 0o600).map_err(|error| failed()(error.into()))?;
         let mut file = File::from(file);
@@ -425,7 +425,7 @@ impl LockFile {
         }
         let stat = rustix::fs::fstat(&file).map_err(|error| failed()(error.into()))?;
         check_lock(path, &stat)?;
-        // Only for the error text of the other broker: a full disk is no reason not to start.
+        // Only for the error text of another broker: a full disk must not prevent a start.
         let _ = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
         let held = Held::new(&file);
         Ok(Some(LockFile { place: place.clone(), maker: Maker::here(), _held: held, file }))
@@ -433,23 +433,23 @@ impl LockFile {
 }
 
 impl Drop for LockFile {
-    /// Removed while still locked: whoever has opened it meanwhile finds out by its inode.
+    /// Removed while still locked: a process that has opened it meanwhile notices by its inode.
     fn drop(&mut self) {
         self.place.remove_own(&self.file, self.maker);
     }
 }
 
-/// A lock file is written to: one that is somebody's file under another name must not be.
+/// A lock file is written to, so it must not be another user's file under a second name.
 fn check_lock(path: &Path, stat: &Stat) -> Attempt<()> {
     let refuse = |why| Err(Failure::system(format!("the lock file {path:?} {why}")));
     match FileType::from_raw_mode(stat.st_mode) {
-        FileType::RegularFile if stat.st_nlink > 1 => refuse("has another name besides; it was not touched"),
+        FileType::RegularFile if stat.st_nlink > 1 => refuse("has another name too; it was not touched"),
         FileType::RegularFile => Ok(()),
         _ => refuse("is not a regular file"),
     }
 }
 
-/// Names the broker that holds the lock; it may not have written its pid yet.
+/// Names the broker that holds the lock, which may not have written its pid yet.
 fn holder(file: &mut File) -> String {
     let mut text = String::new();
     let pid = file.take(32).read_to_string(&mut text).ok().and_then(|_| text.trim().parse::<u32>().ok());

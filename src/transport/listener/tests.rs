@@ -436,7 +436,7 @@ fn a_lock_file_with_another_name_is_not_written_to() {
     fs::write(&victim, "precious").unwrap();
     fs::hard_link(&victim, place.lock()).unwrap();
     let refusal = place.refusal();
-    assert!(refusal.ends_with("has another name besides; it was not touched"), "{refusal}");
+    assert!(refusal.ends_with("has another name too; it was not touched"), "{refusal}");
     assert!(Listener::check(&place.url()).is_err());
     assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
 }
