@@ -2,13 +2,13 @@
 
 use std::ffi::c_int;
 
-/// In what `of` returns: it is a socket. No descriptor's number is as large (fs.nr_open ends below).
+/// A flag in the result of `of`: it is a socket. No descriptor number is as large (fs.nr_open is below).
 const SOCKET: c_int = 1 << 30;
 
-/// The descriptor and which kind it is, in one word: one end of a socket pair, or an eventfd.
+/// The descriptor and its kind, in one word: one end of a socket pair, or an eventfd.
 pub(super) fn of(fd: c_int) -> c_int {
     let mut found = std::mem::MaybeUninit::<libc::stat>::zeroed();
-    // SAFETY: only asks, and writes to a place of ours; without an answer it stays all zeros.
+    // SAFETY: reads only, into our own variable, which stays zero on failure.
     let kind = unsafe {
         libc::fstat(fd, found.as_mut_ptr());
         found.assume_init().st_mode & libc::S_IFMT
@@ -16,14 +16,14 @@ pub(super) fn of(fd: c_int) -> c_int {
     if fd >= 0 && kind == libc::S_IFSOCK { fd | SOCKET } else { fd }
 }
 
-/// Makes `bell`, which `of` has returned, readable at its other side. Async-signal-safe: errno is as before. A bell that is
-/// full has woken already. No thread is cancelled in here: these are the system calls themselves.
+/// Makes `bell`, a result of `of`, readable at its other side. Async-signal-safe: errno is unchanged. A full bell has
+/// already woken. Not a cancellation point: these are the system calls themselves.
 pub(super) fn ring(bell: c_int) {
     let one = 1u64.to_ne_bytes();
     let fd = bell & !SOCKET;
-    // SAFETY: errno is this thread's own; both system calls take the eight bytes of `one`. The descriptor is open:
+    // SAFETY: errno belongs to this thread; both system calls take the eight bytes of `one`. The descriptor is open:
     // `Shell::ring` keeps its handle from closing it. Only sendto can keep a socket from raising SIGPIPE, and only write
-    // knows an eventfd.
+    // works on an eventfd.
     unsafe {
         let errno = libc::__errno_location();
         let before = *errno;

@@ -1,9 +1,9 @@
-//! The border every call from C crosses: is the handle one of ours, alive, of this process, not at work
-//! already; and no panic ever leaves. Owns the memory of handles, which is never unmapped, so that a handle
-//! used after its end is noticed. Decides nothing else.
+//! The border that every call from C crosses. It checks that the handle is one of ours, alive, of this process and not in
+//! use; no panic passes it. Owns the memory of handles, which is never unmapped, so that the use of a freed handle is
+//! detected. Decides nothing else.
 //!
-//! In a forked copy what a handle of the parent's holds is neither read nor dropped, since another thread may have been
-//! changing it: it is abandoned where it is. Its descriptors are closed by number (`base::fds`).
+//! In a forked copy the contents of a parent's handle are neither read nor dropped, since another thread may have been
+//! changing them: they are abandoned in place. Their descriptors are closed by number (`base::fds`).
 
 use super::cancel::{self, FdWait};
 use super::claim::Doing;
@@ -24,18 +24,18 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-/// Ended handles whose memory is not used again yet: so many more must end before a stale pointer can name
+/// Ended handles whose memory is not reused yet: this many more must end before a stale pointer can refer to
 /// another living handle.
 const QUARANTINE: usize = 1024;
 
 thread_local! {
-    /// Handles that this thread is inside of, one within the other.
+    /// Handles that this thread is inside of, nested.
     static DEPTH: Cell<u32> = const { Cell::new(0) };
     /// Log callbacks that run in this thread while a handle is claimed.
     static LOGGING: Cell<u32> = const { Cell::new(0) };
 }
 
-/// Where a handle lives. The memory outlives the handle.
+/// The memory of a handle, which outlives the handle.
 #[derive(Debug)]
 pub(super) struct Shell<T: Handle> {
     head: HandleHead,
@@ -43,27 +43,27 @@ pub(super) struct Shell<T: Handle> {
     pub(super) stopped: AtomicBool,
     /// The thread that drove it last, 0 before the first time.
     pub(super) driver: AtomicUsize,
-    /// What other threads have left for it, and where that waits if it is at another handle.
+    /// Functions posted by other threads, and the shell that queues them if it is another one.
     posts: Posts<T::Post>,
     posts_at: AtomicPtr<Shell<T>>,
     beside: UnsafeCell<T::Beside>,
     inner: UnsafeCell<Option<T>>,
 }
 
-// SAFETY: `head` is all atomics; `inner` is only reached through `borrow`, which lets one in at a time, and `beside`
-// changes only while the handle is not alive. What they hold is used by one thread after the other, as the header asks.
+// SAFETY: `head` is all atomics; `inner` is only reached through `borrow`, which admits one thread at a time, and `beside`
+// changes only while the handle is not alive. One thread after the other uses the contents, as the header requires.
 unsafe impl<T: Handle> Sync for Shell<T> {}
 
-/// From where a call may come.
+/// Where a call is allowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Rule {
-    /// Inside callbacks, too.
+    /// Also inside callbacks.
     Anywhere,
-    /// Not from one of the handle's own callbacks.
+    /// Not inside the handle's own callbacks.
     OutsideCallbacks,
 }
 
-/// The handles of one kind that have ended in this process, oldest first.
+/// Handles of one kind that have ended in this process, oldest first.
 pub(super) struct Ended<T: Handle>(EachProcess<Mutex<VecDeque<&'static Shell<T>>>>);
 
 impl<T: Handle> Ended<T> {
@@ -74,17 +74,17 @@ impl<T: Handle> Ended<T> {
 
 /// A kind of handle.
 pub(super) trait Handle: Sized + 'static {
-    /// Whether it is plain memory, as good in a forked copy as in the process that made it.
+    /// Whether it is plain memory, usable in a forked copy like in the process that created it.
     const SURVIVES_FORK: bool = false;
-    /// What any thread may leave for it.
+    /// The functions that any thread may post to it.
     type Post;
-    /// What a copy needs of it, readable there whatever another thread was at: immutable, or atomics.
+    /// What a copy needs of it, readable there whatever another thread was doing: immutable, or atomics.
     type Beside: Default + std::fmt::Debug;
-    /// Where the memory of ended ones is kept.
+    /// Where ended handles are kept.
     fn ended() -> &'static Ended<Self>;
 }
 
-/// This thread is at work for an owner until this is dropped.
+/// This thread works for an owner until this is dropped.
 struct AtWork(u32);
 
 impl AtWork {
@@ -123,12 +123,12 @@ pub(super) fn is_inside() -> bool {
 }
 
 impl<T: Handle> Shell<T> {
-    /// Makes a living handle; the pointer is what C gets.
+    /// Creates a living handle; C gets the pointer.
     pub(super) fn create(inner: T, bell: c_int) -> *mut Shell<T> {
         Shell::create_as(Number::next(), inner, bell, T::Beside::default())
     }
 
-    /// The same under the number that `making` has given.
+    /// The same with the number that `making` has assigned.
     pub(super) fn create_as(number: Number, inner: T, bell: c_int, beside: T::Beside) -> *mut Shell<T> {
         fork::install();
         let mut ended = T::ended().0.get().lock().unwrap_or_else(PoisonError::into_inner);
@@ -140,7 +140,7 @@ impl<T: Handle> Shell<T> {
         shell.driver.store(0, Ordering::Relaxed);
         shell.posts_at.store(std::ptr::null_mut(), Ordering::Relaxed);
         drop(shell.posts.take());
-        // SAFETY: the handle is not alive, so nobody is inside; `finish` has left None there.
+        // SAFETY: the handle is not alive, so no thread is inside; `finish` has left None there.
         unsafe { *shell.inner.get() = Some(inner) };
         // SAFETY: as above.
         unsafe { *shell.beside.get() = beside };
@@ -165,18 +165,18 @@ impl<T: Handle> Shell<T> {
         if pointer.is_null() || !pointer.is_aligned() {
             return Err(BROKER_EINVAL);
         }
-        // SAFETY: the contract of every function is that the pointer came from the matching `_new`. Its
-        // memory is never unmapped, so a pointer kept beyond its handle's end still reads a `Shell`.
+        // SAFETY: every function requires a pointer from the matching `_new`. Its memory is never unmapped, so a
+        // pointer kept beyond its handle's end still refers to a `Shell`.
         Ok(unsafe { &*pointer })
     }
 
-    /// Makes it one within `parent`: where that one moves, it moves.
+    /// Makes it a part of `parent`: a fork that moves `parent` moves it too.
     pub(super) fn belongs_to<P: Handle>(&self, parent: &'static Shell<P>) {
         self.head.parent_serial.store(parent.serial(), Ordering::Relaxed);
         self.head.parent.store(std::ptr::from_ref(&parent.head).cast_mut(), Ordering::Release);
     }
 
-    /// Whether it is alive, sound and of this process.
+    /// Whether it is alive, usable and of this process.
     pub(super) fn check(&self) -> Result<(), c_int> {
         if !self.head.is_alive() {
             return Err(BROKER_ESTATE);
@@ -190,7 +190,7 @@ impl<T: Handle> Shell<T> {
         if self.is_poisoned() { Err(BROKER_EPANIC) } else { Ok(()) }
     }
 
-    /// Whether a call from where it comes is allowed.
+    /// Whether a call is allowed here.
     pub(super) fn check_rule(&self, rule: Rule) -> Result<(), c_int> {
         match rule {
             Rule::OutsideCallbacks if self.in_callback() => Err(BROKER_EREENTRANT),
@@ -198,7 +198,7 @@ impl<T: Handle> Shell<T> {
         }
     }
 
-    /// Its number, unlike that of any handle before or after.
+    /// Its serial number, unique in the process.
     pub(super) fn serial(&self) -> u64 {
         self.head.serial.load(Ordering::Relaxed)
     }
@@ -208,13 +208,13 @@ impl<T: Handle> Shell<T> {
         self.head.in_callback()
     }
 
-    /// What a copy may read of it. For the thread that uses the handle.
+    /// What a copy may read. For the thread that uses the handle.
     pub(super) fn beside(&self) -> &T::Beside {
         // SAFETY: changes only while the handle is not alive.
         unsafe { &*self.beside.get() }
     }
 
-    /// Lets `body` at what the handle holds, alone. A panic in it poisons the handle.
+    /// Calls `body` with the contents of the handle, exclusively. A panic in it makes the handle unusable.
     pub(super) fn borrow<R>(&self, body: impl FnOnce(&mut T) -> R) -> Result<R, c_int> {
         self.head.claim.take(Doing::Changing)?;
         let result = self.work(body);
@@ -222,7 +222,7 @@ impl<T: Handle> Shell<T> {
         result
     }
 
-    /// The same for a body that only reads: a copy made meanwhile finds the handle as good as ever.
+    /// The same for a body that only reads: a copy made meanwhile finds the handle usable.
     pub(super) fn borrow_reading<R>(&self, body: impl FnOnce(&T) -> R) -> Result<R, c_int> {
         self.head.claim.take(Doing::Reading)?;
         let result = self.work(|inner| body(inner));
@@ -230,8 +230,8 @@ impl<T: Handle> Shell<T> {
         result
     }
 
-    /// The same for what comes before a wait: where `body` says what to wait for, the handle is in use until `end_wait`, and
-    /// in a thread that is cancelled meanwhile, until its end.
+    /// The same for a body before a wait: if it returns what to wait for, the handle stays claimed until `end_wait`, or,
+    /// in a thread that is cancelled meanwhile, until the end of the thread.
     pub(super) fn borrow_to_wait(
         &'static self,
         body: impl FnOnce(&mut T) -> Option<FdWait>,
@@ -247,9 +247,9 @@ impl<T: Handle> Shell<T> {
 
     /// With the handle claimed.
     fn work<R>(&self, body: impl FnOnce(&mut T) -> R) -> Result<R, c_int> {
-        // SAFETY: the claim is ours, so this is the only reference to what is inside.
+        // SAFETY: the claim is ours, so this is the only reference to the contents.
         let Some(inner) = (unsafe { &mut *self.inner.get() }) else { return Err(BROKER_ESTATE) };
-        // What is plain memory opens nothing, and a line about it may be said at once.
+        // Plain memory opens nothing, and a log line about it can be passed on at once.
         let within = (!T::SURVIVES_FORK).then(|| Within::begin(self.head.number.load(Ordering::Relaxed)));
         let result = catch_unwind(AssertUnwindSafe(|| body(inner)));
         if within.is_some() {
@@ -262,7 +262,7 @@ impl<T: Handle> Shell<T> {
         })
     }
 
-    /// The lines that were written inside. The handle is claimed still, so the function finds it in use.
+    /// Passes on the lines logged inside. The handle is still claimed, so the log callback finds it in use.
     fn hand_over_log(&self) {
         if !is_inside() {
             LOGGING.set(LOGGING.get() + 1);
@@ -271,8 +271,8 @@ impl<T: Handle> Shell<T> {
         }
     }
 
-    /// Runs a callback of C's, during which the handle may be used and freed. False: stop what you are doing,
-    /// the handle has ended or this process is no longer the one it belongs to.
+    /// Runs a callback of C, which may use and free the handle. False means that the caller must stop: the handle has
+    /// ended, or this process is no longer the one it belongs to.
     pub(super) fn call_out(&self, callback: impl FnOnce()) -> bool {
         let serial = self.serial();
         let home = self.head.home();
@@ -286,8 +286,8 @@ impl<T: Handle> Shell<T> {
             && home == self.head.home()
     }
 
-    /// Ends the handle and hands out what it held; later when one of its callbacks is running: then `None`,
-    /// and whoever runs callbacks calls `finish` after the last of them. `None` also in a forked copy, for good.
+    /// Ends the handle and returns its contents. `None` while one of its callbacks runs: whoever runs callbacks then
+    /// calls `finish` after the last of them. Always `None` in a forked copy.
     pub(super) fn end(&self) -> Result<Option<T>, c_int> {
         if !self.head.is_alive() {
             return Err(BROKER_ESTATE);
@@ -296,7 +296,7 @@ impl<T: Handle> Shell<T> {
             self.take_over()?;
         } else {
             match self.head.claim.take(Doing::Changing) {
-                // In a copy, of what a thread of the parent's was changing.
+                // In a copy, the contents may be what a thread of the parent was changing.
                 Err(BROKER_EFORKED) => {
                     self.take_over()?;
                     self.head.generation.store(ELSEWHERE, Ordering::Relaxed);
@@ -330,7 +330,7 @@ impl<T: Handle> Shell<T> {
         if self.is_forked() {
             self.head.state.store(ENDED, Ordering::Release);
             self.head.claim.release();
-            // Its memory is not used again: what it holds stays there.
+            // Its memory is not reused: the contents stay there.
             fork::keep(std::ptr::from_ref(self).cast());
             return None;
         }
@@ -350,12 +350,12 @@ impl<T: Handle> Shell<T> {
         torn || !T::SURVIVES_FORK && self.head.is_forked()
     }
 
-    /// Whether it has a bug behind it: what it holds is not to be trusted.
+    /// Whether a panic has happened in it: its contents are not trusted.
     pub(super) fn is_poisoned(&self) -> bool {
         self.head.poisoned.load(Ordering::Relaxed)
     }
 
-    /// Whether a fork moves it to the child, and what is within it.
+    /// Whether a fork moves it, and its parts, to the child.
     pub(super) fn follow_fork(&'static self, on: bool) -> c_int {
         let set = || {
             self.check()?;
@@ -368,9 +368,9 @@ impl<T: Handle> Shell<T> {
         set().unwrap_or_else(|code: c_int| code)
     }
 
-    /// Makes a handle inherited through a fork this process' own: `make` gets what a copy may read and returns what the
-    /// handle will hold, its bell and the code; on an error nothing has changed. What it held is abandoned. In the
-    /// process that made it: `ESTATE`.
+    /// Makes a handle inherited through a fork this process's own: `make` gets what a copy may read and returns the new
+    /// contents, their bell and the code; on an error nothing has changed. The old contents are abandoned. `ESTATE` in the
+    /// process that created it.
     pub(super) fn adopt_after_fork(
         &self,
         make: impl FnOnce(&T::Beside) -> Result<(T, c_int, c_int), c_int>,
@@ -393,11 +393,11 @@ impl<T: Handle> Shell<T> {
         drop(at_work);
         let made = made.map(|(inner, bell, code)| {
             self.replace(inner);
-            // They were left for the parent.
+            // They were posted for the parent.
             drop(self.posts.take());
             self.head.follows.store(false, Ordering::Relaxed);
             fork::keep(self.head.refusal.swap(std::ptr::null_mut(), Ordering::AcqRel).cast());
-            // What was within it is not within what it is now.
+            // Parts of the old handle are not parts of the new one.
             self.head.serial.store(Number::next().0, Ordering::Relaxed);
             self.head.bell.store(bell::of(bell), Ordering::SeqCst);
             self.head.generation.store(fork::generation(), Ordering::Release);
@@ -407,35 +407,35 @@ impl<T: Handle> Shell<T> {
         made
     }
 
-    /// Notes why a copy could not make it its own.
+    /// Stores why a copy could not make it its own.
     pub(super) fn set_refusal(&self, words: CString) {
         let present = self.refusal();
-        // SAFETY: null, or such words, which are never freed.
+        // SAFETY: null, or such a text, which is never freed.
         if !present.is_null() && unsafe { CStr::from_ptr(present) } == words.as_c_str() {
-            // A program that tries again and again keeps one copy.
+            // At most one copy is kept for a program that retries without end.
             return;
         }
         let before = self.head.refusal.swap(words.into_raw(), Ordering::AcqRel);
         fork::keep(before.cast());
     }
 
-    /// Why a copy could not make it its own; null where it has not tried.
+    /// Why a copy could not make it its own; null if it has not tried.
     pub(super) fn refusal(&self) -> *const c_char {
         self.head.refusal.load(Ordering::Acquire)
     }
 
-    /// Puts something else inside, and keeps what was there as it is.
+    /// Replaces the contents and keeps the old ones untouched.
     fn replace(&self, inner: T) {
         let place = self.inner.get();
-        // SAFETY: the claim is ours. The bytes are moved as they are: another thread of the parent's may have been
-        // changing what they mean.
-        let former = unsafe { std::ptr::read(place.cast::<MaybeUninit<Option<T>>>()) };
-        fork::keep(Box::into_raw(Box::new(former)).cast());
-        // SAFETY: as above; without a drop of what was there.
+        // SAFETY: the claim is ours. The bytes are moved unread: another thread of the parent may have been changing
+        // what they mean.
+        let previous = unsafe { std::ptr::read(place.cast::<MaybeUninit<Option<T>>>()) };
+        fork::keep(Box::into_raw(Box::new(previous)).cast());
+        // SAFETY: as above; the old contents are not dropped.
         unsafe { std::ptr::write(place, Some(inner)) };
     }
 
-    /// In a forked copy: claims it, whatever the parent's threads were at, which do not exist here.
+    /// In a forked copy: claims it, whatever the parent's threads were doing; they do not exist here.
     fn take_over(&self) -> Result<(), c_int> {
         if is_inside() || LOGGING.get() > 0 {
             return Err(BROKER_EREENTRANT);
@@ -445,7 +445,7 @@ impl<T: Handle> Shell<T> {
         Ok(())
     }
 
-    /// Makes whoever waits for its descriptor look. [any thread, async-signal-safe]
+    /// Makes its descriptor readable. [any thread, async-signal-safe]
     pub(super) fn ring(&self, before: impl FnOnce(&Self)) -> Result<(), c_int> {
         // SAFETY: null, or the head of a handle, whose memory is never unmapped.
         let at = unsafe { self.head.rings.load(Ordering::Relaxed).as_ref() }.unwrap_or(&self.head);
@@ -462,52 +462,52 @@ impl<T: Handle> Shell<T> {
         rung
     }
 
-    /// Has it woken by the bell that wakes another. Called before it is handed out.
+    /// Lets the bell of another handle wake it. Called before it is handed out.
     pub(super) fn ring_at<U: Handle>(&self, other: &'static Shell<U>) {
         let there = other.head.rings.load(Ordering::Relaxed);
         let at = if there.is_null() { std::ptr::from_ref(&other.head).cast_mut() } else { there };
         self.head.rings.store(at, Ordering::Relaxed);
     }
 
-    /// Has what is left for it wait at another, whose bell wakes it. Called before it is handed out.
+    /// Queues its posts at another handle, whose bell wakes it. Called before it is handed out.
     pub(super) fn post_at(&self, other: &'static Shell<T>) {
         self.posts_at.store(std::ptr::from_ref(other).cast_mut(), Ordering::Relaxed);
         self.ring_at(other);
     }
 
-    /// Leaves something to be run in the thread that drives it, and wakes that. `EAGAIN` while a fork is moving it: what was
-    /// accepted then would be in no child, and never be run here. [any thread]
+    /// Posts a function for the thread that drives it, and wakes that. `EAGAIN` while a fork moves it: a function accepted
+    /// then would reach neither the child nor this process. [any thread]
     pub(super) fn post(&self, post: T::Post) -> Result<(), c_int> {
         self.check()?;
         // SAFETY: null, or a handle, whose memory is never unmapped.
         let at = unsafe { self.posts_at.load(Ordering::Relaxed).as_ref() }.unwrap_or(self);
-        // Asked before, too: a fork waits until nobody is counted.
+        // Also checked before: a fork waits until no thread is counted.
         if at.head.is_departing() {
             return Err(BROKER_EAGAIN);
         }
-        // Whoever ends the handle waits for those who are counted before it takes what was left.
+        // Ending the handle waits for the counted threads before it takes the posts.
         at.head.posting.begin();
         let left = if at.head.is_departing() { Err(BROKER_EAGAIN) } else { at.check() };
         let left = left.and_then(|()| at.posts.add(post));
         if left.is_ok() {
-            // Should it end in this moment, all the same it was taken in time.
+            // If it ends at this moment, the post was accepted in time.
             let _ = self.ring(|_| ());
         }
         at.head.posting.end();
         left
     }
 
-    /// What has been left by now, oldest first.
+    /// The functions posted so far, oldest first.
     pub(super) fn take_posts(&self) -> Vec<T::Post> {
         if self.posts.is_empty() { Vec::new() } else { self.posts.take() }
     }
 
-    /// Whether anything waits to be run.
+    /// Whether posted functions wait.
     pub(super) fn has_posts(&self) -> bool {
         !self.posts.is_empty()
     }
 
-    /// Keeps the program's pointer. [any thread]
+    /// Stores the program's pointer. [any thread]
     pub(super) fn set_data(&self, data: *mut c_void) -> c_int {
         match self.check() {
             Ok(()) => {
@@ -524,7 +524,7 @@ impl<T: Handle> Shell<T> {
     }
 }
 
-/// What a function returns when the border turns the call away.
+/// The result of a function when the border refuses the call.
 pub(super) trait Refused {
     fn refused(code: c_int) -> Self;
 }
@@ -541,7 +541,7 @@ impl Refused for *const c_char {
     }
 }
 
-/// The gate of every function on a handle: `body` runs only if the call is in order.
+/// The gate of every function with a handle: `body` runs only if the call is allowed.
 pub(super) fn enter<T: Handle, R: Refused>(
     pointer: *const Shell<T>,
     rule: Rule,
@@ -556,26 +556,26 @@ pub(super) fn enter_beside<T: Handle, R: Refused>(
     rule: Rule,
     body: impl FnOnce(&mut T, &T::Beside) -> R,
 ) -> R {
-    let former = cancel::defer();
+    let previous = cancel::defer();
     let passed = Shell::of(pointer).and_then(|shell| {
         shell.check()?;
         shell.check_rule(rule)?;
-        // Again: another thread's fork may have moved it before it was claimed.
+        // Checked again: another thread's fork may have moved it before it was claimed.
         shell.borrow(|inner| shell.check().map(|()| body(inner, shell.beside())))?
     });
-    former.restore();
+    previous.restore();
     passed.unwrap_or_else(R::refused)
 }
 
-/// The gate of functions that run callbacks: `body` gets the handle itself, and borrows what it needs when it
-/// needs it.
+/// The gate of functions that run callbacks: `body` gets the handle itself, and borrows the contents when it
+/// needs them.
 pub(super) fn enter_dispatching<T: Handle>(
     pointer: *const Shell<T>,
     body: impl FnOnce(&'static Shell<T>) -> Result<c_int, c_int>,
 ) -> c_int {
-    let former = cancel::defer();
+    let previous = cancel::defer();
     let code = dispatch(pointer, false, body);
-    former.restore();
+    previous.restore();
     code.unwrap_or_else(|code| code)
 }
 
@@ -591,11 +591,11 @@ fn dispatch<T: Handle, R>(
         .and_then(|()| shell.check_rule(Rule::OutsideCallbacks))
         .and_then(|()| shell.head.drive());
     if waited {
-        // Not before this thread drives it: there is no moment in which a fork could think it at rest.
+        // Not before this thread drives it, so that a fork never finds it unused in between.
         shell.head.claim.end_wait();
     }
     let _driving = driving?;
-    // Again: another thread's fork may have moved it before this one drove it.
+    // Checked again: another thread's fork may have moved it before this one drove it.
     shell.check()?;
     catch_unwind(AssertUnwindSafe(|| body(shell))).unwrap_or_else(|_| {
         shell.head.poisoned.store(true, Ordering::Relaxed);
@@ -603,7 +603,7 @@ fn dispatch<T: Handle, R>(
     })
 }
 
-/// Where a function that waits has got to.
+/// The result of one step of a function that waits.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum WaitStep {
     Done(c_int),
@@ -611,25 +611,25 @@ pub(super) enum WaitStep {
     Wait(FdWait),
 }
 
-/// The gate of functions that run callbacks and wait: `step` is called, in between waits, until it is done. A thread may be
-/// cancelled in a wait, and then leaves by way of this frame, which therefore has nothing to drop: `state` is all that a
-/// function remembers from one step to the next.
+/// The gate of functions that run callbacks and wait: `step` is called, with waits in between, until it is done. A thread
+/// may be cancelled in a wait and then unwinds through this frame, which therefore has nothing to drop: `state` is all that
+/// a function keeps from one step to the next.
 pub(super) fn enter_waiting<T: Handle, S: Copy>(
     pointer: *const Shell<T>,
     mut state: S,
     step: fn(&'static Shell<T>, &mut S) -> Result<WaitStep, c_int>,
 ) -> c_int {
-    let former = cancel::defer();
+    let previous = cancel::defer();
     let serial = serial_of(pointer);
     let mut waited = false;
     loop {
         match take_step(pointer, serial, waited, &mut state, step) {
             WaitStep::Done(code) => {
-                former.restore();
+                previous.restore();
                 return code;
             }
             WaitStep::Wait(wait) => {
-                wait.pause(former);
+                wait.pause(previous);
                 waited = true;
             }
         }
@@ -653,7 +653,7 @@ fn serial_of<T: Handle>(pointer: *const Shell<T>) -> u64 {
     Shell::of(pointer).map_or(0, |shell| shell.serial())
 }
 
-/// The gate of functions that make a handle: what they open is noted under the number.
+/// The gate of functions that create a handle: descriptors they open are recorded under its number.
 pub(super) fn making(body: impl FnOnce(Number) -> c_int) -> c_int {
     shield(BROKER_EPANIC, || {
         fork::install();
@@ -663,10 +663,10 @@ pub(super) fn making(body: impl FnOnce(Number) -> c_int) -> c_int {
     })
 }
 
-/// The gate of functions without a handle of their own: no panic leaves, and no thread is cancelled.
+/// The gate of functions without a handle of their own: no panic passes, and no thread is cancelled.
 pub(super) fn shield<R>(refused: R, body: impl FnOnce() -> R) -> R {
-    let former = cancel::defer();
+    let previous = cancel::defer();
     let result = catch_unwind(AssertUnwindSafe(body)).unwrap_or(refused);
-    former.restore();
+    previous.restore();
     result
 }

@@ -1,5 +1,5 @@
 //! The call functions: a request and the wait for its outcome, in steps between which a thread may be cancelled. Owns what
-//! is remembered from one step to the next, which is nothing to drop.
+//! is kept from one step to the next, which has nothing to drop.
 
 use super::border::{Rule, Shell, WaitStep, enter_waiting, shield};
 use super::calls::code_of_fault;
@@ -14,14 +14,14 @@ use super::transaction::{self, broker_transaction_t};
 use crate::client::{Peering, Request, SessionKey};
 use std::ffi::{c_char, c_int};
 
-/// What a call function is asked to send. Pointers of the caller's: nothing to drop.
+/// The input of a call function. Pointers of the caller: nothing to drop.
 #[derive(Clone, Copy)]
 pub(super) enum CallInput {
     Words { argc: usize, argv: *const *const c_char, argvlen: *const usize },
     Transaction(*const broker_transaction_t),
 }
 
-/// What a call function remembers from one step to the next.
+/// What a call function keeps from one step to the next.
 #[derive(Clone, Copy)]
 struct Calling<'a> {
     home: Home<'a>,
@@ -29,7 +29,7 @@ struct Calling<'a> {
     asked: CallInput,
     patience: u64,
     out: *mut *mut broker_reply_t,
-    /// Of the request, once it is submitted, and of which tenant of the handle.
+    /// The tag of the request, once it is submitted, and the serial of the handle.
     tag: Option<(usize, u64)>,
     waited: bool,
 }
@@ -64,7 +64,7 @@ fn begin_calling<'a>(
 }
 
 impl Calling<'_> {
-    /// Submits what is asked for; its tag.
+    /// Submits the input; returns its tag.
     fn submit(&self) -> Result<usize, c_int> {
         match self.asked {
             CallInput::Words { argc, argv, argvlen } => {
@@ -82,7 +82,7 @@ impl Calling<'_> {
             at.calls.submit_waiting(at.requests, self.session, request, self.patience)
         });
         submitted.inspect_err(|_| {
-            // What others have submitted meanwhile is not left lying.
+            // Requests submitted by callbacks meanwhile are sent too.
             let _ = self.home.attend(false);
         })
     }
@@ -90,7 +90,7 @@ impl Calling<'_> {
     /// The tag of the request, which is submitted now if it is not yet.
     fn tag(&mut self, serial: u64) -> Result<usize, c_int> {
         match self.tag {
-            // A callback has forked, and made the client anew here.
+            // A callback has forked, and created the client anew here.
             Some((_, of)) if of != serial => Err(BROKER_EFORKED),
             Some((tag, _)) => Ok(tag),
             None => Ok(self.tag.insert((self.submit()?, serial)).0),
@@ -107,7 +107,7 @@ impl Calling<'_> {
     }
 }
 
-/// What a call says when a callback has freed the client.
+/// The result of a call when a callback has freed the client.
 fn ended(code: c_int) -> c_int {
     if code == BROKER_ESTATE { BROKER_ECANCELED } else { code }
 }
@@ -151,7 +151,7 @@ fn go_on_calling_in_loop(
 }
 
 impl Home<'_> {
-    /// Whether anybody but this thread can answer a call.
+    /// Whether any other thread can answer a call.
     fn check_answerable(self) -> Result<(), c_int> {
         let Home::Own(shell, _) = self else { return Ok(()) };
         let peering = || with_own(shell, |own| own.client.peering()).unwrap_or(Peering::Elsewhere);
@@ -163,7 +163,7 @@ impl Home<'_> {
         Err(BROKER_EREENTRANT)
     }
 
-    /// Says that whoever calls drives the client now, or not any more: while it does, nothing needs waking.
+    /// Records that the caller drives the client, or no longer does: while it does, no wakeup is needed.
     fn attend(self, on: bool) -> Result<(), c_int> {
         let Home::Own(shell, _) = self else { return Ok(()) };
         with_own(shell, |own| if on { own.client.attend() } else { own.client.end_step() })

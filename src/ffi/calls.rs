@@ -1,6 +1,6 @@
-//! Who waits for what in one client: the callbacks of its requests and subscriptions until their outcome is known, of
-//! its pushes and its state, and the words of its last failure. Owns what C gave to be called; says what is due, and
-//! calls nothing by itself.
+//! The callbacks of one client: those of its requests and subscriptions until their outcome is known, of its pushes and
+//! its state, and the text of its last failure. Owns the callbacks that C has registered; returns what is due, and
+//! runs nothing itself.
 
 use super::client::{Callback, PushCallback, StateCallback, broker_client_t};
 use super::codes::*;
@@ -11,7 +11,7 @@ use crate::client::{Event, Family, Fault, Outcome, Refusal, Request, Requests, S
 use slab::Slab;
 use std::ffi::{CString, c_int, c_void};
 
-/// A callback, its data, and the handle it was given to.
+/// A callback, its data, and the handle it was registered on.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Call {
     pub(super) callback: Callback,
@@ -29,7 +29,7 @@ pub(super) enum Due {
 
 impl Due {
     pub(super) fn call(self) {
-        // SAFETY: each function was given to be called so, in the thread that uses the client.
+        // SAFETY: this is how the program allowed each function to be called, in the thread that uses the client.
         unsafe {
             match self {
                 Due::Reply(call, status, reply) => {
@@ -45,10 +45,10 @@ impl Due {
     }
 }
 
-/// See the module. A request carries the number under which its callback stands here.
+/// See the module. A request carries the number of its callback here.
 #[derive(Debug)]
 pub(super) struct Calls {
-    /// The client whose these are; its sessions have handles of their own.
+    /// The client; its sessions have handles of their own.
     handle: *mut broker_client_t,
     calls: Slab<Option<Call>>,
     /// The request of a call function, and its outcome once it is known.
@@ -80,14 +80,14 @@ impl Calls {
         self.handle
     }
 
-    /// Notes why a request was not taken; its code.
+    /// Stores why a request was refused; returns its code.
     pub(super) fn refuse(&mut self, refusal: &Refusal) -> c_int {
         self.words = own_words(refusal.words());
         code_of_refusal(refusal)
     }
 
-    /// Keeps who waits while `begin` asks with the tag, and forgets it again if that is refused. The tag, and the name
-    /// of what was asked.
+    /// Stores the callback while `begin` submits with its tag, and removes it if that is refused. Returns the tag and the
+    /// number of the request.
     fn begin(
         &mut self,
         call: Option<Call>,
@@ -117,7 +117,7 @@ impl Calls {
         named(begun, req)
     }
 
-    /// Submits a request whose outcome a call function waits for, one at a time; its tag.
+    /// Submits a request whose outcome a call function waits for, one at a time; returns its tag.
     pub(super) fn submit_waiting(
         &mut self,
         requests: &mut Requests<'_>,
@@ -143,7 +143,7 @@ impl Calls {
         named(begun, req)
     }
 
-    /// The outcome a call function waits for, once it is there.
+    /// The outcome a call function waits for, if it has arrived.
     pub(super) fn take_waited(&mut self, tag: usize) -> Option<Outcome> {
         match &mut self.waited {
             Some((waited, outcome @ Some(_))) if *waited == tag => {
@@ -155,7 +155,7 @@ impl Calls {
         }
     }
 
-    /// The next callback among the next `left` events.
+    /// The next callback within the next `left` events.
     pub(super) fn next_due(&mut self, requests: &mut Requests<'_>, left: &mut usize) -> Option<Due> {
         while *left > 0 {
             *left -= 1;
@@ -166,13 +166,13 @@ impl Calls {
         None
     }
 
-    /// What an event means for C. `None`: nothing to call, or a call function has it now.
+    /// The callback of an event. `None`: there is none, or a call function takes the outcome.
     pub(super) fn take(&mut self, event: Event) -> Option<Due> {
         match event {
             Event::Done { tag, outcome } => match self.calls.try_remove(tag)? {
                 Some(call) => Some(due(call, outcome)),
                 None => {
-                    // Not if its call function has given up waiting.
+                    // Not if its call function has stopped waiting.
                     if let Some((waited, place)) = &mut self.waited
                         && *waited == tag
                     {
@@ -198,7 +198,7 @@ impl Calls {
     }
 }
 
-/// Gives the name of what was begun to C.
+/// Stores the number of the new request for C.
 fn named(begun: Result<(usize, u64), c_int>, req: *mut broker_req_t) -> c_int {
     match begun {
         Ok((_, id)) => {
@@ -216,7 +216,7 @@ fn due(call: Call, outcome: Outcome) -> Due {
     }
 }
 
-/// The code of what became of a request.
+/// The code of an outcome.
 pub(super) fn code_of_fault(fault: Fault) -> c_int {
     match fault {
         Fault::NotSent => BROKER_ECONN,
@@ -229,7 +229,7 @@ pub(super) fn code_of_fault(fault: Fault) -> c_int {
     }
 }
 
-/// The code of why a request was not taken.
+/// The code of a refusal.
 fn code_of_refusal(refusal: &Refusal) -> c_int {
     match refusal {
         Refusal::Invalid(_) => BROKER_EINVAL,

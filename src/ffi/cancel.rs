@@ -1,7 +1,7 @@
-//! Cancellation of threads (`pthread_cancel`): deferred inside the library, and acted upon only in `FdWait::pause`. Owns
+//! Cancellation of threads (`pthread_cancel`): deferred inside the library, and allowed only in `FdWait::pause`. Owns
 //! nothing.
 //!
-//! A cancelled thread leaves its frames as an exception does that nobody may catch. So every frame between `pause` and the
+//! A cancelled thread unwinds its frames like an exception that must not be caught. So every frame between `pause` and the
 //! function of the header has nothing to drop and catches nothing: see `border::enter_waiting`.
 
 use std::ffi::c_int;
@@ -10,28 +10,28 @@ use std::ffi::c_int;
 const DISABLE: c_int = 1;
 
 unsafe extern "C" {
-    fn pthread_setcancelstate(state: c_int, former: *mut c_int) -> c_int;
+    fn pthread_setcancelstate(state: c_int, previous: *mut c_int) -> c_int;
 }
 
 unsafe extern "C-unwind" {
-    /// The one of the C library, declared as what it is: the `libc` crate says that it never unwinds.
+    /// From the C library, declared to unwind: the `libc` crate declares that it never does.
     fn poll(fds: *mut libc::pollfd, count: libc::nfds_t, timeout: c_int) -> c_int;
 }
 
-/// What the caller had chosen.
+/// The caller's own cancellation state.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Former(c_int);
+pub(super) struct CancelState(c_int);
 
-/// From here on this thread is not cancelled.
-pub(super) fn defer() -> Former {
-    let mut former = 0;
-    // SAFETY: concerns this thread alone, and writes to a place of ours.
-    unsafe { pthread_setcancelstate(DISABLE, &mut former) };
-    Former(former)
+/// Defers cancellation of this thread from here on.
+pub(super) fn defer() -> CancelState {
+    let mut previous = 0;
+    // SAFETY: affects this thread alone, and writes to our own variable.
+    unsafe { pthread_setcancelstate(DISABLE, &mut previous) };
+    CancelState(previous)
 }
 
-impl Former {
-    /// As it was before `defer`.
+impl CancelState {
+    /// Restores the state before `defer`.
     pub(super) fn restore(self) {
         let mut ignored = 0;
         // SAFETY: as in `defer`.
@@ -39,7 +39,7 @@ impl Former {
     }
 }
 
-/// A wait for a descriptor to become readable, for so many milliseconds at most; -1 for ever.
+/// A wait for a descriptor to become readable, for at most this many milliseconds; -1 for no limit.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct FdWait {
     pub(super) fd: c_int,
@@ -53,11 +53,11 @@ impl FdWait {
         (timeout_ms != 0).then_some(FdWait { fd, timeout_ms })
     }
 
-    /// Waits, or returns early; cancelled as the caller has chosen.
-    pub(super) fn pause(self, former: Former) {
+    /// Waits, or returns early; a cancellation point if the caller allows it.
+    pub(super) fn pause(self, previous: CancelState) {
         let mut watched = libc::pollfd { fd: self.fd, events: libc::POLLIN, revents: 0 };
-        former.restore();
-        // SAFETY: one place of ours. Where the thread is cancelled, this frame has nothing to drop.
+        previous.restore();
+        // SAFETY: one variable of ours. If the thread is cancelled, this frame has nothing to drop.
         unsafe { poll(&mut watched, 1, self.timeout_ms) };
         defer();
     }

@@ -1,5 +1,5 @@
-//! Who is inside a handle: one thread at a time, told apart from threads that exist no more. Owns the word that says so;
-//! knows nothing of what is inside.
+//! Which thread is inside a handle: one at a time, distinguished from threads that no longer exist. Owns the word that
+//! records it; knows nothing of the contents.
 
 use super::codes::{BROKER_EFORKED, BROKER_EREENTRANT};
 use super::fork;
@@ -8,14 +8,14 @@ use std::ffi::c_int;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 const FREE: u64 = 0;
-/// The thread waits and changes nothing. Should it be cancelled there, it never comes back.
+/// The thread waits and changes nothing. If it is cancelled there, it never returns.
 const WAITING: u64 = 1 << 63;
 /// The thread only reads: a copy of the process finds nothing half-changed.
 const READING: u64 = 1 << 62;
-/// Below these bits: the generation of the process, and the number of the thread.
+/// In the bits below: the generation of the process, and the number of the thread.
 const GENERATION: u64 = (1 << 30) - 1;
 
-/// What is done inside.
+/// What the thread does inside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Doing {
     Changing,
@@ -31,7 +31,7 @@ impl HandleClaim {
         HandleClaim(AtomicU64::new(FREE))
     }
 
-    /// Enters, if nobody else is inside: `EREENTRANT`. `EFORKED`: in a copy, when a thread of the parent's was in the middle
+    /// Enters, if no other thread is inside: `EREENTRANT`. `EFORKED` in a copy, if a thread of the parent was in the middle
     /// of a change.
     pub(super) fn take(&self, doing: Doing) -> Result<(), c_int> {
         let own = mine() | if doing == Doing::Reading { READING } else { 0 };
@@ -42,7 +42,7 @@ impl HandleClaim {
                 Err(found) => seen = found,
             }
             let of_copy = (seen ^ own) >> 32 & GENERATION != 0;
-            // A thread that waits cannot be here, too, unless it was cancelled and this is a cleanup of its own.
+            // A waiting thread can only get here if it was cancelled and this is one of its cleanup handlers.
             let left = seen & WAITING != 0 && seen as u32 == own as u32;
             if seen != FREE && of_copy && seen & (READING | WAITING) == 0 {
                 return Err(BROKER_EFORKED);
@@ -53,7 +53,7 @@ impl HandleClaim {
         }
     }
 
-    /// The same in a copy, whatever the parent's threads were at.
+    /// The same in a copy, whatever the parent's threads were doing.
     pub(super) fn take_over(&self) -> Result<(), c_int> {
         let seen = self.0.load(Ordering::Acquire);
         if seen != FREE && (seen ^ mine()) >> 32 & GENERATION == 0 {
@@ -68,15 +68,15 @@ impl HandleClaim {
         self.0.store(FREE, Ordering::Release);
     }
 
-    /// Whoever is inside waits from now on: `end_wait`, or the end of the thread, releases it. The claim itself must not
-    /// end before. A thread that waits twice was cancelled in the first wait, and this is a cleanup of its own, or it is
-    /// in a signal handler: the first claim is released here.
+    /// The thread inside waits from now on: `end_wait`, or the end of the thread, releases the claim. The claim itself must
+    /// not be dropped before. A thread that waits twice was cancelled in the first wait and runs a cleanup handler, or it
+    /// is in a signal handler: the first claim is released here.
     pub(super) fn begin_wait(&'static self) {
-        // Refused in a thread that ends, where nobody cancels any more.
-        let former = WAITED.try_with(|waited| waited.0.replace(Some(self))).ok().flatten();
+        // Refused in a thread that is ending, which can no longer be cancelled.
+        let previous = WAITED.try_with(|waited| waited.0.replace(Some(self))).ok().flatten();
         self.0.store(mine() | WAITING, Ordering::Release);
-        if let Some(former) = former.filter(|former| !std::ptr::eq(*former, self)) {
-            former.release_wait();
+        if let Some(previous) = previous.filter(|previous| !std::ptr::eq(*previous, self)) {
+            previous.release_wait();
         }
     }
 
@@ -90,18 +90,18 @@ impl HandleClaim {
         self.release_wait();
     }
 
-    /// Fails where this thread does not wait any more: it has used the handle since, and left it.
+    /// Fails if this thread no longer waits: it has used the handle since, and left it.
     fn release_wait(&self) {
         let _ = self.0.compare_exchange(mine() | WAITING, FREE, Ordering::Release, Ordering::Relaxed);
     }
 }
 
-/// The claim on which a thread waits: released when the thread ends there, before anybody has joined it.
+/// The claim on which a thread waits: released when the thread ends there, before it can be joined.
 struct Waited(Cell<Option<&'static HandleClaim>>);
 
 thread_local! {
     static WAITED: Waited = const { Waited(Cell::new(None)) };
-    /// Of which generation the number of this thread is, and the number.
+    /// The generation of this thread's number, and the number.
     static THREAD: Cell<(u64, u32)> = const { Cell::new((0, 0)) };
 }
 
@@ -113,12 +113,12 @@ impl Drop for Waited {
     }
 }
 
-/// What this thread writes into a claim.
+/// The value this thread writes into a claim.
 fn mine() -> u64 {
     let generation = fork::generation();
     let (of, mut thread) = THREAD.get();
     if of != generation {
-        // SAFETY: only asks.
+        // SAFETY: reads only.
         thread = unsafe { libc::gettid() } as u32;
         THREAD.set((generation, thread));
     }

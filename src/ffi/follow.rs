@@ -1,13 +1,13 @@
-//! Handles that move to the child of a fork: `broker_loop_follow_fork`, `broker_client_follow_fork`. Owns the list of those
-//! that have ever been told to; what a handle is, is `border`'s business.
+//! Handles that move to the child of a fork: `broker_loop_follow_fork`, `broker_client_follow_fork`. Owns the list of
+//! handles that have ever been set to follow; knows nothing of their contents.
 
 use super::head::HandleHead;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
-/// The one that was listed last. Handles' memory is never unmapped, and none leaves the list.
+/// The last one added. Handles' memory is never unmapped, and none leaves the list.
 static LAST: AtomicPtr<HandleHead> = AtomicPtr::new(std::ptr::null_mut());
 
-/// Puts a handle on the list, once.
+/// Adds a handle to the list, once.
 pub(super) fn list(head: &'static HandleHead) {
     if head.listed.swap(true, Ordering::AcqRel) {
         return;
@@ -33,24 +33,24 @@ fn all() -> impl Iterator<Item = &'static HandleHead> {
     })
 }
 
-/// Before a fork in this thread: takes hold of those that follow and are at rest. Whether there are any.
+/// Before a fork in this thread: takes the handles that follow and are not in use. Returns whether there are any.
 pub(super) fn depart() -> bool {
     all().for_each(HandleHead::depart);
     all().any(HandleHead::is_moving)
 }
 
-/// In the parent, after it: those that have moved are gone, and `close` gets the number of each. They stay where there is
-/// no child.
+/// In the parent, after the fork: the moved handles are gone, and `close` gets the number of each. Without a child they
+/// stay.
 pub(super) fn stay(forked: bool, close: impl Fn(u32)) {
     all().filter(|head| head.is_moving()).for_each(|head| head.stay(forked, &close));
 }
 
-/// In the child: they are at home here.
+/// In the child: they belong to this process.
 pub(super) fn arrive() {
     all().for_each(|head| head.arrive(crate::base::fork::generation()));
 }
 
-/// Whether the handle of this number is at home here.
+/// Whether the handle of this number belongs to this process.
 pub(super) fn has(number: u32) -> bool {
     all().any(|head| head.is_home(number, crate::base::fork::generation()))
 }

@@ -1,6 +1,6 @@
-//! Notices that this process is a forked copy, without a system call, and closes there what it has inherited from handles.
-//! Owns the page that the kernel wipes in a copy, and the fork handlers. A fork waits for nothing and nothing waits for a
-//! fork: what is process-wide is changed with atomics, and what cannot be is made anew by each process (`EachProcess`).
+//! Detects that this process is a forked copy, without a system call, and closes there the descriptors inherited from
+//! handles. Owns the page that the kernel wipes in a copy, and the fork handlers. A fork waits for nothing and nothing
+//! waits for a fork: process-wide state is changed with atomics, or made anew by each process (`EachProcess`).
 
 use super::{follow, witness};
 use crate::base::{fds, fork};
@@ -9,30 +9,30 @@ use std::ffi::{c_int, c_void};
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU64, Ordering};
 
-/// What the mark says. A copy finds it wiped.
+/// The value of the mark. A copy finds it wiped.
 const WIPED: u8 = 0;
 const KNOWN: u8 = 1;
-/// A thread of the copy is at it; the others wait.
+/// A thread of the copy is closing the descriptors; the others wait.
 const NOTICED: u8 = 2;
 
 const PAGE: usize = 4096;
 
-/// `KNOWN` until this process turns out to be a copy. Null until `install`; never unmapped.
+/// `KNOWN` until this process is found to be a copy. Null until `install`; never unmapped.
 static MARK: AtomicPtr<AtomicU8> = AtomicPtr::new(std::ptr::null_mut());
-/// Instead of a page, where there is none: only the handlers tell of forks then.
+/// Used if no page could be mapped: only the handlers detect forks then.
 static UNWIPED: AtomicU8 = AtomicU8::new(KNOWN);
-/// The generation that has been about to fork last.
+/// The generation that last began a fork.
 static FORKING: AtomicU64 = AtomicU64::new(0);
 
 thread_local! {
-    /// This thread has noticed a fork and is not through with what follows.
+    /// This thread has detected a fork and is still handling it.
     static AT_IT: Cell<bool> = const { Cell::new(false) };
     /// errno before a fork.
     static ERRNO: Cell<c_int> = const { Cell::new(0) };
 }
 
-/// Prepares for forks to come, and notices one that has been. Called before anything of a handle is made. Waits for no
-/// other thread: a copy made half-way through would wait for ever.
+/// Prepares for forks, and detects an earlier one. Called before anything of a handle is created. Waits for no
+/// other thread: a copy made in the middle would wait for ever.
 pub(super) fn install() {
     static HANDLERS: AtomicBool = AtomicBool::new(false);
     if MARK.load(Ordering::Acquire).is_null() {
@@ -44,19 +44,19 @@ pub(super) fn install() {
     }
     if !HANDLERS.swap(true, Ordering::AcqRel) {
         // SAFETY: the three are functions of the C ABI that live as long as this library is loaded; glibc
-        // forgets them by itself when it is unloaded. Failing only for want of memory, it leaves the wiped
-        // page, which tells of every fork at the first call.
+        // unregisters them when it is unloaded. It fails only without memory; then the wiped page still
+        // detects every fork at the first call.
         unsafe {
             libc::pthread_atfork(Some(before_fork), Some(after_fork_in_parent), Some(after_fork_in_child));
         }
     }
-    // In a copy, what is opened from here on must not be taken for the parent's.
+    // In a copy, descriptors opened from here on must not be taken for the parent's.
     generation();
 }
 
 /// A byte that reads `KNOWN`, and `WIPED` in a forked copy.
 fn new_mark() -> *mut AtomicU8 {
-    // SAFETY: asks for fresh anonymous memory; nothing else is mapped over or freed.
+    // SAFETY: maps new anonymous memory; nothing else is mapped over or freed.
     let page = unsafe {
         libc::mmap(
             std::ptr::null_mut(),
@@ -70,11 +70,11 @@ fn new_mark() -> *mut AtomicU8 {
     if page == libc::MAP_FAILED {
         return (&raw const UNWIPED).cast_mut();
     }
-    // SAFETY: the page was mapped above and is ours. A kernel too old to know the advice (before 4.14)
-    // refuses it, which leaves the same as without a page.
+    // SAFETY: the page was mapped above and is ours. A kernel that does not know the advice (before 4.14)
+    // refuses it, which is the same as having no page.
     unsafe { libc::madvise(page, PAGE, libc::MADV_WIPEONFORK) };
     let mark = page.cast::<AtomicU8>();
-    // SAFETY: inside the page mapped above; nobody else knows of it yet.
+    // SAFETY: inside the page mapped above, which is not known elsewhere yet.
     unsafe { mark.write(AtomicU8::new(KNOWN)) };
     mark
 }
@@ -82,7 +82,7 @@ fn new_mark() -> *mut AtomicU8 {
 /// Another thread was faster.
 fn discard(mark: *mut AtomicU8) {
     if !std::ptr::eq(mark, &raw const UNWIPED) {
-        // SAFETY: a page of `new_mark` that nobody else has seen.
+        // SAFETY: a page of `new_mark` that no other thread has seen.
         unsafe { libc::munmap(mark.cast(), PAGE) };
     }
 }
@@ -92,7 +92,7 @@ fn mark() -> Option<&'static AtomicU8> {
     unsafe { MARK.load(Ordering::Acquire).as_ref() }
 }
 
-/// The generation of this very process. No system call; also from a signal handler.
+/// The generation of this process. No system call; async-signal-safe.
 pub(super) fn generation() -> u64 {
     if let Some(mark) = mark()
         && mark.load(Ordering::Acquire) != KNOWN
@@ -102,21 +102,21 @@ pub(super) fn generation() -> u64 {
     fork::generation()
 }
 
-/// How many forks lie between the first process and this one.
+/// The number of forks between the first process and this one.
 pub(super) fn count() -> u64 {
     generation() - 1
 }
 
-/// In a copy whose fork ran no handler: the first thread that comes here does what the handler would have done.
+/// In a copy whose fork ran no handler: the first thread that gets here does the handler's work.
 #[cold]
 fn notice(mark: &AtomicU8) {
     if AT_IT.replace(true) {
-        // A signal handler, in the middle of the same in this thread.
+        // A signal handler in this thread, which is already doing this.
         return;
     }
     match mark.compare_exchange(WIPED, NOTICED, Ordering::AcqRel, Ordering::Acquire) {
         Ok(_) => {
-            // SAFETY: this thread's own; a signal handler may be here.
+            // SAFETY: this thread's own variable; a signal handler may run here.
             let before = unsafe { *errno() };
             become_copy(close_what_is_like_ours);
             // SAFETY: as above.
@@ -132,19 +132,19 @@ fn notice(mark: &AtomicU8) {
     AT_IT.set(false);
 }
 
-/// Closes the inherited descriptors, but for those of handles that have followed.
+/// Closes the inherited descriptors, except those of handles that have followed the fork.
 fn become_copy(close: fn(RawFd)) {
     fork::advance();
     follow::arrive();
-    // Numbers that a handle of the parent's had opened and not closed, and of which nothing here will make use.
+    // Numbers that a handle of the parent had opened and not closed, and that nothing here will use.
     fds::release_copies(|owner| !follow::has(owner), close);
 }
 
-/// Closes what may be a descriptor of the library's: they are all close-on-exec, and no devices. The copy has run code of the
-/// program's since the fork, which may have closed the number and opened something else under it.
+/// Closes a number that may be a descriptor of the library: these are all close-on-exec, and no devices. Since the fork the
+/// copy has run code of the program, which may have closed the number and opened another file under it.
 fn close_what_is_like_ours(fd: RawFd) {
     let mut found = std::mem::MaybeUninit::<libc::stat>::zeroed();
-    // SAFETY: only asks, and writes to a place of ours. Neither is a place where a thread is cancelled.
+    // SAFETY: reads only, into our own variable. Neither is a cancellation point.
     let (flags, kind) = unsafe {
         let flags = libc::fcntl(fd, libc::F_GETFD);
         libc::fstat(fd, found.as_mut_ptr());
@@ -156,14 +156,14 @@ fn close_what_is_like_ours(fd: RawFd) {
     }
 }
 
-/// Unlike close(3), no place where a thread is cancelled.
+/// Unlike close(3), not a cancellation point.
 fn close(fd: RawFd) {
-    // SAFETY: whoever calls knows the number to be nobody's who still uses it.
+    // SAFETY: the caller knows that nothing uses the number any more.
     unsafe { libc::syscall(libc::SYS_close, fd) };
 }
 
 fn errno() -> *mut c_int {
-    // SAFETY: this thread's own, for its life.
+    // SAFETY: this thread's own, as long as it lives.
     unsafe { libc::__errno_location() }
 }
 
@@ -185,7 +185,7 @@ extern "C" fn after_fork_in_parent() {
     let found = unsafe { *errno() };
     let forked = witness::has_child(failed);
     let left = if forked { ERRNO.get() } else { found };
-    // The copies of descriptors that live on in the forked process; here nobody uses them any more.
+    // The parent's copies of descriptors that have moved to the forked process; nothing here uses them any more.
     follow::stay(forked, |number| fds::release(|owner| owner == number, close));
     // SAFETY: as above.
     unsafe { *errno() = left };
@@ -193,7 +193,7 @@ extern "C" fn after_fork_in_parent() {
 
 extern "C" fn after_fork_in_child() {
     witness::testify();
-    // A handler that ran before this one may have noticed by a call.
+    // A handler that ran before this one may have detected the fork with a call.
     if FORKING.load(Ordering::Acquire) == fork::generation() {
         become_copy(close);
     }
@@ -204,8 +204,8 @@ extern "C" fn after_fork_in_child() {
     unsafe { *errno() = ERRNO.get() };
 }
 
-/// A value that each process makes for itself when it first needs it: a copy of the parent's might be locked by a thread
-/// that does not exist here. Those of the processes before stay where they are.
+/// A value that each process creates when it first needs it: a thread that does not exist here might have locked the
+/// parent's. The values of earlier processes stay in place.
 pub(super) struct EachProcess<T: 'static>(AtomicPtr<Made<T>>);
 
 struct Made<T> {
@@ -235,14 +235,14 @@ impl<T: Default> EachProcess<T> {
             }
             let made = Box::into_raw(Box::new(Made { generation, value: T::default(), _before: before }));
             if self.0.compare_exchange(before, made, Ordering::AcqRel, Ordering::Acquire).is_err() {
-                // SAFETY: made just now, and nobody has seen it.
+                // SAFETY: just created, and not seen by any other thread.
                 drop(unsafe { Box::from_raw(made) });
             }
         }
     }
 }
 
-/// Keeps memory that nobody will use again reachable: what handles of the parent's held, which is not to be looked at.
+/// Keeps memory reachable that is not used again: the contents of the parent's handles, which must not be read.
 pub(super) fn keep(memory: *const c_void) {
     struct KeptNode {
         _memory: *const c_void,
@@ -255,7 +255,7 @@ pub(super) fn keep(memory: *const c_void) {
     let kept = Box::into_raw(Box::new(KeptNode { _memory: memory, next: std::ptr::null_mut() }));
     let mut first = ALL.load(Ordering::Acquire);
     loop {
-        // SAFETY: made just now; nobody else has it until the exchange succeeds.
+        // SAFETY: just created; no other thread has it until the exchange succeeds.
         unsafe { (*kept).next = first };
         match ALL.compare_exchange(first, kept, Ordering::AcqRel, Ordering::Acquire) {
             Ok(_) => return,

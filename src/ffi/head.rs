@@ -1,6 +1,6 @@
-//! What is the same for handles of every kind: whether one is alive, of which process, who drives it, who is about to ring or
-//! post, whether a fork moves it. All atomics, so that any thread may look at any time, and a copy made at any moment; knows
-//! nothing of what a handle holds.
+//! The common part of all handles: whether one is alive, its process, which thread drives it, which threads are about to
+//! ring or post, whether a fork moves it. All atomics, so that any thread may read it at any time, and a copy made at any
+//! moment; knows nothing of the contents.
 
 use super::bell;
 use super::claim::{Doing, HandleClaim};
@@ -18,13 +18,13 @@ pub(super) const ALIVE: u8 = 1;
 /// Freed inside one of its callbacks: ends when the outermost of them returns.
 pub(super) const ENDING: u8 = 2;
 
-/// Longest that a fork waits for those who are about to post, which takes a moment.
+/// Longest time a fork waits for threads that are posting, which takes a moment.
 pub(super) const POSTED_WITHIN: Millis = 1_000;
 
 /// The generation of a handle that has moved to a forked copy: that of no process.
 pub(super) const ELSEWHERE: u64 = 0;
 
-/// Names a handle that is being made: its descriptors are noted under it.
+/// Identifies a handle that is being created: its descriptors are recorded under it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Number(pub(super) u64);
 
@@ -34,57 +34,57 @@ impl Number {
         Number(SERIAL.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// Never 0, which is nobody. Wraps after two billion handles: one that lives as long shares its owner with a later
-    /// one, and should a fork move one of the two, the other's descriptors go the same way.
+    /// Never 0, which means no owner. Wraps after two billion handles: a handle that lives as long shares its number with a
+    /// later one, and if a fork moves one of the two, the other's descriptors move too.
     pub(super) fn owner(self) -> u32 {
         (self.0 as u32 & fds::OWNER_MAX).max(1)
     }
 }
 
-/// What is the same for handles of every kind. All of it may be looked at by any thread at any time.
+/// The common part of all handles. Any thread may read all of it at any time.
 #[derive(Debug)]
 pub(super) struct HandleHead {
     pub(super) state: AtomicU8,
     pub(super) poisoned: AtomicBool,
-    /// Somebody is inside.
+    /// Which thread is inside.
     pub(super) claim: HandleClaim,
-    /// Its callbacks that are running now, one inside the other, and in which thread.
+    /// How many of its callbacks are running, nested, and in which thread.
     pub(super) callbacks: AtomicU32,
     pub(super) callback_thread: AtomicUsize,
     /// The thread that runs a step of it, with the claim or between two uses of it, but not while it waits; 0 for none.
     pub(super) driven: AtomicUsize,
     /// The process it belongs to.
     pub(super) generation: AtomicU64,
-    /// In a copy that could not make it its own: in words why. Never freed.
+    /// In a copy that could not make it its own: the reason. Never freed.
     pub(super) refusal: AtomicPtr<c_char>,
-    /// Tells one tenant of this memory from the next, and a client from what it was before a fork.
+    /// Distinguishes successive handles in this memory, and a client from itself before a fork.
     pub(super) serial: AtomicU64,
-    /// As whose its descriptors are noted.
+    /// The owner number of its descriptors.
     pub(super) number: AtomicU32,
-    /// For the calls that any thread may make at any time: what to write to (`bell::of`), -1 if nothing.
+    /// For the calls that any thread may make at any time: the descriptor to write to (`bell::of`), -1 if none.
     pub(super) bell: AtomicI32,
-    /// Who is about to write to it.
+    /// Threads about to write to it.
     pub(super) ringing: Present,
-    /// Who is about to leave something for it.
+    /// Threads about to post.
     pub(super) posting: Present,
-    /// Whose bell is rung for it, if not its own: that of a session's client, of the loop whose client it is.
+    /// The head whose bell is used for it, if not its own: the client of a session, the loop of a client.
     pub(super) rings: AtomicPtr<HandleHead>,
     /// The program's own pointer.
     pub(super) data: AtomicPtr<c_void>,
-    /// A handle within another belongs to the process that that one belongs to, as long as it is the same tenant.
+    /// The handle it is a part of: it belongs to the same process, as long as the serial is the same.
     pub(super) parent: AtomicPtr<HandleHead>,
     pub(super) parent_serial: AtomicU64,
     /// A fork moves it to the child.
     pub(super) follows: AtomicBool,
-    /// The thread whose fork moves it just now; 0 for none.
+    /// The thread whose fork is moving it; 0 for none.
     pub(super) mover: AtomicUsize,
     /// For `follow` alone.
     pub(super) listed: AtomicBool,
     pub(super) next: AtomicPtr<HandleHead>,
 }
 
-/// How many threads are at something that takes a moment, in the lower half; in the upper the generation they are counted
-/// in: those of the parent's do not count in a copy.
+/// The number of threads in a short operation, in the lower half; in the upper half the generation they are counted
+/// in: those of the parent do not count in a copy.
 #[derive(Debug)]
 pub(super) struct Present(AtomicU64);
 
@@ -121,7 +121,7 @@ pub(super) struct Driving<'a>(pub(super) Option<&'a HandleHead>);
 impl Drop for Driving<'_> {
     fn drop(&mut self) {
         if let Some(head) = self.0 {
-            // Fails where it has ended meanwhile, and another handle is there.
+            // Fails if it has ended meanwhile, and another handle is there.
             let _ = head.driven.compare_exchange(this_thread(), 0, Ordering::Release, Ordering::Relaxed);
         }
     }
@@ -154,7 +154,7 @@ impl HandleHead {
         }
     }
 
-    /// A new tenant, not alive yet.
+    /// A new handle in this memory, not alive yet.
     pub(super) fn begin(&self, number: Number, bell: c_int) {
         self.poisoned.store(false, Ordering::Relaxed);
         self.claim.release();
@@ -175,7 +175,7 @@ impl HandleHead {
         self.state.load(Ordering::Acquire) == ALIVE
     }
 
-    /// The process it belongs to: its own, or that of what it is within.
+    /// The process it belongs to: its own, or that of the handle it is a part of.
     pub(super) fn home(&self) -> u64 {
         // SAFETY: null, or the head of a handle, whose memory is never unmapped.
         let parent = unsafe { self.parent.load(Ordering::Relaxed).as_ref() };
@@ -184,7 +184,7 @@ impl HandleHead {
         parent.unwrap_or(self).generation.load(Ordering::Acquire)
     }
 
-    /// Whether what it is within has ended.
+    /// Whether the handle it is a part of has ended.
     pub(super) fn is_orphan(&self) -> bool {
         // SAFETY: as in `home`.
         let parent = unsafe { self.parent.load(Ordering::Relaxed).as_ref() };
@@ -197,13 +197,13 @@ impl HandleHead {
         self.home() != fork::generation()
     }
 
-    /// Callbacks of the parent's other threads are none of a copy's.
+    /// Callbacks of the parent's other threads do not run in a copy.
     pub(super) fn in_callback(&self) -> bool {
         self.callbacks.load(Ordering::Relaxed) > 0
             && (self.callback_thread.load(Ordering::Relaxed) == this_thread() || !self.is_forked())
     }
 
-    /// Lets nobody ring any more, and waits for those who are about to, or to leave something: they never wait themselves.
+    /// Stops ringing, and waits for threads that are about to ring or to post; they never wait themselves.
     pub(super) fn silence(&self) {
         self.bell.store(-1, Ordering::SeqCst);
         while !self.ringing.is_nobody() || !self.posting.is_nobody() {
@@ -211,8 +211,8 @@ impl HandleHead {
         }
     }
 
-    /// Has this thread drive it, unless another one does: `EREENTRANT`. The claim is taken for that, so that whoever has
-    /// the claim knows who drives.
+    /// Makes this thread its driver, unless another one is: `EREENTRANT`. The claim is taken for that, so that the thread
+    /// with the claim knows who drives.
     pub(super) fn drive(&self) -> Result<Driving<'_>, c_int> {
         if self.is_driven_elsewhere() {
             return Err(BROKER_EREENTRANT);
@@ -234,7 +234,7 @@ impl HandleHead {
         thread != 0 && thread != this_thread()
     }
 
-    /// In a copy: what the parent's other threads were at is nobody's business.
+    /// In a copy: drops what the parent's other threads were doing.
     pub(super) fn forget_threads(&self) {
         if self.callback_thread.load(Ordering::Relaxed) != this_thread() {
             self.callbacks.store(0, Ordering::Relaxed);
@@ -246,12 +246,12 @@ impl HandleHead {
 
     // ---- for `follow` ---------------------------------------------------------------------------------
 
-    /// This thread is about to fork: takes hold of the handle, if it follows and no other thread is at work on it. What is
-    /// posted from here on is refused, so that all that was accepted goes along.
+    /// This thread is about to fork: takes the handle, if it follows and no other thread uses it. Posts from here on are
+    /// refused, so that all accepted ones move with it.
     pub(super) fn depart(&self) {
         let follows = self.follows.load(Ordering::Relaxed) && self.is_alive() && !self.is_forked();
         let sound = follows && !self.poisoned.load(Ordering::Relaxed);
-        // Asked before, too: the thread that drives it must not find it claimed.
+        // Also checked before: the thread that drives it must not find it claimed.
         if !sound || self.is_at_work_elsewhere() || self.claim.take(Doing::Changing).is_err() {
             return;
         }
@@ -267,8 +267,8 @@ impl HandleHead {
         called || self.is_driven_elsewhere()
     }
 
-    /// Waits for those who are about to post. False where that takes far longer than it does: this thread's own post is
-    /// interrupted by the signal handler that forks.
+    /// Waits for threads that are posting. False if that takes far too long: this thread's own post is interrupted by the
+    /// signal handler that forks.
     pub(super) fn outlasts_posts(&self) -> bool {
         let clock = Clock::new();
         while !self.posting.is_nobody() {
@@ -280,7 +280,7 @@ impl HandleHead {
         true
     }
 
-    /// Whether a fork is moving it, of whatever thread.
+    /// Whether the fork of some thread is moving it.
     pub(super) fn is_departing(&self) -> bool {
         self.mover.load(Ordering::SeqCst) != 0
     }
@@ -290,7 +290,7 @@ impl HandleHead {
         self.mover.load(Ordering::Acquire) == this_thread()
     }
 
-    /// In the parent: it has moved, or it has not.
+    /// In the parent: records whether it has moved.
     pub(super) fn stay(&self, forked: bool, close: impl Fn(u32)) {
         if forked {
             self.generation.store(ELSEWHERE, Ordering::Release);
@@ -301,7 +301,7 @@ impl HandleHead {
         self.claim.release();
     }
 
-    /// In the copy: it is at home here if the fork that made this copy was moving it.
+    /// In the copy: it belongs to this process if the fork that made this copy was moving it.
     pub(super) fn arrive(&self, generation: u64) {
         if self.is_moving() {
             self.generation.store(generation, Ordering::Release);
@@ -311,7 +311,7 @@ impl HandleHead {
         self.mover.store(0, Ordering::Release);
     }
 
-    /// Whether it has this number and is at home in that process.
+    /// Whether it has this number and belongs to that process.
     pub(super) fn is_home(&self, number: u32, generation: u64) -> bool {
         self.number.load(Ordering::Relaxed) == number
             && self.is_alive()
@@ -319,7 +319,7 @@ impl HandleHead {
     }
 }
 
-/// Tells threads apart; the same in a forked copy as in the thread that forked.
+/// Identifies threads; the same in a forked copy as in the thread that forked.
 pub(super) fn this_thread() -> usize {
     thread_local!(static PLACE: u8 = const { 0 });
     PLACE.with(|place| std::ptr::from_ref(place).addr())

@@ -1,5 +1,5 @@
-//! The C library's heap. Gives back to the system what a burst has left free between small living objects;
-//! knows nothing of who allocated what. For programs that own their process, not for a library inside one.
+//! The C library's heap. Returns memory to the system that a burst has left free between small living objects;
+//! does not know who allocated what. For programs that own their process, not for a library inside one.
 
 /// Returns every whole free page of the heap to the system. Walks the free lists, which takes some 10 ms after a
 /// burst of hundreds of megabytes and next to nothing otherwise.
@@ -12,6 +12,6 @@ pub fn trim() {
     }
 }
 
-/// Other C libraries give freed memory back by themselves, or have no such call.
+/// Other C libraries return freed memory by themselves, or have no such call.
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
 pub fn trim() {}

@@ -1,5 +1,5 @@
-//! Where a client's requests are kept: a client with sockets has them itself, one of a loop's has them there, a session has
-//! them with its client. Follows a handle to that place and lets functions work there; decides nothing about requests.
+//! Where a client's requests are kept: a client with sockets has its own, a client of a loop has them in the loop, a
+//! session has them in its client. Resolves a handle to that place and runs functions there; decides nothing about requests.
 
 use super::border::{Refused, Rule, Shell, shield};
 use super::calls::{Calls, Due};
@@ -10,14 +10,14 @@ use super::embed::{self, Looping, broker_loop_t};
 use crate::client::{ClientKey, Requests, SessionKey};
 use std::ffi::c_int;
 
-/// What a function works on.
+/// Access to a client's requests.
 pub(super) struct HomeAccess<'a, 'b> {
     pub(super) requests: &'a mut Requests<'b>,
     pub(super) calls: &'a mut Calls,
     pub(super) session: Option<SessionKey>,
 }
 
-/// The handle that has them.
+/// The handle that has the requests.
 #[derive(Clone, Copy)]
 pub(super) enum Home<'a> {
     Own(&'a Shell<Handled>, *mut broker_client_t),
@@ -65,12 +65,12 @@ impl Own {
     }
 }
 
-/// Follows a handle: a session to its client, a client of a loop to that.
+/// Resolves a handle: a session to its client, a client of a loop to the loop.
 pub(super) fn find<'a>(pointer: *const broker_client_t) -> Result<(Home<'a>, Option<SessionKey>), c_int> {
     find_tenant(pointer, None)
 }
 
-/// The same, if the handle is still the one of that serial.
+/// The same, if the handle still has that serial.
 pub(super) fn find_tenant<'a>(
     mut pointer: *const broker_client_t,
     mut serial: Option<u64>,
@@ -112,8 +112,8 @@ pub(super) fn enter_at<R: Refused>(
     rule: Rule,
     body: impl FnOnce(HomeAccess<'_, '_>) -> Result<R, c_int>,
 ) -> R {
-    let former = cancel::defer();
-    // Most handles have their requests themselves: one look for these.
+    let previous = cancel::defer();
+    // Most handles have their own requests: one check for these.
     let mut body = Some(body);
     let here = Shell::of(shell(pointer)).and_then(|own| {
         own.check()?;
@@ -136,11 +136,11 @@ pub(super) fn enter_at<R: Refused>(
         (Ok(None), None) => Err(BROKER_ESTATE),
         (Err(code), _) => Err(code),
     };
-    former.restore();
+    previous.restore();
     result.unwrap_or_else(R::refused)
 }
 
-/// The gate of functions that only a client with sockets has, whichever of its sessions is named.
+/// The gate of functions that only a client with sockets has, called on the client or one of its sessions.
 pub(super) fn enter_own<R: Refused>(
     pointer: *const broker_client_t,
     rule: Rule,

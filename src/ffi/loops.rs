@@ -1,5 +1,5 @@
-//! The loops of this process, where they listen and which thread drives each, so that a call is refused that its own
-//! thread would have to answer. Knows nothing of requests, and enters no loop: another thread may be at work on it.
+//! The loops of this process, their listeners and the thread that drives each, so that a call is refused that its own
+//! thread would have to answer. Knows nothing of requests, and enters no loop: another thread may be using it.
 
 use super::border::{Shell, this_thread};
 use super::codes::BROKER_ESTATE;
@@ -13,16 +13,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 #[derive(Debug)]
 struct KnownLoop {
     shell: &'static Shell<Looping>,
-    /// Where it listens.
+    /// Its listeners.
     urls: Vec<String>,
-    /// It was given a child.
+    /// It has adopted a child.
     has_adopted: bool,
 }
 
-/// Loops that this process has made and not freed. One that has followed a fork is not among them: a call on itself
-/// then waits.
+/// Loops that this process has created and not freed. A loop that has followed a fork is not among them: a call to it from
+/// its own thread then waits.
 static LOOPS: EachProcess<Mutex<Vec<KnownLoop>>> = EachProcess::new();
-/// How many, for programs that have none.
+/// How many, for programs without a loop.
 static COUNT: AtomicUsize = AtomicUsize::new(0);
 
 fn with_loops<R>(body: impl FnOnce(&mut Vec<KnownLoop>) -> R) -> R {
@@ -40,12 +40,12 @@ pub(super) fn remove(shell: &Shell<Looping>) {
     with_loops(|loops| loops.retain(|known| !std::ptr::eq(known.shell, shell)));
 }
 
-/// It listens elsewhere now.
+/// Its listeners have changed.
 pub(super) fn set_urls(shell: &Shell<Looping>, urls: Vec<String>) {
     with_known(shell, |known| known.urls = urls);
 }
 
-/// It was given a child.
+/// It has adopted a child.
 pub(super) fn set_adopted(shell: &Shell<Looping>) {
     with_known(shell, |known| known.has_adopted = true);
 }
@@ -68,8 +68,8 @@ impl KnownLoop {
     }
 }
 
-/// Whether a loop that this very thread drives is at the other end of such a connection: nobody would answer a call
-/// that waits.
+/// Whether a loop driven by this very thread is at the other end of such a connection: a call that waits would never be
+/// answered.
 pub(super) fn would_wait_for_itself(peering: impl FnOnce() -> Peering) -> bool {
     if COUNT.load(Ordering::Acquire) == 0 {
         return false;
@@ -83,7 +83,7 @@ pub(super) fn would_wait_for_itself(peering: impl FnOnce() -> Peering) -> bool {
     }
     let peering = peering();
     with_loops(|loops| {
-        // A socket that was given says of which process its other end is, and not of which loop.
+        // An adopted socket has the process of its other end, but not the loop.
         let certain = peering != Peering::OwnProcess || loops.iter().all(KnownLoop::is_ours);
         certain && loops.iter().any(|known| known.is_ours() && known.is_at(&peering))
     })

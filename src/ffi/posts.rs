@@ -1,19 +1,19 @@
-//! What other threads leave for a handle to be run in its own: a list that is only ever added to and taken whole, with
-//! atomics alone, so that a copy made by a fork at any moment may go on using it. Owns what waits; runs nothing.
+//! Functions that other threads post to a handle: a list that is only appended to and taken whole, with atomics alone, so
+//! that a copy made by a fork at any moment may continue to use it. Owns what is queued; runs nothing.
 
 use super::codes::BROKER_EAGAIN;
 use std::ffi::c_int;
 use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
-/// Most that may wait to be run of what was posted to one handle.
+/// Most functions that may be queued for one handle.
 const POSTS_MAX: usize = 65_536;
 
 /// See the module. Empty at first.
 #[derive(Debug)]
 pub(super) struct Posts<P> {
-    /// The newest; each names the one before it.
+    /// The newest; each links to the one before it.
     newest: AtomicPtr<PostNode<P>>,
-    /// How many there are, or are about to be.
+    /// How many there are, including those being added.
     count: AtomicUsize,
 }
 
@@ -37,7 +37,7 @@ impl<P> Posts<P> {
         let node = Box::into_raw(Box::new(PostNode { post, before: std::ptr::null_mut() }));
         let mut newest = self.newest.load(Ordering::Relaxed);
         loop {
-            // SAFETY: made just now; nobody else has it until the exchange succeeds.
+            // SAFETY: just created; no other thread has it until the exchange succeeds.
             unsafe { (*node).before = newest };
             match self.newest.compare_exchange_weak(newest, node, Ordering::SeqCst, Ordering::Relaxed) {
                 Ok(_) => return Ok(()),
@@ -46,12 +46,12 @@ impl<P> Posts<P> {
         }
     }
 
-    /// What there is by now, oldest first.
+    /// Takes those queued so far, oldest first.
     pub(super) fn take(&self) -> Vec<P> {
         let mut newest = self.newest.swap(std::ptr::null_mut(), Ordering::SeqCst);
         let mut posts = Vec::new();
         while !newest.is_null() {
-            // SAFETY: leaked by `add`, and out of everybody else's reach since the swap.
+            // SAFETY: leaked by `add`, and not reachable for other threads since the swap.
             let node = unsafe { Box::from_raw(newest) };
             posts.push(node.post);
             newest = node.before;

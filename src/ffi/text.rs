@@ -1,5 +1,4 @@
-//! Strings and arrays on their way across the border. Checks pointers and lengths, copies where something is
-//! kept; decides nothing.
+//! Strings and arrays that cross the border. Checks pointers and lengths, copies what is kept; decides nothing.
 
 use super::codes::{BROKER_EINVAL, BROKER_FOREVER};
 use std::ffi::{CStr, CString, c_char, c_int};
@@ -7,7 +6,7 @@ use std::ffi::{CStr, CString, c_char, c_int};
 /// Most words a command may have, as in Redis.
 const WORDS_MAX: usize = 1024 * 1024;
 
-/// A NUL-terminated UTF-8 string that must be there.
+/// A NUL-terminated UTF-8 string; NULL is not allowed.
 pub(super) fn required_str<'a>(text: *const c_char) -> Result<&'a str, c_int> {
     opt_str(text)?.ok_or(BROKER_EINVAL)
 }
@@ -17,8 +16,7 @@ pub(super) fn opt_str<'a>(text: *const c_char) -> Result<Option<&'a str>, c_int>
     if text.is_null() {
         return Ok(None);
     }
-    // SAFETY: the header asks for a NUL-terminated string that lives through the call; no caller keeps it
-    // longer.
+    // SAFETY: the header requires a NUL-terminated string that outlives the call; no caller keeps it longer.
     unsafe { CStr::from_ptr(text) }.to_str().map(Some).map_err(|_| BROKER_EINVAL)
 }
 
@@ -28,7 +26,7 @@ pub(super) fn bytes<'a>(start: *const c_char, len: usize) -> Result<&'a [u8], c_
         (true, 0) => Ok(&[]),
         (true, _) => Err(BROKER_EINVAL),
         (false, len) if len > isize::MAX as usize => Err(BROKER_EINVAL),
-        // SAFETY: the header asks for `len` readable bytes that live through the call.
+        // SAFETY: the header requires `len` readable bytes that outlive the call.
         (false, len) => Ok(unsafe { std::slice::from_raw_parts(start.cast(), len) }),
     }
 }
@@ -42,7 +40,7 @@ pub(super) fn words<'a>(
     if argc == 0 || argc > WORDS_MAX || argv.is_null() {
         return Err(BROKER_EINVAL);
     }
-    // SAFETY: the header asks for `argc` pointers at `argv`, and for as many lengths at `argvlen` unless it is
+    // SAFETY: the header requires `argc` pointers at `argv`, and as many lengths at `argvlen` unless it is
     // NULL.
     let (starts, lens) = unsafe {
         let lens = (!argvlen.is_null()).then(|| std::slice::from_raw_parts(argvlen, argc));
@@ -57,7 +55,7 @@ pub(super) fn words<'a>(
     starts.iter().enumerate().map(word).collect()
 }
 
-/// The patience of a request: milliseconds, 0 for as long as it takes.
+/// The time limit of a request: milliseconds, 0 for none.
 pub(super) fn patience(timeout_ms: c_int) -> Result<u64, c_int> {
     match timeout_ms {
         BROKER_FOREVER => Ok(0),
@@ -66,7 +64,7 @@ pub(super) fn patience(timeout_ms: c_int) -> Result<u64, c_int> {
     }
 }
 
-/// How long to wait for something to happen; `None` is for as long as it takes.
+/// How long to wait for an event; `None` means no limit.
 pub(super) fn waiting_time(timeout_ms: c_int) -> Result<Option<u64>, c_int> {
     match timeout_ms {
         BROKER_FOREVER => Ok(None),
@@ -75,14 +73,14 @@ pub(super) fn waiting_time(timeout_ms: c_int) -> Result<Option<u64>, c_int> {
     }
 }
 
-/// Copies as snprintf() does; the whole length without the NUL is what is returned.
+/// Copies like snprintf(); returns the whole length without the NUL.
 pub(super) fn copy_out(text: &str, buf: *mut c_char, len: usize) -> c_int {
     if buf.is_null() && len > 0 {
         return BROKER_EINVAL;
     }
     if len > 0 {
         let count = text.len().min(len - 1);
-        // SAFETY: the header asks for `len` writable bytes at `buf`; `count` and the NUL fit into them.
+        // SAFETY: the header requires `len` writable bytes at `buf`; `count` and the NUL fit.
         unsafe {
             std::ptr::copy_nonoverlapping(text.as_ptr().cast(), buf, count);
             buf.add(count).write(0);

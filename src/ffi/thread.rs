@@ -1,15 +1,15 @@
-//! The one thread that the library starts: it looks a name up and ends. Keeps the program's signals out of it.
+//! The only thread that the library starts: it looks a name up and ends. Keeps the program's signals out of it.
 
 use std::io;
 use std::mem::MaybeUninit;
 use std::ptr;
 
-/// Starts a thread that no signal of the program's interrupts: its handlers run in its own threads.
+/// Starts a thread that takes no signal: the program's handlers run in its own threads.
 pub(super) fn start(body: Box<dyn FnOnce() + Send>) -> io::Result<()> {
     let mut all = MaybeUninit::uninit();
     let mut before = MaybeUninit::uninit();
-    // SAFETY: sigfillset writes the one set, pthread_sigmask reads it and writes the other. A new thread has the mask of
-    // the one that makes it, so there is no moment in which it takes a signal.
+    // SAFETY: sigfillset writes one set, pthread_sigmask reads it and writes the other. A new thread inherits the mask of
+    // its creator, so it takes no signal at any moment.
     let blocked = unsafe {
         libc::sigfillset(all.as_mut_ptr());
         libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr())
