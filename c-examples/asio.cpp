@@ -1,9 +1,9 @@
 // A client on an io_context of Boost.Asio, through <broker/adapters/asio.hpp>, in a parent and in a worker that it
-// forks: both count on the same key, each with a connection of its own.
+// forks: both increment the same key, each with its own connection.
 //
 //     asio [ENDPOINT]
 //
-// With -DBROKER_ASIO_STANDALONE it is the same for standalone Asio.
+// With -DBROKER_ASIO_STANDALONE it uses standalone Asio.
 #include <cstdio>
 #include <cstdlib>
 
@@ -53,7 +53,7 @@ struct counter {
     }
 };
 
-// What a worker inherits it renews: the context, then the client.
+// A worker renews what it has inherited: the context, then the client.
 int work(broker_asio::io_context &context, broker_client_t *client) {
     context.notify_fork(broker_asio::io_context::fork_child);
     check(broker_client_after_fork(client), "after_fork");

@@ -1,11 +1,11 @@
 /*
- * Asynchronous requests from a program that has an epoll loop of its own. The client adds one descriptor, one
+ * Asynchronous requests from a program with its own epoll loop. The client adds one descriptor, one
  * timeout and one call to the loop; it starts no thread.
  *
  *     async_epoll [ENDPOINT]
  *
  * The program's own work here is a timer: each tick sends a burst of requests without waiting for a reply.
- * The descriptor may also be watched with <broker/adapters/epoll.h>; this is what such an adapter does.
+ * <broker/adapters/epoll.h> can also watch the descriptor; this example shows what such an adapter does.
  */
 #define _POSIX_C_SOURCE 200809L
 
@@ -23,17 +23,17 @@
 #define BURST 100
 #define KEY "async_epoll:count"
 
-/* What the callbacks of one tick share; the last of them frees it. */
+/* Shared by the callbacks of one tick; the last of them frees it. */
 struct burst {
     int tick;
     int answered;
     int right;
 };
 
-/* The program ends when nothing of it is pending. */
+/* The program ends when nothing is pending. */
 static int pending;
 static int failed;
-/* How often the counter has been increased: what the next reply must be. */
+/* How often the counter has been increased: the next reply must be this plus one. */
 static long long count;
 /* A request that waits until it is canceled. */
 static broker_req_t pop;
@@ -56,11 +56,11 @@ static void on_state(broker_client_t *client, int connected, int reason, void *d
         printf("not connected: %s\n", broker_strerror(reason));
 }
 
-/* The words are copied, so they may be gone when this returns. No timeout: it waits as long as it takes. */
+/* The words are copied, so they may be freed when this returns. No timeout: the request has no time limit. */
 static void submit(broker_client_t *client, size_t argc, const char *const *argv, const size_t *argvlen,
                    broker_req_t *req, broker_reply_cb cb, void *data)
 {
-    /* On an error the callback would never come; on success it comes once, and never from in here. */
+    /* On an error the callback never runs; on success it runs once, and never inside this call. */
     check(broker_client_submit(client, argc, argv, argvlen, BROKER_FOREVER, req, cb, data), argv[0]);
     pending++;
 }
@@ -76,14 +76,14 @@ static void on_deleted(broker_client_t *client, int status, const broker_reply_t
 static void on_pop(broker_client_t *client, int status, const broker_reply_t *reply, void *data)
 {
     (void)client;
-    (void)reply; /* NULL: there is none */
+    (void)reply; /* NULL, since there is no reply */
     (void)data;
     pending--;
     printf("BLPOP: %s\n", broker_err_name(status));
     failed |= status != BROKER_ECANCELED;
 }
 
-/* Runs for each request of a burst, in their order; the reply is gone when this returns. */
+/* Runs for each request of a burst, in order; the reply is valid until this returns. */
 static void on_count(broker_client_t *client, int status, const broker_reply_t *reply, void *data)
 {
     struct burst *burst = data;
@@ -111,7 +111,7 @@ static void tick(broker_client_t *client, int number)
     if (burst == NULL)
         exit(1);
     burst->tick = number;
-    /* Nothing is sent yet: a burst leaves in one write, from broker_client_process(). */
+    /* Nothing is sent yet: broker_client_process() sends a burst in one write. */
     for (i = 0; i < BURST; i++)
         submit(client, BROKER_ARGV("INCR", KEY), NULL, on_count, burst);
 }
@@ -144,12 +144,12 @@ int main(int argc, char **argv)
     watch(epoll, timer);
     watch(epoll, broker_client_fd(client)); /* the same through all reconnects */
 
-    /* A blocking command waits on a connection of its own, so nothing waits behind it. */
+    /* A blocking command waits on its own connection, so no other request waits behind it. */
     submit(client, BROKER_ARGV("BLPOP", "async_epoll:none", "0"), &pop, on_pop, NULL);
 
     while (ticks < TICKS || pending > 0) {
         struct epoll_event events[8];
-        /* The client says how long the loop may sleep: -1 is until something happens. */
+        /* The client says how long the loop may sleep: -1 means until an event. */
         int ready = epoll_wait(epoll, events, 8, broker_client_timeout(client));
         int i;
 
@@ -159,7 +159,7 @@ int main(int argc, char **argv)
             if (events[i].data.fd == timer && read(timer, &expired, sizeof expired) > 0 && ticks < TICKS)
                 tick(client, ++ticks);
         }
-        /* Cheap when there is nothing to do, so whether its descriptor was among them need not be asked. */
+        /* Cheap if there is nothing to do, so the program need not check whether its descriptor was ready. */
         check(broker_client_process(client, 0), "process");
     }
     broker_client_free(client);

@@ -1,5 +1,5 @@
-// A client in C++17, through <broker.hpp>: replies as the types that the program asks for, callables, futures,
-// subscriptions, an optimistic transaction, exceptions for what fails, and one client for many threads.
+// A client in C++17, with <broker.hpp>: replies as the types the program requests, lambdas, futures,
+// subscriptions, an optimistic transaction, exceptions for failures, and one client for many threads.
 //
 //     client ENDPOINT
 //
@@ -16,7 +16,7 @@
 
 using namespace std::chrono_literals;
 
-// One request, one reply of the type in angle brackets; the words are texts, numbers, pairs and ranges.
+// One request, one reply of the type in angle brackets; words are text, numbers, pairs and ranges.
 static void calls(broker::client &redis) {
     const std::map<std::string, int> marks = {{"Ada", 36}, {"Grace", 85}};
     redis.call<void>("SET", "client:answer", 42);
@@ -31,29 +31,29 @@ static void calls(broker::client &redis) {
     std::cout << "\n";
 }
 
-// Each kind of failure is a class of its own, which says whether it is safe to repeat the request.
+// Each kind of failure has its own class, which says whether it is safe to repeat the request.
 static void failures(broker::client &redis) {
     try {
         redis.call("LPUSH", "client:answer", "x");
-    } catch (const broker::reply_error &error) { // Redis' own
+    } catch (const broker::reply_error &error) { // an error from Redis
         std::cout << "refused: " << error.word() << "\n";
     }
     try {
         redis.call({"BLPOP", "client:nothing", 0}, 50ms);
-    } catch (const broker::timeout_error &) { // perhaps executed
+    } catch (const broker::timeout_error &) { // may have been executed
         std::cout << "timed out\n";
     }
-    // Without exceptions: a result, which is a value or a code and words.
+    // Without exceptions: a result, which is a value, or a code with a text.
     const auto number = redis.try_call<int>("ECHO", "seven");
     std::cout << "no number: " << std::boolalpha << (number.code() == broker::wrong_type) << "\n";
 }
 
-// Many requests at once; the outcome comes to anything that can be called, or to a future.
+// Many requests at once; a callable or a future gets each outcome.
 static void asynchronous(broker::client &redis) {
     int sum = 0, pending = 10;
     for (int i = 0; i < 10; ++i) {
         redis.submit<int>({"INCR", "client:count"}, [&](broker::result<int> count) {
-            sum += count.value(); // a failure is thrown from the wait() below
+            sum += count.value(); // throws a failure, which leaves the wait() below
             --pending;
         });
     }
@@ -92,13 +92,13 @@ static void messages(broker::client &redis) {
     std::cout << "news: " << received[0] << ", " << received[1] << "\n";
 }
 
-// Reads, computes and writes; all that again if somebody else has written meanwhile.
+// Reads, computes and writes; repeats all of that if another client has written meanwhile.
 static void optimistic(broker::client &redis) {
     int attempts = 0;
     const auto twice = [&](broker::session &watching, broker::transaction &then) {
         const int value = watching.call<int>("GET", "client:answer");
         if (++attempts == 1) {
-            redis.call<void>("SET", "client:answer", 100); // somebody else
+            redis.call<void>("SET", "client:answer", 100); // another client
         }
         then.add("SET", "client:answer", 2 * value).add("GET", "client:answer");
     };
@@ -106,7 +106,7 @@ static void optimistic(broker::client &redis) {
     std::cout << "twice: " << set << ", " << value << " at attempt " << attempts << "\n";
 }
 
-// Many threads on one connection: those that wait do the work for each other.
+// Many threads on one connection: one of the waiting threads works for all.
 static void threads(const std::string &endpoint) {
     const broker::shared_client redis(endpoint);
     std::vector<std::thread> workers;

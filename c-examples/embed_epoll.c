@@ -1,12 +1,12 @@
 /*
- * The broker itself inside a program that has an epoll loop of its own: here a small web server that counts
- * its visits in Redis. It serves its web clients, serves the broker's children and sends requests of its own,
- * all in one thread and one loop.
+ * The broker inside a program with its own epoll loop: here a small web server that counts its visits in
+ * Redis. It serves its web clients, serves the broker's children and sends its own requests, all in one thread
+ * and one loop.
  *
  *     embed_epoll REDIS_URL [LISTEN_URL]
  *
- * Prints the URL of the web server, and with LISTEN_URL, such as unix:///tmp/b.sock, that of the broker. Ends
- * with SIGINT or SIGTERM, after all that was received is answered.
+ * Prints the URL of the web server, and with LISTEN_URL, such as unix:///tmp/b.sock, that of the broker. SIGINT
+ * or SIGTERM end it after all received requests are answered.
  */
 #define _GNU_SOURCE
 
@@ -45,7 +45,7 @@ static void watch(int fd)
         fail("epoll_ctl");
 }
 
-/* The answer is far smaller than a socket's buffer, so it is sent at once or the visitor has gone. */
+/* The answer is far smaller than a socket's buffer, so it is sent at once, or the visitor has gone. */
 static void answer(int visitor, const char *status, const char *text)
 {
     char page[256];
@@ -57,7 +57,7 @@ static void answer(int visitor, const char *status, const char *text)
     close(visitor);
 }
 
-/* From inside broker_loop_run(), once for each request. `data` is what was given with it: whose visit it is. */
+/* Runs inside broker_loop_run(), once for each request. `data` is the visitor it belongs to. */
 static void on_count(broker_client_t *client, int status, const broker_reply_t *reply, void *data)
 {
     int visitor = (int)(intptr_t)data;
@@ -74,7 +74,7 @@ static void on_count(broker_client_t *client, int status, const broker_reply_t *
     }
 }
 
-/* Something came from a visitor. Whatever it asks for, it gets the number of its visit. */
+/* A visitor has sent something. Whatever it requests, it gets the number of its visit. */
 static void on_request(broker_client_t *client, int visitor)
 {
     char request[4096];
@@ -85,10 +85,10 @@ static void on_request(broker_client_t *client, int visitor)
         close(visitor);
         return;
     }
-    /* The broker's own connections to Redis carry it, beside what its children send. */
+    /* It uses the broker's own connections to Redis, together with the requests of its children. */
     code = broker_client_submit(client, BROKER_ARGV("INCR", "embed_epoll:visits"), PATIENCE, NULL, on_count,
                                 (void *)(intptr_t)visitor);
-    if (code != BROKER_OK) /* then the callback will not come */
+    if (code != BROKER_OK) /* then the callback does not run */
         answer(visitor, "503 Service Unavailable", broker_strerror(code));
 }
 
@@ -128,7 +128,7 @@ static broker_loop_t *embedded(const char *redis, const char *listen)
 
 int main(int argc, char **argv)
 {
-    broker_client_t *client; /* for requests of this program's own */
+    broker_client_t *client; /* for this program's own requests */
     broker_loop_t *loop;
     sigset_t stops;
     int server, signals, alive = 1, stopping = 0;
@@ -153,10 +153,10 @@ int main(int argc, char **argv)
 
     watch(signals);
     watch(server);
-    watch(broker_loop_fd(loop)); /* one descriptor, however many connections the broker has */
+    watch(broker_loop_fd(loop)); /* one descriptor, for any number of the broker's connections */
     while (alive > 0) {
         struct epoll_event events[EVENTS];
-        /* How long the broker lets the loop sleep: 0 while it has put something off, -1 without a timer. */
+        /* How long the broker lets the loop sleep: 0 while it has deferred work, -1 without a timer. */
         int ready = epoll_wait(epoll, events, EVENTS, broker_loop_timeout(loop));
         int i;
 
@@ -167,13 +167,13 @@ int main(int argc, char **argv)
                 watch(visitor);
             } else if (fd == signals && !stopping) {
                 stopping = 1;
-                close(server); /* leaves the epoll by that */
+                close(server); /* also removes it from the epoll set */
                 broker_loop_drain(loop, PATIENCE);
             } else if (fd != server && fd != signals && fd != broker_loop_fd(loop)) {
                 on_request(client, fd);
             }
         }
-        /* A turn that does not wait. It runs the callbacks; 0 comes when the drain is over. */
+        /* A turn that does not wait. It runs the callbacks; 0 means that the drain is complete. */
         alive = broker_loop_run(loop, BROKER_RUN_NOWAIT);
         if (alive < 0) {
             fprintf(stderr, "embed_epoll: %s\n", broker_strerror(alive));

@@ -1,6 +1,6 @@
 /*
- * A client in a GLib main loop, through <broker/adapters/glib.h>: a counter is raised, one request after the other,
- * beside a timeout of the program's own. The requests are written as formats, through <broker/format.h>.
+ * A client in a GLib main loop, through <broker/adapters/glib.h>: it increments a counter, one request after the other,
+ * together with a timeout of the program's own. The requests are written as formats, with <broker/format.h>.
  *
  *     glib [ENDPOINT]
  */
@@ -16,7 +16,7 @@
 #define GOAL 1000
 #define TICK_MS 1
 
-/* What the callbacks of this program share; reached through their `data`. */
+/* Shared by the callbacks of this program, through their `data`. */
 struct program {
     GMainLoop *loop;
     broker_client_t *client;
@@ -40,7 +40,7 @@ static gboolean on_tick(gpointer data)
     return G_SOURCE_CONTINUE;
 }
 
-/* The adapter watches nothing any more: the handle was freed, or is broken. */
+/* The adapter has stopped: the handle was freed, or cannot be used any more. */
 static void on_end(int status, void *data)
 {
     (void)data;

@@ -1,11 +1,11 @@
 /*
- * An ordinary hiredis program that checks every reply it gets. The only thing in it that has to do with the
- * broker is the path of the socket: given Redis' own unix socket, it does the same.
+ * An ordinary hiredis program that checks every reply. The only part of it that concerns the broker is the path of the
+ * socket: with Redis' own unix socket it does the same.
  *
  *     hiredis_child SOCKET SECONDS CHILD_ID
  *
- * Works for SECONDS, then prints what it counted as its last line. Exits with 0 if every reply was the one
- * its request had to get. CHILD_ID keeps the keys of several such programs apart.
+ * Works for SECONDS, then prints its counts as the last line. Exits with 0 if every reply was the right one.
+ * CHILD_ID keeps the keys of several such programs apart.
  */
 #define _POSIX_C_SOURCE 200809L
 
@@ -21,7 +21,7 @@
 
 #include <hiredis/hiredis.h>
 
-/* A reply that takes longer is lost, in seconds. Longer than a broker lets a request wait for a lane. */
+/* A reply that takes longer is lost, in seconds. Longer than a request may wait for a lane. */
 #define REPLY_TIMEOUT 15
 /* Requests written together before the first reply is read. */
 #define PIPELINE 16
@@ -33,13 +33,13 @@ struct child {
     char key[64];
     char counter[64];
     char list[64];
-    long long count; /* what the counter in Redis must be at */
+    long long count; /* the expected value of the counter in Redis */
     unsigned long requests;
     unsigned long checked;
     unsigned long mismatches;
 };
 
-/* Counts a request whose reply has been read. NULL means that the connection is of no more use. */
+/* Counts a request whose reply has been read. NULL means that the connection is unusable. */
 static redisReply *counted(struct child *child, redisReply *reply)
 {
     if (reply != NULL)
@@ -98,7 +98,7 @@ static int expect_number(struct child *child, const char *what, redisReply *repl
     return 1;
 }
 
-/* One request, one reply; the text is new each time, so that no other request's reply can pass for it. */
+/* One request, one reply; the text is new each time, so that another request's reply would be detected. */
 static int plain(struct child *child, const char *nonce)
 {
     return expect_text(child, "SET", ask(child, "SET %s %s", child->key, nonce), REDIS_REPLY_STATUS, "OK") &&
@@ -169,7 +169,7 @@ static int blocking_pop(struct child *child, const char *nonce)
     return 1;
 }
 
-/* Removes what an earlier run may have left, so the reply can be any number: it is not checked. */
+/* Removes keys of an earlier run, so the reply can be any number: it is not checked. */
 static int forget(struct child *child)
 {
     redisReply *reply = ask(child, "DEL %s %s %s", child->key, child->counter, child->list);
@@ -233,10 +233,10 @@ int main(int argc, char **argv)
     snprintf(child.counter, sizeof child.counter, "hiredis_child:%ld:counter", id);
     snprintf(child.list, sizeof child.list, "hiredis_child:%ld:list", id);
 
-    /* A peer that is gone shall be an error of hiredis, not the end of this process. */
+    /* A closed connection must be an error of hiredis, not the end of this process. */
     signal(SIGPIPE, SIG_IGN);
 
-    /* The one line that changes: redisConnect("127.0.0.1", 6379) before, the broker's socket now. */
+    /* The only line to change: before, it was redisConnect("127.0.0.1", 6379). */
     child.redis = redisConnectUnixWithTimeout(argv[1], patience);
     if (child.redis == NULL || child.redis->err != 0) {
         fprintf(stderr, "hiredis_child: %s: %s\n", argv[1],

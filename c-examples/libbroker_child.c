@@ -1,10 +1,10 @@
 /*
- * The twin of hiredis_child.c on libbroker: the same work and the same checks, through broker_client_t.
+ * The same program as hiredis_child.c on libbroker: the same work and the same checks, with broker_client_t.
  *
  *     libbroker_child SOCKET SECONDS CHILD_ID
  *
- * Works for SECONDS, then prints what it counted as its last line. Exits with 0 if every reply was the one
- * its request had to get. CHILD_ID keeps the keys of several such programs apart.
+ * Works for SECONDS, then prints its counts as the last line. Exits with 0 if every reply was the right one.
+ * CHILD_ID keeps the keys of several such programs apart.
  */
 #define _POSIX_C_SOURCE 200809L
 
@@ -17,11 +17,11 @@
 
 #include <broker.h>
 
-/* A reply that takes longer is lost, in milliseconds. Longer than a broker lets a request wait for a lane. */
+/* A reply that takes longer is lost, in milliseconds. Longer than a request may wait for a lane. */
 #define PATIENCE 15000
 /* Requests submitted together before the first reply. */
 #define PIPELINE 16
-/* What the client opens: a connection for all requests, and one on which its blocking pops wait in turn. */
+/* Connections of the client: one for all requests, and one on which its blocking pops wait in turn. */
 #define CONNECTIONS 2
 /* Wrong replies described on standard error; the rest is only counted. */
 #define WRONG_SHOWN 3
@@ -31,15 +31,15 @@ struct child {
     char key[64];
     char counter[64];
     char list[64];
-    long long count; /* what the counter in Redis must be at */
+    long long count; /* the expected value of the counter in Redis */
     int pending;     /* submitted requests without an outcome */
-    int broken;      /* the first code that came instead of a reply */
+    int broken;      /* the first code instead of a reply */
     unsigned long requests;
     unsigned long checked;
     unsigned long mismatches;
 };
 
-/* Counts an outcome that is a reply; keeps the code of one that is not. */
+/* Counts an outcome with a reply; stores the code of one without. */
 static int counted(struct child *child, int code)
 {
     if (code == BROKER_OK)
@@ -49,7 +49,7 @@ static int counted(struct child *child, int code)
     return code == BROKER_OK;
 }
 
-/* NULL means that there is none, and that the work is over. */
+/* NULL: there is no reply, and the work ends. */
 static broker_reply_t *ask(struct child *child, size_t argc, const char *const *argv, const size_t *argvlen)
 {
     broker_reply_t *reply = NULL;
@@ -101,7 +101,7 @@ static int expect_text(struct child *child, const char *what, broker_reply_t *re
     return 1;
 }
 
-/* One request, one reply; the text is new each time, so that no other request's reply can pass for it. */
+/* One request, one reply; the text is new each time, so that another request's reply would be detected. */
 static int plain(struct child *child, const char *nonce)
 {
     broker_reply_t *set = ask(child, BROKER_ARGV("SET", child->key, nonce));
@@ -123,7 +123,7 @@ static void on_increased(broker_client_t *client, int status, const broker_reply
     check(child, is_number(reply, child->count), "INCR", reply);
 }
 
-/* Many requests before the first reply; the callbacks must come in the order of the requests. */
+/* Many requests before the first reply; the callbacks must run in the order of the requests. */
 static int pipelined(struct child *child)
 {
     int i, code;
@@ -183,7 +183,7 @@ static int blocking_pop(struct child *child, const char *nonce)
     return 1;
 }
 
-/* Removes what an earlier run may have left, so the reply can be any number: it is not checked. */
+/* Removes keys of an earlier run, so the reply can be any number: it is not checked. */
 static int forget(struct child *child)
 {
     broker_reply_t *reply = ask(child, BROKER_ARGV("DEL", child->key, child->counter, child->list));

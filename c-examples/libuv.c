@@ -1,5 +1,5 @@
 /*
- * A client in a libuv loop, through <broker/adapters/uv.h>: ten thousand requests in flight beside a timer of
+ * A client in a libuv loop, through <broker/adapters/uv.h>: ten thousand requests in flight together with a timer of
  * the program's own, in one thread.
  *
  *     libuv [ENDPOINT]
@@ -18,7 +18,7 @@
 #define REQUESTS 10000
 #define TICK_MS 1
 
-/* What the callbacks of this program share; reached through their `data`. */
+/* Shared by the callbacks of this program, through their `data`. */
 struct program {
     broker_uv_t *adapter;
     uv_timer_t timer;
@@ -42,7 +42,7 @@ static void on_tick(uv_timer_t *timer)
     program->ticks++;
 }
 
-/* Runs inside uv_run(). The replies come in the order of the requests: number n gets the text n. */
+/* Runs inside uv_run(). Replies arrive in the order of the requests: number n gets the text n. */
 static void on_echo(broker_client_t *client, int status, const broker_reply_t *reply, void *data)
 {
     struct program *program = data;
@@ -55,7 +55,7 @@ static void on_echo(broker_client_t *client, int status, const broker_reply_t *r
         program->right++;
     if (program->answered < REQUESTS)
         return;
-    /* The work is done. Nothing is left to watch, so uv_run() comes to its end. */
+    /* The work is done. Nothing is left to watch, so uv_run() returns. */
     broker_uv_detach(program->adapter);
     uv_close((uv_handle_t *)&program->timer, NULL);
 }
@@ -77,7 +77,7 @@ int main(int argc, char **argv)
     program.timer.data = &program;
     uv_timer_start(&program.timer, on_tick, TICK_MS, TICK_MS);
 
-    /* All of them at once: they wait for the connection, then leave in few writes. */
+    /* All of them at once: they wait for the connection, and are then sent in few writes. */
     for (i = 0; i < REQUESTS; i++) {
         snprintf(text, sizeof text, "%d", i);
         check(broker_client_submit(client, BROKER_ARGV("ECHO", text), BROKER_FOREVER, NULL, on_echo, &program),

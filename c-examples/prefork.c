@@ -1,12 +1,12 @@
 /*
  * A pre-forked server: the parent embeds the broker and manages all connections, the children send requests.
- * Each worker has one end of a socketpair, the broker the other, so nothing of it is on disk. A worker that
- * dies is replaced, and the new one carries on where it was.
+ * Each worker has one end of a socketpair and the broker the other, so no path on disk is needed. A worker that
+ * dies is replaced, and the new one continues where it was.
  *
  *     prefork REDIS_URL [REQUESTS [KILL_EVERY_MS]]
  *
- * 8 workers send REQUESTS, 100000 unless given, and check every reply with a text that is used only once. One
- * of them is killed every KILL_EVERY_MS, 1000 unless given. Exits with 0 only if every reply was right and
+ * 8 workers send REQUESTS (default 100000), and check every reply with a text that is used only once. Every
+ * KILL_EVERY_MS (default 1000) one of them is killed. Exits with 0 only if every reply was right and
  * Redis never counted more connections than the broker's cap; no other program should use this Redis.
  */
 #define _GNU_SOURCE
@@ -26,23 +26,23 @@
 
 #define WORKERS 8
 #define CAP 8
-/* How long a reply may take, the first of a busy start too; milliseconds. */
+/* How long a reply may take, even the first one on a busy machine; milliseconds. */
 #define PATIENCE 15000
-/* How often the parent looks after Redis and its workers; milliseconds. */
+/* How often the parent checks Redis and its workers; milliseconds. */
 #define LOOK_EVERY 20
 
 #define TEXT(number) TEXT_OF(number)
 #define TEXT_OF(number) #number
-/* In memory that all share and that outlives a worker; written by its worker alone. */
+/* In shared memory that outlives a worker; written only by its worker. */
 struct progress {
     volatile unsigned long requests, mismatches;
 };
 
-static broker_config_t *config; /* of the broker and, in the keys that begin with "client_", of the workers */
+static broker_config_t *config; /* for the broker and, with the keys that begin with "client_", for the workers */
 static broker_loop_t *loop;
-static broker_client_t *own_requests; /* of the parent's, over the same connections */
+static broker_client_t *own_requests; /* for the parent's requests, over the same connections */
 static struct progress *progress;
-static pid_t workers[WORKERS]; /* 0: has done its part */
+static pid_t workers[WORKERS]; /* 0: has finished */
 static unsigned long total = 100000, restarts, failures;
 static long long connections_max;
 
@@ -68,7 +68,7 @@ static void ask(broker_client_t *client, struct progress *own, size_t argc, cons
     broker_reply_free(reply);
 }
 
-/* A worker's life: an ordinary client, at the end of a socketpair instead of a path. */
+/* A worker: an ordinary client, at the end of a socketpair instead of a path. */
 static void work(int fd, struct progress *own, unsigned long part)
 {
     char endpoint[32], key[64], before[128], value[128], error[256];
@@ -99,7 +99,7 @@ static void start(int i)
         fail("worker", "no socketpair");
     workers[i] = fork();
     if (workers[i] == 0) {
-        /* fork() itself has closed what the loop had open. The memory of the handles may be given back. */
+        /* fork() itself has closed the loop's descriptors here. Freeing the handles only frees memory. */
         broker_client_free(own_requests);
         broker_loop_free(loop);
         close(ends[0]);
@@ -110,7 +110,7 @@ static void start(int i)
         fail("worker", "cannot be started");
 }
 
-/* Replaces workers that were killed. One that gave up by itself has said why: another would do the same. */
+/* Replaces workers that were killed. One that exited with an error has printed it: another would fail too. */
 static int running(void)
 {
     int i, status, count = 0;
@@ -128,7 +128,7 @@ static int running(void)
     return count;
 }
 
-/* What Redis itself counts, asked for by the parent: its requests share the broker's connections too. */
+/* The connections Redis itself counts; the parent's requests use the broker's connections too. */
 static void on_info(broker_client_t *client, int status, const broker_reply_t *reply, void *data)
 {
     const char *text = broker_reply_string(reply, NULL);
@@ -165,7 +165,7 @@ static long now(void)
     return time.tv_sec * 1000 + time.tv_nsec / 1000000;
 }
 
-/* Any loop will do: the broker is one descriptor, one timeout and one call. */
+/* Any loop works: the broker is one descriptor, one timeout and one call. */
 static void supervise(long kill_every)
 {
     struct pollfd broker = {.fd = broker_loop_fd(loop), .events = POLLIN};

@@ -1,6 +1,6 @@
 /*
- * Publish and subscribe, with callbacks. Subscriptions have a connection of their own inside the client, so
- * the same client goes on sending requests.
+ * Publish and subscribe, with callbacks. Subscriptions have their own connection inside the client, so
+ * the same client can still send requests.
  *
  *     pubsub [ENDPOINT]
  */
@@ -34,7 +34,7 @@ static int is(const broker_reply_t *reply, const char *text)
 }
 
 /*
- * Gets everything about one name, an array as Redis sends it: ["subscribe", name, count] first, then
+ * Gets every push for one name, an array as Redis sends it: ["subscribe", name, count] first, then
  * ["message", channel, payload] or ["pmessage", pattern, channel, payload].
  */
 static void on_push(broker_client_t *client, int status, const broker_reply_t *push, void *data)
@@ -44,14 +44,14 @@ static void on_push(broker_client_t *client, int status, const broker_reply_t *p
 
     (void)client;
     if (status == BROKER_ECANCELED) {
-        ended++; /* the last call, as broker_client_cancel() wanted it */
+        ended++; /* the last call, after broker_client_cancel() */
     } else if (status != BROKER_OK || broker_reply_type(push) == BROKER_REPLY_ERROR) {
-        /* The last call. A lost connection does not lead here: the client connects and subscribes again. */
+        /* The last call. A lost connection does not end it: the client connects and subscribes again. */
         fprintf(stderr, "pubsub: %s is over: %s\n", who,
                 status != BROKER_OK ? broker_strerror(status) : broker_reply_string(push, NULL));
         failed = 1;
     } else if (is(broker_reply_at(push, 0), "subscribe") || is(broker_reply_at(push, 0), "psubscribe")) {
-        /* A second one would mean: there was a reconnect, messages may have been missed. */
+        /* A second one would mean that the client has reconnected and messages may have been missed. */
         subscribed++;
     } else {
         received++;
@@ -60,7 +60,7 @@ static void on_push(broker_client_t *client, int status, const broker_reply_t *p
     }
 }
 
-/* The reply to PUBLISH is how many connections got the message. */
+/* The reply to PUBLISH is the number of connections that got the message. */
 static void on_published(broker_client_t *client, int status, const broker_reply_t *reply, void *data)
 {
     (void)client;
@@ -70,7 +70,7 @@ static void on_published(broker_client_t *client, int status, const broker_reply
     failed |= status != BROKER_OK;
 }
 
-/* Any number of subscriptions, of one name too, each with its own callback and data. */
+/* Any number of subscriptions, also to the same name, each with its own callback and data. */
 static broker_req_t subscribe(broker_client_t *client, int kind, const char *name, const char *who)
 {
     broker_req_t sub;
@@ -108,17 +108,17 @@ int main(int argc, char **argv)
     channel = subscribe(client, BROKER_CHANNEL, "news.local", "channel");
     pattern = subscribe(client, BROKER_PATTERN, "news.*", "pattern");
 
-    /* What is published before Redis has confirmed a subscription does not reach it. */
+    /* A message published before Redis has confirmed a subscription does not reach it. */
     wait_for(client, &subscribed, 2);
     for (i = 0; i < MESSAGES; i++)
         publish(client, "news.local", text[i]);
     wait_for(client, &received, 2 * MESSAGES);
 
-    /* From here on its callback gets no message any more, whatever is published: only its last call. */
+    /* From here on its callback gets no more messages: only its last call. */
     check(broker_client_cancel(client, channel), "cancel");
     publish(client, "news.local", "fourth");
     wait_for(client, &received, 2 * MESSAGES + 1);
-    /* Two connections: a message may be here before the reply to its PUBLISH. */
+    /* Two connections: a message may arrive before the reply to its PUBLISH. */
     wait_for(client, &published, MESSAGES + 1);
     check(broker_client_cancel(client, pattern), "cancel");
     wait_for(client, &ended, 2);

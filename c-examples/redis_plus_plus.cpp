@@ -1,11 +1,11 @@
 /*
- * An ordinary redis-plus-plus program that checks every reply it gets. The only thing in it that has to do
- * with the broker is the path of the socket: given Redis' own unix socket, it does the same.
+ * An ordinary redis-plus-plus program that checks every reply. The only part of it that concerns the broker is the path
+ * of the socket: with Redis' own unix socket it does the same.
  *
  *     redis_plus_plus SOCKET [RESP]
  *
- * RESP is 2, the default, or 3, for which redis-plus-plus needs hiredis 1.0 or newer. The last line says how
- * many replies were checked. Exits with 0 if every reply was the one its request had to get.
+ * RESP is 2, the default, or 3, for which redis-plus-plus needs hiredis 1.0 or newer. The last line is the number
+ * of checked replies. Exits with 0 if every reply was the right one.
  */
 #include <chrono>
 #include <future>
@@ -23,9 +23,9 @@ namespace {
 
 using namespace sw::redis;
 
-// A reply that takes longer is lost. Longer than a broker lets a request wait for a connection.
+// A reply that takes longer is lost. Longer than a request may wait for a connection.
 constexpr std::chrono::seconds REPLY_TIMEOUT{15};
-// How long the blocking pop may wait on the server; shorter, so that it is the server that gives up.
+// How long the blocking pop may wait on the server; shorter, so that the server times out first.
 constexpr std::chrono::seconds POP_TIMEOUT{5};
 constexpr int PIPELINE = 100;
 
@@ -48,14 +48,14 @@ private:
     int wrong_ = 0;
 };
 
-// Several such programs may run at once: each has keys of its own, in the cluster's one-slot notation.
+// Several such programs may run at once: each has its own keys, in the cluster's one-slot notation.
 std::string key(const std::string &name) {
     static const std::string prefix = "{redis_plus_plus:" + std::to_string(getpid()) + "}:";
     return prefix + name;
 }
 
 void strings(Redis &redis, Checks &check) {
-    // Any bytes are a value, those of the protocol too.
+    // A value may have any bytes, also those of the protocol.
     const std::string value("a\r\n$3\r\n\0b", 9);
 
     check(redis.ping() == "PONG", "PING");
@@ -67,7 +67,7 @@ void strings(Redis &redis, Checks &check) {
     check(redis.expire(key("counter"), std::chrono::minutes(1)), "EXPIRE");
     check(redis.ttl(key("counter")) > 0, "TTL");
 
-    // An error reply is an exception, and the connection goes on.
+    // An error reply is an exception; the connection stays usable.
     try {
         redis.lpush(key("string"), "element");
         check(false, "LPUSH to a string: no error");
@@ -103,7 +103,7 @@ void collections(Redis &redis, Checks &check) {
     check(sum == 42, "EVAL");
 }
 
-// Many requests before the first reply; the replies must come in the order of the requests.
+// Many requests before the first reply; the replies must arrive in the order of the requests.
 void pipelined(Redis &redis, Checks &check) {
     auto pipeline = redis.pipeline();
     for (int i = 0; i < PIPELINE; ++i) {
@@ -116,7 +116,7 @@ void pipelined(Redis &redis, Checks &check) {
     }
 }
 
-// `piped` sends MULTI, the commands and EXEC together; otherwise each waits for the reply to the one before.
+// `piped` sends MULTI, the commands and EXEC together; otherwise each waits for the previous reply.
 void transaction(Redis &redis, Checks &check, bool piped) {
     auto transaction = redis.transaction(piped);
     auto replies = transaction.set(key("tx"), "1").incr(key("tx")).get(key("tx")).exec();
@@ -129,8 +129,8 @@ void transaction(Redis &redis, Checks &check, bool piped) {
     check(redis.get(key("tx")) == OptionalString("2"), "GET after DISCARD");
 }
 
-// Reads, changes and writes a key, and does it again if somebody else has written it meanwhile: here that
-// happens the first time only. A program with real rivals would try until it succeeds.
+// Reads, changes and writes a key, and retries if another client has written it meanwhile: here that
+// happens the first time only. A program with real contention would retry until it succeeds.
 void optimistic(Redis &redis, Checks &check) {
     redis.set(key("watched"), "10");
     auto transaction = redis.transaction();
@@ -140,7 +140,7 @@ void optimistic(Redis &redis, Checks &check) {
             same_connection.watch(key("watched"));
             auto value = std::stoi(same_connection.get(key("watched")).value_or("0"));
             if (attempt == 1) {
-                redis.set(key("watched"), "20"); // the rival, on another connection
+                redis.set(key("watched"), "20"); // the other client, on another connection
             }
             transaction.set(key("watched"), std::to_string(value + 1)).exec();
             check(attempt == 2, "EXEC although the watched key has changed");
@@ -152,7 +152,7 @@ void optimistic(Redis &redis, Checks &check) {
     check(redis.get(key("watched")) == OptionalString("21"), "GET after the optimistic transaction");
 }
 
-// One thread waits for a job, another sends it: both through the same pool.
+// One thread waits for a job, another sends it: both use the same pool.
 void blocking_pop(Redis &redis, Checks &check) {
     auto job = std::async(std::launch::async, [&redis] { return redis.blpop(key("jobs"), POP_TIMEOUT); });
     check(redis.rpush(key("jobs"), "job 1") > 0, "RPUSH");
@@ -175,7 +175,7 @@ void subscriber(Redis &redis, Checks &check) {
     });
 
     subscriber.subscribe(key("channel"));
-    subscriber.consume(); // the confirmation: whatever is published from now on will come
+    subscriber.consume(); // the confirmation: messages published from now on will arrive
     check(redis.publish(key("channel"), "first") == 1, "PUBLISH");
     check(redis.publish(key("channel"), "second") == 1, "PUBLISH");
     subscriber.consume();
@@ -191,7 +191,7 @@ void forget(Redis &redis) {
 }
 
 void work(const std::string &socket, int resp, Checks &check) {
-    // The lines that change: type, host and port before, the broker's socket now.
+    // The lines to change: before, they were type, host and port.
     ConnectionOptions options;
     options.type = ConnectionType::UNIX;
     options.path = socket;

@@ -1,6 +1,6 @@
 /*
- * A client in an sd-event loop, through <broker/adapters/sd_event.h>: a channel's messages come as events beside those
- * of a timer, which sends them.
+ * A client in an sd-event loop, through <broker/adapters/sd_event.h>: messages of a channel arrive as events, together
+ * with those of a timer, which sends them.
  *
  *     sd_event [ENDPOINT]
  */
@@ -20,7 +20,7 @@
 #define TICK_USEC 1000
 #define CHANNEL "sd_event:news"
 
-/* What the callbacks of this program share; reached through their `data`. */
+/* Shared by the callbacks of this program, through their `data`. */
 struct program {
     sd_event *event;
     broker_client_t *client;
@@ -52,7 +52,7 @@ static void on_sent(broker_client_t *client, int status, const broker_reply_t *r
     check(status, "PUBLISH");
 }
 
-/* Sends one message, and comes again until all are sent. */
+/* Sends one message, and runs again until all are sent. */
 static int on_tick(sd_event_source *source, uint64_t usec, void *data)
 {
     struct program *program = data;
@@ -65,7 +65,7 @@ static int on_tick(sd_event_source *source, uint64_t usec, void *data)
     return sd_event_source_set_enabled(source, SD_EVENT_ONESHOT);
 }
 
-/* Runs inside sd_event_loop(): first when the channel is subscribed to, then for each message. */
+/* Runs inside sd_event_loop(): first when the subscription is active, then for each message. */
 static void on_news(broker_client_t *client, int status, const broker_reply_t *reply, void *data)
 {
     struct program *program = data;

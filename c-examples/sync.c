@@ -1,11 +1,11 @@
 /*
- * Synchronous calls: one request, one reply, as with any blocking client. Replies have types; what goes wrong
- * on the way is a code.
+ * Synchronous calls: one request, one reply, as with any blocking client. Replies have types; failures are
+ * codes.
  *
  *     sync [ENDPOINT]
  *
  * ENDPOINT is a broker's socket such as unix:///run/broker/broker.sock, or redis://127.0.0.1:6379 for Redis
- * itself; without it, the environment variable BROKER_ENDPOINT counts.
+ * itself; the default is the environment variable BROKER_ENDPOINT.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,8 +16,8 @@
 #define PATIENCE 5000
 
 /*
- * The reply to a command; whoever gets it frees it. Without one, this program has nothing left to do. BROKER_ARGV
- * makes all three arguments of the words.
+ * The reply to a command; the caller frees it. Without a reply this program ends. BROKER_ARGV expands to the three
+ * arguments for the words.
  */
 static broker_reply_t *call(broker_client_t *client, size_t argc, const char *const *argv,
                             const size_t *argvlen)
@@ -46,17 +46,17 @@ static void print(const broker_reply_t *reply)
     case BROKER_REPLY_DOUBLE:
         printf(" double %g", broker_reply_double(reply));
         break;
-    case BROKER_REPLY_ERROR: /* Redis' own, about this one command: the client is as good as before. */
+    case BROKER_REPLY_ERROR: /* an error from Redis about this command: the client is still usable */
         printf(" error %s", broker_reply_string(reply, NULL));
         break;
     case BROKER_REPLY_ARRAY:
     case BROKER_REPLY_SET:
-    case BROKER_REPLY_MAP: /* keys and values in turns */
+    case BROKER_REPLY_MAP: /* keys and values, alternating */
         printf(" %zu elements:", broker_reply_len(reply));
         for (i = 0; i < broker_reply_len(reply); i++)
             print(broker_reply_at(reply, i)); /* part of the reply: not freed by itself */
         break;
-    default: /* what is left has bytes, and a NUL behind them */
+    default: /* all other types have bytes, followed by a NUL */
         printf(" %s", broker_reply_string(reply, NULL));
     }
 }
@@ -71,7 +71,7 @@ static void show(broker_client_t *client, size_t argc, const char *const *argv, 
     broker_reply_free(reply);
 }
 
-/* Values are bytes: with their lengths given, nothing ends at a NUL. */
+/* Values are bytes: with their lengths given, a NUL does not end them. */
 static void binary(broker_client_t *client)
 {
     static const char value[] = {'a', '\0', 'b', '\r', '\n'};
@@ -91,17 +91,17 @@ static void binary(broker_client_t *client)
     broker_reply_free(reply);
 }
 
-/* A call that ends without a reply says why, and that tells what is safe to do next. */
+/* A call without a reply returns the reason, which says whether it is safe to repeat. */
 static void failures(broker_client_t *client)
 {
     broker_reply_t *reply;
     int code;
 
-    /* Nobody pushes to this list. The client gives up after 50 ms, and can be used at once. */
+    /* Nothing is pushed to this list. The call times out after 50 ms, and the client is usable at once. */
     code = broker_client_call(client, BROKER_ARGV("BLPOP", "sync:nothing", "0"), 50, &reply);
     printf("BLPOP: %s\n", broker_err_name(code));
 
-    /* All requests of a client share a connection, so nothing may change it for all of them. */
+    /* All requests of a client share a connection, so no request may change it for the others. */
     code = broker_client_call(client, BROKER_ARGV("SELECT", "1"), PATIENCE, &reply);
     printf("SELECT: %s\n", broker_err_name(code));
 }
@@ -111,7 +111,7 @@ int main(int argc, char **argv)
     broker_client_t *client;
     char error[256];
 
-    /* Connects behind the scenes: requests wait for the connection, and for the next one if it is lost. */
+    /* Connects in the background: requests wait for the connection, and for the next one if it is lost. */
     if (broker_client_new(&client, argc > 1 ? argv[1] : NULL, NULL, error, sizeof error) != BROKER_OK) {
         fprintf(stderr, "sync: %s\n", error);
         return 1;

@@ -1,6 +1,6 @@
 /*
- * Transactions of two kinds: an atomic one, whose commands are all executed with nothing between, and an
- * optimistic one, which is executed only if nobody has changed what it was computed from.
+ * Two kinds of transactions: an atomic one, whose commands are all executed with no other command between them, and an
+ * optimistic one, which is executed only if the values it was computed from have not changed.
  *
  *     transaction [ENDPOINT]
  */
@@ -36,8 +36,8 @@ static void show(broker_client_t *client, const char *key)
 }
 
 /*
- * Moves an amount from one account to another. The whole transaction is one request: the parts of a program
- * that share a client cannot get their commands into each other's.
+ * Moves an amount from one account to another. The whole transaction is one request, so parts of a program that share a
+ * client cannot interleave their commands.
  */
 static void transfer(broker_client_t *client, const char *from, const char *to, const char *amount)
 {
@@ -68,7 +68,7 @@ static void refused(broker_client_t *client)
     broker_transaction_free(transaction);
 }
 
-/* One attempt to double a balance: 1 if it is done, 0 if somebody else was faster. */
+/* One attempt to double a balance: 1 on success, 0 if the key was changed meanwhile. */
 static int attempt(broker_client_t *client, broker_client_t *session, int number)
 {
     broker_transaction_t *transaction = broker_transaction_new();
@@ -76,13 +76,13 @@ static int attempt(broker_client_t *client, broker_client_t *session, int number
     char value[32];
     int done;
 
-    /* Watched keys belong to a connection; a session is one, so that nobody else's EXEC ends the watch. */
+    /* Watched keys belong to a connection. A session is one, so that no other EXEC ends the watch. */
     check(broker_client_call(session, BROKER_ARGV("WATCH", "account:a"), PATIENCE, NULL), "WATCH");
     check(broker_client_call(session, BROKER_ARGV("GET", "account:a"), PATIENCE, &reply), "GET");
     snprintf(value, sizeof value, "%d", 2 * atoi(broker_reply_string(reply, NULL)));
     broker_reply_free(reply);
 
-    if (number == 1) /* somebody else, meanwhile */
+    if (number == 1) /* another client changes the key meanwhile */
         set(client, "account:a", "100");
 
     check(broker_transaction_add(transaction, BROKER_ARGV("SET", "account:a", value)), "add");
