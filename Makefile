@@ -1,4 +1,4 @@
-# The commands people type. `make help` lists them; each installs what it needs and finds missing.
+# The commands for users. `make help` lists them; each installs the packages it needs if they are missing.
 
 CARGO ?= cargo
 export CARGO
@@ -7,7 +7,7 @@ MAKEFLAGS += --no-print-directory
 # Where cargo builds.
 OUT := $(abspath $(or $(CARGO_TARGET_DIR),$(CARGO_BUILD_TARGET_DIR),target))
 
-# Where `install` puts things; DESTDIR is a root to put before all of them, as packagers use it.
+# Where `install` puts files; DESTDIR is prepended to all of them, for packagers.
 PREFIX ?= /usr/local
 BINDIR ?= $(PREFIX)/bin
 LIBDIR ?= $(PREFIX)/lib
@@ -17,18 +17,18 @@ MANDIR ?= $(PREFIX)/share/man
 DOCDIR ?= $(PREFIX)/share/doc/broker
 DESTDIR ?=
 STRIP ?= strip
-# What it puts there; the tests name the builds they have.
+# The builds that `install` uses; the tests set these.
 BUILT_BINARY ?= $(OUT)/release/broker
 BUILT_LIBRARY ?= $(OUT)/libbroker
 INSTALL = PREFIX='$(PREFIX)' BINDIR='$(BINDIR)' LIBDIR='$(LIBDIR)' CMAKEDIR='$(CMAKEDIR)' \
     INCLUDEDIR='$(INCLUDEDIR)' MANDIR='$(MANDIR)' DOCDIR='$(DOCDIR)' DESTDIR='$(DESTDIR)' STRIP='$(STRIP)' \
     BUILT_BINARY='$(BUILT_BINARY)' BUILT_LIBRARY='$(BUILT_LIBRARY)' scripts/install
 
-# The packages: of which revision, and where they are put.
+# The packages: their revision and their directory.
 REVISION ?= 1
 DEB ?= $(OUT)/deb
 
-# How long the long runs take, and what they begin with: by chance, unless SEED is given.
+# How long the long runs take, and their seed: random unless SEED is given.
 SECONDS ?= 60
 SEED ?=
 LONG_RUN = BROKER_TEST_SECONDS=$(SECONDS) $(if $(SEED),BROKER_TEST_SEED=$(SEED))
@@ -36,14 +36,14 @@ LONG_RUN = BROKER_TEST_SECONDS=$(SECONDS) $(if $(SEED),BROKER_TEST_SEED=$(SEED))
 .PHONY: help demo test build library install install-library uninstall abi_library abi abi-check deb c-examples twin \
     soak sim fuzz mutants deps build-deps library-deps deb-deps demo-deps clean
 
-help: ## Say what there is
+help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 # Its options: make demo DEMO="--children 200".
 DEMO ?=
 
 # One build for all of it, rather than one more with the features of `build`.
-demo: demo-deps ## Build the release and show it at work: a private Redis, a broker, client processes
+demo: demo-deps ## Build the release and run the demo: a private Redis, a broker, client processes
 	$(CARGO) build --release --features demo
 	$(MAKE) -C c-examples TREE=$(OUT)/release/libbroker.a
 	$(OUT)/release/broker-demo $(DEMO)
@@ -59,7 +59,7 @@ test: deps ## Check format and lints, run all tests: of the code, the ABI, the e
 	$(CARGO) test --features sabotage --bins --test tree --test soak --test twin
 	RUST_TEST_THREADS=$(or $(RUST_TEST_THREADS),$(shell expr 2 '*' $$(nproc))) $(CARGO) test --features sabotage --test suite
 
-sim: deps ## Play random schedules of the core for SECONDS=60, from SEED=n on
+sim: deps ## Play random schedules of the core for SECONDS=60, starting with SEED=n
 	@$(LONG_RUN) BROKER_SUMMARY=$(OUT)/sim.summary $(CARGO) test --profile sim --lib random_schedules -- --nocapture
 	@cat $(OUT)/sim.summary
 
@@ -72,14 +72,14 @@ build: build-deps ## Build target/release/broker
 
 library: library-deps $(OUT)/libbroker/libbroker.so ## Build target/libbroker/libbroker.so and libbroker.a
 
-# Make compares times itself, so that `sudo make install` does not run cargo when there is nothing to build.
+# Make compares times itself, so that `sudo make install` does not run cargo if everything is up to date.
 SOURCES = $(shell find src -type f) $(wildcard build.rs cbindgen.toml) Cargo.toml Cargo.lock
 
 $(OUT)/release/broker: $(SOURCES)
 	$(CARGO) build --release
 	@touch $@
 
-# Only an archive: beside an rlib, cargo leaves link-time optimisation out. Both libraries are made of it.
+# Only an archive: together with an rlib, cargo omits link-time optimisation. Both libraries are made from it.
 $(OUT)/libbroker/libbroker.so: $(SOURCES) scripts/library scripts/names
 	$(CARGO) rustc --lib --no-default-features --profile library --crate-type staticlib -- \
 	    --print native-static-libs=$(OUT)/library/native-static-libs
@@ -88,14 +88,14 @@ $(OUT)/libbroker/libbroker.so: $(SOURCES) scripts/library scripts/names
 install: $(BUILT_BINARY) $(BUILT_LIBRARY)/libbroker.so ## Install to PREFIX=/usr/local, below DESTDIR
 	@$(INSTALL) install
 
-install-library: $(BUILT_LIBRARY)/libbroker.so ## Install what C and C++ programs need, without the program
+install-library: $(BUILT_LIBRARY)/libbroker.so ## Install the files for C and C++ programs, without the program
 	@$(INSTALL) install library
 
-uninstall: ## Remove what install has put there
+uninstall: ## Remove the files that install has installed
 	@$(INSTALL) uninstall
 
-# Not the library that is installed: optimisation makes one of two functions whose code is the same, and the debug
-# information of only one is left.
+# Not the installed library: optimisation merges functions with the same code, and keeps the debug information of only
+# one of them.
 abi_library:
 	$(CARGO) rustc --lib --no-default-features --profile abi --crate-type cdylib
 
@@ -121,13 +121,13 @@ soak: deps ## Soak with faults: make soak SECONDS=n SEED=s TARGET=replies
 c-examples: demo-deps build ## Build the C and C++ examples in c-examples/build
 	$(MAKE) -C c-examples TREE=$(OUT)/release/libbroker.a
 
-mutants: deps ## Break each invariant on purpose and see its test fail; MUTANTS="words" for some
+mutants: deps ## Break each invariant on purpose and check that its test fails; MUTANTS="words" for some
 	@scripts/mutants $(MUTANTS)
 
-deps: ## Install what the tests need and is missing (as root), or say what to install
+deps: ## Install the missing packages that the tests need (as root), or list them
 	@scripts/deps test
 
-# What less than that needs.
+# Smaller sets of packages.
 build-deps library-deps deb-deps demo-deps:
 	@scripts/deps $(@:-deps=)
 

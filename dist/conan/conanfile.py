@@ -46,7 +46,7 @@ class RedisBroker(ConanFile):
         self.settings.rm_safe("compiler.libcxx")
 
     def package_id(self):
-        # One build serves all: it is optimised, has line numbers, and knows no C++.
+        # One build for all settings: it is optimised, has line numbers, and contains no C++.
         self.info.settings.rm_safe("build_type")
         self.info.settings.rm_safe("compiler")
 
@@ -56,7 +56,7 @@ class RedisBroker(ConanFile):
         self.run(f"make {target.format(built=built)} CARGO_TARGET_DIR={built} {places}", cwd=self.source_folder)
 
     def build(self):
-        # By the name of the file: the target `library` would also install what is missing.
+        # The file, not the target `library`, which would also install missing packages.
         self._make("{built}/libbroker/libbroker.so")
 
     def package(self):

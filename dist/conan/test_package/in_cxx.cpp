@@ -1,4 +1,4 @@
-// Whether the C++ header compiles, and links with the library it is for.
+// Checks that the C++ header compiles and links with its library.
 #include <broker.hpp>
 #include <cstdio>
 

@@ -1,11 +1,11 @@
-# libbroker as a vcpkg overlay port, built from the tree that this file is part of. Downloads nothing. What has to be
-# there is what `make library` needs: cargo, a C compiler, binutils, make. The broker program is not in the package.
+# libbroker as a vcpkg overlay port, built from this source tree. Downloads nothing. Requires the tools of
+# `make library`: cargo, a C compiler, binutils, make. The package does not contain the broker program.
 
 get_filename_component(SOURCE_PATH "${CMAKE_CURRENT_LIST_DIR}/../../.." REALPATH)
 find_program(BROKER_MAKE NAMES gmake make REQUIRED)
 find_program(BROKER_CARGO NAMES cargo PATHS "$ENV{CARGO_HOME}/bin" "$ENV{HOME}/.cargo/bin" REQUIRED)
 
-# One build serves both configurations: it is optimised and has line numbers.
+# One build for both configurations: it is optimised and has line numbers.
 set(VCPKG_BUILD_TYPE release)
 
 vcpkg_execute_required_process(
