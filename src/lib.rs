@@ -1,8 +1,8 @@
 //! One Redis connection pool per host, shared by every process on it.
 //!
 //! One process runs a [`reactor::Loop`]; all others connect to its listeners as they would to Redis. Their
-//! requests share a few upstream connections, and each process gets its own replies, in order, as if it had
-//! Redis to itself.
+//! requests share a few upstream connections, and each process gets its own replies, in the order of its requests, as
+//! with a direct connection.
 //!
 //! ```no_run
 //! use broker::config::Settings;
@@ -17,10 +17,10 @@
 //! ```
 //!
 //! The rooms, from the ground up; each uses only those before it: [`base`] (errors, bounds, bytes, keys,
-//! time), [`resp`] (where a frame begins and ends), [`command`] (what a request is), [`config`] (one table of
+//! time), [`resp`] (boundaries of frames), [`command`] (classes of requests), [`config`] (one table of
 //! keys), [`core`] (children, lanes, pools and the rules between them; no I/O, no clock), [`transport`]
-//! (sockets), [`reactor`] (the loop), [`client`] (the side of whoever sends requests), [`ffi`] (where the crate meets
-//! C). ARCHITECTURE.md follows one request through them.
+//! (sockets), [`reactor`] (the loop), [`client`] (the sending side), [`ffi`] (the C interface).
+//! ARCHITECTURE.md follows one request through them.
 #![deny(unsafe_code)]
 
 pub mod base;

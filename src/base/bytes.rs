@@ -1,17 +1,17 @@
-//! Bytes waiting for a socket: a queue that counts what has ever left it, and a stock of spare buffers.
+//! Bytes that wait for a socket: a queue that counts all bytes that have ever left it, and a stock of spare buffers.
 //! Owns nothing but memory; never blocks, never fails.
 
 use std::fmt;
 
-/// An emptied queue keeps at most this much capacity; more goes back to the allocator, so that one burst
+/// An emptied queue keeps at most this capacity, bytes; the rest is freed, so that the memory of a burst
 /// does not stay resident.
 const KEEP: usize = 16 * 1024;
 
-/// Consumed bytes at the front are moved over only when they are at least this many and more than half.
+/// Consumed bytes at the front are removed only when they are at least this many and more than half.
 const COMPACT: usize = 64 * 1024;
 
 /// A byte queue. Offsets are absolute: they count every byte ever appended or consumed, so that a slot can
-/// remember where its request ends without being told of each write.
+/// store where its request ends and need not be updated at each write.
 #[derive(Default)]
 pub struct ByteQueue {
     buffer: Vec<u8>,
@@ -27,27 +27,27 @@ impl fmt::Debug for ByteQueue {
 }
 
 impl ByteQueue {
-    /// The bytes waiting, oldest first.
+    /// The queued bytes, oldest first.
     pub fn as_slice(&self) -> &[u8] {
         &self.buffer[self.head..]
     }
 
-    /// How many bytes wait.
+    /// How many bytes are queued.
     pub fn len(&self) -> usize {
         self.buffer.len() - self.head
     }
 
-    /// Whether none waits.
+    /// Whether none is queued.
     pub fn is_empty(&self) -> bool {
         self.head == self.buffer.len()
     }
 
-    /// Heap bytes held.
+    /// Heap bytes in use.
     pub fn capacity(&self) -> usize {
         self.buffer.capacity()
     }
 
-    /// Absolute offset of the first byte that waits.
+    /// Absolute offset of the first queued byte.
     pub fn consumed(&self) -> u64 {
         self.consumed
     }
@@ -63,7 +63,7 @@ impl ByteQueue {
         self.buffer.extend_from_slice(bytes);
     }
 
-    /// Adds bytes at the end of a queue that may grow to `max` bytes, and takes no room beyond it for what may come.
+    /// Adds bytes at the end of a queue that may grow to `max` bytes, and reserves no capacity beyond that.
     pub fn append_within(&mut self, bytes: &[u8], max: usize) {
         self.compact();
         let (needed, capacity) = (self.buffer.len() + bytes.len(), self.buffer.capacity());
@@ -73,7 +73,7 @@ impl ByteQueue {
         self.buffer.extend_from_slice(bytes);
     }
 
-    /// Fills an empty queue with bytes that are at hand.
+    /// Fills an empty queue with an existing buffer.
     pub fn fill(&mut self, bytes: Vec<u8>) {
         debug_assert!(self.is_empty(), "bytes are waiting already");
         (self.buffer, self.head) = (bytes, 0);
@@ -105,14 +105,14 @@ impl ByteQueue {
         }
     }
 
-    /// Gives the queue a spare buffer if it holds none.
+    /// Gives the queue a spare buffer if it has none.
     pub fn adopt(&mut self, spares: &mut Spares) {
         if self.buffer.capacity() == 0 {
             self.buffer = spares.take();
         }
     }
 
-    /// Hands the buffer of an empty queue to the stock, so that an idle child holds none.
+    /// Returns the buffer of an empty queue to the stock, so that an idle child has none.
     pub fn retire(&mut self, spares: &mut Spares) {
         if self.is_empty() && self.buffer.capacity() > 0 {
             self.head = 0;
@@ -128,8 +128,8 @@ impl ByteQueue {
     }
 }
 
-/// Empty buffers shared by all children: taken when a reply is written, returned when it has left. Saves an
-/// allocation a request without letting ten thousand idle children each keep a buffer.
+/// Empty buffers shared by all children: taken when a reply is written, returned when it has been sent. Saves an
+/// allocation per request, while ten thousand idle children need no buffers.
 #[derive(Debug, Default)]
 pub struct Spares {
     buffers: Vec<Vec<u8>>,
@@ -150,7 +150,7 @@ impl Spares {
         }
     }
 
-    /// Heap bytes held.
+    /// Heap bytes in use.
     pub fn footprint(&self) -> usize {
         self.buffers.iter().map(Vec::capacity).sum()
     }

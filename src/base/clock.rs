@@ -1,4 +1,4 @@
-//! The only place that reads time. Everything below the reactor is handed a `Millis` instead, so that
+//! The only place that reads time. All code below the reactor gets a `Millis` instead, so that
 //! a simulation can own the clock.
 
 use std::time::Instant;

@@ -1,21 +1,21 @@
-//! The library's error type for start-up and configuration. Errors a child sees are RESP texts and
-//! live in `resp::encode`; this module never formats a reply.
+//! The library's error type for start-up and configuration. Errors for children are RESP texts of
+//! `resp::encode`; this module never formats a reply.
 
 use std::fmt;
 use std::io;
 
-/// What went wrong, coarse enough to choose an exit code by.
+/// The kind of an error, coarse enough to choose an exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ErrorKind {
-    /// A key, value, URL or flag is not acceptable; nothing was started. Exit code 2.
+    /// A key, value, URL or flag is invalid; nothing was started. Exit code 2.
     Config,
     /// The system refused: bind, permission, missing program. Exit code 1.
     System,
-    /// A bound that the settings name is reached. Exit code 1.
+    /// A bound of the settings is reached. Exit code 1.
     Limit,
 }
 
-/// A failure with one line of text fit for a user. Never contains a password.
+/// A failure with one line of text for users. Never contains a password.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Error {
     kind: ErrorKind,
@@ -27,7 +27,7 @@ pub struct Error {
 pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
-    /// An unusable configuration; `message` names the key, the value and what is allowed.
+    /// An invalid configuration; `message` names the key, the value and what is allowed.
     pub fn config(message: impl Into<String>) -> Self {
         Error { kind: ErrorKind::Config, message: message.into(), os: None }
     }
@@ -37,7 +37,7 @@ impl Error {
         Error { kind: ErrorKind::System, message: message.into(), os: None }
     }
 
-    /// The same for an error of the operating system's, whose number it keeps: "`attempt`: `error`".
+    /// The same for an error of the operating system, whose number it keeps: "`attempt`: `error`".
     pub fn refused(attempt: impl fmt::Display, error: &io::Error) -> Self {
         let message = format!("{attempt}: {error}");
         Error { kind: ErrorKind::System, message, os: error.raw_os_error() }
@@ -54,13 +54,13 @@ impl Error {
         self
     }
 
-    /// The same error with the operating system's number for what was found out without it.
+    /// The same error with an `errno` that was found separately.
     pub fn numbered(mut self, os: i32) -> Self {
         self.os = Some(os);
         self
     }
 
-    /// The operating system's number for it (`errno`), where there is one.
+    /// The `errno` of the operating system, if there is one.
     pub fn os(&self) -> Option<i32> {
         self.os
     }

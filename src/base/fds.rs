@@ -1,44 +1,44 @@
-//! Whose each open descriptor is: how a forked copy of the process can close what it has inherited from a handle of the C
-//! interface without asking that handle, whose state it must not trust. Owns one number for each descriptor; opens and
-//! closes nothing itself. Where nobody is at work, as in a program that uses the crate without that interface, nothing is
-//! noted and nothing is paid.
+//! The owner of each open descriptor, so that a forked copy of the process can close what it has inherited from a handle
+//! of the C interface without reading that handle, whose state it must not trust. Owns one number for each descriptor;
+//! opens and closes nothing itself. Without an owner, as in a program that uses the crate without that interface, nothing
+//! is recorded and nothing costs time.
 
 use std::cell::Cell;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
-/// Descriptors from this number on are not noted: a copy keeps them open. Linux allows as many by default (fs.nr_open).
+/// Descriptors from this number on are not recorded: a copy keeps them open. Linux's default maximum (fs.nr_open).
 const NOTED: usize = 1 << 20;
 
-/// With an owner: a thread is writing to the descriptor by `Held::keep_for`.
+/// A flag beside the owner: a thread is writing to the descriptor by `Held::keep_for`.
 const BUSY: u32 = 1 << 31;
 
-/// Owners are numbers up to this one.
+/// The largest owner.
 pub const OWNER_MAX: u32 = BUSY - 1;
 
-/// The owner of each descriptor, 0 for nobody. Zero pages until they are written to.
+/// The owner of each descriptor, 0 for none. Zero pages until they are written to.
 static OWNERS: [AtomicU32; NOTED] = [const { AtomicU32::new(0) }; NOTED];
-/// No descriptor from this number on has ever been noted.
+/// No descriptor from this number on has ever been recorded.
 static BEYOND: AtomicUsize = AtomicUsize::new(0);
 
 thread_local! {
-    /// The owner for whom this thread is at work.
+    /// The owner for whom this thread works.
     static OWNER: Cell<u32> = const { Cell::new(0) };
 }
 
-/// For whom this thread is at work; 0 for nobody.
+/// The owner for whom this thread works; 0 for none.
 pub fn owner() -> u32 {
     OWNER.get()
 }
 
-/// From now on this thread is at work for `owner`; for whom it was before.
+/// From now on this thread works for `owner`; returns the previous one.
 pub fn work_for(owner: u32) -> u32 {
     OWNER.replace(owner)
 }
 
-/// Notes a descriptor as that of whoever this thread is at work for. Stands before the descriptor in its struct: dropped
-/// first, so that a number is free for others only when it is noted no more. A fork in the moment between opening and
-/// noting, or between the drop and the closing, leaves the copy a descriptor too many.
+/// Records a descriptor as that of the owner for whom this thread works. Declared before the descriptor in its struct:
+/// dropped first, so that a number can be reused only after its record is gone. A fork between opening and
+/// recording, or between the drop and the close, leaves the copy one descriptor too many.
 #[derive(Debug)]
 pub struct Held(Option<Note>);
 
@@ -49,12 +49,12 @@ struct Note {
 }
 
 impl Held {
-    /// Of a descriptor that was opened just now, and is closed only after this has been dropped.
+    /// For a descriptor that was just opened, and is closed only after this has been dropped.
     pub fn new(fd: &impl AsRawFd) -> Held {
         Held::of(fd.as_raw_fd())
     }
 
-    /// The same by its number. One that is noted already stays its first holder's.
+    /// The same by its number. A descriptor that is already recorded keeps its first holder.
     pub fn of(fd: RawFd) -> Held {
         let number = usize::try_from(fd).ok().filter(|number| *number < NOTED);
         let Some(number) = number.filter(|_| owner() != 0) else { return Held(None) };
@@ -64,14 +64,14 @@ impl Held {
         Held(noted.is_ok().then_some(note))
     }
 
-    /// Runs `body`, which uses the descriptor for a moment in whatever thread, unless its owner has lost it: the number may
-    /// be anybody's then. Nobody takes it from its owner before `body` has returned.
+    /// Runs `body`, which uses the descriptor for a moment in any thread, unless its owner has lost it: another file may
+    /// have the number then. The owner does not lose it before `body` has returned.
     pub fn keep_for(&self, body: impl FnOnce()) {
         let Some(Note { number, owner }) = self.0 else { return body() };
         loop {
             match OWNERS[number].compare_exchange(owner, owner | BUSY, Ordering::AcqRel, Ordering::Acquire) {
                 Ok(_) => break,
-                // Another thread is at the same.
+                // Another thread is doing the same.
                 Err(found) if found == owner | BUSY => std::thread::yield_now(),
                 Err(_) => return,
             }
@@ -84,14 +84,14 @@ impl Held {
 impl Drop for Held {
     fn drop(&mut self) {
         if let Some(Note { number, owner }) = self.0 {
-            // Fails where the owner has lost it.
+            // Fails if the owner has lost it.
             let _ = OWNERS[number].compare_exchange(owner, 0, Ordering::AcqRel, Ordering::Relaxed);
         }
     }
 }
 
-/// Hands every descriptor whose owner is to lose it to `close`, and forgets them, in the process whose threads use them:
-/// not before they are through with `Held::keep_for`. Only atomics: a fork handler may call it.
+/// Passes every descriptor whose owner loses it to `close`, and removes its record, in the process whose threads use them:
+/// not before they have left `Held::keep_for`. Only atomics: a fork handler may call it.
 pub fn release(loses: impl Fn(u32) -> bool, close: impl Fn(RawFd)) {
     for (number, noted) in noted() {
         let mut found = noted.load(Ordering::Acquire);
@@ -110,8 +110,8 @@ pub fn release(loses: impl Fn(u32) -> bool, close: impl Fn(RawFd)) {
     }
 }
 
-/// The same in a forked copy, where nobody is at work any more: what a thread of the parent's was using then is used no
-/// longer. [a signal handler may call it]
+/// The same in a forked copy, which has no other threads: what a thread of the parent was using is not in use here.
+/// [async-signal-safe]
 pub fn release_copies(loses: impl Fn(u32) -> bool, close: impl Fn(RawFd)) {
     for (number, noted) in noted() {
         let owner = noted.fetch_and(!BUSY, Ordering::AcqRel) & !BUSY;

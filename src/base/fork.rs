@@ -1,28 +1,28 @@
-//! How many forks lie between the first process and this one, and whether something was made in this very process. The
-//! count is raised by whoever notices a fork, which is `ffi::fork`; nothing here notices one by itself.
+//! The number of forks between the first process and this one, and whether an object was created in this process.
+//! `ffi::fork` detects forks and raises the count; nothing here detects one by itself.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::fds;
 
-/// What things made by this process belong to; 1 in the first, never 0.
+/// The generation of objects created by this process; 1 in the first process, never 0.
 static GENERATION: AtomicU64 = AtomicU64::new(1);
 
-/// The generation, as far as it has been noticed.
+/// The generation, as far as detected.
 pub fn generation() -> u64 {
     GENERATION.load(Ordering::Acquire)
 }
 
-/// This process has turned out to be a copy.
+/// This process has been found to be a copy.
 pub fn advance() {
     GENERATION.fetch_add(1, Ordering::AcqRel);
 }
 
-/// The process that made something with effects on others: a socket's file, a connection that is ended for every copy of
-/// it.
+/// The process that created an object with effects on others: a socket's file, a connection that is ended for every copy
+/// of it.
 #[derive(Debug, Clone, Copy)]
 pub struct Maker {
-    /// `None`: a handle of the C interface. Whatever such a handle holds is never dropped in a copy, and may move there.
+    /// `None`: a handle of the C interface. Its contents are never dropped in a copy, and may move there.
     process: Option<(u64, u32)>,
 }
 

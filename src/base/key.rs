@@ -1,12 +1,12 @@
-//! Generational keys: an index into a slab plus a generation, so that a key kept after its object has
-//! gone (a slot of a dead child, an event of the same batch) finds nothing instead of the next tenant.
+//! Generational keys: an index into a slab and a generation. A key kept after its object has been removed (a slot of a
+//! closed child, an event of the same batch) finds nothing instead of the next object in its place. Owns only the slab.
 
 use slab::Slab;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::marker::PhantomData;
 
-/// Names one `T` for its life time and nothing after it. A key of one kind of object cannot be used to
+/// Identifies one `T` as long as it exists, and nothing after it. A key of one kind of object cannot be used to
 /// look up another kind.
 pub struct Key<T> {
     index: u32,
@@ -15,7 +15,7 @@ pub struct Key<T> {
 }
 
 impl<T> Key<T> {
-    /// A key no arena ever gives out.
+    /// A key no arena ever returns.
     pub const NONE: Key<T> = Key { index: u32::MAX, generation: 0, kind: PhantomData };
 
     /// Whether this is `NONE`.
@@ -28,7 +28,7 @@ impl<T> Key<T> {
         (u64::from(self.generation) << 32) | u64::from(self.index)
     }
 
-    /// The key a token stands for.
+    /// The key of a token.
     pub fn from_bits(bits: u64) -> Self {
         Key { index: bits as u32, generation: (bits >> 32) as u32, kind: PhantomData }
     }
@@ -71,18 +71,18 @@ impl<T> Default for Arena<T> {
 }
 
 impl<T> Arena<T> {
-    /// An empty arena for the process behind so many forks. Those before it have given out other keys: they begin at
-    /// numbers that lie far apart.
+    /// An empty arena for the process after this many forks. Arenas of earlier processes return other keys: they begin at
+    /// numbers that are far apart.
     pub fn of_copy(forks: u64) -> Arena<T> {
         // Odd, so that no two of the first four billion are the same; the golden ratio spreads them.
         let first = (forks as u32).wrapping_mul(0x9E37_79B9).wrapping_add(1);
         Arena { slab: Slab::new(), next_generation: first.max(1) }
     }
 
-    /// Stores `value` and returns the only key that will ever name it.
+    /// Stores `value` and returns its key, which is never used again.
     pub fn insert(&mut self, value: T) -> Key<T> {
         let generation = self.next_generation;
-        // Wraps after four billion objects, by when no key of the first round is left. Zero is `NONE`.
+        // Wraps after four billion objects; by then no key of the first round is left. Zero is `NONE`.
         self.next_generation = self.next_generation.checked_add(1).unwrap_or(1);
         let index = self.slab.insert((generation, value)) as u32;
         Key { index, generation, kind: PhantomData }
@@ -104,7 +104,7 @@ impl<T> Arena<T> {
         }
     }
 
-    /// Takes the object out, unless it has gone.
+    /// Removes the object and returns it, unless it was removed before.
     pub fn remove(&mut self, key: Key<T>) -> Option<T> {
         self.get(key)?;
         Some(self.slab.remove(key.index as usize).1)
@@ -127,12 +127,12 @@ impl<T> Arena<T> {
         })
     }
 
-    /// Every key, collected, for passes that change the arena as they go.
+    /// Every key, collected, for passes that change the arena.
     pub fn keys(&self) -> Vec<Key<T>> {
         self.iter().map(|(key, _)| key).collect()
     }
 
-    /// Gives unused room back to the allocator after a burst.
+    /// Frees unused capacity after a burst.
     pub fn shrink(&mut self) {
         self.slab.shrink_to_fit();
     }

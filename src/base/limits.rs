@@ -9,13 +9,13 @@ pub const READ_TURN: usize = 64 * 1024;
 pub const ACCEPT_TURN: usize = 256;
 /// Sockets taken from adopted children in one turn, for the same reason.
 pub const HANDED_TURN: usize = 64;
-/// Sockets taken with one read: whoever hands over more at once loses the rest. It sends them one by one.
+/// Sockets taken with one read: a child that hands over more at once loses the rest, so it sends them one by one.
 pub const HANDED_READ: usize = 16;
-/// Connections that may wait in the kernel for `accept`. 1,000 children may connect at once; the kernel
+/// Connections that may wait in the kernel for `accept`: 1,000 children may connect at the same time. The kernel
 /// itself caps this at `net.core.somaxconn`.
 pub const LISTEN_BACKLOG: i32 = 4096;
-/// Replies nest at most this deep; deeper is treated as a desync. Above what a script can return: Lua's own
-/// stack ends at 8000. Else any child could break the lane it shares.
+/// Replies nest at most this deep; deeper nesting is treated as a desync. This is above what a script can return, since
+/// Lua's own stack ends at 8000: otherwise any child could break the lane it shares.
 pub const REPLY_DEPTH: usize = 8192;
 /// Redis' `proto-max-bulk-len`: a longer argument is a protocol error, as in Redis.
 pub const BULK_MAX: u64 = 512 * 1024 * 1024;
@@ -23,40 +23,40 @@ pub const BULK_MAX: u64 = 512 * 1024 * 1024;
 pub const REQUEST_WORDS: usize = 64 * 1024;
 /// A header or inline line without its end may not grow past this, as in Redis (`PROTO_INLINE_MAX_SIZE`).
 pub const LINE_MAX: usize = 64 * 1024;
-/// Unread replies above which a child's requests are no longer run: it must take answers first.
+/// Unread replies, bytes, above which a child's requests no longer run: it must read replies first.
 pub const CHILD_OUTPUT_PAUSE: usize = 1024 * 1024;
-/// Bytes of requests read from such a child all the same. Clients write a whole pipeline before they read a
-/// reply; with less room here than the pipeline has bytes, each side would wait for the other to read. Beyond, only a
-/// child is read that takes no reply at all, up to `child_input_max` bytes.
+/// Bytes of requests still read from such a child. Clients write a whole pipeline before they read a reply; if the pipeline
+/// were longer than this, each side would wait for the other to read. Beyond it, only a child that reads no reply at all
+/// is read, up to `child_input_max` bytes.
 pub const CHILD_READ_AHEAD: usize = 64 * 1024 * 1024;
-/// A child that has taken no byte of its replies for so many milliseconds is taken to be in the middle of a write.
+/// A child that has read no byte of its replies for this many milliseconds is assumed to be still writing.
 pub const READ_AHEAD_PATIENCE: u64 = 100;
-/// Bytes of requests one child may run before the next child has its turn, so that a deep pipeline is woven into
-/// the others' instead of standing in front of them.
+/// Bytes of requests one child may run before the next child has its turn, so that a deep pipeline is interleaved with
+/// the others' instead of running before them.
 pub const CHILD_TURN: i64 = 16 * 1024;
-/// What the smallest request counts against its child's turn, in bytes: 32 of them are one.
+/// Bytes that the smallest request counts against its child's turn: 32 of them are one turn.
 pub const REQUEST_COST_MIN: i64 = 512;
-/// The same for all children together, between two looks at the sockets: somebody who has just come must not wait for
-/// all that was read before.
+/// The same for all children together, between two polls of the sockets: a new child must not wait for
+/// all input read before.
 pub const RUN_TURN: i64 = 1024 * 1024;
-/// Children in line that have their turn all the same, where those who have just been read have used that up.
+/// Waiting children that have their turn even if the children read last have used that up.
 pub const RUN_LEAST: usize = 32;
-/// What looking a child up, or passing over one, counts against a turn: less than a tenth of a small request.
+/// Bytes that looking a child up, or passing over one, counts against a turn: less than a tenth of a small request.
 pub const LOOK_COST: usize = 32;
-/// A request or a reply of so many bytes goes on a lane for such: what stands behind it would wait for longer than
+/// A request or a reply of this many bytes uses a separate lane: requests behind it would wait longer than
 /// behind a thousand small ones.
 pub const BULK_MIN: usize = 256 * 1024;
-/// Short replies in a row after which a command that was once answered at length is no longer expected to be. A
-/// child that gets both by turns would else change lanes, and wait for what is in flight, every time.
+/// Short replies in a row after which a command with an earlier long reply is no longer expected to be long. Otherwise a
+/// child with alternating replies would change lanes, and wait for the requests in flight, every time.
 pub const BULK_PATIENCE: u8 = 16;
-/// A lane without a reply for so many milliseconds has the upstream asked whether a script keeps it busy.
+/// A lane without a reply for this many milliseconds makes the broker ask the upstream whether a script is running.
 pub const BUSY_PROBE: u64 = 250;
-/// A command that has kept the upstream from everything else for so many milliseconds is expected to do so again.
+/// A command that has blocked the upstream for this many milliseconds is expected to do so again.
 pub const SLOW_MIN: u64 = 1000;
-/// A canary without an answer is followed by another one after so many milliseconds.
+/// A canary without an answer is followed by another one after this many milliseconds.
 pub const CANARY_PATIENCE: u32 = 1000;
-/// Bytes a lane may owe its socket before the children that use it have to wait. A single larger request
-/// still passes whole.
+/// Unsent bytes of a lane above which the children that use it have to wait. A single larger request
+/// is still accepted whole.
 pub const LANE_WINDOW: usize = 4 * 1024 * 1024;
 /// Upstream connections no lease may take, so that each kind of work can always go on: one for control and
 /// one shared lane (transactions), one more (sessions), one more (blocking commands).
@@ -65,97 +65,97 @@ pub const PLACES_KEPT_FROM_TRANSACTIONS: usize = 2;
 pub const PLACES_KEPT_FROM_SESSIONS: usize = 3;
 /// See [`PLACES_KEPT_FROM_TRANSACTIONS`].
 pub const PLACES_KEPT_FROM_BLOCKING: usize = 4;
-/// A busy shared lane gives up its connection to a waiting one only after holding it this long, in
+/// A busy shared lane gives up its connection to a waiting one only after using it this long, in
 /// milliseconds: connecting costs more than a request.
 pub const LANE_HOLD_MIN: u64 = 20;
-/// A connection given up is closed when the upstream has closed its side, or after this many milliseconds.
+/// A yielded connection is closed when the upstream has closed its side, or after this many milliseconds.
 /// Until then it counts against `upstream_connections_max`, since the upstream counts it too.
 pub const LEAVE_MAX: u64 = 1000;
-/// First delay before an upstream is dialled again, in milliseconds; doubles up to `reconnect_backoff_max`.
+/// First delay before the next attempt to connect, in milliseconds; doubles up to `reconnect_backoff_max`.
 pub const BACKOFF_FIRST: u64 = 10;
-/// A blocking command whose child ends its sending side right behind it is given this many milliseconds to
-/// be answered at once. No longer: an element popped for a child that has died is lost.
+/// A blocking command whose child shuts down its sending side right behind it has this many milliseconds to
+/// be answered. Not longer: an element popped for a child that has died is lost.
 pub const BLOCKED_END_GRACE: u64 = 20;
-/// A blocking command waits for a lease so many milliseconds longer than for an element: what is there already
-/// is to be delivered however short its own timeout, and a connection is opened within this time.
+/// A blocking command waits for a lease this many milliseconds longer than for an element: an existing element
+/// must be delivered however short the command's own timeout, and a connection is opened within this time.
 pub const LEASE_GRACE: u64 = 40;
-/// A leased connection nobody has borrowed for so many milliseconds is closed, but for `leases_warm`: long enough for
-/// a worker that asks again and again, and no longer, since Redis counts it.
+/// An unused leased connection is closed after this many milliseconds, except `leases_warm` of them: long enough for
+/// a worker that sends one request after the other, and no longer, since Redis counts it.
 pub const LEASE_LINGER: u64 = 3_000;
-/// A CLIENT UNBLOCK that overtook the command it was to end is asked again after this many milliseconds.
+/// A CLIENT UNBLOCK that overtook the command it was to end is repeated after this many milliseconds.
 pub const UNBLOCK_RETRY: u64 = 5;
-/// Period of the janitor, in milliseconds: while work is under way, and while nothing is.
+/// Period of the janitor, in milliseconds: while requests are in progress, and while none are.
 pub const JANITOR_BUSY: u64 = 100;
 /// See [`JANITOR_BUSY`].
 pub const JANITOR_IDLE: u64 = 1000;
-/// Heap bytes that must have come free before the program is told to give them back to the system: below
-/// this it is not worth a walk over the heap.
+/// Heap bytes that must have become free before the program is told to trim the heap: below
+/// this a walk over the heap is not worthwhile.
 pub const RELIEF_MIN: usize = 128 * 1024;
-/// The program is told so at most this often, in milliseconds: a load that swings would only fault its pages
+/// The program is told so at most this often, in milliseconds: with an alternating load its pages would only be faulted
 /// in again.
 pub const RELIEF_INTERVAL: u64 = 1000;
-/// Subscriptions of one child. Redis has no such bound; here each costs an entry beside those of all other
-/// children, and leaving all of them is one turn's work.
+/// Subscriptions of one child. Redis has no such bound; here each costs an entry in a table shared by all
+/// children, and leaving all of them is the work of one turn.
 pub const CHILD_TOPICS_MAX: usize = 256 * 1024;
-/// A longer command name is unknown without asking: Redis has none, and the question is paid for by all.
+/// A longer command name is unknown without asking: Redis has none, and the question would delay all children.
 pub const COMMAND_NAME_MAX: usize = 128;
-/// Connections of a user of the upstream, and its password, are kept this many milliseconds after the last
-/// child that was it: processes that live for one request each would cost the upstream a connection each.
+/// Connections of an upstream user, and its password, are kept this many milliseconds after its last
+/// child: otherwise processes that live for one request would cost the upstream a connection each.
 pub const USER_LINGER: u64 = 5_000;
-/// What the upstream has said about a user's rights holds for this many milliseconds: they may change at any
-/// time, and nobody tells.
+/// The upstream's answer about a user's permissions is valid for this many milliseconds: they may change at any
+/// time, without notice.
 pub const RIGHTS_FRESH: u64 = 1_000;
-/// A newcomer that says nothing is the upstream's default user if that needed no password at most this many
-/// milliseconds ago: it may be given one at any time, and nobody tells.
+/// A new child is the upstream's default user if that needed no password at most this many
+/// milliseconds ago: it may get one at any time, without notice.
 pub const DEFAULT_FRESH: u64 = 100;
-/// Passwords of one user of the upstream that are in use at once: each has connections of its own.
+/// Passwords of one upstream user in use at the same time: each has its own connections.
 pub const USER_PASSWORDS_MAX: usize = 16;
-/// Bytes of a name or a password. Redis reads no longer argument from a connection that has not said who it is, so no
-/// connection upstream could be greeted with it.
+/// Bytes of a name or a password. Redis accepts no longer argument from an unauthenticated connection, so no upstream
+/// connection could be authenticated with it.
 pub const CREDENTIAL_MAX: usize = 16 * 1024;
-/// Wrong passwords from one place that cost no time: people mistype, and secrets are rotated.
+/// Wrong passwords from one place that cause no delay: people mistype, and secrets are rotated.
 pub const GUESSES_FREE: u32 = 3;
-/// How many are counted.
+/// How many wrong passwords are counted.
 pub const GUESSES_COUNTED: u32 = 8;
-/// What the next one costs then, in milliseconds; it doubles with each up to `GUESS_DELAY_MAX`.
+/// The delay of the next attempt then, in milliseconds; it doubles with each up to `GUESS_DELAY_MAX`.
 pub const GUESS_DELAY: u64 = 100;
-/// Long enough that trying finds no password that is one, short enough for somebody honest from the same place.
+/// Long enough that guessing finds no real password, short enough for legitimate users of the same place.
 pub const GUESS_DELAY_MAX: u64 = 400;
-/// One wrong password is forgiven every so many milliseconds.
+/// The count of wrong passwords drops by one every this many milliseconds.
 pub const GUESS_FORGIVEN: u64 = 5_000;
-/// Places of which wrong passwords are remembered; the most patient attacker is the last to be forgotten.
+/// Places whose wrong passwords are stored; the one with the highest count is the last to be dropped.
 pub const GUESS_SOURCES_MAX: usize = 1024;
-/// Right names and passwords remembered of one place, as hashes.
+/// Correct names and passwords stored per place, as hashes.
 pub const GUESSES_RIGHT: usize = 32;
-/// Who holds the leases is looked up at most this often, in milliseconds: many may be refused at once.
+/// The holders of leases are looked up at most this often, in milliseconds: many requests may be refused at once.
 pub const HOLDERS_FRESH: u64 = 1_000;
-/// The log tells of children refused at most this often, in milliseconds: it looks at all who are there.
+/// Refused children are logged at most this often, in milliseconds: it looks at all connected children.
 pub const REFUSED_LOG_INTERVAL: u64 = 10_000;
-/// Bytes written to one socket in one turn, so that whoever takes a huge reply does not hold the loop.
+/// Bytes written to one socket in one turn, so that a child with a huge reply does not occupy the loop.
 pub const WRITE_TURN: usize = 1024 * 1024;
 /// Events taken from the poll in one turn; more wait in the kernel for the next.
 pub const EVENTS_TURN: usize = 1024;
-/// Pause after the system has refused an accept for want of descriptors or memory, in milliseconds, unless
+/// Pause after an accept failed without descriptors or memory, in milliseconds, unless
 /// a connection is closed before.
 pub const ACCEPT_PAUSE: u64 = 100;
 /// Reads from one child when a drain begins: more than a socket's buffer holds by default (6 MiB for TCP).
 pub const DRAIN_READS: usize = 128;
-/// The upstream's name is looked up at most this often, in milliseconds: many lanes may be dialled at once.
+/// The upstream's name is looked up at most this often, in milliseconds: many lanes may connect at the same time.
 pub const RESOLVE_INTERVAL: u64 = 1000;
-/// A look-up that has not ended after so many milliseconds is not waited for any more: whoever was at it may have stayed
-/// behind in another process. Longer than the system's resolver takes to give up.
+/// A look-up that has not ended after this many milliseconds is abandoned: its thread may exist only in another process.
+/// Longer than the timeout of the system's resolver.
 pub const RESOLVE_PATIENCE: u64 = 60_000;
-/// A connection that was not read for so many milliseconds is quiet, and looked at once more if its last read may have
-/// left something behind.
+/// A connection that was not read for this many milliseconds is quiet, and is read once more if its last read may have
+/// left bytes behind.
 pub const QUIET_AFTER: u64 = 100;
-/// Reads that ask whether something came with the bytes, after one of which that was so: more may come soon.
+/// Further reads that ask for ancillary data after one that had some: more may follow soon.
 pub const ASKING_READS: u32 = 32;
-/// Log lines that one place in the code writes within `LOG_INTERVAL`; the others are counted, and summed up in one
-/// line. Most of them can be caused by a child, as fast as it likes.
+/// Log lines that one place in the code writes within `LOG_INTERVAL`; the others are counted and summed up in one
+/// line. Children can cause most of them at any rate.
 pub const LOG_LINES: u32 = 10;
 /// See [`LOG_LINES`]; milliseconds.
 pub const LOG_INTERVAL: u64 = 10_000;
-/// Log lines that one thread keeps until its step is done; those beyond are counted.
+/// Log lines that one thread keeps until its step is done; further ones are counted.
 pub const LOG_QUEUE: usize = 1000;
-/// Bytes of one log line; what it quotes may be much longer.
+/// Bytes of one log line; text that it quotes may be much longer.
 pub const LOG_LINE_MAX: usize = 2048;

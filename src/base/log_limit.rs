@@ -1,6 +1,5 @@
-//! How many log lines one place in the code may write: most lines can be caused by a child, as fast as it
-//! likes. Owns the counts of every place. Writes nothing, reads no clock, and knows no line by name: whoever
-//! logs, logs, and the logger asks here.
+//! Limits how many log lines one place in the code may write, since children can cause most of them at any rate. Owns the
+//! counts of every place. Writes nothing and reads no clock. Code that logs does not know of it: the loggers ask here.
 
 use super::clock::Millis;
 use super::limits::{LOG_INTERVAL, LOG_LINE_MAX, LOG_LINES};
@@ -11,22 +10,22 @@ use std::fmt::{self, Write};
 /// A place in the code that logs: a file and a line of it.
 type Site = (&'static str, u32);
 
-/// The budget of every place that has written lately.
+/// The budgets of all places that have logged recently.
 #[derive(Debug, Default)]
 pub struct LogLimit {
     sites: HashMap<Site, Budget>,
-    /// When the first interval ends in which lines were left out.
+    /// When the first interval with suppressed lines ends.
     due: Option<Millis>,
 }
 
 #[derive(Debug)]
 struct Budget {
-    /// The interval's beginning.
+    /// The beginning of the interval.
     since: Millis,
     written: u32,
     left_out: u64,
     level: Level,
-    /// The last line that was written, to say what the others are like.
+    /// The last line that was written, an example of the suppressed ones.
     like: String,
 }
 
@@ -35,7 +34,7 @@ struct Budget {
 pub struct LogLine {
     /// How important it is.
     pub level: Level,
-    /// Its text, without a line end of its own; what it quotes may hold some.
+    /// Its text, without a line end of its own; quoted parts may contain some.
     pub text: String,
 }
 
@@ -63,7 +62,7 @@ impl LogLimit {
         Some(LogLine { level, text: budget.like.clone() })
     }
 
-    /// What is to be said about lines left out, where their interval is over. Call before `admit`, and when
+    /// Summaries of suppressed lines whose interval has ended. Call before `admit`, and when
     /// it is due.
     pub fn summaries(&mut self, now: Millis) -> Vec<LogLine> {
         if self.due.is_none_or(|due| due > now) {
@@ -72,7 +71,7 @@ impl LogLimit {
         self.sum_up(now, |budget| now >= budget.ends())
     }
 
-    /// The same for all lines left out so far, when there will be no more.
+    /// The same for all lines suppressed so far, when no more will come.
     pub fn last_summaries(&mut self, now: Millis) -> Vec<LogLine> {
         self.sum_up(now, |_| true)
     }
@@ -91,7 +90,7 @@ impl LogLimit {
         lines
     }
 
-    /// When `summaries` will have something to say; `None` while nothing was left out.
+    /// When the next summary is due; `None` if no lines were suppressed.
     pub fn due(&self) -> Option<Millis> {
         self.due
     }
@@ -113,10 +112,10 @@ impl Budget {
     }
 }
 
-/// The text of a record, cut to `LOG_LINE_MAX`: what it quotes may have been chosen by a child.
+/// The text of a record, cut to `LOG_LINE_MAX`: a child may have chosen quoted parts.
 fn text_of(args: &fmt::Arguments<'_>) -> String {
     let mut text = Cut(String::new());
-    // An error is the cut itself, or a `Display` that gave up half-way: what there is says enough.
+    // An error is the cut itself, or a `Display` that failed half-way: the text so far is enough.
     let _ = text.write_fmt(*args);
     text.0
 }

@@ -1,4 +1,5 @@
-//! The ground floor: errors, bounds, bytes, keys, time, how much is logged, whose a descriptor is. Knows nothing of Redis or sockets.
+//! The ground floor: errors, bounds, bytes, keys, time, log limits, owners of descriptors. Knows nothing of Redis or
+//! sockets.
 
 pub mod bytes;
 pub mod clock;

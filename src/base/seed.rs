@@ -1,9 +1,9 @@
-//! A number by chance, for jitter and the base of ids. Not for secrets.
+//! A random number, for jitter and the base of ids. Not for secrets.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 
-/// A seed that differs between processes, and between two calls in one. Asks the system for it, once a thread; leaves
-/// nothing behind that a leak checker would name, as a generator of its own per thread would.
+/// A seed that differs between processes, and between two calls in one. The system provides it, once per thread; a leak
+/// checker finds nothing, unlike with one generator per thread.
 pub fn seed() -> u64 {
     RandomState::new().build_hasher().finish()
 }
