@@ -1,5 +1,5 @@
 //! Writes RESP: each function appends one value, or one header, to a byte vector. Never allocates beyond
-//! that vector and never fails. `proto` is the RESP version the reader speaks; anything but 3 means 2.
+//! that vector and never fails. `proto` is the RESP version of the reader; anything but 3 means 2.
 
 /// A count or length line: type byte, decimal, CRLF.
 fn header(out: &mut Vec<u8>, kind: u8, n: usize) {
@@ -60,7 +60,7 @@ pub fn verbatim_txt(out: &mut Vec<u8>, bytes: &[u8], proto: u8) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// The same of text that is at hand, without copying it to another place.
+/// The same for owned text, whose buffer is reused.
 pub fn as_verbatim_txt(mut text: Vec<u8>, proto: u8) -> Vec<u8> {
     let mut head = Vec::new();
     match proto {
@@ -85,13 +85,13 @@ pub fn int(out: &mut Vec<u8>, n: i64) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// A status. CR and LF would end the line and become spaces.
+/// A status. CR and LF, which would end the line, become spaces.
 pub fn simple(out: &mut Vec<u8>, text: &str) {
     line(out, b'+', text.as_bytes());
 }
 
-/// An error; `text` starts with its code word and has neither the `-` nor the CRLF. CR and LF inside
-/// would end the line and become spaces.
+/// An error; `text` starts with its code and has neither the `-` nor the CRLF. CR and LF inside, which
+/// would end the line, become spaces.
 pub fn error(out: &mut Vec<u8>, text: impl AsRef<[u8]>) {
     line(out, b'-', text.as_ref());
 }
@@ -103,17 +103,17 @@ fn line(out: &mut Vec<u8>, kind: u8, text: &[u8]) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// What Redis shows in the place of a byte that would end a reply's line.
+/// The byte that Redis writes instead of one that would end a reply's line.
 pub(super) fn one_line(byte: u8) -> u8 {
     if matches!(byte, b'\r' | b'\n') { b' ' } else { byte }
 }
 
-/// The null that stands for a missing string.
+/// The null for a missing string.
 pub fn null(out: &mut Vec<u8>, proto: u8) {
     out.extend_from_slice(if proto == 3 { b"_\r\n" } else { b"$-1\r\n" });
 }
 
-/// The null that stands for a missing array.
+/// The null for a missing array.
 pub fn null_array(out: &mut Vec<u8>, proto: u8) {
     out.extend_from_slice(if proto == 3 { b"_\r\n" } else { b"*-1\r\n" });
 }

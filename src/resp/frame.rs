@@ -1,6 +1,6 @@
-//! Finds where a child's request ends and where its arguments lie, exactly as Redis 7.0 would, and makes
-//! it safe to forward: what an upstream reads never depends on bytes Redis would not have looked at.
-//! Owns one half-read frame's state; never the bytes, and never what a command means.
+//! Finds the end of a child's request and its arguments, exactly as Redis 7.0 does, and makes it safe to forward: what an
+//! upstream reads never depends on bytes Redis would not have checked. Owns the state of one incomplete frame; never the
+//! bytes, and never the meaning of a command.
 
 use super::{encode, inline};
 use crate::base::limits::{BULK_MAX, LINE_MAX};
@@ -14,7 +14,7 @@ pub type ArgRange = (u32, u32);
 const UNAUTHENTICATED_ARGS: i64 = 10;
 /// Bytes an argument may have before its child has authenticated.
 const UNAUTHENTICATED_BULK: i64 = 16 * 1024;
-/// Argument ranges kept from one request to the next, and most that are reserved on a child's word.
+/// Argument ranges kept from one request to the next, and most that are reserved because a child announces them.
 const ARGS_KEPT: usize = 256;
 /// Bytes of scratch kept from one rewritten request to the next.
 const SCRATCH_KEPT: usize = 4096;
@@ -62,47 +62,47 @@ fn slice(bytes: &[u8], (start, end): ArgRange) -> &[u8] {
     bytes.get(start as usize..end as usize).unwrap_or_default()
 }
 
-/// What one request may be. Read afresh by every scan.
+/// The limits of one request. Passed to every scan.
 #[derive(Debug, Clone, Copy)]
 pub struct FrameLimits {
     /// Bytes of one whole request, as sent and as forwarded. Taken as 4 GiB - 1 if it is more.
     pub request_max: usize,
     /// Whether the child has authenticated, or need not. If not, Redis' own limits of 10 arguments of
-    /// 16 KiB hold, though not for inline requests.
+    /// 16 KiB apply, except to inline requests.
     pub authenticated: bool,
 }
 
-/// What a scan found at the start of its bytes.
+/// The result of a scan of its bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scan {
     /// No complete frame yet.
     NeedMore {
-        /// Bytes from the frame's start below which no frame can be complete; always more than were given.
-        /// It is the child's word: cap what is reserved for it. An error can show earlier, so scan
+        /// The number of bytes below which no frame can be complete; always more than were given.
+        /// The child announces it: cap the memory reserved for it. An error can appear earlier, so scan
         /// whenever bytes arrive.
         at_least: usize,
     },
-    /// A frame without a command (`*0`, `*-1`, an empty line), skipped in silence. The scanner is ready
+    /// A frame without a command (`*0`, `*-1`, an empty line), skipped without a reply. The scanner is ready
     /// for the next frame without a reset.
     Empty {
         /// Bytes to drop.
         len: usize,
     },
-    /// A request; see [`Scanner::request`]. Scanning the same bytes again says the same until the reset.
+    /// A request; see [`Scanner::request`]. Until the reset, scanning the same bytes again has the same result.
     Frame {
-        /// Bytes of input it takes, which [`Request::bytes`] need not have.
+        /// Bytes of input it takes; [`Request::bytes`] may have another length.
         len: usize,
     },
-    /// Not a request. Redis answers [`ProtocolError::reply`] and closes; so it stays until the reset.
+    /// Not a request. Redis answers [`ProtocolError::reply`] and closes. The result is the same until the reset.
     Error {
         /// What is wrong.
         error: ProtocolError,
-        /// Bytes given to this scan. None of them, nor any later one, is of use.
+        /// Bytes given to this scan. Neither these nor any later ones can be used.
         len_seen: usize,
     },
 }
 
-/// Why bytes are not a request. The texts are Redis' own, but for [`ProtocolError::RequestTooBig`].
+/// Why bytes are not a request. The texts are those of Redis, except [`ProtocolError::RequestTooBig`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProtocolError {
     /// The argument count is not a canonical number, or beyond 2147483647.
@@ -115,15 +115,15 @@ pub enum ProtocolError {
     InvalidBulkLength,
     /// A longer argument than a child may send before it has authenticated.
     UnauthenticatedBulkLength,
-    /// A count line without an end in sight.
+    /// A count line that is too long.
     MultibulkLineTooBig,
-    /// An argument's length line without an end in sight.
+    /// An argument's length line that is too long.
     BulkLineTooBig,
-    /// An inline request without an end in sight.
+    /// An inline request that is too long.
     InlineTooBig,
     /// An inline request with a quote not closed, or closed within a word.
     UnbalancedQuotes,
-    /// The request is, or claims to become, longer than [`FrameLimits::request_max`].
+    /// The request is, or announces to become, longer than [`FrameLimits::request_max`].
     RequestTooBig,
 }
 
@@ -146,7 +146,7 @@ impl ProtocolError {
         reply.extend_from_slice(b"-ERR Protocol error: ");
         reply.extend_from_slice(text.as_bytes());
         if let ProtocolError::ExpectedBulk(byte) = *self {
-            // As it is, valid UTF-8 or not.
+            // Unchanged, valid UTF-8 or not.
             reply.extend_from_slice(&[encode::one_line(byte), b'\'']);
         }
         reply.extend_from_slice(b"\r\n");
@@ -154,13 +154,13 @@ impl ProtocolError {
     }
 }
 
-/// Where in a frame the scanner stands.
+/// The scanner's position in a frame.
 #[derive(Debug, Default, Clone, Copy)]
 enum Stage {
     /// Before its first byte.
     #[default]
     Start,
-    /// In an inline request: only its LF is of interest.
+    /// In an inline request: looking for its LF.
     Inline,
     /// In the `*n` line.
     Count,
@@ -168,42 +168,42 @@ enum Stage {
     Header,
     /// In an argument of this many bytes.
     Body(usize),
-    /// Behind it.
+    /// Behind an argument.
     Done { len: usize, rewritten: bool },
-    /// Nowhere any more.
+    /// At the end, after an error.
     Failed(ProtocolError),
 }
 
-/// What a `*n` or `$n` line says.
+/// The content of a `*n` or `$n` line.
 enum HeaderLine {
-    /// It ends before `end`; `value` is none if it is not a canonical number, `crlf` whether it ends in
-    /// CRLF: Redis takes any byte after the CR.
+    /// It ends before `end`; `value` is `None` if it is not a canonical number, `crlf` says whether it ends in
+    /// CRLF: Redis accepts any byte after the CR.
     Whole { value: Option<i64>, end: usize, crlf: bool },
-    /// It does not end yet.
+    /// Incomplete.
     Partial { at_least: usize },
-    /// It will not end in time.
+    /// Too long.
     TooBig,
 }
 
-/// Finds requests in one child's input, frame by frame, resuming where it stopped. Holds no heap until
+/// Finds requests in one child's input, frame by frame, resuming where it stopped. Uses no heap until
 /// the first frame starts, and little between frames.
 #[derive(Default)]
 pub struct Scanner {
     stage: Stage,
     /// Arguments found so far.
     args: Vec<ArgRange>,
-    /// The canonical form of a request that was sent in another.
+    /// The canonical form of a request that was sent in another form.
     scratch: Vec<u8>,
-    /// Bytes understood so far; the line or body of `stage` starts here.
+    /// Bytes parsed so far; the line or body of `stage` starts here.
     pos: usize,
-    /// Bytes searched in vain for the end of the line at `pos`. Never less than `pos`, never more than
+    /// Bytes already searched for the end of the line at `pos`. Never less than `pos`, never more than
     /// the last scan was given.
     searched: usize,
     /// Where the count line ends.
     count_end: usize,
-    /// Arguments still to come.
+    /// Number of missing arguments.
     args_left: usize,
-    /// Something other than CRLF stood where Redis does not look.
+    /// A position that Redis does not check had other bytes than CRLF.
     odd: bool,
 }
 
@@ -228,8 +228,8 @@ impl Scanner {
             Stage::Failed(error) => return Scan::Error { error, len_seen: bytes.len() },
             _ => {}
         }
-        // Ranges are u32; nothing behind request_max can belong to an acceptable frame, so it must not
-        // influence which error is found either.
+        // Ranges are u32; bytes behind request_max cannot belong to an acceptable frame, so they must not
+        // affect which error is found either.
         let request_max = limits.request_max.min(u32::MAX as usize);
         let view = &bytes[..bytes.len().min(request_max)];
         let found = match self.searched > view.len() {
@@ -248,8 +248,8 @@ impl Scanner {
         })
     }
 
-    /// The request just found; `bytes` as given to the scan that said [`Scan::Frame`]. At any other time
-    /// a request of nothing. Repeatable until the reset.
+    /// The request just found; `bytes` as given to the scan that returned [`Scan::Frame`]. At any other time
+    /// an empty request. Repeatable until the reset.
     pub fn request<'a>(&'a self, bytes: &'a [u8]) -> Request<'a> {
         match self.stage {
             Stage::Done { rewritten: true, .. } => Request::new(&self.scratch, &self.args),
@@ -258,7 +258,7 @@ impl Scanner {
         }
     }
 
-    /// Forgets the frame: the next scan starts another. Keeps room enough for usual requests.
+    /// Drops the frame: the next scan starts another. Keeps enough capacity for usual requests.
     pub fn reset(&mut self) {
         self.stage = Stage::Start;
         self.pos = 0;
@@ -274,12 +274,12 @@ impl Scanner {
         }
     }
 
-    /// Whether no byte of a frame has been seen.
+    /// Whether no byte of a frame has been read.
     pub fn is_idle(&self) -> bool {
         matches!(self.stage, Stage::Start)
     }
 
-    /// Heap bytes held.
+    /// Heap bytes in use.
     pub fn footprint(&self) -> usize {
         self.args.capacity() * size_of::<ArgRange>() + self.scratch.capacity()
     }
@@ -380,7 +380,7 @@ impl Scanner {
         {
             return HeaderLine::Whole { value: Some(value), end: digits_end + 2, crlf: after == b'\n' };
         }
-        // Redis looks for the CR with strchr: it sees none behind a NUL, and nothing else ends the line.
+        // Redis looks for the CR with strchr, which stops at a NUL; nothing else ends the line.
         let missing = match memchr2(b'\r', 0, &view[self.searched..]) {
             Some(offset) if view[self.searched + offset] == b'\r' => {
                 let end = self.searched + offset;
@@ -406,7 +406,7 @@ impl Scanner {
         }
     }
 
-    /// Puts CRLF where something else stood. Numbers are canonical already, so no length changes.
+    /// Writes CRLF in place of other bytes. Numbers are canonical already, so no length changes.
     fn rewrite(&mut self, view: &[u8]) {
         self.scratch.clear();
         self.scratch.extend_from_slice(&view[..self.pos]);
@@ -418,7 +418,7 @@ impl Scanner {
         }
     }
 
-    /// Reads an inline request: a line up to LF, however long, if the LF is there already.
+    /// Reads an inline request: a line up to LF, of any length if the LF has already arrived.
     fn inline(&mut self, view: &[u8], request_max: usize) -> Result<Scan, ProtocolError> {
         let at_least = match memchr2(b'\n', 0, &view[self.searched..]) {
             Some(offset) if view[self.searched + offset] == b'\n' => {
@@ -485,8 +485,8 @@ fn bulk_len(kind: u8, value: Option<i64>, authenticated: bool) -> Result<usize, 
     }
 }
 
-/// The canonical non-negative number of up to nine digits that starts at `start`, and where it ends. None
-/// for everything else; that is left to the slow way.
+/// The canonical non-negative number of up to nine digits that starts at `start`, and where it ends. `None`
+/// for everything else, which the slow path handles.
 fn short_number(view: &[u8], start: usize) -> Option<(i64, usize)> {
     let rest = view.get(start..)?;
     let mut value = 0;
@@ -502,7 +502,7 @@ fn short_number(view: &[u8], start: usize) -> Option<(i64, usize)> {
     canonical.then_some((value, start + digits))
 }
 
-/// A number as Redis' `string2ll` takes it: no sign but `-`, no leading zero, no blank, within 64 bits.
+/// A number as Redis' `string2ll` accepts it: no sign but `-`, no leading zero, no blank, within 64 bits.
 fn canonical_number(text: &[u8]) -> Option<i64> {
     let digits = text.strip_prefix(b"-").unwrap_or(text);
     let canonical = match digits {

@@ -1,5 +1,5 @@
-//! Splits an inline command line into arguments as Redis does (`sdssplitargs`), oddities included.
-//! Never sees the line's end or a NUL: the frame scanner has found both before.
+//! Splits an inline command line into arguments as Redis does (`sdssplitargs`), including its oddities.
+//! Never sees the line's end or a NUL: the frame scanner has already found both.
 
 use super::frame::ArgRange;
 
@@ -7,8 +7,8 @@ use super::frame::ArgRange;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UnbalancedQuotes;
 
-/// Appends the unquoted arguments of `line` to `text` and the place of each to `args`. A line of blanks
-/// has no arguments. What was appended before an error is left there for the caller to throw away.
+/// Appends the unquoted arguments of `line` to `text` and the range of each to `args`. A line of blanks
+/// has no arguments. After an error the caller drops what was appended.
 pub fn split(line: &[u8], text: &mut Vec<u8>, args: &mut Vec<ArgRange>) -> Result<(), UnbalancedQuotes> {
     let mut at = 0;
     loop {
@@ -30,7 +30,7 @@ fn is_space(byte: u8) -> bool {
 }
 
 /// Copies one word and returns where it ended. VT and FF separate words but do not end one: Redis skips
-/// them between words and takes them as letters inside.
+/// them between words and treats them as letters inside.
 fn word(line: &[u8], mut at: usize, text: &mut Vec<u8>) -> Result<usize, UnbalancedQuotes> {
     while let Some(&byte) = line.get(at) {
         at += 1;

@@ -1,8 +1,8 @@
 //! The Redis protocol as bytes: where a request or a reply begins and ends, and how to write one.
 //! Nothing here knows a command, a connection or the clock, and nothing here interprets a value.
 //!
-//! Both scanners share one contract. They are given the bytes from the start of a frame; when they say
-//! `NeedMore` they are given the same bytes again with more behind them and go on where they stopped.
+//! Both scanners share one contract. They get the bytes from the start of a frame. After `NeedMore` they get
+//! the same bytes again, with more behind them, and continue where they stopped.
 
 pub mod encode;
 pub mod frame;

@@ -1,29 +1,29 @@
-//! Finds where an upstream's reply ends, RESP2 or RESP3, and looks into whole replies for the few that the
-//! broker reads itself. Anything Redis would not send is a desync: the lane is lost, never resynchronised.
+//! Finds where an upstream's reply ends, RESP2 or RESP3, and reads parts of whole replies for the few that the
+//! broker handles itself. Bytes that Redis would not send are a desync: the lane is closed, never resynchronised.
 //! Never copies or owns a reply.
 
 use crate::base::limits::{BULK_MAX, LINE_MAX, REPLY_DEPTH};
 use memchr::memchr;
 use std::ops::Range;
 
-/// Bytes of a status, an error or a big number. Scripts make them as long as they make strings, and the lane
-/// is not theirs alone: what Redis sends on their behalf must never be taken for a desync.
+/// Bytes of a status, an error or a big number. Scripts can make them as long as strings, and others share the
+/// lane: what Redis sends for a script must never be taken for a desync.
 const TEXT_LINE_MAX: usize = BULK_MAX as usize;
 /// Elements of one aggregate; keys and values of a map each count.
 const ELEMENTS_MAX: u64 = 1 << 40;
 /// Bytes of one string: Redis' own bound is 512 MiB, and a module's or a configured one may be more.
 const STRING_MAX: u64 = 1 << 32;
-/// Entries of `ReplyScanner::outer` for which it keeps room between replies.
+/// Entries of `ReplyScanner::outer` whose capacity is kept between replies.
 const OUTER_KEPT: usize = 128;
-/// Digits of the greatest length that either bound admits.
+/// Digits of the greatest length that either bound allows.
 const LENGTH_DIGITS: usize = 13;
 
-/// What a scan found at the start of its bytes.
+/// The result of a scan of its bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReplyScan {
     /// No complete value yet.
     NeedMore {
-        /// Bytes from the reply's start below which it cannot be complete; always more than were given.
+        /// The number of bytes below which it cannot be complete; always more than were given.
         at_least: usize,
     },
     /// One whole value; the scanner is ready for the next.
@@ -33,23 +33,23 @@ pub enum ReplyScan {
         /// The value's type byte, after any attribute.
         kind: u8,
     },
-    /// These are not replies: close the connection. The text is for the log.
+    /// These bytes are not replies: close the connection. The text is for the log.
     Desync(&'static str),
 }
 
-/// Finds replies in one upstream connection's input, resuming at any byte. Holds heap only once a reply
-/// has nested, and then at most 16 bytes a level.
+/// Finds replies in one upstream connection's input, resuming at any byte. Uses heap only once a reply
+/// has nested, and then at most 16 bytes per level.
 #[derive(Debug)]
 pub struct ReplyScanner {
-    /// Bytes understood so far; a value's type byte stands here.
+    /// Bytes parsed so far; a value's type byte is here.
     pos: usize,
-    /// Bytes searched in vain for the end of the line at `pos`.
+    /// Bytes already searched for the end of the line at `pos`.
     searched: usize,
-    /// Values still to come in the innermost aggregate that has any.
+    /// Number of missing values in the innermost aggregate that lacks any.
     left: u64,
     /// How many aggregates enclose them.
     depth: u32,
-    /// The same of the enclosing aggregates, but only of those that still lack values.
+    /// The same for the enclosing aggregates, only those that lack values.
     outer: Vec<(u64, u32)>,
     /// The type byte of the outermost value.
     kind: u8,
@@ -61,19 +61,19 @@ impl Default for ReplyScanner {
     }
 }
 
-/// What a value's header says.
+/// The content of a value's header.
 pub(super) enum ValueHeader {
     /// A value without elements, this many bytes in all.
     Leaf(usize),
-    /// So many elements follow the header of so many bytes.
+    /// A header of `len` bytes, followed by `count` elements.
     Elements { count: u64, len: usize },
-    /// So many elements and then the value they describe follow the header of so many bytes.
+    /// A header of `len` bytes, followed by `count` elements and then the value they describe.
     Attribute { count: u64, len: usize },
 }
 
 /// Why there is no header.
 pub(super) enum NoHeader {
-    /// It, or the leaf it announces, needs this many bytes.
+    /// The header, or the leaf it announces, needs this many bytes.
     Short(usize),
     Desync(&'static str),
 }
@@ -100,7 +100,7 @@ impl ReplyScanner {
         }
     }
 
-    /// Forgets a half-read reply.
+    /// Drops an incomplete reply.
     pub fn reset(&mut self) {
         self.outer.clear();
         self.outer.shrink_to(OUTER_KEPT);
@@ -126,7 +126,7 @@ impl ReplyScanner {
                 self.left -= 1;
                 (count, len)
             }
-            // The value described is still to come: it has not been counted yet.
+            // The described value follows: it has not been counted yet.
             ValueHeader::Attribute { count, len } => {
                 self.check_depth()?;
                 (count, len)
@@ -158,13 +158,13 @@ impl ReplyScanner {
 }
 
 /// Reads the header of the value at the start of `rest`, and its body too if it is a leaf. `searched`
-/// bytes are known to hold no line end.
+/// bytes are known to contain no line end.
 pub(super) fn head(rest: &[u8], searched: &mut usize) -> Result<ValueHeader, NoHeader> {
     let &kind = rest.first().ok_or(NoHeader::Short(3))?;
     match kind {
         b'$' | b'=' | b'!' => string(kind, rest).map(ValueHeader::Leaf),
         b'*' | b'~' | b'>' | b'%' | b'|' => aggregate(kind, rest),
-        // A script's big number is whatever text it calls one.
+        // A script can return any text as a big number.
         b'+' | b'-' | b'(' => line(rest, searched, TEXT_LINE_MAX).map(ValueHeader::Leaf),
         b':' | b'_' | b'#' | b',' => {
             let len = line(rest, searched, LINE_MAX)?;
@@ -206,8 +206,8 @@ fn aggregate(kind: u8, rest: &[u8]) -> Result<ValueHeader, NoHeader> {
     }
 }
 
-/// The number in a length line, none for -1, and the line's length. Strict, since Redis is: the shortest
-/// form only, so a line that goes on is known for a desync before it ends.
+/// The number in a length line, `None` for -1, and the line's length. Strict, since Redis is: only the shortest
+/// form is accepted, so a longer line is a desync before it ends.
 fn length(rest: &[u8]) -> Result<(Option<u64>, usize), NoHeader> {
     const MALFORMED: NoHeader = NoHeader::Desync("malformed length in reply");
     match rest.get(1).ok_or(NoHeader::Short(4))? {
@@ -257,7 +257,7 @@ fn line(rest: &[u8], searched: &mut usize, max: usize) -> Result<usize, NoHeader
     if rest.len() > max { Err(TOO_LONG) } else { Err(NoHeader::Short((rest.len() + 1).max(3))) }
 }
 
-/// Whether `text` is what a one-line value of this kind holds.
+/// Whether `text` is valid in a one-line value of this kind.
 fn scalar(kind: u8, text: &[u8]) -> bool {
     match kind {
         b'_' => text.is_empty(),
@@ -279,13 +279,13 @@ fn described(reply: &[u8]) -> Option<&[u8]> {
     Some(rest)
 }
 
-/// What follows the attribute at the start of `rest`.
+/// The rest behind the attribute at the start of `rest`.
 pub(super) fn behind_attribute(rest: &[u8]) -> Option<&[u8]> {
     let Ok(ValueHeader::Attribute { count, len }) = head(rest, &mut 0) else { return None };
     skip(rest.get(len..)?, count)
 }
 
-/// What follows the first `count` values of `rest`.
+/// The rest behind the first `count` values of `rest`.
 fn skip(mut rest: &[u8], count: u64) -> Option<&[u8]> {
     let mut scanner = ReplyScanner::default();
     for _ in 0..count {
@@ -295,7 +295,7 @@ fn skip(mut rest: &[u8], count: u64) -> Option<&[u8]> {
     Some(rest)
 }
 
-/// The element count of a whole aggregate reply and what follows its header.
+/// The element count of a whole aggregate reply and the rest behind its header.
 fn opened(reply: &[u8]) -> Option<(u64, &[u8])> {
     let rest = described(reply)?;
     match head(rest, &mut 0) {
@@ -305,7 +305,7 @@ fn opened(reply: &[u8]) -> Option<(u64, &[u8])> {
 }
 
 /// Byte range of element `i` of an array, push, set or map (keys and values counted), with any attribute
-/// before it. None if the reply is no aggregate or has no such element. Walks over the elements before.
+/// before it. `None` if the reply is no aggregate or has no such element. Walks over the elements before.
 pub fn element(reply: &[u8], i: usize) -> Option<Range<usize>> {
     let (count, rest) = opened(reply)?;
     if i as u64 >= count {
@@ -316,7 +316,7 @@ pub fn element(reply: &[u8], i: usize) -> Option<Range<usize>> {
     Some(start..reply.len() - skip(rest, 1)?.len())
 }
 
-/// The byte ranges of all elements, each as [`element`] has it, in one pass over the reply. None at all if it is no
+/// The byte ranges of all elements, each as [`element`] returns it, in one pass over the reply. Empty if it is no
 /// aggregate.
 pub fn elements(reply: &[u8]) -> impl Iterator<Item = Range<usize>> {
     let (count, rest) = opened(reply).unwrap_or((0, &[]));
@@ -341,7 +341,7 @@ pub fn text(reply: &[u8]) -> Option<&[u8]> {
     rest.get(leaf_text(&rest[..len])?)
 }
 
-/// Where the text of a whole value without elements stands. None for null.
+/// The range of the text of a whole value without elements. `None` for null.
 pub(super) fn leaf_text(leaf: &[u8]) -> Option<Range<usize>> {
     let body = match leaf.first()? {
         b'+' | b'-' | b':' | b',' | b'(' | b'#' => 1,

@@ -1,11 +1,11 @@
-//! One whole reply taken apart for callers: every value in it by its index, strings with a NUL behind them as C
-//! expects, and the bytes as they came. Owns the reply; never on the path of a request through the broker.
+//! One whole reply parsed for callers: every value by its index, strings followed by a NUL as C expects, and the bytes as
+//! received. Owns the reply; never on the path of a request through the broker.
 
 use super::reply::{self, ValueHeader};
 use std::ops::Range;
 use std::sync::OnceLock;
 
-/// What a value is.
+/// The type of a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// Null, of any kind.
@@ -22,25 +22,25 @@ pub enum Kind {
     Bool,
     /// A string of any bytes.
     String,
-    /// A string that says its format.
+    /// A string with a format.
     Verbatim,
     /// An integer of any size, as text.
     BigNumber,
-    /// Values in order.
+    /// An ordered list of values.
     Array,
-    /// Keys and values in turns.
+    /// Keys and values, alternating.
     Map,
-    /// Values in no order.
+    /// An unordered list of values.
     Set,
-    /// What was not asked for.
+    /// A value that is not the reply to a request.
     Push,
 }
 
-/// One value. What `a` and `b` say depends on whether it has elements.
+/// One value. The meaning of `a` and `b` depends on whether it has elements.
 #[derive(Debug, Clone, Copy)]
 struct Node {
     kind: Kind,
-    /// Where it begins and ends among the bytes, attributes left out.
+    /// Its range in the bytes, without attributes.
     start: usize,
     end: usize,
     /// The start of its text, or the index of its first element.
@@ -54,13 +54,13 @@ struct Node {
 pub struct Tree {
     /// As received, but the byte behind each text is NUL.
     bytes: Box<[u8]>,
-    /// The elements of one aggregate stand side by side.
+    /// The elements of one aggregate are consecutive.
     nodes: Box<[Node]>,
-    /// As received. Made when first asked for.
+    /// As received. Made on first use.
     raw: OnceLock<Box<[u8]>>,
 }
 
-/// Elements of an aggregate still to be read.
+/// Elements of an aggregate not read yet.
 struct Open {
     node: usize,
     next: usize,
@@ -68,7 +68,7 @@ struct Open {
 }
 
 impl Tree {
-    /// Takes one complete frame apart; `None` if it is not exactly that.
+    /// Parses one complete frame; `None` if it is not exactly that.
     pub fn parse(frame: &[u8]) -> Option<Tree> {
         let mut bytes: Box<[u8]> = frame.into();
         let blank = Node { kind: Kind::Nil, start: 0, end: 0, a: 0, b: 0 };
@@ -81,7 +81,7 @@ impl Tree {
             at = node.end;
             nodes[index] = node;
             if elements {
-                // Each element takes three bytes at least, so no header makes room for more than came.
+                // Each element has at least three bytes, so a header never reserves more than was received.
                 if node.b > (bytes.len() - at) / 3 {
                     return None;
                 }
@@ -107,17 +107,17 @@ impl Tree {
         }
     }
 
-    /// How many values there are, the reply itself included.
+    /// The number of values, including the reply itself.
     pub fn values(&self) -> usize {
         self.nodes.len()
     }
 
-    /// What value `index` is; `Nil` beyond the last.
+    /// The type of value `index`; `Nil` beyond the last.
     pub fn kind(&self, index: usize) -> Kind {
         self.nodes.get(index).map_or(Kind::Nil, |node| node.kind)
     }
 
-    /// Its text, without ends: of a status, error, string (a verbatim one without its format), number.
+    /// Its text, without line ends: of a status, error, string (a verbatim one without its format), number.
     pub fn text(&self, index: usize) -> Option<&[u8]> {
         let node = self.nodes.get(index)?;
         match node.kind {
@@ -133,7 +133,7 @@ impl Tree {
         self.bytes.get(node.a..=node.a + text.len())
     }
 
-    /// The indices of its elements; keys and values of a map each count. Empty unless it has elements.
+    /// The indices of its elements; keys and values of a map each count. Empty for a value without elements.
     pub fn elements(&self, index: usize) -> Range<usize> {
         match self.nodes.get(index) {
             Some(Node { kind: Kind::Array | Kind::Map | Kind::Set | Kind::Push, a, b, .. }) => *a..*a + *b,
@@ -141,7 +141,7 @@ impl Tree {
         }
     }
 
-    /// Its frame as it came, any attributes left out.
+    /// Its frame as received, without attributes.
     pub fn raw(&self, index: usize) -> &[u8] {
         let node = match self.nodes.get(index) {
             Some(node) => node,
@@ -168,7 +168,7 @@ fn skip_attributes(bytes: &[u8], mut at: usize) -> Option<usize> {
     Some(at)
 }
 
-/// Reads the value at `at`, or its header if it has elements: these will begin at index `first`. Ends where that ends.
+/// Reads the value at `at`, or its header if it has elements: these begin at index `first`. Ends where that ends.
 fn read(bytes: &mut [u8], at: usize, first: usize) -> Option<(Node, bool)> {
     let rest = bytes.get(at..)?;
     let byte = *rest.first()?;
@@ -198,7 +198,7 @@ fn read(bytes: &mut [u8], at: usize, first: usize) -> Option<(Node, bool)> {
                     b'=' => Kind::Verbatim,
                     _ => Kind::String,
                 };
-                // The CR of its end, which `raw` puts back.
+                // The CR of its end, which `raw` restores.
                 *bytes.get_mut(at + text.end)? = 0;
             }
             Some((node, false))

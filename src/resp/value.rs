@@ -1,5 +1,4 @@
-//! Replies as values, for the broker's own questions: the seam with `redis::Value`. Never on the path of a
-//! child's request.
+//! Replies as `redis::Value`, for the broker's own requests. Never on the path of a child's request.
 
 use super::encode;
 use redis::Value;
@@ -9,7 +8,7 @@ pub fn parse(frame: &[u8]) -> Option<Value> {
     redis::parse_redis_value(frame).ok()
 }
 
-/// The pairs of a map, or of a flat RESP2 array that stands for one.
+/// The pairs of a map, or of the flat RESP2 array that represents one.
 pub fn pairs(value: Value) -> Option<Vec<(Value, Value)>> {
     match value {
         Value::Map(pairs) => Some(pairs),
@@ -36,7 +35,7 @@ pub fn text(value: &Value) -> Option<String> {
     }
 }
 
-/// Writes a value as Redis would in protocol `proto`. Kinds that HELLO never holds become null.
+/// Writes a value as Redis would in protocol `proto`. Types that never occur in HELLO become null.
 pub fn write(out: &mut Vec<u8>, value: &Value, proto: u8) {
     match value {
         Value::Int(n) => encode::int(out, *n),
