@@ -90,7 +90,7 @@ static int attempt(broker_client_t *client, broker_client_t *session, int number
     done = broker_reply_type(reply) != BROKER_REPLY_NIL;
     broker_reply_free(reply);
     broker_transaction_free(transaction);
-    printf("attempt %d: %s\n", number, done ? "done" : "somebody else was faster");
+    printf("attempt %d: %s\n", number, done ? "done" : "a watched key has changed");
     return done;
 }
 

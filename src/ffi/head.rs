@@ -89,7 +89,7 @@ pub(super) struct HandleHead {
 pub(super) struct Present(AtomicU64);
 
 impl Present {
-    pub(super) const fn nobody() -> Present {
+    pub(super) const fn empty() -> Present {
         Present(AtomicU64::new(0))
     }
 
@@ -109,7 +109,7 @@ impl Present {
         self.0.fetch_sub(1, Ordering::SeqCst);
     }
 
-    pub(super) fn is_nobody(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         let seen = self.0.load(Ordering::SeqCst);
         seen as u32 == 0 || seen >> 32 != fork::generation() & u64::from(u32::MAX)
     }
@@ -141,8 +141,8 @@ impl HandleHead {
             serial: AtomicU64::new(0),
             number: AtomicU32::new(0),
             bell: AtomicI32::new(-1),
-            ringing: Present::nobody(),
-            posting: Present::nobody(),
+            ringing: Present::empty(),
+            posting: Present::empty(),
             rings: AtomicPtr::new(std::ptr::null_mut()),
             data: AtomicPtr::new(std::ptr::null_mut()),
             parent: AtomicPtr::new(std::ptr::null_mut()),
@@ -206,7 +206,7 @@ impl HandleHead {
     /// Stops ringing, and waits for threads that are about to ring or to post; they never wait themselves.
     pub(super) fn silence(&self) {
         self.bell.store(-1, Ordering::SeqCst);
-        while !self.ringing.is_nobody() || !self.posting.is_nobody() {
+        while !self.ringing.is_empty() || !self.posting.is_empty() {
             std::thread::yield_now();
         }
     }
@@ -271,7 +271,7 @@ impl HandleHead {
     /// signal handler that forks.
     pub(super) fn outlasts_posts(&self) -> bool {
         let clock = Clock::new();
-        while !self.posting.is_nobody() {
+        while !self.posting.is_empty() {
             if clock.now() > POSTED_WITHIN {
                 return false;
             }

@@ -198,7 +198,7 @@ fn allowed_addresses(host: &str, port: u16, insecure: bool) -> Attempt<Vec<Socke
         && !insecure
     {
         return Err(Failure::Refused(format!(
-            "{} is not a loopback address, and whoever connects there gets the broker's rights to Redis; \
+            "{} is not a loopback address: every process that connects there gets the broker's rights to Redis; \
              listen on 127.0.0.1 or a unix:// path, or add ?insecure=1 to allow it",
             address.ip()
         )));

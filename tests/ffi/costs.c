@@ -138,7 +138,7 @@ static void subscriptions(const char *endpoint)
     look();
     for (i = 0; i < MANY * DEPTH; i++)
         CHECK_OK(broker_client_submit(client, BROKER_ARGV("GET", "k"), PATIENCE_MS, NULL, answered, &got));
-    report("a request under way", MANY * DEPTH);
+    report("a request in progress", MANY * DEPTH);
     until(client, &got, 1 + MANY + MANY * DEPTH);
     broker_client_free(client);
 }

@@ -129,7 +129,7 @@ DEL: integer 5
 transfer: 30 and 20
 refused: ERR wrong number of arguments for 'get' command
 account:a: 30
-attempt 1: somebody else was faster
+attempt 1: a watched key has changed
 attempt 2: done
 account:a: 200
 ";
