@@ -1,5 +1,6 @@
-//! Every block of C, C++ and shell in README.md and docs/ is compiled with warnings denied and run, with the servers and
-//! without them, so that no page shows code that does not work or crashes when copied.
+//! Every block of C, C++ and shell in README.md and docs/, and the examples in the comments of include/, are compiled with
+//! warnings denied and run, with the servers and without them, so that no page shows code that fails or crashes when
+//! copied.
 //!
 //! A block with a `main` is a program. A block without one names its program in a comment before it:
 //!
@@ -129,6 +130,36 @@ fn snippets(page: &str) -> Vec<Snippet> {
     found
 }
 
+/// Headers with an example in their first comment, its frame in tests/snippets, and the library it needs.
+const HEADERS: [(&str, &str, Option<&str>); 9] = [
+    ("broker.hpp", "header_broker", None),
+    ("broker/shared_client.hpp", "header_shared_client", None),
+    ("broker/format.h", "header_format", None),
+    ("broker/adapters/epoll.h", "header_epoll", None),
+    ("broker/adapters/uv.h", "header_uv", Some("libuv")),
+    ("broker/adapters/libevent.h", "header_libevent", Some("libevent_core")),
+    ("broker/adapters/glib.h", "header_glib", Some("glib-2.0")),
+    ("broker/adapters/sd_event.h", "header_sd_event", Some("libsystemd")),
+    ("broker/adapters/asio.hpp", "header_asio", None),
+];
+
+/// The example of a header: the lines of its first comment that are indented like code.
+fn example((header, frame, library): (&str, &str, Option<&str>)) -> Snippet {
+    let text = fs::read_to_string(root().join("include").join(header)).expect("a header");
+    let comment = text.lines().take_while(|line| line.starts_with("//") || !line.trim().ends_with("*/"));
+    let indented = |line: &str| {
+        let code = line.strip_prefix(" *     ").or_else(|| line.strip_prefix("//   "))?;
+        Some(format!("{code}\n"))
+    };
+    let code: String =
+        comment.take_while(|line| !line.starts_with("#include")).filter_map(indented).collect();
+    assert!(!code.is_empty(), "{header} has an example");
+    let language = if header.ends_with(".hpp") { Language::Cpp } else { Language::C };
+    let library = library.map(|library| format!("with {library}"));
+    let marks = [Some(format!("in {frame}")), library].into_iter().flatten().collect();
+    Snippet { place: format!("include/{header}"), language, code, marks, prints: None }
+}
+
 fn checked(language: &str) -> Option<Language> {
     match language {
         "c" => Some(Language::C),
@@ -249,8 +280,9 @@ fn run(command: &mut Command, directory: &TempDir, place: &str) -> Output {
 
 /// All at once, as many at a time as there are processors; says everything that is wrong.
 #[test]
-fn every_snippet_of_every_page_works() {
+fn every_snippet_of_every_page_and_header_works() {
     let mut all: Vec<Snippet> = pages().iter().flat_map(|page| snippets(page)).collect();
+    all.extend(HEADERS.map(example));
     all.retain(|snippet| snippet.mark("with") != Some(OPTIONAL));
     assert!(all.len() > 10, "the snippets are found: {}", all.len());
     let (next, failures) = (AtomicUsize::new(0), Mutex::new(String::new()));

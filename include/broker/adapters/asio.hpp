@@ -7,7 +7,7 @@
  *     broker_asio_t *adapter;
  *     broker_asio_attach_client(&adapter, context.get_executor(), client);
  *     context.run();
- *     broker_asio_detach(adapter);             (before or after broker_client_free(), before the io_context ends)
+ *     broker_asio_detach(adapter);             // before or after broker_client_free(), before the io_context ends
  *
  * Callbacks run inside run(), one step of the handle at a time, with the context's other handlers in between, so that
  * neither starves the other. If several threads run the context, attach to a strand, and use the client and the adapter

@@ -6,7 +6,7 @@
  *     epoll_data_t mine;
  *     mine.ptr = &adapter;
  *     broker_epoll_attach_client(&adapter, epfd, mine, client, NULL, NULL);
- *     for (;;) {
+ *     while (!done) {
  *         int ready = 0;
  *         int n = epoll_wait(epfd, events, 64, broker_epoll_timeout(adapter, -1));
  *         for (int i = 0; i < n; i++) {

@@ -5,7 +5,7 @@
  *     broker_glib_t *adapter;
  *     broker_glib_attach_client(&adapter, NULL, client, NULL, NULL);
  *     g_main_loop_run(loop);
- *     broker_glib_detach(adapter);             (before or after broker_client_free())
+ *     broker_glib_detach(adapter);             // before or after broker_client_free()
  *
  * Callbacks run inside g_main_context_iteration(), in its thread, with G_PRIORITY_DEFAULT. Each dispatch is one step of
  * the handle, with the context's other sources in between, so that neither starves the other.

@@ -5,7 +5,7 @@
  *     broker_libevent_t *adapter;
  *     broker_libevent_attach_client(&adapter, base, client, NULL, NULL);
  *     event_base_dispatch(base);
- *     broker_libevent_detach(adapter);         (before or after broker_client_free(), before event_base_free())
+ *     broker_libevent_detach(adapter);         // before or after broker_client_free(), before event_base_free()
  *
  * Callbacks run inside event_base_loop(), in its thread. Each event is one step of the handle, with the base's other
  * events in between, so that neither starves the other. An attached handle keeps event_base_dispatch() from returning

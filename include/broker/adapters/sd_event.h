@@ -5,7 +5,7 @@
  *     broker_sd_event_t *adapter;
  *     broker_sd_event_attach_client(&adapter, event, client, NULL, NULL);
  *     sd_event_loop(event);
- *     broker_sd_event_detach(adapter);         (before or after broker_client_free())
+ *     broker_sd_event_detach(adapter);         // before or after broker_client_free()
  *
  * Callbacks run inside sd_event_run(), in its thread, with SD_EVENT_PRIORITY_NORMAL. Each event is one step of the
  * handle, with the loop's other events in between, so that neither starves the other.

@@ -5,8 +5,8 @@
  *     broker_uv_t *adapter;
  *     broker_uv_attach_client(&adapter, uv_default_loop(), client, NULL, NULL);
  *     uv_run(uv_default_loop(), UV_RUN_DEFAULT);
- *     broker_uv_detach(adapter);               (before or after broker_client_free())
- *     uv_run(uv_default_loop(), UV_RUN_DEFAULT);    (libuv closes its handles here)
+ *     broker_uv_detach(adapter);                    // before or after broker_client_free()
+ *     uv_run(uv_default_loop(), UV_RUN_DEFAULT);    // libuv closes its handles here
  *
  * Callbacks run inside uv_run(), in its thread. Each turn of the libuv loop runs at most one step of the handle, so that
  * neither starves the other. Like any libuv handle, an attached one keeps uv_run() from returning until it is detached;
