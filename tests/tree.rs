@@ -7,4 +7,5 @@ mod header;
 mod layers;
 mod man;
 mod mutants;
+mod names;
 mod rules;
