@@ -45,6 +45,10 @@ impl World for Worker {
 impl Worker {
     /// One request among many, with what it must be answered with.
     pub(crate) fn plain(&mut self) -> (Vec<u8>, Expect) {
+        if self.rng.u8(..25) == 0 {
+            let nothing: &[u8] = if self.proto == 3 { b"%0\r\n" } else { b"*0\r\n" };
+            return (request(&["HGETALL", "none"]), Expect::Part(Part::Plain(nothing.to_vec().into())));
+        }
         let request = match self.rng.u8(..24) {
             0..4 => generator::about_the_connection(self),
             4..7 => generator::push(self),
@@ -82,7 +86,7 @@ impl Worker {
                 }
                 (Answer::Exec, _) => {
                     let parts = block.take().unwrap_or_default();
-                    Expect::Exec { sequence: None, parts, watched: Watched::Nothing }
+                    Expect::Exec { sequence: None, db: self.db, parts, watched: Watched::Nothing }
                 }
                 (_, Some(parts)) => {
                     let part = self.part(&request);

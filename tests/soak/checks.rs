@@ -1,7 +1,7 @@
 //! What must hold besides the replies: writes are where they were said to be, nothing of a dead child is left
 //! upstream, and the broker never holds more connections than it may.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -42,6 +42,10 @@ type Place = (usize, usize);
 /// Compares what workers were told of their writes with what Redis holds.
 pub(crate) fn check_ledger(redis: &Redis, tally: &Tally, verdict: &mut Verdict) {
     let held = read_lists(redis, verdict);
+    let mut popped = HashSet::new();
+    for element in tally.popped.iter().filter(|element| !popped.insert(*element)) {
+        verdict.doubled.push(format!("{element:.80} was popped twice"));
+    }
     for ((worker, sequence), told) in &tally.writes {
         let names: &[&str] = if told.parts == 2 { &["a", "b"] } else { &[""] };
         let found: Vec<Option<&Place>> =
@@ -137,6 +141,7 @@ pub(crate) fn check_traces(redis: &Redis, left: &[Left], verdict: &mut Verdict) 
         if Instant::now() > deadline {
             return verdict.leaked.extend(found);
         }
+        // Between two looks.
         thread::sleep(Duration::from_millis(10));
     }
 }
@@ -205,6 +210,7 @@ pub(crate) fn watch_caps(
     let (mut samples, mut wrong, mut in_row) = (0, Vec::new(), 0);
     let mut raw = None;
     while !stop.load(Ordering::SeqCst) {
+        // Between two samples.
         thread::sleep(Duration::from_millis(10));
         let before = ghosts();
         let Some(clients) = sample(redis, &mut raw) else { continue };

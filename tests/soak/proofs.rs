@@ -1,6 +1,6 @@
 //! That the soak's checks can fail: each is shown what it exists to find, made by hand on a real Redis.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
 use super::checks::{Caps, Verdict, check_ledger, check_traces, watch_caps};
@@ -41,6 +41,20 @@ fn the_ledger_finds_what_is_lost_doubled_refused_and_torn() {
     let never = [(1, told(1, Fate::Never)), (2, told(2, Fate::Maybe))];
     assert_eq!(ledger(&never, &["1.1."]).doubled.len(), 1, "refused and there");
     assert_eq!(ledger(&never, &["1.2b."]).doubled.len(), 1, "half a transaction");
+}
+
+#[test]
+fn an_element_popped_twice_is_found() {
+    let redis = Redis::start();
+    let doubled = |popped: &[&str]| {
+        let tally =
+            Tally { popped: popped.iter().map(|text| text.to_string()).collect(), ..Tally::default() };
+        let mut verdict = Verdict::default();
+        check_ledger(&redis, &tally, &mut verdict);
+        verdict.doubled.len()
+    };
+    assert_eq!(doubled(&["n1.1.", "n1.2.", "n2.1."]), 0);
+    assert_eq!(doubled(&["n1.1.", "n1.2.", "n1.1."]), 1);
 }
 
 /// A connection that looks like a lane of the broker's.
@@ -90,9 +104,16 @@ fn too_many_connections_are_found() {
     let found = |ghosts: usize, lanes: &mut Vec<Raw>| {
         let stop = AtomicBool::new(false);
         lanes.iter_mut().for_each(|raw| raw.expect("PING", "+PONG\r\n"));
+        let samples = AtomicU64::new(0);
         thread::scope(|scope| {
-            let sampler = scope.spawn(|| watch_caps(&redis, || ghosts, caps, &stop));
-            thread::sleep(std::time::Duration::from_millis(1000));
+            // It asks twice for each sample, before it and after.
+            let asked = || {
+                samples.fetch_add(1, Ordering::SeqCst);
+                ghosts
+            };
+            let (redis, stop) = (&redis, &stop);
+            let sampler = scope.spawn(move || watch_caps(redis, asked, caps, stop));
+            wait_until("it has seen enough", || samples.load(Ordering::SeqCst) > 120);
             stop.store(true, Ordering::SeqCst);
             sampler.join().expect("the sampler")
         })

@@ -43,6 +43,11 @@ impl Report {
         self.line(&format!("w {sequence} {db} {parts} {fate} {}", u8::from(apart)));
     }
 
+    /// An element of a list that all workers pop.
+    pub(crate) fn popped(&mut self, element: &str) {
+        self.line(&format!("p {element}"));
+    }
+
     /// The worker is about to kill itself in this state; `key` is what it leaves behind.
     pub(crate) fn dying(&mut self, state: &str, db: usize, key: &str) {
         self.line(&format!("k {state} {db} {key}"));
@@ -94,6 +99,8 @@ pub(crate) struct Tally {
     pub(crate) deaths: BTreeMap<String, u64>,
     /// Keys that dead workers waited on or watched.
     pub(crate) left: Vec<Left>,
+    /// Elements of the lists that all workers pop.
+    pub(crate) popped: Vec<String>,
     /// Foreign or impossible replies, described.
     pub(crate) crossed: Vec<String>,
 }
@@ -127,6 +134,7 @@ impl Tally {
                 let (db, key) = (words.next()?.parse().ok()?, words.next()?.to_owned());
                 self.left.push(Left { db, key });
             }
+            "p" => self.popped.push(words.next()?.to_owned()),
             "X" => self.crossed.push(format!("worker {worker}: {}", line.get(2..)?)),
             _ => return None,
         }

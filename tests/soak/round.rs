@@ -171,15 +171,18 @@ fn start_broker(redis: &Redis, proxy: &FaultProxy, settings: &Settings, sabotage
 fn torment(redis: &Redis, rng: &mut Rng, stop: &AtomicBool) -> (u64, u64) {
     let (mut kills, mut pauses) = (0, 0);
     while !stop.load(Ordering::SeqCst) {
+        // The times here are drawn: when it happens, and how long it lasts.
         thread::sleep(Duration::from_millis(rng.u64(20..220)));
         if rng.bool() {
             kills += 1;
             redis.kill();
+            // Drawn.
             thread::sleep(Duration::from_millis(rng.u64(..40)));
             redis.restart();
         } else {
             pauses += 1;
             redis.stop();
+            // Drawn.
             thread::sleep(Duration::from_millis(rng.u64(1..80)));
             redis.cont();
         }
@@ -204,8 +207,10 @@ fn afterwards(redis: &Redis, broker: &mut Broker, settings: &Settings, mode: Mod
         let lines = log.lines().filter(|line| line.contains("panicked") || line.contains("out of step"));
         outcome.verdict.other.push(lines.take(5).collect::<Vec<_>>().join("\n"));
     }
+    let socket = broker.socket().to_owned();
     broker.term();
     assert!(broker.wait_exit(BOUND).success(), "SIGTERM ends it well");
+    assert!(!socket.exists(), "the socket file is removed");
     wait_until("no connection is left upstream", || upstream_clients(redis).is_empty());
 }
 
@@ -269,6 +274,7 @@ impl<'a> Herd<'a> {
                 next_kill = Instant::now() + Duration::from_millis(self.rng.u64(50..250));
                 self.molest();
             }
+            // Between two looks at all of them.
             thread::sleep(Duration::from_millis(3));
         }
     }
@@ -282,6 +288,7 @@ impl<'a> Herd<'a> {
         } else {
             self.outcome.stops += 1;
             signal(victim, Signal::STOP);
+            // Drawn.
             thread::sleep(Duration::from_millis(self.rng.u64(1..40)));
             let _ = rustix::process::kill_process(pid_of(victim), Signal::CONT);
         }
@@ -324,6 +331,7 @@ impl<'a> Herd<'a> {
                     let _ = running.process.kill();
                 }
             }
+            // Between two looks at all of them.
             thread::sleep(Duration::from_millis(3));
         }
         self.outcome.tally = std::mem::take(&mut *self.tally.lock().expect("tally"));

@@ -7,7 +7,7 @@ use std::time::Duration;
 use rustix::process::{Signal, getpid, kill_process};
 
 use super::wire::{NoReply, bulk};
-use super::worker::{Batch, DBS, Expect, Part, Watched, Worker};
+use super::worker::{Batch, DBS, Expect, Part, Watched, Worker, null};
 use crate::support::ledger::fate_of;
 use crate::support::{End, request};
 
@@ -15,7 +15,8 @@ impl Worker {
     pub(crate) fn step(&mut self) {
         match self.rng.u8(..200) {
             0..104 => self.pipeline(),
-            104..110 => self.situations(),
+            104..107 => self.situations(),
+            107..110 => self.block_elsewhere(),
             110..134 => self.transaction(),
             134..145 => self.watch(),
             145..157 => self.pop(),
@@ -63,7 +64,8 @@ impl Worker {
         if watched == Watched::Nothing && self.rng.u8(..8) == 0 {
             batch.push((request(&["DISCARD"]), Expect::Discard(sequence)));
         } else {
-            batch.push((request(&["EXEC"]), Expect::Exec { sequence: Some(sequence), parts, watched }));
+            let db = self.db;
+            batch.push((request(&["EXEC"]), Expect::Exec { sequence: Some(sequence), db, parts, watched }));
         }
         batch
     }
@@ -77,17 +79,50 @@ impl Worker {
         self.run(batch);
     }
 
+    /// A block that goes to another db and comes back. Alone, since all that follows would be somewhere else if only its
+    /// MULTI were refused.
+    fn block_elsewhere(&mut self) {
+        let (list, nonce, back) = (self.list(), self.nonce(), self.db);
+        let db = DBS[self.rng.usize(..DBS.len())];
+        let (sequence, first) = self.value("a");
+        let second = format!("{}.{sequence}b.", self.orders.id);
+        let ok = || Part::Plain(b"+OK\r\n".to_vec().into());
+        let queued = [
+            (request(&["SELECT", &db.to_string()]), ok()),
+            (request(&["RPUSH", &list, &first]), Part::Count),
+            (request(&["ECHO", &nonce]), Part::Nonce(bulk(&nonce).into())),
+            (request(&["RPUSH", &list, &second]), Part::Count),
+            (request(&["SELECT", &back.to_string()]), ok()),
+        ];
+        let parts = queued.iter().map(|(_, part)| part.clone()).collect();
+        let mut batch = vec![(request(&["MULTI"]), Expect::Multi)];
+        batch.extend(queued.into_iter().map(|(bytes, part)| (bytes, Expect::Queued(part))));
+        batch.push((
+            request(&["EXEC"]),
+            Expect::Exec { sequence: Some(sequence), db, parts, watched: Watched::Nothing },
+        ));
+        self.run(batch);
+    }
+
     fn watch(&mut self) {
         let key = format!("w:{}", self.orders.id);
         if !self.ask(&["WATCH", &key], &["+OK\r\n"]) {
             return self.reopen();
         }
         let mut watched = Watched::Quietly;
-        if self.rng.u8(..3) == 0 {
-            let value = self.nonce();
-            if self.beside(&["SET", &key, &value], "+OK\r\n") {
-                watched = Watched::Touched;
+        match self.rng.u8(..9) {
+            0..3 => {
+                let value = self.nonce();
+                if self.beside(&["SET", &key, &value], "+OK\r\n") {
+                    watched = Watched::Touched;
+                }
             }
+            3 if self.ask(&["UNWATCH"], &["+OK\r\n"]) => return,
+            // A second one does not undo the first one's loss.
+            4 if self.ask(&["WATCH", "other"], &["+OK\r\n"]) => {}
+            3 | 4 => return self.reopen(),
+            5 => self.switch(),
+            _ => {}
         }
         let mut batch = self.some(6);
         batch.extend(self.block(watched));
@@ -115,6 +150,9 @@ impl Worker {
 
     /// A blocking pop of a list that it fills itself, that its partner fills while it waits, or nobody.
     fn pop(&mut self) {
+        if self.rng.u8(..3) == 0 {
+            return self.pop_with_all();
+        }
         let list = self.queue();
         let nonce = self.nonce();
         let (feeder, mut batch) = (self.rng.u8(..4), Batch::new());
@@ -128,10 +166,25 @@ impl Worker {
         batch.push(self.plain());
         self.send(batch);
         if feeder > 1 {
+            // Drawn: before the pop waits, or after.
             thread::sleep(Duration::from_micros(self.rng.u64(..3000)));
             self.beside(&["RPUSH", &list, &nonce], ":");
         }
         self.collect();
+    }
+
+    /// A pop of a list that all workers fill and wait for.
+    fn pop_with_all(&mut self) {
+        let list = format!("all:{}", self.rng.u8(..3));
+        let timeout = ["0.01", "0.05", "0.3", "1"][self.rng.usize(..4)];
+        let mut batch = Batch::new();
+        if self.rng.u8(..3) > 0 {
+            let nonce = self.nonce();
+            batch.push((request(&["RPUSH", &list, &nonce]), Expect::Part(Part::Count)));
+        }
+        batch.push((request(&["BLPOP", &list, timeout]), Expect::Share(list)));
+        batch.push(self.plain());
+        self.run(batch);
     }
 
     // ---- the session ------------------------------------------------------------------------------------
@@ -152,10 +205,17 @@ impl Worker {
         }
         let proto = 2 + self.rng.u8(..2);
         let wanted = if proto == 3 { "%7\r\n" } else { "*14\r\n" };
-        if !self.ask(&["HELLO", &proto.to_string()], &[wanted]) {
-            return self.reopen();
+        let (hello, get) = (request(&["HELLO", &proto.to_string()]), request(&["GET", "none"]));
+        self.write(&[hello.clone(), get.clone()].concat());
+        let changed = self.await_start(&hello, &[wanted]);
+        if changed {
+            self.proto = proto;
         }
-        self.proto = proto;
+        self.pending.push_back((get, Expect::Part(Part::Plain(null(self.proto).to_vec().into()))));
+        self.collect();
+        if !changed {
+            self.reopen();
+        }
     }
 
     fn reset(&mut self) {
@@ -181,6 +241,7 @@ impl Worker {
         let batch = batch.collect();
         self.send(batch);
         self.report.stalls += 1;
+        // How long it does not read, drawn.
         thread::sleep(Duration::from_millis(self.rng.u64(5..100)));
         self.collect();
     }
@@ -275,6 +336,7 @@ impl Worker {
         };
         self.report.dying(state, self.db, key);
         self.send(batch);
+        // How far its requests get, drawn.
         thread::sleep(Duration::from_micros(self.rng.u64(..8000)));
         kill_process(getpid(), Signal::KILL).expect("kill itself");
         unreachable!("killed");

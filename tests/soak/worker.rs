@@ -27,6 +27,8 @@ const IMPATIENT: Duration = Duration::from_secs(3);
 pub(crate) const ENDED: i32 = 0;
 /// See [`ENDED`]: a reply was not its request's.
 pub(crate) const CROSSED: i32 = 3;
+/// The longest batch whose requests may wait for each other.
+const ONE_BY_ONE_MAX: usize = 30;
 /// Keys of a worker's own at any time.
 pub(crate) const KEYS: usize = 6;
 
@@ -102,12 +104,16 @@ pub(crate) enum Expect {
     Exec {
         /// That of two pushes inside, if there are any.
         sequence: Option<u64>,
+        /// Where the two writes go.
+        db: usize,
         parts: Vec<Part>,
         watched: Watched,
     },
     Discard(u64),
     /// BLPOP and its like of a list that only this worker fills.
     Pop(String),
+    /// BLPOP of a list that all workers fill and pop.
+    Share(String),
     /// PUBLISH: the number of receivers is kept for the step.
     Published,
 }
@@ -260,7 +266,7 @@ impl Worker {
                 // It may be refused, and the block come apart.
                 Expect::Multi => self.loose = true,
                 Expect::Push(sequence, _) => self.told(sequence, 1, Fate::Maybe),
-                Expect::Exec { sequence, .. } => self.told(sequence, 2, Fate::Maybe),
+                Expect::Exec { sequence, db, .. } => self.told_in(db, sequence, 2, Fate::Maybe),
                 _ => {}
             }
         }
@@ -299,9 +305,16 @@ impl Worker {
     }
 
     pub(crate) fn told(&mut self, sequence: impl Into<Option<u64>>, parts: usize, fate: Fate) {
+        self.told_in(self.db, sequence, parts, fate);
+    }
+
+    /// The same of writes in that db. Without its MULTI, a block with a SELECT may have written in either.
+    fn told_in(&mut self, db: usize, sequence: impl Into<Option<u64>>, parts: usize, fate: Fate) {
         let Some(sequence) = sequence.into() else { return };
-        let told = Told { db: self.db, parts, fate, apart: self.loose };
-        self.report.told(sequence, told);
+        if self.loose && db != self.db {
+            return;
+        }
+        self.report.told(sequence, Told { db, parts, fate, apart: self.loose });
     }
 
     // ---- asking -----------------------------------------------------------------------------------------
@@ -324,9 +337,19 @@ impl Worker {
         self.write(&bytes);
     }
 
-    /// Sends a batch and reads what it is answered.
+    /// Sends a batch and reads what it is answered: at once, or one request when the one before it has been answered.
     pub(crate) fn run(&mut self, batch: Batch) {
-        self.send(batch);
+        if batch.len() > ONE_BY_ONE_MAX || self.rng.u8(..4) > 0 {
+            self.send(batch);
+        } else {
+            for request in batch {
+                self.send(vec![request]);
+                self.answer();
+                if self.spoilt {
+                    break;
+                }
+            }
+        }
         self.collect();
     }
 
@@ -456,15 +479,14 @@ impl Worker {
                 }
                 fate.is_some() || self.loose && self.check_part(part, reply, None)
             }
-            Expect::Exec { sequence, parts, watched } => {
-                self.check_exec(*sequence, parts, *watched, reply, fate)
-            }
+            Expect::Exec { .. } => self.check_exec(expect, reply, fate),
             Expect::Discard(sequence) => {
                 let loose = self.loose && reply.starts_with(b"-ERR DISCARD without MULTI");
                 self.told(*sequence, 2, if self.loose { Fate::Maybe } else { Fate::Never });
                 self.plainly(fate.is_some() || reply == b"+OK\r\n" || loose)
             }
             Expect::Pop(list) => self.check_pop(list, reply, fate),
+            Expect::Share(list) => self.check_shared_pop(list, reply, fate),
             Expect::Published => {
                 let count = fate.is_none().then(|| number(reply)).flatten();
                 self.epoch += u64::from(fate.is_some());
@@ -525,27 +547,22 @@ impl Worker {
         }
     }
 
-    fn check_exec(
-        &mut self,
-        sequence: Option<u64>,
-        parts: &[Part],
-        watched: Watched,
-        reply: &[u8],
-        fate: Option<Fate>,
-    ) -> bool {
+    fn check_exec(&mut self, exec: &Expect, reply: &[u8], fate: Option<Fate>) -> bool {
+        let Expect::Exec { sequence, db, parts, watched } = exec else { return false };
+        let (sequence, db, watched) = (*sequence, *db, *watched);
         if self.loose {
-            self.told(sequence, 2, Fate::Maybe);
+            self.told_in(db, sequence, 2, Fate::Maybe);
             // Only the reply of MULTI may have been lost.
             parts.iter().for_each(|part| self.left_open(part, Fate::Maybe));
             return self.plainly(fate.is_some() || reply.starts_with(b"-ERR EXEC without MULTI"));
         }
         if let Some(fate) = fate {
-            self.told(sequence, 2, fate);
+            self.told_in(db, sequence, 2, fate);
             parts.iter().for_each(|part| self.left_open(part, fate));
             return self.plainly(true);
         }
         if [&b"*-1\r\n"[..], b"_\r\n"].contains(&reply) {
-            self.told(sequence, 2, Fate::Never);
+            self.told_in(db, sequence, 2, Fate::Never);
             return self.plainly(watched != Watched::Nothing);
         }
         let Some(found) = elements(reply) else { return false };
@@ -553,9 +570,23 @@ impl Worker {
             && found.len() == parts.len()
             && parts.iter().zip(found).all(|(part, element)| self.check_part(part, element, None));
         if fits {
-            self.told(sequence, 2, Fate::Done);
+            self.told_in(db, sequence, 2, Fate::Done);
         }
         fits
+    }
+
+    /// Whoever else has popped the element is known when all have told what they got.
+    fn check_shared_pop(&mut self, list: &str, reply: &[u8], fate: Option<Fate>) -> bool {
+        if fate.is_some() || reply == b"*-1\r\n" || reply == null(self.proto) {
+            return self.plainly(true);
+        }
+        let Some([name, element]) = elements(reply).and_then(|found| <[&[u8]; 2]>::try_from(found).ok())
+        else {
+            return false;
+        };
+        let Some(element) = bulk_text(element).filter(|_| name == bulk(list)) else { return false };
+        self.report.popped(&String::from_utf8_lossy(&element[..element.len().min(40)]));
+        self.plainly(true)
     }
 
     fn check_pop(&mut self, list: &str, reply: &[u8], fate: Option<Fate>) -> bool {
@@ -587,7 +618,7 @@ impl Known {
 }
 
 /// The null of a missing key.
-fn null(proto: u8) -> &'static [u8] {
+pub(crate) fn null(proto: u8) -> &'static [u8] {
     if proto == 3 { b"_\r\n" } else { b"$-1\r\n" }
 }
 
