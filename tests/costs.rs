@@ -57,17 +57,30 @@ fn good(command: &mut Command) -> String {
 
 #[test]
 fn descriptors_and_memory_are_those_of_the_page() {
-    let measured = good(&mut Measured::new().command("memory"));
+    // On a machine that is busy, a queue may have grown by what has not been taken yet.
+    let mut wrong = Vec::new();
+    for _ in 0..3 {
+        wrong = unlike_the_page(&good(&mut Measured::new().command("memory")));
+        if wrong.is_empty() {
+            break;
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// Lines of the program that the page does not agree with.
+fn unlike_the_page(measured: &str) -> Vec<String> {
     let page = rows("One more");
     assert_eq!(measured.lines().count(), page.len());
-    for line in measured.lines() {
+    let differs = |line: &&str| {
         let cells: Vec<&str> = line.split('|').collect();
         let row = page.get(cells[0]).unwrap_or_else(|| panic!("{} is not on the page", cells[0]));
-        assert!((number(cells[1]) - number(&row[0])).abs() < 0.05, "{line}: descriptors, {row:?}");
+        let descriptors = (number(cells[1]) - number(&row[0])).abs();
         // The page rounds, and queues grow by doubling.
         let (is, said) = (number(cells[2]) / 1024.0, number(&row[1]));
-        assert!(is < 1.3 * said + 0.3 && is > 0.7 * said - 0.3, "{line}: memory, {row:?}");
-    }
+        descriptors >= 0.05 || is >= 1.3 * said + 0.3 || is <= 0.7 * said - 0.3
+    };
+    measured.lines().filter(differs).map(str::to_owned).collect()
 }
 
 /// How many system calls the program makes between its two marks on standard error, as strace sees it.

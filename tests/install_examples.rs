@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-use crate::support::examples::{Examples, make, scratch, source, succeed};
+use crate::support::examples::{Examples, make, patient_flags, scratch, source, succeed};
 use crate::support::made_library;
 use crate::support::{Broker, Redis};
 
@@ -55,8 +55,8 @@ fn pkg_config(name: &str, arg: &str) -> PathBuf {
     let (sources, library) = (sources(name), installed().join("lib"));
     let mut make = make(&sources);
     // How it is linked is looked at, not how fast it is.
-    make.args(["WERROR=-Werror", "CFLAGS=-O0", "CXXFLAGS=-O0"])
-        .env("PKG_CONFIG_PATH", library.join("pkgconfig"));
+    make.args(patient_flags(&sources, &installed().join("include"), "-O0"));
+    make.arg("WERROR=-Werror").env("PKG_CONFIG_PATH", library.join("pkgconfig"));
     // Where the library is in no directory that the loader knows.
     make.arg(format!("LDFLAGS=-Wl,-rpath,{}", library.display())).arg(arg);
     succeed(&mut make);
@@ -69,7 +69,10 @@ fn cmake(name: &str, arg: &str) -> PathBuf {
     let mut configure = Command::new("cmake");
     configure.arg("-S").arg(&sources).arg("-B").arg(&build).arg(arg);
     configure.arg(format!("-DCMAKE_PREFIX_PATH={}", installed().display()));
-    succeed(configure.arg("-DCMAKE_C_FLAGS=-Werror -O0").arg("-DCMAKE_CXX_FLAGS=-Werror -O0"));
+    let [place, c, cxx] = patient_flags(&sources, &installed().join("include"), "-O0")
+        .map(|flag| flag.split_once('=').map_or(String::new(), |(_, value)| value.to_owned()));
+    configure.arg(format!("-DCMAKE_C_FLAGS=-Werror {place} {c}"));
+    succeed(configure.arg(format!("-DCMAKE_CXX_FLAGS=-Werror {place} {cxx}")));
     succeed(Command::new("cmake").arg("--build").arg(&build));
     build
 }

@@ -41,7 +41,8 @@ impl Examples {
             make.arg(format!("-j{}", std::thread::available_parallelism().map_or(2, usize::from)));
             make.arg(format!("BUILD={}", build.display())).arg("WERROR=-Werror");
             make.arg(format!("TREE={}", shared_library().with_extension("a").display()));
-            make.arg(format!("BROKER_CFLAGS=-I{} -I../include", patient_header(&tree).display()));
+            make.args(patient_flags(&tree, &source().with_file_name("include"), "-O2"));
+            make.arg("BROKER_CFLAGS=-I../include");
             succeed(&mut make);
             Examples::in_directory(build)
         })
@@ -253,17 +254,21 @@ together: 16
     }
 }
 
-/// A directory with a broker.h by which settings begin with more patience than the defaults have, for a machine that is
-/// busy.
-fn patient_header(tree: &Path) -> PathBuf {
-    let (root, directory) = (env!("CARGO_MANIFEST_DIR"), tree.join("patient"));
+/// Flags for make by which the settings of an example begin with more patience than the defaults have, for a machine that
+/// is busy: a broker.h below `tree` that is found before the one in `include`.
+pub(crate) fn patient_flags(tree: &Path, include: &Path, optimise: &str) -> [String; 3] {
+    let directory = tree.join("patient");
     let header = format!(
-        "#include \"{root}/include/broker.h\"\n#define PATIENCE_FOR_SETTINGS\n\
-         #include \"{root}/tests/snippets/patience.h\"\n"
+        "#include \"{}/broker.h\"\n#define PATIENCE_FOR_SETTINGS\n{}",
+        include.display(),
+        include_str!("../snippets/patience.h")
     );
     std::fs::create_dir(&directory).expect("a directory");
     std::fs::write(directory.join("broker.h"), header).expect("a header");
-    directory
+    let directory = directory.display();
+    // The headers for C++ have the one beside them.
+    let cxx = format!("CXXFLAGS={optimise} -g1 -include {directory}/broker.h");
+    [format!("CPPFLAGS=-I{directory}"), format!("CFLAGS={optimise} -g1"), cxx]
 }
 
 /// The sources.

@@ -174,7 +174,7 @@ impl Native {
             }
             Mode::Plain | Mode::Sanitized => Command::new(&self.program),
         };
-        let patience = if self.mode == Mode::Valgrind { "240" } else { "60" };
+        let patience = if self.mode == Mode::Valgrind { "600" } else { "180" };
         let races = sources().join("tsan.supp");
         command
             .args(args)
