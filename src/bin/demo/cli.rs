@@ -12,10 +12,10 @@ use std::path::PathBuf;
     args_conflicts_with_subcommands = true,
     disable_help_subcommand = true
 )]
-pub(crate) struct Cli {
+pub(crate) struct DemoCli {
     /// What its own processes do; the demo itself when `None`.
     #[command(subcommand)]
-    pub(crate) verb: Option<Verb>,
+    pub(crate) verb: Option<DemoVerb>,
     /// Flags of the demo itself.
     #[command(flatten)]
     pub(crate) demo: DemoArgs,
@@ -23,7 +23,7 @@ pub(crate) struct Cli {
 
 /// What the demo's own processes do.
 #[derive(Debug, Subcommand)]
-pub(crate) enum Verb {
+pub(crate) enum DemoVerb {
     /// Run a program that ends with its parent
     #[command(hide = true)]
     WithParent(WithParentArgs),
@@ -73,8 +73,8 @@ mod tests {
 
     #[test]
     fn the_shape_is_sound() {
-        Cli::command().debug_assert();
-        let refusal = Cli::try_parse_from(["broker-demo", "--children", "0"]).unwrap_err().to_string();
+        DemoCli::command().debug_assert();
+        let refusal = DemoCli::try_parse_from(["broker-demo", "--children", "0"]).unwrap_err().to_string();
         assert!(refusal.contains("0 is not in 1..=4096"), "{refusal}");
     }
 }

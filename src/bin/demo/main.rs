@@ -17,7 +17,7 @@ mod table;
 use broker::base::error::{Error, Result};
 use broker::config::Settings;
 use clap::Parser;
-use cli::{Cli, DemoArgs, Verb};
+use cli::{DemoArgs, DemoCli, DemoVerb};
 use crew::Crew;
 use observer::Observer;
 use report::grouped;
@@ -43,12 +43,12 @@ const SAMPLE_INTERVAL: Duration = Duration::from_millis(100);
 const REPORT_TIMEOUT: Duration = Duration::from_secs(20);
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = DemoCli::parse();
     let outcome = match cli.verb {
         None => run(&cli.demo),
-        Some(Verb::WithParent(args)) => Err(guard::exec(&args)),
-        Some(Verb::Child(args)) => child::run(&args),
-        Some(Verb::RedisCli(args)) => redis_cli::run(&args),
+        Some(DemoVerb::WithParent(args)) => Err(guard::exec(&args)),
+        Some(DemoVerb::Child(args)) => child::run(&args),
+        Some(DemoVerb::RedisCli(args)) => redis_cli::run(&args),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("broker-demo: {error}");
