@@ -2,48 +2,46 @@
 //! once more on a shared lane, without waiting, so that it is never answered null while what it asks for is there. Owns
 //! no queue; the line for leases is `lease`.
 
-use super::broker::Broker;
 use super::child::{Child, Hold};
 use super::dispatch::Flow;
-use super::lane::SlotKind;
+use super::lane::{FLAG_MAY_WAIT, SlotKind};
 use super::lease::LeaseKind;
 use super::leasing::Want;
-use crate::base::key::Key;
+use super::shared::Shared;
 use crate::command::{self, Blocking, CommandId, Popped, TimeoutUnit};
 use crate::resp::{Request, encode, reply};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-impl Broker {
+impl Shared {
     /// A command that may take as long as it likes: on a leased lane, its own timeout shortened by the
     /// time it had to wait for one.
     pub(super) fn block(
         &mut self,
-        key: Key<Child>,
+        child: &mut Child,
         request: &Request<'_>,
         id: CommandId,
         blocking: Option<Blocking>,
     ) -> Flow {
         let timeout = blocking.and_then(|blocking| command::timeout_ms(request, &blocking));
         let timeout = timeout.filter(|timeout| *timeout > 0);
-        if let Some(blocking) = blocking.filter(|_| self.has_waited_in_vain(key)) {
-            return self.look_once(key, request, id, &blocking);
+        if let Some(blocking) = blocking.filter(|_| self.has_waited_in_vain(child)) {
+            return self.look_once(child, request, id, &blocking);
         }
         let want = || Want { group: blocking.and_then(|blocking| group_of(request, &blocking)), timeout };
-        let lane = match self.lease_for(key, LeaseKind::Blocking, want) {
+        let lane = match self.lease_for(child, LeaseKind::Blocking, want) {
             Ok(lane) => lane,
             Err(flow) => return flow,
         };
-        let waited =
-            self.children.get(key).and_then(|child| child.wait).map_or(0, |wait| self.now - wait.arrived);
+        let waited = child.wait.map_or(0, |wait| self.env.now - wait.arrived);
         match (blocking, timeout) {
             (Some(blocking), Some(timeout)) if waited > 0 => {
                 // Redis looks before it gives up, however short the time: what is there is delivered.
                 let left = timeout.saturating_sub(waited).max(1);
                 let mut shortened = Vec::with_capacity(request.bytes.len());
                 command::with_timeout(request, &blocking, left, &mut shortened);
-                self.send_for(key, lane, &shortened, id, SlotKind::Blocking, 0);
+                self.send_for(child, lane, &shortened, id, SlotKind::Blocking, FLAG_MAY_WAIT);
             }
-            _ => self.send_for(key, lane, request.bytes, id, SlotKind::Blocking, 0),
+            _ => self.send_for(child, lane, request.bytes, id, SlotKind::Blocking, FLAG_MAY_WAIT),
         }
         Flow::Hold(Hold::Element)
     }
@@ -51,70 +49,68 @@ impl Broker {
     // ---- without a lease ------------------------------------------------------------------------------
 
     /// The request's own timeout has passed and no lease has come: it is looked at once more, as one that does not wait.
-    pub(super) fn look_without_lease(&mut self, key: Key<Child>) {
-        self.leave_line(key);
-        if let Some(wait) = self.children.get_mut(key).and_then(|child| child.wait.as_mut()) {
+    pub(super) fn look_without_lease(&mut self, child: &mut Child) {
+        self.leave_line(child);
+        if let Some(wait) = child.wait.as_mut() {
             wait.in_vain = true;
         }
-        self.lift(key);
+        self.lift(child);
     }
 
-    fn has_waited_in_vain(&self, key: Key<Child>) -> bool {
-        self.children.get(key).and_then(|child| child.wait).is_some_and(|wait| wait.in_vain)
+    fn has_waited_in_vain(&self, child: &Child) -> bool {
+        child.wait.is_some_and(|wait| wait.in_vain)
     }
 
     fn look_once(
         &mut self,
-        key: Key<Child>,
+        child: &mut Child,
         request: &Request<'_>,
         id: CommandId,
         blocking: &Blocking,
     ) -> Flow {
-        let Some(table) = &self.control.table else { return self.wait_for_upstream(key) };
+        let Some(table) = &self.control.table else { return self.wait_for_upstream(child) };
         let at_once = command::at_once(table.name(id), request, blocking);
         let named = at_once.and_then(|(name, args, popped)| {
             let typed = table.typed(name).filter(|typed| table.is_shared(typed))?;
             Some((typed.to_vec(), args, popped))
         });
         let Some((name, args, popped)) = named else {
-            return self.reject_without_lease(key);
+            return self.reject_without_lease(child);
         };
         let mut bytes = Vec::with_capacity(request.bytes.len() + 32);
         let argv: Vec<&[u8]> = std::iter::once(&name[..]).chain(args.iter().map(Vec::as_slice)).collect();
         encode::request(&mut bytes, &argv);
-        match self.shared_lane_for(key, id, bytes.len()) {
+        match self.shared_lane_for(child, id, bytes.len()) {
             Ok(lane) => {
-                if let Some(wait) = self.children.get_mut(key).and_then(|child| child.wait.as_mut()) {
+                if let Some(wait) = child.wait.as_mut() {
                     wait.popped = popped;
                 }
-                self.send_for(key, lane, &bytes, id, SlotKind::Look, 0);
+                self.send_for(child, lane, &bytes, id, SlotKind::Look, 0);
                 Flow::Hold(Hold::Blocked)
             }
             Err(flow) => flow,
         }
     }
 
-    fn reject_without_lease(&mut self, key: Key<Child>) -> Flow {
-        let Some(wait) = self.children.get(key).and_then(|child| child.wait) else { return Flow::Gone };
-        let text = self.no_lease_for(key, wait);
-        self.reject(key, text)
+    fn reject_without_lease(&mut self, child: &mut Child) -> Flow {
+        let Some(wait) = child.wait else { return Flow::Gone };
+        let text = self.no_lease_for(child, wait);
+        self.reject(child, text)
     }
+}
 
+impl Shared {
     /// The reply to a request that was looked at without waiting, as the blocking command would have had it.
-    pub(super) fn looked(&mut self, key: Key<Child>, frame: &[u8], real: bool) {
-        let Some((wait, proto)) =
-            self.children.get(key).and_then(|child| Some((child.wait?, child.session.proto)))
-        else {
-            return;
-        };
+    pub(super) fn looked(&mut self, child: &mut Child, frame: &[u8], real: bool) {
+        let (Some(wait), proto) = (child.wait, child.session.proto) else { return };
         let mut out = Vec::new();
         if frame.starts_with(b"-NOPERM") && wait.popped != Popped::Itself {
             // The user may wait for an element but not take it at once: nothing is known of what is there.
-            encode::error(&mut out, self.no_lease_for(key, wait));
+            encode::error(&mut out, self.no_lease_for(child, wait));
         } else if !real || !as_popped(wait.popped, frame, proto, &mut out) {
             out.extend_from_slice(frame);
         }
-        self.deliver(key, &out);
+        self.deliver(child, &out);
     }
 }
 

@@ -1,10 +1,10 @@
 //! Large requests and replies, kept off the lanes that small ones share: while a megabyte passes, nothing behind it
 //! does. Each pool has one more shared lane for them. Owns who goes there; what travels on it is as on any other.
 
-use super::broker::Broker;
 use super::child::Child;
 use super::lane::{Lane, LaneRole};
 use super::pool::PoolId;
+use super::shared::Shared;
 use crate::base::key::Key;
 use crate::base::limits;
 use crate::command::CommandId;
@@ -41,15 +41,15 @@ impl Child {
     }
 }
 
-impl Broker {
+impl Shared {
     /// The pool's lane for what is large.
     pub(super) fn bulk_lane(&mut self, id: PoolId) -> Key<Lane> {
-        if let Some(key) = self.pool(id).bulk.filter(|key| self.lanes.get(*key).is_some()) {
+        if let Some(key) = self.pool(id).bulk.filter(|key| self.connections.lanes.get(*key).is_some()) {
             return key;
         }
-        let mut lane = Lane::new(id, LaneRole::Shared, self.now);
+        let mut lane = Lane::new(id, LaneRole::Shared, self.env.now);
         lane.bulk = true;
-        let key = self.lanes.insert(lane);
+        let key = self.connections.lanes.insert(lane);
         self.pool(id).bulk = Some(key);
         key
     }

@@ -3,13 +3,13 @@
 //! asked, and what it says is told to whoever asks from then on. Owns what is known of that; the script is ended by
 //! SCRIPT KILL, which goes on the control connection too.
 
-use super::broker::Broker;
-use super::child::{Child, Hold};
+use super::child::Child;
 use super::control::Question;
 use super::dispatch::{Decided, Flow};
 use super::failure::LOST;
-use super::lane::{Lane, LaneRole, Slot, SlotKind};
-use super::lease::LeaseKind;
+use super::lane::{Lane, LaneRole, Slot};
+use super::notice::Notice;
+use super::shared::Shared;
 use crate::base::clock::Millis;
 use crate::base::key::Key;
 use crate::base::limits;
@@ -34,37 +34,7 @@ pub(super) struct Work {
     done_at: Millis,
 }
 
-impl Broker {
-    /// Whether a lane has waited that long for a reply that should come by itself: what blocks may wait as long as it
-    /// likes.
-    pub(super) fn is_stalled(&self, lane: &Lane, limit: Millis) -> bool {
-        if !lane.has_written() || self.now.saturating_sub(lane.last_reply) < limit {
-            return false;
-        }
-        let waits = |child: &Child| child.hold == Hold::Element;
-        let blocks = match &lane.lease {
-            Some(lease) => {
-                lease.kind == LeaseKind::Blocking || self.children.get(lease.child).is_some_and(waits)
-            }
-            None => lane.front().is_some_and(|slot| slot.kind == SlotKind::Wait),
-        };
-        !blocks
-    }
-
-    /// Asks whether the upstream is busy, where that would explain what lanes wait for; and, once it is, whether it
-    /// still is.
-    pub(super) fn ask_if_busy(&mut self) {
-        let stalled = |lane: &Lane| self.is_stalled(lane, limits::BUSY_PROBE);
-        let due = self.now >= self.work.asked_at + limits::BUSY_PROBE;
-        let known = self.work.busy.is_some() || self.control.table_due;
-        let asks = || known || self.lanes.iter().any(|(_, lane)| stalled(lane));
-        if due && self.control.probing_since.is_none() && self.control_is_ready() && asks() {
-            self.work.asked_at = self.now;
-            self.control.probing_since = Some(self.now);
-            self.ask(Question::Probe);
-        }
-    }
-
+impl Shared {
     /// The upstream has answered PING; or the connection was lost before.
     pub(super) fn probe_answered(&mut self, frame: Option<&[u8]>) {
         self.control.probing_since = None;
@@ -78,13 +48,13 @@ impl Broker {
         let text = [b"BUSY", text.trim_ascii_end()].concat();
         if self.work.busy.is_none() {
             let shown = String::from_utf8_lossy(&text);
-            log::warn!("upstream {}: {shown} What children ask now is answered so", self.upstream);
+            log::warn!("upstream {}: {shown} What children ask now is answered so", self.env.upstream);
         }
-        let since = self.work.busy.as_ref().map_or(self.now, |busy| busy.since);
+        let since = self.work.busy.as_ref().map_or(self.env.now, |busy| busy.since);
         let is_news = self.work.busy.replace(Busy { text, since }).is_none();
-        for key in if is_news { self.lanes.keys() } else { Vec::new() } {
+        for key in if is_news { self.connections.lanes.keys() } else { Vec::new() } {
             // Who waits until a full lane takes more is told so, too.
-            let held = self.lanes.get_mut(key).map(|lane| std::mem::take(&mut lane.held));
+            let held = self.connections.lanes.get_mut(key).map(|lane| std::mem::take(&mut lane.held));
             self.lift_held(held.unwrap_or_default());
         }
     }
@@ -94,47 +64,23 @@ impl Broker {
         self.work.busy.is_some()
     }
 
-    /// A reply has taken its slot, which had been at the front of its lane since `front_since`. If the upstream did
-    /// nothing else meanwhile, it was this command that kept it: the child's next ones of this kind go on a lane apart.
-    pub(super) fn note_work(&mut self, role: LaneRole, slot: &Slot, front_since: Millis, frame: &[u8]) {
-        if role.is_own() || frame.starts_with(b"-BUSY") {
-            return;
-        }
-        let ran = self.now.saturating_sub(front_since.max(self.work.done_at));
-        if self.work.busy.is_none() && ran < limits::SLOW_MIN {
-            self.work.done_at = self.now;
-            return;
-        }
-        let table = self.control.table.as_ref();
-        if table.is_some_and(|table| table.is_allowed_while_busy(slot.command)) {
-            return;
-        }
-        self.work.done_at = self.now;
-        // Errors of rights and arity come before that of a busy script, and prove nothing.
-        let was_script = self.work.busy.as_ref().is_some_and(|busy| front_since <= busy.since);
-        if was_script || frame.first() != Some(&b'-') {
-            self.work.busy = None;
-        }
-        if (ran >= limits::SLOW_MIN || was_script)
-            && let Some(child) = self.children.get_mut(slot.child)
-        {
-            child.expect_long(slot.command);
-        }
-    }
-
     /// While the upstream is busy it would answer this request so too. None: it goes on, since Redis allows the command,
     /// since it stands behind the script on a connection of the child's own, or since a leased lane has Redis' own word.
     pub(super) fn refuse_while_busy(
         &mut self,
-        key: Key<Child>,
+        child: &mut Child,
         request: &Request<'_>,
         decided: &mut Decided,
     ) -> Option<Flow> {
         let busy = self.work.busy.as_ref()?;
         let table = self.control.table.as_ref()?;
-        let child = self.children.get(key)?;
         let runs_script = child.in_flight > 0
-            && self.lanes.get(child.lane).and_then(Lane::front).is_some_and(|slot| slot.child == key);
+            && self
+                .connections
+                .lanes
+                .get(child.lane)
+                .and_then(Lane::front)
+                .is_some_and(|slot| slot.child == child.key);
         if child.lease.is_some() || runs_script {
             return None;
         }
@@ -148,10 +94,70 @@ impl Broker {
         let text = busy.text.clone();
         Some(match decided.route {
             Route::Transaction(TransactionCommand::Exec) => {
-                self.reject_exec(key, request, &String::from_utf8_lossy(&text))
+                self.reject_exec(child, request, &String::from_utf8_lossy(&text))
             }
-            _ => self.reject(key, text),
+            _ => self.reject(child, text),
         })
+    }
+
+    /// Another connection, perhaps to another upstream: nothing is known of its work.
+    pub(super) fn forget_work(&mut self) {
+        self.work.busy = None;
+    }
+}
+
+impl Shared {
+    /// Whether a lane has waited that long for a reply that should come by itself: what blocks may wait as long as it
+    /// likes.
+    pub(super) fn is_stalled(&self, lane: &Lane, limit: Millis) -> bool {
+        if !lane.has_written() || self.env.now.saturating_sub(lane.last_reply) < limit {
+            return false;
+        }
+        !lane.front().is_some_and(Slot::may_wait)
+    }
+
+    /// Asks whether the upstream is busy, where that would explain what lanes wait for; and, once it is, whether it
+    /// still is.
+    pub(super) fn ask_if_busy(&mut self) {
+        let stalled = |lane: &Lane| self.is_stalled(lane, limits::BUSY_PROBE);
+        let due = self.env.now >= self.work.asked_at + limits::BUSY_PROBE;
+        let known = self.work.busy.is_some() || self.control.table_due;
+        let asks = || known || self.connections.lanes.iter().any(|(_, lane)| stalled(lane));
+        if due && self.control.probing_since.is_none() && self.control_is_ready() && asks() {
+            self.work.asked_at = self.env.now;
+            self.control.probing_since = Some(self.env.now);
+            self.ask(Question::Probe);
+        }
+    }
+
+    /// A reply has taken its slot, which had been at the front of its lane since `front_since`. If the upstream did
+    /// nothing else meanwhile, it was this command that kept it: the child's next ones of this kind go on a lane apart.
+    pub(super) fn note_work(
+        &mut self,
+        role: LaneRole,
+        slot: &Slot,
+        front_since: Millis,
+        frame: &[u8],
+    ) -> bool {
+        if role.is_own() || frame.starts_with(b"-BUSY") {
+            return false;
+        }
+        let ran = self.env.now.saturating_sub(front_since.max(self.work.done_at));
+        if self.work.busy.is_none() && ran < limits::SLOW_MIN {
+            self.work.done_at = self.env.now;
+            return false;
+        }
+        let table = self.control.table.as_ref();
+        if table.is_some_and(|table| table.is_allowed_while_busy(slot.command)) {
+            return false;
+        }
+        self.work.done_at = self.env.now;
+        // Errors of rights and arity come before that of a busy script, and prove nothing.
+        let was_script = self.work.busy.as_ref().is_some_and(|busy| front_since <= busy.since);
+        if was_script || frame.first() != Some(&b'-') {
+            self.work.busy = None;
+        }
+        ran >= limits::SLOW_MIN || was_script
     }
 
     /// Whoever stands behind a script for too long is told that it is lost; the late replies will find nobody. The
@@ -160,12 +166,13 @@ impl Broker {
         if self.work.busy.is_none() {
             return;
         }
-        for key in self.lanes.keys() {
+        for key in self.connections.lanes.keys() {
             let stalled = |lane: &Lane| lane.role == LaneRole::Shared && self.is_stalled(lane, limit);
-            if !self.lanes.get(key).is_some_and(stalled) {
+            if !self.connections.lanes.get(key).is_some_and(stalled) {
                 continue;
             }
-            let behind = self.lanes.get_mut(key).map(Lane::give_up_behind_front).unwrap_or_default();
+            let behind =
+                self.connections.lanes.get_mut(key).map(Lane::give_up_behind_front).unwrap_or_default();
             if behind.is_empty() {
                 continue;
             }
@@ -180,15 +187,8 @@ impl Broker {
     /// These slots stay, but their children are told this instead of the replies.
     pub(super) fn tell_late(&mut self, key: Key<Lane>, slots: Vec<Slot>, text: &str) {
         for slot in &slots {
-            if let Some(child) = self.children.get_mut(slot.child) {
-                child.late += 1;
-            }
+            self.env.notices.push_back(Notice::Late(slot.child));
         }
         self.fail_slots(key, slots, text);
-    }
-
-    /// Another connection, perhaps to another upstream: nothing is known of its work.
-    pub(super) fn forget_work(&mut self) {
-        self.work.busy = None;
     }
 }

@@ -20,6 +20,7 @@ use crate::base::key::Key;
 use crate::command::{CommandId, Popped};
 use crate::resp::Scanner;
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 /// How a child reaches the broker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +42,8 @@ pub(crate) enum ChildState {
     Ending,
     /// No more requests are run (QUIT, protocol error); closes when every reply has left.
     Finishing,
+    /// It ends with the event at hand.
+    Closed,
 }
 
 /// Why the child's next request has to wait. The request stays in the child's input, and is looked at
@@ -111,6 +114,11 @@ impl Wait {
     }
 }
 
+/// Where a peer comes from over TCP, without the port.
+pub(super) fn address_of(peer: &str) -> &str {
+    peer.rsplit_once(':').map_or(peer, |(address, _)| address)
+}
+
 /// The leased lane a child holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct HeldLease {
@@ -123,6 +131,8 @@ pub(crate) struct HeldLease {
 /// One child.
 #[derive(Debug)]
 pub struct Child {
+    /// Its own name.
+    pub(super) key: Key<Child>,
     /// All that Redis would remember.
     pub session: Session,
     /// As which user of this host it connected; known of unix sockets alone.
@@ -138,7 +148,7 @@ pub struct Child {
     /// How it reaches us.
     pub kind: ChildKind,
     /// Who it is, for the log.
-    pub peer: Box<str>,
+    pub peer: Arc<str>,
     /// The driver's handle for its connection; opaque here.
     pub link: usize,
     pub(super) state: ChildState,
@@ -213,8 +223,9 @@ pub struct Child {
 }
 
 impl Child {
-    pub(super) fn new(session: Session, kind: ChildKind, peer: Box<str>, link: usize, now: Millis) -> Self {
+    pub(super) fn new(session: Session, kind: ChildKind, peer: Arc<str>, link: usize, now: Millis) -> Self {
         Child {
+            key: Key::NONE,
             session,
             uid: None,
             pid: None,
@@ -270,9 +281,15 @@ impl Child {
             (self.state, to),
             (ChildState::Open, ChildState::Ending | ChildState::Finishing)
                 | (ChildState::Ending, ChildState::Finishing)
+                | (_, ChildState::Closed)
         );
         debug_assert!(legal || self.state == to, "child {:?} -> {to:?}", self.state);
         self.state = to;
+    }
+
+    /// Whether none of its requests is run any more.
+    pub(super) fn is_finished(&self) -> bool {
+        matches!(self.state, ChildState::Finishing | ChildState::Closed)
     }
 
     /// What a connection upstream has to be for this child's requests.
@@ -336,7 +353,7 @@ impl Child {
 
     /// Where it comes from over TCP, without the port.
     pub(super) fn address(&self) -> &str {
-        self.peer.rsplit_once(':').map_or(&*self.peer, |(address, _)| address)
+        address_of(&self.peer)
     }
 
     /// How the log names it: CLIENT ID and peer.

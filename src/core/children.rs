@@ -18,6 +18,9 @@ impl Children {
     pub(super) fn insert(&mut self, child: Child) -> Key<Child> {
         let id = child.session.id;
         let key = self.arena.insert(child);
+        if let Some(child) = self.arena.get_mut(key) {
+            child.key = key;
+        }
         let before = self.by_id.insert(id, key);
         debug_assert!(before.is_none(), "two children with the id {id}");
         key
@@ -43,6 +46,15 @@ impl Children {
     /// The child, unless it has gone.
     pub(super) fn get_mut(&mut self, key: Key<Child>) -> Option<&mut Child> {
         self.arena.get_mut(key)
+    }
+
+    /// What the command table numbers has other numbers now.
+    pub(super) fn forget_commands(&mut self) {
+        for key in self.arena.keys() {
+            if let Some(child) = self.arena.get_mut(key) {
+                child.last_command = None;
+            }
+        }
     }
 
     /// How many there are.

@@ -8,9 +8,11 @@ use super::dispatch::end_of_multi;
 use super::greeting::Greetings;
 use super::handshake::Greeting;
 use super::lane::{Lane, LaneRole, LaneState, SlotKind};
+use super::notice::Notice;
 use super::pool::{PoolId, PoolKey};
 use super::roster::Unblock;
 use super::scripts::{MayCall, ScriptRights};
+use super::shared::Shared;
 use super::timers::Timer;
 use super::upstream_limits::UpstreamLimits;
 use super::users::UserId;
@@ -167,12 +169,17 @@ impl Control {
     }
 }
 
-impl Broker {
+impl Shared {
+    /// Has the child that asked look at its request afresh, with this answer to it.
+    pub(super) fn give_answer(&mut self, child: Key<Child>, answer: Option<Answer>) {
+        self.env.notices.push_back(Notice::Answer(child, answer));
+    }
+
     /// Makes the control lane and dials it, and the probe where the upstream judges children. They are dialled
     /// again for as long as the broker lives.
     pub(super) fn open_control(&mut self) {
         let pool = self.control_pool();
-        self.control.lane = self.lanes.insert(Lane::new(pool, LaneRole::Control, self.now));
+        self.control.lane = self.connections.lanes.insert(Lane::new(pool, LaneRole::Control, self.env.now));
         self.want_connection(self.control.lane);
         if self.users.mode == Auth::Passthrough {
             self.open_probe();
@@ -181,7 +188,7 @@ impl Broker {
 
     /// Where the control connection belongs: to no child, but to the upstream's own user.
     pub(super) fn control_pool(&mut self) -> PoolId {
-        let db = self.upstream.db;
+        let db = self.env.upstream.db;
         self.pool_of(PoolKey { user: UserId::UPSTREAM, db, proto: 3, no_touch: false })
     }
 
@@ -192,7 +199,7 @@ impl Broker {
         self.control.down_since = None;
         self.control.probing_since = None;
         self.control.unblock_refused = false;
-        self.control.valid_dbs = HashSet::from([0, self.upstream.db]);
+        self.control.valid_dbs = HashSet::from([0, self.env.upstream.db]);
         if !self.control.never_try_multi {
             self.ask(Question::TryMulti);
             self.ask(Question::LeaveMulti);
@@ -216,7 +223,7 @@ impl Broker {
             }
             Question::Lookup { name, .. } => command.arg("COMMAND").arg("INFO").arg(name),
             Question::TryDb { db, .. } => command.arg(self.control.name_of("SELECT")).arg(db),
-            Question::BackToDb => command.arg(self.control.name_of("SELECT")).arg(self.upstream.db),
+            Question::BackToDb => command.arg(self.control.name_of("SELECT")).arg(self.env.upstream.db),
             Question::Unblock { id, .. } => {
                 command.arg(self.control.name_of("CLIENT")).arg("UNBLOCK").arg(id).arg("TIMEOUT")
             }
@@ -238,6 +245,97 @@ impl Broker {
         self.send(lane, &command.get_packed_command(), Key::NONE, NO_COMMAND, SlotKind::Question, 0);
     }
 
+    /// The upstream is no longer busy.
+    pub(super) fn ask_for_table_again(&mut self) {
+        if std::mem::take(&mut self.control.table_due) {
+            self.ask(Question::Commands);
+        }
+    }
+
+    fn lookup_answered(&mut self, child: Key<Child>, name: &[u8], frame: Option<&[u8]>) {
+        let Some(frame) = frame else { return self.give_answer(child, None) };
+        let known = match (value::parse(frame), &mut self.control.table) {
+            (Some(reply), Some(table)) => table.learn(name, &reply),
+            _ => false,
+        };
+        if known {
+            self.control.learn_names();
+        }
+        let refused = (frame.first() == Some(&b'-')).then(|| Answer::Frame(frame.to_vec()));
+        let answer = if known { None } else { refused.or(Some(Answer::UnknownCommand)) };
+        self.give_answer(child, answer);
+    }
+
+    /// The request at hand can only be answered by a living upstream.
+    pub(super) fn wait_for_upstream(&mut self, child: &mut Child) -> super::dispatch::Flow {
+        let latest = self.env.now + self.env.settings.queue_timeout;
+        let until = *child.upstream_until.get_or_insert(latest);
+        self.env.timers.arm(until, Timer::Child(child.key));
+        super::dispatch::Flow::Hold(Hold::Upstream)
+    }
+
+    pub(super) fn upstream_wait_over(&mut self, child: &mut Child) {
+        if self.front_ends_multi(child) {
+            // Its child takes the MULTI for ended, whatever EXEC was answered.
+            self.forget_transaction(child);
+        }
+        let down = self.down_for(child);
+        self.fail_front(child, &down);
+    }
+
+    fn front_ends_multi(&self, child: &Child) -> bool {
+        let open = child.session.transaction.is_open();
+        open && self.of_front(child, |request| end_of_multi(request).is_some())
+    }
+
+    /// Whether the request at the front opens a MULTI.
+    pub(super) fn front_begins_multi(&self, child: &Child) -> bool {
+        let open = child.session.transaction.is_open();
+        let is_multi =
+            |request: &Request<'_>| match self.control.table.as_ref().map(|table| table.classify(request)) {
+                Some(Verdict::Known(known)) => {
+                    known.route == Route::Transaction(TransactionCommand::Multi) && known.arity_ok
+                }
+                Some(_) => false,
+                None => request.argc() == 1 && request.arg(0).eq_ignore_ascii_case(b"multi"),
+            };
+        !open && self.of_front(child, is_multi)
+    }
+
+    /// Asks something of the request at the front, which is on hold. False if there is none.
+    fn of_front(&self, child: &Child, ask: impl FnOnce(&Request<'_>) -> bool) -> bool {
+        let frame_limits = FrameLimits { request_max: usize::MAX, authenticated: true };
+        let (mut scanner, mut input) = (Scanner::default(), child.input.as_slice());
+        while let Scan::Empty { len } = scanner.scan(input, &frame_limits) {
+            input = &input[len..];
+            scanner.reset();
+        }
+        matches!(scanner.scan(input, &frame_limits), Scan::Frame { .. }) && ask(&scanner.request(input))
+    }
+
+    /// The control connection is gone; questions it had not answered are settled by `lane_lost`.
+    pub(super) fn control_lost(&mut self) {
+        self.control.down_since.get_or_insert(self.env.now);
+        self.control.probing_since = None;
+        self.forget_work();
+        self.control.loading = None;
+        self.control.confirmed = false;
+        self.control.table_due = false;
+        self.control.leaving = false;
+    }
+
+    /// Whether the control connection carries questions right now.
+    pub(super) fn control_is_ready(&self) -> bool {
+        !self.control.leaving
+            && self
+                .connections
+                .lanes
+                .get(self.control.lane)
+                .is_some_and(|lane| lane.state == LaneState::Ready)
+    }
+}
+
+impl Shared {
     /// The answer to the oldest question; `None` when the connection was lost before it came.
     pub(super) fn question_answered(&mut self, frame: Option<&[u8]>) {
         let Some(question) = self.control.questions.pop_front() else { return };
@@ -310,7 +408,7 @@ impl Broker {
             return self.control_refused(&format!("COMMAND was answered with: {error}"));
         }
         let reply = value::parse(frame).ok_or_else(|| "COMMAND: not a reply".to_owned());
-        match reply.and_then(|reply| Table::from_command_reply(&reply, policy_of(&self.settings))) {
+        match reply.and_then(|reply| Table::from_command_reply(&reply, policy_of(&self.env.settings))) {
             Ok(table) => {
                 self.control.loading = Some(table);
                 self.ask(Question::ConfirmNames);
@@ -333,17 +431,13 @@ impl Broker {
                 self.control.table = Some(table);
                 self.control.confirmed = true;
                 self.control.learn_names();
-                log::info!("upstream {} is up", self.upstream);
+                log::info!("upstream {} is up", self.env.upstream);
                 self.forget_refusal_of_control();
                 // They were numbered by the former one.
-                for key in self.children.keys() {
-                    if let Some(child) = self.children.get_mut(key) {
-                        child.last_command = None;
-                    }
-                }
+                self.env.notices.push_back(Notice::TableChanged);
                 self.table_for_users();
                 self.forget_script_rights();
-                self.wake_upstream_waiters();
+                self.env.notices.push_back(Notice::UpstreamAnswers);
             }
             Err(why) => self.control_refused(&why),
         }
@@ -358,14 +452,7 @@ impl Broker {
         }
         self.probe_answered(Some(frame));
         if self.control.table.is_some() {
-            self.wake_upstream_waiters();
-        }
-    }
-
-    /// The upstream is no longer busy.
-    pub(super) fn ask_for_table_again(&mut self) {
-        if std::mem::take(&mut self.control.table_due) {
-            self.ask(Question::Commands);
+            self.env.notices.push_back(Notice::UpstreamAnswers);
         }
     }
 
@@ -377,108 +464,25 @@ impl Broker {
         self.lane_lost(self.control.lane, why);
     }
 
-    fn lookup_answered(&mut self, child: Key<Child>, name: &[u8], frame: Option<&[u8]>) {
-        let Some(frame) = frame else { return self.give_answer(child, None) };
-        let known = match (value::parse(frame), &mut self.control.table) {
-            (Some(reply), Some(table)) => table.learn(name, &reply),
-            _ => false,
-        };
-        if known {
-            self.control.learn_names();
-        }
-        let refused = (frame.first() == Some(&b'-')).then(|| Answer::Frame(frame.to_vec()));
-        let answer = if known { None } else { refused.or(Some(Answer::UnknownCommand)) };
-        self.give_answer(child, answer);
-    }
-
-    /// Lets a child that waited for an answer look at its request again, with the answer beside it.
-    pub(super) fn give_answer(&mut self, key: Key<Child>, answer: Option<Answer>) {
-        if let Some(child) = self.children.get_mut(key).filter(|child| child.hold == Hold::Answer) {
-            child.answer = answer;
-            self.lift(key);
-        }
-    }
-
-    /// The request at hand can only be answered by a living upstream.
-    pub(super) fn wait_for_upstream(&mut self, key: Key<Child>) -> super::dispatch::Flow {
-        let latest = self.now + self.settings.queue_timeout;
-        let until = self.children.get_mut(key).map(|child| *child.upstream_until.get_or_insert(latest));
-        let until = until.unwrap_or(latest);
-        self.timers.arm(until, Timer::Child(key));
-        super::dispatch::Flow::Hold(Hold::Upstream)
-    }
-
-    pub(super) fn upstream_wait_over(&mut self, key: Key<Child>) {
-        if self.front_ends_multi(key) {
-            // Its child takes the MULTI for ended, whatever EXEC was answered.
-            self.forget_transaction(key);
-        }
-        let down = self.down_for(key);
-        self.fail_front(key, &down);
-    }
-
-    fn front_ends_multi(&self, key: Key<Child>) -> bool {
-        let open = self.children.get(key).is_some_and(|child| child.session.transaction.is_open());
-        open && self.of_front(key, |request| end_of_multi(request).is_some())
-    }
-
-    /// Whether the request at the front opens a MULTI.
-    pub(super) fn front_begins_multi(&self, key: Key<Child>) -> bool {
-        let open = self.children.get(key).is_some_and(|child| child.session.transaction.is_open());
-        let is_multi =
-            |request: &Request<'_>| match self.control.table.as_ref().map(|table| table.classify(request)) {
-                Some(Verdict::Known(known)) => {
-                    known.route == Route::Transaction(TransactionCommand::Multi) && known.arity_ok
-                }
-                Some(_) => false,
-                None => request.argc() == 1 && request.arg(0).eq_ignore_ascii_case(b"multi"),
-            };
-        !open && self.of_front(key, is_multi)
-    }
-
-    /// Asks something of the request at the front, which is on hold. False if there is none.
-    fn of_front(&self, key: Key<Child>, ask: impl FnOnce(&Request<'_>) -> bool) -> bool {
-        let Some(child) = self.children.get(key) else { return false };
-        let frame_limits = FrameLimits { request_max: usize::MAX, authenticated: true };
-        let (mut scanner, mut input) = (Scanner::default(), child.input.as_slice());
-        while let Scan::Empty { len } = scanner.scan(input, &frame_limits) {
-            input = &input[len..];
-            scanner.reset();
-        }
-        matches!(scanner.scan(input, &frame_limits), Scan::Frame { .. }) && ask(&scanner.request(input))
-    }
-
-    pub(super) fn wake_upstream_waiters(&mut self) {
-        for key in self.children.keys() {
-            if self.children.get(key).is_some_and(|child| child.hold == Hold::Upstream) {
-                self.lift(key);
-            }
-        }
-    }
-
-    /// The control connection is gone; questions it had not answered are settled by `lane_lost`.
-    pub(super) fn control_lost(&mut self) {
-        self.control.down_since.get_or_insert(self.now);
-        self.control.probing_since = None;
-        self.forget_work();
-        self.control.loading = None;
-        self.control.confirmed = false;
-        self.control.table_due = false;
-        self.control.leaving = false;
-    }
-
     /// An answer has come on a control connection that stays only for those under way.
     pub(super) fn leave_if_answered(&mut self) {
-        let idle = self.lanes.get(self.control.lane).is_some_and(Lane::is_idle);
+        let idle = self.connections.lanes.get(self.control.lane).is_some_and(Lane::is_idle);
         if self.control.leaving && idle {
             self.replace_control();
         }
     }
+}
 
-    /// Whether the control connection carries questions right now.
-    pub(super) fn control_is_ready(&self) -> bool {
-        !self.control.leaving
-            && self.lanes.get(self.control.lane).is_some_and(|lane| lane.state == LaneState::Ready)
+impl Broker {
+    /// Whoever waits for a living upstream looks again.
+    pub(super) fn wake_upstream_waiters(&mut self) {
+        for key in self.children.keys() {
+            if let Some(child) = self.children.get_mut(key)
+                && child.hold == Hold::Upstream
+            {
+                self.shared.lift(child);
+            }
+        }
     }
 }
 

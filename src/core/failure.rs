@@ -2,9 +2,11 @@
 //! failed at once and never repeated; one that has not left waits for the next connection.
 
 use super::broker::Broker;
-use super::child::{Child, Hold};
+use super::child::Child;
 use super::lane::{Lane, LaneRole, LaneState, Slot, SlotKind};
 use super::lease::LeaseKind;
+use super::notice::Notice;
+use super::shared::Shared;
 use super::timers::Timer;
 use super::transaction::{Queued, Transaction};
 use crate::base::key::Key;
@@ -15,19 +17,42 @@ pub(super) const LOST: &str =
 /// Why the EXEC of a MULTI whose leased lane was lost aborts.
 const MULTI_LOST: &str = "BROKERLOST upstream connection lost";
 
-impl Broker {
+impl Shared {
+    /// Answers a request that was on hold with an error, and lets the next one run. Inside MULTI the
+    /// transaction is spoilt, as for any rejected command. A MULTI itself is open all the same, and spoilt: what its
+    /// child has sent behind it must not be run one by one.
+    pub(super) fn fail_front(&mut self, child: &mut Child, text: &str) {
+        let begins = self.front_begins_multi(child);
+        if begins {
+            let abort_reason = Some(text.to_owned());
+            let spoilt = Queued { dirty: true, abort_reason, ..Queued::default() };
+            child.session.transaction = Transaction::Queued(Box::new(spoilt));
+            child.front_done = true;
+            self.answer(child, b"+OK\r\n");
+            return self.lift(child);
+        }
+        if let Some(queued) = child.session.transaction.queued_mut() {
+            queued.dirty = true;
+        }
+        child.front_done = true;
+        self.answer_error(child, text);
+        self.lift(child);
+    }
+}
+
+impl Shared {
     /// Dialling or greeting the upstream has failed.
-    pub fn lane_failed(&mut self, key: Key<Lane>, reason: &str) {
-        let Some(lane) = self.lanes.get_mut(key) else { return };
+    pub(super) fn lane_failed(&mut self, key: Key<Lane>, reason: &str) {
+        let Some(lane) = self.connections.lanes.get_mut(key) else { return };
         if !matches!(lane.state, LaneState::Connecting | LaneState::Handshaking) {
             return;
         }
         lane.failures = lane.failures.saturating_add(1);
-        self.counters.upstream_connect_failures += 1;
+        self.env.counters.upstream_connect_failures += 1;
         let (failures, role, pool) = (lane.failures, lane.role, lane.pool);
         self.note_refusal(pool, reason);
         self.drop_connection(key);
-        if let Some(lane) = self.lanes.get_mut(key) {
+        if let Some(lane) = self.connections.lanes.get_mut(key) {
             lane.take_written();
         }
         match role {
@@ -40,18 +65,18 @@ impl Broker {
 
     pub(super) fn back_off(&mut self, key: Key<Lane>, failures: u32) {
         let delay = self.backoff(failures);
-        let due = self.now + delay;
-        let Some(lane) = self.lanes.get_mut(key) else { return };
+        let due = self.env.now + delay;
+        let Some(lane) = self.connections.lanes.get_mut(key) else { return };
         lane.set_state(LaneState::Backoff);
         lane.timer = lane.timer.wrapping_add(1);
         let timer = Timer::Lane(key, lane.timer);
-        self.timers.arm(due, timer);
+        self.env.timers.arm(due, timer);
         self.expire_unwritten(key);
     }
 
     /// The timer of an attempt or of a backoff.
     pub(super) fn lane_timer(&mut self, key: Key<Lane>, number: u32) {
-        let Some(lane) = self.lanes.get_mut(key) else { return };
+        let Some(lane) = self.connections.lanes.get_mut(key) else { return };
         if lane.timer != number {
             return;
         }
@@ -63,7 +88,7 @@ impl Broker {
                 }
             }
             LaneState::Connecting | LaneState::Handshaking => {
-                let reason = format!("no answer within {} ms", self.settings.connect_timeout);
+                let reason = format!("no answer within {} ms", self.env.settings.connect_timeout);
                 self.lane_failed(key, &reason);
             }
             LaneState::Ready if key == self.control.lane && self.control.leaving => self.replace_control(),
@@ -72,9 +97,9 @@ impl Broker {
     }
 
     /// An established connection is gone, or has to go: end of file, an error, a desync, a stall.
-    pub fn lane_lost(&mut self, key: Key<Lane>, reason: &str) {
+    pub(super) fn lane_lost(&mut self, key: Key<Lane>, reason: &str) {
         let carries = self.carries_topics(key);
-        let Some(lane) = self.lanes.get_mut(key) else { return };
+        let Some(lane) = self.connections.lanes.get_mut(key) else { return };
         if matches!(lane.state, LaneState::Connecting | LaneState::Handshaking) {
             return self.lane_failed(key, reason);
         }
@@ -82,17 +107,17 @@ impl Broker {
             return;
         }
         let role = lane.role;
-        let user = self.pools[lane.pool.0 as usize].key.user;
+        let user = self.connections.pools[lane.pool.0 as usize].key.user;
         // A control connection is of use once the command table has come on it.
         let proven = lane.replied && (role != LaneRole::Control || self.control.confirmed);
         let quiet = lane.is_idle() && (role != LaneRole::Control || !proven) && !carries;
         let level = if quiet { log::Level::Debug } else { log::Level::Warn };
         log::log!(level, "upstream connection lost ({role:?}, {} in flight): {reason}", lane.depth());
-        self.counters.upstream_losses += 1;
+        self.env.counters.upstream_losses += 1;
         lane.failures = if proven { 0 } else { lane.failures.saturating_add(1) };
         let failures = lane.failures;
         self.drop_connection(key);
-        let lost = self.lanes.get_mut(key).map(Lane::take_written).unwrap_or_default();
+        let lost = self.connections.lanes.get_mut(key).map(Lane::take_written).unwrap_or_default();
         match role {
             LaneRole::Lease => self.lease_lane_lost(key, lost),
             LaneRole::Control => {
@@ -121,14 +146,14 @@ impl Broker {
 
     /// Closes a lane, connected or not, and fails all that is on it: what has not left will not.
     pub(super) fn empty_lane(&mut self, key: Key<Lane>, reason: &str) {
-        let held = self.lanes.get(key).map_or(0, |lane| lane.footprint);
+        let held = self.connections.lanes.get(key).map_or(0, |lane| lane.footprint);
         log::warn!("{reason}: emptying an upstream lane that holds {held} bytes");
         self.lane_lost(key, reason);
-        if self.lanes.get(key).is_some_and(|lane| lane.role == LaneRole::Subscriber) {
+        if self.connections.lanes.get(key).is_some_and(|lane| lane.role == LaneRole::Subscriber) {
             // Nothing of a child's is on it.
             return;
         }
-        let unwritten = self.lanes.get_mut(key).map(Lane::take_all).unwrap_or_default();
+        let unwritten = self.connections.lanes.get_mut(key).map(Lane::take_all).unwrap_or_default();
         let down = self.down_on(key);
         self.fail_slots(key, unwritten, &down);
         self.account_lane(key);
@@ -136,7 +161,7 @@ impl Broker {
 
     /// A shared lane carries on from its first unwritten request.
     fn revive(&mut self, key: Key<Lane>, failures: u32) {
-        let Some(lane) = self.lanes.get_mut(key) else { return };
+        let Some(lane) = self.connections.lanes.get_mut(key) else { return };
         if lane.is_idle() {
             return;
         }
@@ -149,7 +174,7 @@ impl Broker {
 
     /// Questions that never left are dropped too: they were asked of an incarnation that is gone.
     pub(super) fn drop_questions(&mut self, key: Key<Lane>) {
-        let Some(lane) = self.lanes.get_mut(key) else { return };
+        let Some(lane) = self.connections.lanes.get_mut(key) else { return };
         let unwritten = lane.take_all();
         let down = self.down_on(key);
         self.fail_slots(key, unwritten, &down);
@@ -157,7 +182,7 @@ impl Broker {
 
     /// A leased lane dies with its lease. What that means depends on what the lease was for.
     fn lease_lane_lost(&mut self, key: Key<Lane>, lost: Vec<Slot>) {
-        let Some(lane) = self.lanes.get_mut(key) else { return };
+        let Some(lane) = self.connections.lanes.get_mut(key) else { return };
         lane.burnt = true;
         let unwritten = lane.take_all();
         let pool = lane.pool;
@@ -166,21 +191,10 @@ impl Broker {
             // Its child has gone on without it, perhaps to another lease.
             return self.return_lane(key);
         }
-        let (child_key, kind, watching) = (lease.child, lease.kind, lease.watching);
-        let subscribed = self.children.get(child_key).is_some_and(Child::listens_on_lease);
-        if kind == LeaseKind::Session || subscribed {
-            // Messages may have been missed. A direct connection would have been closed as well.
-            self.close_child(child_key);
+        let (child, kind, watching) = (lease.child, lease.kind, lease.watching);
+        self.env.notices.push_back(Notice::LeaseLost { child, kind, watching });
+        if kind == LeaseKind::Session {
             return self.return_lane(key);
-        }
-        if let Some(child) = self.children.get_mut(child_key) {
-            child.lease = None;
-            child.session.watch_lost |= watching;
-            if let Transaction::Leased(queued) = &mut child.session.transaction {
-                let abort_reason = Some(MULTI_LOST.to_owned());
-                let lost = Queued { dirty: true, abort_reason, ..std::mem::take(&mut **queued) };
-                child.session.transaction = Transaction::Queued(Box::new(lost));
-            }
         }
         self.return_lane(key);
         self.fail_slots(key, lost, LOST);
@@ -188,51 +202,49 @@ impl Broker {
         self.fail_slots(key, unwritten, &down);
     }
 
-    /// Completes slots without a reply from upstream.
-    pub(super) fn fail_slots(&mut self, key: Key<Lane>, slots: Vec<Slot>, text: &str) {
-        let mut reply = Vec::new();
-        encode::error(&mut reply, text);
+    /// The lane that a child had to itself is gone.
+    pub(super) fn lease_lost(&mut self, child: &mut Child, kind: LeaseKind, watching: bool) {
+        if kind == LeaseKind::Session || child.listens_on_lease() {
+            // Messages may have been missed. A direct connection would have been closed as well.
+            return self.close(child);
+        }
+        child.lease = None;
+        child.session.watch_lost |= watching;
+        if let Transaction::Leased(queued) = &mut child.session.transaction {
+            let abort_reason = Some(MULTI_LOST.to_owned());
+            let lost = Queued { dirty: true, abort_reason, ..std::mem::take(&mut **queued) };
+            child.session.transaction = Transaction::Queued(Box::new(lost));
+        }
+    }
+
+    /// Completes slots without a reply from upstream. The broker's own at once; children are told when the event at hand
+    /// is over.
+    pub(super) fn fail_slots(&mut self, lane: Key<Lane>, slots: Vec<Slot>, text: &str) {
         let told = slots.iter().filter(|slot| slot.is_owed_to_a_child()).count();
-        self.counters.failed(text.as_bytes(), told as u64);
+        self.env.counters.failed(text.as_bytes(), told as u64);
+        let mut failed = Vec::new();
         for slot in slots {
             match slot.kind {
                 SlotKind::Question => self.question_answered(None),
                 SlotKind::Canary => {}
                 SlotKind::Proof => self.proof_answered(None),
-                _ => self.settle(key, slot, &reply, false),
+                _ => failed.push(slot),
             }
         }
-    }
-
-    /// Answers a request that was on hold with an error, and lets the next one run. Inside MULTI the
-    /// transaction is spoilt, as for any rejected command. A MULTI itself is open all the same, and spoilt: what its
-    /// child has sent behind it must not be run one by one.
-    pub(super) fn fail_front(&mut self, key: Key<Child>, text: &str) {
-        let begins = self.front_begins_multi(key);
-        let Some(child) = self.children.get_mut(key) else { return };
-        if begins {
-            let abort_reason = Some(text.to_owned());
-            let spoilt = Queued { dirty: true, abort_reason, ..Queued::default() };
-            child.session.transaction = Transaction::Queued(Box::new(spoilt));
-            child.front_done = true;
-            self.answer(key, b"+OK\r\n");
-            return self.lift(key);
+        if !failed.is_empty() {
+            let mut reply = Vec::new();
+            encode::error(&mut reply, text);
+            self.env.notices.push_back(Notice::Failed { lane, slots: failed, reply });
         }
-        if let Some(queued) = child.session.transaction.queued_mut() {
-            queued.dirty = true;
-        }
-        child.front_done = true;
-        self.answer_error(key, text);
-        self.lift(key);
     }
 
     /// Requests that have waited `queue_timeout` for a connection are told that they were not executed.
     pub(super) fn expire_unwritten(&mut self, key: Key<Lane>) {
-        let Some(lane) = self.lanes.get_mut(key) else { return };
+        let Some(lane) = self.connections.lanes.get_mut(key) else { return };
         if matches!(lane.state, LaneState::Ready | LaneState::Yielding) || lane.is_idle() {
             return;
         }
-        let expired = lane.take_expired(self.now, self.settings.queue_timeout);
+        let expired = lane.take_expired(self.env.now, self.env.settings.queue_timeout);
         if !expired.is_empty() {
             let down = self.down_on(key);
             self.fail_slots(key, expired, &down);
@@ -242,20 +254,16 @@ impl Broker {
 
     /// Requests whose reply is overdue are told so; their slots stay, the late replies are dropped.
     pub(super) fn time_out_written(&mut self, key: Key<Lane>) {
-        let timeout = self.settings.request_timeout;
-        let Some(lane) = self.lanes.get_mut(key) else { return };
-        let blocking = lane.lease.as_ref().is_some_and(|lease| {
-            let waits = |child: &Child| child.hold == Hold::Element;
-            lease.kind == LeaseKind::Blocking || self.children.get(lease.child).is_some_and(waits)
-        });
-        if timeout == 0 || blocking || !lane.has_written() {
+        let timeout = self.env.settings.request_timeout;
+        let Some(lane) = self.connections.lanes.get_mut(key) else { return };
+        if timeout == 0 || !lane.has_written() {
             return;
         }
         if lane.role.is_own() || lane.role == LaneRole::Subscriber {
             return;
         }
         let leased = lane.lease.is_some();
-        let late = lane.time_out(self.now, timeout);
+        let late = lane.time_out(self.env.now, timeout);
         if late.is_empty() {
             return;
         }
@@ -270,5 +278,19 @@ impl Broker {
             // What the late reply would have told about the session is lost: the lane cannot be trusted.
             self.lane_lost(key, "request_timeout on a leased lane");
         }
+    }
+}
+
+impl Broker {
+    /// Dialling or greeting the upstream has failed.
+    pub fn lane_failed(&mut self, key: Key<Lane>, reason: &str) {
+        self.shared.lane_failed(key, reason);
+        self.deliver_notices();
+    }
+
+    /// An established connection is gone, or has to go: end of file, an error.
+    pub fn lane_lost(&mut self, key: Key<Lane>, reason: &str) {
+        self.shared.lane_lost(key, reason);
+        self.deliver_notices();
     }
 }

@@ -2,10 +2,10 @@
 //! for all whose requests had arrived before it was asked. Owns who waits; the answers belong to `greeting` and
 //! `upstream_limits`.
 
-use super::broker::Broker;
 use super::child::{Answer, Child, Hold};
 use super::control::{Control, Question};
 use super::dispatch::Flow;
+use super::shared::Shared;
 use crate::base::key::Key;
 
 /// The state of one such question. Questions are numbered as they are asked on the control connection, of whatever kind.
@@ -28,24 +28,23 @@ impl Fresh {
     }
 }
 
-impl Broker {
+impl Shared {
     /// Whether the answer is younger than the request at the front; if not, the child waits for one that is.
     pub(super) fn await_fresh(
         &mut self,
-        key: Key<Child>,
+        child: &mut Child,
         which: Which,
         question: Question,
     ) -> Result<(), Flow> {
         let asked = self.control.asked;
-        let Some(child) = self.children.get_mut(key) else { return Err(Flow::Gone) };
         let before = *child.asked_before.get_or_insert(asked);
         if which(&mut self.control).answered > before {
             return Ok(());
         }
         if !self.control_is_ready() {
-            return Err(self.wait_for_upstream(key));
+            return Err(self.wait_for_upstream(child));
         }
-        which(&mut self.control).waiting.push(key);
+        which(&mut self.control).waiting.push(child.key);
         self.ask_fresh(which, question);
         Err(Flow::Hold(Hold::Answer))
     }

@@ -2,13 +2,12 @@
 //! since a server may become a replica at any time. Owns the last answer; what a child changes by its HELLO is in
 //! `local`.
 
-use super::broker::Broker;
 use super::child::Child;
 use super::control::{Control, Question};
 use super::dispatch::Flow;
 use super::fresh::Fresh;
 use super::handshake::{Greeting, parse_greeting};
-use crate::base::key::Key;
+use super::shared::Shared;
 use crate::resp::{encode, value};
 
 /// The last answer.
@@ -37,12 +36,33 @@ impl Control {
     }
 }
 
-impl Broker {
+impl Shared {
     /// Whether what is known was asked after the HELLO at the front had arrived; if not, the child waits.
-    pub(super) fn await_greeting(&mut self, key: Key<Child>) -> Result<(), Flow> {
-        self.await_fresh(key, Control::fresh_greeting, Question::Greeting)
+    pub(super) fn await_greeting(&mut self, child: &mut Child) -> Result<(), Flow> {
+        self.await_fresh(child, Control::fresh_greeting, Question::Greeting)
     }
 
+    /// The upstream's own greeting, with this child's protocol and id in it.
+    pub(super) fn greeting(&self, child: &Child) -> Vec<u8> {
+        let mut out = Vec::new();
+        let Some(greeting) = &self.control.greetings.latest else {
+            return out;
+        };
+        let proto = child.session.proto;
+        encode::map_header(&mut out, greeting.pairs.len(), proto);
+        for (name, value) in &greeting.pairs {
+            encode::bulk(&mut out, name.as_bytes());
+            match name.as_str() {
+                "proto" => encode::int(&mut out, i64::from(proto)),
+                "id" => encode::int(&mut out, child.session.id as i64),
+                _ => value::write(&mut out, value, proto),
+            }
+        }
+        out
+    }
+}
+
+impl Shared {
     /// The upstream has said who it is; or the connection was lost before.
     pub(super) fn greeting_answered(&mut self, frame: Option<&[u8]>) {
         let refusal = frame.filter(|frame| frame.first() == Some(&b'-'));
@@ -57,24 +77,5 @@ impl Broker {
             // Asked again at once, it would say the same.
             self.lane_lost(self.control.lane, "HELLO was not answered with a map");
         }
-    }
-
-    /// The upstream's own greeting, with this child's protocol and id in it.
-    pub(super) fn greeting(&self, key: Key<Child>) -> Vec<u8> {
-        let mut out = Vec::new();
-        let (Some(greeting), Some(child)) = (&self.control.greetings.latest, self.children.get(key)) else {
-            return out;
-        };
-        let proto = child.session.proto;
-        encode::map_header(&mut out, greeting.pairs.len(), proto);
-        for (name, value) in &greeting.pairs {
-            encode::bulk(&mut out, name.as_bytes());
-            match name.as_str() {
-                "proto" => encode::int(&mut out, i64::from(proto)),
-                "id" => encode::int(&mut out, child.session.id as i64),
-                _ => value::write(&mut out, value, proto),
-            }
-        }
-        out
     }
 }

@@ -1,12 +1,11 @@
 //! Wrong passwords: how long whoever has given some waits before the next is looked at. Owns the counts by where
 //! children come from, so that a new connection begins with those of the last; keeps no password and lets nobody in.
 
-use super::broker::Broker;
 use super::child::{Child, Hold};
 use super::dispatch::Flow;
+use super::shared::Shared;
 use super::timers::Timer;
 use crate::base::clock::Millis;
-use crate::base::key::Key;
 use crate::base::limits;
 use crate::config::value::Auth;
 use std::collections::{HashMap, VecDeque};
@@ -113,12 +112,11 @@ impl Guesses {
     }
 }
 
-impl Broker {
+impl Shared {
     /// Whether the child's password may be looked at now. It waits before it is, not afterwards: whoever hangs up
     /// and comes again would not wait for the answer.
-    pub(super) fn may_guess(&mut self, key: Key<Child>, claim: (&[u8], &[u8])) -> Result<(), Flow> {
-        let (now, most) = (self.now, self.guess_delay_max());
-        let Some(child) = self.children.get_mut(key) else { return Err(Flow::Gone) };
+    pub(super) fn may_guess(&mut self, child: &mut Child, claim: (&[u8], &[u8])) -> Result<(), Flow> {
+        let (now, most) = (self.env.now, self.guess_delay_max());
         let due = match child.guess_at {
             Some(due) => due,
             None => now + self.users.guesses.delay(&Source::of(child), claim, most, now),
@@ -127,7 +125,7 @@ impl Broker {
             return Ok(());
         }
         child.guess_at = Some(due);
-        self.timers.arm(due, Timer::Child(key));
+        self.env.timers.arm(due, Timer::Child(child.key));
         Err(Flow::Hold(Hold::Guess))
     }
 
@@ -136,15 +134,12 @@ impl Broker {
         if self.users.mode == Auth::Passthrough { limits::GUESS_DELAY } else { limits::GUESS_DELAY_MAX }
     }
 
-    pub(super) fn guessed_right(&mut self, key: Key<Child>, claim: (&[u8], &[u8])) {
-        if let Some(child) = self.children.get(key) {
-            self.users.guesses.was_right(Source::of(child), claim, self.now);
-        }
+    pub(super) fn guessed_right(&mut self, child: &mut Child, claim: (&[u8], &[u8])) {
+        self.users.guesses.was_right(Source::of(child), claim, self.env.now);
     }
 
-    pub(super) fn guessed_wrong(&mut self, key: Key<Child>, name: &[u8]) {
-        let Some(child) = self.children.get(key) else { return };
-        let delay = self.users.guesses.was_wrong(Source::of(child), self.guess_delay_max(), self.now);
+    pub(super) fn guessed_wrong(&mut self, child: &mut Child, name: &[u8]) {
+        let delay = self.users.guesses.was_wrong(Source::of(child), self.guess_delay_max(), self.env.now);
         let name = String::from_utf8_lossy(&name[..name.len().min(64)]);
         let label = child.label();
         log::warn!(

@@ -2,15 +2,26 @@
 //! when somebody is refused, and seldom; decides nothing.
 
 use super::broker::Broker;
-use super::child::{Child, ChildKind};
+use super::child::{Child, ChildKind, address_of};
 use super::lease::LeaseKind;
+use super::shared::Shared;
 use crate::base::clock::Millis;
 use crate::base::limits;
 use std::collections::HashMap;
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 /// How many are named; the others are one number.
 const NAMED: usize = 3;
+
+/// Where a child comes from.
+#[derive(Debug, Clone)]
+pub(super) struct Origin {
+    kind: ChildKind,
+    uid: Option<u32>,
+    pid: Option<i32>,
+    peer: Arc<str>,
+}
 
 /// To whom a child belongs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -20,10 +31,35 @@ enum Holder<'a> {
     Address(&'a str),
 }
 
-/// What was found out last, and when.
+impl Origin {
+    /// Of no child.
+    #[cfg(test)]
+    pub(super) fn nobody() -> Origin {
+        Origin { kind: ChildKind::Local, uid: None, pid: None, peer: "".into() }
+    }
+
+    fn holder(&self) -> (Holder<'_>, Option<i32>) {
+        match (self.kind, self.uid) {
+            (ChildKind::Local, _) => (Holder::Program, None),
+            (_, Some(uid)) => (Holder::Uid(uid), self.pid),
+            (_, None) => (Holder::Address(address_of(&self.peer)), None),
+        }
+    }
+}
+
+impl Child {
+    /// Where it comes from.
+    pub(super) fn origin(&self) -> Origin {
+        Origin { kind: self.kind, uid: self.uid, pid: self.pid, peer: Arc::clone(&self.peer) }
+    }
+}
+
+/// Who had the leases of a kind when that was last found out.
+pub(super) type LeaseHolders = [Option<(Millis, String)>; 3];
+
+/// When the log was last told who has the children.
 #[derive(Debug, Default)]
 pub(super) struct Holders {
-    leases: [Option<(Millis, String)>; 3],
     children_told_at: Option<Millis>,
     /// Children refused since then.
     refused: u64,
@@ -62,49 +98,49 @@ fn describe<'a>(held: impl Iterator<Item = (Holder<'a>, Option<i32>)>) -> String
     if text.is_empty() { "nobody".to_owned() } else { text }
 }
 
-impl Child {
-    fn holder(&self) -> (Holder<'_>, Option<i32>) {
-        match (self.kind, self.uid) {
-            (ChildKind::Local, _) => (Holder::Program, None),
-            (_, Some(uid)) => (Holder::Uid(uid), self.pid),
-            (_, None) => (Holder::Address(self.address()), None),
-        }
-    }
-}
-
-impl Broker {
+impl Shared {
     /// Who holds the leases of a kind, in words; as it was at most `HOLDERS_FRESH` ago.
     pub(super) fn lease_holders(&mut self, kind: LeaseKind) -> String {
         let at = LeaseKind::ALL.iter().position(|other| *other == kind).unwrap_or_default();
-        if let Some((told, text)) = &self.holders.leases[at]
-            && told + limits::HOLDERS_FRESH > self.now
+        if let Some((told, text)) = &self.lease_holders[at]
+            && told + limits::HOLDERS_FRESH > self.env.now
         {
             return text.clone();
         }
-        let of_kind = self.lanes.iter().filter_map(|(_, lane)| lane.lease.as_ref());
-        let children = of_kind.filter(|lease| lease.kind == kind && !lease.over).map(|lease| lease.child);
-        let text = describe(children.filter_map(|key| self.children.get(key)).map(Child::holder));
-        self.holders.leases[at] = Some((self.now, text.clone()));
+        let leases = self.connections.lanes.iter().filter_map(|(_, lane)| lane.lease.as_ref());
+        let of_kind = leases.filter(|lease| lease.kind == kind && !lease.over);
+        let text = describe(of_kind.map(|lease| lease.origin.holder()));
+        self.lease_holders[at] = Some((self.env.now, text.clone()));
         text
     }
+}
 
+impl Shared {}
+
+impl Broker {
     /// A child was refused for `children_max`. The log tells who has them, now and then: at a flood of refusals a look
     /// at every child for each of them would be the worse half of it.
     pub(super) fn child_refused(&mut self) {
-        self.counters.children_refused += 1;
+        self.shared.env.counters.children_refused += 1;
         self.holders.refused += 1;
-        if self.holders.children_told_at.is_some_and(|told| told + limits::REFUSED_LOG_INTERVAL > self.now) {
+        if self
+            .holders
+            .children_told_at
+            .is_some_and(|told| told + limits::REFUSED_LOG_INTERVAL > self.shared.env.now)
+        {
             return;
         }
-        self.holders.children_told_at = Some(self.now);
-        let (refused, max) = (std::mem::take(&mut self.holders.refused), self.settings.children_max);
+        self.holders.children_told_at = Some(self.shared.env.now);
+        let (refused, max) =
+            (std::mem::take(&mut self.holders.refused), self.shared.env.settings.children_max);
         let (count, holders) = (self.children.len(), self.child_holders());
         log::warn!("children_max is {max}: refused {refused} more; of {count} children {holders}");
     }
 
     /// Who holds the children, in words.
     fn child_holders(&self) -> String {
-        describe(self.children.iter().map(|(_, child)| child.holder()))
+        let origins: Vec<Origin> = self.children.iter().map(|(_, child)| child.origin()).collect();
+        describe(origins.iter().map(Origin::holder))
     }
 }
 

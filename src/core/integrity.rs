@@ -6,6 +6,7 @@
 use super::broker::Broker;
 use super::child::Child;
 use super::lane::{FLAG_GUARDED, FLAG_QUEUED, FLAG_TIMED_OUT, FLAG_UNIT, Lane, LaneState, Slot, SlotKind};
+use super::shared::Shared;
 use super::transaction::Transaction;
 use crate::base::key::Key;
 use crate::base::limits;
@@ -45,16 +46,16 @@ fn is_canary(frame: &[u8], secret: u64, end: u64) -> bool {
     is_like_canary(frame) && frame[5..5 + WORD] == word(secret, end)
 }
 
-impl Broker {
+impl Shared {
     /// Which flags the slot of a child's request has, and whether a canary follows it.
-    pub(super) fn guard(&self, key: Key<Child>, lane: Key<Lane>, kind: SlotKind, flags: u8) -> (u8, bool) {
+    pub(super) fn guard(&self, child: &Child, lane: Key<Lane>, kind: SlotKind, flags: u8) -> (u8, bool) {
         // What ends a busy script goes on the control connection, where no canary would be answered meanwhile.
-        let own = self.lanes.get(lane).is_some_and(|lane| lane.role.is_own());
-        if self.settings.integrity != Integrity::Always || own {
+        let own = self.connections.lanes.get(lane).is_some_and(|lane| lane.role.is_own());
+        if self.env.settings.integrity != Integrity::Always || own {
             return (flags, false);
         }
-        if !self.may_be_guarded(key, kind) {
-            let queued = if self.is_queued_upstream(key) { FLAG_QUEUED } else { 0 };
+        if !self.may_be_guarded(child, kind) {
+            let queued = if self.is_queued_upstream(child) { FLAG_QUEUED } else { 0 };
             return (flags | queued, false);
         }
         // The canary is the last of its unit: it must not stay behind when the lane yields.
@@ -63,27 +64,27 @@ impl Broker {
 
     /// Inside a MULTI on a leased lane an ECHO would be queued, a RESP2 subscriber may not ask for one, and behind CLIENT
     /// CACHING it would be the request that is meant. Their lanes are nobody else's meanwhile.
-    fn may_be_guarded(&self, key: Key<Child>, kind: SlotKind) -> bool {
-        let Some(child) = self.children.get(key) else { return false };
+    fn may_be_guarded(&self, child: &Child, kind: SlotKind) -> bool {
         // One of RESP3 may be about to become one of RESP2.
         let resp2 = child.session.proto == 2 || kind == SlotKind::Housekeeping;
         let listens = child.lease.is_some() && child.is_subscribed() && resp2;
-        !matches!(kind, SlotKind::Subscribe | SlotKind::Caching) && !listens && !self.is_queued_upstream(key)
+        !matches!(kind, SlotKind::Subscribe | SlotKind::Caching)
+            && !listens
+            && !self.is_queued_upstream(child)
     }
 
-    fn is_queued_upstream(&self, key: Key<Child>) -> bool {
-        let child = self.children.get(key);
-        child.is_some_and(|child| matches!(child.session.transaction, Transaction::Leased(_)))
+    fn is_queued_upstream(&self, child: &Child) -> bool {
+        matches!(child.session.transaction, Transaction::Leased(_))
     }
 
     /// A request of a child has been put on the lane: with `integrity = sampled` every so often a canary follows.
-    pub(super) fn sample(&mut self, lane_key: Key<Lane>, key: Key<Child>, kind: SlotKind, flags: u8) {
-        let every = self.settings.integrity_sample as u32;
-        if self.settings.integrity != Integrity::Sampled || flags & FLAG_UNIT != 0 {
+    pub(super) fn sample(&mut self, lane_key: Key<Lane>, child: &Child, kind: SlotKind, flags: u8) {
+        let every = self.env.settings.integrity_sample as u32;
+        if self.env.settings.integrity != Integrity::Sampled || flags & FLAG_UNIT != 0 {
             return;
         }
-        let may = self.may_be_guarded(key, kind);
-        let Some(lane) = self.lanes.get_mut(lane_key) else { return };
+        let may = self.may_be_guarded(child, kind);
+        let Some(lane) = self.connections.lanes.get_mut(lane_key) else { return };
         lane.since_canary += 1;
         if may && lane.since_canary >= every {
             self.send_canary(lane_key);
@@ -91,58 +92,26 @@ impl Broker {
     }
 
     pub(super) fn send_canary(&mut self, key: Key<Lane>) {
-        let Some(lane) = self.lanes.get_mut(key) else { return };
+        let Some(lane) = self.connections.lanes.get_mut(key) else { return };
         lane.since_canary = 0;
         if lane.secret == 0 {
-            lane.secret = self.rng.u64(1..);
+            lane.secret = self.env.rng.u64(1..);
         }
         let end = lane.out.appended() + CANARY as u64;
         let mut canary = [0; CANARY];
         canary[..HEAD.len()].copy_from_slice(HEAD);
         canary[HEAD.len()..HEAD.len() + WORD].copy_from_slice(&word(lane.secret, end));
         canary[CANARY - 2..].copy_from_slice(b"\r\n");
-        self.counters.canaries += 1;
+        self.env.counters.canaries += 1;
         self.send(key, &canary, Key::NONE, NO_COMMAND, SlotKind::Canary, 0);
-    }
-
-    /// What stands in the place of a canary's reply. If it is the word, the replies before it are what they seem.
-    pub(super) fn canary_answered(&mut self, key: Key<Lane>, slot: &Slot, frame: &[u8]) {
-        let Some(lane) = self.lanes.get_mut(key) else { return };
-        if !is_canary(frame, lane.secret, slot.end) {
-            // While a script is busy, Redis answers nothing else; the next canary will tell.
-            if frame.starts_with(b"-BUSY ") {
-                // So were the requests before it, if they were sent as late.
-                let busy =
-                    |one: &Withheld| one.slot.kind == SlotKind::Push || one.frame.starts_with(b"-BUSY ");
-                return if lane.withheld().iter().all(busy) {
-                    self.release(key)
-                };
-            }
-            self.counters.integrity_failures += 1;
-            let refused = frame.first() == Some(&b'-');
-            let why =
-                if refused { "integrity: ECHO was refused" } else { "integrity: a canary did not come home" };
-            return self.desync(key, why);
-        }
-        self.release(key);
-    }
-
-    fn release(&mut self, key: Key<Lane>) {
-        let Some(lane) = self.lanes.get_mut(key) else { return };
-        for Withheld { slot, frame } in lane.take_withheld() {
-            if slot.kind == SlotKind::Push {
-                self.push_arrived(key, &frame);
-            } else {
-                self.settle(key, slot, &frame, true);
-            }
-        }
     }
 
     /// A push behind replies that are withheld waits with them: what it tells of came after them. False when there are
     /// none.
     pub(super) fn withhold_push(&mut self, key: Key<Lane>, frame: &[u8]) -> bool {
-        let stamp = self.now as u32;
-        let Some(lane) = self.lanes.get_mut(key).filter(|lane| !lane.withheld().is_empty()) else {
+        let stamp = self.env.now as u32;
+        let Some(lane) = self.connections.lanes.get_mut(key).filter(|lane| !lane.withheld().is_empty())
+        else {
             return false;
         };
         // Nobody is owed it: where its lane is lost, it is lost.
@@ -165,23 +134,13 @@ impl Broker {
             _ => true,
         }
     }
+}
 
-    /// The reply to a guarded request is kept until its canary has come. Should it be the canary itself, a reply has
-    /// been lost, and nothing may ever come for the canary's own place.
-    pub(super) fn withhold(&mut self, key: Key<Lane>, slot: Slot, frame: &[u8]) {
-        let Some(lane) = self.lanes.get_mut(key) else { return };
-        lane.withhold(Withheld { slot, frame: frame.to_vec() });
-        let canary = if is_like_canary(frame) { lane.next_canary() } else { None };
-        if canary.is_some_and(|end| is_canary(frame, lane.secret, end)) {
-            self.counters.integrity_failures += 1;
-            self.desync(key, "integrity: a canary came home too early");
-        }
-    }
-
+impl Shared {
     /// Canaries for lanes whose last one was answered by a busy upstream, or not at all: if its reply was lost, the next
     /// one's comes in its place and tells.
     pub(super) fn repeat_canaries(&mut self) {
-        let now = self.now;
+        let now = self.env.now;
         let old = |slot: &Slot| slot.age(now) >= limits::CANARY_PATIENCE;
         let overdue = |lane: &Lane| {
             let waits = lane.front().is_some_and(|slot| slot.kind == SlotKind::Canary && old(slot));
@@ -190,7 +149,7 @@ impl Broker {
         let unproven =
             |lane: &Lane| lane.holds_place() && ((lane.depth() == 0 && !lane.is_idle()) || overdue(lane));
         let keys: Vec<Key<Lane>> =
-            self.lanes.iter().filter(|(_, lane)| unproven(lane)).map(|(key, _)| key).collect();
+            self.connections.lanes.iter().filter(|(_, lane)| unproven(lane)).map(|(key, _)| key).collect();
         for key in keys {
             self.send_canary(key);
         }
@@ -199,9 +158,56 @@ impl Broker {
             lane.state == LaneState::Yielding && !lane.has_written() && !lane.withheld().is_empty()
         };
         let keys: Vec<Key<Lane>> =
-            self.lanes.iter().filter(|(_, lane)| stuck(lane)).map(|(key, _)| key).collect();
+            self.connections.lanes.iter().filter(|(_, lane)| stuck(lane)).map(|(key, _)| key).collect();
         for key in keys {
             self.lane_lost(key, "integrity: a busy upstream has left replies unproven");
+        }
+    }
+
+    /// The reply to a guarded request is kept until its canary has come. Should it be the canary itself, a reply has
+    /// been lost, and nothing may ever come for the canary's own place.
+    pub(super) fn withhold(&mut self, key: Key<Lane>, slot: Slot, frame: &[u8]) {
+        let Some(lane) = self.connections.lanes.get_mut(key) else { return };
+        lane.withhold(Withheld { slot, frame: frame.to_vec() });
+        let canary = if is_like_canary(frame) { lane.next_canary() } else { None };
+        if canary.is_some_and(|end| is_canary(frame, lane.secret, end)) {
+            self.env.counters.integrity_failures += 1;
+            self.desync(key, "integrity: a canary came home too early");
+        }
+    }
+}
+
+impl Broker {
+    /// What stands in the place of a canary's reply. If it is the word, the replies before it are what they seem.
+    pub(super) fn canary_answered(&mut self, key: Key<Lane>, slot: &Slot, frame: &[u8]) {
+        let Some(lane) = self.shared.connections.lanes.get_mut(key) else { return };
+        if !is_canary(frame, lane.secret, slot.end) {
+            // While a script is busy, Redis answers nothing else; the next canary will tell.
+            if frame.starts_with(b"-BUSY ") {
+                // So were the requests before it, if they were sent as late.
+                let busy =
+                    |one: &Withheld| one.slot.kind == SlotKind::Push || one.frame.starts_with(b"-BUSY ");
+                return if lane.withheld().iter().all(busy) {
+                    self.release(key)
+                };
+            }
+            self.shared.env.counters.integrity_failures += 1;
+            let refused = frame.first() == Some(&b'-');
+            let why =
+                if refused { "integrity: ECHO was refused" } else { "integrity: a canary did not come home" };
+            return self.shared.desync(key, why);
+        }
+        self.release(key);
+    }
+
+    fn release(&mut self, key: Key<Lane>) {
+        let Some(lane) = self.shared.connections.lanes.get_mut(key) else { return };
+        for Withheld { slot, frame } in lane.take_withheld() {
+            if slot.kind == SlotKind::Push {
+                self.push_arrived(key, &frame);
+            } else {
+                self.settle(key, slot, &frame, true);
+            }
         }
     }
 }
@@ -231,7 +237,7 @@ mod tests {
         let believed = |kind: SlotKind, flags: u8, frame: &[u8]| {
             let mut lane = Lane::new(PoolId(0), LaneRole::Lease, 0);
             lane.push(b"request", Key::NONE, 0, kind, flags, 0);
-            Broker::is_plausible(lane.front().expect("a slot"), frame)
+            Shared::is_plausible(lane.front().expect("a slot"), frame)
         };
         assert!(believed(SlotKind::Subscribe, 0, b"-ERR wrong\r\n"), "a subscription may be refused");
         assert!(!believed(SlotKind::Subscribe, 0, b"$1\r\nx\r\n"), "it is confirmed by pushes");

@@ -128,6 +128,9 @@ pub(super) const FLAG_GUARDED: u8 = 8;
 /// Redis queues it, inside a MULTI on a leased lane, and no canary can follow: the reply is known beforehand.
 pub(super) const FLAG_QUEUED: u8 = 16;
 
+/// Its reply may never come: the command waits for an element, a message or a replica.
+pub(super) const FLAG_MAY_WAIT: u8 = 32;
+
 /// A place in a lane's FIFO: whose reply comes next.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Slot {
@@ -152,6 +155,11 @@ impl Slot {
         use SlotKind::*;
         let own = matches!(self.kind, Question | Proof | Swallow | Housekeeping | Topic | Canary);
         !own && self.flags & FLAG_TIMED_OUT == 0
+    }
+
+    /// Whether its reply may never come, whatever becomes of the upstream.
+    pub(super) fn may_wait(&self) -> bool {
+        self.flags & FLAG_MAY_WAIT != 0
     }
 
     /// Milliseconds since it entered the lane.
@@ -526,8 +534,8 @@ impl Lane {
                 self.timed_out += 1;
                 continue;
             }
-            // WAIT has a timeout of its own.
-            if u64::from(slot.age(now)) < timeout || slot.kind == SlotKind::Wait {
+            // What waits has a timeout of its own.
+            if u64::from(slot.age(now)) < timeout || slot.may_wait() {
                 break;
             }
             late.push(*slot);
@@ -541,7 +549,7 @@ impl Lane {
     /// command for too long. It stays in the FIFO, as what has timed out.
     pub(super) fn give_up_behind_front(&mut self) -> Vec<Slot> {
         let Some(owner) = self.front().map(|front| front.child) else { return Vec::new() };
-        let own = |slot: &Slot| matches!(slot.kind, SlotKind::Canary | SlotKind::Wait);
+        let own = |slot: &Slot| slot.kind == SlotKind::Canary || slot.may_wait();
         let behind = |slot: &&mut Slot| slot.child != owner && slot.flags & FLAG_TIMED_OUT == 0 && !own(slot);
         let mark = |slot: &mut Slot| {
             let told = *slot;

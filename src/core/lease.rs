@@ -3,6 +3,7 @@
 //! lanes themselves belong to `core::pool`.
 
 use super::child::Child;
+use super::holders::Origin;
 use super::pinned::Pinning;
 use super::pool::PoolId;
 use crate::base::clock::Millis;
@@ -41,6 +42,12 @@ pub(super) type GroupKey = (PoolId, u64);
 #[derive(Debug)]
 pub(crate) struct LeaseState {
     pub(super) child: Key<Child>,
+    /// CLIENT ID of the child.
+    pub(super) child_id: u64,
+    /// To whom the child belongs.
+    pub(super) origin: Origin,
+    /// The child keeps it until it undoes what it has changed there, or goes.
+    pub(super) kept: bool,
     pub(super) kind: LeaseKind,
     /// Keys are watched on this lane.
     pub(super) watching: bool,
@@ -62,10 +69,33 @@ pub(crate) struct LeaseState {
     pub(super) over: bool,
 }
 
+impl LeaseState {
+    /// Whether the child of this CLIENT ID has it to itself for good.
+    pub(super) fn is_kept_by(&self, id: i64) -> bool {
+        self.kept && !self.over && u64::try_from(id) == Ok(self.child_id)
+    }
+}
+
+/// A child as far as the lines know it.
+#[derive(Debug, Clone)]
+pub(super) struct Tenant {
+    pub(super) child: Key<Child>,
+    /// CLIENT ID.
+    pub(super) id: u64,
+    /// To whom it belongs, for whoever asks who has all the leases.
+    pub(super) origin: Origin,
+}
+
+impl Tenant {
+    pub(super) fn of(child: &Child) -> Self {
+        Tenant { child: child.key, id: child.session.id, origin: child.origin() }
+    }
+}
+
 /// One child in a line.
 #[derive(Debug, Clone)]
 pub(super) struct Waiter {
-    pub(super) child: Key<Child>,
+    pub(super) tenant: Tenant,
     pub(super) pool: PoolId,
     pub(super) group: Option<GroupKey>,
 }
@@ -235,7 +265,11 @@ mod tests {
     use super::*;
 
     fn waiter(group: u64) -> Waiter {
-        Waiter { child: Key::NONE, pool: PoolId(0), group: Some((PoolId(0), group)) }
+        Waiter {
+            tenant: Tenant { child: Key::NONE, id: 0, origin: Origin::nobody() },
+            pool: PoolId(0),
+            group: Some((PoolId(0), group)),
+        }
     }
 
     #[test]

@@ -2,80 +2,76 @@
 //! subscription, CLIENT TRACKING. They all go on that lane, so that Redis sees them in the order the child sent them; what
 //! the broker answers itself it still answers itself.
 
-use super::broker::Broker;
 use super::child::{Child, Hold};
 use super::dispatch::{Decided, Flow};
-use super::lane::{Lane, LaneState, SlotKind};
+use super::lane::{FLAG_MAY_WAIT, Lane, LaneState, SlotKind};
 use super::lease::LeaseKind;
+use super::notice::Notice;
+use super::shared::Shared;
 use super::transaction::{Queued, Transaction};
 use crate::base::key::Key;
 use crate::base::limits;
 use crate::command::{Local, NO_COMMAND, Route, Transaction as TransactionCommand};
 use crate::resp::Request;
 
-impl Broker {
+impl Shared {
     pub(super) fn on_lease(
         &mut self,
-        key: Key<Child>,
+        child: &mut Child,
         request: &Request<'_>,
         decided: Decided,
         lane: Key<Lane>,
     ) -> Flow {
-        let Some(child) = self.children.get(key) else { return Flow::Gone };
         let subscribed_resp2 = child.session.proto == 2 && child.listens_on_lease();
         let (watch_lost, tracking) = (child.session.watch_lost, child.session.tracking.is_some());
-        if self.lanes.get(lane).is_some_and(|lane| lane.out.len() >= limits::LANE_WINDOW) {
-            if let Some(lane) = self.lanes.get_mut(lane) {
-                lane.held.push(key);
+        if self.connections.lanes.get(lane).is_some_and(|lane| lane.out.len() >= limits::LANE_WINDOW) {
+            if let Some(lane) = self.connections.lanes.get_mut(lane) {
+                lane.held.push(child.key);
             }
             return Flow::Hold(Hold::Lane);
         }
         if let Transaction::Leased(_) = child.session.transaction {
-            return self.forward_in_multi(key, request, decided, lane);
+            return self.forward_in_multi(child, request, decided, lane);
         }
-        if decided.route == Route::Replicas && !subscribed_resp2 && self.wrote_elsewhere(key, lane) {
-            return self.wait_for_replicas(key, request, decided.id);
+        if decided.route == Route::Replicas && !subscribed_resp2 && self.wrote_elsewhere(child, lane) {
+            return self.wait_for_replicas(child, request, decided.id);
         }
         let kind = match decided.route {
-            Route::Refused => return self.refuse(key, request, decided.id),
-            Route::Local(local @ (Local::Quit | Local::Reset)) => return self.local(key, local, request),
+            Route::Refused => return self.refuse(child, request, decided.id),
+            Route::Local(local @ (Local::Quit | Local::Reset)) => return self.local(child, local, request),
             Route::Subscribe(subscribe)
                 if self.subscribes_shared(child) && !self.hears_invalidations(child, request, subscribe) =>
             {
-                return self.change_topics(key, request, subscribe);
+                return self.change_topics(child, request, subscribe);
             }
             Route::Subscribe(subscribe) => {
-                return self.change_subscription(key, request, decided.id, subscribe, lane);
+                return self.change_subscription(child, request, decided.id, subscribe, lane);
             }
             // Redis itself says what a RESP2 subscriber may not do. An EXEC that is rejected forgets the watched keys.
             Route::Transaction(TransactionCommand::Exec) if subscribed_resp2 => {
-                return self.reject_exec(key, request, "");
+                return self.reject_exec(child, request, "");
             }
             _ if subscribed_resp2 => SlotKind::Relay,
-            Route::Pin(pin) => return self.pin(key, request, decided, pin, lane),
+            Route::Pin(pin) => return self.pin(child, request, decided, pin, lane),
             Route::Local(Local::ClientCaching) if tracking => SlotKind::Caching,
             Route::Local(Local::ClientTrackinginfo) if tracking => SlotKind::TrackingInfo,
-            Route::Local(Local::Select) => return self.select_on_lease(key, request, decided, lane),
-            Route::Local(local) => return self.local(key, local, request),
-            Route::Transaction(TransactionCommand::Watch) if watch_lost => return self.watch_in_vain(key),
+            Route::Local(Local::Select) => return self.select_on_lease(child, request, decided, lane),
+            Route::Local(local) => return self.local(child, local, request),
+            Route::Transaction(TransactionCommand::Watch) if watch_lost => return self.watch_in_vain(child),
             Route::Transaction(TransactionCommand::Multi) if watch_lost => {
-                return self.begin_multi(key, request, decided, &[]);
+                return self.begin_multi(child, request, decided, &[]);
             }
             Route::Transaction(TransactionCommand::Multi) => {
                 // What follows one that is refused must not be taken for queued.
-                if let Err(flow) = self.may_multi(key) {
+                if let Err(flow) = self.may_multi(child) {
                     return flow;
                 }
-                if let Some(child) = self.children.get_mut(key) {
-                    child.session.transaction = Transaction::Leased(Box::<Queued>::default());
-                }
+                child.session.transaction = Transaction::Leased(Box::<Queued>::default());
                 SlotKind::Multi
             }
             Route::Transaction(TransactionCommand::Watch) => SlotKind::Watch,
             Route::Transaction(TransactionCommand::Unwatch) => {
-                if let Some(child) = self.children.get_mut(key) {
-                    child.session.watch_lost = false;
-                }
+                child.session.watch_lost = false;
                 SlotKind::Unwatch
             }
             // Without MULTI: refused by Redis, and nothing changes.
@@ -86,72 +82,124 @@ impl Broker {
             | Route::Replicas
             | Route::Control => SlotKind::Relay,
         };
-        self.send_for(key, lane, request.bytes, decided.id, kind, 0);
+        let waits = matches!(decided.route, Route::Blocking(_) | Route::Dedicated | Route::Replicas);
+        let flags = if waits { FLAG_MAY_WAIT } else { 0 };
+        self.send_for(child, lane, request.bytes, decided.id, kind, flags);
         match (kind, decided.route) {
             (SlotKind::Unwatch, _) => Flow::Hold(Hold::Blocked),
-            (_, Route::Blocking(_) | Route::Dedicated | Route::Replicas) => Flow::Hold(Hold::Element),
+            _ if waits => Flow::Hold(Hold::Element),
             _ => Flow::Done,
         }
     }
 
     /// WATCH after an earlier one was lost with its connection: the next EXEC answers null whatever becomes
     /// of these keys, and must not be let through by a connection that knows only them.
-    pub(super) fn watch_in_vain(&mut self, key: Key<Child>) -> Flow {
-        self.answer(key, b"+OK\r\n");
+    pub(super) fn watch_in_vain(&mut self, child: &mut Child) -> Flow {
+        self.answer(child, b"+OK\r\n");
         Flow::Done
     }
 
     /// SELECT while keys are watched: the watched keys keep their db, the child changes its own.
     fn select_on_lease(
         &mut self,
-        key: Key<Child>,
+        child: &mut Child,
         request: &Request<'_>,
         decided: Decided,
         lane_key: Key<Lane>,
     ) -> Flow {
         let db = std::str::from_utf8(request.arg(1)).ok().and_then(|text| text.parse().ok());
-        if let Some(lease) = self.lanes.get_mut(lane_key).and_then(|lane| lane.lease.as_mut()) {
+        if let Some(lease) = self.connections.lanes.get_mut(lane_key).and_then(|lane| lane.lease.as_mut()) {
             lease.selecting = db;
         }
-        self.send_for(key, lane_key, request.bytes, decided.id, SlotKind::Select, 0);
+        self.send_for(child, lane_key, request.bytes, decided.id, SlotKind::Select, 0);
         Flow::Hold(Hold::Blocked)
     }
 
     /// The protocol of a child that holds a lease changes: its lane has to speak it too, and is closed when
     /// the lease ends. The child is greeted when the lane is, so that every push before the greeting has
     /// the old form and every one after it the new.
-    pub(super) fn switch_lease_proto(&mut self, key: Key<Child>, proto: u8) -> Flow {
-        let Some(held) = self.children.get(key).and_then(|child| child.lease) else { return Flow::Gone };
-        if let Some(lane) = self.lanes.get_mut(held.lane)
+    pub(super) fn switch_lease_proto(&mut self, child: &mut Child, proto: u8) -> Flow {
+        let Some(held) = child.lease else { return Flow::Gone };
+        if let Some(lane) = self.connections.lanes.get_mut(held.lane)
             && let Some(lease) = &mut lane.lease
         {
             lane.burnt = true;
             lease.switching = Some(proto);
         }
         let hello = redis::cmd("HELLO").arg(proto).get_packed_command();
-        self.send_for(key, held.lane, &hello, NO_COMMAND, SlotKind::Housekeeping, 0);
+        self.send_for(child, held.lane, &hello, NO_COMMAND, SlotKind::Housekeeping, 0);
         Flow::Hold(Hold::Blocked)
     }
 
+    /// The command that would have ended a transaction got no reply. The child is told, and what it watched
+    /// ends with the attempt as it would have with the reply.
+    pub(super) fn transaction_lost(&mut self, child: &mut Child, lane: Key<Lane>) {
+        if let Some(lane) = self.connections.lanes.get_mut(lane)
+            && let Some(lease) = &mut lane.lease
+        {
+            lease.watching = false;
+            lane.burnt = true;
+        }
+        child.session.watch_lost = false;
+    }
+
+    /// Ends the child's lease if nothing of it is left: no watched key, no open MULTI, no subscription, no
+    /// reply owed.
+    pub(super) fn end_lease_if_done(&mut self, child: &mut Child) {
+        let Some(held) = child.lease else { return };
+        if child.in_flight > 0
+            || child.listens_on_lease()
+            || child.session.is_pinned()
+            || matches!(child.session.transaction, Transaction::Leased(_))
+        {
+            return;
+        }
+        let db = child.session.db;
+        let Some(lane) = self.connections.lanes.get_mut(held.lane) else { return };
+        if lane.state == LaneState::Ready && lane.lease.as_ref().is_some_and(|lease| lease.watching) {
+            return;
+        }
+        // A subscriber's lane is never lent again; nor is one that a SELECT in a transaction has moved.
+        lane.burnt |=
+            held.kind == LeaseKind::Session || self.connections.pools[lane.pool.0 as usize].key.db != db;
+        self.end_lease(child);
+    }
+}
+
+impl Shared {
     /// The lane was greeted in the child's new protocol. If that failed the lane is of no use any more, and
     /// the child's HELLO is looked at afresh, without it.
-    pub(super) fn proto_switched(&mut self, key: Key<Child>, lane_key: Key<Lane>, frame: &[u8], real: bool) {
-        let lease = self.lanes.get_mut(lane_key).and_then(|lane| lane.lease.as_mut());
+    pub(super) fn proto_switched(
+        &mut self,
+        child: &mut Child,
+        lane_key: Key<Lane>,
+        frame: &[u8],
+        real: bool,
+    ) {
+        let lease = self.connections.lanes.get_mut(lane_key).and_then(|lane| lane.lease.as_mut());
         match lease.and_then(|lease| lease.switching.take()) {
-            Some(proto) if real && frame.first() != Some(&b'-') => self.greet(key, proto),
+            Some(proto) if real && frame.first() != Some(&b'-') => self.greet(child, proto),
             _ => {
                 if real {
-                    self.lane_lost(lane_key, "HELLO was refused on a leased lane");
+                    self.env
+                        .notices
+                        .push_back(Notice::LoseLane(lane_key, "HELLO was refused on a leased lane"));
                 }
-                self.lift(key);
+                self.lift(child);
             }
         }
     }
 
     /// What a reply on a leased lane means for the lease.
-    pub(super) fn lease_replied(&mut self, lane_key: Key<Lane>, kind: SlotKind, frame: &[u8]) {
-        let Some(lane) = self.lanes.get_mut(lane_key) else { return };
-        let pool_db = self.pools[lane.pool.0 as usize].key.db;
+    pub(super) fn lease_replied(
+        &mut self,
+        child: &mut Child,
+        lane_key: Key<Lane>,
+        kind: SlotKind,
+        frame: &[u8],
+    ) {
+        let Some(lane) = self.connections.lanes.get_mut(lane_key) else { return };
+        let pool_db = self.connections.pools[lane.pool.0 as usize].key.db;
         let Some(lease) = &mut lane.lease else { return };
         let ok = frame == b"+OK\r\n";
         if kind.ends_watch() && frame.first() == Some(&b'-') && !frame.starts_with(b"-EXECABORT") {
@@ -169,55 +217,15 @@ impl Broker {
             SlotKind::Select => {
                 if let (true, Some(db)) = (ok, lease.selecting.take()) {
                     lane.burnt |= db != pool_db;
-                    if let Some(child) = self.children.get_mut(lease.child) {
-                        child.session.db = db;
-                    }
+                    child.session.db = db;
                 }
             }
             SlotKind::Pin => {
-                if let (Some(pinning), true) = (lease.pinning.take(), ok)
-                    && let Some(child) = self.children.get_mut(lease.child)
-                {
+                if let (Some(pinning), true) = (lease.pinning.take(), ok) {
                     pinning.apply(&mut child.session);
                 }
             }
             _ => {}
         }
-    }
-
-    /// The command that would have ended a transaction got no reply. The child is told, and what it watched
-    /// ends with the attempt as it would have with the reply.
-    pub(super) fn transaction_lost(&mut self, lane: Key<Lane>, key: Key<Child>) {
-        if let Some(lane) = self.lanes.get_mut(lane)
-            && let Some(lease) = &mut lane.lease
-        {
-            lease.watching = false;
-            lane.burnt = true;
-        }
-        if let Some(child) = self.children.get_mut(key) {
-            child.session.watch_lost = false;
-        }
-    }
-
-    /// Ends the child's lease if nothing of it is left: no watched key, no open MULTI, no subscription, no
-    /// reply owed.
-    pub(super) fn end_lease_if_done(&mut self, key: Key<Child>) {
-        let Some(child) = self.children.get(key) else { return };
-        let Some(held) = child.lease else { return };
-        if child.in_flight > 0
-            || child.listens_on_lease()
-            || child.session.is_pinned()
-            || matches!(child.session.transaction, Transaction::Leased(_))
-        {
-            return;
-        }
-        let db = child.session.db;
-        let Some(lane) = self.lanes.get_mut(held.lane) else { return };
-        if lane.state == LaneState::Ready && lane.lease.as_ref().is_some_and(|lease| lease.watching) {
-            return;
-        }
-        // A subscriber's lane is never lent again; nor is one that a SELECT in a transaction has moved.
-        lane.burnt |= held.kind == LeaseKind::Session || self.pools[lane.pool.0 as usize].key.db != db;
-        self.end_lease(key);
     }
 }

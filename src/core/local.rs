@@ -2,65 +2,53 @@
 //! connection is remembered here, and no shared lane ever hears of it. Texts and order of checks are those
 //! of Redis 7.0.15.
 
-use super::broker::Broker;
 use super::child::{Child, Hold};
 use super::control::Question;
 use super::dispatch::Flow;
 use super::lane::SlotKind;
 use super::session::{ReplyMode, Session};
+use super::shared::Shared;
 use super::users::UserId;
-use crate::base::key::Key;
 use crate::command::{Local, texts};
 use crate::resp::{Request, encode};
 
-impl Broker {
-    pub(super) fn local(&mut self, key: Key<Child>, local: Local, request: &Request<'_>) -> Flow {
+impl Shared {
+    pub(super) fn local(&mut self, child: &mut Child, local: Local, request: &Request<'_>) -> Flow {
         match local {
-            Local::SubscriberPing => self.ping_as_subscriber(key, request),
+            Local::SubscriberPing => self.ping_as_subscriber(child, request),
             // A health check must notice that the upstream has gone.
-            Local::Ping if !self.upstream_is_up() => self.wait_for_upstream(key),
-            Local::Quit if self.shares_topics(key) && self.is_owed_replies(key) => Flow::Hold(Hold::Drained),
-            Local::Quit => {
-                self.answer(key, b"+OK\r\n");
-                self.finish_at_request(key);
-                Flow::Done
-            }
-            Local::Select => self.select(key, request),
-            Local::Hello => self.hello(key, request),
-            Local::Auth if self.is_judged(key) => self.authenticate(key, request),
-            Local::Reset => self.reset(key),
-            Local::ClientReply => self.set_reply_mode(key, request.arg(2)),
-            // What it has asked for before comes first, as it would on one connection.
-            Local::ClientKill | Local::ClientUnblock if self.is_owed_replies(key) => {
+            Local::Ping if !self.upstream_is_up() => self.wait_for_upstream(child),
+            Local::Quit if self.shares_topics(child) && self.is_owed_replies(child) => {
                 Flow::Hold(Hold::Drained)
             }
-            Local::ClientKill => self.kill(key, request),
-            Local::ClientList => self.list(key, request),
-            Local::ClientUnblock => self.unblock(key, request),
-            Local::ClientNoTouch => self.no_touch(key, request),
+            Local::Quit => {
+                self.answer(child, b"+OK\r\n");
+                self.finish_at_request(child);
+                Flow::Done
+            }
+            Local::Select => self.select(child, request),
+            Local::Hello => self.hello(child, request),
+            Local::Auth if self.is_judged(child) => self.authenticate(child, request),
+            Local::Reset => self.reset(child),
+            Local::ClientReply => self.set_reply_mode(child, request.arg(2)),
+            // What it has asked for before comes first, as it would on one connection.
+            Local::ClientKill | Local::ClientUnblock if self.is_owed_replies(child) => {
+                Flow::Hold(Hold::Drained)
+            }
+            Local::ClientKill | Local::ClientList | Local::ClientUnblock => Flow::Roster(local),
+            Local::ClientNoTouch => self.no_touch(child, request),
             _ => {
                 let argv: Vec<&[u8]> = request.args().collect();
-                let reply = self.local_reply(key, local, &argv);
-                self.answer(key, &reply);
+                let reply = self.local_reply(child, local, &argv);
+                self.answer(child, &reply);
                 Flow::Done
             }
         }
-    }
-
-    /// The reply to a queued command that was answered by a placeholder upstream; applied at EXEC.
-    pub(super) fn late_reply(&mut self, key: Key<Child>, local: Local, argv: &[Vec<u8>]) -> Vec<u8> {
-        let argv: Vec<&[u8]> = argv.iter().map(Vec::as_slice).collect();
-        self.local_reply(key, local, &argv)
     }
 
     /// Commands whose reply needs nothing but the child's own state.
-    fn local_reply(&mut self, key: Key<Child>, local: Local, argv: &[&[u8]]) -> Vec<u8> {
-        if let Local::ClientInfo | Local::ClientList = local {
-            return self.roster(key, local, argv);
-        }
-        let named = self.children.get(key).filter(|_| local == Local::Whoami);
-        let user = named.map(|child| self.user_name(child)).unwrap_or_default();
-        let Some(child) = self.children.get_mut(key) else { return Vec::new() };
+    pub(super) fn local_reply(&mut self, child: &mut Child, local: Local, argv: &[&[u8]]) -> Vec<u8> {
+        let user = if local == Local::Whoami { self.user_name(child) } else { String::new() };
         let listens_resp2 = child.session.proto == 2 && child.is_subscribed();
         let arg = |index: usize| argv.get(index).copied().unwrap_or_default();
         let mut out = Vec::new();
@@ -87,6 +75,11 @@ impl Broker {
             Local::ClientGetredir => encode::int(&mut out, redirect(&child.session)),
             Local::ClientTrackinginfo => not_tracking(&mut out, child.session.proto),
             Local::ClientCaching => return error(texts::CACHING_WITHOUT_TRACKING),
+            Local::ClientInfo => {
+                let mut line = String::new();
+                self.line(child, &mut line);
+                encode::verbatim_txt(&mut out, line.as_bytes(), child.session.proto);
+            }
             Local::Whoami => encode::bulk(&mut out, user.as_bytes()),
             Local::Asking | Local::Readonly | Local::Readwrite => return error(texts::CLUSTER_DISABLED),
             Local::SubscriberPing
@@ -95,7 +88,6 @@ impl Broker {
             | Local::Hello
             | Local::Reset
             | Local::ClientReply
-            | Local::ClientInfo
             | Local::ClientList
             | Local::ClientKill
             | Local::ClientUnblock
@@ -105,103 +97,97 @@ impl Broker {
     }
 
     /// PING of a RESP2 subscriber: the upstream is asked as by anybody, on a connection that does not listen.
-    fn ping_as_subscriber(&mut self, key: Key<Child>, request: &Request<'_>) -> Flow {
-        let Some(child) = self.children.get(key) else { return Flow::Gone };
+    fn ping_as_subscriber(&mut self, child: &mut Child, request: &Request<'_>) -> Flow {
         let id = child.last_command.unwrap_or_default();
         let lane = match child.lease {
             Some(lease) => Ok(lease.lane),
-            None => self.shared_lane_for(key, id, request.bytes.len()),
+            None => self.shared_lane_for(child, id, request.bytes.len()),
         };
         match lane {
             Ok(lane) => {
-                self.send_for(key, lane, request.bytes, id, SlotKind::SubscriberPing, 0);
+                self.send_for(child, lane, request.bytes, id, SlotKind::SubscriberPing, 0);
                 Flow::Done
             }
             Err(flow) => flow,
         }
     }
 
-    fn shares_topics(&self, key: Key<Child>) -> bool {
-        self.children.get(key).is_some_and(|child| child.topics.is_some())
+    fn shares_topics(&self, child: &Child) -> bool {
+        child.topics.is_some()
     }
 
-    pub(super) fn is_owed_replies(&self, key: Key<Child>) -> bool {
-        self.children.get(key).is_some_and(|child| child.is_under_way())
+    pub(super) fn is_owed_replies(&self, child: &Child) -> bool {
+        child.is_under_way()
     }
 
     /// CLIENT REPLY. What comes after it goes where it always goes; only its replies reach nobody.
-    fn set_reply_mode(&mut self, key: Key<Child>, mode: &[u8]) -> Flow {
-        let Some(child) = self.children.get_mut(key) else { return Flow::Gone };
+    fn set_reply_mode(&mut self, child: &mut Child, mode: &[u8]) -> Flow {
         match mode.to_ascii_lowercase().as_slice() {
             b"on" => {
                 child.session.replies = ReplyMode::On;
-                self.answer(key, b"+OK\r\n");
+                self.answer(child, b"+OK\r\n");
             }
             b"off" => child.session.replies = ReplyMode::Off,
             b"skip" if child.session.replies == ReplyMode::Off => {}
             b"skip" => child.session.replies = ReplyMode::SkipNext,
-            _ => self.answer_error(key, texts::SYNTAX),
+            _ => self.answer_error(child, texts::SYNTAX),
         }
         Flow::Done
     }
 
     /// CLIENT NO-TOUCH: from now on the child's requests go on connections of that kind. One that it has to
     /// itself is told, and lent to nobody afterwards.
-    fn no_touch(&mut self, key: Key<Child>, request: &Request<'_>) -> Flow {
+    fn no_touch(&mut self, child: &mut Child, request: &Request<'_>) -> Flow {
         let on = match request.arg(2).to_ascii_lowercase().as_slice() {
             b"on" => true,
             b"off" => false,
-            _ => return self.reject(key, texts::SYNTAX),
+            _ => return self.reject(child, texts::SYNTAX),
         };
-        let Some(child) = self.children.get_mut(key) else { return Flow::Gone };
         child.session.no_touch = on;
         if let Some(lease) = child.lease {
             let id = child.last_command.unwrap_or_default();
-            if let Some(lane) = self.lanes.get_mut(lease.lane) {
+            if let Some(lane) = self.connections.lanes.get_mut(lease.lane) {
                 lane.burnt = true;
             }
-            self.send_for(key, lease.lane, request.bytes, id, SlotKind::Relay, 0);
+            self.send_for(child, lease.lane, request.bytes, id, SlotKind::Relay, 0);
         } else {
-            self.answer(key, b"+OK\r\n");
+            self.answer(child, b"+OK\r\n");
         }
         Flow::Done
     }
 
-    fn select(&mut self, key: Key<Child>, request: &Request<'_>) -> Flow {
-        if self.children.get(key).is_some_and(Child::has_rights) {
+    fn select(&mut self, child: &mut Child, request: &Request<'_>) -> Flow {
+        if child.has_rights() {
             let db = canonical_int(request.arg(1)).and_then(|db| u32::try_from(db).ok());
-            return self.ask_select(key, request, db);
+            return self.ask_select(child, request, db);
         }
         let Some(number) = canonical_int(request.arg(1)) else {
-            return self.reject(key, texts::NOT_AN_INTEGER);
+            return self.reject(child, texts::NOT_AN_INTEGER);
         };
-        let Ok(number) = i32::try_from(number) else { return self.reject(key, texts::INT_OUT_OF_RANGE) };
-        let Ok(db) = u32::try_from(number) else { return self.reject(key, texts::DB_OUT_OF_RANGE) };
+        let Ok(number) = i32::try_from(number) else { return self.reject(child, texts::INT_OUT_OF_RANGE) };
+        let Ok(db) = u32::try_from(number) else { return self.reject(child, texts::DB_OUT_OF_RANGE) };
         if self.control.table.is_none() {
-            return self.wait_for_upstream(key);
+            return self.wait_for_upstream(child);
         }
         if self.control.db_is_valid(db) {
-            if let Some(child) = self.children.get_mut(key) {
-                child.session.db = db;
-            }
-            self.answer(key, b"+OK\r\n");
+            child.session.db = db;
+            self.answer(child, b"+OK\r\n");
             return Flow::Done;
         }
         if !self.control_is_ready() {
-            return self.wait_for_upstream(key);
+            return self.wait_for_upstream(child);
         }
-        self.ask(Question::TryDb { child: key, db });
+        self.ask(Question::TryDb { child: child.key, db });
         Flow::Hold(Hold::Answer)
     }
 
     /// HELLO applies its options from left to right, each at once; the protocol changes last. What was
     /// set before a failing option stays.
-    fn hello(&mut self, key: Key<Child>, request: &Request<'_>) -> Flow {
+    fn hello(&mut self, child: &mut Child, request: &Request<'_>) -> Flow {
         if !self.control.greetings.is_known() {
-            return self.wait_for_upstream(key);
+            return self.wait_for_upstream(child);
         }
-        let judged = self.is_judged(key);
-        let Some(child) = self.children.get_mut(key) else { return Flow::Gone };
+        let judged = self.is_judged(child);
         // A push must not have the new form before the greeting tells of it.
         if (child.lease.is_some() || child.is_subscribed()) && child.is_under_way() {
             return Flow::Hold(Hold::Drained);
@@ -209,87 +195,82 @@ impl Broker {
         let mut proto = child.session.proto;
         if request.argc() > 1 {
             proto = match canonical_int(request.arg(1)) {
-                None => return self.reject(key, texts::HELLO_VERSION),
+                None => return self.reject(child, texts::HELLO_VERSION),
                 Some(version @ (2 | 3)) => version as u8,
-                Some(_) => return self.reject(key, texts::HELLO_UNSUPPORTED),
+                Some(_) => return self.reject(child, texts::HELLO_UNSUPPORTED),
             };
         }
         let mut index = usize::from(child.hello_done).max(2);
         while index < request.argc() {
-            let Some(child) = self.children.get_mut(key) else { return Flow::Gone };
             let left = request.argc() - 1 - index;
             let option = request.arg(index);
             if option.eq_ignore_ascii_case(b"AUTH") && left >= 2 && judged {
-                if let Err(flow) = self.hello_auth(key, request, index + 3) {
+                if let Err(flow) = self.hello_auth(child, request, index + 3) {
                     return flow;
                 }
                 index += 3;
             } else if option.eq_ignore_ascii_case(b"AUTH") && left >= 2 {
                 if request.arg(index + 1) != b"default" {
-                    return self.reject(key, texts::WRONGPASS);
+                    return self.reject(child, texts::WRONGPASS);
                 }
                 index += 3;
             } else if option.eq_ignore_ascii_case(b"SETNAME") && left >= 1 {
                 let reply = set_name(&mut child.session, request.arg(index + 1));
                 if reply.first() == Some(&b'-') {
-                    self.answer(key, &reply);
+                    self.answer(child, &reply);
                     return Flow::Done;
                 }
                 index += 2;
             } else {
-                return self.reject(key, texts::hello_option(option));
+                return self.reject(child, texts::hello_option(option));
             }
         }
-        let Some(child) = self.children.get(key) else { return Flow::Gone };
         if child.user == UserId::NOBODY {
-            return self.reject(key, texts::HELLO_NOAUTH);
+            return self.reject(child, texts::HELLO_NOAUTH);
         }
         let switches = proto != child.session.proto && child.lease.is_some();
-        if let Err(flow) = self.await_greeting(key) {
+        if let Err(flow) = self.await_greeting(child) {
             return flow;
         }
         if switches {
-            return self.switch_lease_proto(key, proto);
+            return self.switch_lease_proto(child, proto);
         }
-        self.greet(key, proto);
+        self.greet(child, proto);
         Flow::Done
     }
 
     /// The answer to HELLO, in the protocol the child speaks from now on.
-    pub(super) fn greet(&mut self, key: Key<Child>, proto: u8) {
-        if let Some(child) = self.children.get_mut(key) {
-            child.session.proto = proto;
-        }
-        let reply = self.greeting(key);
-        self.answer(key, &reply);
+    pub(super) fn greet(&mut self, child: &mut Child, proto: u8) {
+        child.session.proto = proto;
+        let reply = self.greeting(child);
+        self.answer(child, &reply);
     }
 
     /// RESET: whatever the child has upstream goes with its leased lane, and with its subscriptions.
-    fn reset(&mut self, key: Key<Child>) -> Flow {
-        if let Err(flow) = self.reset_topics(key) {
+    fn reset(&mut self, child: &mut Child) -> Flow {
+        if let Err(flow) = self.reset_topics(child) {
             return flow;
         }
-        let Some(child) = self.children.get_mut(key) else { return Flow::Gone };
         if child.lease.is_some() {
             if child.is_under_way() {
                 return Flow::Hold(Hold::Drained);
             }
             child.subscriptions = None;
             if let Some(lease) = child.lease
-                && let Some(lane) = self.lanes.get_mut(lease.lane)
+                && let Some(lane) = self.connections.lanes.get_mut(lease.lane)
             {
                 lane.burnt = true;
             }
-            self.end_lease(key);
+            self.end_lease(child);
         }
-        if let Some(child) = self.children.get_mut(key) {
-            child.session.reset();
-        }
-        self.become_first_user(key);
-        self.answer(key, b"+RESET\r\n");
+        child.session.reset();
+        self.become_first_user(child);
+        self.answer(child, b"+RESET\r\n");
         Flow::Done
     }
 }
+
+impl Shared {}
 
 fn error(text: impl AsRef<[u8]>) -> Vec<u8> {
     let mut out = Vec::new();

@@ -31,7 +31,7 @@ impl Relief {
 impl Broker {
     /// Heap bytes held, those of the children themselves included.
     pub(super) fn held(&self) -> usize {
-        self.memory + self.children.len() * std::mem::size_of::<Child>()
+        self.shared.env.memory + self.children.len() * std::mem::size_of::<Child>()
     }
 
     /// Whether much memory has come free since the last call. The allocator may still hold it: it lies
@@ -45,23 +45,26 @@ impl Broker {
     pub(super) fn enforce_memory(&mut self) -> bool {
         let mut worked = false;
         self.relief.peak = self.relief.peak.max(self.held());
-        while self.memory > self.settings.memory_max {
-            let before = self.memory;
+        while self.shared.env.memory > self.shared.env.settings.memory_max {
+            let before = self.shared.env.memory;
             let child = self.children.iter().max_by_key(|(_, child)| child.footprint);
             let child = child.map(|(key, child)| (key, child.footprint, child.label()));
             let held = child.as_ref().map_or(0, |(_, held, _)| *held);
-            let lane = self.lanes.iter().max_by_key(|(_, lane)| lane.footprint);
+            let lane = self.shared.connections.lanes.iter().max_by_key(|(_, lane)| lane.footprint);
             if let Some((key, _)) = lane.filter(|(_, lane)| lane.footprint > held) {
-                self.empty_lane(key, "memory_max reached");
-                if self.memory < before {
+                self.shared.empty_lane(key, "memory_max reached");
+                self.deliver_notices();
+                if self.shared.env.memory < before {
                     worked = true;
                     continue;
                 }
             }
             let Some((key, _, label)) = child.filter(|_| held > 0) else { break };
-            if !self.give_up_requests(key) {
+            let told = self.children.get_mut(key).is_some_and(|child| self.shared.give_up_requests(child));
+            self.deliver_notices();
+            if !told {
                 log::warn!("memory_max reached: closing child {label}, which holds {held} bytes");
-                self.close_child(key);
+                self.remove_child(key);
             }
             worked = true;
         }

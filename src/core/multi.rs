@@ -3,13 +3,13 @@
 //! shared lane, so that Redis runs it as if its child were alone. Only what cannot be queued here (SELECT,
 //! `transactions = leased`) opens its MULTI on a leased lane.
 
-use super::broker::Broker;
 use super::child::{Child, Hold};
 use super::dispatch::{Decided, Flow};
 use super::lane::{FLAG_UNIT, Lane, SlotKind};
 use super::lease::LeaseKind;
 use super::leasing::Want;
 use super::session::ReplyMode;
+use super::shared::Shared;
 use super::transaction::{AfterExec, Queued, Transaction};
 use crate::base::key::Key;
 use crate::command::{
@@ -32,40 +32,37 @@ struct Block {
     consumed: usize,
 }
 
-impl Broker {
+impl Shared {
     pub(super) fn begin_multi(
         &mut self,
-        key: Key<Child>,
+        child: &mut Child,
         request: &Request<'_>,
         decided: Decided,
         rest: &[u8],
     ) -> Flow {
-        if let Err(flow) = self.may_multi(key) {
+        if let Err(flow) = self.may_multi(child) {
             return flow;
         }
-        let watch_lost = self.children.get(key).is_some_and(|child| child.session.watch_lost);
+        let watch_lost = child.session.watch_lost;
         // One whose watched keys are lost is only queued here: its EXEC is null whatever is in it.
-        if self.settings.transactions == Transactions::Leased && !watch_lost {
-            return match self.lease_for(key, LeaseKind::Transaction, Want::default) {
-                Ok(lane) => self.on_lease(key, request, decided, lane),
+        if self.env.settings.transactions == Transactions::Leased && !watch_lost {
+            return match self.lease_for(child, LeaseKind::Transaction, Want::default) {
+                Ok(lane) => self.on_lease(child, request, decided, lane),
                 Err(flow) => flow,
             };
         }
         // Of a block whose MULTI alone is to go unanswered each command is looked at by itself.
-        let one_by_one = |child: &Child| child.session.replies == ReplyMode::Skip || child.session.debugs;
-        let skips = self.is_busy() || self.children.get(key).is_some_and(one_by_one);
+        let skips = self.is_busy() || child.session.replies == ReplyMode::Skip || child.session.debugs;
         if !watch_lost
             && !skips
-            && let Some(block) = self.whole_block(key, request, decided.id, rest)
+            && let Some(block) = self.whole_block(child, request, decided.id, rest)
         {
             let last = block.commands.last().map_or(0, |(id, _)| *id);
-            return match self.shared_lane_for(key, last, block.bytes.len()) {
+            return match self.shared_lane_for(child, last, block.bytes.len()) {
                 Ok(lane) => {
-                    if let Some(child) = self.children.get_mut(key) {
-                        child.last_command = block.commands.last().map(|(id, _)| *id);
-                    }
+                    child.last_command = block.commands.last().map(|(id, _)| *id);
                     self.send_block(
-                        key,
+                        child,
                         lane,
                         &block.bytes,
                         &block.commands,
@@ -77,17 +74,16 @@ impl Broker {
                 Err(flow) => flow,
             };
         }
-        let Some(child) = self.children.get_mut(key) else { return Flow::Gone };
         let block = request.bytes.to_vec();
         let commands = vec![(decided.id, block.len())];
         child.session.transaction =
             Transaction::Queued(Box::new(Queued { block, commands, ..Queued::default() }));
-        self.answer(key, b"+OK\r\n");
+        self.answer(child, b"+OK\r\n");
         Flow::Done
     }
 
     /// MULTI up to EXEC, if all of it has arrived and nothing in it needs the broker.
-    fn whole_block(&self, key: Key<Child>, multi: &Request<'_>, id: CommandId, rest: &[u8]) -> Option<Block> {
+    fn whole_block(&self, child: &Child, multi: &Request<'_>, id: CommandId, rest: &[u8]) -> Option<Block> {
         let table = self.control.table.as_ref()?;
         let frame_limits = FrameLimits { request_max: self.request_max(), authenticated: true };
         let mut block = Block { bytes: multi.bytes.to_vec(), commands: Vec::new(), consumed: 0 };
@@ -106,10 +102,12 @@ impl Broker {
                     block.commands.push((known.id, block.bytes.len()));
                     block.consumed += len;
                     match known.route {
-                        _ if self.is_denied(key, known.id) => return None,
-                        _ if self.judged_script(key, known.id).is_some() => return None,
+                        _ if self.is_denied(child, known.id) => return None,
+                        _ if self.judged_script(child, known.id).is_some() => return None,
                         Route::Transaction(TransactionCommand::Exec) if known.arity_ok => return Some(block),
-                        route if known.no_multi || !runs_in_a_block(self.route_as(key, known.id, route)) => {
+                        route
+                            if known.no_multi || !runs_in_a_block(self.route_as(child, known.id, route)) =>
+                        {
                             return None;
                         }
                         _ => {}
@@ -124,7 +122,7 @@ impl Broker {
     /// Writes a transaction contiguously: nothing can come between, and it lives or dies as one.
     fn send_block(
         &mut self,
-        key: Key<Child>,
+        child: &mut Child,
         lane: Key<Lane>,
         bytes: &[u8],
         commands: &[(CommandId, usize)],
@@ -135,7 +133,7 @@ impl Broker {
         for (index, (id, end)) in commands.iter().enumerate() {
             let is_last = index + 1 == commands.len();
             let (kind, flags) = if is_last { (last, 0) } else { (inner, FLAG_UNIT) };
-            self.send_for(key, lane, &bytes[start..*end], *id, kind, flags);
+            self.send_for(child, lane, &bytes[start..*end], *id, kind, flags);
             start = *end;
         }
     }
@@ -143,43 +141,49 @@ impl Broker {
     // ---- queued here ----------------------------------------------------------------------------------
 
     /// A command inside a MULTI that is queued here.
-    pub(super) fn queue_command(&mut self, key: Key<Child>, request: &Request<'_>, decided: Decided) -> Flow {
+    pub(super) fn queue_command(
+        &mut self,
+        child: &mut Child,
+        request: &Request<'_>,
+        decided: Decided,
+    ) -> Flow {
         match decided.route {
-            Route::Transaction(TransactionCommand::Exec) => self.exec_queued(key, request, decided.id),
+            Route::Transaction(TransactionCommand::Exec) => self.exec_queued(child, request, decided.id),
             Route::Transaction(TransactionCommand::Discard) => {
-                self.forget_transaction(key);
-                self.answer(key, b"+OK\r\n");
+                self.forget_transaction(child);
+                self.answer(child, b"+OK\r\n");
                 Flow::Done
             }
-            Route::Transaction(TransactionCommand::Multi) => self.answer_done(key, texts::MULTI_NESTED),
-            Route::Transaction(TransactionCommand::Watch) => self.answer_done(key, texts::WATCH_INSIDE_MULTI),
-            Route::Local(local @ (Local::Quit | Local::Reset)) => self.local(key, local, request),
-            Route::Refused => self.refuse(key, request, decided.id),
-            _ if decided.no_multi => self.reject(key, texts::NOT_INSIDE_MULTI),
-            route if !may_be_queued(route) => self.reject_in_multi(key, decided.id),
-            Route::Local(Local::Select) => self.escalate(key, request, decided),
+            Route::Transaction(TransactionCommand::Multi) => self.answer_done(child, texts::MULTI_NESTED),
+            Route::Transaction(TransactionCommand::Watch) => {
+                self.answer_done(child, texts::WATCH_INSIDE_MULTI)
+            }
+            Route::Local(local @ (Local::Quit | Local::Reset)) => self.local(child, local, request),
+            Route::Refused => self.refuse(child, request, decided.id),
+            _ if decided.no_multi => self.reject(child, texts::NOT_INSIDE_MULTI),
+            route if !may_be_queued(route) => self.reject_in_multi(child, decided.id),
+            Route::Local(Local::Select) => self.escalate(child, request, decided),
             route => {
                 let (bytes, local) = match answered_here(route) {
                     Some(local) => (PLACEHOLDER, Some((local, request.args().map(<[u8]>::to_vec).collect()))),
                     None => (request.bytes, None),
                 };
-                self.queue_bytes(key, decided.id, bytes, local)
+                self.queue_bytes(child, decided.id, bytes, local)
             }
         }
     }
 
     fn queue_bytes(
         &mut self,
-        key: Key<Child>,
+        child: &mut Child,
         id: CommandId,
         bytes: &[u8],
         local: Option<(Local, Vec<Vec<u8>>)>,
     ) -> Flow {
-        let max = self.settings.transaction_max;
-        let Some(child) = self.children.get_mut(key) else { return Flow::Gone };
+        let max = self.env.settings.transaction_max;
         let Some(queued) = child.session.transaction.queued_mut() else { return Flow::Done };
         if !queued.admit(bytes.len(), local.as_ref().map(|(_, argv)| argv), max) {
-            return self.reject(key, format!("BROKERLIMIT transaction_max is {max} bytes"));
+            return self.reject(child, format!("BROKERLIMIT transaction_max is {max} bytes"));
         }
         // A spoilt transaction is never sent: its commands are only counted.
         if !queued.dirty {
@@ -188,37 +192,35 @@ impl Broker {
             queued.after.local.extend(local.map(|(local, argv)| (queued.after.commands, local, argv)));
         }
         queued.after.commands += 1;
-        self.answer(key, QUEUED);
+        self.answer(child, QUEUED);
         Flow::Done
     }
 
-    fn exec_queued(&mut self, key: Key<Child>, request: &Request<'_>, id: CommandId) -> Flow {
-        let Some(child) = self.children.get(key) else { return Flow::Gone };
+    fn exec_queued(&mut self, child: &mut Child, request: &Request<'_>, id: CommandId) -> Flow {
         let Transaction::Queued(queued) = &child.session.transaction else { return Flow::Done };
         if queued.dirty {
             let text = match &queued.abort_reason {
                 Some(reason) => texts::exec_aborted(reason),
                 None => texts::EXECABORT_PREVIOUS.to_owned(),
             };
-            self.forget_transaction(key);
-            return self.answer_done(key, text);
+            self.forget_transaction(child);
+            return self.answer_done(child, text);
         }
         if child.session.watch_lost {
-            self.forget_transaction(key);
-            self.answer_null_array(key);
+            self.forget_transaction(child);
+            self.answer_null_array(child);
             return Flow::Done;
         }
         if queued.after.commands == 0 {
-            self.forget_transaction(key);
-            self.answer(key, b"*0\r\n");
+            self.forget_transaction(child);
+            self.answer(child, b"*0\r\n");
             return Flow::Done;
         }
         let len = queued.block.len();
-        let lane = match self.shared_lane_for(key, id, len) {
+        let lane = match self.shared_lane_for(child, id, len) {
             Ok(lane) => lane,
             Err(flow) => return flow,
         };
-        let Some(child) = self.children.get_mut(key) else { return Flow::Gone };
         let Transaction::Queued(queued) = std::mem::take(&mut child.session.transaction) else {
             return Flow::Done;
         };
@@ -229,102 +231,97 @@ impl Broker {
         // What the broker answers itself may change the session: nothing may run before it has.
         let settles_session = !after.local.is_empty();
         child.execs.push_back(after);
-        self.send_block(key, lane, &block, &commands, SlotKind::Swallow, SlotKind::Exec);
+        self.send_block(child, lane, &block, &commands, SlotKind::Swallow, SlotKind::Exec);
         if settles_session { Flow::Hold(Hold::Blocked) } else { Flow::Done }
     }
 
-    pub(super) fn forget_transaction(&mut self, key: Key<Child>) {
-        if let Some(child) = self.children.get_mut(key) {
-            child.session.transaction = Transaction::None;
-            child.session.watch_lost = false;
-        }
+    pub(super) fn forget_transaction(&mut self, child: &mut Child) {
+        child.session.transaction = Transaction::None;
+        child.session.watch_lost = false;
     }
 
     /// A rejected EXEC leaves MULTI and says why in a form of its own.
-    pub(super) fn reject_exec(&mut self, key: Key<Child>, request: &Request<'_>, text: &str) -> Flow {
-        self.forget_transaction(key);
-        let Some(child) = self.children.get_mut(key) else { return Flow::Gone };
+    pub(super) fn reject_exec(&mut self, child: &mut Child, request: &Request<'_>, text: &str) -> Flow {
+        self.forget_transaction(child);
         if let Some(lease) = child.lease {
             // Redis leaves MULTI and forgets the watched keys with it, so it must be the one to say so.
             child.execs.push_back(AfterExec::default());
-            self.send_for(key, lease.lane, request.bytes, NO_COMMAND, SlotKind::Exec, 0);
+            self.send_for(child, lease.lane, request.bytes, NO_COMMAND, SlotKind::Exec, 0);
             return Flow::Hold(Hold::Blocked);
         }
-        self.answer_done(key, texts::exec_aborted(text))
+        self.answer_done(child, texts::exec_aborted(text))
     }
 
-    pub(super) fn reject_in_multi(&mut self, key: Key<Child>, id: CommandId) -> Flow {
+    pub(super) fn reject_in_multi(&mut self, child: &mut Child, id: CommandId) -> Flow {
         let name = self.control.table.as_ref().map_or("", |table| table.name(id));
         let name = name.replace('|', " ").to_uppercase();
-        self.reject(key, format!("ERR {name} inside MULTI is not supported by the broker"))
+        self.reject(child, format!("ERR {name} inside MULTI is not supported by the broker"))
     }
 
-    fn answer_done(&mut self, key: Key<Child>, text: impl AsRef<[u8]>) -> Flow {
-        self.answer_error(key, text);
+    fn answer_done(&mut self, child: &mut Child, text: impl AsRef<[u8]>) -> Flow {
+        self.answer_error(child, text);
         Flow::Done
     }
 
-    pub(super) fn answer_null_array(&mut self, key: Key<Child>) {
-        let Some(child) = self.children.get(key) else { return };
+    pub(super) fn answer_null_array(&mut self, child: &mut Child) {
         let mut reply = Vec::new();
         encode::null_array(&mut reply, child.session.proto);
-        self.answer(key, &reply);
+        self.answer(child, &reply);
     }
 
     // ---- on a leased lane -----------------------------------------------------------------------------
 
     /// SELECT inside MULTI must never reach a shared lane: the transaction moves to a leased one, with all
     /// that was queued so far.
-    fn escalate(&mut self, key: Key<Child>, request: &Request<'_>, decided: Decided) -> Flow {
-        let Some(child) = self.children.get_mut(key) else { return Flow::Gone };
+    fn escalate(&mut self, child: &mut Child, request: &Request<'_>, decided: Decided) -> Flow {
         let spoilt = child.session.watch_lost
             || matches!(&child.session.transaction, Transaction::Queued(queued) if queued.dirty);
         if spoilt {
             // It will not be executed anyway.
-            return self.queue_bytes(key, decided.id, PLACEHOLDER, None);
+            return self.queue_bytes(child, decided.id, PLACEHOLDER, None);
         }
-        let lane = match self.lease_for(key, LeaseKind::Transaction, Want::default) {
+        let lane = match self.lease_for(child, LeaseKind::Transaction, Want::default) {
             Ok(lane) => lane,
             Err(flow) => return flow,
         };
-        let Some(child) = self.children.get_mut(key) else { return Flow::Gone };
         let Transaction::Queued(mut queued) = std::mem::take(&mut child.session.transaction) else {
             return Flow::Done;
         };
         let (block, commands) = (std::mem::take(&mut queued.block), std::mem::take(&mut queued.commands));
         child.session.transaction = Transaction::Leased(queued);
-        self.send_block(key, lane, &block, &commands, SlotKind::Swallow, SlotKind::Swallow);
-        self.on_lease(key, request, decided, lane)
+        self.send_block(child, lane, &block, &commands, SlotKind::Swallow, SlotKind::Swallow);
+        self.on_lease(child, request, decided, lane)
     }
 
     /// A command inside a MULTI that is open on a leased lane: Redis queues it.
     pub(super) fn forward_in_multi(
         &mut self,
-        key: Key<Child>,
+        child: &mut Child,
         request: &Request<'_>,
         decided: Decided,
         lane: Key<Lane>,
     ) -> Flow {
         match decided.route {
-            Route::Transaction(TransactionCommand::Exec) => self.exec_leased(key, request, decided.id, lane),
+            Route::Transaction(TransactionCommand::Exec) => {
+                self.exec_leased(child, request, decided.id, lane)
+            }
             Route::Transaction(TransactionCommand::Discard) => {
-                self.forget_transaction(key);
-                self.send_for(key, lane, request.bytes, decided.id, SlotKind::Discard, 0);
+                self.forget_transaction(child);
+                self.send_for(child, lane, request.bytes, decided.id, SlotKind::Discard, 0);
                 Flow::Hold(Hold::Blocked)
             }
             Route::Transaction(TransactionCommand::Multi | TransactionCommand::Watch) => {
-                self.send_for(key, lane, request.bytes, decided.id, SlotKind::Relay, 0);
+                self.send_for(child, lane, request.bytes, decided.id, SlotKind::Relay, 0);
                 Flow::Done
             }
-            Route::Local(local @ (Local::Quit | Local::Reset)) => self.local(key, local, request),
-            Route::Refused => self.refuse(key, request, decided.id),
-            _ if decided.no_multi => self.reject(key, texts::NOT_INSIDE_MULTI),
-            route if !may_be_queued(route) && !self.caches_here(key, route) => {
-                self.reject_in_multi(key, decided.id)
+            Route::Local(local @ (Local::Quit | Local::Reset)) => self.local(child, local, request),
+            Route::Refused => self.refuse(child, request, decided.id),
+            _ if decided.no_multi => self.reject(child, texts::NOT_INSIDE_MULTI),
+            route if !may_be_queued(route) && !self.caches_here(child, route) => {
+                self.reject_in_multi(child, decided.id)
             }
             route => {
-                let max = self.settings.transaction_max;
-                let Some(child) = self.children.get_mut(key) else { return Flow::Gone };
+                let max = self.env.settings.transaction_max;
                 let Some(queued) = child.session.transaction.queued_mut() else { return Flow::Done };
                 let mut bytes = request.bytes;
                 if route == Route::Local(Local::Select) {
@@ -335,13 +332,13 @@ impl Broker {
                     let argv = request.args().map(<[u8]>::to_vec).collect();
                     // What Redis queues is its own affair; what is kept here is bounded here.
                     if !queued.admit(0, Some(&argv), max) {
-                        return self.reject(key, format!("BROKERLIMIT transaction_max is {max} bytes"));
+                        return self.reject(child, format!("BROKERLIMIT transaction_max is {max} bytes"));
                     }
                     queued.after.local.push((queued.after.commands, local, argv));
                     bytes = PLACEHOLDER;
                 }
                 queued.after.commands += 1;
-                self.send_for(key, lane, bytes, decided.id, SlotKind::Relay, 0);
+                self.send_for(child, lane, bytes, decided.id, SlotKind::Relay, 0);
                 Flow::Done
             }
         }
@@ -349,27 +346,25 @@ impl Broker {
 
     /// Whether it is a CLIENT CACHING of a child that tracks: the lane is the child's own, and Redis knows what it
     /// means there.
-    fn caches_here(&self, key: Key<Child>, route: Route) -> bool {
-        route == Route::Local(Local::ClientCaching)
-            && self.children.get(key).is_some_and(|child| child.session.tracking.is_some())
+    fn caches_here(&self, child: &Child, route: Route) -> bool {
+        route == Route::Local(Local::ClientCaching) && (child.session.tracking.is_some())
     }
 
     fn exec_leased(
         &mut self,
-        key: Key<Child>,
+        child: &mut Child,
         request: &Request<'_>,
         id: CommandId,
         lane: Key<Lane>,
     ) -> Flow {
-        let Some(child) = self.children.get_mut(key) else { return Flow::Gone };
         let Some(queued) = child.session.transaction.queued_mut() else { return Flow::Done };
         let (dirty, after): (bool, AfterExec) = (queued.dirty, std::mem::take(&mut queued.after));
         child.session.transaction = Transaction::None;
         if dirty {
-            self.send_for(key, lane, DISCARD, id, SlotKind::AbortedExec, 0);
+            self.send_for(child, lane, DISCARD, id, SlotKind::AbortedExec, 0);
         } else {
             child.execs.push_back(after);
-            self.send_for(key, lane, request.bytes, id, SlotKind::Exec, 0);
+            self.send_for(child, lane, request.bytes, id, SlotKind::Exec, 0);
         }
         Flow::Hold(Hold::Blocked)
     }

@@ -2,12 +2,12 @@
 //! keep a leased lane until they have changed it back, RESET or go, and nobody has it after them. Knows what
 //! changes; what it means for the keys is Redis' own affair.
 
-use super::broker::Broker;
 use super::child::{Child, Hold};
 use super::dispatch::{Decided, Flow};
 use super::lane::{Lane, SlotKind};
 use super::local::canonical_int;
 use super::session::Session;
+use super::shared::Shared;
 use crate::base::key::Key;
 use crate::command::Pin;
 use crate::resp::{Request, encode};
@@ -32,17 +32,16 @@ impl Pinning {
     }
 }
 
-impl Broker {
+impl Shared {
     /// Sends a command that changes the child's own lane. Nothing of the child follows before the answer.
     pub(super) fn pin(
         &mut self,
-        key: Key<Child>,
+        child: &mut Child,
         request: &Request<'_>,
         decided: Decided,
         pin: Pin,
         lane: Key<Lane>,
     ) -> Flow {
-        let Some(child) = self.children.get(key) else { return Flow::Gone };
         if child.is_under_way() {
             return Flow::Hold(Hold::Drained);
         }
@@ -54,15 +53,15 @@ impl Broker {
             // It is the child's own connection now, and goes by its name.
             let mut name = redis::Cmd::new();
             let name = name.arg(request.arg(0)).arg("SETNAME").arg(&child.session.name).get_packed_command();
-            self.send_for(key, lane, &name, decided.id, SlotKind::Swallow, 0);
+            self.send_for(child, lane, &name, decided.id, SlotKind::Swallow, 0);
         }
         let (bytes, redirect) = self.redirected(request);
         let on = request.arg(2).eq_ignore_ascii_case(b"on");
-        if let Some(lease) = self.lanes.get_mut(lane).and_then(|lane| lane.lease.as_mut()) {
+        if let Some(lease) = self.connections.lanes.get_mut(lane).and_then(|lane| lane.lease.as_mut()) {
             lease.pinning = Some(Pinning { pin, on, redirect });
         }
-        self.send_for(key, lane, &bytes, decided.id, SlotKind::Pin, 0);
-        self.convert_to_session(key, lane);
+        self.send_for(child, lane, &bytes, decided.id, SlotKind::Pin, 0);
+        self.convert_to_session(child, lane);
         Flow::Hold(Hold::Blocked)
     }
 
@@ -90,15 +89,14 @@ impl Broker {
 
     /// The connection upstream that a child has to itself for good.
     fn upstream_id_of(&self, id: i64) -> Option<i64> {
-        let child = self.children.by_id(id).and_then(|key| self.children.get(key))?;
-        let lease = child.lease.filter(|_| child.session.is_pinned() || child.listens_on_lease())?;
-        self.lanes.get(lease.lane).map(|lane| lane.upstream_id)
+        let of_child = |lane: &&Lane| lane.lease.as_ref().is_some_and(|lease| lease.is_kept_by(id));
+        self.connections.lanes.iter().map(|(_, lane)| lane).find(of_child).map(|lane| lane.upstream_id)
     }
 
     /// TRACKINGINFO with the child's id in the place of the upstream's.
-    pub(super) fn tracking_info(&self, key: Key<Child>, frame: &[u8]) -> Vec<u8> {
+    pub(super) fn tracking_info(&self, child: &Child, frame: &[u8]) -> Vec<u8> {
         const FIELD: &[u8] = b"$8\r\nredirect\r\n:";
-        let redirect = self.children.get(key).and_then(|child| child.session.tracking).unwrap_or(0);
+        let redirect = child.session.tracking.unwrap_or(0);
         let mut patched = frame.to_vec();
         if redirect > 0
             && let Some(at) = memchr::memmem::find(frame, FIELD)

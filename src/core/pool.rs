@@ -6,7 +6,9 @@ use super::broker::{Action, Broker};
 use super::handshake::Handshake;
 use super::lane::{FLAG_TIMED_OUT, Lane, LaneRole, LaneState};
 use super::lease::LeaseKind;
+use super::notice::Notice;
 use super::reason::Refusal;
+use super::shared::Shared;
 use super::timers::Timer;
 use super::users::UserId;
 use crate::base::clock::Millis;
@@ -78,31 +80,31 @@ impl Places {
     }
 }
 
-impl Broker {
+impl Shared {
     /// Which pool serves a child of this user, db and protocol. With Sentinel or Cluster behind us, this is
     /// where they would be asked.
     pub(super) fn pool_of(&mut self, key: PoolKey) -> PoolId {
         debug_assert!(key.user != UserId::NOBODY && key.user != UserId::UNDECIDED, "a pool for nobody");
         // A few pools, the usual case, are looked through faster than a map.
-        if let Some(index) = self.pools.iter().take(4).position(|pool| pool.key == key) {
+        if let Some(index) = self.connections.pools.iter().take(4).position(|pool| pool.key == key) {
             return PoolId(index as u32);
         }
-        if let Some(id) = self.pool_ids.get(&key) {
+        if let Some(id) = self.connections.pool_ids.get(&key) {
             return *id;
         }
         let pool = Pool { key, shared: Vec::new(), bulk: None, idle: Vec::new(), warm: false, refusal: None };
-        let index = match self.pools.iter().position(|pool| pool.key == PoolKey::FREE) {
+        let index = match self.connections.pools.iter().position(|pool| pool.key == PoolKey::FREE) {
             Some(index) => {
-                self.pools[index] = pool;
+                self.connections.pools[index] = pool;
                 index
             }
             None => {
-                self.pools.push(pool);
-                self.pools.len() - 1
+                self.connections.pools.push(pool);
+                self.connections.pools.len() - 1
             }
         };
         let id = PoolId(index as u32);
-        self.pool_ids.insert(key, id);
+        self.connections.pool_ids.insert(key, id);
         id
     }
 
@@ -112,27 +114,30 @@ impl Broker {
         let key = std::mem::replace(&mut pool.key, PoolKey::FREE);
         (pool.shared, pool.bulk, pool.idle, pool.warm) = (Vec::new(), None, Vec::new(), false);
         pool.refusal = None;
-        self.pool_ids.remove(&key);
-        debug_assert!(self.lanes.iter().all(|(_, lane)| lane.pool != id), "a pool freed with its lanes");
+        self.connections.pool_ids.remove(&key);
+        debug_assert!(
+            self.connections.lanes.iter().all(|(_, lane)| lane.pool != id),
+            "a pool freed with its lanes"
+        );
     }
 
     pub(super) fn pool(&mut self, id: PoolId) -> &mut Pool {
-        &mut self.pools[id.0 as usize]
+        &mut self.connections.pools[id.0 as usize]
     }
 
     /// The shared lane with the least waiting on it; a new one while fewer than `lanes` exist and all are
     /// busy.
     pub(super) fn shared_lane(&mut self, id: PoolId) -> Key<Lane> {
-        let depth = |key: &Key<Lane>| self.lanes.get(*key).map_or(usize::MAX, Lane::depth);
-        let detached = |key: &Key<Lane>| self.lanes.get(*key).is_some_and(|lane| lane.detached);
+        let depth = |key: &Key<Lane>| self.connections.lanes.get(*key).map_or(usize::MAX, Lane::depth);
+        let detached = |key: &Key<Lane>| self.connections.lanes.get(*key).is_some_and(|lane| lane.detached);
         // One that took the place of a detached lane rests when that is back.
-        let shared = self.pools[id.0 as usize].shared.iter().copied();
-        let usable = shared.filter(|key| !detached(key)).take(self.settings.lanes);
+        let shared = self.connections.pools[id.0 as usize].shared.iter().copied();
+        let usable = shared.filter(|key| !detached(key)).take(self.env.settings.lanes);
         let count = usable.clone().count();
         match usable.min_by_key(depth) {
-            Some(key) if depth(&key) == 0 || count >= self.settings.lanes => key,
+            Some(key) if depth(&key) == 0 || count >= self.env.settings.lanes => key,
             _ => {
-                let key = self.lanes.insert(Lane::new(id, LaneRole::Shared, self.now));
+                let key = self.connections.lanes.insert(Lane::new(id, LaneRole::Shared, self.env.now));
                 self.pool(id).shared.push(key);
                 key
             }
@@ -141,7 +146,7 @@ impl Broker {
 
     /// A lane has something to send: connects it if need be.
     pub(super) fn want_connection(&mut self, key: Key<Lane>) {
-        let Some(lane) = self.lanes.get(key) else { return };
+        let Some(lane) = self.connections.lanes.get(key) else { return };
         if lane.state != LaneState::Dormant {
             return;
         }
@@ -149,17 +154,19 @@ impl Broker {
         if role == LaneRole::Subscriber && !self.has_subscriber_place() {
             // No shared lane has to yield for it: what it waits for is the end of a lease.
             self.close_idle_lease();
-            self.places.parked.push(key);
-            return self.lanes.get_mut(key).expect("just seen").set_state(LaneState::Waiting);
+            self.connections.places.parked.push(key);
+            return self.connections.lanes.get_mut(key).expect("just seen").set_state(LaneState::Waiting);
         }
         if self.make_place(role) {
             return self.dial(key);
         }
-        self.lanes.get_mut(key).expect("just seen").set_state(LaneState::Waiting);
+        self.connections.lanes.get_mut(key).expect("just seen").set_state(LaneState::Waiting);
         match role {
             // Its place is kept; it only waits for the upstream to close a connection given up before.
-            LaneRole::Control | LaneRole::Probe => self.places.waiters.push_front(key),
-            LaneRole::Shared | LaneRole::Lease | LaneRole::Subscriber => self.places.waiters.push_back(key),
+            LaneRole::Control | LaneRole::Probe => self.connections.places.waiters.push_front(key),
+            LaneRole::Shared | LaneRole::Lease | LaneRole::Subscriber => {
+                self.connections.places.waiters.push_back(key)
+            }
         }
         self.ask_to_yield();
     }
@@ -169,13 +176,13 @@ impl Broker {
     /// stand among those that wait. One place is always kept for each of the broker's own connections.
     pub(super) fn make_place(&mut self, role: LaneRole) -> bool {
         let own = [Some(self.control.lane), self.probe.lane].into_iter().flatten();
-        let own = own.filter_map(|key| self.lanes.get(key));
+        let own = own.filter_map(|key| self.connections.lanes.get(key));
         let kept = own.filter(|lane| lane.role != role && !lane.holds_place()).count();
-        let max = self.settings.upstream_connections_max - kept;
+        let max = self.env.settings.upstream_connections_max - kept;
         if self.counted() < max {
             return true;
         }
-        if self.places.closing <= self.places.wanted()
+        if self.connections.places.closing <= self.connections.places.wanted()
             && let Some(victim) = self.evictable()
         {
             log::debug!("upstream connections: all {max} in use, closing an idle one");
@@ -187,19 +194,15 @@ impl Broker {
     /// Connections held, as far as they count against a new one. After the cap was lowered there may be more
     /// leases lent than it allows; whoever needs no lease must not have to wait for their end.
     fn counted(&self) -> usize {
-        let too_many = self.places.leases.saturating_sub(self.lease_places(LeaseKind::Transaction));
-        self.places.open + self.places.closing - too_many
-    }
-
-    /// The driver has closed a connection for good, and so has the upstream as far as can be known.
-    pub fn connection_closed(&mut self) {
-        self.places.closing -= 1;
-        self.places_changed = true;
+        let too_many =
+            self.connections.places.leases.saturating_sub(self.lease_places(LeaseKind::Transaction));
+        self.connections.places.open + self.connections.places.closing - too_many
     }
 
     /// The idle lane unused for longest: nobody holds it, nothing is on it.
     fn evictable(&self) -> Option<Key<Lane>> {
-        self.lanes
+        self.connections
+            .lanes
             .iter()
             .filter(|(_, lane)| lane.state == LaneState::Ready && lane.is_idle() && lane.lease.is_none())
             .filter(|(key, lane)| !lane.role.is_own() && !self.carries_topics(*key))
@@ -210,8 +213,11 @@ impl Broker {
     /// Somebody needs a place and nothing is idle: the shared lane connected for longest finishes what it
     /// has written and passes its place on.
     pub(super) fn ask_to_yield(&mut self) {
-        while self.places.yielding + self.places.closing < self.places.wanted() {
+        while self.connections.places.yielding + self.connections.places.closing
+            < self.connections.places.wanted()
+        {
             let victim = self
+                .connections
                 .lanes
                 .iter()
                 .filter(|(_, lane)| lane.role == LaneRole::Shared && lane.state == LaneState::Ready)
@@ -219,8 +225,8 @@ impl Broker {
                 .min_by_key(|(_, lane)| lane.connected_at)
                 .map(|(key, lane)| (key, lane.connected_at + limits::LANE_HOLD_MIN));
             match victim {
-                Some((key, due)) if due <= self.now => self.start_yield(key),
-                Some((_, due)) => return self.timers.arm(due, Timer::Places),
+                Some((key, due)) if due <= self.env.now => self.start_yield(key),
+                Some((_, due)) => return self.env.timers.arm(due, Timer::Places),
                 None => return,
             }
         }
@@ -228,16 +234,16 @@ impl Broker {
 
     /// The lane writes nothing more and passes its place on once it has the replies to what it wrote.
     pub(super) fn start_yield(&mut self, key: Key<Lane>) {
-        let Some(lane) = self.lanes.get_mut(key) else { return };
+        let Some(lane) = self.connections.lanes.get_mut(key) else { return };
         lane.begin_yield();
-        self.places.yielding += 1;
+        self.connections.places.yielding += 1;
         self.mark_lane(key);
         self.finish_yield(key);
     }
 
     /// A yielding lane with nothing written left to wait for gives its place away.
     pub(super) fn finish_yield(&mut self, key: Key<Lane>) {
-        let Some(lane) = self.lanes.get(key) else { return };
+        let Some(lane) = self.connections.lanes.get(key) else { return };
         if lane.state == LaneState::Yielding && lane.outgoing().is_empty() && !lane.owes_replies() {
             self.disconnect(key);
         }
@@ -245,32 +251,34 @@ impl Broker {
 
     /// A place may have come free: the longest waiting lane gets it, then leases.
     pub(super) fn serve_places(&mut self) {
-        for key in std::mem::take(&mut self.places.parked) {
-            if let Some(lane) = self.lanes.get_mut(key).filter(|lane| lane.state == LaneState::Waiting) {
+        for key in std::mem::take(&mut self.connections.places.parked) {
+            if let Some(lane) =
+                self.connections.lanes.get_mut(key).filter(|lane| lane.state == LaneState::Waiting)
+            {
                 lane.set_state(LaneState::Dormant);
                 if self.is_needed(key) {
                     self.want_connection(key);
                 }
             }
         }
-        while let Some(key) = self.places.waiters.pop_front() {
+        while let Some(key) = self.connections.places.waiters.pop_front() {
             let needed = self.is_needed(key);
-            let waiting = self.lanes.get_mut(key).filter(|lane| lane.state == LaneState::Waiting);
+            let waiting = self.connections.lanes.get_mut(key).filter(|lane| lane.state == LaneState::Waiting);
             let role = waiting.as_ref().filter(|_| needed).map(|lane| lane.role);
             if let Some(lane) = waiting.filter(|_| !needed) {
                 // What it was to carry has expired meanwhile.
                 lane.set_state(LaneState::Dormant);
             }
             if role.is_some_and(|role| !self.make_place(role)) {
-                self.places.waiters.push_front(key);
+                self.connections.places.waiters.push_front(key);
                 break;
             }
             if role.is_some() {
                 self.dial(key);
             }
         }
-        if self.places.lease_wanted {
-            self.places.lease_wanted = false;
+        if self.connections.places.lease_wanted {
+            self.connections.places.lease_wanted = false;
             self.pump_leases();
         }
         self.ask_to_yield();
@@ -279,55 +287,34 @@ impl Broker {
     /// Whether the lane has any use for a connection.
     pub(super) fn is_needed(&self, key: Key<Lane>) -> bool {
         let busy = |lane: &Lane| lane.role.is_own() || !lane.is_idle();
-        self.lanes.get(key).is_some_and(busy) || self.carries_topics(key)
+        self.connections.lanes.get(key).is_some_and(busy) || self.carries_topics(key)
     }
 
     /// Opens a connection for `key`; the place has been made.
     pub(super) fn dial(&mut self, key: Key<Lane>) {
-        let deadline = self.now + self.settings.connect_timeout;
-        let Some(lane) = self.lanes.get_mut(key) else { return };
+        let deadline = self.env.now + self.env.settings.connect_timeout;
+        let Some(lane) = self.connections.lanes.get_mut(key) else { return };
         lane.set_state(LaneState::Connecting);
         lane.timer = lane.timer.wrapping_add(1);
-        self.timers.arm(deadline, Timer::Lane(key, lane.timer));
-        self.places.open += 1;
+        self.env.timers.arm(deadline, Timer::Lane(key, lane.timer));
+        self.connections.places.open += 1;
         if lane.role.counts_as_lease() {
-            self.places.leases += 1;
+            self.connections.places.leases += 1;
         }
-        debug_assert!(self.counted() <= self.settings.upstream_connections_max);
-        self.counters.upstream_connects += 1;
-        self.actions.push(Action::Connect(key));
-    }
-
-    /// The driver's connection for a lane stands: greet the upstream.
-    pub fn lane_connected(&mut self, key: Key<Lane>, link: usize) {
-        let Some(lane) = self.lanes.get_mut(key) else { return };
-        if lane.state != LaneState::Connecting {
-            return;
-        }
-        let pool = &self.pools[lane.pool.0 as usize].key;
-        lane.link = link;
-        if lane.role == LaneRole::Probe {
-            lane.set_state(LaneState::Handshaking);
-            lane.set_state(LaneState::Ready);
-            (lane.connected_at, lane.replied) = (self.now, false);
-            self.mark_lane(key);
-            return self.probe_ready();
-        }
-        let user = self.users.get(pool.user, &self.upstream);
-        lane.handshake = Some(Handshake::new(user, lane.role, pool, &self.control));
-        lane.set_state(LaneState::Handshaking);
-        self.mark_lane(key);
+        debug_assert!(self.counted() <= self.env.settings.upstream_connections_max);
+        self.env.counters.upstream_connects += 1;
+        self.env.actions.push(Action::Connect(key));
     }
 
     /// Closes a lane's connection on purpose. Nothing written may be waiting on it.
     pub(super) fn disconnect(&mut self, key: Key<Lane>) {
-        let Some(lane) = self.lanes.get(key) else { return };
+        let Some(lane) = self.connections.lanes.get(key) else { return };
         debug_assert!(!lane.has_written(), "closing a lane that owes replies");
         self.drop_connection(key);
-        let Some(lane) = self.lanes.get_mut(key) else { return };
+        let Some(lane) = self.connections.lanes.get_mut(key) else { return };
         if !lane.is_idle() {
             lane.set_state(LaneState::Waiting);
-            self.places.waiters.push_back(key);
+            self.connections.places.waiters.push_back(key);
         }
         if lane.role == LaneRole::Lease {
             let pool = lane.pool;
@@ -337,17 +324,17 @@ impl Broker {
 
     /// Gives the place back and has the driver close the connection; the lane is Dormant then.
     pub(super) fn drop_connection(&mut self, key: Key<Lane>) {
-        let Some(lane) = self.lanes.get_mut(key) else { return };
+        let Some(lane) = self.connections.lanes.get_mut(key) else { return };
         if !lane.holds_place() {
             return;
         }
-        self.places.open -= 1;
-        self.places.closing += 1;
+        self.connections.places.open -= 1;
+        self.connections.places.closing += 1;
         if lane.role.counts_as_lease() {
-            self.places.leases -= 1;
+            self.connections.places.leases -= 1;
         }
         if lane.state == LaneState::Yielding {
-            self.places.yielding -= 1;
+            self.connections.places.yielding -= 1;
         }
         lane.set_state(LaneState::Dormant);
         // A timer set for this connection must not hit the next one.
@@ -357,44 +344,44 @@ impl Broker {
         lane.detached = false;
         let link = std::mem::replace(&mut lane.link, usize::MAX);
         self.account_lane(key);
-        self.places_changed = true;
-        if let Some(at) = self.actions.iter().position(|action| *action == Action::Connect(key)) {
+        self.connections.places_changed = true;
+        if let Some(at) = self.env.actions.iter().position(|action| *action == Action::Connect(key)) {
             // The driver has not even begun to dial.
-            self.actions.remove(at);
-            self.places.closing -= 1;
+            self.env.actions.remove(at);
+            self.connections.places.closing -= 1;
         } else {
-            self.actions.push(Action::CloseLane { lane: key, link });
+            self.env.actions.push(Action::CloseLane { lane: key, link });
         }
     }
 
     /// Removes a leased lane for good.
     pub(super) fn forget_lane(&mut self, key: Key<Lane>, pool: PoolId) {
         self.pool(pool).idle.retain(|idle| *idle != key);
-        self.places.waiters.retain(|waiter| *waiter != key);
-        let Some(mut lane) = self.lanes.remove(key) else { return };
-        self.memory -= lane.footprint;
+        self.connections.places.waiters.retain(|waiter| *waiter != key);
+        let Some(mut lane) = self.connections.lanes.remove(key) else { return };
+        self.env.memory -= lane.footprint;
         self.lift_held(std::mem::take(&mut lane.held));
         // Replies that were overdue will not come any more: nothing has to wait for them.
         let overdue = lane.take_written().into_iter().chain(lane.take_all());
         for slot in overdue.filter(|slot| slot.flags & FLAG_TIMED_OUT != 0) {
-            self.settle(key, slot, b"", false);
+            self.env.notices.push_back(Notice::Overdue(slot.child));
         }
     }
 
     /// The delay before the next attempt, doubling from `BACKOFF_FIRST`, jittered so that many brokers do
     /// not knock at once.
     pub(super) fn backoff(&mut self, failures: u32) -> Millis {
-        let max = self.settings.reconnect_backoff_max.max(1);
+        let max = self.env.settings.reconnect_backoff_max.max(1);
         let base = (limits::BACKOFF_FIRST << failures.min(16)).min(max);
-        base - self.rng.u64(0..=base / 2)
+        base - self.env.rng.u64(0..=base / 2)
     }
 
     /// Effective cap on a kind of lease.
     pub(super) fn lease_cap(&self, kind: LeaseKind) -> usize {
         match kind {
-            LeaseKind::Blocking => self.settings.leases_blocking_max,
-            LeaseKind::Transaction => self.settings.leases_transaction_max,
-            LeaseKind::Session => self.settings.leases_session_max,
+            LeaseKind::Blocking => self.env.settings.leases_blocking_max,
+            LeaseKind::Transaction => self.env.settings.leases_transaction_max,
+            LeaseKind::Session => self.env.settings.leases_session_max,
         }
     }
 
@@ -405,6 +392,38 @@ impl Broker {
             LeaseKind::Transaction => limits::PLACES_KEPT_FROM_TRANSACTIONS,
             LeaseKind::Session => limits::PLACES_KEPT_FROM_SESSIONS,
         };
-        self.settings.upstream_connections_max - kept - self.probe_places()
+        self.env.settings.upstream_connections_max - kept - self.probe_places()
+    }
+}
+
+impl Shared {}
+
+impl Broker {
+    /// The driver has closed a connection for good, and so has the upstream as far as can be known.
+    pub fn connection_closed(&mut self) {
+        self.shared.connections.places.closing -= 1;
+        self.shared.connections.places_changed = true;
+    }
+
+    /// The driver's connection for a lane stands: greet the upstream.
+    pub fn lane_connected(&mut self, key: Key<Lane>, link: usize) {
+        let Some(lane) = self.shared.connections.lanes.get_mut(key) else { return };
+        if lane.state != LaneState::Connecting {
+            return;
+        }
+        let pool = &self.shared.connections.pools[lane.pool.0 as usize].key;
+        lane.link = link;
+        if lane.role == LaneRole::Probe {
+            lane.set_state(LaneState::Handshaking);
+            lane.set_state(LaneState::Ready);
+            (lane.connected_at, lane.replied) = (self.shared.env.now, false);
+            self.shared.mark_lane(key);
+            self.shared.probe_ready();
+            return self.deliver_notices();
+        }
+        let user = self.shared.users.get(pool.user, &self.shared.env.upstream);
+        lane.handshake = Some(Handshake::new(user, lane.role, pool, &self.shared.control));
+        lane.set_state(LaneState::Handshaking);
+        self.shared.mark_lane(key);
     }
 }

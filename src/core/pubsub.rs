@@ -15,6 +15,7 @@ use super::broker::Broker;
 use super::child::{Child, Hold};
 use super::dispatch::Flow;
 use super::lane::{Lane, LaneState};
+use super::shared::Shared;
 use super::timers::Timer;
 use super::users::UserId;
 use crate::base::clock::Millis;
@@ -23,7 +24,7 @@ use crate::base::limits;
 use crate::command::{Family, Local, Route, Subscribe};
 use crate::config::value::Pubsub as Mode;
 use crate::resp::{Request, encode};
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 /// What a subscription costs beside its name: the entries that remember it here and in its topic.
@@ -41,8 +42,8 @@ pub(crate) struct Topic {
     pending: u32,
     /// Of `Asked::Check`, those not answered.
     checks: u32,
-    /// Children with a confirmation. Each knows its place here.
-    subscribers: Vec<Key<Child>>,
+    /// Children with a confirmation, by the bits of their keys.
+    subscribers: BTreeSet<u64>,
     /// Requests at the front of a child that wait for it; a child that names it twice counts twice.
     pins: u32,
     /// The upstream's answer to the last command about it, where that was an error.
@@ -115,6 +116,25 @@ pub(super) struct Hubs {
     to_leave: Vec<Key<Topic>>,
 }
 
+/// How a user's connection was lost.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Loss {
+    /// It broke, after so many failed attempts in a row.
+    Broken(u32),
+    /// The upstream has been replaced.
+    Moved,
+}
+
+/// What a frame on a user's connection means for children.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Heard {
+    Nothing,
+    /// A message for the listeners of this topic.
+    Message(Key<Topic>),
+    /// All that was asked before the fence of this child has been answered.
+    Fence(Key<Child>, u64),
+}
+
 /// How far a request about subscriptions is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fence {
@@ -132,8 +152,8 @@ pub(crate) struct Joined {
     /// Whose connection carries them.
     user: UserId,
     counts: [u32; 3],
-    /// The topics by the bits of their keys, and the child's place among the subscribers of each.
-    places: BTreeMap<u64, usize>,
+    /// The topics, by the bits of their keys.
+    held: BTreeSet<u64>,
     /// What the SUBSCRIBE at the front names, in order.
     pinned: Vec<Key<Topic>>,
     fence: Fence,
@@ -146,12 +166,23 @@ pub(crate) struct Joined {
     bytes: usize,
 }
 
+impl Child {
+    /// The upstream has refused a topic that its request at the front names.
+    pub(super) fn join_refused(&mut self, fence: u64, frame: Vec<u8>) {
+        if let Some(own) = &mut self.topics
+            && own.fence == Fence::Awaited(fence)
+        {
+            own.refusal.get_or_insert(frame);
+        }
+    }
+}
+
 impl Joined {
     fn new(user: UserId) -> Box<Joined> {
         Box::new(Joined {
             user,
             counts: [0; 3],
-            places: BTreeMap::new(),
+            held: BTreeSet::new(),
             pinned: Vec::new(),
             fence: Fence::None,
             refusal: None,
@@ -173,12 +204,12 @@ impl Joined {
     pub(super) fn footprint(&self) -> usize {
         std::mem::size_of::<Joined>()
             + self.bytes
-            + self.places.len() * SUBSCRIPTION_BYTES
+            + self.held.len() * SUBSCRIPTION_BYTES
             + self.pinned.capacity() * std::mem::size_of::<Key<Topic>>()
     }
 
     fn holds(&self, topic: Key<Topic>) -> bool {
-        self.places.contains_key(&topic.to_bits())
+        self.held.contains(&topic.to_bits())
     }
 
     /// The count Redis puts into a confirmation.
@@ -221,11 +252,11 @@ pub(super) fn confirmation(out: &mut Vec<u8>, proto: u8, change: Subscribe, name
     encode::int(out, i64::from(count));
 }
 
-impl Broker {
+impl Shared {
     /// Whether the child's subscriptions are shared ones. What it has decides; if it has none, the setting.
     pub(super) fn subscribes_shared(&self, child: &Child) -> bool {
         let on_lease = child.subscriptions.as_ref().is_some_and(|own| own.total() > 0);
-        child.topics.is_some() || (self.settings.pubsub == Mode::Shared && !on_lease)
+        child.topics.is_some() || (self.env.settings.pubsub == Mode::Shared && !on_lease)
     }
 
     /// Whether a request asks for the invalidations that other children redirect to this one: those come to a
@@ -252,52 +283,50 @@ impl Broker {
     /// (P|S)(UN)SUBSCRIBE of a child without a connection of its own.
     pub(super) fn change_topics(
         &mut self,
-        key: Key<Child>,
+        child: &mut Child,
         request: &Request<'_>,
         change: Subscribe,
     ) -> Flow {
-        let Some(child) = self.children.get_mut(key) else { return Flow::Gone };
         if child.is_under_way() {
             return Flow::Hold(Hold::Drained);
         }
         let user = child.topics.as_ref().map_or(child.user, |own| own.user);
         self.hubs.by_user.entry(user).or_default().learn_verb(verb(change), request.arg(0));
         let flow = if change.leave {
-            self.leave_topics(key, request, change)
+            self.leave_topics(child, request, change)
         } else {
-            self.join_topics(key, request, change)
+            self.join_topics(child, request, change)
         };
         if flow == Flow::Done {
-            self.forget_front_topics(key);
+            self.forget_front_topics(child);
         }
         flow
     }
 
     // ---- joining --------------------------------------------------------------------------------------
 
-    fn join_topics(&mut self, key: Key<Child>, request: &Request<'_>, change: Subscribe) -> Flow {
-        let Some(child) = self.children.get_mut(key) else { return Flow::Gone };
+    fn join_topics(&mut self, child: &mut Child, request: &Request<'_>, change: Subscribe) -> Flow {
         let user = child.user;
         let own = child.topics.get_or_insert_with(|| Joined::new(user));
         let user = own.user;
         if own.pinned.is_empty() {
-            if own.places.len() + request.argc() > limits::CHILD_TOPICS_MAX {
+            if own.held.len() + request.argc() > limits::CHILD_TOPICS_MAX {
                 let max = limits::CHILD_TOPICS_MAX;
-                return self.reject(key, format!("BROKERLIMIT a child has at most {max} subscriptions"));
+                return self.reject(child, format!("BROKERLIMIT a child has at most {max} subscriptions"));
             }
-            if let Some(flow) = self.hold_for_window(key, user) {
+            if let Some(flow) = self.hold_for_window(child, user) {
                 return flow;
             }
             let pinned =
                 request.args().skip(1).map(|name| self.pin_topic(user, change.family, name)).collect();
-            if let Some(own) = self.topics_of(key) {
+            if let Some(own) = child.topics.as_deref_mut() {
                 own.pinned = pinned;
             }
         }
-        let Some(own) = self.topics_of(key) else { return Flow::Gone };
+        let Some(own) = child.topics.as_deref_mut() else { return Flow::Gone };
         let (passed, pinned) = (own.fence == Fence::Passed, own.pinned.clone());
         if let Some(refusal) = own.refusal.take().filter(|_| passed) {
-            self.answer(key, &refusal);
+            self.answer(child, &refusal);
             return Flow::Done;
         }
         let asked_before = own.fence != Fence::None;
@@ -305,12 +334,12 @@ impl Broker {
         let mut topics = pinned.iter().filter_map(|topic| self.hubs.topics.get(*topic));
         match topics.find(off) {
             None if passed => {
-                self.commit_join(key, &pinned, change);
+                self.commit_join(child, &pinned, change);
                 return Flow::Done;
             }
             Some(Topic { refusal: Some(refusal), wanted: false, .. }) if passed => {
                 let refusal = refusal.clone();
-                self.answer(key, &refusal);
+                self.answer(child, &refusal);
                 return Flow::Done;
             }
             _ => {}
@@ -321,13 +350,13 @@ impl Broker {
                     Some(false) => self.ask_upstream(user, Asked::Join(topic)),
                     // That the user may listen to it was true when somebody else joined.
                     Some(true) if !asked_before => {
-                        self.ask_upstream(user, Asked::Check(topic, key, self.hubs.fences + 1));
+                        self.ask_upstream(user, Asked::Check(topic, child.key, self.hubs.fences + 1));
                     }
                     _ => {}
                 }
             }
         }
-        self.await_fence(key, user)
+        self.await_fence(child, user)
     }
 
     /// Finds a topic or makes it, and keeps it for the request that names it.
@@ -343,7 +372,7 @@ impl Broker {
                 wanted: false,
                 pending: 0,
                 checks: 0,
-                subscribers: Vec::new(),
+                subscribers: BTreeSet::new(),
                 pins: 0,
                 refusal: None,
             });
@@ -356,41 +385,39 @@ impl Broker {
         key
     }
 
-    fn commit_join(&mut self, key: Key<Child>, topics: &[Key<Topic>], change: Subscribe) {
-        let Some(child) = self.children.get_mut(key) else { return };
+    fn commit_join(&mut self, child: &mut Child, topics: &[Key<Topic>], change: Subscribe) {
         let proto = child.session.proto;
         let Some(own) = &mut child.topics else { return };
         let mut out = Vec::new();
         for topic_key in topics {
             let Some(topic) = self.hubs.topics.get_mut(*topic_key) else { continue };
             if !own.holds(*topic_key) {
-                own.places.insert(topic_key.to_bits(), topic.subscribers.len());
+                own.held.insert(topic_key.to_bits());
                 own.counts[index(change.family)] += 1;
                 own.bytes += topic.name.len();
-                topic.subscribers.push(key);
+                topic.subscribers.insert(child.key.to_bits());
             }
             confirmation(&mut out, proto, change, Some(&topic.name), own.count(change.family));
         }
-        self.confirm(key, &out);
+        self.confirm(child, &out);
     }
 
     // ---- leaving --------------------------------------------------------------------------------------
 
-    fn leave_topics(&mut self, key: Key<Child>, request: &Request<'_>, change: Subscribe) -> Flow {
+    fn leave_topics(&mut self, child: &mut Child, request: &Request<'_>, change: Subscribe) -> Flow {
         let all = request.argc() == 1;
         let family = index(change.family);
         let named: Vec<Key<Topic>> = if all {
-            self.held_topics(key, Some(change.family))
+            self.held_topics(child, Some(change.family))
         } else {
-            let Some(child) = self.children.get(key) else { return Flow::Gone };
             let hub = child.topics.as_ref().and_then(|own| self.hubs.by_user.get(&own.user));
             let find = |name| hub.and_then(|hub| hub.names[family].get(name).copied());
             request.args().skip(1).map(|name| find(name).unwrap_or(Key::NONE)).collect()
         };
-        match self.may_leave(key, &named) {
+        match self.may_leave(child, &named) {
             Ok(None) => {}
             Ok(Some(refusal)) => {
-                self.answer(key, &refusal);
+                self.answer(child, &refusal);
                 return Flow::Done;
             }
             Err(flow) => return flow,
@@ -399,51 +426,49 @@ impl Broker {
         let typed = request.args().skip(1).map(Some).chain(std::iter::repeat(None));
         for (topic, typed) in named.iter().zip(typed) {
             let known = self.hubs.topics.get(*topic).map(|topic| Arc::clone(&topic.name));
-            self.remove_subscriber(key, *topic);
-            self.confirm_leave(key, &mut out, change, typed.or(known.as_deref()));
+            self.remove_subscriber(child, *topic);
+            self.confirm_leave(child, &mut out, change, typed.or(known.as_deref()));
         }
         if named.is_empty() {
-            self.confirm_leave(key, &mut out, change, None);
+            self.confirm_leave(child, &mut out, change, None);
         }
-        self.confirm(key, &out);
+        self.confirm(child, &out);
         Flow::Done
     }
 
-    fn confirm_leave(&self, key: Key<Child>, out: &mut Vec<u8>, change: Subscribe, name: Option<&[u8]>) {
-        let Some(child) = self.children.get(key) else { return };
+    fn confirm_leave(&self, child: &Child, out: &mut Vec<u8>, change: Subscribe, name: Option<&[u8]>) {
         let count = child.topics.as_ref().map_or(0, |own| own.count(change.family));
         confirmation(out, child.session.proto, change, name, count);
     }
 
     /// RESET: leaves everything as UNSUBSCRIBE would, but without a word. What the child published before counts
     /// it in.
-    pub(super) fn reset_topics(&mut self, key: Key<Child>) -> Result<(), Flow> {
-        let held = self.held_topics(key, None);
-        if !held.is_empty() && self.is_owed_replies(key) {
+    pub(super) fn reset_topics(&mut self, child: &mut Child) -> Result<(), Flow> {
+        let held = self.held_topics(child, None);
+        if !held.is_empty() && self.is_owed_replies(child) {
             return Err(Flow::Hold(Hold::Drained));
         }
-        self.may_leave(key, &held)?;
-        self.drop_topics(key);
+        self.may_leave(child, &held)?;
+        self.drop_topics(child);
         Ok(())
     }
 
     /// The topics a child has, of one family or of all.
-    fn held_topics(&self, key: Key<Child>, family: Option<Family>) -> Vec<Key<Topic>> {
-        let Some(own) = self.children.get(key).and_then(|child| child.topics.as_ref()) else {
+    fn held_topics(&self, child: &Child, family: Option<Family>) -> Vec<Key<Topic>> {
+        let Some(own) = child.topics.as_ref() else {
             return Vec::new();
         };
         let of_family = |key: &Key<Topic>| {
             let topic = self.hubs.topics.get(*key);
             topic.is_some_and(|topic| family.is_none_or(|family| family == topic.family))
         };
-        own.places.keys().map(|bits| Key::from_bits(*bits)).filter(of_family).collect()
+        own.held.iter().map(|bits| Key::from_bits(*bits)).filter(of_family).collect()
     }
 
     /// Whether the upstream has done its part for a child to leave: topics with no other listener are left
     /// upstream first, and everything published until then has come. `Err`: the child has to wait for that.
     /// An error is the upstream's, which does not let it leave.
-    fn may_leave(&mut self, key: Key<Child>, named: &[Key<Topic>]) -> Result<Option<Vec<u8>>, Flow> {
-        let Some(child) = self.children.get(key) else { return Err(Flow::Gone) };
+    fn may_leave(&mut self, child: &mut Child, named: &[Key<Topic>]) -> Result<Option<Vec<u8>>, Flow> {
         let Some(own) = &child.topics else { return Ok(None) };
         let user = own.user;
         let held: Vec<Key<Topic>> = named.iter().copied().filter(|topic| own.holds(*topic)).collect();
@@ -468,27 +493,19 @@ impl Broker {
                 self.ask_upstream(user, Asked::Leave(topic));
             }
         }
-        Err(self.await_fence(key, user))
+        Err(self.await_fence(child, user))
     }
 
     /// Takes a child off a topic's list, which is left upstream if nobody else is on it.
-    fn remove_subscriber(&mut self, key: Key<Child>, topic_key: Key<Topic>) {
+    fn remove_subscriber(&mut self, child: &mut Child, topic_key: Key<Topic>) {
         let Some(topic) = self.hubs.topics.get_mut(topic_key) else { return };
-        let (family, bytes) = (index(topic.family), topic.name.len());
-        let Some(own) = self.children.get_mut(key).and_then(|child| child.topics.as_mut()) else { return };
-        let Some(place) = own.places.remove(&topic_key.to_bits()) else { return };
-        own.counts[family] -= 1;
-        own.bytes -= bytes;
-        topic.subscribers.swap_remove(place);
-        // A list that has shrunk after a crowd gives its memory back.
-        if topic.subscribers.capacity() > 64 && topic.subscribers.len() < topic.subscribers.capacity() / 4 {
-            topic.subscribers.shrink_to_fit();
+        let Some(own) = child.topics.as_mut() else { return };
+        if own.held.remove(&topic_key.to_bits()) {
+            own.counts[index(topic.family)] -= 1;
+            own.bytes -= topic.name.len();
+            topic.subscribers.remove(&child.key.to_bits());
+            self.release_topic(topic_key);
         }
-        let moved = topic.subscribers.get(place).and_then(|moved| self.children.get_mut(*moved));
-        if let Some(moved) = moved.and_then(|child| child.topics.as_mut()) {
-            moved.places.insert(topic_key.to_bits(), place);
-        }
-        self.release_topic(topic_key);
     }
 
     /// Leaves a topic upstream that nobody needs, and forgets it once that is settled.
@@ -507,95 +524,90 @@ impl Broker {
     }
 
     /// A child ends, or hears nothing any more: its topics go on without it.
-    pub(super) fn drop_topics(&mut self, key: Key<Child>) {
-        for topic in self.held_topics(key, None) {
-            self.remove_subscriber(key, topic);
+    pub(super) fn drop_topics(&mut self, child: &mut Child) {
+        for topic in self.held_topics(child, None) {
+            self.remove_subscriber(child, topic);
         }
-        self.forget_front_topics(key);
+        self.forget_front_topics(child);
     }
 
     /// The request at the front is done, or will not be: what it waited for may go.
-    pub(super) fn forget_front_topics(&mut self, key: Key<Child>) {
-        let Some(own) = self.topics_of(key) else { return };
+    pub(super) fn forget_front_topics(&mut self, child: &mut Child) {
+        let Some(own) = child.topics.as_deref_mut() else { return };
         let pinned = std::mem::take(&mut own.pinned);
         (own.fence, own.since, own.refusal) = (Fence::None, None, None);
-        let unused = own.places.is_empty();
+        let unused = own.held.is_empty();
         for topic_key in pinned {
             if let Some(topic) = self.hubs.topics.get_mut(topic_key) {
                 topic.pins -= 1;
             }
             self.release_topic(topic_key);
         }
-        if let (true, Some(child)) = (unused, self.children.get_mut(key)) {
+        if unused {
             child.topics = None;
         }
-    }
-
-    fn topics_of(&mut self, key: Key<Child>) -> Option<&mut Joined> {
-        self.children.get_mut(key)?.topics.as_deref_mut()
     }
 
     // ---- waiting --------------------------------------------------------------------------------------
 
     /// The connection has more to take than it should: the request waits until it has less.
-    fn hold_for_window(&mut self, key: Key<Child>, user: UserId) -> Option<Flow> {
+    fn hold_for_window(&mut self, child: &mut Child, user: UserId) -> Option<Flow> {
         let lane = self.hubs.by_user.get(&user)?.lane;
-        let lane = self.lanes.get_mut(lane).filter(|lane| lane.out.len() >= limits::LANE_WINDOW)?;
-        lane.held.push(key);
+        let lane =
+            self.connections.lanes.get_mut(lane).filter(|lane| lane.out.len() >= limits::LANE_WINDOW)?;
+        lane.held.push(child.key);
         Some(Flow::Hold(Hold::Lane))
     }
 
     /// Holds the child until everything asked so far is answered. Without a connection one is dialled, and
     /// what the request needs is asked when it is ready.
-    fn await_fence(&mut self, key: Key<Child>, user: UserId) -> Flow {
+    fn await_fence(&mut self, child: &mut Child, user: UserId) -> Flow {
         self.hubs.fences += 1;
         let number = self.hubs.fences;
-        let now = self.now;
-        let Some(own) = self.topics_of(key) else { return Flow::Gone };
+        let now = self.env.now;
+        let Some(own) = child.topics.as_deref_mut() else { return Flow::Gone };
         own.since.get_or_insert(now);
         own.fence = Fence::Awaited(number);
         if self.hub_is_ready(user) {
-            self.ask_upstream(user, Asked::Fence(key, number));
+            self.ask_upstream(user, Asked::Fence(child.key, number));
         } else {
             self.want_hub(user);
         }
-        self.arm_topics_wait(key, now + self.topics_patience());
+        self.arm_topics_wait(child, now + self.topics_patience());
         Flow::Hold(Hold::Topics)
     }
 
     /// Has the child looked at when it may have to be told something. One timer at a time: a child that comes
     /// and goes all day must not leave one each time.
-    fn arm_topics_wait(&mut self, key: Key<Child>, due: Millis) {
-        let now = self.now;
-        let Some(child) = self.children.get_mut(key) else { return };
+    fn arm_topics_wait(&mut self, child: &mut Child, due: Millis) {
+        let now = self.env.now;
         if child.topics_due <= now {
             child.topics_due = due;
-            self.timers.arm(due, Timer::Child(key));
+            self.env.timers.arm(due, Timer::Child(child.key));
         }
     }
 
     /// The soonest a child that waits may have to be told something.
     fn topics_patience(&self) -> Millis {
-        let settings = &self.settings;
+        let settings = &self.env.settings;
         let waits = [settings.lease_wait_timeout, settings.queue_timeout, settings.request_timeout];
         waits.into_iter().filter(|wait| *wait > 0).min().unwrap_or(0).max(10)
     }
 
     /// A child's deadline: the connection for subscriptions does not come, or does not answer.
-    pub(super) fn topics_wait_over(&mut self, key: Key<Child>) {
-        let Some(child) = self.children.get(key) else { return };
+    pub(super) fn topics_wait_over(&mut self, child: &mut Child) {
         let Some(since) = child.topics.as_ref().and_then(|own| own.since) else { return };
-        if child.topics_due > self.now {
+        if child.topics_due > self.env.now {
             // Another timer is meant.
             return;
         }
-        let waited = self.now - since;
+        let waited = self.env.now - since;
         let user = child.topics.as_ref().map_or(child.user, |own| own.user);
-        let lane = self.hubs.by_user.get(&user).and_then(|hub| self.lanes.get(hub.lane));
+        let lane = self.hubs.by_user.get(&user).and_then(|hub| self.connections.lanes.get(hub.lane));
         let (ready, failing) = lane.map_or((false, false), |lane| {
             (lane.state == LaneState::Ready, lane.failures > 0 || !self.upstream_is_up())
         });
-        let settings = &self.settings;
+        let settings = &self.env.settings;
         let text = if ready {
             let limit = settings.request_timeout;
             (limit > 0 && waited >= limit).then(|| {
@@ -610,40 +622,45 @@ impl Broker {
         match text {
             Some(text) => {
                 if ready {
-                    self.finish_leaving(key);
+                    self.finish_leaving(child);
                 }
-                self.forget_front_topics(key);
-                self.fail_front(key, &text);
+                self.forget_front_topics(child);
+                self.fail_front(child, &text);
             }
             None => {
                 let patience = self.topics_patience();
-                let due = if waited < patience { since + patience } else { self.now + patience };
-                self.arm_topics_wait(key, due);
+                let due = if waited < patience { since + patience } else { self.env.now + patience };
+                self.arm_topics_wait(child, due);
             }
         }
     }
 
     /// A child is told nothing more about what it wanted to leave. What the upstream has been asked to leave for it
     /// may be left already: it would listen in vain.
-    fn finish_leaving(&mut self, key: Key<Child>) {
-        for topic in self.held_topics(key, None) {
+    fn finish_leaving(&mut self, child: &mut Child) {
+        for topic in self.held_topics(child, None) {
             if self.hubs.topics.get(topic).is_some_and(|topic| !topic.wanted) {
-                self.remove_subscriber(key, topic);
+                self.remove_subscriber(child, topic);
             }
         }
     }
+}
 
+impl Shared {}
+
+impl Broker {
     /// Everything asked before this fence has been answered. The child goes on at once: what the connection
     /// says next, it says to a child that has been confirmed.
     fn fence_passed(&mut self, key: Key<Child>, number: u64) {
-        let Some(child) = self.children.get_mut(key) else { return };
-        let Some(own) = &mut child.topics else { return };
-        if child.hold != Hold::Topics || own.fence != Fence::Awaited(number) {
-            return;
+        if let Some(child) = self.children.get_mut(key)
+            && child.hold == Hold::Topics
+            && let Some(own) = &mut child.topics
+            && own.fence == Fence::Awaited(number)
+        {
+            own.fence = Fence::Passed;
+            child.hold = Hold::None;
+            self.run_buffered(key);
         }
-        own.fence = Fence::Passed;
-        child.hold = Hold::None;
-        self.run_buffered(key);
     }
 
     /// Children of a user with a confirmed subscription.

@@ -6,84 +6,26 @@ use super::broker::Broker;
 use super::child::{Child, Hold};
 use super::control::{Question, policy_of};
 use super::failure::LOST;
-use super::lane::{Lane, LaneRole, LaneState};
+use super::lane::{Lane, LaneRole, LaneState, Slot};
 use super::lease::LeaseKind;
+use super::notice::Notice;
 use super::pool::PoolId;
+use super::shared::Shared;
 use super::timers::Timer;
 use crate::base::key::Key;
 use crate::config::{Settings, Upstream};
 
-impl Broker {
-    /// Takes settings that have been validated, and the upstream they name. The driver dials the new one
-    /// from now on. A child keeps its db, and RESET takes it back to the one it began with; the db of a new
-    /// upstream URL is where new children begin.
-    pub fn reload(&mut self, settings: Settings, upstream: Upstream) {
-        let former = std::mem::replace(&mut self.settings, settings);
-        self.control.set_policy(&policy_of(&self.settings));
-        self.forget_script_rights();
-        if self.upstream != upstream {
-            self.move_to(upstream);
-        }
-        self.retire_surplus_lanes();
-        self.close_surplus_leases(&former);
-        self.shed_places();
-        self.shorten_waits(&former);
-        // Raised bounds may let somebody in.
-        self.places_changed = true;
-    }
-
-    // ---- bounds ---------------------------------------------------------------------------------------
-
-    /// Deadlines that were armed under the former settings.
-    fn shorten_waits(&mut self, former: &Settings) {
-        for key in self.children.keys() {
-            let Some(child) = self.children.get_mut(key) else { continue };
-            match child.hold {
-                Hold::InFlight => self.lift(key),
-                // Looks at its deadlines afresh, and sets the next timer.
-                Hold::Lease => self.timers.arm(self.now, Timer::Child(key)),
-                Hold::Topics => {
-                    child.topics_due = self.now;
-                    self.timers.arm(self.now, Timer::Child(key));
-                }
-                Hold::Upstream => {
-                    let since = child.upstream_until.map(|until| until.saturating_sub(former.queue_timeout));
-                    let until = since.unwrap_or(self.now) + self.settings.queue_timeout;
-                    child.upstream_until = Some(until);
-                    self.timers.arm(until, Timer::Child(key));
-                }
-                _ => {}
-            }
-        }
-        let attempt_due = self.now + self.settings.connect_timeout;
-        let pause_due = self.now + self.backoff(0);
-        for (key, lane) in self.lanes.iter() {
-            match lane.state {
-                LaneState::Connecting | LaneState::Handshaking => {
-                    self.timers.arm(attempt_due, Timer::Lane(key, lane.timer));
-                }
-                LaneState::Backoff if self.settings.reconnect_backoff_max < former.reconnect_backoff_max => {
-                    self.timers.arm(pause_due, Timer::Lane(key, lane.timer));
-                }
-                _ => {}
-            }
-        }
-        if self.leases.retry_at > pause_due {
-            self.leases.retry_at = pause_due;
-            self.timers.arm(pause_due, Timer::Leases);
-        }
-    }
-
+impl Shared {
     /// Shared lanes beyond `lanes` take no new child; they go once nothing is on them.
     fn retire_surplus_lanes(&mut self) {
-        let most = self.settings.lanes;
-        for pool in &mut self.pools {
+        let most = self.env.settings.lanes;
+        for pool in &mut self.connections.pools {
             // Those with most on them stay: the others are free soonest.
-            let depth = |key: &Key<Lane>| self.lanes.get(*key).map_or(0, Lane::depth);
+            let depth = |key: &Key<Lane>| self.connections.lanes.get(*key).map_or(0, Lane::depth);
             pool.shared.sort_by_key(|key| std::cmp::Reverse(depth(key)));
             let kept = most.min(pool.shared.len());
             for key in pool.shared.drain(kept..) {
-                if let Some(lane) = self.lanes.get_mut(key) {
+                if let Some(lane) = self.connections.lanes.get_mut(key) {
                     lane.retired = true;
                 }
             }
@@ -92,8 +34,9 @@ impl Broker {
     }
 
     pub(super) fn remove_retired_lanes(&mut self) {
-        for key in self.lanes.keys() {
-            let Some(lane) = self.lanes.get(key).filter(|lane| lane.retired && lane.is_idle()) else {
+        for key in self.connections.lanes.keys() {
+            let Some(lane) = self.connections.lanes.get(key).filter(|lane| lane.retired && lane.is_idle())
+            else {
                 continue;
             };
             let pool = lane.pool;
@@ -105,12 +48,12 @@ impl Broker {
     /// Idle leased lanes that the caps leave no use for.
     fn close_surplus_leases(&mut self, former: &Settings) {
         let caps = LeaseKind::ALL.into_iter().map(|kind| self.lease_cap(kind));
-        let most = caps.fold(self.settings.leases_warm, usize::saturating_add);
-        while self.places.leases > most && self.close_idle_lease() {}
-        if self.settings.leases_warm < former.leases_warm {
-            for index in 0..self.pools.len() {
+        let most = caps.fold(self.env.settings.leases_warm, usize::saturating_add);
+        while self.connections.places.leases > most && self.close_idle_lease() {}
+        if self.env.settings.leases_warm < former.leases_warm {
+            for index in 0..self.connections.pools.len() {
                 let pool = PoolId(index as u32);
-                while self.pools[index].idle.len() > self.settings.leases_warm {
+                while self.connections.pools[index].idle.len() > self.env.settings.leases_warm {
                     let key = self.pool(pool).idle[0];
                     self.disconnect(key);
                 }
@@ -119,53 +62,30 @@ impl Broker {
     }
 
     pub(super) fn close_idle_lease(&mut self) -> bool {
-        let idle = self.pools.iter().find_map(|pool| pool.idle.first().copied());
+        let idle = self.connections.pools.iter().find_map(|pool| pool.idle.first().copied());
         idle.inspect(|key| self.disconnect(*key)).is_some()
     }
 
     /// Connections beyond `upstream_connections_max`: idle ones are closed, busy shared ones yield, leases
     /// end in their own time. Shared lanes do not make room for leases that are too many.
     fn shed_places(&mut self) {
-        let max = self.settings.upstream_connections_max;
-        while self.places.open - self.places.yielding > max && self.close_idle_lease() {}
-        while self.places.open - self.places.yielding - self.places.leases > max {
-            let shared = self.lanes.iter().filter(|(_, lane)| lane.role == LaneRole::Shared);
+        let max = self.env.settings.upstream_connections_max;
+        while self.connections.places.open - self.connections.places.yielding > max && self.close_idle_lease()
+        {
+        }
+        while self.connections.places.open - self.connections.places.yielding - self.connections.places.leases
+            > max
+        {
+            let shared = self.connections.lanes.iter().filter(|(_, lane)| lane.role == LaneRole::Shared);
             let ready = shared.filter(|(_, lane)| lane.state == LaneState::Ready);
             let Some((key, _)) = ready.min_by_key(|(_, lane)| (lane.depth(), lane.last_used)) else { return };
             self.start_yield(key);
         }
     }
 
-    // ---- another upstream -----------------------------------------------------------------------------
-
-    fn move_to(&mut self, upstream: Upstream) {
-        log::info!("upstream {} is followed by {upstream}", self.upstream);
-        let same_home = Upstream { db: upstream.db, ..self.upstream.clone() } == upstream;
-        self.upstream = upstream;
-        let pool = self.control_pool();
-        if let Some(lane) = self.lanes.get_mut(self.control.lane) {
-            lane.pool = pool;
-        }
-        if !same_home {
-            // Another server knows other commands.
-            self.control.forget_upstream();
-            (self.leases.failures, self.leases.retry_at) = (0, self.now);
-            for key in self.lanes.keys() {
-                match self.lanes.get(key).map(|lane| lane.role) {
-                    Some(LaneRole::Shared) => self.move_shared(key),
-                    Some(LaneRole::Lease) => self.move_lease(key),
-                    Some(LaneRole::Subscriber) => self.move_hub(key),
-                    Some(LaneRole::Probe) => self.lane_lost(key, "the upstream has been replaced"),
-                    Some(LaneRole::Control) | None => {}
-                }
-            }
-        }
-        self.move_control();
-    }
-
     /// What is written is answered first; the rest goes on the next connection, as after a loss.
     fn move_shared(&mut self, key: Key<Lane>) {
-        let Some(lane) = self.lanes.get_mut(key) else { return };
+        let Some(lane) = self.connections.lanes.get_mut(key) else { return };
         lane.failures = 0;
         match lane.state {
             LaneState::Ready => {
@@ -181,7 +101,7 @@ impl Broker {
     /// Nothing is on the connection, or nothing that matters: the next one goes to the upstream of now.
     pub(super) fn dial_afresh(&mut self, key: Key<Lane>) {
         self.drop_connection(key);
-        let Some(lane) = self.lanes.get_mut(key) else { return };
+        let Some(lane) = self.connections.lanes.get_mut(key) else { return };
         if lane.state == LaneState::Backoff {
             lane.set_state(LaneState::Dormant);
             lane.timer = lane.timer.wrapping_add(1);
@@ -191,15 +111,57 @@ impl Broker {
         }
     }
 
+    /// Whether a leased lane is one too many since a cap was lowered.
+    pub(super) fn has_lease_too_many(&self) -> bool {
+        let max = self.env.settings.upstream_connections_max;
+        self.connections.places.leases > self.lease_places(LeaseKind::Transaction)
+            || self.connections.places.open + self.connections.places.closing > max
+    }
+
+    /// Whether a child's lane takes no more requests; then it changes once nothing of it is in flight.
+    pub(super) fn lane_is_closed_to(&self, child: &Child) -> bool {
+        self.connections.lanes.get(child.lane).is_some_and(|lane| lane.retired || lane.detached)
+    }
+}
+
+impl Shared {
+    // ---- another upstream -----------------------------------------------------------------------------
+
+    fn move_to(&mut self, upstream: Upstream) {
+        log::info!("upstream {} is followed by {upstream}", self.env.upstream);
+        let same_home = Upstream { db: upstream.db, ..self.env.upstream.clone() } == upstream;
+        self.env.upstream = upstream;
+        let pool = self.control_pool();
+        if let Some(lane) = self.connections.lanes.get_mut(self.control.lane) {
+            lane.pool = pool;
+        }
+        if !same_home {
+            // Another server knows other commands.
+            self.control.forget_upstream();
+            (self.leases.failures, self.leases.retry_at) = (0, self.env.now);
+            for key in self.connections.lanes.keys() {
+                match self.connections.lanes.get(key).map(|lane| lane.role) {
+                    Some(LaneRole::Shared) => self.move_shared(key),
+                    Some(LaneRole::Lease) => self.move_lease(key),
+                    Some(LaneRole::Subscriber) => self.move_hub(key),
+                    Some(LaneRole::Probe) => self.lane_lost(key, "the upstream has been replaced"),
+                    Some(LaneRole::Control) | None => {}
+                }
+            }
+        }
+        self.move_control();
+    }
+
     /// An idle lease is closed, one that is lent is not lent again. Whoever waits for an element is asked
     /// to wait at the new upstream; a subscriber would hear nothing any more, and is closed as if the
     /// upstream had gone.
     fn move_lease(&mut self, key: Key<Lane>) {
         let may_unblock = self.control_is_ready() && !self.control.unblock_refused;
-        let Some(lane) = self.lanes.get_mut(key) else { return };
+        let Some(lane) = self.connections.lanes.get_mut(key) else { return };
         lane.former = true;
         lane.burnt = true;
         let (pool, id) = (lane.pool, lane.upstream_id);
+        let waits = lane.front().is_some_and(Slot::may_wait);
         let Some(lease) = &mut lane.lease else {
             if let Some(kind) = lane.opening_for.take() {
                 self.leases.line(kind).end_opening(pool);
@@ -209,9 +171,8 @@ impl Broker {
         };
         let child = lease.child;
         if lease.kind == LeaseKind::Session && !lease.over {
-            return self.finish(child);
+            return self.env.notices.push_back(Notice::Finish(child));
         }
-        let waits = self.children.get(child).is_some_and(|child| child.hold == Hold::Element);
         let may_step_back = waits && lease.group.is_some() && !lease.over && !lease.taking_back;
         if may_step_back && may_unblock {
             lease.taking_back = true;
@@ -224,11 +185,13 @@ impl Broker {
     /// The control connection stays for what was asked on it, but never for longer than it takes to connect.
     fn move_control(&mut self) {
         let key = self.control.lane;
-        let Some(lane) = self.lanes.get_mut(key) else { return };
+        let Some(lane) = self.connections.lanes.get_mut(key) else { return };
         lane.failures = 0;
         if lane.state == LaneState::Ready && !lane.is_idle() {
             self.control.leaving = true;
-            self.timers.arm(self.now + self.settings.connect_timeout, Timer::Lane(key, lane.timer));
+            self.env
+                .timers
+                .arm(self.env.now + self.env.settings.connect_timeout, Timer::Lane(key, lane.timer));
             return;
         }
         if lane.state != LaneState::Waiting {
@@ -241,23 +204,76 @@ impl Broker {
         let key = self.control.lane;
         self.control_lost();
         self.drop_connection(key);
-        let lost = self.lanes.get_mut(key).map(Lane::take_written).unwrap_or_default();
+        let lost = self.connections.lanes.get_mut(key).map(Lane::take_written).unwrap_or_default();
         self.fail_slots(key, lost, LOST);
         self.drop_questions(key);
         self.account_lane(key);
         self.dial_afresh(key);
     }
+}
 
-    /// Whether a leased lane is one too many since a cap was lowered.
-    pub(super) fn has_lease_too_many(&self) -> bool {
-        let max = self.settings.upstream_connections_max;
-        self.places.leases > self.lease_places(LeaseKind::Transaction)
-            || self.places.open + self.places.closing > max
+impl Broker {
+    /// Takes settings that have been validated, and the upstream they name. The driver dials the new one
+    /// from now on. A child keeps its db, and RESET takes it back to the one it began with; the db of a new
+    /// upstream URL is where new children begin.
+    pub fn reload(&mut self, settings: Settings, upstream: Upstream) {
+        let former = std::mem::replace(&mut self.shared.env.settings, settings);
+        self.shared.control.set_policy(&policy_of(&self.shared.env.settings));
+        self.shared.forget_script_rights();
+        if self.shared.env.upstream != upstream {
+            self.shared.move_to(upstream);
+        }
+        self.shared.retire_surplus_lanes();
+        self.shared.close_surplus_leases(&former);
+        self.shared.shed_places();
+        self.shorten_waits(&former);
+        // Raised bounds may let somebody in.
+        self.shared.connections.places_changed = true;
+        self.deliver_notices();
     }
 
-    /// Whether a child's lane takes no more requests; then it changes once nothing of it is in flight.
-    pub(super) fn lane_is_closed_to(&self, child: &Child) -> bool {
-        self.lanes.get(child.lane).is_some_and(|lane| lane.retired || lane.detached)
+    // ---- bounds ---------------------------------------------------------------------------------------
+
+    /// Deadlines that were armed under the former settings.
+    fn shorten_waits(&mut self, former: &Settings) {
+        for key in self.children.keys() {
+            let Some(child) = self.children.get_mut(key) else { continue };
+            match child.hold {
+                Hold::InFlight => self.shared.lift(child),
+                // Looks at its deadlines afresh, and sets the next timer.
+                Hold::Lease => self.shared.env.timers.arm(self.shared.env.now, Timer::Child(key)),
+                Hold::Topics => {
+                    child.topics_due = self.shared.env.now;
+                    self.shared.env.timers.arm(self.shared.env.now, Timer::Child(key));
+                }
+                Hold::Upstream => {
+                    let since = child.upstream_until.map(|until| until.saturating_sub(former.queue_timeout));
+                    let until = since.unwrap_or(self.shared.env.now) + self.shared.env.settings.queue_timeout;
+                    child.upstream_until = Some(until);
+                    self.shared.env.timers.arm(until, Timer::Child(key));
+                }
+                _ => {}
+            }
+        }
+        let attempt_due = self.shared.env.now + self.shared.env.settings.connect_timeout;
+        let pause_due = self.shared.env.now + self.shared.backoff(0);
+        for (key, lane) in self.shared.connections.lanes.iter() {
+            match lane.state {
+                LaneState::Connecting | LaneState::Handshaking => {
+                    self.shared.env.timers.arm(attempt_due, Timer::Lane(key, lane.timer));
+                }
+                LaneState::Backoff
+                    if self.shared.env.settings.reconnect_backoff_max < former.reconnect_backoff_max =>
+                {
+                    self.shared.env.timers.arm(pause_due, Timer::Lane(key, lane.timer));
+                }
+                _ => {}
+            }
+        }
+        if self.shared.leases.retry_at > pause_due {
+            self.shared.leases.retry_at = pause_due;
+            self.shared.env.timers.arm(pause_due, Timer::Leases);
+        }
     }
 }
 

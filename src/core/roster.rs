@@ -3,12 +3,13 @@
 //! by its own.
 
 use super::broker::Broker;
-use super::child::{Answer, Child, ChildKind, Hold};
+use super::child::{Answer, Child, ChildKind, ChildState, Hold};
 use super::control::Question;
 use super::dispatch::Flow;
-use super::lane::Lane;
+use super::lane::{Lane, Slot};
 use super::lease::LeaseKind;
 use super::local::{canonical_int, redirect};
+use super::shared::Shared;
 use crate::base::key::Key;
 use crate::base::limits;
 use crate::command::{Local, texts};
@@ -105,101 +106,10 @@ fn is_of_type(child: &Child, wanted: &[u8]) -> bool {
     }
 }
 
-impl Broker {
-    /// Says as which user and process of this host a child connected, where the system knows.
-    pub fn set_child_process(&mut self, key: Key<Child>, uid: u32, pid: i32) {
-        if let Some(child) = self.children.get_mut(key) {
-            (child.uid, child.pid) = (Some(uid), Some(pid));
-        }
-    }
-
-    /// CLIENT INFO, and the CLIENT LIST of an EXEC.
-    pub(super) fn roster(&self, key: Key<Child>, local: Local, argv: &[&[u8]]) -> Vec<u8> {
-        let (mut out, mut listing, mut credit) = (Vec::new(), Listing::default(), i64::MAX);
-        let Some(asker) = self.children.get(key) else { return out };
-        let arg = |index: usize| argv.get(index).copied().unwrap_or_default();
-        let made = match local {
-            Local::ClientInfo => {
-                self.line(asker, &mut listing.lines);
-                Ok(())
-            }
-            _ => self.list_on(&mut listing, argv.len(), arg, &mut credit).map(|_| ()),
-        };
-        match made {
-            Ok(()) => encode::verbatim_txt(&mut out, listing.lines.as_bytes(), asker.session.proto),
-            Err(text) => encode::error(&mut out, text),
-        }
-        out
-    }
-
-    /// CLIENT LIST, as much of it as the child's turn has room for.
-    pub(super) fn list(&mut self, key: Key<Child>, request: &Request<'_>) -> Flow {
-        let Some(child) = self.children.get_mut(key) else { return Flow::Gone };
-        if child.session.is_muted() {
-            return Flow::Done;
-        }
-        let (mut listing, mut credit) = (child.listing.take().unwrap_or_default(), child.credit);
-        let (proto, arg) = (child.session.proto, |index| request.arg(index));
-        let made = self.list_on(&mut listing, request.argc(), arg, &mut credit);
-        let Some(child) = self.children.get_mut(key) else { return Flow::Gone };
-        child.credit = credit;
-        match made {
-            Ok(true) => {
-                self.answer_whole(key, encode::as_verbatim_txt(listing.lines.into_bytes(), proto));
-                Flow::Done
-            }
-            Ok(false) => {
-                child.listing = Some(listing);
-                Flow::More
-            }
-            Err(text) => self.reject(key, text),
-        }
-    }
-
-    /// Makes a listing go on until it is done, which it returns, or `credit` is used up.
-    fn list_on<'a>(
-        &self,
-        listing: &mut Listing,
-        argc: usize,
-        arg: impl Fn(usize) -> &'a [u8],
-        credit: &mut i64,
-    ) -> Result<bool, Vec<u8>> {
-        let mut wanted = None;
-        match argc {
-            0..=2 => {}
-            4 if arg(2).eq_ignore_ascii_case(b"type") => wanted = Some(client_type(arg(3))?),
-            4.. if arg(2).eq_ignore_ascii_case(b"id") => {
-                while listing.done + 3 < argc {
-                    if *credit <= 0 {
-                        return Ok(false);
-                    }
-                    let id = canonical_int(arg(listing.done + 3)).ok_or(texts::CLIENT_ID_INVALID)?;
-                    let child = self.children.by_id(id).and_then(|key| self.children.get(key));
-                    self.show(listing, child, credit)?;
-                }
-                return Ok(true);
-            }
-            _ => return Err(texts::SYNTAX.into()),
-        }
-        if listing.keys.is_none() {
-            let of_type = |child: &Child| wanted.is_none_or(|wanted| is_of_type(child, wanted));
-            let shown = self.children.iter().filter(|(_, child)| of_type(child));
-            let mut keys: Vec<_> = shown.map(|(key, child)| (child.session.id, key)).collect();
-            keys.sort_unstable_by_key(|(id, _)| *id);
-            listing.keys = Some(keys.into_iter().map(|(_, key)| key).collect());
-        }
-        while let Some(key) = listing.keys.as_ref().and_then(|keys| keys.get(listing.done)) {
-            if *credit <= 0 {
-                return Ok(false);
-            }
-            self.show(listing, self.children.get(*key), credit)?;
-        }
-        Ok(true)
-    }
-
+impl Shared {
     /// Adds one child's line, unless it has gone. The reply has its bound before it is made.
     fn show(&self, listing: &mut Listing, child: Option<&Child>, credit: &mut i64) -> Result<(), Vec<u8>> {
-        let (before, max) = (listing.lines.len(), self.settings.child_output_max);
+        let (before, max) = (listing.lines.len(), self.env.settings.child_output_max);
         if let Some(child) = child {
             self.line(child, &mut listing.lines);
         }
@@ -211,111 +121,39 @@ impl Broker {
         Ok(())
     }
 
-    // ---- KILL -----------------------------------------------------------------------------------------
-
-    /// Closes children of the same user of this host. Others are as if they were not there.
-    pub(super) fn kill(&mut self, key: Key<Child>, request: &Request<'_>) -> Flow {
-        let filter = match Filter::parse(request, |name| self.is_user(name)) {
-            Ok(filter) => filter,
-            Err(text) => return self.reject(key, text),
-        };
-        let Some(killer) = self.children.get(key) else { return Flow::Gone };
-        let meant = |(other, child): &(Key<Child>, &Child)| {
-            filter.means(child)
-                && filter.user.as_ref().is_none_or(|user| *user == self.user_name(child).as_bytes())
-                && may_kill(killer, child)
-                && !(*other == key && filter.skip_me)
-        };
-        let (victims, looked): (Vec<Key<Child>>, usize) = match filter.id {
-            Some(id) => {
-                let named = self.children.by_id(id).and_then(|key| Some((key, self.children.get(key)?)));
-                (named.iter().filter(|named| meant(named)).map(|(other, _)| *other).collect(), 1)
-            }
-            None => {
-                let found = self.children.iter().filter(meant).map(|(other, _)| other);
-                (found.collect(), self.children.len())
-            }
-        };
-        let label = killer.label();
-        self.charge(key, looked * limits::LOOK_COST);
-        for victim in victims.iter().filter(|victim| **victim != key) {
-            if let Some(child) = self.children.get(*victim) {
-                log::info!("child {label} has closed child {}", child.label());
-            }
-            self.close_child(*victim);
-        }
-        match (request.argc(), victims.len()) {
-            (3, 0) => return self.reject(key, texts::NO_SUCH_CLIENT),
-            (3, _) => self.answer(key, b"+OK\r\n"),
-            (_, count) => {
-                let mut reply = Vec::new();
-                encode::int(&mut reply, count as i64);
-                self.answer(key, &reply);
-            }
-        }
-        if victims.contains(&key) {
-            self.finish_at_request(key);
-        }
-        Flow::Done
-    }
-
-    // ---- UNBLOCK --------------------------------------------------------------------------------------
-
-    /// Ends another child's blocking command: here, where it still waits for a lane, or upstream, where the
-    /// broker knows its connection.
-    pub(super) fn unblock(&mut self, key: Key<Child>, request: &Request<'_>) -> Flow {
-        let error = match request.arg(3).to_ascii_lowercase().as_slice() {
-            _ if request.argc() > 4 => return self.reject(key, texts::subcommand_syntax(request)),
-            b"error" => true,
-            b"timeout" => false,
-            _ if request.argc() == 3 => false,
-            _ => return self.reject(key, texts::UNBLOCK_REASON),
-        };
-        let Some(id) = canonical_int(request.arg(2)) else {
-            return self.reject(key, texts::NOT_AN_INTEGER);
-        };
-        let target = self.children.by_id(id);
-        if let Some(target) = target.filter(|target| self.waits_in_line(*target)) {
-            self.unblock_in_line(target, error);
-            self.answer(key, b":1\r\n");
-            return Flow::Done;
-        }
-        let Some((target, lane)) = target.and_then(|target| Some((target, self.blocked_on(target)?))) else {
-            self.answer(key, b":0\r\n");
-            return Flow::Done;
-        };
-        if !self.control_is_ready() {
-            return self.wait_for_upstream(key);
-        }
-        self.ask_to_unblock(Unblock { asker: key, target, lane, error, again: false });
-        Flow::Hold(Hold::Answer)
-    }
-
     /// Whether a child's blocking command has not left the broker yet.
-    fn waits_in_line(&self, key: Key<Child>) -> bool {
-        let Some(child) = self.children.get(key) else { return false };
+    fn waits_in_line(&self, child: &Child) -> bool {
         let table = self.control.table.as_ref();
         stands_in_line(child) && table.zip(child.last_command).is_some_and(|(table, id)| table.blocks(id))
     }
 
-    /// The lane on which a child waits for an element.
-    fn blocked_on(&self, key: Key<Child>) -> Option<Key<Lane>> {
-        let child = self.children.get(key)?;
-        child.lease.filter(|_| child.hold == Hold::Element).map(|lease| lease.lane)
+    /// The upstream's answer to an UNBLOCK, or none; it is the asker's.
+    pub(super) fn unblock_for_answered(&mut self, unblock: Unblock, frame: Option<&[u8]>) {
+        self.unblock_answered(unblock.lane, frame);
+        let lane = self.connections.lanes.get(unblock.lane);
+        let tenant = |lane: &Lane| {
+            lane.lease.as_ref().is_some_and(|lease| lease.child == unblock.target && !lease.over)
+        };
+        let still = lane.is_some_and(|lane| tenant(lane) && lane.front().is_some_and(Slot::may_wait));
+        if frame == Some(b":0\r\n") && still && !unblock.again && self.control_is_ready() {
+            // The two connections are read in any order: it may have come before the command it was to end.
+            return self.ask_to_unblock(Unblock { again: true, ..unblock });
+        }
+        self.give_answer(unblock.asker, frame.map(|frame| Answer::Frame(frame.to_vec())));
     }
 
-    fn unblock_in_line(&mut self, key: Key<Child>, error: bool) {
-        self.leave_line(key);
-        self.end_lease(key);
+    fn unblock_in_line(&mut self, child: &mut Child, error: bool) {
+        self.leave_line(child);
+        self.end_lease(child);
         if error {
-            return self.fail_front(key, texts::UNBLOCKED);
+            return self.fail_front(child, texts::UNBLOCKED);
         }
-        self.answer_blocking_timeout(key);
-        self.lift(key);
+        self.answer_blocking_timeout(child);
+        self.lift(child);
     }
 
     fn ask_to_unblock(&mut self, unblock: Unblock) {
-        let Some(lane) = self.lanes.get_mut(unblock.lane) else { return };
+        let Some(lane) = self.connections.lanes.get_mut(unblock.lane) else { return };
         let id = lane.upstream_id;
         // Until it is answered nobody else may have the lane: it could hit the next tenant.
         if let Some(lease) = &mut lane.lease {
@@ -324,23 +162,12 @@ impl Broker {
         self.ask(Question::UnblockFor { unblock, id });
     }
 
-    /// The upstream's answer, or none; it is the asker's.
-    pub(super) fn unblock_for_answered(&mut self, unblock: Unblock, frame: Option<&[u8]>) {
-        self.unblock_answered(unblock.lane, frame);
-        let still = self.blocked_on(unblock.target) == Some(unblock.lane);
-        if frame == Some(b":0\r\n") && still && !unblock.again && self.control_is_ready() {
-            // The two connections are read in any order: it may have come before the command it was to end.
-            return self.ask_to_unblock(Unblock { again: true, ..unblock });
-        }
-        self.give_answer(unblock.asker, frame.map(|frame| Answer::Frame(frame.to_vec())));
-    }
-
     // ---- lines ----------------------------------------------------------------------------------------
 
     /// One line of CLIENT LIST, with the fields of Redis 7.0 in their order.
-    fn line(&self, child: &Child, lines: &mut String) {
+    pub(super) fn line(&self, child: &Child, lines: &mut String) {
         let session = &child.session;
-        let (now, counts) = (self.now, child.subscription_counts());
+        let (now, counts) = (self.env.now, child.subscription_counts());
         let seconds = |since: u64| now.saturating_sub(since) / 1000;
         let table = self.control.table.as_ref();
         let command = table.zip(child.last_command).map_or("NULL", |(table, id)| table.name(id));
@@ -374,6 +201,197 @@ impl Broker {
     }
 }
 
+impl Broker {
+    /// Says as which user and process of this host a child connected, where the system knows.
+    pub fn set_child_process(&mut self, key: Key<Child>, uid: u32, pid: i32) {
+        if let Some(child) = self.children.get_mut(key) {
+            (child.uid, child.pid) = (Some(uid), Some(pid));
+        }
+    }
+
+    /// A request of one child about others. They are all here, so it is looked up again where it is answered.
+    pub(super) fn roster_command(&mut self, key: Key<Child>, local: Local, request: &Request<'_>) -> Flow {
+        match local {
+            Local::ClientKill => self.kill(key, request),
+            Local::ClientUnblock => self.unblock(key, request),
+            _ => self.list(key, request),
+        }
+    }
+
+    /// The CLIENT LIST of an EXEC.
+    pub(super) fn roster(&self, key: Key<Child>, argv: &[&[u8]]) -> Vec<u8> {
+        let (mut out, mut listing, mut credit) = (Vec::new(), Listing::default(), i64::MAX);
+        let proto = self.children.get(key).map_or(2, |asker| asker.session.proto);
+        let arg = |index: usize| argv.get(index).copied().unwrap_or_default();
+        match self.list_on(&mut listing, argv.len(), arg, &mut credit) {
+            Ok(_) => encode::verbatim_txt(&mut out, listing.lines.as_bytes(), proto),
+            Err(text) => encode::error(&mut out, text),
+        }
+        out
+    }
+
+    /// CLIENT LIST, as much of it as the child's turn has room for.
+    pub(super) fn list(&mut self, key: Key<Child>, request: &Request<'_>) -> Flow {
+        let Some(child) = self.children.get_mut(key) else { return Flow::Gone };
+        if child.session.is_muted() {
+            return Flow::Done;
+        }
+        let (mut listing, mut credit) = (child.listing.take().unwrap_or_default(), child.credit);
+        let (proto, arg) = (child.session.proto, |index| request.arg(index));
+        let made = self.list_on(&mut listing, request.argc(), arg, &mut credit);
+        let Some(child) = self.children.get_mut(key) else { return Flow::Gone };
+        child.credit = credit;
+        match made {
+            Ok(true) => {
+                self.shared.answer_whole(child, encode::as_verbatim_txt(listing.lines.into_bytes(), proto));
+                Flow::Done
+            }
+            Ok(false) => {
+                child.listing = Some(listing);
+                Flow::More
+            }
+            Err(text) => self.shared.reject(child, text),
+        }
+    }
+
+    /// Makes a listing go on until it is done, which it returns, or `credit` is used up.
+    fn list_on<'a>(
+        &self,
+        listing: &mut Listing,
+        argc: usize,
+        arg: impl Fn(usize) -> &'a [u8],
+        credit: &mut i64,
+    ) -> Result<bool, Vec<u8>> {
+        let mut wanted = None;
+        match argc {
+            0..=2 => {}
+            4 if arg(2).eq_ignore_ascii_case(b"type") => wanted = Some(client_type(arg(3))?),
+            4.. if arg(2).eq_ignore_ascii_case(b"id") => {
+                while listing.done + 3 < argc {
+                    if *credit <= 0 {
+                        return Ok(false);
+                    }
+                    let id = canonical_int(arg(listing.done + 3)).ok_or(texts::CLIENT_ID_INVALID)?;
+                    let child = self.children.by_id(id).and_then(|key| self.children.get(key));
+                    self.shared.show(listing, child, credit)?;
+                }
+                return Ok(true);
+            }
+            _ => return Err(texts::SYNTAX.into()),
+        }
+        if listing.keys.is_none() {
+            let of_type = |child: &Child| wanted.is_none_or(|wanted| is_of_type(child, wanted));
+            let shown = self.children.iter().filter(|(_, child)| of_type(child));
+            let mut keys: Vec<_> = shown.map(|(key, child)| (child.session.id, key)).collect();
+            keys.sort_unstable_by_key(|(id, _)| *id);
+            listing.keys = Some(keys.into_iter().map(|(_, key)| key).collect());
+        }
+        while let Some(key) = listing.keys.as_ref().and_then(|keys| keys.get(listing.done)) {
+            if *credit <= 0 {
+                return Ok(false);
+            }
+            self.shared.show(listing, self.children.get(*key), credit)?;
+        }
+        Ok(true)
+    }
+
+    // ---- KILL -----------------------------------------------------------------------------------------
+
+    /// Closes children of the same user of this host. Others are as if they were not there.
+    fn kill(&mut self, key: Key<Child>, request: &Request<'_>) -> Flow {
+        let (children, shared) = (&mut self.children, &mut self.shared);
+        let Some(killer) = children.get_mut(key) else { return Flow::Gone };
+        let filter = match Filter::parse(request, |name| shared.is_user(name)) {
+            Ok(filter) => filter,
+            Err(text) => return shared.reject(killer, text),
+        };
+        let (victims, looked) = self.victims(key, &filter);
+        let label = self.children.get(key).map(Child::label).unwrap_or_default();
+        for victim in victims.iter().filter(|victim| **victim != key) {
+            if let Some(child) = self.children.get_mut(*victim) {
+                log::info!("child {label} has closed child {}", child.label());
+                self.shared.close(child);
+            }
+        }
+        let Some(killer) = self.children.get_mut(key) else { return Flow::Gone };
+        self.shared.charge(killer, looked * limits::LOOK_COST);
+        match (request.argc(), victims.len()) {
+            (3, 0) => return self.shared.reject(killer, texts::NO_SUCH_CLIENT),
+            (3, _) => self.shared.answer(killer, b"+OK\r\n"),
+            (_, count) => {
+                let mut reply = Vec::new();
+                encode::int(&mut reply, count as i64);
+                self.shared.answer(killer, &reply);
+            }
+        }
+        if victims.contains(&key) {
+            self.shared.finish_at_request(killer);
+        }
+        Flow::Done
+    }
+
+    /// The children that a filter means, and at how many had to be looked.
+    fn victims(&self, key: Key<Child>, filter: &Filter) -> (Vec<Key<Child>>, usize) {
+        let Some(killer) = self.children.get(key) else { return (Vec::new(), 0) };
+        let meant = |(other, child): &(Key<Child>, &Child)| {
+            filter.means(child)
+                && child.state != ChildState::Closed
+                && filter.user.as_ref().is_none_or(|user| *user == self.shared.user_name(child).as_bytes())
+                && may_kill(killer, child)
+                && !(*other == key && filter.skip_me)
+        };
+        match filter.id {
+            Some(id) => {
+                let named = self.children.by_id(id).and_then(|key| Some((key, self.children.get(key)?)));
+                (named.iter().filter(|named| meant(named)).map(|(other, _)| *other).collect(), 1)
+            }
+            None => {
+                let found = self.children.iter().filter(meant).map(|(other, _)| other);
+                (found.collect(), self.children.len())
+            }
+        }
+    }
+
+    // ---- UNBLOCK --------------------------------------------------------------------------------------
+
+    /// Ends another child's blocking command: here, where it still waits for a lane, or upstream, where the
+    /// broker knows its connection.
+    fn unblock(&mut self, key: Key<Child>, request: &Request<'_>) -> Flow {
+        let (children, shared) = (&mut self.children, &mut self.shared);
+        let Some(asker) = children.get_mut(key) else { return Flow::Gone };
+        let error = match request.arg(3).to_ascii_lowercase().as_slice() {
+            _ if request.argc() > 4 => return shared.reject(asker, texts::subcommand_syntax(request)),
+            b"error" => true,
+            b"timeout" => false,
+            _ if request.argc() == 3 => false,
+            _ => return shared.reject(asker, texts::UNBLOCK_REASON),
+        };
+        let Some(id) = canonical_int(request.arg(2)) else {
+            return shared.reject(asker, texts::NOT_AN_INTEGER);
+        };
+        let target = children.by_id(id);
+        let mut blocked = None;
+        let mut found = false;
+        if let Some(child) = target.and_then(|target| children.get_mut(target)) {
+            if shared.waits_in_line(child) {
+                shared.unblock_in_line(child, error);
+                found = true;
+            }
+            blocked = blocked_on(child);
+        }
+        let Some(asker) = children.get_mut(key) else { return Flow::Gone };
+        let Some((target, lane)) = target.zip(blocked).filter(|_| !found) else {
+            shared.answer(asker, if found { b":1\r\n" } else { b":0\r\n" });
+            return Flow::Done;
+        };
+        if !shared.control_is_ready() {
+            return shared.wait_for_upstream(asker);
+        }
+        shared.ask_to_unblock(Unblock { asker: key, target, lane, error, again: false });
+        Flow::Hold(Hold::Answer)
+    }
+}
+
 /// A CLIENT UNBLOCK on its way for a child.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Unblock {
@@ -404,6 +422,11 @@ fn address(child: &Child) -> String {
 fn has_address(child: &Child, address: &[u8]) -> bool {
     let shown = child.peer.bytes().map(|byte| if byte == b' ' { b':' } else { byte });
     shown.eq(address.iter().copied())
+}
+
+/// The lane on which a child waits for an element.
+fn blocked_on(child: &Child) -> Option<Key<Lane>> {
+    child.lease.filter(|_| child.hold == Hold::Element).map(|lease| lease.lane)
 }
 
 /// In the order in which Redis shows them.

@@ -2,10 +2,10 @@
 //! whatever the upstream lets its user call. Owns what the upstream has said about the rights of users to refused
 //! commands; never looks into a script.
 
-use super::broker::Broker;
 use super::child::{Answer, Child, Hold};
 use super::control::Question;
 use super::dispatch::{Decided, Flow};
+use super::shared::Shared;
 use super::users::{AccountId, UserId};
 use crate::base::clock::Millis;
 use crate::base::key::Key;
@@ -56,33 +56,33 @@ pub(super) struct MayCall {
     last: bool,
 }
 
-impl Broker {
+impl Shared {
     /// Whether a request that runs a script goes on. `None`: it does.
     pub(super) fn admit_script(
         &mut self,
-        key: Key<Child>,
+        child: &mut Child,
         request: &Request<'_>,
         decided: &Decided,
     ) -> Option<Flow> {
-        let (scope, denied) = self.judged_script(key, decided.id)?;
+        let (scope, denied) = self.judged_script(child, decided.id)?;
         if decided.route == Route::Refused {
             return None;
         }
         let ready = self.control_is_ready();
         match self.control.scripts.by_scope.get_mut(&scope) {
-            Some(Rights::Told { at, callable }) if *at + limits::RIGHTS_FRESH > self.now => {
+            Some(Rights::Told { at, callable }) if *at + limits::RIGHTS_FRESH > self.env.now => {
                 let callable = (*callable)?;
                 let table = self.control.table.as_ref()?;
                 let text = texts::script_refused(table.name(decided.id), table.name(callable));
-                Some(self.turn_away(key, request, decided.route, &text))
+                Some(self.turn_away(child, request, decided.route, &text))
             }
             Some(Rights::Asked { waiting, .. }) => {
-                waiting.push(key);
+                waiting.push(child.key);
                 Some(Flow::Hold(Hold::Answer))
             }
-            _ if !ready => Some(self.wait_for_upstream(key)),
+            _ if !ready => Some(self.wait_for_upstream(child)),
             _ => {
-                self.ask_rights(key, scope, &denied);
+                self.ask_rights(child, scope, &denied);
                 Some(Flow::Hold(Hold::Answer))
             }
         }
@@ -90,13 +90,12 @@ impl Broker {
 
     /// The refused commands that a child's script could call by the flags of the table, if the command runs scripts
     /// and they are not trusted.
-    pub(super) fn judged_script(&self, key: Key<Child>, id: CommandId) -> Option<(Scope, Vec<CommandId>)> {
+    pub(super) fn judged_script(&self, child: &Child, id: CommandId) -> Option<(Scope, Vec<CommandId>)> {
         let table = self.control.table.as_ref()?;
         let runs = table.runs(id);
-        if runs == Runs::Nothing || self.settings.scripts_trusted {
+        if runs == Runs::Nothing || self.env.settings.scripts_trusted {
             return None;
         }
-        let child = self.children.get(key)?;
         let own = child.account.map_or(&[][..], |account| self.users.denied_to_scripts(account));
         if child.account.is_some_and(|account| self.users.trusts_scripts(account)) {
             return None;
@@ -110,8 +109,8 @@ impl Broker {
     }
 
     /// Asks about all at once: one by one they could outlast what is known about the first.
-    fn ask_rights(&mut self, key: Key<Child>, scope: Scope, denied: &[CommandId]) {
-        let now = self.now;
+    fn ask_rights(&mut self, child: &mut Child, scope: Scope, denied: &[CommandId]) {
+        let now = self.env.now;
         self.control.scripts.by_scope.retain(
             |_, rights| !matches!(rights, Rights::Told { at, .. } if *at + limits::RIGHTS_FRESH <= now),
         );
@@ -120,7 +119,7 @@ impl Broker {
         self.control
             .scripts
             .by_scope
-            .insert(scope, Rights::Asked { number, waiting: vec![key], callable: None });
+            .insert(scope, Rights::Asked { number, waiting: vec![child.key], callable: None });
         for (index, id) in denied.iter().enumerate() {
             let last = index + 1 == denied.len();
             self.ask(Question::MayCall(MayCall { scope, number, id: *id, last }));
@@ -130,7 +129,7 @@ impl Broker {
     /// ACL DRYRUN of the question's command, as the user of its scope.
     pub(super) fn dry_run(&self, asked: &MayCall) -> redis::Cmd {
         let mut command = redis::cmd("ACL");
-        command.arg("DRYRUN").arg(self.users.name(asked.scope.user, &self.upstream));
+        command.arg("DRYRUN").arg(self.users.name(asked.scope.user, &self.env.upstream));
         let words = self.control.table.as_ref().map(|table: &Table| table.least_request(asked.id));
         for word in words.unwrap_or_default() {
             command.arg(word);
@@ -141,7 +140,7 @@ impl Broker {
     /// The upstream has answered, or its connection was lost. Only the one answer means that a script cannot call the
     /// command: a user that may not ask is told nothing.
     pub(super) fn may_call_answered(&mut self, asked: &MayCall, frame: Option<&[u8]>) {
-        let now = self.now;
+        let now = self.env.now;
         let Some(rights) = self.control.scripts.by_scope.get_mut(&asked.scope) else { return };
         let Rights::Asked { number, waiting, callable } = rights else { return };
         if *number != asked.number {

@@ -3,6 +3,7 @@
 use super::broker::{Broker, Counters};
 use super::lane::{Lane, LaneRole};
 use super::lease::LeaseKind;
+use super::shared::Shared;
 
 impl Counters {
     /// Counts `count` answers of the broker's own, known by the first word of their text.
@@ -18,49 +19,63 @@ impl Counters {
     }
 }
 
+impl Shared {
+    /// Leased lanes connected and lent to nobody.
+    pub(super) fn leases_idle(&self) -> usize {
+        self.connections.pools.iter().map(|pool| pool.idle.len()).sum()
+    }
+}
+
+impl Shared {}
+
 impl Broker {
     /// Requests that have entered a lane and wait for their reply, written or not; the broker's own
     /// questions are not counted.
     pub fn requests_in_flight(&self) -> usize {
         let own = |lane: &Lane| lane.role.is_own() || lane.role == LaneRole::Subscriber;
-        let lanes = self.lanes.iter().filter(|(_, lane)| !own(lane));
+        let lanes = self.shared.connections.lanes.iter().filter(|(_, lane)| !own(lane));
         lanes.map(|(_, lane)| lane.owed()).sum()
     }
 
     /// Lanes of a role that hold a connection.
     pub fn lanes_open(&self, role: LaneRole) -> usize {
-        self.lanes.iter().filter(|(_, lane)| lane.role == role && lane.holds_place()).count()
+        self.shared
+            .connections
+            .lanes
+            .iter()
+            .filter(|(_, lane)| lane.role == role && lane.holds_place())
+            .count()
     }
 
     /// Leases lent: for blocking commands, for transactions, for sessions.
     pub fn leases_lent(&self) -> (usize, usize, usize) {
-        let lent = |kind| self.leases.line_ref(kind).in_use;
+        let lent = |kind| self.shared.leases.line_ref(kind).in_use;
         (lent(LeaseKind::Blocking), lent(LeaseKind::Transaction), lent(LeaseKind::Session))
-    }
-
-    /// Leased lanes connected and lent to nobody.
-    pub fn leases_idle(&self) -> usize {
-        self.pools.iter().map(|pool| pool.idle.len()).sum()
     }
 
     /// Children that stand in a line for a lease.
     pub fn leases_waiting(&self) -> usize {
-        LeaseKind::ALL.into_iter().map(|kind| self.leases.waiting(kind)).sum()
+        LeaseKind::ALL.into_iter().map(|kind| self.shared.leases.waiting(kind)).sum()
     }
 
     /// Connections held upstream, of any kind, as Redis counts them: those given up of which the upstream
     /// has not closed its side are among them.
     pub fn upstream_connections(&self) -> usize {
-        self.places.open + self.places.closing
+        self.shared.connections.places.open + self.shared.connections.places.closing
     }
 
     /// Bytes that wait in lanes for Redis to take them.
     pub fn lanes_output(&self) -> usize {
-        self.lanes.iter().map(|(_, lane): (_, &Lane)| lane.out.len()).sum()
+        self.shared.connections.lanes.iter().map(|(_, lane): (_, &Lane)| lane.out.len()).sum()
+    }
+
+    /// Leased lanes connected and lent to nobody.
+    pub fn leases_idle(&self) -> usize {
+        self.shared.leases_idle()
     }
 
     /// Heap bytes of all queues.
     pub fn memory(&self) -> usize {
-        self.memory
+        self.shared.env.memory
     }
 }

@@ -8,6 +8,7 @@ use super::lane::{Lane, SlotKind};
 use super::lease::LeaseKind;
 use super::pinned::is_monitor_line;
 use super::pubsub::{confirmation, index};
+use super::shared::Shared;
 use crate::base::key::Key;
 use crate::command::{CommandId, Family, Subscribe};
 use crate::resp::{Request, reply};
@@ -54,18 +55,17 @@ impl Subscriptions {
     }
 }
 
-impl Broker {
+impl Shared {
     /// (P|S)(UN)SUBSCRIBE on the child's own lane. Answered by one confirmation a name; nothing of the
     /// child follows before the last of them.
     pub(super) fn change_subscription(
         &mut self,
-        key: Key<Child>,
+        child: &mut Child,
         request: &Request<'_>,
         id: CommandId,
         subscribe: Subscribe,
         lane: Key<Lane>,
     ) -> Flow {
-        let Some(child) = self.children.get_mut(key) else { return Flow::Gone };
         if child.is_under_way() {
             return Flow::Hold(Hold::Drained);
         }
@@ -73,28 +73,31 @@ impl Broker {
         let subscriptions = child.subscriptions.get_or_insert_default();
         let of_family = subscriptions.counts[index(subscribe.family)];
         subscriptions.owed = if names > 0 { names } else { of_family.max(1) };
-        self.send_for(key, lane, request.bytes, id, SlotKind::Subscribe, 0);
-        self.convert_to_session(key, lane);
+        self.send_for(child, lane, request.bytes, id, SlotKind::Subscribe, 0);
+        self.convert_to_session(child, lane);
         Flow::Hold(Hold::Blocked)
     }
 
     /// A child that watched keys and now subscribes or is pinned keeps its lane, but it counts as a session.
-    pub(super) fn convert_to_session(&mut self, key: Key<Child>, lane_key: Key<Lane>) {
-        let Some(lease) = self.lanes.get_mut(lane_key).and_then(|lane| lane.lease.as_mut()) else { return };
+    pub(super) fn convert_to_session(&mut self, child: &mut Child, lane_key: Key<Lane>) {
+        let Some(lease) = self.connections.lanes.get_mut(lane_key).and_then(|lane| lane.lease.as_mut())
+        else {
+            return;
+        };
+        lease.kept = true;
         if lease.kind == LeaseKind::Session {
             return;
         }
         let before = std::mem::replace(&mut lease.kind, LeaseKind::Session);
         self.leases.returned(before, None);
         self.leases.granted(LeaseKind::Session, None);
-        if let Some(held) = self.children.get_mut(key).and_then(|child| child.lease.as_mut()) {
+        if let Some(held) = child.lease.as_mut() {
             held.kind = LeaseKind::Session;
         }
     }
 
     /// Unsubscribing where nothing is subscribed: confirmed all the same, without going upstream.
-    pub(super) fn leave_nothing(&mut self, key: Key<Child>, family: Family, request: &Request<'_>) {
-        let Some(child) = self.children.get(key) else { return };
+    pub(super) fn leave_nothing(&mut self, child: &mut Child, family: Family, request: &Request<'_>) {
         let proto = child.session.proto;
         let change = Subscribe { family, leave: true };
         let mut names: Vec<Option<&[u8]>> = request.args().skip(1).map(Some).collect();
@@ -105,9 +108,66 @@ impl Broker {
         for name in names {
             confirmation(&mut out, proto, change, name, 0);
         }
-        self.confirm(key, &out);
+        self.confirm(child, &out);
     }
 
+    /// Gives a push to the child that leases the lane. The last confirmation of a change completes its slot.
+    fn push_to_tenant(&mut self, child: &mut Child, lane_key: Key<Lane>, frame: &[u8]) {
+        if !self.append_push(child, frame) {
+            return self.close(child);
+        }
+        let Some(Push::Confirmation(change)) = push_of(frame) else { return };
+        let Some(subscriptions) = &mut child.subscriptions else { return };
+        let count = reply::element(frame, 2).and_then(|range| number(&frame[range])).unwrap_or(0);
+        let owed_before = subscriptions.owed;
+        subscriptions.confirmed(change, count);
+        let lane = self.connections.lanes.get_mut(lane_key).filter(|_| owed_before == 1);
+        let completes = |lane: &&mut Lane| lane.front().is_some_and(|slot| slot.kind == SlotKind::Subscribe);
+        if let Some(slot) = lane.filter(completes).and_then(Lane::pop) {
+            self.settle(child, lane_key, slot, b"", true);
+        }
+    }
+
+    /// On a RESP3 lane nobody leases, a push can only be something Redis tells every connection: not a
+    /// reply, so it is dropped. A RESP2 lane cannot have one.
+    fn stray_push(&self, lane_key: Key<Lane>) -> bool {
+        self.connections
+            .lanes
+            .get(lane_key)
+            .is_some_and(|lane| self.connections.pools[lane.pool.0 as usize].key.proto == 3)
+    }
+
+    /// Appends a push to the child's output in the child's protocol, within the bounds of subscribers.
+    /// False if the child has to be closed.
+    pub(super) fn append_push(&mut self, child: &mut Child, frame: &[u8]) -> bool {
+        if child.state == ChildState::Finishing && child.replies.is_empty() {
+            // It has had its last answer.
+            return true;
+        }
+        let held = child.output.len();
+        if held >= self.env.settings.subscriber_output_max {
+            log::warn!("subscriber_output_max reached: closing child {}, {held} bytes unread", child.label());
+            return false;
+        }
+        child.output.adopt(&mut self.env.spares);
+        match frame.split_first() {
+            Some((b'>', rest)) if child.session.proto == 2 => {
+                child.output.append(b"*");
+                child.output.append(rest);
+            }
+            _ => child.output.append(frame),
+        }
+        if child.output.len() >= self.env.settings.subscriber_output_soft {
+            child.over_soft_since.get_or_insert(self.env.now);
+        }
+        self.mark_child(child);
+        true
+    }
+}
+
+impl Shared {}
+
+impl Broker {
     /// Whether a frame on this lane belongs to no slot but to the subscriptions of the child that leases
     /// it. In RESP2 a message looks like any array, so it depends on who listens.
     pub(super) fn is_push(&self, lane_key: Key<Lane>, kind: u8, frame: &[u8]) -> bool {
@@ -120,7 +180,10 @@ impl Broker {
         if kind != b'*' {
             return false;
         }
-        let Some(lease) = self.lanes.get(lane_key).and_then(|lane| lane.lease.as_ref()) else { return false };
+        let Some(lease) = self.shared.connections.lanes.get(lane_key).and_then(|lane| lane.lease.as_ref())
+        else {
+            return false;
+        };
         if lease.kind != LeaseKind::Session {
             return false;
         }
@@ -130,83 +193,21 @@ impl Broker {
     }
 
     fn is_monitoring(&self, lane: Key<Lane>) -> bool {
-        let lease = self.lanes.get(lane).and_then(|lane| lane.lease.as_ref());
+        let lease = self.shared.connections.lanes.get(lane).and_then(|lane| lane.lease.as_ref());
         let child = lease.and_then(|lease| self.children.get(lease.child));
         child.is_some_and(|child| child.session.monitoring)
     }
 
     /// Delivers a push to the child that leases the lane. False when the lane may not carry one.
     pub(super) fn push_arrived(&mut self, lane_key: Key<Lane>, frame: &[u8]) -> bool {
-        let Some(lane) = self.lanes.get(lane_key) else { return true };
-        let Some(lease) = lane.lease.as_ref() else { return self.stray_push(lane_key) };
-        if lease.kind != LeaseKind::Session {
-            // Its child has asked for none: whatever it is, it is not for this child.
-            return self.stray_push(lane_key);
+        let lease = self.shared.connections.lanes.get(lane_key).and_then(|lane| lane.lease.as_ref());
+        // Its child has asked for none: whatever it is, it is not for this child.
+        let Some(lease) = lease.filter(|lease| lease.kind == LeaseKind::Session) else {
+            return self.shared.stray_push(lane_key);
+        };
+        if let Some(child) = self.children.get_mut(lease.child) {
+            self.shared.push_to_tenant(child, lane_key, frame);
         }
-        let child_key = lease.child;
-        if self.children.get(child_key).is_none() {
-            return true;
-        }
-        if !self.deliver_push(child_key, frame) {
-            return true;
-        }
-        let Some(child) = self.children.get_mut(child_key) else { return true };
-        let Some(Push::Confirmation(change)) = push_of(frame) else { return true };
-        let Some(subscriptions) = &mut child.subscriptions else { return true };
-        let count = reply::element(frame, 2).and_then(|range| number(&frame[range])).unwrap_or(0);
-        let owed_before = subscriptions.owed;
-        subscriptions.confirmed(change, count);
-        if owed_before == 1 {
-            let awaits = self.lanes.get(lane_key).and_then(Lane::front).map(|slot| slot.kind);
-            if awaits == Some(SlotKind::Subscribe)
-                && let Some(slot) = self.lanes.get_mut(lane_key).and_then(Lane::pop)
-            {
-                self.settle(lane_key, slot, b"", true);
-            }
-        }
-        true
-    }
-
-    /// On a RESP3 lane nobody leases, a push can only be something Redis tells every connection: not a
-    /// reply, so it is dropped. A RESP2 lane cannot have one.
-    fn stray_push(&self, lane_key: Key<Lane>) -> bool {
-        self.lanes.get(lane_key).is_some_and(|lane| self.pools[lane.pool.0 as usize].key.proto == 3)
-    }
-
-    /// Gives a push to the child that leases the lane. False if it was closed.
-    fn deliver_push(&mut self, key: Key<Child>, frame: &[u8]) -> bool {
-        let taken = self.append_push(key, frame);
-        if !taken {
-            self.close_child(key);
-        }
-        taken
-    }
-
-    /// Appends a push to the child's output in the child's protocol, within the bounds of subscribers.
-    /// False if the child has to be closed.
-    pub(super) fn append_push(&mut self, key: Key<Child>, frame: &[u8]) -> bool {
-        let Some(child) = self.children.get_mut(key) else { return false };
-        if child.state == ChildState::Finishing && child.replies.is_empty() {
-            // It has had its last answer.
-            return true;
-        }
-        let held = child.output.len();
-        if held >= self.settings.subscriber_output_max {
-            log::warn!("subscriber_output_max reached: closing child {}, {held} bytes unread", child.label());
-            return false;
-        }
-        child.output.adopt(&mut self.spares);
-        match frame.split_first() {
-            Some((b'>', rest)) if child.session.proto == 2 => {
-                child.output.append(b"*");
-                child.output.append(rest);
-            }
-            _ => child.output.append(frame),
-        }
-        if child.output.len() >= self.settings.subscriber_output_soft {
-            child.over_soft_since.get_or_insert(self.now);
-        }
-        self.mark_child(key);
         true
     }
 }

@@ -2,6 +2,7 @@
 //! nothing of lanes; `core::multi` decides where a transaction runs.
 
 use crate::command::{CommandId, Local};
+use crate::resp::reply;
 
 /// Bytes that an argument costs beside its own, where it is kept: its place in the list, and the allocator's.
 const KEPT_BESIDES: usize = size_of::<Vec<u8>>() + 16;
@@ -104,4 +105,19 @@ pub(crate) struct AfterExec {
     pub selects: Vec<(u32, u32)>,
     /// The first error Redis answered while the block was queued, without `-` and CRLF.
     pub first_error: Option<Vec<u8>>,
+}
+
+impl AfterExec {
+    /// The db that holds behind an EXEC with this reply, if it changed it.
+    pub(crate) fn selected_db(&self, frame: &[u8]) -> Option<u32> {
+        let (mut selects, mut selected) = (self.selects.iter().peekable(), None);
+        for (index, range) in reply::elements(frame).enumerate().take_while(|_| !self.selects.is_empty()) {
+            if let Some((_, db)) = selects.next_if(|(select, _)| *select as usize == index)
+                && &frame[range] == b"+OK\r\n"
+            {
+                selected = Some(*db);
+            }
+        }
+        selected
+    }
 }

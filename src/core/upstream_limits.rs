@@ -2,12 +2,11 @@
 //! everybody else has on it. Asked for on connecting, and again before a request is refused here for it, since an
 //! administrator may change it. Where CONFIG GET is refused nothing is known, and the server itself refuses.
 
-use super::broker::Broker;
 use super::child::Child;
 use super::control::{Control, Question};
 use super::dispatch::Flow;
 use super::fresh::Fresh;
-use crate::base::key::Key;
+use super::shared::Shared;
 use crate::resp::{ProtocolError, Request, value};
 use redis::Value;
 
@@ -54,7 +53,7 @@ impl Control {
     }
 }
 
-impl Broker {
+impl Shared {
     /// Asks for them, unless that is under way.
     pub(super) fn ask_upstream_limits(&mut self) {
         self.ask_fresh(Control::fresh_limits, Question::Limits);
@@ -76,7 +75,7 @@ impl Broker {
 
     /// A request with an argument that the server would not take is answered here as the server would answer it.
     /// None: it may go on.
-    pub(super) fn refuse_too_long(&mut self, key: Key<Child>, request: &Request<'_>) -> Option<Flow> {
+    pub(super) fn refuse_too_long(&mut self, child: &mut Child, request: &Request<'_>) -> Option<Flow> {
         if !self.may_be_too_long(request) {
             return None;
         }
@@ -85,7 +84,7 @@ impl Broker {
         if longest <= limit {
             return None;
         }
-        if let Err(flow) = self.await_fresh(key, Control::fresh_limits, Question::Limits) {
+        if let Err(flow) = self.await_fresh(child, Control::fresh_limits, Question::Limits) {
             return Some(flow);
         }
         let known = &self.control.limits;
@@ -94,15 +93,15 @@ impl Broker {
         } else {
             ("client-query-buffer-limit", known.query)
         };
-        let label = self.children.get(key).map(Child::label).unwrap_or_default();
+        let label = child.label();
         log::warn!("closing child {label}: an argument of {longest} bytes, the server's {name} is {bytes}");
         if longest > known.bulk {
-            self.answer(key, &ProtocolError::InvalidBulkLength.reply());
+            self.answer(child, &ProtocolError::InvalidBulkLength.reply());
         } else {
             // Redis closes without a word.
-            self.answer_error(key, format!("ERR Protocol error: the server's {name} is {bytes} bytes"));
+            self.answer_error(child, format!("ERR Protocol error: the server's {name} is {bytes} bytes"));
         }
-        self.finish_at_request(key);
+        self.finish_at_request(child);
         Some(Flow::Done)
     }
 }

@@ -362,7 +362,7 @@ impl Loop {
 
     /// Running totals.
     pub fn counters(&self) -> Counters {
-        self.core.counters
+        *self.core.counters()
     }
 
     /// Breaks the order of replies on purpose, to see the checks notice.

@@ -8,14 +8,14 @@ use crate::core::sim::Sim;
 
 /// What holds whenever the broker is at rest.
 fn check(broker: &Broker) {
-    for (key, topic) in broker.hubs.topics.iter() {
+    for (key, topic) in broker.shared.hubs.topics.iter() {
         assert!(topic.is_used() || topic.wanted || topic.pending > 0, "a topic for nobody");
-        let hub = &broker.hubs.by_user[&topic.user];
+        let hub = &broker.shared.hubs.by_user[&topic.user];
         assert_eq!(hub.names[index(topic.family)].get(&topic.name), Some(&key), "its name finds another");
-        for (place, child) in topic.subscribers.iter().enumerate() {
-            let own = broker.children.get(*child).and_then(|child| child.topics.as_ref());
-            let known = own.and_then(|own| own.places.get(&key.to_bits()));
-            assert_eq!(known, Some(&place), "a subscriber that does not know its place");
+        for child in &topic.subscribers {
+            let child = broker.children.get(Key::from_bits(*child));
+            let own = child.and_then(|child| child.topics.as_ref());
+            assert!(own.is_some_and(|own| own.holds(key)), "a subscriber that does not know of it");
         }
         let pins = broker.children.iter().filter_map(|(_, child)| child.topics.as_ref());
         let pins = pins.map(|own| own.pinned.iter().filter(|pinned| **pinned == key).count());
@@ -27,17 +27,17 @@ fn check(broker: &Broker) {
     }
     for (key, child) in broker.children.iter() {
         let Some(own) = &child.topics else { continue };
-        assert_eq!(own.total() as usize, own.places.len(), "counts");
+        assert_eq!(own.total() as usize, own.held.len(), "counts");
         let waits = child.hold == Hold::Topics;
         assert_eq!(matches!(own.fence, Fence::Awaited(_)), waits, "a fence, and {:?}", child.hold);
-        let hub = &broker.hubs.by_user[&own.user];
-        let lane = broker.lanes.get(hub.lane);
+        let hub = &broker.shared.hubs.by_user[&own.user];
+        let lane = broker.shared.connections.lanes.get(hub.lane);
         if let (Fence::Awaited(number), Some(LaneState::Ready)) = (own.fence, lane.map(|lane| lane.state)) {
             assert!(hub.asked.contains(&Asked::Fence(key, number)), "nothing will ever end its wait");
         }
     }
-    for hub in broker.hubs.by_user.values() {
-        let depth = broker.lanes.get(hub.lane).map_or(0, Lane::depth);
+    for hub in broker.shared.hubs.by_user.values() {
+        let depth = broker.shared.connections.lanes.get(hub.lane).map_or(0, Lane::depth);
         assert_eq!(hub.asked.len(), depth, "questions and slots");
     }
 }
@@ -50,7 +50,7 @@ fn asked(sim: &Sim) -> Vec<&str> {
 
 /// The answer to the last fence.
 fn pong(sim: &Sim) -> Vec<u8> {
-    pong_of(sim.broker.hubs.fences)
+    pong_of(sim.broker.shared.hubs.fences)
 }
 
 fn pong_of(fence: u64) -> Vec<u8> {
@@ -98,7 +98,7 @@ fn whoever_leaves_last_hears_everything_until_the_upstream_knows() {
     sim.ask(a, "SUBSCRIBE c");
     sim.frozen = vec![LaneRole::Subscriber];
     assert_eq!(sim.ask(a, "UNSUBSCRIBE c"), "");
-    let first = sim.broker.hubs.by_user.values().find_map(|hub| hub.asked.front());
+    let first = sim.broker.shared.hubs.by_user.values().find_map(|hub| hub.asked.front());
     assert!(matches!(first, Some(Asked::Leave(_))), "the upstream is told before the child is");
     assert_eq!(sim.ask(publisher, "PUBLISH c last"), ":1");
     assert_eq!(sim.received(a), "*3 $7 message $1 c $4 last");
@@ -180,7 +180,7 @@ fn two_that_leave_together_leave_upstream() {
     assert_eq!(sim.received(b), "*3 $11 unsubscribe $1 c :0");
     assert_eq!(asked(&sim), ["subscribe c", "subscribe c", "unsubscribe c"]);
     check(&sim.broker);
-    assert_eq!(sim.broker.hubs.topics.len(), 0);
+    assert_eq!(sim.broker.shared.hubs.topics.len(), 0);
 }
 
 #[test]
@@ -195,7 +195,7 @@ fn a_child_that_dies_waiting_leaves_nothing_behind() {
         sim.frozen.clear();
         sim.settle();
         check(&sim.broker);
-        assert_eq!(sim.broker.hubs.topics.len(), 0, "{words}");
+        assert_eq!(sim.broker.shared.hubs.topics.len(), 0, "{words}");
         let b = sim.child();
         assert_eq!(sim.ask(b, "SUBSCRIBE c"), "*3 $9 subscribe $1 c :1");
     }
@@ -214,7 +214,7 @@ fn a_refusal_is_the_answer_of_whoever_asked() {
     assert_eq!(sim.received(b), "-NOPERM not this one");
     assert_eq!(sim.ask(b, "GET k"), "$1 k", "it is no subscriber");
     check(&sim.broker);
-    assert_eq!(sim.broker.hubs.topics.len(), 1, "only the other's is left");
+    assert_eq!(sim.broker.shared.hubs.topics.len(), 1, "only the other's is left");
 }
 
 /// Rights may go while somebody listens: Redis lets those listen on, and nobody join them.
@@ -233,7 +233,7 @@ fn a_right_that_has_gone_is_missed_by_newcomers_alone() {
     check(&sim.broker);
     // An answer that comes too late is not the next request's.
     sim.send(b, "SUBSCRIBE c");
-    let late = sim.broker.hubs.fences;
+    let late = sim.broker.shared.hubs.fences;
     sim.pass(1000);
     assert!(sim.received(b).starts_with("-BROKERTIMEOUT"));
     sim.send(b, "SUBSCRIBE c");
@@ -251,7 +251,7 @@ fn who_is_confirmed_listens_whatever_the_first_was_told() {
     sim.frozen = vec![LaneRole::Subscriber];
     sim.send(b, "SUBSCRIBE c");
     sim.send(c, "SUBSCRIBE c");
-    let (link, last) = (connection(&sim), sim.broker.hubs.fences);
+    let (link, last) = (connection(&sim), sim.broker.shared.hubs.fences);
     sim.inject(link, &[b"-NOPERM c\r\n", &pong_of(last - 1)[..], CONFIRMED, &pong_of(last)].concat());
     assert_eq!(
         (sim.received(b).as_str(), sim.received(c).as_str()),
@@ -279,7 +279,7 @@ fn an_upstream_out_of_step_is_left() {
         sim.send(b, "SUBSCRIBE d");
         let link = connection(&sim);
         sim.inject(link, bytes);
-        assert_eq!(sim.broker.counters.desyncs, 1);
+        assert_eq!(sim.broker.counters().desyncs, 1);
         assert!(sim.is_closed(a) && !sim.is_closed(b));
         sim.frozen.clear();
         sim.settle();
@@ -299,7 +299,7 @@ fn a_doubled_answer_is_noticed() {
     sim.send(b, "SUBSCRIBE c");
     let link = connection(&sim);
     sim.inject(link, &doubled);
-    assert_eq!(sim.broker.counters.desyncs, 1);
+    assert_eq!(sim.broker.counters().desyncs, 1);
     check(&sim.broker);
 }
 
@@ -311,7 +311,7 @@ fn timers_do_not_pile_up() {
         assert_eq!(sim.ask(a, "SUBSCRIBE c\nUNSUBSCRIBE c").matches("subscribe").count(), 2);
     }
     let mut left = 0;
-    while sim.broker.timers.pop_due(Millis::MAX).is_some() {
+    while sim.broker.shared.env.timers.pop_due(Millis::MAX).is_some() {
         left += 1;
     }
     assert!(left < 20, "{left} timers");
@@ -354,7 +354,7 @@ fn a_loss_closes_those_who_may_have_missed_something() {
     sim.settle();
     assert_eq!(sim.received(b), "*3 $9 subscribe $1 c :1");
     assert_eq!(sim.ask(c, "PUBLISH c m"), ":1");
-    assert_eq!(sim.broker.counters.subscriber_gaps, 0);
+    assert_eq!(sim.broker.counters().subscriber_gaps, 0);
 }
 
 #[test]
@@ -370,7 +370,7 @@ fn a_loss_can_be_hidden_from_the_children() {
     check(&sim.broker);
     sim.frozen.clear();
     sim.settle();
-    assert_eq!(sim.broker.counters.subscriber_gaps, 1);
+    assert_eq!(sim.broker.counters().subscriber_gaps, 1);
     assert_eq!(sim.received(b), "*3 $11 unsubscribe $1 c :0");
     sim.received(a);
     assert_eq!(sim.ask(c, "PUBLISH c 1\nPUBLISH d 2"), ":1 :1");
@@ -387,8 +387,8 @@ fn a_subscription_that_is_refused_after_a_loss_closes_its_listeners() {
     let link = connection(&sim);
     sim.frozen = vec![LaneRole::Subscriber];
     // As after a loss.
-    let topic = sim.broker.hubs.by_user[&UserId::UPSTREAM].names[0][&b"c"[..]];
-    sim.broker.ask_upstream(UserId::UPSTREAM, Asked::Join(topic));
+    let topic = sim.broker.shared.hubs.by_user[&UserId::UPSTREAM].names[0][&b"c"[..]];
+    sim.broker.shared.ask_upstream(UserId::UPSTREAM, Asked::Join(topic));
     sim.settle();
     sim.inject(link, b"-NOPERM not any more\r\n");
     assert!(sim.is_closed(a) && !sim.is_closed(b));
@@ -490,7 +490,7 @@ fn the_connection_goes_when_nobody_has_listened_for_long() {
     assert_eq!(sim.links(LaneRole::Subscriber).len(), 1);
     sim.pass(5000);
     assert_eq!(sim.links(LaneRole::Subscriber).len(), 0);
-    assert!(sim.broker.hubs.by_user.is_empty(), "nothing is kept");
+    assert!(sim.broker.shared.hubs.by_user.is_empty(), "nothing is kept");
     assert_eq!(sim.ask(a, "SUBSCRIBE c"), "*3 $9 subscribe $1 c :1");
 }
 

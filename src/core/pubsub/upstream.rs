@@ -5,32 +5,34 @@ use super::super::broker::Broker;
 use super::super::child::{Child, Hold};
 use super::super::lane::{Lane, LaneRole, LaneState, SlotKind};
 use super::super::lease::LeaseKind;
+use super::super::notice::Notice;
 use super::super::pool::PoolKey;
+use super::super::shared::Shared;
 use super::super::subscription::{Push, push_of};
 use super::super::users::UserId;
-use super::{Asked, Fence, Topic, confirmation, index, verb};
+use super::{Asked, Fence, Heard, Loss, Topic, confirmation, index, verb};
 use crate::base::key::Key;
 use crate::command::{Family, NO_COMMAND, Subscribe};
 use crate::config::value::OnSubscriberLoss;
 use crate::resp::{encode, reply};
 
-impl Broker {
+impl Shared {
     // ---- the connection -------------------------------------------------------------------------------
 
     /// Whether the user's connection can be asked something.
     pub(super) fn hub_is_ready(&self, user: UserId) -> bool {
-        let lane = self.hubs.by_user.get(&user).and_then(|hub| self.lanes.get(hub.lane));
+        let lane = self.hubs.by_user.get(&user).and_then(|hub| self.connections.lanes.get(hub.lane));
         lane.is_some_and(|lane| lane.state == LaneState::Ready)
     }
 
     /// Sees to it that the user's connection is dialled.
     pub(super) fn want_hub(&mut self, user: UserId) {
         let hub = self.hubs.by_user.entry(user).or_default();
-        if self.lanes.get(hub.lane).is_none() {
+        if self.connections.lanes.get(hub.lane).is_none() {
             // Channels belong to no db, so none is selected.
             let key = PoolKey { user, db: 0, proto: 3, no_touch: false };
             let pool = self.pool_of(key);
-            let lane = self.lanes.insert(Lane::new(pool, LaneRole::Subscriber, self.now));
+            let lane = self.connections.lanes.insert(Lane::new(pool, LaneRole::Subscriber, self.env.now));
             self.hubs.by_user.entry(user).or_default().lane = lane;
         }
         let lane = self.hubs.by_user.get(&user).map_or(Key::NONE, |hub| hub.lane);
@@ -38,7 +40,7 @@ impl Broker {
     }
 
     fn user_of(&self, lane: Key<Lane>) -> Option<UserId> {
-        self.lanes.get(lane).map(|lane| self.pools[lane.pool.0 as usize].key.user)
+        self.connections.lanes.get(lane).map(|lane| self.connections.pools[lane.pool.0 as usize].key.user)
     }
 
     /// Whether somebody listens by this lane, or wants to.
@@ -49,34 +51,11 @@ impl Broker {
 
     /// Whether one more connection for subscriptions fits beside the leases.
     pub(in super::super) fn has_subscriber_place(&self) -> bool {
-        self.places.leases < self.lease_places(LeaseKind::Session)
-    }
-
-    /// The connection stands: everything somebody listens to is asked for, in one go.
-    pub(in super::super) fn hub_ready(&mut self, lane: Key<Lane>) {
-        let Some(user) = self.user_of(lane) else { return };
-        for topic in self.topics_of_user(user) {
-            if self.hubs.topics.get(topic).is_some_and(Topic::is_used) {
-                self.ask_upstream(user, Asked::Join(topic));
-            } else {
-                self.release_topic(topic);
-            }
-        }
-        for (key, number) in self.waiting_children(user) {
-            self.ask_upstream(user, Asked::Fence(key, number));
-        }
+        self.connections.places.leases < self.lease_places(LeaseKind::Session)
     }
 
     fn topics_of_user(&self, user: UserId) -> Vec<Key<Topic>> {
         self.hubs.topics.iter().filter(|(_, topic)| topic.user == user).map(|(key, _)| key).collect()
-    }
-
-    fn waiting_children(&self, user: UserId) -> Vec<(Key<Child>, u64)> {
-        let waits = |child: &Child| match child.topics.as_ref().filter(|own| own.user == user)?.fence {
-            Fence::Awaited(number) if child.hold == Hold::Topics => Some(number),
-            _ => None,
-        };
-        self.children.iter().filter_map(|(key, child)| Some((key, waits(child)?))).collect()
     }
 
     /// Sends one question; its answer is awaited in the order of asking.
@@ -110,20 +89,101 @@ impl Broker {
         self.send(lane, &bytes, Key::NONE, NO_COMMAND, SlotKind::Topic, 0);
     }
 
+    fn pop_asked(&mut self, lane: Key<Lane>, user: UserId) -> Result<Asked, &'static str> {
+        let lane = self.connections.lanes.get_mut(lane).ok_or("a lane that is gone")?;
+        lane.pop().ok_or("a reply nobody asked for")?;
+        lane.replied = true;
+        let hub = self.hubs.by_user.get_mut(&user);
+        hub.and_then(|hub| hub.asked.pop_front()).ok_or("a reply nobody asked for")
+    }
+
+    /// Whether one more child may join a topic. Those who have it keep it, as on connections of their own.
+    fn checked(&mut self, key: Key<Topic>, child: Key<Child>, fence: u64, refusal: Option<&[u8]>) {
+        let Some(topic) = self.hubs.topics.get_mut(key) else { return };
+        topic.checks -= 1;
+        // What the first to ask was refused a moment before.
+        let joins = refusal.is_none() && topic.pending == 0 && !topic.wanted;
+        topic.wanted |= joins;
+        if let Some(frame) = refusal {
+            self.env.notices.push_back(Notice::JoinRefused(child, fence, frame.to_vec()));
+        }
+        self.release_topic(key);
+    }
+
+    // ---- its end --------------------------------------------------------------------------------------
+
+    /// Nothing that was asked will be answered, and nothing is subscribed any more.
+    fn forget_asked(&mut self, user: UserId) {
+        if let Some(hub) = self.hubs.by_user.get_mut(&user) {
+            hub.asked.clear();
+        }
+        for key in self.topics_of_user(user) {
+            if let Some(topic) = self.hubs.topics.get_mut(key) {
+                (topic.wanted, topic.pending, topic.checks) = (false, 0, 0);
+            }
+            self.release_topic(key);
+        }
+    }
+
+    /// Nobody is the user any more, so nobody listens, and its connection has gone.
+    pub(in super::super) fn forget_hub(&mut self, user: UserId) {
+        for topic in self.topics_of_user(user) {
+            self.hubs.topics.remove(topic);
+        }
+        self.hubs.by_user.remove(&user);
+    }
+
+    // ---- the janitor ----------------------------------------------------------------------------------
+
+    /// A connection that has long said nothing is asked whether it lives: a stall is noticed only where an
+    /// answer is owed. One that carries nothing any more is forgotten with its user's empty lists.
+    pub(in super::super) fn check_hubs(&mut self) {
+        for topic in std::mem::take(&mut self.hubs.to_leave) {
+            self.release_topic(topic);
+        }
+        let quiet = self.env.settings.lane_stall_timeout / 2;
+        let lanes = self.connections.lanes.iter().filter(|(_, lane)| lane.role == LaneRole::Subscriber);
+        let lanes: Vec<Key<Lane>> = lanes.map(|(key, _)| key).collect();
+        for key in lanes {
+            let Some(user) = self.user_of(key) else { continue };
+            let used = self.carries_topics(key);
+            let Some(lane) = self.connections.lanes.get(key) else { continue };
+            let silent = lane.is_idle() && self.env.now.saturating_sub(lane.last_reply) >= quiet;
+            if used && lane.state == LaneState::Ready && silent && quiet > 0 {
+                self.hubs.fences += 1;
+                self.ask_upstream(user, Asked::Probe(self.hubs.fences));
+            } else if !used && lane.state == LaneState::Dormant {
+                let pool = lane.pool;
+                self.forget_lane(key, pool);
+                self.hubs.by_user.remove(&user);
+            }
+        }
+    }
+}
+
+impl Shared {
+    /// The connection stands: everything somebody listens to is asked for, in one go.
+    pub(in super::super) fn hub_ready(&mut self, lane: Key<Lane>) {
+        let Some(user) = self.user_of(lane) else { return };
+        for topic in self.topics_of_user(user) {
+            if self.hubs.topics.get(topic).is_some_and(Topic::is_used) {
+                self.ask_upstream(user, Asked::Join(topic));
+            } else {
+                self.release_topic(topic);
+            }
+        }
+        self.env.notices.push_back(Notice::HubReady(user));
+    }
+
     // ---- what it says ---------------------------------------------------------------------------------
 
     /// One frame on a connection for subscriptions. `Err` says why it makes no sense there.
-    pub(in super::super) fn hub_said(
-        &mut self,
-        lane: Key<Lane>,
-        frame: &[u8],
-        kind: u8,
-    ) -> Result<(), &'static str> {
-        let Some(user) = self.user_of(lane) else { return Ok(()) };
+    fn hub_frame(&mut self, lane: Key<Lane>, frame: &[u8], kind: u8) -> Result<Heard, &'static str> {
+        let Some(user) = self.user_of(lane) else { return Ok(Heard::Nothing) };
         if kind != b'>' {
             return self.hub_answered(lane, user, frame);
         }
-        let Some(push) = push_of(frame) else { return Ok(()) };
+        let Some(push) = push_of(frame) else { return Ok(Heard::Nothing) };
         let name = reply::element(frame, 1).and_then(|range| reply::text(&frame[range]));
         let family = match push {
             Push::Message(family) | Push::Confirmation(Subscribe { family, .. }) => family,
@@ -132,12 +192,11 @@ impl Broker {
         let topic = name.and_then(|name| hub?.names[index(family)].get(name).copied());
         match (push, topic) {
             // Published before the upstream heard that nobody listens any more.
-            (Push::Message(_), None) => Ok(()),
-            (Push::Message(_), Some(topic)) => {
-                self.fan_out(topic, frame);
-                Ok(())
+            (Push::Message(_), None) => Ok(Heard::Nothing),
+            (Push::Message(_), Some(topic)) => Ok(Heard::Message(topic)),
+            (Push::Confirmation(change), Some(topic)) => {
+                self.hub_confirmed(lane, user, change, topic).map(|()| Heard::Nothing)
             }
-            (Push::Confirmation(change), Some(topic)) => self.hub_confirmed(lane, user, change, topic),
             (Push::Confirmation(_), None) => Err("a confirmation of a subscription nobody has"),
         }
     }
@@ -165,14 +224,14 @@ impl Broker {
             return Ok(());
         }
         if change.leave && change.family == Family::Shard {
-            self.topic_moved(topic);
+            self.env.notices.push_back(Notice::TopicMoved(topic));
             return Ok(());
         }
         Err("a confirmation nobody asked for")
     }
 
     /// A reply that is no push: of a PING, or a refusal.
-    fn hub_answered(&mut self, lane: Key<Lane>, user: UserId, frame: &[u8]) -> Result<(), &'static str> {
+    fn hub_answered(&mut self, lane: Key<Lane>, user: UserId, frame: &[u8]) -> Result<Heard, &'static str> {
         let refused = frame.first() == Some(&b'-');
         let asked = self.pop_asked(lane, user)?;
         if let Asked::Fence(_, number) | Asked::Probe(number) = asked {
@@ -182,7 +241,7 @@ impl Broker {
             }
         }
         match asked {
-            Asked::Fence(child, number) => self.fence_passed(child, number),
+            Asked::Fence(child, number) => return Ok(Heard::Fence(child, number)),
             Asked::Probe(_) => {}
             Asked::Join(topic) | Asked::Leave(topic) if refused => self.settle_topic(topic, Some(frame)),
             Asked::Check(topic, child, fence) if refused => self.checked(topic, child, fence, Some(frame)),
@@ -190,15 +249,7 @@ impl Broker {
                 return Err("a subscription was answered with no push");
             }
         }
-        Ok(())
-    }
-
-    fn pop_asked(&mut self, lane: Key<Lane>, user: UserId) -> Result<Asked, &'static str> {
-        let lane = self.lanes.get_mut(lane).ok_or("a lane that is gone")?;
-        lane.pop().ok_or("a reply nobody asked for")?;
-        lane.replied = true;
-        let hub = self.hubs.by_user.get_mut(&user);
-        hub.and_then(|hub| hub.asked.pop_front()).ok_or("a reply nobody asked for")
+        Ok(Heard::Nothing)
     }
 
     /// The oldest command about a topic is done, or was refused with an error.
@@ -212,7 +263,7 @@ impl Broker {
             topic.wanted = !topic.wanted;
             if !topic.wanted {
                 // They listened on the connection before this one; their right has gone since.
-                return self.close_listeners(key);
+                return self.env.notices.push_back(Notice::TopicRefused(key));
             }
             if !topic.is_used() {
                 // It may not be left: it stays, and its messages go to nobody. A busy upstream is asked again.
@@ -225,162 +276,142 @@ impl Broker {
         self.release_topic(key);
     }
 
-    /// Whether one more child may join a topic. Those who have it keep it, as on connections of their own.
-    fn checked(&mut self, key: Key<Topic>, child: Key<Child>, fence: u64, refusal: Option<&[u8]>) {
-        let Some(topic) = self.hubs.topics.get_mut(key) else { return };
-        topic.checks -= 1;
-        // What the first to ask was refused a moment before.
-        let joins = refusal.is_none() && topic.pending == 0 && !topic.wanted;
-        topic.wanted |= joins;
-        if let (Some(frame), Some(own)) = (refusal, self.topics_of(child))
-            && own.fence == Fence::Awaited(fence)
-        {
-            own.refusal.get_or_insert_with(|| frame.to_vec());
-        }
-        self.release_topic(key);
-    }
-
-    fn close_listeners(&mut self, topic: Key<Topic>) {
-        let listeners = self.hubs.topics.get(topic).map(|topic| topic.subscribers.clone());
-        for child in listeners.unwrap_or_default() {
-            if let Some(child) = self.children.get(child) {
-                log::warn!("its subscription is refused now: closing child {}", child.label());
-            }
-            self.close_child(child);
-        }
-        self.release_topic(topic);
-    }
-
-    /// The upstream has ended the subscription itself: the slot of a shard channel has moved.
-    fn topic_moved(&mut self, key: Key<Topic>) {
-        let Some(topic) = self.hubs.topics.get_mut(key) else { return };
-        topic.wanted = false;
-        let change = Subscribe { family: topic.family, leave: true };
-        let (name, listeners) = (topic.name.clone(), topic.subscribers.clone());
-        for child in listeners {
-            self.remove_subscriber(child, key);
-            let Some(listener) = self.children.get(child) else { continue };
-            let count = listener.topics.as_ref().map_or(0, |own| own.count(change.family));
-            let mut out = Vec::new();
-            confirmation(&mut out, listener.session.proto, change, Some(&name), count);
-            if !self.append_push(child, &out) {
-                self.close_child(child);
-            }
-        }
-    }
-
-    /// One message to every child that listens. Those that take none are closed when all have it.
-    fn fan_out(&mut self, key: Key<Topic>, frame: &[u8]) {
-        let Some(topic) = self.hubs.topics.get_mut(key) else { return };
-        let listeners = std::mem::take(&mut topic.subscribers);
-        let mut deaf = Vec::new();
-        for child in &listeners {
-            if !self.append_push(*child, frame) {
-                deaf.push(*child);
-            }
-        }
-        if let Some(topic) = self.hubs.topics.get_mut(key) {
-            topic.subscribers = listeners;
-        }
-        for child in deaf {
-            self.close_child(child);
-        }
-    }
-
-    // ---- its end --------------------------------------------------------------------------------------
-
-    /// Nothing that was asked will be answered, and nothing is subscribed any more.
-    fn forget_asked(&mut self, user: UserId) {
-        if let Some(hub) = self.hubs.by_user.get_mut(&user) {
-            hub.asked.clear();
-        }
-        for key in self.topics_of_user(user) {
-            if let Some(topic) = self.hubs.topics.get_mut(key) {
-                (topic.wanted, topic.pending, topic.checks) = (false, 0, 0);
-            }
-            self.release_topic(key);
-        }
-    }
-
     /// The connection is gone: messages may have been missed. Whoever waits for a first confirmation waits
     /// for the next one.
     pub(in super::super) fn hub_lost(&mut self, lane: Key<Lane>, failures: u32) {
         let Some(user) = self.user_of(lane) else { return };
-        if let Some(lane) = self.lanes.get_mut(lane) {
+        if let Some(lane) = self.connections.lanes.get_mut(lane) {
             lane.take_all();
         }
-        self.leave_listeners(user, Broker::close_child);
-        if !self.carries_topics(lane) {
-            return;
-        }
-        if failures == 0 {
-            self.want_connection(lane);
-        } else {
-            self.back_off(lane, failures);
-        }
-    }
-
-    /// Listeners may miss messages from now on: each ends as `end` does it, or they are told nothing.
-    fn leave_listeners(&mut self, user: UserId, end: fn(&mut Broker, Key<Child>)) {
         self.forget_asked(user);
-        let listeners = self.listeners(user);
-        match self.settings.on_subscriber_loss {
-            OnSubscriberLoss::Close => listeners.into_iter().for_each(|child| end(self, child)),
-            OnSubscriberLoss::Resubscribe => self.count_gap(listeners.len()),
-        }
+        self.env.notices.push_back(Notice::SubscribersLost(user, Loss::Broken(failures)));
     }
 
-    fn count_gap(&mut self, listeners: usize) {
-        if listeners > 0 {
-            self.counters.subscriber_gaps += 1;
-            log::warn!("{listeners} subscribers may have missed messages: subscribing again for them");
+    /// The listeners have been seen to: the others need another connection.
+    fn hub_goes_on(&mut self, user: UserId, loss: Loss) {
+        let lane = self.hubs.by_user.get(&user).map_or(Key::NONE, |hub| hub.lane);
+        match loss {
+            Loss::Broken(_) if !self.carries_topics(lane) => {}
+            Loss::Broken(0) => self.want_connection(lane),
+            Loss::Broken(failures) => self.back_off(lane, failures),
+            Loss::Moved => {
+                self.dial_afresh(lane);
+                self.account_lane(lane);
+            }
         }
     }
 
     /// Another upstream: what it publishes comes on a new connection, and from now on.
     pub(in super::super) fn move_hub(&mut self, lane: Key<Lane>) {
         let Some(user) = self.user_of(lane) else { return };
-        if let Some(lane) = self.lanes.get_mut(lane) {
+        if let Some(lane) = self.connections.lanes.get_mut(lane) {
             lane.failures = 0;
             lane.take_all();
         }
-        self.leave_listeners(user, Broker::finish);
-        self.dial_afresh(lane);
-        self.account_lane(lane);
+        self.forget_asked(user);
+        self.env.notices.push_back(Notice::SubscribersLost(user, Loss::Moved));
+    }
+}
+
+impl Broker {
+    /// One frame on a connection for subscriptions. `Err` says why it makes no sense there.
+    pub(in super::super) fn hub_said(
+        &mut self,
+        lane: Key<Lane>,
+        frame: &[u8],
+        kind: u8,
+    ) -> Result<(), &'static str> {
+        match self.shared.hub_frame(lane, frame, kind)? {
+            Heard::Nothing => {}
+            Heard::Message(topic) => self.fan_out(topic, frame),
+            Heard::Fence(child, number) => self.fence_passed(child, number),
+        }
+        Ok(())
     }
 
-    /// Nobody is the user any more, so nobody listens, and its connection has gone.
-    pub(in super::super) fn forget_hub(&mut self, user: UserId) {
-        for topic in self.topics_of_user(user) {
-            self.hubs.topics.remove(topic);
-        }
-        self.hubs.by_user.remove(&user);
-    }
-
-    // ---- the janitor ----------------------------------------------------------------------------------
-
-    /// A connection that has long said nothing is asked whether it lives: a stall is noticed only where an
-    /// answer is owed. One that carries nothing any more is forgotten with its user's empty lists.
-    pub(in super::super) fn check_hubs(&mut self) {
-        for topic in std::mem::take(&mut self.hubs.to_leave) {
-            self.release_topic(topic);
-        }
-        let quiet = self.settings.lane_stall_timeout / 2;
-        let lanes = self.lanes.iter().filter(|(_, lane)| lane.role == LaneRole::Subscriber);
-        let lanes: Vec<Key<Lane>> = lanes.map(|(key, _)| key).collect();
-        for key in lanes {
-            let Some(user) = self.user_of(key) else { continue };
-            let used = self.carries_topics(key);
-            let Some(lane) = self.lanes.get(key) else { continue };
-            let silent = lane.is_idle() && self.now.saturating_sub(lane.last_reply) >= quiet;
-            if used && lane.state == LaneState::Ready && silent && quiet > 0 {
-                self.hubs.fences += 1;
-                self.ask_upstream(user, Asked::Probe(self.hubs.fences));
-            } else if !used && lane.state == LaneState::Dormant {
-                let pool = lane.pool;
-                self.forget_lane(key, pool);
-                self.hubs.by_user.remove(&user);
+    /// One message to every child that listens. Those that take none are closed when all have it.
+    fn fan_out(&mut self, key: Key<Topic>, frame: &[u8]) {
+        let Some(topic) = self.shared.hubs.topics.get_mut(key) else { return };
+        let listeners = std::mem::take(&mut topic.subscribers);
+        for child in &listeners {
+            if let Some(child) = self.children.get_mut(Key::from_bits(*child))
+                && !self.shared.append_push(child, frame)
+            {
+                self.shared.close(child);
             }
         }
+        if let Some(topic) = self.shared.hubs.topics.get_mut(key) {
+            topic.subscribers = listeners;
+        }
+    }
+
+    /// The upstream does not let anybody listen to this topic any more.
+    pub(in super::super) fn close_listeners(&mut self, topic: Key<Topic>) {
+        for child in self.listeners_of(topic) {
+            if let Some(child) = self.children.get_mut(child) {
+                log::warn!("its subscription is refused now: closing child {}", child.label());
+                self.shared.close(child);
+            }
+        }
+        self.shared.release_topic(topic);
+    }
+
+    fn listeners_of(&self, topic: Key<Topic>) -> Vec<Key<Child>> {
+        let topic = self.shared.hubs.topics.get(topic);
+        topic.iter().flat_map(|topic| &topic.subscribers).map(|child| Key::from_bits(*child)).collect()
+    }
+
+    /// The upstream has ended the subscription itself: the slot of a shard channel has moved.
+    pub(in super::super) fn topic_moved(&mut self, key: Key<Topic>) {
+        let Some(topic) = self.shared.hubs.topics.get_mut(key) else { return };
+        topic.wanted = false;
+        let change = Subscribe { family: topic.family, leave: true };
+        let name = topic.name.clone();
+        for child in self.listeners_of(key) {
+            let Some(child) = self.children.get_mut(child) else { continue };
+            self.shared.remove_subscriber(child, key);
+            let count = child.topics.as_ref().map_or(0, |own| own.count(change.family));
+            let mut out = Vec::new();
+            confirmation(&mut out, child.session.proto, change, Some(&name), count);
+            if !self.shared.append_push(child, &out) {
+                self.shared.close(child);
+            }
+        }
+    }
+
+    /// Children that wait for a confirmation ask for their fences on a new connection.
+    pub(in super::super) fn ask_fences_again(&mut self, user: UserId) {
+        let waits = |child: &Child| match child.topics.as_ref().filter(|own| own.user == user)?.fence {
+            Fence::Awaited(number) if child.hold == Hold::Topics => Some(number),
+            _ => None,
+        };
+        for (key, child) in self.children.iter() {
+            if let Some(number) = waits(child) {
+                self.shared.ask_upstream(user, Asked::Fence(key, number));
+            }
+        }
+    }
+
+    /// Children that listen may miss messages from now on: they end, or are told nothing.
+    pub(in super::super) fn subscribers_lost(&mut self, user: UserId, loss: Loss) {
+        let listeners = self.listeners(user);
+        match self.shared.env.settings.on_subscriber_loss {
+            OnSubscriberLoss::Close => {
+                for key in listeners {
+                    match (loss, self.children.get_mut(key)) {
+                        (Loss::Moved, Some(child)) => self.shared.finish(child),
+                        (Loss::Moved, None) => {}
+                        (Loss::Broken(_), _) => self.remove_child(key),
+                    }
+                }
+            }
+            OnSubscriberLoss::Resubscribe if !listeners.is_empty() => {
+                let count = listeners.len();
+                self.shared.env.counters.subscriber_gaps += 1;
+                log::warn!("{count} subscribers may have missed messages: subscribing again for them");
+            }
+            OnSubscriberLoss::Resubscribe => {}
+        }
+        self.shared.hub_goes_on(user, loss);
     }
 }

@@ -154,7 +154,10 @@ fn fewer_lanes_are_left_once_they_are_empty() {
     }
     sim.pass(1000);
     assert_eq!(sim.links(LaneRole::Shared).len(), 1);
-    assert_eq!(sim.broker.lanes.iter().filter(|(_, lane)| lane.role == LaneRole::Shared).count(), 1);
+    assert_eq!(
+        sim.broker.shared.connections.lanes.iter().filter(|(_, lane)| lane.role == LaneRole::Shared).count(),
+        1
+    );
     reloaded(&mut sim, "redis://sim/0", &[("lanes", "2")]);
     sim.frozen = vec![LaneRole::Shared];
     sim.send(children[0], "GET a");
@@ -212,7 +215,7 @@ fn waits_follow_the_new_timeouts() {
     let changes = [("pubsub", "leased"), ("child_in_flight_max", "3"), timeouts[0], timeouts[1]];
     reloaded(&mut sim, "redis://sim/0", &changes);
     let lane = sim.conns[&sim.links(LaneRole::Shared)[0]].lane;
-    assert_eq!(sim.broker.lanes.get(lane).map(|lane| lane.depth()), Some(3));
+    assert_eq!(sim.broker.shared.connections.lanes.get(lane).map(|lane| lane.depth()), Some(3));
     sim.pass(60);
     assert!(sim.received(a).starts_with("-BROKERLIMIT no leased connection within 50 ms"));
     sim.frozen.clear();

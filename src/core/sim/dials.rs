@@ -45,7 +45,13 @@ impl Sim {
             self.dials.refused.remove(&lane);
         }
         if self.broker.lane_link(lane) == Some(link) {
-            let ready = self.broker.lanes.get(lane).is_some_and(|lane| lane.state == LaneState::Ready);
+            let ready = self
+                .broker
+                .shared
+                .connections
+                .lanes
+                .get(lane)
+                .is_some_and(|lane| lane.state == LaneState::Ready);
             if ready && !std::mem::replace(&mut conn.ready, true) {
                 self.redis.ledger.truth.went_otherwise();
             }
@@ -76,12 +82,12 @@ impl Sim {
 
     /// Whether there is no room for one more connection: then a child that is told so is told the truth.
     pub(super) fn note_crowd(&mut self) {
-        let (broker, places) = (&self.broker, &self.broker.places);
+        let (broker, places) = (&self.broker, &self.broker.shared.connections.places);
         let full = places.open + places.closing + 3 >= broker.settings().upstream_connections_max;
         let lent = LeaseKind::ALL.into_iter().any(|kind| {
-            let line = broker.leases.line_ref(kind);
-            line.in_use + line.opening() >= broker.lease_cap(kind)
-                || places.leases >= broker.lease_places(kind)
+            let line = broker.shared.leases.line_ref(kind);
+            line.in_use + line.opening() >= broker.shared.lease_cap(kind)
+                || places.leases >= broker.shared.lease_places(kind)
         });
         self.redis.ledger.truth.set(Reason::Crowded, full || lent);
         self.redis.ledger.truth.set(Reason::Down, !self.broker.upstream_is_up());

@@ -130,8 +130,8 @@ impl Sim {
     fn dial(&mut self, lane: Key<Lane>) {
         self.next_link += 1;
         let link = self.next_link;
-        let dialled = self.broker.lanes.get(lane).expect("a lane to dial");
-        let (role, pool) = (dialled.role, &self.broker.pools[dialled.pool.0 as usize].key);
+        let dialled = self.broker.shared.connections.lanes.get(lane).expect("a lane to dial");
+        let (role, pool) = (dialled.role, &self.broker.shared.connections.pools[dialled.pool.0 as usize].key);
         let of = (pool.db, pool.proto);
         let under_way = self.dial_time > 0;
         let conn = super::Conn {

@@ -210,7 +210,15 @@ fn post_wild(sim: &mut Sim, child: &mut usize, bytes: &[u8]) {
 /// Bytes from the upstream that nobody has asked for.
 fn lie(sim: &mut Sim, which: u8, bytes: &[u8]) {
     let ready = |lane: &crate::core::lane::Lane| lane.state == LaneState::Ready;
-    let lanes: Vec<_> = sim.broker.lanes.iter().filter(|(_, lane)| ready(lane)).map(|(key, _)| key).collect();
+    let lanes: Vec<_> = sim
+        .broker
+        .shared
+        .connections
+        .lanes
+        .iter()
+        .filter(|(_, lane)| ready(lane))
+        .map(|(key, _)| key)
+        .collect();
     if let Some(lane) = lanes.get(usize::from(which / 8) % lanes.len().max(1)) {
         sim.broker.lane_input(*lane, bytes);
         sim.settle();

@@ -52,9 +52,9 @@ impl Sim {
 
     /// 15: places.
     fn check_places(&self) {
-        let (broker, places) = (&self.broker, &self.broker.places);
+        let (broker, places) = (&self.broker, &self.broker.shared.connections.places);
         let (mut open, mut leases, mut yielding) = (0, 0, 0);
-        for (_, lane) in broker.lanes.iter() {
+        for (_, lane) in broker.shared.connections.lanes.iter() {
             open += usize::from(lane.holds_place());
             leases += usize::from(lane.holds_place() && lane.role.counts_as_lease());
             yielding += usize::from(lane.state == LaneState::Yielding);
@@ -71,8 +71,8 @@ impl Sim {
                 ),
             );
         }
-        let waiting = |key: &Key<Lane>| broker.lanes.get(*key).map(|lane| lane.state);
-        for (key, lane) in broker.lanes.iter() {
+        let waiting = |key: &Key<Lane>| broker.shared.connections.lanes.get(*key).map(|lane| lane.state);
+        for (key, lane) in broker.shared.connections.lanes.iter() {
             let in_line = places.waiters.contains(&key) || places.parked.contains(&key);
             if lane.state == LaneState::Waiting && !in_line {
                 broken(13, "a lane waits for a place and stands in no line");
@@ -88,7 +88,7 @@ impl Sim {
         let broker = &self.broker;
         let (mut in_use, mut opening) = ([0; 3], [0; 3]);
         let mut taking_back = 0;
-        for (key, lane) in broker.lanes.iter() {
+        for (key, lane) in broker.shared.connections.lanes.iter() {
             opening[index(lane.opening_for)] += usize::from(lane.opening_for.is_some());
             let Some(lease) = &lane.lease else { continue };
             in_use[index(Some(lease.kind))] += 1;
@@ -99,19 +99,22 @@ impl Sim {
             }
         }
         for kind in LeaseKind::ALL {
-            let line = broker.leases.line_ref(kind);
+            let line = broker.shared.leases.line_ref(kind);
             let (kept, counted) =
                 ((line.in_use, line.opening()), (in_use[index(Some(kind))], opening[index(Some(kind))]));
             if kept != counted {
                 broken(15, &format!("{kind:?} leases (lent, opening): {kept:?} kept, {counted:?} counted"));
             }
         }
-        if broker.leases.taking_back != taking_back {
-            broken(15, &format!("taking back: {} kept, {taking_back} counted", broker.leases.taking_back));
+        if broker.shared.leases.taking_back != taking_back {
+            broken(
+                15,
+                &format!("taking back: {} kept, {taking_back} counted", broker.shared.leases.taking_back),
+            );
         }
-        for pool in &broker.pools {
+        for pool in &broker.shared.connections.pools {
             for key in &pool.idle {
-                let fits = broker.lanes.get(*key).is_some_and(|lane| {
+                let fits = broker.shared.connections.lanes.get(*key).is_some_and(|lane| {
                     lane.lease.is_none() && lane.state == LaneState::Ready && !lane.burnt && lane.is_idle()
                 });
                 if !fits {
@@ -124,7 +127,7 @@ impl Sim {
     /// 15: every slot is somebody's, and nobody waits for more than there is.
     fn check_slots(&self) {
         let mut owed: HashMap<Key<Child>, (u32, u32, usize)> = HashMap::new();
-        for (_, lane) in self.broker.lanes.iter() {
+        for (_, lane) in self.broker.shared.connections.lanes.iter() {
             let unproven = lane.withheld().iter().map(|withheld| &withheld.slot);
             for slot in lane.slots().chain(unproven).filter(|slot| slot.flags & FLAG_TIMED_OUT == 0) {
                 let owed = owed.entry(slot.child).or_default();
@@ -160,14 +163,14 @@ impl Sim {
                 );
             }
         }
-        for (_, lane) in broker.lanes.iter() {
+        for (_, lane) in broker.shared.connections.lanes.iter() {
             kept += lane.footprint;
             if lane.footprint != lane.measure() {
                 broken(14, &format!("a lane holds {} bytes, {} are known", lane.measure(), lane.footprint));
             }
         }
-        if broker.memory != kept {
-            broken(14, &format!("{kept} bytes are held, {} counted", broker.memory));
+        if broker.shared.env.memory != kept {
+            broken(14, &format!("{kept} bytes are held, {} counted", broker.shared.env.memory));
         }
         let bound = broker.settings().memory_max;
         if bound > 0 && kept > bound && !broker.children.is_empty() {
@@ -182,15 +185,17 @@ impl Sim {
             let stuck = match child.hold {
                 Hold::Drained => !child.is_under_way(),
                 Hold::InFlight | Hold::Blocked | Hold::Element => child.in_flight == 0,
-                Hold::Lane => !broker.lanes.iter().any(|(_, lane)| lane.held.contains(&key)),
+                Hold::Lane => {
+                    !broker.shared.connections.lanes.iter().any(|(_, lane)| lane.held.contains(&key))
+                }
                 Hold::Lease => child.lease.is_some() || child.wait.is_none(),
-                Hold::Guess => child.guess_at.is_none_or(|due| due < broker.now),
+                Hold::Guess => child.guess_at.is_none_or(|due| due < broker.shared.env.now),
                 _ => false,
             };
             if stuck {
                 broken(13, &format!("nothing will ever end {:?} of a child", child.hold));
             }
-            if child.lease.is_some_and(|held| broker.lanes.get(held.lane).is_none()) {
+            if child.lease.is_some_and(|held| broker.shared.connections.lanes.get(held.lane).is_none()) {
                 broken(15, "a child holds a lane that is gone");
             }
         }
@@ -200,10 +205,10 @@ impl Sim {
     fn check_forgotten(&self) {
         let broker = &self.broker;
         if broker.settings().memory_max > 0 && broker.has_work() {
-            let (held, actions) = (broker.memory, &broker.actions);
+            let (held, actions) = (broker.shared.env.memory, &broker.shared.env.actions);
             broken(13, &format!("work is left after a turn: {held} bytes held, actions {actions:?}"));
         }
-        for (key, lane) in broker.lanes.iter() {
+        for (key, lane) in broker.shared.connections.lanes.iter() {
             let writes = broker.lane_outgoing(key).is_some_and(|(_, bytes)| !bytes.is_empty());
             let known = self.conns.get(&lane.link).is_none_or(|conn| conn.blocked);
             if writes && !known {
@@ -227,7 +232,7 @@ impl Sim {
 
     /// 6: on a lane nobody uses and no byte travels on, the connection is as it was greeted.
     fn check_remains(&self) {
-        for (key, lane) in self.broker.lanes.iter() {
+        for (key, lane) in self.broker.shared.connections.lanes.iter() {
             let ready = lane.state == LaneState::Ready && lane.is_idle() && lane.lease.is_none();
             let Some(conn) = self.conns.get(&lane.link).filter(|_| ready) else { continue };
             let Some(client) = self.redis.clients.get(&lane.link) else { continue };
@@ -235,7 +240,7 @@ impl Sim {
             if !conn.to_redis.is_empty() || !client.input.is_empty() || !shared {
                 continue;
             }
-            let pool = &self.broker.pools[lane.pool.0 as usize].key;
+            let pool = &self.broker.shared.connections.pools[lane.pool.0 as usize].key;
             let clean = client.multi.is_none()
                 && client.watched.is_empty()
                 && client.blocked.is_none()

@@ -495,7 +495,7 @@ impl Player {
         let Some(link) = self.a_link() else { return };
         let conn = &self.sim.conns[&link];
         let (lane, whole) = (conn.lane, conn.to_broker.is_empty() && !conn.leaving && !conn.ended);
-        let state = self.sim.broker.lanes.get(lane);
+        let state = self.sim.broker.shared.connections.lanes.get(lane);
         let Some((idle, input)) = state
             .filter(|lane| lane.state == LaneState::Ready && lane.link == link)
             .map(|lane| (!lane.has_written(), lane.input.len()))
@@ -518,7 +518,7 @@ impl Player {
         let Some(link) = self.a_link() else { return };
         let always = self.sim.broker.settings().integrity == Integrity::Always;
         let conn = self.sim.conns.get_mut(&link).expect("just picked");
-        let guarded = self.sim.broker.lanes.get(conn.lane).is_some_and(|lane| {
+        let guarded = self.sim.broker.shared.connections.lanes.get(conn.lane).is_some_and(|lane| {
             lane.link == link && lane.state == LaneState::Ready && lane.input.is_empty() && lane.is_guarded()
         });
         if conn.role != LaneRole::Shared || !always || !guarded || self.tampered.contains(&link) {
@@ -571,7 +571,7 @@ impl Player {
         let url = if self.moved { own.replace("sim", "other") } else { own.to_owned() };
         self.sim.broker.reload(settings, parse_upstream(&url).expect("a URL"));
         // Those above the cap take no place from whoever needs none of theirs.
-        self.sim.over_max |= self.sim.broker.has_lease_too_many();
+        self.sim.over_max |= self.sim.broker.shared.has_lease_too_many();
         self.count("reload");
     }
 
