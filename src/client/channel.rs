@@ -6,7 +6,7 @@ use super::mux::Pending;
 use crate::base::bytes::ByteQueue;
 use crate::base::clock::Millis;
 use crate::base::key::Key;
-use crate::resp::ReplyScanner;
+use crate::resp::{Inbox, ReplyScanner};
 use std::collections::VecDeque;
 
 /// Bytes handed to the socket's queue at once: what lies there cannot be taken back.
@@ -98,9 +98,7 @@ pub(super) struct Channel {
     pub(super) sent: VecDeque<Sent>,
     /// Bytes the socket has not taken yet.
     pub(super) out: ByteQueue,
-    /// The beginning of a reply.
-    pub(super) input: ByteQueue,
-    pub(super) scanner: ReplyScanner,
+    pub(super) inbox: Inbox<ReplyScanner>,
     pub(super) greeting: VecDeque<Step>,
     /// MULTI's error, if this user may not.
     pub(super) no_multi: Option<Box<[u8]>>,
@@ -120,8 +118,7 @@ impl Channel {
             waiting_bytes: ByteQueue::default(),
             sent: VecDeque::new(),
             out: ByteQueue::default(),
-            input: ByteQueue::default(),
-            scanner: ReplyScanner::default(),
+            inbox: Inbox::default(),
             greeting: VecDeque::new(),
             no_multi: None,
             failures: 0,
@@ -221,8 +218,7 @@ impl Channel {
                 });
             }
         }
-        self.input = ByteQueue::default();
-        self.scanner = ReplyScanner::default();
+        self.inbox.clear();
         self.greeting.clear();
         (lost, returned)
     }

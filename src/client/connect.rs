@@ -48,19 +48,15 @@ impl Mux {
         }
     }
 
-    /// A reply to it; false if the connection has come to its end.
-    pub(super) fn greeted(&mut self, key: Key<Channel>, frame: &[u8]) -> bool {
-        let Some(channel) = self.channels.get_mut(key) else { return false };
+    /// A reply to it.
+    pub(super) fn greeted(&mut self, key: Key<Channel>, frame: &[u8]) {
+        let Some(channel) = self.channels.get_mut(key) else { return };
         let step = channel.greeting.pop_front();
         let refused = frame.first() == Some(&b'-');
         match step {
-            Some(Step::Hello | Step::Select) if refused => {
-                self.turned_away(key, frame);
-                return false;
-            }
+            Some(Step::Hello | Step::Select) if refused => return self.turned_away(key, frame),
             Some(Step::Hello) if !matches!(frame.first(), Some(b'%' | b'*')) => {
-                self.desync(key, "no answer to HELLO");
-                return false;
+                return self.desync(key, "no answer to HELLO");
             }
             Some(Step::Multi) => channel.no_multi = refused.then(|| frame.into()),
             _ => {}
@@ -68,7 +64,6 @@ impl Mux {
         if channel.greeting.is_empty() {
             self.ready(key);
         }
-        true
     }
 
     pub(super) fn ready(&mut self, key: Key<Channel>) {

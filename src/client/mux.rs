@@ -6,11 +6,12 @@ use super::channel::{Channel, Purpose, State, Waiting};
 use super::guard::{self, Tracked, Way};
 use super::request::{Event, Fault, Outcome, Refusal, Request};
 use super::topics::{Family, Joined, Subscription, Topics};
+use crate::base::bytes::Spares;
 use crate::base::clock::Millis;
 use crate::base::key::{Arena, Key};
 use crate::base::seed::seed;
 use crate::config::ClientSettings;
-use crate::resp::{Tree, encode};
+use crate::resp::{ReplyScanner, Tree, encode};
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 
@@ -75,6 +76,9 @@ pub(super) struct Mux {
     pub(super) told: VecDeque<Told>,
     pub(super) actions: Vec<Action>,
     pub(super) dirty: Vec<Key<Channel>>,
+    /// For whichever channel is read and not inside a reply.
+    pub(super) scanner: ReplyScanner,
+    pub(super) spares: Spares,
     /// Settings made by accepted commands, to be made again.
     pub(super) again: Vec<(Tracked, Vec<u8>)>,
     /// Whether the main connection was last said to be there; `None` before the first word.
@@ -109,6 +113,8 @@ impl Mux {
             told: VecDeque::new(),
             actions: Vec::new(),
             dirty: Vec::new(),
+            scanner: ReplyScanner::default(),
+            spares: Spares::default(),
             again: Vec::new(),
             said_connected: None,
             closed: false,
@@ -547,33 +553,6 @@ impl Mux {
     /// The channel of requests.
     pub(super) fn main(&self) -> Key<Channel> {
         self.main
-    }
-
-    /// Bytes have arrived.
-    pub(super) fn input(&mut self, key: Key<Channel>, bytes: &[u8]) {
-        let Some(channel) = self.channels.get_mut(key) else { return };
-        if !channel.is_connected() {
-            return;
-        }
-        let mut input = std::mem::take(&mut channel.input);
-        let whole = if input.is_empty() {
-            bytes
-        } else {
-            input.append(bytes);
-            input.as_slice()
-        };
-        let (used, at_least) = self.take_frames(key, whole);
-        let left = whole.len() - used;
-        let Some(channel) = self.channels.get_mut(key).filter(|channel| channel.is_connected()) else {
-            return;
-        };
-        if input.is_empty() {
-            input.reserve(at_least.clamp(left, left + (1 << 16)));
-            input.append(&bytes[used..]);
-        } else {
-            input.consume(used);
-        }
-        channel.input = input;
     }
 
     pub(super) fn complete(&mut self, key: Key<Pending>, outcome: Outcome) {

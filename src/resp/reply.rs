@@ -107,6 +107,16 @@ impl ReplyScanner {
         (self.pos, self.searched, self.left, self.depth) = (0, 0, 1, 0);
     }
 
+    /// Whether nothing of a reply is remembered: the scanner stands at its start.
+    pub fn is_idle(&self) -> bool {
+        self.pos == 0 && self.searched == 0
+    }
+
+    /// Heap bytes held.
+    pub fn footprint(&self) -> usize {
+        self.outer.capacity() * size_of::<(u64, u32)>()
+    }
+
     /// Reads one value or the header of one. Changes nothing but `searched` unless it succeeds.
     fn value(&mut self, bytes: &[u8]) -> Result<(), Stop> {
         let rest = bytes.get(self.pos..).unwrap_or_default();
