@@ -8,4 +8,5 @@ pub mod fork;
 pub mod key;
 pub mod limits;
 pub mod log_limit;
+pub mod pipeline;
 pub mod seed;

@@ -12,9 +12,9 @@ use super::pool::PoolId;
 use crate::base::bytes::ByteQueue;
 use crate::base::clock::Millis;
 use crate::base::key::Key;
+use crate::base::pipeline::{Entry, Pipeline};
 use crate::command::CommandId;
 use crate::resp::ReplyScanner;
-use std::collections::VecDeque;
 
 /// What a lane is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -149,6 +149,16 @@ pub(crate) struct Slot {
 
 const _: () = assert!(std::mem::size_of::<Slot>() <= 24, "a slot is small and fixed");
 
+impl Entry for Slot {
+    fn end(&self) -> u64 {
+        self.end
+    }
+
+    fn is_bound_to_next(&self) -> bool {
+        self.flags & FLAG_UNIT != 0
+    }
+}
+
 impl Slot {
     /// Whether a child waits for just this reply.
     pub(super) fn is_owed_to_a_child(&self) -> bool {
@@ -176,17 +186,12 @@ pub struct Lane {
     pub(super) state: LaneState,
     /// The driver's handle for the connection; opaque here.
     pub link: usize,
-    fifo: VecDeque<Slot>,
-    /// Where the last answered slot ended; the front slot starts here.
-    answered: u64,
-    /// The front slot is of a unit of which slots have been answered: it belongs to the connection that did.
-    inside_unit: bool,
-    /// Requests on their way.
-    pub(super) out: ByteQueue,
+    /// Requests on their way, and the FIFO of their slots.
+    pub(super) out: Pipeline<Slot>,
     pub(super) handshake: Option<Handshake>,
     pub(super) input: ByteQueue,
     pub(super) scanner: ReplyScanner,
-    /// Replies that have come and wait for their canary; older than everything in `fifo`.
+    /// Replies that have come and wait for their canary; older than every slot in `out`.
     withheld: Vec<Withheld>,
     /// Heap bytes of these.
     withheld_bytes: usize,
@@ -240,10 +245,7 @@ impl Lane {
             role,
             state: LaneState::Dormant,
             link: usize::MAX,
-            fifo: VecDeque::new(),
-            answered: 0,
-            inside_unit: false,
-            out: ByteQueue::default(),
+            out: Pipeline::default(),
             handshake: None,
             input: ByteQueue::default(),
             scanner: ReplyScanner::default(),
@@ -313,56 +315,42 @@ impl Lane {
         flags: u8,
         now: Millis,
     ) {
-        if self.fifo.is_empty() {
+        if self.out.is_idle() {
             // A stall is counted from the first unanswered request, not from the last idle reply.
             self.last_reply = now;
             self.front_since = now;
         }
-        self.out.append(bytes);
         self.last_used = now;
-        self.fifo.push_back(Slot {
-            child,
-            end: self.out.appended(),
-            stamp: now as u32,
-            command,
-            kind,
-            flags,
-        });
+        self.out.push(bytes, |end| Slot { child, end, stamp: now as u32, command, kind, flags });
     }
 
     /// The slot whose reply comes next.
     pub(super) fn front(&self) -> Option<&Slot> {
-        self.fifo.front()
+        self.out.front()
     }
 
     /// The slot put on it last.
     pub(super) fn back(&self) -> Option<&Slot> {
-        self.fifo.back()
+        self.out.back()
     }
 
     /// Whether a canary stands behind every request on it.
     #[cfg(test)]
     pub(super) fn is_guarded(&self) -> bool {
-        self.fifo.iter().all(|slot| slot.flags & FLAG_GUARDED != 0 || slot.kind == SlotKind::Canary)
+        self.out.iter().all(|slot| slot.flags & FLAG_GUARDED != 0 || slot.kind == SlotKind::Canary)
     }
 
     /// All slots, oldest first.
     #[cfg(test)]
     pub(super) fn slots(&self) -> impl Iterator<Item = &Slot> {
-        self.fifo.iter()
+        self.out.iter()
     }
 
     /// Takes the slot a complete reply belongs to. `None` is a desync: nobody asked, or the question has
     /// not even left.
     pub(super) fn pop(&mut self) -> Option<Slot> {
-        if self.fifo.front()?.end > self.out.consumed() {
-            return None;
-        }
-        let slot = self.take_front()?;
-        self.inside_unit = slot.flags & FLAG_UNIT != 0;
-        if self.fifo.is_empty() && self.fifo.capacity() > 1024 {
-            self.fifo = VecDeque::new();
-        }
+        let slot = self.out.take_answered()?;
+        self.forget_timed_out(1);
         Some(slot)
     }
 
@@ -370,25 +358,26 @@ impl Lane {
     pub(super) fn take_half_written(&mut self) -> Option<Slot> {
         let of_a_child =
             |slot: &Slot| !matches!(slot.kind, SlotKind::Canary | SlotKind::Question | SlotKind::Proof);
-        if self.has_written() && self.front().is_some_and(of_a_child) { self.take_front() } else { None }
+        if !self.has_written() || !self.front().is_some_and(of_a_child) {
+            return None;
+        }
+        self.forget_timed_out(1);
+        self.out.take_front()
     }
 
-    /// The oldest slot leaves, answered or not.
-    fn take_front(&mut self) -> Option<Slot> {
-        let slot = self.fifo.pop_front()?;
-        self.answered = slot.end;
-        self.timed_out = self.timed_out.saturating_sub(1);
-        Some(slot)
+    /// So many slots have left the front.
+    fn forget_timed_out(&mut self, count: usize) {
+        self.timed_out = self.timed_out.saturating_sub(count);
     }
 
     /// Whether nothing is waiting: no slot, written or not, and no reply for its canary.
     pub(super) fn is_idle(&self) -> bool {
-        self.fifo.is_empty() && self.withheld.is_empty()
+        self.out.is_idle() && self.withheld.is_empty()
     }
 
     /// Where the next canary ends that has no reply yet.
     pub(super) fn next_canary(&self) -> Option<u64> {
-        self.fifo.iter().find(|slot| slot.kind == SlotKind::Canary).map(|slot| slot.end)
+        self.out.iter().find(|slot| slot.kind == SlotKind::Canary).map(|slot| slot.end)
     }
 
     /// Keeps a reply until the canary behind it has come.
@@ -410,17 +399,17 @@ impl Lane {
 
     /// Requests that wait for their reply, the broker's canaries not counted.
     pub(super) fn owed(&self) -> usize {
-        self.fifo.iter().filter(|slot| slot.kind != SlotKind::Canary).count() + self.withheld.len()
+        self.out.iter().filter(|slot| slot.kind != SlotKind::Canary).count() + self.withheld.len()
     }
 
     /// How many slots wait.
     pub(super) fn depth(&self) -> usize {
-        self.fifo.len()
+        self.out.depth()
     }
 
     /// Whether the front slot's request has begun to leave: one byte handed to the socket is enough.
     pub(super) fn has_written(&self) -> bool {
-        !self.fifo.is_empty() && self.answered < self.out.consumed()
+        self.out.has_written()
     }
 
     /// Whether the connection is still needed for what was written on it.
@@ -445,45 +434,23 @@ impl Lane {
     pub(super) fn wrote(&mut self, count: usize) {
         match &mut self.handshake {
             Some(handshake) if self.state == LaneState::Handshaking => handshake.wrote(count),
-            _ => self.out.consume(count),
+            _ => self.out.wrote(count),
         }
     }
 
     /// Stops writing at the end of the request that has begun to leave.
     pub(super) fn begin_yield(&mut self) {
-        self.yield_end = self.end_of_written();
+        self.yield_end = self.out.end_of_written();
         self.set_state(LaneState::Yielding);
-    }
-
-    /// Offset where the last unit ends of which a byte has left.
-    fn end_of_written(&self) -> u64 {
-        let consumed = self.out.consumed();
-        let (mut start, mut end, mut in_unit) = (self.answered, self.answered, self.inside_unit);
-        for slot in &self.fifo {
-            if start >= consumed && !in_unit {
-                break;
-            }
-            end = slot.end;
-            start = slot.end;
-            in_unit = slot.flags & FLAG_UNIT != 0;
-        }
-        end
     }
 
     /// The connection is gone: takes every slot of which a byte may have left (a block counts as one), and
     /// drops the unsent rest of the last of them. What remains has never been written.
     pub(super) fn take_written(&mut self) -> Vec<Slot> {
-        let end = self.end_of_written();
+        let written = self.out.take_written();
+        self.forget_timed_out(written.len());
         // Replies without proof are none.
-        let mut lost: Vec<Slot> = self.take_withheld().into_iter().map(|withheld| withheld.slot).collect();
-        while self.fifo.front().is_some_and(|slot| slot.end <= end) {
-            lost.extend(self.take_front());
-        }
-        let unsent = end.saturating_sub(self.out.consumed()) as usize;
-        self.out.consume(unsent);
-        self.answered = self.answered.max(end);
-        self.inside_unit = false;
-        lost
+        self.take_withheld().into_iter().map(|withheld| withheld.slot).chain(written).collect()
     }
 
     /// Nothing that was half said on the connection is of any use to the next one.
@@ -496,11 +463,8 @@ impl Lane {
 
     /// Takes every slot left, written or not; the lane will not be used again for them.
     pub(super) fn take_all(&mut self) -> Vec<Slot> {
-        self.out.consume(self.out.len());
-        self.answered = self.out.consumed();
-        self.inside_unit = false;
         self.timed_out = 0;
-        std::mem::take(&mut self.fifo).into()
+        self.out.take_all()
     }
 
     /// Takes slots that have waited `timeout` or longer without being written. Only while nothing is
@@ -508,13 +472,10 @@ impl Lane {
     pub(super) fn take_expired(&mut self, now: Millis, timeout: Millis) -> Vec<Slot> {
         debug_assert!(!self.has_written());
         let mut expired = Vec::new();
-        while let Some(slot) = self.fifo.front().copied() {
-            if u64::from(slot.age(now)) < timeout {
-                break;
-            }
-            self.out.consume((slot.end - self.answered) as usize);
-            expired.extend(self.take_front());
+        while self.front().is_some_and(|slot| u64::from(slot.age(now)) >= timeout) {
+            expired.extend(self.out.take_unwritten(|slot, _| slot));
         }
+        self.forget_timed_out(expired.len());
         expired
     }
 
@@ -528,7 +489,7 @@ impl Lane {
                 slot.flags |= FLAG_TIMED_OUT;
             }
         }
-        while let Some(slot) = self.fifo.get_mut(self.timed_out) {
+        while let Some(slot) = self.out.get_mut(self.timed_out) {
             if slot.flags & FLAG_TIMED_OUT != 0 {
                 // It was told already, for what stood in front of it.
                 self.timed_out += 1;
@@ -556,13 +517,12 @@ impl Lane {
             slot.flags |= FLAG_TIMED_OUT;
             told
         };
-        self.fifo.iter_mut().filter(behind).map(mark).collect()
+        self.out.iter_mut().filter(behind).map(mark).collect()
     }
 
     /// Heap bytes it holds.
     pub(super) fn measure(&self) -> usize {
-        let slots = self.fifo.capacity() * std::mem::size_of::<Slot>();
-        self.out.capacity() + self.input.capacity() + slots + self.withheld_bytes
+        self.out.footprint() + self.input.capacity() + self.withheld_bytes
     }
 
     /// Gives the front slot to the next other child that waits, and that child's slot to its own: each
@@ -571,11 +531,11 @@ impl Lane {
     #[cfg(feature = "sabotage")]
     pub(super) fn swap_front(&mut self, is_alive: impl Fn(Key<Child>) -> bool) {
         let fits = |slot: &Slot| slot.kind == SlotKind::Relay && is_alive(slot.child);
-        let Some(front) = self.fifo.front().filter(|slot| fits(slot)).map(|slot| slot.child) else { return };
-        let other = self.fifo.iter().position(|slot| slot.child != front && fits(slot));
-        if let Some(other) = other {
-            self.fifo[0].child = self.fifo[other].child;
-            self.fifo[other].child = front;
+        let Some(front) = self.front().filter(|slot| fits(slot)).map(|slot| slot.child) else { return };
+        let other = self.out.iter_mut().find(|slot| slot.child != front && fits(slot));
+        let other = other.map(|slot| std::mem::replace(&mut slot.child, front));
+        if let (Some(other), Some(slot)) = (other, self.out.front_mut()) {
+            slot.child = other;
         }
     }
 }
@@ -592,56 +552,29 @@ mod tests {
         lane
     }
 
-    #[test]
-    fn a_byte_that_left_makes_the_request_written() {
-        let mut lane = lane(&[(b"aaaa", 0), (b"bbbb", 0), (b"cccc", 0)]);
-        assert!(!lane.has_written());
-        lane.out.consume(5);
-        let lost = lane.take_written();
-        assert_eq!(lost.iter().map(|slot| slot.end).collect::<Vec<_>>(), [4, 8]);
-        assert_eq!(lane.out.as_slice(), b"cccc", "the rest of b is dropped, c has never left");
-        assert_eq!(lane.depth(), 1);
-        assert!(!lane.has_written());
-    }
-
+    /// The arithmetic is the pipeline's, which must be told what a unit is.
     #[test]
     fn a_block_is_lost_as_a_whole() {
         let mut lane = lane(&[(b"multi", FLAG_UNIT), (b"set", FLAG_UNIT), (b"exec", 0), (b"get", 0)]);
-        lane.out.consume(1);
+        lane.wrote(1);
         assert_eq!(lane.take_written().len(), 3);
         assert_eq!(lane.out.as_slice(), b"get");
     }
 
     #[test]
-    fn a_block_whose_first_reply_has_come_is_lost_as_a_whole_too() {
-        let mut lane = lane(&[(b"multi", FLAG_UNIT), (b"set", FLAG_UNIT), (b"exec", 0), (b"get", 0)]);
-        lane.out.consume(4);
-        assert!(lane.pop().is_none(), "a reply to what has not left whole is a desync");
-        lane.out.consume(1);
-        assert!(lane.pop().is_some(), "MULTI is answered while the rest of the block is still here");
-        assert_eq!(lane.take_written().len(), 2, "SET and EXEC mean nothing without it");
-        assert_eq!(lane.out.as_slice(), b"get");
-    }
-
-    #[test]
-    fn nothing_written_means_nothing_lost() {
-        let mut lane = lane(&[(b"aaaa", 0)]);
-        assert!(lane.take_written().is_empty());
-        assert_eq!(lane.out.as_slice(), b"aaaa");
-        lane.out.consume(4);
-        assert_eq!(lane.pop().map(|slot| slot.end), Some(4));
-        assert!(lane.pop().is_none());
+    fn what_has_waited_too_long_unwritten_is_taken() {
+        let mut lane = lane(&[]);
         lane.push(b"bb", Key::NONE, 0, SlotKind::Relay, 0, 7);
-        assert!(lane.pop().is_none(), "a reply before the request has left is a desync");
+        lane.push(b"cc", Key::NONE, 0, SlotKind::Relay, 0, 8);
         assert_eq!(lane.take_expired(7, 1).len(), 0);
         assert_eq!(lane.take_expired(8, 1).len(), 1);
-        assert!(lane.out.is_empty());
+        assert_eq!(lane.out.as_slice(), b"cc");
     }
 
     #[test]
     fn timed_out_slots_are_reported_once_and_stay() {
         let mut lane = lane(&[(b"a", 0), (b"b", 0)]);
-        lane.out.consume(2);
+        lane.wrote(2);
         assert_eq!(lane.time_out(10, 5).len(), 2);
         assert_eq!(lane.time_out(10, 5).len(), 0);
         assert_eq!(lane.pop().map(|slot| slot.flags & FLAG_TIMED_OUT), Some(FLAG_TIMED_OUT));
@@ -650,7 +583,7 @@ mod tests {
     #[test]
     fn slots_that_were_told_are_told_once_whatever_becomes_of_their_connection() {
         let mut lane = lane(&[(b"a", 0), (b"b", 0), (b"c", 0)]);
-        lane.out.consume(1);
+        lane.wrote(1);
         assert_eq!(lane.time_out(10, 5).len(), 3, "of those that have not left too");
         assert_eq!(lane.take_written().len(), 1);
         assert_eq!(lane.time_out(10, 5).len(), 0, "b and c were told");
