@@ -28,24 +28,26 @@ impl Mux {
         if let Some(name) = &settings.client_name {
             hello.extend([&b"SETNAME"[..], name.as_bytes()]);
         }
-        let out = channel.out.tail();
-        encode::request(out, &hello);
-        channel.greeting.push_back(Step::Hello);
-        if let Some(db) = settings.client_db {
-            encode::request(out, &[b"SELECT", db.to_string().as_bytes()]);
-            channel.greeting.push_back(Step::Select);
-        }
-        if self.profile.direct && matches!(channel.purpose, Purpose::Main | Purpose::Session) {
-            encode::request(out, &[b"MULTI"]);
-            encode::request(out, &[b"DISCARD"]);
-            channel.greeting.extend([Step::Multi, Step::Discard]);
-        }
-        if channel.purpose == Purpose::Main {
-            for (_, bytes) in &self.again {
-                out.extend_from_slice(bytes);
-                channel.greeting.push_back(Step::Again);
+        let steps = &mut channel.greeting;
+        channel.out.write_unasked(|out| {
+            encode::request(out, &hello);
+            steps.push_back(Step::Hello);
+            if let Some(db) = settings.client_db {
+                encode::request(out, &[b"SELECT", db.to_string().as_bytes()]);
+                steps.push_back(Step::Select);
             }
-        }
+            if self.profile.direct && matches!(channel.purpose, Purpose::Main | Purpose::Session) {
+                encode::request(out, &[b"MULTI"]);
+                encode::request(out, &[b"DISCARD"]);
+                steps.extend([Step::Multi, Step::Discard]);
+            }
+            if channel.purpose == Purpose::Main {
+                for (_, bytes) in &self.again {
+                    out.extend_from_slice(bytes);
+                    steps.push_back(Step::Again);
+                }
+            }
+        });
     }
 
     /// A reply to it.
@@ -71,7 +73,7 @@ impl Mux {
         channel.set_state(State::Ready);
         channel.failures = 0;
         match channel.purpose {
-            Purpose::Messages => self.topics.ask_all(channel.out.tail()),
+            Purpose::Messages => channel.out.write_unasked(|out| self.topics.ask_all(out)),
             Purpose::Main => self.say(true, None),
             Purpose::Blocking | Purpose::Session => {}
         }
@@ -137,7 +139,7 @@ impl Mux {
 
     pub(super) fn fail_waiting(&mut self, key: Key<Channel>, fault: Fault) {
         while let Some(channel) = self.channels.get_mut(key)
-            && let Some(request) = channel.waiting.front().map(|front| front.request)
+            && let Some(request) = channel.line.front().map(|front| front.request)
         {
             self.waiting_bytes -= channel.drop_front();
             self.complete(request, Err(fault));
@@ -162,7 +164,7 @@ impl Mux {
         match purpose {
             Purpose::Session => self.end_for_good(key),
             Purpose::Main if !again => self.end_for_good(key),
-            Purpose::Blocking if self.channels.get(key).is_some_and(|channel| channel.waiting.is_empty()) => {
+            Purpose::Blocking if self.channels.get(key).is_some_and(|channel| channel.line.is_idle()) => {
                 self.remove(key);
             }
             Purpose::Main if !self.profile.eager && self.line_is_empty(key) => {
@@ -179,7 +181,7 @@ impl Mux {
     }
 
     pub(super) fn line_is_empty(&self, key: Key<Channel>) -> bool {
-        self.channels.get(key).is_none_or(|channel| channel.waiting.is_empty())
+        self.channels.get(key).is_none_or(|channel| channel.line.is_idle())
     }
 
     /// Tries again after a pause that grows with every failure; at once after the first.
@@ -228,7 +230,7 @@ impl Mux {
         self.drop_connection(key);
         self.idle.retain(|idle| *idle != key);
         if let Some(channel) = self.channels.remove(key) {
-            self.waiting_bytes -= channel.waiting.iter().map(|waiting| waiting.len).sum::<usize>();
+            self.waiting_bytes -= channel.line.len();
         }
     }
 

@@ -147,11 +147,12 @@ impl Mux {
             self.prune_deadlines();
         }
         if let Some(channel) = self.channels.get_mut(channel) {
-            let waiting = Waiting { request: key, len: 0, replies, since: self.now, tracked };
-            self.waiting_bytes += channel.push(waiting, |out| match request {
+            let write = |out: &mut Vec<u8>| match request {
                 Request::Command(words) => encode::request(out, words),
                 Request::Transaction(block) => block.write(out),
-            });
+            };
+            let make = |end| Waiting { request: key, end, replies, since: self.now, tracked };
+            self.waiting_bytes += channel.push(write, make);
         }
         self.want(channel);
         self.mark(channel);
@@ -323,7 +324,7 @@ impl Mux {
         if let Some(channel) = self.channels.get_mut(messages)
             && channel.state == State::Ready
         {
-            self.topics.ask(family, name, join, channel.out.tail());
+            channel.out.write_unasked(|out| self.topics.ask(family, name, join, out));
             self.mark(messages);
         }
     }
@@ -370,7 +371,7 @@ impl Mux {
 
     /// Whether there are requests of which nothing has been sent.
     pub(super) fn is_waiting(&self) -> bool {
-        self.channels.iter().any(|(_, channel)| !channel.waiting.is_empty())
+        self.channels.iter().any(|(_, channel)| !channel.line.is_idle())
     }
 
     /// Whether requests can be sent.
@@ -436,7 +437,7 @@ impl Mux {
         let patience = self.profile.settings.client_queue_timeout;
         while let Some(channel) = self.channels.get_mut(key)
             && channel.state != State::Ready
-            && let Some(front) = channel.waiting.front()
+            && let Some(front) = channel.line.front()
         {
             let (request, since) = (front.request, front.since.max(channel.down_since));
             if self.requests.get(request).is_some() && since + patience > self.now {
@@ -446,8 +447,7 @@ impl Mux {
             self.complete(request, Err(Fault::NotSent));
         }
         let Some(channel) = self.channels.get(key) else { return };
-        if channel.purpose == Purpose::Blocking && channel.state != State::Ready && channel.waiting.is_empty()
-        {
+        if channel.purpose == Purpose::Blocking && channel.state != State::Ready && channel.line.is_idle() {
             self.remove(key);
         }
     }
@@ -472,7 +472,7 @@ impl Mux {
                 }
                 State::Idle | State::Ready | State::Dead => None,
             };
-            let front = channel.waiting.front().filter(|_| channel.state != State::Ready);
+            let front = channel.line.front().filter(|_| channel.state != State::Ready);
             let front = front.map(|front| front.since.max(channel.down_since) + patience);
             state.into_iter().chain(front).min()
         };
@@ -532,7 +532,7 @@ impl Mux {
     pub(super) fn refuse_transactions(&mut self, key: Key<Channel>) {
         let Some(channel) = self.channels.get(key) else { return };
         let Some(error) = channel.no_multi.clone() else { return };
-        let blocks = channel.waiting.iter().filter(|waiting| waiting.replies > 1);
+        let blocks = channel.line.iter().filter(|waiting| waiting.replies > 1);
         for request in blocks.map(|waiting| waiting.request).collect::<Vec<_>>() {
             self.complete(request, Tree::parse(&error).ok_or(Fault::Protocol));
         }
@@ -541,7 +541,7 @@ impl Mux {
     /// The socket has taken `count` bytes.
     pub(super) fn wrote(&mut self, key: Key<Channel>, count: usize) {
         if let Some(channel) = self.channels.get_mut(key) {
-            channel.out.consume(count);
+            channel.out.wrote(count);
         }
     }
 

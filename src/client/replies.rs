@@ -49,7 +49,7 @@ impl Mux {
         if channel.purpose == Purpose::Messages {
             return self.subscription_refused(key, frame);
         }
-        let Some(front) = channel.sent.front_mut() else {
+        let Some(front) = channel.out.front_mut() else {
             return self.desync(key, "a reply nobody asked for");
         };
         front.left -= 1;
@@ -59,13 +59,13 @@ impl Mux {
             }
             return;
         }
-        if let Some(sent) = channel.sent.pop_front() {
+        if let Some(sent) = channel.out.take_front() {
             self.answered(key, sent, frame);
         }
     }
 
     pub(super) fn answered(&mut self, key: Key<Channel>, sent: Sent, frame: &[u8]) {
-        if let (Some(tracked), b"+OK\r\n") = (sent.tracked, frame) {
+        if let (Some(tracked), b"+OK\r\n") = (sent.asked.tracked, frame) {
             self.remember(tracked, &sent);
         }
         // Why nothing was executed, where Redis said so earlier.
@@ -80,7 +80,7 @@ impl Mux {
             }
             None => Tree::parse(told).ok_or(Fault::Protocol),
         };
-        self.complete(sent.request, outcome);
+        self.complete(sent.asked.request, outcome);
         let keep = self.idle.len() < BLOCKING_KEPT;
         match self.channels.get(key).map(|channel| channel.purpose) {
             Some(Purpose::Blocking) if keep => self.idle.push(key),
