@@ -1,6 +1,8 @@
 //! Which way a command goes: on the connection that all requests share, on one of its own, or nowhere, because it
 //! would change the shared connection under the feet of others. Knows names only; a server may know more of them.
 
+use crate::command;
+
 /// Where a command may go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Way {
@@ -45,7 +47,7 @@ pub(super) fn shared(words: &[&[u8]]) -> Result<Way, &'static str> {
         "BLPOP" | "BRPOP" | "BRPOPLPUSH" | "BLMOVE" | "BLMPOP" | "BZPOPMIN" | "BZPOPMAX" | "BZMPOP" => {
             Ok(Way::Blocking)
         }
-        "XREAD" | "XREADGROUP" if has_block(words) => Ok(Way::Blocking),
+        "XREAD" | "XREADGROUP" if command::stream_blocks(words) => Ok(Way::Blocking),
         _ => session(words).map(|()| Way::Shared),
     }
 }
@@ -85,12 +87,6 @@ fn client(words: &[&[u8]]) -> Result<Way, &'static str> {
         ("SETINFO", "LIB-VER") => Ok(Way::Tracked(Tracked::LibVersion)),
         _ => Ok(Way::Shared),
     }
-}
-
-/// Whether BLOCK stands among the options of XREAD or XREADGROUP, which end at STREAMS.
-fn has_block(words: &[&[u8]]) -> bool {
-    let options = words.iter().skip(1).take_while(|word| !word.eq_ignore_ascii_case(b"STREAMS"));
-    options.into_iter().any(|word| word.eq_ignore_ascii_case(b"BLOCK"))
 }
 
 /// A word in upper case; none of those looked for is longer.
@@ -153,6 +149,26 @@ mod tests {
         for line in ["BLPOP k 0", "xread block 0 streams s $", "XREADGROUP GROUP g c BLOCK 1 STREAMS s >"] {
             assert_eq!(shared(&words(line)), Ok(Way::Blocking), "{line}");
             assert!(in_transaction(&words(line)).is_ok(), "in a transaction nothing waits");
+        }
+    }
+
+    /// A group or a stream may have the name of an option: the server reads them where options end.
+    #[test]
+    fn block_is_an_option_only_where_the_server_reads_one() {
+        for line in [
+            "XREADGROUP GROUP block c STREAMS s >",
+            "XREADGROUP GROUP g block STREAMS s >",
+            "XREAD STREAMS block 0",
+            "XREAD COUNT block STREAMS s 0",
+            "XREAD COUNT 1 BLOCK",
+        ] {
+            assert_eq!(shared(&words(line)), Ok(Way::Shared), "{line}");
+        }
+        for line in [
+            "XREADGROUP GROUP streams c BLOCK 0 STREAMS s >",
+            "XREADGROUP GROUP block block NOACK block 1 STREAMS block >",
+        ] {
+            assert_eq!(shared(&words(line)), Ok(Way::Blocking), "{line}");
         }
     }
 

@@ -18,13 +18,13 @@ struct At {
     index: usize,
 }
 
-/// The options the server reads. Only the words before STREAMS are options; after that a stream may be named BLOCK, and
+/// The options the server reads in a request whose words are `word`. Only those before STREAMS are options; after that a stream may be named BLOCK, and
 /// so may a group.
-fn stream_options<'r>(request: &'r Request<'_>) -> impl Iterator<Item = At> + 'r {
+fn stream_options<'w>(word: impl Fn(usize) -> Option<&'w [u8]>) -> impl Iterator<Item = At> {
     let mut index = 1;
     std::iter::from_fn(move || {
-        let option = until_nul(request.arg(index));
-        if index >= request.argc() || option.eq_ignore_ascii_case(b"streams") {
+        let option = until_nul(word(index)?);
+        if option.eq_ignore_ascii_case(b"streams") {
             return None;
         }
         let word = if option.eq_ignore_ascii_case(b"block") {
@@ -42,12 +42,17 @@ fn stream_options<'r>(request: &'r Request<'_>) -> impl Iterator<Item = At> + 'r
     })
 }
 
-/// The timeout of XREAD or XREADGROUP, if BLOCK is among the options.
-pub(super) fn stream_block(request: &Request<'_>) -> Option<Blocking> {
+/// The timeout of an XREAD or XREADGROUP whose words are `word`, if BLOCK is among the options.
+pub(super) fn stream_block<'w>(word: impl Fn(usize) -> Option<&'w [u8]>) -> Option<Blocking> {
     // The last one wins in the server, too; one without a value is a syntax error there.
-    let blocks = |at: &At| at.word == StreamOption::Block && at.index + 1 < request.argc();
-    let last = stream_options(request).filter(blocks).last()?;
+    let blocks = |at: &At| at.word == StreamOption::Block && word(at.index + 1).is_some();
+    let last = stream_options(&word).filter(blocks).last()?;
     Some(Blocking { timeout: last.index + 1, unit: TimeoutUnit::Millis })
+}
+
+/// Whether an XREAD or XREADGROUP of these words waits.
+pub fn stream_blocks(words: &[&[u8]]) -> bool {
+    stream_block(|index| words.get(index).copied()).is_some()
 }
 
 /// The server compares options as C strings.
@@ -141,7 +146,8 @@ pub fn at_once(
 
 /// The arguments of XREAD or XREADGROUP but for every BLOCK that stands where the server reads an option.
 fn without_block(request: &Request<'_>) -> Vec<Vec<u8>> {
-    let mut options = stream_options(request).filter(|option| option.word == StreamOption::Block);
+    let mut options =
+        stream_options(|index| request.get(index)).filter(|option| option.word == StreamOption::Block);
     let mut next = options.next();
     let mut args = Vec::with_capacity(request.argc());
     for (index, arg) in request.args().enumerate().skip(1) {
@@ -227,7 +233,7 @@ mod tests {
 
     fn block_at(words: &str) -> Option<usize> {
         let args: Vec<&[u8]> = words.split(' ').map(str::as_bytes).collect();
-        with_request(&args, |request| stream_block(request).map(|blocking| blocking.timeout))
+        stream_block(|index| args.get(index).copied()).map(|blocking| blocking.timeout)
     }
 
     #[test]
@@ -254,7 +260,7 @@ mod tests {
                 let name = words.split(' ').next().unwrap();
                 let blocking = match name {
                     "blmpop" | "bzmpop" => first,
-                    "xread" | "xreadgroup" => stream_block(request).unwrap(),
+                    "xread" | "xreadgroup" => stream_block(|index| request.get(index)).unwrap(),
                     _ => last,
                 };
                 let (name, args, _) = at_once(name, request, &blocking)?;

@@ -196,7 +196,9 @@ fn known<'t>(id: CommandId, entry: &'t Entry, request: &Request<'_>) -> Known<'t
         Base::TimeoutLast => {
             Route::Blocking(Blocking { timeout: request.argc() - 1, unit: TimeoutUnit::Seconds })
         }
-        Base::Stream => blocking::stream_block(request).map_or(Route::Shared, Route::Blocking),
+        Base::Stream => {
+            blocking::stream_block(|index| request.get(index)).map_or(Route::Shared, Route::Blocking)
+        }
     };
     Known { id, name: &entry.name, arity_ok, no_multi: entry.no_multi, write: entry.write, route }
 }

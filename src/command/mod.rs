@@ -9,7 +9,7 @@ mod overrides;
 mod policy;
 mod table;
 
-pub use blocking::{Popped, at_once, blocking_group, timeout_ms, with_timeout};
+pub use blocking::{Popped, at_once, blocking_group, stream_blocks, timeout_ms, with_timeout};
 pub use classify::{
     Blocking, Family, Known, Local, Pin, Route, Runs, Subscribe, TimeoutUnit, Transaction, Verdict,
 };

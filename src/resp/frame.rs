@@ -44,6 +44,11 @@ impl<'a> Request<'a> {
         self.args.get(i).map_or(&[], |&range| slice(self.bytes, range))
     }
 
+    /// The same; none if there is none.
+    pub fn get(&self, i: usize) -> Option<&'a [u8]> {
+        self.args.get(i).map(|&range| slice(self.bytes, range))
+    }
+
     /// All arguments, the command's name first.
     pub fn args(&self) -> impl ExactSizeIterator<Item = &'a [u8]> + use<'a> {
         let bytes = self.bytes;
