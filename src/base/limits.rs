@@ -90,10 +90,10 @@ pub const JANITOR_BUSY: u64 = 100;
 pub const JANITOR_IDLE: u64 = 1000;
 /// Heap bytes that must have come free before the program is told to give them back to the system: below
 /// this it is not worth a walk over the heap.
-pub const RELIEF_MIN: usize = 128 * 1024;
+pub const TRIM_MIN: usize = 128 * 1024;
 /// The program is told so at most this often, in milliseconds: a load that swings would only fault its pages
 /// in again.
-pub const RELIEF_INTERVAL: u64 = 1000;
+pub const TRIM_INTERVAL: u64 = 1000;
 /// Subscriptions of one child. Redis has no such bound; here each costs an entry beside those of all other
 /// children, and leaving all of them is one turn's work.
 pub const CHILD_TOPICS_MAX: usize = 256 * 1024;

@@ -2,85 +2,36 @@
 //! simulation) tells it what arrived and what time it is, then flushes what is dirty and carries out the
 //! actions. Finds the child or lane that an event is about, once, and hands it on; does no I/O and reads no clock.
 
-use super::child::{Child, ChildKind, ChildState, Hold};
-use super::children::Children;
-use super::dispatch::Flow;
-use super::holders::Holders;
-use super::lane::Lane;
-use super::memory::Relief;
-use super::run::Ran;
-use super::session::Session;
-use super::shared::Shared;
-use super::timers::Timer;
 use crate::base::bytes::ByteQueue;
 use crate::base::clock::Millis;
-use crate::base::key::Key;
 use crate::base::limits;
-use crate::config::{Settings, Upstream};
+use crate::config::Settings;
+use crate::config::Upstream;
+use crate::core::action::Action;
+use crate::core::child::Child;
+use crate::core::child::ChildKind;
+use crate::core::child::ChildState;
+use crate::core::child::children::Children;
+use crate::core::child::hold::Hold;
+use crate::core::child::session::Session;
+use crate::core::counters::Counters;
+use crate::core::holders::Holders;
+use crate::core::keys::ChildKey;
+use crate::core::keys::LaneKey;
+use crate::core::memory::Trim;
+use crate::core::request::flow::Flow;
+use crate::core::request::run::Ran;
+use crate::core::shared::Shared;
+use crate::core::timers::Timer;
 use crate::resp::Scan;
-
-/// What only the driver can do. Rare: never one per request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Action {
-    /// Dial the upstream for this lane; answer with `lane_connected` or `lane_failed`.
-    Connect(Key<Lane>),
-    /// Close the lane's connection; `link` is `usize::MAX` while it is still being dialled.
-    CloseLane {
-        /// The lane, for an attempt that has no link yet.
-        lane: Key<Lane>,
-        /// The driver's handle.
-        link: usize,
-    },
-    /// Close a child's connection; nothing is left to write.
-    CloseChild {
-        /// The driver's handle.
-        link: usize,
-    },
-}
-
-/// Running totals, for the log and for embedders.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Counters {
-    /// Children accepted.
-    pub children_opened: u64,
-    /// Children refused for `children_max`.
-    pub children_refused: u64,
-    /// Requests run.
-    pub requests: u64,
-    /// Requests answered with BROKERLOST.
-    pub requests_lost: u64,
-    /// Requests answered with BROKERDOWN.
-    pub requests_down: u64,
-    /// Requests answered with BROKERLIMIT.
-    pub requests_limited: u64,
-    /// Requests answered with BROKERTIMEOUT.
-    pub requests_timed_out: u64,
-    /// Connections dialled to the upstream.
-    pub upstream_connects: u64,
-    /// Of these, those that came to nothing.
-    pub upstream_connect_failures: u64,
-    /// Established connections that broke or had to be closed.
-    pub upstream_losses: u64,
-    /// Lanes closed because their replies made no sense.
-    pub desyncs: u64,
-    /// Canaries sent, for `integrity`.
-    pub canaries: u64,
-    /// Of these, those that did not come home: a lane was closed each time.
-    pub integrity_failures: u64,
-    /// Replies whose child had gone.
-    pub orphaned_replies: u64,
-    /// Times that shared subscriptions were made again after a loss, unnoticed by their children.
-    pub subscriber_gaps: u64,
-}
 
 /// The broker's state. See ARCHITECTURE.md for the line of one request through it.
 #[derive(Debug)]
 pub struct Broker {
-    pub(super) children: Children,
-    pub(super) shared: Shared,
-    pub(super) holders: Holders,
-    pub(super) relief: Relief,
+    pub(in crate::core) children: Children,
+    pub(in crate::core) shared: Shared,
+    pub(in crate::core) holders: Holders,
+    pub(in crate::core) trim: Trim,
     next_id: u64,
     /// Break the order of replies on purpose, to see the checks notice.
     #[cfg(feature = "sabotage")]
@@ -97,7 +48,7 @@ impl Broker {
             children: Children::default(),
             shared: Shared::new(settings, upstream, rng, now),
             holders: Holders::default(),
-            relief: Relief::default(),
+            trim: Trim::default(),
             next_id,
             #[cfg(feature = "sabotage")]
             sabotaged: false,
@@ -174,7 +125,7 @@ impl Broker {
     // ---- children -------------------------------------------------------------------------------------
 
     /// A child has connected. `None`: there are `children_max` already; tell it so and close.
-    pub fn child_open(&mut self, kind: ChildKind, peer: &str, link: usize) -> Option<Key<Child>> {
+    pub fn child_open(&mut self, kind: ChildKind, peer: &str, link: usize) -> Option<ChildKey> {
         if self.children.len() >= self.shared.env.settings.children_max {
             self.child_refused();
             return None;
@@ -190,7 +141,7 @@ impl Broker {
     }
 
     /// Bytes have arrived from a child.
-    pub fn child_input(&mut self, key: Key<Child>, bytes: &[u8]) {
+    pub fn child_input(&mut self, key: ChildKey, bytes: &[u8]) {
         let Some(child) = self.children.get_mut(key) else { return };
         if child.is_finished() {
             return;
@@ -216,7 +167,7 @@ impl Broker {
     }
 
     /// Runs what a child has sent before.
-    pub(super) fn run_buffered(&mut self, key: Key<Child>) {
+    pub(in crate::core) fn run_buffered(&mut self, key: ChildKey) {
         let Some(child) = self.children.get_mut(key) else { return };
         child.runnable = false;
         let mut input = std::mem::take(&mut child.input);
@@ -237,7 +188,7 @@ impl Broker {
     }
 
     /// Goes on with a run that has come to a request about other children.
-    fn run_on(&mut self, key: Key<Child>, bytes: &[u8], mut ran: Ran) -> Ran {
+    fn run_on(&mut self, key: ChildKey, bytes: &[u8], mut ran: Ran) -> Ran {
         while let Some(local) = ran.roster.take() {
             let flow = self.run_roster(key, local, &bytes[ran.used..]);
             let Some(child) = self.children.get_mut(key) else { return ran };
@@ -250,7 +201,7 @@ impl Broker {
     }
 
     /// CLIENT LIST, KILL or UNBLOCK. The scanner still stands at the request.
-    fn run_roster(&mut self, key: Key<Child>, local: crate::command::Local, bytes: &[u8]) -> (Flow, usize) {
+    fn run_roster(&mut self, key: ChildKey, local: crate::command::Local, bytes: &[u8]) -> (Flow, usize) {
         let Some(child) = self.children.get_mut(key) else { return (Flow::Gone, 0) };
         let mut scanner = self.shared.take_scanner(child);
         let limits = self.shared.frame_limits(child);
@@ -269,7 +220,7 @@ impl Broker {
     }
 
     /// The child will send nothing more; everything it sent has been handed over.
-    pub fn child_eof(&mut self, key: Key<Child>) {
+    pub fn child_eof(&mut self, key: ChildKey) {
         let Some(child) = self.children.get_mut(key) else { return };
         child.eof = true;
         if child.state == ChildState::Open {
@@ -283,7 +234,7 @@ impl Broker {
     /// The child has hung up, perhaps with bytes still unread. Only a child that is not being read needs
     /// this: one blocked on a key is let go at once, as Redis does, so that no element is popped for it.
     /// One that is held for another reason is let go should it come to block later.
-    pub fn child_hangup(&mut self, key: Key<Child>) {
+    pub fn child_hangup(&mut self, key: ChildKey) {
         let Some(child) = self.children.get_mut(key) else { return };
         child.hung = true;
         self.shared.let_go_if_blocked(child);
@@ -291,27 +242,27 @@ impl Broker {
     }
 
     /// The child's connection is gone in both directions.
-    pub fn child_gone(&mut self, key: Key<Child>) {
+    pub fn child_gone(&mut self, key: ChildKey) {
         self.remove_child(key);
         self.deliver_notices();
     }
 
     /// The driver's handle and the bytes on their way to a child.
-    pub fn child_output(&mut self, key: Key<Child>) -> Option<(usize, &mut ByteQueue)> {
+    pub fn child_output(&mut self, key: ChildKey) -> Option<(usize, &mut ByteQueue)> {
         let child = self.children.get_mut(key)?;
         child.dirty = false;
         Some((child.link, &mut child.output))
     }
 
     /// The driver has written what it could.
-    pub fn child_flushed(&mut self, key: Key<Child>) {
+    pub fn child_flushed(&mut self, key: ChildKey) {
         let Some(child) = self.children.get_mut(key) else { return };
         self.shared.flushed(child);
         self.deliver_notices();
     }
 
     /// Takes a child out at once. Its slots stay in their lanes: their replies find nobody.
-    pub(super) fn remove_child(&mut self, key: Key<Child>) {
+    pub(in crate::core) fn remove_child(&mut self, key: ChildKey) {
         let Some(mut child) = self.children.remove(key) else { return };
         self.shared.leave_line(&mut child);
         self.shared.drop_topics(&mut child);
@@ -331,12 +282,12 @@ impl Broker {
     }
 
     /// Moves the keys of children with something to write into `into`.
-    pub fn take_dirty_children(&mut self, into: &mut Vec<Key<Child>>) {
+    pub fn take_dirty_children(&mut self, into: &mut Vec<ChildKey>) {
         into.append(&mut self.shared.env.dirty_children);
     }
 
     /// Moves the keys of lanes with something to write into `into`.
-    pub fn take_dirty_lanes(&mut self, into: &mut Vec<Key<Lane>>) {
+    pub fn take_dirty_lanes(&mut self, into: &mut Vec<LaneKey>) {
         into.append(&mut self.shared.connections.dirty_lanes);
         for key in into {
             if let Some(lane) = self.shared.connections.lanes.get_mut(*key) {
@@ -346,27 +297,27 @@ impl Broker {
     }
 
     /// Moves the keys of children that may be read again into `into`.
-    pub fn take_resumed(&mut self, into: &mut Vec<Key<Child>>) {
+    pub fn take_resumed(&mut self, into: &mut Vec<ChildKey>) {
         into.append(&mut self.shared.env.resumed);
     }
 
     /// Whether the driver may read from this child now. When it may again, the key is in `take_resumed`.
-    pub fn wants_read(&self, key: Key<Child>) -> bool {
+    pub fn wants_read(&self, key: ChildKey) -> bool {
         self.children.get(key).is_some_and(Child::wants_read)
     }
 
     /// Whether bytes of this child could be of use at all, however much it has to run.
-    pub fn takes_bytes(&self, key: Key<Child>) -> bool {
+    pub fn takes_bytes(&self, key: ChildKey) -> bool {
         self.children.get(key).is_some_and(Child::takes_bytes)
     }
 
     /// The driver's handle of a child.
-    pub fn child_link(&self, key: Key<Child>) -> Option<usize> {
+    pub fn child_link(&self, key: ChildKey) -> Option<usize> {
         self.children.get(key).map(|child| child.link)
     }
 
     /// Sets the driver's handle of a child, where it is known only after `child_open`.
-    pub fn set_child_link(&mut self, key: Key<Child>, link: usize) {
+    pub fn set_child_link(&mut self, key: ChildKey, link: usize) {
         if let Some(child) = self.children.get_mut(key) {
             child.link = link;
         }

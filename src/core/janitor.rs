@@ -1,17 +1,20 @@
 //! The periodic pass: whatever has been left lying. Overdue requests, stalled and idle lanes, idle and
 //! slow children, warm leases, spare memory. Nothing here is urgent; what is has a timer of its own.
 
-use super::broker::Broker;
-use super::child::{Child, Hold};
-use super::lane::{Lane, LaneRole, LaneState};
-use super::lease::LeaseKind;
-use super::pool::PoolId;
-use super::shared::Shared;
-use super::timers::Timer;
-use super::transaction::Transaction;
 use crate::base::clock::Millis;
-use crate::base::key::Key;
 use crate::base::limits;
+use crate::core::broker::Broker;
+use crate::core::child::Child;
+use crate::core::child::hold::Hold;
+use crate::core::connection::lane::Lane;
+use crate::core::connection::lane::LaneRole;
+use crate::core::connection::lane::LaneState;
+use crate::core::keys::LaneKey;
+use crate::core::keys::LeaseKind;
+use crate::core::keys::PoolId;
+use crate::core::shared::Shared;
+use crate::core::timers::Timer;
+use crate::core::transaction::queue::Transaction;
 
 impl Shared {
     /// Short timeouts want a shorter period: at most a quarter of the shortest.
@@ -35,7 +38,7 @@ impl Shared {
                 && lane.lease.is_none()
                 && now.saturating_sub(lane.last_used) >= limit
         };
-        let due: Vec<(Key<Lane>, PoolId, LaneRole)> = self
+        let due: Vec<(LaneKey, PoolId, LaneRole)> = self
             .connections
             .lanes
             .iter()
@@ -107,7 +110,7 @@ impl Shared {
                 continue;
             }
             let pool = PoolId(index as u32);
-            let leased = |(_, lane): &(Key<Lane>, &Lane)| lane.pool == pool && lane.role == LaneRole::Lease;
+            let leased = |(_, lane): &(LaneKey, &Lane)| lane.pool == pool && lane.role == LaneRole::Lease;
             let mut missing = self
                 .env
                 .settings
@@ -139,9 +142,7 @@ impl Shared {
         }
         over(child.last_request, settings.idle_child_timeout).then_some("idle_child_timeout")
     }
-}
 
-impl Shared {
     // ---- lanes ----------------------------------------------------------------------------------------
 
     /// A lane whose oldest request has had no reply for `lane_stall_timeout` may only be waiting for a
@@ -186,7 +187,7 @@ impl Shared {
 }
 
 impl Broker {
-    pub(super) fn janitor(&mut self) {
+    pub(in crate::core) fn janitor(&mut self) {
         for key in self.shared.connections.lanes.keys() {
             self.shared.expire_unwritten(key);
             self.shared.time_out_written(key);
@@ -209,7 +210,7 @@ impl Broker {
             self.shared.env.timers.shrink();
             self.children.shrink();
         }
-        self.relief.check(self.held(), self.shared.env.now);
+        self.trim.check(self.held(), self.shared.env.now);
         let period = if busy { limits::JANITOR_BUSY } else { limits::JANITOR_IDLE };
         self.shared.env.timers.arm(self.shared.env.now + self.shared.janitor_period(period), Timer::Janitor);
     }

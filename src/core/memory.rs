@@ -1,14 +1,14 @@
 //! How much all children and lanes hold: the bound, whom it closes, and when the program is told that memory has come
 //! free. Owns no buffer; whoever changes one has it counted (`account_child`, `account_lane`).
 
-use super::broker::Broker;
-use super::child::Child;
 use crate::base::clock::Millis;
 use crate::base::limits;
+use crate::core::broker::Broker;
+use crate::core::child::Child;
 
 /// Watches for memory that a burst has left behind.
 #[derive(Debug, Default)]
-pub(super) struct Relief {
+pub(in crate::core) struct Trim {
     /// The most the broker has held since the program was last told that memory came free.
     peak: usize,
     told_at: Millis,
@@ -16,35 +16,35 @@ pub(super) struct Relief {
     due: bool,
 }
 
-impl Relief {
+impl Trim {
     /// Looks at how much is held `now`; notes when it is much less than it was.
-    pub(super) fn check(&mut self, held: usize, now: Millis) {
-        if now < self.told_at + limits::RELIEF_INTERVAL {
+    pub(in crate::core) fn check(&mut self, held: usize, now: Millis) {
+        if now < self.told_at + limits::TRIM_INTERVAL {
             return;
         }
-        if self.peak >= held + limits::RELIEF_MIN {
-            *self = Relief { peak: held, told_at: now, due: true };
+        if self.peak >= held + limits::TRIM_MIN {
+            *self = Trim { peak: held, told_at: now, due: true };
         }
     }
 }
 
 impl Broker {
     /// Heap bytes held, those of the children themselves included.
-    pub(super) fn held(&self) -> usize {
+    pub(in crate::core) fn held(&self) -> usize {
         self.shared.env.memory + self.children.len() * std::mem::size_of::<Child>()
     }
 
     /// Whether much memory has come free since the last call. The allocator may still hold it: it lies
     /// between small objects that live on.
-    pub fn take_relief(&mut self) -> bool {
-        std::mem::take(&mut self.relief.due)
+    pub fn take_trim(&mut self) -> bool {
+        std::mem::take(&mut self.trim.due)
     }
 
     /// Over `memory_max` the largest offender is closed and named, until the rest fits. Never in the middle
     /// of an event: whoever is being served keeps what it stands on.
-    pub(super) fn enforce_memory(&mut self) -> bool {
+    pub(in crate::core) fn enforce_memory(&mut self) -> bool {
         let mut worked = false;
-        self.relief.peak = self.relief.peak.max(self.held());
+        self.trim.peak = self.trim.peak.max(self.held());
         while self.shared.env.memory > self.shared.env.settings.memory_max {
             let before = self.shared.env.memory;
             let child = self.children.iter().max_by_key(|(_, child)| child.footprint);

@@ -2,18 +2,24 @@
 //! the move to another upstream. What has been written to the former one is answered by it, what has not
 //! goes to the new one; no request is on both.
 
-use super::broker::Broker;
-use super::child::{Child, Hold};
-use super::control::{Question, policy_of};
-use super::failure::LOST;
-use super::lane::{Lane, LaneRole, LaneState, Slot};
-use super::lease::LeaseKind;
-use super::notice::Notice;
-use super::pool::PoolId;
-use super::shared::Shared;
-use super::timers::Timer;
-use crate::base::key::Key;
-use crate::config::{Settings, Upstream};
+use crate::config::Settings;
+use crate::config::Upstream;
+use crate::core::broker::Broker;
+use crate::core::child::Child;
+use crate::core::child::hold::Hold;
+use crate::core::connection::failure::LOST;
+use crate::core::connection::lane::Lane;
+use crate::core::connection::lane::LaneRole;
+use crate::core::connection::lane::LaneState;
+use crate::core::connection::lane::Slot;
+use crate::core::keys::LaneKey;
+use crate::core::keys::LeaseKind;
+use crate::core::keys::PoolId;
+use crate::core::notice::Notice;
+use crate::core::questions::ask::policy_of;
+use crate::core::questions::control::Question;
+use crate::core::shared::Shared;
+use crate::core::timers::Timer;
 
 impl Shared {
     /// Shared lanes beyond `lanes` take no new child; they go once nothing is on them.
@@ -21,7 +27,7 @@ impl Shared {
         let most = self.env.settings.lanes;
         for pool in &mut self.connections.pools {
             // Those with most on them stay: the others are free soonest.
-            let depth = |key: &Key<Lane>| self.connections.lanes.get(*key).map_or(0, Lane::depth);
+            let depth = |key: &LaneKey| self.connections.lanes.get(*key).map_or(0, Lane::depth);
             pool.shared.sort_by_key(|key| std::cmp::Reverse(depth(key)));
             let kept = most.min(pool.shared.len());
             for key in pool.shared.drain(kept..) {
@@ -33,7 +39,7 @@ impl Shared {
         self.remove_retired_lanes();
     }
 
-    pub(super) fn remove_retired_lanes(&mut self) {
+    pub(in crate::core) fn remove_retired_lanes(&mut self) {
         for key in self.connections.lanes.keys() {
             let Some(lane) = self.connections.lanes.get(key).filter(|lane| lane.retired && lane.is_idle())
             else {
@@ -61,7 +67,7 @@ impl Shared {
         }
     }
 
-    pub(super) fn close_idle_lease(&mut self) -> bool {
+    pub(in crate::core) fn close_idle_lease(&mut self) -> bool {
         let idle = self.connections.pools.iter().find_map(|pool| pool.idle.first().copied());
         idle.inspect(|key| self.disconnect(*key)).is_some()
     }
@@ -84,7 +90,7 @@ impl Shared {
     }
 
     /// What is written is answered first; the rest goes on the next connection, as after a loss.
-    fn move_shared(&mut self, key: Key<Lane>) {
+    fn move_shared(&mut self, key: LaneKey) {
         let Some(lane) = self.connections.lanes.get_mut(key) else { return };
         lane.failures = 0;
         match lane.state {
@@ -99,7 +105,7 @@ impl Shared {
     }
 
     /// Nothing is on the connection, or nothing that matters: the next one goes to the upstream of now.
-    pub(super) fn dial_afresh(&mut self, key: Key<Lane>) {
+    pub(in crate::core) fn dial_afresh(&mut self, key: LaneKey) {
         self.drop_connection(key);
         let Some(lane) = self.connections.lanes.get_mut(key) else { return };
         if lane.state == LaneState::Backoff {
@@ -112,19 +118,17 @@ impl Shared {
     }
 
     /// Whether a leased lane is one too many since a cap was lowered.
-    pub(super) fn has_lease_too_many(&self) -> bool {
+    pub(in crate::core) fn has_lease_too_many(&self) -> bool {
         let max = self.env.settings.upstream_connections_max;
         self.connections.places.leases > self.lease_places(LeaseKind::Transaction)
             || self.connections.places.open + self.connections.places.closing > max
     }
 
     /// Whether a child's lane takes no more requests; then it changes once nothing of it is in flight.
-    pub(super) fn lane_is_closed_to(&self, child: &Child) -> bool {
+    pub(in crate::core) fn lane_is_closed_to(&self, child: &Child) -> bool {
         self.connections.lanes.get(child.lane).is_some_and(|lane| lane.retired || lane.detached)
     }
-}
 
-impl Shared {
     // ---- another upstream -----------------------------------------------------------------------------
 
     fn move_to(&mut self, upstream: Upstream) {
@@ -155,7 +159,7 @@ impl Shared {
     /// An idle lease is closed, one that is lent is not lent again. Whoever waits for an element is asked
     /// to wait at the new upstream; a subscriber would hear nothing any more, and is closed as if the
     /// upstream had gone.
-    fn move_lease(&mut self, key: Key<Lane>) {
+    fn move_lease(&mut self, key: LaneKey) {
         let may_unblock = self.control_is_ready() && !self.control.unblock_refused;
         let Some(lane) = self.connections.lanes.get_mut(key) else { return };
         lane.former = true;
@@ -200,7 +204,7 @@ impl Shared {
     }
 
     /// Its last answer has come, or will not be waited for.
-    pub(super) fn replace_control(&mut self) {
+    pub(in crate::core) fn replace_control(&mut self) {
         let key = self.control.lane;
         self.control_lost();
         self.drop_connection(key);

@@ -1,32 +1,17 @@
 //! What an operator may ask about the broker's state, computed when asked. Changes nothing.
 
-use super::broker::{Broker, Counters};
-use super::lane::{Lane, LaneRole};
-use super::lease::LeaseKind;
-use super::shared::Shared;
-
-impl Counters {
-    /// Counts `count` answers of the broker's own, known by the first word of their text.
-    pub(super) fn failed(&mut self, text: &[u8], count: u64) {
-        let counter = match text.split(|byte| *byte == b' ').next() {
-            Some(b"BROKERLOST") => &mut self.requests_lost,
-            Some(b"BROKERDOWN") => &mut self.requests_down,
-            Some(b"BROKERLIMIT") => &mut self.requests_limited,
-            Some(b"BROKERTIMEOUT") => &mut self.requests_timed_out,
-            _ => return,
-        };
-        *counter += count;
-    }
-}
+use crate::core::broker::Broker;
+use crate::core::connection::lane::Lane;
+use crate::core::connection::lane::LaneRole;
+use crate::core::keys::LeaseKind;
+use crate::core::shared::Shared;
 
 impl Shared {
     /// Leased lanes connected and lent to nobody.
-    pub(super) fn leases_idle(&self) -> usize {
+    pub(in crate::core) fn leases_idle(&self) -> usize {
         self.connections.pools.iter().map(|pool| pool.idle.len()).sum()
     }
 }
-
-impl Shared {}
 
 impl Broker {
     /// Requests that have entered a lane and wait for their reply, written or not; the broker's own

@@ -6,7 +6,9 @@ mod refusals;
 mod turns;
 mod users;
 
-use super::lane::{LaneRole, LaneState, SlotKind};
+use crate::core::connection::lane::LaneRole;
+use crate::core::connection::lane::LaneState;
+use crate::core::connection::lane::SlotKind;
 
 use super::sim::{Sim, packed};
 use crate::base::key::Key;

@@ -2,20 +2,19 @@
 //! checked at the head of its lane. Timers are never cancelled: one that is no longer meant finds that out
 //! when it fires.
 
-use super::child::Child;
-use super::lane::Lane;
 use crate::base::clock::Millis;
-use crate::base::key::Key;
+use crate::core::keys::ChildKey;
+use crate::core::keys::LaneKey;
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 
 /// What a deadline is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Timer {
+pub(in crate::core) enum Timer {
     /// A lane's attempt or backoff; meant only while the lane's `timer` has this number.
-    Lane(Key<Lane>, u32),
+    Lane(LaneKey, u32),
     /// A child that waits for a lease or for the upstream.
-    Child(Key<Child>),
+    Child(ChildKey),
     /// Leases could not be opened; try again.
     Leases,
     /// A shared lane may now be asked to yield.
@@ -27,7 +26,7 @@ pub(super) enum Timer {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-struct Entry {
+pub(in crate::core) struct Entry {
     at: Millis,
     timer: Timer,
 }
@@ -46,20 +45,20 @@ impl PartialOrd for Entry {
 
 /// A heap of deadlines, earliest first.
 #[derive(Debug, Default)]
-pub(super) struct Timers {
+pub(in crate::core) struct Timers {
     heap: BinaryHeap<Entry>,
 }
 
 impl Timers {
-    pub(super) fn arm(&mut self, at: Millis, timer: Timer) {
+    pub(in crate::core) fn arm(&mut self, at: Millis, timer: Timer) {
         self.heap.push(Entry { at, timer });
     }
 
-    pub(super) fn next_at(&self) -> Option<Millis> {
+    pub(in crate::core) fn next_at(&self) -> Option<Millis> {
         self.heap.peek().map(|entry| entry.at)
     }
 
-    pub(super) fn pop_due(&mut self, now: Millis) -> Option<Timer> {
+    pub(in crate::core) fn pop_due(&mut self, now: Millis) -> Option<Timer> {
         if self.next_at()? > now {
             return None;
         }
@@ -67,7 +66,7 @@ impl Timers {
     }
 
     /// Gives unused room back after a burst.
-    pub(super) fn shrink(&mut self) {
+    pub(in crate::core) fn shrink(&mut self) {
         self.heap.shrink_to_fit();
     }
 }

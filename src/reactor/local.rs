@@ -5,7 +5,8 @@
 use super::Loop;
 use crate::base::key::Key;
 use crate::base::limits;
-use crate::core::{Child, ChildKind};
+use crate::core::ChildKey;
+use crate::core::ChildKind;
 
 /// How the log and CLIENT INFO name such a child.
 const PEER: &str = "local";
@@ -31,7 +32,7 @@ pub enum LocalEvent {
 /// A local child in the loop.
 #[derive(Debug)]
 pub(super) struct Seat {
-    child: Key<Child>,
+    child: ChildKey,
     /// `Readable` is in the list.
     readable: bool,
     /// `local_write` has refused bytes since the last `Writable`.
@@ -130,7 +131,7 @@ impl Loop {
     }
 
     /// The core has output for it: the program is told, or nobody is left to want it.
-    pub(super) fn flush_local(&mut self, local: Local, child: Key<Child>) {
+    pub(super) fn flush_local(&mut self, local: Local, child: ChildKey) {
         let Some((_, output)) = self.core.child_output(child) else { return };
         let Some(seat) = self.seats.get_mut(local.0) else { return };
         if seat.left {

@@ -24,7 +24,9 @@ use crate::base::limits;
 use crate::base::seed::seed;
 use crate::config::accounts::Account;
 use crate::config::{Settings, Upstream};
-use crate::core::{Broker, Child, Counters, Lane};
+use crate::core::ChildKey;
+use crate::core::LaneKey;
+use crate::core::{Broker, Counters};
 use crate::transport::conn::Conn;
 use crate::transport::listener::Listener;
 use crate::transport::resolver::{self, Lookup, Resolver, Start, Target};
@@ -73,10 +75,10 @@ struct Link {
 
 #[derive(Debug, Clone, Copy)]
 enum Owner {
-    Child(Key<Child>),
-    Lane(Key<Lane>),
+    Child(ChildKey),
+    Lane(LaneKey),
     /// A connection being made for this lane; the core does not know it yet.
-    Dial(Key<Lane>),
+    Dial(LaneKey),
     /// A lane's connection that was given up: only its end is still waited for.
     Leaving,
 }
@@ -139,8 +141,8 @@ pub struct Loop {
     /// Links to read again when nothing has come from them for a while.
     quiet: Quiet,
     /// Written to as much as one turn allows, or writable again: flushed in the next settling.
-    late_lanes: Vec<Key<Lane>>,
-    late_children: Vec<Key<Child>>,
+    late_lanes: Vec<LaneKey>,
+    late_children: Vec<ChildKey>,
     /// Connections given up, and when to stop waiting for their end; oldest first.
     leaving: VecDeque<(Millis, Key<Link>)>,
     /// The core may have work that no event announces.
@@ -284,8 +286,8 @@ impl Loop {
 
     /// Whether much memory has come free since the last call: a program that owns its process may want to
     /// give it back to the system, as the standalone broker does with `ffi::heap::trim`.
-    pub fn take_relief(&mut self) -> bool {
-        self.core.take_relief()
+    pub fn take_trim(&mut self) -> bool {
+        self.core.take_trim()
     }
 
     /// How long an embedding loop may sleep before the next `run`, in milliseconds; `None` is until the

@@ -1,10 +1,18 @@
 //! Shared subscriptions in rare orders of events, played through on the simulation.
 
 use super::*;
+use crate::base::clock::Millis;
 use crate::config::parse_upstream;
-use crate::core::lane::LaneRole;
-use crate::core::reason::DOWN;
+use crate::core::broker::Broker;
+use crate::core::child::hold::Hold;
+use crate::core::connection::lane::Lane;
+use crate::core::connection::lane::LaneRole;
+use crate::core::connection::lane::LaneState;
+use crate::core::connection::reason::DOWN;
+use crate::core::pubsub::push::index;
+use crate::core::pubsub::shared::Fence;
 use crate::core::sim::Sim;
+use crate::resp::encode;
 
 /// What holds whenever the broker is at rest.
 fn check(broker: &Broker) {

@@ -1,32 +1,50 @@
 //! The connection of a user's subscriptions: when there is one, what is asked on it, whose its messages are,
 //! and what its loss means. It is always read, and says nothing twice to anybody.
 
-use super::super::broker::Broker;
-use super::super::child::{Child, Hold};
-use super::super::lane::{Lane, LaneRole, LaneState, SlotKind};
-use super::super::lease::LeaseKind;
-use super::super::notice::Notice;
-use super::super::pool::PoolKey;
-use super::super::shared::Shared;
-use super::super::subscription::{Push, push_of};
-use super::super::users::UserId;
-use super::{Asked, Fence, Heard, Loss, Topic, confirmation, index, verb};
 use crate::base::key::Key;
-use crate::command::{Family, NO_COMMAND, Subscribe};
+use crate::command::Family;
+use crate::command::NO_COMMAND;
+use crate::command::Subscribe;
 use crate::config::value::OnSubscriberLoss;
-use crate::resp::{encode, reply};
+use crate::core::broker::Broker;
+use crate::core::child::Child;
+use crate::core::child::hold::Hold;
+use crate::core::connection::lane::Lane;
+use crate::core::connection::lane::LaneRole;
+use crate::core::connection::lane::LaneState;
+use crate::core::connection::lane::SlotKind;
+use crate::core::keys::ChildKey;
+use crate::core::keys::LaneKey;
+use crate::core::keys::LeaseKind;
+use crate::core::keys::PoolKey;
+use crate::core::keys::TopicKey;
+use crate::core::keys::UserId;
+use crate::core::notice::Notice;
+use crate::core::pubsub::Asked;
+use crate::core::pubsub::Heard;
+use crate::core::pubsub::Loss;
+use crate::core::pubsub::Topic;
+use crate::core::pubsub::push::Push;
+use crate::core::pubsub::push::confirmation;
+use crate::core::pubsub::push::index;
+use crate::core::pubsub::push::push_of;
+use crate::core::pubsub::push::verb;
+use crate::core::pubsub::shared::Fence;
+use crate::core::shared::Shared;
+use crate::resp::encode;
+use crate::resp::reply;
 
 impl Shared {
     // ---- the connection -------------------------------------------------------------------------------
 
     /// Whether the user's connection can be asked something.
-    pub(super) fn hub_is_ready(&self, user: UserId) -> bool {
+    pub(in crate::core) fn hub_is_ready(&self, user: UserId) -> bool {
         let lane = self.hubs.by_user.get(&user).and_then(|hub| self.connections.lanes.get(hub.lane));
         lane.is_some_and(|lane| lane.state == LaneState::Ready)
     }
 
     /// Sees to it that the user's connection is dialled.
-    pub(super) fn want_hub(&mut self, user: UserId) {
+    pub(in crate::core) fn want_hub(&mut self, user: UserId) {
         let hub = self.hubs.by_user.entry(user).or_default();
         if self.connections.lanes.get(hub.lane).is_none() {
             // Channels belong to no db, so none is selected.
@@ -39,27 +57,27 @@ impl Shared {
         self.want_connection(lane);
     }
 
-    fn user_of(&self, lane: Key<Lane>) -> Option<UserId> {
+    fn user_of(&self, lane: LaneKey) -> Option<UserId> {
         self.connections.lanes.get(lane).map(|lane| self.connections.pools[lane.pool.0 as usize].key.user)
     }
 
     /// Whether somebody listens by this lane, or wants to.
-    pub(in super::super) fn carries_topics(&self, lane: Key<Lane>) -> bool {
+    pub(in crate::core) fn carries_topics(&self, lane: LaneKey) -> bool {
         let hub = self.user_of(lane).and_then(|user| self.hubs.by_user.get(&user));
         hub.is_some_and(|hub| hub.lane == lane && hub.is_used())
     }
 
     /// Whether one more connection for subscriptions fits beside the leases.
-    pub(in super::super) fn has_subscriber_place(&self) -> bool {
+    pub(in crate::core) fn has_subscriber_place(&self) -> bool {
         self.connections.places.leases < self.lease_places(LeaseKind::Session)
     }
 
-    fn topics_of_user(&self, user: UserId) -> Vec<Key<Topic>> {
+    fn topics_of_user(&self, user: UserId) -> Vec<TopicKey> {
         self.hubs.topics.iter().filter(|(_, topic)| topic.user == user).map(|(key, _)| key).collect()
     }
 
     /// Sends one question; its answer is awaited in the order of asking.
-    pub(super) fn ask_upstream(&mut self, user: UserId, asked: Asked) {
+    pub(in crate::core) fn ask_upstream(&mut self, user: UserId, asked: Asked) {
         let mut bytes = Vec::new();
         match asked {
             Asked::Join(key) | Asked::Leave(key) => {
@@ -89,7 +107,7 @@ impl Shared {
         self.send(lane, &bytes, Key::NONE, NO_COMMAND, SlotKind::Topic, 0);
     }
 
-    fn pop_asked(&mut self, lane: Key<Lane>, user: UserId) -> Result<Asked, &'static str> {
+    fn pop_asked(&mut self, lane: LaneKey, user: UserId) -> Result<Asked, &'static str> {
         let lane = self.connections.lanes.get_mut(lane).ok_or("a lane that is gone")?;
         lane.pop().ok_or("a reply nobody asked for")?;
         lane.replied = true;
@@ -98,7 +116,7 @@ impl Shared {
     }
 
     /// Whether one more child may join a topic. Those who have it keep it, as on connections of their own.
-    fn checked(&mut self, key: Key<Topic>, child: Key<Child>, fence: u64, refusal: Option<&[u8]>) {
+    fn checked(&mut self, key: TopicKey, child: ChildKey, fence: u64, refusal: Option<&[u8]>) {
         let Some(topic) = self.hubs.topics.get_mut(key) else { return };
         topic.checks -= 1;
         // What the first to ask was refused a moment before.
@@ -126,7 +144,7 @@ impl Shared {
     }
 
     /// Nobody is the user any more, so nobody listens, and its connection has gone.
-    pub(in super::super) fn forget_hub(&mut self, user: UserId) {
+    pub(in crate::core) fn forget_hub(&mut self, user: UserId) {
         for topic in self.topics_of_user(user) {
             self.hubs.topics.remove(topic);
         }
@@ -137,13 +155,13 @@ impl Shared {
 
     /// A connection that has long said nothing is asked whether it lives: a stall is noticed only where an
     /// answer is owed. One that carries nothing any more is forgotten with its user's empty lists.
-    pub(in super::super) fn check_hubs(&mut self) {
+    pub(in crate::core) fn check_hubs(&mut self) {
         for topic in std::mem::take(&mut self.hubs.to_leave) {
             self.release_topic(topic);
         }
         let quiet = self.env.settings.lane_stall_timeout / 2;
         let lanes = self.connections.lanes.iter().filter(|(_, lane)| lane.role == LaneRole::Subscriber);
-        let lanes: Vec<Key<Lane>> = lanes.map(|(key, _)| key).collect();
+        let lanes: Vec<LaneKey> = lanes.map(|(key, _)| key).collect();
         for key in lanes {
             let Some(user) = self.user_of(key) else { continue };
             let used = self.carries_topics(key);
@@ -159,11 +177,9 @@ impl Shared {
             }
         }
     }
-}
 
-impl Shared {
     /// The connection stands: everything somebody listens to is asked for, in one go.
-    pub(in super::super) fn hub_ready(&mut self, lane: Key<Lane>) {
+    pub(in crate::core) fn hub_ready(&mut self, lane: LaneKey) {
         let Some(user) = self.user_of(lane) else { return };
         for topic in self.topics_of_user(user) {
             if self.hubs.topics.get(topic).is_some_and(Topic::is_used) {
@@ -178,7 +194,7 @@ impl Shared {
     // ---- what it says ---------------------------------------------------------------------------------
 
     /// One frame on a connection for subscriptions. `Err` says why it makes no sense there.
-    fn hub_frame(&mut self, lane: Key<Lane>, frame: &[u8], kind: u8) -> Result<Heard, &'static str> {
+    fn hub_frame(&mut self, lane: LaneKey, frame: &[u8], kind: u8) -> Result<Heard, &'static str> {
         let Some(user) = self.user_of(lane) else { return Ok(Heard::Nothing) };
         if kind != b'>' {
             return self.hub_answered(lane, user, frame);
@@ -203,10 +219,10 @@ impl Shared {
 
     fn hub_confirmed(
         &mut self,
-        lane: Key<Lane>,
+        lane: LaneKey,
         user: UserId,
         change: Subscribe,
-        topic: Key<Topic>,
+        topic: TopicKey,
     ) -> Result<(), &'static str> {
         let front = self.hubs.by_user.get(&user).and_then(|hub| hub.asked.front().copied());
         let wanted = if change.leave { Asked::Leave(topic) } else { Asked::Join(topic) };
@@ -231,7 +247,7 @@ impl Shared {
     }
 
     /// A reply that is no push: of a PING, or a refusal.
-    fn hub_answered(&mut self, lane: Key<Lane>, user: UserId, frame: &[u8]) -> Result<Heard, &'static str> {
+    fn hub_answered(&mut self, lane: LaneKey, user: UserId, frame: &[u8]) -> Result<Heard, &'static str> {
         let refused = frame.first() == Some(&b'-');
         let asked = self.pop_asked(lane, user)?;
         if let Asked::Fence(_, number) | Asked::Probe(number) = asked {
@@ -253,7 +269,7 @@ impl Shared {
     }
 
     /// The oldest command about a topic is done, or was refused with an error.
-    fn settle_topic(&mut self, key: Key<Topic>, refusal: Option<&[u8]>) {
+    fn settle_topic(&mut self, key: TopicKey, refusal: Option<&[u8]>) {
         let Some(topic) = self.hubs.topics.get_mut(key) else { return };
         topic.pending -= 1;
         if let Some(frame) = refusal.filter(|_| topic.pending == 0) {
@@ -278,7 +294,7 @@ impl Shared {
 
     /// The connection is gone: messages may have been missed. Whoever waits for a first confirmation waits
     /// for the next one.
-    pub(in super::super) fn hub_lost(&mut self, lane: Key<Lane>, failures: u32) {
+    pub(in crate::core) fn hub_lost(&mut self, lane: LaneKey, failures: u32) {
         let Some(user) = self.user_of(lane) else { return };
         if let Some(lane) = self.connections.lanes.get_mut(lane) {
             lane.take_all();
@@ -302,7 +318,7 @@ impl Shared {
     }
 
     /// Another upstream: what it publishes comes on a new connection, and from now on.
-    pub(in super::super) fn move_hub(&mut self, lane: Key<Lane>) {
+    pub(in crate::core) fn move_hub(&mut self, lane: LaneKey) {
         let Some(user) = self.user_of(lane) else { return };
         if let Some(lane) = self.connections.lanes.get_mut(lane) {
             lane.failures = 0;
@@ -315,9 +331,9 @@ impl Shared {
 
 impl Broker {
     /// One frame on a connection for subscriptions. `Err` says why it makes no sense there.
-    pub(in super::super) fn hub_said(
+    pub(in crate::core) fn hub_said(
         &mut self,
-        lane: Key<Lane>,
+        lane: LaneKey,
         frame: &[u8],
         kind: u8,
     ) -> Result<(), &'static str> {
@@ -330,7 +346,7 @@ impl Broker {
     }
 
     /// One message to every child that listens. Those that take none are closed when all have it.
-    fn fan_out(&mut self, key: Key<Topic>, frame: &[u8]) {
+    fn fan_out(&mut self, key: TopicKey, frame: &[u8]) {
         let Some(topic) = self.shared.hubs.topics.get_mut(key) else { return };
         let listeners = std::mem::take(&mut topic.subscribers);
         for child in &listeners {
@@ -346,7 +362,7 @@ impl Broker {
     }
 
     /// The upstream does not let anybody listen to this topic any more.
-    pub(in super::super) fn close_listeners(&mut self, topic: Key<Topic>) {
+    pub(in crate::core) fn close_listeners(&mut self, topic: TopicKey) {
         for child in self.listeners_of(topic) {
             if let Some(child) = self.children.get_mut(child) {
                 log::warn!("its subscription is refused now: closing child {}", child.label());
@@ -356,13 +372,13 @@ impl Broker {
         self.shared.release_topic(topic);
     }
 
-    fn listeners_of(&self, topic: Key<Topic>) -> Vec<Key<Child>> {
+    fn listeners_of(&self, topic: TopicKey) -> Vec<ChildKey> {
         let topic = self.shared.hubs.topics.get(topic);
         topic.iter().flat_map(|topic| &topic.subscribers).map(|child| Key::from_bits(*child)).collect()
     }
 
     /// The upstream has ended the subscription itself: the slot of a shard channel has moved.
-    pub(in super::super) fn topic_moved(&mut self, key: Key<Topic>) {
+    pub(in crate::core) fn topic_moved(&mut self, key: TopicKey) {
         let Some(topic) = self.shared.hubs.topics.get_mut(key) else { return };
         topic.wanted = false;
         let change = Subscribe { family: topic.family, leave: true };
@@ -380,7 +396,7 @@ impl Broker {
     }
 
     /// Children that wait for a confirmation ask for their fences on a new connection.
-    pub(in super::super) fn ask_fences_again(&mut self, user: UserId) {
+    pub(in crate::core) fn ask_fences_again(&mut self, user: UserId) {
         let waits = |child: &Child| match child.topics.as_ref().filter(|own| own.user == user)?.fence {
             Fence::Awaited(number) if child.hold == Hold::Topics => Some(number),
             _ => None,
@@ -393,7 +409,7 @@ impl Broker {
     }
 
     /// Children that listen may miss messages from now on: they end, or are told nothing.
-    pub(in super::super) fn subscribers_lost(&mut self, user: UserId, loss: Loss) {
+    pub(in crate::core) fn subscribers_lost(&mut self, user: UserId, loss: Loss) {
         let listeners = self.listeners(user);
         match self.shared.env.settings.on_subscriber_loss {
             OnSubscriberLoss::Close => {

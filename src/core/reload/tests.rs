@@ -1,9 +1,9 @@
 //! New settings in rare moments, played through on the simulation.
 
 use crate::config::parse_upstream;
-use crate::core::failure::LOST;
-use crate::core::lane::LaneRole;
-use crate::core::reason::DOWN;
+use crate::core::connection::failure::LOST;
+use crate::core::connection::lane::LaneRole;
+use crate::core::connection::reason::DOWN;
 use crate::core::sim::{Sim, packed};
 
 fn reloaded(sim: &mut Sim, url: &str, pairs: &[(&str, &str)]) {

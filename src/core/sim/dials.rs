@@ -5,15 +5,18 @@ use super::{Sim, broken, trace};
 use crate::base::clock::Millis;
 use crate::base::key::Key;
 use crate::base::limits::BACKOFF_FIRST;
-use crate::core::lane::{Lane, LaneRole, LaneState};
-use crate::core::lease::LeaseKind;
+use crate::core::connection::lane::Lane;
+use crate::core::connection::lane::LaneRole;
+use crate::core::connection::lane::LaneState;
+use crate::core::keys::LaneKey;
+use crate::core::keys::LeaseKind;
 use std::collections::HashMap;
 
 /// What is known of dials.
 #[derive(Debug, Default)]
 pub(super) struct Dials {
     /// How often a lane has been sent away in a row without having been of any use, and when last.
-    refused: HashMap<Key<Lane>, (u32, Millis)>,
+    refused: HashMap<LaneKey, (u32, Millis)>,
     /// The least `reconnect_backoff_max` so far.
     backoff_max: Millis,
 }
@@ -28,7 +31,7 @@ impl Dials {
 
 impl Sim {
     /// 24: whoever is sent away again and again comes back ever later, by half of the backoff at least.
-    pub(super) fn check_dial(&mut self, lane: Key<Lane>, role: LaneRole) {
+    pub(super) fn check_dial(&mut self, lane: LaneKey, role: LaneRole) {
         let Some((count, at)) = self.dials.refused.get(&lane) else { return };
         let least = (BACKOFF_FIRST << (*count).min(16)).min(self.dials.backoff_max) / 2;
         if self.now < at + least {
@@ -38,7 +41,7 @@ impl Sim {
     }
 
     /// Bytes were read that may have cost the connection its life: with which words, and to what use it was before.
-    pub(super) fn note_end(&mut self, link: usize, lane: Key<Lane>, bytes: &[u8]) {
+    pub(super) fn note_end(&mut self, link: usize, lane: LaneKey, bytes: &[u8]) {
         let Some(conn) = self.conns.get_mut(&link) else { return };
         let useful = self.redis.clients.get(&link).is_some_and(|client| client.useful);
         if useful {

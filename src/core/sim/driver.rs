@@ -8,9 +8,11 @@ use super::encoded::error;
 use super::weather::FULL;
 use crate::base::clock::Millis;
 use crate::base::key::Key;
-use crate::core::broker::Action;
+use crate::core::action::Action;
 use crate::core::child::Child;
-use crate::core::lane::Lane;
+use crate::core::connection::lane::Lane;
+use crate::core::keys::ChildKey;
+use crate::core::keys::LaneKey;
 
 /// A turn that does not end in so many rounds never would: through a socket that holds one byte, what many children
 /// have asked takes tens of thousands.
@@ -57,14 +59,14 @@ impl Sim {
     pub(super) fn turn(&mut self) -> bool {
         let mut any = false;
         self.broker.begin_turn();
-        let mut late: Vec<Key<Lane>> = Vec::new();
+        let mut late: Vec<LaneKey> = Vec::new();
         for conn in self.conns.values_mut() {
             if conn.blocked && !self.full && conn.room > conn.to_redis.len() {
                 conn.blocked = false;
                 late.push(conn.lane);
             }
         }
-        let mut children: Vec<Key<Child>> = Vec::new();
+        let mut children: Vec<ChildKey> = Vec::new();
         for peer in &mut self.peers {
             if peer.blocked && peer.room > 0 {
                 peer.blocked = false;
@@ -127,7 +129,7 @@ impl Sim {
         !actions.is_empty()
     }
 
-    fn dial(&mut self, lane: Key<Lane>) {
+    fn dial(&mut self, lane: LaneKey) {
         self.next_link += 1;
         let link = self.next_link;
         let dialled = self.broker.shared.connections.lanes.get(lane).expect("a lane to dial");
@@ -178,7 +180,7 @@ impl Sim {
         !due.is_empty()
     }
 
-    fn cancel_dial(&mut self, lane: Key<Lane>) {
+    fn cancel_dial(&mut self, lane: LaneKey) {
         self.redis.ledger.truth.went_otherwise();
         let dialled = self.conns.iter().find(|(_, conn)| conn.lane == lane && conn.dialling.is_some());
         if let Some(link) = dialled.map(|(link, _)| *link) {
@@ -216,7 +218,7 @@ impl Sim {
         }
     }
 
-    fn flush_lane(&mut self, lane: Key<Lane>) {
+    fn flush_lane(&mut self, lane: LaneKey) {
         while let Some((link, bytes)) = self.broker.lane_outgoing(lane) {
             let Some(conn) = self.conns.get_mut(&link) else { break };
             if bytes.is_empty() {
@@ -234,7 +236,7 @@ impl Sim {
         self.broker.lane_flushed(lane);
     }
 
-    fn flush_child(&mut self, child: Key<Child>) {
+    fn flush_child(&mut self, child: ChildKey) {
         let Some((link, output)) = self.broker.child_output(child) else { return };
         let peer = &mut self.peers[link];
         let count = output.len().min(peer.room);

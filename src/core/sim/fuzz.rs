@@ -5,7 +5,8 @@ use super::Sim;
 use super::ledger::Nonce;
 use super::reply::{Reply, parse};
 use crate::command::{self, Policy, Route, Table, Verdict};
-use crate::core::lane::{LaneRole, LaneState};
+use crate::core::connection::lane::LaneRole;
+use crate::core::connection::lane::LaneState;
 use crate::resp::tests::{Event, replies, requests};
 use crate::resp::{FrameLimits, Request, Scan, Scanner, encode, inline, value};
 use std::collections::VecDeque;
@@ -209,7 +210,7 @@ fn post_wild(sim: &mut Sim, child: &mut usize, bytes: &[u8]) {
 
 /// Bytes from the upstream that nobody has asked for.
 fn lie(sim: &mut Sim, which: u8, bytes: &[u8]) {
-    let ready = |lane: &crate::core::lane::Lane| lane.state == LaneState::Ready;
+    let ready = |lane: &crate::core::connection::lane::Lane| lane.state == LaneState::Ready;
     let lanes: Vec<_> = sim
         .broker
         .shared

@@ -24,9 +24,17 @@
 
 use super::{Sim, broken};
 use crate::base::key::Key;
-use crate::core::child::{Child, ChildState, Hold};
-use crate::core::lane::{FLAG_TIMED_OUT, Lane, LaneRole, LaneState, SlotKind};
-use crate::core::lease::LeaseKind;
+use crate::core::child::Child;
+use crate::core::child::ChildState;
+use crate::core::child::hold::Hold;
+use crate::core::connection::lane::FLAG_TIMED_OUT;
+use crate::core::connection::lane::Lane;
+use crate::core::connection::lane::LaneRole;
+use crate::core::connection::lane::LaneState;
+use crate::core::connection::lane::SlotKind;
+use crate::core::keys::ChildKey;
+use crate::core::keys::LaneKey;
+use crate::core::keys::LeaseKind;
 use std::collections::HashMap;
 
 impl Sim {
@@ -71,7 +79,7 @@ impl Sim {
                 ),
             );
         }
-        let waiting = |key: &Key<Lane>| broker.shared.connections.lanes.get(*key).map(|lane| lane.state);
+        let waiting = |key: &LaneKey| broker.shared.connections.lanes.get(*key).map(|lane| lane.state);
         for (key, lane) in broker.shared.connections.lanes.iter() {
             let in_line = places.waiters.contains(&key) || places.parked.contains(&key);
             if lane.state == LaneState::Waiting && !in_line {
@@ -126,7 +134,7 @@ impl Sim {
 
     /// 15: every slot is somebody's, and nobody waits for more than there is.
     fn check_slots(&self) {
-        let mut owed: HashMap<Key<Child>, (u32, u32, usize)> = HashMap::new();
+        let mut owed: HashMap<ChildKey, (u32, u32, usize)> = HashMap::new();
         for (_, lane) in self.broker.shared.connections.lanes.iter() {
             let unproven = lane.withheld().iter().map(|withheld| &withheld.slot);
             for slot in lane.slots().chain(unproven).filter(|slot| slot.flags & FLAG_TIMED_OUT == 0) {

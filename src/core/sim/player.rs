@@ -10,7 +10,8 @@ use super::{Sim, broken, trace};
 use crate::base::clock::Millis;
 use crate::config::parse_upstream;
 use crate::config::value::Integrity;
-use crate::core::lane::{LaneRole, LaneState};
+use crate::core::connection::lane::LaneRole;
+use crate::core::connection::lane::LaneState;
 use crate::resp::encode;
 use std::collections::BTreeMap;
 

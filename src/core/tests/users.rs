@@ -2,8 +2,9 @@
 
 use super::*;
 use crate::base::limits;
-use crate::core::pool::PoolKey;
-use crate::core::users::{Password, UserId};
+use crate::core::keys::PoolKey;
+use crate::core::keys::UserId;
+use crate::core::user::Password;
 
 #[test]
 fn pools_of_users_that_have_gone_are_used_again() {

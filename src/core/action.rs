@@ -1,0 +1,24 @@
+//! The broker without its sockets: events in, dirty lists and rare actions out. The driver (the reactor, a
+//! simulation) tells it what arrived and what time it is, then flushes what is dirty and carries out the
+//! actions. Finds the child or lane that an event is about, once, and hands it on; does no I/O and reads no clock.
+
+use crate::core::keys::LaneKey;
+
+/// What only the driver can do. Rare: never one per request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// Dial the upstream for this lane; answer with `lane_connected` or `lane_failed`.
+    Connect(LaneKey),
+    /// Close the lane's connection; `link` is `usize::MAX` while it is still being dialled.
+    CloseLane {
+        /// The lane, for an attempt that has no link yet.
+        lane: LaneKey,
+        /// The driver's handle.
+        link: usize,
+    },
+    /// Close a child's connection; nothing is left to write.
+    CloseChild {
+        /// The driver's handle.
+        link: usize,
+    },
+}

@@ -1,0 +1,87 @@
+//! Every child there is, by key and by CLIENT ID. Owns both ways to find one and keeps them in step; knows nothing of
+//! what a child does.
+
+use crate::base::key::Arena;
+use crate::core::child::Child;
+use crate::core::keys::ChildKey;
+use crate::core::keys::ChildName;
+use std::collections::HashMap;
+
+/// The children. A key is the way to one; an id is only ever what somebody has typed.
+#[derive(Debug, Default)]
+pub(in crate::core) struct Children {
+    arena: Arena<Child, ChildName>,
+    /// An id is given once and never changes.
+    by_id: HashMap<u64, ChildKey>,
+}
+
+impl Children {
+    /// Stores a child and returns the only key that will ever name it.
+    pub(in crate::core) fn insert(&mut self, child: Child) -> ChildKey {
+        let id = child.session.id;
+        let key = self.arena.insert(child);
+        if let Some(child) = self.arena.get_mut(key) {
+            child.key = key;
+        }
+        let before = self.by_id.insert(id, key);
+        debug_assert!(before.is_none(), "two children with the id {id}");
+        key
+    }
+
+    /// Takes the child out, unless it has gone.
+    pub(in crate::core) fn remove(&mut self, key: ChildKey) -> Option<Child> {
+        let child = self.arena.remove(key)?;
+        self.by_id.remove(&child.session.id);
+        Some(child)
+    }
+
+    /// The child that CLIENT ID told this number. One look-up, however many children there are.
+    pub(in crate::core) fn by_id(&self, id: i64) -> Option<ChildKey> {
+        self.by_id.get(&u64::try_from(id).ok()?).copied()
+    }
+
+    /// The child, unless it has gone.
+    pub(in crate::core) fn get(&self, key: ChildKey) -> Option<&Child> {
+        self.arena.get(key)
+    }
+
+    /// The child, unless it has gone.
+    pub(in crate::core) fn get_mut(&mut self, key: ChildKey) -> Option<&mut Child> {
+        self.arena.get_mut(key)
+    }
+
+    /// What the command table numbers has other numbers now.
+    pub(in crate::core) fn forget_commands(&mut self) {
+        for key in self.arena.keys() {
+            if let Some(child) = self.arena.get_mut(key) {
+                child.last_command = None;
+            }
+        }
+    }
+
+    /// How many there are.
+    pub(in crate::core) fn len(&self) -> usize {
+        self.arena.len()
+    }
+
+    /// Whether there is none.
+    pub(in crate::core) fn is_empty(&self) -> bool {
+        self.arena.is_empty()
+    }
+
+    /// Every child with its key.
+    pub(in crate::core) fn iter(&self) -> impl Iterator<Item = (ChildKey, &Child)> {
+        self.arena.iter()
+    }
+
+    /// Every key, collected, for passes that close children as they go.
+    pub(in crate::core) fn keys(&self) -> Vec<ChildKey> {
+        self.arena.keys()
+    }
+
+    /// Gives unused room back to the allocator after a burst.
+    pub(in crate::core) fn shrink(&mut self) {
+        self.arena.shrink();
+        self.by_id.shrink_to_fit();
+    }
+}

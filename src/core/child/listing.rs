@@ -1,0 +1,23 @@
+//! What a child sees of the others and may do to them: CLIENT LIST, INFO, KILL and UNBLOCK over the broker's
+//! own children. Knows them by the ids the broker gave them; no connection upstream is ever named or closed
+//! by its own.
+
+use crate::core::keys::ChildKey;
+
+/// A CLIENT LIST as far as it is made: with many children, or many ids, it takes more than one turn.
+#[derive(Debug, Default)]
+pub(in crate::core) struct Listing {
+    pub(in crate::core) lines: String,
+    /// Those to show, unless the request names them: all there were when it began.
+    pub(in crate::core) keys: Option<Vec<ChildKey>>,
+    /// How many of them have been looked at.
+    pub(in crate::core) done: usize,
+}
+
+impl Listing {
+    /// Heap bytes held.
+    pub(in crate::core) fn footprint(&self) -> usize {
+        let keys = self.keys.as_ref().map_or(0, Vec::capacity) * std::mem::size_of::<ChildKey>();
+        std::mem::size_of::<Listing>() + keys + self.lines.capacity()
+    }
+}

@@ -1,0 +1,170 @@
+//! Greeting an upstream: what a fresh connection is told and what it must answer before the first child's
+//! byte goes on it. HELLO sets protocol and user, SETNAME makes the broker's connections recognisable in
+//! Redis' CLIENT LIST, SELECT is sent here and never again on a shared lane.
+
+use crate::core::connection::lane::LaneRole;
+use crate::core::keys::PoolKey;
+use crate::core::questions::control::Control;
+use crate::core::user::Credentials;
+use crate::core::user::Password;
+use crate::resp::encode;
+use crate::resp::value;
+use redis::Value;
+use zeroize::Zeroizing;
+
+/// What HELLO told us about the upstream.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(in crate::core) struct Greeting {
+    /// The reply's pairs in order; `proto` and `id` are replaced before a child sees them.
+    pub pairs: Vec<(String, Value)>,
+    /// CLIENT ID of this connection.
+    pub id: i64,
+}
+
+/// How the greeting went.
+#[derive(Debug)]
+pub(in crate::core) enum GreetingStep {
+    /// Replies are still owed.
+    More,
+    /// The lane may carry requests.
+    Ready(Greeting),
+    /// The upstream refused; the text is its own, without credentials.
+    Refused(String),
+}
+
+/// A greeting under way.
+#[derive(Debug)]
+pub(in crate::core) struct Handshake {
+    /// Has the password in it.
+    pub(in crate::core) out: Password,
+    pub(in crate::core) sent: usize,
+    pub(in crate::core) greeting: Greeting,
+    /// What has been asked, in order.
+    pub(in crate::core) steps: Vec<&'static str>,
+    pub(in crate::core) answered: usize,
+}
+
+impl Handshake {
+    pub(in crate::core) fn new(
+        user: Credentials<'_>,
+        role: LaneRole,
+        pool: &PoolKey,
+        control: &Control,
+    ) -> Self {
+        let name = match role {
+            LaneRole::Control => "broker-control",
+            LaneRole::Shared => "broker-lane",
+            LaneRole::Lease => "broker-lease",
+            LaneRole::Subscriber => "broker-subscriber",
+            LaneRole::Probe => "broker-probe",
+        };
+        let proto: &[u8] = if pool.proto == 3 { b"3" } else { b"2" };
+        let mut hello: Vec<&[u8]> = vec![b"HELLO", proto];
+        if let Some(password) = user.password {
+            hello.extend([b"AUTH", user.name.unwrap_or(b"default"), password]);
+        }
+        let client = control.name_of("CLIENT");
+        // Never grown, so that no copy of the password is left behind.
+        let room = 1024 + hello.iter().map(|arg| arg.len() + 16).sum::<usize>();
+        let mut out = Zeroizing::new(Vec::with_capacity(room));
+        encode::request(&mut out, &hello);
+        encode::request(&mut out, &[client, b"SETNAME", name.as_bytes()]);
+        let mut steps = vec!["HELLO", "CLIENT SETNAME"];
+        if pool.db != 0 {
+            encode::request(&mut out, &[control.name_of("SELECT"), pool.db.to_string().as_bytes()]);
+            steps.push("SELECT");
+        }
+        if pool.no_touch {
+            encode::request(&mut out, &[client, b"NO-TOUCH", b"ON"]);
+            steps.push("CLIENT NO-TOUCH");
+        }
+        Handshake { out: Password::within(out), sent: 0, greeting: Greeting::default(), steps, answered: 0 }
+    }
+
+    pub(in crate::core) fn outgoing(&self) -> &[u8] {
+        &self.out.expose()[self.sent..]
+    }
+
+    pub(in crate::core) fn wrote(&mut self, count: usize) {
+        self.sent += count;
+    }
+
+    /// Whether the next answer is about what children have chosen: their db, and NO-TOUCH.
+    pub(in crate::core) fn is_choosing(&self) -> bool {
+        self.answered > 1
+    }
+
+    /// One complete reply has come.
+    pub(in crate::core) fn reply(&mut self, frame: &[u8]) -> GreetingStep {
+        let step = self.steps.get(self.answered).copied().unwrap_or_default();
+        // A name is a help to whoever reads CLIENT LIST: a user may lack the right to it, a server the command.
+        let is_needless = step == "CLIENT SETNAME" && frame.first() == Some(&b'-');
+        if !is_needless && frame.first() == Some(&b'-') {
+            let text = String::from_utf8_lossy(&frame[1..]);
+            let too_old = step == "HELLO" && text.starts_with("ERR unknown command");
+            let hint = if too_old { " (Redis 6 or later is needed)" } else { "" };
+            return GreetingStep::Refused(format!("{step} was answered with: {}{hint}", text.trim_end()));
+        }
+        if self.answered == 0 {
+            match parse_greeting(frame) {
+                Some(greeting) => self.greeting = greeting,
+                None => return GreetingStep::Refused("HELLO was not answered with a map".into()),
+            }
+        } else if !is_needless && frame != b"+OK\r\n" {
+            return GreetingStep::Refused(format!("{step} was not answered with OK"));
+        }
+        self.answered += 1;
+        if self.answered < self.steps.len() {
+            return GreetingStep::More;
+        }
+        GreetingStep::Ready(std::mem::take(&mut self.greeting))
+    }
+}
+
+pub(in crate::core) fn parse_greeting(frame: &[u8]) -> Option<Greeting> {
+    let pairs = value::pairs(value::parse(frame)?)?;
+    let mut greeting = Greeting::default();
+    for (key, value) in pairs {
+        let key = value::text(&key)?;
+        if let (true, Value::Int(id)) = (key == "id", &value) {
+            greeting.id = *id;
+        }
+        greeting.pairs.push((key, value));
+    }
+    Some(greeting)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::keys::UserId;
+
+    const POOL: PoolKey = PoolKey { user: UserId::UPSTREAM, db: 3, proto: 2, no_touch: false };
+
+    #[test]
+    pub(in crate::core) fn a_refusal_names_the_step_and_not_the_password() {
+        let user = Credentials { name: Some(b"u"), password: Some(b"secret") };
+        let mut handshake = Handshake::new(user, LaneRole::Shared, &POOL, &Control::default());
+        assert!(handshake.outgoing().windows(6).any(|window| window == b"secret"));
+        match handshake.reply(b"-WRONGPASS invalid username-password pair or user is disabled.\r\n") {
+            GreetingStep::Refused(text) => {
+                assert!(text.starts_with("HELLO was answered with: WRONGPASS"), "{text}");
+                assert!(!text.contains("secret"));
+            }
+            step => panic!("{step:?}"),
+        }
+    }
+
+    #[test]
+    pub(in crate::core) fn ready_only_after_every_answer() {
+        let user = Credentials { name: None, password: None };
+        let mut handshake = Handshake::new(user, LaneRole::Shared, &POOL, &Control::default());
+        let hello = b"*4\r\n$6\r\nserver\r\n$5\r\nredis\r\n$2\r\nid\r\n:7\r\n";
+        assert!(matches!(handshake.reply(hello), GreetingStep::More));
+        assert!(matches!(handshake.reply(b"+OK\r\n"), GreetingStep::More));
+        match handshake.reply(b"+OK\r\n") {
+            GreetingStep::Ready(greeting) => assert_eq!((greeting.id, greeting.pairs.len()), (7, 2)),
+            step => panic!("{step:?}"),
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! Names: of children, lanes, topics, pools, users and kinds of lease. Knows nothing of what they name, so that every room
+//! can keep them.
+
+use crate::base::key::Key;
+
+/// What the keys of children name.
+#[derive(Debug)]
+pub enum ChildName {}
+/// What the keys of lanes name.
+#[derive(Debug)]
+pub enum LaneName {}
+/// What the keys of topics name.
+#[derive(Debug)]
+pub(in crate::core) enum TopicName {}
+
+/// Names a child for as long as it lives, and nothing afterwards.
+pub type ChildKey = Key<ChildName>;
+/// Names a lane for as long as it lives, and nothing afterwards.
+pub type LaneKey = Key<LaneName>;
+/// Names a topic for as long as it lives, and nothing afterwards.
+pub(in crate::core) type TopicKey = Key<TopicName>;
+
+/// What a lease is taken for; each kind has its own cap and its own line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(in crate::core) enum LeaseKind {
+    /// One blocking command, until its reply.
+    Blocking,
+    /// WATCH or a MULTI that cannot be queued here, until EXEC, DISCARD or UNWATCH.
+    Transaction,
+    /// A subscription, until the last one is given up or the child goes.
+    Session,
+}
+
+impl LeaseKind {
+    pub(in crate::core) const ALL: [LeaseKind; 3] =
+        [LeaseKind::Transaction, LeaseKind::Session, LeaseKind::Blocking];
+
+    /// The configuration key of its cap.
+    pub(in crate::core) fn limit_name(self) -> &'static str {
+        match self {
+            LeaseKind::Blocking => "leases_blocking_max",
+            LeaseKind::Transaction => "leases_transaction_max",
+            LeaseKind::Session => "leases_session_max",
+        }
+    }
+}
+
+/// What blocking waiters of one group have in common: the pool and the command without its timeout.
+/// Hashed, so that a waiter holds no second copy of its keys; two groups that collide are merely served as one.
+pub(in crate::core) type GroupKey = (PoolId, u64);
+
+/// Names a pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(in crate::core) struct PoolId(pub u32);
+
+/// What a connection upstream has to be, to serve a child: connections that agree in all of it are alike.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(in crate::core) struct PoolKey {
+    /// As whom it is authenticated.
+    pub(in crate::core) user: UserId,
+    /// Which db is selected on it.
+    pub(in crate::core) db: u32,
+    /// Which protocol it speaks, 2 or 3.
+    pub(in crate::core) proto: u8,
+    /// CLIENT NO-TOUCH is on.
+    pub(in crate::core) no_touch: bool,
+}
+
+impl PoolKey {
+    /// Of a pool that serves nobody any more and may become another.
+    pub(in crate::core) const FREE: PoolKey =
+        PoolKey { user: UserId::NOBODY, db: 0, proto: 0, no_touch: false };
+}
+
+/// Names a user of the upstream for as long as the broker knows it; never given again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(in crate::core) struct UserId(pub(in crate::core) u64);
+
+impl UserId {
+    /// The one in the upstream's settings.
+    pub(in crate::core) const UPSTREAM: UserId = UserId(0);
+    /// The upstream's default user, who needs no password.
+    pub(in crate::core) const DEFAULT: UserId = UserId(1);
+    /// Not authenticated. No connection is made for it.
+    pub(in crate::core) const NOBODY: UserId = UserId(2);
+    /// Whether the upstream's default user needs a password is not known yet. No connection is made for it.
+    pub(in crate::core) const UNDECIDED: UserId = UserId(3);
+    pub(in crate::core) const FIRST: u64 = 4;
+}
+
+/// Names one of the broker's own users.
+pub(in crate::core) type AccountId = u16;

@@ -1,0 +1,11 @@
+//! The broker's own conversation with the upstream: what it asks and what it knows.
+
+pub(in crate::core) mod ask;
+pub(in crate::core) mod busy;
+pub(in crate::core) mod control;
+pub(in crate::core) mod fresh;
+pub(in crate::core) mod greeting;
+pub(in crate::core) mod known;
+pub(in crate::core) mod limits;
+pub(in crate::core) mod probe;
+pub(in crate::core) mod scripts;

@@ -1,0 +1,395 @@
+//! One complete request: which way it goes. The only place where a request meets its class; each way has
+//! a file of its own (`local`, `multi`, `leased`, `subscription`).
+
+use crate::base::limits;
+use crate::command;
+use crate::command::CommandId;
+use crate::command::Local;
+use crate::command::NO_COMMAND;
+use crate::command::Route;
+use crate::command::Runs;
+use crate::command::Table;
+use crate::command::Transaction as TransactionCommand;
+use crate::command::Verdict;
+use crate::command::texts;
+use crate::config::value::Ping;
+use crate::core::child::Child;
+use crate::core::child::hold::Answer;
+use crate::core::child::hold::Hold;
+use crate::core::connection::lane::FLAG_UNIT;
+use crate::core::connection::lane::FLAG_WRITE;
+use crate::core::connection::lane::LaneRole;
+use crate::core::connection::lane::SlotKind;
+use crate::core::keys::ChildKey;
+use crate::core::keys::LaneKey;
+use crate::core::keys::LeaseKind;
+use crate::core::lease::lending::Want;
+use crate::core::questions::control::Question;
+use crate::core::request::flow::Decided;
+use crate::core::request::flow::Flow;
+use crate::core::shared::Shared;
+use crate::core::transaction::queue::Transaction;
+use crate::core::transaction::queue::end_of_multi;
+use crate::resp::FrameLimits;
+use crate::resp::Request;
+use crate::resp::Scanner;
+
+/// Why some commands are refused whatever the settings say: programs that send them show the text and end.
+pub(in crate::core) const TAKES_OVER: &str =
+    ": it takes a connection over, and the broker's are shared; connect to the server itself";
+
+/// Whoever debugs a script expects that its writes are undone.
+pub(in crate::core) const NOT_DEBUGGED: &str = "ERR SCRIPT DEBUG was refused, and without it the script would run for good; connect to the \
+     server itself";
+
+impl Shared {
+    pub(in crate::core) fn dispatch(
+        &mut self,
+        child: &mut Child,
+        request: &Request<'_>,
+        rest: &[u8],
+    ) -> Flow {
+        match child.answer.take() {
+            Some(Answer::UnknownCommand) => return self.reject(child, texts::unknown_command(request)),
+            Some(Answer::Frame(frame)) => {
+                if let (Some(b'-'), Some(queued)) = (frame.first(), child.session.transaction.queued_mut()) {
+                    queued.dirty = true;
+                }
+                self.answer(child, &frame);
+                return Flow::Done;
+            }
+            None => {}
+        }
+        let Some(table) = &self.control.table else { return self.without_table(child, request) };
+        let verdict = table.classify(request);
+        child.last_command = if let Verdict::Known(known) = &verdict { Some(known.id) } else { None };
+        let mut decided = match verdict {
+            Verdict::Hangup => {
+                // Redis loses even the replies it had not written yet.
+                self.close(child);
+                return Flow::Gone;
+            }
+            Verdict::Unknown => return self.look_up(child, request),
+            Verdict::UnknownSubcommand => return self.reject(child, texts::unknown_subcommand(request)),
+            Verdict::Known(known) if !known.arity_ok => {
+                let text = texts::wrong_arity(known.name);
+                let is_exec = known.route == Route::Transaction(TransactionCommand::Exec);
+                return if is_exec {
+                    self.reject_exec(child, request, &text)
+                } else {
+                    self.reject(child, text)
+                };
+            }
+            Verdict::Known(known) => Decided { id: known.id, no_multi: known.no_multi, route: known.route },
+        };
+        if let Some(flow) = self.turn_back(child, request, &mut decided) {
+            return flow;
+        }
+        if decided.route == Route::Local(Local::Ping) && self.env.settings.ping == Ping::Upstream {
+            let otherwise = child.listens_in_resp2();
+            decided.route = if otherwise { Route::Local(Local::SubscriberPing) } else { Route::Shared };
+        }
+        match (&child.session.transaction, child.lease) {
+            (Transaction::Queued(_), _) => self.queue_command(child, request, decided),
+            (_, Some(lease)) if lease.kind != LeaseKind::Blocking => {
+                self.on_lease(child, request, decided, lease.lane)
+            }
+            _ => self.plain(child, request, decided, rest),
+        }
+    }
+
+    /// Whether a known command with the right number of arguments goes no further. The order of the checks is Redis' own.
+    fn turn_back(&mut self, child: &mut Child, request: &Request<'_>, decided: &mut Decided) -> Option<Flow> {
+        if let Some(flow) = self.admit(child, request, decided) {
+            return Some(flow);
+        }
+        if let Some(flow) = self.refuse_too_long(child, request) {
+            return Some(flow);
+        }
+        if self.is_out_of_context(child, decided.route) {
+            return Some(self.reject_out_of_context(child, *decided));
+        }
+        if child.session.debugs && self.is_script(decided.id) {
+            return Some(self.reject(child, NOT_DEBUGGED));
+        }
+        self.refuse_while_busy(child, request, decided)
+    }
+
+    fn is_script(&self, id: CommandId) -> bool {
+        self.control.table.as_ref().is_some_and(|table: &Table| table.runs(id) != Runs::Nothing)
+    }
+
+    /// The upstream has been replaced and the new one's commands are not known yet. A MULTI that is open on
+    /// a leased lane can be ended all the same, by the names its end is known by everywhere.
+    fn without_table(&mut self, child: &mut Child, request: &Request<'_>) -> Flow {
+        match (&child.session.transaction, child.lease, end_of_multi(request)) {
+            (Transaction::Leased(_), Some(lease), Some(end)) => {
+                let decided = Decided { id: NO_COMMAND, no_multi: false, route: Route::Transaction(end) };
+                self.on_lease(child, request, decided, lease.lane)
+            }
+            _ => self.wait_for_upstream(child),
+        }
+    }
+
+    /// The request at the front is done: what was set aside for it is not the next one's.
+    pub(in crate::core) fn front_is_done(&mut self, child: &mut Child) {
+        child.front_is_done();
+        let (has_lease, has_topics) = (child.lease.is_some(), child.topics.is_some());
+        if has_lease {
+            self.end_unused_lease(child);
+        }
+        if has_topics {
+            self.forget_front_topics(child);
+        }
+    }
+
+    /// Outside of transactions, watches and subscriptions.
+    fn plain(&mut self, child: &mut Child, request: &Request<'_>, decided: Decided, rest: &[u8]) -> Flow {
+        match decided.route {
+            Route::Shared => self.send_shared(child, request, decided.id),
+            Route::Local(local) => self.local(child, local, request),
+            Route::Refused => self.refuse(child, request, decided.id),
+            Route::Blocking(blocking) => self.block(child, request, decided.id, Some(blocking)),
+            Route::Dedicated => self.block(child, request, decided.id, None),
+            Route::Replicas => self.wait_for_replicas(child, request, decided.id),
+            Route::Control => self.send_control(child, request, decided.id),
+            Route::Transaction(TransactionCommand::Multi) => self.begin_multi(child, request, decided, rest),
+            Route::Transaction(TransactionCommand::Exec) => self.reject(child, texts::EXEC_WITHOUT_MULTI),
+            Route::Transaction(TransactionCommand::Discard) => {
+                self.reject(child, texts::DISCARD_WITHOUT_MULTI)
+            }
+            Route::Transaction(TransactionCommand::Unwatch) => {
+                child.session.watch_lost = false;
+                self.answer(child, b"+OK\r\n");
+                Flow::Done
+            }
+            Route::Transaction(TransactionCommand::Watch) if (child.session.watch_lost) => {
+                self.watch_in_vain(child)
+            }
+            Route::Transaction(TransactionCommand::Watch) => {
+                match self.lease_for(child, LeaseKind::Transaction, Want::default) {
+                    Ok(lane) => self.on_lease(child, request, decided, lane),
+                    Err(flow) => flow,
+                }
+            }
+            Route::Pin(_) => match self.lease_for(child, LeaseKind::Session, Want::default) {
+                Ok(lane) => self.on_lease(child, request, decided, lane),
+                Err(flow) => flow,
+            },
+            Route::Subscribe(subscribe)
+                if ({
+                    self.subscribes_shared(child) && !self.hears_invalidations(child, request, subscribe)
+                }) =>
+            {
+                self.change_topics(child, request, subscribe)
+            }
+            Route::Subscribe(subscribe) if subscribe.leave => {
+                self.leave_nothing(child, subscribe.family, request);
+                Flow::Done
+            }
+            Route::Subscribe(_) => match self.lease_for(child, LeaseKind::Session, Want::default) {
+                Ok(lane) => self.on_lease(child, request, decided, lane),
+                Err(flow) => flow,
+            },
+        }
+    }
+
+    /// Answers with an error; an open MULTI is spoilt by it, as by any command Redis rejects.
+    pub(in crate::core) fn reject(&mut self, child: &mut Child, text: impl AsRef<[u8]>) -> Flow {
+        if let Some(queued) = child.session.transaction.queued_mut() {
+            queued.dirty = true;
+        }
+        self.answer_error(child, text);
+        Flow::Done
+    }
+
+    /// A RESP2 child that listens may say little else.
+    fn reject_out_of_context(&mut self, child: &mut Child, decided: Decided) -> Flow {
+        let name = self.control.table.as_ref().map_or("", |table: &Table| table.name(decided.id));
+        let mut text = texts::subscriber_context(name);
+        if decided.route == Route::Transaction(TransactionCommand::Exec) {
+            // An EXEC that is rejected forgets the watched keys all the same.
+            if child.is_under_way() {
+                return Flow::Hold(Hold::Drained);
+            }
+            child.session.watch_lost = false;
+            self.end_lease(child);
+            text = texts::exec_aborted(&text);
+        }
+        self.reject(child, text)
+    }
+
+    /// A command that may not go through a shared broker: the text of an ACL refusal, which every client
+    /// library maps to its own error.
+    pub(in crate::core) fn refuse(
+        &mut self,
+        child: &mut Child,
+        request: &Request<'_>,
+        id: CommandId,
+    ) -> Flow {
+        let name = self.control.table.as_ref().map_or("", |table: &Table| table.name(id));
+        let mut text = texts::refused(name);
+        if matches!(name, "sync" | "psync" | "replconf" | "script|debug") {
+            text.push_str(TAKES_OVER);
+        }
+        if name == "script|debug" {
+            child.session.debugs = !request.arg(2).eq_ignore_ascii_case(b"no");
+        }
+        let peer = &child.peer;
+        log::info!("refused '{name}' of child {peer}");
+        self.reject(child, text)
+    }
+
+    /// A name the table does not have: it may be a renamed SELECT, so the upstream is asked what it means
+    /// before it goes anywhere.
+    fn look_up(&mut self, child: &mut Child, request: &Request<'_>) -> Flow {
+        let name = request.arg(0);
+        if name.len() > limits::COMMAND_NAME_MAX || name.contains(&0) || name.is_empty() {
+            return self.reject(child, texts::unknown_command(request));
+        }
+        if !self.control_is_ready() {
+            return self.wait_for_upstream(child);
+        }
+        let name = name.to_vec();
+        self.ask(Question::Lookup { child: child.key, name });
+        Flow::Hold(Hold::Answer)
+    }
+
+    // ---- shared lanes ---------------------------------------------------------------------------------
+
+    /// The shared lane for this child's next request, of `len` bytes; or why it has to wait. A child changes
+    /// lanes only while nothing of it is in flight, else its requests could overtake each other.
+    pub(in crate::core) fn shared_lane_for(
+        &mut self,
+        child: &mut Child,
+        id: CommandId,
+        len: usize,
+    ) -> Result<LaneKey, Flow> {
+        let lane_key = if !child.is_under_way() {
+            let (pool, bulky) = (child.pool_key(), child.is_bulky(id, len));
+            let pool = self.pool_of(pool);
+            if bulky { self.bulk_lane(pool) } else { self.shared_lane(pool) }
+        } else if self.lane_is_closed_to(child) {
+            return Err(Flow::Hold(Hold::Drained));
+        } else {
+            child.lane
+        };
+        let Some(lane) = self.connections.lanes.get_mut(lane_key) else {
+            return Err(Flow::Hold(Hold::Drained));
+        };
+        let fits = self.connections.pools[lane.pool.0 as usize].key == child.pool_key();
+        if lane.role != LaneRole::Shared || !fits || lane.bulk != child.is_bulky(id, len) {
+            return Err(Flow::Hold(Hold::Drained));
+        }
+        if lane.out.len() >= limits::LANE_WINDOW {
+            lane.held.push(child.key);
+            return Err(Flow::Hold(Hold::Lane));
+        }
+        child.lane = lane_key;
+        Ok(lane_key)
+    }
+
+    fn send_shared(&mut self, child: &mut Child, request: &Request<'_>, id: CommandId) -> Flow {
+        match self.shared_lane_for(child, id, request.bytes.len()) {
+            Ok(lane) => {
+                self.send_for(child, lane, request.bytes, id, SlotKind::Relay, 0);
+                Flow::Done
+            }
+            Err(flow) => flow,
+        }
+    }
+
+    /// Puts a child's request on a lane. `Swallow`, `Subscribe` and `Housekeeping` have no place in the
+    /// order of its replies.
+    pub(in crate::core) fn send_for(
+        &mut self,
+        child: &mut Child,
+        lane: LaneKey,
+        bytes: &[u8],
+        id: CommandId,
+        kind: SlotKind,
+        flags: u8,
+    ) {
+        let writes = self.control.table.as_ref().is_some_and(|table| table.is_write(id));
+        let flags = if writes { flags | FLAG_WRITE } else { flags };
+        let (flags, canary) = self.guard(child, lane, kind, flags);
+        child.in_flight += 1;
+        if !matches!(kind, SlotKind::Swallow | SlotKind::Subscribe | SlotKind::Housekeeping) {
+            child.replies.expect_one(child.session.is_muted());
+        }
+        self.send(lane, bytes, child.key, id, kind, flags);
+        if canary {
+            self.send_canary(lane);
+        } else {
+            self.sample(lane, child, kind, flags);
+        }
+    }
+
+    /// Puts a whole request and its slot on a lane, and sees to it that the lane gets connected.
+    pub(in crate::core) fn send(
+        &mut self,
+        key: LaneKey,
+        bytes: &[u8],
+        child: ChildKey,
+        id: CommandId,
+        kind: SlotKind,
+        flags: u8,
+    ) {
+        debug_assert!(
+            self.may_stand_on(key, bytes, kind, flags),
+            "on a shared lane: {}",
+            bytes.escape_ascii()
+        );
+        let now = self.env.now;
+        let Some(lane) = self.connections.lanes.get_mut(key) else {
+            debug_assert!(false, "a request for a lane that is gone");
+            return;
+        };
+        lane.push(bytes, child, id, kind, flags, now);
+        self.mark_lane(key);
+        self.want_connection(key);
+        self.account_lane(key);
+    }
+
+    /// Whether a request may stand on this lane: on a shared one nothing that changes the connection, or keeps it
+    /// longer than its turn. In a transaction block Redis lets nothing block.
+    fn may_stand_on(&self, key: LaneKey, bytes: &[u8], kind: SlotKind, flags: u8) -> bool {
+        let shared = self.connections.lanes.get(key).is_some_and(|lane| lane.role == LaneRole::Shared);
+        let Some(table) = self.control.table.as_ref().filter(|_| shared && kind != SlotKind::Canary) else {
+            return true;
+        };
+        let mut scanner = Scanner::default();
+        scanner.scan(bytes, &FrameLimits { request_max: usize::MAX, authenticated: true });
+        let Verdict::Known(known) = table.classify(&scanner.request(bytes)) else { return false };
+        let in_block = flags & FLAG_UNIT != 0;
+        match known.route {
+            Route::Shared => !command::is_poison(known.name),
+            Route::Local(Local::Ping | Local::Echo) => true,
+            Route::Transaction(TransactionCommand::Exec) => true,
+            Route::Transaction(TransactionCommand::Multi | TransactionCommand::Unwatch) => in_block,
+            Route::Replicas => in_block || kind == SlotKind::Wait,
+            Route::Blocking(_) | Route::Dedicated | Route::Control => in_block,
+            // Refused since it was queued, but no worse than what is shared.
+            Route::Refused => !command::is_poison(known.name),
+            Route::Local(_) | Route::Transaction(_) | Route::Subscribe(_) | Route::Pin(_) => false,
+        }
+    }
+
+    /// SCRIPT KILL and FUNCTION KILL: on the lane that runs the script they would stand behind it. Nothing of the child
+    /// follows before the answer, since it would go another way; what it has been told to be lost need not have come.
+    fn send_control(&mut self, child: &mut Child, request: &Request<'_>, id: CommandId) -> Flow {
+        let lane = self.control.lane;
+        let ready = self.control_is_ready();
+        if child.in_flight > 0 {
+            return Flow::Hold(Hold::Drained);
+        }
+        if child.has_rights() {
+            return self.ask_relay(child, request.bytes);
+        }
+        if !ready {
+            return self.wait_for_upstream(child);
+        }
+        self.send_for(child, lane, request.bytes, id, SlotKind::Relay, 0);
+        Flow::Hold(Hold::Blocked)
+    }
+}

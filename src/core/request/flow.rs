@@ -1,0 +1,40 @@
+//! One complete request: which way it goes. The only place where a request meets its class; each way has
+//! a file of its own (`local`, `multi`, `leased`, `subscription`).
+
+use crate::command::CommandId;
+use crate::command::Local;
+use crate::command::Route;
+use crate::core::child::hold::Hold;
+
+/// What became of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::core) enum Flow {
+    /// Answered or on its way.
+    Done,
+    /// So are the requests in the next so many bytes.
+    DoneThrough(usize),
+    /// It stays where it is and is looked at again when the reason has gone.
+    Hold(Hold),
+    /// A part of it is done, and the child's turn is over; it is looked at again in the next.
+    More,
+    /// It is about other children, and the broker runs it.
+    Roster(Local),
+    /// The child has been closed.
+    Gone,
+}
+
+/// What the table knows of the request at hand, without the borrow.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::core) struct Decided {
+    pub(in crate::core) id: CommandId,
+    pub(in crate::core) no_multi: bool,
+    pub(in crate::core) route: Route,
+}
+
+/// An integer as Redis' `string2ll` takes it: no sign but `-`, no leading zero, no space.
+pub(in crate::core) fn canonical_int(text: &[u8]) -> Option<i64> {
+    let digits = text.strip_prefix(b"-").unwrap_or(text);
+    let canonical =
+        !digits.is_empty() && digits.iter().all(u8::is_ascii_digit) && (digits[0] != b'0' || text == b"0");
+    if canonical { std::str::from_utf8(text).ok()?.parse().ok() } else { None }
+}

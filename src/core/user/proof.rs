@@ -1,0 +1,401 @@
+//! The probe: one connection on which the upstream is asked about users, with the very words and passwords of
+//! children. It is greeted with nothing, serves nobody, and is reset behind every question, so that whoever it
+//! was a moment ago means nothing for the next one. A password that is refused here harms nothing.
+
+use crate::base::key::Key;
+use crate::base::limits;
+use crate::command::NO_COMMAND;
+use crate::config::value::Auth;
+use crate::core::child::Child;
+use crate::core::child::hold::Hold;
+use crate::core::connection::lane::Lane;
+use crate::core::connection::lane::LaneRole;
+use crate::core::connection::lane::LaneState;
+use crate::core::connection::lane::SlotKind;
+use crate::core::keys::UserId;
+use crate::core::notice::Notice;
+use crate::core::questions::probe::Asker;
+use crate::core::questions::probe::Claim;
+use crate::core::questions::probe::Outcome;
+use crate::core::questions::probe::Proof;
+use crate::core::questions::probe::Proved;
+use crate::core::request::flow::Flow;
+use crate::core::shared::Shared;
+use crate::core::timers::Timer;
+use crate::core::user::Password;
+use crate::resp::Request;
+use crate::resp::encode;
+
+/// A longer argument of SELECT is no number, bytes.
+pub(in crate::core) const SELECT_MAX: usize = 64;
+
+pub(in crate::core) const PING: &[u8] = b"*1\r\n$4\r\nPING\r\n";
+
+pub(in crate::core) const MULTI: &[u8] = b"*1\r\n$5\r\nMULTI\r\n";
+
+pub(in crate::core) const DISCARD: &[u8] = b"*1\r\n$7\r\nDISCARD\r\n";
+
+pub(in crate::core) const RESET: &[u8] = b"*1\r\n$5\r\nRESET\r\n";
+
+impl Shared {
+    /// Makes the probe's lane and dials it. It is dialled again for as long as the broker lives.
+    pub(in crate::core) fn open_probe(&mut self) {
+        let pool = self.control_pool();
+        let lane = self.connections.lanes.insert(Lane::new(pool, LaneRole::Probe, self.env.now));
+        self.probe.lane = Some(lane);
+        self.want_connection(lane);
+    }
+
+    pub(in crate::core) fn probe_is_ready(&self) -> bool {
+        let lane = self.probe.lane.and_then(|lane| self.connections.lanes.get(lane));
+        lane.is_some_and(|lane| lane.state == LaneState::Ready)
+    }
+
+    /// It is gone; what it had not answered is settled by `lane_lost`.
+    pub(in crate::core) fn probe_lost(&mut self) {
+        self.probe.default_open = None;
+        self.probe.asking_default = false;
+    }
+
+    /// Asks now and then whether the default user needs a password: that may change, and nobody tells.
+    pub(in crate::core) fn ask_default_again(&mut self) {
+        if self.probe_is_ready() && self.probe.asked_at + limits::RIGHTS_FRESH <= self.env.now {
+            self.ask_default();
+        }
+    }
+
+    pub(in crate::core) fn ask_default(&mut self) {
+        let asks = self.users.mode == Auth::Passthrough && !self.probe.asking_default;
+        if asks && self.probe_is_ready() {
+            self.probe.asking_default = true;
+            self.probe.asked_at = self.env.now;
+            // A connection that was let in stays so, whatever has changed since.
+            self.prove(RESET, Proof::Reset);
+            self.prove(PING, Proof::Default);
+        }
+    }
+
+    /// A lane of this user was lost: that is how the upstream tells that a user was deleted.
+    pub(in crate::core) fn recheck(&mut self, user: UserId) {
+        if !self.users.is_known(user) {
+            if user == UserId::DEFAULT {
+                self.ask_default();
+            }
+            return;
+        }
+        let ready = self.probe_is_ready();
+        self.users.set_suspect(user, !ready);
+        if ready {
+            let auth = self.auth_request(user);
+            self.prove(&auth, Proof::Recheck(user));
+            self.prove(RESET, Proof::Reset);
+        }
+    }
+
+    // ---- what children ask ----------------------------------------------------------------------------
+
+    /// A child says who it is. `request` is sent as it stands, but for what is said behind the password.
+    pub(in crate::core) fn ask_claim(
+        &mut self,
+        child: &mut Child,
+        request: &[&[u8]],
+        claim: (&[u8], &[u8]),
+        resume: Option<u16>,
+    ) -> Flow {
+        let asker = match self.asker(child) {
+            Ok(asker) => asker,
+            Err(flow) => return flow,
+        };
+        let mut bytes = zeroize::Zeroizing::new(Vec::new());
+        encode::request(&mut bytes, request);
+        if self.users.is_worth_a_test(claim.0, claim.1, self.env.now) {
+            self.test_any_password(claim.0);
+        }
+        let tested = self.users.is_named(claim.0);
+        let claim = Claim { name: claim.0.into(), password: Password::new(claim.1), resume, tested };
+        self.prove(&bytes, Proof::Claim { asker, claim });
+        self.prove(RESET, Proof::Reset);
+        Flow::Hold(Hold::Answer)
+    }
+
+    /// Asks whether a user takes any password: then whoever is that user is the same one, whatever it has said.
+    fn test_any_password(&mut self, name: &[u8]) {
+        let word = format!("{:032x}", self.env.rng.u128(..)).into_bytes();
+        let mut bytes = Vec::new();
+        encode::request(&mut bytes, &[&b"HELLO"[..], b"2", b"AUTH", name, &word]);
+        self.prove(&bytes, Proof::AnyPassword { name: name.into(), word: Password::new(&word) });
+        self.prove(RESET, Proof::Reset);
+    }
+
+    /// A child's SELECT: whether its user may, and whether the db exists.
+    pub(in crate::core) fn ask_select(
+        &mut self,
+        child: &mut Child,
+        request: &Request<'_>,
+        db: Option<u32>,
+    ) -> Flow {
+        // No number is as long, and as nobody the probe may not say more than a little.
+        let argument = request.arg(1);
+        let argument = if argument.len() > SELECT_MAX { b"x" } else { argument };
+        let mut bytes = Vec::new();
+        encode::request(&mut bytes, &[request.arg(0), argument]);
+        self.ask_as(child, |broker, asker, _| broker.prove(&bytes, Proof::Select { asker, db }))
+    }
+
+    /// Whether a child's user may MULTI: in a block, a MULTI that is refused would let what follows it run
+    /// one by one.
+    pub(in crate::core) fn ask_multi(&mut self, child: &mut Child) -> Flow {
+        self.ask_as(child, |broker, asker, user| {
+            broker.prove(MULTI, Proof::Multi { asker, user });
+            broker.prove(DISCARD, Proof::Ignore);
+        })
+    }
+
+    /// Whether a child's user may run a command that the broker carries out itself: `harmless` is one that does
+    /// nothing.
+    pub(in crate::core) fn ask_permit(&mut self, child: &mut Child, harmless: &[&[u8]]) -> Flow {
+        let mut request = Vec::new();
+        encode::request(&mut request, harmless);
+        self.ask_as(child, |broker, asker, _| broker.prove(&request, Proof::Permit { asker }))
+    }
+
+    /// A child's SCRIPT KILL or FUNCTION KILL: on the lane that runs the script it would stand behind it.
+    pub(in crate::core) fn ask_relay(&mut self, child: &mut Child, request: &[u8]) -> Flow {
+        self.ask_as(child, |broker, asker, _| broker.prove(request, Proof::Relay { asker }))
+    }
+
+    fn ask_as(&mut self, child: &mut Child, ask: impl FnOnce(&mut Shared, Asker, UserId)) -> Flow {
+        let asker = match self.asker(child) {
+            Ok(asker) => asker,
+            Err(flow) => return flow,
+        };
+        let user = child.user;
+        if self.users.is_known(user) {
+            let auth = self.auth_request(user);
+            self.prove(&auth, Proof::As(user));
+        }
+        // Else as the default user, which it is after every RESET.
+        ask(self, asker, user);
+        self.prove(RESET, Proof::Reset);
+        Flow::Hold(Hold::Answer)
+    }
+
+    /// Numbers a child's question. It waits for the answer as long as for a lane, but never for less than
+    /// the upstream may take to connect.
+    fn asker(&mut self, child: &mut Child) -> Result<Asker, Flow> {
+        if !self.probe_is_ready() {
+            return Err(self.wait_for_upstream(child));
+        }
+        if let Some(lane) = self.probe.lane.and_then(|lane| self.connections.lanes.get_mut(lane))
+            && lane.out.len() >= limits::LANE_WINDOW
+        {
+            lane.held.push(child.key);
+            return Err(Flow::Hold(Hold::Lane));
+        }
+        self.probe.number += 1;
+        let number = self.probe.number;
+        let latest = self.env.now + self.env.settings.queue_timeout.max(self.env.settings.connect_timeout);
+        child.proof = Some(number);
+        let until = *child.upstream_until.insert(latest);
+        self.env.timers.arm(until, Timer::Child(child.key));
+        Ok(Asker { child: child.key, number })
+    }
+
+    fn auth_request(&self, user: UserId) -> zeroize::Zeroizing<Vec<u8>> {
+        let said = self.users.get(user, &self.env.upstream);
+        let mut bytes = zeroize::Zeroizing::new(Vec::new());
+        let (name, password) = (said.name.unwrap_or(b"default"), said.password.unwrap_or_default());
+        // As lanes are greeted: AUTH may be renamed.
+        encode::request(&mut bytes, &[&b"HELLO"[..], b"2", b"AUTH", name, password]);
+        bytes
+    }
+
+    fn prove(&mut self, request: &[u8], proof: Proof) {
+        let Some(lane) = self.probe.lane else { return };
+        self.probe.proofs.push_back(proof);
+        self.send(lane, request, Key::NONE, NO_COMMAND, SlotKind::Proof, 0);
+    }
+
+    /// The child has waited long enough for an answer, which finds nobody when it comes.
+    pub(in crate::core) fn proof_wait_over(&mut self, child: &mut Child) {
+        child.proof = None;
+        let down = self.down_at_all();
+        self.fail_front(child, &down);
+    }
+
+    /// The probe's connection stands.
+    pub(in crate::core) fn probe_ready(&mut self) {
+        self.ask_default();
+        for user in self.users.suspects() {
+            self.recheck(user);
+        }
+        self.env.notices.push_back(Notice::UpstreamAnswers);
+    }
+
+    // ---- answers --------------------------------------------------------------------------------------
+
+    /// The answer to the oldest request; `None` when the connection was lost before it came.
+    pub(in crate::core) fn proof_answered(&mut self, frame: Option<&[u8]>) {
+        let Some(proof) = self.probe.proofs.pop_front() else { return };
+        match (proof, frame) {
+            (Proof::Recheck(user), None) => self.users.set_suspect(user, true),
+            (
+                Proof::Claim { asker, .. }
+                | Proof::Select { asker, .. }
+                | Proof::Multi { asker, .. }
+                | Proof::Permit { asker }
+                | Proof::Relay { asker },
+                None,
+            ) => {
+                // Nothing has changed: its request is looked at afresh.
+                self.tell(asker, Outcome::Again);
+            }
+            (_, None) => {}
+            (proof, Some(frame)) => self.proof_given(proof, frame),
+        }
+    }
+
+    fn proof_given(&mut self, proof: Proof, frame: &[u8]) {
+        match proof {
+            Proof::Claim { asker, claim } => self.tell(asker, Outcome::Claim(claim, frame.to_vec())),
+            Proof::Recheck(user) => self.check_credentials(user, frame),
+            Proof::As(user) => {
+                self.probe.denied = (frame.first() == Some(&b'-')).then(|| frame.to_vec());
+                self.check_credentials(user, frame);
+            }
+            Proof::Select { asker, db } => {
+                let answer = self.probe.denied.clone().unwrap_or_else(|| frame.to_vec());
+                let db = db.filter(|_| answer == b"+OK\r\n");
+                self.tell(asker, Outcome::Select(db, answer));
+            }
+            Proof::Multi { asker, user } => {
+                let answer = self.probe.denied.as_deref().unwrap_or(frame);
+                let refusal = (answer.first() == Some(&b'-')).then(|| answer.to_vec());
+                self.users.set_multi(user, refusal, self.env.now);
+                self.tell(asker, Outcome::Again);
+            }
+            Proof::Permit { asker } => {
+                let refused = frame.starts_with(b"-NOPERM") || frame.starts_with(b"-NOAUTH");
+                let verdict = if refused || self.probe.denied.is_some() {
+                    Outcome::Answer(self.probe.denied.clone().unwrap_or_else(|| frame.to_vec()))
+                } else {
+                    Outcome::Permitted
+                };
+                self.tell(asker, verdict);
+            }
+            Proof::Relay { asker } => {
+                let answer = self.probe.denied.clone().unwrap_or_else(|| frame.to_vec());
+                self.tell(asker, Outcome::Answer(answer));
+            }
+            Proof::Default => self.default_answered(frame),
+            Proof::AnyPassword { name, word } => {
+                if frame.first() != Some(&b'-') || frame.starts_with(b"-WRONGPASS") {
+                    let any = frame.first() != Some(&b'-');
+                    self.users.set_any_password(&name, any.then_some(word), self.env.now);
+                }
+            }
+            Proof::Ignore => {}
+            Proof::Reset => {
+                self.probe.denied = None;
+                if let (Some(lane), false) = (self.probe.lane, frame == b"+RESET\r\n") {
+                    self.lane_lost(lane, "RESET was refused on the connection that proves users");
+                }
+            }
+        }
+    }
+
+    fn tell(&mut self, asker: Asker, verdict: Outcome) {
+        self.env.notices.push_back(Notice::Proved(Proved { asker, verdict }));
+    }
+
+    /// The upstream has answered a question about a child, which may wait for another one by now.
+    pub(in crate::core) fn proved(&mut self, child: &mut Child, proved: Proved) {
+        let Proved { asker, verdict } = proved;
+        if let Outcome::Claim(claim, frame) = &verdict
+            && frame.starts_with(b"-WRONGPASS")
+        {
+            self.guessed_wrong(child, &claim.name);
+        }
+        if child.hold != Hold::Answer || child.proof != Some(asker.number) {
+            return;
+        }
+        child.proof = None;
+        match verdict {
+            Outcome::Again => self.lift(child),
+            Outcome::Permitted => {
+                child.permitted = true;
+                self.lift(child);
+            }
+            Outcome::Select(db, answer) => {
+                child.session.db = db.unwrap_or(child.session.db);
+                self.answer_front(child, &answer);
+            }
+            Outcome::Answer(answer) => self.answer_front(child, &answer),
+            Outcome::Claim(_, frame) if frame.first() == Some(&b'-') => self.answer_front(child, &frame),
+            Outcome::Claim(claim, frame) => self.claim_accepted(child, &claim, &frame),
+        }
+    }
+
+    fn answer_front(&mut self, child: &mut Child, frame: &[u8]) {
+        child.front_done = true;
+        if let (Some(b'-'), Some(queued)) = (frame.first(), child.session.transaction.queued_mut()) {
+            queued.dirty = true;
+        }
+        self.answer(child, frame);
+        self.lift(child);
+    }
+
+    fn claim_accepted(&mut self, child: &mut Child, claim: &Claim, frame: &[u8]) {
+        let Claim { name, password, resume, tested } = claim;
+        self.guessed_right(child, (name, password.expose()));
+        let Some(user) = self.admit_user(name, password) else {
+            if !tested {
+                // All of them came at once: this one asks again, now that it is known to be worth a test.
+                return self.lift(child);
+            }
+            let text =
+                format!("BROKERLIMIT {} passwords of this user are in use", limits::USER_PASSWORDS_MAX);
+            self.env.counters.failed(text.as_bytes(), 1);
+            let mut refusal = Vec::new();
+            encode::error(&mut refusal, text);
+            return self.answer_front(child, &refusal);
+        };
+        self.become_user(child, user, None);
+        let Some(argument) = *resume else { return self.answer_front(child, frame) };
+        child.hello_done = argument;
+        self.lift(child);
+    }
+
+    /// The user that a name and password stand for, which the upstream has accepted. Those that nobody uses any more
+    /// make room.
+    fn admit_user(&mut self, name: &[u8], password: &Password) -> Option<UserId> {
+        let user = self.users.admit(name, password, self.env.now);
+        if user.is_some() {
+            return user;
+        }
+        self.end_user(self.users.longest_abandoned(name)?);
+        self.users.admit(name, password, self.env.now)
+    }
+
+    /// Only these words mean that nobody may be this user any more.
+    fn check_credentials(&mut self, user: UserId, frame: &[u8]) {
+        if frame.starts_with(b"-WRONGPASS") {
+            self.user_refused(user);
+        }
+    }
+
+    fn default_answered(&mut self, frame: &[u8]) {
+        self.probe.asking_default = false;
+        self.probe.told_at = self.env.now;
+        // Of all that Redis has against a PING only an unknown name comes before the question who asks.
+        let refused = frame.first() == Some(&b'-') && !frame.starts_with(b"-ERR");
+        if frame.starts_with(b"-NOAUTH") {
+            self.probe.default_open = Some(false);
+        } else if refused || frame.starts_with(b"+PONG") {
+            self.probe.default_open = Some(true);
+        } else if let Some(lane) = self.probe.lane {
+            return self.lane_lost(lane, "PING was not answered as by Redis");
+        }
+        self.env.notices.push_back(Notice::UpstreamAnswers);
+    }
+}
