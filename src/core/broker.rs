@@ -13,9 +13,9 @@ use crate::core::child::ChildKind;
 use crate::core::child::ChildState;
 use crate::core::child::children::Children;
 use crate::core::child::hold::Hold;
+use crate::core::child::origin::Origin;
 use crate::core::child::session::Session;
 use crate::core::counters::Counters;
-use crate::core::holders::Holders;
 use crate::core::keys::ChildKey;
 use crate::core::keys::LaneKey;
 use crate::core::memory::Trim;
@@ -30,7 +30,6 @@ use crate::resp::Scan;
 pub struct Broker {
     pub(in crate::core) children: Children,
     pub(in crate::core) shared: Shared,
-    pub(in crate::core) holders: Holders,
     pub(in crate::core) trim: Trim,
     next_id: u64,
     /// Break the order of replies on purpose, to see the checks notice.
@@ -47,7 +46,6 @@ impl Broker {
         let mut broker = Broker {
             children: Children::default(),
             shared: Shared::new(settings, upstream, rng, now),
-            holders: Holders::default(),
             trim: Trim::default(),
             next_id,
             #[cfg(feature = "sabotage")]
@@ -127,13 +125,20 @@ impl Broker {
     /// A child has connected. `None`: there are `children_max` already; tell it so and close.
     pub fn child_open(&mut self, kind: ChildKind, peer: &str, link: usize) -> Option<ChildKey> {
         if self.children.len() >= self.shared.env.settings.children_max {
-            self.child_refused();
+            let max = self.shared.env.settings.children_max;
+            self.shared.env.counters.children_refused += 1;
+            self.children.refuse(max, self.shared.env.now);
             return None;
         }
         self.shared.env.counters.children_opened += 1;
         self.next_id += 1;
         let session = Session::new(self.next_id, self.shared.env.upstream.db);
-        let key = self.children.insert(Child::new(session, kind, peer.into(), link, self.shared.env.now));
+        let key = self.children.insert(Child::new(
+            session,
+            Origin::new(kind, peer.into()),
+            link,
+            self.shared.env.now,
+        ));
         if let Some(child) = self.children.get_mut(key) {
             self.shared.become_first_user(child);
         }
@@ -346,6 +351,51 @@ impl Broker {
     /// Whether the upstream is known to answer.
     pub fn upstream_is_up(&self) -> bool {
         self.shared.upstream_is_up()
+    }
+
+    // ---- memory ---------------------------------------------------------------------------------------
+
+    /// Heap bytes held, those of the children themselves included.
+    pub(in crate::core) fn held(&self) -> usize {
+        self.shared.env.memory + self.children.len() * std::mem::size_of::<Child>()
+    }
+
+    /// Whether much memory has come free since the last call. The allocator may still hold it: it lies
+    /// between small objects that live on.
+    pub fn take_trim(&mut self) -> bool {
+        self.trim.take_due()
+    }
+
+    /// Over `memory_max` the largest offender is closed and named, until the rest fits. Never in the middle
+    /// of an event: whoever is being served keeps what it stands on.
+    pub(in crate::core) fn enforce_memory(&mut self) -> bool {
+        let mut worked = false;
+        self.trim.rise(self.held());
+        while self.shared.env.memory > self.shared.env.settings.memory_max {
+            let before = self.shared.env.memory;
+            let child = self.children.iter().max_by_key(|(_, child)| child.footprint);
+            let child = child.map(|(key, child)| (key, child.footprint, child.label()));
+            let held = child.as_ref().map_or(0, |(_, held, _)| *held);
+            let lane = self.shared.connections.lanes.iter().max_by_key(|(_, lane)| lane.footprint());
+            if let Some((key, _)) = lane.filter(|(_, lane)| lane.footprint() > held) {
+                self.shared.empty_lane(key, "memory_max reached");
+                self.deliver_notices();
+                if self.shared.env.memory < before {
+                    worked = true;
+                    continue;
+                }
+            }
+            let Some((key, _, label)) = child.filter(|_| held > 0) else { break };
+            let told = self.children.get_mut(key).is_some_and(|child| self.shared.give_up_requests(child));
+            self.deliver_notices();
+            if !told {
+                log::warn!("memory_max reached: closing child {label}, which holds {held} bytes");
+                self.remove_child(key);
+            }
+            worked = true;
+        }
+        // False when there is nothing left to give: whoever runs us until we rest must come to an end.
+        worked
     }
 
     // ---- draining -------------------------------------------------------------------------------------

@@ -59,8 +59,8 @@ impl Broker {
         };
         match notice {
             Notice::Lift(_, hold) if child.hold == hold => self.shared.lift(child),
-            Notice::Answer(_, answer) if child.hold == Hold::Answer => {
-                child.answer = answer;
+            Notice::Answer(_, answer) if child.hold == Hold::Question => {
+                child.front_mut().set_answer(answer);
                 self.shared.lift(child);
             }
             Notice::Lent(_, lease) => {
@@ -72,7 +72,11 @@ impl Broker {
                 self.shared.after_reply(child);
             }
             Notice::Late(_) => child.late += 1,
-            Notice::JoinRefused(_, fence, frame) => child.join_refused(fence, frame),
+            Notice::JoinRefused(_, fence, frame) => {
+                if let Some(own) = &mut child.topics {
+                    own.join_refused(fence, frame);
+                }
+            }
             Notice::Finish(_) => self.shared.finish(child),
             Notice::LeaseLost { kind, watching, .. } => self.shared.lease_lost(child, kind, watching),
             _ => {}

@@ -1,8 +1,11 @@
 //! Every child there is, by key and by CLIENT ID. Owns both ways to find one and keeps them in step; knows nothing of
 //! what a child does.
 
+use crate::base::clock::Millis;
 use crate::base::key::Arena;
+use crate::base::limits;
 use crate::core::child::Child;
+use crate::core::child::origin::describe;
 use crate::core::keys::ChildKey;
 use crate::core::keys::ChildName;
 use std::collections::HashMap;
@@ -13,6 +16,9 @@ pub(in crate::core) struct Children {
     arena: Arena<Child, ChildName>,
     /// An id is given once and never changes.
     by_id: HashMap<u64, ChildKey>,
+    /// Children refused since the log was last told of any, and when that was.
+    refused: u64,
+    refused_told_at: Option<Millis>,
 }
 
 impl Children {
@@ -57,6 +63,19 @@ impl Children {
                 child.last_command = None;
             }
         }
+    }
+
+    /// A child was refused for `children_max`. The log tells who has them, now and then: a look at every child for each
+    /// refusal would be the worse half of a flood.
+    pub(in crate::core) fn refuse(&mut self, max: usize, now: Millis) {
+        self.refused += 1;
+        if self.refused_told_at.is_some_and(|told| told + limits::REFUSED_LOG_INTERVAL > now) {
+            return;
+        }
+        self.refused_told_at = Some(now);
+        let (refused, count) = (std::mem::take(&mut self.refused), self.len());
+        let holders = describe(self.iter().map(|(_, child)| child.origin().holder()));
+        log::warn!("children_max is {max}: refused {refused} more; of {count} children {holders}");
     }
 
     /// How many there are.

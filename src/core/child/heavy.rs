@@ -1,38 +1,37 @@
-//! Large requests and replies, kept off the lanes that small ones share: while a megabyte passes, nothing behind it
-//! does. Each pool has one more shared lane for them. Owns who goes there; what travels on it is as on any other.
+//! Which command of a child is expected to take long: its replies were large of late, or late. Owns that expectation;
+//! `connection` owns the lane it leads to.
 
 use crate::base::limits;
 use crate::command::CommandId;
-use crate::core::child::Child;
 
-/// A child's command that was answered at length, or late: the next ones are expected to be, too.
-#[derive(Debug, Clone, Copy)]
+/// The command that was answered at length, or late, if there is one: its next replies are expected to be, too.
+#[derive(Debug, Clone, Copy, Default)]
 pub(in crate::core) struct Heavy {
-    pub(in crate::core) command: CommandId,
+    command: Option<CommandId>,
     /// So many short replies in a row, and it is no longer expected.
-    pub(in crate::core) patience: u8,
+    patience: u8,
 }
 
-impl Child {
-    /// Looks at the length of a reply to `command`.
-    pub(in crate::core) fn weigh(&mut self, command: CommandId, reply: usize) {
-        if reply >= limits::BULK_MIN {
-            self.heavy = Some(Heavy { command, patience: limits::BULK_PATIENCE });
-        } else if let Some(heavy) = self.heavy.as_mut().filter(|heavy| heavy.command == command) {
-            heavy.patience -= 1;
-            if heavy.patience == 0 {
-                self.heavy = None;
+impl Heavy {
+    /// Takes the length of a reply to `command` into account.
+    pub(in crate::core) fn weigh(&mut self, command: CommandId, reply_len: usize) {
+        if reply_len >= limits::BULK_MIN {
+            self.expect(command);
+        } else if self.command == Some(command) {
+            self.patience -= 1;
+            if self.patience == 0 {
+                self.command = None;
             }
         }
     }
 
-    /// A command has kept the upstream from everything else for long.
-    pub(in crate::core) fn expect_long(&mut self, command: CommandId) {
-        self.heavy = Some(Heavy { command, patience: limits::BULK_PATIENCE });
+    /// The replies to `command` are expected to be long or late.
+    pub(in crate::core) fn expect(&mut self, command: CommandId) {
+        *self = Heavy { command: Some(command), patience: limits::BULK_PATIENCE };
     }
 
     /// Whether a request of `len` bytes, or the reply to it, will take long to pass.
-    pub(in crate::core) fn is_bulky(&self, command: CommandId, len: usize) -> bool {
-        len >= limits::BULK_MIN || self.heavy.is_some_and(|heavy| heavy.command == command)
+    pub(in crate::core) fn expects(&self, command: CommandId, len: usize) -> bool {
+        len >= limits::BULK_MIN || self.command == Some(command)
     }
 }

@@ -1,5 +1,5 @@
-//! A child: a process's connection to the broker, without the connection. Owns the child's queues, its
-//! session and its place in every line it stands in; never touches a socket and never looks at the clock.
+//! Why a child's next request waits, and what it waits with: its place in a lease queue, its lease. Data only; the rules
+//! are in `request` and `lease`.
 
 use crate::base::clock::Millis;
 use crate::command::Popped;
@@ -10,32 +10,32 @@ use crate::core::keys::LeaseKind;
 /// afresh when the reason has gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::core) enum Hold {
-    /// Nothing in the way.
+    /// It runs.
     None,
-    /// `child_in_flight_max` requests are upstream.
-    InFlight,
-    /// The next request may only run after every earlier one was answered: it goes another way.
-    Drained,
-    /// The child must take replies first.
-    Output,
-    /// The lane it uses owes its socket too much; listed in that lane's `held`.
-    Lane,
-    /// Waits in a lease queue.
-    Lease,
-    /// The lane of its last write is blocked, for another child's WAIT or another tenant.
-    WaitLane,
-    /// The request at the front runs on a leased lane and nothing may follow it before its reply.
-    Blocked,
-    /// As `Blocked`, and what it waits for is an element or a message that may never come.
-    Element,
-    /// The control connection was asked something on its behalf.
-    Answer,
-    /// Only a living upstream can tell the answer.
+    /// `child_in_flight_max` of its requests are upstream.
+    InFlightMax,
+    /// Its earlier requests must be answered first: this one goes another way.
+    OwnReplies,
+    /// It must take replies first.
+    OutputFull,
+    /// The lane's socket must take bytes first. The child is listed in that lane's `held`.
+    LaneFull,
+    /// It stands in a lease queue.
+    LeaseQueue,
+    /// The lane of its last write is blocked by another child's WAIT, or leased.
+    WriteLane,
+    /// The request at the front is upstream, and nothing may follow it before its reply.
+    Reply,
+    /// As `Reply`, for a request that may block for as long as it likes.
+    BlockingReply,
+    /// The upstream was asked a question about the request at the front.
+    Question,
+    /// Only a connected upstream can answer.
     Upstream,
-    /// The connection for subscriptions has to answer first.
-    Topics,
-    /// Its password is not looked at yet, since others from there were wrong.
-    Guess,
+    /// The connection for subscriptions must answer first.
+    Subscription,
+    /// Its password is not checked yet, since others from the same source were wrong.
+    AuthDelay,
 }
 
 /// What the control connection said about the request at the front.
@@ -61,7 +61,7 @@ pub(in crate::core) struct Wait {
     /// When the request's own timeout passes, if it has one.
     pub expires: Option<Millis>,
     /// It has passed without a lease.
-    pub in_vain: bool,
+    pub expired: bool,
     /// What the reply is to the request that does not wait, once that is on its way.
     pub popped: Popped,
 }
@@ -70,7 +70,7 @@ impl Wait {
     /// One that begins now.
     pub(in crate::core) fn new(kind: LeaseKind, now: Millis) -> Self {
         let popped = Popped::AsItIs;
-        Wait { kind, ticket: 0, arrived: now, since: now, expires: None, in_vain: false, popped }
+        Wait { kind, ticket: 0, arrived: now, since: now, expires: None, expired: false, popped }
     }
 }
 

@@ -3,6 +3,7 @@
 
 pub(in crate::core) mod ahead;
 pub(in crate::core) mod children;
+pub(in crate::core) mod front;
 pub(in crate::core) mod heavy;
 pub(in crate::core) mod hold;
 pub(in crate::core) mod last_write;
@@ -11,20 +12,21 @@ pub(in crate::core) mod origin;
 pub(in crate::core) mod replies;
 pub(in crate::core) mod session;
 
+pub use origin::ChildKind;
+
 use crate::base::bytes::ByteQueue;
 use crate::base::bytes::Spares;
 use crate::base::clock::Millis;
 use crate::base::key::Key;
+use crate::base::limits;
 use crate::command::CommandId;
 use crate::core::child::ahead::ReadAhead;
+use crate::core::child::front::Front;
 use crate::core::child::heavy::Heavy;
-use crate::core::child::hold::Answer;
 use crate::core::child::hold::HeldLease;
 use crate::core::child::hold::Hold;
-use crate::core::child::hold::Wait;
 use crate::core::child::last_write::LastWrite;
-use crate::core::child::listing::Listing;
-use crate::core::child::origin::address_of;
+use crate::core::child::origin::Origin;
 use crate::core::child::replies::Replies;
 use crate::core::child::session::Session;
 use crate::core::keys::AccountId;
@@ -37,18 +39,6 @@ use crate::core::pubsub::shared::SharedSubscriptions;
 use crate::core::transaction::queue::AfterExec;
 use crate::resp::Scanner;
 use std::collections::VecDeque;
-use std::sync::Arc;
-
-/// How a child reaches the broker.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ChildKind {
-    /// A connection accepted from a listener.
-    Socket,
-    /// Requests of the program that embeds the loop.
-    Local,
-    /// A connected descriptor handed over by the embedding program.
-    Adopted,
-}
 
 /// The life of a child. Removed from the arena when it ends, so there is no closed state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,20 +60,13 @@ pub struct Child {
     pub(in crate::core) key: ChildKey,
     /// All that Redis would remember.
     pub session: Session,
-    /// As which user of this host it connected; known of unix sockets alone.
-    pub(in crate::core) uid: Option<u32>,
-    /// Which process of this host it was when it connected, in the broker's own pid namespace.
-    pub(in crate::core) pid: Option<i32>,
+    origin: Origin,
     /// The command it sent last, if the table had it.
     pub(in crate::core) last_command: Option<CommandId>,
     /// As whom its requests go upstream.
     pub(in crate::core) user: UserId,
     /// Which of the broker's own users it is, with `auth = users`.
     pub(in crate::core) account: Option<AccountId>,
-    /// How it reaches us.
-    pub kind: ChildKind,
-    /// Who it is, for the log.
-    pub peer: Arc<str>,
     /// The driver's handle for its connection; opaque here.
     pub link: usize,
     pub(in crate::core) state: ChildState,
@@ -104,29 +87,11 @@ pub struct Child {
     /// The shared lane its requests in flight are on. Kept until they are answered.
     pub(in crate::core) lane: LaneKey,
     pub(in crate::core) lease: Option<HeldLease>,
-    /// The request at the front has been answered and only has to be skipped.
-    pub(in crate::core) front_done: bool,
-    pub(in crate::core) wait: Option<Wait>,
-    pub(in crate::core) answer: Option<Answer>,
-    /// The number of what was asked on the probe about the request at the front, until answered.
-    pub(in crate::core) proof: Option<u64>,
-    /// The upstream allows its user the command at the front, which the broker carries out.
-    pub(in crate::core) permitted: bool,
-    /// When the password of the request at the front may be looked at, if it has had to wait.
-    pub(in crate::core) guess_at: Option<Millis>,
-    /// The HELLO at the front has been carried out up to this argument.
-    pub(in crate::core) hello_done: u16,
-    /// How many questions the upstream had been asked when the request at the front first needed an answer younger than
-    /// itself.
-    pub(in crate::core) asked_before: Option<u64>,
-    /// The CLIENT LIST at the front, as far as it is made.
-    pub(in crate::core) listing: Option<Box<Listing>>,
-    /// Until when the request at the front may wait for a living upstream, if it has had to.
-    pub(in crate::core) upstream_until: Option<Millis>,
+    front: Front,
     /// What a WAIT would be about.
     pub(in crate::core) last_write: LastWrite,
     /// The command whose replies have been large of late.
-    pub(in crate::core) heavy: Option<Heavy>,
+    pub(in crate::core) heavy: Heavy,
     /// One for each EXEC upstream.
     pub(in crate::core) execs: VecDeque<AfterExec>,
     /// Those on a leased lane.
@@ -158,23 +123,14 @@ pub struct Child {
 }
 
 impl Child {
-    pub(in crate::core) fn new(
-        session: Session,
-        kind: ChildKind,
-        peer: Arc<str>,
-        link: usize,
-        now: Millis,
-    ) -> Self {
+    pub(in crate::core) fn new(session: Session, origin: Origin, link: usize, now: Millis) -> Self {
         Child {
             key: Key::NONE,
             session,
-            uid: None,
-            pid: None,
+            origin,
             last_command: None,
             user: UserId::UPSTREAM,
             account: None,
-            kind,
-            peer,
             link,
             state: ChildState::Open,
             hold: Hold::None,
@@ -187,18 +143,9 @@ impl Child {
             late: 0,
             lane: Key::NONE,
             lease: None,
-            front_done: false,
-            wait: None,
-            answer: None,
-            proof: None,
-            permitted: false,
-            guess_at: None,
-            hello_done: 0,
-            asked_before: None,
-            listing: None,
-            upstream_until: None,
+            front: Front::default(),
             last_write: LastWrite::None,
-            heavy: None,
+            heavy: Heavy::default(),
             execs: VecDeque::new(),
             subscriptions: None,
             topics: None,
@@ -233,6 +180,28 @@ impl Child {
         matches!(self.state, ChildState::Finishing | ChildState::Closed)
     }
 
+    /// Whether it may be read now.
+    pub(in crate::core) fn wants_read(&self) -> bool {
+        // One that has enough to run for its next turn is read when it has had it.
+        let has_enough = self.runnable && self.input.len() >= limits::READ_TURN;
+        self.takes_bytes() && (self.state != ChildState::Open || self.hold != Hold::None || !has_enough)
+    }
+
+    /// Whether bytes of it could be of use at all, however much it has to run.
+    pub(in crate::core) fn takes_bytes(&self) -> bool {
+        match (self.state, self.hold) {
+            // Nobody runs what it still sends. But it has to get rid of it before it can read what it was told.
+            (ChildState::Finishing, _) => self.deaf || !self.is_local(),
+            (ChildState::Ending | ChildState::Closed, _) => false,
+            (ChildState::Open, Hold::None) => true,
+            (ChildState::Open, Hold::OutputFull) => self.input.len() < self.ahead.bound,
+            // Whoever it waits for may wait for the end of its write.
+            (ChildState::Open, Hold::BlockingReply) => !self.is_local(),
+            // These end by themselves: by a reply that is on its way, or in time.
+            (ChildState::Open, _) => false,
+        }
+    }
+
     /// What a connection upstream has to be for this child's requests.
     pub(in crate::core) fn pool_key(&self) -> PoolKey {
         let Session { db, proto, no_touch, .. } = self.session;
@@ -242,16 +211,16 @@ impl Child {
     /// The request at the front is done: nothing about it is remembered.
     pub(in crate::core) fn front_is_done(&mut self) {
         self.session.request_done();
-        self.front_done = false;
-        self.wait = None;
-        self.answer = None;
-        self.proof = None;
-        self.permitted = false;
-        self.guess_at = None;
-        self.hello_done = 0;
-        self.asked_before = None;
-        self.listing = None;
-        self.upstream_until = None;
+        self.front = Front::default();
+    }
+
+    /// What was learned about the request at the front.
+    pub(in crate::core) fn front(&self) -> &Front {
+        &self.front
+    }
+
+    pub(in crate::core) fn front_mut(&mut self) -> &mut Front {
+        &mut self.front
     }
 
     /// Says something in the place of the request at the front, behind everything before it.
@@ -292,14 +261,24 @@ impl Child {
         self.output.len() + self.replies.waiting()
     }
 
-    /// Where it comes from over TCP, without the port.
-    pub(in crate::core) fn address(&self) -> &str {
-        address_of(&self.peer)
+    /// Where it comes from.
+    pub(in crate::core) fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
+    /// The system knows which process it is.
+    pub(in crate::core) fn set_process(&mut self, uid: u32, pid: i32) {
+        self.origin.set_process(uid, pid);
+    }
+
+    /// Whether it is the program that embeds the loop.
+    pub(in crate::core) fn is_local(&self) -> bool {
+        self.origin.is_local()
     }
 
     /// How the log names it: CLIENT ID and peer.
     pub(in crate::core) fn label(&self) -> String {
-        format!("{} ({})", self.session.id, self.peer)
+        format!("{} ({})", self.session.id, self.origin.peer())
     }
 
     /// Heap bytes this child holds.
@@ -310,7 +289,7 @@ impl Child {
             + self.replies.footprint()
             + self.session.footprint()
             + self.topics.as_ref().map_or(0, |topics| topics.footprint())
-            + self.listing.as_ref().map_or(0, |listing| listing.footprint())
+            + self.front.footprint()
     }
 }
 

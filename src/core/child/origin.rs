@@ -1,27 +1,34 @@
-//! A child: a process's connection to the broker, without the connection. Owns the child's queues, its
-//! session and its place in every line it stands in; never touches a socket and never looks at the clock.
+//! Where children come from: over which way, from which address, user and process of the host. Sums up who holds most
+//! of something scarce; decides nothing.
 
-use crate::core::child::Child;
-use crate::core::child::ChildKind;
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-/// Where a peer comes from over TCP, without the port.
-pub(in crate::core) fn address_of(peer: &str) -> &str {
-    peer.rsplit_once(':').map_or(peer, |(address, _)| address)
+/// How a child reaches the broker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ChildKind {
+    /// A connection accepted from a listener.
+    Socket,
+    /// Requests of the program that embeds the loop.
+    Local,
+    /// A connected descriptor handed over by the embedding program.
+    Adopted,
 }
 
 /// How many are named; the others are one number.
-pub(in crate::core) const NAMED: usize = 3;
+const NAMED: usize = 3;
 
 /// Where a child comes from.
 #[derive(Debug, Clone)]
 pub(in crate::core) struct Origin {
-    pub(in crate::core) kind: ChildKind,
-    pub(in crate::core) uid: Option<u32>,
-    pub(in crate::core) pid: Option<i32>,
-    pub(in crate::core) peer: Arc<str>,
+    kind: ChildKind,
+    /// As which user of this host it connected; known of unix sockets alone.
+    uid: Option<u32>,
+    /// Which process of this host it was when it connected, in the broker's own pid namespace.
+    pid: Option<i32>,
+    /// How the log names it.
+    peer: Arc<str>,
 }
 
 /// To whom a child belongs.
@@ -33,25 +40,46 @@ pub(in crate::core) enum Holder<'a> {
 }
 
 impl Origin {
+    pub(in crate::core) fn new(kind: ChildKind, peer: Arc<str>) -> Self {
+        Origin { kind, uid: None, pid: None, peer }
+    }
+
     /// Of no child.
     #[cfg(test)]
     pub(in crate::core) fn nobody() -> Origin {
-        Origin { kind: ChildKind::Local, uid: None, pid: None, peer: "".into() }
+        Origin::new(ChildKind::Local, "".into())
     }
 
+    /// The system knows the process.
+    pub(in crate::core) fn set_process(&mut self, uid: u32, pid: i32) {
+        (self.uid, self.pid) = (Some(uid), Some(pid));
+    }
+
+    pub(in crate::core) fn uid(&self) -> Option<u32> {
+        self.uid
+    }
+
+    pub(in crate::core) fn peer(&self) -> &str {
+        &self.peer
+    }
+
+    /// Whether it is the program that embeds the loop.
+    pub(in crate::core) fn is_local(&self) -> bool {
+        self.kind == ChildKind::Local
+    }
+
+    /// Its address over TCP, without the port.
+    pub(in crate::core) fn address(&self) -> &str {
+        self.peer.rsplit_once(':').map_or(&self.peer, |(address, _)| address)
+    }
+
+    /// To whom the child belongs, and the process.
     pub(in crate::core) fn holder(&self) -> (Holder<'_>, Option<i32>) {
         match (self.kind, self.uid) {
             (ChildKind::Local, _) => (Holder::Program, None),
             (_, Some(uid)) => (Holder::Uid(uid), self.pid),
-            (_, None) => (Holder::Address(address_of(&self.peer)), None),
+            (_, None) => (Holder::Address(self.address()), None),
         }
-    }
-}
-
-impl Child {
-    /// Where it comes from.
-    pub(in crate::core) fn origin(&self) -> Origin {
-        Origin { kind: self.kind, uid: self.uid, pid: self.pid, peer: Arc::clone(&self.peer) }
     }
 }
 

@@ -9,8 +9,8 @@ use crate::command::Popped;
 use crate::command::TimeoutUnit;
 use crate::core::child::Child;
 use crate::core::child::hold::Hold;
-use crate::core::connection::lane::FLAG_MAY_WAIT;
-use crate::core::connection::lane::SlotKind;
+use crate::core::connection::slot::SlotFlags;
+use crate::core::connection::slot::SlotKind;
 use crate::core::keys::LeaseKind;
 use crate::core::lease::lending::Want;
 use crate::core::request::flow::Flow;
@@ -42,18 +42,18 @@ impl Shared {
             Ok(lane) => lane,
             Err(flow) => return flow,
         };
-        let waited = child.wait.map_or(0, |wait| self.env.now - wait.arrived);
+        let waited = child.front().wait().map_or(0, |wait| self.env.now - wait.arrived);
         match (blocking, timeout) {
             (Some(blocking), Some(timeout)) if waited > 0 => {
                 // Redis looks before it gives up, however short the time: what is there is delivered.
                 let left = timeout.saturating_sub(waited).max(1);
                 let mut shortened = Vec::with_capacity(request.bytes.len());
                 command::with_timeout(request, &blocking, left, &mut shortened);
-                self.send_for(child, lane, &shortened, id, SlotKind::Blocking, FLAG_MAY_WAIT);
+                self.send_for(child, lane, &shortened, id, SlotKind::Blocking, SlotFlags::MAY_WAIT);
             }
-            _ => self.send_for(child, lane, request.bytes, id, SlotKind::Blocking, FLAG_MAY_WAIT),
+            _ => self.send_for(child, lane, request.bytes, id, SlotKind::Blocking, SlotFlags::MAY_WAIT),
         }
-        Flow::Hold(Hold::Element)
+        Flow::Hold(Hold::BlockingReply)
     }
 
     // ---- without a lease ------------------------------------------------------------------------------
@@ -61,14 +61,12 @@ impl Shared {
     /// The request's own timeout has passed and no lease has come: it is looked at once more, as one that does not wait.
     pub(in crate::core) fn look_without_lease(&mut self, child: &mut Child) {
         self.leave_line(child);
-        if let Some(wait) = child.wait.as_mut() {
-            wait.in_vain = true;
-        }
+        child.front_mut().expire_wait();
         self.lift(child);
     }
 
     fn has_waited_in_vain(&self, child: &Child) -> bool {
-        child.wait.is_some_and(|wait| wait.in_vain)
+        child.front().wait().is_some_and(|wait| wait.expired)
     }
 
     fn look_once(
@@ -78,7 +76,7 @@ impl Shared {
         id: CommandId,
         blocking: &Blocking,
     ) -> Flow {
-        let Some(table) = &self.control.table else { return self.wait_for_upstream(child) };
+        let Some(table) = self.commands.table() else { return self.wait_for_upstream(child) };
         let at_once = command::at_once(table.name(id), request, blocking);
         let named = at_once.and_then(|(name, args, popped)| {
             let typed = table.typed(name).filter(|typed| table.is_shared(typed))?;
@@ -92,27 +90,25 @@ impl Shared {
         encode::request(&mut bytes, &argv);
         match self.shared_lane_for(child, id, bytes.len()) {
             Ok(lane) => {
-                if let Some(wait) = child.wait.as_mut() {
-                    wait.popped = popped;
-                }
-                self.send_for(child, lane, &bytes, id, SlotKind::Look, 0);
-                Flow::Hold(Hold::Blocked)
+                child.front_mut().set_popped(popped);
+                self.send_for(child, lane, &bytes, id, SlotKind::Look, SlotFlags::NONE);
+                Flow::Hold(Hold::Reply)
             }
             Err(flow) => flow,
         }
     }
 
     fn reject_without_lease(&mut self, child: &mut Child) -> Flow {
-        let Some(wait) = child.wait else { return Flow::Gone };
+        let Some(wait) = child.front().wait() else { return Flow::Gone };
         let text = self.no_lease_for(child, wait);
         self.reject(child, text)
     }
 
     /// The reply to a request that was looked at without waiting, as the blocking command would have had it.
     pub(in crate::core) fn looked(&mut self, child: &mut Child, frame: &[u8], real: bool) {
-        let (Some(wait), proto) = (child.wait, child.session.proto) else { return };
+        let (Some(wait), proto) = (child.front().wait(), child.session.proto) else { return };
         let mut out = Vec::new();
-        if frame.starts_with(b"-NOPERM") && wait.popped != Popped::Itself {
+        if reply::error_code(frame) == Some(b"NOPERM") && wait.popped != Popped::Itself {
             // The user may wait for an element but not take it at once: nothing is known of what is there.
             encode::error(&mut out, self.no_lease_for(child, wait));
         } else if !real || !as_popped(wait.popped, frame, proto, &mut out) {

@@ -9,17 +9,15 @@ use crate::command::NO_COMMAND;
 use crate::command::Route;
 use crate::command::Runs;
 use crate::command::Table;
-use crate::command::Transaction as TransactionCommand;
 use crate::command::Verdict;
 use crate::command::texts;
 use crate::config::value::Ping;
 use crate::core::child::Child;
 use crate::core::child::hold::Answer;
 use crate::core::child::hold::Hold;
-use crate::core::connection::lane::FLAG_UNIT;
-use crate::core::connection::lane::FLAG_WRITE;
 use crate::core::connection::lane::LaneRole;
-use crate::core::connection::lane::SlotKind;
+use crate::core::connection::slot::SlotFlags;
+use crate::core::connection::slot::SlotKind;
 use crate::core::keys::ChildKey;
 use crate::core::keys::LaneKey;
 use crate::core::keys::LeaseKind;
@@ -27,6 +25,10 @@ use crate::core::lease::lending::Want;
 use crate::core::questions::control::Question;
 use crate::core::request::flow::Decided;
 use crate::core::request::flow::Flow;
+use crate::core::route;
+use crate::core::route::Context;
+use crate::core::route::Facts;
+use crate::core::route::Way;
 use crate::core::shared::Shared;
 use crate::core::transaction::queue::Transaction;
 use crate::core::transaction::queue::end_of_multi;
@@ -49,7 +51,7 @@ impl Shared {
         request: &Request<'_>,
         rest: &[u8],
     ) -> Flow {
-        match child.answer.take() {
+        match child.front_mut().take_answer() {
             Some(Answer::UnknownCommand) => return self.reject(child, texts::unknown_command(request)),
             Some(Answer::Frame(frame)) => {
                 if let (Some(b'-'), Some(queued)) = (frame.first(), child.session.transaction.queued_mut()) {
@@ -60,63 +62,96 @@ impl Shared {
             }
             None => {}
         }
-        let Some(table) = &self.control.table else { return self.without_table(child, request) };
+        let Some(table) = self.commands.table() else { return self.without_table(child, request) };
         let verdict = table.classify(request);
         child.last_command = if let Verdict::Known(known) = &verdict { Some(known.id) } else { None };
-        let mut decided = match verdict {
+        match verdict {
             Verdict::Hangup => {
                 // Redis loses even the replies it had not written yet.
                 self.close(child);
-                return Flow::Gone;
+                Flow::Gone
             }
-            Verdict::Unknown => return self.look_up(child, request),
-            Verdict::UnknownSubcommand => return self.reject(child, texts::unknown_subcommand(request)),
+            Verdict::Unknown => self.look_up(child, request),
+            Verdict::UnknownSubcommand => self.reject(child, texts::unknown_subcommand(request)),
             Verdict::Known(known) if !known.arity_ok => {
                 let text = texts::wrong_arity(known.name);
-                let is_exec = known.route == Route::Transaction(TransactionCommand::Exec);
-                return if is_exec {
-                    self.reject_exec(child, request, &text)
-                } else {
-                    self.reject(child, text)
-                };
+                self.turn_away(child, request, known.route, &text)
             }
-            Verdict::Known(known) => Decided { id: known.id, no_multi: known.no_multi, route: known.route },
-        };
-        if let Some(flow) = self.turn_back(child, request, &mut decided) {
+            Verdict::Known(known) => {
+                let decided = Decided { id: known.id, no_multi: known.no_multi, route: known.route };
+                self.dispatch_known(child, request, decided, rest)
+            }
+        }
+    }
+
+    /// A known command with the right number of arguments. The order of the checks is Redis' own.
+    fn dispatch_known(
+        &mut self,
+        child: &mut Child,
+        request: &Request<'_>,
+        mut decided: Decided,
+        rest: &[u8],
+    ) -> Flow {
+        if let Some(flow) = self.admit(child, request, &mut decided) {
+            return flow;
+        }
+        if let Some(flow) = self.refuse_too_long(child, request) {
             return flow;
         }
         if decided.route == Route::Local(Local::Ping) && self.env.settings.ping == Ping::Upstream {
             let otherwise = child.listens_in_resp2();
             decided.route = if otherwise { Route::Local(Local::SubscriberPing) } else { Route::Shared };
         }
-        match (&child.session.transaction, child.lease) {
-            (Transaction::Queued(_), _) => self.queue_command(child, request, decided),
-            (_, Some(lease)) if lease.kind != LeaseKind::Blocking => {
-                self.on_lease(child, request, decided, lease.lane)
+        let held = child.lease.filter(|lease| lease.kind != LeaseKind::Blocking).map(|lease| lease.lane);
+        let facts = self.facts(child, request, decided.route, held);
+        let mut way = route::way(&facts, decided.route, decided.no_multi);
+        if matches!(way, Way::RejectListener | Way::RejectListenerExec) {
+            return self.reject_listener(child, decided.id, way == Way::RejectListenerExec);
+        }
+        if child.session.debugs && self.is_script(decided.id) {
+            return self.reject(child, NOT_DEBUGGED);
+        }
+        if self.work.is_busy() {
+            if let Some(flow) = self.refuse_while_busy(child, request, &mut decided) {
+                return flow;
             }
-            _ => self.plain(child, request, decided, rest),
+            way = route::way(&facts, decided.route, decided.no_multi);
+        }
+        match held {
+            Some(lane) if facts.is_on_lease() => self.execute_leased(child, request, decided, way, lane),
+            _ => self.execute(child, request, decided, way, rest),
         }
     }
 
-    /// Whether a known command with the right number of arguments goes no further. The order of the checks is Redis' own.
-    fn turn_back(&mut self, child: &mut Child, request: &Request<'_>, decided: &mut Decided) -> Option<Flow> {
-        if let Some(flow) = self.admit(child, request, decided) {
-            return Some(flow);
+    /// What the way of this request depends on. `held` is the lane of the child's lease, if it has one for longer than a
+    /// command.
+    fn facts(&self, child: &Child, request: &Request<'_>, route: Route, held: Option<LaneKey>) -> Facts {
+        let context = match (&child.session.transaction, held) {
+            (Transaction::Queued(_), _) => Context::QueuedMulti,
+            (Transaction::Leased(_), Some(_)) => Context::LeasedMulti,
+            (Transaction::None, Some(_)) => Context::Lease,
+            (_, None) => Context::Shared,
+        };
+        let shares_topics = match route {
+            Route::Subscribe(change) => {
+                self.subscribes_shared(child) && !self.hears_invalidations(child, request, change)
+            }
+            _ => false,
+        };
+        Facts {
+            context,
+            listens_resp2: child.listens_in_resp2(),
+            lease_listens_resp2: child.session.proto == 2 && child.listens_on_lease(),
+            watch_lost: child.session.watch_lost,
+            tracks: child.session.tracking.is_some(),
+            shares_topics,
+            wrote_elsewhere: route == Route::Replicas
+                && held.is_some_and(|lane| self.wrote_elsewhere(child, lane)),
         }
-        if let Some(flow) = self.refuse_too_long(child, request) {
-            return Some(flow);
-        }
-        if self.is_out_of_context(child, decided.route) {
-            return Some(self.reject_out_of_context(child, *decided));
-        }
-        if child.session.debugs && self.is_script(decided.id) {
-            return Some(self.reject(child, NOT_DEBUGGED));
-        }
-        self.refuse_while_busy(child, request, decided)
     }
 
     fn is_script(&self, id: CommandId) -> bool {
-        self.control.table.as_ref().is_some_and(|table: &Table| table.runs(id) != Runs::Nothing)
+        self.commands.table().is_some_and(|table: &Table| table.runs(id) != Runs::Nothing)
     }
 
     /// The upstream has been replaced and the new one's commands are not known yet. A MULTI that is open on
@@ -143,55 +178,98 @@ impl Shared {
         }
     }
 
-    /// Outside of transactions, watches and subscriptions.
-    fn plain(&mut self, child: &mut Child, request: &Request<'_>, decided: Decided, rest: &[u8]) -> Flow {
-        match decided.route {
-            Route::Shared => self.send_shared(child, request, decided.id),
-            Route::Local(local) => self.local(child, local, request),
-            Route::Refused => self.refuse(child, request, decided.id),
-            Route::Blocking(blocking) => self.block(child, request, decided.id, Some(blocking)),
-            Route::Dedicated => self.block(child, request, decided.id, None),
-            Route::Replicas => self.wait_for_replicas(child, request, decided.id),
-            Route::Control => self.send_control(child, request, decided.id),
-            Route::Transaction(TransactionCommand::Multi) => self.begin_multi(child, request, decided, rest),
-            Route::Transaction(TransactionCommand::Exec) => self.reject(child, texts::EXEC_WITHOUT_MULTI),
-            Route::Transaction(TransactionCommand::Discard) => {
-                self.reject(child, texts::DISCARD_WITHOUT_MULTI)
+    /// Carries a request out, the way that was decided.
+    pub(in crate::core) fn execute(
+        &mut self,
+        child: &mut Child,
+        request: &Request<'_>,
+        decided: Decided,
+        way: Way,
+        rest: &[u8],
+    ) -> Flow {
+        let id = decided.id;
+        match way {
+            Way::Share => self.send_shared(child, request, id),
+            Way::Local(local) => self.local(child, local, request),
+            Way::Refuse => self.refuse(child, request, id),
+            Way::Reject(text) => self.reject(child, text),
+            Way::AnswerError(text) => {
+                self.answer_error(child, text);
+                Flow::Done
             }
-            Route::Transaction(TransactionCommand::Unwatch) => {
+            Way::RejectListener => self.reject_listener(child, id, false),
+            Way::RejectListenerExec => self.reject_listener(child, id, true),
+            Way::RejectLeasedExec => self.reject_exec(child, request, ""),
+            Way::RejectInMulti => self.reject_in_multi(child, id),
+            Way::Block(blocking) => self.block(child, request, id, blocking),
+            Way::Replicas => self.wait_for_replicas(child, request, id),
+            Way::Control => self.send_control(child, request, id),
+            Way::Borrow(kind) => match self.lease_for(child, kind, Want::default) {
+                Ok(lane) => self.on_lease(child, request, decided, lane),
+                Err(flow) => flow,
+            },
+            Way::Topics(change) => self.change_topics(child, request, change),
+            Way::LeaveNothing(family) => {
+                self.leave_nothing(child, family, request);
+                Flow::Done
+            }
+            Way::Multi => self.begin_multi(child, request, decided, rest),
+            Way::WatchLost => self.answer_ok(child),
+            Way::UnwatchNothing => {
                 child.session.watch_lost = false;
-                self.answer(child, b"+OK\r\n");
-                Flow::Done
+                self.answer_ok(child)
             }
-            Route::Transaction(TransactionCommand::Watch) if (child.session.watch_lost) => {
-                self.watch_in_vain(child)
+            Way::Queue(local) => self.queue_command(child, request, id, local),
+            Way::Escalate => self.escalate(child, request, decided),
+            Way::ExecQueued => self.exec_queued(child, request, id),
+            Way::DiscardQueued => {
+                self.forget_transaction(child);
+                self.answer_ok(child)
             }
-            Route::Transaction(TransactionCommand::Watch) => {
-                match self.lease_for(child, LeaseKind::Transaction, Want::default) {
-                    Ok(lane) => self.on_lease(child, request, decided, lane),
-                    Err(flow) => flow,
-                }
+            Way::Leased(leased) => {
+                let Some(held) = child.lease else {
+                    debug_assert!(false, "{leased:?} without a lease");
+                    return Flow::Gone;
+                };
+                self.send_leased(child, request, id, leased, held.lane)
             }
-            Route::Pin(_) => match self.lease_for(child, LeaseKind::Session, Want::default) {
-                Ok(lane) => self.on_lease(child, request, decided, lane),
-                Err(flow) => flow,
-            },
-            Route::Subscribe(subscribe)
-                if ({
-                    self.subscribes_shared(child) && !self.hears_invalidations(child, request, subscribe)
-                }) =>
-            {
-                self.change_topics(child, request, subscribe)
-            }
-            Route::Subscribe(subscribe) if subscribe.leave => {
-                self.leave_nothing(child, subscribe.family, request);
-                Flow::Done
-            }
-            Route::Subscribe(_) => match self.lease_for(child, LeaseKind::Session, Want::default) {
-                Ok(lane) => self.on_lease(child, request, decided, lane),
-                Err(flow) => flow,
-            },
         }
+    }
+
+    /// Goes on with a request whose child has the lease for it.
+    pub(in crate::core) fn on_lease(
+        &mut self,
+        child: &mut Child,
+        request: &Request<'_>,
+        decided: Decided,
+        lane: LaneKey,
+    ) -> Flow {
+        let facts = self.facts(child, request, decided.route, Some(lane));
+        let way = route::way(&facts, decided.route, decided.no_multi);
+        self.execute_leased(child, request, decided, way, lane)
+    }
+
+    /// The lane of a lease carries everything of its child. So whatever the request is, it waits while that lane is full.
+    fn execute_leased(
+        &mut self,
+        child: &mut Child,
+        request: &Request<'_>,
+        decided: Decided,
+        way: Way,
+        lane: LaneKey,
+    ) -> Flow {
+        if let Some(lane) = self.connections.lanes.get_mut(lane)
+            && lane.unwritten() >= limits::LANE_WINDOW
+        {
+            lane.held.push(child.key);
+            return Flow::Hold(Hold::LaneFull);
+        }
+        self.execute(child, request, decided, way, &[])
+    }
+
+    pub(in crate::core) fn answer_ok(&mut self, child: &mut Child) -> Flow {
+        self.answer(child, b"+OK\r\n");
+        Flow::Done
     }
 
     /// Answers with an error; an open MULTI is spoilt by it, as by any command Redis rejects.
@@ -204,13 +282,13 @@ impl Shared {
     }
 
     /// A RESP2 child that listens may say little else.
-    fn reject_out_of_context(&mut self, child: &mut Child, decided: Decided) -> Flow {
-        let name = self.control.table.as_ref().map_or("", |table: &Table| table.name(decided.id));
+    fn reject_listener(&mut self, child: &mut Child, id: CommandId, is_exec: bool) -> Flow {
+        let name = self.commands.name(id);
         let mut text = texts::subscriber_context(name);
-        if decided.route == Route::Transaction(TransactionCommand::Exec) {
+        if is_exec {
             // An EXEC that is rejected forgets the watched keys all the same.
             if child.is_under_way() {
-                return Flow::Hold(Hold::Drained);
+                return Flow::Hold(Hold::OwnReplies);
             }
             child.session.watch_lost = false;
             self.end_lease(child);
@@ -227,7 +305,7 @@ impl Shared {
         request: &Request<'_>,
         id: CommandId,
     ) -> Flow {
-        let name = self.control.table.as_ref().map_or("", |table: &Table| table.name(id));
+        let name = self.commands.name(id);
         let mut text = texts::refused(name);
         if matches!(name, "sync" | "psync" | "replconf" | "script|debug") {
             text.push_str(TAKES_OVER);
@@ -235,7 +313,7 @@ impl Shared {
         if name == "script|debug" {
             child.session.debugs = !request.arg(2).eq_ignore_ascii_case(b"no");
         }
-        let peer = &child.peer;
+        let peer = child.origin().peer();
         log::info!("refused '{name}' of child {peer}");
         self.reject(child, text)
     }
@@ -252,7 +330,7 @@ impl Shared {
         }
         let name = name.to_vec();
         self.ask(Question::Lookup { child: child.key, name });
-        Flow::Hold(Hold::Answer)
+        Flow::Hold(Hold::Question)
     }
 
     // ---- shared lanes ---------------------------------------------------------------------------------
@@ -266,24 +344,24 @@ impl Shared {
         len: usize,
     ) -> Result<LaneKey, Flow> {
         let lane_key = if !child.is_under_way() {
-            let (pool, bulky) = (child.pool_key(), child.is_bulky(id, len));
+            let (pool, bulky) = (child.pool_key(), child.heavy.expects(id, len));
             let pool = self.pool_of(pool);
             if bulky { self.bulk_lane(pool) } else { self.shared_lane(pool) }
         } else if self.lane_is_closed_to(child) {
-            return Err(Flow::Hold(Hold::Drained));
+            return Err(Flow::Hold(Hold::OwnReplies));
         } else {
             child.lane
         };
         let Some(lane) = self.connections.lanes.get_mut(lane_key) else {
-            return Err(Flow::Hold(Hold::Drained));
+            return Err(Flow::Hold(Hold::OwnReplies));
         };
-        let fits = self.connections.pools[lane.pool.0 as usize].key == child.pool_key();
-        if lane.role != LaneRole::Shared || !fits || lane.bulk != child.is_bulky(id, len) {
-            return Err(Flow::Hold(Hold::Drained));
+        let fits = self.connections.pools[lane.pool().0 as usize].key == child.pool_key();
+        if lane.role() != LaneRole::Shared || !fits || lane.is_bulk() != child.heavy.expects(id, len) {
+            return Err(Flow::Hold(Hold::OwnReplies));
         }
-        if lane.out.len() >= limits::LANE_WINDOW {
+        if lane.unwritten() >= limits::LANE_WINDOW {
             lane.held.push(child.key);
-            return Err(Flow::Hold(Hold::Lane));
+            return Err(Flow::Hold(Hold::LaneFull));
         }
         child.lane = lane_key;
         Ok(lane_key)
@@ -292,7 +370,7 @@ impl Shared {
     fn send_shared(&mut self, child: &mut Child, request: &Request<'_>, id: CommandId) -> Flow {
         match self.shared_lane_for(child, id, request.bytes.len()) {
             Ok(lane) => {
-                self.send_for(child, lane, request.bytes, id, SlotKind::Relay, 0);
+                self.send_for(child, lane, request.bytes, id, SlotKind::Relay, SlotFlags::NONE);
                 Flow::Done
             }
             Err(flow) => flow,
@@ -308,10 +386,10 @@ impl Shared {
         bytes: &[u8],
         id: CommandId,
         kind: SlotKind,
-        flags: u8,
+        flags: SlotFlags,
     ) {
-        let writes = self.control.table.as_ref().is_some_and(|table| table.is_write(id));
-        let flags = if writes { flags | FLAG_WRITE } else { flags };
+        let writes = self.commands.table().is_some_and(|table| table.is_write(id));
+        let flags = if writes { flags.with(SlotFlags::WRITE) } else { flags };
         let (flags, canary) = self.guard(child, lane, kind, flags);
         child.in_flight += 1;
         if !matches!(kind, SlotKind::Swallow | SlotKind::Subscribe | SlotKind::Housekeeping) {
@@ -333,7 +411,7 @@ impl Shared {
         child: ChildKey,
         id: CommandId,
         kind: SlotKind,
-        flags: u8,
+        flags: SlotFlags,
     ) {
         debug_assert!(
             self.may_stand_on(key, bytes, kind, flags),
@@ -353,35 +431,25 @@ impl Shared {
 
     /// Whether a request may stand on this lane: on a shared one nothing that changes the connection, or keeps it
     /// longer than its turn. In a transaction block Redis lets nothing block.
-    fn may_stand_on(&self, key: LaneKey, bytes: &[u8], kind: SlotKind, flags: u8) -> bool {
-        let shared = self.connections.lanes.get(key).is_some_and(|lane| lane.role == LaneRole::Shared);
-        let Some(table) = self.control.table.as_ref().filter(|_| shared && kind != SlotKind::Canary) else {
+    fn may_stand_on(&self, key: LaneKey, bytes: &[u8], kind: SlotKind, flags: SlotFlags) -> bool {
+        let shared = self.connections.lanes.get(key).is_some_and(|lane| lane.role() == LaneRole::Shared);
+        let Some(table) = self.commands.table().filter(|_| shared && kind != SlotKind::Canary) else {
             return true;
         };
         let mut scanner = Scanner::default();
         scanner.scan(bytes, &FrameLimits { request_max: usize::MAX, authenticated: true });
         let Verdict::Known(known) = table.classify(&scanner.request(bytes)) else { return false };
-        let in_block = flags & FLAG_UNIT != 0;
-        match known.route {
-            Route::Shared => !command::is_poison(known.name),
-            Route::Local(Local::Ping | Local::Echo) => true,
-            Route::Transaction(TransactionCommand::Exec) => true,
-            Route::Transaction(TransactionCommand::Multi | TransactionCommand::Unwatch) => in_block,
-            Route::Replicas => in_block || kind == SlotKind::Wait,
-            Route::Blocking(_) | Route::Dedicated | Route::Control => in_block,
-            // Refused since it was queued, but no worse than what is shared.
-            Route::Refused => !command::is_poison(known.name),
-            Route::Local(_) | Route::Transaction(_) | Route::Subscribe(_) | Route::Pin(_) => false,
-        }
+        let changes = command::is_poison(known.name);
+        route::may_be_shared(known.route, changes, flags.has(SlotFlags::UNIT), kind == SlotKind::Wait)
     }
 
     /// SCRIPT KILL and FUNCTION KILL: on the lane that runs the script they would stand behind it. Nothing of the child
     /// follows before the answer, since it would go another way; what it has been told to be lost need not have come.
     fn send_control(&mut self, child: &mut Child, request: &Request<'_>, id: CommandId) -> Flow {
-        let lane = self.control.lane;
+        let lane = self.control.lane();
         let ready = self.control_is_ready();
         if child.in_flight > 0 {
-            return Flow::Hold(Hold::Drained);
+            return Flow::Hold(Hold::OwnReplies);
         }
         if child.has_rights() {
             return self.ask_relay(child, request.bytes);
@@ -389,7 +457,7 @@ impl Shared {
         if !ready {
             return self.wait_for_upstream(child);
         }
-        self.send_for(child, lane, request.bytes, id, SlotKind::Relay, 0);
-        Flow::Hold(Hold::Blocked)
+        self.send_for(child, lane, request.bytes, id, SlotKind::Relay, SlotFlags::NONE);
+        Flow::Hold(Hold::Reply)
     }
 }

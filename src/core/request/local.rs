@@ -9,8 +9,10 @@ use crate::core::child::hold::Hold;
 use crate::core::child::session::ReplyMode;
 use crate::core::child::session::Session;
 use crate::core::child::session::redirect;
-use crate::core::connection::lane::SlotKind;
+use crate::core::connection::slot::SlotFlags;
+use crate::core::connection::slot::SlotKind;
 use crate::core::keys::UserId;
+use crate::core::questions::control::Needed;
 use crate::core::questions::control::Question;
 use crate::core::request::flow::Flow;
 use crate::core::request::flow::canonical_int;
@@ -25,7 +27,7 @@ impl Shared {
             // A health check must notice that the upstream has gone.
             Local::Ping if !self.upstream_is_up() => self.wait_for_upstream(child),
             Local::Quit if self.shares_topics(child) && self.is_owed_replies(child) => {
-                Flow::Hold(Hold::Drained)
+                Flow::Hold(Hold::OwnReplies)
             }
             Local::Quit => {
                 self.answer(child, b"+OK\r\n");
@@ -39,7 +41,7 @@ impl Shared {
             Local::ClientReply => self.set_reply_mode(child, request.arg(2)),
             // What it has asked for before comes first, as it would on one connection.
             Local::ClientKill | Local::ClientUnblock if self.is_owed_replies(child) => {
-                Flow::Hold(Hold::Drained)
+                Flow::Hold(Hold::OwnReplies)
             }
             Local::ClientKill | Local::ClientList | Local::ClientUnblock => Flow::Roster(local),
             Local::ClientNoTouch => self.no_touch(child, request),
@@ -116,7 +118,7 @@ impl Shared {
         };
         match lane {
             Ok(lane) => {
-                self.send_for(child, lane, request.bytes, id, SlotKind::SubscriberPing, 0);
+                self.send_for(child, lane, request.bytes, id, SlotKind::SubscriberPing, SlotFlags::NONE);
                 Flow::Done
             }
             Err(flow) => flow,
@@ -158,9 +160,9 @@ impl Shared {
         if let Some(lease) = child.lease {
             let id = child.last_command.unwrap_or_default();
             if let Some(lane) = self.connections.lanes.get_mut(lease.lane) {
-                lane.burnt = true;
+                lane.need_close();
             }
-            self.send_for(child, lease.lane, request.bytes, id, SlotKind::Relay, 0);
+            self.send_for(child, lease.lane, request.bytes, id, SlotKind::Relay, SlotFlags::NONE);
         } else {
             self.answer(child, b"+OK\r\n");
         }
@@ -177,7 +179,7 @@ impl Shared {
         };
         let Ok(number) = i32::try_from(number) else { return self.reject(child, texts::INT_OUT_OF_RANGE) };
         let Ok(db) = u32::try_from(number) else { return self.reject(child, texts::DB_OUT_OF_RANGE) };
-        if self.control.table.is_none() {
+        if self.commands.table().is_none() {
             return self.wait_for_upstream(child);
         }
         if self.control.db_is_valid(db) {
@@ -189,19 +191,19 @@ impl Shared {
             return self.wait_for_upstream(child);
         }
         self.ask(Question::TryDb { child: child.key, db });
-        Flow::Hold(Hold::Answer)
+        Flow::Hold(Hold::Question)
     }
 
     /// HELLO applies its options from left to right, each at once; the protocol changes last. What was
     /// set before a failing option stays.
     fn hello(&mut self, child: &mut Child, request: &Request<'_>) -> Flow {
-        if !self.control.greetings.is_known() {
+        if !self.control.greeting().is_some() {
             return self.wait_for_upstream(child);
         }
         let judged = self.is_judged(child);
         // A push must not have the new form before the greeting tells of it.
         if (child.lease.is_some() || child.is_subscribed()) && child.is_under_way() {
-            return Flow::Hold(Hold::Drained);
+            return Flow::Hold(Hold::OwnReplies);
         }
         let mut proto = child.session.proto;
         if request.argc() > 1 {
@@ -211,7 +213,7 @@ impl Shared {
                 Some(_) => return self.reject(child, texts::HELLO_UNSUPPORTED),
             };
         }
-        let mut index = usize::from(child.hello_done).max(2);
+        let mut index = usize::from(child.front().hello_done()).max(2);
         while index < request.argc() {
             let left = request.argc() - 1 - index;
             let option = request.arg(index);
@@ -240,7 +242,7 @@ impl Shared {
             return self.reject(child, texts::HELLO_NOAUTH);
         }
         let switches = proto != child.session.proto && child.lease.is_some();
-        if let Err(flow) = self.await_greeting(child) {
+        if let Err(flow) = self.await_fresh(child, Needed::Greeting) {
             return flow;
         }
         if switches {
@@ -264,13 +266,13 @@ impl Shared {
         }
         if child.lease.is_some() {
             if child.is_under_way() {
-                return Flow::Hold(Hold::Drained);
+                return Flow::Hold(Hold::OwnReplies);
             }
             child.subscriptions = None;
             if let Some(lease) = child.lease
                 && let Some(lane) = self.connections.lanes.get_mut(lease.lane)
             {
-                lane.burnt = true;
+                lane.need_close();
             }
             self.end_lease(child);
         }

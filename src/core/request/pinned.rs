@@ -2,14 +2,16 @@
 //! keep a leased lane until they have changed it back, RESET or go, and nobody has it after them. Knows what
 //! changes; what it means for the keys is Redis' own affair.
 
+use crate::command::CommandId;
 use crate::command::Pin;
 use crate::core::child::Child;
 use crate::core::child::hold::Hold;
 use crate::core::connection::lane::Lane;
-use crate::core::connection::lane::SlotKind;
+use crate::core::connection::slot::SlotFlags;
+use crate::core::connection::slot::SlotKind;
 use crate::core::keys::LaneKey;
 use crate::core::lease::pinning::Pinning;
-use crate::core::request::flow::Decided;
+use crate::core::lease::state::Change;
 use crate::core::request::flow::Flow;
 use crate::core::request::flow::canonical_int;
 use crate::core::shared::Shared;
@@ -22,12 +24,12 @@ impl Shared {
         &mut self,
         child: &mut Child,
         request: &Request<'_>,
-        decided: Decided,
+        id: CommandId,
         pin: Pin,
         lane: LaneKey,
     ) -> Flow {
         if child.is_under_way() {
-            return Flow::Hold(Hold::Drained);
+            return Flow::Hold(Hold::OwnReplies);
         }
         if pin == Pin::Monitor && child.session.monitoring {
             // Redis does not answer a second one.
@@ -37,16 +39,16 @@ impl Shared {
             // It is the child's own connection now, and goes by its name.
             let mut name = redis::Cmd::new();
             let name = name.arg(request.arg(0)).arg("SETNAME").arg(&child.session.name).get_packed_command();
-            self.send_for(child, lane, &name, decided.id, SlotKind::Swallow, 0);
+            self.send_for(child, lane, &name, id, SlotKind::Swallow, SlotFlags::NONE);
         }
         let (bytes, redirect) = self.redirected(request);
         let on = request.arg(2).eq_ignore_ascii_case(b"on");
-        if let Some(lease) = self.connections.lanes.get_mut(lane).and_then(|lane| lane.lease.as_mut()) {
-            lease.pinning = Some(Pinning { pin, on, redirect });
+        if let Some(lease) = self.connections.lanes.get_mut(lane).and_then(|lane| lane.lease_mut()) {
+            lease.begin_change(Change::Pin(Pinning { pin, on, redirect }));
         }
-        self.send_for(child, lane, &bytes, decided.id, SlotKind::Pin, 0);
+        self.send_for(child, lane, &bytes, id, SlotKind::Pin, SlotFlags::NONE);
         self.convert_to_session(child, lane);
-        Flow::Hold(Hold::Blocked)
+        Flow::Hold(Hold::Reply)
     }
 
     /// The request with the upstream's id in the place of the child's that it names. A child without a
@@ -73,8 +75,8 @@ impl Shared {
 
     /// The connection upstream that a child has to itself for good.
     fn upstream_id_of(&self, id: i64) -> Option<i64> {
-        let of_child = |lane: &&Lane| lane.lease.as_ref().is_some_and(|lease| lease.is_kept_by(id));
-        self.connections.lanes.iter().map(|(_, lane)| lane).find(of_child).map(|lane| lane.upstream_id)
+        let of_child = |lane: &&Lane| lane.lease().is_some_and(|lease| lease.is_kept_by(id));
+        self.connections.lanes.iter().map(|(_, lane)| lane).find(of_child).map(|lane| lane.upstream_id())
     }
 
     /// TRACKINGINFO with the child's id in the place of the upstream's.

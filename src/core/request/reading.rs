@@ -4,7 +4,6 @@
 
 use crate::base::limits;
 use crate::core::child::Child;
-use crate::core::child::ChildKind;
 use crate::core::child::ChildState;
 use crate::core::child::hold::Hold;
 use crate::core::shared::Shared;
@@ -23,8 +22,8 @@ impl Shared {
         child.input.append_within(bytes, max + limits::READ_TURN);
         let too_much = child.input.len() > max
             && match child.hold {
-                Hold::Output => child.ahead.bound > max,
-                Hold::Element => true,
+                Hold::OutputFull => child.ahead.bound > max,
+                Hold::BlockingReply => true,
                 _ => false,
             };
         if too_much {
@@ -40,7 +39,7 @@ impl Shared {
         let due = self.env.now + limits::READ_AHEAD_PATIENCE;
         // A local child reads and writes by turns, and is told when to go on. One whose replies stand behind one that
         // is still upstream has none to take.
-        let waits = child.hold == Hold::Output && child.kind != ChildKind::Local && !child.output.is_empty();
+        let waits = child.hold == Hold::OutputFull && !child.is_local() && !child.output.is_empty();
         if waits && child.ahead.due.is_none() && child.input.len() >= child.ahead.bound {
             child.ahead.due = Some(due);
             child.ahead.taken = child.output.consumed();
@@ -72,7 +71,7 @@ impl Shared {
         // Behind a reply that is still upstream the word would come late, if ever.
         let told = child.state == ChildState::Open
             && child.replies.is_empty()
-            && matches!(child.hold, Hold::None | Hold::Output);
+            && matches!(child.hold, Hold::None | Hold::OutputFull);
         if !told || requests <= child.footprint / 2 {
             return false;
         }
@@ -85,7 +84,7 @@ impl Shared {
     pub(in crate::core) fn overrun(&mut self, child: &mut Child, setting: &str, max: usize) {
         let (label, held, hold) = (child.label(), child.input.len(), child.hold);
         log::warn!("{setting} reached: closing child {label}, {held} bytes of whose requests wait");
-        if !matches!(hold, Hold::None | Hold::Output) {
+        if !matches!(hold, Hold::None | Hold::OutputFull) {
             // Its own request is in the way of any word. Redis closes it too.
             return self.close(child);
         }

@@ -7,14 +7,13 @@ use crate::command::Local;
 use crate::command::texts;
 use crate::core::broker::Broker;
 use crate::core::child::Child;
-use crate::core::child::ChildKind;
 use crate::core::child::ChildState;
 use crate::core::child::hold::Answer;
 use crate::core::child::hold::Hold;
 use crate::core::child::listing::Listing;
 use crate::core::child::session::redirect;
 use crate::core::connection::lane::Lane;
-use crate::core::connection::lane::Slot;
+use crate::core::connection::slot::Slot;
 use crate::core::keys::ChildKey;
 use crate::core::keys::LaneKey;
 use crate::core::keys::LeaseKind;
@@ -116,7 +115,7 @@ impl Shared {
 
     /// Whether a child's blocking command has not left the broker yet.
     fn waits_in_line(&self, child: &Child) -> bool {
-        let table = self.control.table.as_ref();
+        let table = self.commands.table();
         stands_in_line(child) && table.zip(child.last_command).is_some_and(|(table, id)| table.blocks(id))
     }
 
@@ -124,9 +123,7 @@ impl Shared {
     pub(in crate::core) fn unblock_for_answered(&mut self, unblock: Unblock, frame: Option<&[u8]>) {
         self.unblock_answered(unblock.lane, frame);
         let lane = self.connections.lanes.get(unblock.lane);
-        let tenant = |lane: &Lane| {
-            lane.lease.as_ref().is_some_and(|lease| lease.child == unblock.target && !lease.over)
-        };
+        let tenant = |lane: &Lane| lane.lease().is_some_and(|lease| lease.is_lent_to(unblock.target));
         let still = lane.is_some_and(|lane| tenant(lane) && lane.front().is_some_and(Slot::may_wait));
         if frame == Some(b":0\r\n") && still && !unblock.again && self.control_is_ready() {
             // The two connections are read in any order: it may have come before the command it was to end.
@@ -147,10 +144,10 @@ impl Shared {
 
     fn ask_to_unblock(&mut self, unblock: Unblock) {
         let Some(lane) = self.connections.lanes.get_mut(unblock.lane) else { return };
-        let id = lane.upstream_id;
+        let id = lane.upstream_id();
         // Until it is answered nobody else may have the lane: it could hit the next tenant.
-        if let Some(lease) = &mut lane.lease {
-            lease.unblocking += 1;
+        if let Some(lease) = lane.lease_mut() {
+            lease.unblock_asked();
         }
         self.ask(Question::UnblockFor { unblock, id });
     }
@@ -162,7 +159,7 @@ impl Shared {
         let session = &child.session;
         let (now, counts) = (self.env.now, child.subscription_counts());
         let seconds = |since: u64| now.saturating_sub(since) / 1000;
-        let table = self.control.table.as_ref();
+        let table = self.commands.table();
         let command = table.zip(child.last_command).map_or("NULL", |(table, id)| table.name(id));
         // A string takes whatever is written.
         let _ = writeln!(
@@ -198,7 +195,7 @@ impl Broker {
     /// Says as which user and process of this host a child connected, where the system knows.
     pub fn set_child_process(&mut self, key: ChildKey, uid: u32, pid: i32) {
         if let Some(child) = self.children.get_mut(key) {
-            (child.uid, child.pid) = (Some(uid), Some(pid));
+            child.set_process(uid, pid);
         }
     }
 
@@ -234,7 +231,7 @@ impl Broker {
         if child.session.is_muted() {
             return Flow::Done;
         }
-        let (mut listing, mut credit) = (child.listing.take().unwrap_or_default(), child.credit);
+        let (mut listing, mut credit) = (child.front_mut().take_listing(), child.credit);
         let (proto, arg) = (child.session.proto, |index| request.arg(index));
         let made = self.list_on(&mut listing, request.argc(), arg, &mut credit);
         let Some(child) = self.children.get_mut(key) else { return Flow::Gone };
@@ -245,7 +242,7 @@ impl Broker {
                 Flow::Done
             }
             Ok(false) => {
-                child.listing = Some(listing);
+                child.front_mut().keep_listing(listing);
                 Flow::More
             }
             Err(text) => self.shared.reject(child, text),
@@ -299,7 +296,7 @@ impl Broker {
     fn kill(&mut self, key: ChildKey, request: &Request<'_>) -> Flow {
         let (children, shared) = (&mut self.children, &mut self.shared);
         let Some(killer) = children.get_mut(key) else { return Flow::Gone };
-        let filter = match Filter::parse(request, |name| shared.is_user(name)) {
+        let filter = match Filter::parse(request, |name| shared.users.may_exist(name, &shared.env.upstream)) {
             Ok(filter) => filter,
             Err(text) => return shared.reject(killer, text),
         };
@@ -386,33 +383,33 @@ impl Broker {
             return shared.wait_for_upstream(asker);
         }
         shared.ask_to_unblock(Unblock { asker: key, target, lane, error, again: false });
-        Flow::Hold(Hold::Answer)
+        Flow::Hold(Hold::Question)
     }
 }
 
 /// Whether a child waits for a lane for a command that keeps it, or has just been given one.
 pub(in crate::core) fn stands_in_line(child: &Child) -> bool {
-    let granted = child.lease.is_some() && child.in_flight == 0 && !child.front_done;
-    child.wait.is_some_and(|wait| wait.kind == LeaseKind::Blocking)
-        && (child.hold == Hold::Lease || child.hold == Hold::None && granted)
+    let granted = child.lease.is_some() && child.in_flight == 0 && !child.front().is_answered();
+    child.front().wait().is_some_and(|wait| wait.kind == LeaseKind::Blocking)
+        && (child.hold == Hold::LeaseQueue || child.hold == Hold::None && granted)
 }
 
 /// Every child has the same one: there is one broker.
 pub(in crate::core) const LOCAL_ADDRESS: &str = "broker";
 
 pub(in crate::core) fn address(child: &Child) -> String {
-    child.peer.replace(' ', ":")
+    child.origin().peer().replace(' ', ":")
 }
 
 /// Whether this is a child's `address`.
 pub(in crate::core) fn has_address(child: &Child, address: &[u8]) -> bool {
-    let shown = child.peer.bytes().map(|byte| if byte == b' ' { b':' } else { byte });
+    let shown = child.origin().peer().bytes().map(|byte| if byte == b' ' { b':' } else { byte });
     shown.eq(address.iter().copied())
 }
 
 /// The lane on which a child waits for an element.
 pub(in crate::core) fn blocked_on(child: &Child) -> Option<LaneKey> {
-    child.lease.filter(|_| child.hold == Hold::Element).map(|lease| lease.lane)
+    child.lease.filter(|_| child.hold == Hold::BlockingReply).map(|lease| lease.lane)
 }
 
 /// In the order in which Redis shows them.
@@ -421,9 +418,9 @@ pub(in crate::core) fn flags(child: &Child) -> String {
         ('O', child.session.monitoring),
         ('P', child.is_subscribed()),
         ('x', child.session.transaction.is_open()),
-        ('b', matches!(child.hold, Hold::Element | Hold::WaitLane) || stands_in_line(child)),
+        ('b', matches!(child.hold, Hold::BlockingReply | Hold::WriteLane) || stands_in_line(child)),
         ('t', child.session.tracking.is_some()),
-        ('U', child.uid.is_some()),
+        ('U', child.origin().uid().is_some()),
         ('e', child.session.no_evict),
     ];
     let flags: String = shown.into_iter().filter(|(_, set)| *set).map(|(flag, _)| flag).collect();
@@ -433,7 +430,7 @@ pub(in crate::core) fn flags(child: &Child) -> String {
 /// The broker serves many users of a host: one of them does not close the connections of another. Whoever
 /// came over TCP is known by the user it has authenticated as alone.
 pub(in crate::core) fn may_kill(killer: &Child, child: &Child) -> bool {
-    let own = |child: &Child| child.kind == ChildKind::Local;
+    let (uid, own) = (killer.origin().uid(), killer.is_local());
     let same_user = killer.user == child.user && killer.account == child.account;
-    (killer.uid.is_some() || same_user) && killer.uid == child.uid && own(killer) == own(child)
+    (uid.is_some() || same_user) && uid == child.origin().uid() && own == child.is_local()
 }

@@ -171,7 +171,7 @@ impl Shared {
         if left < self.env.settings.subscriber_output_soft {
             child.over_soft_since = None;
         }
-        if child.hold == Hold::Output && child.unread() < limits::CHILD_OUTPUT_PAUSE / 2 {
+        if child.hold == Hold::OutputFull && child.unread() < limits::CHILD_OUTPUT_PAUSE / 2 {
             self.lift(child);
         }
         self.watch_read_ahead(child);
@@ -187,7 +187,7 @@ impl Shared {
         if !(child.eof || child.hung) || !child.output.is_empty() || !self.waits_in_vain(child) {
             return;
         }
-        let due = child.wait.map_or(0, |wait| wait.arrived + limits::BLOCKED_END_GRACE);
+        let due = child.front().wait().map_or(0, |wait| wait.arrived + limits::BLOCKED_END_GRACE);
         if due <= self.env.now {
             self.close(child);
         } else {
@@ -210,7 +210,7 @@ impl Shared {
         for key in self.connections.lanes.keys() {
             self.drop_connection(key);
             if let Some(lane) = self.connections.lanes.remove(key) {
-                self.env.memory -= lane.footprint;
+                self.env.memory -= lane.footprint();
             }
         }
         debug_assert_eq!(self.connections.places.open, 0, "a connection was leaked");
@@ -218,9 +218,9 @@ impl Shared {
 
     fn waits_in_vain(&self, child: &Child) -> bool {
         match child.hold {
-            Hold::Lease => child.wait.is_some_and(|wait| wait.kind == LeaseKind::Blocking),
+            Hold::LeaseQueue => child.front().wait().is_some_and(|wait| wait.kind == LeaseKind::Blocking),
             // Else those who hang up to try another password at once would fill the broker.
-            Hold::Element | Hold::Guess => true,
+            Hold::BlockingReply | Hold::AuthDelay => true,
             _ => false,
         }
     }
@@ -254,7 +254,7 @@ impl Shared {
 
     /// One complete request: skipped if it was answered while it waited, else dispatched.
     fn run_one(&mut self, child: &mut Child, request: &Request<'_>, rest: &[u8]) -> Flow {
-        if child.front_done {
+        if child.front().is_answered() {
             self.front_is_done(child);
             return Flow::Done;
         }
@@ -277,9 +277,9 @@ impl Shared {
             return false;
         }
         if child.in_flight >= in_flight_max {
-            child.hold = Hold::InFlight;
+            child.hold = Hold::InFlightMax;
         } else if child.unread() >= limits::CHILD_OUTPUT_PAUSE {
-            child.hold = Hold::Output;
+            child.hold = Hold::OutputFull;
             child.ahead = ReadAhead::default();
         }
         child.hold == Hold::None
@@ -287,10 +287,10 @@ impl Shared {
 
     fn hold(&mut self, child: &mut Child, hold: Hold) {
         child.hold = hold;
-        if hold == Hold::Drained && child.late > 0 {
+        if hold == Hold::OwnReplies && child.late > 0 {
             // What it waits for has been waited for long enough.
             let patience = self.env.settings.request_timeout.max(self.env.settings.queue_timeout);
-            let until = *child.upstream_until.get_or_insert(self.env.now + patience);
+            let until = child.front_mut().wait_until(self.env.now + patience);
             self.env.timers.arm(until, Timer::Child(child.key));
         }
     }
@@ -393,11 +393,11 @@ impl Shared {
     pub(in crate::core) fn account_lane(&mut self, key: LaneKey) {
         if let Some(lane) = self.connections.lanes.get_mut(key) {
             let measured = lane.measure();
-            self.env.memory = self.env.memory + measured - lane.footprint;
+            self.env.memory = self.env.memory + measured - lane.footprint();
             lane.footprint = measured;
-            if !lane.held.is_empty() && lane.out.len() < limits::LANE_WINDOW / 2 {
+            if !lane.held.is_empty() && lane.unwritten() < limits::LANE_WINDOW / 2 {
                 // It owes its socket less: the children that waited for that go on.
-                let held = std::mem::take(&mut lane.held);
+                let held = lane.take_held();
                 self.lift_held(held);
             }
         }
@@ -406,12 +406,12 @@ impl Shared {
     /// Children that waited for a lane look at their request afresh.
     pub(in crate::core) fn lift_held(&mut self, held: Vec<ChildKey>) {
         for child in held {
-            self.env.notices.push_back(Notice::Lift(child, Hold::Lane));
+            self.env.notices.push_back(Notice::Lift(child, Hold::LaneFull));
         }
     }
 
     /// Whether the upstream is known to answer.
     pub(in crate::core) fn upstream_is_up(&self) -> bool {
-        self.connections.lanes.get(self.control.lane).is_some_and(|lane| lane.state == LaneState::Ready)
+        self.connections.lanes.get(self.control.lane()).is_some_and(|lane| lane.is_ready())
     }
 }

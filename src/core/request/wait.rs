@@ -8,11 +8,11 @@ use crate::core::child::Child;
 use crate::core::child::hold::Hold;
 use crate::core::child::hold::Wait;
 use crate::core::child::last_write::LastWrite;
-use crate::core::connection::lane::FLAG_MAY_WAIT;
 use crate::core::connection::lane::Lane;
 use crate::core::connection::lane::LaneRole;
 use crate::core::connection::lane::LaneState;
-use crate::core::connection::lane::SlotKind;
+use crate::core::connection::slot::SlotFlags;
+use crate::core::connection::slot::SlotKind;
 use crate::core::keys::LaneKey;
 use crate::core::keys::LeaseKind;
 use crate::core::lease::state::Tenant;
@@ -37,13 +37,13 @@ impl Shared {
             Err(flow) => return flow,
         };
         let Some(lane) = self.connections.lanes.get_mut(lane_key) else { return Flow::Gone };
-        if lane.role == LaneRole::Lease {
-            self.send_for(child, lane_key, request.bytes, id, SlotKind::Blocking, FLAG_MAY_WAIT);
-            return Flow::Hold(Hold::Element);
+        if lane.role() == LaneRole::Lease {
+            self.send_for(child, lane_key, request.bytes, id, SlotKind::Blocking, SlotFlags::MAY_WAIT);
+            return Flow::Hold(Hold::BlockingReply);
         }
-        lane.detached = true;
-        self.send_for(child, lane_key, request.bytes, id, SlotKind::Wait, FLAG_MAY_WAIT);
-        Flow::Hold(Hold::Element)
+        lane.set_detached(true);
+        self.send_for(child, lane_key, request.bytes, id, SlotKind::Wait, SlotFlags::MAY_WAIT);
+        Flow::Hold(Hold::BlockingReply)
     }
 
     /// Whether a child that holds a lease has written on a shared lane since.
@@ -51,7 +51,7 @@ impl Shared {
         match Some(child.last_write) {
             Some(LastWrite::On(lane, _)) => {
                 lane != lease
-                    && self.connections.lanes.get(lane).is_some_and(|lane| lane.role == LaneRole::Shared)
+                    && self.connections.lanes.get(lane).is_some_and(|lane| lane.role() == LaneRole::Shared)
             }
             Some(LastWrite::Lost) => true,
             _ => false,
@@ -64,11 +64,11 @@ impl Shared {
             LastWrite::None => self.shared_lane_for(child, id, 0)?,
             LastWrite::Lost => return Err(self.reject(child, WRITES_LOST)),
             LastWrite::On(lane, losses) => {
-                let found = self.connections.lanes.get(lane).filter(|lane| lane.losses == losses);
+                let found = self.connections.lanes.get(lane).filter(|lane| lane.losses() == losses);
                 let elsewhere = child.lane != lane || child.lease.is_some();
                 match found.map(|lane| lane.state) {
                     Some(LaneState::Ready) if child.is_under_way() && elsewhere => {
-                        return Err(Flow::Hold(Hold::Drained));
+                        return Err(Flow::Hold(Hold::OwnReplies));
                     }
                     Some(LaneState::Ready) => lane,
                     _ => return Err(self.reject(child, WRITES_LOST)),
@@ -86,25 +86,26 @@ impl Shared {
     /// the others' requests go on a connection more.
     fn may_detach(&self, key: LaneKey) -> bool {
         let Some(lane) = self.connections.lanes.get(key) else { return false };
-        let detached = self.connections.lanes.iter().filter(|(_, lane)| lane.detached).count();
-        lane.role == LaneRole::Lease || (!lane.detached && detached < self.env.settings.leases_session_max)
+        let detached = self.connections.lanes.iter().filter(|(_, lane)| lane.is_detached()).count();
+        lane.role() == LaneRole::Lease
+            || (!lane.is_detached() && detached < self.env.settings.leases_session_max)
     }
 
     /// A leased lane that has been given back is lent once more to the child whose write it carried.
     fn lend_for_wait(&mut self, child: &mut Child, lane_key: LaneKey) -> bool {
         let Some(lane) = self.connections.lanes.get(lane_key) else { return false };
-        if lane.role != LaneRole::Lease {
+        if lane.role() != LaneRole::Lease {
             return true;
         }
-        let pool = lane.pool;
-        let in_use = self.leases.line_ref(LeaseKind::Blocking).in_use;
+        let pool = lane.pool();
+        let in_use = self.leases.lent(LeaseKind::Blocking);
         let idle = &mut self.pool(pool).idle;
         let Some(at) = idle.iter().position(|idle| *idle == lane_key) else { return false };
         if in_use >= self.lease_cap(LeaseKind::Blocking) {
             return false;
         }
         self.pool(pool).idle.remove(at);
-        child.lease = Some(self.lend(lane_key, &Tenant::of(child), LeaseKind::Blocking, None));
+        child.lease = Some(self.lend(lane_key, Tenant::of(child), LeaseKind::Blocking, None));
         true
     }
 
@@ -112,13 +113,13 @@ impl Shared {
     fn wait_for_lane(&mut self, child: &mut Child) -> Flow {
         let now = self.env.now;
         let begun = Wait::new(LeaseKind::Session, now);
-        let due = child.wait.get_or_insert(begun).since + self.env.settings.lease_wait_timeout;
+        let due = child.front_mut().waits_since(begun) + self.env.settings.lease_wait_timeout;
         if due <= now {
             return self.wait_lane_over(child);
         }
         self.env.timers.arm(due, Timer::Child(child.key));
         self.connections.lane_waiters.push(child.key);
-        Flow::Hold(Hold::WaitLane)
+        Flow::Hold(Hold::WriteLane)
     }
 
     /// The lane was not free in time.
@@ -133,14 +134,14 @@ impl Shared {
     /// A lane is free again: whoever waits for one looks whether it is theirs.
     pub(in crate::core) fn wake_lane_waiters(&mut self) {
         for child in std::mem::take(&mut self.connections.lane_waiters) {
-            self.env.notices.push_back(Notice::Lift(child, Hold::WaitLane));
+            self.env.notices.push_back(Notice::Lift(child, Hold::WriteLane));
         }
     }
 
     /// A WAIT has been answered: the lane is shared again.
     pub(in crate::core) fn wait_answered(&mut self, lane: LaneKey) {
         if let Some(lane) = self.connections.lanes.get_mut(lane) {
-            lane.detached = false;
+            lane.set_detached(false);
         }
         self.wake_lane_waiters();
     }
@@ -162,8 +163,13 @@ impl Broker {
     /// Closes lanes that are blocked for a child that has died: its WAIT may have been for ever.
     pub(in crate::core) fn close_orphaned_waits(&mut self) {
         for key in self.shared.connections.lanes.keys() {
-            let front =
-                self.shared.connections.lanes.get(key).filter(|lane| lane.detached).and_then(Lane::front);
+            let front = self
+                .shared
+                .connections
+                .lanes
+                .get(key)
+                .filter(|lane| lane.is_detached())
+                .and_then(Lane::front);
             let orphaned = front
                 .is_some_and(|slot| slot.kind == SlotKind::Wait && self.children.get(slot.child).is_none());
             if orphaned {
