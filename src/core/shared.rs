@@ -10,14 +10,15 @@ use crate::core::connection::Connections;
 use crate::core::counters::Counters;
 use crate::core::env::Env;
 use crate::core::env::Turn;
-use crate::core::lease::lines::LeaseHolders;
-use crate::core::lease::lines::Leases;
-use crate::core::pubsub::Hubs;
+use crate::core::lease::leases::Leases;
+use crate::core::pubsub::hubs::Hubs;
+use crate::core::questions::commands::Commands;
 use crate::core::questions::control::Control;
-use crate::core::questions::known::Work;
 use crate::core::questions::probe::Probe;
+use crate::core::questions::rights::ScriptRights;
+use crate::core::questions::work::Work;
 use crate::core::timers::Timers;
-use crate::core::user::Users;
+use crate::core::user::users::Users;
 use std::collections::VecDeque;
 
 /// What all children share.
@@ -27,12 +28,13 @@ pub(in crate::core) struct Shared {
     pub(in crate::core) env: Env,
     pub(in crate::core) connections: Connections,
     pub(in crate::core) control: Control,
+    pub(in crate::core) commands: Commands,
+    pub(in crate::core) script_rights: ScriptRights,
     pub(in crate::core) probe: Probe,
     pub(in crate::core) users: Users,
     pub(in crate::core) leases: Leases,
     pub(in crate::core) hubs: Hubs,
     pub(in crate::core) work: Work,
-    pub(in crate::core) lease_holders: LeaseHolders,
 }
 
 impl Shared {
@@ -63,11 +65,12 @@ impl Shared {
             turn: Turn::new(),
             connections: Connections::default(),
             control: Control::default(),
+            commands: Commands::default(),
+            script_rights: ScriptRights::default(),
             probe: Probe::default(),
             leases: Leases::default(),
             hubs: Hubs::default(),
             work: Work::default(),
-            lease_holders: LeaseHolders::default(),
         }
     }
 }

@@ -365,6 +365,25 @@ pub(super) fn leaf_text(leaf: &[u8]) -> Option<Range<usize>> {
     Some(body..leaf.len().checked_sub(2)?)
 }
 
+/// Whether the reply is an error.
+#[inline]
+pub fn is_error(reply: &[u8]) -> bool {
+    reply.first() == Some(&b'-')
+}
+
+/// The first word of an error, which says of what kind it is. None for any other reply.
+#[inline]
+pub fn error_code(reply: &[u8]) -> Option<&[u8]> {
+    let line = reply.strip_prefix(b"-")?;
+    line.split(|byte| matches!(byte, b' ' | b'\r')).next()
+}
+
+/// The words of an error, for a log or for another error. None for any other reply.
+pub fn error_text(reply: &[u8]) -> Option<String> {
+    let line = reply.strip_prefix(b"-")?;
+    Some(String::from_utf8_lossy(line).trim_end().to_owned())
+}
+
 /// Whether the reply is one of the three nulls.
 pub fn is_null(reply: &[u8]) -> bool {
     matches!(described(reply), Some(b"$-1\r\n" | b"*-1\r\n" | b"_\r\n"))

@@ -1,7 +1,7 @@
 //! A script that does not end. Redis runs nothing else meanwhile, and after a while (`busy-reply-threshold`) answers
 //! BUSY to all but a few commands; on the lane that carries the script it answers nothing. So the control connection is
-//! asked, and what it says is told to whoever asks from then on. Owns what is known of that; the script is ended by
-//! SCRIPT KILL, which goes on the control connection too.
+//! asked, and its answer is given to every request that comes from then on. Never ends a script: SCRIPT KILL does, on the
+//! control connection.
 
 use crate::base::clock::Millis;
 use crate::base::limits;
@@ -11,44 +11,38 @@ use crate::core::child::Child;
 use crate::core::connection::failure::LOST;
 use crate::core::connection::lane::Lane;
 use crate::core::connection::lane::LaneRole;
-use crate::core::connection::lane::Slot;
+use crate::core::connection::slot::Slot;
 use crate::core::keys::LaneKey;
 use crate::core::notice::Notice;
 use crate::core::questions::control::Question;
-use crate::core::questions::known::Busy;
+use crate::core::questions::control::Said;
 use crate::core::request::flow::Decided;
 use crate::core::request::flow::Flow;
 use crate::core::shared::Shared;
 use crate::resp::Request;
+use crate::resp::reply;
 
 impl Shared {
-    /// The upstream has answered PING; or the connection was lost before.
-    pub(in crate::core) fn probe_answered(&mut self, frame: Option<&[u8]>) {
-        self.control.probing_since = None;
-        let Some(text) = frame.and_then(|frame| frame.strip_prefix(b"-BUSY")) else {
-            self.work.busy = None;
-            if frame.is_some() {
+    /// The upstream has answered PING, or another question with BUSY; or the connection was lost before.
+    pub(super) fn probe_answered(&mut self, said: Said<'_>) {
+        self.control.probed();
+        let Said::Busy(frame) = said else {
+            self.work.forget();
+            if said.frame().is_some() {
                 self.ask_for_table_again();
             }
             return;
         };
-        let text = [b"BUSY", text.trim_ascii_end()].concat();
-        if self.work.busy.is_none() {
-            let shown = String::from_utf8_lossy(&text);
-            log::warn!("upstream {}: {shown} What children ask now is answered so", self.env.upstream);
+        if !self.work.became_busy(frame, self.env.now) {
+            return;
         }
-        let since = self.work.busy.as_ref().map_or(self.env.now, |busy| busy.since);
-        let is_news = self.work.busy.replace(Busy { text, since }).is_none();
-        for key in if is_news { self.connections.lanes.keys() } else { Vec::new() } {
-            // Who waits until a full lane takes more is told so, too.
-            let held = self.connections.lanes.get_mut(key).map(|lane| std::mem::take(&mut lane.held));
+        let shown = reply::error_text(frame).unwrap_or_default();
+        log::warn!("upstream {}: {shown} What children ask now is answered so", self.env.upstream);
+        for key in self.connections.lanes.keys() {
+            // Children that wait until a full lane takes more are told so, too.
+            let held = self.connections.lanes.get_mut(key).map(|lane| lane.take_held());
             self.lift_held(held.unwrap_or_default());
         }
-    }
-
-    /// Whether the upstream has said so.
-    pub(in crate::core) fn is_busy(&self) -> bool {
-        self.work.busy.is_some()
     }
 
     /// While the upstream is busy it would answer this request so too. None: it goes on, since Redis allows the command,
@@ -59,8 +53,8 @@ impl Shared {
         request: &Request<'_>,
         decided: &mut Decided,
     ) -> Option<Flow> {
-        let busy = self.work.busy.as_ref()?;
-        let table = self.control.table.as_ref()?;
+        let text = self.work.busy_text()?.to_vec();
+        let table = self.commands.table()?;
         let runs_script = child.in_flight > 0
             && self
                 .connections
@@ -78,7 +72,6 @@ impl Shared {
             }
             return None;
         }
-        let text = busy.text.clone();
         Some(match decided.route {
             Route::Transaction(TransactionCommand::Exec) => {
                 self.reject_exec(child, request, &String::from_utf8_lossy(&text))
@@ -87,15 +80,10 @@ impl Shared {
         })
     }
 
-    /// Another connection, perhaps to another upstream: nothing is known of its work.
-    pub(in crate::core) fn forget_work(&mut self) {
-        self.work.busy = None;
-    }
-
     /// Whether a lane has waited that long for a reply that should come by itself: what blocks may wait as long as it
     /// likes.
     pub(in crate::core) fn is_stalled(&self, lane: &Lane, limit: Millis) -> bool {
-        if !lane.has_written() || self.env.now.saturating_sub(lane.last_reply) < limit {
+        if !lane.has_written() || self.env.now.saturating_sub(lane.last_reply()) < limit {
             return false;
         }
         !lane.front().is_some_and(Slot::may_wait)
@@ -105,18 +93,18 @@ impl Shared {
     /// still is.
     pub(in crate::core) fn ask_if_busy(&mut self) {
         let stalled = |lane: &Lane| self.is_stalled(lane, limits::BUSY_PROBE);
-        let due = self.env.now >= self.work.asked_at + limits::BUSY_PROBE;
-        let known = self.work.busy.is_some() || self.control.table_due;
+        let due = self.work.is_due(self.env.now) && !self.control.is_probing();
+        let known = self.work.is_busy() || self.commands.is_due();
         let asks = || known || self.connections.lanes.iter().any(|(_, lane)| stalled(lane));
-        if due && self.control.probing_since.is_none() && self.control_is_ready() && asks() {
-            self.work.asked_at = self.env.now;
-            self.control.probing_since = Some(self.env.now);
+        if due && self.control_is_ready() && asks() {
+            self.work.asked(self.env.now);
+            self.control.probes(self.env.now);
             self.ask(Question::Probe);
         }
     }
 
-    /// A reply has taken its slot, which had been at the front of its lane since `front_since`. If the upstream did
-    /// nothing else meanwhile, it was this command that kept it: the child's next ones of this kind go on a lane apart.
+    /// A reply has taken its slot, which had been at the front of its lane since `front_since`. True if this command kept
+    /// the upstream from everything else: the child's next ones of this kind go on a lane apart.
     pub(in crate::core) fn note_work(
         &mut self,
         role: LaneRole,
@@ -124,35 +112,19 @@ impl Shared {
         front_since: Millis,
         frame: &[u8],
     ) -> bool {
-        if role.is_own() || frame.starts_with(b"-BUSY") {
-            return false;
-        }
-        let ran = self.env.now.saturating_sub(front_since.max(self.work.done_at));
-        if self.work.busy.is_none() && ran < limits::SLOW_MIN {
-            self.work.done_at = self.env.now;
-            return false;
-        }
-        let table = self.control.table.as_ref();
-        if table.is_some_and(|table| table.is_allowed_while_busy(slot.command)) {
-            return false;
-        }
-        self.work.done_at = self.env.now;
-        // Errors of rights and arity come before that of a busy script, and prove nothing.
-        let was_script = self.work.busy.as_ref().is_some_and(|busy| front_since <= busy.since);
-        if was_script || frame.first() != Some(&b'-') {
-            self.work.busy = None;
-        }
-        ran >= limits::SLOW_MIN || was_script
+        let commands = &self.commands;
+        let allowed = || commands.table().is_some_and(|table| table.is_allowed_while_busy(slot.command));
+        !role.is_own() && self.work.replied(front_since, self.env.now, frame, allowed)
     }
 
     /// Whoever stands behind a script for too long is told that it is lost; the late replies will find nobody. The
     /// script's own child keeps its lane and its reply.
     pub(in crate::core) fn give_up_behind_scripts(&mut self, limit: Millis) {
-        if self.work.busy.is_none() {
+        if !self.work.is_busy() {
             return;
         }
         for key in self.connections.lanes.keys() {
-            let stalled = |lane: &Lane| lane.role == LaneRole::Shared && self.is_stalled(lane, limit);
+            let stalled = |lane: &Lane| lane.role() == LaneRole::Shared && self.is_stalled(lane, limit);
             if !self.connections.lanes.get(key).is_some_and(stalled) {
                 continue;
             }

@@ -1,28 +1,19 @@
-//! The control connection: the broker's own questions to the upstream and what their answers change. Holds
-//! the upstream's command table, its greeting and what is known to be a valid db. Children's requests come
-//! here only for SCRIPT KILL and FUNCTION KILL.
+//! The control connection: the broker's own questions to the upstream, in the order in which they are answered. Owns what
+//! is under way there, and what the answers say of the upstream and of the broker's own user. Knows no child's request.
 
 use crate::base::clock::Millis;
 use crate::base::key::Key;
-use crate::command::Policy;
-use crate::command::Table;
 use crate::core::connection::handshake::Greeting;
 use crate::core::keys::ChildKey;
 use crate::core::keys::LaneKey;
+use crate::core::questions::commands::Commands;
 use crate::core::questions::known::Fresh;
-use crate::core::questions::known::Greetings;
-use crate::core::questions::known::MayCall;
-use crate::core::questions::known::ScriptRights;
 use crate::core::questions::known::UpstreamLimits;
-use std::collections::HashMap;
+use crate::core::questions::rights::MayCall;
+use crate::resp::encode;
+use crate::resp::reply;
 use std::collections::HashSet;
 use std::collections::VecDeque;
-use std::fmt::Write;
-
-/// Commands that the broker sends in its own name and that a server may have under another one. COMMAND lists a renamed
-/// command under its old name alone, so the other one is learnt when a child first uses it, and kept: the next
-/// connection needs it.
-pub(in crate::core) const SENT: [&str; 4] = ["SELECT", "CLIENT", "MULTI", "DISCARD"];
 
 /// Something asked on the control connection. Answers come in the order of the questions.
 #[derive(Debug, Clone)]
@@ -36,7 +27,7 @@ pub(in crate::core) enum Question {
     /// SELECT n, to learn whether the db exists.
     TryDb { child: ChildKey, db: u32 },
     /// SELECT of the control connection's own db, after `TryDb`.
-    BackToDb,
+    BackToDb { db: u32 },
     /// CLIENT UNBLOCK of a lease that is taken back.
     Unblock { lane: LaneKey, id: i64 },
     /// CLIENT UNBLOCK of one child by another.
@@ -50,129 +41,111 @@ pub(in crate::core) enum Question {
     Greeting,
     /// CONFIG GET: how long may an argument be?
     Limits,
-    /// ACL DRYRUN: could a script of a child call what is refused to it?
-    MayCall(MayCall),
+    /// ACL DRYRUN: may the user of this name run what is refused to a child?
+    MayCall { asked: MayCall, user: Vec<u8> },
     /// PING: does the upstream live?
     Probe,
 }
 
-/// What the control connection is and knows.
-#[derive(Debug)]
-pub(in crate::core) struct Control {
-    pub(in crate::core) lane: LaneKey,
-    pub(in crate::core) questions: VecDeque<Question>,
-    /// Questions ever asked.
-    pub(in crate::core) asked: u64,
-    pub(in crate::core) table: Option<Table>,
-    /// Loaded but not yet confirmed.
-    pub(in crate::core) loading: Option<Table>,
-    /// The table has come on the present connection.
-    pub(in crate::core) confirmed: bool,
-    /// The upstream was too busy to give it: it is asked for again.
-    pub(in crate::core) table_due: bool,
-    pub(in crate::core) greetings: Greetings,
-    pub(in crate::core) limits: UpstreamLimits,
-    pub(in crate::core) valid_dbs: HashSet<u32>,
-    /// What users may call by scripts, as far as it was asked.
-    pub(in crate::core) scripts: ScriptRights,
-    /// The upstream's answer to MULTI, if it refuses that to our user.
-    pub(in crate::core) multi_refusal: Option<Vec<u8>>,
-    /// The upstream has been replaced: nothing new is asked on this connection, and it is closed when the
-    /// last answer has come.
-    pub(in crate::core) leaving: bool,
-    /// Between `TryMulti` and `LeaveMulti`.
-    pub(in crate::core) in_multi: bool,
-    /// Our user may MULTI but not DISCARD.
-    pub(in crate::core) never_try_multi: bool,
-    /// Our user may not CLIENT UNBLOCK: no lease is taken back.
-    pub(in crate::core) unblock_refused: bool,
-    /// What the upstream calls the commands that the broker sends in its own name, where that is known to be another
-    /// name: `rename-command` may have moved them.
-    pub(in crate::core) renamed: HashMap<&'static str, Vec<u8>>,
-    pub(in crate::core) probing_since: Option<Millis>,
-    /// When anything was last heard from the upstream, on any lane.
-    pub(in crate::core) heard_at: Millis,
-    /// Since when there is no working control connection.
-    pub(in crate::core) down_since: Option<Millis>,
-}
-
-impl Default for Control {
-    fn default() -> Self {
-        Control {
-            lane: Key::NONE,
-            questions: VecDeque::new(),
-            asked: 0,
-            table: None,
-            loading: None,
-            confirmed: false,
-            table_due: false,
-            greetings: Greetings::default(),
-            limits: UpstreamLimits::default(),
-            valid_dbs: HashSet::new(),
-            scripts: ScriptRights::default(),
-            multi_refusal: None,
-            leaving: false,
-            in_multi: false,
-            never_try_multi: false,
-            unblock_refused: false,
-            renamed: HashMap::new(),
-            probing_since: None,
-            heard_at: 0,
-            down_since: Some(0),
-        }
-    }
-}
-
-impl Control {
-    pub(in crate::core) fn db_is_valid(&self, db: u32) -> bool {
-        self.valid_dbs.contains(&db)
+impl Question {
+    /// Whether the answer matters even if the upstream has been replaced: it is about one of its own leases.
+    fn is_about_leases(&self) -> bool {
+        matches!(self, Question::Unblock { .. } | Question::UnblockFor { .. })
     }
 
-    /// Nothing that was learnt holds for another upstream.
-    pub(in crate::core) fn forget_upstream(&mut self) {
-        self.table = None;
-        self.loading = None;
-        self.valid_dbs.clear();
-        self.multi_refusal = None;
-        self.never_try_multi = false;
-        self.renamed.clear();
-    }
-
-    /// By which name to send one of `SENT`.
-    pub(in crate::core) fn name_of(&self, command: &'static str) -> &[u8] {
-        self.renamed.get(command).map_or(command.as_bytes(), Vec::as_slice)
-    }
-
-    /// The table has changed.
-    pub(in crate::core) fn learn_names(&mut self) {
-        for command in SENT {
-            match self.table.as_ref().and_then(|table| table.typed(&command.to_ascii_lowercase())) {
-                Some(name) if name.eq_ignore_ascii_case(command.as_bytes()) => {
-                    drop(self.renamed.remove(command))
-                }
-                Some(name) => drop(self.renamed.insert(command, name.to_vec())),
-                None => {}
+    /// The request that asks it.
+    pub(super) fn request(&self, commands: &Commands) -> Vec<u8> {
+        let mut out = Vec::new();
+        let mut put = |argv: &[&[u8]]| encode::request(&mut out, argv);
+        match self {
+            Question::Commands => put(&[b"COMMAND"]),
+            Question::ConfirmNames => {
+                let mut argv: Vec<&[u8]> = vec![b"COMMAND", b"INFO"];
+                argv.extend(commands.loading_names().map(str::as_bytes));
+                put(&argv);
             }
+            Question::Lookup { name, .. } => put(&[b"COMMAND", b"INFO", name]),
+            Question::TryDb { db, .. } | Question::BackToDb { db } => {
+                put(&[commands.name_of("SELECT"), db.to_string().as_bytes()]);
+            }
+            Question::Unblock { id, .. } => unblock(commands, *id, b"TIMEOUT", put),
+            Question::UnblockFor { unblock: Unblock { error: true, .. }, id } => {
+                unblock(commands, *id, b"ERROR", put);
+            }
+            Question::UnblockFor { id, .. } => unblock(commands, *id, b"TIMEOUT", put),
+            Question::TryMulti => put(&[commands.name_of("MULTI")]),
+            Question::LeaveMulti => put(&[commands.name_of("DISCARD")]),
+            Question::Greeting => put(&[b"HELLO"]),
+            Question::Limits => {
+                put(&[b"CONFIG", b"GET", b"proto-max-bulk-len", b"client-query-buffer-limit"])
+            }
+            Question::MayCall { asked, user } => {
+                let words = commands.table().map(|table| table.least_request(asked.id)).unwrap_or_default();
+                let mut argv: Vec<&[u8]> = vec![b"ACL", b"DRYRUN", user];
+                argv.extend(words.iter().map(AsRef::<[u8]>::as_ref));
+                put(&argv);
+            }
+            Question::Probe => put(&[b"PING"]),
+        }
+        out
+    }
+}
+
+fn unblock(commands: &Commands, id: i64, reason: &[u8], mut put: impl FnMut(&[&[u8]])) {
+    put(&[commands.name_of("CLIENT"), b"UNBLOCK", id.to_string().as_bytes(), reason]);
+}
+
+/// What has become of a question.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::core) enum Said<'a> {
+    /// The connection was lost before the answer, or the answer is of an upstream that has been replaced.
+    Nothing,
+    /// A script keeps the upstream from answering: this says nothing about the question.
+    Busy(&'a [u8]),
+    /// Another error.
+    Refused(&'a [u8]),
+    /// Any other reply.
+    Reply(&'a [u8]),
+}
+
+impl<'a> Said<'a> {
+    pub(super) fn of(frame: Option<&'a [u8]>) -> Self {
+        match frame.map(|frame| (frame, reply::error_code(frame))) {
+            None => Said::Nothing,
+            Some((frame, Some(b"BUSY"))) => Said::Busy(frame),
+            Some((frame, Some(_))) => Said::Refused(frame),
+            Some((frame, None)) => Said::Reply(frame),
         }
     }
 
-    /// Commands are allowed and refused as other settings say, from the next request on.
-    pub(in crate::core) fn set_policy(&mut self, policy: &Policy) {
-        for table in [&mut self.table, &mut self.loading].into_iter().flatten() {
-            table.set_policy(policy.clone());
+    pub(in crate::core) fn frame(self) -> Option<&'a [u8]> {
+        match self {
+            Said::Nothing => None,
+            Said::Busy(frame) | Said::Refused(frame) | Said::Reply(frame) => Some(frame),
+        }
+    }
+
+    pub(in crate::core) fn refusal(self) -> Option<&'a [u8]> {
+        match self {
+            Said::Nothing | Said::Reply(_) => None,
+            Said::Busy(frame) | Said::Refused(frame) => Some(frame),
         }
     }
 }
 
-impl Control {
-    /// The control connection was greeted: as good an answer as any to whoever waits.
-    pub(in crate::core) fn greeted(&mut self, greeting: Greeting) {
-        self.greetings.latest = Some(greeting);
-        self.greetings.fresh.came(self.asked);
-    }
+/// Of which answers children need one that is younger than their request.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::core) enum Needed {
+    Greeting,
+    Limits,
+}
 
-    pub(in crate::core) fn fresh_greeting(&mut self) -> &mut Fresh {
-        &mut self.greetings.fresh
+impl Needed {
+    pub(super) fn question(self) -> Question {
+        match self {
+            Needed::Greeting => Question::Greeting,
+            Needed::Limits => Question::Limits,
+        }
     }
 }
 
@@ -188,8 +161,226 @@ pub(in crate::core) struct Unblock {
     pub(in crate::core) again: bool,
 }
 
+/// Whether the broker's own user may MULTI.
+#[derive(Debug, Default)]
+struct MultiRight {
+    /// The upstream's answer, if it refuses.
+    refusal: Option<Vec<u8>>,
+    /// Between `TryMulti` and `LeaveMulti`.
+    open: bool,
+    /// The user may MULTI but not DISCARD: it is never tried again.
+    no_discard: bool,
+}
+
+/// What the control connection is and knows.
+#[derive(Debug)]
+pub(in crate::core) struct Control {
+    lane: LaneKey,
+    questions: VecDeque<Question>,
+    /// Questions ever asked.
+    asked: u64,
+    /// The upstream has been replaced: nothing new is asked on this connection, and it is closed when the
+    /// last answer has come.
+    leaving: bool,
+    greeting: Option<Greeting>,
+    greeting_fresh: Fresh,
+    limits: UpstreamLimits,
+    limits_fresh: Fresh,
+    valid_dbs: HashSet<u32>,
+    multi: MultiRight,
+    /// Our user may not CLIENT UNBLOCK: no lease is taken back.
+    unblock_refused: bool,
+    /// When the PING under way was sent.
+    probing_since: Option<Millis>,
+    /// When anything was last heard from the upstream, on any lane.
+    heard_at: Millis,
+    /// Since when there is no working control connection.
+    down_since: Option<Millis>,
+}
+
+impl Default for Control {
+    fn default() -> Self {
+        Control {
+            lane: Key::NONE,
+            questions: VecDeque::new(),
+            asked: 0,
+            leaving: false,
+            greeting: None,
+            greeting_fresh: Fresh::default(),
+            limits: UpstreamLimits::default(),
+            limits_fresh: Fresh::default(),
+            valid_dbs: HashSet::new(),
+            multi: MultiRight::default(),
+            unblock_refused: false,
+            probing_since: None,
+            heard_at: 0,
+            down_since: Some(0),
+        }
+    }
+}
+
 impl Control {
-    pub(in crate::core) fn fresh_limits(&mut self) -> &mut Fresh {
-        &mut self.limits.fresh
+    // ---- the connection -------------------------------------------------------------------------------
+
+    /// Its lane has been made.
+    pub(in crate::core) fn open(&mut self, lane: LaneKey) {
+        self.lane = lane;
+    }
+
+    #[inline]
+    pub(in crate::core) fn lane(&self) -> LaneKey {
+        self.lane
+    }
+
+    /// A new incarnation of the upstream may be behind the connection: everything is asked again.
+    pub(in crate::core) fn connected(&mut self, greeting: Greeting, own_db: u32) {
+        // As good an answer as any to who waits for one.
+        self.greeting = Some(greeting);
+        self.greeting_fresh.came(self.asked);
+        self.down_since = None;
+        self.probing_since = None;
+        self.unblock_refused = false;
+        self.valid_dbs = HashSet::from([0, own_db]);
+    }
+
+    /// The connection is lost. Each question that it had not answered is told so on its own.
+    pub(in crate::core) fn lost(&mut self, now: Millis) {
+        self.down_since.get_or_insert(now);
+        self.probing_since = None;
+        self.leaving = false;
+    }
+
+    /// The upstream has been replaced: the connection stays for what was asked on it.
+    pub(in crate::core) fn leave(&mut self) {
+        self.leaving = true;
+    }
+
+    pub(in crate::core) fn is_leaving(&self) -> bool {
+        self.leaving
+    }
+
+    /// Nothing that was learnt holds for another upstream.
+    pub(in crate::core) fn forget_upstream(&mut self) {
+        self.valid_dbs.clear();
+        self.multi.refusal = None;
+        self.multi.no_discard = false;
+    }
+
+    // ---- questions ------------------------------------------------------------------------------------
+
+    /// Questions asked so far.
+    pub(in crate::core) fn asked(&self) -> u64 {
+        self.asked
+    }
+
+    pub(super) fn sent(&mut self, question: Question) {
+        self.asked += 1;
+        self.questions.push_back(question);
+    }
+
+    /// The oldest question, and what has become of it. What an upstream that has been replaced says matters only where it
+    /// is about its own leases.
+    pub(super) fn answered<'a>(&mut self, frame: Option<&'a [u8]>) -> Option<(Question, Said<'a>)> {
+        let question = self.questions.pop_front()?;
+        let said = Said::of(frame.filter(|_| !self.leaving || question.is_about_leases()));
+        Some((question, said))
+    }
+
+    pub(super) fn fresh(&mut self, needed: Needed) -> &mut Fresh {
+        match needed {
+            Needed::Greeting => &mut self.greeting_fresh,
+            Needed::Limits => &mut self.limits_fresh,
+        }
+    }
+
+    // ---- what the answers say -------------------------------------------------------------------------
+
+    /// Whether the db is known to exist.
+    pub(in crate::core) fn db_is_valid(&self, db: u32) -> bool {
+        self.valid_dbs.contains(&db)
+    }
+
+    pub(super) fn db_exists(&mut self, db: u32) {
+        self.valid_dbs.insert(db);
+    }
+
+    /// What the upstream has last said of itself.
+    pub(in crate::core) fn greeting(&self) -> Option<&Greeting> {
+        self.greeting.as_ref()
+    }
+
+    pub(super) fn set_greeting(&mut self, greeting: Greeting) {
+        self.greeting = Some(greeting);
+    }
+
+    pub(in crate::core) fn limits(&self) -> &UpstreamLimits {
+        &self.limits
+    }
+
+    pub(super) fn set_limits(&mut self, frame: &[u8]) {
+        self.limits.take(frame);
+    }
+
+    /// Our user's right to CLIENT UNBLOCK was refused.
+    pub(super) fn refuse_unblock(&mut self) {
+        self.unblock_refused = true;
+    }
+
+    /// Whether a lease can be taken back.
+    pub(in crate::core) fn may_unblock(&self) -> bool {
+        !self.unblock_refused
+    }
+
+    /// Why our user may not MULTI, in the upstream's words.
+    pub(in crate::core) fn multi_refusal(&self) -> Option<&[u8]> {
+        self.multi.refusal.as_deref()
+    }
+
+    /// Whether to ask for it: a MULTI that cannot be discarded would cost the connection.
+    pub(super) fn may_try_multi(&self) -> bool {
+        !self.multi.no_discard
+    }
+
+    pub(super) fn tried_multi(&mut self, frame: Option<&[u8]>) {
+        let refusal = frame.filter(|frame| reply::error_code(frame) == Some(b"NOPERM"));
+        self.multi.refusal = refusal.map(<[u8]>::to_vec);
+        self.multi.open = frame == Some(b"+OK\r\n");
+    }
+
+    /// DISCARD was answered, or never will be. True if the connection is inside MULTI for good.
+    pub(super) fn is_stuck_in_multi(&mut self, frame: Option<&[u8]>) -> bool {
+        let stuck = std::mem::take(&mut self.multi.open) && frame.is_some_and(|frame| frame != b"+OK\r\n");
+        self.multi.no_discard |= stuck;
+        stuck
+    }
+
+    // ---- whether the upstream lives -------------------------------------------------------------------
+
+    /// Anything has come from the upstream.
+    #[inline]
+    pub(in crate::core) fn heard(&mut self, now: Millis) {
+        self.heard_at = now;
+    }
+
+    pub(super) fn is_probing(&self) -> bool {
+        self.probing_since.is_some()
+    }
+
+    pub(super) fn probes(&mut self, now: Millis) {
+        self.probing_since = Some(now);
+    }
+
+    pub(super) fn probed(&mut self) {
+        self.probing_since = None;
+    }
+
+    /// Whether the upstream has given no sign of life for so long. While it sends anything it lives, even if the PING has
+    /// to wait its turn. `ready`: questions can be asked.
+    pub(in crate::core) fn is_dead(&self, ready: bool, patience: Millis, now: Millis) -> bool {
+        let since = match ready {
+            true => self.probing_since.map(|since| since.max(self.heard_at)),
+            false => self.down_since,
+        };
+        since.is_some_and(|since| now - since >= patience)
     }
 }

@@ -2,10 +2,11 @@
 
 pub(in crate::core) mod ask;
 pub(in crate::core) mod busy;
+pub(in crate::core) mod commands;
 pub(in crate::core) mod control;
 pub(in crate::core) mod fresh;
-pub(in crate::core) mod greeting;
-pub(in crate::core) mod known;
-pub(in crate::core) mod limits;
+mod known;
 pub(in crate::core) mod probe;
+pub(in crate::core) mod rights;
 pub(in crate::core) mod scripts;
+pub(in crate::core) mod work;

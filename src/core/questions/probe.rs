@@ -7,7 +7,7 @@ use crate::base::limits;
 use crate::core::keys::ChildKey;
 use crate::core::keys::LaneKey;
 use crate::core::keys::UserId;
-use crate::core::user::Password;
+use crate::core::user::credentials::Password;
 use std::collections::VecDeque;
 
 /// Who waits for an answer: a child, and the number of its question. A child that has given up asks under
@@ -84,27 +84,119 @@ impl Proved {
     }
 }
 
-/// The connection, and what is known about nobody.
+/// The connection, and what is known of connections that have not authenticated.
 #[derive(Debug, Default)]
 pub(in crate::core) struct Probe {
     /// None where children need no proof.
-    pub(in crate::core) lane: Option<LaneKey>,
-    pub(in crate::core) proofs: VecDeque<Proof>,
+    lane: Option<LaneKey>,
+    /// Requests sent whose answers are to come.
+    proofs: VecDeque<Proof>,
     /// Whether the upstream's default user needs no password, if that is known.
-    pub(in crate::core) default_open: Option<bool>,
-    /// When that was last asked, and answered.
-    pub(in crate::core) asked_at: Millis,
-    pub(in crate::core) told_at: Millis,
+    default_open: Option<bool>,
+    /// When that was last asked.
+    default_asked_at: Millis,
+    /// When it was last answered.
+    default_told_at: Millis,
     /// The answer is still to come.
-    pub(in crate::core) asking_default: bool,
+    default_asking: bool,
     /// The answer to `As`, if it was a refusal.
-    pub(in crate::core) denied: Option<Vec<u8>>,
-    pub(in crate::core) number: u64,
+    denied: Option<Vec<u8>>,
+    /// Questions of children so far.
+    number: u64,
 }
 
 impl Probe {
-    /// Whether `default_open` was told a moment ago.
-    pub(in crate::core) fn default_is_fresh(&self, now: Millis) -> bool {
-        self.told_at + limits::DEFAULT_FRESH > now
+    /// Its lane has been made.
+    pub(in crate::core) fn open(&mut self, lane: LaneKey) {
+        self.lane = Some(lane);
+    }
+
+    pub(in crate::core) fn lane(&self) -> Option<LaneKey> {
+        self.lane
+    }
+
+    /// Connection slots that it takes from leases.
+    pub(in crate::core) fn slots(&self) -> usize {
+        usize::from(self.lane.is_some())
+    }
+
+    /// The connection is gone. Each question that it had not answered is told so on its own.
+    pub(in crate::core) fn lost(&mut self) {
+        self.default_open = None;
+        self.default_asking = false;
+    }
+
+    /// A request has been sent.
+    pub(in crate::core) fn sent(&mut self, proof: Proof) {
+        self.proofs.push_back(proof);
+    }
+
+    /// What the next answer is about.
+    pub(in crate::core) fn answered(&mut self) -> Option<Proof> {
+        self.proofs.pop_front()
+    }
+
+    /// Numbers a question of a child.
+    pub(in crate::core) fn asker(&mut self, child: ChildKey) -> Asker {
+        self.number += 1;
+        Asker { child, number: self.number }
+    }
+
+    // ---- the upstream's default user ------------------------------------------------------------------
+
+    /// Who a child is that has not said anything, as far as that is known at the moment.
+    pub(in crate::core) fn default_user(&self, now: Millis) -> UserId {
+        match self.default_open {
+            Some(true) if self.default_told_at + limits::DEFAULT_FRESH > now => UserId::DEFAULT,
+            Some(false) => UserId::NOBODY,
+            Some(true) | None => UserId::UNDECIDED,
+        }
+    }
+
+    pub(in crate::core) fn is_asking_default(&self) -> bool {
+        self.default_asking
+    }
+
+    /// Whether to ask again: the default user may be given a password at any time.
+    pub(in crate::core) fn default_is_due(&self, now: Millis) -> bool {
+        self.default_asked_at + limits::RIGHTS_FRESH <= now
+    }
+
+    pub(in crate::core) fn asks_default(&mut self, now: Millis) {
+        self.default_asking = true;
+        self.default_asked_at = now;
+    }
+
+    /// `open` is None when the answer says nothing.
+    pub(in crate::core) fn default_told(&mut self, open: Option<bool>, now: Millis) {
+        self.default_asking = false;
+        self.default_told_at = now;
+        self.default_open = open.or(self.default_open);
+    }
+
+    /// The upstream has refused the default user on another connection.
+    pub(in crate::core) fn default_refused(&mut self) {
+        self.default_open = Some(false);
+    }
+
+    // ---- the user as whom questions are asked ---------------------------------------------------------
+
+    /// The upstream has answered `As`, and with a refusal if there is one.
+    pub(in crate::core) fn authenticated(&mut self, refusal: Option<&[u8]>) {
+        self.denied = refusal.map(<[u8]>::to_vec);
+    }
+
+    pub(in crate::core) fn is_denied(&self) -> bool {
+        self.denied.is_some()
+    }
+
+    /// What the child is told: the refusal of its user if there was one, or the answer to its question.
+    pub(in crate::core) fn verdict(&self, answer: &[u8]) -> Vec<u8> {
+        self.denied.as_deref().unwrap_or(answer).to_vec()
+    }
+
+    /// RESET has been answered.
+    pub(in crate::core) fn reset(&mut self) {
+        self.denied = None;
     }
 }

@@ -4,7 +4,7 @@ use super::*;
 use crate::base::limits;
 use crate::core::keys::PoolKey;
 use crate::core::keys::UserId;
-use crate::core::user::Password;
+use crate::core::user::credentials::Password;
 
 #[test]
 fn pools_of_users_that_have_gone_are_used_again() {

@@ -1,5 +1,5 @@
-//! Who a child is: AUTH, what an unauthenticated child may do, what one of the broker's own users may, and the
-//! end of a user. Passwords are judged by `core::users` or, on the probe, by the upstream; never here.
+//! Who a child is and what it may do: AUTH, what an unauthenticated child may run, what its user may. Never judges a
+//! password: that do `users` or, on the probe, the upstream.
 
 use crate::base::limits;
 use crate::command::CommandId;
@@ -9,59 +9,38 @@ use crate::command::Table;
 use crate::command::Transaction as TransactionCommand;
 use crate::command::texts;
 use crate::config::accounts::Account;
-use crate::config::value::Auth;
 use crate::core::broker::Broker;
 use crate::core::child::Child;
-use crate::core::child::ChildKind;
 use crate::core::child::hold::Hold;
 use crate::core::child::last_write::LastWrite;
-use crate::core::connection::failure::LOST;
-use crate::core::connection::lane::Lane;
-use crate::core::connection::lane::LaneRole;
-use crate::core::connection::lane::LaneState;
 use crate::core::keys::AccountId;
-use crate::core::keys::ChildKey;
-use crate::core::keys::LaneKey;
-use crate::core::keys::PoolId;
-use crate::core::keys::PoolKey;
 use crate::core::keys::UserId;
-use crate::core::notice::Notice;
+use crate::core::lease::state::LeaseState;
 use crate::core::request::flow::Decided;
 use crate::core::request::flow::Flow;
 use crate::core::shared::Shared;
-use crate::core::user::PasswordCheck;
+use crate::core::timers::Timer;
+use crate::core::user::guesses::Source;
+use crate::core::user::users::PasswordCheck;
 use crate::resp::FrameLimits;
 use crate::resp::Request;
 
-pub(in crate::core) const ON_ITS_OWN: &str =
-    "ERR AUTH while subscribed or tracking is not supported by the broker";
+const ON_ITS_OWN: &str = "ERR AUTH while subscribed or tracking is not supported by the broker";
 
 impl Shared {
     // ---- who a child is -------------------------------------------------------------------------------
 
     /// Who a child is that has said nothing. The program's own requests are trusted.
-    pub(in crate::core) fn first_user(&self, kind: ChildKind) -> (UserId, Option<AccountId>) {
-        if kind == ChildKind::Local {
+    fn first_user(&self, child: &Child) -> (UserId, Option<AccountId>) {
+        if child.is_local() {
             return (UserId::UPSTREAM, None);
         }
-        match self.users.mode {
-            Auth::Broker => (UserId::UPSTREAM, None),
-            Auth::Users => match self.users.default_account() {
-                Some(account) => (self.users.user_of(account), Some(account)),
-                None => (UserId::NOBODY, None),
-            },
-            Auth::Passthrough => match self.probe.default_open {
-                Some(true) if self.probe.default_is_fresh(self.env.now) => (UserId::DEFAULT, None),
-                Some(false) => (UserId::NOBODY, None),
-                Some(true) | None => (UserId::UNDECIDED, None),
-            },
-        }
+        self.users.first(self.probe.default_user(self.env.now))
     }
 
     /// Whether anybody asks who this child is.
     pub(in crate::core) fn is_judged(&self, child: &Child) -> bool {
-        let judged = |child: &Child| child.kind != ChildKind::Local && self.users.mode != Auth::Broker;
-        judged(child)
+        !child.is_local() && self.users.authenticate_children()
     }
 
     /// The child is this user from now on. Nothing of it is in flight. What it watched was watched with the
@@ -86,16 +65,15 @@ impl Shared {
         }
         let Some(held) = child.lease else { return };
         if let Some(lane) = self.connections.lanes.get_mut(held.lane) {
-            lane.burnt = true;
-            child.session.watch_lost |= lane.lease.as_ref().is_some_and(|lease| lease.watching);
+            lane.need_close();
+            child.session.watch_lost |= lane.lease().is_some_and(LeaseState::is_watching);
         }
         self.end_lease(child);
     }
 
     /// As a child that has just connected; so does RESET leave it.
     pub(in crate::core) fn become_first_user(&mut self, child: &mut Child) {
-        let Some(kind) = Some(child.kind) else { return };
-        let (user, account) = self.first_user(kind);
+        let (user, account) = self.first_user(child);
         self.become_user(child, user, account);
     }
 
@@ -104,15 +82,6 @@ impl Shared {
         match child.account {
             Some(account) => self.users.account_name(account).to_owned(),
             None => String::from_utf8_lossy(self.users.name(child.user, &self.env.upstream)).into_owned(),
-        }
-    }
-
-    /// Whether there may be a user of this name: who is not connected, only the upstream knows.
-    pub(in crate::core) fn is_user(&self, name: &[u8]) -> bool {
-        match self.users.mode {
-            Auth::Broker => self.users.name(UserId::UPSTREAM, &self.env.upstream) == name,
-            Auth::Users => self.users.has_account(name),
-            Auth::Passthrough => true,
         }
     }
 
@@ -125,7 +94,7 @@ impl Shared {
             _ => return self.reject(child, texts::SYNTAX),
         };
         if child.is_under_way() {
-            return Flow::Hold(Hold::Drained);
+            return Flow::Hold(Hold::OwnReplies);
         }
         let said = (claim.0.unwrap_or(b"default"), claim.1);
         if let Err(flow) = self.may_guess(child, said) {
@@ -134,7 +103,7 @@ impl Shared {
         if is_too_long(said) {
             return self.refuse_claim(child, said.0);
         }
-        if self.users.mode == Auth::Passthrough {
+        if self.users.are_upstreams() {
             let args: Vec<&[u8]> = request.args().collect();
             return self.ask_claim(child, &args, said, None);
         }
@@ -156,18 +125,47 @@ impl Shared {
     ) -> Result<(), Flow> {
         let (name, password) = (request.arg(resume - 2), request.arg(resume - 1));
         if child.is_under_way() {
-            return Err(Flow::Hold(Hold::Drained));
+            return Err(Flow::Hold(Hold::OwnReplies));
         }
         self.may_guess(child, (name, password))?;
         if is_too_long((name, password)) {
             return Err(self.refuse_claim(child, name));
         }
-        if self.users.mode == Auth::Passthrough {
+        if self.users.are_upstreams() {
             let args = [request.arg(0), b"2", b"AUTH", name, password];
             let resume = u16::try_from(resume).unwrap_or(u16::MAX);
             return Err(self.ask_claim(child, &args, (name, password), Some(resume)));
         }
         self.let_in(child, Some(name), password).map_err(|text| self.reject(child, text))
+    }
+
+    /// Whether the child's password may be looked at now. The delay comes before the answer: a child that hangs up
+    /// and connects again would not wait for one that comes after it.
+    fn may_guess(&mut self, child: &mut Child, claim: (&[u8], &[u8])) -> Result<(), Flow> {
+        let now = self.env.now;
+        let due = match child.front().auth_due() {
+            Some(due) => due,
+            None => self.users.guess_due(&Source::of(child), claim, now),
+        };
+        if due <= now {
+            return Ok(());
+        }
+        child.front_mut().delay_auth(due);
+        self.env.timers.arm(due, Timer::Child(child.key));
+        Err(Flow::Hold(Hold::AuthDelay))
+    }
+
+    pub(super) fn guessed_right(&mut self, child: &Child, claim: (&[u8], &[u8])) {
+        self.users.guessed_right(Source::of(child), claim, self.env.now);
+    }
+
+    pub(super) fn guessed_wrong(&mut self, child: &Child, name: &[u8]) {
+        let delay_ms = self.users.guessed_wrong(Source::of(child), self.env.now);
+        let name = String::from_utf8_lossy(&name[..name.len().min(64)]);
+        let label = child.label();
+        log::warn!(
+            "wrong password for user {name:?} by child {label}; the next one from there waits {delay_ms} ms"
+        );
     }
 
     fn refuse_claim(&mut self, child: &mut Child, name: &[u8]) -> Flow {
@@ -249,11 +247,11 @@ impl Shared {
         if child.user == UserId::NOBODY {
             return Some(self.turn_away(child, request, decided.route, texts::NOAUTH));
         }
-        if let (Some(account), Some(table)) = (child.account, &self.control.table) {
+        if let (Some(account), Some(table)) = (child.account, self.commands.table()) {
             self.users.resolve(account, table);
         }
         if self.is_denied(child, decided.id) {
-            let text = texts::refused(self.control.table.as_ref().map_or("", |table| table.name(decided.id)));
+            let text = texts::refused(self.commands.name(decided.id));
             return Some(self.turn_away(child, request, decided.route, &text));
         }
         if let Some(flow) = self.admit_script(child, request, decided) {
@@ -265,7 +263,7 @@ impl Shared {
 
     /// What a child may see of others and do to them is a right of its user, which the broker has to ask for.
     fn permit(&mut self, child: &mut Child, request: &Request<'_>, route: Route) -> Option<Flow> {
-        if !child.has_rights() || child.permitted {
+        if !child.has_rights() || child.front().is_permitted() {
             return None;
         }
         let client = request.arg(0);
@@ -309,7 +307,7 @@ impl Shared {
     }
 
     pub(in crate::core) fn table_for_users(&mut self) {
-        if let Some(table) = &self.control.table {
+        if let Some(table) = self.commands.table() {
             let table: &Table = table;
             self.users.table_changed(table);
         }
@@ -320,7 +318,7 @@ impl Shared {
         let known = if child.has_rights() {
             self.users.multi(child.user, self.env.now)
         } else {
-            Some(self.control.multi_refusal.clone().map_or(Ok(()), Err))
+            Some(self.control.multi_refusal().map(<[u8]>::to_vec).map_or(Ok(()), Err))
         };
         match known {
             Some(Ok(())) => Ok(()),
@@ -331,98 +329,6 @@ impl Shared {
             None => Err(self.ask_multi(child)),
         }
     }
-
-    /// Places no lease may take beyond those of the three kinds.
-    pub(in crate::core) fn probe_places(&self) -> usize {
-        usize::from(self.probe.lane.is_some())
-    }
-
-    // ---- the end of a user ----------------------------------------------------------------------------
-
-    /// The upstream lets nobody in as this user any more.
-    pub(in crate::core) fn user_refused(&mut self, user: UserId) {
-        if user == UserId::DEFAULT {
-            self.probe.default_open = Some(false);
-        }
-        self.env.notices.push_back(Notice::UserRefused(user));
-    }
-
-    /// Nobody has been this user for a while.
-    pub(in crate::core) fn end_abandoned_users(&mut self) {
-        for user in self.users.abandoned(self.env.now) {
-            self.end_user(user);
-        }
-    }
-
-    /// Closes every connection of a user that no child is, and forgets what was said on them.
-    pub(in crate::core) fn end_user(&mut self, user: UserId) {
-        for key in self.connections.lanes.keys() {
-            let Some(lane) = self.connections.lanes.get(key).filter(|lane| !lane.role.is_own()) else {
-                continue;
-            };
-            if self.connections.pools[lane.pool.0 as usize].key.user == user {
-                self.end_lane(key);
-            }
-        }
-        for index in 0..self.connections.pools.len() {
-            if self.connections.pools[index].key.user == user {
-                self.free_pool(PoolId(index as u32));
-            }
-        }
-        self.forget_hub(user);
-        self.users.forget(user);
-    }
-
-    /// Removes a lane for good, whatever is on it: it belongs to children that are gone.
-    fn end_lane(&mut self, key: LaneKey) {
-        let Some(lane) = self.connections.lanes.get_mut(key) else { return };
-        let pool = lane.pool;
-        if let Some(kind) = lane.opening_for.take() {
-            self.leases.line(kind).end_opening(pool);
-        }
-        if lane.lease.is_some() {
-            return self.abandon_lease(key);
-        }
-        self.drop_connection(key);
-        let slots = self.connections.lanes.get_mut(key).map(Lane::take_all).unwrap_or_default();
-        self.fail_slots(key, slots, LOST);
-        self.forget_lane(key, pool);
-    }
-
-    /// The upstream has refused the greeting of a child's lane. True if that was seen to here: the user's own
-    /// password, or the db that it may not select.
-    pub(in crate::core) fn greeting_refused(&mut self, key: LaneKey, is_choice: bool, frame: &[u8]) -> bool {
-        let Some(lane) = self.connections.lanes.get(key) else { return true };
-        let pool = self.connections.pools[lane.pool.0 as usize].key;
-        if pool.user == UserId::UPSTREAM || lane.role.is_own() {
-            return false;
-        }
-        let of_user = [&b"-WRONGPASS"[..], b"-NOAUTH", b"-NOPERM"];
-        if is_choice && frame.first() == Some(&b'-') {
-            self.refuse_pool(key, &pool, frame);
-            return true;
-        }
-        let refused = of_user.iter().any(|text| frame.starts_with(text));
-        if refused {
-            self.user_refused(pool.user);
-        }
-        refused
-    }
-
-    /// Whoever waits for this lane is told what the upstream has said; the next request tries again.
-    fn refuse_pool(&mut self, key: LaneKey, pool: &PoolKey, frame: &[u8]) {
-        let text = String::from_utf8_lossy(frame.strip_prefix(b"-").unwrap_or(frame)).trim_end().to_owned();
-        self.drop_connection(key);
-        let Some(lane) = self.connections.lanes.get_mut(key) else { return };
-        debug_assert!(lane.state == LaneState::Dormant);
-        if lane.role == LaneRole::Shared {
-            let slots = lane.take_all();
-            self.fail_slots(key, slots, &text);
-            return self.account_lane(key);
-        }
-        self.end_lane(key);
-        self.env.notices.push_back(Notice::PoolRefused(*pool, text));
-    }
 }
 
 impl Broker {
@@ -432,34 +338,10 @@ impl Broker {
             self.shared.open_probe();
         }
     }
-
-    /// Whoever is a refused user is closed, as connections of its own would have been. Nobody goes on as somebody else.
-    pub(in crate::core) fn close_user(&mut self, user: UserId) {
-        let of_user = |(_, child): &(ChildKey, &Child)| child.user == user;
-        let children: Vec<ChildKey> = self.children.iter().filter(of_user).map(|(key, _)| key).collect();
-        let name = String::from_utf8_lossy(self.shared.users.name(user, &self.shared.env.upstream));
-        let name: String = name.chars().take(64).collect();
-        log::warn!("the upstream refuses user {name:?}: closing its {} children", children.len());
-        for key in children {
-            self.remove_child(key);
-        }
-        self.shared.end_user(user);
-    }
-
-    /// Whoever waits for a lease of this pool is told what the upstream has said.
-    pub(in crate::core) fn fail_waiters(&mut self, pool: &PoolKey, text: &str) {
-        for key in self.children.keys() {
-            let Some(child) = self.children.get_mut(key) else { continue };
-            if child.hold == Hold::Lease && child.pool_key() == *pool {
-                self.shared.leave_line(child);
-                self.shared.fail_front(child, text);
-            }
-        }
-    }
 }
 
 /// Redis reads such a name or password from those alone who have said before who they are, and has no user of it that
 /// a lane could be greeted as. It must not reach the probe either, which is nobody when it is asked.
-pub(in crate::core) fn is_too_long(claim: (&[u8], &[u8])) -> bool {
+fn is_too_long(claim: (&[u8], &[u8])) -> bool {
     claim.0.len().max(claim.1.len()) > limits::CREDENTIAL_MAX
 }

@@ -1,5 +1,5 @@
-//! Wrong passwords: how long whoever has given some waits before the next is looked at. Owns the counts by where
-//! children come from, so that a new connection begins with those of the last; keeps no password and lets nobody in.
+//! Wrong passwords: how long the next password from the same source waits before it is looked at. Owns the counts by
+//! source, so that a new connection begins with the count of the last one. Keeps no password and lets nobody in.
 
 use crate::base::clock::Millis;
 use crate::base::limits;
@@ -19,35 +19,36 @@ pub(in crate::core) enum Source {
 
 impl Source {
     pub(in crate::core) fn of(child: &Child) -> Source {
-        child.uid.map_or_else(|| Source::Address(child.address().into()), Source::Uid)
+        let origin = child.origin();
+        origin.uid().map_or_else(|| Source::Address(origin.address().into()), Source::Uid)
     }
 
     /// Whoever runs as the same user could as well read the memory of its neighbours: to be told at once that a
     /// neighbour's password is right tells it nothing. An address says nothing of the sort.
-    pub(in crate::core) fn is_one_user(&self) -> bool {
+    pub(super) fn is_one_user(&self) -> bool {
         matches!(self, Source::Uid(_))
     }
 }
 
 /// What is remembered of a source.
 #[derive(Debug, Default)]
-pub(in crate::core) struct Record {
+struct Record {
     /// Wrong passwords, one forgiven every `GUESS_FORGIVEN`.
-    pub(in crate::core) wrong: u32,
+    wrong: u32,
     /// Up to when that has been done.
-    pub(in crate::core) counted_at: Millis,
+    counted_at: Millis,
     /// Names and passwords that were right, hashed with a key of this process; the latest first.
-    pub(in crate::core) right: VecDeque<u64>,
+    right: VecDeque<u64>,
 }
 
 impl Record {
-    pub(in crate::core) fn forgive(&mut self, now: Millis) {
+    fn forgive(&mut self, now: Millis) {
         let forgiven = now.saturating_sub(self.counted_at) / limits::GUESS_FORGIVEN;
         self.wrong = self.wrong.saturating_sub(u32::try_from(forgiven).unwrap_or(u32::MAX));
         self.counted_at += forgiven * limits::GUESS_FORGIVEN;
     }
 
-    pub(in crate::core) fn delay(&self, most: Millis) -> Millis {
+    fn delay(&self, most: Millis) -> Millis {
         let over = self.wrong.checked_sub(limits::GUESSES_FREE);
         over.map_or(0, |over| (limits::GUESS_DELAY << over.min(16)).min(most))
     }
@@ -55,14 +56,14 @@ impl Record {
 
 /// Everybody who has said a password lately.
 #[derive(Debug, Default)]
-pub(in crate::core) struct Guesses {
-    pub(in crate::core) sources: HashMap<Source, Record>,
-    pub(in crate::core) keyed: RandomState,
+pub(super) struct Guesses {
+    sources: HashMap<Source, Record>,
+    keyed: RandomState,
 }
 
 impl Guesses {
     /// How long a child of this source waits before its password is looked at.
-    pub(in crate::core) fn delay(
+    pub(super) fn delay(
         &mut self,
         source: &Source,
         claim: (&[u8], &[u8]),
@@ -80,7 +81,7 @@ impl Guesses {
         if record.right.contains(&self.keyed.hash_one(claim)) { 0 } else { delay }
     }
 
-    pub(in crate::core) fn record(&mut self, source: Source, now: Millis) -> &mut Record {
+    fn record(&mut self, source: Source, now: Millis) -> &mut Record {
         if self.sources.len() >= limits::GUESS_SOURCES_MAX && !self.sources.contains_key(&source) {
             for record in self.sources.values_mut() {
                 record.forgive(now);
@@ -95,7 +96,7 @@ impl Guesses {
         record
     }
 
-    pub(in crate::core) fn was_right(&mut self, source: Source, claim: (&[u8], &[u8]), now: Millis) {
+    pub(super) fn was_right(&mut self, source: Source, claim: (&[u8], &[u8]), now: Millis) {
         if source.is_one_user() {
             let hash = self.keyed.hash_one(claim);
             let right = &mut self.record(source, now).right;
@@ -106,7 +107,7 @@ impl Guesses {
     }
 
     /// Counts a wrong one; returns how long the next one waits.
-    pub(in crate::core) fn was_wrong(&mut self, source: Source, most: Millis, now: Millis) -> Millis {
+    pub(super) fn was_wrong(&mut self, source: Source, most: Millis, now: Millis) -> Millis {
         let record = self.record(source, now);
         if record.wrong == 0 {
             record.counted_at = now;
@@ -125,7 +126,7 @@ mod tests {
     const MOST: Millis = limits::GUESS_DELAY_MAX;
 
     #[test]
-    pub(in crate::core) fn the_delay_grows_with_what_was_wrong_and_is_forgiven_in_time() {
+    fn the_delay_grows_with_what_was_wrong_and_is_forgiven_in_time() {
         let mut guesses = Guesses::default();
         let source = Source::Uid(1000);
         let delays: Vec<Millis> = (0..20).map(|_| guesses.was_wrong(source.clone(), MOST, 5000)).collect();
@@ -138,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    pub(in crate::core) fn what_was_right_for_the_same_user_does_not_wait() {
+    fn what_was_right_for_the_same_user_does_not_wait() {
         let mut guesses = Guesses::default();
         let (source, address) = (Source::Uid(1000), Source::Address("127.0.0.1".into()));
         for from in [&source, &address] {
@@ -156,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    pub(in crate::core) fn sources_are_bounded_and_the_worst_are_remembered() {
+    fn sources_are_bounded_and_the_worst_are_remembered() {
         let mut guesses = Guesses::default();
         for _ in 0..10 {
             guesses.was_wrong(Source::Uid(1), MOST, 0);

@@ -5,13 +5,13 @@
 use crate::base::key::Key;
 use crate::base::limits;
 use crate::command::NO_COMMAND;
-use crate::config::value::Auth;
 use crate::core::child::Child;
 use crate::core::child::hold::Hold;
 use crate::core::connection::lane::Lane;
 use crate::core::connection::lane::LaneRole;
 use crate::core::connection::lane::LaneState;
-use crate::core::connection::lane::SlotKind;
+use crate::core::connection::slot::SlotFlags;
+use crate::core::connection::slot::SlotKind;
 use crate::core::keys::UserId;
 use crate::core::notice::Notice;
 use crate::core::questions::probe::Asker;
@@ -22,9 +22,10 @@ use crate::core::questions::probe::Proved;
 use crate::core::request::flow::Flow;
 use crate::core::shared::Shared;
 use crate::core::timers::Timer;
-use crate::core::user::Password;
+use crate::core::user::credentials::Password;
 use crate::resp::Request;
 use crate::resp::encode;
+use crate::resp::reply;
 
 /// A longer argument of SELECT is no number, bytes.
 pub(in crate::core) const SELECT_MAX: usize = 64;
@@ -42,33 +43,26 @@ impl Shared {
     pub(in crate::core) fn open_probe(&mut self) {
         let pool = self.control_pool();
         let lane = self.connections.lanes.insert(Lane::new(pool, LaneRole::Probe, self.env.now));
-        self.probe.lane = Some(lane);
+        self.probe.open(lane);
         self.want_connection(lane);
     }
 
     pub(in crate::core) fn probe_is_ready(&self) -> bool {
-        let lane = self.probe.lane.and_then(|lane| self.connections.lanes.get(lane));
-        lane.is_some_and(|lane| lane.state == LaneState::Ready)
-    }
-
-    /// It is gone; what it had not answered is settled by `lane_lost`.
-    pub(in crate::core) fn probe_lost(&mut self) {
-        self.probe.default_open = None;
-        self.probe.asking_default = false;
+        let lane = self.probe.lane().and_then(|lane| self.connections.lanes.get(lane));
+        lane.is_some_and(|lane| lane.is_ready())
     }
 
     /// Asks now and then whether the default user needs a password: that may change, and nobody tells.
     pub(in crate::core) fn ask_default_again(&mut self) {
-        if self.probe_is_ready() && self.probe.asked_at + limits::RIGHTS_FRESH <= self.env.now {
+        if self.probe_is_ready() && self.probe.default_is_due(self.env.now) {
             self.ask_default();
         }
     }
 
     pub(in crate::core) fn ask_default(&mut self) {
-        let asks = self.users.mode == Auth::Passthrough && !self.probe.asking_default;
+        let asks = self.users.are_upstreams() && !self.probe.is_asking_default();
         if asks && self.probe_is_ready() {
-            self.probe.asking_default = true;
-            self.probe.asked_at = self.env.now;
+            self.probe.asks_default(self.env.now);
             // A connection that was let in stays so, whatever has changed since.
             self.prove(RESET, Proof::Reset);
             self.prove(PING, Proof::Default);
@@ -115,7 +109,7 @@ impl Shared {
         let claim = Claim { name: claim.0.into(), password: Password::new(claim.1), resume, tested };
         self.prove(&bytes, Proof::Claim { asker, claim });
         self.prove(RESET, Proof::Reset);
-        Flow::Hold(Hold::Answer)
+        Flow::Hold(Hold::Question)
     }
 
     /// Asks whether a user takes any password: then whoever is that user is the same one, whatever it has said.
@@ -177,7 +171,7 @@ impl Shared {
         // Else as the default user, which it is after every RESET.
         ask(self, asker, user);
         self.prove(RESET, Proof::Reset);
-        Flow::Hold(Hold::Answer)
+        Flow::Hold(Hold::Question)
     }
 
     /// Numbers a child's question. It waits for the answer as long as for a lane, but never for less than
@@ -186,19 +180,17 @@ impl Shared {
         if !self.probe_is_ready() {
             return Err(self.wait_for_upstream(child));
         }
-        if let Some(lane) = self.probe.lane.and_then(|lane| self.connections.lanes.get_mut(lane))
-            && lane.out.len() >= limits::LANE_WINDOW
+        if let Some(lane) = self.probe.lane().and_then(|lane| self.connections.lanes.get_mut(lane))
+            && lane.unwritten() >= limits::LANE_WINDOW
         {
             lane.held.push(child.key);
-            return Err(Flow::Hold(Hold::Lane));
+            return Err(Flow::Hold(Hold::LaneFull));
         }
-        self.probe.number += 1;
-        let number = self.probe.number;
+        let asker = self.probe.asker(child.key);
         let latest = self.env.now + self.env.settings.queue_timeout.max(self.env.settings.connect_timeout);
-        child.proof = Some(number);
-        let until = *child.upstream_until.insert(latest);
-        self.env.timers.arm(until, Timer::Child(child.key));
-        Ok(Asker { child: child.key, number })
+        child.front_mut().ask(asker.number, latest);
+        self.env.timers.arm(latest, Timer::Child(child.key));
+        Ok(asker)
     }
 
     fn auth_request(&self, user: UserId) -> zeroize::Zeroizing<Vec<u8>> {
@@ -211,14 +203,14 @@ impl Shared {
     }
 
     fn prove(&mut self, request: &[u8], proof: Proof) {
-        let Some(lane) = self.probe.lane else { return };
-        self.probe.proofs.push_back(proof);
-        self.send(lane, request, Key::NONE, NO_COMMAND, SlotKind::Proof, 0);
+        let Some(lane) = self.probe.lane() else { return };
+        self.probe.sent(proof);
+        self.send(lane, request, Key::NONE, NO_COMMAND, SlotKind::Proof, SlotFlags::NONE);
     }
 
     /// The child has waited long enough for an answer, which finds nobody when it comes.
     pub(in crate::core) fn proof_wait_over(&mut self, child: &mut Child) {
-        child.proof = None;
+        child.front_mut().forget_question();
         let down = self.down_at_all();
         self.fail_front(child, &down);
     }
@@ -236,7 +228,7 @@ impl Shared {
 
     /// The answer to the oldest request; `None` when the connection was lost before it came.
     pub(in crate::core) fn proof_answered(&mut self, frame: Option<&[u8]>) {
-        let Some(proof) = self.probe.proofs.pop_front() else { return };
+        let Some(proof) = self.probe.answered() else { return };
         match (proof, frame) {
             (Proof::Recheck(user), None) => self.users.set_suspect(user, true),
             (
@@ -260,44 +252,42 @@ impl Shared {
             Proof::Claim { asker, claim } => self.tell(asker, Outcome::Claim(claim, frame.to_vec())),
             Proof::Recheck(user) => self.check_credentials(user, frame),
             Proof::As(user) => {
-                self.probe.denied = (frame.first() == Some(&b'-')).then(|| frame.to_vec());
+                self.probe.authenticated(reply::is_error(frame).then_some(frame));
                 self.check_credentials(user, frame);
             }
             Proof::Select { asker, db } => {
-                let answer = self.probe.denied.clone().unwrap_or_else(|| frame.to_vec());
+                let answer = self.probe.verdict(frame);
                 let db = db.filter(|_| answer == b"+OK\r\n");
                 self.tell(asker, Outcome::Select(db, answer));
             }
             Proof::Multi { asker, user } => {
-                let answer = self.probe.denied.as_deref().unwrap_or(frame);
-                let refusal = (answer.first() == Some(&b'-')).then(|| answer.to_vec());
+                let answer = self.probe.verdict(frame);
+                let refusal = reply::is_error(&answer).then_some(answer);
                 self.users.set_multi(user, refusal, self.env.now);
                 self.tell(asker, Outcome::Again);
             }
             Proof::Permit { asker } => {
-                let refused = frame.starts_with(b"-NOPERM") || frame.starts_with(b"-NOAUTH");
-                let verdict = if refused || self.probe.denied.is_some() {
-                    Outcome::Answer(self.probe.denied.clone().unwrap_or_else(|| frame.to_vec()))
-                } else {
-                    Outcome::Permitted
+                let verdict = match self.probe.verdict(frame) {
+                    refusal if self.probe.is_denied() || is_denial(&refusal) => Outcome::Answer(refusal),
+                    _ => Outcome::Permitted,
                 };
                 self.tell(asker, verdict);
             }
             Proof::Relay { asker } => {
-                let answer = self.probe.denied.clone().unwrap_or_else(|| frame.to_vec());
+                let answer = self.probe.verdict(frame);
                 self.tell(asker, Outcome::Answer(answer));
             }
             Proof::Default => self.default_answered(frame),
             Proof::AnyPassword { name, word } => {
-                if frame.first() != Some(&b'-') || frame.starts_with(b"-WRONGPASS") {
-                    let any = frame.first() != Some(&b'-');
+                let any = !reply::is_error(frame);
+                if any || is_wrong_password(frame) {
                     self.users.set_any_password(&name, any.then_some(word), self.env.now);
                 }
             }
             Proof::Ignore => {}
             Proof::Reset => {
-                self.probe.denied = None;
-                if let (Some(lane), false) = (self.probe.lane, frame == b"+RESET\r\n") {
+                self.probe.reset();
+                if let (Some(lane), false) = (self.probe.lane(), frame == b"+RESET\r\n") {
                     self.lane_lost(lane, "RESET was refused on the connection that proves users");
                 }
             }
@@ -312,18 +302,18 @@ impl Shared {
     pub(in crate::core) fn proved(&mut self, child: &mut Child, proved: Proved) {
         let Proved { asker, verdict } = proved;
         if let Outcome::Claim(claim, frame) = &verdict
-            && frame.starts_with(b"-WRONGPASS")
+            && is_wrong_password(frame)
         {
             self.guessed_wrong(child, &claim.name);
         }
-        if child.hold != Hold::Answer || child.proof != Some(asker.number) {
+        if child.hold != Hold::Question || !child.front().asks(asker.number) {
             return;
         }
-        child.proof = None;
+        child.front_mut().forget_question();
         match verdict {
             Outcome::Again => self.lift(child),
             Outcome::Permitted => {
-                child.permitted = true;
+                child.front_mut().permit();
                 self.lift(child);
             }
             Outcome::Select(db, answer) => {
@@ -331,13 +321,13 @@ impl Shared {
                 self.answer_front(child, &answer);
             }
             Outcome::Answer(answer) => self.answer_front(child, &answer),
-            Outcome::Claim(_, frame) if frame.first() == Some(&b'-') => self.answer_front(child, &frame),
+            Outcome::Claim(_, frame) if reply::is_error(&frame) => self.answer_front(child, &frame),
             Outcome::Claim(claim, frame) => self.claim_accepted(child, &claim, &frame),
         }
     }
 
     fn answer_front(&mut self, child: &mut Child, frame: &[u8]) {
-        child.front_done = true;
+        child.front_mut().set_answered();
         if let (Some(b'-'), Some(queued)) = (frame.first(), child.session.transaction.queued_mut()) {
             queued.dirty = true;
         }
@@ -362,7 +352,7 @@ impl Shared {
         };
         self.become_user(child, user, None);
         let Some(argument) = *resume else { return self.answer_front(child, frame) };
-        child.hello_done = argument;
+        child.front_mut().set_hello_done(argument);
         self.lift(child);
     }
 
@@ -379,23 +369,31 @@ impl Shared {
 
     /// Only these words mean that nobody may be this user any more.
     fn check_credentials(&mut self, user: UserId, frame: &[u8]) {
-        if frame.starts_with(b"-WRONGPASS") {
+        if is_wrong_password(frame) {
             self.user_refused(user);
         }
     }
 
     fn default_answered(&mut self, frame: &[u8]) {
-        self.probe.asking_default = false;
-        self.probe.told_at = self.env.now;
         // Of all that Redis has against a PING only an unknown name comes before the question who asks.
-        let refused = frame.first() == Some(&b'-') && !frame.starts_with(b"-ERR");
-        if frame.starts_with(b"-NOAUTH") {
-            self.probe.default_open = Some(false);
-        } else if refused || frame.starts_with(b"+PONG") {
-            self.probe.default_open = Some(true);
-        } else if let Some(lane) = self.probe.lane {
+        let code = reply::error_code(frame);
+        let refused = code.is_some_and(|code| code != b"ERR");
+        let open = refused || frame.starts_with(b"+PONG");
+        let closed = code == Some(b"NOAUTH");
+        self.probe.default_told((open || closed).then_some(!closed), self.env.now);
+        if let (Some(lane), false) = (self.probe.lane(), open || closed) {
             return self.lane_lost(lane, "PING was not answered as by Redis");
         }
         self.env.notices.push_back(Notice::UpstreamAnswers);
     }
+}
+
+/// The one refusal that means that the password is wrong, or the user is gone.
+fn is_wrong_password(frame: &[u8]) -> bool {
+    reply::error_code(frame) == Some(b"WRONGPASS")
+}
+
+/// Whether the user lacks the right to a command.
+fn is_denial(frame: &[u8]) -> bool {
+    matches!(reply::error_code(frame), Some(b"NOPERM" | b"NOAUTH"))
 }
