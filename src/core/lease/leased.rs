@@ -2,109 +2,82 @@
 //! subscription, CLIENT TRACKING. They all go on that lane, so that Redis sees them in the order the child sent them; what
 //! the broker answers itself it still answers itself.
 
-use crate::base::limits;
-use crate::command::Local;
+use crate::command::CommandId;
 use crate::command::NO_COMMAND;
-use crate::command::Route;
-use crate::command::Transaction as TransactionCommand;
 use crate::core::child::Child;
 use crate::core::child::hold::Hold;
-use crate::core::connection::lane::FLAG_MAY_WAIT;
+use crate::core::connection::lane::Lane;
 use crate::core::connection::lane::LaneState;
-use crate::core::connection::lane::SlotKind;
+use crate::core::connection::slot::SlotFlags;
+use crate::core::connection::slot::SlotKind;
 use crate::core::keys::LaneKey;
 use crate::core::keys::LeaseKind;
+use crate::core::lease::state::Change;
+use crate::core::lease::state::LeaseState;
 use crate::core::notice::Notice;
-use crate::core::request::flow::Decided;
 use crate::core::request::flow::Flow;
+use crate::core::route::Leased;
 use crate::core::shared::Shared;
 use crate::core::transaction::queue::Queued;
 use crate::core::transaction::queue::Transaction;
 use crate::resp::Request;
+use crate::resp::reply;
 
 impl Shared {
-    pub(in crate::core) fn on_lease(
+    /// Carries a request out on the lane that its child leases.
+    pub(in crate::core) fn send_leased(
         &mut self,
         child: &mut Child,
         request: &Request<'_>,
-        decided: Decided,
+        id: CommandId,
+        leased: Leased,
         lane: LaneKey,
     ) -> Flow {
-        let subscribed_resp2 = child.session.proto == 2 && child.listens_on_lease();
-        let (watch_lost, tracking) = (child.session.watch_lost, child.session.tracking.is_some());
-        if self.connections.lanes.get(lane).is_some_and(|lane| lane.out.len() >= limits::LANE_WINDOW) {
-            if let Some(lane) = self.connections.lanes.get_mut(lane) {
-                lane.held.push(child.key);
+        let send = |shared: &mut Shared, child: &mut Child, kind, flags| {
+            shared.send_for(child, lane, request.bytes, id, kind, flags);
+        };
+        match leased {
+            Leased::Send(kind) => {
+                send(self, child, kind, SlotFlags::NONE);
+                Flow::Done
             }
-            return Flow::Hold(Hold::Lane);
-        }
-        if let Transaction::Leased(_) = child.session.transaction {
-            return self.forward_in_multi(child, request, decided, lane);
-        }
-        if decided.route == Route::Replicas && !subscribed_resp2 && self.wrote_elsewhere(child, lane) {
-            return self.wait_for_replicas(child, request, decided.id);
-        }
-        let kind = match decided.route {
-            Route::Refused => return self.refuse(child, request, decided.id),
-            Route::Local(local @ (Local::Quit | Local::Reset)) => return self.local(child, local, request),
-            Route::Subscribe(subscribe)
-                if self.subscribes_shared(child) && !self.hears_invalidations(child, request, subscribe) =>
-            {
-                return self.change_topics(child, request, subscribe);
+            Leased::Wait => {
+                send(self, child, SlotKind::Relay, SlotFlags::MAY_WAIT);
+                Flow::Hold(Hold::BlockingReply)
             }
-            Route::Subscribe(subscribe) => {
-                return self.change_subscription(child, request, decided.id, subscribe, lane);
+            Leased::Unwatch => {
+                child.session.watch_lost = false;
+                send(self, child, SlotKind::Unwatch, SlotFlags::NONE);
+                Flow::Hold(Hold::Reply)
             }
-            // Redis itself says what a RESP2 subscriber may not do. An EXEC that is rejected forgets the watched keys.
-            Route::Transaction(TransactionCommand::Exec) if subscribed_resp2 => {
-                return self.reject_exec(child, request, "");
-            }
-            _ if subscribed_resp2 => SlotKind::Relay,
-            Route::Pin(pin) => return self.pin(child, request, decided, pin, lane),
-            Route::Local(Local::ClientCaching) if tracking => SlotKind::Caching,
-            Route::Local(Local::ClientTrackinginfo) if tracking => SlotKind::TrackingInfo,
-            Route::Local(Local::Select) => return self.select_on_lease(child, request, decided, lane),
-            Route::Local(local) => return self.local(child, local, request),
-            Route::Transaction(TransactionCommand::Watch) if watch_lost => return self.watch_in_vain(child),
-            Route::Transaction(TransactionCommand::Multi) if watch_lost => {
-                return self.begin_multi(child, request, decided, &[]);
-            }
-            Route::Transaction(TransactionCommand::Multi) => {
+            Leased::Multi => {
                 // What follows one that is refused must not be taken for queued.
                 if let Err(flow) = self.may_multi(child) {
                     return flow;
                 }
                 child.session.transaction = Transaction::Leased(Box::<Queued>::default());
-                SlotKind::Multi
+                send(self, child, SlotKind::Multi, SlotFlags::NONE);
+                Flow::Done
             }
-            Route::Transaction(TransactionCommand::Watch) => SlotKind::Watch,
-            Route::Transaction(TransactionCommand::Unwatch) => {
-                child.session.watch_lost = false;
-                SlotKind::Unwatch
+            Leased::Discard => {
+                self.forget_transaction(child);
+                send(self, child, SlotKind::Discard, SlotFlags::NONE);
+                Flow::Hold(Hold::Reply)
             }
-            // Without MULTI: refused by Redis, and nothing changes.
-            Route::Transaction(TransactionCommand::Exec | TransactionCommand::Discard)
-            | Route::Shared
-            | Route::Blocking(_)
-            | Route::Dedicated
-            | Route::Replicas
-            | Route::Control => SlotKind::Relay,
-        };
-        let waits = matches!(decided.route, Route::Blocking(_) | Route::Dedicated | Route::Replicas);
-        let flags = if waits { FLAG_MAY_WAIT } else { 0 };
-        self.send_for(child, lane, request.bytes, decided.id, kind, flags);
-        match (kind, decided.route) {
-            (SlotKind::Unwatch, _) => Flow::Hold(Hold::Blocked),
-            _ if waits => Flow::Hold(Hold::Element),
-            _ => Flow::Done,
+            Leased::Exec => self.exec_leased(child, request, id, lane),
+            Leased::Queue(local) => self.queue_leased(child, request, id, local, lane),
+            Leased::QueueSelect => {
+                let db = std::str::from_utf8(request.arg(1)).ok().and_then(|text| text.parse().ok());
+                if let Some(queued) = child.session.transaction.queued_mut() {
+                    let index = queued.after.commands;
+                    queued.after.selects.extend(db.map(|db: u32| (index, db)));
+                }
+                self.queue_leased(child, request, id, None, lane)
+            }
+            Leased::Select => self.select_on_lease(child, request, id, lane),
+            Leased::Subscribe(change) => self.change_subscription(child, request, id, change, lane),
+            Leased::Pin(pin) => self.pin(child, request, id, pin, lane),
         }
-    }
-
-    /// WATCH after an earlier one was lost with its connection: the next EXEC answers null whatever becomes
-    /// of these keys, and must not be let through by a connection that knows only them.
-    pub(in crate::core) fn watch_in_vain(&mut self, child: &mut Child) -> Flow {
-        self.answer(child, b"+OK\r\n");
-        Flow::Done
     }
 
     /// SELECT while keys are watched: the watched keys keep their db, the child changes its own.
@@ -112,15 +85,16 @@ impl Shared {
         &mut self,
         child: &mut Child,
         request: &Request<'_>,
-        decided: Decided,
+        id: CommandId,
         lane_key: LaneKey,
     ) -> Flow {
         let db = std::str::from_utf8(request.arg(1)).ok().and_then(|text| text.parse().ok());
-        if let Some(lease) = self.connections.lanes.get_mut(lane_key).and_then(|lane| lane.lease.as_mut()) {
-            lease.selecting = db;
+        let lane = self.connections.lanes.get_mut(lane_key);
+        if let (Some(lease), Some(db)) = (lane.and_then(Lane::lease_mut), db) {
+            lease.begin_change(Change::Db(db));
         }
-        self.send_for(child, lane_key, request.bytes, decided.id, SlotKind::Select, 0);
-        Flow::Hold(Hold::Blocked)
+        self.send_for(child, lane_key, request.bytes, id, SlotKind::Select, SlotFlags::NONE);
+        Flow::Hold(Hold::Reply)
     }
 
     /// The protocol of a child that holds a lease changes: its lane has to speak it too, and is closed when
@@ -128,25 +102,25 @@ impl Shared {
     /// the old form and every one after it the new.
     pub(in crate::core) fn switch_lease_proto(&mut self, child: &mut Child, proto: u8) -> Flow {
         let Some(held) = child.lease else { return Flow::Gone };
-        if let Some(lane) = self.connections.lanes.get_mut(held.lane)
-            && let Some(lease) = &mut lane.lease
-        {
-            lane.burnt = true;
-            lease.switching = Some(proto);
+        if let Some(lane) = self.connections.lanes.get_mut(held.lane) {
+            lane.need_close();
+            if let Some(lease) = lane.lease_mut() {
+                lease.begin_change(Change::Protocol(proto));
+            }
         }
         let hello = redis::cmd("HELLO").arg(proto).get_packed_command();
-        self.send_for(child, held.lane, &hello, NO_COMMAND, SlotKind::Housekeeping, 0);
-        Flow::Hold(Hold::Blocked)
+        self.send_for(child, held.lane, &hello, NO_COMMAND, SlotKind::Housekeeping, SlotFlags::NONE);
+        Flow::Hold(Hold::Reply)
     }
 
     /// The command that would have ended a transaction got no reply. The child is told, and what it watched
     /// ends with the attempt as it would have with the reply.
     pub(in crate::core) fn transaction_lost(&mut self, child: &mut Child, lane: LaneKey) {
         if let Some(lane) = self.connections.lanes.get_mut(lane)
-            && let Some(lease) = &mut lane.lease
+            && let Some(lease) = lane.lease_mut()
         {
-            lease.watching = false;
-            lane.burnt = true;
+            lease.forget_watch();
+            lane.need_close();
         }
         child.session.watch_lost = false;
     }
@@ -164,12 +138,13 @@ impl Shared {
         }
         let db = child.session.db;
         let Some(lane) = self.connections.lanes.get_mut(held.lane) else { return };
-        if lane.state == LaneState::Ready && lane.lease.as_ref().is_some_and(|lease| lease.watching) {
+        if lane.is_ready() && lane.lease().is_some_and(LeaseState::is_watching) {
             return;
         }
         // A subscriber's lane is never lent again; nor is one that a SELECT in a transaction has moved.
-        lane.burnt |=
-            held.kind == LeaseKind::Session || self.connections.pools[lane.pool.0 as usize].key.db != db;
+        lane.need_close_if(
+            held.kind == LeaseKind::Session || self.connections.pools[lane.pool().0 as usize].key.db != db,
+        );
         self.end_lease(child);
     }
 
@@ -182,9 +157,9 @@ impl Shared {
         frame: &[u8],
         real: bool,
     ) {
-        let lease = self.connections.lanes.get_mut(lane_key).and_then(|lane| lane.lease.as_mut());
-        match lease.and_then(|lease| lease.switching.take()) {
-            Some(proto) if real && frame.first() != Some(&b'-') => self.greet(child, proto),
+        let lease = self.connections.lanes.get_mut(lane_key).and_then(|lane| lane.lease_mut());
+        match lease.and_then(LeaseState::take_change) {
+            Some(Change::Protocol(proto)) if real && frame.first() != Some(&b'-') => self.greet(child, proto),
             _ => {
                 if real {
                     self.env
@@ -205,33 +180,22 @@ impl Shared {
         frame: &[u8],
     ) {
         let Some(lane) = self.connections.lanes.get_mut(lane_key) else { return };
-        let pool_db = self.connections.pools[lane.pool.0 as usize].key.db;
-        let Some(lease) = &mut lane.lease else { return };
-        let ok = frame == b"+OK\r\n";
-        if kind.ends_watch() && frame.first() == Some(&b'-') && !frame.starts_with(b"-EXECABORT") {
-            // It may still be inside MULTI.
-            lane.burnt = true;
-        }
-        match kind {
-            SlotKind::Watch => lease.watching |= ok,
-            SlotKind::Exec => lease.watching &= frame.starts_with(b"-ERR EXEC without MULTI"),
-            SlotKind::Unwatch => lease.watching &= frame.first() == Some(&b'-'),
-            // Refused for any other reason, the lane is inside MULTI for good, and goes.
-            SlotKind::Discard | SlotKind::AbortedExec => {
-                lease.watching &= frame.starts_with(b"-ERR DISCARD without MULTI");
-            }
-            SlotKind::Select => {
-                if let (true, Some(db)) = (ok, lease.selecting.take()) {
-                    lane.burnt |= db != pool_db;
+        let pool_db = self.connections.pools[lane.pool().0 as usize].key.db;
+        // It may still be inside MULTI.
+        let refused = reply::error_code(frame).is_some_and(|code| code != b"EXECABORT");
+        let mut unclean = kind.ends_watch() && refused;
+        let Some(lease) = lane.lease_mut() else { return };
+        lease.note_watch(kind, frame);
+        if matches!(kind, SlotKind::Select | SlotKind::Pin) {
+            match lease.take_change().filter(|_| frame == b"+OK\r\n") {
+                Some(Change::Db(db)) => {
+                    unclean |= db != pool_db;
                     child.session.db = db;
                 }
+                Some(Change::Pin(pinning)) => pinning.apply(&mut child.session),
+                Some(Change::Protocol(_)) | None => {}
             }
-            SlotKind::Pin => {
-                if let (Some(pinning), true) = (lease.pinning.take(), ok) {
-                    pinning.apply(&mut child.session);
-                }
-            }
-            _ => {}
         }
+        lane.need_close_if(unclean);
     }
 }

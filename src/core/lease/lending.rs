@@ -1,5 +1,5 @@
-//! Lending lanes: joining a line, opening lanes for it, granting, giving back, taking back. The counts and
-//! the order are `core::lease`'s; here they meet lanes and children.
+//! Lending lanes: joining a queue, opening lanes for it, granting, giving back, taking back. The counts and the order are
+//! `lease::leases`'; here they meet lanes and children.
 
 use crate::base::clock::Millis;
 use crate::base::limits;
@@ -15,7 +15,7 @@ use crate::core::keys::GroupKey;
 use crate::core::keys::LaneKey;
 use crate::core::keys::LeaseKind;
 use crate::core::keys::PoolId;
-use crate::core::lease::lines::Waiter;
+use crate::core::lease::leases::Waiter;
 use crate::core::lease::state::LeaseState;
 use crate::core::lease::state::Tenant;
 use crate::core::notice::Notice;
@@ -25,7 +25,7 @@ use crate::core::shared::Shared;
 use crate::core::timers::Timer;
 use crate::resp::encode;
 
-/// What a request asks of the line it joins.
+/// What a request asks of the queue it joins.
 #[derive(Debug, Default)]
 pub(in crate::core) struct Want {
     /// Waiters with the same group wait for the same thing; one of them may be asked to step back.
@@ -36,7 +36,7 @@ pub(in crate::core) struct Want {
 
 impl Shared {
     /// The child needs a leased lane for the request at hand. `Ok` when it has one now; otherwise the
-    /// request waits: for earlier replies, or in the line.
+    /// request waits: for earlier replies, or in the queue.
     pub(in crate::core) fn lease_for(
         &mut self,
         child: &mut Child,
@@ -51,9 +51,9 @@ impl Shared {
             return Ok(lease.lane);
         }
         if child.is_under_way() {
-            return Err(Flow::Hold(Hold::Drained));
+            return Err(Flow::Hold(Hold::OwnReplies));
         }
-        let (pool, earlier) = (child.pool_key(), child.wait);
+        let (pool, earlier) = (child.pool_key(), child.front().wait());
         let pool = self.pool_of(pool);
         self.pool(pool).warm = true;
         let ticket = earlier.map_or_else(|| self.leases.ticket(), |wait| wait.ticket);
@@ -62,8 +62,8 @@ impl Shared {
         let group: Option<GroupKey> = want.group.map(|group| (pool, group));
         let expires = want.timeout.map(|timeout| arrived.saturating_add(timeout + limits::LEASE_GRACE));
         self.leases.join(kind, ticket, Waiter { tenant: Tenant::of(child), pool, group });
-        child.wait = Some(Wait { ticket, arrived, expires, ..Wait::new(kind, self.env.now) });
-        child.hold = Hold::Lease;
+        child.front_mut().set_wait(Wait { ticket, arrived, expires, ..Wait::new(kind, self.env.now) });
+        child.hold = Hold::LeaseQueue;
         self.pump_leases();
         if let Some(lease) = self.take_notice_of_lease(child.key) {
             child.lease = Some(lease);
@@ -72,7 +72,7 @@ impl Shared {
         }
         let until = (self.env.now + self.wait_bound()).min(expires.unwrap_or(Millis::MAX));
         self.env.timers.arm(until, Timer::Child(child.key));
-        Err(Flow::Hold(Hold::Lease))
+        Err(Flow::Hold(Hold::LeaseQueue))
     }
 
     /// The soonest a waiter may have to be told something: the upstream may be missing, or go missing.
@@ -82,7 +82,7 @@ impl Shared {
 
     /// Takes the child out of the line it stands in.
     pub(in crate::core) fn leave_line(&mut self, child: &mut Child) {
-        if let (Hold::Lease, Some(wait)) = (child.hold, child.wait) {
+        if let (Hold::LeaseQueue, Some(wait)) = (child.hold, child.front().wait()) {
             self.leases.leave(wait.kind, wait.ticket);
         }
     }
@@ -90,24 +90,21 @@ impl Shared {
     /// A child's deadline: it stands in a line, or waits for the upstream.
     pub(in crate::core) fn child_timer(&mut self, child: &mut Child) {
         self.let_go_if_blocked(child);
-        match (child.hold, child.wait) {
-            (Hold::Upstream | Hold::Drained, _)
-                if child.upstream_until.is_some_and(|until| until <= self.env.now) =>
-            {
+        match (child.hold, child.front().wait()) {
+            (Hold::Upstream | Hold::OwnReplies, _) if child.front().is_overdue(self.env.now) => {
                 self.upstream_wait_over(child);
             }
-            (Hold::Answer, _)
-                if child.proof.is_some()
-                    && child.upstream_until.is_some_and(|until| until <= self.env.now) =>
-            {
+            (Hold::Question, _) if child.front().question_is_overdue(self.env.now) => {
                 self.proof_wait_over(child);
             }
-            (Hold::Lease, Some(wait)) => self.lease_wait_over(child, wait),
-            (Hold::Guess, _) if child.guess_at.is_none_or(|due| due <= self.env.now) => self.lift(child),
+            (Hold::LeaseQueue, Some(wait)) => self.lease_wait_over(child, wait),
+            (Hold::AuthDelay, _) if child.front().auth_due().is_none_or(|due| due <= self.env.now) => {
+                self.lift(child)
+            }
             // Looks whether its time is up.
-            (Hold::WaitLane, _) => self.lift(child),
-            (Hold::Topics, _) => self.topics_wait_over(child),
-            (Hold::Output, _) => self.read_further(child),
+            (Hold::WriteLane, _) => self.lift(child),
+            (Hold::Subscription, _) => self.topics_wait_over(child),
+            (Hold::OutputFull, _) => self.read_further(child),
             _ => {}
         }
     }
@@ -146,42 +143,42 @@ impl Shared {
     /// A waiting blocking command's own timeout has passed: the answer Redis would give, which has the
     /// same form for every blocking command of 7.0.
     pub(in crate::core) fn answer_blocking_timeout(&mut self, child: &mut Child) {
-        child.front_done = true;
+        child.front_mut().set_answered();
         let mut reply = Vec::new();
         encode::null_array(&mut reply, child.session.proto);
         self.answer(child, &reply);
     }
 
-    /// Grants idle lanes, opens new ones, takes back surplus ones: whatever brings the lines forward.
+    /// Grants idle lanes, opens new ones, takes back surplus ones: whatever brings the queues forward.
     pub(in crate::core) fn pump_leases(&mut self) {
         for kind in LeaseKind::ALL {
-            self.serve_line(kind);
+            self.serve_queue(kind);
         }
         self.take_back_surplus();
     }
 
-    /// Whoever is due gets an idle lane of its pool; for the others lanes are opened, as far as the caps
+    /// The waiters that are due get an idle lane of their pool; for the others lanes are opened, as far as the caps
     /// allow.
-    fn serve_line(&mut self, kind: LeaseKind) {
+    fn serve_queue(&mut self, kind: LeaseKind) {
         let cap = self.lease_cap(kind);
-        let free = cap.saturating_sub(self.leases.line_ref(kind).in_use).min(self.places_for(kind));
+        let free = cap.saturating_sub(self.leases.lent(kind)).min(self.places_for(kind));
         let mut short: Vec<PoolId> = Vec::new();
         for (ticket, pool) in self.leases.due(kind, free) {
             if !self.grant(kind, ticket, pool) {
                 short.push(pool);
             }
         }
-        if short.is_empty() || self.env.now < self.leases.retry_at {
+        if short.is_empty() || !self.leases.may_dial(self.env.now) {
             return;
         }
-        let mut opening = self.leases.line_ref(kind).opening_by_pool();
+        let mut opening = self.leases.opening_by_pool(kind);
         for pool in short {
             if let Some(count) = opening.get_mut(&pool).filter(|count| **count > 0) {
                 *count -= 1;
                 continue;
             }
-            let line = self.leases.line_ref(kind);
-            if line.in_use + line.opening() >= cap || !self.open_lease(pool, kind) {
+            let full = self.leases.lent(kind) + self.leases.opening(kind) >= cap;
+            if full || !self.open_lease(pool, kind) {
                 return;
             }
         }
@@ -191,15 +188,16 @@ impl Shared {
     /// ones. Were more waiters due than that, one in a pool with an idle lane could take it from one in another
     /// pool, for whom it has to be closed.
     fn places_for(&self, kind: LeaseKind) -> usize {
-        let free = self.leases_idle() + self.leases.line_ref(kind).opening();
+        let free = self.leases_idle() + self.leases.opening(kind);
         self.lease_places(kind).saturating_sub(self.connections.places.leases.saturating_sub(free))
     }
 
     fn grant(&mut self, kind: LeaseKind, ticket: u64, pool: PoolId) -> bool {
-        let Some(lane_key) = self.pool(pool).idle.pop() else { return false };
-        let Some(waiter) = self.leases.leave(kind, ticket) else { return false };
-        let lease = self.lend(lane_key, &waiter.tenant, kind, waiter.group);
-        self.env.notices.push_back(Notice::Lent(waiter.tenant.child, lease));
+        let Some(lane) = self.pool(pool).idle.pop() else { return false };
+        let Some(Waiter { tenant, group, .. }) = self.leases.leave(kind, ticket) else { return false };
+        let child = tenant.child();
+        let lease = self.lend(lane, tenant, kind, group);
+        self.env.notices.push_back(Notice::Lent(child, lease));
         true
     }
 
@@ -217,31 +215,13 @@ impl Shared {
     pub(in crate::core) fn lend(
         &mut self,
         lane_key: LaneKey,
-        tenant: &Tenant,
+        tenant: Tenant,
         kind: LeaseKind,
         group: Option<GroupKey>,
     ) -> HeldLease {
-        let granted = self.leases.ticket();
-        self.leases.granted(kind, group.as_ref());
-        let now = self.env.now;
+        let lease = self.leases.begin(tenant, kind, group);
         if let Some(lane) = self.connections.lanes.get_mut(lane_key) {
-            lane.last_used = now;
-            lane.lease = Some(LeaseState {
-                child: tenant.child,
-                child_id: tenant.id,
-                origin: tenant.origin.clone(),
-                kept: false,
-                kind,
-                watching: false,
-                selecting: None,
-                switching: None,
-                pinning: None,
-                group,
-                granted,
-                taking_back: false,
-                unblocking: 0,
-                over: false,
-            });
+            lane.lend(lease, self.env.now);
         }
         HeldLease { lane: lane_key, kind }
     }
@@ -259,14 +239,14 @@ impl Shared {
         let mut lane = Lane::new(pool, LaneRole::Lease, self.env.now);
         lane.opening_for = Some(kind);
         let key = self.connections.lanes.insert(lane);
-        self.leases.line(kind).begin_opening(pool);
+        self.leases.begin_opening(kind, pool);
         self.dial(key);
         true
     }
 
     /// Opens a leased lane nobody waits for yet.
     pub(in crate::core) fn open_warm(&mut self, pool: PoolId) -> bool {
-        let max = self.env.settings.upstream_connections_max - 1 - self.probe_places();
+        let max = self.env.settings.upstream_connections_max - 1 - self.probe.slots();
         if self.connections.places.leases >= self.lease_places(LeaseKind::Blocking)
             || self.connections.places.open + self.connections.places.closing >= max
         {
@@ -288,11 +268,11 @@ impl Shared {
     /// A leased lane is connected and clean: anybody may have it.
     pub(in crate::core) fn lease_ready(&mut self, key: LaneKey) {
         let Some(lane) = self.connections.lanes.get_mut(key) else { return };
-        let pool = lane.pool;
-        if let Some(kind) = lane.opening_for.take() {
-            self.leases.line(kind).end_opening(pool);
+        let pool = lane.pool();
+        if let Some(kind) = lane.take_opening_for() {
+            self.leases.end_opening(kind, pool);
         }
-        self.leases.failures = 0;
+        self.leases.opened();
         if self.has_lease_too_many() {
             self.disconnect(key);
         } else {
@@ -304,30 +284,25 @@ impl Shared {
     /// An attempt to open a leased lane has failed.
     pub(in crate::core) fn lease_open_failed(&mut self, key: LaneKey) {
         let Some(lane) = self.connections.lanes.get_mut(key) else { return };
-        let pool = lane.pool;
-        if let Some(kind) = lane.opening_for.take() {
-            self.leases.line(kind).end_opening(pool);
+        let pool = lane.pool();
+        if let Some(kind) = lane.take_opening_for() {
+            self.leases.end_opening(kind, pool);
         }
         self.forget_lane(key, pool);
-        if self.env.now < self.leases.retry_at {
-            // One of several that were dialled together.
-            return;
-        }
-        self.leases.failures = self.leases.failures.saturating_add(1);
-        self.leases.retry_at = self.env.now + self.backoff(self.leases.failures).max(1);
-        self.env.timers.arm(self.leases.retry_at, Timer::Leases);
+        self.leases.open_failed(&mut self.env);
     }
 
     /// The child no longer needs its lease. A lane that is provably clean is lent again; any other is
     /// closed.
     pub(in crate::core) fn end_lease(&mut self, child: &mut Child) {
-        let Some(lease) = child.lease.take() else { return };
-        let Some(lane) = self.connections.lanes.get_mut(lease.lane) else { return };
-        if let Some(state) = &mut lane.lease {
-            state.over = true;
-            lane.burnt |= state.watching;
+        let Some(held) = child.lease.take() else { return };
+        let Some(lane) = self.connections.lanes.get_mut(held.lane) else { return };
+        if let Some(lease) = lane.lease_mut() {
+            lease.end();
+            let watching = lease.is_watching();
+            lane.need_close_if(watching);
         }
-        self.return_lane(lease.lane);
+        self.return_lane(held.lane);
         // A draining child had only this left to wait for.
         self.nudge(child);
     }
@@ -336,8 +311,8 @@ impl Shared {
     /// One that only listens, or keeps its connection for what it has changed there, has nothing to wait for.
     pub(in crate::core) fn watches_keys(&self, child: &Child) -> bool {
         let Some(held) = child.lease else { return false };
-        let lease = self.connections.lanes.get(held.lane).and_then(|lane| lane.lease.as_ref());
-        held.kind == LeaseKind::Transaction || lease.is_some_and(|lease| lease.watching)
+        let lease = self.connections.lanes.get(held.lane).and_then(|lane| lane.lease());
+        held.kind == LeaseKind::Transaction || lease.is_some_and(LeaseState::is_watching)
     }
 
     /// A blocking command that was lent a lane has been answered without using it. The lane must not stay with the
@@ -353,9 +328,9 @@ impl Shared {
     /// The child of this lane has died. Whatever it left behind upstream goes with the connection.
     pub(in crate::core) fn abandon_lease(&mut self, key: LaneKey) {
         let Some(lane) = self.connections.lanes.get_mut(key) else { return };
-        lane.burnt = true;
-        if let Some(state) = &mut lane.lease {
-            state.over = true;
+        lane.need_close();
+        if let Some(lease) = lane.lease_mut() {
+            lease.end();
         }
         self.return_lane(key);
     }
@@ -363,18 +338,14 @@ impl Shared {
     /// Takes a lane whose lease is over back into the pool, once nothing about it is unsettled.
     pub(in crate::core) fn return_lane(&mut self, key: LaneKey) {
         let Some(lane) = self.connections.lanes.get_mut(key) else { return };
-        let unblock_pending = lane.lease.as_ref().is_some_and(|lease| lease.unblocking > 0);
-        if unblock_pending && !lane.burnt && lane.state == LaneState::Ready {
+        let unblocking = lane.lease().is_some_and(LeaseState::is_unblocking);
+        if unblocking && !lane.is_close_needed() && lane.is_ready() {
             // Lent again now, the CLIENT UNBLOCK under way could hit the next tenant.
             return;
         }
-        let Some(lease) = lane.lease.take() else { return };
-        lane.last_used = self.env.now;
-        let (pool, clean) = (lane.pool, !lane.burnt && lane.is_idle() && lane.state == LaneState::Ready);
-        self.leases.returned(lease.kind, lease.group.as_ref());
-        if lease.taking_back {
-            self.leases.taking_back -= 1;
-        }
+        let Some(lease) = lane.take_lease(self.env.now) else { return };
+        let (pool, clean) = (lane.pool(), !lane.is_close_needed() && lane.is_idle() && lane.is_ready());
+        self.leases.end(lease);
         if clean && !self.has_lease_too_many() {
             self.pool(pool).idle.push(key);
         } else {
@@ -382,76 +353,62 @@ impl Shared {
             self.forget_lane(key, pool);
         }
         self.wake_lane_waiters();
-        // The lines move at the end of the event: the caller may be in the middle of one.
+        // The queues are served at the end of the event: the caller may be in the middle of one.
         self.connections.places_changed = true;
     }
 
     /// Every group that waits and holds nothing gets one lease of the most crowded group: its youngest
-    /// waiter is unblocked on the control connection and stands in line again.
+    /// waiter is unblocked on the control connection and stands in the queue again.
     fn take_back_surplus(&mut self) {
-        let possible = self.upstream_is_up() && !self.control.unblock_refused;
-        if self.leases.waiting(LeaseKind::Blocking) == 0 || !possible {
+        let kind = LeaseKind::Blocking;
+        let possible = self.upstream_is_up() && self.control.may_unblock();
+        if self.leases.waiting(kind) == 0 || self.leases.opening(kind) > 0 || !possible {
             return;
         }
-        let line = self.leases.line_ref(LeaseKind::Blocking);
-        let full = line.in_use + line.opening() >= self.lease_cap(LeaseKind::Blocking)
-            || self.connections.places.leases >= self.lease_places(LeaseKind::Blocking);
-        if !full || line.opening() > 0 {
-            return;
-        }
-        while self.leases.taking_back < self.leases.needy_groups {
-            let Some(lane) = self.surplus_lane() else { return };
-            let Some(state) = self.connections.lanes.get_mut(lane) else { return };
-            let id = state.upstream_id;
-            if let Some(lease) = &mut state.lease {
-                lease.taking_back = true;
-                lease.unblocking += 1;
+        let full = self.leases.lent(kind) >= self.lease_cap(kind)
+            || self.connections.places.leases >= self.lease_places(kind);
+        while full && self.leases.must_take_back() {
+            let Some(key) = self.surplus_lane() else { return };
+            let Some(lane) = self.connections.lanes.get_mut(key) else { return };
+            let id = lane.upstream_id();
+            if let Some(lease) = lane.lease_mut() {
+                self.leases.take_back(lease);
             }
-            self.leases.taking_back += 1;
-            self.ask(Question::Unblock { lane, id });
+            self.ask(Question::Unblock { lane: key, id });
         }
     }
 
     /// The youngest lease of the group that holds most, if that is more than one.
     fn surplus_lane(&self) -> Option<LaneKey> {
-        self.connections
-            .lanes
-            .iter()
-            .filter_map(|(key, lane)| {
-                let lease = lane
-                    .lease
-                    .as_ref()
-                    .filter(|lease| lease.unblocking == 0 && !lease.taking_back && !lease.over)?;
-                let held = self.leases.held_by(lease.group.as_ref()?);
-                (held > 1).then_some(((held, lease.granted), key))
-            })
+        let leases = self.connections.lanes.iter().filter_map(|(key, lane)| Some((key, lane.lease()?)));
+        leases
+            .filter(|(_, lease)| !lease.is_unblocking())
+            .map(|(key, lease)| ((self.leases.crowd_of(lease), lease.granted()), key))
+            .filter(|((held, _), _)| *held > 1)
             .max_by_key(|(rank, _)| *rank)
             .map(|(_, key)| key)
     }
 
     /// CLIENT UNBLOCK has been answered; or its answer will never come.
     pub(in crate::core) fn unblock_answered(&mut self, key: LaneKey, answer: Option<&[u8]>) {
+        // The lane may have been lost since.
         let Some(lane) = self.connections.lanes.get_mut(key) else { return };
         // Unanswered, the command may still reach the upstream after this lane has a new tenant.
-        lane.burnt |= answer.is_none();
-        let (former, id) = (lane.former, lane.upstream_id);
-        let Some(lease) = &mut lane.lease else { return };
-        if former && self.control.leaving && answer == Some(b":0\r\n") && !lease.over {
+        lane.need_close_if(answer.is_none());
+        let (moved, id) = (lane.is_on_previous_upstream(), lane.upstream_id());
+        let Some(lease) = lane.lease_mut() else { return };
+        if moved && self.control.is_leaving() && answer == Some(b":0\r\n") && !lease.is_over() {
             // It came before the command it was to end, and this connection may ask only now.
             return self.ask(Question::Unblock { lane: key, id });
         }
-        lease.unblocking = lease.unblocking.saturating_sub(1);
+        lease.unblock_answered();
         // Anything but 1: the child was no longer blocked, its reply is its own.
         let missed = answer.is_some_and(|frame| frame != b":1\r\n");
-        if lease.taking_back && missed {
-            lease.taking_back = false;
-            self.leases.taking_back -= 1;
+        if missed && self.leases.stay(lease) && answer == Some(b":0\r\n") {
             // It may have come before the command it was to end: whoever needs a lease still does.
-            if answer == Some(b":0\r\n") {
-                self.env.timers.arm(self.env.now + limits::UNBLOCK_RETRY, Timer::Leases);
-            }
+            self.env.timers.arm(self.env.now + limits::UNBLOCK_RETRY, Timer::Leases);
         }
-        if lane.lease.as_ref().is_some_and(|lease| lease.over) {
+        if lease.is_over() {
             self.return_lane(key);
         }
     }

@@ -1,27 +1,16 @@
-//! Shared subscriptions: one connection of a user's own carries every subscription of all its children, each
-//! channel, pattern and shard channel once. Owns the topics and who listens to them; decides what the
-//! connection is asked and when a child is answered. What travels on the connection is `pubsub::upstream`'s.
-//!
-//! A child's request stays at the front of its input until the connection has answered a *fence*, a PING sent
-//! behind whatever the request needs. So each child stands, in the order of the upstream, where it would with
-//! a connection of its own: it hears what was published after its confirmation and nothing from before it,
-//! and everything from before it left.
+//! The frames of pub/sub: what a push is, how a confirmation is written, and how a push reaches a child's output. Knows
+//! nothing of who listens to what.
 
 use crate::command::Family;
 use crate::command::Subscribe;
+use crate::core::child::Child;
+use crate::core::child::ChildState;
+use crate::core::env::Env;
 use crate::resp::encode;
 use crate::resp::reply;
 
-pub(in crate::core) fn index(family: Family) -> usize {
-    match family {
-        Family::Channel => 0,
-        Family::Pattern => 1,
-        Family::Shard => 2,
-    }
-}
-
 /// The name of a confirmation, which is that of the command.
-pub(in crate::core) fn verb(change: Subscribe) -> &'static [u8] {
+pub(super) fn verb(change: Subscribe) -> &'static [u8] {
     match (change.family, change.leave) {
         (Family::Channel, false) => b"subscribe",
         (Family::Pattern, false) => b"psubscribe",
@@ -33,13 +22,7 @@ pub(in crate::core) fn verb(change: Subscribe) -> &'static [u8] {
 }
 
 /// One frame that confirms a change; without a name, that there was nothing to leave.
-pub(in crate::core) fn confirmation(
-    out: &mut Vec<u8>,
-    proto: u8,
-    change: Subscribe,
-    name: Option<&[u8]>,
-    count: u32,
-) {
+pub(super) fn confirmation(out: &mut Vec<u8>, proto: u8, change: Subscribe, name: Option<&[u8]>, count: u32) {
     out.extend_from_slice(if proto == 3 { b">3\r\n" } else { b"*3\r\n" });
     encode::bulk(out, verb(change));
     match name {
@@ -51,12 +34,12 @@ pub(in crate::core) fn confirmation(
 
 /// What a pub/sub frame is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::core) enum Push {
+pub(super) enum Push {
     Message(Family),
     Confirmation(Subscribe),
 }
 
-pub(in crate::core) fn push_of(frame: &[u8]) -> Option<Push> {
+pub(super) fn push_of(frame: &[u8]) -> Option<Push> {
     let kind = reply::text(&frame[reply::element(frame, 0)?])?;
     let change = |family, leave| Some(Push::Confirmation(Subscribe { family, leave }));
     match kind {
@@ -71,4 +54,33 @@ pub(in crate::core) fn push_of(frame: &[u8]) -> Option<Push> {
         b"sunsubscribe" => change(Family::Shard, true),
         _ => None,
     }
+}
+
+/// Appends a push to a child's output in the child's protocol, within the bounds of subscribers. False if the child has
+/// to be closed.
+pub(super) fn append_push(child: &mut Child, env: &mut Env, frame: &[u8]) -> bool {
+    if child.state == ChildState::Finishing && child.replies.is_empty() {
+        // It has had its last answer.
+        return true;
+    }
+    let held = child.output.len();
+    if held >= env.settings.subscriber_output_max {
+        log::warn!("subscriber_output_max reached: closing child {}, {held} bytes unread", child.label());
+        return false;
+    }
+    child.output.adopt(&mut env.spares);
+    match frame.split_first() {
+        Some((b'>', rest)) if child.session.proto == 2 => {
+            child.output.append(b"*");
+            child.output.append(rest);
+        }
+        _ => child.output.append(frame),
+    }
+    if child.output.len() >= env.settings.subscriber_output_soft {
+        child.over_soft_since.get_or_insert(env.now);
+    }
+    if !std::mem::replace(&mut child.dirty, true) {
+        env.dirty_children.push(child.key);
+    }
+    true
 }

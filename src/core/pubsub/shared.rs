@@ -1,76 +1,60 @@
-//! Shared subscriptions: one connection of a user's own carries every subscription of all its children, each
-//! channel, pattern and shard channel once. Owns the topics and who listens to them; decides what the
-//! connection is asked and when a child is answered. What travels on the connection is `pubsub::upstream`'s.
-//!
-//! A child's request stays at the front of its input until the connection has answered a *fence*, a PING sent
-//! behind whatever the request needs. So each child stands, in the order of the upstream, where it would with
-//! a connection of its own: it hears what was published after its confirmation and nothing from before it,
-//! and everything from before it left.
+//! One child's shared subscriptions: which topics it has, and how far its request about them is. The topics' side is in
+//! `pubsub::hubs`, which alone changes what a child has.
 
 use crate::base::clock::Millis;
+use crate::base::key::Key;
 use crate::command::Family;
-use crate::core::child::Child;
 use crate::core::keys::TopicKey;
 use crate::core::keys::UserId;
+use crate::core::pubsub::family_index;
 use std::collections::BTreeSet;
 
 /// What a subscription costs beside its name: the entries that remember it here and in its topic.
-pub(in crate::core) const SUBSCRIPTION_BYTES: usize = 128;
+const SUBSCRIPTION_BYTES: usize = 128;
 
 /// How far a request about subscriptions is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::core) enum Fence {
-    /// Nothing has been asked for it on the present connection.
-    None,
-    /// The upstream has to answer first.
-    Awaited(u64),
-    /// All it needed has been answered.
-    Passed,
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Fence {
+    /// Nothing has been asked for it.
+    #[default]
+    NotAsked,
+    /// The upstream has to answer the PING of this number.
+    Asked(u64),
+    /// All that the request needed has been answered.
+    Answered,
+}
+
+/// What a child's request at the front, if it is about subscriptions, has come to. Replaced as a whole.
+#[derive(Debug, Default)]
+struct Front {
+    /// What a SUBSCRIBE names, in order.
+    pinned: Vec<TopicKey>,
+    fence: Fence,
+    /// The upstream's answer to a SUBSCRIBE of what other children have already, if that was an error.
+    refusal: Option<Vec<u8>>,
+    since: Option<Millis>,
 }
 
 /// A child's shared subscriptions.
 #[derive(Debug)]
 pub(in crate::core) struct SharedSubscriptions {
-    /// Whose connection carries them.
-    pub(in crate::core) user: UserId,
-    pub(in crate::core) counts: [u32; 3],
+    user: UserId,
+    counts: [u32; 3],
     /// The topics, by the bits of their keys.
-    pub(in crate::core) held: BTreeSet<u64>,
-    /// What the SUBSCRIBE at the front names, in order.
-    pub(in crate::core) pinned: Vec<TopicKey>,
-    pub(in crate::core) fence: Fence,
-    /// What the upstream has answered to the SUBSCRIBE at the front where others have the topic already, if that was
-    /// an error.
-    pub(in crate::core) refusal: Option<Vec<u8>>,
-    /// Since when the request at the front waits.
-    pub(in crate::core) since: Option<Millis>,
-    /// Bytes of the names.
-    pub(in crate::core) bytes: usize,
-}
-
-impl Child {
-    /// The upstream has refused a topic that its request at the front names.
-    pub(in crate::core) fn join_refused(&mut self, fence: u64, frame: Vec<u8>) {
-        if let Some(own) = &mut self.topics
-            && own.fence == Fence::Awaited(fence)
-        {
-            own.refusal.get_or_insert(frame);
-        }
-    }
+    held: BTreeSet<u64>,
+    names_bytes: usize,
+    front: Front,
 }
 
 impl SharedSubscriptions {
-    pub(in crate::core) fn new(user: UserId) -> Box<SharedSubscriptions> {
-        Box::new(SharedSubscriptions {
-            user,
-            counts: [0; 3],
-            held: BTreeSet::new(),
-            pinned: Vec::new(),
-            fence: Fence::None,
-            refusal: None,
-            since: None,
-            bytes: 0,
-        })
+    pub(super) fn new(user: UserId) -> Box<SharedSubscriptions> {
+        let (held, front) = (BTreeSet::new(), Front::default());
+        Box::new(SharedSubscriptions { user, counts: [0; 3], held, names_bytes: 0, front })
+    }
+
+    /// Whose connection carries them.
+    pub(super) fn user(&self) -> UserId {
+        self.user
     }
 
     pub(in crate::core) fn total(&self) -> u32 {
@@ -82,23 +66,107 @@ impl SharedSubscriptions {
         (self.counts[0], self.counts[1], self.counts[2])
     }
 
-    /// Heap bytes held, by estimate.
-    pub(in crate::core) fn footprint(&self) -> usize {
-        std::mem::size_of::<SharedSubscriptions>()
-            + self.bytes
-            + self.held.len() * SUBSCRIPTION_BYTES
-            + self.pinned.capacity() * std::mem::size_of::<TopicKey>()
-    }
-
-    pub(in crate::core) fn holds(&self, topic: TopicKey) -> bool {
-        self.held.contains(&topic.to_bits())
-    }
-
     /// The count Redis puts into a confirmation.
-    pub(in crate::core) fn count(&self, family: Family) -> u32 {
+    pub(super) fn count(&self, family: Family) -> u32 {
         match family {
             Family::Channel | Family::Pattern => self.counts[0] + self.counts[1],
             Family::Shard => self.counts[2],
         }
+    }
+
+    /// Heap bytes held, by estimate.
+    pub(in crate::core) fn footprint(&self) -> usize {
+        std::mem::size_of::<SharedSubscriptions>()
+            + self.names_bytes
+            + self.held.len() * SUBSCRIPTION_BYTES
+            + self.front.pinned.capacity() * std::mem::size_of::<TopicKey>()
+    }
+
+    pub(super) fn holds(&self, topic: TopicKey) -> bool {
+        self.held.contains(&topic.to_bits())
+    }
+
+    /// The topics it has a confirmation of.
+    pub(super) fn held(&self) -> impl Iterator<Item = TopicKey> {
+        self.held.iter().map(|bits| Key::from_bits(*bits))
+    }
+
+    /// False if it has the topic already.
+    pub(super) fn add(&mut self, topic: TopicKey, family: Family, name: &[u8]) -> bool {
+        let added = self.held.insert(topic.to_bits());
+        if added {
+            self.counts[family_index(family)] += 1;
+            self.names_bytes += name.len();
+        }
+        added
+    }
+
+    pub(super) fn remove(&mut self, topic: TopicKey, family: Family, name: &[u8]) {
+        debug_assert!(self.holds(topic), "a topic taken twice");
+        self.held.remove(&topic.to_bits());
+        self.counts[family_index(family)] -= 1;
+        self.names_bytes -= name.len();
+    }
+
+    // ---- the request at the front ---------------------------------------------------------------------
+
+    pub(super) fn pinned(&self) -> &[TopicKey] {
+        &self.front.pinned
+    }
+
+    pub(super) fn pin(&mut self, topics: Vec<TopicKey>) {
+        self.front.pinned = topics;
+    }
+
+    /// Whether the upstream has been asked something for it before.
+    pub(super) fn has_asked(&self) -> bool {
+        self.front.fence != Fence::NotAsked
+    }
+
+    pub(super) fn is_fence_answered(&self) -> bool {
+        self.front.fence == Fence::Answered
+    }
+
+    /// The number of the fence it waits for.
+    pub(super) fn awaited_fence(&self) -> Option<u64> {
+        match self.front.fence {
+            Fence::Asked(number) => Some(number),
+            Fence::NotAsked | Fence::Answered => None,
+        }
+    }
+
+    pub(super) fn await_fence(&mut self, number: u64, now: Millis) {
+        self.front.fence = Fence::Asked(number);
+        self.front.since.get_or_insert(now);
+    }
+
+    /// The upstream has answered this fence. False if the request waits for another one.
+    pub(super) fn fence_answered(&mut self, number: u64) -> bool {
+        let awaited = self.front.fence == Fence::Asked(number);
+        if awaited {
+            self.front.fence = Fence::Answered;
+        }
+        awaited
+    }
+
+    /// The upstream has refused a topic that the request before this fence names.
+    pub(in crate::core) fn join_refused(&mut self, fence: u64, frame: Vec<u8>) {
+        if self.front.fence == Fence::Asked(fence) {
+            self.front.refusal.get_or_insert(frame);
+        }
+    }
+
+    pub(super) fn take_refusal(&mut self) -> Option<Vec<u8>> {
+        self.front.refusal.take()
+    }
+
+    /// Since when it waits for the upstream.
+    pub(super) fn waits_since(&self) -> Option<Millis> {
+        self.front.since
+    }
+
+    /// Forgets the request. Returns what it has pinned.
+    pub(super) fn take_front(&mut self) -> Vec<TopicKey> {
+        std::mem::take(&mut self.front).pinned
     }
 }

@@ -1,70 +1,31 @@
-//! The connection of a user's subscriptions: when there is one, what is asked on it, whose its messages are,
-//! and what its loss means. It is always read, and says nothing twice to anybody.
+//! The connection of a user's shared subscriptions as the rest of the broker sees it: what its frames, its loss and its
+//! silence mean for children. It is always read. What is subscribed on it is `pubsub::hubs`'.
 
-use crate::base::key::Key;
-use crate::command::Family;
-use crate::command::NO_COMMAND;
-use crate::command::Subscribe;
 use crate::config::value::OnSubscriberLoss;
 use crate::core::broker::Broker;
-use crate::core::child::Child;
 use crate::core::child::hold::Hold;
-use crate::core::connection::lane::Lane;
 use crate::core::connection::lane::LaneRole;
 use crate::core::connection::lane::LaneState;
-use crate::core::connection::lane::SlotKind;
 use crate::core::keys::ChildKey;
 use crate::core::keys::LaneKey;
 use crate::core::keys::LeaseKind;
-use crate::core::keys::PoolKey;
 use crate::core::keys::TopicKey;
 use crate::core::keys::UserId;
-use crate::core::notice::Notice;
-use crate::core::pubsub::Asked;
-use crate::core::pubsub::Heard;
-use crate::core::pubsub::Loss;
-use crate::core::pubsub::Topic;
-use crate::core::pubsub::push::Push;
+use crate::core::pubsub::SubscriberLoss;
+use crate::core::pubsub::hubs::Asked;
+use crate::core::pubsub::hubs::Received;
+use crate::core::pubsub::push::append_push;
 use crate::core::pubsub::push::confirmation;
-use crate::core::pubsub::push::index;
-use crate::core::pubsub::push::push_of;
-use crate::core::pubsub::push::verb;
-use crate::core::pubsub::shared::Fence;
 use crate::core::shared::Shared;
-use crate::resp::encode;
-use crate::resp::reply;
 
 impl Shared {
-    // ---- the connection -------------------------------------------------------------------------------
-
-    /// Whether the user's connection can be asked something.
-    pub(in crate::core) fn hub_is_ready(&self, user: UserId) -> bool {
-        let lane = self.hubs.by_user.get(&user).and_then(|hub| self.connections.lanes.get(hub.lane));
-        lane.is_some_and(|lane| lane.state == LaneState::Ready)
-    }
-
-    /// Sees to it that the user's connection is dialled.
-    pub(in crate::core) fn want_hub(&mut self, user: UserId) {
-        let hub = self.hubs.by_user.entry(user).or_default();
-        if self.connections.lanes.get(hub.lane).is_none() {
-            // Channels belong to no db, so none is selected.
-            let key = PoolKey { user, db: 0, proto: 3, no_touch: false };
-            let pool = self.pool_of(key);
-            let lane = self.connections.lanes.insert(Lane::new(pool, LaneRole::Subscriber, self.env.now));
-            self.hubs.by_user.entry(user).or_default().lane = lane;
-        }
-        let lane = self.hubs.by_user.get(&user).map_or(Key::NONE, |hub| hub.lane);
-        self.want_connection(lane);
-    }
-
     fn user_of(&self, lane: LaneKey) -> Option<UserId> {
-        self.connections.lanes.get(lane).map(|lane| self.connections.pools[lane.pool.0 as usize].key.user)
+        self.connections.lanes.get(lane).map(|lane| self.connections.pools[lane.pool().0 as usize].key.user)
     }
 
-    /// Whether somebody listens by this lane, or wants to.
+    /// Whether a child listens on this lane, or wants to.
     pub(in crate::core) fn carries_topics(&self, lane: LaneKey) -> bool {
-        let hub = self.user_of(lane).and_then(|user| self.hubs.by_user.get(&user));
-        hub.is_some_and(|hub| hub.lane == lane && hub.is_used())
+        self.user_of(lane).is_some_and(|user| self.hubs.is_carried_by(user, lane))
     }
 
     /// Whether one more connection for subscriptions fits beside the leases.
@@ -72,260 +33,65 @@ impl Shared {
         self.connections.places.leases < self.lease_places(LeaseKind::Session)
     }
 
-    fn topics_of_user(&self, user: UserId) -> Vec<TopicKey> {
-        self.hubs.topics.iter().filter(|(_, topic)| topic.user == user).map(|(key, _)| key).collect()
-    }
-
-    /// Sends one question; its answer is awaited in the order of asking.
-    pub(in crate::core) fn ask_upstream(&mut self, user: UserId, asked: Asked) {
-        let mut bytes = Vec::new();
-        match asked {
-            Asked::Join(key) | Asked::Leave(key) => {
-                let leave = matches!(asked, Asked::Leave(_));
-                let Some(topic) = self.hubs.topics.get_mut(key) else { return };
-                topic.wanted = !leave;
-                topic.pending += 1;
-                topic.refusal = None;
-                let name = verb(Subscribe { family: topic.family, leave });
-                let typed = self.hubs.by_user.get(&user).and_then(|hub| hub.renamed.get(name));
-                encode::request(&mut bytes, &[typed.map_or(name, Vec::as_slice), &topic.name]);
-            }
-            Asked::Check(key, ..) => {
-                let Some(topic) = self.hubs.topics.get_mut(key) else { return };
-                topic.checks += 1;
-                let name = verb(Subscribe { family: topic.family, leave: false });
-                let typed = self.hubs.by_user.get(&user).and_then(|hub| hub.renamed.get(name));
-                encode::request(&mut bytes, &[typed.map_or(name, Vec::as_slice), &topic.name]);
-            }
-            Asked::Fence(_, number) | Asked::Probe(number) => {
-                encode::request(&mut bytes, &[b"PING", number.to_string().as_bytes()]);
-            }
-        }
-        let Some(hub) = self.hubs.by_user.get_mut(&user) else { return };
-        hub.asked.push_back(asked);
-        let lane = hub.lane;
-        self.send(lane, &bytes, Key::NONE, NO_COMMAND, SlotKind::Topic, 0);
-    }
-
-    fn pop_asked(&mut self, lane: LaneKey, user: UserId) -> Result<Asked, &'static str> {
-        let lane = self.connections.lanes.get_mut(lane).ok_or("a lane that is gone")?;
-        lane.pop().ok_or("a reply nobody asked for")?;
-        lane.replied = true;
-        let hub = self.hubs.by_user.get_mut(&user);
-        hub.and_then(|hub| hub.asked.pop_front()).ok_or("a reply nobody asked for")
-    }
-
-    /// Whether one more child may join a topic. Those who have it keep it, as on connections of their own.
-    fn checked(&mut self, key: TopicKey, child: ChildKey, fence: u64, refusal: Option<&[u8]>) {
-        let Some(topic) = self.hubs.topics.get_mut(key) else { return };
-        topic.checks -= 1;
-        // What the first to ask was refused a moment before.
-        let joins = refusal.is_none() && topic.pending == 0 && !topic.wanted;
-        topic.wanted |= joins;
-        if let Some(frame) = refusal {
-            self.env.notices.push_back(Notice::JoinRefused(child, fence, frame.to_vec()));
-        }
-        self.release_topic(key);
-    }
-
-    // ---- its end --------------------------------------------------------------------------------------
-
-    /// Nothing that was asked will be answered, and nothing is subscribed any more.
-    fn forget_asked(&mut self, user: UserId) {
-        if let Some(hub) = self.hubs.by_user.get_mut(&user) {
-            hub.asked.clear();
-        }
-        for key in self.topics_of_user(user) {
-            if let Some(topic) = self.hubs.topics.get_mut(key) {
-                (topic.wanted, topic.pending, topic.checks) = (false, 0, 0);
-            }
-            self.release_topic(key);
-        }
-    }
-
-    /// Nobody is the user any more, so nobody listens, and its connection has gone.
-    pub(in crate::core) fn forget_hub(&mut self, user: UserId) {
-        for topic in self.topics_of_user(user) {
-            self.hubs.topics.remove(topic);
-        }
-        self.hubs.by_user.remove(&user);
-    }
-
-    // ---- the janitor ----------------------------------------------------------------------------------
-
-    /// A connection that has long said nothing is asked whether it lives: a stall is noticed only where an
-    /// answer is owed. One that carries nothing any more is forgotten with its user's empty lists.
-    pub(in crate::core) fn check_hubs(&mut self) {
-        for topic in std::mem::take(&mut self.hubs.to_leave) {
-            self.release_topic(topic);
-        }
-        let quiet = self.env.settings.lane_stall_timeout / 2;
-        let lanes = self.connections.lanes.iter().filter(|(_, lane)| lane.role == LaneRole::Subscriber);
-        let lanes: Vec<LaneKey> = lanes.map(|(key, _)| key).collect();
-        for key in lanes {
-            let Some(user) = self.user_of(key) else { continue };
-            let used = self.carries_topics(key);
-            let Some(lane) = self.connections.lanes.get(key) else { continue };
-            let silent = lane.is_idle() && self.env.now.saturating_sub(lane.last_reply) >= quiet;
-            if used && lane.state == LaneState::Ready && silent && quiet > 0 {
-                self.hubs.fences += 1;
-                self.ask_upstream(user, Asked::Probe(self.hubs.fences));
-            } else if !used && lane.state == LaneState::Dormant {
-                let pool = lane.pool;
-                self.forget_lane(key, pool);
-                self.hubs.by_user.remove(&user);
-            }
-        }
-    }
-
-    /// The connection stands: everything somebody listens to is asked for, in one go.
+    /// The connection stands.
     pub(in crate::core) fn hub_ready(&mut self, lane: LaneKey) {
         let Some(user) = self.user_of(lane) else { return };
-        for topic in self.topics_of_user(user) {
-            if self.hubs.topics.get(topic).is_some_and(Topic::is_used) {
-                self.ask_upstream(user, Asked::Join(topic));
-            } else {
-                self.release_topic(topic);
-            }
-        }
-        self.env.notices.push_back(Notice::HubReady(user));
+        self.hubs.connected(&mut self.connections, &mut self.env, user);
     }
 
-    // ---- what it says ---------------------------------------------------------------------------------
-
-    /// One frame on a connection for subscriptions. `Err` says why it makes no sense there.
-    fn hub_frame(&mut self, lane: LaneKey, frame: &[u8], kind: u8) -> Result<Heard, &'static str> {
-        let Some(user) = self.user_of(lane) else { return Ok(Heard::Nothing) };
-        if kind != b'>' {
-            return self.hub_answered(lane, user, frame);
-        }
-        let Some(push) = push_of(frame) else { return Ok(Heard::Nothing) };
-        let name = reply::element(frame, 1).and_then(|range| reply::text(&frame[range]));
-        let family = match push {
-            Push::Message(family) | Push::Confirmation(Subscribe { family, .. }) => family,
-        };
-        let hub = self.hubs.by_user.get(&user);
-        let topic = name.and_then(|name| hub?.names[index(family)].get(name).copied());
-        match (push, topic) {
-            // Published before the upstream heard that nobody listens any more.
-            (Push::Message(_), None) => Ok(Heard::Nothing),
-            (Push::Message(_), Some(topic)) => Ok(Heard::Message(topic)),
-            (Push::Confirmation(change), Some(topic)) => {
-                self.hub_confirmed(lane, user, change, topic).map(|()| Heard::Nothing)
-            }
-            (Push::Confirmation(_), None) => Err("a confirmation of a subscription nobody has"),
-        }
-    }
-
-    fn hub_confirmed(
-        &mut self,
-        lane: LaneKey,
-        user: UserId,
-        change: Subscribe,
-        topic: TopicKey,
-    ) -> Result<(), &'static str> {
-        let front = self.hubs.by_user.get(&user).and_then(|hub| hub.asked.front().copied());
-        let wanted = if change.leave { Asked::Leave(topic) } else { Asked::Join(topic) };
-        if front == Some(wanted) {
-            self.pop_asked(lane, user)?;
-            self.settle_topic(topic, None);
-            return Ok(());
-        }
-        if let Some(Asked::Check(checked, child, fence)) = front
-            && checked == topic
-            && !change.leave
-        {
-            self.pop_asked(lane, user)?;
-            self.checked(topic, child, fence, None);
-            return Ok(());
-        }
-        if change.leave && change.family == Family::Shard {
-            self.env.notices.push_back(Notice::TopicMoved(topic));
-            return Ok(());
-        }
-        Err("a confirmation nobody asked for")
-    }
-
-    /// A reply that is no push: of a PING, or a refusal.
-    fn hub_answered(&mut self, lane: LaneKey, user: UserId, frame: &[u8]) -> Result<Heard, &'static str> {
-        let refused = frame.first() == Some(&b'-');
-        let asked = self.pop_asked(lane, user)?;
-        if let Asked::Fence(_, number) | Asked::Probe(number) = asked {
-            // Even a refused PING has been answered in its turn.
-            if !refused && reply::text(frame) != Some(number.to_string().as_bytes()) {
-                return Err("a PING was answered with another's number");
-            }
-        }
-        match asked {
-            Asked::Fence(child, number) => return Ok(Heard::Fence(child, number)),
-            Asked::Probe(_) => {}
-            Asked::Join(topic) | Asked::Leave(topic) if refused => self.settle_topic(topic, Some(frame)),
-            Asked::Check(topic, child, fence) if refused => self.checked(topic, child, fence, Some(frame)),
-            Asked::Join(_) | Asked::Leave(_) | Asked::Check(..) => {
-                return Err("a subscription was answered with no push");
-            }
-        }
-        Ok(Heard::Nothing)
-    }
-
-    /// The oldest command about a topic is done, or was refused with an error.
-    fn settle_topic(&mut self, key: TopicKey, refusal: Option<&[u8]>) {
-        let Some(topic) = self.hubs.topics.get_mut(key) else { return };
-        topic.pending -= 1;
-        if let Some(frame) = refusal.filter(|_| topic.pending == 0) {
-            let text = String::from_utf8_lossy(&frame[1..]);
-            log::info!("a subscription was refused: {}", text.trim_end());
-            topic.refusal = Some(frame.to_vec());
-            topic.wanted = !topic.wanted;
-            if !topic.wanted {
-                // They listened on the connection before this one; their right has gone since.
-                return self.env.notices.push_back(Notice::TopicRefused(key));
-            }
-            if !topic.is_used() {
-                // It may not be left: it stays, and its messages go to nobody. A busy upstream is asked again.
-                if frame.starts_with(b"-BUSY") {
-                    self.hubs.to_leave.push(key);
-                }
-                return;
-            }
-        }
-        self.release_topic(key);
-    }
-
-    /// The connection is gone: messages may have been missed. Whoever waits for a first confirmation waits
-    /// for the next one.
+    /// The connection is gone: messages may have been missed.
     pub(in crate::core) fn hub_lost(&mut self, lane: LaneKey, failures: u32) {
         let Some(user) = self.user_of(lane) else { return };
-        if let Some(lane) = self.connections.lanes.get_mut(lane) {
-            lane.take_all();
-        }
-        self.forget_asked(user);
-        self.env.notices.push_back(Notice::SubscribersLost(user, Loss::Broken(failures)));
-    }
-
-    /// The listeners have been seen to: the others need another connection.
-    fn hub_goes_on(&mut self, user: UserId, loss: Loss) {
-        let lane = self.hubs.by_user.get(&user).map_or(Key::NONE, |hub| hub.lane);
-        match loss {
-            Loss::Broken(_) if !self.carries_topics(lane) => {}
-            Loss::Broken(0) => self.want_connection(lane),
-            Loss::Broken(failures) => self.back_off(lane, failures),
-            Loss::Moved => {
-                self.dial_afresh(lane);
-                self.account_lane(lane);
-            }
-        }
+        let loss = SubscriberLoss::Broken { failures };
+        self.hubs.disconnected(&mut self.connections, &mut self.env, user, loss);
     }
 
     /// Another upstream: what it publishes comes on a new connection, and from now on.
     pub(in crate::core) fn move_hub(&mut self, lane: LaneKey) {
         let Some(user) = self.user_of(lane) else { return };
         if let Some(lane) = self.connections.lanes.get_mut(lane) {
-            lane.failures = 0;
-            lane.take_all();
+            lane.forget_failures();
         }
-        self.forget_asked(user);
-        self.env.notices.push_back(Notice::SubscribersLost(user, Loss::Moved));
+        let loss = SubscriberLoss::UpstreamReplaced;
+        self.hubs.disconnected(&mut self.connections, &mut self.env, user, loss);
+    }
+
+    /// The listeners have been seen to: the others need another connection.
+    fn reconnect_hub(&mut self, user: UserId, loss: SubscriberLoss) {
+        // The user may have ended with its listeners.
+        let Some(lane) = self.hubs.lane_of(user) else { return };
+        match loss {
+            SubscriberLoss::Broken { .. } if !self.carries_topics(lane) => {}
+            SubscriberLoss::Broken { failures: 0 } => self.want_connection(lane),
+            SubscriberLoss::Broken { failures } => self.back_off(lane, failures),
+            SubscriberLoss::UpstreamReplaced => {
+                self.dial_afresh(lane);
+                self.account_lane(lane);
+            }
+        }
+    }
+
+    /// A connection that has long said nothing is asked whether it lives: a stall is noticed only where an answer is
+    /// owed. One that carries nothing any more is forgotten.
+    pub(in crate::core) fn check_hubs(&mut self) {
+        self.hubs.leave_unused(&mut self.connections, &mut self.env);
+        let quiet = self.env.settings.lane_stall_timeout / 2;
+        let lanes = self.connections.lanes.iter().filter(|(_, lane)| lane.role() == LaneRole::Subscriber);
+        let lanes: Vec<LaneKey> = lanes.map(|(key, _)| key).collect();
+        for key in lanes {
+            let Some(user) = self.user_of(key) else { continue };
+            let used = self.carries_topics(key);
+            let Some(lane) = self.connections.lanes.get(key) else { continue };
+            let silent = lane.is_idle() && self.env.now.saturating_sub(lane.last_reply()) >= quiet;
+            if used && lane.is_ready() && silent && quiet > 0 {
+                let asked = Asked::Probe(self.hubs.next_ping());
+                self.hubs.ask(&mut self.connections, &mut self.env, user, asked);
+            } else if !used && lane.is_dormant() {
+                let pool = lane.pool();
+                self.forget_lane(key, pool);
+                self.hubs.forget_user(user);
+            }
+        }
     }
 }
 
@@ -337,87 +103,103 @@ impl Broker {
         frame: &[u8],
         kind: u8,
     ) -> Result<(), &'static str> {
-        match self.shared.hub_frame(lane, frame, kind)? {
-            Heard::Nothing => {}
-            Heard::Message(topic) => self.fan_out(topic, frame),
-            Heard::Fence(child, number) => self.fence_passed(child, number),
+        let shared = &mut self.shared;
+        let user = shared.user_of(lane).ok_or("a lane that is gone")?;
+        match shared.hubs.received(&mut shared.connections, &mut shared.env, user, (kind, frame))? {
+            Received::Nothing => {}
+            Received::Message(topic) => self.push_to_listeners(topic, frame),
+            Received::FenceAnswered(child, number) => self.fence_answered(child, number),
         }
         Ok(())
     }
 
-    /// One message to every child that listens. Those that take none are closed when all have it.
-    fn fan_out(&mut self, key: TopicKey, frame: &[u8]) {
-        let Some(topic) = self.shared.hubs.topics.get_mut(key) else { return };
-        let listeners = std::mem::take(&mut topic.subscribers);
-        for child in &listeners {
-            if let Some(child) = self.children.get_mut(Key::from_bits(*child))
-                && !self.shared.append_push(child, frame)
-            {
+    /// One message to every child that listens. Those that cannot take it are closed when all have it.
+    fn push_to_listeners(&mut self, topic: TopicKey, frame: &[u8]) {
+        let mut full = Vec::new();
+        for key in self.shared.hubs.listeners(topic) {
+            let child = self.children.get_mut(key);
+            debug_assert!(child.is_some(), "a listener that has gone");
+            if child.is_some_and(|child| !append_push(child, &mut self.shared.env, frame)) {
+                full.push(key);
+            }
+        }
+        for key in full {
+            if let Some(child) = self.children.get_mut(key) {
                 self.shared.close(child);
             }
         }
-        if let Some(topic) = self.shared.hubs.topics.get_mut(key) {
-            topic.subscribers = listeners;
+    }
+
+    /// Everything asked before this fence has been answered. The child goes on at once: what the connection says next, it
+    /// says to a child that has been confirmed.
+    fn fence_answered(&mut self, key: ChildKey, number: u64) {
+        // The child may have gone, or given up, since the fence was asked.
+        if let Some(child) = self.children.get_mut(key)
+            && child.hold == Hold::Subscription
+            && child.topics.as_mut().is_some_and(|own| own.fence_answered(number))
+        {
+            child.hold = Hold::None;
+            self.run_buffered(key);
         }
     }
 
     /// The upstream does not let anybody listen to this topic any more.
     pub(in crate::core) fn close_listeners(&mut self, topic: TopicKey) {
-        for child in self.listeners_of(topic) {
+        for child in self.shared.hubs.listeners(topic).collect::<Vec<_>>() {
             if let Some(child) = self.children.get_mut(child) {
                 log::warn!("its subscription is refused now: closing child {}", child.label());
                 self.shared.close(child);
             }
         }
-        self.shared.release_topic(topic);
-    }
-
-    fn listeners_of(&self, topic: TopicKey) -> Vec<ChildKey> {
-        let topic = self.shared.hubs.topics.get(topic);
-        topic.iter().flat_map(|topic| &topic.subscribers).map(|child| Key::from_bits(*child)).collect()
+        let shared = &mut self.shared;
+        shared.hubs.release(&mut shared.connections, &mut shared.env, topic);
     }
 
     /// The upstream has ended the subscription itself: the slot of a shard channel has moved.
-    pub(in crate::core) fn topic_moved(&mut self, key: TopicKey) {
-        let Some(topic) = self.shared.hubs.topics.get_mut(key) else { return };
-        topic.wanted = false;
-        let change = Subscribe { family: topic.family, leave: true };
-        let name = topic.name.clone();
-        for child in self.listeners_of(key) {
-            let Some(child) = self.children.get_mut(child) else { continue };
-            self.shared.remove_subscriber(child, key);
-            let count = child.topics.as_ref().map_or(0, |own| own.count(change.family));
+    pub(in crate::core) fn topic_moved(&mut self, topic: TopicKey) {
+        let Some((change, name)) = self.shared.hubs.moved(topic) else { return };
+        for key in self.shared.hubs.listeners(topic).collect::<Vec<_>>() {
+            let Some(child) = self.children.get_mut(key) else { continue };
+            let Some(own) = child.topics.as_deref_mut() else { continue };
+            let shared = &mut self.shared;
+            shared.hubs.unsubscribe(&mut shared.connections, &mut shared.env, own, key, topic);
             let mut out = Vec::new();
-            confirmation(&mut out, child.session.proto, change, Some(&name), count);
-            if !self.shared.append_push(child, &out) {
-                self.shared.close(child);
+            confirmation(&mut out, child.session.proto, change, Some(&name), own.count(change.family));
+            if !append_push(child, &mut shared.env, &out) {
+                shared.close(child);
             }
         }
     }
 
     /// Children that wait for a confirmation ask for their fences on a new connection.
     pub(in crate::core) fn ask_fences_again(&mut self, user: UserId) {
-        let waits = |child: &Child| match child.topics.as_ref().filter(|own| own.user == user)?.fence {
-            Fence::Awaited(number) if child.hold == Hold::Topics => Some(number),
-            _ => None,
-        };
+        let Shared { hubs, connections, env, .. } = &mut self.shared;
+        if !hubs.is_ready(connections, user) {
+            // Lost again in the event that brought it.
+            return;
+        }
         for (key, child) in self.children.iter() {
-            if let Some(number) = waits(child) {
-                self.shared.ask_upstream(user, Asked::Fence(key, number));
+            let own = child.topics.as_ref().filter(|own| own.user() == user);
+            let fence = own.filter(|_| child.hold == Hold::Subscription).and_then(|own| own.awaited_fence());
+            if let Some(number) = fence {
+                hubs.ask(connections, env, user, Asked::Fence(key, number));
             }
         }
     }
 
-    /// Children that listen may miss messages from now on: they end, or are told nothing.
-    pub(in crate::core) fn subscribers_lost(&mut self, user: UserId, loss: Loss) {
-        let listeners = self.listeners(user);
+    /// Children that listen may miss messages from now on: they end, or messages are missing, as the setting says.
+    pub(in crate::core) fn subscribers_lost(&mut self, user: UserId, loss: SubscriberLoss) {
+        let listeners = self.children.iter().filter(|(_, child)| {
+            child.topics.as_ref().is_some_and(|own| own.user() == user && own.total() > 0)
+        });
+        let listeners: Vec<ChildKey> = listeners.map(|(key, _)| key).collect();
         match self.shared.env.settings.on_subscriber_loss {
             OnSubscriberLoss::Close => {
                 for key in listeners {
                     match (loss, self.children.get_mut(key)) {
-                        (Loss::Moved, Some(child)) => self.shared.finish(child),
-                        (Loss::Moved, None) => {}
-                        (Loss::Broken(_), _) => self.remove_child(key),
+                        (SubscriberLoss::UpstreamReplaced, Some(child)) => self.shared.finish(child),
+                        (SubscriberLoss::UpstreamReplaced, None) => {}
+                        (SubscriberLoss::Broken { .. }, _) => self.remove_child(key),
                     }
                 }
             }
@@ -428,6 +210,6 @@ impl Broker {
             }
             OnSubscriberLoss::Resubscribe => {}
         }
-        self.shared.hub_goes_on(user, loss);
+        self.shared.reconnect_hub(user, loss);
     }
 }

@@ -14,13 +14,14 @@ use crate::config::value::Transactions;
 use crate::core::child::Child;
 use crate::core::child::hold::Hold;
 use crate::core::child::session::ReplyMode;
-use crate::core::connection::lane::FLAG_UNIT;
-use crate::core::connection::lane::SlotKind;
+use crate::core::connection::slot::SlotFlags;
+use crate::core::connection::slot::SlotKind;
 use crate::core::keys::LaneKey;
 use crate::core::keys::LeaseKind;
 use crate::core::lease::lending::Want;
 use crate::core::request::flow::Decided;
 use crate::core::request::flow::Flow;
+use crate::core::route::runs_in_a_block;
 use crate::core::shared::Shared;
 use crate::core::transaction::queue::AfterExec;
 use crate::core::transaction::queue::Queued;
@@ -66,7 +67,7 @@ impl Shared {
             };
         }
         // Of a block whose MULTI alone is to go unanswered each command is looked at by itself.
-        let skips = self.is_busy() || child.session.replies == ReplyMode::Skip || child.session.debugs;
+        let skips = self.work.is_busy() || child.session.replies == ReplyMode::Skip || child.session.debugs;
         if !watch_lost
             && !skips
             && let Some(block) = self.whole_block(child, request, decided.id, rest)
@@ -98,7 +99,7 @@ impl Shared {
 
     /// MULTI up to EXEC, if all of it has arrived and nothing in it needs the broker.
     fn whole_block(&self, child: &Child, multi: &Request<'_>, id: CommandId, rest: &[u8]) -> Option<Block> {
-        let table = self.control.table.as_ref()?;
+        let table = self.commands.table()?;
         let frame_limits = FrameLimits { request_max: self.request_max(), authenticated: true };
         let mut block = Block { bytes: multi.bytes.to_vec(), commands: Vec::new(), consumed: 0 };
         block.commands.push((id, block.bytes.len()));
@@ -146,7 +147,7 @@ impl Shared {
         let mut start = 0;
         for (index, (id, end)) in commands.iter().enumerate() {
             let is_last = index + 1 == commands.len();
-            let (kind, flags) = if is_last { (last, 0) } else { (inner, FLAG_UNIT) };
+            let (kind, flags) = if is_last { (last, SlotFlags::NONE) } else { (inner, SlotFlags::UNIT) };
             self.send_for(child, lane, &bytes[start..*end], *id, kind, flags);
             start = *end;
         }
@@ -154,36 +155,20 @@ impl Shared {
 
     // ---- queued here ----------------------------------------------------------------------------------
 
-    /// A command inside a MULTI that is queued here.
+    /// Takes a command into the MULTI that is queued here. Redis runs a placeholder for what the broker answers.
     pub(in crate::core) fn queue_command(
         &mut self,
         child: &mut Child,
         request: &Request<'_>,
-        decided: Decided,
+        id: CommandId,
+        local: Option<Local>,
     ) -> Flow {
-        match decided.route {
-            Route::Transaction(TransactionCommand::Exec) => self.exec_queued(child, request, decided.id),
-            Route::Transaction(TransactionCommand::Discard) => {
-                self.forget_transaction(child);
-                self.answer(child, b"+OK\r\n");
-                Flow::Done
+        match local {
+            Some(local) => {
+                let argv = request.args().map(<[u8]>::to_vec).collect();
+                self.queue_bytes(child, id, PLACEHOLDER, Some((local, argv)))
             }
-            Route::Transaction(TransactionCommand::Multi) => self.answer_done(child, texts::MULTI_NESTED),
-            Route::Transaction(TransactionCommand::Watch) => {
-                self.answer_done(child, texts::WATCH_INSIDE_MULTI)
-            }
-            Route::Local(local @ (Local::Quit | Local::Reset)) => self.local(child, local, request),
-            Route::Refused => self.refuse(child, request, decided.id),
-            _ if decided.no_multi => self.reject(child, texts::NOT_INSIDE_MULTI),
-            route if !may_be_queued(route) => self.reject_in_multi(child, decided.id),
-            Route::Local(Local::Select) => self.escalate(child, request, decided),
-            route => {
-                let (bytes, local) = match answered_here(route) {
-                    Some(local) => (PLACEHOLDER, Some((local, request.args().map(<[u8]>::to_vec).collect()))),
-                    None => (request.bytes, None),
-                };
-                self.queue_bytes(child, decided.id, bytes, local)
-            }
+            None => self.queue_bytes(child, id, request.bytes, None),
         }
     }
 
@@ -210,7 +195,12 @@ impl Shared {
         Flow::Done
     }
 
-    fn exec_queued(&mut self, child: &mut Child, request: &Request<'_>, id: CommandId) -> Flow {
+    pub(in crate::core) fn exec_queued(
+        &mut self,
+        child: &mut Child,
+        request: &Request<'_>,
+        id: CommandId,
+    ) -> Flow {
         let Transaction::Queued(queued) = &child.session.transaction else { return Flow::Done };
         if queued.dirty {
             let text = match &queued.abort_reason {
@@ -246,7 +236,7 @@ impl Shared {
         let settles_session = !after.local.is_empty();
         child.execs.push_back(after);
         self.send_block(child, lane, &block, &commands, SlotKind::Swallow, SlotKind::Exec);
-        if settles_session { Flow::Hold(Hold::Blocked) } else { Flow::Done }
+        if settles_session { Flow::Hold(Hold::Reply) } else { Flow::Done }
     }
 
     pub(in crate::core) fn forget_transaction(&mut self, child: &mut Child) {
@@ -265,14 +255,14 @@ impl Shared {
         if let Some(lease) = child.lease {
             // Redis leaves MULTI and forgets the watched keys with it, so it must be the one to say so.
             child.execs.push_back(AfterExec::default());
-            self.send_for(child, lease.lane, request.bytes, NO_COMMAND, SlotKind::Exec, 0);
-            return Flow::Hold(Hold::Blocked);
+            self.send_for(child, lease.lane, request.bytes, NO_COMMAND, SlotKind::Exec, SlotFlags::NONE);
+            return Flow::Hold(Hold::Reply);
         }
         self.answer_done(child, texts::exec_aborted(text))
     }
 
     pub(in crate::core) fn reject_in_multi(&mut self, child: &mut Child, id: CommandId) -> Flow {
-        let name = self.control.table.as_ref().map_or("", |table| table.name(id));
+        let name = self.commands.name(id);
         let name = name.replace('|', " ").to_uppercase();
         self.reject(child, format!("ERR {name} inside MULTI is not supported by the broker"))
     }
@@ -292,7 +282,12 @@ impl Shared {
 
     /// SELECT inside MULTI must never reach a shared lane: the transaction moves to a leased one, with all
     /// that was queued so far.
-    fn escalate(&mut self, child: &mut Child, request: &Request<'_>, decided: Decided) -> Flow {
+    pub(in crate::core) fn escalate(
+        &mut self,
+        child: &mut Child,
+        request: &Request<'_>,
+        decided: Decided,
+    ) -> Flow {
         let spoilt = child.session.watch_lost
             || matches!(&child.session.transaction, Transaction::Queued(queued) if queued.dirty);
         if spoilt {
@@ -312,64 +307,33 @@ impl Shared {
         self.on_lease(child, request, decided, lane)
     }
 
-    /// A command inside a MULTI that is open on a leased lane: Redis queues it.
-    pub(in crate::core) fn forward_in_multi(
+    /// Redis queues a command of a MULTI that is open on a leased lane, or a placeholder for what the broker answers.
+    pub(in crate::core) fn queue_leased(
         &mut self,
         child: &mut Child,
         request: &Request<'_>,
-        decided: Decided,
+        id: CommandId,
+        local: Option<Local>,
         lane: LaneKey,
     ) -> Flow {
-        match decided.route {
-            Route::Transaction(TransactionCommand::Exec) => {
-                self.exec_leased(child, request, decided.id, lane)
+        let max = self.env.settings.transaction_max;
+        let Some(queued) = child.session.transaction.queued_mut() else { return Flow::Done };
+        let mut bytes = request.bytes;
+        if let Some(local) = local {
+            let argv = request.args().map(<[u8]>::to_vec).collect();
+            // What Redis queues is its own affair; what is kept here is bounded here.
+            if !queued.admit(0, Some(&argv), max) {
+                return self.reject(child, format!("BROKERLIMIT transaction_max is {max} bytes"));
             }
-            Route::Transaction(TransactionCommand::Discard) => {
-                self.forget_transaction(child);
-                self.send_for(child, lane, request.bytes, decided.id, SlotKind::Discard, 0);
-                Flow::Hold(Hold::Blocked)
-            }
-            Route::Transaction(TransactionCommand::Multi | TransactionCommand::Watch) => {
-                self.send_for(child, lane, request.bytes, decided.id, SlotKind::Relay, 0);
-                Flow::Done
-            }
-            Route::Local(local @ (Local::Quit | Local::Reset)) => self.local(child, local, request),
-            Route::Refused => self.refuse(child, request, decided.id),
-            _ if decided.no_multi => self.reject(child, texts::NOT_INSIDE_MULTI),
-            route if !may_be_queued(route) && !self.caches_here(child, route) => {
-                self.reject_in_multi(child, decided.id)
-            }
-            route => {
-                let max = self.env.settings.transaction_max;
-                let Some(queued) = child.session.transaction.queued_mut() else { return Flow::Done };
-                let mut bytes = request.bytes;
-                if route == Route::Local(Local::Select) {
-                    let db = std::str::from_utf8(request.arg(1)).ok().and_then(|text| text.parse().ok());
-                    let index = queued.after.commands;
-                    queued.after.selects.extend(db.map(|db: u32| (index, db)));
-                } else if let Some(local) = answered_here(route).filter(|_| may_be_queued(route)) {
-                    let argv = request.args().map(<[u8]>::to_vec).collect();
-                    // What Redis queues is its own affair; what is kept here is bounded here.
-                    if !queued.admit(0, Some(&argv), max) {
-                        return self.reject(child, format!("BROKERLIMIT transaction_max is {max} bytes"));
-                    }
-                    queued.after.local.push((queued.after.commands, local, argv));
-                    bytes = PLACEHOLDER;
-                }
-                queued.after.commands += 1;
-                self.send_for(child, lane, bytes, decided.id, SlotKind::Relay, 0);
-                Flow::Done
-            }
+            queued.after.local.push((queued.after.commands, local, argv));
+            bytes = PLACEHOLDER;
         }
+        queued.after.commands += 1;
+        self.send_for(child, lane, bytes, id, SlotKind::Relay, SlotFlags::NONE);
+        Flow::Done
     }
 
-    /// Whether it is a CLIENT CACHING of a child that tracks: the lane is the child's own, and Redis knows what it
-    /// means there.
-    fn caches_here(&self, child: &Child, route: Route) -> bool {
-        route == Route::Local(Local::ClientCaching) && (child.session.tracking.is_some())
-    }
-
-    fn exec_leased(
+    pub(in crate::core) fn exec_leased(
         &mut self,
         child: &mut Child,
         request: &Request<'_>,
@@ -380,48 +344,11 @@ impl Shared {
         let (dirty, after): (bool, AfterExec) = (queued.dirty, std::mem::take(&mut queued.after));
         child.session.transaction = Transaction::None;
         if dirty {
-            self.send_for(child, lane, DISCARD, id, SlotKind::AbortedExec, 0);
+            self.send_for(child, lane, DISCARD, id, SlotKind::AbortedExec, SlotFlags::NONE);
         } else {
             child.execs.push_back(after);
-            self.send_for(child, lane, request.bytes, id, SlotKind::Exec, 0);
+            self.send_for(child, lane, request.bytes, id, SlotKind::Exec, SlotFlags::NONE);
         }
-        Flow::Hold(Hold::Blocked)
-    }
-}
-
-/// Whether a command the broker answers itself can be answered as late as at EXEC.
-pub(in crate::core) fn may_be_queued(route: Route) -> bool {
-    match route {
-        Route::Local(local) => !matches!(
-            local,
-            Local::Hello
-                | Local::ClientReply
-                | Local::ClientKill
-                | Local::ClientUnblock
-                | Local::ClientNoTouch
-                | Local::ClientCaching
-                | Local::ClientTrackinginfo
-        ),
-        Route::Subscribe(_) | Route::Pin(_) => false,
-        _ => true,
-    }
-}
-
-/// What a queued command is for the broker, if Redis must not run it.
-pub(in crate::core) fn answered_here(route: Route) -> Option<Local> {
-    match route {
-        Route::Local(local) if !runs_in_a_block(route) => Some(local),
-        _ => None,
-    }
-}
-
-/// Whether Redis may run the command inside a transaction block on a shared lane, and the reply be the
-/// child's. Blocking commands do not block there; UNWATCH does nothing.
-pub(in crate::core) fn runs_in_a_block(route: Route) -> bool {
-    match route {
-        Route::Shared | Route::Blocking(_) | Route::Dedicated | Route::Replicas | Route::Control => true,
-        Route::Local(local) => matches!(local, Local::Ping | Local::Echo),
-        Route::Transaction(command) => command == TransactionCommand::Unwatch,
-        Route::Subscribe(_) | Route::Pin(_) | Route::Refused => false,
+        Flow::Hold(Hold::Reply)
     }
 }

@@ -9,8 +9,7 @@ use crate::core::connection::lane::Lane;
 use crate::core::connection::lane::LaneRole;
 use crate::core::connection::lane::LaneState;
 use crate::core::connection::reason::DOWN;
-use crate::core::pubsub::push::index;
-use crate::core::pubsub::shared::Fence;
+use crate::core::shared::Shared;
 use crate::core::sim::Sim;
 use crate::resp::encode;
 
@@ -19,14 +18,18 @@ fn check(broker: &Broker) {
     for (key, topic) in broker.shared.hubs.topics.iter() {
         assert!(topic.is_used() || topic.wanted || topic.pending > 0, "a topic for nobody");
         let hub = &broker.shared.hubs.by_user[&topic.user];
-        assert_eq!(hub.names[index(topic.family)].get(&topic.name), Some(&key), "its name finds another");
+        assert_eq!(
+            hub.names[family_index(topic.family)].get(&topic.name),
+            Some(&key),
+            "its name finds another"
+        );
         for child in &topic.subscribers {
             let child = broker.children.get(Key::from_bits(*child));
             let own = child.and_then(|child| child.topics.as_ref());
             assert!(own.is_some_and(|own| own.holds(key)), "a subscriber that does not know of it");
         }
         let pins = broker.children.iter().filter_map(|(_, child)| child.topics.as_ref());
-        let pins = pins.map(|own| own.pinned.iter().filter(|pinned| **pinned == key).count());
+        let pins = pins.map(|own| own.pinned().iter().filter(|pinned| **pinned == key).count());
         assert_eq!(pins.sum::<usize>(), topic.pins as usize, "pins");
         let asked = hub.asked.iter().filter(|asked| [Asked::Join(key), Asked::Leave(key)].contains(asked));
         assert_eq!(asked.count(), topic.pending as usize, "pending");
@@ -35,12 +38,12 @@ fn check(broker: &Broker) {
     }
     for (key, child) in broker.children.iter() {
         let Some(own) = &child.topics else { continue };
-        assert_eq!(own.total() as usize, own.held.len(), "counts");
-        let waits = child.hold == Hold::Topics;
-        assert_eq!(matches!(own.fence, Fence::Awaited(_)), waits, "a fence, and {:?}", child.hold);
-        let hub = &broker.shared.hubs.by_user[&own.user];
+        assert_eq!(own.total() as usize, own.held().count(), "counts");
+        let waits = child.hold == Hold::Subscription;
+        assert_eq!(own.awaited_fence().is_some(), waits, "a fence, and {:?}", child.hold);
+        let hub = &broker.shared.hubs.by_user[&own.user()];
         let lane = broker.shared.connections.lanes.get(hub.lane);
-        if let (Fence::Awaited(number), Some(LaneState::Ready)) = (own.fence, lane.map(|lane| lane.state)) {
+        if let (Some(number), Some(LaneState::Ready)) = (own.awaited_fence(), lane.map(|lane| lane.state)) {
             assert!(hub.asked.contains(&Asked::Fence(key, number)), "nothing will ever end its wait");
         }
     }
@@ -58,7 +61,7 @@ fn asked(sim: &Sim) -> Vec<&str> {
 
 /// The answer to the last fence.
 fn pong(sim: &Sim) -> Vec<u8> {
-    pong_of(sim.broker.shared.hubs.fences)
+    pong_of(sim.broker.shared.hubs.pings)
 }
 
 fn pong_of(fence: u64) -> Vec<u8> {
@@ -241,7 +244,7 @@ fn a_right_that_has_gone_is_missed_by_newcomers_alone() {
     check(&sim.broker);
     // An answer that comes too late is not the next request's.
     sim.send(b, "SUBSCRIBE c");
-    let late = sim.broker.shared.hubs.fences;
+    let late = sim.broker.shared.hubs.pings;
     sim.pass(1000);
     assert!(sim.received(b).starts_with("-BROKERTIMEOUT"));
     sim.send(b, "SUBSCRIBE c");
@@ -259,7 +262,7 @@ fn who_is_confirmed_listens_whatever_the_first_was_told() {
     sim.frozen = vec![LaneRole::Subscriber];
     sim.send(b, "SUBSCRIBE c");
     sim.send(c, "SUBSCRIBE c");
-    let (link, last) = (connection(&sim), sim.broker.shared.hubs.fences);
+    let (link, last) = (connection(&sim), sim.broker.shared.hubs.pings);
     sim.inject(link, &[b"-NOPERM c\r\n", &pong_of(last - 1)[..], CONFIRMED, &pong_of(last)].concat());
     assert_eq!(
         (sim.received(b).as_str(), sim.received(c).as_str()),
@@ -396,7 +399,8 @@ fn a_subscription_that_is_refused_after_a_loss_closes_its_listeners() {
     sim.frozen = vec![LaneRole::Subscriber];
     // As after a loss.
     let topic = sim.broker.shared.hubs.by_user[&UserId::UPSTREAM].names[0][&b"c"[..]];
-    sim.broker.shared.ask_upstream(UserId::UPSTREAM, Asked::Join(topic));
+    let Shared { hubs, connections, env, .. } = &mut sim.broker.shared;
+    hubs.ask(connections, env, UserId::UPSTREAM, Asked::Join(topic));
     sim.settle();
     sim.inject(link, b"-NOPERM not any more\r\n");
     assert!(sim.is_closed(a) && !sim.is_closed(b));
