@@ -1,11 +1,11 @@
 //! One connection of a client, without its socket: what waits to be sent, what was sent and awaits its reply, the
 //! greeting at its start. Knows which request a reply belongs to; not what becomes of it.
 
-use super::guard::Tracked;
 use super::mux::Pending;
 use crate::base::clock::Millis;
 use crate::base::key::Key;
 use crate::base::pipeline::{Entry, Pipeline};
+use crate::command::Setting;
 use crate::resp::{Inbox, ReplyScanner};
 use std::collections::VecDeque;
 
@@ -65,7 +65,7 @@ pub(super) struct Waiting {
     pub(super) end: u64,
     pub(super) replies: u32,
     pub(super) since: Millis,
-    pub(super) tracked: Option<Tracked>,
+    pub(super) setting: Option<Setting>,
 }
 
 impl Entry for Waiting {
@@ -89,7 +89,7 @@ pub(super) struct Sent {
 
 impl Sent {
     fn new(asked: Waiting, bytes: &[u8]) -> Sent {
-        let (left, bytes) = (asked.replies, asked.tracked.map(|_| bytes.into()));
+        let (left, bytes) = (asked.replies, asked.setting.map(|_| bytes.into()));
         Sent { asked, left, error: None, bytes }
     }
 }
@@ -217,7 +217,7 @@ mod tests {
     use crate::base::key::Arena;
 
     fn push(channel: &mut Channel, request: Key<Pending>, bytes: &str) {
-        let make = |end| Waiting { request, end, replies: 1, since: 0, tracked: None };
+        let make = |end| Waiting { request, end, replies: 1, since: 0, setting: None };
         channel.push(|out| out.extend_from_slice(bytes.as_bytes()), make);
     }
 

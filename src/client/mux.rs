@@ -3,13 +3,14 @@
 //! actions, as the reactor does for the core.
 
 use super::channel::{Channel, Purpose, State, Waiting};
-use super::guard::{self, Tracked, Way};
+use super::guard::{self, Way};
 use super::request::{Event, Fault, Outcome, Refusal, Request};
 use super::topics::{Family, Joined, Subscription, Topics};
 use crate::base::bytes::Spares;
 use crate::base::clock::Millis;
 use crate::base::key::{Arena, Key};
 use crate::base::seed::seed;
+use crate::command::Setting;
 use crate::config::ClientSettings;
 use crate::resp::{ReplyScanner, Tree, encode};
 use std::cmp::Reverse;
@@ -80,7 +81,7 @@ pub(super) struct Mux {
     pub(super) scanner: ReplyScanner,
     pub(super) spares: Spares,
     /// Settings made by accepted commands, to be made again.
-    pub(super) again: Vec<(Tracked, Vec<u8>)>,
+    pub(super) again: Vec<(Setting, Vec<u8>)>,
     /// Whether the main connection was last said to be there; `None` before the first word.
     pub(super) said_connected: Option<bool>,
     pub(super) closed: bool,
@@ -136,7 +137,7 @@ impl Mux {
         timeout: Millis,
         tag: usize,
     ) -> Result<Key<Pending>, Refusal> {
-        let (channel, tracked) = self.way(to, request)?;
+        let (channel, setting) = self.way(to, request)?;
         let replies = match request {
             Request::Command(_) => 1,
             Request::Transaction(block) => block.len() + 2,
@@ -151,7 +152,7 @@ impl Mux {
                 Request::Command(words) => encode::request(out, words),
                 Request::Transaction(block) => block.write(out),
             };
-            let make = |end| Waiting { request: key, end, replies, since: self.now, tracked };
+            let make = |end| Waiting { request: key, end, replies, since: self.now, setting };
             self.waiting_bytes += channel.push(write, make);
         }
         self.want(channel);
@@ -164,7 +165,7 @@ impl Mux {
         &mut self,
         to: Option<Key<Channel>>,
         request: &Request<'_>,
-    ) -> Result<(Key<Channel>, Option<Tracked>), Refusal> {
+    ) -> Result<(Key<Channel>, Option<Setting>), Refusal> {
         if self.closed {
             return Err(Refusal::Closed("the handle is closed"));
         }
@@ -197,7 +198,7 @@ impl Mux {
         match way {
             Way::Blocking => Ok((self.blocking_channel()?, None)),
             Way::Shared => Ok((self.main_channel()?, None)),
-            Way::Tracked(tracked) => Ok((self.main_channel()?, Some(tracked))),
+            Way::Setting(setting) => Ok((self.main_channel()?, Some(setting))),
         }
     }
 

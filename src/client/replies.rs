@@ -2,10 +2,10 @@
 //! that was sent; one that nobody asked for ends the connection.
 
 use super::channel::{Channel, Purpose, Sent, State};
-use super::guard::Tracked;
 use super::mux::{Mux, Told};
 use super::request::{Event, Fault, fault_of};
 use crate::base::key::Key;
+use crate::command::Setting;
 use crate::resp::{Tree, reply};
 
 /// Connections kept for the next blocking command.
@@ -65,8 +65,8 @@ impl Mux {
     }
 
     pub(super) fn answered(&mut self, key: Key<Channel>, sent: Sent, frame: &[u8]) {
-        if let (Some(tracked), b"+OK\r\n") = (sent.asked.tracked, frame) {
-            self.remember(tracked, &sent);
+        if let (Some(setting), b"+OK\r\n") = (sent.asked.setting, frame) {
+            self.remember(setting, &sent);
         }
         // Why nothing was executed, where Redis said so earlier.
         let told = match &sent.error {
@@ -89,10 +89,10 @@ impl Mux {
         }
     }
 
-    pub(super) fn remember(&mut self, tracked: Tracked, sent: &Sent) {
+    pub(super) fn remember(&mut self, setting: Setting, sent: &Sent) {
         if let Some(bytes) = &sent.bytes {
-            self.again.retain(|(known, _)| *known != tracked);
-            self.again.push((tracked, bytes.to_vec()));
+            self.again.retain(|(known, _)| *known != setting);
+            self.again.push((setting, bytes.to_vec()));
         }
     }
 

@@ -2,6 +2,7 @@
 //! thing, and the same request with less time left. Pure functions over a request.
 
 use super::classify::{Blocking, TimeoutUnit};
+use super::facts::{AtOnce, AtOnceArgs, Facts, Popped};
 use crate::resp::Request;
 
 /// An option of XREAD or XREADGROUP.
@@ -50,11 +51,6 @@ pub(super) fn stream_block<'w>(word: impl Fn(usize) -> Option<&'w [u8]>) -> Opti
     Some(Blocking { timeout: last.index + 1, unit: TimeoutUnit::Millis })
 }
 
-/// Whether an XREAD or XREADGROUP of these words waits.
-pub fn stream_blocks(words: &[&[u8]]) -> bool {
-    stream_block(|index| words.get(index).copied()).is_some()
-}
-
 /// The server compares options as C strings.
 fn until_nul(word: &[u8]) -> &[u8] {
     word.split(|&byte| byte == 0).next().unwrap_or_default()
@@ -100,19 +96,6 @@ pub fn with_timeout(request: &Request<'_>, blocking: &Blocking, remaining_ms: u6
     }
 }
 
-/// How the reply to a request without its blocking differs from the reply to the blocking one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Popped {
-    /// Not at all: it is the same command.
-    Itself,
-    /// Not at all, but that there may be another null.
-    AsItIs,
-    /// `key [element]` stands for `key element`.
-    Element,
-    /// `key [[member score]]` stands for `key member score`.
-    Scored,
-}
-
 /// The command that does at once what the blocking command `name` does where there is something to take; its
 /// arguments, the name aside, and what its reply is. None where that is not known.
 pub fn at_once(
@@ -124,24 +107,17 @@ pub fn at_once(
         let rest = request.args().enumerate().skip(1).filter(|(index, _)| *index != blocking.timeout);
         rest.map(|(_, arg)| arg.to_vec()).collect::<Vec<_>>()
     };
-    let pop = |end: &[u8]| {
-        let keys = without_timeout();
-        let count = keys.len().to_string().into_bytes();
-        [vec![count], keys, vec![end.to_vec()]].concat()
+    let AtOnce { name, args, popped } = Facts::of_name(name).waits?.at_once;
+    let args = match args {
+        AtOnceArgs::CountedKeys(end) => {
+            let keys = without_timeout();
+            let count = keys.len().to_string().into_bytes();
+            [vec![count], keys, vec![end.into()]].concat()
+        }
+        AtOnceArgs::NoTimeout => without_timeout(),
+        AtOnceArgs::NoBlock => without_block(request),
     };
-    Some(match name {
-        "blpop" => ("lmpop", pop(b"LEFT"), Popped::Element),
-        "brpop" => ("lmpop", pop(b"RIGHT"), Popped::Element),
-        "bzpopmin" => ("zmpop", pop(b"MIN"), Popped::Scored),
-        "bzpopmax" => ("zmpop", pop(b"MAX"), Popped::Scored),
-        "blmove" => ("lmove", without_timeout(), Popped::AsItIs),
-        "brpoplpush" => ("rpoplpush", without_timeout(), Popped::AsItIs),
-        "blmpop" => ("lmpop", without_timeout(), Popped::AsItIs),
-        "bzmpop" => ("zmpop", without_timeout(), Popped::AsItIs),
-        "xread" => ("xread", without_block(request), Popped::Itself),
-        "xreadgroup" => ("xreadgroup", without_block(request), Popped::Itself),
-        _ => return None,
-    })
+    Some((name, args, popped))
 }
 
 /// The arguments of XREAD or XREADGROUP but for every BLOCK that stands where the server reads an option.

@@ -2,8 +2,9 @@
 //! were found under. Never decides a route on its own and never asks the server.
 
 use super::classify::{Route, Runs};
-use super::overrides::{self, Base, Flags};
-use super::policy::Policy;
+use super::facts::{Facts, TimeoutAt};
+use super::flags::Flags;
+use super::policy::{Base, Policy};
 use super::texts;
 use redis::Value;
 use std::collections::HashMap;
@@ -170,7 +171,7 @@ impl Table {
     /// Whether a command goes on shared lanes as far as its name tells.
     pub fn is_shared(&self, typed: &[u8]) -> bool {
         let entry = self.find(typed).map(|(_, entry)| entry.base);
-        matches!(entry, Some(Base::Fixed(Route::Shared) | Base::Stream))
+        matches!(entry, Some(Base::Fixed(Route::Shared) | Base::Waits(TimeoutAt::Block)))
     }
 
     /// Whether a command may change data.
@@ -216,7 +217,7 @@ impl Table {
     /// Whether a command of this id may wait for an element.
     pub fn blocks(&self, id: CommandId) -> bool {
         let entry = self.entries.get(usize::from(id));
-        entry.is_some_and(|entry| matches!(entry.base, Base::TimeoutFirst | Base::TimeoutLast | Base::Stream))
+        entry.is_some_and(|entry| matches!(entry.base, Base::Waits(_)))
     }
 
     /// How many ids there are, subcommands included.
@@ -278,14 +279,15 @@ impl Table {
     fn push(&mut self, raw: &RawEntry<'_>) -> Result<CommandId, String> {
         let id = CommandId::try_from(self.entries.len()).ok().filter(|id| *id != NO_COMMAND);
         let id = id.ok_or("too many commands")?;
+        let facts = Facts::of_name(&raw.name);
         self.entries.push(Entry {
             name: raw.name.as_str().into(),
             arity: raw.arity,
             no_multi: raw.flags.no_multi(),
-            write: overrides::is_write(&raw.name, raw.flags),
+            write: facts.writes || raw.flags.replicates(),
             flags: raw.flags,
             base: self.policy.base(&raw.name, raw.flags),
-            runs: overrides::runs(&raw.name),
+            runs: facts.runs,
             subcommands: None,
         });
         Ok(id)
