@@ -3,7 +3,7 @@
 
 use super::classify::{Blocking, TimeoutUnit};
 use super::facts::{AtOnce, AtOnceArgs, Facts, Popped};
-use crate::resp::Request;
+use crate::resp::{Request, encode};
 
 /// An option of XREAD or XREADGROUP.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -64,7 +64,7 @@ pub fn blocking_group(request: &Request<'_>, blocking: &Blocking) -> Box<[u8]> {
         if index == blocking.timeout {
             continue;
         }
-        push_bulk(&mut group, arg);
+        encode::bulk(&mut group, arg);
         if index == 0 {
             let start = group.len() - arg.len() - 2;
             group[start..].make_ascii_lowercase();
@@ -90,10 +90,8 @@ pub fn with_timeout(request: &Request<'_>, blocking: &Blocking, remaining_ms: u6
         TimeoutUnit::Seconds => format!("{}.{:03}", remaining_ms / 1000, remaining_ms % 1000),
         TimeoutUnit::Millis => remaining_ms.to_string(),
     };
-    out.extend_from_slice(format!("*{}\r\n", request.argc()).as_bytes());
-    for (index, arg) in request.args().enumerate() {
-        push_bulk(out, if index == blocking.timeout { timeout.as_bytes() } else { arg });
-    }
+    let replaced = |(index, arg)| if index == blocking.timeout { timeout.as_bytes() } else { arg };
+    encode::request_of(out, request.args().enumerate().map(replaced));
 }
 
 /// The command that does at once what the blocking command `name` does where there is something to take; its
@@ -134,12 +132,6 @@ fn without_block(request: &Request<'_>) -> Vec<Vec<u8>> {
         }
     }
     args
-}
-
-fn push_bulk(out: &mut Vec<u8>, arg: &[u8]) {
-    out.extend_from_slice(format!("${}\r\n", arg.len()).as_bytes());
-    out.extend_from_slice(arg);
-    out.extend_from_slice(b"\r\n");
 }
 
 /// A signed 64-bit integer in its only accepted spelling: no plus, no blank, no leading zero.
