@@ -132,10 +132,27 @@ impl Facts {
 
     /// What is known of the command that a request of these words is.
     pub fn of_words(words: &[&[u8]]) -> &'static Facts {
-        let Some(command) = words.first().and_then(|name| row_of(&[name])) else { return &NOTHING };
+        let Some(name) = words.first() else { return &NOTHING };
+        let rows = rows_with_first_letter_of(name);
+        let Some(command) = rows.iter().find(|row| row.is(name, None)) else { return &NOTHING };
         let Some(subcommand) = words.get(1).filter(|_| command.is_container) else { return command };
-        let container = command.name.as_bytes();
-        row_of(&[container, subcommand]).or_else(|| row_of(&[container, b"*"])).unwrap_or(&NOTHING)
+        let of_subcommand = |subcommand| rows.iter().find(|row| row.is(name, Some(subcommand)));
+        of_subcommand(subcommand).or_else(|| of_subcommand(b"*")).unwrap_or(&NOTHING)
+    }
+
+    fn is(&self, name: &[u8], subcommand: Option<&[u8]>) -> bool {
+        let own = self.name.as_bytes();
+        if own.len() != name.len() + subcommand.map_or(0, |subcommand| subcommand.len() + 1) {
+            return false;
+        }
+        let (own_name, rest) = own.split_at(name.len());
+        own_name.eq_ignore_ascii_case(name)
+            && match (rest.split_first(), subcommand) {
+                (Some((b'|', rest)), Some(subcommand)) => rest.eq_ignore_ascii_case(subcommand),
+                // No client can type a subcommand in one word.
+                (None, None) => !name.contains(&b'|'),
+                _ => false,
+            }
     }
 
     /// What the command has to do with the state of the connection it runs on.
@@ -153,27 +170,31 @@ impl Facts {
     }
 }
 
-/// The row of a full name that is given in parts.
-fn row_of(parts: &[&[u8]]) -> Option<&'static Facts> {
-    let (mut buffer, mut len) = ([0; NAME_MAX], 0);
-    for (index, part) in parts.iter().enumerate() {
-        let start = len + index.min(1);
-        len = start + part.len();
-        let place = buffer.get_mut(start..len)?;
-        place.copy_from_slice(part);
-        place.make_ascii_lowercase();
-        if index > 0 {
-            buffer[start - 1] = b'|';
-        }
-    }
-    let name = &buffer[..len];
-    ROWS.binary_search_by(|row| row.name.as_bytes().cmp(name)).ok().map(|index| &ROWS[index])
+/// The rows in which a command may stand: a client looks every request up, and most have none.
+fn rows_with_first_letter_of(name: &[u8]) -> &'static [Facts] {
+    let first = name.first().map_or(u8::MAX, |letter| letter.to_ascii_lowercase().wrapping_sub(b'a'));
+    let letter = usize::from(first);
+    if letter < LETTERS { &ROWS[STARTS[letter]..STARTS[letter + 1]] } else { &[] }
 }
 
-// ---- the rows ----------------------------------------------------------------------------------------------------
+const LETTERS: usize = 26;
 
-/// Bytes of the longest name of a row.
-const NAME_MAX: usize = 24;
+/// Where the rows of each letter begin, and behind the last where all end.
+static STARTS: [usize; LETTERS + 1] = {
+    let (mut starts, mut row) = ([0; LETTERS + 1], 0);
+    while row < ROWS.len() {
+        starts[(ROWS[row].name.as_bytes()[0] - b'a') as usize + 1] += 1;
+        row += 1;
+    }
+    let mut letter = 0;
+    while letter < LETTERS {
+        starts[letter + 1] += starts[letter];
+        letter += 1;
+    }
+    starts
+};
+
+// ---- the rows ----------------------------------------------------------------------------------------------------
 
 /// A command without a row.
 static NOTHING: Facts = row("");
@@ -361,7 +382,6 @@ mod tests {
     fn rows_are_found() {
         assert!(ROWS.windows(2).all(|pair| pair[0].name < pair[1].name), "in order, none twice");
         for row in ROWS {
-            assert!(row.name.len() <= NAME_MAX, "{}", row.name);
             assert_eq!(Facts::of_name(row.name).name, row.name);
             let container = row.name.split('|').next().expect("a name");
             assert_eq!(
@@ -385,6 +405,7 @@ mod tests {
         assert_eq!(found("get client"), "");
         assert_eq!(found("xread block 0"), "xread");
         assert_eq!(found("select 1"), "select");
+        assert_eq!(found("client|id"), "", "no name that can be typed");
         assert_eq!(found("client a-subcommand-of-a-length-that-no-row-has"), "client|*");
         assert_eq!(found("a-command-of-a-length-that-no-row-has"), "");
         assert_eq!(Facts::of_words(&[]).name, "");
