@@ -82,6 +82,11 @@ impl ReplyScanner {
     /// Looks for one reply. `bytes` starts at its first byte; after [`ReplyScan::NeedMore`] it is the same
     /// bytes and more.
     pub fn scan(&mut self, bytes: &[u8]) -> ReplyScan {
+        if self.is_idle()
+            && let Some(len) = usual_string(bytes)
+        {
+            return ReplyScan::Frame { len, kind: b'$' };
+        }
         loop {
             while self.left == 0 {
                 let Some((left, depth)) = self.outer.pop() else {
@@ -185,6 +190,21 @@ pub(super) fn head(rest: &[u8], searched: &mut usize) -> Result<Head, Stop> {
         }
         _ => Err(Stop::Desync("unknown reply type")),
     }
+}
+
+/// The length of a string of the usual form at the start of `bytes`: null, or whole and of at most 999 bytes.
+fn usual_string(bytes: &[u8]) -> Option<usize> {
+    let digit = |byte: u8| usize::from(byte - b'0');
+    let (size, header) = match *bytes {
+        [b'$', b'-', b'1', b'\r', b'\n', ..] => return Some(5),
+        [b'$', a @ b'0'..=b'9', b'\r', b'\n', ..] => (digit(a), 4),
+        [b'$', a @ b'1'..=b'9', b @ b'0'..=b'9', b'\r', b'\n', ..] => (digit(a) * 10 + digit(b), 5),
+        [b'$', a @ b'1'..=b'9', b @ b'0'..=b'9', c @ b'0'..=b'9', b'\r', b'\n', ..] => {
+            (digit(a) * 100 + digit(b) * 10 + digit(c), 6)
+        }
+        _ => return None,
+    };
+    (bytes.get(header + size..header + size + 2)? == b"\r\n").then_some(header + size + 2)
 }
 
 /// The length of a string with header and ends.
