@@ -7,6 +7,7 @@ mod blocking;
 mod classify;
 mod facts;
 mod flags;
+mod names;
 mod policy;
 mod table;
 
