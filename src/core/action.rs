@@ -9,12 +9,12 @@ use crate::core::keys::LaneKey;
 pub enum Action {
     /// Dial the upstream for this lane; answer with `lane_connected` or `lane_failed`.
     Connect(LaneKey),
-    /// Close the lane's connection; `link` is `usize::MAX` while it is still being dialled.
+    /// Close the lane's connection.
     CloseLane {
         /// The lane, for an attempt that has no link yet.
         lane: LaneKey,
-        /// The driver's handle.
-        link: usize,
+        /// The driver's handle; none while it is still being dialled.
+        link: Option<usize>,
     },
     /// Close a child's connection; nothing is left to write.
     CloseChild {

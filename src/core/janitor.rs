@@ -1,20 +1,17 @@
 //! The periodic pass: whatever has been left lying. Overdue requests, stalled and idle lanes, idle and
 //! slow children, warm leases, spare memory. Nothing here is urgent; what is has a timer of its own.
 
-use crate::base::clock::Millis;
 use crate::base::limits;
 use crate::core::broker::Broker;
 use crate::core::child::Child;
+use crate::core::child::closing::CloseReason;
 use crate::core::child::hold::Hold;
 use crate::core::connection::lane::Lane;
-use crate::core::connection::lane::LaneRole;
-use crate::core::connection::lane::LaneState;
+use crate::core::connection::role::LaneRole;
 use crate::core::keys::LaneKey;
 use crate::core::keys::LeaseKind;
-use crate::core::keys::PoolId;
 use crate::core::shared::Shared;
 use crate::core::timers::Timer;
-use crate::core::transaction::queue::Transaction;
 
 impl Shared {
     /// Short timeouts want a shorter period: at most a quarter of the shortest.
@@ -29,55 +26,8 @@ impl Shared {
         if limit == 0 {
             return;
         }
-        self.close_rested_leases(limit.min(limits::LEASE_LINGER));
-        let now = self.env.now;
-        let idle = |lane: &Lane| {
-            lane.state == LaneState::Ready
-                && !lane.role.is_own()
-                && lane.is_idle()
-                && lane.lease.is_none()
-                && now.saturating_sub(lane.last_used) >= limit
-        };
-        let due: Vec<(LaneKey, PoolId, LaneRole)> = self
-            .connections
-            .lanes
-            .iter()
-            .filter(|(key, lane)| idle(lane) && !self.carries_topics(*key))
-            .map(|(key, lane)| (key, lane.pool, lane.role))
-            .collect();
-        for (key, pool, role) in due {
-            // The warm ones stay for as long as the pool is used at all.
-            let warm = self.env.settings.leases_warm;
-            let used = self.connections.pools[pool.0 as usize].shared.iter().any(|key| {
-                self.connections
-                    .lanes
-                    .get(*key)
-                    .is_some_and(|lane| now.saturating_sub(lane.last_used) < limit)
-            });
-            if role == LaneRole::Lease && used && self.connections.pools[pool.0 as usize].idle.len() <= warm {
-                continue;
-            }
-            if role == LaneRole::Lease {
-                self.pool(pool).warm = used;
-            }
-            self.disconnect(key);
-        }
-    }
-
-    /// A burst of blocking commands or transactions leaves more idle leases than `leases_warm`. Those that the next
-    /// burst has not taken up soon go: Redis counts every one of them.
-    fn close_rested_leases(&mut self, limit: Millis) {
-        for index in 0..self.connections.pools.len() {
-            // The most recently used stand last.
-            while let Some(key) = self.connections.pools[index].idle.first().copied() {
-                let rested = |lane: &Lane| self.env.now.saturating_sub(lane.last_used) >= limit;
-                let surplus = self.connections.pools[index].idle.len() > self.env.settings.leases_warm;
-                if !surplus || !self.connections.lanes.get(key).is_some_and(rested) {
-                    break;
-                }
-                self.disconnect(key);
-            }
-        }
+        self.connections.close_rested_leases(&mut self.env, limit.min(limits::LEASE_LINGER));
+        self.connections.close_unused(&mut self.env, limit);
     }
 
     /// A shared lane past `upstream_lifetime` finishes what it has written and dials anew.
@@ -86,15 +36,15 @@ impl Shared {
         if lifetime == 0 {
             return;
         }
-        for key in self.connections.lanes.keys() {
-            let Some(lane) = self.connections.lanes.get_mut(key) else { continue };
-            let old = self.env.now.saturating_sub(lane.connected_at) >= lifetime;
-            if !old || lane.state != LaneState::Ready || lane.lease.is_some() {
+        for key in self.connections.keys() {
+            let Some(lane) = self.connections.find_mut(key) else { continue };
+            let old = self.env.now.saturating_sub(lane.connected_at()) >= lifetime;
+            if !old || !lane.is_ready() || lane.lease().is_some() {
                 continue;
             }
-            match lane.role {
-                LaneRole::Shared => self.start_yield(key),
-                LaneRole::Lease if lane.is_idle() => self.disconnect(key),
+            match lane.role() {
+                LaneRole::Shared => self.connections.start_yield(&mut self.env, key),
+                LaneRole::Lease if lane.is_idle() => self.connections.disconnect(&mut self.env, key),
                 LaneRole::Lease | LaneRole::Control | LaneRole::Subscriber | LaneRole::Probe => {}
             }
         }
@@ -102,22 +52,17 @@ impl Shared {
 
     /// A pool that has needed a lease keeps `leases_warm` connected.
     fn keep_leases_warm(&mut self) {
-        if self.env.draining || !self.upstream_is_up() || self.env.now < self.leases.retry_at {
+        if self.env.draining || !self.upstream_is_up() || !self.leases.may_dial(self.env.now) {
             return;
         }
-        for index in 0..self.connections.pools.len() {
-            if !self.connections.pools[index].warm {
-                continue;
-            }
-            let pool = PoolId(index as u32);
-            let leased = |(_, lane): &(LaneKey, &Lane)| lane.pool == pool && lane.role == LaneRole::Lease;
-            let mut missing = self
-                .env
-                .settings
-                .leases_warm
-                .saturating_sub(self.connections.lanes.iter().filter(leased).count());
-            while missing > 0 && self.open_warm(pool) {
-                missing -= 1;
+        for pool in self.connections.warm_pools() {
+            let leased = |(_, lane): &(LaneKey, &Lane)| lane.pool() == pool && lane.role() == LaneRole::Lease;
+            let there = self.connections.lanes().filter(leased).count();
+            let missing = self.env.settings.leases_warm.saturating_sub(there);
+            for _ in 0..missing {
+                if !self.connections.open_warm(&mut self.env, pool) {
+                    break;
+                }
             }
         }
     }
@@ -127,20 +72,20 @@ impl Shared {
         let settings = &self.env.settings;
         let over = |since: u64, limit: u64| limit > 0 && self.env.now.saturating_sub(since) >= limit;
         let soft = settings.subscriber_output_soft_time;
-        if child.is_subscribed() && child.over_soft_since.is_some_and(|since| over(since, soft)) {
+        if child.is_subscribed() && child.outbox().over_soft_since().is_some_and(|since| over(since, soft)) {
             return Some("subscriber_output_soft_time");
         }
-        let waits = child.in_flight > 0 || child.hold != Hold::None;
-        let working = waits || child.is_subscribed() || !child.output.is_empty();
+        let waits = child.sent().in_flight() > 0 || child.hold() != Hold::None;
+        let working = waits || child.is_subscribed() || !child.outbox().is_empty();
         if working {
             return None;
         }
-        let in_transaction = !matches!(child.session.transaction, Transaction::None)
-            || child.lease.is_some() && !child.session.is_pinned();
-        if in_transaction && over(child.last_request, settings.idle_transaction_timeout) {
+        let in_transaction =
+            child.session().transaction.is_open() || child.lease().is_some() && !child.session().is_pinned();
+        if in_transaction && over(child.last_request(), settings.idle_transaction_timeout) {
             return Some("idle_transaction_timeout");
         }
-        over(child.last_request, settings.idle_child_timeout).then_some("idle_child_timeout")
+        over(child.last_request(), settings.idle_child_timeout).then_some("idle_child_timeout")
     }
 
     // ---- lanes ----------------------------------------------------------------------------------------
@@ -151,35 +96,26 @@ impl Shared {
         self.ask_if_busy();
         let limit = self.env.settings.lane_stall_timeout;
         let now = self.env.now;
-        if limit == 0 || !self.connections.lanes.iter().any(|(_, lane)| self.is_stalled(lane, limit)) {
+        if limit == 0 || !self.connections.lanes().any(|(_, lane)| self.is_stalled(lane, limit)) {
             return;
         }
         self.give_up_behind_scripts(limit);
         // Nobody probes an upstream that has been replaced. And whoever stops in the middle of a reply has nothing to
         // wait for: what was taken for its beginning was none.
-        let of_no_use = |lane: &Lane| self.is_stalled(lane, limit) && (lane.former || !lane.input.is_empty());
-        let lanes = self.connections.lanes.iter().filter(|(_, lane)| of_no_use(lane));
+        let of_no_use = |lane: &Lane| {
+            self.is_stalled(lane, limit) && (lane.is_on_previous_upstream() || lane.unread() > 0)
+        };
+        let lanes = self.connections.lanes().filter(|(_, lane)| of_no_use(lane));
         for key in lanes.map(|(key, _)| key).collect::<Vec<_>>() {
             self.lane_lost(key, "the upstream does not go on");
         }
         let patience = self.env.settings.connect_timeout;
-        if !self
-            .connections
-            .lanes
-            .iter()
-            .any(|(_, lane)| self.is_stalled(lane, limit.saturating_add(patience)))
-        {
+        if !self.connections.lanes().any(|(_, lane)| self.is_stalled(lane, limit.saturating_add(patience))) {
             return;
         }
-        let dead = match (self.control_is_ready(), self.control.probing_since, self.control.down_since) {
-            // Whoever still sends something lives, even if the probe has to wait its turn.
-            (true, Some(since), _) => now - since.max(self.control.heard_at) >= patience,
-            (true, None, _) => false,
-            (false, _, since) => since.is_some_and(|since| now - since >= patience),
-        };
-        if dead {
+        if self.control.is_dead(self.control_is_ready(), patience, now) {
             log::error!("upstream {} gives no sign of life: closing its connections", self.env.upstream);
-            for key in self.connections.lanes.keys() {
+            for key in self.connections.keys() {
                 self.lane_lost(key, "the upstream does not answer");
             }
         }
@@ -188,11 +124,11 @@ impl Shared {
 
 impl Broker {
     pub(in crate::core) fn janitor(&mut self) {
-        for key in self.shared.connections.lanes.keys() {
+        for key in self.shared.connections.keys() {
             self.shared.expire_unwritten(key);
             self.shared.time_out_written(key);
         }
-        self.shared.remove_retired_lanes();
+        self.shared.remove_surplus_lanes();
         self.close_orphaned_waits();
         self.shared.repeat_canaries();
         self.shared.check_hubs();
@@ -203,14 +139,15 @@ impl Broker {
         self.shared.end_abandoned_users();
         self.shared.ask_default_again();
         self.shared.keep_leases_warm();
-        let waits = |lane: &Lane| lane.lease.as_ref().is_some_and(|l| l.kind == LeaseKind::Blocking);
-        let busy = self.shared.connections.lanes.iter().any(|(_, lane)| !lane.is_idle() && !waits(lane));
+        let waits = |lane: &Lane| lane.lease().is_some_and(|lease| lease.kind() == LeaseKind::Blocking);
+        let busy = self.shared.connections.lanes().any(|(_, lane)| !lane.is_idle() && !waits(lane));
         if !busy {
             self.shared.env.spares.clear();
             self.shared.env.timers.shrink();
             self.children.shrink();
         }
-        self.trim.check(self.held(), self.shared.env.now);
+        let held = self.shared.env.memory + self.children.own_bytes();
+        self.trim.check(held, self.shared.env.now);
         let period = if busy { limits::JANITOR_BUSY } else { limits::JANITOR_IDLE };
         self.shared.env.timers.arm(self.shared.env.now + self.shared.janitor_period(period), Timer::Janitor);
     }
@@ -220,8 +157,8 @@ impl Broker {
     fn check_children(&mut self) {
         for key in self.children.keys() {
             let Some(child) = self.children.get_mut(key) else { continue };
-            if let Some(reason) = self.shared.overdue(child) {
-                log::warn!("{reason}: closing child {}", child.label());
+            if let Some(setting) = self.shared.overdue(child) {
+                CloseReason::TimedOut(setting).log(child);
                 self.shared.close(child);
             }
         }

@@ -2,6 +2,7 @@
 //! can keep them.
 
 use crate::base::key::Key;
+use crate::config::Settings;
 
 /// What the keys of children name.
 #[derive(Debug)]
@@ -34,6 +35,15 @@ pub(in crate::core) enum LeaseKind {
 impl LeaseKind {
     pub(in crate::core) const ALL: [LeaseKind; 3] =
         [LeaseKind::Transaction, LeaseKind::Session, LeaseKind::Blocking];
+
+    /// How many leases of this kind there may be.
+    pub(in crate::core) fn cap(self, settings: &Settings) -> usize {
+        match self {
+            LeaseKind::Blocking => settings.leases_blocking_max,
+            LeaseKind::Transaction => settings.leases_transaction_max,
+            LeaseKind::Session => settings.leases_session_max,
+        }
+    }
 
     /// The configuration key of its cap.
     pub(in crate::core) fn limit_name(self) -> &'static str {

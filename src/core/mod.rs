@@ -37,6 +37,7 @@ mod tests;
 pub use action::Action;
 pub use broker::Broker;
 pub use child::{Child, ChildKind};
-pub use connection::lane::{Lane, LaneRole};
+pub use connection::lane::Lane;
+pub use connection::role::LaneRole;
 pub use counters::Counters;
 pub use keys::{ChildKey, LaneKey};

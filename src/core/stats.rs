@@ -2,39 +2,26 @@
 
 use crate::core::broker::Broker;
 use crate::core::connection::lane::Lane;
-use crate::core::connection::lane::LaneRole;
+use crate::core::connection::role::LaneRole;
 use crate::core::keys::LeaseKind;
-use crate::core::shared::Shared;
-
-impl Shared {
-    /// Leased lanes connected and lent to nobody.
-    pub(in crate::core) fn leases_idle(&self) -> usize {
-        self.connections.pools.iter().map(|pool| pool.idle.len()).sum()
-    }
-}
 
 impl Broker {
     /// Requests that have entered a lane and wait for their reply, written or not; the broker's own
     /// questions are not counted.
     pub fn requests_in_flight(&self) -> usize {
-        let own = |lane: &Lane| lane.role.is_own() || lane.role == LaneRole::Subscriber;
-        let lanes = self.shared.connections.lanes.iter().filter(|(_, lane)| !own(lane));
+        let own = |lane: &Lane| lane.role().is_own() || lane.role() == LaneRole::Subscriber;
+        let lanes = self.shared.connections.lanes().filter(|(_, lane)| !own(lane));
         lanes.map(|(_, lane)| lane.owed()).sum()
     }
 
     /// Lanes of a role that hold a connection.
     pub fn lanes_open(&self, role: LaneRole) -> usize {
-        self.shared
-            .connections
-            .lanes
-            .iter()
-            .filter(|(_, lane)| lane.role == role && lane.holds_place())
-            .count()
+        self.shared.connections.lanes().filter(|(_, lane)| lane.role() == role && lane.is_counted()).count()
     }
 
     /// Leases lent: for blocking commands, for transactions, for sessions.
     pub fn leases_lent(&self) -> (usize, usize, usize) {
-        let lent = |kind| self.shared.leases.line_ref(kind).in_use;
+        let lent = |kind| self.shared.leases.lent(kind);
         (lent(LeaseKind::Blocking), lent(LeaseKind::Transaction), lent(LeaseKind::Session))
     }
 
@@ -46,17 +33,17 @@ impl Broker {
     /// Connections held upstream, of any kind, as Redis counts them: those given up of which the upstream
     /// has not closed its side are among them.
     pub fn upstream_connections(&self) -> usize {
-        self.shared.connections.places.open + self.shared.connections.places.closing
+        self.shared.connections.capacity().held()
     }
 
     /// Bytes that wait in lanes for Redis to take them.
     pub fn lanes_output(&self) -> usize {
-        self.shared.connections.lanes.iter().map(|(_, lane): (_, &Lane)| lane.out.len()).sum()
+        self.shared.connections.lanes().map(|(_, lane): (_, &Lane)| lane.unwritten()).sum()
     }
 
     /// Leased lanes connected and lent to nobody.
     pub fn leases_idle(&self) -> usize {
-        self.shared.leases_idle()
+        self.shared.connections.leases_idle()
     }
 
     /// Heap bytes of all queues.

@@ -6,9 +6,10 @@ mod refusals;
 mod turns;
 mod users;
 
-use crate::core::connection::lane::LaneRole;
+use crate::core::connection::role::LaneRole;
 use crate::core::connection::lane::LaneState;
-use crate::core::connection::lane::SlotKind;
+use crate::core::connection::slot::SlotFlags;
+use crate::core::connection::slot::SlotKind;
 
 use super::sim::{Sim, packed};
 use crate::base::key::Key;
@@ -44,7 +45,7 @@ fn client_ids_are_whole_numbers_everywhere() {
     for seed in 0..1000 {
         let mut broker = super::Broker::new(Settings::default(), upstream.clone(), seed, 0);
         let key = broker.child_open(super::ChildKind::Socket, "peer", 0).unwrap();
-        let id = broker.children.get(key).map_or(0, |child| child.session.id);
+        let id = broker.children.get(key).map_or(0, |child| child.session().id);
         assert!((1..1 << 46).contains(&id), "{id}");
         assert!(bases.insert(id), "{id} again");
     }
@@ -77,7 +78,8 @@ fn a_transaction_on_a_full_leased_lane_has_to_wait() {
         sim.send_bytes(child, &packed(&format!("SET k {}", "x".repeat(1 << 20))));
     }
     let lease = sim.conns[&sim.links(LaneRole::Lease)[0]].lane;
-    let owed = sim.broker.shared.connections.lanes.get(lease).map(|lane| lane.out.len()).unwrap_or_default();
+    let owed =
+        sim.broker.shared.connections.find(lease).map(|lane| lane.unwritten()).unwrap_or_default();
     assert!(owed < 5 << 20, "{owed} bytes for a socket that takes none");
     sim.full = false;
     sim.settle();
@@ -380,16 +382,16 @@ fn one_waiting_lane_costs_one_idle_connection() {
     for db in 0..7 {
         sim.ask(child, &format!("SELECT {db}\nGET a"));
     }
-    assert_eq!(sim.broker.shared.connections.places.open, 8, "control and seven lanes, all idle");
+    assert_eq!(sim.broker.shared.connections.capacity().counts().0, 8, "control and seven lanes, all idle");
     sim.lingers = true;
     sim.send(child, "SELECT 7\nGET a");
-    assert_eq!(sim.broker.shared.connections.places.open, 7, "one closes, to be replaced");
+    assert_eq!(sim.broker.shared.connections.capacity().counts().0, 7, "one closes, to be replaced");
     sim.let_go();
     sim.settle();
-    assert_eq!(sim.broker.shared.connections.places.open, 8);
+    assert_eq!(sim.broker.shared.connections.capacity().counts().0, 8);
     sim.lingers = true;
     sim.send(child, "WATCH k");
-    assert_eq!(sim.broker.shared.connections.places.open, 7, "for a lease it is the same");
+    assert_eq!(sim.broker.shared.connections.capacity().counts().0, 7, "for a lease it is the same");
 }
 
 #[test]
@@ -438,10 +440,7 @@ fn what_an_old_connection_still_says_does_not_fail_the_next_attempt() {
     sim.send(child, "GET b");
     sim.broker.lane_input(lane, b"+late\r\n");
     assert_eq!(sim.broker.counters().desyncs, 0);
-    assert_eq!(
-        sim.broker.shared.connections.lanes.get(lane).map(|lane| lane.state),
-        Some(LaneState::Backoff)
-    );
+    assert!(sim.broker.shared.connections.find(lane).is_some_and(|lane| lane.is_backing_off()));
     sim.refuses = false;
     sim.pass(500);
     assert_eq!(sim.received(child), "$1 b");
@@ -510,7 +509,7 @@ fn poison_for_a_shared_lane_is_noticed() {
         let lane = sim.conns[&sim.links(LaneRole::Shared)[0]].lane;
         let bytes = packed(request);
         let sent = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            sim.broker.shared.send(lane, &bytes, Key::NONE, 0, SlotKind::Relay, 0);
+            sim.broker.shared.send(lane, &bytes, Key::NONE, 0, SlotKind::Relay, SlotFlags::NONE);
         }));
         assert!(sent.is_err(), "{request}");
     }

@@ -314,8 +314,8 @@ impl Loop {
         for action in actions.drain(..) {
             match action {
                 Action::Connect(lane) => self.dial(lane),
-                Action::CloseLane { lane, link: usize::MAX } => self.cancel_dial(lane),
-                Action::CloseLane { link, .. } => self.leave(key_of(link)),
+                Action::CloseLane { lane, link: None } => self.cancel_dial(lane),
+                Action::CloseLane { link: Some(link), .. } => self.leave(key_of(link)),
                 Action::CloseChild { link } => match local_of(link) {
                     Some(local) => self.local_closed(local),
                     None => self.close_link(key_of(link)),
@@ -403,12 +403,12 @@ impl Loop {
 
     fn flush_child(&mut self, child: ChildKey) {
         let mut left = limits::WRITE_TURN;
+        let Some((link, output)) = self.core.child_output(child) else { return };
+        if let Some(local) = local_of(link) {
+            return self.flush_local(local, child);
+        }
+        let Some(link) = self.links.get_mut(key_of(link)) else { return };
         loop {
-            let Some((link, output)) = self.core.child_output(child) else { return };
-            if let Some(local) = local_of(link) {
-                return self.flush_local(local, child);
-            }
-            let Some(link) = self.links.get_mut(key_of(link)) else { return };
             match link.conn.flush_some(self.poll.registry(), output.as_slice(), &mut left) {
                 Ok(Flush::Wrote(count)) => output.consume(count),
                 Ok(Flush::Done) => break,

@@ -2,11 +2,9 @@
 //! byte goes on it. HELLO sets protocol and user, SETNAME makes the broker's connections recognisable in
 //! Redis' CLIENT LIST, SELECT is sent here and never again on a shared lane.
 
-use crate::core::connection::lane::LaneRole;
 use crate::core::keys::PoolKey;
-use crate::core::questions::control::Control;
-use crate::core::user::Credentials;
-use crate::core::user::Password;
+use crate::core::user::credentials::Credentials;
+use crate::core::user::credentials::Password;
 use crate::resp::encode;
 use crate::resp::value;
 use redis::Value;
@@ -21,6 +19,13 @@ pub(in crate::core) struct Greeting {
     pub id: i64,
 }
 
+/// By which names the upstream knows the commands of a greeting: `rename-command` may have moved them.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::core) struct CommandNames<'a> {
+    pub client: &'a [u8],
+    pub select: &'a [u8],
+}
+
 /// How the greeting went.
 #[derive(Debug)]
 pub(in crate::core) enum GreetingStep {
@@ -29,53 +34,50 @@ pub(in crate::core) enum GreetingStep {
     /// The lane may carry requests.
     Ready(Greeting),
     /// The upstream refused; the text is its own, without credentials.
-    Refused(String),
+    Refused {
+        why: String,
+        /// It is about what children have chosen: their db, or NO-TOUCH.
+        by_choice: bool,
+    },
 }
 
 /// A greeting under way.
 #[derive(Debug)]
 pub(in crate::core) struct Handshake {
     /// Has the password in it.
-    pub(in crate::core) out: Password,
-    pub(in crate::core) sent: usize,
-    pub(in crate::core) greeting: Greeting,
+    out: Password,
+    sent: usize,
+    greeting: Greeting,
     /// What has been asked, in order.
-    pub(in crate::core) steps: Vec<&'static str>,
-    pub(in crate::core) answered: usize,
+    steps: Vec<&'static str>,
+    answered: usize,
 }
 
 impl Handshake {
+    /// Of a connection that is called `name` in CLIENT LIST.
     pub(in crate::core) fn new(
         user: Credentials<'_>,
-        role: LaneRole,
+        name: &str,
         pool: &PoolKey,
-        control: &Control,
+        commands: CommandNames<'_>,
     ) -> Self {
-        let name = match role {
-            LaneRole::Control => "broker-control",
-            LaneRole::Shared => "broker-lane",
-            LaneRole::Lease => "broker-lease",
-            LaneRole::Subscriber => "broker-subscriber",
-            LaneRole::Probe => "broker-probe",
-        };
         let proto: &[u8] = if pool.proto == 3 { b"3" } else { b"2" };
         let mut hello: Vec<&[u8]> = vec![b"HELLO", proto];
         if let Some(password) = user.password {
             hello.extend([b"AUTH", user.name.unwrap_or(b"default"), password]);
         }
-        let client = control.name_of("CLIENT");
         // Never grown, so that no copy of the password is left behind.
         let room = 1024 + hello.iter().map(|arg| arg.len() + 16).sum::<usize>();
         let mut out = Zeroizing::new(Vec::with_capacity(room));
         encode::request(&mut out, &hello);
-        encode::request(&mut out, &[client, b"SETNAME", name.as_bytes()]);
+        encode::request(&mut out, &[commands.client, b"SETNAME", name.as_bytes()]);
         let mut steps = vec!["HELLO", "CLIENT SETNAME"];
         if pool.db != 0 {
-            encode::request(&mut out, &[control.name_of("SELECT"), pool.db.to_string().as_bytes()]);
+            encode::request(&mut out, &[commands.select, pool.db.to_string().as_bytes()]);
             steps.push("SELECT");
         }
         if pool.no_touch {
-            encode::request(&mut out, &[client, b"NO-TOUCH", b"ON"]);
+            encode::request(&mut out, &[commands.client, b"NO-TOUCH", b"ON"]);
             steps.push("CLIENT NO-TOUCH");
         }
         Handshake { out: Password::within(out), sent: 0, greeting: Greeting::default(), steps, answered: 0 }
@@ -89,13 +91,9 @@ impl Handshake {
         self.sent += count;
     }
 
-    /// Whether the next answer is about what children have chosen: their db, and NO-TOUCH.
-    pub(in crate::core) fn is_choosing(&self) -> bool {
-        self.answered > 1
-    }
-
     /// One complete reply has come.
     pub(in crate::core) fn reply(&mut self, frame: &[u8]) -> GreetingStep {
+        let by_choice = self.answered > 1;
         let step = self.steps.get(self.answered).copied().unwrap_or_default();
         // A name is a help to whoever reads CLIENT LIST: a user may lack the right to it, a server the command.
         let is_needless = step == "CLIENT SETNAME" && frame.first() == Some(&b'-');
@@ -103,15 +101,23 @@ impl Handshake {
             let text = String::from_utf8_lossy(&frame[1..]);
             let too_old = step == "HELLO" && text.starts_with("ERR unknown command");
             let hint = if too_old { " (Redis 6 or later is needed)" } else { "" };
-            return GreetingStep::Refused(format!("{step} was answered with: {}{hint}", text.trim_end()));
+            return GreetingStep::Refused {
+                why: format!("{step} was answered with: {}{hint}", text.trim_end()),
+                by_choice,
+            };
         }
         if self.answered == 0 {
             match parse_greeting(frame) {
                 Some(greeting) => self.greeting = greeting,
-                None => return GreetingStep::Refused("HELLO was not answered with a map".into()),
+                None => {
+                    return GreetingStep::Refused {
+                        why: "HELLO was not answered with a map".into(),
+                        by_choice,
+                    };
+                }
             }
         } else if !is_needless && frame != b"+OK\r\n" {
-            return GreetingStep::Refused(format!("{step} was not answered with OK"));
+            return GreetingStep::Refused { why: format!("{step} was not answered with OK"), by_choice };
         }
         self.answered += 1;
         if self.answered < self.steps.len() {
@@ -141,13 +147,15 @@ mod tests {
 
     const POOL: PoolKey = PoolKey { user: UserId::UPSTREAM, db: 3, proto: 2, no_touch: false };
 
+    const NAMES: CommandNames<'_> = CommandNames { client: b"CLIENT", select: b"SELECT" };
+
     #[test]
     pub(in crate::core) fn a_refusal_names_the_step_and_not_the_password() {
         let user = Credentials { name: Some(b"u"), password: Some(b"secret") };
-        let mut handshake = Handshake::new(user, LaneRole::Shared, &POOL, &Control::default());
+        let mut handshake = Handshake::new(user, "broker-lane", &POOL, NAMES);
         assert!(handshake.outgoing().windows(6).any(|window| window == b"secret"));
         match handshake.reply(b"-WRONGPASS invalid username-password pair or user is disabled.\r\n") {
-            GreetingStep::Refused(text) => {
+            GreetingStep::Refused { why: text, .. } => {
                 assert!(text.starts_with("HELLO was answered with: WRONGPASS"), "{text}");
                 assert!(!text.contains("secret"));
             }
@@ -158,7 +166,7 @@ mod tests {
     #[test]
     pub(in crate::core) fn ready_only_after_every_answer() {
         let user = Credentials { name: None, password: None };
-        let mut handshake = Handshake::new(user, LaneRole::Shared, &POOL, &Control::default());
+        let mut handshake = Handshake::new(user, "broker-lane", &POOL, NAMES);
         let hello = b"*4\r\n$6\r\nserver\r\n$5\r\nredis\r\n$2\r\nid\r\n:7\r\n";
         assert!(matches!(handshake.reply(hello), GreetingStep::More));
         assert!(matches!(handshake.reply(b"+OK\r\n"), GreetingStep::More));

@@ -4,258 +4,128 @@
 //! connection dies, what may have left is failed, what has not stays in place, and the next connection
 //! carries on from there. Nothing is ever written twice: offsets are absolute and only move forward.
 
-use crate::base::bytes::ByteQueue;
+use crate::base::bytes::Spares;
 use crate::base::clock::Millis;
-use crate::base::pipeline::Entry;
+use crate::base::limits;
 use crate::base::pipeline::Pipeline;
 use crate::command::CommandId;
+use crate::core::connection::canary::CANARY;
+use crate::core::connection::canary::Canaries;
 use crate::core::connection::canary::Withheld;
 use crate::core::connection::handshake::Handshake;
+use crate::core::connection::role::LaneRole;
+use crate::core::connection::role::Role;
+use crate::core::connection::slot::Slot;
+use crate::core::connection::slot::SlotFlags;
+use crate::core::connection::slot::SlotKind;
 use crate::core::keys::ChildKey;
 use crate::core::keys::LeaseKind;
 use crate::core::keys::PoolId;
 use crate::core::lease::state::LeaseState;
+use crate::resp::Frames;
+use crate::resp::Inbox;
 use crate::resp::ReplyScanner;
 
-/// What a lane is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LaneRole {
-    /// The broker's own questions: COMMAND, SELECT checks, CLIENT UNBLOCK, probes.
-    Control,
-    /// Pipelined for all children of its pool.
-    Shared,
-    /// Bound to one child at a time.
-    Lease,
-    /// Carries the shared subscriptions of one user's children.
-    Subscriber,
-    /// Questions about users, with the passwords of children.
-    Probe,
-}
-
-impl LaneRole {
-    /// Whether it takes one of the places that leases share.
-    pub(in crate::core) fn counts_as_lease(self) -> bool {
-        matches!(self, LaneRole::Lease | LaneRole::Subscriber)
-    }
-}
-
-/// Where the lane's connection stands. "Holds a place" means it counts against `upstream_connections_max`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Where the lane's connection stands, with what it has there. "Counted" means against `upstream_connections_max`.
+#[derive(Debug)]
 pub(in crate::core) enum LaneState {
     /// No connection and no need of one.
     Dormant,
-    /// Needs a connection; stands in `Places::waiters`.
+    /// Needs a connection, and all there may be are in use; stands in `Capacity`'s line.
     Waiting,
+    /// The same of a subscriber lane that fits in only when a lease ends.
+    Parked,
     /// Needs a connection; dials again at its timer.
     Backoff,
-    /// Dialling. Holds a place.
+    /// Dialling. Counted.
     Connecting,
-    /// Greeting the upstream; no request has been written. Holds a place.
-    Handshaking,
-    /// Carries requests. Holds a place.
-    Ready,
-    /// Writes nothing more; gives its place away once what it wrote is answered. Holds a place.
-    Yielding,
+    /// Greeting the upstream; no request has been written. Counted.
+    Handshaking { link: usize, handshake: Box<Handshake> },
+    /// Carries requests. Counted.
+    Ready { link: usize },
+    /// Writes nothing from `end` on; gives its connection slot away once what it wrote is answered. Counted.
+    Yielding { link: usize, end: u64 },
 }
 
-/// What happens when a slot's reply arrives.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::core) enum SlotKind {
-    /// The reply is the child's, byte for byte.
-    Relay,
-    /// The child had its answer already (MULTI and QUEUED of a block sent at EXEC); errors are remembered.
-    Swallow,
-    /// EXEC: its reply is patched and its effects on the session applied.
-    Exec,
-    /// A DISCARD sent in place of the EXEC of a spoilt transaction; answered as an aborted EXEC.
-    AbortedExec,
-    /// MULTI on a leased lane.
-    Multi,
-    /// DISCARD on a leased lane.
-    Discard,
-    /// WATCH on a leased lane.
-    Watch,
-    /// UNWATCH on a leased lane.
-    Unwatch,
-    /// SELECT on a leased lane; the db rides in the lease.
-    Select,
-    /// A command that pins its child to the leased lane, or lets it go; which is in the lease.
-    Pin,
-    /// A push among replies that are withheld; in no FIFO.
-    Push,
-    /// CLIENT CACHING, which is about the very next request on its lane.
-    Caching,
-    /// CLIENT TRACKINGINFO, whose reply names a connection upstream.
-    TrackingInfo,
-    /// A blocking or dedicated command; its reply ends the lease.
-    Blocking,
-    /// What a blocking command asks in its child's name where it got no lease: the same without waiting.
-    Look,
-    /// WAIT or WAITAOF; its lane is detached until the reply.
-    Wait,
-    /// PING of a RESP2 subscriber: what is no error becomes the array that such a connection is answered with.
-    SubscriberPing,
-    /// A (un)subscription: answered by as many confirmations as it has names.
-    Subscribe,
-    /// An ECHO of the broker's own; see `core::integrity`.
-    Canary,
-    /// A question about shared subscriptions; which one is in the user's hub.
-    Topic,
-    /// The broker's own question; what to do with the answer is in `Control::questions`.
-    Question,
-    /// A request on the probe; what to do with the answer is in `Probe::proofs`.
-    Proof,
-    /// A HELLO of the broker on a leased lane, for a child that changes its protocol.
-    Housekeeping,
+/// A slot whose reply has come, and what its lane was like then.
+#[derive(Debug)]
+pub(in crate::core) struct Answered {
+    pub slot: Slot,
+    /// Since when it was the front slot.
+    pub front_since: Millis,
+    pub role: LaneRole,
+    /// No replies from before it are withheld.
+    pub is_proven: bool,
+    pub is_yielding: bool,
 }
 
-impl SlotKind {
-    /// Whether keys are no longer watched once the command has been sent, whatever becomes of it.
-    pub(in crate::core) fn ends_watch(self) -> bool {
-        matches!(self, SlotKind::Exec | SlotKind::AbortedExec | SlotKind::Discard | SlotKind::Unwatch)
-    }
-}
-
-/// The next slot was written together with this one and means nothing without it.
-pub(in crate::core) const FLAG_UNIT: u8 = 1;
-
-/// Answered already (BROKERTIMEOUT); the late reply is dropped.
-pub(in crate::core) const FLAG_TIMED_OUT: u8 = 2;
-
-/// The command may have changed data.
-pub(in crate::core) const FLAG_WRITE: u8 = 4;
-
-/// Its reply waits for the canary behind it.
-pub(in crate::core) const FLAG_GUARDED: u8 = 8;
-
-/// Redis queues it, inside a MULTI on a leased lane, and no canary can follow: the reply is known beforehand.
-pub(in crate::core) const FLAG_QUEUED: u8 = 16;
-
-/// Its reply may never come: the command waits for an element, a message or a replica.
-pub(in crate::core) const FLAG_MAY_WAIT: u8 = 32;
-
-/// A place in a lane's FIFO: whose reply comes next.
-#[derive(Debug, Clone, Copy)]
-pub(in crate::core) struct Slot {
-    /// The child, alive or not: a reply for a key that finds nobody is dropped.
-    pub child: ChildKey,
-    /// Absolute offset in the lane's outgoing bytes where this request ends.
-    pub end: u64,
-    /// When it entered the lane: milliseconds, modulo 2^32.
-    pub stamp: u32,
-    /// The command, for the log.
-    pub command: CommandId,
-    /// What to do with the reply.
-    pub kind: SlotKind,
-    pub(in crate::core) flags: u8,
-}
-
-const _: () = assert!(std::mem::size_of::<Slot>() <= 24, "a slot is small and fixed");
-
-impl Entry for Slot {
-    fn end(&self) -> u64 {
-        self.end
+impl LaneState {
+    /// Whether it counts against `upstream_connections_max`.
+    pub(in crate::core) fn is_counted(&self) -> bool {
+        use LaneState::*;
+        matches!(self, Connecting | Handshaking { .. } | Ready { .. } | Yielding { .. })
     }
 
-    fn is_bound_to_next(&self) -> bool {
-        self.flags & FLAG_UNIT != 0
-    }
-}
-
-impl Slot {
-    /// Whether a child waits for just this reply.
-    pub(in crate::core) fn is_owed_to_a_child(&self) -> bool {
-        use SlotKind::*;
-        let own = matches!(self.kind, Question | Proof | Swallow | Housekeeping | Topic | Canary);
-        !own && self.flags & FLAG_TIMED_OUT == 0
-    }
-
-    /// Whether its reply may never come, whatever becomes of the upstream.
-    pub(in crate::core) fn may_wait(&self) -> bool {
-        self.flags & FLAG_MAY_WAIT != 0
-    }
-
-    /// Milliseconds since it entered the lane.
-    pub(in crate::core) fn age(&self, now: Millis) -> u32 {
-        (now as u32).wrapping_sub(self.stamp)
+    /// The driver's handle for the connection; opaque here.
+    fn link(&self) -> Option<usize> {
+        use LaneState::*;
+        match self {
+            Handshaking { link, .. } | Ready { link } | Yielding { link, .. } => Some(*link),
+            Dormant | Waiting | Parked | Backoff | Connecting => None,
+        }
     }
 }
 
 /// One upstream connection's queue.
 #[derive(Debug)]
 pub struct Lane {
-    pub(in crate::core) pool: PoolId,
-    pub(in crate::core) role: LaneRole,
-    pub(in crate::core) state: LaneState,
-    /// The driver's handle for the connection; opaque here.
-    pub link: usize,
+    pool: PoolId,
+    role: Role,
+    state: LaneState,
     /// Requests on their way, and the FIFO of their slots.
-    pub(in crate::core) out: Pipeline<Slot>,
-    pub(in crate::core) handshake: Option<Handshake>,
-    pub(in crate::core) input: ByteQueue,
-    pub(in crate::core) scanner: ReplyScanner,
-    /// Replies that have come and wait for their canary; older than every slot in `out`.
-    pub(in crate::core) withheld: Vec<Withheld>,
-    /// Heap bytes of these.
-    pub(in crate::core) withheld_bytes: usize,
-    /// Makes its canaries' words its own; zero until there is one.
-    pub(in crate::core) secret: u64,
-    /// Units put on it since the last canary.
-    pub(in crate::core) since_canary: u32,
+    out: Pipeline<Slot>,
+    inbox: Inbox<ReplyScanner>,
+    /// The replies withheld here are older than every slot in `out`.
+    canaries: Canaries,
     /// This many slots at the front have timed out; others behind them may have.
-    pub(in crate::core) timed_out: usize,
+    timed_out: usize,
     /// CLIENT ID of the connection, from HELLO.
-    pub(in crate::core) upstream_id: i64,
+    upstream_id: i64,
     /// Failed attempts in a row.
-    pub(in crate::core) failures: u32,
+    failures: u32,
     /// The timer that is currently meant; older ones find another number and do nothing.
-    pub(in crate::core) timer: u32,
-    pub(in crate::core) connected_at: Millis,
+    timer: u32,
+    connected_at: Millis,
     /// When a byte of a reply last came; or when the first request behind an idle time was written.
-    pub(in crate::core) last_reply: Millis,
-    pub(in crate::core) last_used: Millis,
+    last_reply: Millis,
+    last_used: Millis,
     /// Since when the front slot is the front slot.
-    pub(in crate::core) front_since: Millis,
-    pub(in crate::core) lease: Option<LeaseState>,
-    /// The kind of lease it is being opened for, until it is ready.
-    pub(in crate::core) opening_for: Option<LeaseKind>,
+    front_since: Millis,
     /// A reply has come on this connection: the upstream works, dialling again needs no delay.
-    pub(in crate::core) replied: bool,
+    replied: bool,
     /// Must not be lent again: its state upstream is not known to be clean.
-    pub(in crate::core) burnt: bool,
+    close_needed: bool,
     /// Its connection leads to an upstream that has been replaced since.
-    pub(in crate::core) former: bool,
-    /// A shared lane too many: no child begins to use it, and it goes once nothing is on it.
-    pub(in crate::core) retired: bool,
+    on_previous_upstream: bool,
     /// Connections it has lost: two requests were on the same one if this had the same value.
-    pub(in crate::core) losses: u32,
-    /// A shared lane that a WAIT blocks: nobody's requests are put on it meanwhile.
-    pub(in crate::core) detached: bool,
-    /// A shared lane for what is large.
-    pub(in crate::core) bulk: bool,
-    /// Children waiting until it owes its socket less.
-    pub(in crate::core) held: Vec<ChildKey>,
-    /// While yielding: bytes up to here may still be written, so that no request is cut in two.
-    pub(in crate::core) yield_end: u64,
-    pub(in crate::core) dirty: bool,
-    pub(in crate::core) footprint: usize,
+    losses: u32,
+    /// Children that wait until it has less to write.
+    held: Vec<ChildKey>,
+    /// In the driver's list of lanes to write.
+    dirty: bool,
+    /// Heap bytes as they were counted last.
+    footprint: usize,
 }
 
 impl Lane {
-    pub(in crate::core) fn new(pool: PoolId, role: LaneRole, now: Millis) -> Self {
+    pub(in crate::core) fn new(pool: PoolId, role: Role, now: Millis) -> Self {
         Lane {
             pool,
             role,
             state: LaneState::Dormant,
-            link: usize::MAX,
             out: Pipeline::default(),
-            handshake: None,
-            input: ByteQueue::default(),
-            scanner: ReplyScanner::default(),
-            withheld: Vec::new(),
-            withheld_bytes: 0,
-            secret: 0,
-            since_canary: 0,
+            inbox: Inbox::default(),
+            canaries: Canaries::default(),
             timed_out: 0,
             upstream_id: 0,
             failures: 0,
@@ -264,58 +134,307 @@ impl Lane {
             last_reply: now,
             last_used: now,
             front_since: now,
-            lease: None,
-            opening_for: None,
             replied: false,
-            burnt: false,
-            former: false,
-            retired: false,
+            close_needed: false,
+            on_previous_upstream: false,
             losses: 0,
-            detached: false,
-            bulk: false,
             held: Vec::new(),
-            yield_end: 0,
             dirty: false,
             footprint: 0,
         }
     }
 
-    /// Moves the state and asserts that the move is one of the life drawn in ARCHITECTURE.md.
-    pub(in crate::core) fn set_state(&mut self, to: LaneState) {
+    // ---- what it is ------------------------------------------------------------------------------------
+
+    pub(in crate::core) fn pool(&self) -> PoolId {
+        self.pool
+    }
+
+    /// The control connection follows the upstream's db.
+    pub(in crate::core) fn set_pool(&mut self, pool: PoolId) {
+        self.pool = pool;
+    }
+
+    pub(in crate::core) fn role(&self) -> LaneRole {
+        self.role.name()
+    }
+
+    pub(in crate::core) fn is_shared(&self) -> bool {
+        matches!(self.role, Role::Shared { .. })
+    }
+
+    pub(in crate::core) fn is_bulk(&self) -> bool {
+        matches!(self.role, Role::Shared { bulk: true, .. })
+    }
+
+    /// Whether a WAIT blocks it.
+    pub(in crate::core) fn is_detached(&self) -> bool {
+        matches!(self.role, Role::Shared { detached: true, .. })
+    }
+
+    /// A WAIT is put on it, or has been answered.
+    pub(in crate::core) fn set_detached(&mut self, is: bool) {
+        if let Role::Shared { detached, .. } = &mut self.role {
+            *detached = is;
+        }
+    }
+
+    pub(in crate::core) fn is_surplus(&self) -> bool {
+        matches!(self.role, Role::Shared { surplus: true, .. })
+    }
+
+    pub(in crate::core) fn mark_surplus(&mut self) {
+        if let Role::Shared { surplus, .. } = &mut self.role {
+            *surplus = true;
+        }
+    }
+
+    pub(in crate::core) fn lease(&self) -> Option<&LeaseState> {
+        match &self.role {
+            Role::Lease { lease, .. } => lease.as_ref(),
+            _ => None,
+        }
+    }
+
+    pub(in crate::core) fn lease_mut(&mut self) -> Option<&mut LeaseState> {
+        match &mut self.role {
+            Role::Lease { lease, .. } => lease.as_mut(),
+            _ => None,
+        }
+    }
+
+    /// It is the child's of this lease from now on.
+    pub(in crate::core) fn lend(&mut self, to: LeaseState, now: Millis) {
+        debug_assert!(self.lease().is_none(), "lent twice");
+        self.last_used = now;
+        if let Role::Lease { lease, .. } = &mut self.role {
+            *lease = Some(to);
+        }
+    }
+
+    /// The lease is over.
+    pub(in crate::core) fn take_lease(&mut self, now: Millis) -> Option<LeaseState> {
+        let Role::Lease { lease, .. } = &mut self.role else { return None };
+        self.last_used = now;
+        lease.take()
+    }
+
+    /// Whether the subscriptions of its user need it.
+    pub(in crate::core) fn is_listened(&self) -> bool {
+        matches!(self.role, Role::Subscriber { listened: true })
+    }
+
+    pub(super) fn set_listened(&mut self, is: bool) {
+        debug_assert!(matches!(self.role, Role::Subscriber { .. }), "no lane for subscriptions");
+        if let Role::Subscriber { listened } = &mut self.role {
+            *listened = is;
+        }
+    }
+
+    #[cfg(test)]
+    pub(in crate::core) fn opening_for(&self) -> Option<LeaseKind> {
+        match self.role {
+            Role::Lease { opening_for, .. } => opening_for,
+            _ => None,
+        }
+    }
+
+    /// It is ready, or will never be.
+    pub(in crate::core) fn take_opening_for(&mut self) -> Option<LeaseKind> {
+        match &mut self.role {
+            Role::Lease { opening_for, .. } => opening_for.take(),
+            _ => None,
+        }
+    }
+
+    /// Whether it must not be lent again.
+    pub(in crate::core) fn is_close_needed(&self) -> bool {
+        self.close_needed
+    }
+
+    /// Its state upstream is not known to be clean: it is closed when its lease ends.
+    pub(in crate::core) fn need_close(&mut self) {
+        self.close_needed = true;
+    }
+
+    pub(in crate::core) fn need_close_if(&mut self, unclean: bool) {
+        self.close_needed |= unclean;
+    }
+
+    pub(in crate::core) fn is_on_previous_upstream(&self) -> bool {
+        self.on_previous_upstream
+    }
+
+    /// The upstream has been replaced under its connection.
+    pub(in crate::core) fn leave_on_previous_upstream(&mut self) {
+        self.on_previous_upstream = true;
+    }
+
+    /// Whether it has any use for a connection.
+    pub(super) fn is_needed(&self) -> bool {
+        self.role().is_own() || !self.is_idle() || self.is_listened()
+    }
+
+    /// Whether it has a connection that nobody needs at the moment.
+    pub(super) fn is_unused(&self) -> bool {
+        self.is_ready() && !self.is_needed() && self.lease().is_none()
+    }
+
+    // ---- its connection --------------------------------------------------------------------------------
+
+    pub(in crate::core) fn state(&self) -> &LaneState {
+        &self.state
+    }
+
+    /// Moves the state and asserts that the move is one of the life drawn in ARCHITECTURE.md. The lists and counts that
+    /// go with it are the caller's.
+    pub(super) fn set_state(&mut self, to: LaneState) -> LaneState {
         use LaneState::*;
         let legal = matches!(
-            (self.state, to),
-            (Dormant, Waiting | Backoff | Connecting)
+            (&self.state, &to),
+            (Dormant, Waiting | Parked | Backoff | Connecting)
                 | (Waiting, Connecting | Dormant)
-                | (Backoff, Dormant)
-                | (Connecting, Handshaking | Dormant)
-                | (Handshaking, Ready | Dormant)
-                | (Ready, Yielding | Dormant)
-                | (Yielding, Dormant)
+                | (Parked | Backoff, Dormant)
+                | (Connecting, Handshaking { .. } | Ready { .. } | Dormant)
+                | (Handshaking { .. }, Ready { .. } | Dormant)
+                | (Ready { .. }, Yielding { .. } | Dormant)
+                | (Yielding { .. }, Dormant)
         );
         debug_assert!(legal, "lane {:?} -> {to:?}", self.state);
-        self.state = to;
+        std::mem::replace(&mut self.state, to)
     }
 
-    /// Whether it counts against `upstream_connections_max`.
-    pub(in crate::core) fn holds_place(&self) -> bool {
-        use LaneState::*;
-        matches!(self.state, Connecting | Handshaking | Ready | Yielding)
+    pub(in crate::core) fn is_dormant(&self) -> bool {
+        matches!(self.state, LaneState::Dormant)
     }
 
-    /// Names the connection the lane has now: another one has another number.
-    pub(in crate::core) fn incarnation(&self) -> (u32, bool) {
-        (self.timer, self.holds_place())
+    /// Whether it needs a connection and there is no room for one.
+    pub(in crate::core) fn is_waiting(&self) -> bool {
+        matches!(self.state, LaneState::Waiting | LaneState::Parked)
     }
+
+    pub(in crate::core) fn is_backing_off(&self) -> bool {
+        matches!(self.state, LaneState::Backoff)
+    }
+
+    pub(in crate::core) fn is_ready(&self) -> bool {
+        matches!(self.state, LaneState::Ready { .. })
+    }
+
+    pub(in crate::core) fn is_yielding(&self) -> bool {
+        matches!(self.state, LaneState::Yielding { .. })
+    }
+
+    /// Whether it dials or greets.
+    pub(in crate::core) fn is_connecting(&self) -> bool {
+        matches!(self.state, LaneState::Connecting | LaneState::Handshaking { .. })
+    }
+
+    /// Whether its connection, or the attempt at one, counts against `upstream_connections_max`.
+    pub(in crate::core) fn is_counted(&self) -> bool {
+        self.state.is_counted()
+    }
+
+    /// The driver's handle for the connection; opaque here.
+    pub(in crate::core) fn link(&self) -> Option<usize> {
+        self.state.link()
+    }
+
+    pub(super) fn handshake_mut(&mut self) -> Option<&mut Handshake> {
+        match &mut self.state {
+            LaneState::Handshaking { handshake, .. } => Some(handshake),
+            _ => None,
+        }
+    }
+
+    /// The connection carries requests from now on. `id` is its CLIENT ID.
+    pub(super) fn become_ready(&mut self, link: usize, id: i64, now: Millis) {
+        self.set_state(LaneState::Ready { link });
+        (self.upstream_id, self.connected_at, self.replied) = (id, now, false);
+        (self.last_reply, self.last_used) = (now, now);
+    }
+
+    /// Nothing that was half said on the connection is of any use to the next one, and no timer set for it may hit that.
+    pub(super) fn forget_connection(&mut self) -> LaneState {
+        self.inbox.clear();
+        self.on_previous_upstream = false;
+        self.losses = self.losses.wrapping_add(1);
+        self.set_detached(false);
+        self.next_timer();
+        self.set_state(LaneState::Dormant)
+    }
+
+    /// CLIENT ID of the connection.
+    pub(in crate::core) fn upstream_id(&self) -> i64 {
+        self.upstream_id
+    }
+
+    pub(in crate::core) fn connected_at(&self) -> Millis {
+        self.connected_at
+    }
+
+    pub(in crate::core) fn last_reply(&self) -> Millis {
+        self.last_reply
+    }
+
+    /// When it was last given a request, or to a child.
+    pub(in crate::core) fn last_used(&self) -> Millis {
+        self.last_used
+    }
+
+    /// Connections lost so far: equal values name the same connection.
+    pub(in crate::core) fn losses(&self) -> u32 {
+        self.losses
+    }
+
+    /// Whether a reply has come on this connection.
+    pub(in crate::core) fn has_replied(&self) -> bool {
+        self.replied
+    }
+
+    /// Failed attempts in a row.
+    pub(in crate::core) fn failures(&self) -> u32 {
+        self.failures
+    }
+
+    /// One more attempt has come to nothing.
+    pub(super) fn count_failure(&mut self) -> u32 {
+        self.failures = self.failures.saturating_add(1);
+        self.failures
+    }
+
+    /// The connection was lost. If it has proven that the upstream works, the next attempt needs no delay.
+    pub(super) fn count_loss(&mut self, proven: bool) -> u32 {
+        self.failures = if proven { 0 } else { self.failures.saturating_add(1) };
+        self.failures
+    }
+
+    /// The next attempt is the first to a working upstream, or to another one.
+    pub(in crate::core) fn forget_failures(&mut self) {
+        self.failures = 0;
+    }
+
+    /// The number of the timer that is meant.
+    pub(in crate::core) fn timer(&self) -> u32 {
+        self.timer
+    }
+
+    /// No timer set before is meant any more.
+    pub(super) fn next_timer(&mut self) -> u32 {
+        self.timer = self.timer.wrapping_add(1);
+        self.timer
+    }
+
+    // ---- its requests ----------------------------------------------------------------------------------
 
     /// Appends one whole request and its slot.
-    pub(in crate::core) fn push(
+    pub(super) fn push(
         &mut self,
         bytes: &[u8],
         child: ChildKey,
         command: CommandId,
         kind: SlotKind,
-        flags: u8,
+        flags: SlotFlags,
         now: Millis,
     ) {
         if self.out.is_idle() {
@@ -340,13 +459,63 @@ impl Lane {
     /// Whether a canary stands behind every request on it.
     #[cfg(test)]
     pub(in crate::core) fn is_guarded(&self) -> bool {
-        self.out.iter().all(|slot| slot.flags & FLAG_GUARDED != 0 || slot.kind == SlotKind::Canary)
+        self.out.iter().all(|slot| slot.flags.has(SlotFlags::GUARDED) || slot.kind == SlotKind::Canary)
     }
 
     /// All slots, oldest first.
     #[cfg(test)]
     pub(in crate::core) fn slots(&self) -> impl Iterator<Item = &Slot> {
         self.out.iter()
+    }
+
+    // ---- its replies -----------------------------------------------------------------------------------
+
+    /// Bytes have arrived. `end_input` is told what is left of them.
+    pub(super) fn begin_input<'a>(
+        &mut self,
+        bytes: &'a [u8],
+        scanner: &mut ReplyScanner,
+        now: Millis,
+    ) -> Frames<'a, ReplyScanner> {
+        self.last_reply = now;
+        self.inbox.begin(bytes, scanner)
+    }
+
+    /// Whether the bytes that are being read are still those of its connection.
+    pub(super) fn is_input_valid(&self) -> bool {
+        self.inbox.is_in_use()
+    }
+
+    pub(super) fn end_input(
+        &mut self,
+        frames: Frames<'_, ReplyScanner>,
+        scanner: &mut ReplyScanner,
+        spares: &mut Spares,
+    ) {
+        self.inbox.end(frames, scanner, spares);
+    }
+
+    /// Bytes of a reply that has not come to its end.
+    pub(in crate::core) fn unread(&self) -> usize {
+        self.inbox.len()
+    }
+
+    /// Whether a frame of this type on its connection is a reply for the front slot, whatever is in it.
+    pub(in crate::core) fn is_reply(&self, kind: u8) -> bool {
+        kind != b'>' && self.is_shared() && !self.is_connecting()
+    }
+
+    pub(in crate::core) fn is_greeting(&self) -> bool {
+        matches!(self.state, LaneState::Handshaking { .. })
+    }
+
+    /// Takes the slot a complete reply belongs to. `None` is a desync.
+    pub(in crate::core) fn take_answered(&mut self, now: Millis) -> Option<Answered> {
+        let is_proven = self.withheld().is_empty();
+        let slot = self.pop()?;
+        self.replied = true;
+        let front_since = std::mem::replace(&mut self.front_since, now);
+        Some(Answered { slot, front_since, role: self.role(), is_proven, is_yielding: self.is_yielding() })
     }
 
     /// Takes the slot a complete reply belongs to. `None` is a desync: nobody asked, or the question has
@@ -375,34 +544,48 @@ impl Lane {
 
     /// Whether nothing is waiting: no slot, written or not, and no reply for its canary.
     pub(in crate::core) fn is_idle(&self) -> bool {
-        self.out.is_idle() && self.withheld.is_empty()
+        self.out.is_idle() && self.withheld().is_empty()
     }
 
-    /// Where the next canary ends that has no reply yet.
-    pub(in crate::core) fn next_canary(&self) -> Option<u64> {
-        self.out.iter().find(|slot| slot.kind == SlotKind::Canary).map(|slot| slot.end)
+    /// Whether an answer to the canary at the back of this unit is due, where one of `every` has one.
+    pub(super) fn is_canary_due(&mut self, every: u32) -> bool {
+        self.canaries.is_due(every)
     }
 
-    /// Keeps a reply until the canary behind it has come.
-    pub(in crate::core) fn withhold(&mut self, withheld: Withheld) {
-        self.withheld_bytes += withheld.footprint();
-        self.withheld.push(withheld);
+    /// The request of a canary that is put on the lane next.
+    pub(super) fn next_canary(&mut self, rng: &mut fastrand::Rng) -> [u8; CANARY] {
+        self.canaries.request(self.out.appended() + CANARY as u64, rng)
+    }
+
+    /// Whether this is the answer of the canary that ends there.
+    pub(super) fn is_canary_answer(&self, frame: &[u8], end: u64) -> bool {
+        self.canaries.is_answer(frame, end)
+    }
+
+    /// Whether this is the answer of the next canary.
+    pub(super) fn is_next_canary_answer(&self, frame: &[u8]) -> bool {
+        let next = self.out.iter().find(|slot| slot.kind == SlotKind::Canary);
+        next.is_some_and(|slot| self.is_canary_answer(frame, slot.end))
+    }
+
+    /// Keeps a reply until the canary behind it has been answered.
+    pub(super) fn withhold(&mut self, slot: Slot, frame: &[u8]) {
+        self.canaries.withhold(slot, frame);
     }
 
     /// The replies that wait for a canary, oldest first.
     pub(in crate::core) fn withheld(&self) -> &[Withheld] {
-        &self.withheld
+        self.canaries.withheld()
     }
 
     /// Takes them: they are proven, or lost.
-    pub(in crate::core) fn take_withheld(&mut self) -> Vec<Withheld> {
-        self.withheld_bytes = 0;
-        std::mem::take(&mut self.withheld)
+    pub(super) fn take_withheld(&mut self) -> Vec<Withheld> {
+        self.canaries.take_withheld()
     }
 
     /// Requests that wait for their reply, the broker's canaries not counted.
     pub(in crate::core) fn owed(&self) -> usize {
-        self.out.iter().filter(|slot| slot.kind != SlotKind::Canary).count() + self.withheld.len()
+        self.out.iter().filter(|slot| slot.kind != SlotKind::Canary).count() + self.withheld().len()
     }
 
     /// How many slots wait.
@@ -417,16 +600,45 @@ impl Lane {
 
     /// Whether the connection is still needed for what was written on it.
     pub(in crate::core) fn owes_replies(&self) -> bool {
-        self.has_written() || !self.withheld.is_empty()
+        self.has_written() || !self.withheld().is_empty()
+    }
+
+    /// Bytes that wait to be written.
+    pub(in crate::core) fn unwritten(&self) -> usize {
+        self.out.len()
+    }
+
+    /// Whether it has so much to write that the child has to wait until it has less.
+    pub(in crate::core) fn holds_back(&mut self, child: ChildKey) -> bool {
+        let full = self.out.len() >= limits::LANE_WINDOW;
+        if full {
+            self.held.push(child);
+        }
+        full
+    }
+
+    #[cfg(test)]
+    pub(in crate::core) fn held(&self) -> &[ChildKey] {
+        &self.held
+    }
+
+    /// Children that waited and may go on.
+    pub(in crate::core) fn take_held(&mut self) -> Vec<ChildKey> {
+        std::mem::take(&mut self.held)
+    }
+
+    /// Whether children wait that need not any more.
+    pub(super) fn has_room_for_held(&self) -> bool {
+        !self.held.is_empty() && self.out.len() < limits::LANE_WINDOW / 2
     }
 
     /// What may be written now.
-    pub(in crate::core) fn outgoing(&self) -> &[u8] {
-        match self.state {
-            LaneState::Handshaking => self.handshake.as_ref().map_or(&[], |handshake| handshake.outgoing()),
-            LaneState::Ready => self.out.as_slice(),
-            LaneState::Yielding => {
-                let allowed = self.yield_end.saturating_sub(self.out.consumed()) as usize;
+    pub(super) fn outgoing(&self) -> &[u8] {
+        match &self.state {
+            LaneState::Handshaking { handshake, .. } => handshake.outgoing(),
+            LaneState::Ready { .. } => self.out.as_slice(),
+            LaneState::Yielding { end, .. } => {
+                let allowed = end.saturating_sub(self.out.consumed()) as usize;
                 &self.out.as_slice()[..allowed.min(self.out.len())]
             }
             _ => &[],
@@ -434,17 +646,26 @@ impl Lane {
     }
 
     /// `count` bytes of `outgoing` were taken by the socket.
-    pub(in crate::core) fn wrote(&mut self, count: usize) {
-        match &mut self.handshake {
-            Some(handshake) if self.state == LaneState::Handshaking => handshake.wrote(count),
+    pub(super) fn wrote(&mut self, count: usize) {
+        match &mut self.state {
+            LaneState::Handshaking { handshake, .. } => handshake.wrote(count),
             _ => self.out.wrote(count),
         }
     }
 
-    /// Stops writing at the end of the request that has begun to leave.
-    pub(in crate::core) fn begin_yield(&mut self) {
-        self.yield_end = self.out.end_of_written();
-        self.set_state(LaneState::Yielding);
+    /// Marks it as one to be written; false if it is marked.
+    pub(super) fn mark_dirty(&mut self) -> bool {
+        !std::mem::replace(&mut self.dirty, true)
+    }
+
+    /// The driver is about to write it.
+    pub(super) fn clear_dirty(&mut self) {
+        self.dirty = false;
+    }
+
+    /// Where the request ends that has begun to leave.
+    pub(super) fn end_of_written(&self) -> u64 {
+        self.out.end_of_written()
     }
 
     /// The connection is gone: takes every slot of which a byte may have left (a block counts as one), and
@@ -454,14 +675,6 @@ impl Lane {
         self.forget_timed_out(written.len());
         // Replies without proof are none.
         self.take_withheld().into_iter().map(|withheld| withheld.slot).chain(written).collect()
-    }
-
-    /// Nothing that was half said on the connection is of any use to the next one.
-    pub(in crate::core) fn forget_connection(&mut self) {
-        self.input = ByteQueue::default();
-        self.scanner = ReplyScanner::default();
-        self.handshake = None;
-        self.former = false;
     }
 
     /// Takes every slot left, written or not; the lane will not be used again for them.
@@ -486,14 +699,13 @@ impl Lane {
     /// FIFO: their replies will still come.
     pub(in crate::core) fn time_out(&mut self, now: Millis, timeout: Millis) -> Vec<Slot> {
         let mut late = Vec::new();
-        for Withheld { slot, .. } in &mut self.withheld {
-            if u64::from(slot.age(now)) >= timeout && slot.flags & FLAG_TIMED_OUT == 0 {
-                late.push(*slot);
-                slot.flags |= FLAG_TIMED_OUT;
+        for slot in self.canaries.withheld_mut() {
+            if u64::from(slot.age(now)) >= timeout && !slot.is_timed_out() {
+                late.push(slot.time_out());
             }
         }
         while let Some(slot) = self.out.get_mut(self.timed_out) {
-            if slot.flags & FLAG_TIMED_OUT != 0 {
+            if slot.is_timed_out() {
                 // It was told already, for what stood in front of it.
                 self.timed_out += 1;
                 continue;
@@ -502,8 +714,7 @@ impl Lane {
             if u64::from(slot.age(now)) < timeout || slot.may_wait() {
                 break;
             }
-            late.push(*slot);
-            slot.flags |= FLAG_TIMED_OUT;
+            late.push(slot.time_out());
             self.timed_out += 1;
         }
         late
@@ -514,18 +725,25 @@ impl Lane {
     pub(in crate::core) fn give_up_behind_front(&mut self) -> Vec<Slot> {
         let Some(owner) = self.front().map(|front| front.child) else { return Vec::new() };
         let own = |slot: &Slot| slot.kind == SlotKind::Canary || slot.may_wait();
-        let behind = |slot: &&mut Slot| slot.child != owner && slot.flags & FLAG_TIMED_OUT == 0 && !own(slot);
-        let mark = |slot: &mut Slot| {
-            let told = *slot;
-            slot.flags |= FLAG_TIMED_OUT;
-            told
-        };
-        self.out.iter_mut().filter(behind).map(mark).collect()
+        let behind = |slot: &&mut Slot| slot.child != owner && !slot.is_timed_out() && !own(slot);
+        self.out.iter_mut().filter(behind).map(Slot::time_out).collect()
+    }
+
+    /// Brings the total up to date with what it holds.
+    pub(super) fn account(&mut self, total: &mut usize) {
+        let measured = self.measure();
+        *total = *total + measured - self.footprint;
+        self.footprint = measured;
+    }
+
+    /// Heap bytes it held when it was accounted last.
+    pub(in crate::core) fn footprint(&self) -> usize {
+        self.footprint
     }
 
     /// Heap bytes it holds.
     pub(in crate::core) fn measure(&self) -> usize {
-        self.out.footprint() + self.input.capacity() + self.withheld_bytes
+        self.out.footprint() + self.inbox.footprint() + self.canaries.footprint()
     }
 
     /// Gives the front slot to the next other child that waits, and that child's slot to its own: each
@@ -544,63 +762,4 @@ impl Lane {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::base::key::Key;
-
-    pub(in crate::core) fn lane(requests: &[(&[u8], u8)]) -> Lane {
-        let mut lane = Lane::new(PoolId(0), LaneRole::Shared, 0);
-        for (bytes, flags) in requests {
-            lane.push(bytes, Key::NONE, 0, SlotKind::Relay, *flags, 0);
-        }
-        lane
-    }
-
-    /// The arithmetic is the pipeline's, which must be told what a unit is.
-    #[test]
-    pub(in crate::core) fn a_block_is_lost_as_a_whole() {
-        let mut lane = lane(&[(b"multi", FLAG_UNIT), (b"set", FLAG_UNIT), (b"exec", 0), (b"get", 0)]);
-        lane.wrote(1);
-        assert_eq!(lane.take_written().len(), 3);
-        assert_eq!(lane.out.as_slice(), b"get");
-    }
-
-    #[test]
-    pub(in crate::core) fn what_has_waited_too_long_unwritten_is_taken() {
-        let mut lane = lane(&[]);
-        lane.push(b"bb", Key::NONE, 0, SlotKind::Relay, 0, 7);
-        lane.push(b"cc", Key::NONE, 0, SlotKind::Relay, 0, 8);
-        assert_eq!(lane.take_expired(7, 1).len(), 0);
-        assert_eq!(lane.take_expired(8, 1).len(), 1);
-        assert_eq!(lane.out.as_slice(), b"cc");
-    }
-
-    #[test]
-    pub(in crate::core) fn timed_out_slots_are_reported_once_and_stay() {
-        let mut lane = lane(&[(b"a", 0), (b"b", 0)]);
-        lane.wrote(2);
-        assert_eq!(lane.time_out(10, 5).len(), 2);
-        assert_eq!(lane.time_out(10, 5).len(), 0);
-        assert_eq!(lane.pop().map(|slot| slot.flags & FLAG_TIMED_OUT), Some(FLAG_TIMED_OUT));
-    }
-
-    #[test]
-    pub(in crate::core) fn slots_that_were_told_are_told_once_whatever_becomes_of_their_connection() {
-        let mut lane = lane(&[(b"a", 0), (b"b", 0), (b"c", 0)]);
-        lane.wrote(1);
-        assert_eq!(lane.time_out(10, 5).len(), 3, "of those that have not left too");
-        assert_eq!(lane.take_written().len(), 1);
-        assert_eq!(lane.time_out(10, 5).len(), 0, "b and c were told");
-        assert_eq!(lane.take_expired(10, 5).len(), 2);
-        lane.push(b"d", Key::NONE, 0, SlotKind::Relay, 0, 10);
-        lane.push(b"e", Key::NONE, 0, SlotKind::Relay, 0, 10);
-        assert_eq!(lane.time_out(15, 5).iter().map(|slot| slot.end).collect::<Vec<_>>(), [4, 5]);
-    }
-}
-
-impl LaneRole {
-    /// Whether its connection is the broker's own and stays open, whatever children do.
-    pub(in crate::core) fn is_own(self) -> bool {
-        matches!(self, LaneRole::Control | LaneRole::Probe)
-    }
-}
+mod tests;

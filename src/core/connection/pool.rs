@@ -1,57 +1,56 @@
-//! Which lane serves whom, and how many connections there may be. A pool is the lanes of one (user, db,
-//! protocol); places are the connections allowed over all pools together. Opens, closes and evicts lanes;
-//! what travels on them is `core::dispatch` and `core::answer`.
+//! A pool: the lanes of one (user, db, protocol). Owns which lanes those are; never whether they are connected.
 
 use crate::base::clock::Millis;
 use crate::core::keys::LaneKey;
 use crate::core::keys::PoolKey;
-use std::collections::VecDeque;
 
 /// The lanes of one (user, db, protocol).
 #[derive(Debug)]
 pub(in crate::core) struct Pool {
-    pub(in crate::core) key: PoolKey,
+    pub(super) key: PoolKey,
     /// Shared lanes, made on demand up to `lanes`; they stay, their connections come and go.
-    pub(in crate::core) shared: Vec<LaneKey>,
+    pub(super) shared: Vec<LaneKey>,
     /// One more, for what is large; made when there is such.
-    pub(in crate::core) bulk: Option<LaneKey>,
+    pub(super) bulk: Option<LaneKey>,
     /// Leased lanes nobody holds: connected, clean, the most recently used last.
-    pub(in crate::core) idle: Vec<LaneKey>,
+    pub(super) idle: Vec<LaneKey>,
     /// Somebody has needed a lease here: `leases_warm` are kept ready.
-    pub(in crate::core) warm: bool,
+    pub(super) warm: bool,
     /// Why the last attempt to connect failed; none once a connection stands.
-    pub(in crate::core) refusal: Option<Refusal>,
+    pub(super) refusal: Option<Refusal>,
 }
 
-/// Connections allowed over all pools.
-#[derive(Debug, Default)]
-pub(in crate::core) struct Places {
-    /// Connections held, of any role.
-    pub(in crate::core) open: usize,
-    /// Given up, but the upstream has not closed its side yet: it still counts them.
-    pub(in crate::core) closing: usize,
-    /// Of these, leased lanes, lent or idle.
-    pub(in crate::core) leases: usize,
-    /// Lanes in state Waiting, oldest first.
-    pub(in crate::core) waiters: VecDeque<LaneKey>,
-    /// Lanes for subscriptions in state Waiting that wait for a lease to end.
-    pub(in crate::core) parked: Vec<LaneKey>,
-    /// A lease could not be opened for want of a place.
-    pub(in crate::core) lease_wanted: bool,
-    /// Shared lanes in state Yielding.
-    pub(in crate::core) yielding: usize,
-}
+impl Pool {
+    pub(super) fn new(key: PoolKey) -> Self {
+        Pool { key, shared: Vec::new(), bulk: None, idle: Vec::new(), warm: false, refusal: None }
+    }
 
-impl Places {
-    /// How many places are asked for.
-    pub(in crate::core) fn wanted(&self) -> usize {
-        self.waiters.len() + usize::from(self.lease_wanted)
+    /// A lane is gone.
+    pub(super) fn forget(&mut self, lane: LaneKey) {
+        self.shared.retain(|shared| *shared != lane);
+        self.idle.retain(|idle| *idle != lane);
+        self.bulk = self.bulk.filter(|bulk| *bulk != lane);
+    }
+
+    pub(in crate::core) fn key(&self) -> &PoolKey {
+        &self.key
+    }
+
+    /// Leased lanes nobody holds.
+    #[cfg(test)]
+    pub(in crate::core) fn idle(&self) -> &[LaneKey] {
+        &self.idle
+    }
+
+    /// Why the last attempt to connect failed.
+    pub(in crate::core) fn refusal(&self) -> Option<&Refusal> {
+        self.refusal.as_ref()
     }
 }
 
 /// Why the last attempt to connect came to nothing.
 #[derive(Debug)]
 pub(in crate::core) struct Refusal {
-    pub(in crate::core) text: String,
-    pub(in crate::core) at: Millis,
+    pub text: String,
+    pub at: Millis,
 }

@@ -6,7 +6,7 @@ use crate::base::clock::Millis;
 use crate::base::key::Key;
 use crate::base::limits::BACKOFF_FIRST;
 use crate::core::connection::lane::Lane;
-use crate::core::connection::lane::LaneRole;
+use crate::core::connection::role::LaneRole;
 use crate::core::connection::lane::LaneState;
 use crate::core::keys::LaneKey;
 use crate::core::keys::LeaseKind;
@@ -48,13 +48,7 @@ impl Sim {
             self.dials.refused.remove(&lane);
         }
         if self.broker.lane_link(lane) == Some(link) {
-            let ready = self
-                .broker
-                .shared
-                .connections
-                .lanes
-                .get(lane)
-                .is_some_and(|lane| lane.state == LaneState::Ready);
+            let ready = self.broker.shared.connections.find(lane).is_some_and(|lane| lane.is_ready());
             if ready && !std::mem::replace(&mut conn.ready, true) {
                 self.redis.ledger.truth.went_otherwise();
             }
@@ -85,12 +79,12 @@ impl Sim {
 
     /// Whether there is no room for one more connection: then a child that is told so is told the truth.
     pub(super) fn note_crowd(&mut self) {
-        let (broker, places) = (&self.broker, &self.broker.shared.connections.places);
-        let full = places.open + places.closing + 3 >= broker.settings().upstream_connections_max;
+        let (broker, places) = (&self.broker, self.broker.shared.connections.capacity());
+        let full = places.held() + 3 >= broker.settings().upstream_connections_max;
         let lent = LeaseKind::ALL.into_iter().any(|kind| {
-            let line = broker.shared.leases.line_ref(kind);
-            line.in_use + line.opening() >= broker.shared.lease_cap(kind)
-                || places.leases >= broker.shared.lease_places(kind)
+            let leases = &broker.shared.leases;
+            leases.lent(kind) + leases.opening(kind) >= kind.cap(&broker.shared.env.settings)
+                || places.leases() >= broker.shared.connections.leases_max(&broker.shared.env.settings, kind)
         });
         self.redis.ledger.truth.set(Reason::Crowded, full || lent);
         self.redis.ledger.truth.set(Reason::Down, !self.broker.upstream_is_up());

@@ -118,8 +118,8 @@ impl Sim {
                     self.broker.lane_failed(lane, "refused");
                 }
                 Action::Connect(lane) => self.dial(lane),
-                Action::CloseLane { lane, link: usize::MAX } => self.cancel_dial(lane),
-                Action::CloseLane { link, .. } => self.leave(link),
+                Action::CloseLane { lane, link: None } => self.cancel_dial(lane),
+                Action::CloseLane { link: Some(link), .. } => self.leave(link),
                 Action::CloseChild { link } => {
                     let peer = &mut self.peers[link];
                     (peer.closed, peer.blocked, peer.key) = (true, false, None);
@@ -132,8 +132,8 @@ impl Sim {
     fn dial(&mut self, lane: LaneKey) {
         self.next_link += 1;
         let link = self.next_link;
-        let dialled = self.broker.shared.connections.lanes.get(lane).expect("a lane to dial");
-        let (role, pool) = (dialled.role, &self.broker.shared.connections.pools[dialled.pool.0 as usize].key);
+        let dialled = self.broker.shared.connections.find(lane).expect("a lane to dial");
+        let (role, pool) = (dialled.role(), self.broker.shared.connections.key_of(dialled));
         let of = (pool.db, pool.proto);
         let under_way = self.dial_time > 0;
         let conn = super::Conn {
