@@ -7,7 +7,6 @@ use crate::command::NO_COMMAND;
 use crate::core::child::Child;
 use crate::core::child::hold::Hold;
 use crate::core::connection::lane::Lane;
-use crate::core::connection::lane::LaneState;
 use crate::core::connection::slot::SlotFlags;
 use crate::core::connection::slot::SlotKind;
 use crate::core::keys::LaneKey;
@@ -18,8 +17,6 @@ use crate::core::notice::Notice;
 use crate::core::request::flow::Flow;
 use crate::core::route::Leased;
 use crate::core::shared::Shared;
-use crate::core::transaction::queue::Queued;
-use crate::core::transaction::queue::Transaction;
 use crate::resp::Request;
 use crate::resp::reply;
 
@@ -46,7 +43,7 @@ impl Shared {
                 Flow::Hold(Hold::BlockingReply)
             }
             Leased::Unwatch => {
-                child.session.watch_lost = false;
+                child.session_mut().transaction.forget_watch();
                 send(self, child, SlotKind::Unwatch, SlotFlags::NONE);
                 Flow::Hold(Hold::Reply)
             }
@@ -55,22 +52,20 @@ impl Shared {
                 if let Err(flow) = self.may_multi(child) {
                     return flow;
                 }
-                child.session.transaction = Transaction::Leased(Box::<Queued>::default());
+                child.session_mut().transaction.begin_leased();
                 send(self, child, SlotKind::Multi, SlotFlags::NONE);
                 Flow::Done
             }
             Leased::Discard => {
-                self.forget_transaction(child);
+                child.session_mut().transaction.end();
                 send(self, child, SlotKind::Discard, SlotFlags::NONE);
                 Flow::Hold(Hold::Reply)
             }
             Leased::Exec => self.exec_leased(child, request, id, lane),
             Leased::Queue(local) => self.queue_leased(child, request, id, local, lane),
             Leased::QueueSelect => {
-                let db = std::str::from_utf8(request.arg(1)).ok().and_then(|text| text.parse().ok());
-                if let Some(queued) = child.session.transaction.queued_mut() {
-                    let index = queued.after.commands;
-                    queued.after.selects.extend(db.map(|db: u32| (index, db)));
+                if let Some(db) = db_named(request) {
+                    child.session_mut().transaction.note_select(db);
                 }
                 self.queue_leased(child, request, id, None, lane)
             }
@@ -88,9 +83,8 @@ impl Shared {
         id: CommandId,
         lane_key: LaneKey,
     ) -> Flow {
-        let db = std::str::from_utf8(request.arg(1)).ok().and_then(|text| text.parse().ok());
-        let lane = self.connections.lanes.get_mut(lane_key);
-        if let (Some(lease), Some(db)) = (lane.and_then(Lane::lease_mut), db) {
+        let lane = self.connections.find_mut(lane_key);
+        if let (Some(lease), Some(db)) = (lane.and_then(Lane::lease_mut), db_named(request)) {
             lease.begin_change(Change::Db(db));
         }
         self.send_for(child, lane_key, request.bytes, id, SlotKind::Select, SlotFlags::NONE);
@@ -101,8 +95,8 @@ impl Shared {
     /// the lease ends. The child is greeted when the lane is, so that every push before the greeting has
     /// the old form and every one after it the new.
     pub(in crate::core) fn switch_lease_proto(&mut self, child: &mut Child, proto: u8) -> Flow {
-        let Some(held) = child.lease else { return Flow::Gone };
-        if let Some(lane) = self.connections.lanes.get_mut(held.lane) {
+        let Some(held) = child.lease() else { return Flow::Gone };
+        if let Some(lane) = self.connections.find_mut(held.lane) {
             lane.need_close();
             if let Some(lease) = lane.lease_mut() {
                 lease.begin_change(Change::Protocol(proto));
@@ -116,35 +110,33 @@ impl Shared {
     /// The command that would have ended a transaction got no reply. The child is told, and what it watched
     /// ends with the attempt as it would have with the reply.
     pub(in crate::core) fn transaction_lost(&mut self, child: &mut Child, lane: LaneKey) {
-        if let Some(lane) = self.connections.lanes.get_mut(lane)
+        if let Some(lane) = self.connections.find_mut(lane)
             && let Some(lease) = lane.lease_mut()
         {
             lease.forget_watch();
             lane.need_close();
         }
-        child.session.watch_lost = false;
+        child.session_mut().transaction.forget_watch();
     }
 
     /// Ends the child's lease if nothing of it is left: no watched key, no open MULTI, no subscription, no
     /// reply owed.
     pub(in crate::core) fn end_lease_if_done(&mut self, child: &mut Child) {
-        let Some(held) = child.lease else { return };
-        if child.in_flight > 0
+        let Some(held) = child.lease() else { return };
+        if child.sent().in_flight() > 0
             || child.listens_on_lease()
-            || child.session.is_pinned()
-            || matches!(child.session.transaction, Transaction::Leased(_))
+            || child.session().is_pinned()
+            || child.session().transaction.is_leased()
         {
             return;
         }
-        let db = child.session.db;
-        let Some(lane) = self.connections.lanes.get_mut(held.lane) else { return };
+        let db = child.session().db;
+        let Some((lane, pool)) = self.connections.find_with_key(held.lane) else { return };
         if lane.is_ready() && lane.lease().is_some_and(LeaseState::is_watching) {
             return;
         }
         // A subscriber's lane is never lent again; nor is one that a SELECT in a transaction has moved.
-        lane.need_close_if(
-            held.kind == LeaseKind::Session || self.connections.pools[lane.pool().0 as usize].key.db != db,
-        );
+        lane.need_close_if(held.kind == LeaseKind::Session || pool.db != db);
         self.end_lease(child);
     }
 
@@ -157,7 +149,7 @@ impl Shared {
         frame: &[u8],
         real: bool,
     ) {
-        let lease = self.connections.lanes.get_mut(lane_key).and_then(|lane| lane.lease_mut());
+        let lease = self.connections.find_mut(lane_key).and_then(|lane| lane.lease_mut());
         match lease.and_then(LeaseState::take_change) {
             Some(Change::Protocol(proto)) if real && frame.first() != Some(&b'-') => self.greet(child, proto),
             _ => {
@@ -179,8 +171,7 @@ impl Shared {
         kind: SlotKind,
         frame: &[u8],
     ) {
-        let Some(lane) = self.connections.lanes.get_mut(lane_key) else { return };
-        let pool_db = self.connections.pools[lane.pool().0 as usize].key.db;
+        let Some((lane, pool)) = self.connections.find_with_key(lane_key) else { return };
         // It may still be inside MULTI.
         let refused = reply::error_code(frame).is_some_and(|code| code != b"EXECABORT");
         let mut unclean = kind.ends_watch() && refused;
@@ -189,13 +180,18 @@ impl Shared {
         if matches!(kind, SlotKind::Select | SlotKind::Pin) {
             match lease.take_change().filter(|_| frame == b"+OK\r\n") {
                 Some(Change::Db(db)) => {
-                    unclean |= db != pool_db;
-                    child.session.db = db;
+                    unclean |= db != pool.db;
+                    child.session_mut().db = db;
                 }
-                Some(Change::Pin(pinning)) => pinning.apply(&mut child.session),
+                Some(Change::Pin(pinning)) => pinning.apply(child.session_mut()),
                 Some(Change::Protocol(_)) | None => {}
             }
         }
         lane.need_close_if(unclean);
     }
+}
+
+/// The db that a SELECT names, if it is a number.
+fn db_named(request: &Request<'_>) -> Option<u32> {
+    std::str::from_utf8(request.arg(1)).ok()?.parse().ok()
 }

@@ -5,3 +5,4 @@ pub(in crate::core) mod leases;
 pub(in crate::core) mod lending;
 pub(in crate::core) mod pinning;
 pub(in crate::core) mod state;
+pub(in crate::core) mod waiting;

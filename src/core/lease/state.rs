@@ -21,7 +21,7 @@ pub(in crate::core) struct Tenant {
 
 impl Tenant {
     pub(in crate::core) fn of(child: &Child) -> Self {
-        Tenant { child: child.key, id: child.session.id, origin: child.origin().clone() }
+        Tenant { child: child.key(), id: child.session().id, origin: child.origin().clone() }
     }
 
     pub(in crate::core) fn child(&self) -> ChildKey {

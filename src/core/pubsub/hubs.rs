@@ -2,6 +2,7 @@
 //! been asked about them. Changes both sides of a subscription, the topic's and the child's, in one function. Never
 //! dials, and never decides when a child is answered.
 
+use crate::base::clock::Millis;
 use crate::base::key::Arena;
 use crate::base::key::Key;
 use crate::command::Family;
@@ -9,7 +10,6 @@ use crate::command::NO_COMMAND;
 use crate::command::Subscribe;
 use crate::core::connection::Connections;
 use crate::core::connection::lane::Lane;
-use crate::core::connection::lane::LaneState;
 use crate::core::connection::slot::SlotFlags;
 use crate::core::connection::slot::SlotKind;
 use crate::core::env::Env;
@@ -128,15 +128,14 @@ impl Hubs {
         self.by_user.entry(user).or_default().lane = lane;
     }
 
-    /// Whether a child of this user listens on this lane, or wants to.
-    pub(super) fn is_carried_by(&self, user: UserId, lane: LaneKey) -> bool {
-        let hub = self.by_user.get(&user).filter(|hub| hub.lane == lane);
-        hub.is_some_and(|hub| hub.names.iter().any(|names| !names.is_empty()))
+    /// Whether a child of this user listens to anything, or wants to.
+    pub(super) fn is_used(&self, user: UserId) -> bool {
+        self.by_user.get(&user).is_some_and(|hub| hub.names.iter().any(|names| !names.is_empty()))
     }
 
     /// Whether the user's connection can be asked something.
     pub(super) fn is_ready(&self, connections: &Connections, user: UserId) -> bool {
-        let lane = self.lane_of(user).and_then(|lane| connections.lanes.get(lane));
+        let lane = self.lane_of(user).and_then(|lane| connections.find(lane));
         lane.is_some_and(|lane| lane.is_ready())
     }
 
@@ -163,7 +162,7 @@ impl Hubs {
     ) {
         let Some(hub) = self.by_user.get_mut(&user) else { return debug_assert!(false, "no such hub") };
         hub.asked.clear();
-        connections.lanes.get_mut(hub.lane).map(Lane::take_all);
+        connections.find_mut(hub.lane).map(Lane::take_all);
         for key in self.topics_of(user) {
             if let Some(topic) = self.known(key) {
                 (topic.wanted, topic.pending, topic.checks) = (false, 0, 0);
@@ -179,6 +178,13 @@ impl Hubs {
             self.topics.remove(topic);
         }
         self.by_user.remove(&user);
+    }
+
+    /// Has the user's lane, if there is one yet, know whether it is needed.
+    pub(super) fn tell_lane(&self, connections: &mut Connections, user: UserId) {
+        if let Some(lane) = self.lane_of(user) {
+            connections.set_listened(lane, self.is_used(user));
+        }
     }
 
     // ---- asking the upstream --------------------------------------------------------------------------
@@ -223,7 +229,7 @@ impl Hubs {
             }
         }
         hub.asked.push_back(asked);
-        send(connections, env, hub.lane, &bytes);
+        connections.send(env, hub.lane, &bytes, Key::NONE, NO_COMMAND, SlotKind::Topic, SlotFlags::NONE);
     }
 
     /// Asks again for topics of nobody that the upstream was too busy to leave.
@@ -464,9 +470,11 @@ impl Hubs {
             return self.ask(connections, env, topic.user, Asked::Leave(key));
         }
         if topic.pending == 0 && topic.checks == 0 {
-            let hub = self.by_user.get_mut(&topic.user);
+            let user = topic.user;
+            let hub = self.by_user.get_mut(&user);
             hub.and_then(|hub| hub.names[family_index(topic.family)].remove(&topic.name));
             self.topics.remove(key);
+            self.tell_lane(connections, user);
         }
     }
 
@@ -526,15 +534,15 @@ impl Hubs {
         let front = self.by_user.get(&user).and_then(|hub| hub.asked.front().copied());
         match front {
             Some(Asked::Leave(asked)) if asked == topic && change.leave => {
-                self.pop_asked(connections, user)?;
+                self.pop_asked(connections, env.now, user)?;
                 self.settle(connections, env, topic, None);
             }
             Some(Asked::Join(asked)) if asked == topic && !change.leave => {
-                self.pop_asked(connections, user)?;
+                self.pop_asked(connections, env.now, user)?;
                 self.settle(connections, env, topic, None);
             }
             Some(Asked::Check(asked, child, fence)) if asked == topic && !change.leave => {
-                self.pop_asked(connections, user)?;
+                self.pop_asked(connections, env.now, user)?;
                 self.checked(connections, env, topic, (child, fence), None);
             }
             _ if change.leave && change.family == Family::Shard => {
@@ -554,7 +562,7 @@ impl Hubs {
         frame: &[u8],
     ) -> Result<Received, &'static str> {
         let refused = frame.first() == Some(&b'-');
-        let asked = self.pop_asked(connections, user)?;
+        let asked = self.pop_asked(connections, env.now, user)?;
         if let Asked::Fence(_, number) | Asked::Probe(number) = asked {
             // Even a refused PING has been answered in its turn.
             if !refused && reply::text(frame) != Some(number.to_string().as_bytes()) {
@@ -577,11 +585,15 @@ impl Hubs {
         Ok(Received::Nothing)
     }
 
-    fn pop_asked(&mut self, connections: &mut Connections, user: UserId) -> Result<Asked, &'static str> {
+    fn pop_asked(
+        &mut self,
+        connections: &mut Connections,
+        now: Millis,
+        user: UserId,
+    ) -> Result<Asked, &'static str> {
         let hub = self.by_user.get_mut(&user).ok_or("a reply nobody asked for")?;
-        let lane = connections.lanes.get_mut(hub.lane).ok_or("a lane that is gone")?;
-        lane.pop().ok_or("a reply nobody asked for")?;
-        lane.replied = true;
+        let lane = connections.find_mut(hub.lane).ok_or("a lane that is gone")?;
+        lane.take_answered(now).ok_or("a reply nobody asked for")?;
         hub.asked.pop_front().ok_or("a reply nobody asked for")
     }
 
@@ -645,18 +657,6 @@ impl Hubs {
 
     fn topics_of(&self, user: UserId) -> Vec<TopicKey> {
         self.topics.iter().filter(|(_, topic)| topic.user == user).map(|(key, _)| key).collect()
-    }
-}
-
-/// Puts a question on a connected lane.
-fn send(connections: &mut Connections, env: &mut Env, key: LaneKey, bytes: &[u8]) {
-    let Some(lane) = connections.lanes.get_mut(key) else { return };
-    lane.push(bytes, Key::NONE, NO_COMMAND, SlotKind::Topic, SlotFlags::NONE, env.now);
-    let measured = lane.measure();
-    env.memory = env.memory + measured - lane.footprint();
-    lane.footprint = measured;
-    if !std::mem::replace(&mut lane.dirty, true) {
-        connections.dirty_lanes.push(key);
     }
 }
 

@@ -37,7 +37,7 @@ impl Shared {
             return Flow::Hold(Hold::OwnReplies);
         }
         let names = (request.argc() - 1) as u32;
-        child.subscriptions.get_or_insert_default().begin_change(subscribe, names);
+        child.subscriptions_mut().get_or_insert_default().begin_change(subscribe, names);
         self.send_for(child, lane, request.bytes, id, SlotKind::Subscribe, SlotFlags::NONE);
         self.convert_to_session(child, lane);
         Flow::Hold(Hold::Reply)
@@ -45,8 +45,8 @@ impl Shared {
 
     /// A child that watched keys and now subscribes or is pinned keeps its lane, but it counts as a session.
     pub(in crate::core) fn convert_to_session(&mut self, child: &mut Child, lane_key: LaneKey) {
-        let lane = self.connections.lanes.get_mut(lane_key);
-        if let (Some(lease), Some(held)) = (lane.and_then(Lane::lease_mut), &mut child.lease) {
+        let lane = self.connections.find_mut(lane_key);
+        if let (Some(lease), Some(held)) = (lane.and_then(Lane::lease_mut), &mut child.lease()) {
             self.leases.convert_to_session(lease);
             held.kind = LeaseKind::Session;
         }
@@ -59,7 +59,7 @@ impl Shared {
         family: Family,
         request: &Request<'_>,
     ) {
-        let proto = child.session.proto;
+        let proto = child.session().proto;
         let change = Subscribe { family, leave: true };
         let mut names: Vec<Option<&[u8]>> = request.args().skip(1).map(Some).collect();
         if names.is_empty() {
@@ -78,25 +78,23 @@ impl Shared {
             return self.close(child);
         }
         let Some(Push::Confirmation(change)) = push_of(frame) else { return };
-        let Some(subscriptions) = &mut child.subscriptions else { return };
+        let Some(subscriptions) = child.subscriptions_mut() else { return };
         let count = reply::element(frame, 2).and_then(|range| number(&frame[range])).unwrap_or(0);
         if !subscriptions.confirmed(change, count) {
             return;
         }
         let completes = |lane: &&mut Lane| lane.front().is_some_and(|slot| slot.kind == SlotKind::Subscribe);
-        let lane = self.connections.lanes.get_mut(lane_key).filter(completes);
+        let lane = self.connections.find_mut(lane_key).filter(completes);
         if let Some(slot) = lane.and_then(Lane::pop) {
-            self.settle(child, lane_key, slot, b"", true);
+            self.settle(child, lane_key, slot, b"", None);
         }
     }
 
     /// On a RESP3 lane nobody leases, a push can only be something Redis tells every connection: not a
     /// reply, so it is dropped. A RESP2 lane cannot have one.
     fn stray_push(&self, lane_key: LaneKey) -> bool {
-        self.connections
-            .lanes
-            .get(lane_key)
-            .is_some_and(|lane| self.connections.pools[lane.pool().0 as usize].key.proto == 3)
+        self.connections.find(lane_key)
+            .is_some_and(|lane| self.connections.key_of(lane).proto == 3)
     }
 }
 
@@ -113,26 +111,26 @@ impl Broker {
         if kind != b'*' {
             return false;
         }
-        let Some(lease) = self.shared.connections.lanes.get(lane_key).and_then(|lane| lane.lease()) else {
+        let Some(lease) = self.shared.connections.find(lane_key).and_then(|lane| lane.lease()) else {
             return false;
         };
         if lease.kind() != LeaseKind::Session {
             return false;
         }
         let Some(child) = self.children.get(lease.child()) else { return false };
-        let listens = child.subscriptions.as_ref().is_some_and(|subs| subs.expects_pushes());
-        listens && child.session.proto == 2 && push_of(frame).is_some()
+        let listens = child.subscriptions().is_some_and(|subs| subs.expects_pushes());
+        listens && child.session().proto == 2 && push_of(frame).is_some()
     }
 
     fn is_monitoring(&self, lane: LaneKey) -> bool {
-        let lease = self.shared.connections.lanes.get(lane).and_then(|lane| lane.lease());
+        let lease = self.shared.connections.find(lane).and_then(|lane| lane.lease());
         let child = lease.and_then(|lease| self.children.get(lease.child()));
-        child.is_some_and(|child| child.session.monitoring)
+        child.is_some_and(|child| child.session().monitoring)
     }
 
     /// Delivers a push to the child that leases the lane. False when the lane may not carry one.
     pub(in crate::core) fn push_arrived(&mut self, lane_key: LaneKey, frame: &[u8]) -> bool {
-        let lease = self.shared.connections.lanes.get(lane_key).and_then(|lane| lane.lease());
+        let lease = self.shared.connections.find(lane_key).and_then(|lane| lane.lease());
         // Its child has asked for none: whatever it is, it is not for this child.
         let Some(lease) = lease.filter(|lease| lease.kind() == LeaseKind::Session) else {
             return self.shared.stray_push(lane_key);

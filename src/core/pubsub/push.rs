@@ -5,6 +5,7 @@ use crate::command::Family;
 use crate::command::Subscribe;
 use crate::core::child::Child;
 use crate::core::child::ChildState;
+use crate::core::child::closing::CloseReason;
 use crate::core::env::Env;
 use crate::resp::encode;
 use crate::resp::reply;
@@ -59,28 +60,19 @@ pub(super) fn push_of(frame: &[u8]) -> Option<Push> {
 /// Appends a push to a child's output in the child's protocol, within the bounds of subscribers. False if the child has
 /// to be closed.
 pub(super) fn append_push(child: &mut Child, env: &mut Env, frame: &[u8]) -> bool {
-    if child.state == ChildState::Finishing && child.replies.is_empty() {
+    if child.state() == ChildState::Finishing && child.outbox().is_answered() {
         // It has had its last answer.
         return true;
     }
-    let held = child.output.len();
-    if held >= env.settings.subscriber_output_max {
-        log::warn!("subscriber_output_max reached: closing child {}, {held} bytes unread", child.label());
+    if child.outbox().len() >= env.settings.subscriber_output_max {
+        CloseReason::OutputMax("subscriber_output_max").log(child);
         return false;
     }
-    child.output.adopt(&mut env.spares);
-    match frame.split_first() {
-        Some((b'>', rest)) if child.session.proto == 2 => {
-            child.output.append(b"*");
-            child.output.append(rest);
-        }
-        _ => child.output.append(frame),
-    }
-    if child.output.len() >= env.settings.subscriber_output_soft {
-        child.over_soft_since.get_or_insert(env.now);
-    }
-    if !std::mem::replace(&mut child.dirty, true) {
-        env.dirty_children.push(child.key);
+    let proto = child.session().proto;
+    child.outbox_mut().push(frame, proto, &mut env.spares);
+    child.outbox_mut().note_soft_limit(env.settings.subscriber_output_soft, env.now);
+    if child.outbox_mut().mark() {
+        env.dirty_children.push(child.key());
     }
     true
 }

@@ -47,7 +47,7 @@ pub(in crate::core) struct SharedSubscriptions {
 }
 
 impl SharedSubscriptions {
-    pub(super) fn new(user: UserId) -> Box<SharedSubscriptions> {
+    pub(in crate::core) fn new(user: UserId) -> Box<SharedSubscriptions> {
         let (held, front) = (BTreeSet::new(), Front::default());
         Box::new(SharedSubscriptions { user, counts: [0; 3], held, names_bytes: 0, front })
     }

@@ -1,6 +1,8 @@
 //! Requests about shared subscriptions, and how they wait for the upstream. What is subscribed is `pubsub::hubs`'.
 
 use crate::base::clock::Millis;
+use crate::base::failure::Failure;
+use crate::base::failure::Limit;
 use crate::base::limits;
 use crate::command::Family;
 use crate::command::Subscribe;
@@ -8,14 +10,12 @@ use crate::config::value::Pubsub as Mode;
 use crate::core::child::Child;
 use crate::core::child::hold::Hold;
 use crate::core::connection::lane::Lane;
-use crate::core::connection::lane::LaneRole;
-use crate::core::connection::lane::LaneState;
+use crate::core::connection::role::Role;
 use crate::core::keys::ChildKey;
 use crate::core::keys::PoolKey;
 use crate::core::keys::UserId;
 use crate::core::pubsub::hubs::Asked;
 use crate::core::pubsub::push::verb;
-use crate::core::pubsub::shared::SharedSubscriptions;
 use crate::core::request::flow::Flow;
 use crate::core::shared::Shared;
 use crate::core::timers::Timer;
@@ -24,8 +24,8 @@ use crate::resp::Request;
 impl Shared {
     /// Whether the child's subscriptions are shared ones. What it has decides; if it has none, the setting.
     pub(in crate::core) fn subscribes_shared(&self, child: &Child) -> bool {
-        let on_lease = child.subscriptions.as_ref().is_some_and(|own| own.total() > 0);
-        child.topics.is_some() || (self.env.settings.pubsub == Mode::Shared && !on_lease)
+        let on_lease = child.subscriptions().is_some_and(|own| own.total() > 0);
+        child.topics().is_some() || (self.env.settings.pubsub == Mode::Shared && !on_lease)
     }
 
     /// Whether a request asks for the invalidations that other children redirect to this one: those come to a
@@ -37,7 +37,7 @@ impl Shared {
         change: Subscribe,
     ) -> bool {
         let named = request.args().skip(1).any(|name| name == b"__redis__:invalidate");
-        named && !change.leave && change.family == Family::Channel && child.topics.is_none()
+        named && !change.leave && change.family == Family::Channel && child.topics().is_none()
     }
 
     /// (P|S)(UN)SUBSCRIBE of a child without a connection of its own.
@@ -50,7 +50,7 @@ impl Shared {
         if child.is_under_way() {
             return Flow::Hold(Hold::OwnReplies);
         }
-        let user = child.topics.as_ref().map_or(child.user, |own| own.user());
+        let user = child.topics().map_or(child.user(), |own| own.user());
         self.hubs.learn_verb(user, verb(change), request.arg(0));
         let flow = if change.leave {
             self.leave_topics(child, request, change)
@@ -64,23 +64,25 @@ impl Shared {
     }
 
     fn join_topics(&mut self, child: &mut Child, request: &Request<'_>, change: Subscribe) -> Flow {
-        let own = child.topics.get_or_insert_with(|| SharedSubscriptions::new(child.user));
+        let (key, proto) = (child.key(), child.session().proto);
+        let own = child.topics_or_new();
         let user = own.user();
         if own.pinned().is_empty() {
             if own.total() as usize + request.argc() > limits::CHILD_TOPICS_MAX {
                 let max = limits::CHILD_TOPICS_MAX;
-                return self.reject(child, format!("BROKERLIMIT a child has at most {max} subscriptions"));
+                return self.reject(child, Failure::Limited(Limit::Subscriptions { max }));
             }
-            if self.hub_is_full(user, child.key) {
+            if self.hub_is_full(user, key) {
                 return Flow::Hold(Hold::LaneFull);
             }
             own.pin(self.hubs.pin(user, change.family, request));
+            self.hubs.tell_lane(&mut self.connections, user);
         }
         let refusal = own.take_refusal();
         if own.is_fence_answered() {
             match refusal.map_or_else(|| self.hubs.are_on(own.pinned()), Err) {
                 Ok(true) => {
-                    let confirmations = self.hubs.join(own, child.key, change, child.session.proto);
+                    let confirmations = self.hubs.join(own, key, change, proto);
                     self.confirm(child, &confirmations);
                     return Flow::Done;
                 }
@@ -93,12 +95,13 @@ impl Shared {
             }
         }
         let fence = self.hubs.next_ping();
-        self.hubs.ask_to_join(&mut self.connections, &mut self.env, own, child.key, fence);
+        self.hubs.ask_to_join(&mut self.connections, &mut self.env, own, key, fence);
         self.await_fence(child, fence)
     }
 
     fn leave_topics(&mut self, child: &mut Child, request: &Request<'_>, change: Subscribe) -> Flow {
-        let Some(own) = child.topics.as_deref_mut() else {
+        let (key, proto) = (child.key(), child.session().proto);
+        let Some(own) = child.topics_mut() else {
             self.leave_nothing(child, change.family, request);
             return Flow::Done;
         };
@@ -106,7 +109,7 @@ impl Shared {
         let named = hubs.named(own, change.family, request);
         match hubs.may_leave(connections, env, own, &named) {
             Ok(true) => {
-                let (child_side, form) = ((own, child.key), (change, child.session.proto));
+                let (child_side, form) = ((own, key), (change, proto));
                 let confirmations = hubs.leave(connections, env, child_side, form, (&named, request));
                 self.confirm(child, &confirmations);
                 Flow::Done
@@ -125,7 +128,7 @@ impl Shared {
     /// RESET: leaves everything as UNSUBSCRIBE would, but unconfirmed. What the child published before counts it in.
     pub(in crate::core) fn reset_topics(&mut self, child: &mut Child) -> Result<(), Flow> {
         let owed = self.is_owed_replies(child);
-        let Some(own) = child.topics.as_deref() else { return Ok(()) };
+        let Some(own) = child.topics() else { return Ok(()) };
         if own.total() > 0 && owed {
             return Err(Flow::Hold(Hold::OwnReplies));
         }
@@ -140,17 +143,17 @@ impl Shared {
 
     /// A child ends, or has left everything: its topics go on without it.
     pub(in crate::core) fn drop_topics(&mut self, child: &mut Child) {
-        if let Some(mut own) = child.topics.take() {
-            self.hubs.leave_all(&mut self.connections, &mut self.env, &mut own, child.key);
+        if let Some(mut own) = child.take_topics() {
+            self.hubs.leave_all(&mut self.connections, &mut self.env, &mut own, child.key());
         }
     }
 
     /// The request at the front is done, or will not be: what it waited for may go.
     pub(in crate::core) fn forget_front_topics(&mut self, child: &mut Child) {
-        let Some(own) = child.topics.as_deref_mut() else { return };
+        let Some(own) = child.topics_mut() else { return };
         self.hubs.unpin(&mut self.connections, &mut self.env, own);
         if own.total() == 0 {
-            child.topics = None;
+            child.take_topics();
         }
     }
 
@@ -159,19 +162,18 @@ impl Shared {
     /// Whether the user's connection has more to take than it should. The child then waits until it has less.
     fn hub_is_full(&mut self, user: UserId, child: ChildKey) -> bool {
         // Where there is no connection yet, nothing waits to be written.
-        let lane = self.hubs.lane_of(user).and_then(|lane| self.connections.lanes.get_mut(lane));
-        let full = lane.filter(|lane| lane.unwritten() >= limits::LANE_WINDOW);
-        full.map(|lane| lane.held.push(child)).is_some()
+        let lane = self.hubs.lane_of(user).and_then(|lane| self.connections.find_mut(lane));
+        lane.is_some_and(|lane| lane.holds_back(child))
     }
 
     /// Holds the child until everything asked so far is answered. Without a connection one is dialled, and what the
     /// request needs is asked when it is ready.
     fn await_fence(&mut self, child: &mut Child, fence: u64) -> Flow {
-        let Some(own) = child.topics.as_deref_mut() else { return Flow::Gone };
+        let Some(own) = child.topics_mut() else { return Flow::Gone };
         own.await_fence(fence, self.env.now);
         let user = own.user();
         if self.hubs.is_ready(&self.connections, user) {
-            let asked = Asked::Fence(child.key, fence);
+            let asked = Asked::Fence(child.key(), fence);
             self.hubs.ask(&mut self.connections, &mut self.env, user, asked);
         } else {
             self.want_hub(user);
@@ -182,23 +184,24 @@ impl Shared {
 
     /// Sees to it that the user's connection is dialled.
     fn want_hub(&mut self, user: UserId) {
-        let known = self.hubs.lane_of(user).filter(|lane| self.connections.lanes.get(*lane).is_some());
+        let known = self.hubs.lane_of(user).filter(|lane| self.connections.find(*lane).is_some());
         let lane = known.unwrap_or_else(|| {
             // Channels belong to no db, so none is selected.
-            let pool = self.pool_of(PoolKey { user, db: 0, proto: 3, no_touch: false });
-            self.connections.lanes.insert(Lane::new(pool, LaneRole::Subscriber, self.env.now))
+            let pool = self.connections.pool_of(PoolKey { user, db: 0, proto: 3, no_touch: false });
+            self.connections.add(Lane::new(pool, Role::Subscriber { listened: false }, self.env.now))
         });
         self.hubs.set_lane(user, lane);
-        self.want_connection(lane);
+        self.hubs.tell_lane(&mut self.connections, user);
+        self.connections.want(&mut self.env, lane);
     }
 
     /// Has the child looked at when it may have to be told something. One timer at a time: a child that comes
     /// and goes all day must not leave one each time.
     fn arm_topics_wait(&mut self, child: &mut Child, due: Millis) {
         let now = self.env.now;
-        if child.topics_due <= now {
-            child.topics_due = due;
-            self.env.timers.arm(due, Timer::Child(child.key));
+        if child.topics_due() <= now {
+            child.set_topics_due(due);
+            self.env.timers.arm(due, Timer::Child(child.key()));
         }
     }
 
@@ -211,21 +214,22 @@ impl Shared {
 
     /// A child's deadline: the connection for subscriptions does not come, or does not answer.
     pub(in crate::core) fn topics_wait_over(&mut self, child: &mut Child) {
-        let Some(own) = child.topics.as_deref() else { return };
+        let Some(own) = child.topics() else { return };
         let (Some(since), user) = (own.waits_since(), own.user()) else { return };
-        if child.topics_due > self.env.now {
+        if child.topics_due() > self.env.now {
             // Another timer is meant.
             return;
         }
         let waited = self.env.now - since;
         let ready = self.hubs.is_ready(&self.connections, user);
         match self.topics_wait_failure(user, waited) {
-            Some(text) => {
-                if ready && let Some(own) = child.topics.as_deref_mut() {
-                    self.hubs.leave_unwanted(&mut self.connections, &mut self.env, own, child.key);
+            Some(failure) => {
+                let key = child.key();
+                if ready && let Some(own) = child.topics_mut() {
+                    self.hubs.leave_unwanted(&mut self.connections, &mut self.env, own, key);
                 }
                 self.forget_front_topics(child);
-                self.fail_front(child, &text);
+                self.fail_front(child, failure);
             }
             None => {
                 let patience = self.topics_patience();
@@ -236,21 +240,19 @@ impl Shared {
     }
 
     /// What a child is told that has waited for its user's connection for so long; none, if it has to wait on.
-    fn topics_wait_failure(&self, user: UserId, waited: Millis) -> Option<String> {
+    fn topics_wait_failure(&self, user: UserId, waited: Millis) -> Option<Failure> {
         let settings = &self.env.settings;
         // There may be no connection, nor any need of one, when another child's request has just failed.
-        let lane = self.hubs.lane_of(user).and_then(|lane| self.connections.lanes.get(lane));
+        let lane = self.hubs.lane_of(user).and_then(|lane| self.connections.find(lane));
         if lane.is_some_and(|lane| lane.is_ready()) {
-            let limit = settings.request_timeout;
-            let text =
-                || format!("BROKERTIMEOUT no reply within {limit} ms; the command may have been executed");
-            return (limit > 0 && waited >= limit).then(text);
+            let after_ms = settings.request_timeout;
+            return (after_ms > 0 && waited >= after_ms).then_some(Failure::TimedOut { after_ms });
         }
         let failing = lane.filter(|lane| lane.failures() > 0 || !self.upstream_is_up());
         if let Some(lane) = failing.filter(|_| waited >= settings.queue_timeout) {
-            return Some(self.down(lane.pool()));
+            return Some(self.connections.down(lane.pool()));
         }
         let pool = lane.map(|lane| lane.pool());
-        (waited >= settings.lease_wait_timeout).then(|| self.no_subscriber(pool))
+        (waited >= settings.lease_wait_timeout).then(|| self.connections.no_subscriber(&self.env.settings, pool))
     }
 }

@@ -3,9 +3,9 @@
 
 use crate::config::value::OnSubscriberLoss;
 use crate::core::broker::Broker;
+use crate::core::child::closing::CloseReason;
 use crate::core::child::hold::Hold;
-use crate::core::connection::lane::LaneRole;
-use crate::core::connection::lane::LaneState;
+use crate::core::connection::role::LaneRole;
 use crate::core::keys::ChildKey;
 use crate::core::keys::LaneKey;
 use crate::core::keys::LeaseKind;
@@ -20,17 +20,12 @@ use crate::core::shared::Shared;
 
 impl Shared {
     fn user_of(&self, lane: LaneKey) -> Option<UserId> {
-        self.connections.lanes.get(lane).map(|lane| self.connections.pools[lane.pool().0 as usize].key.user)
-    }
-
-    /// Whether a child listens on this lane, or wants to.
-    pub(in crate::core) fn carries_topics(&self, lane: LaneKey) -> bool {
-        self.user_of(lane).is_some_and(|user| self.hubs.is_carried_by(user, lane))
+        self.connections.find(lane).map(|lane| self.connections.key_of(lane).user)
     }
 
     /// Whether one more connection for subscriptions fits beside the leases.
     pub(in crate::core) fn has_subscriber_place(&self) -> bool {
-        self.connections.places.leases < self.lease_places(LeaseKind::Session)
+        self.connections.capacity().leases() < self.connections.leases_max(&self.env.settings, LeaseKind::Session)
     }
 
     /// The connection stands.
@@ -49,7 +44,7 @@ impl Shared {
     /// Another upstream: what it publishes comes on a new connection, and from now on.
     pub(in crate::core) fn move_hub(&mut self, lane: LaneKey) {
         let Some(user) = self.user_of(lane) else { return };
-        if let Some(lane) = self.connections.lanes.get_mut(lane) {
+        if let Some(lane) = self.connections.find_mut(lane) {
             lane.forget_failures();
         }
         let loss = SubscriberLoss::UpstreamReplaced;
@@ -61,12 +56,12 @@ impl Shared {
         // The user may have ended with its listeners.
         let Some(lane) = self.hubs.lane_of(user) else { return };
         match loss {
-            SubscriberLoss::Broken { .. } if !self.carries_topics(lane) => {}
-            SubscriberLoss::Broken { failures: 0 } => self.want_connection(lane),
+            SubscriberLoss::Broken { .. } if !self.connections.is_listened(lane) => {}
+            SubscriberLoss::Broken { failures: 0 } => self.connections.want(&mut self.env, lane),
             SubscriberLoss::Broken { failures } => self.back_off(lane, failures),
             SubscriberLoss::UpstreamReplaced => {
-                self.dial_afresh(lane);
-                self.account_lane(lane);
+                self.connections.dial_afresh(&mut self.env, lane);
+                self.connections.account(&mut self.env, lane);
             }
         }
     }
@@ -76,19 +71,19 @@ impl Shared {
     pub(in crate::core) fn check_hubs(&mut self) {
         self.hubs.leave_unused(&mut self.connections, &mut self.env);
         let quiet = self.env.settings.lane_stall_timeout / 2;
-        let lanes = self.connections.lanes.iter().filter(|(_, lane)| lane.role() == LaneRole::Subscriber);
+        let lanes = self.connections.lanes().filter(|(_, lane)| lane.role() == LaneRole::Subscriber);
         let lanes: Vec<LaneKey> = lanes.map(|(key, _)| key).collect();
         for key in lanes {
             let Some(user) = self.user_of(key) else { continue };
-            let used = self.carries_topics(key);
-            let Some(lane) = self.connections.lanes.get(key) else { continue };
+            let used = self.connections.is_listened(key);
+            let Some(lane) = self.connections.find(key) else { continue };
             let silent = lane.is_idle() && self.env.now.saturating_sub(lane.last_reply()) >= quiet;
             if used && lane.is_ready() && silent && quiet > 0 {
                 let asked = Asked::Probe(self.hubs.next_ping());
                 self.hubs.ask(&mut self.connections, &mut self.env, user, asked);
             } else if !used && lane.is_dormant() {
                 let pool = lane.pool();
-                self.forget_lane(key, pool);
+                self.connections.remove(&mut self.env, key);
                 self.hubs.forget_user(user);
             }
         }
@@ -135,11 +130,11 @@ impl Broker {
     fn fence_answered(&mut self, key: ChildKey, number: u64) {
         // The child may have gone, or given up, since the fence was asked.
         if let Some(child) = self.children.get_mut(key)
-            && child.hold == Hold::Subscription
-            && child.topics.as_mut().is_some_and(|own| own.fence_answered(number))
+            && child.hold() == Hold::Subscription
+            && child.topics_mut().is_some_and(|own| own.fence_answered(number))
         {
-            child.hold = Hold::None;
-            self.run_buffered(key);
+            child.set_hold(Hold::None);
+            self.run_child(key, &[]);
         }
     }
 
@@ -147,7 +142,7 @@ impl Broker {
     pub(in crate::core) fn close_listeners(&mut self, topic: TopicKey) {
         for child in self.shared.hubs.listeners(topic).collect::<Vec<_>>() {
             if let Some(child) = self.children.get_mut(child) {
-                log::warn!("its subscription is refused now: closing child {}", child.label());
+                CloseReason::SubscriptionRefused.log(child);
                 self.shared.close(child);
             }
         }
@@ -160,11 +155,12 @@ impl Broker {
         let Some((change, name)) = self.shared.hubs.moved(topic) else { return };
         for key in self.shared.hubs.listeners(topic).collect::<Vec<_>>() {
             let Some(child) = self.children.get_mut(key) else { continue };
-            let Some(own) = child.topics.as_deref_mut() else { continue };
+            let proto = child.session().proto;
+            let Some(own) = child.topics_mut() else { continue };
             let shared = &mut self.shared;
             shared.hubs.unsubscribe(&mut shared.connections, &mut shared.env, own, key, topic);
             let mut out = Vec::new();
-            confirmation(&mut out, child.session.proto, change, Some(&name), own.count(change.family));
+            confirmation(&mut out, proto, change, Some(&name), own.count(change.family));
             if !append_push(child, &mut shared.env, &out) {
                 shared.close(child);
             }
@@ -179,8 +175,8 @@ impl Broker {
             return;
         }
         for (key, child) in self.children.iter() {
-            let own = child.topics.as_ref().filter(|own| own.user() == user);
-            let fence = own.filter(|_| child.hold == Hold::Subscription).and_then(|own| own.awaited_fence());
+            let own = child.topics().filter(|own| own.user() == user);
+            let fence = own.filter(|_| child.hold() == Hold::Subscription).and_then(|own| own.awaited_fence());
             if let Some(number) = fence {
                 hubs.ask(connections, env, user, Asked::Fence(key, number));
             }
@@ -190,7 +186,7 @@ impl Broker {
     /// Children that listen may miss messages from now on: they end, or messages are missing, as the setting says.
     pub(in crate::core) fn subscribers_lost(&mut self, user: UserId, loss: SubscriberLoss) {
         let listeners = self.children.iter().filter(|(_, child)| {
-            child.topics.as_ref().is_some_and(|own| own.user() == user && own.total() > 0)
+            child.topics().is_some_and(|own| own.user() == user && own.total() > 0)
         });
         let listeners: Vec<ChildKey> = listeners.map(|(key, _)| key).collect();
         match self.shared.env.settings.on_subscriber_loss {

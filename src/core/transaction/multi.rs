@@ -3,6 +3,8 @@
 //! shared lane, so that Redis runs it as if its child were alone. Only what cannot be queued here (SELECT,
 //! `transactions = leased`) opens its MULTI on a leased lane.
 
+use crate::base::failure::Failure;
+use crate::base::failure::Limit;
 use crate::command::CommandId;
 use crate::command::Local;
 use crate::command::NO_COMMAND;
@@ -18,14 +20,13 @@ use crate::core::connection::slot::SlotFlags;
 use crate::core::connection::slot::SlotKind;
 use crate::core::keys::LaneKey;
 use crate::core::keys::LeaseKind;
-use crate::core::lease::lending::Want;
+use crate::core::lease::waiting::Want;
 use crate::core::request::flow::Decided;
 use crate::core::request::flow::Flow;
 use crate::core::route::runs_in_a_block;
 use crate::core::shared::Shared;
-use crate::core::transaction::queue::AfterExec;
-use crate::core::transaction::queue::Queued;
-use crate::core::transaction::queue::Transaction;
+use crate::core::transaction::state::Block;
+use crate::core::transaction::state::ExecOutcome;
 use crate::resp::Request;
 use crate::resp::Scan;
 use crate::resp::Scanner;
@@ -33,19 +34,11 @@ use crate::resp::encode;
 use crate::resp::frame::FrameLimits;
 
 /// What Redis runs in the place of a command the broker answers itself.
-pub(in crate::core) const PLACEHOLDER: &[u8] = b"*1\r\n$4\r\nPING\r\n";
+const PLACEHOLDER: &[u8] = b"*1\r\n$4\r\nPING\r\n";
 
-pub(in crate::core) const DISCARD: &[u8] = b"*1\r\n$7\r\nDISCARD\r\n";
+const DISCARD: &[u8] = b"*1\r\n$7\r\nDISCARD\r\n";
 
-pub(in crate::core) const QUEUED: &[u8] = b"+QUEUED\r\n";
-
-/// A transaction found whole in the input.
-pub(in crate::core) struct Block {
-    bytes: Vec<u8>,
-    commands: Vec<(CommandId, usize)>,
-    /// Bytes of the input behind MULTI that it took.
-    consumed: usize,
-}
+const QUEUED: &[u8] = b"+QUEUED\r\n";
 
 impl Shared {
     pub(in crate::core) fn begin_multi(
@@ -58,7 +51,7 @@ impl Shared {
         if let Err(flow) = self.may_multi(child) {
             return flow;
         }
-        let watch_lost = child.session.watch_lost;
+        let watch_lost = child.session().transaction.is_watch_lost();
         // One whose watched keys are lost is only queued here: its EXEC is null whatever is in it.
         if self.env.settings.transactions == Transactions::Leased && !watch_lost {
             return match self.lease_for(child, LeaseKind::Transaction, Want::default) {
@@ -67,59 +60,57 @@ impl Shared {
             };
         }
         // Of a block whose MULTI alone is to go unanswered each command is looked at by itself.
-        let skips = self.work.is_busy() || child.session.replies == ReplyMode::Skip || child.session.debugs;
+        let skips = self.work.is_busy() || child.session().replies == ReplyMode::Skip || child.session().debugs;
         if !watch_lost
             && !skips
-            && let Some(block) = self.whole_block(child, request, decided.id, rest)
+            && let Some((block, consumed)) = self.whole_block(child, request, decided.id, rest)
         {
             let last = block.commands.last().map_or(0, |(id, _)| *id);
             return match self.shared_lane_for(child, last, block.bytes.len()) {
                 Ok(lane) => {
-                    child.last_command = block.commands.last().map(|(id, _)| *id);
-                    self.send_block(
-                        child,
-                        lane,
-                        &block.bytes,
-                        &block.commands,
-                        SlotKind::Relay,
-                        SlotKind::Relay,
-                    );
-                    Flow::DoneThrough(block.consumed)
+                    child.set_last_command(block.commands.last().map(|(id, _)| *id));
+                    self.send_block(child, lane, &block, SlotKind::Relay, SlotKind::Relay);
+                    Flow::DoneThrough(consumed)
                 }
                 Err(flow) => flow,
             };
         }
-        let block = request.bytes.to_vec();
-        let commands = vec![(decided.id, block.len())];
-        child.session.transaction =
-            Transaction::Queued(Box::new(Queued { block, commands, ..Queued::default() }));
+        child.session_mut().transaction.begin_here(decided.id, request.bytes);
         self.answer(child, b"+OK\r\n");
         Flow::Done
     }
 
-    /// MULTI up to EXEC, if all of it has arrived and nothing in it needs the broker.
-    fn whole_block(&self, child: &Child, multi: &Request<'_>, id: CommandId, rest: &[u8]) -> Option<Block> {
+    /// MULTI up to EXEC, if all of it has arrived and nothing in it needs the broker; and how many bytes of the input
+    /// behind MULTI that are.
+    fn whole_block(
+        &self,
+        child: &Child,
+        multi: &Request<'_>,
+        id: CommandId,
+        rest: &[u8],
+    ) -> Option<(Block, usize)> {
         let table = self.commands.table()?;
         let frame_limits = FrameLimits { request_max: self.request_max(), authenticated: true };
-        let mut block = Block { bytes: multi.bytes.to_vec(), commands: Vec::new(), consumed: 0 };
-        block.commands.push((id, block.bytes.len()));
+        let (mut block, mut consumed) = (Block::default(), 0);
+        block.push(id, multi.bytes);
         let mut scanner = Scanner::default();
         loop {
-            match scanner.scan(rest.get(block.consumed..)?, &frame_limits) {
-                Scan::Empty { len } => block.consumed += len,
+            match scanner.scan(rest.get(consumed..)?, &frame_limits) {
+                Scan::Empty { len } => consumed += len,
                 Scan::Frame { len } => {
-                    let request = scanner.request(&rest[block.consumed..]);
+                    let request = scanner.request(&rest[consumed..]);
                     if self.may_be_too_long(&request) {
                         return None;
                     }
                     let Verdict::Known(known) = table.classify(&request) else { return None };
-                    block.bytes.extend_from_slice(request.bytes);
-                    block.commands.push((known.id, block.bytes.len()));
-                    block.consumed += len;
+                    block.push(known.id, request.bytes);
+                    consumed += len;
                     match known.route {
                         _ if self.is_denied(child, known.id) => return None,
                         _ if self.judged_script(child, known.id).is_some() => return None,
-                        Route::Transaction(TransactionCommand::Exec) if known.arity_ok => return Some(block),
+                        Route::Transaction(TransactionCommand::Exec) if known.arity_ok => {
+                            return Some((block, consumed));
+                        }
                         route
                             if known.no_multi || !runs_in_a_block(self.route_as(child, known.id, route)) =>
                         {
@@ -139,16 +130,15 @@ impl Shared {
         &mut self,
         child: &mut Child,
         lane: LaneKey,
-        bytes: &[u8],
-        commands: &[(CommandId, usize)],
+        block: &Block,
         inner: SlotKind,
         last: SlotKind,
     ) {
         let mut start = 0;
-        for (index, (id, end)) in commands.iter().enumerate() {
-            let is_last = index + 1 == commands.len();
+        for (index, (id, end)) in block.commands.iter().enumerate() {
+            let is_last = index + 1 == block.commands.len();
             let (kind, flags) = if is_last { (last, SlotFlags::NONE) } else { (inner, SlotFlags::UNIT) };
-            self.send_for(child, lane, &bytes[start..*end], *id, kind, flags);
+            self.send_for(child, lane, &block.bytes[start..*end], *id, kind, flags);
             start = *end;
         }
     }
@@ -179,69 +169,47 @@ impl Shared {
         bytes: &[u8],
         local: Option<(Local, Vec<Vec<u8>>)>,
     ) -> Flow {
-        let max = self.env.settings.transaction_max;
-        let Some(queued) = child.session.transaction.queued_mut() else { return Flow::Done };
-        if !queued.admit(bytes.len(), local.as_ref().map(|(_, argv)| argv), max) {
-            return self.reject(child, format!("BROKERLIMIT transaction_max is {max} bytes"));
+        let max_bytes = self.env.settings.transaction_max;
+        if !child.session_mut().transaction.queue(id, bytes, local, max_bytes) {
+            return self.reject(child, Failure::Limited(Limit::Transaction { max_bytes }));
         }
-        // A spoilt transaction is never sent: its commands are only counted.
-        if !queued.dirty {
-            queued.block.extend_from_slice(bytes);
-            queued.commands.push((id, queued.block.len()));
-            queued.after.local.extend(local.map(|(local, argv)| (queued.after.commands, local, argv)));
-        }
-        queued.after.commands += 1;
         self.answer(child, QUEUED);
         Flow::Done
     }
 
+    /// EXEC of a MULTI that is queued here.
     pub(in crate::core) fn exec_queued(
         &mut self,
         child: &mut Child,
         request: &Request<'_>,
         id: CommandId,
     ) -> Flow {
-        let Transaction::Queued(queued) = &child.session.transaction else { return Flow::Done };
-        if queued.dirty {
-            let text = match &queued.abort_reason {
-                Some(reason) => texts::exec_aborted(reason),
-                None => texts::EXECABORT_PREVIOUS.to_owned(),
-            };
-            self.forget_transaction(child);
-            return self.answer_done(child, text);
-        }
-        if child.session.watch_lost {
-            self.forget_transaction(child);
-            self.answer_null_array(child);
-            return Flow::Done;
-        }
-        if queued.after.commands == 0 {
-            self.forget_transaction(child);
-            self.answer(child, b"*0\r\n");
-            return Flow::Done;
-        }
-        let len = queued.block.len();
+        let len = match child.session().transaction.exec_outcome() {
+            ExecOutcome::Send(len) => len,
+            outcome => {
+                child.session_mut().transaction.end();
+                return self.answer_unsent_exec(child, outcome);
+            }
+        };
         let lane = match self.shared_lane_for(child, id, len) {
             Ok(lane) => lane,
             Err(flow) => return flow,
         };
-        let Transaction::Queued(queued) = std::mem::take(&mut child.session.transaction) else {
-            return Flow::Done;
-        };
-        let Queued { mut block, mut commands, after, .. } = *queued;
         // As typed: where EXEC is renamed, another name would leave the lane inside MULTI.
-        block.extend_from_slice(request.bytes);
-        commands.push((id, block.len()));
+        let (block, has_answers) = child.session_mut().transaction.exec_here(id, request.bytes);
+        self.send_block(child, lane, &block, SlotKind::Swallow, SlotKind::Exec);
         // What the broker answers itself may change the session: nothing may run before it has.
-        let settles_session = !after.local.is_empty();
-        child.execs.push_back(after);
-        self.send_block(child, lane, &block, &commands, SlotKind::Swallow, SlotKind::Exec);
-        if settles_session { Flow::Hold(Hold::Reply) } else { Flow::Done }
+        if has_answers { Flow::Hold(Hold::Reply) } else { Flow::Done }
     }
 
-    pub(in crate::core) fn forget_transaction(&mut self, child: &mut Child) {
-        child.session.transaction = Transaction::None;
-        child.session.watch_lost = false;
+    fn answer_unsent_exec(&mut self, child: &mut Child, outcome: ExecOutcome) -> Flow {
+        match outcome {
+            ExecOutcome::Aborted(Some(reason)) => self.answer_error(child, texts::exec_aborted(&reason)),
+            ExecOutcome::Aborted(None) => self.answer_error(child, texts::EXECABORT_PREVIOUS),
+            ExecOutcome::WatchLost => self.answer_null_array(child),
+            ExecOutcome::Empty | ExecOutcome::Send(_) => self.answer(child, b"*0\r\n"),
+        }
+        Flow::Done
     }
 
     /// A rejected EXEC leaves MULTI and says why in a form of its own.
@@ -251,14 +219,15 @@ impl Shared {
         request: &Request<'_>,
         text: &str,
     ) -> Flow {
-        self.forget_transaction(child);
-        if let Some(lease) = child.lease {
-            // Redis leaves MULTI and forgets the watched keys with it, so it must be the one to say so.
-            child.execs.push_back(AfterExec::default());
-            self.send_for(child, lease.lane, request.bytes, NO_COMMAND, SlotKind::Exec, SlotFlags::NONE);
-            return Flow::Hold(Hold::Reply);
-        }
-        self.answer_done(child, texts::exec_aborted(text))
+        let Some(lease) = child.lease() else {
+            child.session_mut().transaction.end();
+            self.answer_error(child, texts::exec_aborted(text));
+            return Flow::Done;
+        };
+        // Redis leaves MULTI and forgets the watched keys with it, so it must be the one to say so.
+        child.session_mut().transaction.exec_rejected();
+        self.send_for(child, lease.lane, request.bytes, NO_COMMAND, SlotKind::Exec, SlotFlags::NONE);
+        Flow::Hold(Hold::Reply)
     }
 
     pub(in crate::core) fn reject_in_multi(&mut self, child: &mut Child, id: CommandId) -> Flow {
@@ -267,14 +236,9 @@ impl Shared {
         self.reject(child, format!("ERR {name} inside MULTI is not supported by the broker"))
     }
 
-    fn answer_done(&mut self, child: &mut Child, text: impl AsRef<[u8]>) -> Flow {
-        self.answer_error(child, text);
-        Flow::Done
-    }
-
     pub(in crate::core) fn answer_null_array(&mut self, child: &mut Child) {
         let mut reply = Vec::new();
-        encode::null_array(&mut reply, child.session.proto);
+        encode::null_array(&mut reply, child.session().proto);
         self.answer(child, &reply);
     }
 
@@ -288,9 +252,7 @@ impl Shared {
         request: &Request<'_>,
         decided: Decided,
     ) -> Flow {
-        let spoilt = child.session.watch_lost
-            || matches!(&child.session.transaction, Transaction::Queued(queued) if queued.dirty);
-        if spoilt {
+        if child.session().transaction.is_spoilt() {
             // It will not be executed anyway.
             return self.queue_bytes(child, decided.id, PLACEHOLDER, None);
         }
@@ -298,12 +260,8 @@ impl Shared {
             Ok(lane) => lane,
             Err(flow) => return flow,
         };
-        let Transaction::Queued(mut queued) = std::mem::take(&mut child.session.transaction) else {
-            return Flow::Done;
-        };
-        let (block, commands) = (std::mem::take(&mut queued.block), std::mem::take(&mut queued.commands));
-        child.session.transaction = Transaction::Leased(queued);
-        self.send_block(child, lane, &block, &commands, SlotKind::Swallow, SlotKind::Swallow);
+        let block = child.session_mut().transaction.move_to_lease().unwrap_or_default();
+        self.send_block(child, lane, &block, SlotKind::Swallow, SlotKind::Swallow);
         self.on_lease(child, request, decided, lane)
     }
 
@@ -316,23 +274,17 @@ impl Shared {
         local: Option<Local>,
         lane: LaneKey,
     ) -> Flow {
-        let max = self.env.settings.transaction_max;
-        let Some(queued) = child.session.transaction.queued_mut() else { return Flow::Done };
-        let mut bytes = request.bytes;
-        if let Some(local) = local {
-            let argv = request.args().map(<[u8]>::to_vec).collect();
-            // What Redis queues is its own affair; what is kept here is bounded here.
-            if !queued.admit(0, Some(&argv), max) {
-                return self.reject(child, format!("BROKERLIMIT transaction_max is {max} bytes"));
-            }
-            queued.after.local.push((queued.after.commands, local, argv));
-            bytes = PLACEHOLDER;
+        let max_bytes = self.env.settings.transaction_max;
+        let bytes = if local.is_some() { PLACEHOLDER } else { request.bytes };
+        let local = local.map(|local| (local, request.args().map(<[u8]>::to_vec).collect()));
+        if !child.session_mut().transaction.queue_leased(local, max_bytes) {
+            return self.reject(child, Failure::Limited(Limit::Transaction { max_bytes }));
         }
-        queued.after.commands += 1;
         self.send_for(child, lane, bytes, id, SlotKind::Relay, SlotFlags::NONE);
         Flow::Done
     }
 
+    /// EXEC of a MULTI that is open on a leased lane.
     pub(in crate::core) fn exec_leased(
         &mut self,
         child: &mut Child,
@@ -340,15 +292,12 @@ impl Shared {
         id: CommandId,
         lane: LaneKey,
     ) -> Flow {
-        let Some(queued) = child.session.transaction.queued_mut() else { return Flow::Done };
-        let (dirty, after): (bool, AfterExec) = (queued.dirty, std::mem::take(&mut queued.after));
-        child.session.transaction = Transaction::None;
-        if dirty {
-            self.send_for(child, lane, DISCARD, id, SlotKind::AbortedExec, SlotFlags::NONE);
+        let (bytes, kind) = if child.session_mut().transaction.exec_leased() {
+            (request.bytes, SlotKind::Exec)
         } else {
-            child.execs.push_back(after);
-            self.send_for(child, lane, request.bytes, id, SlotKind::Exec, SlotFlags::NONE);
-        }
+            (DISCARD, SlotKind::AbortedExec)
+        };
+        self.send_for(child, lane, bytes, id, kind, SlotFlags::NONE);
         Flow::Hold(Hold::Reply)
     }
 }

@@ -6,9 +6,10 @@ use crate::config::parse_upstream;
 use crate::core::broker::Broker;
 use crate::core::child::hold::Hold;
 use crate::core::connection::lane::Lane;
-use crate::core::connection::lane::LaneRole;
+use crate::core::connection::role::LaneRole;
 use crate::core::connection::lane::LaneState;
-use crate::core::connection::reason::DOWN;
+use crate::base::failure::Down;
+use crate::base::failure::Failure;
 use crate::core::shared::Shared;
 use crate::core::sim::Sim;
 use crate::resp::encode;
@@ -25,10 +26,10 @@ fn check(broker: &Broker) {
         );
         for child in &topic.subscribers {
             let child = broker.children.get(Key::from_bits(*child));
-            let own = child.and_then(|child| child.topics.as_ref());
+            let own = child.and_then(|child| child.topics());
             assert!(own.is_some_and(|own| own.holds(key)), "a subscriber that does not know of it");
         }
-        let pins = broker.children.iter().filter_map(|(_, child)| child.topics.as_ref());
+        let pins = broker.children.iter().filter_map(|(_, child)| child.topics());
         let pins = pins.map(|own| own.pinned().iter().filter(|pinned| **pinned == key).count());
         assert_eq!(pins.sum::<usize>(), topic.pins as usize, "pins");
         let asked = hub.asked.iter().filter(|asked| [Asked::Join(key), Asked::Leave(key)].contains(asked));
@@ -37,18 +38,18 @@ fn check(broker: &Broker) {
         assert_eq!(checks.count(), topic.checks as usize, "checks");
     }
     for (key, child) in broker.children.iter() {
-        let Some(own) = &child.topics else { continue };
+        let Some(own) = child.topics() else { continue };
         assert_eq!(own.total() as usize, own.held().count(), "counts");
-        let waits = child.hold == Hold::Subscription;
-        assert_eq!(own.awaited_fence().is_some(), waits, "a fence, and {:?}", child.hold);
+        let waits = child.hold() == Hold::Subscription;
+        assert_eq!(own.awaited_fence().is_some(), waits, "a fence, and {:?}", child.hold());
         let hub = &broker.shared.hubs.by_user[&own.user()];
-        let lane = broker.shared.connections.lanes.get(hub.lane);
-        if let (Some(number), Some(LaneState::Ready)) = (own.awaited_fence(), lane.map(|lane| lane.state)) {
+        let lane = broker.shared.connections.find(hub.lane);
+        if let (Some(number), Some(true)) = (own.awaited_fence(), lane.map(Lane::is_ready)) {
             assert!(hub.asked.contains(&Asked::Fence(key, number)), "nothing will ever end its wait");
         }
     }
     for hub in broker.shared.hubs.by_user.values() {
-        let depth = broker.shared.connections.lanes.get(hub.lane).map_or(0, Lane::depth);
+        let depth = broker.shared.connections.find(hub.lane).map_or(0, Lane::depth);
         assert_eq!(hub.asked.len(), depth, "questions and slots");
     }
 }
@@ -416,7 +417,8 @@ fn without_an_upstream_a_subscription_is_not_made() {
     sim.pass(400);
     assert_eq!(sim.received(a), "");
     sim.pass(700);
-    assert_eq!(sim.received(a), format!("-{DOWN}; last attempt: refused"));
+    let down = Failure::Down(Down::Unreachable(Some("refused".into())));
+    assert_eq!(sim.received(a), format!("-{down}"));
     check(&sim.broker);
     sim.refuses = false;
     sim.pass(2000);
