@@ -3,6 +3,7 @@
 pub mod bytes;
 pub mod clock;
 pub mod error;
+pub mod failure;
 pub mod fds;
 pub mod fork;
 pub mod key;

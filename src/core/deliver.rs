@@ -1,11 +1,14 @@
-//! Notices: what one child's request, or an event of a lane, means for other children. They are delivered when the event
-//! at hand is done with the child it is about. A notice for a child that has gone says what is undone instead.
+//! Delivers notices, once the event at hand is done with the child it is about. Finds the child that a notice is for, or
+//! undoes what the notice stands for if that child has gone; decides nothing else.
 
+use crate::base::failure::ErrorLine;
 use crate::core::broker::Broker;
+use crate::core::child::Child;
 use crate::core::child::ChildState;
 use crate::core::child::hold::Hold;
-use crate::core::keys::ChildKey;
 use crate::core::notice::Notice;
+use crate::core::shared::Shared;
+use crate::resp::encode;
 
 impl Broker {
     /// Delivers what the event at hand has left behind for other children.
@@ -27,9 +30,11 @@ impl Broker {
             Notice::TopicMoved(topic) => self.topic_moved(topic),
             Notice::TableChanged => self.children.forget_commands(),
             Notice::LoseLane(lane, why) => self.shared.lane_lost(lane, why),
-            Notice::Failed { lane, slots, reply } => {
+            Notice::Failed { lane, slots, failure } => {
+                let mut reply = Vec::new();
+                encode::error(&mut reply, failure.line());
                 for slot in slots {
-                    self.settle(lane, slot, &reply, false);
+                    self.settle(lane, slot, &reply, Some(&failure));
                 }
             }
             Notice::Lift(key, _)
@@ -39,7 +44,15 @@ impl Broker {
             | Notice::Late(key)
             | Notice::JoinRefused(key, ..)
             | Notice::Finish(key)
-            | Notice::LeaseLost { child: key, .. } => self.tell(key, notice),
+            | Notice::LeaseLost { child: key, .. } => {
+                let child = self.children.get_mut(key).filter(|child| child.state() != ChildState::Closed);
+                match (child, notice) {
+                    (Some(child), notice) => self.shared.tell_child(child, notice),
+                    // It has gone since, so somebody else gets the lease.
+                    (None, Notice::Lent(_, lease)) => self.shared.leases.abandon(&mut self.shared.connections, &mut self.shared.env, lease.lane),
+                    (None, _) => {}
+                }
+            }
             Notice::Proved(proved) => {
                 if let Some(child) = self.children.get_mut(proved.child()) {
                     self.shared.proved(child, proved);
@@ -47,38 +60,33 @@ impl Broker {
             }
         }
     }
+}
 
-    /// Tells one child, unless it has gone since.
-    fn tell(&mut self, key: ChildKey, notice: Notice) {
-        let child = self.children.get_mut(key).filter(|child| child.state != ChildState::Closed);
-        let Some(child) = child else {
-            if let Notice::Lent(_, lease) = notice {
-                self.shared.abandon_lease(lease.lane);
-            }
-            return;
-        };
+impl Shared {
+    /// Tells the child that the notice is for.
+    fn tell_child(&mut self, child: &mut Child, notice: Notice) {
         match notice {
-            Notice::Lift(_, hold) if child.hold == hold => self.shared.lift(child),
-            Notice::Answer(_, answer) if child.hold == Hold::Question => {
+            Notice::Lift(_, hold) if child.hold() == hold => self.lift(child),
+            Notice::Answer(_, answer) if child.hold() == Hold::Question => {
                 child.front_mut().set_answer(answer);
-                self.shared.lift(child);
+                self.lift(child);
             }
             Notice::Lent(_, lease) => {
-                child.lease = Some(lease);
-                self.shared.lift(child);
+                child.set_lease(lease);
+                self.lift(child);
             }
             Notice::Overdue(_) => {
-                child.late -= 1;
-                self.shared.after_reply(child);
+                child.sent_mut().end_late();
+                self.after_reply(child);
             }
-            Notice::Late(_) => child.late += 1,
+            Notice::Late(_) => child.sent_mut().begin_late(),
             Notice::JoinRefused(_, fence, frame) => {
-                if let Some(own) = &mut child.topics {
+                if let Some(own) = child.topics_mut() {
                     own.join_refused(fence, frame);
                 }
             }
-            Notice::Finish(_) => self.shared.finish(child),
-            Notice::LeaseLost { kind, watching, .. } => self.shared.lease_lost(child, kind, watching),
+            Notice::Finish(_) => self.finish(child),
+            Notice::LeaseLost { kind, watching, .. } => self.lease_lost(child, kind, watching),
             _ => {}
         }
     }

@@ -1,6 +1,5 @@
-//! What all children share: connections, leases, users, subscriptions, and what is known of the upstream. A function
-//! that serves one child has that child and this, so it can touch no other child: what others are to hear is a notice
-//! (`core::notice`), which the broker delivers once the child at hand is done.
+//! What every part needs for an event: the time, the settings, timers, counters, and the lists that are emptied when the
+//! event is over. Decides nothing.
 
 use crate::base::bytes::Spares;
 use crate::base::clock::Millis;
@@ -35,6 +34,16 @@ pub(in crate::core) struct Env {
     pub(in crate::core) draining: bool,
 }
 
+impl Env {
+    /// The delay before the next attempt, doubling from `BACKOFF_FIRST`, jittered so that many brokers do
+    /// not knock at once.
+    pub(in crate::core) fn backoff(&mut self, failures: u32) -> Millis {
+        let max = self.settings.reconnect_backoff_max.max(1);
+        let base = (limits::BACKOFF_FIRST << failures.min(16)).min(max);
+        base - self.rng.u64(0..=base / 2)
+    }
+}
+
 /// What one turn of the driver may still run, and of the child whose turn it is.
 #[derive(Debug)]
 pub(in crate::core) struct Turn {
@@ -44,7 +53,7 @@ pub(in crate::core) struct Turn {
     pub(in crate::core) least: usize,
     /// What the child at hand had to spend when its turn began.
     pub(in crate::core) credit: i64,
-    /// Finds the requests of all children, but for those of whom half a request has come.
+    /// Finds the requests of all children, except where a child's last request is incomplete.
     pub(in crate::core) scanner: Scanner,
 }
 

@@ -1,17 +1,18 @@
 //! Notices: what one child's request, or an event of a lane, means for other children. They are delivered when the event
-//! at hand is done with the child it is about. A notice for a child that has gone says what is undone instead.
+//! at hand is done with the child it is about (`core::deliver`). Plain data.
 
+use crate::base::failure::Failure;
 use crate::core::child::hold::Answer;
 use crate::core::child::hold::HeldLease;
 use crate::core::child::hold::Hold;
-use crate::core::connection::lane::Slot;
+use crate::core::connection::slot::Slot;
 use crate::core::keys::ChildKey;
 use crate::core::keys::LaneKey;
 use crate::core::keys::LeaseKind;
 use crate::core::keys::PoolKey;
 use crate::core::keys::TopicKey;
 use crate::core::keys::UserId;
-use crate::core::pubsub::Loss;
+use crate::core::pubsub::SubscriberLoss;
 use crate::core::questions::probe::Proved;
 
 /// What a child is told.
@@ -27,8 +28,8 @@ pub(in crate::core) enum Notice {
     Overdue(ChildKey),
     /// A reply is overdue, and it is about to be told so.
     Late(ChildKey),
-    /// Its requests have failed with this reply.
-    Failed { lane: LaneKey, slots: Vec<Slot>, reply: Vec<u8> },
+    /// Its requests have failed.
+    Failed { lane: LaneKey, slots: Vec<Slot>, failure: Failure },
     /// The lane it had to itself is gone.
     LeaseLost { child: ChildKey, kind: LeaseKind, watching: bool },
     /// The upstream has answered a question about it as a user.
@@ -39,13 +40,13 @@ pub(in crate::core) enum Notice {
     Finish(ChildKey),
     /// It ends at once.
     Close(ChildKey),
-    /// Nobody may be this user any more.
+    /// The upstream refuses the password of this user.
     UserRefused(UserId),
-    /// Whoever waits for a lease of this pool is told what the upstream has said.
+    /// Children that wait for a lease of this pool are told what the upstream has said.
     PoolRefused(PoolKey, String),
     /// The subscriptions of this user have lost their connection.
-    SubscribersLost(UserId, Loss),
-    /// The connection that carries a user's subscriptions stands.
+    SubscribersLost(UserId, SubscriberLoss),
+    /// The connection that carries a user's subscriptions is ready.
     HubReady(UserId),
     /// A topic's listeners end, since it is refused now.
     TopicRefused(TopicKey),
@@ -53,8 +54,8 @@ pub(in crate::core) enum Notice {
     TopicMoved(TopicKey),
     /// Commands have other numbers now.
     TableChanged,
-    /// A lane is of no use any more.
+    /// A lane can serve no request any more.
     LoseLane(LaneKey, &'static str),
-    /// Everybody who waits for a living upstream looks again.
+    /// All children that wait for a living upstream look again.
     UpstreamAnswers,
 }

@@ -14,8 +14,7 @@ use crate::core::child::hold::Answer;
 use crate::core::child::hold::Hold;
 use crate::core::connection::handshake::Greeting;
 use crate::core::connection::lane::Lane;
-use crate::core::connection::lane::LaneRole;
-use crate::core::connection::lane::LaneState;
+use crate::core::connection::role::Role;
 use crate::core::connection::slot::SlotFlags;
 use crate::core::connection::slot::SlotKind;
 use crate::core::keys::ChildKey;
@@ -29,7 +28,7 @@ use crate::core::questions::control::Said;
 use crate::core::request::flow::Flow;
 use crate::core::shared::Shared;
 use crate::core::timers::Timer;
-use crate::core::transaction::queue::end_of_multi;
+use crate::core::transaction::state::end_of_multi;
 use crate::resp::FrameLimits;
 use crate::resp::Request;
 use crate::resp::Scan;
@@ -37,7 +36,7 @@ use crate::resp::Scanner;
 use crate::resp::reply;
 
 impl Shared {
-    /// Has the child that asked look at its request afresh, with this answer to it.
+    /// The child that asked looks at its request afresh, with this answer.
     pub(in crate::core) fn give_answer(&mut self, child: ChildKey, answer: Option<Answer>) {
         self.env.notices.push_back(Notice::Answer(child, answer));
     }
@@ -51,9 +50,9 @@ impl Shared {
     /// again for as long as the broker lives.
     pub(in crate::core) fn open_control(&mut self) {
         let pool = self.control_pool();
-        let lane = self.connections.lanes.insert(Lane::new(pool, LaneRole::Control, self.env.now));
+        let lane = self.connections.add(Lane::new(pool, Role::Control, self.env.now));
         self.control.open(lane);
-        self.want_connection(lane);
+        self.connections.want(&mut self.env, lane);
         if self.users.are_upstreams() {
             self.open_probe();
         }
@@ -62,10 +61,10 @@ impl Shared {
     /// Where the control connection belongs: to no child, but to the upstream's own user.
     pub(in crate::core) fn control_pool(&mut self) -> PoolId {
         let db = self.env.upstream.db;
-        self.pool_of(PoolKey { user: UserId::UPSTREAM, db, proto: 3, no_touch: false })
+        self.connections.pool_of(PoolKey { user: UserId::UPSTREAM, db, proto: 3, no_touch: false })
     }
 
-    /// The control connection stands: a new incarnation of the upstream may be behind it, so everything
+    /// The control connection is ready. A new incarnation of the upstream may be behind it, so everything
     /// known about it is asked again.
     pub(in crate::core) fn control_ready(&mut self, greeting: Greeting) {
         self.control.connected(greeting, self.env.upstream.db);
@@ -94,27 +93,27 @@ impl Shared {
     pub(in crate::core) fn wait_for_upstream(&mut self, child: &mut Child) -> Flow {
         let latest = self.env.now + self.env.settings.queue_timeout;
         let until = child.front_mut().wait_until(latest);
-        self.env.timers.arm(until, Timer::Child(child.key));
+        self.env.timers.arm(until, Timer::Child(child.key()));
         Flow::Hold(Hold::Upstream)
     }
 
     pub(in crate::core) fn upstream_wait_over(&mut self, child: &mut Child) {
         if self.front_ends_multi(child) {
-            // Its child takes the MULTI for ended, whatever EXEC was answered.
-            self.forget_transaction(child);
+            // Its child takes the MULTI for ended after any error.
+            child.session_mut().transaction.end();
         }
         let down = self.down_for(child);
-        self.fail_front(child, &down);
+        self.fail_front(child, down);
     }
 
     fn front_ends_multi(&self, child: &Child) -> bool {
-        let open = child.session.transaction.is_open();
+        let open = child.session().transaction.is_open();
         open && self.of_front(child, |request| end_of_multi(request).is_some())
     }
 
     /// Whether the request at the front opens a MULTI.
     pub(in crate::core) fn front_begins_multi(&self, child: &Child) -> bool {
-        let open = child.session.transaction.is_open();
+        let open = child.session().transaction.is_open();
         let is_multi =
             |request: &Request<'_>| match self.commands.table().map(|table| table.classify(request)) {
                 Some(Verdict::Known(known)) => {
@@ -129,7 +128,7 @@ impl Shared {
     /// Asks something of the request at the front, which is on hold. False if there is none.
     fn of_front(&self, child: &Child, ask: impl FnOnce(&Request<'_>) -> bool) -> bool {
         let frame_limits = FrameLimits { request_max: usize::MAX, authenticated: true };
-        let (mut scanner, mut input) = (Scanner::default(), child.input.as_slice());
+        let (mut scanner, mut input) = (Scanner::default(), child.inbox().as_slice());
         while let Scan::Empty { len } = scanner.scan(input, &frame_limits) {
             input = &input[len..];
             scanner.reset();
@@ -147,7 +146,7 @@ impl Shared {
     /// Whether the control connection carries questions right now.
     pub(in crate::core) fn control_is_ready(&self) -> bool {
         !self.control.is_leaving()
-            && self.connections.lanes.get(self.control.lane()).is_some_and(|lane| lane.is_ready())
+            && self.connections.find(self.control.lane()).is_some_and(|lane| lane.is_ready())
     }
 
     /// The answer to the oldest question; `None` when the connection was lost before it came.
@@ -232,12 +231,12 @@ impl Shared {
         self.env.notices.push_back(Notice::UpstreamAnswers);
     }
 
-    /// A script is busy. The connection is kept, since it is the one that can end it; a table from before still holds.
+    /// A script is busy. The connection is kept, since SCRIPT KILL goes on it; a table from before still holds.
     fn table_is_put_off(&mut self, said: Said<'_>) {
-        self.commands.put_off();
+        self.commands.put_off(self.env.now);
         if let Some(frame) = said.refusal() {
             let pool = self.control_pool();
-            self.note_refusal(pool, &answered_with("COMMAND", frame));
+            self.connections.note_refusal(&self.env, pool, &answered_with("COMMAND", frame));
         }
         self.probe_answered(said);
         if self.commands.table().is_some() {
@@ -249,13 +248,13 @@ impl Shared {
     /// on the next connection, which is dialled less and less often.
     fn control_refused(&mut self, why: &str) {
         let pool = self.control_pool();
-        self.note_refusal(pool, why);
+        self.connections.note_refusal(&self.env, pool, why);
         self.lane_lost(self.control.lane(), why);
     }
 
     /// An answer has come on a control connection that stays only for those under way.
     pub(in crate::core) fn leave_if_answered(&mut self) {
-        let idle = self.connections.lanes.get(self.control.lane()).is_some_and(Lane::is_idle);
+        let idle = self.connections.find(self.control.lane()).is_some_and(Lane::is_idle);
         if self.control.is_leaving() && idle {
             self.replace_control();
         }
@@ -263,11 +262,11 @@ impl Shared {
 }
 
 impl Broker {
-    /// Whoever waits for a living upstream looks again.
+    /// All children that wait for a living upstream look again.
     pub(in crate::core) fn wake_upstream_waiters(&mut self) {
         for key in self.children.keys() {
             if let Some(child) = self.children.get_mut(key)
-                && child.hold == Hold::Upstream
+                && child.hold() == Hold::Upstream
             {
                 self.shared.lift(child);
             }

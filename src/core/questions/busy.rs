@@ -4,13 +4,13 @@
 //! control connection.
 
 use crate::base::clock::Millis;
+use crate::base::failure::Failure;
 use crate::base::limits;
 use crate::command::Route;
 use crate::command::Transaction as TransactionCommand;
 use crate::core::child::Child;
-use crate::core::connection::failure::LOST;
 use crate::core::connection::lane::Lane;
-use crate::core::connection::lane::LaneRole;
+use crate::core::connection::role::LaneRole;
 use crate::core::connection::slot::Slot;
 use crate::core::keys::LaneKey;
 use crate::core::notice::Notice;
@@ -38,15 +38,12 @@ impl Shared {
         }
         let shown = reply::error_text(frame).unwrap_or_default();
         log::warn!("upstream {}: {shown} What children ask now is answered so", self.env.upstream);
-        for key in self.connections.lanes.keys() {
-            // Children that wait until a full lane takes more are told so, too.
-            let held = self.connections.lanes.get_mut(key).map(|lane| lane.take_held());
-            self.lift_held(held.unwrap_or_default());
-        }
+        // Children that wait until a full lane takes more are told so, too.
+        self.connections.lift_all_held(&mut self.env);
     }
 
     /// While the upstream is busy it would answer this request so too. None: it goes on, since Redis allows the command,
-    /// since it stands behind the script on a connection of the child's own, or since a leased lane has Redis' own word.
+    /// since the child's own script is what runs, or since a leased lane has Redis' own answer.
     pub(in crate::core) fn refuse_while_busy(
         &mut self,
         child: &mut Child,
@@ -55,14 +52,12 @@ impl Shared {
     ) -> Option<Flow> {
         let text = self.work.busy_text()?.to_vec();
         let table = self.commands.table()?;
-        let runs_script = child.in_flight > 0
+        let runs_script = child.sent().in_flight() > 0
             && self
-                .connections
-                .lanes
-                .get(child.lane)
+                .connections.find(child.sent().lane())
                 .and_then(Lane::front)
-                .is_some_and(|slot| slot.child == child.key);
-        if child.lease.is_some() || runs_script {
+                .is_some_and(|slot| slot.child == child.key());
+        if child.lease().is_some() || runs_script {
             return None;
         }
         if table.is_allowed_while_busy(decided.id) {
@@ -95,7 +90,7 @@ impl Shared {
         let stalled = |lane: &Lane| self.is_stalled(lane, limits::BUSY_PROBE);
         let due = self.work.is_due(self.env.now) && !self.control.is_probing();
         let known = self.work.is_busy() || self.commands.is_due();
-        let asks = || known || self.connections.lanes.iter().any(|(_, lane)| stalled(lane));
+        let asks = || known || self.connections.lanes().any(|(_, lane)| stalled(lane));
         if due && self.control_is_ready() && asks() {
             self.work.asked(self.env.now);
             self.control.probes(self.env.now);
@@ -117,19 +112,19 @@ impl Shared {
         !role.is_own() && self.work.replied(front_since, self.env.now, frame, allowed)
     }
 
-    /// Whoever stands behind a script for too long is told that it is lost; the late replies will find nobody. The
-    /// script's own child keeps its lane and its reply.
+    /// Requests that have waited behind a script for too long are answered with BROKERLOST; their late replies are dropped.
+    /// The script's own child keeps its lane and its reply.
     pub(in crate::core) fn give_up_behind_scripts(&mut self, limit: Millis) {
         if !self.work.is_busy() {
             return;
         }
-        for key in self.connections.lanes.keys() {
+        for key in self.connections.keys() {
             let stalled = |lane: &Lane| lane.role() == LaneRole::Shared && self.is_stalled(lane, limit);
-            if !self.connections.lanes.get(key).is_some_and(stalled) {
+            if !self.connections.find(key).is_some_and(stalled) {
                 continue;
             }
             let behind =
-                self.connections.lanes.get_mut(key).map(Lane::give_up_behind_front).unwrap_or_default();
+                self.connections.find_mut(key).map(Lane::give_up_behind_front).unwrap_or_default();
             if behind.is_empty() {
                 continue;
             }
@@ -137,15 +132,15 @@ impl Shared {
                 "lane_stall_timeout: {} requests stand behind a script that does not end",
                 behind.len()
             );
-            self.tell_late(key, behind, LOST);
+            self.tell_late(key, behind, Failure::LOST);
         }
     }
 
     /// These slots stay, but their children are told this instead of the replies.
-    pub(in crate::core) fn tell_late(&mut self, key: LaneKey, slots: Vec<Slot>, text: &str) {
+    pub(in crate::core) fn tell_late(&mut self, key: LaneKey, slots: Vec<Slot>, failure: Failure) {
         for slot in &slots {
             self.env.notices.push_back(Notice::Late(slot.child));
         }
-        self.fail_slots(key, slots, text);
+        self.fail_slots(key, slots, failure);
     }
 }

@@ -1,6 +1,7 @@
 //! What the upstream says of its commands: the table that requests are classified by, and the names that it has given to
 //! commands the broker sends itself. Owns the table, and the one that is being loaded. Asks nothing itself.
 
+use crate::base::clock::Millis;
 use crate::command::CommandId;
 use crate::command::Policy;
 use crate::command::Table;
@@ -23,6 +24,8 @@ pub(in crate::core) struct Commands {
     confirmed: bool,
     /// The upstream was too busy to give it: it is asked for again.
     due: bool,
+    /// When it was last put off on the present control connection.
+    put_off_at: Option<Millis>,
     /// What the upstream calls the commands of `SENT`, where that is known to be another name: `rename-command` may have
     /// moved them.
     renamed: HashMap<&'static str, Vec<u8>>,
@@ -61,12 +64,12 @@ impl Commands {
     }
 
     /// Every name that COMMAND has listed.
-    pub(in crate::core) fn loading_names(&self) -> impl Iterator<Item = &str> {
+    pub(super) fn loading_names(&self) -> impl Iterator<Item = &str> {
         self.loading.iter().flat_map(Table::names)
     }
 
     /// Gives a table up that was being loaded.
-    pub(in crate::core) fn stop_loading(&mut self) -> Option<Table> {
+    pub(super) fn stop_loading(&mut self) -> Option<Table> {
         self.loading.take()
     }
 
@@ -96,15 +99,20 @@ impl Commands {
                 Some(name) if name.eq_ignore_ascii_case(command.as_bytes()) => {
                     drop(self.renamed.remove(command))
                 }
-                Some(name) => drop(self.renamed.insert(command, name.to_vec())),
+                Some(name) => drop(self.renamed.insert(command, name)),
                 None => {}
             }
         }
     }
 
     /// The upstream was too busy to answer. A table from before still holds.
-    pub(in crate::core) fn put_off(&mut self) {
+    pub(super) fn put_off(&mut self, now: Millis) {
         self.due = true;
+        self.put_off_at = Some(now);
+    }
+
+    pub(in crate::core) fn put_off_at(&self) -> Option<Millis> {
+        self.put_off_at
     }
 
     pub(in crate::core) fn is_due(&self) -> bool {
@@ -117,8 +125,8 @@ impl Commands {
     }
 
     /// The control connection is lost. The table is asked for again on the next one, and holds until it has come.
-    pub(in crate::core) fn connection_lost(&mut self) {
-        (self.loading, self.confirmed, self.due) = (None, false, false);
+    pub(super) fn connection_lost(&mut self) {
+        (self.loading, self.confirmed, self.due, self.put_off_at) = (None, false, false, None);
     }
 
     /// Another upstream has other commands and other names.

@@ -155,7 +155,7 @@ pub(in crate::core) struct Unblock {
     pub(in crate::core) asker: ChildKey,
     pub(in crate::core) target: ChildKey,
     pub(in crate::core) lane: LaneKey,
-    /// The target is told so, instead of that its time is over.
+    /// The target is answered UNBLOCKED, instead of as after its timeout.
     pub(in crate::core) error: bool,
     /// It has been answered once with "not blocked".
     pub(in crate::core) again: bool,

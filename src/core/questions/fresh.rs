@@ -1,10 +1,11 @@
 //! Answers of the upstream that must be younger than the request they are for: what HELLO tells of it (its version, its
 //! role: a server may become a replica at any time), and how long an argument it takes (an administrator may change it; a
-//! longer one closes the connection that carries it, and with it what everybody else has on it). One question serves all
+//! longer one closes the connection that carries it, and loses what other children have on it). One question serves all
 //! whose requests had arrived before it was asked. Where CONFIG GET is refused no length is known, and the server itself
 //! refuses.
 
 use crate::core::child::Child;
+use crate::core::child::closing::CloseReason;
 use crate::core::child::hold::Hold;
 use crate::core::connection::handshake::parse_greeting;
 use crate::core::questions::control::Needed;
@@ -28,7 +29,7 @@ impl Shared {
         if !self.control_is_ready() {
             return Err(self.wait_for_upstream(child));
         }
-        self.control.fresh(needed).wait(child.key);
+        self.control.fresh(needed).wait(child.key());
         self.ask_fresh(needed);
         Err(Flow::Hold(Hold::Question))
     }
@@ -56,13 +57,13 @@ impl Shared {
         let Some(greeting) = self.control.greeting() else {
             return out;
         };
-        let proto = child.session.proto;
+        let proto = child.session().proto;
         encode::map_header(&mut out, greeting.pairs.len(), proto);
         for (name, value) in &greeting.pairs {
             encode::bulk(&mut out, name.as_bytes());
             match name.as_str() {
                 "proto" => encode::int(&mut out, i64::from(proto)),
-                "id" => encode::int(&mut out, child.session.id as i64),
+                "id" => encode::int(&mut out, child.session().id as i64),
                 _ => value::write(&mut out, value, proto),
             }
         }
@@ -118,14 +119,13 @@ impl Shared {
         if let Err(flow) = self.await_fresh(child, Needed::Limits) {
             return Some(flow);
         }
-        let (name, bytes) = self.control.limits().exceeded_by(longest);
-        let label = child.label();
-        log::warn!("closing child {label}: an argument of {longest} bytes, the server's {name} is {bytes}");
-        if name == BULK_SETTING {
+        let (setting, max_bytes) = self.control.limits().exceeded_by(longest);
+        CloseReason::ArgumentTooLong { len_bytes: longest, setting, max_bytes }.log(child);
+        if setting == BULK_SETTING {
             self.answer(child, &ProtocolError::InvalidBulkLength.reply());
         } else {
             // Redis closes without a word.
-            self.answer_error(child, format!("ERR Protocol error: the server's {name} is {bytes} bytes"));
+            self.answer_error(child, format!("ERR Protocol error: the server's {setting} is {max_bytes} bytes"));
         }
         self.finish_at_request(child);
         Some(Flow::Done)

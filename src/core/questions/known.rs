@@ -5,7 +5,7 @@ use crate::core::keys::ChildKey;
 use crate::resp::value;
 use redis::Value;
 
-/// The state of one such question. Questions are numbered as they are asked on the control connection, of whatever kind.
+/// The state of one such question. All questions on the control connection are numbered in the order they are asked.
 #[derive(Debug, Default)]
 pub(in crate::core) struct Fresh {
     /// Number of the question under way.
@@ -73,7 +73,7 @@ impl Default for UpstreamLimits {
 impl UpstreamLimits {
     /// Bytes of one argument.
     #[inline]
-    pub(in crate::core) fn argument_max(&self) -> u64 {
+    pub(super) fn argument_max(&self) -> u64 {
         self.argument_bytes
     }
 

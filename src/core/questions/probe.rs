@@ -1,6 +1,6 @@
-//! The probe: one connection on which the upstream is asked about users, with the very words and passwords of
-//! children. It is greeted with nothing, serves nobody, and is reset behind every question, so that whoever it
-//! was a moment ago means nothing for the next one. A password that is refused here harms nothing.
+//! The probe: one connection on which the upstream is asked about users, with the very names and passwords of children.
+//! It carries no child's requests and is reset behind every question. Owns the questions under way there, and what is
+//! known of the upstream's default user.
 
 use crate::base::clock::Millis;
 use crate::base::limits;
@@ -34,11 +34,11 @@ pub(in crate::core) struct Claim {
 pub(in crate::core) enum Proof {
     /// A child's AUTH or HELLO AUTH.
     Claim { asker: Asker, claim: Claim },
-    /// HELLO AUTH of a user with a word that nobody has chosen: does it take any password?
+    /// HELLO AUTH of a user with a random word: does it take any password?
     AnyPassword { name: Box<[u8]>, word: Password },
     /// HELLO AUTH of a user that has lost a connection: does it still exist?
     Recheck(UserId),
-    /// HELLO AUTH of a user as whom the next requests are made.
+    /// HELLO AUTH of the user that the next requests are made as.
     As(UserId),
     /// A child's SELECT, as its user.
     Select { asker: Asker, db: Option<u32> },
@@ -48,7 +48,7 @@ pub(in crate::core) enum Proof {
     Permit { asker: Asker },
     /// A child's request that has to overtake what runs on its lanes, as its user.
     Relay { asker: Asker },
-    /// PING as nobody: may the default user go without a password?
+    /// PING without authentication: does the default user need a password?
     Default,
     /// The answer changes nothing.
     Ignore,
@@ -71,7 +71,7 @@ pub(in crate::core) enum Outcome {
     Claim(Claim, Vec<u8>),
 }
 
-/// A verdict and whom it is for.
+/// A verdict and the child it is for.
 #[derive(Debug)]
 pub(in crate::core) struct Proved {
     pub(in crate::core) asker: Asker,
@@ -179,7 +179,7 @@ impl Probe {
         self.default_open = Some(false);
     }
 
-    // ---- the user as whom questions are asked ---------------------------------------------------------
+    // ---- the user that questions are asked as ---------------------------------------------------------
 
     /// The upstream has answered `As`, and with a refusal if there is one.
     pub(in crate::core) fn authenticated(&mut self, refusal: Option<&[u8]>) {

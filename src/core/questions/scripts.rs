@@ -34,7 +34,7 @@ impl Shared {
             return None;
         }
         let ready = self.control_is_ready();
-        match self.script_rights.look_up(scope, child.key, self.env.now) {
+        match self.script_rights.look_up(scope, child.key(), self.env.now) {
             Known::Callable(callable) => {
                 let callable = callable?;
                 let text =
@@ -45,7 +45,7 @@ impl Shared {
             Known::Unknown if !ready => Some(self.wait_for_upstream(child)),
             Known::Unknown => {
                 let user = self.users.name(scope.user, &self.env.upstream).to_vec();
-                for asked in self.script_rights.ask(scope, child.key, &denied, self.env.now) {
+                for asked in self.script_rights.ask(scope, child.key(), &denied, self.env.now) {
                     self.ask(Question::MayCall { asked, user: user.clone() });
                 }
                 Some(Flow::Hold(Hold::Question))
@@ -65,20 +65,20 @@ impl Shared {
         if runs == Runs::Nothing || self.env.settings.scripts_trusted {
             return None;
         }
-        let own = child.account.map_or(&[][..], |account| self.users.denied_to_scripts(account));
-        if child.account.is_some_and(|account| self.users.trusts_scripts(account)) {
+        let own = child.account().map_or(&[][..], |account| self.users.denied_to_scripts(account));
+        if child.account().is_some_and(|account| self.users.trusts_scripts(account)) {
             return None;
         }
         let reads = runs == Runs::Reads;
         let callable = |id: &CommandId| !reads || table.is_callable_read_only(*id);
         let denied: Vec<CommandId> =
             table.denied_to_scripts().iter().chain(own).copied().filter(callable).collect();
-        let scope = Scope { user: child.user, account: child.account, reads };
+        let scope = Scope { user: child.user(), account: child.account(), reads };
         (!denied.is_empty()).then_some((scope, denied))
     }
 
-    /// The upstream has answered, or its connection was lost. Only the one answer means that a script cannot call the
-    /// command: a user that may not ask is told nothing.
+    /// The upstream has answered, or its connection was lost. Only `LACKS` means that a script cannot call the
+    /// command: a user without the right to ACL DRYRUN is answered something else.
     pub(super) fn may_call_answered(&mut self, asked: &MayCall, said: Said<'_>) {
         let waiting = match said {
             // BUSY says nothing of rights, and is the answer to each child that asks.

@@ -19,7 +19,7 @@ pub(in crate::core) struct Work {
     busy: Option<Busy>,
     /// When it was last asked whether it is busy.
     asked_at: Millis,
-    /// When it last answered anything but BUSY, on whatever connection.
+    /// When it last answered anything but BUSY, on any connection.
     done_at: Millis,
 }
 
@@ -30,7 +30,7 @@ impl Work {
     }
 
     /// In its own words, without the `-`.
-    pub(in crate::core) fn busy_text(&self) -> Option<&[u8]> {
+    pub(super) fn busy_text(&self) -> Option<&[u8]> {
         self.busy.as_ref().map(|busy| busy.text.as_slice())
     }
 

@@ -1,5 +1,5 @@
-//! Who a child is and what it may do: AUTH, what an unauthenticated child may run, what its user may. Never judges a
-//! password: that do `users` or, on the probe, the upstream.
+//! Who a child is and what it may do: AUTH, what an unauthenticated child may run, what its user may. Checks no
+//! password: `users` or, on the probe, the upstream does.
 
 use crate::base::limits;
 use crate::command::CommandId;
@@ -12,7 +12,6 @@ use crate::config::accounts::Account;
 use crate::core::broker::Broker;
 use crate::core::child::Child;
 use crate::core::child::hold::Hold;
-use crate::core::child::last_write::LastWrite;
 use crate::core::keys::AccountId;
 use crate::core::keys::UserId;
 use crate::core::lease::state::LeaseState;
@@ -22,7 +21,6 @@ use crate::core::shared::Shared;
 use crate::core::timers::Timer;
 use crate::core::user::guesses::Source;
 use crate::core::user::users::PasswordCheck;
-use crate::resp::FrameLimits;
 use crate::resp::Request;
 
 const ON_ITS_OWN: &str = "ERR AUTH while subscribed or tracking is not supported by the broker";
@@ -30,7 +28,7 @@ const ON_ITS_OWN: &str = "ERR AUTH while subscribed or tracking is not supported
 impl Shared {
     // ---- who a child is -------------------------------------------------------------------------------
 
-    /// Who a child is that has said nothing. The program's own requests are trusted.
+    /// The user of a child that has not authenticated. The program's own requests are trusted.
     fn first_user(&self, child: &Child) -> (UserId, Option<AccountId>) {
         if child.is_local() {
             return (UserId::UPSTREAM, None);
@@ -38,35 +36,34 @@ impl Shared {
         self.users.first(self.probe.default_user(self.env.now))
     }
 
-    /// Whether anybody asks who this child is.
+    /// Whether this child has to authenticate.
     pub(in crate::core) fn is_judged(&self, child: &Child) -> bool {
         !child.is_local() && self.users.authenticate_children()
     }
 
-    /// The child is this user from now on. Nothing of it is in flight. What it watched was watched with the
-    /// rights of the former user: that lane cannot go on, so its next EXEC is null.
-    pub(in crate::core) fn become_user(
+    /// The child is this user from now on. Nothing of it is in flight. Keys that it watched were watched
+    /// with the rights of the previous user: that lane is given up, so the child's next EXEC is null.
+    pub(super) fn become_user(
         &mut self,
         child: &mut Child,
         user: UserId,
         account: Option<AccountId>,
     ) {
         let now = self.env.now;
-        child.account = account;
-        let former = std::mem::replace(&mut child.user, user);
+        let former = child.set_user(user, account);
         self.users.enter(user);
         self.users.leave(former, now);
         if former == user {
             return;
         }
-        if child.last_write != LastWrite::None {
-            // The lane that carried it is the former user's.
-            child.last_write = LastWrite::Lost;
-        }
-        let Some(held) = child.lease else { return };
-        if let Some(lane) = self.connections.lanes.get_mut(held.lane) {
+        // The lane that carried them is the previous user's.
+        child.sent_mut().lose_writes();
+        let Some(held) = child.lease() else { return };
+        if let Some(lane) = self.connections.find_mut(held.lane) {
             lane.need_close();
-            child.session.watch_lost |= lane.lease().is_some_and(LeaseState::is_watching);
+            if lane.lease().is_some_and(LeaseState::is_watching) {
+                child.session_mut().transaction.lose_watch();
+            }
         }
         self.end_lease(child);
     }
@@ -79,9 +76,9 @@ impl Shared {
 
     /// The name CLIENT INFO has for the child's user.
     pub(in crate::core) fn user_name(&self, child: &Child) -> String {
-        match child.account {
+        match child.account() {
             Some(account) => self.users.account_name(account).to_owned(),
-            None => String::from_utf8_lossy(self.users.name(child.user, &self.env.upstream)).into_owned(),
+            None => String::from_utf8_lossy(self.users.name(child.user(), &self.env.upstream)).into_owned(),
         }
     }
 
@@ -151,7 +148,7 @@ impl Shared {
             return Ok(());
         }
         child.front_mut().delay_auth(due);
-        self.env.timers.arm(due, Timer::Child(child.key));
+        self.env.timers.arm(due, Timer::Child(child.key()));
         Err(Flow::Hold(Hold::AuthDelay))
     }
 
@@ -193,13 +190,7 @@ impl Shared {
         }
     }
 
-    /// What the child's next request may be; AUTH changes it.
-    pub(in crate::core) fn frame_limits(&self, child: &Child) -> FrameLimits {
-        let authenticated = child.user != UserId::NOBODY;
-        FrameLimits { request_max: self.request_max(), authenticated }
-    }
-
-    /// Bytes of one request. `child_input_max` is what it is about; names, keys and framing have room beside that, so that
+    /// Bytes of one request. `child_input_max` bounds the value; names, keys and framing have room besides, so that
     /// a value of the greatest size passes.
     pub(in crate::core) fn request_max(&self) -> usize {
         self.env.settings.child_input_max.saturating_add(limits::REQUEST_WORDS)
@@ -218,9 +209,9 @@ impl Shared {
         if !self.is_judged(child) {
             return self.admit_script(child, request, decided);
         }
-        if child.user == UserId::UNDECIDED {
+        if child.user() == UserId::UNDECIDED {
             self.become_first_user(child);
-            if child.user == UserId::UNDECIDED {
+            if child.user() == UserId::UNDECIDED {
                 self.ask_default();
                 return Some(self.wait_for_upstream(child));
             }
@@ -228,26 +219,26 @@ impl Shared {
         match decided.route {
             Route::Local(Local::Quit | Local::Reset) => return None,
             Route::Local(local @ (Local::Auth | Local::Hello))
-                if child.is_subscribed() || child.session.is_pinned() =>
+                if child.is_subscribed() || child.session().is_pinned() =>
             {
                 let name = if local == Local::Auth { "auth" } else { "hello" };
-                if child.session.proto == 2 && child.is_subscribed() {
+                if child.session().proto == 2 && child.is_subscribed() {
                     return Some(self.reject(child, texts::subscriber_context(name)));
                 }
-                // Its connection is the former user's, and would stay so.
+                // It has a connection of its own, which would stay the previous user's.
                 let claims = name == "auth" || request.args().any(|arg| arg.eq_ignore_ascii_case(b"AUTH"));
                 return claims.then(|| self.reject(child, ON_ITS_OWN));
             }
-            Route::Local(Local::Auth) if child.session.transaction.is_open() => {
+            Route::Local(Local::Auth) if child.session().transaction.is_open() => {
                 return Some(self.reject_in_multi(child, decided.id));
             }
             Route::Local(Local::Auth | Local::Hello) => return None,
             _ => {}
         }
-        if child.user == UserId::NOBODY {
+        if !child.is_authenticated() {
             return Some(self.turn_away(child, request, decided.route, texts::NOAUTH));
         }
-        if let (Some(account), Some(table)) = (child.account, self.commands.table()) {
+        if let (Some(account), Some(table)) = (child.account(), self.commands.table()) {
             self.users.resolve(account, table);
         }
         if self.is_denied(child, decided.id) {
@@ -290,7 +281,7 @@ impl Shared {
 
     /// Whether one of the broker's own users may not run the command.
     pub(in crate::core) fn is_denied(&self, child: &Child, id: CommandId) -> bool {
-        let account = child.account;
+        let account = child.account();
         account.is_some_and(|account| self.users.is_refused(account, id))
     }
 
@@ -298,7 +289,7 @@ impl Shared {
     /// only the upstream knows what its users may.
     pub(in crate::core) fn route_as(&self, child: &Child, id: CommandId, route: Route) -> Route {
         match route {
-            _ if child.account.is_some() && self.users.is_whoami(id) => Route::Local(Local::Whoami),
+            _ if child.account().is_some() && self.users.is_whoami(id) => Route::Local(Local::Whoami),
             Route::Local(Local::Ping | Local::Echo) if child.has_rights() && !child.is_subscribed() => {
                 Route::Shared
             }
@@ -316,7 +307,7 @@ impl Shared {
     /// Whether the child's user may MULTI.
     pub(in crate::core) fn may_multi(&mut self, child: &mut Child) -> Result<(), Flow> {
         let known = if child.has_rights() {
-            self.users.multi(child.user, self.env.now)
+            self.users.multi(child.user(), self.env.now)
         } else {
             Some(self.control.multi_refusal().map(<[u8]>::to_vec).map_or(Ok(()), Err))
         };
@@ -340,8 +331,8 @@ impl Broker {
     }
 }
 
-/// Redis reads such a name or password from those alone who have said before who they are, and has no user of it that
-/// a lane could be greeted as. It must not reach the probe either, which is nobody when it is asked.
+/// Redis reads such a name or password only from connections that are authenticated, and no lane could be greeted with
+/// it. It must not reach the probe either, which is not authenticated when it is asked.
 fn is_too_long(claim: (&[u8], &[u8])) -> bool {
     claim.0.len().max(claim.1.len()) > limits::CREDENTIAL_MAX
 }

@@ -17,7 +17,7 @@ impl Password {
         Password(bytes)
     }
 
-    /// For the one who sends it to the upstream.
+    /// The password itself, to be sent to the upstream or compared.
     pub(in crate::core) fn expose(&self) -> &[u8] {
         &self.0
     }

@@ -1,16 +1,14 @@
 //! The end of a user: the upstream refuses its password, or no child has been it for a while. Closes its children, lanes
 //! and pools, and tells who waits for them what the upstream has said. Never decides that a user is refused.
 
+use crate::base::failure::Failure;
 use crate::core::broker::Broker;
 use crate::core::child::Child;
 use crate::core::child::hold::Hold;
-use crate::core::connection::failure::LOST;
 use crate::core::connection::lane::Lane;
-use crate::core::connection::lane::LaneRole;
-use crate::core::connection::lane::LaneState;
+use crate::core::connection::role::LaneRole;
 use crate::core::keys::ChildKey;
 use crate::core::keys::LaneKey;
-use crate::core::keys::PoolId;
 use crate::core::keys::PoolKey;
 use crate::core::keys::UserId;
 use crate::core::notice::Notice;
@@ -18,15 +16,15 @@ use crate::core::shared::Shared;
 use crate::resp::reply;
 
 impl Shared {
-    /// The upstream lets nobody in as this user any more.
-    pub(in crate::core) fn user_refused(&mut self, user: UserId) {
+    /// The upstream refuses the password of this user.
+    pub(super) fn user_refused(&mut self, user: UserId) {
         if user == UserId::DEFAULT {
             self.probe.default_refused();
         }
         self.env.notices.push_back(Notice::UserRefused(user));
     }
 
-    /// Nobody has been this user for a while.
+    /// Ends the users that no child has been for a while.
     pub(in crate::core) fn end_abandoned_users(&mut self) {
         for user in self.users.abandoned(self.env.now) {
             self.end_user(user);
@@ -34,45 +32,41 @@ impl Shared {
     }
 
     /// Closes every connection of a user that no child is, and forgets what was said on them.
-    pub(in crate::core) fn end_user(&mut self, user: UserId) {
-        for key in self.connections.lanes.keys() {
-            let Some(lane) = self.connections.lanes.get(key).filter(|lane| !lane.role().is_own()) else {
+    pub(super) fn end_user(&mut self, user: UserId) {
+        for key in self.connections.keys() {
+            let Some(lane) = self.connections.find(key).filter(|lane| !lane.role().is_own()) else {
                 continue;
             };
-            if self.connections.pools[lane.pool().0 as usize].key.user == user {
+            if self.connections.key_of(lane).user == user {
                 self.end_lane(key);
             }
         }
-        for index in 0..self.connections.pools.len() {
-            if self.connections.pools[index].key.user == user {
-                self.free_pool(PoolId(index as u32));
-            }
-        }
+        self.connections.free_pools_of(user);
         self.hubs.forget_user(user);
         self.users.forget(user);
     }
 
     /// Removes a lane for good, whatever is on it: it belongs to children that are gone.
     fn end_lane(&mut self, key: LaneKey) {
-        let Some(lane) = self.connections.lanes.get_mut(key) else { return };
+        let Some(lane) = self.connections.find_mut(key) else { return };
         let pool = lane.pool();
         if let Some(kind) = lane.take_opening_for() {
             self.leases.end_opening(kind, pool);
         }
         if lane.lease().is_some() {
-            return self.abandon_lease(key);
+            return self.leases.abandon(&mut self.connections, &mut self.env, key);
         }
-        self.drop_connection(key);
-        let slots = self.connections.lanes.get_mut(key).map(Lane::take_all).unwrap_or_default();
-        self.fail_slots(key, slots, LOST);
-        self.forget_lane(key, pool);
+        self.connections.drop_connection(&mut self.env, key);
+        let slots = self.connections.find_mut(key).map(Lane::take_all).unwrap_or_default();
+        self.fail_slots(key, slots, Failure::LOST);
+        self.connections.remove(&mut self.env, key);
     }
 
-    /// The upstream has refused the greeting of a child's lane. True if that was seen to here: the user's own
-    /// password, or the db that it may not select.
+    /// The upstream has refused the greeting of a child's lane. True if that is the user's own affair and is dealt with
+    /// here: its password, or the db that it may not select.
     pub(in crate::core) fn greeting_refused(&mut self, key: LaneKey, is_choice: bool, frame: &[u8]) -> bool {
-        let Some(lane) = self.connections.lanes.get(key) else { return true };
-        let pool = self.connections.pools[lane.pool().0 as usize].key;
+        let Some(lane) = self.connections.find(key) else { return true };
+        let pool = *self.connections.key_of(lane);
         if pool.user == UserId::UPSTREAM || lane.role().is_own() {
             return false;
         }
@@ -87,16 +81,16 @@ impl Shared {
         refused
     }
 
-    /// Whoever waits for this lane is told what the upstream has said; the next request tries again.
+    /// Children that wait for this lane are told what the upstream has said. The next request tries again.
     fn refuse_pool(&mut self, key: LaneKey, pool: &PoolKey, frame: &[u8]) {
         let text = reply::error_text(frame).unwrap_or_default();
-        self.drop_connection(key);
-        let Some(lane) = self.connections.lanes.get_mut(key) else { return };
+        self.connections.drop_connection(&mut self.env, key);
+        let Some(lane) = self.connections.find_mut(key) else { return };
         debug_assert!(lane.is_dormant());
         if lane.role() == LaneRole::Shared {
             let slots = lane.take_all();
-            self.fail_slots(key, slots, &text);
-            return self.account_lane(key);
+            self.fail_slots(key, slots, Failure::Refused(text.into()));
+            return self.connections.account(&mut self.env, key);
         }
         self.end_lane(key);
         self.env.notices.push_back(Notice::PoolRefused(*pool, text));
@@ -104,9 +98,10 @@ impl Shared {
 }
 
 impl Broker {
-    /// Whoever is a refused user is closed, as connections of its own would have been. Nobody goes on as somebody else.
+    /// Closes the children of a refused user, as connections of their own would have been closed. None goes on as another
+    /// user.
     pub(in crate::core) fn close_user(&mut self, user: UserId) {
-        let of_user = |(_, child): &(ChildKey, &Child)| child.user == user;
+        let of_user = |(_, child): &(ChildKey, &Child)| child.user() == user;
         let children: Vec<ChildKey> = self.children.iter().filter(of_user).map(|(key, _)| key).collect();
         let name = String::from_utf8_lossy(self.shared.users.name(user, &self.shared.env.upstream));
         let name: String = name.chars().take(64).collect();
@@ -117,11 +112,11 @@ impl Broker {
         self.shared.end_user(user);
     }
 
-    /// Whoever waits for a lease of this pool is told what the upstream has said.
+    /// Children that wait for a lease of this pool are told what the upstream has said.
     pub(in crate::core) fn fail_waiters(&mut self, pool: &PoolKey, text: &str) {
         for key in self.children.keys() {
             let Some(child) = self.children.get_mut(key) else { continue };
-            if child.hold == Hold::LeaseQueue && child.pool_key() == *pool {
+            if child.hold() == Hold::LeaseQueue && child.pool_key() == *pool {
                 self.shared.leave_line(child);
                 self.shared.fail_front(child, text);
             }

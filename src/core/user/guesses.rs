@@ -1,5 +1,5 @@
 //! Wrong passwords: how long the next password from the same source waits before it is looked at. Owns the counts by
-//! source, so that a new connection begins with the count of the last one. Keeps no password and lets nobody in.
+//! source, so that a new connection begins with the count of the last one. Keeps no password and authenticates no child.
 
 use crate::base::clock::Millis;
 use crate::base::limits;
@@ -23,8 +23,8 @@ impl Source {
         origin.uid().map_or_else(|| Source::Address(origin.address().into()), Source::Uid)
     }
 
-    /// Whoever runs as the same user could as well read the memory of its neighbours: to be told at once that a
-    /// neighbour's password is right tells it nothing. An address says nothing of the sort.
+    /// Processes of one uid can read each other's memory anyway: to learn at once that another's password is right tells
+    /// them nothing new. Of processes behind one address that is not so.
     pub(super) fn is_one_user(&self) -> bool {
         matches!(self, Source::Uid(_))
     }
@@ -54,7 +54,7 @@ impl Record {
     }
 }
 
-/// Everybody who has said a password lately.
+/// The sources of passwords lately.
 #[derive(Debug, Default)]
 pub(super) struct Guesses {
     sources: HashMap<Source, Record>,
@@ -73,7 +73,7 @@ impl Guesses {
         let Some(record) = self.sources.get_mut(source) else { return 0 };
         record.forgive(now);
         let delay = record.delay(most);
-        // What was right is never longer, and hashing as much as a child may send would hold everybody up.
+        // Longer ones are never right, and hashing as much as a child may send would take too long.
         let may_be_right = claim.0.len().max(claim.1.len()) <= limits::CREDENTIAL_MAX;
         if delay == 0 || !may_be_right || !source.is_one_user() {
             return delay;

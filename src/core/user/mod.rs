@@ -1,4 +1,4 @@
-//! Users: who children are, and as whom their requests go upstream.
+//! Users: who children are, and which user their requests are sent as.
 
 pub(in crate::core) mod auth;
 pub(in crate::core) mod credentials;

@@ -1,15 +1,17 @@
-//! The probe: one connection on which the upstream is asked about users, with the very words and passwords of
-//! children. It is greeted with nothing, serves nobody, and is reset behind every question, so that whoever it
-//! was a moment ago means nothing for the next one. A password that is refused here harms nothing.
+//! Questions about users, asked on the probe with the very names and passwords of children, and what the answers mean for
+//! the children that asked. RESET follows each question, so that the next one does not depend on it. A password that is
+//! refused here harms no other connection.
 
+use crate::base::failure::ErrorLine;
+use crate::base::failure::Failure;
+use crate::base::failure::Limit;
 use crate::base::key::Key;
 use crate::base::limits;
 use crate::command::NO_COMMAND;
 use crate::core::child::Child;
 use crate::core::child::hold::Hold;
 use crate::core::connection::lane::Lane;
-use crate::core::connection::lane::LaneRole;
-use crate::core::connection::lane::LaneState;
+use crate::core::connection::role::Role;
 use crate::core::connection::slot::SlotFlags;
 use crate::core::connection::slot::SlotKind;
 use crate::core::keys::UserId;
@@ -42,28 +44,28 @@ impl Shared {
     /// Makes the probe's lane and dials it. It is dialled again for as long as the broker lives.
     pub(in crate::core) fn open_probe(&mut self) {
         let pool = self.control_pool();
-        let lane = self.connections.lanes.insert(Lane::new(pool, LaneRole::Probe, self.env.now));
+        let lane = self.connections.add(Lane::new(pool, Role::Probe, self.env.now));
         self.probe.open(lane);
-        self.want_connection(lane);
+        self.connections.want(&mut self.env, lane);
     }
 
-    pub(in crate::core) fn probe_is_ready(&self) -> bool {
-        let lane = self.probe.lane().and_then(|lane| self.connections.lanes.get(lane));
+    fn probe_is_ready(&self) -> bool {
+        let lane = self.probe.lane().and_then(|lane| self.connections.find(lane));
         lane.is_some_and(|lane| lane.is_ready())
     }
 
-    /// Asks now and then whether the default user needs a password: that may change, and nobody tells.
+    /// Asks now and then whether the default user needs a password: that may change without notice.
     pub(in crate::core) fn ask_default_again(&mut self) {
         if self.probe_is_ready() && self.probe.default_is_due(self.env.now) {
             self.ask_default();
         }
     }
 
-    pub(in crate::core) fn ask_default(&mut self) {
+    pub(super) fn ask_default(&mut self) {
         let asks = self.users.are_upstreams() && !self.probe.is_asking_default();
         if asks && self.probe_is_ready() {
             self.probe.asks_default(self.env.now);
-            // A connection that was let in stays so, whatever has changed since.
+            // A connection that is authenticated stays so, even if the user has a password by now.
             self.prove(RESET, Proof::Reset);
             self.prove(PING, Proof::Default);
         }
@@ -88,8 +90,8 @@ impl Shared {
 
     // ---- what children ask ----------------------------------------------------------------------------
 
-    /// A child says who it is. `request` is sent as it stands, but for what is said behind the password.
-    pub(in crate::core) fn ask_claim(
+    /// A child authenticates. `request` is sent as it stands, without the options behind the password.
+    pub(super) fn ask_claim(
         &mut self,
         child: &mut Child,
         request: &[&[u8]],
@@ -112,7 +114,7 @@ impl Shared {
         Flow::Hold(Hold::Question)
     }
 
-    /// Asks whether a user takes any password: then whoever is that user is the same one, whatever it has said.
+    /// Asks whether a user takes any password. Then all children with its name are one user, with whatever password.
     fn test_any_password(&mut self, name: &[u8]) {
         let word = format!("{:032x}", self.env.rng.u128(..)).into_bytes();
         let mut bytes = Vec::new();
@@ -128,7 +130,7 @@ impl Shared {
         request: &Request<'_>,
         db: Option<u32>,
     ) -> Flow {
-        // No number is as long, and as nobody the probe may not say more than a little.
+        // No number is as long, and before it is authenticated the probe may send only short arguments.
         let argument = request.arg(1);
         let argument = if argument.len() > SELECT_MAX { b"x" } else { argument };
         let mut bytes = Vec::new();
@@ -138,7 +140,7 @@ impl Shared {
 
     /// Whether a child's user may MULTI: in a block, a MULTI that is refused would let what follows it run
     /// one by one.
-    pub(in crate::core) fn ask_multi(&mut self, child: &mut Child) -> Flow {
+    pub(super) fn ask_multi(&mut self, child: &mut Child) -> Flow {
         self.ask_as(child, |broker, asker, user| {
             broker.prove(MULTI, Proof::Multi { asker, user });
             broker.prove(DISCARD, Proof::Ignore);
@@ -147,7 +149,7 @@ impl Shared {
 
     /// Whether a child's user may run a command that the broker carries out itself: `harmless` is one that does
     /// nothing.
-    pub(in crate::core) fn ask_permit(&mut self, child: &mut Child, harmless: &[&[u8]]) -> Flow {
+    pub(super) fn ask_permit(&mut self, child: &mut Child, harmless: &[&[u8]]) -> Flow {
         let mut request = Vec::new();
         encode::request(&mut request, harmless);
         self.ask_as(child, |broker, asker, _| broker.prove(&request, Proof::Permit { asker }))
@@ -163,7 +165,7 @@ impl Shared {
             Ok(asker) => asker,
             Err(flow) => return flow,
         };
-        let user = child.user;
+        let user = child.user();
         if self.users.is_known(user) {
             let auth = self.auth_request(user);
             self.prove(&auth, Proof::As(user));
@@ -180,16 +182,14 @@ impl Shared {
         if !self.probe_is_ready() {
             return Err(self.wait_for_upstream(child));
         }
-        if let Some(lane) = self.probe.lane().and_then(|lane| self.connections.lanes.get_mut(lane))
-            && lane.unwritten() >= limits::LANE_WINDOW
-        {
-            lane.held.push(child.key);
+        let lane = self.probe.lane().and_then(|lane| self.connections.known_mut(lane));
+        if lane.is_some_and(|lane| lane.holds_back(child.key())) {
             return Err(Flow::Hold(Hold::LaneFull));
         }
-        let asker = self.probe.asker(child.key);
+        let asker = self.probe.asker(child.key());
         let latest = self.env.now + self.env.settings.queue_timeout.max(self.env.settings.connect_timeout);
         child.front_mut().ask(asker.number, latest);
-        self.env.timers.arm(latest, Timer::Child(child.key));
+        self.env.timers.arm(latest, Timer::Child(child.key()));
         Ok(asker)
     }
 
@@ -208,14 +208,14 @@ impl Shared {
         self.send(lane, request, Key::NONE, NO_COMMAND, SlotKind::Proof, SlotFlags::NONE);
     }
 
-    /// The child has waited long enough for an answer, which finds nobody when it comes.
+    /// The child has waited long enough for an answer, which is dropped when it comes.
     pub(in crate::core) fn proof_wait_over(&mut self, child: &mut Child) {
         child.front_mut().forget_question();
         let down = self.down_at_all();
-        self.fail_front(child, &down);
+        self.fail_front(child, down);
     }
 
-    /// The probe's connection stands.
+    /// The probe is connected.
     pub(in crate::core) fn probe_ready(&mut self) {
         self.ask_default();
         for user in self.users.suspects() {
@@ -306,7 +306,7 @@ impl Shared {
         {
             self.guessed_wrong(child, &claim.name);
         }
-        if child.hold != Hold::Question || !child.front().asks(asker.number) {
+        if child.hold() != Hold::Question || !child.front().asks(asker.number) {
             return;
         }
         child.front_mut().forget_question();
@@ -317,7 +317,7 @@ impl Shared {
                 self.lift(child);
             }
             Outcome::Select(db, answer) => {
-                child.session.db = db.unwrap_or(child.session.db);
+                child.session_mut().db = db.unwrap_or(child.session().db);
                 self.answer_front(child, &answer);
             }
             Outcome::Answer(answer) => self.answer_front(child, &answer),
@@ -328,8 +328,8 @@ impl Shared {
 
     fn answer_front(&mut self, child: &mut Child, frame: &[u8]) {
         child.front_mut().set_answered();
-        if let (Some(b'-'), Some(queued)) = (frame.first(), child.session.transaction.queued_mut()) {
-            queued.dirty = true;
+        if frame.first() == Some(&b'-') {
+            child.session_mut().transaction.spoil();
         }
         self.answer(child, frame);
         self.lift(child);
@@ -340,14 +340,13 @@ impl Shared {
         self.guessed_right(child, (name, password.expose()));
         let Some(user) = self.admit_user(name, password) else {
             if !tested {
-                // All of them came at once: this one asks again, now that it is known to be worth a test.
+                // Many passwords of one user came at once. This child asks again, now that the user is tested first.
                 return self.lift(child);
             }
-            let text =
-                format!("BROKERLIMIT {} passwords of this user are in use", limits::USER_PASSWORDS_MAX);
-            self.env.counters.failed(text.as_bytes(), 1);
+            let failure = Failure::Limited(Limit::Passwords { max: limits::USER_PASSWORDS_MAX });
+            self.env.counters.failed(failure.kind(), 1);
             let mut refusal = Vec::new();
-            encode::error(&mut refusal, text);
+            encode::error(&mut refusal, failure.line());
             return self.answer_front(child, &refusal);
         };
         self.become_user(child, user, None);
@@ -356,8 +355,7 @@ impl Shared {
         self.lift(child);
     }
 
-    /// The user that a name and password stand for, which the upstream has accepted. Those that nobody uses any more
-    /// make room.
+    /// The user of a name and password that the upstream has accepted. Unused passwords of the same name make room.
     fn admit_user(&mut self, name: &[u8], password: &Password) -> Option<UserId> {
         let user = self.users.admit(name, password, self.env.now);
         if user.is_some() {
@@ -367,7 +365,7 @@ impl Shared {
         self.users.admit(name, password, self.env.now)
     }
 
-    /// Only these words mean that nobody may be this user any more.
+    /// Only WRONGPASS means that the user is gone or has another password.
     fn check_credentials(&mut self, user: UserId, frame: &[u8]) {
         if is_wrong_password(frame) {
             self.user_refused(user);

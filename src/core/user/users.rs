@@ -1,5 +1,5 @@
-//! Everybody that children can be: users of the upstream, each with the password that was accepted, and the broker's own
-//! users with what they may run. Owns these passwords for as long as somebody needs them, what is known of the users'
+//! All users that children can be: users of the upstream, each with the password that was accepted, and the broker's own
+//! users with what they may run. Owns these passwords for as long as they are needed, what is known of the users'
 //! rights, and the wrong passwords lately. Never sends anything, and never looks at a child.
 
 use crate::base::clock::Millis;
@@ -31,8 +31,8 @@ struct User {
     stays: bool,
     /// A lane of it was lost: it may have been deleted.
     suspect: bool,
-    /// Takes any password, so whoever names it is this one. Its own is one that nobody has chosen: when that is
-    /// refused, the user has a password again and everybody has to say it.
+    /// Takes any password, so every child with its name is this user. Its own password is a random word: when that is
+    /// refused, the user has a password again, and its children have to know it.
     any: bool,
 }
 
@@ -47,7 +47,7 @@ struct LocalUser {
     denied_to_scripts: Vec<CommandId>,
 }
 
-/// Everybody that children can be.
+/// All users that children can be.
 #[derive(Debug)]
 pub(in crate::core) struct Users {
     /// As it was when the broker started.
@@ -56,8 +56,7 @@ pub(in crate::core) struct Users {
     next: u64,
     /// When a user was last asked whether it may MULTI, and the refusal if it may not.
     multi: HashMap<UserId, (Millis, Option<Vec<u8>>)>,
-    /// Of users with several passwords: when they were last tried with one that nobody has chosen, and that one if
-    /// it was taken.
+    /// Of users with several passwords: when they were last tried with a random word, and the word if it was accepted.
     tested: HashMap<Box<[u8]>, (Millis, Option<Password>)>,
     locals: Vec<LocalUser>,
     /// Wrong passwords, by where they came from.
@@ -89,7 +88,7 @@ impl Users {
     }
 
     /// Whether children have to say who they are.
-    pub(in crate::core) fn authenticate_children(&self) -> bool {
+    pub(super) fn authenticate_children(&self) -> bool {
         self.mode != Auth::Broker
     }
 
@@ -119,7 +118,7 @@ impl Users {
         }
     }
 
-    /// Takes the broker's own users. True if any of them is somebody else upstream.
+    /// Takes the broker's own users. True if any of them is another user upstream.
     pub(in crate::core) fn take_accounts(&mut self, accounts: Vec<Account>) -> bool {
         for account in accounts {
             let user = match &account.upstream {
@@ -162,8 +161,8 @@ impl Users {
 
     // ---- users of the upstream ------------------------------------------------------------------------
 
-    /// The user of this name whom the upstream has let in with this password. Another password is another
-    /// user, even if that was let in, too: each stands or falls with its own.
+    /// The user of this name whose password the upstream has accepted. Another password is another user, even if it was
+    /// accepted too: each may be taken away.
     pub(in crate::core) fn register(&mut self, name: &[u8], password: &Password) -> UserId {
         let same = |user: &User| *user.name == *name && user.password == *password;
         if let Some((id, _)) = self.known.iter().find(|(_, user)| same(user)) {
@@ -207,32 +206,32 @@ impl Users {
     }
 
     /// Whether to find out first if the user takes any password: another one of it is in use.
-    pub(in crate::core) fn is_worth_a_test(&self, name: &[u8], password: &[u8], now: Millis) -> bool {
+    pub(super) fn is_worth_a_test(&self, name: &[u8], password: &[u8], now: Millis) -> bool {
         let fresh = self.tested.get(name).is_some_and(|(at, _)| at + limits::RIGHTS_FRESH > now);
         let mut of_name = self.known.values().filter(|user| *user.name == *name).peekable();
         !fresh && of_name.peek().is_some() && of_name.all(|user| user.password.expose() != password)
     }
 
     /// Whether anybody is a user of this name.
-    pub(in crate::core) fn is_named(&self, name: &[u8]) -> bool {
+    pub(super) fn is_named(&self, name: &[u8]) -> bool {
         self.known.values().any(|user| *user.name == *name)
     }
 
-    /// The user was tried with a word that nobody has chosen, which is given if it was taken.
-    pub(in crate::core) fn set_any_password(&mut self, name: &[u8], word: Option<Password>, now: Millis) {
+    /// The user was tried with a random word, which is given if it was accepted.
+    pub(super) fn set_any_password(&mut self, name: &[u8], word: Option<Password>, now: Millis) {
         if self.is_named(name) {
             self.tested.insert(name.into(), (now, word));
         }
     }
 
-    /// Whom of this name nobody has been for longest.
-    pub(in crate::core) fn longest_abandoned(&self, name: &[u8]) -> Option<UserId> {
+    /// The user of this name that has been without children for longest.
+    pub(super) fn longest_abandoned(&self, name: &[u8]) -> Option<UserId> {
         let unused = |(_, user): &(&UserId, &User)| *user.name == *name && user.children == 0 && !user.stays;
         let oldest = self.known.iter().filter(unused).min_by_key(|(_, user)| user.left_at);
         oldest.map(|(id, _)| *id)
     }
 
-    pub(in crate::core) fn is_known(&self, id: UserId) -> bool {
+    pub(super) fn is_known(&self, id: UserId) -> bool {
         self.known.contains_key(&id)
     }
 
@@ -251,9 +250,9 @@ impl Users {
         }
     }
 
-    /// Users whom no child has been for a while. Not at once: processes that live for one request each would
+    /// Users that have been without children for a while. They do not end at once: processes that live for one request each would
     /// cost the upstream a connection each.
-    pub(in crate::core) fn abandoned(&self, now: Millis) -> Vec<UserId> {
+    pub(super) fn abandoned(&self, now: Millis) -> Vec<UserId> {
         let gone =
             |user: &User| !user.stays && user.children == 0 && user.left_at + limits::USER_LINGER <= now;
         self.known.iter().filter(|(_, user)| gone(user)).map(|(id, _)| *id).collect()
@@ -272,13 +271,13 @@ impl Users {
         }
     }
 
-    pub(in crate::core) fn set_suspect(&mut self, id: UserId, suspect: bool) {
+    pub(super) fn set_suspect(&mut self, id: UserId, suspect: bool) {
         if let Some(user) = self.known.get_mut(&id) {
             user.suspect = suspect;
         }
     }
 
-    pub(in crate::core) fn suspects(&self) -> Vec<UserId> {
+    pub(super) fn suspects(&self) -> Vec<UserId> {
         self.known.iter().filter(|(_, user)| user.suspect).map(|(id, _)| *id).collect()
     }
 
@@ -288,7 +287,7 @@ impl Users {
         (asked + limits::RIGHTS_FRESH > now).then(|| refusal.clone().map_or(Ok(()), Err))
     }
 
-    pub(in crate::core) fn set_multi(&mut self, id: UserId, refusal: Option<Vec<u8>>, now: Millis) {
+    pub(super) fn set_multi(&mut self, id: UserId, refusal: Option<Vec<u8>>, now: Millis) {
         // It may have gone since it was asked.
         if id == UserId::DEFAULT || self.is_known(id) {
             self.multi.insert(id, (now, refusal));
@@ -298,7 +297,7 @@ impl Users {
     // ---- wrong passwords ------------------------------------------------------------------------------
 
     /// When this password of a child of this source may be looked at.
-    pub(in crate::core) fn guess_due(
+    pub(super) fn guess_due(
         &mut self,
         source: &Source,
         claim: (&[u8], &[u8]),
@@ -308,12 +307,12 @@ impl Users {
         now + self.guesses.delay(source, claim, most, now)
     }
 
-    pub(in crate::core) fn guessed_right(&mut self, source: Source, claim: (&[u8], &[u8]), now: Millis) {
+    pub(super) fn guessed_right(&mut self, source: Source, claim: (&[u8], &[u8]), now: Millis) {
         self.guesses.was_right(source, claim, now);
     }
 
     /// Returns how long the next password from there waits.
-    pub(in crate::core) fn guessed_wrong(&mut self, source: Source, now: Millis) -> Millis {
+    pub(super) fn guessed_wrong(&mut self, source: Source, now: Millis) -> Millis {
         let most = self.guess_delay_max();
         self.guesses.was_wrong(source, most, now)
     }
@@ -326,12 +325,12 @@ impl Users {
     // ---- the broker's own users -----------------------------------------------------------------------
 
     /// Who a child is that has said nothing.
-    pub(in crate::core) fn default_account(&self) -> Option<AccountId> {
+    fn default_account(&self) -> Option<AccountId> {
         let at = self.locals.iter().position(|local| local.account.name == "default")?;
         self.locals[at].account.nopass.then_some(at as AccountId)
     }
 
-    pub(in crate::core) fn verify(&self, name: Option<&[u8]>, password: &[u8]) -> PasswordCheck {
+    pub(super) fn verify(&self, name: Option<&[u8]>, password: &[u8]) -> PasswordCheck {
         if name.is_none() && self.default_account().is_some() {
             return PasswordCheck::NoneNeeded;
         }
@@ -344,21 +343,21 @@ impl Users {
         }
     }
 
-    /// As whom the requests of one of the broker's own users go upstream.
+    /// The upstream user that the requests of one of the broker's own users are sent as.
     pub(in crate::core) fn user_of(&self, account: AccountId) -> UserId {
         self.locals.get(usize::from(account)).map_or(UserId::NOBODY, |local| local.user)
     }
 
-    pub(in crate::core) fn has_account(&self, name: &[u8]) -> bool {
+    fn has_account(&self, name: &[u8]) -> bool {
         self.locals.iter().any(|local| local.account.name.as_bytes() == name)
     }
 
-    pub(in crate::core) fn account_name(&self, account: AccountId) -> &str {
+    pub(super) fn account_name(&self, account: AccountId) -> &str {
         self.locals.get(usize::from(account)).map_or("", |local| &local.account.name)
     }
 
     /// Another table has come, and with it other ids.
-    pub(in crate::core) fn table_changed(&mut self, table: &Table) {
+    pub(super) fn table_changed(&mut self, table: &Table) {
         for local in &mut self.locals {
             local.refused = Vec::new();
         }
@@ -367,13 +366,13 @@ impl Users {
     }
 
     /// Whether the command is one whose answer is the broker's to give: the upstream does not know its users.
-    pub(in crate::core) fn is_whoami(&self, id: CommandId) -> bool {
+    pub(super) fn is_whoami(&self, id: CommandId) -> bool {
         self.whoami == Some(id)
     }
 
     /// Brings what the account may not run up to date with the table, which learns commands as they are
     /// asked for.
-    pub(in crate::core) fn resolve(&mut self, account: AccountId, table: &Table) {
+    pub(super) fn resolve(&mut self, account: AccountId, table: &Table) {
         let Some(local) = self.locals.get_mut(usize::from(account)) else { return };
         if local.refused.len() < table.len() {
             let ids = 0..table.len() as CommandId;
@@ -393,7 +392,7 @@ impl Users {
     }
 
     /// Whether the account may not run the command. One that is not resolved yet is refused.
-    pub(in crate::core) fn is_refused(&self, account: AccountId, id: CommandId) -> bool {
+    pub(super) fn is_refused(&self, account: AccountId, id: CommandId) -> bool {
         let local = self.locals.get(usize::from(account));
         local.is_none_or(|local| local.refused.get(usize::from(id)).copied().unwrap_or(true))
     }
