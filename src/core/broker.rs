@@ -5,25 +5,24 @@
 use crate::base::bytes::ByteQueue;
 use crate::base::clock::Millis;
 use crate::base::limits;
+use crate::command::Local;
 use crate::config::Settings;
 use crate::config::Upstream;
 use crate::core::action::Action;
 use crate::core::child::Child;
 use crate::core::child::ChildKind;
-use crate::core::child::ChildState;
 use crate::core::child::children::Children;
-use crate::core::child::hold::Hold;
+use crate::core::child::closing::CloseReason;
 use crate::core::child::origin::Origin;
 use crate::core::child::session::Session;
 use crate::core::counters::Counters;
 use crate::core::keys::ChildKey;
 use crate::core::keys::LaneKey;
 use crate::core::memory::Trim;
-use crate::core::request::flow::Flow;
-use crate::core::request::run::Ran;
 use crate::core::shared::Shared;
 use crate::core::timers::Timer;
-use crate::resp::Scan;
+use crate::resp::Frames;
+use crate::resp::Scanner;
 
 /// The broker's state. See ARCHITECTURE.md for the line of one request through it.
 #[derive(Debug)]
@@ -70,7 +69,7 @@ impl Broker {
                     }
                 }
                 Timer::Leases => self.shared.pump_leases(),
-                Timer::Places => self.shared.serve_places(),
+                Timer::Places => self.shared.serve_waiting(),
                 Timer::Janitor => self.janitor(),
                 Timer::Drain => self.end_drain(),
             }
@@ -81,7 +80,7 @@ impl Broker {
     /// Milliseconds until something is due; `None` when nothing is. Zero while work is deferred.
     pub fn timeout(&self) -> Option<Millis> {
         let env = &self.shared.env;
-        if !env.runnable.is_empty() || self.shared.connections.places_changed {
+        if !env.runnable.is_empty() || self.shared.connections.is_changed() {
             return Some(0);
         }
         env.timers.next_at().map(|at| at.saturating_sub(env.now))
@@ -90,7 +89,7 @@ impl Broker {
     /// Whether anything was left that `run` or the driver has to do.
     pub fn has_work(&self) -> bool {
         let env = &self.shared.env;
-        !env.runnable.is_empty() || self.shared.connections.places_changed || !env.actions.is_empty()
+        !env.runnable.is_empty() || self.shared.connections.is_changed() || !env.actions.is_empty()
     }
 
     /// The driver begins a turn: as much is run in it as in every other. What is left over waits for the next, so that
@@ -108,12 +107,12 @@ impl Broker {
         {
             worked = true;
             self.shared.turn.take_one();
-            self.run_buffered(key);
+            self.run_child(key, &[]);
             self.deliver_notices();
         }
-        if std::mem::take(&mut self.shared.connections.places_changed) {
+        if self.shared.connections.take_changed() {
             worked = true;
-            self.shared.serve_places();
+            self.shared.serve_waiting();
             self.shared.pump_leases();
             self.deliver_notices();
         }
@@ -147,92 +146,60 @@ impl Broker {
 
     /// Bytes have arrived from a child.
     pub fn child_input(&mut self, key: ChildKey, bytes: &[u8]) {
-        let Some(child) = self.children.get_mut(key) else { return };
-        if child.is_finished() {
-            return;
-        }
-        child.last_request = self.shared.env.now;
-        if !child.input.is_empty() || child.hold != Hold::None {
+        // What the driver has read of one that was closed in the same turn is of no interest.
+        let Some(child) = self.children.get_mut(key).filter(|child| !child.is_finished()) else { return };
+        if child.hear(self.shared.env.now) {
+            self.run_child(key, bytes);
+        } else {
             // One that stands in line has its turn when that comes.
-            let runs = !child.runnable;
+            let runs = !child.is_lined_up();
             if self.shared.keep_waiting(child, bytes) && runs {
-                self.run_buffered(key);
+                self.run_child(key, &[]);
             }
-            return self.deliver_notices();
-        }
-        let mut ran = self.shared.run_turn(child, bytes);
-        if ran.roster.is_some() {
-            ran = self.run_on(key, bytes, ran);
-        }
-        if let Some(child) = self.children.get_mut(key) {
-            self.shared.keep_rest(child, &bytes[ran.used..], ran.at_least);
-            self.shared.after_run(child);
         }
         self.deliver_notices();
     }
 
-    /// Runs what a child has sent before.
-    pub(in crate::core) fn run_buffered(&mut self, key: ChildKey) {
-        let Some(child) = self.children.get_mut(key) else { return };
-        child.runnable = false;
-        let mut input = std::mem::take(&mut child.input);
-        let mut ran = self.shared.run_turn(child, input.as_slice());
-        if ran.roster.is_some() {
-            ran = self.run_on(key, input.as_slice(), ran);
+    /// Runs what a child has sent: what waits in its inbox or, where none does, `fresh` bytes.
+    pub(in crate::core) fn run_child(&mut self, key: ChildKey, fresh: &[u8]) {
+        // One that is listed as runnable may have gone since.
+        let Some(mut child) = self.children.get_mut(key) else { return };
+        if fresh.is_empty() {
+            child.take_turn();
         }
-        let Some(child) = self.children.get_mut(key) else { return };
-        input.consume(ran.used);
-        input.retire(&mut self.shared.env.spares);
-        if !child.is_finished() {
-            child.input = input;
+        let mut frames = child.inbox_mut().begin(fresh, &mut self.shared.turn.scanner);
+        if let Some(asked) = self.shared.run_turn(child, &mut frames) {
+            self.run_roster(key, asked, &mut frames);
+            let Some(again) = self.children.get_mut(key) else { return };
+            child = again;
         }
-        self.shared.after_run(child);
-        if child.wants_read() {
+        self.shared.end_run(child, frames);
+        if fresh.is_empty() && child.wants_read() {
             self.shared.resume(child);
         }
     }
 
-    /// Goes on with a run that has come to a request about other children.
-    fn run_on(&mut self, key: ChildKey, bytes: &[u8], mut ran: Ran) -> Ran {
-        while let Some(local) = ran.roster.take() {
-            let flow = self.run_roster(key, local, &bytes[ran.used..]);
-            let Some(child) = self.children.get_mut(key) else { return ran };
-            ran = self.shared.go_on(child, bytes, ran.used, flow);
+    /// Goes on with a run that has come to CLIENT LIST, KILL or UNBLOCK.
+    fn run_roster(&mut self, key: ChildKey, asked: (Local, usize), frames: &mut Frames<'_, Scanner>) {
+        let mut asked = Some(asked);
+        while let Some((local, len)) = asked {
+            let request = frames.request();
+            let flow = match local {
+                Local::ClientKill => self.kill(key, &request),
+                Local::ClientUnblock => self.unblock(key, &request),
+                _ => self.list(key, &request),
+            };
+            let Some(child) = self.children.get_mut(key) else { return };
+            asked = self.shared.go_on(child, frames, flow, len);
         }
-        if let Some(child) = self.children.get_mut(key) {
-            self.shared.end_turn(child, ran.used < bytes.len());
-        }
-        ran
-    }
-
-    /// CLIENT LIST, KILL or UNBLOCK. The scanner still stands at the request.
-    fn run_roster(&mut self, key: ChildKey, local: crate::command::Local, bytes: &[u8]) -> (Flow, usize) {
-        let Some(child) = self.children.get_mut(key) else { return (Flow::Gone, 0) };
-        let mut scanner = self.shared.take_scanner(child);
-        let limits = self.shared.frame_limits(child);
-        let Scan::Frame { len } = scanner.scan(bytes, &limits) else {
-            debug_assert!(false, "a request that was complete a moment ago");
-            return (Flow::Gone, 0);
-        };
-        let flow = self.roster_command(key, local, &scanner.request(&bytes[..len]));
-        if let Some(child) = self.children.get_mut(key) {
-            if matches!(flow, Flow::Done) {
-                scanner.reset();
-            }
-            self.shared.put_scanner(child, scanner);
-        }
-        (flow, len)
     }
 
     /// The child will send nothing more; everything it sent has been handed over.
     pub fn child_eof(&mut self, key: ChildKey) {
         let Some(child) = self.children.get_mut(key) else { return };
-        child.eof = true;
-        if child.state == ChildState::Open {
-            child.set_state(ChildState::Ending);
-        }
+        child.end_input();
         self.shared.let_go_if_blocked(child);
-        self.run_buffered(key);
+        self.run_child(key, &[]);
         self.deliver_notices();
     }
 
@@ -241,7 +208,7 @@ impl Broker {
     /// One that is held for another reason is let go should it come to block later.
     pub fn child_hangup(&mut self, key: ChildKey) {
         let Some(child) = self.children.get_mut(key) else { return };
-        child.hung = true;
+        child.hang_up();
         self.shared.let_go_if_blocked(child);
         self.deliver_notices();
     }
@@ -255,8 +222,7 @@ impl Broker {
     /// The driver's handle and the bytes on their way to a child.
     pub fn child_output(&mut self, key: ChildKey) -> Option<(usize, &mut ByteQueue)> {
         let child = self.children.get_mut(key)?;
-        child.dirty = false;
-        Some((child.link, &mut child.output))
+        Some((child.link(), child.outbox_mut().take()))
     }
 
     /// The driver has written what it could.
@@ -271,11 +237,11 @@ impl Broker {
         let Some(mut child) = self.children.remove(key) else { return };
         self.shared.leave_line(&mut child);
         self.shared.drop_topics(&mut child);
-        self.shared.env.memory -= child.footprint;
-        self.shared.users.leave(child.user, self.shared.env.now);
-        self.shared.env.actions.push(Action::CloseChild { link: child.link });
-        if let Some(lease) = child.lease {
-            self.shared.abandon_lease(lease.lane);
+        self.shared.env.memory -= child.footprint();
+        self.shared.users.leave(child.user(), self.shared.env.now);
+        self.shared.env.actions.push(Action::CloseChild { link: child.link() });
+        if let Some(lease) = child.lease() {
+            self.shared.leases.abandon(&mut self.shared.connections, &mut self.shared.env, lease.lane);
         }
     }
 
@@ -293,12 +259,7 @@ impl Broker {
 
     /// Moves the keys of lanes with something to write into `into`.
     pub fn take_dirty_lanes(&mut self, into: &mut Vec<LaneKey>) {
-        into.append(&mut self.shared.connections.dirty_lanes);
-        for key in into {
-            if let Some(lane) = self.shared.connections.lanes.get_mut(*key) {
-                lane.dirty = false;
-            }
-        }
+        self.shared.connections.take_dirty(into);
     }
 
     /// Moves the keys of children that may be read again into `into`.
@@ -318,13 +279,13 @@ impl Broker {
 
     /// The driver's handle of a child.
     pub fn child_link(&self, key: ChildKey) -> Option<usize> {
-        self.children.get(key).map(|child| child.link)
+        self.children.get(key).map(|child| child.link())
     }
 
     /// Sets the driver's handle of a child, where it is known only after `child_open`.
     pub fn set_child_link(&mut self, key: ChildKey, link: usize) {
         if let Some(child) = self.children.get_mut(key) {
-            child.link = link;
+            child.set_link(link);
         }
     }
 
@@ -355,11 +316,6 @@ impl Broker {
 
     // ---- memory ---------------------------------------------------------------------------------------
 
-    /// Heap bytes held, those of the children themselves included.
-    pub(in crate::core) fn held(&self) -> usize {
-        self.shared.env.memory + self.children.len() * std::mem::size_of::<Child>()
-    }
-
     /// Whether much memory has come free since the last call. The allocator may still hold it: it lies
     /// between small objects that live on.
     pub fn take_trim(&mut self) -> bool {
@@ -370,13 +326,13 @@ impl Broker {
     /// of an event: whoever is being served keeps what it stands on.
     pub(in crate::core) fn enforce_memory(&mut self) -> bool {
         let mut worked = false;
-        self.trim.rise(self.held());
+        self.trim.rise(self.shared.env.memory + self.children.own_bytes());
         while self.shared.env.memory > self.shared.env.settings.memory_max {
             let before = self.shared.env.memory;
-            let child = self.children.iter().max_by_key(|(_, child)| child.footprint);
-            let child = child.map(|(key, child)| (key, child.footprint, child.label()));
-            let held = child.as_ref().map_or(0, |(_, held, _)| *held);
-            let lane = self.shared.connections.lanes.iter().max_by_key(|(_, lane)| lane.footprint());
+            let child = self.children.iter().max_by_key(|(_, child)| child.footprint());
+            let child = child.map(|(key, child)| (key, child.footprint()));
+            let held = child.map_or(0, |(_, held)| held);
+            let lane = self.shared.connections.lanes().max_by_key(|(_, lane)| lane.footprint());
             if let Some((key, _)) = lane.filter(|(_, lane)| lane.footprint() > held) {
                 self.shared.empty_lane(key, "memory_max reached");
                 self.deliver_notices();
@@ -385,11 +341,13 @@ impl Broker {
                     continue;
                 }
             }
-            let Some((key, _, label)) = child.filter(|_| held > 0) else { break };
+            let Some((key, _)) = child.filter(|_| held > 0) else { break };
             let told = self.children.get_mut(key).is_some_and(|child| self.shared.give_up_requests(child));
             self.deliver_notices();
             if !told {
-                log::warn!("memory_max reached: closing child {label}, which holds {held} bytes");
+                if let Some(child) = self.children.get(key) {
+                    CloseReason::MemoryMax { held_bytes: held }.log(child);
+                }
                 self.remove_child(key);
             }
             worked = true;
@@ -411,7 +369,7 @@ impl Broker {
             return;
         }
         for key in self.children.keys() {
-            self.run_buffered(key);
+            self.run_child(key, &[]);
             self.deliver_notices();
         }
     }
@@ -419,7 +377,7 @@ impl Broker {
     fn end_drain(&mut self) {
         for key in self.children.keys() {
             if let Some(child) = self.children.get(key) {
-                log::info!("drain_timeout: closing child {}", child.label());
+                CloseReason::DrainTimedOut.log(child);
             }
             self.remove_child(key);
         }
@@ -441,7 +399,7 @@ impl Broker {
         for key in self.children.keys() {
             self.remove_child(key);
         }
-        self.shared.close_lanes();
+        self.shared.connections.close_all(&mut self.shared.env);
         self.deliver_notices();
     }
 }

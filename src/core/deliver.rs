@@ -49,7 +49,11 @@ impl Broker {
                 match (child, notice) {
                     (Some(child), notice) => self.shared.tell_child(child, notice),
                     // It has gone since, so somebody else gets the lease.
-                    (None, Notice::Lent(_, lease)) => self.shared.leases.abandon(&mut self.shared.connections, &mut self.shared.env, lease.lane),
+                    (None, Notice::Lent(_, lease)) => self.shared.leases.abandon(
+                        &mut self.shared.connections,
+                        &mut self.shared.env,
+                        lease.lane,
+                    ),
                     (None, _) => {}
                 }
             }

@@ -24,7 +24,7 @@ pub(in crate::core) struct Children {
 impl Children {
     /// Stores a child and returns the only key that will ever name it.
     pub(in crate::core) fn insert(&mut self, child: Child) -> ChildKey {
-        let id = child.session.id;
+        let id = child.session().id;
         let key = self.arena.insert(child);
         if let Some(child) = self.arena.get_mut(key) {
             child.key = key;
@@ -37,7 +37,7 @@ impl Children {
     /// Takes the child out, unless it has gone.
     pub(in crate::core) fn remove(&mut self, key: ChildKey) -> Option<Child> {
         let child = self.arena.remove(key)?;
-        self.by_id.remove(&child.session.id);
+        self.by_id.remove(&child.session().id);
         Some(child)
     }
 
@@ -60,7 +60,7 @@ impl Children {
     pub(in crate::core) fn forget_commands(&mut self) {
         for key in self.arena.keys() {
             if let Some(child) = self.arena.get_mut(key) {
-                child.last_command = None;
+                child.set_last_command(None);
             }
         }
     }
@@ -81,6 +81,11 @@ impl Children {
     /// How many there are.
     pub(in crate::core) fn len(&self) -> usize {
         self.arena.len()
+    }
+
+    /// Bytes of the children themselves, without what they hold.
+    pub(in crate::core) fn own_bytes(&self) -> usize {
+        self.len() * size_of::<Child>()
     }
 
     /// Whether there is none.

@@ -1,6 +1,5 @@
-//! WAIT and WAITAOF. Redis counts replicas that have what *the connection* wrote last, and blocks the connection until
-//! there are enough. So a child's WAIT goes on the very lane that carried its last write, and that lane is detached
-//! meanwhile: nobody else's requests stand behind it. If the lane has been lost since, no other one can tell.
+//! Which connection a child's last write went on: WAIT and WAITAOF count the replicas that have what their own connection
+//! wrote. Data only; the rules are in `request::wait`.
 
 use crate::core::keys::LaneKey;
 

@@ -1,6 +1,4 @@
-//! What a child sees of the others and may do to them: CLIENT LIST, INFO, KILL and UNBLOCK over the broker's
-//! own children. Knows them by the ids the broker gave them; no connection upstream is ever named or closed
-//! by its own.
+//! A CLIENT LIST as far as it is made. Owns the text and the position; `request::roster` makes it go on.
 
 use crate::core::keys::ChildKey;
 

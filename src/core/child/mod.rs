@@ -1,44 +1,44 @@
-//! A child: a process's connection to the broker, without the connection. Owns the child's queues, its
-//! session and its place in every line it stands in; never touches a socket and never looks at the clock.
+//! A child: a process's connection to the broker, without the connection. Owns what it has sent, what it is owed, its
+//! session and why its next request waits. Never touches a socket and never looks at the clock.
 
 pub(in crate::core) mod ahead;
 pub(in crate::core) mod children;
+pub(in crate::core) mod closing;
 pub(in crate::core) mod front;
 pub(in crate::core) mod heavy;
 pub(in crate::core) mod hold;
 pub(in crate::core) mod last_write;
 pub(in crate::core) mod listing;
 pub(in crate::core) mod origin;
+pub(in crate::core) mod outbox;
 pub(in crate::core) mod replies;
+pub(in crate::core) mod sent;
 pub(in crate::core) mod session;
 
 pub use origin::ChildKind;
 
-use crate::base::bytes::ByteQueue;
-use crate::base::bytes::Spares;
 use crate::base::clock::Millis;
 use crate::base::key::Key;
 use crate::base::limits;
 use crate::command::CommandId;
 use crate::core::child::ahead::ReadAhead;
 use crate::core::child::front::Front;
-use crate::core::child::heavy::Heavy;
 use crate::core::child::hold::HeldLease;
 use crate::core::child::hold::Hold;
-use crate::core::child::last_write::LastWrite;
 use crate::core::child::origin::Origin;
-use crate::core::child::replies::Replies;
+use crate::core::child::outbox::Outbox;
+use crate::core::child::sent::Sent;
 use crate::core::child::session::Session;
 use crate::core::keys::AccountId;
 use crate::core::keys::ChildKey;
 use crate::core::keys::LaneKey;
+use crate::core::keys::LeaseKind;
 use crate::core::keys::PoolKey;
 use crate::core::keys::UserId;
 use crate::core::pubsub::own::OwnSubscriptions;
 use crate::core::pubsub::shared::SharedSubscriptions;
-use crate::core::transaction::queue::AfterExec;
+use crate::resp::Inbox;
 use crate::resp::Scanner;
-use std::collections::VecDeque;
 
 /// The life of a child. Removed from the arena when it ends, so there is no closed state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,111 +57,152 @@ pub(in crate::core) enum ChildState {
 #[derive(Debug)]
 pub struct Child {
     /// Its own name.
-    pub(in crate::core) key: ChildKey,
-    /// All that Redis would remember.
-    pub session: Session,
-    origin: Origin,
-    /// The command it sent last, if the table had it.
-    pub(in crate::core) last_command: Option<CommandId>,
-    /// As whom its requests go upstream.
-    pub(in crate::core) user: UserId,
-    /// Which of the broker's own users it is, with `auth = users`.
-    pub(in crate::core) account: Option<AccountId>,
+    key: ChildKey,
     /// The driver's handle for its connection; opaque here.
-    pub link: usize,
-    pub(in crate::core) state: ChildState,
-    pub(in crate::core) hold: Hold,
-    /// Bytes read and not yet run: at most one partial request and two reads' worth, or as `core::ahead` says while it
-    /// takes no replies.
-    pub(in crate::core) input: ByteQueue,
-    pub(in crate::core) ahead: ReadAhead,
-    /// The scanner of the partial request in `input`; there is none between requests.
-    pub(in crate::core) scanner: Option<Box<Scanner>>,
-    /// Whole frames on their way to the child.
-    pub output: ByteQueue,
-    pub(in crate::core) replies: Replies,
-    /// Slots in lanes that are this child's, seen by it or swallowed.
-    pub(in crate::core) in_flight: u32,
-    /// Slots whose reply is overdue and was told so: until it has come, nothing may overtake what it answers.
-    pub(in crate::core) late: u32,
-    /// The shared lane its requests in flight are on. Kept until they are answered.
-    pub(in crate::core) lane: LaneKey,
-    pub(in crate::core) lease: Option<HeldLease>,
-    front: Front,
-    /// What a WAIT would be about.
-    pub(in crate::core) last_write: LastWrite,
-    /// The command whose replies have been large of late.
-    pub(in crate::core) heavy: Heavy,
-    /// One for each EXEC upstream.
-    pub(in crate::core) execs: VecDeque<AfterExec>,
-    /// Those on a leased lane.
-    pub(in crate::core) subscriptions: Option<Box<OwnSubscriptions>>,
-    /// Those shared with other children.
-    pub(in crate::core) topics: Option<Box<SharedSubscriptions>>,
-    /// When it is looked at, should it wait for these.
-    pub(in crate::core) topics_due: Millis,
+    link: usize,
+    origin: Origin,
+    /// When it connected, and when it last sent something.
+    opened: Millis,
+    last_request: Millis,
+    /// All that Redis would remember.
+    session: Session,
+    /// As whom its requests go upstream.
+    user: UserId,
+    /// Which of the broker's own users it is, with `auth = users`.
+    account: Option<AccountId>,
+    /// The command it sent last, if the table had it.
+    last_command: Option<CommandId>,
+
+    state: ChildState,
     /// It will send nothing more: end of file was read.
-    pub(in crate::core) eof: bool,
-    /// It was told its last without a word (QUIT under CLIENT REPLY OFF): Redis never closes such a connection
-    /// itself, and ignores all it sends.
-    pub(in crate::core) deaf: bool,
+    eof: bool,
     /// It has hung up, perhaps with bytes still unread.
-    pub(in crate::core) hung: bool,
-    /// When it connected, and when it last asked something.
-    pub(in crate::core) opened: Millis,
-    pub(in crate::core) last_request: Millis,
-    /// Since when its output has been over the soft limit of subscribers.
-    pub(in crate::core) over_soft_since: Option<Millis>,
-    pub(in crate::core) dirty: bool,
+    hung_up: bool,
+    /// All it sends is ignored. Redis never closes a connection by itself on which QUIT has had no reply (CLIENT REPLY
+    /// OFF).
+    ignored: bool,
+
+    /// Why its next request waits.
+    hold: Hold,
+    front: Front,
+    /// What it has sent and what has not been run: at most one partial request and two reads' worth, or as
+    /// `request::reading` says while it takes no replies.
+    inbox: Inbox<Scanner>,
+    ahead: ReadAhead,
+    outbox: Outbox,
+    sent: Sent,
     /// Stands in line for its turn at running requests.
-    pub(in crate::core) runnable: bool,
+    runnable: bool,
     /// Bytes of requests it may still run in this turn; negative after a large one, until later turns have paid for
     /// it. Zero while it has nothing to run.
-    pub(in crate::core) credit: i64,
+    credit: i64,
+
+    lease: Option<HeldLease>,
+    /// Those on a leased lane.
+    subscriptions: Option<Box<OwnSubscriptions>>,
+    /// Those shared with other children.
+    topics: Option<Box<SharedSubscriptions>>,
+    /// When it is looked at, should it wait for these.
+    topics_due: Millis,
     /// As last added to the broker's memory total.
-    pub(in crate::core) footprint: usize,
+    footprint: usize,
 }
 
 impl Child {
     pub(in crate::core) fn new(session: Session, origin: Origin, link: usize, now: Millis) -> Self {
         Child {
             key: Key::NONE,
-            session,
+            link,
             origin,
-            last_command: None,
+            opened: now,
+            last_request: now,
+            session,
             user: UserId::UPSTREAM,
             account: None,
-            link,
+            last_command: None,
             state: ChildState::Open,
+            eof: false,
+            hung_up: false,
+            ignored: false,
             hold: Hold::None,
-            input: ByteQueue::default(),
-            ahead: ReadAhead::default(),
-            scanner: None,
-            output: ByteQueue::default(),
-            replies: Replies::default(),
-            in_flight: 0,
-            late: 0,
-            lane: Key::NONE,
-            lease: None,
             front: Front::default(),
-            last_write: LastWrite::None,
-            heavy: Heavy::default(),
-            execs: VecDeque::new(),
+            inbox: Inbox::default(),
+            ahead: ReadAhead::default(),
+            outbox: Outbox::default(),
+            sent: Sent::new(),
+            runnable: false,
+            credit: 0,
+            lease: None,
             subscriptions: None,
             topics: None,
             topics_due: 0,
-            eof: false,
-            deaf: false,
-            hung: false,
-            opened: now,
-            last_request: now,
-            over_soft_since: None,
-            dirty: false,
-            runnable: false,
-            credit: 0,
             footprint: 0,
         }
     }
+
+    // ---- who it is ------------------------------------------------------------------------------------
+
+    pub(in crate::core) fn key(&self) -> ChildKey {
+        self.key
+    }
+
+    /// The driver's handle.
+    pub(in crate::core) fn link(&self) -> usize {
+        self.link
+    }
+
+    pub(in crate::core) fn set_link(&mut self, link: usize) {
+        self.link = link;
+    }
+
+    /// All that Redis would remember.
+    pub(in crate::core) fn session(&self) -> &Session {
+        &self.session
+    }
+
+    pub(in crate::core) fn session_mut(&mut self) -> &mut Session {
+        &mut self.session
+    }
+
+    pub(in crate::core) fn user(&self) -> UserId {
+        self.user
+    }
+
+    pub(in crate::core) fn account(&self) -> Option<AccountId> {
+        self.account
+    }
+
+    /// It is this user from now on. Returns which one it was.
+    pub(in crate::core) fn set_user(&mut self, user: UserId, account: Option<AccountId>) -> UserId {
+        self.account = account;
+        std::mem::replace(&mut self.user, user)
+    }
+
+    /// Whether it has said who it is, or did not have to.
+    pub(in crate::core) fn is_authenticated(&self) -> bool {
+        self.user != UserId::NOBODY
+    }
+
+    /// The command it sent last, if the table had it.
+    pub(in crate::core) fn last_command(&self) -> Option<CommandId> {
+        self.last_command
+    }
+
+    pub(in crate::core) fn set_last_command(&mut self, command: Option<CommandId>) {
+        self.last_command = command;
+    }
+
+    /// When it connected.
+    pub(in crate::core) fn opened(&self) -> Millis {
+        self.opened
+    }
+
+    /// When it last sent something.
+    pub(in crate::core) fn last_request(&self) -> Millis {
+        self.last_request
+    }
+
+    // ---- its end --------------------------------------------------------------------------------------
 
     /// Moves the child's state; only ever forward.
     pub(in crate::core) fn set_state(&mut self, to: ChildState) {
@@ -175,6 +216,40 @@ impl Child {
         self.state = to;
     }
 
+    /// End of file was read.
+    pub(in crate::core) fn end_input(&mut self) {
+        self.eof = true;
+        if self.state == ChildState::Open {
+            self.set_state(ChildState::Ending);
+        }
+    }
+
+    pub(in crate::core) fn hang_up(&mut self) {
+        self.hung_up = true;
+    }
+
+    /// Whether it will send nothing more.
+    pub(in crate::core) fn has_left(&self) -> bool {
+        self.eof || self.hung_up
+    }
+
+    /// Whether it is to be closed: none of its requests is run any more, and it has all it was owed. A `draining` broker
+    /// does not wait for the end of one whose bytes are ignored.
+    pub(in crate::core) fn is_over(&self, draining: bool) -> bool {
+        let kept = self.ignored && !self.eof && !draining;
+        self.state == ChildState::Finishing && self.outbox.is_settled() && !kept
+    }
+
+    /// It ends at its own request (QUIT, or one that is none). Redis closes when the last reply has been written; where
+    /// there is none to write, it never does.
+    pub(in crate::core) fn end_at_request(&mut self) {
+        self.ignored = self.session.is_muted() && self.outbox.is_silent();
+    }
+
+    pub(in crate::core) fn state(&self) -> ChildState {
+        self.state
+    }
+
     /// Whether none of its requests is run any more.
     pub(in crate::core) fn is_finished(&self) -> bool {
         matches!(self.state, ChildState::Finishing | ChildState::Closed)
@@ -183,7 +258,7 @@ impl Child {
     /// Whether it may be read now.
     pub(in crate::core) fn wants_read(&self) -> bool {
         // One that has enough to run for its next turn is read when it has had it.
-        let has_enough = self.runnable && self.input.len() >= limits::READ_TURN;
+        let has_enough = self.runnable && self.inbox.len() >= limits::READ_TURN;
         self.takes_bytes() && (self.state != ChildState::Open || self.hold != Hold::None || !has_enough)
     }
 
@@ -191,10 +266,10 @@ impl Child {
     pub(in crate::core) fn takes_bytes(&self) -> bool {
         match (self.state, self.hold) {
             // Nobody runs what it still sends. But it has to get rid of it before it can read what it was told.
-            (ChildState::Finishing, _) => self.deaf || !self.is_local(),
+            (ChildState::Finishing, _) => self.ignored || !self.is_local(),
             (ChildState::Ending | ChildState::Closed, _) => false,
             (ChildState::Open, Hold::None) => true,
-            (ChildState::Open, Hold::OutputFull) => self.input.len() < self.ahead.bound,
+            (ChildState::Open, Hold::OutputFull) => self.ahead.allows(self.inbox.len()),
             // Whoever it waits for may wait for the end of its write.
             (ChildState::Open, Hold::BlockingReply) => !self.is_local(),
             // These end by themselves: by a reply that is on its way, or in time.
@@ -223,15 +298,163 @@ impl Child {
         &mut self.front
     }
 
-    /// Says something in the place of the request at the front, behind everything before it.
-    pub(in crate::core) fn say(&mut self, bytes: &[u8], spares: &mut Spares) {
-        self.output.adopt(spares);
-        self.replies.local(bytes, &mut self.output);
+    // ---- running --------------------------------------------------------------------------------------
+
+    /// Why its next request waits.
+    pub(in crate::core) fn hold(&self) -> Hold {
+        self.hold
+    }
+
+    pub(in crate::core) fn set_hold(&mut self, hold: Hold) {
+        self.hold = hold;
+    }
+
+    /// Its next request cannot run before it has taken replies.
+    pub(in crate::core) fn hold_for_output(&mut self) {
+        self.hold = Hold::OutputFull;
+        self.ahead = ReadAhead::default();
+    }
+
+    /// What it has sent and what has not been run.
+    pub(in crate::core) fn inbox(&self) -> &Inbox<Scanner> {
+        &self.inbox
+    }
+
+    pub(in crate::core) fn inbox_mut(&mut self) -> &mut Inbox<Scanner> {
+        &mut self.inbox
+    }
+
+    /// It has sent something. True if that can be run at once, in front of nothing else.
+    pub(in crate::core) fn hear(&mut self, now: Millis) -> bool {
+        self.last_request = now;
+        self.inbox.is_empty() && self.hold == Hold::None
+    }
+
+    pub(in crate::core) fn ahead_mut(&mut self) -> &mut ReadAhead {
+        &mut self.ahead
+    }
+
+    /// It stands in line for its turn. False if it did before.
+    pub(in crate::core) fn line_up(&mut self) -> bool {
+        !std::mem::replace(&mut self.runnable, true)
+    }
+
+    /// It has its turn.
+    pub(in crate::core) fn take_turn(&mut self) {
+        self.runnable = false;
+    }
+
+    pub(in crate::core) fn is_lined_up(&self) -> bool {
+        self.runnable
+    }
+
+    /// Its turn begins. Returns what it has to spend.
+    pub(in crate::core) fn begin_turn(&mut self) -> i64 {
+        self.credit = (self.credit + limits::CHILD_TURN).min(limits::CHILD_TURN);
+        self.credit
+    }
+
+    /// What is left to spend in this turn.
+    pub(in crate::core) fn credit(&self) -> i64 {
+        self.credit
+    }
+
+    /// What is left is not kept for the next turn.
+    pub(in crate::core) fn end_turn(&mut self) {
+        self.credit = 0;
+    }
+
+    /// A request of `len` bytes has been run, or a frame without one.
+    pub(in crate::core) fn charge(&mut self, len: usize) {
+        self.spend(len.max(limits::REQUEST_COST_MIN as usize));
+    }
+
+    /// The request at hand costs so much of its turn, in bytes of requests that take as long.
+    pub(in crate::core) fn spend(&mut self, cost: usize) {
+        self.credit -= cost as i64;
+    }
+
+    // ---- replies and requests upstream ----------------------------------------------------------------
+
+    pub(in crate::core) fn outbox(&self) -> &Outbox {
+        &self.outbox
+    }
+
+    pub(in crate::core) fn outbox_mut(&mut self) -> &mut Outbox {
+        &mut self.outbox
+    }
+
+    pub(in crate::core) fn sent(&self) -> &Sent {
+        &self.sent
+    }
+
+    pub(in crate::core) fn sent_mut(&mut self) -> &mut Sent {
+        &mut self.sent
     }
 
     /// Whether a lane still carries requests of it, so that the next one must go the same way or wait.
     pub(in crate::core) fn is_under_way(&self) -> bool {
-        self.in_flight > 0 || self.late > 0
+        self.sent.is_under_way()
+    }
+
+    /// A request that will be replied to went upstream.
+    pub(in crate::core) fn expect_reply(&mut self) {
+        self.outbox.expect(self.session.is_muted());
+    }
+
+    // ---- a lease and subscriptions --------------------------------------------------------------------
+
+    pub(in crate::core) fn lease(&self) -> Option<HeldLease> {
+        self.lease
+    }
+
+    pub(in crate::core) fn set_lease(&mut self, lease: HeldLease) {
+        self.lease = Some(lease);
+    }
+
+    pub(in crate::core) fn take_lease(&mut self) -> Option<HeldLease> {
+        self.lease.take()
+    }
+
+    /// The lane of its lease, if that is for longer than one command.
+    pub(in crate::core) fn lasting_lease(&self) -> Option<LaneKey> {
+        self.lease.filter(|lease| lease.kind != LeaseKind::Blocking).map(|lease| lease.lane)
+    }
+
+    /// Its subscriptions on a leased lane.
+    pub(in crate::core) fn subscriptions(&self) -> Option<&OwnSubscriptions> {
+        self.subscriptions.as_deref()
+    }
+
+    pub(in crate::core) fn subscriptions_mut(&mut self) -> &mut Option<Box<OwnSubscriptions>> {
+        &mut self.subscriptions
+    }
+
+    /// Its shared subscriptions.
+    pub(in crate::core) fn topics(&self) -> Option<&SharedSubscriptions> {
+        self.topics.as_deref()
+    }
+
+    pub(in crate::core) fn topics_mut(&mut self) -> Option<&mut SharedSubscriptions> {
+        self.topics.as_deref_mut()
+    }
+
+    /// The same; it has none yet, perhaps.
+    pub(in crate::core) fn topics_or_new(&mut self) -> &mut SharedSubscriptions {
+        self.topics.get_or_insert_with(|| SharedSubscriptions::new(self.user))
+    }
+
+    pub(in crate::core) fn take_topics(&mut self) -> Option<Box<SharedSubscriptions>> {
+        self.topics.take()
+    }
+
+    /// When a wait for shared subscriptions is looked at.
+    pub(in crate::core) fn topics_due(&self) -> Millis {
+        self.topics_due
+    }
+
+    pub(in crate::core) fn set_topics_due(&mut self, due: Millis) {
+        self.topics_due = due;
     }
 
     /// Whether it has any subscription: its output is then bounded as a subscriber's.
@@ -256,11 +479,6 @@ impl Child {
         (own.0 + shared.0, own.1 + shared.1, own.2 + shared.2)
     }
 
-    /// Bytes of replies it has not taken, those included that wait for others before them.
-    pub(in crate::core) fn unread(&self) -> usize {
-        self.output.len() + self.replies.waiting()
-    }
-
     /// Where it comes from.
     pub(in crate::core) fn origin(&self) -> &Origin {
         &self.origin
@@ -283,17 +501,24 @@ impl Child {
 
     /// Heap bytes this child holds.
     pub(in crate::core) fn measure(&self) -> usize {
-        self.input.capacity()
-            + self.output.capacity()
-            + self.scanner.as_ref().map_or(0, |scanner| std::mem::size_of::<Scanner>() + scanner.footprint())
-            + self.replies.footprint()
+        self.inbox.footprint()
+            + self.outbox.footprint()
             + self.session.footprint()
             + self.topics.as_ref().map_or(0, |topics| topics.footprint())
             + self.front.footprint()
     }
-}
 
-impl Child {
+    /// Measures it. Returns what it held when it was last measured, and what it holds now.
+    pub(in crate::core) fn take_stock(&mut self) -> (usize, usize) {
+        let now = self.measure();
+        (std::mem::replace(&mut self.footprint, now), now)
+    }
+
+    /// What it held when it was last measured.
+    pub(in crate::core) fn footprint(&self) -> usize {
+        self.footprint
+    }
+
     /// Whether it goes upstream as somebody else than the broker itself, whose rights are not known here.
     pub(in crate::core) fn has_rights(&self) -> bool {
         self.user != UserId::UPSTREAM

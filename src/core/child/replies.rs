@@ -1,10 +1,9 @@
-//! A child's replies in the order of its requests. Replies that come from upstream and replies the broker
-//! gives itself meet here; whichever is ready early waits for the ones before it.
+//! A child's replies in the order of its requests: those that come from upstream, and those that the broker gives itself.
+//! One that is ready early waits for the ones before it. One that the child does not want (CLIENT REPLY) has its place
+//! too, and is dropped there. Owns the order; never looks into a reply.
 //!
-//! A reply the child does not want (CLIENT REPLY) has its place in the order too, and is dropped there.
-//!
-//! Pushes (pub/sub messages, invalidations) have no place in this order: `output` only ever holds whole
-//! frames, so a push is appended to it at once.
+//! Pushes (messages, invalidations) have no place in it: the output holds whole frames only, so a push is appended at
+//! once.
 
 use crate::base::bytes::ByteQueue;
 use std::collections::VecDeque;

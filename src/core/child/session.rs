@@ -1,8 +1,7 @@
-//! Commands the broker answers itself, from the child's session: what Redis would remember of the
-//! connection is remembered here, and no shared lane ever hears of it. Texts and order of checks are those
-//! of Redis 7.0.15.
+//! What Redis would remember of a connection: name, db, protocol, tracking, the open MULTI. Plain data; the commands that
+//! change it are in `request::local` and `transaction`.
 
-use crate::core::transaction::queue::Transaction;
+use crate::core::transaction::state::TransactionState;
 
 /// Whom its invalidations go to: 0 itself, -1 there are none.
 pub(in crate::core) fn redirect(session: &Session) -> i64 {
@@ -11,7 +10,7 @@ pub(in crate::core) fn redirect(session: &Session) -> i64 {
 
 /// CLIENT REPLY: whether the child wants replies at all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum ReplyMode {
+pub(in crate::core) enum ReplyMode {
     /// It gets its replies.
     #[default]
     On,
@@ -25,44 +24,42 @@ pub enum ReplyMode {
 
 /// What Redis would remember of a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Session {
+pub(in crate::core) struct Session {
     /// CLIENT ID. Never reused; starts at a random base per broker, and stays below 2^46.
-    pub id: u64,
+    pub(in crate::core) id: u64,
     /// CLIENT SETNAME; empty when unset.
-    pub name: Vec<u8>,
+    pub(in crate::core) name: Vec<u8>,
     /// SELECT. Starts as the db of the broker's upstream URL, and RESET goes back there.
-    pub db: u32,
+    pub(in crate::core) db: u32,
     /// The db it starts with.
-    pub home_db: u32,
+    pub(in crate::core) home_db: u32,
     /// 2 or 3, by HELLO.
-    pub proto: u8,
+    pub(in crate::core) proto: u8,
     /// CLIENT SETINFO LIB-NAME; survives RESET.
-    pub lib_name: Vec<u8>,
+    pub(in crate::core) lib_name: Vec<u8>,
     /// CLIENT SETINFO LIB-VER; survives RESET.
-    pub lib_version: Vec<u8>,
+    pub(in crate::core) lib_version: Vec<u8>,
     /// CLIENT NO-EVICT; survives RESET. Kept for CLIENT INFO only: eviction is Redis' own affair.
-    pub no_evict: bool,
+    pub(in crate::core) no_evict: bool,
     /// CLIENT NO-TOUCH: its requests go on connections that are told so.
-    pub no_touch: bool,
+    pub(in crate::core) no_touch: bool,
     /// CLIENT TRACKING, and the CLIENT ID its invalidations are redirected to; 0 for itself.
-    pub tracking: Option<u64>,
+    pub(in crate::core) tracking: Option<u64>,
     /// CLIENT IMPORT-SOURCE.
-    pub import_source: bool,
+    pub(in crate::core) import_source: bool,
     /// MONITOR.
-    pub monitoring: bool,
+    pub(in crate::core) monitoring: bool,
     /// It has been refused SCRIPT DEBUG, and means its scripts to be debugged.
-    pub debugs: bool,
+    pub(in crate::core) debugs: bool,
     /// CLIENT REPLY.
-    pub replies: ReplyMode,
-    /// The open MULTI, wherever its commands are queued.
-    pub(in crate::core) transaction: Transaction,
-    /// The connection that watched keys was lost: the next EXEC must answer null.
-    pub watch_lost: bool,
+    pub(in crate::core) replies: ReplyMode,
+    /// The open MULTI, and what was watched.
+    pub(in crate::core) transaction: TransactionState,
 }
 
 impl Session {
     /// A connection as Redis would greet it.
-    pub fn new(id: u64, home_db: u32) -> Self {
+    pub(in crate::core) fn new(id: u64, home_db: u32) -> Self {
         Session {
             id,
             name: Vec::new(),
@@ -78,8 +75,7 @@ impl Session {
             monitoring: false,
             debugs: false,
             replies: ReplyMode::On,
-            transaction: Transaction::None,
-            watch_lost: false,
+            transaction: TransactionState::default(),
         }
     }
 
@@ -90,17 +86,17 @@ impl Session {
     }
 
     /// Whether it has changed its connection upstream, and so must have one to itself.
-    pub fn is_pinned(&self) -> bool {
+    pub(in crate::core) fn is_pinned(&self) -> bool {
         self.tracking.is_some() || self.import_source || self.monitoring
     }
 
     /// Whether the request at hand gets no reply.
-    pub fn is_muted(&self) -> bool {
+    pub(in crate::core) fn is_muted(&self) -> bool {
         matches!(self.replies, ReplyMode::Off | ReplyMode::Skip)
     }
 
     /// The request at hand is done; an empty one counts, as it does for Redis.
-    pub fn request_done(&mut self) {
+    pub(in crate::core) fn request_done(&mut self) {
         self.replies = match self.replies {
             ReplyMode::SkipNext => ReplyMode::Skip,
             ReplyMode::Skip => ReplyMode::On,
@@ -110,12 +106,11 @@ impl Session {
 
     /// RESET: all but the id, the library's name and version, and NO-EVICT (Redis 7.0.15 keeps it). A reply
     /// that is to be skipped stays so.
-    pub fn reset(&mut self) {
+    pub(in crate::core) fn reset(&mut self) {
         self.name.clear();
         self.db = self.home_db;
         self.proto = 2;
-        self.transaction = Transaction::None;
-        self.watch_lost = false;
+        self.transaction.end();
         self.no_touch = false;
         self.tracking = None;
         self.import_source = false;

@@ -2,6 +2,7 @@
 //! once more on a shared lane, without waiting, so that it is never answered null while what it asks for is there. Owns
 //! no queue; the line for leases is `lease`.
 
+use crate::base::failure::ErrorLine;
 use crate::command;
 use crate::command::Blocking;
 use crate::command::CommandId;
@@ -12,7 +13,7 @@ use crate::core::child::hold::Hold;
 use crate::core::connection::slot::SlotFlags;
 use crate::core::connection::slot::SlotKind;
 use crate::core::keys::LeaseKind;
-use crate::core::lease::lending::Want;
+use crate::core::lease::waiting::Want;
 use crate::core::request::flow::Flow;
 use crate::core::shared::Shared;
 use crate::resp::Request;
@@ -80,7 +81,7 @@ impl Shared {
         let at_once = command::at_once(table.name(id), request, blocking);
         let named = at_once.and_then(|(name, args, popped)| {
             let typed = table.typed(name).filter(|typed| table.is_shared(typed))?;
-            Some((typed.to_vec(), args, popped))
+            Some((typed, args, popped))
         });
         let Some((name, args, popped)) = named else {
             return self.reject_without_lease(child);
@@ -100,17 +101,17 @@ impl Shared {
 
     fn reject_without_lease(&mut self, child: &mut Child) -> Flow {
         let Some(wait) = child.front().wait() else { return Flow::Gone };
-        let text = self.no_lease_for(child, wait);
-        self.reject(child, text)
+        let failure = self.no_lease_for(child, wait);
+        self.reject(child, failure)
     }
 
     /// The reply to a request that was looked at without waiting, as the blocking command would have had it.
     pub(in crate::core) fn looked(&mut self, child: &mut Child, frame: &[u8], real: bool) {
-        let (Some(wait), proto) = (child.front().wait(), child.session.proto) else { return };
+        let (Some(wait), proto) = (child.front().wait(), child.session().proto) else { return };
         let mut out = Vec::new();
         if reply::error_code(frame) == Some(b"NOPERM") && wait.popped != Popped::Itself {
             // The user may wait for an element but not take it at once: nothing is known of what is there.
-            encode::error(&mut out, self.no_lease_for(child, wait));
+            encode::error(&mut out, self.no_lease_for(child, wait).line());
         } else if !real || !as_popped(wait.popped, frame, proto, &mut out) {
             out.extend_from_slice(frame);
         }

@@ -1,6 +1,7 @@
-//! One complete request: which way it goes. The only place where a request meets its class; each way has
-//! a file of its own (`local`, `multi`, `leased`, `subscription`).
+//! One complete request: which checks it passes, in Redis' own order, and the execution of the way that `core::route` has
+//! decided. Owns the ways that belong to no other room: shared lanes, the control connection, refusals.
 
+use crate::base::failure::ErrorLine;
 use crate::base::limits;
 use crate::command;
 use crate::command::CommandId;
@@ -15,13 +16,12 @@ use crate::config::value::Ping;
 use crate::core::child::Child;
 use crate::core::child::hold::Answer;
 use crate::core::child::hold::Hold;
-use crate::core::connection::lane::LaneRole;
+use crate::core::connection::role::LaneRole;
 use crate::core::connection::slot::SlotFlags;
 use crate::core::connection::slot::SlotKind;
 use crate::core::keys::ChildKey;
 use crate::core::keys::LaneKey;
-use crate::core::keys::LeaseKind;
-use crate::core::lease::lending::Want;
+use crate::core::lease::waiting::Want;
 use crate::core::questions::control::Question;
 use crate::core::request::flow::Decided;
 use crate::core::request::flow::Flow;
@@ -30,8 +30,7 @@ use crate::core::route::Context;
 use crate::core::route::Facts;
 use crate::core::route::Way;
 use crate::core::shared::Shared;
-use crate::core::transaction::queue::Transaction;
-use crate::core::transaction::queue::end_of_multi;
+use crate::core::transaction::state::end_of_multi;
 use crate::resp::FrameLimits;
 use crate::resp::Request;
 use crate::resp::Scanner;
@@ -54,8 +53,8 @@ impl Shared {
         match child.front_mut().take_answer() {
             Some(Answer::UnknownCommand) => return self.reject(child, texts::unknown_command(request)),
             Some(Answer::Frame(frame)) => {
-                if let (Some(b'-'), Some(queued)) = (frame.first(), child.session.transaction.queued_mut()) {
-                    queued.dirty = true;
+                if frame.first() == Some(&b'-') {
+                    child.session_mut().transaction.spoil();
                 }
                 self.answer(child, &frame);
                 return Flow::Done;
@@ -64,7 +63,7 @@ impl Shared {
         }
         let Some(table) = self.commands.table() else { return self.without_table(child, request) };
         let verdict = table.classify(request);
-        child.last_command = if let Verdict::Known(known) = &verdict { Some(known.id) } else { None };
+        child.set_last_command(if let Verdict::Known(known) = &verdict { Some(known.id) } else { None });
         match verdict {
             Verdict::Hangup => {
                 // Redis loses even the replies it had not written yet.
@@ -102,13 +101,13 @@ impl Shared {
             let otherwise = child.listens_in_resp2();
             decided.route = if otherwise { Route::Local(Local::SubscriberPing) } else { Route::Shared };
         }
-        let held = child.lease.filter(|lease| lease.kind != LeaseKind::Blocking).map(|lease| lease.lane);
+        let held = child.lasting_lease();
         let facts = self.facts(child, request, decided.route, held);
         let mut way = route::way(&facts, decided.route, decided.no_multi);
         if matches!(way, Way::RejectListener | Way::RejectListenerExec) {
             return self.reject_listener(child, decided.id, way == Way::RejectListenerExec);
         }
-        if child.session.debugs && self.is_script(decided.id) {
+        if child.session().debugs && self.is_script(decided.id) {
             return self.reject(child, NOT_DEBUGGED);
         }
         if self.work.is_busy() {
@@ -126,11 +125,12 @@ impl Shared {
     /// What the way of this request depends on. `held` is the lane of the child's lease, if it has one for longer than a
     /// command.
     fn facts(&self, child: &Child, request: &Request<'_>, route: Route, held: Option<LaneKey>) -> Facts {
-        let context = match (&child.session.transaction, held) {
-            (Transaction::Queued(_), _) => Context::QueuedMulti,
-            (Transaction::Leased(_), Some(_)) => Context::LeasedMulti,
-            (Transaction::None, Some(_)) => Context::Lease,
-            (_, None) => Context::Shared,
+        let transaction = &child.session().transaction;
+        let context = match held {
+            _ if transaction.is_queued_here() => Context::QueuedMulti,
+            Some(_) if transaction.is_leased() => Context::LeasedMulti,
+            Some(_) => Context::Lease,
+            None => Context::Shared,
         };
         let shares_topics = match route {
             Route::Subscribe(change) => {
@@ -141,9 +141,9 @@ impl Shared {
         Facts {
             context,
             listens_resp2: child.listens_in_resp2(),
-            lease_listens_resp2: child.session.proto == 2 && child.listens_on_lease(),
-            watch_lost: child.session.watch_lost,
-            tracks: child.session.tracking.is_some(),
+            lease_listens_resp2: child.session().proto == 2 && child.listens_on_lease(),
+            watch_lost: transaction.is_watch_lost(),
+            tracks: child.session().tracking.is_some(),
             shares_topics,
             wrote_elsewhere: route == Route::Replicas
                 && held.is_some_and(|lane| self.wrote_elsewhere(child, lane)),
@@ -157,8 +157,8 @@ impl Shared {
     /// The upstream has been replaced and the new one's commands are not known yet. A MULTI that is open on
     /// a leased lane can be ended all the same, by the names its end is known by everywhere.
     fn without_table(&mut self, child: &mut Child, request: &Request<'_>) -> Flow {
-        match (&child.session.transaction, child.lease, end_of_multi(request)) {
-            (Transaction::Leased(_), Some(lease), Some(end)) => {
+        match (child.session().transaction.is_leased(), child.lease(), end_of_multi(request)) {
+            (true, Some(lease), Some(end)) => {
                 let decided = Decided { id: NO_COMMAND, no_multi: false, route: Route::Transaction(end) };
                 self.on_lease(child, request, decided, lease.lane)
             }
@@ -169,7 +169,7 @@ impl Shared {
     /// The request at the front is done: what was set aside for it is not the next one's.
     pub(in crate::core) fn front_is_done(&mut self, child: &mut Child) {
         child.front_is_done();
-        let (has_lease, has_topics) = (child.lease.is_some(), child.topics.is_some());
+        let (has_lease, has_topics) = (child.lease().is_some(), child.topics().is_some());
         if has_lease {
             self.end_unused_lease(child);
         }
@@ -216,18 +216,18 @@ impl Shared {
             Way::Multi => self.begin_multi(child, request, decided, rest),
             Way::WatchLost => self.answer_ok(child),
             Way::UnwatchNothing => {
-                child.session.watch_lost = false;
+                child.session_mut().transaction.forget_watch();
                 self.answer_ok(child)
             }
             Way::Queue(local) => self.queue_command(child, request, id, local),
             Way::Escalate => self.escalate(child, request, decided),
             Way::ExecQueued => self.exec_queued(child, request, id),
             Way::DiscardQueued => {
-                self.forget_transaction(child);
+                child.session_mut().transaction.end();
                 self.answer_ok(child)
             }
             Way::Leased(leased) => {
-                let Some(held) = child.lease else {
+                let Some(held) = child.lease() else {
                     debug_assert!(false, "{leased:?} without a lease");
                     return Flow::Gone;
                 };
@@ -258,10 +258,7 @@ impl Shared {
         way: Way,
         lane: LaneKey,
     ) -> Flow {
-        if let Some(lane) = self.connections.lanes.get_mut(lane)
-            && lane.unwritten() >= limits::LANE_WINDOW
-        {
-            lane.held.push(child.key);
+        if self.connections.known_mut(lane).is_some_and(|lane| lane.holds_back(child.key())) {
             return Flow::Hold(Hold::LaneFull);
         }
         self.execute(child, request, decided, way, &[])
@@ -273,11 +270,9 @@ impl Shared {
     }
 
     /// Answers with an error; an open MULTI is spoilt by it, as by any command Redis rejects.
-    pub(in crate::core) fn reject(&mut self, child: &mut Child, text: impl AsRef<[u8]>) -> Flow {
-        if let Some(queued) = child.session.transaction.queued_mut() {
-            queued.dirty = true;
-        }
-        self.answer_error(child, text);
+    pub(in crate::core) fn reject(&mut self, child: &mut Child, error: impl ErrorLine) -> Flow {
+        child.session_mut().transaction.spoil();
+        self.answer_error(child, error);
         Flow::Done
     }
 
@@ -290,7 +285,7 @@ impl Shared {
             if child.is_under_way() {
                 return Flow::Hold(Hold::OwnReplies);
             }
-            child.session.watch_lost = false;
+            child.session_mut().transaction.forget_watch();
             self.end_lease(child);
             text = texts::exec_aborted(&text);
         }
@@ -307,11 +302,11 @@ impl Shared {
     ) -> Flow {
         let name = self.commands.name(id);
         let mut text = texts::refused(name);
-        if matches!(name, "sync" | "psync" | "replconf" | "script|debug") {
+        if command::takes_over_connection(name) {
             text.push_str(TAKES_OVER);
         }
         if name == "script|debug" {
-            child.session.debugs = !request.arg(2).eq_ignore_ascii_case(b"no");
+            child.session_mut().debugs = !request.arg(2).eq_ignore_ascii_case(b"no");
         }
         let peer = child.origin().peer();
         log::info!("refused '{name}' of child {peer}");
@@ -329,7 +324,7 @@ impl Shared {
             return self.wait_for_upstream(child);
         }
         let name = name.to_vec();
-        self.ask(Question::Lookup { child: child.key, name });
+        self.ask(Question::Lookup { child: child.key(), name });
         Flow::Hold(Hold::Question)
     }
 
@@ -343,27 +338,29 @@ impl Shared {
         id: CommandId,
         len: usize,
     ) -> Result<LaneKey, Flow> {
-        let lane_key = if !child.is_under_way() {
-            let (pool, bulky) = (child.pool_key(), child.heavy.expects(id, len));
-            let pool = self.pool_of(pool);
-            if bulky { self.bulk_lane(pool) } else { self.shared_lane(pool) }
-        } else if self.lane_is_closed_to(child) {
-            return Err(Flow::Hold(Hold::OwnReplies));
+        let (pool, bulky) = (child.pool_key(), child.sent().heavy().expects(id, len));
+        let lane_key = if child.is_under_way() {
+            child.sent().lane()
         } else {
-            child.lane
+            let (pool, now) = (self.connections.pool_of(pool), self.env.now);
+            if bulky {
+                self.connections.bulk_lane(pool, now)
+            } else {
+                self.connections.shared_lane(pool, self.env.settings.lanes, now)
+            }
         };
-        let Some(lane) = self.connections.lanes.get_mut(lane_key) else {
+        // A leased lane that the child has given back may have gone.
+        let Some((lane, pool_key)) = self.connections.find_with_key(lane_key) else {
             return Err(Flow::Hold(Hold::OwnReplies));
         };
-        let fits = self.connections.pools[lane.pool().0 as usize].key == child.pool_key();
-        if lane.role() != LaneRole::Shared || !fits || lane.is_bulk() != child.heavy.expects(id, len) {
+        let stays = lane.is_shared() && lane.is_bulk() == bulky && *pool_key == pool;
+        if !stays || (child.is_under_way() && !lane.is_open()) {
             return Err(Flow::Hold(Hold::OwnReplies));
         }
-        if lane.unwritten() >= limits::LANE_WINDOW {
-            lane.held.push(child.key);
+        if lane.holds_back(child.key()) {
             return Err(Flow::Hold(Hold::LaneFull));
         }
-        child.lane = lane_key;
+        child.sent_mut().set_lane(lane_key);
         Ok(lane_key)
     }
 
@@ -391,13 +388,13 @@ impl Shared {
         let writes = self.commands.table().is_some_and(|table| table.is_write(id));
         let flags = if writes { flags.with(SlotFlags::WRITE) } else { flags };
         let (flags, canary) = self.guard(child, lane, kind, flags);
-        child.in_flight += 1;
+        child.sent_mut().begin();
         if !matches!(kind, SlotKind::Swallow | SlotKind::Subscribe | SlotKind::Housekeeping) {
-            child.replies.expect_one(child.session.is_muted());
+            child.expect_reply();
         }
-        self.send(lane, bytes, child.key, id, kind, flags);
+        self.send(lane, bytes, child.key(), id, kind, flags);
         if canary {
-            self.send_canary(lane);
+            self.connections.send_canary(&mut self.env, lane);
         } else {
             self.sample(lane, child, kind, flags);
         }
@@ -418,28 +415,20 @@ impl Shared {
             "on a shared lane: {}",
             bytes.escape_ascii()
         );
-        let now = self.env.now;
-        let Some(lane) = self.connections.lanes.get_mut(key) else {
-            debug_assert!(false, "a request for a lane that is gone");
-            return;
-        };
-        lane.push(bytes, child, id, kind, flags, now);
-        self.mark_lane(key);
-        self.want_connection(key);
-        self.account_lane(key);
+        self.connections.send(&mut self.env, key, bytes, child, id, kind, flags);
     }
 
     /// Whether a request may stand on this lane: on a shared one nothing that changes the connection, or keeps it
     /// longer than its turn. In a transaction block Redis lets nothing block.
     fn may_stand_on(&self, key: LaneKey, bytes: &[u8], kind: SlotKind, flags: SlotFlags) -> bool {
-        let shared = self.connections.lanes.get(key).is_some_and(|lane| lane.role() == LaneRole::Shared);
+        let shared = self.connections.find(key).is_some_and(|lane| lane.role() == LaneRole::Shared);
         let Some(table) = self.commands.table().filter(|_| shared && kind != SlotKind::Canary) else {
             return true;
         };
         let mut scanner = Scanner::default();
         scanner.scan(bytes, &FrameLimits { request_max: usize::MAX, authenticated: true });
         let Verdict::Known(known) = table.classify(&scanner.request(bytes)) else { return false };
-        let changes = command::is_poison(known.name);
+        let changes = command::touches_connection_state(known.name);
         route::may_be_shared(known.route, changes, flags.has(SlotFlags::UNIT), kind == SlotKind::Wait)
     }
 
@@ -448,7 +437,7 @@ impl Shared {
     fn send_control(&mut self, child: &mut Child, request: &Request<'_>, id: CommandId) -> Flow {
         let lane = self.control.lane();
         let ready = self.control_is_ready();
-        if child.in_flight > 0 {
+        if child.sent().in_flight() > 0 {
             return Flow::Hold(Hold::OwnReplies);
         }
         if child.has_rights() {

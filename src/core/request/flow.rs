@@ -1,5 +1,4 @@
-//! One complete request: which way it goes. The only place where a request meets its class; each way has
-//! a file of its own (`local`, `multi`, `leased`, `subscription`).
+//! What becomes of a request: the values that the ways of a request hand back. Decides nothing.
 
 use crate::command::CommandId;
 use crate::command::Local;

@@ -1,6 +1,5 @@
-//! Commands the broker answers itself, from the child's session: what Redis would remember of the
-//! connection is remembered here, and no shared lane ever hears of it. Texts and order of checks are those
-//! of Redis 7.0.15.
+//! Commands that the broker answers itself, from the child's session; no shared lane carries them. Texts and the order of
+//! checks are those of Redis 7.0.15.
 
 use crate::command::Local;
 use crate::command::texts;
@@ -11,7 +10,6 @@ use crate::core::child::session::Session;
 use crate::core::child::session::redirect;
 use crate::core::connection::slot::SlotFlags;
 use crate::core::connection::slot::SlotKind;
-use crate::core::keys::UserId;
 use crate::core::questions::control::Needed;
 use crate::core::questions::control::Question;
 use crate::core::request::flow::Flow;
@@ -62,7 +60,7 @@ impl Shared {
         argv: &[&[u8]],
     ) -> Vec<u8> {
         let user = if local == Local::Whoami { self.user_name(child) } else { String::new() };
-        let listens_resp2 = child.session.proto == 2 && child.is_subscribed();
+        let listens_resp2 = child.session().proto == 2 && child.is_subscribed();
         let arg = |index: usize| argv.get(index).copied().unwrap_or_default();
         let mut out = Vec::new();
         match local {
@@ -76,22 +74,22 @@ impl Shared {
             Local::Ping => out.extend_from_slice(b"+PONG\r\n"),
             Local::Echo => encode::bulk(&mut out, arg(1)),
             Local::Auth => return auth(argv),
-            Local::ClientId => encode::int(&mut out, child.session.id as i64),
-            Local::ClientSetname => return set_name(&mut child.session, arg(2)),
-            Local::ClientGetname if child.session.name.is_empty() => {
-                encode::null(&mut out, child.session.proto)
+            Local::ClientId => encode::int(&mut out, child.session().id as i64),
+            Local::ClientSetname => return set_name(child.session_mut(), arg(2)),
+            Local::ClientGetname if child.session().name.is_empty() => {
+                encode::null(&mut out, child.session().proto)
             }
-            Local::ClientGetname => encode::bulk(&mut out, &child.session.name),
-            Local::ClientSetinfo => return set_info(&mut child.session, arg(2), arg(3)),
-            Local::ClientNoEvict => return set_no_evict(&mut child.session, arg(2)),
+            Local::ClientGetname => encode::bulk(&mut out, &child.session().name),
+            Local::ClientSetinfo => return set_info(child.session_mut(), arg(2), arg(3)),
+            Local::ClientNoEvict => return set_no_evict(child.session_mut(), arg(2)),
             Local::ClientCapa => return ok(),
-            Local::ClientGetredir => encode::int(&mut out, redirect(&child.session)),
-            Local::ClientTrackinginfo => not_tracking(&mut out, child.session.proto),
+            Local::ClientGetredir => encode::int(&mut out, redirect(child.session())),
+            Local::ClientTrackinginfo => not_tracking(&mut out, child.session().proto),
             Local::ClientCaching => return error(texts::CACHING_WITHOUT_TRACKING),
             Local::ClientInfo => {
                 let mut line = String::new();
                 self.line(child, &mut line);
-                encode::verbatim_txt(&mut out, line.as_bytes(), child.session.proto);
+                encode::verbatim_txt(&mut out, line.as_bytes(), child.session().proto);
             }
             Local::Whoami => encode::bulk(&mut out, user.as_bytes()),
             Local::Asking | Local::Readonly | Local::Readwrite => return error(texts::CLUSTER_DISABLED),
@@ -111,8 +109,8 @@ impl Shared {
 
     /// PING of a RESP2 subscriber: the upstream is asked as by anybody, on a connection that does not listen.
     fn ping_as_subscriber(&mut self, child: &mut Child, request: &Request<'_>) -> Flow {
-        let id = child.last_command.unwrap_or_default();
-        let lane = match child.lease {
+        let id = child.last_command().unwrap_or_default();
+        let lane = match child.lease() {
             Some(lease) => Ok(lease.lane),
             None => self.shared_lane_for(child, id, request.bytes.len()),
         };
@@ -126,7 +124,7 @@ impl Shared {
     }
 
     fn shares_topics(&self, child: &Child) -> bool {
-        child.topics.is_some()
+        child.topics().is_some()
     }
 
     pub(in crate::core) fn is_owed_replies(&self, child: &Child) -> bool {
@@ -137,12 +135,12 @@ impl Shared {
     fn set_reply_mode(&mut self, child: &mut Child, mode: &[u8]) -> Flow {
         match mode.to_ascii_lowercase().as_slice() {
             b"on" => {
-                child.session.replies = ReplyMode::On;
+                child.session_mut().replies = ReplyMode::On;
                 self.answer(child, b"+OK\r\n");
             }
-            b"off" => child.session.replies = ReplyMode::Off,
-            b"skip" if child.session.replies == ReplyMode::Off => {}
-            b"skip" => child.session.replies = ReplyMode::SkipNext,
+            b"off" => child.session_mut().replies = ReplyMode::Off,
+            b"skip" if child.session().replies == ReplyMode::Off => {}
+            b"skip" => child.session_mut().replies = ReplyMode::SkipNext,
             _ => self.answer_error(child, texts::SYNTAX),
         }
         Flow::Done
@@ -156,10 +154,10 @@ impl Shared {
             b"off" => false,
             _ => return self.reject(child, texts::SYNTAX),
         };
-        child.session.no_touch = on;
-        if let Some(lease) = child.lease {
-            let id = child.last_command.unwrap_or_default();
-            if let Some(lane) = self.connections.lanes.get_mut(lease.lane) {
+        child.session_mut().no_touch = on;
+        if let Some(lease) = child.lease() {
+            let id = child.last_command().unwrap_or_default();
+            if let Some(lane) = self.connections.find_mut(lease.lane) {
                 lane.need_close();
             }
             self.send_for(child, lease.lane, request.bytes, id, SlotKind::Relay, SlotFlags::NONE);
@@ -183,14 +181,14 @@ impl Shared {
             return self.wait_for_upstream(child);
         }
         if self.control.db_is_valid(db) {
-            child.session.db = db;
+            child.session_mut().db = db;
             self.answer(child, b"+OK\r\n");
             return Flow::Done;
         }
         if !self.control_is_ready() {
             return self.wait_for_upstream(child);
         }
-        self.ask(Question::TryDb { child: child.key, db });
+        self.ask(Question::TryDb { child: child.key(), db });
         Flow::Hold(Hold::Question)
     }
 
@@ -202,10 +200,10 @@ impl Shared {
         }
         let judged = self.is_judged(child);
         // A push must not have the new form before the greeting tells of it.
-        if (child.lease.is_some() || child.is_subscribed()) && child.is_under_way() {
+        if (child.lease().is_some() || child.is_subscribed()) && child.is_under_way() {
             return Flow::Hold(Hold::OwnReplies);
         }
-        let mut proto = child.session.proto;
+        let mut proto = child.session().proto;
         if request.argc() > 1 {
             proto = match canonical_int(request.arg(1)) {
                 None => return self.reject(child, texts::HELLO_VERSION),
@@ -228,7 +226,7 @@ impl Shared {
                 }
                 index += 3;
             } else if option.eq_ignore_ascii_case(b"SETNAME") && left >= 1 {
-                let reply = set_name(&mut child.session, request.arg(index + 1));
+                let reply = set_name(child.session_mut(), request.arg(index + 1));
                 if reply.first() == Some(&b'-') {
                     self.answer(child, &reply);
                     return Flow::Done;
@@ -238,10 +236,10 @@ impl Shared {
                 return self.reject(child, texts::hello_option(option));
             }
         }
-        if child.user == UserId::NOBODY {
+        if !child.is_authenticated() {
             return self.reject(child, texts::HELLO_NOAUTH);
         }
-        let switches = proto != child.session.proto && child.lease.is_some();
+        let switches = proto != child.session().proto && child.lease().is_some();
         if let Err(flow) = self.await_fresh(child, Needed::Greeting) {
             return flow;
         }
@@ -254,7 +252,7 @@ impl Shared {
 
     /// The answer to HELLO, in the protocol the child speaks from now on.
     pub(in crate::core) fn greet(&mut self, child: &mut Child, proto: u8) {
-        child.session.proto = proto;
+        child.session_mut().proto = proto;
         let reply = self.greeting(child);
         self.answer(child, &reply);
     }
@@ -264,19 +262,19 @@ impl Shared {
         if let Err(flow) = self.reset_topics(child) {
             return flow;
         }
-        if child.lease.is_some() {
+        if child.lease().is_some() {
             if child.is_under_way() {
                 return Flow::Hold(Hold::OwnReplies);
             }
-            child.subscriptions = None;
-            if let Some(lease) = child.lease
-                && let Some(lane) = self.connections.lanes.get_mut(lease.lane)
+            *child.subscriptions_mut() = None;
+            if let Some(lease) = child.lease()
+                && let Some(lane) = self.connections.find_mut(lease.lane)
             {
                 lane.need_close();
             }
             self.end_lease(child);
         }
-        child.session.reset();
+        child.session_mut().reset();
         self.become_first_user(child);
         self.answer(child, b"+RESET\r\n");
         Flow::Done

@@ -31,19 +31,20 @@ impl Shared {
         if child.is_under_way() {
             return Flow::Hold(Hold::OwnReplies);
         }
-        if pin == Pin::Monitor && child.session.monitoring {
+        if pin == Pin::Monitor && child.session().monitoring {
             // Redis does not answer a second one.
             return Flow::Done;
         }
-        if !child.session.is_pinned() && !child.session.name.is_empty() {
+        if !child.session().is_pinned() && !child.session().name.is_empty() {
             // It is the child's own connection now, and goes by its name.
             let mut name = redis::Cmd::new();
-            let name = name.arg(request.arg(0)).arg("SETNAME").arg(&child.session.name).get_packed_command();
+            let name =
+                name.arg(request.arg(0)).arg("SETNAME").arg(&child.session().name).get_packed_command();
             self.send_for(child, lane, &name, id, SlotKind::Swallow, SlotFlags::NONE);
         }
         let (bytes, redirect) = self.redirected(request);
         let on = request.arg(2).eq_ignore_ascii_case(b"on");
-        if let Some(lease) = self.connections.lanes.get_mut(lane).and_then(|lane| lane.lease_mut()) {
+        if let Some(lease) = self.connections.find_mut(lane).and_then(|lane| lane.lease_mut()) {
             lease.begin_change(Change::Pin(Pinning { pin, on, redirect }));
         }
         self.send_for(child, lane, &bytes, id, SlotKind::Pin, SlotFlags::NONE);
@@ -76,13 +77,13 @@ impl Shared {
     /// The connection upstream that a child has to itself for good.
     fn upstream_id_of(&self, id: i64) -> Option<i64> {
         let of_child = |lane: &&Lane| lane.lease().is_some_and(|lease| lease.is_kept_by(id));
-        self.connections.lanes.iter().map(|(_, lane)| lane).find(of_child).map(|lane| lane.upstream_id())
+        self.connections.lanes().map(|(_, lane)| lane).find(of_child).map(|lane| lane.upstream_id())
     }
 
     /// TRACKINGINFO with the child's id in the place of the upstream's.
     pub(in crate::core) fn tracking_info(&self, child: &Child, frame: &[u8]) -> Vec<u8> {
         const FIELD: &[u8] = b"$8\r\nredirect\r\n:";
-        let redirect = child.session.tracking.unwrap_or(0);
+        let redirect = child.session().tracking.unwrap_or(0);
         let mut patched = frame.to_vec();
         if redirect > 0
             && let Some(at) = memchr::memmem::find(frame, FIELD)

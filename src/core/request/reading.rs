@@ -1,10 +1,11 @@
-//! How far a child is read ahead of what may run. Clients write a whole pipeline before they read a reply: such a child
-//! is in the middle of a write, and takes nothing before somebody has read that. Decides who is read on, how far, and
-//! what is told beyond; never runs a request.
+//! How far a child is read ahead of what may run, and what it is told beyond. Never runs a request.
 
+use crate::base::failure::Failure;
+use crate::base::failure::Limit;
 use crate::base::limits;
 use crate::core::child::Child;
 use crate::core::child::ChildState;
+use crate::core::child::closing::CloseReason;
 use crate::core::child::hold::Hold;
 use crate::core::shared::Shared;
 use crate::core::timers::Timer;
@@ -19,10 +20,10 @@ impl Shared {
     /// Adds bytes behind requests that wait. Returns false if that was too much, and the child has been told.
     pub(in crate::core) fn keep_waiting(&mut self, child: &mut Child, bytes: &[u8]) -> bool {
         let max = self.read_ahead_max();
-        child.input.append_within(bytes, max + limits::READ_TURN);
-        let too_much = child.input.len() > max
-            && match child.hold {
-                Hold::OutputFull => child.ahead.bound > max,
+        child.inbox_mut().append_within(bytes, max + limits::READ_TURN);
+        let too_much = child.inbox().len() > max
+            && match child.hold() {
+                Hold::OutputFull => child.ahead_mut().exceeds(max),
                 Hold::BlockingReply => true,
                 _ => false,
             };
@@ -39,27 +40,24 @@ impl Shared {
         let due = self.env.now + limits::READ_AHEAD_PATIENCE;
         // A local child reads and writes by turns, and is told when to go on. One whose replies stand behind one that
         // is still upstream has none to take.
-        let waits = child.hold == Hold::OutputFull && !child.is_local() && !child.output.is_empty();
-        if waits && child.ahead.due.is_none() && child.input.len() >= child.ahead.bound {
-            child.ahead.due = Some(due);
-            child.ahead.taken = child.output.consumed();
-            self.env.timers.arm(due, Timer::Child(child.key));
+        let waits = child.hold() == Hold::OutputFull && !child.is_local() && !child.outbox().is_empty();
+        let (waiting, taken) = (child.inbox().len(), child.outbox().taken());
+        if waits && child.ahead_mut().watch(waiting, taken, due) {
+            self.env.timers.arm(due, Timer::Child(child.key()));
         }
     }
 
     /// It is time to look: a child that has taken nothing has to be read further.
     pub(in crate::core) fn read_further(&mut self, child: &mut Child) {
         let max = self.read_ahead_max();
-        if child.ahead.due.is_none_or(|due| due > self.env.now) {
+        let (taken, now) = (child.outbox().taken(), self.env.now);
+        if !child.ahead_mut().take_due(now) {
             return;
         }
-        child.ahead.due = None;
-        if child.ahead.taken != child.output.consumed() || child.output.is_empty() {
+        if !child.ahead_mut().is_stuck(taken) || child.outbox().is_empty() {
             return self.watch_read_ahead(child);
         }
-        // Beyond the greatest bound the next byte is one too many.
-        let further = child.ahead.bound.saturating_mul(2).min(max);
-        child.ahead.bound = if child.ahead.bound >= max { usize::MAX } else { further };
+        child.ahead_mut().raise(max);
         if child.wants_read() {
             self.resume(child);
         }
@@ -67,12 +65,12 @@ impl Shared {
 
     /// `memory_max` is reached and this child holds most. False if that is not its requests, or nothing can be told.
     pub(in crate::core) fn give_up_requests(&mut self, child: &mut Child) -> bool {
-        let requests = child.input.capacity();
+        let requests = child.inbox().footprint();
         // Behind a reply that is still upstream the word would come late, if ever.
-        let told = child.state == ChildState::Open
-            && child.replies.is_empty()
-            && matches!(child.hold, Hold::None | Hold::OutputFull);
-        if !told || requests <= child.footprint / 2 {
+        let told = child.state() == ChildState::Open
+            && child.outbox().is_answered()
+            && matches!(child.hold(), Hold::None | Hold::OutputFull);
+        if !told || requests <= child.footprint() / 2 {
             return false;
         }
         self.overrun(child, "memory_max", self.env.settings.memory_max);
@@ -81,17 +79,13 @@ impl Shared {
     }
 
     /// More of its requests wait than may: they are given up, and the child is told so behind the replies it is owed.
-    pub(in crate::core) fn overrun(&mut self, child: &mut Child, setting: &str, max: usize) {
-        let (label, held, hold) = (child.label(), child.input.len(), child.hold);
-        log::warn!("{setting} reached: closing child {label}, {held} bytes of whose requests wait");
-        if !matches!(hold, Hold::None | Hold::OutputFull) {
+    pub(in crate::core) fn overrun(&mut self, child: &mut Child, setting: &'static str, max_bytes: usize) {
+        CloseReason::InputMax(setting).log(child);
+        if !matches!(child.hold(), Hold::None | Hold::OutputFull) {
             // Its own request is in the way of any word. Redis closes it too.
             return self.close(child);
         }
-        self.answer_error(
-            child,
-            format!("BROKERLIMIT {setting} is {max} bytes, and requests waited beyond it"),
-        );
+        self.answer_error(child, Failure::Limited(Limit::Requests { setting, max_bytes }));
         self.finish(child);
     }
 }

@@ -1,13 +1,15 @@
-//! What a child sees of the others and may do to them: CLIENT LIST, INFO, KILL and UNBLOCK over the broker's
-//! own children. Knows them by the ids the broker gave them; no connection upstream is ever named or closed
-//! by its own.
+//! What a child sees of the others and may do to them: CLIENT LIST, INFO, KILL and UNBLOCK over the broker's own children.
+//! Knows them by the ids that the broker gave them. Never names or closes a connection upstream by its own id.
 
+use crate::base::failure::ErrorLine;
+use crate::base::failure::Failure;
+use crate::base::failure::Limit;
 use crate::base::limits;
-use crate::command::Local;
 use crate::command::texts;
 use crate::core::broker::Broker;
 use crate::core::child::Child;
 use crate::core::child::ChildState;
+use crate::core::child::closing::CloseReason;
 use crate::core::child::hold::Answer;
 use crate::core::child::hold::Hold;
 use crate::core::child::listing::Listing;
@@ -78,7 +80,7 @@ impl Filter {
     }
 
     fn means(&self, child: &Child) -> bool {
-        self.id.is_none_or(|id| child.session.id as i64 == id)
+        self.id.is_none_or(|id| child.session().id as i64 == id)
             && self.addr.as_ref().is_none_or(|addr| has_address(child, addr))
             && self.laddr.as_ref().is_none_or(|laddr| *laddr == LOCAL_ADDRESS.as_bytes())
             && self.of_type.is_none_or(|wanted| is_of_type(child, wanted))
@@ -100,13 +102,13 @@ pub(in crate::core) fn is_of_type(child: &Child, wanted: &[u8]) -> bool {
 
 impl Shared {
     /// Adds one child's line, unless it has gone. The reply has its bound before it is made.
-    fn show(&self, listing: &mut Listing, child: Option<&Child>, credit: &mut i64) -> Result<(), Vec<u8>> {
-        let (before, max) = (listing.lines.len(), self.env.settings.child_output_max);
+    fn show(&self, listing: &mut Listing, child: Option<&Child>, credit: &mut i64) -> Result<(), Failure> {
+        let (before, max_bytes) = (listing.lines.len(), self.env.settings.child_output_max);
         if let Some(child) = child {
             self.line(child, &mut listing.lines);
         }
-        if listing.lines.len() > max {
-            return Err(format!("BROKERLIMIT child_output_max is {max} bytes, and the reply longer").into());
+        if listing.lines.len() > max_bytes {
+            return Err(Failure::Limited(Limit::ChildOutput { max_bytes }));
         }
         listing.done += 1;
         *credit -= (limits::LOOK_COST + listing.lines.len() - before) as i64;
@@ -116,13 +118,13 @@ impl Shared {
     /// Whether a child's blocking command has not left the broker yet.
     fn waits_in_line(&self, child: &Child) -> bool {
         let table = self.commands.table();
-        stands_in_line(child) && table.zip(child.last_command).is_some_and(|(table, id)| table.blocks(id))
+        stands_in_line(child) && table.zip(child.last_command()).is_some_and(|(table, id)| table.blocks(id))
     }
 
     /// The upstream's answer to an UNBLOCK, or none; it is the asker's.
     pub(in crate::core) fn unblock_for_answered(&mut self, unblock: Unblock, frame: Option<&[u8]>) {
         self.unblock_answered(unblock.lane, frame);
-        let lane = self.connections.lanes.get(unblock.lane);
+        let lane = self.connections.find(unblock.lane);
         let tenant = |lane: &Lane| lane.lease().is_some_and(|lease| lease.is_lent_to(unblock.target));
         let still = lane.is_some_and(|lane| tenant(lane) && lane.front().is_some_and(Slot::may_wait));
         if frame == Some(b":0\r\n") && still && !unblock.again && self.control_is_ready() {
@@ -143,7 +145,7 @@ impl Shared {
     }
 
     fn ask_to_unblock(&mut self, unblock: Unblock) {
-        let Some(lane) = self.connections.lanes.get_mut(unblock.lane) else { return };
+        let Some(lane) = self.connections.find_mut(unblock.lane) else { return };
         let id = lane.upstream_id();
         // Until it is answered nobody else may have the lane: it could hit the next tenant.
         if let Some(lease) = lane.lease_mut() {
@@ -156,11 +158,11 @@ impl Shared {
 
     /// One line of CLIENT LIST, with the fields of Redis 7.0 in their order.
     pub(in crate::core) fn line(&self, child: &Child, lines: &mut String) {
-        let session = &child.session;
+        let session = child.session();
         let (now, counts) = (self.env.now, child.subscription_counts());
         let seconds = |since: u64| now.saturating_sub(since) / 1000;
         let table = self.commands.table();
-        let command = table.zip(child.last_command).map_or("NULL", |(table, id)| table.name(id));
+        let command = table.zip(child.last_command()).map_or("NULL", |(table, id)| table.name(id));
         // A string takes whatever is written.
         let _ = writeln!(
             lines,
@@ -170,19 +172,19 @@ impl Shared {
              cmd={command} user={user} redir={redir} resp={resp}",
             id = session.id,
             addr = address(child),
-            fd = child.link as u32,
+            fd = child.link() as u32,
             name = String::from_utf8_lossy(&session.name),
-            age = seconds(child.opened),
-            idle = seconds(child.last_request),
+            age = seconds(child.opened()),
+            idle = seconds(child.last_request()),
             flags = flags(child),
             db = session.db,
             sub = counts.0,
             psub = counts.1,
             ssub = counts.2,
             multi = session.transaction.depth(),
-            qbuf = child.input.len(),
+            qbuf = child.inbox().len(),
             multi_mem = session.transaction.footprint(),
-            obl = child.output.len(),
+            obl = child.outbox().len(),
             total = child.measure(),
             user = self.user_name(child),
             redir = redirect(session),
@@ -199,28 +201,14 @@ impl Broker {
         }
     }
 
-    /// A request of one child about others. They are all here, so it is looked up again where it is answered.
-    pub(in crate::core) fn roster_command(
-        &mut self,
-        key: ChildKey,
-        local: Local,
-        request: &Request<'_>,
-    ) -> Flow {
-        match local {
-            Local::ClientKill => self.kill(key, request),
-            Local::ClientUnblock => self.unblock(key, request),
-            _ => self.list(key, request),
-        }
-    }
-
     /// The CLIENT LIST of an EXEC.
     pub(in crate::core) fn roster(&self, key: ChildKey, argv: &[&[u8]]) -> Vec<u8> {
         let (mut out, mut listing, mut credit) = (Vec::new(), Listing::default(), i64::MAX);
-        let proto = self.children.get(key).map_or(2, |asker| asker.session.proto);
+        let proto = self.children.get(key).map_or(2, |asker| asker.session().proto);
         let arg = |index: usize| argv.get(index).copied().unwrap_or_default();
         match self.list_on(&mut listing, argv.len(), arg, &mut credit) {
             Ok(_) => encode::verbatim_txt(&mut out, listing.lines.as_bytes(), proto),
-            Err(text) => encode::error(&mut out, text),
+            Err(error) => encode::error(&mut out, error.line()),
         }
         out
     }
@@ -228,14 +216,14 @@ impl Broker {
     /// CLIENT LIST, as much of it as the child's turn has room for.
     pub(in crate::core) fn list(&mut self, key: ChildKey, request: &Request<'_>) -> Flow {
         let Some(child) = self.children.get_mut(key) else { return Flow::Gone };
-        if child.session.is_muted() {
+        if child.session().is_muted() {
             return Flow::Done;
         }
-        let (mut listing, mut credit) = (child.front_mut().take_listing(), child.credit);
-        let (proto, arg) = (child.session.proto, |index| request.arg(index));
+        let (mut listing, mut credit) = (child.front_mut().take_listing(), child.credit());
+        let (proto, arg) = (child.session().proto, |index| request.arg(index));
         let made = self.list_on(&mut listing, request.argc(), arg, &mut credit);
         let Some(child) = self.children.get_mut(key) else { return Flow::Gone };
-        child.credit = credit;
+        child.spend((child.credit() - credit) as usize);
         match made {
             Ok(true) => {
                 self.shared.answer_whole(child, encode::as_verbatim_txt(listing.lines.into_bytes(), proto));
@@ -256,28 +244,29 @@ impl Broker {
         argc: usize,
         arg: impl Fn(usize) -> &'a [u8],
         credit: &mut i64,
-    ) -> Result<bool, Vec<u8>> {
+    ) -> Result<bool, Box<dyn ErrorLine>> {
         let mut wanted = None;
         match argc {
             0..=2 => {}
-            4 if arg(2).eq_ignore_ascii_case(b"type") => wanted = Some(client_type(arg(3))?),
+            4 if arg(2).eq_ignore_ascii_case(b"type") => wanted = Some(client_type(arg(3)).map_err(boxed)?),
             4.. if arg(2).eq_ignore_ascii_case(b"id") => {
                 while listing.done + 3 < argc {
                     if *credit <= 0 {
                         return Ok(false);
                     }
-                    let id = canonical_int(arg(listing.done + 3)).ok_or(texts::CLIENT_ID_INVALID)?;
+                    let id = canonical_int(arg(listing.done + 3))
+                        .ok_or_else(|| boxed(texts::CLIENT_ID_INVALID))?;
                     let child = self.children.by_id(id).and_then(|key| self.children.get(key));
-                    self.shared.show(listing, child, credit)?;
+                    self.shared.show(listing, child, credit).map_err(boxed)?;
                 }
                 return Ok(true);
             }
-            _ => return Err(texts::SYNTAX.into()),
+            _ => return Err(boxed(texts::SYNTAX)),
         }
         if listing.keys.is_none() {
             let of_type = |child: &Child| wanted.is_none_or(|wanted| is_of_type(child, wanted));
             let shown = self.children.iter().filter(|(_, child)| of_type(child));
-            let mut keys: Vec<_> = shown.map(|(key, child)| (child.session.id, key)).collect();
+            let mut keys: Vec<_> = shown.map(|(key, child)| (child.session().id, key)).collect();
             keys.sort_unstable_by_key(|(id, _)| *id);
             listing.keys = Some(keys.into_iter().map(|(_, key)| key).collect());
         }
@@ -285,7 +274,7 @@ impl Broker {
             if *credit <= 0 {
                 return Ok(false);
             }
-            self.shared.show(listing, self.children.get(*key), credit)?;
+            self.shared.show(listing, self.children.get(*key), credit).map_err(boxed)?;
         }
         Ok(true)
     }
@@ -293,7 +282,7 @@ impl Broker {
     // ---- KILL -----------------------------------------------------------------------------------------
 
     /// Closes children of the same user of this host. Others are as if they were not there.
-    fn kill(&mut self, key: ChildKey, request: &Request<'_>) -> Flow {
+    pub(in crate::core) fn kill(&mut self, key: ChildKey, request: &Request<'_>) -> Flow {
         let (children, shared) = (&mut self.children, &mut self.shared);
         let Some(killer) = children.get_mut(key) else { return Flow::Gone };
         let filter = match Filter::parse(request, |name| shared.users.may_exist(name, &shared.env.upstream)) {
@@ -304,12 +293,12 @@ impl Broker {
         let label = self.children.get(key).map(Child::label).unwrap_or_default();
         for victim in victims.iter().filter(|victim| **victim != key) {
             if let Some(child) = self.children.get_mut(*victim) {
-                log::info!("child {label} has closed child {}", child.label());
+                CloseReason::Killed { by: &label }.log(child);
                 self.shared.close(child);
             }
         }
         let Some(killer) = self.children.get_mut(key) else { return Flow::Gone };
-        self.shared.charge(killer, looked * limits::LOOK_COST);
+        killer.spend(looked * limits::LOOK_COST);
         match (request.argc(), victims.len()) {
             (3, 0) => return self.shared.reject(killer, texts::NO_SUCH_CLIENT),
             (3, _) => self.shared.answer(killer, b"+OK\r\n"),
@@ -330,7 +319,7 @@ impl Broker {
         let Some(killer) = self.children.get(key) else { return (Vec::new(), 0) };
         let meant = |(other, child): &(ChildKey, &Child)| {
             filter.means(child)
-                && child.state != ChildState::Closed
+                && child.state() != ChildState::Closed
                 && filter.user.as_ref().is_none_or(|user| *user == self.shared.user_name(child).as_bytes())
                 && may_kill(killer, child)
                 && !(*other == key && filter.skip_me)
@@ -351,7 +340,7 @@ impl Broker {
 
     /// Ends another child's blocking command: here, where it still waits for a lane, or upstream, where the
     /// broker knows its connection.
-    fn unblock(&mut self, key: ChildKey, request: &Request<'_>) -> Flow {
+    pub(in crate::core) fn unblock(&mut self, key: ChildKey, request: &Request<'_>) -> Flow {
         let (children, shared) = (&mut self.children, &mut self.shared);
         let Some(asker) = children.get_mut(key) else { return Flow::Gone };
         let error = match request.arg(3).to_ascii_lowercase().as_slice() {
@@ -389,9 +378,9 @@ impl Broker {
 
 /// Whether a child waits for a lane for a command that keeps it, or has just been given one.
 pub(in crate::core) fn stands_in_line(child: &Child) -> bool {
-    let granted = child.lease.is_some() && child.in_flight == 0 && !child.front().is_answered();
+    let granted = child.lease().is_some() && child.sent().in_flight() == 0 && !child.front().is_answered();
     child.front().wait().is_some_and(|wait| wait.kind == LeaseKind::Blocking)
-        && (child.hold == Hold::LeaseQueue || child.hold == Hold::None && granted)
+        && (child.hold() == Hold::LeaseQueue || child.hold() == Hold::None && granted)
 }
 
 /// Every child has the same one: there is one broker.
@@ -409,19 +398,19 @@ pub(in crate::core) fn has_address(child: &Child, address: &[u8]) -> bool {
 
 /// The lane on which a child waits for an element.
 pub(in crate::core) fn blocked_on(child: &Child) -> Option<LaneKey> {
-    child.lease.filter(|_| child.hold == Hold::BlockingReply).map(|lease| lease.lane)
+    child.lease().filter(|_| child.hold() == Hold::BlockingReply).map(|lease| lease.lane)
 }
 
 /// In the order in which Redis shows them.
 pub(in crate::core) fn flags(child: &Child) -> String {
     let shown = [
-        ('O', child.session.monitoring),
+        ('O', child.session().monitoring),
         ('P', child.is_subscribed()),
-        ('x', child.session.transaction.is_open()),
-        ('b', matches!(child.hold, Hold::BlockingReply | Hold::WriteLane) || stands_in_line(child)),
-        ('t', child.session.tracking.is_some()),
+        ('x', child.session().transaction.is_open()),
+        ('b', matches!(child.hold(), Hold::BlockingReply | Hold::WriteLane) || stands_in_line(child)),
+        ('t', child.session().tracking.is_some()),
         ('U', child.origin().uid().is_some()),
-        ('e', child.session.no_evict),
+        ('e', child.session().no_evict),
     ];
     let flags: String = shown.into_iter().filter(|(_, set)| *set).map(|(flag, _)| flag).collect();
     if flags.is_empty() { "N".into() } else { flags }
@@ -431,6 +420,10 @@ pub(in crate::core) fn flags(child: &Child) -> String {
 /// came over TCP is known by the user it has authenticated as alone.
 pub(in crate::core) fn may_kill(killer: &Child, child: &Child) -> bool {
     let (uid, own) = (killer.origin().uid(), killer.is_local());
-    let same_user = killer.user == child.user && killer.account == child.account;
+    let same_user = killer.user() == child.user() && killer.account() == child.account();
     (uid.is_some() || same_user) && uid == child.origin().uid() && own == child.is_local()
+}
+
+fn boxed(error: impl ErrorLine + 'static) -> Box<dyn ErrorLine> {
+    Box::new(error)
 }

@@ -2,6 +2,10 @@
 //! there are enough. So a child's WAIT goes on the very lane that carried its last write, and that lane is detached
 //! meanwhile: nobody else's requests stand behind it. If the lane has been lost since, no other one can tell.
 
+use crate::base::failure::Failure;
+use crate::base::failure::FailureKind;
+use crate::base::failure::Limit;
+use crate::base::failure::Lost;
 use crate::command::CommandId;
 use crate::core::broker::Broker;
 use crate::core::child::Child;
@@ -9,21 +13,18 @@ use crate::core::child::hold::Hold;
 use crate::core::child::hold::Wait;
 use crate::core::child::last_write::LastWrite;
 use crate::core::connection::lane::Lane;
-use crate::core::connection::lane::LaneRole;
-use crate::core::connection::lane::LaneState;
+use crate::core::connection::role::LaneRole;
 use crate::core::connection::slot::SlotFlags;
 use crate::core::connection::slot::SlotKind;
 use crate::core::keys::LaneKey;
 use crate::core::keys::LeaseKind;
 use crate::core::lease::state::Tenant;
-use crate::core::notice::Notice;
 use crate::core::request::flow::Flow;
 use crate::core::shared::Shared;
 use crate::core::timers::Timer;
 use crate::resp::Request;
 
-pub(in crate::core) const WRITES_LOST: &str =
-    "BROKERLOST the connection that carried the last write was lost; its replicas are not known";
+const WRITES_LOST: Failure = Failure::Lost(Lost::LastWrite);
 
 impl Shared {
     pub(in crate::core) fn wait_for_replicas(
@@ -36,7 +37,7 @@ impl Shared {
             Ok(lane) => lane,
             Err(flow) => return flow,
         };
-        let Some(lane) = self.connections.lanes.get_mut(lane_key) else { return Flow::Gone };
+        let Some(lane) = self.connections.find_mut(lane_key) else { return Flow::Gone };
         if lane.role() == LaneRole::Lease {
             self.send_for(child, lane_key, request.bytes, id, SlotKind::Blocking, SlotFlags::MAY_WAIT);
             return Flow::Hold(Hold::BlockingReply);
@@ -48,10 +49,10 @@ impl Shared {
 
     /// Whether a child that holds a lease has written on a shared lane since.
     pub(in crate::core) fn wrote_elsewhere(&self, child: &Child, lease: LaneKey) -> bool {
-        match Some(child.last_write) {
+        match Some(child.sent().last_write()) {
             Some(LastWrite::On(lane, _)) => {
                 lane != lease
-                    && self.connections.lanes.get(lane).is_some_and(|lane| lane.role() == LaneRole::Shared)
+                    && self.connections.find(lane).is_some_and(|lane| lane.role() == LaneRole::Shared)
             }
             Some(LastWrite::Lost) => true,
             _ => false,
@@ -60,17 +61,17 @@ impl Shared {
 
     /// The lane that carried the child's last write, for a request that may block it; or why there is none.
     fn lane_of_writes(&mut self, child: &mut Child, id: CommandId) -> Result<LaneKey, Flow> {
-        let lane_key = match child.last_write {
+        let lane_key = match child.sent().last_write() {
             LastWrite::None => self.shared_lane_for(child, id, 0)?,
             LastWrite::Lost => return Err(self.reject(child, WRITES_LOST)),
             LastWrite::On(lane, losses) => {
-                let found = self.connections.lanes.get(lane).filter(|lane| lane.losses() == losses);
-                let elsewhere = child.lane != lane || child.lease.is_some();
-                match found.map(|lane| lane.state) {
-                    Some(LaneState::Ready) if child.is_under_way() && elsewhere => {
+                let found = self.connections.find(lane).filter(|lane| lane.losses() == losses);
+                let elsewhere = child.sent().lane() != lane || child.lease().is_some();
+                match found.filter(|lane| lane.is_ready()) {
+                    Some(_) if child.is_under_way() && elsewhere => {
                         return Err(Flow::Hold(Hold::OwnReplies));
                     }
-                    Some(LaneState::Ready) => lane,
+                    Some(_) => lane,
                     _ => return Err(self.reject(child, WRITES_LOST)),
                 }
             }
@@ -78,34 +79,39 @@ impl Shared {
         if !self.may_detach(lane_key) || !self.lend_for_wait(child, lane_key) {
             return Err(self.wait_for_lane(child));
         }
-        child.lane = lane_key;
+        child.sent_mut().set_lane(lane_key);
         Ok(lane_key)
     }
 
     /// Whether a shared lane may be blocked now. Nobody else's WAIT is on it, and not too many are: each one has
     /// the others' requests go on a connection more.
     fn may_detach(&self, key: LaneKey) -> bool {
-        let Some(lane) = self.connections.lanes.get(key) else { return false };
-        let detached = self.connections.lanes.iter().filter(|(_, lane)| lane.is_detached()).count();
+        let Some(lane) = self.connections.find(key) else { return false };
+        let detached = self.connections.lanes().filter(|(_, lane)| lane.is_detached()).count();
         lane.role() == LaneRole::Lease
             || (!lane.is_detached() && detached < self.env.settings.leases_session_max)
     }
 
     /// A leased lane that has been given back is lent once more to the child whose write it carried.
     fn lend_for_wait(&mut self, child: &mut Child, lane_key: LaneKey) -> bool {
-        let Some(lane) = self.connections.lanes.get(lane_key) else { return false };
+        let Some(lane) = self.connections.find(lane_key) else { return false };
         if lane.role() != LaneRole::Lease {
             return true;
         }
         let pool = lane.pool();
         let in_use = self.leases.lent(LeaseKind::Blocking);
-        let idle = &mut self.pool(pool).idle;
-        let Some(at) = idle.iter().position(|idle| *idle == lane_key) else { return false };
-        if in_use >= self.lease_cap(LeaseKind::Blocking) {
+        let full = in_use >= LeaseKind::Blocking.cap(&self.env.settings);
+        if full || !self.connections.take_idle_lane(pool, lane_key) {
             return false;
         }
-        self.pool(pool).idle.remove(at);
-        child.lease = Some(self.lend(lane_key, Tenant::of(child), LeaseKind::Blocking, None));
+        child.set_lease(self.leases.lend(
+            &mut self.connections,
+            &self.env,
+            lane_key,
+            Tenant::of(child),
+            LeaseKind::Blocking,
+            None,
+        ));
         true
     }
 
@@ -117,41 +123,42 @@ impl Shared {
         if due <= now {
             return self.wait_lane_over(child);
         }
-        self.env.timers.arm(due, Timer::Child(child.key));
-        self.connections.lane_waiters.push(child.key);
+        self.env.timers.arm(due, Timer::Child(child.key()));
+        self.connections.wait_for_lane(child.key());
         Flow::Hold(Hold::WriteLane)
     }
 
     /// The lane was not free in time.
     pub(in crate::core) fn wait_lane_over(&mut self, child: &mut Child) -> Flow {
-        let limit = self.env.settings.lease_wait_timeout;
-        self.reject(
-            child,
-            format!("BROKERLIMIT the connection that carried the last write is busy for {limit} ms"),
-        )
-    }
-
-    /// A lane is free again: whoever waits for one looks whether it is theirs.
-    pub(in crate::core) fn wake_lane_waiters(&mut self) {
-        for child in std::mem::take(&mut self.connections.lane_waiters) {
-            self.env.notices.push_back(Notice::Lift(child, Hold::WriteLane));
-        }
+        let after_ms = self.env.settings.lease_wait_timeout;
+        self.reject(child, Failure::Limited(Limit::LastWriteBusy { after_ms }))
     }
 
     /// A WAIT has been answered: the lane is shared again.
     pub(in crate::core) fn wait_answered(&mut self, lane: LaneKey) {
-        if let Some(lane) = self.connections.lanes.get_mut(lane) {
+        if let Some(lane) = self.connections.find_mut(lane) {
             lane.set_detached(false);
         }
-        self.wake_lane_waiters();
+        self.connections.wake_lane_waiters(&mut self.env);
     }
 
     /// A write of a child has been answered, or will not be.
-    pub(in crate::core) fn note_write(&mut self, child: &mut Child, lane: LaneKey, frame: &[u8]) {
-        match self.connections.lanes.get(lane) {
-            _ if frame.starts_with(b"-BROKERLOST") => child.last_write = LastWrite::Lost,
-            Some(lane_now) if lane_now.holds_place() => {
-                child.last_write = LastWrite::On(lane, lane_now.losses)
+    pub(in crate::core) fn note_write(
+        &mut self,
+        child: &mut Child,
+        lane: LaneKey,
+        frame: &[u8],
+        failure: Option<&Failure>,
+    ) {
+        let kind = match failure {
+            Some(failure) => failure.kind(),
+            // The upstream may be another broker.
+            None => frame.strip_prefix(b"-").and_then(FailureKind::of_line),
+        };
+        match self.connections.find(lane) {
+            _ if kind == Some(FailureKind::Lost) => child.sent_mut().set_last_write(LastWrite::Lost),
+            Some(now) if now.is_counted() => {
+                child.sent_mut().set_last_write(LastWrite::On(lane, now.losses()));
             }
             // It was never sent.
             _ => {}
@@ -162,19 +169,14 @@ impl Shared {
 impl Broker {
     /// Closes lanes that are blocked for a child that has died: its WAIT may have been for ever.
     pub(in crate::core) fn close_orphaned_waits(&mut self) {
-        for key in self.shared.connections.lanes.keys() {
-            let front = self
-                .shared
-                .connections
-                .lanes
-                .get(key)
-                .filter(|lane| lane.is_detached())
-                .and_then(Lane::front);
+        for key in self.shared.connections.keys() {
+            let front =
+                self.shared.connections.find(key).filter(|lane| lane.is_detached()).and_then(Lane::front);
             let orphaned = front
                 .is_some_and(|slot| slot.kind == SlotKind::Wait && self.children.get(slot.child).is_none());
             if orphaned {
                 self.shared.lane_lost(key, "blocked by the WAIT of a child that has died");
-                self.shared.wake_lane_waiters();
+                self.shared.connections.wake_lane_waiters(&mut self.shared.env);
             }
         }
     }
