@@ -1,6 +1,5 @@
-//! The broker without its sockets: events in, dirty lists and rare actions out. The driver (the reactor, a
-//! simulation) tells it what arrived and what time it is, then flushes what is dirty and carries out the
-//! actions. Finds the child or lane that an event is about, once, and hands it on; does no I/O and reads no clock.
+//! What the core asks of its driver: connections to open and to close. Never bytes; those are in the queues of children and
+//! lanes.
 
 use crate::core::keys::LaneKey;
 

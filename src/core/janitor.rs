@@ -1,5 +1,5 @@
-//! The periodic pass: whatever has been left lying. Overdue requests, stalled and idle lanes, idle and
-//! slow children, warm leases, spare memory. Nothing here is urgent; what is has a timer of its own.
+//! The periodic pass over lanes and children: requests that are overdue, lanes that stall, connections and children that are
+//! idle for too long, memory to spare. Owns no state; what is urgent has a timer of its own.
 
 use crate::base::limits;
 use crate::core::broker::Broker;
@@ -131,7 +131,7 @@ impl Broker {
         self.shared.remove_surplus_lanes();
         self.close_orphaned_waits();
         self.shared.repeat_canaries();
-        self.shared.check_hubs();
+        self.shared.hubs.check(&mut self.shared.connections, &mut self.shared.env);
         self.shared.check_stalls();
         self.shared.close_idle_lanes();
         self.shared.replace_old_lanes();

@@ -1,12 +1,10 @@
-//! New settings in a running broker: bounds and timeouts at once, lanes and leases as they become free, and
-//! the move to another upstream. What has been written to the former one is answered by it, what has not
-//! goes to the new one; no request is on both.
+//! New settings in a running broker: bounds and timeouts hold at once, for lanes and leases as they become free. Another
+//! upstream: requests written to the previous one are answered by it, the others go to the new one, and none goes to both.
 
 use crate::base::failure::Failure;
 use crate::config::Settings;
 use crate::config::Upstream;
 use crate::core::broker::Broker;
-use crate::core::child::Child;
 use crate::core::child::hold::Hold;
 use crate::core::connection::lane::Lane;
 use crate::core::connection::role::LaneRole;
@@ -14,6 +12,7 @@ use crate::core::connection::slot::Slot;
 use crate::core::keys::LaneKey;
 use crate::core::keys::LeaseKind;
 use crate::core::notice::Notice;
+use crate::core::pubsub::SubscriberLoss;
 use crate::core::questions::ask::policy_of;
 use crate::core::questions::control::Question;
 use crate::core::shared::Shared;
@@ -29,12 +28,14 @@ impl Shared {
     }
 
     /// Idle leased lanes that the caps leave no use for.
-    fn close_surplus_leases(&mut self, former: &Settings) {
+    fn close_surplus_leases(&mut self, previous: &Settings) {
         let settings = &self.env.settings;
         let caps = LeaseKind::ALL.into_iter().map(|kind| kind.cap(settings));
         let most = caps.fold(settings.leases_warm, usize::saturating_add);
-        let kept = if settings.leases_warm < former.leases_warm { settings.leases_warm } else { usize::MAX };
-        self.connections.close_idle_leases(&mut self.env, most, kept);
+        self.connections.close_idle_leases(&mut self.env, most);
+        if self.env.settings.leases_warm < previous.leases_warm {
+            self.connections.close_rested_leases(&mut self.env, 0);
+        }
     }
 
     /// What is written is answered first; the rest goes on the next connection, as after a loss.
@@ -49,11 +50,6 @@ impl Shared {
         } else if lane.is_connecting() || lane.is_backing_off() {
             self.connections.dial_afresh(&mut self.env, key);
         }
-    }
-
-    /// Whether a child's lane takes no more requests; then it changes once nothing of it is in flight.
-    pub(in crate::core) fn lane_is_closed_to(&self, child: &Child) -> bool {
-        self.connections.find(child.sent().lane()).is_some_and(|lane| lane.is_surplus() || lane.is_detached())
     }
 
     // ---- another upstream -----------------------------------------------------------------------------
@@ -75,7 +71,14 @@ impl Shared {
                 match self.connections.find(key).map(Lane::role) {
                     Some(LaneRole::Shared) => self.move_shared(key),
                     Some(LaneRole::Lease) => self.move_lease(key),
-                    Some(LaneRole::Subscriber) => self.move_hub(key),
+                    Some(LaneRole::Subscriber) => {
+                        // What the new one publishes comes on a new connection, and from now on.
+                        if let Some(lane) = self.connections.known_mut(key) {
+                            lane.forget_failures();
+                        }
+                        let loss = SubscriberLoss::UpstreamReplaced;
+                        self.hubs.disconnected(&mut self.connections, &mut self.env, key, loss);
+                    }
                     Some(LaneRole::Probe) => self.lane_lost(key, "the upstream has been replaced"),
                     Some(LaneRole::Control) | None => {}
                 }
@@ -84,7 +87,7 @@ impl Shared {
         self.move_control();
     }
 
-    /// An idle lease is closed, one that is lent is not lent again. Whoever waits for an element is asked
+    /// An idle lease is closed, one that is lent is not lent again. A child that waits for an element is asked
     /// to wait at the new upstream; a subscriber would hear nothing any more, and is closed as if the
     /// upstream had gone.
     fn move_lease(&mut self, key: LaneKey) {
@@ -103,7 +106,7 @@ impl Shared {
         };
         let child = lease.child();
         if lease.kind() == LeaseKind::Session && !lease.is_over() {
-            return self.env.notices.push_back(Notice::Finish(child));
+            return self.env.notify(Notice::Finish(child));
         }
         if waits && lease.may_be_taken_back() && may_unblock {
             self.leases.take_back(lease);
@@ -146,7 +149,7 @@ impl Broker {
     /// from now on. A child keeps its db, and RESET takes it back to the one it began with; the db of a new
     /// upstream URL is where new children begin.
     pub fn reload(&mut self, settings: Settings, upstream: Upstream) {
-        let former = std::mem::replace(&mut self.shared.env.settings, settings);
+        let previous = std::mem::replace(&mut self.shared.env.settings, settings);
         self.shared.commands.set_policy(&policy_of(&self.shared.env.settings));
         self.shared.forget_script_rights();
         if self.shared.env.upstream != upstream {
@@ -154,9 +157,9 @@ impl Broker {
         }
         self.shared.connections.mark_surplus_lanes(self.shared.env.settings.lanes);
         self.shared.remove_surplus_lanes();
-        self.shared.close_surplus_leases(&former);
+        self.shared.close_surplus_leases(&previous);
         self.shared.connections.shed(&mut self.shared.env);
-        self.shorten_waits(&former);
+        self.shorten_waits(&previous);
         // Raised bounds may let somebody in.
         self.shared.connections.mark_changed();
         self.deliver_notices();
@@ -164,8 +167,8 @@ impl Broker {
 
     // ---- bounds ---------------------------------------------------------------------------------------
 
-    /// Deadlines that were armed under the former settings.
-    fn shorten_waits(&mut self, former: &Settings) {
+    /// Deadlines that were armed under the previous settings.
+    fn shorten_waits(&mut self, previous: &Settings) {
         for key in self.children.keys() {
             let Some(child) = self.children.get_mut(key) else { continue };
             match child.hold() {
@@ -178,7 +181,7 @@ impl Broker {
                 }
                 Hold::Upstream => {
                     let (timeout, now) = (self.shared.env.settings.queue_timeout, self.shared.env.now);
-                    let until = child.front_mut().set_queue_timeout(former.queue_timeout, timeout, now);
+                    let until = child.front_mut().set_queue_timeout(previous.queue_timeout, timeout, now);
                     self.shared.env.timers.arm(until, Timer::Child(key));
                 }
                 _ => {}
@@ -186,7 +189,7 @@ impl Broker {
         }
         let attempt_due = self.shared.env.now + self.shared.env.settings.connect_timeout;
         let pause_due = self.shared.env.now + self.shared.env.backoff(0);
-        let shortened = self.shared.env.settings.reconnect_backoff_max < former.reconnect_backoff_max;
+        let shortened = self.shared.env.settings.reconnect_backoff_max < previous.reconnect_backoff_max;
         for (key, lane) in self.shared.connections.lanes() {
             let due = if lane.is_connecting() {
                 attempt_due

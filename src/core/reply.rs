@@ -1,5 +1,5 @@
-//! Replies from upstream: each complete frame takes the front slot of its lane and nothing else decides
-//! whose it is. A frame nobody asked for closes the lane; nothing is ever resynchronised.
+//! Replies from upstream: each complete frame takes the front slot of its lane, and nothing else decides whose it is. Owns what
+//! a reply does to its child. A frame without a slot closes the lane; nothing is ever resynchronised.
 
 use crate::base::failure::Failure;
 use crate::command::Local;
@@ -281,7 +281,7 @@ impl Shared {
                     // it must not be run one by one.
                     return self.deliver(child, b"+OK\r\n");
                 }
-                if frame.first() == Some(&b'-') {
+                if reply::is_error(frame) {
                     child.session_mut().transaction.multi_refused();
                 }
                 self.deliver(child, frame);

@@ -41,7 +41,7 @@ impl Broker {
         self.shared.connections.lanes().map(|(_, lane): (_, &Lane)| lane.unwritten()).sum()
     }
 
-    /// Leased lanes connected and lent to nobody.
+    /// Leased lanes that are connected and not lent.
     pub fn leases_idle(&self) -> usize {
         self.shared.connections.leases_idle()
     }

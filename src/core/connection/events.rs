@@ -38,7 +38,9 @@ impl Shared {
                     LaneRole::Control => self.control_ready(greeting),
                     LaneRole::Lease => self.lease_ready(key),
                     LaneRole::Shared => self.connections.ask_to_yield(&mut self.env),
-                    LaneRole::Subscriber => self.hub_ready(key),
+                    LaneRole::Subscriber => {
+                        self.hubs.connected(&mut self.connections, &mut self.env, key);
+                    }
                     // It is not greeted.
                     LaneRole::Probe => {}
                 }

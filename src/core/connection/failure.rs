@@ -1,5 +1,5 @@
-//! What goes wrong upstream, and what each child is told. A request of which a byte may have left is
-//! failed at once and never repeated; one that has not left waits for the next connection.
+//! What goes wrong upstream, and what each child is told. A request of which a byte may have left is failed at once and never
+//! repeated; one that has not left waits for the next connection. Never how the next connection is made.
 
 use crate::base::failure::ErrorLine;
 use crate::base::failure::Failure;
@@ -12,6 +12,7 @@ use crate::core::connection::slot::SlotKind;
 use crate::core::keys::LaneKey;
 use crate::core::keys::LeaseKind;
 use crate::core::notice::Notice;
+use crate::core::pubsub::SubscriberLoss;
 use crate::core::shared::Shared;
 
 impl Shared {
@@ -80,7 +81,7 @@ impl Shared {
         }
         let role = lane.role();
         let (proven, carries) = (lane.has_replied(), lane.is_listened());
-        // A control connection is of use once the command table has come on it.
+        // A control connection works once the command table has come on it.
         let proven = proven && (role != LaneRole::Control || self.commands.is_confirmed());
         let quiet = lane.is_idle() && (role != LaneRole::Control || !proven) && !carries;
         let level = if quiet { log::Level::Debug } else { log::Level::Warn };
@@ -108,7 +109,10 @@ impl Shared {
                 self.fail_slots(key, lost, Failure::LOST);
                 self.revive(key, failures);
             }
-            LaneRole::Subscriber => self.hub_lost(key, failures),
+            LaneRole::Subscriber => {
+                let loss = SubscriberLoss::Broken { failures };
+                self.hubs.disconnected(&mut self.connections, &mut self.env, key, loss);
+            }
         }
         self.connections.account(&mut self.env, key);
         if !role.is_own() {
@@ -170,7 +174,7 @@ impl Shared {
             return self.leases.give_back(&mut self.connections, &mut self.env, key);
         }
         let (child, kind, watching) = (lease.child(), lease.kind(), lease.is_watching());
-        self.env.notices.push_back(Notice::LeaseLost { child, kind, watching });
+        self.env.notify(Notice::LeaseLost { child, kind, watching });
         if kind == LeaseKind::Session {
             return self.leases.give_back(&mut self.connections, &mut self.env, key);
         }
@@ -205,7 +209,7 @@ impl Shared {
             }
         }
         if !failed.is_empty() {
-            self.env.notices.push_back(Notice::Failed { lane, slots: failed, failure });
+            self.env.notify(Notice::Failed { lane, slots: failed, failure });
         }
     }
 

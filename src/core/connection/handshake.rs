@@ -6,6 +6,7 @@ use crate::core::keys::PoolKey;
 use crate::core::user::credentials::Credentials;
 use crate::core::user::credentials::Password;
 use crate::resp::encode;
+use crate::resp::reply;
 use crate::resp::value;
 use redis::Value;
 use zeroize::Zeroizing;
@@ -95,9 +96,9 @@ impl Handshake {
     pub(in crate::core) fn reply(&mut self, frame: &[u8]) -> GreetingStep {
         let by_choice = self.answered > 1;
         let step = self.steps.get(self.answered).copied().unwrap_or_default();
-        // A name is a help to whoever reads CLIENT LIST: a user may lack the right to it, a server the command.
-        let is_needless = step == "CLIENT SETNAME" && frame.first() == Some(&b'-');
-        if !is_needless && frame.first() == Some(&b'-') {
+        // The name only helps those who read CLIENT LIST: a user may lack the right to it, a server the command.
+        let is_needless = step == "CLIENT SETNAME" && reply::is_error(frame);
+        if !is_needless && reply::is_error(frame) {
             let text = String::from_utf8_lossy(&frame[1..]);
             let too_old = step == "HELLO" && text.starts_with("ERR unknown command");
             let hint = if too_old { " (Redis 6 or later is needed)" } else { "" };

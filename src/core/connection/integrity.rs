@@ -13,6 +13,7 @@ use crate::core::connection::slot::SlotFlags;
 use crate::core::connection::slot::SlotKind;
 use crate::core::keys::LaneKey;
 use crate::core::shared::Shared;
+use crate::resp::reply;
 
 impl Shared {
     /// Which flags the slot of a child's request has, and whether a canary follows it.
@@ -39,7 +40,7 @@ impl Shared {
     }
 
     /// Inside a MULTI on a leased lane an ECHO would be queued, a RESP2 subscriber may not ask for one, and behind CLIENT
-    /// CACHING it would be the request that is meant. Their lanes are nobody else's meanwhile.
+    /// CACHING it would be the request that is meant. No other child uses these lanes meanwhile.
     fn may_be_guarded(&self, child: &Child, kind: SlotKind) -> bool {
         // One of RESP3 may be about to become one of RESP2.
         let resp2 = child.session().proto == 2 || kind == SlotKind::Housekeeping;
@@ -92,22 +93,24 @@ impl Shared {
 }
 
 impl Broker {
-    /// What stands in the place of a canary's reply. If it is the word, the replies before it are what they seem.
+    /// A reply has come for a canary's slot. If it is the canary's word, the replies before it are proven.
     pub(in crate::core) fn canary_answered(&mut self, key: LaneKey, slot: &Slot, frame: &[u8]) {
         let Some(lane) = self.shared.connections.known(key) else { return };
         if lane.is_canary_answer(frame, slot.end) {
             return self.release(key);
         }
         // While a script is busy, Redis answers nothing else; the next canary will tell.
-        if frame.starts_with(b"-BUSY ") {
+        if reply::error_code(frame) == Some(b"BUSY") {
             // So were the requests before it, if they were sent as late.
-            let busy = |one: &Withheld| one.slot.kind == SlotKind::Push || one.frame.starts_with(b"-BUSY ");
+            let busy = |one: &Withheld| {
+                one.slot.kind == SlotKind::Push || reply::error_code(&one.frame) == Some(b"BUSY")
+            };
             return if lane.withheld().iter().all(busy) {
                 self.release(key)
             };
         }
         self.shared.env.counters.integrity_failures += 1;
-        let refused = frame.first() == Some(&b'-');
+        let refused = reply::is_error(frame);
         let why =
             if refused { "integrity: ECHO was refused" } else { "integrity: a canary did not come home" };
         self.shared.desync(key, why);

@@ -1,8 +1,9 @@
-//! A lane: one upstream connection's FIFO of slots and the bytes on their way, without the connection.
+//! A lane: one upstream connection's FIFO of slots and the bytes on their way, without the connection. Owns what it is for, the
+//! state of its connection and its requests; never other lanes, nor what is told to children.
 //!
-//! A shared lane outlives its connections. Requests enter it whether or not it is connected; when a
-//! connection dies, what may have left is failed, what has not stays in place, and the next connection
-//! carries on from there. Nothing is ever written twice: offsets are absolute and only move forward.
+//! A shared lane outlives its connections. Requests enter it whether or not it is connected. When a connection dies, what may
+//! have left is failed, what has not left stays, and the next connection carries on from there. Nothing is ever written twice:
+//! offsets are absolute and only move forward.
 
 use crate::base::bytes::Spares;
 use crate::base::clock::Millis;
@@ -179,6 +180,11 @@ impl Lane {
         }
     }
 
+    /// Whether it is a shared lane that takes requests of its children.
+    pub(in crate::core) fn is_open(&self) -> bool {
+        matches!(self.role, Role::Shared { detached: false, surplus: false, .. })
+    }
+
     pub(in crate::core) fn is_surplus(&self) -> bool {
         matches!(self.role, Role::Shared { surplus: true, .. })
     }
@@ -275,7 +281,7 @@ impl Lane {
         self.role().is_own() || !self.is_idle() || self.is_listened()
     }
 
-    /// Whether it has a connection that nobody needs at the moment.
+    /// Whether it has a connection that is not needed at the moment.
     pub(super) fn is_unused(&self) -> bool {
         self.is_ready() && !self.is_needed() && self.lease().is_none()
     }

@@ -66,7 +66,7 @@ impl Connections {
         self.lanes.iter()
     }
 
-    /// Of all lanes, for whoever may remove some of them.
+    /// Of all lanes, for a loop that may remove some of them.
     pub(in crate::core) fn keys(&self) -> Vec<LaneKey> {
         self.lanes.keys()
     }
@@ -236,7 +236,7 @@ impl Connections {
     /// none.
     pub(in crate::core) fn withhold_push(&mut self, key: LaneKey, frame: &[u8], now: Millis) -> bool {
         let Some(lane) = self.known_mut(key).filter(|lane| !lane.withheld().is_empty()) else { return false };
-        // Nobody is owed it: where its lane is lost, it is lost.
+        // No child waits for it: where its lane is lost, it is lost.
         let (end, stamp, flags) = (0, now as u32, SlotFlags::TIMED_OUT);
         let slot = Slot { child: Key::NONE, end, stamp, command: NO_COMMAND, kind: SlotKind::Push, flags };
         lane.withhold(slot, frame);
@@ -250,10 +250,10 @@ impl Connections {
         self.lane_waiters.push(child);
     }
 
-    /// A lane is free again: whoever waits for one looks whether it is theirs.
+    /// A lane is free again: the children that wait for one look whether it is theirs.
     pub(in crate::core) fn wake_lane_waiters(&mut self, env: &mut Env) {
         for child in self.lane_waiters.drain(..) {
-            env.notices.push_back(Notice::Lift(child, Hold::WriteLane));
+            env.notify(Notice::Lift(child, Hold::WriteLane));
         }
     }
 
@@ -276,6 +276,6 @@ pub(super) fn account(env: &mut Env, lane: &mut Lane) {
 /// Children that waited for a lane look at their request afresh.
 pub(super) fn lift(env: &mut Env, held: Vec<ChildKey>) {
     for child in held {
-        env.notices.push_back(Notice::Lift(child, Hold::LaneFull));
+        env.notify(Notice::Lift(child, Hold::LaneFull));
     }
 }

@@ -128,7 +128,7 @@ impl Connections {
         self.capacity.changed = true;
     }
 
-    /// Whether one more connection may be opened now. If not, and none is closing already for whoever asks,
+    /// Whether one more connection may be opened now. If not, and none is closing already for this lane,
     /// an idle one is evicted: there is room once the upstream has closed it. Room for one is always kept for each of
     /// the broker's own lanes.
     pub(in crate::core) fn make_room(&mut self, env: &mut Env, role: LaneRole, is_waiting: bool) -> bool {
@@ -149,13 +149,13 @@ impl Connections {
     }
 
     /// Connections held, as far as they count against a new one. After the cap was lowered there may be more
-    /// leases lent than it allows; whoever needs no lease must not have to wait for their end.
+    /// leases lent than it allows; other lanes must not have to wait for their end.
     fn counted(&self, settings: &Settings) -> usize {
         let leases_max = self.leases_max(settings, LeaseKind::Transaction);
         self.capacity.held() - self.capacity.leases.saturating_sub(leases_max)
     }
 
-    /// The idle lane unused for longest: nobody holds it, nothing is on it.
+    /// The lane unused for longest, of those that are not needed.
     fn evictable(&self) -> Option<LaneKey> {
         let unused = self.lanes.iter().filter(|(_, lane)| lane.is_unused());
         unused.min_by_key(|(_, lane)| lane.last_used()).map(|(key, _)| key)
@@ -172,7 +172,7 @@ impl Connections {
                 .map(|(key, lane)| (key, lane.connected_at() + limits::LANE_HOLD_MIN));
             match victim {
                 Some((key, due)) if due <= env.now => self.start_yield(env, key),
-                Some((_, due)) => return env.timers.arm(due, Timer::Places),
+                Some((_, due)) => return env.timers.arm(due, Timer::Yield),
                 None => return,
             }
         }
@@ -280,7 +280,7 @@ impl Connections {
         // Replies that were overdue will not come any more: nothing has to wait for them.
         let overdue = lane.take_written().into_iter().chain(lane.take_all());
         for slot in overdue.filter(Slot::is_timed_out) {
-            env.notices.push_back(Notice::Overdue(slot.child));
+            env.notify(Notice::Overdue(slot.child));
         }
     }
 
@@ -297,7 +297,7 @@ impl Connections {
 
     // ---- too many connections --------------------------------------------------------------------------
 
-    /// Closes connections that nobody has used for `limit`. Warm leases stay for as long as their pool is used at all.
+    /// Closes connections that have not been used for `limit`. Warm leases stay for as long as their pool is used at all.
     pub(in crate::core) fn close_unused(&mut self, env: &mut Env, limit: Millis) {
         let now = env.now;
         let rests = |lane: &Lane| now.saturating_sub(lane.last_used()) >= limit;

@@ -12,9 +12,9 @@ pub(in crate::core) struct Pool {
     pub(super) shared: Vec<LaneKey>,
     /// One more, for what is large; made when there is such.
     pub(super) bulk: Option<LaneKey>,
-    /// Leased lanes nobody holds: connected, clean, the most recently used last.
+    /// Leased lanes that are not lent: connected, clean, the most recently used last.
     pub(super) idle: Vec<LaneKey>,
-    /// Somebody has needed a lease here: `leases_warm` are kept ready.
+    /// A child has needed a lease here: `leases_warm` are kept ready.
     pub(super) warm: bool,
     /// Why the last attempt to connect failed; none once a connection stands.
     pub(super) refusal: Option<Refusal>,
@@ -36,7 +36,7 @@ impl Pool {
         &self.key
     }
 
-    /// Leased lanes nobody holds.
+    /// Leased lanes that are not lent.
     #[cfg(test)]
     pub(in crate::core) fn idle(&self) -> &[LaneKey] {
         &self.idle

@@ -61,7 +61,7 @@ impl Connections {
         &self.pool(lane.pool()).key
     }
 
-    /// The user has gone, and its pools have no lane left: others may have their places.
+    /// The user has gone, and its pools have no lane left: the pools may become others.
     pub(in crate::core) fn free_pools_of(&mut self, user: UserId) {
         let of_user = |lane: &Lane| self.key_of(lane).user == user;
         debug_assert!(!self.lanes.iter().any(|(_, lane)| of_user(lane)), "a pool freed with its lanes");
@@ -122,27 +122,27 @@ impl Connections {
         }
     }
 
-    // ---- leased lanes that nobody holds ------------------------------------------------------------------
+    // ---- leased lanes that are not lent -------------------------------------------------------------------
 
     /// The most recently used one. It is lent, or put back with `offer`.
     pub(in crate::core) fn take_idle(&mut self, id: PoolId) -> Option<LaneKey> {
         self.pool_mut(id).idle.pop()
     }
 
-    /// Takes just this one, if nobody holds it.
+    /// Takes just this one, if it is not lent.
     pub(in crate::core) fn take_idle_lane(&mut self, id: PoolId, key: LaneKey) -> bool {
         let idle = &mut self.pool_mut(id).idle;
         let at = idle.iter().position(|idle| *idle == key);
         at.map(|at| idle.remove(at)).is_some()
     }
 
-    /// A leased lane is connected and clean: anybody may have it.
+    /// A leased lane is connected and clean, and may be lent.
     pub(in crate::core) fn offer(&mut self, id: PoolId, key: LaneKey) {
         debug_assert!(self.lanes.get(key).is_some_and(Lane::is_unused), "not free");
         self.pool_mut(id).idle.push(key);
     }
 
-    /// Leased lanes connected and lent to nobody.
+    /// Leased lanes that are connected and not lent.
     pub(in crate::core) fn leases_idle(&self) -> usize {
         self.pools.iter().map(|pool| pool.idle.len()).sum()
     }
@@ -198,7 +198,7 @@ impl Connections {
         true
     }
 
-    /// Opens a leased lane nobody waits for yet. False if there is no room for it.
+    /// Opens a leased lane before there is a need of it. False if there is no room for it.
     pub(in crate::core) fn open_warm(&mut self, env: &mut Env, pool: PoolId) -> bool {
         let max = env.settings.upstream_connections_max - self.own.len();
         let used_up = self.capacity.leases >= self.leases_max(&env.settings, LeaseKind::Blocking);
@@ -218,14 +218,9 @@ impl Connections {
         victim.inspect(|key| self.disconnect(env, *key)).is_some()
     }
 
-    /// Closes idle leased lanes until there are `leases_max` at most, and `idle_max` in each pool.
-    pub(in crate::core) fn close_idle_leases(&mut self, env: &mut Env, leases_max: usize, idle_max: usize) {
+    /// Closes idle leased lanes until there are `leases_max` at most.
+    pub(in crate::core) fn close_idle_leases(&mut self, env: &mut Env, leases_max: usize) {
         while self.capacity.leases > leases_max && self.close_idle_lease(env) {}
-        for index in 0..self.pools.len() {
-            while self.pools[index].idle.len() > idle_max {
-                self.disconnect(env, self.pools[index].idle[0]);
-            }
-        }
     }
 
     /// A burst of blocking commands or transactions leaves more idle leases than `leases_warm`. Those that the next
@@ -244,7 +239,7 @@ impl Connections {
         }
     }
 
-    /// Closes a leased lane that nobody holds, if there is one.
+    /// Closes a leased lane that is not lent, if there is one.
     pub(in crate::core) fn close_idle_lease(&mut self, env: &mut Env) -> bool {
         let idle = self.pools.iter().find_map(|pool| pool.idle.first().copied());
         idle.inspect(|key| self.disconnect(env, *key)).is_some()

@@ -70,7 +70,7 @@ impl Role {
     pub(in crate::core) const SHARED: Role = Role::Shared { bulk: false, detached: false, surplus: false };
     pub(in crate::core) const BULK: Role = Role::Shared { bulk: true, detached: false, surplus: false };
 
-    /// A lease that is opened for somebody who waits for this kind, or for nobody yet.
+    /// A leased lane, opened for a child that waits for this kind or before there is a need of it.
     pub(in crate::core) fn lease(opening_for: Option<LeaseKind>) -> Role {
         Role::Lease { lease: None, opening_for }
     }

@@ -60,7 +60,7 @@ impl Shared {
         let refusal = self.connections.pool(pool).refusal();
         let fresh = refusal.filter(|refusal| refusal.at + settings.reconnect_backoff_max >= since);
         let used_up = self.connections.are_leases_used_up(settings, kind);
-        // Where nobody has tried since, what was said last still stands.
+        // Where no attempt was made since, the last refusal still holds.
         match fresh.or(refusal.filter(|_| !used_up)) {
             Some(refusal) => Shortage::Refused(refusal.text.clone()),
             None if used_up => {

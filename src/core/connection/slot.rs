@@ -5,6 +5,7 @@ use crate::base::clock::Millis;
 use crate::base::pipeline::Entry;
 use crate::command::CommandId;
 use crate::core::keys::ChildKey;
+use crate::resp::reply;
 
 /// What happens when a slot's reply arrives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,7 +96,7 @@ impl SlotFlags {
 /// A place in a lane's FIFO: whose reply comes next.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::core) struct Slot {
-    /// The child, alive or not: a reply for a key that finds nobody is dropped.
+    /// The child, alive or not: the reply of a child that has gone is dropped.
     pub child: ChildKey,
     /// Absolute offset in the lane's outgoing bytes where this request ends.
     pub end: u64,
@@ -150,7 +151,7 @@ impl Slot {
     pub(in crate::core) fn is_plausible(&self, frame: &[u8]) -> bool {
         let queued = self.flags.has(SlotFlags::QUEUED);
         match self.kind {
-            _ if frame.first() == Some(&b'-') => true,
+            _ if reply::is_error(frame) => true,
             SlotKind::Subscribe => frame.is_empty(),
             SlotKind::Multi if queued => frame == b"+OK\r\n",
             SlotKind::Relay if queued => frame == b"+QUEUED\r\n",

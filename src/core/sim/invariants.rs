@@ -28,8 +28,8 @@ use crate::core::child::Child;
 use crate::core::child::ChildState;
 use crate::core::child::hold::Hold;
 use crate::core::connection::lane::Lane;
-use crate::core::connection::role::LaneRole;
 use crate::core::connection::lane::LaneState;
+use crate::core::connection::role::LaneRole;
 use crate::core::connection::slot::SlotKind;
 use crate::core::keys::ChildKey;
 use crate::core::keys::LaneKey;
@@ -148,7 +148,11 @@ impl Sim {
         }
         for (key, child) in self.broker.children.iter() {
             let counted = owed.get(&key).copied().unwrap_or_default();
-            let kept = (child.sent().in_flight(), child.outbox().expected(), child.session().transaction.execs_len());
+            let kept = (
+                child.sent().in_flight(),
+                child.outbox().expected(),
+                child.session().transaction.execs_len(),
+            );
             if kept != counted {
                 broken(15, &format!("slots, replies, EXECs of a child: {kept:?} kept, {counted:?} counted"));
             }

@@ -10,8 +10,8 @@ use super::{Sim, broken, trace};
 use crate::base::clock::Millis;
 use crate::config::parse_upstream;
 use crate::config::value::Integrity;
-use crate::core::connection::role::LaneRole;
 use crate::core::connection::lane::LaneState;
+use crate::core::connection::role::LaneRole;
 use crate::resp::encode;
 use std::collections::BTreeMap;
 
@@ -572,7 +572,8 @@ impl Player {
         let url = if self.moved { own.replace("sim", "other") } else { own.to_owned() };
         self.sim.broker.reload(settings, parse_upstream(&url).expect("a URL"));
         // Those above the cap take no place from whoever needs none of theirs.
-        self.sim.over_max |= self.sim.broker.shared.connections.has_lease_too_many(self.sim.broker.settings());
+        self.sim.over_max |=
+            self.sim.broker.shared.connections.has_lease_too_many(self.sim.broker.settings());
         self.count("reload");
     }
 
