@@ -6,23 +6,19 @@ use crate::base::bytes::ByteQueue;
 use crate::base::clock::Millis;
 use crate::base::limits;
 use crate::command::Local;
-use crate::config::Settings;
-use crate::config::Upstream;
+use crate::config::{Settings, Upstream};
 use crate::core::action::Action;
-use crate::core::child::Child;
-use crate::core::child::ChildKind;
 use crate::core::child::children::Children;
 use crate::core::child::closing::CloseReason;
 use crate::core::child::origin::Origin;
 use crate::core::child::session::Session;
+use crate::core::child::{Child, ChildKind};
 use crate::core::counters::Counters;
-use crate::core::keys::ChildKey;
-use crate::core::keys::LaneKey;
+use crate::core::keys::{ChildKey, LaneKey};
 use crate::core::memory::Trim;
 use crate::core::shared::Shared;
 use crate::core::timers::Timer;
-use crate::resp::Frames;
-use crate::resp::Scanner;
+use crate::resp::{Frames, Scanner};
 
 /// The broker's state. See ARCHITECTURE.md for the line of one request through it.
 #[derive(Debug)]
@@ -69,7 +65,7 @@ impl Broker {
                     }
                 }
                 Timer::Leases => self.shared.pump_leases(),
-                Timer::Places => self.shared.serve_waiting(),
+                Timer::Yield => self.shared.serve_waiting(),
                 Timer::Janitor => self.janitor(),
                 Timer::Drain => self.end_drain(),
             }

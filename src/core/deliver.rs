@@ -3,9 +3,8 @@
 
 use crate::base::failure::ErrorLine;
 use crate::core::broker::Broker;
-use crate::core::child::Child;
-use crate::core::child::ChildState;
 use crate::core::child::hold::Hold;
+use crate::core::child::{Child, ChildState};
 use crate::core::notice::Notice;
 use crate::core::shared::Shared;
 use crate::resp::encode;
@@ -13,7 +12,7 @@ use crate::resp::encode;
 impl Broker {
     /// Delivers what the event at hand has left behind for other children.
     pub(in crate::core) fn deliver_notices(&mut self) {
-        while let Some(notice) = self.shared.env.notices.pop_front() {
+        while let Some(notice) = self.shared.env.next_notice() {
             self.deliver_notice(notice);
         }
     }

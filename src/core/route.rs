@@ -2,14 +2,7 @@
 //! decision, and the order of its cases, which is Redis' own. Never looks at a child, a lane or a setting, and carries
 //! nothing out: `request::dispatch` does. The test prints the whole function as a table.
 
-use crate::command::Blocking;
-use crate::command::Family;
-use crate::command::Local;
-use crate::command::Pin;
-use crate::command::Route;
-use crate::command::Subscribe;
-use crate::command::Transaction as Command;
-use crate::command::texts;
+use crate::command::{Blocking, Family, Local, Pin, Route, Subscribe, Transaction as Command, texts};
 use crate::core::connection::slot::SlotKind;
 use crate::core::keys::LeaseKind;
 

@@ -6,8 +6,7 @@ use crate::base::key::Arena;
 use crate::base::limits;
 use crate::core::child::Child;
 use crate::core::child::origin::describe;
-use crate::core::keys::ChildKey;
-use crate::core::keys::ChildName;
+use crate::core::keys::{ChildKey, ChildName};
 use std::collections::HashMap;
 
 /// The children. A key is the way to one; an id is only ever what somebody has typed.

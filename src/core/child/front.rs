@@ -3,8 +3,7 @@
 
 use crate::base::clock::Millis;
 use crate::command::Popped;
-use crate::core::child::hold::Answer;
-use crate::core::child::hold::Wait;
+use crate::core::child::hold::{Answer, Wait};
 use crate::core::child::listing::Listing;
 
 /// The state of the request at the front.

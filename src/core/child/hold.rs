@@ -3,8 +3,7 @@
 
 use crate::base::clock::Millis;
 use crate::command::Popped;
-use crate::core::keys::LaneKey;
-use crate::core::keys::LeaseKind;
+use crate::core::keys::{LaneKey, LeaseKind};
 
 /// Why the child's next request has to wait. The request stays in the child's input, and is looked at
 /// afresh when the reason has gone.

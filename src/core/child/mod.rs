@@ -23,22 +23,15 @@ use crate::base::limits;
 use crate::command::CommandId;
 use crate::core::child::ahead::ReadAhead;
 use crate::core::child::front::Front;
-use crate::core::child::hold::HeldLease;
-use crate::core::child::hold::Hold;
+use crate::core::child::hold::{HeldLease, Hold};
 use crate::core::child::origin::Origin;
 use crate::core::child::outbox::Outbox;
 use crate::core::child::sent::Sent;
 use crate::core::child::session::Session;
-use crate::core::keys::AccountId;
-use crate::core::keys::ChildKey;
-use crate::core::keys::LaneKey;
-use crate::core::keys::LeaseKind;
-use crate::core::keys::PoolKey;
-use crate::core::keys::UserId;
+use crate::core::keys::{AccountId, ChildKey, LaneKey, LeaseKind, PoolKey, UserId};
 use crate::core::pubsub::own::OwnSubscriptions;
 use crate::core::pubsub::shared::SharedSubscriptions;
-use crate::resp::Inbox;
-use crate::resp::Scanner;
+use crate::resp::{Inbox, Scanner};
 
 /// The life of a child. Removed from the arena when it ends, so there is no closed state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

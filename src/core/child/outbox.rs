@@ -1,8 +1,7 @@
 //! What goes to a child: whole frames, in the order of its requests. Owns the bytes that its socket has not taken, the
 //! order of the replies before them, and whether the driver knows that there is something to write.
 
-use crate::base::bytes::ByteQueue;
-use crate::base::bytes::Spares;
+use crate::base::bytes::{ByteQueue, Spares};
 use crate::base::clock::Millis;
 use crate::core::child::replies::Replies;
 

@@ -4,24 +4,16 @@
 
 use crate::base::failure::ErrorLine;
 use crate::command;
-use crate::command::Blocking;
-use crate::command::CommandId;
-use crate::command::Popped;
-use crate::command::TimeoutUnit;
+use crate::command::{Blocking, CommandId, Popped, TimeoutUnit};
 use crate::core::child::Child;
 use crate::core::child::hold::Hold;
-use crate::core::connection::slot::SlotFlags;
-use crate::core::connection::slot::SlotKind;
+use crate::core::connection::slot::{SlotFlags, SlotKind};
 use crate::core::keys::LeaseKind;
 use crate::core::lease::waiting::Want;
 use crate::core::request::flow::Flow;
 use crate::core::shared::Shared;
-use crate::resp::Request;
-use crate::resp::encode;
-use crate::resp::reply;
-use std::hash::DefaultHasher;
-use std::hash::Hash;
-use std::hash::Hasher;
+use crate::resp::{Request, encode, reply};
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 impl Shared {
     /// A command that may take as long as it likes: on a leased lane, its own timeout shortened by the

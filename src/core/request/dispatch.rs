@@ -4,36 +4,21 @@
 use crate::base::failure::ErrorLine;
 use crate::base::limits;
 use crate::command;
-use crate::command::CommandId;
-use crate::command::Local;
-use crate::command::NO_COMMAND;
-use crate::command::Route;
-use crate::command::Runs;
-use crate::command::Table;
-use crate::command::Verdict;
-use crate::command::texts;
+use crate::command::{CommandId, Local, NO_COMMAND, Route, Runs, Table, Verdict, texts};
 use crate::config::value::Ping;
 use crate::core::child::Child;
-use crate::core::child::hold::Answer;
-use crate::core::child::hold::Hold;
+use crate::core::child::hold::{Answer, Hold};
 use crate::core::connection::role::LaneRole;
-use crate::core::connection::slot::SlotFlags;
-use crate::core::connection::slot::SlotKind;
-use crate::core::keys::ChildKey;
-use crate::core::keys::LaneKey;
+use crate::core::connection::slot::{SlotFlags, SlotKind};
+use crate::core::keys::{ChildKey, LaneKey};
 use crate::core::lease::waiting::Want;
 use crate::core::questions::control::Question;
-use crate::core::request::flow::Decided;
-use crate::core::request::flow::Flow;
+use crate::core::request::flow::{Decided, Flow};
 use crate::core::route;
-use crate::core::route::Context;
-use crate::core::route::Facts;
-use crate::core::route::Way;
+use crate::core::route::{Context, Facts, Way};
 use crate::core::shared::Shared;
 use crate::core::transaction::state::end_of_multi;
-use crate::resp::FrameLimits;
-use crate::resp::Request;
-use crate::resp::Scanner;
+use crate::resp::{FrameLimits, Request, Scanner, reply};
 
 /// Why some commands are refused whatever the settings say: programs that send them show the text and end.
 pub(in crate::core) const TAKES_OVER: &str =
@@ -53,7 +38,7 @@ impl Shared {
         match child.front_mut().take_answer() {
             Some(Answer::UnknownCommand) => return self.reject(child, texts::unknown_command(request)),
             Some(Answer::Frame(frame)) => {
-                if frame.first() == Some(&b'-') {
+                if reply::is_error(&frame) {
                     child.session_mut().transaction.spoil();
                 }
                 self.answer(child, &frame);

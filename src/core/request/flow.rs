@@ -1,8 +1,6 @@
 //! What becomes of a request: the values that the ways of a request hand back. Decides nothing.
 
-use crate::command::CommandId;
-use crate::command::Local;
-use crate::command::Route;
+use crate::command::{CommandId, Local, Route};
 use crate::core::child::hold::Hold;
 
 /// What became of a request.

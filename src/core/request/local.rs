@@ -1,22 +1,15 @@
 //! Commands that the broker answers itself, from the child's session; no shared lane carries them. Texts and the order of
 //! checks are those of Redis 7.0.15.
 
-use crate::command::Local;
-use crate::command::texts;
+use crate::command::{Local, texts};
 use crate::core::child::Child;
 use crate::core::child::hold::Hold;
-use crate::core::child::session::ReplyMode;
-use crate::core::child::session::Session;
-use crate::core::child::session::redirect;
-use crate::core::connection::slot::SlotFlags;
-use crate::core::connection::slot::SlotKind;
-use crate::core::questions::control::Needed;
-use crate::core::questions::control::Question;
-use crate::core::request::flow::Flow;
-use crate::core::request::flow::canonical_int;
+use crate::core::child::session::{ReplyMode, Session, redirect};
+use crate::core::connection::slot::{SlotFlags, SlotKind};
+use crate::core::questions::control::{Needed, Question};
+use crate::core::request::flow::{Flow, canonical_int};
 use crate::core::shared::Shared;
-use crate::resp::Request;
-use crate::resp::encode;
+use crate::resp::{Request, encode};
 
 impl Shared {
     pub(in crate::core) fn local(&mut self, child: &mut Child, local: Local, request: &Request<'_>) -> Flow {
@@ -195,7 +188,7 @@ impl Shared {
     /// HELLO applies its options from left to right, each at once; the protocol changes last. What was
     /// set before a failing option stays.
     fn hello(&mut self, child: &mut Child, request: &Request<'_>) -> Flow {
-        if !self.control.greeting().is_some() {
+        if self.control.greeting().is_none() {
             return self.wait_for_upstream(child);
         }
         let judged = self.is_judged(child);

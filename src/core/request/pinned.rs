@@ -2,21 +2,17 @@
 //! keep a leased lane until they have changed it back, RESET or go, and nobody has it after them. Knows what
 //! changes; what it means for the keys is Redis' own affair.
 
-use crate::command::CommandId;
-use crate::command::Pin;
+use crate::command::{CommandId, Pin};
 use crate::core::child::Child;
 use crate::core::child::hold::Hold;
 use crate::core::connection::lane::Lane;
-use crate::core::connection::slot::SlotFlags;
-use crate::core::connection::slot::SlotKind;
+use crate::core::connection::slot::{SlotFlags, SlotKind};
 use crate::core::keys::LaneKey;
 use crate::core::lease::pinning::Pinning;
 use crate::core::lease::state::Change;
-use crate::core::request::flow::Flow;
-use crate::core::request::flow::canonical_int;
+use crate::core::request::flow::{Flow, canonical_int};
 use crate::core::shared::Shared;
-use crate::resp::Request;
-use crate::resp::encode;
+use crate::resp::{Request, encode};
 
 impl Shared {
     /// Sends a command that changes the child's own lane. Nothing of the child follows before the answer.
@@ -37,9 +33,8 @@ impl Shared {
         }
         if !child.session().is_pinned() && !child.session().name.is_empty() {
             // It is the child's own connection now, and goes by its name.
-            let mut name = redis::Cmd::new();
-            let name =
-                name.arg(request.arg(0)).arg("SETNAME").arg(&child.session().name).get_packed_command();
+            let mut name = Vec::new();
+            encode::request(&mut name, &[request.arg(0), b"SETNAME", child.session().name.as_ref()]);
             self.send_for(child, lane, &name, id, SlotKind::Swallow, SlotFlags::NONE);
         }
         let (bytes, redirect) = self.redirected(request);

@@ -1,12 +1,10 @@
 //! How far a child is read ahead of what may run, and what it is told beyond. Never runs a request.
 
-use crate::base::failure::Failure;
-use crate::base::failure::Limit;
+use crate::base::failure::{Failure, Limit};
 use crate::base::limits;
-use crate::core::child::Child;
-use crate::core::child::ChildState;
 use crate::core::child::closing::CloseReason;
 use crate::core::child::hold::Hold;
+use crate::core::child::{Child, ChildState};
 use crate::core::shared::Shared;
 use crate::core::timers::Timer;
 

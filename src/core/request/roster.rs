@@ -1,31 +1,22 @@
 //! What a child sees of the others and may do to them: CLIENT LIST, INFO, KILL and UNBLOCK over the broker's own children.
 //! Knows them by the ids that the broker gave them. Never names or closes a connection upstream by its own id.
 
-use crate::base::failure::ErrorLine;
-use crate::base::failure::Failure;
-use crate::base::failure::Limit;
+use crate::base::failure::{ErrorLine, Failure, Limit};
 use crate::base::limits;
 use crate::command::texts;
 use crate::core::broker::Broker;
-use crate::core::child::Child;
-use crate::core::child::ChildState;
 use crate::core::child::closing::CloseReason;
-use crate::core::child::hold::Answer;
-use crate::core::child::hold::Hold;
+use crate::core::child::hold::{Answer, Hold};
 use crate::core::child::listing::Listing;
 use crate::core::child::session::redirect;
+use crate::core::child::{Child, ChildState};
 use crate::core::connection::lane::Lane;
 use crate::core::connection::slot::Slot;
-use crate::core::keys::ChildKey;
-use crate::core::keys::LaneKey;
-use crate::core::keys::LeaseKind;
-use crate::core::questions::control::Question;
-use crate::core::questions::control::Unblock;
-use crate::core::request::flow::Flow;
-use crate::core::request::flow::canonical_int;
+use crate::core::keys::{ChildKey, LaneKey, LeaseKind};
+use crate::core::questions::control::{Question, Unblock};
+use crate::core::request::flow::{Flow, canonical_int};
 use crate::core::shared::Shared;
-use crate::resp::Request;
-use crate::resp::encode;
+use crate::resp::{Request, encode};
 use std::fmt::Write;
 
 /// What CLIENT KILL and CLIENT LIST call the kinds of clients that a broker has, and those it has not.

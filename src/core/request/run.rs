@@ -4,20 +4,15 @@
 use crate::base::failure::ErrorLine;
 use crate::base::limits;
 use crate::command::Local;
-use crate::core::child::Child;
-use crate::core::child::ChildState;
 use crate::core::child::closing::CloseReason;
 use crate::core::child::hold::Hold;
+use crate::core::child::{Child, ChildState};
 use crate::core::keys::LeaseKind;
 use crate::core::notice::Notice;
 use crate::core::request::flow::Flow;
 use crate::core::shared::Shared;
 use crate::core::timers::Timer;
-use crate::resp::FrameLimits;
-use crate::resp::Frames;
-use crate::resp::Scan;
-use crate::resp::Scanner;
-use crate::resp::encode;
+use crate::resp::{FrameLimits, Frames, Scan, Scanner, encode};
 
 impl Shared {
     /// One turn of a child, by deficit round robin: it runs requests while it has credit. With more to run it stands in
@@ -163,7 +158,7 @@ impl Shared {
             self.leave_line(child);
             child.set_state(ChildState::Closed);
             child.set_hold(Hold::None);
-            self.env.notices.push_back(Notice::Close(child.key()));
+            self.env.notify(Notice::Close(child.key()));
         }
     }
 

@@ -2,22 +2,16 @@
 //! there are enough. So a child's WAIT goes on the very lane that carried its last write, and that lane is detached
 //! meanwhile: nobody else's requests stand behind it. If the lane has been lost since, no other one can tell.
 
-use crate::base::failure::Failure;
-use crate::base::failure::FailureKind;
-use crate::base::failure::Limit;
-use crate::base::failure::Lost;
+use crate::base::failure::{Failure, FailureKind, Limit, Lost};
 use crate::command::CommandId;
 use crate::core::broker::Broker;
 use crate::core::child::Child;
-use crate::core::child::hold::Hold;
-use crate::core::child::hold::Wait;
+use crate::core::child::hold::{Hold, Wait};
 use crate::core::child::last_write::LastWrite;
 use crate::core::connection::lane::Lane;
 use crate::core::connection::role::LaneRole;
-use crate::core::connection::slot::SlotFlags;
-use crate::core::connection::slot::SlotKind;
-use crate::core::keys::LaneKey;
-use crate::core::keys::LeaseKind;
+use crate::core::connection::slot::{SlotFlags, SlotKind};
+use crate::core::keys::{LaneKey, LeaseKind};
 use crate::core::lease::state::Tenant;
 use crate::core::request::flow::Flow;
 use crate::core::shared::Shared;
