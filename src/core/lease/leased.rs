@@ -18,6 +18,7 @@ use crate::core::request::flow::Flow;
 use crate::core::route::Leased;
 use crate::core::shared::Shared;
 use crate::resp::Request;
+use crate::resp::encode;
 use crate::resp::reply;
 
 impl Shared {
@@ -102,7 +103,8 @@ impl Shared {
                 lease.begin_change(Change::Protocol(proto));
             }
         }
-        let hello = redis::cmd("HELLO").arg(proto).get_packed_command();
+        let mut hello = Vec::new();
+        encode::request(&mut hello, &[b"HELLO", proto.to_string().as_bytes()]);
         self.send_for(child, held.lane, &hello, NO_COMMAND, SlotKind::Housekeeping, SlotFlags::NONE);
         Flow::Hold(Hold::Reply)
     }
@@ -131,6 +133,7 @@ impl Shared {
             return;
         }
         let db = child.session().db;
+        // The lane may have been lost in this event: the child hears of that at its end.
         let Some((lane, pool)) = self.connections.find_with_key(held.lane) else { return };
         if lane.is_ready() && lane.lease().is_some_and(LeaseState::is_watching) {
             return;
@@ -140,8 +143,8 @@ impl Shared {
         self.end_lease(child);
     }
 
-    /// The lane was greeted in the child's new protocol. If that failed the lane is of no use any more, and
-    /// the child's HELLO is looked at afresh, without it.
+    /// The lane was greeted in the child's new protocol. If that failed the lane is closed, and the
+    /// child's HELLO is looked at afresh, without it.
     pub(in crate::core) fn proto_switched(
         &mut self,
         child: &mut Child,
@@ -151,12 +154,10 @@ impl Shared {
     ) {
         let lease = self.connections.find_mut(lane_key).and_then(|lane| lane.lease_mut());
         match lease.and_then(LeaseState::take_change) {
-            Some(Change::Protocol(proto)) if real && frame.first() != Some(&b'-') => self.greet(child, proto),
+            Some(Change::Protocol(proto)) if real && !reply::is_error(frame) => self.greet(child, proto),
             _ => {
                 if real {
-                    self.env
-                        .notices
-                        .push_back(Notice::LoseLane(lane_key, "HELLO was refused on a leased lane"));
+                    self.env.notify(Notice::LoseLane(lane_key, "HELLO was refused on a leased lane"));
                 }
                 self.lift(child);
             }
@@ -175,6 +176,7 @@ impl Shared {
         // It may still be inside MULTI.
         let refused = reply::error_code(frame).is_some_and(|code| code != b"EXECABORT");
         let mut unclean = kind.ends_watch() && refused;
+        // A shared lane has no lease.
         let Some(lease) = lane.lease_mut() else { return };
         lease.note_watch(kind, frame);
         if matches!(kind, SlotKind::Select | SlotKind::Pin) {

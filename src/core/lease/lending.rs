@@ -67,7 +67,7 @@ impl Leases {
         let Some(Waiter { tenant, group, .. }) = self.leave(kind, ticket) else { return false };
         let child = tenant.child();
         let lease = self.lend(connections, env, lane, tenant, kind, group);
-        env.notices.push_back(Notice::Lent(child, lease));
+        env.notify(Notice::Lent(child, lease));
         true
     }
 
@@ -162,7 +162,11 @@ impl Leases {
 
     /// Every blocking group that waits and holds nothing gets one lease of the most crowded group. Takes the next one
     /// back, if one has to be: its lane, and the CLIENT ID that is to be unblocked.
-    pub(super) fn take_back_next(&mut self, connections: &mut Connections, env: &Env) -> Option<(LaneKey, i64)> {
+    pub(super) fn take_back_next(
+        &mut self,
+        connections: &mut Connections,
+        env: &Env,
+    ) -> Option<(LaneKey, i64)> {
         let kind = LeaseKind::Blocking;
         let full = self.lent(kind) >= kind.cap(&env.settings)
             || connections.capacity().leases() >= connections.leases_max(&env.settings, kind);

@@ -8,6 +8,7 @@ use crate::core::keys::ChildKey;
 use crate::core::keys::GroupKey;
 use crate::core::keys::LeaseKind;
 use crate::core::lease::pinning::Pinning;
+use crate::resp::reply;
 
 /// A child as far as leases know it.
 #[derive(Debug, Clone)]
@@ -134,7 +135,7 @@ impl LeaseState {
         match kind {
             SlotKind::Watch => self.watching |= frame == b"+OK\r\n",
             SlotKind::Exec => self.watching &= frame.starts_with(b"-ERR EXEC without MULTI"),
-            SlotKind::Unwatch => self.watching &= frame.first() == Some(&b'-'),
+            SlotKind::Unwatch => self.watching &= reply::is_error(frame),
             // Refused for any other reason, the lane is inside MULTI for good, and goes.
             SlotKind::Discard | SlotKind::AbortedExec => {
                 self.watching &= frame.starts_with(b"-ERR DISCARD without MULTI");

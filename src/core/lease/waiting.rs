@@ -77,14 +77,14 @@ impl Shared {
         self.env.settings.lease_wait_timeout.min(self.env.settings.queue_timeout.max(10))
     }
 
-    /// Takes the child out of the line it stands in.
+    /// Takes the child out of the queue it stands in.
     pub(in crate::core) fn leave_line(&mut self, child: &mut Child) {
         if let (Hold::LeaseQueue, Some(wait)) = (child.hold(), child.front().wait()) {
             self.leases.leave(wait.kind, wait.ticket);
         }
     }
 
-    /// A child's deadline: it stands in a line, or waits for the upstream.
+    /// A child's deadline: it stands in a queue, or waits for the upstream.
     pub(in crate::core) fn child_timer(&mut self, child: &mut Child) {
         self.let_go_if_blocked(child);
         match (child.hold(), child.front().wait()) {
@@ -148,9 +148,7 @@ impl Shared {
 
     /// The lease that has just been granted to the child at hand.
     fn take_notice_of_lease(&mut self, key: ChildKey) -> Option<HeldLease> {
-        let at =
-            self.env.notices.iter().position(|one| matches!(one, Notice::Lent(child, _) if *child == key))?;
-        match self.env.notices.remove(at)? {
+        match self.env.take_back(|one| matches!(one, Notice::Lent(child, _) if *child == key))? {
             Notice::Lent(_, lease) => Some(lease),
             _ => None,
         }
@@ -160,6 +158,7 @@ impl Shared {
     /// closed.
     pub(in crate::core) fn end_lease(&mut self, child: &mut Child) {
         let Some(held) = child.take_lease() else { return };
+        // The lane may have been lost in this event: the child hears of that at its end.
         let Some(lane) = self.connections.find_mut(held.lane) else { return };
         if let Some(lease) = lane.lease_mut() {
             lease.end();

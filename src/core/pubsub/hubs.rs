@@ -1,6 +1,6 @@
 //! Every shared subscription: the topics of each user, which children listen to them, and what the user's connection has
 //! been asked about them. Changes both sides of a subscription, the topic's and the child's, in one function. Never
-//! dials, and never decides when a child is answered.
+//! touches a child itself, and never decides when one is answered.
 
 use crate::base::clock::Millis;
 use crate::base::key::Arena;
@@ -10,11 +10,14 @@ use crate::command::NO_COMMAND;
 use crate::command::Subscribe;
 use crate::core::connection::Connections;
 use crate::core::connection::lane::Lane;
+use crate::core::connection::role::LaneRole;
+use crate::core::connection::role::Role;
 use crate::core::connection::slot::SlotFlags;
 use crate::core::connection::slot::SlotKind;
 use crate::core::env::Env;
 use crate::core::keys::ChildKey;
 use crate::core::keys::LaneKey;
+use crate::core::keys::PoolKey;
 use crate::core::keys::TopicKey;
 use crate::core::keys::TopicName;
 use crate::core::keys::UserId;
@@ -124,13 +127,17 @@ impl Hubs {
         self.by_user.get(&user).map(|hub| hub.lane).filter(|lane| !lane.is_none())
     }
 
-    pub(super) fn set_lane(&mut self, user: UserId, lane: LaneKey) {
+    /// Sees to it that the user's connection is dialled.
+    pub(super) fn want(&mut self, connections: &mut Connections, env: &mut Env, user: UserId) {
+        let known = self.lane_of(user).filter(|lane| connections.find(*lane).is_some());
+        let lane = known.unwrap_or_else(|| {
+            // Channels belong to no db, so none is selected.
+            let pool = connections.pool_of(PoolKey { user, db: 0, proto: 3, no_touch: false });
+            connections.add(Lane::new(pool, Role::Subscriber { listened: false }, env.now))
+        });
         self.by_user.entry(user).or_default().lane = lane;
-    }
-
-    /// Whether a child of this user listens to anything, or wants to.
-    pub(super) fn is_used(&self, user: UserId) -> bool {
-        self.by_user.get(&user).is_some_and(|hub| hub.names.iter().any(|names| !names.is_empty()))
+        self.tell_lane(connections, user);
+        connections.want(env, lane);
     }
 
     /// Whether the user's connection can be asked something.
@@ -140,7 +147,8 @@ impl Hubs {
     }
 
     /// The connection stands: everything that is listened to is asked for, in one go.
-    pub(super) fn connected(&mut self, connections: &mut Connections, env: &mut Env, user: UserId) {
+    pub(in crate::core) fn connected(&mut self, connections: &mut Connections, env: &mut Env, lane: LaneKey) {
+        let Some(user) = user_of(connections, lane) else { return };
         for topic in self.topics_of(user) {
             if self.topics.get(topic).is_some_and(Topic::is_used) {
                 self.ask(connections, env, user, Asked::Join(topic));
@@ -148,28 +156,29 @@ impl Hubs {
                 self.release(connections, env, topic);
             }
         }
-        env.notices.push_back(Notice::HubReady(user));
+        env.notify(Notice::HubReady(user));
     }
 
     /// The connection is gone: nothing that was asked will be answered, and nothing is subscribed any more. Children that
     /// wait for a first confirmation wait for the next connection.
-    pub(super) fn disconnected(
+    pub(in crate::core) fn disconnected(
         &mut self,
         connections: &mut Connections,
         env: &mut Env,
-        user: UserId,
+        lane: LaneKey,
         loss: SubscriberLoss,
     ) {
+        let Some(user) = user_of(connections, lane) else { return };
         let Some(hub) = self.by_user.get_mut(&user) else { return debug_assert!(false, "no such hub") };
         hub.asked.clear();
-        connections.find_mut(hub.lane).map(Lane::take_all);
+        connections.known_mut(lane).map(Lane::take_all);
         for key in self.topics_of(user) {
             if let Some(topic) = self.known(key) {
                 (topic.wanted, topic.pending, topic.checks) = (false, 0, 0);
             }
             self.release(connections, env, key);
         }
-        env.notices.push_back(Notice::SubscribersLost(user, loss));
+        env.notify(Notice::SubscribersLost(user, loss));
     }
 
     /// No child is this user any more, or listens as this user, and its connection has gone.
@@ -181,9 +190,10 @@ impl Hubs {
     }
 
     /// Has the user's lane, if there is one yet, know whether it is needed.
-    pub(super) fn tell_lane(&self, connections: &mut Connections, user: UserId) {
+    fn tell_lane(&self, connections: &mut Connections, user: UserId) {
+        let used = self.by_user.get(&user).is_some_and(|hub| hub.names.iter().any(|names| !names.is_empty()));
         if let Some(lane) = self.lane_of(user) {
-            connections.set_listened(lane, self.is_used(user));
+            connections.set_listened(lane, used);
         }
     }
 
@@ -232,17 +242,39 @@ impl Hubs {
         connections.send(env, hub.lane, &bytes, Key::NONE, NO_COMMAND, SlotKind::Topic, SlotFlags::NONE);
     }
 
-    /// Asks again for topics of nobody that the upstream was too busy to leave.
-    pub(super) fn leave_unused(&mut self, connections: &mut Connections, env: &mut Env) {
+    /// A connection that has long said nothing is asked whether it lives: a stall is noticed only where an answer is
+    /// owed. One that carries nothing any more is forgotten. What the upstream was too busy to leave is asked again.
+    pub(in crate::core) fn check(&mut self, connections: &mut Connections, env: &mut Env) {
         for topic in std::mem::take(&mut self.to_leave) {
             self.release(connections, env, topic);
+        }
+        let quiet = env.settings.lane_stall_timeout / 2;
+        for key in connections.keys_where(|lane| lane.role() == LaneRole::Subscriber) {
+            let used = connections.is_listened(key);
+            let (Some(user), Some(lane)) = (user_of(connections, key), connections.known(key)) else {
+                continue;
+            };
+            let silent = lane.is_idle() && env.now.saturating_sub(lane.last_reply()) >= quiet;
+            if used && lane.is_ready() && silent && quiet > 0 {
+                let asked = Asked::Probe(self.next_ping());
+                self.ask(connections, env, user, asked);
+            } else if !used && lane.is_dormant() {
+                connections.remove(env, key);
+                self.forget_user(user);
+            }
         }
     }
 
     // ---- what a child asks for ------------------------------------------------------------------------
 
     /// Finds the topics that a SUBSCRIBE names, or makes them, and keeps them for it.
-    pub(super) fn pin(&mut self, user: UserId, family: Family, request: &Request<'_>) -> Vec<TopicKey> {
+    pub(super) fn pin(
+        &mut self,
+        connections: &mut Connections,
+        user: UserId,
+        family: Family,
+        request: &Request<'_>,
+    ) -> Vec<TopicKey> {
         let names = &mut self.by_user.entry(user).or_default().names[family_index(family)];
         let mut pinned = Vec::with_capacity(request.argc() - 1);
         for name in request.args().skip(1) {
@@ -267,6 +299,7 @@ impl Hubs {
             }
             pinned.push(key);
         }
+        self.tell_lane(connections, user);
         pinned
     }
 
@@ -499,9 +532,10 @@ impl Hubs {
         &mut self,
         connections: &mut Connections,
         env: &mut Env,
-        user: UserId,
+        lane: LaneKey,
         (kind, frame): (u8, &[u8]),
     ) -> Result<Received, &'static str> {
+        let user = user_of(connections, lane).ok_or("a lane that is gone")?;
         if kind != b'>' {
             return self.replied(connections, env, user, frame);
         }
@@ -546,7 +580,7 @@ impl Hubs {
                 self.checked(connections, env, topic, (child, fence), None);
             }
             _ if change.leave && change.family == Family::Shard => {
-                env.notices.push_back(Notice::TopicMoved(topic));
+                env.notify(Notice::TopicMoved(topic));
             }
             _ => return Err("a confirmation nobody asked for"),
         }
@@ -561,7 +595,7 @@ impl Hubs {
         user: UserId,
         frame: &[u8],
     ) -> Result<Received, &'static str> {
-        let refused = frame.first() == Some(&b'-');
+        let refused = reply::is_error(frame);
         let asked = self.pop_asked(connections, env.now, user)?;
         if let Asked::Fence(_, number) | Asked::Probe(number) = asked {
             // Even a refused PING has been answered in its turn.
@@ -614,11 +648,11 @@ impl Hubs {
             topic.wanted = !topic.wanted;
             if !topic.wanted {
                 // They listened on the connection before this one; their right has gone since.
-                return env.notices.push_back(Notice::TopicRefused(key));
+                return env.notify(Notice::TopicRefused(key));
             }
             if !topic.is_used() {
                 // It may not be left: it stays, and its messages go to nobody. A busy upstream is asked again.
-                if frame.starts_with(b"-BUSY") {
+                if reply::error_code(frame) == Some(b"BUSY") {
                     self.to_leave.push(key);
                 }
                 return;
@@ -641,7 +675,7 @@ impl Hubs {
         // What the first child to ask was refused a moment before.
         topic.wanted |= refusal.is_none() && topic.pending == 0;
         if let Some(frame) = refusal {
-            env.notices.push_back(Notice::JoinRefused(child, fence, frame.to_vec()));
+            env.notify(Notice::JoinRefused(child, fence, frame.to_vec()));
         }
         self.release(connections, env, key);
     }
@@ -658,6 +692,11 @@ impl Hubs {
     fn topics_of(&self, user: UserId) -> Vec<TopicKey> {
         self.topics.iter().filter(|(_, topic)| topic.user == user).map(|(key, _)| key).collect()
     }
+}
+
+/// Whose subscriptions a lane carries.
+fn user_of(connections: &Connections, lane: LaneKey) -> Option<UserId> {
+    connections.known(lane).map(|lane| connections.key_of(lane).user)
 }
 
 #[cfg(test)]

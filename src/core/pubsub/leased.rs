@@ -73,7 +73,7 @@ impl Shared {
     }
 
     /// Gives a push to the child that leases the lane. The last confirmation of a change completes its slot.
-    fn push_to_lessee(&mut self, child: &mut Child, lane_key: LaneKey, frame: &[u8]) {
+    fn push_to_tenant(&mut self, child: &mut Child, lane_key: LaneKey, frame: &[u8]) {
         if !append_push(child, &mut self.env, frame) {
             return self.close(child);
         }
@@ -93,8 +93,7 @@ impl Shared {
     /// On a RESP3 lane nobody leases, a push can only be something Redis tells every connection: not a
     /// reply, so it is dropped. A RESP2 lane cannot have one.
     fn stray_push(&self, lane_key: LaneKey) -> bool {
-        self.connections.find(lane_key)
-            .is_some_and(|lane| self.connections.key_of(lane).proto == 3)
+        self.connections.find(lane_key).is_some_and(|lane| self.connections.key_of(lane).proto == 3)
     }
 }
 
@@ -136,7 +135,7 @@ impl Broker {
             return self.shared.stray_push(lane_key);
         };
         if let Some(child) = self.children.get_mut(lease.child()) {
-            self.shared.push_to_lessee(child, lane_key, frame);
+            self.shared.push_to_tenant(child, lane_key, frame);
         }
         true
     }

@@ -9,10 +9,7 @@ use crate::command::Subscribe;
 use crate::config::value::Pubsub as Mode;
 use crate::core::child::Child;
 use crate::core::child::hold::Hold;
-use crate::core::connection::lane::Lane;
-use crate::core::connection::role::Role;
 use crate::core::keys::ChildKey;
-use crate::core::keys::PoolKey;
 use crate::core::keys::UserId;
 use crate::core::pubsub::hubs::Asked;
 use crate::core::pubsub::push::verb;
@@ -75,8 +72,7 @@ impl Shared {
             if self.hub_is_full(user, key) {
                 return Flow::Hold(Hold::LaneFull);
             }
-            own.pin(self.hubs.pin(user, change.family, request));
-            self.hubs.tell_lane(&mut self.connections, user);
+            own.pin(self.hubs.pin(&mut self.connections, user, change.family, request));
         }
         let refusal = own.take_refusal();
         if own.is_fence_answered() {
@@ -176,23 +172,10 @@ impl Shared {
             let asked = Asked::Fence(child.key(), fence);
             self.hubs.ask(&mut self.connections, &mut self.env, user, asked);
         } else {
-            self.want_hub(user);
+            self.hubs.want(&mut self.connections, &mut self.env, user);
         }
         self.arm_topics_wait(child, self.env.now + self.topics_patience());
         Flow::Hold(Hold::Subscription)
-    }
-
-    /// Sees to it that the user's connection is dialled.
-    fn want_hub(&mut self, user: UserId) {
-        let known = self.hubs.lane_of(user).filter(|lane| self.connections.find(*lane).is_some());
-        let lane = known.unwrap_or_else(|| {
-            // Channels belong to no db, so none is selected.
-            let pool = self.connections.pool_of(PoolKey { user, db: 0, proto: 3, no_touch: false });
-            self.connections.add(Lane::new(pool, Role::Subscriber { listened: false }, self.env.now))
-        });
-        self.hubs.set_lane(user, lane);
-        self.hubs.tell_lane(&mut self.connections, user);
-        self.connections.want(&mut self.env, lane);
     }
 
     /// Has the child looked at when it may have to be told something. One timer at a time: a child that comes
@@ -253,6 +236,7 @@ impl Shared {
             return Some(self.connections.down(lane.pool()));
         }
         let pool = lane.map(|lane| lane.pool());
-        (waited >= settings.lease_wait_timeout).then(|| self.connections.no_subscriber(&self.env.settings, pool))
+        (waited >= settings.lease_wait_timeout)
+            .then(|| self.connections.no_subscriber(&self.env.settings, pool))
     }
 }

@@ -1,14 +1,12 @@
-//! The connection of a user's shared subscriptions as the rest of the broker sees it: what its frames, its loss and its
-//! silence mean for children. It is always read. What is subscribed on it is `pubsub::hubs`'.
+//! What the connection of a user's shared subscriptions means for children: its frames, its loss, and what the upstream
+//! takes away. What is subscribed on it is `pubsub::hubs`'.
 
 use crate::config::value::OnSubscriberLoss;
 use crate::core::broker::Broker;
 use crate::core::child::closing::CloseReason;
 use crate::core::child::hold::Hold;
-use crate::core::connection::role::LaneRole;
 use crate::core::keys::ChildKey;
 use crate::core::keys::LaneKey;
-use crate::core::keys::LeaseKind;
 use crate::core::keys::TopicKey;
 use crate::core::keys::UserId;
 use crate::core::pubsub::SubscriberLoss;
@@ -19,38 +17,6 @@ use crate::core::pubsub::push::confirmation;
 use crate::core::shared::Shared;
 
 impl Shared {
-    fn user_of(&self, lane: LaneKey) -> Option<UserId> {
-        self.connections.find(lane).map(|lane| self.connections.key_of(lane).user)
-    }
-
-    /// Whether one more connection for subscriptions fits beside the leases.
-    pub(in crate::core) fn has_subscriber_place(&self) -> bool {
-        self.connections.capacity().leases() < self.connections.leases_max(&self.env.settings, LeaseKind::Session)
-    }
-
-    /// The connection stands.
-    pub(in crate::core) fn hub_ready(&mut self, lane: LaneKey) {
-        let Some(user) = self.user_of(lane) else { return };
-        self.hubs.connected(&mut self.connections, &mut self.env, user);
-    }
-
-    /// The connection is gone: messages may have been missed.
-    pub(in crate::core) fn hub_lost(&mut self, lane: LaneKey, failures: u32) {
-        let Some(user) = self.user_of(lane) else { return };
-        let loss = SubscriberLoss::Broken { failures };
-        self.hubs.disconnected(&mut self.connections, &mut self.env, user, loss);
-    }
-
-    /// Another upstream: what it publishes comes on a new connection, and from now on.
-    pub(in crate::core) fn move_hub(&mut self, lane: LaneKey) {
-        let Some(user) = self.user_of(lane) else { return };
-        if let Some(lane) = self.connections.find_mut(lane) {
-            lane.forget_failures();
-        }
-        let loss = SubscriberLoss::UpstreamReplaced;
-        self.hubs.disconnected(&mut self.connections, &mut self.env, user, loss);
-    }
-
     /// The listeners have been seen to: the others need another connection.
     fn reconnect_hub(&mut self, user: UserId, loss: SubscriberLoss) {
         // The user may have ended with its listeners.
@@ -65,29 +31,6 @@ impl Shared {
             }
         }
     }
-
-    /// A connection that has long said nothing is asked whether it lives: a stall is noticed only where an answer is
-    /// owed. One that carries nothing any more is forgotten.
-    pub(in crate::core) fn check_hubs(&mut self) {
-        self.hubs.leave_unused(&mut self.connections, &mut self.env);
-        let quiet = self.env.settings.lane_stall_timeout / 2;
-        let lanes = self.connections.lanes().filter(|(_, lane)| lane.role() == LaneRole::Subscriber);
-        let lanes: Vec<LaneKey> = lanes.map(|(key, _)| key).collect();
-        for key in lanes {
-            let Some(user) = self.user_of(key) else { continue };
-            let used = self.connections.is_listened(key);
-            let Some(lane) = self.connections.find(key) else { continue };
-            let silent = lane.is_idle() && self.env.now.saturating_sub(lane.last_reply()) >= quiet;
-            if used && lane.is_ready() && silent && quiet > 0 {
-                let asked = Asked::Probe(self.hubs.next_ping());
-                self.hubs.ask(&mut self.connections, &mut self.env, user, asked);
-            } else if !used && lane.is_dormant() {
-                let pool = lane.pool();
-                self.connections.remove(&mut self.env, key);
-                self.hubs.forget_user(user);
-            }
-        }
-    }
 }
 
 impl Broker {
@@ -99,8 +42,7 @@ impl Broker {
         kind: u8,
     ) -> Result<(), &'static str> {
         let shared = &mut self.shared;
-        let user = shared.user_of(lane).ok_or("a lane that is gone")?;
-        match shared.hubs.received(&mut shared.connections, &mut shared.env, user, (kind, frame))? {
+        match shared.hubs.received(&mut shared.connections, &mut shared.env, lane, (kind, frame))? {
             Received::Nothing => {}
             Received::Message(topic) => self.push_to_listeners(topic, frame),
             Received::FenceAnswered(child, number) => self.fence_answered(child, number),
@@ -176,7 +118,8 @@ impl Broker {
         }
         for (key, child) in self.children.iter() {
             let own = child.topics().filter(|own| own.user() == user);
-            let fence = own.filter(|_| child.hold() == Hold::Subscription).and_then(|own| own.awaited_fence());
+            let fence =
+                own.filter(|_| child.hold() == Hold::Subscription).and_then(|own| own.awaited_fence());
             if let Some(number) = fence {
                 hubs.ask(connections, env, user, Asked::Fence(key, number));
             }
@@ -185,9 +128,10 @@ impl Broker {
 
     /// Children that listen may miss messages from now on: they end, or messages are missing, as the setting says.
     pub(in crate::core) fn subscribers_lost(&mut self, user: UserId, loss: SubscriberLoss) {
-        let listeners = self.children.iter().filter(|(_, child)| {
-            child.topics().is_some_and(|own| own.user() == user && own.total() > 0)
-        });
+        let listeners = self
+            .children
+            .iter()
+            .filter(|(_, child)| child.topics().is_some_and(|own| own.user() == user && own.total() > 0));
         let listeners: Vec<ChildKey> = listeners.map(|(key, _)| key).collect();
         match self.shared.env.settings.on_subscriber_loss {
             OnSubscriberLoss::Close => {

@@ -60,7 +60,8 @@ impl Shared {
             };
         }
         // Of a block whose MULTI alone is to go unanswered each command is looked at by itself.
-        let skips = self.work.is_busy() || child.session().replies == ReplyMode::Skip || child.session().debugs;
+        let skips =
+            self.work.is_busy() || child.session().replies == ReplyMode::Skip || child.session().debugs;
         if !watch_lost
             && !skips
             && let Some((block, consumed)) = self.whole_block(child, request, decided.id, rest)

@@ -2,14 +2,13 @@
 
 use super::*;
 use crate::base::clock::Millis;
+use crate::base::failure::Down;
+use crate::base::failure::Failure;
 use crate::config::parse_upstream;
 use crate::core::broker::Broker;
 use crate::core::child::hold::Hold;
 use crate::core::connection::lane::Lane;
 use crate::core::connection::role::LaneRole;
-use crate::core::connection::lane::LaneState;
-use crate::base::failure::Down;
-use crate::base::failure::Failure;
 use crate::core::shared::Shared;
 use crate::core::sim::Sim;
 use crate::resp::encode;
@@ -49,6 +48,9 @@ fn check(broker: &Broker) {
         }
     }
     for hub in broker.shared.hubs.by_user.values() {
+        let listened = broker.shared.connections.find(hub.lane).is_some_and(Lane::is_listened);
+        let used = hub.names.iter().any(|names| !names.is_empty());
+        assert!(hub.lane.is_none() || listened == used, "a lane that does not know whether it is needed");
         let depth = broker.shared.connections.find(hub.lane).map_or(0, Lane::depth);
         assert_eq!(hub.asked.len(), depth, "questions and slots");
     }
