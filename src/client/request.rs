@@ -1,8 +1,8 @@
 //! What callers hand in and get back: requests, transactions, outcomes. Plain data.
 
+use super::guard;
 use crate::base::failure::FailureKind;
 use crate::resp::{Tree, encode};
-use super::guard;
 
 /// Bytes of commands in one transaction: it is held whole here, on its way, and in the broker.
 pub const BLOCK_MAX: usize = 64 * 1024 * 1024;

@@ -25,7 +25,7 @@ pub(in crate::core) struct Env {
     pub(in crate::core) counters: Counters,
     pub(in crate::core) spares: Spares,
     pub(in crate::core) actions: Vec<Action>,
-    pub(in crate::core) notices: VecDeque<Notice>,
+    notices: VecDeque<Notice>,
     pub(in crate::core) runnable: VecDeque<ChildKey>,
     pub(in crate::core) dirty_children: Vec<ChildKey>,
     pub(in crate::core) resumed: Vec<ChildKey>,
@@ -41,6 +41,47 @@ impl Env {
         let max = self.settings.reconnect_backoff_max.max(1);
         let base = (limits::BACKOFF_FIRST << failures.min(16)).min(max);
         base - self.rng.u64(0..=base / 2)
+    }
+}
+
+impl Env {
+    pub(in crate::core) fn new(
+        settings: Settings,
+        upstream: Upstream,
+        rng: fastrand::Rng,
+        now: Millis,
+    ) -> Self {
+        Env {
+            settings,
+            upstream,
+            now,
+            rng,
+            timers: Timers::default(),
+            counters: Counters::default(),
+            spares: Spares::default(),
+            actions: Vec::new(),
+            notices: VecDeque::new(),
+            runnable: VecDeque::new(),
+            dirty_children: Vec::new(),
+            resumed: Vec::new(),
+            memory: 0,
+            draining: false,
+        }
+    }
+
+    /// Has other children told, once the event at hand is done with its own.
+    pub(in crate::core) fn notify(&mut self, notice: Notice) {
+        self.notices.push_back(notice);
+    }
+
+    pub(in crate::core) fn next_notice(&mut self) -> Option<Notice> {
+        self.notices.pop_front()
+    }
+
+    /// Takes back the first such notice that is not delivered yet.
+    pub(in crate::core) fn take_back(&mut self, is_meant: impl Fn(&Notice) -> bool) -> Option<Notice> {
+        let at = self.notices.iter().position(is_meant)?;
+        self.notices.remove(at)
     }
 }
 

@@ -2,12 +2,10 @@
 //! that serves one child has that child and this, so it can touch no other child: what others are to hear is a notice
 //! (`core::notice`), which the broker delivers once the child at hand is done.
 
-use crate::base::bytes::Spares;
 use crate::base::clock::Millis;
 use crate::config::Settings;
 use crate::config::Upstream;
 use crate::core::connection::Connections;
-use crate::core::counters::Counters;
 use crate::core::env::Env;
 use crate::core::env::Turn;
 use crate::core::lease::leases::Leases;
@@ -17,9 +15,7 @@ use crate::core::questions::control::Control;
 use crate::core::questions::probe::Probe;
 use crate::core::questions::rights::ScriptRights;
 use crate::core::questions::work::Work;
-use crate::core::timers::Timers;
 use crate::core::user::users::Users;
-use std::collections::VecDeque;
 
 /// What all children share.
 #[derive(Debug)]
@@ -46,22 +42,7 @@ impl Shared {
     ) -> Self {
         Shared {
             users: Users::new(settings.auth),
-            env: Env {
-                settings,
-                upstream,
-                now,
-                rng,
-                timers: Timers::default(),
-                counters: Counters::default(),
-                spares: Spares::default(),
-                actions: Vec::new(),
-                notices: VecDeque::new(),
-                runnable: VecDeque::new(),
-                dirty_children: Vec::new(),
-                resumed: Vec::new(),
-                memory: 0,
-                draining: false,
-            },
+            env: Env::new(settings, upstream, rng, now),
             turn: Turn::new(),
             connections: Connections::default(),
             control: Control::default(),

@@ -13,12 +13,13 @@ use std::collections::BinaryHeap;
 pub(in crate::core) enum Timer {
     /// A lane's attempt or backoff; meant only while the lane's `timer` has this number.
     Lane(LaneKey, u32),
-    /// A child that waits for a lease or for the upstream.
+    /// A child that waits. Its hold says for what, and the child until when: new settings may have moved that, and
+    /// it may have gone on since.
     Child(ChildKey),
-    /// Leases could not be opened; try again.
+    /// Leases could not be opened; they are tried again.
     Leases,
     /// A shared lane may now be asked to yield.
-    Places,
+    Yield,
     /// The periodic pass.
     Janitor,
     /// The end of the drain's patience.

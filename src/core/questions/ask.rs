@@ -38,7 +38,7 @@ use crate::resp::reply;
 impl Shared {
     /// The child that asked looks at its request afresh, with this answer.
     pub(in crate::core) fn give_answer(&mut self, child: ChildKey, answer: Option<Answer>) {
-        self.env.notices.push_back(Notice::Answer(child, answer));
+        self.env.notify(Notice::Answer(child, answer));
     }
 
     /// The same, where the child goes on unless the upstream has refused.
@@ -225,10 +225,10 @@ impl Shared {
         }
         log::info!("upstream {} is up", self.env.upstream);
         self.forget_refusal_of_control();
-        self.env.notices.push_back(Notice::TableChanged);
+        self.env.notify(Notice::TableChanged);
         self.table_for_users();
         self.forget_script_rights();
-        self.env.notices.push_back(Notice::UpstreamAnswers);
+        self.env.notify(Notice::UpstreamAnswers);
     }
 
     /// A script is busy. The connection is kept, since SCRIPT KILL goes on it; a table from before still holds.
@@ -240,7 +240,7 @@ impl Shared {
         }
         self.probe_answered(said);
         if self.commands.table().is_some() {
-            self.env.notices.push_back(Notice::UpstreamAnswers);
+            self.env.notify(Notice::UpstreamAnswers);
         }
     }
 

@@ -54,7 +54,8 @@ impl Shared {
         let table = self.commands.table()?;
         let runs_script = child.sent().in_flight() > 0
             && self
-                .connections.find(child.sent().lane())
+                .connections
+                .find(child.sent().lane())
                 .and_then(Lane::front)
                 .is_some_and(|slot| slot.child == child.key());
         if child.lease().is_some() || runs_script {
@@ -123,8 +124,7 @@ impl Shared {
             if !self.connections.find(key).is_some_and(stalled) {
                 continue;
             }
-            let behind =
-                self.connections.find_mut(key).map(Lane::give_up_behind_front).unwrap_or_default();
+            let behind = self.connections.find_mut(key).map(Lane::give_up_behind_front).unwrap_or_default();
             if behind.is_empty() {
                 continue;
             }
@@ -139,7 +139,7 @@ impl Shared {
     /// These slots stay, but their children are told this instead of the replies.
     pub(in crate::core) fn tell_late(&mut self, key: LaneKey, slots: Vec<Slot>, failure: Failure) {
         for slot in &slots {
-            self.env.notices.push_back(Notice::Late(slot.child));
+            self.env.notify(Notice::Late(slot.child));
         }
         self.fail_slots(key, slots, failure);
     }

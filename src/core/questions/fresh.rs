@@ -125,7 +125,10 @@ impl Shared {
             self.answer(child, &ProtocolError::InvalidBulkLength.reply());
         } else {
             // Redis closes without a word.
-            self.answer_error(child, format!("ERR Protocol error: the server's {setting} is {max_bytes} bytes"));
+            self.answer_error(
+                child,
+                format!("ERR Protocol error: the server's {setting} is {max_bytes} bytes"),
+            );
         }
         self.finish_at_request(child);
         Some(Flow::Done)

@@ -115,11 +115,6 @@ impl Probe {
         self.lane
     }
 
-    /// Connection slots that it takes from leases.
-    pub(in crate::core) fn slots(&self) -> usize {
-        usize::from(self.lane.is_some())
-    }
-
     /// The connection is gone. Each question that it had not answered is told so on its own.
     pub(in crate::core) fn lost(&mut self) {
         self.default_open = None;

@@ -21,7 +21,7 @@ impl Shared {
         if user == UserId::DEFAULT {
             self.probe.default_refused();
         }
-        self.env.notices.push_back(Notice::UserRefused(user));
+        self.env.notify(Notice::UserRefused(user));
     }
 
     /// Ends the users that no child has been for a while.
@@ -93,7 +93,7 @@ impl Shared {
             return self.connections.account(&mut self.env, key);
         }
         self.end_lane(key);
-        self.env.notices.push_back(Notice::PoolRefused(*pool, text));
+        self.env.notify(Notice::PoolRefused(*pool, text));
     }
 }
 

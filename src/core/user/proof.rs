@@ -221,7 +221,7 @@ impl Shared {
         for user in self.users.suspects() {
             self.recheck(user);
         }
-        self.env.notices.push_back(Notice::UpstreamAnswers);
+        self.env.notify(Notice::UpstreamAnswers);
     }
 
     // ---- answers --------------------------------------------------------------------------------------
@@ -295,7 +295,7 @@ impl Shared {
     }
 
     fn tell(&mut self, asker: Asker, verdict: Outcome) {
-        self.env.notices.push_back(Notice::Proved(Proved { asker, verdict }));
+        self.env.notify(Notice::Proved(Proved { asker, verdict }));
     }
 
     /// The upstream has answered a question about a child, which may wait for another one by now.
@@ -328,7 +328,7 @@ impl Shared {
 
     fn answer_front(&mut self, child: &mut Child, frame: &[u8]) {
         child.front_mut().set_answered();
-        if frame.first() == Some(&b'-') {
+        if reply::is_error(frame) {
             child.session_mut().transaction.spoil();
         }
         self.answer(child, frame);
@@ -382,7 +382,7 @@ impl Shared {
         if let (Some(lane), false) = (self.probe.lane(), open || closed) {
             return self.lane_lost(lane, "PING was not answered as by Redis");
         }
-        self.env.notices.push_back(Notice::UpstreamAnswers);
+        self.env.notify(Notice::UpstreamAnswers);
     }
 }
 

@@ -297,12 +297,7 @@ impl Users {
     // ---- wrong passwords ------------------------------------------------------------------------------
 
     /// When this password of a child of this source may be looked at.
-    pub(super) fn guess_due(
-        &mut self,
-        source: &Source,
-        claim: (&[u8], &[u8]),
-        now: Millis,
-    ) -> Millis {
+    pub(super) fn guess_due(&mut self, source: &Source, claim: (&[u8], &[u8]), now: Millis) -> Millis {
         let most = self.guess_delay_max();
         now + self.guesses.delay(source, claim, most, now)
     }
