@@ -145,8 +145,7 @@ impl Shared {
 
     /// Whether the control connection carries questions right now.
     pub(in crate::core) fn control_is_ready(&self) -> bool {
-        !self.control.is_leaving()
-            && self.connections.find(self.control.lane()).is_some_and(|lane| lane.is_ready())
+        !self.control.is_leaving() && self.connections.known(self.control.lane()).is_some_and(Lane::is_ready)
     }
 
     /// The answer to the oldest question; `None` when the connection was lost before it came.
@@ -226,7 +225,9 @@ impl Shared {
         log::info!("upstream {} is up", self.env.upstream);
         self.forget_refusal_of_control();
         self.env.notify(Notice::TableChanged);
-        self.table_for_users();
+        if let Some(table) = self.commands.table() {
+            self.users.table_changed(table);
+        }
         self.forget_script_rights();
         self.env.notify(Notice::UpstreamAnswers);
     }

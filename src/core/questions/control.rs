@@ -281,6 +281,7 @@ impl Control {
     /// The oldest question, and what has become of it. What an upstream that has been replaced says matters only where it
     /// is about its own leases.
     pub(super) fn answered<'a>(&mut self, frame: Option<&'a [u8]>) -> Option<(Question, Said<'a>)> {
+        debug_assert!(!self.questions.is_empty(), "an answer to no question");
         let question = self.questions.pop_front()?;
         let said = Said::of(frame.filter(|_| !self.leaving || question.is_about_leases()));
         Some((question, said))

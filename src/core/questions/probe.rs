@@ -128,6 +128,7 @@ impl Probe {
 
     /// What the next answer is about.
     pub(in crate::core) fn answered(&mut self) -> Option<Proof> {
+        debug_assert!(!self.proofs.is_empty(), "an answer on the probe to no question");
         self.proofs.pop_front()
     }
 

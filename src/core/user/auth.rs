@@ -5,7 +5,6 @@ use crate::base::limits;
 use crate::command::CommandId;
 use crate::command::Local;
 use crate::command::Route;
-use crate::command::Table;
 use crate::command::Transaction as TransactionCommand;
 use crate::command::texts;
 use crate::config::accounts::Account;
@@ -54,6 +53,7 @@ impl Shared {
         // The lane that carried them is the previous user's.
         child.sent_mut().lose_writes();
         let Some(held) = child.lease() else { return };
+        // It may have been lost in this event, of which the child is told at its end.
         if let Some(lane) = self.connections.find_mut(held.lane) {
             lane.need_close();
             if lane.lease().is_some_and(LeaseState::is_watching) {
@@ -289,13 +289,6 @@ impl Shared {
                 Route::Shared
             }
             _ => route,
-        }
-    }
-
-    pub(in crate::core) fn table_for_users(&mut self) {
-        if let Some(table) = self.commands.table() {
-            let table: &Table = table;
-            self.users.table_changed(table);
         }
     }
 

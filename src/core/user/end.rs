@@ -34,6 +34,7 @@ impl Shared {
     /// Closes every connection of a user that no child is, and forgets what was said on them.
     pub(super) fn end_user(&mut self, user: UserId) {
         for key in self.connections.keys() {
+            // The end of one lane may remove another.
             let Some(lane) = self.connections.find(key).filter(|lane| !lane.role().is_own()) else {
                 continue;
             };
@@ -48,7 +49,7 @@ impl Shared {
 
     /// Removes a lane for good, whatever is on it: it belongs to children that are gone.
     fn end_lane(&mut self, key: LaneKey) {
-        let Some(lane) = self.connections.find_mut(key) else { return };
+        let Some(lane) = self.connections.known_mut(key) else { return };
         let pool = lane.pool();
         if let Some(kind) = lane.take_opening_for() {
             self.leases.end_opening(kind, pool);
@@ -57,7 +58,7 @@ impl Shared {
             return self.leases.abandon(&mut self.connections, &mut self.env, key);
         }
         self.connections.drop_connection(&mut self.env, key);
-        let slots = self.connections.find_mut(key).map(Lane::take_all).unwrap_or_default();
+        let slots = self.connections.known_mut(key).map(Lane::take_all).unwrap_or_default();
         self.fail_slots(key, slots, Failure::LOST);
         self.connections.remove(&mut self.env, key);
     }
@@ -65,7 +66,7 @@ impl Shared {
     /// The upstream has refused the greeting of a child's lane. True if that is the user's own affair and is dealt with
     /// here: its password, or the db that it may not select.
     pub(in crate::core) fn greeting_refused(&mut self, key: LaneKey, is_choice: bool, frame: &[u8]) -> bool {
-        let Some(lane) = self.connections.find(key) else { return true };
+        let Some(lane) = self.connections.known(key) else { return true };
         let pool = *self.connections.key_of(lane);
         if pool.user == UserId::UPSTREAM || lane.role().is_own() {
             return false;
@@ -85,7 +86,7 @@ impl Shared {
     fn refuse_pool(&mut self, key: LaneKey, pool: &PoolKey, frame: &[u8]) {
         let text = reply::error_text(frame).unwrap_or_default();
         self.connections.drop_connection(&mut self.env, key);
-        let Some(lane) = self.connections.find_mut(key) else { return };
+        let Some(lane) = self.connections.known_mut(key) else { return };
         debug_assert!(lane.is_dormant());
         if lane.role() == LaneRole::Shared {
             let slots = lane.take_all();

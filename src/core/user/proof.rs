@@ -50,8 +50,7 @@ impl Shared {
     }
 
     fn probe_is_ready(&self) -> bool {
-        let lane = self.probe.lane().and_then(|lane| self.connections.find(lane));
-        lane.is_some_and(|lane| lane.is_ready())
+        self.probe.lane().is_some_and(|lane| self.connections.known(lane).is_some_and(Lane::is_ready))
     }
 
     /// Asks now and then whether the default user needs a password: that may change without notice.

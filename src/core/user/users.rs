@@ -352,7 +352,7 @@ impl Users {
     }
 
     /// Another table has come, and with it other ids.
-    pub(super) fn table_changed(&mut self, table: &Table) {
+    pub(in crate::core) fn table_changed(&mut self, table: &Table) {
         for local in &mut self.locals {
             local.refused = Vec::new();
         }
