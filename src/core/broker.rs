@@ -134,7 +134,7 @@ impl Broker {
             link,
             self.shared.env.now,
         ));
-        if let Some(child) = self.children.get_mut(key) {
+        if let Some(child) = self.children.known_mut(key) {
             self.shared.become_first_user(child);
         }
         Some(key)
@@ -166,7 +166,7 @@ impl Broker {
         let mut frames = child.inbox_mut().begin(fresh, &mut self.shared.turn.scanner);
         if let Some(asked) = self.shared.run_turn(child, &mut frames) {
             self.run_roster(key, asked, &mut frames);
-            let Some(again) = self.children.get_mut(key) else { return };
+            let Some(again) = self.children.known_mut(key) else { return };
             child = again;
         }
         self.shared.end_run(child, frames);
@@ -185,7 +185,7 @@ impl Broker {
                 Local::ClientUnblock => self.unblock(key, &request),
                 _ => self.list(key, &request),
             };
-            let Some(child) = self.children.get_mut(key) else { return };
+            let Some(child) = self.children.known_mut(key) else { return };
             asked = self.shared.go_on(child, frames, flow, len);
         }
     }

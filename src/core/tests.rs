@@ -6,7 +6,6 @@ mod refusals;
 mod turns;
 mod users;
 
-use crate::core::connection::lane::LaneState;
 use crate::core::connection::role::LaneRole;
 use crate::core::connection::slot::SlotFlags;
 use crate::core::connection::slot::SlotKind;

@@ -45,12 +45,18 @@ impl Children {
         self.by_id.get(&u64::try_from(id).ok()?).copied()
     }
 
-    /// The child, unless it has gone.
+    /// A child that is there.
+    pub(in crate::core) fn known_mut(&mut self, key: ChildKey) -> Option<&mut Child> {
+        debug_assert!(self.arena.get(key).is_some(), "no child {key:?}");
+        self.arena.get_mut(key)
+    }
+
+    /// A child that may have gone: its key was kept by a slot, a timer, a list or the driver.
     pub(in crate::core) fn get(&self, key: ChildKey) -> Option<&Child> {
         self.arena.get(key)
     }
 
-    /// The child, unless it has gone.
+    /// The same.
     pub(in crate::core) fn get_mut(&mut self, key: ChildKey) -> Option<&mut Child> {
         self.arena.get_mut(key)
     }

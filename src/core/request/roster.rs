@@ -206,14 +206,14 @@ impl Broker {
 
     /// CLIENT LIST, as much of it as the child's turn has room for.
     pub(in crate::core) fn list(&mut self, key: ChildKey, request: &Request<'_>) -> Flow {
-        let Some(child) = self.children.get_mut(key) else { return Flow::Gone };
+        let Some(child) = self.children.known_mut(key) else { return Flow::Gone };
         if child.session().is_muted() {
             return Flow::Done;
         }
         let (mut listing, mut credit) = (child.front_mut().take_listing(), child.credit());
         let (proto, arg) = (child.session().proto, |index| request.arg(index));
         let made = self.list_on(&mut listing, request.argc(), arg, &mut credit);
-        let Some(child) = self.children.get_mut(key) else { return Flow::Gone };
+        let Some(child) = self.children.known_mut(key) else { return Flow::Gone };
         child.spend((child.credit() - credit) as usize);
         match made {
             Ok(true) => {
@@ -275,7 +275,7 @@ impl Broker {
     /// Closes children of the same user of this host. Others are as if they were not there.
     pub(in crate::core) fn kill(&mut self, key: ChildKey, request: &Request<'_>) -> Flow {
         let (children, shared) = (&mut self.children, &mut self.shared);
-        let Some(killer) = children.get_mut(key) else { return Flow::Gone };
+        let Some(killer) = children.known_mut(key) else { return Flow::Gone };
         let filter = match Filter::parse(request, |name| shared.users.may_exist(name, &shared.env.upstream)) {
             Ok(filter) => filter,
             Err(text) => return shared.reject(killer, text),
@@ -288,7 +288,7 @@ impl Broker {
                 self.shared.close(child);
             }
         }
-        let Some(killer) = self.children.get_mut(key) else { return Flow::Gone };
+        let Some(killer) = self.children.known_mut(key) else { return Flow::Gone };
         killer.spend(looked * limits::LOOK_COST);
         match (request.argc(), victims.len()) {
             (3, 0) => return self.shared.reject(killer, texts::NO_SUCH_CLIENT),
@@ -333,7 +333,7 @@ impl Broker {
     /// broker knows its connection.
     pub(in crate::core) fn unblock(&mut self, key: ChildKey, request: &Request<'_>) -> Flow {
         let (children, shared) = (&mut self.children, &mut self.shared);
-        let Some(asker) = children.get_mut(key) else { return Flow::Gone };
+        let Some(asker) = children.known_mut(key) else { return Flow::Gone };
         let error = match request.arg(3).to_ascii_lowercase().as_slice() {
             _ if request.argc() > 4 => return shared.reject(asker, texts::subcommand_syntax(request)),
             b"error" => true,
@@ -354,7 +354,7 @@ impl Broker {
             }
             blocked = blocked_on(child);
         }
-        let Some(asker) = children.get_mut(key) else { return Flow::Gone };
+        let Some(asker) = children.known_mut(key) else { return Flow::Gone };
         let Some((target, lane)) = target.zip(blocked).filter(|_| !found) else {
             shared.answer(asker, if found { b":1\r\n" } else { b":0\r\n" });
             return Flow::Done;

@@ -3,10 +3,7 @@
 use super::truth::Reason;
 use super::{Sim, broken, trace};
 use crate::base::clock::Millis;
-use crate::base::key::Key;
 use crate::base::limits::BACKOFF_FIRST;
-use crate::core::connection::lane::Lane;
-use crate::core::connection::lane::LaneState;
 use crate::core::connection::role::LaneRole;
 use crate::core::keys::LaneKey;
 use crate::core::keys::LeaseKind;

@@ -7,10 +7,7 @@ use super::Sim;
 use super::encoded::error;
 use super::weather::FULL;
 use crate::base::clock::Millis;
-use crate::base::key::Key;
 use crate::core::action::Action;
-use crate::core::child::Child;
-use crate::core::connection::lane::Lane;
 use crate::core::keys::ChildKey;
 use crate::core::keys::LaneKey;
 

@@ -23,16 +23,11 @@
 //! 24. Whoever is sent away by the server again and again comes back ever later. (`dials`)
 
 use super::{Sim, broken};
-use crate::base::key::Key;
-use crate::core::child::Child;
 use crate::core::child::ChildState;
 use crate::core::child::hold::Hold;
-use crate::core::connection::lane::Lane;
-use crate::core::connection::lane::LaneState;
 use crate::core::connection::role::LaneRole;
 use crate::core::connection::slot::SlotKind;
 use crate::core::keys::ChildKey;
-use crate::core::keys::LaneKey;
 use crate::core::keys::LeaseKind;
 use std::collections::HashMap;
 

@@ -10,7 +10,6 @@ use super::{Sim, broken, trace};
 use crate::base::clock::Millis;
 use crate::config::parse_upstream;
 use crate::config::value::Integrity;
-use crate::core::connection::lane::LaneState;
 use crate::core::connection::role::LaneRole;
 use crate::resp::encode;
 use std::collections::BTreeMap;
