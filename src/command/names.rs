@@ -20,9 +20,18 @@ pub(super) struct Names {
 fn packed(name: &[u8]) -> Option<u128> {
     let mut bytes = [0; SHORT_MAX + 1];
     bytes[..SHORT_MAX].get_mut(..name.len())?.copy_from_slice(name);
-    bytes.make_ascii_lowercase();
     bytes[SHORT_MAX] = name.len() as u8;
-    Some(u128::from_le_bytes(bytes))
+    Some(lower(u128::from_le_bytes(bytes)))
+}
+
+/// Sixteen bytes with `A` to `Z` in lower case, all at once: the high bit of each byte says whether it is one of them.
+fn lower(word: u128) -> u128 {
+    const ONES: u128 = u128::from_le_bytes([1; 16]);
+    let low = word & (ONES * 0x7f);
+    let from_a = low + ONES * (0x80 - b'A' as u128);
+    let beyond_z = low + ONES * (0x7f - b'Z' as u128);
+    let is_upper = from_a & !beyond_z & !word & (ONES * 0x80);
+    word | (is_upper >> 2)
 }
 
 impl Names {
@@ -100,6 +109,18 @@ impl Hasher for NameHasher {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn any_byte_is_put_into_lower_case_as_ascii_is() {
+        for byte in 0..=u8::MAX {
+            let bytes =
+                [byte, b'Z', 0xff, b'@', byte, b'[', b'a', 0, byte, b'A', b'z', b'{', 0x80, 1, 0x7f, byte];
+            assert_eq!(
+                lower(u128::from_le_bytes(bytes)).to_le_bytes(),
+                bytes.map(|byte| byte.to_ascii_lowercase())
+            );
+        }
+    }
 
     #[test]
     fn names_of_any_length_and_case_are_told_apart() {
