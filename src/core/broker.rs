@@ -23,9 +23,9 @@ use crate::resp::{Frames, Scanner};
 /// The broker's state. See ARCHITECTURE.md for the line of one request through it.
 #[derive(Debug)]
 pub struct Broker {
-    pub(in crate::core) children: Children,
-    pub(in crate::core) shared: Shared,
-    pub(in crate::core) trim: Trim,
+    pub(crate) children: Children,
+    pub(crate) shared: Shared,
+    pub(crate) trim: Trim,
     next_id: u64,
     /// Break the order of replies on purpose, to see the checks notice.
     #[cfg(feature = "sabotage")]
@@ -157,7 +157,7 @@ impl Broker {
     }
 
     /// Runs what a child has sent: what waits in its inbox or, where none does, `fresh` bytes.
-    pub(in crate::core) fn run_child(&mut self, key: ChildKey, fresh: &[u8]) {
+    pub(crate) fn run_child(&mut self, key: ChildKey, fresh: &[u8]) {
         // One that is listed as runnable may have gone since.
         let Some(mut child) = self.children.get_mut(key) else { return };
         if fresh.is_empty() {
@@ -229,7 +229,7 @@ impl Broker {
     }
 
     /// Takes a child out at once. Its slots stay in their lanes: their replies find nobody.
-    pub(in crate::core) fn remove_child(&mut self, key: ChildKey) {
+    pub(crate) fn remove_child(&mut self, key: ChildKey) {
         let Some(mut child) = self.children.remove(key) else { return };
         self.shared.leave_line(&mut child);
         self.shared.drop_topics(&mut child);
@@ -320,7 +320,7 @@ impl Broker {
 
     /// Over `memory_max` the largest offender is closed and named, until the rest fits. Never in the middle
     /// of an event: whoever is being served keeps what it stands on.
-    pub(in crate::core) fn enforce_memory(&mut self) -> bool {
+    pub(crate) fn enforce_memory(&mut self) -> bool {
         let mut worked = false;
         self.trim.rise(self.shared.env.memory + self.children.own_bytes());
         while self.shared.env.memory > self.shared.env.settings.memory_max {

@@ -41,7 +41,7 @@ pub struct Counters {
 
 impl Counters {
     /// Counts answers of the broker's own. What the upstream could have answered is not counted.
-    pub(in crate::core) fn failed(&mut self, kind: Option<FailureKind>, count: u64) {
+    pub(crate) fn failed(&mut self, kind: Option<FailureKind>, count: u64) {
         let counter = match kind {
             Some(FailureKind::Lost) => &mut self.requests_lost,
             Some(FailureKind::Down) => &mut self.requests_down,

@@ -11,7 +11,7 @@ use crate::resp::encode;
 
 impl Broker {
     /// Delivers what the event at hand has left behind for other children.
-    pub(in crate::core) fn deliver_notices(&mut self) {
+    pub(crate) fn deliver_notices(&mut self) {
         while let Some(notice) = self.shared.env.next_notice() {
             self.deliver_notice(notice);
         }

@@ -8,8 +8,7 @@ use crate::core::child::closing::CloseReason;
 use crate::core::child::hold::Hold;
 use crate::core::connection::lane::Lane;
 use crate::core::connection::role::LaneRole;
-use crate::core::keys::LaneKey;
-use crate::core::keys::LeaseKind;
+use crate::core::keys::{LaneKey, LeaseKind};
 use crate::core::shared::Shared;
 use crate::core::timers::Timer;
 
@@ -123,7 +122,7 @@ impl Shared {
 }
 
 impl Broker {
-    pub(in crate::core) fn janitor(&mut self) {
+    pub(crate) fn janitor(&mut self) {
         for key in self.shared.connections.keys() {
             self.shared.expire_unwritten(key);
             self.shared.time_out_written(key);

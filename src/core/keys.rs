@@ -12,18 +12,18 @@ pub enum ChildName {}
 pub enum LaneName {}
 /// What the keys of topics name.
 #[derive(Debug)]
-pub(in crate::core) enum TopicName {}
+pub(crate) enum TopicName {}
 
 /// Names a child for as long as it lives, and nothing afterwards.
 pub type ChildKey = Key<ChildName>;
 /// Names a lane for as long as it lives, and nothing afterwards.
 pub type LaneKey = Key<LaneName>;
 /// Names a topic for as long as it lives, and nothing afterwards.
-pub(in crate::core) type TopicKey = Key<TopicName>;
+pub(crate) type TopicKey = Key<TopicName>;
 
 /// What a lease is taken for; each kind has its own cap and its own line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(in crate::core) enum LeaseKind {
+pub(crate) enum LeaseKind {
     /// One blocking command, until its reply.
     Blocking,
     /// WATCH or a MULTI that cannot be queued here, until EXEC, DISCARD or UNWATCH.
@@ -33,11 +33,10 @@ pub(in crate::core) enum LeaseKind {
 }
 
 impl LeaseKind {
-    pub(in crate::core) const ALL: [LeaseKind; 3] =
-        [LeaseKind::Transaction, LeaseKind::Session, LeaseKind::Blocking];
+    pub(crate) const ALL: [LeaseKind; 3] = [LeaseKind::Transaction, LeaseKind::Session, LeaseKind::Blocking];
 
     /// How many leases of this kind there may be.
-    pub(in crate::core) fn cap(self, settings: &Settings) -> usize {
+    pub(crate) fn cap(self, settings: &Settings) -> usize {
         match self {
             LeaseKind::Blocking => settings.leases_blocking_max,
             LeaseKind::Transaction => settings.leases_transaction_max,
@@ -46,7 +45,7 @@ impl LeaseKind {
     }
 
     /// The configuration key of its cap.
-    pub(in crate::core) fn limit_name(self) -> &'static str {
+    pub(crate) fn limit_name(self) -> &'static str {
         match self {
             LeaseKind::Blocking => "leases_blocking_max",
             LeaseKind::Transaction => "leases_transaction_max",
@@ -57,46 +56,45 @@ impl LeaseKind {
 
 /// What blocking waiters of one group have in common: the pool and the command without its timeout.
 /// Hashed, so that a waiter holds no second copy of its keys; two groups that collide are merely served as one.
-pub(in crate::core) type GroupKey = (PoolId, u64);
+pub(crate) type GroupKey = (PoolId, u64);
 
 /// Names a pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(in crate::core) struct PoolId(pub u32);
+pub(crate) struct PoolId(pub u32);
 
 /// What a connection upstream has to be, to serve a child: connections that agree in all of it are alike.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(in crate::core) struct PoolKey {
+pub(crate) struct PoolKey {
     /// As whom it is authenticated.
-    pub(in crate::core) user: UserId,
+    pub(crate) user: UserId,
     /// Which db is selected on it.
-    pub(in crate::core) db: u32,
+    pub(crate) db: u32,
     /// Which protocol it speaks, 2 or 3.
-    pub(in crate::core) proto: u8,
+    pub(crate) proto: u8,
     /// CLIENT NO-TOUCH is on.
-    pub(in crate::core) no_touch: bool,
+    pub(crate) no_touch: bool,
 }
 
 impl PoolKey {
     /// Of a pool that serves nobody any more and may become another.
-    pub(in crate::core) const FREE: PoolKey =
-        PoolKey { user: UserId::NOBODY, db: 0, proto: 0, no_touch: false };
+    pub(crate) const FREE: PoolKey = PoolKey { user: UserId::NOBODY, db: 0, proto: 0, no_touch: false };
 }
 
 /// Names a user of the upstream for as long as the broker knows it; never given again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(in crate::core) struct UserId(pub(in crate::core) u64);
+pub(crate) struct UserId(pub(crate) u64);
 
 impl UserId {
     /// The one in the upstream's settings.
-    pub(in crate::core) const UPSTREAM: UserId = UserId(0);
+    pub(crate) const UPSTREAM: UserId = UserId(0);
     /// The upstream's default user, who needs no password.
-    pub(in crate::core) const DEFAULT: UserId = UserId(1);
+    pub(crate) const DEFAULT: UserId = UserId(1);
     /// Not authenticated. No connection is made for it.
-    pub(in crate::core) const NOBODY: UserId = UserId(2);
+    pub(crate) const NOBODY: UserId = UserId(2);
     /// Whether the upstream's default user needs a password is not known yet. No connection is made for it.
-    pub(in crate::core) const UNDECIDED: UserId = UserId(3);
-    pub(in crate::core) const FIRST: u64 = 4;
+    pub(crate) const UNDECIDED: UserId = UserId(3);
+    pub(crate) const FIRST: u64 = 4;
 }
 
 /// Names one of the broker's own users.
-pub(in crate::core) type AccountId = u16;
+pub(crate) type AccountId = u16;

@@ -6,7 +6,7 @@ use crate::base::limits;
 
 /// Watches for memory that a burst has left behind.
 #[derive(Debug, Default)]
-pub(in crate::core) struct Trim {
+pub(crate) struct Trim {
     /// The most the broker has held since the program was last told that memory came free.
     peak: usize,
     told_at: Millis,
@@ -16,7 +16,7 @@ pub(in crate::core) struct Trim {
 
 impl Trim {
     /// Looks at how much is held `now`; notes when it is much less than it was.
-    pub(in crate::core) fn check(&mut self, held: usize, now: Millis) {
+    pub(crate) fn check(&mut self, held: usize, now: Millis) {
         if now < self.told_at + limits::TRIM_INTERVAL {
             return;
         }
@@ -26,12 +26,12 @@ impl Trim {
     }
 
     /// Takes note of how much is held.
-    pub(in crate::core) fn rise(&mut self, held: usize) {
+    pub(crate) fn rise(&mut self, held: usize) {
         self.peak = self.peak.max(held);
     }
 
     /// Whether much memory has come free since the last call.
-    pub(in crate::core) fn take_due(&mut self) -> bool {
+    pub(crate) fn take_due(&mut self) -> bool {
         std::mem::take(&mut self.due)
     }
 }

@@ -2,22 +2,15 @@
 //! at hand is done with the child it is about (`core::deliver`). Plain data.
 
 use crate::base::failure::Failure;
-use crate::core::child::hold::Answer;
-use crate::core::child::hold::HeldLease;
-use crate::core::child::hold::Hold;
+use crate::core::child::hold::{Answer, HeldLease, Hold};
 use crate::core::connection::slot::Slot;
-use crate::core::keys::ChildKey;
-use crate::core::keys::LaneKey;
-use crate::core::keys::LeaseKind;
-use crate::core::keys::PoolKey;
-use crate::core::keys::TopicKey;
-use crate::core::keys::UserId;
+use crate::core::keys::{ChildKey, LaneKey, LeaseKind, PoolKey, TopicKey, UserId};
 use crate::core::pubsub::SubscriberLoss;
 use crate::core::questions::probe::Proved;
 
 /// What a child is told.
 #[derive(Debug)]
-pub(in crate::core) enum Notice {
+pub(crate) enum Notice {
     /// Its request at the front is looked at afresh, if this is still what it waits for.
     Lift(ChildKey, Hold),
     /// The upstream has answered a question about its request at the front, or never will.

@@ -2,15 +2,13 @@
 //! upstream: requests written to the previous one are answered by it, the others go to the new one, and none goes to both.
 
 use crate::base::failure::Failure;
-use crate::config::Settings;
-use crate::config::Upstream;
+use crate::config::{Settings, Upstream};
 use crate::core::broker::Broker;
 use crate::core::child::hold::Hold;
 use crate::core::connection::lane::Lane;
 use crate::core::connection::role::LaneRole;
 use crate::core::connection::slot::Slot;
-use crate::core::keys::LaneKey;
-use crate::core::keys::LeaseKind;
+use crate::core::keys::{LaneKey, LeaseKind};
 use crate::core::notice::Notice;
 use crate::core::pubsub::SubscriberLoss;
 use crate::core::questions::ask::policy_of;
@@ -20,7 +18,7 @@ use crate::core::timers::Timer;
 
 impl Shared {
     /// Shared lanes that are too many go once nothing is on them.
-    pub(in crate::core) fn remove_surplus_lanes(&mut self) {
+    pub(crate) fn remove_surplus_lanes(&mut self) {
         for key in self.connections.keys_where(|lane| lane.is_surplus() && lane.is_idle()) {
             self.connections.drop_connection(&mut self.env, key);
             self.connections.remove(&mut self.env, key);
@@ -132,7 +130,7 @@ impl Shared {
     }
 
     /// Its last answer has come, or will not be waited for.
-    pub(in crate::core) fn replace_control(&mut self) {
+    pub(crate) fn replace_control(&mut self) {
         let key = self.control.lane();
         self.control_lost();
         self.connections.drop_connection(&mut self.env, key);

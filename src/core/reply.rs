@@ -2,27 +2,20 @@
 //! a reply does to its child. A frame without a slot closes the lane; nothing is ever resynchronised.
 
 use crate::base::failure::Failure;
-use crate::command::Local;
-use crate::command::texts;
+use crate::command::{Local, texts};
 use crate::core::broker::Broker;
-use crate::core::child::Child;
-use crate::core::child::ChildState;
 use crate::core::child::closing::CloseReason;
 use crate::core::child::hold::Hold;
-use crate::core::connection::lane::Answered;
-use crate::core::connection::lane::Lane;
+use crate::core::child::{Child, ChildState};
+use crate::core::connection::lane::{Answered, Lane};
 use crate::core::connection::role::LaneRole;
-use crate::core::connection::slot::Slot;
-use crate::core::connection::slot::SlotFlags;
-use crate::core::connection::slot::SlotKind;
-use crate::core::keys::ChildKey;
-use crate::core::keys::LaneKey;
+use crate::core::connection::slot::{Slot, SlotFlags, SlotKind};
+use crate::core::keys::{ChildKey, LaneKey};
 use crate::core::lease::state::LeaseState;
 use crate::core::questions::control::Needed;
 use crate::core::shared::Shared;
 use crate::core::transaction::state::AfterExec;
-use crate::resp::encode;
-use crate::resp::reply;
+use crate::resp::{encode, reply};
 
 impl Broker {
     /// Bytes have arrived from the upstream.
@@ -137,13 +130,7 @@ impl Broker {
     }
 
     /// Completes one slot with its reply, or with the error of a failure.
-    pub(in crate::core) fn settle(
-        &mut self,
-        lane: LaneKey,
-        slot: Slot,
-        frame: &[u8],
-        failure: Option<&Failure>,
-    ) {
+    pub(crate) fn settle(&mut self, lane: LaneKey, slot: Slot, frame: &[u8], failure: Option<&Failure>) {
         match self.children.get_mut(slot.child) {
             Some(child) => {
                 if let Some(after) = self.shared.settle(child, lane, slot, frame, failure) {
@@ -188,7 +175,7 @@ impl Broker {
 }
 
 impl Shared {
-    pub(in crate::core) fn desync(&mut self, key: LaneKey, why: &str) {
+    pub(crate) fn desync(&mut self, key: LaneKey, why: &str) {
         self.env.counters.desyncs += 1;
         log::error!("upstream {} is out of step: {why}; closing the lane", self.env.upstream);
         self.lane_lost(key, why);
@@ -196,7 +183,7 @@ impl Shared {
 
     /// Completes one slot of a child with its reply, or with the error of a failure. Returns what an EXEC still
     /// has to be filled in with.
-    pub(in crate::core) fn settle(
+    pub(crate) fn settle(
         &mut self,
         child: &mut Child,
         lane: LaneKey,
@@ -308,7 +295,7 @@ impl Shared {
         }
     }
 
-    pub(in crate::core) fn deliver(&mut self, child: &mut Child, frame: &[u8]) {
+    pub(crate) fn deliver(&mut self, child: &mut Child, frame: &[u8]) {
         child.outbox_mut().deliver(frame, &mut self.env.spares);
     }
 
@@ -355,7 +342,7 @@ impl Shared {
     }
 
     /// What a reply makes possible: the next request, the end of a lease.
-    pub(in crate::core) fn after_reply(&mut self, child: &mut Child) {
+    pub(crate) fn after_reply(&mut self, child: &mut Child) {
         let in_flight_resume = (self.env.settings.child_in_flight_max * 3 / 4) as u32;
         if child.lease().is_some() {
             self.end_lease_if_done(child);
@@ -374,7 +361,7 @@ impl Shared {
 }
 
 /// The reply to PING in the form that Redis has for a RESP2 connection with subscriptions; none for an error.
-pub(in crate::core) fn subscriber_pong(frame: &[u8]) -> Option<Vec<u8>> {
+pub(crate) fn subscriber_pong(frame: &[u8]) -> Option<Vec<u8>> {
     let message = match frame.first()? {
         b'+' => b"$0\r\n\r\n",
         b'$' => frame,

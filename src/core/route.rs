@@ -8,7 +8,7 @@ use crate::core::keys::LeaseKind;
 
 /// What the child's requests run in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::core) enum Context {
+pub(crate) enum Context {
     /// Nothing: it shares connections.
     Shared,
     /// A MULTI that the broker queues.
@@ -21,32 +21,32 @@ pub(in crate::core) enum Context {
 
 /// What the way of a request depends on, beside its command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::core) struct Facts {
-    pub(in crate::core) context: Context,
+pub(crate) struct Facts {
+    pub(crate) context: Context,
     /// It speaks RESP2 and has shared subscriptions.
-    pub(in crate::core) listens_resp2: bool,
+    pub(crate) listens_resp2: bool,
     /// It speaks RESP2 and has subscriptions on its leased lane.
-    pub(in crate::core) lease_listens_resp2: bool,
+    pub(crate) lease_listens_resp2: bool,
     /// The connection that watched its keys was lost.
-    pub(in crate::core) watch_lost: bool,
+    pub(crate) watch_lost: bool,
     /// CLIENT TRACKING is on.
-    pub(in crate::core) tracks: bool,
+    pub(crate) tracks: bool,
     /// Of a (un)subscription: it is to be a shared one.
-    pub(in crate::core) shares_topics: bool,
+    pub(crate) shares_topics: bool,
     /// Of a WAIT: the last write went on another lane than the leased one.
-    pub(in crate::core) wrote_elsewhere: bool,
+    pub(crate) wrote_elsewhere: bool,
 }
 
 impl Facts {
     /// Whether its requests go on a leased lane.
-    pub(in crate::core) fn is_on_lease(&self) -> bool {
+    pub(crate) fn is_on_lease(&self) -> bool {
         matches!(self.context, Context::Lease | Context::LeasedMulti)
     }
 }
 
 /// The way of one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::core) enum Way {
+pub(crate) enum Way {
     /// On a shared lane.
     Share,
     /// The broker answers.
@@ -95,7 +95,7 @@ pub(in crate::core) enum Way {
 
 /// What a request does on its child's leased lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::core) enum Leased {
+pub(crate) enum Leased {
     /// Its reply comes soon.
     Send(SlotKind),
     /// Its reply may take as long as it likes.
@@ -114,7 +114,7 @@ pub(in crate::core) enum Leased {
 }
 
 /// Which way a command goes.
-pub(in crate::core) fn way(facts: &Facts, route: Route, no_multi: bool) -> Way {
+pub(crate) fn way(facts: &Facts, route: Route, no_multi: bool) -> Way {
     if facts.listens_resp2 && !is_said_while_listening(route) {
         let is_exec = route == Route::Transaction(Command::Exec);
         return if is_exec { Way::RejectListenerExec } else { Way::RejectListener };
@@ -247,7 +247,7 @@ fn answered_here(route: Route) -> Option<Local> {
 
 /// Whether Redis may run the command inside a transaction block on a shared lane, and the reply be the child's. Blocking
 /// commands do not block there; UNWATCH does nothing.
-pub(in crate::core) fn runs_in_a_block(route: Route) -> bool {
+pub(crate) fn runs_in_a_block(route: Route) -> bool {
     match route {
         Route::Shared | Route::Blocking(_) | Route::Dedicated | Route::Replicas | Route::Control => true,
         Route::Local(local) => matches!(local, Local::Ping | Local::Echo),
@@ -258,12 +258,7 @@ pub(in crate::core) fn runs_in_a_block(route: Route) -> bool {
 
 /// Whether a request may stand on a shared lane: nothing may that changes the connection, or keeps it for longer than its
 /// turn. In a transaction block Redis lets nothing block. `detached`: the lane is kept for it.
-pub(in crate::core) fn may_be_shared(
-    route: Route,
-    changes_connection: bool,
-    in_block: bool,
-    detached: bool,
-) -> bool {
+pub(crate) fn may_be_shared(route: Route, changes_connection: bool, in_block: bool, detached: bool) -> bool {
     match route {
         // A refused command may have been queued before it was refused; it is no worse than what is shared.
         Route::Shared | Route::Refused => !changes_connection,

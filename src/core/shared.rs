@@ -3,11 +3,9 @@
 //! (`core::notice`), which the broker delivers once the child at hand is done.
 
 use crate::base::clock::Millis;
-use crate::config::Settings;
-use crate::config::Upstream;
+use crate::config::{Settings, Upstream};
 use crate::core::connection::Connections;
-use crate::core::env::Env;
-use crate::core::env::Turn;
+use crate::core::env::{Env, Turn};
 use crate::core::lease::leases::Leases;
 use crate::core::pubsub::hubs::Hubs;
 use crate::core::questions::commands::Commands;
@@ -19,27 +17,22 @@ use crate::core::user::users::Users;
 
 /// What all children share.
 #[derive(Debug)]
-pub(in crate::core) struct Shared {
-    pub(in crate::core) turn: Turn,
-    pub(in crate::core) env: Env,
-    pub(in crate::core) connections: Connections,
-    pub(in crate::core) control: Control,
-    pub(in crate::core) commands: Commands,
-    pub(in crate::core) script_rights: ScriptRights,
-    pub(in crate::core) probe: Probe,
-    pub(in crate::core) users: Users,
-    pub(in crate::core) leases: Leases,
-    pub(in crate::core) hubs: Hubs,
-    pub(in crate::core) work: Work,
+pub(crate) struct Shared {
+    pub(crate) turn: Turn,
+    pub(crate) env: Env,
+    pub(crate) connections: Connections,
+    pub(crate) control: Control,
+    pub(crate) commands: Commands,
+    pub(crate) script_rights: ScriptRights,
+    pub(crate) probe: Probe,
+    pub(crate) users: Users,
+    pub(crate) leases: Leases,
+    pub(crate) hubs: Hubs,
+    pub(crate) work: Work,
 }
 
 impl Shared {
-    pub(in crate::core) fn new(
-        settings: Settings,
-        upstream: Upstream,
-        rng: fastrand::Rng,
-        now: Millis,
-    ) -> Self {
+    pub(crate) fn new(settings: Settings, upstream: Upstream, rng: fastrand::Rng, now: Millis) -> Self {
         Shared {
             users: Users::new(settings.auth),
             env: Env::new(settings, upstream, rng, now),

@@ -3,14 +3,13 @@
 //! when it fires.
 
 use crate::base::clock::Millis;
-use crate::core::keys::ChildKey;
-use crate::core::keys::LaneKey;
+use crate::core::keys::{ChildKey, LaneKey};
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 
 /// What a deadline is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::core) enum Timer {
+pub(crate) enum Timer {
     /// A lane's attempt or backoff; meant only while the lane's `timer` has this number.
     Lane(LaneKey, u32),
     /// A child that waits. Its hold says for what, and the child until when: new settings may have moved that, and
@@ -27,7 +26,7 @@ pub(in crate::core) enum Timer {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-pub(in crate::core) struct Entry {
+pub(crate) struct Entry {
     at: Millis,
     timer: Timer,
 }
@@ -46,20 +45,20 @@ impl PartialOrd for Entry {
 
 /// A heap of deadlines, earliest first.
 #[derive(Debug, Default)]
-pub(in crate::core) struct Timers {
+pub(crate) struct Timers {
     heap: BinaryHeap<Entry>,
 }
 
 impl Timers {
-    pub(in crate::core) fn arm(&mut self, at: Millis, timer: Timer) {
+    pub(crate) fn arm(&mut self, at: Millis, timer: Timer) {
         self.heap.push(Entry { at, timer });
     }
 
-    pub(in crate::core) fn next_at(&self) -> Option<Millis> {
+    pub(crate) fn next_at(&self) -> Option<Millis> {
         self.heap.peek().map(|entry| entry.at)
     }
 
-    pub(in crate::core) fn pop_due(&mut self, now: Millis) -> Option<Timer> {
+    pub(crate) fn pop_due(&mut self, now: Millis) -> Option<Timer> {
         if self.next_at()? > now {
             return None;
         }
@@ -67,7 +66,7 @@ impl Timers {
     }
 
     /// Gives unused room back after a burst.
-    pub(in crate::core) fn shrink(&mut self) {
+    pub(crate) fn shrink(&mut self) {
         self.heap.shrink_to_fit();
     }
 }

@@ -7,7 +7,7 @@ use crate::base::limits;
 
 /// How far a child that takes no replies is read, and since when it has taken none.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::core) struct ReadAhead {
+pub(crate) struct ReadAhead {
     /// Bytes of requests it may have waiting; none: as many as it sends, to be told that they are too many.
     bound: Option<usize>,
     /// When it is looked at again; none while it is below the bound.
@@ -29,12 +29,12 @@ impl ReadAhead {
     }
 
     /// Whether the bound has been raised beyond `max`.
-    pub(in crate::core) fn exceeds(&self, max: usize) -> bool {
+    pub(crate) fn exceeds(&self, max: usize) -> bool {
         self.bound.is_none_or(|bound| bound > max)
     }
 
     /// Has a child with so many bytes waiting looked at when that is `due`. False if it need not be, or will be.
-    pub(in crate::core) fn watch(&mut self, waiting: usize, taken: u64, due: Millis) -> bool {
+    pub(crate) fn watch(&mut self, waiting: usize, taken: u64, due: Millis) -> bool {
         let begins = self.due.is_none() && !self.allows(waiting);
         if begins {
             (self.due, self.taken) = (Some(due), taken);
@@ -43,17 +43,17 @@ impl ReadAhead {
     }
 
     /// Whether the look is due. It is over then.
-    pub(in crate::core) fn take_due(&mut self, now: Millis) -> bool {
+    pub(crate) fn take_due(&mut self, now: Millis) -> bool {
         self.due.take_if(|due| *due <= now).is_some()
     }
 
     /// Whether the child has taken nothing since it was last looked at.
-    pub(in crate::core) fn is_stuck(&self, taken: u64) -> bool {
+    pub(crate) fn is_stuck(&self, taken: u64) -> bool {
         self.taken == taken
     }
 
     /// It is read further: twice as far, and beyond `max` one byte too many.
-    pub(in crate::core) fn raise(&mut self, max: usize) {
+    pub(crate) fn raise(&mut self, max: usize) {
         let raised = |bound: usize| (bound < max).then(|| bound.saturating_mul(2).min(max));
         self.bound = self.bound.and_then(raised);
     }

@@ -11,7 +11,7 @@ use std::collections::HashMap;
 
 /// The children. A key is the way to one; an id is only ever what somebody has typed.
 #[derive(Debug, Default)]
-pub(in crate::core) struct Children {
+pub(crate) struct Children {
     arena: Arena<Child, ChildName>,
     /// An id is given once and never changes.
     by_id: HashMap<u64, ChildKey>,
@@ -22,7 +22,7 @@ pub(in crate::core) struct Children {
 
 impl Children {
     /// Stores a child and returns the only key that will ever name it.
-    pub(in crate::core) fn insert(&mut self, child: Child) -> ChildKey {
+    pub(crate) fn insert(&mut self, child: Child) -> ChildKey {
         let id = child.session().id;
         let key = self.arena.insert(child);
         if let Some(child) = self.arena.get_mut(key) {
@@ -34,35 +34,35 @@ impl Children {
     }
 
     /// Takes the child out, unless it has gone.
-    pub(in crate::core) fn remove(&mut self, key: ChildKey) -> Option<Child> {
+    pub(crate) fn remove(&mut self, key: ChildKey) -> Option<Child> {
         let child = self.arena.remove(key)?;
         self.by_id.remove(&child.session().id);
         Some(child)
     }
 
     /// The child that CLIENT ID told this number. One look-up, however many children there are.
-    pub(in crate::core) fn by_id(&self, id: i64) -> Option<ChildKey> {
+    pub(crate) fn by_id(&self, id: i64) -> Option<ChildKey> {
         self.by_id.get(&u64::try_from(id).ok()?).copied()
     }
 
     /// A child that is there.
-    pub(in crate::core) fn known_mut(&mut self, key: ChildKey) -> Option<&mut Child> {
+    pub(crate) fn known_mut(&mut self, key: ChildKey) -> Option<&mut Child> {
         debug_assert!(self.arena.get(key).is_some(), "no child {key:?}");
         self.arena.get_mut(key)
     }
 
     /// A child that may have gone: its key was kept by a slot, a timer, a list or the driver.
-    pub(in crate::core) fn get(&self, key: ChildKey) -> Option<&Child> {
+    pub(crate) fn get(&self, key: ChildKey) -> Option<&Child> {
         self.arena.get(key)
     }
 
     /// The same.
-    pub(in crate::core) fn get_mut(&mut self, key: ChildKey) -> Option<&mut Child> {
+    pub(crate) fn get_mut(&mut self, key: ChildKey) -> Option<&mut Child> {
         self.arena.get_mut(key)
     }
 
     /// What the command table numbers has other numbers now.
-    pub(in crate::core) fn forget_commands(&mut self) {
+    pub(crate) fn forget_commands(&mut self) {
         for key in self.arena.keys() {
             if let Some(child) = self.arena.get_mut(key) {
                 child.set_last_command(None);
@@ -72,7 +72,7 @@ impl Children {
 
     /// A child was refused for `children_max`. The log tells who has them, now and then: a look at every child for each
     /// refusal would be the worse half of a flood.
-    pub(in crate::core) fn refuse(&mut self, max: usize, now: Millis) {
+    pub(crate) fn refuse(&mut self, max: usize, now: Millis) {
         self.refused += 1;
         if self.refused_told_at.is_some_and(|told| told + limits::REFUSED_LOG_INTERVAL > now) {
             return;
@@ -84,32 +84,32 @@ impl Children {
     }
 
     /// How many there are.
-    pub(in crate::core) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.arena.len()
     }
 
     /// Bytes of the children themselves, without what they hold.
-    pub(in crate::core) fn own_bytes(&self) -> usize {
+    pub(crate) fn own_bytes(&self) -> usize {
         self.len() * size_of::<Child>()
     }
 
     /// Whether there is none.
-    pub(in crate::core) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.arena.is_empty()
     }
 
     /// Every child with its key.
-    pub(in crate::core) fn iter(&self) -> impl Iterator<Item = (ChildKey, &Child)> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (ChildKey, &Child)> {
         self.arena.iter()
     }
 
     /// Every key, collected, for passes that close children as they go.
-    pub(in crate::core) fn keys(&self) -> Vec<ChildKey> {
+    pub(crate) fn keys(&self) -> Vec<ChildKey> {
         self.arena.keys()
     }
 
     /// Gives unused room back to the allocator after a burst.
-    pub(in crate::core) fn shrink(&mut self) {
+    pub(crate) fn shrink(&mut self) {
         self.arena.shrink();
         self.by_id.shrink_to_fit();
     }

@@ -5,7 +5,7 @@ use crate::core::child::Child;
 
 /// A reason to close a child.
 #[derive(Debug)]
-pub(in crate::core) enum CloseReason<'a> {
+pub(crate) enum CloseReason<'a> {
     /// It leaves more unread than the setting of this name allows.
     OutputMax(&'static str),
     /// More of its requests wait than the setting of this name allows.
@@ -30,7 +30,7 @@ pub(in crate::core) enum CloseReason<'a> {
 
 impl CloseReason<'_> {
     /// Each line is a place of its own in the code: how much is logged is limited by place.
-    pub(in crate::core) fn log(&self, child: &Child) {
+    pub(crate) fn log(&self, child: &Child) {
         let label = child.label();
         match self {
             CloseReason::OutputMax(setting) => {

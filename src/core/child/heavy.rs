@@ -6,7 +6,7 @@ use crate::command::CommandId;
 
 /// The command that was answered at length, or late, if there is one: its next replies are expected to be, too.
 #[derive(Debug, Clone, Copy, Default)]
-pub(in crate::core) struct Heavy {
+pub(crate) struct Heavy {
     command: Option<CommandId>,
     /// So many short replies in a row, and it is no longer expected.
     patience: u8,
@@ -14,7 +14,7 @@ pub(in crate::core) struct Heavy {
 
 impl Heavy {
     /// Takes the length of a reply to `command` into account.
-    pub(in crate::core) fn weigh(&mut self, command: CommandId, reply_len: usize) {
+    pub(crate) fn weigh(&mut self, command: CommandId, reply_len: usize) {
         if reply_len >= limits::BULK_MIN {
             self.expect(command);
         } else if self.command == Some(command) {
@@ -26,12 +26,12 @@ impl Heavy {
     }
 
     /// The replies to `command` are expected to be long or late.
-    pub(in crate::core) fn expect(&mut self, command: CommandId) {
+    pub(crate) fn expect(&mut self, command: CommandId) {
         *self = Heavy { command: Some(command), patience: limits::BULK_PATIENCE };
     }
 
     /// Whether a request of `len` bytes, or the reply to it, will take long to pass.
-    pub(in crate::core) fn expects(&self, command: CommandId, len: usize) -> bool {
+    pub(crate) fn expects(&self, command: CommandId, len: usize) -> bool {
         len >= limits::BULK_MIN || self.command == Some(command)
     }
 }

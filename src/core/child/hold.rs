@@ -8,7 +8,7 @@ use crate::core::keys::{LaneKey, LeaseKind};
 /// Why the child's next request has to wait. The request stays in the child's input, and is looked at
 /// afresh when the reason has gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::core) enum Hold {
+pub(crate) enum Hold {
     /// It runs.
     None,
     /// `child_in_flight_max` of its requests are upstream.
@@ -39,7 +39,7 @@ pub(in crate::core) enum Hold {
 
 /// What the control connection said about the request at the front.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::core) enum Answer {
+pub(crate) enum Answer {
     /// The upstream does not know this command either.
     UnknownCommand,
     /// What the upstream said is the answer.
@@ -48,7 +48,7 @@ pub(in crate::core) enum Answer {
 
 /// A place in a lease queue, or the memory of having stood there: kept until the request is done.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::core) struct Wait {
+pub(crate) struct Wait {
     /// The line.
     pub kind: LeaseKind,
     /// Its number in the line; kept when a lease is taken back, so that nobody overtakes.
@@ -67,7 +67,7 @@ pub(in crate::core) struct Wait {
 
 impl Wait {
     /// One that begins now.
-    pub(in crate::core) fn new(kind: LeaseKind, now: Millis) -> Self {
+    pub(crate) fn new(kind: LeaseKind, now: Millis) -> Self {
         let popped = Popped::AsItIs;
         Wait { kind, ticket: 0, arrived: now, since: now, expires: None, expired: false, popped }
     }
@@ -75,7 +75,7 @@ impl Wait {
 
 /// The leased lane a child holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::core) struct HeldLease {
+pub(crate) struct HeldLease {
     /// The lane.
     pub lane: LaneKey,
     /// What it was taken for.

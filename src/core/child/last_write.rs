@@ -5,7 +5,7 @@ use crate::core::keys::LaneKey;
 
 /// Which connection a child's last write went on.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(in crate::core) enum LastWrite {
+pub(crate) enum LastWrite {
     /// It has written nothing.
     #[default]
     None,

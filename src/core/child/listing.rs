@@ -4,17 +4,17 @@ use crate::core::keys::ChildKey;
 
 /// A CLIENT LIST as far as it is made: with many children, or many ids, it takes more than one turn.
 #[derive(Debug, Default)]
-pub(in crate::core) struct Listing {
-    pub(in crate::core) lines: String,
+pub(crate) struct Listing {
+    pub(crate) lines: String,
     /// Those to show, unless the request names them: all there were when it began.
-    pub(in crate::core) keys: Option<Vec<ChildKey>>,
+    pub(crate) keys: Option<Vec<ChildKey>>,
     /// How many of them have been looked at.
-    pub(in crate::core) done: usize,
+    pub(crate) done: usize,
 }
 
 impl Listing {
     /// Heap bytes held.
-    pub(in crate::core) fn footprint(&self) -> usize {
+    pub(crate) fn footprint(&self) -> usize {
         let keys = self.keys.as_ref().map_or(0, Vec::capacity) * std::mem::size_of::<ChildKey>();
         std::mem::size_of::<Listing>() + keys + self.lines.capacity()
     }

@@ -1,19 +1,19 @@
 //! A child: a process's connection to the broker, without the connection. Owns what it has sent, what it is owed, its
 //! session and why its next request waits. Never touches a socket and never looks at the clock.
 
-pub(in crate::core) mod ahead;
-pub(in crate::core) mod children;
-pub(in crate::core) mod closing;
-pub(in crate::core) mod front;
-pub(in crate::core) mod heavy;
-pub(in crate::core) mod hold;
-pub(in crate::core) mod last_write;
-pub(in crate::core) mod listing;
-pub(in crate::core) mod origin;
-pub(in crate::core) mod outbox;
-pub(in crate::core) mod replies;
-pub(in crate::core) mod sent;
-pub(in crate::core) mod session;
+pub(crate) mod ahead;
+pub(crate) mod children;
+pub(crate) mod closing;
+pub(crate) mod front;
+pub(crate) mod heavy;
+pub(crate) mod hold;
+pub(crate) mod last_write;
+pub(crate) mod listing;
+pub(crate) mod origin;
+pub(crate) mod outbox;
+pub(crate) mod replies;
+pub(crate) mod sent;
+pub(crate) mod session;
 
 pub use origin::ChildKind;
 
@@ -35,7 +35,7 @@ use crate::resp::{Inbox, Scanner};
 
 /// The life of a child. Removed from the arena when it ends, so there is no closed state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::core) enum ChildState {
+pub(crate) enum ChildState {
     /// Reading, answering.
     Open,
     /// Nothing more will be read (end of file, or the broker drains); what was read complete is still run.
@@ -102,7 +102,7 @@ pub struct Child {
 }
 
 impl Child {
-    pub(in crate::core) fn new(session: Session, origin: Origin, link: usize, now: Millis) -> Self {
+    pub(crate) fn new(session: Session, origin: Origin, link: usize, now: Millis) -> Self {
         Child {
             key: Key::NONE,
             link,
@@ -135,70 +135,70 @@ impl Child {
 
     // ---- who it is ------------------------------------------------------------------------------------
 
-    pub(in crate::core) fn key(&self) -> ChildKey {
+    pub(crate) fn key(&self) -> ChildKey {
         self.key
     }
 
     /// The driver's handle.
-    pub(in crate::core) fn link(&self) -> usize {
+    pub(crate) fn link(&self) -> usize {
         self.link
     }
 
-    pub(in crate::core) fn set_link(&mut self, link: usize) {
+    pub(crate) fn set_link(&mut self, link: usize) {
         self.link = link;
     }
 
     /// All that Redis would remember.
-    pub(in crate::core) fn session(&self) -> &Session {
+    pub(crate) fn session(&self) -> &Session {
         &self.session
     }
 
-    pub(in crate::core) fn session_mut(&mut self) -> &mut Session {
+    pub(crate) fn session_mut(&mut self) -> &mut Session {
         &mut self.session
     }
 
-    pub(in crate::core) fn user(&self) -> UserId {
+    pub(crate) fn user(&self) -> UserId {
         self.user
     }
 
-    pub(in crate::core) fn account(&self) -> Option<AccountId> {
+    pub(crate) fn account(&self) -> Option<AccountId> {
         self.account
     }
 
     /// It is this user from now on. Returns which one it was.
-    pub(in crate::core) fn set_user(&mut self, user: UserId, account: Option<AccountId>) -> UserId {
+    pub(crate) fn set_user(&mut self, user: UserId, account: Option<AccountId>) -> UserId {
         self.account = account;
         std::mem::replace(&mut self.user, user)
     }
 
     /// Whether it has said who it is, or did not have to.
-    pub(in crate::core) fn is_authenticated(&self) -> bool {
+    pub(crate) fn is_authenticated(&self) -> bool {
         self.user != UserId::NOBODY
     }
 
     /// The command it sent last, if the table had it.
-    pub(in crate::core) fn last_command(&self) -> Option<CommandId> {
+    pub(crate) fn last_command(&self) -> Option<CommandId> {
         self.last_command
     }
 
-    pub(in crate::core) fn set_last_command(&mut self, command: Option<CommandId>) {
+    pub(crate) fn set_last_command(&mut self, command: Option<CommandId>) {
         self.last_command = command;
     }
 
     /// When it connected.
-    pub(in crate::core) fn opened(&self) -> Millis {
+    pub(crate) fn opened(&self) -> Millis {
         self.opened
     }
 
     /// When it last sent something.
-    pub(in crate::core) fn last_request(&self) -> Millis {
+    pub(crate) fn last_request(&self) -> Millis {
         self.last_request
     }
 
     // ---- its end --------------------------------------------------------------------------------------
 
     /// Moves the child's state; only ever forward.
-    pub(in crate::core) fn set_state(&mut self, to: ChildState) {
+    pub(crate) fn set_state(&mut self, to: ChildState) {
         let legal = matches!(
             (self.state, to),
             (ChildState::Open, ChildState::Ending | ChildState::Finishing)
@@ -210,53 +210,53 @@ impl Child {
     }
 
     /// End of file was read.
-    pub(in crate::core) fn end_input(&mut self) {
+    pub(crate) fn end_input(&mut self) {
         self.eof = true;
         if self.state == ChildState::Open {
             self.set_state(ChildState::Ending);
         }
     }
 
-    pub(in crate::core) fn hang_up(&mut self) {
+    pub(crate) fn hang_up(&mut self) {
         self.hung_up = true;
     }
 
     /// Whether it will send nothing more.
-    pub(in crate::core) fn has_left(&self) -> bool {
+    pub(crate) fn has_left(&self) -> bool {
         self.eof || self.hung_up
     }
 
     /// Whether it is to be closed: none of its requests is run any more, and it has all it was owed. A `draining` broker
     /// does not wait for the end of one whose bytes are ignored.
-    pub(in crate::core) fn is_over(&self, draining: bool) -> bool {
+    pub(crate) fn is_over(&self, draining: bool) -> bool {
         let kept = self.ignored && !self.eof && !draining;
         self.state == ChildState::Finishing && self.outbox.is_settled() && !kept
     }
 
     /// It ends at its own request (QUIT, or one that is none). Redis closes when the last reply has been written; where
     /// there is none to write, it never does.
-    pub(in crate::core) fn end_at_request(&mut self) {
+    pub(crate) fn end_at_request(&mut self) {
         self.ignored = self.session.is_muted() && self.outbox.is_silent();
     }
 
-    pub(in crate::core) fn state(&self) -> ChildState {
+    pub(crate) fn state(&self) -> ChildState {
         self.state
     }
 
     /// Whether none of its requests is run any more.
-    pub(in crate::core) fn is_finished(&self) -> bool {
+    pub(crate) fn is_finished(&self) -> bool {
         matches!(self.state, ChildState::Finishing | ChildState::Closed)
     }
 
     /// Whether it may be read now.
-    pub(in crate::core) fn wants_read(&self) -> bool {
+    pub(crate) fn wants_read(&self) -> bool {
         // One that has enough to run for its next turn is read when it has had it.
         let has_enough = self.runnable && self.inbox.len() >= limits::READ_TURN;
         self.takes_bytes() && (self.state != ChildState::Open || self.hold != Hold::None || !has_enough)
     }
 
     /// Whether bytes of it could be of use at all, however much it has to run.
-    pub(in crate::core) fn takes_bytes(&self) -> bool {
+    pub(crate) fn takes_bytes(&self) -> bool {
         match (self.state, self.hold) {
             // Nobody runs what it still sends. But it has to get rid of it before it can read what it was told.
             (ChildState::Finishing, _) => self.ignored || !self.is_local(),
@@ -271,229 +271,229 @@ impl Child {
     }
 
     /// What a connection upstream has to be for this child's requests.
-    pub(in crate::core) fn pool_key(&self) -> PoolKey {
+    pub(crate) fn pool_key(&self) -> PoolKey {
         let Session { db, proto, no_touch, .. } = self.session;
         PoolKey { user: self.user, db, proto, no_touch }
     }
 
     /// The request at the front is done: nothing about it is remembered.
-    pub(in crate::core) fn front_is_done(&mut self) {
+    pub(crate) fn front_is_done(&mut self) {
         self.session.request_done();
         self.front = Front::default();
     }
 
     /// What was learned about the request at the front.
-    pub(in crate::core) fn front(&self) -> &Front {
+    pub(crate) fn front(&self) -> &Front {
         &self.front
     }
 
-    pub(in crate::core) fn front_mut(&mut self) -> &mut Front {
+    pub(crate) fn front_mut(&mut self) -> &mut Front {
         &mut self.front
     }
 
     // ---- running --------------------------------------------------------------------------------------
 
     /// Why its next request waits.
-    pub(in crate::core) fn hold(&self) -> Hold {
+    pub(crate) fn hold(&self) -> Hold {
         self.hold
     }
 
-    pub(in crate::core) fn set_hold(&mut self, hold: Hold) {
+    pub(crate) fn set_hold(&mut self, hold: Hold) {
         self.hold = hold;
     }
 
     /// Its next request cannot run before it has taken replies.
-    pub(in crate::core) fn hold_for_output(&mut self) {
+    pub(crate) fn hold_for_output(&mut self) {
         self.hold = Hold::OutputFull;
         self.ahead = ReadAhead::default();
     }
 
     /// What it has sent and what has not been run.
-    pub(in crate::core) fn inbox(&self) -> &Inbox<Scanner> {
+    pub(crate) fn inbox(&self) -> &Inbox<Scanner> {
         &self.inbox
     }
 
-    pub(in crate::core) fn inbox_mut(&mut self) -> &mut Inbox<Scanner> {
+    pub(crate) fn inbox_mut(&mut self) -> &mut Inbox<Scanner> {
         &mut self.inbox
     }
 
     /// It has sent something. True if that can be run at once, in front of nothing else.
-    pub(in crate::core) fn hear(&mut self, now: Millis) -> bool {
+    pub(crate) fn hear(&mut self, now: Millis) -> bool {
         self.last_request = now;
         self.inbox.is_empty() && self.hold == Hold::None
     }
 
-    pub(in crate::core) fn ahead_mut(&mut self) -> &mut ReadAhead {
+    pub(crate) fn ahead_mut(&mut self) -> &mut ReadAhead {
         &mut self.ahead
     }
 
     /// It stands in line for its turn. False if it did before.
-    pub(in crate::core) fn line_up(&mut self) -> bool {
+    pub(crate) fn line_up(&mut self) -> bool {
         !std::mem::replace(&mut self.runnable, true)
     }
 
     /// It has its turn.
-    pub(in crate::core) fn take_turn(&mut self) {
+    pub(crate) fn take_turn(&mut self) {
         self.runnable = false;
     }
 
-    pub(in crate::core) fn is_lined_up(&self) -> bool {
+    pub(crate) fn is_lined_up(&self) -> bool {
         self.runnable
     }
 
     /// Its turn begins. Returns what it has to spend.
-    pub(in crate::core) fn begin_turn(&mut self) -> i64 {
+    pub(crate) fn begin_turn(&mut self) -> i64 {
         self.credit = (self.credit + limits::CHILD_TURN).min(limits::CHILD_TURN);
         self.credit
     }
 
     /// What is left to spend in this turn.
-    pub(in crate::core) fn credit(&self) -> i64 {
+    pub(crate) fn credit(&self) -> i64 {
         self.credit
     }
 
     /// What is left is not kept for the next turn.
-    pub(in crate::core) fn end_turn(&mut self) {
+    pub(crate) fn end_turn(&mut self) {
         self.credit = 0;
     }
 
     /// A request of `len` bytes has been run, or a frame without one.
-    pub(in crate::core) fn charge(&mut self, len: usize) {
+    pub(crate) fn charge(&mut self, len: usize) {
         self.spend(len.max(limits::REQUEST_COST_MIN as usize));
     }
 
     /// The request at hand costs so much of its turn, in bytes of requests that take as long.
-    pub(in crate::core) fn spend(&mut self, cost: usize) {
+    pub(crate) fn spend(&mut self, cost: usize) {
         self.credit -= cost as i64;
     }
 
     // ---- replies and requests upstream ----------------------------------------------------------------
 
-    pub(in crate::core) fn outbox(&self) -> &Outbox {
+    pub(crate) fn outbox(&self) -> &Outbox {
         &self.outbox
     }
 
-    pub(in crate::core) fn outbox_mut(&mut self) -> &mut Outbox {
+    pub(crate) fn outbox_mut(&mut self) -> &mut Outbox {
         &mut self.outbox
     }
 
-    pub(in crate::core) fn sent(&self) -> &Sent {
+    pub(crate) fn sent(&self) -> &Sent {
         &self.sent
     }
 
-    pub(in crate::core) fn sent_mut(&mut self) -> &mut Sent {
+    pub(crate) fn sent_mut(&mut self) -> &mut Sent {
         &mut self.sent
     }
 
     /// Whether a lane still carries requests of it, so that the next one must go the same way or wait.
-    pub(in crate::core) fn is_under_way(&self) -> bool {
+    pub(crate) fn is_under_way(&self) -> bool {
         self.sent.is_under_way()
     }
 
     /// A request that will be replied to went upstream.
-    pub(in crate::core) fn expect_reply(&mut self) {
+    pub(crate) fn expect_reply(&mut self) {
         self.outbox.expect(self.session.is_muted());
     }
 
     // ---- a lease and subscriptions --------------------------------------------------------------------
 
-    pub(in crate::core) fn lease(&self) -> Option<HeldLease> {
+    pub(crate) fn lease(&self) -> Option<HeldLease> {
         self.lease
     }
 
-    pub(in crate::core) fn set_lease(&mut self, lease: HeldLease) {
+    pub(crate) fn set_lease(&mut self, lease: HeldLease) {
         self.lease = Some(lease);
     }
 
-    pub(in crate::core) fn take_lease(&mut self) -> Option<HeldLease> {
+    pub(crate) fn take_lease(&mut self) -> Option<HeldLease> {
         self.lease.take()
     }
 
     /// The lane of its lease, if that is for longer than one command.
-    pub(in crate::core) fn lasting_lease(&self) -> Option<LaneKey> {
+    pub(crate) fn lasting_lease(&self) -> Option<LaneKey> {
         self.lease.filter(|lease| lease.kind != LeaseKind::Blocking).map(|lease| lease.lane)
     }
 
     /// Its subscriptions on a leased lane.
-    pub(in crate::core) fn subscriptions(&self) -> Option<&OwnSubscriptions> {
+    pub(crate) fn subscriptions(&self) -> Option<&OwnSubscriptions> {
         self.subscriptions.as_deref()
     }
 
-    pub(in crate::core) fn subscriptions_mut(&mut self) -> &mut Option<Box<OwnSubscriptions>> {
+    pub(crate) fn subscriptions_mut(&mut self) -> &mut Option<Box<OwnSubscriptions>> {
         &mut self.subscriptions
     }
 
     /// Its shared subscriptions.
-    pub(in crate::core) fn topics(&self) -> Option<&SharedSubscriptions> {
+    pub(crate) fn topics(&self) -> Option<&SharedSubscriptions> {
         self.topics.as_deref()
     }
 
-    pub(in crate::core) fn topics_mut(&mut self) -> Option<&mut SharedSubscriptions> {
+    pub(crate) fn topics_mut(&mut self) -> Option<&mut SharedSubscriptions> {
         self.topics.as_deref_mut()
     }
 
     /// The same; it has none yet, perhaps.
-    pub(in crate::core) fn topics_or_new(&mut self) -> &mut SharedSubscriptions {
+    pub(crate) fn topics_or_new(&mut self) -> &mut SharedSubscriptions {
         self.topics.get_or_insert_with(|| SharedSubscriptions::new(self.user))
     }
 
-    pub(in crate::core) fn take_topics(&mut self) -> Option<Box<SharedSubscriptions>> {
+    pub(crate) fn take_topics(&mut self) -> Option<Box<SharedSubscriptions>> {
         self.topics.take()
     }
 
     /// When a wait for shared subscriptions is looked at.
-    pub(in crate::core) fn topics_due(&self) -> Millis {
+    pub(crate) fn topics_due(&self) -> Millis {
         self.topics_due
     }
 
-    pub(in crate::core) fn set_topics_due(&mut self, due: Millis) {
+    pub(crate) fn set_topics_due(&mut self, due: Millis) {
         self.topics_due = due;
     }
 
     /// Whether it has any subscription: its output is then bounded as a subscriber's.
-    pub(in crate::core) fn is_subscribed(&self) -> bool {
+    pub(crate) fn is_subscribed(&self) -> bool {
         self.listens_on_lease() || self.topics.as_ref().is_some_and(|topics| topics.total() > 0)
     }
 
     /// Whether it has shared subscriptions in RESP2: it may say little else, and PING is answered in another form.
-    pub(in crate::core) fn listens_in_resp2(&self) -> bool {
+    pub(crate) fn listens_in_resp2(&self) -> bool {
         self.session.proto == 2 && self.topics.as_ref().is_some_and(|topics| topics.total() > 0)
     }
 
     /// Whether its leased lane carries subscriptions.
-    pub(in crate::core) fn listens_on_lease(&self) -> bool {
+    pub(crate) fn listens_on_lease(&self) -> bool {
         self.subscriptions.as_ref().is_some_and(|subscriptions| subscriptions.total() > 0)
     }
 
     /// Channels, patterns, shard channels it has subscribed to.
-    pub(in crate::core) fn subscription_counts(&self) -> (u32, u32, u32) {
+    pub(crate) fn subscription_counts(&self) -> (u32, u32, u32) {
         let own = self.subscriptions.as_ref().map_or((0, 0, 0), |own| own.counts());
         let shared = self.topics.as_ref().map_or((0, 0, 0), |shared| shared.counts());
         (own.0 + shared.0, own.1 + shared.1, own.2 + shared.2)
     }
 
     /// Where it comes from.
-    pub(in crate::core) fn origin(&self) -> &Origin {
+    pub(crate) fn origin(&self) -> &Origin {
         &self.origin
     }
 
     /// The system knows which process it is.
-    pub(in crate::core) fn set_process(&mut self, uid: u32, pid: i32) {
+    pub(crate) fn set_process(&mut self, uid: u32, pid: i32) {
         self.origin.set_process(uid, pid);
     }
 
     /// Whether it is the program that embeds the loop.
-    pub(in crate::core) fn is_local(&self) -> bool {
+    pub(crate) fn is_local(&self) -> bool {
         self.origin.is_local()
     }
 
     /// How the log names it: CLIENT ID and peer.
-    pub(in crate::core) fn label(&self) -> String {
+    pub(crate) fn label(&self) -> String {
         format!("{} ({})", self.session.id, self.origin.peer())
     }
 
     /// Heap bytes this child holds.
-    pub(in crate::core) fn measure(&self) -> usize {
+    pub(crate) fn measure(&self) -> usize {
         self.inbox.footprint()
             + self.outbox.footprint()
             + self.session.footprint()
@@ -502,18 +502,18 @@ impl Child {
     }
 
     /// Measures it. Returns what it held when it was last measured, and what it holds now.
-    pub(in crate::core) fn take_stock(&mut self) -> (usize, usize) {
+    pub(crate) fn take_stock(&mut self) -> (usize, usize) {
         let now = self.measure();
         (std::mem::replace(&mut self.footprint, now), now)
     }
 
     /// What it held when it was last measured.
-    pub(in crate::core) fn footprint(&self) -> usize {
+    pub(crate) fn footprint(&self) -> usize {
         self.footprint
     }
 
     /// Whether it goes upstream as somebody else than the broker itself, whose rights are not known here.
-    pub(in crate::core) fn has_rights(&self) -> bool {
+    pub(crate) fn has_rights(&self) -> bool {
         self.user != UserId::UPSTREAM
     }
 }

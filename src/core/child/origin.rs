@@ -21,7 +21,7 @@ const NAMED: usize = 3;
 
 /// Where a child comes from.
 #[derive(Debug, Clone)]
-pub(in crate::core) struct Origin {
+pub(crate) struct Origin {
     kind: ChildKind,
     /// As which user of this host it connected; known of unix sockets alone.
     uid: Option<u32>,
@@ -33,48 +33,48 @@ pub(in crate::core) struct Origin {
 
 /// To whom a child belongs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(in crate::core) enum Holder<'a> {
+pub(crate) enum Holder<'a> {
     Program,
     Uid(u32),
     Address(&'a str),
 }
 
 impl Origin {
-    pub(in crate::core) fn new(kind: ChildKind, peer: Arc<str>) -> Self {
+    pub(crate) fn new(kind: ChildKind, peer: Arc<str>) -> Self {
         Origin { kind, uid: None, pid: None, peer }
     }
 
     /// Of no child.
     #[cfg(test)]
-    pub(in crate::core) fn nobody() -> Origin {
+    pub(crate) fn nobody() -> Origin {
         Origin::new(ChildKind::Local, "".into())
     }
 
     /// The system knows the process.
-    pub(in crate::core) fn set_process(&mut self, uid: u32, pid: i32) {
+    pub(crate) fn set_process(&mut self, uid: u32, pid: i32) {
         (self.uid, self.pid) = (Some(uid), Some(pid));
     }
 
-    pub(in crate::core) fn uid(&self) -> Option<u32> {
+    pub(crate) fn uid(&self) -> Option<u32> {
         self.uid
     }
 
-    pub(in crate::core) fn peer(&self) -> &str {
+    pub(crate) fn peer(&self) -> &str {
         &self.peer
     }
 
     /// Whether it is the program that embeds the loop.
-    pub(in crate::core) fn is_local(&self) -> bool {
+    pub(crate) fn is_local(&self) -> bool {
         self.kind == ChildKind::Local
     }
 
     /// Its address over TCP, without the port.
-    pub(in crate::core) fn address(&self) -> &str {
+    pub(crate) fn address(&self) -> &str {
         self.peer.rsplit_once(':').map_or(&self.peer, |(address, _)| address)
     }
 
     /// To whom the child belongs, and the process.
-    pub(in crate::core) fn holder(&self) -> (Holder<'_>, Option<i32>) {
+    pub(crate) fn holder(&self) -> (Holder<'_>, Option<i32>) {
         match (self.kind, self.uid) {
             (ChildKind::Local, _) => (Holder::Program, None),
             (_, Some(uid)) => (Holder::Uid(uid), self.pid),
@@ -84,7 +84,7 @@ impl Origin {
 }
 
 /// `uid 1000: 250 (249 of pid 4242), uid 33: 6 (6 of pid 77)`.
-pub(in crate::core) fn describe<'a>(held: impl Iterator<Item = (Holder<'a>, Option<i32>)>) -> String {
+pub(crate) fn describe<'a>(held: impl Iterator<Item = (Holder<'a>, Option<i32>)>) -> String {
     let mut by_process: HashMap<(Holder<'_>, Option<i32>), usize> = HashMap::new();
     for holder in held {
         *by_process.entry(holder).or_default() += 1;
@@ -121,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    pub(in crate::core) fn the_greatest_are_named_with_their_busiest_process() {
+    pub(crate) fn the_greatest_are_named_with_their_busiest_process() {
         let uid = |uid, pid, count| std::iter::repeat_n((Holder::Uid(uid), Some(pid)), count);
         let of = |address, count| std::iter::repeat_n((Holder::Address(address), None), count);
         let held = uid(33, 7, 6).chain(uid(1000, 1, 1)).chain(uid(1000, 4242, 249)).chain(of("10.0.0.1", 3));

@@ -7,7 +7,7 @@ use crate::core::child::replies::Replies;
 
 /// A child's outgoing bytes.
 #[derive(Debug, Default)]
-pub(in crate::core) struct Outbox {
+pub(crate) struct Outbox {
     output: ByteQueue,
     replies: Replies,
     /// Since when the output has been over the soft limit of subscribers.
@@ -18,35 +18,35 @@ pub(in crate::core) struct Outbox {
 
 impl Outbox {
     /// A request went upstream. Its reply is dropped if it is `muted`.
-    pub(in crate::core) fn expect(&mut self, muted: bool) {
+    pub(crate) fn expect(&mut self, muted: bool) {
         self.replies.expect_one(muted);
     }
 
     /// The newest of those will be sent again later.
-    pub(in crate::core) fn retract(&mut self) {
+    pub(crate) fn retract(&mut self) {
         self.replies.retract_one();
     }
 
     /// The oldest awaited reply has come.
-    pub(in crate::core) fn deliver(&mut self, frame: &[u8], spares: &mut Spares) {
+    pub(crate) fn deliver(&mut self, frame: &[u8], spares: &mut Spares) {
         self.output.adopt(spares);
         self.replies.deliver(frame, &mut self.output);
     }
 
     /// The broker answers a request itself, behind all that came before it.
-    pub(in crate::core) fn answer(&mut self, bytes: &[u8], spares: &mut Spares) {
+    pub(crate) fn answer(&mut self, bytes: &[u8], spares: &mut Spares) {
         self.output.adopt(spares);
         self.replies.local(bytes, &mut self.output);
     }
 
     /// The same with a reply that had better not be copied. Where something is before it, it is.
-    pub(in crate::core) fn answer_whole(&mut self, reply: Vec<u8>, spares: &mut Spares) {
+    pub(crate) fn answer_whole(&mut self, reply: Vec<u8>, spares: &mut Spares) {
         if self.is_settled() { self.output.fill(reply) } else { self.answer(&reply, spares) }
     }
 
     /// A push, or an error in the place of one: it has no place in the order of the replies. RESP2 has no pushes, so there
     /// it becomes an array.
-    pub(in crate::core) fn push(&mut self, frame: &[u8], proto: u8, spares: &mut Spares) {
+    pub(crate) fn push(&mut self, frame: &[u8], proto: u8, spares: &mut Spares) {
         self.output.adopt(spares);
         match frame.split_first() {
             Some((b'>', rest)) if proto == 2 => {
@@ -58,13 +58,13 @@ impl Outbox {
     }
 
     /// The driver takes the bytes.
-    pub(in crate::core) fn take(&mut self) -> &mut ByteQueue {
+    pub(crate) fn take(&mut self) -> &mut ByteQueue {
         self.dirty = false;
         &mut self.output
     }
 
     /// The driver has written what it could; the soft limit of subscribers is `soft` bytes.
-    pub(in crate::core) fn retire(&mut self, soft: usize, spares: &mut Spares) {
+    pub(crate) fn retire(&mut self, soft: usize, spares: &mut Spares) {
         if self.output.len() < soft {
             self.over_soft_since = None;
         }
@@ -72,64 +72,64 @@ impl Outbox {
     }
 
     /// There is something to write. False if the driver has been told before.
-    pub(in crate::core) fn mark(&mut self) -> bool {
+    pub(crate) fn mark(&mut self) -> bool {
         !std::mem::replace(&mut self.dirty, true)
     }
 
     /// A push was added; the soft limit of subscribers is `soft` bytes.
-    pub(in crate::core) fn note_soft_limit(&mut self, soft: usize, now: Millis) {
+    pub(crate) fn note_soft_limit(&mut self, soft: usize, now: Millis) {
         if self.output.len() >= soft {
             self.over_soft_since.get_or_insert(now);
         }
     }
 
     /// Since when the output has been over the soft limit.
-    pub(in crate::core) fn over_soft_since(&self) -> Option<Millis> {
+    pub(crate) fn over_soft_since(&self) -> Option<Millis> {
         self.over_soft_since
     }
 
     /// Bytes that the socket has not taken.
-    pub(in crate::core) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.output.len()
     }
 
-    pub(in crate::core) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.output.is_empty()
     }
 
     /// Bytes that the child has not taken, those included that wait for replies before them.
-    pub(in crate::core) fn unread(&self) -> usize {
+    pub(crate) fn unread(&self) -> usize {
         self.output.len() + self.replies.waiting()
     }
 
     /// How many bytes its socket has taken so far.
-    pub(in crate::core) fn taken(&self) -> u64 {
+    pub(crate) fn taken(&self) -> u64 {
         self.output.consumed()
     }
 
     /// Whether every request so far has been answered.
-    pub(in crate::core) fn is_answered(&self) -> bool {
+    pub(crate) fn is_answered(&self) -> bool {
         self.replies.is_empty()
     }
 
     /// Whether the child has been given everything, and has taken it.
-    pub(in crate::core) fn is_settled(&self) -> bool {
+    pub(crate) fn is_settled(&self) -> bool {
         self.replies.is_empty() && self.output.is_empty()
     }
 
     /// Whether nothing will ever be written but what is added from now on.
-    pub(in crate::core) fn is_silent(&self) -> bool {
+    pub(crate) fn is_silent(&self) -> bool {
         self.replies.is_silent() && self.output.is_empty()
     }
 
     /// How many replies are awaited.
     #[cfg(test)]
-    pub(in crate::core) fn expected(&self) -> u32 {
+    pub(crate) fn expected(&self) -> u32 {
         self.replies.expected()
     }
 
     /// Heap bytes held.
-    pub(in crate::core) fn footprint(&self) -> usize {
+    pub(crate) fn footprint(&self) -> usize {
         self.output.capacity() + self.replies.footprint()
     }
 }

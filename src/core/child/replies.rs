@@ -10,21 +10,21 @@ use std::collections::VecDeque;
 
 /// Replies awaited one after the other, all of them wanted or all of them not.
 #[derive(Debug, Default, Clone, Copy)]
-pub(in crate::core) struct Run {
+pub(crate) struct Run {
     awaited: u32,
     muted: bool,
 }
 
 /// Bytes given by the broker behind replies still awaited, and what is awaited behind them in turn.
 #[derive(Debug)]
-pub(in crate::core) struct OwnReply {
+pub(crate) struct OwnReply {
     bytes: Vec<u8>,
     then: Run,
 }
 
 /// The ordered replies of one child. Holds no heap while every reply is upstream's, as it mostly is.
 #[derive(Debug, Default)]
-pub(in crate::core) struct Replies {
+pub(crate) struct Replies {
     /// Replies still upstream that come before everything in `behind`. None only if that is empty.
     front: Run,
     behind: VecDeque<OwnReply>,
@@ -34,7 +34,7 @@ pub(in crate::core) struct Replies {
 
 impl Replies {
     /// A request went upstream that will be replied to; the child will see it unless it is `muted`.
-    pub(in crate::core) fn expect_one(&mut self, muted: bool) {
+    pub(crate) fn expect_one(&mut self, muted: bool) {
         let newest = self.newest();
         if newest.awaited == 0 || newest.muted == muted {
             newest.muted = muted;
@@ -49,7 +49,7 @@ impl Replies {
     }
 
     /// The broker answers a request itself, behind all that came before it.
-    pub(in crate::core) fn local(&mut self, bytes: &[u8], output: &mut ByteQueue) {
+    pub(crate) fn local(&mut self, bytes: &[u8], output: &mut ByteQueue) {
         if self.front.awaited == 0 {
             return output.append(bytes);
         }
@@ -61,7 +61,7 @@ impl Replies {
     }
 
     /// The oldest awaited reply has come; `bytes` is one whole frame.
-    pub(in crate::core) fn deliver(&mut self, bytes: &[u8], output: &mut ByteQueue) {
+    pub(crate) fn deliver(&mut self, bytes: &[u8], output: &mut ByteQueue) {
         if self.front.awaited == 0 {
             debug_assert!(false, "a reply nobody awaits");
             return;
@@ -83,36 +83,36 @@ impl Replies {
     }
 
     /// The newest awaited reply will not come after all: the request will be sent again later.
-    pub(in crate::core) fn retract_one(&mut self) {
+    pub(crate) fn retract_one(&mut self) {
         let newest = &mut self.newest().awaited;
         debug_assert!(*newest > 0, "nothing awaited to retract");
         *newest = newest.saturating_sub(1);
     }
 
     /// Whether every request so far has been answered.
-    pub(in crate::core) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.front.awaited == 0
     }
 
     /// Whether nothing will ever come out of this but what is added from now on.
-    pub(in crate::core) fn is_silent(&self) -> bool {
+    pub(crate) fn is_silent(&self) -> bool {
         let muted = |run: &Run| run.awaited == 0 || run.muted;
         muted(&self.front) && self.behind.iter().all(|local| local.bytes.is_empty() && muted(&local.then))
     }
 
     /// Bytes given by the broker that wait for replies before them.
-    pub(in crate::core) fn waiting(&self) -> usize {
+    pub(crate) fn waiting(&self) -> usize {
         self.waiting
     }
 
     /// How many replies are awaited, wherever they stand.
     #[cfg(test)]
-    pub(in crate::core) fn expected(&self) -> u32 {
+    pub(crate) fn expected(&self) -> u32 {
         self.front.awaited + self.behind.iter().map(|local| local.then.awaited).sum::<u32>()
     }
 
     /// Heap bytes held.
-    pub(in crate::core) fn footprint(&self) -> usize {
+    pub(crate) fn footprint(&self) -> usize {
         let held: usize = self.behind.iter().map(|local| local.bytes.capacity()).sum();
         held + self.behind.capacity() * std::mem::size_of::<OwnReply>()
     }

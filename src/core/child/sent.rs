@@ -8,7 +8,7 @@ use crate::core::keys::LaneKey;
 
 /// A child's requests upstream.
 #[derive(Debug)]
-pub(in crate::core) struct Sent {
+pub(crate) struct Sent {
     /// Slots in lanes that are this child's, seen by it or swallowed.
     in_flight: u32,
     /// Slots whose reply is overdue and was told so: until it has come, nothing may overtake what it answers.
@@ -25,70 +25,70 @@ impl Sent {
     }
 
     /// A request has been put on a lane.
-    pub(in crate::core) fn begin(&mut self) {
+    pub(crate) fn begin(&mut self) {
         self.in_flight += 1;
     }
 
     /// One of them is answered, or will not be.
-    pub(in crate::core) fn end(&mut self) {
+    pub(crate) fn end(&mut self) {
         self.in_flight -= 1;
     }
 
     /// How many are not.
-    pub(in crate::core) fn in_flight(&self) -> u32 {
+    pub(crate) fn in_flight(&self) -> u32 {
         self.in_flight
     }
 
     /// A reply is overdue. Its request is about to be answered without it.
-    pub(in crate::core) fn begin_late(&mut self) {
+    pub(crate) fn begin_late(&mut self) {
         self.late += 1;
     }
 
     /// An overdue reply has come, or will not come any more.
-    pub(in crate::core) fn end_late(&mut self) {
+    pub(crate) fn end_late(&mut self) {
         self.late -= 1;
     }
 
-    pub(in crate::core) fn has_late(&self) -> bool {
+    pub(crate) fn has_late(&self) -> bool {
         self.late > 0
     }
 
     /// Whether a lane still carries requests of it, so that the next one must go the same way or wait.
-    pub(in crate::core) fn is_under_way(&self) -> bool {
+    pub(crate) fn is_under_way(&self) -> bool {
         self.in_flight > 0 || self.late > 0
     }
 
     /// The shared lane of the requests in flight, or of the last ones.
-    pub(in crate::core) fn lane(&self) -> LaneKey {
+    pub(crate) fn lane(&self) -> LaneKey {
         self.lane
     }
 
-    pub(in crate::core) fn set_lane(&mut self, lane: LaneKey) {
+    pub(crate) fn set_lane(&mut self, lane: LaneKey) {
         self.lane = lane;
     }
 
     /// What a WAIT would be about.
-    pub(in crate::core) fn last_write(&self) -> LastWrite {
+    pub(crate) fn last_write(&self) -> LastWrite {
         self.last_write
     }
 
-    pub(in crate::core) fn set_last_write(&mut self, write: LastWrite) {
+    pub(crate) fn set_last_write(&mut self, write: LastWrite) {
         self.last_write = write;
     }
 
     /// Whatever it has written cannot be waited for any more.
-    pub(in crate::core) fn lose_writes(&mut self) {
+    pub(crate) fn lose_writes(&mut self) {
         if self.last_write != LastWrite::None {
             self.last_write = LastWrite::Lost;
         }
     }
 
     /// The command whose replies have been large of late.
-    pub(in crate::core) fn heavy(&self) -> &Heavy {
+    pub(crate) fn heavy(&self) -> &Heavy {
         &self.heavy
     }
 
-    pub(in crate::core) fn heavy_mut(&mut self) -> &mut Heavy {
+    pub(crate) fn heavy_mut(&mut self) -> &mut Heavy {
         &mut self.heavy
     }
 }

@@ -4,13 +4,13 @@
 use crate::core::transaction::state::TransactionState;
 
 /// Whom its invalidations go to: 0 itself, -1 there are none.
-pub(in crate::core) fn redirect(session: &Session) -> i64 {
+pub(crate) fn redirect(session: &Session) -> i64 {
     session.tracking.map_or(-1, |id| id as i64)
 }
 
 /// CLIENT REPLY: whether the child wants replies at all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(in crate::core) enum ReplyMode {
+pub(crate) enum ReplyMode {
     /// It gets its replies.
     #[default]
     On,
@@ -24,42 +24,42 @@ pub(in crate::core) enum ReplyMode {
 
 /// What Redis would remember of a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::core) struct Session {
+pub(crate) struct Session {
     /// CLIENT ID. Never reused; starts at a random base per broker, and stays below 2^46.
-    pub(in crate::core) id: u64,
+    pub(crate) id: u64,
     /// CLIENT SETNAME; empty when unset.
-    pub(in crate::core) name: Vec<u8>,
+    pub(crate) name: Vec<u8>,
     /// SELECT. Starts as the db of the broker's upstream URL, and RESET goes back there.
-    pub(in crate::core) db: u32,
+    pub(crate) db: u32,
     /// The db it starts with.
-    pub(in crate::core) home_db: u32,
+    pub(crate) home_db: u32,
     /// 2 or 3, by HELLO.
-    pub(in crate::core) proto: u8,
+    pub(crate) proto: u8,
     /// CLIENT SETINFO LIB-NAME; survives RESET.
-    pub(in crate::core) lib_name: Vec<u8>,
+    pub(crate) lib_name: Vec<u8>,
     /// CLIENT SETINFO LIB-VER; survives RESET.
-    pub(in crate::core) lib_version: Vec<u8>,
+    pub(crate) lib_version: Vec<u8>,
     /// CLIENT NO-EVICT; survives RESET. Kept for CLIENT INFO only: eviction is Redis' own affair.
-    pub(in crate::core) no_evict: bool,
+    pub(crate) no_evict: bool,
     /// CLIENT NO-TOUCH: its requests go on connections that are told so.
-    pub(in crate::core) no_touch: bool,
+    pub(crate) no_touch: bool,
     /// CLIENT TRACKING, and the CLIENT ID its invalidations are redirected to; 0 for itself.
-    pub(in crate::core) tracking: Option<u64>,
+    pub(crate) tracking: Option<u64>,
     /// CLIENT IMPORT-SOURCE.
-    pub(in crate::core) import_source: bool,
+    pub(crate) import_source: bool,
     /// MONITOR.
-    pub(in crate::core) monitoring: bool,
+    pub(crate) monitoring: bool,
     /// It has been refused SCRIPT DEBUG, and means its scripts to be debugged.
-    pub(in crate::core) debugs: bool,
+    pub(crate) debugs: bool,
     /// CLIENT REPLY.
-    pub(in crate::core) replies: ReplyMode,
+    pub(crate) replies: ReplyMode,
     /// The open MULTI, and what was watched.
-    pub(in crate::core) transaction: TransactionState,
+    pub(crate) transaction: TransactionState,
 }
 
 impl Session {
     /// A connection as Redis would greet it.
-    pub(in crate::core) fn new(id: u64, home_db: u32) -> Self {
+    pub(crate) fn new(id: u64, home_db: u32) -> Self {
         Session {
             id,
             name: Vec::new(),
@@ -80,23 +80,23 @@ impl Session {
     }
 
     /// Heap bytes held.
-    pub(in crate::core) fn footprint(&self) -> usize {
+    pub(crate) fn footprint(&self) -> usize {
         let texts = [&self.name, &self.lib_name, &self.lib_version];
         texts.into_iter().map(Vec::capacity).sum::<usize>() + self.transaction.footprint()
     }
 
     /// Whether it has changed its connection upstream, and so must have one to itself.
-    pub(in crate::core) fn is_pinned(&self) -> bool {
+    pub(crate) fn is_pinned(&self) -> bool {
         self.tracking.is_some() || self.import_source || self.monitoring
     }
 
     /// Whether the request at hand gets no reply.
-    pub(in crate::core) fn is_muted(&self) -> bool {
+    pub(crate) fn is_muted(&self) -> bool {
         matches!(self.replies, ReplyMode::Off | ReplyMode::Skip)
     }
 
     /// The request at hand is done; an empty one counts, as it does for Redis.
-    pub(in crate::core) fn request_done(&mut self) {
+    pub(crate) fn request_done(&mut self) {
         self.replies = match self.replies {
             ReplyMode::SkipNext => ReplyMode::Skip,
             ReplyMode::Skip => ReplyMode::On,
@@ -106,7 +106,7 @@ impl Session {
 
     /// RESET: all but the id, the library's name and version, and NO-EVICT (Redis 7.0.15 keeps it). A reply
     /// that is to be skipped stays so.
-    pub(in crate::core) fn reset(&mut self) {
+    pub(crate) fn reset(&mut self) {
         self.name.clear();
         self.db = self.home_db;
         self.proto = 2;

@@ -16,7 +16,7 @@ pub(super) const CANARY: usize = HEAD.len() + WORD + 2;
 
 /// A reply that waits for the canary behind it.
 #[derive(Debug)]
-pub(in crate::core) struct Withheld {
+pub(crate) struct Withheld {
     pub slot: Slot,
     pub frame: Vec<u8>,
 }

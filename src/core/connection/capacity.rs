@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 
 /// Connections over all pools.
 #[derive(Debug, Default)]
-pub(in crate::core) struct Capacity {
+pub(crate) struct Capacity {
     /// Connections held, of any role.
     pub(super) open: usize,
     /// Given up, but the upstream has not closed its side yet: it still counts them.
@@ -34,28 +34,28 @@ impl Capacity {
     }
 
     /// Connections as the upstream counts them.
-    pub(in crate::core) fn held(&self) -> usize {
+    pub(crate) fn held(&self) -> usize {
         self.open + self.closing
     }
 
     /// Leased lanes and those for subscriptions, connected or dialling.
-    pub(in crate::core) fn leases(&self) -> usize {
+    pub(crate) fn leases(&self) -> usize {
         self.leases
     }
 
     /// Open, of these leases, yielding; and closing.
     #[cfg(test)]
-    pub(in crate::core) fn counts(&self) -> (usize, usize, usize, usize) {
+    pub(crate) fn counts(&self) -> (usize, usize, usize, usize) {
         (self.open, self.leases, self.yielding, self.closing)
     }
 
     #[cfg(test)]
-    pub(in crate::core) fn is_in_line(&self, lane: LaneKey) -> bool {
+    pub(crate) fn is_in_line(&self, lane: LaneKey) -> bool {
         self.waiting.contains(&lane) || self.parked.contains(&lane)
     }
 
     #[cfg(test)]
-    pub(in crate::core) fn waiting(&self) -> impl Iterator<Item = LaneKey> {
+    pub(crate) fn waiting(&self) -> impl Iterator<Item = LaneKey> {
         self.waiting.iter().copied()
     }
 

@@ -2,8 +2,7 @@
 //! before the driver hears of it. Never what a reply means.
 
 use crate::core::broker::Broker;
-use crate::core::connection::handshake::GreetingStep;
-use crate::core::connection::handshake::Handshake;
+use crate::core::connection::handshake::{GreetingStep, Handshake};
 use crate::core::connection::lane::Lane;
 use crate::core::connection::role::LaneRole;
 use crate::core::keys::LaneKey;
@@ -11,7 +10,7 @@ use crate::core::shared::Shared;
 
 impl Shared {
     /// There may be room for more connections: the lane that has waited longest gets it, then leases.
-    pub(in crate::core) fn serve_waiting(&mut self) {
+    pub(crate) fn serve_waiting(&mut self) {
         if self.connections.serve_waiting(&mut self.env) {
             self.pump_leases();
         }
@@ -19,7 +18,7 @@ impl Shared {
     }
 
     /// A reply to the broker's greeting.
-    pub(in crate::core) fn greeted(&mut self, key: LaneKey, frame: &[u8]) {
+    pub(crate) fn greeted(&mut self, key: LaneKey, frame: &[u8]) {
         let Some(lane) = self.connections.known(key) else { return };
         let (role, pool) = (lane.role(), lane.pool());
         match self.connections.take_greeting(key, frame) {

@@ -1,16 +1,12 @@
 //! What goes wrong upstream, and what each child is told. A request of which a byte may have left is failed at once and never
 //! repeated; one that has not left waits for the next connection. Never how the next connection is made.
 
-use crate::base::failure::ErrorLine;
-use crate::base::failure::Failure;
-use crate::base::failure::Lost;
+use crate::base::failure::{ErrorLine, Failure, Lost};
 use crate::core::child::Child;
 use crate::core::connection::lane::Lane;
 use crate::core::connection::role::LaneRole;
-use crate::core::connection::slot::Slot;
-use crate::core::connection::slot::SlotKind;
-use crate::core::keys::LaneKey;
-use crate::core::keys::LeaseKind;
+use crate::core::connection::slot::{Slot, SlotKind};
+use crate::core::keys::{LaneKey, LeaseKind};
 use crate::core::notice::Notice;
 use crate::core::pubsub::SubscriberLoss;
 use crate::core::shared::Shared;
@@ -19,7 +15,7 @@ impl Shared {
     /// Answers a request that was on hold with an error, and lets the next one run. Inside MULTI the
     /// transaction is spoilt, as for any rejected command. A MULTI itself is open all the same, and spoilt: what its
     /// child has sent behind it must not be run one by one.
-    pub(in crate::core) fn fail_front(&mut self, child: &mut Child, error: impl ErrorLine) {
+    pub(crate) fn fail_front(&mut self, child: &mut Child, error: impl ErrorLine) {
         let begins = self.front_begins_multi(child);
         if begins {
             let abort_reason = String::from_utf8_lossy(&error.line()).into_owned();
@@ -35,7 +31,7 @@ impl Shared {
     }
 
     /// Dialling or greeting the upstream has failed.
-    pub(in crate::core) fn lane_failed(&mut self, key: LaneKey, reason: &str) {
+    pub(crate) fn lane_failed(&mut self, key: LaneKey, reason: &str) {
         // What failed may have been given up since.
         let Some(lane) = self.connections.find_mut(key).filter(|lane| lane.is_connecting()) else { return };
         let (failures, role, pool) = (lane.count_failure(), lane.role(), lane.pool());
@@ -51,13 +47,13 @@ impl Shared {
         }
     }
 
-    pub(in crate::core) fn back_off(&mut self, key: LaneKey, failures: u32) {
+    pub(crate) fn back_off(&mut self, key: LaneKey, failures: u32) {
         self.connections.back_off(&mut self.env, key, failures);
         self.expire_unwritten(key);
     }
 
     /// The timer of an attempt or of a backoff.
-    pub(in crate::core) fn lane_timer(&mut self, key: LaneKey, number: u32) {
+    pub(crate) fn lane_timer(&mut self, key: LaneKey, number: u32) {
         // The lane may have gone since, or have another timer.
         let Some(lane) = self.connections.find(key).filter(|lane| lane.timer() == number) else { return };
         if lane.is_backing_off() {
@@ -71,7 +67,7 @@ impl Shared {
     }
 
     /// An established connection is gone, or has to go: end of file, an error, a desync, a stall.
-    pub(in crate::core) fn lane_lost(&mut self, key: LaneKey, reason: &str) {
+    pub(crate) fn lane_lost(&mut self, key: LaneKey, reason: &str) {
         let Some(lane) = self.connections.find_mut(key) else { return };
         if lane.is_connecting() {
             return self.lane_failed(key, reason);
@@ -121,12 +117,12 @@ impl Shared {
     }
 
     /// The connection is gone: what may have left on it.
-    pub(in crate::core) fn take_written(&mut self, key: LaneKey) -> Vec<Slot> {
+    pub(crate) fn take_written(&mut self, key: LaneKey) -> Vec<Slot> {
         self.connections.known_mut(key).map(Lane::take_written).unwrap_or_default()
     }
 
     /// Closes a lane, connected or not, and fails all that is on it: what has not left will not.
-    pub(in crate::core) fn empty_lane(&mut self, key: LaneKey, reason: &str) {
+    pub(crate) fn empty_lane(&mut self, key: LaneKey, reason: &str) {
         let held = self.connections.known(key).map_or(0, Lane::footprint);
         log::warn!("{reason}: emptying an upstream lane that holds {held} bytes");
         self.lane_lost(key, reason);
@@ -155,7 +151,7 @@ impl Shared {
     }
 
     /// Questions that never left are dropped too: they were asked of an incarnation that is gone.
-    pub(in crate::core) fn drop_questions(&mut self, key: LaneKey) {
+    pub(crate) fn drop_questions(&mut self, key: LaneKey) {
         let Some(lane) = self.connections.find_mut(key) else { return };
         let unwritten = lane.take_all();
         let down = self.connections.down_on(key, &self.env.settings);
@@ -185,7 +181,7 @@ impl Shared {
     }
 
     /// The lane that a child had to itself is gone.
-    pub(in crate::core) fn lease_lost(&mut self, child: &mut Child, kind: LeaseKind, watching: bool) {
+    pub(crate) fn lease_lost(&mut self, child: &mut Child, kind: LeaseKind, watching: bool) {
         if kind == LeaseKind::Session || child.listens_on_lease() {
             // Messages may have been missed. A direct connection would have been closed as well.
             return self.close(child);
@@ -196,7 +192,7 @@ impl Shared {
 
     /// Completes slots without a reply from upstream. The broker's own at once; children are told when the event at hand
     /// is over.
-    pub(in crate::core) fn fail_slots(&mut self, lane: LaneKey, slots: Vec<Slot>, failure: Failure) {
+    pub(crate) fn fail_slots(&mut self, lane: LaneKey, slots: Vec<Slot>, failure: Failure) {
         let told = slots.iter().filter(|slot| slot.is_owed_to_a_child()).count();
         self.env.counters.failed(failure.kind(), told as u64);
         let mut failed = Vec::new();
@@ -214,7 +210,7 @@ impl Shared {
     }
 
     /// Requests that have waited `queue_timeout` for a connection are told that they were not executed.
-    pub(in crate::core) fn expire_unwritten(&mut self, key: LaneKey) {
+    pub(crate) fn expire_unwritten(&mut self, key: LaneKey) {
         let Some(lane) = self.connections.find_mut(key) else { return };
         if lane.is_ready() || lane.is_yielding() || lane.is_idle() {
             return;
@@ -228,7 +224,7 @@ impl Shared {
     }
 
     /// Requests whose reply is overdue are told so; their slots stay, the late replies are dropped.
-    pub(in crate::core) fn time_out_written(&mut self, key: LaneKey) {
+    pub(crate) fn time_out_written(&mut self, key: LaneKey) {
         let timeout = self.env.settings.request_timeout;
         let Some(lane) = self.connections.find_mut(key) else { return };
         if timeout == 0 || !lane.has_written() {

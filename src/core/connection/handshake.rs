@@ -3,17 +3,14 @@
 //! Redis' CLIENT LIST, SELECT is sent here and never again on a shared lane.
 
 use crate::core::keys::PoolKey;
-use crate::core::user::credentials::Credentials;
-use crate::core::user::credentials::Password;
-use crate::resp::encode;
-use crate::resp::reply;
-use crate::resp::value;
+use crate::core::user::credentials::{Credentials, Password};
+use crate::resp::{encode, reply, value};
 use redis::Value;
 use zeroize::Zeroizing;
 
 /// What HELLO told us about the upstream.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub(in crate::core) struct Greeting {
+pub(crate) struct Greeting {
     /// The reply's pairs in order; `proto` and `id` are replaced before a child sees them.
     pub pairs: Vec<(String, Value)>,
     /// CLIENT ID of this connection.
@@ -22,14 +19,14 @@ pub(in crate::core) struct Greeting {
 
 /// By which names the upstream knows the commands of a greeting: `rename-command` may have moved them.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::core) struct CommandNames<'a> {
+pub(crate) struct CommandNames<'a> {
     pub client: &'a [u8],
     pub select: &'a [u8],
 }
 
 /// How the greeting went.
 #[derive(Debug)]
-pub(in crate::core) enum GreetingStep {
+pub(crate) enum GreetingStep {
     /// Replies are still owed.
     More,
     /// The lane may carry requests.
@@ -44,7 +41,7 @@ pub(in crate::core) enum GreetingStep {
 
 /// A greeting under way.
 #[derive(Debug)]
-pub(in crate::core) struct Handshake {
+pub(crate) struct Handshake {
     /// Has the password in it.
     out: Password,
     sent: usize,
@@ -56,12 +53,7 @@ pub(in crate::core) struct Handshake {
 
 impl Handshake {
     /// Of a connection that is called `name` in CLIENT LIST.
-    pub(in crate::core) fn new(
-        user: Credentials<'_>,
-        name: &str,
-        pool: &PoolKey,
-        commands: CommandNames<'_>,
-    ) -> Self {
+    pub(crate) fn new(user: Credentials<'_>, name: &str, pool: &PoolKey, commands: CommandNames<'_>) -> Self {
         let proto: &[u8] = if pool.proto == 3 { b"3" } else { b"2" };
         let mut hello: Vec<&[u8]> = vec![b"HELLO", proto];
         if let Some(password) = user.password {
@@ -84,16 +76,16 @@ impl Handshake {
         Handshake { out: Password::within(out), sent: 0, greeting: Greeting::default(), steps, answered: 0 }
     }
 
-    pub(in crate::core) fn outgoing(&self) -> &[u8] {
+    pub(crate) fn outgoing(&self) -> &[u8] {
         &self.out.expose()[self.sent..]
     }
 
-    pub(in crate::core) fn wrote(&mut self, count: usize) {
+    pub(crate) fn wrote(&mut self, count: usize) {
         self.sent += count;
     }
 
     /// One complete reply has come.
-    pub(in crate::core) fn reply(&mut self, frame: &[u8]) -> GreetingStep {
+    pub(crate) fn reply(&mut self, frame: &[u8]) -> GreetingStep {
         let by_choice = self.answered > 1;
         let step = self.steps.get(self.answered).copied().unwrap_or_default();
         // The name only helps those who read CLIENT LIST: a user may lack the right to it, a server the command.
@@ -128,7 +120,7 @@ impl Handshake {
     }
 }
 
-pub(in crate::core) fn parse_greeting(frame: &[u8]) -> Option<Greeting> {
+pub(crate) fn parse_greeting(frame: &[u8]) -> Option<Greeting> {
     let pairs = value::pairs(value::parse(frame)?)?;
     let mut greeting = Greeting::default();
     for (key, value) in pairs {
@@ -151,7 +143,7 @@ mod tests {
     const NAMES: CommandNames<'_> = CommandNames { client: b"CLIENT", select: b"SELECT" };
 
     #[test]
-    pub(in crate::core) fn a_refusal_names_the_step_and_not_the_password() {
+    pub(crate) fn a_refusal_names_the_step_and_not_the_password() {
         let user = Credentials { name: Some(b"u"), password: Some(b"secret") };
         let mut handshake = Handshake::new(user, "broker-lane", &POOL, NAMES);
         assert!(handshake.outgoing().windows(6).any(|window| window == b"secret"));
@@ -165,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    pub(in crate::core) fn ready_only_after_every_answer() {
+    pub(crate) fn ready_only_after_every_answer() {
         let user = Credentials { name: None, password: None };
         let mut handshake = Handshake::new(user, "broker-lane", &POOL, NAMES);
         let hello = b"*4\r\n$6\r\nserver\r\n$5\r\nredis\r\n$2\r\nid\r\n:7\r\n";

@@ -5,19 +5,16 @@
 use crate::config::value::Integrity;
 use crate::core::broker::Broker;
 use crate::core::child::Child;
-use crate::core::connection::canary::Withheld;
-use crate::core::connection::canary::is_like_answer;
+use crate::core::connection::canary::{Withheld, is_like_answer};
 use crate::core::connection::lane::Lane;
-use crate::core::connection::slot::Slot;
-use crate::core::connection::slot::SlotFlags;
-use crate::core::connection::slot::SlotKind;
+use crate::core::connection::slot::{Slot, SlotFlags, SlotKind};
 use crate::core::keys::LaneKey;
 use crate::core::shared::Shared;
 use crate::resp::reply;
 
 impl Shared {
     /// Which flags the slot of a child's request has, and whether a canary follows it.
-    pub(in crate::core) fn guard(
+    pub(crate) fn guard(
         &self,
         child: &Child,
         lane: LaneKey,
@@ -55,13 +52,7 @@ impl Shared {
     }
 
     /// A request of a child has been put on the lane: with `integrity = sampled` every so often a canary follows.
-    pub(in crate::core) fn sample(
-        &mut self,
-        lane_key: LaneKey,
-        child: &Child,
-        kind: SlotKind,
-        flags: SlotFlags,
-    ) {
+    pub(crate) fn sample(&mut self, lane_key: LaneKey, child: &Child, kind: SlotKind, flags: SlotFlags) {
         if self.env.settings.integrity != Integrity::Sampled || flags.has(SlotFlags::UNIT) {
             return;
         }
@@ -74,7 +65,7 @@ impl Shared {
     }
 
     /// Canaries for lanes whose last one was answered by a busy upstream, or not at all.
-    pub(in crate::core) fn repeat_canaries(&mut self) {
+    pub(crate) fn repeat_canaries(&mut self) {
         for key in self.connections.repeat_canaries(&mut self.env) {
             self.lane_lost(key, "integrity: a busy upstream has left replies unproven");
         }
@@ -82,7 +73,7 @@ impl Shared {
 
     /// The reply to a guarded request is kept until its canary is answered. Should it be the canary's own answer, a reply
     /// has been lost, and nothing may ever come in the canary's place.
-    pub(in crate::core) fn withhold(&mut self, key: LaneKey, slot: Slot, frame: &[u8]) {
+    pub(crate) fn withhold(&mut self, key: LaneKey, slot: Slot, frame: &[u8]) {
         let Some(lane) = self.connections.known_mut(key) else { return };
         lane.withhold(slot, frame);
         if is_like_answer(frame) && lane.is_next_canary_answer(frame) {
@@ -94,7 +85,7 @@ impl Shared {
 
 impl Broker {
     /// A reply has come for a canary's slot. If it is the canary's word, the replies before it are proven.
-    pub(in crate::core) fn canary_answered(&mut self, key: LaneKey, slot: &Slot, frame: &[u8]) {
+    pub(crate) fn canary_answered(&mut self, key: LaneKey, slot: &Slot, frame: &[u8]) {
         let Some(lane) = self.shared.connections.known(key) else { return };
         if lane.is_canary_answer(frame, slot.end) {
             return self.release(key);

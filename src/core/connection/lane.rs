@@ -10,26 +10,17 @@ use crate::base::clock::Millis;
 use crate::base::limits;
 use crate::base::pipeline::Pipeline;
 use crate::command::CommandId;
-use crate::core::connection::canary::CANARY;
-use crate::core::connection::canary::Canaries;
-use crate::core::connection::canary::Withheld;
+use crate::core::connection::canary::{CANARY, Canaries, Withheld};
 use crate::core::connection::handshake::Handshake;
-use crate::core::connection::role::LaneRole;
-use crate::core::connection::role::Role;
-use crate::core::connection::slot::Slot;
-use crate::core::connection::slot::SlotFlags;
-use crate::core::connection::slot::SlotKind;
-use crate::core::keys::ChildKey;
-use crate::core::keys::LeaseKind;
-use crate::core::keys::PoolId;
+use crate::core::connection::role::{LaneRole, Role};
+use crate::core::connection::slot::{Slot, SlotFlags, SlotKind};
+use crate::core::keys::{ChildKey, LeaseKind, PoolId};
 use crate::core::lease::state::LeaseState;
-use crate::resp::Frames;
-use crate::resp::Inbox;
-use crate::resp::ReplyScanner;
+use crate::resp::{Frames, Inbox, ReplyScanner};
 
 /// Where the lane's connection stands, with what it has there. "Counted" means against `upstream_connections_max`.
 #[derive(Debug)]
-pub(in crate::core) enum LaneState {
+pub(crate) enum LaneState {
     /// No connection and no need of one.
     Dormant,
     /// Needs a connection, and all there may be are in use; stands in `Capacity`'s line.
@@ -50,7 +41,7 @@ pub(in crate::core) enum LaneState {
 
 /// A slot whose reply has come, and what its lane was like then.
 #[derive(Debug)]
-pub(in crate::core) struct Answered {
+pub(crate) struct Answered {
     pub slot: Slot,
     /// Since when it was the front slot.
     pub front_since: Millis,
@@ -62,7 +53,7 @@ pub(in crate::core) struct Answered {
 
 impl LaneState {
     /// Whether it counts against `upstream_connections_max`.
-    pub(in crate::core) fn is_counted(&self) -> bool {
+    pub(crate) fn is_counted(&self) -> bool {
         use LaneState::*;
         matches!(self, Connecting | Handshaking { .. } | Ready { .. } | Yielding { .. })
     }
@@ -119,7 +110,7 @@ pub struct Lane {
 }
 
 impl Lane {
-    pub(in crate::core) fn new(pool: PoolId, role: Role, now: Millis) -> Self {
+    pub(crate) fn new(pool: PoolId, role: Role, now: Millis) -> Self {
         Lane {
             pool,
             role,
@@ -147,62 +138,62 @@ impl Lane {
 
     // ---- what it is ------------------------------------------------------------------------------------
 
-    pub(in crate::core) fn pool(&self) -> PoolId {
+    pub(crate) fn pool(&self) -> PoolId {
         self.pool
     }
 
     /// The control connection follows the upstream's db.
-    pub(in crate::core) fn set_pool(&mut self, pool: PoolId) {
+    pub(crate) fn set_pool(&mut self, pool: PoolId) {
         self.pool = pool;
     }
 
-    pub(in crate::core) fn role(&self) -> LaneRole {
+    pub(crate) fn role(&self) -> LaneRole {
         self.role.name()
     }
 
-    pub(in crate::core) fn is_shared(&self) -> bool {
+    pub(crate) fn is_shared(&self) -> bool {
         matches!(self.role, Role::Shared { .. })
     }
 
-    pub(in crate::core) fn is_bulk(&self) -> bool {
+    pub(crate) fn is_bulk(&self) -> bool {
         matches!(self.role, Role::Shared { bulk: true, .. })
     }
 
     /// Whether a WAIT blocks it.
-    pub(in crate::core) fn is_detached(&self) -> bool {
+    pub(crate) fn is_detached(&self) -> bool {
         matches!(self.role, Role::Shared { detached: true, .. })
     }
 
     /// A WAIT is put on it, or has been answered.
-    pub(in crate::core) fn set_detached(&mut self, is: bool) {
+    pub(crate) fn set_detached(&mut self, is: bool) {
         if let Role::Shared { detached, .. } = &mut self.role {
             *detached = is;
         }
     }
 
     /// Whether it is a shared lane that takes requests of its children.
-    pub(in crate::core) fn is_open(&self) -> bool {
+    pub(crate) fn is_open(&self) -> bool {
         matches!(self.role, Role::Shared { detached: false, surplus: false, .. })
     }
 
-    pub(in crate::core) fn is_surplus(&self) -> bool {
+    pub(crate) fn is_surplus(&self) -> bool {
         matches!(self.role, Role::Shared { surplus: true, .. })
     }
 
-    pub(in crate::core) fn mark_surplus(&mut self) {
+    pub(crate) fn mark_surplus(&mut self) {
         if let Role::Shared { surplus, .. } = &mut self.role {
             *surplus = true;
         }
     }
 
-    pub(in crate::core) fn lease(&self) -> Option<&LeaseState> {
+    pub(crate) fn lease(&self) -> Option<&LeaseState> {
         match &self.role {
             Role::Lease { lease, .. } => lease.as_ref(),
             _ => None,
         }
     }
 
-    pub(in crate::core) fn lease_mut(&mut self) -> Option<&mut LeaseState> {
+    pub(crate) fn lease_mut(&mut self) -> Option<&mut LeaseState> {
         match &mut self.role {
             Role::Lease { lease, .. } => lease.as_mut(),
             _ => None,
@@ -210,7 +201,7 @@ impl Lane {
     }
 
     /// It is the child's of this lease from now on.
-    pub(in crate::core) fn lend(&mut self, to: LeaseState, now: Millis) {
+    pub(crate) fn lend(&mut self, to: LeaseState, now: Millis) {
         debug_assert!(self.lease().is_none(), "lent twice");
         self.last_used = now;
         if let Role::Lease { lease, .. } = &mut self.role {
@@ -219,14 +210,14 @@ impl Lane {
     }
 
     /// The lease is over.
-    pub(in crate::core) fn take_lease(&mut self, now: Millis) -> Option<LeaseState> {
+    pub(crate) fn take_lease(&mut self, now: Millis) -> Option<LeaseState> {
         let Role::Lease { lease, .. } = &mut self.role else { return None };
         self.last_used = now;
         lease.take()
     }
 
     /// Whether the subscriptions of its user need it.
-    pub(in crate::core) fn is_listened(&self) -> bool {
+    pub(crate) fn is_listened(&self) -> bool {
         matches!(self.role, Role::Subscriber { listened: true })
     }
 
@@ -238,7 +229,7 @@ impl Lane {
     }
 
     #[cfg(test)]
-    pub(in crate::core) fn opening_for(&self) -> Option<LeaseKind> {
+    pub(crate) fn opening_for(&self) -> Option<LeaseKind> {
         match self.role {
             Role::Lease { opening_for, .. } => opening_for,
             _ => None,
@@ -246,7 +237,7 @@ impl Lane {
     }
 
     /// It is ready, or will never be.
-    pub(in crate::core) fn take_opening_for(&mut self) -> Option<LeaseKind> {
+    pub(crate) fn take_opening_for(&mut self) -> Option<LeaseKind> {
         match &mut self.role {
             Role::Lease { opening_for, .. } => opening_for.take(),
             _ => None,
@@ -254,25 +245,25 @@ impl Lane {
     }
 
     /// Whether it must not be lent again.
-    pub(in crate::core) fn is_close_needed(&self) -> bool {
+    pub(crate) fn is_close_needed(&self) -> bool {
         self.close_needed
     }
 
     /// Its state upstream is not known to be clean: it is closed when its lease ends.
-    pub(in crate::core) fn need_close(&mut self) {
+    pub(crate) fn need_close(&mut self) {
         self.close_needed = true;
     }
 
-    pub(in crate::core) fn need_close_if(&mut self, unclean: bool) {
+    pub(crate) fn need_close_if(&mut self, unclean: bool) {
         self.close_needed |= unclean;
     }
 
-    pub(in crate::core) fn is_on_previous_upstream(&self) -> bool {
+    pub(crate) fn is_on_previous_upstream(&self) -> bool {
         self.on_previous_upstream
     }
 
     /// The upstream has been replaced under its connection.
-    pub(in crate::core) fn leave_on_previous_upstream(&mut self) {
+    pub(crate) fn leave_on_previous_upstream(&mut self) {
         self.on_previous_upstream = true;
     }
 
@@ -288,7 +279,7 @@ impl Lane {
 
     // ---- its connection --------------------------------------------------------------------------------
 
-    pub(in crate::core) fn state(&self) -> &LaneState {
+    pub(crate) fn state(&self) -> &LaneState {
         &self.state
     }
 
@@ -310,39 +301,39 @@ impl Lane {
         std::mem::replace(&mut self.state, to)
     }
 
-    pub(in crate::core) fn is_dormant(&self) -> bool {
+    pub(crate) fn is_dormant(&self) -> bool {
         matches!(self.state, LaneState::Dormant)
     }
 
     /// Whether it needs a connection and there is no room for one.
-    pub(in crate::core) fn is_waiting(&self) -> bool {
+    pub(crate) fn is_waiting(&self) -> bool {
         matches!(self.state, LaneState::Waiting | LaneState::Parked)
     }
 
-    pub(in crate::core) fn is_backing_off(&self) -> bool {
+    pub(crate) fn is_backing_off(&self) -> bool {
         matches!(self.state, LaneState::Backoff)
     }
 
-    pub(in crate::core) fn is_ready(&self) -> bool {
+    pub(crate) fn is_ready(&self) -> bool {
         matches!(self.state, LaneState::Ready { .. })
     }
 
-    pub(in crate::core) fn is_yielding(&self) -> bool {
+    pub(crate) fn is_yielding(&self) -> bool {
         matches!(self.state, LaneState::Yielding { .. })
     }
 
     /// Whether it dials or greets.
-    pub(in crate::core) fn is_connecting(&self) -> bool {
+    pub(crate) fn is_connecting(&self) -> bool {
         matches!(self.state, LaneState::Connecting | LaneState::Handshaking { .. })
     }
 
     /// Whether its connection, or the attempt at one, counts against `upstream_connections_max`.
-    pub(in crate::core) fn is_counted(&self) -> bool {
+    pub(crate) fn is_counted(&self) -> bool {
         self.state.is_counted()
     }
 
     /// The driver's handle for the connection; opaque here.
-    pub(in crate::core) fn link(&self) -> Option<usize> {
+    pub(crate) fn link(&self) -> Option<usize> {
         self.state.link()
     }
 
@@ -371,35 +362,35 @@ impl Lane {
     }
 
     /// CLIENT ID of the connection.
-    pub(in crate::core) fn upstream_id(&self) -> i64 {
+    pub(crate) fn upstream_id(&self) -> i64 {
         self.upstream_id
     }
 
-    pub(in crate::core) fn connected_at(&self) -> Millis {
+    pub(crate) fn connected_at(&self) -> Millis {
         self.connected_at
     }
 
-    pub(in crate::core) fn last_reply(&self) -> Millis {
+    pub(crate) fn last_reply(&self) -> Millis {
         self.last_reply
     }
 
     /// When it was last given a request, or to a child.
-    pub(in crate::core) fn last_used(&self) -> Millis {
+    pub(crate) fn last_used(&self) -> Millis {
         self.last_used
     }
 
     /// Connections lost so far: equal values name the same connection.
-    pub(in crate::core) fn losses(&self) -> u32 {
+    pub(crate) fn losses(&self) -> u32 {
         self.losses
     }
 
     /// Whether a reply has come on this connection.
-    pub(in crate::core) fn has_replied(&self) -> bool {
+    pub(crate) fn has_replied(&self) -> bool {
         self.replied
     }
 
     /// Failed attempts in a row.
-    pub(in crate::core) fn failures(&self) -> u32 {
+    pub(crate) fn failures(&self) -> u32 {
         self.failures
     }
 
@@ -416,12 +407,12 @@ impl Lane {
     }
 
     /// The next attempt is the first to a working upstream, or to another one.
-    pub(in crate::core) fn forget_failures(&mut self) {
+    pub(crate) fn forget_failures(&mut self) {
         self.failures = 0;
     }
 
     /// The number of the timer that is meant.
-    pub(in crate::core) fn timer(&self) -> u32 {
+    pub(crate) fn timer(&self) -> u32 {
         self.timer
     }
 
@@ -453,24 +444,24 @@ impl Lane {
     }
 
     /// The slot whose reply comes next.
-    pub(in crate::core) fn front(&self) -> Option<&Slot> {
+    pub(crate) fn front(&self) -> Option<&Slot> {
         self.out.front()
     }
 
     /// The slot put on it last.
-    pub(in crate::core) fn back(&self) -> Option<&Slot> {
+    pub(crate) fn back(&self) -> Option<&Slot> {
         self.out.back()
     }
 
     /// Whether a canary stands behind every request on it.
     #[cfg(test)]
-    pub(in crate::core) fn is_guarded(&self) -> bool {
+    pub(crate) fn is_guarded(&self) -> bool {
         self.out.iter().all(|slot| slot.flags.has(SlotFlags::GUARDED) || slot.kind == SlotKind::Canary)
     }
 
     /// All slots, oldest first.
     #[cfg(test)]
-    pub(in crate::core) fn slots(&self) -> impl Iterator<Item = &Slot> {
+    pub(crate) fn slots(&self) -> impl Iterator<Item = &Slot> {
         self.out.iter()
     }
 
@@ -502,21 +493,21 @@ impl Lane {
     }
 
     /// Bytes of a reply that has not come to its end.
-    pub(in crate::core) fn unread(&self) -> usize {
+    pub(crate) fn unread(&self) -> usize {
         self.inbox.len()
     }
 
     /// Whether a frame of this type on its connection is a reply for the front slot, whatever is in it.
-    pub(in crate::core) fn is_reply(&self, kind: u8) -> bool {
+    pub(crate) fn is_reply(&self, kind: u8) -> bool {
         kind != b'>' && self.is_shared() && !self.is_connecting()
     }
 
-    pub(in crate::core) fn is_greeting(&self) -> bool {
+    pub(crate) fn is_greeting(&self) -> bool {
         matches!(self.state, LaneState::Handshaking { .. })
     }
 
     /// Takes the slot a complete reply belongs to. `None` is a desync.
-    pub(in crate::core) fn take_answered(&mut self, now: Millis) -> Option<Answered> {
+    pub(crate) fn take_answered(&mut self, now: Millis) -> Option<Answered> {
         let is_proven = self.withheld().is_empty();
         let slot = self.pop()?;
         self.replied = true;
@@ -526,14 +517,14 @@ impl Lane {
 
     /// Takes the slot a complete reply belongs to. `None` is a desync: nobody asked, or the question has
     /// not even left.
-    pub(in crate::core) fn pop(&mut self) -> Option<Slot> {
+    pub(crate) fn pop(&mut self) -> Option<Slot> {
         let slot = self.out.take_answered()?;
         self.forget_timed_out(1);
         Some(slot)
     }
 
     /// Takes the slot whose request has left in part. The rest of it goes with the connection.
-    pub(in crate::core) fn take_half_written(&mut self) -> Option<Slot> {
+    pub(crate) fn take_half_written(&mut self) -> Option<Slot> {
         let of_a_child =
             |slot: &Slot| !matches!(slot.kind, SlotKind::Canary | SlotKind::Question | SlotKind::Proof);
         if !self.has_written() || !self.front().is_some_and(of_a_child) {
@@ -544,12 +535,12 @@ impl Lane {
     }
 
     /// So many slots have left the front.
-    pub(in crate::core) fn forget_timed_out(&mut self, count: usize) {
+    pub(crate) fn forget_timed_out(&mut self, count: usize) {
         self.timed_out = self.timed_out.saturating_sub(count);
     }
 
     /// Whether nothing is waiting: no slot, written or not, and no reply for its canary.
-    pub(in crate::core) fn is_idle(&self) -> bool {
+    pub(crate) fn is_idle(&self) -> bool {
         self.out.is_idle() && self.withheld().is_empty()
     }
 
@@ -580,7 +571,7 @@ impl Lane {
     }
 
     /// The replies that wait for a canary, oldest first.
-    pub(in crate::core) fn withheld(&self) -> &[Withheld] {
+    pub(crate) fn withheld(&self) -> &[Withheld] {
         self.canaries.withheld()
     }
 
@@ -590,32 +581,32 @@ impl Lane {
     }
 
     /// Requests that wait for their reply, the broker's canaries not counted.
-    pub(in crate::core) fn owed(&self) -> usize {
+    pub(crate) fn owed(&self) -> usize {
         self.out.iter().filter(|slot| slot.kind != SlotKind::Canary).count() + self.withheld().len()
     }
 
     /// How many slots wait.
-    pub(in crate::core) fn depth(&self) -> usize {
+    pub(crate) fn depth(&self) -> usize {
         self.out.depth()
     }
 
     /// Whether the front slot's request has begun to leave: one byte handed to the socket is enough.
-    pub(in crate::core) fn has_written(&self) -> bool {
+    pub(crate) fn has_written(&self) -> bool {
         self.out.has_written()
     }
 
     /// Whether the connection is still needed for what was written on it.
-    pub(in crate::core) fn owes_replies(&self) -> bool {
+    pub(crate) fn owes_replies(&self) -> bool {
         self.has_written() || !self.withheld().is_empty()
     }
 
     /// Bytes that wait to be written.
-    pub(in crate::core) fn unwritten(&self) -> usize {
+    pub(crate) fn unwritten(&self) -> usize {
         self.out.len()
     }
 
     /// Whether it has so much to write that the child has to wait until it has less.
-    pub(in crate::core) fn holds_back(&mut self, child: ChildKey) -> bool {
+    pub(crate) fn holds_back(&mut self, child: ChildKey) -> bool {
         let full = self.out.len() >= limits::LANE_WINDOW;
         if full {
             self.held.push(child);
@@ -624,12 +615,12 @@ impl Lane {
     }
 
     #[cfg(test)]
-    pub(in crate::core) fn held(&self) -> &[ChildKey] {
+    pub(crate) fn held(&self) -> &[ChildKey] {
         &self.held
     }
 
     /// Children that waited and may go on.
-    pub(in crate::core) fn take_held(&mut self) -> Vec<ChildKey> {
+    pub(crate) fn take_held(&mut self) -> Vec<ChildKey> {
         std::mem::take(&mut self.held)
     }
 
@@ -676,7 +667,7 @@ impl Lane {
 
     /// The connection is gone: takes every slot of which a byte may have left (a block counts as one), and
     /// drops the unsent rest of the last of them. What remains has never been written.
-    pub(in crate::core) fn take_written(&mut self) -> Vec<Slot> {
+    pub(crate) fn take_written(&mut self) -> Vec<Slot> {
         let written = self.out.take_written();
         self.forget_timed_out(written.len());
         // Replies without proof are none.
@@ -684,14 +675,14 @@ impl Lane {
     }
 
     /// Takes every slot left, written or not; the lane will not be used again for them.
-    pub(in crate::core) fn take_all(&mut self) -> Vec<Slot> {
+    pub(crate) fn take_all(&mut self) -> Vec<Slot> {
         self.timed_out = 0;
         self.out.take_all()
     }
 
     /// Takes slots that have waited `timeout` or longer without being written. Only while nothing is
     /// being written: then every slot is unwritten, and the oldest is at the front.
-    pub(in crate::core) fn take_expired(&mut self, now: Millis, timeout: Millis) -> Vec<Slot> {
+    pub(crate) fn take_expired(&mut self, now: Millis, timeout: Millis) -> Vec<Slot> {
         debug_assert!(!self.has_written());
         let mut expired = Vec::new();
         while self.front().is_some_and(|slot| u64::from(slot.age(now)) >= timeout) {
@@ -703,7 +694,7 @@ impl Lane {
 
     /// Marks slots that wait longer than `timeout` for their reply, and returns them. They stay in the
     /// FIFO: their replies will still come.
-    pub(in crate::core) fn time_out(&mut self, now: Millis, timeout: Millis) -> Vec<Slot> {
+    pub(crate) fn time_out(&mut self, now: Millis, timeout: Millis) -> Vec<Slot> {
         let mut late = Vec::new();
         for slot in self.canaries.withheld_mut() {
             if u64::from(slot.age(now)) >= timeout && !slot.is_timed_out() {
@@ -728,7 +719,7 @@ impl Lane {
 
     /// Marks what stands behind the front slot and is not of the same child, and returns it: it has waited for that child's
     /// command for too long. It stays in the FIFO, as what has timed out.
-    pub(in crate::core) fn give_up_behind_front(&mut self) -> Vec<Slot> {
+    pub(crate) fn give_up_behind_front(&mut self) -> Vec<Slot> {
         let Some(owner) = self.front().map(|front| front.child) else { return Vec::new() };
         let own = |slot: &Slot| slot.kind == SlotKind::Canary || slot.may_wait();
         let behind = |slot: &&mut Slot| slot.child != owner && !slot.is_timed_out() && !own(slot);
@@ -743,12 +734,12 @@ impl Lane {
     }
 
     /// Heap bytes it held when it was accounted last.
-    pub(in crate::core) fn footprint(&self) -> usize {
+    pub(crate) fn footprint(&self) -> usize {
         self.footprint
     }
 
     /// Heap bytes it holds.
-    pub(in crate::core) fn measure(&self) -> usize {
+    pub(crate) fn measure(&self) -> usize {
         self.out.footprint() + self.inbox.footprint() + self.canaries.footprint()
     }
 
@@ -756,7 +747,7 @@ impl Lane {
     /// still gets as many replies as it asked for, one of them the other's. The broken FIFO that every
     /// check must notice.
     #[cfg(feature = "sabotage")]
-    pub(in crate::core) fn swap_front(&mut self, is_alive: impl Fn(ChildKey) -> bool) {
+    pub(crate) fn swap_front(&mut self, is_alive: impl Fn(ChildKey) -> bool) {
         let fits = |slot: &Slot| slot.kind == SlotKind::Relay && is_alive(slot.child);
         let Some(front) = self.front().filter(|slot| fits(slot)).map(|slot| slot.child) else { return };
         let other = self.out.iter_mut().find(|slot| slot.child != front && fits(slot));

@@ -4,27 +4,21 @@
 use crate::base::clock::Millis;
 use crate::base::key::Key;
 use crate::base::limits;
-use crate::command::CommandId;
-use crate::command::NO_COMMAND;
+use crate::command::{CommandId, NO_COMMAND};
 use crate::core::child::hold::Hold;
 use crate::core::connection::Connections;
 use crate::core::connection::handshake::GreetingStep;
 use crate::core::connection::lane::Lane;
-use crate::core::connection::slot::Slot;
-use crate::core::connection::slot::SlotFlags;
-use crate::core::connection::slot::SlotKind;
+use crate::core::connection::slot::{Slot, SlotFlags, SlotKind};
 use crate::core::env::Env;
-use crate::core::keys::ChildKey;
-use crate::core::keys::LaneKey;
-use crate::core::keys::PoolKey;
+use crate::core::keys::{ChildKey, LaneKey, PoolKey};
 use crate::core::notice::Notice;
-use crate::resp::Frames;
-use crate::resp::ReplyScanner;
+use crate::resp::{Frames, ReplyScanner};
 
 impl Connections {
     // ---- finding lanes ---------------------------------------------------------------------------------
 
-    pub(in crate::core) fn add(&mut self, lane: Lane) -> LaneKey {
+    pub(crate) fn add(&mut self, lane: Lane) -> LaneKey {
         let is_own = lane.role().is_own();
         let key = self.lanes.insert(lane);
         if is_own {
@@ -34,45 +28,45 @@ impl Connections {
     }
 
     /// A lane that may have gone: its key was kept by a child, a timer, a question or the driver.
-    pub(in crate::core) fn find(&self, key: LaneKey) -> Option<&Lane> {
+    pub(crate) fn find(&self, key: LaneKey) -> Option<&Lane> {
         self.lanes.get(key)
     }
 
     /// The same.
-    pub(in crate::core) fn find_mut(&mut self, key: LaneKey) -> Option<&mut Lane> {
+    pub(crate) fn find_mut(&mut self, key: LaneKey) -> Option<&mut Lane> {
         self.lanes.get_mut(key)
     }
 
     /// The same, with what its connection is.
-    pub(in crate::core) fn find_with_key(&mut self, key: LaneKey) -> Option<(&mut Lane, &PoolKey)> {
+    pub(crate) fn find_with_key(&mut self, key: LaneKey) -> Option<(&mut Lane, &PoolKey)> {
         let lane = self.lanes.get_mut(key)?;
         let pool = &self.pools[lane.pool().0 as usize];
         Some((lane, pool.key()))
     }
 
     /// A lane that is there.
-    pub(in crate::core) fn known(&self, key: LaneKey) -> Option<&Lane> {
+    pub(crate) fn known(&self, key: LaneKey) -> Option<&Lane> {
         debug_assert!(self.lanes.get(key).is_some(), "no lane {key:?}");
         self.lanes.get(key)
     }
 
     /// The same.
-    pub(in crate::core) fn known_mut(&mut self, key: LaneKey) -> Option<&mut Lane> {
+    pub(crate) fn known_mut(&mut self, key: LaneKey) -> Option<&mut Lane> {
         debug_assert!(self.lanes.get(key).is_some(), "no lane {key:?}");
         self.lanes.get_mut(key)
     }
 
-    pub(in crate::core) fn lanes(&self) -> impl Iterator<Item = (LaneKey, &Lane)> {
+    pub(crate) fn lanes(&self) -> impl Iterator<Item = (LaneKey, &Lane)> {
         self.lanes.iter()
     }
 
     /// Of all lanes, for a loop that may remove some of them.
-    pub(in crate::core) fn keys(&self) -> Vec<LaneKey> {
+    pub(crate) fn keys(&self) -> Vec<LaneKey> {
         self.lanes.keys()
     }
 
     /// The lanes for which this holds.
-    pub(in crate::core) fn keys_where(&self, holds: impl Fn(&Lane) -> bool) -> Vec<LaneKey> {
+    pub(crate) fn keys_where(&self, holds: impl Fn(&Lane) -> bool) -> Vec<LaneKey> {
         self.lanes.iter().filter(|(_, lane)| holds(lane)).map(|(key, _)| key).collect()
     }
 
@@ -80,7 +74,7 @@ impl Connections {
 
     /// Puts a whole request and its slot on a lane, and sees to it that the lane gets connected.
     #[allow(clippy::too_many_arguments)]
-    pub(in crate::core) fn send(
+    pub(crate) fn send(
         &mut self,
         env: &mut Env,
         key: LaneKey,
@@ -105,14 +99,14 @@ impl Connections {
     }
 
     /// The lane has something to write.
-    pub(in crate::core) fn mark(&mut self, key: LaneKey) {
+    pub(crate) fn mark(&mut self, key: LaneKey) {
         if self.lanes.get_mut(key).is_some_and(Lane::mark_dirty) {
             self.dirty.push(key);
         }
     }
 
     /// Moves the keys of lanes with something to write into `into`.
-    pub(in crate::core) fn take_dirty(&mut self, into: &mut Vec<LaneKey>) {
+    pub(crate) fn take_dirty(&mut self, into: &mut Vec<LaneKey>) {
         let first = into.len();
         into.append(&mut self.dirty);
         for key in &into[first..] {
@@ -124,12 +118,12 @@ impl Connections {
     }
 
     /// Whether the subscriptions of its user need this lane.
-    pub(in crate::core) fn is_listened(&self, key: LaneKey) -> bool {
+    pub(crate) fn is_listened(&self, key: LaneKey) -> bool {
         self.known(key).is_some_and(Lane::is_listened)
     }
 
     /// The subscriptions of its user need this lane, or do not any more.
-    pub(in crate::core) fn set_listened(&mut self, key: LaneKey, is: bool) {
+    pub(crate) fn set_listened(&mut self, key: LaneKey, is: bool) {
         // It may have gone with its user.
         if let Some(lane) = self.lanes.get_mut(key) {
             lane.set_listened(is);
@@ -138,7 +132,7 @@ impl Connections {
 
     /// Brings the memory total up to date with one lane, which may have gone. Children that waited until it has less to
     /// write go on.
-    pub(in crate::core) fn account(&mut self, env: &mut Env, key: LaneKey) {
+    pub(crate) fn account(&mut self, env: &mut Env, key: LaneKey) {
         if let Some(lane) = self.lanes.get_mut(key) {
             account(env, lane);
         }
@@ -147,7 +141,7 @@ impl Connections {
     // ---- its bytes -------------------------------------------------------------------------------------
 
     /// Bytes have arrived. None, if they are those of a connection given up before.
-    pub(in crate::core) fn begin_input<'a>(
+    pub(crate) fn begin_input<'a>(
         &mut self,
         key: LaneKey,
         bytes: &'a [u8],
@@ -158,17 +152,12 @@ impl Connections {
     }
 
     /// The lane whose bytes are being read, if they are still those of its connection.
-    pub(in crate::core) fn input_of(&mut self, key: LaneKey) -> Option<&mut Lane> {
+    pub(crate) fn input_of(&mut self, key: LaneKey) -> Option<&mut Lane> {
         self.lanes.get_mut(key).filter(|lane| lane.is_input_valid())
     }
 
     /// What is left of the bytes waits for more.
-    pub(in crate::core) fn end_input(
-        &mut self,
-        env: &mut Env,
-        key: LaneKey,
-        frames: Frames<'_, ReplyScanner>,
-    ) {
+    pub(crate) fn end_input(&mut self, env: &mut Env, key: LaneKey, frames: Frames<'_, ReplyScanner>) {
         // What was in them may have removed the lane.
         if let Some(lane) = self.lanes.get_mut(key) {
             lane.end_input(frames, &mut self.scanner, &mut env.spares);
@@ -177,26 +166,26 @@ impl Connections {
     }
 
     /// A reply to the lane's greeting.
-    pub(in crate::core) fn take_greeting(&mut self, key: LaneKey, frame: &[u8]) -> GreetingStep {
+    pub(crate) fn take_greeting(&mut self, key: LaneKey, frame: &[u8]) -> GreetingStep {
         let handshake = self.lanes.get_mut(key).and_then(Lane::handshake_mut);
         handshake.map_or(GreetingStep::More, |handshake| handshake.reply(frame))
     }
 
     /// The driver's handle of a lane, which may have gone, and what it may write now.
-    pub(in crate::core) fn outgoing(&self, key: LaneKey) -> Option<(usize, &[u8])> {
+    pub(crate) fn outgoing(&self, key: LaneKey) -> Option<(usize, &[u8])> {
         let lane = self.lanes.get(key)?;
         Some((lane.link()?, lane.outgoing()))
     }
 
     /// `count` bytes of it were taken by the socket.
-    pub(in crate::core) fn wrote(&mut self, key: LaneKey, count: usize) {
+    pub(crate) fn wrote(&mut self, key: LaneKey, count: usize) {
         if let Some(lane) = self.known_mut(key) {
             lane.wrote(count);
         }
     }
 
     /// The driver has written what it could.
-    pub(in crate::core) fn flushed(&mut self, env: &mut Env, key: LaneKey) {
+    pub(crate) fn flushed(&mut self, env: &mut Env, key: LaneKey) {
         // It may have failed in writing.
         let Some(lane) = self.lanes.get_mut(key) else { return };
         account(env, lane);
@@ -207,7 +196,7 @@ impl Connections {
 
     // ---- canaries --------------------------------------------------------------------------------------
 
-    pub(in crate::core) fn send_canary(&mut self, env: &mut Env, key: LaneKey) {
+    pub(crate) fn send_canary(&mut self, env: &mut Env, key: LaneKey) {
         let Some(lane) = self.known_mut(key) else { return };
         let canary = lane.next_canary(&mut env.rng);
         env.counters.canaries += 1;
@@ -234,7 +223,7 @@ impl Connections {
 
     /// A push behind replies that are withheld waits with them: what it tells of came after them. False when there are
     /// none.
-    pub(in crate::core) fn withhold_push(&mut self, key: LaneKey, frame: &[u8], now: Millis) -> bool {
+    pub(crate) fn withhold_push(&mut self, key: LaneKey, frame: &[u8], now: Millis) -> bool {
         let Some(lane) = self.known_mut(key).filter(|lane| !lane.withheld().is_empty()) else { return false };
         // No child waits for it: where its lane is lost, it is lost.
         let (end, stamp, flags) = (0, now as u32, SlotFlags::TIMED_OUT);
@@ -246,19 +235,19 @@ impl Connections {
     // ---- children that wait ----------------------------------------------------------------------------
 
     /// The child waits for the lane that carried its last write.
-    pub(in crate::core) fn wait_for_lane(&mut self, child: ChildKey) {
+    pub(crate) fn wait_for_lane(&mut self, child: ChildKey) {
         self.lane_waiters.push(child);
     }
 
     /// A lane is free again: the children that wait for one look whether it is theirs.
-    pub(in crate::core) fn wake_lane_waiters(&mut self, env: &mut Env) {
+    pub(crate) fn wake_lane_waiters(&mut self, env: &mut Env) {
         for child in self.lane_waiters.drain(..) {
             env.notify(Notice::Lift(child, Hold::WriteLane));
         }
     }
 
     /// Children that wait for full lanes look at their requests afresh: there is another answer now.
-    pub(in crate::core) fn lift_all_held(&mut self, env: &mut Env) {
+    pub(crate) fn lift_all_held(&mut self, env: &mut Env) {
         for key in self.lanes.keys() {
             let held = self.lanes.get_mut(key).map(Lane::take_held);
             lift(env, held.unwrap_or_default());

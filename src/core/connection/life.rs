@@ -8,15 +8,12 @@ use crate::core::action::Action;
 use crate::core::connection::Connections;
 use crate::core::connection::capacity::Capacity;
 use crate::core::connection::handshake::Handshake;
-use crate::core::connection::lane::Lane;
-use crate::core::connection::lane::LaneState;
-use crate::core::connection::lanes::account;
-use crate::core::connection::lanes::lift;
+use crate::core::connection::lane::{Lane, LaneState};
+use crate::core::connection::lanes::{account, lift};
 use crate::core::connection::role::LaneRole;
 use crate::core::connection::slot::Slot;
 use crate::core::env::Env;
-use crate::core::keys::LaneKey;
-use crate::core::keys::LeaseKind;
+use crate::core::keys::{LaneKey, LeaseKind};
 use crate::core::notice::Notice;
 use crate::core::timers::Timer;
 
@@ -33,7 +30,7 @@ impl Connections {
     }
 
     /// A lane has something to send: connects it if need be.
-    pub(in crate::core) fn want(&mut self, env: &mut Env, key: LaneKey) {
+    pub(crate) fn want(&mut self, env: &mut Env, key: LaneKey) {
         let Some(lane) = self.known(key).filter(|lane| lane.is_dormant()) else { return };
         let role = lane.role();
         if role == LaneRole::Subscriber
@@ -51,12 +48,12 @@ impl Connections {
     }
 
     /// Whether the lane has any use for a connection.
-    pub(in crate::core) fn is_needed(&self, key: LaneKey) -> bool {
+    pub(crate) fn is_needed(&self, key: LaneKey) -> bool {
         self.known(key).is_some_and(Lane::is_needed)
     }
 
     /// Opens a connection; there is room for it.
-    pub(in crate::core) fn dial(&mut self, env: &mut Env, key: LaneKey) {
+    pub(crate) fn dial(&mut self, env: &mut Env, key: LaneKey) {
         self.change_state(key, LaneState::Connecting);
         debug_assert!(self.counted(&env.settings) <= env.settings.upstream_connections_max);
         self.arm(env, key, env.now + env.settings.connect_timeout);
@@ -92,7 +89,7 @@ impl Connections {
     }
 
     /// The lane was greeted.
-    pub(in crate::core) fn greeted(&mut self, key: LaneKey, id: i64, now: Millis) {
+    pub(crate) fn greeted(&mut self, key: LaneKey, id: i64, now: Millis) {
         if let Some(lane) = self.lanes.get_mut(key)
             && let Some(link) = lane.link()
         {
@@ -103,27 +100,27 @@ impl Connections {
 
     // ---- room ------------------------------------------------------------------------------------------
 
-    pub(in crate::core) fn capacity(&self) -> &Capacity {
+    pub(crate) fn capacity(&self) -> &Capacity {
         &self.capacity
     }
 
     /// Whether lanes that wait have to be served.
-    pub(in crate::core) fn is_changed(&self) -> bool {
+    pub(crate) fn is_changed(&self) -> bool {
         self.capacity.changed
     }
 
     /// The same, once.
-    pub(in crate::core) fn take_changed(&mut self) -> bool {
+    pub(crate) fn take_changed(&mut self) -> bool {
         std::mem::take(&mut self.capacity.changed)
     }
 
     /// There may be room for more connections or leases: those who wait are served at the end of the event.
-    pub(in crate::core) fn mark_changed(&mut self) {
+    pub(crate) fn mark_changed(&mut self) {
         self.capacity.changed = true;
     }
 
     /// The driver has closed a connection for good, and so has the upstream as far as can be known.
-    pub(in crate::core) fn closed(&mut self) {
+    pub(crate) fn closed(&mut self) {
         self.capacity.closing -= 1;
         self.capacity.changed = true;
     }
@@ -131,7 +128,7 @@ impl Connections {
     /// Whether one more connection may be opened now. If not, and none is closing already for this lane,
     /// an idle one is evicted: there is room once the upstream has closed it. Room for one is always kept for each of
     /// the broker's own lanes.
-    pub(in crate::core) fn make_room(&mut self, env: &mut Env, role: LaneRole, is_waiting: bool) -> bool {
+    pub(crate) fn make_room(&mut self, env: &mut Env, role: LaneRole, is_waiting: bool) -> bool {
         let own = self.own.iter().filter_map(|key| self.lanes.get(*key));
         let kept = own.filter(|lane| lane.role() != role && !lane.is_counted()).count();
         let max = env.settings.upstream_connections_max - kept;
@@ -163,7 +160,7 @@ impl Connections {
 
     /// Somebody needs a connection and none is idle: the shared lane connected for longest finishes what it
     /// has written and gives up its own.
-    pub(in crate::core) fn ask_to_yield(&mut self, env: &mut Env) {
+    pub(crate) fn ask_to_yield(&mut self, env: &mut Env) {
         while self.capacity.yielding + self.capacity.closing < self.capacity.wanted() {
             let may_yield = |lane: &Lane| lane.is_shared() && lane.is_ready() && !lane.is_detached();
             let shared = self.lanes.iter().filter(|(_, lane)| may_yield(lane));
@@ -180,7 +177,7 @@ impl Connections {
 
     /// The lane writes nothing more, but for the rest of the request that has begun to leave, and gives its connection
     /// up once it has the replies to what it wrote.
-    pub(in crate::core) fn start_yield(&mut self, env: &mut Env, key: LaneKey) {
+    pub(crate) fn start_yield(&mut self, env: &mut Env, key: LaneKey) {
         let Some(lane) = self.known(key) else { return };
         let Some(link) = lane.link() else { return debug_assert!(false, "yields without a connection") };
         let end = lane.end_of_written();
@@ -190,7 +187,7 @@ impl Connections {
     }
 
     /// A yielding lane with nothing written left to wait for gives its connection up.
-    pub(in crate::core) fn finish_yield(&mut self, env: &mut Env, key: LaneKey) {
+    pub(crate) fn finish_yield(&mut self, env: &mut Env, key: LaneKey) {
         let is_done = |lane: &Lane| lane.is_yielding() && lane.outgoing().is_empty() && !lane.owes_replies();
         // Its last reply may have ended it.
         if self.lanes.get(key).is_some_and(is_done) {
@@ -200,7 +197,7 @@ impl Connections {
 
     /// There may be room for more connections: the lanes that have waited longest get them. Says whether leases may be
     /// opened for which there was none.
-    pub(in crate::core) fn serve_waiting(&mut self, env: &mut Env) -> bool {
+    pub(crate) fn serve_waiting(&mut self, env: &mut Env) -> bool {
         for key in std::mem::take(&mut self.capacity.parked) {
             self.change_state(key, LaneState::Dormant);
             if self.is_needed(key) {
@@ -225,7 +222,7 @@ impl Connections {
     // ---- a connection is given up ----------------------------------------------------------------------
 
     /// Closes a lane's connection on purpose. Nothing written may be waiting on it.
-    pub(in crate::core) fn disconnect(&mut self, env: &mut Env, key: LaneKey) {
+    pub(crate) fn disconnect(&mut self, env: &mut Env, key: LaneKey) {
         debug_assert!(
             self.known(key).is_some_and(|lane| !lane.has_written()),
             "closing a lane that owes replies"
@@ -240,7 +237,7 @@ impl Connections {
     }
 
     /// Has the driver close the connection, if there is one; the lane is Dormant then.
-    pub(in crate::core) fn drop_connection(&mut self, env: &mut Env, key: LaneKey) {
+    pub(crate) fn drop_connection(&mut self, env: &mut Env, key: LaneKey) {
         let Some(lane) = self.known_mut(key).filter(|lane| lane.is_counted()) else { return };
         let (role, link) = (lane.role(), lane.link());
         let from = lane.forget_connection();
@@ -257,7 +254,7 @@ impl Connections {
     }
 
     /// Nothing is on the connection, or nothing that matters: the next one goes to the upstream of now.
-    pub(in crate::core) fn dial_afresh(&mut self, env: &mut Env, key: LaneKey) {
+    pub(crate) fn dial_afresh(&mut self, env: &mut Env, key: LaneKey) {
         self.drop_connection(env, key);
         if let Some(lane) = self.lanes.get_mut(key)
             && lane.is_backing_off()
@@ -271,7 +268,7 @@ impl Connections {
     }
 
     /// Removes a lane without a connection for good.
-    pub(in crate::core) fn remove(&mut self, env: &mut Env, key: LaneKey) {
+    pub(crate) fn remove(&mut self, env: &mut Env, key: LaneKey) {
         let Some(mut lane) = self.lanes.remove(key) else { return debug_assert!(false, "no lane {key:?}") };
         self.capacity.leave(key, lane.role(), lane.state());
         self.pool_mut(lane.pool()).forget(key);
@@ -285,7 +282,7 @@ impl Connections {
     }
 
     /// Closes and removes every lane at once.
-    pub(in crate::core) fn close_all(&mut self, env: &mut Env) {
+    pub(crate) fn close_all(&mut self, env: &mut Env) {
         for key in self.lanes.keys() {
             self.drop_connection(env, key);
             if let Some(lane) = self.lanes.remove(key) {
@@ -298,7 +295,7 @@ impl Connections {
     // ---- too many connections --------------------------------------------------------------------------
 
     /// Closes connections that have not been used for `limit`. Warm leases stay for as long as their pool is used at all.
-    pub(in crate::core) fn close_unused(&mut self, env: &mut Env, limit: Millis) {
+    pub(crate) fn close_unused(&mut self, env: &mut Env, limit: Millis) {
         let now = env.now;
         let rests = |lane: &Lane| now.saturating_sub(lane.last_used()) >= limit;
         for key in self.keys_where(|lane| lane.is_unused() && rests(lane)) {
@@ -318,7 +315,7 @@ impl Connections {
 
     /// Connections beyond `upstream_connections_max`: idle ones are closed, busy shared ones yield, leases
     /// end in their own time. Shared lanes do not make room for leases that are too many.
-    pub(in crate::core) fn shed(&mut self, env: &mut Env) {
+    pub(crate) fn shed(&mut self, env: &mut Env) {
         let max = env.settings.upstream_connections_max;
         while self.capacity.open - self.capacity.yielding > max && self.close_idle_lease(env) {}
         while self.capacity.open - self.capacity.yielding - self.capacity.leases > max {

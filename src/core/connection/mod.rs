@@ -3,37 +3,33 @@
 //!
 //! A state of a lane, the line it stands in and the counts change in one function, `Connections::change_state`.
 
-pub(in crate::core) mod canary;
-pub(in crate::core) mod capacity;
-pub(in crate::core) mod events;
-pub(in crate::core) mod failure;
-pub(in crate::core) mod handshake;
-pub(in crate::core) mod integrity;
-pub(in crate::core) mod lane;
-pub(in crate::core) mod lanes;
-pub(in crate::core) mod life;
-pub(in crate::core) mod pool;
-pub(in crate::core) mod pools;
-pub(in crate::core) mod reason;
-pub(in crate::core) mod role;
-pub(in crate::core) mod shortage;
-pub(in crate::core) mod slot;
+pub(crate) mod canary;
+pub(crate) mod capacity;
+pub(crate) mod events;
+pub(crate) mod failure;
+pub(crate) mod handshake;
+pub(crate) mod integrity;
+pub(crate) mod lane;
+pub(crate) mod lanes;
+pub(crate) mod life;
+pub(crate) mod pool;
+pub(crate) mod pools;
+pub(crate) mod reason;
+pub(crate) mod role;
+pub(crate) mod shortage;
+pub(crate) mod slot;
 
 use crate::base::key::Arena;
 use crate::core::connection::capacity::Capacity;
 use crate::core::connection::lane::Lane;
 use crate::core::connection::pool::Pool;
-use crate::core::keys::ChildKey;
-use crate::core::keys::LaneKey;
-use crate::core::keys::LaneName;
-use crate::core::keys::PoolId;
-use crate::core::keys::PoolKey;
+use crate::core::keys::{ChildKey, LaneKey, LaneName, PoolId, PoolKey};
 use crate::resp::ReplyScanner;
 use std::collections::HashMap;
 
 /// Every lane and pool.
 #[derive(Debug, Default)]
-pub(in crate::core) struct Connections {
+pub(crate) struct Connections {
     lanes: Arena<Lane, LaneName>,
     /// The broker's own: control, and the probe where there is one.
     own: Vec<LaneKey>,

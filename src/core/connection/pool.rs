@@ -1,12 +1,11 @@
 //! A pool: the lanes of one (user, db, protocol). Owns which lanes those are; never whether they are connected.
 
 use crate::base::clock::Millis;
-use crate::core::keys::LaneKey;
-use crate::core::keys::PoolKey;
+use crate::core::keys::{LaneKey, PoolKey};
 
 /// The lanes of one (user, db, protocol).
 #[derive(Debug)]
-pub(in crate::core) struct Pool {
+pub(crate) struct Pool {
     pub(super) key: PoolKey,
     /// Shared lanes, made on demand up to `lanes`; they stay, their connections come and go.
     pub(super) shared: Vec<LaneKey>,
@@ -32,25 +31,25 @@ impl Pool {
         self.bulk = self.bulk.filter(|bulk| *bulk != lane);
     }
 
-    pub(in crate::core) fn key(&self) -> &PoolKey {
+    pub(crate) fn key(&self) -> &PoolKey {
         &self.key
     }
 
     /// Leased lanes that are not lent.
     #[cfg(test)]
-    pub(in crate::core) fn idle(&self) -> &[LaneKey] {
+    pub(crate) fn idle(&self) -> &[LaneKey] {
         &self.idle
     }
 
     /// Why the last attempt to connect failed.
-    pub(in crate::core) fn refusal(&self) -> Option<&Refusal> {
+    pub(crate) fn refusal(&self) -> Option<&Refusal> {
         self.refusal.as_ref()
     }
 }
 
 /// Why the last attempt to connect came to nothing.
 #[derive(Debug)]
-pub(in crate::core) struct Refusal {
+pub(crate) struct Refusal {
     pub text: String,
     pub at: Millis,
 }

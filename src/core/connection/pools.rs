@@ -7,19 +7,14 @@ use crate::config::Settings;
 use crate::core::connection::Connections;
 use crate::core::connection::lane::Lane;
 use crate::core::connection::pool::Pool;
-use crate::core::connection::role::LaneRole;
-use crate::core::connection::role::Role;
+use crate::core::connection::role::{LaneRole, Role};
 use crate::core::env::Env;
-use crate::core::keys::LaneKey;
-use crate::core::keys::LeaseKind;
-use crate::core::keys::PoolId;
-use crate::core::keys::PoolKey;
-use crate::core::keys::UserId;
+use crate::core::keys::{LaneKey, LeaseKind, PoolId, PoolKey, UserId};
 
 impl Connections {
     /// Which pool serves a child of this user, db and protocol. With Sentinel or Cluster behind us, this is
     /// where they would be asked.
-    pub(in crate::core) fn pool_of(&mut self, key: PoolKey) -> PoolId {
+    pub(crate) fn pool_of(&mut self, key: PoolKey) -> PoolId {
         debug_assert!(key.user != UserId::NOBODY && key.user != UserId::UNDECIDED, "a pool for nobody");
         // A few pools, the usual case, are looked through faster than a map.
         if let Some(index) = self.pools.iter().take(4).position(|pool| pool.key == key) {
@@ -43,7 +38,7 @@ impl Connections {
         id
     }
 
-    pub(in crate::core) fn pool(&self, id: PoolId) -> &Pool {
+    pub(crate) fn pool(&self, id: PoolId) -> &Pool {
         &self.pools[id.0 as usize]
     }
 
@@ -52,17 +47,17 @@ impl Connections {
     }
 
     /// Every pool, those that are free too.
-    pub(in crate::core) fn pools(&self) -> impl Iterator<Item = (PoolId, &Pool)> {
+    pub(crate) fn pools(&self) -> impl Iterator<Item = (PoolId, &Pool)> {
         self.pools.iter().enumerate().map(|(index, pool)| (PoolId(index as u32), pool))
     }
 
     /// What the connection of this lane is.
-    pub(in crate::core) fn key_of(&self, lane: &Lane) -> &PoolKey {
+    pub(crate) fn key_of(&self, lane: &Lane) -> &PoolKey {
         &self.pool(lane.pool()).key
     }
 
     /// The user has gone, and its pools have no lane left: the pools may become others.
-    pub(in crate::core) fn free_pools_of(&mut self, user: UserId) {
+    pub(crate) fn free_pools_of(&mut self, user: UserId) {
         let of_user = |lane: &Lane| self.key_of(lane).user == user;
         debug_assert!(!self.lanes.iter().any(|(_, lane)| of_user(lane)), "a pool freed with its lanes");
         for pool in self.pools.iter_mut().filter(|pool| pool.key.user == user) {
@@ -75,7 +70,7 @@ impl Connections {
 
     /// The shared lane with the least waiting on it; a new one while fewer than `lanes_max` exist and all are
     /// busy.
-    pub(in crate::core) fn shared_lane(&mut self, id: PoolId, lanes_max: usize, now: Millis) -> LaneKey {
+    pub(crate) fn shared_lane(&mut self, id: PoolId, lanes_max: usize, now: Millis) -> LaneKey {
         // One that took the place of a detached lane rests when that is back.
         let shared = self.pool(id).shared.iter().filter_map(|key| Some((*key, self.lanes.get(*key)?)));
         let usable = shared.filter(|(_, lane)| !lane.is_detached()).take(lanes_max);
@@ -98,7 +93,7 @@ impl Connections {
     }
 
     /// The pool's lane for what is large: while a megabyte passes on a lane, nothing behind it does.
-    pub(in crate::core) fn bulk_lane(&mut self, id: PoolId, now: Millis) -> LaneKey {
+    pub(crate) fn bulk_lane(&mut self, id: PoolId, now: Millis) -> LaneKey {
         if let Some(key) = self.pool(id).bulk {
             return key;
         }
@@ -108,7 +103,7 @@ impl Connections {
     }
 
     /// Shared lanes beyond `lanes_max` take no new child; they go once nothing is on them.
-    pub(in crate::core) fn mark_surplus_lanes(&mut self, lanes_max: usize) {
+    pub(crate) fn mark_surplus_lanes(&mut self, lanes_max: usize) {
         for pool in &mut self.pools {
             // Those with most on them stay: the others are free soonest.
             let depth = |key: &LaneKey| self.lanes.get(*key).map_or(0, Lane::depth);
@@ -125,42 +120,42 @@ impl Connections {
     // ---- leased lanes that are not lent -------------------------------------------------------------------
 
     /// The most recently used one. It is lent, or put back with `offer`.
-    pub(in crate::core) fn take_idle(&mut self, id: PoolId) -> Option<LaneKey> {
+    pub(crate) fn take_idle(&mut self, id: PoolId) -> Option<LaneKey> {
         self.pool_mut(id).idle.pop()
     }
 
     /// Takes just this one, if it is not lent.
-    pub(in crate::core) fn take_idle_lane(&mut self, id: PoolId, key: LaneKey) -> bool {
+    pub(crate) fn take_idle_lane(&mut self, id: PoolId, key: LaneKey) -> bool {
         let idle = &mut self.pool_mut(id).idle;
         let at = idle.iter().position(|idle| *idle == key);
         at.map(|at| idle.remove(at)).is_some()
     }
 
     /// A leased lane is connected and clean, and may be lent.
-    pub(in crate::core) fn offer(&mut self, id: PoolId, key: LaneKey) {
+    pub(crate) fn offer(&mut self, id: PoolId, key: LaneKey) {
         debug_assert!(self.lanes.get(key).is_some_and(Lane::is_unused), "not free");
         self.pool_mut(id).idle.push(key);
     }
 
     /// Leased lanes that are connected and not lent.
-    pub(in crate::core) fn leases_idle(&self) -> usize {
+    pub(crate) fn leases_idle(&self) -> usize {
         self.pools.iter().map(|pool| pool.idle.len()).sum()
     }
 
     /// Pools in which leased lanes are kept ready.
-    pub(in crate::core) fn warm_pools(&self) -> Vec<PoolId> {
+    pub(crate) fn warm_pools(&self) -> Vec<PoolId> {
         self.pools().filter(|(_, pool)| pool.warm).map(|(id, _)| id).collect()
     }
 
     /// Somebody has needed a lease here.
-    pub(in crate::core) fn keep_warm(&mut self, id: PoolId) {
+    pub(crate) fn keep_warm(&mut self, id: PoolId) {
         self.pool_mut(id).warm = true;
     }
 
     // ---- how many leased lanes there are ----------------------------------------------------------------
 
     /// Leased lanes there may be, of all kinds, when one of `kind` is opened.
-    pub(in crate::core) fn leases_max(&self, settings: &Settings, kind: LeaseKind) -> usize {
+    pub(crate) fn leases_max(&self, settings: &Settings, kind: LeaseKind) -> usize {
         let kept = match kind {
             LeaseKind::Blocking => limits::PLACES_KEPT_FROM_BLOCKING,
             LeaseKind::Transaction => limits::PLACES_KEPT_FROM_TRANSACTIONS,
@@ -171,18 +166,18 @@ impl Connections {
     }
 
     /// Whether a leased lane is one too many since a cap was lowered.
-    pub(in crate::core) fn has_lease_too_many(&self, settings: &Settings) -> bool {
+    pub(crate) fn has_lease_too_many(&self, settings: &Settings) -> bool {
         self.capacity.leases > self.leases_max(settings, LeaseKind::Transaction)
             || self.capacity.held() > settings.upstream_connections_max
     }
 
     /// Whether no more leases of this kind can be opened.
-    pub(in crate::core) fn are_leases_used_up(&self, settings: &Settings, kind: LeaseKind) -> bool {
+    pub(crate) fn are_leases_used_up(&self, settings: &Settings, kind: LeaseKind) -> bool {
         self.capacity.leases >= self.leases_max(settings, kind) || self.capacity.lease_wanted
     }
 
     /// Opens a leased lane of this pool for those who wait for this kind. False if there is no room for it now.
-    pub(in crate::core) fn open_lease(&mut self, env: &mut Env, pool: PoolId, kind: LeaseKind) -> bool {
+    pub(crate) fn open_lease(&mut self, env: &mut Env, pool: PoolId, kind: LeaseKind) -> bool {
         let full = self.capacity.leases >= self.leases_max(&env.settings, kind);
         if full && !self.evict_idle_lease(env, pool) {
             return false;
@@ -199,7 +194,7 @@ impl Connections {
     }
 
     /// Opens a leased lane before there is a need of it. False if there is no room for it.
-    pub(in crate::core) fn open_warm(&mut self, env: &mut Env, pool: PoolId) -> bool {
+    pub(crate) fn open_warm(&mut self, env: &mut Env, pool: PoolId) -> bool {
         let max = env.settings.upstream_connections_max - self.own.len();
         let used_up = self.capacity.leases >= self.leases_max(&env.settings, LeaseKind::Blocking);
         if used_up || self.capacity.held() >= max {
@@ -219,13 +214,13 @@ impl Connections {
     }
 
     /// Closes idle leased lanes until there are `leases_max` at most.
-    pub(in crate::core) fn close_idle_leases(&mut self, env: &mut Env, leases_max: usize) {
+    pub(crate) fn close_idle_leases(&mut self, env: &mut Env, leases_max: usize) {
         while self.capacity.leases > leases_max && self.close_idle_lease(env) {}
     }
 
     /// A burst of blocking commands or transactions leaves more idle leases than `leases_warm`. Those that the next
     /// burst has not taken up within `limit` go: Redis counts every one of them.
-    pub(in crate::core) fn close_rested_leases(&mut self, env: &mut Env, limit: Millis) {
+    pub(crate) fn close_rested_leases(&mut self, env: &mut Env, limit: Millis) {
         for index in 0..self.pools.len() {
             // The most recently used stand last.
             while let Some(key) = self.pools[index].idle.first().copied() {
@@ -240,7 +235,7 @@ impl Connections {
     }
 
     /// Closes a leased lane that is not lent, if there is one.
-    pub(in crate::core) fn close_idle_lease(&mut self, env: &mut Env) -> bool {
+    pub(crate) fn close_idle_lease(&mut self, env: &mut Env) -> bool {
         let idle = self.pools.iter().find_map(|pool| pool.idle.first().copied());
         idle.inspect(|key| self.disconnect(env, *key)).is_some()
     }

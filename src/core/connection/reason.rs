@@ -1,24 +1,19 @@
 //! Why there is no connection. Owns the last refusal of each pool, in the words of the upstream or of the system, which is
 //! kept until a connection of the pool stands again, and what is said of it to those who wait. Never who is told.
 
-use crate::base::failure::Down;
-use crate::base::failure::Failure;
-use crate::base::failure::Limit;
-use crate::base::failure::Shortage;
+use crate::base::failure::{Down, Failure, Limit, Shortage};
 use crate::config::Settings;
 use crate::core::connection::Connections;
 use crate::core::connection::pool::Refusal;
 use crate::core::env::Env;
-use crate::core::keys::LaneKey;
-use crate::core::keys::LeaseKind;
-use crate::core::keys::PoolId;
+use crate::core::keys::{LaneKey, LeaseKind, PoolId};
 
 /// Characters of a refusal that are kept: an upstream may say anything.
 const REFUSAL_MAX: usize = 256;
 
 impl Connections {
     /// An attempt to connect has come to nothing. Said in the log when it is news.
-    pub(in crate::core) fn note_refusal(&mut self, env: &Env, pool: PoolId, text: &str) {
+    pub(crate) fn note_refusal(&mut self, env: &Env, pool: PoolId, text: &str) {
         let text: String = text.chars().take(REFUSAL_MAX).collect();
         let before = self.pool_mut(pool).refusal.replace(Refusal { text: text.clone(), at: env.now });
         let is_news = before.is_none_or(|before| before.text != text);
@@ -27,20 +22,20 @@ impl Connections {
     }
 
     /// A connection of the pool stands.
-    pub(in crate::core) fn forget_refusal(&mut self, env: &Env, pool: PoolId) {
+    pub(crate) fn forget_refusal(&mut self, env: &Env, pool: PoolId) {
         if self.pool_mut(pool).refusal.take().is_some() {
             log::info!("connected to upstream {} again", env.upstream);
         }
     }
 
     /// For those who wait for a connection of this pool.
-    pub(in crate::core) fn down(&self, pool: PoolId) -> Failure {
+    pub(crate) fn down(&self, pool: PoolId) -> Failure {
         let refusal = self.pool(pool).refusal().map(|refusal| refusal.text.clone());
         Failure::Down(Down::Unreachable(refusal))
     }
 
     /// For what stands on this lane.
-    pub(in crate::core) fn down_on(&self, key: LaneKey, settings: &Settings) -> Failure {
+    pub(crate) fn down_on(&self, key: LaneKey, settings: &Settings) -> Failure {
         match self.known(key) {
             Some(lane) if !lane.is_waiting() => self.down(lane.pool()),
             Some(_) => Failure::Down(Down::AllInUse { connections_max: settings.upstream_connections_max }),
@@ -49,7 +44,7 @@ impl Connections {
     }
 
     /// For those who have waited for the connection that carries subscriptions.
-    pub(in crate::core) fn no_subscriber(&self, settings: &Settings, pool: Option<PoolId>) -> Failure {
+    pub(crate) fn no_subscriber(&self, settings: &Settings, pool: Option<PoolId>) -> Failure {
         let why = match pool.and_then(|pool| self.pool(pool).refusal()) {
             Some(refusal) => Shortage::Refused(refusal.text.clone()),
             None => Shortage::AllLeased { max: self.leases_max(settings, LeaseKind::Session) },

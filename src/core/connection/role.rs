@@ -31,19 +31,19 @@ impl LaneRole {
     }
 
     /// Whether it takes one of the connection slots that leases share.
-    pub(in crate::core) fn counts_as_lease(self) -> bool {
+    pub(crate) fn counts_as_lease(self) -> bool {
         matches!(self, LaneRole::Lease | LaneRole::Subscriber)
     }
 
     /// Whether its connection is the broker's own and stays open, whatever children do.
-    pub(in crate::core) fn is_own(self) -> bool {
+    pub(crate) fn is_own(self) -> bool {
         matches!(self, LaneRole::Control | LaneRole::Probe)
     }
 }
 
 /// The same, with what only such a lane has.
 #[derive(Debug)]
-pub(in crate::core) enum Role {
+pub(crate) enum Role {
     Control,
     Shared {
         /// It is for what is large.
@@ -67,15 +67,15 @@ pub(in crate::core) enum Role {
 }
 
 impl Role {
-    pub(in crate::core) const SHARED: Role = Role::Shared { bulk: false, detached: false, surplus: false };
-    pub(in crate::core) const BULK: Role = Role::Shared { bulk: true, detached: false, surplus: false };
+    pub(crate) const SHARED: Role = Role::Shared { bulk: false, detached: false, surplus: false };
+    pub(crate) const BULK: Role = Role::Shared { bulk: true, detached: false, surplus: false };
 
     /// A leased lane, opened for a child that waits for this kind or before there is a need of it.
-    pub(in crate::core) fn lease(opening_for: Option<LeaseKind>) -> Role {
+    pub(crate) fn lease(opening_for: Option<LeaseKind>) -> Role {
         Role::Lease { lease: None, opening_for }
     }
 
-    pub(in crate::core) fn name(&self) -> LaneRole {
+    pub(crate) fn name(&self) -> LaneRole {
         match self {
             Role::Control => LaneRole::Control,
             Role::Shared { .. } => LaneRole::Shared,

@@ -2,20 +2,16 @@
 //! done about it.
 
 use crate::base::clock::Millis;
-use crate::base::failure::Failure;
-use crate::base::failure::Limit;
-use crate::base::failure::Shortage;
+use crate::base::failure::{Failure, Limit, Shortage};
 use crate::core::child::Child;
 use crate::core::child::origin::describe;
-use crate::core::keys::LeaseKind;
-use crate::core::keys::PoolId;
-use crate::core::keys::UserId;
+use crate::core::keys::{LeaseKind, PoolId, UserId};
 use crate::core::shared::Shared;
 
 impl Shared {
     /// The control connection works at last. What another connection of its pool was refused since it was made
     /// still stands.
-    pub(in crate::core) fn forget_refusal_of_control(&mut self) {
+    pub(crate) fn forget_refusal_of_control(&mut self) {
         let made = self.connections.known(self.control.lane()).map_or(0, |lane| lane.connected_at());
         let pool = self.control_pool();
         let refusal = self.connections.pool(pool).refusal();
@@ -26,13 +22,13 @@ impl Shared {
     }
 
     /// For those who wait for the broker's own connections.
-    pub(in crate::core) fn down_at_all(&mut self) -> Failure {
+    pub(crate) fn down_at_all(&mut self) -> Failure {
         let pool = self.control_pool();
         self.connections.down(pool)
     }
 
     /// The same for this child, whose own pool may know more.
-    pub(in crate::core) fn down_for(&mut self, child: &mut Child) -> Failure {
+    pub(crate) fn down_for(&mut self, child: &mut Child) -> Failure {
         let known = !matches!(child.user(), UserId::NOBODY | UserId::UNDECIDED);
         let pool = known.then(|| self.connections.pool_of(child.pool_key()));
         match pool.filter(|pool| self.connections.pool(*pool).refusal().is_some()) {
@@ -42,7 +38,7 @@ impl Shared {
     }
 
     /// For those who have waited for a lease of this pool since then.
-    pub(in crate::core) fn no_lease(&mut self, kind: LeaseKind, pool: PoolId, since: Millis) -> Failure {
+    pub(crate) fn no_lease(&mut self, kind: LeaseKind, pool: PoolId, since: Millis) -> Failure {
         let why = self.lease_shortage(kind, pool, since);
         Failure::Limited(Limit::Lease { after_ms: self.env.settings.lease_wait_timeout, why })
     }

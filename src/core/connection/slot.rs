@@ -9,7 +9,7 @@ use crate::resp::reply;
 
 /// What happens when a slot's reply arrives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::core) enum SlotKind {
+pub(crate) enum SlotKind {
     /// The reply is the child's, byte for byte.
     Relay,
     /// The child had its answer already (MULTI and QUEUED of a block sent at EXEC); errors are remembered.
@@ -60,42 +60,42 @@ pub(in crate::core) enum SlotKind {
 
 impl SlotKind {
     /// Whether keys are no longer watched once the command has been sent, whatever becomes of it.
-    pub(in crate::core) fn ends_watch(self) -> bool {
+    pub(crate) fn ends_watch(self) -> bool {
         matches!(self, SlotKind::Exec | SlotKind::AbortedExec | SlotKind::Discard | SlotKind::Unwatch)
     }
 }
 
 /// What else is known of a slot: a set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::core) struct SlotFlags(u8);
+pub(crate) struct SlotFlags(u8);
 
 impl SlotFlags {
-    pub(in crate::core) const NONE: SlotFlags = SlotFlags(0);
+    pub(crate) const NONE: SlotFlags = SlotFlags(0);
     /// The next slot was written together with this one and means nothing without it.
-    pub(in crate::core) const UNIT: SlotFlags = SlotFlags(1);
+    pub(crate) const UNIT: SlotFlags = SlotFlags(1);
     /// Answered already (BROKERTIMEOUT); the late reply is dropped.
-    pub(in crate::core) const TIMED_OUT: SlotFlags = SlotFlags(2);
+    pub(crate) const TIMED_OUT: SlotFlags = SlotFlags(2);
     /// The command may have changed data.
-    pub(in crate::core) const WRITE: SlotFlags = SlotFlags(4);
+    pub(crate) const WRITE: SlotFlags = SlotFlags(4);
     /// Its reply waits for the canary behind it.
-    pub(in crate::core) const GUARDED: SlotFlags = SlotFlags(8);
+    pub(crate) const GUARDED: SlotFlags = SlotFlags(8);
     /// Redis queues it, inside a MULTI on a leased lane, and no canary can follow: the reply is known beforehand.
-    pub(in crate::core) const QUEUED: SlotFlags = SlotFlags(16);
+    pub(crate) const QUEUED: SlotFlags = SlotFlags(16);
     /// Its reply may never come: the command waits for an element, a message or a replica.
-    pub(in crate::core) const MAY_WAIT: SlotFlags = SlotFlags(32);
+    pub(crate) const MAY_WAIT: SlotFlags = SlotFlags(32);
 
-    pub(in crate::core) const fn has(self, flag: SlotFlags) -> bool {
+    pub(crate) const fn has(self, flag: SlotFlags) -> bool {
         self.0 & flag.0 != 0
     }
 
-    pub(in crate::core) const fn with(self, flag: SlotFlags) -> SlotFlags {
+    pub(crate) const fn with(self, flag: SlotFlags) -> SlotFlags {
         SlotFlags(self.0 | flag.0)
     }
 }
 
 /// A place in a lane's FIFO: whose reply comes next.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::core) struct Slot {
+pub(crate) struct Slot {
     /// The child, alive or not: the reply of a child that has gone is dropped.
     pub child: ChildKey,
     /// Absolute offset in the lane's outgoing bytes where this request ends.
@@ -123,24 +123,24 @@ impl Entry for Slot {
 
 impl Slot {
     /// Whether a child waits for just this reply.
-    pub(in crate::core) fn is_owed_to_a_child(&self) -> bool {
+    pub(crate) fn is_owed_to_a_child(&self) -> bool {
         use SlotKind::*;
         let own = matches!(self.kind, Question | Proof | Swallow | Housekeeping | Topic | Canary);
         !own && !self.is_timed_out()
     }
 
     /// Whether its reply may never come, whatever becomes of the upstream.
-    pub(in crate::core) fn may_wait(&self) -> bool {
+    pub(crate) fn may_wait(&self) -> bool {
         self.flags.has(SlotFlags::MAY_WAIT)
     }
 
     /// Whether its child has had BROKERTIMEOUT in place of the reply.
-    pub(in crate::core) fn is_timed_out(&self) -> bool {
+    pub(crate) fn is_timed_out(&self) -> bool {
         self.flags.has(SlotFlags::TIMED_OUT)
     }
 
     /// Marks it as such. Returns it as it was.
-    pub(in crate::core) fn time_out(&mut self) -> Slot {
+    pub(crate) fn time_out(&mut self) -> Slot {
         let told = *self;
         self.flags = self.flags.with(SlotFlags::TIMED_OUT);
         told
@@ -148,7 +148,7 @@ impl Slot {
 
     /// Whether a reply without a canary behind it can be what it stands for. An error can be anywhere; inside a MULTI
     /// there is one other, and a subscription is answered by pushes, which no slot is for.
-    pub(in crate::core) fn is_plausible(&self, frame: &[u8]) -> bool {
+    pub(crate) fn is_plausible(&self, frame: &[u8]) -> bool {
         let queued = self.flags.has(SlotFlags::QUEUED);
         match self.kind {
             _ if reply::is_error(frame) => true,
@@ -161,7 +161,7 @@ impl Slot {
     }
 
     /// Milliseconds since it entered the lane.
-    pub(in crate::core) fn age(&self, now: Millis) -> u32 {
+    pub(crate) fn age(&self, now: Millis) -> u32 {
         (now as u32).wrapping_sub(self.stamp)
     }
 }

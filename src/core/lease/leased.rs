@@ -2,28 +2,22 @@
 //! subscription, CLIENT TRACKING. They all go on that lane, so that Redis sees them in the order the child sent them; what
 //! the broker answers itself it still answers itself.
 
-use crate::command::CommandId;
-use crate::command::NO_COMMAND;
+use crate::command::{CommandId, NO_COMMAND};
 use crate::core::child::Child;
 use crate::core::child::hold::Hold;
 use crate::core::connection::lane::Lane;
-use crate::core::connection::slot::SlotFlags;
-use crate::core::connection::slot::SlotKind;
-use crate::core::keys::LaneKey;
-use crate::core::keys::LeaseKind;
-use crate::core::lease::state::Change;
-use crate::core::lease::state::LeaseState;
+use crate::core::connection::slot::{SlotFlags, SlotKind};
+use crate::core::keys::{LaneKey, LeaseKind};
+use crate::core::lease::state::{Change, LeaseState};
 use crate::core::notice::Notice;
 use crate::core::request::flow::Flow;
 use crate::core::route::Leased;
 use crate::core::shared::Shared;
-use crate::resp::Request;
-use crate::resp::encode;
-use crate::resp::reply;
+use crate::resp::{Request, encode, reply};
 
 impl Shared {
     /// Carries a request out on the lane that its child leases.
-    pub(in crate::core) fn send_leased(
+    pub(crate) fn send_leased(
         &mut self,
         child: &mut Child,
         request: &Request<'_>,
@@ -95,7 +89,7 @@ impl Shared {
     /// The protocol of a child that holds a lease changes: its lane has to speak it too, and is closed when
     /// the lease ends. The child is greeted when the lane is, so that every push before the greeting has
     /// the old form and every one after it the new.
-    pub(in crate::core) fn switch_lease_proto(&mut self, child: &mut Child, proto: u8) -> Flow {
+    pub(crate) fn switch_lease_proto(&mut self, child: &mut Child, proto: u8) -> Flow {
         let Some(held) = child.lease() else { return Flow::Gone };
         if let Some(lane) = self.connections.find_mut(held.lane) {
             lane.need_close();
@@ -111,7 +105,7 @@ impl Shared {
 
     /// The command that would have ended a transaction got no reply. The child is told, and what it watched
     /// ends with the attempt as it would have with the reply.
-    pub(in crate::core) fn transaction_lost(&mut self, child: &mut Child, lane: LaneKey) {
+    pub(crate) fn transaction_lost(&mut self, child: &mut Child, lane: LaneKey) {
         if let Some(lane) = self.connections.find_mut(lane)
             && let Some(lease) = lane.lease_mut()
         {
@@ -123,7 +117,7 @@ impl Shared {
 
     /// Ends the child's lease if nothing of it is left: no watched key, no open MULTI, no subscription, no
     /// reply owed.
-    pub(in crate::core) fn end_lease_if_done(&mut self, child: &mut Child) {
+    pub(crate) fn end_lease_if_done(&mut self, child: &mut Child) {
         let Some(held) = child.lease() else { return };
         if child.sent().in_flight() > 0
             || child.listens_on_lease()
@@ -145,13 +139,7 @@ impl Shared {
 
     /// The lane was greeted in the child's new protocol. If that failed the lane is closed, and the
     /// child's HELLO is looked at afresh, without it.
-    pub(in crate::core) fn proto_switched(
-        &mut self,
-        child: &mut Child,
-        lane_key: LaneKey,
-        frame: &[u8],
-        real: bool,
-    ) {
+    pub(crate) fn proto_switched(&mut self, child: &mut Child, lane_key: LaneKey, frame: &[u8], real: bool) {
         let lease = self.connections.find_mut(lane_key).and_then(|lane| lane.lease_mut());
         match lease.and_then(LeaseState::take_change) {
             Some(Change::Protocol(proto)) if real && !reply::is_error(frame) => self.greet(child, proto),
@@ -165,7 +153,7 @@ impl Shared {
     }
 
     /// What a reply on a leased lane means for the lease.
-    pub(in crate::core) fn lease_replied(
+    pub(crate) fn lease_replied(
         &mut self,
         child: &mut Child,
         lane_key: LaneKey,

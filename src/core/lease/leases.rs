@@ -5,15 +5,10 @@
 use crate::base::clock::Millis;
 use crate::base::limits;
 use crate::core::env::Env;
-use crate::core::keys::GroupKey;
-use crate::core::keys::LeaseKind;
-use crate::core::keys::PoolId;
-use crate::core::lease::state::LeaseState;
-use crate::core::lease::state::Tenant;
+use crate::core::keys::{GroupKey, LeaseKind, PoolId};
+use crate::core::lease::state::{LeaseState, Tenant};
 use crate::core::timers::Timer;
-use std::collections::BTreeMap;
-use std::collections::HashMap;
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// One child in a queue.
 #[derive(Debug, Clone)]
@@ -48,7 +43,7 @@ impl Group {
 
 /// All queues, and all counts of leases.
 #[derive(Debug, Default)]
-pub(in crate::core) struct Leases {
+pub(crate) struct Leases {
     /// By `LeaseKind`.
     queues: [Queue; 3],
     groups: HashMap<GroupKey, Group>,
@@ -76,27 +71,22 @@ impl Leases {
         &mut self.queues[kind as usize]
     }
 
-    pub(in crate::core) fn waiting(&self, kind: LeaseKind) -> usize {
+    pub(crate) fn waiting(&self, kind: LeaseKind) -> usize {
         self.queue(kind).waiting.len()
     }
 
     /// Leases of the kind in force.
-    pub(in crate::core) fn lent(&self, kind: LeaseKind) -> usize {
+    pub(crate) fn lent(&self, kind: LeaseKind) -> usize {
         self.queue(kind).lent
     }
 
     /// Lanes that are being opened for the kind.
-    pub(in crate::core) fn opening(&self, kind: LeaseKind) -> usize {
+    pub(crate) fn opening(&self, kind: LeaseKind) -> usize {
         self.queue(kind).opening.values().sum()
     }
 
     /// Who holds the leases of a kind, in words; as it was at most `HOLDERS_FRESH` ago.
-    pub(in crate::core) fn holders(
-        &mut self,
-        kind: LeaseKind,
-        now: Millis,
-        find: impl FnOnce() -> String,
-    ) -> String {
+    pub(crate) fn holders(&mut self, kind: LeaseKind, now: Millis, find: impl FnOnce() -> String) -> String {
         let known = &mut self.holders[kind as usize];
         match known {
             Some((told, text)) if *told + limits::HOLDERS_FRESH > now => text.clone(),
@@ -162,7 +152,7 @@ impl Leases {
     }
 
     /// The lane of this pool that was being opened for the kind is ready, or will not be.
-    pub(in crate::core) fn end_opening(&mut self, kind: LeaseKind, pool: PoolId) {
+    pub(crate) fn end_opening(&mut self, kind: LeaseKind, pool: PoolId) {
         let opening = &mut self.queue_mut(kind).opening;
         if let Some(count) = opening.get_mut(&pool) {
             *count -= 1;
@@ -173,7 +163,7 @@ impl Leases {
     }
 
     /// Whether lanes may be dialled: not for a while after one could not be opened.
-    pub(in crate::core) fn may_dial(&self, now: Millis) -> bool {
+    pub(crate) fn may_dial(&self, now: Millis) -> bool {
         now >= self.retry_at
     }
 
@@ -194,12 +184,12 @@ impl Leases {
     }
 
     /// Another upstream has failed no attempt yet.
-    pub(in crate::core) fn upstream_replaced(&mut self, now: Millis) {
+    pub(crate) fn upstream_replaced(&mut self, now: Millis) {
         (self.failures, self.retry_at) = (0, now);
     }
 
     /// The next attempt is made by this time, at the latest.
-    pub(in crate::core) fn retry_by(&mut self, env: &mut Env, due: Millis) {
+    pub(crate) fn retry_by(&mut self, env: &mut Env, due: Millis) {
         if self.retry_at > due {
             self.retry_at = due;
             env.timers.arm(due, Timer::Leases);
@@ -223,7 +213,7 @@ impl Leases {
     }
 
     /// Its child keeps the lane from now on, whatever it was lent for.
-    pub(in crate::core) fn convert_to_session(&mut self, lease: &mut LeaseState) {
+    pub(crate) fn convert_to_session(&mut self, lease: &mut LeaseState) {
         debug_assert!(lease.group().is_none(), "a blocking lease became a session");
         let before = lease.become_session();
         self.queue_mut(before).lent -= 1;
@@ -242,7 +232,7 @@ impl Leases {
     }
 
     /// CLIENT UNBLOCK is sent to take this lease back.
-    pub(in crate::core) fn take_back(&mut self, lease: &mut LeaseState) {
+    pub(crate) fn take_back(&mut self, lease: &mut LeaseState) {
         lease.unblock_asked();
         self.taking_back += usize::from(lease.set_taken_back(true));
     }
@@ -268,7 +258,7 @@ impl Leases {
     }
 
     #[cfg(test)]
-    pub(in crate::core) fn taking_back(&self) -> usize {
+    pub(crate) fn taking_back(&self) -> usize {
         self.taking_back
     }
 }

@@ -6,14 +6,9 @@ use crate::core::child::hold::HeldLease;
 use crate::core::connection::Connections;
 use crate::core::connection::lane::Lane;
 use crate::core::env::Env;
-use crate::core::keys::GroupKey;
-use crate::core::keys::LaneKey;
-use crate::core::keys::LeaseKind;
-use crate::core::keys::PoolId;
-use crate::core::lease::leases::Leases;
-use crate::core::lease::leases::Waiter;
-use crate::core::lease::state::LeaseState;
-use crate::core::lease::state::Tenant;
+use crate::core::keys::{GroupKey, LaneKey, LeaseKind, PoolId};
+use crate::core::lease::leases::{Leases, Waiter};
+use crate::core::lease::state::{LeaseState, Tenant};
 use crate::core::notice::Notice;
 use crate::core::timers::Timer;
 
@@ -72,7 +67,7 @@ impl Leases {
     }
 
     /// The lane is the child's from now on.
-    pub(in crate::core) fn lend(
+    pub(crate) fn lend(
         &mut self,
         connections: &mut Connections,
         env: &Env,
@@ -91,14 +86,14 @@ impl Leases {
     // ---- opening --------------------------------------------------------------------------------------
 
     /// The lane is ready, or will not be: it is not being opened for anybody any more.
-    pub(in crate::core) fn opening_is_over(&mut self, lane: &mut Lane) {
+    pub(crate) fn opening_is_over(&mut self, lane: &mut Lane) {
         if let Some(kind) = lane.take_opening_for() {
             self.end_opening(kind, lane.pool());
         }
     }
 
     /// A leased lane is connected and clean: anybody may have it.
-    pub(in crate::core) fn lane_ready(&mut self, connections: &mut Connections, env: &mut Env, key: LaneKey) {
+    pub(crate) fn lane_ready(&mut self, connections: &mut Connections, env: &mut Env, key: LaneKey) {
         let Some(lane) = connections.known_mut(key) else { return };
         let pool = lane.pool();
         self.opening_is_over(lane);
@@ -111,12 +106,7 @@ impl Leases {
     }
 
     /// An attempt to open a leased lane has failed.
-    pub(in crate::core) fn lane_failed(
-        &mut self,
-        connections: &mut Connections,
-        env: &mut Env,
-        key: LaneKey,
-    ) {
+    pub(crate) fn lane_failed(&mut self, connections: &mut Connections, env: &mut Env, key: LaneKey) {
         let Some(lane) = connections.known_mut(key) else { return };
         self.opening_is_over(lane);
         connections.remove(env, key);
@@ -126,7 +116,7 @@ impl Leases {
     // ---- the end --------------------------------------------------------------------------------------
 
     /// The child of this lane has died. Whatever it left behind upstream goes with the connection.
-    pub(in crate::core) fn abandon(&mut self, connections: &mut Connections, env: &mut Env, key: LaneKey) {
+    pub(crate) fn abandon(&mut self, connections: &mut Connections, env: &mut Env, key: LaneKey) {
         // The lane may have been lost with the event at hand.
         let Some(lane) = connections.find_mut(key) else { return };
         lane.need_close();
@@ -137,7 +127,7 @@ impl Leases {
     }
 
     /// Takes a lane whose lease is over back into the pool, once nothing about it is unsettled.
-    pub(in crate::core) fn give_back(&mut self, connections: &mut Connections, env: &mut Env, key: LaneKey) {
+    pub(crate) fn give_back(&mut self, connections: &mut Connections, env: &mut Env, key: LaneKey) {
         let Some(lane) = connections.known_mut(key) else { return };
         let unblocking = lane.lease().is_some_and(LeaseState::is_unblocking);
         if unblocking && !lane.is_close_needed() && lane.is_ready() {

@@ -1,8 +1,8 @@
 //! Leases: who waits for a lane of its own, who has one, and how it is given back or taken back.
 
-pub(in crate::core) mod leased;
-pub(in crate::core) mod leases;
-pub(in crate::core) mod lending;
-pub(in crate::core) mod pinning;
-pub(in crate::core) mod state;
-pub(in crate::core) mod waiting;
+pub(crate) mod leased;
+pub(crate) mod leases;
+pub(crate) mod lending;
+pub(crate) mod pinning;
+pub(crate) mod state;
+pub(crate) mod waiting;

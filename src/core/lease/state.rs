@@ -4,15 +4,13 @@
 use crate::core::child::Child;
 use crate::core::child::origin::Origin;
 use crate::core::connection::slot::SlotKind;
-use crate::core::keys::ChildKey;
-use crate::core::keys::GroupKey;
-use crate::core::keys::LeaseKind;
+use crate::core::keys::{ChildKey, GroupKey, LeaseKind};
 use crate::core::lease::pinning::Pinning;
 use crate::resp::reply;
 
 /// A child as far as leases know it.
 #[derive(Debug, Clone)]
-pub(in crate::core) struct Tenant {
+pub(crate) struct Tenant {
     child: ChildKey,
     /// CLIENT ID.
     id: u64,
@@ -21,15 +19,15 @@ pub(in crate::core) struct Tenant {
 }
 
 impl Tenant {
-    pub(in crate::core) fn of(child: &Child) -> Self {
+    pub(crate) fn of(child: &Child) -> Self {
         Tenant { child: child.key(), id: child.session().id, origin: child.origin().clone() }
     }
 
-    pub(in crate::core) fn child(&self) -> ChildKey {
+    pub(crate) fn child(&self) -> ChildKey {
         self.child
     }
 
-    pub(in crate::core) fn origin(&self) -> &Origin {
+    pub(crate) fn origin(&self) -> &Origin {
         &self.origin
     }
 
@@ -57,7 +55,7 @@ enum Purpose {
 /// What a command in flight on the lane will have changed, once it is answered with success. Nothing of the child
 /// follows before.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::core) enum Change {
+pub(crate) enum Change {
     /// SELECT.
     Db(u32),
     /// A HELLO of the broker's.
@@ -68,7 +66,7 @@ pub(in crate::core) enum Change {
 
 /// A lease in force.
 #[derive(Debug)]
-pub(in crate::core) struct LeaseState {
+pub(crate) struct LeaseState {
     tenant: Tenant,
     purpose: Purpose,
     watching: bool,
@@ -91,15 +89,15 @@ impl LeaseState {
         LeaseState { tenant, purpose, watching: false, change: None, granted, unblocking: 0, over: false }
     }
 
-    pub(in crate::core) fn tenant(&self) -> &Tenant {
+    pub(crate) fn tenant(&self) -> &Tenant {
         &self.tenant
     }
 
-    pub(in crate::core) fn child(&self) -> ChildKey {
+    pub(crate) fn child(&self) -> ChildKey {
         self.tenant.child
     }
 
-    pub(in crate::core) fn kind(&self) -> LeaseKind {
+    pub(crate) fn kind(&self) -> LeaseKind {
         match self.purpose {
             Purpose::Blocking { .. } => LeaseKind::Blocking,
             Purpose::Transaction => LeaseKind::Transaction,
@@ -108,12 +106,12 @@ impl LeaseState {
     }
 
     /// Whether this child has it, and is not done with it.
-    pub(in crate::core) fn is_lent_to(&self, child: ChildKey) -> bool {
+    pub(crate) fn is_lent_to(&self, child: ChildKey) -> bool {
         !self.over && self.tenant.child == child
     }
 
     /// Whether the child of this CLIENT ID has it to itself for good.
-    pub(in crate::core) fn is_kept_by(&self, id: i64) -> bool {
+    pub(crate) fn is_kept_by(&self, id: i64) -> bool {
         let kept = matches!(self.purpose, Purpose::Session { kept: true });
         kept && !self.over && u64::try_from(id) == Ok(self.tenant.id)
     }
@@ -121,12 +119,12 @@ impl LeaseState {
     // ---- watched keys and changes in flight -----------------------------------------------------------
 
     /// Whether keys are watched on this lane.
-    pub(in crate::core) fn is_watching(&self) -> bool {
+    pub(crate) fn is_watching(&self) -> bool {
         self.watching
     }
 
     /// A command that would have ended the watch got no reply.
-    pub(in crate::core) fn forget_watch(&mut self) {
+    pub(crate) fn forget_watch(&mut self) {
         self.watching = false;
     }
 
@@ -145,28 +143,28 @@ impl LeaseState {
     }
 
     /// A command is sent that changes this.
-    pub(in crate::core) fn begin_change(&mut self, change: Change) {
+    pub(crate) fn begin_change(&mut self, change: Change) {
         self.change = Some(change);
     }
 
     /// It has been answered.
-    pub(in crate::core) fn take_change(&mut self) -> Option<Change> {
+    pub(crate) fn take_change(&mut self) -> Option<Change> {
         self.change.take()
     }
 
     // ---- the end --------------------------------------------------------------------------------------
 
-    pub(in crate::core) fn is_over(&self) -> bool {
+    pub(crate) fn is_over(&self) -> bool {
         self.over
     }
 
     /// The child is done with it. False if it was before.
-    pub(in crate::core) fn end(&mut self) -> bool {
+    pub(crate) fn end(&mut self) -> bool {
         !std::mem::replace(&mut self.over, true)
     }
 
     /// CLIENT UNBLOCK is sent for the command on this lane.
-    pub(in crate::core) fn unblock_asked(&mut self) {
+    pub(crate) fn unblock_asked(&mut self) {
         self.unblocking += 1;
     }
 
@@ -175,12 +173,12 @@ impl LeaseState {
     }
 
     /// Whether a CLIENT UNBLOCK is under way, which could hit the next tenant.
-    pub(in crate::core) fn is_unblocking(&self) -> bool {
+    pub(crate) fn is_unblocking(&self) -> bool {
         self.unblocking > 0
     }
 
     /// Whether it is being taken back for a group that has none.
-    pub(in crate::core) fn is_taken_back(&self) -> bool {
+    pub(crate) fn is_taken_back(&self) -> bool {
         matches!(self.purpose, Purpose::Blocking { taking_back: true, .. })
     }
 
@@ -193,7 +191,7 @@ impl LeaseState {
     }
 
     /// Whether it could be taken back for another group.
-    pub(in crate::core) fn may_be_taken_back(&self) -> bool {
+    pub(crate) fn may_be_taken_back(&self) -> bool {
         self.group_to_give().is_some()
     }
 

@@ -4,17 +4,11 @@ use crate::base::clock::Millis;
 use crate::base::failure::Failure;
 use crate::base::limits;
 use crate::core::child::Child;
-use crate::core::child::hold::HeldLease;
-use crate::core::child::hold::Hold;
-use crate::core::child::hold::Wait;
+use crate::core::child::hold::{HeldLease, Hold, Wait};
 use crate::core::connection::lane::Lane;
-use crate::core::keys::ChildKey;
-use crate::core::keys::GroupKey;
-use crate::core::keys::LaneKey;
-use crate::core::keys::LeaseKind;
+use crate::core::keys::{ChildKey, GroupKey, LaneKey, LeaseKind};
 use crate::core::lease::leases::Waiter;
-use crate::core::lease::state::LeaseState;
-use crate::core::lease::state::Tenant;
+use crate::core::lease::state::{LeaseState, Tenant};
 use crate::core::notice::Notice;
 use crate::core::questions::control::Question;
 use crate::core::request::flow::Flow;
@@ -24,17 +18,17 @@ use crate::resp::encode;
 
 /// What a request asks of the queue it joins.
 #[derive(Debug, Default)]
-pub(in crate::core) struct Want {
+pub(crate) struct Want {
     /// Waiters with the same group wait for the same thing; one of them may be asked to step back.
-    pub(in crate::core) group: Option<u64>,
+    pub(crate) group: Option<u64>,
     /// The request's own timeout, if it ever gives up.
-    pub(in crate::core) timeout: Option<Millis>,
+    pub(crate) timeout: Option<Millis>,
 }
 
 impl Shared {
     /// The child needs a leased lane for the request at hand. `Ok` when it has one now; otherwise the
     /// request waits: for earlier replies, or in the queue.
-    pub(in crate::core) fn lease_for(
+    pub(crate) fn lease_for(
         &mut self,
         child: &mut Child,
         kind: LeaseKind,
@@ -78,14 +72,14 @@ impl Shared {
     }
 
     /// Takes the child out of the queue it stands in.
-    pub(in crate::core) fn leave_line(&mut self, child: &mut Child) {
+    pub(crate) fn leave_line(&mut self, child: &mut Child) {
         if let (Hold::LeaseQueue, Some(wait)) = (child.hold(), child.front().wait()) {
             self.leases.leave(wait.kind, wait.ticket);
         }
     }
 
     /// A child's deadline: it stands in a queue, or waits for the upstream.
-    pub(in crate::core) fn child_timer(&mut self, child: &mut Child) {
+    pub(crate) fn child_timer(&mut self, child: &mut Child) {
         self.let_go_if_blocked(child);
         match (child.hold(), child.front().wait()) {
             (Hold::Upstream | Hold::OwnReplies, _) if child.front().is_overdue(self.env.now) => {
@@ -132,14 +126,14 @@ impl Shared {
         self.env.timers.arm(next.min(wait.expires.unwrap_or(Millis::MAX)), Timer::Child(child.key()));
     }
 
-    pub(in crate::core) fn no_lease_for(&mut self, child: &mut Child, wait: Wait) -> Failure {
+    pub(crate) fn no_lease_for(&mut self, child: &mut Child, wait: Wait) -> Failure {
         let pool = self.connections.pool_of(child.pool_key());
         self.no_lease(wait.kind, pool, wait.since)
     }
 
     /// A waiting blocking command's own timeout has passed: the answer Redis would give, which has the
     /// same form for every blocking command of 7.0.
-    pub(in crate::core) fn answer_blocking_timeout(&mut self, child: &mut Child) {
+    pub(crate) fn answer_blocking_timeout(&mut self, child: &mut Child) {
         child.front_mut().set_answered();
         let mut reply = Vec::new();
         encode::null_array(&mut reply, child.session().proto);
@@ -156,7 +150,7 @@ impl Shared {
 
     /// The child no longer needs its lease. A lane that is provably clean is lent again; any other is
     /// closed.
-    pub(in crate::core) fn end_lease(&mut self, child: &mut Child) {
+    pub(crate) fn end_lease(&mut self, child: &mut Child) {
         let Some(held) = child.take_lease() else { return };
         // The lane may have been lost in this event: the child hears of that at its end.
         let Some(lane) = self.connections.find_mut(held.lane) else { return };
@@ -172,7 +166,7 @@ impl Shared {
 
     /// Whether a drain waits for what the child has not sent yet: the end of a transaction that began with WATCH.
     /// One that only listens, or keeps its connection for what it has changed there, has nothing to wait for.
-    pub(in crate::core) fn watches_keys(&self, child: &Child) -> bool {
+    pub(crate) fn watches_keys(&self, child: &Child) -> bool {
         let Some(held) = child.lease() else { return false };
         let lease = self.connections.find(held.lane).and_then(|lane| lane.lease());
         held.kind == LeaseKind::Transaction || lease.is_some_and(LeaseState::is_watching)
@@ -180,7 +174,7 @@ impl Shared {
 
     /// A blocking command that was lent a lane has been answered without using it. The lane must not stay with the
     /// child: its next blocking command would overtake what is in flight elsewhere.
-    pub(in crate::core) fn end_unused_lease(&mut self, child: &mut Child) {
+    pub(crate) fn end_unused_lease(&mut self, child: &mut Child) {
         let Some(held) = child.lease() else { return };
         let unused = self.connections.find(held.lane).is_some_and(Lane::is_idle);
         if held.kind == LeaseKind::Blocking && unused {
@@ -189,7 +183,7 @@ impl Shared {
     }
 
     /// Grants idle lanes, opens new ones, takes back surplus ones: whatever brings the queues forward.
-    pub(in crate::core) fn pump_leases(&mut self) {
+    pub(crate) fn pump_leases(&mut self) {
         for kind in LeaseKind::ALL {
             self.leases.serve(&mut self.connections, &mut self.env, kind);
         }
@@ -202,7 +196,7 @@ impl Shared {
     }
 
     /// CLIENT UNBLOCK has been answered; or its answer will never come.
-    pub(in crate::core) fn unblock_answered(&mut self, lane: LaneKey, answer: Option<&[u8]>) {
+    pub(crate) fn unblock_answered(&mut self, lane: LaneKey, answer: Option<&[u8]>) {
         let may_repeat = self.control.is_leaving();
         let again =
             self.leases.unblock_answered(&mut self.connections, &mut self.env, lane, answer, may_repeat);
@@ -212,7 +206,7 @@ impl Shared {
     }
 
     /// A leased lane is connected and clean: anybody may have it.
-    pub(in crate::core) fn lease_ready(&mut self, lane: LaneKey) {
+    pub(crate) fn lease_ready(&mut self, lane: LaneKey) {
         self.leases.lane_ready(&mut self.connections, &mut self.env, lane);
         self.pump_leases();
     }

@@ -3,38 +3,20 @@
 //! touches a child itself, and never decides when one is answered.
 
 use crate::base::clock::Millis;
-use crate::base::key::Arena;
-use crate::base::key::Key;
-use crate::command::Family;
-use crate::command::NO_COMMAND;
-use crate::command::Subscribe;
+use crate::base::key::{Arena, Key};
+use crate::command::{Family, NO_COMMAND, Subscribe};
 use crate::core::connection::Connections;
 use crate::core::connection::lane::Lane;
-use crate::core::connection::role::LaneRole;
-use crate::core::connection::role::Role;
-use crate::core::connection::slot::SlotFlags;
-use crate::core::connection::slot::SlotKind;
+use crate::core::connection::role::{LaneRole, Role};
+use crate::core::connection::slot::{SlotFlags, SlotKind};
 use crate::core::env::Env;
-use crate::core::keys::ChildKey;
-use crate::core::keys::LaneKey;
-use crate::core::keys::PoolKey;
-use crate::core::keys::TopicKey;
-use crate::core::keys::TopicName;
-use crate::core::keys::UserId;
+use crate::core::keys::{ChildKey, LaneKey, PoolKey, TopicKey, TopicName, UserId};
 use crate::core::notice::Notice;
-use crate::core::pubsub::SubscriberLoss;
-use crate::core::pubsub::family_index;
-use crate::core::pubsub::push::Push;
-use crate::core::pubsub::push::confirmation;
-use crate::core::pubsub::push::push_of;
-use crate::core::pubsub::push::verb;
+use crate::core::pubsub::push::{Push, confirmation, push_of, verb};
 use crate::core::pubsub::shared::SharedSubscriptions;
-use crate::resp::Request;
-use crate::resp::encode;
-use crate::resp::reply;
-use std::collections::BTreeSet;
-use std::collections::HashMap;
-use std::collections::VecDeque;
+use crate::core::pubsub::{SubscriberLoss, family_index};
+use crate::resp::{Request, encode, reply};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 /// A channel, pattern or shard channel that a child listens to, or wants to.
@@ -110,7 +92,7 @@ impl Default for Hub {
 
 /// Every shared subscription there is.
 #[derive(Debug, Default)]
-pub(in crate::core) struct Hubs {
+pub(crate) struct Hubs {
     by_user: HashMap<UserId, Hub>,
     topics: Arena<Topic, TopicName>,
     /// The number of the last PING.
@@ -147,7 +129,7 @@ impl Hubs {
     }
 
     /// The connection stands: everything that is listened to is asked for, in one go.
-    pub(in crate::core) fn connected(&mut self, connections: &mut Connections, env: &mut Env, lane: LaneKey) {
+    pub(crate) fn connected(&mut self, connections: &mut Connections, env: &mut Env, lane: LaneKey) {
         let Some(user) = user_of(connections, lane) else { return };
         for topic in self.topics_of(user) {
             if self.topics.get(topic).is_some_and(Topic::is_used) {
@@ -161,7 +143,7 @@ impl Hubs {
 
     /// The connection is gone: nothing that was asked will be answered, and nothing is subscribed any more. Children that
     /// wait for a first confirmation wait for the next connection.
-    pub(in crate::core) fn disconnected(
+    pub(crate) fn disconnected(
         &mut self,
         connections: &mut Connections,
         env: &mut Env,
@@ -182,7 +164,7 @@ impl Hubs {
     }
 
     /// No child is this user any more, or listens as this user, and its connection has gone.
-    pub(in crate::core) fn forget_user(&mut self, user: UserId) {
+    pub(crate) fn forget_user(&mut self, user: UserId) {
         for topic in self.topics_of(user) {
             self.topics.remove(topic);
         }
@@ -244,7 +226,7 @@ impl Hubs {
 
     /// A connection that has long said nothing is asked whether it lives: a stall is noticed only where an answer is
     /// owed. One that carries nothing any more is forgotten. What the upstream was too busy to leave is asked again.
-    pub(in crate::core) fn check(&mut self, connections: &mut Connections, env: &mut Env) {
+    pub(crate) fn check(&mut self, connections: &mut Connections, env: &mut Env) {
         for topic in std::mem::take(&mut self.to_leave) {
             self.release(connections, env, topic);
         }

@@ -1,31 +1,23 @@
 //! Subscriptions on a child's leased lane (`pubsub = leased`): how they are changed, and which frames on the lane are
 //! pushes. Redis alone knows what is subscribed; shared subscriptions are `pubsub::topics`'.
 
-use crate::command::CommandId;
-use crate::command::Family;
-use crate::command::Subscribe;
+use crate::command::{CommandId, Family, Subscribe};
 use crate::core::broker::Broker;
 use crate::core::child::Child;
 use crate::core::child::hold::Hold;
 use crate::core::connection::lane::Lane;
-use crate::core::connection::slot::SlotFlags;
-use crate::core::connection::slot::SlotKind;
-use crate::core::keys::LaneKey;
-use crate::core::keys::LeaseKind;
+use crate::core::connection::slot::{SlotFlags, SlotKind};
+use crate::core::keys::{LaneKey, LeaseKind};
 use crate::core::lease::pinning::is_monitor_line;
-use crate::core::pubsub::push::Push;
-use crate::core::pubsub::push::append_push;
-use crate::core::pubsub::push::confirmation;
-use crate::core::pubsub::push::push_of;
+use crate::core::pubsub::push::{Push, append_push, confirmation, push_of};
 use crate::core::request::flow::Flow;
 use crate::core::shared::Shared;
-use crate::resp::Request;
-use crate::resp::reply;
+use crate::resp::{Request, reply};
 
 impl Shared {
     /// (P|S)(UN)SUBSCRIBE on the child's own lane. Answered by one confirmation a name; nothing of the
     /// child follows before the last of them.
-    pub(in crate::core) fn change_subscription(
+    pub(crate) fn change_subscription(
         &mut self,
         child: &mut Child,
         request: &Request<'_>,
@@ -44,7 +36,7 @@ impl Shared {
     }
 
     /// A child that watched keys and now subscribes or is pinned keeps its lane, but it counts as a session.
-    pub(in crate::core) fn convert_to_session(&mut self, child: &mut Child, lane_key: LaneKey) {
+    pub(crate) fn convert_to_session(&mut self, child: &mut Child, lane_key: LaneKey) {
         let lane = self.connections.find_mut(lane_key);
         if let (Some(lease), Some(held)) = (lane.and_then(Lane::lease_mut), &mut child.lease()) {
             self.leases.convert_to_session(lease);
@@ -53,12 +45,7 @@ impl Shared {
     }
 
     /// Unsubscribing where nothing is subscribed: confirmed all the same, without going upstream.
-    pub(in crate::core) fn leave_nothing(
-        &mut self,
-        child: &mut Child,
-        family: Family,
-        request: &Request<'_>,
-    ) {
+    pub(crate) fn leave_nothing(&mut self, child: &mut Child, family: Family, request: &Request<'_>) {
         let proto = child.session().proto;
         let change = Subscribe { family, leave: true };
         let mut names: Vec<Option<&[u8]>> = request.args().skip(1).map(Some).collect();
@@ -100,7 +87,7 @@ impl Shared {
 impl Broker {
     /// Whether a frame on this lane belongs to no slot but to the subscriptions of the child that leases
     /// it. In RESP2 a message looks like any array, so it depends on who listens.
-    pub(in crate::core) fn is_push(&self, lane_key: LaneKey, kind: u8, frame: &[u8]) -> bool {
+    pub(crate) fn is_push(&self, lane_key: LaneKey, kind: u8, frame: &[u8]) -> bool {
         if kind == b'>' {
             return true;
         }
@@ -128,7 +115,7 @@ impl Broker {
     }
 
     /// Delivers a push to the child that leases the lane. False when the lane may not carry one.
-    pub(in crate::core) fn push_arrived(&mut self, lane_key: LaneKey, frame: &[u8]) -> bool {
+    pub(crate) fn push_arrived(&mut self, lane_key: LaneKey, frame: &[u8]) -> bool {
         let lease = self.shared.connections.find(lane_key).and_then(|lane| lane.lease());
         // Its child has asked for none: whatever it is, it is not for this child.
         let Some(lease) = lease.filter(|lease| lease.kind() == LeaseKind::Session) else {

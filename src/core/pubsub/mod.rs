@@ -6,19 +6,19 @@
 //! would with a connection of its own: it hears everything published after its confirmation and until it has left, and
 //! nothing from before or after.
 
-pub(in crate::core) mod hubs;
-pub(in crate::core) mod leased;
-pub(in crate::core) mod own;
-pub(in crate::core) mod push;
-pub(in crate::core) mod shared;
-pub(in crate::core) mod topics;
-pub(in crate::core) mod upstream;
+pub(crate) mod hubs;
+pub(crate) mod leased;
+pub(crate) mod own;
+pub(crate) mod push;
+pub(crate) mod shared;
+pub(crate) mod topics;
+pub(crate) mod upstream;
 
 use crate::command::Family;
 
 /// How the connection of a user's subscriptions was lost.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::core) enum SubscriberLoss {
+pub(crate) enum SubscriberLoss {
     /// It broke, after so many failed attempts in a row.
     Broken { failures: u32 },
     /// The upstream has been replaced.

@@ -1,13 +1,12 @@
 //! How many subscriptions a child has on its leased lane (`pubsub = leased`), and the change that is under way. Counts
 //! only: Redis knows which they are.
 
-use crate::command::Family;
-use crate::command::Subscribe;
+use crate::command::{Family, Subscribe};
 use crate::core::pubsub::family_index;
 
 /// A child's subscriptions on its leased lane.
 #[derive(Debug, Default)]
-pub(in crate::core) struct OwnSubscriptions {
+pub(crate) struct OwnSubscriptions {
     /// By family.
     counts: [u32; 3],
     /// Confirmations that the change in flight has not had yet.
@@ -15,7 +14,7 @@ pub(in crate::core) struct OwnSubscriptions {
 }
 
 impl OwnSubscriptions {
-    pub(in crate::core) fn total(&self) -> u32 {
+    pub(crate) fn total(&self) -> u32 {
         self.counts.iter().sum()
     }
 
@@ -25,7 +24,7 @@ impl OwnSubscriptions {
     }
 
     /// Channels, patterns, shard channels.
-    pub(in crate::core) fn counts(&self) -> (u32, u32, u32) {
+    pub(crate) fn counts(&self) -> (u32, u32, u32) {
         (self.counts[0], self.counts[1], self.counts[2])
     }
 
@@ -36,7 +35,7 @@ impl OwnSubscriptions {
     }
 
     /// The change in flight has been answered, or refused.
-    pub(in crate::core) fn change_is_over(&mut self) {
+    pub(crate) fn change_is_over(&mut self) {
         self.owed = 0;
     }
 

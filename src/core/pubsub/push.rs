@@ -1,14 +1,11 @@
 //! The frames of pub/sub: what a push is, how a confirmation is written, and how a push reaches a child's output. Knows
 //! nothing of who listens to what.
 
-use crate::command::Family;
-use crate::command::Subscribe;
-use crate::core::child::Child;
-use crate::core::child::ChildState;
+use crate::command::{Family, Subscribe};
 use crate::core::child::closing::CloseReason;
+use crate::core::child::{Child, ChildState};
 use crate::core::env::Env;
-use crate::resp::encode;
-use crate::resp::reply;
+use crate::resp::{encode, reply};
 
 /// The name of a confirmation, which is that of the command.
 pub(super) fn verb(change: Subscribe) -> &'static [u8] {

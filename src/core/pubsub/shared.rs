@@ -4,8 +4,7 @@
 use crate::base::clock::Millis;
 use crate::base::key::Key;
 use crate::command::Family;
-use crate::core::keys::TopicKey;
-use crate::core::keys::UserId;
+use crate::core::keys::{TopicKey, UserId};
 use crate::core::pubsub::family_index;
 use std::collections::BTreeSet;
 
@@ -37,7 +36,7 @@ struct Front {
 
 /// A child's shared subscriptions.
 #[derive(Debug)]
-pub(in crate::core) struct SharedSubscriptions {
+pub(crate) struct SharedSubscriptions {
     user: UserId,
     counts: [u32; 3],
     /// The topics, by the bits of their keys.
@@ -47,7 +46,7 @@ pub(in crate::core) struct SharedSubscriptions {
 }
 
 impl SharedSubscriptions {
-    pub(in crate::core) fn new(user: UserId) -> Box<SharedSubscriptions> {
+    pub(crate) fn new(user: UserId) -> Box<SharedSubscriptions> {
         let (held, front) = (BTreeSet::new(), Front::default());
         Box::new(SharedSubscriptions { user, counts: [0; 3], held, names_bytes: 0, front })
     }
@@ -57,12 +56,12 @@ impl SharedSubscriptions {
         self.user
     }
 
-    pub(in crate::core) fn total(&self) -> u32 {
+    pub(crate) fn total(&self) -> u32 {
         self.counts.iter().sum()
     }
 
     /// Channels, patterns, shard channels.
-    pub(in crate::core) fn counts(&self) -> (u32, u32, u32) {
+    pub(crate) fn counts(&self) -> (u32, u32, u32) {
         (self.counts[0], self.counts[1], self.counts[2])
     }
 
@@ -75,7 +74,7 @@ impl SharedSubscriptions {
     }
 
     /// Heap bytes held, by estimate.
-    pub(in crate::core) fn footprint(&self) -> usize {
+    pub(crate) fn footprint(&self) -> usize {
         std::mem::size_of::<SharedSubscriptions>()
             + self.names_bytes
             + self.held.len() * SUBSCRIPTION_BYTES
@@ -150,7 +149,7 @@ impl SharedSubscriptions {
     }
 
     /// The upstream has refused a topic that the request before this fence names.
-    pub(in crate::core) fn join_refused(&mut self, fence: u64, frame: Vec<u8>) {
+    pub(crate) fn join_refused(&mut self, fence: u64, frame: Vec<u8>) {
         if self.front.fence == Fence::Asked(fence) {
             self.front.refusal.get_or_insert(frame);
         }

@@ -1,16 +1,13 @@
 //! Requests about shared subscriptions, and how they wait for the upstream. What is subscribed is `pubsub::hubs`'.
 
 use crate::base::clock::Millis;
-use crate::base::failure::Failure;
-use crate::base::failure::Limit;
+use crate::base::failure::{Failure, Limit};
 use crate::base::limits;
-use crate::command::Family;
-use crate::command::Subscribe;
+use crate::command::{Family, Subscribe};
 use crate::config::value::Pubsub as Mode;
 use crate::core::child::Child;
 use crate::core::child::hold::Hold;
-use crate::core::keys::ChildKey;
-use crate::core::keys::UserId;
+use crate::core::keys::{ChildKey, UserId};
 use crate::core::pubsub::hubs::Asked;
 use crate::core::pubsub::push::verb;
 use crate::core::request::flow::Flow;
@@ -20,14 +17,14 @@ use crate::resp::Request;
 
 impl Shared {
     /// Whether the child's subscriptions are shared ones. What it has decides; if it has none, the setting.
-    pub(in crate::core) fn subscribes_shared(&self, child: &Child) -> bool {
+    pub(crate) fn subscribes_shared(&self, child: &Child) -> bool {
         let on_lease = child.subscriptions().is_some_and(|own| own.total() > 0);
         child.topics().is_some() || (self.env.settings.pubsub == Mode::Shared && !on_lease)
     }
 
     /// Whether a request asks for the invalidations that other children redirect to this one: those come to a
     /// connection, so it must have one.
-    pub(in crate::core) fn hears_invalidations(
+    pub(crate) fn hears_invalidations(
         &self,
         child: &Child,
         request: &Request<'_>,
@@ -38,7 +35,7 @@ impl Shared {
     }
 
     /// (P|S)(UN)SUBSCRIBE of a child without a connection of its own.
-    pub(in crate::core) fn change_topics(
+    pub(crate) fn change_topics(
         &mut self,
         child: &mut Child,
         request: &Request<'_>,
@@ -122,7 +119,7 @@ impl Shared {
     }
 
     /// RESET: leaves everything as UNSUBSCRIBE would, but unconfirmed. What the child published before counts it in.
-    pub(in crate::core) fn reset_topics(&mut self, child: &mut Child) -> Result<(), Flow> {
+    pub(crate) fn reset_topics(&mut self, child: &mut Child) -> Result<(), Flow> {
         let owed = self.is_owed_replies(child);
         let Some(own) = child.topics() else { return Ok(()) };
         if own.total() > 0 && owed {
@@ -138,14 +135,14 @@ impl Shared {
     }
 
     /// A child ends, or has left everything: its topics go on without it.
-    pub(in crate::core) fn drop_topics(&mut self, child: &mut Child) {
+    pub(crate) fn drop_topics(&mut self, child: &mut Child) {
         if let Some(mut own) = child.take_topics() {
             self.hubs.leave_all(&mut self.connections, &mut self.env, &mut own, child.key());
         }
     }
 
     /// The request at the front is done, or will not be: what it waited for may go.
-    pub(in crate::core) fn forget_front_topics(&mut self, child: &mut Child) {
+    pub(crate) fn forget_front_topics(&mut self, child: &mut Child) {
         let Some(own) = child.topics_mut() else { return };
         self.hubs.unpin(&mut self.connections, &mut self.env, own);
         if own.total() == 0 {
@@ -196,7 +193,7 @@ impl Shared {
     }
 
     /// A child's deadline: the connection for subscriptions does not come, or does not answer.
-    pub(in crate::core) fn topics_wait_over(&mut self, child: &mut Child) {
+    pub(crate) fn topics_wait_over(&mut self, child: &mut Child) {
         let Some(own) = child.topics() else { return };
         let (Some(since), user) = (own.waits_since(), own.user()) else { return };
         if child.topics_due() > self.env.now {

@@ -5,15 +5,10 @@ use crate::config::value::OnSubscriberLoss;
 use crate::core::broker::Broker;
 use crate::core::child::closing::CloseReason;
 use crate::core::child::hold::Hold;
-use crate::core::keys::ChildKey;
-use crate::core::keys::LaneKey;
-use crate::core::keys::TopicKey;
-use crate::core::keys::UserId;
+use crate::core::keys::{ChildKey, LaneKey, TopicKey, UserId};
 use crate::core::pubsub::SubscriberLoss;
-use crate::core::pubsub::hubs::Asked;
-use crate::core::pubsub::hubs::Received;
-use crate::core::pubsub::push::append_push;
-use crate::core::pubsub::push::confirmation;
+use crate::core::pubsub::hubs::{Asked, Received};
+use crate::core::pubsub::push::{append_push, confirmation};
 use crate::core::shared::Shared;
 
 impl Shared {
@@ -35,12 +30,7 @@ impl Shared {
 
 impl Broker {
     /// One frame on a connection for subscriptions. `Err` says why it makes no sense there.
-    pub(in crate::core) fn hub_said(
-        &mut self,
-        lane: LaneKey,
-        frame: &[u8],
-        kind: u8,
-    ) -> Result<(), &'static str> {
+    pub(crate) fn hub_said(&mut self, lane: LaneKey, frame: &[u8], kind: u8) -> Result<(), &'static str> {
         let shared = &mut self.shared;
         match shared.hubs.received(&mut shared.connections, &mut shared.env, lane, (kind, frame))? {
             Received::Nothing => {}
@@ -81,7 +71,7 @@ impl Broker {
     }
 
     /// The upstream does not let anybody listen to this topic any more.
-    pub(in crate::core) fn close_listeners(&mut self, topic: TopicKey) {
+    pub(crate) fn close_listeners(&mut self, topic: TopicKey) {
         for child in self.shared.hubs.listeners(topic).collect::<Vec<_>>() {
             if let Some(child) = self.children.get_mut(child) {
                 CloseReason::SubscriptionRefused.log(child);
@@ -93,7 +83,7 @@ impl Broker {
     }
 
     /// The upstream has ended the subscription itself: the slot of a shard channel has moved.
-    pub(in crate::core) fn topic_moved(&mut self, topic: TopicKey) {
+    pub(crate) fn topic_moved(&mut self, topic: TopicKey) {
         let Some((change, name)) = self.shared.hubs.moved(topic) else { return };
         for key in self.shared.hubs.listeners(topic).collect::<Vec<_>>() {
             let Some(child) = self.children.get_mut(key) else { continue };
@@ -110,7 +100,7 @@ impl Broker {
     }
 
     /// Children that wait for a confirmation ask for their fences on a new connection.
-    pub(in crate::core) fn ask_fences_again(&mut self, user: UserId) {
+    pub(crate) fn ask_fences_again(&mut self, user: UserId) {
         let Shared { hubs, connections, env, .. } = &mut self.shared;
         if !hubs.is_ready(connections, user) {
             // Lost again in the event that brought it.
@@ -127,7 +117,7 @@ impl Broker {
     }
 
     /// Children that listen may miss messages from now on: they end, or messages are missing, as the setting says.
-    pub(in crate::core) fn subscribers_lost(&mut self, user: UserId, loss: SubscriberLoss) {
+    pub(crate) fn subscribers_lost(&mut self, user: UserId, loss: SubscriberLoss) {
         let listeners = self
             .children
             .iter()

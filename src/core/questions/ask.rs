@@ -2,42 +2,27 @@
 //! upstream that answers. Children's requests go on the connection only for SCRIPT KILL and FUNCTION KILL.
 
 use crate::base::key::Key;
-use crate::command::NO_COMMAND;
-use crate::command::Policy;
-use crate::command::Route;
-use crate::command::Transaction as TransactionCommand;
-use crate::command::Verdict;
+use crate::command::{NO_COMMAND, Policy, Route, Transaction as TransactionCommand, Verdict};
 use crate::config::Settings;
 use crate::core::broker::Broker;
 use crate::core::child::Child;
-use crate::core::child::hold::Answer;
-use crate::core::child::hold::Hold;
+use crate::core::child::hold::{Answer, Hold};
 use crate::core::connection::handshake::Greeting;
 use crate::core::connection::lane::Lane;
 use crate::core::connection::role::Role;
-use crate::core::connection::slot::SlotFlags;
-use crate::core::connection::slot::SlotKind;
-use crate::core::keys::ChildKey;
-use crate::core::keys::PoolId;
-use crate::core::keys::PoolKey;
-use crate::core::keys::UserId;
+use crate::core::connection::slot::{SlotFlags, SlotKind};
+use crate::core::keys::{ChildKey, PoolId, PoolKey, UserId};
 use crate::core::notice::Notice;
-use crate::core::questions::control::Needed;
-use crate::core::questions::control::Question;
-use crate::core::questions::control::Said;
+use crate::core::questions::control::{Needed, Question, Said};
 use crate::core::request::flow::Flow;
 use crate::core::shared::Shared;
 use crate::core::timers::Timer;
 use crate::core::transaction::state::end_of_multi;
-use crate::resp::FrameLimits;
-use crate::resp::Request;
-use crate::resp::Scan;
-use crate::resp::Scanner;
-use crate::resp::reply;
+use crate::resp::{FrameLimits, Request, Scan, Scanner, reply};
 
 impl Shared {
     /// The child that asked looks at its request afresh, with this answer.
-    pub(in crate::core) fn give_answer(&mut self, child: ChildKey, answer: Option<Answer>) {
+    pub(crate) fn give_answer(&mut self, child: ChildKey, answer: Option<Answer>) {
         self.env.notify(Notice::Answer(child, answer));
     }
 
@@ -48,7 +33,7 @@ impl Shared {
 
     /// Makes the control lane and dials it, and the probe where the upstream judges children. They are dialled
     /// again for as long as the broker lives.
-    pub(in crate::core) fn open_control(&mut self) {
+    pub(crate) fn open_control(&mut self) {
         let pool = self.control_pool();
         let lane = self.connections.add(Lane::new(pool, Role::Control, self.env.now));
         self.control.open(lane);
@@ -59,14 +44,14 @@ impl Shared {
     }
 
     /// Where the control connection belongs: to no child, but to the upstream's own user.
-    pub(in crate::core) fn control_pool(&mut self) -> PoolId {
+    pub(crate) fn control_pool(&mut self) -> PoolId {
         let db = self.env.upstream.db;
         self.connections.pool_of(PoolKey { user: UserId::UPSTREAM, db, proto: 3, no_touch: false })
     }
 
     /// The control connection is ready. A new incarnation of the upstream may be behind it, so everything
     /// known about it is asked again.
-    pub(in crate::core) fn control_ready(&mut self, greeting: Greeting) {
+    pub(crate) fn control_ready(&mut self, greeting: Greeting) {
         self.control.connected(greeting, self.env.upstream.db);
         if self.control.may_try_multi() {
             self.ask(Question::TryMulti);
@@ -76,7 +61,7 @@ impl Shared {
         self.ask(Question::Commands);
     }
 
-    pub(in crate::core) fn ask(&mut self, question: Question) {
+    pub(crate) fn ask(&mut self, question: Question) {
         let request = question.request(&self.commands);
         self.control.sent(question);
         self.send(self.control.lane(), &request, Key::NONE, NO_COMMAND, SlotKind::Question, SlotFlags::NONE);
@@ -90,14 +75,14 @@ impl Shared {
     }
 
     /// The request at hand can only be answered by a living upstream.
-    pub(in crate::core) fn wait_for_upstream(&mut self, child: &mut Child) -> Flow {
+    pub(crate) fn wait_for_upstream(&mut self, child: &mut Child) -> Flow {
         let latest = self.env.now + self.env.settings.queue_timeout;
         let until = child.front_mut().wait_until(latest);
         self.env.timers.arm(until, Timer::Child(child.key()));
         Flow::Hold(Hold::Upstream)
     }
 
-    pub(in crate::core) fn upstream_wait_over(&mut self, child: &mut Child) {
+    pub(crate) fn upstream_wait_over(&mut self, child: &mut Child) {
         if self.front_ends_multi(child) {
             // Its child takes the MULTI for ended after any error.
             child.session_mut().transaction.end();
@@ -112,7 +97,7 @@ impl Shared {
     }
 
     /// Whether the request at the front opens a MULTI.
-    pub(in crate::core) fn front_begins_multi(&self, child: &Child) -> bool {
+    pub(crate) fn front_begins_multi(&self, child: &Child) -> bool {
         let open = child.session().transaction.is_open();
         let is_multi =
             |request: &Request<'_>| match self.commands.table().map(|table| table.classify(request)) {
@@ -137,19 +122,19 @@ impl Shared {
     }
 
     /// The control connection is gone; questions it had not answered are settled by `lane_lost`.
-    pub(in crate::core) fn control_lost(&mut self) {
+    pub(crate) fn control_lost(&mut self) {
         self.control.lost(self.env.now);
         self.work.forget();
         self.commands.connection_lost();
     }
 
     /// Whether the control connection carries questions right now.
-    pub(in crate::core) fn control_is_ready(&self) -> bool {
+    pub(crate) fn control_is_ready(&self) -> bool {
         !self.control.is_leaving() && self.connections.known(self.control.lane()).is_some_and(Lane::is_ready)
     }
 
     /// The answer to the oldest question; `None` when the connection was lost before it came.
-    pub(in crate::core) fn question_answered(&mut self, frame: Option<&[u8]>) {
+    pub(crate) fn question_answered(&mut self, frame: Option<&[u8]>) {
         let Some((question, said)) = self.control.answered(frame) else { return };
         match question {
             Question::Commands => self.commands_answered(said),
@@ -254,7 +239,7 @@ impl Shared {
     }
 
     /// An answer has come on a control connection that stays only for those under way.
-    pub(in crate::core) fn leave_if_answered(&mut self) {
+    pub(crate) fn leave_if_answered(&mut self) {
         let idle = self.connections.find(self.control.lane()).is_some_and(Lane::is_idle);
         if self.control.is_leaving() && idle {
             self.replace_control();
@@ -264,7 +249,7 @@ impl Shared {
 
 impl Broker {
     /// All children that wait for a living upstream look again.
-    pub(in crate::core) fn wake_upstream_waiters(&mut self) {
+    pub(crate) fn wake_upstream_waiters(&mut self) {
         for key in self.children.keys() {
             if let Some(child) = self.children.get_mut(key)
                 && child.hold() == Hold::Upstream
@@ -282,6 +267,6 @@ fn answered_with(command: &str, frame: &[u8]) -> String {
 }
 
 /// What the settings say about commands.
-pub(in crate::core) fn policy_of(settings: &Settings) -> Policy {
+pub(crate) fn policy_of(settings: &Settings) -> Policy {
     Policy::new(&settings.commands_allow, &settings.commands_deny, &settings.commands_lease)
 }

@@ -6,21 +6,17 @@
 use crate::base::clock::Millis;
 use crate::base::failure::Failure;
 use crate::base::limits;
-use crate::command::Route;
-use crate::command::Transaction as TransactionCommand;
+use crate::command::{Route, Transaction as TransactionCommand};
 use crate::core::child::Child;
 use crate::core::connection::lane::Lane;
 use crate::core::connection::role::LaneRole;
 use crate::core::connection::slot::Slot;
 use crate::core::keys::LaneKey;
 use crate::core::notice::Notice;
-use crate::core::questions::control::Question;
-use crate::core::questions::control::Said;
-use crate::core::request::flow::Decided;
-use crate::core::request::flow::Flow;
+use crate::core::questions::control::{Question, Said};
+use crate::core::request::flow::{Decided, Flow};
 use crate::core::shared::Shared;
-use crate::resp::Request;
-use crate::resp::reply;
+use crate::resp::{Request, reply};
 
 impl Shared {
     /// The upstream has answered PING, or another question with BUSY; or the connection was lost before.
@@ -44,7 +40,7 @@ impl Shared {
 
     /// While the upstream is busy it would answer this request so too. None: it goes on, since Redis allows the command,
     /// since the child's own script is what runs, or since a leased lane has Redis' own answer.
-    pub(in crate::core) fn refuse_while_busy(
+    pub(crate) fn refuse_while_busy(
         &mut self,
         child: &mut Child,
         request: &Request<'_>,
@@ -78,7 +74,7 @@ impl Shared {
 
     /// Whether a lane has waited that long for a reply that should come by itself: what blocks may wait as long as it
     /// likes.
-    pub(in crate::core) fn is_stalled(&self, lane: &Lane, limit: Millis) -> bool {
+    pub(crate) fn is_stalled(&self, lane: &Lane, limit: Millis) -> bool {
         if !lane.has_written() || self.env.now.saturating_sub(lane.last_reply()) < limit {
             return false;
         }
@@ -87,7 +83,7 @@ impl Shared {
 
     /// Asks whether the upstream is busy, where that would explain what lanes wait for; and, once it is, whether it
     /// still is.
-    pub(in crate::core) fn ask_if_busy(&mut self) {
+    pub(crate) fn ask_if_busy(&mut self) {
         let stalled = |lane: &Lane| self.is_stalled(lane, limits::BUSY_PROBE);
         let due = self.work.is_due(self.env.now) && !self.control.is_probing();
         let known = self.work.is_busy() || self.commands.is_due();
@@ -101,7 +97,7 @@ impl Shared {
 
     /// A reply has taken its slot, which had been at the front of its lane since `front_since`. True if this command kept
     /// the upstream from everything else: the child's next ones of this kind go on a lane apart.
-    pub(in crate::core) fn note_work(
+    pub(crate) fn note_work(
         &mut self,
         role: LaneRole,
         slot: &Slot,
@@ -115,7 +111,7 @@ impl Shared {
 
     /// Requests that have waited behind a script for too long are answered with BROKERLOST; their late replies are dropped.
     /// The script's own child keeps its lane and its reply.
-    pub(in crate::core) fn give_up_behind_scripts(&mut self, limit: Millis) {
+    pub(crate) fn give_up_behind_scripts(&mut self, limit: Millis) {
         if !self.work.is_busy() {
             return;
         }
@@ -137,7 +133,7 @@ impl Shared {
     }
 
     /// These slots stay, but their children are told this instead of the replies.
-    pub(in crate::core) fn tell_late(&mut self, key: LaneKey, slots: Vec<Slot>, failure: Failure) {
+    pub(crate) fn tell_late(&mut self, key: LaneKey, slots: Vec<Slot>, failure: Failure) {
         for slot in &slots {
             self.env.notify(Notice::Late(slot.child));
         }

@@ -2,9 +2,7 @@
 //! commands the broker sends itself. Owns the table, and the one that is being loaded. Asks nothing itself.
 
 use crate::base::clock::Millis;
-use crate::command::CommandId;
-use crate::command::Policy;
-use crate::command::Table;
+use crate::command::{CommandId, Policy, Table};
 use crate::core::connection::handshake::CommandNames;
 use crate::resp::value;
 use std::collections::HashMap;
@@ -16,7 +14,7 @@ const SENT: [&str; 4] = ["SELECT", "CLIENT", "MULTI", "DISCARD"];
 
 /// The upstream's commands, as far as they are known.
 #[derive(Debug, Default)]
-pub(in crate::core) struct Commands {
+pub(crate) struct Commands {
     table: Option<Table>,
     /// Loaded but not yet confirmed.
     loading: Option<Table>,
@@ -33,31 +31,31 @@ pub(in crate::core) struct Commands {
 
 impl Commands {
     #[inline]
-    pub(in crate::core) fn table(&self) -> Option<&Table> {
+    pub(crate) fn table(&self) -> Option<&Table> {
         self.table.as_ref()
     }
 
     /// The name of a command of the table.
-    pub(in crate::core) fn name(&self, id: CommandId) -> &str {
+    pub(crate) fn name(&self, id: CommandId) -> &str {
         self.table.as_ref().map_or("", |table| table.name(id))
     }
 
-    pub(in crate::core) fn is_confirmed(&self) -> bool {
+    pub(crate) fn is_confirmed(&self) -> bool {
         self.confirmed
     }
 
     /// By which name to send one of `SENT`.
-    pub(in crate::core) fn name_of(&self, command: &'static str) -> &[u8] {
+    pub(crate) fn name_of(&self, command: &'static str) -> &[u8] {
         self.renamed.get(command).map_or(command.as_bytes(), Vec::as_slice)
     }
 
     /// The names that a greeting needs.
-    pub(in crate::core) fn names(&self) -> CommandNames<'_> {
+    pub(crate) fn names(&self) -> CommandNames<'_> {
         CommandNames { client: self.name_of("CLIENT"), select: self.name_of("SELECT") }
     }
 
     /// COMMAND was answered. Which of the names are renamed away is asked next.
-    pub(in crate::core) fn load(&mut self, frame: &[u8], policy: Policy) -> Result<(), String> {
+    pub(crate) fn load(&mut self, frame: &[u8], policy: Policy) -> Result<(), String> {
         let reply = value::parse(frame).ok_or("COMMAND: not a reply")?;
         self.loading = Some(Table::from_command_reply(&reply, policy)?);
         Ok(())
@@ -74,7 +72,7 @@ impl Commands {
     }
 
     /// COMMAND INFO of all names was answered: the table holds from now on. Commands have other numbers than before.
-    pub(in crate::core) fn confirm(&mut self, mut table: Table, frame: &[u8]) -> Result<(), String> {
+    pub(crate) fn confirm(&mut self, mut table: Table, frame: &[u8]) -> Result<(), String> {
         let reply = value::parse(frame).ok_or("COMMAND INFO: not a reply")?;
         table.confirm(&reply)?;
         self.table = Some(table);
@@ -84,7 +82,7 @@ impl Commands {
     }
 
     /// COMMAND INFO of one name was answered. Whether the table has it now.
-    pub(in crate::core) fn learn(&mut self, name: &[u8], frame: &[u8]) -> bool {
+    pub(crate) fn learn(&mut self, name: &[u8], frame: &[u8]) -> bool {
         let (Some(reply), Some(table)) = (value::parse(frame), &mut self.table) else { return false };
         let known = table.learn(name, &reply);
         if known {
@@ -111,16 +109,16 @@ impl Commands {
         self.put_off_at = Some(now);
     }
 
-    pub(in crate::core) fn put_off_at(&self) -> Option<Millis> {
+    pub(crate) fn put_off_at(&self) -> Option<Millis> {
         self.put_off_at
     }
 
-    pub(in crate::core) fn is_due(&self) -> bool {
+    pub(crate) fn is_due(&self) -> bool {
         self.due
     }
 
     /// Whether to ask again for what was put off.
-    pub(in crate::core) fn take_due(&mut self) -> bool {
+    pub(crate) fn take_due(&mut self) -> bool {
         std::mem::take(&mut self.due)
     }
 
@@ -130,13 +128,13 @@ impl Commands {
     }
 
     /// Another upstream has other commands and other names.
-    pub(in crate::core) fn forget(&mut self) {
+    pub(crate) fn forget(&mut self) {
         (self.table, self.loading) = (None, None);
         self.renamed.clear();
     }
 
     /// Commands are allowed and refused as other settings say, from the next request on.
-    pub(in crate::core) fn set_policy(&mut self, policy: &Policy) {
+    pub(crate) fn set_policy(&mut self, policy: &Policy) {
         for table in [&mut self.table, &mut self.loading].into_iter().flatten() {
             table.set_policy(policy.clone());
         }

@@ -4,20 +4,16 @@
 use crate::base::clock::Millis;
 use crate::base::key::Key;
 use crate::core::connection::handshake::Greeting;
-use crate::core::keys::ChildKey;
-use crate::core::keys::LaneKey;
+use crate::core::keys::{ChildKey, LaneKey};
 use crate::core::questions::commands::Commands;
-use crate::core::questions::known::Fresh;
-use crate::core::questions::known::UpstreamLimits;
+use crate::core::questions::known::{Fresh, UpstreamLimits};
 use crate::core::questions::rights::MayCall;
-use crate::resp::encode;
-use crate::resp::reply;
-use std::collections::HashSet;
-use std::collections::VecDeque;
+use crate::resp::{encode, reply};
+use std::collections::{HashSet, VecDeque};
 
 /// Something asked on the control connection. Answers come in the order of the questions.
 #[derive(Debug, Clone)]
-pub(in crate::core) enum Question {
+pub(crate) enum Question {
     /// COMMAND: every command the upstream knows.
     Commands,
     /// COMMAND INFO of every name COMMAND listed: which of them are renamed away.
@@ -97,7 +93,7 @@ fn unblock(commands: &Commands, id: i64, reason: &[u8], mut put: impl FnMut(&[&[
 
 /// What has become of a question.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::core) enum Said<'a> {
+pub(crate) enum Said<'a> {
     /// The connection was lost before the answer, or the answer is of an upstream that has been replaced.
     Nothing,
     /// A script keeps the upstream from answering: this says nothing about the question.
@@ -118,14 +114,14 @@ impl<'a> Said<'a> {
         }
     }
 
-    pub(in crate::core) fn frame(self) -> Option<&'a [u8]> {
+    pub(crate) fn frame(self) -> Option<&'a [u8]> {
         match self {
             Said::Nothing => None,
             Said::Busy(frame) | Said::Refused(frame) | Said::Reply(frame) => Some(frame),
         }
     }
 
-    pub(in crate::core) fn refusal(self) -> Option<&'a [u8]> {
+    pub(crate) fn refusal(self) -> Option<&'a [u8]> {
         match self {
             Said::Nothing | Said::Reply(_) => None,
             Said::Busy(frame) | Said::Refused(frame) => Some(frame),
@@ -135,7 +131,7 @@ impl<'a> Said<'a> {
 
 /// Of which answers children need one that is younger than their request.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::core) enum Needed {
+pub(crate) enum Needed {
     Greeting,
     Limits,
 }
@@ -151,14 +147,14 @@ impl Needed {
 
 /// A CLIENT UNBLOCK on its way for a child.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::core) struct Unblock {
-    pub(in crate::core) asker: ChildKey,
-    pub(in crate::core) target: ChildKey,
-    pub(in crate::core) lane: LaneKey,
+pub(crate) struct Unblock {
+    pub(crate) asker: ChildKey,
+    pub(crate) target: ChildKey,
+    pub(crate) lane: LaneKey,
     /// The target is answered UNBLOCKED, instead of as after its timeout.
-    pub(in crate::core) error: bool,
+    pub(crate) error: bool,
     /// It has been answered once with "not blocked".
-    pub(in crate::core) again: bool,
+    pub(crate) again: bool,
 }
 
 /// Whether the broker's own user may MULTI.
@@ -174,7 +170,7 @@ struct MultiRight {
 
 /// What the control connection is and knows.
 #[derive(Debug)]
-pub(in crate::core) struct Control {
+pub(crate) struct Control {
     lane: LaneKey,
     questions: VecDeque<Question>,
     /// Questions ever asked.
@@ -223,17 +219,17 @@ impl Control {
     // ---- the connection -------------------------------------------------------------------------------
 
     /// Its lane has been made.
-    pub(in crate::core) fn open(&mut self, lane: LaneKey) {
+    pub(crate) fn open(&mut self, lane: LaneKey) {
         self.lane = lane;
     }
 
     #[inline]
-    pub(in crate::core) fn lane(&self) -> LaneKey {
+    pub(crate) fn lane(&self) -> LaneKey {
         self.lane
     }
 
     /// A new incarnation of the upstream may be behind the connection: everything is asked again.
-    pub(in crate::core) fn connected(&mut self, greeting: Greeting, own_db: u32) {
+    pub(crate) fn connected(&mut self, greeting: Greeting, own_db: u32) {
         // As good an answer as any to who waits for one.
         self.greeting = Some(greeting);
         self.greeting_fresh.came(self.asked);
@@ -244,23 +240,23 @@ impl Control {
     }
 
     /// The connection is lost. Each question that it had not answered is told so on its own.
-    pub(in crate::core) fn lost(&mut self, now: Millis) {
+    pub(crate) fn lost(&mut self, now: Millis) {
         self.down_since.get_or_insert(now);
         self.probing_since = None;
         self.leaving = false;
     }
 
     /// The upstream has been replaced: the connection stays for what was asked on it.
-    pub(in crate::core) fn leave(&mut self) {
+    pub(crate) fn leave(&mut self) {
         self.leaving = true;
     }
 
-    pub(in crate::core) fn is_leaving(&self) -> bool {
+    pub(crate) fn is_leaving(&self) -> bool {
         self.leaving
     }
 
     /// Nothing that was learnt holds for another upstream.
-    pub(in crate::core) fn forget_upstream(&mut self) {
+    pub(crate) fn forget_upstream(&mut self) {
         self.valid_dbs.clear();
         self.multi.refusal = None;
         self.multi.no_discard = false;
@@ -269,7 +265,7 @@ impl Control {
     // ---- questions ------------------------------------------------------------------------------------
 
     /// Questions asked so far.
-    pub(in crate::core) fn asked(&self) -> u64 {
+    pub(crate) fn asked(&self) -> u64 {
         self.asked
     }
 
@@ -297,7 +293,7 @@ impl Control {
     // ---- what the answers say -------------------------------------------------------------------------
 
     /// Whether the db is known to exist.
-    pub(in crate::core) fn db_is_valid(&self, db: u32) -> bool {
+    pub(crate) fn db_is_valid(&self, db: u32) -> bool {
         self.valid_dbs.contains(&db)
     }
 
@@ -306,7 +302,7 @@ impl Control {
     }
 
     /// What the upstream has last said of itself.
-    pub(in crate::core) fn greeting(&self) -> Option<&Greeting> {
+    pub(crate) fn greeting(&self) -> Option<&Greeting> {
         self.greeting.as_ref()
     }
 
@@ -314,7 +310,7 @@ impl Control {
         self.greeting = Some(greeting);
     }
 
-    pub(in crate::core) fn limits(&self) -> &UpstreamLimits {
+    pub(crate) fn limits(&self) -> &UpstreamLimits {
         &self.limits
     }
 
@@ -328,12 +324,12 @@ impl Control {
     }
 
     /// Whether a lease can be taken back.
-    pub(in crate::core) fn may_unblock(&self) -> bool {
+    pub(crate) fn may_unblock(&self) -> bool {
         !self.unblock_refused
     }
 
     /// Why our user may not MULTI, in the upstream's words.
-    pub(in crate::core) fn multi_refusal(&self) -> Option<&[u8]> {
+    pub(crate) fn multi_refusal(&self) -> Option<&[u8]> {
         self.multi.refusal.as_deref()
     }
 
@@ -359,7 +355,7 @@ impl Control {
 
     /// Anything has come from the upstream.
     #[inline]
-    pub(in crate::core) fn heard(&mut self, now: Millis) {
+    pub(crate) fn heard(&mut self, now: Millis) {
         self.heard_at = now;
     }
 
@@ -377,7 +373,7 @@ impl Control {
 
     /// Whether the upstream has given no sign of life for so long. While it sends anything it lives, even if the PING has
     /// to wait its turn. `ready`: questions can be asked.
-    pub(in crate::core) fn is_dead(&self, ready: bool, patience: Millis, now: Millis) -> bool {
+    pub(crate) fn is_dead(&self, ready: bool, patience: Millis, now: Millis) -> bool {
         let since = match ready {
             true => self.probing_since.map(|since| since.max(self.heard_at)),
             false => self.down_since,

@@ -8,19 +8,15 @@ use crate::core::child::Child;
 use crate::core::child::closing::CloseReason;
 use crate::core::child::hold::Hold;
 use crate::core::connection::handshake::parse_greeting;
-use crate::core::questions::control::Needed;
-use crate::core::questions::control::Said;
+use crate::core::questions::control::{Needed, Said};
 use crate::core::questions::known::BULK_SETTING;
 use crate::core::request::flow::Flow;
 use crate::core::shared::Shared;
-use crate::resp::ProtocolError;
-use crate::resp::Request;
-use crate::resp::encode;
-use crate::resp::value;
+use crate::resp::{ProtocolError, Request, encode, value};
 
 impl Shared {
     /// Whether the answer is younger than the request at the front; if not, the child waits for one that is.
-    pub(in crate::core) fn await_fresh(&mut self, child: &mut Child, needed: Needed) -> Result<(), Flow> {
+    pub(crate) fn await_fresh(&mut self, child: &mut Child, needed: Needed) -> Result<(), Flow> {
         let asked = self.control.asked();
         let before = child.front_mut().asked_before(asked);
         if self.control.fresh(needed).is_younger(before) {
@@ -35,7 +31,7 @@ impl Shared {
     }
 
     /// Asks, unless that is under way.
-    pub(in crate::core) fn ask_fresh(&mut self, needed: Needed) {
+    pub(crate) fn ask_fresh(&mut self, needed: Needed) {
         let number = self.control.asked() + 1;
         if self.control_is_ready() && self.control.fresh(needed).begin(number) {
             self.ask(needed.question());
@@ -52,7 +48,7 @@ impl Shared {
     // ---- what HELLO tells -----------------------------------------------------------------------------
 
     /// The upstream's own greeting, with this child's protocol and id in it.
-    pub(in crate::core) fn greeting(&self, child: &Child) -> Vec<u8> {
+    pub(crate) fn greeting(&self, child: &Child) -> Vec<u8> {
         let mut out = Vec::new();
         let Some(greeting) = self.control.greeting() else {
             return out;
@@ -97,17 +93,13 @@ impl Shared {
     }
 
     /// Whether a request has to be looked at for the length of its arguments.
-    pub(in crate::core) fn may_be_too_long(&self, request: &Request<'_>) -> bool {
+    pub(crate) fn may_be_too_long(&self, request: &Request<'_>) -> bool {
         request.bytes.len() as u64 > self.control.limits().argument_max()
     }
 
     /// A request with an argument that the server would not take is answered here as the server would answer it.
     /// None: it may go on.
-    pub(in crate::core) fn refuse_too_long(
-        &mut self,
-        child: &mut Child,
-        request: &Request<'_>,
-    ) -> Option<Flow> {
+    pub(crate) fn refuse_too_long(&mut self, child: &mut Child, request: &Request<'_>) -> Option<Flow> {
         if !self.may_be_too_long(request) {
             return None;
         }

@@ -7,7 +7,7 @@ use redis::Value;
 
 /// The state of one such question. All questions on the control connection are numbered in the order they are asked.
 #[derive(Debug, Default)]
-pub(in crate::core) struct Fresh {
+pub(crate) struct Fresh {
     /// Number of the question under way.
     under_way: Option<u64>,
     /// Number of the last one answered.
@@ -55,7 +55,7 @@ const CRLF: u64 = 2;
 
 /// What was last heard.
 #[derive(Debug)]
-pub(in crate::core) struct UpstreamLimits {
+pub(crate) struct UpstreamLimits {
     /// `proto-max-bulk-len` and `client-query-buffer-limit`; `u64::MAX` where nothing is known.
     bulk_bytes: u64,
     query_bytes: u64,
@@ -87,7 +87,7 @@ impl UpstreamLimits {
     }
 
     /// What `CONFIG GET` has answered; nothing is known after an error.
-    pub(in crate::core) fn take(&mut self, frame: &[u8]) {
+    pub(crate) fn take(&mut self, frame: &[u8]) {
         let pairs = value::parse(frame).and_then(value::pairs).unwrap_or_default();
         let number = |wanted: &str| {
             let of = |(name, number): &(Value, Value)| {

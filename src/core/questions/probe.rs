@@ -4,34 +4,32 @@
 
 use crate::base::clock::Millis;
 use crate::base::limits;
-use crate::core::keys::ChildKey;
-use crate::core::keys::LaneKey;
-use crate::core::keys::UserId;
+use crate::core::keys::{ChildKey, LaneKey, UserId};
 use crate::core::user::credentials::Password;
 use std::collections::VecDeque;
 
 /// Who waits for an answer: a child, and the number of its question. A child that has given up asks under
 /// another number.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::core) struct Asker {
-    pub(in crate::core) child: ChildKey,
-    pub(in crate::core) number: u64,
+pub(crate) struct Asker {
+    pub(crate) child: ChildKey,
+    pub(crate) number: u64,
 }
 
 /// Who a child says it is.
 #[derive(Debug)]
-pub(in crate::core) struct Claim {
-    pub(in crate::core) name: Box<[u8]>,
-    pub(in crate::core) password: Password,
+pub(crate) struct Claim {
+    pub(crate) name: Box<[u8]>,
+    pub(crate) password: Password,
     /// Where its HELLO goes on.
-    pub(in crate::core) resume: Option<u16>,
+    pub(crate) resume: Option<u16>,
     /// Whether the user takes any password was asked before, or was known.
-    pub(in crate::core) tested: bool,
+    pub(crate) tested: bool,
 }
 
 /// What one request on the probe is for. Answers come in the order of the requests.
 #[derive(Debug)]
-pub(in crate::core) enum Proof {
+pub(crate) enum Proof {
     /// A child's AUTH or HELLO AUTH.
     Claim { asker: Asker, claim: Claim },
     /// HELLO AUTH of a user with a random word: does it take any password?
@@ -58,7 +56,7 @@ pub(in crate::core) enum Proof {
 
 /// What an answer on the probe means for the child that asked.
 #[derive(Debug)]
-pub(in crate::core) enum Outcome {
+pub(crate) enum Outcome {
     /// Its request is looked at again: what was asked is known now, or the connection was lost.
     Again,
     /// Its user has the right to the request at the front.
@@ -73,20 +71,20 @@ pub(in crate::core) enum Outcome {
 
 /// A verdict and the child it is for.
 #[derive(Debug)]
-pub(in crate::core) struct Proved {
-    pub(in crate::core) asker: Asker,
-    pub(in crate::core) verdict: Outcome,
+pub(crate) struct Proved {
+    pub(crate) asker: Asker,
+    pub(crate) verdict: Outcome,
 }
 
 impl Proved {
-    pub(in crate::core) fn child(&self) -> ChildKey {
+    pub(crate) fn child(&self) -> ChildKey {
         self.asker.child
     }
 }
 
 /// The connection, and what is known of connections that have not authenticated.
 #[derive(Debug, Default)]
-pub(in crate::core) struct Probe {
+pub(crate) struct Probe {
     /// None where children need no proof.
     lane: Option<LaneKey>,
     /// Requests sent whose answers are to come.
@@ -107,33 +105,33 @@ pub(in crate::core) struct Probe {
 
 impl Probe {
     /// Its lane has been made.
-    pub(in crate::core) fn open(&mut self, lane: LaneKey) {
+    pub(crate) fn open(&mut self, lane: LaneKey) {
         self.lane = Some(lane);
     }
 
-    pub(in crate::core) fn lane(&self) -> Option<LaneKey> {
+    pub(crate) fn lane(&self) -> Option<LaneKey> {
         self.lane
     }
 
     /// The connection is gone. Each question that it had not answered is told so on its own.
-    pub(in crate::core) fn lost(&mut self) {
+    pub(crate) fn lost(&mut self) {
         self.default_open = None;
         self.default_asking = false;
     }
 
     /// A request has been sent.
-    pub(in crate::core) fn sent(&mut self, proof: Proof) {
+    pub(crate) fn sent(&mut self, proof: Proof) {
         self.proofs.push_back(proof);
     }
 
     /// What the next answer is about.
-    pub(in crate::core) fn answered(&mut self) -> Option<Proof> {
+    pub(crate) fn answered(&mut self) -> Option<Proof> {
         debug_assert!(!self.proofs.is_empty(), "an answer on the probe to no question");
         self.proofs.pop_front()
     }
 
     /// Numbers a question of a child.
-    pub(in crate::core) fn asker(&mut self, child: ChildKey) -> Asker {
+    pub(crate) fn asker(&mut self, child: ChildKey) -> Asker {
         self.number += 1;
         Asker { child, number: self.number }
     }
@@ -141,7 +139,7 @@ impl Probe {
     // ---- the upstream's default user ------------------------------------------------------------------
 
     /// Who a child is that has not said anything, as far as that is known at the moment.
-    pub(in crate::core) fn default_user(&self, now: Millis) -> UserId {
+    pub(crate) fn default_user(&self, now: Millis) -> UserId {
         match self.default_open {
             Some(true) if self.default_told_at + limits::DEFAULT_FRESH > now => UserId::DEFAULT,
             Some(false) => UserId::NOBODY,
@@ -149,50 +147,50 @@ impl Probe {
         }
     }
 
-    pub(in crate::core) fn is_asking_default(&self) -> bool {
+    pub(crate) fn is_asking_default(&self) -> bool {
         self.default_asking
     }
 
     /// Whether to ask again: the default user may be given a password at any time.
-    pub(in crate::core) fn default_is_due(&self, now: Millis) -> bool {
+    pub(crate) fn default_is_due(&self, now: Millis) -> bool {
         self.default_asked_at + limits::RIGHTS_FRESH <= now
     }
 
-    pub(in crate::core) fn asks_default(&mut self, now: Millis) {
+    pub(crate) fn asks_default(&mut self, now: Millis) {
         self.default_asking = true;
         self.default_asked_at = now;
     }
 
     /// `open` is None when the answer says nothing.
-    pub(in crate::core) fn default_told(&mut self, open: Option<bool>, now: Millis) {
+    pub(crate) fn default_told(&mut self, open: Option<bool>, now: Millis) {
         self.default_asking = false;
         self.default_told_at = now;
         self.default_open = open.or(self.default_open);
     }
 
     /// The upstream has refused the default user on another connection.
-    pub(in crate::core) fn default_refused(&mut self) {
+    pub(crate) fn default_refused(&mut self) {
         self.default_open = Some(false);
     }
 
     // ---- the user that questions are asked as ---------------------------------------------------------
 
     /// The upstream has answered `As`, and with a refusal if there is one.
-    pub(in crate::core) fn authenticated(&mut self, refusal: Option<&[u8]>) {
+    pub(crate) fn authenticated(&mut self, refusal: Option<&[u8]>) {
         self.denied = refusal.map(<[u8]>::to_vec);
     }
 
-    pub(in crate::core) fn is_denied(&self) -> bool {
+    pub(crate) fn is_denied(&self) -> bool {
         self.denied.is_some()
     }
 
     /// What the child is told: the refusal of its user if there was one, or the answer to its question.
-    pub(in crate::core) fn verdict(&self, answer: &[u8]) -> Vec<u8> {
+    pub(crate) fn verdict(&self, answer: &[u8]) -> Vec<u8> {
         self.denied.as_deref().unwrap_or(answer).to_vec()
     }
 
     /// RESET has been answered.
-    pub(in crate::core) fn reset(&mut self) {
+    pub(crate) fn reset(&mut self) {
         self.denied = None;
     }
 }

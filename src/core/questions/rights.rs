@@ -4,22 +4,20 @@
 use crate::base::clock::Millis;
 use crate::base::limits;
 use crate::command::CommandId;
-use crate::core::keys::AccountId;
-use crate::core::keys::ChildKey;
-use crate::core::keys::UserId;
+use crate::core::keys::{AccountId, ChildKey, UserId};
 use std::collections::HashMap;
 
 /// Whose scripts: the same commands are refused to all of them, and the same user upstream runs them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(in crate::core) struct Scope {
-    pub(in crate::core) user: UserId,
-    pub(in crate::core) account: Option<AccountId>,
-    pub(in crate::core) reads: bool,
+pub(crate) struct Scope {
+    pub(crate) user: UserId,
+    pub(crate) account: Option<AccountId>,
+    pub(crate) reads: bool,
 }
 
 /// One question about one command: whether the user of the scope has it.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::core) struct MayCall {
+pub(crate) struct MayCall {
     pub(super) scope: Scope,
     number: u64,
     pub(super) id: CommandId,
@@ -53,7 +51,7 @@ pub(super) enum Known {
 
 /// What the upstream has said about refused commands.
 #[derive(Debug, Default)]
-pub(in crate::core) struct ScriptRights {
+pub(crate) struct ScriptRights {
     by_scope: HashMap<Scope, Rights>,
     number: u64,
 }

@@ -1,19 +1,12 @@
 //! Scripts and `commands_deny`: what a child is refused it must not do by EVAL or FCALL either, since a script calls
 //! whatever the upstream lets its user call. Never looks into a script.
 
-use crate::command::CommandId;
-use crate::command::Route;
-use crate::command::Runs;
-use crate::command::texts;
+use crate::command::{CommandId, Route, Runs, texts};
 use crate::core::child::Child;
 use crate::core::child::hold::Hold;
-use crate::core::questions::control::Question;
-use crate::core::questions::control::Said;
-use crate::core::questions::rights::Known;
-use crate::core::questions::rights::MayCall;
-use crate::core::questions::rights::Scope;
-use crate::core::request::flow::Decided;
-use crate::core::request::flow::Flow;
+use crate::core::questions::control::{Question, Said};
+use crate::core::questions::rights::{Known, MayCall, Scope};
+use crate::core::request::flow::{Decided, Flow};
 use crate::core::shared::Shared;
 use crate::resp::Request;
 use memchr::memmem;
@@ -23,7 +16,7 @@ const LACKS: &[u8] = b"has no permissions to run the";
 
 impl Shared {
     /// Whether a request that runs a script goes on. `None`: it does.
-    pub(in crate::core) fn admit_script(
+    pub(crate) fn admit_script(
         &mut self,
         child: &mut Child,
         request: &Request<'_>,
@@ -55,11 +48,7 @@ impl Shared {
 
     /// The refused commands that a child's script could call by the flags of the table, if the command runs scripts
     /// and they are not trusted.
-    pub(in crate::core) fn judged_script(
-        &self,
-        child: &Child,
-        id: CommandId,
-    ) -> Option<(Scope, Vec<CommandId>)> {
+    pub(crate) fn judged_script(&self, child: &Child, id: CommandId) -> Option<(Scope, Vec<CommandId>)> {
         let table = self.commands.table()?;
         let runs = table.runs(id);
         if runs == Runs::Nothing || self.env.settings.scripts_trusted {
@@ -96,7 +85,7 @@ impl Shared {
     }
 
     /// Other commands are refused, or their numbers have changed.
-    pub(in crate::core) fn forget_script_rights(&mut self) {
+    pub(crate) fn forget_script_rights(&mut self) {
         for child in self.script_rights.forget() {
             self.give_answer(child, None);
         }

@@ -15,7 +15,7 @@ struct Busy {
 
 /// What is known of the upstream's work.
 #[derive(Debug, Default)]
-pub(in crate::core) struct Work {
+pub(crate) struct Work {
     busy: Option<Busy>,
     /// When it was last asked whether it is busy.
     asked_at: Millis,
@@ -25,7 +25,7 @@ pub(in crate::core) struct Work {
 
 impl Work {
     /// Whether the upstream says that it is busy.
-    pub(in crate::core) fn is_busy(&self) -> bool {
+    pub(crate) fn is_busy(&self) -> bool {
         self.busy.is_some()
     }
 

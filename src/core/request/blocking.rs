@@ -18,7 +18,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 impl Shared {
     /// A command that may take as long as it likes: on a leased lane, its own timeout shortened by the
     /// time it had to wait for one.
-    pub(in crate::core) fn block(
+    pub(crate) fn block(
         &mut self,
         child: &mut Child,
         request: &Request<'_>,
@@ -52,7 +52,7 @@ impl Shared {
     // ---- without a lease ------------------------------------------------------------------------------
 
     /// The request's own timeout has passed and no lease has come: it is looked at once more, as one that does not wait.
-    pub(in crate::core) fn look_without_lease(&mut self, child: &mut Child) {
+    pub(crate) fn look_without_lease(&mut self, child: &mut Child) {
         self.leave_line(child);
         child.front_mut().expire_wait();
         self.lift(child);
@@ -98,7 +98,7 @@ impl Shared {
     }
 
     /// The reply to a request that was looked at without waiting, as the blocking command would have had it.
-    pub(in crate::core) fn looked(&mut self, child: &mut Child, frame: &[u8], real: bool) {
+    pub(crate) fn looked(&mut self, child: &mut Child, frame: &[u8], real: bool) {
         let (Some(wait), proto) = (child.front().wait(), child.session().proto) else { return };
         let mut out = Vec::new();
         if reply::error_code(frame) == Some(b"NOPERM") && wait.popped != Popped::Itself {
@@ -112,7 +112,7 @@ impl Shared {
 }
 
 /// Writes the reply in the form that the blocking command has; false if it has that already.
-pub(in crate::core) fn as_popped(popped: Popped, frame: &[u8], proto: u8, out: &mut Vec<u8>) -> bool {
+pub(crate) fn as_popped(popped: Popped, frame: &[u8], proto: u8, out: &mut Vec<u8>) -> bool {
     if reply::is_null(frame) {
         encode::null_array(out, proto);
         return true;
@@ -139,7 +139,7 @@ pub(in crate::core) fn as_popped(popped: Popped, frame: &[u8], proto: u8, out: &
 
 /// The group of a blocking request. `XREAD ... $` means "from now on": it must not be asked to step back
 /// and start again, and so belongs to none.
-pub(in crate::core) fn group_of(request: &Request<'_>, blocking: &Blocking) -> Option<u64> {
+pub(crate) fn group_of(request: &Request<'_>, blocking: &Blocking) -> Option<u64> {
     let from_now = blocking.unit == TimeoutUnit::Millis && request.args().any(|arg| arg == b"$");
     if from_now {
         return None;

@@ -21,20 +21,15 @@ use crate::core::transaction::state::end_of_multi;
 use crate::resp::{FrameLimits, Request, Scanner, reply};
 
 /// Why some commands are refused whatever the settings say: programs that send them show the text and end.
-pub(in crate::core) const TAKES_OVER: &str =
+pub(crate) const TAKES_OVER: &str =
     ": it takes a connection over, and the broker's are shared; connect to the server itself";
 
 /// Whoever debugs a script expects that its writes are undone.
-pub(in crate::core) const NOT_DEBUGGED: &str = "ERR SCRIPT DEBUG was refused, and without it the script would run for good; connect to the \
+pub(crate) const NOT_DEBUGGED: &str = "ERR SCRIPT DEBUG was refused, and without it the script would run for good; connect to the \
      server itself";
 
 impl Shared {
-    pub(in crate::core) fn dispatch(
-        &mut self,
-        child: &mut Child,
-        request: &Request<'_>,
-        rest: &[u8],
-    ) -> Flow {
+    pub(crate) fn dispatch(&mut self, child: &mut Child, request: &Request<'_>, rest: &[u8]) -> Flow {
         match child.front_mut().take_answer() {
             Some(Answer::UnknownCommand) => return self.reject(child, texts::unknown_command(request)),
             Some(Answer::Frame(frame)) => {
@@ -152,7 +147,7 @@ impl Shared {
     }
 
     /// The request at the front is done: what was set aside for it is not the next one's.
-    pub(in crate::core) fn front_is_done(&mut self, child: &mut Child) {
+    pub(crate) fn front_is_done(&mut self, child: &mut Child) {
         child.front_is_done();
         let (has_lease, has_topics) = (child.lease().is_some(), child.topics().is_some());
         if has_lease {
@@ -164,7 +159,7 @@ impl Shared {
     }
 
     /// Carries a request out, the way that was decided.
-    pub(in crate::core) fn execute(
+    pub(crate) fn execute(
         &mut self,
         child: &mut Child,
         request: &Request<'_>,
@@ -222,7 +217,7 @@ impl Shared {
     }
 
     /// Goes on with a request whose child has the lease for it.
-    pub(in crate::core) fn on_lease(
+    pub(crate) fn on_lease(
         &mut self,
         child: &mut Child,
         request: &Request<'_>,
@@ -249,13 +244,13 @@ impl Shared {
         self.execute(child, request, decided, way, &[])
     }
 
-    pub(in crate::core) fn answer_ok(&mut self, child: &mut Child) -> Flow {
+    pub(crate) fn answer_ok(&mut self, child: &mut Child) -> Flow {
         self.answer(child, b"+OK\r\n");
         Flow::Done
     }
 
     /// Answers with an error; an open MULTI is spoilt by it, as by any command Redis rejects.
-    pub(in crate::core) fn reject(&mut self, child: &mut Child, error: impl ErrorLine) -> Flow {
+    pub(crate) fn reject(&mut self, child: &mut Child, error: impl ErrorLine) -> Flow {
         child.session_mut().transaction.spoil();
         self.answer_error(child, error);
         Flow::Done
@@ -279,12 +274,7 @@ impl Shared {
 
     /// A command that may not go through a shared broker: the text of an ACL refusal, which every client
     /// library maps to its own error.
-    pub(in crate::core) fn refuse(
-        &mut self,
-        child: &mut Child,
-        request: &Request<'_>,
-        id: CommandId,
-    ) -> Flow {
+    pub(crate) fn refuse(&mut self, child: &mut Child, request: &Request<'_>, id: CommandId) -> Flow {
         let name = self.commands.name(id);
         let mut text = texts::refused(name);
         if command::takes_over_connection(name) {
@@ -317,7 +307,7 @@ impl Shared {
 
     /// The shared lane for this child's next request, of `len` bytes; or why it has to wait. A child changes
     /// lanes only while nothing of it is in flight, else its requests could overtake each other.
-    pub(in crate::core) fn shared_lane_for(
+    pub(crate) fn shared_lane_for(
         &mut self,
         child: &mut Child,
         id: CommandId,
@@ -361,7 +351,7 @@ impl Shared {
 
     /// Puts a child's request on a lane. `Swallow`, `Subscribe` and `Housekeeping` have no place in the
     /// order of its replies.
-    pub(in crate::core) fn send_for(
+    pub(crate) fn send_for(
         &mut self,
         child: &mut Child,
         lane: LaneKey,
@@ -386,7 +376,7 @@ impl Shared {
     }
 
     /// Puts a whole request and its slot on a lane, and sees to it that the lane gets connected.
-    pub(in crate::core) fn send(
+    pub(crate) fn send(
         &mut self,
         key: LaneKey,
         bytes: &[u8],

@@ -5,7 +5,7 @@ use crate::core::child::hold::Hold;
 
 /// What became of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::core) enum Flow {
+pub(crate) enum Flow {
     /// Answered or on its way.
     Done,
     /// So are the requests in the next so many bytes.
@@ -22,14 +22,14 @@ pub(in crate::core) enum Flow {
 
 /// What the table knows of the request at hand, without the borrow.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::core) struct Decided {
-    pub(in crate::core) id: CommandId,
-    pub(in crate::core) no_multi: bool,
-    pub(in crate::core) route: Route,
+pub(crate) struct Decided {
+    pub(crate) id: CommandId,
+    pub(crate) no_multi: bool,
+    pub(crate) route: Route,
 }
 
 /// An integer as Redis' `string2ll` takes it: no sign but `-`, no leading zero, no space.
-pub(in crate::core) fn canonical_int(text: &[u8]) -> Option<i64> {
+pub(crate) fn canonical_int(text: &[u8]) -> Option<i64> {
     let digits = text.strip_prefix(b"-").unwrap_or(text);
     let canonical =
         !digits.is_empty() && digits.iter().all(u8::is_ascii_digit) && (digits[0] != b'0' || text == b"0");

@@ -12,7 +12,7 @@ use crate::core::shared::Shared;
 use crate::resp::{Request, encode};
 
 impl Shared {
-    pub(in crate::core) fn local(&mut self, child: &mut Child, local: Local, request: &Request<'_>) -> Flow {
+    pub(crate) fn local(&mut self, child: &mut Child, local: Local, request: &Request<'_>) -> Flow {
         match local {
             Local::SubscriberPing => self.ping_as_subscriber(child, request),
             // A health check must notice that the upstream has gone.
@@ -46,12 +46,7 @@ impl Shared {
     }
 
     /// Commands whose reply needs nothing but the child's own state.
-    pub(in crate::core) fn local_reply(
-        &mut self,
-        child: &mut Child,
-        local: Local,
-        argv: &[&[u8]],
-    ) -> Vec<u8> {
+    pub(crate) fn local_reply(&mut self, child: &mut Child, local: Local, argv: &[&[u8]]) -> Vec<u8> {
         let user = if local == Local::Whoami { self.user_name(child) } else { String::new() };
         let listens_resp2 = child.session().proto == 2 && child.is_subscribed();
         let arg = |index: usize| argv.get(index).copied().unwrap_or_default();
@@ -120,7 +115,7 @@ impl Shared {
         child.topics().is_some()
     }
 
-    pub(in crate::core) fn is_owed_replies(&self, child: &Child) -> bool {
+    pub(crate) fn is_owed_replies(&self, child: &Child) -> bool {
         child.is_under_way()
     }
 
@@ -244,7 +239,7 @@ impl Shared {
     }
 
     /// The answer to HELLO, in the protocol the child speaks from now on.
-    pub(in crate::core) fn greet(&mut self, child: &mut Child, proto: u8) {
+    pub(crate) fn greet(&mut self, child: &mut Child, proto: u8) {
         child.session_mut().proto = proto;
         let reply = self.greeting(child);
         self.answer(child, &reply);
@@ -274,19 +269,19 @@ impl Shared {
     }
 }
 
-pub(in crate::core) fn error(text: impl AsRef<[u8]>) -> Vec<u8> {
+pub(crate) fn error(text: impl AsRef<[u8]>) -> Vec<u8> {
     let mut out = Vec::new();
     encode::error(&mut out, text);
     out
 }
 
-pub(in crate::core) fn ok() -> Vec<u8> {
+pub(crate) fn ok() -> Vec<u8> {
     b"+OK\r\n".to_vec()
 }
 
 /// AUTH as of a server whose default user needs no password: the broker's listener has already decided
 /// who may connect.
-pub(in crate::core) fn auth(argv: &[&[u8]]) -> Vec<u8> {
+pub(crate) fn auth(argv: &[&[u8]]) -> Vec<u8> {
     match argv {
         [_, _] => error(texts::AUTH_WITHOUT_PASSWORD),
         [_, b"default", _] => ok(),
@@ -295,11 +290,11 @@ pub(in crate::core) fn auth(argv: &[&[u8]]) -> Vec<u8> {
     }
 }
 
-pub(in crate::core) fn is_plain(text: &[u8]) -> bool {
+pub(crate) fn is_plain(text: &[u8]) -> bool {
     text.iter().all(|byte| (b'!'..=b'~').contains(byte))
 }
 
-pub(in crate::core) fn set_name(session: &mut Session, name: &[u8]) -> Vec<u8> {
+pub(crate) fn set_name(session: &mut Session, name: &[u8]) -> Vec<u8> {
     if !is_plain(name) {
         return error(texts::CLIENT_NAME);
     }
@@ -307,7 +302,7 @@ pub(in crate::core) fn set_name(session: &mut Session, name: &[u8]) -> Vec<u8> {
     ok()
 }
 
-pub(in crate::core) fn set_info(session: &mut Session, attribute: &[u8], value: &[u8]) -> Vec<u8> {
+pub(crate) fn set_info(session: &mut Session, attribute: &[u8], value: &[u8]) -> Vec<u8> {
     let field = match attribute.to_ascii_lowercase().as_slice() {
         b"lib-name" => &mut session.lib_name,
         b"lib-ver" => &mut session.lib_version,
@@ -321,7 +316,7 @@ pub(in crate::core) fn set_info(session: &mut Session, attribute: &[u8], value: 
 }
 
 /// CLIENT TRACKINGINFO of a child that does not track.
-pub(in crate::core) fn not_tracking(out: &mut Vec<u8>, proto: u8) {
+pub(crate) fn not_tracking(out: &mut Vec<u8>, proto: u8) {
     encode::map_header(out, 3, proto);
     encode::bulk(out, b"flags");
     encode::set_header(out, 1, proto);
@@ -332,7 +327,7 @@ pub(in crate::core) fn not_tracking(out: &mut Vec<u8>, proto: u8) {
     encode::array_header(out, 0);
 }
 
-pub(in crate::core) fn set_no_evict(session: &mut Session, switch: &[u8]) -> Vec<u8> {
+pub(crate) fn set_no_evict(session: &mut Session, switch: &[u8]) -> Vec<u8> {
     session.no_evict = match switch.to_ascii_lowercase().as_slice() {
         b"on" => true,
         b"off" => false,

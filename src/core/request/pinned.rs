@@ -16,7 +16,7 @@ use crate::resp::{Request, encode};
 
 impl Shared {
     /// Sends a command that changes the child's own lane. Nothing of the child follows before the answer.
-    pub(in crate::core) fn pin(
+    pub(crate) fn pin(
         &mut self,
         child: &mut Child,
         request: &Request<'_>,
@@ -76,7 +76,7 @@ impl Shared {
     }
 
     /// TRACKINGINFO with the child's id in the place of the upstream's.
-    pub(in crate::core) fn tracking_info(&self, child: &Child, frame: &[u8]) -> Vec<u8> {
+    pub(crate) fn tracking_info(&self, child: &Child, frame: &[u8]) -> Vec<u8> {
         const FIELD: &[u8] = b"$8\r\nredirect\r\n:";
         let redirect = child.session().tracking.unwrap_or(0);
         let mut patched = frame.to_vec();

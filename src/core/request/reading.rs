@@ -16,7 +16,7 @@ impl Shared {
     }
 
     /// Adds bytes behind requests that wait. Returns false if that was too much, and the child has been told.
-    pub(in crate::core) fn keep_waiting(&mut self, child: &mut Child, bytes: &[u8]) -> bool {
+    pub(crate) fn keep_waiting(&mut self, child: &mut Child, bytes: &[u8]) -> bool {
         let max = self.read_ahead_max();
         child.inbox_mut().append_within(bytes, max + limits::READ_TURN);
         let too_much = child.inbox().len() > max
@@ -34,7 +34,7 @@ impl Shared {
 
     /// A child at the bound of its read-ahead is looked at a little later: one that has taken replies meanwhile is only
     /// slow, and its socket holds it back.
-    pub(in crate::core) fn watch_read_ahead(&mut self, child: &mut Child) {
+    pub(crate) fn watch_read_ahead(&mut self, child: &mut Child) {
         let due = self.env.now + limits::READ_AHEAD_PATIENCE;
         // A local child reads and writes by turns, and is told when to go on. One whose replies stand behind one that
         // is still upstream has none to take.
@@ -46,7 +46,7 @@ impl Shared {
     }
 
     /// It is time to look: a child that has taken nothing has to be read further.
-    pub(in crate::core) fn read_further(&mut self, child: &mut Child) {
+    pub(crate) fn read_further(&mut self, child: &mut Child) {
         let max = self.read_ahead_max();
         let (taken, now) = (child.outbox().taken(), self.env.now);
         if !child.ahead_mut().take_due(now) {
@@ -62,7 +62,7 @@ impl Shared {
     }
 
     /// `memory_max` is reached and this child holds most. False if that is not its requests, or nothing can be told.
-    pub(in crate::core) fn give_up_requests(&mut self, child: &mut Child) -> bool {
+    pub(crate) fn give_up_requests(&mut self, child: &mut Child) -> bool {
         let requests = child.inbox().footprint();
         // Behind a reply that is still upstream the word would come late, if ever.
         let told = child.state() == ChildState::Open
@@ -77,7 +77,7 @@ impl Shared {
     }
 
     /// More of its requests wait than may: they are given up, and the child is told so behind the replies it is owed.
-    pub(in crate::core) fn overrun(&mut self, child: &mut Child, setting: &'static str, max_bytes: usize) {
+    pub(crate) fn overrun(&mut self, child: &mut Child, setting: &'static str, max_bytes: usize) {
         CloseReason::InputMax(setting).log(child);
         if !matches!(child.hold(), Hold::None | Hold::OutputFull) {
             // Its own request is in the way of any word. Redis closes it too.

@@ -20,11 +20,11 @@ use crate::resp::{Request, encode};
 use std::fmt::Write;
 
 /// What CLIENT KILL and CLIENT LIST call the kinds of clients that a broker has, and those it has not.
-pub(in crate::core) const TYPES: [&[u8]; 5] = [b"normal", b"pubsub", b"slave", b"replica", b"master"];
+pub(crate) const TYPES: [&[u8]; 5] = [b"normal", b"pubsub", b"slave", b"replica", b"master"];
 
 /// Which children CLIENT KILL means.
 #[derive(Debug, Default)]
-pub(in crate::core) struct Filter {
+pub(crate) struct Filter {
     id: Option<i64>,
     addr: Option<Vec<u8>>,
     laddr: Option<Vec<u8>>,
@@ -78,12 +78,12 @@ impl Filter {
     }
 }
 
-pub(in crate::core) fn client_type(name: &[u8]) -> Result<&'static [u8], Vec<u8>> {
+pub(crate) fn client_type(name: &[u8]) -> Result<&'static [u8], Vec<u8>> {
     let known = TYPES.into_iter().find(|known| known.eq_ignore_ascii_case(name));
     known.ok_or_else(|| texts::unknown_client_type(name))
 }
 
-pub(in crate::core) fn is_of_type(child: &Child, wanted: &[u8]) -> bool {
+pub(crate) fn is_of_type(child: &Child, wanted: &[u8]) -> bool {
     match wanted {
         b"normal" => !child.is_subscribed(),
         b"pubsub" => child.is_subscribed(),
@@ -113,7 +113,7 @@ impl Shared {
     }
 
     /// The upstream's answer to an UNBLOCK, or none; it is the asker's.
-    pub(in crate::core) fn unblock_for_answered(&mut self, unblock: Unblock, frame: Option<&[u8]>) {
+    pub(crate) fn unblock_for_answered(&mut self, unblock: Unblock, frame: Option<&[u8]>) {
         self.unblock_answered(unblock.lane, frame);
         let lane = self.connections.find(unblock.lane);
         let tenant = |lane: &Lane| lane.lease().is_some_and(|lease| lease.is_lent_to(unblock.target));
@@ -148,7 +148,7 @@ impl Shared {
     // ---- lines ----------------------------------------------------------------------------------------
 
     /// One line of CLIENT LIST, with the fields of Redis 7.0 in their order.
-    pub(in crate::core) fn line(&self, child: &Child, lines: &mut String) {
+    pub(crate) fn line(&self, child: &Child, lines: &mut String) {
         let session = child.session();
         let (now, counts) = (self.env.now, child.subscription_counts());
         let seconds = |since: u64| now.saturating_sub(since) / 1000;
@@ -193,7 +193,7 @@ impl Broker {
     }
 
     /// The CLIENT LIST of an EXEC.
-    pub(in crate::core) fn roster(&self, key: ChildKey, argv: &[&[u8]]) -> Vec<u8> {
+    pub(crate) fn roster(&self, key: ChildKey, argv: &[&[u8]]) -> Vec<u8> {
         let (mut out, mut listing, mut credit) = (Vec::new(), Listing::default(), i64::MAX);
         let proto = self.children.get(key).map_or(2, |asker| asker.session().proto);
         let arg = |index: usize| argv.get(index).copied().unwrap_or_default();
@@ -205,7 +205,7 @@ impl Broker {
     }
 
     /// CLIENT LIST, as much of it as the child's turn has room for.
-    pub(in crate::core) fn list(&mut self, key: ChildKey, request: &Request<'_>) -> Flow {
+    pub(crate) fn list(&mut self, key: ChildKey, request: &Request<'_>) -> Flow {
         let Some(child) = self.children.known_mut(key) else { return Flow::Gone };
         if child.session().is_muted() {
             return Flow::Done;
@@ -273,7 +273,7 @@ impl Broker {
     // ---- KILL -----------------------------------------------------------------------------------------
 
     /// Closes children of the same user of this host. Others are as if they were not there.
-    pub(in crate::core) fn kill(&mut self, key: ChildKey, request: &Request<'_>) -> Flow {
+    pub(crate) fn kill(&mut self, key: ChildKey, request: &Request<'_>) -> Flow {
         let (children, shared) = (&mut self.children, &mut self.shared);
         let Some(killer) = children.known_mut(key) else { return Flow::Gone };
         let filter = match Filter::parse(request, |name| shared.users.may_exist(name, &shared.env.upstream)) {
@@ -331,7 +331,7 @@ impl Broker {
 
     /// Ends another child's blocking command: here, where it still waits for a lane, or upstream, where the
     /// broker knows its connection.
-    pub(in crate::core) fn unblock(&mut self, key: ChildKey, request: &Request<'_>) -> Flow {
+    pub(crate) fn unblock(&mut self, key: ChildKey, request: &Request<'_>) -> Flow {
         let (children, shared) = (&mut self.children, &mut self.shared);
         let Some(asker) = children.known_mut(key) else { return Flow::Gone };
         let error = match request.arg(3).to_ascii_lowercase().as_slice() {
@@ -368,32 +368,32 @@ impl Broker {
 }
 
 /// Whether a child waits for a lane for a command that keeps it, or has just been given one.
-pub(in crate::core) fn stands_in_line(child: &Child) -> bool {
+pub(crate) fn stands_in_line(child: &Child) -> bool {
     let granted = child.lease().is_some() && child.sent().in_flight() == 0 && !child.front().is_answered();
     child.front().wait().is_some_and(|wait| wait.kind == LeaseKind::Blocking)
         && (child.hold() == Hold::LeaseQueue || child.hold() == Hold::None && granted)
 }
 
 /// Every child has the same one: there is one broker.
-pub(in crate::core) const LOCAL_ADDRESS: &str = "broker";
+pub(crate) const LOCAL_ADDRESS: &str = "broker";
 
-pub(in crate::core) fn address(child: &Child) -> String {
+pub(crate) fn address(child: &Child) -> String {
     child.origin().peer().replace(' ', ":")
 }
 
 /// Whether this is a child's `address`.
-pub(in crate::core) fn has_address(child: &Child, address: &[u8]) -> bool {
+pub(crate) fn has_address(child: &Child, address: &[u8]) -> bool {
     let shown = child.origin().peer().bytes().map(|byte| if byte == b' ' { b':' } else { byte });
     shown.eq(address.iter().copied())
 }
 
 /// The lane on which a child waits for an element.
-pub(in crate::core) fn blocked_on(child: &Child) -> Option<LaneKey> {
+pub(crate) fn blocked_on(child: &Child) -> Option<LaneKey> {
     child.lease().filter(|_| child.hold() == Hold::BlockingReply).map(|lease| lease.lane)
 }
 
 /// In the order in which Redis shows them.
-pub(in crate::core) fn flags(child: &Child) -> String {
+pub(crate) fn flags(child: &Child) -> String {
     let shown = [
         ('O', child.session().monitoring),
         ('P', child.is_subscribed()),
@@ -409,7 +409,7 @@ pub(in crate::core) fn flags(child: &Child) -> String {
 
 /// The broker serves many users of a host: one of them does not close the connections of another. Whoever
 /// came over TCP is known by the user it has authenticated as alone.
-pub(in crate::core) fn may_kill(killer: &Child, child: &Child) -> bool {
+pub(crate) fn may_kill(killer: &Child, child: &Child) -> bool {
     let (uid, own) = (killer.origin().uid(), killer.is_local());
     let same_user = killer.user() == child.user() && killer.account() == child.account();
     (uid.is_some() || same_user) && uid == child.origin().uid() && own == child.is_local()

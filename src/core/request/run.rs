@@ -17,7 +17,7 @@ use crate::resp::{FrameLimits, Frames, Scan, Scanner, encode};
 impl Shared {
     /// One turn of a child, by deficit round robin: it runs requests while it has credit. With more to run it stands in
     /// line again, behind all that have something to run. Returns at a request about other children.
-    pub(in crate::core) fn run_turn(
+    pub(crate) fn run_turn(
         &mut self,
         child: &mut Child,
         frames: &mut Frames<'_, Scanner>,
@@ -37,7 +37,7 @@ impl Shared {
     }
 
     /// Goes on behind a request of `len` bytes about other children, of which this has become.
-    pub(in crate::core) fn go_on(
+    pub(crate) fn go_on(
         &mut self,
         child: &mut Child,
         frames: &mut Frames<'_, Scanner>,
@@ -106,7 +106,7 @@ impl Shared {
     }
 
     /// What follows every run: the rest is kept, a child that will send no more ends, bounds are checked.
-    pub(in crate::core) fn end_run(&mut self, child: &mut Child, frames: Frames<'_, Scanner>) {
+    pub(crate) fn end_run(&mut self, child: &mut Child, frames: Frames<'_, Scanner>) {
         child.inbox_mut().end(frames, &mut self.turn.scanner, &mut self.env.spares);
         if self.env.draining
             && child.state() == ChildState::Open
@@ -126,7 +126,7 @@ impl Shared {
     }
 
     /// The driver has written to a child what it could.
-    pub(in crate::core) fn flushed(&mut self, child: &mut Child) {
+    pub(crate) fn flushed(&mut self, child: &mut Child) {
         child.outbox_mut().retire(self.env.settings.subscriber_output_soft, &mut self.env.spares);
         if child.hold() == Hold::OutputFull && child.outbox().unread() < limits::CHILD_OUTPUT_PAUSE / 2 {
             self.lift(child);
@@ -140,7 +140,7 @@ impl Shared {
     /// Closes a child that waits for what nobody would take, once it has its earlier replies. A
     /// request that has only just come may be answered at once, as Redis would answer it before it looks
     /// at the end of file: it has a moment.
-    pub(in crate::core) fn let_go_if_blocked(&mut self, child: &mut Child) {
+    pub(crate) fn let_go_if_blocked(&mut self, child: &mut Child) {
         if !child.has_left() || !child.outbox().is_empty() || !self.waits_in_vain(child) {
             return;
         }
@@ -153,7 +153,7 @@ impl Shared {
     }
 
     /// The child ends with the event at hand. Nothing is done for it any more.
-    pub(in crate::core) fn close(&mut self, child: &mut Child) {
+    pub(crate) fn close(&mut self, child: &mut Child) {
         if child.state() != ChildState::Closed {
             self.leave_line(child);
             child.set_state(ChildState::Closed);
@@ -174,13 +174,13 @@ impl Shared {
     // ---- running requests -----------------------------------------------------------------------------
 
     /// The hold is over: the child's next request is looked at afresh.
-    pub(in crate::core) fn lift(&mut self, child: &mut Child) {
+    pub(crate) fn lift(&mut self, child: &mut Child) {
         child.set_hold(Hold::None);
         self.nudge(child);
     }
 
     /// Has the child looked at again at the end of the event, held or not.
-    pub(in crate::core) fn nudge(&mut self, child: &mut Child) {
+    pub(crate) fn nudge(&mut self, child: &mut Child) {
         if child.line_up() {
             self.env.runnable.push_back(child.key());
         }
@@ -229,7 +229,7 @@ impl Shared {
     }
 
     /// Runs no further request of this child; it is closed when its replies have left.
-    pub(in crate::core) fn finish(&mut self, child: &mut Child) {
+    pub(crate) fn finish(&mut self, child: &mut Child) {
         self.leave_line(child);
         child.set_state(ChildState::Finishing);
         child.set_hold(Hold::None);
@@ -243,7 +243,7 @@ impl Shared {
 
     /// The same at the child's own request (QUIT, or one that is none). Redis closes when the last reply has
     /// been written; where there is none to write, it never does.
-    pub(in crate::core) fn finish_at_request(&mut self, child: &mut Child) {
+    pub(crate) fn finish_at_request(&mut self, child: &mut Child) {
         child.end_at_request();
         self.finish(child);
     }
@@ -257,20 +257,20 @@ impl Shared {
     // ---- answers --------------------------------------------------------------------------------------
 
     /// Answers the request at hand, behind everything before it; unless its child wants no reply.
-    pub(in crate::core) fn answer(&mut self, child: &mut Child, bytes: &[u8]) {
+    pub(crate) fn answer(&mut self, child: &mut Child, bytes: &[u8]) {
         if !child.session().is_muted() {
             self.confirm(child, bytes);
         }
     }
 
     /// The same for what is no reply but a push, and reaches a child under CLIENT REPLY OFF too.
-    pub(in crate::core) fn confirm(&mut self, child: &mut Child, bytes: &[u8]) {
+    pub(crate) fn confirm(&mut self, child: &mut Child, bytes: &[u8]) {
         child.outbox_mut().answer(bytes, &mut self.env.spares);
         self.mark_child(child);
     }
 
     /// The same with a reply so long that it had better not be copied.
-    pub(in crate::core) fn answer_whole(&mut self, child: &mut Child, reply: Vec<u8>) {
+    pub(crate) fn answer_whole(&mut self, child: &mut Child, reply: Vec<u8>) {
         if !child.session().is_muted() {
             child.outbox_mut().answer_whole(reply, &mut self.env.spares);
             self.mark_child(child);
@@ -278,7 +278,7 @@ impl Shared {
     }
 
     /// Answers the request at hand with an error.
-    pub(in crate::core) fn answer_error(&mut self, child: &mut Child, error: impl ErrorLine) {
+    pub(crate) fn answer_error(&mut self, child: &mut Child, error: impl ErrorLine) {
         self.env.counters.failed(error.kind(), 1);
         let mut reply = Vec::with_capacity(128);
         encode::error(&mut reply, error.line());
@@ -287,27 +287,27 @@ impl Shared {
 
     // ---- for the driver -------------------------------------------------------------------------------
 
-    pub(in crate::core) fn mark_child(&mut self, child: &mut Child) {
+    pub(crate) fn mark_child(&mut self, child: &mut Child) {
         if child.outbox_mut().mark() {
             self.env.dirty_children.push(child.key());
         }
     }
 
     /// The child may be read again.
-    pub(in crate::core) fn resume(&mut self, child: &mut Child) {
+    pub(crate) fn resume(&mut self, child: &mut Child) {
         self.env.resumed.push(child.key());
     }
 
     // ---- memory ---------------------------------------------------------------------------------------
 
     /// Brings the memory total up to date with one child.
-    pub(in crate::core) fn account_child(&mut self, child: &mut Child) {
+    pub(crate) fn account_child(&mut self, child: &mut Child) {
         let (before, now) = child.take_stock();
         self.env.memory = self.env.memory + now - before;
     }
 
     /// Whether the upstream is known to answer.
-    pub(in crate::core) fn upstream_is_up(&self) -> bool {
+    pub(crate) fn upstream_is_up(&self) -> bool {
         self.connections.find(self.control.lane()).is_some_and(|lane| lane.is_ready())
     }
 }

@@ -21,7 +21,7 @@ use crate::resp::Request;
 const WRITES_LOST: Failure = Failure::Lost(Lost::LastWrite);
 
 impl Shared {
-    pub(in crate::core) fn wait_for_replicas(
+    pub(crate) fn wait_for_replicas(
         &mut self,
         child: &mut Child,
         request: &Request<'_>,
@@ -42,7 +42,7 @@ impl Shared {
     }
 
     /// Whether a child that holds a lease has written on a shared lane since.
-    pub(in crate::core) fn wrote_elsewhere(&self, child: &Child, lease: LaneKey) -> bool {
+    pub(crate) fn wrote_elsewhere(&self, child: &Child, lease: LaneKey) -> bool {
         match Some(child.sent().last_write()) {
             Some(LastWrite::On(lane, _)) => {
                 lane != lease
@@ -123,13 +123,13 @@ impl Shared {
     }
 
     /// The lane was not free in time.
-    pub(in crate::core) fn wait_lane_over(&mut self, child: &mut Child) -> Flow {
+    pub(crate) fn wait_lane_over(&mut self, child: &mut Child) -> Flow {
         let after_ms = self.env.settings.lease_wait_timeout;
         self.reject(child, Failure::Limited(Limit::LastWriteBusy { after_ms }))
     }
 
     /// A WAIT has been answered: the lane is shared again.
-    pub(in crate::core) fn wait_answered(&mut self, lane: LaneKey) {
+    pub(crate) fn wait_answered(&mut self, lane: LaneKey) {
         if let Some(lane) = self.connections.find_mut(lane) {
             lane.set_detached(false);
         }
@@ -137,7 +137,7 @@ impl Shared {
     }
 
     /// A write of a child has been answered, or will not be.
-    pub(in crate::core) fn note_write(
+    pub(crate) fn note_write(
         &mut self,
         child: &mut Child,
         lane: LaneKey,
@@ -162,7 +162,7 @@ impl Shared {
 
 impl Broker {
     /// Closes lanes that are blocked for a child that has died: its WAIT may have been for ever.
-    pub(in crate::core) fn close_orphaned_waits(&mut self) {
+    pub(crate) fn close_orphaned_waits(&mut self) {
         for key in self.shared.connections.keys() {
             let front =
                 self.shared.connections.find(key).filter(|lane| lane.is_detached()).and_then(Lane::front);

@@ -28,7 +28,7 @@ impl Sim {
     }
 
     /// Everything moves until nothing does, and what must hold at rest is checked.
-    pub(in crate::core) fn settle(&mut self) {
+    pub(crate) fn settle(&mut self) {
         for round in 0.. {
             assert!(round < ROUNDS_MAX, "the broker never comes to rest");
             if round > ROUNDS_AT_ONCE {

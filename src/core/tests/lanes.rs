@@ -1,7 +1,7 @@
 //! Who goes on which lane in which order, and the canaries between them.
 
 use super::*;
-use crate::core::connection::lane::LaneRole;
+use crate::core::connection::role::LaneRole;
 
 /// Which connection ran each request that begins so, in order.
 fn ran(sim: &Sim, start: &str) -> Vec<i64> {

@@ -1,4 +1,4 @@
 //! Transactions: queued here, sent in one piece, or open on a leased lane.
 
-pub(in crate::core) mod multi;
-pub(in crate::core) mod state;
+pub(crate) mod multi;
+pub(crate) mod state;

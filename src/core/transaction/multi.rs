@@ -3,35 +3,23 @@
 //! shared lane, so that Redis runs it as if its child were alone. Only what cannot be queued here (SELECT,
 //! `transactions = leased`) opens its MULTI on a leased lane.
 
-use crate::base::failure::Failure;
-use crate::base::failure::Limit;
-use crate::command::CommandId;
-use crate::command::Local;
-use crate::command::NO_COMMAND;
-use crate::command::Route;
-use crate::command::Transaction as TransactionCommand;
-use crate::command::Verdict;
-use crate::command::texts;
+use crate::base::failure::{Failure, Limit};
+use crate::command::{
+    CommandId, Local, NO_COMMAND, Route, Transaction as TransactionCommand, Verdict, texts,
+};
 use crate::config::value::Transactions;
 use crate::core::child::Child;
 use crate::core::child::hold::Hold;
 use crate::core::child::session::ReplyMode;
-use crate::core::connection::slot::SlotFlags;
-use crate::core::connection::slot::SlotKind;
-use crate::core::keys::LaneKey;
-use crate::core::keys::LeaseKind;
+use crate::core::connection::slot::{SlotFlags, SlotKind};
+use crate::core::keys::{LaneKey, LeaseKind};
 use crate::core::lease::waiting::Want;
-use crate::core::request::flow::Decided;
-use crate::core::request::flow::Flow;
+use crate::core::request::flow::{Decided, Flow};
 use crate::core::route::runs_in_a_block;
 use crate::core::shared::Shared;
-use crate::core::transaction::state::Block;
-use crate::core::transaction::state::ExecOutcome;
-use crate::resp::Request;
-use crate::resp::Scan;
-use crate::resp::Scanner;
-use crate::resp::encode;
+use crate::core::transaction::state::{Block, ExecOutcome};
 use crate::resp::frame::FrameLimits;
+use crate::resp::{Request, Scan, Scanner, encode};
 
 /// What Redis runs in the place of a command the broker answers itself.
 const PLACEHOLDER: &[u8] = b"*1\r\n$4\r\nPING\r\n";
@@ -41,7 +29,7 @@ const DISCARD: &[u8] = b"*1\r\n$7\r\nDISCARD\r\n";
 const QUEUED: &[u8] = b"+QUEUED\r\n";
 
 impl Shared {
-    pub(in crate::core) fn begin_multi(
+    pub(crate) fn begin_multi(
         &mut self,
         child: &mut Child,
         request: &Request<'_>,
@@ -147,7 +135,7 @@ impl Shared {
     // ---- queued here ----------------------------------------------------------------------------------
 
     /// Takes a command into the MULTI that is queued here. Redis runs a placeholder for what the broker answers.
-    pub(in crate::core) fn queue_command(
+    pub(crate) fn queue_command(
         &mut self,
         child: &mut Child,
         request: &Request<'_>,
@@ -179,12 +167,7 @@ impl Shared {
     }
 
     /// EXEC of a MULTI that is queued here.
-    pub(in crate::core) fn exec_queued(
-        &mut self,
-        child: &mut Child,
-        request: &Request<'_>,
-        id: CommandId,
-    ) -> Flow {
+    pub(crate) fn exec_queued(&mut self, child: &mut Child, request: &Request<'_>, id: CommandId) -> Flow {
         let len = match child.session().transaction.exec_outcome() {
             ExecOutcome::Send(len) => len,
             outcome => {
@@ -214,12 +197,7 @@ impl Shared {
     }
 
     /// A rejected EXEC leaves MULTI and says why in a form of its own.
-    pub(in crate::core) fn reject_exec(
-        &mut self,
-        child: &mut Child,
-        request: &Request<'_>,
-        text: &str,
-    ) -> Flow {
+    pub(crate) fn reject_exec(&mut self, child: &mut Child, request: &Request<'_>, text: &str) -> Flow {
         let Some(lease) = child.lease() else {
             child.session_mut().transaction.end();
             self.answer_error(child, texts::exec_aborted(text));
@@ -231,13 +209,13 @@ impl Shared {
         Flow::Hold(Hold::Reply)
     }
 
-    pub(in crate::core) fn reject_in_multi(&mut self, child: &mut Child, id: CommandId) -> Flow {
+    pub(crate) fn reject_in_multi(&mut self, child: &mut Child, id: CommandId) -> Flow {
         let name = self.commands.name(id);
         let name = name.replace('|', " ").to_uppercase();
         self.reject(child, format!("ERR {name} inside MULTI is not supported by the broker"))
     }
 
-    pub(in crate::core) fn answer_null_array(&mut self, child: &mut Child) {
+    pub(crate) fn answer_null_array(&mut self, child: &mut Child) {
         let mut reply = Vec::new();
         encode::null_array(&mut reply, child.session().proto);
         self.answer(child, &reply);
@@ -247,12 +225,7 @@ impl Shared {
 
     /// SELECT inside MULTI must never reach a shared lane: the transaction moves to a leased one, with all
     /// that was queued so far.
-    pub(in crate::core) fn escalate(
-        &mut self,
-        child: &mut Child,
-        request: &Request<'_>,
-        decided: Decided,
-    ) -> Flow {
+    pub(crate) fn escalate(&mut self, child: &mut Child, request: &Request<'_>, decided: Decided) -> Flow {
         if child.session().transaction.is_spoilt() {
             // It will not be executed anyway.
             return self.queue_bytes(child, decided.id, PLACEHOLDER, None);
@@ -267,7 +240,7 @@ impl Shared {
     }
 
     /// Redis queues a command of a MULTI that is open on a leased lane, or a placeholder for what the broker answers.
-    pub(in crate::core) fn queue_leased(
+    pub(crate) fn queue_leased(
         &mut self,
         child: &mut Child,
         request: &Request<'_>,
@@ -286,7 +259,7 @@ impl Shared {
     }
 
     /// EXEC of a MULTI that is open on a leased lane.
-    pub(in crate::core) fn exec_leased(
+    pub(crate) fn exec_leased(
         &mut self,
         child: &mut Child,
         request: &Request<'_>,

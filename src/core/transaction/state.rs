@@ -1,15 +1,12 @@
 //! One child's transaction: the MULTI that is open, wherever its commands are queued, whether keys it has watched are
 //! lost, and what each EXEC under way will mean here. Owns every change of these; sends nothing and answers nothing.
 
-use crate::command::CommandId;
-use crate::command::Local;
-use crate::command::Transaction as TransactionCommand;
-use crate::resp::Request;
-use crate::resp::reply;
+use crate::command::{CommandId, Local, Transaction as TransactionCommand};
+use crate::resp::{Request, reply};
 use std::collections::VecDeque;
 
 /// Whether a request, by its usual name, is one that leaves MULTI.
-pub(in crate::core) fn end_of_multi(request: &Request<'_>) -> Option<TransactionCommand> {
+pub(crate) fn end_of_multi(request: &Request<'_>) -> Option<TransactionCommand> {
     match request.arg(0).to_ascii_uppercase().as_slice() {
         b"EXEC" if request.argc() == 1 => Some(TransactionCommand::Exec),
         b"DISCARD" if request.argc() == 1 => Some(TransactionCommand::Discard),
@@ -81,18 +78,18 @@ impl Queued {
 
 /// A command of a transaction that the broker answers itself; Redis ran a PING in its place.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::core) struct QueuedLocal {
+pub(crate) struct QueuedLocal {
     /// Its index in EXEC's array.
-    pub(in crate::core) element: u32,
+    pub(crate) element: u32,
     /// Known since it was queued: there may be no table, or another one, when EXEC is answered.
-    pub(in crate::core) command: Local,
-    pub(in crate::core) argv: Vec<Vec<u8>>,
+    pub(crate) command: Local,
+    pub(crate) argv: Vec<Vec<u8>>,
 }
 
 /// What the reply to an EXEC changes in the child's session, and what in the reply must be replaced because the broker,
 /// not Redis, knows the answer.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(in crate::core) struct AfterExec {
+pub(crate) struct AfterExec {
     /// Commands queued so far; the index of the next one in EXEC's array.
     commands: u32,
     /// In the order of their elements.
@@ -110,17 +107,17 @@ impl AfterExec {
     }
 
     /// What the broker answers itself, in the order of the elements.
-    pub(in crate::core) fn local(&self) -> &[QueuedLocal] {
+    pub(crate) fn local(&self) -> &[QueuedLocal] {
         &self.local
     }
 
     /// The first error Redis answered while the block was queued, without `-` and CRLF.
-    pub(in crate::core) fn first_error(&self) -> Option<&[u8]> {
+    pub(crate) fn first_error(&self) -> Option<&[u8]> {
         self.first_error.as_deref()
     }
 
     /// The db that holds behind an EXEC with this reply, if it changed it.
-    pub(in crate::core) fn selected_db(&self, frame: &[u8]) -> Option<u32> {
+    pub(crate) fn selected_db(&self, frame: &[u8]) -> Option<u32> {
         let (mut selects, mut selected) = (self.selects.iter().peekable(), None);
         for (index, range) in reply::elements(frame).enumerate().take_while(|_| !self.selects.is_empty()) {
             if let Some((_, db)) = selects.next_if(|(select, _)| *select as usize == index)
@@ -148,7 +145,7 @@ pub(super) enum ExecOutcome {
 
 /// A child's transaction.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(in crate::core) struct TransactionState {
+pub(crate) struct TransactionState {
     multi: Multi,
     /// The connection that watched keys was lost: the next EXEC must answer null.
     watch_lost: bool,
@@ -158,17 +155,17 @@ pub(in crate::core) struct TransactionState {
 
 impl TransactionState {
     /// Whether MULTI is open.
-    pub(in crate::core) fn is_open(&self) -> bool {
+    pub(crate) fn is_open(&self) -> bool {
         !matches!(self.multi, Multi::None)
     }
 
     /// Whether MULTI is open and the broker queues its commands.
-    pub(in crate::core) fn is_queued_here(&self) -> bool {
+    pub(crate) fn is_queued_here(&self) -> bool {
         matches!(self.multi, Multi::Here(_))
     }
 
     /// Whether MULTI is open on a leased lane.
-    pub(in crate::core) fn is_leased(&self) -> bool {
+    pub(crate) fn is_leased(&self) -> bool {
         matches!(self.multi, Multi::Leased(_))
     }
 
@@ -187,12 +184,12 @@ impl TransactionState {
     }
 
     /// Number of queued commands, or -1 without MULTI: the `multi=` field of CLIENT INFO.
-    pub(in crate::core) fn depth(&self) -> i64 {
+    pub(crate) fn depth(&self) -> i64 {
         self.queued().map_or(-1, |queued| i64::from(queued.after.commands))
     }
 
     /// Heap bytes held.
-    pub(in crate::core) fn footprint(&self) -> usize {
+    pub(crate) fn footprint(&self) -> usize {
         self.queued().map_or(0, |queued| {
             size_of::<Queued>()
                 + queued.block.bytes.capacity()
@@ -203,17 +200,17 @@ impl TransactionState {
 
     // ---- watched keys that are lost -------------------------------------------------------------------
 
-    pub(in crate::core) fn is_watch_lost(&self) -> bool {
+    pub(crate) fn is_watch_lost(&self) -> bool {
         self.watch_lost
     }
 
     /// The connection that watched keys is lost.
-    pub(in crate::core) fn lose_watch(&mut self) {
+    pub(crate) fn lose_watch(&mut self) {
         self.watch_lost = true;
     }
 
     /// What was watched no longer matters.
-    pub(in crate::core) fn forget_watch(&mut self) {
+    pub(crate) fn forget_watch(&mut self) {
         self.watch_lost = false;
     }
 
@@ -227,12 +224,12 @@ impl TransactionState {
     }
 
     /// MULTI on a leased lane.
-    pub(in crate::core) fn begin_leased(&mut self) {
+    pub(crate) fn begin_leased(&mut self) {
         self.multi = Multi::Leased(Box::default());
     }
 
     /// MULTI is open for the child, though not upstream: its EXEC aborts.
-    pub(in crate::core) fn begin_spoilt(&mut self, abort_reason: Option<String>) {
+    pub(crate) fn begin_spoilt(&mut self, abort_reason: Option<String>) {
         self.multi = Multi::Here(Box::new(Queued { spoilt: true, abort_reason, ..Queued::default() }));
     }
 
@@ -245,7 +242,7 @@ impl TransactionState {
     }
 
     /// The leased lane is gone. MULTI stays open for the child, spoilt.
-    pub(in crate::core) fn lane_lost(&mut self, watching: bool, reason: &str) {
+    pub(crate) fn lane_lost(&mut self, watching: bool, reason: &str) {
         self.watch_lost |= watching;
         if let Multi::Leased(queued) = &mut self.multi {
             let mut queued = std::mem::take(queued);
@@ -255,12 +252,12 @@ impl TransactionState {
     }
 
     /// The upstream has refused MULTI.
-    pub(in crate::core) fn multi_refused(&mut self) {
+    pub(crate) fn multi_refused(&mut self) {
         self.multi = Multi::None;
     }
 
     /// A command was rejected: an open MULTI aborts.
-    pub(in crate::core) fn spoil(&mut self) {
+    pub(crate) fn spoil(&mut self) {
         if let Some(queued) = self.queued_mut() {
             queued.spoilt = true;
         }
@@ -307,14 +304,14 @@ impl TransactionState {
     }
 
     /// The command that is queued next on the leased lane is a SELECT.
-    pub(in crate::core) fn note_select(&mut self, db: u32) {
+    pub(crate) fn note_select(&mut self, db: u32) {
         if let Some(queued) = self.queued_mut() {
             queued.after.selects.push((queued.after.commands, db));
         }
     }
 
     /// Redis has answered a command of a block with this frame, whose child had its answer before.
-    pub(in crate::core) fn note_reply(&mut self, frame: &[u8]) {
+    pub(crate) fn note_reply(&mut self, frame: &[u8]) {
         // Of a MULTI that went on a leased lane before its EXEC has come, else of one whose EXEC is under way.
         let open = match &mut self.multi {
             Multi::None => None,
@@ -330,7 +327,7 @@ impl TransactionState {
     // ---- the end --------------------------------------------------------------------------------------
 
     /// MULTI is left, and what was watched is forgotten.
-    pub(in crate::core) fn end(&mut self) {
+    pub(crate) fn end(&mut self) {
         (self.multi, self.watch_lost) = (Multi::None, false);
     }
 
@@ -374,13 +371,13 @@ impl TransactionState {
     }
 
     /// An EXEC upstream is answered, or will not be.
-    pub(in crate::core) fn exec_answered(&mut self) -> AfterExec {
+    pub(crate) fn exec_answered(&mut self) -> AfterExec {
         self.execs.pop_front().unwrap_or_default()
     }
 
     /// How many EXEC are upstream.
     #[cfg(test)]
-    pub(in crate::core) fn execs_len(&self) -> usize {
+    pub(crate) fn execs_len(&self) -> usize {
         self.execs.len()
     }
 }

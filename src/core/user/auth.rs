@@ -2,20 +2,14 @@
 //! password: `users` or, on the probe, the upstream does.
 
 use crate::base::limits;
-use crate::command::CommandId;
-use crate::command::Local;
-use crate::command::Route;
-use crate::command::Transaction as TransactionCommand;
-use crate::command::texts;
+use crate::command::{CommandId, Local, Route, Transaction as TransactionCommand, texts};
 use crate::config::accounts::Account;
 use crate::core::broker::Broker;
 use crate::core::child::Child;
 use crate::core::child::hold::Hold;
-use crate::core::keys::AccountId;
-use crate::core::keys::UserId;
+use crate::core::keys::{AccountId, UserId};
 use crate::core::lease::state::LeaseState;
-use crate::core::request::flow::Decided;
-use crate::core::request::flow::Flow;
+use crate::core::request::flow::{Decided, Flow};
 use crate::core::shared::Shared;
 use crate::core::timers::Timer;
 use crate::core::user::guesses::Source;
@@ -36,7 +30,7 @@ impl Shared {
     }
 
     /// Whether this child has to authenticate.
-    pub(in crate::core) fn is_judged(&self, child: &Child) -> bool {
+    pub(crate) fn is_judged(&self, child: &Child) -> bool {
         !child.is_local() && self.users.authenticate_children()
     }
 
@@ -64,13 +58,13 @@ impl Shared {
     }
 
     /// As a child that has just connected; so does RESET leave it.
-    pub(in crate::core) fn become_first_user(&mut self, child: &mut Child) {
+    pub(crate) fn become_first_user(&mut self, child: &mut Child) {
         let (user, account) = self.first_user(child);
         self.become_user(child, user, account);
     }
 
     /// The name CLIENT INFO has for the child's user.
-    pub(in crate::core) fn user_name(&self, child: &Child) -> String {
+    pub(crate) fn user_name(&self, child: &Child) -> String {
         match child.account() {
             Some(account) => self.users.account_name(account).to_owned(),
             None => String::from_utf8_lossy(self.users.name(child.user(), &self.env.upstream)).into_owned(),
@@ -79,7 +73,7 @@ impl Shared {
 
     // ---- AUTH -----------------------------------------------------------------------------------------
 
-    pub(in crate::core) fn authenticate(&mut self, child: &mut Child, request: &Request<'_>) -> Flow {
+    pub(crate) fn authenticate(&mut self, child: &mut Child, request: &Request<'_>) -> Flow {
         let claim = match request.argc() {
             2 => (None, request.arg(1)),
             3 => (Some(request.arg(1)), request.arg(2)),
@@ -109,7 +103,7 @@ impl Shared {
     }
 
     /// HELLO ... AUTH name password, which ends before the argument `resume`. `Ok`: go on with the options.
-    pub(in crate::core) fn hello_auth(
+    pub(crate) fn hello_auth(
         &mut self,
         child: &mut Child,
         request: &Request<'_>,
@@ -187,7 +181,7 @@ impl Shared {
 
     /// Bytes of one request. `child_input_max` bounds the value; names, keys and framing have room besides, so that
     /// a value of the greatest size passes.
-    pub(in crate::core) fn request_max(&self) -> usize {
+    pub(crate) fn request_max(&self) -> usize {
         self.env.settings.child_input_max.saturating_add(limits::REQUEST_WORDS)
     }
 
@@ -195,7 +189,7 @@ impl Shared {
 
     /// Whether a request goes on, and which way where that depends on the user. It is a known command with
     /// the right number of arguments.
-    pub(in crate::core) fn admit(
+    pub(crate) fn admit(
         &mut self,
         child: &mut Child,
         request: &Request<'_>,
@@ -261,7 +255,7 @@ impl Shared {
         }
     }
 
-    pub(in crate::core) fn turn_away(
+    pub(crate) fn turn_away(
         &mut self,
         child: &mut Child,
         request: &Request<'_>,
@@ -275,14 +269,14 @@ impl Shared {
     }
 
     /// Whether one of the broker's own users may not run the command.
-    pub(in crate::core) fn is_denied(&self, child: &Child, id: CommandId) -> bool {
+    pub(crate) fn is_denied(&self, child: &Child, id: CommandId) -> bool {
         let account = child.account();
         account.is_some_and(|account| self.users.is_refused(account, id))
     }
 
     /// The way of a command where it depends on who asks: only the broker knows the names of its own users,
     /// only the upstream knows what its users may.
-    pub(in crate::core) fn route_as(&self, child: &Child, id: CommandId, route: Route) -> Route {
+    pub(crate) fn route_as(&self, child: &Child, id: CommandId, route: Route) -> Route {
         match route {
             _ if child.account().is_some() && self.users.is_whoami(id) => Route::Local(Local::Whoami),
             Route::Local(Local::Ping | Local::Echo) if child.has_rights() && !child.is_subscribed() => {
@@ -293,7 +287,7 @@ impl Shared {
     }
 
     /// Whether the child's user may MULTI.
-    pub(in crate::core) fn may_multi(&mut self, child: &mut Child) -> Result<(), Flow> {
+    pub(crate) fn may_multi(&mut self, child: &mut Child) -> Result<(), Flow> {
         let known = if child.has_rights() {
             self.users.multi(child.user(), self.env.now)
         } else {

@@ -5,20 +5,20 @@ use zeroize::Zeroizing;
 
 /// A password as a child gave it. Overwritten when dropped; `Debug` says `***`.
 #[derive(Clone, PartialEq, Eq)]
-pub(in crate::core) struct Password(Zeroizing<Vec<u8>>);
+pub(crate) struct Password(Zeroizing<Vec<u8>>);
 
 impl Password {
-    pub(in crate::core) fn new(bytes: &[u8]) -> Self {
+    pub(crate) fn new(bytes: &[u8]) -> Self {
         Password(Zeroizing::new(bytes.to_vec()))
     }
 
     /// Something with a password in it.
-    pub(in crate::core) fn within(bytes: Zeroizing<Vec<u8>>) -> Self {
+    pub(crate) fn within(bytes: Zeroizing<Vec<u8>>) -> Self {
         Password(bytes)
     }
 
     /// The password itself, to be sent to the upstream or compared.
-    pub(in crate::core) fn expose(&self) -> &[u8] {
+    pub(crate) fn expose(&self) -> &[u8] {
         &self.0
     }
 }
@@ -31,9 +31,9 @@ impl fmt::Debug for Password {
 
 /// What a connection tells the upstream about itself.
 #[derive(Clone, Copy)]
-pub(in crate::core) struct Credentials<'a> {
+pub(crate) struct Credentials<'a> {
     /// The user's name; the default user when `None`.
-    pub(in crate::core) name: Option<&'a [u8]>,
+    pub(crate) name: Option<&'a [u8]>,
     /// Nothing is said when there is none.
-    pub(in crate::core) password: Option<&'a [u8]>,
+    pub(crate) password: Option<&'a [u8]>,
 }

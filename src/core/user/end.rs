@@ -7,10 +7,7 @@ use crate::core::child::Child;
 use crate::core::child::hold::Hold;
 use crate::core::connection::lane::Lane;
 use crate::core::connection::role::LaneRole;
-use crate::core::keys::ChildKey;
-use crate::core::keys::LaneKey;
-use crate::core::keys::PoolKey;
-use crate::core::keys::UserId;
+use crate::core::keys::{ChildKey, LaneKey, PoolKey, UserId};
 use crate::core::notice::Notice;
 use crate::core::shared::Shared;
 use crate::resp::reply;
@@ -25,7 +22,7 @@ impl Shared {
     }
 
     /// Ends the users that no child has been for a while.
-    pub(in crate::core) fn end_abandoned_users(&mut self) {
+    pub(crate) fn end_abandoned_users(&mut self) {
         for user in self.users.abandoned(self.env.now) {
             self.end_user(user);
         }
@@ -65,7 +62,7 @@ impl Shared {
 
     /// The upstream has refused the greeting of a child's lane. True if that is the user's own affair and is dealt with
     /// here: its password, or the db that it may not select.
-    pub(in crate::core) fn greeting_refused(&mut self, key: LaneKey, is_choice: bool, frame: &[u8]) -> bool {
+    pub(crate) fn greeting_refused(&mut self, key: LaneKey, is_choice: bool, frame: &[u8]) -> bool {
         let Some(lane) = self.connections.known(key) else { return true };
         let pool = *self.connections.key_of(lane);
         if pool.user == UserId::UPSTREAM || lane.role().is_own() {
@@ -101,7 +98,7 @@ impl Shared {
 impl Broker {
     /// Closes the children of a refused user, as connections of their own would have been closed. None goes on as another
     /// user.
-    pub(in crate::core) fn close_user(&mut self, user: UserId) {
+    pub(crate) fn close_user(&mut self, user: UserId) {
         let of_user = |(_, child): &(ChildKey, &Child)| child.user() == user;
         let children: Vec<ChildKey> = self.children.iter().filter(of_user).map(|(key, _)| key).collect();
         let name = String::from_utf8_lossy(self.shared.users.name(user, &self.shared.env.upstream));
@@ -114,7 +111,7 @@ impl Broker {
     }
 
     /// Children that wait for a lease of this pool are told what the upstream has said.
-    pub(in crate::core) fn fail_waiters(&mut self, pool: &PoolKey, text: &str) {
+    pub(crate) fn fail_waiters(&mut self, pool: &PoolKey, text: &str) {
         for key in self.children.keys() {
             let Some(child) = self.children.get_mut(key) else { continue };
             if child.hold() == Hold::LeaseQueue && child.pool_key() == *pool {

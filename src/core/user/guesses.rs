@@ -4,21 +4,19 @@
 use crate::base::clock::Millis;
 use crate::base::limits;
 use crate::core::child::Child;
-use std::collections::HashMap;
-use std::collections::VecDeque;
-use std::hash::BuildHasher;
-use std::hash::RandomState;
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher, RandomState};
 
 /// Where a child comes from, as far as the system tells.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(in crate::core) enum Source {
+pub(crate) enum Source {
     Uid(u32),
     /// Of TCP, without the port.
     Address(Box<str>),
 }
 
 impl Source {
-    pub(in crate::core) fn of(child: &Child) -> Source {
+    pub(crate) fn of(child: &Child) -> Source {
         let origin = child.origin();
         origin.uid().map_or_else(|| Source::Address(origin.address().into()), Source::Uid)
     }

@@ -2,9 +2,7 @@
 //! the children that asked. RESET follows each question, so that the next one does not depend on it. A password that is
 //! refused here harms no other connection.
 
-use crate::base::failure::ErrorLine;
-use crate::base::failure::Failure;
-use crate::base::failure::Limit;
+use crate::base::failure::{ErrorLine, Failure, Limit};
 use crate::base::key::Key;
 use crate::base::limits;
 use crate::command::NO_COMMAND;
@@ -12,37 +10,30 @@ use crate::core::child::Child;
 use crate::core::child::hold::Hold;
 use crate::core::connection::lane::Lane;
 use crate::core::connection::role::Role;
-use crate::core::connection::slot::SlotFlags;
-use crate::core::connection::slot::SlotKind;
+use crate::core::connection::slot::{SlotFlags, SlotKind};
 use crate::core::keys::UserId;
 use crate::core::notice::Notice;
-use crate::core::questions::probe::Asker;
-use crate::core::questions::probe::Claim;
-use crate::core::questions::probe::Outcome;
-use crate::core::questions::probe::Proof;
-use crate::core::questions::probe::Proved;
+use crate::core::questions::probe::{Asker, Claim, Outcome, Proof, Proved};
 use crate::core::request::flow::Flow;
 use crate::core::shared::Shared;
 use crate::core::timers::Timer;
 use crate::core::user::credentials::Password;
-use crate::resp::Request;
-use crate::resp::encode;
-use crate::resp::reply;
+use crate::resp::{Request, encode, reply};
 
 /// A longer argument of SELECT is no number, bytes.
-pub(in crate::core) const SELECT_MAX: usize = 64;
+pub(crate) const SELECT_MAX: usize = 64;
 
-pub(in crate::core) const PING: &[u8] = b"*1\r\n$4\r\nPING\r\n";
+pub(crate) const PING: &[u8] = b"*1\r\n$4\r\nPING\r\n";
 
-pub(in crate::core) const MULTI: &[u8] = b"*1\r\n$5\r\nMULTI\r\n";
+pub(crate) const MULTI: &[u8] = b"*1\r\n$5\r\nMULTI\r\n";
 
-pub(in crate::core) const DISCARD: &[u8] = b"*1\r\n$7\r\nDISCARD\r\n";
+pub(crate) const DISCARD: &[u8] = b"*1\r\n$7\r\nDISCARD\r\n";
 
-pub(in crate::core) const RESET: &[u8] = b"*1\r\n$5\r\nRESET\r\n";
+pub(crate) const RESET: &[u8] = b"*1\r\n$5\r\nRESET\r\n";
 
 impl Shared {
     /// Makes the probe's lane and dials it. It is dialled again for as long as the broker lives.
-    pub(in crate::core) fn open_probe(&mut self) {
+    pub(crate) fn open_probe(&mut self) {
         let pool = self.control_pool();
         let lane = self.connections.add(Lane::new(pool, Role::Probe, self.env.now));
         self.probe.open(lane);
@@ -54,7 +45,7 @@ impl Shared {
     }
 
     /// Asks now and then whether the default user needs a password: that may change without notice.
-    pub(in crate::core) fn ask_default_again(&mut self) {
+    pub(crate) fn ask_default_again(&mut self) {
         if self.probe_is_ready() && self.probe.default_is_due(self.env.now) {
             self.ask_default();
         }
@@ -71,7 +62,7 @@ impl Shared {
     }
 
     /// A lane of this user was lost: that is how the upstream tells that a user was deleted.
-    pub(in crate::core) fn recheck(&mut self, user: UserId) {
+    pub(crate) fn recheck(&mut self, user: UserId) {
         if !self.users.is_known(user) {
             if user == UserId::DEFAULT {
                 self.ask_default();
@@ -123,12 +114,7 @@ impl Shared {
     }
 
     /// A child's SELECT: whether its user may, and whether the db exists.
-    pub(in crate::core) fn ask_select(
-        &mut self,
-        child: &mut Child,
-        request: &Request<'_>,
-        db: Option<u32>,
-    ) -> Flow {
+    pub(crate) fn ask_select(&mut self, child: &mut Child, request: &Request<'_>, db: Option<u32>) -> Flow {
         // No number is as long, and before it is authenticated the probe may send only short arguments.
         let argument = request.arg(1);
         let argument = if argument.len() > SELECT_MAX { b"x" } else { argument };
@@ -155,7 +141,7 @@ impl Shared {
     }
 
     /// A child's SCRIPT KILL or FUNCTION KILL: on the lane that runs the script it would stand behind it.
-    pub(in crate::core) fn ask_relay(&mut self, child: &mut Child, request: &[u8]) -> Flow {
+    pub(crate) fn ask_relay(&mut self, child: &mut Child, request: &[u8]) -> Flow {
         self.ask_as(child, |broker, asker, _| broker.prove(request, Proof::Relay { asker }))
     }
 
@@ -208,14 +194,14 @@ impl Shared {
     }
 
     /// The child has waited long enough for an answer, which is dropped when it comes.
-    pub(in crate::core) fn proof_wait_over(&mut self, child: &mut Child) {
+    pub(crate) fn proof_wait_over(&mut self, child: &mut Child) {
         child.front_mut().forget_question();
         let down = self.down_at_all();
         self.fail_front(child, down);
     }
 
     /// The probe is connected.
-    pub(in crate::core) fn probe_ready(&mut self) {
+    pub(crate) fn probe_ready(&mut self) {
         self.ask_default();
         for user in self.users.suspects() {
             self.recheck(user);
@@ -226,7 +212,7 @@ impl Shared {
     // ---- answers --------------------------------------------------------------------------------------
 
     /// The answer to the oldest request; `None` when the connection was lost before it came.
-    pub(in crate::core) fn proof_answered(&mut self, frame: Option<&[u8]>) {
+    pub(crate) fn proof_answered(&mut self, frame: Option<&[u8]>) {
         let Some(proof) = self.probe.answered() else { return };
         match (proof, frame) {
             (Proof::Recheck(user), None) => self.users.set_suspect(user, true),
@@ -298,7 +284,7 @@ impl Shared {
     }
 
     /// The upstream has answered a question about a child, which may wait for another one by now.
-    pub(in crate::core) fn proved(&mut self, child: &mut Child, proved: Proved) {
+    pub(crate) fn proved(&mut self, child: &mut Child, proved: Proved) {
         let Proved { asker, verdict } = proved;
         if let Outcome::Claim(claim, frame) = &verdict
             && is_wrong_password(frame)

@@ -4,18 +4,13 @@
 
 use crate::base::clock::Millis;
 use crate::base::limits;
-use crate::command::CommandId;
-use crate::command::Table;
+use crate::command::{CommandId, Table};
 use crate::config::Upstream;
-use crate::config::accounts::Account;
-use crate::config::accounts::Hash;
+use crate::config::accounts::{Account, Hash};
 use crate::config::value::Auth;
-use crate::core::keys::AccountId;
-use crate::core::keys::UserId;
-use crate::core::user::credentials::Credentials;
-use crate::core::user::credentials::Password;
-use crate::core::user::guesses::Guesses;
-use crate::core::user::guesses::Source;
+use crate::core::keys::{AccountId, UserId};
+use crate::core::user::credentials::{Credentials, Password};
+use crate::core::user::guesses::{Guesses, Source};
 use std::collections::HashMap;
 
 /// A user of the upstream with the very password that the upstream has accepted.
@@ -49,7 +44,7 @@ struct LocalUser {
 
 /// All users that children can be.
 #[derive(Debug)]
-pub(in crate::core) struct Users {
+pub(crate) struct Users {
     /// As it was when the broker started.
     mode: Auth,
     known: HashMap<UserId, User>,
@@ -66,7 +61,7 @@ pub(in crate::core) struct Users {
 }
 
 /// What AUTH is answered by the broker's own users.
-pub(in crate::core) enum PasswordCheck {
+pub(crate) enum PasswordCheck {
     Welcome(AccountId),
     WrongPassword,
     /// A password alone, and the default user has none.
@@ -74,7 +69,7 @@ pub(in crate::core) enum PasswordCheck {
 }
 
 impl Users {
-    pub(in crate::core) fn new(mode: Auth) -> Self {
+    pub(crate) fn new(mode: Auth) -> Self {
         Users {
             mode,
             known: HashMap::new(),
@@ -93,12 +88,12 @@ impl Users {
     }
 
     /// Whether the upstream decides who children are and what they may do.
-    pub(in crate::core) fn are_upstreams(&self) -> bool {
+    pub(crate) fn are_upstreams(&self) -> bool {
         self.mode == Auth::Passthrough
     }
 
     /// Who a child is before it has said anything. `default` is what the upstream makes of such a connection.
-    pub(in crate::core) fn first(&self, default: UserId) -> (UserId, Option<AccountId>) {
+    pub(crate) fn first(&self, default: UserId) -> (UserId, Option<AccountId>) {
         match self.mode {
             Auth::Broker => (UserId::UPSTREAM, None),
             Auth::Users => match self.default_account() {
@@ -110,7 +105,7 @@ impl Users {
     }
 
     /// Whether there may be a user of this name. Of users that are not connected only the upstream knows.
-    pub(in crate::core) fn may_exist(&self, name: &[u8], upstream: &Upstream) -> bool {
+    pub(crate) fn may_exist(&self, name: &[u8], upstream: &Upstream) -> bool {
         match self.mode {
             Auth::Broker => self.name(UserId::UPSTREAM, upstream) == name,
             Auth::Users => self.has_account(name),
@@ -119,7 +114,7 @@ impl Users {
     }
 
     /// Takes the broker's own users. True if any of them is another user upstream.
-    pub(in crate::core) fn take_accounts(&mut self, accounts: Vec<Account>) -> bool {
+    pub(crate) fn take_accounts(&mut self, accounts: Vec<Account>) -> bool {
         for account in accounts {
             let user = match &account.upstream {
                 Some((name, secret)) => {
@@ -137,7 +132,7 @@ impl Users {
     }
 
     /// What to say for `id`; the upstream's own user may change when settings are reloaded.
-    pub(in crate::core) fn get<'a>(&'a self, id: UserId, upstream: &'a Upstream) -> Credentials<'a> {
+    pub(crate) fn get<'a>(&'a self, id: UserId, upstream: &'a Upstream) -> Credentials<'a> {
         if let Some(user) = self.known.get(&id) {
             return Credentials { name: Some(&user.name), password: Some(user.password.expose()) };
         }
@@ -150,7 +145,7 @@ impl Users {
     }
 
     /// The name of a user, as the upstream knows it.
-    pub(in crate::core) fn name<'a>(&'a self, id: UserId, upstream: &'a Upstream) -> &'a [u8] {
+    pub(crate) fn name<'a>(&'a self, id: UserId, upstream: &'a Upstream) -> &'a [u8] {
         let upstream_name = upstream.username.as_deref().unwrap_or("default").as_bytes();
         match self.known.get(&id) {
             Some(user) => &user.name,
@@ -163,7 +158,7 @@ impl Users {
 
     /// The user of this name whose password the upstream has accepted. Another password is another user, even if it was
     /// accepted too: each may be taken away.
-    pub(in crate::core) fn register(&mut self, name: &[u8], password: &Password) -> UserId {
+    pub(crate) fn register(&mut self, name: &[u8], password: &Password) -> UserId {
         let same = |user: &User| *user.name == *name && user.password == *password;
         if let Some((id, _)) = self.known.iter().find(|(_, user)| same(user)) {
             return *id;
@@ -184,7 +179,7 @@ impl Users {
     }
 
     /// As `register`, but all passwords of a user that takes any are one user. `None`: too many are in use.
-    pub(in crate::core) fn admit(&mut self, name: &[u8], password: &Password, now: Millis) -> Option<UserId> {
+    pub(crate) fn admit(&mut self, name: &[u8], password: &Password, now: Millis) -> Option<UserId> {
         let mut of_name = self.known.iter().filter(|(_, user)| *user.name == *name);
         if let Some((id, _)) = of_name.clone().find(|(_, user)| user.password == *password) {
             return Some(*id);
@@ -236,14 +231,14 @@ impl Users {
     }
 
     /// A child is this user from now on.
-    pub(in crate::core) fn enter(&mut self, id: UserId) {
+    pub(crate) fn enter(&mut self, id: UserId) {
         if let Some(user) = self.known.get_mut(&id) {
             user.children += 1;
         }
     }
 
     /// A child is this user no longer.
-    pub(in crate::core) fn leave(&mut self, id: UserId, now: Millis) {
+    pub(crate) fn leave(&mut self, id: UserId, now: Millis) {
         if let Some(user) = self.known.get_mut(&id) {
             user.children -= 1;
             user.left_at = now;
@@ -259,7 +254,7 @@ impl Users {
     }
 
     /// Drops the user and overwrites its password. One of `auth_file` stays, and may be let in again.
-    pub(in crate::core) fn forget(&mut self, id: UserId) {
+    pub(crate) fn forget(&mut self, id: UserId) {
         self.multi.remove(&id);
         if self.known.get(&id).is_none_or(|user| user.stays) {
             return;
@@ -282,7 +277,7 @@ impl Users {
     }
 
     /// Whether the user may MULTI, if that was asked a moment ago: its rights may change at any time.
-    pub(in crate::core) fn multi(&self, id: UserId, now: Millis) -> Option<Result<(), Vec<u8>>> {
+    pub(crate) fn multi(&self, id: UserId, now: Millis) -> Option<Result<(), Vec<u8>>> {
         let (asked, refusal) = self.multi.get(&id)?;
         (asked + limits::RIGHTS_FRESH > now).then(|| refusal.clone().map_or(Ok(()), Err))
     }
@@ -339,7 +334,7 @@ impl Users {
     }
 
     /// The upstream user that the requests of one of the broker's own users are sent as.
-    pub(in crate::core) fn user_of(&self, account: AccountId) -> UserId {
+    pub(crate) fn user_of(&self, account: AccountId) -> UserId {
         self.locals.get(usize::from(account)).map_or(UserId::NOBODY, |local| local.user)
     }
 
@@ -352,7 +347,7 @@ impl Users {
     }
 
     /// Another table has come, and with it other ids.
-    pub(in crate::core) fn table_changed(&mut self, table: &Table) {
+    pub(crate) fn table_changed(&mut self, table: &Table) {
         for local in &mut self.locals {
             local.refused = Vec::new();
         }
@@ -378,11 +373,11 @@ impl Users {
     }
 
     /// What `commands_deny` of the account names and a script can call all the same.
-    pub(in crate::core) fn denied_to_scripts(&self, account: AccountId) -> &[CommandId] {
+    pub(crate) fn denied_to_scripts(&self, account: AccountId) -> &[CommandId] {
         self.locals.get(usize::from(account)).map_or(&[], |local| &local.denied_to_scripts)
     }
 
-    pub(in crate::core) fn trusts_scripts(&self, account: AccountId) -> bool {
+    pub(crate) fn trusts_scripts(&self, account: AccountId) -> bool {
         self.locals.get(usize::from(account)).is_some_and(|local| local.account.scripts_trusted)
     }
 
