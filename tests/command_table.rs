@@ -2,7 +2,7 @@
 //! and the error texts answered in its place. Each test runs a server of its own on a unix socket.
 
 use broker::command::{self, Known, Local, Policy, Route, Table, Transaction, Verdict, texts};
-use broker::resp::Request;
+use broker::resp::{Request, encode};
 use redis::Value;
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write};
@@ -97,12 +97,8 @@ struct Raw {
 
 impl Raw {
     fn line(&mut self, args: &[Vec<u8>]) -> Vec<u8> {
-        let mut request = format!("*{}\r\n", args.len()).into_bytes();
-        for arg in args {
-            request.extend_from_slice(format!("${}\r\n", arg.len()).as_bytes());
-            request.extend_from_slice(arg);
-            request.extend_from_slice(b"\r\n");
-        }
+        let mut request = Vec::new();
+        encode::request_of(&mut request, args.iter().map(Vec::as_slice));
         self.stream.get_mut().write_all(&request).unwrap();
         let mut line = Vec::new();
         self.stream.read_until(b'\n', &mut line).unwrap();

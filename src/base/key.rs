@@ -57,30 +57,32 @@ impl<T> fmt::Debug for Key<T> {
     }
 }
 
-/// A slab whose keys carry a generation.
+/// A slab whose keys carry a generation. `K` names what the keys are for, where that is not the type itself: so a key
+/// can be kept and compared by rooms that know nothing of the object.
 #[derive(Debug)]
-pub struct Arena<T> {
+pub struct Arena<T, K = T> {
     slab: Slab<(u32, T)>,
     next_generation: u32,
+    kind: PhantomData<fn() -> K>,
 }
 
-impl<T> Default for Arena<T> {
+impl<T, K> Default for Arena<T, K> {
     fn default() -> Self {
-        Arena { slab: Slab::new(), next_generation: 1 }
+        Arena { slab: Slab::new(), next_generation: 1, kind: PhantomData }
     }
 }
 
-impl<T> Arena<T> {
+impl<T, K> Arena<T, K> {
     /// An empty arena for the process after this many forks. Arenas of earlier processes return other keys: they begin at
     /// numbers that are far apart.
-    pub fn of_copy(forks: u64) -> Arena<T> {
+    pub fn of_copy(forks: u64) -> Arena<T, K> {
         // Odd, so that no two of the first four billion are the same; the golden ratio spreads them.
         let first = (forks as u32).wrapping_mul(0x9E37_79B9).wrapping_add(1);
-        Arena { slab: Slab::new(), next_generation: first.max(1) }
+        Arena { slab: Slab::new(), next_generation: first.max(1), kind: PhantomData }
     }
 
     /// Stores `value` and returns its key, which is never used again.
-    pub fn insert(&mut self, value: T) -> Key<T> {
+    pub fn insert(&mut self, value: T) -> Key<K> {
         let generation = self.next_generation;
         // Wraps after four billion objects; by then no key of the first round is left. Zero is `NONE`.
         self.next_generation = self.next_generation.checked_add(1).unwrap_or(1);
@@ -89,7 +91,7 @@ impl<T> Arena<T> {
     }
 
     /// The object, unless it has gone.
-    pub fn get(&self, key: Key<T>) -> Option<&T> {
+    pub fn get(&self, key: Key<K>) -> Option<&T> {
         match self.slab.get(key.index as usize) {
             Some((generation, value)) if *generation == key.generation => Some(value),
             _ => None,
@@ -97,7 +99,7 @@ impl<T> Arena<T> {
     }
 
     /// The object, unless it has gone.
-    pub fn get_mut(&mut self, key: Key<T>) -> Option<&mut T> {
+    pub fn get_mut(&mut self, key: Key<K>) -> Option<&mut T> {
         match self.slab.get_mut(key.index as usize) {
             Some((generation, value)) if *generation == key.generation => Some(value),
             _ => None,
@@ -105,7 +107,7 @@ impl<T> Arena<T> {
     }
 
     /// Removes the object and returns it, unless it was removed before.
-    pub fn remove(&mut self, key: Key<T>) -> Option<T> {
+    pub fn remove(&mut self, key: Key<K>) -> Option<T> {
         self.get(key)?;
         Some(self.slab.remove(key.index as usize).1)
     }
@@ -121,14 +123,14 @@ impl<T> Arena<T> {
     }
 
     /// Every object with its key, in index order.
-    pub fn iter(&self) -> impl Iterator<Item = (Key<T>, &T)> {
+    pub fn iter(&self) -> impl Iterator<Item = (Key<K>, &T)> {
         self.slab.iter().map(|(index, (generation, value))| {
             (Key { index: index as u32, generation: *generation, kind: PhantomData }, value)
         })
     }
 
     /// Every key, collected, for passes that change the arena.
-    pub fn keys(&self) -> Vec<Key<T>> {
+    pub fn keys(&self) -> Vec<Key<K>> {
         self.iter().map(|(key, _)| key).collect()
     }
 
@@ -144,8 +146,8 @@ mod tests {
 
     #[test]
     fn copies_give_out_keys_of_their_own() {
-        let first = |forks| Arena::of_copy(forks).insert(()).generation;
-        assert_eq!(first(0), Arena::default().insert(()).generation);
+        let first = |forks| Arena::<()>::of_copy(forks).insert(()).generation;
+        assert_eq!(first(0), Arena::<()>::default().insert(()).generation);
         let mut firsts: Vec<u32> = (0..100).map(first).collect();
         firsts.sort_unstable();
         assert!(firsts.windows(2).all(|pair| pair[1] - pair[0] > 10_000_000), "{firsts:?}");
@@ -153,7 +155,7 @@ mod tests {
 
     #[test]
     fn a_key_outlives_its_object_harmlessly() {
-        let mut arena = Arena::default();
+        let mut arena: Arena<&str> = Arena::default();
         let a = arena.insert("a");
         assert_eq!(arena.remove(a), Some("a"));
         let b = arena.insert("b");

@@ -90,10 +90,10 @@ pub const JANITOR_BUSY: u64 = 100;
 pub const JANITOR_IDLE: u64 = 1000;
 /// Heap bytes that must have become free before the program is told to trim the heap: below
 /// this a walk over the heap is not worthwhile.
-pub const RELIEF_MIN: usize = 128 * 1024;
+pub const TRIM_MIN: usize = 128 * 1024;
 /// The program is told so at most this often, in milliseconds: with an alternating load its pages would only be faulted
 /// in again.
-pub const RELIEF_INTERVAL: u64 = 1000;
+pub const TRIM_INTERVAL: u64 = 1000;
 /// Subscriptions of one child. Redis has no such bound; here each costs an entry in a table shared by all
 /// children, and leaving all of them is the work of one turn.
 pub const CHILD_TOPICS_MAX: usize = 256 * 1024;

@@ -4,9 +4,11 @@
 pub mod bytes;
 pub mod clock;
 pub mod error;
+pub mod failure;
 pub mod fds;
 pub mod fork;
 pub mod key;
 pub mod limits;
 pub mod log_limit;
+pub mod pipeline;
 pub mod seed;

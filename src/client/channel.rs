@@ -1,12 +1,12 @@
 //! One connection of a client, without its socket: what waits to be sent, what was sent and awaits its reply, the
 //! greeting at its start. Knows which request a reply belongs to; not what becomes of it.
 
-use super::guard::Tracked;
 use super::mux::Pending;
-use crate::base::bytes::ByteQueue;
 use crate::base::clock::Millis;
 use crate::base::key::Key;
-use crate::resp::ReplyScanner;
+use crate::base::pipeline::{Entry, Pipeline};
+use crate::command::Setting;
+use crate::resp::{Inbox, ReplyScanner};
 use std::collections::VecDeque;
 
 /// Bytes handed to the socket's queue at once: what lies there cannot be taken back.
@@ -62,28 +62,42 @@ pub(super) enum Step {
 #[derive(Debug)]
 pub(super) struct Waiting {
     pub(super) request: Key<Pending>,
-    pub(super) len: usize,
+    pub(super) end: u64,
     pub(super) replies: u32,
     pub(super) since: Millis,
-    pub(super) tracked: Option<Tracked>,
+    pub(super) setting: Option<Setting>,
+}
+
+impl Entry for Waiting {
+    fn end(&self) -> u64 {
+        self.end
+    }
 }
 
 /// A request that may have left, in part or whole.
 #[derive(Debug)]
 pub(super) struct Sent {
-    pub(super) request: Key<Pending>,
-    /// Where it begins among the bytes ever queued for this connection.
-    start: u64,
-    len: usize,
+    /// What it was before.
+    pub(super) asked: Waiting,
     /// Replies to come; the last one is the outcome.
     pub(super) left: u32,
-    replies: u32,
-    since: Millis,
-    pub(super) tracked: Option<Tracked>,
     /// The first error among the replies before the last.
     pub(super) error: Option<Box<[u8]>>,
     /// The request itself, if it makes a setting.
     pub(super) bytes: Option<Box<[u8]>>,
+}
+
+impl Sent {
+    fn new(asked: Waiting, bytes: &[u8]) -> Sent {
+        let (left, bytes) = (asked.replies, asked.setting.map(|_| bytes.into()));
+        Sent { asked, left, error: None, bytes }
+    }
+}
+
+impl Entry for Sent {
+    fn end(&self) -> u64 {
+        self.asked.end
+    }
 }
 
 /// One connection's queues.
@@ -91,16 +105,11 @@ pub(super) struct Sent {
 pub(super) struct Channel {
     pub(super) purpose: Purpose,
     pub(super) state: State,
-    /// Whole requests, oldest first, and their bytes.
-    pub(super) waiting: VecDeque<Waiting>,
-    waiting_bytes: ByteQueue,
-    /// Requests given to the socket, oldest first.
-    pub(super) sent: VecDeque<Sent>,
-    /// Bytes the socket has not taken yet.
-    pub(super) out: ByteQueue,
-    /// The beginning of a reply.
-    pub(super) input: ByteQueue,
-    pub(super) scanner: ReplyScanner,
+    /// Requests that can still be taken back: nothing of them is ever written from here.
+    pub(super) line: Pipeline<Waiting>,
+    /// Requests given to the socket.
+    pub(super) out: Pipeline<Sent>,
+    pub(super) inbox: Inbox<ReplyScanner>,
     pub(super) greeting: VecDeque<Step>,
     /// MULTI's error, if this user may not.
     pub(super) no_multi: Option<Box<[u8]>>,
@@ -116,12 +125,9 @@ impl Channel {
         Channel {
             purpose,
             state: State::Idle,
-            waiting: VecDeque::new(),
-            waiting_bytes: ByteQueue::default(),
-            sent: VecDeque::new(),
-            out: ByteQueue::default(),
-            input: ByteQueue::default(),
-            scanner: ReplyScanner::default(),
+            line: Pipeline::default(),
+            out: Pipeline::default(),
+            inbox: Inbox::default(),
             greeting: VecDeque::new(),
             no_multi: None,
             failures: 0,
@@ -149,88 +155,59 @@ impl Channel {
         matches!(self.state, State::Connecting { .. } | State::Greeting { .. } | State::Ready)
     }
 
-    /// Puts a whole request at the end of the line; `write` appends its bytes.
-    pub(super) fn push(&mut self, mut request: Waiting, write: impl FnOnce(&mut Vec<u8>)) -> usize {
-        let before = self.waiting_bytes.len();
-        write(self.waiting_bytes.tail());
-        request.len = self.waiting_bytes.len() - before;
-        let len = request.len;
-        self.waiting.push_back(request);
-        len
+    /// Puts a whole request at the end of the line; `write` appends its bytes, and `make` is told where they end. Returns
+    /// how many they are.
+    pub(super) fn push(
+        &mut self,
+        write: impl FnOnce(&mut Vec<u8>),
+        make: impl FnOnce(u64) -> Waiting,
+    ) -> usize {
+        let before = self.line.len();
+        self.line.push_with(write, make);
+        self.line.len() - before
     }
 
-    /// Drops the request at the front of the line.
+    /// Drops the request at the front of the line. Returns its bytes.
     pub(super) fn drop_front(&mut self) -> usize {
-        let len = self.waiting.pop_front().map_or(0, |front| front.len);
-        self.waiting_bytes.consume(len);
-        len
+        self.line.take_unwritten(|_, bytes| bytes.len()).unwrap_or(0)
     }
 
     /// Gives the socket's queue more to do, leaving out requests that `is_wanted` does not know any more. Returns the
     /// bytes that have left the line.
     pub(super) fn refill(&mut self, is_wanted: impl Fn(Key<Pending>) -> bool) -> usize {
-        let mut taken = 0;
-        while self.state == State::Ready
-            && self.out.len() < WINDOW
-            && let Some(front) = self.waiting.pop_front()
-        {
-            taken += front.len;
-            if is_wanted(front.request) {
-                let start = self.out.appended();
-                let bytes = &self.waiting_bytes.as_slice()[..front.len];
-                self.out.append(bytes);
-                self.sent.push_back(Sent {
-                    request: front.request,
-                    start,
-                    len: front.len,
-                    left: front.replies,
-                    replies: front.replies,
-                    since: front.since,
-                    tracked: front.tracked,
-                    error: None,
-                    bytes: front.tracked.map(|_| bytes.into()),
-                });
-            }
-            self.waiting_bytes.consume(front.len);
+        let before = self.line.len();
+        while self.state == State::Ready && self.out.len() < WINDOW && !self.line.is_idle() {
+            self.line.take_unwritten(|asked, bytes| {
+                if is_wanted(asked.request) {
+                    self.out.push(bytes, |end| Sent::new(Waiting { end, ..asked }, bytes));
+                }
+            });
         }
-        taken
+        before - self.line.len()
     }
 
     /// The connection is gone. Hands out the requests of which a byte may have left; the others go back to the front of
     /// the line, in order. Returns also the bytes that went back.
     pub(super) fn lose(&mut self) -> (Vec<Key<Pending>>, usize) {
-        let consumed = self.out.consumed();
-        let sent = std::mem::take(&mut self.sent);
-        let out = std::mem::take(&mut self.out);
-        let kept = sent.iter().position(|sent| sent.start >= consumed).unwrap_or(sent.len());
-        let lost = sent.iter().take(kept).map(|sent| sent.request).collect();
-        let mut returned = 0;
-        if let Some(first) = sent.get(kept) {
-            let mut bytes = ByteQueue::default();
-            bytes.append(&out.as_slice()[(first.start - consumed) as usize..]);
-            returned = bytes.len();
-            bytes.append(self.waiting_bytes.as_slice());
-            self.waiting_bytes = bytes;
-            for sent in sent.into_iter().skip(kept).rev() {
-                self.waiting.push_front(Waiting {
-                    request: sent.request,
-                    len: sent.len,
-                    replies: sent.replies,
-                    since: sent.since,
-                    tracked: sent.tracked,
-                });
-            }
+        let lost = self.out.take_written().iter().map(|sent| sent.asked.request).collect();
+        let mut unsent = std::mem::take(&mut self.out);
+        let returned = unsent.len();
+        if !unsent.is_idle() {
+            let mut behind = std::mem::take(&mut self.line);
+            let mut put =
+                |asked: Waiting, bytes: &[u8]| self.line.push(bytes, |end| Waiting { end, ..asked });
+            while unsent.take_unwritten(|sent, bytes| put(sent.asked, bytes)).is_some() {}
+            while behind.take_unwritten(&mut put).is_some() {}
         }
-        self.input = ByteQueue::default();
-        self.scanner = ReplyScanner::default();
+        self.inbox.clear();
         self.greeting.clear();
         (lost, returned)
     }
 
     /// Every request in it, sent or not.
     pub(super) fn requests(&self) -> Vec<Key<Pending>> {
-        let sent = self.sent.iter().map(|sent| sent.request);
-        sent.chain(self.waiting.iter().map(|waiting| waiting.request)).collect()
+        let sent = self.out.iter().map(|sent| sent.asked.request);
+        sent.chain(self.line.iter().map(|waiting| waiting.request)).collect()
     }
 }
 
@@ -239,8 +216,9 @@ mod tests {
     use super::*;
     use crate::base::key::Arena;
 
-    fn waiting(request: Key<Pending>) -> Waiting {
-        Waiting { request, len: 0, replies: 1, since: 0, tracked: None }
+    fn push(channel: &mut Channel, request: Key<Pending>, bytes: &str) {
+        let make = |end| Waiting { request, end, replies: 1, since: 0, setting: None };
+        channel.push(|out| out.extend_from_slice(bytes.as_bytes()), make);
     }
 
     fn ready() -> Channel {
@@ -257,11 +235,11 @@ mod tests {
         let keys: Vec<_> = (0..4).map(|tag| requests.insert(Pending::for_test(tag))).collect();
         let mut channel = ready();
         for (index, key) in keys.iter().take(3).enumerate() {
-            channel.push(waiting(*key), |out| out.extend_from_slice(format!("<{index}>").as_bytes()));
+            push(&mut channel, *key, &format!("<{index}>"));
         }
         assert_eq!(channel.refill(|_| true), 9);
-        channel.push(waiting(keys[3]), |out| out.extend_from_slice(b"<3>"));
-        channel.out.consume(4);
+        push(&mut channel, keys[3], "<3>");
+        channel.out.wrote(4);
         assert_eq!(channel.lose(), (vec![keys[0], keys[1]], 3), "the second has left in part");
         assert_eq!(channel.requests(), [keys[2], keys[3]]);
         channel.refill(|_| true);
@@ -274,7 +252,7 @@ mod tests {
         let keys: Vec<_> = (0..3).map(|tag| requests.insert(Pending::for_test(tag))).collect();
         let mut channel = ready();
         for (index, key) in keys.iter().enumerate() {
-            channel.push(waiting(*key), |out| out.extend_from_slice(format!("<{index}>").as_bytes()));
+            push(&mut channel, *key, &format!("<{index}>"));
         }
         assert_eq!(channel.refill(|key| key != keys[1]), 9);
         assert_eq!(channel.out.as_slice(), b"<0><2>");

@@ -28,39 +28,37 @@ impl Mux {
         if let Some(name) = &settings.client_name {
             hello.extend([&b"SETNAME"[..], name.as_bytes()]);
         }
-        let out = channel.out.tail();
-        encode::request(out, &hello);
-        channel.greeting.push_back(Step::Hello);
-        if let Some(db) = settings.client_db {
-            encode::request(out, &[b"SELECT", db.to_string().as_bytes()]);
-            channel.greeting.push_back(Step::Select);
-        }
-        if self.profile.direct && matches!(channel.purpose, Purpose::Main | Purpose::Session) {
-            encode::request(out, &[b"MULTI"]);
-            encode::request(out, &[b"DISCARD"]);
-            channel.greeting.extend([Step::Multi, Step::Discard]);
-        }
-        if channel.purpose == Purpose::Main {
-            for (_, bytes) in &self.again {
-                out.extend_from_slice(bytes);
-                channel.greeting.push_back(Step::Again);
+        let steps = &mut channel.greeting;
+        channel.out.write_unasked(|out| {
+            encode::request(out, &hello);
+            steps.push_back(Step::Hello);
+            if let Some(db) = settings.client_db {
+                encode::request(out, &[b"SELECT", db.to_string().as_bytes()]);
+                steps.push_back(Step::Select);
             }
-        }
+            if self.profile.direct && matches!(channel.purpose, Purpose::Main | Purpose::Session) {
+                encode::request(out, &[b"MULTI"]);
+                encode::request(out, &[b"DISCARD"]);
+                steps.extend([Step::Multi, Step::Discard]);
+            }
+            if channel.purpose == Purpose::Main {
+                for (_, bytes) in &self.again {
+                    out.extend_from_slice(bytes);
+                    steps.push_back(Step::Again);
+                }
+            }
+        });
     }
 
-    /// A reply to it; false if the connection has come to its end.
-    pub(super) fn greeted(&mut self, key: Key<Channel>, frame: &[u8]) -> bool {
-        let Some(channel) = self.channels.get_mut(key) else { return false };
+    /// A reply to it.
+    pub(super) fn greeted(&mut self, key: Key<Channel>, frame: &[u8]) {
+        let Some(channel) = self.channels.get_mut(key) else { return };
         let step = channel.greeting.pop_front();
         let refused = frame.first() == Some(&b'-');
         match step {
-            Some(Step::Hello | Step::Select) if refused => {
-                self.turned_away(key, frame);
-                return false;
-            }
+            Some(Step::Hello | Step::Select) if refused => return self.turned_away(key, frame),
             Some(Step::Hello) if !matches!(frame.first(), Some(b'%' | b'*')) => {
-                self.desync(key, "no answer to HELLO");
-                return false;
+                return self.desync(key, "no answer to HELLO");
             }
             Some(Step::Multi) => channel.no_multi = refused.then(|| frame.into()),
             _ => {}
@@ -68,7 +66,6 @@ impl Mux {
         if channel.greeting.is_empty() {
             self.ready(key);
         }
-        true
     }
 
     pub(super) fn ready(&mut self, key: Key<Channel>) {
@@ -76,7 +73,7 @@ impl Mux {
         channel.set_state(State::Ready);
         channel.failures = 0;
         match channel.purpose {
-            Purpose::Messages => self.topics.ask_all(channel.out.tail()),
+            Purpose::Messages => channel.out.write_unasked(|out| self.topics.ask_all(out)),
             Purpose::Main => self.say(true, None),
             Purpose::Blocking | Purpose::Session => {}
         }
@@ -142,7 +139,7 @@ impl Mux {
 
     pub(super) fn fail_waiting(&mut self, key: Key<Channel>, fault: Fault) {
         while let Some(channel) = self.channels.get_mut(key)
-            && let Some(request) = channel.waiting.front().map(|front| front.request)
+            && let Some(request) = channel.line.front().map(|front| front.request)
         {
             self.waiting_bytes -= channel.drop_front();
             self.complete(request, Err(fault));
@@ -167,7 +164,7 @@ impl Mux {
         match purpose {
             Purpose::Session => self.end_for_good(key),
             Purpose::Main if !again => self.end_for_good(key),
-            Purpose::Blocking if self.channels.get(key).is_some_and(|channel| channel.waiting.is_empty()) => {
+            Purpose::Blocking if self.channels.get(key).is_some_and(|channel| channel.line.is_idle()) => {
                 self.remove(key);
             }
             Purpose::Main if !self.profile.eager && self.line_is_empty(key) => {
@@ -184,7 +181,7 @@ impl Mux {
     }
 
     pub(super) fn line_is_empty(&self, key: Key<Channel>) -> bool {
-        self.channels.get(key).is_none_or(|channel| channel.waiting.is_empty())
+        self.channels.get(key).is_none_or(|channel| channel.line.is_idle())
     }
 
     /// Tries again after a pause that grows with every failure; at once after the first.
@@ -233,7 +230,7 @@ impl Mux {
         self.drop_connection(key);
         self.idle.retain(|idle| *idle != key);
         if let Some(channel) = self.channels.remove(key) {
-            self.waiting_bytes -= channel.waiting.iter().map(|waiting| waiting.len).sum::<usize>();
+            self.waiting_bytes -= channel.line.len();
         }
     }
 

@@ -1,5 +1,7 @@
 //! Which way a command goes: on the connection that all requests share, on one of its own, or nowhere, because it
-//! would change the shared connection under the feet of others. Knows names only; a server may know more of them.
+//! would change the shared connection under the feet of others. Knows no names: these are facts of `command`.
+
+use crate::command::{Effect, Facts, Setting};
 
 /// Where a command may go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -7,19 +9,9 @@ pub(super) enum Way {
     /// With all others.
     Shared,
     /// The same, and once accepted it is part of what every new connection begins with.
-    Tracked(Tracked),
+    Setting(Setting),
     /// On a connection of its own for as long as it waits.
     Blocking,
-}
-
-/// Settings of a connection that a command makes and a new connection has to make again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Tracked {
-    Tracking,
-    NoEvict,
-    NoTouch,
-    LibName,
-    LibVersion,
 }
 
 const TRANSACTION: &str = "MULTI, EXEC and DISCARD: use a transaction, which is submitted whole";
@@ -35,32 +27,34 @@ const NESTED: &str = "a transaction holds neither transactions nor what changes 
 
 /// The way of a command that shares its connection.
 pub(super) fn shared(words: &[&[u8]]) -> Result<Way, &'static str> {
-    let name = Name::of(words.first().copied());
-    match name.as_str() {
-        "MULTI" | "EXEC" | "DISCARD" => Err(TRANSACTION),
-        "WATCH" | "UNWATCH" => Err(WATCH),
-        "SELECT" | "AUTH" | "HELLO" | "RESET" => Err(SETTING),
-        "ASKING" | "READONLY" | "READWRITE" => Err(CLUSTER),
-        "CLIENT" => client(words),
-        "BLPOP" | "BRPOP" | "BRPOPLPUSH" | "BLMOVE" | "BLMPOP" | "BZPOPMIN" | "BZPOPMAX" | "BZMPOP" => {
-            Ok(Way::Blocking)
+    let facts = Facts::of_words(words);
+    match facts.effect() {
+        Effect::Transaction => Err(TRANSACTION),
+        Effect::Watch => Err(WATCH),
+        Effect::Identity => Err(SETTING),
+        Effect::Cluster => Err(CLUSTER),
+        Effect::NextRequest => Err(REPLIES),
+        Effect::Setting(setting) => Ok(Way::Setting(setting)),
+        Effect::LibrarySetting => Ok(library_setting(words).map_or(Way::Shared, Way::Setting)),
+        effect => {
+            on_own_connection(effect)?;
+            Ok(if facts.may_wait(words) { Way::Blocking } else { Way::Shared })
         }
-        "XREAD" | "XREADGROUP" if has_block(words) => Ok(Way::Blocking),
-        _ => session(words).map(|()| Way::Shared),
     }
 }
 
 /// Whether a command may go on a connection that is the caller's alone: all but those after which replies no longer
 /// match requests.
 pub(super) fn session(words: &[&[u8]]) -> Result<(), &'static str> {
-    let (name, sub) = (Name::of(words.first().copied()), Name::of(words.get(1).copied()));
-    match (name.as_str(), sub.as_str()) {
-        ("SUBSCRIBE" | "UNSUBSCRIBE" | "PSUBSCRIBE" | "PUNSUBSCRIBE" | "SSUBSCRIBE" | "SUNSUBSCRIBE", _) => {
-            Err(SUBSCRIBE)
-        }
-        ("QUIT" | "MONITOR" | "SYNC" | "PSYNC" | "REPLCONF", _) | ("SCRIPT", "DEBUG") => Err(STREAM),
-        ("CLIENT", "REPLY") => Err(REPLIES),
-        ("HELLO" | "RESET", _) => Err(SETTING),
+    on_own_connection(Facts::of_words(words).effect())
+}
+
+fn on_own_connection(effect: Effect) -> Result<(), &'static str> {
+    match effect {
+        Effect::Subscriptions => Err(SUBSCRIBE),
+        Effect::Stream | Effect::TakesOver => Err(STREAM),
+        Effect::Replies => Err(REPLIES),
+        Effect::Protocol => Err(SETTING),
         _ => Ok(()),
     }
 }
@@ -69,52 +63,15 @@ pub(super) fn session(words: &[&[u8]]) -> Result<(), &'static str> {
 pub(super) fn in_transaction(words: &[&[u8]]) -> Result<(), &'static str> {
     match shared(words) {
         Ok(Way::Shared | Way::Blocking) => Ok(()),
-        Ok(Way::Tracked(_)) | Err(_) => Err(NESTED),
+        Ok(Way::Setting(_)) | Err(_) => Err(NESTED),
     }
 }
 
-fn client(words: &[&[u8]]) -> Result<Way, &'static str> {
-    let (sub, attribute) = (Name::of(words.get(1).copied()), Name::of(words.get(2).copied()));
-    match (sub.as_str(), attribute.as_str()) {
-        ("SETNAME", _) => Err(SETTING),
-        ("REPLY" | "CACHING", _) => Err(REPLIES),
-        ("TRACKING", _) => Ok(Way::Tracked(Tracked::Tracking)),
-        ("NO-EVICT", _) => Ok(Way::Tracked(Tracked::NoEvict)),
-        ("NO-TOUCH", _) => Ok(Way::Tracked(Tracked::NoTouch)),
-        ("SETINFO", "LIB-NAME") => Ok(Way::Tracked(Tracked::LibName)),
-        ("SETINFO", "LIB-VER") => Ok(Way::Tracked(Tracked::LibVersion)),
-        _ => Ok(Way::Shared),
-    }
-}
-
-/// Whether BLOCK stands among the options of XREAD or XREADGROUP, which end at STREAMS.
-fn has_block(words: &[&[u8]]) -> bool {
-    let options = words.iter().skip(1).take_while(|word| !word.eq_ignore_ascii_case(b"STREAMS"));
-    options.into_iter().any(|word| word.eq_ignore_ascii_case(b"BLOCK"))
-}
-
-/// A word in upper case; none of those looked for is longer.
-struct Name {
-    bytes: [u8; 16],
-    len: usize,
-}
-
-impl Name {
-    fn of(word: Option<&[u8]>) -> Name {
-        let mut name = Name { bytes: [0; 16], len: 0 };
-        if let Some(word) = word
-            && word.len() <= name.bytes.len()
-        {
-            name.len = word.len();
-            name.bytes[..name.len].copy_from_slice(word);
-            name.bytes[..name.len].make_ascii_uppercase();
-        }
-        name
-    }
-
-    fn as_str(&self) -> &str {
-        std::str::from_utf8(&self.bytes[..self.len]).unwrap_or_default()
-    }
+/// What CLIENT SETINFO sets; none if that is nothing known.
+fn library_setting(words: &[&[u8]]) -> Option<Setting> {
+    let attribute = words.get(2)?;
+    let settings = [(&b"LIB-NAME"[..], Setting::LibName), (b"LIB-VER", Setting::LibVersion)];
+    settings.into_iter().find(|(name, _)| attribute.eq_ignore_ascii_case(name)).map(|(_, setting)| setting)
 }
 
 #[cfg(test)]
@@ -145,7 +102,7 @@ mod tests {
         {
             assert_eq!(shared(&words(line)), Ok(Way::Shared), "{line}");
         }
-        assert_eq!(shared(&words("client tracking on")), Ok(Way::Tracked(Tracked::Tracking)));
+        assert_eq!(shared(&words("client tracking on")), Ok(Way::Setting(Setting::Tracking)));
     }
 
     #[test]
@@ -153,6 +110,26 @@ mod tests {
         for line in ["BLPOP k 0", "xread block 0 streams s $", "XREADGROUP GROUP g c BLOCK 1 STREAMS s >"] {
             assert_eq!(shared(&words(line)), Ok(Way::Blocking), "{line}");
             assert!(in_transaction(&words(line)).is_ok(), "in a transaction nothing waits");
+        }
+    }
+
+    /// A group or a stream may have the name of an option: the server reads them where options end.
+    #[test]
+    fn block_is_an_option_only_where_the_server_reads_one() {
+        for line in [
+            "XREADGROUP GROUP block c STREAMS s >",
+            "XREADGROUP GROUP g block STREAMS s >",
+            "XREAD STREAMS block 0",
+            "XREAD COUNT block STREAMS s 0",
+            "XREAD COUNT 1 BLOCK",
+        ] {
+            assert_eq!(shared(&words(line)), Ok(Way::Shared), "{line}");
+        }
+        for line in [
+            "XREADGROUP GROUP streams c BLOCK 0 STREAMS s >",
+            "XREADGROUP GROUP block block NOACK block 1 STREAMS block >",
+        ] {
+            assert_eq!(shared(&words(line)), Ok(Way::Blocking), "{line}");
         }
     }
 

@@ -3,14 +3,16 @@
 //! actions, as the reactor does for the core.
 
 use super::channel::{Channel, Purpose, State, Waiting};
-use super::guard::{self, Tracked, Way};
+use super::guard::{self, Way};
 use super::request::{Event, Fault, Outcome, Refusal, Request};
 use super::topics::{Family, Joined, Subscription, Topics};
+use crate::base::bytes::Spares;
 use crate::base::clock::Millis;
 use crate::base::key::{Arena, Key};
 use crate::base::seed::seed;
+use crate::command::Setting;
 use crate::config::ClientSettings;
-use crate::resp::{Tree, encode};
+use crate::resp::{ReplyScanner, Tree, encode};
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 
@@ -75,8 +77,11 @@ pub(super) struct Mux {
     pub(super) told: VecDeque<Told>,
     pub(super) actions: Vec<Action>,
     pub(super) dirty: Vec<Key<Channel>>,
+    /// For whichever channel is read and not inside a reply.
+    pub(super) scanner: ReplyScanner,
+    pub(super) spares: Spares,
     /// Settings made by accepted commands, to be made again.
-    pub(super) again: Vec<(Tracked, Vec<u8>)>,
+    pub(super) again: Vec<(Setting, Vec<u8>)>,
     /// Whether the main connection was last said to be there; `None` before the first word.
     pub(super) said_connected: Option<bool>,
     pub(super) closed: bool,
@@ -109,6 +114,8 @@ impl Mux {
             told: VecDeque::new(),
             actions: Vec::new(),
             dirty: Vec::new(),
+            scanner: ReplyScanner::default(),
+            spares: Spares::default(),
             again: Vec::new(),
             said_connected: None,
             closed: false,
@@ -130,7 +137,7 @@ impl Mux {
         timeout: Millis,
         tag: usize,
     ) -> Result<Key<Pending>, Refusal> {
-        let (channel, tracked) = self.way(to, request)?;
+        let (channel, setting) = self.way(to, request)?;
         let replies = match request {
             Request::Command(_) => 1,
             Request::Transaction(block) => block.len() + 2,
@@ -141,11 +148,12 @@ impl Mux {
             self.prune_deadlines();
         }
         if let Some(channel) = self.channels.get_mut(channel) {
-            let waiting = Waiting { request: key, len: 0, replies, since: self.now, tracked };
-            self.waiting_bytes += channel.push(waiting, |out| match request {
+            let write = |out: &mut Vec<u8>| match request {
                 Request::Command(words) => encode::request(out, words),
                 Request::Transaction(block) => block.write(out),
-            });
+            };
+            let make = |end| Waiting { request: key, end, replies, since: self.now, setting };
+            self.waiting_bytes += channel.push(write, make);
         }
         self.want(channel);
         self.mark(channel);
@@ -157,7 +165,7 @@ impl Mux {
         &mut self,
         to: Option<Key<Channel>>,
         request: &Request<'_>,
-    ) -> Result<(Key<Channel>, Option<Tracked>), Refusal> {
+    ) -> Result<(Key<Channel>, Option<Setting>), Refusal> {
         if self.closed {
             return Err(Refusal::Closed("the handle is closed"));
         }
@@ -190,7 +198,7 @@ impl Mux {
         match way {
             Way::Blocking => Ok((self.blocking_channel()?, None)),
             Way::Shared => Ok((self.main_channel()?, None)),
-            Way::Tracked(tracked) => Ok((self.main_channel()?, Some(tracked))),
+            Way::Setting(setting) => Ok((self.main_channel()?, Some(setting))),
         }
     }
 
@@ -317,7 +325,7 @@ impl Mux {
         if let Some(channel) = self.channels.get_mut(messages)
             && channel.state == State::Ready
         {
-            self.topics.ask(family, name, join, channel.out.tail());
+            channel.out.write_unasked(|out| self.topics.ask(family, name, join, out));
             self.mark(messages);
         }
     }
@@ -364,7 +372,7 @@ impl Mux {
 
     /// Whether there are requests of which nothing has been sent.
     pub(super) fn is_waiting(&self) -> bool {
-        self.channels.iter().any(|(_, channel)| !channel.waiting.is_empty())
+        self.channels.iter().any(|(_, channel)| !channel.line.is_idle())
     }
 
     /// Whether requests can be sent.
@@ -430,7 +438,7 @@ impl Mux {
         let patience = self.profile.settings.client_queue_timeout;
         while let Some(channel) = self.channels.get_mut(key)
             && channel.state != State::Ready
-            && let Some(front) = channel.waiting.front()
+            && let Some(front) = channel.line.front()
         {
             let (request, since) = (front.request, front.since.max(channel.down_since));
             if self.requests.get(request).is_some() && since + patience > self.now {
@@ -440,8 +448,7 @@ impl Mux {
             self.complete(request, Err(Fault::NotSent));
         }
         let Some(channel) = self.channels.get(key) else { return };
-        if channel.purpose == Purpose::Blocking && channel.state != State::Ready && channel.waiting.is_empty()
-        {
+        if channel.purpose == Purpose::Blocking && channel.state != State::Ready && channel.line.is_idle() {
             self.remove(key);
         }
     }
@@ -466,7 +473,7 @@ impl Mux {
                 }
                 State::Idle | State::Ready | State::Dead => None,
             };
-            let front = channel.waiting.front().filter(|_| channel.state != State::Ready);
+            let front = channel.line.front().filter(|_| channel.state != State::Ready);
             let front = front.map(|front| front.since.max(channel.down_since) + patience);
             state.into_iter().chain(front).min()
         };
@@ -526,7 +533,7 @@ impl Mux {
     pub(super) fn refuse_transactions(&mut self, key: Key<Channel>) {
         let Some(channel) = self.channels.get(key) else { return };
         let Some(error) = channel.no_multi.clone() else { return };
-        let blocks = channel.waiting.iter().filter(|waiting| waiting.replies > 1);
+        let blocks = channel.line.iter().filter(|waiting| waiting.replies > 1);
         for request in blocks.map(|waiting| waiting.request).collect::<Vec<_>>() {
             self.complete(request, Tree::parse(&error).ok_or(Fault::Protocol));
         }
@@ -535,7 +542,7 @@ impl Mux {
     /// The socket has taken `count` bytes.
     pub(super) fn wrote(&mut self, key: Key<Channel>, count: usize) {
         if let Some(channel) = self.channels.get_mut(key) {
-            channel.out.consume(count);
+            channel.out.wrote(count);
         }
     }
 
@@ -547,33 +554,6 @@ impl Mux {
     /// The channel of requests.
     pub(super) fn main(&self) -> Key<Channel> {
         self.main
-    }
-
-    /// Bytes have arrived.
-    pub(super) fn input(&mut self, key: Key<Channel>, bytes: &[u8]) {
-        let Some(channel) = self.channels.get_mut(key) else { return };
-        if !channel.is_connected() {
-            return;
-        }
-        let mut input = std::mem::take(&mut channel.input);
-        let whole = if input.is_empty() {
-            bytes
-        } else {
-            input.append(bytes);
-            input.as_slice()
-        };
-        let (used, at_least) = self.take_frames(key, whole);
-        let left = whole.len() - used;
-        let Some(channel) = self.channels.get_mut(key).filter(|channel| channel.is_connected()) else {
-            return;
-        };
-        if input.is_empty() {
-            input.reserve(at_least.clamp(left, left + (1 << 16)));
-            input.append(&bytes[used..]);
-        } else {
-            input.consume(used);
-        }
-        channel.input = input;
     }
 
     pub(super) fn complete(&mut self, key: Key<Pending>, outcome: Outcome) {

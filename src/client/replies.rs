@@ -2,52 +2,46 @@
 //! that was sent; one that nobody asked for ends the connection.
 
 use super::channel::{Channel, Purpose, Sent, State};
-use super::guard::Tracked;
 use super::mux::{Mux, Told};
 use super::request::{Event, Fault, fault_of};
 use crate::base::key::Key;
-use crate::resp::{ReplyScan, Tree, reply};
+use crate::command::Setting;
+use crate::resp::{Tree, reply};
 
 /// Connections kept for the next blocking command.
 const BLOCKING_KEPT: usize = 4;
 
 impl Mux {
-    pub(super) fn take_frames(&mut self, key: Key<Channel>, bytes: &[u8]) -> (usize, usize) {
-        let Some(channel) = self.channels.get_mut(key) else { return (0, 0) };
-        let mut scanner = std::mem::take(&mut channel.scanner);
-        let (mut used, mut needed) = (0, 0);
-        while used < bytes.len() {
-            let alive = match scanner.scan(&bytes[used..]) {
-                ReplyScan::NeedMore { at_least } => {
-                    needed = at_least;
-                    break;
-                }
-                ReplyScan::Frame { len, kind } => {
-                    let frame = &bytes[used..used + len];
-                    used += len;
-                    self.take_frame(key, frame, kind)
-                }
-                ReplyScan::Desync(why) => {
-                    self.desync(key, why);
-                    false
-                }
-            };
-            if !alive {
-                return (used, 0);
+    /// Bytes have arrived.
+    pub(super) fn input(&mut self, key: Key<Channel>, bytes: &[u8]) {
+        let Some(channel) = self.channels.get_mut(key) else { return };
+        if !channel.is_connected() {
+            return;
+        }
+        let mut frames = channel.inbox.begin(bytes, &mut self.scanner);
+        while self.is_read(key)
+            && let Some(reply) = frames.next_reply()
+        {
+            match reply {
+                Ok((frame, kind)) => self.take_frame(key, frame, kind),
+                Err(why) => self.desync(key, why),
             }
         }
         if let Some(channel) = self.channels.get_mut(key) {
-            channel.scanner = scanner;
+            channel.inbox.end(frames, &mut self.scanner, &mut self.spares);
         }
-        (used, needed)
     }
 
-    /// One whole reply or push; false if the connection has come to its end.
-    pub(super) fn take_frame(&mut self, key: Key<Channel>, frame: &[u8], kind: u8) -> bool {
-        let Some(channel) = self.channels.get_mut(key) else { return false };
+    /// Whether the connection that is being read is still there.
+    fn is_read(&self, key: Key<Channel>) -> bool {
+        self.channels.get(key).is_some_and(|channel| channel.inbox.is_in_use())
+    }
+
+    /// One whole reply or push.
+    fn take_frame(&mut self, key: Key<Channel>, frame: &[u8], kind: u8) {
+        let Some(channel) = self.channels.get_mut(key) else { return };
         if kind == b'>' {
-            self.pushed(frame);
-            return true;
+            return self.pushed(frame);
         }
         if matches!(channel.state, State::Greeting { .. }) {
             return self.greeted(key, frame);
@@ -55,26 +49,24 @@ impl Mux {
         if channel.purpose == Purpose::Messages {
             return self.subscription_refused(key, frame);
         }
-        let Some(front) = channel.sent.front_mut() else {
-            self.desync(key, "a reply nobody asked for");
-            return false;
+        let Some(front) = channel.out.front_mut() else {
+            return self.desync(key, "a reply nobody asked for");
         };
         front.left -= 1;
         if front.left > 0 {
             if frame.first() == Some(&b'-') && front.error.is_none() {
                 front.error = Some(frame.into());
             }
-            return true;
+            return;
         }
-        if let Some(sent) = channel.sent.pop_front() {
+        if let Some(sent) = channel.out.take_front() {
             self.answered(key, sent, frame);
         }
-        self.channels.get(key).is_some()
     }
 
     pub(super) fn answered(&mut self, key: Key<Channel>, sent: Sent, frame: &[u8]) {
-        if let (Some(tracked), b"+OK\r\n") = (sent.tracked, frame) {
-            self.remember(tracked, &sent);
+        if let (Some(setting), b"+OK\r\n") = (sent.asked.setting, frame) {
+            self.remember(setting, &sent);
         }
         // Why nothing was executed, where Redis said so earlier.
         let told = match &sent.error {
@@ -88,7 +80,7 @@ impl Mux {
             }
             None => Tree::parse(told).ok_or(Fault::Protocol),
         };
-        self.complete(sent.request, outcome);
+        self.complete(sent.asked.request, outcome);
         let keep = self.idle.len() < BLOCKING_KEPT;
         match self.channels.get(key).map(|channel| channel.purpose) {
             Some(Purpose::Blocking) if keep => self.idle.push(key),
@@ -97,10 +89,10 @@ impl Mux {
         }
     }
 
-    pub(super) fn remember(&mut self, tracked: Tracked, sent: &Sent) {
+    pub(super) fn remember(&mut self, setting: Setting, sent: &Sent) {
         if let Some(bytes) = &sent.bytes {
-            self.again.retain(|(known, _)| *known != tracked);
-            self.again.push((tracked, bytes.to_vec()));
+            self.again.retain(|(known, _)| *known != setting);
+            self.again.push((setting, bytes.to_vec()));
         }
     }
 
@@ -116,11 +108,10 @@ impl Mux {
     }
 
     /// An answer on the channel of subscriptions that is no push: the one asked for first is refused.
-    pub(super) fn subscription_refused(&mut self, key: Key<Channel>, frame: &[u8]) -> bool {
+    pub(super) fn subscription_refused(&mut self, key: Key<Channel>, frame: &[u8]) {
         let over = self.topics.refused().filter(|_| frame.first() == Some(&b'-'));
         let Some(over) = over else {
-            self.desync(key, "a reply nobody asked for");
-            return false;
+            return self.desync(key, "a reply nobody asked for");
         };
         for tag in over {
             let outcome = match fault_of(frame) {
@@ -132,7 +123,6 @@ impl Mux {
         if self.topics.is_empty() {
             self.remove(key);
         }
-        self.channels.get(key).is_some()
     }
 
     pub(super) fn desync(&mut self, key: Key<Channel>, why: &str) {

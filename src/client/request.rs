@@ -1,6 +1,7 @@
 //! What callers hand in and get back: requests, transactions, outcomes. Plain data.
 
 use super::guard;
+use crate::base::failure::FailureKind;
 use crate::resp::{Tree, encode};
 
 /// Bytes of commands in one transaction: it is held whole here, on its way, and in the broker.
@@ -145,17 +146,14 @@ pub enum Event {
 
 /// The fault that an error reply of the broker's stands for; `None` for every other reply.
 pub(super) fn fault_of(frame: &[u8]) -> Option<Fault> {
+    let line = frame.strip_prefix(b"-")?;
     // A transaction whose MULTI could not be sent: nothing of it was executed.
-    let aborted = frame.strip_prefix(b"-EXECABORT Transaction discarded because of: BROKER");
-    let aborted = aborted.filter(|text| !text.starts_with(b"LOST"));
-    let text = aborted.or(frame.strip_prefix(b"-BROKER"))?;
-    let word = text.split(|byte| matches!(byte, b' ' | b'\r')).next()?;
-    match word {
-        b"LOST" => Some(Fault::Lost),
-        b"DOWN" => Some(Fault::NotSent),
-        b"TIMEOUT" => Some(Fault::TimedOut),
-        b"LIMIT" => Some(Fault::Limit),
-        _ => None,
+    let aborted = line.strip_prefix(b"EXECABORT Transaction discarded because of: ");
+    match FailureKind::of_line(aborted.unwrap_or(line))? {
+        FailureKind::Lost => aborted.is_none().then_some(Fault::Lost),
+        FailureKind::Down => Some(Fault::NotSent),
+        FailureKind::TimedOut => Some(Fault::TimedOut),
+        FailureKind::Limited => Some(Fault::Limit),
     }
 }
 

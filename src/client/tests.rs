@@ -164,7 +164,7 @@ fn what_has_left_is_lost_and_the_rest_goes_on() {
 #[test]
 fn a_greeting_that_was_refused_begins_anew() {
     let mut mux = mux(&[("client_db", "5")], false);
-    let main = connect(&mut mux, b"-LOADING Redis is loading the dataset in memory\r\n")[0];
+    let main = connect(&mut mux, b"-LOADING Redis is loading the dataset in memory\r\n*2\r\n+no")[0];
     submit(&mut mux, "GET k", 1).unwrap();
     mux.advance(500);
     assert_eq!(connect(&mut mux, &[HELLO, b"+OK\r\n"].concat()), [main]);

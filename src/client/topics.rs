@@ -3,6 +3,7 @@
 
 use crate::base::key::{Arena, Key};
 pub use crate::command::Family;
+use crate::command::Subscribe;
 use crate::resp::{Tree, encode};
 use std::collections::{HashMap, VecDeque};
 
@@ -96,15 +97,8 @@ impl Topics {
 
     /// Writes SUBSCRIBE, or what takes it back, for one name, and remembers to expect a confirmation.
     pub(super) fn ask(&mut self, family: Family, name: &[u8], join: bool, out: &mut Vec<u8>) {
-        let command: &[u8] = match (family, join) {
-            (Family::Channel, true) => b"SUBSCRIBE",
-            (Family::Channel, false) => b"UNSUBSCRIBE",
-            (Family::Pattern, true) => b"PSUBSCRIBE",
-            (Family::Pattern, false) => b"PUNSUBSCRIBE",
-            (Family::Shard, true) => b"SSUBSCRIBE",
-            (Family::Shard, false) => b"SUNSUBSCRIBE",
-        };
-        encode::request(out, &[command, name]);
+        let command = Subscribe { family, leave: !join }.name();
+        encode::request(out, &[command.as_bytes(), name]);
         self.asked.push_back(Asked { topic: (code(family), name.into()), join });
     }
 
@@ -128,11 +122,10 @@ impl Topics {
             b"message" => Some(self.wanting(Family::Channel, name?)),
             b"pmessage" => Some(self.wanting(Family::Pattern, name?)),
             b"smessage" => Some(self.wanting(Family::Shard, name?)),
-            b"subscribe" | b"psubscribe" | b"ssubscribe" => Some(self.confirmed(name?, true, push.raw(0))),
-            b"unsubscribe" | b"punsubscribe" | b"sunsubscribe" => {
-                Some(self.confirmed(name?, false, push.raw(0)))
+            kind => {
+                let change = Subscribe::of_name(kind)?;
+                Some(self.confirmed(name?, !change.leave, push.raw(0)))
             }
-            _ => None,
         }
     }
 

@@ -2,7 +2,8 @@
 //! thing, and the same request with less time left. Pure functions over a request.
 
 use super::classify::{Blocking, TimeoutUnit};
-use crate::resp::Request;
+use super::facts::{AtOnce, AtOnceArgs, Facts, Popped};
+use crate::resp::{Request, encode};
 
 /// An option of XREAD or XREADGROUP.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -18,13 +19,13 @@ struct At {
     index: usize,
 }
 
-/// The options the server reads. Only the words before STREAMS are options; after that a stream may be named BLOCK, and
+/// The options the server reads in a request whose words are `word`. Only those before STREAMS are options; after that a stream may be named BLOCK, and
 /// so may a group.
-fn stream_options<'r>(request: &'r Request<'_>) -> impl Iterator<Item = At> + 'r {
+fn stream_options<'w>(word: impl Fn(usize) -> Option<&'w [u8]>) -> impl Iterator<Item = At> {
     let mut index = 1;
     std::iter::from_fn(move || {
-        let option = until_nul(request.arg(index));
-        if index >= request.argc() || option.eq_ignore_ascii_case(b"streams") {
+        let option = until_nul(word(index)?);
+        if option.eq_ignore_ascii_case(b"streams") {
             return None;
         }
         let word = if option.eq_ignore_ascii_case(b"block") {
@@ -42,11 +43,11 @@ fn stream_options<'r>(request: &'r Request<'_>) -> impl Iterator<Item = At> + 'r
     })
 }
 
-/// The timeout of XREAD or XREADGROUP, if BLOCK is among the options.
-pub(super) fn stream_block(request: &Request<'_>) -> Option<Blocking> {
+/// The timeout of an XREAD or XREADGROUP whose words are `word`, if BLOCK is among the options.
+pub(super) fn stream_block<'w>(word: impl Fn(usize) -> Option<&'w [u8]>) -> Option<Blocking> {
     // The last one wins in the server, too; one without a value is a syntax error there.
-    let blocks = |at: &At| at.word == StreamOption::Block && at.index + 1 < request.argc();
-    let last = stream_options(request).filter(blocks).last()?;
+    let blocks = |at: &At| at.word == StreamOption::Block && word(at.index + 1).is_some();
+    let last = stream_options(&word).filter(blocks).last()?;
     Some(Blocking { timeout: last.index + 1, unit: TimeoutUnit::Millis })
 }
 
@@ -63,7 +64,7 @@ pub fn blocking_group(request: &Request<'_>, blocking: &Blocking) -> Box<[u8]> {
         if index == blocking.timeout {
             continue;
         }
-        push_bulk(&mut group, arg);
+        encode::bulk(&mut group, arg);
         if index == 0 {
             let start = group.len() - arg.len() - 2;
             group[start..].make_ascii_lowercase();
@@ -89,23 +90,8 @@ pub fn with_timeout(request: &Request<'_>, blocking: &Blocking, remaining_ms: u6
         TimeoutUnit::Seconds => format!("{}.{:03}", remaining_ms / 1000, remaining_ms % 1000),
         TimeoutUnit::Millis => remaining_ms.to_string(),
     };
-    out.extend_from_slice(format!("*{}\r\n", request.argc()).as_bytes());
-    for (index, arg) in request.args().enumerate() {
-        push_bulk(out, if index == blocking.timeout { timeout.as_bytes() } else { arg });
-    }
-}
-
-/// How the reply to a request without its blocking differs from the reply to the blocking one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Popped {
-    /// Not at all: it is the same command.
-    Itself,
-    /// Not at all, but that there may be another null.
-    AsItIs,
-    /// `key [element]` stands for `key element`.
-    Element,
-    /// `key [[member score]]` stands for `key member score`.
-    Scored,
+    let replaced = |(index, arg)| if index == blocking.timeout { timeout.as_bytes() } else { arg };
+    encode::request_of(out, request.args().enumerate().map(replaced));
 }
 
 /// The command that does at once what the blocking command `name` does where there is something to take; its
@@ -119,29 +105,23 @@ pub fn at_once(
         let rest = request.args().enumerate().skip(1).filter(|(index, _)| *index != blocking.timeout);
         rest.map(|(_, arg)| arg.to_vec()).collect::<Vec<_>>()
     };
-    let pop = |end: &[u8]| {
-        let keys = without_timeout();
-        let count = keys.len().to_string().into_bytes();
-        [vec![count], keys, vec![end.to_vec()]].concat()
+    let AtOnce { name, args, popped } = Facts::of_name(name).waits?.at_once;
+    let args = match args {
+        AtOnceArgs::CountedKeys(end) => {
+            let keys = without_timeout();
+            let count = keys.len().to_string().into_bytes();
+            [vec![count], keys, vec![end.into()]].concat()
+        }
+        AtOnceArgs::NoTimeout => without_timeout(),
+        AtOnceArgs::NoBlock => without_block(request),
     };
-    Some(match name {
-        "blpop" => ("lmpop", pop(b"LEFT"), Popped::Element),
-        "brpop" => ("lmpop", pop(b"RIGHT"), Popped::Element),
-        "bzpopmin" => ("zmpop", pop(b"MIN"), Popped::Scored),
-        "bzpopmax" => ("zmpop", pop(b"MAX"), Popped::Scored),
-        "blmove" => ("lmove", without_timeout(), Popped::AsItIs),
-        "brpoplpush" => ("rpoplpush", without_timeout(), Popped::AsItIs),
-        "blmpop" => ("lmpop", without_timeout(), Popped::AsItIs),
-        "bzmpop" => ("zmpop", without_timeout(), Popped::AsItIs),
-        "xread" => ("xread", without_block(request), Popped::Itself),
-        "xreadgroup" => ("xreadgroup", without_block(request), Popped::Itself),
-        _ => return None,
-    })
+    Some((name, args, popped))
 }
 
 /// The arguments of XREAD or XREADGROUP but for every BLOCK that stands where the server reads an option.
 fn without_block(request: &Request<'_>) -> Vec<Vec<u8>> {
-    let mut options = stream_options(request).filter(|option| option.word == StreamOption::Block);
+    let mut options =
+        stream_options(|index| request.get(index)).filter(|option| option.word == StreamOption::Block);
     let mut next = options.next();
     let mut args = Vec::with_capacity(request.argc());
     for (index, arg) in request.args().enumerate().skip(1) {
@@ -152,12 +132,6 @@ fn without_block(request: &Request<'_>) -> Vec<Vec<u8>> {
         }
     }
     args
-}
-
-fn push_bulk(out: &mut Vec<u8>, arg: &[u8]) {
-    out.extend_from_slice(format!("${}\r\n", arg.len()).as_bytes());
-    out.extend_from_slice(arg);
-    out.extend_from_slice(b"\r\n");
 }
 
 /// A signed 64-bit integer in its only accepted spelling: no plus, no blank, no leading zero.
@@ -227,7 +201,7 @@ mod tests {
 
     fn block_at(words: &str) -> Option<usize> {
         let args: Vec<&[u8]> = words.split(' ').map(str::as_bytes).collect();
-        with_request(&args, |request| stream_block(request).map(|blocking| blocking.timeout))
+        stream_block(|index| args.get(index).copied()).map(|blocking| blocking.timeout)
     }
 
     #[test]
@@ -254,7 +228,7 @@ mod tests {
                 let name = words.split(' ').next().unwrap();
                 let blocking = match name {
                     "blmpop" | "bzmpop" => first,
-                    "xread" | "xreadgroup" => stream_block(request).unwrap(),
+                    "xread" | "xreadgroup" => stream_block(|index| request.get(index)).unwrap(),
                     _ => last,
                 };
                 let (name, args, _) = at_once(name, request, &blocking)?;

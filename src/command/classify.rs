@@ -2,7 +2,8 @@
 //! requests, two for subcommands. Owns no table and never looks at keys.
 
 use super::blocking;
-use super::overrides::Base;
+use super::facts::{Facts, TimeoutAt};
+use super::policy::Base;
 use super::table::{CommandId, Entry, Table};
 use super::texts;
 use crate::resp::Request;
@@ -169,6 +170,28 @@ pub enum Family {
     Shard,
 }
 
+impl Subscribe {
+    /// The name of the command, and of what confirms it.
+    pub const fn name(self) -> &'static str {
+        match (self.family, self.leave) {
+            (Family::Channel, false) => "subscribe",
+            (Family::Channel, true) => "unsubscribe",
+            (Family::Pattern, false) => "psubscribe",
+            (Family::Pattern, true) => "punsubscribe",
+            (Family::Shard, false) => "ssubscribe",
+            (Family::Shard, true) => "sunsubscribe",
+        }
+    }
+
+    /// The command of that name.
+    pub fn of_name(name: &[u8]) -> Option<Subscribe> {
+        match Facts::of_words(&[name]).route {
+            Some(Route::Subscribe(change)) => Some(change),
+            _ => None,
+        }
+    }
+}
+
 impl Table {
     /// Decides what to do with a request. Never allocates.
     pub fn classify<'t>(&'t self, request: &Request<'_>) -> Verdict<'t> {
@@ -192,11 +215,13 @@ fn known<'t>(id: CommandId, entry: &'t Entry, request: &Request<'_>) -> Known<'t
         Base::Fixed(route) => route,
         // Redis answers a wrong arity at once, so nothing would block.
         _ if !arity_ok => Route::Shared,
-        Base::TimeoutFirst => Route::Blocking(Blocking { timeout: 1, unit: TimeoutUnit::Seconds }),
-        Base::TimeoutLast => {
+        Base::Waits(TimeoutAt::First) => Route::Blocking(Blocking { timeout: 1, unit: TimeoutUnit::Seconds }),
+        Base::Waits(TimeoutAt::Last) => {
             Route::Blocking(Blocking { timeout: request.argc() - 1, unit: TimeoutUnit::Seconds })
         }
-        Base::Stream => blocking::stream_block(request).map_or(Route::Shared, Route::Blocking),
+        Base::Waits(TimeoutAt::Block) => {
+            blocking::stream_block(|index| request.get(index)).map_or(Route::Shared, Route::Blocking)
+        }
     };
     Known { id, name: &entry.name, arity_ok, no_multi: entry.no_multi, write: entry.write, route }
 }

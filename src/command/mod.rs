@@ -5,15 +5,18 @@ pub mod texts;
 
 mod blocking;
 mod classify;
-mod overrides;
+mod facts;
+mod flags;
+mod names;
 mod policy;
 mod table;
 
-pub use blocking::{Popped, at_once, blocking_group, timeout_ms, with_timeout};
+pub use blocking::{at_once, blocking_group, timeout_ms, with_timeout};
 pub use classify::{
     Blocking, Family, Known, Local, Pin, Route, Runs, Subscribe, TimeoutUnit, Transaction, Verdict,
 };
-pub use policy::{Policy, is_never_allowed, is_poison};
+pub use facts::{Effect, Facts, Popped, Setting};
+pub use policy::{Policy, is_never_allowed, takes_over_connection, touches_connection_state};
 pub use table::{CommandId, NO_COMMAND, Table};
 
 /// A request as the scanner would hand it over, for the tests of this room.

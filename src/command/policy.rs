@@ -1,10 +1,20 @@
 //! What the settings say about commands: allowed though refused by default, refused though allowed, given a lane to
-//! themselves. Stands above the rules of `overrides`, except for what may never be: used when a table is loaded and
-//! when settings are, never per request.
+//! themselves. Stands above facts and flags, except for what may never be: used when a table is loaded and when settings
+//! are, never per request.
 
-use super::classify::{Pin, Route};
-use super::overrides::{self, Base, Flags};
+use super::classify::Route;
+use super::facts::{Effect, Facts, TimeoutAt};
+use super::flags::Flags;
 use std::collections::HashSet;
+
+/// A route as far as the name alone decides it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Base {
+    /// The arguments do not matter.
+    Fixed(Route),
+    /// Blocks for as long as its timeout says.
+    Waits(TimeoutAt),
+}
 
 /// The three lists of the settings. A container stands for its subcommands too; a refusal wins.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -26,22 +36,25 @@ impl Policy {
         names(&self.deny, name)
     }
 
+    /// Where a command goes by its full lower-case name and its flags.
     pub(super) fn base(&self, name: &str, flags: Flags) -> Base {
-        let base = overrides::base(name, flags);
+        let facts = Facts::of_name(name);
         if self.denies(name) {
             return Base::Fixed(Route::Refused);
         }
-        let base = if base == Base::Fixed(Route::Refused) && names(&self.allow, name) {
-            Base::Fixed(allowed(name, flags))
-        } else {
-            base
-        };
-        match base {
-            // Whatever the flags of this upstream say.
-            Base::Fixed(Route::Shared) if is_poison(name) => Base::Fixed(Route::Refused),
-            Base::Fixed(Route::Shared) if names(&self.lease, name) => Base::Fixed(Route::Dedicated),
-            base => base,
+        if let Some(waits) = facts.waits {
+            return Base::Waits(waits.timeout);
         }
+        let route = match facts.route.unwrap_or_else(|| flags.route()) {
+            Route::Refused if names(&self.allow, name) => allowed(facts, flags),
+            route => route,
+        };
+        Base::Fixed(match route {
+            // Whatever the flags of this upstream say.
+            Route::Shared if facts.effect() != Effect::None => Route::Refused,
+            Route::Shared if names(&self.lease, name) => Route::Dedicated,
+            route => route,
+        })
     }
 }
 
@@ -52,46 +65,41 @@ fn names(list: &HashSet<Box<str>>, name: &str) -> bool {
 }
 
 /// Where a command goes that is refused by default and allowed by the settings.
-fn allowed(name: &str, flags: Flags) -> Route {
-    match name {
-        _ if is_never_allowed(name) => Route::Refused,
-        "monitor" => Route::Pin(Pin::Monitor),
-        // The lanes may be busy with the very thing that is to end; and pausing them pauses nobody's reply.
-        "shutdown" | "client|pause" | "client|unpause" => Route::Control,
-        _ if is_poison(name) || flags.may_block() => Route::Dedicated,
-        _ => Route::Shared,
+fn allowed(facts: &Facts, flags: Flags) -> Route {
+    match facts.route_allowed {
+        _ if may_never_be(facts) => Route::Refused,
+        Some(route) => route,
+        None if facts.effect() != Effect::None || flags.may_block() => Route::Dedicated,
+        None => Route::Shared,
     }
+}
+
+fn may_never_be(facts: &Facts) -> bool {
+    matches!(facts.effect(), Effect::TakesOver | Effect::Unknown)
 }
 
 /// Whether a command is refused whatever the settings say: replication takes its connection over, a debugged script
 /// forks the server, a Sentinel is another kind of server, and of a subcommand of CLIENT that is not known here nobody
 /// can tell what it does to the connection.
 pub fn is_never_allowed(name: &str) -> bool {
-    let sentinel = name.split('|').next() == Some("sentinel");
-    sentinel
-        || matches!(name, "sync" | "psync" | "replconf" | "script|debug")
-        || name.starts_with("client|")
-            && !matches!(name, "client|pause" | "client|unpause")
-            && overrides::base(name, Flags::default()) == Base::Fixed(Route::Refused)
+    may_never_be(Facts::of_name(name))
 }
 
-/// Whether a command changes or takes over the connection it runs on, or ends it: it must never reach one that others
-/// use, whichever way it is written. Blocking commands are told by their route.
-pub fn is_poison(name: &str) -> bool {
-    match name.split_once('|').map_or(name, |(container, _)| container) {
-        "client" => !matches!(name, "client" | "client|help" | "client|pause" | "client|unpause"),
-        "script" => name == "script|debug",
-        "quit" | "reset" | "hello" | "auth" | "select" | "monitor" | "sync" | "psync" | "replconf"
-        | "subscribe" | "psubscribe" | "ssubscribe" | "unsubscribe" | "punsubscribe" | "sunsubscribe"
-        | "multi" | "exec" | "discard" | "watch" | "unwatch" | "wait" | "waitaof" | "readonly"
-        | "readwrite" | "asking" | "shutdown" | "debug" | "sentinel" => true,
-        _ => false,
-    }
+/// Whether a command, if it were run, would leave its connection of no use for requests: replication or a debugger.
+pub fn takes_over_connection(name: &str) -> bool {
+    Facts::of_name(name).effect() == Effect::TakesOver
+}
+
+/// Whether a command changes or shows the state of the connection it runs on, takes it over or ends it: it must never
+/// reach one that others use, whichever way it is written. Blocking commands are told by their route.
+pub fn touches_connection_state(name: &str) -> bool {
+    Facts::of_name(name).effect() != Effect::None
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::command::{Local, Pin};
 
     fn policy(allow: &[&str], deny: &[&str], lease: &[&str]) -> Policy {
         let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
@@ -106,7 +114,20 @@ mod tests {
     }
 
     #[test]
-    fn lists_stand_above_the_rules_and_a_refusal_above_all() {
+    fn facts_stand_above_the_flags_in_both_directions() {
+        let policy = Policy::default();
+        for name in ["client|new", "client|pause", "script|debug", "swapdb", "sentinel|help"] {
+            assert_eq!(route(&policy, name, &[]), Route::Refused, "{name}");
+        }
+        for name in ["slowlog|get", "latency|reset", "pubsub|numpat", "config|get", "commandlog|len"] {
+            assert_eq!(route(&policy, name, &["admin", "pubsub"]), Route::Shared, "{name}");
+        }
+        assert_eq!(route(&policy, "client", &[]), Route::Shared);
+        assert_eq!(route(&policy, "select", &["fast"]), Route::Local(Local::Select));
+    }
+
+    #[test]
+    fn lists_stand_above_facts_and_flags_and_a_refusal_above_all() {
         let policy = policy(
             &["config", "swapdb", "monitor", "shutdown", "client|pause", "debug", "get", "save", "bnew"],
             &["config|rewrite", "get", "acl", "select"],
@@ -149,7 +170,7 @@ mod tests {
 
     /// Whatever is allowed: what would hurt others on a shared lane never goes on one.
     #[test]
-    fn poison_is_never_shared() {
+    fn what_touches_its_connection_is_never_shared() {
         let names = [
             "quit",
             "reset",
@@ -194,13 +215,13 @@ mod tests {
         ];
         let policy = policy(&names, &[], &[]);
         for name in names {
-            assert!(is_poison(name), "{name}");
+            assert!(touches_connection_state(name), "{name}");
             for flags in [&[][..], &["admin"], &["write", "fast"], &["pubsub"], &["module"]] {
                 assert_ne!(route(&policy, name, flags), Route::Shared, "{name} {flags:?}");
             }
         }
         for name in ["get", "config|set", "client|help", "script|load", "script", "client", "acl|whoami"] {
-            assert!(!is_poison(name), "{name}");
+            assert!(!touches_connection_state(name), "{name}");
         }
     }
 }

@@ -2,13 +2,13 @@
 //! were found under. Never decides a route on its own and never asks the server.
 
 use super::classify::{Route, Runs};
-use super::overrides::{self, Base, Flags};
-use super::policy::Policy;
+use super::facts::{Facts, TimeoutAt};
+use super::flags::Flags;
+use super::names::Names;
+use super::policy::{Base, Policy};
 use super::texts;
 use redis::Value;
-use std::collections::HashMap;
 use std::fmt;
-use std::hash::{BuildHasherDefault, Hasher};
 
 /// Names a command of one table.
 pub type CommandId = u16;
@@ -18,15 +18,12 @@ pub const NO_COMMAND: CommandId = CommandId::MAX;
 
 /// Longest command name looked up, in bytes. Names are short, but `rename-command` is often given a
 /// SHA-1 or SHA-256 in hex. Also the length at which Redis cuts a name in its error texts.
-const NAME_MAX: usize = 128;
+pub(super) const NAME_MAX: usize = 128;
 /// Names learned after the table was loaded. Far above what renaming and modules bring, and a bound on
 /// what a server gone wrong can make us remember.
 const LEARNED_MAX: usize = 1024;
 /// Fields of one entry of COMMAND since Redis 7.0, the last being the subcommands.
 const ENTRY_FIELDS: usize = 10;
-
-/// Lower-case names to ids.
-pub(super) type Names = HashMap<Box<[u8]>, CommandId, BuildHasherDefault<NameHasher>>;
 
 /// One command or subcommand.
 #[derive(Debug)]
@@ -160,17 +157,16 @@ impl Table {
     }
 
     /// A name under which a child may type a command: its own, unless that is renamed. None if no other is known.
-    pub fn typed(&self, name: &str) -> Option<&[u8]> {
+    pub fn typed(&self, name: &str) -> Option<Vec<u8>> {
         let id = self.canonical(name)?;
-        let (own, _) = self.names.get_key_value(name.as_bytes()).filter(|(_, named)| **named == id).unzip();
-        let other = || self.names.iter().find(|(_, named)| **named == id).map(|(typed, _)| typed);
-        own.or_else(other).map(|typed| &**typed)
+        let is_own = self.names.get(name.as_bytes()) == Some(id);
+        if is_own { Some(name.as_bytes().to_vec()) } else { self.names.name_of(id) }
     }
 
     /// Whether a command goes on shared lanes as far as its name tells.
     pub fn is_shared(&self, typed: &[u8]) -> bool {
         let entry = self.find(typed).map(|(_, entry)| entry.base);
-        matches!(entry, Some(Base::Fixed(Route::Shared) | Base::Stream))
+        matches!(entry, Some(Base::Fixed(Route::Shared) | Base::Waits(TimeoutAt::Block)))
     }
 
     /// Whether a command may change data.
@@ -216,7 +212,7 @@ impl Table {
     /// Whether a command of this id may wait for an element.
     pub fn blocks(&self, id: CommandId) -> bool {
         let entry = self.entries.get(usize::from(id));
-        entry.is_some_and(|entry| matches!(entry.base, Base::TimeoutFirst | Base::TimeoutLast | Base::Stream))
+        entry.is_some_and(|entry| matches!(entry.base, Base::Waits(_)))
     }
 
     /// How many ids there are, subcommands included.
@@ -234,11 +230,7 @@ impl Table {
     }
 
     pub(super) fn find_in(&self, names: &Names, typed: &[u8]) -> Option<(CommandId, &Entry)> {
-        let mut buffer = [0; NAME_MAX];
-        let lower = buffer.get_mut(..typed.len())?;
-        lower.copy_from_slice(typed);
-        lower.make_ascii_lowercase();
-        let id = *names.get(&*lower)?;
+        let id = names.get(typed)?;
         Some((id, self.entries.get(usize::from(id))?))
     }
 
@@ -255,7 +247,7 @@ impl Table {
     fn remember(&mut self, typed: &[u8], id: CommandId) {
         // The server hangs up on these before it looks at its table.
         if !texts::hangs_up(typed) {
-            self.names.insert(typed.to_ascii_lowercase().into_boxed_slice(), id);
+            self.names.insert(typed, id);
         }
     }
 
@@ -269,7 +261,7 @@ impl Table {
             let mut sub = RawEntry::read(item)?;
             let own = sub.name.rsplit('|').next().unwrap_or_default().to_owned();
             sub.name = format!("{}|{own}", raw.name);
-            subcommands.insert(own.into_bytes().into_boxed_slice(), self.push(&sub)?);
+            subcommands.insert(own.as_bytes(), self.push(&sub)?);
         }
         self.entries[usize::from(id)].subcommands = Some(subcommands);
         Ok(id)
@@ -278,14 +270,15 @@ impl Table {
     fn push(&mut self, raw: &RawEntry<'_>) -> Result<CommandId, String> {
         let id = CommandId::try_from(self.entries.len()).ok().filter(|id| *id != NO_COMMAND);
         let id = id.ok_or("too many commands")?;
+        let facts = Facts::of_name(&raw.name);
         self.entries.push(Entry {
             name: raw.name.as_str().into(),
             arity: raw.arity,
             no_multi: raw.flags.no_multi(),
-            write: overrides::is_write(&raw.name, raw.flags),
+            write: facts.writes || raw.flags.replicates(),
             flags: raw.flags,
             base: self.policy.base(&raw.name, raw.flags),
-            runs: overrides::runs(&raw.name),
+            runs: facts.runs,
             subcommands: None,
         });
         Ok(id)
@@ -336,34 +329,6 @@ fn text(value: &Value) -> Option<&str> {
         Value::BulkString(bytes) => std::str::from_utf8(bytes).ok(),
         Value::SimpleString(text) => Some(text),
         _ => None,
-    }
-}
-
-/// Multiplies eight bytes at a time. Not safe against chosen keys and need not be: every key of a table
-/// is a name the server knows.
-#[derive(Debug, Default)]
-pub(super) struct NameHasher(u64);
-
-impl Hasher for NameHasher {
-    fn write(&mut self, bytes: &[u8]) {
-        for chunk in bytes.chunks(8) {
-            let mut word = [0; 8];
-            word[..chunk.len()].copy_from_slice(chunk);
-            self.write_u64(u64::from_le_bytes(word));
-        }
-    }
-
-    fn write_u64(&mut self, word: u64) {
-        self.0 = (self.0.rotate_left(5) ^ word).wrapping_mul(0xf135_7aea_2e62_a9c5);
-    }
-
-    fn write_usize(&mut self, word: usize) {
-        self.write_u64(word as u64);
-    }
-
-    fn finish(&self) -> u64 {
-        // The product's high bits are the well mixed ones; the map picks buckets by the low ones.
-        self.0.rotate_left(26)
     }
 }
 

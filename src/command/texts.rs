@@ -1,7 +1,7 @@
 //! The errors Redis itself would answer, byte for byte as Redis 7.0 words them. Each is the line without
 //! the leading `-` and the final CRLF. Never holds an error that is the broker's own.
 
-use crate::resp::Request;
+use crate::resp::{Request, encode};
 
 /// Where Redis cuts a name, and the list of arguments, in an error.
 const CUT: usize = 128;
@@ -164,9 +164,7 @@ fn c_string(bytes: &[u8], max: usize) -> &[u8] {
 /// Arguments come from the child and may hold line ends, which would break the reply.
 fn one_line(mut line: Vec<u8>) -> Vec<u8> {
     for byte in &mut line {
-        if matches!(byte, b'\r' | b'\n') {
-            *byte = b' ';
-        }
+        *byte = encode::one_line(*byte);
     }
     line
 }

@@ -1,51 +1,90 @@
-//! The periodic pass: whatever has been left lying. Overdue requests, stalled and idle lanes, idle and
-//! slow children, warm leases, spare memory. Nothing here is urgent; what is has a timer of its own.
+//! The periodic pass over lanes and children: requests that are overdue, lanes that stall, connections and children that are
+//! idle for too long, memory to spare. Owns no state; what is urgent has a timer of its own.
 
-use super::broker::Broker;
-use super::child::{Child, Hold};
-use super::lane::{Lane, LaneRole, LaneState};
-use super::lease::LeaseKind;
-use super::pool::PoolId;
-use super::timers::Timer;
-use super::transaction::Transaction;
-use crate::base::clock::Millis;
-use crate::base::key::Key;
 use crate::base::limits;
+use crate::core::broker::Broker;
+use crate::core::child::Child;
+use crate::core::child::closing::CloseReason;
+use crate::core::child::hold::Hold;
+use crate::core::connection::lane::Lane;
+use crate::core::connection::role::LaneRole;
+use crate::core::keys::{LaneKey, LeaseKind};
+use crate::core::shared::Shared;
+use crate::core::timers::Timer;
 
-impl Broker {
-    pub(super) fn janitor(&mut self) {
-        for key in self.lanes.keys() {
-            self.expire_unwritten(key);
-            self.time_out_written(key);
-        }
-        self.remove_retired_lanes();
-        self.close_orphaned_waits();
-        self.repeat_canaries();
-        self.check_hubs();
-        self.check_stalls();
-        self.close_idle_lanes();
-        self.replace_old_lanes();
-        self.check_children();
-        self.end_abandoned_users();
-        self.ask_default_again();
-        self.keep_leases_warm();
-        let waits = |lane: &Lane| lane.lease.as_ref().is_some_and(|l| l.kind == LeaseKind::Blocking);
-        let busy = self.lanes.iter().any(|(_, lane)| !lane.is_idle() && !waits(lane));
-        if !busy {
-            self.spares.clear();
-            self.timers.shrink();
-            self.children.shrink();
-        }
-        self.relief.check(self.held(), self.now);
-        let period = if busy { limits::JANITOR_BUSY } else { limits::JANITOR_IDLE };
-        self.timers.arm(self.now + self.janitor_period(period), Timer::Janitor);
-    }
-
+impl Shared {
     /// Short timeouts want a shorter period: at most a quarter of the shortest.
     fn janitor_period(&self, period: u64) -> u64 {
-        let timeouts = [self.settings.request_timeout, self.settings.queue_timeout];
+        let timeouts = [self.env.settings.request_timeout, self.env.settings.queue_timeout];
         let shortest = timeouts.into_iter().filter(|timeout| *timeout > 0).min().unwrap_or(u64::MAX);
         period.min((shortest / 4).max(10))
+    }
+
+    fn close_idle_lanes(&mut self) {
+        let limit = self.env.settings.upstream_idle_timeout;
+        if limit == 0 {
+            return;
+        }
+        self.connections.close_rested_leases(&mut self.env, limit.min(limits::LEASE_LINGER));
+        self.connections.close_unused(&mut self.env, limit);
+    }
+
+    /// A shared lane past `upstream_lifetime` finishes what it has written and dials anew.
+    fn replace_old_lanes(&mut self) {
+        let lifetime = self.env.settings.upstream_lifetime;
+        if lifetime == 0 {
+            return;
+        }
+        for key in self.connections.keys() {
+            let Some(lane) = self.connections.find_mut(key) else { continue };
+            let old = self.env.now.saturating_sub(lane.connected_at()) >= lifetime;
+            if !old || !lane.is_ready() || lane.lease().is_some() {
+                continue;
+            }
+            match lane.role() {
+                LaneRole::Shared => self.connections.start_yield(&mut self.env, key),
+                LaneRole::Lease if lane.is_idle() => self.connections.disconnect(&mut self.env, key),
+                LaneRole::Lease | LaneRole::Control | LaneRole::Subscriber | LaneRole::Probe => {}
+            }
+        }
+    }
+
+    /// A pool that has needed a lease keeps `leases_warm` connected.
+    fn keep_leases_warm(&mut self) {
+        if self.env.draining || !self.upstream_is_up() || !self.leases.may_dial(self.env.now) {
+            return;
+        }
+        for pool in self.connections.warm_pools() {
+            let leased = |(_, lane): &(LaneKey, &Lane)| lane.pool() == pool && lane.role() == LaneRole::Lease;
+            let there = self.connections.lanes().filter(leased).count();
+            let missing = self.env.settings.leases_warm.saturating_sub(there);
+            for _ in 0..missing {
+                if !self.connections.open_warm(&mut self.env, pool) {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Which timeout this child has overstayed, if any.
+    fn overdue(&self, child: &Child) -> Option<&'static str> {
+        let settings = &self.env.settings;
+        let over = |since: u64, limit: u64| limit > 0 && self.env.now.saturating_sub(since) >= limit;
+        let soft = settings.subscriber_output_soft_time;
+        if child.is_subscribed() && child.outbox().over_soft_since().is_some_and(|since| over(since, soft)) {
+            return Some("subscriber_output_soft_time");
+        }
+        let waits = child.sent().in_flight() > 0 || child.hold() != Hold::None;
+        let working = waits || child.is_subscribed() || !child.outbox().is_empty();
+        if working {
+            return None;
+        }
+        let in_transaction =
+            child.session().transaction.is_open() || child.lease().is_some() && !child.session().is_pinned();
+        if in_transaction && over(child.last_request(), settings.idle_transaction_timeout) {
+            return Some("idle_transaction_timeout");
+        }
+        over(child.last_request(), settings.idle_child_timeout).then_some("idle_child_timeout")
     }
 
     // ---- lanes ----------------------------------------------------------------------------------------
@@ -54,158 +93,73 @@ impl Broker {
     /// slow command. If the control connection gets no answer either, the upstream is gone.
     fn check_stalls(&mut self) {
         self.ask_if_busy();
-        let limit = self.settings.lane_stall_timeout;
-        let now = self.now;
-        if limit == 0 || !self.lanes.iter().any(|(_, lane)| self.is_stalled(lane, limit)) {
+        let limit = self.env.settings.lane_stall_timeout;
+        let now = self.env.now;
+        if limit == 0 || !self.connections.lanes().any(|(_, lane)| self.is_stalled(lane, limit)) {
             return;
         }
         self.give_up_behind_scripts(limit);
         // Nobody probes an upstream that has been replaced. And whoever stops in the middle of a reply has nothing to
         // wait for: what was taken for its beginning was none.
-        let of_no_use = |lane: &Lane| self.is_stalled(lane, limit) && (lane.former || !lane.input.is_empty());
-        let lanes = self.lanes.iter().filter(|(_, lane)| of_no_use(lane));
+        let of_no_use = |lane: &Lane| {
+            self.is_stalled(lane, limit) && (lane.is_on_previous_upstream() || lane.unread() > 0)
+        };
+        let lanes = self.connections.lanes().filter(|(_, lane)| of_no_use(lane));
         for key in lanes.map(|(key, _)| key).collect::<Vec<_>>() {
             self.lane_lost(key, "the upstream does not go on");
         }
-        let patience = self.settings.connect_timeout;
-        if !self.lanes.iter().any(|(_, lane)| self.is_stalled(lane, limit.saturating_add(patience))) {
+        let patience = self.env.settings.connect_timeout;
+        if !self.connections.lanes().any(|(_, lane)| self.is_stalled(lane, limit.saturating_add(patience))) {
             return;
         }
-        let dead = match (self.control_is_ready(), self.control.probing_since, self.control.down_since) {
-            // Whoever still sends something lives, even if the probe has to wait its turn.
-            (true, Some(since), _) => now - since.max(self.control.heard_at) >= patience,
-            (true, None, _) => false,
-            (false, _, since) => since.is_some_and(|since| now - since >= patience),
-        };
-        if dead {
-            log::error!("upstream {} gives no sign of life: closing its connections", self.upstream);
-            for key in self.lanes.keys() {
+        if self.control.is_dead(self.control_is_ready(), patience, now) {
+            log::error!("upstream {} gives no sign of life: closing its connections", self.env.upstream);
+            for key in self.connections.keys() {
                 self.lane_lost(key, "the upstream does not answer");
             }
         }
     }
+}
 
-    fn close_idle_lanes(&mut self) {
-        let limit = self.settings.upstream_idle_timeout;
-        if limit == 0 {
-            return;
+impl Broker {
+    pub(crate) fn janitor(&mut self) {
+        for key in self.shared.connections.keys() {
+            self.shared.expire_unwritten(key);
+            self.shared.time_out_written(key);
         }
-        self.close_rested_leases(limit.min(limits::LEASE_LINGER));
-        let now = self.now;
-        let idle = |lane: &Lane| {
-            lane.state == LaneState::Ready
-                && !lane.role.is_own()
-                && lane.is_idle()
-                && lane.lease.is_none()
-                && now.saturating_sub(lane.last_used) >= limit
-        };
-        let due: Vec<(Key<Lane>, PoolId, LaneRole)> = self
-            .lanes
-            .iter()
-            .filter(|(key, lane)| idle(lane) && !self.carries_topics(*key))
-            .map(|(key, lane)| (key, lane.pool, lane.role))
-            .collect();
-        for (key, pool, role) in due {
-            // The warm ones stay for as long as the pool is used at all.
-            let warm = self.settings.leases_warm;
-            let used = self.pools[pool.0 as usize].shared.iter().any(|key| {
-                self.lanes.get(*key).is_some_and(|lane| now.saturating_sub(lane.last_used) < limit)
-            });
-            if role == LaneRole::Lease && used && self.pools[pool.0 as usize].idle.len() <= warm {
-                continue;
-            }
-            if role == LaneRole::Lease {
-                self.pool(pool).warm = used;
-            }
-            self.disconnect(key);
+        self.shared.remove_surplus_lanes();
+        self.close_orphaned_waits();
+        self.shared.repeat_canaries();
+        self.shared.hubs.check(&mut self.shared.connections, &mut self.shared.env);
+        self.shared.check_stalls();
+        self.shared.close_idle_lanes();
+        self.shared.replace_old_lanes();
+        self.check_children();
+        self.shared.end_abandoned_users();
+        self.shared.ask_default_again();
+        self.shared.keep_leases_warm();
+        let waits = |lane: &Lane| lane.lease().is_some_and(|lease| lease.kind() == LeaseKind::Blocking);
+        let busy = self.shared.connections.lanes().any(|(_, lane)| !lane.is_idle() && !waits(lane));
+        if !busy {
+            self.shared.env.spares.clear();
+            self.shared.env.timers.shrink();
+            self.children.shrink();
         }
-    }
-
-    /// A burst of blocking commands or transactions leaves more idle leases than `leases_warm`. Those that the next
-    /// burst has not taken up soon go: Redis counts every one of them.
-    fn close_rested_leases(&mut self, limit: Millis) {
-        for index in 0..self.pools.len() {
-            // The most recently used stand last.
-            while let Some(key) = self.pools[index].idle.first().copied() {
-                let rested = |lane: &Lane| self.now.saturating_sub(lane.last_used) >= limit;
-                let surplus = self.pools[index].idle.len() > self.settings.leases_warm;
-                if !surplus || !self.lanes.get(key).is_some_and(rested) {
-                    break;
-                }
-                self.disconnect(key);
-            }
-        }
-    }
-
-    /// A shared lane past `upstream_lifetime` finishes what it has written and dials anew.
-    fn replace_old_lanes(&mut self) {
-        let lifetime = self.settings.upstream_lifetime;
-        if lifetime == 0 {
-            return;
-        }
-        for key in self.lanes.keys() {
-            let Some(lane) = self.lanes.get_mut(key) else { continue };
-            let old = self.now.saturating_sub(lane.connected_at) >= lifetime;
-            if !old || lane.state != LaneState::Ready || lane.lease.is_some() {
-                continue;
-            }
-            match lane.role {
-                LaneRole::Shared => self.start_yield(key),
-                LaneRole::Lease if lane.is_idle() => self.disconnect(key),
-                LaneRole::Lease | LaneRole::Control | LaneRole::Subscriber | LaneRole::Probe => {}
-            }
-        }
-    }
-
-    /// A pool that has needed a lease keeps `leases_warm` connected.
-    fn keep_leases_warm(&mut self) {
-        if self.draining || !self.upstream_is_up() || self.now < self.leases.retry_at {
-            return;
-        }
-        for index in 0..self.pools.len() {
-            if !self.pools[index].warm {
-                continue;
-            }
-            let pool = PoolId(index as u32);
-            let leased = |(_, lane): &(Key<Lane>, &Lane)| lane.pool == pool && lane.role == LaneRole::Lease;
-            let mut missing =
-                self.settings.leases_warm.saturating_sub(self.lanes.iter().filter(leased).count());
-            while missing > 0 && self.open_warm(pool) {
-                missing -= 1;
-            }
-        }
+        let held = self.shared.env.memory + self.children.own_bytes();
+        self.trim.check(held, self.shared.env.now);
+        let period = if busy { limits::JANITOR_BUSY } else { limits::JANITOR_IDLE };
+        self.shared.env.timers.arm(self.shared.env.now + self.shared.janitor_period(period), Timer::Janitor);
     }
 
     // ---- children -------------------------------------------------------------------------------------
 
     fn check_children(&mut self) {
         for key in self.children.keys() {
-            let Some(reason) = self.children.get(key).and_then(|child| self.overdue(child)) else { continue };
-            if let Some(child) = self.children.get(key) {
-                log::warn!("{reason}: closing child {}", child.label());
+            let Some(child) = self.children.get_mut(key) else { continue };
+            if let Some(setting) = self.shared.overdue(child) {
+                CloseReason::TimedOut(setting).log(child);
+                self.shared.close(child);
             }
-            self.close_child(key);
         }
-    }
-
-    /// Which timeout this child has overstayed, if any.
-    fn overdue(&self, child: &Child) -> Option<&'static str> {
-        let settings = &self.settings;
-        let over = |since: u64, limit: u64| limit > 0 && self.now.saturating_sub(since) >= limit;
-        let soft = settings.subscriber_output_soft_time;
-        if child.is_subscribed() && child.over_soft_since.is_some_and(|since| over(since, soft)) {
-            return Some("subscriber_output_soft_time");
-        }
-        let waits = child.in_flight > 0 || child.hold != Hold::None;
-        let working = waits || child.is_subscribed() || !child.output.is_empty();
-        if working {
-            return None;
-        }
-        let in_transaction = !matches!(child.session.transaction, Transaction::None)
-            || child.lease.is_some() && !child.session.is_pinned();
-        if in_transaction && over(child.last_request, settings.idle_transaction_timeout) {
-            return Some("idle_transaction_timeout");
-        }
-        over(child.last_request, settings.idle_child_timeout).then_some("idle_child_timeout")
     }
 }

@@ -1,14 +1,12 @@
-//! How much all children and lanes hold: the bound, whom it closes, and when the program is told that memory has come
-//! free. Owns no buffer; whoever changes one has it counted (`account_child`, `account_lane`).
+//! When the program is told that memory has come free. Owns no buffer; the totals are `Env::memory`, which whatever
+//! changes a buffer keeps up to date.
 
-use super::broker::Broker;
-use super::child::Child;
 use crate::base::clock::Millis;
 use crate::base::limits;
 
 /// Watches for memory that a burst has left behind.
 #[derive(Debug, Default)]
-pub(super) struct Relief {
+pub(crate) struct Trim {
     /// The most the broker has held since the program was last told that memory came free.
     peak: usize,
     told_at: Millis,
@@ -16,56 +14,24 @@ pub(super) struct Relief {
     due: bool,
 }
 
-impl Relief {
+impl Trim {
     /// Looks at how much is held `now`; notes when it is much less than it was.
-    pub(super) fn check(&mut self, held: usize, now: Millis) {
-        if now < self.told_at + limits::RELIEF_INTERVAL {
+    pub(crate) fn check(&mut self, held: usize, now: Millis) {
+        if now < self.told_at + limits::TRIM_INTERVAL {
             return;
         }
-        if self.peak >= held + limits::RELIEF_MIN {
-            *self = Relief { peak: held, told_at: now, due: true };
+        if self.peak >= held + limits::TRIM_MIN {
+            *self = Trim { peak: held, told_at: now, due: true };
         }
     }
-}
 
-impl Broker {
-    /// Heap bytes held, those of the children themselves included.
-    pub(super) fn held(&self) -> usize {
-        self.memory + self.children.len() * std::mem::size_of::<Child>()
+    /// Takes note of how much is held.
+    pub(crate) fn rise(&mut self, held: usize) {
+        self.peak = self.peak.max(held);
     }
 
-    /// Whether much memory has come free since the last call. The allocator may still hold it: it lies
-    /// between small objects that live on.
-    pub fn take_relief(&mut self) -> bool {
-        std::mem::take(&mut self.relief.due)
-    }
-
-    /// Over `memory_max` the largest offender is closed and named, until the rest fits. Never in the middle
-    /// of an event: whoever is being served keeps what it stands on.
-    pub(super) fn enforce_memory(&mut self) -> bool {
-        let mut worked = false;
-        self.relief.peak = self.relief.peak.max(self.held());
-        while self.memory > self.settings.memory_max {
-            let before = self.memory;
-            let child = self.children.iter().max_by_key(|(_, child)| child.footprint);
-            let child = child.map(|(key, child)| (key, child.footprint, child.label()));
-            let held = child.as_ref().map_or(0, |(_, held, _)| *held);
-            let lane = self.lanes.iter().max_by_key(|(_, lane)| lane.footprint);
-            if let Some((key, _)) = lane.filter(|(_, lane)| lane.footprint > held) {
-                self.empty_lane(key, "memory_max reached");
-                if self.memory < before {
-                    worked = true;
-                    continue;
-                }
-            }
-            let Some((key, _, label)) = child.filter(|_| held > 0) else { break };
-            if !self.give_up_requests(key) {
-                log::warn!("memory_max reached: closing child {label}, which holds {held} bytes");
-                self.close_child(key);
-            }
-            worked = true;
-        }
-        // False when there is nothing left to give: whoever runs us until we rest must come to an end.
-        worked
+    /// Whether much memory has come free since the last call.
+    pub(crate) fn take_due(&mut self) -> bool {
+        std::mem::take(&mut self.due)
     }
 }

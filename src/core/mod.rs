@@ -5,56 +5,39 @@
 //! through `answer` -> `child`. `local`, `multi`, `leased`, `pubsub`, `subscription` are the ways a request can go
 //! other than straight; `failure`, `janitor` and `leasing` are what happens beside the line.
 
-mod ahead;
-mod answer;
-mod auth;
-mod blocking;
+mod action;
 mod broker;
-mod bulk;
-mod busy;
 mod child;
-mod children;
-mod control;
-mod dispatch;
-mod failure;
-mod fresh;
-mod greeting;
-mod guesses;
-mod handshake;
-mod holders;
-mod integrity;
+mod connection;
+mod counters;
+mod deliver;
+mod env;
 mod janitor;
-mod lane;
+mod keys;
 mod lease;
-mod leased;
-mod leasing;
-mod local;
 mod memory;
-mod multi;
-mod pinned;
-mod pool;
-mod probe;
+mod notice;
 mod pubsub;
-mod reason;
+mod questions;
 mod reload;
-mod replies;
-mod roster;
-mod scripts;
-mod session;
+mod reply;
+mod request;
+mod route;
+mod shared;
 mod stats;
-mod subscription;
 mod timers;
 mod transaction;
-mod upstream_limits;
-mod users;
-mod wait;
+mod user;
 
 #[cfg(test)]
 mod sim;
 #[cfg(test)]
 mod tests;
 
-pub use broker::{Action, Broker, Counters};
+pub use action::Action;
+pub use broker::Broker;
 pub use child::{Child, ChildKind};
-pub use lane::{Lane, LaneRole};
-pub use session::{ReplyMode, Session};
+pub use connection::lane::Lane;
+pub use connection::role::LaneRole;
+pub use counters::Counters;
+pub use keys::{ChildKey, LaneKey};

@@ -1,160 +1,82 @@
-//! New settings in a running broker: bounds and timeouts at once, lanes and leases as they become free, and
-//! the move to another upstream. What has been written to the former one is answered by it, what has not
-//! goes to the new one; no request is on both.
+//! New settings in a running broker: bounds and timeouts hold at once, for lanes and leases as they become free. Another
+//! upstream: requests written to the previous one are answered by it, the others go to the new one, and none goes to both.
 
-use super::broker::Broker;
-use super::child::{Child, Hold};
-use super::control::{Question, policy_of};
-use super::failure::LOST;
-use super::lane::{Lane, LaneRole, LaneState};
-use super::lease::LeaseKind;
-use super::pool::PoolId;
-use super::timers::Timer;
-use crate::base::key::Key;
+use crate::base::failure::Failure;
 use crate::config::{Settings, Upstream};
+use crate::core::broker::Broker;
+use crate::core::child::hold::Hold;
+use crate::core::connection::lane::Lane;
+use crate::core::connection::role::LaneRole;
+use crate::core::connection::slot::Slot;
+use crate::core::keys::{LaneKey, LeaseKind};
+use crate::core::notice::Notice;
+use crate::core::pubsub::SubscriberLoss;
+use crate::core::questions::ask::policy_of;
+use crate::core::questions::control::Question;
+use crate::core::shared::Shared;
+use crate::core::timers::Timer;
 
-impl Broker {
-    /// Takes settings that have been validated, and the upstream they name. The driver dials the new one
-    /// from now on. A child keeps its db, and RESET takes it back to the one it began with; the db of a new
-    /// upstream URL is where new children begin.
-    pub fn reload(&mut self, settings: Settings, upstream: Upstream) {
-        let former = std::mem::replace(&mut self.settings, settings);
-        self.control.set_policy(&policy_of(&self.settings));
-        self.forget_script_rights();
-        if self.upstream != upstream {
-            self.move_to(upstream);
-        }
-        self.retire_surplus_lanes();
-        self.close_surplus_leases(&former);
-        self.shed_places();
-        self.shorten_waits(&former);
-        // Raised bounds may let somebody in.
-        self.places_changed = true;
-    }
-
-    // ---- bounds ---------------------------------------------------------------------------------------
-
-    /// Deadlines that were armed under the former settings.
-    fn shorten_waits(&mut self, former: &Settings) {
-        for key in self.children.keys() {
-            let Some(child) = self.children.get_mut(key) else { continue };
-            match child.hold {
-                Hold::InFlight => self.lift(key),
-                // Looks at its deadlines afresh, and sets the next timer.
-                Hold::Lease => self.timers.arm(self.now, Timer::Child(key)),
-                Hold::Topics => {
-                    child.topics_due = self.now;
-                    self.timers.arm(self.now, Timer::Child(key));
-                }
-                Hold::Upstream => {
-                    let since = child.upstream_until.map(|until| until.saturating_sub(former.queue_timeout));
-                    let until = since.unwrap_or(self.now) + self.settings.queue_timeout;
-                    child.upstream_until = Some(until);
-                    self.timers.arm(until, Timer::Child(key));
-                }
-                _ => {}
-            }
-        }
-        let attempt_due = self.now + self.settings.connect_timeout;
-        let pause_due = self.now + self.backoff(0);
-        for (key, lane) in self.lanes.iter() {
-            match lane.state {
-                LaneState::Connecting | LaneState::Handshaking => {
-                    self.timers.arm(attempt_due, Timer::Lane(key, lane.timer));
-                }
-                LaneState::Backoff if self.settings.reconnect_backoff_max < former.reconnect_backoff_max => {
-                    self.timers.arm(pause_due, Timer::Lane(key, lane.timer));
-                }
-                _ => {}
-            }
-        }
-        if self.leases.retry_at > pause_due {
-            self.leases.retry_at = pause_due;
-            self.timers.arm(pause_due, Timer::Leases);
-        }
-    }
-
-    /// Shared lanes beyond `lanes` take no new child; they go once nothing is on them.
-    fn retire_surplus_lanes(&mut self) {
-        let most = self.settings.lanes;
-        for pool in &mut self.pools {
-            // Those with most on them stay: the others are free soonest.
-            let depth = |key: &Key<Lane>| self.lanes.get(*key).map_or(0, Lane::depth);
-            pool.shared.sort_by_key(|key| std::cmp::Reverse(depth(key)));
-            let kept = most.min(pool.shared.len());
-            for key in pool.shared.drain(kept..) {
-                if let Some(lane) = self.lanes.get_mut(key) {
-                    lane.retired = true;
-                }
-            }
-        }
-        self.remove_retired_lanes();
-    }
-
-    pub(super) fn remove_retired_lanes(&mut self) {
-        for key in self.lanes.keys() {
-            let Some(lane) = self.lanes.get(key).filter(|lane| lane.retired && lane.is_idle()) else {
-                continue;
-            };
-            let pool = lane.pool;
-            self.drop_connection(key);
-            self.forget_lane(key, pool);
+impl Shared {
+    /// Shared lanes that are too many go once nothing is on them.
+    pub(crate) fn remove_surplus_lanes(&mut self) {
+        for key in self.connections.keys_where(|lane| lane.is_surplus() && lane.is_idle()) {
+            self.connections.drop_connection(&mut self.env, key);
+            self.connections.remove(&mut self.env, key);
         }
     }
 
     /// Idle leased lanes that the caps leave no use for.
-    fn close_surplus_leases(&mut self, former: &Settings) {
-        let caps = LeaseKind::ALL.into_iter().map(|kind| self.lease_cap(kind));
-        let most = caps.fold(self.settings.leases_warm, usize::saturating_add);
-        while self.places.leases > most && self.close_idle_lease() {}
-        if self.settings.leases_warm < former.leases_warm {
-            for index in 0..self.pools.len() {
-                let pool = PoolId(index as u32);
-                while self.pools[index].idle.len() > self.settings.leases_warm {
-                    let key = self.pool(pool).idle[0];
-                    self.disconnect(key);
-                }
-            }
+    fn close_surplus_leases(&mut self, previous: &Settings) {
+        let settings = &self.env.settings;
+        let caps = LeaseKind::ALL.into_iter().map(|kind| kind.cap(settings));
+        let most = caps.fold(settings.leases_warm, usize::saturating_add);
+        self.connections.close_idle_leases(&mut self.env, most);
+        if self.env.settings.leases_warm < previous.leases_warm {
+            self.connections.close_rested_leases(&mut self.env, 0);
         }
     }
 
-    pub(super) fn close_idle_lease(&mut self) -> bool {
-        let idle = self.pools.iter().find_map(|pool| pool.idle.first().copied());
-        idle.inspect(|key| self.disconnect(*key)).is_some()
-    }
-
-    /// Connections beyond `upstream_connections_max`: idle ones are closed, busy shared ones yield, leases
-    /// end in their own time. Shared lanes do not make room for leases that are too many.
-    fn shed_places(&mut self) {
-        let max = self.settings.upstream_connections_max;
-        while self.places.open - self.places.yielding > max && self.close_idle_lease() {}
-        while self.places.open - self.places.yielding - self.places.leases > max {
-            let shared = self.lanes.iter().filter(|(_, lane)| lane.role == LaneRole::Shared);
-            let ready = shared.filter(|(_, lane)| lane.state == LaneState::Ready);
-            let Some((key, _)) = ready.min_by_key(|(_, lane)| (lane.depth(), lane.last_used)) else { return };
-            self.start_yield(key);
+    /// What is written is answered first; the rest goes on the next connection, as after a loss.
+    fn move_shared(&mut self, key: LaneKey) {
+        let Some(lane) = self.connections.find_mut(key) else { return };
+        lane.forget_failures();
+        if lane.is_ready() || lane.is_yielding() {
+            lane.leave_on_previous_upstream();
+        }
+        if lane.is_ready() {
+            self.connections.start_yield(&mut self.env, key);
+        } else if lane.is_connecting() || lane.is_backing_off() {
+            self.connections.dial_afresh(&mut self.env, key);
         }
     }
 
     // ---- another upstream -----------------------------------------------------------------------------
 
     fn move_to(&mut self, upstream: Upstream) {
-        log::info!("upstream {} is followed by {upstream}", self.upstream);
-        let same_home = Upstream { db: upstream.db, ..self.upstream.clone() } == upstream;
-        self.upstream = upstream;
+        log::info!("upstream {} is followed by {upstream}", self.env.upstream);
+        let same_home = Upstream { db: upstream.db, ..self.env.upstream.clone() } == upstream;
+        self.env.upstream = upstream;
         let pool = self.control_pool();
-        if let Some(lane) = self.lanes.get_mut(self.control.lane) {
-            lane.pool = pool;
+        if let Some(lane) = self.connections.find_mut(self.control.lane()) {
+            lane.set_pool(pool);
         }
         if !same_home {
             // Another server knows other commands.
             self.control.forget_upstream();
-            (self.leases.failures, self.leases.retry_at) = (0, self.now);
-            for key in self.lanes.keys() {
-                match self.lanes.get(key).map(|lane| lane.role) {
+            self.commands.forget();
+            self.leases.upstream_replaced(self.env.now);
+            for key in self.connections.keys() {
+                match self.connections.find(key).map(Lane::role) {
                     Some(LaneRole::Shared) => self.move_shared(key),
                     Some(LaneRole::Lease) => self.move_lease(key),
-                    Some(LaneRole::Subscriber) => self.move_hub(key),
+                    Some(LaneRole::Subscriber) => {
+                        // What the new one publishes comes on a new connection, and from now on.
+                        if let Some(lane) = self.connections.known_mut(key) {
+                            lane.forget_failures();
+                        }
+                        let loss = SubscriberLoss::UpstreamReplaced;
+                        self.hubs.disconnected(&mut self.connections, &mut self.env, key, loss);
+                    }
                     Some(LaneRole::Probe) => self.lane_lost(key, "the upstream has been replaced"),
                     Some(LaneRole::Control) | None => {}
                 }
@@ -163,101 +85,120 @@ impl Broker {
         self.move_control();
     }
 
-    /// What is written is answered first; the rest goes on the next connection, as after a loss.
-    fn move_shared(&mut self, key: Key<Lane>) {
-        let Some(lane) = self.lanes.get_mut(key) else { return };
-        lane.failures = 0;
-        match lane.state {
-            LaneState::Ready => {
-                lane.former = true;
-                self.start_yield(key);
-            }
-            LaneState::Yielding => lane.former = true,
-            LaneState::Connecting | LaneState::Handshaking | LaneState::Backoff => self.dial_afresh(key),
-            LaneState::Dormant | LaneState::Waiting => {}
-        }
-    }
-
-    /// Nothing is on the connection, or nothing that matters: the next one goes to the upstream of now.
-    pub(super) fn dial_afresh(&mut self, key: Key<Lane>) {
-        self.drop_connection(key);
-        let Some(lane) = self.lanes.get_mut(key) else { return };
-        if lane.state == LaneState::Backoff {
-            lane.set_state(LaneState::Dormant);
-            lane.timer = lane.timer.wrapping_add(1);
-        }
-        if self.is_needed(key) {
-            self.want_connection(key);
-        }
-    }
-
-    /// An idle lease is closed, one that is lent is not lent again. Whoever waits for an element is asked
+    /// An idle lease is closed, one that is lent is not lent again. A child that waits for an element is asked
     /// to wait at the new upstream; a subscriber would hear nothing any more, and is closed as if the
     /// upstream had gone.
-    fn move_lease(&mut self, key: Key<Lane>) {
-        let may_unblock = self.control_is_ready() && !self.control.unblock_refused;
-        let Some(lane) = self.lanes.get_mut(key) else { return };
-        lane.former = true;
-        lane.burnt = true;
-        let (pool, id) = (lane.pool, lane.upstream_id);
-        let Some(lease) = &mut lane.lease else {
-            if let Some(kind) = lane.opening_for.take() {
-                self.leases.line(kind).end_opening(pool);
+    fn move_lease(&mut self, key: LaneKey) {
+        let may_unblock = self.control_is_ready() && self.control.may_unblock();
+        let Some(lane) = self.connections.find_mut(key) else { return };
+        lane.leave_on_previous_upstream();
+        lane.need_close();
+        let (pool, id) = (lane.pool(), lane.upstream_id());
+        let waits = lane.front().is_some_and(Slot::may_wait);
+        let Some(lease) = lane.lease_mut() else {
+            if let Some(kind) = lane.take_opening_for() {
+                self.leases.end_opening(kind, pool);
             }
-            self.drop_connection(key);
-            return self.forget_lane(key, pool);
+            self.connections.drop_connection(&mut self.env, key);
+            return self.connections.remove(&mut self.env, key);
         };
-        let child = lease.child;
-        if lease.kind == LeaseKind::Session && !lease.over {
-            return self.finish(child);
+        let child = lease.child();
+        if lease.kind() == LeaseKind::Session && !lease.is_over() {
+            return self.env.notify(Notice::Finish(child));
         }
-        let waits = self.children.get(child).is_some_and(|child| child.hold == Hold::Element);
-        let may_step_back = waits && lease.group.is_some() && !lease.over && !lease.taking_back;
-        if may_step_back && may_unblock {
-            lease.taking_back = true;
-            lease.unblocking += 1;
-            self.leases.taking_back += 1;
+        if waits && lease.may_be_taken_back() && may_unblock {
+            self.leases.take_back(lease);
             self.ask(Question::Unblock { lane: key, id });
         }
     }
 
     /// The control connection stays for what was asked on it, but never for longer than it takes to connect.
     fn move_control(&mut self) {
-        let key = self.control.lane;
-        let Some(lane) = self.lanes.get_mut(key) else { return };
-        lane.failures = 0;
-        if lane.state == LaneState::Ready && !lane.is_idle() {
-            self.control.leaving = true;
-            self.timers.arm(self.now + self.settings.connect_timeout, Timer::Lane(key, lane.timer));
+        let key = self.control.lane();
+        let Some(lane) = self.connections.find_mut(key) else { return };
+        lane.forget_failures();
+        if lane.is_ready() && !lane.is_idle() {
+            self.control.leave();
+            self.env
+                .timers
+                .arm(self.env.now + self.env.settings.connect_timeout, Timer::Lane(key, lane.timer()));
             return;
         }
-        if lane.state != LaneState::Waiting {
+        if !lane.is_waiting() {
             self.replace_control();
         }
     }
 
     /// Its last answer has come, or will not be waited for.
-    pub(super) fn replace_control(&mut self) {
-        let key = self.control.lane;
+    pub(crate) fn replace_control(&mut self) {
+        let key = self.control.lane();
         self.control_lost();
-        self.drop_connection(key);
-        let lost = self.lanes.get_mut(key).map(Lane::take_written).unwrap_or_default();
-        self.fail_slots(key, lost, LOST);
+        self.connections.drop_connection(&mut self.env, key);
+        let lost = self.take_written(key);
+        self.fail_slots(key, lost, Failure::LOST);
         self.drop_questions(key);
-        self.account_lane(key);
-        self.dial_afresh(key);
+        self.connections.account(&mut self.env, key);
+        self.connections.dial_afresh(&mut self.env, key);
+    }
+}
+
+impl Broker {
+    /// Takes settings that have been validated, and the upstream they name. The driver dials the new one
+    /// from now on. A child keeps its db, and RESET takes it back to the one it began with; the db of a new
+    /// upstream URL is where new children begin.
+    pub fn reload(&mut self, settings: Settings, upstream: Upstream) {
+        let previous = std::mem::replace(&mut self.shared.env.settings, settings);
+        self.shared.commands.set_policy(&policy_of(&self.shared.env.settings));
+        self.shared.forget_script_rights();
+        if self.shared.env.upstream != upstream {
+            self.shared.move_to(upstream);
+        }
+        self.shared.connections.mark_surplus_lanes(self.shared.env.settings.lanes);
+        self.shared.remove_surplus_lanes();
+        self.shared.close_surplus_leases(&previous);
+        self.shared.connections.shed(&mut self.shared.env);
+        self.shorten_waits(&previous);
+        // Raised bounds may let somebody in.
+        self.shared.connections.mark_changed();
+        self.deliver_notices();
     }
 
-    /// Whether a leased lane is one too many since a cap was lowered.
-    pub(super) fn has_lease_too_many(&self) -> bool {
-        let max = self.settings.upstream_connections_max;
-        self.places.leases > self.lease_places(LeaseKind::Transaction)
-            || self.places.open + self.places.closing > max
-    }
+    // ---- bounds ---------------------------------------------------------------------------------------
 
-    /// Whether a child's lane takes no more requests; then it changes once nothing of it is in flight.
-    pub(super) fn lane_is_closed_to(&self, child: &Child) -> bool {
-        self.lanes.get(child.lane).is_some_and(|lane| lane.retired || lane.detached)
+    /// Deadlines that were armed under the previous settings.
+    fn shorten_waits(&mut self, previous: &Settings) {
+        for key in self.children.keys() {
+            let Some(child) = self.children.get_mut(key) else { continue };
+            match child.hold() {
+                Hold::InFlightMax => self.shared.lift(child),
+                // Looks at its deadlines afresh, and sets the next timer.
+                Hold::LeaseQueue => self.shared.env.timers.arm(self.shared.env.now, Timer::Child(key)),
+                Hold::Subscription => {
+                    child.set_topics_due(self.shared.env.now);
+                    self.shared.env.timers.arm(self.shared.env.now, Timer::Child(key));
+                }
+                Hold::Upstream => {
+                    let (timeout, now) = (self.shared.env.settings.queue_timeout, self.shared.env.now);
+                    let until = child.front_mut().set_queue_timeout(previous.queue_timeout, timeout, now);
+                    self.shared.env.timers.arm(until, Timer::Child(key));
+                }
+                _ => {}
+            }
+        }
+        let attempt_due = self.shared.env.now + self.shared.env.settings.connect_timeout;
+        let pause_due = self.shared.env.now + self.shared.env.backoff(0);
+        let shortened = self.shared.env.settings.reconnect_backoff_max < previous.reconnect_backoff_max;
+        for (key, lane) in self.shared.connections.lanes() {
+            let due = if lane.is_connecting() {
+                attempt_due
+            } else if lane.is_backing_off() && shortened {
+                pause_due
+            } else {
+                continue;
+            };
+            self.shared.env.timers.arm(due, Timer::Lane(key, lane.timer()));
+        }
+        self.shared.leases.retry_by(&mut self.shared.env, pause_due);
     }
 }
 

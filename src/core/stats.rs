@@ -1,66 +1,53 @@
 //! What an operator may ask about the broker's state, computed when asked. Changes nothing.
 
-use super::broker::{Broker, Counters};
-use super::lane::{Lane, LaneRole};
-use super::lease::LeaseKind;
-
-impl Counters {
-    /// Counts `count` answers of the broker's own, known by the first word of their text.
-    pub(super) fn failed(&mut self, text: &[u8], count: u64) {
-        let counter = match text.split(|byte| *byte == b' ').next() {
-            Some(b"BROKERLOST") => &mut self.requests_lost,
-            Some(b"BROKERDOWN") => &mut self.requests_down,
-            Some(b"BROKERLIMIT") => &mut self.requests_limited,
-            Some(b"BROKERTIMEOUT") => &mut self.requests_timed_out,
-            _ => return,
-        };
-        *counter += count;
-    }
-}
+use crate::core::broker::Broker;
+use crate::core::connection::lane::Lane;
+use crate::core::connection::role::LaneRole;
+use crate::core::keys::LeaseKind;
 
 impl Broker {
     /// Requests that have entered a lane and wait for their reply, written or not; the broker's own
     /// questions are not counted.
     pub fn requests_in_flight(&self) -> usize {
-        let own = |lane: &Lane| lane.role.is_own() || lane.role == LaneRole::Subscriber;
-        let lanes = self.lanes.iter().filter(|(_, lane)| !own(lane));
+        let own = |lane: &Lane| lane.role().is_own() || lane.role() == LaneRole::Subscriber;
+        let lanes = self.shared.connections.lanes().filter(|(_, lane)| !own(lane));
         lanes.map(|(_, lane)| lane.owed()).sum()
     }
 
     /// Lanes of a role that hold a connection.
     pub fn lanes_open(&self, role: LaneRole) -> usize {
-        self.lanes.iter().filter(|(_, lane)| lane.role == role && lane.holds_place()).count()
+        self.shared.connections.lanes().filter(|(_, lane)| lane.role() == role && lane.is_counted()).count()
     }
 
     /// Leases lent: for blocking commands, for transactions, for sessions.
     pub fn leases_lent(&self) -> (usize, usize, usize) {
-        let lent = |kind| self.leases.line_ref(kind).in_use;
+        let lent = |kind| self.shared.leases.lent(kind);
         (lent(LeaseKind::Blocking), lent(LeaseKind::Transaction), lent(LeaseKind::Session))
-    }
-
-    /// Leased lanes connected and lent to nobody.
-    pub fn leases_idle(&self) -> usize {
-        self.pools.iter().map(|pool| pool.idle.len()).sum()
     }
 
     /// Children that stand in a line for a lease.
     pub fn leases_waiting(&self) -> usize {
-        LeaseKind::ALL.into_iter().map(|kind| self.leases.waiting(kind)).sum()
+        LeaseKind::ALL.into_iter().map(|kind| self.shared.leases.waiting(kind)).sum()
     }
 
     /// Connections held upstream, of any kind, as Redis counts them: those given up of which the upstream
     /// has not closed its side are among them.
     pub fn upstream_connections(&self) -> usize {
-        self.places.open + self.places.closing
+        self.shared.connections.capacity().held()
     }
 
     /// Bytes that wait in lanes for Redis to take them.
     pub fn lanes_output(&self) -> usize {
-        self.lanes.iter().map(|(_, lane): (_, &Lane)| lane.out.len()).sum()
+        self.shared.connections.lanes().map(|(_, lane): (_, &Lane)| lane.unwritten()).sum()
+    }
+
+    /// Leased lanes that are connected and not lent.
+    pub fn leases_idle(&self) -> usize {
+        self.shared.connections.leases_idle()
     }
 
     /// Heap bytes of all queues.
     pub fn memory(&self) -> usize {
-        self.memory
+        self.shared.env.memory
     }
 }

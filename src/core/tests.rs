@@ -6,7 +6,9 @@ mod refusals;
 mod turns;
 mod users;
 
-use super::lane::{LaneRole, LaneState, SlotKind};
+use crate::core::connection::role::LaneRole;
+use crate::core::connection::slot::SlotFlags;
+use crate::core::connection::slot::SlotKind;
 
 use super::sim::{Sim, packed};
 use crate::base::key::Key;
@@ -42,7 +44,7 @@ fn client_ids_are_whole_numbers_everywhere() {
     for seed in 0..1000 {
         let mut broker = super::Broker::new(Settings::default(), upstream.clone(), seed, 0);
         let key = broker.child_open(super::ChildKind::Socket, "peer", 0).unwrap();
-        let id = broker.children.get(key).map_or(0, |child| child.session.id);
+        let id = broker.children.get(key).map_or(0, |child| child.session().id);
         assert!((1..1 << 46).contains(&id), "{id}");
         assert!(bases.insert(id), "{id} again");
     }
@@ -75,7 +77,7 @@ fn a_transaction_on_a_full_leased_lane_has_to_wait() {
         sim.send_bytes(child, &packed(&format!("SET k {}", "x".repeat(1 << 20))));
     }
     let lease = sim.conns[&sim.links(LaneRole::Lease)[0]].lane;
-    let owed = sim.broker.lanes.get(lease).map(|lane| lane.out.len()).unwrap_or_default();
+    let owed = sim.broker.shared.connections.find(lease).map(|lane| lane.unwritten()).unwrap_or_default();
     assert!(owed < 5 << 20, "{owed} bytes for a socket that takes none");
     sim.full = false;
     sim.settle();
@@ -257,8 +259,9 @@ fn a_wait_for_the_upstream_is_not_cut_short_by_an_older_one() {
     sim.send(child, "SUBSCRIBE c");
     sim.pass(1400);
     // Something else ends the wait: here, the child's own timeout would have; the timer stays behind.
-    sim.broker.settings.leases_session_max = 1;
-    sim.broker.pump_leases();
+    sim.broker.shared.env.settings.leases_session_max = 1;
+    sim.broker.shared.pump_leases();
+    sim.broker.deliver_notices();
     sim.settle();
     assert_eq!(sim.received(child), "*3 $9 subscribe $1 c :1");
     sim.ask(child, "UNSUBSCRIBE c");
@@ -377,16 +380,16 @@ fn one_waiting_lane_costs_one_idle_connection() {
     for db in 0..7 {
         sim.ask(child, &format!("SELECT {db}\nGET a"));
     }
-    assert_eq!(sim.broker.places.open, 8, "control and seven lanes, all idle");
+    assert_eq!(sim.broker.shared.connections.capacity().counts().0, 8, "control and seven lanes, all idle");
     sim.lingers = true;
     sim.send(child, "SELECT 7\nGET a");
-    assert_eq!(sim.broker.places.open, 7, "one closes, to be replaced");
+    assert_eq!(sim.broker.shared.connections.capacity().counts().0, 7, "one closes, to be replaced");
     sim.let_go();
     sim.settle();
-    assert_eq!(sim.broker.places.open, 8);
+    assert_eq!(sim.broker.shared.connections.capacity().counts().0, 8);
     sim.lingers = true;
     sim.send(child, "WATCH k");
-    assert_eq!(sim.broker.places.open, 7, "for a lease it is the same");
+    assert_eq!(sim.broker.shared.connections.capacity().counts().0, 7, "for a lease it is the same");
 }
 
 #[test]
@@ -420,7 +423,7 @@ fn half_a_push_does_not_survive_its_connection() {
     sim.pass(3000);
     assert!(sim.links(LaneRole::Shared).is_empty());
     assert_eq!(sim.ask(child, "GET b"), "$1 b");
-    assert_eq!(sim.broker.counters.desyncs, 0);
+    assert_eq!(sim.broker.counters().desyncs, 0);
 }
 
 #[test]
@@ -434,8 +437,8 @@ fn what_an_old_connection_still_says_does_not_fail_the_next_attempt() {
     sim.lose(shared);
     sim.send(child, "GET b");
     sim.broker.lane_input(lane, b"+late\r\n");
-    assert_eq!(sim.broker.counters.desyncs, 0);
-    assert_eq!(sim.broker.lanes.get(lane).map(|lane| lane.state), Some(LaneState::Backoff));
+    assert_eq!(sim.broker.counters().desyncs, 0);
+    assert!(sim.broker.shared.connections.find(lane).is_some_and(|lane| lane.is_backing_off()));
     sim.refuses = false;
     sim.pass(500);
     assert_eq!(sim.received(child), "$1 b");
@@ -504,7 +507,7 @@ fn poison_for_a_shared_lane_is_noticed() {
         let lane = sim.conns[&sim.links(LaneRole::Shared)[0]].lane;
         let bytes = packed(request);
         let sent = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            sim.broker.send(lane, &bytes, Key::NONE, 0, SlotKind::Relay, 0);
+            sim.broker.shared.send(lane, &bytes, Key::NONE, 0, SlotKind::Relay, SlotFlags::NONE);
         }));
         assert!(sent.is_err(), "{request}");
     }
@@ -559,7 +562,7 @@ fn a_lane_over_memory_max_is_emptied_whatever_its_state() {
 #[test]
 fn a_memory_max_that_nothing_can_meet_is_no_endless_loop() {
     let mut sim = Sim::new(&[("memory_max", "1MiB")]);
-    sim.broker.settings.memory_max = 0;
+    sim.broker.shared.env.settings.memory_max = 0;
     let child = sim.child();
     sim.send(child, "GET a");
     sim.pass(1000);
@@ -616,10 +619,10 @@ fn leases_that_cannot_be_opened_are_tried_less_and_less() {
     let mut sim = Sim::new(&[]);
     let child = sim.child();
     sim.refuses = true;
-    let before = sim.broker.counters.upstream_connects;
+    let before = sim.broker.counters().upstream_connects;
     sim.send(child, "WATCH k");
     sim.pass(2000);
-    let dials = sim.broker.counters.upstream_connects - before;
+    let dials = sim.broker.counters().upstream_connects - before;
     assert!((4..20).contains(&dials), "{dials} dials in two seconds");
 }
 

@@ -2,24 +2,23 @@
 //! checked at the head of its lane. Timers are never cancelled: one that is no longer meant finds that out
 //! when it fires.
 
-use super::child::Child;
-use super::lane::Lane;
 use crate::base::clock::Millis;
-use crate::base::key::Key;
+use crate::core::keys::{ChildKey, LaneKey};
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 
 /// What a deadline is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Timer {
+pub(crate) enum Timer {
     /// A lane's attempt or backoff; meant only while the lane's `timer` has this number.
-    Lane(Key<Lane>, u32),
-    /// A child that waits for a lease or for the upstream.
-    Child(Key<Child>),
-    /// Leases could not be opened; try again.
+    Lane(LaneKey, u32),
+    /// A child that waits. Its hold says for what, and the child until when: new settings may have moved that, and
+    /// it may have gone on since.
+    Child(ChildKey),
+    /// Leases could not be opened; they are tried again.
     Leases,
     /// A shared lane may now be asked to yield.
-    Places,
+    Yield,
     /// The periodic pass.
     Janitor,
     /// The end of the drain's patience.
@@ -27,7 +26,7 @@ pub(super) enum Timer {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-struct Entry {
+pub(crate) struct Entry {
     at: Millis,
     timer: Timer,
 }
@@ -46,20 +45,20 @@ impl PartialOrd for Entry {
 
 /// A heap of deadlines, earliest first.
 #[derive(Debug, Default)]
-pub(super) struct Timers {
+pub(crate) struct Timers {
     heap: BinaryHeap<Entry>,
 }
 
 impl Timers {
-    pub(super) fn arm(&mut self, at: Millis, timer: Timer) {
+    pub(crate) fn arm(&mut self, at: Millis, timer: Timer) {
         self.heap.push(Entry { at, timer });
     }
 
-    pub(super) fn next_at(&self) -> Option<Millis> {
+    pub(crate) fn next_at(&self) -> Option<Millis> {
         self.heap.peek().map(|entry| entry.at)
     }
 
-    pub(super) fn pop_due(&mut self, now: Millis) -> Option<Timer> {
+    pub(crate) fn pop_due(&mut self, now: Millis) -> Option<Timer> {
         if self.next_at()? > now {
             return None;
         }
@@ -67,7 +66,7 @@ impl Timers {
     }
 
     /// Gives unused room back after a burst.
-    pub(super) fn shrink(&mut self) {
+    pub(crate) fn shrink(&mut self) {
         self.heap.shrink_to_fit();
     }
 }

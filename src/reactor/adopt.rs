@@ -6,7 +6,8 @@ use super::{Link, Loop, Owner};
 use crate::base::error::Error;
 use crate::base::key::Key;
 use crate::base::limits;
-use crate::core::{Child, ChildKind};
+use crate::core::ChildKey;
+use crate::core::ChildKind;
 use crate::transport::conn::{Conn, Fill};
 use crate::transport::stream::{Peer, Stream};
 use rustix::io::Errno;
@@ -105,7 +106,7 @@ impl Loop {
     }
 
     /// Makes the sockets that `giver` has handed over children; `newcomers` gets their links.
-    pub(super) fn take_handed(&mut self, giver: Key<Child>, newcomers: &mut Vec<Key<Link>>) {
+    pub(super) fn take_handed(&mut self, giver: ChildKey, newcomers: &mut Vec<Key<Link>>) {
         for fd in std::mem::take(&mut self.handed.fds) {
             let stream = match Stream::adopt(fd) {
                 Ok(stream) => stream,

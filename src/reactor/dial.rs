@@ -3,7 +3,7 @@
 
 use super::{Link, Loop, Owner, link_of};
 use crate::base::key::Key;
-use crate::core::Lane;
+use crate::core::LaneKey;
 use crate::transport::resolver::{Found, Resolver};
 use crate::transport::stream::Stream;
 use mio::net::{TcpStream, UnixStream};
@@ -26,7 +26,7 @@ const USER_TIMEOUT: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(super) struct Dialler {
     resolver: Resolver,
-    dials: HashMap<Key<Lane>, Dial>,
+    dials: HashMap<LaneKey, Dial>,
 }
 
 #[derive(Debug)]
@@ -63,7 +63,7 @@ impl Dialler {
 
 impl Loop {
     /// Begins to connect a lane.
-    pub(super) fn dial(&mut self, lane: Key<Lane>) {
+    pub(super) fn dial(&mut self, lane: LaneKey) {
         if self.closed {
             return;
         }
@@ -77,7 +77,7 @@ impl Loop {
         }
     }
 
-    fn connect(&mut self, lane: Key<Lane>, stream: io::Result<Stream>, address: Option<SocketAddr>) {
+    fn connect(&mut self, lane: LaneKey, stream: io::Result<Stream>, address: Option<SocketAddr>) {
         // A Unix socket connects at once or fails.
         let under_way = address.is_some();
         let link = stream.and_then(|stream| {
@@ -93,7 +93,7 @@ impl Loop {
         }
     }
 
-    fn dial_failed(&mut self, lane: Key<Lane>, address: Option<SocketAddr>, error: &io::Error) {
+    fn dial_failed(&mut self, lane: LaneKey, address: Option<SocketAddr>, error: &io::Error) {
         match address {
             Some(address) => {
                 self.dialler.resolver.blame(address);
@@ -124,7 +124,7 @@ impl Loop {
     }
 
     /// The core has given up the attempt: too slow, or no longer needed.
-    pub(super) fn cancel_dial(&mut self, lane: Key<Lane>) {
+    pub(super) fn cancel_dial(&mut self, lane: LaneKey) {
         if let Some(Dial::Connecting { link, address }) = self.dialler.dials.remove(&lane) {
             if let Some(address) = address {
                 self.dialler.resolver.blame(address);

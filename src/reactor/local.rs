@@ -4,7 +4,8 @@
 use super::Loop;
 use crate::base::key::Key;
 use crate::base::limits;
-use crate::core::{Child, ChildKind};
+use crate::core::ChildKey;
+use crate::core::ChildKind;
 
 /// The address of such a child in the log and in CLIENT INFO.
 const PEER: &str = "local";
@@ -30,7 +31,7 @@ pub enum LocalEvent {
 /// A local child in the loop.
 #[derive(Debug)]
 pub(super) struct LocalChild {
-    child: Key<Child>,
+    child: ChildKey,
     /// `Readable` is in the list.
     readable: bool,
     /// `local_write` has refused bytes since the last `Writable`.
@@ -129,7 +130,7 @@ impl Loop {
     }
 
     /// The core has output for it: tells the program, or drops the output of a child the program has closed.
-    pub(super) fn flush_local(&mut self, local: LocalKey, child: Key<Child>) {
+    pub(super) fn flush_local(&mut self, local: LocalKey, child: ChildKey) {
         let Some((_, output)) = self.core.child_output(child) else { return };
         let Some(entry) = self.locals.get_mut(local.0) else { return };
         if entry.left {

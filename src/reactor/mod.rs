@@ -23,7 +23,9 @@ use crate::base::limits;
 use crate::base::seed::seed;
 use crate::config::accounts::Account;
 use crate::config::{Settings, Upstream};
-use crate::core::{Broker, Child, Counters, Lane};
+use crate::core::ChildKey;
+use crate::core::LaneKey;
+use crate::core::{Broker, Counters};
 use crate::transport::conn::Conn;
 use crate::transport::listener::Listener;
 use crate::transport::resolver::{self, Destination, Lookup, Resolver, Start};
@@ -72,10 +74,10 @@ struct Link {
 
 #[derive(Debug, Clone, Copy)]
 enum Owner {
-    Child(Key<Child>),
-    Lane(Key<Lane>),
+    Child(ChildKey),
+    Lane(LaneKey),
     /// A connection being made for this lane; the core does not know it yet.
-    Dial(Key<Lane>),
+    Dial(LaneKey),
     /// The connection of a lane that has given it up: only its end of file is awaited.
     Leaving,
 }
@@ -138,8 +140,8 @@ pub struct Loop {
     /// Links to read again after a time without input.
     quiet: Quiet,
     /// Links that used up their share of a turn's writes, or became writable: flushed in the next settling.
-    late_lanes: Vec<Key<Lane>>,
-    late_children: Vec<Key<Child>>,
+    late_lanes: Vec<LaneKey>,
+    late_children: Vec<ChildKey>,
     /// Connections given up, and when to stop waiting for their end of file; oldest first.
     leaving: VecDeque<(Millis, Key<Link>)>,
     /// The core may have work that no event announces.
@@ -283,8 +285,8 @@ impl Loop {
 
     /// Whether much memory has become free since the last call: a program that owns its process may
     /// return it to the system, as the standalone broker does with `ffi::heap::trim`.
-    pub fn take_relief(&mut self) -> bool {
-        self.core.take_relief()
+    pub fn take_trim(&mut self) -> bool {
+        self.core.take_trim()
     }
 
     /// How long an embedding loop may sleep before the next `run`, in milliseconds; `None` means until the
@@ -361,7 +363,7 @@ impl Loop {
 
     /// Running totals.
     pub fn counters(&self) -> Counters {
-        self.core.counters
+        *self.core.counters()
     }
 
     /// Breaks the order of replies on purpose, to test that the checks detect it.

@@ -8,7 +8,9 @@ use crate::base::clock::Millis;
 use crate::base::error::{Error, Result};
 use crate::base::key::Key;
 use crate::base::limits;
-use crate::core::{Action, Child, Lane};
+use crate::core::Action;
+use crate::core::ChildKey;
+use crate::core::LaneKey;
 use crate::transport::conn::{Fill, Flush};
 use mio::Events;
 use mio::event::Event;
@@ -19,9 +21,9 @@ use std::time::Duration;
 #[derive(Debug, Default)]
 pub(super) struct WorkLists {
     actions: Vec<Action>,
-    lanes: Vec<Key<Lane>>,
-    children: Vec<Key<Child>>,
-    resumed: Vec<Key<Child>>,
+    lanes: Vec<LaneKey>,
+    children: Vec<ChildKey>,
+    resumed: Vec<ChildKey>,
 }
 
 /// Capacity for this many links is kept.
@@ -203,7 +205,7 @@ impl Loop {
         }
     }
 
-    fn child_filled(&mut self, child: Key<Child>, fill: Fill) {
+    fn child_filled(&mut self, child: ChildKey, fill: Fill) {
         match fill {
             Fill::Bytes(count) => self.core.child_input(child, &self.scratch[..count]),
             Fill::Empty => {}
@@ -212,7 +214,7 @@ impl Loop {
         }
     }
 
-    fn lane_filled(&mut self, lane: Key<Lane>, fill: Fill, hung_up: bool) {
+    fn lane_filled(&mut self, lane: LaneKey, fill: Fill, hung_up: bool) {
         match fill {
             Fill::Bytes(count) => self.core.lane_input(lane, &self.scratch[..count]),
             // It can no longer send, and nothing more will arrive.
@@ -223,7 +225,7 @@ impl Loop {
         }
     }
 
-    fn lose_lane(&mut self, lane: Key<Lane>, why: &str) {
+    fn lose_lane(&mut self, lane: LaneKey, why: &str) {
         self.dialler.lost();
         self.core.lane_lost(lane, why);
     }
@@ -312,8 +314,8 @@ impl Loop {
         for action in actions.drain(..) {
             match action {
                 Action::Connect(lane) => self.dial(lane),
-                Action::CloseLane { lane, link: usize::MAX } => self.cancel_dial(lane),
-                Action::CloseLane { link, .. } => self.leave(key_of(link)),
+                Action::CloseLane { lane, link: None } => self.cancel_dial(lane),
+                Action::CloseLane { link: Some(link), .. } => self.leave(key_of(link)),
                 Action::CloseChild { link } => match local_of(link) {
                     Some(local) => self.local_closed(local),
                     None => self.close_link(key_of(link)),
@@ -374,7 +376,7 @@ impl Loop {
 
     // ---- writing --------------------------------------------------------------------------------------
 
-    fn flush_lane(&mut self, lane: Key<Lane>) {
+    fn flush_lane(&mut self, lane: LaneKey) {
         let mut left = limits::WRITE_TURN;
         loop {
             let Some((link, bytes)) = self.core.lane_outgoing(lane) else { return };
@@ -399,14 +401,14 @@ impl Loop {
         self.core.lane_flushed(lane);
     }
 
-    fn flush_child(&mut self, child: Key<Child>) {
+    fn flush_child(&mut self, child: ChildKey) {
         let mut left = limits::WRITE_TURN;
+        let Some((link, output)) = self.core.child_output(child) else { return };
+        if let Some(local) = local_of(link) {
+            return self.flush_local(local, child);
+        }
+        let Some(link) = self.links.get_mut(key_of(link)) else { return };
         loop {
-            let Some((link, output)) = self.core.child_output(child) else { return };
-            if let Some(local) = local_of(link) {
-                return self.flush_local(local, child);
-            }
-            let Some(link) = self.links.get_mut(key_of(link)) else { return };
             match link.conn.flush_some(self.poll.registry(), output.as_slice(), &mut left) {
                 Ok(Flush::Wrote(count)) => output.consume(count),
                 Ok(Flush::Done) => break,

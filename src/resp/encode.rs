@@ -104,7 +104,7 @@ fn line(out: &mut Vec<u8>, kind: u8, text: &[u8]) {
 }
 
 /// The byte that Redis writes instead of one that would end a reply's line.
-pub(super) fn one_line(byte: u8) -> u8 {
+pub(crate) fn one_line(byte: u8) -> u8 {
     if matches!(byte, b'\r' | b'\n') { b' ' } else { byte }
 }
 
@@ -120,8 +120,13 @@ pub fn null_array(out: &mut Vec<u8>, proto: u8) {
 
 /// A whole request in canonical form.
 pub fn request(out: &mut Vec<u8>, argv: &[&[u8]]) {
-    array_header(out, argv.len());
-    for arg in argv {
+    request_of(out, argv.iter().copied());
+}
+
+/// The same of arguments that lie wherever they do.
+pub fn request_of<'a>(out: &mut Vec<u8>, args: impl ExactSizeIterator<Item = &'a [u8]>) {
+    array_header(out, args.len());
+    for arg in args {
         bulk(out, arg);
     }
 }

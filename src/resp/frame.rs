@@ -44,6 +44,11 @@ impl<'a> Request<'a> {
         self.args.get(i).map_or(&[], |&range| slice(self.bytes, range))
     }
 
+    /// The same; none if there is none.
+    pub fn get(&self, i: usize) -> Option<&'a [u8]> {
+        self.args.get(i).map(|&range| slice(self.bytes, range))
+    }
+
     /// All arguments, the command's name first.
     pub fn args(&self) -> impl ExactSizeIterator<Item = &'a [u8]> + use<'a> {
         let bytes = self.bytes;
@@ -232,6 +237,11 @@ impl Scanner {
         // affect which error is found either.
         let request_max = limits.request_max.min(u32::MAX as usize);
         let view = &bytes[..bytes.len().min(request_max)];
+        if let Stage::Start = self.stage
+            && let Some(len) = self.usual(view)
+        {
+            return Scan::Frame { len };
+        }
         let found = match self.searched > view.len() {
             // The limit has been lowered since the last scan.
             true => Err(ProtocolError::RequestTooBig),
@@ -282,6 +292,26 @@ impl Scanner {
     /// Heap bytes in use.
     pub fn footprint(&self) -> usize {
         self.args.capacity() * size_of::<ArgRange>() + self.scratch.capacity()
+    }
+
+    /// Reads a request of the usual form in one pass: canonical, whole, at most nine arguments of at most 999 bytes. So
+    /// no limit but the length of `view` applies to it. None if it is of another form; then nothing has changed.
+    fn usual(&mut self, view: &[u8]) -> Option<usize> {
+        let [b'*', count @ b'1'..=b'9', b'\r', b'\n', ..] = *view else { return None };
+        let count = usize::from(count - b'0');
+        self.args.reserve_exact(count);
+        let mut pos = 4;
+        for _ in 0..count {
+            let Some((start, end)) = usual_argument(view, pos) else {
+                self.args.clear();
+                return None;
+            };
+            self.args.push((start as u32, end as u32));
+            pos = end + 2;
+        }
+        self.pos = pos;
+        self.stage = Stage::Done { len: pos, rewritten: false };
+        Some(pos)
     }
 
     fn advance(
@@ -483,6 +513,21 @@ fn bulk_len(kind: u8, value: Option<i64>, authenticated: bool) -> Result<usize, 
         Some(len) if len >= 0 && len <= BULK_MAX as i64 => Ok(len as usize),
         _ => Err(ProtocolError::InvalidBulkLength),
     }
+}
+
+/// Where an argument lies whose `$n` line, of one to three digits, begins at `pos`; none if it is not whole.
+fn usual_argument(view: &[u8], pos: usize) -> Option<(usize, usize)> {
+    let digit = |byte: u8| usize::from(byte - b'0');
+    let (len, header) = match *view.get(pos..)? {
+        [b'$', a @ b'0'..=b'9', b'\r', b'\n', ..] => (digit(a), 4),
+        [b'$', a @ b'1'..=b'9', b @ b'0'..=b'9', b'\r', b'\n', ..] => (digit(a) * 10 + digit(b), 5),
+        [b'$', a @ b'1'..=b'9', b @ b'0'..=b'9', c @ b'0'..=b'9', b'\r', b'\n', ..] => {
+            (digit(a) * 100 + digit(b) * 10 + digit(c), 6)
+        }
+        _ => return None,
+    };
+    let (start, end) = (pos + header, pos + header + len);
+    (view.get(end..end + 2)? == b"\r\n").then_some((start, end))
 }
 
 /// The canonical non-negative number of up to nine digits that starts at `start`, and where it ends. `None`

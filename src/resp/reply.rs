@@ -82,6 +82,11 @@ impl ReplyScanner {
     /// Looks for one reply. `bytes` starts at its first byte; after [`ReplyScan::NeedMore`] it is the same
     /// bytes and more.
     pub fn scan(&mut self, bytes: &[u8]) -> ReplyScan {
+        if self.is_idle()
+            && let Some(len) = usual_string(bytes)
+        {
+            return ReplyScan::Frame { len, kind: b'$' };
+        }
         loop {
             while self.left == 0 {
                 let Some((left, depth)) = self.outer.pop() else {
@@ -105,6 +110,16 @@ impl ReplyScanner {
         self.outer.clear();
         self.outer.shrink_to(OUTER_KEPT);
         (self.pos, self.searched, self.left, self.depth) = (0, 0, 1, 0);
+    }
+
+    /// Whether nothing of a reply is remembered: the scanner stands at its start.
+    pub fn is_idle(&self) -> bool {
+        self.pos == 0 && self.searched == 0
+    }
+
+    /// Heap bytes held.
+    pub fn footprint(&self) -> usize {
+        self.outer.capacity() * size_of::<(u64, u32)>()
     }
 
     /// Reads one value or the header of one. Changes nothing but `searched` unless it succeeds.
@@ -175,6 +190,21 @@ pub(super) fn head(rest: &[u8], searched: &mut usize) -> Result<ValueHeader, NoH
         }
         _ => Err(NoHeader::Desync("unknown reply type")),
     }
+}
+
+/// The length of a string of the usual form at the start of `bytes`: null, or whole and of at most 999 bytes.
+fn usual_string(bytes: &[u8]) -> Option<usize> {
+    let digit = |byte: u8| usize::from(byte - b'0');
+    let (size, header) = match *bytes {
+        [b'$', b'-', b'1', b'\r', b'\n', ..] => return Some(5),
+        [b'$', a @ b'0'..=b'9', b'\r', b'\n', ..] => (digit(a), 4),
+        [b'$', a @ b'1'..=b'9', b @ b'0'..=b'9', b'\r', b'\n', ..] => (digit(a) * 10 + digit(b), 5),
+        [b'$', a @ b'1'..=b'9', b @ b'0'..=b'9', c @ b'0'..=b'9', b'\r', b'\n', ..] => {
+            (digit(a) * 100 + digit(b) * 10 + digit(c), 6)
+        }
+        _ => return None,
+    };
+    (bytes.get(header + size..header + size + 2)? == b"\r\n").then_some(header + size + 2)
 }
 
 /// The length of a string with header and ends.
@@ -353,6 +383,25 @@ pub(super) fn leaf_text(leaf: &[u8]) -> Option<Range<usize>> {
         _ => return None,
     };
     Some(body..leaf.len().checked_sub(2)?)
+}
+
+/// Whether the reply is an error.
+#[inline]
+pub fn is_error(reply: &[u8]) -> bool {
+    reply.first() == Some(&b'-')
+}
+
+/// The first word of an error, which says of what kind it is. None for any other reply.
+#[inline]
+pub fn error_code(reply: &[u8]) -> Option<&[u8]> {
+    let line = reply.strip_prefix(b"-")?;
+    line.split(|byte| matches!(byte, b' ' | b'\r')).next()
+}
+
+/// The words of an error, for a log or for another error. None for any other reply.
+pub fn error_text(reply: &[u8]) -> Option<String> {
+    let line = reply.strip_prefix(b"-")?;
+    Some(String::from_utf8_lossy(line).trim_end().to_owned())
 }
 
 /// Whether the reply is one of the three nulls.

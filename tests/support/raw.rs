@@ -1,6 +1,7 @@
 //! A client of bytes: writes what it is told, reads one RESP frame at a time with a parser of its own, so
 //! that the crate's parser is never its own judge. Every read ends in time.
 
+use broker::resp::encode;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::unix::net::UnixStream;
@@ -32,13 +33,8 @@ pub(crate) struct Raw {
 
 /// Encodes a request as an array of bulk strings.
 pub(crate) fn request<A: AsRef<[u8]>>(args: &[A]) -> Vec<u8> {
-    let mut out = format!("*{}\r\n", args.len()).into_bytes();
-    for arg in args {
-        let arg = arg.as_ref();
-        out.extend_from_slice(format!("${}\r\n", arg.len()).as_bytes());
-        out.extend_from_slice(arg);
-        out.extend_from_slice(b"\r\n");
-    }
+    let mut out = Vec::new();
+    encode::request_of(&mut out, args.iter().map(A::as_ref));
     out
 }
 

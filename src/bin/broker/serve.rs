@@ -94,7 +94,7 @@ fn serve(mut lp: Loop, mut signals: Signals) -> Result<()> {
         if !lp.work()? {
             return Ok(());
         }
-        if lp.take_relief() {
+        if lp.take_trim() {
             heap::trim();
         }
     }

@@ -1,386 +1,145 @@
-//! The connection of a user's subscriptions: when there is one, what is asked on it, whose its messages are,
-//! and what its loss means. It is always read, and says nothing twice to anybody.
+//! What the connection of a user's shared subscriptions means for children: its frames, its loss, and what the upstream
+//! takes away. What is subscribed on it is `pubsub::hubs`'.
 
-use super::super::broker::Broker;
-use super::super::child::{Child, Hold};
-use super::super::lane::{Lane, LaneRole, LaneState, SlotKind};
-use super::super::lease::LeaseKind;
-use super::super::pool::PoolKey;
-use super::super::subscription::{Push, push_of};
-use super::super::users::UserId;
-use super::{Asked, Fence, Topic, confirmation, index, verb};
-use crate::base::key::Key;
-use crate::command::{Family, NO_COMMAND, Subscribe};
 use crate::config::value::OnSubscriberLoss;
-use crate::resp::{encode, reply};
+use crate::core::broker::Broker;
+use crate::core::child::closing::CloseReason;
+use crate::core::child::hold::Hold;
+use crate::core::keys::{ChildKey, LaneKey, TopicKey, UserId};
+use crate::core::pubsub::SubscriberLoss;
+use crate::core::pubsub::hubs::{Asked, Received};
+use crate::core::pubsub::push::{append_push, confirmation};
+use crate::core::shared::Shared;
+
+impl Shared {
+    /// The listeners have been seen to: the others need another connection.
+    fn reconnect_hub(&mut self, user: UserId, loss: SubscriberLoss) {
+        // The user may have ended with its listeners.
+        let Some(lane) = self.hubs.lane_of(user) else { return };
+        match loss {
+            SubscriberLoss::Broken { .. } if !self.connections.is_listened(lane) => {}
+            SubscriberLoss::Broken { failures: 0 } => self.connections.want(&mut self.env, lane),
+            SubscriberLoss::Broken { failures } => self.back_off(lane, failures),
+            SubscriberLoss::UpstreamReplaced => {
+                self.connections.dial_afresh(&mut self.env, lane);
+                self.connections.account(&mut self.env, lane);
+            }
+        }
+    }
+}
 
 impl Broker {
-    // ---- the connection -------------------------------------------------------------------------------
-
-    /// Whether the user's connection can be asked something.
-    pub(super) fn hub_is_ready(&self, user: UserId) -> bool {
-        let lane = self.hubs.by_user.get(&user).and_then(|hub| self.lanes.get(hub.lane));
-        lane.is_some_and(|lane| lane.state == LaneState::Ready)
-    }
-
-    /// Sees to it that the user's connection is dialled.
-    pub(super) fn want_hub(&mut self, user: UserId) {
-        let hub = self.hubs.by_user.entry(user).or_default();
-        if self.lanes.get(hub.lane).is_none() {
-            // Channels belong to no db, so none is selected.
-            let key = PoolKey { user, db: 0, proto: 3, no_touch: false };
-            let pool = self.pool_of(key);
-            let lane = self.lanes.insert(Lane::new(pool, LaneRole::Subscriber, self.now));
-            self.hubs.by_user.entry(user).or_default().lane = lane;
-        }
-        let lane = self.hubs.by_user.get(&user).map_or(Key::NONE, |hub| hub.lane);
-        self.want_connection(lane);
-    }
-
-    fn user_of(&self, lane: Key<Lane>) -> Option<UserId> {
-        self.lanes.get(lane).map(|lane| self.pools[lane.pool.0 as usize].key.user)
-    }
-
-    /// Whether somebody listens by this lane, or wants to.
-    pub(in super::super) fn carries_topics(&self, lane: Key<Lane>) -> bool {
-        let hub = self.user_of(lane).and_then(|user| self.hubs.by_user.get(&user));
-        hub.is_some_and(|hub| hub.lane == lane && hub.is_used())
-    }
-
-    /// Whether one more connection for subscriptions fits beside the leases.
-    pub(in super::super) fn has_subscriber_place(&self) -> bool {
-        self.places.leases < self.lease_places(LeaseKind::Session)
-    }
-
-    /// The connection stands: everything somebody listens to is asked for, in one go.
-    pub(in super::super) fn hub_ready(&mut self, lane: Key<Lane>) {
-        let Some(user) = self.user_of(lane) else { return };
-        for topic in self.topics_of_user(user) {
-            if self.hubs.topics.get(topic).is_some_and(Topic::is_used) {
-                self.ask_upstream(user, Asked::Join(topic));
-            } else {
-                self.release_topic(topic);
-            }
-        }
-        for (key, number) in self.waiting_children(user) {
-            self.ask_upstream(user, Asked::Fence(key, number));
-        }
-    }
-
-    fn topics_of_user(&self, user: UserId) -> Vec<Key<Topic>> {
-        self.hubs.topics.iter().filter(|(_, topic)| topic.user == user).map(|(key, _)| key).collect()
-    }
-
-    fn waiting_children(&self, user: UserId) -> Vec<(Key<Child>, u64)> {
-        let waits = |child: &Child| match child.topics.as_ref().filter(|own| own.user == user)?.fence {
-            Fence::Awaited(number) if child.hold == Hold::Topics => Some(number),
-            _ => None,
-        };
-        self.children.iter().filter_map(|(key, child)| Some((key, waits(child)?))).collect()
-    }
-
-    /// Sends one question; its answer is awaited in the order of asking.
-    pub(super) fn ask_upstream(&mut self, user: UserId, asked: Asked) {
-        let mut bytes = Vec::new();
-        match asked {
-            Asked::Join(key) | Asked::Leave(key) => {
-                let leave = matches!(asked, Asked::Leave(_));
-                let Some(topic) = self.hubs.topics.get_mut(key) else { return };
-                topic.wanted = !leave;
-                topic.pending += 1;
-                topic.refusal = None;
-                let name = verb(Subscribe { family: topic.family, leave });
-                let typed = self.hubs.by_user.get(&user).and_then(|hub| hub.renamed.get(name));
-                encode::request(&mut bytes, &[typed.map_or(name, Vec::as_slice), &topic.name]);
-            }
-            Asked::Check(key, ..) => {
-                let Some(topic) = self.hubs.topics.get_mut(key) else { return };
-                topic.checks += 1;
-                let name = verb(Subscribe { family: topic.family, leave: false });
-                let typed = self.hubs.by_user.get(&user).and_then(|hub| hub.renamed.get(name));
-                encode::request(&mut bytes, &[typed.map_or(name, Vec::as_slice), &topic.name]);
-            }
-            Asked::Fence(_, number) | Asked::Probe(number) => {
-                encode::request(&mut bytes, &[b"PING", number.to_string().as_bytes()]);
-            }
-        }
-        let Some(hub) = self.hubs.by_user.get_mut(&user) else { return };
-        hub.asked.push_back(asked);
-        let lane = hub.lane;
-        self.send(lane, &bytes, Key::NONE, NO_COMMAND, SlotKind::Topic, 0);
-    }
-
-    // ---- what it says ---------------------------------------------------------------------------------
-
     /// One frame on a connection for subscriptions. `Err` says why it makes no sense there.
-    pub(in super::super) fn hub_said(
-        &mut self,
-        lane: Key<Lane>,
-        frame: &[u8],
-        kind: u8,
-    ) -> Result<(), &'static str> {
-        let Some(user) = self.user_of(lane) else { return Ok(()) };
-        if kind != b'>' {
-            return self.hub_answered(lane, user, frame);
-        }
-        let Some(push) = push_of(frame) else { return Ok(()) };
-        let name = reply::element(frame, 1).and_then(|range| reply::text(&frame[range]));
-        let family = match push {
-            Push::Message(family) | Push::Confirmation(Subscribe { family, .. }) => family,
-        };
-        let hub = self.hubs.by_user.get(&user);
-        let topic = name.and_then(|name| hub?.names[index(family)].get(name).copied());
-        match (push, topic) {
-            // Published before the upstream heard that nobody listens any more.
-            (Push::Message(_), None) => Ok(()),
-            (Push::Message(_), Some(topic)) => {
-                self.fan_out(topic, frame);
-                Ok(())
-            }
-            (Push::Confirmation(change), Some(topic)) => self.hub_confirmed(lane, user, change, topic),
-            (Push::Confirmation(_), None) => Err("a confirmation of a subscription nobody has"),
-        }
-    }
-
-    fn hub_confirmed(
-        &mut self,
-        lane: Key<Lane>,
-        user: UserId,
-        change: Subscribe,
-        topic: Key<Topic>,
-    ) -> Result<(), &'static str> {
-        let front = self.hubs.by_user.get(&user).and_then(|hub| hub.asked.front().copied());
-        let wanted = if change.leave { Asked::Leave(topic) } else { Asked::Join(topic) };
-        if front == Some(wanted) {
-            self.pop_asked(lane, user)?;
-            self.settle_topic(topic, None);
-            return Ok(());
-        }
-        if let Some(Asked::Check(checked, child, fence)) = front
-            && checked == topic
-            && !change.leave
-        {
-            self.pop_asked(lane, user)?;
-            self.checked(topic, child, fence, None);
-            return Ok(());
-        }
-        if change.leave && change.family == Family::Shard {
-            self.topic_moved(topic);
-            return Ok(());
-        }
-        Err("a confirmation nobody asked for")
-    }
-
-    /// A reply that is no push: of a PING, or a refusal.
-    fn hub_answered(&mut self, lane: Key<Lane>, user: UserId, frame: &[u8]) -> Result<(), &'static str> {
-        let refused = frame.first() == Some(&b'-');
-        let asked = self.pop_asked(lane, user)?;
-        if let Asked::Fence(_, number) | Asked::Probe(number) = asked {
-            // Even a refused PING has been answered in its turn.
-            if !refused && reply::text(frame) != Some(number.to_string().as_bytes()) {
-                return Err("a PING was answered with another's number");
-            }
-        }
-        match asked {
-            Asked::Fence(child, number) => self.fence_passed(child, number),
-            Asked::Probe(_) => {}
-            Asked::Join(topic) | Asked::Leave(topic) if refused => self.settle_topic(topic, Some(frame)),
-            Asked::Check(topic, child, fence) if refused => self.checked(topic, child, fence, Some(frame)),
-            Asked::Join(_) | Asked::Leave(_) | Asked::Check(..) => {
-                return Err("a subscription was answered with no push");
-            }
+    pub(crate) fn hub_said(&mut self, lane: LaneKey, frame: &[u8], kind: u8) -> Result<(), &'static str> {
+        let shared = &mut self.shared;
+        match shared.hubs.received(&mut shared.connections, &mut shared.env, lane, (kind, frame))? {
+            Received::Nothing => {}
+            Received::Message(topic) => self.push_to_listeners(topic, frame),
+            Received::FenceAnswered(child, number) => self.fence_answered(child, number),
         }
         Ok(())
     }
 
-    fn pop_asked(&mut self, lane: Key<Lane>, user: UserId) -> Result<Asked, &'static str> {
-        let lane = self.lanes.get_mut(lane).ok_or("a lane that is gone")?;
-        lane.pop().ok_or("a reply nobody asked for")?;
-        lane.replied = true;
-        let hub = self.hubs.by_user.get_mut(&user);
-        hub.and_then(|hub| hub.asked.pop_front()).ok_or("a reply nobody asked for")
-    }
-
-    /// The oldest command about a topic is done, or was refused with an error.
-    fn settle_topic(&mut self, key: Key<Topic>, refusal: Option<&[u8]>) {
-        let Some(topic) = self.hubs.topics.get_mut(key) else { return };
-        topic.pending -= 1;
-        if let Some(frame) = refusal.filter(|_| topic.pending == 0) {
-            let text = String::from_utf8_lossy(&frame[1..]);
-            log::info!("a subscription was refused: {}", text.trim_end());
-            topic.refusal = Some(frame.to_vec());
-            topic.wanted = !topic.wanted;
-            if !topic.wanted {
-                // They listened on the connection before this one; their right has gone since.
-                return self.close_listeners(key);
-            }
-            if !topic.is_used() {
-                // It may not be left: it stays, and its messages go to nobody. A busy upstream is asked again.
-                if frame.starts_with(b"-BUSY") {
-                    self.hubs.to_leave.push(key);
-                }
-                return;
+    /// One message to every child that listens. Those that cannot take it are closed when all have it.
+    fn push_to_listeners(&mut self, topic: TopicKey, frame: &[u8]) {
+        let mut full = Vec::new();
+        for key in self.shared.hubs.listeners(topic) {
+            let child = self.children.get_mut(key);
+            debug_assert!(child.is_some(), "a listener that has gone");
+            if child.is_some_and(|child| !append_push(child, &mut self.shared.env, frame)) {
+                full.push(key);
             }
         }
-        self.release_topic(key);
+        for key in full {
+            if let Some(child) = self.children.get_mut(key) {
+                self.shared.close(child);
+            }
+        }
     }
 
-    /// Whether one more child may join a topic. Those who have it keep it, as on connections of their own.
-    fn checked(&mut self, key: Key<Topic>, child: Key<Child>, fence: u64, refusal: Option<&[u8]>) {
-        let Some(topic) = self.hubs.topics.get_mut(key) else { return };
-        topic.checks -= 1;
-        // What the first to ask was refused a moment before.
-        let joins = refusal.is_none() && topic.pending == 0 && !topic.wanted;
-        topic.wanted |= joins;
-        if let (Some(frame), Some(own)) = (refusal, self.topics_of(child))
-            && own.fence == Fence::Awaited(fence)
+    /// Everything asked before this fence has been answered. The child goes on at once: what the connection says next, it
+    /// says to a child that has been confirmed.
+    fn fence_answered(&mut self, key: ChildKey, number: u64) {
+        // The child may have gone, or given up, since the fence was asked.
+        if let Some(child) = self.children.get_mut(key)
+            && child.hold() == Hold::Subscription
+            && child.topics_mut().is_some_and(|own| own.fence_answered(number))
         {
-            own.refusal.get_or_insert_with(|| frame.to_vec());
+            child.set_hold(Hold::None);
+            self.run_child(key, &[]);
         }
-        self.release_topic(key);
     }
 
-    fn close_listeners(&mut self, topic: Key<Topic>) {
-        let listeners = self.hubs.topics.get(topic).map(|topic| topic.subscribers.clone());
-        for child in listeners.unwrap_or_default() {
-            if let Some(child) = self.children.get(child) {
-                log::warn!("its subscription is refused now: closing child {}", child.label());
+    /// The upstream does not let anybody listen to this topic any more.
+    pub(crate) fn close_listeners(&mut self, topic: TopicKey) {
+        for child in self.shared.hubs.listeners(topic).collect::<Vec<_>>() {
+            if let Some(child) = self.children.get_mut(child) {
+                CloseReason::SubscriptionRefused.log(child);
+                self.shared.close(child);
             }
-            self.close_child(child);
         }
-        self.release_topic(topic);
+        let shared = &mut self.shared;
+        shared.hubs.release(&mut shared.connections, &mut shared.env, topic);
     }
 
     /// The upstream has ended the subscription itself: the slot of a shard channel has moved.
-    fn topic_moved(&mut self, key: Key<Topic>) {
-        let Some(topic) = self.hubs.topics.get_mut(key) else { return };
-        topic.wanted = false;
-        let change = Subscribe { family: topic.family, leave: true };
-        let (name, listeners) = (topic.name.clone(), topic.subscribers.clone());
-        for child in listeners {
-            self.remove_subscriber(child, key);
-            let Some(listener) = self.children.get(child) else { continue };
-            let count = listener.topics.as_ref().map_or(0, |own| own.count(change.family));
+    pub(crate) fn topic_moved(&mut self, topic: TopicKey) {
+        let Some((change, name)) = self.shared.hubs.moved(topic) else { return };
+        for key in self.shared.hubs.listeners(topic).collect::<Vec<_>>() {
+            let Some(child) = self.children.get_mut(key) else { continue };
+            let proto = child.session().proto;
+            let Some(own) = child.topics_mut() else { continue };
+            let shared = &mut self.shared;
+            shared.hubs.unsubscribe(&mut shared.connections, &mut shared.env, own, key, topic);
             let mut out = Vec::new();
-            confirmation(&mut out, listener.session.proto, change, Some(&name), count);
-            if !self.append_push(child, &out) {
-                self.close_child(child);
+            confirmation(&mut out, proto, change, Some(&name), own.count(change.family));
+            if !append_push(child, &mut shared.env, &out) {
+                shared.close(child);
             }
         }
     }
 
-    /// One message to every child that listens. Those that take none are closed when all have it.
-    fn fan_out(&mut self, key: Key<Topic>, frame: &[u8]) {
-        let Some(topic) = self.hubs.topics.get_mut(key) else { return };
-        let listeners = std::mem::take(&mut topic.subscribers);
-        let mut deaf = Vec::new();
-        for child in &listeners {
-            if !self.append_push(*child, frame) {
-                deaf.push(*child);
-            }
-        }
-        if let Some(topic) = self.hubs.topics.get_mut(key) {
-            topic.subscribers = listeners;
-        }
-        for child in deaf {
-            self.close_child(child);
-        }
-    }
-
-    // ---- its end --------------------------------------------------------------------------------------
-
-    /// Nothing that was asked will be answered, and nothing is subscribed any more.
-    fn forget_asked(&mut self, user: UserId) {
-        if let Some(hub) = self.hubs.by_user.get_mut(&user) {
-            hub.asked.clear();
-        }
-        for key in self.topics_of_user(user) {
-            if let Some(topic) = self.hubs.topics.get_mut(key) {
-                (topic.wanted, topic.pending, topic.checks) = (false, 0, 0);
-            }
-            self.release_topic(key);
-        }
-    }
-
-    /// The connection is gone: messages may have been missed. Whoever waits for a first confirmation waits
-    /// for the next one.
-    pub(in super::super) fn hub_lost(&mut self, lane: Key<Lane>, failures: u32) {
-        let Some(user) = self.user_of(lane) else { return };
-        if let Some(lane) = self.lanes.get_mut(lane) {
-            lane.take_all();
-        }
-        self.leave_listeners(user, Broker::close_child);
-        if !self.carries_topics(lane) {
+    /// Children that wait for a confirmation ask for their fences on a new connection.
+    pub(crate) fn ask_fences_again(&mut self, user: UserId) {
+        let Shared { hubs, connections, env, .. } = &mut self.shared;
+        if !hubs.is_ready(connections, user) {
+            // Lost again in the event that brought it.
             return;
         }
-        if failures == 0 {
-            self.want_connection(lane);
-        } else {
-            self.back_off(lane, failures);
-        }
-    }
-
-    /// Listeners may miss messages from now on: each ends as `end` does it, or they are told nothing.
-    fn leave_listeners(&mut self, user: UserId, end: fn(&mut Broker, Key<Child>)) {
-        self.forget_asked(user);
-        let listeners = self.listeners(user);
-        match self.settings.on_subscriber_loss {
-            OnSubscriberLoss::Close => listeners.into_iter().for_each(|child| end(self, child)),
-            OnSubscriberLoss::Resubscribe => self.count_gap(listeners.len()),
-        }
-    }
-
-    fn count_gap(&mut self, listeners: usize) {
-        if listeners > 0 {
-            self.counters.subscriber_gaps += 1;
-            log::warn!("{listeners} subscribers may have missed messages: subscribing again for them");
-        }
-    }
-
-    /// Another upstream: what it publishes comes on a new connection, and from now on.
-    pub(in super::super) fn move_hub(&mut self, lane: Key<Lane>) {
-        let Some(user) = self.user_of(lane) else { return };
-        if let Some(lane) = self.lanes.get_mut(lane) {
-            lane.failures = 0;
-            lane.take_all();
-        }
-        self.leave_listeners(user, Broker::finish);
-        self.dial_afresh(lane);
-        self.account_lane(lane);
-    }
-
-    /// Nobody is the user any more, so nobody listens, and its connection has gone.
-    pub(in super::super) fn forget_hub(&mut self, user: UserId) {
-        for topic in self.topics_of_user(user) {
-            self.hubs.topics.remove(topic);
-        }
-        self.hubs.by_user.remove(&user);
-    }
-
-    // ---- the janitor ----------------------------------------------------------------------------------
-
-    /// A connection that has long said nothing is asked whether it lives: a stall is noticed only where an
-    /// answer is owed. One that carries nothing any more is forgotten with its user's empty lists.
-    pub(in super::super) fn check_hubs(&mut self) {
-        for topic in std::mem::take(&mut self.hubs.to_leave) {
-            self.release_topic(topic);
-        }
-        let quiet = self.settings.lane_stall_timeout / 2;
-        let lanes = self.lanes.iter().filter(|(_, lane)| lane.role == LaneRole::Subscriber);
-        let lanes: Vec<Key<Lane>> = lanes.map(|(key, _)| key).collect();
-        for key in lanes {
-            let Some(user) = self.user_of(key) else { continue };
-            let used = self.carries_topics(key);
-            let Some(lane) = self.lanes.get(key) else { continue };
-            let silent = lane.is_idle() && self.now.saturating_sub(lane.last_reply) >= quiet;
-            if used && lane.state == LaneState::Ready && silent && quiet > 0 {
-                self.hubs.fences += 1;
-                self.ask_upstream(user, Asked::Probe(self.hubs.fences));
-            } else if !used && lane.state == LaneState::Dormant {
-                let pool = lane.pool;
-                self.forget_lane(key, pool);
-                self.hubs.by_user.remove(&user);
+        for (key, child) in self.children.iter() {
+            let own = child.topics().filter(|own| own.user() == user);
+            let fence =
+                own.filter(|_| child.hold() == Hold::Subscription).and_then(|own| own.awaited_fence());
+            if let Some(number) = fence {
+                hubs.ask(connections, env, user, Asked::Fence(key, number));
             }
         }
+    }
+
+    /// Children that listen may miss messages from now on: they end, or messages are missing, as the setting says.
+    pub(crate) fn subscribers_lost(&mut self, user: UserId, loss: SubscriberLoss) {
+        let listeners = self
+            .children
+            .iter()
+            .filter(|(_, child)| child.topics().is_some_and(|own| own.user() == user && own.total() > 0));
+        let listeners: Vec<ChildKey> = listeners.map(|(key, _)| key).collect();
+        match self.shared.env.settings.on_subscriber_loss {
+            OnSubscriberLoss::Close => {
+                for key in listeners {
+                    match (loss, self.children.get_mut(key)) {
+                        (SubscriberLoss::UpstreamReplaced, Some(child)) => self.shared.finish(child),
+                        (SubscriberLoss::UpstreamReplaced, None) => {}
+                        (SubscriberLoss::Broken { .. }, _) => self.remove_child(key),
+                    }
+                }
+            }
+            OnSubscriberLoss::Resubscribe if !listeners.is_empty() => {
+                let count = listeners.len();
+                self.shared.env.counters.subscriber_gaps += 1;
+                log::warn!("{count} subscribers may have missed messages: subscribing again for them");
+            }
+            OnSubscriberLoss::Resubscribe => {}
+        }
+        self.shared.reconnect_hub(user, loss);
     }
 }

@@ -1,10 +1,11 @@
 //! New settings in rare moments, played through on the simulation.
 
+use crate::base::failure::Failure;
 use crate::config::parse_upstream;
-use crate::core::failure::LOST;
-use crate::core::lane::LaneRole;
-use crate::core::reason::DOWN;
+use crate::core::connection::role::LaneRole;
 use crate::core::sim::{Sim, packed};
+
+const DOWN: &str = "-BROKERDOWN no upstream connection; the command was not executed; last attempt: refused";
 
 fn reloaded(sim: &mut Sim, url: &str, pairs: &[(&str, &str)]) {
     let mut settings = sim.broker.settings().clone();
@@ -77,7 +78,7 @@ fn a_former_upstream_that_is_silent_holds_nobody_up() {
     let c = sim.child();
     assert_eq!(sim.ask(c, "SELECT 3\nGET c"), "+OK $1 c", "the control connection is not waited for");
     sim.pass(3000);
-    assert_eq!(sim.received(a), format!("-{LOST}"));
+    assert_eq!(sim.received(a), format!("-{}", Failure::LOST));
     assert_eq!(sim.ask(a, "GET a"), "$1 a");
 }
 
@@ -96,10 +97,7 @@ fn an_exec_that_finds_no_upstream_ends_its_multi() {
         sim.pass(1500);
         let told = told + &sim.received(child);
         let leased = if end == "EXEC" { "*1 +OK".to_owned() } else { "+OK".to_owned() };
-        assert_eq!(
-            told,
-            if transactions == "shared" { format!("-{DOWN}; last attempt: refused") } else { leased }
-        );
+        assert_eq!(told, if transactions == "shared" { DOWN.to_owned() } else { leased });
         sim.refuses = false;
         sim.pass(1000);
         assert_eq!(sim.ask(child, "GET a"), "$1 a", "{end} of {transactions} transactions");
@@ -128,7 +126,7 @@ fn new_children_begin_in_the_new_home_db() {
     sim.ask(before, "GET k");
     reloaded(&mut sim, "redis://sim/3", &[]);
     let after = sim.child();
-    let db = |sim: &Sim, child| sim.broker.children.get(sim.key(child)).map(|child| child.session.db);
+    let db = |sim: &Sim, child| sim.broker.children.get(sim.key(child)).map(|child| child.session().db);
     assert_eq!((db(&sim, before), db(&sim, after)), (Some(0), Some(3)));
     assert_eq!((sim.ask(before, "GET k"), sim.ask(after, "GET k")), ("$1 k".into(), "$1 k".into()));
 }
@@ -154,7 +152,10 @@ fn fewer_lanes_are_left_once_they_are_empty() {
     }
     sim.pass(1000);
     assert_eq!(sim.links(LaneRole::Shared).len(), 1);
-    assert_eq!(sim.broker.lanes.iter().filter(|(_, lane)| lane.role == LaneRole::Shared).count(), 1);
+    assert_eq!(
+        sim.broker.shared.connections.lanes().filter(|(_, lane)| lane.role() == LaneRole::Shared).count(),
+        1
+    );
     reloaded(&mut sim, "redis://sim/0", &[("lanes", "2")]);
     sim.frozen = vec![LaneRole::Shared];
     sim.send(children[0], "GET a");
@@ -212,7 +213,7 @@ fn waits_follow_the_new_timeouts() {
     let changes = [("pubsub", "leased"), ("child_in_flight_max", "3"), timeouts[0], timeouts[1]];
     reloaded(&mut sim, "redis://sim/0", &changes);
     let lane = sim.conns[&sim.links(LaneRole::Shared)[0]].lane;
-    assert_eq!(sim.broker.lanes.get(lane).map(|lane| lane.depth()), Some(3));
+    assert_eq!(sim.broker.shared.connections.find(lane).map(|lane| lane.depth()), Some(3));
     sim.pass(60);
     assert!(sim.received(a).starts_with("-BROKERLIMIT no leased connection within 50 ms"));
     sim.frozen.clear();
@@ -225,7 +226,7 @@ fn waits_follow_the_new_timeouts() {
     assert_eq!(sim.received(b), "");
     reloaded(&mut sim, "redis://sim/0", &[("queue_timeout", "1s")]);
     sim.pass(50);
-    assert_eq!(sim.received(b), format!("-{DOWN}; last attempt: refused"));
+    assert_eq!(sim.received(b), DOWN);
 }
 
 /// A driver that has not yet begun to dial must not be told to close what it has not opened.

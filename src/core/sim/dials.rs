@@ -3,17 +3,17 @@
 use super::truth::Reason;
 use super::{Sim, broken, trace};
 use crate::base::clock::Millis;
-use crate::base::key::Key;
 use crate::base::limits::BACKOFF_FIRST;
-use crate::core::lane::{Lane, LaneRole, LaneState};
-use crate::core::lease::LeaseKind;
+use crate::core::connection::role::LaneRole;
+use crate::core::keys::LaneKey;
+use crate::core::keys::LeaseKind;
 use std::collections::HashMap;
 
 /// What is known of dials.
 #[derive(Debug, Default)]
 pub(super) struct Dials {
     /// How often a lane has been sent away in a row without having been of any use, and when last.
-    refused: HashMap<Key<Lane>, (u32, Millis)>,
+    refused: HashMap<LaneKey, (u32, Millis)>,
     /// The least `reconnect_backoff_max` so far.
     backoff_max: Millis,
 }
@@ -28,7 +28,7 @@ impl Dials {
 
 impl Sim {
     /// 24: whoever is sent away again and again comes back ever later, by half of the backoff at least.
-    pub(super) fn check_dial(&mut self, lane: Key<Lane>, role: LaneRole) {
+    pub(super) fn check_dial(&mut self, lane: LaneKey, role: LaneRole) {
         let Some((count, at)) = self.dials.refused.get(&lane) else { return };
         let least = (BACKOFF_FIRST << (*count).min(16)).min(self.dials.backoff_max) / 2;
         if self.now < at + least {
@@ -38,14 +38,14 @@ impl Sim {
     }
 
     /// Bytes were read that may have cost the connection its life: with which words, and to what use it was before.
-    pub(super) fn note_end(&mut self, link: usize, lane: Key<Lane>, bytes: &[u8]) {
+    pub(super) fn note_end(&mut self, link: usize, lane: LaneKey, bytes: &[u8]) {
         let Some(conn) = self.conns.get_mut(&link) else { return };
         let useful = self.redis.clients.get(&link).is_some_and(|client| client.useful);
         if useful {
             self.dials.refused.remove(&lane);
         }
         if self.broker.lane_link(lane) == Some(link) {
-            let ready = self.broker.lanes.get(lane).is_some_and(|lane| lane.state == LaneState::Ready);
+            let ready = self.broker.shared.connections.find(lane).is_some_and(|lane| lane.is_ready());
             if ready && !std::mem::replace(&mut conn.ready, true) {
                 self.redis.ledger.truth.went_otherwise();
             }
@@ -76,12 +76,12 @@ impl Sim {
 
     /// Whether there is no room for one more connection: then a child that is told so is told the truth.
     pub(super) fn note_crowd(&mut self) {
-        let (broker, places) = (&self.broker, &self.broker.places);
-        let full = places.open + places.closing + 3 >= broker.settings().upstream_connections_max;
+        let (broker, places) = (&self.broker, self.broker.shared.connections.capacity());
+        let full = places.held() + 3 >= broker.settings().upstream_connections_max;
         let lent = LeaseKind::ALL.into_iter().any(|kind| {
-            let line = broker.leases.line_ref(kind);
-            line.in_use + line.opening() >= broker.lease_cap(kind)
-                || places.leases >= broker.lease_places(kind)
+            let leases = &broker.shared.leases;
+            leases.lent(kind) + leases.opening(kind) >= kind.cap(&broker.shared.env.settings)
+                || places.leases() >= broker.shared.connections.leases_max(&broker.shared.env.settings, kind)
         });
         self.redis.ledger.truth.set(Reason::Crowded, full || lent);
         self.redis.ledger.truth.set(Reason::Down, !self.broker.upstream_is_up());

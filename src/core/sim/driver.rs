@@ -7,10 +7,9 @@ use super::Sim;
 use super::encoded::error;
 use super::weather::FULL;
 use crate::base::clock::Millis;
-use crate::base::key::Key;
-use crate::core::broker::Action;
-use crate::core::child::Child;
-use crate::core::lane::Lane;
+use crate::core::action::Action;
+use crate::core::keys::ChildKey;
+use crate::core::keys::LaneKey;
 
 /// A turn that does not end in so many rounds never would: through a socket that holds one byte, what many children
 /// have asked takes tens of thousands.
@@ -29,7 +28,7 @@ impl Sim {
     }
 
     /// Everything moves until nothing does, and what must hold at rest is checked.
-    pub(in crate::core) fn settle(&mut self) {
+    pub(crate) fn settle(&mut self) {
         for round in 0.. {
             assert!(round < ROUNDS_MAX, "the broker never comes to rest");
             if round > ROUNDS_AT_ONCE {
@@ -57,14 +56,14 @@ impl Sim {
     pub(super) fn turn(&mut self) -> bool {
         let mut any = false;
         self.broker.begin_turn();
-        let mut late: Vec<Key<Lane>> = Vec::new();
+        let mut late: Vec<LaneKey> = Vec::new();
         for conn in self.conns.values_mut() {
             if conn.blocked && !self.full && conn.room > conn.to_redis.len() {
                 conn.blocked = false;
                 late.push(conn.lane);
             }
         }
-        let mut children: Vec<Key<Child>> = Vec::new();
+        let mut children: Vec<ChildKey> = Vec::new();
         for peer in &mut self.peers {
             if peer.blocked && peer.room > 0 {
                 peer.blocked = false;
@@ -116,8 +115,8 @@ impl Sim {
                     self.broker.lane_failed(lane, "refused");
                 }
                 Action::Connect(lane) => self.dial(lane),
-                Action::CloseLane { lane, link: usize::MAX } => self.cancel_dial(lane),
-                Action::CloseLane { link, .. } => self.leave(link),
+                Action::CloseLane { lane, link: None } => self.cancel_dial(lane),
+                Action::CloseLane { link: Some(link), .. } => self.leave(link),
                 Action::CloseChild { link } => {
                     let peer = &mut self.peers[link];
                     (peer.closed, peer.blocked, peer.key) = (true, false, None);
@@ -127,11 +126,11 @@ impl Sim {
         !actions.is_empty()
     }
 
-    fn dial(&mut self, lane: Key<Lane>) {
+    fn dial(&mut self, lane: LaneKey) {
         self.next_link += 1;
         let link = self.next_link;
-        let dialled = self.broker.lanes.get(lane).expect("a lane to dial");
-        let (role, pool) = (dialled.role, &self.broker.pools[dialled.pool.0 as usize].key);
+        let dialled = self.broker.shared.connections.find(lane).expect("a lane to dial");
+        let (role, pool) = (dialled.role(), self.broker.shared.connections.key_of(dialled));
         let of = (pool.db, pool.proto);
         let under_way = self.dial_time > 0;
         let conn = super::Conn {
@@ -178,7 +177,7 @@ impl Sim {
         !due.is_empty()
     }
 
-    fn cancel_dial(&mut self, lane: Key<Lane>) {
+    fn cancel_dial(&mut self, lane: LaneKey) {
         self.redis.ledger.truth.went_otherwise();
         let dialled = self.conns.iter().find(|(_, conn)| conn.lane == lane && conn.dialling.is_some());
         if let Some(link) = dialled.map(|(link, _)| *link) {
@@ -216,7 +215,7 @@ impl Sim {
         }
     }
 
-    fn flush_lane(&mut self, lane: Key<Lane>) {
+    fn flush_lane(&mut self, lane: LaneKey) {
         while let Some((link, bytes)) = self.broker.lane_outgoing(lane) {
             let Some(conn) = self.conns.get_mut(&link) else { break };
             if bytes.is_empty() {
@@ -234,7 +233,7 @@ impl Sim {
         self.broker.lane_flushed(lane);
     }
 
-    fn flush_child(&mut self, child: Key<Child>) {
+    fn flush_child(&mut self, child: ChildKey) {
         let Some((link, output)) = self.broker.child_output(child) else { return };
         let peer = &mut self.peers[link];
         let count = output.len().min(peer.room);

@@ -5,7 +5,7 @@ use super::Sim;
 use super::ledger::Nonce;
 use super::reply::{Reply, parse};
 use crate::command::{self, Policy, Route, Table, Verdict};
-use crate::core::lane::{LaneRole, LaneState};
+use crate::core::connection::role::LaneRole;
 use crate::resp::tests::{Event, replies, requests};
 use crate::resp::{FrameLimits, Request, Scan, Scanner, encode, inline, value};
 use std::collections::VecDeque;
@@ -209,8 +209,9 @@ fn post_wild(sim: &mut Sim, child: &mut usize, bytes: &[u8]) {
 
 /// Bytes from the upstream that nobody has asked for.
 fn lie(sim: &mut Sim, which: u8, bytes: &[u8]) {
-    let ready = |lane: &crate::core::lane::Lane| lane.state == LaneState::Ready;
-    let lanes: Vec<_> = sim.broker.lanes.iter().filter(|(_, lane)| ready(lane)).map(|(key, _)| key).collect();
+    let ready = |lane: &crate::core::connection::lane::Lane| lane.is_ready();
+    let lanes: Vec<_> =
+        sim.broker.shared.connections.lanes().filter(|(_, lane)| ready(lane)).map(|(key, _)| key).collect();
     if let Some(lane) = lanes.get(usize::from(which / 8) % lanes.len().max(1)) {
         sim.broker.lane_input(*lane, bytes);
         sim.settle();

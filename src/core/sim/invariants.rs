@@ -23,10 +23,12 @@
 //! 24. Whoever is sent away by the server again and again comes back ever later. (`dials`)
 
 use super::{Sim, broken};
-use crate::base::key::Key;
-use crate::core::child::{Child, ChildState, Hold};
-use crate::core::lane::{FLAG_TIMED_OUT, Lane, LaneRole, LaneState, SlotKind};
-use crate::core::lease::LeaseKind;
+use crate::core::child::ChildState;
+use crate::core::child::hold::Hold;
+use crate::core::connection::role::LaneRole;
+use crate::core::connection::slot::SlotKind;
+use crate::core::keys::ChildKey;
+use crate::core::keys::LeaseKind;
 use std::collections::HashMap;
 
 impl Sim {
@@ -52,15 +54,15 @@ impl Sim {
 
     /// 15: places.
     fn check_places(&self) {
-        let (broker, places) = (&self.broker, &self.broker.places);
+        let (broker, places) = (&self.broker, self.broker.shared.connections.capacity());
         let (mut open, mut leases, mut yielding) = (0, 0, 0);
-        for (_, lane) in broker.lanes.iter() {
-            open += usize::from(lane.holds_place());
-            leases += usize::from(lane.holds_place() && lane.role.counts_as_lease());
-            yielding += usize::from(lane.state == LaneState::Yielding);
+        for (_, lane) in broker.shared.connections.lanes() {
+            open += usize::from(lane.is_counted());
+            leases += usize::from(lane.is_counted() && lane.role().counts_as_lease());
+            yielding += usize::from(lane.is_yielding());
         }
         let leaving = self.conns.values().filter(|conn| conn.leaving).count();
-        let kept = (places.open, places.leases, places.yielding, places.closing);
+        let kept = places.counts();
         if kept != (open, leases, yielding, leaving) {
             broken(
                 15,
@@ -71,14 +73,13 @@ impl Sim {
                 ),
             );
         }
-        let waiting = |key: &Key<Lane>| broker.lanes.get(*key).map(|lane| lane.state);
-        for (key, lane) in broker.lanes.iter() {
-            let in_line = places.waiters.contains(&key) || places.parked.contains(&key);
-            if lane.state == LaneState::Waiting && !in_line {
+        for (key, lane) in broker.shared.connections.lanes() {
+            let in_line = places.is_in_line(key);
+            if lane.is_waiting() && !in_line {
                 broken(13, "a lane waits for a place and stands in no line");
             }
         }
-        if places.waiters.iter().any(|key| waiting(key).is_none()) {
+        if places.waiting().any(|key| broker.shared.connections.find(key).is_none()) {
             broken(15, "a lane that is gone stands in line for a place");
         }
     }
@@ -88,31 +89,36 @@ impl Sim {
         let broker = &self.broker;
         let (mut in_use, mut opening) = ([0; 3], [0; 3]);
         let mut taking_back = 0;
-        for (key, lane) in broker.lanes.iter() {
-            opening[index(lane.opening_for)] += usize::from(lane.opening_for.is_some());
-            let Some(lease) = &lane.lease else { continue };
-            in_use[index(Some(lease.kind))] += 1;
-            taking_back += usize::from(lease.taking_back);
-            let held = broker.children.get(lease.child).and_then(|child| child.lease);
-            if !lease.over && held.map(|held| held.lane) != Some(key) {
+        for (key, lane) in broker.shared.connections.lanes() {
+            opening[index(lane.opening_for())] += usize::from(lane.opening_for().is_some());
+            let Some(lease) = lane.lease() else { continue };
+            in_use[index(Some(lease.kind()))] += 1;
+            taking_back += usize::from(lease.is_taken_back());
+            let held = broker.children.get(lease.child()).and_then(|child| child.lease());
+            if !lease.is_over() && held.map(|held| held.lane) != Some(key) {
                 broken(15, "a lane is lent to a child that does not know it");
             }
         }
         for kind in LeaseKind::ALL {
-            let line = broker.leases.line_ref(kind);
-            let (kept, counted) =
-                ((line.in_use, line.opening()), (in_use[index(Some(kind))], opening[index(Some(kind))]));
+            let leases = &broker.shared.leases;
+            let (kept, counted) = (
+                (leases.lent(kind), leases.opening(kind)),
+                (in_use[index(Some(kind))], opening[index(Some(kind))]),
+            );
             if kept != counted {
                 broken(15, &format!("{kind:?} leases (lent, opening): {kept:?} kept, {counted:?} counted"));
             }
         }
-        if broker.leases.taking_back != taking_back {
-            broken(15, &format!("taking back: {} kept, {taking_back} counted", broker.leases.taking_back));
+        if broker.shared.leases.taking_back() != taking_back {
+            broken(
+                15,
+                &format!("taking back: {} kept, {taking_back} counted", broker.shared.leases.taking_back()),
+            );
         }
-        for pool in &broker.pools {
-            for key in &pool.idle {
-                let fits = broker.lanes.get(*key).is_some_and(|lane| {
-                    lane.lease.is_none() && lane.state == LaneState::Ready && !lane.burnt && lane.is_idle()
+        for (_, pool) in broker.shared.connections.pools() {
+            for key in pool.idle() {
+                let fits = broker.shared.connections.find(*key).is_some_and(|lane| {
+                    lane.lease().is_none() && lane.is_ready() && !lane.is_close_needed() && lane.is_idle()
                 });
                 if !fits {
                     broken(6, "a lane that is not clean and free is offered to the next child");
@@ -123,10 +129,10 @@ impl Sim {
 
     /// 15: every slot is somebody's, and nobody waits for more than there is.
     fn check_slots(&self) {
-        let mut owed: HashMap<Key<Child>, (u32, u32, usize)> = HashMap::new();
-        for (_, lane) in self.broker.lanes.iter() {
+        let mut owed: HashMap<ChildKey, (u32, u32, usize)> = HashMap::new();
+        for (_, lane) in self.broker.shared.connections.lanes() {
             let unproven = lane.withheld().iter().map(|withheld| &withheld.slot);
-            for slot in lane.slots().chain(unproven).filter(|slot| slot.flags & FLAG_TIMED_OUT == 0) {
+            for slot in lane.slots().chain(unproven).filter(|slot| !slot.is_timed_out()) {
                 let owed = owed.entry(slot.child).or_default();
                 let unseen =
                     matches!(slot.kind, SlotKind::Swallow | SlotKind::Subscribe | SlotKind::Housekeeping);
@@ -137,7 +143,11 @@ impl Sim {
         }
         for (key, child) in self.broker.children.iter() {
             let counted = owed.get(&key).copied().unwrap_or_default();
-            let kept = (child.in_flight, child.replies.expected(), child.execs.len());
+            let kept = (
+                child.sent().in_flight(),
+                child.outbox().expected(),
+                child.session().transaction.execs_len(),
+            );
             if kept != counted {
                 broken(15, &format!("slots, replies, EXECs of a child: {kept:?} kept, {counted:?} counted"));
             }
@@ -149,25 +159,25 @@ impl Sim {
         let broker = &self.broker;
         let mut kept = 0;
         for (key, child) in broker.children.iter() {
-            kept += child.footprint;
-            if broker.children.by_id(child.session.id as i64) != Some(key) {
+            kept += child.footprint();
+            if broker.children.by_id(child.session().id as i64) != Some(key) {
                 broken(2, "a child is not found by its id");
             }
-            if child.footprint != child.measure() {
+            if child.footprint() != child.measure() {
                 broken(
                     14,
-                    &format!("a child holds {} bytes, {} are known", child.measure(), child.footprint),
+                    &format!("a child holds {} bytes, {} are known", child.measure(), child.footprint()),
                 );
             }
         }
-        for (_, lane) in broker.lanes.iter() {
-            kept += lane.footprint;
-            if lane.footprint != lane.measure() {
-                broken(14, &format!("a lane holds {} bytes, {} are known", lane.measure(), lane.footprint));
+        for (_, lane) in broker.shared.connections.lanes() {
+            kept += lane.footprint();
+            if lane.footprint() != lane.measure() {
+                broken(14, &format!("a lane holds {} bytes, {} are known", lane.measure(), lane.footprint()));
             }
         }
-        if broker.memory != kept {
-            broken(14, &format!("{kept} bytes are held, {} counted", broker.memory));
+        if broker.shared.env.memory != kept {
+            broken(14, &format!("{kept} bytes are held, {} counted", broker.shared.env.memory));
         }
         let bound = broker.settings().memory_max;
         if bound > 0 && kept > bound && !broker.children.is_empty() {
@@ -179,18 +189,20 @@ impl Sim {
     fn check_holds(&self) {
         let broker = &self.broker;
         for (key, child) in broker.children.iter() {
-            let stuck = match child.hold {
-                Hold::Drained => !child.is_under_way(),
-                Hold::InFlight | Hold::Blocked | Hold::Element => child.in_flight == 0,
-                Hold::Lane => !broker.lanes.iter().any(|(_, lane)| lane.held.contains(&key)),
-                Hold::Lease => child.lease.is_some() || child.wait.is_none(),
-                Hold::Guess => child.guess_at.is_none_or(|due| due < broker.now),
+            let stuck = match child.hold() {
+                Hold::OwnReplies => !child.is_under_way(),
+                Hold::InFlightMax | Hold::Reply | Hold::BlockingReply => child.sent().in_flight() == 0,
+                Hold::LaneFull => {
+                    !broker.shared.connections.lanes().any(|(_, lane)| lane.held().contains(&key))
+                }
+                Hold::LeaseQueue => child.lease().is_some() || child.front().wait().is_none(),
+                Hold::AuthDelay => child.front().auth_due().is_none_or(|due| due < broker.shared.env.now),
                 _ => false,
             };
             if stuck {
-                broken(13, &format!("nothing will ever end {:?} of a child", child.hold));
+                broken(13, &format!("nothing will ever end {:?} of a child", child.hold()));
             }
-            if child.lease.is_some_and(|held| broker.lanes.get(held.lane).is_none()) {
+            if child.lease().is_some_and(|held| broker.shared.connections.find(held.lane).is_none()) {
                 broken(15, "a child holds a lane that is gone");
             }
         }
@@ -200,26 +212,26 @@ impl Sim {
     fn check_forgotten(&self) {
         let broker = &self.broker;
         if broker.settings().memory_max > 0 && broker.has_work() {
-            let (held, actions) = (broker.memory, &broker.actions);
+            let (held, actions) = (broker.shared.env.memory, &broker.shared.env.actions);
             broken(13, &format!("work is left after a turn: {held} bytes held, actions {actions:?}"));
         }
-        for (key, lane) in broker.lanes.iter() {
+        for (key, lane) in broker.shared.connections.lanes() {
             let writes = broker.lane_outgoing(key).is_some_and(|(_, bytes)| !bytes.is_empty());
-            let known = self.conns.get(&lane.link).is_none_or(|conn| conn.blocked);
+            let known = lane.link().and_then(|link| self.conns.get(&link)).is_none_or(|conn| conn.blocked);
             if writes && !known {
                 broken(13, "a lane has bytes to write and is not written");
             }
-            if !lane.is_idle() && lane.state == LaneState::Dormant {
+            if !lane.is_idle() && lane.is_dormant() {
                 broken(13, "requests stand on a lane that nobody connects");
             }
         }
         for (key, child) in broker.children.iter() {
-            let peer = &self.peers[child.link];
-            if !child.output.is_empty() && !peer.blocked {
+            let peer = &self.peers[child.link()];
+            if !child.outbox().is_empty() && !peer.blocked {
                 broken(13, "a child has replies to take and is not written");
             }
             let unread = (!peer.outbox.is_empty() || peer.shut) && !peer.armed;
-            if unread && broker.wants_read(key) && child.state == ChildState::Open {
+            if unread && broker.wants_read(key) && child.state() == ChildState::Open {
                 broken(13, "a child has sent requests and is not read");
             }
         }
@@ -227,19 +239,20 @@ impl Sim {
 
     /// 6: on a lane nobody uses and no byte travels on, the connection is as it was greeted.
     fn check_remains(&self) {
-        for (key, lane) in self.broker.lanes.iter() {
-            let ready = lane.state == LaneState::Ready && lane.is_idle() && lane.lease.is_none();
-            let Some(conn) = self.conns.get(&lane.link).filter(|_| ready) else { continue };
-            let Some(client) = self.redis.clients.get(&lane.link) else { continue };
-            let shared = matches!(lane.role, LaneRole::Shared | LaneRole::Lease | LaneRole::Subscriber);
+        for (key, lane) in self.broker.shared.connections.lanes() {
+            let ready = lane.is_ready() && lane.is_idle() && lane.lease().is_none();
+            let Some(link) = lane.link().filter(|_| ready) else { continue };
+            let Some(conn) = self.conns.get(&link) else { continue };
+            let Some(client) = self.redis.clients.get(&link) else { continue };
+            let shared = matches!(lane.role(), LaneRole::Shared | LaneRole::Lease | LaneRole::Subscriber);
             if !conn.to_redis.is_empty() || !client.input.is_empty() || !shared {
                 continue;
             }
-            let pool = &self.broker.pools[lane.pool.0 as usize].key;
+            let pool = self.broker.shared.connections.key_of(lane);
             let clean = client.multi.is_none()
                 && client.watched.is_empty()
                 && client.blocked.is_none()
-                && (client.subscriptions() == 0 || lane.role == LaneRole::Subscriber)
+                && (client.subscriptions() == 0 || lane.role() == LaneRole::Subscriber)
                 && !client.silent
                 // None where the right to it was missing.
                 && (client.name.is_empty() || client.name.starts_with("broker-"))

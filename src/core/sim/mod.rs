@@ -27,12 +27,14 @@ mod truth;
 mod weather;
 mod wire;
 
-use super::broker::Broker;
-use super::child::{Child, ChildKind};
-use super::lane::{Lane, LaneRole};
 use crate::base::clock::Millis;
 use crate::base::key::Key;
 use crate::config::{Settings, parse_upstream};
+use crate::core::broker::Broker;
+use crate::core::child::ChildKind;
+use crate::core::connection::role::LaneRole;
+use crate::core::keys::ChildKey;
+use crate::core::keys::LaneKey;
 use crate::resp::encode;
 use dials::Dials;
 use redis::Redis;
@@ -61,7 +63,7 @@ fn broken(number: u8, what: &str) -> ! {
 /// by the same link.
 #[derive(Debug)]
 pub(super) struct Conn {
-    pub(super) lane: Key<Lane>,
+    pub(super) lane: LaneKey,
     pub(super) role: LaneRole,
     /// Its db and protocol.
     of: (u32, u8),
@@ -88,7 +90,7 @@ pub(super) struct Conn {
 /// A child, as its process sees it.
 #[derive(Debug)]
 struct Peer {
-    key: Option<Key<Child>>,
+    key: Option<ChildKey>,
     /// Sent, and not yet read by the broker.
     outbox: Vec<u8>,
     /// It has shut its sending side down, behind what is in the outbox.
@@ -187,7 +189,7 @@ impl Sim {
     }
 
     /// A child that is closed by now has a key that names nothing.
-    pub(super) fn key(&self, child: usize) -> Key<Child> {
+    pub(super) fn key(&self, child: usize) -> ChildKey {
         self.peers[child].key.unwrap_or(Key::NONE)
     }
 

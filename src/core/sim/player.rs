@@ -12,7 +12,7 @@ use super::{Sim, broken, trace};
 use crate::base::clock::Millis;
 use crate::config::parse_upstream;
 use crate::config::value::Integrity;
-use crate::core::lane::{LaneRole, LaneState};
+use crate::core::connection::role::LaneRole;
 use crate::resp::encode;
 use std::collections::BTreeMap;
 
@@ -335,10 +335,10 @@ impl Player {
         let Some(link) = self.a_link() else { return };
         let conn = &self.sim.conns[&link];
         let (lane, whole) = (conn.lane, conn.to_broker.is_empty() && !conn.leaving && !conn.ended);
-        let state = self.sim.broker.lanes.get(lane);
+        let state = self.sim.broker.shared.connections.find(lane);
         let Some((idle, input)) = state
-            .filter(|lane| lane.state == LaneState::Ready && lane.link == link)
-            .map(|lane| (!lane.has_written(), lane.input.len()))
+            .filter(|lane| lane.is_ready() && lane.link() == Some(link))
+            .map(|lane| (!lane.has_written(), lane.unread()))
         else {
             return;
         };
@@ -358,8 +358,8 @@ impl Player {
         let Some(link) = self.a_link() else { return };
         let always = self.sim.broker.settings().integrity == Integrity::Always;
         let conn = self.sim.conns.get_mut(&link).expect("just picked");
-        let guarded = self.sim.broker.lanes.get(conn.lane).is_some_and(|lane| {
-            lane.link == link && lane.state == LaneState::Ready && lane.input.is_empty() && lane.is_guarded()
+        let guarded = self.sim.broker.shared.connections.find(conn.lane).is_some_and(|lane| {
+            lane.link() == Some(link) && lane.is_ready() && lane.unread() == 0 && lane.is_guarded()
         });
         if conn.role != LaneRole::Shared || !always || !guarded || self.tampered.contains(&link) {
             return;
@@ -411,7 +411,8 @@ impl Player {
         let url = if self.moved { own.replace("sim", "other") } else { own.to_owned() };
         self.sim.broker.reload(settings, parse_upstream(&url).expect("a URL"));
         // Those above the cap take no place from whoever needs none of theirs.
-        self.sim.over_max |= self.sim.broker.has_lease_too_many();
+        self.sim.over_max |=
+            self.sim.broker.shared.connections.has_lease_too_many(self.sim.broker.settings());
         self.count("reload");
     }
 

@@ -13,7 +13,7 @@ use super::weather::Weather;
 use super::wire::{Argv, full_name, nonce_in, shown, take_request};
 use super::{broken, table, trace};
 use crate::base::clock::Millis;
-use crate::core::lane::LaneRole;
+use crate::core::connection::role::LaneRole;
 use crate::resp::encode;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 

@@ -1,7 +1,7 @@
 //! A script that does not end, and those whom its upstream keeps waiting.
 
 use super::LOST;
-use crate::core::lane::LaneRole;
+use crate::core::connection::role::LaneRole;
 use crate::core::sim::Sim;
 
 const BUSY: &str = "-BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE.";

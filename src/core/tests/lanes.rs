@@ -1,7 +1,7 @@
 //! Who goes on which lane in which order, and the canaries between them.
 
 use super::*;
-use crate::core::lane::LaneRole;
+use crate::core::connection::role::LaneRole;
 
 /// Which connection ran each request that begins so, in order.
 fn ran(sim: &Sim, start: &str) -> Vec<i64> {
@@ -134,8 +134,8 @@ fn with_canaries_everything_reads_as_without() {
         assert_eq!(sim.ask(b, "BLPOP x 0"), "");
         assert_eq!(sim.ask(a, "RPUSH x e"), ":1");
         assert_eq!(sim.received(b), "*2 $1 x $1 e");
-        assert!(sim.broker.counters.canaries > 2, "{setting}");
-        assert_eq!(sim.broker.counters.integrity_failures, 0);
+        assert!(sim.broker.counters().canaries > 2, "{setting}");
+        assert_eq!(sim.broker.counters().integrity_failures, 0);
         assert_eq!(sim.broker.leases_lent(), (0, 0, 0));
     }
 }
@@ -154,7 +154,7 @@ fn no_reply_passes_without_its_proof() {
         sim.silent.clear();
         sim.inject(link, injected);
         assert_eq!((sim.received(a).as_str(), sim.received(b).as_str()), (LOST, LOST));
-        assert_eq!(sim.broker.counters.integrity_failures, 1);
+        assert_eq!(sim.broker.counters().integrity_failures, 1);
         assert_eq!(sim.ask(a, "GET again"), "$5 again");
     }
 }

@@ -1,7 +1,7 @@
 //! What an upstream refuses that has changed its mind, and what children are told of it.
 
 use super::LOST;
-use crate::core::lane::LaneRole;
+use crate::core::connection::role::LaneRole;
 use crate::core::sim::Sim;
 
 const DISCARD_DENIED: &str = "-NOPERM this user has no permissions to run the 'discard' command";

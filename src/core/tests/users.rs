@@ -2,29 +2,35 @@
 
 use super::*;
 use crate::base::limits;
-use crate::core::pool::PoolKey;
-use crate::core::users::{Password, UserId};
+use crate::core::keys::PoolKey;
+use crate::core::keys::UserId;
+use crate::core::user::credentials::Password;
 
 #[test]
 fn pools_of_users_that_have_gone_are_used_again() {
     let mut sim = Sim::new(&[("auth", "passthrough")]);
-    let before = sim.broker.pools.len();
+    let before = sim.broker.shared.connections.pools().count();
     for number in 0..200u32 {
-        let user = sim.broker.users.register(&number.to_le_bytes(), &Password::new(b"p"));
-        sim.broker.users.enter(user);
+        let user = sim.broker.shared.users.register(&number.to_le_bytes(), &Password::new(b"p"));
+        sim.broker.shared.users.enter(user);
         for db in 0..3 {
-            let pool = sim.broker.pool_of(PoolKey { user, db, proto: 2, no_touch: false });
-            let lane = sim.broker.shared_lane(pool);
-            sim.broker.want_connection(lane);
+            let pool = sim.broker.shared.connections.pool_of(PoolKey { user, db, proto: 2, no_touch: false });
+            let shared = &mut sim.broker.shared;
+            let lane = shared.connections.shared_lane(pool, shared.env.settings.lanes, shared.env.now);
+            shared.connections.want(&mut shared.env, lane);
         }
-        sim.broker.users.leave(user, sim.now);
+        sim.broker.shared.users.leave(user, sim.now);
         sim.pass(limits::USER_LINGER / 4);
-        assert!(sim.broker.pools.len() <= before + 6 * 3, "{} pools", sim.broker.pools.len());
+        assert!(
+            sim.broker.shared.connections.pools().count() <= before + 6 * 3,
+            "{} pools",
+            sim.broker.shared.connections.pools().count()
+        );
     }
     sim.pass(2 * limits::USER_LINGER);
-    assert_eq!(sim.broker.lanes.len(), 2, "control and probe");
+    assert_eq!(sim.broker.shared.connections.lanes().count(), 2, "control and probe");
     let upstream = PoolKey { user: UserId::UPSTREAM, db: 0, proto: 3, no_touch: false };
-    assert_eq!(sim.broker.pool_of(upstream).0, 0, "the broker's own stays where it is");
+    assert_eq!(sim.broker.shared.connections.pool_of(upstream).0, 0, "the broker's own stays where it is");
 }
 
 /// The default user may be given a password at any time, and nobody tells.

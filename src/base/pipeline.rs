@@ -1,0 +1,324 @@
+//! Requests pipelined on one connection, without the connection: the bytes that wait to be written, and an entry for
+//! every request without a reply. Owns the arithmetic of what may have left; never what an entry means.
+//!
+//! Offsets are absolute and only grow, so that no byte is written twice. The requests stand side by side: each begins
+//! where the one before it ends.
+
+use super::bytes::ByteQueue;
+use std::collections::VecDeque;
+
+/// Entries for which an empty pipeline keeps room.
+const ENTRIES_KEPT: usize = 1024;
+
+/// What a pipeline remembers of a request.
+pub trait Entry {
+    /// Absolute offset where the request's bytes end, as it was told when it was made.
+    fn end(&self) -> u64;
+
+    /// Whether the next request was put on together with this one and means nothing without it. Such requests are a
+    /// unit: a byte of one has left as soon as a byte of any has.
+    fn is_bound_to_next(&self) -> bool {
+        false
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Pipeline<T> {
+    /// Oldest first.
+    entries: VecDeque<T>,
+    /// What has not been written.
+    bytes: ByteQueue,
+    /// Where the front request begins.
+    start: u64,
+    /// The front request is of a unit of which requests have been answered: it belongs to the connection that did.
+    inside_unit: bool,
+}
+
+impl<T> Default for Pipeline<T> {
+    fn default() -> Self {
+        Pipeline { entries: VecDeque::new(), bytes: ByteQueue::default(), start: 0, inside_unit: false }
+    }
+}
+
+impl<T: Entry> Pipeline<T> {
+    /// Puts a whole request on. `make` is told where it ends.
+    pub fn push(&mut self, request: &[u8], make: impl FnOnce(u64) -> T) {
+        self.bytes.append(request);
+        self.entries.push_back(make(self.bytes.appended()));
+    }
+
+    /// The same of a request that `write` appends.
+    pub fn push_with(&mut self, write: impl FnOnce(&mut Vec<u8>), make: impl FnOnce(u64) -> T) {
+        write(self.bytes.tail());
+        self.entries.push_back(make(self.bytes.appended()));
+    }
+
+    /// Appends bytes that need no entry, as a greeting does. Only while there is none.
+    pub fn write_unasked(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        debug_assert!(self.entries.is_empty(), "a reply to these bytes would be another's");
+        write(self.bytes.tail());
+        self.start = self.bytes.appended();
+    }
+
+    /// The oldest entry: the next reply is for it.
+    pub fn front(&self) -> Option<&T> {
+        self.entries.front()
+    }
+
+    /// The same.
+    pub fn front_mut(&mut self) -> Option<&mut T> {
+        self.entries.front_mut()
+    }
+
+    /// The entry put on last.
+    pub fn back(&self) -> Option<&T> {
+        self.entries.back()
+    }
+
+    /// The entry at `index`, counted from the oldest.
+    pub fn get_mut(&mut self, index: usize) -> Option<&mut T> {
+        self.entries.get_mut(index)
+    }
+
+    /// All entries, oldest first.
+    pub fn iter(&self) -> impl Iterator<Item = &T> {
+        self.entries.iter()
+    }
+
+    /// The same.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.entries.iter_mut()
+    }
+
+    /// How many entries there are.
+    pub fn depth(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there is no entry.
+    pub fn is_idle(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// The bytes that wait to be written.
+    pub fn as_slice(&self) -> &[u8] {
+        self.bytes.as_slice()
+    }
+
+    /// How many bytes wait to be written.
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Whether no byte waits to be written.
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// Absolute offset of the next byte to be written.
+    pub fn consumed(&self) -> u64 {
+        self.bytes.consumed()
+    }
+
+    /// Absolute offset just past the last request.
+    pub fn appended(&self) -> u64 {
+        self.bytes.appended()
+    }
+
+    /// Heap bytes held.
+    pub fn footprint(&self) -> usize {
+        self.bytes.capacity() + self.entries.capacity() * size_of::<T>()
+    }
+
+    /// The socket has taken `count` bytes.
+    pub fn wrote(&mut self, count: usize) {
+        self.bytes.consume(count);
+    }
+
+    /// Takes the entry that a complete reply belongs to. `None`: nobody asked, or the request has not left whole.
+    pub fn take_answered(&mut self) -> Option<T> {
+        if self.front()?.end() > self.bytes.consumed() {
+            return None;
+        }
+        let entry = self.take_front()?;
+        self.inside_unit = entry.is_bound_to_next();
+        Some(entry)
+    }
+
+    /// Takes the oldest entry, answered or not. The bytes of its request stay.
+    pub fn take_front(&mut self) -> Option<T> {
+        let entry = self.entries.pop_front()?;
+        self.start = entry.end();
+        if self.entries.is_empty() && self.entries.capacity() > ENTRIES_KEPT {
+            self.entries = VecDeque::new();
+        }
+        Some(entry)
+    }
+
+    /// Takes the oldest entry with its request, of which no byte has left, and shows both to `take`.
+    pub fn take_unwritten<R>(&mut self, take: impl FnOnce(T, &[u8]) -> R) -> Option<R> {
+        debug_assert!(!self.has_written(), "a byte of it has left");
+        let start = self.start;
+        let entry = self.take_front()?;
+        let len = (entry.end() - start) as usize;
+        let taken = take(entry, &self.bytes.as_slice()[..len]);
+        self.bytes.consume(len);
+        Some(taken)
+    }
+
+    /// Whether the front request has begun to leave: one byte handed to the socket is enough.
+    pub fn has_written(&self) -> bool {
+        !self.entries.is_empty() && self.start < self.bytes.consumed()
+    }
+
+    /// Absolute offset where the last unit ends of which a byte may have left.
+    pub fn end_of_written(&self) -> u64 {
+        let consumed = self.bytes.consumed();
+        let (mut end, mut in_unit) = (self.start, self.inside_unit);
+        for entry in &self.entries {
+            if end >= consumed && !in_unit {
+                break;
+            }
+            end = entry.end();
+            in_unit = entry.is_bound_to_next();
+        }
+        end
+    }
+
+    /// The connection is gone: takes every entry of which a byte may have left, a unit as a whole, and drops the rest of
+    /// the last one's bytes. What remains has never been written.
+    pub fn take_written(&mut self) -> Vec<T> {
+        let end = self.end_of_written();
+        let mut written = Vec::new();
+        while self.front().is_some_and(|entry| entry.end() <= end) {
+            written.extend(self.take_front());
+        }
+        self.bytes.consume(end.saturating_sub(self.bytes.consumed()) as usize);
+        self.inside_unit = false;
+        written
+    }
+
+    /// Takes every entry, written or not, and drops all bytes.
+    pub fn take_all(&mut self) -> Vec<T> {
+        self.bytes.consume(self.bytes.len());
+        self.start = self.bytes.consumed();
+        self.inside_unit = false;
+        std::mem::take(&mut self.entries).into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Where the request ends, and whether the next is bound to it.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    struct Asked(u64, bool);
+
+    impl Entry for Asked {
+        fn end(&self) -> u64 {
+            self.0
+        }
+
+        fn is_bound_to_next(&self) -> bool {
+            self.1
+        }
+    }
+
+    fn pipeline(requests: &[(&[u8], bool)]) -> Pipeline<Asked> {
+        let mut pipeline = Pipeline::default();
+        for (bytes, bound) in requests {
+            pipeline.push(bytes, |end| Asked(end, *bound));
+        }
+        pipeline
+    }
+
+    fn ends(entries: &[Asked]) -> Vec<u64> {
+        entries.iter().map(Entry::end).collect()
+    }
+
+    #[test]
+    fn a_byte_that_left_makes_the_request_written() {
+        let mut pipeline = pipeline(&[(b"aaaa", false), (b"bbbb", false), (b"cccc", false)]);
+        assert!(!pipeline.has_written());
+        pipeline.wrote(5);
+        assert!(pipeline.has_written());
+        assert_eq!(ends(&pipeline.take_written()), [4, 8]);
+        assert_eq!(pipeline.as_slice(), b"cccc", "the rest of b is dropped, c has never left");
+        assert_eq!(pipeline.depth(), 1);
+        assert!(!pipeline.has_written());
+    }
+
+    #[test]
+    fn a_unit_is_lost_as_a_whole() {
+        let mut pipeline = pipeline(&[(b"multi", true), (b"set", true), (b"exec", false), (b"get", false)]);
+        pipeline.wrote(1);
+        assert_eq!(pipeline.end_of_written(), 12);
+        assert_eq!(pipeline.take_written().len(), 3);
+        assert_eq!(pipeline.as_slice(), b"get");
+    }
+
+    #[test]
+    fn a_unit_whose_first_reply_has_come_is_lost_as_a_whole_too() {
+        let mut pipeline = pipeline(&[(b"multi", true), (b"set", true), (b"exec", false), (b"get", false)]);
+        pipeline.wrote(4);
+        assert_eq!(pipeline.take_answered(), None, "it has not left whole");
+        pipeline.wrote(1);
+        assert!(pipeline.take_answered().is_some(), "MULTI is answered while the rest of the unit is here");
+        assert_eq!(pipeline.take_written().len(), 2, "SET and EXEC mean nothing without it");
+        assert_eq!(pipeline.as_slice(), b"get");
+        assert!(pipeline.take_written().is_empty(), "GET belongs to the next connection");
+    }
+
+    #[test]
+    fn nothing_written_means_nothing_lost() {
+        let mut pipeline = pipeline(&[(b"aaaa", false)]);
+        assert!(pipeline.take_written().is_empty());
+        assert_eq!(pipeline.as_slice(), b"aaaa");
+        pipeline.wrote(4);
+        assert_eq!(pipeline.take_answered(), Some(Asked(4, false)));
+        assert_eq!(pipeline.take_answered(), None);
+        pipeline.push(b"bb", |end| Asked(end, false));
+        assert_eq!(pipeline.take_answered(), None, "a reply before the request has left is nobody's");
+    }
+
+    #[test]
+    fn what_has_not_left_is_taken_with_its_bytes() {
+        let mut pipeline = pipeline(&[(b"aaaa", false), (b"bb", false), (b"c", false)]);
+        pipeline.wrote(4);
+        assert!(pipeline.take_answered().is_some());
+        let taken = pipeline.take_unwritten(|entry, bytes| (entry, bytes.to_vec()));
+        assert_eq!(taken, Some((Asked(6, false), b"bb".to_vec())));
+        assert_eq!((pipeline.as_slice(), pipeline.consumed(), pipeline.appended()), (&b"c"[..], 6, 7));
+        assert_eq!(ends(&pipeline.take_all()), [7]);
+        assert!(pipeline.is_idle() && pipeline.is_empty());
+        pipeline.push_with(|out| out.extend_from_slice(b"dd"), |end| Asked(end, false));
+        assert!(!pipeline.has_written(), "offsets go on where they were");
+        assert_eq!(pipeline.take_unwritten(|entry, bytes| (entry.end(), bytes.len())), Some((9, 2)));
+    }
+
+    #[test]
+    fn bytes_without_an_entry_make_no_request_written() {
+        let mut pipeline = Pipeline::default();
+        pipeline.write_unasked(|out| out.extend_from_slice(b"hello"));
+        pipeline.push(b"aa", |end| Asked(end, false));
+        pipeline.wrote(3);
+        assert!(!pipeline.has_written());
+        assert!(pipeline.take_written().is_empty());
+        assert_eq!(pipeline.as_slice(), b"aa", "the rest of the greeting is of no use to another connection");
+        pipeline.wrote(1);
+        assert_eq!(ends(&pipeline.take_written()), [7]);
+    }
+
+    #[test]
+    fn a_burst_is_given_back() {
+        let mut pipeline = Pipeline::default();
+        for _ in 0..4096 {
+            pipeline.push(&[0; 16], |end| Asked(end, false));
+        }
+        pipeline.wrote(16 * 4096);
+        while pipeline.take_answered().is_some() {}
+        assert_eq!(pipeline.footprint(), 0);
+    }
+}

@@ -1,0 +1,116 @@
+//! Every child there is, by key and by CLIENT ID. Owns both ways to find one and keeps them in step; knows nothing of
+//! what a child does.
+
+use crate::base::clock::Millis;
+use crate::base::key::Arena;
+use crate::base::limits;
+use crate::core::child::Child;
+use crate::core::child::origin::describe;
+use crate::core::keys::{ChildKey, ChildName};
+use std::collections::HashMap;
+
+/// The children. A key is the way to one; an id is only ever what somebody has typed.
+#[derive(Debug, Default)]
+pub(crate) struct Children {
+    arena: Arena<Child, ChildName>,
+    /// An id is given once and never changes.
+    by_id: HashMap<u64, ChildKey>,
+    /// Children refused since the log was last told of any, and when that was.
+    refused: u64,
+    refused_told_at: Option<Millis>,
+}
+
+impl Children {
+    /// Stores a child and returns the only key that will ever name it.
+    pub(crate) fn insert(&mut self, child: Child) -> ChildKey {
+        let id = child.session().id;
+        let key = self.arena.insert(child);
+        if let Some(child) = self.arena.get_mut(key) {
+            child.key = key;
+        }
+        let before = self.by_id.insert(id, key);
+        debug_assert!(before.is_none(), "two children with the id {id}");
+        key
+    }
+
+    /// Takes the child out, unless it has gone.
+    pub(crate) fn remove(&mut self, key: ChildKey) -> Option<Child> {
+        let child = self.arena.remove(key)?;
+        self.by_id.remove(&child.session().id);
+        Some(child)
+    }
+
+    /// The child that CLIENT ID told this number. One look-up, however many children there are.
+    pub(crate) fn by_id(&self, id: i64) -> Option<ChildKey> {
+        self.by_id.get(&u64::try_from(id).ok()?).copied()
+    }
+
+    /// A child that is there.
+    pub(crate) fn known_mut(&mut self, key: ChildKey) -> Option<&mut Child> {
+        debug_assert!(self.arena.get(key).is_some(), "no child {key:?}");
+        self.arena.get_mut(key)
+    }
+
+    /// A child that may have gone: its key was kept by a slot, a timer, a list or the driver.
+    pub(crate) fn get(&self, key: ChildKey) -> Option<&Child> {
+        self.arena.get(key)
+    }
+
+    /// The same.
+    pub(crate) fn get_mut(&mut self, key: ChildKey) -> Option<&mut Child> {
+        self.arena.get_mut(key)
+    }
+
+    /// What the command table numbers has other numbers now.
+    pub(crate) fn forget_commands(&mut self) {
+        for key in self.arena.keys() {
+            if let Some(child) = self.arena.get_mut(key) {
+                child.set_last_command(None);
+            }
+        }
+    }
+
+    /// A child was refused for `children_max`. The log tells who has them, now and then: a look at every child for each
+    /// refusal would be the worse half of a flood.
+    pub(crate) fn refuse(&mut self, max: usize, now: Millis) {
+        self.refused += 1;
+        if self.refused_told_at.is_some_and(|told| told + limits::REFUSED_LOG_INTERVAL > now) {
+            return;
+        }
+        self.refused_told_at = Some(now);
+        let (refused, count) = (std::mem::take(&mut self.refused), self.len());
+        let holders = describe(self.iter().map(|(_, child)| child.origin().holder()));
+        log::warn!("children_max is {max}: refused {refused} more; of {count} children {holders}");
+    }
+
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.arena.len()
+    }
+
+    /// Bytes of the children themselves, without what they hold.
+    pub(crate) fn own_bytes(&self) -> usize {
+        self.len() * size_of::<Child>()
+    }
+
+    /// Whether there is none.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.arena.is_empty()
+    }
+
+    /// Every child with its key.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (ChildKey, &Child)> {
+        self.arena.iter()
+    }
+
+    /// Every key, collected, for passes that close children as they go.
+    pub(crate) fn keys(&self) -> Vec<ChildKey> {
+        self.arena.keys()
+    }
+
+    /// Gives unused room back to the allocator after a burst.
+    pub(crate) fn shrink(&mut self) {
+        self.arena.shrink();
+        self.by_id.shrink_to_fit();
+    }
+}

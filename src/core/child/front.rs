@@ -1,0 +1,170 @@
+//! What was learned about the request at the front while it waited. One value, replaced as a whole when the request is
+//! done, so that nothing of it is taken for the next one's. Owns no request: that stays in the child's inbox.
+
+use crate::base::clock::Millis;
+use crate::command::Popped;
+use crate::core::child::hold::{Answer, Wait};
+use crate::core::child::listing::Listing;
+
+/// The state of the request at the front.
+#[derive(Debug, Default)]
+pub(crate) struct Front {
+    /// It only has to be skipped.
+    answered: bool,
+    wait: Option<Wait>,
+    answer: Option<Answer>,
+    /// The number of the question on the probe that is not answered yet.
+    proof: Option<u64>,
+    permitted: bool,
+    /// When its password may be checked, if that has had to wait.
+    auth_due: Option<Millis>,
+    /// The HELLO has been carried out up to this argument.
+    hello_done: u16,
+    /// How many questions the upstream had been asked when the request first needed an answer younger than itself.
+    asked_before: Option<u64>,
+    /// The CLIENT LIST, as far as it is made.
+    listing: Option<Box<Listing>>,
+    /// Until when it waits for the upstream, if it has had to.
+    upstream_until: Option<Millis>,
+}
+
+impl Front {
+    /// It has been answered, and may go as soon as the child runs again.
+    pub(crate) fn set_answered(&mut self) {
+        self.answered = true;
+    }
+
+    pub(crate) fn is_answered(&self) -> bool {
+        self.answered
+    }
+
+    // ---- a lease --------------------------------------------------------------------------------------
+
+    /// Its place in a lease queue, or the last one it had.
+    pub(crate) fn wait(&self) -> Option<Wait> {
+        self.wait
+    }
+
+    /// It joins a lease queue.
+    pub(crate) fn set_wait(&mut self, wait: Wait) {
+        self.wait = Some(wait);
+    }
+
+    /// Since when it waits: since `begun`, unless it waited before.
+    pub(crate) fn waits_since(&mut self, begun: Wait) -> Millis {
+        self.wait.get_or_insert(begun).since
+    }
+
+    /// Its own timeout has passed without a lease.
+    pub(crate) fn expire_wait(&mut self) {
+        if let Some(wait) = &mut self.wait {
+            wait.expired = true;
+        }
+    }
+
+    /// How the reply to the request that does not wait has to be changed.
+    pub(crate) fn set_popped(&mut self, popped: Popped) {
+        if let Some(wait) = &mut self.wait {
+            wait.popped = popped;
+        }
+    }
+
+    // ---- questions ------------------------------------------------------------------------------------
+
+    /// What the upstream has said about it, or nothing: it is looked at afresh.
+    pub(crate) fn set_answer(&mut self, answer: Option<Answer>) {
+        self.answer = answer;
+    }
+
+    pub(crate) fn take_answer(&mut self) -> Option<Answer> {
+        self.answer.take()
+    }
+
+    /// A question on the probe is about it, and may take until then.
+    pub(crate) fn ask(&mut self, number: u64, until: Millis) {
+        (self.proof, self.upstream_until) = (Some(number), Some(until));
+    }
+
+    /// Whether that question is the one it waits for.
+    pub(crate) fn asks(&self, number: u64) -> bool {
+        self.proof == Some(number)
+    }
+
+    /// That question is answered, or given up.
+    pub(crate) fn forget_question(&mut self) {
+        self.proof = None;
+    }
+
+    /// Whether that question has not been answered in time.
+    pub(crate) fn question_is_overdue(&self, now: Millis) -> bool {
+        self.proof.is_some() && self.is_overdue(now)
+    }
+
+    /// The upstream lets its user do what the broker carries out.
+    pub(crate) fn permit(&mut self) {
+        self.permitted = true;
+    }
+
+    pub(crate) fn is_permitted(&self) -> bool {
+        self.permitted
+    }
+
+    /// How many questions had been asked before it first needed an answer younger than itself; `asked` if that is now.
+    pub(crate) fn asked_before(&mut self, asked: u64) -> u64 {
+        *self.asked_before.get_or_insert(asked)
+    }
+
+    // ---- AUTH and HELLO -------------------------------------------------------------------------------
+
+    /// When its password may be checked, if that was decided.
+    pub(crate) fn auth_due(&self) -> Option<Millis> {
+        self.auth_due
+    }
+
+    pub(crate) fn delay_auth(&mut self, due: Millis) {
+        self.auth_due = Some(due);
+    }
+
+    /// Up to which argument its HELLO has been carried out.
+    pub(crate) fn hello_done(&self) -> u16 {
+        self.hello_done
+    }
+
+    pub(crate) fn set_hello_done(&mut self, argument: u16) {
+        self.hello_done = argument;
+    }
+
+    // ---- CLIENT LIST ----------------------------------------------------------------------------------
+
+    /// The listing as far as it is made.
+    pub(crate) fn take_listing(&mut self) -> Box<Listing> {
+        self.listing.take().unwrap_or_default()
+    }
+
+    pub(crate) fn keep_listing(&mut self, listing: Box<Listing>) {
+        self.listing = Some(listing);
+    }
+
+    // ---- the upstream ---------------------------------------------------------------------------------
+
+    /// Until when it waits for the upstream: `latest`, unless that was decided before.
+    pub(crate) fn wait_until(&mut self, latest: Millis) -> Millis {
+        *self.upstream_until.get_or_insert(latest)
+    }
+
+    /// `queue_timeout` has changed: when the wait ends now.
+    pub(crate) fn set_queue_timeout(&mut self, before: Millis, timeout: Millis, now: Millis) -> Millis {
+        let since = self.upstream_until.map_or(now, |until| until.saturating_sub(before));
+        *self.upstream_until.insert(since + timeout)
+    }
+
+    /// Whether it has waited for the upstream for long enough.
+    pub(crate) fn is_overdue(&self, now: Millis) -> bool {
+        self.upstream_until.is_some_and(|until| until <= now)
+    }
+
+    /// Heap bytes held.
+    pub(crate) fn footprint(&self) -> usize {
+        self.listing.as_ref().map_or(0, |listing| listing.footprint())
+    }
+}

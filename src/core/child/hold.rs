@@ -1,0 +1,83 @@
+//! Why a child's next request waits, and what it waits with: its place in a lease queue, its lease. Data only; the rules
+//! are in `request` and `lease`.
+
+use crate::base::clock::Millis;
+use crate::command::Popped;
+use crate::core::keys::{LaneKey, LeaseKind};
+
+/// Why the child's next request has to wait. The request stays in the child's input, and is looked at
+/// afresh when the reason has gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Hold {
+    /// It runs.
+    None,
+    /// `child_in_flight_max` of its requests are upstream.
+    InFlightMax,
+    /// Its earlier requests must be answered first: this one goes another way.
+    OwnReplies,
+    /// It must take replies first.
+    OutputFull,
+    /// The lane's socket must take bytes first. The child is listed in that lane's `held`.
+    LaneFull,
+    /// It stands in a lease queue.
+    LeaseQueue,
+    /// The lane of its last write is blocked by another child's WAIT, or leased.
+    WriteLane,
+    /// The request at the front is upstream, and nothing may follow it before its reply.
+    Reply,
+    /// As `Reply`, for a request that may block for as long as it likes.
+    BlockingReply,
+    /// The upstream was asked a question about the request at the front.
+    Question,
+    /// Only a connected upstream can answer.
+    Upstream,
+    /// The connection for subscriptions must answer first.
+    Subscription,
+    /// Its password is not checked yet, since others from the same source were wrong.
+    AuthDelay,
+}
+
+/// What the control connection said about the request at the front.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// The upstream does not know this command either.
+    UnknownCommand,
+    /// What the upstream said is the answer.
+    Frame(Vec<u8>),
+}
+
+/// A place in a lease queue, or the memory of having stood there: kept until the request is done.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wait {
+    /// The line.
+    pub kind: LeaseKind,
+    /// Its number in the line; kept when a lease is taken back, so that nobody overtakes.
+    pub ticket: u64,
+    /// When the request was first looked at: a blocking command's own timeout counts from here.
+    pub arrived: Millis,
+    /// When the present wait began: `lease_wait_timeout` counts from here.
+    pub since: Millis,
+    /// When the request's own timeout passes, if it has one.
+    pub expires: Option<Millis>,
+    /// It has passed without a lease.
+    pub expired: bool,
+    /// What the reply is to the request that does not wait, once that is on its way.
+    pub popped: Popped,
+}
+
+impl Wait {
+    /// One that begins now.
+    pub(crate) fn new(kind: LeaseKind, now: Millis) -> Self {
+        let popped = Popped::AsItIs;
+        Wait { kind, ticket: 0, arrived: now, since: now, expires: None, expired: false, popped }
+    }
+}
+
+/// The leased lane a child holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct HeldLease {
+    /// The lane.
+    pub lane: LaneKey,
+    /// What it was taken for.
+    pub kind: LeaseKind,
+}

@@ -1,0 +1,519 @@
+//! A child: a process's connection to the broker, without the connection. Owns what it has sent, what it is owed, its
+//! session and why its next request waits. Never touches a socket and never looks at the clock.
+
+pub(crate) mod ahead;
+pub(crate) mod children;
+pub(crate) mod closing;
+pub(crate) mod front;
+pub(crate) mod heavy;
+pub(crate) mod hold;
+pub(crate) mod last_write;
+pub(crate) mod listing;
+pub(crate) mod origin;
+pub(crate) mod outbox;
+pub(crate) mod replies;
+pub(crate) mod sent;
+pub(crate) mod session;
+
+pub use origin::ChildKind;
+
+use crate::base::clock::Millis;
+use crate::base::key::Key;
+use crate::base::limits;
+use crate::command::CommandId;
+use crate::core::child::ahead::ReadAhead;
+use crate::core::child::front::Front;
+use crate::core::child::hold::{HeldLease, Hold};
+use crate::core::child::origin::Origin;
+use crate::core::child::outbox::Outbox;
+use crate::core::child::sent::Sent;
+use crate::core::child::session::Session;
+use crate::core::keys::{AccountId, ChildKey, LaneKey, LeaseKind, PoolKey, UserId};
+use crate::core::pubsub::own::OwnSubscriptions;
+use crate::core::pubsub::shared::SharedSubscriptions;
+use crate::resp::{Inbox, Scanner};
+
+/// The life of a child. Removed from the arena when it ends, so there is no closed state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ChildState {
+    /// Reading, answering.
+    Open,
+    /// Nothing more will be read (end of file, or the broker drains); what was read complete is still run.
+    Ending,
+    /// No more requests are run (QUIT, protocol error); closes when every reply has left.
+    Finishing,
+    /// It ends with the event at hand.
+    Closed,
+}
+
+/// One child.
+#[derive(Debug)]
+pub struct Child {
+    /// Its own name.
+    key: ChildKey,
+    /// The driver's handle for its connection; opaque here.
+    link: usize,
+    origin: Origin,
+    /// When it connected, and when it last sent something.
+    opened: Millis,
+    last_request: Millis,
+    /// All that Redis would remember.
+    session: Session,
+    /// As whom its requests go upstream.
+    user: UserId,
+    /// Which of the broker's own users it is, with `auth = users`.
+    account: Option<AccountId>,
+    /// The command it sent last, if the table had it.
+    last_command: Option<CommandId>,
+
+    state: ChildState,
+    /// It will send nothing more: end of file was read.
+    eof: bool,
+    /// It has hung up, perhaps with bytes still unread.
+    hung_up: bool,
+    /// All it sends is ignored. Redis never closes a connection by itself on which QUIT has had no reply (CLIENT REPLY
+    /// OFF).
+    ignored: bool,
+
+    /// Why its next request waits.
+    hold: Hold,
+    front: Front,
+    /// What it has sent and what has not been run: at most one partial request and two reads' worth, or as
+    /// `request::reading` says while it takes no replies.
+    inbox: Inbox<Scanner>,
+    ahead: ReadAhead,
+    outbox: Outbox,
+    sent: Sent,
+    /// Stands in line for its turn at running requests.
+    runnable: bool,
+    /// Bytes of requests it may still run in this turn; negative after a large one, until later turns have paid for
+    /// it. Zero while it has nothing to run.
+    credit: i64,
+
+    lease: Option<HeldLease>,
+    /// Those on a leased lane.
+    subscriptions: Option<Box<OwnSubscriptions>>,
+    /// Those shared with other children.
+    topics: Option<Box<SharedSubscriptions>>,
+    /// When it is looked at, should it wait for these.
+    topics_due: Millis,
+    /// As last added to the broker's memory total.
+    footprint: usize,
+}
+
+impl Child {
+    pub(crate) fn new(session: Session, origin: Origin, link: usize, now: Millis) -> Self {
+        Child {
+            key: Key::NONE,
+            link,
+            origin,
+            opened: now,
+            last_request: now,
+            session,
+            user: UserId::UPSTREAM,
+            account: None,
+            last_command: None,
+            state: ChildState::Open,
+            eof: false,
+            hung_up: false,
+            ignored: false,
+            hold: Hold::None,
+            front: Front::default(),
+            inbox: Inbox::default(),
+            ahead: ReadAhead::default(),
+            outbox: Outbox::default(),
+            sent: Sent::new(),
+            runnable: false,
+            credit: 0,
+            lease: None,
+            subscriptions: None,
+            topics: None,
+            topics_due: 0,
+            footprint: 0,
+        }
+    }
+
+    // ---- who it is ------------------------------------------------------------------------------------
+
+    pub(crate) fn key(&self) -> ChildKey {
+        self.key
+    }
+
+    /// The driver's handle.
+    pub(crate) fn link(&self) -> usize {
+        self.link
+    }
+
+    pub(crate) fn set_link(&mut self, link: usize) {
+        self.link = link;
+    }
+
+    /// All that Redis would remember.
+    pub(crate) fn session(&self) -> &Session {
+        &self.session
+    }
+
+    pub(crate) fn session_mut(&mut self) -> &mut Session {
+        &mut self.session
+    }
+
+    pub(crate) fn user(&self) -> UserId {
+        self.user
+    }
+
+    pub(crate) fn account(&self) -> Option<AccountId> {
+        self.account
+    }
+
+    /// It is this user from now on. Returns which one it was.
+    pub(crate) fn set_user(&mut self, user: UserId, account: Option<AccountId>) -> UserId {
+        self.account = account;
+        std::mem::replace(&mut self.user, user)
+    }
+
+    /// Whether it has said who it is, or did not have to.
+    pub(crate) fn is_authenticated(&self) -> bool {
+        self.user != UserId::NOBODY
+    }
+
+    /// The command it sent last, if the table had it.
+    pub(crate) fn last_command(&self) -> Option<CommandId> {
+        self.last_command
+    }
+
+    pub(crate) fn set_last_command(&mut self, command: Option<CommandId>) {
+        self.last_command = command;
+    }
+
+    /// When it connected.
+    pub(crate) fn opened(&self) -> Millis {
+        self.opened
+    }
+
+    /// When it last sent something.
+    pub(crate) fn last_request(&self) -> Millis {
+        self.last_request
+    }
+
+    // ---- its end --------------------------------------------------------------------------------------
+
+    /// Moves the child's state; only ever forward.
+    pub(crate) fn set_state(&mut self, to: ChildState) {
+        let legal = matches!(
+            (self.state, to),
+            (ChildState::Open, ChildState::Ending | ChildState::Finishing)
+                | (ChildState::Ending, ChildState::Finishing)
+                | (_, ChildState::Closed)
+        );
+        debug_assert!(legal || self.state == to, "child {:?} -> {to:?}", self.state);
+        self.state = to;
+    }
+
+    /// End of file was read.
+    pub(crate) fn end_input(&mut self) {
+        self.eof = true;
+        if self.state == ChildState::Open {
+            self.set_state(ChildState::Ending);
+        }
+    }
+
+    pub(crate) fn hang_up(&mut self) {
+        self.hung_up = true;
+    }
+
+    /// Whether it will send nothing more.
+    pub(crate) fn has_left(&self) -> bool {
+        self.eof || self.hung_up
+    }
+
+    /// Whether it is to be closed: none of its requests is run any more, and it has all it was owed. A `draining` broker
+    /// does not wait for the end of one whose bytes are ignored.
+    pub(crate) fn is_over(&self, draining: bool) -> bool {
+        let kept = self.ignored && !self.eof && !draining;
+        self.state == ChildState::Finishing && self.outbox.is_settled() && !kept
+    }
+
+    /// It ends at its own request (QUIT, or one that is none). Redis closes when the last reply has been written; where
+    /// there is none to write, it never does.
+    pub(crate) fn end_at_request(&mut self) {
+        self.ignored = self.session.is_muted() && self.outbox.is_silent();
+    }
+
+    pub(crate) fn state(&self) -> ChildState {
+        self.state
+    }
+
+    /// Whether none of its requests is run any more.
+    pub(crate) fn is_finished(&self) -> bool {
+        matches!(self.state, ChildState::Finishing | ChildState::Closed)
+    }
+
+    /// Whether it may be read now.
+    pub(crate) fn wants_read(&self) -> bool {
+        // One that has enough to run for its next turn is read when it has had it.
+        let has_enough = self.runnable && self.inbox.len() >= limits::READ_TURN;
+        self.takes_bytes() && (self.state != ChildState::Open || self.hold != Hold::None || !has_enough)
+    }
+
+    /// Whether bytes of it could be of use at all, however much it has to run.
+    pub(crate) fn takes_bytes(&self) -> bool {
+        match (self.state, self.hold) {
+            // Nobody runs what it still sends. But it has to get rid of it before it can read what it was told.
+            (ChildState::Finishing, _) => self.ignored || !self.is_local(),
+            (ChildState::Ending | ChildState::Closed, _) => false,
+            (ChildState::Open, Hold::None) => true,
+            (ChildState::Open, Hold::OutputFull) => self.ahead.allows(self.inbox.len()),
+            // Whoever it waits for may wait for the end of its write.
+            (ChildState::Open, Hold::BlockingReply) => !self.is_local(),
+            // These end by themselves: by a reply that is on its way, or in time.
+            (ChildState::Open, _) => false,
+        }
+    }
+
+    /// What a connection upstream has to be for this child's requests.
+    pub(crate) fn pool_key(&self) -> PoolKey {
+        let Session { db, proto, no_touch, .. } = self.session;
+        PoolKey { user: self.user, db, proto, no_touch }
+    }
+
+    /// The request at the front is done: nothing about it is remembered.
+    pub(crate) fn front_is_done(&mut self) {
+        self.session.request_done();
+        self.front = Front::default();
+    }
+
+    /// What was learned about the request at the front.
+    pub(crate) fn front(&self) -> &Front {
+        &self.front
+    }
+
+    pub(crate) fn front_mut(&mut self) -> &mut Front {
+        &mut self.front
+    }
+
+    // ---- running --------------------------------------------------------------------------------------
+
+    /// Why its next request waits.
+    pub(crate) fn hold(&self) -> Hold {
+        self.hold
+    }
+
+    pub(crate) fn set_hold(&mut self, hold: Hold) {
+        self.hold = hold;
+    }
+
+    /// Its next request cannot run before it has taken replies.
+    pub(crate) fn hold_for_output(&mut self) {
+        self.hold = Hold::OutputFull;
+        self.ahead = ReadAhead::default();
+    }
+
+    /// What it has sent and what has not been run.
+    pub(crate) fn inbox(&self) -> &Inbox<Scanner> {
+        &self.inbox
+    }
+
+    pub(crate) fn inbox_mut(&mut self) -> &mut Inbox<Scanner> {
+        &mut self.inbox
+    }
+
+    /// It has sent something. True if that can be run at once, in front of nothing else.
+    pub(crate) fn hear(&mut self, now: Millis) -> bool {
+        self.last_request = now;
+        self.inbox.is_empty() && self.hold == Hold::None
+    }
+
+    pub(crate) fn ahead_mut(&mut self) -> &mut ReadAhead {
+        &mut self.ahead
+    }
+
+    /// It stands in line for its turn. False if it did before.
+    pub(crate) fn line_up(&mut self) -> bool {
+        !std::mem::replace(&mut self.runnable, true)
+    }
+
+    /// It has its turn.
+    pub(crate) fn take_turn(&mut self) {
+        self.runnable = false;
+    }
+
+    pub(crate) fn is_lined_up(&self) -> bool {
+        self.runnable
+    }
+
+    /// Its turn begins. Returns what it has to spend.
+    pub(crate) fn begin_turn(&mut self) -> i64 {
+        self.credit = (self.credit + limits::CHILD_TURN).min(limits::CHILD_TURN);
+        self.credit
+    }
+
+    /// What is left to spend in this turn.
+    pub(crate) fn credit(&self) -> i64 {
+        self.credit
+    }
+
+    /// What is left is not kept for the next turn.
+    pub(crate) fn end_turn(&mut self) {
+        self.credit = 0;
+    }
+
+    /// A request of `len` bytes has been run, or a frame without one.
+    pub(crate) fn charge(&mut self, len: usize) {
+        self.spend(len.max(limits::REQUEST_COST_MIN as usize));
+    }
+
+    /// The request at hand costs so much of its turn, in bytes of requests that take as long.
+    pub(crate) fn spend(&mut self, cost: usize) {
+        self.credit -= cost as i64;
+    }
+
+    // ---- replies and requests upstream ----------------------------------------------------------------
+
+    pub(crate) fn outbox(&self) -> &Outbox {
+        &self.outbox
+    }
+
+    pub(crate) fn outbox_mut(&mut self) -> &mut Outbox {
+        &mut self.outbox
+    }
+
+    pub(crate) fn sent(&self) -> &Sent {
+        &self.sent
+    }
+
+    pub(crate) fn sent_mut(&mut self) -> &mut Sent {
+        &mut self.sent
+    }
+
+    /// Whether a lane still carries requests of it, so that the next one must go the same way or wait.
+    pub(crate) fn is_under_way(&self) -> bool {
+        self.sent.is_under_way()
+    }
+
+    /// A request that will be replied to went upstream.
+    pub(crate) fn expect_reply(&mut self) {
+        self.outbox.expect(self.session.is_muted());
+    }
+
+    // ---- a lease and subscriptions --------------------------------------------------------------------
+
+    pub(crate) fn lease(&self) -> Option<HeldLease> {
+        self.lease
+    }
+
+    pub(crate) fn set_lease(&mut self, lease: HeldLease) {
+        self.lease = Some(lease);
+    }
+
+    pub(crate) fn take_lease(&mut self) -> Option<HeldLease> {
+        self.lease.take()
+    }
+
+    /// The lane of its lease, if that is for longer than one command.
+    pub(crate) fn lasting_lease(&self) -> Option<LaneKey> {
+        self.lease.filter(|lease| lease.kind != LeaseKind::Blocking).map(|lease| lease.lane)
+    }
+
+    /// Its subscriptions on a leased lane.
+    pub(crate) fn subscriptions(&self) -> Option<&OwnSubscriptions> {
+        self.subscriptions.as_deref()
+    }
+
+    pub(crate) fn subscriptions_mut(&mut self) -> &mut Option<Box<OwnSubscriptions>> {
+        &mut self.subscriptions
+    }
+
+    /// Its shared subscriptions.
+    pub(crate) fn topics(&self) -> Option<&SharedSubscriptions> {
+        self.topics.as_deref()
+    }
+
+    pub(crate) fn topics_mut(&mut self) -> Option<&mut SharedSubscriptions> {
+        self.topics.as_deref_mut()
+    }
+
+    /// The same; it has none yet, perhaps.
+    pub(crate) fn topics_or_new(&mut self) -> &mut SharedSubscriptions {
+        self.topics.get_or_insert_with(|| SharedSubscriptions::new(self.user))
+    }
+
+    pub(crate) fn take_topics(&mut self) -> Option<Box<SharedSubscriptions>> {
+        self.topics.take()
+    }
+
+    /// When a wait for shared subscriptions is looked at.
+    pub(crate) fn topics_due(&self) -> Millis {
+        self.topics_due
+    }
+
+    pub(crate) fn set_topics_due(&mut self, due: Millis) {
+        self.topics_due = due;
+    }
+
+    /// Whether it has any subscription: its output is then bounded as a subscriber's.
+    pub(crate) fn is_subscribed(&self) -> bool {
+        self.listens_on_lease() || self.topics.as_ref().is_some_and(|topics| topics.total() > 0)
+    }
+
+    /// Whether it has shared subscriptions in RESP2: it may say little else, and PING is answered in another form.
+    pub(crate) fn listens_in_resp2(&self) -> bool {
+        self.session.proto == 2 && self.topics.as_ref().is_some_and(|topics| topics.total() > 0)
+    }
+
+    /// Whether its leased lane carries subscriptions.
+    pub(crate) fn listens_on_lease(&self) -> bool {
+        self.subscriptions.as_ref().is_some_and(|subscriptions| subscriptions.total() > 0)
+    }
+
+    /// Channels, patterns, shard channels it has subscribed to.
+    pub(crate) fn subscription_counts(&self) -> (u32, u32, u32) {
+        let own = self.subscriptions.as_ref().map_or((0, 0, 0), |own| own.counts());
+        let shared = self.topics.as_ref().map_or((0, 0, 0), |shared| shared.counts());
+        (own.0 + shared.0, own.1 + shared.1, own.2 + shared.2)
+    }
+
+    /// Where it comes from.
+    pub(crate) fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
+    /// The system knows which process it is.
+    pub(crate) fn set_process(&mut self, uid: u32, pid: i32) {
+        self.origin.set_process(uid, pid);
+    }
+
+    /// Whether it is the program that embeds the loop.
+    pub(crate) fn is_local(&self) -> bool {
+        self.origin.is_local()
+    }
+
+    /// How the log names it: CLIENT ID and peer.
+    pub(crate) fn label(&self) -> String {
+        format!("{} ({})", self.session.id, self.origin.peer())
+    }
+
+    /// Heap bytes this child holds.
+    pub(crate) fn measure(&self) -> usize {
+        self.inbox.footprint()
+            + self.outbox.footprint()
+            + self.session.footprint()
+            + self.topics.as_ref().map_or(0, |topics| topics.footprint())
+            + self.front.footprint()
+    }
+
+    /// Measures it. Returns what it held when it was last measured, and what it holds now.
+    pub(crate) fn take_stock(&mut self) -> (usize, usize) {
+        let now = self.measure();
+        (std::mem::replace(&mut self.footprint, now), now)
+    }
+
+    /// What it held when it was last measured.
+    pub(crate) fn footprint(&self) -> usize {
+        self.footprint
+    }
+
+    /// Whether it goes upstream as somebody else than the broker itself, whose rights are not known here.
+    pub(crate) fn has_rights(&self) -> bool {
+        self.user != UserId::UPSTREAM
+    }
+}

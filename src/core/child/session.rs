@@ -1,0 +1,123 @@
+//! What Redis would remember of a connection: name, db, protocol, tracking, the open MULTI. Plain data; the commands that
+//! change it are in `request::local` and `transaction`.
+
+use crate::core::transaction::state::TransactionState;
+
+/// Whom its invalidations go to: 0 itself, -1 there are none.
+pub(crate) fn redirect(session: &Session) -> i64 {
+    session.tracking.map_or(-1, |id| id as i64)
+}
+
+/// CLIENT REPLY: whether the child wants replies at all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum ReplyMode {
+    /// It gets its replies.
+    #[default]
+    On,
+    /// It gets none.
+    Off,
+    /// The request at hand is CLIENT REPLY SKIP, and the next one gets no reply either.
+    SkipNext,
+    /// The request at hand gets no reply.
+    Skip,
+}
+
+/// What Redis would remember of a connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Session {
+    /// CLIENT ID. Never reused; starts at a random base per broker, and stays below 2^46.
+    pub(crate) id: u64,
+    /// CLIENT SETNAME; empty when unset.
+    pub(crate) name: Vec<u8>,
+    /// SELECT. Starts as the db of the broker's upstream URL, and RESET goes back there.
+    pub(crate) db: u32,
+    /// The db it starts with.
+    pub(crate) home_db: u32,
+    /// 2 or 3, by HELLO.
+    pub(crate) proto: u8,
+    /// CLIENT SETINFO LIB-NAME; survives RESET.
+    pub(crate) lib_name: Vec<u8>,
+    /// CLIENT SETINFO LIB-VER; survives RESET.
+    pub(crate) lib_version: Vec<u8>,
+    /// CLIENT NO-EVICT; survives RESET. Kept for CLIENT INFO only: eviction is Redis' own affair.
+    pub(crate) no_evict: bool,
+    /// CLIENT NO-TOUCH: its requests go on connections that are told so.
+    pub(crate) no_touch: bool,
+    /// CLIENT TRACKING, and the CLIENT ID its invalidations are redirected to; 0 for itself.
+    pub(crate) tracking: Option<u64>,
+    /// CLIENT IMPORT-SOURCE.
+    pub(crate) import_source: bool,
+    /// MONITOR.
+    pub(crate) monitoring: bool,
+    /// It has been refused SCRIPT DEBUG, and means its scripts to be debugged.
+    pub(crate) debugs: bool,
+    /// CLIENT REPLY.
+    pub(crate) replies: ReplyMode,
+    /// The open MULTI, and what was watched.
+    pub(crate) transaction: TransactionState,
+}
+
+impl Session {
+    /// A connection as Redis would greet it.
+    pub(crate) fn new(id: u64, home_db: u32) -> Self {
+        Session {
+            id,
+            name: Vec::new(),
+            db: home_db,
+            home_db,
+            proto: 2,
+            lib_name: Vec::new(),
+            lib_version: Vec::new(),
+            no_evict: false,
+            no_touch: false,
+            tracking: None,
+            import_source: false,
+            monitoring: false,
+            debugs: false,
+            replies: ReplyMode::On,
+            transaction: TransactionState::default(),
+        }
+    }
+
+    /// Heap bytes held.
+    pub(crate) fn footprint(&self) -> usize {
+        let texts = [&self.name, &self.lib_name, &self.lib_version];
+        texts.into_iter().map(Vec::capacity).sum::<usize>() + self.transaction.footprint()
+    }
+
+    /// Whether it has changed its connection upstream, and so must have one to itself.
+    pub(crate) fn is_pinned(&self) -> bool {
+        self.tracking.is_some() || self.import_source || self.monitoring
+    }
+
+    /// Whether the request at hand gets no reply.
+    pub(crate) fn is_muted(&self) -> bool {
+        matches!(self.replies, ReplyMode::Off | ReplyMode::Skip)
+    }
+
+    /// The request at hand is done; an empty one counts, as it does for Redis.
+    pub(crate) fn request_done(&mut self) {
+        self.replies = match self.replies {
+            ReplyMode::SkipNext => ReplyMode::Skip,
+            ReplyMode::Skip => ReplyMode::On,
+            lasting => lasting,
+        };
+    }
+
+    /// RESET: all but the id, the library's name and version, and NO-EVICT (Redis 7.0.15 keeps it). A reply
+    /// that is to be skipped stays so.
+    pub(crate) fn reset(&mut self) {
+        self.name.clear();
+        self.db = self.home_db;
+        self.proto = 2;
+        self.transaction.end();
+        self.no_touch = false;
+        self.tracking = None;
+        self.import_source = false;
+        self.monitoring = false;
+        self.debugs = false;
+        if self.replies == ReplyMode::Off {
+            self.replies = ReplyMode::On;
+        }
+    }
+}

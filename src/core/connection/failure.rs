@@ -1,0 +1,252 @@
+//! What goes wrong upstream, and what each child is told. A request of which a byte may have left is failed at once and never
+//! repeated; one that has not left waits for the next connection. Never how the next connection is made.
+
+use crate::base::failure::{ErrorLine, Failure, Lost};
+use crate::core::child::Child;
+use crate::core::connection::lane::Lane;
+use crate::core::connection::role::LaneRole;
+use crate::core::connection::slot::{Slot, SlotKind};
+use crate::core::keys::{LaneKey, LeaseKind};
+use crate::core::notice::Notice;
+use crate::core::pubsub::SubscriberLoss;
+use crate::core::shared::Shared;
+
+impl Shared {
+    /// Answers a request that was on hold with an error, and lets the next one run. Inside MULTI the
+    /// transaction is spoilt, as for any rejected command. A MULTI itself is open all the same, and spoilt: what its
+    /// child has sent behind it must not be run one by one.
+    pub(crate) fn fail_front(&mut self, child: &mut Child, error: impl ErrorLine) {
+        let begins = self.front_begins_multi(child);
+        if begins {
+            let abort_reason = String::from_utf8_lossy(&error.line()).into_owned();
+            child.session_mut().transaction.begin_spoilt(Some(abort_reason));
+            child.front_mut().set_answered();
+            self.answer(child, b"+OK\r\n");
+            return self.lift(child);
+        }
+        child.session_mut().transaction.spoil();
+        child.front_mut().set_answered();
+        self.answer_error(child, error);
+        self.lift(child);
+    }
+
+    /// Dialling or greeting the upstream has failed.
+    pub(crate) fn lane_failed(&mut self, key: LaneKey, reason: &str) {
+        // What failed may have been given up since.
+        let Some(lane) = self.connections.find_mut(key).filter(|lane| lane.is_connecting()) else { return };
+        let (failures, role, pool) = (lane.count_failure(), lane.role(), lane.pool());
+        self.env.counters.upstream_connect_failures += 1;
+        self.connections.note_refusal(&self.env, pool, reason);
+        self.connections.drop_connection(&mut self.env, key);
+        self.take_written(key);
+        match role {
+            LaneRole::Lease => self.leases.lane_failed(&mut self.connections, &mut self.env, key),
+            LaneRole::Shared | LaneRole::Control | LaneRole::Subscriber | LaneRole::Probe => {
+                self.back_off(key, failures);
+            }
+        }
+    }
+
+    pub(crate) fn back_off(&mut self, key: LaneKey, failures: u32) {
+        self.connections.back_off(&mut self.env, key, failures);
+        self.expire_unwritten(key);
+    }
+
+    /// The timer of an attempt or of a backoff.
+    pub(crate) fn lane_timer(&mut self, key: LaneKey, number: u32) {
+        // The lane may have gone since, or have another timer.
+        let Some(lane) = self.connections.find(key).filter(|lane| lane.timer() == number) else { return };
+        if lane.is_backing_off() {
+            self.connections.dial_afresh(&mut self.env, key);
+        } else if lane.is_connecting() {
+            let reason = format!("no answer within {} ms", self.env.settings.connect_timeout);
+            self.lane_failed(key, &reason);
+        } else if lane.is_ready() && key == self.control.lane() && self.control.is_leaving() {
+            self.replace_control();
+        }
+    }
+
+    /// An established connection is gone, or has to go: end of file, an error, a desync, a stall.
+    pub(crate) fn lane_lost(&mut self, key: LaneKey, reason: &str) {
+        let Some(lane) = self.connections.find_mut(key) else { return };
+        if lane.is_connecting() {
+            return self.lane_failed(key, reason);
+        }
+        if !lane.is_counted() {
+            return;
+        }
+        let role = lane.role();
+        let (proven, carries) = (lane.has_replied(), lane.is_listened());
+        // A control connection works once the command table has come on it.
+        let proven = proven && (role != LaneRole::Control || self.commands.is_confirmed());
+        let quiet = lane.is_idle() && (role != LaneRole::Control || !proven) && !carries;
+        let level = if quiet { log::Level::Debug } else { log::Level::Warn };
+        log::log!(level, "upstream connection lost ({role:?}, {} in flight): {reason}", lane.depth());
+        self.env.counters.upstream_losses += 1;
+        let (failures, pool) = (lane.count_loss(proven), lane.pool());
+        let user = self.connections.pool(pool).key().user;
+        self.connections.drop_connection(&mut self.env, key);
+        let lost = self.take_written(key);
+        match role {
+            LaneRole::Lease => self.lease_lane_lost(key, lost),
+            LaneRole::Control => {
+                self.control_lost();
+                self.fail_slots(key, lost, Failure::LOST);
+                self.drop_questions(key);
+                self.back_off(key, failures);
+            }
+            LaneRole::Probe => {
+                self.probe.lost();
+                self.fail_slots(key, lost, Failure::LOST);
+                self.drop_questions(key);
+                self.back_off(key, failures);
+            }
+            LaneRole::Shared => {
+                self.fail_slots(key, lost, Failure::LOST);
+                self.revive(key, failures);
+            }
+            LaneRole::Subscriber => {
+                let loss = SubscriberLoss::Broken { failures };
+                self.hubs.disconnected(&mut self.connections, &mut self.env, key, loss);
+            }
+        }
+        self.connections.account(&mut self.env, key);
+        if !role.is_own() {
+            self.recheck(user);
+        }
+    }
+
+    /// The connection is gone: what may have left on it.
+    pub(crate) fn take_written(&mut self, key: LaneKey) -> Vec<Slot> {
+        self.connections.known_mut(key).map(Lane::take_written).unwrap_or_default()
+    }
+
+    /// Closes a lane, connected or not, and fails all that is on it: what has not left will not.
+    pub(crate) fn empty_lane(&mut self, key: LaneKey, reason: &str) {
+        let held = self.connections.known(key).map_or(0, Lane::footprint);
+        log::warn!("{reason}: emptying an upstream lane that holds {held} bytes");
+        self.lane_lost(key, reason);
+        // A leased lane has gone with its connection, and nothing of a child's is on one for subscriptions.
+        let Some(lane) = self.connections.find_mut(key).filter(|lane| lane.role() != LaneRole::Subscriber)
+        else {
+            return;
+        };
+        let unwritten = lane.take_all();
+        let down = self.connections.down_on(key, &self.env.settings);
+        self.fail_slots(key, unwritten, down);
+        self.connections.account(&mut self.env, key);
+    }
+
+    /// A shared lane carries on from its first unwritten request.
+    fn revive(&mut self, key: LaneKey, failures: u32) {
+        let Some(lane) = self.connections.find_mut(key) else { return };
+        if lane.is_idle() {
+            return;
+        }
+        if failures == 0 {
+            self.connections.want(&mut self.env, key);
+        } else {
+            self.back_off(key, failures);
+        }
+    }
+
+    /// Questions that never left are dropped too: they were asked of an incarnation that is gone.
+    pub(crate) fn drop_questions(&mut self, key: LaneKey) {
+        let Some(lane) = self.connections.find_mut(key) else { return };
+        let unwritten = lane.take_all();
+        let down = self.connections.down_on(key, &self.env.settings);
+        self.fail_slots(key, unwritten, down);
+    }
+
+    /// A leased lane dies with its lease. What that means depends on what the lease was for.
+    fn lease_lane_lost(&mut self, key: LaneKey, lost: Vec<Slot>) {
+        let Some(lane) = self.connections.find_mut(key) else { return };
+        lane.need_close();
+        let unwritten = lane.take_all();
+        let pool = lane.pool();
+        let Some(lease) = lane.lease_mut() else { return self.connections.remove(&mut self.env, key) };
+        if !lease.end() {
+            // Its child has gone on without it, perhaps to another lease.
+            return self.leases.give_back(&mut self.connections, &mut self.env, key);
+        }
+        let (child, kind, watching) = (lease.child(), lease.kind(), lease.is_watching());
+        self.env.notify(Notice::LeaseLost { child, kind, watching });
+        if kind == LeaseKind::Session {
+            return self.leases.give_back(&mut self.connections, &mut self.env, key);
+        }
+        self.leases.give_back(&mut self.connections, &mut self.env, key);
+        self.fail_slots(key, lost, Failure::LOST);
+        let down = self.connections.down(pool);
+        self.fail_slots(key, unwritten, down);
+    }
+
+    /// The lane that a child had to itself is gone.
+    pub(crate) fn lease_lost(&mut self, child: &mut Child, kind: LeaseKind, watching: bool) {
+        if kind == LeaseKind::Session || child.listens_on_lease() {
+            // Messages may have been missed. A direct connection would have been closed as well.
+            return self.close(child);
+        }
+        child.take_lease();
+        child.session_mut().transaction.lane_lost(watching, &Failure::Lost(Lost::Transaction).to_string());
+    }
+
+    /// Completes slots without a reply from upstream. The broker's own at once; children are told when the event at hand
+    /// is over.
+    pub(crate) fn fail_slots(&mut self, lane: LaneKey, slots: Vec<Slot>, failure: Failure) {
+        let told = slots.iter().filter(|slot| slot.is_owed_to_a_child()).count();
+        self.env.counters.failed(failure.kind(), told as u64);
+        let mut failed = Vec::new();
+        for slot in slots {
+            match slot.kind {
+                SlotKind::Question => self.question_answered(None),
+                SlotKind::Canary => {}
+                SlotKind::Proof => self.proof_answered(None),
+                _ => failed.push(slot),
+            }
+        }
+        if !failed.is_empty() {
+            self.env.notify(Notice::Failed { lane, slots: failed, failure });
+        }
+    }
+
+    /// Requests that have waited `queue_timeout` for a connection are told that they were not executed.
+    pub(crate) fn expire_unwritten(&mut self, key: LaneKey) {
+        let Some(lane) = self.connections.find_mut(key) else { return };
+        if lane.is_ready() || lane.is_yielding() || lane.is_idle() {
+            return;
+        }
+        let expired = lane.take_expired(self.env.now, self.env.settings.queue_timeout);
+        if !expired.is_empty() {
+            let down = self.connections.down_on(key, &self.env.settings);
+            self.fail_slots(key, expired, down);
+        }
+        self.connections.account(&mut self.env, key);
+    }
+
+    /// Requests whose reply is overdue are told so; their slots stay, the late replies are dropped.
+    pub(crate) fn time_out_written(&mut self, key: LaneKey) {
+        let timeout = self.env.settings.request_timeout;
+        let Some(lane) = self.connections.find_mut(key) else { return };
+        if timeout == 0 || !lane.has_written() {
+            return;
+        }
+        if lane.role().is_own() || lane.role() == LaneRole::Subscriber {
+            return;
+        }
+        let leased = lane.lease().is_some();
+        let late = lane.time_out(self.env.now, timeout);
+        if late.is_empty() {
+            return;
+        }
+        let owed = || late.iter().filter(|slot| slot.is_owed_to_a_child());
+        if let (Some(table), Some(oldest)) = (self.commands.table(), owed().next()) {
+            let oldest = table.name(oldest.command);
+            log::info!("request_timeout: {} requests unanswered, the oldest is '{oldest}'", owed().count());
+        }
+        self.tell_late(key, late, Failure::TimedOut { after_ms: timeout });
+        if leased {
+            // What the late reply would have told about the session is lost: the lane cannot be trusted.
+            self.lane_lost(key, "request_timeout on a leased lane");
+        }
+    }
+}

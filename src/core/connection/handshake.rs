@@ -1,0 +1,171 @@
+//! Greeting an upstream: what a fresh connection is told and what it must answer before the first child's
+//! byte goes on it. HELLO sets protocol and user, SETNAME makes the broker's connections recognisable in
+//! Redis' CLIENT LIST, SELECT is sent here and never again on a shared lane.
+
+use crate::core::keys::PoolKey;
+use crate::core::user::credentials::{Credentials, Password};
+use crate::resp::{encode, reply, value};
+use redis::Value;
+use zeroize::Zeroizing;
+
+/// What HELLO told us about the upstream.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Greeting {
+    /// The reply's pairs in order; `proto` and `id` are replaced before a child sees them.
+    pub pairs: Vec<(String, Value)>,
+    /// CLIENT ID of this connection.
+    pub id: i64,
+}
+
+/// By which names the upstream knows the commands of a greeting: `rename-command` may have moved them.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct CommandNames<'a> {
+    pub client: &'a [u8],
+    pub select: &'a [u8],
+}
+
+/// How the greeting went.
+#[derive(Debug)]
+pub(crate) enum GreetingStep {
+    /// Replies are still owed.
+    More,
+    /// The lane may carry requests.
+    Ready(Greeting),
+    /// The upstream refused; the text is its own, without credentials.
+    Refused {
+        why: String,
+        /// It is about what children have chosen: their db, or NO-TOUCH.
+        by_choice: bool,
+    },
+}
+
+/// A greeting under way.
+#[derive(Debug)]
+pub(crate) struct Handshake {
+    /// Has the password in it.
+    out: Password,
+    sent: usize,
+    greeting: Greeting,
+    /// What has been asked, in order.
+    steps: Vec<&'static str>,
+    answered: usize,
+}
+
+impl Handshake {
+    /// Of a connection that is called `name` in CLIENT LIST.
+    pub(crate) fn new(user: Credentials<'_>, name: &str, pool: &PoolKey, commands: CommandNames<'_>) -> Self {
+        let proto: &[u8] = if pool.proto == 3 { b"3" } else { b"2" };
+        let mut hello: Vec<&[u8]> = vec![b"HELLO", proto];
+        if let Some(password) = user.password {
+            hello.extend([b"AUTH", user.name.unwrap_or(b"default"), password]);
+        }
+        // Never grown, so that no copy of the password is left behind.
+        let room = 1024 + hello.iter().map(|arg| arg.len() + 16).sum::<usize>();
+        let mut out = Zeroizing::new(Vec::with_capacity(room));
+        encode::request(&mut out, &hello);
+        encode::request(&mut out, &[commands.client, b"SETNAME", name.as_bytes()]);
+        let mut steps = vec!["HELLO", "CLIENT SETNAME"];
+        if pool.db != 0 {
+            encode::request(&mut out, &[commands.select, pool.db.to_string().as_bytes()]);
+            steps.push("SELECT");
+        }
+        if pool.no_touch {
+            encode::request(&mut out, &[commands.client, b"NO-TOUCH", b"ON"]);
+            steps.push("CLIENT NO-TOUCH");
+        }
+        Handshake { out: Password::within(out), sent: 0, greeting: Greeting::default(), steps, answered: 0 }
+    }
+
+    pub(crate) fn outgoing(&self) -> &[u8] {
+        &self.out.expose()[self.sent..]
+    }
+
+    pub(crate) fn wrote(&mut self, count: usize) {
+        self.sent += count;
+    }
+
+    /// One complete reply has come.
+    pub(crate) fn reply(&mut self, frame: &[u8]) -> GreetingStep {
+        let by_choice = self.answered > 1;
+        let step = self.steps.get(self.answered).copied().unwrap_or_default();
+        // The name only helps those who read CLIENT LIST: a user may lack the right to it, a server the command.
+        let is_needless = step == "CLIENT SETNAME" && reply::is_error(frame);
+        if !is_needless && reply::is_error(frame) {
+            let text = String::from_utf8_lossy(&frame[1..]);
+            let too_old = step == "HELLO" && text.starts_with("ERR unknown command");
+            let hint = if too_old { " (Redis 6 or later is needed)" } else { "" };
+            return GreetingStep::Refused {
+                why: format!("{step} was answered with: {}{hint}", text.trim_end()),
+                by_choice,
+            };
+        }
+        if self.answered == 0 {
+            match parse_greeting(frame) {
+                Some(greeting) => self.greeting = greeting,
+                None => {
+                    return GreetingStep::Refused {
+                        why: "HELLO was not answered with a map".into(),
+                        by_choice,
+                    };
+                }
+            }
+        } else if !is_needless && frame != b"+OK\r\n" {
+            return GreetingStep::Refused { why: format!("{step} was not answered with OK"), by_choice };
+        }
+        self.answered += 1;
+        if self.answered < self.steps.len() {
+            return GreetingStep::More;
+        }
+        GreetingStep::Ready(std::mem::take(&mut self.greeting))
+    }
+}
+
+pub(crate) fn parse_greeting(frame: &[u8]) -> Option<Greeting> {
+    let pairs = value::pairs(value::parse(frame)?)?;
+    let mut greeting = Greeting::default();
+    for (key, value) in pairs {
+        let key = value::text(&key)?;
+        if let (true, Value::Int(id)) = (key == "id", &value) {
+            greeting.id = *id;
+        }
+        greeting.pairs.push((key, value));
+    }
+    Some(greeting)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::keys::UserId;
+
+    const POOL: PoolKey = PoolKey { user: UserId::UPSTREAM, db: 3, proto: 2, no_touch: false };
+
+    const NAMES: CommandNames<'_> = CommandNames { client: b"CLIENT", select: b"SELECT" };
+
+    #[test]
+    pub(crate) fn a_refusal_names_the_step_and_not_the_password() {
+        let user = Credentials { name: Some(b"u"), password: Some(b"secret") };
+        let mut handshake = Handshake::new(user, "broker-lane", &POOL, NAMES);
+        assert!(handshake.outgoing().windows(6).any(|window| window == b"secret"));
+        match handshake.reply(b"-WRONGPASS invalid username-password pair or user is disabled.\r\n") {
+            GreetingStep::Refused { why: text, .. } => {
+                assert!(text.starts_with("HELLO was answered with: WRONGPASS"), "{text}");
+                assert!(!text.contains("secret"));
+            }
+            step => panic!("{step:?}"),
+        }
+    }
+
+    #[test]
+    pub(crate) fn ready_only_after_every_answer() {
+        let user = Credentials { name: None, password: None };
+        let mut handshake = Handshake::new(user, "broker-lane", &POOL, NAMES);
+        let hello = b"*4\r\n$6\r\nserver\r\n$5\r\nredis\r\n$2\r\nid\r\n:7\r\n";
+        assert!(matches!(handshake.reply(hello), GreetingStep::More));
+        assert!(matches!(handshake.reply(b"+OK\r\n"), GreetingStep::More));
+        match handshake.reply(b"+OK\r\n") {
+            GreetingStep::Ready(greeting) => assert_eq!((greeting.id, greeting.pairs.len()), (7, 2)),
+            step => panic!("{step:?}"),
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! What canaries are for: with `integrity = always` one stands behind every request, and no reply is given to a child before
+//! the canary behind it is answered; with `sampled`, behind one of so many. Owns where canaries are put and what a wrong
+//! answer means; never their words.
+
+use crate::config::value::Integrity;
+use crate::core::broker::Broker;
+use crate::core::child::Child;
+use crate::core::connection::canary::{Withheld, is_like_answer};
+use crate::core::connection::lane::Lane;
+use crate::core::connection::slot::{Slot, SlotFlags, SlotKind};
+use crate::core::keys::LaneKey;
+use crate::core::shared::Shared;
+use crate::resp::reply;
+
+impl Shared {
+    /// Which flags the slot of a child's request has, and whether a canary follows it.
+    pub(crate) fn guard(
+        &self,
+        child: &Child,
+        lane: LaneKey,
+        kind: SlotKind,
+        flags: SlotFlags,
+    ) -> (SlotFlags, bool) {
+        if self.env.settings.integrity != Integrity::Always {
+            return (flags, false);
+        }
+        // What ends a busy script goes on the control connection, where no canary would be answered meanwhile.
+        if self.connections.known(lane).is_some_and(|lane| lane.role().is_own()) {
+            return (flags, false);
+        }
+        if !self.may_be_guarded(child, kind) {
+            let queued = self.is_queued_upstream(child);
+            return (if queued { flags.with(SlotFlags::QUEUED) } else { flags }, false);
+        }
+        // The canary is the last of its unit: it must not stay behind when the lane yields.
+        (flags.with(SlotFlags::GUARDED).with(SlotFlags::UNIT), !flags.has(SlotFlags::UNIT))
+    }
+
+    /// Inside a MULTI on a leased lane an ECHO would be queued, a RESP2 subscriber may not ask for one, and behind CLIENT
+    /// CACHING it would be the request that is meant. No other child uses these lanes meanwhile.
+    fn may_be_guarded(&self, child: &Child, kind: SlotKind) -> bool {
+        // One of RESP3 may be about to become one of RESP2.
+        let resp2 = child.session().proto == 2 || kind == SlotKind::Housekeeping;
+        let listens = child.lease().is_some() && child.is_subscribed() && resp2;
+        !matches!(kind, SlotKind::Subscribe | SlotKind::Caching)
+            && !listens
+            && !self.is_queued_upstream(child)
+    }
+
+    fn is_queued_upstream(&self, child: &Child) -> bool {
+        child.session().transaction.is_leased()
+    }
+
+    /// A request of a child has been put on the lane: with `integrity = sampled` every so often a canary follows.
+    pub(crate) fn sample(&mut self, lane_key: LaneKey, child: &Child, kind: SlotKind, flags: SlotFlags) {
+        if self.env.settings.integrity != Integrity::Sampled || flags.has(SlotFlags::UNIT) {
+            return;
+        }
+        let every = self.env.settings.integrity_sample as u32;
+        let may = self.may_be_guarded(child, kind);
+        let Some(lane) = self.connections.known_mut(lane_key) else { return };
+        if lane.is_canary_due(every) && may {
+            self.connections.send_canary(&mut self.env, lane_key);
+        }
+    }
+
+    /// Canaries for lanes whose last one was answered by a busy upstream, or not at all.
+    pub(crate) fn repeat_canaries(&mut self) {
+        for key in self.connections.repeat_canaries(&mut self.env) {
+            self.lane_lost(key, "integrity: a busy upstream has left replies unproven");
+        }
+    }
+
+    /// The reply to a guarded request is kept until its canary is answered. Should it be the canary's own answer, a reply
+    /// has been lost, and nothing may ever come in the canary's place.
+    pub(crate) fn withhold(&mut self, key: LaneKey, slot: Slot, frame: &[u8]) {
+        let Some(lane) = self.connections.known_mut(key) else { return };
+        lane.withhold(slot, frame);
+        if is_like_answer(frame) && lane.is_next_canary_answer(frame) {
+            self.env.counters.integrity_failures += 1;
+            self.desync(key, "integrity: a canary was answered too early");
+        }
+    }
+}
+
+impl Broker {
+    /// A reply has come for a canary's slot. If it is the canary's word, the replies before it are proven.
+    pub(crate) fn canary_answered(&mut self, key: LaneKey, slot: &Slot, frame: &[u8]) {
+        let Some(lane) = self.shared.connections.known(key) else { return };
+        if lane.is_canary_answer(frame, slot.end) {
+            return self.release(key);
+        }
+        // While a script is busy, Redis answers nothing else; the next canary will tell.
+        if reply::error_code(frame) == Some(b"BUSY") {
+            // So were the requests before it, if they were sent as late.
+            let busy = |one: &Withheld| {
+                one.slot.kind == SlotKind::Push || reply::error_code(&one.frame) == Some(b"BUSY")
+            };
+            return if lane.withheld().iter().all(busy) {
+                self.release(key)
+            };
+        }
+        self.shared.env.counters.integrity_failures += 1;
+        let refused = reply::is_error(frame);
+        let why =
+            if refused { "integrity: ECHO was refused" } else { "integrity: a canary did not come home" };
+        self.shared.desync(key, why);
+    }
+
+    fn release(&mut self, key: LaneKey) {
+        let withheld = self.shared.connections.known_mut(key).map(Lane::take_withheld);
+        for Withheld { slot, frame } in withheld.unwrap_or_default() {
+            if slot.kind == SlotKind::Push {
+                self.push_arrived(key, &frame);
+            } else {
+                self.settle(key, slot, &frame, None);
+            }
+        }
+    }
+}

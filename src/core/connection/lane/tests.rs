@@ -1,0 +1,56 @@
+//! What a lane knows of the requests on it.
+
+use super::*;
+use crate::base::key::Key;
+
+const NONE: SlotFlags = SlotFlags::NONE;
+const UNIT: SlotFlags = SlotFlags::UNIT;
+
+fn lane(requests: &[(&[u8], SlotFlags)]) -> Lane {
+    let mut lane = Lane::new(PoolId(0), Role::SHARED, 0);
+    for (bytes, flags) in requests {
+        lane.push(bytes, Key::NONE, 0, SlotKind::Relay, *flags, 0);
+    }
+    lane
+}
+
+/// The arithmetic is the pipeline's, which must be told what a unit is.
+#[test]
+fn a_block_is_lost_as_a_whole() {
+    let mut lane = lane(&[(b"multi", UNIT), (b"set", UNIT), (b"exec", NONE), (b"get", NONE)]);
+    lane.wrote(1);
+    assert_eq!(lane.take_written().len(), 3);
+    assert_eq!(lane.out.as_slice(), b"get");
+}
+
+#[test]
+fn what_has_waited_too_long_unwritten_is_taken() {
+    let mut lane = lane(&[]);
+    lane.push(b"bb", Key::NONE, 0, SlotKind::Relay, NONE, 7);
+    lane.push(b"cc", Key::NONE, 0, SlotKind::Relay, NONE, 8);
+    assert_eq!(lane.take_expired(7, 1).len(), 0);
+    assert_eq!(lane.take_expired(8, 1).len(), 1);
+    assert_eq!(lane.out.as_slice(), b"cc");
+}
+
+#[test]
+fn timed_out_slots_are_reported_once_and_stay() {
+    let mut lane = lane(&[(b"a", NONE), (b"b", NONE)]);
+    lane.wrote(2);
+    assert_eq!(lane.time_out(10, 5).len(), 2);
+    assert_eq!(lane.time_out(10, 5).len(), 0);
+    assert_eq!(lane.pop().map(|slot| slot.is_timed_out()), Some(true));
+}
+
+#[test]
+fn slots_that_were_told_are_told_once_whatever_becomes_of_their_connection() {
+    let mut lane = lane(&[(b"a", NONE), (b"b", NONE), (b"c", NONE)]);
+    lane.wrote(1);
+    assert_eq!(lane.time_out(10, 5).len(), 3, "of those that have not left too");
+    assert_eq!(lane.take_written().len(), 1);
+    assert_eq!(lane.time_out(10, 5).len(), 0, "b and c were told");
+    assert_eq!(lane.take_expired(10, 5).len(), 2);
+    lane.push(b"d", Key::NONE, 0, SlotKind::Relay, NONE, 10);
+    lane.push(b"e", Key::NONE, 0, SlotKind::Relay, NONE, 10);
+    assert_eq!(lane.time_out(15, 5).iter().map(|slot| slot.end).collect::<Vec<_>>(), [4, 5]);
+}

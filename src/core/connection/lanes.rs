@@ -1,0 +1,270 @@
+//! Lanes as the rest of the core sees them: finding them, putting requests on them, the bytes that come and go. Owns the list
+//! of lanes to be written; never how a lane gets its connection.
+
+use crate::base::clock::Millis;
+use crate::base::key::Key;
+use crate::base::limits;
+use crate::command::{CommandId, NO_COMMAND};
+use crate::core::child::hold::Hold;
+use crate::core::connection::Connections;
+use crate::core::connection::handshake::GreetingStep;
+use crate::core::connection::lane::Lane;
+use crate::core::connection::slot::{Slot, SlotFlags, SlotKind};
+use crate::core::env::Env;
+use crate::core::keys::{ChildKey, LaneKey, PoolKey};
+use crate::core::notice::Notice;
+use crate::resp::{Frames, ReplyScanner};
+
+impl Connections {
+    // ---- finding lanes ---------------------------------------------------------------------------------
+
+    pub(crate) fn add(&mut self, lane: Lane) -> LaneKey {
+        let is_own = lane.role().is_own();
+        let key = self.lanes.insert(lane);
+        if is_own {
+            self.own.push(key);
+        }
+        key
+    }
+
+    /// A lane that may have gone: its key was kept by a child, a timer, a question or the driver.
+    pub(crate) fn find(&self, key: LaneKey) -> Option<&Lane> {
+        self.lanes.get(key)
+    }
+
+    /// The same.
+    pub(crate) fn find_mut(&mut self, key: LaneKey) -> Option<&mut Lane> {
+        self.lanes.get_mut(key)
+    }
+
+    /// The same, with what its connection is.
+    pub(crate) fn find_with_key(&mut self, key: LaneKey) -> Option<(&mut Lane, &PoolKey)> {
+        let lane = self.lanes.get_mut(key)?;
+        let pool = &self.pools[lane.pool().0 as usize];
+        Some((lane, pool.key()))
+    }
+
+    /// A lane that is there.
+    pub(crate) fn known(&self, key: LaneKey) -> Option<&Lane> {
+        debug_assert!(self.lanes.get(key).is_some(), "no lane {key:?}");
+        self.lanes.get(key)
+    }
+
+    /// The same.
+    pub(crate) fn known_mut(&mut self, key: LaneKey) -> Option<&mut Lane> {
+        debug_assert!(self.lanes.get(key).is_some(), "no lane {key:?}");
+        self.lanes.get_mut(key)
+    }
+
+    pub(crate) fn lanes(&self) -> impl Iterator<Item = (LaneKey, &Lane)> {
+        self.lanes.iter()
+    }
+
+    /// Of all lanes, for a loop that may remove some of them.
+    pub(crate) fn keys(&self) -> Vec<LaneKey> {
+        self.lanes.keys()
+    }
+
+    /// The lanes for which this holds.
+    pub(crate) fn keys_where(&self, holds: impl Fn(&Lane) -> bool) -> Vec<LaneKey> {
+        self.lanes.iter().filter(|(_, lane)| holds(lane)).map(|(key, _)| key).collect()
+    }
+
+    // ---- requests --------------------------------------------------------------------------------------
+
+    /// Puts a whole request and its slot on a lane, and sees to it that the lane gets connected.
+    #[allow(clippy::too_many_arguments)]
+    pub(crate) fn send(
+        &mut self,
+        env: &mut Env,
+        key: LaneKey,
+        bytes: &[u8],
+        child: ChildKey,
+        id: CommandId,
+        kind: SlotKind,
+        flags: SlotFlags,
+    ) {
+        let Some(lane) = self.lanes.get_mut(key) else {
+            return debug_assert!(false, "a request for a lane that is gone");
+        };
+        lane.push(bytes, child, id, kind, flags, env.now);
+        if lane.mark_dirty() {
+            self.dirty.push(key);
+        }
+        if lane.is_dormant() {
+            self.want(env, key);
+            return self.account(env, key);
+        }
+        account(env, lane);
+    }
+
+    /// The lane has something to write.
+    pub(crate) fn mark(&mut self, key: LaneKey) {
+        if self.lanes.get_mut(key).is_some_and(Lane::mark_dirty) {
+            self.dirty.push(key);
+        }
+    }
+
+    /// Moves the keys of lanes with something to write into `into`.
+    pub(crate) fn take_dirty(&mut self, into: &mut Vec<LaneKey>) {
+        let first = into.len();
+        into.append(&mut self.dirty);
+        for key in &into[first..] {
+            // It may have gone since.
+            if let Some(lane) = self.lanes.get_mut(*key) {
+                lane.clear_dirty();
+            }
+        }
+    }
+
+    /// Whether the subscriptions of its user need this lane.
+    pub(crate) fn is_listened(&self, key: LaneKey) -> bool {
+        self.known(key).is_some_and(Lane::is_listened)
+    }
+
+    /// The subscriptions of its user need this lane, or do not any more.
+    pub(crate) fn set_listened(&mut self, key: LaneKey, is: bool) {
+        // It may have gone with its user.
+        if let Some(lane) = self.lanes.get_mut(key) {
+            lane.set_listened(is);
+        }
+    }
+
+    /// Brings the memory total up to date with one lane, which may have gone. Children that waited until it has less to
+    /// write go on.
+    pub(crate) fn account(&mut self, env: &mut Env, key: LaneKey) {
+        if let Some(lane) = self.lanes.get_mut(key) {
+            account(env, lane);
+        }
+    }
+
+    // ---- its bytes -------------------------------------------------------------------------------------
+
+    /// Bytes have arrived. None, if they are those of a connection given up before.
+    pub(crate) fn begin_input<'a>(
+        &mut self,
+        key: LaneKey,
+        bytes: &'a [u8],
+        now: Millis,
+    ) -> Option<Frames<'a, ReplyScanner>> {
+        let lane = self.lanes.get_mut(key).filter(|lane| lane.link().is_some())?;
+        Some(lane.begin_input(bytes, &mut self.scanner, now))
+    }
+
+    /// The lane whose bytes are being read, if they are still those of its connection.
+    pub(crate) fn input_of(&mut self, key: LaneKey) -> Option<&mut Lane> {
+        self.lanes.get_mut(key).filter(|lane| lane.is_input_valid())
+    }
+
+    /// What is left of the bytes waits for more.
+    pub(crate) fn end_input(&mut self, env: &mut Env, key: LaneKey, frames: Frames<'_, ReplyScanner>) {
+        // What was in them may have removed the lane.
+        if let Some(lane) = self.lanes.get_mut(key) {
+            lane.end_input(frames, &mut self.scanner, &mut env.spares);
+            account(env, lane);
+        }
+    }
+
+    /// A reply to the lane's greeting.
+    pub(crate) fn take_greeting(&mut self, key: LaneKey, frame: &[u8]) -> GreetingStep {
+        let handshake = self.lanes.get_mut(key).and_then(Lane::handshake_mut);
+        handshake.map_or(GreetingStep::More, |handshake| handshake.reply(frame))
+    }
+
+    /// The driver's handle of a lane, which may have gone, and what it may write now.
+    pub(crate) fn outgoing(&self, key: LaneKey) -> Option<(usize, &[u8])> {
+        let lane = self.lanes.get(key)?;
+        Some((lane.link()?, lane.outgoing()))
+    }
+
+    /// `count` bytes of it were taken by the socket.
+    pub(crate) fn wrote(&mut self, key: LaneKey, count: usize) {
+        if let Some(lane) = self.known_mut(key) {
+            lane.wrote(count);
+        }
+    }
+
+    /// The driver has written what it could.
+    pub(crate) fn flushed(&mut self, env: &mut Env, key: LaneKey) {
+        // It may have failed in writing.
+        let Some(lane) = self.lanes.get_mut(key) else { return };
+        account(env, lane);
+        if lane.is_yielding() {
+            self.finish_yield(env, key);
+        }
+    }
+
+    // ---- canaries --------------------------------------------------------------------------------------
+
+    pub(crate) fn send_canary(&mut self, env: &mut Env, key: LaneKey) {
+        let Some(lane) = self.known_mut(key) else { return };
+        let canary = lane.next_canary(&mut env.rng);
+        env.counters.canaries += 1;
+        self.send(env, key, &canary, Key::NONE, NO_COMMAND, SlotKind::Canary, SlotFlags::NONE);
+    }
+
+    /// Sends a canary where the last one was answered by a busy upstream, or not at all: if its reply was lost, the next
+    /// one's comes in its place and tells. Returns the lanes of which nothing would ever tell.
+    pub(super) fn repeat_canaries(&mut self, env: &mut Env) -> Vec<LaneKey> {
+        let now = env.now;
+        let old = |slot: &Slot| slot.age(now) >= limits::CANARY_PATIENCE;
+        let overdue = |lane: &Lane| {
+            let waits = lane.front().is_some_and(|slot| slot.kind == SlotKind::Canary && old(slot));
+            waits && lane.has_written() && lane.back().is_some_and(old)
+        };
+        let unproven =
+            |lane: &Lane| lane.is_counted() && ((lane.depth() == 0 && !lane.is_idle()) || overdue(lane));
+        for key in self.keys_where(unproven) {
+            self.send_canary(env, key);
+        }
+        // A lane that yields writes nothing more.
+        self.keys_where(|lane| lane.is_yielding() && !lane.has_written() && !lane.withheld().is_empty())
+    }
+
+    /// A push behind replies that are withheld waits with them: what it tells of came after them. False when there are
+    /// none.
+    pub(crate) fn withhold_push(&mut self, key: LaneKey, frame: &[u8], now: Millis) -> bool {
+        let Some(lane) = self.known_mut(key).filter(|lane| !lane.withheld().is_empty()) else { return false };
+        // No child waits for it: where its lane is lost, it is lost.
+        let (end, stamp, flags) = (0, now as u32, SlotFlags::TIMED_OUT);
+        let slot = Slot { child: Key::NONE, end, stamp, command: NO_COMMAND, kind: SlotKind::Push, flags };
+        lane.withhold(slot, frame);
+        true
+    }
+
+    // ---- children that wait ----------------------------------------------------------------------------
+
+    /// The child waits for the lane that carried its last write.
+    pub(crate) fn wait_for_lane(&mut self, child: ChildKey) {
+        self.lane_waiters.push(child);
+    }
+
+    /// A lane is free again: the children that wait for one look whether it is theirs.
+    pub(crate) fn wake_lane_waiters(&mut self, env: &mut Env) {
+        for child in self.lane_waiters.drain(..) {
+            env.notify(Notice::Lift(child, Hold::WriteLane));
+        }
+    }
+
+    /// Children that wait for full lanes look at their requests afresh: there is another answer now.
+    pub(crate) fn lift_all_held(&mut self, env: &mut Env) {
+        for key in self.lanes.keys() {
+            let held = self.lanes.get_mut(key).map(Lane::take_held);
+            lift(env, held.unwrap_or_default());
+        }
+    }
+}
+
+pub(super) fn account(env: &mut Env, lane: &mut Lane) {
+    lane.account(&mut env.memory);
+    if lane.has_room_for_held() {
+        lift(env, lane.take_held());
+    }
+}
+
+/// Children that waited for a lane look at their request afresh.
+pub(super) fn lift(env: &mut Env, held: Vec<ChildKey>) {
+    for child in held {
+        env.notify(Notice::Lift(child, Hold::LaneFull));
+    }
+}

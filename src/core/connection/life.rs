@@ -1,0 +1,329 @@
+//! The life of a lane's connection: who may dial, who makes room for another, who yields, who is closed. Owns the moves
+//! between states; never what children are told when a move was not on purpose.
+
+use crate::base::clock::Millis;
+use crate::base::limits;
+use crate::config::Settings;
+use crate::core::action::Action;
+use crate::core::connection::Connections;
+use crate::core::connection::capacity::Capacity;
+use crate::core::connection::handshake::Handshake;
+use crate::core::connection::lane::{Lane, LaneState};
+use crate::core::connection::lanes::{account, lift};
+use crate::core::connection::role::LaneRole;
+use crate::core::connection::slot::Slot;
+use crate::core::env::Env;
+use crate::core::keys::{LaneKey, LeaseKind};
+use crate::core::notice::Notice;
+use crate::core::timers::Timer;
+
+impl Connections {
+    // ---- a connection is wanted ------------------------------------------------------------------------
+
+    /// Moves a lane to another state, and with it the lines and the counts.
+    pub(super) fn change_state(&mut self, key: LaneKey, to: LaneState) {
+        let Some(lane) = self.lanes.get_mut(key) else { return debug_assert!(false, "no lane {key:?}") };
+        let role = lane.role();
+        self.capacity.enter(key, role, &to);
+        let from = lane.set_state(to);
+        self.capacity.leave(key, role, &from);
+    }
+
+    /// A lane has something to send: connects it if need be.
+    pub(crate) fn want(&mut self, env: &mut Env, key: LaneKey) {
+        let Some(lane) = self.known(key).filter(|lane| lane.is_dormant()) else { return };
+        let role = lane.role();
+        if role == LaneRole::Subscriber
+            && self.capacity.leases >= self.leases_max(&env.settings, LeaseKind::Session)
+        {
+            // No shared lane has to yield for it: what it waits for is the end of a lease.
+            self.close_idle_lease(env);
+            return self.change_state(key, LaneState::Parked);
+        }
+        if self.make_room(env, role, false) {
+            return self.dial(env, key);
+        }
+        self.change_state(key, LaneState::Waiting);
+        self.ask_to_yield(env);
+    }
+
+    /// Whether the lane has any use for a connection.
+    pub(crate) fn is_needed(&self, key: LaneKey) -> bool {
+        self.known(key).is_some_and(Lane::is_needed)
+    }
+
+    /// Opens a connection; there is room for it.
+    pub(crate) fn dial(&mut self, env: &mut Env, key: LaneKey) {
+        self.change_state(key, LaneState::Connecting);
+        debug_assert!(self.counted(&env.settings) <= env.settings.upstream_connections_max);
+        self.arm(env, key, env.now + env.settings.connect_timeout);
+        env.counters.upstream_connects += 1;
+        env.actions.push(Action::Connect(key));
+    }
+
+    /// Dials again after a while.
+    pub(super) fn back_off(&mut self, env: &mut Env, key: LaneKey, failures: u32) {
+        let due = env.now + env.backoff(failures);
+        self.change_state(key, LaneState::Backoff);
+        self.arm(env, key, due);
+    }
+
+    /// The lane's only timer is due then.
+    fn arm(&mut self, env: &mut Env, key: LaneKey, due: Millis) {
+        if let Some(lane) = self.lanes.get_mut(key) {
+            env.timers.arm(due, Timer::Lane(key, lane.next_timer()));
+        }
+    }
+
+    /// The driver's connection stands. A greeting follows, but for the probe.
+    pub(super) fn connected(&mut self, key: LaneKey, link: usize, greeting: Option<Handshake>, now: Millis) {
+        match (greeting, self.lanes.get_mut(key)) {
+            (Some(handshake), _) => {
+                let handshake = Box::new(handshake);
+                self.change_state(key, LaneState::Handshaking { link, handshake });
+            }
+            (None, Some(lane)) => lane.become_ready(link, 0, now),
+            (None, None) => {}
+        }
+        self.mark(key);
+    }
+
+    /// The lane was greeted.
+    pub(crate) fn greeted(&mut self, key: LaneKey, id: i64, now: Millis) {
+        if let Some(lane) = self.lanes.get_mut(key)
+            && let Some(link) = lane.link()
+        {
+            lane.become_ready(link, id, now);
+        }
+        self.mark(key);
+    }
+
+    // ---- room ------------------------------------------------------------------------------------------
+
+    pub(crate) fn capacity(&self) -> &Capacity {
+        &self.capacity
+    }
+
+    /// Whether lanes that wait have to be served.
+    pub(crate) fn is_changed(&self) -> bool {
+        self.capacity.changed
+    }
+
+    /// The same, once.
+    pub(crate) fn take_changed(&mut self) -> bool {
+        std::mem::take(&mut self.capacity.changed)
+    }
+
+    /// There may be room for more connections or leases: those who wait are served at the end of the event.
+    pub(crate) fn mark_changed(&mut self) {
+        self.capacity.changed = true;
+    }
+
+    /// The driver has closed a connection for good, and so has the upstream as far as can be known.
+    pub(crate) fn closed(&mut self) {
+        self.capacity.closing -= 1;
+        self.capacity.changed = true;
+    }
+
+    /// Whether one more connection may be opened now. If not, and none is closing already for this lane,
+    /// an idle one is evicted: there is room once the upstream has closed it. Room for one is always kept for each of
+    /// the broker's own lanes.
+    pub(crate) fn make_room(&mut self, env: &mut Env, role: LaneRole, is_waiting: bool) -> bool {
+        let own = self.own.iter().filter_map(|key| self.lanes.get(*key));
+        let kept = own.filter(|lane| lane.role() != role && !lane.is_counted()).count();
+        let max = env.settings.upstream_connections_max - kept;
+        if self.counted(&env.settings) < max {
+            return true;
+        }
+        let wanted_by_others = self.capacity.wanted() - usize::from(is_waiting);
+        if self.capacity.closing <= wanted_by_others
+            && let Some(victim) = self.evictable()
+        {
+            log::debug!("upstream connections: all {max} in use, closing an idle one");
+            self.disconnect(env, victim);
+        }
+        false
+    }
+
+    /// Connections held, as far as they count against a new one. After the cap was lowered there may be more
+    /// leases lent than it allows; other lanes must not have to wait for their end.
+    fn counted(&self, settings: &Settings) -> usize {
+        let leases_max = self.leases_max(settings, LeaseKind::Transaction);
+        self.capacity.held() - self.capacity.leases.saturating_sub(leases_max)
+    }
+
+    /// The lane unused for longest, of those that are not needed.
+    fn evictable(&self) -> Option<LaneKey> {
+        let unused = self.lanes.iter().filter(|(_, lane)| lane.is_unused());
+        unused.min_by_key(|(_, lane)| lane.last_used()).map(|(key, _)| key)
+    }
+
+    /// Somebody needs a connection and none is idle: the shared lane connected for longest finishes what it
+    /// has written and gives up its own.
+    pub(crate) fn ask_to_yield(&mut self, env: &mut Env) {
+        while self.capacity.yielding + self.capacity.closing < self.capacity.wanted() {
+            let may_yield = |lane: &Lane| lane.is_shared() && lane.is_ready() && !lane.is_detached();
+            let shared = self.lanes.iter().filter(|(_, lane)| may_yield(lane));
+            let victim = shared
+                .min_by_key(|(_, lane)| lane.connected_at())
+                .map(|(key, lane)| (key, lane.connected_at() + limits::LANE_HOLD_MIN));
+            match victim {
+                Some((key, due)) if due <= env.now => self.start_yield(env, key),
+                Some((_, due)) => return env.timers.arm(due, Timer::Yield),
+                None => return,
+            }
+        }
+    }
+
+    /// The lane writes nothing more, but for the rest of the request that has begun to leave, and gives its connection
+    /// up once it has the replies to what it wrote.
+    pub(crate) fn start_yield(&mut self, env: &mut Env, key: LaneKey) {
+        let Some(lane) = self.known(key) else { return };
+        let Some(link) = lane.link() else { return debug_assert!(false, "yields without a connection") };
+        let end = lane.end_of_written();
+        self.change_state(key, LaneState::Yielding { link, end });
+        self.mark(key);
+        self.finish_yield(env, key);
+    }
+
+    /// A yielding lane with nothing written left to wait for gives its connection up.
+    pub(crate) fn finish_yield(&mut self, env: &mut Env, key: LaneKey) {
+        let is_done = |lane: &Lane| lane.is_yielding() && lane.outgoing().is_empty() && !lane.owes_replies();
+        // Its last reply may have ended it.
+        if self.lanes.get(key).is_some_and(is_done) {
+            self.disconnect(env, key);
+        }
+    }
+
+    /// There may be room for more connections: the lanes that have waited longest get them. Says whether leases may be
+    /// opened for which there was none.
+    pub(crate) fn serve_waiting(&mut self, env: &mut Env) -> bool {
+        for key in std::mem::take(&mut self.capacity.parked) {
+            self.change_state(key, LaneState::Dormant);
+            if self.is_needed(key) {
+                self.want(env, key);
+            }
+        }
+        while let Some(key) = self.capacity.waiting.front().copied() {
+            let Some(lane) = self.known(key) else { break };
+            let role = lane.role();
+            if !lane.is_needed() {
+                // What it was to carry has expired meanwhile.
+                self.change_state(key, LaneState::Dormant);
+            } else if self.make_room(env, role, true) {
+                self.dial(env, key);
+            } else {
+                break;
+            }
+        }
+        std::mem::take(&mut self.capacity.lease_wanted)
+    }
+
+    // ---- a connection is given up ----------------------------------------------------------------------
+
+    /// Closes a lane's connection on purpose. Nothing written may be waiting on it.
+    pub(crate) fn disconnect(&mut self, env: &mut Env, key: LaneKey) {
+        debug_assert!(
+            self.known(key).is_some_and(|lane| !lane.has_written()),
+            "closing a lane that owes replies"
+        );
+        self.drop_connection(env, key);
+        let Some(lane) = self.known(key) else { return };
+        if lane.role() == LaneRole::Lease {
+            self.remove(env, key);
+        } else if !lane.is_idle() {
+            self.change_state(key, LaneState::Waiting);
+        }
+    }
+
+    /// Has the driver close the connection, if there is one; the lane is Dormant then.
+    pub(crate) fn drop_connection(&mut self, env: &mut Env, key: LaneKey) {
+        let Some(lane) = self.known_mut(key).filter(|lane| lane.is_counted()) else { return };
+        let (role, link) = (lane.role(), lane.link());
+        let from = lane.forget_connection();
+        account(env, lane);
+        self.capacity.leave(key, role, &from);
+        self.capacity.changed = true;
+        if let Some(at) = env.actions.iter().position(|action| *action == Action::Connect(key)) {
+            // The driver has not even begun to dial.
+            env.actions.remove(at);
+        } else {
+            self.capacity.closing += 1;
+            env.actions.push(Action::CloseLane { lane: key, link });
+        }
+    }
+
+    /// Nothing is on the connection, or nothing that matters: the next one goes to the upstream of now.
+    pub(crate) fn dial_afresh(&mut self, env: &mut Env, key: LaneKey) {
+        self.drop_connection(env, key);
+        if let Some(lane) = self.lanes.get_mut(key)
+            && lane.is_backing_off()
+        {
+            lane.next_timer();
+            self.change_state(key, LaneState::Dormant);
+        }
+        if self.is_needed(key) {
+            self.want(env, key);
+        }
+    }
+
+    /// Removes a lane without a connection for good.
+    pub(crate) fn remove(&mut self, env: &mut Env, key: LaneKey) {
+        let Some(mut lane) = self.lanes.remove(key) else { return debug_assert!(false, "no lane {key:?}") };
+        self.capacity.leave(key, lane.role(), lane.state());
+        self.pool_mut(lane.pool()).forget(key);
+        env.memory -= lane.footprint();
+        lift(env, lane.take_held());
+        // Replies that were overdue will not come any more: nothing has to wait for them.
+        let overdue = lane.take_written().into_iter().chain(lane.take_all());
+        for slot in overdue.filter(Slot::is_timed_out) {
+            env.notify(Notice::Overdue(slot.child));
+        }
+    }
+
+    /// Closes and removes every lane at once.
+    pub(crate) fn close_all(&mut self, env: &mut Env) {
+        for key in self.lanes.keys() {
+            self.drop_connection(env, key);
+            if let Some(lane) = self.lanes.remove(key) {
+                env.memory -= lane.footprint();
+            }
+        }
+        debug_assert_eq!(self.capacity.open, 0, "a connection was leaked");
+    }
+
+    // ---- too many connections --------------------------------------------------------------------------
+
+    /// Closes connections that have not been used for `limit`. Warm leases stay for as long as their pool is used at all.
+    pub(crate) fn close_unused(&mut self, env: &mut Env, limit: Millis) {
+        let now = env.now;
+        let rests = |lane: &Lane| now.saturating_sub(lane.last_used()) >= limit;
+        for key in self.keys_where(|lane| lane.is_unused() && rests(lane)) {
+            let Some(lane) = self.known(key) else { continue };
+            if lane.role() == LaneRole::Lease {
+                let id = lane.pool();
+                let pool = self.pool(id);
+                let used = pool.shared.iter().filter_map(|key| self.known(*key)).any(|lane| !rests(lane));
+                if used && pool.idle.len() <= env.settings.leases_warm {
+                    continue;
+                }
+                self.pool_mut(id).warm = used;
+            }
+            self.disconnect(env, key);
+        }
+    }
+
+    /// Connections beyond `upstream_connections_max`: idle ones are closed, busy shared ones yield, leases
+    /// end in their own time. Shared lanes do not make room for leases that are too many.
+    pub(crate) fn shed(&mut self, env: &mut Env) {
+        let max = env.settings.upstream_connections_max;
+        while self.capacity.open - self.capacity.yielding > max && self.close_idle_lease(env) {}
+        while self.capacity.open - self.capacity.yielding - self.capacity.leases > max {
+            let ready = self.lanes.iter().filter(|(_, lane)| lane.is_shared() && lane.is_ready());
+            let Some((key, _)) = ready.min_by_key(|(_, lane)| (lane.depth(), lane.last_used())) else {
+                return;
+            };
+            self.start_yield(env, key);
+        }
+    }
+}

@@ -1,0 +1,242 @@
+//! Which lane serves whom: finding the pool of a child, a shared lane of it, an idle leased one. Owns the pools; never
+//! whether a lane of them is connected.
+
+use crate::base::clock::Millis;
+use crate::base::limits;
+use crate::config::Settings;
+use crate::core::connection::Connections;
+use crate::core::connection::lane::Lane;
+use crate::core::connection::pool::Pool;
+use crate::core::connection::role::{LaneRole, Role};
+use crate::core::env::Env;
+use crate::core::keys::{LaneKey, LeaseKind, PoolId, PoolKey, UserId};
+
+impl Connections {
+    /// Which pool serves a child of this user, db and protocol. With Sentinel or Cluster behind us, this is
+    /// where they would be asked.
+    pub(crate) fn pool_of(&mut self, key: PoolKey) -> PoolId {
+        debug_assert!(key.user != UserId::NOBODY && key.user != UserId::UNDECIDED, "a pool for nobody");
+        // A few pools, the usual case, are looked through faster than a map.
+        if let Some(index) = self.pools.iter().take(4).position(|pool| pool.key == key) {
+            return PoolId(index as u32);
+        }
+        if let Some(id) = self.pool_ids.get(&key) {
+            return *id;
+        }
+        let index = match self.pools.iter().position(|pool| pool.key == PoolKey::FREE) {
+            Some(index) => {
+                self.pools[index] = Pool::new(key);
+                index
+            }
+            None => {
+                self.pools.push(Pool::new(key));
+                self.pools.len() - 1
+            }
+        };
+        let id = PoolId(index as u32);
+        self.pool_ids.insert(key, id);
+        id
+    }
+
+    pub(crate) fn pool(&self, id: PoolId) -> &Pool {
+        &self.pools[id.0 as usize]
+    }
+
+    pub(super) fn pool_mut(&mut self, id: PoolId) -> &mut Pool {
+        &mut self.pools[id.0 as usize]
+    }
+
+    /// Every pool, those that are free too.
+    pub(crate) fn pools(&self) -> impl Iterator<Item = (PoolId, &Pool)> {
+        self.pools.iter().enumerate().map(|(index, pool)| (PoolId(index as u32), pool))
+    }
+
+    /// What the connection of this lane is.
+    pub(crate) fn key_of(&self, lane: &Lane) -> &PoolKey {
+        &self.pool(lane.pool()).key
+    }
+
+    /// The user has gone, and its pools have no lane left: the pools may become others.
+    pub(crate) fn free_pools_of(&mut self, user: UserId) {
+        let of_user = |lane: &Lane| self.key_of(lane).user == user;
+        debug_assert!(!self.lanes.iter().any(|(_, lane)| of_user(lane)), "a pool freed with its lanes");
+        for pool in self.pools.iter_mut().filter(|pool| pool.key.user == user) {
+            let pool = std::mem::replace(pool, Pool::new(PoolKey::FREE));
+            self.pool_ids.remove(&pool.key);
+        }
+    }
+
+    // ---- shared lanes ----------------------------------------------------------------------------------
+
+    /// The shared lane with the least waiting on it; a new one while fewer than `lanes_max` exist and all are
+    /// busy.
+    pub(crate) fn shared_lane(&mut self, id: PoolId, lanes_max: usize, now: Millis) -> LaneKey {
+        // One that took the place of a detached lane rests when that is back.
+        let shared = self.pool(id).shared.iter().filter_map(|key| Some((*key, self.lanes.get(*key)?)));
+        let usable = shared.filter(|(_, lane)| !lane.is_detached()).take(lanes_max);
+        let (mut count, mut best) = (0, None);
+        for (key, lane) in usable {
+            count += 1;
+            let depth = lane.depth();
+            if best.is_none_or(|(_, least)| depth < least) {
+                best = Some((key, depth));
+            }
+        }
+        match best {
+            Some((key, depth)) if depth == 0 || count >= lanes_max => key,
+            _ => {
+                let key = self.add(Lane::new(id, Role::SHARED, now));
+                self.pool_mut(id).shared.push(key);
+                key
+            }
+        }
+    }
+
+    /// The pool's lane for what is large: while a megabyte passes on a lane, nothing behind it does.
+    pub(crate) fn bulk_lane(&mut self, id: PoolId, now: Millis) -> LaneKey {
+        if let Some(key) = self.pool(id).bulk {
+            return key;
+        }
+        let key = self.add(Lane::new(id, Role::BULK, now));
+        self.pool_mut(id).bulk = Some(key);
+        key
+    }
+
+    /// Shared lanes beyond `lanes_max` take no new child; they go once nothing is on them.
+    pub(crate) fn mark_surplus_lanes(&mut self, lanes_max: usize) {
+        for pool in &mut self.pools {
+            // Those with most on them stay: the others are free soonest.
+            let depth = |key: &LaneKey| self.lanes.get(*key).map_or(0, Lane::depth);
+            pool.shared.sort_by_key(|key| std::cmp::Reverse(depth(key)));
+            let kept = lanes_max.min(pool.shared.len());
+            for key in pool.shared.drain(kept..) {
+                if let Some(lane) = self.lanes.get_mut(key) {
+                    lane.mark_surplus();
+                }
+            }
+        }
+    }
+
+    // ---- leased lanes that are not lent -------------------------------------------------------------------
+
+    /// The most recently used one. It is lent, or put back with `offer`.
+    pub(crate) fn take_idle(&mut self, id: PoolId) -> Option<LaneKey> {
+        self.pool_mut(id).idle.pop()
+    }
+
+    /// Takes just this one, if it is not lent.
+    pub(crate) fn take_idle_lane(&mut self, id: PoolId, key: LaneKey) -> bool {
+        let idle = &mut self.pool_mut(id).idle;
+        let at = idle.iter().position(|idle| *idle == key);
+        at.map(|at| idle.remove(at)).is_some()
+    }
+
+    /// A leased lane is connected and clean, and may be lent.
+    pub(crate) fn offer(&mut self, id: PoolId, key: LaneKey) {
+        debug_assert!(self.lanes.get(key).is_some_and(Lane::is_unused), "not free");
+        self.pool_mut(id).idle.push(key);
+    }
+
+    /// Leased lanes that are connected and not lent.
+    pub(crate) fn leases_idle(&self) -> usize {
+        self.pools.iter().map(|pool| pool.idle.len()).sum()
+    }
+
+    /// Pools in which leased lanes are kept ready.
+    pub(crate) fn warm_pools(&self) -> Vec<PoolId> {
+        self.pools().filter(|(_, pool)| pool.warm).map(|(id, _)| id).collect()
+    }
+
+    /// Somebody has needed a lease here.
+    pub(crate) fn keep_warm(&mut self, id: PoolId) {
+        self.pool_mut(id).warm = true;
+    }
+
+    // ---- how many leased lanes there are ----------------------------------------------------------------
+
+    /// Leased lanes there may be, of all kinds, when one of `kind` is opened.
+    pub(crate) fn leases_max(&self, settings: &Settings, kind: LeaseKind) -> usize {
+        let kept = match kind {
+            LeaseKind::Blocking => limits::PLACES_KEPT_FROM_BLOCKING,
+            LeaseKind::Transaction => limits::PLACES_KEPT_FROM_TRANSACTIONS,
+            LeaseKind::Session => limits::PLACES_KEPT_FROM_SESSIONS,
+        };
+        // That of the control connection is among those kept.
+        settings.upstream_connections_max - kept - self.own.len().saturating_sub(1)
+    }
+
+    /// Whether a leased lane is one too many since a cap was lowered.
+    pub(crate) fn has_lease_too_many(&self, settings: &Settings) -> bool {
+        self.capacity.leases > self.leases_max(settings, LeaseKind::Transaction)
+            || self.capacity.held() > settings.upstream_connections_max
+    }
+
+    /// Whether no more leases of this kind can be opened.
+    pub(crate) fn are_leases_used_up(&self, settings: &Settings, kind: LeaseKind) -> bool {
+        self.capacity.leases >= self.leases_max(settings, kind) || self.capacity.lease_wanted
+    }
+
+    /// Opens a leased lane of this pool for those who wait for this kind. False if there is no room for it now.
+    pub(crate) fn open_lease(&mut self, env: &mut Env, pool: PoolId, kind: LeaseKind) -> bool {
+        let full = self.capacity.leases >= self.leases_max(&env.settings, kind);
+        if full && !self.evict_idle_lease(env, pool) {
+            return false;
+        }
+        self.capacity.lease_wanted = false;
+        if !self.make_room(env, LaneRole::Lease, false) {
+            self.capacity.lease_wanted = true;
+            self.ask_to_yield(env);
+            return false;
+        }
+        let key = self.add(Lane::new(pool, Role::lease(Some(kind)), env.now));
+        self.dial(env, key);
+        true
+    }
+
+    /// Opens a leased lane before there is a need of it. False if there is no room for it.
+    pub(crate) fn open_warm(&mut self, env: &mut Env, pool: PoolId) -> bool {
+        let max = env.settings.upstream_connections_max - self.own.len();
+        let used_up = self.capacity.leases >= self.leases_max(&env.settings, LeaseKind::Blocking);
+        if used_up || self.capacity.held() >= max {
+            return false;
+        }
+        let key = self.add(Lane::new(pool, Role::lease(None), env.now));
+        self.dial(env, key);
+        true
+    }
+
+    /// Closes an idle leased lane of another pool.
+    fn evict_idle_lease(&mut self, env: &mut Env, wanted: PoolId) -> bool {
+        let mut others = self.pools().filter(|(id, _)| *id != wanted);
+        let victim = others.find_map(|(_, pool)| pool.idle.first().copied());
+        drop(others);
+        victim.inspect(|key| self.disconnect(env, *key)).is_some()
+    }
+
+    /// Closes idle leased lanes until there are `leases_max` at most.
+    pub(crate) fn close_idle_leases(&mut self, env: &mut Env, leases_max: usize) {
+        while self.capacity.leases > leases_max && self.close_idle_lease(env) {}
+    }
+
+    /// A burst of blocking commands or transactions leaves more idle leases than `leases_warm`. Those that the next
+    /// burst has not taken up within `limit` go: Redis counts every one of them.
+    pub(crate) fn close_rested_leases(&mut self, env: &mut Env, limit: Millis) {
+        for index in 0..self.pools.len() {
+            // The most recently used stand last.
+            while let Some(key) = self.pools[index].idle.first().copied() {
+                let rested = |lane: &Lane| env.now.saturating_sub(lane.last_used()) >= limit;
+                let surplus = self.pools[index].idle.len() > env.settings.leases_warm;
+                if !surplus || !self.known(key).is_some_and(rested) {
+                    break;
+                }
+                self.disconnect(env, key);
+            }
+        }
+    }
+
+    /// Closes a leased lane that is not lent, if there is one.
+    pub(crate) fn close_idle_lease(&mut self, env: &mut Env) -> bool {
+        let idle = self.pools.iter().find_map(|pool| pool.idle.first().copied());
+        idle.inspect(|key| self.disconnect(env, *key)).is_some()
+    }
+}

@@ -1,0 +1,87 @@
+//! What a lane is for, and what only such a lane has. Knows nothing of its connection.
+
+use crate::core::keys::LeaseKind;
+use crate::core::lease::state::LeaseState;
+
+/// What a lane is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LaneRole {
+    /// The broker's own questions: COMMAND, SELECT checks, CLIENT UNBLOCK, probes.
+    Control,
+    /// Pipelined for all children of its pool.
+    Shared,
+    /// Bound to one child at a time.
+    Lease,
+    /// Carries the shared subscriptions of one user's children.
+    Subscriber,
+    /// Questions about users, with the passwords of children.
+    Probe,
+}
+
+impl LaneRole {
+    /// What the upstream's CLIENT LIST calls such a connection.
+    pub(super) fn client_name(self) -> &'static str {
+        match self {
+            LaneRole::Control => "broker-control",
+            LaneRole::Shared => "broker-lane",
+            LaneRole::Lease => "broker-lease",
+            LaneRole::Subscriber => "broker-subscriber",
+            LaneRole::Probe => "broker-probe",
+        }
+    }
+
+    /// Whether it takes one of the connection slots that leases share.
+    pub(crate) fn counts_as_lease(self) -> bool {
+        matches!(self, LaneRole::Lease | LaneRole::Subscriber)
+    }
+
+    /// Whether its connection is the broker's own and stays open, whatever children do.
+    pub(crate) fn is_own(self) -> bool {
+        matches!(self, LaneRole::Control | LaneRole::Probe)
+    }
+}
+
+/// The same, with what only such a lane has.
+#[derive(Debug)]
+pub(crate) enum Role {
+    Control,
+    Shared {
+        /// It is for what is large.
+        bulk: bool,
+        /// A WAIT blocks it: no other requests are put on it meanwhile.
+        detached: bool,
+        /// More of them than `lanes`: no child begins to use it, and it goes once nothing is on it.
+        surplus: bool,
+    },
+    Lease {
+        /// While a child has it.
+        lease: Option<LeaseState>,
+        /// The kind of lease it is being opened for, until it is ready.
+        opening_for: Option<LeaseKind>,
+    },
+    Subscriber {
+        /// The subscriptions of its user's children need it.
+        listened: bool,
+    },
+    Probe,
+}
+
+impl Role {
+    pub(crate) const SHARED: Role = Role::Shared { bulk: false, detached: false, surplus: false };
+    pub(crate) const BULK: Role = Role::Shared { bulk: true, detached: false, surplus: false };
+
+    /// A leased lane, opened for a child that waits for this kind or before there is a need of it.
+    pub(crate) fn lease(opening_for: Option<LeaseKind>) -> Role {
+        Role::Lease { lease: None, opening_for }
+    }
+
+    pub(crate) fn name(&self) -> LaneRole {
+        match self {
+            Role::Control => LaneRole::Control,
+            Role::Shared { .. } => LaneRole::Shared,
+            Role::Lease { .. } => LaneRole::Lease,
+            Role::Subscriber { .. } => LaneRole::Subscriber,
+            Role::Probe => LaneRole::Probe,
+        }
+    }
+}

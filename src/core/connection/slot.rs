@@ -1,0 +1,188 @@
+//! A slot: a place in a lane's FIFO, which says whose reply comes next and what becomes of it. Knows nothing of the lane it
+//! is in.
+
+use crate::base::clock::Millis;
+use crate::base::pipeline::Entry;
+use crate::command::CommandId;
+use crate::core::keys::ChildKey;
+use crate::resp::reply;
+
+/// What happens when a slot's reply arrives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SlotKind {
+    /// The reply is the child's, byte for byte.
+    Relay,
+    /// The child had its answer already (MULTI and QUEUED of a block sent at EXEC); errors are remembered.
+    Swallow,
+    /// EXEC: its reply is patched and its effects on the session applied.
+    Exec,
+    /// A DISCARD sent in place of the EXEC of a spoilt transaction; answered as an aborted EXEC.
+    AbortedExec,
+    /// MULTI on a leased lane.
+    Multi,
+    /// DISCARD on a leased lane.
+    Discard,
+    /// WATCH on a leased lane.
+    Watch,
+    /// UNWATCH on a leased lane.
+    Unwatch,
+    /// SELECT on a leased lane; the db rides in the lease.
+    Select,
+    /// A command that pins its child to the leased lane, or lets it go; which is in the lease.
+    Pin,
+    /// A push among replies that are withheld; in no FIFO.
+    Push,
+    /// CLIENT CACHING, which is about the very next request on its lane.
+    Caching,
+    /// CLIENT TRACKINGINFO, whose reply names a connection upstream.
+    TrackingInfo,
+    /// A blocking or dedicated command; its reply ends the lease.
+    Blocking,
+    /// What a blocking command asks in its child's name where it got no lease: the same without waiting.
+    Look,
+    /// WAIT or WAITAOF; its lane is detached until the reply.
+    Wait,
+    /// PING of a RESP2 subscriber: what is no error becomes the array that such a connection is answered with.
+    SubscriberPing,
+    /// A (un)subscription: answered by as many confirmations as it has names.
+    Subscribe,
+    /// An ECHO of the broker's own; see `core::integrity`.
+    Canary,
+    /// A question about shared subscriptions; which one is in the user's hub.
+    Topic,
+    /// The broker's own question; what to do with the answer is in `Control::questions`.
+    Question,
+    /// A request on the probe; what to do with the answer is in `Probe::proofs`.
+    Proof,
+    /// A HELLO of the broker on a leased lane, for a child that changes its protocol.
+    Housekeeping,
+}
+
+impl SlotKind {
+    /// Whether keys are no longer watched once the command has been sent, whatever becomes of it.
+    pub(crate) fn ends_watch(self) -> bool {
+        matches!(self, SlotKind::Exec | SlotKind::AbortedExec | SlotKind::Discard | SlotKind::Unwatch)
+    }
+}
+
+/// What else is known of a slot: a set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct SlotFlags(u8);
+
+impl SlotFlags {
+    pub(crate) const NONE: SlotFlags = SlotFlags(0);
+    /// The next slot was written together with this one and means nothing without it.
+    pub(crate) const UNIT: SlotFlags = SlotFlags(1);
+    /// Answered already (BROKERTIMEOUT); the late reply is dropped.
+    pub(crate) const TIMED_OUT: SlotFlags = SlotFlags(2);
+    /// The command may have changed data.
+    pub(crate) const WRITE: SlotFlags = SlotFlags(4);
+    /// Its reply waits for the canary behind it.
+    pub(crate) const GUARDED: SlotFlags = SlotFlags(8);
+    /// Redis queues it, inside a MULTI on a leased lane, and no canary can follow: the reply is known beforehand.
+    pub(crate) const QUEUED: SlotFlags = SlotFlags(16);
+    /// Its reply may never come: the command waits for an element, a message or a replica.
+    pub(crate) const MAY_WAIT: SlotFlags = SlotFlags(32);
+
+    pub(crate) const fn has(self, flag: SlotFlags) -> bool {
+        self.0 & flag.0 != 0
+    }
+
+    pub(crate) const fn with(self, flag: SlotFlags) -> SlotFlags {
+        SlotFlags(self.0 | flag.0)
+    }
+}
+
+/// A place in a lane's FIFO: whose reply comes next.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Slot {
+    /// The child, alive or not: the reply of a child that has gone is dropped.
+    pub child: ChildKey,
+    /// Absolute offset in the lane's outgoing bytes where this request ends.
+    pub end: u64,
+    /// When it entered the lane: milliseconds, modulo 2^32.
+    pub stamp: u32,
+    /// The command, for the log.
+    pub command: CommandId,
+    /// What to do with the reply.
+    pub kind: SlotKind,
+    pub flags: SlotFlags,
+}
+
+const _: () = assert!(std::mem::size_of::<Slot>() <= 24, "a slot is small and fixed");
+
+impl Entry for Slot {
+    fn end(&self) -> u64 {
+        self.end
+    }
+
+    fn is_bound_to_next(&self) -> bool {
+        self.flags.has(SlotFlags::UNIT)
+    }
+}
+
+impl Slot {
+    /// Whether a child waits for just this reply.
+    pub(crate) fn is_owed_to_a_child(&self) -> bool {
+        use SlotKind::*;
+        let own = matches!(self.kind, Question | Proof | Swallow | Housekeeping | Topic | Canary);
+        !own && !self.is_timed_out()
+    }
+
+    /// Whether its reply may never come, whatever becomes of the upstream.
+    pub(crate) fn may_wait(&self) -> bool {
+        self.flags.has(SlotFlags::MAY_WAIT)
+    }
+
+    /// Whether its child has had BROKERTIMEOUT in place of the reply.
+    pub(crate) fn is_timed_out(&self) -> bool {
+        self.flags.has(SlotFlags::TIMED_OUT)
+    }
+
+    /// Marks it as such. Returns it as it was.
+    pub(crate) fn time_out(&mut self) -> Slot {
+        let told = *self;
+        self.flags = self.flags.with(SlotFlags::TIMED_OUT);
+        told
+    }
+
+    /// Whether a reply without a canary behind it can be what it stands for. An error can be anywhere; inside a MULTI
+    /// there is one other, and a subscription is answered by pushes, which no slot is for.
+    pub(crate) fn is_plausible(&self, frame: &[u8]) -> bool {
+        let queued = self.flags.has(SlotFlags::QUEUED);
+        match self.kind {
+            _ if reply::is_error(frame) => true,
+            SlotKind::Subscribe => frame.is_empty(),
+            SlotKind::Multi if queued => frame == b"+OK\r\n",
+            SlotKind::Relay if queued => frame == b"+QUEUED\r\n",
+            _ if queued => frame == b"+QUEUED\r\n" || frame == b"+OK\r\n",
+            _ => true,
+        }
+    }
+
+    /// Milliseconds since it entered the lane.
+    pub(crate) fn age(&self, now: Millis) -> u32 {
+        (now as u32).wrapping_sub(self.stamp)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::key::Key;
+
+    #[test]
+    fn where_no_canary_can_stand_few_replies_are_believed() {
+        let believed = |kind: SlotKind, flags: SlotFlags, frame: &[u8]| {
+            Slot { child: Key::NONE, end: 7, stamp: 0, command: 0, kind, flags }.is_plausible(frame)
+        };
+        let (none, queued) = (SlotFlags::NONE, SlotFlags::QUEUED);
+        assert!(believed(SlotKind::Subscribe, none, b"-ERR wrong\r\n"), "a subscription may be refused");
+        assert!(!believed(SlotKind::Subscribe, none, b"$1\r\nx\r\n"), "it is confirmed by pushes");
+        assert!(believed(SlotKind::Multi, queued, b"+OK\r\n"));
+        assert!(!believed(SlotKind::Multi, queued, b"+QUEUED\r\n"));
+        assert!(believed(SlotKind::Relay, queued, b"+QUEUED\r\n"));
+        assert!(!believed(SlotKind::Relay, queued, b"+OK\r\n"));
+        assert!(believed(SlotKind::Relay, none, b"$1\r\nx\r\n"), "its canary will tell");
+    }
+}

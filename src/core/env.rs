@@ -1,0 +1,111 @@
+//! What every part needs for an event: the time, the settings, timers, counters, and the lists that are emptied when the
+//! event is over. Decides nothing.
+
+use crate::base::bytes::Spares;
+use crate::base::clock::Millis;
+use crate::base::limits;
+use crate::config::{Settings, Upstream};
+use crate::core::action::Action;
+use crate::core::counters::Counters;
+use crate::core::keys::ChildKey;
+use crate::core::notice::Notice;
+use crate::core::timers::Timers;
+use crate::resp::Scanner;
+use std::collections::VecDeque;
+
+/// What every part needs: the time, the settings, timers, counters, and the lists the driver takes.
+#[derive(Debug)]
+pub(crate) struct Env {
+    pub(crate) settings: Settings,
+    pub(crate) upstream: Upstream,
+    pub(crate) now: Millis,
+    pub(crate) rng: fastrand::Rng,
+    pub(crate) timers: Timers,
+    pub(crate) counters: Counters,
+    pub(crate) spares: Spares,
+    pub(crate) actions: Vec<Action>,
+    notices: VecDeque<Notice>,
+    pub(crate) runnable: VecDeque<ChildKey>,
+    pub(crate) dirty_children: Vec<ChildKey>,
+    pub(crate) resumed: Vec<ChildKey>,
+    /// Heap bytes held by all children and lanes.
+    pub(crate) memory: usize,
+    pub(crate) draining: bool,
+}
+
+impl Env {
+    /// The delay before the next attempt, doubling from `BACKOFF_FIRST`, jittered so that many brokers do
+    /// not knock at once.
+    pub(crate) fn backoff(&mut self, failures: u32) -> Millis {
+        let max = self.settings.reconnect_backoff_max.max(1);
+        let base = (limits::BACKOFF_FIRST << failures.min(16)).min(max);
+        base - self.rng.u64(0..=base / 2)
+    }
+}
+
+impl Env {
+    pub(crate) fn new(settings: Settings, upstream: Upstream, rng: fastrand::Rng, now: Millis) -> Self {
+        Env {
+            settings,
+            upstream,
+            now,
+            rng,
+            timers: Timers::default(),
+            counters: Counters::default(),
+            spares: Spares::default(),
+            actions: Vec::new(),
+            notices: VecDeque::new(),
+            runnable: VecDeque::new(),
+            dirty_children: Vec::new(),
+            resumed: Vec::new(),
+            memory: 0,
+            draining: false,
+        }
+    }
+
+    /// Has other children told, once the event at hand is done with its own.
+    pub(crate) fn notify(&mut self, notice: Notice) {
+        self.notices.push_back(notice);
+    }
+
+    pub(crate) fn next_notice(&mut self) -> Option<Notice> {
+        self.notices.pop_front()
+    }
+
+    /// Takes back the first such notice that is not delivered yet.
+    pub(crate) fn take_back(&mut self, is_meant: impl Fn(&Notice) -> bool) -> Option<Notice> {
+        let at = self.notices.iter().position(is_meant)?;
+        self.notices.remove(at)
+    }
+}
+
+/// What one turn of the driver may still run, and of the child whose turn it is.
+#[derive(Debug)]
+pub(crate) struct Turn {
+    /// Bytes of requests, or what counts for as many, that may still be run in this turn of the driver.
+    pub(crate) budget: i64,
+    /// Children that still have their turn in this one, however much has been run.
+    pub(crate) least: usize,
+    /// What the child at hand had to spend when its turn began.
+    pub(crate) credit: i64,
+    /// Finds the requests of all children, except where a child's last request is incomplete.
+    pub(crate) scanner: Scanner,
+}
+
+impl Turn {
+    pub(crate) fn new() -> Self {
+        Turn { budget: limits::RUN_TURN, least: limits::RUN_LEAST, credit: 0, scanner: Scanner::default() }
+    }
+
+    pub(crate) fn begin(&mut self) {
+        (self.budget, self.least) = (limits::RUN_TURN, limits::RUN_LEAST);
+    }
+
+    pub(crate) fn has_room(&self) -> bool {
+        self.budget > 0 || self.least > 0
+    }
+
+    pub(crate) fn take_one(&mut self) {
+        self.least = self.least.saturating_sub(1);
+    }
+}

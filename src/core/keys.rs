@@ -1,0 +1,100 @@
+//! Names: of children, lanes, topics, pools, users and kinds of lease. Knows nothing of what they name, so that every room
+//! can keep them.
+
+use crate::base::key::Key;
+use crate::config::Settings;
+
+/// What the keys of children name.
+#[derive(Debug)]
+pub enum ChildName {}
+/// What the keys of lanes name.
+#[derive(Debug)]
+pub enum LaneName {}
+/// What the keys of topics name.
+#[derive(Debug)]
+pub(crate) enum TopicName {}
+
+/// Names a child for as long as it lives, and nothing afterwards.
+pub type ChildKey = Key<ChildName>;
+/// Names a lane for as long as it lives, and nothing afterwards.
+pub type LaneKey = Key<LaneName>;
+/// Names a topic for as long as it lives, and nothing afterwards.
+pub(crate) type TopicKey = Key<TopicName>;
+
+/// What a lease is taken for; each kind has its own cap and its own line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum LeaseKind {
+    /// One blocking command, until its reply.
+    Blocking,
+    /// WATCH or a MULTI that cannot be queued here, until EXEC, DISCARD or UNWATCH.
+    Transaction,
+    /// A subscription, until the last one is given up or the child goes.
+    Session,
+}
+
+impl LeaseKind {
+    pub(crate) const ALL: [LeaseKind; 3] = [LeaseKind::Transaction, LeaseKind::Session, LeaseKind::Blocking];
+
+    /// How many leases of this kind there may be.
+    pub(crate) fn cap(self, settings: &Settings) -> usize {
+        match self {
+            LeaseKind::Blocking => settings.leases_blocking_max,
+            LeaseKind::Transaction => settings.leases_transaction_max,
+            LeaseKind::Session => settings.leases_session_max,
+        }
+    }
+
+    /// The configuration key of its cap.
+    pub(crate) fn limit_name(self) -> &'static str {
+        match self {
+            LeaseKind::Blocking => "leases_blocking_max",
+            LeaseKind::Transaction => "leases_transaction_max",
+            LeaseKind::Session => "leases_session_max",
+        }
+    }
+}
+
+/// What blocking waiters of one group have in common: the pool and the command without its timeout.
+/// Hashed, so that a waiter holds no second copy of its keys; two groups that collide are merely served as one.
+pub(crate) type GroupKey = (PoolId, u64);
+
+/// Names a pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct PoolId(pub u32);
+
+/// What a connection upstream has to be, to serve a child: connections that agree in all of it are alike.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct PoolKey {
+    /// As whom it is authenticated.
+    pub(crate) user: UserId,
+    /// Which db is selected on it.
+    pub(crate) db: u32,
+    /// Which protocol it speaks, 2 or 3.
+    pub(crate) proto: u8,
+    /// CLIENT NO-TOUCH is on.
+    pub(crate) no_touch: bool,
+}
+
+impl PoolKey {
+    /// Of a pool that serves nobody any more and may become another.
+    pub(crate) const FREE: PoolKey = PoolKey { user: UserId::NOBODY, db: 0, proto: 0, no_touch: false };
+}
+
+/// Names a user of the upstream for as long as the broker knows it; never given again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct UserId(pub(crate) u64);
+
+impl UserId {
+    /// The one in the upstream's settings.
+    pub(crate) const UPSTREAM: UserId = UserId(0);
+    /// The upstream's default user, who needs no password.
+    pub(crate) const DEFAULT: UserId = UserId(1);
+    /// Not authenticated. No connection is made for it.
+    pub(crate) const NOBODY: UserId = UserId(2);
+    /// Whether the upstream's default user needs a password is not known yet. No connection is made for it.
+    pub(crate) const UNDECIDED: UserId = UserId(3);
+    pub(crate) const FIRST: u64 = 4;
+}
+
+/// Names one of the broker's own users.
+pub(crate) type AccountId = u16;

@@ -1,0 +1,187 @@
+//! Requests of a child that holds a lease for longer than one command: watched keys, an open MULTI, a
+//! subscription, CLIENT TRACKING. They all go on that lane, so that Redis sees them in the order the child sent them; what
+//! the broker answers itself it still answers itself.
+
+use crate::command::{CommandId, NO_COMMAND};
+use crate::core::child::Child;
+use crate::core::child::hold::Hold;
+use crate::core::connection::lane::Lane;
+use crate::core::connection::slot::{SlotFlags, SlotKind};
+use crate::core::keys::{LaneKey, LeaseKind};
+use crate::core::lease::state::{Change, LeaseState};
+use crate::core::notice::Notice;
+use crate::core::request::flow::Flow;
+use crate::core::route::Leased;
+use crate::core::shared::Shared;
+use crate::resp::{Request, encode, reply};
+
+impl Shared {
+    /// Carries a request out on the lane that its child leases.
+    pub(crate) fn send_leased(
+        &mut self,
+        child: &mut Child,
+        request: &Request<'_>,
+        id: CommandId,
+        leased: Leased,
+        lane: LaneKey,
+    ) -> Flow {
+        let send = |shared: &mut Shared, child: &mut Child, kind, flags| {
+            shared.send_for(child, lane, request.bytes, id, kind, flags);
+        };
+        match leased {
+            Leased::Send(kind) => {
+                send(self, child, kind, SlotFlags::NONE);
+                Flow::Done
+            }
+            Leased::Wait => {
+                send(self, child, SlotKind::Relay, SlotFlags::MAY_WAIT);
+                Flow::Hold(Hold::BlockingReply)
+            }
+            Leased::Unwatch => {
+                child.session_mut().transaction.forget_watch();
+                send(self, child, SlotKind::Unwatch, SlotFlags::NONE);
+                Flow::Hold(Hold::Reply)
+            }
+            Leased::Multi => {
+                // What follows one that is refused must not be taken for queued.
+                if let Err(flow) = self.may_multi(child) {
+                    return flow;
+                }
+                child.session_mut().transaction.begin_leased();
+                send(self, child, SlotKind::Multi, SlotFlags::NONE);
+                Flow::Done
+            }
+            Leased::Discard => {
+                child.session_mut().transaction.end();
+                send(self, child, SlotKind::Discard, SlotFlags::NONE);
+                Flow::Hold(Hold::Reply)
+            }
+            Leased::Exec => self.exec_leased(child, request, id, lane),
+            Leased::Queue(local) => self.queue_leased(child, request, id, local, lane),
+            Leased::QueueSelect => {
+                if let Some(db) = db_named(request) {
+                    child.session_mut().transaction.note_select(db);
+                }
+                self.queue_leased(child, request, id, None, lane)
+            }
+            Leased::Select => self.select_on_lease(child, request, id, lane),
+            Leased::Subscribe(change) => self.change_subscription(child, request, id, change, lane),
+            Leased::Pin(pin) => self.pin(child, request, id, pin, lane),
+        }
+    }
+
+    /// SELECT while keys are watched: the watched keys keep their db, the child changes its own.
+    fn select_on_lease(
+        &mut self,
+        child: &mut Child,
+        request: &Request<'_>,
+        id: CommandId,
+        lane_key: LaneKey,
+    ) -> Flow {
+        let lane = self.connections.find_mut(lane_key);
+        if let (Some(lease), Some(db)) = (lane.and_then(Lane::lease_mut), db_named(request)) {
+            lease.begin_change(Change::Db(db));
+        }
+        self.send_for(child, lane_key, request.bytes, id, SlotKind::Select, SlotFlags::NONE);
+        Flow::Hold(Hold::Reply)
+    }
+
+    /// The protocol of a child that holds a lease changes: its lane has to speak it too, and is closed when
+    /// the lease ends. The child is greeted when the lane is, so that every push before the greeting has
+    /// the old form and every one after it the new.
+    pub(crate) fn switch_lease_proto(&mut self, child: &mut Child, proto: u8) -> Flow {
+        let Some(held) = child.lease() else { return Flow::Gone };
+        if let Some(lane) = self.connections.find_mut(held.lane) {
+            lane.need_close();
+            if let Some(lease) = lane.lease_mut() {
+                lease.begin_change(Change::Protocol(proto));
+            }
+        }
+        let mut hello = Vec::new();
+        encode::request(&mut hello, &[b"HELLO", proto.to_string().as_bytes()]);
+        self.send_for(child, held.lane, &hello, NO_COMMAND, SlotKind::Housekeeping, SlotFlags::NONE);
+        Flow::Hold(Hold::Reply)
+    }
+
+    /// The command that would have ended a transaction got no reply. The child is told, and what it watched
+    /// ends with the attempt as it would have with the reply.
+    pub(crate) fn transaction_lost(&mut self, child: &mut Child, lane: LaneKey) {
+        if let Some(lane) = self.connections.find_mut(lane)
+            && let Some(lease) = lane.lease_mut()
+        {
+            lease.forget_watch();
+            lane.need_close();
+        }
+        child.session_mut().transaction.forget_watch();
+    }
+
+    /// Ends the child's lease if nothing of it is left: no watched key, no open MULTI, no subscription, no
+    /// reply owed.
+    pub(crate) fn end_lease_if_done(&mut self, child: &mut Child) {
+        let Some(held) = child.lease() else { return };
+        if child.sent().in_flight() > 0
+            || child.listens_on_lease()
+            || child.session().is_pinned()
+            || child.session().transaction.is_leased()
+        {
+            return;
+        }
+        let db = child.session().db;
+        // The lane may have been lost in this event: the child hears of that at its end.
+        let Some((lane, pool)) = self.connections.find_with_key(held.lane) else { return };
+        if lane.is_ready() && lane.lease().is_some_and(LeaseState::is_watching) {
+            return;
+        }
+        // A subscriber's lane is never lent again; nor is one that a SELECT in a transaction has moved.
+        lane.need_close_if(held.kind == LeaseKind::Session || pool.db != db);
+        self.end_lease(child);
+    }
+
+    /// The lane was greeted in the child's new protocol. If that failed the lane is closed, and the
+    /// child's HELLO is looked at afresh, without it.
+    pub(crate) fn proto_switched(&mut self, child: &mut Child, lane_key: LaneKey, frame: &[u8], real: bool) {
+        let lease = self.connections.find_mut(lane_key).and_then(|lane| lane.lease_mut());
+        match lease.and_then(LeaseState::take_change) {
+            Some(Change::Protocol(proto)) if real && !reply::is_error(frame) => self.greet(child, proto),
+            _ => {
+                if real {
+                    self.env.notify(Notice::LoseLane(lane_key, "HELLO was refused on a leased lane"));
+                }
+                self.lift(child);
+            }
+        }
+    }
+
+    /// What a reply on a leased lane means for the lease.
+    pub(crate) fn lease_replied(
+        &mut self,
+        child: &mut Child,
+        lane_key: LaneKey,
+        kind: SlotKind,
+        frame: &[u8],
+    ) {
+        let Some((lane, pool)) = self.connections.find_with_key(lane_key) else { return };
+        // It may still be inside MULTI.
+        let refused = reply::error_code(frame).is_some_and(|code| code != b"EXECABORT");
+        let mut unclean = kind.ends_watch() && refused;
+        // A shared lane has no lease.
+        let Some(lease) = lane.lease_mut() else { return };
+        lease.note_watch(kind, frame);
+        if matches!(kind, SlotKind::Select | SlotKind::Pin) {
+            match lease.take_change().filter(|_| frame == b"+OK\r\n") {
+                Some(Change::Db(db)) => {
+                    unclean |= db != pool.db;
+                    child.session_mut().db = db;
+                }
+                Some(Change::Pin(pinning)) => pinning.apply(child.session_mut()),
+                Some(Change::Protocol(_)) | None => {}
+            }
+        }
+        lane.need_close_if(unclean);
+    }
+}
+
+/// The db that a SELECT names, if it is a number.
+fn db_named(request: &Request<'_>) -> Option<u32> {
+    std::str::from_utf8(request.arg(1)).ok()?.parse().ok()
+}

@@ -1,0 +1,54 @@
+//! Notices: what one child's request, or an event of a lane, means for other children. They are delivered when the event
+//! at hand is done with the child it is about (`core::deliver`). Plain data.
+
+use crate::base::failure::Failure;
+use crate::core::child::hold::{Answer, HeldLease, Hold};
+use crate::core::connection::slot::Slot;
+use crate::core::keys::{ChildKey, LaneKey, LeaseKind, PoolKey, TopicKey, UserId};
+use crate::core::pubsub::SubscriberLoss;
+use crate::core::questions::probe::Proved;
+
+/// What a child is told.
+#[derive(Debug)]
+pub(crate) enum Notice {
+    /// Its request at the front is looked at afresh, if this is still what it waits for.
+    Lift(ChildKey, Hold),
+    /// The upstream has answered a question about its request at the front, or never will.
+    Answer(ChildKey, Option<Answer>),
+    /// It has come to the head of a lease queue.
+    Lent(ChildKey, HeldLease),
+    /// A reply that was overdue will not come any more.
+    Overdue(ChildKey),
+    /// A reply is overdue, and it is about to be told so.
+    Late(ChildKey),
+    /// Its requests have failed.
+    Failed { lane: LaneKey, slots: Vec<Slot>, failure: Failure },
+    /// The lane it had to itself is gone.
+    LeaseLost { child: ChildKey, kind: LeaseKind, watching: bool },
+    /// The upstream has answered a question about it as a user.
+    Proved(Proved),
+    /// The upstream has refused what its request at the front names, for the fence of this number.
+    JoinRefused(ChildKey, u64, Vec<u8>),
+    /// The upstream has been replaced under it: it ends when it has its replies.
+    Finish(ChildKey),
+    /// It ends at once.
+    Close(ChildKey),
+    /// The upstream refuses the password of this user.
+    UserRefused(UserId),
+    /// Children that wait for a lease of this pool are told what the upstream has said.
+    PoolRefused(PoolKey, String),
+    /// The subscriptions of this user have lost their connection.
+    SubscribersLost(UserId, SubscriberLoss),
+    /// The connection that carries a user's subscriptions is ready.
+    HubReady(UserId),
+    /// A topic's listeners end, since it is refused now.
+    TopicRefused(TopicKey),
+    /// The upstream has ended a subscription itself.
+    TopicMoved(TopicKey),
+    /// Commands have other numbers now.
+    TableChanged,
+    /// A lane can serve no request any more.
+    LoseLane(LaneKey, &'static str),
+    /// All children that wait for a living upstream look again.
+    UpstreamAnswers,
+}

@@ -1,0 +1,708 @@
+//! Shared subscriptions in rare orders of events, played through on the simulation.
+
+use super::*;
+use crate::base::clock::Millis;
+use crate::base::failure::Down;
+use crate::base::failure::Failure;
+use crate::config::parse_upstream;
+use crate::core::broker::Broker;
+use crate::core::child::hold::Hold;
+use crate::core::connection::lane::Lane;
+use crate::core::connection::role::LaneRole;
+use crate::core::shared::Shared;
+use crate::core::sim::Sim;
+use crate::resp::encode;
+
+/// What holds whenever the broker is at rest.
+fn check(broker: &Broker) {
+    for (key, topic) in broker.shared.hubs.topics.iter() {
+        assert!(topic.is_used() || topic.wanted || topic.pending > 0, "a topic for nobody");
+        let hub = &broker.shared.hubs.by_user[&topic.user];
+        assert_eq!(
+            hub.names[family_index(topic.family)].get(&topic.name),
+            Some(&key),
+            "its name finds another"
+        );
+        for child in &topic.subscribers {
+            let child = broker.children.get(Key::from_bits(*child));
+            let own = child.and_then(|child| child.topics());
+            assert!(own.is_some_and(|own| own.holds(key)), "a subscriber that does not know of it");
+        }
+        let pins = broker.children.iter().filter_map(|(_, child)| child.topics());
+        let pins = pins.map(|own| own.pinned().iter().filter(|pinned| **pinned == key).count());
+        assert_eq!(pins.sum::<usize>(), topic.pins as usize, "pins");
+        let asked = hub.asked.iter().filter(|asked| [Asked::Join(key), Asked::Leave(key)].contains(asked));
+        assert_eq!(asked.count(), topic.pending as usize, "pending");
+        let checks = hub.asked.iter().filter(|asked| matches!(asked, Asked::Check(of, ..) if *of == key));
+        assert_eq!(checks.count(), topic.checks as usize, "checks");
+    }
+    for (key, child) in broker.children.iter() {
+        let Some(own) = child.topics() else { continue };
+        assert_eq!(own.total() as usize, own.held().count(), "counts");
+        let waits = child.hold() == Hold::Subscription;
+        assert_eq!(own.awaited_fence().is_some(), waits, "a fence, and {:?}", child.hold());
+        let hub = &broker.shared.hubs.by_user[&own.user()];
+        let lane = broker.shared.connections.find(hub.lane);
+        if let (Some(number), Some(true)) = (own.awaited_fence(), lane.map(Lane::is_ready)) {
+            assert!(hub.asked.contains(&Asked::Fence(key, number)), "nothing will ever end its wait");
+        }
+    }
+    for hub in broker.shared.hubs.by_user.values() {
+        let listened = broker.shared.connections.find(hub.lane).is_some_and(Lane::is_listened);
+        let used = hub.names.iter().any(|names| !names.is_empty());
+        assert!(hub.lane.is_none() || listened == used, "a lane that does not know whether it is needed");
+        let depth = broker.shared.connections.find(hub.lane).map_or(0, Lane::depth);
+        assert_eq!(hub.asked.len(), depth, "questions and slots");
+    }
+}
+
+/// The requests about subscriptions that were executed, without the fences.
+fn asked(sim: &Sim) -> Vec<&str> {
+    let all = sim.executed().iter().map(|(_, request)| request.as_str());
+    all.filter(|request| request.starts_with("subscribe ") || request.starts_with("unsubscribe ")).collect()
+}
+
+/// The answer to the last fence.
+fn pong(sim: &Sim) -> Vec<u8> {
+    pong_of(sim.broker.shared.hubs.pings)
+}
+
+fn pong_of(fence: u64) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    encode::bulk(&mut bytes, fence.to_string().as_bytes());
+    bytes
+}
+
+/// As Redis confirms a channel, for the first time or once more.
+const CONFIRMED: &[u8] = b">3\r\n$9\r\nsubscribe\r\n$1\r\nc\r\n:1\r\n";
+
+fn connection(sim: &Sim) -> usize {
+    let links = sim.links(LaneRole::Subscriber);
+    assert_eq!(links.len(), 1, "one connection for all subscriptions");
+    links[0]
+}
+
+#[test]
+fn one_upstream_subscription_serves_all() {
+    let mut sim = Sim::new(&[]);
+    let (a, b, publisher) = (sim.child(), sim.child(), sim.child());
+    sim.ask(b, "HELLO 3");
+    assert_eq!(sim.ask(a, "SUBSCRIBE c"), "*3 $9 subscribe $1 c :1");
+    assert_eq!(sim.ask(b, "SUBSCRIBE d c"), ">3 $9 subscribe $1 d :1 >3 $9 subscribe $1 c :2");
+    assert_eq!(
+        asked(&sim),
+        ["subscribe c", "subscribe d", "subscribe c"],
+        "the right is asked for each time"
+    );
+    assert_eq!(sim.ask(publisher, "PUBLISH c m"), ":1");
+    assert_eq!(sim.received(a), "*3 $7 message $1 c $1 m");
+    assert_eq!(sim.received(b), ">3 $7 message $1 c $1 m");
+    assert_eq!(sim.ask(a, "UNSUBSCRIBE"), "*3 $11 unsubscribe $1 c :0");
+    assert_eq!(asked(&sim).len(), 3, "another still listens");
+    sim.kill(b);
+    assert_eq!(asked(&sim)[3..], ["unsubscribe c", "unsubscribe d"]);
+    assert_eq!(sim.ask(publisher, "PUBLISH c m"), ":0");
+    check(&sim.broker);
+}
+
+#[test]
+fn whoever_leaves_last_hears_everything_until_the_upstream_knows() {
+    let mut sim = Sim::new(&[]);
+    let (a, publisher) = (sim.child(), sim.child());
+    sim.ask(a, "SUBSCRIBE c");
+    sim.frozen = vec![LaneRole::Subscriber];
+    assert_eq!(sim.ask(a, "UNSUBSCRIBE c"), "");
+    let first = sim.broker.shared.hubs.by_user.values().find_map(|hub| hub.asked.front());
+    assert!(matches!(first, Some(Asked::Leave(_))), "the upstream is told before the child is");
+    assert_eq!(sim.ask(publisher, "PUBLISH c last"), ":1");
+    assert_eq!(sim.received(a), "*3 $7 message $1 c $4 last");
+    sim.frozen.clear();
+    sim.settle();
+    assert_eq!(sim.received(a), "*3 $11 unsubscribe $1 c :0");
+    check(&sim.broker);
+}
+
+/// A message from before the confirmation is not the new subscriber's, though others get it.
+/// What a child has published counts it in, although it says in the same breath that it goes.
+#[test]
+fn a_listener_that_goes_was_there_before() {
+    for leave in ["RESET", "QUIT", "UNSUBSCRIBE c"] {
+        let mut sim = Sim::new(&[]);
+        let child = sim.child();
+        sim.ask(child, "HELLO 3\nSUBSCRIBE c");
+        sim.frozen = vec![LaneRole::Shared];
+        assert_eq!(sim.ask(child, &format!("PUBLISH c x\n{leave}")), "", "{leave}");
+        sim.frozen.clear();
+        sim.settle();
+        let told = sim.received(child);
+        assert!(told.contains(":1 "), "{leave}: {told}");
+    }
+}
+
+#[test]
+fn a_late_subscriber_hears_nothing_older() {
+    let mut sim = Sim::new(&[]);
+    let (a, b) = (sim.child(), sim.child());
+    sim.ask(a, "SUBSCRIBE c");
+    sim.frozen = vec![LaneRole::Subscriber];
+    sim.send(b, "SUBSCRIBE c");
+    let link = connection(&sim);
+    let (old, new) = (
+        b">3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$3\r\nold\r\n",
+        b">3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$3\r\nnew\r\n",
+    );
+    let all = [old, CONFIRMED, old, &pong(&sim)[..], new].concat();
+    sim.inject(link, &all);
+    assert_eq!(
+        sim.received(a),
+        "*3 $7 message $1 c $3 old *3 $7 message $1 c $3 old *3 $7 message $1 c $3 new"
+    );
+    assert_eq!(sim.received(b), "*3 $9 subscribe $1 c :1 *3 $7 message $1 c $3 new");
+}
+
+#[test]
+fn joining_while_the_last_one_leaves() {
+    let mut sim = Sim::new(&[]);
+    let (a, b, publisher) = (sim.child(), sim.child(), sim.child());
+    sim.ask(a, "SUBSCRIBE c");
+    sim.frozen = vec![LaneRole::Subscriber];
+    sim.send(a, "UNSUBSCRIBE c");
+    sim.send(b, "SUBSCRIBE c");
+    check(&sim.broker);
+    sim.frozen.clear();
+    sim.settle();
+    assert_eq!(sim.received(a), "*3 $11 unsubscribe $1 c :0");
+    assert_eq!(sim.received(b), "*3 $9 subscribe $1 c :1");
+    assert_eq!(asked(&sim), ["subscribe c", "unsubscribe c", "subscribe c"]);
+    assert_eq!(sim.ask(publisher, "PUBLISH c m"), ":1");
+    assert_eq!((sim.received(a).as_str(), sim.received(b).as_str()), ("", "*3 $7 message $1 c $1 m"));
+    check(&sim.broker);
+}
+
+#[test]
+fn two_that_leave_together_leave_upstream() {
+    let mut sim = Sim::new(&[]);
+    let (a, b) = (sim.child(), sim.child());
+    sim.ask(a, "SUBSCRIBE c");
+    sim.ask(b, "SUBSCRIBE c");
+    sim.frozen = vec![LaneRole::Subscriber];
+    sim.send(a, "UNSUBSCRIBE c c");
+    sim.send(b, "UNSUBSCRIBE c");
+    sim.frozen.clear();
+    sim.settle();
+    assert_eq!(sim.received(a), "*3 $11 unsubscribe $1 c :0 *3 $11 unsubscribe $1 c :0");
+    assert_eq!(sim.received(b), "*3 $11 unsubscribe $1 c :0");
+    assert_eq!(asked(&sim), ["subscribe c", "subscribe c", "unsubscribe c"]);
+    check(&sim.broker);
+    assert_eq!(sim.broker.shared.hubs.topics.len(), 0);
+}
+
+#[test]
+fn a_child_that_dies_waiting_leaves_nothing_behind() {
+    for words in ["SUBSCRIBE c d", "SUBSCRIBE c\nUNSUBSCRIBE c"] {
+        let mut sim = Sim::new(&[]);
+        let a = sim.child();
+        sim.frozen = vec![LaneRole::Subscriber];
+        sim.send(a, words);
+        sim.kill(a);
+        check(&sim.broker);
+        sim.frozen.clear();
+        sim.settle();
+        check(&sim.broker);
+        assert_eq!(sim.broker.shared.hubs.topics.len(), 0, "{words}");
+        let b = sim.child();
+        assert_eq!(sim.ask(b, "SUBSCRIBE c"), "*3 $9 subscribe $1 c :1");
+    }
+}
+
+#[test]
+fn a_refusal_is_the_answer_of_whoever_asked() {
+    let mut sim = Sim::new(&[]);
+    let (a, b) = (sim.child(), sim.child());
+    sim.ask(a, "SUBSCRIBE c");
+    sim.frozen = vec![LaneRole::Subscriber];
+    sim.send(b, "SUBSCRIBE c denied");
+    let link = connection(&sim);
+    let all = [CONFIRMED, b"-NOPERM not this one\r\n", &pong(&sim)[..]].concat();
+    sim.inject(link, &all);
+    assert_eq!(sim.received(b), "-NOPERM not this one");
+    assert_eq!(sim.ask(b, "GET k"), "$1 k", "it is no subscriber");
+    check(&sim.broker);
+    assert_eq!(sim.broker.shared.hubs.topics.len(), 1, "only the other's is left");
+}
+
+/// Rights may go while somebody listens: Redis lets those listen on, and nobody join them.
+#[test]
+fn a_right_that_has_gone_is_missed_by_newcomers_alone() {
+    let mut sim = Sim::new(&[("request_timeout", "500")]);
+    let (a, b) = (sim.child(), sim.child());
+    sim.ask(a, "SUBSCRIBE c");
+    sim.frozen = vec![LaneRole::Subscriber];
+    sim.send(b, "SUBSCRIBE c");
+    let link = connection(&sim);
+    sim.inject(link, &[b"-NOPERM c\r\n", &pong(&sim)[..]].concat());
+    assert_eq!(sim.received(b), "-NOPERM c");
+    sim.inject(link, b">3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$1\r\nm\r\n");
+    assert_eq!((sim.received(a).as_str(), sim.received(b).as_str()), ("*3 $7 message $1 c $1 m", ""));
+    check(&sim.broker);
+    // An answer that comes too late is not the next request's.
+    sim.send(b, "SUBSCRIBE c");
+    let late = sim.broker.shared.hubs.pings;
+    sim.pass(1000);
+    assert!(sim.received(b).starts_with("-BROKERTIMEOUT"));
+    sim.send(b, "SUBSCRIBE c");
+    sim.inject(link, &[b"-NOPERM c\r\n", &pong_of(late)[..], CONFIRMED, &pong(&sim)[..]].concat());
+    assert_eq!(sim.received(b), "*3 $9 subscribe $1 c :1");
+    check(&sim.broker);
+}
+
+/// The right comes between the first who asks and the second.
+#[test]
+fn who_is_confirmed_listens_whatever_the_first_was_told() {
+    let mut sim = Sim::new(&[]);
+    let (a, b, c) = (sim.child(), sim.child(), sim.child());
+    sim.ask(a, "SUBSCRIBE other");
+    sim.frozen = vec![LaneRole::Subscriber];
+    sim.send(b, "SUBSCRIBE c");
+    sim.send(c, "SUBSCRIBE c");
+    let (link, last) = (connection(&sim), sim.broker.shared.hubs.pings);
+    sim.inject(link, &[b"-NOPERM c\r\n", &pong_of(last - 1)[..], CONFIRMED, &pong_of(last)].concat());
+    assert_eq!(
+        (sim.received(b).as_str(), sim.received(c).as_str()),
+        ("-NOPERM c", "*3 $9 subscribe $1 c :1")
+    );
+    sim.inject(link, b">3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$1\r\nm\r\n");
+    assert_eq!(sim.received(c), "*3 $7 message $1 c $1 m");
+    check(&sim.broker);
+}
+
+#[test]
+fn an_upstream_out_of_step_is_left() {
+    let wrong: [&[u8]; 5] = [
+        b"$1\r\n0\r\n",
+        b">3\r\n$9\r\nsubscribe\r\n$1\r\nx\r\n:1\r\n",
+        b">3\r\n$11\r\nunsubscribe\r\n$1\r\nc\r\n:1\r\n",
+        b"+PONG\r\n",
+        b"$1\r\nx\r\n",
+    ];
+    for bytes in wrong {
+        let mut sim = Sim::new(&[]);
+        let (a, b) = (sim.child(), sim.child());
+        sim.ask(a, "SUBSCRIBE c");
+        sim.frozen = vec![LaneRole::Subscriber];
+        sim.send(b, "SUBSCRIBE d");
+        let link = connection(&sim);
+        sim.inject(link, bytes);
+        assert_eq!(sim.broker.counters().desyncs, 1);
+        assert!(sim.is_closed(a) && !sim.is_closed(b));
+        sim.frozen.clear();
+        sim.settle();
+        assert_eq!(sim.received(b), "*3 $9 subscribe $1 d :1", "it waited for the next connection");
+        check(&sim.broker);
+    }
+}
+
+/// A doubled answer to a PING would let the next fence pass too early.
+#[test]
+fn a_doubled_answer_is_noticed() {
+    let mut sim = Sim::new(&[]);
+    let (a, b) = (sim.child(), sim.child());
+    sim.ask(a, "SUBSCRIBE c");
+    let doubled = pong(&sim);
+    sim.frozen = vec![LaneRole::Subscriber];
+    sim.send(b, "SUBSCRIBE c");
+    let link = connection(&sim);
+    sim.inject(link, &doubled);
+    assert_eq!(sim.broker.counters().desyncs, 1);
+    check(&sim.broker);
+}
+
+#[test]
+fn timers_do_not_pile_up() {
+    let mut sim = Sim::new(&[("queue_timeout", "1h"), ("lease_wait_timeout", "1h")]);
+    let a = sim.child();
+    for _ in 0..200 {
+        assert_eq!(sim.ask(a, "SUBSCRIBE c\nUNSUBSCRIBE c").matches("subscribe").count(), 2);
+    }
+    let mut left = 0;
+    while sim.broker.shared.env.timers.pop_due(Millis::MAX).is_some() {
+        left += 1;
+    }
+    assert!(left < 20, "{left} timers");
+}
+
+#[test]
+fn a_shard_channel_that_moves_is_told_as_redis_tells() {
+    let mut sim = Sim::new(&[]);
+    let (a, b) = (sim.child(), sim.child());
+    sim.ask(b, "HELLO 3");
+    sim.ask(a, "SUBSCRIBE c");
+    sim.ask(a, "UNSUBSCRIBE c");
+    for child in [a, b] {
+        sim.frozen = vec![LaneRole::Subscriber];
+        sim.send(child, "SSUBSCRIBE s");
+        let link = connection(&sim);
+        let all = [&b">3\r\n$10\r\nssubscribe\r\n$1\r\ns\r\n:1\r\n"[..], &pong(&sim)[..]].concat();
+        sim.inject(link, &all);
+    }
+    let link = connection(&sim);
+    sim.inject(link, b">3\r\n$12\r\nsunsubscribe\r\n$1\r\ns\r\n:0\r\n");
+    assert_eq!(sim.received(a), "*3 $10 ssubscribe $1 s :1 *3 $12 sunsubscribe $1 s :0");
+    assert_eq!(sim.received(b), ">3 $10 ssubscribe $1 s :1 >3 $12 sunsubscribe $1 s :0");
+    assert_eq!(sim.ask(a, "GET k"), "$1 k");
+    check(&sim.broker);
+}
+
+#[test]
+fn a_loss_closes_those_who_may_have_missed_something() {
+    let mut sim = Sim::new(&[]);
+    let (a, b, c) = (sim.child(), sim.child(), sim.child());
+    sim.ask(a, "SUBSCRIBE c");
+    sim.frozen = vec![LaneRole::Subscriber];
+    sim.send(b, "SUBSCRIBE c");
+    let link = connection(&sim);
+    sim.lose(link);
+    check(&sim.broker);
+    assert!(sim.is_closed(a) && !sim.is_closed(b));
+    sim.frozen.clear();
+    sim.settle();
+    assert_eq!(sim.received(b), "*3 $9 subscribe $1 c :1");
+    assert_eq!(sim.ask(c, "PUBLISH c m"), ":1");
+    assert_eq!(sim.broker.counters().subscriber_gaps, 0);
+}
+
+#[test]
+fn a_loss_can_be_hidden_from_the_children() {
+    let mut sim = Sim::new(&[("on_subscriber_loss", "resubscribe")]);
+    let (a, b, c) = (sim.child(), sim.child(), sim.child());
+    sim.ask(a, "SUBSCRIBE c d");
+    sim.ask(b, "SUBSCRIBE c");
+    sim.frozen = vec![LaneRole::Subscriber];
+    sim.send(b, "UNSUBSCRIBE c");
+    let link = connection(&sim);
+    sim.lose(link);
+    check(&sim.broker);
+    sim.frozen.clear();
+    sim.settle();
+    assert_eq!(sim.broker.counters().subscriber_gaps, 1);
+    assert_eq!(sim.received(b), "*3 $11 unsubscribe $1 c :0");
+    sim.received(a);
+    assert_eq!(sim.ask(c, "PUBLISH c 1\nPUBLISH d 2"), ":1 :1");
+    assert_eq!(sim.received(a), "*3 $7 message $1 c $1 1 *3 $7 message $1 d $1 2");
+    check(&sim.broker);
+}
+
+#[test]
+fn a_subscription_that_is_refused_after_a_loss_closes_its_listeners() {
+    let mut sim = Sim::new(&[("on_subscriber_loss", "resubscribe")]);
+    let (a, b) = (sim.child(), sim.child());
+    sim.ask(a, "SUBSCRIBE c");
+    sim.ask(b, "SUBSCRIBE d");
+    let link = connection(&sim);
+    sim.frozen = vec![LaneRole::Subscriber];
+    // As after a loss.
+    let topic = sim.broker.shared.hubs.by_user[&UserId::UPSTREAM].names[0][&b"c"[..]];
+    let Shared { hubs, connections, env, .. } = &mut sim.broker.shared;
+    hubs.ask(connections, env, UserId::UPSTREAM, Asked::Join(topic));
+    sim.settle();
+    sim.inject(link, b"-NOPERM not any more\r\n");
+    assert!(sim.is_closed(a) && !sim.is_closed(b));
+    check(&sim.broker);
+}
+
+#[test]
+fn without_an_upstream_a_subscription_is_not_made() {
+    let mut sim = Sim::new(&[("queue_timeout", "500"), ("lease_wait_timeout", "10s")]);
+    let a = sim.child();
+    sim.refuses = true;
+    sim.send(a, "SUBSCRIBE c");
+    sim.pass(400);
+    assert_eq!(sim.received(a), "");
+    sim.pass(700);
+    let down = Failure::Down(Down::Unreachable(Some("refused".into())));
+    assert_eq!(sim.received(a), format!("-{down}"));
+    check(&sim.broker);
+    sim.refuses = false;
+    sim.pass(2000);
+    assert_eq!(sim.ask(a, "SUBSCRIBE c"), "*3 $9 subscribe $1 c :1");
+}
+
+#[test]
+fn leases_can_leave_no_place() {
+    let settings = [
+        ("upstream_connections_max", "8"),
+        ("leases_transaction_max", "6"),
+        ("leases_blocking_max", "0"),
+        ("lease_wait_timeout", "500"),
+    ];
+    let mut sim = Sim::new(&settings);
+    let watchers: Vec<usize> = (0..5).map(|_| sim.child()).collect();
+    for child in &watchers {
+        assert_eq!(sim.ask(*child, "WATCH k"), "+OK");
+    }
+    let (a, b) = (sim.child(), sim.child());
+    sim.send(a, "SUBSCRIBE c");
+    assert_eq!(sim.ask(b, "GET k"), "$1 k", "others go on");
+    sim.pass(600);
+    assert!(sim.received(a).starts_with("-BROKERLIMIT no connection for subscriptions within 500 ms"));
+    sim.send(a, "SUBSCRIBE c");
+    assert_eq!(sim.ask(watchers[0], "UNWATCH"), "+OK");
+    assert_eq!(sim.received(a), "*3 $9 subscribe $1 c :1");
+    sim.pass(100_000);
+    assert_eq!(sim.links(LaneRole::Subscriber).len(), 1, "it never has to yield");
+    check(&sim.broker);
+}
+
+/// More pools than places: idle connections make room, but not one that somebody listens by.
+#[test]
+fn a_connection_with_listeners_is_not_evicted() {
+    let mut sim = Sim::new(&[("upstream_connections_max", "8"), ("leases_warm", "0")]);
+    let (a, b) = (sim.child(), sim.child());
+    sim.ask(a, "SUBSCRIBE c");
+    let link = connection(&sim);
+    for round in 0..3 {
+        for db in 0..12 {
+            assert_eq!(sim.ask(b, &format!("SELECT {db}\nGET k")), "+OK $1 k");
+            sim.pass(50);
+        }
+        assert_eq!(connection(&sim), link, "round {round}");
+        assert_eq!(sim.ask(b, "PUBLISH c m"), ":1");
+        assert_eq!(sim.received(a), "*3 $7 message $1 c $1 m");
+    }
+    sim.ask(a, "UNSUBSCRIBE c");
+    for db in 0..12 {
+        assert_eq!(sim.ask(b, &format!("SELECT {db}\nGET k")), "+OK $1 k");
+        sim.pass(50);
+    }
+    assert_eq!(sim.links(LaneRole::Subscriber).len(), 0, "an idle one is as any other");
+    assert_eq!(sim.ask(a, "SUBSCRIBE c"), "*3 $9 subscribe $1 c :1");
+    check(&sim.broker);
+}
+
+#[test]
+fn a_quiet_connection_is_asked_whether_it_lives() {
+    let mut sim = Sim::new(&[("lane_stall_timeout", "2s")]);
+    let a = sim.child();
+    sim.ask(a, "SUBSCRIBE c");
+    let before = sim.executed().len();
+    sim.pass(5000);
+    let pings = sim.executed()[before..].iter().filter(|(_, request)| request.starts_with("PING ")).count();
+    assert!((2..=5).contains(&pings), "{pings} in five seconds");
+    let link = connection(&sim);
+    sim.silent = sim.conns.keys().copied().collect();
+    sim.pass(6000);
+    assert!(!sim.conns.contains_key(&link) && sim.is_closed(a), "a frozen upstream is noticed");
+}
+
+#[test]
+fn the_connection_goes_when_nobody_has_listened_for_long() {
+    let mut sim = Sim::new(&[("upstream_idle_timeout", "3000")]);
+    let a = sim.child();
+    sim.ask(a, "SUBSCRIBE c");
+    sim.pass(20_000);
+    assert_eq!(sim.links(LaneRole::Subscriber).len(), 1);
+    sim.ask(a, "UNSUBSCRIBE c");
+    sim.pass(2000);
+    assert_eq!(sim.links(LaneRole::Subscriber).len(), 1);
+    sim.pass(5000);
+    assert_eq!(sim.links(LaneRole::Subscriber).len(), 0);
+    assert!(sim.broker.shared.hubs.by_user.is_empty(), "nothing is kept");
+    assert_eq!(sim.ask(a, "SUBSCRIBE c"), "*3 $9 subscribe $1 c :1");
+}
+
+#[test]
+fn subscriptions_move_to_another_upstream() {
+    for (mode, stays) in [("close", false), ("resubscribe", true)] {
+        let mut sim = Sim::new(&[("on_subscriber_loss", mode)]);
+        let (a, b) = (sim.child(), sim.child());
+        sim.ask(a, "SUBSCRIBE c");
+        let link = connection(&sim);
+        sim.frozen = vec![LaneRole::Subscriber];
+        sim.send(b, "SUBSCRIBE c");
+        let settings = sim.broker.settings().clone();
+        sim.broker.reload(settings, parse_upstream("redis://other/0").expect("a URL"));
+        sim.frozen.clear();
+        sim.settle();
+        assert_ne!(connection(&sim), link);
+        assert_eq!(sim.is_closed(a), !stays, "{mode}");
+        assert_eq!(sim.received(b), "*3 $9 subscribe $1 c :1");
+        let c = sim.child();
+        assert_eq!(sim.ask(c, "PUBLISH c m"), ":1");
+        assert_eq!(sim.received(b), "*3 $7 message $1 c $1 m");
+        check(&sim.broker);
+    }
+}
+
+/// Whoever has subscribed goes on as it began; whoever has not follows the new setting.
+#[test]
+fn another_way_to_subscribe_is_for_new_subscribers() {
+    for (before, after) in [("shared", "leased"), ("leased", "shared")] {
+        let mut sim = Sim::new(&[("pubsub", before)]);
+        let (a, b, c) = (sim.child(), sim.child(), sim.child());
+        sim.ask(a, "SUBSCRIBE c");
+        let mut settings = sim.broker.settings().clone();
+        settings.set("pubsub", after).expect("a mode");
+        sim.broker.reload(settings, parse_upstream("redis://sim/0").expect("a URL"));
+        sim.settle();
+        assert_eq!(sim.ask(a, "SUBSCRIBE d"), "*3 $9 subscribe $1 d :2");
+        assert_eq!(sim.ask(b, "SUBSCRIBE c"), "*3 $9 subscribe $1 c :1");
+        assert_eq!(sim.ask(c, "PUBLISH c 1\nPUBLISH d 2"), ":2 :1");
+        assert_eq!(sim.received(a), "*3 $7 message $1 c $1 1 *3 $7 message $1 d $1 2");
+        assert_eq!(sim.received(b), "*3 $7 message $1 c $1 1");
+        assert_eq!(sim.broker.leases_lent().2, 1, "{before} to {after}: one of them is leased");
+        assert_eq!(sim.ask(a, "UNSUBSCRIBE c d").matches("unsubscribe").count(), 2);
+        sim.ask(a, "SUBSCRIBE c");
+        assert_eq!(sim.broker.leases_lent().2, if after == "leased" { 2 } else { 0 });
+        check(&sim.broker);
+    }
+}
+
+#[test]
+fn watching_goes_on_beside_listening() {
+    let mut sim = Sim::new(&[]);
+    let a = sim.child();
+    sim.ask(a, "HELLO 3");
+    assert_eq!(sim.ask(a, "WATCH k\nSUBSCRIBE c"), "+OK >3 $9 subscribe $1 c :1");
+    assert_eq!(sim.ask(a, "MULTI\nGET k\nEXEC"), "+OK +QUEUED *1 $1 k");
+    let (_, transactions, sessions) = sim.broker.leases_lent();
+    assert_eq!((transactions, sessions), (0, 0), "the lease has ended with EXEC");
+    assert_eq!(sim.ask(a, "WATCH k"), "+OK");
+    let lease = *sim.links(LaneRole::Lease).last().expect("a lease");
+    sim.lose(lease);
+    assert!(!sim.is_closed(a), "its subscriptions were not on it");
+    assert_eq!(sim.ask(a, "RESET"), "+RESET");
+    assert_eq!(asked(&sim), ["subscribe c", "unsubscribe c"]);
+}
+
+// ---- at random -------------------------------------------------------------------------------------------
+
+/// What one child should hear of one channel, told by what it has received.
+#[derive(Default)]
+struct Listener {
+    listens: bool,
+    last: u64,
+    /// The channel's number when each SUBSCRIBE without a confirmation was sent, and the one confirmed.
+    floors: VecDeque<u64>,
+    floor: u64,
+}
+
+/// Children come, go, subscribe and unsubscribe while numbered messages are published; connections are lost
+/// and frozen. Between its confirmations every child hears every number, once and in order.
+fn play(seed: u64) {
+    let mut rng = fastrand::Rng::with_seed(seed);
+    let lossless = rng.bool();
+    let mode = if lossless { "close" } else { ["close", "resubscribe"][rng.usize(..2)] };
+    let mut sim =
+        Sim::new(&[("on_subscriber_loss", mode), ("queue_timeout", "60s"), ("lease_wait_timeout", "60s")]);
+    let publisher = sim.child();
+    let mut children: Vec<usize> = (0..6).map(|_| sim.child()).collect();
+    let mut heard: HashMap<(usize, usize), Listener> = HashMap::new();
+    let mut numbers = [0u64; 3];
+    for _ in 0..200 {
+        let index = rng.usize(..children.len());
+        let child = children[index];
+        let channel = rng.usize(..3);
+        match rng.u32(..12) {
+            0..3 => {
+                heard.entry((child, channel)).or_default().floors.push_back(numbers[channel]);
+                sim.send(child, &format!("SUBSCRIBE ch{channel}"));
+            }
+            3..5 => sim.send(child, &format!("UNSUBSCRIBE ch{channel}")),
+            5..9 => {
+                numbers[channel] += 1;
+                sim.send(publisher, &format!("PUBLISH ch{channel} {}", numbers[channel]));
+            }
+            9 => sim.frozen = if rng.bool() { vec![LaneRole::Subscriber] } else { Vec::new() },
+            10 if rng.bool() => {
+                sim.kill(child);
+                children[index] = sim.child();
+            }
+            10 if !lossless => {
+                if let Some(link) = sim.links(LaneRole::Subscriber).first().copied() {
+                    sim.lose(link);
+                }
+            }
+            _ => sim.pass(rng.u64(1..50)),
+        }
+        check(&sim.broker);
+        for child in &mut children {
+            hear(&mut sim, *child, &mut heard, mode == "close");
+            if sim.is_closed(*child) {
+                *child = sim.child();
+            }
+        }
+    }
+    sim.frozen.clear();
+    sim.pass(1000);
+    for child in children {
+        hear(&mut sim, child, &mut heard, mode == "close");
+        for channel in 0..3 {
+            if !heard.get(&(child, channel)).is_some_and(|listener| listener.listens) {
+                continue;
+            }
+            numbers[channel] += 1;
+            sim.send(publisher, &format!("PUBLISH ch{channel} {}", numbers[channel]));
+            hear(&mut sim, child, &mut heard, mode == "close");
+            assert_eq!(heard[&(child, channel)].last, numbers[channel]);
+        }
+        sim.ask(child, "RESET");
+        check(&sim.broker);
+    }
+}
+
+fn hear(sim: &mut Sim, child: usize, heard: &mut HashMap<(usize, usize), Listener>, gapless: bool) {
+    let told = sim.received(child);
+    let words: Vec<&str> = told.split_whitespace().collect();
+    for frame in words.split(|word| *word == "*3").filter(|frame| frame.len() >= 5) {
+        let channel: usize = frame[3].trim_start_matches("ch").parse().expect("a channel");
+        let listener = heard.entry((child, channel)).or_default();
+        let asked = if frame[1] == "subscribe" { listener.floors.pop_front() } else { None };
+        match frame[1] {
+            "subscribe" if !listener.listens => {
+                (listener.listens, listener.last, listener.floor) = (true, 0, asked.expect("it asked"));
+            }
+            "subscribe" => {}
+            "unsubscribe" => listener.listens = false,
+            "message" => {
+                let number: u64 = frame[5].parse().expect("a number");
+                assert!(listener.listens, "a message without a subscription: {told}");
+                assert!(number > listener.floor || listener.last > 0, "older than its request: {told}");
+                let next = listener.last == 0 || number == listener.last + 1;
+                assert!(next || (!gapless && number > listener.last), "{number} after {}", listener.last);
+                listener.last = number;
+            }
+            other => panic!("{other}: {told}"),
+        }
+    }
+}
+
+#[test]
+fn random_comings_and_goings_lose_nothing() {
+    let seeds = std::env::var("SIM_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(200);
+    for seed in 0..seeds {
+        if let Err(panic) = std::panic::catch_unwind(|| play(seed)) {
+            eprintln!("seed {seed}");
+            std::panic::resume_unwind(panic);
+        }
+    }
+}
+
+/// A subscription that may have ended upstream is none here either.
+#[test]
+fn a_leave_without_an_answer_leaves() {
+    for leave in ["UNSUBSCRIBE", "UNSUBSCRIBE c", "RESET"] {
+        let mut sim = Sim::new(&[("request_timeout", "200")]);
+        let (a, b) = (sim.child(), sim.child());
+        assert_eq!(sim.ask(a, "SUBSCRIBE c"), "*3 $9 subscribe $1 c :1");
+        sim.frozen = vec![LaneRole::Subscriber];
+        sim.send(a, leave);
+        sim.pass(1000);
+        assert!(sim.received(a).starts_with("-BROKERTIMEOUT"), "{leave}");
+        sim.frozen.clear();
+        sim.settle();
+        assert_eq!(sim.ask(a, "GET k"), "$1 k", "{leave}: it may say everything again");
+        assert_eq!(sim.ask(a, "SUBSCRIBE c"), "*3 $9 subscribe $1 c :1");
+        assert_eq!(sim.ask(b, "PUBLISH c m"), ":1");
+        assert_eq!(sim.received(a), "*3 $7 message $1 c $1 m", "{leave}");
+    }
+}

@@ -1,0 +1,133 @@
+//! Subscriptions on a child's leased lane (`pubsub = leased`): how they are changed, and which frames on the lane are
+//! pushes. Redis alone knows what is subscribed; shared subscriptions are `pubsub::topics`'.
+
+use crate::command::{CommandId, Family, Subscribe};
+use crate::core::broker::Broker;
+use crate::core::child::Child;
+use crate::core::child::hold::Hold;
+use crate::core::connection::lane::Lane;
+use crate::core::connection::slot::{SlotFlags, SlotKind};
+use crate::core::keys::{LaneKey, LeaseKind};
+use crate::core::lease::pinning::is_monitor_line;
+use crate::core::pubsub::push::{Push, append_push, confirmation, push_of};
+use crate::core::request::flow::Flow;
+use crate::core::shared::Shared;
+use crate::resp::{Request, reply};
+
+impl Shared {
+    /// (P|S)(UN)SUBSCRIBE on the child's own lane. Answered by one confirmation a name; nothing of the
+    /// child follows before the last of them.
+    pub(crate) fn change_subscription(
+        &mut self,
+        child: &mut Child,
+        request: &Request<'_>,
+        id: CommandId,
+        subscribe: Subscribe,
+        lane: LaneKey,
+    ) -> Flow {
+        if child.is_under_way() {
+            return Flow::Hold(Hold::OwnReplies);
+        }
+        let names = (request.argc() - 1) as u32;
+        child.subscriptions_mut().get_or_insert_default().begin_change(subscribe, names);
+        self.send_for(child, lane, request.bytes, id, SlotKind::Subscribe, SlotFlags::NONE);
+        self.convert_to_session(child, lane);
+        Flow::Hold(Hold::Reply)
+    }
+
+    /// A child that watched keys and now subscribes or is pinned keeps its lane, but it counts as a session.
+    pub(crate) fn convert_to_session(&mut self, child: &mut Child, lane_key: LaneKey) {
+        let lane = self.connections.find_mut(lane_key);
+        if let (Some(lease), Some(held)) = (lane.and_then(Lane::lease_mut), &mut child.lease()) {
+            self.leases.convert_to_session(lease);
+            held.kind = LeaseKind::Session;
+        }
+    }
+
+    /// Unsubscribing where nothing is subscribed: confirmed all the same, without going upstream.
+    pub(crate) fn leave_nothing(&mut self, child: &mut Child, family: Family, request: &Request<'_>) {
+        let proto = child.session().proto;
+        let change = Subscribe { family, leave: true };
+        let mut names: Vec<Option<&[u8]>> = request.args().skip(1).map(Some).collect();
+        if names.is_empty() {
+            names.push(None);
+        }
+        let mut out = Vec::new();
+        for name in names {
+            confirmation(&mut out, proto, change, name, 0);
+        }
+        self.confirm(child, &out);
+    }
+
+    /// Gives a push to the child that leases the lane. The last confirmation of a change completes its slot.
+    fn push_to_tenant(&mut self, child: &mut Child, lane_key: LaneKey, frame: &[u8]) {
+        if !append_push(child, &mut self.env, frame) {
+            return self.close(child);
+        }
+        let Some(Push::Confirmation(change)) = push_of(frame) else { return };
+        let Some(subscriptions) = child.subscriptions_mut() else { return };
+        let count = reply::element(frame, 2).and_then(|range| number(&frame[range])).unwrap_or(0);
+        if !subscriptions.confirmed(change, count) {
+            return;
+        }
+        let completes = |lane: &&mut Lane| lane.front().is_some_and(|slot| slot.kind == SlotKind::Subscribe);
+        let lane = self.connections.find_mut(lane_key).filter(completes);
+        if let Some(slot) = lane.and_then(Lane::pop) {
+            self.settle(child, lane_key, slot, b"", None);
+        }
+    }
+
+    /// On a RESP3 lane nobody leases, a push can only be something Redis tells every connection: not a
+    /// reply, so it is dropped. A RESP2 lane cannot have one.
+    fn stray_push(&self, lane_key: LaneKey) -> bool {
+        self.connections.find(lane_key).is_some_and(|lane| self.connections.key_of(lane).proto == 3)
+    }
+}
+
+impl Broker {
+    /// Whether a frame on this lane belongs to no slot but to the subscriptions of the child that leases
+    /// it. In RESP2 a message looks like any array, so it depends on who listens.
+    pub(crate) fn is_push(&self, lane_key: LaneKey, kind: u8, frame: &[u8]) -> bool {
+        if kind == b'>' {
+            return true;
+        }
+        if kind == b'+' {
+            return self.is_monitoring(lane_key) && is_monitor_line(frame);
+        }
+        if kind != b'*' {
+            return false;
+        }
+        let Some(lease) = self.shared.connections.find(lane_key).and_then(|lane| lane.lease()) else {
+            return false;
+        };
+        if lease.kind() != LeaseKind::Session {
+            return false;
+        }
+        let Some(child) = self.children.get(lease.child()) else { return false };
+        let listens = child.subscriptions().is_some_and(|subs| subs.expects_pushes());
+        listens && child.session().proto == 2 && push_of(frame).is_some()
+    }
+
+    fn is_monitoring(&self, lane: LaneKey) -> bool {
+        let lease = self.shared.connections.find(lane).and_then(|lane| lane.lease());
+        let child = lease.and_then(|lease| self.children.get(lease.child()));
+        child.is_some_and(|child| child.session().monitoring)
+    }
+
+    /// Delivers a push to the child that leases the lane. False when the lane may not carry one.
+    pub(crate) fn push_arrived(&mut self, lane_key: LaneKey, frame: &[u8]) -> bool {
+        let lease = self.shared.connections.find(lane_key).and_then(|lane| lane.lease());
+        // Its child has asked for none: whatever it is, it is not for this child.
+        let Some(lease) = lease.filter(|lease| lease.kind() == LeaseKind::Session) else {
+            return self.shared.stray_push(lane_key);
+        };
+        if let Some(child) = self.children.get_mut(lease.child()) {
+            self.shared.push_to_tenant(child, lane_key, frame);
+        }
+        true
+    }
+}
+
+fn number(frame: &[u8]) -> Option<u32> {
+    std::str::from_utf8(reply::text(frame)?).ok()?.parse().ok()
+}

@@ -1,0 +1,75 @@
+//! The frames of pub/sub: what a push is, how a confirmation is written, and how a push reaches a child's output. Knows
+//! nothing of who listens to what.
+
+use crate::command::{Family, Subscribe};
+use crate::core::child::closing::CloseReason;
+use crate::core::child::{Child, ChildState};
+use crate::core::env::Env;
+use crate::resp::{encode, reply};
+
+/// The name of a confirmation, which is that of the command.
+pub(super) fn verb(change: Subscribe) -> &'static [u8] {
+    match (change.family, change.leave) {
+        (Family::Channel, false) => b"subscribe",
+        (Family::Pattern, false) => b"psubscribe",
+        (Family::Shard, false) => b"ssubscribe",
+        (Family::Channel, true) => b"unsubscribe",
+        (Family::Pattern, true) => b"punsubscribe",
+        (Family::Shard, true) => b"sunsubscribe",
+    }
+}
+
+/// One frame that confirms a change; without a name, that there was nothing to leave.
+pub(super) fn confirmation(out: &mut Vec<u8>, proto: u8, change: Subscribe, name: Option<&[u8]>, count: u32) {
+    out.extend_from_slice(if proto == 3 { b">3\r\n" } else { b"*3\r\n" });
+    encode::bulk(out, verb(change));
+    match name {
+        Some(name) => encode::bulk(out, name),
+        None => encode::null(out, proto),
+    }
+    encode::int(out, i64::from(count));
+}
+
+/// What a pub/sub frame is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Push {
+    Message(Family),
+    Confirmation(Subscribe),
+}
+
+pub(super) fn push_of(frame: &[u8]) -> Option<Push> {
+    let kind = reply::text(&frame[reply::element(frame, 0)?])?;
+    let change = |family, leave| Some(Push::Confirmation(Subscribe { family, leave }));
+    match kind {
+        b"message" => Some(Push::Message(Family::Channel)),
+        b"pmessage" => Some(Push::Message(Family::Pattern)),
+        b"smessage" => Some(Push::Message(Family::Shard)),
+        b"subscribe" => change(Family::Channel, false),
+        b"psubscribe" => change(Family::Pattern, false),
+        b"ssubscribe" => change(Family::Shard, false),
+        b"unsubscribe" => change(Family::Channel, true),
+        b"punsubscribe" => change(Family::Pattern, true),
+        b"sunsubscribe" => change(Family::Shard, true),
+        _ => None,
+    }
+}
+
+/// Appends a push to a child's output in the child's protocol, within the bounds of subscribers. False if the child has
+/// to be closed.
+pub(super) fn append_push(child: &mut Child, env: &mut Env, frame: &[u8]) -> bool {
+    if child.state() == ChildState::Finishing && child.outbox().is_answered() {
+        // It has had its last answer.
+        return true;
+    }
+    if child.outbox().len() >= env.settings.subscriber_output_max {
+        CloseReason::OutputMax("subscriber_output_max").log(child);
+        return false;
+    }
+    let proto = child.session().proto;
+    child.outbox_mut().push(frame, proto, &mut env.spares);
+    child.outbox_mut().note_soft_limit(env.settings.subscriber_output_soft, env.now);
+    if child.outbox_mut().mark() {
+        env.dirty_children.push(child.key());
+    }
+    true
+}

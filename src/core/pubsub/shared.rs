@@ -1,0 +1,171 @@
+//! One child's shared subscriptions: which topics it has, and how far its request about them is. The topics' side is in
+//! `pubsub::hubs`, which alone changes what a child has.
+
+use crate::base::clock::Millis;
+use crate::base::key::Key;
+use crate::command::Family;
+use crate::core::keys::{TopicKey, UserId};
+use crate::core::pubsub::family_index;
+use std::collections::BTreeSet;
+
+/// What a subscription costs beside its name: the entries that remember it here and in its topic.
+const SUBSCRIPTION_BYTES: usize = 128;
+
+/// How far a request about subscriptions is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Fence {
+    /// Nothing has been asked for it.
+    #[default]
+    NotAsked,
+    /// The upstream has to answer the PING of this number.
+    Asked(u64),
+    /// All that the request needed has been answered.
+    Answered,
+}
+
+/// What a child's request at the front, if it is about subscriptions, has come to. Replaced as a whole.
+#[derive(Debug, Default)]
+struct Front {
+    /// What a SUBSCRIBE names, in order.
+    pinned: Vec<TopicKey>,
+    fence: Fence,
+    /// The upstream's answer to a SUBSCRIBE of what other children have already, if that was an error.
+    refusal: Option<Vec<u8>>,
+    since: Option<Millis>,
+}
+
+/// A child's shared subscriptions.
+#[derive(Debug)]
+pub(crate) struct SharedSubscriptions {
+    user: UserId,
+    counts: [u32; 3],
+    /// The topics, by the bits of their keys.
+    held: BTreeSet<u64>,
+    names_bytes: usize,
+    front: Front,
+}
+
+impl SharedSubscriptions {
+    pub(crate) fn new(user: UserId) -> Box<SharedSubscriptions> {
+        let (held, front) = (BTreeSet::new(), Front::default());
+        Box::new(SharedSubscriptions { user, counts: [0; 3], held, names_bytes: 0, front })
+    }
+
+    /// Whose connection carries them.
+    pub(super) fn user(&self) -> UserId {
+        self.user
+    }
+
+    pub(crate) fn total(&self) -> u32 {
+        self.counts.iter().sum()
+    }
+
+    /// Channels, patterns, shard channels.
+    pub(crate) fn counts(&self) -> (u32, u32, u32) {
+        (self.counts[0], self.counts[1], self.counts[2])
+    }
+
+    /// The count Redis puts into a confirmation.
+    pub(super) fn count(&self, family: Family) -> u32 {
+        match family {
+            Family::Channel | Family::Pattern => self.counts[0] + self.counts[1],
+            Family::Shard => self.counts[2],
+        }
+    }
+
+    /// Heap bytes held, by estimate.
+    pub(crate) fn footprint(&self) -> usize {
+        std::mem::size_of::<SharedSubscriptions>()
+            + self.names_bytes
+            + self.held.len() * SUBSCRIPTION_BYTES
+            + self.front.pinned.capacity() * std::mem::size_of::<TopicKey>()
+    }
+
+    pub(super) fn holds(&self, topic: TopicKey) -> bool {
+        self.held.contains(&topic.to_bits())
+    }
+
+    /// The topics it has a confirmation of.
+    pub(super) fn held(&self) -> impl Iterator<Item = TopicKey> {
+        self.held.iter().map(|bits| Key::from_bits(*bits))
+    }
+
+    /// False if it has the topic already.
+    pub(super) fn add(&mut self, topic: TopicKey, family: Family, name: &[u8]) -> bool {
+        let added = self.held.insert(topic.to_bits());
+        if added {
+            self.counts[family_index(family)] += 1;
+            self.names_bytes += name.len();
+        }
+        added
+    }
+
+    pub(super) fn remove(&mut self, topic: TopicKey, family: Family, name: &[u8]) {
+        debug_assert!(self.holds(topic), "a topic taken twice");
+        self.held.remove(&topic.to_bits());
+        self.counts[family_index(family)] -= 1;
+        self.names_bytes -= name.len();
+    }
+
+    // ---- the request at the front ---------------------------------------------------------------------
+
+    pub(super) fn pinned(&self) -> &[TopicKey] {
+        &self.front.pinned
+    }
+
+    pub(super) fn pin(&mut self, topics: Vec<TopicKey>) {
+        self.front.pinned = topics;
+    }
+
+    /// Whether the upstream has been asked something for it before.
+    pub(super) fn has_asked(&self) -> bool {
+        self.front.fence != Fence::NotAsked
+    }
+
+    pub(super) fn is_fence_answered(&self) -> bool {
+        self.front.fence == Fence::Answered
+    }
+
+    /// The number of the fence it waits for.
+    pub(super) fn awaited_fence(&self) -> Option<u64> {
+        match self.front.fence {
+            Fence::Asked(number) => Some(number),
+            Fence::NotAsked | Fence::Answered => None,
+        }
+    }
+
+    pub(super) fn await_fence(&mut self, number: u64, now: Millis) {
+        self.front.fence = Fence::Asked(number);
+        self.front.since.get_or_insert(now);
+    }
+
+    /// The upstream has answered this fence. False if the request waits for another one.
+    pub(super) fn fence_answered(&mut self, number: u64) -> bool {
+        let awaited = self.front.fence == Fence::Asked(number);
+        if awaited {
+            self.front.fence = Fence::Answered;
+        }
+        awaited
+    }
+
+    /// The upstream has refused a topic that the request before this fence names.
+    pub(crate) fn join_refused(&mut self, fence: u64, frame: Vec<u8>) {
+        if self.front.fence == Fence::Asked(fence) {
+            self.front.refusal.get_or_insert(frame);
+        }
+    }
+
+    pub(super) fn take_refusal(&mut self) -> Option<Vec<u8>> {
+        self.front.refusal.take()
+    }
+
+    /// Since when it waits for the upstream.
+    pub(super) fn waits_since(&self) -> Option<Millis> {
+        self.front.since
+    }
+
+    /// Forgets the request. Returns what it has pinned.
+    pub(super) fn take_front(&mut self) -> Vec<TopicKey> {
+        std::mem::take(&mut self.front).pinned
+    }
+}

@@ -1,0 +1,239 @@
+//! Requests about shared subscriptions, and how they wait for the upstream. What is subscribed is `pubsub::hubs`'.
+
+use crate::base::clock::Millis;
+use crate::base::failure::{Failure, Limit};
+use crate::base::limits;
+use crate::command::{Family, Subscribe};
+use crate::config::value::Pubsub as Mode;
+use crate::core::child::Child;
+use crate::core::child::hold::Hold;
+use crate::core::keys::{ChildKey, UserId};
+use crate::core::pubsub::hubs::Asked;
+use crate::core::pubsub::push::verb;
+use crate::core::request::flow::Flow;
+use crate::core::shared::Shared;
+use crate::core::timers::Timer;
+use crate::resp::Request;
+
+impl Shared {
+    /// Whether the child's subscriptions are shared ones. What it has decides; if it has none, the setting.
+    pub(crate) fn subscribes_shared(&self, child: &Child) -> bool {
+        let on_lease = child.subscriptions().is_some_and(|own| own.total() > 0);
+        child.topics().is_some() || (self.env.settings.pubsub == Mode::Shared && !on_lease)
+    }
+
+    /// Whether a request asks for the invalidations that other children redirect to this one: those come to a
+    /// connection, so it must have one.
+    pub(crate) fn hears_invalidations(
+        &self,
+        child: &Child,
+        request: &Request<'_>,
+        change: Subscribe,
+    ) -> bool {
+        let named = request.args().skip(1).any(|name| name == b"__redis__:invalidate");
+        named && !change.leave && change.family == Family::Channel && child.topics().is_none()
+    }
+
+    /// (P|S)(UN)SUBSCRIBE of a child without a connection of its own.
+    pub(crate) fn change_topics(
+        &mut self,
+        child: &mut Child,
+        request: &Request<'_>,
+        change: Subscribe,
+    ) -> Flow {
+        if child.is_under_way() {
+            return Flow::Hold(Hold::OwnReplies);
+        }
+        let user = child.topics().map_or(child.user(), |own| own.user());
+        self.hubs.learn_verb(user, verb(change), request.arg(0));
+        let flow = if change.leave {
+            self.leave_topics(child, request, change)
+        } else {
+            self.join_topics(child, request, change)
+        };
+        if flow == Flow::Done {
+            self.forget_front_topics(child);
+        }
+        flow
+    }
+
+    fn join_topics(&mut self, child: &mut Child, request: &Request<'_>, change: Subscribe) -> Flow {
+        let (key, proto) = (child.key(), child.session().proto);
+        let own = child.topics_or_new();
+        let user = own.user();
+        if own.pinned().is_empty() {
+            if own.total() as usize + request.argc() > limits::CHILD_TOPICS_MAX {
+                let max = limits::CHILD_TOPICS_MAX;
+                return self.reject(child, Failure::Limited(Limit::Subscriptions { max }));
+            }
+            if self.hub_is_full(user, key) {
+                return Flow::Hold(Hold::LaneFull);
+            }
+            own.pin(self.hubs.pin(&mut self.connections, user, change.family, request));
+        }
+        let refusal = own.take_refusal();
+        if own.is_fence_answered() {
+            match refusal.map_or_else(|| self.hubs.are_on(own.pinned()), Err) {
+                Ok(true) => {
+                    let confirmations = self.hubs.join(own, key, change, proto);
+                    self.confirm(child, &confirmations);
+                    return Flow::Done;
+                }
+                Err(refusal) => {
+                    self.answer(child, &refusal);
+                    return Flow::Done;
+                }
+                // The connection was lost meanwhile.
+                Ok(false) => {}
+            }
+        }
+        let fence = self.hubs.next_ping();
+        self.hubs.ask_to_join(&mut self.connections, &mut self.env, own, key, fence);
+        self.await_fence(child, fence)
+    }
+
+    fn leave_topics(&mut self, child: &mut Child, request: &Request<'_>, change: Subscribe) -> Flow {
+        let (key, proto) = (child.key(), child.session().proto);
+        let Some(own) = child.topics_mut() else {
+            self.leave_nothing(child, change.family, request);
+            return Flow::Done;
+        };
+        let (hubs, connections, env) = (&mut self.hubs, &mut self.connections, &mut self.env);
+        let named = hubs.named(own, change.family, request);
+        match hubs.may_leave(connections, env, own, &named) {
+            Ok(true) => {
+                let (child_side, form) = ((own, key), (change, proto));
+                let confirmations = hubs.leave(connections, env, child_side, form, (&named, request));
+                self.confirm(child, &confirmations);
+                Flow::Done
+            }
+            Err(refusal) => {
+                self.answer(child, &refusal);
+                Flow::Done
+            }
+            Ok(false) => {
+                let fence = self.hubs.next_ping();
+                self.await_fence(child, fence)
+            }
+        }
+    }
+
+    /// RESET: leaves everything as UNSUBSCRIBE would, but unconfirmed. What the child published before counts it in.
+    pub(crate) fn reset_topics(&mut self, child: &mut Child) -> Result<(), Flow> {
+        let owed = self.is_owed_replies(child);
+        let Some(own) = child.topics() else { return Ok(()) };
+        if own.total() > 0 && owed {
+            return Err(Flow::Hold(Hold::OwnReplies));
+        }
+        let held: Vec<_> = own.held().collect();
+        if self.hubs.may_leave(&mut self.connections, &mut self.env, own, &held) == Ok(false) {
+            let fence = self.hubs.next_ping();
+            return Err(self.await_fence(child, fence));
+        }
+        self.drop_topics(child);
+        Ok(())
+    }
+
+    /// A child ends, or has left everything: its topics go on without it.
+    pub(crate) fn drop_topics(&mut self, child: &mut Child) {
+        if let Some(mut own) = child.take_topics() {
+            self.hubs.leave_all(&mut self.connections, &mut self.env, &mut own, child.key());
+        }
+    }
+
+    /// The request at the front is done, or will not be: what it waited for may go.
+    pub(crate) fn forget_front_topics(&mut self, child: &mut Child) {
+        let Some(own) = child.topics_mut() else { return };
+        self.hubs.unpin(&mut self.connections, &mut self.env, own);
+        if own.total() == 0 {
+            child.take_topics();
+        }
+    }
+
+    // ---- waiting --------------------------------------------------------------------------------------
+
+    /// Whether the user's connection has more to take than it should. The child then waits until it has less.
+    fn hub_is_full(&mut self, user: UserId, child: ChildKey) -> bool {
+        // Where there is no connection yet, nothing waits to be written.
+        let lane = self.hubs.lane_of(user).and_then(|lane| self.connections.find_mut(lane));
+        lane.is_some_and(|lane| lane.holds_back(child))
+    }
+
+    /// Holds the child until everything asked so far is answered. Without a connection one is dialled, and what the
+    /// request needs is asked when it is ready.
+    fn await_fence(&mut self, child: &mut Child, fence: u64) -> Flow {
+        let Some(own) = child.topics_mut() else { return Flow::Gone };
+        own.await_fence(fence, self.env.now);
+        let user = own.user();
+        if self.hubs.is_ready(&self.connections, user) {
+            let asked = Asked::Fence(child.key(), fence);
+            self.hubs.ask(&mut self.connections, &mut self.env, user, asked);
+        } else {
+            self.hubs.want(&mut self.connections, &mut self.env, user);
+        }
+        self.arm_topics_wait(child, self.env.now + self.topics_patience());
+        Flow::Hold(Hold::Subscription)
+    }
+
+    /// Has the child looked at when it may have to be told something. One timer at a time: a child that comes
+    /// and goes all day must not leave one each time.
+    fn arm_topics_wait(&mut self, child: &mut Child, due: Millis) {
+        let now = self.env.now;
+        if child.topics_due() <= now {
+            child.set_topics_due(due);
+            self.env.timers.arm(due, Timer::Child(child.key()));
+        }
+    }
+
+    /// The soonest a child that waits may have to be told something.
+    fn topics_patience(&self) -> Millis {
+        let settings = &self.env.settings;
+        let waits = [settings.lease_wait_timeout, settings.queue_timeout, settings.request_timeout];
+        waits.into_iter().filter(|wait| *wait > 0).min().unwrap_or(0).max(10)
+    }
+
+    /// A child's deadline: the connection for subscriptions does not come, or does not answer.
+    pub(crate) fn topics_wait_over(&mut self, child: &mut Child) {
+        let Some(own) = child.topics() else { return };
+        let (Some(since), user) = (own.waits_since(), own.user()) else { return };
+        if child.topics_due() > self.env.now {
+            // Another timer is meant.
+            return;
+        }
+        let waited = self.env.now - since;
+        let ready = self.hubs.is_ready(&self.connections, user);
+        match self.topics_wait_failure(user, waited) {
+            Some(failure) => {
+                let key = child.key();
+                if ready && let Some(own) = child.topics_mut() {
+                    self.hubs.leave_unwanted(&mut self.connections, &mut self.env, own, key);
+                }
+                self.forget_front_topics(child);
+                self.fail_front(child, failure);
+            }
+            None => {
+                let patience = self.topics_patience();
+                let due = if waited < patience { since + patience } else { self.env.now + patience };
+                self.arm_topics_wait(child, due);
+            }
+        }
+    }
+
+    /// What a child is told that has waited for its user's connection for so long; none, if it has to wait on.
+    fn topics_wait_failure(&self, user: UserId, waited: Millis) -> Option<Failure> {
+        let settings = &self.env.settings;
+        // There may be no connection, nor any need of one, when another child's request has just failed.
+        let lane = self.hubs.lane_of(user).and_then(|lane| self.connections.find(lane));
+        if lane.is_some_and(|lane| lane.is_ready()) {
+            let after_ms = settings.request_timeout;
+            return (after_ms > 0 && waited >= after_ms).then_some(Failure::TimedOut { after_ms });
+        }
+        let failing = lane.filter(|lane| lane.failures() > 0 || !self.upstream_is_up());
+        if let Some(lane) = failing.filter(|_| waited >= settings.queue_timeout) {
+            return Some(self.connections.down(lane.pool()));
+        }
+        let pool = lane.map(|lane| lane.pool());
+        (waited >= settings.lease_wait_timeout)
+            .then(|| self.connections.no_subscriber(&self.env.settings, pool))
+    }
+}

@@ -1,0 +1,272 @@
+//! The control connection at work: what is asked on it when, and what each answer changes. Children wait here for an
+//! upstream that answers. Children's requests go on the connection only for SCRIPT KILL and FUNCTION KILL.
+
+use crate::base::key::Key;
+use crate::command::{NO_COMMAND, Policy, Route, Transaction as TransactionCommand, Verdict};
+use crate::config::Settings;
+use crate::core::broker::Broker;
+use crate::core::child::Child;
+use crate::core::child::hold::{Answer, Hold};
+use crate::core::connection::handshake::Greeting;
+use crate::core::connection::lane::Lane;
+use crate::core::connection::role::Role;
+use crate::core::connection::slot::{SlotFlags, SlotKind};
+use crate::core::keys::{ChildKey, PoolId, PoolKey, UserId};
+use crate::core::notice::Notice;
+use crate::core::questions::control::{Needed, Question, Said};
+use crate::core::request::flow::Flow;
+use crate::core::shared::Shared;
+use crate::core::timers::Timer;
+use crate::core::transaction::state::end_of_multi;
+use crate::resp::{FrameLimits, Request, Scan, Scanner, reply};
+
+impl Shared {
+    /// The child that asked looks at its request afresh, with this answer.
+    pub(crate) fn give_answer(&mut self, child: ChildKey, answer: Option<Answer>) {
+        self.env.notify(Notice::Answer(child, answer));
+    }
+
+    /// The same, where the child goes on unless the upstream has refused.
+    pub(super) fn give_refusal(&mut self, child: ChildKey, said: Said<'_>) {
+        self.give_answer(child, said.refusal().map(|frame| Answer::Frame(frame.to_vec())));
+    }
+
+    /// Makes the control lane and dials it, and the probe where the upstream judges children. They are dialled
+    /// again for as long as the broker lives.
+    pub(crate) fn open_control(&mut self) {
+        let pool = self.control_pool();
+        let lane = self.connections.add(Lane::new(pool, Role::Control, self.env.now));
+        self.control.open(lane);
+        self.connections.want(&mut self.env, lane);
+        if self.users.are_upstreams() {
+            self.open_probe();
+        }
+    }
+
+    /// Where the control connection belongs: to no child, but to the upstream's own user.
+    pub(crate) fn control_pool(&mut self) -> PoolId {
+        let db = self.env.upstream.db;
+        self.connections.pool_of(PoolKey { user: UserId::UPSTREAM, db, proto: 3, no_touch: false })
+    }
+
+    /// The control connection is ready. A new incarnation of the upstream may be behind it, so everything
+    /// known about it is asked again.
+    pub(crate) fn control_ready(&mut self, greeting: Greeting) {
+        self.control.connected(greeting, self.env.upstream.db);
+        if self.control.may_try_multi() {
+            self.ask(Question::TryMulti);
+            self.ask(Question::LeaveMulti);
+        }
+        self.ask_fresh(Needed::Limits);
+        self.ask(Question::Commands);
+    }
+
+    pub(crate) fn ask(&mut self, question: Question) {
+        let request = question.request(&self.commands);
+        self.control.sent(question);
+        self.send(self.control.lane(), &request, Key::NONE, NO_COMMAND, SlotKind::Question, SlotFlags::NONE);
+    }
+
+    /// The upstream is no longer busy.
+    pub(super) fn ask_for_table_again(&mut self) {
+        if self.commands.take_due() {
+            self.ask(Question::Commands);
+        }
+    }
+
+    /// The request at hand can only be answered by a living upstream.
+    pub(crate) fn wait_for_upstream(&mut self, child: &mut Child) -> Flow {
+        let latest = self.env.now + self.env.settings.queue_timeout;
+        let until = child.front_mut().wait_until(latest);
+        self.env.timers.arm(until, Timer::Child(child.key()));
+        Flow::Hold(Hold::Upstream)
+    }
+
+    pub(crate) fn upstream_wait_over(&mut self, child: &mut Child) {
+        if self.front_ends_multi(child) {
+            // Its child takes the MULTI for ended after any error.
+            child.session_mut().transaction.end();
+        }
+        let down = self.down_for(child);
+        self.fail_front(child, down);
+    }
+
+    fn front_ends_multi(&self, child: &Child) -> bool {
+        let open = child.session().transaction.is_open();
+        open && self.of_front(child, |request| end_of_multi(request).is_some())
+    }
+
+    /// Whether the request at the front opens a MULTI.
+    pub(crate) fn front_begins_multi(&self, child: &Child) -> bool {
+        let open = child.session().transaction.is_open();
+        let is_multi =
+            |request: &Request<'_>| match self.commands.table().map(|table| table.classify(request)) {
+                Some(Verdict::Known(known)) => {
+                    known.route == Route::Transaction(TransactionCommand::Multi) && known.arity_ok
+                }
+                Some(_) => false,
+                None => request.argc() == 1 && request.arg(0).eq_ignore_ascii_case(b"multi"),
+            };
+        !open && self.of_front(child, is_multi)
+    }
+
+    /// Asks something of the request at the front, which is on hold. False if there is none.
+    fn of_front(&self, child: &Child, ask: impl FnOnce(&Request<'_>) -> bool) -> bool {
+        let frame_limits = FrameLimits { request_max: usize::MAX, authenticated: true };
+        let (mut scanner, mut input) = (Scanner::default(), child.inbox().as_slice());
+        while let Scan::Empty { len } = scanner.scan(input, &frame_limits) {
+            input = &input[len..];
+            scanner.reset();
+        }
+        matches!(scanner.scan(input, &frame_limits), Scan::Frame { .. }) && ask(&scanner.request(input))
+    }
+
+    /// The control connection is gone; questions it had not answered are settled by `lane_lost`.
+    pub(crate) fn control_lost(&mut self) {
+        self.control.lost(self.env.now);
+        self.work.forget();
+        self.commands.connection_lost();
+    }
+
+    /// Whether the control connection carries questions right now.
+    pub(crate) fn control_is_ready(&self) -> bool {
+        !self.control.is_leaving() && self.connections.known(self.control.lane()).is_some_and(Lane::is_ready)
+    }
+
+    /// The answer to the oldest question; `None` when the connection was lost before it came.
+    pub(crate) fn question_answered(&mut self, frame: Option<&[u8]>) {
+        let Some((question, said)) = self.control.answered(frame) else { return };
+        match question {
+            Question::Commands => self.commands_answered(said),
+            Question::ConfirmNames => self.names_confirmed(said),
+            Question::Lookup { child, name } => {
+                let answer = match said {
+                    Said::Nothing => None,
+                    Said::Busy(frame) | Said::Refused(frame) => Some(Answer::Frame(frame.to_vec())),
+                    Said::Reply(frame) => {
+                        (!self.commands.learn(&name, frame)).then_some(Answer::UnknownCommand)
+                    }
+                };
+                self.give_answer(child, answer);
+            }
+            Question::TryDb { child, db } => {
+                if let Said::Reply(_) = said {
+                    self.control.db_exists(db);
+                    self.ask(Question::BackToDb { db: self.env.upstream.db });
+                }
+                self.give_refusal(child, said);
+            }
+            Question::BackToDb { .. } => {
+                if let Some(frame) = said.frame().filter(|frame| *frame != b"+OK\r\n") {
+                    self.control_refused(&answered_with("SELECT", frame));
+                }
+            }
+            Question::Unblock { lane, .. } => {
+                if let Some(text) = said.refusal().and_then(reply::error_text) {
+                    log::warn!("no lease can be taken back, CLIENT UNBLOCK was refused: {text}");
+                    self.control.refuse_unblock();
+                }
+                self.unblock_answered(lane, said.frame());
+            }
+            Question::UnblockFor { unblock, .. } => self.unblock_for_answered(unblock, said.frame()),
+            Question::TryMulti => self.control.tried_multi(said.frame()),
+            Question::LeaveMulti => {
+                if self.control.is_stuck_in_multi(said.frame()) {
+                    let frame = said.frame().unwrap_or_default();
+                    self.control_refused(&answered_with("DISCARD", frame));
+                }
+            }
+            Question::Greeting => self.greeting_answered(said),
+            Question::Limits => self.upstream_limits_answered(said),
+            Question::Probe => self.probe_answered(said),
+            Question::MayCall { asked, .. } => self.may_call_answered(&asked, said),
+        }
+    }
+
+    fn commands_answered(&mut self, said: Said<'_>) {
+        let loaded = match said {
+            Said::Nothing => return,
+            Said::Busy(_) => return self.table_is_put_off(said),
+            Said::Refused(frame) => Err(answered_with("COMMAND", frame)),
+            Said::Reply(frame) => self.commands.load(frame, policy_of(&self.env.settings)),
+        };
+        match loaded {
+            Ok(()) => self.ask(Question::ConfirmNames),
+            Err(why) => self.control_refused(&why),
+        }
+    }
+
+    fn names_confirmed(&mut self, said: Said<'_>) {
+        let Some(table) = self.commands.stop_loading() else { return };
+        let confirmed = match said {
+            Said::Nothing => return,
+            Said::Busy(_) => return self.table_is_put_off(said),
+            Said::Refused(frame) => Err(answered_with("COMMAND INFO", frame)),
+            Said::Reply(frame) => self.commands.confirm(table, frame),
+        };
+        if let Err(why) = confirmed {
+            return self.control_refused(&why);
+        }
+        log::info!("upstream {} is up", self.env.upstream);
+        self.forget_refusal_of_control();
+        self.env.notify(Notice::TableChanged);
+        if let Some(table) = self.commands.table() {
+            self.users.table_changed(table);
+        }
+        self.forget_script_rights();
+        self.env.notify(Notice::UpstreamAnswers);
+    }
+
+    /// A script is busy. The connection is kept, since SCRIPT KILL goes on it; a table from before still holds.
+    fn table_is_put_off(&mut self, said: Said<'_>) {
+        self.commands.put_off(self.env.now);
+        if let Some(frame) = said.refusal() {
+            let pool = self.control_pool();
+            self.connections.note_refusal(&self.env, pool, &answered_with("COMMAND", frame));
+        }
+        self.probe_answered(said);
+        if self.commands.table().is_some() {
+            self.env.notify(Notice::UpstreamAnswers);
+        }
+    }
+
+    /// The control connection cannot serve: it has no table, or is in another db than its own. Everything is asked again
+    /// on the next connection, which is dialled less and less often.
+    fn control_refused(&mut self, why: &str) {
+        let pool = self.control_pool();
+        self.connections.note_refusal(&self.env, pool, why);
+        self.lane_lost(self.control.lane(), why);
+    }
+
+    /// An answer has come on a control connection that stays only for those under way.
+    pub(crate) fn leave_if_answered(&mut self) {
+        let idle = self.connections.find(self.control.lane()).is_some_and(Lane::is_idle);
+        if self.control.is_leaving() && idle {
+            self.replace_control();
+        }
+    }
+}
+
+impl Broker {
+    /// All children that wait for a living upstream look again.
+    pub(crate) fn wake_upstream_waiters(&mut self) {
+        for key in self.children.keys() {
+            if let Some(child) = self.children.get_mut(key)
+                && child.hold() == Hold::Upstream
+            {
+                self.shared.lift(child);
+            }
+        }
+    }
+}
+
+/// What a log or a child is told when a question has not had the answer it needs.
+fn answered_with(command: &str, frame: &[u8]) -> String {
+    let text = String::from_utf8_lossy(frame);
+    format!("{command} was answered with: {}", text.trim_start_matches('-').trim_end())
+}
+
+/// What the settings say about commands.
+pub(crate) fn policy_of(settings: &Settings) -> Policy {
+    Policy::new(&settings.commands_allow, &settings.commands_deny, &settings.commands_lease)
+}

@@ -1,0 +1,142 @@
+//! A script that does not end. Redis runs nothing else meanwhile, and after a while (`busy-reply-threshold`) answers
+//! BUSY to all but a few commands; on the lane that carries the script it answers nothing. So the control connection is
+//! asked, and its answer is given to every request that comes from then on. Never ends a script: SCRIPT KILL does, on the
+//! control connection.
+
+use crate::base::clock::Millis;
+use crate::base::failure::Failure;
+use crate::base::limits;
+use crate::command::{Route, Transaction as TransactionCommand};
+use crate::core::child::Child;
+use crate::core::connection::lane::Lane;
+use crate::core::connection::role::LaneRole;
+use crate::core::connection::slot::Slot;
+use crate::core::keys::LaneKey;
+use crate::core::notice::Notice;
+use crate::core::questions::control::{Question, Said};
+use crate::core::request::flow::{Decided, Flow};
+use crate::core::shared::Shared;
+use crate::resp::{Request, reply};
+
+impl Shared {
+    /// The upstream has answered PING, or another question with BUSY; or the connection was lost before.
+    pub(super) fn probe_answered(&mut self, said: Said<'_>) {
+        self.control.probed();
+        let Said::Busy(frame) = said else {
+            self.work.forget();
+            if said.frame().is_some() {
+                self.ask_for_table_again();
+            }
+            return;
+        };
+        if !self.work.became_busy(frame, self.env.now) {
+            return;
+        }
+        let shown = reply::error_text(frame).unwrap_or_default();
+        log::warn!("upstream {}: {shown} What children ask now is answered so", self.env.upstream);
+        // Children that wait until a full lane takes more are told so, too.
+        self.connections.lift_all_held(&mut self.env);
+    }
+
+    /// While the upstream is busy it would answer this request so too. None: it goes on, since Redis allows the command,
+    /// since the child's own script is what runs, or since a leased lane has Redis' own answer.
+    pub(crate) fn refuse_while_busy(
+        &mut self,
+        child: &mut Child,
+        request: &Request<'_>,
+        decided: &mut Decided,
+    ) -> Option<Flow> {
+        let text = self.work.busy_text()?.to_vec();
+        let table = self.commands.table()?;
+        let runs_script = child.sent().in_flight() > 0
+            && self
+                .connections
+                .find(child.sent().lane())
+                .and_then(Lane::front)
+                .is_some_and(|slot| slot.child == child.key());
+        if child.lease().is_some() || runs_script {
+            return None;
+        }
+        if table.is_allowed_while_busy(decided.id) {
+            if decided.route == Route::Shared {
+                // A shared lane may carry the script.
+                decided.route = Route::Dedicated;
+            }
+            return None;
+        }
+        Some(match decided.route {
+            Route::Transaction(TransactionCommand::Exec) => {
+                self.reject_exec(child, request, &String::from_utf8_lossy(&text))
+            }
+            _ => self.reject(child, text),
+        })
+    }
+
+    /// Whether a lane has waited that long for a reply that should come by itself: what blocks may wait as long as it
+    /// likes.
+    pub(crate) fn is_stalled(&self, lane: &Lane, limit: Millis) -> bool {
+        if !lane.has_written() || self.env.now.saturating_sub(lane.last_reply()) < limit {
+            return false;
+        }
+        !lane.front().is_some_and(Slot::may_wait)
+    }
+
+    /// Asks whether the upstream is busy, where that would explain what lanes wait for; and, once it is, whether it
+    /// still is.
+    pub(crate) fn ask_if_busy(&mut self) {
+        let stalled = |lane: &Lane| self.is_stalled(lane, limits::BUSY_PROBE);
+        let due = self.work.is_due(self.env.now) && !self.control.is_probing();
+        let known = self.work.is_busy() || self.commands.is_due();
+        let asks = || known || self.connections.lanes().any(|(_, lane)| stalled(lane));
+        if due && self.control_is_ready() && asks() {
+            self.work.asked(self.env.now);
+            self.control.probes(self.env.now);
+            self.ask(Question::Probe);
+        }
+    }
+
+    /// A reply has taken its slot, which had been at the front of its lane since `front_since`. True if this command kept
+    /// the upstream from everything else: the child's next ones of this kind go on a lane apart.
+    pub(crate) fn note_work(
+        &mut self,
+        role: LaneRole,
+        slot: &Slot,
+        front_since: Millis,
+        frame: &[u8],
+    ) -> bool {
+        let commands = &self.commands;
+        let allowed = || commands.table().is_some_and(|table| table.is_allowed_while_busy(slot.command));
+        !role.is_own() && self.work.replied(front_since, self.env.now, frame, allowed)
+    }
+
+    /// Requests that have waited behind a script for too long are answered with BROKERLOST; their late replies are dropped.
+    /// The script's own child keeps its lane and its reply.
+    pub(crate) fn give_up_behind_scripts(&mut self, limit: Millis) {
+        if !self.work.is_busy() {
+            return;
+        }
+        for key in self.connections.keys() {
+            let stalled = |lane: &Lane| lane.role() == LaneRole::Shared && self.is_stalled(lane, limit);
+            if !self.connections.find(key).is_some_and(stalled) {
+                continue;
+            }
+            let behind = self.connections.find_mut(key).map(Lane::give_up_behind_front).unwrap_or_default();
+            if behind.is_empty() {
+                continue;
+            }
+            log::warn!(
+                "lane_stall_timeout: {} requests stand behind a script that does not end",
+                behind.len()
+            );
+            self.tell_late(key, behind, Failure::LOST);
+        }
+    }
+
+    /// These slots stay, but their children are told this instead of the replies.
+    pub(crate) fn tell_late(&mut self, key: LaneKey, slots: Vec<Slot>, failure: Failure) {
+        for slot in &slots {
+            self.env.notify(Notice::Late(slot.child));
+        }
+        self.fail_slots(key, slots, failure);
+    }
+}

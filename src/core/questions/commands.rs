@@ -1,0 +1,142 @@
+//! What the upstream says of its commands: the table that requests are classified by, and the names that it has given to
+//! commands the broker sends itself. Owns the table, and the one that is being loaded. Asks nothing itself.
+
+use crate::base::clock::Millis;
+use crate::command::{CommandId, Policy, Table};
+use crate::core::connection::handshake::CommandNames;
+use crate::resp::value;
+use std::collections::HashMap;
+
+/// Commands that the broker sends in its own name and that a server may have under another one. COMMAND lists a renamed
+/// command under its old name alone, so the other one is learnt when a child first uses it, and kept: the next
+/// connection needs it.
+const SENT: [&str; 4] = ["SELECT", "CLIENT", "MULTI", "DISCARD"];
+
+/// The upstream's commands, as far as they are known.
+#[derive(Debug, Default)]
+pub(crate) struct Commands {
+    table: Option<Table>,
+    /// Loaded but not yet confirmed.
+    loading: Option<Table>,
+    /// The table has come on the present control connection.
+    confirmed: bool,
+    /// The upstream was too busy to give it: it is asked for again.
+    due: bool,
+    /// When it was last put off on the present control connection.
+    put_off_at: Option<Millis>,
+    /// What the upstream calls the commands of `SENT`, where that is known to be another name: `rename-command` may have
+    /// moved them.
+    renamed: HashMap<&'static str, Vec<u8>>,
+}
+
+impl Commands {
+    #[inline]
+    pub(crate) fn table(&self) -> Option<&Table> {
+        self.table.as_ref()
+    }
+
+    /// The name of a command of the table.
+    pub(crate) fn name(&self, id: CommandId) -> &str {
+        self.table.as_ref().map_or("", |table| table.name(id))
+    }
+
+    pub(crate) fn is_confirmed(&self) -> bool {
+        self.confirmed
+    }
+
+    /// By which name to send one of `SENT`.
+    pub(crate) fn name_of(&self, command: &'static str) -> &[u8] {
+        self.renamed.get(command).map_or(command.as_bytes(), Vec::as_slice)
+    }
+
+    /// The names that a greeting needs.
+    pub(crate) fn names(&self) -> CommandNames<'_> {
+        CommandNames { client: self.name_of("CLIENT"), select: self.name_of("SELECT") }
+    }
+
+    /// COMMAND was answered. Which of the names are renamed away is asked next.
+    pub(crate) fn load(&mut self, frame: &[u8], policy: Policy) -> Result<(), String> {
+        let reply = value::parse(frame).ok_or("COMMAND: not a reply")?;
+        self.loading = Some(Table::from_command_reply(&reply, policy)?);
+        Ok(())
+    }
+
+    /// Every name that COMMAND has listed.
+    pub(super) fn loading_names(&self) -> impl Iterator<Item = &str> {
+        self.loading.iter().flat_map(Table::names)
+    }
+
+    /// Gives a table up that was being loaded.
+    pub(super) fn stop_loading(&mut self) -> Option<Table> {
+        self.loading.take()
+    }
+
+    /// COMMAND INFO of all names was answered: the table holds from now on. Commands have other numbers than before.
+    pub(crate) fn confirm(&mut self, mut table: Table, frame: &[u8]) -> Result<(), String> {
+        let reply = value::parse(frame).ok_or("COMMAND INFO: not a reply")?;
+        table.confirm(&reply)?;
+        self.table = Some(table);
+        self.confirmed = true;
+        self.learn_names();
+        Ok(())
+    }
+
+    /// COMMAND INFO of one name was answered. Whether the table has it now.
+    pub(crate) fn learn(&mut self, name: &[u8], frame: &[u8]) -> bool {
+        let (Some(reply), Some(table)) = (value::parse(frame), &mut self.table) else { return false };
+        let known = table.learn(name, &reply);
+        if known {
+            self.learn_names();
+        }
+        known
+    }
+
+    fn learn_names(&mut self) {
+        for command in SENT {
+            match self.table.as_ref().and_then(|table| table.typed(&command.to_ascii_lowercase())) {
+                Some(name) if name.eq_ignore_ascii_case(command.as_bytes()) => {
+                    drop(self.renamed.remove(command))
+                }
+                Some(name) => drop(self.renamed.insert(command, name)),
+                None => {}
+            }
+        }
+    }
+
+    /// The upstream was too busy to answer. A table from before still holds.
+    pub(super) fn put_off(&mut self, now: Millis) {
+        self.due = true;
+        self.put_off_at = Some(now);
+    }
+
+    pub(crate) fn put_off_at(&self) -> Option<Millis> {
+        self.put_off_at
+    }
+
+    pub(crate) fn is_due(&self) -> bool {
+        self.due
+    }
+
+    /// Whether to ask again for what was put off.
+    pub(crate) fn take_due(&mut self) -> bool {
+        std::mem::take(&mut self.due)
+    }
+
+    /// The control connection is lost. The table is asked for again on the next one, and holds until it has come.
+    pub(super) fn connection_lost(&mut self) {
+        (self.loading, self.confirmed, self.due, self.put_off_at) = (None, false, false, None);
+    }
+
+    /// Another upstream has other commands and other names.
+    pub(crate) fn forget(&mut self) {
+        (self.table, self.loading) = (None, None);
+        self.renamed.clear();
+    }
+
+    /// Commands are allowed and refused as other settings say, from the next request on.
+    pub(crate) fn set_policy(&mut self, policy: &Policy) {
+        for table in [&mut self.table, &mut self.loading].into_iter().flatten() {
+            table.set_policy(policy.clone());
+        }
+    }
+}

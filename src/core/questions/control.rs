@@ -1,0 +1,383 @@
+//! The control connection: the broker's own questions to the upstream, in the order in which they are answered. Owns what
+//! is under way there, and what the answers say of the upstream and of the broker's own user. Knows no child's request.
+
+use crate::base::clock::Millis;
+use crate::base::key::Key;
+use crate::core::connection::handshake::Greeting;
+use crate::core::keys::{ChildKey, LaneKey};
+use crate::core::questions::commands::Commands;
+use crate::core::questions::known::{Fresh, UpstreamLimits};
+use crate::core::questions::rights::MayCall;
+use crate::resp::{encode, reply};
+use std::collections::{HashSet, VecDeque};
+
+/// Something asked on the control connection. Answers come in the order of the questions.
+#[derive(Debug, Clone)]
+pub(crate) enum Question {
+    /// COMMAND: every command the upstream knows.
+    Commands,
+    /// COMMAND INFO of every name COMMAND listed: which of them are renamed away.
+    ConfirmNames,
+    /// COMMAND INFO for a name that is not in the table.
+    Lookup { child: ChildKey, name: Vec<u8> },
+    /// SELECT n, to learn whether the db exists.
+    TryDb { child: ChildKey, db: u32 },
+    /// SELECT of the control connection's own db, after `TryDb`.
+    BackToDb { db: u32 },
+    /// CLIENT UNBLOCK of a lease that is taken back.
+    Unblock { lane: LaneKey, id: i64 },
+    /// CLIENT UNBLOCK of one child by another.
+    UnblockFor { unblock: Unblock, id: i64 },
+    /// MULTI, to learn whether our user may: in a block, a MULTI that is refused would let what follows it
+    /// run one by one.
+    TryMulti,
+    /// DISCARD, after `TryMulti`.
+    LeaveMulti,
+    /// HELLO: who is it now?
+    Greeting,
+    /// CONFIG GET: how long may an argument be?
+    Limits,
+    /// ACL DRYRUN: may the user of this name run what is refused to a child?
+    MayCall { asked: MayCall, user: Vec<u8> },
+    /// PING: does the upstream live?
+    Probe,
+}
+
+impl Question {
+    /// Whether the answer matters even if the upstream has been replaced: it is about one of its own leases.
+    fn is_about_leases(&self) -> bool {
+        matches!(self, Question::Unblock { .. } | Question::UnblockFor { .. })
+    }
+
+    /// The request that asks it.
+    pub(super) fn request(&self, commands: &Commands) -> Vec<u8> {
+        let mut out = Vec::new();
+        let mut put = |argv: &[&[u8]]| encode::request(&mut out, argv);
+        match self {
+            Question::Commands => put(&[b"COMMAND"]),
+            Question::ConfirmNames => {
+                let mut argv: Vec<&[u8]> = vec![b"COMMAND", b"INFO"];
+                argv.extend(commands.loading_names().map(str::as_bytes));
+                put(&argv);
+            }
+            Question::Lookup { name, .. } => put(&[b"COMMAND", b"INFO", name]),
+            Question::TryDb { db, .. } | Question::BackToDb { db } => {
+                put(&[commands.name_of("SELECT"), db.to_string().as_bytes()]);
+            }
+            Question::Unblock { id, .. } => unblock(commands, *id, b"TIMEOUT", put),
+            Question::UnblockFor { unblock: Unblock { error: true, .. }, id } => {
+                unblock(commands, *id, b"ERROR", put);
+            }
+            Question::UnblockFor { id, .. } => unblock(commands, *id, b"TIMEOUT", put),
+            Question::TryMulti => put(&[commands.name_of("MULTI")]),
+            Question::LeaveMulti => put(&[commands.name_of("DISCARD")]),
+            Question::Greeting => put(&[b"HELLO"]),
+            Question::Limits => {
+                put(&[b"CONFIG", b"GET", b"proto-max-bulk-len", b"client-query-buffer-limit"])
+            }
+            Question::MayCall { asked, user } => {
+                let words = commands.table().map(|table| table.least_request(asked.id)).unwrap_or_default();
+                let mut argv: Vec<&[u8]> = vec![b"ACL", b"DRYRUN", user];
+                argv.extend(words.iter().map(AsRef::<[u8]>::as_ref));
+                put(&argv);
+            }
+            Question::Probe => put(&[b"PING"]),
+        }
+        out
+    }
+}
+
+fn unblock(commands: &Commands, id: i64, reason: &[u8], mut put: impl FnMut(&[&[u8]])) {
+    put(&[commands.name_of("CLIENT"), b"UNBLOCK", id.to_string().as_bytes(), reason]);
+}
+
+/// What has become of a question.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Said<'a> {
+    /// The connection was lost before the answer, or the answer is of an upstream that has been replaced.
+    Nothing,
+    /// A script keeps the upstream from answering: this says nothing about the question.
+    Busy(&'a [u8]),
+    /// Another error.
+    Refused(&'a [u8]),
+    /// Any other reply.
+    Reply(&'a [u8]),
+}
+
+impl<'a> Said<'a> {
+    pub(super) fn of(frame: Option<&'a [u8]>) -> Self {
+        match frame.map(|frame| (frame, reply::error_code(frame))) {
+            None => Said::Nothing,
+            Some((frame, Some(b"BUSY"))) => Said::Busy(frame),
+            Some((frame, Some(_))) => Said::Refused(frame),
+            Some((frame, None)) => Said::Reply(frame),
+        }
+    }
+
+    pub(crate) fn frame(self) -> Option<&'a [u8]> {
+        match self {
+            Said::Nothing => None,
+            Said::Busy(frame) | Said::Refused(frame) | Said::Reply(frame) => Some(frame),
+        }
+    }
+
+    pub(crate) fn refusal(self) -> Option<&'a [u8]> {
+        match self {
+            Said::Nothing | Said::Reply(_) => None,
+            Said::Busy(frame) | Said::Refused(frame) => Some(frame),
+        }
+    }
+}
+
+/// Of which answers children need one that is younger than their request.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Needed {
+    Greeting,
+    Limits,
+}
+
+impl Needed {
+    pub(super) fn question(self) -> Question {
+        match self {
+            Needed::Greeting => Question::Greeting,
+            Needed::Limits => Question::Limits,
+        }
+    }
+}
+
+/// A CLIENT UNBLOCK on its way for a child.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Unblock {
+    pub(crate) asker: ChildKey,
+    pub(crate) target: ChildKey,
+    pub(crate) lane: LaneKey,
+    /// The target is answered UNBLOCKED, instead of as after its timeout.
+    pub(crate) error: bool,
+    /// It has been answered once with "not blocked".
+    pub(crate) again: bool,
+}
+
+/// Whether the broker's own user may MULTI.
+#[derive(Debug, Default)]
+struct MultiRight {
+    /// The upstream's answer, if it refuses.
+    refusal: Option<Vec<u8>>,
+    /// Between `TryMulti` and `LeaveMulti`.
+    open: bool,
+    /// The user may MULTI but not DISCARD: it is never tried again.
+    no_discard: bool,
+}
+
+/// What the control connection is and knows.
+#[derive(Debug)]
+pub(crate) struct Control {
+    lane: LaneKey,
+    questions: VecDeque<Question>,
+    /// Questions ever asked.
+    asked: u64,
+    /// The upstream has been replaced: nothing new is asked on this connection, and it is closed when the
+    /// last answer has come.
+    leaving: bool,
+    greeting: Option<Greeting>,
+    greeting_fresh: Fresh,
+    limits: UpstreamLimits,
+    limits_fresh: Fresh,
+    valid_dbs: HashSet<u32>,
+    multi: MultiRight,
+    /// Our user may not CLIENT UNBLOCK: no lease is taken back.
+    unblock_refused: bool,
+    /// When the PING under way was sent.
+    probing_since: Option<Millis>,
+    /// When anything was last heard from the upstream, on any lane.
+    heard_at: Millis,
+    /// Since when there is no working control connection.
+    down_since: Option<Millis>,
+}
+
+impl Default for Control {
+    fn default() -> Self {
+        Control {
+            lane: Key::NONE,
+            questions: VecDeque::new(),
+            asked: 0,
+            leaving: false,
+            greeting: None,
+            greeting_fresh: Fresh::default(),
+            limits: UpstreamLimits::default(),
+            limits_fresh: Fresh::default(),
+            valid_dbs: HashSet::new(),
+            multi: MultiRight::default(),
+            unblock_refused: false,
+            probing_since: None,
+            heard_at: 0,
+            down_since: Some(0),
+        }
+    }
+}
+
+impl Control {
+    // ---- the connection -------------------------------------------------------------------------------
+
+    /// Its lane has been made.
+    pub(crate) fn open(&mut self, lane: LaneKey) {
+        self.lane = lane;
+    }
+
+    #[inline]
+    pub(crate) fn lane(&self) -> LaneKey {
+        self.lane
+    }
+
+    /// A new incarnation of the upstream may be behind the connection: everything is asked again.
+    pub(crate) fn connected(&mut self, greeting: Greeting, own_db: u32) {
+        // As good an answer as any to who waits for one.
+        self.greeting = Some(greeting);
+        self.greeting_fresh.came(self.asked);
+        self.down_since = None;
+        self.probing_since = None;
+        self.unblock_refused = false;
+        self.valid_dbs = HashSet::from([0, own_db]);
+    }
+
+    /// The connection is lost. Each question that it had not answered is told so on its own.
+    pub(crate) fn lost(&mut self, now: Millis) {
+        self.down_since.get_or_insert(now);
+        self.probing_since = None;
+        self.leaving = false;
+    }
+
+    /// The upstream has been replaced: the connection stays for what was asked on it.
+    pub(crate) fn leave(&mut self) {
+        self.leaving = true;
+    }
+
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.leaving
+    }
+
+    /// Nothing that was learnt holds for another upstream.
+    pub(crate) fn forget_upstream(&mut self) {
+        self.valid_dbs.clear();
+        self.multi.refusal = None;
+        self.multi.no_discard = false;
+    }
+
+    // ---- questions ------------------------------------------------------------------------------------
+
+    /// Questions asked so far.
+    pub(crate) fn asked(&self) -> u64 {
+        self.asked
+    }
+
+    pub(super) fn sent(&mut self, question: Question) {
+        self.asked += 1;
+        self.questions.push_back(question);
+    }
+
+    /// The oldest question, and what has become of it. What an upstream that has been replaced says matters only where it
+    /// is about its own leases.
+    pub(super) fn answered<'a>(&mut self, frame: Option<&'a [u8]>) -> Option<(Question, Said<'a>)> {
+        debug_assert!(!self.questions.is_empty(), "an answer to no question");
+        let question = self.questions.pop_front()?;
+        let said = Said::of(frame.filter(|_| !self.leaving || question.is_about_leases()));
+        Some((question, said))
+    }
+
+    pub(super) fn fresh(&mut self, needed: Needed) -> &mut Fresh {
+        match needed {
+            Needed::Greeting => &mut self.greeting_fresh,
+            Needed::Limits => &mut self.limits_fresh,
+        }
+    }
+
+    // ---- what the answers say -------------------------------------------------------------------------
+
+    /// Whether the db is known to exist.
+    pub(crate) fn db_is_valid(&self, db: u32) -> bool {
+        self.valid_dbs.contains(&db)
+    }
+
+    pub(super) fn db_exists(&mut self, db: u32) {
+        self.valid_dbs.insert(db);
+    }
+
+    /// What the upstream has last said of itself.
+    pub(crate) fn greeting(&self) -> Option<&Greeting> {
+        self.greeting.as_ref()
+    }
+
+    pub(super) fn set_greeting(&mut self, greeting: Greeting) {
+        self.greeting = Some(greeting);
+    }
+
+    pub(crate) fn limits(&self) -> &UpstreamLimits {
+        &self.limits
+    }
+
+    pub(super) fn set_limits(&mut self, frame: &[u8]) {
+        self.limits.take(frame);
+    }
+
+    /// Our user's right to CLIENT UNBLOCK was refused.
+    pub(super) fn refuse_unblock(&mut self) {
+        self.unblock_refused = true;
+    }
+
+    /// Whether a lease can be taken back.
+    pub(crate) fn may_unblock(&self) -> bool {
+        !self.unblock_refused
+    }
+
+    /// Why our user may not MULTI, in the upstream's words.
+    pub(crate) fn multi_refusal(&self) -> Option<&[u8]> {
+        self.multi.refusal.as_deref()
+    }
+
+    /// Whether to ask for it: a MULTI that cannot be discarded would cost the connection.
+    pub(super) fn may_try_multi(&self) -> bool {
+        !self.multi.no_discard
+    }
+
+    pub(super) fn tried_multi(&mut self, frame: Option<&[u8]>) {
+        let refusal = frame.filter(|frame| reply::error_code(frame) == Some(b"NOPERM"));
+        self.multi.refusal = refusal.map(<[u8]>::to_vec);
+        self.multi.open = frame == Some(b"+OK\r\n");
+    }
+
+    /// DISCARD was answered, or never will be. True if the connection is inside MULTI for good.
+    pub(super) fn is_stuck_in_multi(&mut self, frame: Option<&[u8]>) -> bool {
+        let stuck = std::mem::take(&mut self.multi.open) && frame.is_some_and(|frame| frame != b"+OK\r\n");
+        self.multi.no_discard |= stuck;
+        stuck
+    }
+
+    // ---- whether the upstream lives -------------------------------------------------------------------
+
+    /// Anything has come from the upstream.
+    #[inline]
+    pub(crate) fn heard(&mut self, now: Millis) {
+        self.heard_at = now;
+    }
+
+    pub(super) fn is_probing(&self) -> bool {
+        self.probing_since.is_some()
+    }
+
+    pub(super) fn probes(&mut self, now: Millis) {
+        self.probing_since = Some(now);
+    }
+
+    pub(super) fn probed(&mut self) {
+        self.probing_since = None;
+    }
+
+    /// Whether the upstream has given no sign of life for so long. While it sends anything it lives, even if the PING has
+    /// to wait its turn. `ready`: questions can be asked.
+    pub(crate) fn is_dead(&self, ready: bool, patience: Millis, now: Millis) -> bool {
+        let since = match ready {
+            true => self.probing_since.map(|since| since.max(self.heard_at)),
+            false => self.down_since,
+        };
+        since.is_some_and(|since| now - since >= patience)
+    }
+}

@@ -1,0 +1,12 @@
+//! The broker's own conversation with the upstream: what it asks and what it knows.
+
+pub(crate) mod ask;
+pub(crate) mod busy;
+pub(crate) mod commands;
+pub(crate) mod control;
+pub(crate) mod fresh;
+mod known;
+pub(crate) mod probe;
+pub(crate) mod rights;
+pub(crate) mod scripts;
+pub(crate) mod work;

@@ -1,0 +1,196 @@
+//! The probe: one connection on which the upstream is asked about users, with the very names and passwords of children.
+//! It carries no child's requests and is reset behind every question. Owns the questions under way there, and what is
+//! known of the upstream's default user.
+
+use crate::base::clock::Millis;
+use crate::base::limits;
+use crate::core::keys::{ChildKey, LaneKey, UserId};
+use crate::core::user::credentials::Password;
+use std::collections::VecDeque;
+
+/// Who waits for an answer: a child, and the number of its question. A child that has given up asks under
+/// another number.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Asker {
+    pub(crate) child: ChildKey,
+    pub(crate) number: u64,
+}
+
+/// Who a child says it is.
+#[derive(Debug)]
+pub(crate) struct Claim {
+    pub(crate) name: Box<[u8]>,
+    pub(crate) password: Password,
+    /// Where its HELLO goes on.
+    pub(crate) resume: Option<u16>,
+    /// Whether the user takes any password was asked before, or was known.
+    pub(crate) tested: bool,
+}
+
+/// What one request on the probe is for. Answers come in the order of the requests.
+#[derive(Debug)]
+pub(crate) enum Proof {
+    /// A child's AUTH or HELLO AUTH.
+    Claim { asker: Asker, claim: Claim },
+    /// HELLO AUTH of a user with a random word: does it take any password?
+    AnyPassword { name: Box<[u8]>, word: Password },
+    /// HELLO AUTH of a user that has lost a connection: does it still exist?
+    Recheck(UserId),
+    /// HELLO AUTH of the user that the next requests are made as.
+    As(UserId),
+    /// A child's SELECT, as its user.
+    Select { asker: Asker, db: Option<u32> },
+    /// MULTI, as a child's user.
+    Multi { asker: Asker, user: UserId },
+    /// A command of the same name as a child's, as its user: does it have the right?
+    Permit { asker: Asker },
+    /// A child's request that has to overtake what runs on its lanes, as its user.
+    Relay { asker: Asker },
+    /// PING without authentication: does the default user need a password?
+    Default,
+    /// The answer changes nothing.
+    Ignore,
+    /// RESET.
+    Reset,
+}
+
+/// What an answer on the probe means for the child that asked.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    /// Its request is looked at again: what was asked is known now, or the connection was lost.
+    Again,
+    /// Its user has the right to the request at the front.
+    Permitted,
+    /// The db it has selected, if it has, and the answer.
+    Select(Option<u32>, Vec<u8>),
+    /// The answer.
+    Answer(Vec<u8>),
+    /// What the upstream says of its name and password.
+    Claim(Claim, Vec<u8>),
+}
+
+/// A verdict and the child it is for.
+#[derive(Debug)]
+pub(crate) struct Proved {
+    pub(crate) asker: Asker,
+    pub(crate) verdict: Outcome,
+}
+
+impl Proved {
+    pub(crate) fn child(&self) -> ChildKey {
+        self.asker.child
+    }
+}
+
+/// The connection, and what is known of connections that have not authenticated.
+#[derive(Debug, Default)]
+pub(crate) struct Probe {
+    /// None where children need no proof.
+    lane: Option<LaneKey>,
+    /// Requests sent whose answers are to come.
+    proofs: VecDeque<Proof>,
+    /// Whether the upstream's default user needs no password, if that is known.
+    default_open: Option<bool>,
+    /// When that was last asked.
+    default_asked_at: Millis,
+    /// When it was last answered.
+    default_told_at: Millis,
+    /// The answer is still to come.
+    default_asking: bool,
+    /// The answer to `As`, if it was a refusal.
+    denied: Option<Vec<u8>>,
+    /// Questions of children so far.
+    number: u64,
+}
+
+impl Probe {
+    /// Its lane has been made.
+    pub(crate) fn open(&mut self, lane: LaneKey) {
+        self.lane = Some(lane);
+    }
+
+    pub(crate) fn lane(&self) -> Option<LaneKey> {
+        self.lane
+    }
+
+    /// The connection is gone. Each question that it had not answered is told so on its own.
+    pub(crate) fn lost(&mut self) {
+        self.default_open = None;
+        self.default_asking = false;
+    }
+
+    /// A request has been sent.
+    pub(crate) fn sent(&mut self, proof: Proof) {
+        self.proofs.push_back(proof);
+    }
+
+    /// What the next answer is about.
+    pub(crate) fn answered(&mut self) -> Option<Proof> {
+        debug_assert!(!self.proofs.is_empty(), "an answer on the probe to no question");
+        self.proofs.pop_front()
+    }
+
+    /// Numbers a question of a child.
+    pub(crate) fn asker(&mut self, child: ChildKey) -> Asker {
+        self.number += 1;
+        Asker { child, number: self.number }
+    }
+
+    // ---- the upstream's default user ------------------------------------------------------------------
+
+    /// Who a child is that has not said anything, as far as that is known at the moment.
+    pub(crate) fn default_user(&self, now: Millis) -> UserId {
+        match self.default_open {
+            Some(true) if self.default_told_at + limits::DEFAULT_FRESH > now => UserId::DEFAULT,
+            Some(false) => UserId::NOBODY,
+            Some(true) | None => UserId::UNDECIDED,
+        }
+    }
+
+    pub(crate) fn is_asking_default(&self) -> bool {
+        self.default_asking
+    }
+
+    /// Whether to ask again: the default user may be given a password at any time.
+    pub(crate) fn default_is_due(&self, now: Millis) -> bool {
+        self.default_asked_at + limits::RIGHTS_FRESH <= now
+    }
+
+    pub(crate) fn asks_default(&mut self, now: Millis) {
+        self.default_asking = true;
+        self.default_asked_at = now;
+    }
+
+    /// `open` is None when the answer says nothing.
+    pub(crate) fn default_told(&mut self, open: Option<bool>, now: Millis) {
+        self.default_asking = false;
+        self.default_told_at = now;
+        self.default_open = open.or(self.default_open);
+    }
+
+    /// The upstream has refused the default user on another connection.
+    pub(crate) fn default_refused(&mut self) {
+        self.default_open = Some(false);
+    }
+
+    // ---- the user that questions are asked as ---------------------------------------------------------
+
+    /// The upstream has answered `As`, and with a refusal if there is one.
+    pub(crate) fn authenticated(&mut self, refusal: Option<&[u8]>) {
+        self.denied = refusal.map(<[u8]>::to_vec);
+    }
+
+    pub(crate) fn is_denied(&self) -> bool {
+        self.denied.is_some()
+    }
+
+    /// What the child is told: the refusal of its user if there was one, or the answer to its question.
+    pub(crate) fn verdict(&self, answer: &[u8]) -> Vec<u8> {
+        self.denied.as_deref().unwrap_or(answer).to_vec()
+    }
+
+    /// RESET has been answered.
+    pub(crate) fn reset(&mut self) {
+        self.denied = None;
+    }
+}

@@ -1,0 +1,87 @@
+//! What the upstream is at work on, as far as its answers tell: a script that does not end, a command that kept it from
+//! everything else. Owns what is known of that; decides nothing about requests.
+
+use crate::base::clock::Millis;
+use crate::base::limits;
+use crate::resp::reply;
+
+/// What the upstream says while a script is busy.
+#[derive(Debug)]
+struct Busy {
+    /// The error, without its `-`.
+    text: Vec<u8>,
+    since: Millis,
+}
+
+/// What is known of the upstream's work.
+#[derive(Debug, Default)]
+pub(crate) struct Work {
+    busy: Option<Busy>,
+    /// When it was last asked whether it is busy.
+    asked_at: Millis,
+    /// When it last answered anything but BUSY, on any connection.
+    done_at: Millis,
+}
+
+impl Work {
+    /// Whether the upstream says that it is busy.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.busy.is_some()
+    }
+
+    /// In its own words, without the `-`.
+    pub(super) fn busy_text(&self) -> Option<&[u8]> {
+        self.busy.as_ref().map(|busy| busy.text.as_slice())
+    }
+
+    /// The upstream has answered BUSY. True if that is news.
+    pub(super) fn became_busy(&mut self, frame: &[u8], now: Millis) -> bool {
+        let text = frame.strip_prefix(b"-").unwrap_or(frame).trim_ascii_end().to_vec();
+        let since = self.busy.as_ref().map_or(now, |busy| busy.since);
+        self.busy.replace(Busy { text, since }).is_none()
+    }
+
+    /// It is not busy, or nothing is known of it: the connection is another one, perhaps to another upstream.
+    pub(super) fn forget(&mut self) {
+        self.busy = None;
+    }
+
+    /// Whether to ask again.
+    pub(super) fn is_due(&self, now: Millis) -> bool {
+        now >= self.asked_at + limits::BUSY_PROBE
+    }
+
+    pub(super) fn asked(&mut self, now: Millis) {
+        self.asked_at = now;
+    }
+
+    /// A reply has come to a command that had been at the front of its lane since `front_since`. True if the upstream did
+    /// nothing else meanwhile for long. Proves nothing where Redis allows the command while it is busy.
+    #[inline]
+    pub(super) fn replied(
+        &mut self,
+        front_since: Millis,
+        now: Millis,
+        frame: &[u8],
+        allowed_while_busy: impl FnOnce() -> bool,
+    ) -> bool {
+        if reply::error_code(frame) == Some(b"BUSY") {
+            return false;
+        }
+        let ran_long = now.saturating_sub(front_since.max(self.done_at)) >= limits::SLOW_MIN;
+        if self.busy.is_none() && !ran_long {
+            self.done_at = now;
+            return false;
+        }
+        if allowed_while_busy() {
+            return false;
+        }
+        self.done_at = now;
+        // Errors of rights and arity come before that of a busy script, and prove nothing.
+        let was_script = self.busy.as_ref().is_some_and(|busy| front_since <= busy.since);
+        if was_script || !reply::is_error(frame) {
+            self.busy = None;
+        }
+        ran_long || was_script
+    }
+}

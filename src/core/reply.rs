@@ -1,0 +1,371 @@
+//! Replies from upstream: each complete frame takes the front slot of its lane, and nothing else decides whose it is. Owns what
+//! a reply does to its child. A frame without a slot closes the lane; nothing is ever resynchronised.
+
+use crate::base::failure::Failure;
+use crate::command::{Local, texts};
+use crate::core::broker::Broker;
+use crate::core::child::closing::CloseReason;
+use crate::core::child::hold::Hold;
+use crate::core::child::{Child, ChildState};
+use crate::core::connection::lane::{Answered, Lane};
+use crate::core::connection::role::LaneRole;
+use crate::core::connection::slot::{Slot, SlotFlags, SlotKind};
+use crate::core::keys::{ChildKey, LaneKey};
+use crate::core::lease::state::LeaseState;
+use crate::core::questions::control::Needed;
+use crate::core::shared::Shared;
+use crate::core::transaction::state::AfterExec;
+use crate::resp::{encode, reply};
+
+impl Broker {
+    /// Bytes have arrived from the upstream.
+    pub fn lane_input(&mut self, key: LaneKey, bytes: &[u8]) {
+        let now = self.shared.env.now;
+        // The driver may not have heard yet that the connection was given up.
+        let Some(mut frames) = self.shared.connections.begin_input(key, bytes, now) else { return };
+        self.shared.control.heard(now);
+        while !frames.rest().is_empty()
+            && let Some(lane) = self.shared.connections.input_of(key)
+        {
+            #[cfg(feature = "sabotage")]
+            if self.sabotaged && self.shared.env.rng.u8(..) == 0 {
+                lane.swap_front(|child| self.children.get(child).is_some());
+            }
+            match frames.next_reply() {
+                Some(Ok((frame, kind))) if lane.is_reply(kind) => {
+                    let answered = lane.take_answered(now);
+                    self.take_reply(key, answered, frame);
+                }
+                Some(Ok((frame, kind))) => self.take_frame(key, frame, kind),
+                Some(Err(why)) => self.shared.desync(key, why),
+                None => break,
+            }
+            self.deliver_notices();
+        }
+        self.shared.connections.end_input(&mut self.shared.env, key, frames);
+        self.deliver_notices();
+    }
+
+    /// A frame that need not be a reply.
+    fn take_frame(&mut self, key: LaneKey, frame: &[u8], kind: u8) {
+        let Some(lane) = self.shared.connections.known(key) else { return };
+        if lane.is_greeting() {
+            return self.shared.greeted(key, frame);
+        }
+        if lane.role() == LaneRole::Subscriber {
+            if let Err(why) = self.hub_said(key, frame, kind) {
+                self.shared.desync(key, why);
+            }
+            return;
+        }
+        if lane.is_shared() {
+            // Something Redis tells every RESP3 connection.
+            if self.shared.connections.key_of(lane).proto != 3 {
+                self.shared.desync(key, "a push on a RESP2 lane");
+            }
+            return;
+        }
+        if self.is_push(key, kind, frame) {
+            let now = self.shared.env.now;
+            if !self.shared.connections.withhold_push(key, frame, now) && !self.push_arrived(key, frame) {
+                self.shared.desync(key, "a push on a lane that cannot have one");
+            }
+            return;
+        }
+        let now = self.shared.env.now;
+        let answered = self.shared.connections.known_mut(key).and_then(|lane| lane.take_answered(now));
+        self.take_reply(key, answered, frame);
+    }
+
+    /// A reply has come for the slot at the front, if there was one.
+    fn take_reply(&mut self, key: LaneKey, answered: Option<Answered>, frame: &[u8]) {
+        let Some(Answered { slot, front_since, role, is_proven, is_yielding }) = answered else {
+            return self.stray_reply(key, frame);
+        };
+        let ran_long = self.shared.note_work(role, &slot, front_since, frame);
+        if ran_long && let Some(child) = self.children.get_mut(slot.child) {
+            child.sent_mut().heavy_mut().expect(slot.command);
+        }
+        match slot.kind {
+            SlotKind::Question => self.shared.question_answered(Some(frame)),
+            SlotKind::Proof => self.shared.proof_answered(Some(frame)),
+            SlotKind::Canary => self.canary_answered(key, &slot, frame),
+            _ if slot.flags.has(SlotFlags::GUARDED) => self.shared.withhold(key, slot, frame),
+            _ if !is_proven => {
+                // It must not overtake what a busy upstream has left without proof, and no canary can follow it.
+                self.shared.withhold(key, slot, frame);
+                self.shared.lane_lost(key, "integrity: a busy upstream has left replies unproven");
+            }
+            _ if !slot.is_plausible(frame) => {
+                // The slot is off the lane already: it is told with the others.
+                self.shared.withhold(key, slot, frame);
+                self.shared.desync(key, "a reply that its command cannot have");
+            }
+            _ => self.settle(key, slot, frame, None),
+        }
+        if is_yielding {
+            self.shared.connections.finish_yield(&mut self.shared.env, key);
+        }
+        if role == LaneRole::Control {
+            self.shared.leave_if_answered();
+        }
+    }
+
+    /// A reply in whose place no whole request has left. The one that is leaving may be what the server will not read to
+    /// its end: it says so, closes the connection and has run nothing behind it.
+    fn stray_reply(&mut self, key: LaneKey, frame: &[u8]) {
+        let refused = frame.starts_with(b"-ERR Protocol error");
+        let lane = self.shared.connections.known_mut(key).filter(|_| refused);
+        let Some(slot) = lane.and_then(Lane::take_half_written) else {
+            return self.shared.desync(key, "a reply nobody asked for");
+        };
+        let text = String::from_utf8_lossy(&frame[1..]).trim_end().to_owned();
+        self.settle(key, slot, frame, None);
+        if let Some(child) = self.children.get_mut(slot.child) {
+            CloseReason::RequestRefused(&text).log(child);
+            self.shared.finish(child);
+        }
+        self.shared.lane_lost(key, &text);
+        self.shared.ask_fresh(Needed::Limits);
+    }
+
+    /// Completes one slot with its reply, or with the error of a failure.
+    pub(crate) fn settle(&mut self, lane: LaneKey, slot: Slot, frame: &[u8], failure: Option<&Failure>) {
+        match self.children.get_mut(slot.child) {
+            Some(child) => {
+                if let Some(after) = self.shared.settle(child, lane, slot, frame, failure) {
+                    self.fill_in_exec(slot.child, frame, &after);
+                }
+            }
+            // What was told to be overdue has been counted then.
+            None if slot.is_timed_out() => {}
+            None => self.shared.env.counters.orphaned_replies += 1,
+        }
+    }
+
+    /// Fills into the reply to an EXEC what the broker answers itself, in the order of the commands.
+    fn fill_in_exec(&mut self, key: ChildKey, frame: &[u8], after: &AfterExec) {
+        let (mut patched, mut copied, mut said) = (Vec::with_capacity(frame.len()), 0, 0);
+        // The list is in the order of the elements, so each is met in one pass over the reply.
+        let mut locals = after.local().iter().peekable();
+        for (index, range) in reply::elements(frame).enumerate() {
+            let Some(local) = locals.next_if(|local| local.element as usize == index) else { continue };
+            let argv: Vec<&[u8]> = local.argv.iter().map(Vec::as_slice).collect();
+            let reply = match self.children.get_mut(key) {
+                Some(_) if local.command == Local::ClientList => self.roster(key, &argv),
+                Some(child) => self.shared.local_reply(child, local.command, &argv),
+                None => return,
+            };
+            said += reply.len();
+            if said > self.shared.env.settings.child_output_max {
+                break;
+            }
+            patched.extend_from_slice(&frame[copied..range.start]);
+            patched.extend_from_slice(&reply);
+            copied = range.end;
+        }
+        patched.extend_from_slice(&frame[copied..]);
+        let Some(child) = self.children.get_mut(key) else { return };
+        if said > self.shared.env.settings.child_output_max {
+            return self.shared.close_full(child);
+        }
+        self.shared.deliver(child, &patched);
+        self.shared.finish_settling(child);
+    }
+}
+
+impl Shared {
+    pub(crate) fn desync(&mut self, key: LaneKey, why: &str) {
+        self.env.counters.desyncs += 1;
+        log::error!("upstream {} is out of step: {why}; closing the lane", self.env.upstream);
+        self.lane_lost(key, why);
+    }
+
+    /// Completes one slot of a child with its reply, or with the error of a failure. Returns what an EXEC still
+    /// has to be filled in with.
+    pub(crate) fn settle(
+        &mut self,
+        child: &mut Child,
+        lane: LaneKey,
+        slot: Slot,
+        frame: &[u8],
+        failure: Option<&Failure>,
+    ) -> Option<AfterExec> {
+        let real = failure.is_none();
+        if slot.is_timed_out() {
+            child.sent_mut().end_late();
+            self.after_reply(child);
+            return None;
+        }
+        if slot.flags.has(SlotFlags::WRITE) {
+            self.note_write(child, lane, frame, failure);
+        }
+        child.sent_mut().end();
+        if child.state() == ChildState::Closed {
+            return None;
+        }
+        if child.outbox().len() >= self.env.settings.child_output_max {
+            self.close_full(child);
+            return None;
+        }
+        if slot.kind == SlotKind::Relay {
+            child.sent_mut().heavy_mut().weigh(slot.command, frame.len());
+            child.outbox_mut().deliver(frame, &mut self.env.spares);
+        } else {
+            if real {
+                self.lease_replied(child, lane, slot.kind, frame);
+            } else if slot.kind.ends_watch() {
+                self.transaction_lost(child, lane);
+            }
+            if slot.kind == SlotKind::Exec {
+                if let Some(after) = self.settle_exec(child, slot, frame, real) {
+                    return Some(after);
+                }
+            } else {
+                self.settle_special(child, lane, slot, frame, real);
+            }
+        }
+        self.finish_settling(child);
+        None
+    }
+
+    fn finish_settling(&mut self, child: &mut Child) {
+        self.mark_child(child);
+        self.after_reply(child);
+    }
+
+    /// Closes a child that has more replies to take than it may leave unread.
+    fn close_full(&mut self, child: &mut Child) {
+        CloseReason::OutputMax("child_output_max").log(child);
+        self.close(child);
+    }
+
+    /// Every kind of reply but the plain one and EXEC's.
+    fn settle_special(&mut self, child: &mut Child, lane: LaneKey, slot: Slot, frame: &[u8], real: bool) {
+        match slot.kind {
+            SlotKind::Swallow => child.session_mut().transaction.note_reply(frame),
+            SlotKind::Wait => {
+                self.deliver(child, frame);
+                self.wait_answered(lane);
+            }
+            SlotKind::Look => self.looked(child, frame, real),
+            SlotKind::Blocking => self.settle_blocking(child, lane, frame, real),
+            SlotKind::AbortedExec if real => {
+                let mut aborted = Vec::new();
+                encode::error(&mut aborted, texts::EXECABORT_PREVIOUS);
+                self.deliver(child, &aborted);
+            }
+            SlotKind::Discard => {
+                if real && reply::error_code(frame).is_some_and(|code| code != b"ERR") {
+                    // Its lane goes, but for the child MULTI is as open as before, and spoilt.
+                    child.session_mut().transaction.begin_spoilt(None);
+                }
+                self.deliver(child, frame);
+            }
+            SlotKind::Multi => {
+                if !real {
+                    // Lost with its lane, it is open all the same, and spoilt: what a child has sent behind
+                    // it must not be run one by one.
+                    return self.deliver(child, b"+OK\r\n");
+                }
+                if reply::is_error(frame) {
+                    child.session_mut().transaction.multi_refused();
+                }
+                self.deliver(child, frame);
+            }
+            SlotKind::Subscribe => {
+                // Empty when it was confirmed; else an error.
+                if !child.session().is_muted() {
+                    child.outbox_mut().push(frame, 3, &mut self.env.spares);
+                }
+                if let Some(subscriptions) = child.subscriptions_mut() {
+                    subscriptions.change_is_over();
+                }
+            }
+            SlotKind::SubscriberPing => {
+                let pong = subscriber_pong(frame);
+                self.deliver(child, pong.as_deref().unwrap_or(frame));
+            }
+            SlotKind::TrackingInfo => {
+                let patched = self.tracking_info(child, frame);
+                self.deliver(child, &patched);
+            }
+            SlotKind::Housekeeping => self.proto_switched(child, lane, frame, real),
+            _ => self.deliver(child, frame),
+        }
+    }
+
+    pub(crate) fn deliver(&mut self, child: &mut Child, frame: &[u8]) {
+        child.outbox_mut().deliver(frame, &mut self.env.spares);
+    }
+
+    /// EXEC: says why it aborted where Redis said so earlier, and carries out what the transaction changed about the
+    /// session. Returns what the broker still has to fill in.
+    fn settle_exec(&mut self, child: &mut Child, slot: Slot, frame: &[u8], real: bool) -> Option<AfterExec> {
+        let after = child.session_mut().transaction.exec_answered();
+        child.sent_mut().heavy_mut().weigh(slot.command, frame.len());
+        if let (true, true, Some(error)) =
+            (real, reply::error_code(frame) == Some(b"EXECABORT"), after.first_error())
+        {
+            let mut aborted = Vec::new();
+            encode::error(&mut aborted, texts::exec_aborted(&String::from_utf8_lossy(error)));
+            self.deliver(child, &aborted);
+            return None;
+        }
+        let executed = real && frame.first() == Some(&b'*') && !reply::is_null(frame);
+        if executed && let Some(db) = after.selected_db(frame) {
+            child.session_mut().db = db;
+        }
+        if executed && !after.local().is_empty() {
+            return Some(after);
+        }
+        self.deliver(child, frame);
+        None
+    }
+
+    /// A blocking command is done, or was taken back: then its child stands in line again, in its old
+    /// place, and is told nothing.
+    fn settle_blocking(&mut self, child: &mut Child, lane: LaneKey, frame: &[u8], real: bool) {
+        let lease = self.connections.find(lane).and_then(|lane| lane.lease());
+        let taken = lease.is_some_and(LeaseState::is_taken_back);
+        let expires = child.front().wait().and_then(|wait| wait.expires);
+        let expired = expires.is_some_and(|expires| expires <= self.env.now);
+        if real && taken && reply::is_null(frame) && !expired {
+            self.end_lease(child);
+            child.outbox_mut().retract();
+            return self.lift(child);
+        }
+        self.deliver(child, frame);
+        if real {
+            self.end_lease(child);
+        }
+    }
+
+    /// What a reply makes possible: the next request, the end of a lease.
+    pub(crate) fn after_reply(&mut self, child: &mut Child) {
+        let in_flight_resume = (self.env.settings.child_in_flight_max * 3 / 4) as u32;
+        if child.lease().is_some() {
+            self.end_lease_if_done(child);
+        }
+        match child.hold() {
+            Hold::InFlightMax if child.sent().in_flight() <= in_flight_resume => self.lift(child),
+            // What is only overdue may be no hindrance, and has a timer if it is.
+            Hold::OwnReplies if child.sent().in_flight() == 0 => self.lift(child),
+            Hold::Reply | Hold::BlockingReply if child.sent().in_flight() == 0 => {
+                child.front_mut().set_answered();
+                self.lift(child);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// The reply to PING in the form that Redis has for a RESP2 connection with subscriptions; none for an error.
+pub(crate) fn subscriber_pong(frame: &[u8]) -> Option<Vec<u8>> {
+    let message = match frame.first()? {
+        b'+' => b"$0\r\n\r\n",
+        b'$' => frame,
+        _ => return None,
+    };
+    Some([b"*2\r\n$4\r\npong\r\n", message].concat())
+}

@@ -1,0 +1,150 @@
+//! Commands that may wait for an element: on a leased lane each. One that got no lease while its own timeout ran asks
+//! once more on a shared lane, without waiting, so that it is never answered null while what it asks for is there. Owns
+//! no queue; the line for leases is `lease`.
+
+use crate::base::failure::ErrorLine;
+use crate::command;
+use crate::command::{Blocking, CommandId, Popped, TimeoutUnit};
+use crate::core::child::Child;
+use crate::core::child::hold::Hold;
+use crate::core::connection::slot::{SlotFlags, SlotKind};
+use crate::core::keys::LeaseKind;
+use crate::core::lease::waiting::Want;
+use crate::core::request::flow::Flow;
+use crate::core::shared::Shared;
+use crate::resp::{Request, encode, reply};
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+impl Shared {
+    /// A command that may take as long as it likes: on a leased lane, its own timeout shortened by the
+    /// time it had to wait for one.
+    pub(crate) fn block(
+        &mut self,
+        child: &mut Child,
+        request: &Request<'_>,
+        id: CommandId,
+        blocking: Option<Blocking>,
+    ) -> Flow {
+        let timeout = blocking.and_then(|blocking| command::timeout_ms(request, &blocking));
+        let timeout = timeout.filter(|timeout| *timeout > 0);
+        if let Some(blocking) = blocking.filter(|_| self.has_waited_in_vain(child)) {
+            return self.look_once(child, request, id, &blocking);
+        }
+        let want = || Want { group: blocking.and_then(|blocking| group_of(request, &blocking)), timeout };
+        let lane = match self.lease_for(child, LeaseKind::Blocking, want) {
+            Ok(lane) => lane,
+            Err(flow) => return flow,
+        };
+        let waited = child.front().wait().map_or(0, |wait| self.env.now - wait.arrived);
+        match (blocking, timeout) {
+            (Some(blocking), Some(timeout)) if waited > 0 => {
+                // Redis looks before it gives up, however short the time: what is there is delivered.
+                let left = timeout.saturating_sub(waited).max(1);
+                let mut shortened = Vec::with_capacity(request.bytes.len());
+                command::with_timeout(request, &blocking, left, &mut shortened);
+                self.send_for(child, lane, &shortened, id, SlotKind::Blocking, SlotFlags::MAY_WAIT);
+            }
+            _ => self.send_for(child, lane, request.bytes, id, SlotKind::Blocking, SlotFlags::MAY_WAIT),
+        }
+        Flow::Hold(Hold::BlockingReply)
+    }
+
+    // ---- without a lease ------------------------------------------------------------------------------
+
+    /// The request's own timeout has passed and no lease has come: it is looked at once more, as one that does not wait.
+    pub(crate) fn look_without_lease(&mut self, child: &mut Child) {
+        self.leave_line(child);
+        child.front_mut().expire_wait();
+        self.lift(child);
+    }
+
+    fn has_waited_in_vain(&self, child: &Child) -> bool {
+        child.front().wait().is_some_and(|wait| wait.expired)
+    }
+
+    fn look_once(
+        &mut self,
+        child: &mut Child,
+        request: &Request<'_>,
+        id: CommandId,
+        blocking: &Blocking,
+    ) -> Flow {
+        let Some(table) = self.commands.table() else { return self.wait_for_upstream(child) };
+        let at_once = command::at_once(table.name(id), request, blocking);
+        let named = at_once.and_then(|(name, args, popped)| {
+            let typed = table.typed(name).filter(|typed| table.is_shared(typed))?;
+            Some((typed, args, popped))
+        });
+        let Some((name, args, popped)) = named else {
+            return self.reject_without_lease(child);
+        };
+        let mut bytes = Vec::with_capacity(request.bytes.len() + 32);
+        let argv: Vec<&[u8]> = std::iter::once(&name[..]).chain(args.iter().map(Vec::as_slice)).collect();
+        encode::request(&mut bytes, &argv);
+        match self.shared_lane_for(child, id, bytes.len()) {
+            Ok(lane) => {
+                child.front_mut().set_popped(popped);
+                self.send_for(child, lane, &bytes, id, SlotKind::Look, SlotFlags::NONE);
+                Flow::Hold(Hold::Reply)
+            }
+            Err(flow) => flow,
+        }
+    }
+
+    fn reject_without_lease(&mut self, child: &mut Child) -> Flow {
+        let Some(wait) = child.front().wait() else { return Flow::Gone };
+        let failure = self.no_lease_for(child, wait);
+        self.reject(child, failure)
+    }
+
+    /// The reply to a request that was looked at without waiting, as the blocking command would have had it.
+    pub(crate) fn looked(&mut self, child: &mut Child, frame: &[u8], real: bool) {
+        let (Some(wait), proto) = (child.front().wait(), child.session().proto) else { return };
+        let mut out = Vec::new();
+        if reply::error_code(frame) == Some(b"NOPERM") && wait.popped != Popped::Itself {
+            // The user may wait for an element but not take it at once: nothing is known of what is there.
+            encode::error(&mut out, self.no_lease_for(child, wait).line());
+        } else if !real || !as_popped(wait.popped, frame, proto, &mut out) {
+            out.extend_from_slice(frame);
+        }
+        self.deliver(child, &out);
+    }
+}
+
+/// Writes the reply in the form that the blocking command has; false if it has that already.
+pub(crate) fn as_popped(popped: Popped, frame: &[u8], proto: u8, out: &mut Vec<u8>) -> bool {
+    if reply::is_null(frame) {
+        encode::null_array(out, proto);
+        return true;
+    }
+    let Some((key, taken)) = reply::element(frame, 0).zip(reply::element(frame, 1)) else { return false };
+    let Some(first) = reply::element(&frame[taken.clone()], 0) else { return false };
+    let first = &frame[taken.start + first.start..taken.start + first.end];
+    match popped {
+        Popped::Itself | Popped::AsItIs => return false,
+        Popped::Element => {
+            encode::array_header(out, 2);
+            out.extend_from_slice(&frame[key]);
+            out.extend_from_slice(first);
+        }
+        Popped::Scored => {
+            let Some(member) = reply::element(first, 0) else { return false };
+            encode::array_header(out, 3);
+            out.extend_from_slice(&frame[key]);
+            out.extend_from_slice(&first[member.start..]);
+        }
+    }
+    true
+}
+
+/// The group of a blocking request. `XREAD ... $` means "from now on": it must not be asked to step back
+/// and start again, and so belongs to none.
+pub(crate) fn group_of(request: &Request<'_>, blocking: &Blocking) -> Option<u64> {
+    let from_now = blocking.unit == TimeoutUnit::Millis && request.args().any(|arg| arg == b"$");
+    if from_now {
+        return None;
+    }
+    let mut hasher = DefaultHasher::new();
+    command::blocking_group(request, blocking).hash(&mut hasher);
+    Some(hasher.finish())
+}

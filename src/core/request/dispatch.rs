@@ -1,0 +1,427 @@
+//! One complete request: which checks it passes, in Redis' own order, and the execution of the way that `core::route` has
+//! decided. Owns the ways that belong to no other room: shared lanes, the control connection, refusals.
+
+use crate::base::failure::ErrorLine;
+use crate::base::limits;
+use crate::command;
+use crate::command::{CommandId, Local, NO_COMMAND, Route, Runs, Table, Verdict, texts};
+use crate::config::value::Ping;
+use crate::core::child::Child;
+use crate::core::child::hold::{Answer, Hold};
+use crate::core::connection::role::LaneRole;
+use crate::core::connection::slot::{SlotFlags, SlotKind};
+use crate::core::keys::{ChildKey, LaneKey};
+use crate::core::lease::waiting::Want;
+use crate::core::questions::control::Question;
+use crate::core::request::flow::{Decided, Flow};
+use crate::core::route;
+use crate::core::route::{Context, Facts, Way};
+use crate::core::shared::Shared;
+use crate::core::transaction::state::end_of_multi;
+use crate::resp::{FrameLimits, Request, Scanner, reply};
+
+/// Why some commands are refused whatever the settings say: programs that send them show the text and end.
+pub(crate) const TAKES_OVER: &str =
+    ": it takes a connection over, and the broker's are shared; connect to the server itself";
+
+/// Whoever debugs a script expects that its writes are undone.
+pub(crate) const NOT_DEBUGGED: &str = "ERR SCRIPT DEBUG was refused, and without it the script would run for good; connect to the \
+     server itself";
+
+impl Shared {
+    pub(crate) fn dispatch(&mut self, child: &mut Child, request: &Request<'_>, rest: &[u8]) -> Flow {
+        match child.front_mut().take_answer() {
+            Some(Answer::UnknownCommand) => return self.reject(child, texts::unknown_command(request)),
+            Some(Answer::Frame(frame)) => {
+                if reply::is_error(&frame) {
+                    child.session_mut().transaction.spoil();
+                }
+                self.answer(child, &frame);
+                return Flow::Done;
+            }
+            None => {}
+        }
+        let Some(table) = self.commands.table() else { return self.without_table(child, request) };
+        let verdict = table.classify(request);
+        child.set_last_command(if let Verdict::Known(known) = &verdict { Some(known.id) } else { None });
+        match verdict {
+            Verdict::Hangup => {
+                // Redis loses even the replies it had not written yet.
+                self.close(child);
+                Flow::Gone
+            }
+            Verdict::Unknown => self.look_up(child, request),
+            Verdict::UnknownSubcommand => self.reject(child, texts::unknown_subcommand(request)),
+            Verdict::Known(known) if !known.arity_ok => {
+                let text = texts::wrong_arity(known.name);
+                self.turn_away(child, request, known.route, &text)
+            }
+            Verdict::Known(known) => {
+                let decided = Decided { id: known.id, no_multi: known.no_multi, route: known.route };
+                self.dispatch_known(child, request, decided, rest)
+            }
+        }
+    }
+
+    /// A known command with the right number of arguments. The order of the checks is Redis' own.
+    fn dispatch_known(
+        &mut self,
+        child: &mut Child,
+        request: &Request<'_>,
+        mut decided: Decided,
+        rest: &[u8],
+    ) -> Flow {
+        if let Some(flow) = self.admit(child, request, &mut decided) {
+            return flow;
+        }
+        if let Some(flow) = self.refuse_too_long(child, request) {
+            return flow;
+        }
+        if decided.route == Route::Local(Local::Ping) && self.env.settings.ping == Ping::Upstream {
+            let otherwise = child.listens_in_resp2();
+            decided.route = if otherwise { Route::Local(Local::SubscriberPing) } else { Route::Shared };
+        }
+        let held = child.lasting_lease();
+        let facts = self.facts(child, request, decided.route, held);
+        let mut way = route::way(&facts, decided.route, decided.no_multi);
+        if matches!(way, Way::RejectListener | Way::RejectListenerExec) {
+            return self.reject_listener(child, decided.id, way == Way::RejectListenerExec);
+        }
+        if child.session().debugs && self.is_script(decided.id) {
+            return self.reject(child, NOT_DEBUGGED);
+        }
+        if self.work.is_busy() {
+            if let Some(flow) = self.refuse_while_busy(child, request, &mut decided) {
+                return flow;
+            }
+            way = route::way(&facts, decided.route, decided.no_multi);
+        }
+        match held {
+            Some(lane) if facts.is_on_lease() => self.execute_leased(child, request, decided, way, lane),
+            _ => self.execute(child, request, decided, way, rest),
+        }
+    }
+
+    /// What the way of this request depends on. `held` is the lane of the child's lease, if it has one for longer than a
+    /// command.
+    fn facts(&self, child: &Child, request: &Request<'_>, route: Route, held: Option<LaneKey>) -> Facts {
+        let transaction = &child.session().transaction;
+        let context = match held {
+            _ if transaction.is_queued_here() => Context::QueuedMulti,
+            Some(_) if transaction.is_leased() => Context::LeasedMulti,
+            Some(_) => Context::Lease,
+            None => Context::Shared,
+        };
+        let shares_topics = match route {
+            Route::Subscribe(change) => {
+                self.subscribes_shared(child) && !self.hears_invalidations(child, request, change)
+            }
+            _ => false,
+        };
+        Facts {
+            context,
+            listens_resp2: child.listens_in_resp2(),
+            lease_listens_resp2: child.session().proto == 2 && child.listens_on_lease(),
+            watch_lost: transaction.is_watch_lost(),
+            tracks: child.session().tracking.is_some(),
+            shares_topics,
+            wrote_elsewhere: route == Route::Replicas
+                && held.is_some_and(|lane| self.wrote_elsewhere(child, lane)),
+        }
+    }
+
+    fn is_script(&self, id: CommandId) -> bool {
+        self.commands.table().is_some_and(|table: &Table| table.runs(id) != Runs::Nothing)
+    }
+
+    /// The upstream has been replaced and the new one's commands are not known yet. A MULTI that is open on
+    /// a leased lane can be ended all the same, by the names its end is known by everywhere.
+    fn without_table(&mut self, child: &mut Child, request: &Request<'_>) -> Flow {
+        match (child.session().transaction.is_leased(), child.lease(), end_of_multi(request)) {
+            (true, Some(lease), Some(end)) => {
+                let decided = Decided { id: NO_COMMAND, no_multi: false, route: Route::Transaction(end) };
+                self.on_lease(child, request, decided, lease.lane)
+            }
+            _ => self.wait_for_upstream(child),
+        }
+    }
+
+    /// The request at the front is done: what was set aside for it is not the next one's.
+    pub(crate) fn front_is_done(&mut self, child: &mut Child) {
+        child.front_is_done();
+        let (has_lease, has_topics) = (child.lease().is_some(), child.topics().is_some());
+        if has_lease {
+            self.end_unused_lease(child);
+        }
+        if has_topics {
+            self.forget_front_topics(child);
+        }
+    }
+
+    /// Carries a request out, the way that was decided.
+    pub(crate) fn execute(
+        &mut self,
+        child: &mut Child,
+        request: &Request<'_>,
+        decided: Decided,
+        way: Way,
+        rest: &[u8],
+    ) -> Flow {
+        let id = decided.id;
+        match way {
+            Way::Share => self.send_shared(child, request, id),
+            Way::Local(local) => self.local(child, local, request),
+            Way::Refuse => self.refuse(child, request, id),
+            Way::Reject(text) => self.reject(child, text),
+            Way::AnswerError(text) => {
+                self.answer_error(child, text);
+                Flow::Done
+            }
+            Way::RejectListener => self.reject_listener(child, id, false),
+            Way::RejectListenerExec => self.reject_listener(child, id, true),
+            Way::RejectLeasedExec => self.reject_exec(child, request, ""),
+            Way::RejectInMulti => self.reject_in_multi(child, id),
+            Way::Block(blocking) => self.block(child, request, id, blocking),
+            Way::Replicas => self.wait_for_replicas(child, request, id),
+            Way::Control => self.send_control(child, request, id),
+            Way::Borrow(kind) => match self.lease_for(child, kind, Want::default) {
+                Ok(lane) => self.on_lease(child, request, decided, lane),
+                Err(flow) => flow,
+            },
+            Way::Topics(change) => self.change_topics(child, request, change),
+            Way::LeaveNothing(family) => {
+                self.leave_nothing(child, family, request);
+                Flow::Done
+            }
+            Way::Multi => self.begin_multi(child, request, decided, rest),
+            Way::WatchLost => self.answer_ok(child),
+            Way::UnwatchNothing => {
+                child.session_mut().transaction.forget_watch();
+                self.answer_ok(child)
+            }
+            Way::Queue(local) => self.queue_command(child, request, id, local),
+            Way::Escalate => self.escalate(child, request, decided),
+            Way::ExecQueued => self.exec_queued(child, request, id),
+            Way::DiscardQueued => {
+                child.session_mut().transaction.end();
+                self.answer_ok(child)
+            }
+            Way::Leased(leased) => {
+                let Some(held) = child.lease() else {
+                    debug_assert!(false, "{leased:?} without a lease");
+                    return Flow::Gone;
+                };
+                self.send_leased(child, request, id, leased, held.lane)
+            }
+        }
+    }
+
+    /// Goes on with a request whose child has the lease for it.
+    pub(crate) fn on_lease(
+        &mut self,
+        child: &mut Child,
+        request: &Request<'_>,
+        decided: Decided,
+        lane: LaneKey,
+    ) -> Flow {
+        let facts = self.facts(child, request, decided.route, Some(lane));
+        let way = route::way(&facts, decided.route, decided.no_multi);
+        self.execute_leased(child, request, decided, way, lane)
+    }
+
+    /// The lane of a lease carries everything of its child. So whatever the request is, it waits while that lane is full.
+    fn execute_leased(
+        &mut self,
+        child: &mut Child,
+        request: &Request<'_>,
+        decided: Decided,
+        way: Way,
+        lane: LaneKey,
+    ) -> Flow {
+        if self.connections.known_mut(lane).is_some_and(|lane| lane.holds_back(child.key())) {
+            return Flow::Hold(Hold::LaneFull);
+        }
+        self.execute(child, request, decided, way, &[])
+    }
+
+    pub(crate) fn answer_ok(&mut self, child: &mut Child) -> Flow {
+        self.answer(child, b"+OK\r\n");
+        Flow::Done
+    }
+
+    /// Answers with an error; an open MULTI is spoilt by it, as by any command Redis rejects.
+    pub(crate) fn reject(&mut self, child: &mut Child, error: impl ErrorLine) -> Flow {
+        child.session_mut().transaction.spoil();
+        self.answer_error(child, error);
+        Flow::Done
+    }
+
+    /// A RESP2 child that listens may say little else.
+    fn reject_listener(&mut self, child: &mut Child, id: CommandId, is_exec: bool) -> Flow {
+        let name = self.commands.name(id);
+        let mut text = texts::subscriber_context(name);
+        if is_exec {
+            // An EXEC that is rejected forgets the watched keys all the same.
+            if child.is_under_way() {
+                return Flow::Hold(Hold::OwnReplies);
+            }
+            child.session_mut().transaction.forget_watch();
+            self.end_lease(child);
+            text = texts::exec_aborted(&text);
+        }
+        self.reject(child, text)
+    }
+
+    /// A command that may not go through a shared broker: the text of an ACL refusal, which every client
+    /// library maps to its own error.
+    pub(crate) fn refuse(&mut self, child: &mut Child, request: &Request<'_>, id: CommandId) -> Flow {
+        let name = self.commands.name(id);
+        let mut text = texts::refused(name);
+        if command::takes_over_connection(name) {
+            text.push_str(TAKES_OVER);
+        }
+        if name == "script|debug" {
+            child.session_mut().debugs = !request.arg(2).eq_ignore_ascii_case(b"no");
+        }
+        let peer = child.origin().peer();
+        log::info!("refused '{name}' of child {peer}");
+        self.reject(child, text)
+    }
+
+    /// A name the table does not have: it may be a renamed SELECT, so the upstream is asked what it means
+    /// before it goes anywhere.
+    fn look_up(&mut self, child: &mut Child, request: &Request<'_>) -> Flow {
+        let name = request.arg(0);
+        if name.len() > limits::COMMAND_NAME_MAX || name.contains(&0) || name.is_empty() {
+            return self.reject(child, texts::unknown_command(request));
+        }
+        if !self.control_is_ready() {
+            return self.wait_for_upstream(child);
+        }
+        let name = name.to_vec();
+        self.ask(Question::Lookup { child: child.key(), name });
+        Flow::Hold(Hold::Question)
+    }
+
+    // ---- shared lanes ---------------------------------------------------------------------------------
+
+    /// The shared lane for this child's next request, of `len` bytes; or why it has to wait. A child changes
+    /// lanes only while nothing of it is in flight, else its requests could overtake each other.
+    pub(crate) fn shared_lane_for(
+        &mut self,
+        child: &mut Child,
+        id: CommandId,
+        len: usize,
+    ) -> Result<LaneKey, Flow> {
+        let (pool, bulky) = (child.pool_key(), child.sent().heavy().expects(id, len));
+        let lane_key = if child.is_under_way() {
+            child.sent().lane()
+        } else {
+            let (pool, now) = (self.connections.pool_of(pool), self.env.now);
+            if bulky {
+                self.connections.bulk_lane(pool, now)
+            } else {
+                self.connections.shared_lane(pool, self.env.settings.lanes, now)
+            }
+        };
+        // A leased lane that the child has given back may have gone.
+        let Some((lane, pool_key)) = self.connections.find_with_key(lane_key) else {
+            return Err(Flow::Hold(Hold::OwnReplies));
+        };
+        let stays = lane.is_shared() && lane.is_bulk() == bulky && *pool_key == pool;
+        if !stays || (child.is_under_way() && !lane.is_open()) {
+            return Err(Flow::Hold(Hold::OwnReplies));
+        }
+        if lane.holds_back(child.key()) {
+            return Err(Flow::Hold(Hold::LaneFull));
+        }
+        child.sent_mut().set_lane(lane_key);
+        Ok(lane_key)
+    }
+
+    fn send_shared(&mut self, child: &mut Child, request: &Request<'_>, id: CommandId) -> Flow {
+        match self.shared_lane_for(child, id, request.bytes.len()) {
+            Ok(lane) => {
+                self.send_for(child, lane, request.bytes, id, SlotKind::Relay, SlotFlags::NONE);
+                Flow::Done
+            }
+            Err(flow) => flow,
+        }
+    }
+
+    /// Puts a child's request on a lane. `Swallow`, `Subscribe` and `Housekeeping` have no place in the
+    /// order of its replies.
+    pub(crate) fn send_for(
+        &mut self,
+        child: &mut Child,
+        lane: LaneKey,
+        bytes: &[u8],
+        id: CommandId,
+        kind: SlotKind,
+        flags: SlotFlags,
+    ) {
+        let writes = self.commands.table().is_some_and(|table| table.is_write(id));
+        let flags = if writes { flags.with(SlotFlags::WRITE) } else { flags };
+        let (flags, canary) = self.guard(child, lane, kind, flags);
+        child.sent_mut().begin();
+        if !matches!(kind, SlotKind::Swallow | SlotKind::Subscribe | SlotKind::Housekeeping) {
+            child.expect_reply();
+        }
+        self.send(lane, bytes, child.key(), id, kind, flags);
+        if canary {
+            self.connections.send_canary(&mut self.env, lane);
+        } else {
+            self.sample(lane, child, kind, flags);
+        }
+    }
+
+    /// Puts a whole request and its slot on a lane, and sees to it that the lane gets connected.
+    pub(crate) fn send(
+        &mut self,
+        key: LaneKey,
+        bytes: &[u8],
+        child: ChildKey,
+        id: CommandId,
+        kind: SlotKind,
+        flags: SlotFlags,
+    ) {
+        debug_assert!(
+            self.may_stand_on(key, bytes, kind, flags),
+            "on a shared lane: {}",
+            bytes.escape_ascii()
+        );
+        self.connections.send(&mut self.env, key, bytes, child, id, kind, flags);
+    }
+
+    /// Whether a request may stand on this lane: on a shared one nothing that changes the connection, or keeps it
+    /// longer than its turn. In a transaction block Redis lets nothing block.
+    fn may_stand_on(&self, key: LaneKey, bytes: &[u8], kind: SlotKind, flags: SlotFlags) -> bool {
+        let shared = self.connections.find(key).is_some_and(|lane| lane.role() == LaneRole::Shared);
+        let Some(table) = self.commands.table().filter(|_| shared && kind != SlotKind::Canary) else {
+            return true;
+        };
+        let mut scanner = Scanner::default();
+        scanner.scan(bytes, &FrameLimits { request_max: usize::MAX, authenticated: true });
+        let Verdict::Known(known) = table.classify(&scanner.request(bytes)) else { return false };
+        let changes = command::touches_connection_state(known.name);
+        route::may_be_shared(known.route, changes, flags.has(SlotFlags::UNIT), kind == SlotKind::Wait)
+    }
+
+    /// SCRIPT KILL and FUNCTION KILL: on the lane that runs the script they would stand behind it. Nothing of the child
+    /// follows before the answer, since it would go another way; what it has been told to be lost need not have come.
+    fn send_control(&mut self, child: &mut Child, request: &Request<'_>, id: CommandId) -> Flow {
+        let lane = self.control.lane();
+        let ready = self.control_is_ready();
+        if child.sent().in_flight() > 0 {
+            return Flow::Hold(Hold::OwnReplies);
+        }
+        if child.has_rights() {
+            return self.ask_relay(child, request.bytes);
+        }
+        if !ready {
+            return self.wait_for_upstream(child);
+        }
+        self.send_for(child, lane, request.bytes, id, SlotKind::Relay, SlotFlags::NONE);
+        Flow::Hold(Hold::Reply)
+    }
+}

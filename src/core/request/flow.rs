@@ -1,0 +1,37 @@
+//! What becomes of a request: the values that the ways of a request hand back. Decides nothing.
+
+use crate::command::{CommandId, Local, Route};
+use crate::core::child::hold::Hold;
+
+/// What became of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Flow {
+    /// Answered or on its way.
+    Done,
+    /// So are the requests in the next so many bytes.
+    DoneThrough(usize),
+    /// It stays where it is and is looked at again when the reason has gone.
+    Hold(Hold),
+    /// A part of it is done, and the child's turn is over; it is looked at again in the next.
+    More,
+    /// It is about other children, and the broker runs it.
+    Roster(Local),
+    /// The child has been closed.
+    Gone,
+}
+
+/// What the table knows of the request at hand, without the borrow.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Decided {
+    pub(crate) id: CommandId,
+    pub(crate) no_multi: bool,
+    pub(crate) route: Route,
+}
+
+/// An integer as Redis' `string2ll` takes it: no sign but `-`, no leading zero, no space.
+pub(crate) fn canonical_int(text: &[u8]) -> Option<i64> {
+    let digits = text.strip_prefix(b"-").unwrap_or(text);
+    let canonical =
+        !digits.is_empty() && digits.iter().all(u8::is_ascii_digit) && (digits[0] != b'0' || text == b"0");
+    if canonical { std::str::from_utf8(text).ok()?.parse().ok() } else { None }
+}

@@ -1,0 +1,11 @@
+//! One request of a child: which way it goes, and the ways that belong to no other room.
+
+pub(crate) mod blocking;
+pub(crate) mod dispatch;
+pub(crate) mod flow;
+pub(crate) mod local;
+pub(crate) mod pinned;
+pub(crate) mod reading;
+pub(crate) mod roster;
+pub(crate) mod run;
+pub(crate) mod wait;

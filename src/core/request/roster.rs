@@ -1,0 +1,420 @@
+//! What a child sees of the others and may do to them: CLIENT LIST, INFO, KILL and UNBLOCK over the broker's own children.
+//! Knows them by the ids that the broker gave them. Never names or closes a connection upstream by its own id.
+
+use crate::base::failure::{ErrorLine, Failure, Limit};
+use crate::base::limits;
+use crate::command::texts;
+use crate::core::broker::Broker;
+use crate::core::child::closing::CloseReason;
+use crate::core::child::hold::{Answer, Hold};
+use crate::core::child::listing::Listing;
+use crate::core::child::session::redirect;
+use crate::core::child::{Child, ChildState};
+use crate::core::connection::lane::Lane;
+use crate::core::connection::slot::Slot;
+use crate::core::keys::{ChildKey, LaneKey, LeaseKind};
+use crate::core::questions::control::{Question, Unblock};
+use crate::core::request::flow::{Flow, canonical_int};
+use crate::core::shared::Shared;
+use crate::resp::{Request, encode};
+use std::fmt::Write;
+
+/// What CLIENT KILL and CLIENT LIST call the kinds of clients that a broker has, and those it has not.
+pub(crate) const TYPES: [&[u8]; 5] = [b"normal", b"pubsub", b"slave", b"replica", b"master"];
+
+/// Which children CLIENT KILL means.
+#[derive(Debug, Default)]
+pub(crate) struct Filter {
+    id: Option<i64>,
+    addr: Option<Vec<u8>>,
+    laddr: Option<Vec<u8>>,
+    of_type: Option<&'static [u8]>,
+    user: Option<Vec<u8>>,
+    skip_me: bool,
+}
+
+impl Filter {
+    /// The old form has an address, the new one any number of options.
+    fn parse(request: &Request<'_>, is_user: impl Fn(&[u8]) -> bool) -> Result<Filter, Vec<u8>> {
+        if request.argc() == 3 {
+            return Ok(Filter { addr: Some(request.arg(2).to_vec()), ..Filter::default() });
+        }
+        let mut filter = Filter { skip_me: true, ..Filter::default() };
+        for index in (2..request.argc()).step_by(2) {
+            if index + 1 == request.argc() {
+                return Err(texts::SYNTAX.into());
+            }
+            filter.read(&request.arg(index).to_ascii_lowercase(), request.arg(index + 1), &is_user)?;
+        }
+        Ok(filter)
+    }
+
+    fn read(&mut self, option: &[u8], value: &[u8], is_user: impl Fn(&[u8]) -> bool) -> Result<(), Vec<u8>> {
+        match option {
+            b"id" => match canonical_int(value) {
+                Some(id) if id > 0 => self.id = Some(id),
+                _ => return Err(texts::CLIENT_ID_NOT_POSITIVE.into()),
+            },
+            b"type" => self.of_type = Some(client_type(value)?),
+            b"addr" => self.addr = Some(value.to_vec()),
+            b"laddr" => self.laddr = Some(value.to_vec()),
+            b"user" if is_user(value) => self.user = Some(value.to_vec()),
+            b"user" => return Err(texts::no_such_user(value)),
+            b"skipme" => match value.to_ascii_lowercase().as_slice() {
+                b"yes" => self.skip_me = true,
+                b"no" => self.skip_me = false,
+                _ => return Err(texts::SYNTAX.into()),
+            },
+            _ => return Err(texts::SYNTAX.into()),
+        }
+        Ok(())
+    }
+
+    fn means(&self, child: &Child) -> bool {
+        self.id.is_none_or(|id| child.session().id as i64 == id)
+            && self.addr.as_ref().is_none_or(|addr| has_address(child, addr))
+            && self.laddr.as_ref().is_none_or(|laddr| *laddr == LOCAL_ADDRESS.as_bytes())
+            && self.of_type.is_none_or(|wanted| is_of_type(child, wanted))
+    }
+}
+
+pub(crate) fn client_type(name: &[u8]) -> Result<&'static [u8], Vec<u8>> {
+    let known = TYPES.into_iter().find(|known| known.eq_ignore_ascii_case(name));
+    known.ok_or_else(|| texts::unknown_client_type(name))
+}
+
+pub(crate) fn is_of_type(child: &Child, wanted: &[u8]) -> bool {
+    match wanted {
+        b"normal" => !child.is_subscribed(),
+        b"pubsub" => child.is_subscribed(),
+        _ => false,
+    }
+}
+
+impl Shared {
+    /// Adds one child's line, unless it has gone. The reply has its bound before it is made.
+    fn show(&self, listing: &mut Listing, child: Option<&Child>, credit: &mut i64) -> Result<(), Failure> {
+        let (before, max_bytes) = (listing.lines.len(), self.env.settings.child_output_max);
+        if let Some(child) = child {
+            self.line(child, &mut listing.lines);
+        }
+        if listing.lines.len() > max_bytes {
+            return Err(Failure::Limited(Limit::ChildOutput { max_bytes }));
+        }
+        listing.done += 1;
+        *credit -= (limits::LOOK_COST + listing.lines.len() - before) as i64;
+        Ok(())
+    }
+
+    /// Whether a child's blocking command has not left the broker yet.
+    fn waits_in_line(&self, child: &Child) -> bool {
+        let table = self.commands.table();
+        stands_in_line(child) && table.zip(child.last_command()).is_some_and(|(table, id)| table.blocks(id))
+    }
+
+    /// The upstream's answer to an UNBLOCK, or none; it is the asker's.
+    pub(crate) fn unblock_for_answered(&mut self, unblock: Unblock, frame: Option<&[u8]>) {
+        self.unblock_answered(unblock.lane, frame);
+        let lane = self.connections.find(unblock.lane);
+        let tenant = |lane: &Lane| lane.lease().is_some_and(|lease| lease.is_lent_to(unblock.target));
+        let still = lane.is_some_and(|lane| tenant(lane) && lane.front().is_some_and(Slot::may_wait));
+        if frame == Some(b":0\r\n") && still && !unblock.again && self.control_is_ready() {
+            // The two connections are read in any order: it may have come before the command it was to end.
+            return self.ask_to_unblock(Unblock { again: true, ..unblock });
+        }
+        self.give_answer(unblock.asker, frame.map(|frame| Answer::Frame(frame.to_vec())));
+    }
+
+    fn unblock_in_line(&mut self, child: &mut Child, error: bool) {
+        self.leave_line(child);
+        self.end_lease(child);
+        if error {
+            return self.fail_front(child, texts::UNBLOCKED);
+        }
+        self.answer_blocking_timeout(child);
+        self.lift(child);
+    }
+
+    fn ask_to_unblock(&mut self, unblock: Unblock) {
+        let Some(lane) = self.connections.find_mut(unblock.lane) else { return };
+        let id = lane.upstream_id();
+        // Until it is answered nobody else may have the lane: it could hit the next tenant.
+        if let Some(lease) = lane.lease_mut() {
+            lease.unblock_asked();
+        }
+        self.ask(Question::UnblockFor { unblock, id });
+    }
+
+    // ---- lines ----------------------------------------------------------------------------------------
+
+    /// One line of CLIENT LIST, with the fields of Redis 7.0 in their order.
+    pub(crate) fn line(&self, child: &Child, lines: &mut String) {
+        let session = child.session();
+        let (now, counts) = (self.env.now, child.subscription_counts());
+        let seconds = |since: u64| now.saturating_sub(since) / 1000;
+        let table = self.commands.table();
+        let command = table.zip(child.last_command()).map_or("NULL", |(table, id)| table.name(id));
+        // A string takes whatever is written.
+        let _ = writeln!(
+            lines,
+            "id={id} addr={addr} laddr={LOCAL_ADDRESS} fd={fd} name={name} age={age} idle={idle} \
+             flags={flags} db={db} sub={sub} psub={psub} ssub={ssub} multi={multi} qbuf={qbuf} qbuf-free=0 \
+             argv-mem=0 multi-mem={multi_mem} rbs=0 rbp=0 obl={obl} oll=0 omem=0 tot-mem={total} events=r \
+             cmd={command} user={user} redir={redir} resp={resp}",
+            id = session.id,
+            addr = address(child),
+            fd = child.link() as u32,
+            name = String::from_utf8_lossy(&session.name),
+            age = seconds(child.opened()),
+            idle = seconds(child.last_request()),
+            flags = flags(child),
+            db = session.db,
+            sub = counts.0,
+            psub = counts.1,
+            ssub = counts.2,
+            multi = session.transaction.depth(),
+            qbuf = child.inbox().len(),
+            multi_mem = session.transaction.footprint(),
+            obl = child.outbox().len(),
+            total = child.measure(),
+            user = self.user_name(child),
+            redir = redirect(session),
+            resp = session.proto,
+        );
+    }
+}
+
+impl Broker {
+    /// Says as which user and process of this host a child connected, where the system knows.
+    pub fn set_child_process(&mut self, key: ChildKey, uid: u32, pid: i32) {
+        if let Some(child) = self.children.get_mut(key) {
+            child.set_process(uid, pid);
+        }
+    }
+
+    /// The CLIENT LIST of an EXEC.
+    pub(crate) fn roster(&self, key: ChildKey, argv: &[&[u8]]) -> Vec<u8> {
+        let (mut out, mut listing, mut credit) = (Vec::new(), Listing::default(), i64::MAX);
+        let proto = self.children.get(key).map_or(2, |asker| asker.session().proto);
+        let arg = |index: usize| argv.get(index).copied().unwrap_or_default();
+        match self.list_on(&mut listing, argv.len(), arg, &mut credit) {
+            Ok(_) => encode::verbatim_txt(&mut out, listing.lines.as_bytes(), proto),
+            Err(error) => encode::error(&mut out, error.line()),
+        }
+        out
+    }
+
+    /// CLIENT LIST, as much of it as the child's turn has room for.
+    pub(crate) fn list(&mut self, key: ChildKey, request: &Request<'_>) -> Flow {
+        let Some(child) = self.children.known_mut(key) else { return Flow::Gone };
+        if child.session().is_muted() {
+            return Flow::Done;
+        }
+        let (mut listing, mut credit) = (child.front_mut().take_listing(), child.credit());
+        let (proto, arg) = (child.session().proto, |index| request.arg(index));
+        let made = self.list_on(&mut listing, request.argc(), arg, &mut credit);
+        let Some(child) = self.children.known_mut(key) else { return Flow::Gone };
+        child.spend((child.credit() - credit) as usize);
+        match made {
+            Ok(true) => {
+                self.shared.answer_whole(child, encode::as_verbatim_txt(listing.lines.into_bytes(), proto));
+                Flow::Done
+            }
+            Ok(false) => {
+                child.front_mut().keep_listing(listing);
+                Flow::More
+            }
+            Err(text) => self.shared.reject(child, text),
+        }
+    }
+
+    /// Makes a listing go on until it is done, which it returns, or `credit` is used up.
+    fn list_on<'a>(
+        &self,
+        listing: &mut Listing,
+        argc: usize,
+        arg: impl Fn(usize) -> &'a [u8],
+        credit: &mut i64,
+    ) -> Result<bool, Box<dyn ErrorLine>> {
+        let mut wanted = None;
+        match argc {
+            0..=2 => {}
+            4 if arg(2).eq_ignore_ascii_case(b"type") => wanted = Some(client_type(arg(3)).map_err(boxed)?),
+            4.. if arg(2).eq_ignore_ascii_case(b"id") => {
+                while listing.done + 3 < argc {
+                    if *credit <= 0 {
+                        return Ok(false);
+                    }
+                    let id = canonical_int(arg(listing.done + 3))
+                        .ok_or_else(|| boxed(texts::CLIENT_ID_INVALID))?;
+                    let child = self.children.by_id(id).and_then(|key| self.children.get(key));
+                    self.shared.show(listing, child, credit).map_err(boxed)?;
+                }
+                return Ok(true);
+            }
+            _ => return Err(boxed(texts::SYNTAX)),
+        }
+        if listing.keys.is_none() {
+            let of_type = |child: &Child| wanted.is_none_or(|wanted| is_of_type(child, wanted));
+            let shown = self.children.iter().filter(|(_, child)| of_type(child));
+            let mut keys: Vec<_> = shown.map(|(key, child)| (child.session().id, key)).collect();
+            keys.sort_unstable_by_key(|(id, _)| *id);
+            listing.keys = Some(keys.into_iter().map(|(_, key)| key).collect());
+        }
+        while let Some(key) = listing.keys.as_ref().and_then(|keys| keys.get(listing.done)) {
+            if *credit <= 0 {
+                return Ok(false);
+            }
+            self.shared.show(listing, self.children.get(*key), credit).map_err(boxed)?;
+        }
+        Ok(true)
+    }
+
+    // ---- KILL -----------------------------------------------------------------------------------------
+
+    /// Closes children of the same user of this host. Others are as if they were not there.
+    pub(crate) fn kill(&mut self, key: ChildKey, request: &Request<'_>) -> Flow {
+        let (children, shared) = (&mut self.children, &mut self.shared);
+        let Some(killer) = children.known_mut(key) else { return Flow::Gone };
+        let filter = match Filter::parse(request, |name| shared.users.may_exist(name, &shared.env.upstream)) {
+            Ok(filter) => filter,
+            Err(text) => return shared.reject(killer, text),
+        };
+        let (victims, looked) = self.victims(key, &filter);
+        let label = self.children.get(key).map(Child::label).unwrap_or_default();
+        for victim in victims.iter().filter(|victim| **victim != key) {
+            if let Some(child) = self.children.get_mut(*victim) {
+                CloseReason::Killed { by: &label }.log(child);
+                self.shared.close(child);
+            }
+        }
+        let Some(killer) = self.children.known_mut(key) else { return Flow::Gone };
+        killer.spend(looked * limits::LOOK_COST);
+        match (request.argc(), victims.len()) {
+            (3, 0) => return self.shared.reject(killer, texts::NO_SUCH_CLIENT),
+            (3, _) => self.shared.answer(killer, b"+OK\r\n"),
+            (_, count) => {
+                let mut reply = Vec::new();
+                encode::int(&mut reply, count as i64);
+                self.shared.answer(killer, &reply);
+            }
+        }
+        if victims.contains(&key) {
+            self.shared.finish_at_request(killer);
+        }
+        Flow::Done
+    }
+
+    /// The children that a filter means, and at how many had to be looked.
+    fn victims(&self, key: ChildKey, filter: &Filter) -> (Vec<ChildKey>, usize) {
+        let Some(killer) = self.children.get(key) else { return (Vec::new(), 0) };
+        let meant = |(other, child): &(ChildKey, &Child)| {
+            filter.means(child)
+                && child.state() != ChildState::Closed
+                && filter.user.as_ref().is_none_or(|user| *user == self.shared.user_name(child).as_bytes())
+                && may_kill(killer, child)
+                && !(*other == key && filter.skip_me)
+        };
+        match filter.id {
+            Some(id) => {
+                let named = self.children.by_id(id).and_then(|key| Some((key, self.children.get(key)?)));
+                (named.iter().filter(|named| meant(named)).map(|(other, _)| *other).collect(), 1)
+            }
+            None => {
+                let found = self.children.iter().filter(meant).map(|(other, _)| other);
+                (found.collect(), self.children.len())
+            }
+        }
+    }
+
+    // ---- UNBLOCK --------------------------------------------------------------------------------------
+
+    /// Ends another child's blocking command: here, where it still waits for a lane, or upstream, where the
+    /// broker knows its connection.
+    pub(crate) fn unblock(&mut self, key: ChildKey, request: &Request<'_>) -> Flow {
+        let (children, shared) = (&mut self.children, &mut self.shared);
+        let Some(asker) = children.known_mut(key) else { return Flow::Gone };
+        let error = match request.arg(3).to_ascii_lowercase().as_slice() {
+            _ if request.argc() > 4 => return shared.reject(asker, texts::subcommand_syntax(request)),
+            b"error" => true,
+            b"timeout" => false,
+            _ if request.argc() == 3 => false,
+            _ => return shared.reject(asker, texts::UNBLOCK_REASON),
+        };
+        let Some(id) = canonical_int(request.arg(2)) else {
+            return shared.reject(asker, texts::NOT_AN_INTEGER);
+        };
+        let target = children.by_id(id);
+        let mut blocked = None;
+        let mut found = false;
+        if let Some(child) = target.and_then(|target| children.get_mut(target)) {
+            if shared.waits_in_line(child) {
+                shared.unblock_in_line(child, error);
+                found = true;
+            }
+            blocked = blocked_on(child);
+        }
+        let Some(asker) = children.known_mut(key) else { return Flow::Gone };
+        let Some((target, lane)) = target.zip(blocked).filter(|_| !found) else {
+            shared.answer(asker, if found { b":1\r\n" } else { b":0\r\n" });
+            return Flow::Done;
+        };
+        if !shared.control_is_ready() {
+            return shared.wait_for_upstream(asker);
+        }
+        shared.ask_to_unblock(Unblock { asker: key, target, lane, error, again: false });
+        Flow::Hold(Hold::Question)
+    }
+}
+
+/// Whether a child waits for a lane for a command that keeps it, or has just been given one.
+pub(crate) fn stands_in_line(child: &Child) -> bool {
+    let granted = child.lease().is_some() && child.sent().in_flight() == 0 && !child.front().is_answered();
+    child.front().wait().is_some_and(|wait| wait.kind == LeaseKind::Blocking)
+        && (child.hold() == Hold::LeaseQueue || child.hold() == Hold::None && granted)
+}
+
+/// Every child has the same one: there is one broker.
+pub(crate) const LOCAL_ADDRESS: &str = "broker";
+
+pub(crate) fn address(child: &Child) -> String {
+    child.origin().peer().replace(' ', ":")
+}
+
+/// Whether this is a child's `address`.
+pub(crate) fn has_address(child: &Child, address: &[u8]) -> bool {
+    let shown = child.origin().peer().bytes().map(|byte| if byte == b' ' { b':' } else { byte });
+    shown.eq(address.iter().copied())
+}
+
+/// The lane on which a child waits for an element.
+pub(crate) fn blocked_on(child: &Child) -> Option<LaneKey> {
+    child.lease().filter(|_| child.hold() == Hold::BlockingReply).map(|lease| lease.lane)
+}
+
+/// In the order in which Redis shows them.
+pub(crate) fn flags(child: &Child) -> String {
+    let shown = [
+        ('O', child.session().monitoring),
+        ('P', child.is_subscribed()),
+        ('x', child.session().transaction.is_open()),
+        ('b', matches!(child.hold(), Hold::BlockingReply | Hold::WriteLane) || stands_in_line(child)),
+        ('t', child.session().tracking.is_some()),
+        ('U', child.origin().uid().is_some()),
+        ('e', child.session().no_evict),
+    ];
+    let flags: String = shown.into_iter().filter(|(_, set)| *set).map(|(flag, _)| flag).collect();
+    if flags.is_empty() { "N".into() } else { flags }
+}
+
+/// The broker serves many users of a host: one of them does not close the connections of another. Whoever
+/// came over TCP is known by the user it has authenticated as alone.
+pub(crate) fn may_kill(killer: &Child, child: &Child) -> bool {
+    let (uid, own) = (killer.origin().uid(), killer.is_local());
+    let same_user = killer.user() == child.user() && killer.account() == child.account();
+    (uid.is_some() || same_user) && uid == child.origin().uid() && own == child.is_local()
+}
+
+fn boxed(error: impl ErrorLine + 'static) -> Box<dyn ErrorLine> {
+    Box::new(error)
+}

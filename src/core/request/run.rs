@@ -1,0 +1,313 @@
+//! Running a child's requests: its turns and their length, what makes the next request wait, what follows a run. One turn
+//! serves one child. Requests about other children go back to the broker.
+
+use crate::base::failure::ErrorLine;
+use crate::base::limits;
+use crate::command::Local;
+use crate::core::child::closing::CloseReason;
+use crate::core::child::hold::Hold;
+use crate::core::child::{Child, ChildState};
+use crate::core::keys::LeaseKind;
+use crate::core::notice::Notice;
+use crate::core::request::flow::Flow;
+use crate::core::shared::Shared;
+use crate::core::timers::Timer;
+use crate::resp::{FrameLimits, Frames, Scan, Scanner, encode};
+
+impl Shared {
+    /// One turn of a child, by deficit round robin: it runs requests while it has credit. With more to run it stands in
+    /// line again, behind all that have something to run. Returns at a request about other children.
+    pub(crate) fn run_turn(
+        &mut self,
+        child: &mut Child,
+        frames: &mut Frames<'_, Scanner>,
+    ) -> Option<(Local, usize)> {
+        self.turn.credit = child.begin_turn();
+        self.run_requests(child, frames)
+    }
+
+    /// Ends the turn of a child that may have `more` to run.
+    fn end_turn(&mut self, child: &mut Child, more: bool) {
+        self.turn.budget -= (self.turn.credit - child.credit()).max(limits::REQUEST_COST_MIN);
+        if child.hold() == Hold::None && child.credit() <= 0 && more {
+            self.nudge(child);
+        } else {
+            child.end_turn();
+        }
+    }
+
+    /// Goes on behind a request of `len` bytes about other children, of which this has become.
+    pub(crate) fn go_on(
+        &mut self,
+        child: &mut Child,
+        frames: &mut Frames<'_, Scanner>,
+        flow: Flow,
+        len: usize,
+    ) -> Option<(Local, usize)> {
+        match flow {
+            Flow::Done => {
+                self.request_done(child);
+                child.charge(len);
+                frames.done(len);
+                return self.run_requests(child, frames);
+            }
+            Flow::Hold(hold) => self.hold(child, hold),
+            _ => {}
+        }
+        self.end_turn(child, !frames.rest().is_empty());
+        None
+    }
+
+    /// Runs complete requests until one has to wait, the child's credit is used up or none is left. Returns at one about
+    /// other children, with its length.
+    fn run_requests(
+        &mut self,
+        child: &mut Child,
+        frames: &mut Frames<'_, Scanner>,
+    ) -> Option<(Local, usize)> {
+        let request_max = self.request_max();
+        while !frames.rest().is_empty() && self.may_run(child) {
+            let frame_limits = FrameLimits { request_max, authenticated: child.is_authenticated() };
+            match frames.next_request(&frame_limits) {
+                Scan::NeedMore { .. } => break,
+                Scan::Empty { len } => {
+                    child.charge(len);
+                    frames.done(len);
+                    child.session_mut().request_done();
+                }
+                Scan::Frame { len } => match self.run_one(child, frames, len) {
+                    Flow::Done => {
+                        child.charge(len);
+                        frames.done(len);
+                    }
+                    Flow::DoneThrough(more) => {
+                        child.charge(len + more);
+                        frames.done(len + more);
+                    }
+                    Flow::Hold(hold) => {
+                        self.hold(child, hold);
+                        break;
+                    }
+                    Flow::Roster(local) => return Some((local, len)),
+                    Flow::More | Flow::Gone => break,
+                },
+                Scan::Error { error, .. } => {
+                    let reply = error.reply();
+                    let text = String::from_utf8_lossy(&reply[1..]);
+                    CloseReason::Protocol(text.trim_end()).log(child);
+                    self.answer(child, &reply);
+                    self.finish_at_request(child);
+                    break;
+                }
+            }
+        }
+        self.end_turn(child, !frames.rest().is_empty());
+        None
+    }
+
+    /// What follows every run: the rest is kept, a child that will send no more ends, bounds are checked.
+    pub(crate) fn end_run(&mut self, child: &mut Child, frames: Frames<'_, Scanner>) {
+        child.inbox_mut().end(frames, &mut self.turn.scanner, &mut self.env.spares);
+        if self.env.draining
+            && child.state() == ChildState::Open
+            && child.hold() == Hold::None
+            && !self.watches_keys(child)
+        {
+            child.set_state(ChildState::Ending);
+        }
+        // One that stands in line has more to run, or is looked at again in any case.
+        if child.state() == ChildState::Ending && child.hold() == Hold::None && !child.is_lined_up() {
+            self.finish(child);
+        }
+        self.watch_read_ahead(child);
+        self.account_child(child);
+        self.close_if_finished(child);
+        self.let_go_if_blocked(child);
+    }
+
+    /// The driver has written to a child what it could.
+    pub(crate) fn flushed(&mut self, child: &mut Child) {
+        child.outbox_mut().retire(self.env.settings.subscriber_output_soft, &mut self.env.spares);
+        if child.hold() == Hold::OutputFull && child.outbox().unread() < limits::CHILD_OUTPUT_PAUSE / 2 {
+            self.lift(child);
+        }
+        self.watch_read_ahead(child);
+        self.account_child(child);
+        self.close_if_finished(child);
+        self.let_go_if_blocked(child);
+    }
+
+    /// Closes a child that waits for what nobody would take, once it has its earlier replies. A
+    /// request that has only just come may be answered at once, as Redis would answer it before it looks
+    /// at the end of file: it has a moment.
+    pub(crate) fn let_go_if_blocked(&mut self, child: &mut Child) {
+        if !child.has_left() || !child.outbox().is_empty() || !self.waits_in_vain(child) {
+            return;
+        }
+        let due = child.front().wait().map_or(0, |wait| wait.arrived + limits::BLOCKED_END_GRACE);
+        if due <= self.env.now {
+            self.close(child);
+        } else {
+            self.env.timers.arm(due, Timer::Child(child.key()));
+        }
+    }
+
+    /// The child ends with the event at hand. Nothing is done for it any more.
+    pub(crate) fn close(&mut self, child: &mut Child) {
+        if child.state() != ChildState::Closed {
+            self.leave_line(child);
+            child.set_state(ChildState::Closed);
+            child.set_hold(Hold::None);
+            self.env.notify(Notice::Close(child.key()));
+        }
+    }
+
+    fn waits_in_vain(&self, child: &Child) -> bool {
+        match child.hold() {
+            Hold::LeaseQueue => child.front().wait().is_some_and(|wait| wait.kind == LeaseKind::Blocking),
+            // Else those who hang up to try another password at once would fill the broker.
+            Hold::BlockingReply | Hold::AuthDelay => true,
+            _ => false,
+        }
+    }
+
+    // ---- running requests -----------------------------------------------------------------------------
+
+    /// The hold is over: the child's next request is looked at afresh.
+    pub(crate) fn lift(&mut self, child: &mut Child) {
+        child.set_hold(Hold::None);
+        self.nudge(child);
+    }
+
+    /// Has the child looked at again at the end of the event, held or not.
+    pub(crate) fn nudge(&mut self, child: &mut Child) {
+        if child.line_up() {
+            self.env.runnable.push_back(child.key());
+        }
+    }
+
+    /// One complete request of `len` bytes: skipped if it was answered while it waited, else dispatched.
+    fn run_one(&mut self, child: &mut Child, frames: &Frames<'_, Scanner>, len: usize) -> Flow {
+        if child.front().is_answered() {
+            self.front_is_done(child);
+            return Flow::Done;
+        }
+        let flow = self.dispatch(child, &frames.request(), &frames.rest()[len..]);
+        if matches!(flow, Flow::Done | Flow::DoneThrough(_)) {
+            self.request_done(child);
+        }
+        flow
+    }
+
+    fn request_done(&mut self, child: &mut Child) {
+        self.env.counters.requests += 1;
+        self.front_is_done(child);
+    }
+
+    /// Whether the child's next request may be looked at; puts it on hold when a bound is reached.
+    fn may_run(&mut self, child: &mut Child) -> bool {
+        let in_flight_max = self.env.settings.child_in_flight_max as u32;
+        if child.is_finished() || child.hold() != Hold::None || child.credit() <= 0 {
+            return false;
+        }
+        if child.sent().in_flight() >= in_flight_max {
+            child.set_hold(Hold::InFlightMax);
+        } else if child.outbox().unread() >= limits::CHILD_OUTPUT_PAUSE {
+            child.hold_for_output();
+        }
+        child.hold() == Hold::None
+    }
+
+    fn hold(&mut self, child: &mut Child, hold: Hold) {
+        child.set_hold(hold);
+        if hold == Hold::OwnReplies && child.sent().has_late() {
+            // What it waits for has been waited for long enough.
+            let patience = self.env.settings.request_timeout.max(self.env.settings.queue_timeout);
+            let until = child.front_mut().wait_until(self.env.now + patience);
+            self.env.timers.arm(until, Timer::Child(child.key()));
+        }
+    }
+
+    /// Runs no further request of this child; it is closed when its replies have left.
+    pub(crate) fn finish(&mut self, child: &mut Child) {
+        self.leave_line(child);
+        child.set_state(ChildState::Finishing);
+        child.set_hold(Hold::None);
+        child.inbox_mut().clear();
+        self.drop_topics(child);
+        self.mark_child(child);
+        if child.wants_read() {
+            self.resume(child);
+        }
+    }
+
+    /// The same at the child's own request (QUIT, or one that is none). Redis closes when the last reply has
+    /// been written; where there is none to write, it never does.
+    pub(crate) fn finish_at_request(&mut self, child: &mut Child) {
+        child.end_at_request();
+        self.finish(child);
+    }
+
+    fn close_if_finished(&mut self, child: &mut Child) {
+        if child.is_over(self.env.draining) {
+            self.close(child);
+        }
+    }
+
+    // ---- answers --------------------------------------------------------------------------------------
+
+    /// Answers the request at hand, behind everything before it; unless its child wants no reply.
+    pub(crate) fn answer(&mut self, child: &mut Child, bytes: &[u8]) {
+        if !child.session().is_muted() {
+            self.confirm(child, bytes);
+        }
+    }
+
+    /// The same for what is no reply but a push, and reaches a child under CLIENT REPLY OFF too.
+    pub(crate) fn confirm(&mut self, child: &mut Child, bytes: &[u8]) {
+        child.outbox_mut().answer(bytes, &mut self.env.spares);
+        self.mark_child(child);
+    }
+
+    /// The same with a reply so long that it had better not be copied.
+    pub(crate) fn answer_whole(&mut self, child: &mut Child, reply: Vec<u8>) {
+        if !child.session().is_muted() {
+            child.outbox_mut().answer_whole(reply, &mut self.env.spares);
+            self.mark_child(child);
+        }
+    }
+
+    /// Answers the request at hand with an error.
+    pub(crate) fn answer_error(&mut self, child: &mut Child, error: impl ErrorLine) {
+        self.env.counters.failed(error.kind(), 1);
+        let mut reply = Vec::with_capacity(128);
+        encode::error(&mut reply, error.line());
+        self.answer(child, &reply);
+    }
+
+    // ---- for the driver -------------------------------------------------------------------------------
+
+    pub(crate) fn mark_child(&mut self, child: &mut Child) {
+        if child.outbox_mut().mark() {
+            self.env.dirty_children.push(child.key());
+        }
+    }
+
+    /// The child may be read again.
+    pub(crate) fn resume(&mut self, child: &mut Child) {
+        self.env.resumed.push(child.key());
+    }
+
+    // ---- memory ---------------------------------------------------------------------------------------
+
+    /// Brings the memory total up to date with one child.
+    pub(crate) fn account_child(&mut self, child: &mut Child) {
+        let (before, now) = child.take_stock();
+        self.env.memory = self.env.memory + now - before;
+    }
+
+    /// Whether the upstream is known to answer.
+    pub(crate) fn upstream_is_up(&self) -> bool {
+        self.connections.find(self.control.lane()).is_some_and(|lane| lane.is_ready())
+    }
+}

@@ -1,0 +1,177 @@
+//! WAIT and WAITAOF. Redis counts replicas that have what *the connection* wrote last, and blocks the connection until
+//! there are enough. So a child's WAIT goes on the very lane that carried its last write, and that lane is detached
+//! meanwhile: nobody else's requests stand behind it. If the lane has been lost since, no other one can tell.
+
+use crate::base::failure::{Failure, FailureKind, Limit, Lost};
+use crate::command::CommandId;
+use crate::core::broker::Broker;
+use crate::core::child::Child;
+use crate::core::child::hold::{Hold, Wait};
+use crate::core::child::last_write::LastWrite;
+use crate::core::connection::lane::Lane;
+use crate::core::connection::role::LaneRole;
+use crate::core::connection::slot::{SlotFlags, SlotKind};
+use crate::core::keys::{LaneKey, LeaseKind};
+use crate::core::lease::state::Tenant;
+use crate::core::request::flow::Flow;
+use crate::core::shared::Shared;
+use crate::core::timers::Timer;
+use crate::resp::Request;
+
+const WRITES_LOST: Failure = Failure::Lost(Lost::LastWrite);
+
+impl Shared {
+    pub(crate) fn wait_for_replicas(
+        &mut self,
+        child: &mut Child,
+        request: &Request<'_>,
+        id: CommandId,
+    ) -> Flow {
+        let lane_key = match self.lane_of_writes(child, id) {
+            Ok(lane) => lane,
+            Err(flow) => return flow,
+        };
+        let Some(lane) = self.connections.find_mut(lane_key) else { return Flow::Gone };
+        if lane.role() == LaneRole::Lease {
+            self.send_for(child, lane_key, request.bytes, id, SlotKind::Blocking, SlotFlags::MAY_WAIT);
+            return Flow::Hold(Hold::BlockingReply);
+        }
+        lane.set_detached(true);
+        self.send_for(child, lane_key, request.bytes, id, SlotKind::Wait, SlotFlags::MAY_WAIT);
+        Flow::Hold(Hold::BlockingReply)
+    }
+
+    /// Whether a child that holds a lease has written on a shared lane since.
+    pub(crate) fn wrote_elsewhere(&self, child: &Child, lease: LaneKey) -> bool {
+        match Some(child.sent().last_write()) {
+            Some(LastWrite::On(lane, _)) => {
+                lane != lease
+                    && self.connections.find(lane).is_some_and(|lane| lane.role() == LaneRole::Shared)
+            }
+            Some(LastWrite::Lost) => true,
+            _ => false,
+        }
+    }
+
+    /// The lane that carried the child's last write, for a request that may block it; or why there is none.
+    fn lane_of_writes(&mut self, child: &mut Child, id: CommandId) -> Result<LaneKey, Flow> {
+        let lane_key = match child.sent().last_write() {
+            LastWrite::None => self.shared_lane_for(child, id, 0)?,
+            LastWrite::Lost => return Err(self.reject(child, WRITES_LOST)),
+            LastWrite::On(lane, losses) => {
+                let found = self.connections.find(lane).filter(|lane| lane.losses() == losses);
+                let elsewhere = child.sent().lane() != lane || child.lease().is_some();
+                match found.filter(|lane| lane.is_ready()) {
+                    Some(_) if child.is_under_way() && elsewhere => {
+                        return Err(Flow::Hold(Hold::OwnReplies));
+                    }
+                    Some(_) => lane,
+                    _ => return Err(self.reject(child, WRITES_LOST)),
+                }
+            }
+        };
+        if !self.may_detach(lane_key) || !self.lend_for_wait(child, lane_key) {
+            return Err(self.wait_for_lane(child));
+        }
+        child.sent_mut().set_lane(lane_key);
+        Ok(lane_key)
+    }
+
+    /// Whether a shared lane may be blocked now. Nobody else's WAIT is on it, and not too many are: each one has
+    /// the others' requests go on a connection more.
+    fn may_detach(&self, key: LaneKey) -> bool {
+        let Some(lane) = self.connections.find(key) else { return false };
+        let detached = self.connections.lanes().filter(|(_, lane)| lane.is_detached()).count();
+        lane.role() == LaneRole::Lease
+            || (!lane.is_detached() && detached < self.env.settings.leases_session_max)
+    }
+
+    /// A leased lane that has been given back is lent once more to the child whose write it carried.
+    fn lend_for_wait(&mut self, child: &mut Child, lane_key: LaneKey) -> bool {
+        let Some(lane) = self.connections.find(lane_key) else { return false };
+        if lane.role() != LaneRole::Lease {
+            return true;
+        }
+        let pool = lane.pool();
+        let in_use = self.leases.lent(LeaseKind::Blocking);
+        let full = in_use >= LeaseKind::Blocking.cap(&self.env.settings);
+        if full || !self.connections.take_idle_lane(pool, lane_key) {
+            return false;
+        }
+        child.set_lease(self.leases.lend(
+            &mut self.connections,
+            &self.env,
+            lane_key,
+            Tenant::of(child),
+            LeaseKind::Blocking,
+            None,
+        ));
+        true
+    }
+
+    /// Until the lane is free, or for `lease_wait_timeout`.
+    fn wait_for_lane(&mut self, child: &mut Child) -> Flow {
+        let now = self.env.now;
+        let begun = Wait::new(LeaseKind::Session, now);
+        let due = child.front_mut().waits_since(begun) + self.env.settings.lease_wait_timeout;
+        if due <= now {
+            return self.wait_lane_over(child);
+        }
+        self.env.timers.arm(due, Timer::Child(child.key()));
+        self.connections.wait_for_lane(child.key());
+        Flow::Hold(Hold::WriteLane)
+    }
+
+    /// The lane was not free in time.
+    pub(crate) fn wait_lane_over(&mut self, child: &mut Child) -> Flow {
+        let after_ms = self.env.settings.lease_wait_timeout;
+        self.reject(child, Failure::Limited(Limit::LastWriteBusy { after_ms }))
+    }
+
+    /// A WAIT has been answered: the lane is shared again.
+    pub(crate) fn wait_answered(&mut self, lane: LaneKey) {
+        if let Some(lane) = self.connections.find_mut(lane) {
+            lane.set_detached(false);
+        }
+        self.connections.wake_lane_waiters(&mut self.env);
+    }
+
+    /// A write of a child has been answered, or will not be.
+    pub(crate) fn note_write(
+        &mut self,
+        child: &mut Child,
+        lane: LaneKey,
+        frame: &[u8],
+        failure: Option<&Failure>,
+    ) {
+        let kind = match failure {
+            Some(failure) => failure.kind(),
+            // The upstream may be another broker.
+            None => frame.strip_prefix(b"-").and_then(FailureKind::of_line),
+        };
+        match self.connections.find(lane) {
+            _ if kind == Some(FailureKind::Lost) => child.sent_mut().set_last_write(LastWrite::Lost),
+            Some(now) if now.is_counted() => {
+                child.sent_mut().set_last_write(LastWrite::On(lane, now.losses()));
+            }
+            // It was never sent.
+            _ => {}
+        }
+    }
+}
+
+impl Broker {
+    /// Closes lanes that are blocked for a child that has died: its WAIT may have been for ever.
+    pub(crate) fn close_orphaned_waits(&mut self) {
+        for key in self.shared.connections.keys() {
+            let front =
+                self.shared.connections.find(key).filter(|lane| lane.is_detached()).and_then(Lane::front);
+            let orphaned = front
+                .is_some_and(|slot| slot.kind == SlotKind::Wait && self.children.get(slot.child).is_none());
+            if orphaned {
+                self.shared.lane_lost(key, "blocked by the WAIT of a child that has died");
+                self.shared.connections.wake_lane_waiters(&mut self.shared.env);
+            }
+        }
+    }
+}

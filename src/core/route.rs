@@ -1,0 +1,379 @@
+//! Which way a request goes: one pure function of what its child is in and of what the command table says. Owns that
+//! decision, and the order of its cases, which is Redis' own. Never looks at a child, a lane or a setting, and carries
+//! nothing out: `request::dispatch` does. The test prints the whole function as a table.
+
+use crate::command::{Blocking, Family, Local, Pin, Route, Subscribe, Transaction as Command, texts};
+use crate::core::connection::slot::SlotKind;
+use crate::core::keys::LeaseKind;
+
+/// What the child's requests run in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Context {
+    /// Nothing: it shares connections.
+    Shared,
+    /// A MULTI that the broker queues.
+    QueuedMulti,
+    /// A lease for longer than one command.
+    Lease,
+    /// A MULTI that is open on its leased lane.
+    LeasedMulti,
+}
+
+/// What the way of a request depends on, beside its command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Facts {
+    pub(crate) context: Context,
+    /// It speaks RESP2 and has shared subscriptions.
+    pub(crate) listens_resp2: bool,
+    /// It speaks RESP2 and has subscriptions on its leased lane.
+    pub(crate) lease_listens_resp2: bool,
+    /// The connection that watched its keys was lost.
+    pub(crate) watch_lost: bool,
+    /// CLIENT TRACKING is on.
+    pub(crate) tracks: bool,
+    /// Of a (un)subscription: it is to be a shared one.
+    pub(crate) shares_topics: bool,
+    /// Of a WAIT: the last write went on another lane than the leased one.
+    pub(crate) wrote_elsewhere: bool,
+}
+
+impl Facts {
+    /// Whether its requests go on a leased lane.
+    pub(crate) fn is_on_lease(&self) -> bool {
+        matches!(self.context, Context::Lease | Context::LeasedMulti)
+    }
+}
+
+/// The way of one request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// On a shared lane.
+    Share,
+    /// The broker answers.
+    Local(Local),
+    /// Not through a shared broker.
+    Refuse,
+    /// An error; an open MULTI is spoilt by it.
+    Reject(&'static str),
+    /// An error that does not spoil an open MULTI.
+    AnswerError(&'static str),
+    /// A RESP2 subscriber may not say this.
+    RejectListener,
+    /// The same of EXEC, which forgets the watched keys all the same.
+    RejectListenerExec,
+    /// The same on a leased lane.
+    RejectLeasedExec,
+    /// The broker has no way to run this in a MULTI.
+    RejectInMulti,
+    /// A leased lane until the reply.
+    Block(Option<Blocking>),
+    /// The lane of the last write, until enough replicas have it.
+    Replicas,
+    /// The control connection.
+    Control,
+    /// A lease is taken, and the request goes on with it.
+    Borrow(LeaseKind),
+    /// Shared subscriptions change.
+    Topics(Subscribe),
+    /// There is no subscription to leave.
+    LeaveNothing(Family),
+    /// MULTI: queued here or on a leased lane.
+    Multi,
+    /// WATCH behind watched keys that are lost: OK, and EXEC will answer null.
+    WatchLost,
+    /// UNWATCH where nothing is watched.
+    UnwatchNothing,
+    /// Into the MULTI that the broker queues; Redis runs a placeholder for what the broker answers.
+    Queue(Option<Local>),
+    /// The queued MULTI moves to a leased lane, for SELECT.
+    Escalate,
+    ExecQueued,
+    DiscardQueued,
+    /// On the leased lane.
+    Leased(Leased),
+}
+
+/// What a request does on its child's leased lane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Leased {
+    /// Its reply comes soon.
+    Send(SlotKind),
+    /// Its reply may take as long as it likes.
+    Wait,
+    Subscribe(Subscribe),
+    Pin(Pin),
+    Select,
+    Multi,
+    Unwatch,
+    Exec,
+    Discard,
+    /// Redis queues it, or a placeholder for what the broker answers.
+    Queue(Option<Local>),
+    /// Redis queues the SELECT.
+    QueueSelect,
+}
+
+/// Which way a command goes.
+pub(crate) fn way(facts: &Facts, route: Route, no_multi: bool) -> Way {
+    if facts.listens_resp2 && !is_said_while_listening(route) {
+        let is_exec = route == Route::Transaction(Command::Exec);
+        return if is_exec { Way::RejectListenerExec } else { Way::RejectListener };
+    }
+    match facts.context {
+        Context::Shared => shared(facts, route),
+        Context::QueuedMulti => queued(route, no_multi),
+        Context::Lease => leased(facts, route),
+        Context::LeasedMulti => leased_multi(facts, route, no_multi),
+    }
+}
+
+/// What Redis lets a RESP2 subscriber say. A command that is refused anyway is refused as such.
+fn is_said_while_listening(route: Route) -> bool {
+    use Local::{Ping, Quit, Reset, SubscriberPing};
+    matches!(route, Route::Subscribe(_) | Route::Local(Ping | SubscriberPing | Quit | Reset) | Route::Refused)
+}
+
+fn shared(facts: &Facts, route: Route) -> Way {
+    match route {
+        Route::Shared => Way::Share,
+        Route::Local(local) => Way::Local(local),
+        Route::Refused => Way::Refuse,
+        Route::Blocking(blocking) => Way::Block(Some(blocking)),
+        Route::Dedicated => Way::Block(None),
+        Route::Replicas => Way::Replicas,
+        Route::Control => Way::Control,
+        Route::Transaction(Command::Multi) => Way::Multi,
+        Route::Transaction(Command::Exec) => Way::Reject(texts::EXEC_WITHOUT_MULTI),
+        Route::Transaction(Command::Discard) => Way::Reject(texts::DISCARD_WITHOUT_MULTI),
+        Route::Transaction(Command::Unwatch) => Way::UnwatchNothing,
+        Route::Transaction(Command::Watch) if facts.watch_lost => Way::WatchLost,
+        Route::Transaction(Command::Watch) => Way::Borrow(LeaseKind::Transaction),
+        Route::Pin(_) => Way::Borrow(LeaseKind::Session),
+        Route::Subscribe(change) if facts.shares_topics => Way::Topics(change),
+        Route::Subscribe(change) if change.leave => Way::LeaveNothing(change.family),
+        Route::Subscribe(_) => Way::Borrow(LeaseKind::Session),
+    }
+}
+
+fn queued(route: Route, no_multi: bool) -> Way {
+    match route {
+        Route::Transaction(Command::Exec) => Way::ExecQueued,
+        Route::Transaction(Command::Discard) => Way::DiscardQueued,
+        Route::Transaction(Command::Multi) => Way::AnswerError(texts::MULTI_NESTED),
+        Route::Transaction(Command::Watch) => Way::AnswerError(texts::WATCH_INSIDE_MULTI),
+        Route::Local(local @ (Local::Quit | Local::Reset)) => Way::Local(local),
+        Route::Refused => Way::Refuse,
+        _ if no_multi => Way::Reject(texts::NOT_INSIDE_MULTI),
+        route if !may_be_queued(route) => Way::RejectInMulti,
+        Route::Local(Local::Select) => Way::Escalate,
+        route => Way::Queue(answered_here(route)),
+    }
+}
+
+fn leased(facts: &Facts, route: Route) -> Way {
+    match route {
+        Route::Replicas if !facts.lease_listens_resp2 && facts.wrote_elsewhere => Way::Replicas,
+        Route::Refused => Way::Refuse,
+        Route::Local(local @ (Local::Quit | Local::Reset)) => Way::Local(local),
+        Route::Subscribe(change) if facts.shares_topics => Way::Topics(change),
+        Route::Subscribe(change) => Way::Leased(Leased::Subscribe(change)),
+        Route::Blocking(_) | Route::Dedicated | Route::Replicas => Way::Leased(Leased::Wait),
+        // Redis itself says what a RESP2 subscriber may not do.
+        Route::Transaction(Command::Exec) if facts.lease_listens_resp2 => Way::RejectLeasedExec,
+        _ if facts.lease_listens_resp2 => Way::Leased(Leased::Send(SlotKind::Relay)),
+        Route::Pin(pin) => Way::Leased(Leased::Pin(pin)),
+        Route::Local(Local::ClientCaching) if facts.tracks => Way::Leased(Leased::Send(SlotKind::Caching)),
+        Route::Local(Local::ClientTrackinginfo) if facts.tracks => {
+            Way::Leased(Leased::Send(SlotKind::TrackingInfo))
+        }
+        Route::Local(Local::Select) => Way::Leased(Leased::Select),
+        Route::Local(local) => Way::Local(local),
+        Route::Transaction(Command::Watch) if facts.watch_lost => Way::WatchLost,
+        Route::Transaction(Command::Watch) => Way::Leased(Leased::Send(SlotKind::Watch)),
+        Route::Transaction(Command::Multi) if facts.watch_lost => Way::Multi,
+        Route::Transaction(Command::Multi) => Way::Leased(Leased::Multi),
+        Route::Transaction(Command::Unwatch) => Way::Leased(Leased::Unwatch),
+        // Without MULTI, Redis refuses them and nothing changes.
+        Route::Transaction(Command::Exec | Command::Discard) | Route::Shared | Route::Control => {
+            Way::Leased(Leased::Send(SlotKind::Relay))
+        }
+    }
+}
+
+fn leased_multi(facts: &Facts, route: Route, no_multi: bool) -> Way {
+    match route {
+        Route::Transaction(Command::Exec) => Way::Leased(Leased::Exec),
+        Route::Transaction(Command::Discard) => Way::Leased(Leased::Discard),
+        Route::Transaction(Command::Multi | Command::Watch) => Way::Leased(Leased::Send(SlotKind::Relay)),
+        Route::Local(local @ (Local::Quit | Local::Reset)) => Way::Local(local),
+        Route::Refused => Way::Refuse,
+        _ if no_multi => Way::Reject(texts::NOT_INSIDE_MULTI),
+        // The lane is the child's own, and Redis knows what it means there.
+        Route::Local(Local::ClientCaching) if facts.tracks => Way::Leased(Leased::Queue(None)),
+        route if !may_be_queued(route) => Way::RejectInMulti,
+        Route::Local(Local::Select) => Way::Leased(Leased::QueueSelect),
+        route => Way::Leased(Leased::Queue(answered_here(route))),
+    }
+}
+
+/// Whether a command can be queued: one that the broker answers must be answerable as late as at EXEC.
+fn may_be_queued(route: Route) -> bool {
+    use Local::{
+        ClientCaching, ClientKill, ClientNoTouch, ClientReply, ClientTrackinginfo, ClientUnblock, Hello,
+    };
+    !matches!(
+        route,
+        Route::Subscribe(_)
+            | Route::Pin(_)
+            | Route::Local(
+                Hello
+                    | ClientReply
+                    | ClientKill
+                    | ClientUnblock
+                    | ClientNoTouch
+                    | ClientCaching
+                    | ClientTrackinginfo
+            )
+    )
+}
+
+/// What a queued command is for the broker, if Redis must not run it.
+fn answered_here(route: Route) -> Option<Local> {
+    match route {
+        Route::Local(local) if !runs_in_a_block(route) => Some(local),
+        _ => None,
+    }
+}
+
+/// Whether Redis may run the command inside a transaction block on a shared lane, and the reply be the child's. Blocking
+/// commands do not block there; UNWATCH does nothing.
+pub(crate) fn runs_in_a_block(route: Route) -> bool {
+    match route {
+        Route::Shared | Route::Blocking(_) | Route::Dedicated | Route::Replicas | Route::Control => true,
+        Route::Local(local) => matches!(local, Local::Ping | Local::Echo),
+        Route::Transaction(command) => command == Command::Unwatch,
+        Route::Subscribe(_) | Route::Pin(_) | Route::Refused => false,
+    }
+}
+
+/// Whether a request may stand on a shared lane: nothing may that changes the connection, or keeps it for longer than its
+/// turn. In a transaction block Redis lets nothing block. `detached`: the lane is kept for it.
+pub(crate) fn may_be_shared(route: Route, changes_connection: bool, in_block: bool, detached: bool) -> bool {
+    match route {
+        // A refused command may have been queued before it was refused; it is no worse than what is shared.
+        Route::Shared | Route::Refused => !changes_connection,
+        Route::Local(Local::Ping | Local::Echo) | Route::Transaction(Command::Exec) => true,
+        Route::Transaction(Command::Multi | Command::Unwatch) => in_block,
+        Route::Replicas => in_block || detached,
+        Route::Blocking(_) | Route::Dedicated | Route::Control => in_block,
+        Route::Local(_) | Route::Transaction(_) | Route::Subscribe(_) | Route::Pin(_) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::TimeoutUnit;
+    use std::fmt::Write;
+
+    const NOTHING: Facts = Facts {
+        context: Context::Shared,
+        listens_resp2: false,
+        lease_listens_resp2: false,
+        watch_lost: false,
+        tracks: false,
+        shares_topics: false,
+        wrote_elsewhere: false,
+    };
+
+    /// What a child can be in, as far as it makes a difference.
+    fn situations() -> Vec<(&'static str, Facts)> {
+        let lease = Facts { context: Context::Lease, ..NOTHING };
+        let multi = Facts { context: Context::LeasedMulti, ..NOTHING };
+        vec![
+            ("nothing", NOTHING),
+            ("nothing, pubsub=shared", Facts { shares_topics: true, ..NOTHING }),
+            ("watch lost", Facts { watch_lost: true, ..NOTHING }),
+            ("RESP2 listener", Facts { listens_resp2: true, shares_topics: true, ..NOTHING }),
+            ("queued MULTI", Facts { context: Context::QueuedMulti, ..NOTHING }),
+            ("lease", lease),
+            ("lease, pubsub=shared", Facts { shares_topics: true, ..lease }),
+            ("lease, watch lost", Facts { watch_lost: true, ..lease }),
+            ("lease, tracking", Facts { tracks: true, ..lease }),
+            ("lease, written elsewhere", Facts { wrote_elsewhere: true, ..lease }),
+            ("lease, RESP2 listener", Facts { lease_listens_resp2: true, tracks: true, ..lease }),
+            ("leased MULTI", multi),
+            ("leased MULTI, tracking", Facts { tracks: true, ..multi }),
+        ]
+    }
+
+    fn commands() -> Vec<(&'static str, Route, bool)> {
+        let subscribe = |leave| Route::Subscribe(Subscribe { family: Family::Channel, leave });
+        let blocking = Route::Blocking(Blocking { timeout: 2, unit: TimeoutUnit::Seconds });
+        vec![
+            ("GET", Route::Shared, false),
+            ("SHUTDOWN, not in MULTI", Route::Shared, true),
+            ("PING", Route::Local(Local::Ping), false),
+            ("PING, by the upstream", Route::Local(Local::SubscriberPing), false),
+            ("ECHO", Route::Local(Local::Echo), false),
+            ("CLIENT ID", Route::Local(Local::ClientId), false),
+            ("CLIENT REPLY", Route::Local(Local::ClientReply), false),
+            ("CLIENT CACHING", Route::Local(Local::ClientCaching), false),
+            ("CLIENT TRACKINGINFO", Route::Local(Local::ClientTrackinginfo), false),
+            ("SELECT", Route::Local(Local::Select), false),
+            ("HELLO", Route::Local(Local::Hello), false),
+            ("QUIT", Route::Local(Local::Quit), false),
+            ("RESET", Route::Local(Local::Reset), false),
+            ("MULTI", Route::Transaction(Command::Multi), false),
+            ("EXEC", Route::Transaction(Command::Exec), false),
+            ("DISCARD", Route::Transaction(Command::Discard), false),
+            ("WATCH", Route::Transaction(Command::Watch), true),
+            ("UNWATCH", Route::Transaction(Command::Unwatch), false),
+            ("BLPOP", blocking, false),
+            ("EVAL, leased", Route::Dedicated, false),
+            ("WAIT", Route::Replicas, false),
+            ("SUBSCRIBE", subscribe(false), true),
+            ("UNSUBSCRIBE", subscribe(true), true),
+            ("CLIENT TRACKING", Route::Pin(Pin::Tracking), false),
+            ("SCRIPT KILL", Route::Control, false),
+            ("SYNC", Route::Refused, true),
+        ]
+    }
+
+    /// Every way of every command, with the situations in which it goes that way.
+    fn table() -> String {
+        let mut out = String::new();
+        for (name, route, no_multi) in commands() {
+            let mut ways: Vec<(Way, Vec<&str>)> = Vec::new();
+            for (situation, facts) in situations() {
+                let way = way(&facts, route, no_multi);
+                match ways.iter_mut().find(|(known, _)| *known == way) {
+                    Some((_, situations)) => situations.push(situation),
+                    None => ways.push((way, vec![situation])),
+                }
+            }
+            let _ = writeln!(out, "{name}");
+            for (way, situations) in ways {
+                let _ = writeln!(out, "    {way:?}\n        {}", situations.join(" | "));
+            }
+        }
+        out
+    }
+
+    #[test]
+    fn every_command_goes_the_way_that_the_table_shows() {
+        let table = table();
+        assert!(table == include_str!("route.txt"), "src/core/route.txt is not this:\n{table}");
+    }
+
+    /// Nothing that changes a connection, or keeps it, gets on one that is shared.
+    #[test]
+    fn a_shared_connection_carries_nothing_that_lasts() {
+        for (name, route, _) in commands() {
+            if way(&NOTHING, route, false) == Way::Share {
+                assert!(may_be_shared(route, false, false, false), "{name}");
+            }
+            assert!(!matches!(way(&NOTHING, route, false), Way::Leased(_)), "{name}: there is no lease");
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! What all children share: connections, leases, users, subscriptions, and what is known of the upstream. A function
+//! that serves one child has that child and this, so it can touch no other child: what others are to hear is a notice
+//! (`core::notice`), which the broker delivers once the child at hand is done.
+
+use crate::base::clock::Millis;
+use crate::config::{Settings, Upstream};
+use crate::core::connection::Connections;
+use crate::core::env::{Env, Turn};
+use crate::core::lease::leases::Leases;
+use crate::core::pubsub::hubs::Hubs;
+use crate::core::questions::commands::Commands;
+use crate::core::questions::control::Control;
+use crate::core::questions::probe::Probe;
+use crate::core::questions::rights::ScriptRights;
+use crate::core::questions::work::Work;
+use crate::core::user::users::Users;
+
+/// What all children share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) turn: Turn,
+    pub(crate) env: Env,
+    pub(crate) connections: Connections,
+    pub(crate) control: Control,
+    pub(crate) commands: Commands,
+    pub(crate) script_rights: ScriptRights,
+    pub(crate) probe: Probe,
+    pub(crate) users: Users,
+    pub(crate) leases: Leases,
+    pub(crate) hubs: Hubs,
+    pub(crate) work: Work,
+}
+
+impl Shared {
+    pub(crate) fn new(settings: Settings, upstream: Upstream, rng: fastrand::Rng, now: Millis) -> Self {
+        Shared {
+            users: Users::new(settings.auth),
+            env: Env::new(settings, upstream, rng, now),
+            turn: Turn::new(),
+            connections: Connections::default(),
+            control: Control::default(),
+            commands: Commands::default(),
+            script_rights: ScriptRights::default(),
+            probe: Probe::default(),
+            leases: Leases::default(),
+            hubs: Hubs::default(),
+            work: Work::default(),
+        }
+    }
+}

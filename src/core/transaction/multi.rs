@@ -1,0 +1,277 @@
+//! MULTI and EXEC. A transaction that arrives whole goes upstream as it is; one that arrives command by
+//! command is queued here and sent as one block at EXEC. Either way the block stands contiguous on one
+//! shared lane, so that Redis runs it as if its child were alone. Only what cannot be queued here (SELECT,
+//! `transactions = leased`) opens its MULTI on a leased lane.
+
+use crate::base::failure::{Failure, Limit};
+use crate::command::{
+    CommandId, Local, NO_COMMAND, Route, Transaction as TransactionCommand, Verdict, texts,
+};
+use crate::config::value::Transactions;
+use crate::core::child::Child;
+use crate::core::child::hold::Hold;
+use crate::core::child::session::ReplyMode;
+use crate::core::connection::slot::{SlotFlags, SlotKind};
+use crate::core::keys::{LaneKey, LeaseKind};
+use crate::core::lease::waiting::Want;
+use crate::core::request::flow::{Decided, Flow};
+use crate::core::route::runs_in_a_block;
+use crate::core::shared::Shared;
+use crate::core::transaction::state::{Block, ExecOutcome};
+use crate::resp::frame::FrameLimits;
+use crate::resp::{Request, Scan, Scanner, encode};
+
+/// What Redis runs in the place of a command the broker answers itself.
+const PLACEHOLDER: &[u8] = b"*1\r\n$4\r\nPING\r\n";
+
+const DISCARD: &[u8] = b"*1\r\n$7\r\nDISCARD\r\n";
+
+const QUEUED: &[u8] = b"+QUEUED\r\n";
+
+impl Shared {
+    pub(crate) fn begin_multi(
+        &mut self,
+        child: &mut Child,
+        request: &Request<'_>,
+        decided: Decided,
+        rest: &[u8],
+    ) -> Flow {
+        if let Err(flow) = self.may_multi(child) {
+            return flow;
+        }
+        let watch_lost = child.session().transaction.is_watch_lost();
+        // One whose watched keys are lost is only queued here: its EXEC is null whatever is in it.
+        if self.env.settings.transactions == Transactions::Leased && !watch_lost {
+            return match self.lease_for(child, LeaseKind::Transaction, Want::default) {
+                Ok(lane) => self.on_lease(child, request, decided, lane),
+                Err(flow) => flow,
+            };
+        }
+        // Of a block whose MULTI alone is to go unanswered each command is looked at by itself.
+        let skips =
+            self.work.is_busy() || child.session().replies == ReplyMode::Skip || child.session().debugs;
+        if !watch_lost
+            && !skips
+            && let Some((block, consumed)) = self.whole_block(child, request, decided.id, rest)
+        {
+            let last = block.commands.last().map_or(0, |(id, _)| *id);
+            return match self.shared_lane_for(child, last, block.bytes.len()) {
+                Ok(lane) => {
+                    child.set_last_command(block.commands.last().map(|(id, _)| *id));
+                    self.send_block(child, lane, &block, SlotKind::Relay, SlotKind::Relay);
+                    Flow::DoneThrough(consumed)
+                }
+                Err(flow) => flow,
+            };
+        }
+        child.session_mut().transaction.begin_here(decided.id, request.bytes);
+        self.answer(child, b"+OK\r\n");
+        Flow::Done
+    }
+
+    /// MULTI up to EXEC, if all of it has arrived and nothing in it needs the broker; and how many bytes of the input
+    /// behind MULTI that are.
+    fn whole_block(
+        &self,
+        child: &Child,
+        multi: &Request<'_>,
+        id: CommandId,
+        rest: &[u8],
+    ) -> Option<(Block, usize)> {
+        let table = self.commands.table()?;
+        let frame_limits = FrameLimits { request_max: self.request_max(), authenticated: true };
+        let (mut block, mut consumed) = (Block::default(), 0);
+        block.push(id, multi.bytes);
+        let mut scanner = Scanner::default();
+        loop {
+            match scanner.scan(rest.get(consumed..)?, &frame_limits) {
+                Scan::Empty { len } => consumed += len,
+                Scan::Frame { len } => {
+                    let request = scanner.request(&rest[consumed..]);
+                    if self.may_be_too_long(&request) {
+                        return None;
+                    }
+                    let Verdict::Known(known) = table.classify(&request) else { return None };
+                    block.push(known.id, request.bytes);
+                    consumed += len;
+                    match known.route {
+                        _ if self.is_denied(child, known.id) => return None,
+                        _ if self.judged_script(child, known.id).is_some() => return None,
+                        Route::Transaction(TransactionCommand::Exec) if known.arity_ok => {
+                            return Some((block, consumed));
+                        }
+                        route
+                            if known.no_multi || !runs_in_a_block(self.route_as(child, known.id, route)) =>
+                        {
+                            return None;
+                        }
+                        _ => {}
+                    }
+                }
+                Scan::NeedMore { .. } | Scan::Error { .. } => return None,
+            }
+            scanner.reset();
+        }
+    }
+
+    /// Writes a transaction contiguously: nothing can come between, and it lives or dies as one.
+    fn send_block(
+        &mut self,
+        child: &mut Child,
+        lane: LaneKey,
+        block: &Block,
+        inner: SlotKind,
+        last: SlotKind,
+    ) {
+        let mut start = 0;
+        for (index, (id, end)) in block.commands.iter().enumerate() {
+            let is_last = index + 1 == block.commands.len();
+            let (kind, flags) = if is_last { (last, SlotFlags::NONE) } else { (inner, SlotFlags::UNIT) };
+            self.send_for(child, lane, &block.bytes[start..*end], *id, kind, flags);
+            start = *end;
+        }
+    }
+
+    // ---- queued here ----------------------------------------------------------------------------------
+
+    /// Takes a command into the MULTI that is queued here. Redis runs a placeholder for what the broker answers.
+    pub(crate) fn queue_command(
+        &mut self,
+        child: &mut Child,
+        request: &Request<'_>,
+        id: CommandId,
+        local: Option<Local>,
+    ) -> Flow {
+        match local {
+            Some(local) => {
+                let argv = request.args().map(<[u8]>::to_vec).collect();
+                self.queue_bytes(child, id, PLACEHOLDER, Some((local, argv)))
+            }
+            None => self.queue_bytes(child, id, request.bytes, None),
+        }
+    }
+
+    fn queue_bytes(
+        &mut self,
+        child: &mut Child,
+        id: CommandId,
+        bytes: &[u8],
+        local: Option<(Local, Vec<Vec<u8>>)>,
+    ) -> Flow {
+        let max_bytes = self.env.settings.transaction_max;
+        if !child.session_mut().transaction.queue(id, bytes, local, max_bytes) {
+            return self.reject(child, Failure::Limited(Limit::Transaction { max_bytes }));
+        }
+        self.answer(child, QUEUED);
+        Flow::Done
+    }
+
+    /// EXEC of a MULTI that is queued here.
+    pub(crate) fn exec_queued(&mut self, child: &mut Child, request: &Request<'_>, id: CommandId) -> Flow {
+        let len = match child.session().transaction.exec_outcome() {
+            ExecOutcome::Send(len) => len,
+            outcome => {
+                child.session_mut().transaction.end();
+                return self.answer_unsent_exec(child, outcome);
+            }
+        };
+        let lane = match self.shared_lane_for(child, id, len) {
+            Ok(lane) => lane,
+            Err(flow) => return flow,
+        };
+        // As typed: where EXEC is renamed, another name would leave the lane inside MULTI.
+        let (block, has_answers) = child.session_mut().transaction.exec_here(id, request.bytes);
+        self.send_block(child, lane, &block, SlotKind::Swallow, SlotKind::Exec);
+        // What the broker answers itself may change the session: nothing may run before it has.
+        if has_answers { Flow::Hold(Hold::Reply) } else { Flow::Done }
+    }
+
+    fn answer_unsent_exec(&mut self, child: &mut Child, outcome: ExecOutcome) -> Flow {
+        match outcome {
+            ExecOutcome::Aborted(Some(reason)) => self.answer_error(child, texts::exec_aborted(&reason)),
+            ExecOutcome::Aborted(None) => self.answer_error(child, texts::EXECABORT_PREVIOUS),
+            ExecOutcome::WatchLost => self.answer_null_array(child),
+            ExecOutcome::Empty | ExecOutcome::Send(_) => self.answer(child, b"*0\r\n"),
+        }
+        Flow::Done
+    }
+
+    /// A rejected EXEC leaves MULTI and says why in a form of its own.
+    pub(crate) fn reject_exec(&mut self, child: &mut Child, request: &Request<'_>, text: &str) -> Flow {
+        let Some(lease) = child.lease() else {
+            child.session_mut().transaction.end();
+            self.answer_error(child, texts::exec_aborted(text));
+            return Flow::Done;
+        };
+        // Redis leaves MULTI and forgets the watched keys with it, so it must be the one to say so.
+        child.session_mut().transaction.exec_rejected();
+        self.send_for(child, lease.lane, request.bytes, NO_COMMAND, SlotKind::Exec, SlotFlags::NONE);
+        Flow::Hold(Hold::Reply)
+    }
+
+    pub(crate) fn reject_in_multi(&mut self, child: &mut Child, id: CommandId) -> Flow {
+        let name = self.commands.name(id);
+        let name = name.replace('|', " ").to_uppercase();
+        self.reject(child, format!("ERR {name} inside MULTI is not supported by the broker"))
+    }
+
+    pub(crate) fn answer_null_array(&mut self, child: &mut Child) {
+        let mut reply = Vec::new();
+        encode::null_array(&mut reply, child.session().proto);
+        self.answer(child, &reply);
+    }
+
+    // ---- on a leased lane -----------------------------------------------------------------------------
+
+    /// SELECT inside MULTI must never reach a shared lane: the transaction moves to a leased one, with all
+    /// that was queued so far.
+    pub(crate) fn escalate(&mut self, child: &mut Child, request: &Request<'_>, decided: Decided) -> Flow {
+        if child.session().transaction.is_spoilt() {
+            // It will not be executed anyway.
+            return self.queue_bytes(child, decided.id, PLACEHOLDER, None);
+        }
+        let lane = match self.lease_for(child, LeaseKind::Transaction, Want::default) {
+            Ok(lane) => lane,
+            Err(flow) => return flow,
+        };
+        let block = child.session_mut().transaction.move_to_lease().unwrap_or_default();
+        self.send_block(child, lane, &block, SlotKind::Swallow, SlotKind::Swallow);
+        self.on_lease(child, request, decided, lane)
+    }
+
+    /// Redis queues a command of a MULTI that is open on a leased lane, or a placeholder for what the broker answers.
+    pub(crate) fn queue_leased(
+        &mut self,
+        child: &mut Child,
+        request: &Request<'_>,
+        id: CommandId,
+        local: Option<Local>,
+        lane: LaneKey,
+    ) -> Flow {
+        let max_bytes = self.env.settings.transaction_max;
+        let bytes = if local.is_some() { PLACEHOLDER } else { request.bytes };
+        let local = local.map(|local| (local, request.args().map(<[u8]>::to_vec).collect()));
+        if !child.session_mut().transaction.queue_leased(local, max_bytes) {
+            return self.reject(child, Failure::Limited(Limit::Transaction { max_bytes }));
+        }
+        self.send_for(child, lane, bytes, id, SlotKind::Relay, SlotFlags::NONE);
+        Flow::Done
+    }
+
+    /// EXEC of a MULTI that is open on a leased lane.
+    pub(crate) fn exec_leased(
+        &mut self,
+        child: &mut Child,
+        request: &Request<'_>,
+        id: CommandId,
+        lane: LaneKey,
+    ) -> Flow {
+        let (bytes, kind) = if child.session_mut().transaction.exec_leased() {
+            (request.bytes, SlotKind::Exec)
+        } else {
+            (DISCARD, SlotKind::AbortedExec)
+        };
+        self.send_for(child, lane, bytes, id, kind, SlotFlags::NONE);
+        Flow::Hold(Hold::Reply)
+    }
+}

@@ -1,0 +1,383 @@
+//! One child's transaction: the MULTI that is open, wherever its commands are queued, whether keys it has watched are
+//! lost, and what each EXEC under way will mean here. Owns every change of these; sends nothing and answers nothing.
+
+use crate::command::{CommandId, Local, Transaction as TransactionCommand};
+use crate::resp::{Request, reply};
+use std::collections::VecDeque;
+
+/// Whether a request, by its usual name, is one that leaves MULTI.
+pub(crate) fn end_of_multi(request: &Request<'_>) -> Option<TransactionCommand> {
+    match request.arg(0).to_ascii_uppercase().as_slice() {
+        b"EXEC" if request.argc() == 1 => Some(TransactionCommand::Exec),
+        b"DISCARD" if request.argc() == 1 => Some(TransactionCommand::Discard),
+        _ => None,
+    }
+}
+
+/// Bytes that a kept argument costs beside its own: its place in the list, and the allocator's.
+const KEPT_ARGUMENT_BYTES: usize = size_of::<Vec<u8>>() + 16;
+
+/// Requests that are written together: MULTI first.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Block {
+    pub(super) bytes: Vec<u8>,
+    /// For each request its command, and where it ends in `bytes`.
+    pub(super) commands: Vec<(CommandId, usize)>,
+}
+
+impl Block {
+    pub(super) fn push(&mut self, id: CommandId, request: &[u8]) {
+        self.bytes.extend_from_slice(request);
+        self.commands.push((id, self.bytes.len()));
+    }
+}
+
+/// Where the commands of a MULTI are queued.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+enum Multi {
+    /// None is open.
+    #[default]
+    None,
+    /// Here; at EXEC they are sent as one contiguous block on a shared lane.
+    Here(Box<Queued>),
+    /// In Redis, on a leased lane.
+    Leased(Box<Queued>),
+}
+
+/// The commands of an open MULTI.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+struct Queued {
+    /// Empty while Redis queues them.
+    block: Block,
+    /// Bytes of the arguments kept in `after.local`.
+    local_bytes: usize,
+    /// A command was rejected: EXEC must abort.
+    spoilt: bool,
+    /// `transaction_max` was reached: nothing more is taken.
+    full: bool,
+    /// Why EXEC must abort, where the broker knows a better reason than "previous errors".
+    abort_reason: Option<String>,
+    after: AfterExec,
+}
+
+impl Queued {
+    /// Whether `bytes` more for the upstream and `argv` kept here fit under `max_bytes`. Nothing is taken any more once
+    /// something did not.
+    fn admit(&mut self, bytes: usize, local: Option<&(Local, Vec<Vec<u8>>)>, max_bytes: usize) -> bool {
+        let kept = local.map_or(0, |(_, argv)| argv.iter().map(|arg| arg.len() + KEPT_ARGUMENT_BYTES).sum());
+        self.full |= self.block.bytes.len() + self.local_bytes + bytes + kept > max_bytes;
+        if self.full {
+            self.after = AfterExec { commands: self.after.commands, ..AfterExec::default() };
+            (self.block, self.local_bytes) = (Block::default(), 0);
+        } else if !self.spoilt {
+            self.local_bytes += kept;
+        }
+        !self.full
+    }
+}
+
+/// A command of a transaction that the broker answers itself; Redis ran a PING in its place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct QueuedLocal {
+    /// Its index in EXEC's array.
+    pub(crate) element: u32,
+    /// Known since it was queued: there may be no table, or another one, when EXEC is answered.
+    pub(crate) command: Local,
+    pub(crate) argv: Vec<Vec<u8>>,
+}
+
+/// What the reply to an EXEC changes in the child's session, and what in the reply must be replaced because the broker,
+/// not Redis, knows the answer.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct AfterExec {
+    /// Commands queued so far; the index of the next one in EXEC's array.
+    commands: u32,
+    /// In the order of their elements.
+    local: Vec<QueuedLocal>,
+    /// (element, db): SELECTs; the last one Redis answered with OK holds.
+    selects: Vec<(u32, u32)>,
+    /// The first error Redis answered while the block was queued, without `-` and CRLF.
+    first_error: Option<Vec<u8>>,
+}
+
+impl AfterExec {
+    fn keep(&mut self, local: Option<(Local, Vec<Vec<u8>>)>) {
+        let element = self.commands;
+        self.local.extend(local.map(|(command, argv)| QueuedLocal { element, command, argv }));
+    }
+
+    /// What the broker answers itself, in the order of the elements.
+    pub(crate) fn local(&self) -> &[QueuedLocal] {
+        &self.local
+    }
+
+    /// The first error Redis answered while the block was queued, without `-` and CRLF.
+    pub(crate) fn first_error(&self) -> Option<&[u8]> {
+        self.first_error.as_deref()
+    }
+
+    /// The db that holds behind an EXEC with this reply, if it changed it.
+    pub(crate) fn selected_db(&self, frame: &[u8]) -> Option<u32> {
+        let (mut selects, mut selected) = (self.selects.iter().peekable(), None);
+        for (index, range) in reply::elements(frame).enumerate().take_while(|_| !self.selects.is_empty()) {
+            if let Some((_, db)) = selects.next_if(|(select, _)| *select as usize == index)
+                && &frame[range] == b"+OK\r\n"
+            {
+                selected = Some(*db);
+            }
+        }
+        selected
+    }
+}
+
+/// What an EXEC of a MULTI that is queued here comes to.
+#[derive(Debug)]
+pub(super) enum ExecOutcome {
+    /// A command was rejected; why, where the broker knows it.
+    Aborted(Option<String>),
+    /// The connection that watched its keys was lost: it answers null.
+    WatchLost,
+    /// Nothing was queued.
+    Empty,
+    /// So many bytes are to be sent before EXEC.
+    Send(usize),
+}
+
+/// A child's transaction.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct TransactionState {
+    multi: Multi,
+    /// The connection that watched keys was lost: the next EXEC must answer null.
+    watch_lost: bool,
+    /// One for each EXEC upstream.
+    execs: VecDeque<AfterExec>,
+}
+
+impl TransactionState {
+    /// Whether MULTI is open.
+    pub(crate) fn is_open(&self) -> bool {
+        !matches!(self.multi, Multi::None)
+    }
+
+    /// Whether MULTI is open and the broker queues its commands.
+    pub(crate) fn is_queued_here(&self) -> bool {
+        matches!(self.multi, Multi::Here(_))
+    }
+
+    /// Whether MULTI is open on a leased lane.
+    pub(crate) fn is_leased(&self) -> bool {
+        matches!(self.multi, Multi::Leased(_))
+    }
+
+    fn queued(&self) -> Option<&Queued> {
+        match &self.multi {
+            Multi::None => None,
+            Multi::Here(queued) | Multi::Leased(queued) => Some(queued),
+        }
+    }
+
+    fn queued_mut(&mut self) -> Option<&mut Queued> {
+        match &mut self.multi {
+            Multi::None => None,
+            Multi::Here(queued) | Multi::Leased(queued) => Some(queued),
+        }
+    }
+
+    /// Number of queued commands, or -1 without MULTI: the `multi=` field of CLIENT INFO.
+    pub(crate) fn depth(&self) -> i64 {
+        self.queued().map_or(-1, |queued| i64::from(queued.after.commands))
+    }
+
+    /// Heap bytes held.
+    pub(crate) fn footprint(&self) -> usize {
+        self.queued().map_or(0, |queued| {
+            size_of::<Queued>()
+                + queued.block.bytes.capacity()
+                + queued.block.commands.capacity() * size_of::<(CommandId, usize)>()
+                + queued.local_bytes
+        })
+    }
+
+    // ---- watched keys that are lost -------------------------------------------------------------------
+
+    pub(crate) fn is_watch_lost(&self) -> bool {
+        self.watch_lost
+    }
+
+    /// The connection that watched keys is lost.
+    pub(crate) fn lose_watch(&mut self) {
+        self.watch_lost = true;
+    }
+
+    /// What was watched no longer matters.
+    pub(crate) fn forget_watch(&mut self) {
+        self.watch_lost = false;
+    }
+
+    // ---- MULTI ----------------------------------------------------------------------------------------
+
+    /// MULTI, whose commands are queued here.
+    pub(super) fn begin_here(&mut self, id: CommandId, multi: &[u8]) {
+        let mut queued = Queued::default();
+        queued.block.push(id, multi);
+        self.multi = Multi::Here(Box::new(queued));
+    }
+
+    /// MULTI on a leased lane.
+    pub(crate) fn begin_leased(&mut self) {
+        self.multi = Multi::Leased(Box::default());
+    }
+
+    /// MULTI is open for the child, though not upstream: its EXEC aborts.
+    pub(crate) fn begin_spoilt(&mut self, abort_reason: Option<String>) {
+        self.multi = Multi::Here(Box::new(Queued { spoilt: true, abort_reason, ..Queued::default() }));
+    }
+
+    /// A leased lane queues from now on. Returns what has been queued here, which is to be sent there.
+    pub(super) fn move_to_lease(&mut self) -> Option<Block> {
+        let Multi::Here(mut queued) = std::mem::take(&mut self.multi) else { return None };
+        let block = std::mem::take(&mut queued.block);
+        self.multi = Multi::Leased(queued);
+        Some(block)
+    }
+
+    /// The leased lane is gone. MULTI stays open for the child, spoilt.
+    pub(crate) fn lane_lost(&mut self, watching: bool, reason: &str) {
+        self.watch_lost |= watching;
+        if let Multi::Leased(queued) = &mut self.multi {
+            let mut queued = std::mem::take(queued);
+            (queued.spoilt, queued.abort_reason) = (true, Some(reason.to_owned()));
+            self.multi = Multi::Here(queued);
+        }
+    }
+
+    /// The upstream has refused MULTI.
+    pub(crate) fn multi_refused(&mut self) {
+        self.multi = Multi::None;
+    }
+
+    /// A command was rejected: an open MULTI aborts.
+    pub(crate) fn spoil(&mut self) {
+        if let Some(queued) = self.queued_mut() {
+            queued.spoilt = true;
+        }
+    }
+
+    /// Whether EXEC of the open MULTI will execute nothing.
+    pub(super) fn is_spoilt(&self) -> bool {
+        self.watch_lost || self.queued().is_some_and(|queued| queued.spoilt)
+    }
+
+    // ---- its commands ---------------------------------------------------------------------------------
+
+    /// Queues a command here. False if it does not fit under `max_bytes`.
+    pub(super) fn queue(
+        &mut self,
+        id: CommandId,
+        bytes: &[u8],
+        local: Option<(Local, Vec<Vec<u8>>)>,
+        max_bytes: usize,
+    ) -> bool {
+        let Some(queued) = self.queued_mut() else { return false };
+        if !queued.admit(bytes.len(), local.as_ref(), max_bytes) {
+            return false;
+        }
+        // A spoilt transaction is never sent: its commands are only counted.
+        if !queued.spoilt {
+            queued.block.push(id, bytes);
+            queued.after.keep(local);
+        }
+        queued.after.commands += 1;
+        true
+    }
+
+    /// Counts a command that Redis queues. What Redis queues is its own affair; what is kept here is bounded here: false
+    /// if that does not fit under `max_bytes`.
+    pub(super) fn queue_leased(&mut self, local: Option<(Local, Vec<Vec<u8>>)>, max_bytes: usize) -> bool {
+        let Some(queued) = self.queued_mut() else { return false };
+        if local.is_some() && !queued.admit(0, local.as_ref(), max_bytes) {
+            return false;
+        }
+        queued.after.keep(local);
+        queued.after.commands += 1;
+        true
+    }
+
+    /// The command that is queued next on the leased lane is a SELECT.
+    pub(crate) fn note_select(&mut self, db: u32) {
+        if let Some(queued) = self.queued_mut() {
+            queued.after.selects.push((queued.after.commands, db));
+        }
+    }
+
+    /// Redis has answered a command of a block with this frame, whose child had its answer before.
+    pub(crate) fn note_reply(&mut self, frame: &[u8]) {
+        // Of a MULTI that went on a leased lane before its EXEC has come, else of one whose EXEC is under way.
+        let open = match &mut self.multi {
+            Multi::None => None,
+            Multi::Here(queued) | Multi::Leased(queued) => Some(&mut queued.after),
+        };
+        if let (Some(b'-'), Some(after)) = (frame.first(), self.execs.front_mut().or(open))
+            && after.first_error.is_none()
+        {
+            after.first_error = reply::text(frame).map(<[u8]>::to_vec);
+        }
+    }
+
+    // ---- the end --------------------------------------------------------------------------------------
+
+    /// MULTI is left, and what was watched is forgotten.
+    pub(crate) fn end(&mut self) {
+        (self.multi, self.watch_lost) = (Multi::None, false);
+    }
+
+    /// What EXEC would come to.
+    pub(super) fn exec_outcome(&self) -> ExecOutcome {
+        match self.queued() {
+            Some(queued) if queued.spoilt => ExecOutcome::Aborted(queued.abort_reason.clone()),
+            _ if self.watch_lost => ExecOutcome::WatchLost,
+            Some(queued) if queued.after.commands > 0 => ExecOutcome::Send(queued.block.bytes.len()),
+            _ => ExecOutcome::Empty,
+        }
+    }
+
+    /// EXEC, as typed, ends the MULTI that is queued here. Returns the whole block, and whether the broker has answers to
+    /// add to its reply.
+    pub(super) fn exec_here(&mut self, id: CommandId, exec: &[u8]) -> (Block, bool) {
+        let multi = std::mem::take(&mut self.multi);
+        debug_assert!(matches!(multi, Multi::Here(_)), "EXEC of what is not queued here");
+        let (Multi::Here(queued) | Multi::Leased(queued)) = multi else { return Default::default() };
+        let Queued { mut block, after, .. } = *queued;
+        block.push(id, exec);
+        let has_answers = !after.local.is_empty();
+        self.execs.push_back(after);
+        (block, has_answers)
+    }
+
+    /// EXEC ends the MULTI that is open on a leased lane. False if it is spoilt: it must be discarded there.
+    pub(super) fn exec_leased(&mut self) -> bool {
+        let Multi::Leased(queued) = std::mem::take(&mut self.multi) else { return false };
+        let sound = !queued.spoilt;
+        if sound {
+            self.execs.push_back(queued.after);
+        }
+        sound
+    }
+
+    /// EXEC is sent so that Redis rejects it: MULTI is left, and what was watched is forgotten.
+    pub(super) fn exec_rejected(&mut self) {
+        self.end();
+        self.execs.push_back(AfterExec::default());
+    }
+
+    /// An EXEC upstream is answered, or will not be.
+    pub(crate) fn exec_answered(&mut self) -> AfterExec {
+        self.execs.pop_front().unwrap_or_default()
+    }
+
+    /// How many EXEC are upstream.
+    #[cfg(test)]
+    pub(crate) fn execs_len(&self) -> usize {
+        self.execs.len()
+    }
+}

@@ -1,0 +1,320 @@
+//! Who a child is and what it may do: AUTH, what an unauthenticated child may run, what its user may. Checks no
+//! password: `users` or, on the probe, the upstream does.
+
+use crate::base::limits;
+use crate::command::{CommandId, Local, Route, Transaction as TransactionCommand, texts};
+use crate::config::accounts::Account;
+use crate::core::broker::Broker;
+use crate::core::child::Child;
+use crate::core::child::hold::Hold;
+use crate::core::keys::{AccountId, UserId};
+use crate::core::lease::state::LeaseState;
+use crate::core::request::flow::{Decided, Flow};
+use crate::core::shared::Shared;
+use crate::core::timers::Timer;
+use crate::core::user::guesses::Source;
+use crate::core::user::users::PasswordCheck;
+use crate::resp::Request;
+
+const ON_ITS_OWN: &str = "ERR AUTH while subscribed or tracking is not supported by the broker";
+
+impl Shared {
+    // ---- who a child is -------------------------------------------------------------------------------
+
+    /// The user of a child that has not authenticated. The program's own requests are trusted.
+    fn first_user(&self, child: &Child) -> (UserId, Option<AccountId>) {
+        if child.is_local() {
+            return (UserId::UPSTREAM, None);
+        }
+        self.users.first(self.probe.default_user(self.env.now))
+    }
+
+    /// Whether this child has to authenticate.
+    pub(crate) fn is_judged(&self, child: &Child) -> bool {
+        !child.is_local() && self.users.authenticate_children()
+    }
+
+    /// The child is this user from now on. Nothing of it is in flight. Keys that it watched were watched
+    /// with the rights of the previous user: that lane is given up, so the child's next EXEC is null.
+    pub(super) fn become_user(&mut self, child: &mut Child, user: UserId, account: Option<AccountId>) {
+        let now = self.env.now;
+        let former = child.set_user(user, account);
+        self.users.enter(user);
+        self.users.leave(former, now);
+        if former == user {
+            return;
+        }
+        // The lane that carried them is the previous user's.
+        child.sent_mut().lose_writes();
+        let Some(held) = child.lease() else { return };
+        // It may have been lost in this event, of which the child is told at its end.
+        if let Some(lane) = self.connections.find_mut(held.lane) {
+            lane.need_close();
+            if lane.lease().is_some_and(LeaseState::is_watching) {
+                child.session_mut().transaction.lose_watch();
+            }
+        }
+        self.end_lease(child);
+    }
+
+    /// As a child that has just connected; so does RESET leave it.
+    pub(crate) fn become_first_user(&mut self, child: &mut Child) {
+        let (user, account) = self.first_user(child);
+        self.become_user(child, user, account);
+    }
+
+    /// The name CLIENT INFO has for the child's user.
+    pub(crate) fn user_name(&self, child: &Child) -> String {
+        match child.account() {
+            Some(account) => self.users.account_name(account).to_owned(),
+            None => String::from_utf8_lossy(self.users.name(child.user(), &self.env.upstream)).into_owned(),
+        }
+    }
+
+    // ---- AUTH -----------------------------------------------------------------------------------------
+
+    pub(crate) fn authenticate(&mut self, child: &mut Child, request: &Request<'_>) -> Flow {
+        let claim = match request.argc() {
+            2 => (None, request.arg(1)),
+            3 => (Some(request.arg(1)), request.arg(2)),
+            _ => return self.reject(child, texts::SYNTAX),
+        };
+        if child.is_under_way() {
+            return Flow::Hold(Hold::OwnReplies);
+        }
+        let said = (claim.0.unwrap_or(b"default"), claim.1);
+        if let Err(flow) = self.may_guess(child, said) {
+            return flow;
+        }
+        if is_too_long(said) {
+            return self.refuse_claim(child, said.0);
+        }
+        if self.users.are_upstreams() {
+            let args: Vec<&[u8]> = request.args().collect();
+            return self.ask_claim(child, &args, said, None);
+        }
+        match self.let_in(child, claim.0, claim.1) {
+            Ok(()) => {
+                self.answer(child, b"+OK\r\n");
+                Flow::Done
+            }
+            Err(text) => self.reject(child, text),
+        }
+    }
+
+    /// HELLO ... AUTH name password, which ends before the argument `resume`. `Ok`: go on with the options.
+    pub(crate) fn hello_auth(
+        &mut self,
+        child: &mut Child,
+        request: &Request<'_>,
+        resume: usize,
+    ) -> Result<(), Flow> {
+        let (name, password) = (request.arg(resume - 2), request.arg(resume - 1));
+        if child.is_under_way() {
+            return Err(Flow::Hold(Hold::OwnReplies));
+        }
+        self.may_guess(child, (name, password))?;
+        if is_too_long((name, password)) {
+            return Err(self.refuse_claim(child, name));
+        }
+        if self.users.are_upstreams() {
+            let args = [request.arg(0), b"2", b"AUTH", name, password];
+            let resume = u16::try_from(resume).unwrap_or(u16::MAX);
+            return Err(self.ask_claim(child, &args, (name, password), Some(resume)));
+        }
+        self.let_in(child, Some(name), password).map_err(|text| self.reject(child, text))
+    }
+
+    /// Whether the child's password may be looked at now. The delay comes before the answer: a child that hangs up
+    /// and connects again would not wait for one that comes after it.
+    fn may_guess(&mut self, child: &mut Child, claim: (&[u8], &[u8])) -> Result<(), Flow> {
+        let now = self.env.now;
+        let due = match child.front().auth_due() {
+            Some(due) => due,
+            None => self.users.guess_due(&Source::of(child), claim, now),
+        };
+        if due <= now {
+            return Ok(());
+        }
+        child.front_mut().delay_auth(due);
+        self.env.timers.arm(due, Timer::Child(child.key()));
+        Err(Flow::Hold(Hold::AuthDelay))
+    }
+
+    pub(super) fn guessed_right(&mut self, child: &Child, claim: (&[u8], &[u8])) {
+        self.users.guessed_right(Source::of(child), claim, self.env.now);
+    }
+
+    pub(super) fn guessed_wrong(&mut self, child: &Child, name: &[u8]) {
+        let delay_ms = self.users.guessed_wrong(Source::of(child), self.env.now);
+        let name = String::from_utf8_lossy(&name[..name.len().min(64)]);
+        let label = child.label();
+        log::warn!(
+            "wrong password for user {name:?} by child {label}; the next one from there waits {delay_ms} ms"
+        );
+    }
+
+    fn refuse_claim(&mut self, child: &mut Child, name: &[u8]) -> Flow {
+        self.guessed_wrong(child, name);
+        self.reject(child, texts::WRONGPASS)
+    }
+
+    fn let_in(
+        &mut self,
+        child: &mut Child,
+        name: Option<&[u8]>,
+        password: &[u8],
+    ) -> Result<(), &'static str> {
+        match self.users.verify(name, password) {
+            PasswordCheck::Welcome(account) => {
+                self.guessed_right(child, (name.unwrap_or(b"default"), password));
+                self.become_user(child, self.users.user_of(account), Some(account));
+                Ok(())
+            }
+            PasswordCheck::WrongPassword => {
+                self.guessed_wrong(child, name.unwrap_or(b"default"));
+                Err(texts::WRONGPASS)
+            }
+            PasswordCheck::NoneNeeded => Err(texts::AUTH_WITHOUT_PASSWORD),
+        }
+    }
+
+    /// Bytes of one request. `child_input_max` bounds the value; names, keys and framing have room besides, so that
+    /// a value of the greatest size passes.
+    pub(crate) fn request_max(&self) -> usize {
+        self.env.settings.child_input_max.saturating_add(limits::REQUEST_WORDS)
+    }
+
+    // ---- what it may do -------------------------------------------------------------------------------
+
+    /// Whether a request goes on, and which way where that depends on the user. It is a known command with
+    /// the right number of arguments.
+    pub(crate) fn admit(
+        &mut self,
+        child: &mut Child,
+        request: &Request<'_>,
+        decided: &mut Decided,
+    ) -> Option<Flow> {
+        if !self.is_judged(child) {
+            return self.admit_script(child, request, decided);
+        }
+        if child.user() == UserId::UNDECIDED {
+            self.become_first_user(child);
+            if child.user() == UserId::UNDECIDED {
+                self.ask_default();
+                return Some(self.wait_for_upstream(child));
+            }
+        }
+        match decided.route {
+            Route::Local(Local::Quit | Local::Reset) => return None,
+            Route::Local(local @ (Local::Auth | Local::Hello))
+                if child.is_subscribed() || child.session().is_pinned() =>
+            {
+                let name = if local == Local::Auth { "auth" } else { "hello" };
+                if child.session().proto == 2 && child.is_subscribed() {
+                    return Some(self.reject(child, texts::subscriber_context(name)));
+                }
+                // It has a connection of its own, which would stay the previous user's.
+                let claims = name == "auth" || request.args().any(|arg| arg.eq_ignore_ascii_case(b"AUTH"));
+                return claims.then(|| self.reject(child, ON_ITS_OWN));
+            }
+            Route::Local(Local::Auth) if child.session().transaction.is_open() => {
+                return Some(self.reject_in_multi(child, decided.id));
+            }
+            Route::Local(Local::Auth | Local::Hello) => return None,
+            _ => {}
+        }
+        if !child.is_authenticated() {
+            return Some(self.turn_away(child, request, decided.route, texts::NOAUTH));
+        }
+        if let (Some(account), Some(table)) = (child.account(), self.commands.table()) {
+            self.users.resolve(account, table);
+        }
+        if self.is_denied(child, decided.id) {
+            let text = texts::refused(self.commands.name(decided.id));
+            return Some(self.turn_away(child, request, decided.route, &text));
+        }
+        if let Some(flow) = self.admit_script(child, request, decided) {
+            return Some(flow);
+        }
+        decided.route = self.route_as(child, decided.id, decided.route);
+        self.permit(child, request, decided.route)
+    }
+
+    /// What a child may see of others and do to them is a right of its user, which the broker has to ask for.
+    fn permit(&mut self, child: &mut Child, request: &Request<'_>, route: Route) -> Option<Flow> {
+        if !child.has_rights() || child.front().is_permitted() {
+            return None;
+        }
+        let client = request.arg(0);
+        match route {
+            Route::Local(Local::ClientKill) => Some(self.ask_permit(child, &[client, b"KILL", b"ID", b"0"])),
+            Route::Local(Local::ClientList) => Some(self.ask_permit(child, &[client, b"LIST", b"ID", b"0"])),
+            Route::Local(Local::ClientUnblock) => Some(self.ask_permit(child, &[client, b"UNBLOCK", b"0"])),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn turn_away(
+        &mut self,
+        child: &mut Child,
+        request: &Request<'_>,
+        route: Route,
+        text: &str,
+    ) -> Flow {
+        match route {
+            Route::Transaction(TransactionCommand::Exec) => self.reject_exec(child, request, text),
+            _ => self.reject(child, text),
+        }
+    }
+
+    /// Whether one of the broker's own users may not run the command.
+    pub(crate) fn is_denied(&self, child: &Child, id: CommandId) -> bool {
+        let account = child.account();
+        account.is_some_and(|account| self.users.is_refused(account, id))
+    }
+
+    /// The way of a command where it depends on who asks: only the broker knows the names of its own users,
+    /// only the upstream knows what its users may.
+    pub(crate) fn route_as(&self, child: &Child, id: CommandId, route: Route) -> Route {
+        match route {
+            _ if child.account().is_some() && self.users.is_whoami(id) => Route::Local(Local::Whoami),
+            Route::Local(Local::Ping | Local::Echo) if child.has_rights() && !child.is_subscribed() => {
+                Route::Shared
+            }
+            _ => route,
+        }
+    }
+
+    /// Whether the child's user may MULTI.
+    pub(crate) fn may_multi(&mut self, child: &mut Child) -> Result<(), Flow> {
+        let known = if child.has_rights() {
+            self.users.multi(child.user(), self.env.now)
+        } else {
+            Some(self.control.multi_refusal().map(<[u8]>::to_vec).map_or(Ok(()), Err))
+        };
+        match known {
+            Some(Ok(())) => Ok(()),
+            Some(Err(refusal)) => {
+                self.answer(child, &refusal);
+                Err(Flow::Done)
+            }
+            None => Err(self.ask_multi(child)),
+        }
+    }
+}
+
+impl Broker {
+    /// Takes the users of `auth_file`. Before the first child.
+    pub fn take_accounts(&mut self, accounts: Vec<Account>) {
+        if self.shared.users.take_accounts(accounts) {
+            self.shared.open_probe();
+        }
+    }
+}
+
+/// Redis reads such a name or password only from connections that are authenticated, and no lane could be greeted with
+/// it. It must not reach the probe either, which is not authenticated when it is asked.
+fn is_too_long(claim: (&[u8], &[u8])) -> bool {
+    claim.0.len().max(claim.1.len()) > limits::CREDENTIAL_MAX
+}

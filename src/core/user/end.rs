@@ -1,0 +1,123 @@
+//! The end of a user: the upstream refuses its password, or no child has been it for a while. Closes its children, lanes
+//! and pools, and tells who waits for them what the upstream has said. Never decides that a user is refused.
+
+use crate::base::failure::Failure;
+use crate::core::broker::Broker;
+use crate::core::child::Child;
+use crate::core::child::hold::Hold;
+use crate::core::connection::lane::Lane;
+use crate::core::connection::role::LaneRole;
+use crate::core::keys::{ChildKey, LaneKey, PoolKey, UserId};
+use crate::core::notice::Notice;
+use crate::core::shared::Shared;
+use crate::resp::reply;
+
+impl Shared {
+    /// The upstream refuses the password of this user.
+    pub(super) fn user_refused(&mut self, user: UserId) {
+        if user == UserId::DEFAULT {
+            self.probe.default_refused();
+        }
+        self.env.notify(Notice::UserRefused(user));
+    }
+
+    /// Ends the users that no child has been for a while.
+    pub(crate) fn end_abandoned_users(&mut self) {
+        for user in self.users.abandoned(self.env.now) {
+            self.end_user(user);
+        }
+    }
+
+    /// Closes every connection of a user that no child is, and forgets what was said on them.
+    pub(super) fn end_user(&mut self, user: UserId) {
+        for key in self.connections.keys() {
+            // The end of one lane may remove another.
+            let Some(lane) = self.connections.find(key).filter(|lane| !lane.role().is_own()) else {
+                continue;
+            };
+            if self.connections.key_of(lane).user == user {
+                self.end_lane(key);
+            }
+        }
+        self.connections.free_pools_of(user);
+        self.hubs.forget_user(user);
+        self.users.forget(user);
+    }
+
+    /// Removes a lane for good, whatever is on it: it belongs to children that are gone.
+    fn end_lane(&mut self, key: LaneKey) {
+        let Some(lane) = self.connections.known_mut(key) else { return };
+        let pool = lane.pool();
+        if let Some(kind) = lane.take_opening_for() {
+            self.leases.end_opening(kind, pool);
+        }
+        if lane.lease().is_some() {
+            return self.leases.abandon(&mut self.connections, &mut self.env, key);
+        }
+        self.connections.drop_connection(&mut self.env, key);
+        let slots = self.connections.known_mut(key).map(Lane::take_all).unwrap_or_default();
+        self.fail_slots(key, slots, Failure::LOST);
+        self.connections.remove(&mut self.env, key);
+    }
+
+    /// The upstream has refused the greeting of a child's lane. True if that is the user's own affair and is dealt with
+    /// here: its password, or the db that it may not select.
+    pub(crate) fn greeting_refused(&mut self, key: LaneKey, is_choice: bool, frame: &[u8]) -> bool {
+        let Some(lane) = self.connections.known(key) else { return true };
+        let pool = *self.connections.key_of(lane);
+        if pool.user == UserId::UPSTREAM || lane.role().is_own() {
+            return false;
+        }
+        if is_choice && reply::is_error(frame) {
+            self.refuse_pool(key, &pool, frame);
+            return true;
+        }
+        let refused = matches!(reply::error_code(frame), Some(b"WRONGPASS" | b"NOAUTH" | b"NOPERM"));
+        if refused {
+            self.user_refused(pool.user);
+        }
+        refused
+    }
+
+    /// Children that wait for this lane are told what the upstream has said. The next request tries again.
+    fn refuse_pool(&mut self, key: LaneKey, pool: &PoolKey, frame: &[u8]) {
+        let text = reply::error_text(frame).unwrap_or_default();
+        self.connections.drop_connection(&mut self.env, key);
+        let Some(lane) = self.connections.known_mut(key) else { return };
+        debug_assert!(lane.is_dormant());
+        if lane.role() == LaneRole::Shared {
+            let slots = lane.take_all();
+            self.fail_slots(key, slots, Failure::Refused(text.into()));
+            return self.connections.account(&mut self.env, key);
+        }
+        self.end_lane(key);
+        self.env.notify(Notice::PoolRefused(*pool, text));
+    }
+}
+
+impl Broker {
+    /// Closes the children of a refused user, as connections of their own would have been closed. None goes on as another
+    /// user.
+    pub(crate) fn close_user(&mut self, user: UserId) {
+        let of_user = |(_, child): &(ChildKey, &Child)| child.user() == user;
+        let children: Vec<ChildKey> = self.children.iter().filter(of_user).map(|(key, _)| key).collect();
+        let name = String::from_utf8_lossy(self.shared.users.name(user, &self.shared.env.upstream));
+        let name: String = name.chars().take(64).collect();
+        log::warn!("the upstream refuses user {name:?}: closing its {} children", children.len());
+        for key in children {
+            self.remove_child(key);
+        }
+        self.shared.end_user(user);
+    }
+
+    /// Children that wait for a lease of this pool are told what the upstream has said.
+    pub(crate) fn fail_waiters(&mut self, pool: &PoolKey, text: &str) {
+        for key in self.children.keys() {
+            let Some(child) = self.children.get_mut(key) else { continue };
+            if child.hold() == Hold::LeaseQueue && child.pool_key() == *pool {
+                self.shared.leave_line(child);
+                self.shared.fail_front(child, text);
+            }
+        }
+    }
+}

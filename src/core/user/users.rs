@@ -1,0 +1,414 @@
+//! All users that children can be: users of the upstream, each with the password that was accepted, and the broker's own
+//! users with what they may run. Owns these passwords for as long as they are needed, what is known of the users'
+//! rights, and the wrong passwords lately. Never sends anything, and never looks at a child.
+
+use crate::base::clock::Millis;
+use crate::base::limits;
+use crate::command::{CommandId, Table};
+use crate::config::Upstream;
+use crate::config::accounts::{Account, Hash};
+use crate::config::value::Auth;
+use crate::core::keys::{AccountId, UserId};
+use crate::core::user::credentials::{Credentials, Password};
+use crate::core::user::guesses::{Guesses, Source};
+use std::collections::HashMap;
+
+/// A user of the upstream with the very password that the upstream has accepted.
+#[derive(Debug)]
+struct User {
+    name: Box<[u8]>,
+    password: Password,
+    /// Children that are this user.
+    children: usize,
+    /// When the last of them left.
+    left_at: Millis,
+    /// Named in `auth_file`, so it stays.
+    stays: bool,
+    /// A lane of it was lost: it may have been deleted.
+    suspect: bool,
+    /// Takes any password, so every child with its name is this user. Its own password is a random word: when that is
+    /// refused, the user has a password again, and its children have to know it.
+    any: bool,
+}
+
+/// One of the broker's own users and what it may run.
+#[derive(Debug)]
+struct LocalUser {
+    account: Account,
+    user: UserId,
+    /// For each command of the table whether it is refused; as long as the table was when it was made.
+    refused: Vec<bool>,
+    /// Of these, what `commands_deny` names and a script can call all the same.
+    denied_to_scripts: Vec<CommandId>,
+}
+
+/// All users that children can be.
+#[derive(Debug)]
+pub(crate) struct Users {
+    /// As it was when the broker started.
+    mode: Auth,
+    known: HashMap<UserId, User>,
+    next: u64,
+    /// When a user was last asked whether it may MULTI, and the refusal if it may not.
+    multi: HashMap<UserId, (Millis, Option<Vec<u8>>)>,
+    /// Of users with several passwords: when they were last tried with a random word, and the word if it was accepted.
+    tested: HashMap<Box<[u8]>, (Millis, Option<Password>)>,
+    locals: Vec<LocalUser>,
+    /// Wrong passwords, by where they came from.
+    guesses: Guesses,
+    /// ACL WHOAMI in the present table.
+    whoami: Option<CommandId>,
+}
+
+/// What AUTH is answered by the broker's own users.
+pub(crate) enum PasswordCheck {
+    Welcome(AccountId),
+    WrongPassword,
+    /// A password alone, and the default user has none.
+    NoneNeeded,
+}
+
+impl Users {
+    pub(crate) fn new(mode: Auth) -> Self {
+        Users {
+            mode,
+            known: HashMap::new(),
+            next: UserId::FIRST,
+            multi: HashMap::new(),
+            tested: HashMap::new(),
+            locals: Vec::new(),
+            guesses: Guesses::default(),
+            whoami: None,
+        }
+    }
+
+    /// Whether children have to say who they are.
+    pub(super) fn authenticate_children(&self) -> bool {
+        self.mode != Auth::Broker
+    }
+
+    /// Whether the upstream decides who children are and what they may do.
+    pub(crate) fn are_upstreams(&self) -> bool {
+        self.mode == Auth::Passthrough
+    }
+
+    /// Who a child is before it has said anything. `default` is what the upstream makes of such a connection.
+    pub(crate) fn first(&self, default: UserId) -> (UserId, Option<AccountId>) {
+        match self.mode {
+            Auth::Broker => (UserId::UPSTREAM, None),
+            Auth::Users => match self.default_account() {
+                Some(account) => (self.user_of(account), Some(account)),
+                None => (UserId::NOBODY, None),
+            },
+            Auth::Passthrough => (default, None),
+        }
+    }
+
+    /// Whether there may be a user of this name. Of users that are not connected only the upstream knows.
+    pub(crate) fn may_exist(&self, name: &[u8], upstream: &Upstream) -> bool {
+        match self.mode {
+            Auth::Broker => self.name(UserId::UPSTREAM, upstream) == name,
+            Auth::Users => self.has_account(name),
+            Auth::Passthrough => true,
+        }
+    }
+
+    /// Takes the broker's own users. True if any of them is another user upstream.
+    pub(crate) fn take_accounts(&mut self, accounts: Vec<Account>) -> bool {
+        for account in accounts {
+            let user = match &account.upstream {
+                Some((name, secret)) => {
+                    let user = self.register(name.as_bytes(), &Password::new(secret.expose().as_bytes()));
+                    if let Some(user) = self.known.get_mut(&user) {
+                        user.stays = true;
+                    }
+                    user
+                }
+                None => UserId::UPSTREAM,
+            };
+            self.locals.push(LocalUser { account, user, refused: Vec::new(), denied_to_scripts: Vec::new() });
+        }
+        !self.known.is_empty()
+    }
+
+    /// What to say for `id`; the upstream's own user may change when settings are reloaded.
+    pub(crate) fn get<'a>(&'a self, id: UserId, upstream: &'a Upstream) -> Credentials<'a> {
+        if let Some(user) = self.known.get(&id) {
+            return Credentials { name: Some(&user.name), password: Some(user.password.expose()) };
+        }
+        debug_assert!(id == UserId::UPSTREAM || id == UserId::DEFAULT, "a connection for {id:?}");
+        if id != UserId::UPSTREAM {
+            return Credentials { name: None, password: None };
+        }
+        let password = upstream.password.as_ref().map(|secret| secret.expose().as_bytes());
+        Credentials { name: upstream.username.as_deref().map(str::as_bytes), password }
+    }
+
+    /// The name of a user, as the upstream knows it.
+    pub(crate) fn name<'a>(&'a self, id: UserId, upstream: &'a Upstream) -> &'a [u8] {
+        let upstream_name = upstream.username.as_deref().unwrap_or("default").as_bytes();
+        match self.known.get(&id) {
+            Some(user) => &user.name,
+            None if id == UserId::UPSTREAM => upstream_name,
+            None => b"default",
+        }
+    }
+
+    // ---- users of the upstream ------------------------------------------------------------------------
+
+    /// The user of this name whose password the upstream has accepted. Another password is another user, even if it was
+    /// accepted too: each may be taken away.
+    pub(crate) fn register(&mut self, name: &[u8], password: &Password) -> UserId {
+        let same = |user: &User| *user.name == *name && user.password == *password;
+        if let Some((id, _)) = self.known.iter().find(|(_, user)| same(user)) {
+            return *id;
+        }
+        let id = UserId(self.next);
+        self.next += 1;
+        let user = User {
+            name: name.into(),
+            password: password.clone(),
+            children: 0,
+            left_at: 0,
+            stays: false,
+            suspect: false,
+            any: false,
+        };
+        self.known.insert(id, user);
+        id
+    }
+
+    /// As `register`, but all passwords of a user that takes any are one user. `None`: too many are in use.
+    pub(crate) fn admit(&mut self, name: &[u8], password: &Password, now: Millis) -> Option<UserId> {
+        let mut of_name = self.known.iter().filter(|(_, user)| *user.name == *name);
+        if let Some((id, _)) = of_name.clone().find(|(_, user)| user.password == *password) {
+            return Some(*id);
+        }
+        if let Some((at, Some(word))) = self.tested.get(name)
+            && at + limits::RIGHTS_FRESH > now
+        {
+            let word = word.clone();
+            if let Some((id, _)) = of_name.find(|(_, user)| user.any) {
+                return Some(*id);
+            }
+            let id = self.register(name, &word);
+            if let Some(user) = self.known.get_mut(&id) {
+                user.any = true;
+            }
+            return Some(id);
+        }
+        (of_name.count() < limits::USER_PASSWORDS_MAX).then(|| self.register(name, password))
+    }
+
+    /// Whether to find out first if the user takes any password: another one of it is in use.
+    pub(super) fn is_worth_a_test(&self, name: &[u8], password: &[u8], now: Millis) -> bool {
+        let fresh = self.tested.get(name).is_some_and(|(at, _)| at + limits::RIGHTS_FRESH > now);
+        let mut of_name = self.known.values().filter(|user| *user.name == *name).peekable();
+        !fresh && of_name.peek().is_some() && of_name.all(|user| user.password.expose() != password)
+    }
+
+    /// Whether anybody is a user of this name.
+    pub(super) fn is_named(&self, name: &[u8]) -> bool {
+        self.known.values().any(|user| *user.name == *name)
+    }
+
+    /// The user was tried with a random word, which is given if it was accepted.
+    pub(super) fn set_any_password(&mut self, name: &[u8], word: Option<Password>, now: Millis) {
+        if self.is_named(name) {
+            self.tested.insert(name.into(), (now, word));
+        }
+    }
+
+    /// The user of this name that has been without children for longest.
+    pub(super) fn longest_abandoned(&self, name: &[u8]) -> Option<UserId> {
+        let unused = |(_, user): &(&UserId, &User)| *user.name == *name && user.children == 0 && !user.stays;
+        let oldest = self.known.iter().filter(unused).min_by_key(|(_, user)| user.left_at);
+        oldest.map(|(id, _)| *id)
+    }
+
+    pub(super) fn is_known(&self, id: UserId) -> bool {
+        self.known.contains_key(&id)
+    }
+
+    /// A child is this user from now on.
+    pub(crate) fn enter(&mut self, id: UserId) {
+        if let Some(user) = self.known.get_mut(&id) {
+            user.children += 1;
+        }
+    }
+
+    /// A child is this user no longer.
+    pub(crate) fn leave(&mut self, id: UserId, now: Millis) {
+        if let Some(user) = self.known.get_mut(&id) {
+            user.children -= 1;
+            user.left_at = now;
+        }
+    }
+
+    /// Users that have been without children for a while. They do not end at once: processes that live for one request each would
+    /// cost the upstream a connection each.
+    pub(super) fn abandoned(&self, now: Millis) -> Vec<UserId> {
+        let gone =
+            |user: &User| !user.stays && user.children == 0 && user.left_at + limits::USER_LINGER <= now;
+        self.known.iter().filter(|(_, user)| gone(user)).map(|(id, _)| *id).collect()
+    }
+
+    /// Drops the user and overwrites its password. One of `auth_file` stays, and may be let in again.
+    pub(crate) fn forget(&mut self, id: UserId) {
+        self.multi.remove(&id);
+        if self.known.get(&id).is_none_or(|user| user.stays) {
+            return;
+        }
+        if let Some(gone) = self.known.remove(&id)
+            && !self.known.values().any(|user| user.name == gone.name)
+        {
+            self.tested.remove(&gone.name);
+        }
+    }
+
+    pub(super) fn set_suspect(&mut self, id: UserId, suspect: bool) {
+        if let Some(user) = self.known.get_mut(&id) {
+            user.suspect = suspect;
+        }
+    }
+
+    pub(super) fn suspects(&self) -> Vec<UserId> {
+        self.known.iter().filter(|(_, user)| user.suspect).map(|(id, _)| *id).collect()
+    }
+
+    /// Whether the user may MULTI, if that was asked a moment ago: its rights may change at any time.
+    pub(crate) fn multi(&self, id: UserId, now: Millis) -> Option<Result<(), Vec<u8>>> {
+        let (asked, refusal) = self.multi.get(&id)?;
+        (asked + limits::RIGHTS_FRESH > now).then(|| refusal.clone().map_or(Ok(()), Err))
+    }
+
+    pub(super) fn set_multi(&mut self, id: UserId, refusal: Option<Vec<u8>>, now: Millis) {
+        // It may have gone since it was asked.
+        if id == UserId::DEFAULT || self.is_known(id) {
+            self.multi.insert(id, (now, refusal));
+        }
+    }
+
+    // ---- wrong passwords ------------------------------------------------------------------------------
+
+    /// When this password of a child of this source may be looked at.
+    pub(super) fn guess_due(&mut self, source: &Source, claim: (&[u8], &[u8]), now: Millis) -> Millis {
+        let most = self.guess_delay_max();
+        now + self.guesses.delay(source, claim, most, now)
+    }
+
+    pub(super) fn guessed_right(&mut self, source: Source, claim: (&[u8], &[u8]), now: Millis) {
+        self.guesses.was_right(source, claim, now);
+    }
+
+    /// Returns how long the next password from there waits.
+    pub(super) fn guessed_wrong(&mut self, source: Source, now: Millis) -> Millis {
+        let most = self.guess_delay_max();
+        self.guesses.was_wrong(source, most, now)
+    }
+
+    /// Where Redis judges, and has no such delay itself, the delay only keeps the turn of others at the probe.
+    fn guess_delay_max(&self) -> Millis {
+        if self.are_upstreams() { limits::GUESS_DELAY } else { limits::GUESS_DELAY_MAX }
+    }
+
+    // ---- the broker's own users -----------------------------------------------------------------------
+
+    /// Who a child is that has said nothing.
+    fn default_account(&self) -> Option<AccountId> {
+        let at = self.locals.iter().position(|local| local.account.name == "default")?;
+        self.locals[at].account.nopass.then_some(at as AccountId)
+    }
+
+    pub(super) fn verify(&self, name: Option<&[u8]>, password: &[u8]) -> PasswordCheck {
+        if name.is_none() && self.default_account().is_some() {
+            return PasswordCheck::NoneNeeded;
+        }
+        let hash = Hash::of(password);
+        let name = name.unwrap_or(b"default");
+        let found = self.locals.iter().position(|local| local.account.name.as_bytes() == name);
+        match found.filter(|at| self.locals[*at].account.accepts(&hash)) {
+            Some(at) => PasswordCheck::Welcome(at as AccountId),
+            None => PasswordCheck::WrongPassword,
+        }
+    }
+
+    /// The upstream user that the requests of one of the broker's own users are sent as.
+    pub(crate) fn user_of(&self, account: AccountId) -> UserId {
+        self.locals.get(usize::from(account)).map_or(UserId::NOBODY, |local| local.user)
+    }
+
+    fn has_account(&self, name: &[u8]) -> bool {
+        self.locals.iter().any(|local| local.account.name.as_bytes() == name)
+    }
+
+    pub(super) fn account_name(&self, account: AccountId) -> &str {
+        self.locals.get(usize::from(account)).map_or("", |local| &local.account.name)
+    }
+
+    /// Another table has come, and with it other ids.
+    pub(crate) fn table_changed(&mut self, table: &Table) {
+        for local in &mut self.locals {
+            local.refused = Vec::new();
+        }
+        let mut ids = 0..table.len() as CommandId;
+        self.whoami = ids.find(|id| table.name(*id) == "acl|whoami");
+    }
+
+    /// Whether the command is one whose answer is the broker's to give: the upstream does not know its users.
+    pub(super) fn is_whoami(&self, id: CommandId) -> bool {
+        self.whoami == Some(id)
+    }
+
+    /// Brings what the account may not run up to date with the table, which learns commands as they are
+    /// asked for.
+    pub(super) fn resolve(&mut self, account: AccountId, table: &Table) {
+        let Some(local) = self.locals.get_mut(usize::from(account)) else { return };
+        if local.refused.len() < table.len() {
+            let ids = 0..table.len() as CommandId;
+            local.refused = ids.clone().map(|id| !local.account.may_run(table.name(id))).collect();
+            let denied = ids.filter(|id| local.account.denies(table.name(*id)) && table.is_callable(*id));
+            local.denied_to_scripts = denied.collect();
+        }
+    }
+
+    /// What `commands_deny` of the account names and a script can call all the same.
+    pub(crate) fn denied_to_scripts(&self, account: AccountId) -> &[CommandId] {
+        self.locals.get(usize::from(account)).map_or(&[], |local| &local.denied_to_scripts)
+    }
+
+    pub(crate) fn trusts_scripts(&self, account: AccountId) -> bool {
+        self.locals.get(usize::from(account)).is_some_and(|local| local.account.scripts_trusted)
+    }
+
+    /// Whether the account may not run the command. One that is not resolved yet is refused.
+    pub(super) fn is_refused(&self, account: AccountId, id: CommandId) -> bool {
+        let local = self.locals.get(usize::from(account));
+        local.is_none_or(|local| local.refused.get(usize::from(id)).copied().unwrap_or(true))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_password_of_the_same_user_is_another_user() {
+        let mut users = Users::new(Auth::Passthrough);
+        let (a, b) = (Password::new(b"a"), Password::new(b"b"));
+        let first = users.register(b"u", &a);
+        assert_eq!(users.register(b"u", &a), first);
+        assert_ne!(users.register(b"u", &b), first);
+        assert_ne!(users.register(b"v", &a), first);
+        users.enter(first);
+        assert!(!users.abandoned(limits::USER_LINGER * 2).contains(&first));
+        users.leave(first, 10);
+        assert!(!users.abandoned(10).contains(&first));
+        assert!(users.abandoned(10 + limits::USER_LINGER).contains(&first));
+        users.forget(first);
+        assert!(!users.is_known(first));
+        assert_ne!(users.register(b"u", &a), first, "no id is given twice");
+        let debug = format!("{users:?}{:?}", Password::new(b"hunter2"));
+        assert!(debug.contains("***") && !debug.contains("hunter2"), "{debug}");
+    }
+}
