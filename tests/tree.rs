@@ -2,6 +2,7 @@
 //! code. No Redis and no broker is started, so it is quick to build and to run;
 //! `BROKER_UPDATE_DOCS=1 cargo test --test tree` makes the pages anew.
 
+mod circles;
 mod docs;
 mod header;
 mod layers;

@@ -214,9 +214,9 @@ mod tests {
 
     /// Where the request ends, and whether the next is bound to it.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-    struct Asked(u64, bool);
+    struct TestEntry(u64, bool);
 
-    impl Entry for Asked {
+    impl Entry for TestEntry {
         fn end(&self) -> u64 {
             self.0
         }
@@ -226,15 +226,15 @@ mod tests {
         }
     }
 
-    fn pipeline(requests: &[(&[u8], bool)]) -> Pipeline<Asked> {
+    fn pipeline(requests: &[(&[u8], bool)]) -> Pipeline<TestEntry> {
         let mut pipeline = Pipeline::default();
         for (bytes, bound) in requests {
-            pipeline.push(bytes, |end| Asked(end, *bound));
+            pipeline.push(bytes, |end| TestEntry(end, *bound));
         }
         pipeline
     }
 
-    fn ends(entries: &[Asked]) -> Vec<u64> {
+    fn ends(entries: &[TestEntry]) -> Vec<u64> {
         entries.iter().map(Entry::end).collect()
     }
 
@@ -277,9 +277,9 @@ mod tests {
         assert!(pipeline.take_written().is_empty());
         assert_eq!(pipeline.as_slice(), b"aaaa");
         pipeline.wrote(4);
-        assert_eq!(pipeline.take_answered(), Some(Asked(4, false)));
+        assert_eq!(pipeline.take_answered(), Some(TestEntry(4, false)));
         assert_eq!(pipeline.take_answered(), None);
-        pipeline.push(b"bb", |end| Asked(end, false));
+        pipeline.push(b"bb", |end| TestEntry(end, false));
         assert_eq!(pipeline.take_answered(), None, "a reply before the request has left is nobody's");
     }
 
@@ -289,11 +289,11 @@ mod tests {
         pipeline.wrote(4);
         assert!(pipeline.take_answered().is_some());
         let taken = pipeline.take_unwritten(|entry, bytes| (entry, bytes.to_vec()));
-        assert_eq!(taken, Some((Asked(6, false), b"bb".to_vec())));
+        assert_eq!(taken, Some((TestEntry(6, false), b"bb".to_vec())));
         assert_eq!((pipeline.as_slice(), pipeline.consumed(), pipeline.appended()), (&b"c"[..], 6, 7));
         assert_eq!(ends(&pipeline.take_all()), [7]);
         assert!(pipeline.is_idle() && pipeline.is_empty());
-        pipeline.push_with(|out| out.extend_from_slice(b"dd"), |end| Asked(end, false));
+        pipeline.push_with(|out| out.extend_from_slice(b"dd"), |end| TestEntry(end, false));
         assert!(!pipeline.has_written(), "offsets go on where they were");
         assert_eq!(pipeline.take_unwritten(|entry, bytes| (entry.end(), bytes.len())), Some((9, 2)));
     }
@@ -302,7 +302,7 @@ mod tests {
     fn bytes_without_an_entry_make_no_request_written() {
         let mut pipeline = Pipeline::default();
         pipeline.write_unasked(|out| out.extend_from_slice(b"hello"));
-        pipeline.push(b"aa", |end| Asked(end, false));
+        pipeline.push(b"aa", |end| TestEntry(end, false));
         pipeline.wrote(3);
         assert!(!pipeline.has_written());
         assert!(pipeline.take_written().is_empty());
@@ -315,7 +315,7 @@ mod tests {
     fn a_burst_is_given_back() {
         let mut pipeline = Pipeline::default();
         for _ in 0..4096 {
-            pipeline.push(&[0; 16], |end| Asked(end, false));
+            pipeline.push(&[0; 16], |end| TestEntry(end, false));
         }
         pipeline.wrote(16 * 4096);
         while pipeline.take_answered().is_some() {}

@@ -76,7 +76,7 @@ impl Entry for Waiting {
 
 /// A request that may have left, in part or whole.
 #[derive(Debug)]
-pub(super) struct Sent {
+pub(super) struct SentRequest {
     /// What it was before.
     pub(super) asked: Waiting,
     /// Replies to come; the last one is the outcome.
@@ -87,14 +87,14 @@ pub(super) struct Sent {
     pub(super) bytes: Option<Box<[u8]>>,
 }
 
-impl Sent {
-    fn new(asked: Waiting, bytes: &[u8]) -> Sent {
+impl SentRequest {
+    fn new(asked: Waiting, bytes: &[u8]) -> SentRequest {
         let (left, bytes) = (asked.replies, asked.setting.map(|_| bytes.into()));
-        Sent { asked, left, error: None, bytes }
+        SentRequest { asked, left, error: None, bytes }
     }
 }
 
-impl Entry for Sent {
+impl Entry for SentRequest {
     fn end(&self) -> u64 {
         self.asked.end
     }
@@ -108,7 +108,7 @@ pub(super) struct Channel {
     /// Requests that can still be taken back: nothing of them is ever written from here.
     pub(super) line: Pipeline<Waiting>,
     /// Requests given to the socket.
-    pub(super) out: Pipeline<Sent>,
+    pub(super) out: Pipeline<SentRequest>,
     pub(super) inbox: Inbox<ReplyScanner>,
     pub(super) greeting: VecDeque<Step>,
     /// MULTI's error, if this user may not.
@@ -179,7 +179,7 @@ impl Channel {
         while self.state == State::Ready && self.out.len() < WINDOW && !self.line.is_idle() {
             self.line.take_unwritten(|asked, bytes| {
                 if is_wanted(asked.request) {
-                    self.out.push(bytes, |end| Sent::new(Waiting { end, ..asked }, bytes));
+                    self.out.push(bytes, |end| SentRequest::new(Waiting { end, ..asked }, bytes));
                 }
             });
         }

@@ -2,7 +2,7 @@
 //! settles none but those that a loss or a refusal decides.
 
 use super::channel::{Channel, Purpose, State, Step};
-use super::mux::{Action, Mux, Told};
+use super::mux::{ConnectionAction, Mux, Told};
 use super::request::{Event, Fault};
 use crate::base::key::Key;
 use crate::base::limits::BACKOFF_FIRST;
@@ -116,14 +116,14 @@ impl Mux {
         let until = self.now + self.profile.settings.client_connect_timeout;
         if let Some(channel) = self.channels.get_mut(key) {
             channel.set_state(State::Connecting { until });
-            self.actions.push(Action::Connect(key));
+            self.actions.push(ConnectionAction::Connect(key));
         }
     }
 
     /// Has the driver close what it holds for the channel.
     pub(super) fn drop_connection(&mut self, key: Key<Channel>) {
         if self.channels.get(key).is_some_and(Channel::is_connected) {
-            self.actions.push(Action::Close(key));
+            self.actions.push(ConnectionAction::Close(key));
         }
     }
 

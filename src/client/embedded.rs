@@ -2,7 +2,7 @@
 //! socket. Moves bytes between the loop and their muxes; decides nothing about either.
 
 use super::channel::Channel;
-use super::mux::{Action, Mux, Profile};
+use super::mux::{ConnectionAction, Mux, Profile};
 use super::request::{Event, Fault};
 use super::requests::Requests;
 use crate::base::clock::{Clock, Millis};
@@ -27,7 +27,7 @@ struct Inner {
 }
 
 /// A connection's place: whose it is, and which of its channels.
-type Place = (Key<Inner>, Key<Channel>);
+type ChannelKeys = (Key<Inner>, Key<Channel>);
 
 /// A loop and the clients of the program around it; see the header's `broker_loop_t`.
 #[derive(Debug)]
@@ -35,7 +35,7 @@ pub struct Embedded {
     lp: Loop,
     profile: Profile,
     clients: Arena<Inner>,
-    places: HashMap<LocalKey, Place>,
+    places: HashMap<LocalKey, ChannelKeys>,
     clock: Clock,
     told: Millis,
     events: Vec<LocalEvent>,
@@ -156,7 +156,7 @@ impl Embedded {
         }
     }
 
-    fn take_event(&mut self, event: LocalEvent, dirty: &mut Vec<Place>) {
+    fn take_event(&mut self, event: LocalEvent, dirty: &mut Vec<ChannelKeys>) {
         match event {
             LocalEvent::Readable(local) => {
                 let Some((client, channel)) = self.places.get(&local) else { return };
@@ -183,7 +183,7 @@ impl Embedded {
         inner.mux.take_actions(&mut actions);
         for action in &actions {
             match action {
-                Action::Connect(channel) => match self.lp.local_open() {
+                ConnectionAction::Connect(channel) => match self.lp.local_open() {
                     Some(local) => {
                         inner.locals.insert(*channel, local);
                         self.places.insert(local, (client, *channel));
@@ -191,7 +191,7 @@ impl Embedded {
                     }
                     None => inner.mux.failed(*channel, "the broker takes no more children"),
                 },
-                Action::Close(channel) => {
+                ConnectionAction::Close(channel) => {
                     if let Some(local) = inner.locals.remove(channel) {
                         self.places.remove(&local);
                         self.lp.local_close(local);
@@ -202,14 +202,14 @@ impl Embedded {
         !actions.is_empty()
     }
 
-    fn take_dirty(&mut self, client: Key<Inner>, dirty: &mut Vec<Place>) {
+    fn take_dirty(&mut self, client: Key<Inner>, dirty: &mut Vec<ChannelKeys>) {
         let Some(inner) = self.clients.get_mut(client) else { return };
         let mut channels = Vec::new();
         inner.mux.take_dirty(&mut channels);
         dirty.extend(channels.into_iter().map(|channel| (client, channel)));
     }
 
-    fn write(&mut self, (client, channel): Place) {
+    fn write(&mut self, (client, channel): ChannelKeys) {
         let Some(inner) = self.clients.get_mut(client) else { return };
         let Some(local) = inner.locals.get(&channel).copied() else { return };
         loop {

@@ -5,7 +5,7 @@ use crate::command::{Effect, Facts, Setting};
 
 /// Where a command may go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Way {
+pub(super) enum Connection {
     /// With all others.
     Shared,
     /// The same, and once accepted it is part of what every new connection begins with.
@@ -26,7 +26,7 @@ const CLUSTER: &str = "ASKING, READONLY and READWRITE: they change what the next
 const NESTED: &str = "a transaction holds neither transactions nor what changes a connection";
 
 /// The way of a command that shares its connection.
-pub(super) fn shared(words: &[&[u8]]) -> Result<Way, &'static str> {
+pub(super) fn shared(words: &[&[u8]]) -> Result<Connection, &'static str> {
     let facts = Facts::of_words(words);
     match facts.effect() {
         Effect::Transaction => Err(TRANSACTION),
@@ -34,11 +34,11 @@ pub(super) fn shared(words: &[&[u8]]) -> Result<Way, &'static str> {
         Effect::Identity => Err(SETTING),
         Effect::Cluster => Err(CLUSTER),
         Effect::NextRequest => Err(REPLIES),
-        Effect::Setting(setting) => Ok(Way::Setting(setting)),
-        Effect::LibrarySetting => Ok(library_setting(words).map_or(Way::Shared, Way::Setting)),
+        Effect::Setting(setting) => Ok(Connection::Setting(setting)),
+        Effect::LibrarySetting => Ok(library_setting(words).map_or(Connection::Shared, Connection::Setting)),
         effect => {
             on_own_connection(effect)?;
-            Ok(if facts.may_wait(words) { Way::Blocking } else { Way::Shared })
+            Ok(if facts.may_wait(words) { Connection::Blocking } else { Connection::Shared })
         }
     }
 }
@@ -62,8 +62,8 @@ fn on_own_connection(effect: Effect) -> Result<(), &'static str> {
 /// Whether a command may stand in a transaction.
 pub(super) fn in_transaction(words: &[&[u8]]) -> Result<(), &'static str> {
     match shared(words) {
-        Ok(Way::Shared | Way::Blocking) => Ok(()),
-        Ok(Way::Setting(_)) | Err(_) => Err(NESTED),
+        Ok(Connection::Shared | Connection::Blocking) => Ok(()),
+        Ok(Connection::Setting(_)) | Err(_) => Err(NESTED),
     }
 }
 
@@ -100,15 +100,15 @@ mod tests {
         for line in
             ["GET k", "CLIENT ID", "SCRIPT LOAD x", "XREAD COUNT 1 STREAMS BLOCK 0", "averylongcommandname x"]
         {
-            assert_eq!(shared(&words(line)), Ok(Way::Shared), "{line}");
+            assert_eq!(shared(&words(line)), Ok(Connection::Shared), "{line}");
         }
-        assert_eq!(shared(&words("client tracking on")), Ok(Way::Setting(Setting::Tracking)));
+        assert_eq!(shared(&words("client tracking on")), Ok(Connection::Setting(Setting::Tracking)));
     }
 
     #[test]
     fn what_waits_goes_its_own_way() {
         for line in ["BLPOP k 0", "xread block 0 streams s $", "XREADGROUP GROUP g c BLOCK 1 STREAMS s >"] {
-            assert_eq!(shared(&words(line)), Ok(Way::Blocking), "{line}");
+            assert_eq!(shared(&words(line)), Ok(Connection::Blocking), "{line}");
             assert!(in_transaction(&words(line)).is_ok(), "in a transaction nothing waits");
         }
     }
@@ -123,13 +123,13 @@ mod tests {
             "XREAD COUNT block STREAMS s 0",
             "XREAD COUNT 1 BLOCK",
         ] {
-            assert_eq!(shared(&words(line)), Ok(Way::Shared), "{line}");
+            assert_eq!(shared(&words(line)), Ok(Connection::Shared), "{line}");
         }
         for line in [
             "XREADGROUP GROUP streams c BLOCK 0 STREAMS s >",
             "XREADGROUP GROUP block block NOACK block 1 STREAMS block >",
         ] {
-            assert_eq!(shared(&words(line)), Ok(Way::Blocking), "{line}");
+            assert_eq!(shared(&words(line)), Ok(Connection::Blocking), "{line}");
         }
     }
 

@@ -23,6 +23,6 @@ mod tests;
 pub use embedded::{ClientKey, Embedded};
 pub use endpoint::{Border, OwnFd, Unusable, VARIABLE};
 pub use net::{Client, Peering, Recipe};
-pub use request::{BLOCK_MAX, Block, Event, Fault, Outcome, Refusal, Request};
+pub use request::{BLOCK_MAX, Block, ClientRequest, Event, Fault, Outcome, Refusal};
 pub use requests::{Requests, SessionKey};
 pub use topics::Family;

@@ -3,8 +3,8 @@
 //! actions, as the reactor does for the core.
 
 use super::channel::{Channel, Purpose, State, Waiting};
-use super::guard::{self, Way};
-use super::request::{Event, Fault, Outcome, Refusal, Request};
+use super::guard::{self, Connection};
+use super::request::{ClientRequest, Event, Fault, Outcome, Refusal};
 use super::topics::{Family, Joined, Subscription, Topics};
 use crate::base::bytes::Spares;
 use crate::base::clock::Millis;
@@ -44,7 +44,7 @@ impl Pending {
 
 /// What only the driver can do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Action {
+pub(super) enum ConnectionAction {
     /// Make a connection for this channel; answer with `connected` or `failed`.
     Connect(Key<Channel>),
     /// Close it, whatever became of it.
@@ -75,7 +75,7 @@ pub(super) struct Mux {
     /// Bytes of requests not given to a socket.
     pub(super) waiting_bytes: usize,
     pub(super) told: VecDeque<Told>,
-    pub(super) actions: Vec<Action>,
+    pub(super) actions: Vec<ConnectionAction>,
     pub(super) dirty: Vec<Key<Channel>>,
     /// For whichever channel is read and not inside a reply.
     pub(super) scanner: ReplyScanner,
@@ -133,14 +133,14 @@ impl Mux {
     pub(super) fn submit(
         &mut self,
         to: Option<Key<Channel>>,
-        request: &Request<'_>,
+        request: &ClientRequest<'_>,
         timeout: Millis,
         tag: usize,
     ) -> Result<Key<Pending>, Refusal> {
         let (channel, setting) = self.way(to, request)?;
         let replies = match request {
-            Request::Command(_) => 1,
-            Request::Transaction(block) => block.len() + 2,
+            ClientRequest::Command(_) => 1,
+            ClientRequest::Transaction(block) => block.len() + 2,
         };
         let key = self.requests.insert(Pending { tag, channel });
         if timeout > 0 {
@@ -149,8 +149,8 @@ impl Mux {
         }
         if let Some(channel) = self.channels.get_mut(channel) {
             let write = |out: &mut Vec<u8>| match request {
-                Request::Command(words) => encode::request(out, words),
-                Request::Transaction(block) => block.write(out),
+                ClientRequest::Command(words) => encode::request(out, words),
+                ClientRequest::Transaction(block) => block.write(out),
             };
             let make = |end| Waiting { request: key, end, replies, since: self.now, setting };
             self.waiting_bytes += channel.push(write, make);
@@ -164,16 +164,16 @@ impl Mux {
     pub(super) fn way(
         &mut self,
         to: Option<Key<Channel>>,
-        request: &Request<'_>,
+        request: &ClientRequest<'_>,
     ) -> Result<(Key<Channel>, Option<Setting>), Refusal> {
         if self.closed {
             return Err(Refusal::Closed("the handle is closed"));
         }
         match request {
-            Request::Command(words) if words.first().is_none_or(|name| name.is_empty()) => {
+            ClientRequest::Command(words) if words.first().is_none_or(|name| name.is_empty()) => {
                 return Err(Refusal::Invalid("a command without a name"));
             }
-            Request::Transaction(block) if block.is_empty() => {
+            ClientRequest::Transaction(block) if block.is_empty() => {
                 return Err(Refusal::Invalid("a transaction without commands"));
             }
             _ => {}
@@ -184,7 +184,7 @@ impl Mux {
             return match (state, request) {
                 (None, _) => Err(Refusal::Closed("the session is closed")),
                 (Some(State::Dead), _) => Err(Refusal::NotConnected("the session's connection is lost")),
-                (_, Request::Command(words)) => match guard::session(words) {
+                (_, ClientRequest::Command(words)) => match guard::session(words) {
                     Ok(()) => Ok((session, None)),
                     Err(words) => Err(Refusal::Unsupported(words)),
                 },
@@ -192,13 +192,13 @@ impl Mux {
             };
         }
         let way = match request {
-            Request::Command(words) => guard::shared(words).map_err(Refusal::Unsupported)?,
-            Request::Transaction(_) => Way::Shared,
+            ClientRequest::Command(words) => guard::shared(words).map_err(Refusal::Unsupported)?,
+            ClientRequest::Transaction(_) => Connection::Shared,
         };
         match way {
-            Way::Blocking => Ok((self.blocking_channel()?, None)),
-            Way::Shared => Ok((self.main_channel()?, None)),
-            Way::Setting(setting) => Ok((self.main_channel()?, Some(setting))),
+            Connection::Blocking => Ok((self.blocking_channel()?, None)),
+            Connection::Shared => Ok((self.main_channel()?, None)),
+            Connection::Setting(setting) => Ok((self.main_channel()?, Some(setting))),
         }
     }
 
@@ -234,14 +234,14 @@ impl Mux {
         Ok(self.channels.insert(Channel::new(purpose, self.now)))
     }
 
-    pub(super) fn check_room(&self, request: &Request<'_>) -> Result<(), Refusal> {
+    pub(super) fn check_room(&self, request: &ClientRequest<'_>) -> Result<(), Refusal> {
         let settings = &self.profile.settings;
         if self.requests.len() >= settings.client_requests_max {
             return Err(Refusal::Full("client_requests_max requests have no outcome yet"));
         }
         let size = match request {
-            Request::Command(words) => words.iter().map(|word| word.len()).sum(),
-            Request::Transaction(block) => block.size(),
+            ClientRequest::Command(words) => words.iter().map(|word| word.len()).sum(),
+            ClientRequest::Transaction(block) => block.size(),
         };
         if self.waiting_bytes > 0 && self.waiting_bytes + size > settings.client_bytes_max {
             return Err(Refusal::Full("client_bytes_max bytes are waiting to be sent"));
@@ -481,7 +481,7 @@ impl Mux {
     }
 
     /// Moves the actions since the last call into `into`.
-    pub(super) fn take_actions(&mut self, into: &mut Vec<Action>) {
+    pub(super) fn take_actions(&mut self, into: &mut Vec<ConnectionAction>) {
         into.append(&mut self.actions);
     }
 

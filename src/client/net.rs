@@ -3,7 +3,7 @@
 
 use super::channel::Channel;
 use super::endpoint::{Border, Endpoint, Place, Target, Unusable};
-use super::mux::{Action, Mux, Profile};
+use super::mux::{ConnectionAction, Mux, Profile};
 use super::requests::Requests;
 use crate::base::clock::{Clock, Millis};
 use crate::base::error::{Error, Result};
@@ -33,7 +33,7 @@ const EVENTS: usize = 64;
 
 /// A connection and what is known of it.
 #[derive(Debug)]
-struct Link {
+struct ClientLink {
     conn: Conn,
     connecting: bool,
     /// Where to, while it is connecting.
@@ -101,7 +101,7 @@ struct Net {
     events: Events,
     waker: Arc<Wake>,
     bell: Wake,
-    links: HashMap<Key<Channel>, Link>,
+    links: HashMap<Key<Channel>, ClientLink>,
     clock: Clock,
     scratch: Box<[u8]>,
     /// Links with something left to read.
@@ -280,8 +280,8 @@ impl Client {
             let moved = !actions.is_empty();
             for action in actions.drain(..) {
                 match action {
-                    Action::Connect(key) => self.connect(key),
-                    Action::Close(key) => self.give_up(key),
+                    ConnectionAction::Connect(key) => self.connect(key),
+                    ConnectionAction::Close(key) => self.give_up(key),
                 }
             }
             self.mux.take_dirty(&mut dirty);
@@ -322,7 +322,7 @@ impl Client {
 
     /// The mux wants it no more: what is still under way has taken too long.
     fn give_up(&mut self, key: Key<Channel>) {
-        if let Some(Link { connecting: true, address: Some(address), .. }) = self.net.links.get(&key) {
+        if let Some(ClientLink { connecting: true, address: Some(address), .. }) = self.net.links.get(&key) {
             self.endpoint.blame(*address);
         }
         self.close_link(key);
@@ -332,7 +332,7 @@ impl Client {
         let under_way = address.is_some();
         let mut conn = Conn::new(stream);
         conn.register(self.net.poll.registry(), Token(key.to_bits() as usize), under_way)?;
-        self.net.links.insert(key, Link { conn, connecting: under_way, address });
+        self.net.links.insert(key, ClientLink { conn, connecting: under_way, address });
         if !under_way {
             self.mux.connected(key);
         }

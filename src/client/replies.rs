@@ -1,7 +1,7 @@
 //! What comes from the peer: replies to requests, to the greeting, and pushes. Each reply belongs to the oldest request
 //! that was sent; one that nobody asked for ends the connection.
 
-use super::channel::{Channel, Purpose, Sent, State};
+use super::channel::{Channel, Purpose, SentRequest, State};
 use super::mux::{Mux, Told};
 use super::request::{Event, Fault, fault_of};
 use crate::base::key::Key;
@@ -64,7 +64,7 @@ impl Mux {
         }
     }
 
-    pub(super) fn answered(&mut self, key: Key<Channel>, sent: Sent, frame: &[u8]) {
+    pub(super) fn answered(&mut self, key: Key<Channel>, sent: SentRequest, frame: &[u8]) {
         if let (Some(setting), b"+OK\r\n") = (sent.asked.setting, frame) {
             self.remember(setting, &sent);
         }
@@ -89,7 +89,7 @@ impl Mux {
         }
     }
 
-    pub(super) fn remember(&mut self, setting: Setting, sent: &Sent) {
+    pub(super) fn remember(&mut self, setting: Setting, sent: &SentRequest) {
         if let Some(bytes) = &sent.bytes {
             self.again.retain(|(known, _)| *known != setting);
             self.again.push((setting, bytes.to_vec()));

@@ -9,7 +9,7 @@ pub const BLOCK_MAX: usize = 64 * 1024 * 1024;
 
 /// Something to be sent.
 #[derive(Debug, Clone, Copy)]
-pub enum Request<'a> {
+pub enum ClientRequest<'a> {
     /// The words of a command, its name first.
     Command(&'a [&'a [u8]]),
     /// Commands to be executed together.

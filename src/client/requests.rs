@@ -3,7 +3,7 @@
 
 use super::channel::Channel;
 use super::mux::Mux;
-use super::request::{Event, Fault, Refusal, Request};
+use super::request::{ClientRequest, Event, Fault, Refusal};
 use super::topics::Family;
 use crate::base::clock::{Clock, Millis};
 use crate::base::key::Key;
@@ -44,7 +44,7 @@ impl<'a> Requests<'a> {
     pub fn submit(
         &mut self,
         to: Option<SessionKey>,
-        request: &Request<'_>,
+        request: &ClientRequest<'_>,
         timeout: Millis,
         tag: usize,
     ) -> Result<u64, Refusal> {

@@ -2,8 +2,8 @@
 //! that.
 
 use super::channel::Channel;
-use super::mux::{Action, Mux, Profile};
-use super::request::{Block, Event, Fault, Outcome, Refusal, Request};
+use super::mux::{ConnectionAction, Mux, Profile};
+use super::request::{Block, ClientRequest, Event, Fault, Outcome, Refusal};
 use super::topics::Family;
 use crate::base::key::Key;
 use crate::config::ClientSettings;
@@ -24,8 +24,8 @@ fn connect(mux: &mut Mux, greeting: &[u8]) -> Vec<Key<Channel>> {
     let mut actions = Vec::new();
     mux.take_actions(&mut actions);
     let asked = actions.into_iter().filter_map(|action| match action {
-        Action::Connect(key) => Some(key),
-        Action::Close(_) => None,
+        ConnectionAction::Connect(key) => Some(key),
+        ConnectionAction::Close(_) => None,
     });
     let asked: Vec<_> = asked.collect();
     for key in &asked {
@@ -45,7 +45,7 @@ fn write(mux: &mut Mux, key: Key<Channel>) -> Vec<u8> {
 
 fn submit(mux: &mut Mux, line: &str, tag: usize) -> Result<u64, Refusal> {
     let words: Vec<&[u8]> = line.split(' ').map(str::as_bytes).collect();
-    mux.submit(None, &Request::Command(&words), 0, tag).map(Key::to_bits)
+    mux.submit(None, &ClientRequest::Command(&words), 0, tag).map(Key::to_bits)
 }
 
 fn block(words: &[&[u8]]) -> Block {
@@ -82,8 +82,8 @@ fn a_kept_connection_makes_room_for_one_that_is_needed() {
 fn a_transaction_counts_among_the_bytes_that_wait() {
     let mut mux = mux(&[("client_bytes_max", "64KiB")], false);
     let large = block(&[b"SET", b"k", &[b'x'; 40_000]]);
-    assert!(mux.submit(None, &Request::Transaction(&large), 0, 1).is_ok());
-    let refused = mux.submit(None, &Request::Transaction(&large), 0, 2);
+    assert!(mux.submit(None, &ClientRequest::Transaction(&large), 0, 1).is_ok());
+    let refused = mux.submit(None, &ClientRequest::Transaction(&large), 0, 2);
     assert!(matches!(refused, Err(Refusal::Full(_))));
 }
 
@@ -114,7 +114,7 @@ fn a_user_who_may_not_multi_sends_no_transaction() {
     let main = connect(&mut mux, &greeting)[0];
     submit(&mut mux, "GET k", 1).unwrap();
     let transaction = block(&[b"INCR", b"k"]);
-    mux.submit(None, &Request::Transaction(&transaction), 0, 2).unwrap();
+    mux.submit(None, &ClientRequest::Transaction(&transaction), 0, 2).unwrap();
     assert_eq!(write(&mut mux, main), b"*2\r\n$3\r\nGET\r\n$1\r\nk\r\n");
     let outcomes = outcomes(&mut mux);
     let [(2, Ok(tree))] = &outcomes[..] else { panic!("{outcomes:?}") };

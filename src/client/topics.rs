@@ -11,14 +11,14 @@ use std::collections::{HashMap, VecDeque};
 #[derive(Debug)]
 pub(super) struct Subscription {
     pub(super) tag: usize,
-    topic: Topic,
+    topic: SubscriptionName,
 }
 
 /// What the server is to be told when the last subscription of a name has gone.
 pub(super) type Farewell = Option<(Family, Box<[u8]>)>;
 
 /// What is subscribed to.
-type Topic = (u8, Box<[u8]>);
+type SubscriptionName = (u8, Box<[u8]>);
 
 #[derive(Debug, Default)]
 struct Interest {
@@ -29,8 +29,8 @@ struct Interest {
 
 /// A question to the server that is not yet confirmed.
 #[derive(Debug)]
-struct Asked {
-    topic: Topic,
+struct AskedTopic {
+    topic: SubscriptionName,
     join: bool,
 }
 
@@ -38,8 +38,8 @@ struct Asked {
 #[derive(Debug, Default)]
 pub(super) struct Topics {
     subscriptions: Arena<Subscription>,
-    interests: HashMap<Topic, Interest>,
-    asked: VecDeque<Asked>,
+    interests: HashMap<SubscriptionName, Interest>,
+    asked: VecDeque<AskedTopic>,
 }
 
 /// What became of a new subscription.
@@ -70,7 +70,7 @@ impl Topics {
     }
 
     pub(super) fn join(&mut self, family: Family, name: &[u8], tag: usize) -> (Key<Subscription>, Joined) {
-        let topic: Topic = (code(family), name.into());
+        let topic: SubscriptionName = (code(family), name.into());
         let key = self.subscriptions.insert(Subscription { tag, topic: topic.clone() });
         let interest = self.interests.entry(topic).or_default();
         interest.subscriptions.push(key);
@@ -99,13 +99,13 @@ impl Topics {
     pub(super) fn ask(&mut self, family: Family, name: &[u8], join: bool, out: &mut Vec<u8>) {
         let command = Subscribe { family, leave: !join }.name();
         encode::request(out, &[command.as_bytes(), name]);
-        self.asked.push_back(Asked { topic: (code(family), name.into()), join });
+        self.asked.push_back(AskedTopic { topic: (code(family), name.into()), join });
     }
 
     /// Asks for everything anew: the connection is a new one.
     pub(super) fn ask_all(&mut self, out: &mut Vec<u8>) {
         self.asked.clear();
-        let topics: Vec<Topic> = self.interests.keys().cloned().collect();
+        let topics: Vec<SubscriptionName> = self.interests.keys().cloned().collect();
         for interest in self.interests.values_mut() {
             interest.confirmed = None;
         }
@@ -131,7 +131,7 @@ impl Topics {
 
     /// Only after its confirmation: what comes before is the echo of an earlier subscription.
     fn wanting(&self, family: Family, name: &[u8]) -> Vec<Key<Subscription>> {
-        let interest = self.interests.get(&(code(family), name.into()) as &Topic);
+        let interest = self.interests.get(&(code(family), name.into()) as &SubscriptionName);
         interest
             .filter(|interest| interest.confirmed.is_some())
             .map_or_else(Vec::new, |i| i.subscriptions.clone())

@@ -21,7 +21,7 @@ pub(crate) enum Context {
 
 /// What the way of a request depends on, beside its command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Facts {
+pub(crate) struct Situation {
     pub(crate) context: Context,
     /// It speaks RESP2 and has shared subscriptions.
     pub(crate) listens_resp2: bool,
@@ -37,7 +37,7 @@ pub(crate) struct Facts {
     pub(crate) wrote_elsewhere: bool,
 }
 
-impl Facts {
+impl Situation {
     /// Whether its requests go on a leased lane.
     pub(crate) fn is_on_lease(&self) -> bool {
         matches!(self.context, Context::Lease | Context::LeasedMulti)
@@ -114,7 +114,7 @@ pub(crate) enum Leased {
 }
 
 /// Which way a command goes.
-pub(crate) fn way(facts: &Facts, route: Route, no_multi: bool) -> Way {
+pub(crate) fn way(facts: &Situation, route: Route, no_multi: bool) -> Way {
     if facts.listens_resp2 && !is_said_while_listening(route) {
         let is_exec = route == Route::Transaction(Command::Exec);
         return if is_exec { Way::RejectListenerExec } else { Way::RejectListener };
@@ -133,7 +133,7 @@ fn is_said_while_listening(route: Route) -> bool {
     matches!(route, Route::Subscribe(_) | Route::Local(Ping | SubscriberPing | Quit | Reset) | Route::Refused)
 }
 
-fn shared(facts: &Facts, route: Route) -> Way {
+fn shared(facts: &Situation, route: Route) -> Way {
     match route {
         Route::Shared => Way::Share,
         Route::Local(local) => Way::Local(local),
@@ -170,7 +170,7 @@ fn queued(route: Route, no_multi: bool) -> Way {
     }
 }
 
-fn leased(facts: &Facts, route: Route) -> Way {
+fn leased(facts: &Situation, route: Route) -> Way {
     match route {
         Route::Replicas if !facts.lease_listens_resp2 && facts.wrote_elsewhere => Way::Replicas,
         Route::Refused => Way::Refuse,
@@ -200,7 +200,7 @@ fn leased(facts: &Facts, route: Route) -> Way {
     }
 }
 
-fn leased_multi(facts: &Facts, route: Route, no_multi: bool) -> Way {
+fn leased_multi(facts: &Situation, route: Route, no_multi: bool) -> Way {
     match route {
         Route::Transaction(Command::Exec) => Way::Leased(Leased::Exec),
         Route::Transaction(Command::Discard) => Way::Leased(Leased::Discard),
@@ -276,7 +276,7 @@ mod tests {
     use crate::command::TimeoutUnit;
     use std::fmt::Write;
 
-    const NOTHING: Facts = Facts {
+    const NOTHING: Situation = Situation {
         context: Context::Shared,
         listens_resp2: false,
         lease_listens_resp2: false,
@@ -287,23 +287,23 @@ mod tests {
     };
 
     /// What a child can be in, as far as it makes a difference.
-    fn situations() -> Vec<(&'static str, Facts)> {
-        let lease = Facts { context: Context::Lease, ..NOTHING };
-        let multi = Facts { context: Context::LeasedMulti, ..NOTHING };
+    fn situations() -> Vec<(&'static str, Situation)> {
+        let lease = Situation { context: Context::Lease, ..NOTHING };
+        let multi = Situation { context: Context::LeasedMulti, ..NOTHING };
         vec![
             ("nothing", NOTHING),
-            ("nothing, pubsub=shared", Facts { shares_topics: true, ..NOTHING }),
-            ("watch lost", Facts { watch_lost: true, ..NOTHING }),
-            ("RESP2 listener", Facts { listens_resp2: true, shares_topics: true, ..NOTHING }),
-            ("queued MULTI", Facts { context: Context::QueuedMulti, ..NOTHING }),
+            ("nothing, pubsub=shared", Situation { shares_topics: true, ..NOTHING }),
+            ("watch lost", Situation { watch_lost: true, ..NOTHING }),
+            ("RESP2 listener", Situation { listens_resp2: true, shares_topics: true, ..NOTHING }),
+            ("queued MULTI", Situation { context: Context::QueuedMulti, ..NOTHING }),
             ("lease", lease),
-            ("lease, pubsub=shared", Facts { shares_topics: true, ..lease }),
-            ("lease, watch lost", Facts { watch_lost: true, ..lease }),
-            ("lease, tracking", Facts { tracks: true, ..lease }),
-            ("lease, written elsewhere", Facts { wrote_elsewhere: true, ..lease }),
-            ("lease, RESP2 listener", Facts { lease_listens_resp2: true, tracks: true, ..lease }),
+            ("lease, pubsub=shared", Situation { shares_topics: true, ..lease }),
+            ("lease, watch lost", Situation { watch_lost: true, ..lease }),
+            ("lease, tracking", Situation { tracks: true, ..lease }),
+            ("lease, written elsewhere", Situation { wrote_elsewhere: true, ..lease }),
+            ("lease, RESP2 listener", Situation { lease_listens_resp2: true, tracks: true, ..lease }),
             ("leased MULTI", multi),
-            ("leased MULTI, tracking", Facts { tracks: true, ..multi }),
+            ("leased MULTI, tracking", Situation { tracks: true, ..multi }),
         ]
     }
 

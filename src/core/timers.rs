@@ -26,18 +26,18 @@ pub(crate) enum Timer {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Entry {
+pub(crate) struct TimerEntry {
     at: Millis,
     timer: Timer,
 }
 
-impl Ord for Entry {
+impl Ord for TimerEntry {
     fn cmp(&self, other: &Self) -> Ordering {
         other.at.cmp(&self.at)
     }
 }
 
-impl PartialOrd for Entry {
+impl PartialOrd for TimerEntry {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
@@ -46,12 +46,12 @@ impl PartialOrd for Entry {
 /// A heap of deadlines, earliest first.
 #[derive(Debug, Default)]
 pub(crate) struct Timers {
-    heap: BinaryHeap<Entry>,
+    heap: BinaryHeap<TimerEntry>,
 }
 
 impl Timers {
     pub(crate) fn arm(&mut self, at: Millis, timer: Timer) {
-        self.heap.push(Entry { at, timer });
+        self.heap.push(TimerEntry { at, timer });
     }
 
     pub(crate) fn next_at(&self) -> Option<Millis> {

@@ -11,7 +11,7 @@ use super::loops;
 use super::reply::{Owned, broker_reply_t, hand_out};
 use super::text::{own_words, patience, words};
 use super::transaction::{self, broker_transaction_t};
-use crate::client::{Peering, Request, SessionKey};
+use crate::client::{ClientRequest, Peering, SessionKey};
 use std::ffi::{c_char, c_int};
 
 /// The input of a call function. Pointers of the caller: nothing to drop.
@@ -68,15 +68,15 @@ impl Calling<'_> {
     fn submit(&self) -> Result<usize, c_int> {
         match self.asked {
             CallInput::Words { argc, argv, argvlen } => {
-                self.submit_request(&Request::Command(&words(argc, argv, argvlen)?))
+                self.submit_request(&ClientRequest::Command(&words(argc, argv, argvlen)?))
             }
-            CallInput::Transaction(transaction) => {
-                transaction::read(transaction, |block| self.submit_request(&Request::Transaction(block)))?
-            }
+            CallInput::Transaction(transaction) => transaction::read(transaction, |block| {
+                self.submit_request(&ClientRequest::Transaction(block))
+            })?,
         }
     }
 
-    fn submit_request(&self, request: &Request<'_>) -> Result<usize, c_int> {
+    fn submit_request(&self, request: &ClientRequest<'_>) -> Result<usize, c_int> {
         self.home.attend(true)?;
         let submitted = self.home.with(self.session, |at| {
             at.calls.submit_waiting(at.requests, self.session, request, self.patience)

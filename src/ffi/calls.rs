@@ -7,7 +7,7 @@ use super::codes::*;
 use super::embed::{broker_req_t, give_req};
 use super::reply::Owned;
 use super::text::own_words;
-use crate::client::{Event, Family, Fault, Outcome, Refusal, Request, Requests, SessionKey};
+use crate::client::{ClientRequest, Event, Family, Fault, Outcome, Refusal, Requests, SessionKey};
 use slab::Slab;
 use std::ffi::{CString, c_int, c_void};
 
@@ -108,7 +108,7 @@ impl Calls {
         &mut self,
         requests: &mut Requests<'_>,
         to: Option<SessionKey>,
-        request: &Request<'_>,
+        request: &ClientRequest<'_>,
         patience: u64,
         req: *mut broker_req_t,
         call: Call,
@@ -122,7 +122,7 @@ impl Calls {
         &mut self,
         requests: &mut Requests<'_>,
         to: Option<SessionKey>,
-        request: &Request<'_>,
+        request: &ClientRequest<'_>,
         patience: u64,
     ) -> Result<usize, c_int> {
         let (tag, _) = self.begin(None, |tag| requests.submit(to, request, patience, tag))?;

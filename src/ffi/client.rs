@@ -15,7 +15,7 @@ use super::reply::{broker_reply_t, hand_out_nothing};
 use super::text::{bytes, copy_out, opt_str, own_words, patience, waiting_time, words};
 use super::thread;
 use super::transaction::{self, broker_transaction_t};
-use crate::client::{Border, Client, ClientKey, Family, Recipe, Request, SessionKey, Unusable};
+use crate::client::{Border, Client, ClientKey, ClientRequest, Family, Recipe, SessionKey, Unusable};
 use std::cell::UnsafeCell;
 use std::ffi::{c_char, c_int, c_void};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -541,7 +541,7 @@ pub extern "C" fn broker_client_submit(
         let callback = cb.ok_or(BROKER_EINVAL)?;
         let (words, patience) = (words(argc, argv, argvlen)?, patience(timeout_ms)?);
         let call = Call { callback, data, handle: client };
-        Ok(at.calls.submit(at.requests, at.session, &Request::Command(&words), patience, req, call))
+        Ok(at.calls.submit(at.requests, at.session, &ClientRequest::Command(&words), patience, req, call))
     })
 }
 
@@ -565,7 +565,7 @@ pub extern "C" fn broker_client_submit_transaction(
         let patience = patience(timeout_ms)?;
         let call = Call { callback, data, handle: client };
         transaction::read(transaction, |block| {
-            at.calls.submit(at.requests, at.session, &Request::Transaction(block), patience, req, call)
+            at.calls.submit(at.requests, at.session, &ClientRequest::Transaction(block), patience, req, call)
         })
     })
 }

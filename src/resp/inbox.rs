@@ -218,7 +218,7 @@ mod tests {
     const SET: &[u8] = b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$5\r\nvalue\r\n";
 
     #[derive(Default)]
-    struct Shared<S> {
+    struct SharedStock<S> {
         scanner: S,
         spares: Spares,
     }
@@ -226,7 +226,7 @@ mod tests {
     /// Takes every reply there is.
     fn replies(
         inbox: &mut Inbox<ReplyScanner>,
-        shared: &mut Shared<ReplyScanner>,
+        shared: &mut SharedStock<ReplyScanner>,
         fresh: &[u8],
     ) -> Vec<Vec<u8>> {
         let mut frames = inbox.begin(fresh, &mut shared.scanner);
@@ -239,7 +239,7 @@ mod tests {
     }
 
     /// Takes every request there is.
-    fn requests(inbox: &mut Inbox<Scanner>, shared: &mut Shared<Scanner>, fresh: &[u8]) -> Vec<Vec<u8>> {
+    fn requests(inbox: &mut Inbox<Scanner>, shared: &mut SharedStock<Scanner>, fresh: &[u8]) -> Vec<Vec<u8>> {
         let mut frames = inbox.begin(fresh, &mut shared.scanner);
         let mut found = Vec::new();
         loop {
@@ -261,16 +261,16 @@ mod tests {
     fn frames_are_found_however_they_are_cut() {
         let replies_sent = b"+OK\r\n*2\r\n$1\r\na\r\n*1\r\n:12\r\n$-1\r\n%1\r\n+k\r\n$3\r\nabc\r\n";
         let requests_sent = [GET, b"*0\r\n", SET, b"PING\r\n", GET].concat();
-        let whole_replies = replies(&mut Inbox::default(), &mut Shared::default(), replies_sent);
-        let whole_requests = requests(&mut Inbox::default(), &mut Shared::default(), &requests_sent);
+        let whole_replies = replies(&mut Inbox::default(), &mut SharedStock::default(), replies_sent);
+        let whole_requests = requests(&mut Inbox::default(), &mut SharedStock::default(), &requests_sent);
         assert_eq!((whole_replies.len(), whole_requests.len()), (4, 4));
         for size in 1..requests_sent.len() {
-            let (mut inbox, mut shared) = (Inbox::default(), Shared::default());
+            let (mut inbox, mut shared) = (Inbox::default(), SharedStock::default());
             let chunks = replies_sent.chunks(size);
             let found: Vec<_> = chunks.flat_map(|chunk| replies(&mut inbox, &mut shared, chunk)).collect();
             assert_eq!(found, whole_replies, "{size} bytes at a time");
             assert_eq!(inbox.footprint(), 0, "nothing is left");
-            let (mut inbox, mut shared) = (Inbox::default(), Shared::default());
+            let (mut inbox, mut shared) = (Inbox::default(), SharedStock::default());
             let chunks = requests_sent.chunks(size);
             let found: Vec<_> = chunks.flat_map(|chunk| requests(&mut inbox, &mut shared, chunk)).collect();
             assert_eq!(found, whole_requests, "{size} bytes at a time");
@@ -281,7 +281,7 @@ mod tests {
     /// Whatever is read of a frame, others that share the scanner read theirs.
     #[test]
     fn a_scanner_inside_a_frame_is_its_inboxs_own() {
-        let mut shared = Shared::default();
+        let mut shared = SharedStock::default();
         let (mut one, mut other) = (Inbox::default(), Inbox::default());
         assert!(requests(&mut one, &mut shared, &SET[..20]).is_empty());
         assert_eq!(requests(&mut other, &mut shared, GET), [GET]);
@@ -294,7 +294,7 @@ mod tests {
 
     #[test]
     fn a_request_stays_until_it_is_done_with() {
-        let (mut inbox, mut shared) = (Inbox::default(), Shared::default());
+        let (mut inbox, mut shared) = (Inbox::default(), SharedStock::default());
         let sent = [GET, SET].concat();
         let mut frames = inbox.begin(&sent, &mut shared.scanner);
         assert_eq!(frames.next_request(&LIMITS), Scan::Frame { len: GET.len() });
@@ -313,7 +313,7 @@ mod tests {
     /// The rest of a frame is copied once, and the bytes that complete it find room.
     #[test]
     fn room_is_made_for_the_frame_that_has_begun() {
-        let (mut inbox, mut shared) = (Inbox::default(), Shared::default());
+        let (mut inbox, mut shared) = (Inbox::default(), SharedStock::default());
         let reply = [&b"$40000\r\n"[..], &[b'x'; 40_000], b"\r\n"].concat();
         assert!(replies(&mut inbox, &mut shared, &reply[..100]).is_empty());
         let room = inbox.footprint();
@@ -328,7 +328,7 @@ mod tests {
     /// What was taken out belongs to a connection that is no more, and must not be read as the next one's.
     #[test]
     fn nothing_returns_to_an_inbox_that_was_cleared_meanwhile() {
-        let (mut inbox, mut shared) = (Inbox::default(), Shared::default());
+        let (mut inbox, mut shared) = (Inbox::default(), SharedStock::default());
         let mut frames = inbox.begin(b"+one\r\n*2\r\n+tw", &mut shared.scanner);
         assert_eq!(frames.next_reply(), Some(Ok((&b"+one\r\n"[..], b'+'))));
         assert!(inbox.is_in_use());
@@ -342,11 +342,11 @@ mod tests {
 
     #[test]
     fn what_is_no_frame_says_so() {
-        let (mut inbox, mut shared) = (Inbox::default(), Shared::default());
+        let (mut inbox, mut shared) = (Inbox::default(), SharedStock::default());
         let mut frames = inbox.begin(b"+OK\r\nhello", &mut shared.scanner);
         assert!(matches!(frames.next_reply(), Some(Ok(_))));
         assert_eq!(frames.next_reply(), Some(Err("unknown reply type")));
-        let mut shared = Shared::<Scanner>::default();
+        let mut shared = SharedStock::<Scanner>::default();
         let mut inbox = Inbox::default();
         let mut frames = inbox.begin(b"*1\r\n:1\r\n", &mut shared.scanner);
         assert!(matches!(frames.next_request(&LIMITS), Scan::Error { .. }));

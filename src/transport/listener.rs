@@ -150,42 +150,42 @@ impl Source for Listener {
 
 /// Why a listener could not be bound, without its name.
 #[derive(Debug)]
-enum Failure {
+enum ListenFailure {
     /// The URL requires something that is not allowed.
     Refused(String),
     /// The system or another process prevents it.
     System(Error),
 }
 
-impl Failure {
-    fn system(why: impl Into<String>) -> Failure {
-        Failure::System(Error::system(why))
+impl ListenFailure {
+    fn system(why: impl Into<String>) -> ListenFailure {
+        ListenFailure::System(Error::system(why))
     }
 
     /// Another process has the address.
-    fn taken(why: impl Into<String>) -> Failure {
-        Failure::System(Error::system(why).numbered(Errno::ADDRINUSE.raw_os_error()))
+    fn taken(why: impl Into<String>) -> ListenFailure {
+        ListenFailure::System(Error::system(why).numbered(Errno::ADDRINUSE.raw_os_error()))
     }
 }
 
-impl Failure {
+impl ListenFailure {
     fn of(self, url: &ListenUrl) -> Error {
         let name = match url {
             ListenUrl::Unix { path, .. } => ListenUrl::unix(path).to_string(),
             ListenUrl::Tcp { .. } => url.to_string(),
         };
         match self {
-            Failure::Refused(why) => Error::config(format!("{name}: {why}")),
-            Failure::System(error) => error.within(name),
+            ListenFailure::Refused(why) => Error::config(format!("{name}: {why}")),
+            ListenFailure::System(error) => error.within(name),
         }
     }
 }
 
-type Attempt<T> = std::result::Result<T, Failure>;
+type Attempt<T> = std::result::Result<T, ListenFailure>;
 
 /// For `map_err`: names the attempt that failed.
-fn attempting(what: impl fmt::Display) -> impl FnOnce(io::Error) -> Failure {
-    move |error| Failure::System(Error::refused(what, &error))
+fn attempting(what: impl fmt::Display) -> impl FnOnce(io::Error) -> ListenFailure {
+    move |error| ListenFailure::System(Error::refused(what, &error))
 }
 
 /// The addresses of a name, if children may connect there.
@@ -197,7 +197,7 @@ fn allowed_addresses(host: &str, port: u16, insecure: bool) -> Attempt<Vec<Socke
     if let Some(address) = beyond
         && !insecure
     {
-        return Err(Failure::Refused(format!(
+        return Err(ListenFailure::Refused(format!(
             "{} is not a loopback address: every process that connects there gets the broker's rights to Redis; \
              listen on 127.0.0.1 or a unix:// path, or add ?insecure=1 to allow it",
             address.ip()
@@ -231,7 +231,7 @@ fn first_that_binds<T>(
     mut bind: impl FnMut(SocketAddr) -> io::Result<T>,
 ) -> Attempt<T> {
     let addresses = allowed_addresses(host, port, insecure)?;
-    let mut last = Failure::system("the name has no address");
+    let mut last = ListenFailure::system("the name has no address");
     for address in addresses {
         match bind(address) {
             Ok(bound) => return Ok(bound),

@@ -12,7 +12,7 @@ use crate::base::pipeline::Pipeline;
 use crate::command::CommandId;
 use crate::core::connection::canary::{CANARY, Canaries, Withheld};
 use crate::core::connection::handshake::Handshake;
-use crate::core::connection::role::{LaneRole, Role};
+use crate::core::connection::role::{LaneRole, RoleData};
 use crate::core::connection::slot::{Slot, SlotFlags, SlotKind};
 use crate::core::keys::{ChildKey, LeaseKind, PoolId};
 use crate::core::lease::state::LeaseState;
@@ -72,7 +72,7 @@ impl LaneState {
 #[derive(Debug)]
 pub struct Lane {
     pool: PoolId,
-    role: Role,
+    role: RoleData,
     state: LaneState,
     /// Requests on their way, and the FIFO of their slots.
     out: Pipeline<Slot>,
@@ -110,7 +110,7 @@ pub struct Lane {
 }
 
 impl Lane {
-    pub(crate) fn new(pool: PoolId, role: Role, now: Millis) -> Self {
+    pub(crate) fn new(pool: PoolId, role: RoleData, now: Millis) -> Self {
         Lane {
             pool,
             role,
@@ -152,50 +152,50 @@ impl Lane {
     }
 
     pub(crate) fn is_shared(&self) -> bool {
-        matches!(self.role, Role::Shared { .. })
+        matches!(self.role, RoleData::Shared { .. })
     }
 
     pub(crate) fn is_bulk(&self) -> bool {
-        matches!(self.role, Role::Shared { bulk: true, .. })
+        matches!(self.role, RoleData::Shared { bulk: true, .. })
     }
 
     /// Whether a WAIT blocks it.
     pub(crate) fn is_detached(&self) -> bool {
-        matches!(self.role, Role::Shared { detached: true, .. })
+        matches!(self.role, RoleData::Shared { detached: true, .. })
     }
 
     /// A WAIT is put on it, or has been answered.
     pub(crate) fn set_detached(&mut self, is: bool) {
-        if let Role::Shared { detached, .. } = &mut self.role {
+        if let RoleData::Shared { detached, .. } = &mut self.role {
             *detached = is;
         }
     }
 
     /// Whether it is a shared lane that takes requests of its children.
     pub(crate) fn is_open(&self) -> bool {
-        matches!(self.role, Role::Shared { detached: false, surplus: false, .. })
+        matches!(self.role, RoleData::Shared { detached: false, surplus: false, .. })
     }
 
     pub(crate) fn is_surplus(&self) -> bool {
-        matches!(self.role, Role::Shared { surplus: true, .. })
+        matches!(self.role, RoleData::Shared { surplus: true, .. })
     }
 
     pub(crate) fn mark_surplus(&mut self) {
-        if let Role::Shared { surplus, .. } = &mut self.role {
+        if let RoleData::Shared { surplus, .. } = &mut self.role {
             *surplus = true;
         }
     }
 
     pub(crate) fn lease(&self) -> Option<&LeaseState> {
         match &self.role {
-            Role::Lease { lease, .. } => lease.as_ref(),
+            RoleData::Lease { lease, .. } => lease.as_ref(),
             _ => None,
         }
     }
 
     pub(crate) fn lease_mut(&mut self) -> Option<&mut LeaseState> {
         match &mut self.role {
-            Role::Lease { lease, .. } => lease.as_mut(),
+            RoleData::Lease { lease, .. } => lease.as_mut(),
             _ => None,
         }
     }
@@ -204,26 +204,26 @@ impl Lane {
     pub(crate) fn lend(&mut self, to: LeaseState, now: Millis) {
         debug_assert!(self.lease().is_none(), "lent twice");
         self.last_used = now;
-        if let Role::Lease { lease, .. } = &mut self.role {
+        if let RoleData::Lease { lease, .. } = &mut self.role {
             *lease = Some(to);
         }
     }
 
     /// The lease is over.
     pub(crate) fn take_lease(&mut self, now: Millis) -> Option<LeaseState> {
-        let Role::Lease { lease, .. } = &mut self.role else { return None };
+        let RoleData::Lease { lease, .. } = &mut self.role else { return None };
         self.last_used = now;
         lease.take()
     }
 
     /// Whether the subscriptions of its user need it.
     pub(crate) fn is_listened(&self) -> bool {
-        matches!(self.role, Role::Subscriber { listened: true })
+        matches!(self.role, RoleData::Subscriber { listened: true })
     }
 
     pub(super) fn set_listened(&mut self, is: bool) {
-        debug_assert!(matches!(self.role, Role::Subscriber { .. }), "no lane for subscriptions");
-        if let Role::Subscriber { listened } = &mut self.role {
+        debug_assert!(matches!(self.role, RoleData::Subscriber { .. }), "no lane for subscriptions");
+        if let RoleData::Subscriber { listened } = &mut self.role {
             *listened = is;
         }
     }
@@ -231,7 +231,7 @@ impl Lane {
     #[cfg(test)]
     pub(crate) fn opening_for(&self) -> Option<LeaseKind> {
         match self.role {
-            Role::Lease { opening_for, .. } => opening_for,
+            RoleData::Lease { opening_for, .. } => opening_for,
             _ => None,
         }
     }
@@ -239,7 +239,7 @@ impl Lane {
     /// It is ready, or will never be.
     pub(crate) fn take_opening_for(&mut self) -> Option<LeaseKind> {
         match &mut self.role {
-            Role::Lease { opening_for, .. } => opening_for.take(),
+            RoleData::Lease { opening_for, .. } => opening_for.take(),
             _ => None,
         }
     }

@@ -16,7 +16,7 @@ pub(crate) struct Pool {
     /// A child has needed a lease here: `leases_warm` are kept ready.
     pub(super) warm: bool,
     /// Why the last attempt to connect failed; none once a connection stands.
-    pub(super) refusal: Option<Refusal>,
+    pub(super) refusal: Option<LastRefusal>,
 }
 
 impl Pool {
@@ -42,14 +42,14 @@ impl Pool {
     }
 
     /// Why the last attempt to connect failed.
-    pub(crate) fn refusal(&self) -> Option<&Refusal> {
+    pub(crate) fn refusal(&self) -> Option<&LastRefusal> {
         self.refusal.as_ref()
     }
 }
 
 /// Why the last attempt to connect came to nothing.
 #[derive(Debug)]
-pub(crate) struct Refusal {
+pub(crate) struct LastRefusal {
     pub text: String,
     pub at: Millis,
 }

@@ -7,7 +7,7 @@ use crate::config::Settings;
 use crate::core::connection::Connections;
 use crate::core::connection::lane::Lane;
 use crate::core::connection::pool::Pool;
-use crate::core::connection::role::{LaneRole, Role};
+use crate::core::connection::role::{LaneRole, RoleData};
 use crate::core::env::Env;
 use crate::core::keys::{LaneKey, LeaseKind, PoolId, PoolKey, UserId};
 
@@ -85,7 +85,7 @@ impl Connections {
         match best {
             Some((key, depth)) if depth == 0 || count >= lanes_max => key,
             _ => {
-                let key = self.add(Lane::new(id, Role::SHARED, now));
+                let key = self.add(Lane::new(id, RoleData::SHARED, now));
                 self.pool_mut(id).shared.push(key);
                 key
             }
@@ -97,7 +97,7 @@ impl Connections {
         if let Some(key) = self.pool(id).bulk {
             return key;
         }
-        let key = self.add(Lane::new(id, Role::BULK, now));
+        let key = self.add(Lane::new(id, RoleData::BULK, now));
         self.pool_mut(id).bulk = Some(key);
         key
     }
@@ -188,7 +188,7 @@ impl Connections {
             self.ask_to_yield(env);
             return false;
         }
-        let key = self.add(Lane::new(pool, Role::lease(Some(kind)), env.now));
+        let key = self.add(Lane::new(pool, RoleData::lease(Some(kind)), env.now));
         self.dial(env, key);
         true
     }
@@ -200,7 +200,7 @@ impl Connections {
         if used_up || self.capacity.held() >= max {
             return false;
         }
-        let key = self.add(Lane::new(pool, Role::lease(None), env.now));
+        let key = self.add(Lane::new(pool, RoleData::lease(None), env.now));
         self.dial(env, key);
         true
     }

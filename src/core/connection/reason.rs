@@ -4,7 +4,7 @@
 use crate::base::failure::{Down, Failure, Limit, Shortage};
 use crate::config::Settings;
 use crate::core::connection::Connections;
-use crate::core::connection::pool::Refusal;
+use crate::core::connection::pool::LastRefusal;
 use crate::core::env::Env;
 use crate::core::keys::{LaneKey, LeaseKind, PoolId};
 
@@ -15,7 +15,7 @@ impl Connections {
     /// An attempt to connect has come to nothing. Said in the log when it is news.
     pub(crate) fn note_refusal(&mut self, env: &Env, pool: PoolId, text: &str) {
         let text: String = text.chars().take(REFUSAL_MAX).collect();
-        let before = self.pool_mut(pool).refusal.replace(Refusal { text: text.clone(), at: env.now });
+        let before = self.pool_mut(pool).refusal.replace(LastRefusal { text: text.clone(), at: env.now });
         let is_news = before.is_none_or(|before| before.text != text);
         let level = if is_news { log::Level::Warn } else { log::Level::Debug };
         log::log!(level, "cannot connect to upstream {}: {text}", env.upstream);

@@ -43,7 +43,7 @@ impl LaneRole {
 
 /// The same, with what only such a lane has.
 #[derive(Debug)]
-pub(crate) enum Role {
+pub(crate) enum RoleData {
     Control,
     Shared {
         /// It is for what is large.
@@ -66,22 +66,22 @@ pub(crate) enum Role {
     Probe,
 }
 
-impl Role {
-    pub(crate) const SHARED: Role = Role::Shared { bulk: false, detached: false, surplus: false };
-    pub(crate) const BULK: Role = Role::Shared { bulk: true, detached: false, surplus: false };
+impl RoleData {
+    pub(crate) const SHARED: RoleData = RoleData::Shared { bulk: false, detached: false, surplus: false };
+    pub(crate) const BULK: RoleData = RoleData::Shared { bulk: true, detached: false, surplus: false };
 
     /// A leased lane, opened for a child that waits for this kind or before there is a need of it.
-    pub(crate) fn lease(opening_for: Option<LeaseKind>) -> Role {
-        Role::Lease { lease: None, opening_for }
+    pub(crate) fn lease(opening_for: Option<LeaseKind>) -> RoleData {
+        RoleData::Lease { lease: None, opening_for }
     }
 
     pub(crate) fn name(&self) -> LaneRole {
         match self {
-            Role::Control => LaneRole::Control,
-            Role::Shared { .. } => LaneRole::Shared,
-            Role::Lease { .. } => LaneRole::Lease,
-            Role::Subscriber { .. } => LaneRole::Subscriber,
-            Role::Probe => LaneRole::Probe,
+            RoleData::Control => LaneRole::Control,
+            RoleData::Shared { .. } => LaneRole::Shared,
+            RoleData::Lease { .. } => LaneRole::Lease,
+            RoleData::Subscriber { .. } => LaneRole::Subscriber,
+            RoleData::Probe => LaneRole::Probe,
         }
     }
 }

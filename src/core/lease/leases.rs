@@ -20,7 +20,7 @@ pub(super) struct Waiter {
 
 /// The waiters of one kind, and how many leases of the kind there are.
 #[derive(Debug, Default)]
-struct Queue {
+struct LeaseQueue {
     /// By ticket: oldest first.
     waiting: BTreeMap<u64, Waiter>,
     lent: usize,
@@ -45,7 +45,7 @@ impl Group {
 #[derive(Debug, Default)]
 pub(crate) struct Leases {
     /// By `LeaseKind`.
-    queues: [Queue; 3],
+    queues: [LeaseQueue; 3],
     groups: HashMap<GroupKey, Group>,
     /// Blocking groups that wait and hold nothing.
     needy_groups: usize,
@@ -63,11 +63,11 @@ pub(crate) struct Leases {
 }
 
 impl Leases {
-    fn queue(&self, kind: LeaseKind) -> &Queue {
+    fn queue(&self, kind: LeaseKind) -> &LeaseQueue {
         &self.queues[kind as usize]
     }
 
-    fn queue_mut(&mut self, kind: LeaseKind) -> &mut Queue {
+    fn queue_mut(&mut self, kind: LeaseKind) -> &mut LeaseQueue {
         &mut self.queues[kind as usize]
     }
 

@@ -39,7 +39,7 @@ impl Tenant {
 
 /// What a lease is for, and what only that has.
 #[derive(Debug)]
-enum Purpose {
+enum LeasePurpose {
     Blocking {
         group: Option<GroupKey>,
         /// CLIENT UNBLOCK was sent to give this lease to a group that has none: a null is not the child's.
@@ -68,7 +68,7 @@ pub(crate) enum Change {
 #[derive(Debug)]
 pub(crate) struct LeaseState {
     tenant: Tenant,
-    purpose: Purpose,
+    purpose: LeasePurpose,
     watching: bool,
     change: Option<Change>,
     /// Order of granting; a take-back picks the youngest.
@@ -82,9 +82,9 @@ pub(crate) struct LeaseState {
 impl LeaseState {
     pub(super) fn new(tenant: Tenant, kind: LeaseKind, group: Option<GroupKey>, granted: u64) -> Self {
         let purpose = match kind {
-            LeaseKind::Blocking => Purpose::Blocking { group, taking_back: false },
-            LeaseKind::Transaction => Purpose::Transaction,
-            LeaseKind::Session => Purpose::Session { kept: false },
+            LeaseKind::Blocking => LeasePurpose::Blocking { group, taking_back: false },
+            LeaseKind::Transaction => LeasePurpose::Transaction,
+            LeaseKind::Session => LeasePurpose::Session { kept: false },
         };
         LeaseState { tenant, purpose, watching: false, change: None, granted, unblocking: 0, over: false }
     }
@@ -99,9 +99,9 @@ impl LeaseState {
 
     pub(crate) fn kind(&self) -> LeaseKind {
         match self.purpose {
-            Purpose::Blocking { .. } => LeaseKind::Blocking,
-            Purpose::Transaction => LeaseKind::Transaction,
-            Purpose::Session { .. } => LeaseKind::Session,
+            LeasePurpose::Blocking { .. } => LeaseKind::Blocking,
+            LeasePurpose::Transaction => LeaseKind::Transaction,
+            LeasePurpose::Session { .. } => LeaseKind::Session,
         }
     }
 
@@ -112,7 +112,7 @@ impl LeaseState {
 
     /// Whether the child of this CLIENT ID has it to itself for good.
     pub(crate) fn is_kept_by(&self, id: i64) -> bool {
-        let kept = matches!(self.purpose, Purpose::Session { kept: true });
+        let kept = matches!(self.purpose, LeasePurpose::Session { kept: true });
         kept && !self.over && u64::try_from(id) == Ok(self.tenant.id)
     }
 
@@ -179,14 +179,14 @@ impl LeaseState {
 
     /// Whether it is being taken back for a group that has none.
     pub(crate) fn is_taken_back(&self) -> bool {
-        matches!(self.purpose, Purpose::Blocking { taking_back: true, .. })
+        matches!(self.purpose, LeasePurpose::Blocking { taking_back: true, .. })
     }
 
     /// False if that was known.
     pub(super) fn set_taken_back(&mut self, taken: bool) -> bool {
         match &mut self.purpose {
-            Purpose::Blocking { taking_back, .. } => std::mem::replace(taking_back, taken) != taken,
-            Purpose::Transaction | Purpose::Session { .. } => false,
+            LeasePurpose::Blocking { taking_back, .. } => std::mem::replace(taking_back, taken) != taken,
+            LeasePurpose::Transaction | LeasePurpose::Session { .. } => false,
         }
     }
 
@@ -198,7 +198,7 @@ impl LeaseState {
     /// The group it serves, if it could be taken back for another one.
     pub(super) fn group_to_give(&self) -> Option<&GroupKey> {
         match &self.purpose {
-            Purpose::Blocking { group, taking_back: false } if !self.over => group.as_ref(),
+            LeasePurpose::Blocking { group, taking_back: false } if !self.over => group.as_ref(),
             _ => None,
         }
     }
@@ -206,8 +206,8 @@ impl LeaseState {
     /// The group it serves, whatever becomes of it.
     pub(super) fn group(&self) -> Option<&GroupKey> {
         match &self.purpose {
-            Purpose::Blocking { group, .. } => group.as_ref(),
-            Purpose::Transaction | Purpose::Session { .. } => None,
+            LeasePurpose::Blocking { group, .. } => group.as_ref(),
+            LeasePurpose::Transaction | LeasePurpose::Session { .. } => None,
         }
     }
 
@@ -218,7 +218,7 @@ impl LeaseState {
     /// From now on the child keeps it. Returns what it was for before.
     pub(super) fn become_session(&mut self) -> LeaseKind {
         let before = self.kind();
-        self.purpose = Purpose::Session { kept: true };
+        self.purpose = LeasePurpose::Session { kept: true };
         before
     }
 }

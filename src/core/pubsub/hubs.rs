@@ -7,7 +7,7 @@ use crate::base::key::{Arena, Key};
 use crate::command::{Family, NO_COMMAND, Subscribe};
 use crate::core::connection::Connections;
 use crate::core::connection::lane::Lane;
-use crate::core::connection::role::{LaneRole, Role};
+use crate::core::connection::role::{LaneRole, RoleData};
 use crate::core::connection::slot::{SlotFlags, SlotKind};
 use crate::core::env::Env;
 use crate::core::keys::{ChildKey, LaneKey, PoolKey, TopicKey, TopicName, UserId};
@@ -115,7 +115,7 @@ impl Hubs {
         let lane = known.unwrap_or_else(|| {
             // Channels belong to no db, so none is selected.
             let pool = connections.pool_of(PoolKey { user, db: 0, proto: 3, no_touch: false });
-            connections.add(Lane::new(pool, Role::Subscriber { listened: false }, env.now))
+            connections.add(Lane::new(pool, RoleData::Subscriber { listened: false }, env.now))
         });
         self.by_user.entry(user).or_default().lane = lane;
         self.tell_lane(connections, user);

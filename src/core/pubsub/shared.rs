@@ -25,7 +25,7 @@ enum Fence {
 
 /// What a child's request at the front, if it is about subscriptions, has come to. Replaced as a whole.
 #[derive(Debug, Default)]
-struct Front {
+struct FrontChange {
     /// What a SUBSCRIBE names, in order.
     pinned: Vec<TopicKey>,
     fence: Fence,
@@ -42,12 +42,12 @@ pub(crate) struct SharedSubscriptions {
     /// The topics, by the bits of their keys.
     held: BTreeSet<u64>,
     names_bytes: usize,
-    front: Front,
+    front: FrontChange,
 }
 
 impl SharedSubscriptions {
     pub(crate) fn new(user: UserId) -> Box<SharedSubscriptions> {
-        let (held, front) = (BTreeSet::new(), Front::default());
+        let (held, front) = (BTreeSet::new(), FrontChange::default());
         Box::new(SharedSubscriptions { user, counts: [0; 3], held, names_bytes: 0, front })
     }
 

@@ -9,7 +9,7 @@ use crate::core::child::Child;
 use crate::core::child::hold::{Answer, Hold};
 use crate::core::connection::handshake::Greeting;
 use crate::core::connection::lane::Lane;
-use crate::core::connection::role::Role;
+use crate::core::connection::role::RoleData;
 use crate::core::connection::slot::{SlotFlags, SlotKind};
 use crate::core::keys::{ChildKey, PoolId, PoolKey, UserId};
 use crate::core::notice::Notice;
@@ -35,7 +35,7 @@ impl Shared {
     /// again for as long as the broker lives.
     pub(crate) fn open_control(&mut self) {
         let pool = self.control_pool();
-        let lane = self.connections.add(Lane::new(pool, Role::Control, self.env.now));
+        let lane = self.connections.add(Lane::new(pool, RoleData::Control, self.env.now));
         self.control.open(lane);
         self.connections.want(&mut self.env, lane);
         if self.users.are_upstreams() {

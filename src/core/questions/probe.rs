@@ -56,7 +56,7 @@ pub(crate) enum Proof {
 
 /// What an answer on the probe means for the child that asked.
 #[derive(Debug)]
-pub(crate) enum Outcome {
+pub(crate) enum ProofOutcome {
     /// Its request is looked at again: what was asked is known now, or the connection was lost.
     Again,
     /// Its user has the right to the request at the front.
@@ -73,7 +73,7 @@ pub(crate) enum Outcome {
 #[derive(Debug)]
 pub(crate) struct Proved {
     pub(crate) asker: Asker,
-    pub(crate) verdict: Outcome,
+    pub(crate) verdict: ProofOutcome,
 }
 
 impl Proved {

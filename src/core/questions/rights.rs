@@ -40,7 +40,7 @@ enum Rights {
 }
 
 /// What may be done with a script.
-pub(super) enum Known {
+pub(super) enum KnownRights {
     /// The scripts of the scope could call this refused command, or none.
     Callable(Option<CommandId>),
     /// The child waits for the answer with others.
@@ -58,16 +58,16 @@ pub(crate) struct ScriptRights {
 
 impl ScriptRights {
     /// What is known of the scope; the child waits where that is being asked.
-    pub(super) fn look_up(&mut self, scope: Scope, child: ChildKey, now: Millis) -> Known {
+    pub(super) fn look_up(&mut self, scope: Scope, child: ChildKey, now: Millis) -> KnownRights {
         match self.by_scope.get_mut(&scope) {
             Some(Rights::Told { at, callable }) if *at + limits::RIGHTS_FRESH > now => {
-                Known::Callable(*callable)
+                KnownRights::Callable(*callable)
             }
             Some(Rights::Asked { waiting, .. }) => {
                 waiting.push(child);
-                Known::Asked
+                KnownRights::Asked
             }
-            _ => Known::Unknown,
+            _ => KnownRights::Unknown,
         }
     }
 

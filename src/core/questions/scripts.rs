@@ -5,7 +5,7 @@ use crate::command::{CommandId, Route, Runs, texts};
 use crate::core::child::Child;
 use crate::core::child::hold::Hold;
 use crate::core::questions::control::{Question, Said};
-use crate::core::questions::rights::{Known, MayCall, Scope};
+use crate::core::questions::rights::{KnownRights, MayCall, Scope};
 use crate::core::request::flow::{Decided, Flow};
 use crate::core::shared::Shared;
 use crate::resp::Request;
@@ -28,15 +28,15 @@ impl Shared {
         }
         let ready = self.control_is_ready();
         match self.script_rights.look_up(scope, child.key(), self.env.now) {
-            Known::Callable(callable) => {
+            KnownRights::Callable(callable) => {
                 let callable = callable?;
                 let text =
                     texts::script_refused(self.commands.name(decided.id), self.commands.name(callable));
                 Some(self.turn_away(child, request, decided.route, &text))
             }
-            Known::Asked => Some(Flow::Hold(Hold::Question)),
-            Known::Unknown if !ready => Some(self.wait_for_upstream(child)),
-            Known::Unknown => {
+            KnownRights::Asked => Some(Flow::Hold(Hold::Question)),
+            KnownRights::Unknown if !ready => Some(self.wait_for_upstream(child)),
+            KnownRights::Unknown => {
                 let user = self.users.name(scope.user, &self.env.upstream).to_vec();
                 for asked in self.script_rights.ask(scope, child.key(), &denied, self.env.now) {
                     self.ask(Question::MayCall { asked, user: user.clone() });

@@ -15,7 +15,7 @@ use crate::core::lease::waiting::Want;
 use crate::core::questions::control::Question;
 use crate::core::request::flow::{Decided, Flow};
 use crate::core::route;
-use crate::core::route::{Context, Facts, Way};
+use crate::core::route::{Context, Situation, Way};
 use crate::core::shared::Shared;
 use crate::core::transaction::state::end_of_multi;
 use crate::resp::{FrameLimits, Request, Scanner, reply};
@@ -104,7 +104,7 @@ impl Shared {
 
     /// What the way of this request depends on. `held` is the lane of the child's lease, if it has one for longer than a
     /// command.
-    fn facts(&self, child: &Child, request: &Request<'_>, route: Route, held: Option<LaneKey>) -> Facts {
+    fn facts(&self, child: &Child, request: &Request<'_>, route: Route, held: Option<LaneKey>) -> Situation {
         let transaction = &child.session().transaction;
         let context = match held {
             _ if transaction.is_queued_here() => Context::QueuedMulti,
@@ -118,7 +118,7 @@ impl Shared {
             }
             _ => false,
         };
-        Facts {
+        Situation {
             context,
             listens_resp2: child.listens_in_resp2(),
             lease_listens_resp2: child.session().proto == 2 && child.listens_on_lease(),

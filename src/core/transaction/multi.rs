@@ -17,7 +17,7 @@ use crate::core::lease::waiting::Want;
 use crate::core::request::flow::{Decided, Flow};
 use crate::core::route::runs_in_a_block;
 use crate::core::shared::Shared;
-use crate::core::transaction::state::{Block, ExecOutcome};
+use crate::core::transaction::state::{ExecOutcome, QueuedBlock};
 use crate::resp::frame::FrameLimits;
 use crate::resp::{Request, Scan, Scanner, encode};
 
@@ -77,10 +77,10 @@ impl Shared {
         multi: &Request<'_>,
         id: CommandId,
         rest: &[u8],
-    ) -> Option<(Block, usize)> {
+    ) -> Option<(QueuedBlock, usize)> {
         let table = self.commands.table()?;
         let frame_limits = FrameLimits { request_max: self.request_max(), authenticated: true };
-        let (mut block, mut consumed) = (Block::default(), 0);
+        let (mut block, mut consumed) = (QueuedBlock::default(), 0);
         block.push(id, multi.bytes);
         let mut scanner = Scanner::default();
         loop {
@@ -119,7 +119,7 @@ impl Shared {
         &mut self,
         child: &mut Child,
         lane: LaneKey,
-        block: &Block,
+        block: &QueuedBlock,
         inner: SlotKind,
         last: SlotKind,
     ) {

@@ -19,13 +19,13 @@ const KEPT_ARGUMENT_BYTES: usize = size_of::<Vec<u8>>() + 16;
 
 /// Requests that are written together: MULTI first.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(super) struct Block {
+pub(super) struct QueuedBlock {
     pub(super) bytes: Vec<u8>,
     /// For each request its command, and where it ends in `bytes`.
     pub(super) commands: Vec<(CommandId, usize)>,
 }
 
-impl Block {
+impl QueuedBlock {
     pub(super) fn push(&mut self, id: CommandId, request: &[u8]) {
         self.bytes.extend_from_slice(request);
         self.commands.push((id, self.bytes.len()));
@@ -48,7 +48,7 @@ enum Multi {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 struct Queued {
     /// Empty while Redis queues them.
-    block: Block,
+    block: QueuedBlock,
     /// Bytes of the arguments kept in `after.local`.
     local_bytes: usize,
     /// A command was rejected: EXEC must abort.
@@ -68,7 +68,7 @@ impl Queued {
         self.full |= self.block.bytes.len() + self.local_bytes + bytes + kept > max_bytes;
         if self.full {
             self.after = AfterExec { commands: self.after.commands, ..AfterExec::default() };
-            (self.block, self.local_bytes) = (Block::default(), 0);
+            (self.block, self.local_bytes) = (QueuedBlock::default(), 0);
         } else if !self.spoilt {
             self.local_bytes += kept;
         }
@@ -234,7 +234,7 @@ impl TransactionState {
     }
 
     /// A leased lane queues from now on. Returns what has been queued here, which is to be sent there.
-    pub(super) fn move_to_lease(&mut self) -> Option<Block> {
+    pub(super) fn move_to_lease(&mut self) -> Option<QueuedBlock> {
         let Multi::Here(mut queued) = std::mem::take(&mut self.multi) else { return None };
         let block = std::mem::take(&mut queued.block);
         self.multi = Multi::Leased(queued);
@@ -343,7 +343,7 @@ impl TransactionState {
 
     /// EXEC, as typed, ends the MULTI that is queued here. Returns the whole block, and whether the broker has answers to
     /// add to its reply.
-    pub(super) fn exec_here(&mut self, id: CommandId, exec: &[u8]) -> (Block, bool) {
+    pub(super) fn exec_here(&mut self, id: CommandId, exec: &[u8]) -> (QueuedBlock, bool) {
         let multi = std::mem::take(&mut self.multi);
         debug_assert!(matches!(multi, Multi::Here(_)), "EXEC of what is not queued here");
         let (Multi::Here(queued) | Multi::Leased(queued)) = multi else { return Default::default() };

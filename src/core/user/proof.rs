@@ -9,11 +9,11 @@ use crate::command::NO_COMMAND;
 use crate::core::child::Child;
 use crate::core::child::hold::Hold;
 use crate::core::connection::lane::Lane;
-use crate::core::connection::role::Role;
+use crate::core::connection::role::RoleData;
 use crate::core::connection::slot::{SlotFlags, SlotKind};
 use crate::core::keys::UserId;
 use crate::core::notice::Notice;
-use crate::core::questions::probe::{Asker, Claim, Outcome, Proof, Proved};
+use crate::core::questions::probe::{Asker, Claim, Proof, ProofOutcome, Proved};
 use crate::core::request::flow::Flow;
 use crate::core::shared::Shared;
 use crate::core::timers::Timer;
@@ -35,7 +35,7 @@ impl Shared {
     /// Makes the probe's lane and dials it. It is dialled again for as long as the broker lives.
     pub(crate) fn open_probe(&mut self) {
         let pool = self.control_pool();
-        let lane = self.connections.add(Lane::new(pool, Role::Probe, self.env.now));
+        let lane = self.connections.add(Lane::new(pool, RoleData::Probe, self.env.now));
         self.probe.open(lane);
         self.connections.want(&mut self.env, lane);
     }
@@ -225,7 +225,7 @@ impl Shared {
                 None,
             ) => {
                 // Nothing has changed: its request is looked at afresh.
-                self.tell(asker, Outcome::Again);
+                self.tell(asker, ProofOutcome::Again);
             }
             (_, None) => {}
             (proof, Some(frame)) => self.proof_given(proof, frame),
@@ -234,7 +234,7 @@ impl Shared {
 
     fn proof_given(&mut self, proof: Proof, frame: &[u8]) {
         match proof {
-            Proof::Claim { asker, claim } => self.tell(asker, Outcome::Claim(claim, frame.to_vec())),
+            Proof::Claim { asker, claim } => self.tell(asker, ProofOutcome::Claim(claim, frame.to_vec())),
             Proof::Recheck(user) => self.check_credentials(user, frame),
             Proof::As(user) => {
                 self.probe.authenticated(reply::is_error(frame).then_some(frame));
@@ -243,24 +243,24 @@ impl Shared {
             Proof::Select { asker, db } => {
                 let answer = self.probe.verdict(frame);
                 let db = db.filter(|_| answer == b"+OK\r\n");
-                self.tell(asker, Outcome::Select(db, answer));
+                self.tell(asker, ProofOutcome::Select(db, answer));
             }
             Proof::Multi { asker, user } => {
                 let answer = self.probe.verdict(frame);
                 let refusal = reply::is_error(&answer).then_some(answer);
                 self.users.set_multi(user, refusal, self.env.now);
-                self.tell(asker, Outcome::Again);
+                self.tell(asker, ProofOutcome::Again);
             }
             Proof::Permit { asker } => {
                 let verdict = match self.probe.verdict(frame) {
-                    refusal if self.probe.is_denied() || is_denial(&refusal) => Outcome::Answer(refusal),
-                    _ => Outcome::Permitted,
+                    refusal if self.probe.is_denied() || is_denial(&refusal) => ProofOutcome::Answer(refusal),
+                    _ => ProofOutcome::Permitted,
                 };
                 self.tell(asker, verdict);
             }
             Proof::Relay { asker } => {
                 let answer = self.probe.verdict(frame);
-                self.tell(asker, Outcome::Answer(answer));
+                self.tell(asker, ProofOutcome::Answer(answer));
             }
             Proof::Default => self.default_answered(frame),
             Proof::AnyPassword { name, word } => {
@@ -279,14 +279,14 @@ impl Shared {
         }
     }
 
-    fn tell(&mut self, asker: Asker, verdict: Outcome) {
+    fn tell(&mut self, asker: Asker, verdict: ProofOutcome) {
         self.env.notify(Notice::Proved(Proved { asker, verdict }));
     }
 
     /// The upstream has answered a question about a child, which may wait for another one by now.
     pub(crate) fn proved(&mut self, child: &mut Child, proved: Proved) {
         let Proved { asker, verdict } = proved;
-        if let Outcome::Claim(claim, frame) = &verdict
+        if let ProofOutcome::Claim(claim, frame) = &verdict
             && is_wrong_password(frame)
         {
             self.guessed_wrong(child, &claim.name);
@@ -296,18 +296,18 @@ impl Shared {
         }
         child.front_mut().forget_question();
         match verdict {
-            Outcome::Again => self.lift(child),
-            Outcome::Permitted => {
+            ProofOutcome::Again => self.lift(child),
+            ProofOutcome::Permitted => {
                 child.front_mut().permit();
                 self.lift(child);
             }
-            Outcome::Select(db, answer) => {
+            ProofOutcome::Select(db, answer) => {
                 child.session_mut().db = db.unwrap_or(child.session().db);
                 self.answer_front(child, &answer);
             }
-            Outcome::Answer(answer) => self.answer_front(child, &answer),
-            Outcome::Claim(_, frame) if reply::is_error(&frame) => self.answer_front(child, &frame),
-            Outcome::Claim(claim, frame) => self.claim_accepted(child, &claim, &frame),
+            ProofOutcome::Answer(answer) => self.answer_front(child, &answer),
+            ProofOutcome::Claim(_, frame) if reply::is_error(&frame) => self.answer_front(child, &frame),
+            ProofOutcome::Claim(claim, frame) => self.claim_accepted(child, &claim, &frame),
         }
     }
 

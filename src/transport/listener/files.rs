@@ -13,7 +13,7 @@ use rustix::fs::{Access as May, AtFlags, FileType, Gid, Mode, OFlags, Stat, Uid}
 use rustix::io::Errno;
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use super::{Attempt, Failure, attempting};
+use super::{Attempt, ListenFailure, attempting};
 use crate::base::fds::Held;
 use crate::base::fork::Maker;
 use crate::config::endpoint::SOCKET_MODE;
@@ -29,7 +29,7 @@ const EVERYBODY_WRITES: u32 = 0o002;
 const STICKY: u32 = 0o1000;
 
 /// For `map_err`, for steps that use descriptors.
-fn failing(what: impl std::fmt::Display) -> impl FnOnce(Errno) -> Failure {
+fn failing(what: impl std::fmt::Display) -> impl FnOnce(Errno) -> ListenFailure {
     move |error| attempting(what)(error.into())
 }
 
@@ -55,7 +55,8 @@ impl SocketPath {
     pub(super) fn open(path: &Path, creatable: &Path) -> Attempt<SocketPath> {
         ensure_parent(path, creatable)?;
         let parent = path.parent().unwrap_or(Path::new("/"));
-        let name = path.file_name().ok_or_else(|| Failure::Refused("the path names no file".to_owned()))?;
+        let name =
+            path.file_name().ok_or_else(|| ListenFailure::Refused("the path names no file".to_owned()))?;
         // The canonical path: a symbolic link in it could be changed later.
         let found =
             fs::canonicalize(parent).map_err(attempting(format!("cannot find the directory {parent:?}")))?;
@@ -129,7 +130,7 @@ impl SocketPath {
             Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
                 Err(attempting("cannot tell whether anyone is listening there")(error))
             }
-            _ => Err(Failure::taken("a living process is listening there")),
+            _ => Err(ListenFailure::taken("a living process is listening there")),
         }
     }
 
@@ -139,7 +140,7 @@ impl SocketPath {
             Err(Errno::NOENT) => Ok(None),
             Err(error) => Err(failing("cannot look at the path")(error)),
             Ok(stat) if FileType::from_raw_mode(stat.st_mode) != FileType::Socket => {
-                Err(Failure::system("the path exists and is not a socket; it was not touched"))
+                Err(ListenFailure::system("the path exists and is not a socket; it was not touched"))
             }
             Ok(stat) => Ok(Some(stat)),
         }
@@ -202,7 +203,7 @@ fn ensure_parent(path: &Path, creatable: &Path) -> Attempt<()> {
         return Ok(());
     }
     if parent != creatable {
-        return Err(Failure::system(format!("{parent:?} is not a directory; create it first")));
+        return Err(ListenFailure::system(format!("{parent:?} is not a directory; create it first")));
     }
     let created = match DirBuilder::new().mode(0o755).create(parent) {
         // Another broker was faster.
@@ -239,7 +240,7 @@ fn check_directory(path: &Path, owner: u32, mode: u32, open: u32) -> Attempt<()>
     } else {
         return Ok(());
     };
-    Err(Failure::Refused(format!("the directory {path:?} {why}")))
+    Err(ListenFailure::Refused(format!("the directory {path:?} {why}")))
 }
 
 /// The access options of a URL.
@@ -287,7 +288,7 @@ fn find_id(kind: &str, name: &str, file: &str) -> Attempt<u32> {
     }
     let text = fs::read(file).map_err(attempting(format!("cannot read {file}")))?;
     id_in(&String::from_utf8_lossy(&text), name).ok_or_else(|| {
-        Failure::Refused(format!("no {kind} {name:?} in {file}; give a name from there or a number"))
+        ListenFailure::Refused(format!("no {kind} {name:?} in {file}; give a name from there or a number"))
     })
 }
 
@@ -377,8 +378,8 @@ impl Drop for SocketFile {
     }
 }
 
-fn another_file() -> Failure {
-    Failure::system("another file is in the socket's place; it was not touched")
+fn another_file() -> ListenFailure {
+    ListenFailure::system("another file is in the socket's place; it was not touched")
 }
 
 /// `<path>.lock`, locked as long as this exists, with our pid in it. Of two brokers that start at the same time,
@@ -402,7 +403,7 @@ impl LockFile {
                 return Ok(lock);
             }
         }
-        Err(Failure::system(format!("the lock file {:?} is replaced again and again", place.path)))
+        Err(ListenFailure::system(format!("the lock file {:?} is replaced again and again", place.path)))
     }
 
     /// One attempt; `None` if its last holder removed the file after we had opened it, so that our lock would exclude no
@@ -417,7 +418,7 @@ impl LockFile {
         opened();
         match file.try_lock() {
             Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(Failure::taken(holder(&mut file))),
+            Err(TryLockError::WouldBlock) => return Err(ListenFailure::taken(holder(&mut file))),
             Err(TryLockError::Error(error)) => return Err(failed()(error)),
         }
         if !place.leads_to(&file) {
@@ -441,7 +442,7 @@ impl Drop for LockFile {
 
 /// A lock file is written to, so it must not be another user's file under a second name.
 fn check_lock(path: &Path, stat: &Stat) -> Attempt<()> {
-    let refuse = |why| Err(Failure::system(format!("the lock file {path:?} {why}")));
+    let refuse = |why| Err(ListenFailure::system(format!("the lock file {path:?} {why}")));
     match FileType::from_raw_mode(stat.st_mode) {
         FileType::RegularFile if stat.st_nlink > 1 => refuse("has another name too; it was not touched"),
         FileType::RegularFile => Ok(()),
