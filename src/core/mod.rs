@@ -1,9 +1,9 @@
-//! The broker's mind: children, lanes, pools and the rules between them. No socket, no clock, no mio: it is
-//! told what arrived and what time it is, and says what is to be written.
+//! The broker's rules: children, lanes, pools and what holds between them. No socket, no clock, no mio: the driver tells
+//! it what has arrived and what time it is, and it says what is to be written.
 //!
-//! Read it along the line of one request: `broker` (events in) -> `dispatch` -> `pool` -> `lane`, and back
-//! through `answer` -> `child`. `local`, `multi`, `leased`, `pubsub`, `subscription` are the ways a request can go
-//! other than straight; `failure`, `janitor` and `leasing` are what happens beside the line.
+//! Read it along the line of one request: `broker` (events in), `request::run`, `request::dispatch`, `route`,
+//! `connection::lanes`, and back through `reply` and `child::outbox`. ARCHITECTURE.md draws that line and says what each
+//! folder owns.
 
 mod action;
 mod broker;
