@@ -361,7 +361,9 @@ impl Script {
                 let said = text.windows(7).any(|part| part == b" BROKER");
                 // Of a MULTI that was refused, where something behind it was refused for standing in it.
                 let denied = ledger.truth.held_since(Reason::Denied, asked.moment);
-                if !open.spoilt && !said && !denied && !self.is_true(asked, text, ledger) {
+                // A command that was queued here may have been refused upstream since, long before the EXEC.
+                let oldest = open.queued.first().unwrap_or(asked);
+                if !open.spoilt && !said && !denied && !self.is_true(oldest, text, ledger) {
                     broken(9, &format!("{}: {} for no reason", self.who(), text.escape_ascii()));
                 }
                 nonces.into_iter().for_each(|nonce| ledger.refused(nonce));
