@@ -37,10 +37,11 @@ impl Sim {
         }
     }
 
-    /// Bytes were read that may have cost the connection its life: with which words, and to what use it was before.
-    pub(super) fn note_end(&mut self, link: usize, lane: LaneKey, bytes: &[u8]) {
+    /// Bytes were read that may have cost the connection its life: with which words, and to what use it was before. One
+    /// to a former upstream was to go with its last answer, whatever that says.
+    pub(super) fn note_end(&mut self, link: usize, lane: LaneKey, bytes: &[u8], replaced: bool) {
         let Some(conn) = self.conns.get_mut(&link) else { return };
-        let useful = self.redis.clients.get(&link).is_some_and(|client| client.useful);
+        let useful = conn.useful;
         if useful {
             self.dials.refused.remove(&lane);
         }
@@ -51,7 +52,7 @@ impl Sim {
             }
             return;
         }
-        if conn.ready && conn.role != LaneRole::Control {
+        if replaced || (conn.ready && conn.role != LaneRole::Control) {
             return self.redis.ledger.truth.went_otherwise();
         }
         // The words of each step of its greeting that was refused: the broker goes by one of them.

@@ -10,6 +10,7 @@ use crate::base::clock::Millis;
 use crate::core::action::Action;
 use crate::core::keys::ChildKey;
 use crate::core::keys::LaneKey;
+use crate::core::connection::role::LaneRole;
 
 /// A turn that does not end in so many rounds never would: through a socket that holds one byte, what many children
 /// have asked takes tens of thousands.
@@ -146,6 +147,7 @@ impl Sim {
             blocked: false,
             ready: false,
             sent_away: false,
+            useful: false,
         };
         self.conns.insert(link, conn);
         self.check_dial(lane, role);
@@ -310,6 +312,7 @@ impl Sim {
                 && let Some(conn) = self.conns.get_mut(link)
             {
                 conn.to_broker.append(&mut client.out);
+                conn.useful |= client.useful;
                 moved = true;
             }
         }
@@ -338,8 +341,9 @@ impl Sim {
         }
         if count > 0 {
             let bytes: Vec<u8> = conn.to_broker.drain(..count).collect();
+            let replaced = conn.role == LaneRole::Control && self.broker.control.leaving;
             self.broker.lane_input(lane, &bytes);
-            self.note_end(link, lane, &bytes);
+            self.note_end(link, lane, &bytes, replaced);
             return true;
         }
         if conn.ended {

@@ -85,6 +85,8 @@ pub(super) struct Conn {
     ready: bool,
     /// The broker has given it up for what the server said.
     sent_away: bool,
+    /// What it was dialled for was done and answered on it, whether or not Redis has closed it since.
+    useful: bool,
 }
 
 /// A child, as its process sees it.
