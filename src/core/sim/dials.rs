@@ -86,5 +86,8 @@ impl Sim {
         });
         self.redis.ledger.truth.set(Reason::Crowded, full || lent);
         self.redis.ledger.truth.set(Reason::Down, !self.broker.upstream_is_up());
+        let control = &self.broker.control;
+        let table = self.broker.control_is_ready() && !control.confirmed && !control.table_due;
+        self.redis.ledger.truth.asks_if_busy(table || control.probing_since.is_some());
     }
 }

@@ -342,6 +342,9 @@ impl Sim {
         if count > 0 {
             let bytes: Vec<u8> = conn.to_broker.drain(..count).collect();
             let replaced = conn.role == LaneRole::Control && self.broker.control.leaving;
+            if conn.role == LaneRole::Control && bytes.windows(5).any(|part| part == b"-BUSY") {
+                self.redis.ledger.truth.says_busy();
+            }
             self.broker.lane_input(lane, &bytes);
             self.note_end(link, lane, &bytes, replaced);
             return true;

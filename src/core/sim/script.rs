@@ -10,9 +10,6 @@ use super::{broken, trace};
 use crate::base::clock::Millis;
 use std::collections::{BTreeMap, VecDeque};
 
-/// The broker may take the server for busy for so long after the script has ended: it asks again in its time.
-const BUSY_HEARD: Millis = 500;
-
 /// A request, as far as its reply is judged.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum What {
@@ -449,7 +446,7 @@ impl Script {
             return true;
         }
         let truth = &ledger.truth;
-        let lately = reason == Reason::Busy && truth.held_lately(reason, asked.at, BUSY_HEARD);
+        let lately = reason == Reason::Busy && truth.is_heard_busy(asked.at);
         if !lately && !truth.held_since(reason, asked.moment) {
             broken(23, &format!("{} was told {} while it was not so", self.who(), text.escape_ascii()));
         }

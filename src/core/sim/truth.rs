@@ -6,6 +6,8 @@ use crate::base::clock::Millis;
 use std::collections::HashMap;
 
 const REASONS: usize = 11;
+/// The broker may take the server for busy for so long after the script has ended: it asks again in its time.
+const BUSY_HEARD: Millis = 500;
 
 /// Something that is so for a while.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,7 +58,7 @@ pub(super) struct Truth {
     moment: u64,
     /// The last moment at which each was so: none if never, `u64::MAX` while it is.
     held: [Option<u64>; REASONS],
-    /// When it was last so, in milliseconds, once it is no more.
+    /// When it was last so, in milliseconds, once it is no more; of `Busy`, as far as the broker can know.
     until: [Millis; REASONS],
     stays: HashMap<Nonce, Stay>,
     /// Lists that have elements; by (db, key), since when. Any other is empty.
@@ -67,6 +69,14 @@ pub(super) struct Truth {
     listened: u64,
     /// When a connection was last had, or lost for a reason that has no words.
     other: u64,
+    /// The broker has asked in time whether the server is still busy, and has no answer.
+    unheard: bool,
+    /// The broker waits for an answer that tells whether the server is busy.
+    asks: bool,
+    /// It has read BUSY since it asked.
+    said_busy: bool,
+    /// It has had another answer since the server last became busy, or was so no more.
+    said_otherwise: bool,
 }
 
 impl Truth {
@@ -80,6 +90,7 @@ impl Truth {
         if holds == (*held == Some(u64::MAX)) {
             return;
         }
+        self.said_otherwise &= reason != Reason::Busy;
         if holds {
             *held = Some(u64::MAX);
         } else {
@@ -100,13 +111,33 @@ impl Truth {
         self.held[reason as usize].is_some_and(|held| held >= moment)
     }
 
-    /// Whether it is so, or was so many milliseconds before.
-    pub(super) fn held_lately(&self, reason: Reason, at: Millis, grace: Millis) -> bool {
-        match self.held[reason as usize] {
+    /// Whether the broker may take the server for busy at that time: it is, was so a little before, or the broker has
+    /// asked in time and has no answer, which the wires may keep from it for any time.
+    pub(super) fn is_heard_busy(&self, at: Millis) -> bool {
+        match self.held[Reason::Busy as usize] {
             None => false,
             Some(u64::MAX) => true,
-            Some(_) => self.until[reason as usize] + grace >= at,
+            Some(_) => self.until[Reason::Busy as usize] + BUSY_HEARD >= at,
         }
+    }
+
+    /// Whether the broker waits to be told if the server is busy: until it has the answer it knows nothing newer.
+    pub(super) fn asks_if_busy(&mut self, asks: bool) {
+        let until = &mut self.until[Reason::Busy as usize];
+        if asks != self.asks {
+            let said_busy = std::mem::take(&mut self.said_busy);
+            self.said_otherwise |= !asks && !said_busy;
+            self.asks = asks;
+        }
+        self.unheard = asks && (self.unheard || !self.said_otherwise && *until + BUSY_HEARD >= self.now);
+        if self.unheard {
+            *until = self.now;
+        }
+    }
+
+    /// The broker has read that the server is busy.
+    pub(super) fn says_busy(&mut self) {
+        (self.said_busy, self.said_otherwise) = (true, false);
     }
 
     // ---- blocking commands ----------------------------------------------------------------------------
