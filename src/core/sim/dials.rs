@@ -4,6 +4,7 @@ use super::truth::Reason;
 use super::{Sim, broken, trace};
 use crate::base::clock::Millis;
 use crate::base::limits::BACKOFF_FIRST;
+use crate::config::value::Pubsub;
 use crate::core::connection::role::LaneRole;
 use crate::core::keys::LaneKey;
 use crate::core::keys::LeaseKind;
@@ -86,6 +87,8 @@ impl Sim {
         });
         self.redis.ledger.truth.set(Reason::Crowded, full || lent);
         self.redis.ledger.truth.set(Reason::Down, !self.broker.upstream_is_up());
+        let shared = self.broker.settings().pubsub == Pubsub::Shared;
+        self.redis.ledger.truth.subscriber = shared.then_some((0, 3));
         let control = &self.broker.control;
         let table = self.broker.control_is_ready() && !control.confirmed && !control.table_due;
         self.redis.ledger.truth.asks_if_busy(table || control.probing_since.is_some());

@@ -460,7 +460,10 @@ impl Script {
         if bounded || self.dawdles || ledger.truth.held_since(Reason::Crowded, asked.moment) {
             return;
         }
-        if let Some(hidden) = ledger.truth.hidden_reason(&text, asked.moment, (self.db, self.proto)) {
+        // Whoever subscribes waits for the connection that all of them share.
+        let subscriber = ledger.truth.subscriber.filter(|_| matches!(asked.what, What::Subscribe { .. }));
+        let of = subscriber.unwrap_or((self.db, self.proto));
+        if let Some(hidden) = ledger.truth.hidden_reason(&text, asked.moment, of) {
             broken(23, &format!("{} was told {text:?}, and not {hidden:?}", self.who()));
         }
     }

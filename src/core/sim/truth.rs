@@ -77,6 +77,8 @@ pub(super) struct Truth {
     said_busy: bool,
     /// It has had another answer since the server last became busy, or was so no more.
     said_otherwise: bool,
+    /// Where the connection for the subscriptions of all belongs, if they have one.
+    pub(super) subscriber: Option<(u32, u8)>,
 }
 
 impl Truth {
