@@ -127,6 +127,7 @@ impl Broker {
             self.shared.expire_unwritten(key);
             self.shared.time_out_written(key);
         }
+        self.deliver_notices();
         self.shared.remove_surplus_lanes();
         self.close_orphaned_waits();
         self.shared.repeat_canaries();

@@ -192,6 +192,9 @@ impl Shared {
         failure: Option<&Failure>,
     ) -> Option<AfterExec> {
         let real = failure.is_none();
+        if child.state() == ChildState::Closed {
+            return None;
+        }
         if slot.is_timed_out() {
             child.sent_mut().end_late();
             self.after_reply(child);
@@ -201,9 +204,6 @@ impl Shared {
             self.note_write(child, lane, frame, failure);
         }
         child.sent_mut().end();
-        if child.state() == ChildState::Closed {
-            return None;
-        }
         if child.outbox().len() >= self.env.settings.child_output_max {
             self.close_full(child);
             return None;

@@ -61,6 +61,9 @@ impl Broker {
         let Some(lane) = connections.find(key).filter(|lane| lane.is_connecting()) else { return };
         let pool = connections.key_of(lane);
         let is_probe = lane.role() == LaneRole::Probe;
+        if lane.role() == LaneRole::Control {
+            self.shared.control.greets();
+        }
         // The probe says nothing before a child does.
         let greeting = (!is_probe).then(|| {
             let user = self.shared.users.get(pool.user, &env.upstream);

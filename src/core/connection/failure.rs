@@ -245,8 +245,9 @@ impl Shared {
         }
         self.tell_late(key, late, Failure::TimedOut { after_ms: timeout });
         if leased {
-            // What the late reply would have told about the session is lost: the lane cannot be trusted.
-            self.lane_lost(key, "request_timeout on a leased lane");
+            // What the late reply would have told about the session is lost: the lane cannot be trusted. It goes once its
+            // child has been told what the timeout means for it.
+            self.env.notify(Notice::LoseLane(key, "request_timeout on a leased lane"));
         }
     }
 }

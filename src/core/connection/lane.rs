@@ -696,6 +696,10 @@ impl Lane {
     /// FIFO: their replies will still come.
     pub(crate) fn time_out(&mut self, now: Millis, timeout: Millis) -> Vec<Slot> {
         let mut late = Vec::new();
+        if self.canaries.withheld().iter().any(|one| one.slot.may_wait()) {
+            // What was waited for has come, and only its canary has not been answered yet.
+            return late;
+        }
         for slot in self.canaries.withheld_mut() {
             if u64::from(slot.age(now)) >= timeout && !slot.is_timed_out() {
                 late.push(slot.time_out());
@@ -715,6 +719,11 @@ impl Lane {
             self.timed_out += 1;
         }
         late
+    }
+
+    /// Whether any request on it may never be answered, whatever becomes of the upstream.
+    pub(crate) fn may_wait(&self) -> bool {
+        self.out.iter().any(Slot::may_wait)
     }
 
     /// Marks what stands behind the front slot and is not of the same child, and returns it: it has waited for that child's

@@ -4,7 +4,7 @@
 use crate::command::{CommandId, Family, Subscribe};
 use crate::core::broker::Broker;
 use crate::core::child::Child;
-use crate::core::child::hold::Hold;
+use crate::core::child::hold::{HeldLease, Hold};
 use crate::core::connection::lane::Lane;
 use crate::core::connection::slot::{SlotFlags, SlotKind};
 use crate::core::keys::{LaneKey, LeaseKind};
@@ -38,9 +38,9 @@ impl Shared {
     /// A child that watched keys and now subscribes or is pinned keeps its lane, but it counts as a session.
     pub(crate) fn convert_to_session(&mut self, child: &mut Child, lane_key: LaneKey) {
         let lane = self.connections.find_mut(lane_key);
-        if let (Some(lease), Some(held)) = (lane.and_then(Lane::lease_mut), &mut child.lease()) {
+        if let Some(lease) = lane.and_then(Lane::lease_mut) {
             self.leases.convert_to_session(lease);
-            held.kind = LeaseKind::Session;
+            child.set_lease(HeldLease { lane: lane_key, kind: LeaseKind::Session });
         }
     }
 

@@ -188,6 +188,8 @@ pub(crate) struct Control {
     unblock_refused: bool,
     /// When the PING under way was sent.
     probing_since: Option<Millis>,
+    /// The number of the present connection's greeting among the questions.
+    hello: u64,
     /// When anything was last heard from the upstream, on any lane.
     heard_at: Millis,
     /// Since when there is no working control connection.
@@ -209,6 +211,7 @@ impl Default for Control {
             multi: MultiRight::default(),
             unblock_refused: false,
             probing_since: None,
+            hello: 0,
             heard_at: 0,
             down_since: Some(0),
         }
@@ -228,11 +231,16 @@ impl Control {
         self.lane
     }
 
+    /// The connection is being greeted: what the upstream says of itself is as old as this question.
+    pub(crate) fn greets(&mut self) {
+        self.asked += 1;
+        self.hello = self.asked;
+    }
+
     /// A new incarnation of the upstream may be behind the connection: everything is asked again.
     pub(crate) fn connected(&mut self, greeting: Greeting, own_db: u32) {
-        // As good an answer as any to who waits for one.
         self.greeting = Some(greeting);
-        self.greeting_fresh.came(self.asked);
+        self.greeting_fresh.came(self.hello);
         self.down_since = None;
         self.probing_since = None;
         self.unblock_refused = false;
@@ -359,7 +367,7 @@ impl Control {
         self.heard_at = now;
     }
 
-    pub(super) fn is_probing(&self) -> bool {
+    pub(crate) fn is_probing(&self) -> bool {
         self.probing_since.is_some()
     }
 

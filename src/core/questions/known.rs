@@ -16,9 +16,9 @@ pub(crate) struct Fresh {
 }
 
 impl Fresh {
-    /// The answer has come some other way, after `asked` questions in all.
-    pub(super) fn came(&mut self, asked: u64) {
-        self.answered = asked + 1;
+    /// The answer has come some other way, to what was asked under this number.
+    pub(super) fn came(&mut self, number: u64) {
+        self.answered = number;
     }
 
     /// Whether the last answer is to a question asked after `asked` questions in all.

@@ -11,7 +11,6 @@ use crate::core::child::listing::Listing;
 use crate::core::child::session::redirect;
 use crate::core::child::{Child, ChildState};
 use crate::core::connection::lane::Lane;
-use crate::core::connection::slot::Slot;
 use crate::core::keys::{ChildKey, LaneKey, LeaseKind};
 use crate::core::questions::control::{Question, Unblock};
 use crate::core::request::flow::{Flow, canonical_int};
@@ -95,7 +94,8 @@ impl Shared {
     /// Adds one child's line, unless it has gone. The reply has its bound before it is made.
     fn show(&self, listing: &mut Listing, child: Option<&Child>, credit: &mut i64) -> Result<(), Failure> {
         let (before, max_bytes) = (listing.lines.len(), self.env.settings.child_output_max);
-        if let Some(child) = child {
+        // One that was killed in the same turn is still there.
+        if let Some(child) = child.filter(|child| child.state() != ChildState::Closed) {
             self.line(child, &mut listing.lines);
         }
         if listing.lines.len() > max_bytes {
@@ -117,7 +117,7 @@ impl Shared {
         self.unblock_answered(unblock.lane, frame);
         let lane = self.connections.find(unblock.lane);
         let tenant = |lane: &Lane| lane.lease().is_some_and(|lease| lease.is_lent_to(unblock.target));
-        let still = lane.is_some_and(|lane| tenant(lane) && lane.front().is_some_and(Slot::may_wait));
+        let still = lane.is_some_and(|lane| tenant(lane) && lane.may_wait());
         if frame == Some(b":0\r\n") && still && !unblock.again && self.control_is_ready() {
             // The two connections are read in any order: it may have come before the command it was to end.
             return self.ask_to_unblock(Unblock { again: true, ..unblock });
@@ -347,7 +347,8 @@ impl Broker {
         let target = children.by_id(id);
         let mut blocked = None;
         let mut found = false;
-        if let Some(child) = target.and_then(|target| children.get_mut(target)) {
+        let target_now = target.and_then(|target| children.get_mut(target));
+        if let Some(child) = target_now.filter(|child| child.state() != ChildState::Closed) {
             if shared.waits_in_line(child) {
                 shared.unblock_in_line(child, error);
                 found = true;

@@ -230,6 +230,9 @@ impl Shared {
 
     /// Runs no further request of this child; it is closed when its replies have left.
     pub(crate) fn finish(&mut self, child: &mut Child) {
+        if child.state() == ChildState::Closed {
+            return;
+        }
         self.leave_line(child);
         child.set_state(ChildState::Finishing);
         child.set_hold(Hold::None);

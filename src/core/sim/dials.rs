@@ -89,8 +89,8 @@ impl Sim {
         self.redis.ledger.truth.set(Reason::Down, !self.broker.upstream_is_up());
         let shared = self.broker.settings().pubsub == Pubsub::Shared;
         self.redis.ledger.truth.subscriber = shared.then_some((0, 3));
-        let control = &self.broker.control;
-        let table = self.broker.control_is_ready() && !control.confirmed && !control.table_due;
-        self.redis.ledger.truth.asks_if_busy(table || control.probing_since.is_some());
+        let shared = &self.broker.shared;
+        let table = shared.control_is_ready() && !shared.commands.is_confirmed() && !shared.commands.is_due();
+        self.redis.ledger.truth.asks_if_busy(table || shared.control.is_probing());
     }
 }

@@ -8,9 +8,9 @@ use super::encoded::error;
 use super::weather::FULL;
 use crate::base::clock::Millis;
 use crate::core::action::Action;
+use crate::core::connection::role::LaneRole;
 use crate::core::keys::ChildKey;
 use crate::core::keys::LaneKey;
-use crate::core::connection::role::LaneRole;
 
 /// A turn that does not end in so many rounds never would: through a socket that holds one byte, what many children
 /// have asked takes tens of thousands.
@@ -341,7 +341,7 @@ impl Sim {
         }
         if count > 0 {
             let bytes: Vec<u8> = conn.to_broker.drain(..count).collect();
-            let replaced = conn.role == LaneRole::Control && self.broker.control.leaving;
+            let replaced = conn.role == LaneRole::Control && self.broker.shared.control.is_leaving();
             if conn.role == LaneRole::Control && bytes.windows(5).any(|part| part == b"-BUSY") {
                 self.redis.ledger.truth.says_busy();
             }

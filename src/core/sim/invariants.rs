@@ -95,8 +95,8 @@ impl Sim {
             in_use[index(Some(lease.kind()))] += 1;
             taking_back += usize::from(lease.is_taken_back());
             let held = broker.children.get(lease.child()).and_then(|child| child.lease());
-            if !lease.is_over() && held.map(|held| held.lane) != Some(key) {
-                broken(15, "a lane is lent to a child that does not know it");
+            if !lease.is_over() && held.map(|held| (held.lane, held.kind)) != Some((key, lease.kind())) {
+                broken(15, "a lane is lent to a child that does not know it, or what for");
             }
         }
         for kind in LeaseKind::ALL {

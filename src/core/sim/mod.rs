@@ -287,6 +287,7 @@ impl Sim {
     }
 
     pub(super) fn become_replica(&mut self) {
+        self.redis.weather.tells_role = true;
         self.redis.set_role(weather::Role::Replica);
         self.settle();
     }

@@ -130,3 +130,22 @@ fn a_control_connection_that_is_given_up_for_an_answer_says_so() {
     sim.pass(1500);
     assert!(sim.received(child).ends_with("; last attempt: SELECT was answered with: NOPERM no SELECT"));
 }
+
+/// A control connection was greeted by a master; by the time a child says HELLO the server is a replica.
+#[test]
+fn a_hello_is_told_no_role_from_before_it() {
+    let mut sim = Sim::new(&[]);
+    let child = sim.child();
+    sim.frozen = vec![LaneRole::Control];
+    let link = sim.links(LaneRole::Control)[0];
+    sim.lose(link);
+    sim.pass(50);
+    let link = sim.links(LaneRole::Control)[0];
+    sim.answer_next(link, b"%3\r\n$5\r\nproto\r\n:3\r\n$2\r\nid\r\n:9\r\n$4\r\nrole\r\n$6\r\nmaster\r\n");
+    sim.become_replica();
+    assert_eq!(sim.ask(child, "HELLO 3"), "");
+    sim.frozen.clear();
+    sim.settle();
+    let told = sim.received(child);
+    assert!(told.ends_with("$4 role $7 replica"), "{told}");
+}
