@@ -5,7 +5,8 @@ use crate::base::failure::ErrorLine;
 use crate::core::broker::Broker;
 use crate::core::child::hold::Hold;
 use crate::core::child::{Child, ChildState};
-use crate::core::notice::Notice;
+use crate::core::keys::ChildKey;
+use crate::core::notice::{ChildNotice, Notice};
 use crate::core::shared::Shared;
 use crate::resp::encode;
 
@@ -36,26 +37,7 @@ impl Broker {
                     self.settle(lane, slot, &reply, Some(&failure));
                 }
             }
-            Notice::Lift(key, _)
-            | Notice::Answer(key, _)
-            | Notice::Lent(key, _)
-            | Notice::Overdue(key)
-            | Notice::Late(key)
-            | Notice::JoinRefused(key, ..)
-            | Notice::Finish(key)
-            | Notice::LeaseLost { child: key, .. } => {
-                let child = self.children.get_mut(key).filter(|child| child.state() != ChildState::Closed);
-                match (child, notice) {
-                    (Some(child), notice) => self.shared.tell_child(child, notice),
-                    // It has gone since, so somebody else gets the lease.
-                    (None, Notice::Lent(_, lease)) => self.shared.leases.abandon(
-                        &mut self.shared.connections,
-                        &mut self.shared.env,
-                        lease.lane,
-                    ),
-                    (None, _) => {}
-                }
-            }
+            Notice::Child(key, told) => self.tell(key, told),
             Notice::Proved(proved) => {
                 if let Some(child) = self.children.get_mut(proved.child()) {
                     self.shared.proved(child, proved);
@@ -63,34 +45,53 @@ impl Broker {
             }
         }
     }
+
+    fn tell(&mut self, key: ChildKey, told: ChildNotice) {
+        let child = self.children.get_mut(key).filter(|child| child.state() != ChildState::Closed);
+        match (child, told) {
+            (Some(child), told) => self.shared.tell_child(child, told),
+            // It has gone since, so somebody else gets the lease.
+            (None, ChildNotice::Lent(lease)) => {
+                self.shared.leases.abandon(&mut self.shared.connections, &mut self.shared.env, lease.lane)
+            }
+            // All else was about what has gone with it.
+            (None, _) => {}
+        }
+    }
 }
 
 impl Shared {
-    /// Tells the child that the notice is for.
-    fn tell_child(&mut self, child: &mut Child, notice: Notice) {
-        match notice {
-            Notice::Lift(_, hold) if child.hold() == hold => self.lift(child),
-            Notice::Answer(_, answer) if child.hold() == Hold::Question => {
-                child.front_mut().set_answer(answer);
-                self.lift(child);
+    /// Tells a child that is still there.
+    fn tell_child(&mut self, child: &mut Child, told: ChildNotice) {
+        match told {
+            // What it waits for now may be something else.
+            ChildNotice::Lift(hold) => {
+                if child.hold() == hold {
+                    self.lift(child);
+                }
             }
-            Notice::Lent(_, lease) => {
+            ChildNotice::Answer(answer) => {
+                if child.hold() == Hold::Question {
+                    child.front_mut().set_answer(answer);
+                    self.lift(child);
+                }
+            }
+            ChildNotice::Lent(lease) => {
                 child.set_lease(lease);
                 self.lift(child);
             }
-            Notice::Overdue(_) => {
+            ChildNotice::Overdue => {
                 child.sent_mut().end_late();
                 self.after_reply(child);
             }
-            Notice::Late(_) => child.sent_mut().begin_late(),
-            Notice::JoinRefused(_, fence, frame) => {
+            ChildNotice::Late => child.sent_mut().begin_late(),
+            ChildNotice::LeaseLost { kind, watching } => self.lease_lost(child, kind, watching),
+            ChildNotice::JoinRefused(fence, frame) => {
                 if let Some(own) = child.topics_mut() {
                     own.join_refused(fence, frame);
                 }
             }
-            Notice::Finish(_) => self.finish(child),
-            Notice::LeaseLost { kind, watching, .. } => self.lease_lost(child, kind, watching),
-            _ => {}
+            ChildNotice::Finish => self.finish(child),
         }
     }
 }

@@ -8,30 +8,16 @@ use crate::core::keys::{ChildKey, LaneKey, LeaseKind, PoolKey, TopicKey, UserId}
 use crate::core::pubsub::SubscriberLoss;
 use crate::core::questions::probe::Proved;
 
-/// What a child is told.
+/// What has happened to one child, or to all that something concerns.
 #[derive(Debug)]
 pub(crate) enum Notice {
-    /// Its request at the front is looked at afresh, if this is still what it waits for.
-    Lift(ChildKey, Hold),
-    /// The upstream has answered a question about its request at the front, or never will.
-    Answer(ChildKey, Option<Answer>),
-    /// It has come to the head of a lease queue.
-    Lent(ChildKey, HeldLease),
-    /// A reply that was overdue will not come any more.
-    Overdue(ChildKey),
-    /// A reply is overdue, and it is about to be told so.
-    Late(ChildKey),
-    /// Its requests have failed.
+    /// Nothing is told to a child that has ended meanwhile.
+    Child(ChildKey, ChildNotice),
+    /// The requests in these slots have failed.
     Failed { lane: LaneKey, slots: Vec<Slot>, failure: Failure },
-    /// The lane it had to itself is gone.
-    LeaseLost { child: ChildKey, kind: LeaseKind, watching: bool },
-    /// The upstream has answered a question about it as a user.
+    /// The upstream has answered a question about a child as a user.
     Proved(Proved),
-    /// The upstream has refused what its request at the front names, for the fence of this number.
-    JoinRefused(ChildKey, u64, Vec<u8>),
-    /// The upstream has been replaced under it: it ends when it has its replies.
-    Finish(ChildKey),
-    /// It ends at once.
+    /// The child ends at once.
     Close(ChildKey),
     /// The upstream refuses the password of this user.
     UserRefused(UserId),
@@ -51,4 +37,25 @@ pub(crate) enum Notice {
     LoseLane(LaneKey, &'static str),
     /// All children that wait for a living upstream look again.
     UpstreamAnswers,
+}
+
+/// What one child is told.
+#[derive(Debug)]
+pub(crate) enum ChildNotice {
+    /// Its request at the front is looked at afresh, if this is still what it waits for.
+    Lift(Hold),
+    /// The upstream has answered a question about its request at the front, or never will.
+    Answer(Option<Answer>),
+    /// It has come to the head of a lease queue.
+    Lent(HeldLease),
+    /// A reply that was overdue will not come any more.
+    Overdue,
+    /// A reply is overdue, and it is about to be told so.
+    Late,
+    /// The lane it had to itself is gone.
+    LeaseLost { kind: LeaseKind, watching: bool },
+    /// The upstream has refused what its request at the front names, for the fence of this number.
+    JoinRefused(u64, Vec<u8>),
+    /// The upstream has been replaced under it: it ends when it has its replies.
+    Finish,
 }

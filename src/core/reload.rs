@@ -9,7 +9,7 @@ use crate::core::connection::lane::Lane;
 use crate::core::connection::role::LaneRole;
 use crate::core::connection::slot::Slot;
 use crate::core::keys::{LaneKey, LeaseKind};
-use crate::core::notice::Notice;
+use crate::core::notice::{ChildNotice, Notice};
 use crate::core::pubsub::SubscriberLoss;
 use crate::core::questions::ask::policy_of;
 use crate::core::questions::control::Question;
@@ -104,7 +104,7 @@ impl Shared {
         };
         let child = lease.child();
         if lease.kind() == LeaseKind::Session && !lease.is_over() {
-            return self.env.notify(Notice::Finish(child));
+            return self.env.notify(Notice::Child(child, ChildNotice::Finish));
         }
         if waits && lease.may_be_taken_back() && may_unblock {
             self.leases.take_back(lease);

@@ -7,7 +7,7 @@ use crate::core::connection::lane::Lane;
 use crate::core::connection::role::LaneRole;
 use crate::core::connection::slot::{Slot, SlotKind};
 use crate::core::keys::{LaneKey, LeaseKind};
-use crate::core::notice::Notice;
+use crate::core::notice::{ChildNotice, Notice};
 use crate::core::pubsub::SubscriberLoss;
 use crate::core::shared::Shared;
 
@@ -170,7 +170,7 @@ impl Shared {
             return self.leases.give_back(&mut self.connections, &mut self.env, key);
         }
         let (child, kind, watching) = (lease.child(), lease.kind(), lease.is_watching());
-        self.env.notify(Notice::LeaseLost { child, kind, watching });
+        self.env.notify(Notice::Child(child, ChildNotice::LeaseLost { kind, watching }));
         if kind == LeaseKind::Session {
             return self.leases.give_back(&mut self.connections, &mut self.env, key);
         }

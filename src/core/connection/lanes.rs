@@ -12,7 +12,7 @@ use crate::core::connection::lane::Lane;
 use crate::core::connection::slot::{Slot, SlotFlags, SlotKind};
 use crate::core::env::Env;
 use crate::core::keys::{ChildKey, LaneKey, PoolKey};
-use crate::core::notice::Notice;
+use crate::core::notice::{ChildNotice, Notice};
 use crate::resp::{Frames, ReplyScanner};
 
 impl Connections {
@@ -242,7 +242,7 @@ impl Connections {
     /// A lane is free again: the children that wait for one look whether it is theirs.
     pub(crate) fn wake_lane_waiters(&mut self, env: &mut Env) {
         for child in self.lane_waiters.drain(..) {
-            env.notify(Notice::Lift(child, Hold::WriteLane));
+            env.notify(Notice::Child(child, ChildNotice::Lift(Hold::WriteLane)));
         }
     }
 
@@ -265,6 +265,6 @@ pub(super) fn account(env: &mut Env, lane: &mut Lane) {
 /// Children that waited for a lane look at their request afresh.
 pub(super) fn lift(env: &mut Env, held: Vec<ChildKey>) {
     for child in held {
-        env.notify(Notice::Lift(child, Hold::LaneFull));
+        env.notify(Notice::Child(child, ChildNotice::Lift(Hold::LaneFull)));
     }
 }

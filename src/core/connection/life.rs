@@ -14,7 +14,7 @@ use crate::core::connection::role::LaneRole;
 use crate::core::connection::slot::Slot;
 use crate::core::env::Env;
 use crate::core::keys::{LaneKey, LeaseKind};
-use crate::core::notice::Notice;
+use crate::core::notice::{ChildNotice, Notice};
 use crate::core::timers::Timer;
 
 impl Connections {
@@ -277,7 +277,7 @@ impl Connections {
         // Replies that were overdue will not come any more: nothing has to wait for them.
         let overdue = lane.take_written().into_iter().chain(lane.take_all());
         for slot in overdue.filter(Slot::is_timed_out) {
-            env.notify(Notice::Overdue(slot.child));
+            env.notify(Notice::Child(slot.child, ChildNotice::Overdue));
         }
     }
 

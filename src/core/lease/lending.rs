@@ -9,7 +9,7 @@ use crate::core::env::Env;
 use crate::core::keys::{GroupKey, LaneKey, LeaseKind, PoolId};
 use crate::core::lease::leases::{Leases, Waiter};
 use crate::core::lease::state::{LeaseState, Tenant};
-use crate::core::notice::Notice;
+use crate::core::notice::{ChildNotice, Notice};
 use crate::core::timers::Timer;
 
 impl Leases {
@@ -62,7 +62,7 @@ impl Leases {
         let Some(Waiter { tenant, group, .. }) = self.leave(kind, ticket) else { return false };
         let child = tenant.child();
         let lease = self.lend(connections, env, lane, tenant, kind, group);
-        env.notify(Notice::Lent(child, lease));
+        env.notify(Notice::Child(child, ChildNotice::Lent(lease)));
         true
     }
 

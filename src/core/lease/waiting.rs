@@ -9,7 +9,7 @@ use crate::core::connection::lane::Lane;
 use crate::core::keys::{ChildKey, GroupKey, LaneKey, LeaseKind};
 use crate::core::lease::leases::Waiter;
 use crate::core::lease::state::{LeaseState, Tenant};
-use crate::core::notice::Notice;
+use crate::core::notice::{ChildNotice, Notice};
 use crate::core::questions::control::Question;
 use crate::core::request::flow::Flow;
 use crate::core::shared::Shared;
@@ -142,8 +142,10 @@ impl Shared {
 
     /// The lease that has just been granted to the child at hand.
     fn take_notice_of_lease(&mut self, key: ChildKey) -> Option<HeldLease> {
-        match self.env.take_back(|one| matches!(one, Notice::Lent(child, _) if *child == key))? {
-            Notice::Lent(_, lease) => Some(lease),
+        let is_lease =
+            |one: &Notice| matches!(one, Notice::Child(child, ChildNotice::Lent(_)) if *child == key);
+        match self.env.take_back(is_lease)? {
+            Notice::Child(_, ChildNotice::Lent(lease)) => Some(lease),
             _ => None,
         }
     }

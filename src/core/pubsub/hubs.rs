@@ -11,7 +11,7 @@ use crate::core::connection::role::{LaneRole, RoleData};
 use crate::core::connection::slot::{SlotFlags, SlotKind};
 use crate::core::env::Env;
 use crate::core::keys::{ChildKey, LaneKey, PoolKey, TopicKey, TopicName, UserId};
-use crate::core::notice::Notice;
+use crate::core::notice::{ChildNotice, Notice};
 use crate::core::pubsub::push::{Push, confirmation, push_of, verb};
 use crate::core::pubsub::shared::SharedSubscriptions;
 use crate::core::pubsub::{SubscriberLoss, family_index};
@@ -657,7 +657,7 @@ impl Hubs {
         // What the first child to ask was refused a moment before.
         topic.wanted |= refusal.is_none() && topic.pending == 0;
         if let Some(frame) = refusal {
-            env.notify(Notice::JoinRefused(child, fence, frame.to_vec()));
+            env.notify(Notice::Child(child, ChildNotice::JoinRefused(fence, frame.to_vec())));
         }
         self.release(connections, env, key);
     }

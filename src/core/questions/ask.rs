@@ -12,7 +12,7 @@ use crate::core::connection::lane::Lane;
 use crate::core::connection::role::RoleData;
 use crate::core::connection::slot::{SlotFlags, SlotKind};
 use crate::core::keys::{ChildKey, PoolId, PoolKey, UserId};
-use crate::core::notice::Notice;
+use crate::core::notice::{ChildNotice, Notice};
 use crate::core::questions::control::{Needed, Question, Said};
 use crate::core::request::flow::Flow;
 use crate::core::shared::Shared;
@@ -23,7 +23,7 @@ use crate::resp::{FrameLimits, Request, Scan, Scanner, reply};
 impl Shared {
     /// The child that asked looks at its request afresh, with this answer.
     pub(crate) fn give_answer(&mut self, child: ChildKey, answer: Option<Answer>) {
-        self.env.notify(Notice::Answer(child, answer));
+        self.env.notify(Notice::Child(child, ChildNotice::Answer(answer)));
     }
 
     /// The same, where the child goes on unless the upstream has refused.

@@ -12,7 +12,7 @@ use crate::core::connection::lane::Lane;
 use crate::core::connection::role::LaneRole;
 use crate::core::connection::slot::Slot;
 use crate::core::keys::LaneKey;
-use crate::core::notice::Notice;
+use crate::core::notice::{ChildNotice, Notice};
 use crate::core::questions::control::{Question, Said};
 use crate::core::request::flow::{Decided, Flow};
 use crate::core::shared::Shared;
@@ -135,7 +135,7 @@ impl Shared {
     /// These slots stay, but their children are told this instead of the replies.
     pub(crate) fn tell_late(&mut self, key: LaneKey, slots: Vec<Slot>, failure: Failure) {
         for slot in &slots {
-            self.env.notify(Notice::Late(slot.child));
+            self.env.notify(Notice::Child(slot.child, ChildNotice::Late));
         }
         self.fail_slots(key, slots, failure);
     }
