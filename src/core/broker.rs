@@ -237,7 +237,7 @@ impl Broker {
         self.shared.users.leave(child.user(), self.shared.env.now);
         self.shared.env.actions.push(Action::CloseChild { link: child.link() });
         if let Some(lease) = child.lease() {
-            self.shared.leases.abandon(&mut self.shared.connections, &mut self.shared.env, lease.lane);
+            self.shared.abandon_lease(lease.lane);
         }
     }
 

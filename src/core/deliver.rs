@@ -51,9 +51,7 @@ impl Broker {
         match (child, told) {
             (Some(child), told) => self.shared.tell_child(child, told),
             // It has gone since, so somebody else gets the lease.
-            (None, ChildNotice::Lent(lease)) => {
-                self.shared.leases.abandon(&mut self.shared.connections, &mut self.shared.env, lease.lane)
-            }
+            (None, ChildNotice::Lent(lease)) => self.shared.abandon_lease(lease.lane),
             // All else was about what has gone with it.
             (None, _) => {}
         }

@@ -93,12 +93,10 @@ impl Shared {
         let Some(lane) = self.connections.find_mut(key) else { return };
         lane.leave_on_previous_upstream();
         lane.need_close();
-        let (pool, id) = (lane.pool(), lane.upstream_id());
+        let id = lane.upstream_id();
         let waits = lane.front().is_some_and(Slot::may_wait);
         let Some(lease) = lane.lease_mut() else {
-            if let Some(kind) = lane.take_opening_for() {
-                self.leases.end_opening(kind, pool);
-            }
+            self.leases.end_opening(lane);
             self.connections.drop_connection(&mut self.env, key);
             return self.connections.remove(&mut self.env, key);
         };

@@ -40,7 +40,13 @@ impl Shared {
         self.connections.drop_connection(&mut self.env, key);
         self.take_written(key);
         match role {
-            LaneRole::Lease => self.leases.lane_failed(&mut self.connections, &mut self.env, key),
+            LaneRole::Lease => {
+                if let Some(lane) = self.connections.known_mut(key) {
+                    self.leases.end_opening(lane);
+                }
+                self.connections.remove(&mut self.env, key);
+                self.leases.open_failed(&mut self.env);
+            }
             LaneRole::Shared | LaneRole::Control | LaneRole::Subscriber | LaneRole::Probe => {
                 self.back_off(key, failures);
             }
@@ -167,14 +173,14 @@ impl Shared {
         let Some(lease) = lane.lease_mut() else { return self.connections.remove(&mut self.env, key) };
         if !lease.end() {
             // Its child has gone on without it, perhaps to another lease.
-            return self.leases.give_back(&mut self.connections, &mut self.env, key);
+            return self.give_back(key);
         }
         let (child, kind, watching) = (lease.child(), lease.kind(), lease.is_watching());
         self.env.notify(Notice::Child(child, ChildNotice::LeaseLost { kind, watching }));
         if kind == LeaseKind::Session {
-            return self.leases.give_back(&mut self.connections, &mut self.env, key);
+            return self.give_back(key);
         }
-        self.leases.give_back(&mut self.connections, &mut self.env, key);
+        self.give_back(key);
         self.fail_slots(key, lost, Failure::LOST);
         let down = self.connections.down(pool);
         self.fail_slots(key, unwritten, down);

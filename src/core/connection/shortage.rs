@@ -1,11 +1,11 @@
 //! What children are told that wait for a connection and get none: BROKERDOWN and BROKERLIMIT, with the cause. Never what is
 //! done about it.
 
-use crate::base::clock::Millis;
 use crate::base::failure::{Failure, Limit, Shortage};
 use crate::core::child::Child;
+use crate::core::child::hold::Wait;
 use crate::core::child::origin::describe;
-use crate::core::keys::{LeaseKind, PoolId, UserId};
+use crate::core::keys::{LeaseKind, UserId};
 use crate::core::shared::Shared;
 
 impl Shared {
@@ -37,13 +37,14 @@ impl Shared {
         }
     }
 
-    /// For those who have waited for a lease of this pool since then.
-    pub(crate) fn no_lease(&mut self, kind: LeaseKind, pool: PoolId, since: Millis) -> Failure {
-        let why = self.lease_shortage(kind, pool, since);
+    /// For a child that has waited for a lease.
+    pub(crate) fn no_lease_for(&mut self, child: &mut Child, wait: Wait) -> Failure {
+        let why = self.lease_shortage(child, wait);
         Failure::Limited(Limit::Lease { after_ms: self.env.settings.lease_wait_timeout, why })
     }
 
-    fn lease_shortage(&mut self, kind: LeaseKind, pool: PoolId, since: Millis) -> Shortage {
+    fn lease_shortage(&mut self, child: &mut Child, Wait { kind, since, .. }: Wait) -> Shortage {
+        let pool = self.connections.pool_of(child.pool_key());
         let (setting, max) = (kind.limit_name(), kind.cap(&self.env.settings));
         let waiting = self.leases.waiting(kind);
         if max == 0 {

@@ -4,6 +4,7 @@
 
 use crate::base::clock::Millis;
 use crate::base::limits;
+use crate::core::connection::lane::Lane;
 use crate::core::env::Env;
 use crate::core::keys::{GroupKey, LeaseKind, PoolId};
 use crate::core::lease::state::{LeaseState, Tenant};
@@ -151,14 +152,13 @@ impl Leases {
         *self.queue_mut(kind).opening.entry(pool).or_default() += 1;
     }
 
-    /// The lane of this pool that was being opened for the kind is ready, or will not be.
-    pub(crate) fn end_opening(&mut self, kind: LeaseKind, pool: PoolId) {
+    /// The lane is ready, or will not be: it is not being opened for anybody any more.
+    pub(crate) fn end_opening(&mut self, lane: &mut Lane) {
+        let Some(kind) = lane.take_opening_for() else { return };
         let opening = &mut self.queue_mut(kind).opening;
-        if let Some(count) = opening.get_mut(&pool) {
+        if let Some(count) = opening.get_mut(&lane.pool()) {
             *count -= 1;
-            if *count == 0 {
-                opening.remove(&pool);
-            }
+            opening.retain(|_, count| *count > 0);
         }
     }
 
@@ -173,7 +173,7 @@ impl Leases {
     }
 
     /// A lane could not be opened.
-    pub(super) fn open_failed(&mut self, env: &mut Env) {
+    pub(crate) fn open_failed(&mut self, env: &mut Env) {
         if !self.may_dial(env.now) {
             // One of several that were dialled together.
             return;

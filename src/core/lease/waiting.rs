@@ -1,7 +1,6 @@
 //! How a child's request waits for a lease, and how the child gives it back. Lending itself is `lease::lending`'s.
 
 use crate::base::clock::Millis;
-use crate::base::failure::Failure;
 use crate::base::limits;
 use crate::core::child::Child;
 use crate::core::child::hold::{HeldLease, Hold, Wait};
@@ -10,7 +9,6 @@ use crate::core::keys::{ChildKey, GroupKey, LaneKey, LeaseKind};
 use crate::core::lease::leases::Waiter;
 use crate::core::lease::state::{LeaseState, Tenant};
 use crate::core::notice::{ChildNotice, Notice};
-use crate::core::questions::control::Question;
 use crate::core::request::flow::Flow;
 use crate::core::shared::Shared;
 use crate::core::timers::Timer;
@@ -126,11 +124,6 @@ impl Shared {
         self.env.timers.arm(next.min(wait.expires.unwrap_or(Millis::MAX)), Timer::Child(child.key()));
     }
 
-    pub(crate) fn no_lease_for(&mut self, child: &mut Child, wait: Wait) -> Failure {
-        let pool = self.connections.pool_of(child.pool_key());
-        self.no_lease(wait.kind, pool, wait.since)
-    }
-
     /// A waiting blocking command's own timeout has passed: the answer Redis would give, which has the
     /// same form for every blocking command of 7.0.
     pub(crate) fn answer_blocking_timeout(&mut self, child: &mut Child) {
@@ -161,7 +154,7 @@ impl Shared {
             let watching = lease.is_watching();
             lane.need_close_if(watching);
         }
-        self.leases.give_back(&mut self.connections, &mut self.env, held.lane);
+        self.give_back(held.lane);
         // A draining child had only this left to wait for.
         self.nudge(child);
     }
@@ -182,34 +175,5 @@ impl Shared {
         if held.kind == LeaseKind::Blocking && unused {
             self.end_lease(child);
         }
-    }
-
-    /// Grants idle lanes, opens new ones, takes back surplus ones: whatever brings the queues forward.
-    pub(crate) fn pump_leases(&mut self) {
-        for kind in LeaseKind::ALL {
-            self.leases.serve(&mut self.connections, &mut self.env, kind);
-        }
-        while self.upstream_is_up()
-            && self.control.may_unblock()
-            && let Some((lane, id)) = self.leases.take_back_next(&mut self.connections, &self.env)
-        {
-            self.ask(Question::Unblock { lane, id });
-        }
-    }
-
-    /// CLIENT UNBLOCK has been answered; or its answer will never come.
-    pub(crate) fn unblock_answered(&mut self, lane: LaneKey, answer: Option<&[u8]>) {
-        let may_repeat = self.control.is_leaving();
-        let again =
-            self.leases.unblock_answered(&mut self.connections, &mut self.env, lane, answer, may_repeat);
-        if let Some(id) = again {
-            self.ask(Question::Unblock { lane, id });
-        }
-    }
-
-    /// A leased lane is connected and clean: anybody may have it.
-    pub(crate) fn lease_ready(&mut self, lane: LaneKey) {
-        self.leases.lane_ready(&mut self.connections, &mut self.env, lane);
-        self.pump_leases();
     }
 }

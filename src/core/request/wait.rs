@@ -98,14 +98,7 @@ impl Shared {
         if full || !self.connections.take_idle_lane(pool, lane_key) {
             return false;
         }
-        child.set_lease(self.leases.lend(
-            &mut self.connections,
-            &self.env,
-            lane_key,
-            Tenant::of(child),
-            LeaseKind::Blocking,
-            None,
-        ));
+        child.set_lease(self.lend(lane_key, Tenant::of(child), LeaseKind::Blocking, None));
         true
     }
 

@@ -47,12 +47,9 @@ impl Shared {
     /// Removes a lane for good, whatever is on it: it belongs to children that are gone.
     fn end_lane(&mut self, key: LaneKey) {
         let Some(lane) = self.connections.known_mut(key) else { return };
-        let pool = lane.pool();
-        if let Some(kind) = lane.take_opening_for() {
-            self.leases.end_opening(kind, pool);
-        }
+        self.leases.end_opening(lane);
         if lane.lease().is_some() {
-            return self.leases.abandon(&mut self.connections, &mut self.env, key);
+            return self.abandon_lease(key);
         }
         self.connections.drop_connection(&mut self.env, key);
         let slots = self.connections.known_mut(key).map(Lane::take_all).unwrap_or_default();
