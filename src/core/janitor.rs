@@ -37,7 +37,7 @@ impl Shared {
         }
         for key in self.connections.keys() {
             let Some(lane) = self.connections.find_mut(key) else { continue };
-            let old = self.env.now.saturating_sub(lane.connected_at()) >= lifetime;
+            let old = self.env.now.saturating_sub(lane.record().connected_at) >= lifetime;
             if !old || !lane.is_ready() || lane.lease().is_some() {
                 continue;
             }
@@ -102,7 +102,8 @@ impl Shared {
         // Nobody probes an upstream that has been replaced. And whoever stops in the middle of a reply has nothing to
         // wait for: what was taken for its beginning was none.
         let of_no_use = |lane: &Lane| {
-            self.is_stalled(lane, limit) && (lane.is_on_previous_upstream() || lane.unread() > 0)
+            self.is_stalled(lane, limit)
+                && (lane.record().is_on_previous_upstream || !lane.inbox().is_empty())
         };
         let lanes = self.connections.lanes().filter(|(_, lane)| of_no_use(lane));
         for key in lanes.map(|(key, _)| key).collect::<Vec<_>>() {

@@ -93,7 +93,7 @@ impl Shared {
         let Some(lane) = self.connections.find_mut(key) else { return };
         lane.leave_on_previous_upstream();
         lane.need_close();
-        let id = lane.upstream_id();
+        let id = lane.record().upstream_id;
         let waits = lane.front().is_some_and(Slot::may_wait);
         let Some(lease) = lane.lease_mut() else {
             self.leases.end_opening(lane);
@@ -119,7 +119,7 @@ impl Shared {
             self.control.leave();
             self.env
                 .timers
-                .arm(self.env.now + self.env.settings.connect_timeout, Timer::Lane(key, lane.timer()));
+                .arm(self.env.now + self.env.settings.connect_timeout, Timer::Lane(key, lane.record().timer));
             return;
         }
         if !lane.is_waiting() {
@@ -194,7 +194,7 @@ impl Broker {
             } else {
                 continue;
             };
-            self.shared.env.timers.arm(due, Timer::Lane(key, lane.timer()));
+            self.shared.env.timers.arm(due, Timer::Lane(key, lane.record().timer));
         }
         self.shared.leases.retry_by(&mut self.shared.env, pause_due);
     }

@@ -7,7 +7,7 @@ use crate::core::broker::Broker;
 use crate::core::child::closing::CloseReason;
 use crate::core::child::hold::Hold;
 use crate::core::child::{Child, ChildState};
-use crate::core::connection::lane::{Answered, Lane};
+use crate::core::connection::lane::{Answered, Lane, LaneState};
 use crate::core::connection::role::LaneRole;
 use crate::core::connection::slot::{Slot, SlotFlags, SlotKind};
 use crate::core::keys::{ChildKey, LaneKey};
@@ -49,7 +49,7 @@ impl Broker {
     /// A frame that need not be a reply.
     fn take_frame(&mut self, key: LaneKey, frame: &[u8], kind: u8) {
         let Some(lane) = self.shared.connections.known(key) else { return };
-        if lane.is_greeting() {
+        if matches!(lane.state(), LaneState::Handshaking { .. }) {
             return self.shared.greeted(key, frame);
         }
         if lane.role() == LaneRole::Subscriber {

@@ -34,7 +34,7 @@ impl Shared {
     pub(crate) fn lane_failed(&mut self, key: LaneKey, reason: &str) {
         // What failed may have been given up since.
         let Some(lane) = self.connections.find_mut(key).filter(|lane| lane.is_connecting()) else { return };
-        let (failures, role, pool) = (lane.count_failure(), lane.role(), lane.pool());
+        let (failures, role, pool) = (lane.count_failure(false), lane.role(), lane.pool());
         self.env.counters.upstream_connect_failures += 1;
         self.connections.note_refusal(&self.env, pool, reason);
         self.connections.drop_connection(&mut self.env, key);
@@ -61,7 +61,9 @@ impl Shared {
     /// The timer of an attempt or of a backoff.
     pub(crate) fn lane_timer(&mut self, key: LaneKey, number: u32) {
         // The lane may have gone since, or have another timer.
-        let Some(lane) = self.connections.find(key).filter(|lane| lane.timer() == number) else { return };
+        let Some(lane) = self.connections.find(key).filter(|lane| lane.record().timer == number) else {
+            return;
+        };
         if lane.is_backing_off() {
             self.connections.dial_afresh(&mut self.env, key);
         } else if lane.is_connecting() {
@@ -82,14 +84,14 @@ impl Shared {
             return;
         }
         let role = lane.role();
-        let (proven, carries) = (lane.has_replied(), lane.is_listened());
+        let (proven, carries) = (lane.record().has_replied, lane.is_listened());
         // A control connection works once the command table has come on it.
         let proven = proven && (role != LaneRole::Control || self.commands.is_confirmed());
         let quiet = lane.is_idle() && (role != LaneRole::Control || !proven) && !carries;
         let level = if quiet { log::Level::Debug } else { log::Level::Warn };
         log::log!(level, "upstream connection lost ({role:?}, {} in flight): {reason}", lane.depth());
         self.env.counters.upstream_losses += 1;
-        let (failures, pool) = (lane.count_loss(proven), lane.pool());
+        let (failures, pool) = (lane.count_failure(proven), lane.pool());
         let user = self.connections.pool(pool).key().user;
         self.connections.drop_connection(&mut self.env, key);
         let lost = self.take_written(key);

@@ -6,7 +6,6 @@ use crate::config::value::Integrity;
 use crate::core::broker::Broker;
 use crate::core::child::Child;
 use crate::core::connection::canary::{Withheld, is_like_answer};
-use crate::core::connection::lane::Lane;
 use crate::core::connection::slot::{Slot, SlotFlags, SlotKind};
 use crate::core::keys::LaneKey;
 use crate::core::shared::Shared;
@@ -59,7 +58,7 @@ impl Shared {
         let every = self.env.settings.integrity_sample as u32;
         let may = self.may_be_guarded(child, kind);
         let Some(lane) = self.connections.known_mut(lane_key) else { return };
-        if lane.is_canary_due(every) && may {
+        if lane.canaries_mut().is_due(every) && may {
             self.connections.send_canary(&mut self.env, lane_key);
         }
     }
@@ -75,7 +74,7 @@ impl Shared {
     /// has been lost, and nothing may ever come in the canary's place.
     pub(crate) fn withhold(&mut self, key: LaneKey, slot: Slot, frame: &[u8]) {
         let Some(lane) = self.connections.known_mut(key) else { return };
-        lane.withhold(slot, frame);
+        lane.canaries_mut().withhold(slot, frame);
         if is_like_answer(frame) && lane.is_next_canary_answer(frame) {
             self.env.counters.integrity_failures += 1;
             self.desync(key, "integrity: a canary was answered too early");
@@ -87,7 +86,7 @@ impl Broker {
     /// A reply has come for a canary's slot. If it is the canary's word, the replies before it are proven.
     pub(crate) fn canary_answered(&mut self, key: LaneKey, slot: &Slot, frame: &[u8]) {
         let Some(lane) = self.shared.connections.known(key) else { return };
-        if lane.is_canary_answer(frame, slot.end) {
+        if lane.canaries().is_answer(frame, slot.end) {
             return self.release(key);
         }
         // While a script is busy, Redis answers nothing else; the next canary will tell.
@@ -108,7 +107,7 @@ impl Broker {
     }
 
     fn release(&mut self, key: LaneKey) {
-        let withheld = self.shared.connections.known_mut(key).map(Lane::take_withheld);
+        let withheld = self.shared.connections.known_mut(key).map(|lane| lane.canaries_mut().take_withheld());
         for Withheld { slot, frame } in withheld.unwrap_or_default() {
             if slot.kind == SlotKind::Push {
                 self.push_arrived(key, &frame);

@@ -5,7 +5,6 @@
 //! have left is failed, what has not left stays, and the next connection carries on from there. Nothing is ever written twice:
 //! offsets are absolute and only move forward.
 
-use crate::base::bytes::Spares;
 use crate::base::clock::Millis;
 use crate::base::limits;
 use crate::base::pipeline::Pipeline;
@@ -57,15 +56,26 @@ impl LaneState {
         use LaneState::*;
         matches!(self, Connecting | Handshaking { .. } | Ready { .. } | Yielding { .. })
     }
+}
 
-    /// The driver's handle for the connection; opaque here.
-    fn link(&self) -> Option<usize> {
-        use LaneState::*;
-        match self {
-            Handshaking { link, .. } | Ready { link } | Yielding { link, .. } => Some(*link),
-            Dormant | Waiting | Parked | Backoff | Connecting => None,
-        }
-    }
+/// What a lane knows of its connection, the one it has or had last. Only the lane writes it.
+#[derive(Debug, Default)]
+pub(crate) struct LaneRecord {
+    /// CLIENT ID of the connection, from HELLO.
+    pub upstream_id: i64,
+    pub connected_at: Millis,
+    /// A reply has come on this connection: the upstream works, dialling again needs no delay.
+    pub has_replied: bool,
+    /// Its state upstream is not known to be clean: it must not be lent again, and is closed when its lease ends.
+    pub close_needed: bool,
+    /// It leads to an upstream that has been replaced since.
+    pub is_on_previous_upstream: bool,
+    /// Connections lost so far: two requests were on the same one if this had the same value.
+    pub losses: u32,
+    /// Failed attempts in a row.
+    pub failures: u32,
+    /// The timer that is meant; older ones find another number and do nothing.
+    pub timer: u32,
 }
 
 /// One upstream connection's queue.
@@ -76,31 +86,19 @@ pub struct Lane {
     state: LaneState,
     /// Requests on their way, and the FIFO of their slots.
     out: Pipeline<Slot>,
+    /// A reply that has not come to its end.
     inbox: Inbox<ReplyScanner>,
     /// The replies withheld here are older than every slot in `out`.
     canaries: Canaries,
     /// This many slots at the front have timed out; others behind them may have.
     timed_out: usize,
-    /// CLIENT ID of the connection, from HELLO.
-    upstream_id: i64,
-    /// Failed attempts in a row.
-    failures: u32,
-    /// The timer that is currently meant; older ones find another number and do nothing.
-    timer: u32,
-    connected_at: Millis,
+    record: LaneRecord,
     /// When a byte of a reply last came; or when the first request behind an idle time was written.
     last_reply: Millis,
+    /// When it was last given a request, or to a child.
     last_used: Millis,
     /// Since when the front slot is the front slot.
     front_since: Millis,
-    /// A reply has come on this connection: the upstream works, dialling again needs no delay.
-    replied: bool,
-    /// Must not be lent again: its state upstream is not known to be clean.
-    close_needed: bool,
-    /// Its connection leads to an upstream that has been replaced since.
-    on_previous_upstream: bool,
-    /// Connections it has lost: two requests were on the same one if this had the same value.
-    losses: u32,
     /// Children that wait until it has less to write.
     held: Vec<ChildKey>,
     /// In the driver's list of lanes to write.
@@ -119,17 +117,10 @@ impl Lane {
             inbox: Inbox::default(),
             canaries: Canaries::default(),
             timed_out: 0,
-            upstream_id: 0,
-            failures: 0,
-            timer: 0,
-            connected_at: 0,
+            record: LaneRecord::default(),
             last_reply: now,
             last_used: now,
             front_since: now,
-            replied: false,
-            close_needed: false,
-            on_previous_upstream: false,
-            losses: 0,
             held: Vec::new(),
             dirty: false,
             footprint: 0,
@@ -244,27 +235,21 @@ impl Lane {
         }
     }
 
-    /// Whether it must not be lent again.
-    pub(crate) fn is_close_needed(&self) -> bool {
-        self.close_needed
+    pub(crate) fn record(&self) -> &LaneRecord {
+        &self.record
     }
 
-    /// Its state upstream is not known to be clean: it is closed when its lease ends.
     pub(crate) fn need_close(&mut self) {
-        self.close_needed = true;
+        self.record.close_needed = true;
     }
 
     pub(crate) fn need_close_if(&mut self, unclean: bool) {
-        self.close_needed |= unclean;
-    }
-
-    pub(crate) fn is_on_previous_upstream(&self) -> bool {
-        self.on_previous_upstream
+        self.record.close_needed |= unclean;
     }
 
     /// The upstream has been replaced under its connection.
     pub(crate) fn leave_on_previous_upstream(&mut self) {
-        self.on_previous_upstream = true;
+        self.record.is_on_previous_upstream = true;
     }
 
     /// Whether it has any use for a connection.
@@ -334,7 +319,11 @@ impl Lane {
 
     /// The driver's handle for the connection; opaque here.
     pub(crate) fn link(&self) -> Option<usize> {
-        self.state.link()
+        use LaneState::*;
+        match self.state {
+            Handshaking { link, .. } | Ready { link } | Yielding { link, .. } => Some(link),
+            Dormant | Waiting | Parked | Backoff | Connecting => None,
+        }
     }
 
     pub(super) fn handshake_mut(&mut self) -> Option<&mut Handshake> {
@@ -347,79 +336,45 @@ impl Lane {
     /// The connection carries requests from now on. `id` is its CLIENT ID.
     pub(super) fn become_ready(&mut self, link: usize, id: i64, now: Millis) {
         self.set_state(LaneState::Ready { link });
-        (self.upstream_id, self.connected_at, self.replied) = (id, now, false);
+        let record = &mut self.record;
+        (record.upstream_id, record.connected_at, record.has_replied) = (id, now, false);
         (self.last_reply, self.last_used) = (now, now);
     }
 
     /// Nothing that was half said on the connection is of any use to the next one, and no timer set for it may hit that.
     pub(super) fn forget_connection(&mut self) -> LaneState {
         self.inbox.clear();
-        self.on_previous_upstream = false;
-        self.losses = self.losses.wrapping_add(1);
+        self.record.is_on_previous_upstream = false;
+        self.record.losses = self.record.losses.wrapping_add(1);
         self.set_detached(false);
         self.next_timer();
         self.set_state(LaneState::Dormant)
-    }
-
-    /// CLIENT ID of the connection.
-    pub(crate) fn upstream_id(&self) -> i64 {
-        self.upstream_id
-    }
-
-    pub(crate) fn connected_at(&self) -> Millis {
-        self.connected_at
     }
 
     pub(crate) fn last_reply(&self) -> Millis {
         self.last_reply
     }
 
-    /// When it was last given a request, or to a child.
     pub(crate) fn last_used(&self) -> Millis {
         self.last_used
     }
 
-    /// Connections lost so far: equal values name the same connection.
-    pub(crate) fn losses(&self) -> u32 {
-        self.losses
+    /// An attempt has come to nothing, or the connection was lost. If it has `proven` that the upstream works, the next
+    /// attempt needs no delay.
+    pub(super) fn count_failure(&mut self, proven: bool) -> u32 {
+        self.record.failures = if proven { 0 } else { self.record.failures.saturating_add(1) };
+        self.record.failures
     }
 
-    /// Whether a reply has come on this connection.
-    pub(crate) fn has_replied(&self) -> bool {
-        self.replied
-    }
-
-    /// Failed attempts in a row.
-    pub(crate) fn failures(&self) -> u32 {
-        self.failures
-    }
-
-    /// One more attempt has come to nothing.
-    pub(super) fn count_failure(&mut self) -> u32 {
-        self.failures = self.failures.saturating_add(1);
-        self.failures
-    }
-
-    /// The connection was lost. If it has proven that the upstream works, the next attempt needs no delay.
-    pub(super) fn count_loss(&mut self, proven: bool) -> u32 {
-        self.failures = if proven { 0 } else { self.failures.saturating_add(1) };
-        self.failures
-    }
-
-    /// The next attempt is the first to a working upstream, or to another one.
+    /// The next attempt is the first to another upstream.
     pub(crate) fn forget_failures(&mut self) {
-        self.failures = 0;
-    }
-
-    /// The number of the timer that is meant.
-    pub(crate) fn timer(&self) -> u32 {
-        self.timer
+        self.record.failures = 0;
     }
 
     /// No timer set before is meant any more.
     pub(super) fn next_timer(&mut self) -> u32 {
-        self.timer = self.timer.wrapping_add(1);
-        self.timer
+        self.record.timer = self.record.timer.wrapping_add(1);
+        self.record.timer
     }
 
     // ---- its requests ----------------------------------------------------------------------------------
@@ -448,26 +403,14 @@ impl Lane {
         self.out.front()
     }
 
-    /// The slot put on it last.
-    pub(crate) fn back(&self) -> Option<&Slot> {
-        self.out.back()
-    }
-
-    /// Whether a canary stands behind every request on it.
-    #[cfg(test)]
-    pub(crate) fn is_guarded(&self) -> bool {
-        self.out.iter().all(|slot| slot.flags.has(SlotFlags::GUARDED) || slot.kind == SlotKind::Canary)
-    }
-
-    /// All slots, oldest first.
-    #[cfg(test)]
-    pub(crate) fn slots(&self) -> impl Iterator<Item = &Slot> {
-        self.out.iter()
+    /// Its requests, written or not.
+    pub(crate) fn out(&self) -> &Pipeline<Slot> {
+        &self.out
     }
 
     // ---- its replies -----------------------------------------------------------------------------------
 
-    /// Bytes have arrived. `end_input` is told what is left of them.
+    /// Bytes have arrived. The inbox is given back what is left of them.
     pub(super) fn begin_input<'a>(
         &mut self,
         bytes: &'a [u8],
@@ -478,23 +421,12 @@ impl Lane {
         self.inbox.begin(bytes, scanner)
     }
 
-    /// Whether the bytes that are being read are still those of its connection.
-    pub(super) fn is_input_valid(&self) -> bool {
-        self.inbox.is_in_use()
+    pub(crate) fn inbox(&self) -> &Inbox<ReplyScanner> {
+        &self.inbox
     }
 
-    pub(super) fn end_input(
-        &mut self,
-        frames: Frames<'_, ReplyScanner>,
-        scanner: &mut ReplyScanner,
-        spares: &mut Spares,
-    ) {
-        self.inbox.end(frames, scanner, spares);
-    }
-
-    /// Bytes of a reply that has not come to its end.
-    pub(crate) fn unread(&self) -> usize {
-        self.inbox.len()
+    pub(super) fn inbox_mut(&mut self) -> &mut Inbox<ReplyScanner> {
+        &mut self.inbox
     }
 
     /// Whether a frame of this type on its connection is a reply for the front slot, whatever is in it.
@@ -502,15 +434,11 @@ impl Lane {
         kind != b'>' && self.is_shared() && !self.is_connecting()
     }
 
-    pub(crate) fn is_greeting(&self) -> bool {
-        matches!(self.state, LaneState::Handshaking { .. })
-    }
-
     /// Takes the slot a complete reply belongs to. `None` is a desync.
     pub(crate) fn take_answered(&mut self, now: Millis) -> Option<Answered> {
         let is_proven = self.withheld().is_empty();
         let slot = self.pop()?;
-        self.replied = true;
+        self.record.has_replied = true;
         let front_since = std::mem::replace(&mut self.front_since, now);
         Some(Answered { slot, front_since, role: self.role(), is_proven, is_yielding: self.is_yielding() })
     }
@@ -544,9 +472,12 @@ impl Lane {
         self.out.is_idle() && self.withheld().is_empty()
     }
 
-    /// Whether an answer to the canary at the back of this unit is due, where one of `every` has one.
-    pub(super) fn is_canary_due(&mut self, every: u32) -> bool {
-        self.canaries.is_due(every)
+    pub(super) fn canaries(&self) -> &Canaries {
+        &self.canaries
+    }
+
+    pub(super) fn canaries_mut(&mut self) -> &mut Canaries {
+        &mut self.canaries
     }
 
     /// The request of a canary that is put on the lane next.
@@ -554,20 +485,10 @@ impl Lane {
         self.canaries.request(self.out.appended() + CANARY as u64, rng)
     }
 
-    /// Whether this is the answer of the canary that ends there.
-    pub(super) fn is_canary_answer(&self, frame: &[u8], end: u64) -> bool {
-        self.canaries.is_answer(frame, end)
-    }
-
     /// Whether this is the answer of the next canary.
     pub(super) fn is_next_canary_answer(&self, frame: &[u8]) -> bool {
         let next = self.out.iter().find(|slot| slot.kind == SlotKind::Canary);
-        next.is_some_and(|slot| self.is_canary_answer(frame, slot.end))
-    }
-
-    /// Keeps a reply until the canary behind it has been answered.
-    pub(super) fn withhold(&mut self, slot: Slot, frame: &[u8]) {
-        self.canaries.withhold(slot, frame);
+        next.is_some_and(|slot| self.canaries.is_answer(frame, slot.end))
     }
 
     /// The replies that wait for a canary, oldest first.
@@ -575,17 +496,11 @@ impl Lane {
         self.canaries.withheld()
     }
 
-    /// Takes them: they are proven, or lost.
-    pub(super) fn take_withheld(&mut self) -> Vec<Withheld> {
-        self.canaries.take_withheld()
-    }
-
     /// Requests that wait for their reply, the broker's canaries not counted.
     pub(crate) fn owed(&self) -> usize {
         self.out.iter().filter(|slot| slot.kind != SlotKind::Canary).count() + self.withheld().len()
     }
 
-    /// How many slots wait.
     pub(crate) fn depth(&self) -> usize {
         self.out.depth()
     }
@@ -598,11 +513,6 @@ impl Lane {
     /// Whether the connection is still needed for what was written on it.
     pub(crate) fn owes_replies(&self) -> bool {
         self.has_written() || !self.withheld().is_empty()
-    }
-
-    /// Bytes that wait to be written.
-    pub(crate) fn unwritten(&self) -> usize {
-        self.out.len()
     }
 
     /// Whether it has so much to write that the child has to wait until it has less.
@@ -660,18 +570,13 @@ impl Lane {
         self.dirty = false;
     }
 
-    /// Where the request ends that has begun to leave.
-    pub(super) fn end_of_written(&self) -> u64 {
-        self.out.end_of_written()
-    }
-
     /// The connection is gone: takes every slot of which a byte may have left (a block counts as one), and
     /// drops the unsent rest of the last of them. What remains has never been written.
     pub(crate) fn take_written(&mut self) -> Vec<Slot> {
         let written = self.out.take_written();
         self.forget_timed_out(written.len());
         // Replies without proof are none.
-        self.take_withheld().into_iter().map(|withheld| withheld.slot).chain(written).collect()
+        self.canaries.take_withheld().into_iter().map(|withheld| withheld.slot).chain(written).collect()
     }
 
     /// Takes every slot left, written or not; the lane will not be used again for them.

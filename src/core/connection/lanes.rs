@@ -153,14 +153,14 @@ impl Connections {
 
     /// The lane whose bytes are being read, if they are still those of its connection.
     pub(crate) fn input_of(&mut self, key: LaneKey) -> Option<&mut Lane> {
-        self.lanes.get_mut(key).filter(|lane| lane.is_input_valid())
+        self.lanes.get_mut(key).filter(|lane| lane.inbox().is_in_use())
     }
 
     /// What is left of the bytes waits for more.
     pub(crate) fn end_input(&mut self, env: &mut Env, key: LaneKey, frames: Frames<'_, ReplyScanner>) {
         // What was in them may have removed the lane.
         if let Some(lane) = self.lanes.get_mut(key) {
-            lane.end_input(frames, &mut self.scanner, &mut env.spares);
+            lane.inbox_mut().end(frames, &mut self.scanner, &mut env.spares);
             account(env, lane);
         }
     }
@@ -210,7 +210,7 @@ impl Connections {
         let old = |slot: &Slot| slot.age(now) >= limits::CANARY_PATIENCE;
         let overdue = |lane: &Lane| {
             let waits = lane.front().is_some_and(|slot| slot.kind == SlotKind::Canary && old(slot));
-            waits && lane.has_written() && lane.back().is_some_and(old)
+            waits && lane.has_written() && lane.out().back().is_some_and(old)
         };
         let unproven =
             |lane: &Lane| lane.is_counted() && ((lane.depth() == 0 && !lane.is_idle()) || overdue(lane));
@@ -228,7 +228,7 @@ impl Connections {
         // No child waits for it: where its lane is lost, it is lost.
         let (end, stamp, flags) = (0, now as u32, SlotFlags::TIMED_OUT);
         let slot = Slot { child: Key::NONE, end, stamp, command: NO_COMMAND, kind: SlotKind::Push, flags };
-        lane.withhold(slot, frame);
+        lane.canaries_mut().withhold(slot, frame);
         true
     }
 

@@ -165,8 +165,8 @@ impl Connections {
             let may_yield = |lane: &Lane| lane.is_shared() && lane.is_ready() && !lane.is_detached();
             let shared = self.lanes.iter().filter(|(_, lane)| may_yield(lane));
             let victim = shared
-                .min_by_key(|(_, lane)| lane.connected_at())
-                .map(|(key, lane)| (key, lane.connected_at() + limits::LANE_HOLD_MIN));
+                .min_by_key(|(_, lane)| lane.record().connected_at)
+                .map(|(key, lane)| (key, lane.record().connected_at + limits::LANE_HOLD_MIN));
             match victim {
                 Some((key, due)) if due <= env.now => self.start_yield(env, key),
                 Some((_, due)) => return env.timers.arm(due, Timer::Yield),
@@ -180,7 +180,7 @@ impl Connections {
     pub(crate) fn start_yield(&mut self, env: &mut Env, key: LaneKey) {
         let Some(lane) = self.known(key) else { return };
         let Some(link) = lane.link() else { return debug_assert!(false, "yields without a connection") };
-        let end = lane.end_of_written();
+        let end = lane.out().end_of_written();
         self.change_state(key, LaneState::Yielding { link, end });
         self.mark(key);
         self.finish_yield(env, key);

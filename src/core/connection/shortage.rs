@@ -12,7 +12,7 @@ impl Shared {
     /// The control connection works at last. What another connection of its pool was refused since it was made
     /// still stands.
     pub(crate) fn forget_refusal_of_control(&mut self) {
-        let made = self.connections.known(self.control.lane()).map_or(0, |lane| lane.connected_at());
+        let made = self.connections.known(self.control.lane()).map_or(0, |lane| lane.record().connected_at);
         let pool = self.control_pool();
         let refusal = self.connections.pool(pool).refusal();
         if refusal.is_some_and(|refusal| refusal.at <= made || self.commands.put_off_at() == Some(refusal.at))

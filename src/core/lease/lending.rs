@@ -112,12 +112,12 @@ impl Shared {
     pub(crate) fn give_back(&mut self, key: LaneKey) {
         let Some(lane) = self.connections.known_mut(key) else { return };
         let unblocking = lane.lease().is_some_and(LeaseState::is_unblocking);
-        if unblocking && !lane.is_close_needed() && lane.is_ready() {
+        if unblocking && !lane.record().close_needed && lane.is_ready() {
             // Lent again now, the CLIENT UNBLOCK under way could hit the next tenant.
             return;
         }
         let Some(lease) = lane.take_lease(self.env.now) else { return };
-        let (pool, clean) = (lane.pool(), !lane.is_close_needed() && lane.is_idle() && lane.is_ready());
+        let (pool, clean) = (lane.pool(), !lane.record().close_needed && lane.is_idle() && lane.is_ready());
         self.leases.end(lease);
         if clean && !self.connections.has_lease_too_many(&self.env.settings) {
             self.connections.offer(pool, key);
@@ -144,7 +144,7 @@ impl Shared {
         }
         let key = self.youngest_of_most_crowded()?;
         let lane = self.connections.known_mut(key)?;
-        let id = lane.upstream_id();
+        let id = lane.record().upstream_id;
         self.leases.take_back(lane.lease_mut()?);
         self.ask(Question::Unblock { lane: key, id });
         Some(())
@@ -167,7 +167,7 @@ impl Shared {
         let Some(lane) = self.connections.find_mut(key) else { return };
         // Unanswered, the command may still reach the upstream after this lane has a new tenant.
         lane.need_close_if(answer.is_none());
-        let (moved, id) = (lane.is_on_previous_upstream(), lane.upstream_id());
+        let (moved, id) = (lane.record().is_on_previous_upstream, lane.record().upstream_id);
         let Some(lease) = lane.lease_mut() else { return };
         let none_blocked = answer == Some(b":0\r\n");
         if moved && self.control.is_leaving() && none_blocked && !lease.is_over() {

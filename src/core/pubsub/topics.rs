@@ -228,7 +228,7 @@ impl Shared {
             let after_ms = settings.request_timeout;
             return (after_ms > 0 && waited >= after_ms).then_some(Failure::TimedOut { after_ms });
         }
-        let failing = lane.filter(|lane| lane.failures() > 0 || !self.upstream_is_up());
+        let failing = lane.filter(|lane| lane.record().failures > 0 || !self.upstream_is_up());
         if let Some(lane) = failing.filter(|_| waited >= settings.queue_timeout) {
             return Some(self.connections.down(lane.pool()));
         }

@@ -72,7 +72,7 @@ impl Shared {
     /// The connection upstream that a child has to itself for good.
     fn upstream_id_of(&self, id: i64) -> Option<i64> {
         let of_child = |lane: &&Lane| lane.lease().is_some_and(|lease| lease.is_kept_by(id));
-        self.connections.lanes().map(|(_, lane)| lane).find(of_child).map(|lane| lane.upstream_id())
+        self.connections.lanes().map(|(_, lane)| lane).find(of_child).map(|lane| lane.record().upstream_id)
     }
 
     /// TRACKINGINFO with the child's id in the place of the upstream's.

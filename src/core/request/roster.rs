@@ -137,7 +137,7 @@ impl Shared {
 
     fn ask_to_unblock(&mut self, unblock: Unblock) {
         let Some(lane) = self.connections.find_mut(unblock.lane) else { return };
-        let id = lane.upstream_id();
+        let id = lane.record().upstream_id;
         // Until it is answered nobody else may have the lane: it could hit the next tenant.
         if let Some(lease) = lane.lease_mut() {
             lease.unblock_asked();

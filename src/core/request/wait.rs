@@ -59,7 +59,7 @@ impl Shared {
             LastWrite::None => self.shared_lane_for(child, id, 0)?,
             LastWrite::Lost => return Err(self.reject(child, WRITES_LOST)),
             LastWrite::On(lane, losses) => {
-                let found = self.connections.find(lane).filter(|lane| lane.losses() == losses);
+                let found = self.connections.find(lane).filter(|lane| lane.record().losses == losses);
                 let elsewhere = child.sent().lane() != lane || child.lease().is_some();
                 match found.filter(|lane| lane.is_ready()) {
                     Some(_) if child.is_under_way() && elsewhere => {
@@ -145,7 +145,7 @@ impl Shared {
         match self.connections.find(lane) {
             _ if kind == Some(FailureKind::Lost) => child.sent_mut().set_last_write(LastWrite::Lost),
             Some(now) if now.is_counted() => {
-                child.sent_mut().set_last_write(LastWrite::On(lane, now.losses()));
+                child.sent_mut().set_last_write(LastWrite::On(lane, now.record().losses));
             }
             // It was never sent.
             _ => {}

@@ -118,7 +118,7 @@ impl Sim {
         for (_, pool) in broker.shared.connections.pools() {
             for key in pool.idle() {
                 let fits = broker.shared.connections.find(*key).is_some_and(|lane| {
-                    lane.lease().is_none() && lane.is_ready() && !lane.is_close_needed() && lane.is_idle()
+                    lane.lease().is_none() && lane.is_ready() && !lane.record().close_needed && lane.is_idle()
                 });
                 if !fits {
                     broken(6, "a lane that is not clean and free is offered to the next child");
@@ -132,7 +132,7 @@ impl Sim {
         let mut owed: HashMap<ChildKey, (u32, u32, usize)> = HashMap::new();
         for (_, lane) in self.broker.shared.connections.lanes() {
             let unproven = lane.withheld().iter().map(|withheld| &withheld.slot);
-            for slot in lane.slots().chain(unproven).filter(|slot| !slot.is_timed_out()) {
+            for slot in lane.out().iter().chain(unproven).filter(|slot| !slot.is_timed_out()) {
                 let owed = owed.entry(slot.child).or_default();
                 let unseen =
                     matches!(slot.kind, SlotKind::Swallow | SlotKind::Subscribe | SlotKind::Housekeeping);

@@ -13,6 +13,7 @@ use crate::base::clock::Millis;
 use crate::config::parse_upstream;
 use crate::config::value::Integrity;
 use crate::core::connection::role::LaneRole;
+use crate::core::connection::slot::{Slot, SlotFlags, SlotKind};
 use crate::resp::encode;
 use std::collections::BTreeMap;
 
@@ -338,7 +339,7 @@ impl Player {
         let state = self.sim.broker.shared.connections.find(lane);
         let Some((idle, input)) = state
             .filter(|lane| lane.is_ready() && lane.link() == Some(link))
-            .map(|lane| (!lane.has_written(), lane.unread()))
+            .map(|lane| (!lane.has_written(), lane.inbox().len()))
         else {
             return;
         };
@@ -358,8 +359,12 @@ impl Player {
         let Some(link) = self.a_link() else { return };
         let always = self.sim.broker.settings().integrity == Integrity::Always;
         let conn = self.sim.conns.get_mut(&link).expect("just picked");
+        let is_guarded = |slot: &Slot| slot.flags.has(SlotFlags::GUARDED) || slot.kind == SlotKind::Canary;
         let guarded = self.sim.broker.shared.connections.find(conn.lane).is_some_and(|lane| {
-            lane.link() == Some(link) && lane.is_ready() && lane.unread() == 0 && lane.is_guarded()
+            lane.link() == Some(link)
+                && lane.is_ready()
+                && lane.inbox().is_empty()
+                && lane.out().iter().all(is_guarded)
         });
         if conn.role != LaneRole::Shared || !always || !guarded || self.tampered.contains(&link) {
             return;
