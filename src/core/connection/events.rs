@@ -3,7 +3,8 @@
 
 use crate::core::broker::Broker;
 use crate::core::connection::handshake::{GreetingStep, Handshake};
-use crate::core::connection::lane::Lane;
+use crate::core::connection::lane::{Lane, LaneState};
+use crate::core::connection::lanes::account;
 use crate::core::connection::role::LaneRole;
 use crate::core::keys::LaneKey;
 use crate::core::shared::Shared;
@@ -19,9 +20,10 @@ impl Shared {
 
     /// A reply to the broker's greeting.
     pub(crate) fn greeted(&mut self, key: LaneKey, frame: &[u8]) {
-        let Some(lane) = self.connections.known(key) else { return };
+        let Some(lane) = self.connections.known_mut(key) else { return };
         let (role, pool) = (lane.role(), lane.pool());
-        match self.connections.take_greeting(key, frame) {
+        let (Some(link), Some(handshake)) = (lane.link(), lane.handshake_mut()) else { return };
+        match handshake.reply(frame) {
             GreetingStep::More => {}
             GreetingStep::Refused { why, by_choice } => {
                 if !self.greeting_refused(key, by_choice, frame) {
@@ -29,7 +31,8 @@ impl Shared {
                 }
             }
             GreetingStep::Ready(greeting) => {
-                self.connections.greeted(key, greeting.id, self.env.now);
+                lane.become_ready(link, greeting.id, self.env.now);
+                self.connections.mark(key);
                 if role != LaneRole::Control {
                     self.connections.forget_refusal(&self.env, pool);
                 }
@@ -51,29 +54,32 @@ impl Shared {
 impl Broker {
     /// The driver has closed a connection for good, and so has the upstream as far as can be known.
     pub fn connection_closed(&mut self) {
-        self.shared.connections.closed();
+        self.shared.connections.capacity.closing -= 1;
+        self.shared.connections.mark_changed();
     }
 
     /// The driver's connection for a lane stands: greet the upstream.
     pub fn lane_connected(&mut self, key: LaneKey, link: usize) {
-        let (connections, env) = (&mut self.shared.connections, &self.shared.env);
+        let shared = &mut self.shared;
         // The attempt may have been given up since.
-        let Some(lane) = connections.find(key).filter(|lane| lane.is_connecting()) else { return };
-        let pool = connections.key_of(lane);
-        let is_probe = lane.role() == LaneRole::Probe;
-        if lane.role() == LaneRole::Control {
-            self.shared.control.greets();
-        }
+        let Some(lane) = shared.connections.find_mut(key).filter(|lane| lane.is_connecting()) else { return };
+        let (role, pool) = (lane.role(), lane.pool());
         // The probe says nothing before a child does.
-        let greeting = (!is_probe).then(|| {
-            let user = self.shared.users.get(pool.user, &env.upstream);
-            Handshake::new(user, lane.role().client_name(), pool, self.shared.commands.names())
-        });
-        connections.connected(key, link, greeting, env.now);
-        if is_probe {
-            self.shared.probe_ready();
-            self.deliver_notices();
+        if role == LaneRole::Probe {
+            lane.become_ready(link, 0, shared.env.now);
+            shared.connections.mark(key);
+            shared.probe_ready();
+            return self.deliver_notices();
         }
+        if role == LaneRole::Control {
+            shared.control.greets();
+        }
+        let pool = shared.connections.pool(pool).key();
+        let user = shared.users.get(pool.user, &shared.env.upstream);
+        let handshake = Handshake::new(user, role.client_name(), pool, shared.commands.names());
+        let handshake = Box::new(handshake);
+        shared.connections.change_state(key, LaneState::Handshaking { link, handshake });
+        shared.connections.mark(key);
     }
 
     /// Dialling or greeting the upstream has failed.
@@ -90,7 +96,14 @@ impl Broker {
 
     /// The driver has written what it could of a lane's bytes.
     pub fn lane_flushed(&mut self, key: LaneKey) {
-        self.shared.connections.flushed(&mut self.shared.env, key);
+        let Shared { connections, env, .. } = &mut self.shared;
+        // It may have failed in writing.
+        if let Some(lane) = connections.find_mut(key) {
+            account(env, lane);
+            if lane.is_yielding() {
+                connections.finish_yield(env, key);
+            }
+        }
         self.deliver_notices();
     }
 
@@ -101,11 +114,14 @@ impl Broker {
 
     /// The driver's handle of a lane and what it may write now.
     pub fn lane_outgoing(&self, key: LaneKey) -> Option<(usize, &[u8])> {
-        self.shared.connections.outgoing(key)
+        let lane = self.shared.connections.find(key)?;
+        Some((lane.link()?, lane.outgoing()))
     }
 
     /// `count` bytes of it were taken by the socket.
     pub fn lane_wrote(&mut self, key: LaneKey, count: usize) {
-        self.shared.connections.wrote(key, count);
+        if let Some(lane) = self.shared.connections.known_mut(key) {
+            lane.wrote(count);
+        }
     }
 }

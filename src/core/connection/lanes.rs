@@ -7,7 +7,6 @@ use crate::base::limits;
 use crate::command::{CommandId, NO_COMMAND};
 use crate::core::child::hold::Hold;
 use crate::core::connection::Connections;
-use crate::core::connection::handshake::GreetingStep;
 use crate::core::connection::lane::Lane;
 use crate::core::connection::slot::{Slot, SlotFlags, SlotKind};
 use crate::core::env::Env;
@@ -162,35 +161,6 @@ impl Connections {
         if let Some(lane) = self.lanes.get_mut(key) {
             lane.inbox_mut().end(frames, &mut self.scanner, &mut env.spares);
             account(env, lane);
-        }
-    }
-
-    /// A reply to the lane's greeting.
-    pub(crate) fn take_greeting(&mut self, key: LaneKey, frame: &[u8]) -> GreetingStep {
-        let handshake = self.lanes.get_mut(key).and_then(Lane::handshake_mut);
-        handshake.map_or(GreetingStep::More, |handshake| handshake.reply(frame))
-    }
-
-    /// The driver's handle of a lane, which may have gone, and what it may write now.
-    pub(crate) fn outgoing(&self, key: LaneKey) -> Option<(usize, &[u8])> {
-        let lane = self.lanes.get(key)?;
-        Some((lane.link()?, lane.outgoing()))
-    }
-
-    /// `count` bytes of it were taken by the socket.
-    pub(crate) fn wrote(&mut self, key: LaneKey, count: usize) {
-        if let Some(lane) = self.known_mut(key) {
-            lane.wrote(count);
-        }
-    }
-
-    /// The driver has written what it could.
-    pub(crate) fn flushed(&mut self, env: &mut Env, key: LaneKey) {
-        // It may have failed in writing.
-        let Some(lane) = self.lanes.get_mut(key) else { return };
-        account(env, lane);
-        if lane.is_yielding() {
-            self.finish_yield(env, key);
         }
     }
 

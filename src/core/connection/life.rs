@@ -7,7 +7,6 @@ use crate::config::Settings;
 use crate::core::action::Action;
 use crate::core::connection::Connections;
 use crate::core::connection::capacity::Capacity;
-use crate::core::connection::handshake::Handshake;
 use crate::core::connection::lane::{Lane, LaneState};
 use crate::core::connection::lanes::{account, lift};
 use crate::core::connection::role::LaneRole;
@@ -75,29 +74,6 @@ impl Connections {
         }
     }
 
-    /// The driver's connection stands. A greeting follows, but for the probe.
-    pub(super) fn connected(&mut self, key: LaneKey, link: usize, greeting: Option<Handshake>, now: Millis) {
-        match (greeting, self.lanes.get_mut(key)) {
-            (Some(handshake), _) => {
-                let handshake = Box::new(handshake);
-                self.change_state(key, LaneState::Handshaking { link, handshake });
-            }
-            (None, Some(lane)) => lane.become_ready(link, 0, now),
-            (None, None) => {}
-        }
-        self.mark(key);
-    }
-
-    /// The lane was greeted.
-    pub(crate) fn greeted(&mut self, key: LaneKey, id: i64, now: Millis) {
-        if let Some(lane) = self.lanes.get_mut(key)
-            && let Some(link) = lane.link()
-        {
-            lane.become_ready(link, id, now);
-        }
-        self.mark(key);
-    }
-
     // ---- room ------------------------------------------------------------------------------------------
 
     pub(crate) fn capacity(&self) -> &Capacity {
@@ -116,12 +92,6 @@ impl Connections {
 
     /// There may be room for more connections or leases: those who wait are served at the end of the event.
     pub(crate) fn mark_changed(&mut self) {
-        self.capacity.changed = true;
-    }
-
-    /// The driver has closed a connection for good, and so has the upstream as far as can be known.
-    pub(crate) fn closed(&mut self) {
-        self.capacity.closing -= 1;
         self.capacity.changed = true;
     }
 
