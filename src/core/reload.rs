@@ -131,10 +131,9 @@ impl Shared {
     pub(crate) fn replace_control(&mut self) {
         let key = self.control.lane();
         self.control_lost();
-        self.connections.drop_connection(&mut self.env, key);
-        let lost = self.take_written(key);
+        let lost = self.take_lost(key);
         self.fail_slots(key, lost, Failure::LOST);
-        self.drop_questions(key);
+        self.fail_unwritten(key);
         self.connections.account(&mut self.env, key);
         self.connections.dial_afresh(&mut self.env, key);
     }

@@ -34,7 +34,7 @@ impl Shared {
                 lane.become_ready(link, greeting.id, self.env.now);
                 self.connections.mark(key);
                 if role != LaneRole::Control {
-                    self.connections.forget_refusal(&self.env, pool);
+                    self.forget_refusal(pool);
                 }
                 match role {
                     LaneRole::Control => self.control_ready(greeting),

@@ -20,13 +20,15 @@ impl Shared {
         if begins {
             let abort_reason = String::from_utf8_lossy(&error.line()).into_owned();
             child.session_mut().transaction.begin_spoilt(Some(abort_reason));
-            child.front_mut().set_answered();
-            self.answer(child, b"+OK\r\n");
-            return self.lift(child);
+        } else {
+            child.session_mut().transaction.spoil();
         }
-        child.session_mut().transaction.spoil();
         child.front_mut().set_answered();
-        self.answer_error(child, error);
+        if begins {
+            self.answer(child, b"+OK\r\n");
+        } else {
+            self.answer_error(child, error);
+        }
         self.lift(child);
     }
 
@@ -35,22 +37,15 @@ impl Shared {
         // What failed may have been given up since.
         let Some(lane) = self.connections.find_mut(key).filter(|lane| lane.is_connecting()) else { return };
         let (failures, role, pool) = (lane.count_failure(false), lane.role(), lane.pool());
+        self.leases.end_opening(lane);
         self.env.counters.upstream_connect_failures += 1;
-        self.connections.note_refusal(&self.env, pool, reason);
-        self.connections.drop_connection(&mut self.env, key);
-        self.take_written(key);
-        match role {
-            LaneRole::Lease => {
-                if let Some(lane) = self.connections.known_mut(key) {
-                    self.leases.end_opening(lane);
-                }
-                self.connections.remove(&mut self.env, key);
-                self.leases.open_failed(&mut self.env);
-            }
-            LaneRole::Shared | LaneRole::Control | LaneRole::Subscriber | LaneRole::Probe => {
-                self.back_off(key, failures);
-            }
+        self.note_refusal(pool, reason);
+        self.take_lost(key);
+        if role != LaneRole::Lease {
+            return self.back_off(key, failures);
         }
+        self.connections.remove(&mut self.env, key);
+        self.leases.open_failed(&mut self.env);
     }
 
     pub(crate) fn back_off(&mut self, key: LaneKey, failures: u32) {
@@ -93,20 +88,18 @@ impl Shared {
         self.env.counters.upstream_losses += 1;
         let (failures, pool) = (lane.count_failure(proven), lane.pool());
         let user = self.connections.pool(pool).key().user;
-        self.connections.drop_connection(&mut self.env, key);
-        let lost = self.take_written(key);
+        let lost = self.take_lost(key);
         match role {
             LaneRole::Lease => self.lease_lane_lost(key, lost),
-            LaneRole::Control => {
-                self.control_lost();
+            LaneRole::Control | LaneRole::Probe => {
+                if role == LaneRole::Control {
+                    self.control_lost();
+                } else {
+                    self.probe.lost();
+                }
                 self.fail_slots(key, lost, Failure::LOST);
-                self.drop_questions(key);
-                self.back_off(key, failures);
-            }
-            LaneRole::Probe => {
-                self.probe.lost();
-                self.fail_slots(key, lost, Failure::LOST);
-                self.drop_questions(key);
+                // Questions that never left were asked of an incarnation that is gone.
+                self.fail_unwritten(key);
                 self.back_off(key, failures);
             }
             LaneRole::Shared => {
@@ -124,8 +117,9 @@ impl Shared {
         }
     }
 
-    /// The connection is gone: what may have left on it.
-    pub(crate) fn take_written(&mut self, key: LaneKey) -> Vec<Slot> {
+    /// Closes the lane's connection. Returns what may have left on it.
+    pub(crate) fn take_lost(&mut self, key: LaneKey) -> Vec<Slot> {
+        self.connections.drop_connection(&mut self.env, key);
         self.connections.known_mut(key).map(Lane::take_written).unwrap_or_default()
     }
 
@@ -135,14 +129,18 @@ impl Shared {
         log::warn!("{reason}: emptying an upstream lane that holds {held} bytes");
         self.lane_lost(key, reason);
         // A leased lane has gone with its connection, and nothing of a child's is on one for subscriptions.
-        let Some(lane) = self.connections.find_mut(key).filter(|lane| lane.role() != LaneRole::Subscriber)
-        else {
-            return;
-        };
+        if self.connections.find(key).is_some_and(|lane| lane.role() != LaneRole::Subscriber) {
+            self.fail_unwritten(key);
+            self.connections.account(&mut self.env, key);
+        }
+    }
+
+    /// Fails what has not left on a lane.
+    pub(crate) fn fail_unwritten(&mut self, key: LaneKey) {
+        let Some(lane) = self.connections.find_mut(key) else { return };
         let unwritten = lane.take_all();
-        let down = self.connections.down_on(key, &self.env.settings);
+        let down = self.down_on(key);
         self.fail_slots(key, unwritten, down);
-        self.connections.account(&mut self.env, key);
     }
 
     /// A shared lane carries on from its first unwritten request.
@@ -158,14 +156,6 @@ impl Shared {
         }
     }
 
-    /// Questions that never left are dropped too: they were asked of an incarnation that is gone.
-    pub(crate) fn drop_questions(&mut self, key: LaneKey) {
-        let Some(lane) = self.connections.find_mut(key) else { return };
-        let unwritten = lane.take_all();
-        let down = self.connections.down_on(key, &self.env.settings);
-        self.fail_slots(key, unwritten, down);
-    }
-
     /// A leased lane dies with its lease. What that means depends on what the lease was for.
     fn lease_lane_lost(&mut self, key: LaneKey, lost: Vec<Slot>) {
         let Some(lane) = self.connections.find_mut(key) else { return };
@@ -179,12 +169,12 @@ impl Shared {
         }
         let (child, kind, watching) = (lease.child(), lease.kind(), lease.is_watching());
         self.env.notify(Notice::Child(child, ChildNotice::LeaseLost { kind, watching }));
-        if kind == LeaseKind::Session {
-            return self.give_back(key);
-        }
         self.give_back(key);
+        if kind == LeaseKind::Session {
+            return;
+        }
         self.fail_slots(key, lost, Failure::LOST);
-        let down = self.connections.down(pool);
+        let down = self.down(pool);
         self.fail_slots(key, unwritten, down);
     }
 
@@ -225,7 +215,7 @@ impl Shared {
         }
         let expired = lane.take_expired(self.env.now, self.env.settings.queue_timeout);
         if !expired.is_empty() {
-            let down = self.connections.down_on(key, &self.env.settings);
+            let down = self.down_on(key);
             self.fail_slots(key, expired, down);
         }
         self.connections.account(&mut self.env, key);
@@ -235,10 +225,8 @@ impl Shared {
     pub(crate) fn time_out_written(&mut self, key: LaneKey) {
         let timeout = self.env.settings.request_timeout;
         let Some(lane) = self.connections.find_mut(key) else { return };
-        if timeout == 0 || !lane.has_written() {
-            return;
-        }
-        if lane.role().is_own() || lane.role() == LaneRole::Subscriber {
+        let has_no_timeout = lane.role().is_own() || lane.role() == LaneRole::Subscriber;
+        if timeout == 0 || has_no_timeout || !lane.has_written() {
             return;
         }
         let leased = lane.lease().is_some();

@@ -14,7 +14,6 @@ pub(crate) mod lanes;
 pub(crate) mod life;
 pub(crate) mod pool;
 pub(crate) mod pools;
-pub(crate) mod reason;
 pub(crate) mod role;
 pub(crate) mod shortage;
 pub(crate) mod slot;

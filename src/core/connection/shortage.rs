@@ -1,14 +1,36 @@
-//! What children are told that wait for a connection and get none: BROKERDOWN and BROKERLIMIT, with the cause. Never what is
-//! done about it.
+//! Why there is no connection, and what is said of it to those who wait for one: BROKERDOWN and BROKERLIMIT, with the cause.
+//! Owns the last refusal of each pool, in the words of the upstream or of the system, which is kept until a connection of the
+//! pool stands again. Never what is done about it.
 
-use crate::base::failure::{Failure, Limit, Shortage};
+use crate::base::failure::{Down, Failure, Limit, Shortage};
 use crate::core::child::Child;
 use crate::core::child::hold::Wait;
 use crate::core::child::origin::describe;
-use crate::core::keys::{LeaseKind, UserId};
+use crate::core::connection::pool::LastRefusal;
+use crate::core::keys::{LaneKey, LeaseKind, PoolId, UserId};
 use crate::core::shared::Shared;
 
+/// Characters of a refusal that are kept: an upstream may say anything.
+const REFUSAL_MAX: usize = 256;
+
 impl Shared {
+    /// An attempt to connect has come to nothing. Said in the log when it is news.
+    pub(crate) fn note_refusal(&mut self, pool: PoolId, text: &str) {
+        let text: String = text.chars().take(REFUSAL_MAX).collect();
+        let refusal = LastRefusal { text: text.clone(), at: self.env.now };
+        let before = self.connections.pool_mut(pool).refusal.replace(refusal);
+        let is_news = before.is_none_or(|before| before.text != text);
+        let level = if is_news { log::Level::Warn } else { log::Level::Debug };
+        log::log!(level, "cannot connect to upstream {}: {text}", self.env.upstream);
+    }
+
+    /// A connection of the pool stands.
+    pub(super) fn forget_refusal(&mut self, pool: PoolId) {
+        if self.connections.pool_mut(pool).refusal.take().is_some() {
+            log::info!("connected to upstream {} again", self.env.upstream);
+        }
+    }
+
     /// The control connection works at last. What another connection of its pool was refused since it was made
     /// still stands.
     pub(crate) fn forget_refusal_of_control(&mut self) {
@@ -17,14 +39,30 @@ impl Shared {
         let refusal = self.connections.pool(pool).refusal();
         if refusal.is_some_and(|refusal| refusal.at <= made || self.commands.put_off_at() == Some(refusal.at))
         {
-            self.connections.forget_refusal(&self.env, pool);
+            self.forget_refusal(pool);
+        }
+    }
+
+    /// For those who wait for a connection of this pool.
+    pub(crate) fn down(&self, pool: PoolId) -> Failure {
+        let refusal = self.connections.pool(pool).refusal().map(|refusal| refusal.text.clone());
+        Failure::Down(Down::Unreachable(refusal))
+    }
+
+    /// For what stands on this lane.
+    pub(super) fn down_on(&self, key: LaneKey) -> Failure {
+        let connections_max = self.env.settings.upstream_connections_max;
+        match self.connections.known(key) {
+            Some(lane) if !lane.is_waiting() => self.down(lane.pool()),
+            Some(_) => Failure::Down(Down::AllInUse { connections_max }),
+            None => Failure::Down(Down::Unreachable(None)),
         }
     }
 
     /// For those who wait for the broker's own connections.
     pub(crate) fn down_at_all(&mut self) -> Failure {
         let pool = self.control_pool();
-        self.connections.down(pool)
+        self.down(pool)
     }
 
     /// The same for this child, whose own pool may know more.
@@ -32,9 +70,19 @@ impl Shared {
         let known = !matches!(child.user(), UserId::NOBODY | UserId::UNDECIDED);
         let pool = known.then(|| self.connections.pool_of(child.pool_key()));
         match pool.filter(|pool| self.connections.pool(*pool).refusal().is_some()) {
-            Some(pool) => self.connections.down(pool),
+            Some(pool) => self.down(pool),
             None => self.down_at_all(),
         }
+    }
+
+    /// For those who have waited for the connection that carries subscriptions.
+    pub(crate) fn no_subscriber(&self, pool: Option<PoolId>) -> Failure {
+        let settings = &self.env.settings;
+        let why = match pool.and_then(|pool| self.connections.pool(pool).refusal()) {
+            Some(refusal) => Shortage::Refused(refusal.text.clone()),
+            None => Shortage::AllLeased { max: self.connections.leases_max(settings, LeaseKind::Session) },
+        };
+        Failure::Limited(Limit::Subscriber { after_ms: settings.lease_wait_timeout, why })
     }
 
     /// For a child that has waited for a lease.

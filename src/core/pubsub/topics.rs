@@ -230,10 +230,9 @@ impl Shared {
         }
         let failing = lane.filter(|lane| lane.record().failures > 0 || !self.upstream_is_up());
         if let Some(lane) = failing.filter(|_| waited >= settings.queue_timeout) {
-            return Some(self.connections.down(lane.pool()));
+            return Some(self.down(lane.pool()));
         }
         let pool = lane.map(|lane| lane.pool());
-        (waited >= settings.lease_wait_timeout)
-            .then(|| self.connections.no_subscriber(&self.env.settings, pool))
+        (waited >= settings.lease_wait_timeout).then(|| self.no_subscriber(pool))
     }
 }

@@ -222,7 +222,7 @@ impl Shared {
         self.commands.put_off(self.env.now);
         if let Some(frame) = said.refusal() {
             let pool = self.control_pool();
-            self.connections.note_refusal(&self.env, pool, &answered_with("COMMAND", frame));
+            self.note_refusal(pool, &answered_with("COMMAND", frame));
         }
         self.probe_answered(said);
         if self.commands.table().is_some() {
@@ -234,7 +234,7 @@ impl Shared {
     /// on the next connection, which is dialled less and less often.
     fn control_refused(&mut self, why: &str) {
         let pool = self.control_pool();
-        self.connections.note_refusal(&self.env, pool, why);
+        self.note_refusal(pool, why);
         self.lane_lost(self.control.lane(), why);
     }
 
