@@ -87,6 +87,14 @@ impl Handshake {
     /// One complete reply has come.
     pub(crate) fn reply(&mut self, frame: &[u8]) -> GreetingStep {
         let by_choice = self.answered > 1;
+        match self.take(frame) {
+            Err(why) => GreetingStep::Refused { why, by_choice },
+            Ok(()) if self.answered < self.steps.len() => GreetingStep::More,
+            Ok(()) => GreetingStep::Ready(std::mem::take(&mut self.greeting)),
+        }
+    }
+
+    fn take(&mut self, frame: &[u8]) -> Result<(), String> {
         let step = self.steps.get(self.answered).copied().unwrap_or_default();
         // The name only helps those who read CLIENT LIST: a user may lack the right to it, a server the command.
         let is_needless = step == "CLIENT SETNAME" && reply::is_error(frame);
@@ -94,29 +102,15 @@ impl Handshake {
             let text = String::from_utf8_lossy(&frame[1..]);
             let too_old = step == "HELLO" && text.starts_with("ERR unknown command");
             let hint = if too_old { " (Redis 6 or later is needed)" } else { "" };
-            return GreetingStep::Refused {
-                why: format!("{step} was answered with: {}{hint}", text.trim_end()),
-                by_choice,
-            };
+            return Err(format!("{step} was answered with: {}{hint}", text.trim_end()));
         }
         if self.answered == 0 {
-            match parse_greeting(frame) {
-                Some(greeting) => self.greeting = greeting,
-                None => {
-                    return GreetingStep::Refused {
-                        why: "HELLO was not answered with a map".into(),
-                        by_choice,
-                    };
-                }
-            }
+            self.greeting = parse_greeting(frame).ok_or("HELLO was not answered with a map")?;
         } else if !is_needless && frame != b"+OK\r\n" {
-            return GreetingStep::Refused { why: format!("{step} was not answered with OK"), by_choice };
+            return Err(format!("{step} was not answered with OK"));
         }
         self.answered += 1;
-        if self.answered < self.steps.len() {
-            return GreetingStep::More;
-        }
-        GreetingStep::Ready(std::mem::take(&mut self.greeting))
+        Ok(())
     }
 }
 

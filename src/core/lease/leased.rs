@@ -25,22 +25,16 @@ impl Shared {
         leased: Leased,
         lane: LaneKey,
     ) -> Flow {
-        let send = |shared: &mut Shared, child: &mut Child, kind, flags| {
-            shared.send_for(child, lane, request.bytes, id, kind, flags);
-        };
-        match leased {
-            Leased::Send(kind) => {
-                send(self, child, kind, SlotFlags::NONE);
-                Flow::Done
-            }
+        let mut flags = SlotFlags::NONE;
+        let (kind, flow) = match leased {
+            Leased::Send(kind) => (kind, Flow::Done),
             Leased::Wait => {
-                send(self, child, SlotKind::Relay, SlotFlags::MAY_WAIT);
-                Flow::Hold(Hold::BlockingReply)
+                flags = SlotFlags::MAY_WAIT;
+                (SlotKind::Relay, Flow::Hold(Hold::BlockingReply))
             }
             Leased::Unwatch => {
                 child.session_mut().transaction.forget_watch();
-                send(self, child, SlotKind::Unwatch, SlotFlags::NONE);
-                Flow::Hold(Hold::Reply)
+                (SlotKind::Unwatch, Flow::Hold(Hold::Reply))
             }
             Leased::Multi => {
                 // What follows one that is refused must not be taken for queued.
@@ -48,42 +42,33 @@ impl Shared {
                     return flow;
                 }
                 child.session_mut().transaction.begin_leased();
-                send(self, child, SlotKind::Multi, SlotFlags::NONE);
-                Flow::Done
+                (SlotKind::Multi, Flow::Done)
             }
             Leased::Discard => {
                 child.session_mut().transaction.end();
-                send(self, child, SlotKind::Discard, SlotFlags::NONE);
-                Flow::Hold(Hold::Reply)
+                (SlotKind::Discard, Flow::Hold(Hold::Reply))
             }
-            Leased::Exec => self.exec_leased(child, request, id, lane),
-            Leased::Queue(local) => self.queue_leased(child, request, id, local, lane),
+            // While keys are watched these keep their db, and the child changes its own.
+            Leased::Select => {
+                let lease = self.connections.find_mut(lane).and_then(Lane::lease_mut);
+                if let (Some(lease), Some(db)) = (lease, db_named(request)) {
+                    lease.begin_change(Change::Db(db));
+                }
+                (SlotKind::Select, Flow::Hold(Hold::Reply))
+            }
+            Leased::Exec => return self.exec_leased(child, request, id, lane),
+            Leased::Queue(local) => return self.queue_leased(child, request, id, local, lane),
             Leased::QueueSelect => {
                 if let Some(db) = db_named(request) {
                     child.session_mut().transaction.note_select(db);
                 }
-                self.queue_leased(child, request, id, None, lane)
+                return self.queue_leased(child, request, id, None, lane);
             }
-            Leased::Select => self.select_on_lease(child, request, id, lane),
-            Leased::Subscribe(change) => self.change_subscription(child, request, id, change, lane),
-            Leased::Pin(pin) => self.pin(child, request, id, pin, lane),
-        }
-    }
-
-    /// SELECT while keys are watched: the watched keys keep their db, the child changes its own.
-    fn select_on_lease(
-        &mut self,
-        child: &mut Child,
-        request: &Request<'_>,
-        id: CommandId,
-        lane_key: LaneKey,
-    ) -> Flow {
-        let lane = self.connections.find_mut(lane_key);
-        if let (Some(lease), Some(db)) = (lane.and_then(Lane::lease_mut), db_named(request)) {
-            lease.begin_change(Change::Db(db));
-        }
-        self.send_for(child, lane_key, request.bytes, id, SlotKind::Select, SlotFlags::NONE);
-        Flow::Hold(Hold::Reply)
+            Leased::Subscribe(change) => return self.change_subscription(child, request, id, change, lane),
+            Leased::Pin(pin) => return self.pin(child, request, id, pin, lane),
+        };
+        self.send_for(child, lane, request.bytes, id, kind, flags);
+        flow
     }
 
     /// The protocol of a child that holds a lease changes: its lane has to speak it too, and is closed when

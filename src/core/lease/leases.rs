@@ -227,7 +227,8 @@ impl Leases {
 
     /// How many leases the group holds that this one could be taken from for another group.
     pub(super) fn crowd_of(&self, lease: &LeaseState) -> usize {
-        let group = lease.group_to_give().and_then(|group| self.groups.get(group));
+        let group = lease.group().filter(|_| lease.may_be_taken_back());
+        let group = group.and_then(|group| self.groups.get(group));
         group.map_or(0, |group| group.held)
     }
 

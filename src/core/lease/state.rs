@@ -37,21 +37,6 @@ impl Tenant {
     }
 }
 
-/// What a lease is for, and what only that has.
-#[derive(Debug)]
-enum LeasePurpose {
-    Blocking {
-        group: Option<GroupKey>,
-        /// CLIENT UNBLOCK was sent to give this lease to a group that has none: a null is not the child's.
-        taking_back: bool,
-    },
-    Transaction,
-    Session {
-        /// The child has changed the connection, and keeps it until it has changed that back, or goes.
-        kept: bool,
-    },
-}
-
 /// What a command in flight on the lane will have changed, once it is answered with success. Nothing of the child
 /// follows before.
 #[derive(Debug, Clone, Copy)]
@@ -68,7 +53,14 @@ pub(crate) enum Change {
 #[derive(Debug)]
 pub(crate) struct LeaseState {
     tenant: Tenant,
-    purpose: LeasePurpose,
+    /// What it is for.
+    kind: LeaseKind,
+    /// Of a blocking one.
+    group: Option<GroupKey>,
+    /// CLIENT UNBLOCK was sent to give this lease to a group that has none: a null is not the child's.
+    taking_back: bool,
+    /// The child has changed the connection, and keeps it until it has changed that back, or goes.
+    kept: bool,
     watching: bool,
     change: Option<Change>,
     /// Order of granting; a take-back picks the youngest.
@@ -81,12 +73,18 @@ pub(crate) struct LeaseState {
 
 impl LeaseState {
     pub(super) fn new(tenant: Tenant, kind: LeaseKind, group: Option<GroupKey>, granted: u64) -> Self {
-        let purpose = match kind {
-            LeaseKind::Blocking => LeasePurpose::Blocking { group, taking_back: false },
-            LeaseKind::Transaction => LeasePurpose::Transaction,
-            LeaseKind::Session => LeasePurpose::Session { kept: false },
-        };
-        LeaseState { tenant, purpose, watching: false, change: None, granted, unblocking: 0, over: false }
+        LeaseState {
+            tenant,
+            kind,
+            group,
+            taking_back: false,
+            kept: false,
+            watching: false,
+            change: None,
+            granted,
+            unblocking: 0,
+            over: false,
+        }
     }
 
     pub(crate) fn tenant(&self) -> &Tenant {
@@ -98,11 +96,7 @@ impl LeaseState {
     }
 
     pub(crate) fn kind(&self) -> LeaseKind {
-        match self.purpose {
-            LeasePurpose::Blocking { .. } => LeaseKind::Blocking,
-            LeasePurpose::Transaction => LeaseKind::Transaction,
-            LeasePurpose::Session { .. } => LeaseKind::Session,
-        }
+        self.kind
     }
 
     /// Whether this child has it, and is not done with it.
@@ -112,8 +106,7 @@ impl LeaseState {
 
     /// Whether the child of this CLIENT ID has it to itself for good.
     pub(crate) fn is_kept_by(&self, id: i64) -> bool {
-        let kept = matches!(self.purpose, LeasePurpose::Session { kept: true });
-        kept && !self.over && u64::try_from(id) == Ok(self.tenant.id)
+        self.kept && !self.over && u64::try_from(id) == Ok(self.tenant.id)
     }
 
     // ---- watched keys and changes in flight -----------------------------------------------------------
@@ -177,38 +170,22 @@ impl LeaseState {
         self.unblocking > 0
     }
 
-    /// Whether it is being taken back for a group that has none.
     pub(crate) fn is_taken_back(&self) -> bool {
-        matches!(self.purpose, LeasePurpose::Blocking { taking_back: true, .. })
+        self.taking_back
     }
 
     /// False if that was known.
     pub(super) fn set_taken_back(&mut self, taken: bool) -> bool {
-        match &mut self.purpose {
-            LeasePurpose::Blocking { taking_back, .. } => std::mem::replace(taking_back, taken) != taken,
-            LeasePurpose::Transaction | LeasePurpose::Session { .. } => false,
-        }
+        std::mem::replace(&mut self.taking_back, taken) != taken
     }
 
     /// Whether it could be taken back for another group.
     pub(crate) fn may_be_taken_back(&self) -> bool {
-        self.group_to_give().is_some()
+        self.group.is_some() && !self.taking_back && !self.over
     }
 
-    /// The group it serves, if it could be taken back for another one.
-    pub(super) fn group_to_give(&self) -> Option<&GroupKey> {
-        match &self.purpose {
-            LeasePurpose::Blocking { group, taking_back: false } if !self.over => group.as_ref(),
-            _ => None,
-        }
-    }
-
-    /// The group it serves, whatever becomes of it.
     pub(super) fn group(&self) -> Option<&GroupKey> {
-        match &self.purpose {
-            LeasePurpose::Blocking { group, .. } => group.as_ref(),
-            LeasePurpose::Transaction | LeasePurpose::Session { .. } => None,
-        }
+        self.group.as_ref()
     }
 
     pub(super) fn granted(&self) -> u64 {
@@ -217,8 +194,7 @@ impl LeaseState {
 
     /// From now on the child keeps it. Returns what it was for before.
     pub(super) fn become_session(&mut self) -> LeaseKind {
-        let before = self.kind();
-        self.purpose = LeasePurpose::Session { kept: true };
-        before
+        self.kept = true;
+        std::mem::replace(&mut self.kind, LeaseKind::Session)
     }
 }
