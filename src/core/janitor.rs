@@ -8,7 +8,7 @@ use crate::core::child::closing::CloseReason;
 use crate::core::child::hold::Hold;
 use crate::core::connection::lane::Lane;
 use crate::core::connection::role::LaneRole;
-use crate::core::keys::{LaneKey, LeaseKind};
+use crate::core::keys::LeaseKind;
 use crate::core::shared::Shared;
 use crate::core::timers::Timer;
 
@@ -51,18 +51,8 @@ impl Shared {
 
     /// A pool that has needed a lease keeps `leases_warm` connected.
     fn keep_leases_warm(&mut self) {
-        if self.env.draining || !self.upstream_is_up() || !self.leases.may_dial(self.env.now) {
-            return;
-        }
-        for pool in self.connections.warm_pools() {
-            let leased = |(_, lane): &(LaneKey, &Lane)| lane.pool() == pool && lane.role() == LaneRole::Lease;
-            let there = self.connections.lanes().filter(leased).count();
-            let missing = self.env.settings.leases_warm.saturating_sub(there);
-            for _ in 0..missing {
-                if !self.connections.open_warm(&mut self.env, pool) {
-                    break;
-                }
-            }
+        if !self.env.draining && self.upstream_is_up() && self.leases.may_dial(self.env.now) {
+            self.connections.open_warm(&mut self.env);
         }
     }
 
@@ -105,8 +95,7 @@ impl Shared {
             self.is_stalled(lane, limit)
                 && (lane.record().is_on_previous_upstream || !lane.inbox().is_empty())
         };
-        let lanes = self.connections.lanes().filter(|(_, lane)| of_no_use(lane));
-        for key in lanes.map(|(key, _)| key).collect::<Vec<_>>() {
+        for key in self.connections.keys_where(of_no_use) {
             self.lane_lost(key, "the upstream does not go on");
         }
         let patience = self.env.settings.connect_timeout;

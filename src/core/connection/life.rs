@@ -36,7 +36,7 @@ impl Connections {
             && self.capacity.leases >= self.leases_max(&env.settings, LeaseKind::Session)
         {
             // No shared lane has to yield for it: what it waits for is the end of a lease.
-            self.close_idle_lease(env);
+            self.close_idle_lease(env, None);
             return self.change_state(key, LaneState::Parked);
         }
         if self.make_room(env, role, false) {
@@ -46,9 +46,11 @@ impl Connections {
         self.ask_to_yield(env);
     }
 
-    /// Whether the lane has any use for a connection.
-    pub(crate) fn is_needed(&self, key: LaneKey) -> bool {
-        self.known(key).is_some_and(Lane::is_needed)
+    /// The same of a lane that may have no use for a connection.
+    fn want_if_needed(&mut self, env: &mut Env, key: LaneKey) {
+        if self.known(key).is_some_and(Lane::is_needed) {
+            self.want(env, key);
+        }
     }
 
     /// Opens a connection; there is room for it.
@@ -106,11 +108,12 @@ impl Connections {
             return true;
         }
         let wanted_by_others = self.capacity.wanted() - usize::from(is_waiting);
+        let unused = self.lanes.iter().filter(|(_, lane)| lane.is_unused());
         if self.capacity.closing <= wanted_by_others
-            && let Some(victim) = self.evictable()
+            && let Some((longest, _)) = unused.min_by_key(|(_, lane)| lane.last_used())
         {
             log::debug!("upstream connections: all {max} in use, closing an idle one");
-            self.disconnect(env, victim);
+            self.disconnect(env, longest);
         }
         false
     }
@@ -120,12 +123,6 @@ impl Connections {
     fn counted(&self, settings: &Settings) -> usize {
         let leases_max = self.leases_max(settings, LeaseKind::Transaction);
         self.capacity.held() - self.capacity.leases.saturating_sub(leases_max)
-    }
-
-    /// The lane unused for longest, of those that are not needed.
-    fn evictable(&self) -> Option<LaneKey> {
-        let unused = self.lanes.iter().filter(|(_, lane)| lane.is_unused());
-        unused.min_by_key(|(_, lane)| lane.last_used()).map(|(key, _)| key)
     }
 
     /// Somebody needs a connection and none is idle: the shared lane connected for longest finishes what it
@@ -170,9 +167,7 @@ impl Connections {
     pub(crate) fn serve_waiting(&mut self, env: &mut Env) -> bool {
         for key in std::mem::take(&mut self.capacity.parked) {
             self.change_state(key, LaneState::Dormant);
-            if self.is_needed(key) {
-                self.want(env, key);
-            }
+            self.want_if_needed(env, key);
         }
         while let Some(key) = self.capacity.waiting.front().copied() {
             let Some(lane) = self.known(key) else { break };
@@ -198,11 +193,10 @@ impl Connections {
             "closing a lane that owes replies"
         );
         self.drop_connection(env, key);
-        let Some(lane) = self.known(key) else { return };
-        if lane.role() == LaneRole::Lease {
-            self.remove(env, key);
-        } else if !lane.is_idle() {
-            self.change_state(key, LaneState::Waiting);
+        match self.known(key) {
+            Some(lane) if lane.role() == LaneRole::Lease => self.remove(env, key),
+            Some(lane) if !lane.is_idle() => self.change_state(key, LaneState::Waiting),
+            _ => {}
         }
     }
 
@@ -232,9 +226,7 @@ impl Connections {
             lane.next_timer();
             self.change_state(key, LaneState::Dormant);
         }
-        if self.is_needed(key) {
-            self.want(env, key);
-        }
+        self.want_if_needed(env, key);
     }
 
     /// Removes a lane without a connection for good.
@@ -287,7 +279,7 @@ impl Connections {
     /// end in their own time. Shared lanes do not make room for leases that are too many.
     pub(crate) fn shed(&mut self, env: &mut Env) {
         let max = env.settings.upstream_connections_max;
-        while self.capacity.open - self.capacity.yielding > max && self.close_idle_lease(env) {}
+        while self.capacity.open - self.capacity.yielding > max && self.close_idle_lease(env, None) {}
         while self.capacity.open - self.capacity.yielding - self.capacity.leases > max {
             let ready = self.lanes.iter().filter(|(_, lane)| lane.is_shared() && lane.is_ready());
             let Some((key, _)) = ready.min_by_key(|(_, lane)| (lane.depth(), lane.last_used())) else {

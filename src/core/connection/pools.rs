@@ -23,16 +23,12 @@ impl Connections {
         if let Some(id) = self.pool_ids.get(&key) {
             return *id;
         }
-        let index = match self.pools.iter().position(|pool| pool.key == PoolKey::FREE) {
-            Some(index) => {
-                self.pools[index] = Pool::new(key);
-                index
-            }
-            None => {
-                self.pools.push(Pool::new(key));
-                self.pools.len() - 1
-            }
-        };
+        let free = self.pools.iter().position(|pool| pool.key == PoolKey::FREE);
+        let index = free.unwrap_or_else(|| {
+            self.pools.push(Pool::new(PoolKey::FREE));
+            self.pools.len() - 1
+        });
+        self.pools[index] = Pool::new(key);
         let id = PoolId(index as u32);
         self.pool_ids.insert(key, id);
         id
@@ -142,12 +138,7 @@ impl Connections {
         self.pools.iter().map(|pool| pool.idle.len()).sum()
     }
 
-    /// Pools in which leased lanes are kept ready.
-    pub(crate) fn warm_pools(&self) -> Vec<PoolId> {
-        self.pools().filter(|(_, pool)| pool.warm).map(|(id, _)| id).collect()
-    }
-
-    /// Somebody has needed a lease here.
+    /// Somebody has needed a lease here: `leases_warm` are kept connected from now on.
     pub(crate) fn keep_warm(&mut self, id: PoolId) {
         self.pool_mut(id).warm = true;
     }
@@ -179,7 +170,7 @@ impl Connections {
     /// Opens a leased lane of this pool for those who wait for this kind. False if there is no room for it now.
     pub(crate) fn open_lease(&mut self, env: &mut Env, pool: PoolId, kind: LeaseKind) -> bool {
         let full = self.capacity.leases >= self.leases_max(&env.settings, kind);
-        if full && !self.evict_idle_lease(env, pool) {
+        if full && !self.close_idle_lease(env, Some(pool)) {
             return false;
         }
         self.capacity.lease_wanted = false;
@@ -193,29 +184,26 @@ impl Connections {
         true
     }
 
-    /// Opens a leased lane before there is a need of it. False if there is no room for it.
-    pub(crate) fn open_warm(&mut self, env: &mut Env, pool: PoolId) -> bool {
+    /// Opens leased lanes before there is a need of them, as far as there is room.
+    pub(crate) fn open_warm(&mut self, env: &mut Env) {
         let max = env.settings.upstream_connections_max - self.own.len();
-        let used_up = self.capacity.leases >= self.leases_max(&env.settings, LeaseKind::Blocking);
-        if used_up || self.capacity.held() >= max {
-            return false;
+        let leases_max = self.leases_max(&env.settings, LeaseKind::Blocking);
+        let warm: Vec<PoolId> = self.pools().filter(|(_, pool)| pool.warm).map(|(id, _)| id).collect();
+        for id in warm {
+            let leased = |(_, lane): &(LaneKey, &Lane)| lane.pool() == id && lane.role() == LaneRole::Lease;
+            for _ in self.lanes().filter(leased).count()..env.settings.leases_warm {
+                if self.capacity.leases >= leases_max || self.capacity.held() >= max {
+                    return;
+                }
+                let key = self.add(Lane::new(id, RoleData::lease(None), env.now));
+                self.dial(env, key);
+            }
         }
-        let key = self.add(Lane::new(pool, RoleData::lease(None), env.now));
-        self.dial(env, key);
-        true
-    }
-
-    /// Closes an idle leased lane of another pool.
-    fn evict_idle_lease(&mut self, env: &mut Env, wanted: PoolId) -> bool {
-        let mut others = self.pools().filter(|(id, _)| *id != wanted);
-        let victim = others.find_map(|(_, pool)| pool.idle.first().copied());
-        drop(others);
-        victim.inspect(|key| self.disconnect(env, *key)).is_some()
     }
 
     /// Closes idle leased lanes until there are `leases_max` at most.
     pub(crate) fn close_idle_leases(&mut self, env: &mut Env, leases_max: usize) {
-        while self.capacity.leases > leases_max && self.close_idle_lease(env) {}
+        while self.capacity.leases > leases_max && self.close_idle_lease(env, None) {}
     }
 
     /// A burst of blocking commands or transactions leaves more idle leases than `leases_warm`. Those that the next
@@ -234,9 +222,10 @@ impl Connections {
         }
     }
 
-    /// Closes a leased lane that is not lent, if there is one.
-    pub(crate) fn close_idle_lease(&mut self, env: &mut Env) -> bool {
-        let idle = self.pools.iter().find_map(|pool| pool.idle.first().copied());
+    /// Closes a leased lane that is not lent, if there is one in another pool than `kept`.
+    pub(super) fn close_idle_lease(&mut self, env: &mut Env, kept: Option<PoolId>) -> bool {
+        let others = self.pools().filter(|(id, _)| Some(*id) != kept);
+        let idle = others.filter_map(|(_, pool)| pool.idle.first()).next().copied();
         idle.inspect(|key| self.disconnect(env, *key)).is_some()
     }
 }
