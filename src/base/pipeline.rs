@@ -71,9 +71,9 @@ impl<T: Entry> Pipeline<T> {
         self.entries.front_mut()
     }
 
-    /// The entry put on last.
-    pub fn back(&self) -> Option<&T> {
-        self.entries.back()
+    /// All entries, oldest first.
+    pub fn entries(&self) -> &VecDeque<T> {
+        &self.entries
     }
 
     /// The entry at `index`, counted from the oldest.
@@ -82,18 +82,8 @@ impl<T: Entry> Pipeline<T> {
     }
 
     /// All entries, oldest first.
-    pub fn iter(&self) -> impl Iterator<Item = &T> {
-        self.entries.iter()
-    }
-
-    /// The same.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> {
         self.entries.iter_mut()
-    }
-
-    /// How many entries there are.
-    pub fn depth(&self) -> usize {
-        self.entries.len()
     }
 
     /// Whether there is no entry.
@@ -101,29 +91,9 @@ impl<T: Entry> Pipeline<T> {
         self.entries.is_empty()
     }
 
-    /// The bytes that wait to be written.
-    pub fn as_slice(&self) -> &[u8] {
-        self.bytes.as_slice()
-    }
-
-    /// How many bytes wait to be written.
-    pub fn len(&self) -> usize {
-        self.bytes.len()
-    }
-
-    /// Whether no byte waits to be written.
-    pub fn is_empty(&self) -> bool {
-        self.bytes.is_empty()
-    }
-
-    /// Absolute offset of the next byte to be written.
-    pub fn consumed(&self) -> u64 {
-        self.bytes.consumed()
-    }
-
-    /// Absolute offset just past the last request.
-    pub fn appended(&self) -> u64 {
-        self.bytes.appended()
+    /// The bytes that wait to be written. Their offsets are those of the requests.
+    pub fn bytes(&self) -> &ByteQueue {
+        &self.bytes
     }
 
     /// Heap bytes held.
@@ -245,8 +215,8 @@ mod tests {
         pipeline.wrote(5);
         assert!(pipeline.has_written());
         assert_eq!(ends(&pipeline.take_written()), [4, 8]);
-        assert_eq!(pipeline.as_slice(), b"cccc", "the rest of b is dropped, c has never left");
-        assert_eq!(pipeline.depth(), 1);
+        assert_eq!(pipeline.bytes().as_slice(), b"cccc", "the rest of b is dropped, c has never left");
+        assert_eq!(pipeline.entries().len(), 1);
         assert!(!pipeline.has_written());
     }
 
@@ -256,7 +226,7 @@ mod tests {
         pipeline.wrote(1);
         assert_eq!(pipeline.end_of_written(), 12);
         assert_eq!(pipeline.take_written().len(), 3);
-        assert_eq!(pipeline.as_slice(), b"get");
+        assert_eq!(pipeline.bytes().as_slice(), b"get");
     }
 
     #[test]
@@ -267,7 +237,7 @@ mod tests {
         pipeline.wrote(1);
         assert!(pipeline.take_answered().is_some(), "MULTI is answered while the rest of the unit is here");
         assert_eq!(pipeline.take_written().len(), 2, "SET and EXEC mean nothing without it");
-        assert_eq!(pipeline.as_slice(), b"get");
+        assert_eq!(pipeline.bytes().as_slice(), b"get");
         assert!(pipeline.take_written().is_empty(), "GET belongs to the next connection");
     }
 
@@ -275,7 +245,7 @@ mod tests {
     fn nothing_written_means_nothing_lost() {
         let mut pipeline = pipeline(&[(b"aaaa", false)]);
         assert!(pipeline.take_written().is_empty());
-        assert_eq!(pipeline.as_slice(), b"aaaa");
+        assert_eq!(pipeline.bytes().as_slice(), b"aaaa");
         pipeline.wrote(4);
         assert_eq!(pipeline.take_answered(), Some(TestEntry(4, false)));
         assert_eq!(pipeline.take_answered(), None);
@@ -290,9 +260,12 @@ mod tests {
         assert!(pipeline.take_answered().is_some());
         let taken = pipeline.take_unwritten(|entry, bytes| (entry, bytes.to_vec()));
         assert_eq!(taken, Some((TestEntry(6, false), b"bb".to_vec())));
-        assert_eq!((pipeline.as_slice(), pipeline.consumed(), pipeline.appended()), (&b"c"[..], 6, 7));
+        assert_eq!(
+            (pipeline.bytes().as_slice(), pipeline.bytes().consumed(), pipeline.bytes().appended()),
+            (&b"c"[..], 6, 7)
+        );
         assert_eq!(ends(&pipeline.take_all()), [7]);
-        assert!(pipeline.is_idle() && pipeline.is_empty());
+        assert!(pipeline.is_idle() && pipeline.bytes().is_empty());
         pipeline.push_with(|out| out.extend_from_slice(b"dd"), |end| TestEntry(end, false));
         assert!(!pipeline.has_written(), "offsets go on where they were");
         assert_eq!(pipeline.take_unwritten(|entry, bytes| (entry.end(), bytes.len())), Some((9, 2)));
@@ -306,7 +279,11 @@ mod tests {
         pipeline.wrote(3);
         assert!(!pipeline.has_written());
         assert!(pipeline.take_written().is_empty());
-        assert_eq!(pipeline.as_slice(), b"aa", "the rest of the greeting is of no use to another connection");
+        assert_eq!(
+            pipeline.bytes().as_slice(),
+            b"aa",
+            "the rest of the greeting is of no use to another connection"
+        );
         pipeline.wrote(1);
         assert_eq!(ends(&pipeline.take_written()), [7]);
     }

@@ -162,9 +162,9 @@ impl Channel {
         write: impl FnOnce(&mut Vec<u8>),
         make: impl FnOnce(u64) -> Waiting,
     ) -> usize {
-        let before = self.line.len();
+        let before = self.line.bytes().len();
         self.line.push_with(write, make);
-        self.line.len() - before
+        self.line.bytes().len() - before
     }
 
     /// Drops the request at the front of the line. Returns its bytes.
@@ -175,15 +175,15 @@ impl Channel {
     /// Gives the socket's queue more to do, leaving out requests that `is_wanted` does not know any more. Returns the
     /// bytes that have left the line.
     pub(super) fn refill(&mut self, is_wanted: impl Fn(Key<Pending>) -> bool) -> usize {
-        let before = self.line.len();
-        while self.state == State::Ready && self.out.len() < WINDOW && !self.line.is_idle() {
+        let before = self.line.bytes().len();
+        while self.state == State::Ready && self.out.bytes().len() < WINDOW && !self.line.is_idle() {
             self.line.take_unwritten(|asked, bytes| {
                 if is_wanted(asked.request) {
                     self.out.push(bytes, |end| SentRequest::new(Waiting { end, ..asked }, bytes));
                 }
             });
         }
-        before - self.line.len()
+        before - self.line.bytes().len()
     }
 
     /// The connection is gone. Hands out the requests of which a byte may have left; the others go back to the front of
@@ -191,7 +191,7 @@ impl Channel {
     pub(super) fn lose(&mut self) -> (Vec<Key<Pending>>, usize) {
         let lost = self.out.take_written().iter().map(|sent| sent.asked.request).collect();
         let mut unsent = std::mem::take(&mut self.out);
-        let returned = unsent.len();
+        let returned = unsent.bytes().len();
         if !unsent.is_idle() {
             let mut behind = std::mem::take(&mut self.line);
             let mut put =
@@ -206,8 +206,8 @@ impl Channel {
 
     /// Every request in it, sent or not.
     pub(super) fn requests(&self) -> Vec<Key<Pending>> {
-        let sent = self.out.iter().map(|sent| sent.asked.request);
-        sent.chain(self.line.iter().map(|waiting| waiting.request)).collect()
+        let sent = self.out.entries().iter().map(|sent| sent.asked.request);
+        sent.chain(self.line.entries().iter().map(|waiting| waiting.request)).collect()
     }
 }
 
@@ -243,7 +243,7 @@ mod tests {
         assert_eq!(channel.lose(), (vec![keys[0], keys[1]], 3), "the second has left in part");
         assert_eq!(channel.requests(), [keys[2], keys[3]]);
         channel.refill(|_| true);
-        assert_eq!(channel.out.as_slice(), b"<2><3>");
+        assert_eq!(channel.out.bytes().as_slice(), b"<2><3>");
     }
 
     #[test]
@@ -255,7 +255,7 @@ mod tests {
             push(&mut channel, *key, &format!("<{index}>"));
         }
         assert_eq!(channel.refill(|key| key != keys[1]), 9);
-        assert_eq!(channel.out.as_slice(), b"<0><2>");
+        assert_eq!(channel.out.bytes().as_slice(), b"<0><2>");
         assert_eq!(channel.requests(), [keys[0], keys[2]]);
     }
 }

@@ -230,7 +230,7 @@ impl Mux {
         self.drop_connection(key);
         self.idle.retain(|idle| *idle != key);
         if let Some(channel) = self.channels.remove(key) {
-            self.waiting_bytes -= channel.line.len();
+            self.waiting_bytes -= channel.line.bytes().len();
         }
     }
 

@@ -526,14 +526,14 @@ impl Mux {
         let Some(channel) = self.channels.get_mut(key) else { return &[] };
         let requests = &self.requests;
         self.waiting_bytes -= channel.refill(|request| requests.get(request).is_some());
-        channel.out.as_slice()
+        channel.out.bytes().as_slice()
     }
 
     /// Where this user may not MULTI, transactions get that answer here: see [`Step::Multi`].
     pub(super) fn refuse_transactions(&mut self, key: Key<Channel>) {
         let Some(channel) = self.channels.get(key) else { return };
         let Some(error) = channel.no_multi.clone() else { return };
-        let blocks = channel.line.iter().filter(|waiting| waiting.replies > 1);
+        let blocks = channel.line.entries().iter().filter(|waiting| waiting.replies > 1);
         for request in blocks.map(|waiting| waiting.request).collect::<Vec<_>>() {
             self.complete(request, Tree::parse(&error).ok_or(Fault::Protocol));
         }
@@ -548,7 +548,7 @@ impl Mux {
 
     /// Whether a driver that hands descriptors over may do so on this channel now: between two requests.
     pub(super) fn is_between_requests(&self, key: Key<Channel>) -> bool {
-        self.channels.get(key).is_some_and(|channel| channel.is_connected() && channel.out.is_empty())
+        self.channels.get(key).is_some_and(|channel| channel.is_connected() && channel.out.bytes().is_empty())
     }
 
     /// The channel of requests.

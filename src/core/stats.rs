@@ -38,7 +38,7 @@ impl Broker {
 
     /// Bytes that wait in lanes for Redis to take them.
     pub fn lanes_output(&self) -> usize {
-        self.shared.connections.lanes().map(|(_, lane): (_, &Lane)| lane.out().len()).sum()
+        self.shared.connections.lanes().map(|(_, lane): (_, &Lane)| lane.out().bytes().len()).sum()
     }
 
     /// Leased lanes that are connected and not lent.

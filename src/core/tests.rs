@@ -77,7 +77,8 @@ fn a_transaction_on_a_full_leased_lane_has_to_wait() {
         sim.send_bytes(child, &packed(&format!("SET k {}", "x".repeat(1 << 20))));
     }
     let lease = sim.conns[&sim.links(LaneRole::Lease)[0]].lane;
-    let owed = sim.broker.shared.connections.find(lease).map(|lane| lane.out().len()).unwrap_or_default();
+    let owed =
+        sim.broker.shared.connections.find(lease).map(|lane| lane.out().bytes().len()).unwrap_or_default();
     assert!(owed < 5 << 20, "{owed} bytes for a socket that takes none");
     sim.full = false;
     sim.settle();

@@ -482,12 +482,12 @@ impl Lane {
 
     /// The request of a canary that is put on the lane next.
     pub(super) fn next_canary(&mut self, rng: &mut fastrand::Rng) -> [u8; CANARY] {
-        self.canaries.request(self.out.appended() + CANARY as u64, rng)
+        self.canaries.request(self.out.bytes().appended() + CANARY as u64, rng)
     }
 
     /// Whether this is the answer of the next canary.
     pub(super) fn is_next_canary_answer(&self, frame: &[u8]) -> bool {
-        let next = self.out.iter().find(|slot| slot.kind == SlotKind::Canary);
+        let next = self.out.entries().iter().find(|slot| slot.kind == SlotKind::Canary);
         next.is_some_and(|slot| self.canaries.is_answer(frame, slot.end))
     }
 
@@ -498,11 +498,11 @@ impl Lane {
 
     /// Requests that wait for their reply, the broker's canaries not counted.
     pub(crate) fn owed(&self) -> usize {
-        self.out.iter().filter(|slot| slot.kind != SlotKind::Canary).count() + self.withheld().len()
+        self.out.entries().iter().filter(|slot| slot.kind != SlotKind::Canary).count() + self.withheld().len()
     }
 
     pub(crate) fn depth(&self) -> usize {
-        self.out.depth()
+        self.out.entries().len()
     }
 
     /// Whether the front slot's request has begun to leave: one byte handed to the socket is enough.
@@ -517,7 +517,7 @@ impl Lane {
 
     /// Whether it has so much to write that the child has to wait until it has less.
     pub(crate) fn holds_back(&mut self, child: ChildKey) -> bool {
-        let full = self.out.len() >= limits::LANE_WINDOW;
+        let full = self.out.bytes().len() >= limits::LANE_WINDOW;
         if full {
             self.held.push(child);
         }
@@ -536,17 +536,17 @@ impl Lane {
 
     /// Whether children wait that need not any more.
     pub(super) fn has_room_for_held(&self) -> bool {
-        !self.held.is_empty() && self.out.len() < limits::LANE_WINDOW / 2
+        !self.held.is_empty() && self.out.bytes().len() < limits::LANE_WINDOW / 2
     }
 
     /// What may be written now.
     pub(super) fn outgoing(&self) -> &[u8] {
         match &self.state {
             LaneState::Handshaking { handshake, .. } => handshake.outgoing(),
-            LaneState::Ready { .. } => self.out.as_slice(),
+            LaneState::Ready { .. } => self.out.bytes().as_slice(),
             LaneState::Yielding { end, .. } => {
-                let allowed = end.saturating_sub(self.out.consumed()) as usize;
-                &self.out.as_slice()[..allowed.min(self.out.len())]
+                let allowed = end.saturating_sub(self.out.bytes().consumed()) as usize;
+                &self.out.bytes().as_slice()[..allowed.min(self.out.bytes().len())]
             }
             _ => &[],
         }
@@ -628,7 +628,7 @@ impl Lane {
 
     /// Whether any request on it may never be answered, whatever becomes of the upstream.
     pub(crate) fn may_wait(&self) -> bool {
-        self.out.iter().any(Slot::may_wait)
+        self.out.entries().iter().any(Slot::may_wait)
     }
 
     /// Marks what stands behind the front slot and is not of the same child, and returns it: it has waited for that child's

@@ -180,7 +180,7 @@ impl Connections {
         let old = |slot: &Slot| slot.age(now) >= limits::CANARY_PATIENCE;
         let overdue = |lane: &Lane| {
             let waits = lane.front().is_some_and(|slot| slot.kind == SlotKind::Canary && old(slot));
-            waits && lane.has_written() && lane.out().back().is_some_and(old)
+            waits && lane.has_written() && lane.out().entries().back().is_some_and(old)
         };
         let unproven =
             |lane: &Lane| lane.is_counted() && ((lane.depth() == 0 && !lane.is_idle()) || overdue(lane));

@@ -132,7 +132,7 @@ impl Sim {
         let mut owed: HashMap<ChildKey, (u32, u32, usize)> = HashMap::new();
         for (_, lane) in self.broker.shared.connections.lanes() {
             let unproven = lane.withheld().iter().map(|withheld| &withheld.slot);
-            for slot in lane.out().iter().chain(unproven).filter(|slot| !slot.is_timed_out()) {
+            for slot in lane.out().entries().iter().chain(unproven).filter(|slot| !slot.is_timed_out()) {
                 let owed = owed.entry(slot.child).or_default();
                 let unseen =
                     matches!(slot.kind, SlotKind::Swallow | SlotKind::Subscribe | SlotKind::Housekeeping);

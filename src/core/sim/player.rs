@@ -364,7 +364,7 @@ impl Player {
             lane.link() == Some(link)
                 && lane.is_ready()
                 && lane.inbox().is_empty()
-                && lane.out().iter().all(is_guarded)
+                && lane.out().entries().iter().all(is_guarded)
         });
         if conn.role != LaneRole::Shared || !always || !guarded || self.tampered.contains(&link) {
             return;
