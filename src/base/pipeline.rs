@@ -1,8 +1,6 @@
 //! Requests pipelined on one connection, without the connection: the bytes that wait to be written, and an entry for
-//! every request without a reply. Owns the arithmetic of what may have left; never what an entry means.
-//!
-//! Offsets are absolute and only grow, so that no byte is written twice. The requests stand side by side: each begins
-//! where the one before it ends.
+//! every request without a reply. Offsets are absolute and only grow, so that no byte is written twice; each request begins
+//! where the one before it ends. Owns the arithmetic of what may have left; never what an entry means.
 
 use super::bytes::ByteQueue;
 use std::collections::VecDeque;
@@ -74,11 +72,6 @@ impl<T: Entry> Pipeline<T> {
     /// All entries, oldest first.
     pub fn entries(&self) -> &VecDeque<T> {
         &self.entries
-    }
-
-    /// The entry at `index`, counted from the oldest.
-    pub fn get_mut(&mut self, index: usize) -> Option<&mut T> {
-        self.entries.get_mut(index)
     }
 
     /// All entries, oldest first.

@@ -1,9 +1,6 @@
-//! A lane: one upstream connection's FIFO of slots and the bytes on their way, without the connection. Owns what it is for, the
-//! state of its connection and its requests; never other lanes, nor what is told to children.
-//!
-//! A shared lane outlives its connections. Requests enter it whether or not it is connected. When a connection dies, what may
-//! have left is failed, what has not left stays, and the next connection carries on from there. Nothing is ever written twice:
-//! offsets are absolute and only move forward.
+//! A lane: one upstream connection's FIFO of slots and the bytes on their way, without the connection. A shared lane outlives
+//! its connections: what has not left stays, and the next connection carries on from there. Owns what it is for, the state of
+//! its connection and its requests; never other lanes, nor what is told to children.
 
 use crate::base::clock::Millis;
 use crate::base::limits;
@@ -15,7 +12,7 @@ use crate::core::connection::role::{LaneRole, RoleData};
 use crate::core::connection::slot::{Slot, SlotFlags, SlotKind};
 use crate::core::keys::{ChildKey, LeaseKind, PoolId};
 use crate::core::lease::state::LeaseState;
-use crate::resp::{Frames, Inbox, ReplyScanner};
+use crate::resp::{Inbox, ReplyScanner};
 
 /// Where the lane's connection stands, with what it has there. "Counted" means against `upstream_connections_max`.
 #[derive(Debug)]
@@ -90,8 +87,6 @@ pub struct Lane {
     inbox: Inbox<ReplyScanner>,
     /// The replies withheld here are older than every slot in `out`.
     canaries: Canaries,
-    /// This many slots at the front have timed out; others behind them may have.
-    timed_out: usize,
     record: LaneRecord,
     /// When a byte of a reply last came; or when the first request behind an idle time was written.
     last_reply: Millis,
@@ -116,7 +111,6 @@ impl Lane {
             out: Pipeline::default(),
             inbox: Inbox::default(),
             canaries: Canaries::default(),
-            timed_out: 0,
             record: LaneRecord::default(),
             last_reply: now,
             last_used: now,
@@ -410,15 +404,9 @@ impl Lane {
 
     // ---- its replies -----------------------------------------------------------------------------------
 
-    /// Bytes have arrived. The inbox is given back what is left of them.
-    pub(super) fn begin_input<'a>(
-        &mut self,
-        bytes: &'a [u8],
-        scanner: &mut ReplyScanner,
-        now: Millis,
-    ) -> Frames<'a, ReplyScanner> {
+    /// Bytes have arrived.
+    pub(super) fn note_input(&mut self, now: Millis) {
         self.last_reply = now;
-        self.inbox.begin(bytes, scanner)
     }
 
     pub(crate) fn inbox(&self) -> &Inbox<ReplyScanner> {
@@ -446,25 +434,14 @@ impl Lane {
     /// Takes the slot a complete reply belongs to. `None` is a desync: nobody asked, or the question has
     /// not even left.
     pub(crate) fn pop(&mut self) -> Option<Slot> {
-        let slot = self.out.take_answered()?;
-        self.forget_timed_out(1);
-        Some(slot)
+        self.out.take_answered()
     }
 
     /// Takes the slot whose request has left in part. The rest of it goes with the connection.
     pub(crate) fn take_half_written(&mut self) -> Option<Slot> {
         let of_a_child =
             |slot: &Slot| !matches!(slot.kind, SlotKind::Canary | SlotKind::Question | SlotKind::Proof);
-        if !self.has_written() || !self.front().is_some_and(of_a_child) {
-            return None;
-        }
-        self.forget_timed_out(1);
-        self.out.take_front()
-    }
-
-    /// So many slots have left the front.
-    pub(crate) fn forget_timed_out(&mut self, count: usize) {
-        self.timed_out = self.timed_out.saturating_sub(count);
+        if self.has_written() && self.front().is_some_and(of_a_child) { self.out.take_front() } else { None }
     }
 
     /// Whether nothing is waiting: no slot, written or not, and no reply for its canary.
@@ -574,14 +551,12 @@ impl Lane {
     /// drops the unsent rest of the last of them. What remains has never been written.
     pub(crate) fn take_written(&mut self) -> Vec<Slot> {
         let written = self.out.take_written();
-        self.forget_timed_out(written.len());
         // Replies without proof are none.
         self.canaries.take_withheld().into_iter().map(|withheld| withheld.slot).chain(written).collect()
     }
 
     /// Takes every slot left, written or not; the lane will not be used again for them.
     pub(crate) fn take_all(&mut self) -> Vec<Slot> {
-        self.timed_out = 0;
         self.out.take_all()
     }
 
@@ -593,7 +568,6 @@ impl Lane {
         while self.front().is_some_and(|slot| u64::from(slot.age(now)) >= timeout) {
             expired.extend(self.out.take_unwritten(|slot, _| slot));
         }
-        self.forget_timed_out(expired.len());
         expired
     }
 
@@ -610,18 +584,12 @@ impl Lane {
                 late.push(slot.time_out());
             }
         }
-        while let Some(slot) = self.out.get_mut(self.timed_out) {
-            if slot.is_timed_out() {
-                // It was told already, for what stood in front of it.
-                self.timed_out += 1;
-                continue;
-            }
+        for slot in self.out.iter_mut().filter(|slot| !slot.is_timed_out()) {
             // What waits has a timeout of its own.
             if u64::from(slot.age(now)) < timeout || slot.may_wait() {
                 break;
             }
             late.push(slot.time_out());
-            self.timed_out += 1;
         }
         late
     }

@@ -147,7 +147,8 @@ impl Connections {
         now: Millis,
     ) -> Option<Frames<'a, ReplyScanner>> {
         let lane = self.lanes.get_mut(key).filter(|lane| lane.link().is_some())?;
-        Some(lane.begin_input(bytes, &mut self.scanner, now))
+        lane.note_input(now);
+        Some(lane.inbox_mut().begin(bytes, &mut self.scanner))
     }
 
     /// The lane whose bytes are being read, if they are still those of its connection.
