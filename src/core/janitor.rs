@@ -77,8 +77,6 @@ impl Shared {
         over(child.last_request(), settings.idle_child_timeout).then_some("idle_child_timeout")
     }
 
-    // ---- lanes ----------------------------------------------------------------------------------------
-
     /// A lane whose oldest request has had no reply for `lane_stall_timeout` may only be waiting for a
     /// slow command. If the control connection gets no answer either, the upstream is gone.
     fn check_stalls(&mut self) {
@@ -141,8 +139,6 @@ impl Broker {
         let period = if busy { limits::JANITOR_BUSY } else { limits::JANITOR_IDLE };
         self.shared.env.timers.arm(self.shared.env.now + self.shared.janitor_period(period), Timer::Janitor);
     }
-
-    // ---- children -------------------------------------------------------------------------------------
 
     fn check_children(&mut self) {
         for key in self.children.keys() {

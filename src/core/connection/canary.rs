@@ -1,9 +1,9 @@
-//! Canaries: proof that a lane's replies are those of its requests. Behind a request the broker puts an ECHO of a word
-//! that no other request has; if the reply in its place is not that word, replies were lost, doubled or slipped in.
-//! Owns the words and the replies that are withheld until the canary behind them is answered; never what follows from a
-//! wrong answer.
+//! Canaries: proof that a lane's replies are those of its requests. Behind a request the broker puts an ECHO of a word that no
+//! other request has; if the reply in its place is not that word, replies were lost, doubled or slipped in. Owns the words and
+//! the replies that are withheld until the canary behind them is answered; never what follows from a wrong answer.
 
 use crate::core::connection::slot::Slot;
+use std::io::Write;
 
 /// `*2 ECHO <word>` around the word.
 const HEAD: &[u8] = b"*2\r\n$4\r\nECHO\r\n$32\r\n";
@@ -22,7 +22,6 @@ pub(crate) struct Withheld {
 }
 
 impl Withheld {
-    /// Heap bytes held.
     fn footprint(&self) -> usize {
         self.frame.capacity() + std::mem::size_of::<Withheld>()
     }
@@ -86,7 +85,6 @@ impl Canaries {
         std::mem::take(&mut self.withheld)
     }
 
-    /// Heap bytes held.
     pub(super) fn footprint(&self) -> usize {
         self.withheld_bytes
     }
@@ -101,10 +99,7 @@ pub(super) fn is_like_answer(frame: &[u8]) -> bool {
 /// canary of the lane ever has.
 fn word(secret: u64, end: u64) -> [u8; WORD] {
     let mut word = [0; WORD];
-    let numbers = (u128::from(secret) << 64) | u128::from(end);
-    for (at, byte) in word.iter_mut().enumerate() {
-        *byte = b"0123456789abcdef"[(numbers >> (4 * (WORD - 1 - at))) as usize & 15];
-    }
+    write!(word.as_mut_slice(), "{secret:016x}{end:016x}").expect("room for two numbers");
     word
 }
 

@@ -59,7 +59,6 @@ impl Capacity {
         self.waiting.iter().copied()
     }
 
-    /// A lane has come into this state.
     pub(super) fn enter(&mut self, key: LaneKey, role: LaneRole, state: &LaneState) {
         match state {
             // Room for one is always kept: it only waits until the upstream closes a connection given up before.
@@ -75,7 +74,6 @@ impl Capacity {
         }
     }
 
-    /// A lane has left this state.
     pub(super) fn leave(&mut self, key: LaneKey, role: LaneRole, state: &LaneState) {
         match state {
             LaneState::Waiting if self.waiting.front() == Some(&key) => drop(self.waiting.pop_front()),

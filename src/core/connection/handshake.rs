@@ -137,29 +137,24 @@ mod tests {
     const NAMES: CommandNames<'_> = CommandNames { client: b"CLIENT", select: b"SELECT" };
 
     #[test]
-    pub(crate) fn a_refusal_names_the_step_and_not_the_password() {
+    fn a_refusal_names_the_step_and_not_the_password() {
         let user = Credentials { name: Some(b"u"), password: Some(b"secret") };
         let mut handshake = Handshake::new(user, "broker-lane", &POOL, NAMES);
         assert!(handshake.outgoing().windows(6).any(|window| window == b"secret"));
-        match handshake.reply(b"-WRONGPASS invalid username-password pair or user is disabled.\r\n") {
-            GreetingStep::Refused { why: text, .. } => {
-                assert!(text.starts_with("HELLO was answered with: WRONGPASS"), "{text}");
-                assert!(!text.contains("secret"));
-            }
-            step => panic!("{step:?}"),
-        }
+        let refused = b"-WRONGPASS invalid username-password pair or user is disabled.\r\n";
+        let GreetingStep::Refused { why, .. } = handshake.reply(refused) else { panic!("it was refused") };
+        assert!(why.starts_with("HELLO was answered with: WRONGPASS"), "{why}");
+        assert!(!why.contains("secret"));
     }
 
     #[test]
-    pub(crate) fn ready_only_after_every_answer() {
+    fn ready_only_after_every_answer() {
         let user = Credentials { name: None, password: None };
         let mut handshake = Handshake::new(user, "broker-lane", &POOL, NAMES);
         let hello = b"*4\r\n$6\r\nserver\r\n$5\r\nredis\r\n$2\r\nid\r\n:7\r\n";
         assert!(matches!(handshake.reply(hello), GreetingStep::More));
         assert!(matches!(handshake.reply(b"+OK\r\n"), GreetingStep::More));
-        match handshake.reply(b"+OK\r\n") {
-            GreetingStep::Ready(greeting) => assert_eq!((greeting.id, greeting.pairs.len()), (7, 2)),
-            step => panic!("{step:?}"),
-        }
+        let GreetingStep::Ready(greeting) = handshake.reply(b"+OK\r\n") else { panic!("all is answered") };
+        assert_eq!((greeting.id, greeting.pairs.len()), (7, 2));
     }
 }

@@ -144,12 +144,10 @@ impl Lane {
         matches!(self.role, RoleData::Shared { bulk: true, .. })
     }
 
-    /// Whether a WAIT blocks it.
     pub(crate) fn is_detached(&self) -> bool {
         matches!(self.role, RoleData::Shared { detached: true, .. })
     }
 
-    /// A WAIT is put on it, or has been answered.
     pub(crate) fn set_detached(&mut self, is: bool) {
         if let RoleData::Shared { detached, .. } = &mut self.role {
             *detached = is;
@@ -201,7 +199,6 @@ impl Lane {
         lease.take()
     }
 
-    /// Whether the subscriptions of its user need it.
     pub(crate) fn is_listened(&self) -> bool {
         matches!(self.role, RoleData::Subscriber { listened: true })
     }
@@ -306,7 +303,6 @@ impl Lane {
         matches!(self.state, LaneState::Connecting | LaneState::Handshaking { .. })
     }
 
-    /// Whether its connection, or the attempt at one, counts against `upstream_connections_max`.
     pub(crate) fn is_counted(&self) -> bool {
         self.state.is_counted()
     }
@@ -392,12 +388,10 @@ impl Lane {
         self.out.push(bytes, |end| Slot { child, end, stamp: now as u32, command, kind, flags });
     }
 
-    /// The slot whose reply comes next.
     pub(crate) fn front(&self) -> Option<&Slot> {
         self.out.front()
     }
 
-    /// Its requests, written or not.
     pub(crate) fn out(&self) -> &Pipeline<Slot> {
         &self.out
     }
@@ -487,11 +481,6 @@ impl Lane {
         self.out.has_written()
     }
 
-    /// Whether the connection is still needed for what was written on it.
-    pub(crate) fn owes_replies(&self) -> bool {
-        self.has_written() || !self.withheld().is_empty()
-    }
-
     /// Whether it has so much to write that the child has to wait until it has less.
     pub(crate) fn holds_back(&mut self, child: ChildKey) -> bool {
         let full = self.out.bytes().len() >= limits::LANE_WINDOW;
@@ -506,7 +495,6 @@ impl Lane {
         &self.held
     }
 
-    /// Children that waited and may go on.
     pub(crate) fn take_held(&mut self) -> Vec<ChildKey> {
         std::mem::take(&mut self.held)
     }
@@ -542,7 +530,6 @@ impl Lane {
         !std::mem::replace(&mut self.dirty, true)
     }
 
-    /// The driver is about to write it.
     pub(super) fn clear_dirty(&mut self) {
         self.dirty = false;
     }
@@ -615,7 +602,6 @@ impl Lane {
         self.footprint = measured;
     }
 
-    /// Heap bytes it held when it was accounted last.
     pub(crate) fn footprint(&self) -> usize {
         self.footprint
     }

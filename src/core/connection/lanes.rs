@@ -15,8 +15,6 @@ use crate::core::notice::{ChildNotice, Notice};
 use crate::resp::{Frames, ReplyScanner};
 
 impl Connections {
-    // ---- finding lanes ---------------------------------------------------------------------------------
-
     pub(crate) fn add(&mut self, lane: Lane) -> LaneKey {
         let is_own = lane.role().is_own();
         let key = self.lanes.insert(lane);
@@ -31,7 +29,6 @@ impl Connections {
         self.lanes.get(key)
     }
 
-    /// The same.
     pub(crate) fn find_mut(&mut self, key: LaneKey) -> Option<&mut Lane> {
         self.lanes.get_mut(key)
     }
@@ -49,7 +46,6 @@ impl Connections {
         self.lanes.get(key)
     }
 
-    /// The same.
     pub(crate) fn known_mut(&mut self, key: LaneKey) -> Option<&mut Lane> {
         debug_assert!(self.lanes.get(key).is_some(), "no lane {key:?}");
         self.lanes.get_mut(key)
@@ -68,8 +64,6 @@ impl Connections {
     pub(crate) fn keys_where(&self, holds: impl Fn(&Lane) -> bool) -> Vec<LaneKey> {
         self.lanes.iter().filter(|(_, lane)| holds(lane)).map(|(key, _)| key).collect()
     }
-
-    // ---- requests --------------------------------------------------------------------------------------
 
     /// Puts a whole request and its slot on a lane, and sees to it that the lane gets connected.
     #[allow(clippy::too_many_arguments)]
@@ -116,7 +110,6 @@ impl Connections {
         }
     }
 
-    /// Whether the subscriptions of its user need this lane.
     pub(crate) fn is_listened(&self, key: LaneKey) -> bool {
         self.known(key).is_some_and(Lane::is_listened)
     }
@@ -136,8 +129,6 @@ impl Connections {
             account(env, lane);
         }
     }
-
-    // ---- its bytes -------------------------------------------------------------------------------------
 
     /// Bytes have arrived. None, if they are those of a connection given up before.
     pub(crate) fn begin_input<'a>(
@@ -164,8 +155,6 @@ impl Connections {
             account(env, lane);
         }
     }
-
-    // ---- canaries --------------------------------------------------------------------------------------
 
     pub(crate) fn send_canary(&mut self, env: &mut Env, key: LaneKey) {
         let Some(lane) = self.known_mut(key) else { return };
@@ -202,8 +191,6 @@ impl Connections {
         lane.canaries_mut().withhold(slot, frame);
         true
     }
-
-    // ---- children that wait ----------------------------------------------------------------------------
 
     /// The child waits for the lane that carried its last write.
     pub(crate) fn wait_for_lane(&mut self, child: ChildKey) {

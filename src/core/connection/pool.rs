@@ -35,13 +35,11 @@ impl Pool {
         &self.key
     }
 
-    /// Leased lanes that are not lent.
     #[cfg(test)]
     pub(crate) fn idle(&self) -> &[LaneKey] {
         &self.idle
     }
 
-    /// Why the last attempt to connect failed.
     pub(crate) fn refusal(&self) -> Option<&LastRefusal> {
         self.refusal.as_ref()
     }

@@ -62,8 +62,6 @@ impl Connections {
         }
     }
 
-    // ---- shared lanes ----------------------------------------------------------------------------------
-
     /// The shared lane with the least waiting on it; a new one while fewer than `lanes_max` exist and all are
     /// busy.
     pub(crate) fn shared_lane(&mut self, id: PoolId, lanes_max: usize, now: Millis) -> LaneKey {
@@ -113,8 +111,6 @@ impl Connections {
         }
     }
 
-    // ---- leased lanes that are not lent -------------------------------------------------------------------
-
     /// The most recently used one. It is lent, or put back with `offer`.
     pub(crate) fn take_idle(&mut self, id: PoolId) -> Option<LaneKey> {
         self.pool_mut(id).idle.pop()
@@ -142,8 +138,6 @@ impl Connections {
     pub(crate) fn keep_warm(&mut self, id: PoolId) {
         self.pool_mut(id).warm = true;
     }
-
-    // ---- how many leased lanes there are ----------------------------------------------------------------
 
     /// Leased lanes there may be, of all kinds, when one of `kind` is opened.
     pub(crate) fn leases_max(&self, settings: &Settings, kind: LeaseKind) -> usize {

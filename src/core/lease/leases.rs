@@ -81,7 +81,6 @@ impl Leases {
         self.queue(kind).lent
     }
 
-    /// Lanes that are being opened for the kind.
     pub(crate) fn opening(&self, kind: LeaseKind) -> usize {
         self.queue(kind).opening.values().sum()
     }
@@ -94,8 +93,6 @@ impl Leases {
             _ => known.insert((now, find())).1.clone(),
         }
     }
-
-    // ---- waiting --------------------------------------------------------------------------------------
 
     /// A number that orders arrivals and grants.
     pub(super) fn ticket(&mut self) -> u64 {
@@ -141,9 +138,6 @@ impl Leases {
         due
     }
 
-    // ---- opening lanes --------------------------------------------------------------------------------
-
-    /// Lanes that are being opened for the kind, by pool.
     pub(super) fn opening_by_pool(&self, kind: LeaseKind) -> HashMap<PoolId, usize> {
         self.queue(kind).opening.clone()
     }
@@ -167,7 +161,6 @@ impl Leases {
         now >= self.retry_at
     }
 
-    /// A lane has been opened.
     pub(super) fn opened(&mut self) {
         self.failures = 0;
     }
@@ -196,9 +189,6 @@ impl Leases {
         }
     }
 
-    // ---- leases in force ------------------------------------------------------------------------------
-
-    /// A lease begins.
     pub(super) fn begin(&mut self, tenant: Tenant, kind: LeaseKind, group: Option<GroupKey>) -> LeaseState {
         self.queue_mut(kind).lent += 1;
         self.count_group(group.as_ref(), |group| group.held += 1);

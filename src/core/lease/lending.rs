@@ -95,8 +95,6 @@ impl Shared {
         self.pump_leases();
     }
 
-    // ---- the end --------------------------------------------------------------------------------------
-
     /// The child of this lane has died. Whatever it left behind upstream goes with the connection.
     pub(crate) fn abandon_lease(&mut self, key: LaneKey) {
         // The lane may have been lost with the event at hand.
@@ -129,8 +127,6 @@ impl Shared {
         // The queues are served at the end of the event: the caller may be in the middle of one.
         self.connections.mark_changed();
     }
-
-    // ---- taking back ----------------------------------------------------------------------------------
 
     /// Every blocking group that waits and holds nothing gets one lease of the most crowded group. Takes the next one
     /// back, if one has to be.

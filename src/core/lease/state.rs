@@ -109,9 +109,6 @@ impl LeaseState {
         self.kept && !self.over && u64::try_from(id) == Ok(self.tenant.id)
     }
 
-    // ---- watched keys and changes in flight -----------------------------------------------------------
-
-    /// Whether keys are watched on this lane.
     pub(crate) fn is_watching(&self) -> bool {
         self.watching
     }
@@ -140,12 +137,9 @@ impl LeaseState {
         self.change = Some(change);
     }
 
-    /// It has been answered.
     pub(crate) fn take_change(&mut self) -> Option<Change> {
         self.change.take()
     }
-
-    // ---- the end --------------------------------------------------------------------------------------
 
     pub(crate) fn is_over(&self) -> bool {
         self.over

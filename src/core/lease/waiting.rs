@@ -59,14 +59,12 @@ impl Shared {
             child.set_hold(Hold::None);
             return Ok(lease.lane);
         }
-        let until = (self.env.now + self.wait_bound()).min(expires.unwrap_or(Millis::MAX));
+        // The soonest it may have to be told something: the upstream may be missing, or go missing.
+        let settings = &self.env.settings;
+        let bound = settings.lease_wait_timeout.min(settings.queue_timeout.max(10));
+        let until = (self.env.now + bound).min(expires.unwrap_or(Millis::MAX));
         self.env.timers.arm(until, Timer::Child(child.key()));
         Err(Flow::Hold(Hold::LeaseQueue))
-    }
-
-    /// The soonest a waiter may have to be told something: the upstream may be missing, or go missing.
-    fn wait_bound(&self) -> Millis {
-        self.env.settings.lease_wait_timeout.min(self.env.settings.queue_timeout.max(10))
     }
 
     /// Takes the child out of the queue it stands in.
@@ -99,27 +97,23 @@ impl Shared {
     }
 
     fn lease_wait_over(&mut self, child: &mut Child, wait: Wait) {
-        let waited = self.env.now - wait.since;
-        if wait.expires.is_some_and(|expires| expires <= self.env.now) {
+        let (now, up) = (self.env.now, self.upstream_is_up());
+        let (limit, queue_timeout) = (self.env.settings.lease_wait_timeout, self.env.settings.queue_timeout);
+        if wait.expires.is_some_and(|expires| expires <= now) {
             return self.look_without_lease(child);
         }
-        if !self.upstream_is_up() && waited >= self.env.settings.queue_timeout {
+        let is_down = !up && now - wait.since >= queue_timeout;
+        if is_down || now - wait.since >= limit {
             self.leave_line(child);
-            let down = self.down_for(child);
-            return self.fail_front(child, down);
-        }
-        let limit = self.env.settings.lease_wait_timeout;
-        if waited >= limit {
-            self.leave_line(child);
-            let failure = self.no_lease_for(child, wait);
+            let failure = if is_down { self.down_for(child) } else { self.no_lease_for(child, wait) };
             return self.fail_front(child, failure);
         }
         let mut next = wait.since + limit;
-        if !self.upstream_is_up() {
-            next = next.min(wait.since + self.env.settings.queue_timeout).max(self.env.now + 1);
-        } else if self.env.settings.queue_timeout < limit {
+        if !up {
+            next = next.min(wait.since + queue_timeout).max(now + 1);
+        } else if queue_timeout < limit {
             // Looks in from time to time, should the upstream go away meanwhile.
-            next = next.min(self.env.now + self.env.settings.queue_timeout.max(10));
+            next = next.min(now + queue_timeout.max(10));
         }
         self.env.timers.arm(next.min(wait.expires.unwrap_or(Millis::MAX)), Timer::Child(child.key()));
     }
@@ -137,10 +131,8 @@ impl Shared {
     fn take_notice_of_lease(&mut self, key: ChildKey) -> Option<HeldLease> {
         let is_lease =
             |one: &Notice| matches!(one, Notice::Child(child, ChildNotice::Lent(_)) if *child == key);
-        match self.env.take_back(is_lease)? {
-            Notice::Child(_, ChildNotice::Lent(lease)) => Some(lease),
-            _ => None,
-        }
+        let Notice::Child(_, ChildNotice::Lent(lease)) = self.env.take_back(is_lease)? else { return None };
+        Some(lease)
     }
 
     /// The child no longer needs its lease. A lane that is provably clean is lent again; any other is
