@@ -105,7 +105,7 @@ impl Shared {
             return self.env.notify(Notice::Child(child, ChildNotice::Finish));
         }
         if waits && lease.may_be_taken_back() && may_unblock {
-            self.leases.take_back(lease);
+            lease.take_back();
             self.ask(Question::Unblock { lane: key, id });
         }
     }

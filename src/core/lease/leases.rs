@@ -52,8 +52,6 @@ pub(crate) struct Leases {
     needy_groups: usize,
     /// Blocking waiters of no group.
     ungrouped: usize,
-    /// Leases that are being taken back.
-    taking_back: usize,
     /// Attempts to open a lane that failed in a row.
     failures: u32,
     /// No lane could be opened; tried again at this time.
@@ -199,7 +197,6 @@ impl Leases {
     pub(super) fn end(&mut self, lease: LeaseState) {
         self.queue_mut(lease.kind()).lent -= 1;
         self.count_group(lease.group(), |group| group.held -= 1);
-        self.taking_back -= usize::from(lease.is_taken_back());
     }
 
     /// Its child keeps the lane from now on, whatever it was lent for.
@@ -210,9 +207,9 @@ impl Leases {
         self.queue_mut(LeaseKind::Session).lent += 1;
     }
 
-    /// Whether a lease has to be taken back: more groups wait and hold nothing than are being served.
-    pub(super) fn must_take_back(&self) -> bool {
-        self.taking_back < self.needy_groups
+    /// Blocking groups that wait and hold nothing.
+    pub(super) fn needy_groups(&self) -> usize {
+        self.needy_groups
     }
 
     /// How many leases the group holds that this one could be taken from for another group.
@@ -220,20 +217,6 @@ impl Leases {
         let group = lease.group().filter(|_| lease.may_be_taken_back());
         let group = group.and_then(|group| self.groups.get(group));
         group.map_or(0, |group| group.held)
-    }
-
-    /// CLIENT UNBLOCK is sent to take this lease back.
-    pub(crate) fn take_back(&mut self, lease: &mut LeaseState) {
-        lease.unblock_asked();
-        self.taking_back += usize::from(lease.set_taken_back(true));
-    }
-
-    /// CLIENT UNBLOCK did not end the command on this lease: the reply is its child's own. True if that was to take the
-    /// lease back.
-    pub(super) fn stay(&mut self, lease: &mut LeaseState) -> bool {
-        let was_taken = lease.set_taken_back(false);
-        self.taking_back -= usize::from(was_taken);
-        was_taken
     }
 
     fn count_group(&mut self, key: Option<&GroupKey>, change: impl FnOnce(&mut Group)) {
@@ -246,11 +229,6 @@ impl Leases {
             self.groups.remove(key);
         }
         self.needy_groups = self.needy_groups + usize::from(after) - usize::from(before);
-    }
-
-    #[cfg(test)]
-    pub(crate) fn taking_back(&self) -> usize {
-        self.taking_back
     }
 }
 

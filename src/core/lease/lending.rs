@@ -3,6 +3,7 @@
 
 use crate::base::limits;
 use crate::core::child::hold::HeldLease;
+use crate::core::connection::lane::Lane;
 use crate::core::keys::{GroupKey, LaneKey, LeaseKind, PoolId};
 use crate::core::lease::leases::Waiter;
 use crate::core::lease::state::{LeaseState, Tenant};
@@ -135,13 +136,15 @@ impl Shared {
         let full = self.leases.lent(kind) >= kind.cap(settings)
             || self.connections.capacity().leases() >= self.connections.leases_max(settings, kind);
         let waits = self.leases.waiting(kind) > 0 && self.leases.opening(kind) == 0;
-        if !full || !waits || !self.leases.must_take_back() {
+        let is_taken_back = |lane: &Lane| lane.lease().is_some_and(LeaseState::is_taken_back);
+        let taken_back = || self.connections.lanes().filter(|(_, lane)| is_taken_back(lane)).count();
+        if !full || !waits || self.leases.needy_groups() <= taken_back() {
             return None;
         }
         let key = self.youngest_of_most_crowded()?;
         let lane = self.connections.known_mut(key)?;
         let id = lane.record().upstream_id;
-        self.leases.take_back(lane.lease_mut()?);
+        lane.lease_mut()?.take_back();
         self.ask(Question::Unblock { lane: key, id });
         Some(())
     }
@@ -173,7 +176,7 @@ impl Shared {
         lease.unblock_answered();
         // Anything but 1: the child was no longer blocked, its reply is its own.
         let missed = answer.is_some_and(|frame| frame != b":1\r\n");
-        if missed && self.leases.stay(lease) && none_blocked {
+        if missed && lease.stay() && none_blocked {
             // It may have come before the command it was to end: whoever needs a lease still does.
             self.env.timers.arm(self.env.now + limits::UNBLOCK_RETRY, Timer::Leases);
         }

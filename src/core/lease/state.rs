@@ -168,9 +168,15 @@ impl LeaseState {
         self.taking_back
     }
 
-    /// False if that was known.
-    pub(super) fn set_taken_back(&mut self, taken: bool) -> bool {
-        std::mem::replace(&mut self.taking_back, taken) != taken
+    /// CLIENT UNBLOCK is sent to take it back for another group.
+    pub(crate) fn take_back(&mut self) {
+        self.unblock_asked();
+        self.taking_back = true;
+    }
+
+    /// CLIENT UNBLOCK did not end its command: the reply is its child's own. True if that was to take it back.
+    pub(super) fn stay(&mut self) -> bool {
+        std::mem::take(&mut self.taking_back)
     }
 
     /// Whether it could be taken back for another group.
