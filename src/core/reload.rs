@@ -20,7 +20,6 @@ impl Shared {
     /// Shared lanes that are too many go once nothing is on them.
     pub(crate) fn remove_surplus_lanes(&mut self) {
         for key in self.connections.keys_where(|lane| lane.is_surplus() && lane.is_idle()) {
-            self.connections.drop_connection(&mut self.env, key);
             self.connections.remove(&mut self.env, key);
         }
     }
@@ -97,7 +96,6 @@ impl Shared {
         let waits = lane.front().is_some_and(Slot::may_wait);
         let Some(lease) = lane.lease_mut() else {
             self.leases.end_opening(lane);
-            self.connections.drop_connection(&mut self.env, key);
             return self.connections.remove(&mut self.env, key);
         };
         let child = lease.child();

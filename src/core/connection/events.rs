@@ -10,9 +10,26 @@ use crate::core::keys::LaneKey;
 use crate::core::shared::Shared;
 
 impl Shared {
-    /// There may be room for more connections: the lane that has waited longest gets it, then leases.
+    /// There may be room for more connections: the lanes that have waited longest get them, then leases.
     pub(crate) fn serve_waiting(&mut self) {
-        if self.connections.serve_waiting(&mut self.env) {
+        let (connections, env) = (&mut self.connections, &mut self.env);
+        for key in std::mem::take(&mut connections.capacity.parked) {
+            connections.change_state(key, LaneState::Dormant);
+            connections.want_if_needed(env, key);
+        }
+        while let Some(key) = connections.capacity.waiting.front().copied() {
+            let Some(lane) = connections.known(key) else { break };
+            let role = lane.role();
+            if !lane.is_needed() {
+                // What it was to carry has expired meanwhile.
+                connections.change_state(key, LaneState::Dormant);
+            } else if connections.make_room(env, role, true) {
+                connections.dial(env, key);
+            } else {
+                break;
+            }
+        }
+        if std::mem::take(&mut connections.capacity.lease_wanted) {
             self.pump_leases();
         }
         self.connections.ask_to_yield(&mut self.env);

@@ -2,10 +2,12 @@
 //! the canary behind it is answered; with `sampled`, behind one of so many. Owns where canaries are put and what a wrong
 //! answer means; never their words.
 
+use crate::base::limits;
 use crate::config::value::Integrity;
 use crate::core::broker::Broker;
 use crate::core::child::Child;
 use crate::core::connection::canary::{Withheld, is_like_answer};
+use crate::core::connection::lane::Lane;
 use crate::core::connection::slot::{Slot, SlotFlags, SlotKind};
 use crate::core::keys::LaneKey;
 use crate::core::shared::Shared;
@@ -63,9 +65,23 @@ impl Shared {
         }
     }
 
-    /// Canaries for lanes whose last one was answered by a busy upstream, or not at all.
+    /// Sends a canary where the last one was answered by a busy upstream, or not at all: if its reply was lost, the next
+    /// one's comes in its place and tells. Lanes of which nothing would ever tell are closed.
     pub(crate) fn repeat_canaries(&mut self) {
-        for key in self.connections.repeat_canaries(&mut self.env) {
+        let now = self.env.now;
+        let old = |slot: &Slot| slot.age(now) >= limits::CANARY_PATIENCE;
+        let overdue = |lane: &Lane| {
+            let waits = lane.front().is_some_and(|slot| slot.kind == SlotKind::Canary && old(slot));
+            waits && lane.has_written() && lane.out().entries().back().is_some_and(old)
+        };
+        let unproven =
+            |lane: &Lane| lane.is_counted() && ((lane.depth() == 0 && !lane.is_idle()) || overdue(lane));
+        for key in self.connections.keys_where(unproven) {
+            self.connections.send_canary(&mut self.env, key);
+        }
+        // A lane that yields writes nothing more.
+        let never = |lane: &Lane| lane.is_yielding() && !lane.has_written() && !lane.withheld().is_empty();
+        for key in self.connections.keys_where(never) {
             self.lane_lost(key, "integrity: a busy upstream has left replies unproven");
         }
     }

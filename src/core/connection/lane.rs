@@ -170,17 +170,11 @@ impl Lane {
     }
 
     pub(crate) fn lease(&self) -> Option<&LeaseState> {
-        match &self.role {
-            RoleData::Lease { lease, .. } => lease.as_ref(),
-            _ => None,
-        }
+        if let RoleData::Lease { lease, .. } = &self.role { lease.as_ref() } else { None }
     }
 
     pub(crate) fn lease_mut(&mut self) -> Option<&mut LeaseState> {
-        match &mut self.role {
-            RoleData::Lease { lease, .. } => lease.as_mut(),
-            _ => None,
-        }
+        if let RoleData::Lease { lease, .. } = &mut self.role { lease.as_mut() } else { None }
     }
 
     /// It is the child's of this lease from now on.
@@ -212,18 +206,12 @@ impl Lane {
 
     #[cfg(test)]
     pub(crate) fn opening_for(&self) -> Option<LeaseKind> {
-        match self.role {
-            RoleData::Lease { opening_for, .. } => opening_for,
-            _ => None,
-        }
+        if let RoleData::Lease { opening_for, .. } = self.role { opening_for } else { None }
     }
 
     /// It is ready, or will never be.
     pub(crate) fn take_opening_for(&mut self) -> Option<LeaseKind> {
-        match &mut self.role {
-            RoleData::Lease { opening_for, .. } => opening_for.take(),
-            _ => None,
-        }
+        if let RoleData::Lease { opening_for, .. } = &mut self.role { opening_for.take() } else { None }
     }
 
     pub(crate) fn record(&self) -> &LaneRecord {
@@ -317,10 +305,7 @@ impl Lane {
     }
 
     pub(super) fn handshake_mut(&mut self) -> Option<&mut Handshake> {
-        match &mut self.state {
-            LaneState::Handshaking { handshake, .. } => Some(handshake),
-            _ => None,
-        }
+        if let LaneState::Handshaking { handshake, .. } = &mut self.state { Some(handshake) } else { None }
     }
 
     /// The connection carries requests from now on. `id` is its CLIENT ID.

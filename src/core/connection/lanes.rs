@@ -3,7 +3,6 @@
 
 use crate::base::clock::Millis;
 use crate::base::key::Key;
-use crate::base::limits;
 use crate::command::{CommandId, NO_COMMAND};
 use crate::core::child::hold::Hold;
 use crate::core::connection::Connections;
@@ -161,24 +160,6 @@ impl Connections {
         let canary = lane.next_canary(&mut env.rng);
         env.counters.canaries += 1;
         self.send(env, key, &canary, Key::NONE, NO_COMMAND, SlotKind::Canary, SlotFlags::NONE);
-    }
-
-    /// Sends a canary where the last one was answered by a busy upstream, or not at all: if its reply was lost, the next
-    /// one's comes in its place and tells. Returns the lanes of which nothing would ever tell.
-    pub(super) fn repeat_canaries(&mut self, env: &mut Env) -> Vec<LaneKey> {
-        let now = env.now;
-        let old = |slot: &Slot| slot.age(now) >= limits::CANARY_PATIENCE;
-        let overdue = |lane: &Lane| {
-            let waits = lane.front().is_some_and(|slot| slot.kind == SlotKind::Canary && old(slot));
-            waits && lane.has_written() && lane.out().entries().back().is_some_and(old)
-        };
-        let unproven =
-            |lane: &Lane| lane.is_counted() && ((lane.depth() == 0 && !lane.is_idle()) || overdue(lane));
-        for key in self.keys_where(unproven) {
-            self.send_canary(env, key);
-        }
-        // A lane that yields writes nothing more.
-        self.keys_where(|lane| lane.is_yielding() && !lane.has_written() && !lane.withheld().is_empty())
     }
 
     /// A push behind replies that are withheld waits with them: what it tells of came after them. False when there are

@@ -47,7 +47,7 @@ impl Connections {
     }
 
     /// The same of a lane that may have no use for a connection.
-    fn want_if_needed(&mut self, env: &mut Env, key: LaneKey) {
+    pub(super) fn want_if_needed(&mut self, env: &mut Env, key: LaneKey) {
         if self.known(key).is_some_and(Lane::is_needed) {
             self.want(env, key);
         }
@@ -163,28 +163,6 @@ impl Connections {
         }
     }
 
-    /// There may be room for more connections: the lanes that have waited longest get them. Says whether leases may be
-    /// opened for which there was none.
-    pub(crate) fn serve_waiting(&mut self, env: &mut Env) -> bool {
-        for key in std::mem::take(&mut self.capacity.parked) {
-            self.change_state(key, LaneState::Dormant);
-            self.want_if_needed(env, key);
-        }
-        while let Some(key) = self.capacity.waiting.front().copied() {
-            let Some(lane) = self.known(key) else { break };
-            let role = lane.role();
-            if !lane.is_needed() {
-                // What it was to carry has expired meanwhile.
-                self.change_state(key, LaneState::Dormant);
-            } else if self.make_room(env, role, true) {
-                self.dial(env, key);
-            } else {
-                break;
-            }
-        }
-        std::mem::take(&mut self.capacity.lease_wanted)
-    }
-
     // ---- a connection is given up ----------------------------------------------------------------------
 
     /// Closes a lane's connection on purpose. Nothing written may be waiting on it.
@@ -230,8 +208,9 @@ impl Connections {
         self.want_if_needed(env, key);
     }
 
-    /// Removes a lane without a connection for good.
+    /// Removes a lane for good, and its connection with it.
     pub(crate) fn remove(&mut self, env: &mut Env, key: LaneKey) {
+        self.drop_connection(env, key);
         let Some(mut lane) = self.lanes.remove(key) else { return debug_assert!(false, "no lane {key:?}") };
         self.capacity.leave(key, lane.role(), lane.state());
         self.pool_mut(lane.pool()).forget(key);

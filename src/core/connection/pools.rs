@@ -156,11 +156,6 @@ impl Connections {
             || self.capacity.held() > settings.upstream_connections_max
     }
 
-    /// Whether no more leases of this kind can be opened.
-    pub(crate) fn are_leases_used_up(&self, settings: &Settings, kind: LeaseKind) -> bool {
-        self.capacity.leases >= self.leases_max(settings, kind) || self.capacity.lease_wanted
-    }
-
     /// Opens a leased lane of this pool for those who wait for this kind. False if there is no room for it now.
     pub(crate) fn open_lease(&mut self, env: &mut Env, pool: PoolId, kind: LeaseKind) -> bool {
         let full = self.capacity.leases >= self.leases_max(&env.settings, kind);

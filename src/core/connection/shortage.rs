@@ -104,7 +104,9 @@ impl Shared {
         let settings = &self.env.settings;
         let refusal = self.connections.pool(pool).refusal();
         let fresh = refusal.filter(|refusal| refusal.at + settings.reconnect_backoff_max >= since);
-        let used_up = self.connections.are_leases_used_up(settings, kind);
+        let (capacity, leases_max) =
+            (&self.connections.capacity, self.connections.leases_max(settings, kind));
+        let used_up = capacity.lease_wanted || capacity.leases >= leases_max;
         // Where no attempt was made since, the last refusal still holds.
         match fresh.or(refusal.filter(|_| !used_up)) {
             Some(refusal) => Shortage::Refused(refusal.text.clone()),

@@ -121,7 +121,6 @@ impl Shared {
         if clean && !self.connections.has_lease_too_many(&self.env.settings) {
             self.connections.offer(pool, key);
         } else {
-            self.connections.drop_connection(&mut self.env, key);
             self.connections.remove(&mut self.env, key);
         }
         self.connections.wake_lane_waiters(&mut self.env);
