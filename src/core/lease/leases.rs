@@ -25,8 +25,8 @@ struct LeaseQueue {
     /// By ticket: oldest first.
     waiting: BTreeMap<u64, Waiter>,
     lent: usize,
-    /// Lanes that are being opened for it, by pool.
-    opening: HashMap<PoolId, usize>,
+    /// The pools of the lanes that are being opened for it.
+    opening: Vec<PoolId>,
 }
 
 /// A blocking group: how many leases it has, and how many of it wait.
@@ -79,8 +79,9 @@ impl Leases {
         self.queue(kind).lent
     }
 
-    pub(crate) fn opening(&self, kind: LeaseKind) -> usize {
-        self.queue(kind).opening.values().sum()
+    /// The pools of the lanes that are being opened for the kind.
+    pub(crate) fn opening(&self, kind: LeaseKind) -> &[PoolId] {
+        &self.queue(kind).opening
     }
 
     /// Who holds the leases of a kind, in words; as it was at most `HOLDERS_FRESH` ago.
@@ -136,21 +137,16 @@ impl Leases {
         due
     }
 
-    pub(super) fn opening_by_pool(&self, kind: LeaseKind) -> HashMap<PoolId, usize> {
-        self.queue(kind).opening.clone()
-    }
-
     pub(super) fn begin_opening(&mut self, kind: LeaseKind, pool: PoolId) {
-        *self.queue_mut(kind).opening.entry(pool).or_default() += 1;
+        self.queue_mut(kind).opening.push(pool);
     }
 
     /// The lane is ready, or will not be: it is not being opened for anybody any more.
     pub(crate) fn end_opening(&mut self, lane: &mut Lane) {
         let Some(kind) = lane.take_opening_for() else { return };
         let opening = &mut self.queue_mut(kind).opening;
-        if let Some(count) = opening.get_mut(&lane.pool()) {
-            *count -= 1;
-            opening.retain(|_, count| *count > 0);
+        if let Some(at) = opening.iter().position(|pool| *pool == lane.pool()) {
+            opening.swap_remove(at);
         }
     }
 

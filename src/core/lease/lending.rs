@@ -35,13 +35,13 @@ impl Shared {
         if short.is_empty() || !self.leases.may_dial(self.env.now) {
             return;
         }
-        let mut opening = self.leases.opening_by_pool(kind);
+        let mut opening = self.leases.opening(kind).to_vec();
         for pool in short {
-            if let Some(count) = opening.get_mut(&pool).filter(|count| **count > 0) {
-                *count -= 1;
+            if let Some(at) = opening.iter().position(|opening| *opening == pool) {
+                opening.swap_remove(at);
                 continue;
             }
-            let full = self.leases.lent(kind) + self.leases.opening(kind) >= cap;
+            let full = self.leases.lent(kind) + self.leases.opening(kind).len() >= cap;
             if full || !self.connections.open_lease(&mut self.env, pool, kind) {
                 return;
             }
@@ -53,7 +53,7 @@ impl Shared {
     /// ones. Were more waiters due than that, one in a pool with an idle lane could take it from one in another
     /// pool, for whom it has to be closed.
     fn room_for(&self, kind: LeaseKind) -> usize {
-        let free = self.connections.leases_idle() + self.leases.opening(kind);
+        let free = self.connections.leases_idle() + self.leases.opening(kind).len();
         let used = self.connections.capacity().leases().saturating_sub(free);
         self.connections.leases_max(&self.env.settings, kind).saturating_sub(used)
     }
@@ -134,7 +134,7 @@ impl Shared {
         let (kind, settings) = (LeaseKind::Blocking, &self.env.settings);
         let full = self.leases.lent(kind) >= kind.cap(settings)
             || self.connections.capacity().leases() >= self.connections.leases_max(settings, kind);
-        let waits = self.leases.waiting(kind) > 0 && self.leases.opening(kind) == 0;
+        let waits = self.leases.waiting(kind) > 0 && self.leases.opening(kind).is_empty();
         let is_taken_back = |lane: &Lane| lane.lease().is_some_and(LeaseState::is_taken_back);
         let taken_back = || self.connections.lanes().filter(|(_, lane)| is_taken_back(lane)).count();
         if !full || !waits || self.leases.needy_groups() <= taken_back() {

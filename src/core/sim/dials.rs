@@ -82,7 +82,7 @@ impl Sim {
         let full = places.held() + 3 >= broker.settings().upstream_connections_max;
         let lent = LeaseKind::ALL.into_iter().any(|kind| {
             let leases = &broker.shared.leases;
-            leases.lent(kind) + leases.opening(kind) >= kind.cap(&broker.shared.env.settings)
+            leases.lent(kind) + leases.opening(kind).len() >= kind.cap(&broker.shared.env.settings)
                 || places.leases() >= broker.shared.connections.leases_max(&broker.shared.env.settings, kind)
         });
         self.redis.ledger.truth.set(Reason::Crowded, full || lent);

@@ -100,7 +100,7 @@ impl Sim {
         for kind in LeaseKind::ALL {
             let leases = &broker.shared.leases;
             let (kept, counted) = (
-                (leases.lent(kind), leases.opening(kind)),
+                (leases.lent(kind), leases.opening(kind).len()),
                 (in_use[index(Some(kind))], opening[index(Some(kind))]),
             );
             if kept != counted {
