@@ -29,27 +29,12 @@ impl Shared {
         if self.connections.known(lane).is_some_and(|lane| lane.role().is_own()) {
             return (flags, false);
         }
-        if !self.may_be_guarded(child, kind) {
-            let queued = self.is_queued_upstream(child);
+        if !may_be_guarded(child, kind) {
+            let queued = child.session().transaction.is_leased();
             return (if queued { flags.with(SlotFlags::QUEUED) } else { flags }, false);
         }
         // The canary is the last of its unit: it must not stay behind when the lane yields.
         (flags.with(SlotFlags::GUARDED).with(SlotFlags::UNIT), !flags.has(SlotFlags::UNIT))
-    }
-
-    /// Inside a MULTI on a leased lane an ECHO would be queued, a RESP2 subscriber may not ask for one, and behind CLIENT
-    /// CACHING it would be the request that is meant. No other child uses these lanes meanwhile.
-    fn may_be_guarded(&self, child: &Child, kind: SlotKind) -> bool {
-        // One of RESP3 may be about to become one of RESP2.
-        let resp2 = child.session().proto == 2 || kind == SlotKind::Housekeeping;
-        let listens = child.lease().is_some() && child.is_subscribed() && resp2;
-        !matches!(kind, SlotKind::Subscribe | SlotKind::Caching)
-            && !listens
-            && !self.is_queued_upstream(child)
-    }
-
-    fn is_queued_upstream(&self, child: &Child) -> bool {
-        child.session().transaction.is_leased()
     }
 
     /// A request of a child has been put on the lane: with `integrity = sampled` every so often a canary follows.
@@ -58,9 +43,8 @@ impl Shared {
             return;
         }
         let every = self.env.settings.integrity_sample as u32;
-        let may = self.may_be_guarded(child, kind);
         let Some(lane) = self.connections.known_mut(lane_key) else { return };
-        if lane.canaries_mut().is_due(every) && may {
+        if lane.canaries_mut().is_due(every) && may_be_guarded(child, kind) {
             self.connections.send_canary(&mut self.env, lane_key);
         }
     }
@@ -91,7 +75,8 @@ impl Shared {
     pub(crate) fn withhold(&mut self, key: LaneKey, slot: Slot, frame: &[u8]) {
         let Some(lane) = self.connections.known_mut(key) else { return };
         lane.canaries_mut().withhold(slot, frame);
-        if is_like_answer(frame) && lane.is_next_canary_answer(frame) {
+        let next = || lane.out().entries().iter().find(|slot| slot.kind == SlotKind::Canary);
+        if is_like_answer(frame) && next().is_some_and(|slot| lane.canaries().is_answer(frame, slot.end)) {
             self.env.counters.integrity_failures += 1;
             self.desync(key, "integrity: a canary was answered too early");
         }
@@ -106,20 +91,18 @@ impl Broker {
             return self.release(key);
         }
         // While a script is busy, Redis answers nothing else; the next canary will tell.
-        if reply::error_code(frame) == Some(b"BUSY") {
+        let is_busy = |frame: &[u8]| reply::error_code(frame) == Some(b"BUSY");
+        if is_busy(frame) {
             // So were the requests before it, if they were sent as late.
-            let busy = |one: &Withheld| {
-                one.slot.kind == SlotKind::Push || reply::error_code(&one.frame) == Some(b"BUSY")
-            };
-            return if lane.withheld().iter().all(busy) {
-                self.release(key)
-            };
+            if lane.withheld().iter().all(|one| one.slot.kind == SlotKind::Push || is_busy(&one.frame)) {
+                self.release(key);
+            }
+            return;
         }
         self.shared.env.counters.integrity_failures += 1;
         let refused = reply::is_error(frame);
-        let why =
-            if refused { "integrity: ECHO was refused" } else { "integrity: a canary did not come home" };
-        self.shared.desync(key, why);
+        let why = if refused { "ECHO was refused" } else { "a canary did not come home" };
+        self.shared.desync(key, &format!("integrity: {why}"));
     }
 
     fn release(&mut self, key: LaneKey) {
@@ -132,4 +115,14 @@ impl Broker {
             }
         }
     }
+}
+
+/// Inside a MULTI on a leased lane an ECHO would be queued, a RESP2 subscriber may not ask for one, and behind CLIENT
+/// CACHING it would be the request that is meant. No other child uses these lanes meanwhile.
+fn may_be_guarded(child: &Child, kind: SlotKind) -> bool {
+    // One of RESP3 may be about to become one of RESP2.
+    let resp2 = child.session().proto == 2 || kind == SlotKind::Housekeeping;
+    let listens = child.lease().is_some() && child.is_subscribed() && resp2;
+    let queued = child.session().transaction.is_leased();
+    !matches!(kind, SlotKind::Subscribe | SlotKind::Caching) && !listens && !queued
 }

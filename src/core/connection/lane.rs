@@ -6,7 +6,7 @@ use crate::base::clock::Millis;
 use crate::base::limits;
 use crate::base::pipeline::Pipeline;
 use crate::command::CommandId;
-use crate::core::connection::canary::{CANARY, Canaries, Withheld};
+use crate::core::connection::canary::{Canaries, Withheld};
 use crate::core::connection::handshake::Handshake;
 use crate::core::connection::role::{LaneRole, RoleData};
 use crate::core::connection::slot::{Slot, SlotFlags, SlotKind};
@@ -434,17 +434,6 @@ impl Lane {
 
     pub(super) fn canaries_mut(&mut self) -> &mut Canaries {
         &mut self.canaries
-    }
-
-    /// The request of a canary that is put on the lane next.
-    pub(super) fn next_canary(&mut self, rng: &mut fastrand::Rng) -> [u8; CANARY] {
-        self.canaries.request(self.out.bytes().appended() + CANARY as u64, rng)
-    }
-
-    /// Whether this is the answer of the next canary.
-    pub(super) fn is_next_canary_answer(&self, frame: &[u8]) -> bool {
-        let next = self.out.entries().iter().find(|slot| slot.kind == SlotKind::Canary);
-        next.is_some_and(|slot| self.canaries.is_answer(frame, slot.end))
     }
 
     /// The replies that wait for a canary, oldest first.

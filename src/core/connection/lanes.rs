@@ -6,6 +6,7 @@ use crate::base::key::Key;
 use crate::command::{CommandId, NO_COMMAND};
 use crate::core::child::hold::Hold;
 use crate::core::connection::Connections;
+use crate::core::connection::canary::CANARY;
 use crate::core::connection::lane::Lane;
 use crate::core::connection::slot::{Slot, SlotFlags, SlotKind};
 use crate::core::env::Env;
@@ -157,7 +158,8 @@ impl Connections {
 
     pub(crate) fn send_canary(&mut self, env: &mut Env, key: LaneKey) {
         let Some(lane) = self.known_mut(key) else { return };
-        let canary = lane.next_canary(&mut env.rng);
+        let end = lane.out().bytes().appended() + CANARY as u64;
+        let canary = lane.canaries_mut().request(end, &mut env.rng);
         env.counters.canaries += 1;
         self.send(env, key, &canary, Key::NONE, NO_COMMAND, SlotKind::Canary, SlotFlags::NONE);
     }
