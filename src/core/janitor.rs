@@ -22,11 +22,10 @@ impl Shared {
 
     fn close_idle_lanes(&mut self) {
         let limit = self.env.settings.upstream_idle_timeout;
-        if limit == 0 {
-            return;
+        if limit > 0 {
+            self.connections.close_rested_leases(&mut self.env, limit.min(limits::LEASE_LINGER));
+            self.connections.close_unused(&mut self.env, limit);
         }
-        self.connections.close_rested_leases(&mut self.env, limit.min(limits::LEASE_LINGER));
-        self.connections.close_unused(&mut self.env, limit);
     }
 
     /// A shared lane past `upstream_lifetime` finishes what it has written and dials anew.
@@ -65,8 +64,7 @@ impl Shared {
             return Some("subscriber_output_soft_time");
         }
         let waits = child.sent().in_flight() > 0 || child.hold() != Hold::None;
-        let working = waits || child.is_subscribed() || !child.outbox().is_empty();
-        if working {
+        if waits || child.is_subscribed() || !child.outbox().is_empty() {
             return None;
         }
         let in_transaction =

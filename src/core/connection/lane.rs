@@ -317,13 +317,12 @@ impl Lane {
     }
 
     /// Nothing that was half said on the connection is of any use to the next one, and no timer set for it may hit that.
-    pub(super) fn forget_connection(&mut self) -> LaneState {
+    pub(super) fn forget_connection(&mut self) {
         self.inbox.clear();
         self.record.is_on_previous_upstream = false;
         self.record.losses = self.record.losses.wrapping_add(1);
         self.set_detached(false);
         self.next_timer();
-        self.set_state(LaneState::Dormant)
     }
 
     pub(crate) fn last_reply(&self) -> Millis {

@@ -182,10 +182,10 @@ impl Connections {
     /// Has the driver close the connection, if there is one; the lane is Dormant then.
     pub(crate) fn drop_connection(&mut self, env: &mut Env, key: LaneKey) {
         let Some(lane) = self.known_mut(key).filter(|lane| lane.is_counted()) else { return };
-        let (role, link) = (lane.role(), lane.link());
-        let from = lane.forget_connection();
+        let link = lane.link();
+        lane.forget_connection();
         account(env, lane);
-        self.capacity.leave(key, role, &from);
+        self.change_state(key, LaneState::Dormant);
         self.capacity.changed = true;
         if let Some(at) = env.actions.iter().position(|action| *action == Action::Connect(key)) {
             // The driver has not even begun to dial.
