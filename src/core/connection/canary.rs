@@ -3,7 +3,6 @@
 //! the replies that are withheld until the canary behind them is answered; never what follows from a wrong answer.
 
 use crate::core::connection::slot::Slot;
-use std::io::Write;
 
 /// `*2 ECHO <word>` around the word.
 const HEAD: &[u8] = b"*2\r\n$4\r\nECHO\r\n$32\r\n";
@@ -99,7 +98,10 @@ pub(super) fn is_like_answer(frame: &[u8]) -> bool {
 /// canary of the lane ever has.
 fn word(secret: u64, end: u64) -> [u8; WORD] {
     let mut word = [0; WORD];
-    write!(word.as_mut_slice(), "{secret:016x}{end:016x}").expect("room for two numbers");
+    let numbers = (u128::from(secret) << 64) | u128::from(end);
+    for (at, byte) in word.iter_mut().enumerate() {
+        *byte = b"0123456789abcdef"[(numbers >> (4 * (WORD - 1 - at))) as usize & 15];
+    }
     word
 }
 
