@@ -2,58 +2,35 @@
 //! thing, and the same request with less time left. Pure functions over a request.
 
 use super::classify::{Blocking, TimeoutUnit};
-use super::facts::{AtOnce, AtOnceArgs, Facts, Popped};
+use super::facts::{AtOnceArgs, Facts, Popped, Waits};
 use crate::resp::{Request, encode};
 
-/// An option of XREAD or XREADGROUP.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum StreamOption {
-    Block,
-    /// Takes so many words, itself included.
-    Other(usize),
-}
+/// What stands where the server reads options of XREAD and XREADGROUP, and how many words each takes, itself included.
+const OPTIONS: [(&[u8], usize); 5] = [(BLOCK, 2), (b"count", 2), (b"claim", 2), (b"group", 3), (STREAMS, 0)];
+const BLOCK: &[u8] = b"block";
+/// The end of the options: after that a stream may be named BLOCK, and so may a group.
+const STREAMS: &[u8] = b"streams";
 
-/// Where an option stands.
-struct At {
-    word: StreamOption,
-    index: usize,
-}
-
-/// The options the server reads in a request whose words are `word`. Only those before STREAMS are options; after that a stream may be named BLOCK, and
-/// so may a group.
-fn stream_options<'w>(word: impl Fn(usize) -> Option<&'w [u8]>) -> impl Iterator<Item = At> {
-    let mut index = 1;
-    std::iter::from_fn(move || {
-        let option = until_nul(word(index)?);
-        if option.eq_ignore_ascii_case(b"streams") {
-            return None;
-        }
-        let word = if option.eq_ignore_ascii_case(b"block") {
-            StreamOption::Block
-        } else if option.eq_ignore_ascii_case(b"count") || option.eq_ignore_ascii_case(b"claim") {
-            StreamOption::Other(2)
-        } else if option.eq_ignore_ascii_case(b"group") {
-            StreamOption::Other(3)
-        } else {
-            StreamOption::Other(1)
-        };
-        let at = At { word, index };
-        index += if let StreamOption::Other(words) = word { words } else { 2 };
-        Some(at)
-    })
+/// Where the server reads the option BLOCK in a request whose words are `word`.
+fn blocks<'w>(word: impl Fn(usize) -> Option<&'w [u8]>) -> impl Iterator<Item = usize> {
+    let mut next = 1;
+    let options = std::iter::from_fn(move || {
+        let index = next;
+        // The server compares options as C strings.
+        let typed = word(index)?.split(|&byte| byte == 0).next()?;
+        let option = OPTIONS.into_iter().find(|(name, _)| typed.eq_ignore_ascii_case(name));
+        let (name, words) = option.unwrap_or((b"", 1));
+        next += words;
+        (name != STREAMS).then_some((index, name))
+    });
+    options.filter(|(_, name)| *name == BLOCK).map(|(index, _)| index)
 }
 
 /// The timeout of an XREAD or XREADGROUP whose words are `word`, if BLOCK is among the options.
 pub(super) fn stream_block<'w>(word: impl Fn(usize) -> Option<&'w [u8]>) -> Option<Blocking> {
     // The last one wins in the server, too; one without a value is a syntax error there.
-    let blocks = |at: &At| at.word == StreamOption::Block && word(at.index + 1).is_some();
-    let last = stream_options(&word).filter(blocks).last()?;
-    Some(Blocking { timeout: last.index + 1, unit: TimeoutUnit::Millis })
-}
-
-/// The server compares options as C strings.
-fn until_nul(word: &[u8]) -> &[u8] {
-    word.split(|&byte| byte == 0).next().unwrap_or_default()
+    let last = blocks(&word).filter(|block| word(block + 1).is_some()).last()?;
+    Some(Blocking { timeout: last + 1, unit: TimeoutUnit::Millis })
 }
 
 /// Names what a blocking request waits for: the request without its timeout, the command in lower case.
@@ -101,37 +78,22 @@ pub fn at_once(
     request: &Request<'_>,
     blocking: &Blocking,
 ) -> Option<(&'static str, Vec<Vec<u8>>, Popped)> {
-    let without_timeout = || {
-        let rest = request.args().enumerate().skip(1).filter(|(index, _)| *index != blocking.timeout);
-        rest.map(|(_, arg)| arg.to_vec()).collect::<Vec<_>>()
-    };
-    let AtOnce { name, args, popped } = Facts::of_name(name).waits?.at_once;
-    let args = match args {
-        AtOnceArgs::CountedKeys(end) => {
-            let keys = without_timeout();
-            let count = keys.len().to_string().into_bytes();
-            [vec![count], keys, vec![end.into()]].concat()
+    let Waits { name, args, popped, .. } = Facts::of_name(name).waits?;
+    let mut blocks = blocks(|index| request.get(index)).peekable();
+    let mut is_left_out = |index: usize| match args {
+        AtOnceArgs::NoBlock => {
+            while blocks.next_if(|block| block + 1 < index).is_some() {}
+            blocks.peek().is_some_and(|block| (*block..=block + 1).contains(&index))
         }
-        AtOnceArgs::NoTimeout => without_timeout(),
-        AtOnceArgs::NoBlock => without_block(request),
+        AtOnceArgs::NoTimeout | AtOnceArgs::CountedKeys(_) => index == blocking.timeout,
     };
-    Some((name, args, popped))
-}
-
-/// The arguments of XREAD or XREADGROUP but for every BLOCK that stands where the server reads an option.
-fn without_block(request: &Request<'_>) -> Vec<Vec<u8>> {
-    let mut options =
-        stream_options(|index| request.get(index)).filter(|option| option.word == StreamOption::Block);
-    let mut next = options.next();
-    let mut args = Vec::with_capacity(request.argc());
-    for (index, arg) in request.args().enumerate().skip(1) {
-        match &next {
-            Some(option) if option.index == index => {}
-            Some(option) if option.index + 1 == index => next = options.next(),
-            _ => args.push(arg.to_vec()),
-        }
+    let rest = request.args().enumerate().skip(1).filter(|(index, _)| !is_left_out(*index));
+    let mut words: Vec<Vec<u8>> = rest.map(|(_, arg)| arg.to_vec()).collect();
+    if let AtOnceArgs::CountedKeys(end) = args {
+        words.insert(0, words.len().to_string().into_bytes());
+        words.push(end.into());
     }
-    args
+    Some((name, words, popped))
 }
 
 /// A signed 64-bit integer in its only accepted spelling: no plus, no blank, no leading zero.

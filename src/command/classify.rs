@@ -3,6 +3,7 @@
 
 use super::blocking;
 use super::facts::{Facts, TimeoutAt};
+use super::flags::Flag;
 use super::policy::Base;
 use super::table::{CommandId, Entry, Table};
 use super::texts;
@@ -223,5 +224,6 @@ fn known<'t>(id: CommandId, entry: &'t Entry, request: &Request<'_>) -> Known<'t
             blocking::stream_block(|index| request.get(index)).map_or(Route::Shared, Route::Blocking)
         }
     };
-    Known { id, name: &entry.name, arity_ok, no_multi: entry.no_multi, write: entry.write, route }
+    let no_multi = entry.flags.has(Flag::NoMulti);
+    Known { id, name: &entry.name, arity_ok, no_multi, write: entry.write, route }
 }

@@ -86,19 +86,13 @@ pub(super) enum AtOnceArgs {
     NoBlock,
 }
 
-/// The command that takes at once what another waits for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct AtOnce {
+/// A command that may wait for an element, and the one that takes at once what it waits for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Waits {
+    pub(super) timeout: TimeoutAt,
     pub(super) name: &'static str,
     pub(super) args: AtOnceArgs,
     pub(super) popped: Popped,
-}
-
-/// A command that may wait for an element.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Waits {
-    pub(super) timeout: TimeoutAt,
-    pub(super) at_once: AtOnce,
 }
 
 /// What is known of one command.
@@ -123,7 +117,7 @@ pub struct Facts {
 
 impl Facts {
     /// What is known of a command by its full name, `client|id`.
-    pub(super) fn of_name(name: &str) -> &'static Facts {
+    pub fn of_name(name: &str) -> &'static Facts {
         match name.split_once('|') {
             Some((container, subcommand)) => Facts::of_words(&[container.as_bytes(), subcommand.as_bytes()]),
             None => Facts::of_words(&[name.as_bytes()]),
@@ -155,7 +149,8 @@ impl Facts {
             }
     }
 
-    /// What the command has to do with the state of the connection it runs on.
+    /// What the command has to do with the state of the connection it runs on. If anything, it must never reach one that
+    /// others use, whichever way it is written. Blocking commands are told by their route.
     pub fn effect(&self) -> Effect {
         self.effect
     }
@@ -230,10 +225,6 @@ impl Facts {
         self.goes(Route::Local(local))
     }
 
-    const fn pins(self, pin: Pin) -> Facts {
-        self.goes(Route::Pin(pin))
-    }
-
     const fn transaction(self, command: Transaction, effect: Effect) -> Facts {
         self.goes(Route::Transaction(command)).has(effect)
     }
@@ -255,7 +246,7 @@ impl Facts {
     }
 
     const fn waits(self, timeout: TimeoutAt, name: &'static str, args: AtOnceArgs, popped: Popped) -> Facts {
-        Facts { waits: Some(Waits { timeout, at_once: AtOnce { name, args, popped } }), ..self }
+        Facts { waits: Some(Waits { timeout, name, args, popped }), ..self }
     }
 }
 
@@ -288,7 +279,7 @@ static ROWS: &[Facts] = &[
     row("client|getredir").local(Local::ClientGetredir).has(Other),
     row("client|help").goes(Shared),
     row("client|id").local(Local::ClientId).has(Other),
-    row("client|import-source").pins(Pin::ImportSource).has(Other),
+    row("client|import-source").goes(Route::Pin(Pin::ImportSource)).has(Other),
     row("client|info").local(Local::ClientInfo).has(Other),
     row("client|kill").local(Local::ClientKill).has(Other),
     row("client|list").local(Local::ClientList).has(Other),
@@ -299,7 +290,7 @@ static ROWS: &[Facts] = &[
     row("client|reply").local(Local::ClientReply).has(Replies),
     row("client|setinfo").local(Local::ClientSetinfo).has(Effect::LibrarySetting),
     row("client|setname").local(Local::ClientSetname).has(Identity),
-    row("client|tracking").pins(Pin::Tracking).has(Effect::Setting(Setting::Tracking)),
+    row("client|tracking").goes(Route::Pin(Pin::Tracking)).has(Effect::Setting(Setting::Tracking)),
     row("client|trackinginfo").local(Local::ClientTrackinginfo).has(Other),
     row("client|unblock").local(Local::ClientUnblock).has(Other),
     row("client|unpause").goes(Refused).allowed(Control),

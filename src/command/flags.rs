@@ -3,73 +3,52 @@
 
 use super::classify::Route;
 
-/// The flags of a command that decide anything.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Flags {
-    write: bool,
-    may_replicate: bool,
-    blocking: bool,
-    module: bool,
-    allow_busy: bool,
-    no_multi: bool,
-    noscript: bool,
-    /// Any of the flags that ask for a decision of its own.
-    special: bool,
+/// A flag that decides anything.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Flag {
+    Write,
+    MayReplicate,
+    Blocking,
+    Module,
+    AllowBusy,
+    NoMulti,
+    NoScript,
+    /// Any of those that ask for a decision of its own.
+    Special,
 }
+
+/// The flags of a command, one bit each.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Flags(u8);
 
 impl Flags {
     /// Collects the flags of one entry of COMMAND.
     pub(super) fn from_names<'a>(names: impl Iterator<Item = &'a str>) -> Flags {
-        let mut flags = Flags::default();
-        for name in names {
-            match name {
-                "write" => flags.write = true,
-                "may_replicate" => flags.may_replicate = true,
-                "blocking" => flags.blocking = true,
-                "module" => flags.module = true,
-                "allow_busy" => flags.allow_busy = true,
-                "no_multi" => flags.no_multi = true,
-                "noscript" => flags.noscript = true,
-                "admin" | "pubsub" | "protected" | "only_sentinel" => flags.special = true,
-                _ => {}
-            }
-        }
-        flags
+        let known = names.filter_map(|name| match name {
+            "write" => Some(Flag::Write),
+            "may_replicate" => Some(Flag::MayReplicate),
+            "blocking" => Some(Flag::Blocking),
+            "module" => Some(Flag::Module),
+            "allow_busy" => Some(Flag::AllowBusy),
+            "no_multi" => Some(Flag::NoMulti),
+            "noscript" => Some(Flag::NoScript),
+            "admin" | "pubsub" | "protected" | "only_sentinel" => Some(Flag::Special),
+            _ => None,
+        });
+        Flags(known.fold(0, |flags, flag| flags | 1 << flag as u8))
     }
 
-    pub(super) fn may_block(self) -> bool {
-        self.blocking
-    }
-
-    pub(super) fn allow_busy(self) -> bool {
-        self.allow_busy
-    }
-
-    pub(super) fn no_multi(self) -> bool {
-        self.no_multi
-    }
-
-    pub(super) fn no_script(self) -> bool {
-        self.noscript
-    }
-
-    /// The flag alone, which is what a read-only script is refused for.
-    pub(super) fn writes(self) -> bool {
-        self.write
-    }
-
-    /// Whether the command changes data, or replicates as if it did.
-    pub(super) fn replicates(self) -> bool {
-        self.write || self.may_replicate
+    pub(super) fn has(self, flag: Flag) -> bool {
+        self.0 & 1 << flag as u8 != 0
     }
 
     /// Where the command goes.
     pub(super) fn route(self) -> Route {
-        if self.special || self.no_multi {
+        if self.has(Flag::Special) || self.has(Flag::NoMulti) {
             Route::Refused
-        } else if !self.blocking {
+        } else if !self.has(Flag::Blocking) {
             Route::Shared
-        } else if self.module {
+        } else if self.has(Flag::Module) {
             Route::Dedicated
         } else {
             // A blocking command of the core we do not know: where its timeout is, and what of the

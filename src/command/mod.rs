@@ -16,7 +16,7 @@ pub use classify::{
     Blocking, Family, Known, Local, Pin, Route, Runs, Subscribe, TimeoutUnit, Transaction, Verdict,
 };
 pub use facts::{Effect, Facts, Popped, Setting};
-pub use policy::{Policy, is_never_allowed, takes_over_connection, touches_connection_state};
+pub use policy::{Policy, is_never_allowed};
 pub use table::{CommandId, NO_COMMAND, Table};
 
 /// A request as the scanner would hand it over, for the tests of this room.

@@ -4,7 +4,7 @@
 
 use super::classify::Route;
 use super::facts::{Effect, Facts, TimeoutAt};
-use super::flags::Flags;
+use super::flags::{Flag, Flags};
 use std::collections::HashSet;
 
 /// A route as far as the name alone decides it.
@@ -38,15 +38,15 @@ impl Policy {
 
     /// Where a command goes by its full lower-case name and its flags.
     pub(super) fn base(&self, name: &str, flags: Flags) -> Base {
-        let facts = Facts::of_name(name);
         if self.denies(name) {
             return Base::Fixed(Route::Refused);
         }
+        let facts = Facts::of_name(name);
         if let Some(waits) = facts.waits {
             return Base::Waits(waits.timeout);
         }
         let route = match facts.route.unwrap_or_else(|| flags.route()) {
-            Route::Refused if names(&self.allow, name) => allowed(facts, flags),
+            Route::Refused if names(&self.allow, name) && !is_never_allowed(name) => allowed(facts, flags),
             route => route,
         };
         Base::Fixed(match route {
@@ -67,33 +67,17 @@ fn names(list: &HashSet<Box<str>>, name: &str) -> bool {
 /// Where a command goes that is refused by default and allowed by the settings.
 fn allowed(facts: &Facts, flags: Flags) -> Route {
     match facts.route_allowed {
-        _ if may_never_be(facts) => Route::Refused,
         Some(route) => route,
-        None if facts.effect() != Effect::None || flags.may_block() => Route::Dedicated,
+        None if facts.effect() != Effect::None || flags.has(Flag::Blocking) => Route::Dedicated,
         None => Route::Shared,
     }
-}
-
-fn may_never_be(facts: &Facts) -> bool {
-    matches!(facts.effect(), Effect::TakesOver | Effect::Unknown)
 }
 
 /// Whether a command is refused whatever the settings say: replication takes its connection over, a debugged script
 /// forks the server, a Sentinel is another kind of server, and of a subcommand of CLIENT that is not known here nobody
 /// can tell what it does to the connection.
 pub fn is_never_allowed(name: &str) -> bool {
-    may_never_be(Facts::of_name(name))
-}
-
-/// Whether a command, if it were run, would leave its connection of no use for requests: replication or a debugger.
-pub fn takes_over_connection(name: &str) -> bool {
-    Facts::of_name(name).effect() == Effect::TakesOver
-}
-
-/// Whether a command changes or shows the state of the connection it runs on, takes it over or ends it: it must never
-/// reach one that others use, whichever way it is written. Blocking commands are told by their route.
-pub fn touches_connection_state(name: &str) -> bool {
-    Facts::of_name(name).effect() != Effect::None
+    matches!(Facts::of_name(name).effect(), Effect::TakesOver | Effect::Unknown)
 }
 
 #[cfg(test)]
@@ -215,13 +199,13 @@ mod tests {
         ];
         let policy = policy(&names, &[], &[]);
         for name in names {
-            assert!(touches_connection_state(name), "{name}");
+            assert_ne!(Facts::of_name(name).effect(), Effect::None, "{name}");
             for flags in [&[][..], &["admin"], &["write", "fast"], &["pubsub"], &["module"]] {
                 assert_ne!(route(&policy, name, flags), Route::Shared, "{name} {flags:?}");
             }
         }
         for name in ["get", "config|set", "client|help", "script|load", "script", "client", "acl|whoami"] {
-            assert!(!touches_connection_state(name), "{name}");
+            assert_eq!(Facts::of_name(name).effect(), Effect::None, "{name}");
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use super::classify::{Route, Runs};
 use super::facts::{Facts, TimeoutAt};
-use super::flags::Flags;
+use super::flags::{Flag, Flags};
 use super::names::Names;
 use super::policy::{Base, Policy};
 use super::texts;
@@ -32,9 +32,8 @@ pub(super) struct Entry {
     pub(super) name: Box<str>,
     /// Exact count if positive, the least count if negative; the name itself counts.
     arity: i64,
-    pub(super) no_multi: bool,
     pub(super) write: bool,
-    flags: Flags,
+    pub(super) flags: Flags,
     pub(super) base: Base,
     runs: Runs,
     /// Present in containers.
@@ -90,9 +89,8 @@ impl Table {
     }
 
     fn list_denied(&mut self) {
-        let denied = (0..).zip(&self.entries).filter(|(_, entry)| self.policy.denies(&entry.name));
-        let denied: Vec<CommandId> = denied.map(|(id, _)| id).collect();
-        self.denied_to_scripts = denied.into_iter().filter(|id| self.is_callable(*id)).collect();
+        let is_denied = |id: &CommandId| self.policy.denies(self.name(*id)) && self.is_callable(*id);
+        self.denied_to_scripts = (0..self.entries.len() as CommandId).filter(is_denied).collect();
     }
 
     /// Canonical names of the commands without their subcommands, in the order `confirm` expects.
@@ -153,7 +151,7 @@ impl Table {
 
     /// Full name of a command in lower case, `client|id`; empty for an id of another table.
     pub fn name(&self, id: CommandId) -> &str {
-        self.entries.get(usize::from(id)).map_or("", |entry| &entry.name)
+        self.entry(id).map_or("", |entry| &entry.name)
     }
 
     /// A name under which a child may type a command: its own, unless that is renamed. None if no other is known.
@@ -171,29 +169,28 @@ impl Table {
 
     /// Whether a command may change data.
     pub fn is_write(&self, id: CommandId) -> bool {
-        self.entries.get(usize::from(id)).is_some_and(|entry| entry.write)
+        self.entry(id).is_some_and(|entry| entry.write)
     }
 
     /// Whether Redis runs a command while a script is busy.
     pub fn is_allowed_while_busy(&self, id: CommandId) -> bool {
-        self.entries.get(usize::from(id)).is_some_and(|entry| entry.flags.allow_busy())
+        self.entry(id).is_some_and(|entry| entry.flags.has(Flag::AllowBusy))
     }
 
     /// What a script run by the command may call.
     pub fn runs(&self, id: CommandId) -> Runs {
-        self.entries.get(usize::from(id)).map_or(Runs::Nothing, |entry| entry.runs)
+        self.entry(id).map_or(Runs::Nothing, |entry| entry.runs)
     }
 
     /// Whether a script can do something by the command. A container alone does nothing, and no HELP does.
     pub fn is_callable(&self, id: CommandId) -> bool {
-        let entry = self.entries.get(usize::from(id));
-        let acts = |entry: &&Entry| entry.subcommands.is_none() && !entry.name.ends_with("|help");
-        entry.filter(acts).is_some_and(|entry| !entry.flags.no_script())
+        let acts = |entry: &Entry| entry.subcommands.is_none() && !entry.name.ends_with("|help");
+        self.entry(id).is_some_and(|entry| acts(entry) && !entry.flags.has(Flag::NoScript))
     }
 
-    /// Whether a read-only script can call the command.
+    /// Whether a read-only script can call the command: the flag alone says so.
     pub fn is_callable_read_only(&self, id: CommandId) -> bool {
-        self.is_callable(id) && !self.entries[usize::from(id)].flags.writes()
+        self.is_callable(id) && !self.entry(id).is_some_and(|entry| entry.flags.has(Flag::Write))
     }
 
     /// What the settings refuse and a script can call all the same.
@@ -203,7 +200,7 @@ impl Table {
 
     /// The least a request of the command consists of, its arguments made up.
     pub fn least_request(&self, id: CommandId) -> Vec<&str> {
-        let Some(entry) = self.entries.get(usize::from(id)) else { return Vec::new() };
+        let Some(entry) = self.entry(id) else { return Vec::new() };
         let mut words: Vec<&str> = entry.name.split('|').collect();
         words.resize(words.len().max(entry.arity.unsigned_abs().min(64) as usize), "1");
         words
@@ -211,8 +208,7 @@ impl Table {
 
     /// Whether a command of this id may wait for an element.
     pub fn blocks(&self, id: CommandId) -> bool {
-        let entry = self.entries.get(usize::from(id));
-        entry.is_some_and(|entry| matches!(entry.base, Base::Waits(_)))
+        self.entry(id).is_some_and(|entry| matches!(entry.base, Base::Waits(_)))
     }
 
     /// How many ids there are, subcommands included.
@@ -231,12 +227,15 @@ impl Table {
 
     pub(super) fn find_in(&self, names: &Names, typed: &[u8]) -> Option<(CommandId, &Entry)> {
         let id = names.get(typed)?;
-        Some((id, self.entries.get(usize::from(id))?))
+        Some((id, self.entry(id)?))
+    }
+
+    fn entry(&self, id: CommandId) -> Option<&Entry> {
+        self.entries.get(usize::from(id))
     }
 
     fn commands(&self) -> impl Iterator<Item = (CommandId, &Entry)> {
-        let all = (0..).zip(&self.entries);
-        all.filter(|(_, entry)| !entry.name.contains('|'))
+        (0..).zip(&self.entries).filter(|(_, entry)| !entry.name.contains('|'))
     }
 
     /// A command by the name the server itself has for it, whether or not it can be typed.
@@ -274,8 +273,7 @@ impl Table {
         self.entries.push(Entry {
             name: raw.name.as_str().into(),
             arity: raw.arity,
-            no_multi: raw.flags.no_multi(),
-            write: facts.writes || raw.flags.replicates(),
+            write: facts.writes || raw.flags.has(Flag::Write) || raw.flags.has(Flag::MayReplicate),
             flags: raw.flags,
             base: self.policy.base(&raw.name, raw.flags),
             runs: facts.runs,

@@ -77,16 +77,17 @@ pub fn unknown_command(request: &Request<'_>) -> Vec<u8> {
 
 /// The container has no such subcommand. Names the container as typed.
 pub fn unknown_subcommand(request: &Request<'_>) -> Vec<u8> {
-    let container = c_string(request.arg(0), usize::MAX).to_ascii_uppercase();
-    let subcommand = c_string(request.arg(1), CUT);
-    one_line([b"ERR unknown subcommand '", subcommand, b"'. Try ", &container, b" HELP."].concat())
+    about_subcommand(request, b"ERR unknown subcommand '")
 }
 
 /// The container has the subcommand, and the server noticed only later that something is wrong with it.
 pub fn subcommand_syntax(request: &Request<'_>) -> Vec<u8> {
+    about_subcommand(request, b"ERR unknown subcommand or wrong number of arguments for '")
+}
+
+fn about_subcommand(request: &Request<'_>, head: &[u8]) -> Vec<u8> {
     let container = c_string(request.arg(0), usize::MAX).to_ascii_uppercase();
     let subcommand = c_string(request.arg(1), CUT);
-    let head: &[u8] = b"ERR unknown subcommand or wrong number of arguments for '";
     one_line([head, subcommand, b"'. Try ", &container, b" HELP."].concat())
 }
 

@@ -3,8 +3,7 @@
 
 use crate::base::failure::ErrorLine;
 use crate::base::limits;
-use crate::command;
-use crate::command::{CommandId, Local, NO_COMMAND, Route, Runs, Table, Verdict, texts};
+use crate::command::{CommandId, Effect, Facts, Local, NO_COMMAND, Route, Runs, Table, Verdict, texts};
 use crate::config::value::Ping;
 use crate::core::child::Child;
 use crate::core::child::hold::{Answer, Hold};
@@ -277,7 +276,7 @@ impl Shared {
     pub(crate) fn refuse(&mut self, child: &mut Child, request: &Request<'_>, id: CommandId) -> Flow {
         let name = self.commands.name(id);
         let mut text = texts::refused(name);
-        if command::takes_over_connection(name) {
+        if Facts::of_name(name).effect() == Effect::TakesOver {
             text.push_str(TAKES_OVER);
         }
         if name == "script|debug" {
@@ -403,7 +402,7 @@ impl Shared {
         let mut scanner = Scanner::default();
         scanner.scan(bytes, &FrameLimits { request_max: usize::MAX, authenticated: true });
         let Verdict::Known(known) = table.classify(&scanner.request(bytes)) else { return false };
-        let changes = command::touches_connection_state(known.name);
+        let changes = Facts::of_name(known.name).effect() != Effect::None;
         route::may_be_shared(known.route, changes, flags.has(SlotFlags::UNIT), kind == SlotKind::Wait)
     }
 
