@@ -84,7 +84,7 @@ fn read(mut input: &[u8], authenticated: bool) -> Reading {
                 reading.forwarded.extend_from_slice(scanner.request(input).bytes);
                 len
             }
-            Scan::Error { error, .. } => {
+            Scan::Error(error) => {
                 reading.error = error.reply();
                 return reading;
             }

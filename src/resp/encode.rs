@@ -30,10 +30,7 @@ pub fn array_header(out: &mut Vec<u8>, n: usize) {
 
 /// The header of a map of `n_pairs`; in RESP2 an array of twice as many elements.
 pub fn map_header(out: &mut Vec<u8>, n_pairs: usize, proto: u8) {
-    match proto {
-        3 => header(out, b'%', n_pairs),
-        _ => header(out, b'*', 2 * n_pairs),
-    }
+    if proto == 3 { header(out, b'%', n_pairs) } else { header(out, b'*', 2 * n_pairs) }
 }
 
 /// The header of a set of `n` elements; in RESP2 an array.
@@ -51,11 +48,7 @@ pub fn bulk(out: &mut Vec<u8>, bytes: &[u8]) {
 
 /// A verbatim string of text; in RESP2 a bulk string.
 pub fn verbatim_txt(out: &mut Vec<u8>, bytes: &[u8], proto: u8) {
-    if proto != 3 {
-        return bulk(out, bytes);
-    }
-    header(out, b'=', bytes.len() + 4);
-    out.extend_from_slice(b"txt:");
+    verbatim_head(out, bytes.len(), proto);
     out.extend_from_slice(bytes);
     out.extend_from_slice(b"\r\n");
 }
@@ -63,16 +56,18 @@ pub fn verbatim_txt(out: &mut Vec<u8>, bytes: &[u8], proto: u8) {
 /// The same for owned text, whose buffer is reused.
 pub fn as_verbatim_txt(mut text: Vec<u8>, proto: u8) -> Vec<u8> {
     let mut head = Vec::new();
-    match proto {
-        3 => {
-            header(&mut head, b'=', text.len() + 4);
-            head.extend_from_slice(b"txt:");
-        }
-        _ => header(&mut head, b'$', text.len()),
-    }
+    verbatim_head(&mut head, text.len(), proto);
     text.splice(0..0, head);
     text.extend_from_slice(b"\r\n");
     text
+}
+
+fn verbatim_head(out: &mut Vec<u8>, len: usize, proto: u8) {
+    if proto != 3 {
+        return header(out, b'$', len);
+    }
+    header(out, b'=', len + 4);
+    out.extend_from_slice(b"txt:");
 }
 
 /// An integer.

@@ -2,10 +2,11 @@
 //! upstream reads never depends on bytes Redis would not have checked. Owns the state of one incomplete frame; never the
 //! bytes, and never the meaning of a command.
 
-use super::{encode, inline};
+use super::{FrameScanner, encode, inline};
 use crate::base::limits::{BULK_MAX, LINE_MAX};
 use memchr::memchr2;
 use std::fmt;
+use std::ops::Range;
 
 /// Byte range of one argument, start and end, relative to [`Request::bytes`].
 pub type ArgRange = (u32, u32);
@@ -41,7 +42,7 @@ impl<'a> Request<'a> {
 
     /// Argument `i`; 0 is the command's name. Empty if there is none, but do ask [`Request::argc`] first.
     pub fn arg(&self, i: usize) -> &'a [u8] {
-        self.args.get(i).map_or(&[], |&range| slice(self.bytes, range))
+        self.get(i).unwrap_or_default()
     }
 
     /// The same; none if there is none.
@@ -98,13 +99,9 @@ pub enum Scan {
         /// Bytes of input it takes; [`Request::bytes`] may have another length.
         len: usize,
     },
-    /// Not a request. Redis answers [`ProtocolError::reply`] and closes. The result is the same until the reset.
-    Error {
-        /// What is wrong.
-        error: ProtocolError,
-        /// Bytes given to this scan. Neither these nor any later ones can be used.
-        len_seen: usize,
-    },
+    /// Not a request, nor will later bytes be one. Redis answers [`ProtocolError::reply`] and closes. The result is the
+    /// same until the reset.
+    Error(ProtocolError),
 }
 
 /// Why bytes are not a request. The texts are those of Redis, except [`ProtocolError::RequestTooBig`].
@@ -147,9 +144,7 @@ impl ProtocolError {
             ProtocolError::UnbalancedQuotes => "unbalanced quotes in request",
             ProtocolError::RequestTooBig => "request exceeds child_input_max",
         };
-        let mut reply = Vec::with_capacity(64);
-        reply.extend_from_slice(b"-ERR Protocol error: ");
-        reply.extend_from_slice(text.as_bytes());
+        let mut reply = [b"-ERR Protocol error: ", text.as_bytes()].concat();
         if let ProtocolError::ExpectedBulk(byte) = *self {
             // Unchanged, valid UTF-8 or not.
             reply.extend_from_slice(&[encode::one_line(byte), b'\'']);
@@ -179,15 +174,26 @@ enum Stage {
     Failed(ProtocolError),
 }
 
+/// Why a scan ends without a frame.
+enum Stop {
+    /// At least so many bytes are needed.
+    NeedMore(usize),
+    Error(ProtocolError),
+}
+
+impl From<ProtocolError> for Stop {
+    fn from(error: ProtocolError) -> Stop {
+        Stop::Error(error)
+    }
+}
+
 /// The content of a `*n` or `$n` line.
-enum HeaderLine {
-    /// It ends before `end`; `value` is `None` if it is not a canonical number, `crlf` says whether it ends in
-    /// CRLF: Redis accepts any byte after the CR.
-    Whole { value: Option<i64>, end: usize, crlf: bool },
-    /// Incomplete.
-    Partial { at_least: usize },
-    /// Too long.
-    TooBig,
+struct HeaderLine {
+    /// `None` if it is not a canonical number.
+    value: Option<i64>,
+    end: usize,
+    /// Whether it ends in CRLF: Redis accepts any byte after the CR.
+    crlf: bool,
 }
 
 /// Finds requests in one child's input, frame by frame, resuming where it stopped. Uses no heap until
@@ -230,7 +236,7 @@ impl Scanner {
     pub fn scan(&mut self, bytes: &[u8], limits: &FrameLimits) -> Scan {
         match self.stage {
             Stage::Done { len, .. } => return Scan::Frame { len },
-            Stage::Failed(error) => return Scan::Error { error, len_seen: bytes.len() },
+            Stage::Failed(error) => return Scan::Error(error),
             _ => {}
         }
         // Ranges are u32; bytes behind request_max cannot belong to an acceptable frame, so they must not
@@ -244,18 +250,18 @@ impl Scanner {
         }
         let found = match self.searched > view.len() {
             // The limit has been lowered since the last scan.
-            true => Err(ProtocolError::RequestTooBig),
+            true => Err(ProtocolError::RequestTooBig.into()),
             false => self.advance(view, request_max, limits.authenticated),
         };
-        let found = match found {
-            Ok(Scan::NeedMore { at_least }) if at_least > request_max => Err(ProtocolError::RequestTooBig),
-            found => found,
+        let error = match found {
+            Ok(scan) => return scan,
+            Err(Stop::NeedMore(at_least)) if at_least <= request_max => return Scan::NeedMore { at_least },
+            Err(Stop::NeedMore(_)) => ProtocolError::RequestTooBig,
+            Err(Stop::Error(error)) => error,
         };
-        found.unwrap_or_else(|error| {
-            self.reset();
-            self.stage = Stage::Failed(error);
-            Scan::Error { error, len_seen: bytes.len() }
-        })
+        self.reset();
+        self.stage = Stage::Failed(error);
+        Scan::Error(error)
     }
 
     /// The request just found; `bytes` as given to the scan that returned [`Scan::Frame`]. At any other time
@@ -284,16 +290,6 @@ impl Scanner {
         }
     }
 
-    /// Whether no byte of a frame has been read.
-    pub fn is_idle(&self) -> bool {
-        matches!(self.stage, Stage::Start)
-    }
-
-    /// Heap bytes in use.
-    pub fn footprint(&self) -> usize {
-        self.args.capacity() * size_of::<ArgRange>() + self.scratch.capacity()
-    }
-
     /// Reads a request of the usual form in one pass: canonical, whole, at most nine arguments of at most 999 bytes. So
     /// no limit but the length of `view` applies to it. None if it is of another form; then nothing has changed.
     fn usual(&mut self, view: &[u8]) -> Option<usize> {
@@ -302,27 +298,22 @@ impl Scanner {
         self.args.reserve_exact(count);
         let mut pos = 4;
         for _ in 0..count {
-            let Some((start, end)) = usual_argument(view, pos) else {
+            let Some(Range { start, end }) = view.get(pos..).and_then(usual_string) else {
                 self.args.clear();
                 return None;
             };
-            self.args.push((start as u32, end as u32));
-            pos = end + 2;
+            self.args.push(((pos + start) as u32, (pos + end) as u32));
+            pos += end + 2;
         }
         self.pos = pos;
         self.stage = Stage::Done { len: pos, rewritten: false };
         Some(pos)
     }
 
-    fn advance(
-        &mut self,
-        view: &[u8],
-        request_max: usize,
-        authenticated: bool,
-    ) -> Result<Scan, ProtocolError> {
+    fn advance(&mut self, view: &[u8], request_max: usize, authenticated: bool) -> Result<Scan, Stop> {
         if let Stage::Start = self.stage {
             self.stage = match view.first() {
-                None => return Ok(Scan::NeedMore { at_least: 1 }),
+                None => return Err(Stop::NeedMore(1)),
                 Some(b'*') => Stage::Count,
                 Some(_) => Stage::Inline,
             };
@@ -331,26 +322,20 @@ impl Scanner {
             return self.inline(view, request_max);
         }
         if let Stage::Count = self.stage
-            && let Some(scan) = self.count(view, authenticated)?
+            && let Some(empty) = self.count(view, authenticated)?
         {
-            return Ok(scan);
+            return Ok(empty);
         }
         self.arguments(view, authenticated)
     }
 
     /// Reads the `*n` line; none if arguments follow it.
-    fn count(&mut self, view: &[u8], authenticated: bool) -> Result<Option<Scan>, ProtocolError> {
-        let (value, end, crlf) = match self.line(view) {
-            HeaderLine::Whole { value, end, crlf } => (value, end, crlf),
-            HeaderLine::Partial { at_least } => return Ok(Some(Scan::NeedMore { at_least })),
-            HeaderLine::TooBig => return Err(ProtocolError::MultibulkLineTooBig),
-        };
-        let count = match value {
-            Some(count) if count <= i64::from(i32::MAX) => count,
-            _ => return Err(ProtocolError::InvalidMultibulkLength),
-        };
+    fn count(&mut self, view: &[u8], authenticated: bool) -> Result<Option<Scan>, Stop> {
+        let HeaderLine { value, end, crlf } = self.line(view, ProtocolError::MultibulkLineTooBig)?;
+        let count = value.filter(|count| *count <= i64::from(i32::MAX));
+        let count = count.ok_or(ProtocolError::InvalidMultibulkLength)?;
         if count > UNAUTHENTICATED_ARGS && !authenticated {
-            return Err(ProtocolError::UnauthenticatedMultibulkLength);
+            return Err(ProtocolError::UnauthenticatedMultibulkLength.into());
         }
         if count <= 0 {
             self.reset();
@@ -365,25 +350,20 @@ impl Scanner {
     }
 
     /// Reads arguments until the frame or the bytes end.
-    fn arguments(&mut self, view: &[u8], authenticated: bool) -> Result<Scan, ProtocolError> {
+    fn arguments(&mut self, view: &[u8], authenticated: bool) -> Result<Scan, Stop> {
         while self.args_left > 0 {
             let len = match self.stage {
                 Stage::Body(len) => len,
-                _ => match self.line(view) {
-                    HeaderLine::Whole { value, end, crlf } => {
-                        let len = bulk_len(view[self.pos], value, authenticated)?;
-                        self.odd |= !crlf;
-                        self.enter(Stage::Body(len), end);
-                        len
-                    }
-                    HeaderLine::Partial { at_least } => return Ok(Scan::NeedMore { at_least }),
-                    HeaderLine::TooBig => return Err(ProtocolError::BulkLineTooBig),
-                },
+                _ => {
+                    let HeaderLine { value, end, crlf } = self.line(view, ProtocolError::BulkLineTooBig)?;
+                    let len = bulk_len(view[self.pos], value, authenticated)?;
+                    self.odd |= !crlf;
+                    self.enter(Stage::Body(len), end);
+                    len
+                }
             };
             let end = self.pos + len;
-            let Some(tail) = view.get(end..end + 2) else {
-                return Ok(Scan::NeedMore { at_least: end + 2 });
-            };
+            let tail = view.get(end..end + 2).ok_or(Stop::NeedMore(end + 2))?;
             self.odd |= tail != b"\r\n";
             self.args.push((self.pos as u32, end as u32));
             self.args_left -= 1;
@@ -403,37 +383,36 @@ impl Scanner {
     }
 
     /// Reads the line at `pos`: a type byte, a number, CR and one more byte.
-    fn line(&mut self, view: &[u8]) -> HeaderLine {
+    fn line(&mut self, view: &[u8], too_big: ProtocolError) -> Result<HeaderLine, Stop> {
         if let Some(b'*' | b'$') = view.get(self.pos)
             && let Some((value, digits_end)) = short_number(view, self.pos + 1)
             && let [b'\r', after, ..] = view[digits_end..]
         {
-            return HeaderLine::Whole { value: Some(value), end: digits_end + 2, crlf: after == b'\n' };
+            return Ok(HeaderLine { value: Some(value), end: digits_end + 2, crlf: after == b'\n' });
         }
-        // Redis looks for the CR with strchr, which stops at a NUL; nothing else ends the line.
-        let missing = match memchr2(b'\r', 0, &view[self.searched..]) {
-            Some(offset) if view[self.searched + offset] == b'\r' => {
-                let end = self.searched + offset;
-                self.searched = end;
-                if let Some(&after) = view.get(end + 1) {
-                    let value = canonical_number(&view[self.pos + 1..end.max(self.pos + 1)]);
-                    return HeaderLine::Whole { value, end: end + 2, crlf: after == b'\n' };
-                }
-                return HeaderLine::Partial { at_least: end + 2 };
+        // Nothing but the CR ends the line.
+        let missing = match self.find(b'\r', view) {
+            Some(true) => {
+                let end = self.searched;
+                let &after = view.get(end + 1).ok_or(Stop::NeedMore(end + 2))?;
+                let value = canonical_number(&view[self.pos + 1..end.max(self.pos + 1)]);
+                return Ok(HeaderLine { value, end: end + 2, crlf: after == b'\n' });
             }
-            Some(offset) => {
-                self.searched += offset;
-                self.pos + LINE_MAX + 1
-            }
-            None => {
-                self.searched = view.len();
-                view.len() + 1
-            }
+            Some(false) => self.pos + LINE_MAX + 1,
+            None => view.len() + 1,
         };
         match view.len() - self.pos > LINE_MAX {
-            true => HeaderLine::TooBig,
-            false => HeaderLine::Partial { at_least: missing },
+            true => Err(too_big.into()),
+            false => Err(Stop::NeedMore(missing)),
         }
+    }
+
+    /// Searches on for the end of a line, to the end of `view` or to the first `end`. Redis looks for it with strchr, which
+    /// stops at a NUL: then the answer is false.
+    fn find(&mut self, end: u8, view: &[u8]) -> Option<bool> {
+        let found = memchr2(end, 0, &view[self.searched..]);
+        self.searched = found.map_or(view.len(), |offset| self.searched + offset);
+        found.map(|_| view[self.searched] == end)
     }
 
     /// Writes CRLF in place of other bytes. Numbers are canonical already, so no length changes.
@@ -449,24 +428,15 @@ impl Scanner {
     }
 
     /// Reads an inline request: a line up to LF, of any length if the LF has already arrived.
-    fn inline(&mut self, view: &[u8], request_max: usize) -> Result<Scan, ProtocolError> {
-        let at_least = match memchr2(b'\n', 0, &view[self.searched..]) {
-            Some(offset) if view[self.searched + offset] == b'\n' => {
-                return self.inline_line(view, self.searched + offset, request_max);
-            }
-            Some(offset) => {
-                // Redis looks for the LF with strchr: a NUL hides it.
-                self.searched += offset;
-                LINE_MAX + 1
-            }
-            None => {
-                self.searched = view.len();
-                view.len() + 1
-            }
+    fn inline(&mut self, view: &[u8], request_max: usize) -> Result<Scan, Stop> {
+        let missing = match self.find(b'\n', view) {
+            Some(true) => return Ok(self.inline_line(view, self.searched, request_max)?),
+            Some(false) => LINE_MAX + 1,
+            None => view.len() + 1,
         };
         match view.len() > LINE_MAX {
-            true => Err(ProtocolError::InlineTooBig),
-            false => Ok(Scan::NeedMore { at_least }),
+            true => Err(ProtocolError::InlineTooBig.into()),
+            false => Err(Stop::NeedMore(missing)),
         }
     }
 
@@ -480,7 +450,7 @@ impl Scanner {
         let line = &view[..newline];
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         let mut text = Vec::new();
-        inline::split(line, &mut text, &mut self.args).map_err(|_| ProtocolError::UnbalancedQuotes)?;
+        inline::split(line, &mut text, &mut self.args)?;
         let len = newline + 1;
         if self.args.is_empty() {
             self.reset();
@@ -501,6 +471,16 @@ impl Scanner {
     }
 }
 
+impl FrameScanner for Scanner {
+    fn is_idle(&self) -> bool {
+        matches!(self.stage, Stage::Start)
+    }
+
+    fn footprint(&self) -> usize {
+        self.args.capacity() * size_of::<ArgRange>() + self.scratch.capacity()
+    }
+}
+
 /// Checks an argument's `$n` line: its first byte and its number.
 fn bulk_len(kind: u8, value: Option<i64>, authenticated: bool) -> Result<usize, ProtocolError> {
     if kind != b'$' {
@@ -515,10 +495,11 @@ fn bulk_len(kind: u8, value: Option<i64>, authenticated: bool) -> Result<usize, 
     }
 }
 
-/// Where an argument lies whose `$n` line, of one to three digits, begins at `pos`; none if it is not whole.
-fn usual_argument(view: &[u8], pos: usize) -> Option<(usize, usize)> {
+/// Where the text lies of a string at the start of `bytes` whose `$n` line has one to three digits; none if it is not whole.
+#[inline]
+pub(super) fn usual_string(bytes: &[u8]) -> Option<Range<usize>> {
     let digit = |byte: u8| usize::from(byte - b'0');
-    let (len, header) = match *view.get(pos..)? {
+    let (len, start) = match *bytes {
         [b'$', a @ b'0'..=b'9', b'\r', b'\n', ..] => (digit(a), 4),
         [b'$', a @ b'1'..=b'9', b @ b'0'..=b'9', b'\r', b'\n', ..] => (digit(a) * 10 + digit(b), 5),
         [b'$', a @ b'1'..=b'9', b @ b'0'..=b'9', c @ b'0'..=b'9', b'\r', b'\n', ..] => {
@@ -526,8 +507,8 @@ fn usual_argument(view: &[u8], pos: usize) -> Option<(usize, usize)> {
         }
         _ => return None,
     };
-    let (start, end) = (pos + header, pos + header + len);
-    (view.get(end..end + 2)? == b"\r\n").then_some((start, end))
+    let end = start + len;
+    (bytes.get(end..end + 2)? == b"\r\n").then_some(start..end)
 }
 
 /// The canonical non-negative number of up to nine digits that starts at `start`, and where it ends. `None`
@@ -573,10 +554,9 @@ mod tests {
 
     #[track_caller]
     fn check_error(bytes: &[u8], limits: &FrameLimits, text: &str) {
-        let Scan::Error { error, len_seen } = Scanner::default().scan(bytes, limits) else {
+        let Scan::Error(error) = Scanner::default().scan(bytes, limits) else {
             panic!("no error in {}", bytes.escape_ascii());
         };
-        assert_eq!(len_seen, bytes.len());
         assert_eq!(error.reply().escape_ascii().to_string(), format!("-ERR Protocol error: {text}\\r\\n"));
     }
 
@@ -661,7 +641,7 @@ mod tests {
             let mut bytes = start.to_vec();
             assert!(matches!(scan(&bytes), Scan::NeedMore { at_least } if at_least > LINE_MAX));
             bytes.resize(LINE_MAX + 16, b'\n');
-            assert!(matches!(scan(&bytes), Scan::Error { .. }));
+            assert!(matches!(scan(&bytes), Scan::Error(_)));
         }
     }
 
@@ -709,15 +689,14 @@ mod tests {
         let mut scanner = Scanner::default();
         assert!(matches!(scanner.scan(bytes, &LIMITS), Scan::NeedMore { .. }));
         let limits = FrameLimits { request_max: 5, authenticated: true };
-        let error = ProtocolError::RequestTooBig;
-        assert_eq!(scanner.scan(bytes, &limits), Scan::Error { error, len_seen: bytes.len() });
+        assert_eq!(scanner.scan(bytes, &limits), Scan::Error(ProtocolError::RequestTooBig));
     }
 
     #[test]
     fn an_error_stays_until_the_reset() {
         let mut scanner = Scanner::default();
-        assert!(matches!(scanner.scan(b"*x\r\n", &LIMITS), Scan::Error { .. }));
-        assert!(matches!(scanner.scan(b"*0\r\n", &LIMITS), Scan::Error { len_seen: 4, .. }));
+        assert!(matches!(scanner.scan(b"*x\r\n", &LIMITS), Scan::Error(_)));
+        assert!(matches!(scanner.scan(b"*0\r\n", &LIMITS), Scan::Error(_)));
         assert!(!scanner.is_idle());
         assert_eq!(scanner.request(b"*0\r\n").argc(), 0);
         scanner.reset();

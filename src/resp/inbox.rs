@@ -1,38 +1,9 @@
 //! One connection's input: the bytes of frames that are not complete, and where their scanner stands. Owns both between
 //! reads; never what a frame means, nor what becomes of a connection whose bytes are none.
 
-use super::{FrameLimits, ReplyScan, ReplyScanner, Request, Scan, Scanner};
+use super::{FrameLimits, FrameScanner, ReplyScan, ReplyScanner, Request, Scan, Scanner};
 use crate::base::bytes::{ByteQueue, Spares};
 use crate::base::limits::READ_TURN;
-
-/// What an inbox asks of a scanner, whatever that finds.
-pub trait FrameScanner: Default {
-    /// Whether a default one would go on as well: it is not inside a frame.
-    fn is_idle(&self) -> bool;
-
-    /// Heap bytes held.
-    fn footprint(&self) -> usize;
-}
-
-impl FrameScanner for Scanner {
-    fn is_idle(&self) -> bool {
-        Scanner::is_idle(self)
-    }
-
-    fn footprint(&self) -> usize {
-        Scanner::footprint(self)
-    }
-}
-
-impl FrameScanner for ReplyScanner {
-    fn is_idle(&self) -> bool {
-        ReplyScanner::is_idle(self)
-    }
-
-    fn footprint(&self) -> usize {
-        ReplyScanner::footprint(self)
-    }
-}
 
 /// The bytes that one connection has sent and that are not done with. Holds no heap while there are none.
 ///
@@ -250,7 +221,7 @@ mod tests {
                     found.push(frames.request().bytes.to_vec());
                     frames.done(len);
                 }
-                Scan::Error { error, .. } => panic!("{error:?}"),
+                Scan::Error(error) => panic!("{error:?}"),
             }
         }
         inbox.end(frames, &mut shared.scanner, &mut shared.spares);
@@ -349,7 +320,7 @@ mod tests {
         let mut shared = SharedStock::<Scanner>::default();
         let mut inbox = Inbox::default();
         let mut frames = inbox.begin(b"*1\r\n:1\r\n", &mut shared.scanner);
-        assert!(matches!(frames.next_request(&LIMITS), Scan::Error { .. }));
-        assert!(matches!(frames.next_request(&LIMITS), Scan::Error { .. }), "and will not be one");
+        assert!(matches!(frames.next_request(&LIMITS), Scan::Error(_)));
+        assert!(matches!(frames.next_request(&LIMITS), Scan::Error(_)), "and will not be one");
     }
 }

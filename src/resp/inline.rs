@@ -2,14 +2,11 @@
 //! Never sees the line's end or a NUL: the frame scanner has already found both.
 
 use super::frame::ArgRange;
-
-/// A quote that is not closed, or is closed in the middle of a word.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct UnbalancedQuotes;
+use super::frame::ProtocolError::{self, UnbalancedQuotes};
 
 /// Appends the unquoted arguments of `line` to `text` and the range of each to `args`. A line of blanks
 /// has no arguments. After an error the caller drops what was appended.
-pub fn split(line: &[u8], text: &mut Vec<u8>, args: &mut Vec<ArgRange>) -> Result<(), UnbalancedQuotes> {
+pub fn split(line: &[u8], text: &mut Vec<u8>, args: &mut Vec<ArgRange>) -> Result<(), ProtocolError> {
     let mut at = 0;
     loop {
         while line.get(at).is_some_and(|&byte| is_space(byte)) {
@@ -31,70 +28,54 @@ fn is_space(byte: u8) -> bool {
 
 /// Copies one word and returns where it ended. VT and FF separate words but do not end one: Redis skips
 /// them between words and treats them as letters inside.
-fn word(line: &[u8], mut at: usize, text: &mut Vec<u8>) -> Result<usize, UnbalancedQuotes> {
+fn word(line: &[u8], mut at: usize, text: &mut Vec<u8>) -> Result<usize, ProtocolError> {
     while let Some(&byte) = line.get(at) {
         at += 1;
         match byte {
             b' ' | b'\n' | b'\r' | b'\t' => break,
-            b'"' => return double_quoted(line, at, text),
-            b'\'' => return single_quoted(line, at, text),
+            b'"' | b'\'' => return quoted(line, at, byte, text),
             _ => text.push(byte),
         }
     }
     Ok(at)
 }
 
-/// A closing quote ends the word too, so a blank or nothing must follow it.
-fn after_quote(line: &[u8], at: usize) -> Result<usize, UnbalancedQuotes> {
-    match line.get(at) {
-        Some(&byte) if !is_space(byte) => Err(UnbalancedQuotes),
-        _ => Ok(at),
+/// Copies the rest of a word behind its opening `quote`. The closing one ends the word too, so a blank or nothing must
+/// follow it.
+fn quoted(line: &[u8], mut at: usize, quote: u8, text: &mut Vec<u8>) -> Result<usize, ProtocolError> {
+    let escapes = quote == b'"';
+    let mut hex = [0];
+    loop {
+        let (byte, taken) = match *line.get(at..).unwrap_or_default() {
+            [] => return Err(UnbalancedQuotes),
+            [end, ..] if end == quote => {
+                at += 1;
+                let ends_word = line.get(at).is_none_or(|&byte| is_space(byte));
+                return if ends_word { Ok(at) } else { Err(UnbalancedQuotes) };
+            }
+            [b'\\', b'x', high, low, ..]
+                if escapes && hex::decode_to_slice([high, low], &mut hex).is_ok() =>
+            {
+                (hex[0], 4)
+            }
+            [b'\\', escaped, ..] if escapes => (unescaped(escaped), 2),
+            [b'\\', b'\'', ..] => (b'\'', 2),
+            [byte, ..] => (byte, 1),
+        };
+        text.push(byte);
+        at += taken;
     }
 }
 
-fn double_quoted(line: &[u8], mut at: usize, text: &mut Vec<u8>) -> Result<usize, UnbalancedQuotes> {
-    let mut byte = [0];
-    loop {
-        match *line.get(at..).unwrap_or_default() {
-            [b'\\', b'x', high, low, ..] if hex::decode_to_slice([high, low], &mut byte).is_ok() => {
-                text.push(byte[0]);
-                at += 4;
-            }
-            [b'\\', escaped, ..] => {
-                text.push(match escaped {
-                    b'n' => b'\n',
-                    b'r' => b'\r',
-                    b't' => b'\t',
-                    b'b' => 0x08,
-                    b'a' => 0x07,
-                    other => other,
-                });
-                at += 2;
-            }
-            [b'"', ..] => return after_quote(line, at + 1),
-            [byte, ..] => {
-                text.push(byte);
-                at += 1;
-            }
-            [] => return Err(UnbalancedQuotes),
-        }
-    }
-}
-
-fn single_quoted(line: &[u8], mut at: usize, text: &mut Vec<u8>) -> Result<usize, UnbalancedQuotes> {
-    loop {
-        match *line.get(at..).unwrap_or_default() {
-            [b'\\', b'\'', ..] => {
-                text.push(b'\'');
-                at += 2;
-            }
-            [b'\'', ..] => return after_quote(line, at + 1),
-            [byte, ..] => {
-                text.push(byte);
-                at += 1;
-            }
-            [] => return Err(UnbalancedQuotes),
-        }
+/// What a letter behind a backslash stands for.
+fn unescaped(letter: u8) -> u8 {
+    match letter {
+        b'n' => b'\n',
+        b'r' => b'\r',
+        b't' => b'\t',
+        b'b' => 0x08,
+        b'a' => 0x07,
+        other => other,
     }
 }
 
@@ -102,7 +83,7 @@ fn single_quoted(line: &[u8], mut at: usize, text: &mut Vec<u8>) -> Result<usize
 mod tests {
     use super::*;
 
-    fn words(line: &[u8]) -> Result<Vec<Vec<u8>>, UnbalancedQuotes> {
+    fn words(line: &[u8]) -> Result<Vec<Vec<u8>>, ProtocolError> {
         let (mut text, mut args) = (Vec::new(), Vec::new());
         split(line, &mut text, &mut args)?;
         Ok(args.iter().map(|&(start, end)| text[start as usize..end as usize].to_vec()).collect())

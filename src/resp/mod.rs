@@ -17,5 +17,14 @@ pub use inbox::{Frames, Inbox};
 pub use reply::{ReplyScan, ReplyScanner};
 pub use tree::Tree;
 
+/// What an inbox asks of a scanner, whatever that finds.
+pub trait FrameScanner: Default {
+    /// Whether a default one would go on as well: it is not inside a frame.
+    fn is_idle(&self) -> bool;
+
+    /// Heap bytes held.
+    fn footprint(&self) -> usize;
+}
+
 #[cfg(test)]
 pub(crate) mod tests;

@@ -2,6 +2,8 @@
 //! broker handles itself. Bytes that Redis would not send are a desync: the lane is closed, never resynchronised.
 //! Never copies or owns a reply.
 
+use super::FrameScanner;
+use super::frame::usual_string;
 use crate::base::limits::{BULK_MAX, LINE_MAX, REPLY_DEPTH};
 use memchr::memchr;
 use std::ops::Range;
@@ -83,7 +85,7 @@ impl ReplyScanner {
     /// bytes and more.
     pub fn scan(&mut self, bytes: &[u8]) -> ReplyScan {
         if self.is_idle()
-            && let Some(len) = usual_string(bytes)
+            && let Some(len) = usual_length(bytes)
         {
             return ReplyScan::Frame { len, kind: b'$' };
         }
@@ -112,41 +114,27 @@ impl ReplyScanner {
         (self.pos, self.searched, self.left, self.depth) = (0, 0, 1, 0);
     }
 
-    /// Whether nothing of a reply is remembered: the scanner stands at its start.
-    pub fn is_idle(&self) -> bool {
-        self.pos == 0 && self.searched == 0
-    }
-
-    /// Heap bytes held.
-    pub fn footprint(&self) -> usize {
-        self.outer.capacity() * size_of::<(u64, u32)>()
-    }
-
     /// Reads one value or the header of one. Changes nothing but `searched` unless it succeeds.
     fn value(&mut self, bytes: &[u8]) -> Result<(), NoHeader> {
         let rest = bytes.get(self.pos..).unwrap_or_default();
         let mut searched = self.searched.saturating_sub(self.pos);
         let head = head(rest, &mut searched);
         self.searched = self.pos + searched;
-        let (count, len) = match head? {
-            ValueHeader::Leaf(len) => {
-                self.note_kind(rest);
-                self.left -= 1;
-                self.pos += len;
-                return Ok(());
-            }
-            ValueHeader::Elements { count, len } => {
-                self.check_depth()?;
-                self.note_kind(rest);
-                self.left -= 1;
-                (count, len)
-            }
-            // The described value follows: it has not been counted yet.
-            ValueHeader::Attribute { count, len } => {
-                self.check_depth()?;
-                (count, len)
-            }
+        let head = head?;
+        let (count, len) = match head {
+            ValueHeader::Leaf(len) => (0, len),
+            ValueHeader::Elements { count, len } | ValueHeader::Attribute { count, len } => (count, len),
         };
+        if !matches!(head, ValueHeader::Leaf(_)) && self.depth as usize >= REPLY_DEPTH {
+            return Err(NoHeader::Desync("reply nested too deep"));
+        }
+        // The value that an attribute describes follows: it has not been counted yet.
+        if !matches!(head, ValueHeader::Attribute { .. }) {
+            self.left -= 1;
+            if self.depth == 0 {
+                self.kind = rest.first().copied().unwrap_or_default();
+            }
+        }
         self.pos += len;
         if count > 0 {
             if self.left > 0 {
@@ -157,18 +145,15 @@ impl ReplyScanner {
         }
         Ok(())
     }
+}
 
-    fn check_depth(&self) -> Result<(), NoHeader> {
-        match self.depth as usize >= REPLY_DEPTH {
-            true => Err(NoHeader::Desync("reply nested too deep")),
-            false => Ok(()),
-        }
+impl FrameScanner for ReplyScanner {
+    fn is_idle(&self) -> bool {
+        self.pos == 0 && self.searched == 0
     }
 
-    fn note_kind(&mut self, rest: &[u8]) {
-        if self.depth == 0 {
-            self.kind = rest.first().copied().unwrap_or_default();
-        }
+    fn footprint(&self) -> usize {
+        self.outer.capacity() * size_of::<(u64, u32)>()
     }
 }
 
@@ -193,18 +178,9 @@ pub(super) fn head(rest: &[u8], searched: &mut usize) -> Result<ValueHeader, NoH
 }
 
 /// The length of a string of the usual form at the start of `bytes`: null, or whole and of at most 999 bytes.
-fn usual_string(bytes: &[u8]) -> Option<usize> {
-    let digit = |byte: u8| usize::from(byte - b'0');
-    let (size, header) = match *bytes {
-        [b'$', b'-', b'1', b'\r', b'\n', ..] => return Some(5),
-        [b'$', a @ b'0'..=b'9', b'\r', b'\n', ..] => (digit(a), 4),
-        [b'$', a @ b'1'..=b'9', b @ b'0'..=b'9', b'\r', b'\n', ..] => (digit(a) * 10 + digit(b), 5),
-        [b'$', a @ b'1'..=b'9', b @ b'0'..=b'9', c @ b'0'..=b'9', b'\r', b'\n', ..] => {
-            (digit(a) * 100 + digit(b) * 10 + digit(c), 6)
-        }
-        _ => return None,
-    };
-    (bytes.get(header + size..header + size + 2)? == b"\r\n").then_some(header + size + 2)
+fn usual_length(bytes: &[u8]) -> Option<usize> {
+    let null = || bytes.starts_with(b"$-1\r\n").then_some(5);
+    usual_string(bytes).map(|text| text.end + 2).or_else(null)
 }
 
 /// The length of a string with header and ends.
@@ -310,13 +286,9 @@ fn described(reply: &[u8]) -> Option<&[u8]> {
 }
 
 /// The rest behind the attribute at the start of `rest`.
-pub(super) fn behind_attribute(rest: &[u8]) -> Option<&[u8]> {
+pub(super) fn behind_attribute(mut rest: &[u8]) -> Option<&[u8]> {
     let Ok(ValueHeader::Attribute { count, len }) = head(rest, &mut 0) else { return None };
-    skip(rest.get(len..)?, count)
-}
-
-/// The rest behind the first `count` values of `rest`.
-fn skip(mut rest: &[u8], count: u64) -> Option<&[u8]> {
+    rest = rest.get(len..)?;
     let mut scanner = ReplyScanner::default();
     for _ in 0..count {
         let ReplyScan::Frame { len, .. } = scanner.scan(rest) else { return None };
@@ -337,13 +309,7 @@ fn opened(reply: &[u8]) -> Option<(u64, &[u8])> {
 /// Byte range of element `i` of an array, push, set or map (keys and values counted), with any attribute
 /// before it. `None` if the reply is no aggregate or has no such element. Walks over the elements before.
 pub fn element(reply: &[u8], i: usize) -> Option<Range<usize>> {
-    let (count, rest) = opened(reply)?;
-    if i as u64 >= count {
-        return None;
-    }
-    let rest = skip(rest, i as u64)?;
-    let start = reply.len() - rest.len();
-    Some(start..reply.len() - skip(rest, 1)?.len())
+    elements(reply).nth(i)
 }
 
 /// The byte ranges of all elements, each as [`element`] returns it, in one pass over the reply. Empty if it is no
@@ -356,11 +322,6 @@ pub fn elements(reply: &[u8]) -> impl Iterator<Item = Range<usize>> {
         at += len;
         Some(at - len..at)
     })
-}
-
-/// Number of elements, keys and values of a map each counted. None if the reply is no aggregate or null.
-pub fn element_count(reply: &[u8]) -> Option<usize> {
-    usize::try_from(opened(reply)?.0).ok()
 }
 
 /// The text of a string (a verbatim one without its format), a status, an error or a one-line scalar,
@@ -465,7 +426,7 @@ mod tests {
         assert_eq!(text(reply), Some(&b"a"[..]));
         let reply = b"|0\r\n|1\r\n+a\r\n|1\r\n+b\r\n*0\r\n_\r\n*2\r\n|1\r\n+c\r\n:1\r\n:2\r\n:3\r\n";
         assert_eq!(scan(reply), ReplyScan::Frame { len: reply.len(), kind: b'*' });
-        assert_eq!(element_count(reply), Some(2));
+        assert_eq!(elements(reply).count(), 2);
         assert_eq!(element(reply, 0).map(|range| &reply[range]), Some(&b"|1\r\n+c\r\n:1\r\n:2\r\n"[..]));
         assert_eq!(element(reply, 1).map(|range| &reply[range]), Some(&b":3\r\n"[..]));
         assert!(is_null(b"|1\r\n+a\r\n:1\r\n_\r\n"));
@@ -563,15 +524,16 @@ mod tests {
     fn looking_into_replies() {
         let reply = b"*3\r\n$7\r\nmessage\r\n*2\r\n:1\r\n:2\r\n$-1\r\n";
         let part = |i| element(reply, i).map(|range| &reply[range]);
-        assert_eq!(element_count(reply), Some(3));
+        assert_eq!(elements(reply).count(), 3);
         assert_eq!(part(0), Some(&b"$7\r\nmessage\r\n"[..]));
         assert_eq!(part(1), Some(&b"*2\r\n:1\r\n:2\r\n"[..]));
         assert!(part(2).is_some_and(is_null));
         assert_eq!(part(3), None);
-        assert_eq!(element_count(b"%2\r\n+a\r\n:1\r\n+b\r\n:2\r\n"), Some(4));
-        for none in [&b"+OK\r\n"[..], b"*-1\r\n", b"_\r\n", b"", b"*1\r\n", b"*5\r\n:1\r\n"] {
-            assert_eq!(element(none, 0).filter(|_| element_count(none) != Some(5)), None);
+        assert_eq!(elements(b"%2\r\n+a\r\n:1\r\n+b\r\n:2\r\n").count(), 4);
+        for none in [&b"+OK\r\n"[..], b"*-1\r\n", b"_\r\n", b"", b"*1\r\n"] {
+            assert_eq!(element(none, 0), None);
         }
+        assert_eq!(elements(b"*5\r\n:1\r\n").count(), 1, "the others have not come");
         assert_eq!(text(b"-ERR x\r\n"), Some(&b"ERR x"[..]));
         assert_eq!(text(b":12\r\n"), Some(&b"12"[..]));
         assert_eq!(text(b"$2\r\nab\r\n"), Some(&b"ab"[..]));

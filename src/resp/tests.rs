@@ -50,7 +50,7 @@ pub(crate) fn requests(stream: &[u8], cuts: &[usize], limits: &FrameLimits) -> V
                     events.push(Event::Request { bytes: request.bytes.to_vec(), args });
                     len
                 }
-                Scan::Error { error, .. } => {
+                Scan::Error(error) => {
                     events.push(Event::Failed(format!("{error:?}")));
                     return events;
                 }

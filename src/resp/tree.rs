@@ -119,18 +119,21 @@ impl Tree {
 
     /// Its text, without line ends: of a status, error, string (a verbatim one without its format), number.
     pub fn text(&self, index: usize) -> Option<&[u8]> {
-        let node = self.nodes.get(index)?;
-        match node.kind {
-            Kind::Nil | Kind::Array | Kind::Map | Kind::Set | Kind::Push => None,
-            _ => self.bytes.get(node.a..node.a + node.b),
-        }
+        self.bytes.get(self.text_range(index)?)
     }
 
     /// The same with the NUL behind it.
     pub fn text_with_nul(&self, index: usize) -> Option<&[u8]> {
-        let text = self.text(index)?;
+        let Range { start, end } = self.text_range(index)?;
+        self.bytes.get(start..=end)
+    }
+
+    fn text_range(&self, index: usize) -> Option<Range<usize>> {
         let node = self.nodes.get(index)?;
-        self.bytes.get(node.a..=node.a + text.len())
+        match node.kind {
+            Kind::Nil | Kind::Array | Kind::Map | Kind::Set | Kind::Push => None,
+            _ => Some(node.a..node.a + node.b),
+        }
     }
 
     /// The indices of its elements; keys and values of a map each count. Empty for a value without elements.
@@ -143,21 +146,14 @@ impl Tree {
 
     /// Its frame as received, without attributes.
     pub fn raw(&self, index: usize) -> &[u8] {
-        let node = match self.nodes.get(index) {
-            Some(node) => node,
-            None => return &[],
+        let Some(node) = self.nodes.get(index) else { return &[] };
+        let restored = || {
+            let mut raw = self.bytes.clone();
+            let texts = (0..self.nodes.len()).filter_map(|index| self.text_range(index));
+            texts.for_each(|text| raw[text.end] = b'\r');
+            raw
         };
-        self.raw.get_or_init(|| self.restored()).get(node.start..node.end).unwrap_or_default()
-    }
-
-    fn restored(&self) -> Box<[u8]> {
-        let mut raw = self.bytes.clone();
-        for index in 0..self.nodes.len() {
-            if let Some(text) = self.text(index) {
-                raw[self.nodes[index].a + text.len()] = b'\r';
-            }
-        }
-        raw
+        self.raw.get_or_init(restored).get(node.start..node.end).unwrap_or_default()
     }
 }
 
@@ -181,8 +177,8 @@ fn read(bytes: &mut [u8], at: usize, first: usize) -> Option<(Node, bool)> {
                 b'~' => Kind::Set,
                 _ => Kind::Push,
             };
-            let node = Node { kind, start: at, end: at + len, a: first, b: usize::try_from(count).ok()? };
-            Some((node, true))
+            let b = usize::try_from(count).ok()?;
+            Some((Node { kind, start: at, end: at + len, a: first, b }, true))
         }
         ValueHeader::Leaf(len) => {
             let mut node = Node { kind: Kind::Nil, start: at, end: at + len, a: 0, b: 0 };

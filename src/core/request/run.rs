@@ -91,7 +91,7 @@ impl Shared {
                     Flow::Roster(local) => return Some((local, len)),
                     Flow::More | Flow::Gone => break,
                 },
-                Scan::Error { error, .. } => {
+                Scan::Error(error) => {
                     let reply = error.reply();
                     let text = String::from_utf8_lossy(&reply[1..]);
                     CloseReason::Protocol(text.trim_end()).log(child);

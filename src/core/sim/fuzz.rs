@@ -111,7 +111,7 @@ fn classify(input: &[u8]) {
                 rest = &rest[len..];
             }
             Scan::Empty { len } => rest = &rest[len..],
-            Scan::NeedMore { .. } | Scan::Error { .. } => return,
+            Scan::NeedMore { .. } | Scan::Error(_) => return,
         }
         scanner.reset();
     }

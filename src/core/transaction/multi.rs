@@ -108,7 +108,7 @@ impl Shared {
                         _ => {}
                     }
                 }
-                Scan::NeedMore { .. } | Scan::Error { .. } => return None,
+                Scan::NeedMore { .. } | Scan::Error(_) => return None,
             }
             scanner.reset();
         }
