@@ -105,13 +105,9 @@ fn canonical_ms(text: &[u8]) -> Option<u64> {
 /// What `strtold` takes as a whole, rounded up to a millisecond.
 fn seconds_to_ms(text: &[u8]) -> Option<u64> {
     let text = std::str::from_utf8(text).ok()?;
-    let (negative, digits) = match text.as_bytes().first()? {
-        b'-' => (true, &text[1..]),
-        b'+' => (false, &text[1..]),
-        _ => (false, text),
-    };
+    let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
     // A second sign would get past `parse`.
-    if matches!(digits.as_bytes().first()?, b'-' | b'+') {
+    if digits.starts_with(['-', '+']) {
         return None;
     }
     let hex = digits.strip_prefix("0x").or_else(|| digits.strip_prefix("0X"));
@@ -120,7 +116,7 @@ fn seconds_to_ms(text: &[u8]) -> Option<u64> {
         None => digits.parse().ok().filter(|value: &f64| value.is_finite())?,
     };
     let ms = (value * 1000.0).ceil();
-    if negative {
+    if text.starts_with('-') {
         // -0.0001 s rounds up to 0 in the server and so waits for ever.
         return (value * 1000.0 < 1.0).then_some(0);
     }

@@ -36,8 +36,6 @@ pub struct Known<'t> {
     pub arity_ok: bool,
     /// Redis refuses it inside MULTI.
     pub no_multi: bool,
-    /// It may change data, or replicate as if it did.
-    pub write: bool,
     /// Where it goes.
     pub route: Route,
 }
@@ -225,5 +223,5 @@ fn known<'t>(id: CommandId, entry: &'t Entry, request: &Request<'_>) -> Known<'t
         }
     };
     let no_multi = entry.flags.has(Flag::NoMulti);
-    Known { id, name: &entry.name, arity_ok, no_multi, write: entry.write, route }
+    Known { id, name: &entry.name, arity_ok, no_multi, route }
 }

@@ -100,8 +100,6 @@ pub(super) struct Waits {
 pub struct Facts {
     /// Full and in lower case, `client|id`. `client|*` is every subcommand that has no row.
     name: &'static str,
-    /// Has subcommands with rows.
-    is_container: bool,
     /// Where it goes, whatever its flags are.
     pub(super) route: Option<Route>,
     /// Where it goes if it is refused by default and the settings allow it.
@@ -127,26 +125,22 @@ impl Facts {
     /// What is known of the command that a request of these words is.
     pub fn of_words(words: &[&[u8]]) -> &'static Facts {
         let Some(name) = words.first() else { return &NOTHING };
-        let rows = rows_with_first_letter_of(name);
-        let Some(command) = rows.iter().find(|row| row.is(name, None)) else { return &NOTHING };
-        let Some(subcommand) = words.get(1).filter(|_| command.is_container) else { return command };
-        let of_subcommand = |subcommand| rows.iter().find(|row| row.is(name, Some(subcommand)));
-        of_subcommand(subcommand).or_else(|| of_subcommand(b"*")).unwrap_or(&NOTHING)
+        // Those of subcommands stand behind their command's own, and `*` before the others.
+        let row = rows_with_first_letter_of(name).iter().rfind(|row| row.is_of(name, words.get(1)));
+        row.unwrap_or(&NOTHING)
     }
 
-    fn is(&self, name: &[u8], subcommand: Option<&[u8]>) -> bool {
-        let own = self.name.as_bytes();
-        if own.len() != name.len() + subcommand.map_or(0, |subcommand| subcommand.len() + 1) {
-            return false;
-        }
-        let (own_name, rest) = own.split_at(name.len());
-        own_name.eq_ignore_ascii_case(name)
-            && match (rest.split_first(), subcommand) {
-                (Some((b'|', rest)), Some(subcommand)) => rest.eq_ignore_ascii_case(subcommand),
-                // No client can type a subcommand in one word.
-                (None, None) => !name.contains(&b'|'),
-                _ => false,
+    fn is_of(&self, name: &[u8], subcommand: Option<&&[u8]>) -> bool {
+        let Some((own_name, rest)) = self.name.as_bytes().split_at_checked(name.len()) else { return false };
+        match rest {
+            // No client can type a subcommand in one word.
+            [] => own_name.eq_ignore_ascii_case(name) && !name.contains(&b'|'),
+            [b'|', own @ ..] => {
+                own_name.eq_ignore_ascii_case(name)
+                    && subcommand.is_some_and(|typed| own == b"*" || own.eq_ignore_ascii_case(typed))
             }
+            _ => false,
+        }
     }
 
     /// What the command has to do with the state of the connection it runs on. If anything, it must never reach one that
@@ -197,7 +191,6 @@ static NOTHING: Facts = row("");
 const fn row(name: &'static str) -> Facts {
     Facts {
         name,
-        is_container: false,
         route: None,
         route_allowed: None,
         waits: None,
@@ -213,10 +206,6 @@ const fn subscribe(family: Family, leave: bool) -> Facts {
 }
 
 impl Facts {
-    const fn container(self) -> Facts {
-        Facts { is_container: true, ..self }
-    }
-
     const fn goes(self, route: Route) -> Facts {
         Facts { route: Some(route), ..self }
     }
@@ -258,7 +247,6 @@ use TimeoutAt::{Block, First, Last};
 
 /// In the order of their names.
 static ROWS: &[Facts] = &[
-    row("acl").container(),
     row("acl|dryrun").goes(Shared),
     row("asking").local(Local::Asking).has(Cluster),
     row("auth").local(Local::Auth).has(Identity),
@@ -270,7 +258,6 @@ static ROWS: &[Facts] = &[
     row("bzmpop").waits(First, "zmpop", NoTimeout, AsItIs),
     row("bzpopmax").waits(Last, "zmpop", CountedKeys("MAX"), Scored),
     row("bzpopmin").waits(Last, "zmpop", CountedKeys("MIN"), Scored),
-    row("client").container(),
     // Whatever a newer server adds here changes or shows the connection it runs on.
     row("client|*").goes(Refused).has(Unknown),
     row("client|caching").local(Local::ClientCaching).has(NextRequest),
@@ -295,11 +282,9 @@ static ROWS: &[Facts] = &[
     row("client|unblock").local(Local::ClientUnblock).has(Other),
     row("client|unpause").goes(Refused).allowed(Control),
     // Flagged admin or pubsub, as the others below are, yet they only read or reset statistics.
-    row("commandlog").container(),
     row("commandlog|*").goes(Shared),
-    row("config").container(),
     row("config|get").goes(Shared),
-    row("debug").container().has(Other),
+    row("debug").has(Other),
     row("debug|*").has(Other),
     row("discard").transaction(Transaction::Discard, Effect::Transaction),
     row("echo").local(Local::Echo),
@@ -310,16 +295,12 @@ static ROWS: &[Facts] = &[
     row("exec").transaction(Transaction::Exec, Effect::Transaction).writes(),
     row("fcall").runs(Runs::Anything).writes(),
     row("fcall_ro").runs(Runs::Reads),
-    row("function").container(),
     row("function|kill").goes(Control),
     row("hello").local(Local::Hello).has(Protocol),
-    row("hotkeys").container(),
     row("hotkeys|get").goes(Shared),
-    row("latency").container(),
     row("latency|*").goes(Shared),
     // Blocks the whole server and its own connection for as long as the other server takes.
     row("migrate").goes(Dedicated),
-    row("module").container(),
     row("module|list").goes(Shared),
     // Of a connection, though no flag shows it. So are the others below that are refused.
     row("monitor").goes(Refused).allowed(Route::Pin(Pin::Monitor)).has(Stream),
@@ -329,7 +310,6 @@ static ROWS: &[Facts] = &[
     subscribe(Family::Pattern, false),
     row("psync").has(TakesOver),
     row("publish").goes(Shared).writes(),
-    row("pubsub").container(),
     row("pubsub|*").goes(Shared),
     subscribe(Family::Pattern, true),
     row("quit").local(Local::Quit).has(Stream),
@@ -338,17 +318,15 @@ static ROWS: &[Facts] = &[
     row("replconf").has(TakesOver),
     row("reset").local(Local::Reset).has(Protocol),
     row("restore-asking").goes(Refused),
-    row("script").container(),
     row("script|debug").goes(Refused).has(TakesOver),
     row("script|kill").goes(Control),
     row("select").local(Local::Select).has(Identity),
-    row("sentinel").container().goes(Refused).has(Unknown),
+    row("sentinel").goes(Refused).has(Unknown),
     row("sentinel|*").goes(Refused).has(Unknown),
     // Across databases, as SWAPDB is.
     row("sflush").goes(Refused),
     // The lanes may be busy with the very thing that is to end.
     row("shutdown").allowed(Control).has(Other),
-    row("slowlog").container(),
     row("slowlog|*").goes(Shared),
     row("spublish").goes(Shared).writes(),
     subscribe(Family::Shard, false),
@@ -374,14 +352,10 @@ mod tests {
         assert!(ROWS.windows(2).all(|pair| pair[0].name < pair[1].name), "in order, none twice");
         for row in ROWS {
             assert_eq!(Facts::of_name(row.name).name, row.name);
-            let container = row.name.split('|').next().expect("a name");
-            assert_eq!(
-                Facts::of_name(container).is_container,
-                ROWS.iter().any(|other| {
-                    other.name.strip_prefix(container).is_some_and(|rest| rest.starts_with('|'))
-                }),
-                "{container}"
-            );
+            let is_container = |name: &str| ROWS.iter().any(|row| row.name.starts_with(&format!("{name}|")));
+            let rest = format!("{}|*", row.name);
+            // A row of the command's own would else be taken for that of any subcommand without one.
+            assert_eq!(is_container(row.name), ROWS.iter().any(|row| row.name == rest), "{rest}");
         }
     }
 
@@ -391,7 +365,9 @@ mod tests {
             |line: &str| Facts::of_words(&line.split(' ').map(str::as_bytes).collect::<Vec<_>>()).name;
         assert_eq!(found("Client ID"), "client|id");
         assert_eq!(found("CLIENT new-thing x"), "client|*");
-        assert_eq!(found("client"), "client");
+        assert_eq!(found("client"), "", "only of its subcommands");
+        assert_eq!(found("debug"), "debug");
+        assert_eq!(found("debug sleep 0"), "debug|*");
         assert_eq!(found("script load x"), "", "nothing is known of it");
         assert_eq!(found("get client"), "");
         assert_eq!(found("xread block 0"), "xread");

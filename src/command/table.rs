@@ -8,7 +8,7 @@ use super::names::Names;
 use super::policy::{Base, Policy};
 use super::texts;
 use redis::Value;
-use std::fmt;
+use std::ops::Range;
 
 /// Names a command of one table.
 pub type CommandId = u16;
@@ -32,7 +32,7 @@ pub(super) struct Entry {
     pub(super) name: Box<str>,
     /// Exact count if positive, the least count if negative; the name itself counts.
     arity: i64,
-    pub(super) write: bool,
+    write: bool,
     pub(super) flags: Flags,
     pub(super) base: Base,
     runs: Runs,
@@ -48,6 +48,7 @@ impl Entry {
 }
 
 /// The commands of one upstream.
+#[derive(Debug)]
 pub struct Table {
     /// Commands and subcommands; the index is the id.
     entries: Vec<Entry>,
@@ -62,9 +63,7 @@ pub struct Table {
 impl Table {
     /// Builds the table from the reply to `COMMAND`, with what the settings say about commands.
     pub fn from_command_reply(reply: &Value, policy: Policy) -> Result<Table, String> {
-        let Some(items) = items(reply) else {
-            return Err("the reply to COMMAND is not an array".to_owned());
-        };
+        let items = items(reply).ok_or("the reply to COMMAND is not an array")?;
         let (entries, names, denied_to_scripts) = (Vec::new(), Names::default(), Vec::new());
         let mut table = Table { entries, names, learned: 0, policy, denied_to_scripts };
         for item in items {
@@ -90,7 +89,7 @@ impl Table {
 
     fn list_denied(&mut self) {
         let is_denied = |id: &CommandId| self.policy.denies(self.name(*id)) && self.is_callable(*id);
-        self.denied_to_scripts = (0..self.entries.len() as CommandId).filter(is_denied).collect();
+        self.denied_to_scripts = self.ids().filter(is_denied).collect();
     }
 
     /// Canonical names of the commands without their subcommands, in the order `confirm` expects.
@@ -114,12 +113,8 @@ impl Table {
                 continue;
             }
             let raw = RawEntry::read(info)?;
-            if raw.name == **name {
-                self.remember(name.as_bytes(), *id);
-            } else {
-                let id = self.canonical(&raw.name).map_or_else(|| self.add(&raw), Ok)?;
-                self.remember(name.as_bytes(), id);
-            }
+            let id = if raw.name == **name { *id } else { self.id_of(&raw)? };
+            self.remember(name.as_bytes(), id);
         }
         self.list_denied();
         Ok(())
@@ -142,7 +137,7 @@ impl Table {
         if self.learned >= LEARNED_MAX || raw.name.contains('|') {
             return false;
         }
-        let Ok(id) = self.canonical(&raw.name).map_or_else(|| self.add(&raw), Ok) else { return false };
+        let Ok(id) = self.id_of(&raw) else { return false };
         self.learned += 1;
         self.remember(typed, id);
         self.list_denied();
@@ -163,8 +158,8 @@ impl Table {
 
     /// Whether a command goes on shared lanes as far as its name tells.
     pub fn is_shared(&self, typed: &[u8]) -> bool {
-        let entry = self.find(typed).map(|(_, entry)| entry.base);
-        matches!(entry, Some(Base::Fixed(Route::Shared) | Base::Waits(TimeoutAt::Block)))
+        let base = self.find(typed).map(|(_, entry)| entry.base);
+        matches!(base, Some(Base::Fixed(Route::Shared) | Base::Waits(TimeoutAt::Block)))
     }
 
     /// Whether a command may change data.
@@ -211,14 +206,9 @@ impl Table {
         self.entry(id).is_some_and(|entry| matches!(entry.base, Base::Waits(_)))
     }
 
-    /// How many ids there are, subcommands included.
-    pub fn len(&self) -> usize {
-        self.entries.len()
-    }
-
-    /// Whether there are none. Never true for a loaded table.
-    pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+    /// All ids, those of subcommands included.
+    pub fn ids(&self) -> Range<CommandId> {
+        0..self.entries.len() as CommandId
     }
 
     pub(super) fn find(&self, typed: &[u8]) -> Option<(CommandId, &Entry)> {
@@ -241,6 +231,10 @@ impl Table {
     /// A command by the name the server itself has for it, whether or not it can be typed.
     fn canonical(&self, name: &str) -> Option<CommandId> {
         self.commands().find(|(_, entry)| *entry.name == *name).map(|(id, _)| id)
+    }
+
+    fn id_of(&mut self, raw: &RawEntry<'_>) -> Result<CommandId, String> {
+        self.canonical(&raw.name).map_or_else(|| self.add(raw), Ok)
     }
 
     fn remember(&mut self, typed: &[u8], id: CommandId) {
@@ -280,12 +274,6 @@ impl Table {
             subcommands: None,
         });
         Ok(id)
-    }
-}
-
-impl fmt::Debug for Table {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Table").field("len", &self.len()).field("learned", &self.learned).finish()
     }
 }
 
@@ -406,9 +394,9 @@ mod tests {
         assert!(!table.learn(b"client|id", &info(entry("client|id", 2, &[], vec![]))));
         assert!(!table.learn(b"post", &select()));
         assert!(!table.learn(b"sel", &Value::Nil));
-        let before = table.len();
+        let before = table.ids();
         assert!(table.learn(b"SeL2", &select()));
-        assert_eq!(table.len(), before, "an alias is no new command");
+        assert_eq!(table.ids(), before, "an alias is no new command");
         let expected = Some(("select".to_owned(), Route::Local(Local::Select)));
         assert_eq!(route(&table, &[b"sel2", b"1"]), expected);
         assert!(table.learn(b"m.wait", &info(entry("m.wait", 1, &["module", "blocking"], vec![]))));

@@ -351,8 +351,7 @@ impl Users {
         for local in &mut self.locals {
             local.refused = Vec::new();
         }
-        let mut ids = 0..table.len() as CommandId;
-        self.whoami = ids.find(|id| table.name(*id) == "acl|whoami");
+        self.whoami = table.ids().find(|id| table.name(*id) == "acl|whoami");
     }
 
     /// Whether the command is one whose answer is the broker's to give: the upstream does not know its users.
@@ -364,8 +363,8 @@ impl Users {
     /// asked for.
     pub(super) fn resolve(&mut self, account: AccountId, table: &Table) {
         let Some(local) = self.locals.get_mut(usize::from(account)) else { return };
-        if local.refused.len() < table.len() {
-            let ids = 0..table.len() as CommandId;
+        let ids = table.ids();
+        if local.refused.len() < ids.len() {
             local.refused = ids.clone().map(|id| !local.account.may_run(table.name(id))).collect();
             let denied = ids.filter(|id| local.account.denies(table.name(*id)) && table.is_callable(*id));
             local.denied_to_scripts = denied.collect();
