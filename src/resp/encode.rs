@@ -80,20 +80,12 @@ pub fn int(out: &mut Vec<u8>, n: i64) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// A status. CR and LF, which would end the line, become spaces.
-pub fn simple(out: &mut Vec<u8>, text: &str) {
-    line(out, b'+', text.as_bytes());
-}
-
 /// An error; `text` starts with its code and has neither the `-` nor the CRLF. CR and LF inside, which
 /// would end the line, become spaces.
 pub fn error(out: &mut Vec<u8>, text: impl AsRef<[u8]>) {
-    line(out, b'-', text.as_ref());
-}
-
-fn line(out: &mut Vec<u8>, kind: u8, text: &[u8]) {
+    let text = text.as_ref();
     out.reserve(text.len() + 3);
-    out.push(kind);
+    out.push(b'-');
     out.extend(text.iter().copied().map(one_line));
     out.extend_from_slice(b"\r\n");
 }
@@ -149,7 +141,6 @@ mod tests {
     fn strings_and_headers() {
         assert_eq!(written(|out| request(out, &[b"GET", b""])), "*2\r\n$3\r\nGET\r\n$0\r\n\r\n");
         assert_eq!(written(|out| array_header(out, 0)), "*0\r\n");
-        assert_eq!(written(|out| simple(out, "OK")), "+OK\r\n");
         assert_eq!(written(|out| error(out, "ERR a\r\nb")), "-ERR a  b\r\n");
     }
 

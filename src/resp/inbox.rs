@@ -126,16 +126,19 @@ pub struct Frames<'a, S> {
 impl<S> Frames<'_, S> {
     /// All bytes that are not done with.
     pub fn rest(&self) -> &[u8] {
-        let all = if self.kept.is_empty() { self.fresh } else { self.kept.as_slice() };
-        &all[self.used..]
+        rest(&self.kept, self.fresh, self.used)
     }
+}
+
+fn rest<'b>(kept: &'b ByteQueue, fresh: &'b [u8], used: usize) -> &'b [u8] {
+    let all = if kept.is_empty() { fresh } else { kept.as_slice() };
+    &all[used..]
 }
 
 impl Frames<'_, Scanner> {
     /// What the next frame is. A frame stays the next one until [`Frames::done`], as an error does for good.
     pub fn next_request(&mut self, limits: &FrameLimits) -> Scan {
-        let rest = if self.kept.is_empty() { self.fresh } else { self.kept.as_slice() };
-        let found = match &rest[self.used..] {
+        let found = match rest(&self.kept, self.fresh, self.used) {
             [] => Scan::NeedMore { at_least: 1 },
             rest => self.scanner.scan(rest, limits),
         };
@@ -161,8 +164,7 @@ impl Frames<'_, Scanner> {
 impl Frames<'_, ReplyScanner> {
     /// Takes the next reply and its type byte; or says why the bytes are none, and no later ones will be.
     pub fn next_reply(&mut self) -> Option<Result<(&[u8], u8), &'static str>> {
-        let all = if self.kept.is_empty() { self.fresh } else { self.kept.as_slice() };
-        let rest = &all[self.used..];
+        let rest = rest(&self.kept, self.fresh, self.used);
         if rest.is_empty() {
             return None;
         }

@@ -276,23 +276,16 @@ fn scalar(kind: u8, text: &[u8]) -> bool {
     }
 }
 
-/// The value behind any attributes at the start of a whole reply.
-fn described(reply: &[u8]) -> Option<&[u8]> {
-    let mut rest = reply;
-    while rest.first() == Some(&b'|') {
-        rest = behind_attribute(rest)?;
-    }
-    Some(rest)
-}
-
-/// The rest behind the attribute at the start of `rest`.
-pub(super) fn behind_attribute(mut rest: &[u8]) -> Option<&[u8]> {
-    let Ok(ValueHeader::Attribute { count, len }) = head(rest, &mut 0) else { return None };
-    rest = rest.get(len..)?;
+/// What stands behind any attributes at the start of `rest`, which is made of whole values.
+pub(super) fn described(mut rest: &[u8]) -> Option<&[u8]> {
     let mut scanner = ReplyScanner::default();
-    for _ in 0..count {
-        let ReplyScan::Frame { len, .. } = scanner.scan(rest) else { return None };
+    while rest.first() == Some(&b'|') {
+        let Ok(ValueHeader::Attribute { count, len }) = head(rest, &mut 0) else { return None };
         rest = rest.get(len..)?;
+        for _ in 0..count {
+            let ReplyScan::Frame { len, .. } = scanner.scan(rest) else { return None };
+            rest = rest.get(len..)?;
+        }
     }
     Some(rest)
 }
@@ -336,11 +329,10 @@ pub fn text(reply: &[u8]) -> Option<&[u8]> {
 pub(super) fn leaf_text(leaf: &[u8]) -> Option<Range<usize>> {
     let body = match leaf.first()? {
         b'+' | b'-' | b':' | b',' | b'(' | b'#' => 1,
-        kind @ (b'$' | b'=' | b'!') => match length(leaf) {
-            Ok((Some(_), header)) if *kind == b'=' => header + 4,
-            Ok((Some(_), header)) => header,
-            _ => return None,
-        },
+        kind @ (b'$' | b'=' | b'!') => {
+            let Ok((Some(_), header)) = length(leaf) else { return None };
+            if *kind == b'=' { header + 4 } else { header }
+        }
         _ => return None,
     };
     Some(body..leaf.len().checked_sub(2)?)

@@ -194,10 +194,9 @@ proptest! {
         proto in 2..=3u8,
     ) {
         let mut out = Vec::new();
-        encode::array_header(&mut out, 8);
+        encode::array_header(&mut out, 7);
         encode::bulk(&mut out, &bytes);
         encode::int(&mut out, n);
-        encode::simple(&mut out, &text);
         encode::error(&mut out, &text);
         encode::null(&mut out, proto);
         encode::null_array(&mut out, proto);

@@ -76,7 +76,7 @@ impl Tree {
         let mut open: Vec<Open> = Vec::new();
         let (mut at, mut index) = (0, 0);
         loop {
-            at = skip_attributes(&bytes, at)?;
+            at = bytes.len() - reply::described(&bytes[at..])?.len();
             let (node, elements) = read(&mut bytes, at, nodes.len())?;
             at = node.end;
             nodes[index] = node;
@@ -157,48 +157,43 @@ impl Tree {
     }
 }
 
-fn skip_attributes(bytes: &[u8], mut at: usize) -> Option<usize> {
-    while bytes.get(at) == Some(&b'|') {
-        at = bytes.len() - reply::behind_attribute(bytes.get(at..)?)?.len();
-    }
-    Some(at)
-}
-
 /// Reads the value at `at`, or its header if it has elements: these begin at index `first`. Ends where that ends.
 fn read(bytes: &mut [u8], at: usize, first: usize) -> Option<(Node, bool)> {
     let rest = bytes.get(at..)?;
-    let byte = *rest.first()?;
+    let kind = kind_of(*rest.first()?);
     match reply::head(rest, &mut 0).ok()? {
         ValueHeader::Attribute { .. } => None,
         ValueHeader::Elements { count, len } => {
-            let kind = match byte {
-                b'*' => Kind::Array,
-                b'%' => Kind::Map,
-                b'~' => Kind::Set,
-                _ => Kind::Push,
-            };
             let b = usize::try_from(count).ok()?;
             Some((Node { kind, start: at, end: at + len, a: first, b }, true))
         }
         ValueHeader::Leaf(len) => {
-            let mut node = Node { kind: Kind::Nil, start: at, end: at + len, a: 0, b: 0 };
-            if let Some(text) = reply::leaf_text(&rest[..len]) {
-                (node.a, node.b) = (at + text.start, text.len());
-                node.kind = match byte {
-                    b'+' => Kind::Status,
-                    b'-' | b'!' => Kind::Error,
-                    b':' => Kind::Integer,
-                    b',' => Kind::Double,
-                    b'#' => Kind::Bool,
-                    b'(' => Kind::BigNumber,
-                    b'=' => Kind::Verbatim,
-                    _ => Kind::String,
-                };
-                // The CR of its end, which `raw` restores.
-                *bytes.get_mut(at + text.end)? = 0;
-            }
-            Some((node, false))
+            let (start, end) = (at, at + len);
+            let Some(text) = reply::leaf_text(&rest[..len]) else {
+                return Some((Node { kind: Kind::Nil, start, end, a: 0, b: 0 }, false));
+            };
+            // The CR of its end, which `raw` restores.
+            *bytes.get_mut(at + text.end)? = 0;
+            Some((Node { kind, start, end, a: at + text.start, b: text.len() }, false))
         }
+    }
+}
+
+/// What a value with this type byte is, unless it is null.
+fn kind_of(byte: u8) -> Kind {
+    match byte {
+        b'+' => Kind::Status,
+        b'-' | b'!' => Kind::Error,
+        b':' => Kind::Integer,
+        b',' => Kind::Double,
+        b'#' => Kind::Bool,
+        b'(' => Kind::BigNumber,
+        b'=' => Kind::Verbatim,
+        b'*' => Kind::Array,
+        b'%' => Kind::Map,
+        b'~' => Kind::Set,
+        b'>' => Kind::Push,
+        _ => Kind::String,
     }
 }
 

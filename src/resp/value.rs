@@ -14,11 +14,7 @@ pub fn pairs(value: Value) -> Option<Vec<(Value, Value)>> {
         Value::Map(pairs) => Some(pairs),
         Value::Array(items) if items.len() % 2 == 0 => {
             let mut items = items.into_iter();
-            let mut pairs = Vec::new();
-            while let (Some(key), Some(value)) = (items.next(), items.next()) {
-                pairs.push((key, value));
-            }
-            Some(pairs)
+            Some(std::iter::from_fn(|| items.next().zip(items.next())).collect())
         }
         _ => None,
     }

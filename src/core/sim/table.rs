@@ -113,7 +113,7 @@ pub(super) fn entry(out: &mut Vec<u8>, name: &str) {
     encode::int(out, *arity);
     let flags: Vec<&str> = flags.split_whitespace().collect();
     encode::array_header(out, flags.len());
-    flags.iter().for_each(|flag| encode::simple(out, flag));
+    flags.iter().for_each(|flag| out.extend_from_slice(format!("+{flag}\r\n").as_bytes()));
     for _ in 3..9 {
         encode::int(out, 0);
     }
