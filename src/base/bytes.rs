@@ -150,11 +150,6 @@ impl Spares {
         }
     }
 
-    /// Heap bytes in use.
-    pub fn footprint(&self) -> usize {
-        self.buffers.iter().map(Vec::capacity).sum()
-    }
-
     /// Frees everything: called when the loop has been idle.
     pub fn clear(&mut self) {
         self.buffers = Vec::new();

@@ -92,18 +92,14 @@ impl<T, K> Arena<T, K> {
 
     /// The object, unless it has gone.
     pub fn get(&self, key: Key<K>) -> Option<&T> {
-        match self.slab.get(key.index as usize) {
-            Some((generation, value)) if *generation == key.generation => Some(value),
-            _ => None,
-        }
+        let (generation, value) = self.slab.get(key.index as usize)?;
+        (*generation == key.generation).then_some(value)
     }
 
     /// The object, unless it has gone.
     pub fn get_mut(&mut self, key: Key<K>) -> Option<&mut T> {
-        match self.slab.get_mut(key.index as usize) {
-            Some((generation, value)) if *generation == key.generation => Some(value),
-            _ => None,
-        }
+        let (generation, value) = self.slab.get_mut(key.index as usize)?;
+        (*generation == key.generation).then_some(value)
     }
 
     /// Removes the object and returns it, unless it was removed before.

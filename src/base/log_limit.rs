@@ -7,13 +7,11 @@ use log::{Level, Record};
 use std::collections::HashMap;
 use std::fmt::{self, Write};
 
-/// A place in the code that logs: a file and a line of it.
-type Site = (&'static str, u32);
-
 /// The budgets of all places that have logged recently.
 #[derive(Debug, Default)]
 pub struct LogLimit {
-    sites: HashMap<Site, Budget>,
+    /// By file and line.
+    sites: HashMap<(&'static str, u32), Budget>,
     /// When the first interval with suppressed lines ends.
     due: Option<Millis>,
 }
