@@ -71,6 +71,7 @@ impl Shared {
 
     /// An established connection is gone, or has to go: end of file, an error, a desync, a stall.
     pub(crate) fn lane_lost(&mut self, key: LaneKey, reason: &str) {
+        // The driver, a timer or a notice may name one that has gone since.
         let Some(lane) = self.connections.find_mut(key) else { return };
         if lane.is_connecting() {
             return self.lane_failed(key, reason);
@@ -145,7 +146,7 @@ impl Shared {
 
     /// A shared lane carries on from its first unwritten request.
     fn revive(&mut self, key: LaneKey, failures: u32) {
-        let Some(lane) = self.connections.find_mut(key) else { return };
+        let Some(lane) = self.connections.known_mut(key) else { return };
         if lane.is_idle() {
             return;
         }
@@ -158,7 +159,7 @@ impl Shared {
 
     /// A leased lane dies with its lease. What that means depends on what the lease was for.
     fn lease_lane_lost(&mut self, key: LaneKey, lost: Vec<Slot>) {
-        let Some(lane) = self.connections.find_mut(key) else { return };
+        let Some(lane) = self.connections.known_mut(key) else { return };
         lane.need_close();
         let unwritten = lane.take_all();
         let pool = lane.pool();
@@ -209,6 +210,7 @@ impl Shared {
 
     /// Requests that have waited `queue_timeout` for a connection are told that they were not executed.
     pub(crate) fn expire_unwritten(&mut self, key: LaneKey) {
+        // The janitor's pass may have closed it.
         let Some(lane) = self.connections.find_mut(key) else { return };
         if lane.is_ready() || lane.is_yielding() || lane.is_idle() {
             return;
@@ -224,6 +226,7 @@ impl Shared {
     /// Requests whose reply is overdue are told so; their slots stay, the late replies are dropped.
     pub(crate) fn time_out_written(&mut self, key: LaneKey) {
         let timeout = self.env.settings.request_timeout;
+        // The same.
         let Some(lane) = self.connections.find_mut(key) else { return };
         let has_no_timeout = lane.role().is_own() || lane.role() == LaneRole::Subscriber;
         if timeout == 0 || has_no_timeout || !lane.has_written() {
