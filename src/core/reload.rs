@@ -37,7 +37,7 @@ impl Shared {
 
     /// What is written is answered first; the rest goes on the next connection, as after a loss.
     fn move_shared(&mut self, key: LaneKey) {
-        let Some(lane) = self.connections.find_mut(key) else { return };
+        let Some(lane) = self.connections.known_mut(key) else { return };
         lane.forget_failures();
         if lane.is_ready() || lane.is_yielding() {
             lane.leave_on_previous_upstream();
@@ -89,7 +89,7 @@ impl Shared {
     /// upstream had gone.
     fn move_lease(&mut self, key: LaneKey) {
         let may_unblock = self.control_is_ready() && self.control.may_unblock();
-        let Some(lane) = self.connections.find_mut(key) else { return };
+        let Some(lane) = self.connections.known_mut(key) else { return };
         lane.leave_on_previous_upstream();
         lane.need_close();
         let id = lane.record().upstream_id;
@@ -111,6 +111,7 @@ impl Shared {
     /// The control connection stays for what was asked on it, but never for longer than it takes to connect.
     fn move_control(&mut self) {
         let key = self.control.lane();
+        // There is none before the first is dialled.
         let Some(lane) = self.connections.find_mut(key) else { return };
         lane.forget_failures();
         if lane.is_ready() && !lane.is_idle() {
