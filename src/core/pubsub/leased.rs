@@ -97,12 +97,13 @@ impl Broker {
         if kind != b'*' {
             return false;
         }
-        let Some(lease) = self.shared.connections.find(lane_key).and_then(|lane| lane.lease()) else {
+        let Some(lease) = self.shared.connections.known(lane_key).and_then(|lane| lane.lease()) else {
             return false;
         };
         if lease.kind() != LeaseKind::Session {
             return false;
         }
+        // The lease of one that has gone is over, and its lane not yet closed.
         let Some(child) = self.children.get(lease.child()) else { return false };
         let listens = child.subscriptions().is_some_and(|subs| subs.expects_pushes());
         listens && child.session().proto == 2 && push_of(frame).is_some()

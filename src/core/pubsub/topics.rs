@@ -121,6 +121,7 @@ impl Shared {
     /// RESET: leaves everything as UNSUBSCRIBE would, but unconfirmed. What the child published before counts it in.
     pub(crate) fn reset_topics(&mut self, child: &mut Child) -> Result<(), Flow> {
         let owed = self.is_owed_replies(child);
+        // It has none where it never listened.
         let Some(own) = child.topics() else { return Ok(()) };
         if own.total() > 0 && owed {
             return Err(Flow::Hold(Hold::OwnReplies));
@@ -143,6 +144,7 @@ impl Shared {
 
     /// The request at the front is done, or will not be: what it waited for may go.
     pub(crate) fn forget_front_topics(&mut self, child: &mut Child) {
+        // The same.
         let Some(own) = child.topics_mut() else { return };
         self.hubs.unpin(&mut self.connections, &mut self.env, own);
         if own.total() == 0 {
@@ -162,7 +164,10 @@ impl Shared {
     /// Holds the child until everything asked so far is answered. Without a connection one is dialled, and what the
     /// request needs is asked when it is ready.
     fn await_fence(&mut self, child: &mut Child, fence: u64) -> Flow {
-        let Some(own) = child.topics_mut() else { return Flow::Gone };
+        let Some(own) = child.topics_mut() else {
+            debug_assert!(false, "a fence for a child without topics");
+            return Flow::Gone;
+        };
         own.await_fence(fence, self.env.now);
         let user = own.user();
         if self.hubs.is_ready(&self.connections, user) {
@@ -194,6 +199,7 @@ impl Shared {
 
     /// A child's deadline: the connection for subscriptions does not come, or does not answer.
     pub(crate) fn topics_wait_over(&mut self, child: &mut Child) {
+        // The timer may be that of an earlier wait.
         let Some(own) = child.topics() else { return };
         let (Some(since), user) = (own.waits_since(), own.user()) else { return };
         if child.topics_due() > self.env.now {

@@ -84,6 +84,7 @@ impl Broker {
 
     /// The upstream has ended the subscription itself: the slot of a shard channel has moved.
     pub(crate) fn topic_moved(&mut self, topic: TopicKey) {
+        // The topic may have been forgotten since.
         let Some((change, name)) = self.shared.hubs.moved(topic) else { return };
         for key in self.shared.hubs.listeners(topic).collect::<Vec<_>>() {
             let Some(child) = self.children.get_mut(key) else { continue };
