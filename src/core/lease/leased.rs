@@ -145,6 +145,7 @@ impl Shared {
         kind: SlotKind,
         frame: &[u8],
     ) {
+        // Of replies that were proven together the first may have ended it.
         let Some((lane, pool)) = self.connections.find_with_key(lane_key) else { return };
         // It may still be inside MULTI.
         let refused = reply::error_code(frame).is_some_and(|code| code != b"EXECABORT");

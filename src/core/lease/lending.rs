@@ -59,6 +59,7 @@ impl Shared {
     }
 
     fn grant(&mut self, kind: LeaseKind, ticket: u64, pool: PoolId) -> bool {
+        // None may be idle: then one is opened.
         let Some(lane) = self.connections.take_idle(pool) else { return false };
         let Some(Waiter { tenant, group, .. }) = self.leases.leave(kind, ticket) else { return false };
         let child = tenant.child();
