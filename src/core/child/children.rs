@@ -46,6 +46,12 @@ impl Children {
     }
 
     /// A child that is there.
+    pub(crate) fn known(&self, key: ChildKey) -> Option<&Child> {
+        debug_assert!(self.arena.get(key).is_some(), "no child {key:?}");
+        self.arena.get(key)
+    }
+
+    /// The same.
     pub(crate) fn known_mut(&mut self, key: ChildKey) -> Option<&mut Child> {
         debug_assert!(self.arena.get(key).is_some(), "no child {key:?}");
         self.arena.get_mut(key)

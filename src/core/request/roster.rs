@@ -136,6 +136,7 @@ impl Shared {
     }
 
     fn ask_to_unblock(&mut self, unblock: Unblock) {
+        // It may have been lost in this event.
         let Some(lane) = self.connections.find_mut(unblock.lane) else { return };
         let id = lane.record().upstream_id;
         // Until it is answered nobody else may have the lane: it could hit the next tenant.
@@ -281,7 +282,7 @@ impl Broker {
             Err(text) => return shared.reject(killer, text),
         };
         let (victims, looked) = self.victims(key, &filter);
-        let label = self.children.get(key).map(Child::label).unwrap_or_default();
+        let label = self.children.known(key).map(Child::label).unwrap_or_default();
         for victim in victims.iter().filter(|victim| **victim != key) {
             if let Some(child) = self.children.get_mut(*victim) {
                 CloseReason::Killed { by: &label }.log(child);
@@ -307,7 +308,7 @@ impl Broker {
 
     /// The children that a filter means, and at how many had to be looked.
     fn victims(&self, key: ChildKey, filter: &Filter) -> (Vec<ChildKey>, usize) {
-        let Some(killer) = self.children.get(key) else { return (Vec::new(), 0) };
+        let Some(killer) = self.children.known(key) else { return (Vec::new(), 0) };
         let meant = |(other, child): &(ChildKey, &Child)| {
             filter.means(child)
                 && child.state() != ChildState::Closed

@@ -31,7 +31,7 @@ impl Shared {
             Ok(lane) => lane,
             Err(flow) => return flow,
         };
-        let Some(lane) = self.connections.find_mut(lane_key) else { return Flow::Gone };
+        let Some(lane) = self.connections.known_mut(lane_key) else { return Flow::Gone };
         if lane.role() == LaneRole::Lease {
             self.send_for(child, lane_key, request.bytes, id, SlotKind::Blocking, SlotFlags::MAY_WAIT);
             return Flow::Hold(Hold::BlockingReply);
@@ -80,7 +80,7 @@ impl Shared {
     /// Whether a shared lane may be blocked now. Nobody else's WAIT is on it, and not too many are: each one has
     /// the others' requests go on a connection more.
     fn may_detach(&self, key: LaneKey) -> bool {
-        let Some(lane) = self.connections.find(key) else { return false };
+        let Some(lane) = self.connections.known(key) else { return false };
         let detached = self.connections.lanes().filter(|(_, lane)| lane.is_detached()).count();
         lane.role() == LaneRole::Lease
             || (!lane.is_detached() && detached < self.env.settings.leases_session_max)
@@ -88,7 +88,7 @@ impl Shared {
 
     /// A leased lane that has been given back is lent once more to the child whose write it carried.
     fn lend_for_wait(&mut self, child: &mut Child, lane_key: LaneKey) -> bool {
-        let Some(lane) = self.connections.find(lane_key) else { return false };
+        let Some(lane) = self.connections.known(lane_key) else { return false };
         if lane.role() != LaneRole::Lease {
             return true;
         }
