@@ -192,6 +192,7 @@ impl Broker {
 
     /// The child will send nothing more; everything it sent has been handed over.
     pub fn child_eof(&mut self, key: ChildKey) {
+        // The driver may not have heard yet that it has gone.
         let Some(child) = self.children.get_mut(key) else { return };
         child.end_input();
         self.shared.let_go_if_blocked(child);
@@ -203,6 +204,7 @@ impl Broker {
     /// this: one blocked on a key is let go at once, as Redis does, so that no element is popped for it.
     /// One that is held for another reason is let go should it come to block later.
     pub fn child_hangup(&mut self, key: ChildKey) {
+        // The driver may not have heard yet that it has gone.
         let Some(child) = self.children.get_mut(key) else { return };
         child.hang_up();
         self.shared.let_go_if_blocked(child);
@@ -223,6 +225,7 @@ impl Broker {
 
     /// The driver has written what it could.
     pub fn child_flushed(&mut self, key: ChildKey) {
+        // The driver may not have heard yet that it has gone.
         let Some(child) = self.children.get_mut(key) else { return };
         self.shared.flushed(child);
         self.deliver_notices();
@@ -230,6 +233,7 @@ impl Broker {
 
     /// Takes a child out at once. Its slots stay in their lanes: their replies find nobody.
     pub(crate) fn remove_child(&mut self, key: ChildKey) {
+        // The driver may not have heard yet that it has gone.
         let Some(mut child) = self.children.remove(key) else { return };
         self.shared.leave_line(&mut child);
         self.shared.drop_topics(&mut child);

@@ -151,7 +151,7 @@ impl Broker {
         for (index, range) in reply::elements(frame).enumerate() {
             let Some(local) = locals.next_if(|local| local.element as usize == index) else { continue };
             let argv: Vec<&[u8]> = local.argv.iter().map(Vec::as_slice).collect();
-            let reply = match self.children.get_mut(key) {
+            let reply = match self.children.known_mut(key) {
                 Some(_) if local.command == Local::ClientList => self.roster(key, &argv),
                 Some(child) => self.shared.local_reply(child, local.command, &argv),
                 None => return,
@@ -165,7 +165,7 @@ impl Broker {
             copied = range.end;
         }
         patched.extend_from_slice(&frame[copied..]);
-        let Some(child) = self.children.get_mut(key) else { return };
+        let Some(child) = self.children.known_mut(key) else { return };
         if said > self.shared.env.settings.child_output_max {
             return self.shared.close_full(child);
         }
