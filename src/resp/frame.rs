@@ -175,15 +175,15 @@ enum Stage {
 }
 
 /// Why a scan ends without a frame.
-enum Stop {
+enum NoFrame {
     /// At least so many bytes are needed.
     NeedMore(usize),
     Error(ProtocolError),
 }
 
-impl From<ProtocolError> for Stop {
-    fn from(error: ProtocolError) -> Stop {
-        Stop::Error(error)
+impl From<ProtocolError> for NoFrame {
+    fn from(error: ProtocolError) -> NoFrame {
+        NoFrame::Error(error)
     }
 }
 
@@ -255,9 +255,11 @@ impl Scanner {
         };
         let error = match found {
             Ok(scan) => return scan,
-            Err(Stop::NeedMore(at_least)) if at_least <= request_max => return Scan::NeedMore { at_least },
-            Err(Stop::NeedMore(_)) => ProtocolError::RequestTooBig,
-            Err(Stop::Error(error)) => error,
+            Err(NoFrame::NeedMore(at_least)) if at_least <= request_max => {
+                return Scan::NeedMore { at_least };
+            }
+            Err(NoFrame::NeedMore(_)) => ProtocolError::RequestTooBig,
+            Err(NoFrame::Error(error)) => error,
         };
         self.reset();
         self.stage = Stage::Failed(error);
@@ -310,10 +312,10 @@ impl Scanner {
         Some(pos)
     }
 
-    fn advance(&mut self, view: &[u8], request_max: usize, authenticated: bool) -> Result<Scan, Stop> {
+    fn advance(&mut self, view: &[u8], request_max: usize, authenticated: bool) -> Result<Scan, NoFrame> {
         if let Stage::Start = self.stage {
             self.stage = match view.first() {
-                None => return Err(Stop::NeedMore(1)),
+                None => return Err(NoFrame::NeedMore(1)),
                 Some(b'*') => Stage::Count,
                 Some(_) => Stage::Inline,
             };
@@ -330,7 +332,7 @@ impl Scanner {
     }
 
     /// Reads the `*n` line; none if arguments follow it.
-    fn count(&mut self, view: &[u8], authenticated: bool) -> Result<Option<Scan>, Stop> {
+    fn count(&mut self, view: &[u8], authenticated: bool) -> Result<Option<Scan>, NoFrame> {
         let HeaderLine { value, end, crlf } = self.line(view, ProtocolError::MultibulkLineTooBig)?;
         let count = value.filter(|count| *count <= i64::from(i32::MAX));
         let count = count.ok_or(ProtocolError::InvalidMultibulkLength)?;
@@ -350,7 +352,7 @@ impl Scanner {
     }
 
     /// Reads arguments until the frame or the bytes end.
-    fn arguments(&mut self, view: &[u8], authenticated: bool) -> Result<Scan, Stop> {
+    fn arguments(&mut self, view: &[u8], authenticated: bool) -> Result<Scan, NoFrame> {
         while self.args_left > 0 {
             let len = match self.stage {
                 Stage::Body(len) => len,
@@ -363,7 +365,7 @@ impl Scanner {
                 }
             };
             let end = self.pos + len;
-            let tail = view.get(end..end + 2).ok_or(Stop::NeedMore(end + 2))?;
+            let tail = view.get(end..end + 2).ok_or(NoFrame::NeedMore(end + 2))?;
             self.odd |= tail != b"\r\n";
             self.args.push((self.pos as u32, end as u32));
             self.args_left -= 1;
@@ -383,7 +385,7 @@ impl Scanner {
     }
 
     /// Reads the line at `pos`: a type byte, a number, CR and one more byte.
-    fn line(&mut self, view: &[u8], too_big: ProtocolError) -> Result<HeaderLine, Stop> {
+    fn line(&mut self, view: &[u8], too_big: ProtocolError) -> Result<HeaderLine, NoFrame> {
         if let Some(b'*' | b'$') = view.get(self.pos)
             && let Some((value, digits_end)) = short_number(view, self.pos + 1)
             && let [b'\r', after, ..] = view[digits_end..]
@@ -394,7 +396,7 @@ impl Scanner {
         let missing = match self.find(b'\r', view) {
             Some(true) => {
                 let end = self.searched;
-                let &after = view.get(end + 1).ok_or(Stop::NeedMore(end + 2))?;
+                let &after = view.get(end + 1).ok_or(NoFrame::NeedMore(end + 2))?;
                 let value = canonical_number(&view[self.pos + 1..end.max(self.pos + 1)]);
                 return Ok(HeaderLine { value, end: end + 2, crlf: after == b'\n' });
             }
@@ -403,7 +405,7 @@ impl Scanner {
         };
         match view.len() - self.pos > LINE_MAX {
             true => Err(too_big.into()),
-            false => Err(Stop::NeedMore(missing)),
+            false => Err(NoFrame::NeedMore(missing)),
         }
     }
 
@@ -428,7 +430,7 @@ impl Scanner {
     }
 
     /// Reads an inline request: a line up to LF, of any length if the LF has already arrived.
-    fn inline(&mut self, view: &[u8], request_max: usize) -> Result<Scan, Stop> {
+    fn inline(&mut self, view: &[u8], request_max: usize) -> Result<Scan, NoFrame> {
         let missing = match self.find(b'\n', view) {
             Some(true) => return Ok(self.inline_line(view, self.searched, request_max)?),
             Some(false) => LINE_MAX + 1,
@@ -436,7 +438,7 @@ impl Scanner {
         };
         match view.len() > LINE_MAX {
             true => Err(ProtocolError::InlineTooBig.into()),
-            false => Err(Stop::NeedMore(missing)),
+            false => Err(NoFrame::NeedMore(missing)),
         }
     }
 
