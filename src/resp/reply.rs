@@ -120,20 +120,19 @@ impl ReplyScanner {
         let mut searched = self.searched.saturating_sub(self.pos);
         let head = head(rest, &mut searched);
         self.searched = self.pos + searched;
-        let head = head?;
-        let (count, len) = match head {
+        let (count, len) = match head? {
             ValueHeader::Leaf(len) => (0, len),
-            ValueHeader::Elements { count, len } | ValueHeader::Attribute { count, len } => (count, len),
-        };
-        if !matches!(head, ValueHeader::Leaf(_)) && self.depth as usize >= REPLY_DEPTH {
-            return Err(NoHeader::Desync("reply nested too deep"));
-        }
-        // The value that an attribute describes follows: it has not been counted yet.
-        if !matches!(head, ValueHeader::Attribute { .. }) {
-            self.left -= 1;
-            if self.depth == 0 {
-                self.kind = rest.first().copied().unwrap_or_default();
+            _ if self.depth as usize >= REPLY_DEPTH => return Err(NoHeader::Desync("reply nested too deep")),
+            ValueHeader::Elements { count, len } => (count, len),
+            ValueHeader::Attribute { count, len } => {
+                // The value that it describes follows, and counts.
+                self.left += 1;
+                (count, len)
             }
+        };
+        self.left -= 1;
+        if self.depth == 0 {
+            self.kind = rest.first().copied().unwrap_or_default();
         }
         self.pos += len;
         if count > 0 {
@@ -179,8 +178,10 @@ pub(super) fn head(rest: &[u8], searched: &mut usize) -> Result<ValueHeader, NoH
 
 /// The length of a string of the usual form at the start of `bytes`: null, or whole and of at most 999 bytes.
 fn usual_length(bytes: &[u8]) -> Option<usize> {
-    let null = || bytes.starts_with(b"$-1\r\n").then_some(5);
-    usual_string(bytes).map(|text| text.end + 2).or_else(null)
+    match bytes {
+        [b'$', b'-', b'1', b'\r', b'\n', ..] => Some(5),
+        _ => Some(usual_string(bytes)?.end + 2),
+    }
 }
 
 /// The length of a string with header and ends.
