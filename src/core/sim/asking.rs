@@ -39,7 +39,7 @@ impl World for Asking<'_> {
 
     fn word(&mut self, what: &'static str) -> Vec<u8> {
         match what {
-            "nonce" | "key" | "counter" | "item" => self.script.nonce(self.ledger).text().into_bytes(),
+            "nonce" | "key" | "counter" | "item" => self.script.nonce(self.ledger).to_string().into_bytes(),
             "new" => self.value.clone(),
             "watched" => WATCHED[self.rng.usize(..2)].to_vec(),
             "list" | "queue" => LISTS[self.rng.usize(..2)].to_vec(),

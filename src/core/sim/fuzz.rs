@@ -184,7 +184,7 @@ fn core(input: &[u8]) {
             _ => {
                 number += 1;
                 let nonce = Nonce::new(honest, number);
-                sim.send(honest, &format!("GET {}", nonce.text()));
+                sim.send(honest, &format!("GET {nonce}"));
                 asked.push_back(nonce);
             }
         }
@@ -229,7 +229,7 @@ fn hear(sim: &mut Sim, honest: usize, asked: &mut VecDeque<Nonce>, upstream_lies
         };
         at += len;
         let nonce = asked.pop_front();
-        let own = nonce.map(|nonce| Reply::Bulk(format!("{}@0.2.default", nonce.text()).into_bytes()));
+        let own = nonce.map(|nonce| Reply::Bulk(format!("{nonce}@0.2.default").into_bytes()));
         assert!(upstream_lies || own.as_ref() == Some(&reply), "{nonce:?} was answered {reply:?}");
     }
 }

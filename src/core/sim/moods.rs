@@ -4,29 +4,13 @@
 
 use super::player::Player;
 use super::script::What;
-use super::trace;
 use super::weather::Role;
+use super::{holds, trace};
 use crate::base::clock::Millis;
 
 /// What the broker's user may lose at any moment.
-const RIGHTS: [&str; 16] = [
-    "select",
-    "command",
-    "client|unblock",
-    "client|setname",
-    "get",
-    "set",
-    "incr",
-    "rpush",
-    "blpop",
-    "ping",
-    "publish",
-    "subscribe",
-    "eval",
-    "watch",
-    "unwatch",
-    "exec",
-];
+const RIGHTS: &str = "select command client|unblock client|setname get set incr rpush blpop ping publish subscribe eval \
+     watch unwatch exec";
 
 /// What it has or has not from the beginning of a connection: the broker asks for these once.
 const RIGHTS_ASKED_ONCE: [&str; 2] = ["multi", "discard"];
@@ -111,7 +95,8 @@ impl Player {
 
     fn change_rights(&mut self) {
         let Some(moods) = &mut self.moods else { return };
-        let (name, granted) = (RIGHTS[moods.rng.usize(..RIGHTS.len())], moods.rng.u8(..3) == 0);
+        let name = moods.rng.choice(RIGHTS.split(' ').collect::<Vec<_>>()).expect("there are some");
+        let granted = moods.rng.u8(..3) == 0;
         trace!("  {name} is {}", if granted { "granted" } else { "denied" });
         self.sim.redis.set_right(name, granted);
         self.count("rights");
@@ -135,28 +120,23 @@ impl Player {
 
     /// A child has the server run a script for long.
     fn run_long(&mut self) {
-        let Some(index) = self.one_of() else { return };
-        let child = self.scripts[index].child;
-        let Some(moods) = self.moods.as_mut().filter(|_| !self.sim.peers[child].shut) else { return };
-        let script = ["loop 30", "loop 300", "loop 3000", "loop"][moods.rng.usize(..4)];
-        let mut bytes = Vec::new();
-        self.put_nonce(index, What::Loop, &[b"EVAL", script.as_bytes(), b"0"], &mut bytes);
-        self.sim.post(child, &bytes);
-        self.sim.read_child(child, usize::MAX);
+        let Some(child) = self.one_of().filter(|child| !self.sim.peers[*child].shut) else { return };
+        let Some(moods) = &mut self.moods else { return };
+        let script = ["loop=30", "loop=300", "loop=3000", "loop"][moods.rng.usize(..4)];
+        self.say(child, What::Loop, &format!("EVAL {script} 0 $"));
         self.count("script");
     }
 
     fn kill_script(&mut self) {
-        let Some(index) = self.one_of() else { return };
-        let child = self.scripts[index].child;
-        if self.sim.peers[child].shut {
-            return;
-        }
-        let mut bytes = Vec::new();
-        self.put(index, What::Kill, &[b"SCRIPT", b"KILL"], &mut bytes);
+        let Some(child) = self.one_of().filter(|child| !self.sim.peers[*child].shut) else { return };
+        self.say(child, What::Kill, "SCRIPT KILL");
+        self.count("script killed");
+    }
+
+    fn say(&mut self, child: usize, what: What, line: &str) {
+        let bytes = self.put(child, what, line);
         self.sim.post(child, &bytes);
         self.sim.read_child(child, usize::MAX);
-        self.count("script killed");
     }
 
     /// All is as a broker likes it. What is asked once is asked again of a server that began anew.
@@ -179,38 +159,36 @@ impl Player {
             return;
         }
         self.newcomer();
-        let index = self.scripts.len() - 1;
+        let child = self.scripts.len() - 1;
         for round in 0.. {
-            self.scripts[index].error = None;
-            self.ask_for_everything(index);
-            let well = self.scripts[index].error.is_none() && self.scripts[index].is_answered();
-            if well {
+            self.scripts[child].error = None;
+            self.ask_for_everything(child);
+            let script = &self.scripts[child];
+            if script.error.is_none() && script.is_answered() {
                 return;
             }
-            if round > ROUNDS_WELL {
-                let told = self.scripts[index].error.as_deref().unwrap_or("nothing");
-                super::broken(13, &format!("the upstream is well and a newcomer is told {told}"));
-            }
+            let told = script.error.as_deref().unwrap_or("nothing");
+            holds!(13, round <= ROUNDS_WELL, "the upstream is well and a newcomer is told {told}");
         }
     }
 
-    fn ask_for_everything(&mut self, index: usize) {
-        let child = self.scripts[index].child;
-        let mut bytes = Vec::new();
-        self.put_nonce(index, What::Ping, &[b"PING"], &mut bytes);
-        self.put_nonce(index, What::Set, &[b"SET", b"k1"], &mut bytes);
-        self.put_nonce(index, What::Value, &[b"GET"], &mut bytes);
-        self.put(index, What::Multi, &[b"MULTI"], &mut bytes);
-        self.put_nonce(index, What::Incr, &[b"INCR"], &mut bytes);
-        self.put(index, What::Exec, &[b"EXEC"], &mut bytes);
-        if self.sim.broker.settings().leases_blocking_max > 0 {
-            let what = What::Pop { list: b"x".to_vec(), timeout: None, stay: None };
-            self.put(index, what, &[b"BLPOP", b"x", b"0"], &mut bytes);
-        }
-        self.sim.post(child, &bytes);
-        for db in 0..3 {
-            self.sim.redis.give(db, b"x");
-        }
+    fn ask_for_everything(&mut self, child: usize) {
+        let pop = What::Pop { list: b"x".to_vec(), timeout: None, stay: None };
+        let requests = [
+            (What::Ping, "PING $"),
+            (What::Set, "SET k1 $"),
+            (What::Value, "GET $"),
+            (What::Multi, "MULTI"),
+            (What::Incr, "INCR $"),
+            (What::Exec, "EXEC"),
+            (pop, "BLPOP x 0"),
+        ];
+        let pops = self.sim.broker.settings().leases_blocking_max > 0;
+        let count = requests.len() - usize::from(!pops);
+        let bytes: Vec<Vec<u8>> =
+            requests.into_iter().take(count).map(|(what, line)| self.put(child, what, line)).collect();
+        self.sim.post(child, &bytes.concat());
+        (0..3).for_each(|db| self.sim.redis.give(db, b"x"));
         self.sim.pass(150);
         self.listen_only();
     }
