@@ -242,6 +242,7 @@ impl Sim {
     /// Bytes of replies the child takes from now on, before it takes no more.
     pub(super) fn set_room(&mut self, child: usize, room: usize) {
         self.peers[child].room = room;
+        self.settle();
     }
 
     /// Bytes the child has written that the broker has not read.
@@ -273,6 +274,12 @@ impl Sim {
     /// What was executed: connection and request.
     pub(super) fn executed(&self) -> &[(i64, String)] {
         self.redis.texts.as_deref().unwrap_or_default()
+    }
+
+    /// Which connection ran each request that begins so, in order.
+    pub(super) fn ran(&self, start: &str) -> Vec<i64> {
+        let begun = self.executed().iter().filter(|(_, request)| request.starts_with(start));
+        begun.map(|(conn, _)| *conn).collect()
     }
 
     /// So many CLIENT UNBLOCK come before the command they are meant for.
