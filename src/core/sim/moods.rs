@@ -23,31 +23,35 @@ const UPSTREAMS: [(&str, &str); 3] =
 const ROUNDS_WELL: u32 = 20;
 
 pub(super) struct Moods {
+    /// Whether it has any.
+    moody: bool,
     rng: fastrand::Rng,
     pub(super) upstream: &'static str,
     user: &'static str,
 }
 
 impl Moods {
-    /// Those of a schedule, if it has any.
-    pub(super) fn of(seed: u64) -> Option<Moods> {
+    /// Those of a schedule.
+    pub(super) fn of(seed: u64) -> Moods {
         let mut rng = fastrand::Rng::with_seed(seed ^ 0x5eed_0f0d);
         let moody = rng.bool();
-        let (user, upstream) = UPSTREAMS[rng.usize(..UPSTREAMS.len())];
-        moody.then_some(Moods { rng, upstream, user })
+        let (user, upstream) = UPSTREAMS[if moody { rng.usize(..UPSTREAMS.len()) } else { 0 }];
+        Moods { moody, rng, upstream, user }
     }
 
     /// Whether a request is marked so that it can be told from all others at the server. Blocking commands without a
     /// mark are alike and wait in one line.
     pub(super) fn marks(&mut self) -> bool {
-        self.rng.bool()
+        self.moody && self.rng.bool()
     }
 }
 
 impl Player {
     pub(super) fn begin_moods(&mut self) {
-        let Some(moods) = &mut self.moods else { return };
-        let redis = &mut self.sim.redis;
+        let (moods, redis) = (&mut self.moods, &mut self.sim.redis);
+        if !moods.moody {
+            return;
+        }
         redis.access.user = moods.user;
         redis.weather.tells_role = true;
         redis.weather.patience = [20, 100, 400][moods.rng.usize(..3)];
@@ -60,8 +64,8 @@ impl Player {
 
     /// The upstream changes its mind, perhaps.
     pub(super) fn changes_mind(&mut self) -> bool {
-        let Some(moods) = &mut self.moods else { return false };
-        if moods.rng.bool() {
+        let moods = &mut self.moods;
+        if !moods.moody || moods.rng.bool() {
             return false;
         }
         let (choice, again) = (moods.rng.u8(..16), moods.rng.bool());
@@ -94,25 +98,22 @@ impl Player {
     }
 
     fn change_rights(&mut self) {
-        let Some(moods) = &mut self.moods else { return };
-        let name = moods.rng.choice(RIGHTS.split(' ').collect::<Vec<_>>()).expect("there are some");
-        let granted = moods.rng.u8(..3) == 0;
+        let name = self.moods.rng.choice(RIGHTS.split(' ').collect::<Vec<_>>()).expect("there are some");
+        let granted = self.moods.rng.u8(..3) == 0;
         trace!("  {name} is {}", if granted { "granted" } else { "denied" });
         self.sim.redis.set_right(name, granted);
         self.count("rights");
     }
 
     fn change_role(&mut self) {
-        let Some(moods) = &mut self.moods else { return };
-        let role = [Role::Master, Role::Replica, Role::Orphan][moods.rng.usize(..3)];
+        let role = [Role::Master, Role::Replica, Role::Orphan][self.moods.rng.usize(..3)];
         self.sim.redis.set_role(role);
         self.count("role");
     }
 
     /// The server begins anew with a dataset to read.
     fn load(&mut self) {
-        let Some(moods) = &mut self.moods else { return };
-        let duration: Millis = [30, 300, 3000][moods.rng.usize(..3)];
+        let duration: Millis = [30, 300, 3000][self.moods.rng.usize(..3)];
         self.restart();
         self.sim.redis.load_for(duration);
         self.count("loading");
@@ -121,8 +122,7 @@ impl Player {
     /// A child has the server run a script for long.
     fn run_long(&mut self) {
         let Some(child) = self.one_of().filter(|child| !self.sim.peers[*child].shut) else { return };
-        let Some(moods) = &mut self.moods else { return };
-        let script = ["loop=30", "loop=300", "loop=3000", "loop"][moods.rng.usize(..4)];
+        let script = ["loop=30", "loop=300", "loop=3000", "loop"][self.moods.rng.usize(..4)];
         self.say(child, What::Loop, &format!("EVAL {script} 0 $"));
         self.count("script");
     }
@@ -141,9 +141,6 @@ impl Player {
 
     /// All is as a broker likes it. What is asked once is asked again of a server that began anew.
     pub(super) fn clear_up(&mut self) {
-        if self.moods.is_none() {
-            return;
-        }
         let denied = &self.sim.redis.access.denied;
         if RIGHTS_ASKED_ONCE.iter().any(|name| denied.contains(name)) {
             self.restart();
@@ -155,7 +152,7 @@ impl Player {
 
     /// 13: once the upstream is well, a newcomer is soon served as if nothing had been.
     pub(super) fn serve_newcomer(&mut self) {
-        if self.moods.is_none() || !self.strict || self.sim.broker.is_draining() {
+        if !self.moods.moody || !self.strict || self.sim.broker.is_draining() {
             return;
         }
         self.newcomer();

@@ -20,6 +20,14 @@ use std::collections::BTreeMap;
 /// long as `lease_wait_timeout`.
 const ROUNDS_MAX: u32 = 600;
 
+/// Settings under which no child is closed for what it does not do.
+const HARMLESS: [(&str, &str); 4] = [
+    ("memory_max", "1GiB"),
+    ("idle_child_timeout", "0"),
+    ("idle_transaction_timeout", "0"),
+    ("child_output_max", "1MiB"),
+];
+
 /// What a schedule has done.
 #[derive(Debug, Default)]
 pub(super) struct Played {
@@ -34,7 +42,7 @@ pub(super) struct Player {
     /// By child.
     pub(super) scripts: Vec<Script>,
     played: Played,
-    pub(super) moods: Option<Moods>,
+    pub(super) moods: Moods,
     /// Which requests this schedule prefers.
     taste: [u32; 4],
     /// Settings of this schedule may close a child for what it does not do.
@@ -51,9 +59,8 @@ pub(super) fn play(seed: u64) -> Played {
     let mut rng = fastrand::Rng::with_seed(seed);
     let (settings, strict) = random_settings(&mut rng);
     let moods = Moods::of(seed);
-    let upstream = moods.as_ref().map_or("redis://sim/0", |moods| moods.upstream);
     let mut player = Player {
-        sim: Sim::begin(&settings, upstream, seed),
+        sim: Sim::begin(&settings, moods.upstream, seed),
         moods,
         scripts: Vec::new(),
         played: Played::default(),
@@ -85,13 +92,7 @@ pub(super) fn play(seed: u64) -> Played {
 /// Settings with small bounds; and whether a child that does nothing wrong is never closed under them.
 fn random_settings(rng: &mut fastrand::Rng) -> (Settings, bool) {
     let settings = generator::settings(rng, Speaker::Simulation);
-    let harmless = [
-        ("memory_max", "1GiB"),
-        ("idle_child_timeout", "0"),
-        ("idle_transaction_timeout", "0"),
-        ("child_output_max", "1MiB"),
-    ];
-    let strict = harmless.iter().all(|(key, value)| generator::value_of(&settings, key) == *value);
+    let strict = HARMLESS.iter().all(|(key, value)| generator::value_of(&settings, key) == *value);
     (settings, strict)
 }
 
@@ -168,21 +169,10 @@ impl Player {
 
     /// Hands every child what has come for it.
     fn listen(&mut self) {
-        for script in &mut self.scripts {
-            let peer = &mut self.sim.peers[script.child];
-            if !peer.received.is_empty() {
-                let bytes = std::mem::take(&mut peer.received);
-                script.receive(&bytes, &mut self.sim.redis.ledger);
-            }
-            if script.gives_up
-                && let Some(key) = peer.key
-            {
-                script.may_close = true;
-                self.sim.broker.child_gone(key);
-            }
-            if self.sim.peers[script.child].closed {
-                script.closed();
-            }
+        self.listen_only();
+        for script in self.scripts.iter_mut().filter(|script| script.gives_up) {
+            script.may_close = true;
+            self.sim.broker.child_gone(self.sim.key(script.child));
         }
         self.sim.redis.ledger.truth.listened();
         if self.sim.peers.iter().filter(|peer| !peer.closed).count() < 2 {
@@ -212,7 +202,7 @@ impl Player {
         let situation = Situation::ALL[situation as usize];
         let (script, ledger) = (&mut self.scripts[child], &mut self.sim.redis.ledger);
         let mut asking =
-            Asking { rng: &mut self.rng, moods: self.moods.as_mut(), script, ledger, value: Vec::new() };
+            Asking { rng: &mut self.rng, moods: &mut self.moods, script, ledger, value: Vec::new() };
         for request in generator::situation(&mut asking, situation) {
             let (what, nonce) = meant(&request);
             asking.script.asks(what, nonce, asking.ledger);
@@ -372,9 +362,8 @@ impl Player {
 
     fn reload(&mut self) {
         let mut settings = self.sim.broker.settings().clone();
-        let keep = ["memory_max", "idle_child_timeout", "idle_transaction_timeout", "child_output_max"];
         let (others, _) = random_settings(&mut self.rng);
-        for (key, value) in others.iter().filter(|(key, _)| !keep.contains(key)) {
+        for (key, value) in others.iter().filter(|(key, _)| HARMLESS.iter().all(|(kept, _)| kept != key)) {
             settings.set(key, value).expect("a setting");
         }
         self.sim.over_max |= settings.upstream_connections_max < self.sim.redis.clients.len();
@@ -384,7 +373,7 @@ impl Player {
         }
         let backoff_max = self.sim.broker.settings().reconnect_backoff_max;
         self.sim.dials.begin(backoff_max.min(settings.reconnect_backoff_max));
-        let own = self.moods.as_ref().map_or("redis://sim/0", |moods| moods.upstream);
+        let own = self.moods.upstream;
         let url = if self.moved { own.replace("sim", "other") } else { own.to_owned() };
         self.sim.broker.reload(settings, parse_upstream(&url).expect("a URL"));
         // Those above the cap take no place from whoever needs none of theirs.
