@@ -4,6 +4,7 @@
 use super::Sim;
 use super::ledger::Nonce;
 use super::reply::{Reply, parse};
+use super::table::recorded;
 use crate::command::{self, Policy, Route, Table, Verdict};
 use crate::core::connection::role::LaneRole;
 use crate::resp::tests::{Event, check_replies, check_requests};
@@ -67,8 +68,7 @@ fn split(line: &[u8]) -> Option<Vec<Vec<u8>>> {
 thread_local! {
     /// The commands of a real server.
     static TABLE: Table = {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/corpus/command-7.0.15.resp");
-        let reply = std::fs::read(path).expect("the reply to COMMAND");
+        let reply = recorded();
         Table::from_command_reply(&value::parse(&reply).expect("a reply"), Policy::default()).expect("a table")
     };
 }

@@ -166,7 +166,7 @@ impl Redis {
 
     /// An element from nobody, for whoever waits on this list.
     pub(super) fn give(&mut self, db: u32, list: &[u8]) {
-        self.push(db, list, &[b"e".to_vec()], false);
+        self.push(db, list, &[b"e".to_vec()]);
     }
 
     /// When something here changes by itself: a blocking command gives up, a script ends.
@@ -217,26 +217,31 @@ impl Redis {
     fn request(&mut self, link: usize, argv: Argv) {
         self.commands += 1;
         let name = full_name(&argv);
-        let Some(client) = self.clients.get_mut(&link) else { return };
-        if let Some(texts) = &mut self.texts {
-            texts.push((client.id, shown(&argv)));
-        }
+        let client = self.client(link);
+        let (id, useful) = (client.id, is_use(client.role, &name));
         trace!("    redis {link} ({:?}) runs {}", client.role, shown(&argv));
         watch_for_poison(client, &name, &argv);
-        let refused = self.refusal(link, &name, &argv);
-        let useful =
-            refused.is_none() && self.clients.get(&link).is_some_and(|client| is_use(client.role, &name));
-        let reply = match (refused, self.clients.get_mut(&link)) {
-            (Some(text), Some(client)) => Redis::reject(client, &name, &text),
-            _ => self.admitted(link, &name, argv),
-        };
-        if let Some(client) = self.clients.get_mut(&link) {
-            client.offset = self.ledger.clock;
-            client.useful |= useful;
-            if !client.silent {
-                client.out.extend_from_slice(&reply);
-            }
+        if let Some(texts) = &mut self.texts {
+            texts.push((id, shown(&argv)));
         }
+        let refused = self.refusal(link, &name, &argv);
+        let useful = useful && refused.is_none();
+        let reply = match refused {
+            Some(text) => Redis::reject(self.client(link), &name, &text),
+            None => self.admitted(link, &name, argv),
+        };
+        let clock = self.ledger.clock;
+        let client = self.client(link);
+        client.offset = clock;
+        client.useful |= useful;
+        if !client.silent {
+            client.out.extend_from_slice(&reply);
+        }
+    }
+
+    /// A connection on which something runs.
+    fn client(&mut self, link: usize) -> &mut Client {
+        self.clients.get_mut(&link).expect("a connection that is open")
     }
 
     /// 22: WAIT speaks of what its own connection has done last; that must not be older than the child's last
@@ -287,8 +292,7 @@ impl Redis {
     fn exec(&mut self, link: usize) -> Vec<u8> {
         let Some(client) = self.clients.get_mut(&link) else { return Vec::new() };
         let queued = client.multi.take().unwrap_or_default();
-        let (spoilt, touched) = (client.spoilt, client.touched);
-        let (db, proto) = (client.db, client.proto);
+        let (spoilt, touched, proto) = (client.spoilt, client.touched, client.proto);
         client.end_multi();
         self.check_block(&queued);
         if spoilt {
@@ -310,6 +314,7 @@ impl Redis {
             self.note(link, &argv, false);
             let reply = match name.as_str() {
                 "blpop" | "brpop" => {
+                    let db = self.clients[&link].db;
                     let popped = self.pop_any(db, &argv[1..argv.len() - 1], name == "blpop");
                     popped.map_or_else(|| null(proto), |(key, element)| pair(key, &element))
                 }
@@ -345,7 +350,6 @@ impl Redis {
                 Vec::new()
             }
             "eval" => bulk(&self.tagged(link, arg(3))),
-            "strlen" => int(self.value(link, arg(1)).len() as i64),
             "set" | "getset" => {
                 let before = self.value(link, arg(1));
                 self.write(db, arg(1), arg(2));
@@ -359,18 +363,8 @@ impl Redis {
                 self.write(db, arg(1), (before + 1).to_string().as_bytes());
                 int(before + 1)
             }
-            "del" => int(argv[1..].iter().filter(|key| self.remove(db, key)).count() as i64),
-            "exists" => {
-                int(argv[1..].iter().filter(|key| self.keys.contains_key(&(db, key.to_vec()))).count() as i64)
-            }
-            "dbsize" => int(self.keys.keys().filter(|(of, _)| *of == db).count() as i64),
-            "rpush" | "lpush" => int(self.push(db, arg(1), &argv[2..], name == "lpush")),
-            "lpop" => self.pop(db, arg(1), true).map_or_else(|| null_bulk(proto), |element| bulk(&element)),
+            "rpush" => int(self.push(db, arg(1), &argv[2..])),
             "lmpop" => self.pop_first(db, proto, argv),
-            "llen" => int(match self.keys.get(&(db, arg(1).to_vec())) {
-                Some(Value::List(list)) => list.len() as i64,
-                _ => 0,
-            }),
             "blpop" | "brpop" => self.block(link, db, argv, name == "blpop"),
             "multi" => {
                 client.multi = Some(Vec::new());
@@ -408,7 +402,6 @@ impl Redis {
                 let pair = argv.get(argv.len() - 2..).unwrap_or_default();
                 self.authenticate(link, pair).map_or_else(|refused| refused, |()| ok())
             }
-            "acl|whoami" => bulk(client.user.as_bytes()),
             "select" => match arg(1).parse::<u32>() {
                 Ok(db) if db < DATABASES => {
                     client.db = db;
@@ -422,18 +415,11 @@ impl Redis {
             }
             "client|getname" if client.name.is_empty() => null_bulk(client.proto),
             "client|getname" => bulk(client.name.as_bytes()),
-            "client|id" => int(client.id),
             "client|reply" => {
                 client.silent = arg(2).eq_ignore_ascii_case("off");
                 if client.silent { Vec::new() } else { ok() }
             }
-            "client|getredir" => int(-1),
-            "client|list" | "client|info" => {
-                let line = format!("id={} name={} db={}\n", client.id, client.name, client.db);
-                bulk(line.as_bytes())
-            }
             "client|unblock" => self.unblock(arg(2).parse().unwrap_or(0), &arg(3)),
-            "client|kill" => int(0),
             "reset" => {
                 let fresh = Client::new(client.id, client.role, self.access.is_open());
                 let Client { input, out, greeted, .. } = std::mem::replace(client, fresh);
@@ -441,15 +427,13 @@ impl Redis {
                 b"+RESET\r\n".to_vec()
             }
             "command" => self.table.clone(),
-            "command|count" => int(200),
             "command|info" => {
                 let mut out = Vec::new();
                 encode::array_header(&mut out, argv.len() - 2);
                 (2..argv.len()).for_each(|index| table::entry(&mut out, &arg(index).to_ascii_lowercase()));
                 out
             }
-            "pubsub|channels" | "pubsub|numsub" | "config|get" => b"*0\r\n".to_vec(),
-            "info" => bulk(b"# Server\r\nredis_version:7.0.15\r\nrun_id:model\r\n"),
+            "config|get" => b"*0\r\n".to_vec(),
             _ => ok(),
         }
     }
@@ -481,15 +465,6 @@ impl Redis {
         self.touch(db, key);
     }
 
-    fn remove(&mut self, db: u32, key: &[u8]) -> bool {
-        let removed = self.keys.remove(&(db, key.to_vec())).is_some();
-        if removed {
-            self.ledger.truth.list_is_empty(db, key, true);
-            self.touch(db, key);
-        }
-        removed
-    }
-
     fn touch(&mut self, db: u32, key: &[u8]) {
         self.ledger.touch(db, key);
         for client in self.clients.values_mut() {
@@ -499,12 +474,10 @@ impl Redis {
 
     // ---- lists ----------------------------------------------------------------------------------------
 
-    fn push(&mut self, db: u32, key: &[u8], elements: &[Vec<u8>], left: bool) -> i64 {
+    fn push(&mut self, db: u32, key: &[u8], elements: &[Vec<u8>]) -> i64 {
         let value = self.keys.entry((db, key.to_vec())).or_insert(Value::List(VecDeque::new()));
         let Value::List(list) = value else { return 0 };
-        for element in elements {
-            if left { list.push_front(element.clone()) } else { list.push_back(element.clone()) }
-        }
+        list.extend(elements.iter().cloned());
         let len = list.len() as i64;
         self.ledger.truth.list_is_empty(db, key, false);
         self.touch(db, key);
