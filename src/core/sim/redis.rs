@@ -298,12 +298,11 @@ impl Redis {
         if spoilt {
             return error("EXECABORT Transaction discarded because of previous errors.");
         }
-        let mut out = Vec::new();
         if touched {
             queued.iter().for_each(|argv| self.note(link, argv, true));
-            encode::null_array(&mut out, proto);
-            return out;
+            return null(proto);
         }
+        let mut out = Vec::new();
         encode::array_header(&mut out, queued.len());
         for argv in queued {
             let name = full_name(&argv);
@@ -366,21 +365,13 @@ impl Redis {
             "rpush" => int(self.push(db, arg(1), &argv[2..])),
             "lmpop" => self.pop_first(db, proto, argv),
             "blpop" | "brpop" => self.block(link, db, argv, name == "blpop"),
-            "multi" => {
-                client.multi = Some(Vec::new());
-                ok()
-            }
-            "discard" => {
-                client.end_multi();
-                ok()
-            }
-            "unwatch" => {
-                client.touched = false;
-                client.watched.clear();
-                ok()
-            }
-            "watch" => {
-                client.watched.extend(argv[1..].iter().map(|key| (db, key.clone())));
+            "multi" | "discard" | "watch" | "unwatch" => {
+                match name {
+                    "multi" => client.multi = Some(Vec::new()),
+                    "watch" => client.watched.extend(argv[1..].iter().map(|key| (db, key.clone()))),
+                    // Outside of MULTI, UNWATCH ends nothing but the watches.
+                    _ => client.end_multi(),
+                }
                 ok()
             }
             "publish" | "spublish" => self.publish(arg(1), arg(2), name == "spublish"),

@@ -505,10 +505,7 @@ impl Script {
             (What::Watch(key), reply) => {
                 let nonce = asked.nonce.expect("a watch has a nonce");
                 self.watched.push(Watched { nonce, key: key.clone(), db: self.db, doubtful: false });
-                // Answered here it may be, when an earlier watch was lost: it need not have been executed.
-                return if *reply != simple("OK") {
-                    self.wrong(asked, reply)
-                };
+                *reply == simple("OK")
             }
             (What::Pop { .. }, Reply::Array(pair)) => self.element(pair, ledger),
             (What::Pop { .. }, Reply::Null) => {
@@ -549,7 +546,8 @@ impl Script {
         if asked.what.ends_watch() && !inside {
             self.watched.clear();
         }
-        if asked.what != What::Echo {
+        // ECHO is answered here, and so is WATCH, perhaps, when an earlier one was lost.
+        if !matches!(asked.what, What::Echo | What::Watch(_)) {
             asked.nonce.into_iter().for_each(|nonce| ledger.acknowledged(nonce));
         }
     }
