@@ -19,19 +19,25 @@ const DOWN: &str = "-BROKERDOWN no upstream connection; the command was not exec
 const REFUSED: &str =
     "-BROKERDOWN no upstream connection; the command was not executed; last attempt: refused";
 
+/// With canaries everything reads as without.
 #[test]
 fn the_simulation_speaks_like_redis() {
-    let (mut sim, [a, b]) = Sim::with(&[]);
-    assert_eq!(sim.ask(a, "SET k v\nGET nonce"), "+OK $5 nonce");
-    assert_eq!(sim.ask(a, "MULTI\nSET k v\nGET x\nEXEC"), "+OK +QUEUED +QUEUED *2 +OK $1 x");
-    assert_eq!(sim.ask(a, "MULTI") + &sim.ask(a, "GET x") + &sim.ask(a, "EXEC"), "+OK+QUEUED*1 $1 x");
-    assert_eq!(sim.ask(b, "BLPOP x 0"), "");
-    assert_eq!(sim.ask(a, "RPUSH x e"), ":1");
-    assert_eq!(sim.received(b), "*2 $1 x $1 e");
-    assert_eq!(sim.ask(b, "SUBSCRIBE c"), "*3 $9 subscribe $1 c :1");
-    assert_eq!(sim.ask(a, "PUBLISH c m"), ":1");
-    assert_eq!(sim.received(b), "*3 $7 message $1 c $1 m");
-    assert_eq!(sim.ask(a, "WATCH k\nMULTI\nGET y\nEXEC"), "+OK +OK +QUEUED *1 $1 y");
+    for integrity in ["off", "sampled", "always"] {
+        let (mut sim, [a, b]) = Sim::with(&[("integrity", integrity), ("integrity_sample", "2")]);
+        assert_eq!(sim.ask(a, "SET k v\nGET nonce\nPING"), "+OK $5 nonce +PONG");
+        assert_eq!(sim.ask(a, "MULTI\nSET k v\nGET x\nEXEC"), "+OK +QUEUED +QUEUED *2 +OK $1 x");
+        assert_eq!(sim.ask(a, "MULTI") + &sim.ask(a, "GET x") + &sim.ask(a, "EXEC"), "+OK+QUEUED*1 $1 x");
+        assert_eq!(sim.ask(a, "WATCH k\nMULTI\nGET y\nEXEC"), "+OK +OK +QUEUED *1 $1 y");
+        assert_eq!(sim.ask(b, "BLPOP x 0"), "");
+        assert_eq!(sim.ask(a, "RPUSH x e"), ":1");
+        assert_eq!(sim.received(b), "*2 $1 x $1 e");
+        assert_eq!(sim.broker.counters().canaries > 2, integrity != "off", "{integrity}");
+        assert_eq!(sim.broker.counters().integrity_failures, 0);
+        assert_eq!(sim.broker.leases_lent(), (0, 0, 0));
+        assert_eq!(sim.ask(b, "SUBSCRIBE c"), "*3 $9 subscribe $1 c :1");
+        assert_eq!(sim.ask(a, "PUBLISH c m"), ":1");
+        assert_eq!(sim.received(b), "*3 $7 message $1 c $1 m");
+    }
 }
 
 #[test]

@@ -226,6 +226,12 @@ impl Player {
         *self.played.faults.entry(fault).or_default() += 1;
     }
 
+    /// Counts a fault; by this chance it comes or goes.
+    fn chance_of(&mut self, fault: &'static str) -> &mut fastrand::Rng {
+        self.count(fault);
+        &mut self.rng
+    }
+
     fn fault(&mut self) {
         match self.rng.u8(..20) {
             0..3 => self.cut(),
@@ -233,24 +239,15 @@ impl Player {
             3 => self.whole_frame(),
             4 => self.freeze(),
             5 => self.sim.frozen.clear(),
-            6 => {
-                self.sim.full = self.rng.bool();
-                self.count("full");
-            }
+            6 => self.sim.full = self.chance_of("full").bool(),
             7 => {
                 self.sim.room = if self.rng.bool() { usize::MAX } else { self.rng.usize(1..200) };
                 let room = self.sim.room;
                 self.sim.conns.values_mut().for_each(|conn| conn.room = room);
                 self.count("narrow");
             }
-            8 => {
-                self.sim.refuses = self.rng.u8(..3) == 0;
-                self.count("refused");
-            }
-            9 => {
-                self.sim.dial_time = [0, 5, 500][self.rng.usize(..3)];
-                self.count("slow dial");
-            }
+            8 => self.sim.refuses = self.chance_of("refused").u8(..3) == 0,
+            9 => self.sim.dial_time = [0, 5, 500][self.chance_of("slow dial").usize(..3)],
             10 => {
                 if let Some(link) = self.a_link() {
                     self.sim.silent.push(link);
@@ -258,15 +255,9 @@ impl Player {
                 }
             }
             11 => self.sim.silent.clear(),
-            12 => {
-                self.sim.lingers = self.rng.bool();
-                self.count("lingering");
-            }
+            12 => self.sim.lingers = self.chance_of("lingering").bool(),
             13 => self.end_leaving(),
-            14 => {
-                self.sim.redis.early_unblocks = self.rng.usize(..3);
-                self.count("early unblock");
-            }
+            14 => self.sim.redis.early_unblocks = self.chance_of("early unblock").usize(..3),
             15 => self.restart(),
             16 => self.reload(),
             17 => self.leave(),

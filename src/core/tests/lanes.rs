@@ -107,23 +107,6 @@ fn nothing_overtakes_a_request_whose_reply_is_overdue() {
 
 // ---- canaries --------------------------------------------------------------------------------------------
 
-#[test]
-fn with_canaries_everything_reads_as_without() {
-    for setting in ["sampled", "always"] {
-        let (mut sim, [a, b]) = Sim::with(&[("integrity", setting), ("integrity_sample", "2")]);
-        assert_eq!(sim.ask(a, "SET k v\nGET x\nPING"), "+OK $1 x +PONG");
-        assert_eq!(sim.ask(a, "MULTI\nGET x\nEXEC"), "+OK +QUEUED *1 $1 x");
-        assert_eq!(sim.ask(a, "MULTI") + &sim.ask(a, "GET x") + &sim.ask(a, "EXEC"), "+OK+QUEUED*1 $1 x");
-        assert_eq!(sim.ask(a, "WATCH k\nMULTI\nGET y\nEXEC"), "+OK +OK +QUEUED *1 $1 y");
-        assert_eq!(sim.ask(b, "BLPOP x 0"), "");
-        assert_eq!(sim.ask(a, "RPUSH x e"), ":1");
-        assert_eq!(sim.received(b), "*2 $1 x $1 e");
-        assert!(sim.broker.counters().canaries > 2, "{setting}");
-        assert_eq!(sim.broker.counters().integrity_failures, 0);
-        assert_eq!(sim.broker.leases_lent(), (0, 0, 0));
-    }
-}
-
 /// Children whose GET is not answered, each reply to be proven; and the connection that should do both.
 fn unanswered<const CHILDREN: usize>(settings: &[(&str, &str)]) -> (Sim, [usize; CHILDREN], usize) {
     let (mut sim, children) = Sim::with(&[&[("integrity", "always")], settings].concat());
