@@ -121,7 +121,7 @@ fn every_number_in_use_is_an_invariant() {
     let mut used = BTreeSet::new();
     for (path, text) in sources(&["src", "tests"]) {
         let text = text.to_ascii_lowercase();
-        for start in ["broken(", "invariant "] {
+        for start in ["broken!(", "holds!(", "invariant "] {
             for (at, _) in text.match_indices(start) {
                 let rest = text[at + start.len()..].trim_start();
                 let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());

@@ -181,17 +181,15 @@ mod tests {
         let asked = |words: &str| {
             let args: Vec<&[u8]> = words.split(' ').map(str::as_bytes).collect();
             with_request(&args, |request| {
-                let last = Blocking { timeout: args.len() - 1, unit: TimeoutUnit::Seconds };
-                let first = Blocking { timeout: 1, unit: TimeoutUnit::Seconds };
+                let seconds_at = |timeout| Blocking { timeout, unit: TimeoutUnit::Seconds };
                 let name = words.split(' ').next().unwrap();
                 let blocking = match name {
-                    "blmpop" | "bzmpop" => first,
+                    "blmpop" | "bzmpop" => seconds_at(1),
                     "xread" | "xreadgroup" => stream_block(|index| request.get(index)).unwrap(),
-                    _ => last,
+                    _ => seconds_at(args.len() - 1),
                 };
                 let (name, args, _) = at_once(name, request, &blocking)?;
-                let args: Vec<_> = args.iter().map(|arg| String::from_utf8_lossy(arg).into_owned()).collect();
-                Some(format!("{name} {}", args.join(" ")))
+                Some(format!("{name} {}", String::from_utf8_lossy(&args.join(&b' '))))
             })
         };
         for (words, expected) in [

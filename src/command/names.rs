@@ -115,10 +115,8 @@ mod tests {
         for byte in 0..=u8::MAX {
             let bytes =
                 [byte, b'Z', 0xff, b'@', byte, b'[', b'a', 0, byte, b'A', b'z', b'{', 0x80, 1, 0x7f, byte];
-            assert_eq!(
-                lower(u128::from_le_bytes(bytes)).to_le_bytes(),
-                bytes.map(|byte| byte.to_ascii_lowercase())
-            );
+            let lowered = lower(u128::from_le_bytes(bytes)).to_le_bytes();
+            assert_eq!(lowered, bytes.map(|byte| byte.to_ascii_lowercase()));
         }
     }
 

@@ -227,11 +227,8 @@ mod tests {
         assert_eq!(accounts.iter().map(|a| a.name.as_str()).collect::<Vec<_>>(), ["a", "b", "default"]);
         assert!(accounts[0].accepts(&Hash::of(b"p")) && !accounts[0].accepts(&Hash::of(b"q")));
         assert!(accounts[1].accepts(&Hash::of(b"p")) && accounts[2].accepts(&Hash::of(b"anything")));
-        let may = |name: &str| accounts[1].may_run(name);
-        assert_eq!(
-            [may("get"), may("set"), may("config|get"), may("config|set")],
-            [true, false, true, false]
-        );
+        let may = ["get", "set", "config|get", "config|set"].map(|name| accounts[1].may_run(name));
+        assert_eq!(may, [true, false, true, false]);
         assert!(accounts[0].may_run("set"));
         assert_eq!(accounts.iter().map(|a| a.scripts_trusted).collect::<Vec<_>>(), [false, false, true]);
         let debug = format!("{accounts:?}");

@@ -130,10 +130,9 @@ mod tests {
 
     #[test]
     fn numbers_at_their_limits() {
-        assert_eq!(written(|out| int(out, 0)), ":0\r\n");
-        assert_eq!(written(|out| int(out, -10)), ":-10\r\n");
-        assert_eq!(written(|out| int(out, i64::MAX)), ":9223372036854775807\r\n");
-        assert_eq!(written(|out| int(out, i64::MIN)), ":-9223372036854775808\r\n");
+        for number in [0, -10, i64::MAX, i64::MIN] {
+            assert_eq!(written(|out| int(out, number)), format!(":{number}\r\n"));
+        }
         assert_eq!(written(|out| decimal(out, u64::MAX)), u64::MAX.to_string());
     }
 
@@ -146,15 +145,15 @@ mod tests {
 
     #[test]
     fn the_reader_decides_the_form() {
-        assert_eq!(written(|out| null(out, 2)), "$-1\r\n");
-        assert_eq!(written(|out| null(out, 3)), "_\r\n");
-        assert_eq!(written(|out| null_array(out, 2)), "*-1\r\n");
-        assert_eq!(written(|out| null_array(out, 3)), "_\r\n");
-        assert_eq!(written(|out| map_header(out, 3, 2)), "*6\r\n");
-        assert_eq!(written(|out| map_header(out, 3, 3)), "%3\r\n");
-        assert_eq!(written(|out| verbatim_txt(out, b"hi", 2)), "$2\r\nhi\r\n");
-        assert_eq!(written(|out| verbatim_txt(out, b"hi", 3)), "=6\r\ntxt:hi\r\n");
-        for proto in [2, 3] {
+        let forms = [
+            (2, ["$-1\r\n", "*-1\r\n", "*6\r\n", "$2\r\nhi\r\n"]),
+            (3, ["_\r\n", "_\r\n", "%3\r\n", "=6\r\ntxt:hi\r\n"]),
+        ];
+        for (proto, [nil, nil_array, map, text]) in forms {
+            assert_eq!(written(|out| null(out, proto)), nil);
+            assert_eq!(written(|out| null_array(out, proto)), nil_array);
+            assert_eq!(written(|out| map_header(out, 3, proto)), map);
+            assert_eq!(written(|out| verbatim_txt(out, b"hi", proto)), text);
             let copied = written(|out| verbatim_txt(out, b"a longer text", proto));
             assert_eq!(as_verbatim_txt(b"a longer text".to_vec(), proto), copied.as_bytes());
         }

@@ -28,7 +28,7 @@ fn pieces<'a>(stream: &'a [u8], cuts: &[usize]) -> Vec<&'a [u8]> {
     cuts.windows(2).map(|cut| &stream[cut[0]..cut[1]]).collect()
 }
 
-pub(crate) fn requests(stream: &[u8], cuts: &[usize], limits: &FrameLimits) -> Vec<Event> {
+fn requests(stream: &[u8], cuts: &[usize], limits: &FrameLimits) -> Vec<Event> {
     let mut scanner = Scanner::default();
     let (mut input, mut events) = (Vec::new(), Vec::new());
     for piece in pieces(stream, cuts) {
@@ -63,7 +63,7 @@ pub(crate) fn requests(stream: &[u8], cuts: &[usize], limits: &FrameLimits) -> V
     events
 }
 
-pub(crate) fn replies(stream: &[u8], cuts: &[usize]) -> Vec<Event> {
+fn replies(stream: &[u8], cuts: &[usize]) -> Vec<Event> {
     let mut scanner = ReplyScanner::default();
     let (mut input, mut events) = (Vec::new(), Vec::new());
     for piece in pieces(stream, cuts) {
@@ -91,52 +91,57 @@ pub(crate) fn replies(stream: &[u8], cuts: &[usize]) -> Vec<Event> {
     events
 }
 
+/// Longer streams are not cut everywhere.
+const CUT_EVERYWHERE: usize = 1500;
+
+/// Requests are the same however they arrive, canonical, and within their bound.
+pub(crate) fn check_requests(stream: &[u8], cuts: &[usize], limits: &FrameLimits) {
+    let whole = requests(stream, &[], limits);
+    assert_eq!(requests(stream, cuts, limits), whole, "cut at {cuts:?}");
+    if stream.len() < CUT_EVERYWHERE {
+        let everywhere: Vec<usize> = (0..stream.len()).collect();
+        assert_eq!(requests(stream, &everywhere, limits), whole, "cut everywhere");
+    }
+    for event in whole {
+        let Event::Request { bytes, args } = &event else { continue };
+        let mut canonical = Vec::new();
+        encode::request(&mut canonical, &args.iter().map(Vec::as_slice).collect::<Vec<_>>());
+        assert_eq!(bytes, &canonical, "not canonical");
+        assert!(bytes.len() <= limits.request_max);
+        let again = requests(bytes, &[], &FrameLimits { request_max: usize::MAX, authenticated: true });
+        assert_eq!(again, [event, Event::Rest(0)], "read otherwise the second time");
+    }
+}
+
+/// Replies end at the same byte however they arrive.
+pub(crate) fn check_replies(stream: &[u8], cuts: &[usize]) -> Vec<Event> {
+    let whole = replies(stream, &[]);
+    assert_eq!(replies(stream, cuts), whole, "cut at {cuts:?}");
+    if stream.len() < CUT_EVERYWHERE {
+        let everywhere: Vec<usize> = (0..stream.len()).collect();
+        assert_eq!(replies(stream, &everywhere), whole, "cut everywhere");
+    }
+    whole
+}
+
+/// Parts of requests and replies, some broken.
+const PARTS: &str = "*1\r\n *2\r\n *3\r\n *0\r\n *-1\r\n *1\rx *11\r\n *1048577\r\n $4\r\nPING\r\n $3\r\nGET\r\n $0\r\n\r\n \
+     $2\r\nabxx $1\r\n $1\r\na\r\n $16385\r\n $536870913\r\n $-1\r\n a\r\n : + * $ - 0 1 \" ' \0 \r \n \r\n +OK\r\n :1\r\n _\r\n \
+     #t\r\n ,1\r\n ,1.5\r\n (12\r\n %1\r\n ~2\r\n >2\r\n |1\r\n =5\r\ntxt:a\r\n !1\r\ne\r\n";
+
+/// What has a blank in it, or ends like a line.
+const LINES: &str = "PING\r\nPOST\r\nhost: x\r\nGET k\r\nSET k \"\\x00 a\"\r\nset 'a b' \"\\x41\"\n\
+     XREAD BLOCK 5 STREAMS BLOCK $\r\nCLIENT REPLY OFF\r\n-ERR x\r\n-ERR a\rb\r\n";
+
 /// Bytes that mean something to one scanner or the other, and some that do not.
+pub(crate) fn words() -> Vec<Vec<u8>> {
+    let words = PARTS.split(' ').chain(LINES.split_inclusive('\n'));
+    words.map(|word| word.as_bytes().to_vec()).chain([vec![0xff]]).collect()
+}
+
 fn fragment() -> impl Strategy<Value = Vec<u8>> {
-    let words = prop::sample::select(vec![
-        "*1\r\n",
-        "*2\r\n",
-        "*3\r\n",
-        "*0\r\n",
-        "*-1\r\n",
-        "*1\rx",
-        "$4\r\nPING\r\n",
-        "$0\r\n\r\n",
-        "$2\r\nabxx",
-        "$1\r\n",
-        "a\r\n",
-        "PING\r\n",
-        "set 'a b' \"\\x41\"\n",
-        "\"",
-        "'",
-        "\r",
-        "\n",
-        "\r\n",
-        "\0",
-        "*",
-        "$",
-        "1",
-        "0",
-        "-",
-        "+OK\r\n",
-        ":1\r\n",
-        "$-1\r\n",
-        "_\r\n",
-        "#t\r\n",
-        "%1\r\n",
-        "~2\r\n",
-        ">2\r\n",
-        "|1\r\n",
-        "=5\r\ntxt:a\r\n",
-        "!1\r\ne\r\n",
-        ",1\r\n",
-        "(12\r\n",
-        "-ERR a\rb\r\n",
-        "$16385\r\n",
-        "*11\r\n",
-    ]);
     prop_oneof![
-        8 => words.prop_map(|word| word.as_bytes().to_vec()),
+        8 => prop::sample::select(words()),
         3 => prop::collection::vec(prop::collection::vec(any::<u8>(), 0..6), 1..5).prop_map(|argv| {
             let mut out = Vec::new();
             encode::request(&mut out, &argv.iter().map(Vec::as_slice).collect::<Vec<_>>());
@@ -161,18 +166,7 @@ proptest! {
         authenticated: bool,
     ) {
         let limits = FrameLimits { request_max, authenticated };
-        let whole = requests(&stream, &[], &limits);
-        prop_assert_eq!(&requests(&stream, &cuts, &limits), &whole);
-        let bytewise: Vec<usize> = (0..stream.len()).collect();
-        prop_assert_eq!(&requests(&stream, &bytewise, &limits), &whole);
-        for event in whole {
-            if let Event::Request { bytes, args } = event {
-                let mut canonical = Vec::new();
-                encode::request(&mut canonical, &args.iter().map(Vec::as_slice).collect::<Vec<_>>());
-                prop_assert_eq!(&bytes, &canonical);
-                prop_assert!(bytes.len() <= request_max);
-            }
-        }
+        check_requests(&stream, &cuts, &limits);
     }
 
     #[test]
@@ -180,10 +174,7 @@ proptest! {
         stream in stream(),
         cuts in prop::collection::vec(any::<usize>(), 0..12),
     ) {
-        let whole = replies(&stream, &[]);
-        prop_assert_eq!(&replies(&stream, &cuts), &whole);
-        let bytewise: Vec<usize> = (0..stream.len()).collect();
-        prop_assert_eq!(&replies(&stream, &bytewise), &whole);
+        check_replies(&stream, &cuts);
     }
 
     #[test]

@@ -337,8 +337,7 @@ mod tests {
         let poll = Poll::new().unwrap();
         let (near, far) = std::os::unix::net::UnixStream::pair().unwrap();
         near.set_nonblocking(true).unwrap();
-        let stream = Stream::Unix(UnixStream::from_std(near));
-        let mut conn = Conn::new(stream);
+        let mut conn = Conn::new(Stream::Unix(UnixStream::from_std(near)));
         conn.register(poll.registry(), TOKEN, false).unwrap();
         (poll, conn, far)
     }
@@ -351,6 +350,11 @@ mod tests {
             conn.observe(event);
         }
         events.iter().count()
+    }
+
+    /// One read, of one that takes descriptors or of one that does not.
+    fn fill(conn: &mut Conn, buffer: &mut [u8], take: bool) -> Fill {
+        if take { conn.fill_and_take(buffer, &mut Vec::new()) } else { conn.fill(buffer) }
     }
 
     #[test]
@@ -387,14 +391,8 @@ mod tests {
     fn writable_is_watched_only_after_a_refused_write() {
         let (mut poll, mut conn, mut far) = pair();
         let chunk = [0; 1 << 16];
-        let mut sent = 0;
-        loop {
-            let count = conn.flush(poll.registry(), &chunk).unwrap();
-            if count == 0 {
-                break;
-            }
-            sent += count;
-        }
+        let flushes = std::iter::from_fn(|| Some(conn.flush(poll.registry(), &chunk).unwrap()));
+        let sent: usize = flushes.take_while(|count| *count > 0).sum();
         assert!(conn.blocked());
         observe(&mut poll, &mut conn);
         assert!(conn.blocked());
@@ -421,13 +419,9 @@ mod tests {
     }
     /// Everything there is, read as the loop does: while the connection says that there may be more.
     fn read_on(conn: &mut Conn, take: bool) -> Vec<u8> {
-        let (mut bytes, mut buffer, mut taken) = (Vec::new(), [0; 64], Vec::new());
+        let (mut bytes, mut buffer) = (Vec::new(), [0; 64]);
         while conn.unread() {
-            let fill = match take {
-                true => conn.fill_and_take(&mut buffer, &mut taken),
-                false => conn.fill(&mut buffer),
-            };
-            match fill {
+            match fill(conn, &mut buffer, take) {
                 Fill::Bytes(count) => bytes.extend_from_slice(&buffer[..count]),
                 Fill::Empty => {}
                 other => panic!("{other:?}"),
@@ -496,13 +490,7 @@ mod tests {
             rustix::net::sockopt::set_socket_passcred(conn.stream(), true).unwrap();
             far.write_all(b"a").unwrap();
             assert_eq!(observe(&mut poll, &mut conn), 1);
-            let mut buffer = [0; 64];
-            let mut taken = Vec::new();
-            let fill = match take {
-                true => conn.fill_and_take(&mut buffer, &mut taken),
-                false => conn.fill(&mut buffer),
-            };
-            assert!(matches!(fill, Fill::Bytes(1)) && conn.unread());
+            assert!(matches!(fill(&mut conn, &mut [0; 64], take), Fill::Bytes(1)) && conn.unread());
             assert_eq!(read_on(&mut conn, take), b"");
         }
     }
@@ -545,12 +533,7 @@ mod tests {
                 far.write_all(b"12").unwrap();
             }
             assert_eq!(observe(&mut poll, &mut conn), 1);
-            let mut taken = Vec::new();
-            let fill = match take {
-                true => conn.fill_and_take(&mut [0; 64], &mut taken),
-                false => conn.fill(&mut [0; 64]),
-            };
-            assert!(matches!(fill, Fill::Bytes(6)) && !conn.unread());
+            assert!(matches!(fill(&mut conn, &mut [0; 64], take), Fill::Bytes(6)) && !conn.unread());
         }
     }
 }

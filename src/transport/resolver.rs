@@ -262,8 +262,8 @@ mod tests {
     use super::*;
     use mio::{Events, Poll, Token};
 
-    fn resolver(host: &str) -> (Poll, Resolver) {
-        let (poll, resolver) = resolver_with(host, Lookup::Always);
+    fn resolver(host: &str, lookup: Lookup) -> (Poll, Resolver) {
+        let (poll, resolver) = resolver_with(host, lookup);
         (poll, resolver.unwrap())
     }
 
@@ -286,7 +286,7 @@ mod tests {
     #[test]
     fn numbers_need_no_thread() {
         for (host, shown) in [("127.0.0.1", "127.0.0.1:7"), ("::1", "[::1]:7")] {
-            let (_poll, mut resolver) = resolver(host);
+            let (_poll, mut resolver) = resolver(host, Lookup::Always);
             assert_eq!(resolver.find(0), Found::Tcp(shown.parse().unwrap()));
             assert!(resolver.take().is_none());
         }
@@ -294,7 +294,7 @@ mod tests {
 
     #[test]
     fn a_name_wakes_the_poll_when_it_is_known() {
-        let (mut poll, mut resolver) = resolver("localhost");
+        let (mut poll, mut resolver) = resolver("localhost", Lookup::Always);
         assert_eq!(resolver.find(0), Found::Later);
         assert_eq!(resolver.find(0), Found::Later, "one thread is enough");
         poll.poll(&mut Events::with_capacity(1), None).unwrap();
@@ -305,8 +305,7 @@ mod tests {
 
     #[test]
     fn a_name_that_works_needs_no_thread() {
-        let (_poll, resolver) = resolver_with("localhost", Lookup::AfterFailure(start));
-        let mut resolver = resolver.unwrap();
+        let (_poll, mut resolver) = resolver("localhost", Lookup::AfterFailure(start));
         for now in [0, limits::RESOLVE_INTERVAL, 1_000_000] {
             assert!(matches!(resolver.find(now), Found::Tcp(address) if address.ip().is_loopback()));
             assert!(name(&mut resolver).asking.is_none());
@@ -320,14 +319,13 @@ mod tests {
     fn a_name_that_fails_is_looked_up_again() {
         let gone: SocketAddr = "192.0.2.1:7".parse().unwrap();
         for lost in [false, true] {
-            let (mut poll, resolver) = resolver_with("localhost", Lookup::AfterFailure(start));
-            let mut resolver = resolver.unwrap();
+            let (mut poll, mut resolver) = resolver("localhost", Lookup::AfterFailure(start));
             name(&mut resolver).known = vec![gone];
             if lost {
                 resolver.doubt()
             } else {
                 resolver.blame(gone)
-            };
+            }
             assert_eq!(resolver.find(5), Found::Tcp(gone), "meanwhile");
             poll.poll(&mut Events::with_capacity(1), None).unwrap();
             assert_eq!(resolver.take(), Some(Ok(())));
@@ -345,8 +343,7 @@ mod tests {
         fn none(_: Box<dyn FnOnce() + Send>) -> io::Result<()> {
             Err(io::Error::other("no threads"))
         }
-        let (_poll, resolver) = resolver_with("localhost", Lookup::AfterFailure(none));
-        let mut resolver = resolver.unwrap();
+        let (_poll, mut resolver) = resolver("localhost", Lookup::AfterFailure(none));
         resolver.doubt();
         assert!(matches!(resolver.find(0), Found::Tcp(_)));
         assert!(name(&mut resolver).asking.is_none() && name(&mut resolver).doubted);
@@ -358,8 +355,7 @@ mod tests {
         fn never(_: Box<dyn FnOnce() + Send>) -> io::Result<()> {
             Ok(())
         }
-        let (mut poll, resolver) = resolver_with("localhost", Lookup::AfterFailure(never));
-        let mut resolver = resolver.unwrap();
+        let (mut poll, mut resolver) = resolver("localhost", Lookup::AfterFailure(never));
         resolver.doubt();
         resolver.find(0);
         resolver.lookup = Lookup::AfterFailure(start);
@@ -379,17 +375,13 @@ mod tests {
 
     #[test]
     fn the_last_good_answer_outlives_a_failed_refresh() {
-        let (_poll, mut resolver) = resolver("a.name");
+        let (_poll, mut resolver) = resolver("a.name", Lookup::Always);
         let name = name(&mut resolver);
         let (one, two) = ("10.0.0.1:7", "10.0.0.2:7");
         name.asked = Some(0);
         name.learn(Ok(addresses(&[one, two]))).unwrap();
-        assert!(
-            name.learn(Err(io::Error::other("no network")))
-                .unwrap_err()
-                .to_string()
-                .contains("a.name: no network")
-        );
+        let error = name.learn(Err(io::Error::other("no network"))).unwrap_err().to_string();
+        assert!(error.contains("a.name: no network"), "{error}");
         assert!(name.learn(Ok(Vec::new())).is_err());
         assert_eq!(resolver.find(0), Found::Tcp(one.parse().unwrap()));
 

@@ -1,7 +1,7 @@
 //! Who may connect to the model Redis, as whom, and what that user may run: passwords, users and rights, which change
 //! at any moment. Texts are those of Redis 7.0.15.
 
-use super::encoded::error;
+use super::encoded::{bulk, error, int};
 use super::redis::{Client, Redis};
 use super::table;
 use crate::resp::encode;
@@ -34,8 +34,8 @@ impl Access {
         !self.denied.is_empty() && (self.denied.contains(name) || self.denied.contains(container))
     }
 
-    /// Whether a connection that has said nothing yet is somebody.
-    fn is_open(&self) -> bool {
+    /// Whether a connection that has said nothing yet, or was reset, is somebody.
+    pub(super) fn is_open(&self) -> bool {
         !(self.locked && self.user == "default")
     }
 
@@ -48,12 +48,6 @@ impl Access {
 }
 
 impl Redis {
-    /// A connection that was accepted, or was reset.
-    pub(super) fn fresh(&self, mut client: Client) -> Client {
-        client.known = self.access.is_open();
-        client
-    }
-
     pub(super) fn lock(&mut self, locked: bool) {
         self.access.locked = locked;
         self.witness();
@@ -62,8 +56,7 @@ impl Redis {
     /// The user is deleted: its connections are closed, and nobody can be it until it is made again.
     pub(super) fn delete_user(&mut self) {
         let of = self.clients.iter().filter(|(_, client)| client.known && client.user == self.access.user);
-        let links: Vec<usize> = of.map(|(link, _)| *link).collect();
-        self.closing.extend(links);
+        self.closing.extend(of.map(|(link, _)| *link));
         self.lock(true);
     }
 
@@ -108,15 +101,13 @@ impl Redis {
     pub(super) fn hello(&mut self, link: usize, argv: &[Vec<u8>]) -> Vec<u8> {
         let mut index = 2;
         while let Some(option) = argv.get(index) {
-            match option.to_ascii_uppercase().as_slice() {
-                b"AUTH" => {
-                    let pair = argv.get(index + 1..index + 3).unwrap_or_default();
-                    if let Err(refused) = self.authenticate(link, pair) {
-                        return refused;
-                    }
-                    index += 3;
+            index += 2;
+            if option.eq_ignore_ascii_case(b"auth") {
+                let pair = argv.get(index - 1..index + 1).unwrap_or_default();
+                if let Err(refused) = self.authenticate(link, pair) {
+                    return refused;
                 }
-                _ => index += 2,
+                index += 1;
             }
         }
         let role: &[u8] = if self.weather.is_replica() { b"replica" } else { b"master" };
@@ -129,13 +120,9 @@ impl Redis {
         }
         let mut out = Vec::new();
         encode::map_header(&mut out, if tells_role { 3 } else { 2 }, client.proto);
-        encode::bulk(&mut out, b"proto");
-        encode::int(&mut out, i64::from(client.proto));
-        encode::bulk(&mut out, b"id");
-        encode::int(&mut out, client.id);
+        out.extend([bulk(b"proto"), int(i64::from(client.proto)), bulk(b"id"), int(client.id)].concat());
         if tells_role {
-            encode::bulk(&mut out, b"role");
-            encode::bulk(&mut out, role);
+            out.extend([bulk(b"role"), bulk(role)].concat());
         }
         out
     }

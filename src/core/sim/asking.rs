@@ -17,7 +17,7 @@ const WATCHED: [&[u8]; 2] = [b"k1", b"k2"];
 /// One child, while it asks. Each key that is not shared on purpose is a nonce, so that one reply tells whose it is.
 pub(super) struct Asking<'a> {
     pub(super) rng: &'a mut Rng,
-    pub(super) moods: Option<&'a mut Moods>,
+    pub(super) moods: &'a mut Moods,
     pub(super) script: &'a mut Script,
     pub(super) ledger: &'a mut Ledger,
     /// What the next request may write.
@@ -39,7 +39,7 @@ impl World for Asking<'_> {
 
     fn word(&mut self, what: &'static str) -> Vec<u8> {
         match what {
-            "nonce" | "key" | "counter" | "item" => self.script.nonce(self.ledger).text().into_bytes(),
+            "nonce" | "key" | "counter" | "item" => self.script.nonce(self.ledger).to_string().into_bytes(),
             "new" => self.value.clone(),
             "watched" => WATCHED[self.rng.usize(..2)].to_vec(),
             "list" | "queue" => LISTS[self.rng.usize(..2)].to_vec(),
@@ -55,7 +55,7 @@ impl World for Asking<'_> {
     }
 
     fn marks(&mut self) -> bool {
-        self.moods.as_mut().is_some_and(|moods| moods.marks())
+        self.moods.marks()
     }
 
     fn may_quit(&self) -> bool {

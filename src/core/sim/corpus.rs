@@ -2,8 +2,11 @@
 //! that makes a target panic is written beside the others, and fails every run from then on.
 
 use super::fuzz::{TARGETS, Target};
+use super::packed;
 use super::run::variable;
+use super::schedules::report;
 use crate::base::clock::Clock;
+use crate::resp::tests::words;
 use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -14,58 +17,9 @@ const DEFAULT: u64 = 400;
 /// An input does not grow past this.
 const INPUT_MAX: usize = 4096;
 
-/// Pieces of requests and replies that random bytes would take long to find.
-const WORDS: &[&[u8]] = &[
-    b"\r\n",
-    b"*1\r\n",
-    b"*2\r\n",
-    b"*3\r\n",
-    b"*0\r\n",
-    b"*-1\r\n",
-    b"$0\r\n\r\n",
-    b"$-1\r\n",
-    b"$1\r\na\r\n",
-    b"$3\r\nGET\r\n",
-    b"$4\r\nPING\r\n",
-    b"*1\r\n$5\r\nMULTI\r\n",
-    b"*1\r\n$4\r\nEXEC\r\n",
-    b"*1\r\n$7\r\nDISCARD\r\n",
-    b"*2\r\n$5\r\nWATCH\r\n$1\r\nk\r\n",
-    b"*3\r\n$5\r\nBLPOP\r\n$1\r\nx\r\n$1\r\n0\r\n",
-    b"*1\r\n$5\r\nRESET\r\n",
-    b"*2\r\n$6\r\nSELECT\r\n$1\r\n3\r\n",
-    b"*2\r\n$5\r\nHELLO\r\n$1\r\n3\r\n",
-    b"*1\r\n$4\r\nQUIT\r\n",
-    b"*2\r\n$9\r\nSUBSCRIBE\r\n$1\r\nc\r\n",
-    b"*1\r\n$11\r\nUNSUBSCRIBE\r\n",
-    b"GET k\r\n",
-    b"SET k \"\\x00 a\"\r\n",
-    b"XREAD BLOCK 5 STREAMS BLOCK $\r\n",
-    b"CLIENT REPLY OFF\r\n",
-    b"POST\r\n",
-    b"host: x\r\n",
-    b"+OK\r\n",
-    b"-ERR x\r\n",
-    b":1\r\n",
-    b"_\r\n",
-    b"#t\r\n",
-    b",1.5\r\n",
-    b"(12\r\n",
-    b"=5\r\ntxt:a\r\n",
-    b"!1\r\ne\r\n",
-    b"%1\r\n",
-    b"~2\r\n",
-    b">2\r\n",
-    b"|1\r\n",
-    b"$536870913\r\n",
-    b"*1048577\r\n",
-    b"\"",
-    b"'",
-    b"\0",
-    b"\n",
-    b"\r",
-    b"\xff",
-];
+/// Requests that random bytes would take long to find, one a line.
+const REQUESTS: &str =
+    "MULTI\nEXEC\nDISCARD\nWATCH k\nBLPOP x 0\nRESET\nSELECT 3\nHELLO 3\nQUIT\nSUBSCRIBE c\nUNSUBSCRIBE";
 
 fn directory(target: &str) -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/corpus")).join(target)
@@ -126,31 +80,27 @@ fn any_bytes_are_survived() {
             corpus.keep(input);
         }
     }
-    let names: Vec<&str> = TARGETS.iter().map(|(name, _)| *name).collect();
-    let line = format!(
-        "fuzz: {} inputs from seed {seed} in {} ms, targets: {}; new crashes {}",
-        done.inputs,
-        clock.now(),
-        names.join(", "),
-        done.crashes.len()
-    );
-    eprintln!("{line}");
-    if let Ok(path) = std::env::var("BROKER_SUMMARY") {
-        std::fs::write(path, line + "\n").expect("the summary can be written");
-    }
+    let (inputs, millis, crashes) = (done.inputs, clock.now(), done.crashes.len());
+    let targets = TARGETS.map(|(name, _)| name).join(", ");
+    report(format!(
+        "fuzz: {inputs} inputs from seed {seed} in {millis} ms, targets: {targets}; new crashes {crashes}"
+    ));
     assert!(done.crashes.is_empty(), "inputs that panic: {:?}", done.crashes);
 }
 
 /// The inputs of one target, and those found on the way that look unlike all before.
 struct Corpus {
     inputs: Vec<Vec<u8>>,
+    /// What is put among them.
+    words: Vec<Vec<u8>>,
     shapes: HashSet<u64>,
 }
 
 impl Corpus {
     fn new(inputs: Vec<Vec<u8>>) -> Corpus {
         let shapes = inputs.iter().map(|input| shape(input)).collect();
-        Corpus { inputs, shapes }
+        let words = words().into_iter().chain(REQUESTS.lines().map(packed)).collect();
+        Corpus { inputs, words, shapes }
     }
 
     fn pick(&self, rng: &mut fastrand::Rng) -> &[u8] {
@@ -177,7 +127,7 @@ impl Corpus {
                     input.truncate(at);
                     input.extend_from_slice(&other[from..]);
                 }
-                _ => drop(input.splice(at..at, WORDS[rng.usize(..WORDS.len())].iter().copied())),
+                _ => drop(input.splice(at..at, self.words[rng.usize(..self.words.len())].clone())),
             }
         }
         input.truncate(INPUT_MAX);

@@ -1,13 +1,12 @@
 //! How often the broker dials, and what it has been told by those that sent it away.
 
 use super::truth::Reason;
-use super::{Sim, broken, trace};
+use super::{Sim, holds, trace};
 use crate::base::clock::Millis;
 use crate::base::limits::BACKOFF_FIRST;
 use crate::config::value::Pubsub;
 use crate::core::connection::role::LaneRole;
-use crate::core::keys::LaneKey;
-use crate::core::keys::LeaseKind;
+use crate::core::keys::{LaneKey, LeaseKind};
 use std::collections::HashMap;
 
 /// What is known of dials.
@@ -32,43 +31,38 @@ impl Sim {
     pub(super) fn check_dial(&mut self, lane: LaneKey, role: LaneRole) {
         let Some((count, at)) = self.dials.refused.get(&lane) else { return };
         let least = (BACKOFF_FIRST << (*count).min(16)).min(self.dials.backoff_max) / 2;
-        if self.now < at + least {
-            let waited = self.now - at;
-            broken(24, &format!("{role:?} dialled after {waited} ms, sent away {count} times in a row"));
-        }
+        let waited = self.now - at;
+        holds!(24, waited >= least, "{role:?} dialled after {waited} ms, sent away {count} times in a row");
     }
 
     /// Bytes were read that may have cost the connection its life: with which words, and to what use it was before. One
     /// to a former upstream was to go with its last answer, whatever that says.
     pub(super) fn note_end(&mut self, link: usize, lane: LaneKey, bytes: &[u8], replaced: bool) {
         let Some(conn) = self.conns.get_mut(&link) else { return };
-        let useful = conn.useful;
+        let (useful, truth) = (conn.useful, &mut self.redis.ledger.truth);
         if useful {
             self.dials.refused.remove(&lane);
         }
         if self.broker.lane_link(lane) == Some(link) {
             let ready = self.broker.shared.connections.find(lane).is_some_and(|lane| lane.is_ready());
             if ready && !std::mem::replace(&mut conn.ready, true) {
-                self.redis.ledger.truth.went_otherwise();
+                truth.went_otherwise();
             }
             return;
-        }
-        if replaced || (conn.ready && conn.role != LaneRole::Control) {
-            return self.redis.ledger.truth.went_otherwise();
         }
         // The words of each step of its greeting that was refused: the broker goes by one of them.
         let lines =
             bytes.split_inclusive(|byte| *byte == b'\n').filter_map(|line| line.strip_suffix(b"\r\n"));
         let errors: Vec<_> = lines.filter_map(|line| line.strip_prefix(b"-")).collect();
-        if errors.is_empty() {
-            return self.redis.ledger.truth.went_otherwise();
+        if errors.is_empty() || replaced || (conn.ready && conn.role != LaneRole::Control) {
+            return truth.went_otherwise();
         }
         conn.sent_away = true;
         let of = (conn.role != LaneRole::Control).then_some(conn.of);
         for error in errors {
             let text = String::from_utf8_lossy(error).into_owned();
             trace!("  lane {lane:?} was sent away: {text}");
-            self.redis.ledger.truth.heard(text, of);
+            truth.heard(text, of);
         }
         if !useful {
             let refused = self.dials.refused.entry(lane).or_default();
@@ -78,19 +72,19 @@ impl Sim {
 
     /// Whether there is no room for one more connection: then a child that is told so is told the truth.
     pub(super) fn note_crowd(&mut self) {
-        let (broker, places) = (&self.broker, self.broker.shared.connections.capacity());
-        let full = places.held() + 3 >= broker.settings().upstream_connections_max;
+        let (shared, settings) = (&self.broker.shared, self.broker.settings());
+        let (leases, connections, places) =
+            (&shared.leases, &shared.connections, shared.connections.capacity());
+        let full = places.held() + 3 >= settings.upstream_connections_max;
         let lent = LeaseKind::ALL.into_iter().any(|kind| {
-            let leases = &broker.shared.leases;
-            leases.lent(kind) + leases.opening(kind).len() >= kind.cap(&broker.shared.env.settings)
-                || places.leases() >= broker.shared.connections.leases_max(&broker.shared.env.settings, kind)
+            leases.lent(kind) + leases.opening(kind).len() >= kind.cap(settings)
+                || places.leases() >= connections.leases_max(settings, kind)
         });
-        self.redis.ledger.truth.set(Reason::Crowded, full || lent);
-        self.redis.ledger.truth.set(Reason::Down, !self.broker.upstream_is_up());
-        let shared = self.broker.settings().pubsub == Pubsub::Shared;
-        self.redis.ledger.truth.subscriber = shared.then_some((0, 3));
-        let shared = &self.broker.shared;
+        let truth = &mut self.redis.ledger.truth;
+        truth.set(Reason::Crowded, full || lent);
+        truth.set(Reason::Down, !self.broker.upstream_is_up());
+        truth.subscriber = (settings.pubsub == Pubsub::Shared).then_some((0, 3));
         let table = shared.control_is_ready() && !shared.commands.is_confirmed() && !shared.commands.is_due();
-        self.redis.ledger.truth.asks_if_busy(table || shared.control.is_probing());
+        truth.asks_if_busy(table || shared.control.is_probing());
     }
 }

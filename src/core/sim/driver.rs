@@ -3,14 +3,13 @@
 //! what the poll would tell of is read. Whoever is forgotten by the core is forgotten here too, and found by
 //! `invariants`.
 
-use super::Sim;
 use super::encoded::error;
 use super::weather::FULL;
+use super::{Conn, Sim};
 use crate::base::clock::Millis;
 use crate::core::action::Action;
 use crate::core::connection::role::LaneRole;
-use crate::core::keys::ChildKey;
-use crate::core::keys::LaneKey;
+use crate::core::keys::{ChildKey, LaneKey};
 
 /// A turn that does not end in so many rounds never would: through a socket that holds one byte, what many children
 /// have asked takes tens of thousands.
@@ -41,10 +40,10 @@ impl Sim {
             for child in 0..self.peers.len() {
                 moved |= self.read_child(child, usize::MAX);
             }
-            for link in self.conns.keys().copied().collect::<Vec<_>>() {
+            for link in self.all_links() {
                 moved |= self.read_redis(link, usize::MAX);
             }
-            for link in self.conns.keys().copied().collect::<Vec<_>>() {
+            for link in self.all_links() {
                 moved |= self.read_lane(link, usize::MAX);
             }
             if !moved {
@@ -111,10 +110,7 @@ impl Sim {
         self.broker.take_actions(&mut actions);
         for action in &actions {
             match *action {
-                Action::Connect(lane) if self.refuses => {
-                    self.redis.ledger.truth.went_otherwise();
-                    self.broker.lane_failed(lane, "refused");
-                }
+                Action::Connect(lane) if self.refuses => self.refuse(lane),
                 Action::Connect(lane) => self.dial(lane),
                 Action::CloseLane { lane, link: None } => self.cancel_dial(lane),
                 Action::CloseLane { link: Some(link), .. } => self.leave(link),
@@ -127,17 +123,21 @@ impl Sim {
         !actions.is_empty()
     }
 
+    fn refuse(&mut self, lane: LaneKey) {
+        self.redis.ledger.truth.went_otherwise();
+        self.broker.lane_failed(lane, "refused");
+    }
+
     fn dial(&mut self, lane: LaneKey) {
         self.next_link += 1;
         let link = self.next_link;
         let dialled = self.broker.shared.connections.find(lane).expect("a lane to dial");
         let (role, pool) = (dialled.role(), self.broker.shared.connections.key_of(dialled));
-        let of = (pool.db, pool.proto);
         let under_way = self.dial_time > 0;
-        let conn = super::Conn {
+        let conn = Conn {
             lane,
             role,
-            of,
+            of: (pool.db, pool.proto),
             to_redis: Vec::new(),
             to_broker: Vec::new(),
             dialling: under_way.then_some(self.now + self.dial_time),
@@ -163,20 +163,21 @@ impl Sim {
 
     /// Dials that have taken their time.
     fn finish_dials(&mut self) -> bool {
-        let done = |conn: &super::Conn| conn.dialling.is_some_and(|due| due <= self.now);
-        let due: Vec<_> =
-            self.conns.iter().filter(|(_, conn)| done(conn)).map(|(link, conn)| (*link, conn.lane)).collect();
-        for (link, lane) in &due {
+        let mut done = Vec::new();
+        for (link, conn) in &mut self.conns {
+            if conn.dialling.take_if(|due| *due <= self.now).is_some() {
+                done.push((*link, conn.lane));
+            }
+        }
+        for (link, lane) in &done {
             if self.refuses {
-                self.redis.ledger.truth.went_otherwise();
                 self.remove(*link);
-                self.broker.lane_failed(*lane, "refused");
+                self.refuse(*lane);
             } else {
-                self.conns.get_mut(link).expect("just seen").dialling = None;
                 self.broker.lane_connected(*lane, *link);
             }
         }
-        !due.is_empty()
+        !done.is_empty()
     }
 
     fn cancel_dial(&mut self, lane: LaneKey) {
@@ -191,20 +192,18 @@ impl Sim {
     /// The broker gives a connection up: its side first.
     fn leave(&mut self, link: usize) {
         self.redis.ledger.closed.insert(link);
-        if self.conns.get(&link).is_some_and(|conn| !conn.ready && !conn.sent_away) {
+        let Some(conn) = self.conns.get_mut(&link) else { return self.broker.connection_closed() };
+        if !conn.ready && !conn.sent_away {
             // Its greeting took too long.
             self.redis.ledger.truth.went_otherwise();
         }
-        match self.conns.get_mut(&link) {
-            Some(conn) if self.lingers && !conn.ended => conn.leaving = true,
-            _ => {
-                self.remove(link);
-                self.broker.connection_closed();
-            }
+        conn.leaving = true;
+        if !self.lingers || conn.ended {
+            self.end_leaving(link);
         }
     }
 
-    fn remove(&mut self, link: usize) {
+    pub(super) fn remove(&mut self, link: usize) {
         self.conns.remove(&link);
         self.redis.disconnect(link);
     }
@@ -250,9 +249,8 @@ impl Sim {
 
     /// A child writes.
     pub(super) fn post(&mut self, child: usize, bytes: &[u8]) {
-        let peer = &mut self.peers[child];
-        peer.outbox.extend_from_slice(bytes);
-        peer.armed = true;
+        self.peers[child].outbox.extend_from_slice(bytes);
+        self.peers[child].armed = true;
     }
 
     /// A child shuts its sending side down.
@@ -290,16 +288,14 @@ impl Sim {
     pub(super) fn read_redis(&mut self, link: usize, limit: usize) -> bool {
         let Some(conn) = self.conns.get_mut(&link) else { return false };
         let stopped = self.frozen.contains(&conn.role) || self.silent.contains(&link);
+        let mut moved = false;
         if let Some(client) = self.redis.clients.get_mut(&link) {
             client.frozen = stopped;
-        }
-        let mut moved = false;
-        if !stopped && !conn.ended {
-            let count = conn.to_redis.len().min(limit);
-            moved = count > 0;
-            let bytes: Vec<u8> = conn.to_redis.drain(..count).collect();
-            self.redis.receive(link, &bytes);
-            moved |= self.redis.serve(link);
+            if !stopped && !conn.ended {
+                let count = conn.to_redis.len().min(limit);
+                client.input.extend(conn.to_redis.drain(..count));
+                moved = self.redis.serve(link) || count > 0;
+            }
         }
         moved | self.deliver()
     }
@@ -334,13 +330,13 @@ impl Sim {
             conn.to_broker.clear();
             return false;
         }
-        let count = conn.to_broker.len().min(limit);
         let lane = conn.lane;
         if self.broker.lane_link(lane) != Some(link) {
             return false;
         }
+        let count = conn.to_broker.len().min(limit);
+        let bytes: Vec<u8> = conn.to_broker.drain(..count).collect();
         if count > 0 {
-            let bytes: Vec<u8> = conn.to_broker.drain(..count).collect();
             let replaced = conn.role == LaneRole::Control && self.broker.shared.control.is_leaving();
             if conn.role == LaneRole::Control && bytes.windows(5).any(|part| part == b"-BUSY") {
                 self.redis.ledger.truth.says_busy();

@@ -8,11 +8,7 @@ pub(super) fn push_header(out: &mut Vec<u8>, proto: u8, parts: usize) {
 }
 
 pub(super) fn pair(key: &[u8], element: &[u8]) -> Vec<u8> {
-    let mut out = Vec::new();
-    encode::array_header(&mut out, 2);
-    encode::bulk(&mut out, key);
-    encode::bulk(&mut out, element);
-    out
+    [b"*2\r\n", &bulk(key)[..], &bulk(element)].concat()
 }
 
 pub(super) fn ok() -> Vec<u8> {
@@ -28,19 +24,19 @@ pub(super) fn int(number: i64) -> Vec<u8> {
 }
 
 pub(super) fn bulk(text: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(text.len() + 16);
-    encode::bulk(&mut out, text);
-    out
+    written(|out| encode::bulk(out, text))
 }
 
 pub(super) fn null(proto: u8) -> Vec<u8> {
-    let mut out = Vec::new();
-    encode::null_array(&mut out, proto);
-    out
+    written(|out| encode::null_array(out, proto))
 }
 
 pub(super) fn null_bulk(proto: u8) -> Vec<u8> {
+    written(|out| encode::null(out, proto))
+}
+
+fn written(write: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     let mut out = Vec::new();
-    encode::null(&mut out, proto);
+    write(&mut out);
     out
 }

@@ -4,9 +4,10 @@
 use super::Sim;
 use super::ledger::Nonce;
 use super::reply::{Reply, parse};
+use super::table::recorded;
 use crate::command::{self, Policy, Route, Table, Verdict};
 use crate::core::connection::role::LaneRole;
-use crate::resp::tests::{Event, replies, requests};
+use crate::resp::tests::{Event, check_replies, check_requests};
 use crate::resp::{FrameLimits, Request, Scan, Scanner, encode, inline, value};
 use std::collections::VecDeque;
 
@@ -23,39 +24,17 @@ fn cuts(input: &[u8]) -> (u8, Vec<usize>, &[u8]) {
     (*how, (0..rng.usize(..8)).map(|_| rng.usize(..=stream.len())).collect(), stream)
 }
 
-/// A request is the same however it arrives, and canonical.
 fn request(input: &[u8]) {
     let (how, cuts, stream) = cuts(input);
     let request_max = if how & 2 == 0 { usize::MAX } else { 1 + usize::from(how) };
-    let limits = FrameLimits { request_max, authenticated: how & 1 == 0 };
-    let whole = requests(stream, &[], &limits);
-    assert_eq!(requests(stream, &cuts, &limits), whole, "cut at {cuts:?}");
-    if stream.len() < 200 {
-        let everywhere: Vec<usize> = (0..stream.len()).collect();
-        assert_eq!(requests(stream, &everywhere, &limits), whole, "cut everywhere");
-    }
-    for event in &whole {
-        let Event::Request { bytes, args } = event else { continue };
-        let mut canonical = Vec::new();
-        encode::request(&mut canonical, &args.iter().map(Vec::as_slice).collect::<Vec<_>>());
-        assert_eq!(bytes, &canonical, "not canonical");
-        let again = requests(bytes, &[], &FrameLimits { request_max: usize::MAX, authenticated: true });
-        let once = [Event::Request { bytes: bytes.clone(), args: args.clone() }, Event::Rest(0)];
-        assert_eq!(again, once, "read otherwise the second time");
-    }
+    check_requests(stream, &cuts, &FrameLimits { request_max, authenticated: how & 1 == 0 });
 }
 
 /// A reply ends at the same byte however it arrives, and where an independent reader finds its end.
 fn reply(input: &[u8]) {
     let (_, cuts, stream) = cuts(input);
-    let whole = replies(stream, &[]);
-    assert_eq!(replies(stream, &cuts), whole, "cut at {cuts:?}");
-    if stream.len() < 200 {
-        let everywhere: Vec<usize> = (0..stream.len()).collect();
-        assert_eq!(replies(stream, &everywhere), whole, "cut everywhere");
-    }
     let mut at = 0;
-    for event in &whole {
+    for event in &check_replies(stream, &cuts) {
         let Event::Reply { len, .. } = event else { continue };
         let frame = &stream[at..at + len];
         at += len;
@@ -89,8 +68,7 @@ fn split(line: &[u8]) -> Option<Vec<Vec<u8>>> {
 thread_local! {
     /// The commands of a real server.
     static TABLE: Table = {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/corpus/command-7.0.15.resp");
-        let reply = std::fs::read(path).expect("the reply to COMMAND");
+        let reply = recorded();
         Table::from_command_reply(&value::parse(&reply).expect("a reply"), Policy::default()).expect("a table")
     };
 }
@@ -100,12 +78,13 @@ const POISON: &str = "select hello auth reset quit watch multi exec discard unwa
                       ssubscribe monitor blpop brpop blmove brpoplpush bzpopmin bzpopmax blmpop bzmpop wait sync \
                       psync replconf shutdown debug readonly readwrite asking";
 
+const LIMITS: FrameLimits = FrameLimits { request_max: usize::MAX, authenticated: true };
+
 /// A request has one class, however its name is spelt, and what is said of its arguments is so.
 fn classify(input: &[u8]) {
-    let limits = FrameLimits { request_max: usize::MAX, authenticated: true };
     let (mut scanner, mut rest) = (Scanner::default(), input);
     loop {
-        match scanner.scan(rest, &limits) {
+        match scanner.scan(rest, &LIMITS) {
             Scan::Frame { len } => {
                 TABLE.with(|table| classify_one(table, &scanner.request(rest)));
                 rest = &rest[len..];
@@ -146,8 +125,7 @@ fn classify_one(table: &Table, request: &Request<'_>) {
 
 fn with_scanned(bytes: &[u8], use_it: impl FnOnce(&Request<'_>)) {
     let mut scanner = Scanner::default();
-    let limits = FrameLimits { request_max: usize::MAX, authenticated: true };
-    assert_eq!(scanner.scan(bytes, &limits), Scan::Frame { len: bytes.len() });
+    assert_eq!(scanner.scan(bytes, &LIMITS), Scan::Frame { len: bytes.len() });
     use_it(&scanner.request(bytes));
 }
 
@@ -169,12 +147,17 @@ fn core(input: &[u8]) {
         let (bytes, after) = after.split_at(after.len().min(usize::from(*len)));
         rest = after;
         match what % 8 {
-            0..3 => post_wild(&mut sim, &mut wild[usize::from(what & 1)], bytes),
+            0..3 => {
+                let child = &mut wild[usize::from(what & 1)];
+                if sim.is_closed(*child) {
+                    *child = sim.child();
+                }
+                sim.send_bytes(*child, bytes);
+            }
             3 => sim.pass(u64::from(*len) + 1),
             4 if upstream_lies => lie(&mut sim, *what, bytes),
             5 => {
-                sim.shut(wild[0]);
-                sim.settle();
+                sim.half_close(wild[0]);
                 wild[0] = sim.child();
             }
             6 => {
@@ -184,7 +167,7 @@ fn core(input: &[u8]) {
             _ => {
                 number += 1;
                 let nonce = Nonce::new(honest, number);
-                sim.send(honest, &format!("GET {}", nonce.text()));
+                sim.send(honest, &format!("GET {nonce}"));
                 asked.push_back(nonce);
             }
         }
@@ -199,19 +182,10 @@ fn core(input: &[u8]) {
     assert!(!sim.is_closed(honest) || upstream_lies, "the honest child was closed");
 }
 
-fn post_wild(sim: &mut Sim, child: &mut usize, bytes: &[u8]) {
-    if sim.is_closed(*child) {
-        *child = sim.child();
-    }
-    sim.post(*child, bytes);
-    sim.settle();
-}
-
 /// Bytes from the upstream that nobody has asked for.
 fn lie(sim: &mut Sim, which: u8, bytes: &[u8]) {
-    let ready = |lane: &crate::core::connection::lane::Lane| lane.is_ready();
-    let lanes: Vec<_> =
-        sim.broker.shared.connections.lanes().filter(|(_, lane)| ready(lane)).map(|(key, _)| key).collect();
+    let lanes = sim.broker.shared.connections.lanes().filter(|(_, lane)| lane.is_ready());
+    let lanes: Vec<_> = lanes.map(|(key, _)| key).collect();
     if let Some(lane) = lanes.get(usize::from(which / 8) % lanes.len().max(1)) {
         sim.broker.lane_input(*lane, bytes);
         sim.settle();
@@ -229,7 +203,7 @@ fn hear(sim: &mut Sim, honest: usize, asked: &mut VecDeque<Nonce>, upstream_lies
         };
         at += len;
         let nonce = asked.pop_front();
-        let own = nonce.map(|nonce| Reply::Bulk(format!("{}@0.2.default", nonce.text()).into_bytes()));
+        let own = nonce.map(|nonce| Reply::Bulk(format!("{nonce}@0.2.default").into_bytes()));
         assert!(upstream_lies || own.as_ref() == Some(&reply), "{nonce:?} was answered {reply:?}");
     }
 }

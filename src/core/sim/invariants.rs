@@ -22,13 +22,12 @@
 //!     refusal; and BROKERDOWN and BROKERLIMIT say what the server said. (`script`)
 //! 24. Whoever is sent away by the server again and again comes back ever later. (`dials`)
 
-use super::{Sim, broken};
+use super::{Sim, holds};
 use crate::core::child::ChildState;
 use crate::core::child::hold::Hold;
 use crate::core::connection::role::LaneRole;
 use crate::core::connection::slot::SlotKind;
-use crate::core::keys::ChildKey;
-use crate::core::keys::LeaseKind;
+use crate::core::keys::{ChildKey, LeaseKind};
 use std::collections::HashMap;
 
 impl Sim {
@@ -47,75 +46,59 @@ impl Sim {
     /// 7: as Redis counts, at any moment.
     pub(super) fn check_caps(&self) {
         let (counted, max) = (self.redis.clients.len(), self.broker.settings().upstream_connections_max);
-        if counted > max && !self.over_max {
-            broken(7, &format!("{counted} connections where {max} are allowed"));
-        }
+        holds!(7, counted <= max || self.over_max, "{counted} connections where {max} are allowed");
     }
 
     /// 15: places.
     fn check_places(&self) {
-        let (broker, places) = (&self.broker, self.broker.shared.connections.capacity());
+        let connections = &self.broker.shared.connections;
+        let places = connections.capacity();
         let (mut open, mut leases, mut yielding) = (0, 0, 0);
-        for (_, lane) in broker.shared.connections.lanes() {
+        for (_, lane) in connections.lanes() {
             open += usize::from(lane.is_counted());
             leases += usize::from(lane.is_counted() && lane.role().counts_as_lease());
             yielding += usize::from(lane.is_yielding());
         }
         let leaving = self.conns.values().filter(|conn| conn.leaving).count();
-        let kept = places.counts();
-        if kept != (open, leases, yielding, leaving) {
-            broken(
-                15,
-                &format!(
-                    "places (open, leases, yielding, closing): {kept:?} kept, \
-                                 {:?} counted",
-                    (open, leases, yielding, leaving)
-                ),
-            );
+        let (kept, counted) = (places.counts(), (open, leases, yielding, leaving));
+        let what = "places (open, leases, yielding, closing)";
+        holds!(15, kept == counted, "{what}: {kept:?} kept, {counted:?} counted");
+        for (key, lane) in connections.lanes() {
+            let stands = !lane.is_waiting() || places.is_in_line(key);
+            holds!(13, stands, "a lane waits for a place and stands in no line");
         }
-        for (key, lane) in broker.shared.connections.lanes() {
-            let in_line = places.is_in_line(key);
-            if lane.is_waiting() && !in_line {
-                broken(13, "a lane waits for a place and stands in no line");
-            }
-        }
-        if places.waiting().any(|key| broker.shared.connections.find(key).is_none()) {
-            broken(15, "a lane that is gone stands in line for a place");
-        }
+        let all_known = places.waiting().all(|key| connections.find(key).is_some());
+        holds!(15, all_known, "a lane that is gone stands in line for a place");
     }
 
     /// 15: leases, by both sides that know of them.
     fn check_leases(&self) {
-        let broker = &self.broker;
+        let (broker, leases) = (&self.broker, &self.broker.shared.leases);
+        let connections = &broker.shared.connections;
         let (mut in_use, mut opening) = ([0; 3], [0; 3]);
-        for (key, lane) in broker.shared.connections.lanes() {
-            opening[index(lane.opening_for())] += usize::from(lane.opening_for().is_some());
+        for (key, lane) in connections.lanes() {
+            lane.opening_for().into_iter().for_each(|kind| opening[kind as usize] += 1);
             let Some(lease) = lane.lease() else { continue };
-            in_use[index(Some(lease.kind()))] += 1;
+            in_use[lease.kind() as usize] += 1;
             let held = broker.children.get(lease.child()).and_then(|child| child.lease());
-            if !lease.is_over() && held.map(|held| (held.lane, held.kind)) != Some((key, lease.kind())) {
-                broken(15, "a lane is lent to a child that does not know it, or what for");
-            }
+            let known =
+                lease.is_over() || held.is_some_and(|held| (held.lane, held.kind) == (key, lease.kind()));
+            holds!(15, known, "a lane is lent to a child that does not know it, or what for");
         }
         for kind in LeaseKind::ALL {
-            let leases = &broker.shared.leases;
-            let (kept, counted) = (
-                (leases.lent(kind), leases.opening(kind).len()),
-                (in_use[index(Some(kind))], opening[index(Some(kind))]),
+            let kept = (leases.lent(kind), leases.opening(kind).len());
+            let counted = (in_use[kind as usize], opening[kind as usize]);
+            holds!(
+                15,
+                kept == counted,
+                "{kind:?} leases (lent, opening): {kept:?} kept, {counted:?} counted"
             );
-            if kept != counted {
-                broken(15, &format!("{kind:?} leases (lent, opening): {kept:?} kept, {counted:?} counted"));
-            }
         }
-        for (_, pool) in broker.shared.connections.pools() {
-            for key in pool.idle() {
-                let fits = broker.shared.connections.find(*key).is_some_and(|lane| {
-                    lane.lease().is_none() && lane.is_ready() && !lane.record().close_needed && lane.is_idle()
-                });
-                if !fits {
-                    broken(6, "a lane that is not clean and free is offered to the next child");
-                }
-            }
+        for key in connections.pools().flat_map(|(_, pool)| pool.idle()) {
+            let fits = connections.find(*key).is_some_and(|lane| {
+                lane.lease().is_none() && lane.is_ready() && !lane.record().close_needed && lane.is_idle()
+            });
+            holds!(6, fits, "a lane that is not clean and free is offered to the next child");
         }
     }
 
@@ -135,103 +118,81 @@ impl Sim {
         }
         for (key, child) in self.broker.children.iter() {
             let counted = owed.get(&key).copied().unwrap_or_default();
-            let kept = (
-                child.sent().in_flight(),
-                child.outbox().expected(),
-                child.session().transaction.execs_len(),
-            );
-            if kept != counted {
-                broken(15, &format!("slots, replies, EXECs of a child: {kept:?} kept, {counted:?} counted"));
-            }
+            let execs = child.session().transaction.execs_len();
+            let kept = (child.sent().in_flight(), child.outbox().expected(), execs);
+            let what = "slots, replies, EXECs of a child";
+            holds!(15, kept == counted, "{what}: {kept:?} kept, {counted:?} counted");
         }
     }
 
     /// 14.
     fn check_memory(&self) {
         let broker = &self.broker;
-        let mut kept = 0;
+        let mut held = 0;
         for (key, child) in broker.children.iter() {
-            kept += child.footprint();
-            if broker.children.by_id(child.session().id as i64) != Some(key) {
-                broken(2, "a child is not found by its id");
-            }
-            if child.footprint() != child.measure() {
-                broken(
-                    14,
-                    &format!("a child holds {} bytes, {} are known", child.measure(), child.footprint()),
-                );
-            }
+            let (known, measured) = (child.footprint(), child.measure());
+            held += known;
+            let found = broker.children.by_id(child.session().id as i64) == Some(key);
+            holds!(2, found, "a child is not found by its id");
+            holds!(14, known == measured, "a child holds {measured} bytes, {known} are known");
         }
         for (_, lane) in broker.shared.connections.lanes() {
-            kept += lane.footprint();
-            if lane.footprint() != lane.measure() {
-                broken(14, &format!("a lane holds {} bytes, {} are known", lane.measure(), lane.footprint()));
-            }
+            let (known, measured) = (lane.footprint(), lane.measure());
+            held += known;
+            holds!(14, known == measured, "a lane holds {measured} bytes, {known} are known");
         }
-        if broker.shared.env.memory != kept {
-            broken(14, &format!("{kept} bytes are held, {} counted", broker.shared.env.memory));
-        }
+        let counted = broker.shared.env.memory;
+        holds!(14, counted == held, "{held} bytes are held, {counted} counted");
         let bound = broker.settings().memory_max;
-        if bound > 0 && kept > bound && !broker.children.is_empty() {
-            broken(14, &format!("{kept} bytes are held where {bound} are allowed"));
-        }
+        let within = bound == 0 || held <= bound || broker.children.is_empty();
+        holds!(14, within, "{held} bytes are held where {bound} are allowed");
     }
 
     /// 13: a hold whose reason can no longer go away.
     fn check_holds(&self) {
-        let broker = &self.broker;
+        let (broker, connections) = (&self.broker, &self.broker.shared.connections);
         for (key, child) in broker.children.iter() {
-            let stuck = match child.hold() {
-                Hold::OwnReplies => !child.is_under_way(),
-                Hold::InFlightMax | Hold::Reply | Hold::BlockingReply => child.sent().in_flight() == 0,
-                Hold::LaneFull => {
-                    !broker.shared.connections.lanes().any(|(_, lane)| lane.held().contains(&key))
-                }
-                Hold::LeaseQueue => child.lease().is_some() || child.front().wait().is_none(),
-                Hold::AuthDelay => child.front().auth_due().is_none_or(|due| due < broker.shared.env.now),
-                _ => false,
+            let ends = match child.hold() {
+                Hold::OwnReplies => child.is_under_way(),
+                Hold::InFlightMax | Hold::Reply | Hold::BlockingReply => child.sent().in_flight() > 0,
+                Hold::LaneFull => connections.lanes().any(|(_, lane)| lane.held().contains(&key)),
+                Hold::LeaseQueue => child.lease().is_none() && child.front().wait().is_some(),
+                Hold::AuthDelay => child.front().auth_due().is_some_and(|due| due >= broker.shared.env.now),
+                _ => true,
             };
-            if stuck {
-                broken(13, &format!("nothing will ever end {:?} of a child", child.hold()));
-            }
-            if child.lease().is_some_and(|held| broker.shared.connections.find(held.lane).is_none()) {
-                broken(15, "a child holds a lane that is gone");
-            }
+            holds!(13, ends, "nothing will ever end {:?} of a child", child.hold());
+            let there = child.lease().is_none_or(|held| connections.find(held.lane).is_some());
+            holds!(15, there, "a child holds a lane that is gone");
         }
     }
 
     /// 13: bytes that could move and are remembered by nobody.
     fn check_forgotten(&self) {
         let broker = &self.broker;
-        if broker.settings().memory_max > 0 && broker.has_work() {
-            let (held, actions) = (broker.shared.env.memory, &broker.shared.env.actions);
-            broken(13, &format!("work is left after a turn: {held} bytes held, actions {actions:?}"));
-        }
+        let (held, actions) = (broker.shared.env.memory, &broker.shared.env.actions);
+        let rests = broker.settings().memory_max == 0 || !broker.has_work();
+        holds!(13, rests, "work is left after a turn: {held} bytes held, actions {actions:?}");
         for (key, lane) in broker.shared.connections.lanes() {
             let writes = broker.lane_outgoing(key).is_some_and(|(_, bytes)| !bytes.is_empty());
             let known = lane.link().and_then(|link| self.conns.get(&link)).is_none_or(|conn| conn.blocked);
-            if writes && !known {
-                broken(13, "a lane has bytes to write and is not written");
-            }
-            if !lane.is_idle() && lane.is_dormant() {
-                broken(13, "requests stand on a lane that nobody connects");
-            }
+            holds!(13, known || !writes, "a lane has bytes to write and is not written");
+            let connects = lane.is_idle() || !lane.is_dormant();
+            holds!(13, connects, "requests stand on a lane that nobody connects");
         }
         for (key, child) in broker.children.iter() {
             let peer = &self.peers[child.link()];
-            if !child.outbox().is_empty() && !peer.blocked {
-                broken(13, "a child has replies to take and is not written");
-            }
+            let written = child.outbox().is_empty() || peer.blocked;
+            holds!(13, written, "a child has replies to take and is not written");
             let unread = (!peer.outbox.is_empty() || peer.shut) && !peer.armed;
-            if unread && broker.wants_read(key) && child.state() == ChildState::Open {
-                broken(13, "a child has sent requests and is not read");
-            }
+            let due = unread && broker.wants_read(key) && child.state() == ChildState::Open;
+            holds!(13, !due, "a child has sent requests and is not read");
         }
     }
 
     /// 6: on a lane nobody uses and no byte travels on, the connection is as it was greeted.
     fn check_remains(&self) {
-        for (key, lane) in self.broker.shared.connections.lanes() {
+        let connections = &self.broker.shared.connections;
+        for (key, lane) in connections.lanes() {
             let ready = lane.is_ready() && lane.is_idle() && lane.lease().is_none();
             let Some(link) = lane.link().filter(|_| ready) else { continue };
             let Some(conn) = self.conns.get(&link) else { continue };
@@ -240,7 +201,7 @@ impl Sim {
             if !conn.to_redis.is_empty() || !client.input.is_empty() || !shared {
                 continue;
             }
-            let pool = self.broker.shared.connections.key_of(lane);
+            let pool = connections.key_of(lane);
             let clean = client.multi.is_none()
                 && client.watched.is_empty()
                 && client.blocked.is_none()
@@ -249,17 +210,7 @@ impl Sim {
                 // None where the right to it was missing.
                 && (client.name.is_empty() || client.name.starts_with("broker-"))
                 && (client.db, client.proto) == (pool.db, pool.proto);
-            if !clean {
-                broken(6, &format!("left on lane {key:?} of {pool:?}: {client:?}"));
-            }
+            holds!(6, clean, "left on lane {key:?} of {pool:?}: {client:?}");
         }
-    }
-}
-
-fn index(kind: Option<LeaseKind>) -> usize {
-    match kind {
-        Some(LeaseKind::Blocking) | None => 0,
-        Some(LeaseKind::Transaction) => 1,
-        Some(LeaseKind::Session) => 2,
     }
 }

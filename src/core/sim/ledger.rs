@@ -1,12 +1,13 @@
 //! What the model Redis has executed, in its order, and what children were told about it. Every request the
 //! player sends carries a nonce that exists once; here each is followed from its execution to its outcome.
 
-use super::broken;
 use super::truth::Truth;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use super::{broken, holds};
+use std::collections::{HashMap, HashSet};
+use std::fmt;
 
 /// Names one request of one child: the child in the upper half, its number in the lower.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Nonce(u64);
 
 impl Nonce {
@@ -18,17 +19,19 @@ impl Nonce {
         (self.0 >> 32) as usize
     }
 
-    /// `c<child>n<number>`, as it stands in requests.
-    pub(super) fn text(self) -> String {
-        format!("c{}n{}", self.child(), self.0 as u32)
-    }
-
     /// The nonce an argument is, if it is one.
     pub(super) fn of(argument: &[u8]) -> Option<Nonce> {
         let rest = argument.strip_prefix(b"c")?;
         let at = rest.iter().position(|byte| *byte == b'n')?;
         let (child, number) = (digits(&rest[..at])?, digits(&rest[at + 1..])?);
         Some(Nonce(child << 32 | number))
+    }
+}
+
+/// `c<child>n<number>`, as it stands in requests.
+impl fmt::Display for Nonce {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "c{}n{}", self.child(), self.0 as u32)
     }
 }
 
@@ -65,8 +68,8 @@ pub(super) struct Ledger {
     touched: HashMap<(u32, Vec<u8>), Vec<u64>>,
     /// All that was published.
     pub(super) published: Vec<Message>,
-    /// Elements a blocking command has taken, and on which connection.
-    popped: BTreeMap<Nonce, usize>,
+    /// Elements a blocking command has taken.
+    popped: HashSet<Nonce>,
     /// Of these, those a child has received.
     delivered: HashSet<Nonce>,
     /// When each child wrote last.
@@ -88,12 +91,10 @@ impl Ledger {
     pub(super) fn ran(&mut self, nonce: Nonce, link: usize, aborted: bool) {
         self.clock += 1;
         let execution = Execution { at: self.clock, link, aborted };
-        if self.executed.insert(nonce, execution).is_some() {
-            broken(5, &format!("{} was executed twice", nonce.text()));
-        }
-        if self.refused.contains(&nonce) && !aborted {
-            broken(4, &format!("{} was executed after its child was told it had not been", nonce.text()));
-        }
+        let before = self.executed.insert(nonce, execution);
+        holds!(5, before.is_none(), "{nonce} was executed twice");
+        let open = aborted || !self.refused.contains(&nonce);
+        holds!(4, open, "{nonce} was executed after its child was told it had not been");
     }
 
     /// The request that ran last was a write. One that runs late, on a connection given up before, no WAIT speaks of.
@@ -123,34 +124,29 @@ impl Ledger {
     pub(super) fn acknowledged(&self, nonce: Nonce) {
         match self.executed.get(&nonce) {
             Some(execution) if !execution.aborted => {}
-            found => broken(4, &format!("{} was acknowledged, and in truth: {found:?}", nonce.text())),
+            found => broken!(4, "{nonce} was acknowledged, and in truth: {found:?}"),
         }
     }
 
-    /// A child was told that the request was not executed.
-    pub(super) fn refused(&mut self, nonce: Nonce) {
-        if self.executed.get(&nonce).is_some_and(|execution| !execution.aborted) {
-            broken(4, &format!("{} was executed, and its child told otherwise", nonce.text()));
+    /// A child was told that these requests were not executed.
+    pub(super) fn refused(&mut self, nonces: impl IntoIterator<Item = Nonce>) {
+        for nonce in nonces {
+            let idle = self.executed.get(&nonce).is_none_or(|execution| execution.aborted);
+            holds!(4, idle, "{nonce} was executed, and its child told otherwise");
+            self.refused.insert(nonce);
         }
-        self.refused.insert(nonce);
     }
 
     /// A blocking command takes an element.
-    pub(super) fn popped(&mut self, element: &[u8], link: usize) {
-        if let Some(nonce) = Nonce::of(element) {
-            self.popped.insert(nonce, link);
-        }
+    pub(super) fn popped(&mut self, element: &[u8]) {
+        self.popped.extend(Nonce::of(element));
     }
 
     /// A child has received an element.
     pub(super) fn delivered(&mut self, element: &[u8]) {
         let Some(nonce) = Nonce::of(element) else { return };
-        if !self.popped.contains_key(&nonce) {
-            broken(1, &format!("{} was popped by nobody and delivered", nonce.text()));
-        }
-        if !self.delivered.insert(nonce) {
-            broken(5, &format!("the element {} was delivered twice", nonce.text()));
-        }
+        holds!(1, self.popped.contains(&nonce), "{nonce} was popped by nobody and delivered");
+        holds!(5, self.delivered.insert(nonce), "the element {nonce} was delivered twice");
     }
 
     /// Elements taken that no child has received.
@@ -166,7 +162,7 @@ mod tests {
     #[test]
     fn nonces_read_as_they_are_written() {
         let nonce = Nonce::new(3, 71);
-        assert_eq!((nonce.text().as_str(), Nonce::of(b"c3n71")), ("c3n71", Some(nonce)));
+        assert_eq!((nonce.to_string().as_str(), Nonce::of(b"c3n71")), ("c3n71", Some(nonce)));
         for other in ["", "c", "c3", "n1", "c3n", "cn1", "c3n1@0", "channel", "c1n99999999999"] {
             assert_eq!(Nonce::of(other.as_bytes()), None, "{other}");
         }

@@ -33,8 +33,7 @@ use crate::config::{Settings, parse_upstream};
 use crate::core::broker::Broker;
 use crate::core::child::ChildKind;
 use crate::core::connection::role::LaneRole;
-use crate::core::keys::ChildKey;
-use crate::core::keys::LaneKey;
+use crate::core::keys::{ChildKey, LaneKey};
 use crate::resp::encode;
 use dials::Dials;
 use redis::Redis;
@@ -54,10 +53,21 @@ thread_local! {
     static TRACE: bool = std::env::var_os("BROKER_SIM_TRACE").is_some();
 }
 
-/// An invariant does not hold: `number` as in ARCHITECTURE.md.
-fn broken(number: u8, what: &str) -> ! {
-    panic!("invariant {number}: {what}")
+/// An invariant does not hold: the number as in ARCHITECTURE.md.
+macro_rules! broken {
+    ($number:literal, $($what:tt)*) => {
+        panic!("invariant {}: {}", $number, format_args!($($what)*))
+    };
 }
+use broken;
+
+/// An invariant holds, if this does.
+macro_rules! holds {
+    ($number:literal, $holds:expr, $($what:tt)*) => {
+        assert!($holds, "invariant {}: {}", $number, format_args!($($what)*))
+    };
+}
+use holds;
 
 /// A connection of the broker: the two directions of its wire. What Redis knows of it is in `Redis::clients`,
 /// by the same link.
@@ -90,7 +100,7 @@ pub(super) struct Conn {
 }
 
 /// A child, as its process sees it.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Peer {
     key: Option<ChildKey>,
     /// Sent, and not yet read by the broker.
@@ -136,6 +146,13 @@ pub(super) struct Sim {
 }
 
 impl Sim {
+    /// A broker that is connected, with so many children.
+    pub(super) fn with<const CHILDREN: usize>(settings: &[(&str, &str)]) -> (Sim, [usize; CHILDREN]) {
+        let mut sim = Sim::new(settings);
+        let children = std::array::from_fn(|_| sim.child());
+        (sim, children)
+    }
+
     /// A broker that is connected, whose Redis writes down every request.
     pub(super) fn new(settings: &[(&str, &str)]) -> Sim {
         let mut sim = Sim::begin(settings, "redis://sim/0", 7);
@@ -177,16 +194,7 @@ impl Sim {
     pub(super) fn child(&mut self) -> usize {
         let link = self.peers.len();
         let key = self.broker.child_open(ChildKind::Socket, "sim", link).expect("room for a child");
-        self.peers.push(Peer {
-            key: Some(key),
-            outbox: Vec::new(),
-            shut: false,
-            armed: false,
-            received: Vec::new(),
-            room: usize::MAX,
-            blocked: false,
-            closed: false,
-        });
+        self.peers.push(Peer { key: Some(key), room: usize::MAX, ..Peer::default() });
         link
     }
 
@@ -209,8 +217,7 @@ impl Sim {
 
     /// Sends requests, one a line, in one write.
     pub(super) fn send(&mut self, child: usize, lines: &str) {
-        let bytes = packed(lines);
-        self.send_bytes(child, &bytes);
+        self.send_bytes(child, &packed(lines));
     }
 
     pub(super) fn send_bytes(&mut self, child: usize, bytes: &[u8]) {
@@ -235,6 +242,7 @@ impl Sim {
     /// Bytes of replies the child takes from now on, before it takes no more.
     pub(super) fn set_room(&mut self, child: usize, room: usize) {
         self.peers[child].room = room;
+        self.settle();
     }
 
     /// Bytes the child has written that the broker has not read.
@@ -253,6 +261,11 @@ impl Sim {
 
     // ---- upstream -------------------------------------------------------------------------------------
 
+    /// The links of all connections, oldest first.
+    fn all_links(&self) -> Vec<usize> {
+        self.conns.keys().copied().collect()
+    }
+
     /// The links of a role's connections, oldest first.
     pub(super) fn links(&self, role: LaneRole) -> Vec<usize> {
         self.conns.iter().filter(|(_, conn)| conn.role == role).map(|(link, _)| *link).collect()
@@ -263,16 +276,39 @@ impl Sim {
         self.redis.texts.as_deref().unwrap_or_default()
     }
 
+    /// Which connection ran each request that begins so, in order.
+    pub(super) fn ran(&self, start: &str) -> Vec<i64> {
+        let begun = self.executed().iter().filter(|(_, request)| request.starts_with(start));
+        begun.map(|(conn, _)| *conn).collect()
+    }
+
     /// So many CLIENT UNBLOCK come before the command they are meant for.
     pub(super) fn early_unblocks(&mut self) -> &mut usize {
         &mut self.redis.early_unblocks
     }
 
+    /// The oldest connection of a role.
+    pub(super) fn link(&self, role: LaneRole) -> usize {
+        self.links(role)[0]
+    }
+
     /// The upstream closes a connection.
     pub(super) fn lose(&mut self, link: usize) {
-        self.redis.disconnect(link);
-        let conn = self.conns.remove(&link).expect("a connection");
-        self.broker.lane_lost(conn.lane, "lost by the test");
+        let lane = self.conns[&link].lane;
+        self.remove(link);
+        self.broker.lane_lost(lane, "lost by the test");
+        self.settle();
+    }
+
+    /// The upstream closes the oldest connection of a role.
+    pub(super) fn lose_one(&mut self, role: LaneRole) {
+        self.lose(self.link(role));
+    }
+
+    /// All connections go on.
+    pub(super) fn thaw(&mut self) {
+        self.frozen.clear();
+        self.silent.clear();
         self.settle();
     }
 
@@ -320,13 +356,7 @@ impl Sim {
     /// Lingering connections are closed by the upstream too.
     pub(super) fn let_go(&mut self) {
         self.lingers = false;
-        for link in self.conns.keys().copied().collect::<Vec<_>>() {
-            if self.conns[&link].leaving {
-                self.conns.remove(&link);
-                self.redis.disconnect(link);
-                self.broker.connection_closed();
-            }
-        }
+        self.all_links().into_iter().for_each(|link| self.end_leaving(link));
         self.settle();
     }
 

@@ -4,29 +4,13 @@
 
 use super::player::Player;
 use super::script::What;
-use super::trace;
 use super::weather::Role;
+use super::{holds, trace};
 use crate::base::clock::Millis;
 
 /// What the broker's user may lose at any moment.
-const RIGHTS: [&str; 16] = [
-    "select",
-    "command",
-    "client|unblock",
-    "client|setname",
-    "get",
-    "set",
-    "incr",
-    "rpush",
-    "blpop",
-    "ping",
-    "publish",
-    "subscribe",
-    "eval",
-    "watch",
-    "unwatch",
-    "exec",
-];
+const RIGHTS: &str = "select command client|unblock client|setname get set incr rpush blpop ping publish subscribe eval \
+     watch unwatch exec";
 
 /// What it has or has not from the beginning of a connection: the broker asks for these once.
 const RIGHTS_ASKED_ONCE: [&str; 2] = ["multi", "discard"];
@@ -39,31 +23,35 @@ const UPSTREAMS: [(&str, &str); 3] =
 const ROUNDS_WELL: u32 = 20;
 
 pub(super) struct Moods {
+    /// Whether it has any.
+    moody: bool,
     rng: fastrand::Rng,
     pub(super) upstream: &'static str,
     user: &'static str,
 }
 
 impl Moods {
-    /// Those of a schedule, if it has any.
-    pub(super) fn of(seed: u64) -> Option<Moods> {
+    /// Those of a schedule.
+    pub(super) fn of(seed: u64) -> Moods {
         let mut rng = fastrand::Rng::with_seed(seed ^ 0x5eed_0f0d);
         let moody = rng.bool();
-        let (user, upstream) = UPSTREAMS[rng.usize(..UPSTREAMS.len())];
-        moody.then_some(Moods { rng, upstream, user })
+        let (user, upstream) = UPSTREAMS[if moody { rng.usize(..UPSTREAMS.len()) } else { 0 }];
+        Moods { moody, rng, upstream, user }
     }
 
     /// Whether a request is marked so that it can be told from all others at the server. Blocking commands without a
     /// mark are alike and wait in one line.
     pub(super) fn marks(&mut self) -> bool {
-        self.rng.bool()
+        self.moody && self.rng.bool()
     }
 }
 
 impl Player {
     pub(super) fn begin_moods(&mut self) {
-        let Some(moods) = &mut self.moods else { return };
-        let redis = &mut self.sim.redis;
+        let (moods, redis) = (&mut self.moods, &mut self.sim.redis);
+        if !moods.moody {
+            return;
+        }
         redis.access.user = moods.user;
         redis.weather.tells_role = true;
         redis.weather.patience = [20, 100, 400][moods.rng.usize(..3)];
@@ -76,8 +64,8 @@ impl Player {
 
     /// The upstream changes its mind, perhaps.
     pub(super) fn changes_mind(&mut self) -> bool {
-        let Some(moods) = &mut self.moods else { return false };
-        if moods.rng.bool() {
+        let moods = &mut self.moods;
+        if !moods.moody || moods.rng.bool() {
             return false;
         }
         let (choice, again) = (moods.rng.u8(..16), moods.rng.bool());
@@ -110,24 +98,22 @@ impl Player {
     }
 
     fn change_rights(&mut self) {
-        let Some(moods) = &mut self.moods else { return };
-        let (name, granted) = (RIGHTS[moods.rng.usize(..RIGHTS.len())], moods.rng.u8(..3) == 0);
+        let name = self.moods.rng.choice(RIGHTS.split(' ').collect::<Vec<_>>()).expect("there are some");
+        let granted = self.moods.rng.u8(..3) == 0;
         trace!("  {name} is {}", if granted { "granted" } else { "denied" });
         self.sim.redis.set_right(name, granted);
         self.count("rights");
     }
 
     fn change_role(&mut self) {
-        let Some(moods) = &mut self.moods else { return };
-        let role = [Role::Master, Role::Replica, Role::Orphan][moods.rng.usize(..3)];
+        let role = [Role::Master, Role::Replica, Role::Orphan][self.moods.rng.usize(..3)];
         self.sim.redis.set_role(role);
         self.count("role");
     }
 
     /// The server begins anew with a dataset to read.
     fn load(&mut self) {
-        let Some(moods) = &mut self.moods else { return };
-        let duration: Millis = [30, 300, 3000][moods.rng.usize(..3)];
+        let duration: Millis = [30, 300, 3000][self.moods.rng.usize(..3)];
         self.restart();
         self.sim.redis.load_for(duration);
         self.count("loading");
@@ -135,35 +121,26 @@ impl Player {
 
     /// A child has the server run a script for long.
     fn run_long(&mut self) {
-        let Some(index) = self.one_of() else { return };
-        let child = self.scripts[index].child;
-        let Some(moods) = self.moods.as_mut().filter(|_| !self.sim.peers[child].shut) else { return };
-        let script = ["loop 30", "loop 300", "loop 3000", "loop"][moods.rng.usize(..4)];
-        let mut bytes = Vec::new();
-        self.put_nonce(index, What::Loop, &[b"EVAL", script.as_bytes(), b"0"], &mut bytes);
-        self.sim.post(child, &bytes);
-        self.sim.read_child(child, usize::MAX);
+        let Some(child) = self.one_of().filter(|child| !self.sim.peers[*child].shut) else { return };
+        let script = ["loop=30", "loop=300", "loop=3000", "loop"][self.moods.rng.usize(..4)];
+        self.say(child, What::Loop, &format!("EVAL {script} 0 $"));
         self.count("script");
     }
 
     fn kill_script(&mut self) {
-        let Some(index) = self.one_of() else { return };
-        let child = self.scripts[index].child;
-        if self.sim.peers[child].shut {
-            return;
-        }
-        let mut bytes = Vec::new();
-        self.put(index, What::Kill, &[b"SCRIPT", b"KILL"], &mut bytes);
+        let Some(child) = self.one_of().filter(|child| !self.sim.peers[*child].shut) else { return };
+        self.say(child, What::Kill, "SCRIPT KILL");
+        self.count("script killed");
+    }
+
+    fn say(&mut self, child: usize, what: What, line: &str) {
+        let bytes = self.put(child, what, line);
         self.sim.post(child, &bytes);
         self.sim.read_child(child, usize::MAX);
-        self.count("script killed");
     }
 
     /// All is as a broker likes it. What is asked once is asked again of a server that began anew.
     pub(super) fn clear_up(&mut self) {
-        if self.moods.is_none() {
-            return;
-        }
         let denied = &self.sim.redis.access.denied;
         if RIGHTS_ASKED_ONCE.iter().any(|name| denied.contains(name)) {
             self.restart();
@@ -175,42 +152,40 @@ impl Player {
 
     /// 13: once the upstream is well, a newcomer is soon served as if nothing had been.
     pub(super) fn serve_newcomer(&mut self) {
-        if self.moods.is_none() || !self.strict || self.sim.broker.is_draining() {
+        if !self.moods.moody || !self.strict || self.sim.broker.is_draining() {
             return;
         }
         self.newcomer();
-        let index = self.scripts.len() - 1;
+        let child = self.scripts.len() - 1;
         for round in 0.. {
-            self.scripts[index].error = None;
-            self.ask_for_everything(index);
-            let well = self.scripts[index].error.is_none() && self.scripts[index].is_answered();
-            if well {
+            self.scripts[child].error = None;
+            self.ask_for_everything(child);
+            let script = &self.scripts[child];
+            if script.error.is_none() && script.is_answered() {
                 return;
             }
-            if round > ROUNDS_WELL {
-                let told = self.scripts[index].error.as_deref().unwrap_or("nothing");
-                super::broken(13, &format!("the upstream is well and a newcomer is told {told}"));
-            }
+            let told = script.error.as_deref().unwrap_or("nothing");
+            holds!(13, round <= ROUNDS_WELL, "the upstream is well and a newcomer is told {told}");
         }
     }
 
-    fn ask_for_everything(&mut self, index: usize) {
-        let child = self.scripts[index].child;
-        let mut bytes = Vec::new();
-        self.put_nonce(index, What::Ping, &[b"PING"], &mut bytes);
-        self.put_nonce(index, What::Set, &[b"SET", b"k1"], &mut bytes);
-        self.put_nonce(index, What::Value, &[b"GET"], &mut bytes);
-        self.put(index, What::Multi, &[b"MULTI"], &mut bytes);
-        self.put_nonce(index, What::Incr, &[b"INCR"], &mut bytes);
-        self.put(index, What::Exec, &[b"EXEC"], &mut bytes);
-        if self.sim.broker.settings().leases_blocking_max > 0 {
-            let what = What::Pop { list: b"x".to_vec(), timeout: None, stay: None };
-            self.put(index, what, &[b"BLPOP", b"x", b"0"], &mut bytes);
-        }
-        self.sim.post(child, &bytes);
-        for db in 0..3 {
-            self.sim.redis.give(db, b"x");
-        }
+    fn ask_for_everything(&mut self, child: usize) {
+        let pop = What::Pop { list: b"x".to_vec(), timeout: None, stay: None };
+        let requests = [
+            (What::Ping, "PING $"),
+            (What::Set, "SET k1 $"),
+            (What::Value, "GET $"),
+            (What::Multi, "MULTI"),
+            (What::Incr, "INCR $"),
+            (What::Exec, "EXEC"),
+            (pop, "BLPOP x 0"),
+        ];
+        let pops = self.sim.broker.settings().leases_blocking_max > 0;
+        let count = requests.len() - usize::from(!pops);
+        let bytes: Vec<Vec<u8>> =
+            requests.into_iter().take(count).map(|(what, line)| self.put(child, what, line)).collect();
+        self.sim.post(child, &bytes.concat());
+        (0..3).for_each(|db| self.sim.redis.give(db, b"x"));
         self.sim.pass(150);
         self.listen_only();
     }

@@ -4,14 +4,14 @@
 
 use super::asking::{Asking, DBS, LISTS, meant};
 use super::generator::{self, Fault, Settings, Situation, Speaker};
-use super::ledger::Nonce;
 use super::moods::Moods;
 use super::reply::parse;
 use super::script::{Script, What};
-use super::{Sim, broken, trace};
+use super::{Sim, holds, packed, trace};
 use crate::base::clock::Millis;
 use crate::config::parse_upstream;
 use crate::config::value::Integrity;
+use crate::core::connection::lane::Lane;
 use crate::core::connection::role::LaneRole;
 use crate::core::connection::slot::{Slot, SlotFlags, SlotKind};
 use crate::resp::encode;
@@ -20,6 +20,14 @@ use std::collections::BTreeMap;
 /// Rounds of 150 ms until everybody must have been answered: many may stand in line for one lease, each for as
 /// long as `lease_wait_timeout`.
 const ROUNDS_MAX: u32 = 600;
+
+/// Settings under which no child is closed for what it does not do.
+const HARMLESS: [(&str, &str); 4] = [
+    ("memory_max", "1GiB"),
+    ("idle_child_timeout", "0"),
+    ("idle_transaction_timeout", "0"),
+    ("child_output_max", "1MiB"),
+];
 
 /// What a schedule has done.
 #[derive(Debug, Default)]
@@ -31,10 +39,11 @@ pub(super) struct Played {
 
 pub(super) struct Player {
     pub(super) sim: Sim,
-    pub(super) rng: fastrand::Rng,
+    rng: fastrand::Rng,
+    /// By child.
     pub(super) scripts: Vec<Script>,
     played: Played,
-    pub(super) moods: Option<Moods>,
+    pub(super) moods: Moods,
     /// Which requests this schedule prefers.
     taste: [u32; 4],
     /// Settings of this schedule may close a child for what it does not do.
@@ -51,9 +60,8 @@ pub(super) fn play(seed: u64) -> Played {
     let mut rng = fastrand::Rng::with_seed(seed);
     let (settings, strict) = random_settings(&mut rng);
     let moods = Moods::of(seed);
-    let upstream = moods.as_ref().map_or("redis://sim/0", |moods| moods.upstream);
     let mut player = Player {
-        sim: Sim::begin(&settings, upstream, seed),
+        sim: Sim::begin(&settings, moods.upstream, seed),
         moods,
         scripts: Vec::new(),
         played: Played::default(),
@@ -85,13 +93,7 @@ pub(super) fn play(seed: u64) -> Played {
 /// Settings with small bounds; and whether a child that does nothing wrong is never closed under them.
 fn random_settings(rng: &mut fastrand::Rng) -> (Settings, bool) {
     let settings = generator::settings(rng, Speaker::Simulation);
-    let harmless = [
-        ("memory_max", "1GiB"),
-        ("idle_child_timeout", "0"),
-        ("idle_transaction_timeout", "0"),
-        ("child_output_max", "1MiB"),
-    ];
-    let strict = harmless.iter().all(|(key, value)| generator::value_of(&settings, key) == *value);
+    let strict = HARMLESS.iter().all(|(key, value)| generator::value_of(&settings, key) == *value);
     (settings, strict)
 }
 
@@ -109,13 +111,12 @@ impl Player {
     }
 
     pub(super) fn one_of(&mut self) -> Option<usize> {
-        let open: Vec<usize> =
-            (0..self.scripts.len()).filter(|index| !self.sim.is_closed(self.scripts[*index].child)).collect();
+        let open: Vec<usize> = (0..self.scripts.len()).filter(|child| !self.sim.is_closed(*child)).collect();
         (!open.is_empty()).then(|| open[self.rng.usize(..open.len())])
     }
 
     fn a_link(&mut self) -> Option<usize> {
-        let links: Vec<usize> = self.sim.conns.keys().copied().collect();
+        let links = self.sim.all_links();
         (!links.is_empty()).then(|| links[self.rng.usize(..links.len())])
     }
 
@@ -162,89 +163,61 @@ impl Player {
         match (self.rng.u8(..3), self.a_link(), self.one_of()) {
             (0, Some(link), _) => drop(self.sim.read_redis(link, limit)),
             (1, Some(link), _) => drop(self.sim.read_lane(link, limit)),
-            (_, _, Some(index)) => {
-                let child = self.scripts[index].child;
-                self.sim.read_child(child, limit);
-            }
+            (_, _, Some(child)) => drop(self.sim.read_child(child, limit)),
             _ => {}
         }
     }
 
     /// Hands every child what has come for it.
     fn listen(&mut self) {
-        for script in &mut self.scripts {
-            let peer = &mut self.sim.peers[script.child];
-            if !peer.received.is_empty() {
-                let bytes = std::mem::take(&mut peer.received);
-                script.receive(&bytes, &mut self.sim.redis.ledger);
-            }
-            if script.gives_up
-                && let Some(key) = peer.key
-            {
-                script.may_close = true;
-                self.sim.broker.child_gone(key);
-            }
-            if self.sim.peers[script.child].closed {
-                script.closed();
-            }
+        self.listen_only();
+        for script in self.scripts.iter_mut().filter(|script| script.gives_up) {
+            script.may_close = true;
+            self.sim.broker.child_gone(self.sim.key(script.child));
         }
         self.sim.redis.ledger.truth.listened();
-        self.replace_closed();
-    }
-
-    fn replace_closed(&mut self) {
-        let closed = self.scripts.iter().filter(|script| self.sim.peers[script.child].closed).count();
-        let drained = self.sim.broker.is_draining();
-        if self.scripts.len() - closed < 2 && !drained {
-            self.newcomer();
+        if self.sim.peers.iter().filter(|peer| !peer.closed).count() < 2 {
+            self.newcomer_unless_draining();
         }
     }
 
     // ---- requests -------------------------------------------------------------------------------------
 
     fn talk(&mut self) {
-        let Some(index) = self.one_of() else { return };
+        let Some(child) = self.one_of() else { return };
         let mut bytes = Vec::new();
         for _ in 0..self.rng.usize(1..5) {
-            self.ask(index, &mut bytes);
+            self.ask(child, &mut bytes);
         }
-        let child = self.scripts[index].child;
-        if self.sim.peers[child].shut {
-            return;
+        if !self.sim.peers[child].shut {
+            self.sim.post(child, &bytes);
+            let limit = self.some_bytes();
+            self.sim.read_child(child, limit);
         }
-        self.sim.post(child, &bytes);
-        let limit = self.some_bytes();
-        self.sim.read_child(child, limit);
     }
 
     /// One or a few requests that belong together.
-    fn ask(&mut self, index: usize, bytes: &mut Vec<u8>) {
+    fn ask(&mut self, child: usize, bytes: &mut Vec<u8>) {
         let taste = self.taste[self.rng.usize(..4)];
         let situation = if self.rng.bool() { taste } else { self.rng.u32(..16) };
         let situation = Situation::ALL[situation as usize];
-        let (script, ledger) = (&mut self.scripts[index], &mut self.sim.redis.ledger);
-        let mut child =
-            Asking { rng: &mut self.rng, moods: self.moods.as_mut(), script, ledger, value: Vec::new() };
-        for request in generator::situation(&mut child, situation) {
+        let (script, ledger) = (&mut self.scripts[child], &mut self.sim.redis.ledger);
+        let mut asking =
+            Asking { rng: &mut self.rng, moods: &mut self.moods, script, ledger, value: Vec::new() };
+        for request in generator::situation(&mut asking, situation) {
             let (what, nonce) = meant(&request);
-            child.script.asks(what, nonce, child.ledger);
+            asking.script.asks(what, nonce, asking.ledger);
             let argv: Vec<&[u8]> = request.argv.iter().map(Vec::as_slice).collect();
             encode::request(bytes, &argv);
         }
     }
 
-    pub(super) fn put(&mut self, index: usize, what: What, argv: &[&[u8]], bytes: &mut Vec<u8>) {
-        self.scripts[index].asks(what, None, &self.sim.redis.ledger);
-        encode::request(bytes, argv);
-    }
-
-    /// With a nonce as the last argument.
-    pub(super) fn put_nonce(&mut self, index: usize, what: What, argv: &[&[u8]], bytes: &mut Vec<u8>) {
-        let nonce: Nonce = self.scripts[index].nonce(&mut self.sim.redis.ledger);
-        let text = nonce.text().into_bytes();
-        let argv: Vec<&[u8]> = argv.iter().copied().chain([&text[..]]).collect();
-        self.scripts[index].asks(what, Some(nonce), &self.sim.redis.ledger);
-        encode::request(bytes, &argv);
+    /// One request of a child, with a nonce as its last argument where there is a `$` at the end of the line.
+    pub(super) fn put(&mut self, child: usize, what: What, line: &str) -> Vec<u8> {
+        let (script, ledger) = (&mut self.scripts[child], &mut self.sim.redis.ledger);
+        let nonce = line.ends_with('$').then(|| script.nonce(ledger));
+        script.asks(what, nonce, ledger);
+        packed(&nonce.map_or(line.to_owned(), |nonce| line.replace('$', &nonce.to_string())))
     }
 
     // ---- faults ---------------------------------------------------------------------------------------
@@ -254,6 +227,12 @@ impl Player {
         *self.played.faults.entry(fault).or_default() += 1;
     }
 
+    /// Counts a fault; by this chance it comes or goes.
+    fn chance_of(&mut self, fault: &'static str) -> &mut fastrand::Rng {
+        self.count(fault);
+        &mut self.rng
+    }
+
     fn fault(&mut self) {
         match self.rng.u8(..20) {
             0..3 => self.cut(),
@@ -261,24 +240,15 @@ impl Player {
             3 => self.whole_frame(),
             4 => self.freeze(),
             5 => self.sim.frozen.clear(),
-            6 => {
-                self.sim.full = self.rng.bool();
-                self.count("full");
-            }
+            6 => self.sim.full = self.chance_of("full").bool(),
             7 => {
                 self.sim.room = if self.rng.bool() { usize::MAX } else { self.rng.usize(1..200) };
                 let room = self.sim.room;
                 self.sim.conns.values_mut().for_each(|conn| conn.room = room);
                 self.count("narrow");
             }
-            8 => {
-                self.sim.refuses = self.rng.u8(..3) == 0;
-                self.count("refused");
-            }
-            9 => {
-                self.sim.dial_time = [0, 5, 500][self.rng.usize(..3)];
-                self.count("slow dial");
-            }
+            8 => self.sim.refuses = self.chance_of("refused").u8(..3) == 0,
+            9 => self.sim.dial_time = [0, 5, 500][self.chance_of("slow dial").usize(..3)],
             10 => {
                 if let Some(link) = self.a_link() {
                     self.sim.silent.push(link);
@@ -286,15 +256,9 @@ impl Player {
                 }
             }
             11 => self.sim.silent.clear(),
-            12 => {
-                self.sim.lingers = self.rng.bool();
-                self.count("lingering");
-            }
+            12 => self.sim.lingers = self.chance_of("lingering").bool(),
             13 => self.end_leaving(),
-            14 => {
-                self.sim.redis.early_unblocks = self.rng.usize(..3);
-                self.count("early unblock");
-            }
+            14 => self.sim.redis.early_unblocks = self.chance_of("early unblock").usize(..3),
             15 => self.restart(),
             16 => self.reload(),
             17 => self.leave(),
@@ -325,47 +289,40 @@ impl Player {
 
     /// The server is gone and back: every connection is lost at once.
     pub(super) fn restart(&mut self) {
-        for link in self.sim.conns.keys().copied().collect::<Vec<_>>() {
-            self.cut_link(link, 20);
-        }
+        self.sim.all_links().into_iter().for_each(|link| self.cut_link(link, 20));
         self.count("restart");
     }
 
     /// 16: bytes that are no reply, or a reply nobody asked for.
     fn garbage(&mut self) {
         let Some(link) = self.a_link() else { return };
+        let Some(lane) = self.lane_between_replies(link) else { return };
         let conn = &self.sim.conns[&link];
-        let (lane, whole) = (conn.lane, conn.to_broker.is_empty() && !conn.leaving && !conn.ended);
-        let state = self.sim.broker.shared.connections.find(lane);
-        let Some((idle, input)) = state
-            .filter(|lane| lane.is_ready() && lane.link() == Some(link))
-            .map(|lane| (!lane.has_written(), lane.inbox().len()))
-        else {
-            return;
-        };
-        if !whole || input > 0 {
+        if !conn.to_broker.is_empty() || conn.leaving || conn.ended {
             return;
         }
+        let (key, idle) = (conn.lane, !lane.has_written());
         let bytes: &[u8] = if idle && self.rng.bool() { b"+nobody asked\r\n" } else { b"@\r\n" };
-        self.sim.broker.lane_input(lane, bytes);
-        if self.sim.broker.lane_link(lane) == Some(link) {
-            broken(16, "a reply that cannot be was taken");
-        }
+        self.sim.broker.lane_input(key, bytes);
+        let closed = self.sim.broker.lane_link(key) != Some(link);
+        holds!(16, closed, "a reply that cannot be was taken");
         self.count("garbage");
+    }
+
+    /// The lane of a connection that is in use and has been read to the end of a reply.
+    fn lane_between_replies(&self, link: usize) -> Option<&Lane> {
+        let lane = self.sim.broker.shared.connections.find(self.sim.conns[&link].lane)?;
+        (lane.link() == Some(link) && lane.is_ready() && lane.inbox().is_empty()).then_some(lane)
     }
 
     /// A whole reply is lost, doubled or slipped in: valid to any reader, and noticed with `integrity = always`.
     fn whole_frame(&mut self) {
         let Some(link) = self.a_link() else { return };
         let always = self.sim.broker.settings().integrity == Integrity::Always;
-        let conn = self.sim.conns.get_mut(&link).expect("just picked");
         let is_guarded = |slot: &Slot| slot.flags.has(SlotFlags::GUARDED) || slot.kind == SlotKind::Canary;
-        let guarded = self.sim.broker.shared.connections.find(conn.lane).is_some_and(|lane| {
-            lane.link() == Some(link)
-                && lane.is_ready()
-                && lane.inbox().is_empty()
-                && lane.out().entries().iter().all(is_guarded)
-        });
+        let all_guarded = |lane: &Lane| lane.out().entries().iter().all(is_guarded);
+        let guarded = self.lane_between_replies(link).is_some_and(all_guarded);
+        let conn = self.sim.conns.get_mut(&link).expect("just picked");
         if conn.role != LaneRole::Shared || !always || !guarded || self.tampered.contains(&link) {
             return;
         }
@@ -387,7 +344,7 @@ impl Player {
     }
 
     fn end_leaving(&mut self) {
-        for link in self.sim.conns.keys().copied().collect::<Vec<_>>() {
+        for link in self.sim.all_links() {
             if self.sim.conns[&link].leaving {
                 // What had been written is executed all the same, or not.
                 let limit = self.some_bytes();
@@ -399,9 +356,8 @@ impl Player {
 
     fn reload(&mut self) {
         let mut settings = self.sim.broker.settings().clone();
-        let keep = ["memory_max", "idle_child_timeout", "idle_transaction_timeout", "child_output_max"];
         let (others, _) = random_settings(&mut self.rng);
-        for (key, value) in others.iter().filter(|(key, _)| !keep.contains(key)) {
+        for (key, value) in others.iter().filter(|(key, _)| HARMLESS.iter().all(|(kept, _)| kept != key)) {
             settings.set(key, value).expect("a setting");
         }
         self.sim.over_max |= settings.upstream_connections_max < self.sim.redis.clients.len();
@@ -409,26 +365,23 @@ impl Player {
             // Subscribers are closed.
             self.moved = !self.moved;
         }
-        self.sim
-            .dials
-            .begin(settings.reconnect_backoff_max.min(self.sim.broker.settings().reconnect_backoff_max));
-        let own = self.moods.as_ref().map_or("redis://sim/0", |moods| moods.upstream);
+        let backoff_max = self.sim.broker.settings().reconnect_backoff_max;
+        self.sim.dials.begin(backoff_max.min(settings.reconnect_backoff_max));
+        let own = self.moods.upstream;
         let url = if self.moved { own.replace("sim", "other") } else { own.to_owned() };
         self.sim.broker.reload(settings, parse_upstream(&url).expect("a URL"));
         // Those above the cap take no place from whoever needs none of theirs.
-        self.sim.over_max |=
-            self.sim.broker.shared.connections.has_lease_too_many(self.sim.broker.settings());
+        let broker = &self.sim.broker;
+        self.sim.over_max |= broker.shared.connections.has_lease_too_many(broker.settings());
         self.count("reload");
     }
 
     /// A child dies, hangs up or sends no more.
     fn leave(&mut self) {
-        let Some(index) = self.one_of() else { return };
-        let child = self.scripts[index].child;
-        self.scripts[index].may_close = true;
+        let Some(child) = self.one_of() else { return };
+        self.scripts[child].may_close = true;
         if self.rng.bool() {
-            let key = self.sim.key(child);
-            self.sim.broker.child_gone(key);
+            self.sim.broker.child_gone(self.sim.key(child));
             self.count("killed child");
         } else {
             self.sim.shut(child);
@@ -446,10 +399,10 @@ impl Player {
 
     /// A child stops taking replies, or takes them again.
     fn stall(&mut self) {
-        let Some(index) = self.one_of() else { return };
+        let Some(child) = self.one_of() else { return };
         let room = if self.rng.bool() { usize::MAX } else { self.rng.usize(..50) };
-        self.scripts[index].dawdles = true;
-        self.sim.peers[self.scripts[index].child].room = room;
+        self.scripts[child].dawdles = true;
+        self.sim.peers[child].room = room;
         self.count("stalled child");
     }
 
@@ -476,13 +429,12 @@ impl Player {
         for link in std::mem::take(&mut self.tampered) {
             self.cut_link(link, 0);
         }
-        let mut rounds = 0;
-        while !self.all_answered() {
-            rounds += 1;
-            if rounds > ROUNDS_MAX {
-                let waits: Vec<_> = self.scripts.iter().filter_map(Script::waits_for).collect();
-                broken(13, &format!("somebody is never answered: {waits:?}"));
+        for round in 0.. {
+            if self.all_answered() {
+                break;
             }
+            let waits = self.scripts.iter().filter_map(Script::waits_for);
+            holds!(13, round < ROUNDS_MAX, "somebody is never answered: {:?}", waits.collect::<Vec<_>>());
             self.feed();
             self.sim.pass(150);
             self.listen_only();
@@ -491,12 +443,11 @@ impl Player {
         self.listen_only();
         let ledger = &self.sim.redis.ledger;
         self.scripts.iter().for_each(|script| script.check_end(ledger));
-        let lost: usize = self.scripts.iter().map(|script| script.lost_pops).sum();
+        let (popped, lost) =
+            (ledger.undelivered(), self.scripts.iter().map(|script| script.lost_pops).sum::<usize>());
         // What came to one that has given up was not looked at.
-        if ledger.undelivered() > lost && !self.scripts.iter().any(|script| script.gives_up) {
-            let popped = ledger.undelivered();
-            broken(5, &format!("{popped} elements were popped and not delivered, {lost} may be lost"));
-        }
+        let delivered = popped <= lost || self.scripts.iter().any(|script| script.gives_up);
+        holds!(5, delivered, "{popped} elements were popped and not delivered, {lost} may be lost");
         self.go_home();
         self.serve_newcomer();
     }
@@ -511,16 +462,14 @@ impl Player {
         }
     }
 
-    pub(super) fn all_answered(&self) -> bool {
+    fn all_answered(&self) -> bool {
         self.scripts.iter().all(|script| script.is_answered() || self.sim.peers[script.child].closed)
     }
 
     /// Gives elements to whoever waits for one.
     fn feed(&mut self) {
         for db in 0..DBS {
-            for list in LISTS {
-                self.sim.redis.give(db, list);
-            }
+            LISTS.into_iter().for_each(|list| self.sim.redis.give(db, list));
         }
     }
 
@@ -528,15 +477,13 @@ impl Player {
     fn go_home(&mut self) {
         for script in &mut self.scripts {
             script.may_close = true;
-            let key = self.sim.key(script.child);
-            self.sim.broker.child_gone(key);
+            self.sim.broker.child_gone(self.sim.key(script.child));
         }
         self.sim.settle();
         // What they left on lanes that are not connected is given up in its time.
         self.sim.pass(2000);
         let (lent, left) = (self.sim.broker.leases_lent(), self.sim.broker.requests_in_flight());
-        if lent != (0, 0, 0) || left > 0 || self.sim.broker.children_len() > 0 {
-            broken(6, &format!("without children, leases {lent:?} are lent and {left} requests under way"));
-        }
+        let gone = lent == (0, 0, 0) && left == 0 && self.sim.broker.children_len() == 0;
+        holds!(6, gone, "without children, leases {lent:?} are lent and {left} requests under way");
     }
 }

@@ -11,7 +11,7 @@ use super::encoded::{bulk, error, int, null, null_bulk, ok, pair, push_header};
 use super::ledger::{Ledger, Message, Nonce};
 use super::weather::Weather;
 use super::wire::{Argv, full_name, nonce_in, shown, take_request};
-use super::{broken, table, trace};
+use super::{holds, table, trace};
 use crate::base::clock::Millis;
 use crate::core::connection::role::LaneRole;
 use crate::resp::encode;
@@ -19,6 +19,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 /// How many databases there are, as in Redis' own default.
 const DATABASES: u32 = 16;
+
+/// What changes the connection it runs on, or another one.
+const POISON: &str = "reset quit watch monitor client|reply client|tracking client|caching client|setinfo client|kill \
+     client|unblock client|pause";
 
 #[derive(Debug)]
 enum Value {
@@ -71,14 +75,14 @@ pub(super) struct Client {
 }
 
 impl Client {
-    fn new(id: i64, role: LaneRole) -> Client {
+    fn new(id: i64, role: LaneRole, known: bool) -> Client {
         Client {
             id,
             role,
             proto: 2,
             db: 0,
             user: "default".into(),
-            known: true,
+            known,
             name: String::new(),
             multi: None,
             spoilt: false,
@@ -101,6 +105,12 @@ impl Client {
         self.subscribed.iter().map(BTreeSet::len).sum()
     }
 
+    /// What MULTI and WATCH have begun is over.
+    pub(super) fn end_multi(&mut self) {
+        (self.multi, self.spoilt, self.touched) = (None, false, false);
+        self.watched.clear();
+    }
+
     fn count(&self, family: usize) -> i64 {
         let counted = if family == 2 { &self.subscribed[2..] } else { &self.subscribed[..2] };
         counted.iter().map(BTreeSet::len).sum::<usize>() as i64
@@ -108,6 +118,7 @@ impl Client {
 }
 
 /// The server.
+#[derive(Default)]
 pub(super) struct Redis {
     pub(super) now: Millis,
     /// By link.
@@ -130,19 +141,11 @@ pub(super) struct Redis {
 impl Redis {
     pub(super) fn new() -> Redis {
         let mut redis = Redis {
-            now: 0,
-            clients: BTreeMap::new(),
-            ledger: Ledger::default(),
-            keys: HashMap::new(),
-            turns: 0,
             table: table::all(),
-            early_unblocks: 0,
-            texts: None,
-            commands: 0,
             access: Access { user: "default", ..Access::default() },
-            weather: Weather::new(),
-            closing: Vec::new(),
+            ..Redis::default()
         };
+        redis.weather.patience = 50;
         redis.witness();
         redis
     }
@@ -150,8 +153,7 @@ impl Redis {
     /// A connection is accepted; or it is not.
     pub(super) fn connect(&mut self, link: usize, role: LaneRole) -> bool {
         if !self.weather.full {
-            let client = self.fresh(Client::new(1000 + link as i64, role));
-            self.clients.insert(link, client);
+            self.clients.insert(link, Client::new(1000 + link as i64, role, self.access.is_open()));
         }
         !self.weather.full
     }
@@ -164,7 +166,7 @@ impl Redis {
 
     /// An element from nobody, for whoever waits on this list.
     pub(super) fn give(&mut self, db: u32, list: &[u8]) {
-        self.push(db, list, &[b"e".to_vec()], false);
+        self.push(db, list, &[b"e".to_vec()]);
     }
 
     /// When something here changes by itself: a blocking command gives up, a script ends.
@@ -184,28 +186,15 @@ impl Redis {
         for client in self.clients.values_mut() {
             if let Some(blocked) = client.blocked.take_if(|blocked| blocked.until <= now) {
                 encode::null_array(&mut client.out, client.proto);
-                Redis::stay_of(&blocked.keys)
-                    .into_iter()
-                    .for_each(|nonce| self.ledger.truth.timed_out(nonce));
+                self.ledger.truth.note_stay(&blocked.keys, |stay| stay.timed_out = true);
             }
         }
     }
 
-    /// Bytes arrive on a connection, and every complete request among them is executed.
-    pub(super) fn receive(&mut self, link: usize, bytes: &[u8]) {
-        if let Some(client) = self.clients.get_mut(&link) {
-            client.input.extend_from_slice(bytes);
-        }
-        self.serve(link);
-    }
-
     /// Executes what has arrived; whether there was anything.
     pub(super) fn serve(&mut self, link: usize) -> bool {
-        let mut any = false;
-        let mut input = match self.clients.get_mut(&link) {
-            Some(client) if !client.input.is_empty() => std::mem::take(&mut client.input),
-            _ => return false,
-        };
+        let Some(client) = self.clients.get_mut(&link) else { return false };
+        let mut input = std::mem::take(&mut client.input);
         let mut used = 0;
         while self.clients.get(&link).is_some_and(|client| !client.frozen && client.blocked.is_none())
             && !self.weather.is_deaf(self.now)
@@ -214,14 +203,13 @@ impl Redis {
         {
             let Some((argv, len)) = take_request(&input[used..]) else { break };
             used += len;
-            any = true;
             self.request(link, argv);
         }
         input.drain(..used);
         if let Some(client) = self.clients.get_mut(&link) {
             client.input = input;
         }
-        any
+        used > 0
     }
 
     // ---- one request ----------------------------------------------------------------------------------
@@ -229,26 +217,31 @@ impl Redis {
     fn request(&mut self, link: usize, argv: Argv) {
         self.commands += 1;
         let name = full_name(&argv);
-        let Some(client) = self.clients.get_mut(&link) else { return };
-        if let Some(texts) = &mut self.texts {
-            texts.push((client.id, shown(&argv)));
-        }
+        let client = self.client(link);
+        let (id, useful) = (client.id, is_use(client.role, &name));
         trace!("    redis {link} ({:?}) runs {}", client.role, shown(&argv));
         watch_for_poison(client, &name, &argv);
-        let refused = self.refusal(link, &name, &argv);
-        let useful =
-            refused.is_none() && self.clients.get(&link).is_some_and(|client| is_use(client.role, &name));
-        let reply = match (refused, self.clients.get_mut(&link)) {
-            (Some(text), Some(client)) => Redis::reject(client, &name, &text),
-            _ => self.admitted(link, &name, argv),
-        };
-        if let Some(client) = self.clients.get_mut(&link) {
-            client.offset = self.ledger.clock;
-            client.useful |= useful;
-            if !client.silent {
-                client.out.extend_from_slice(&reply);
-            }
+        if let Some(texts) = &mut self.texts {
+            texts.push((id, shown(&argv)));
         }
+        let refused = self.refusal(link, &name, &argv);
+        let useful = useful && refused.is_none();
+        let reply = match refused {
+            Some(text) => Redis::reject(self.client(link), &name, &text),
+            None => self.admitted(link, &name, argv),
+        };
+        let clock = self.ledger.clock;
+        let client = self.client(link);
+        client.offset = clock;
+        client.useful |= useful;
+        if !client.silent {
+            client.out.extend_from_slice(&reply);
+        }
+    }
+
+    /// A connection on which something runs.
+    fn client(&mut self, link: usize) -> &mut Client {
+        self.clients.get_mut(&link).expect("a connection that is open")
     }
 
     /// 22: WAIT speaks of what its own connection has done last; that must not be older than the child's last
@@ -257,9 +250,8 @@ impl Redis {
         let child = String::from_utf8_lossy(&argv[2]).parse::<usize>().unwrap_or(0) / 1000;
         let (known, written) = (self.clients[&link].offset, self.ledger.last_write(child));
         // What arrives on a connection given up is answered to nobody.
-        if known < written && !self.ledger.closed.contains(&link) {
-            broken(22, &format!("WAIT of child {child} knows of {known} where it wrote at {written}"));
-        }
+        let knows = known >= written || self.ledger.closed.contains(&link);
+        holds!(22, knows, "WAIT of child {child} knows of {known} where it wrote at {written}");
     }
 
     fn admitted(&mut self, link: usize, name: &str, argv: Argv) -> Vec<u8> {
@@ -300,20 +292,17 @@ impl Redis {
     fn exec(&mut self, link: usize) -> Vec<u8> {
         let Some(client) = self.clients.get_mut(&link) else { return Vec::new() };
         let queued = client.multi.take().unwrap_or_default();
-        let (spoilt, touched) = (client.spoilt, client.touched);
-        (client.spoilt, client.touched) = (false, false);
-        client.watched.clear();
-        let proto = client.proto;
+        let (spoilt, touched, proto) = (client.spoilt, client.touched, client.proto);
+        client.end_multi();
         self.check_block(&queued);
         if spoilt {
             return error("EXECABORT Transaction discarded because of previous errors.");
         }
-        let mut out = Vec::new();
         if touched {
             queued.iter().for_each(|argv| self.note(link, argv, true));
-            encode::null_array(&mut out, proto);
-            return out;
+            return null(proto);
         }
+        let mut out = Vec::new();
         encode::array_header(&mut out, queued.len());
         for argv in queued {
             let name = full_name(&argv);
@@ -324,7 +313,9 @@ impl Redis {
             self.note(link, &argv, false);
             let reply = match name.as_str() {
                 "blpop" | "brpop" => {
-                    self.pop_now(link, &argv, name == "blpop").unwrap_or_else(|| null(proto))
+                    let db = self.clients[&link].db;
+                    let popped = self.pop_any(db, &argv[1..argv.len() - 1], name == "blpop");
+                    popped.map_or_else(|| null(proto), |(key, element)| pair(key, &element))
                 }
                 // None is so long that others would be told of it.
                 "eval" => bulk(&self.tagged(link, &argv[3])),
@@ -341,9 +332,7 @@ impl Redis {
         let owners: BTreeSet<_> = nonces
             .filter_map(|nonce| Some((nonce.child(), *self.ledger.transactions.get(&nonce)?)))
             .collect();
-        if owners.len() > 1 {
-            broken(8, &format!("one EXEC ran commands of {owners:?} (child, transaction)"));
-        }
+        holds!(8, owners.len() < 2, "one EXEC ran commands of {owners:?} (child, transaction)");
     }
 
     fn run(&mut self, link: usize, name: &str, argv: &[Vec<u8>]) -> Vec<u8> {
@@ -360,56 +349,29 @@ impl Redis {
                 Vec::new()
             }
             "eval" => bulk(&self.tagged(link, arg(3))),
-            "strlen" => int(self.value(link, arg(1)).len() as i64),
-            "set" => {
-                self.write(db, arg(1), Value::Text(arg(2).to_vec()));
-                ok()
-            }
-            "getset" => {
+            "set" | "getset" => {
                 let before = self.value(link, arg(1));
-                self.write(db, arg(1), Value::Text(arg(2).to_vec()));
-                bulk(&before)
+                self.write(db, arg(1), arg(2));
+                if name == "set" { ok() } else { bulk(&before) }
             }
             "incr" => {
                 let before = match self.keys.get(&(db, arg(1).to_vec())) {
                     Some(Value::Text(text)) => String::from_utf8_lossy(text).parse().unwrap_or(0),
                     _ => 0i64,
                 };
-                self.write(db, arg(1), Value::Text((before + 1).to_string().into_bytes()));
+                self.write(db, arg(1), (before + 1).to_string().as_bytes());
                 int(before + 1)
             }
-            "del" => {
-                let removed = argv[1..].iter().filter(|key| self.remove(db, key)).count();
-                int(removed as i64)
-            }
-            "exists" => {
-                int(argv[1..].iter().filter(|key| self.keys.contains_key(&(db, key.to_vec()))).count() as i64)
-            }
-            "dbsize" => int(self.keys.keys().filter(|(of, _)| *of == db).count() as i64),
-            "rpush" | "lpush" => int(self.push(db, arg(1), &argv[2..], name == "lpush")),
-            "lpop" => self.pop(db, arg(1), true).map_or_else(|| null_bulk(proto), |element| bulk(&element)),
-            "lmpop" => self.pop_first(link, argv),
-            "llen" => int(match self.keys.get(&(db, arg(1).to_vec())) {
-                Some(Value::List(list)) => list.len() as i64,
-                _ => 0,
-            }),
-            "blpop" | "brpop" => self.block(link, argv, name == "blpop"),
-            "multi" => {
-                client.multi = Some(Vec::new());
-                ok()
-            }
-            "discard" => {
-                (client.multi, client.spoilt, client.touched) = (None, false, false);
-                client.watched.clear();
-                ok()
-            }
-            "unwatch" => {
-                client.touched = false;
-                client.watched.clear();
-                ok()
-            }
-            "watch" => {
-                client.watched.extend(argv[1..].iter().map(|key| (db, key.clone())));
+            "rpush" => int(self.push(db, arg(1), &argv[2..])),
+            "lmpop" => self.pop_first(db, proto, argv),
+            "blpop" | "brpop" => self.block(link, db, argv, name == "blpop"),
+            "multi" | "discard" | "watch" | "unwatch" => {
+                match name {
+                    "multi" => client.multi = Some(Vec::new()),
+                    "watch" => client.watched.extend(argv[1..].iter().map(|key| (db, key.clone()))),
+                    // Outside of MULTI, UNWATCH ends nothing but the watches.
+                    _ => client.end_multi(),
+                }
                 ok()
             }
             "publish" | "spublish" => self.publish(arg(1), arg(2), name == "spublish"),
@@ -431,7 +393,6 @@ impl Redis {
                 let pair = argv.get(argv.len() - 2..).unwrap_or_default();
                 self.authenticate(link, pair).map_or_else(|refused| refused, |()| ok())
             }
-            "acl|whoami" => bulk(client.user.as_bytes()),
             "select" => match arg(1).parse::<u32>() {
                 Ok(db) if db < DATABASES => {
                     client.db = db;
@@ -445,36 +406,25 @@ impl Redis {
             }
             "client|getname" if client.name.is_empty() => null_bulk(client.proto),
             "client|getname" => bulk(client.name.as_bytes()),
-            "client|id" => int(client.id),
             "client|reply" => {
                 client.silent = arg(2).eq_ignore_ascii_case("off");
                 if client.silent { Vec::new() } else { ok() }
             }
-            "client|getredir" => int(-1),
-            "client|list" | "client|info" => {
-                let line = format!("id={} name={} db={}\n", client.id, client.name, client.db);
-                bulk(line.as_bytes())
-            }
             "client|unblock" => self.unblock(arg(2).parse().unwrap_or(0), &arg(3)),
-            "client|kill" => int(0),
             "reset" => {
-                let (id, role) = (client.id, client.role);
-                let (input, out, greeted) =
-                    (std::mem::take(&mut client.input), client.out.clone(), client.greeted);
-                let fresh = self.fresh(Client { input, out, greeted, ..Client::new(id, role) });
-                self.clients.insert(link, fresh);
+                let fresh = Client::new(client.id, client.role, self.access.is_open());
+                let Client { input, out, greeted, .. } = std::mem::replace(client, fresh);
+                (client.input, client.out, client.greeted) = (input, out, greeted);
                 b"+RESET\r\n".to_vec()
             }
             "command" => self.table.clone(),
-            "command|count" => int(200),
             "command|info" => {
                 let mut out = Vec::new();
                 encode::array_header(&mut out, argv.len() - 2);
                 (2..argv.len()).for_each(|index| table::entry(&mut out, &arg(index).to_ascii_lowercase()));
                 out
             }
-            "pubsub|channels" | "pubsub|numsub" | "config|get" => b"*0\r\n".to_vec(),
-            "info" => bulk(b"# Server\r\nredis_version:7.0.15\r\nrun_id:model\r\n"),
+            "config|get" => b"*0\r\n".to_vec(),
             _ => ok(),
         }
     }
@@ -494,27 +444,16 @@ impl Redis {
     pub(super) fn tagged(&self, link: usize, text: &[u8]) -> Vec<u8> {
         match self.clients.get(&link) {
             Some(client) if Nonce::of(text).is_some() => {
-                let mut tagged = text.to_vec();
-                tagged
-                    .extend_from_slice(format!("@{}.{}.{}", client.db, client.proto, client.user).as_bytes());
-                tagged
+                let place = format!("@{}.{}.{}", client.db, client.proto, client.user);
+                [text, place.as_bytes()].concat()
             }
             _ => text.to_vec(),
         }
     }
 
-    fn write(&mut self, db: u32, key: &[u8], value: Value) {
-        self.keys.insert((db, key.to_vec()), value);
+    fn write(&mut self, db: u32, key: &[u8], text: &[u8]) {
+        self.keys.insert((db, key.to_vec()), Value::Text(text.to_vec()));
         self.touch(db, key);
-    }
-
-    fn remove(&mut self, db: u32, key: &[u8]) -> bool {
-        let removed = self.keys.remove(&(db, key.to_vec())).is_some();
-        if removed {
-            self.ledger.truth.list_is_empty(db, key, true);
-            self.touch(db, key);
-        }
-        removed
     }
 
     fn touch(&mut self, db: u32, key: &[u8]) {
@@ -526,12 +465,10 @@ impl Redis {
 
     // ---- lists ----------------------------------------------------------------------------------------
 
-    fn push(&mut self, db: u32, key: &[u8], elements: &[Vec<u8>], left: bool) -> i64 {
-        let value = self.keys.entry((db, key.to_vec())).or_insert_with(|| Value::List(VecDeque::new()));
+    fn push(&mut self, db: u32, key: &[u8], elements: &[Vec<u8>]) -> i64 {
+        let value = self.keys.entry((db, key.to_vec())).or_insert(Value::List(VecDeque::new()));
         let Value::List(list) = value else { return 0 };
-        for element in elements {
-            if left { list.push_front(element.clone()) } else { list.push_back(element.clone()) }
-        }
+        list.extend(elements.iter().cloned());
         let len = list.len() as i64;
         self.ledger.truth.list_is_empty(db, key, false);
         self.touch(db, key);
@@ -563,58 +500,45 @@ impl Redis {
             let first = waiting.min_by_key(|(_, client)| client.blocked.as_ref().map(|blocked| blocked.turn));
             let Some(link) = first.map(|(link, _)| *link) else { return };
             let Some(element) = self.pop(db, key, true) else { return };
-            self.ledger.popped(&element, link);
+            self.ledger.popped(&element);
             let client = self.clients.get_mut(&link).expect("just found");
             client.blocked = None;
             client.out.extend_from_slice(&pair(key, &element));
         }
     }
 
-    fn pop_now(&mut self, link: usize, argv: &[Vec<u8>], left: bool) -> Option<Vec<u8>> {
-        let db = self.clients.get(&link)?.db;
-        for key in &argv[1..argv.len() - 1] {
-            if let Some(element) = self.pop(db, key, left) {
-                self.ledger.popped(&element, link);
-                return Some(pair(key, &element));
-            }
-        }
-        None
+    /// An element of the first of these lists that has one, for a command that takes it from there.
+    fn pop_any<'a>(&mut self, db: u32, keys: &'a [Vec<u8>], left: bool) -> Option<(&'a [u8], Vec<u8>)> {
+        let (key, element) = keys.iter().find_map(|key| Some((key, self.pop(db, key, left)?)))?;
+        self.ledger.popped(&element);
+        Some((key, element))
     }
 
     /// LMPOP of one element, which the broker asks for where a blocking command found no lease.
-    fn pop_first(&mut self, link: usize, argv: &[Vec<u8>]) -> Vec<u8> {
-        let Some(client) = self.clients.get(&link) else { return Vec::new() };
-        let (db, proto) = (client.db, client.proto);
+    fn pop_first(&mut self, db: u32, proto: u8, argv: &[Vec<u8>]) -> Vec<u8> {
         let count = String::from_utf8_lossy(&argv[1]).parse().unwrap_or(0);
         let keys = argv.get(2..2 + count).unwrap_or_default();
         let left = argv.get(2 + count).is_some_and(|side| side.eq_ignore_ascii_case(b"left"));
-        for key in keys {
-            if let Some(element) = self.pop(db, key, left) {
-                self.ledger.popped(&element, link);
-                let mut out = Vec::new();
-                encode::array_header(&mut out, 2);
-                encode::bulk(&mut out, key);
-                encode::array_header(&mut out, 1);
-                encode::bulk(&mut out, &element);
-                return out;
-            }
-        }
-        Redis::stay_of(keys).into_iter().for_each(|nonce| self.ledger.truth.looked(nonce));
-        null(proto)
+        let Some((key, element)) = self.pop_any(db, keys, left) else {
+            let now = self.now;
+            self.ledger.truth.note_stay(keys, |stay| stay.looked = Some(now));
+            return null(proto);
+        };
+        [b"*2\r\n", &bulk(key)[..], b"*1\r\n", &bulk(&element)].concat()
     }
 
-    fn block(&mut self, link: usize, argv: &[Vec<u8>], left: bool) -> Vec<u8> {
-        if let Some(reply) = self.pop_now(link, argv, left) {
-            return reply;
-        }
+    fn block(&mut self, link: usize, db: u32, argv: &[Vec<u8>], left: bool) -> Vec<u8> {
         let (keys, timeout) = (&argv[1..argv.len() - 1], &argv[argv.len() - 1]);
+        if let Some((key, element)) = self.pop_any(db, keys, left) {
+            return pair(key, &element);
+        }
         let Ok(seconds) = String::from_utf8_lossy(timeout).parse::<f64>() else {
             return error("ERR timeout is not a float or out of range");
         };
         self.turns += 1;
         let until =
             if seconds > 0.0 { self.now.saturating_add((seconds * 1000.0) as u64) } else { Millis::MAX };
-        Redis::stay_of(keys).into_iter().for_each(|nonce| self.ledger.truth.stands(nonce));
+        self.ledger.truth.note_stay(keys, |stay| stay.stood = true);
         if let Some(client) = self.clients.get_mut(&link) {
             client.blocked = Some(Blocked { keys: keys.to_vec(), turn: self.turns, until });
         }
@@ -646,26 +570,23 @@ impl Redis {
             "psubscribe" | "punsubscribe" => (1, name == "psubscribe"),
             _ => (2, name == "ssubscribe"),
         };
-        let mut names: Vec<Option<Vec<u8>>> = argv[1..].iter().cloned().map(Some).collect();
+        let mut names = argv[1..].to_vec();
         if names.is_empty() {
-            names = client.subscribed[family].iter().cloned().map(Some).collect();
-        }
-        if names.is_empty() {
-            names.push(None);
+            names = client.subscribed[family].iter().cloned().collect();
         }
         let mut out = Vec::new();
-        for channel in names {
-            if let Some(channel) = &channel {
-                let set = &mut client.subscribed[family];
-                let _ = if joins { set.insert(channel.clone()) } else { set.remove(channel) };
-            }
+        let mut confirm = |client: &Client, channel: &[u8]| {
             push_header(&mut out, client.proto, 3);
-            encode::bulk(&mut out, name.as_bytes());
-            match &channel {
-                Some(channel) => encode::bulk(&mut out, channel),
-                None => encode::null(&mut out, client.proto),
-            }
-            encode::int(&mut out, client.count(family));
+            out.extend([bulk(name.as_bytes()), channel.to_vec(), int(client.count(family))].concat());
+        };
+        if names.is_empty() {
+            confirm(client, &null_bulk(client.proto));
+        }
+        for channel in names {
+            let told = bulk(&channel);
+            let set = &mut client.subscribed[family];
+            let _ = if joins { set.insert(channel) } else { set.remove(&channel) };
+            confirm(client, &told);
         }
         out
     }
@@ -714,29 +635,13 @@ fn watch_for_poison(client: &mut Client, name: &str, argv: &[Vec<u8>]) {
         "hello" | "client|setname" | "select" | "auth" | "client|no-touch" | "client|no-evict"
     );
     let poison = greets && client.greeted
-        || matches!(
-            name,
-            "reset"
-                | "quit"
-                | "watch"
-                | "monitor"
-                | "client|reply"
-                | "client|tracking"
-                | "client|caching"
-                | "client|setinfo"
-                | "client|kill"
-                | "client|unblock"
-                | "client|pause"
-        )
+        || POISON.split(' ').any(|poison| poison == name)
         || name.contains("subscribe")
         || (name == "unwatch" && client.multi.is_none())
         || (name.starts_with('b') && name.ends_with("pop") && client.multi.is_none());
-    if matches!(name, "exec" | "discard") && client.multi.is_none() {
-        broken(8, &format!("half a block on a shared lane: {}", shown(argv)));
-    }
+    let whole = client.multi.is_some() || !matches!(name, "exec" | "discard");
+    holds!(8, whole, "half a block on a shared lane: {}", shown(argv));
     client.selects += u32::from(name == "select");
     client.greeted |= !greets;
-    if poison || client.selects > 1 {
-        broken(11, &format!("on a shared lane: {}", shown(argv)));
-    }
+    holds!(11, !poison && client.selects < 2, "on a shared lane: {}", shown(argv));
 }

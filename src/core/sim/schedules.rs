@@ -3,7 +3,6 @@
 use super::player::{Played, play};
 use super::run::variable;
 use crate::base::clock::Clock;
-use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 /// Schedules of a default run.
@@ -37,7 +36,14 @@ fn random_schedules_keep_the_invariants() {
         }
         schedules += 1;
     }
-    report(first, schedules, &total, clock.now());
+    let faults = total.faults.iter().map(|(fault, count)| format!("{fault} {count}"));
+    report(format!(
+        "sim: {schedules} schedules from seed {first} in {} ms, {} steps, {} commands, faults: {}; violations 0",
+        clock.now(),
+        total.steps,
+        total.commands,
+        faults.collect::<Vec<_>>().join(", ")
+    ));
 }
 
 /// Each met a bug once. Model and settings change, and with them what a seed plays: for each a mutant of tests/mutants
@@ -70,16 +76,8 @@ fn add(total: &mut Played, played: Played) {
     }
 }
 
-fn report(first: u64, schedules: u64, total: &Played, millis: u64) {
-    let faults: BTreeMap<_, _> = total.faults.iter().collect();
-    let faults: Vec<_> = faults.into_iter().map(|(fault, count)| format!("{fault} {count}")).collect();
-    let line = format!(
-        "sim: {schedules} schedules from seed {first} in {millis} ms, {} steps, {} commands, \
-         faults: {}; violations 0",
-        total.steps,
-        total.commands,
-        faults.join(", ")
-    );
+/// Says what was done, and writes it where the run is told to.
+pub(super) fn report(line: String) {
     eprintln!("{line}");
     if let Ok(path) = std::env::var("BROKER_SUMMARY") {
         std::fs::write(path, line + "\n").expect("the summary can be written");

@@ -6,7 +6,7 @@ use super::redis::matches;
 use super::reply::{Reply, parse};
 use super::truth::Reason;
 use super::weather::reason_of;
-use super::{broken, trace};
+use super::{broken, holds, trace};
 use crate::base::clock::Millis;
 use std::collections::{BTreeMap, VecDeque};
 
@@ -96,6 +96,12 @@ struct Open {
     spoilt: bool,
 }
 
+impl Open {
+    fn nonces(&self) -> impl Iterator<Item = Nonce> {
+        self.queued.iter().filter_map(|asked| asked.nonce)
+    }
+}
+
 #[derive(Debug)]
 struct Watched {
     nonce: Nonce,
@@ -115,7 +121,18 @@ struct Subscription {
     next: Option<usize>,
 }
 
+impl Subscription {
+    /// A message that should have come before the one at `end`. What was published before the confirmation came may
+    /// have been before the subscription.
+    fn missed(&self, ledger: &Ledger, end: usize, family: usize, name: &[u8]) -> Option<String> {
+        let due = self.next.unwrap_or(self.confirmed);
+        let missed = (due..end).find(|at| concerns(ledger, *at, family, name));
+        missed.map(|at| ledger.published[at].nonce.to_string())
+    }
+}
+
 /// One child's account.
+#[derive(Default)]
 pub(super) struct Script {
     pub(super) child: usize,
     /// As whom its requests are executed.
@@ -146,26 +163,7 @@ pub(super) struct Script {
 
 impl Script {
     pub(super) fn new(child: usize, user: &'static str) -> Script {
-        Script {
-            child,
-            user,
-            number: 0,
-            transaction: 0,
-            asked: VecDeque::new(),
-            buffer: Vec::new(),
-            db: 0,
-            proto: 2,
-            name: Vec::new(),
-            open: None,
-            watched: Vec::new(),
-            subscriptions: Default::default(),
-            blocks: Vec::new(),
-            lost_pops: 0,
-            may_close: false,
-            gives_up: false,
-            error: None,
-            dawdles: false,
-        }
+        Script { child, user, proto: 2, ..Script::default() }
     }
 
     pub(super) fn is_answered(&self) -> bool {
@@ -190,10 +188,9 @@ impl Script {
         if matches!(what, What::Exec | What::Discard | What::Reset) {
             self.transaction += 1;
         }
-        trace!("child {} asks {what:?} {}", self.child, nonce.map(Nonce::text).unwrap_or_default());
+        trace!("child {} asks {what:?} {nonce:?}", self.child);
         self.may_close |= matches!(what, What::Quit | What::Subscribe { .. });
-        let (moment, at) = (ledger.truth.moment(), ledger.truth.now);
-        let sent_at = ledger.published.len();
+        let (moment, at, sent_at) = (ledger.truth.moment(), ledger.truth.now, ledger.published.len());
         self.asked.push_back(Asked { what, nonce, sent_at, moment, at, confirmed: 0 });
     }
 
@@ -212,7 +209,7 @@ impl Script {
                     }
                 }
                 Ok(None) => break,
-                Err(why) => broken(2, &format!("{}: {why}", self.who())),
+                Err(why) => broken!(2, "{}: {why}", self.who()),
             }
         }
         self.buffer = buffer[at..].to_vec();
@@ -220,13 +217,9 @@ impl Script {
 
     /// The connection has come to an end: nothing more will be known of what was asked.
     pub(super) fn closed(&mut self) {
-        if !self.may_close {
-            broken(2, &format!("{} was closed for no reason", self.who()));
-        }
-        let pops = self.asked.iter().chain(self.open.iter().flat_map(|open| &open.queued));
-        self.lost_pops += pops.filter(|asked| matches!(asked.what, What::Pop { .. })).count();
-        self.asked.clear();
-        self.open = None;
+        holds!(2, self.may_close, "{} was closed for no reason", self.who());
+        let open = self.open.take().unwrap_or_default();
+        self.lost_pops += pops(self.asked.drain(..).chain(open.queued));
         self.subscriptions = Default::default();
         self.buffer.clear();
     }
@@ -241,8 +234,7 @@ impl Script {
     }
 
     fn wrong(&self, asked: &Asked, reply: &Reply) -> ! {
-        let nonce = asked.nonce.map(Nonce::text).unwrap_or_default();
-        broken(2, &format!("{} asked {:?} {nonce} and was told {reply:?}", self.who(), asked.what))
+        broken!(2, "{} asked {:?} {} and was told {reply:?}", self.who(), asked.what, text_of(asked.nonce))
     }
 
     // ---- replies --------------------------------------------------------------------------------------
@@ -258,11 +250,9 @@ impl Script {
             Some(kind) if kind.ends_with(b"subscribe") => return self.confirmation(&reply, ledger),
             _ => {}
         }
-        if matches!(reply, Reply::Push(_)) {
-            broken(12, &format!("{} was pushed {reply:?}", self.who()));
-        }
+        holds!(12, !matches!(reply, Reply::Push(_)), "{} was pushed {reply:?}", self.who());
         let Some(asked) = self.asked.pop_front() else {
-            broken(2, &format!("{} asked nothing and was told {reply:?}", self.who()));
+            broken!(2, "{} asked nothing and was told {reply:?}", self.who());
         };
         if self.open.is_some() && !asked.what.at_once() {
             return self.queued(asked, reply, ledger);
@@ -302,7 +292,7 @@ impl Script {
                 // An EXEC that is rejected forgets the watched keys all the same.
                 self.watched.clear();
             }
-            return asked.nonce.into_iter().for_each(|nonce| ledger.refused(nonce));
+            return ledger.refused(asked.nonce);
         }
         let nested = self.open.is_some() && matches!(asked.what, What::Multi | What::Watch(_));
         if nested && text.starts_with(b"ERR ") {
@@ -318,40 +308,36 @@ impl Script {
         if let Some(open) = self.open.as_mut().filter(|_| !ends) {
             open.spoilt = true;
         }
-        let without = text.ends_with(b" without MULTI");
-        if ends {
-            let Some(open) = self.open.take() else {
-                // Neither does anything without MULTI, so watched keys stay watched, but perhaps where it is lost.
-                if !without {
-                    self.watched.iter_mut().for_each(|watched| watched.doubtful = true);
-                    self.aborted(&asked, Open::default(), text, ledger);
-                }
-                return;
-            };
-            self.aborted(&asked, open, text, ledger);
-        } else {
+        if !ends {
             self.judge_error(&asked, text, ledger);
+            if asked.what == What::Unwatch {
+                // It may have been lost on its way back, or never have left.
+                self.doubt_watches();
+            }
+        } else if let Some(open) = self.open.take() {
+            self.aborted(&asked, open, text, ledger);
+            self.watched.clear();
+        } else if !text.ends_with(b" without MULTI") {
+            // Neither does anything without MULTI, so watched keys stay watched, but perhaps where it is lost.
+            self.doubt_watches();
+            self.aborted(&asked, Open::default(), text, ledger);
         }
-        match asked.what {
-            What::Exec | What::Discard if ends => self.watched.clear(),
-            // It may have been lost on its way back, or never have left.
-            What::Unwatch => self.watched.iter_mut().for_each(|watched| watched.doubtful = true),
-            _ => {}
-        }
+    }
+
+    fn doubt_watches(&mut self) {
+        self.watched.iter_mut().for_each(|watched| watched.doubtful = true);
     }
 
     /// EXEC or DISCARD was answered with an error.
     fn aborted(&mut self, asked: &Asked, open: Open, text: &[u8], ledger: &mut Ledger) {
-        let nonces: Vec<Nonce> = open.queued.iter().filter_map(|asked| asked.nonce).collect();
-        let pops = open.queued.iter().filter(|asked| matches!(asked.what, What::Pop { .. })).count();
         match text.split(|byte| *byte == b' ').next() {
             Some(b"BROKERLOST" | b"BROKERTIMEOUT") => {
-                self.lost_pops += pops;
-                self.blocks.push(nonces);
+                self.blocks.push(open.nonces().collect());
+                self.lost_pops += pops(open.queued);
             }
             Some(b"BROKERDOWN" | b"BROKERLIMIT") => {
                 self.check_reason(asked, text, ledger);
-                nonces.into_iter().for_each(|nonce| ledger.refused(nonce))
+                ledger.refused(open.nonces());
             }
             Some(b"EXECABORT") => {
                 // The MULTI was lost, or could not be sent: it is open all the same, and spoilt.
@@ -360,36 +346,32 @@ impl Script {
                 let denied = ledger.truth.held_since(Reason::Denied, asked.moment);
                 // A command that was queued here may have been refused upstream since, long before the EXEC.
                 let oldest = open.queued.first().unwrap_or(asked);
-                if !open.spoilt && !said && !denied && !self.is_true(oldest, text, ledger) {
-                    broken(9, &format!("{}: {} for no reason", self.who(), text.escape_ascii()));
-                }
-                nonces.into_iter().for_each(|nonce| ledger.refused(nonce));
+                let told = open.spoilt || said || denied || self.is_true(oldest, text, ledger);
+                holds!(9, told, "{}: {} for no reason", self.who(), text.escape_ascii());
+                ledger.refused(open.nonces());
             }
-            _ => broken(2, &format!("{}: EXEC was answered {}", self.who(), text.escape_ascii())),
+            _ => broken!(2, "{}: EXEC was answered {}", self.who(), text.escape_ascii()),
         }
     }
 
     /// EXEC was answered with an array, or with null.
     fn executed(&mut self, asked: &Asked, reply: Reply, ledger: &mut Ledger) {
         let Some(open) = self.open.take() else { self.wrong(asked, &reply) };
-        let first = open.queued.iter().find_map(|asked| asked.nonce);
-        let execution = first.and_then(|nonce| ledger.execution(nonce));
+        let execution = open.nonces().next().and_then(|nonce| ledger.execution(nonce));
         let watched = std::mem::take(&mut self.watched);
         match reply {
             Reply::Null => {
                 let at = execution.map_or(ledger.clock + 1, |execution| execution.at);
-                if !watched.iter().any(|watched| is_broken(watched, at, ledger)) {
-                    broken(9, &format!("{}: EXEC failed and nothing was touched", self.who()));
-                }
-                let nonces = open.queued.iter().filter_map(|asked| asked.nonce);
-                nonces.for_each(|nonce| ledger.refused(nonce));
+                let touched = watched.iter().any(|watched| is_broken(watched, at, ledger));
+                holds!(9, touched, "{}: EXEC failed and nothing was touched", self.who());
+                ledger.refused(open.nonces());
             }
             Reply::Array(elements) if elements.len() == open.queued.len() && !open.spoilt => {
                 if let Some(at) = execution.map(|execution| execution.at)
                     && let Some(watched) = watched.iter().find(|watched| is_touched(watched, at, ledger))
                 {
                     let key = watched.key.escape_ascii();
-                    broken(9, &format!("{}: EXEC succeeded though {key} was touched", self.who()));
+                    broken!(9, "{}: EXEC succeeded though {key} was touched", self.who());
                 }
                 for (asked, element) in open.queued.iter().zip(elements) {
                     self.judge(asked, &element, ledger, true);
@@ -434,7 +416,7 @@ impl Script {
         if !expected {
             self.wrong(asked, &Reply::Error(text.to_vec()));
         }
-        asked.nonce.into_iter().for_each(|nonce| ledger.refused(nonce));
+        ledger.refused(asked.nonce);
     }
 
     /// 23: whether the server was, since the request, as a refusal says.
@@ -447,9 +429,8 @@ impl Script {
         }
         let truth = &ledger.truth;
         let lately = reason == Reason::Busy && truth.is_heard_busy(asked.at);
-        if !lately && !truth.held_since(reason, asked.moment) {
-            broken(23, &format!("{} was told {} while it was not so", self.who(), text.escape_ascii()));
-        }
+        let held = lately || truth.held_since(reason, asked.moment);
+        holds!(23, held, "{} was told {} while it was not so", self.who(), text.escape_ascii());
         true
     }
 
@@ -463,9 +444,8 @@ impl Script {
         // Whoever subscribes waits for the connection that all of them share.
         let subscriber = ledger.truth.subscriber.filter(|_| matches!(asked.what, What::Subscribe { .. }));
         let of = subscriber.unwrap_or((self.db, self.proto));
-        if let Some(hidden) = ledger.truth.hidden_reason(&text, asked.moment, of) {
-            broken(23, &format!("{} was told {text:?}, and not {hidden:?}", self.who()));
-        }
+        let hidden = ledger.truth.hidden_reason(&text, asked.moment, of);
+        holds!(23, hidden.is_none(), "{} was told {text:?}, and not {hidden:?}", self.who());
     }
 
     /// 23: a null says that the time of a blocking command has passed at the server, and nothing was there.
@@ -476,7 +456,7 @@ impl Script {
             Some(timeout) => ledger.truth.against_null(*stay, self.db, list, asked.at + timeout),
         };
         if let Some(why) = why {
-            broken(23, &format!("{} asked {:?} and was told null {why}", self.who(), asked.what));
+            broken!(23, "{} asked {:?} and was told null {why}", self.who(), asked.what);
         }
     }
 
@@ -489,25 +469,22 @@ impl Script {
             Some(b"replica") => Reason::Replica,
             Some(_) => return false,
         };
-        if !ledger.truth.held_since(reason, asked.moment) {
-            broken(23, &format!("{} was told {reason:?} of a server that was none", self.who()));
-        }
+        let held = ledger.truth.held_since(reason, asked.moment);
+        holds!(23, held, "{} was told {reason:?} of a server that was none", self.who());
         true
     }
 
     /// 23: whether the server would have said PONG.
     fn is_pong(&self, asked: &Asked, reply: &Reply, ledger: &Ledger) -> bool {
-        let nonce = asked.nonce.map(Nonce::text);
-        let message = nonce.as_deref().unwrap_or_default().as_bytes();
+        let message = text_of(asked.nonce).into_bytes();
         let fits = match reply {
-            Reply::Simple(text) => text == b"PONG" && nonce.is_none(),
-            Reply::Bulk(text) => text == message,
-            Reply::Array(parts) => parts.iter().map(Reply::text).eq([Some(&b"pong"[..]), Some(message)]),
+            Reply::Simple(text) => text == b"PONG" && asked.nonce.is_none(),
+            Reply::Bulk(text) => *text == message,
+            Reply::Array(parts) => parts.iter().map(Reply::text).eq([Some(&b"pong"[..]), Some(&message)]),
             _ => false,
         };
-        if !ledger.truth.held_since(Reason::Pingable, asked.moment) {
-            broken(23, &format!("{} was told {reply:?} of a server that does not say PONG", self.who()));
-        }
+        let held = ledger.truth.held_since(Reason::Pingable, asked.moment);
+        holds!(23, held, "{} was told {reply:?} of a server that does not say PONG", self.who());
         fits
     }
 
@@ -515,24 +492,20 @@ impl Script {
     fn judge(&mut self, asked: &Asked, reply: &Reply, ledger: &mut Ledger, inside: bool) {
         let good = match (&asked.what, reply) {
             (_, Reply::Error(text)) if inside => return self.judge_error(asked, text, ledger),
-            (What::Value, Reply::Bulk(text)) => self.is_own(asked.nonce, text),
+            (What::Value | What::Loop, Reply::Bulk(text)) => self.is_own(asked.nonce, text),
             (What::Incr, Reply::Int(1)) => true,
             (What::Push, Reply::Int(count)) => *count >= 1,
             (What::Publish | What::Wait, Reply::Int(_)) => true,
-            (What::Set | What::Unwatch, reply) => *reply == simple("OK"),
+            (What::Set | What::Unwatch | What::Kill | What::Quit, reply) => *reply == simple("OK"),
             (What::Discard, reply) => {
                 let open = self.open.take();
-                let nonces = open.iter().flat_map(|open| &open.queued).filter_map(|asked| asked.nonce);
-                nonces.for_each(|nonce| ledger.refused(nonce));
+                ledger.refused(open.iter().flat_map(Open::nonces));
                 *reply == simple("OK") && open.is_some()
             }
             (What::Watch(key), reply) => {
                 let nonce = asked.nonce.expect("a watch has a nonce");
                 self.watched.push(Watched { nonce, key: key.clone(), db: self.db, doubtful: false });
-                // Answered here it may be, when an earlier watch was lost.
-                return if *reply != simple("OK") {
-                    self.wrong(asked, reply)
-                };
+                *reply == simple("OK")
             }
             (What::Pop { .. }, Reply::Array(pair)) => self.element(pair, ledger),
             (What::Pop { .. }, Reply::Null) => {
@@ -541,8 +514,6 @@ impl Script {
                 }
                 true
             }
-            (What::Loop, Reply::Bulk(text)) => self.is_own(asked.nonce, text),
-            (What::Kill, reply) => *reply == simple("OK"),
             (What::Select(db), reply) => {
                 self.db = *db;
                 *reply == simple("OK")
@@ -557,7 +528,6 @@ impl Script {
                 self.subscriptions = Default::default();
                 *reply == simple("RESET")
             }
-            (What::Quit, reply) => *reply == simple("OK"),
             (What::Name(name), reply) => {
                 self.name = name.clone();
                 *reply == simple("OK")
@@ -566,7 +536,7 @@ impl Script {
             (What::NameAgain, Reply::Null) => self.name.is_empty(),
             (What::Ping, reply) => self.is_pong(asked, reply, ledger),
             (What::Echo, Reply::Bulk(text)) => {
-                asked.nonce.is_some_and(|nonce| nonce.text().as_bytes() == text)
+                asked.nonce.is_some_and(|nonce| nonce.to_string().as_bytes() == text)
             }
             _ => false,
         };
@@ -576,7 +546,8 @@ impl Script {
         if asked.what.ends_watch() && !inside {
             self.watched.clear();
         }
-        if asked.what != What::Echo {
+        // ECHO is answered here, and so is WATCH, perhaps, when an earlier one was lost.
+        if !matches!(asked.what, What::Echo | What::Watch(_)) {
             asked.nonce.into_iter().for_each(|nonce| ledger.acknowledged(nonce));
         }
     }
@@ -585,14 +556,10 @@ impl Script {
     fn is_own(&self, nonce: Option<Nonce>, text: &[u8]) -> bool {
         let at = text.iter().position(|byte| *byte == b'@').unwrap_or(text.len());
         let (found, place) = text.split_at(at);
-        let nonce = nonce.map(Nonce::text).unwrap_or_default();
-        if found != nonce.as_bytes() {
-            broken(1, &format!("{} asked for {nonce} and got {}", self.who(), text.escape_ascii()));
-        }
+        let (nonce, shown) = (text_of(nonce), text.escape_ascii());
+        holds!(1, found == nonce.as_bytes(), "{} asked for {nonce} and got {shown}", self.who());
         let own = format!("@{}.{}.{}", self.db, self.proto, self.user);
-        if place != own.as_bytes() {
-            broken(10, &format!("{} is at {own} and got {}", self.who(), text.escape_ascii()));
-        }
+        holds!(10, place == own.as_bytes(), "{} is at {own} and got {shown}", self.who());
         true
     }
 
@@ -607,7 +574,7 @@ impl Script {
     fn confirmation(&mut self, reply: &Reply, ledger: &mut Ledger) {
         let (Reply::Push(parts) | Reply::Array(parts)) = reply else { return };
         let Some(asked) = self.asked.front_mut() else {
-            broken(12, &format!("{} asked nothing and was told {reply:?}", self.who()));
+            broken!(12, "{} asked nothing and was told {reply:?}", self.who());
         };
         let What::Subscribe { family, joins, names } = &asked.what else {
             let asked = asked.clone();
@@ -635,9 +602,8 @@ impl Script {
         }
         let done = if names.is_empty() { subscribed.is_empty() } else { asked.confirmed == names.len() };
         let count = if family == 2 { self.subscriptions[2].len() } else { self.channels() };
-        if !fits || parts.get(2) != Some(&Reply::Int(count as i64)) {
-            broken(12, &format!("{} was told {reply:?}, it counts {count}", self.who()));
-        }
+        let fits = fits && parts.get(2) == Some(&Reply::Int(count as i64));
+        holds!(12, fits, "{} was told {reply:?}, it counts {count}", self.who());
         if done {
             self.asked.pop_front();
         }
@@ -654,24 +620,20 @@ impl Script {
             [b"message", channel, payload] => (0, *channel, *payload),
             [b"pmessage", pattern, _, payload] => (1, *pattern, *payload),
             [b"smessage", channel, payload] => (2, *channel, *payload),
-            _ => broken(12, &format!("{} was told {reply:?}", self.who())),
+            _ => broken!(12, "{} was told {reply:?}", self.who()),
         };
         let who = self.who();
         let Some(subscription) = self.subscriptions[family].get_mut(name) else {
-            broken(12, &format!("{who} is not subscribed and was told {reply:?}"));
+            broken!(12, "{who} is not subscribed and was told {reply:?}");
         };
         let from = subscription.next.unwrap_or(subscription.asked);
         let mut later = (from..ledger.published.len()).filter(|at| concerns(ledger, *at, family, name));
-        let found = later.find(|at| ledger.published[*at].nonce.text().as_bytes() == payload);
-        let Some(found) = found else {
-            broken(12, &format!("{who} was told once more, or out of order: {reply:?}"));
+        let Some(found) = later.find(|at| ledger.published[*at].nonce.to_string().as_bytes() == payload)
+        else {
+            broken!(12, "{who} was told once more, or out of order: {reply:?}");
         };
-        // What was published before the confirmation came may have been before the subscription.
-        let due = subscription.next.unwrap_or(subscription.confirmed);
-        if let Some(missed) = (due..found).find(|at| concerns(ledger, *at, family, name)) {
-            let missed = ledger.published[missed].nonce.text();
-            broken(12, &format!("{who} missed {missed} before {reply:?}"));
-        }
+        let missed = subscription.missed(ledger, found, family, name);
+        holds!(12, missed.is_none(), "{who} missed {missed:?} before {reply:?}");
         subscription.next = Some(found + 1);
     }
 
@@ -683,19 +645,20 @@ impl Script {
         let known = self.subscriptions.iter().filter(|_| !self.gives_up);
         for (family, subscriptions) in known.enumerate() {
             for (name, subscription) in subscriptions {
-                let due = subscription.next.unwrap_or(subscription.confirmed);
-                let missed = (due..ledger.published.len()).find(|at| concerns(ledger, *at, family, name));
-                if let Some(missed) = missed {
-                    let missed = ledger.published[missed].nonce.text();
-                    broken(12, &format!("{} never got {missed} on {}", self.who(), name.escape_ascii()));
-                }
+                let missed = subscription.missed(ledger, ledger.published.len(), family, name);
+                holds!(
+                    12,
+                    missed.is_none(),
+                    "{} never got {missed:?} on {}",
+                    self.who(),
+                    name.escape_ascii()
+                );
             }
         }
         for block in &self.blocks {
             let run = |nonce: &Nonce| ledger.execution(*nonce).is_some_and(|execution| !execution.aborted);
-            if block.iter().any(run) && !block.iter().all(run) {
-                broken(8, &format!("{}: half of a transaction was executed", self.who()));
-            }
+            let whole = block.iter().all(run) || !block.iter().any(run);
+            holds!(8, whole, "{}: half of a transaction was executed", self.who());
         }
     }
 }
@@ -719,6 +682,15 @@ fn concerns(ledger: &Ledger, at: usize, family: usize, name: &[u8]) -> bool {
         1 => !message.shard && matches(name, &message.channel),
         _ => message.shard && message.channel == name,
     }
+}
+
+/// How many of these requests are blocking pops.
+fn pops(requests: impl IntoIterator<Item = Asked>) -> usize {
+    requests.into_iter().filter(|asked| matches!(asked.what, What::Pop { .. })).count()
+}
+
+fn text_of(nonce: Option<Nonce>) -> String {
+    nonce.map(|nonce| nonce.to_string()).unwrap_or_default()
 }
 
 fn simple(text: &str) -> Reply {

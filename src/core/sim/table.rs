@@ -1,92 +1,80 @@
-//! The commands the model Redis has, and how COMMAND tells of them.
+//! The commands the model Redis has, and how COMMAND tells of them: as a real 7.0.15 does.
 
+use super::reply::{Reply, parse};
 use crate::resp::encode;
+use std::sync::LazyLock;
 
-/// Name, arity and flags as Redis 7.0 lists them; subcommands with their container before them.
-const COMMANDS: &[(&str, i64, &str)] = &[
-    ("acl", -2, ""),
-    ("acl|whoami", 2, "noscript loading stale"),
-    ("auth", -2, "noscript loading stale fast no_auth allow_busy"),
-    ("blpop", -3, "write noscript blocking"),
-    ("brpop", -3, "write noscript blocking"),
-    ("client", -2, ""),
-    ("client|caching", 3, "noscript loading stale"),
-    ("client|capa", -3, "noscript loading stale"),
-    ("client|getname", 2, "noscript loading stale"),
-    ("client|getredir", 2, "noscript loading stale"),
-    ("client|id", 2, "noscript loading stale"),
-    ("client|info", 2, "noscript loading stale"),
-    ("client|kill", -3, "admin noscript loading stale"),
-    ("client|list", -2, "admin noscript loading stale"),
-    ("client|no-evict", 3, "admin noscript loading stale"),
-    ("client|no-touch", 3, "noscript loading stale"),
-    ("client|pause", -3, "admin noscript loading stale"),
-    ("client|reply", 3, "noscript loading stale"),
-    ("client|setinfo", 4, "noscript loading stale"),
-    ("client|setname", 3, "noscript loading stale"),
-    ("client|tracking", -3, "noscript loading stale"),
-    ("client|trackinginfo", 2, "noscript loading stale"),
-    ("client|unblock", -3, "admin noscript loading stale"),
-    ("command", -1, "loading stale"),
-    ("command|count", 2, "loading stale"),
-    ("command|info", -2, "loading stale"),
-    ("config", -2, ""),
-    ("config|get", -3, "admin noscript loading stale"),
-    ("config|set", -4, "admin noscript loading stale"),
-    ("dbsize", 1, "readonly fast"),
-    ("del", -2, "write"),
-    ("discard", 1, "noscript loading stale fast allow_busy"),
-    ("echo", 2, "loading stale fast"),
-    ("eval", -3, "noscript stale skip_monitor no_mandatory_keys movablekeys"),
-    ("exec", 1, "noscript loading stale skip_slowlog"),
-    ("exists", -2, "readonly fast"),
-    ("function", -2, ""),
-    ("function|kill", 2, "noscript allow_busy"),
-    ("get", 2, "readonly fast"),
-    ("getset", 3, "write denyoom fast"),
-    ("hello", -1, "noscript loading stale fast no_auth allow_busy"),
-    ("incr", 2, "write denyoom fast"),
-    ("info", -1, "loading stale"),
-    ("llen", 2, "readonly fast"),
-    ("lmpop", -4, "write movablekeys"),
-    ("lpop", -2, "write fast"),
-    ("lpush", -3, "write denyoom fast"),
-    ("monitor", 1, "admin noscript loading stale"),
-    ("multi", 1, "noscript loading stale fast allow_busy"),
-    ("ping", -1, "fast"),
-    ("psubscribe", -2, "pubsub noscript loading stale"),
-    ("publish", 3, "pubsub loading stale fast"),
-    ("pubsub", -2, ""),
-    ("pubsub|channels", -2, "pubsub loading stale"),
-    ("pubsub|numsub", -2, "pubsub loading stale"),
-    ("punsubscribe", -1, "pubsub noscript loading stale"),
-    ("quit", -1, "noscript loading stale fast no_auth allow_busy"),
-    ("reset", 1, "noscript loading stale fast no_auth allow_busy"),
-    ("rpush", -3, "write denyoom fast"),
-    ("script", -2, ""),
-    ("script|kill", 2, "noscript allow_busy"),
-    ("select", 2, "loading stale fast"),
-    ("set", -3, "write denyoom"),
-    ("spublish", 3, "pubsub loading stale fast"),
-    ("ssubscribe", -2, "pubsub noscript loading stale"),
-    ("strlen", 2, "readonly fast"),
-    ("subscribe", -2, "pubsub noscript loading stale"),
-    ("sunsubscribe", -1, "pubsub noscript loading stale"),
-    ("unsubscribe", -1, "pubsub noscript loading stale"),
-    ("unwatch", 1, "noscript loading stale fast allow_busy"),
-    ("wait", 3, "noscript"),
-    ("watch", -2, "noscript loading stale fast allow_busy"),
-];
+/// Full names in order; subcommands have their container before them.
+const NAMES: &str = "acl acl|whoami auth blpop brpop client client|caching client|capa client|getname client|getredir \
+     client|id client|info client|kill client|list client|no-evict client|no-touch client|pause client|reply \
+     client|setinfo client|setname client|tracking client|trackinginfo client|unblock command command|count \
+     command|info config config|get config|set dbsize del discard echo eval exec exists function function|kill get \
+     getset hello incr info llen lmpop lpop lpush monitor multi ping psubscribe publish pubsub pubsub|channels \
+     pubsub|numsub punsubscribe quit reset rpush script script|kill select set spublish ssubscribe strlen subscribe \
+     sunsubscribe unsubscribe unwatch wait watch";
+
+/// Those of later versions, with their arity.
+const LATER: [(&str, i64); 3] = [("client|capa", -3), ("client|no-touch", 3), ("client|setinfo", 4)];
+
+struct Command {
+    name: String,
+    arity: i64,
+    flags: Vec<String>,
+}
+
+static COMMANDS: LazyLock<Vec<Command>> = LazyLock::new(|| {
+    let (reply, _) = parse(&recorded()).expect("valid").expect("whole");
+    let mut known = Vec::new();
+    elements(&reply).iter().for_each(|entry| read(entry, &mut known));
+    for (name, arity) in LATER {
+        let flags = ["noscript", "loading", "stale"].map(str::to_owned).to_vec();
+        known.push(Command { name: name.to_owned(), arity, flags });
+    }
+    known.retain(|known| NAMES.split(' ').any(|name| name == known.name));
+    known.sort_by(|a, b| a.name.cmp(&b.name));
+    assert!(
+        NAMES.split(' ').eq(known.iter().map(|known| known.name.as_str())),
+        "each is known, and in its place"
+    );
+    known
+});
+
+/// The reply to COMMAND of a real server.
+pub(super) fn recorded() -> Vec<u8> {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/corpus/command-7.0.15.resp");
+    std::fs::read(path).expect("the reply to COMMAND")
+}
+
+fn elements(reply: &Reply) -> &[Reply] {
+    let Reply::Array(elements) = reply else { panic!("no array: {reply:?}") };
+    elements
+}
+
+/// A command and its subcommands.
+fn read(entry: &Reply, into: &mut Vec<Command>) {
+    let text = |reply: &Reply| String::from_utf8_lossy(reply.text().expect("text")).into_owned();
+    let entry = elements(entry);
+    let Reply::Int(arity) = entry[1] else { panic!("no arity: {entry:?}") };
+    into.push(Command {
+        name: text(&entry[0]),
+        arity,
+        flags: elements(&entry[2]).iter().map(text).collect(),
+    });
+    elements(&entry[9]).iter().for_each(|entry| read(entry, into));
+}
+
+fn find(name: &str) -> Option<&'static Command> {
+    COMMANDS.iter().find(|known| known.name == name)
+}
 
 /// Whether the command has the flag.
 pub(super) fn has_flag(name: &str, flag: &str) -> bool {
-    let found = COMMANDS.iter().find(|(known, ..)| *known == name);
-    found.is_some_and(|(_, _, flags)| flags.split(' ').any(|own| own == flag))
+    find(name).is_some_and(|known| known.flags.iter().any(|own| own == flag))
 }
 
 /// The arity of a command by its full lower-case name.
 pub(super) fn arity(name: &str) -> Option<i64> {
-    COMMANDS.iter().find(|(known, ..)| *known == name).map(|(_, arity, _)| *arity)
+    find(name).map(|known| known.arity)
 }
 
 /// Whether `count` arguments, the name among them, fit.
@@ -97,28 +85,28 @@ pub(super) fn accepts(arity: i64, count: usize) -> bool {
 /// The reply to COMMAND.
 pub(super) fn all() -> Vec<u8> {
     let mut out = Vec::new();
-    let plain: Vec<_> = COMMANDS.iter().filter(|(name, ..)| !name.contains('|')).collect();
+    let plain: Vec<_> = COMMANDS.iter().filter(|known| !known.name.contains('|')).collect();
     encode::array_header(&mut out, plain.len());
-    plain.iter().for_each(|(name, ..)| entry(&mut out, name));
+    plain.iter().for_each(|known| entry(&mut out, &known.name));
     out
 }
 
 /// One element of COMMAND or COMMAND INFO.
 pub(super) fn entry(out: &mut Vec<u8>, name: &str) {
-    let Some((name, arity, flags)) = COMMANDS.iter().find(|(known, ..)| *known == name) else {
+    let Some(Command { name, arity, flags }) = find(name) else {
         return out.extend_from_slice(b"*-1\r\n");
     };
     encode::array_header(out, 10);
     encode::bulk(out, name.as_bytes());
     encode::int(out, *arity);
-    let flags: Vec<&str> = flags.split_whitespace().collect();
     encode::array_header(out, flags.len());
     flags.iter().for_each(|flag| out.extend_from_slice(format!("+{flag}\r\n").as_bytes()));
     for _ in 3..9 {
         encode::int(out, 0);
     }
-    let within = |other: &str| other.split_once('|').is_some_and(|(container, _)| container == *name);
-    let subcommands: Vec<_> = COMMANDS.iter().filter(|(other, ..)| within(other)).collect();
+    let within =
+        |other: &&Command| other.name.split_once('|').is_some_and(|(container, _)| container == name);
+    let subcommands: Vec<_> = COMMANDS.iter().filter(within).collect();
     encode::array_header(out, subcommands.len());
-    subcommands.iter().for_each(|(name, ..)| entry(out, name));
+    subcommands.iter().for_each(|known| entry(out, &known.name));
 }

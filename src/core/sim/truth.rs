@@ -35,11 +35,13 @@ pub(super) enum Reason {
 
 /// One blocking command that can be told from all others.
 #[derive(Debug, Default, Clone, Copy)]
-struct Stay {
-    stood: bool,
-    timed_out: bool,
+pub(super) struct Stay {
+    /// It stands, or stood, blocked at the server.
+    pub(super) stood: bool,
+    /// The server has given up on it, its time being over.
+    pub(super) timed_out: bool,
     /// When nothing was found for it by a command that does not wait.
-    looked: Option<Millis>,
+    pub(super) looked: Option<Millis>,
 }
 
 /// The server has sent a connection away.
@@ -144,27 +146,19 @@ impl Truth {
 
     // ---- blocking commands ----------------------------------------------------------------------------
 
-    /// It stands blocked at the server.
-    pub(super) fn stands(&mut self, nonce: Nonce) {
-        self.stays.entry(nonce).or_default().stood = true;
-    }
-
-    /// The server has given up on it, its time being over.
-    pub(super) fn timed_out(&mut self, nonce: Nonce) {
-        self.stays.entry(nonce).or_default().timed_out = true;
-    }
-
-    /// Nothing was there for it just now, as another command than its own has found.
-    pub(super) fn looked(&mut self, nonce: Nonce) {
-        self.stays.entry(nonce).or_default().looked = Some(self.now);
+    /// Writes down what has become of a blocking command, if there is a nonce among its keys.
+    pub(super) fn note_stay(&mut self, keys: &[Vec<u8>], note: impl FnOnce(&mut Stay)) {
+        if let Some(nonce) = keys.iter().find_map(|key| Nonce::of(key)) {
+            note(self.stays.entry(nonce).or_default());
+        }
     }
 
     pub(super) fn list_is_empty(&mut self, db: u32, key: &[u8], empty: bool) {
+        let list = (db, key.to_vec());
         if empty {
-            self.filled.remove(&(db, key.to_vec()));
+            self.filled.remove(&list);
         } else {
-            let now = self.now;
-            self.filled.entry((db, key.to_vec())).or_insert(now);
+            self.filled.entry(list).or_insert(self.now);
         }
     }
 
@@ -177,20 +171,14 @@ impl Truth {
         due: Millis,
     ) -> Option<&'static str> {
         let stay = nonce.map(|nonce| self.stays.get(&nonce).copied().unwrap_or_default());
-        if stay.is_some_and(|stay| stay.timed_out) {
-            return None;
-        }
-        if self.now < due {
-            return Some("before its time was over");
-        }
-        if stay.is_some_and(|stay| stay.looked.is_some_and(|at| at >= due)) {
-            return None;
-        }
-        if stay.is_some_and(|stay| !stay.stood) {
-            return Some("though it never stood blocked at the server");
-        }
         let filled = self.filled.get(&(db, key.to_vec())).is_some_and(|since| *since < due);
-        filled.then_some("though its list has elements")
+        match stay {
+            Some(stay) if stay.timed_out => None,
+            _ if self.now < due => Some("before its time was over"),
+            Some(stay) if stay.looked.is_some_and(|at| at >= due) => None,
+            Some(stay) if !stay.stood => Some("though it never stood blocked at the server"),
+            _ => filled.then_some("though its list has elements"),
+        }
     }
 
     // ---- connections ----------------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 //! are those of 7.0.15.
 
 use super::encoded::{bulk, error, ok};
-use super::ledger::Nonce;
 use super::redis::{Client, Redis};
 use super::table;
 use super::trace;
@@ -40,7 +39,7 @@ struct Script {
     ends: Millis,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Weather {
     role: Role,
     /// No connection is accepted.
@@ -57,18 +56,6 @@ pub(super) struct Weather {
 }
 
 impl Weather {
-    pub(super) fn new() -> Weather {
-        Weather {
-            role: Role::Master,
-            full: false,
-            loading_until: 0,
-            script: None,
-            patience: 50,
-            tells_role: false,
-            swift: false,
-        }
-    }
-
     pub(super) fn is_replica(&self) -> bool {
         self.role != Role::Master
     }
@@ -81,6 +68,11 @@ impl Weather {
     /// This connection's own script runs.
     pub(super) fn is_running(&self, link: usize) -> bool {
         self.script.as_ref().is_some_and(|script| script.link == link)
+    }
+
+    /// A script runs, and others are told so.
+    fn is_busy(&self, now: Millis) -> bool {
+        self.script.is_some() && !self.is_deaf(now)
     }
 
     pub(super) fn script_runs(&self) -> bool {
@@ -99,7 +91,7 @@ impl Redis {
 
     /// Another role. A replica serves nobody who is blocked.
     pub(super) fn set_role(&mut self, role: Role) {
-        if role != Role::Master && self.weather.role == Role::Master {
+        if role != Role::Master && !self.weather.is_replica() {
             for (link, client) in &mut self.clients {
                 if client.blocked.take().is_some() {
                     client.out.extend_from_slice(&error(UNBLOCKED));
@@ -140,19 +132,16 @@ impl Redis {
 
     /// Writes down what is so now.
     pub(super) fn witness(&mut self) {
-        let (now, weather) = (self.now, &self.weather);
-        let loading = weather.loading_until > now;
-        let busy = weather.script.as_ref().is_some_and(|script| script.told_from <= now);
-        let down = weather.role == Role::Orphan;
+        let (now, weather, truth) = (self.now, &self.weather, &mut self.ledger.truth);
+        let (loading, down) = (weather.loading_until > now, weather.role == Role::Orphan);
         let pingable = !loading && weather.script.is_none() && !down && !self.access.denies("ping");
-        let truth = &mut self.ledger.truth;
         truth.now = now;
         truth.set(Reason::Denied, !self.access.denied.is_empty());
         truth.set(Reason::Loading, loading);
-        truth.set(Reason::Replica, weather.role != Role::Master);
-        truth.set(Reason::Master, weather.role == Role::Master);
+        truth.set(Reason::Replica, weather.is_replica());
+        truth.set(Reason::Master, !weather.is_replica());
         truth.set(Reason::MasterDown, down);
-        truth.set(Reason::Busy, busy);
+        truth.set(Reason::Busy, weather.is_busy(now));
         truth.set(Reason::Pingable, pingable);
     }
 
@@ -172,14 +161,11 @@ impl Redis {
         }
         // EXEC is what stands in it.
         let queued = client.multi.iter().flatten().filter(|_| name == "exec").map(|argv| full_name(argv));
-        let is = |flag: &str| {
-            table::has_flag(name, flag) || queued.clone().any(|name| table::has_flag(&name, flag))
-        };
-        let lacks = |flag: &str| {
-            !table::has_flag(name, flag) || queued.clone().any(|name| !table::has_flag(&name, flag))
-        };
+        let names: Vec<String> = queued.chain([name.to_owned()]).collect();
+        let is = |flag: &str| names.iter().any(|name| table::has_flag(name, flag));
+        let lacks = |flag: &str| names.iter().any(|name| !table::has_flag(name, flag));
         let weather = &self.weather;
-        if weather.role != Role::Master && is("write") {
+        if weather.is_replica() && is("write") {
             return Some(READONLY.into());
         }
         let free = matches!(name, "ping" | "quit" | "reset") || name.contains("subscribe");
@@ -204,17 +190,16 @@ impl Redis {
         if name != "exec" || text.starts_with("ERR ") {
             return error(text);
         }
-        (client.multi, client.spoilt, client.touched) = (None, false, false);
-        client.watched.clear();
+        client.end_multi();
         error(&format!("EXECABORT Transaction discarded because of: {text}"))
     }
 
     // ---- scripts --------------------------------------------------------------------------------------
 
-    /// EVAL of a script that runs for so long, or until it is killed: `loop 300`, `loop`.
+    /// EVAL of a script that runs for so long, or until it is killed: `loop=300`, `loop`.
     pub(super) fn begin_script(&mut self, link: usize, argv: &[Vec<u8>]) {
         let text = String::from_utf8_lossy(&argv[1]);
-        let duration = text.split(' ').nth(1).and_then(|number| number.parse::<Millis>().ok());
+        let duration = text.split('=').nth(1).and_then(|number| number.parse::<Millis>().ok());
         let duration = if self.weather.swift { Some(0) } else { duration };
         let ends = duration.map_or(Millis::MAX, |duration| self.now + duration);
         let told_from = self.now + self.weather.patience;
@@ -243,11 +228,6 @@ impl Redis {
             client.out.extend_from_slice(&reply);
         }
         self.witness();
-    }
-
-    /// The nonce among the keys of a blocking command, where it has one.
-    pub(super) fn stay_of(keys: &[Vec<u8>]) -> Option<Nonce> {
-        keys.iter().find_map(|key| Nonce::of(key))
     }
 }
 

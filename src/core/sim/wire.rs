@@ -16,7 +16,7 @@ pub(super) fn take_request(bytes: &[u8]) -> Option<(Argv, usize)> {
         let argument = bytes.get(at..at + len)?;
         let end = bytes.get(at + len..at + len + 2)?;
         if end != b"\r\n" {
-            broken(3, &format!("not canonical: {}", bytes.escape_ascii()));
+            broken!(3, "not canonical: {}", bytes.escape_ascii());
         }
         argv.push(argument.to_vec());
         at += len + 2;
@@ -33,7 +33,7 @@ fn header(bytes: &[u8], at: &mut usize, kind: u8) -> Option<usize> {
     let canonical =
         digits.iter().all(u8::is_ascii_digit) && (digits.first() != Some(&b'0') || digits.len() == 1);
     if first != kind || !canonical || digits.len() > 9 {
-        broken(3, &format!("not canonical: {}", bytes.escape_ascii()));
+        broken!(3, "not canonical: {}", bytes.escape_ascii());
     }
     *at += end? + 1;
     std::str::from_utf8(digits).ok()?.parse().ok()

@@ -1,34 +1,27 @@
 //! Who goes on which lane in which order, and the canaries between them.
 
 use super::*;
-use crate::core::connection::role::LaneRole;
-
-/// Which connection ran each request that begins so, in order.
-fn ran(sim: &Sim, start: &str) -> Vec<i64> {
-    sim.executed().iter().filter(|(_, request)| request.starts_with(start)).map(|(conn, _)| *conn).collect()
-}
 
 #[test]
 fn a_deep_pipeline_lets_others_in_between() {
-    let mut sim = Sim::new(&[]);
-    let (deep, other) = (sim.child(), sim.child());
+    let (mut sim, [deep, other]) = Sim::with(&[]);
     let many: String = (0..500).map(|n| format!("GET deep{n}\n")).collect();
     // Both arrive in the same turn, the deep one first.
     sim.broker.child_input(sim.key(deep), &packed(&many));
     sim.broker.child_input(sim.key(other), &packed("GET other"));
     sim.settle();
-    let at = sim.executed().iter().position(|(_, request)| request == "GET other").expect("it ran");
-    let before = sim.executed()[..at].iter().filter(|(_, request)| request.starts_with("GET deep")).count();
+    let before = sim.executed().iter().take_while(|(_, request)| request != "GET other");
+    let before = before.filter(|(_, request)| request.starts_with("GET deep")).count();
     assert_eq!(before, 32, "one turn's worth");
-    assert_eq!(ran(&sim, "GET deep").len(), 500);
+    assert_eq!(sim.ran("GET other").len(), 1);
+    assert_eq!(sim.ran("GET deep").len(), 500);
     let replies = sim.received(deep);
     assert!(replies.starts_with("$5 deep0 ") && replies.ends_with("$7 deep499"), "in order, to the last");
 }
 
 #[test]
 fn a_child_that_ends_behind_a_deep_pipeline_gets_all_of_it() {
-    let mut sim = Sim::new(&[]);
-    let child = sim.child();
+    let (mut sim, [child]) = Sim::with(&[]);
     let many: String = (0..100).map(|n| format!("GET {n}\n")).collect();
     sim.broker.child_input(sim.key(child), &packed(&many));
     sim.half_close(child);
@@ -38,41 +31,37 @@ fn a_child_that_ends_behind_a_deep_pipeline_gets_all_of_it() {
 
 #[test]
 fn what_is_large_has_a_lane_of_its_own() {
-    let mut sim = Sim::new(&[]);
-    let (large, small) = (sim.child(), sim.child());
+    let (mut sim, [large, small]) = Sim::with(&[]);
     let value = "v".repeat(300 * 1024);
     sim.send(small, "GET a");
     sim.send(large, &format!("SET k {value}"));
     assert_eq!(sim.received(large), "+OK");
-    assert_ne!(ran(&sim, "GET a"), ran(&sim, "SET k"));
+    assert_ne!(sim.ran("GET a"), sim.ran("SET k"));
     // What comes next is small again, and goes where small requests go.
     sim.ask(large, "GET b");
-    assert_eq!(ran(&sim, "GET b"), ran(&sim, "GET a"));
+    assert_eq!(sim.ran("GET b"), sim.ran("GET a"));
     // Whoever was answered at length expects it again, and unlearns it.
-    let link = sim.links(LaneRole::Shared)[0];
+    let link = sim.link(LaneRole::Shared);
     sim.silent.push(link);
     sim.send(large, "GET c");
-    let mut reply = Vec::new();
-    crate::resp::encode::bulk(&mut reply, value.as_bytes());
     sim.silent.clear();
-    sim.answer_next(link, &reply);
+    sim.answer_next(link, format!("${}\r\n{value}\r\n", value.len()).as_bytes());
     assert_eq!(sim.received(large).len(), "$307200 ".len() + value.len());
     sim.ask(large, "GET d");
-    assert_eq!(ran(&sim, "GET d"), ran(&sim, "SET k"));
+    assert_eq!(sim.ran("GET d"), sim.ran("SET k"));
     sim.ask(large, "SET d v");
-    assert_eq!(ran(&sim, "SET d"), ran(&sim, "GET a"), "only the command that was answered at length");
+    assert_eq!(sim.ran("SET d"), sim.ran("GET a"), "only the command that was answered at length");
     for n in 0..16 {
         sim.ask(large, &format!("GET e{n}"));
     }
     sim.ask(large, "GET f");
-    assert_eq!(ran(&sim, "GET f"), ran(&sim, "GET a"));
+    assert_eq!(sim.ran("GET f"), sim.ran("GET a"));
 }
 
 #[test]
 fn waiters_are_served_in_the_order_they_came() {
     for leases in ["1", "2", "3"] {
-        let mut sim = Sim::new(&[("leases_blocking_max", leases), ("leases_warm", "0")]);
-        let waiting: Vec<usize> = (0..6).map(|_| sim.child()).collect();
+        let (mut sim, waiting) = Sim::with::<6>(&[("leases_blocking_max", leases), ("leases_warm", "0")]);
         let pusher = sim.child();
         for child in &waiting {
             assert_eq!(sim.ask(*child, "BLPOP q 0"), "");
@@ -86,8 +75,7 @@ fn waiters_are_served_in_the_order_they_came() {
 
 #[test]
 fn nothing_overtakes_a_request_whose_reply_is_overdue() {
-    let mut sim = Sim::new(&[("lanes", "2"), ("request_timeout", "500")]);
-    let (child, other) = (sim.child(), sim.child());
+    let (mut sim, [child, other]) = Sim::with(&[("lanes", "2"), ("request_timeout", "500")]);
     sim.ask(child, "GET warm");
     sim.silent = sim.links(LaneRole::Shared);
     sim.send(child, "SET k old");
@@ -97,7 +85,7 @@ fn nothing_overtakes_a_request_whose_reply_is_overdue() {
     assert!(sim.received(child).is_empty());
     // The other lane is idle, and the one of the first request is not answered.
     sim.send(child, "SET k new");
-    assert!(ran(&sim, "SET k").is_empty());
+    assert!(sim.ran("SET k").is_empty());
     // Something large would go on a third one: it waits, but not for ever.
     let value = "v".repeat(300 * 1024);
     let large = sim.child();
@@ -110,47 +98,30 @@ fn nothing_overtakes_a_request_whose_reply_is_overdue() {
     sim.pass(1000);
     assert_eq!(sim.received(large), DOWN);
     assert!(sim.received(child).starts_with("-BROKERTIMEOUT"));
-    sim.silent.clear();
-    sim.settle();
-    let order: Vec<&str> = sim.executed().iter().map(|(_, request)| request.as_str()).collect();
-    let sets: Vec<&&str> = order.iter().filter(|request| request.starts_with("SET")).collect();
-    assert_eq!(sets.iter().filter(|set| set.starts_with("SET k")).count(), 2);
-    let at = |set: &str| sets.iter().position(|other| **other == set);
-    assert!(at("SET k old") < at("SET k new"), "{sets:?}");
+    sim.thaw();
+    let requests = sim.executed().iter().map(|(_, request)| request.as_str());
+    let sets: Vec<&str> = requests.filter(|request| request.starts_with("SET k")).collect();
+    assert_eq!(sets, ["SET k old", "SET k new"]);
     assert_eq!(sim.ask(child, "GET on"), "$2 on");
 }
 
 // ---- canaries --------------------------------------------------------------------------------------------
 
-#[test]
-fn with_canaries_everything_reads_as_without() {
-    for setting in ["sampled", "always"] {
-        let mut sim = Sim::new(&[("integrity", setting), ("integrity_sample", "2")]);
-        let (a, b) = (sim.child(), sim.child());
-        assert_eq!(sim.ask(a, "SET k v\nGET x\nPING"), "+OK $1 x +PONG");
-        assert_eq!(sim.ask(a, "MULTI\nGET x\nEXEC"), "+OK +QUEUED *1 $1 x");
-        assert_eq!(sim.ask(a, "MULTI") + &sim.ask(a, "GET x") + &sim.ask(a, "EXEC"), "+OK+QUEUED*1 $1 x");
-        assert_eq!(sim.ask(a, "WATCH k\nMULTI\nGET y\nEXEC"), "+OK +OK +QUEUED *1 $1 y");
-        assert_eq!(sim.ask(b, "BLPOP x 0"), "");
-        assert_eq!(sim.ask(a, "RPUSH x e"), ":1");
-        assert_eq!(sim.received(b), "*2 $1 x $1 e");
-        assert!(sim.broker.counters().canaries > 2, "{setting}");
-        assert_eq!(sim.broker.counters().integrity_failures, 0);
-        assert_eq!(sim.broker.leases_lent(), (0, 0, 0));
-    }
+/// Children whose GET is not answered, each reply to be proven; and the connection that should do both.
+fn unanswered<const CHILDREN: usize>(settings: &[(&str, &str)]) -> (Sim, [usize; CHILDREN], usize) {
+    let (mut sim, children) = Sim::with(&[&[("integrity", "always")], settings].concat());
+    sim.ask(children[0], "GET warm");
+    let link = sim.link(LaneRole::Shared);
+    sim.silent.push(link);
+    children.iter().for_each(|child| sim.send(*child, "GET mine"));
+    (sim, children, link)
 }
 
 #[test]
 fn no_reply_passes_without_its_proof() {
     let faults: [&[u8]; 3] = [b"$1\r\nx\r\n", b"+OK\r\n", b"-ERR another child's\r\n"];
     for injected in faults {
-        let mut sim = Sim::new(&[("integrity", "always")]);
-        let (a, b) = (sim.child(), sim.child());
-        sim.ask(a, "GET warm");
-        let link = sim.links(LaneRole::Shared)[0];
-        sim.silent.push(link);
-        sim.send(a, "GET mine");
-        sim.send(b, "GET yours");
+        let (mut sim, [a, b], link) = unanswered(&[]);
         sim.silent.clear();
         sim.inject(link, injected);
         assert_eq!((sim.received(a).as_str(), sim.received(b).as_str()), (LOST, LOST));
@@ -161,13 +132,7 @@ fn no_reply_passes_without_its_proof() {
 
 #[test]
 fn a_reply_that_was_lost_is_noticed_before_anyone_has_another() {
-    let mut sim = Sim::new(&[("integrity", "always")]);
-    let (a, b) = (sim.child(), sim.child());
-    sim.ask(a, "GET warm");
-    let link = sim.links(LaneRole::Shared)[0];
-    sim.silent.push(link);
-    sim.send(a, "GET mine");
-    sim.send(b, "GET yours");
+    let (mut sim, [a, b], link) = unanswered(&[]);
     sim.silent.clear();
     sim.swallow_next(link);
     assert_eq!((sim.received(a).as_str(), sim.received(b).as_str()), (LOST, LOST));
@@ -175,12 +140,7 @@ fn a_reply_that_was_lost_is_noticed_before_anyone_has_another() {
 
 #[test]
 fn a_canary_that_was_lost_is_missed() {
-    let mut sim = Sim::new(&[("integrity", "always")]);
-    let child = sim.child();
-    sim.ask(child, "GET warm");
-    let link = sim.links(LaneRole::Shared)[0];
-    sim.silent.push(link);
-    sim.send(child, "GET mine");
+    let (mut sim, [child], link) = unanswered(&[]);
     sim.answer_next(link, b"$4\r\nmine\r\n");
     sim.swallow_next(link);
     sim.silent.clear();
@@ -193,10 +153,9 @@ fn a_canary_that_was_lost_is_missed() {
 fn a_queued_command_has_one_answer() {
     // Another's reply, and the one that MULTI itself has.
     for injected in [&b"$5\r\nyours\r\n"[..], b"+OK\r\n"] {
-        let mut sim = Sim::new(&[("integrity", "always"), ("transactions", "leased")]);
-        let child = sim.child();
+        let (mut sim, [child]) = Sim::with(&[("integrity", "always"), ("transactions", "leased")]);
         assert_eq!(sim.ask(child, "MULTI"), "+OK");
-        let link = sim.links(LaneRole::Lease)[0];
+        let link = sim.link(LaneRole::Lease);
         sim.silent.push(link);
         sim.send(child, "GET mine");
         sim.inject(link, injected);
@@ -206,12 +165,7 @@ fn a_queued_command_has_one_answer() {
 
 #[test]
 fn a_lost_reply_is_noticed_although_nothing_follows_its_canary() {
-    let mut sim = Sim::new(&[("integrity", "always")]);
-    let child = sim.child();
-    sim.ask(child, "GET warm");
-    let link = sim.links(LaneRole::Shared)[0];
-    sim.silent.push(link);
-    sim.send(child, "GET mine");
+    let (mut sim, [child], link) = unanswered(&[]);
     sim.silent.clear();
     sim.swallow_next(link);
     assert_eq!(sim.received(child), LOST);
@@ -219,28 +173,21 @@ fn a_lost_reply_is_noticed_although_nothing_follows_its_canary() {
 
 #[test]
 fn withheld_replies_have_a_request_timeout_too() {
-    let mut sim = Sim::new(&[("integrity", "always"), ("request_timeout", "500")]);
-    let child = sim.child();
-    sim.ask(child, "GET warm");
-    let link = sim.links(LaneRole::Shared)[0];
-    sim.silent.push(link);
-    sim.send(child, "GET mine");
+    let (mut sim, [child], link) = unanswered(&[("request_timeout", "500")]);
     sim.inject(link, b"$4\r\nmine\r\n");
     assert_eq!(sim.received(child), "", "its canary has not come");
     sim.pass(2000);
     assert!(sim.received(child).starts_with("-BROKERTIMEOUT"));
-    sim.silent.clear();
-    sim.settle();
+    sim.thaw();
     assert_eq!(sim.received(child), "");
 }
 
 #[test]
 fn a_push_on_a_lease_is_for_a_child_that_has_asked_for_some() {
-    let mut sim = Sim::new(&[]);
-    let child = sim.child();
+    let (mut sim, [child]) = Sim::with(&[]);
     sim.ask(child, "HELLO 3");
     assert_eq!(sim.ask(child, "WATCH k"), "+OK");
-    let link = sim.links(LaneRole::Lease)[0];
+    let link = sim.link(LaneRole::Lease);
     sim.inject(link, b">3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$5\r\nyours\r\n");
     assert_eq!(sim.received(child), "");
     assert_eq!(sim.ask(child, "GET mine"), "$4 mine");
@@ -248,8 +195,7 @@ fn a_push_on_a_lease_is_for_a_child_that_has_asked_for_some() {
 
 #[test]
 fn a_subscriber_that_has_written_may_not_wait_either() {
-    let mut sim = Sim::new(&[("pubsub", "leased")]);
-    let child = sim.child();
+    let (mut sim, [child]) = Sim::with(&[("pubsub", "leased")]);
     sim.ask(child, "SET k v\nSUBSCRIBE c");
     assert!(sim.ask(child, "WAIT 0 1").starts_with("-ERR Can't execute 'wait'"));
 }

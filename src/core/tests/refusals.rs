@@ -10,8 +10,7 @@ const PREVIOUS: &str = "-EXECABORT Transaction discarded because of previous err
 /// A busy script lets WATCH and MULTI be answered, and no canary: the reply to WATCH is withheld then.
 #[test]
 fn a_reply_without_a_canary_does_not_overtake_one_that_is_withheld() {
-    let mut sim = Sim::new(&[("integrity", "always")]);
-    let (a, b) = (sim.child(), sim.child());
+    let (mut sim, [a, b]) = Sim::with(&[("integrity", "always")]);
     assert_eq!(sim.ask(a, "WATCH k"), "+OK");
     sim.send(b, "EVAL loop 0 x");
     sim.pass(100);
@@ -24,8 +23,7 @@ fn a_reply_without_a_canary_does_not_overtake_one_that_is_withheld() {
 #[test]
 fn what_a_busy_upstream_has_left_unproven_ends_with_a_lane_that_yields() {
     let settings = [("integrity", "always"), ("lanes", "2"), ("upstream_lifetime", "150")];
-    let mut sim = Sim::new(&settings);
-    let (a, b) = (sim.child(), sim.child());
+    let (mut sim, [a, b]) = Sim::with(&settings);
     sim.send(b, "EVAL loop 0 x");
     sim.pass(60);
     assert_eq!(sim.ask(a, "MULTI\nSET k v\nEXEC"), "");
@@ -38,7 +36,7 @@ fn what_a_busy_upstream_has_left_unproven_ends_with_a_lane_that_yields() {
 fn nothing_is_taken_for_queued_behind_a_multi_that_is_known_to_be_refused() {
     let mut sim = Sim::new(&[]);
     sim.deny("multi");
-    sim.lose(sim.links(LaneRole::Control)[0]);
+    sim.lose_one(LaneRole::Control);
     sim.pass(500);
     let child = sim.child();
     assert_eq!(sim.ask(child, "WATCH k"), "+OK");
@@ -49,8 +47,7 @@ fn nothing_is_taken_for_queued_behind_a_multi_that_is_known_to_be_refused() {
 /// A name that is unknown here is looked up upstream: whatever the answer, the command was not queued.
 #[test]
 fn a_look_up_that_is_refused_spoils_multi() {
-    let mut sim = Sim::new(&[]);
-    let child = sim.child();
+    let (mut sim, [child]) = Sim::with(&[]);
     sim.deny("command");
     assert_eq!(sim.ask(child, "MULTI\nSET k v"), "+OK +QUEUED");
     assert!(sim.ask(child, "NOSUCH").starts_with("-NOPERM"));
@@ -60,8 +57,7 @@ fn a_look_up_that_is_refused_spoils_multi() {
 /// The child was told QUEUED here; the upstream looked at the command when SELECT had moved it to a lease.
 #[test]
 fn an_exec_says_what_was_refused_when_its_block_went_to_a_lease() {
-    let mut sim = Sim::new(&[]);
-    let child = sim.child();
+    let (mut sim, [child]) = Sim::with(&[]);
     assert_eq!(sim.ask(child, "MULTI\nSET k v"), "+OK +QUEUED");
     sim.become_replica();
     assert_eq!(sim.ask(child, "SELECT 1"), "+QUEUED");
@@ -73,8 +69,7 @@ fn an_exec_says_what_was_refused_when_its_block_went_to_a_lease() {
 /// DISCARD is sent in the place of an EXEC that cannot succeed. Refused, it leaves the connection inside MULTI.
 #[test]
 fn a_lane_that_could_not_leave_multi_is_not_used_again() {
-    let mut sim = Sim::new(&[]);
-    let child = sim.child();
+    let (mut sim, [child]) = Sim::with(&[]);
     assert_eq!(sim.ask(child, "WATCH k\nMULTI"), "+OK +OK");
     sim.deny("discard");
     assert!(sim.ask(child, "NOSUCH").starts_with("-ERR unknown command"));
@@ -84,8 +79,7 @@ fn a_lane_that_could_not_leave_multi_is_not_used_again() {
 
 #[test]
 fn a_discard_that_is_refused_leaves_multi_open() {
-    let mut sim = Sim::new(&[]);
-    let child = sim.child();
+    let (mut sim, [child]) = Sim::with(&[]);
     assert_eq!(sim.ask(child, "WATCH k\nMULTI"), "+OK +OK");
     sim.deny("discard");
     assert_eq!(sim.ask(child, "DISCARD"), DISCARD_DENIED);
@@ -97,11 +91,10 @@ fn a_discard_that_is_refused_leaves_multi_open() {
 /// The pool was refused long ago, and the attempt that is under way has had no answer: that is still the last reason.
 #[test]
 fn a_refusal_is_told_however_old_it_is() {
-    let mut sim = Sim::new(&[("lease_wait_timeout", "0"), ("queue_timeout", "100")]);
-    let child = sim.child();
+    let (mut sim, [child]) = Sim::with(&[("lease_wait_timeout", "0"), ("queue_timeout", "100")]);
     assert_eq!(sim.ask(child, "GET x"), "$1 x");
     sim.change_password();
-    sim.lose(sim.links(LaneRole::Shared)[0]);
+    sim.lose_one(LaneRole::Shared);
     sim.send(child, "GET x");
     sim.pass(500);
     let why = "; last attempt: HELLO was answered with: NOAUTH";
@@ -117,9 +110,8 @@ fn a_refusal_is_told_however_old_it_is() {
 /// What takes the control connection away is told to whoever waits for it.
 #[test]
 fn a_control_connection_that_is_given_up_for_an_answer_says_so() {
-    let mut sim = Sim::new(&[]);
-    let child = sim.child();
-    let control = sim.links(LaneRole::Control)[0];
+    let (mut sim, [child]) = Sim::with(&[]);
+    let control = sim.link(LaneRole::Control);
     sim.silent.push(control);
     sim.send(child, "SELECT 1");
     sim.answer_next(control, b"+OK\r\n");
@@ -134,18 +126,15 @@ fn a_control_connection_that_is_given_up_for_an_answer_says_so() {
 /// A control connection was greeted by a master; by the time a child says HELLO the server is a replica.
 #[test]
 fn a_hello_is_told_no_role_from_before_it() {
-    let mut sim = Sim::new(&[]);
-    let child = sim.child();
+    let (mut sim, [child]) = Sim::with(&[]);
     sim.frozen = vec![LaneRole::Control];
-    let link = sim.links(LaneRole::Control)[0];
-    sim.lose(link);
+    sim.lose_one(LaneRole::Control);
     sim.pass(50);
-    let link = sim.links(LaneRole::Control)[0];
+    let link = sim.link(LaneRole::Control);
     sim.answer_next(link, b"%3\r\n$5\r\nproto\r\n:3\r\n$2\r\nid\r\n:9\r\n$4\r\nrole\r\n$6\r\nmaster\r\n");
     sim.become_replica();
     assert_eq!(sim.ask(child, "HELLO 3"), "");
-    sim.frozen.clear();
-    sim.settle();
+    sim.thaw();
     let told = sim.received(child);
     assert!(told.ends_with("$4 role $7 replica"), "{told}");
 }

@@ -1,7 +1,13 @@
 //! What one child may have done before the others are heard again, and how far one is read that takes no replies.
 
-use super::super::sim::{Sim, packed};
 use crate::base::limits;
+use crate::core::sim::{Sim, packed};
+
+/// How many turns these bytes of a child take.
+fn turns_for(sim: &mut Sim, child: usize, bytes: &[u8], other: usize) -> usize {
+    sim.broker.child_input(sim.key(child), bytes);
+    turns_taken(sim, other)
+}
 
 /// How many turns of the driver it takes until the broker has nothing left to run. Another child's question that comes
 /// after the second is answered before the third.
@@ -29,13 +35,10 @@ fn turns_taken(sim: &mut Sim, other: usize) -> usize {
 #[test]
 fn frames_without_a_request_are_cut_into_turns() {
     for frame in ["\n", "*0\r\n", "*-1\r\n"] {
-        let mut sim = Sim::new(&[]);
-        let (child, other) = (sim.child(), sim.child());
-        let key = sim.key(child);
-        let bytes = frame.repeat(30_000).into_bytes();
-        sim.broker.child_input(key, &[bytes, packed("ECHO end")].concat());
+        let (mut sim, [child, other]) = Sim::with(&[]);
+        let bytes = [frame.repeat(30_000).into_bytes(), packed("ECHO end")].concat();
         let least = 30_000 * limits::REQUEST_COST_MIN / limits::RUN_TURN;
-        assert!(turns_taken(&mut sim, other) >= least as usize, "{frame:?}");
+        assert!(turns_for(&mut sim, child, &bytes, other) >= least as usize, "{frame:?}");
         assert_eq!(sim.received(child), "$3 end");
     }
 }
@@ -43,33 +46,27 @@ fn frames_without_a_request_are_cut_into_turns() {
 /// Nothing is ever unread, nothing in flight: nothing but the turn holds such a child back.
 #[test]
 fn requests_without_a_reply_are_cut_into_turns() {
-    let mut sim = Sim::new(&[]);
-    let (child, other) = (sim.child(), sim.child());
-    let key = sim.key(child);
-    let bytes = ["CLIENT REPLY OFF\n", &"ECHO x\n".repeat(30_000), "CLIENT REPLY ON"].concat();
-    sim.broker.child_input(key, &packed(&bytes));
-    assert!(turns_taken(&mut sim, other) > 10);
+    let (mut sim, [child, other]) = Sim::with(&[]);
+    let lines = ["CLIENT REPLY OFF\n", &"ECHO x\n".repeat(30_000), "CLIENT REPLY ON"].concat();
+    assert!(turns_for(&mut sim, child, &packed(&lines), other) > 10);
     assert_eq!(sim.received(child), "+OK");
 }
 
 /// One request that names many children, or none, and takes as long as many.
 #[test]
 fn a_long_list_is_cut_into_turns() {
-    let mut sim = Sim::new(&[]);
-    let (child, other) = (sim.child(), sim.child());
+    let (mut sim, [child, other]) = Sim::with(&[]);
     let id = sim.ask(child, "CLIENT ID")[1..].to_owned();
     let line = sim.ask(child, &format!("CLIENT LIST ID {id}"));
     assert!(line.contains(&format!("id={id} ")), "{line}");
-    let key = sim.key(child);
-    sim.broker.child_input(key, &packed(&format!("CLIENT LIST ID{}", " 1".repeat(100_000))));
-    assert!(turns_taken(&mut sim, other) > 2);
+    let list_of = |ids: &str| packed(&format!("CLIENT LIST ID{ids}"));
+    assert!(turns_for(&mut sim, child, &list_of(&" 1".repeat(100_000)), other) > 2);
     assert_eq!(sim.received(child), "$0");
-    sim.broker.child_input(key, &packed(&format!("CLIENT LIST ID{}", format!(" {id}").repeat(20_000))));
-    assert!(turns_taken(&mut sim, other) > 4);
+    let many = format!(" {id}").repeat(20_000);
+    assert!(turns_for(&mut sim, child, &list_of(&many), other) > 4);
     assert_eq!(sim.received(child).matches(&format!("id={id} ")).count(), 20_000);
     // An id that is none is an error all the same, and what was made is forgotten.
-    sim.broker.child_input(key, &packed(&format!("CLIENT LIST ID{} x", format!(" {id}").repeat(20_000))));
-    turns_taken(&mut sim, other);
+    turns_for(&mut sim, child, &list_of(&(many + " x")), other);
     assert_eq!(sim.received(child), "-ERR Invalid client ID");
     assert_eq!(sim.ask(child, &format!("CLIENT LIST ID {id}")).matches("id=").count(), 1);
 }
@@ -92,8 +89,7 @@ fn a_list_of_all_is_cut_into_turns() {
 
 #[test]
 fn a_reply_made_here_has_its_bound_before_it_is_made() {
-    let mut sim = Sim::new(&[("child_output_max", "64KiB")]);
-    let child = sim.child();
+    let (mut sim, [child]) = Sim::with(&[("child_output_max", "64KiB")]);
     let id = sim.ask(child, "CLIENT ID")[1..].to_owned();
     let many = format!("CLIENT LIST ID{}", format!(" {id}").repeat(1_000));
     assert_eq!(sim.ask(child, &many), "-BROKERLIMIT child_output_max is 65536 bytes, and the reply longer");
@@ -109,16 +105,15 @@ fn deaf_child(sim: &mut Sim, behind: usize) -> usize {
     let child = sim.child();
     sim.set_room(child, 0);
     sim.send(child, &format!("GET {}\nCLIENT REPLY OFF", "r".repeat(2 * MIB)));
-    for _ in 0..behind / (10 * MIB) {
-        sim.send_bytes(child, &encoded(10 * MIB));
-    }
+    send_echoes(sim, child, behind / (10 * MIB));
     child
 }
 
-/// An ECHO of so many bytes with all that belongs to it.
-fn encoded(len: usize) -> Vec<u8> {
-    let text = "x".repeat(len - "*2\r\n$4\r\nECHO\r\n$12345678\r\n\r\n".len());
-    format!("*2\r\n$4\r\nECHO\r\n${}\r\n{text}\r\n", text.len()).into_bytes()
+/// So many ECHOs of 10 MiB each, with all that belongs to them.
+fn send_echoes(sim: &mut Sim, child: usize, count: usize) {
+    let text = "x".repeat(10 * MIB - "*2\r\n$4\r\nECHO\r\n$12345678\r\n\r\n".len());
+    let echo = format!("*2\r\n$4\r\nECHO\r\n${}\r\n{text}\r\n", text.len());
+    (0..count).for_each(|_| sim.send_bytes(child, echo.as_bytes()));
 }
 
 #[test]
@@ -130,7 +125,6 @@ fn a_child_that_takes_nothing_is_read_to_the_end_of_its_write() {
     assert_eq!(sim.unsent(child), 0);
     assert!(!sim.is_closed(child));
     sim.set_room(child, usize::MAX);
-    sim.settle();
     sim.received(child);
     assert_eq!(sim.ask(child, "CLIENT REPLY ON"), "+OK");
 }
@@ -141,7 +135,6 @@ fn a_child_that_takes_something_is_held_back() {
     let child = deaf_child(&mut sim, 100 * MIB);
     for _ in 0..20 {
         sim.set_room(child, 100);
-        sim.settle();
         sim.pass(50);
     }
     assert!(sim.unsent(child) >= 30 * MIB, "{} bytes", sim.unsent(child));
@@ -150,19 +143,15 @@ fn a_child_that_takes_something_is_held_back() {
 /// Beyond the bound the child is told, once it has got rid of what it had to say.
 #[test]
 fn a_child_that_says_too_much_is_told() {
-    let mut sim = Sim::new(&[("child_input_max", "1MiB")]);
-    let child = sim.child();
+    let (mut sim, [child]) = Sim::with(&[("child_input_max", "1MiB")]);
     sim.set_room(child, 0);
     sim.send(child, &format!("GET {}", "r".repeat(MIB - 100)));
     sim.send(child, &format!("GET {}", "more".repeat(100)));
-    for _ in 0..9 {
-        sim.send_bytes(child, &encoded(10 * MIB));
-    }
+    send_echoes(&mut sim, child, 9);
     sim.pass(1000);
     assert_eq!(sim.unsent(child), 0, "it is not left in the middle of its write");
     assert!(!sim.is_closed(child), "nor closed before it could be told");
     sim.set_room(child, usize::MAX);
-    sim.settle();
     let told = sim.received(child);
     let text = "-BROKERLIMIT child_input_max is 1048576 bytes, and requests waited beyond it";
     assert!(told.starts_with("$1048476 rrr") && told.ends_with(&format!("more {text}")), "{}", told.len());
@@ -172,35 +161,28 @@ fn a_child_that_says_too_much_is_told() {
 /// A protocol error behind unread replies is no different.
 #[test]
 fn a_child_that_was_told_its_last_gets_rid_of_its_write() {
-    let mut sim = Sim::new(&[]);
-    let child = sim.child();
+    let (mut sim, [child]) = Sim::with(&[]);
     sim.set_room(child, 0);
     sim.send(child, "QUIT");
     sim.send_bytes(child, &vec![b'x'; 10 * MIB]);
     assert_eq!(sim.unsent(child), 0);
     sim.set_room(child, usize::MAX);
-    sim.settle();
     assert_eq!(sim.received(child), "+OK");
     assert!(sim.is_closed(child));
 }
 
 #[test]
 fn a_blocked_child_is_read_too() {
-    let mut sim = Sim::new(&[("child_input_max", "10MiB")]);
-    let (child, other) = (sim.child(), sim.child());
+    let (mut sim, [child, other]) = Sim::with(&[("child_input_max", "10MiB")]);
     sim.send(child, "BLPOP k 0\nCLIENT REPLY OFF");
-    for _ in 0..6 {
-        sim.send_bytes(child, &encoded(10 * MIB));
-    }
+    send_echoes(&mut sim, child, 6);
     sim.send(child, "CLIENT REPLY ON");
     assert_eq!(sim.unsent(child), 0);
     sim.ask(other, "RPUSH k e");
     assert_eq!(sim.received(child), "*2 $1 k $1 e +OK");
     // Beyond the bound it is closed, as by Redis: nothing can be said before the reply it waits for.
     sim.send(child, "BLPOP k 0");
-    for _ in 0..7 {
-        sim.send_bytes(child, &encoded(10 * MIB));
-    }
+    send_echoes(&mut sim, child, 7);
     assert!(sim.is_closed(child));
     assert_eq!(sim.ask(other, "GET a"), "$1 a");
 }
@@ -208,29 +190,24 @@ fn a_blocked_child_is_read_too() {
 /// The end of a child is noticed although it is blocked and there is more to read: no element is popped for it.
 #[test]
 fn a_blocked_child_that_ends_is_let_go_before_it_is_read() {
-    let mut sim = Sim::new(&[]);
-    let (child, other) = (sim.child(), sim.child());
+    let (mut sim, [child, other]) = Sim::with(&[]);
     sim.send(child, "BLPOP k 0");
     sim.pass(100);
     sim.hang_up_before(child, "GET never", other, "RPUSH k e");
     assert!(sim.is_closed(child));
     assert_eq!(sim.received(other) + &sim.ask(other, "RPUSH k e"), ":1:2");
-    assert!(!sim.executed().iter().any(|(_, request)| request == "GET never"));
+    assert!(sim.ran("GET never").is_empty());
 }
 
 /// Requests that make a child the largest holder of memory are given up, and it hears why.
 #[test]
 fn memory_max_is_told_to_a_child_that_only_asked() {
-    let mut sim = Sim::new(&[("memory_max", "16MiB")]);
-    let child = sim.child();
+    let (mut sim, [child]) = Sim::with(&[("memory_max", "16MiB")]);
     sim.set_room(child, 0);
     sim.send(child, &format!("GET {}", "r".repeat(2 * MIB)));
-    for _ in 0..4 {
-        sim.send_bytes(child, &encoded(10 * MIB));
-    }
+    send_echoes(&mut sim, child, 4);
     assert_eq!(sim.unsent(child), 0);
     sim.set_room(child, usize::MAX);
-    sim.settle();
     let told = sim.received(child);
     assert!(told.ends_with("-BROKERLIMIT memory_max is 16777216 bytes, and requests waited beyond it"));
     assert!(sim.is_closed(child));

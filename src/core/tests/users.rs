@@ -2,30 +2,26 @@
 
 use super::*;
 use crate::base::limits;
-use crate::core::keys::PoolKey;
-use crate::core::keys::UserId;
+use crate::core::keys::{PoolKey, UserId};
 use crate::core::user::credentials::Password;
 
 #[test]
 fn pools_of_users_that_have_gone_are_used_again() {
     let mut sim = Sim::new(&[("auth", "passthrough")]);
-    let before = sim.broker.shared.connections.pools().count();
+    let pools = |sim: &Sim| sim.broker.shared.connections.pools().count();
+    let before = pools(&sim);
     for number in 0..200u32 {
         let user = sim.broker.shared.users.register(&number.to_le_bytes(), &Password::new(b"p"));
         sim.broker.shared.users.enter(user);
+        let shared = &mut sim.broker.shared;
         for db in 0..3 {
-            let pool = sim.broker.shared.connections.pool_of(PoolKey { user, db, proto: 2, no_touch: false });
-            let shared = &mut sim.broker.shared;
+            let pool = shared.connections.pool_of(PoolKey { user, db, proto: 2, no_touch: false });
             let lane = shared.connections.shared_lane(pool, shared.env.settings.lanes, shared.env.now);
             shared.connections.want(&mut shared.env, lane);
         }
         sim.broker.shared.users.leave(user, sim.now);
         sim.pass(limits::USER_LINGER / 4);
-        assert!(
-            sim.broker.shared.connections.pools().count() <= before + 6 * 3,
-            "{} pools",
-            sim.broker.shared.connections.pools().count()
-        );
+        assert!(pools(&sim) <= before + 6 * 3, "{} pools", pools(&sim));
     }
     sim.pass(2 * limits::USER_LINGER);
     assert_eq!(sim.broker.shared.connections.lanes().count(), 2, "control and probe");
@@ -36,14 +32,13 @@ fn pools_of_users_that_have_gone_are_used_again() {
 /// The default user may be given a password at any time, and nobody tells.
 #[test]
 fn a_newcomer_is_the_default_user_if_that_was_open_a_moment_ago() {
-    let mut sim = Sim::new(&[("auth", "passthrough")]);
-    let early = sim.child();
+    let (mut sim, [early]) = Sim::with(&[("auth", "passthrough")]);
     assert_eq!(sim.ask(early, "GET a"), "$1 a");
     sim.frozen = vec![LaneRole::Probe];
     sim.pass(limits::DEFAULT_FRESH + 1);
     let late = sim.child();
     assert_eq!(sim.ask(late, "GET a"), "", "it waits for the answer");
-    let probe = sim.links(LaneRole::Probe)[0];
+    let probe = sim.link(LaneRole::Probe);
     sim.inject(probe, b"+RESET\r\n-NOAUTH Authentication required.\r\n");
     assert_eq!(sim.received(late), "-NOAUTH Authentication required.");
     assert_eq!(sim.ask(early, "GET a"), "$1 a", "who has been let in stays");
@@ -58,7 +53,7 @@ fn a_default_user_that_is_told_of_trouble_needs_no_password() {
         sim.pass(limits::DEFAULT_FRESH + 1);
         let child = sim.child();
         assert_eq!(sim.ask(child, "GET a"), "");
-        let probe = sim.links(LaneRole::Probe)[0];
+        let probe = sim.link(LaneRole::Probe);
         sim.inject(probe, format!("+RESET\r\n-{trouble}\r\n").as_bytes());
         assert_eq!(sim.received(child), "$1 a", "{trouble}");
     }

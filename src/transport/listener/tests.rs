@@ -139,9 +139,8 @@ fn of_two_brokers_that_start_at_once_one_listens() {
                 let other = scope.spawn(attempt);
                 (attempt(), other.join().unwrap())
             });
-            let (winner, loser) = match (a, b) {
-                (Ok(winner), Err(loser)) | (Err(loser), Ok(winner)) => (winner, loser),
-                both => panic!("{both:?}"),
+            let ((Ok(winner), Err(loser)) | (Err(loser), Ok(winner))) = (a, b) else {
+                panic!("both listen, or neither");
             };
             assert!(loser.to_string().contains("another broker"), "{loser}");
             StdUnix::connect(place.path()).unwrap();
@@ -281,8 +280,7 @@ fn owner_and_group_are_set_or_the_failure_leaves_nothing() {
         user: Some(user.to_owned()),
         group: Some(group.to_owned()),
     };
-    let uid = rustix::process::geteuid().as_raw().to_string();
-    let gid = rustix::process::getegid().as_raw().to_string();
+    let (uid, gid) = (rustix::process::geteuid().to_string(), rustix::process::getegid().to_string());
     let listener = Listener::bind(&with(&uid, &gid)).unwrap();
     assert_eq!(fs::metadata(place.path()).unwrap().gid().to_string(), gid);
     drop(listener);
@@ -294,10 +292,8 @@ fn owner_and_group_are_set_or_the_failure_leaves_nothing() {
 #[test]
 fn ids_are_found_by_whole_name() {
     let text = "root:x:0:0::/:/bin/sh\nbroken\nredis:x:101:102::/:\n+::::::\n";
-    assert_eq!(id_in(text, "redis"), Some(101));
-    assert_eq!(id_in(text, "redi"), None);
-    assert_eq!(id_in(text, "broken"), None);
-    assert_eq!(id_in(text, "+"), None);
+    let ids = ["redis", "redi", "broken", "+"].map(|name| id_in(text, name));
+    assert_eq!(ids, [Some(101), None, None, None]);
 }
 
 #[test]
