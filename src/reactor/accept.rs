@@ -13,8 +13,7 @@ use crate::core::ChildKind;
 use crate::transport::conn::Conn;
 use crate::transport::listener::Listener;
 use crate::transport::stream::Stream;
-use mio::event::Source;
-use mio::{Interest, Registry, Token};
+use mio::{Registry, Token};
 use std::io;
 
 /// The error that Redis sends before it closes, too.
@@ -35,23 +34,12 @@ pub(super) struct PolledListener {
     short: bool,
 }
 
-/// The outcome of one accept.
-enum Accept {
-    Taken(Stream),
-    /// That connection failed; there may be another.
-    Lost,
-    Nobody,
-    Refused(io::Error),
-}
-
 impl PolledListener {
     /// Binds and watches. `number` is one that no listener of the loop has had.
     pub(super) fn open(url: &ListenUrl, registry: &Registry, number: usize) -> Result<PolledListener> {
-        let mut listener = Listener::bind(url)?;
+        let listener = Listener::bind(url)?;
         let token = reserved(FIRST_LISTENER + number);
-        listener
-            .register(registry, token, Interest::READABLE)
-            .map_err(attempting(&format!("cannot watch {url}")))?;
+        listener.register(registry, token).map_err(attempting(&format!("cannot watch {url}")))?;
         Ok(PolledListener { listener, asked: url.clone(), token, pending: false, pause: None, short: false })
     }
 
@@ -77,10 +65,8 @@ impl PolledListener {
     }
 
     /// Stops listening and removes the socket's file.
-    pub(super) fn close(mut self, registry: &Registry) {
-        // A listener that cannot be deregistered is closed all the same.
-        let _ = self.listener.deregister(registry);
-        self.listener.close();
+    pub(super) fn close(self, registry: &Registry) {
+        self.listener.close(registry);
     }
 
     /// A resource was returned to the system.
@@ -90,15 +76,6 @@ impl PolledListener {
 
     fn may_accept(&self, now: Millis) -> bool {
         self.pending && self.pause.is_none_or(|until| until <= now)
-    }
-
-    fn accept(&self) -> Accept {
-        match self.listener.accept() {
-            Ok(stream) => Accept::Taken(stream),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Accept::Nobody,
-            Err(error) if is_of_the_connection(&error) => Accept::Lost,
-            Err(error) => Accept::Refused(error),
-        }
     }
 }
 
@@ -151,20 +128,22 @@ impl Loop {
     fn accept_up_to(&mut self, index: usize, count: usize) {
         for _ in 0..count {
             let listener = &mut self.listeners[index];
-            match listener.accept() {
-                Accept::Taken(stream) => {
+            match listener.listener.accept() {
+                Ok(stream) => {
                     listener.pause = None;
-                    self.welcome(stream);
+                    if let Err((stream, why)) = self.admit(stream, ChildKind::Socket) {
+                        refuse(&stream, &why);
+                    }
                 }
-                Accept::Lost => {}
-                Accept::Nobody => {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     listener.pending = false;
                     if std::mem::take(&mut listener.short) {
                         log::info!("{}: all waiting connections have been accepted", listener.url());
                     }
                     return;
                 }
-                Accept::Refused(error) => {
+                Err(error) if is_of_the_connection(&error) => {}
+                Err(error) => {
                     listener.pending = true;
                     listener.pause = Some(self.told + limits::ACCEPT_PAUSE);
                     if !std::mem::replace(&mut listener.short, true) {
@@ -175,13 +154,6 @@ impl Loop {
             }
         }
         self.listeners[index].pending = true;
-    }
-
-    /// Makes an accepted connection a child, or sends the reason.
-    fn welcome(&mut self, stream: Stream) {
-        if let Err((stream, why)) = self.admit(stream, ChildKind::Socket) {
-            refuse(&stream, &why);
-        }
     }
 
     /// Registers a connection under a key of its own.

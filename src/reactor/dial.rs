@@ -6,12 +6,10 @@ use crate::base::key::Key;
 use crate::core::LaneKey;
 use crate::transport::resolver::{Found, Resolver};
 use crate::transport::stream::Stream;
-use mio::net::{TcpStream, UnixStream};
 use socket2::{SockRef, TcpKeepalive};
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::time::Duration;
 
 /// An idle upstream connection is probed after this time, then at this interval, and closed after this many
@@ -68,7 +66,7 @@ impl Loop {
             return;
         }
         match self.dialler.resolver.find(self.told) {
-            Found::Unix(path) => self.connect(lane, connect_unix(&path), None),
+            Found::Unix(path) => self.connect(lane, Stream::connect_unix(&path), None),
             Found::Tcp(address) => self.connect(lane, connect_tcp(address), Some(address)),
             Found::Later => {
                 self.dialler.dials.insert(lane, Dial::Resolving);
@@ -154,21 +152,11 @@ impl Loop {
     }
 }
 
-/// Fails at once if the upstream's backlog is full (`WouldBlock`): no event would report room.
-fn connect_unix(path: &Path) -> io::Result<Stream> {
-    Ok(Stream::Unix(UnixStream::connect(path)?))
-}
-
 fn connect_tcp(address: SocketAddr) -> io::Result<Stream> {
-    let stream = TcpStream::connect(address)?;
-    stream.set_nodelay(true)?;
+    let stream = Stream::connect_tcp(address)?;
     let socket = SockRef::from(&stream);
-    socket.set_tcp_keepalive(
-        &TcpKeepalive::new()
-            .with_time(KEEPALIVE_TIME)
-            .with_interval(KEEPALIVE_INTERVAL)
-            .with_retries(KEEPALIVE_PROBES),
-    )?;
+    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_TIME).with_interval(KEEPALIVE_INTERVAL);
+    socket.set_tcp_keepalive(&keepalive.with_retries(KEEPALIVE_PROBES))?;
     socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
-    Ok(Stream::Tcp(stream))
+    Ok(stream)
 }

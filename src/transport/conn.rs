@@ -11,13 +11,14 @@
 use super::stream::Stream;
 use crate::base::fds::Held;
 use crate::base::limits;
-use mio::event::{Event, Source};
+use mio::event::Event;
 use mio::net::UnixStream;
+use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendFlags};
 use std::io::{self, IoSliceMut, Read};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 /// A non-blocking connection.
 #[derive(Debug)]
@@ -96,7 +97,7 @@ impl Conn {
     /// Registers it with the poll. A `connecting` one is also watched for writable, which reports the outcome;
     /// until then a write counts as refused.
     pub fn register(&mut self, registry: &Registry, token: Token, connecting: bool) -> io::Result<()> {
-        self.stream.register(registry, token, interest(connecting))?;
+        registry.register(&mut SourceFd(&self.stream.as_fd().as_raw_fd()), token, interest(connecting))?;
         self.token = token;
         self.armed = connecting;
         self.blocked = connecting;
@@ -293,7 +294,8 @@ impl Conn {
     /// so no edge is lost in between.
     fn arm(&mut self, registry: &Registry, writable: bool) -> io::Result<()> {
         if self.armed != writable {
-            self.stream.reregister(registry, self.token, interest(writable))?;
+            let fd = self.stream.as_fd().as_raw_fd();
+            registry.reregister(&mut SourceFd(&fd), self.token, interest(writable))?;
             self.armed = writable;
         }
         Ok(())
@@ -301,9 +303,9 @@ impl Conn {
 
     /// Deregisters, shuts down and closes, in this order: a forked copy may keep the socket open, and would
     /// otherwise make events for a token that is no longer ours.
-    pub fn close(mut self, registry: &Registry) {
+    pub fn close(self, registry: &Registry) {
         // A failure of either leaves nothing to do.
-        let _ = self.stream.deregister(registry);
+        let _ = registry.deregister(&mut SourceFd(&self.stream.as_fd().as_raw_fd()));
         let _ = self.stream.shutdown();
     }
 }

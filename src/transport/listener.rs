@@ -7,14 +7,14 @@ mod files;
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::path::Path;
 
-use mio::event::Source;
-use mio::net::{TcpListener, UnixListener};
+use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 use rustix::io::Errno;
-use socket2::{Domain, Socket, Type};
+use rustix::net::{Shutdown, SocketFlags, accept_with, shutdown};
+use socket2::{SockAddr, Socket, Type};
 
 use self::files::{AccessOptions, LockFile, SocketFile, SocketPath};
 use super::stream::Stream;
@@ -30,7 +30,7 @@ use crate::config::endpoint::{ListenUrl, RUN_DIR};
 pub struct Listener {
     /// Declared before `socket`: see [`Held`].
     _held: Held,
-    socket: Bound,
+    socket: Socket,
     url: String,
     maker: Maker,
     /// Dropped after listening has ended: the socket's file first, so that the next broker finds the path
@@ -38,15 +38,11 @@ pub struct Listener {
     files: Option<(SocketFile, LockFile)>,
 }
 
-#[derive(Debug)]
-enum Bound {
-    Unix(UnixListener),
-    Tcp(TcpListener),
-}
-
 impl Listener {
-    fn new(socket: Bound, url: String, files: Option<(SocketFile, LockFile)>) -> Listener {
-        Listener { _held: Held::new(&socket.as_fd()), socket, url, maker: Maker::here(), files }
+    /// Begins to listen.
+    fn new(socket: Socket, url: String, files: Option<(SocketFile, LockFile)>) -> io::Result<Listener> {
+        socket.listen(LISTEN_BACKLOG)?;
+        Ok(Listener { _held: Held::new(&socket), socket, url, maker: Maker::here(), files })
     }
 
     /// Binds and listens. Resolves names and touches the file system, blocking.
@@ -68,11 +64,17 @@ impl Listener {
         .map_err(|failure| failure.of(url))
     }
 
+    /// Watches for connections.
+    pub fn register(&self, registry: &Registry, token: Token) -> io::Result<()> {
+        registry.register(&mut SourceFd(&self.socket.as_raw_fd()), token, Interest::READABLE)
+    }
+
     /// The next connection, or `WouldBlock`.
     pub fn accept(&self) -> io::Result<Stream> {
-        let stream = match &self.socket {
-            Bound::Unix(listener) => Stream::Unix(listener.accept()?.0),
-            Bound::Tcp(listener) => Stream::Tcp(listener.accept()?.0),
+        let socket = accept_with(&self.socket, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?;
+        let stream = match self.files {
+            Some(_) => Stream::Unix(socket.into()),
+            None => Stream::Tcp(socket.into()),
         };
         stream.tune();
         Ok(stream)
@@ -85,65 +87,27 @@ impl Listener {
 
     /// Applies the options of another URL for the same address. On failure the previous ones stay.
     pub fn apply(&self, url: &ListenUrl) -> Result<()> {
-        let outcome = match (url, &self.files) {
-            (ListenUrl::Unix { .. }, Some((file, _))) => {
-                file.asked(&asked(url)).and_then(|access| file.set_access(&access))
+        match url {
+            ListenUrl::Unix { .. } => {
+                self.files.iter().try_for_each(|(file, _)| file.set_access(&asked(url)))
             }
-            (ListenUrl::Tcp { host, port, insecure }, _) => {
-                allowed_addresses(host, *port, *insecure).map(drop)
-            }
-            (ListenUrl::Unix { .. }, None) => Ok(()),
-        };
-        outcome.map_err(|failure| failure.of(url))
+            ListenUrl::Tcp { host, port, insecure } => allowed_addresses(host, *port, *insecure).map(drop),
+        }
+        .map_err(|failure| failure.of(url))
     }
 
-    /// Stops listening and removes the socket's files.
-    pub fn close(self) {}
+    /// Stops watching and listening, and removes the socket's files.
+    pub fn close(self, registry: &Registry) {
+        // A listener that cannot be deregistered is closed all the same.
+        let _ = registry.deregister(&mut SourceFd(&self.socket.as_raw_fd()));
+    }
 }
 
 impl Drop for Listener {
     fn drop(&mut self) {
         if self.maker.is_here() {
             // Otherwise a forked copy of the socket would still take connections, and no process would accept them.
-            let _ = rustix::net::shutdown(self.as_fd(), rustix::net::Shutdown::Both);
-        }
-    }
-}
-
-impl AsFd for Listener {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
-    }
-}
-
-impl AsFd for Bound {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        match self {
-            Bound::Unix(listener) => listener.as_fd(),
-            Bound::Tcp(listener) => listener.as_fd(),
-        }
-    }
-}
-
-impl Source for Listener {
-    fn register(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
-        match &mut self.socket {
-            Bound::Unix(listener) => listener.register(registry, token, interests),
-            Bound::Tcp(listener) => listener.register(registry, token, interests),
-        }
-    }
-
-    fn reregister(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
-        match &mut self.socket {
-            Bound::Unix(listener) => listener.reregister(registry, token, interests),
-            Bound::Tcp(listener) => listener.reregister(registry, token, interests),
-        }
-    }
-
-    fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
-        match &mut self.socket {
-            Bound::Unix(listener) => listener.deregister(registry),
-            Bound::Tcp(listener) => listener.deregister(registry),
+            let _ = shutdown(&self.socket, Shutdown::Both);
         }
     }
 }
@@ -166,9 +130,7 @@ impl ListenFailure {
     fn taken(why: impl Into<String>) -> ListenFailure {
         ListenFailure::System(Error::system(why).numbered(Errno::ADDRINUSE.raw_os_error()))
     }
-}
 
-impl ListenFailure {
     fn of(self, url: &ListenUrl) -> Error {
         let name = match url {
             ListenUrl::Unix { path, .. } => ListenUrl::unix(path).to_string(),
@@ -184,8 +146,8 @@ impl ListenFailure {
 type Attempt<T> = std::result::Result<T, ListenFailure>;
 
 /// For `map_err`: names the attempt that failed.
-fn attempting(what: impl fmt::Display) -> impl FnOnce(io::Error) -> ListenFailure {
-    move |error| ListenFailure::System(Error::refused(what, &error))
+fn attempting<E: Into<io::Error>>(what: impl fmt::Display) -> impl FnOnce(E) -> ListenFailure {
+    move |error| ListenFailure::System(Error::refused(what, &error.into()))
 }
 
 /// The addresses of a name, if children may connect there.
@@ -208,17 +170,17 @@ fn allowed_addresses(host: &str, port: u16, insecure: bool) -> Attempt<Vec<Socke
 
 fn bind_tcp(host: &str, port: u16, insecure: bool) -> Attempt<Listener> {
     first_that_binds(host, port, insecure, |address| {
-        let socket = tcp_socket(address)?;
-        socket.listen(LISTEN_BACKLOG)?;
-        let listener = TcpListener::from_std(socket.into());
-        let url = format!("tcp://{}", listener.local_addr()?);
-        Ok(Listener::new(Bound::Tcp(listener), url, None))
+        let socket = bound_socket(&address.into())?;
+        let mut listener = Listener::new(socket, String::new(), None)?;
+        let bound = listener.socket.local_addr()?.as_socket().unwrap_or(address);
+        listener.url = format!("tcp://{bound}");
+        Ok(listener)
     })
 }
 
 /// A port in use is `taken`: most likely by the broker that this configuration is meant for.
 fn check_tcp(host: &str, port: u16, insecure: bool) -> Attempt<()> {
-    first_that_binds(host, port, insecure, |address| match tcp_socket(address) {
+    first_that_binds(host, port, insecure, |address| match bound_socket(&address.into()) {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => Ok(()),
         outcome => outcome.map(drop),
     })
@@ -241,12 +203,15 @@ fn first_that_binds<T>(
     Err(last)
 }
 
-fn tcp_socket(address: SocketAddr) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+/// A socket with this address, which does not listen yet.
+fn bound_socket(address: &SockAddr) -> io::Result<Socket> {
+    let socket = Socket::new(address.domain(), Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
-    // A restarted broker must not wait until connections of the old one have left TIME_WAIT.
-    socket.set_reuse_address(true)?;
-    socket.bind(&address.into())?;
+    if !address.is_unix() {
+        // A restarted broker must not wait until connections of the old one have left TIME_WAIT.
+        socket.set_reuse_address(true)?;
+    }
+    socket.bind(address)?;
     Ok(socket)
 }
 
@@ -255,10 +220,8 @@ fn bind_unix(url: &ListenUrl, path: &Path, creatable: &Path) -> Attempt<Listener
     let lock = LockFile::acquire(&place)?;
     place.clear()?;
     let (socket, file) = place.bind(&asked(url))?;
-    socket.listen(LISTEN_BACKLOG).map_err(attempting("cannot listen"))?;
-    let listener = std::os::unix::net::UnixListener::from(OwnedFd::from(socket));
-    let socket = Bound::Unix(UnixListener::from_std(listener));
-    Ok(Listener::new(socket, ListenUrl::unix(path).to_string(), Some((file, lock))))
+    let url = ListenUrl::unix(path).to_string();
+    Listener::new(socket, url, Some((file, lock))).map_err(attempting("cannot listen"))
 }
 
 fn check_unix(url: &ListenUrl, path: &Path, creatable: &Path) -> Attempt<()> {

@@ -13,7 +13,7 @@ use rustix::fs::{Access as May, AtFlags, FileType, Gid, Mode, OFlags, Stat, Uid}
 use rustix::io::Errno;
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use super::{Attempt, ListenFailure, attempting};
+use super::{Attempt, ListenFailure, attempting, bound_socket};
 use crate::base::fds::Held;
 use crate::base::fork::Maker;
 use crate::config::endpoint::SOCKET_MODE;
@@ -27,11 +27,6 @@ const OTHERS_WRITE: u32 = 0o022;
 const EVERYBODY_WRITES: u32 = 0o002;
 /// In a directory with this bit, only the owner of a file may remove it.
 const STICKY: u32 = 0o1000;
-
-/// For `map_err`, for steps that use descriptors.
-fn failing(what: impl std::fmt::Display) -> impl FnOnce(Errno) -> ListenFailure {
-    move |error| attempting(what)(error.into())
-}
 
 /// An open directory.
 #[derive(Debug)]
@@ -62,11 +57,11 @@ impl SocketPath {
             fs::canonicalize(parent).map_err(attempting(format!("cannot find the directory {parent:?}")))?;
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let directory = rustix::fs::open(&found, flags, Mode::empty())
-            .map_err(failing(format!("cannot open the directory {parent:?}")))?;
-        let stat = rustix::fs::fstat(&directory).map_err(failing("cannot look at the directory"))?;
+            .map_err(attempting(format!("cannot open the directory {parent:?}")))?;
+        let stat = rustix::fs::fstat(&directory).map_err(attempting("cannot look at the directory"))?;
         check_directory(parent, stat.st_uid, stat.st_mode, OTHERS_WRITE)?;
         for above in found.ancestors().skip(1) {
-            let stat = rustix::fs::stat(above).map_err(failing("cannot look at the directories above"))?;
+            let stat = rustix::fs::stat(above).map_err(attempting("cannot look at the directories above"))?;
             check_directory(above, stat.st_uid, stat.st_mode, EVERYBODY_WRITES)?;
         }
         // A socket address has little room.
@@ -84,7 +79,7 @@ impl SocketPath {
         match self.lock_place().stat() {
             Ok(stat) => check_lock(&self.lock_place().path, &stat)?,
             Err(Errno::NOENT) => {}
-            Err(error) => return Err(failing("cannot look at the lock file")(error)),
+            Err(error) => return Err(attempting("cannot look at the lock file")(error)),
         }
         // The shortest name that no other broker uses; a path with it may be too long for an address.
         let name = format!(".broker-check-{}-{:x}", std::process::id(), fastrand::u32(..));
@@ -106,12 +101,10 @@ impl SocketPath {
     pub(super) fn bind(&self, asked: &AccessOptions<'_>) -> Attempt<(Socket, SocketFile)> {
         // Its initial owner is not known yet, and not needed.
         asked.ids()?;
-        let failed = || attempting("cannot create the socket");
-        let socket = Socket::new(Domain::UNIX, Type::STREAM, None).map_err(failed())?;
-        socket.set_nonblocking(true).map_err(failed())?;
-        socket.bind(&SockAddr::unix(&self.path).map_err(failed())?).map_err(failed())?;
+        let socket = SockAddr::unix(&self.path).and_then(|address| bound_socket(&address));
+        let socket = socket.map_err(attempting("cannot create the socket"))?;
         let file = SocketFile::of(self)?;
-        file.set_access(&asked.access(file.born)?)?;
+        file.set_access(asked)?;
         Ok((socket, file))
     }
 
@@ -123,7 +116,7 @@ impl SocketPath {
         }
         match self.probe() {
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                self.remove().map_err(failing("cannot remove the stale socket"))
+                self.remove().map_err(attempting("cannot remove the stale socket"))
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             // A full backlog belongs to a listening process.
@@ -138,7 +131,7 @@ impl SocketPath {
     fn look(&self) -> Attempt<Option<Stat>> {
         match self.stat() {
             Err(Errno::NOENT) => Ok(None),
-            Err(error) => Err(failing("cannot look at the path")(error)),
+            Err(error) => Err(attempting("cannot look at the path")(error)),
             Ok(stat) if FileType::from_raw_mode(stat.st_mode) != FileType::Socket => {
                 Err(ListenFailure::system("the path exists and is not a socket; it was not touched"))
             }
@@ -315,7 +308,7 @@ pub(super) struct SocketFile {
 impl SocketFile {
     /// Opens the file of the socket just bound. No other user can have replaced it, since they cannot write the directory.
     fn of(place: &SocketPath) -> Attempt<SocketFile> {
-        let failed = || failing("cannot find the socket just created");
+        let failed = || attempting("cannot find the socket just created");
         let file = place.open_file(OFlags::PATH, 0).map_err(failed())?;
         let stat = rustix::fs::fstat(&file).map_err(failed())?;
         let is_socket = FileType::from_raw_mode(stat.st_mode) == FileType::Socket;
@@ -327,20 +320,16 @@ impl SocketFile {
         Ok(SocketFile { place: place.clone(), _held: held, file, born, maker: Maker::here() })
     }
 
-    /// The same as numbers, for the file as it was created.
-    pub(super) fn asked(&self, asked: &AccessOptions<'_>) -> Attempt<Access> {
-        asked.access(self.born)
-    }
-
     /// Sets who may connect. In between, no user may connect whom neither the previous nor the new access allows. On
     /// failure the previous access is restored.
-    pub(super) fn set_access(&self, access: &Access) -> Attempt<()> {
+    pub(super) fn set_access(&self, asked: &AccessOptions<'_>) -> Attempt<()> {
+        let access = asked.access(self.born)?;
         if !self.place.leads_to(&self.file) {
             return Err(another_file());
         }
-        let stat = rustix::fs::fstat(&self.file).map_err(failing("cannot look at the socket"))?;
+        let stat = rustix::fs::fstat(&self.file).map_err(attempting("cannot look at the socket"))?;
         let former = Access::of(&stat);
-        self.change(access, &former).inspect_err(|_| {
+        self.change(&access, &former).inspect_err(|_| {
             // Restoring grants only what was granted before.
             let _ = self.change(&former, &former);
         })
@@ -352,7 +341,7 @@ impl SocketFile {
         if (access.user, access.group) != (former.user, former.group) {
             let (user, group) = (Uid::from_raw(access.user), Gid::from_raw(access.group));
             rustix::fs::chownat(&self.file, "", Some(user), Some(group), AtFlags::EMPTY_PATH)
-                .map_err(failing("cannot give the socket to its user and group"))?;
+                .map_err(attempting("cannot give the socket to its user and group"))?;
         }
         self.set_mode(access.mode).map_err(attempting(cannot()))
     }
@@ -413,18 +402,20 @@ impl LockFile {
         let failed = || attempting(format!("cannot lock {path:?}"));
         // A symbolic link here could direct the write below to another user's file.
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NONBLOCK;
-        let file = place.open_file(flags, 0o600).map_err(|error| failed()(error.into()))?;
+        let file = place.open_file(flags, 0o600).map_err(failed())?;
         let mut file = File::from(file);
         opened();
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(ListenFailure::taken(holder(&mut file))),
-            Err(TryLockError::Error(error)) => return Err(failed()(error)),
+            Err(TryLockError::Error(error)) => {
+                return Err(attempting(format!("cannot lock {path:?}"))(error));
+            }
         }
         if !place.leads_to(&file) {
             return Ok(None);
         }
-        let stat = rustix::fs::fstat(&file).map_err(|error| failed()(error.into()))?;
+        let stat = rustix::fs::fstat(&file).map_err(failed())?;
         check_lock(path, &stat)?;
         // Only for the error text of another broker: a full disk must not prevent a start.
         let _ = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
