@@ -2,9 +2,9 @@
 //! has returned that no connection waits. Decides nothing about children.
 
 use super::adopt::refuse;
-use super::{FIRST_LISTENER, Link, Loop, Owner, attempting, link_of, reserved};
+use super::{FIRST_LISTENER, Link, Loop, Owner, link_of, reserved};
 use crate::base::clock::Millis;
-use crate::base::error::Result;
+use crate::base::error::{Error, Result};
 use crate::base::key::Key;
 use crate::base::limits;
 use crate::config::ListenUrl;
@@ -39,7 +39,7 @@ impl PolledListener {
     pub(super) fn open(url: &ListenUrl, registry: &Registry, number: usize) -> Result<PolledListener> {
         let listener = Listener::bind(url)?;
         let token = reserved(FIRST_LISTENER + number);
-        listener.register(registry, token).map_err(attempting(&format!("cannot watch {url}")))?;
+        listener.register(registry, token).map_err(Error::attempting(format!("cannot watch {url}")))?;
         Ok(PolledListener { listener, asked: url.clone(), token, pending: false, pause: None, short: false })
     }
 

@@ -41,6 +41,7 @@ pub use reload::Prepared;
 use reload::required_upstream;
 use std::collections::VecDeque;
 use std::fmt;
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -165,11 +166,6 @@ impl fmt::Debug for Loop {
     }
 }
 
-/// For `map_err`: names the attempt that failed.
-fn attempting(what: &str) -> impl FnOnce(std::io::Error) -> Error {
-    move |error| Error::refused(what, &error)
-}
-
 /// The upstream's address; blocks if a name must be looked up now.
 fn locate(upstream: &Upstream, lookup: Lookup) -> Result<Destination> {
     let unresolved = |error: Error| error.within(format!("upstream = \"{upstream}\""));
@@ -207,11 +203,12 @@ impl Loop {
 
     fn build(settings: Settings, lookup: Lookup) -> Result<Loop> {
         let (upstream, accounts) = read_settings(&settings)?;
-        let poll = Poll::new().map_err(attempting("cannot create a poll"))?;
-        let waker = Wake::new(poll.registry(), TOKEN_WAKER).map_err(attempting("cannot create a waker"))?;
+        let poll = Poll::new().map_err(Error::attempting("cannot create a poll"))?;
+        let waker =
+            Wake::new(poll.registry(), TOKEN_WAKER).map_err(Error::attempting("cannot create a waker"))?;
         let waker = Arc::new(waker);
         let resolver = Resolver::new(locate(&upstream, lookup)?, lookup, waker.clone());
-        let pipe = wake_pair(&poll)?;
+        let pipe = wake_pair(&poll).map_err(Error::attempting("cannot create the wake pipe"))?;
         let held = [Held::new(&poll), Held::new(&pipe.0), Held::new(&pipe.1)];
         let mut listeners = Vec::new();
         for url in &settings.listen {
@@ -275,7 +272,7 @@ impl Loop {
     /// The write end of a pipe: a byte written to it, from any thread or a signal handler, ends the wait
     /// of the current or the next turn. Non-blocking; a refused write means that a wake-up is pending already.
     pub fn wake_pipe(&self) -> Result<UnixStream> {
-        self.pipe.1.try_clone().map_err(attempting("cannot copy the wake pipe"))
+        self.pipe.1.try_clone().map_err(Error::attempting("cannot copy the wake pipe"))
     }
 
     /// The descriptor of the same end, valid as long as the loop.
@@ -398,14 +395,11 @@ fn read_settings(settings: &Settings) -> Result<(Upstream, Vec<Account>)> {
 }
 
 /// A socket pair whose read end is watched.
-fn wake_pair(poll: &Poll) -> Result<(mio::net::UnixStream, UnixStream)> {
-    let pair = || {
-        let (read, write) = UnixStream::pair()?;
-        read.set_nonblocking(true)?;
-        write.set_nonblocking(true)?;
-        let mut read = mio::net::UnixStream::from_std(read);
-        poll.registry().register(&mut read, TOKEN_PIPE, Interest::READABLE)?;
-        Ok((read, write))
-    };
-    pair().map_err(attempting("cannot create the wake pipe"))
+fn wake_pair(poll: &Poll) -> io::Result<(mio::net::UnixStream, UnixStream)> {
+    let (read, write) = UnixStream::pair()?;
+    read.set_nonblocking(true)?;
+    write.set_nonblocking(true)?;
+    let mut read = mio::net::UnixStream::from_std(read);
+    poll.registry().register(&mut read, TOKEN_PIPE, Interest::READABLE)?;
+    Ok((read, write))
 }

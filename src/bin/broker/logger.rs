@@ -4,6 +4,7 @@
 use crate::stderr::Stderr;
 use broker::base::clock::{Clock, Millis};
 use broker::base::log_limit::{LogLimit, LogLine};
+use broker::config::value::LogFormat;
 use humantime::format_rfc3339_millis;
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use std::os::fd::AsFd;
@@ -14,20 +15,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 /// While lines are queued, they are retried after this many milliseconds.
 const RETRY: Millis = 100;
 
-/// The format of a line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Format {
-    /// `2026-01-31T12:00:00.000Z info message`
-    Text,
-    /// One JSON object.
-    Json,
-    /// `<6>message`; the journal adds the time.
-    Journal,
-}
-
 #[derive(Debug)]
 struct Logger {
-    format: Format,
+    format: LogFormat,
     clock: Clock,
     /// No lines are queued in `state`: saves a lock in every turn.
     at_rest: AtomicBool,
@@ -44,7 +34,7 @@ struct LoggerState {
 static LOGGER: OnceLock<Logger> = OnceLock::new();
 
 /// Makes this the process' logger. Later calls change nothing.
-pub(crate) fn install(format: Format, level: LevelFilter) {
+pub(crate) fn install(format: LogFormat, level: LevelFilter) {
     // Without a free descriptor for it the loop cannot start either.
     let Ok(fd) = std::io::stderr().as_fd().try_clone_to_owned() else { return };
     let state = Mutex::new(LoggerState { limit: LogLimit::default(), out: Stderr::new(fd) });
@@ -138,16 +128,16 @@ impl Log for Logger {
     }
 }
 
-fn render(format: Format, now: SystemTime, level: Level, message: &str) -> String {
+fn render(format: LogFormat, now: SystemTime, level: Level, message: &str) -> String {
     let name = level.as_str().to_ascii_lowercase();
     let time = format_rfc3339_millis(now);
     match format {
-        Format::Text => format!("{time} {name:<5} {}\n", one_line(message)),
-        Format::Json => {
+        LogFormat::Text => format!("{time} {name:<5} {}\n", one_line(message)),
+        LogFormat::Json => {
             let time = time.to_string();
             format!("{}\n", serde_json::json!({ "time": time, "level": name, "message": message }))
         }
-        Format::Journal => format!("<{}>{}\n", priority(level), one_line(message)),
+        LogFormat::Journal => format!("<{}>{}\n", priority(level), one_line(message)),
     }
 }
 
@@ -177,16 +167,16 @@ mod tests {
     #[test]
     fn the_time_is_utc_in_milliseconds() {
         let now = UNIX_EPOCH + Duration::from_millis(1_709_210_096_789);
-        let text = render(Format::Text, now, Level::Info, "a");
+        let text = render(LogFormat::Text, now, Level::Info, "a");
         assert_eq!(text, "2024-02-29T12:34:56.789Z info  a\n");
     }
 
     #[test]
     fn a_message_stays_one_line_in_every_format() {
         let render = |format| render(format, UNIX_EPOCH, Level::Warn, "a\nb\"c");
-        assert_eq!(render(Format::Text), "1970-01-01T00:00:00.000Z warn  a\\nb\"c\n");
-        assert_eq!(render(Format::Journal), "<4>a\\nb\"c\n");
-        let json = render(Format::Json);
+        assert_eq!(render(LogFormat::Text), "1970-01-01T00:00:00.000Z warn  a\\nb\"c\n");
+        assert_eq!(render(LogFormat::Journal), "<4>a\\nb\"c\n");
+        let json = render(LogFormat::Json);
         assert_eq!(json.matches('\n').count(), 1);
         assert_eq!(serde_json::from_str::<serde_json::Value>(&json).unwrap()["message"], "a\nb\"c");
     }

@@ -1,14 +1,13 @@
 //! `broker serve`: reads the settings, starts what they require and runs the loop until a signal ends it.
 
 use crate::cli::ServeArgs;
-use crate::logger::{self, Format};
+use crate::logger;
 use crate::scrub;
 use crate::shared::dev::DevRedis;
 use crate::shared::{PASSWORD_VARIABLE, files, say};
 use crate::signals::Signals;
 use broker::base::error::{Error, Result};
 use broker::config::endpoint::{ListenUrl, default_listen};
-use broker::config::value::{LogFormat, LogLevel};
 use broker::config::{ClientSettings, Settings, load_toml, read_document, warn_of_mode};
 use broker::ffi::heap;
 use broker::reactor::Loop;
@@ -20,7 +19,8 @@ pub(crate) fn run(args: &ServeArgs) -> Result<()> {
     let limit = files::raise_limit();
     let listeners = settings.listen.len();
     files::check_fits(limit, settings.children_max, settings.upstream_connections_max, listeners)?;
-    logger::install(log_format(settings.log_format), log_level(settings.log_level));
+    let level = settings.log_level.as_str().parse().expect("the levels of the log have these names");
+    logger::install(settings.log_format, level);
     if args.check {
         return check(args, settings, holds_secret);
     }
@@ -30,8 +30,7 @@ pub(crate) fn run(args: &ServeArgs) -> Result<()> {
         settings.set("upstream", &started.url())?;
     }
     // Before the socket files exist: a signal must not leave them behind.
-    let mut signals = Signals::watch()?;
-    signals.watch_harmless()?;
+    let signals = Signals::watch()?;
     let outcome = Loop::new(settings).and_then(|lp| {
         #[cfg(feature = "sabotage")]
         let lp = sabotaged(lp, args);
@@ -166,22 +165,4 @@ fn forget_upstream(settings: &mut Settings) -> Result<()> {
 fn listen_by_default() -> Result<ListenUrl> {
     let runtime_dir = std::env::var("XDG_RUNTIME_DIR").ok();
     default_listen(rustix::process::geteuid().is_root(), runtime_dir.as_deref())
-}
-
-fn log_format(format: LogFormat) -> Format {
-    match format {
-        LogFormat::Text => Format::Text,
-        LogFormat::Json => Format::Json,
-        LogFormat::Journal => Format::Journal,
-    }
-}
-
-fn log_level(level: LogLevel) -> log::LevelFilter {
-    match level {
-        LogLevel::Error => log::LevelFilter::Error,
-        LogLevel::Warn => log::LevelFilter::Warn,
-        LogLevel::Info => log::LevelFilter::Info,
-        LogLevel::Debug => log::LevelFilter::Debug,
-        LogLevel::Trace => log::LevelFilter::Trace,
-    }
 }

@@ -2,20 +2,16 @@
 
 use crate::cli::DemoArgs;
 use crate::report::Report;
-use crate::shared::guard;
+use crate::shared::guard::{self, Guarded};
 use broker::base::error::{Error, Result};
-use std::io::{BufRead, BufReader, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
 /// All children must be connected by then.
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
-/// Interval at which the end of a process is checked.
-const WAIT_PAUSE: Duration = Duration::from_millis(5);
-/// A reader thread only splits lines.
-const READER_STACK: usize = 64 * 1024;
 
 /// The program a child runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,16 +56,14 @@ impl ChildProgram {
 
 struct Member {
     kind: ChildProgram,
-    process: Child,
+    process: Guarded,
     progress: u64,
     report: Option<Report>,
     output_open: bool,
 }
 
-enum CrewEvent {
-    Line(usize, String),
-    End(usize),
-}
+/// A line of the member with this index; `None` at the end of its output.
+type CrewEvent = (usize, Option<String>);
 
 /// All children.
 pub(crate) struct Crew {
@@ -115,13 +109,11 @@ impl Crew {
     }
 
     fn spawn(&mut self, kind: ChildProgram, mut command: Command) -> Result<()> {
-        let cannot = |error| Error::system(format!("cannot start child process {}: {error}", kind.name()));
-        let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().map_err(cannot)?;
-        let output = process.stdout.take();
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut process = Guarded::spawn(&mut command, &format!("child process {}", kind.name()))?;
+        let (id, sender) = (self.members.len(), self.sender.clone());
+        process.read_lines(move |line| drop(sender.send((id, line))))?;
         self.members.push(Member { kind, process, progress: 0, report: None, output_open: true });
-        if let Some(output) = output {
-            read_lines(self.members.len() - 1, output, self.sender.clone()).map_err(cannot)?;
-        }
         Ok(())
     }
 
@@ -177,18 +169,14 @@ impl Crew {
         self.listen(timeout);
         let mut failures = Vec::new();
         for (id, member) in self.members.iter_mut().enumerate() {
-            let status = wait(&mut member.process, deadline.saturating_duration_since(Instant::now()));
-            let name = member.kind.name();
-            match status {
-                None => failures.push(format!("child {id}, {name}, did not end")),
-                Some(status) if !status.success() => {
-                    failures.push(format!("child {id}, {name}, ended with {status}"));
-                }
-                Some(_) if member.report.is_none() => {
-                    failures.push(format!("child {id}, {name}, did not report"));
-                }
-                Some(_) => {}
-            }
+            let status = member.process.end_within(deadline.saturating_duration_since(Instant::now()));
+            let failure = match status {
+                None => "did not end".to_owned(),
+                Some(status) if !status.success() => format!("ended with {status}"),
+                Some(_) if member.report.is_none() => "did not report".to_owned(),
+                Some(_) => continue,
+            };
+            failures.push(format!("child {id}, {}, {failure}", member.kind.name()));
         }
         failures
     }
@@ -213,8 +201,8 @@ impl Crew {
     /// Handles one event; false at the deadline.
     fn next_event(&mut self, deadline: Instant) -> bool {
         match self.events.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-            Ok(CrewEvent::Line(id, line)) => self.take_line(id, &line),
-            Ok(CrewEvent::End(id)) => self.members[id].output_open = false,
+            Ok((id, Some(line))) => self.take_line(id, &line),
+            Ok((id, None)) => self.members[id].output_open = false,
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return false,
         }
         true
@@ -233,44 +221,9 @@ impl Crew {
     }
 }
 
-impl Drop for Crew {
-    fn drop(&mut self) {
-        for member in &mut self.members {
-            // Has no effect on a process that has been waited for.
-            let _ = member.process.kill();
-            let _ = member.process.wait();
-        }
-    }
-}
-
-/// Waits for a process; one that takes longer is killed and `None`.
-pub(crate) fn wait(process: &mut Child, timeout: Duration) -> Option<ExitStatus> {
-    let deadline = Instant::now() + timeout;
-    loop {
-        match process.try_wait() {
-            Ok(Some(status)) => return Some(status),
-            Ok(None) if Instant::now() < deadline => std::thread::sleep(WAIT_PAUSE),
-            Ok(None) | Err(_) => break,
-        }
-    }
-    let _ = process.kill();
-    let _ = process.wait();
-    None
-}
-
 /// This binary as a child of the demo.
 fn own(verb: &str, args: &DemoArgs, socket: &Path, id: u32, ring: u32) -> Result<Command> {
     let mut command = guard::command(guard::own_binary()?)?;
     command.arg(verb).arg(socket).args([args.seconds, id, ring].map(|number| number.to_string()));
     Ok(command)
-}
-
-fn read_lines(id: usize, output: ChildStdout, sender: Sender<CrewEvent>) -> std::io::Result<()> {
-    let read = move || {
-        for line in BufReader::new(output).lines().map_while(std::result::Result::ok) {
-            let _ = sender.send(CrewEvent::Line(id, line));
-        }
-        let _ = sender.send(CrewEvent::End(id));
-    };
-    std::thread::Builder::new().stack_size(READER_STACK).spawn(read).map(drop)
 }
