@@ -61,12 +61,12 @@ impl Settings {
 }
 
 fn set_toml<S: Keyed>(settings: &mut S, key: &str, value: &DeValue<'_>) -> Result<()> {
-    let row = &table::find(S::fields(), key)?.row;
-    let text = toml_text(row, value).ok_or_else(|| {
+    let field = table::find(S::fields(), key)?;
+    let text = toml_text(&field.row, value).ok_or_else(|| {
         let found = value.type_str();
-        Error::config(format!("{key}: not to be given as {found}; allowed {}", row.allowed()))
+        Error::config(format!("{key}: not to be given as {found}; allowed {}", field.row.allowed()))
     })?;
-    settings.set_key(key, &text)
+    field.set(settings, &text)
 }
 
 /// The text of a value, if the row's kind accepts this TOML type.

@@ -56,8 +56,10 @@ impl PolledListener {
     }
 
     /// Applies other options of the same address.
-    pub(super) fn apply(&self, url: &ListenUrl) -> Result<()> {
-        self.listener.apply(url)
+    pub(super) fn apply(&mut self, url: &ListenUrl) -> Result<()> {
+        self.listener.apply(url)?;
+        self.asked = url.clone();
+        Ok(())
     }
 
     pub(super) fn url(&self) -> String {

@@ -3,8 +3,9 @@
 
 use super::{Link, Loop, Owner, link_of};
 use crate::base::key::Key;
+use crate::config::Upstream;
 use crate::core::LaneKey;
-use crate::transport::resolver::{Found, Resolver};
+use crate::transport::resolver::{Destination, Found, Lookup, Resolver};
 use crate::transport::stream::Stream;
 use socket2::{SockRef, TcpKeepalive};
 use std::collections::HashMap;
@@ -40,18 +41,9 @@ impl Dialler {
         Dialler { resolver, dials: HashMap::new() }
     }
 
-    pub(super) fn resolver(&self) -> &Resolver {
-        &self.resolver
-    }
-
     /// A lane's connection was lost.
     pub(super) fn lost(&mut self) {
         self.resolver.doubt();
-    }
-
-    /// The core gives up attempts in progress.
-    pub(super) fn replace_resolver(&mut self, resolver: Resolver) {
-        self.resolver = resolver;
     }
 
     pub(super) fn forget_all(&mut self) {
@@ -60,6 +52,20 @@ impl Dialler {
 }
 
 impl Loop {
+    /// When the loop looks names up.
+    pub fn lookup(&self) -> Lookup {
+        self.dialler.resolver.lookup()
+    }
+
+    /// From now on lanes are connected to `target`, if it is another one or may be; the core gives up attempts in
+    /// progress.
+    pub(super) fn redirect(&mut self, upstream: &Upstream, target: Destination) {
+        let resolver = &mut self.dialler.resolver;
+        if !resolver.keeps_itself_fresh() || self.core.upstream().address != upstream.address {
+            *resolver = resolver.another(target);
+        }
+    }
+
     /// Begins to connect a lane.
     pub(super) fn dial(&mut self, lane: LaneKey) {
         if self.closed {

@@ -8,6 +8,8 @@ use crate::config::{ListenUrl, Settings, Upstream};
 use crate::transport::resolver::{Destination, Lookup};
 use mio::Registry;
 
+const ATTEMPT: &str = "cannot take new settings";
+
 /// Where a listener of the new settings comes from.
 #[derive(Debug)]
 enum ListenerSource {
@@ -39,21 +41,17 @@ impl Prepared {
 impl Loop {
     /// Prepares new settings and applies them.
     pub fn reload(&mut self, settings: Settings) -> Result<()> {
-        self.expect_serving()?;
+        self.expect_serving(ATTEMPT)?;
         self.apply(Prepared::new(settings, self.lookup())?)
     }
 
-    /// When the loop looks names up.
-    pub fn lookup(&self) -> Lookup {
-        self.dialler.resolver().lookup()
-    }
-
-    fn expect_serving(&self) -> Result<()> {
+    /// Refuses what only a loop that is neither closed nor draining does.
+    pub(super) fn expect_serving(&self, attempt: &str) -> Result<()> {
         if self.is_serving() {
             return Ok(());
         }
-        let why = if self.closed { "is closed" } else { "drains" };
-        Err(Error::system(format!("cannot take new settings: the loop {why}")))
+        let why = if self.closed { "the loop is closed" } else { "the loop drains" };
+        Err(Error::system(why).within(attempt))
     }
 
     /// Applies new settings, all keys except `log_level` and `log_format`, which are the program's. On
@@ -65,18 +63,15 @@ impl Loop {
     /// began, and subscribers are closed.
     pub fn apply(&mut self, prepared: Prepared) -> Result<()> {
         let Prepared { settings, upstream, target } = prepared;
-        self.expect_serving()?;
+        self.expect_serving(ATTEMPT)?;
         self.core.settings().same_fixed(&settings)?;
         let places = self.find_places(&settings.listen)?;
-        self.open_listeners(places, &settings.listen);
-        let resolver = self.dialler.resolver();
-        if !resolver.keeps_itself_fresh() || self.core.upstream().address != upstream.address {
-            self.dialler.replace_resolver(resolver.another(target));
-        }
+        self.open_listeners(places);
+        self.redirect(&upstream, target);
         settings.warn_of_files();
         self.tell_time();
         self.core.reload(settings, upstream);
-        self.disturb();
+        self.wake();
         Ok(())
     }
 
@@ -118,7 +113,7 @@ impl Loop {
     }
 
     /// Puts the listeners in the order of their URLs and closes those without a URL.
-    fn open_listeners(&mut self, places: Vec<ListenerSource>, urls: &[ListenUrl]) {
+    fn open_listeners(&mut self, places: Vec<ListenerSource>) {
         let mut former: Vec<Option<PolledListener>> = self.listeners.drain(..).map(Some).collect();
         let auth = self.core.settings().auth;
         let listeners = places.into_iter().filter_map(|place| match place {
@@ -129,9 +124,6 @@ impl Loop {
             }
         });
         self.listeners = listeners.collect();
-        for (listener, url) in self.listeners.iter_mut().zip(urls) {
-            listener.asked = url.clone();
-        }
         for listener in former.into_iter().flatten() {
             listener.close(self.poll.registry());
         }

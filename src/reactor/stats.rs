@@ -11,9 +11,13 @@ struct Stat {
     read: fn(&Loop) -> u64,
 }
 
+/// A row without a reader is the counter of its name.
 macro_rules! stats {
-    ($( $name:ident: $doc:literal, $read:expr; )+) => {
-        static STATS: &[Stat] = &[$(Stat { name: stringify!($name), doc: $doc, read: $read }),+];
+    (read $name:ident) => { |lp| lp.core.counters().$name };
+    (read $name:ident $read:expr) => { $read };
+    ($( $name:ident: $doc:literal $(, $read:expr)?; )+) => {
+        static STATS: &[Stat] =
+            &[$(Stat { name: stringify!($name), doc: $doc, read: stats!(read $name $($read)?) }),+];
         static NAMES: &[&str] = &[$(stringify!($name)),+];
     };
 }
@@ -21,22 +25,15 @@ macro_rules! stats {
 stats! {
     children: "Children connected now, including local and adopted ones.",
         |lp| lp.core.children_len() as u64;
-    children_opened: "Children so far.",
-        |lp| lp.core.counters().children_opened;
-    children_refused: "Children refused so far because of children_max.",
-        |lp| lp.core.counters().children_refused;
-    requests: "Requests run so far.",
-        |lp| lp.core.counters().requests;
+    children_opened: "Children so far.";
+    children_refused: "Children refused so far because of children_max.";
+    requests: "Requests run so far.";
     requests_in_flight: "Requests on lanes that wait for a reply from Redis.",
         |lp| lp.core.requests_in_flight() as u64;
-    requests_lost: "Requests answered with BROKERLOST so far.",
-        |lp| lp.core.counters().requests_lost;
-    requests_down: "Requests answered with BROKERDOWN so far.",
-        |lp| lp.core.counters().requests_down;
-    requests_limited: "Requests answered with BROKERLIMIT so far.",
-        |lp| lp.core.counters().requests_limited;
-    requests_timed_out: "Requests answered with BROKERTIMEOUT so far.",
-        |lp| lp.core.counters().requests_timed_out;
+    requests_lost: "Requests answered with BROKERLOST so far.";
+    requests_down: "Requests answered with BROKERDOWN so far.";
+    requests_limited: "Requests answered with BROKERLIMIT so far.";
+    requests_timed_out: "Requests answered with BROKERTIMEOUT so far.";
     lanes_shared: "Shared lanes that have a connection.",
         |lp| lp.core.lanes_open(LaneRole::Shared) as u64;
     lanes_subscriber: "Connections that carry shared subscriptions.",
@@ -57,22 +54,14 @@ stats! {
         |lp| u64::from(lp.core.upstream_is_up());
     upstream_connections: "Connections to Redis, as Redis counts them.",
         |lp| lp.core.upstream_connections() as u64;
-    upstream_connects: "Attempts to connect to Redis so far.",
-        |lp| lp.core.counters().upstream_connects;
-    upstream_connect_failures: "Of these, the failed ones.",
-        |lp| lp.core.counters().upstream_connect_failures;
-    upstream_losses: "Established connections to Redis that broke or had to be closed.",
-        |lp| lp.core.counters().upstream_losses;
-    desyncs: "Of these, connections closed for replies that violate the protocol.",
-        |lp| lp.core.counters().desyncs;
-    canaries: "Canaries sent so far (integrity).",
-        |lp| lp.core.counters().canaries;
-    integrity_failures: "Of these, canaries whose reply did not match; each closed a lane.",
-        |lp| lp.core.counters().integrity_failures;
-    orphaned_replies: "Replies that arrived after their child had disconnected.",
-        |lp| lp.core.counters().orphaned_replies;
-    subscriber_gaps: "How often shared subscriptions were made again, with on_subscriber_loss = resubscribe.",
-        |lp| lp.core.counters().subscriber_gaps;
+    upstream_connects: "Attempts to connect to Redis so far.";
+    upstream_connect_failures: "Of these, the failed ones.";
+    upstream_losses: "Established connections to Redis that broke or had to be closed.";
+    desyncs: "Of these, connections closed for replies that violate the protocol.";
+    canaries: "Canaries sent so far (integrity).";
+    integrity_failures: "Of these, canaries whose reply did not match; each closed a lane.";
+    orphaned_replies: "Replies that arrived after their child had disconnected.";
+    subscriber_gaps: "How often shared subscriptions were made again, with on_subscriber_loss = resubscribe.";
     memory_bytes: "Heap bytes of all queues, bounded by memory_max.",
         |lp| lp.core.memory() as u64;
     draining: "1 while the loop drains, else 0.",

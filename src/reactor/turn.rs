@@ -8,9 +8,7 @@ use crate::base::clock::Millis;
 use crate::base::error::{Error, Result};
 use crate::base::key::Key;
 use crate::base::limits;
-use crate::core::Action;
-use crate::core::ChildKey;
-use crate::core::LaneKey;
+use crate::core::{Action, ChildKey, LaneKey};
 use crate::transport::conn::{Fill, Flush};
 use mio::Events;
 use mio::event::Event;
@@ -180,11 +178,10 @@ impl Loop {
                 return;
             }
         }
-        let fill = match link.hands_over {
-            false => link.conn.fill(&mut self.scratch),
-            true if self.handed.is_full() => return self.list(key),
-            true => self.handed.fill(&mut link.conn, &mut self.scratch),
-        };
+        if link.hands_over && self.handed.is_full() {
+            return self.list(key);
+        }
+        let fill = self.handed.fill(link, &mut self.scratch);
         let (more, hung_up) = (link.conn.unread(), link.conn.hung_up());
         if more {
             self.list(key);
@@ -243,15 +240,12 @@ impl Loop {
                 if !self.core.takes_bytes(child) {
                     break;
                 }
-                let fill = match link.hands_over {
-                    false => link.conn.fill(&mut self.scratch),
-                    true => self.handed.fill(&mut link.conn, &mut self.scratch),
-                };
-                let done = !matches!(fill, Fill::Bytes(count) if count == self.scratch.len());
-                let done = done && !link.conn.unread();
+                let fill = self.handed.fill(link, &mut self.scratch);
+                let full = matches!(fill, Fill::Bytes(count) if count == self.scratch.len());
+                let more = full || link.conn.unread();
                 self.child_filled(child, fill);
                 self.take_handed(child, &mut keys);
-                if done {
+                if !more {
                     break;
                 }
             }
@@ -263,21 +257,21 @@ impl Loop {
     /// Lets the core work and carries out its work, until nothing is left to do.
     pub(super) fn settle(&mut self) {
         self.unsettled = false;
+        let mut lanes = std::mem::take(&mut self.work.lanes);
+        let mut children = std::mem::take(&mut self.work.children);
         // Taken once: work that is not finished here is left to the next turn.
-        let mut lanes = std::mem::take(&mut self.late_lanes);
-        let mut children = std::mem::take(&mut self.late_children);
+        lanes.append(&mut self.late_lanes);
+        children.append(&mut self.late_children);
         loop {
             while self.core.run() {}
             self.list_resumed();
             let mut moved = self.carry_out_actions();
-            self.core.take_dirty_lanes(&mut self.work.lanes);
-            lanes.append(&mut self.work.lanes);
+            self.core.take_dirty_lanes(&mut lanes);
             moved |= !lanes.is_empty();
             for lane in lanes.drain(..) {
                 self.flush_lane(lane);
             }
-            self.core.take_dirty_children(&mut self.work.children);
-            children.append(&mut self.work.children);
+            self.core.take_dirty_children(&mut children);
             moved |= !children.is_empty();
             for child in children.drain(..) {
                 self.flush_child(child);
@@ -286,6 +280,7 @@ impl Loop {
                 break;
             }
         }
+        (self.work.lanes, self.work.children) = (lanes, children);
     }
 
     /// Children that may be read again and have input are read in the next turn.

@@ -4,7 +4,6 @@
 
 mod files;
 
-use std::fmt;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::fd::AsRawFd;
@@ -51,7 +50,7 @@ impl Listener {
             ListenUrl::Unix { path, .. } => bind_unix(url, path, Path::new(RUN_DIR)),
             ListenUrl::Tcp { host, port, insecure } => bind_tcp(host, *port, *insecure),
         }
-        .map_err(|failure| failure.of(url))
+        .map_err(naming(url))
     }
 
     /// Whether `bind` would succeed, apart from a broker that already listens there: performs the same steps, except
@@ -61,7 +60,7 @@ impl Listener {
             ListenUrl::Unix { path, .. } => check_unix(url, path, Path::new(RUN_DIR)),
             ListenUrl::Tcp { host, port, insecure } => check_tcp(host, *port, *insecure),
         }
-        .map_err(|failure| failure.of(url))
+        .map_err(naming(url))
     }
 
     /// Watches for connections.
@@ -93,7 +92,7 @@ impl Listener {
             }
             ListenUrl::Tcp { host, port, insecure } => allowed_addresses(host, *port, *insecure).map(drop),
         }
-        .map_err(|failure| failure.of(url))
+        .map_err(naming(url))
     }
 
     /// Stops watching and listening, and removes the socket's files.
@@ -112,54 +111,30 @@ impl Drop for Listener {
     }
 }
 
-/// Why a listener could not be bound, without its name.
-#[derive(Debug)]
-enum ListenFailure {
-    /// The URL requires something that is not allowed.
-    Refused(String),
-    /// The system or another process prevents it.
-    System(Error),
+/// Puts the address before the text of an error.
+fn naming(url: &ListenUrl) -> impl FnOnce(Error) -> Error {
+    let name = match url {
+        ListenUrl::Unix { path, .. } => ListenUrl::unix(path).to_string(),
+        ListenUrl::Tcp { .. } => url.to_string(),
+    };
+    |error| error.within(name)
 }
 
-impl ListenFailure {
-    fn system(why: impl Into<String>) -> ListenFailure {
-        ListenFailure::System(Error::system(why))
-    }
-
-    /// Another process has the address.
-    fn taken(why: impl Into<String>) -> ListenFailure {
-        ListenFailure::System(Error::system(why).numbered(Errno::ADDRINUSE.raw_os_error()))
-    }
-
-    fn of(self, url: &ListenUrl) -> Error {
-        let name = match url {
-            ListenUrl::Unix { path, .. } => ListenUrl::unix(path).to_string(),
-            ListenUrl::Tcp { .. } => url.to_string(),
-        };
-        match self {
-            ListenFailure::Refused(why) => Error::config(format!("{name}: {why}")),
-            ListenFailure::System(error) => error.within(name),
-        }
-    }
-}
-
-type Attempt<T> = std::result::Result<T, ListenFailure>;
-
-/// For `map_err`: names the attempt that failed.
-fn attempting<E: Into<io::Error>>(what: impl fmt::Display) -> impl FnOnce(E) -> ListenFailure {
-    move |error| ListenFailure::System(Error::refused(what, &error.into()))
+/// Another process has the address.
+fn taken(why: impl Into<String>) -> Error {
+    Error::system(why).numbered(Errno::ADDRINUSE.raw_os_error())
 }
 
 /// The addresses of a name, if children may connect there.
-fn allowed_addresses(host: &str, port: u16, insecure: bool) -> Attempt<Vec<SocketAddr>> {
+fn allowed_addresses(host: &str, port: u16, insecure: bool) -> Result<Vec<SocketAddr>> {
     let addresses: Vec<SocketAddr> =
-        (host, port).to_socket_addrs().map_err(attempting("cannot resolve the name"))?.collect();
+        (host, port).to_socket_addrs().map_err(Error::attempting("cannot resolve the name"))?.collect();
     // All of them: the resolver chooses which one is bound.
     let beyond = addresses.iter().find(|address| !address.ip().to_canonical().is_loopback());
     if let Some(address) = beyond
         && !insecure
     {
-        return Err(ListenFailure::Refused(format!(
+        return Err(Error::config(format!(
             "{} is not a loopback address: every process that connects there gets the broker's rights to Redis; \
              listen on 127.0.0.1 or a unix:// path, or add ?insecure=1 to allow it",
             address.ip()
@@ -168,7 +143,7 @@ fn allowed_addresses(host: &str, port: u16, insecure: bool) -> Attempt<Vec<Socke
     Ok(addresses)
 }
 
-fn bind_tcp(host: &str, port: u16, insecure: bool) -> Attempt<Listener> {
+fn bind_tcp(host: &str, port: u16, insecure: bool) -> Result<Listener> {
     first_that_binds(host, port, insecure, |address| {
         let socket = bound_socket(&address.into())?;
         let mut listener = Listener::new(socket, String::new(), None)?;
@@ -179,7 +154,7 @@ fn bind_tcp(host: &str, port: u16, insecure: bool) -> Attempt<Listener> {
 }
 
 /// A port in use is `taken`: most likely by the broker that this configuration is meant for.
-fn check_tcp(host: &str, port: u16, insecure: bool) -> Attempt<()> {
+fn check_tcp(host: &str, port: u16, insecure: bool) -> Result<()> {
     first_that_binds(host, port, insecure, |address| match bound_socket(&address.into()) {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => Ok(()),
         outcome => outcome.map(drop),
@@ -191,13 +166,13 @@ fn first_that_binds<T>(
     port: u16,
     insecure: bool,
     mut bind: impl FnMut(SocketAddr) -> io::Result<T>,
-) -> Attempt<T> {
+) -> Result<T> {
     let addresses = allowed_addresses(host, port, insecure)?;
-    let mut last = ListenFailure::system("the name has no address");
+    let mut last = Error::system("the name has no address");
     for address in addresses {
         match bind(address) {
             Ok(bound) => return Ok(bound),
-            Err(error) => last = attempting(format!("cannot listen on {address}"))(error),
+            Err(error) => last = Error::attempting(format!("cannot listen on {address}"))(error),
         }
     }
     Err(last)
@@ -215,16 +190,16 @@ fn bound_socket(address: &SockAddr) -> io::Result<Socket> {
     Ok(socket)
 }
 
-fn bind_unix(url: &ListenUrl, path: &Path, creatable: &Path) -> Attempt<Listener> {
+fn bind_unix(url: &ListenUrl, path: &Path, creatable: &Path) -> Result<Listener> {
     let place = SocketPath::open(path, creatable)?;
     let lock = LockFile::acquire(&place)?;
     place.clear()?;
     let (socket, file) = place.bind(&asked(url))?;
     let url = ListenUrl::unix(path).to_string();
-    Listener::new(socket, url, Some((file, lock))).map_err(attempting("cannot listen"))
+    Listener::new(socket, url, Some((file, lock))).map_err(Error::attempting("cannot listen"))
 }
 
-fn check_unix(url: &ListenUrl, path: &Path, creatable: &Path) -> Attempt<()> {
+fn check_unix(url: &ListenUrl, path: &Path, creatable: &Path) -> Result<()> {
     if files::will_be_created(path, creatable) {
         return asked(url).access((0, 0)).map(drop);
     }

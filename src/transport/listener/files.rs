@@ -13,7 +13,8 @@ use rustix::fs::{Access as May, AtFlags, FileType, Gid, Mode, OFlags, Stat, Uid}
 use rustix::io::Errno;
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use super::{Attempt, ListenFailure, attempting, bound_socket};
+use super::{bound_socket, taken};
+use crate::base::error::{Error, Result};
 use crate::base::fds::Held;
 use crate::base::fork::Maker;
 use crate::config::endpoint::SOCKET_MODE;
@@ -47,21 +48,22 @@ pub(super) struct SocketPath {
 
 impl SocketPath {
     /// Opens the directory of `path`; creates it first if it is missing and is `creatable`.
-    pub(super) fn open(path: &Path, creatable: &Path) -> Attempt<SocketPath> {
+    pub(super) fn open(path: &Path, creatable: &Path) -> Result<SocketPath> {
         ensure_parent(path, creatable)?;
         let parent = path.parent().unwrap_or(Path::new("/"));
-        let name =
-            path.file_name().ok_or_else(|| ListenFailure::Refused("the path names no file".to_owned()))?;
+        let name = path.file_name().ok_or_else(|| Error::config("the path names no file".to_owned()))?;
         // The canonical path: a symbolic link in it could be changed later.
-        let found =
-            fs::canonicalize(parent).map_err(attempting(format!("cannot find the directory {parent:?}")))?;
+        let found = fs::canonicalize(parent)
+            .map_err(Error::attempting(format!("cannot find the directory {parent:?}")))?;
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let directory = rustix::fs::open(&found, flags, Mode::empty())
-            .map_err(attempting(format!("cannot open the directory {parent:?}")))?;
-        let stat = rustix::fs::fstat(&directory).map_err(attempting("cannot look at the directory"))?;
+            .map_err(Error::attempting(format!("cannot open the directory {parent:?}")))?;
+        let stat =
+            rustix::fs::fstat(&directory).map_err(Error::attempting("cannot look at the directory"))?;
         check_directory(parent, stat.st_uid, stat.st_mode, OTHERS_WRITE)?;
         for above in found.ancestors().skip(1) {
-            let stat = rustix::fs::stat(above).map_err(attempting("cannot look at the directories above"))?;
+            let stat =
+                rustix::fs::stat(above).map_err(Error::attempting("cannot look at the directories above"))?;
             check_directory(above, stat.st_uid, stat.st_mode, EVERYBODY_WRITES)?;
         }
         // A socket address has little room.
@@ -73,13 +75,13 @@ impl SocketPath {
 
     /// Whether a socket could be created here, even if a broker listens here now: creates one of another name, with the
     /// requested access, and removes it.
-    pub(super) fn check(&self, asked: &AccessOptions<'_>) -> Attempt<()> {
-        SockAddr::unix(&self.path).map_err(attempting("cannot create the socket"))?;
+    pub(super) fn check(&self, asked: &AccessOptions<'_>) -> Result<()> {
+        SockAddr::unix(&self.path).map_err(Error::attempting("cannot create the socket"))?;
         self.look()?;
         match self.lock_place().stat() {
             Ok(stat) => check_lock(&self.lock_place().path, &stat)?,
             Err(Errno::NOENT) => {}
-            Err(error) => return Err(attempting("cannot look at the lock file")(error)),
+            Err(error) => return Err(Error::attempting("cannot look at the lock file")(error)),
         }
         // The shortest name that no other broker uses; a path with it may be too long for an address.
         let name = format!(".broker-check-{}-{:x}", std::process::id(), fastrand::u32(..));
@@ -98,11 +100,11 @@ impl SocketPath {
 
     /// Binds the socket and sets its owner and permissions. It does not listen yet, so a connect before they are set
     /// is refused.
-    pub(super) fn bind(&self, asked: &AccessOptions<'_>) -> Attempt<(Socket, SocketFile)> {
+    pub(super) fn bind(&self, asked: &AccessOptions<'_>) -> Result<(Socket, SocketFile)> {
         // Its initial owner is not known yet, and not needed.
         asked.ids()?;
         let socket = SockAddr::unix(&self.path).and_then(|address| bound_socket(&address));
-        let socket = socket.map_err(attempting("cannot create the socket"))?;
+        let socket = socket.map_err(Error::attempting("cannot create the socket"))?;
         let file = SocketFile::of(self)?;
         file.set_access(asked)?;
         Ok((socket, file))
@@ -110,30 +112,30 @@ impl SocketPath {
 
     /// Makes room for a new socket: removes a socket on which no process listens, refuses everything else. The
     /// caller holds the lock, so no broker can be between bind and listen.
-    pub(super) fn clear(&self) -> Attempt<()> {
+    pub(super) fn clear(&self) -> Result<()> {
         if self.look()?.is_none() {
             return Ok(());
         }
         match self.probe() {
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                self.remove().map_err(attempting("cannot remove the stale socket"))
+                self.remove().map_err(Error::attempting("cannot remove the stale socket"))
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             // A full backlog belongs to a listening process.
             Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
-                Err(attempting("cannot tell whether anyone is listening there")(error))
+                Err(Error::attempting("cannot tell whether anyone is listening there")(error))
             }
-            _ => Err(ListenFailure::taken("a living process is listening there")),
+            _ => Err(taken("a living process is listening there")),
         }
     }
 
     /// The existing socket, if any; any other kind of file is refused.
-    fn look(&self) -> Attempt<Option<Stat>> {
+    fn look(&self) -> Result<Option<Stat>> {
         match self.stat() {
             Err(Errno::NOENT) => Ok(None),
-            Err(error) => Err(attempting("cannot look at the path")(error)),
+            Err(error) => Err(Error::attempting("cannot look at the path")(error)),
             Ok(stat) if FileType::from_raw_mode(stat.st_mode) != FileType::Socket => {
-                Err(ListenFailure::system("the path exists and is not a socket; it was not touched"))
+                Err(Error::system("the path exists and is not a socket; it was not touched"))
             }
             Ok(stat) => Ok(Some(stat)),
         }
@@ -158,16 +160,16 @@ impl SocketPath {
         }
     }
 
-    fn stat(&self) -> Result<Stat, Errno> {
+    fn stat(&self) -> rustix::io::Result<Stat> {
         rustix::fs::statat(&self.directory.fd, &self.name, AtFlags::SYMLINK_NOFOLLOW)
     }
 
-    fn open_file(&self, flags: OFlags, mode: u32) -> Result<OwnedFd, Errno> {
+    fn open_file(&self, flags: OFlags, mode: u32) -> rustix::io::Result<OwnedFd> {
         let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         rustix::fs::openat(&self.directory.fd, &self.name, flags, Mode::from_raw_mode(mode))
     }
 
-    fn remove(&self) -> Result<(), Errno> {
+    fn remove(&self) -> rustix::io::Result<()> {
         rustix::fs::unlinkat(&self.directory.fd, &self.name, AtFlags::empty())
     }
 
@@ -190,13 +192,13 @@ impl SocketPath {
 
 /// A missing directory is created only if it is ours by convention: elsewhere it is a typing
 /// error, or a missing mount.
-fn ensure_parent(path: &Path, creatable: &Path) -> Attempt<()> {
+fn ensure_parent(path: &Path, creatable: &Path) -> Result<()> {
     let parent = path.parent().unwrap_or(Path::new("/"));
     if parent.is_dir() {
         return Ok(());
     }
     if parent != creatable {
-        return Err(ListenFailure::system(format!("{parent:?} is not a directory; create it first")));
+        return Err(Error::system(format!("{parent:?} is not a directory; create it first")));
     }
     let created = match DirBuilder::new().mode(0o755).create(parent) {
         // Another broker was faster.
@@ -204,7 +206,7 @@ fn ensure_parent(path: &Path, creatable: &Path) -> Attempt<()> {
         // Again, without the umask.
         created => created.and_then(|()| fs::set_permissions(parent, Permissions::from_mode(0o755))),
     };
-    created.map_err(attempting(format!("cannot create the directory {parent:?}")))
+    created.map_err(Error::attempting(format!("cannot create the directory {parent:?}")))
 }
 
 /// Whether `path` is in `creatable`, which is missing and can be created.
@@ -219,7 +221,7 @@ pub(super) fn will_be_created(path: &Path, creatable: &Path) -> bool {
 /// A user who can remove the socket's file, or a directory on its path, can put another one there and act as the broker
 /// for every child. And root's broker must not work on files that another user can arrange. `open` are the permission bits
 /// that allow this.
-fn check_directory(path: &Path, owner: u32, mode: u32, open: u32) -> Attempt<()> {
+fn check_directory(path: &Path, owner: u32, mode: u32, open: u32) -> Result<()> {
     let ours = rustix::process::geteuid().as_raw();
     let mode = mode & 0o7777;
     let why = if owner != 0 && owner != ours {
@@ -233,7 +235,7 @@ fn check_directory(path: &Path, owner: u32, mode: u32, open: u32) -> Attempt<()>
     } else {
         return Ok(());
     };
-    Err(ListenFailure::Refused(format!("the directory {path:?} {why}")))
+    Err(Error::config(format!("the directory {path:?} {why}")))
 }
 
 /// The access options of a URL.
@@ -245,14 +247,14 @@ pub(super) struct AccessOptions<'a> {
 }
 
 impl AccessOptions<'_> {
-    fn ids(&self) -> Attempt<(Option<u32>, Option<u32>)> {
+    fn ids(&self) -> Result<(Option<u32>, Option<u32>)> {
         let user = self.user.map(|name| find_id("user", name, "/etc/passwd")).transpose()?;
         let group = self.group.map(|name| find_id("group", name, "/etc/group")).transpose()?;
         Ok((user, group))
     }
 
     /// The same as numbers; parts it does not name are those of `born`, the owner the file was created with.
-    pub(super) fn access(&self, born: (u32, u32)) -> Attempt<Access> {
+    pub(super) fn access(&self, born: (u32, u32)) -> Result<Access> {
         let (user, group) = self.ids()?;
         let mode = self.mode.unwrap_or(SOCKET_MODE);
         Ok(Access { mode, user: user.unwrap_or(born.0), group: group.unwrap_or(born.1) })
@@ -275,13 +277,13 @@ impl Access {
 
 /// The number of a user or group: the number itself, or the third field of its line. The files are read directly;
 /// names known only to a directory service must be given as numbers.
-fn find_id(kind: &str, name: &str, file: &str) -> Attempt<u32> {
+fn find_id(kind: &str, name: &str, file: &str) -> Result<u32> {
     if let Ok(id) = name.parse() {
         return Ok(id);
     }
-    let text = fs::read(file).map_err(attempting(format!("cannot read {file}")))?;
+    let text = fs::read(file).map_err(Error::attempting(format!("cannot read {file}")))?;
     id_in(&String::from_utf8_lossy(&text), name).ok_or_else(|| {
-        ListenFailure::Refused(format!("no {kind} {name:?} in {file}; give a name from there or a number"))
+        Error::config(format!("no {kind} {name:?} in {file}; give a name from there or a number"))
     })
 }
 
@@ -307,8 +309,8 @@ pub(super) struct SocketFile {
 
 impl SocketFile {
     /// Opens the file of the socket just bound. No other user can have replaced it, since they cannot write the directory.
-    fn of(place: &SocketPath) -> Attempt<SocketFile> {
-        let failed = || attempting("cannot find the socket just created");
+    fn of(place: &SocketPath) -> Result<SocketFile> {
+        let failed = || Error::attempting("cannot find the socket just created");
         let file = place.open_file(OFlags::PATH, 0).map_err(failed())?;
         let stat = rustix::fs::fstat(&file).map_err(failed())?;
         let is_socket = FileType::from_raw_mode(stat.st_mode) == FileType::Socket;
@@ -322,12 +324,12 @@ impl SocketFile {
 
     /// Sets who may connect. In between, no user may connect whom neither the previous nor the new access allows. On
     /// failure the previous access is restored.
-    pub(super) fn set_access(&self, asked: &AccessOptions<'_>) -> Attempt<()> {
+    pub(super) fn set_access(&self, asked: &AccessOptions<'_>) -> Result<()> {
         let access = asked.access(self.born)?;
         if !self.place.leads_to(&self.file) {
             return Err(another_file());
         }
-        let stat = rustix::fs::fstat(&self.file).map_err(attempting("cannot look at the socket"))?;
+        let stat = rustix::fs::fstat(&self.file).map_err(Error::attempting("cannot look at the socket"))?;
         let former = Access::of(&stat);
         self.change(&access, &former).inspect_err(|_| {
             // Restoring grants only what was granted before.
@@ -335,15 +337,15 @@ impl SocketFile {
         })
     }
 
-    fn change(&self, access: &Access, former: &Access) -> Attempt<()> {
+    fn change(&self, access: &Access, former: &Access) -> Result<()> {
         let cannot = || "cannot set the permissions of the socket";
-        self.set_mode(access.mode & former.mode).map_err(attempting(cannot()))?;
+        self.set_mode(access.mode & former.mode).map_err(Error::attempting(cannot()))?;
         if (access.user, access.group) != (former.user, former.group) {
             let (user, group) = (Uid::from_raw(access.user), Gid::from_raw(access.group));
             rustix::fs::chownat(&self.file, "", Some(user), Some(group), AtFlags::EMPTY_PATH)
-                .map_err(attempting("cannot give the socket to its user and group"))?;
+                .map_err(Error::attempting("cannot give the socket to its user and group"))?;
         }
-        self.set_mode(access.mode).map_err(attempting(cannot()))
+        self.set_mode(access.mode).map_err(Error::attempting(cannot()))
     }
 
     /// Uses the open file. fchmod does not work on the descriptor of a socket's file, but its name below /proc refers to
@@ -367,8 +369,8 @@ impl Drop for SocketFile {
     }
 }
 
-fn another_file() -> ListenFailure {
-    ListenFailure::system("another file is in the socket's place; it was not touched")
+fn another_file() -> Error {
+    Error::system("another file is in the socket's place; it was not touched")
 }
 
 /// `<path>.lock`, locked as long as this exists, with our pid in it. Of two brokers that start at the same time,
@@ -385,21 +387,21 @@ pub(super) struct LockFile {
 
 impl LockFile {
     /// Locks the socket at `place`.
-    pub(super) fn acquire(place: &SocketPath) -> Attempt<LockFile> {
+    pub(super) fn acquire(place: &SocketPath) -> Result<LockFile> {
         let place = place.lock_place();
         for _ in 0..LOCK_ATTEMPTS {
             if let Some(lock) = LockFile::attempt(&place, || {})? {
                 return Ok(lock);
             }
         }
-        Err(ListenFailure::system(format!("the lock file {:?} is replaced again and again", place.path)))
+        Err(Error::system(format!("the lock file {:?} is replaced again and again", place.path)))
     }
 
     /// One attempt; `None` if its last holder removed the file after we had opened it, so that our lock would exclude no
     /// process. `opened` runs between open and lock, for the test of this case.
-    pub(super) fn attempt(place: &SocketPath, opened: impl FnOnce()) -> Attempt<Option<LockFile>> {
+    pub(super) fn attempt(place: &SocketPath, opened: impl FnOnce()) -> Result<Option<LockFile>> {
         let path = &place.path;
-        let failed = || attempting(format!("cannot lock {path:?}"));
+        let failed = || Error::attempting(format!("cannot lock {path:?}"));
         // A symbolic link here could direct the write below to another user's file.
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NONBLOCK;
         let file = place.open_file(flags, 0o600).map_err(failed())?;
@@ -407,9 +409,9 @@ impl LockFile {
         opened();
         match file.try_lock() {
             Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(ListenFailure::taken(holder(&mut file))),
+            Err(TryLockError::WouldBlock) => return Err(taken(holder(&mut file))),
             Err(TryLockError::Error(error)) => {
-                return Err(attempting(format!("cannot lock {path:?}"))(error));
+                return Err(Error::attempting(format!("cannot lock {path:?}"))(error));
             }
         }
         if !place.leads_to(&file) {
@@ -432,8 +434,8 @@ impl Drop for LockFile {
 }
 
 /// A lock file is written to, so it must not be another user's file under a second name.
-fn check_lock(path: &Path, stat: &Stat) -> Attempt<()> {
-    let refuse = |why| Err(ListenFailure::system(format!("the lock file {path:?} {why}")));
+fn check_lock(path: &Path, stat: &Stat) -> Result<()> {
+    let refuse = |why| Err(Error::system(format!("the lock file {path:?} {why}")));
     match FileType::from_raw_mode(stat.st_mode) {
         FileType::RegularFile if stat.st_nlink > 1 => refuse("has another name too; it was not touched"),
         FileType::RegularFile => Ok(()),
