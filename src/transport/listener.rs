@@ -48,7 +48,9 @@ impl Listener {
     pub fn bind(url: &ListenUrl) -> Result<Listener> {
         match url {
             ListenUrl::Unix { path, .. } => bind_unix(url, path, Path::new(RUN_DIR)),
-            ListenUrl::Tcp { host, port, insecure } => bind_tcp(host, *port, *insecure),
+            ListenUrl::Tcp { host, port, insecure } => {
+                allowed_addresses(host, *port, *insecure).and_then(bind_tcp)
+            }
         }
         .map_err(naming(url))
     }
@@ -58,7 +60,9 @@ impl Listener {
     pub fn check(url: &ListenUrl) -> Result<()> {
         match url {
             ListenUrl::Unix { path, .. } => check_unix(url, path, Path::new(RUN_DIR)),
-            ListenUrl::Tcp { host, port, insecure } => check_tcp(host, *port, *insecure),
+            ListenUrl::Tcp { host, port, insecure } => {
+                allowed_addresses(host, *port, *insecure).and_then(check_tcp)
+            }
         }
         .map_err(naming(url))
     }
@@ -143,8 +147,8 @@ fn allowed_addresses(host: &str, port: u16, insecure: bool) -> Result<Vec<Socket
     Ok(addresses)
 }
 
-fn bind_tcp(host: &str, port: u16, insecure: bool) -> Result<Listener> {
-    first_that_binds(host, port, insecure, |address| {
+fn bind_tcp(addresses: Vec<SocketAddr>) -> Result<Listener> {
+    first_that_binds(addresses, |address| {
         let socket = bound_socket(&address.into())?;
         let mut listener = Listener::new(socket, String::new(), None)?;
         let bound = listener.socket.local_addr()?.as_socket().unwrap_or(address);
@@ -154,20 +158,14 @@ fn bind_tcp(host: &str, port: u16, insecure: bool) -> Result<Listener> {
 }
 
 /// A port in use is `taken`: most likely by the broker that this configuration is meant for.
-fn check_tcp(host: &str, port: u16, insecure: bool) -> Result<()> {
-    first_that_binds(host, port, insecure, |address| match bound_socket(&address.into()) {
+fn check_tcp(addresses: Vec<SocketAddr>) -> Result<()> {
+    first_that_binds(addresses, |address| match bound_socket(&address.into()) {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => Ok(()),
         outcome => outcome.map(drop),
     })
 }
 
-fn first_that_binds<T>(
-    host: &str,
-    port: u16,
-    insecure: bool,
-    mut bind: impl FnMut(SocketAddr) -> io::Result<T>,
-) -> Result<T> {
-    let addresses = allowed_addresses(host, port, insecure)?;
+fn first_that_binds<T>(addresses: Vec<SocketAddr>, bind: impl Fn(SocketAddr) -> io::Result<T>) -> Result<T> {
     let mut last = Error::system("the name has no address");
     for address in addresses {
         match bind(address) {

@@ -13,49 +13,32 @@ use std::time::{Duration, Instant};
 /// All children must be connected by then.
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// The program a child runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum ChildProgram {
-    /// The `redis` crate.
-    Rust,
-    /// redis-cli, driven by one of our processes.
-    RedisCli,
-    /// The hiredis example. It starts to work at once and reports only at its end.
-    Hiredis,
-    /// The same work with the broker's own C library.
-    Libbroker,
+/// A program that a child runs.
+#[derive(Debug, PartialEq, Eq)]
+struct ChildProgram {
+    name: &'static str,
+    /// The example that does this kind's work. It starts to work at once.
+    example: Option<&'static str>,
 }
 
-/// In the order in which a small crew includes them.
-const KINDS: [ChildProgram; 4] =
-    [ChildProgram::Rust, ChildProgram::RedisCli, ChildProgram::Hiredis, ChildProgram::Libbroker];
+/// The `redis` crate; redis-cli, driven by one of our processes; hiredis, which reports only at its end; the same work with
+/// the broker's own C library. In the order in which a small crew includes them.
+static PROGRAMS: [ChildProgram; 4] = [
+    ChildProgram { name: "redis (Rust)", example: None },
+    ChildProgram { name: "redis-cli", example: None },
+    ChildProgram { name: "hiredis (C)", example: Some("hiredis_child") },
+    ChildProgram { name: "libbroker (C)", example: Some("libbroker_child") },
+];
 
-impl ChildProgram {
-    fn name(self) -> &'static str {
-        match self {
-            ChildProgram::Rust => "redis (Rust)",
-            ChildProgram::RedisCli => "redis-cli",
-            ChildProgram::Hiredis => "hiredis (C)",
-            ChildProgram::Libbroker => "libbroker (C)",
-        }
-    }
-
-    /// The example that does this kind's work, if it has been built: in the source tree, or next to this
-    /// binary.
-    fn example(self) -> Option<PathBuf> {
-        let name = match self {
-            ChildProgram::Rust | ChildProgram::RedisCli => return None,
-            ChildProgram::Hiredis => "hiredis_child",
-            ChildProgram::Libbroker => "libbroker_child",
-        };
-        let beside = guard::own_binary().ok().and_then(|binary| Some(binary.parent()?.join(name)));
-        let built = std::path::absolute(Path::new("c-examples/build").join(name)).ok();
-        built.into_iter().chain(beside).find(|file| guard::is_executable(file))
-    }
+/// The example of this name, if it has been built: in the source tree, or next to this binary.
+fn find_example(name: &str) -> Option<PathBuf> {
+    let beside = guard::own_binary().ok().and_then(|binary| Some(binary.parent()?.join(name)));
+    let built = std::path::absolute(Path::new("c-examples/build").join(name)).ok();
+    built.into_iter().chain(beside).find(|file| guard::is_executable(file))
 }
 
 struct Member {
-    kind: ChildProgram,
+    kind: &'static ChildProgram,
     process: Guarded,
     progress: u64,
     report: Option<Report>,
@@ -69,7 +52,7 @@ type CrewEvent = (usize, Option<String>);
 pub(crate) struct Crew {
     members: Vec<Member>,
     /// The examples, which have no start line to wait for.
-    waiting: Vec<(ChildProgram, Command)>,
+    waiting: Vec<(&'static ChildProgram, Command)>,
     ready: usize,
     sender: Sender<CrewEvent>,
     events: Receiver<CrewEvent>,
@@ -83,9 +66,9 @@ impl Crew {
         let redis_cli = ring > 1 && guard::find_program("redis-cli").is_some();
         ring -= u32::from(redis_cli);
         let mut examples = Vec::new();
-        for kind in KINDS {
+        for kind in &PROGRAMS {
             if ring > 1
-                && let Some(program) = kind.example()
+                && let Some(program) = kind.example.and_then(find_example)
             {
                 ring -= 1;
                 examples.push((kind, program));
@@ -94,10 +77,10 @@ impl Crew {
         let (sender, events) = channel();
         let mut crew = Crew { members: Vec::new(), waiting: Vec::new(), ready: 0, sender, events };
         for id in 0..ring {
-            crew.spawn(ChildProgram::Rust, own("child", args, socket, id, ring)?)?;
+            crew.spawn(&PROGRAMS[0], own("child", args, socket, id, ring)?)?;
         }
         if redis_cli {
-            crew.spawn(ChildProgram::RedisCli, own("redis-cli", args, socket, ring, ring)?)?;
+            crew.spawn(&PROGRAMS[1], own("redis-cli", args, socket, ring, ring)?)?;
         }
         crew.wait_until_ready()?;
         for (id, (kind, program)) in (ring + 1..).zip(examples) {
@@ -108,9 +91,9 @@ impl Crew {
         Ok(crew)
     }
 
-    fn spawn(&mut self, kind: ChildProgram, mut command: Command) -> Result<()> {
+    fn spawn(&mut self, kind: &'static ChildProgram, mut command: Command) -> Result<()> {
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut process = Guarded::spawn(&mut command, &format!("child process {}", kind.name()))?;
+        let mut process = Guarded::spawn(&mut command, &format!("child process {}", kind.name))?;
         let (id, sender) = (self.members.len(), self.sender.clone());
         process.read_lines(move |line| drop(sender.send((id, line))))?;
         self.members.push(Member { kind, process, progress: 0, report: None, output_open: true });
@@ -176,7 +159,7 @@ impl Crew {
                 Some(_) if member.report.is_none() => "did not report".to_owned(),
                 Some(_) => continue,
             };
-            failures.push(format!("child {id}, {}, {failure}", member.kind.name()));
+            failures.push(format!("child {id}, {}, {failure}", member.kind.name));
         }
         failures
     }
@@ -191,10 +174,10 @@ impl Crew {
     /// The number of processes of each kind.
     pub(crate) fn kinds(&self) -> String {
         let started = self.members.iter().map(|member| member.kind);
-        let kinds: Vec<ChildProgram> = started.chain(self.waiting.iter().map(|(kind, _)| *kind)).collect();
-        let counts = KINDS.map(|kind| (kind, kinds.iter().filter(|other| **other == kind).count()));
-        let parts = counts.iter().filter(|(_, count)| *count > 0);
-        let parts: Vec<String> = parts.map(|(kind, count)| format!("{count} {}", kind.name())).collect();
+        let kinds: Vec<_> = started.chain(self.waiting.iter().map(|(kind, _)| *kind)).collect();
+        let counts = PROGRAMS.iter().map(|kind| (kind, kinds.iter().filter(|other| **other == kind).count()));
+        let parts = counts.filter(|(_, count)| *count > 0);
+        let parts: Vec<String> = parts.map(|(kind, count)| format!("{count} {}", kind.name)).collect();
         format!("{} child processes: {}", kinds.len(), parts.join(", "))
     }
 

@@ -173,13 +173,6 @@ impl SocketPath {
         rustix::fs::unlinkat(&self.directory.fd, &self.name, AtFlags::empty())
     }
 
-    /// Removes the file if it is still the one behind `ours`, and this is not a fork of the process that created it.
-    fn remove_own(&self, ours: impl AsFd, maker: Maker) {
-        if maker.is_here() && self.leads_to(ours) {
-            let _ = self.remove();
-        }
-    }
-
     /// Whether the name refers to the open file: a name can be reused, an inode held open cannot.
     fn leads_to(&self, open: impl AsFd) -> bool {
         let same = |a: &Stat, b: &Stat| (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino);
@@ -294,17 +287,38 @@ pub(super) fn id_in(text: &str, name: &str) -> Option<u32> {
     })
 }
 
+/// An open file of ours. It is removed with this value if its name still refers to it, and this is not a fork of the
+/// process that created it.
+#[derive(Debug)]
+struct OwnFile {
+    place: SocketPath,
+    maker: Maker,
+    /// Declared before `fd`: see [`Held`].
+    _held: Held,
+    /// The file itself, whatever its name refers to.
+    fd: OwnedFd,
+}
+
+impl OwnFile {
+    fn new(place: &SocketPath, fd: OwnedFd) -> OwnFile {
+        OwnFile { place: place.clone(), maker: Maker::here(), _held: Held::new(&fd), fd }
+    }
+}
+
+impl Drop for OwnFile {
+    fn drop(&mut self) {
+        if self.maker.is_here() && self.place.leads_to(&self.fd) {
+            let _ = self.place.remove();
+        }
+    }
+}
+
 /// The file of a bound socket.
 #[derive(Debug)]
 pub(super) struct SocketFile {
-    place: SocketPath,
-    /// Declared before `file`: see [`Held`].
-    _held: Held,
-    /// The file itself, whatever its name refers to.
-    file: OwnedFd,
+    own: OwnFile,
     /// The user and group it was created with.
     born: (u32, u32),
-    maker: Maker,
 }
 
 impl SocketFile {
@@ -317,19 +331,17 @@ impl SocketFile {
         if !is_socket || stat.st_uid != rustix::process::geteuid().as_raw() {
             return Err(another_file());
         }
-        let born = (stat.st_uid, stat.st_gid);
-        let held = Held::new(&file);
-        Ok(SocketFile { place: place.clone(), _held: held, file, born, maker: Maker::here() })
+        Ok(SocketFile { own: OwnFile::new(place, file), born: (stat.st_uid, stat.st_gid) })
     }
 
     /// Sets who may connect. In between, no user may connect whom neither the previous nor the new access allows. On
     /// failure the previous access is restored.
     pub(super) fn set_access(&self, asked: &AccessOptions<'_>) -> Result<()> {
         let access = asked.access(self.born)?;
-        if !self.place.leads_to(&self.file) {
+        if !self.own.place.leads_to(&self.own.fd) {
             return Err(another_file());
         }
-        let stat = rustix::fs::fstat(&self.file).map_err(Error::attempting("cannot look at the socket"))?;
+        let stat = rustix::fs::fstat(&self.own.fd).map_err(Error::attempting("cannot look at the socket"))?;
         let former = Access::of(&stat);
         self.change(&access, &former).inspect_err(|_| {
             // Restoring grants only what was granted before.
@@ -342,7 +354,7 @@ impl SocketFile {
         self.set_mode(access.mode & former.mode).map_err(Error::attempting(cannot()))?;
         if (access.user, access.group) != (former.user, former.group) {
             let (user, group) = (Uid::from_raw(access.user), Gid::from_raw(access.group));
-            rustix::fs::chownat(&self.file, "", Some(user), Some(group), AtFlags::EMPTY_PATH)
+            rustix::fs::chownat(&self.own.fd, "", Some(user), Some(group), AtFlags::EMPTY_PATH)
                 .map_err(Error::attempting("cannot give the socket to its user and group"))?;
         }
         self.set_mode(access.mode).map_err(Error::attempting(cannot()))
@@ -351,21 +363,15 @@ impl SocketFile {
     /// Uses the open file. fchmod does not work on the descriptor of a socket's file, but its name below /proc refers to
     /// the file and nothing else; without /proc, the checked directory makes the name in it safe.
     pub(super) fn set_mode(&self, mode: u32) -> io::Result<()> {
-        let through = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+        let through = format!("/proc/self/fd/{}", self.own.fd.as_raw_fd());
         match fs::set_permissions(through, Permissions::from_mode(mode)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let SocketPath { directory, name, .. } = &self.place;
+                let SocketPath { directory, name, .. } = &self.own.place;
                 let mode = Mode::from_raw_mode(mode);
                 rustix::fs::chmodat(&directory.fd, name, mode, AtFlags::empty()).map_err(io::Error::from)
             }
             outcome => outcome,
         }
-    }
-}
-
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        self.place.remove_own(&self.file, self.maker);
     }
 }
 
@@ -375,14 +381,11 @@ fn another_file() -> Error {
 
 /// `<path>.lock`, locked as long as this exists, with our pid in it. Of two brokers that start at the same time,
 /// only the holder may check the socket, remove it or bind it.
+/// Closing it, in the last process that has it, unlocks it; it is removed before: a process that has opened it meanwhile
+/// notices by its inode.
 #[derive(Debug)]
 pub(super) struct LockFile {
-    place: SocketPath,
-    maker: Maker,
-    /// Declared before `file`: see [`Held`].
-    _held: Held,
-    /// Closing it, in the last process that has it, unlocks it.
-    file: File,
+    _own: OwnFile,
 }
 
 impl LockFile {
@@ -421,15 +424,7 @@ impl LockFile {
         check_lock(path, &stat)?;
         // Only for the error text of another broker: a full disk must not prevent a start.
         let _ = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
-        let held = Held::new(&file);
-        Ok(Some(LockFile { place: place.clone(), maker: Maker::here(), _held: held, file }))
-    }
-}
-
-impl Drop for LockFile {
-    /// Removed while still locked: a process that has opened it meanwhile notices by its inode.
-    fn drop(&mut self) {
-        self.place.remove_own(&self.file, self.maker);
+        Ok(Some(LockFile { _own: OwnFile::new(place, file.into()) }))
     }
 }
 
