@@ -4,7 +4,7 @@
 use super::adopt::refuse;
 use super::{FIRST_LISTENER, Link, Loop, Owner, link_of, reserved};
 use crate::base::clock::Millis;
-use crate::base::error::{Error, Result};
+use crate::base::error::{self, Error};
 use crate::base::key::Key;
 use crate::base::limits;
 use crate::config::ListenUrl;
@@ -36,7 +36,7 @@ pub(super) struct PolledListener {
 
 impl PolledListener {
     /// Binds and watches. `number` is one that no listener of the loop has had.
-    pub(super) fn open(url: &ListenUrl, registry: &Registry, number: usize) -> Result<PolledListener> {
+    pub(super) fn open(url: &ListenUrl, registry: &Registry, number: usize) -> error::Result<PolledListener> {
         let listener = Listener::bind(url)?;
         let token = reserved(FIRST_LISTENER + number);
         listener.register(registry, token).map_err(Error::attempting(format!("cannot watch {url}")))?;
@@ -56,7 +56,7 @@ impl PolledListener {
     }
 
     /// Applies other options of the same address.
-    pub(super) fn apply(&mut self, url: &ListenUrl) -> Result<()> {
+    pub(super) fn apply(&mut self, url: &ListenUrl) -> error::Result<()> {
         self.listener.apply(url)?;
         self.asked = url.clone();
         Ok(())
@@ -83,25 +83,11 @@ impl PolledListener {
 
 /// Whether the connection failed (Linux returns its pending error from `accept`), not the listener.
 fn is_of_the_connection(error: &io::Error) -> bool {
-    use libc::{
-        ECONNABORTED, EHOSTDOWN, EHOSTUNREACH, EINTR, ENETDOWN, ENETUNREACH, ENONET, ENOPROTOOPT, EOPNOTSUPP,
-        EPROTO,
-    };
-    matches!(
-        error.raw_os_error(),
-        Some(
-            ECONNABORTED
-                | EHOSTDOWN
-                | EHOSTUNREACH
-                | EINTR
-                | ENETDOWN
-                | ENETUNREACH
-                | ENONET
-                | ENOPROTOOPT
-                | EOPNOTSUPP
-                | EPROTO
-        )
-    )
+    use libc::{ECONNABORTED, EHOSTDOWN, EHOSTUNREACH, EINTR, ENETDOWN, ENETUNREACH, ENONET};
+    use libc::{ENOPROTOOPT, EOPNOTSUPP, EPROTO};
+    let network = [ECONNABORTED, EHOSTDOWN, EHOSTUNREACH, ENETDOWN, ENETUNREACH, ENONET];
+    let others = [EINTR, ENOPROTOOPT, EOPNOTSUPP, EPROTO];
+    error.raw_os_error().is_some_and(|os| network.contains(&os) || others.contains(&os))
 }
 
 impl Loop {
@@ -163,8 +149,7 @@ impl Loop {
         &mut self,
         stream: Stream,
         owner: Owner,
-        dialling: bool,
-    ) -> std::result::Result<Key<Link>, (Stream, io::Error)> {
+    ) -> Result<Key<Link>, (Stream, io::Error)> {
         let link = Link {
             conn: Conn::thrifty(stream),
             owner,
@@ -175,15 +160,14 @@ impl Loop {
         };
         let key = self.links.insert(link);
         self.links_peak = self.links_peak.max(self.links.len());
-        let token = Token(link_of(key));
-        let watched =
-            self.links.get_mut(key).map(|link| link.conn.register(self.poll.registry(), token, dialling));
-        match watched {
-            Some(Err(error)) => {
+        let connecting = matches!(owner, Owner::Dial(_));
+        let link = self.links.get_mut(key).expect("just inserted");
+        match link.conn.register(self.poll.registry(), Token(link_of(key)), connecting) {
+            Ok(()) => Ok(key),
+            Err(error) => {
                 let link = self.links.remove(key).expect("just inserted");
                 Err((link.conn.into_stream(), error))
             }
-            _ => Ok(key),
         }
     }
 }

@@ -80,7 +80,7 @@ impl Loop {
         if let Peer::Unix { pid, uid } = peer {
             self.core.set_child_process(child, uid, pid);
         }
-        match self.add_link(stream, Owner::Child(child), false) {
+        match self.add_link(stream, Owner::Child(child)) {
             Ok(key) => {
                 self.core.set_child_link(child, super::link_of(key));
                 if let Some(link) = self.links.get_mut(key) {

@@ -25,15 +25,8 @@ const USER_TIMEOUT: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(super) struct Dialler {
     resolver: Resolver,
-    dials: HashMap<LaneKey, Dial>,
-}
-
-#[derive(Debug)]
-enum Dial {
-    /// Waits for the address.
-    Resolving,
-    /// Waits for the upstream to accept.
-    Connecting { link: Key<Link>, address: Option<SocketAddr> },
+    /// Those that wait for the upstream to accept, and those that wait for its address (`None`).
+    dials: HashMap<LaneKey, Option<(Key<Link>, SocketAddr)>>,
 }
 
 impl Dialler {
@@ -72,39 +65,31 @@ impl Loop {
             return;
         }
         match self.dialler.resolver.find(self.told) {
-            Found::Unix(path) => self.connect(lane, Stream::connect_unix(&path), None),
-            Found::Tcp(address) => self.connect(lane, connect_tcp(address), Some(address)),
+            Found::Unix(path) => match self.begin(Stream::connect_unix(&path), Owner::Lane(lane)) {
+                // It connects at once or fails.
+                Ok(link) => self.core.lane_connected(lane, link_of(link)),
+                Err(error) => self.core.lane_failed(lane, &error.to_string()),
+            },
+            Found::Tcp(address) => match self.begin(connect_tcp(address), Owner::Dial(lane)) {
+                Ok(link) => {
+                    self.dialler.dials.insert(lane, Some((link, address)));
+                }
+                Err(error) => self.dial_failed(lane, address, &error),
+            },
             Found::Later => {
-                self.dialler.dials.insert(lane, Dial::Resolving);
+                self.dialler.dials.insert(lane, None);
             }
             Found::Nowhere(why) => self.core.lane_failed(lane, &why),
         }
     }
 
-    fn connect(&mut self, lane: LaneKey, stream: io::Result<Stream>, address: Option<SocketAddr>) {
-        // A Unix socket connects at once or fails.
-        let under_way = address.is_some();
-        let link = stream.and_then(|stream| {
-            let owner = if under_way { Owner::Dial(lane) } else { Owner::Lane(lane) };
-            self.add_link(stream, owner, under_way).map_err(|(_, error)| error)
-        });
-        match link {
-            Ok(link) if under_way => {
-                self.dialler.dials.insert(lane, Dial::Connecting { link, address });
-            }
-            Ok(link) => self.core.lane_connected(lane, link_of(link)),
-            Err(error) => self.dial_failed(lane, address, &error),
-        }
+    fn begin(&mut self, stream: io::Result<Stream>, owner: Owner) -> io::Result<Key<Link>> {
+        self.add_link(stream?, owner).map_err(|(_, error)| error)
     }
 
-    fn dial_failed(&mut self, lane: LaneKey, address: Option<SocketAddr>, error: &io::Error) {
-        match address {
-            Some(address) => {
-                self.dialler.resolver.blame(address);
-                self.core.lane_failed(lane, &format!("{address}: {error}"));
-            }
-            None => self.core.lane_failed(lane, &error.to_string()),
-        }
+    fn dial_failed(&mut self, lane: LaneKey, address: SocketAddr, error: &io::Error) {
+        self.dialler.resolver.blame(address);
+        self.core.lane_failed(lane, &format!("{address}: {error}"));
     }
 
     /// The poll reports the end of an attempt, or a spurious event.
@@ -120,7 +105,7 @@ impl Loop {
             }
             Err(error) => {
                 self.close_link(key);
-                if let Some(Dial::Connecting { address, .. }) = self.dialler.dials.remove(&lane) {
+                if let Some(Some((_, address))) = self.dialler.dials.remove(&lane) {
                     self.dial_failed(lane, address, &error);
                 }
             }
@@ -129,10 +114,8 @@ impl Loop {
 
     /// The core has given up the attempt: too slow, or no longer needed.
     pub(super) fn cancel_dial(&mut self, lane: LaneKey) {
-        if let Some(Dial::Connecting { link, address }) = self.dialler.dials.remove(&lane) {
-            if let Some(address) = address {
-                self.dialler.resolver.blame(address);
-            }
+        if let Some(Some((link, address))) = self.dialler.dials.remove(&lane) {
+            self.dialler.resolver.blame(address);
             self.close_link(link);
         }
         self.core.connection_closed();
@@ -141,14 +124,11 @@ impl Loop {
     /// A resolver thread has ended: connects the lanes that waited for it, or fails them.
     pub(super) fn take_resolved(&mut self) {
         while let Some(outcome) = self.dialler.resolver.take() {
-            let waiting = self.dialler.dials.iter();
-            let waiting = waiting.filter(|(_, dial)| matches!(dial, Dial::Resolving));
-            let waiting: Vec<_> = waiting.map(|(lane, _)| *lane).collect();
+            let waiting: Vec<_> = self.dialler.dials.extract_if(|_, dial| dial.is_none()).collect();
             if let (Err(why), true) = (&outcome, waiting.is_empty()) {
                 log::warn!("upstream: {why}; still using the last known address");
             }
-            for lane in waiting {
-                self.dialler.dials.remove(&lane);
+            for (lane, _) in waiting {
                 match &outcome {
                     Ok(()) => self.dial(lane),
                     Err(why) => self.core.lane_failed(lane, &why.to_string()),

@@ -107,7 +107,8 @@ impl Loop {
         if token == TOKEN_WAKER {
             self.take_resolved();
         } else if token == TOKEN_PIPE {
-            self.empty_pipe();
+            let mut bytes = [0; 64];
+            while matches!(self.pipe.0.read(&mut bytes), Ok(count) if count == bytes.len()) {}
         } else if token.0 & RESERVED == RESERVED {
             if let Some(listener) = self.listeners.iter_mut().find(|listener| listener.token == token) {
                 listener.pending = true;
@@ -128,18 +129,9 @@ impl Loop {
             Owner::Child(child) if event.is_writable() || event.is_error() => self.late_children.push(child),
             _ => {}
         }
-        self.read_unless_listed(key);
-    }
-
-    fn read_unless_listed(&mut self, key: Key<Link>) {
         if self.links.get(key).is_some_and(|link| !link.listed && link.conn.unread()) {
             self.read(key);
         }
-    }
-
-    fn empty_pipe(&mut self) {
-        let mut bytes = [0; 64];
-        while matches!(self.pipe.0.read(&mut bytes), Ok(count) if count == bytes.len()) {}
     }
 
     // ---- reading --------------------------------------------------------------------------------------

@@ -119,7 +119,7 @@ impl Crew {
     pub(crate) fn go(&mut self) -> Result<()> {
         for member in &mut self.members {
             // A child that has ended is reported at the end.
-            let _ = member.process.stdin.as_mut().map(|input| input.write_all(b"go\n"));
+            let _ = member.process.0.stdin.as_mut().map(|input| input.write_all(b"go\n"));
         }
         for (kind, command) in std::mem::take(&mut self.waiting) {
             self.spawn(kind, command)?;
@@ -146,7 +146,7 @@ impl Crew {
     /// Waits for the children to end, and ends those that do not. Returns what failed.
     pub(crate) fn finish(&mut self, timeout: Duration) -> Vec<String> {
         for member in &mut self.members {
-            drop(member.process.stdin.take());
+            drop(member.process.0.stdin.take());
         }
         let deadline = Instant::now() + timeout;
         self.listen(timeout);

@@ -144,28 +144,19 @@ impl BrokerProcess {
         command.stdin(Stdio::null()).stdout(Stdio::piped());
         let process = Guarded::spawn(&mut command, "the broker")?;
         let mut broker = BrokerProcess { process, socket };
-        let url = broker.wait_until_ready()?;
-        say::line(&format!("broker, process {}, listening {url}", broker.process.id()));
-        Ok(broker)
-    }
-
-    fn wait_until_ready(&mut self) -> Result<String> {
         let (sender, lines) = channel();
-        self.process.read_lines(move |line| drop(line.map(|line| sender.send(line))))?;
-        let line = lines.recv_timeout(READY_TIMEOUT).ok();
-        match line.as_deref().and_then(|line| line.strip_prefix("listening ")) {
-            Some(url) => Ok(url.to_owned()),
-            None => Err(Error::system("the broker did not start; its own line above gives the reason")),
-        }
+        broker.process.read_lines(move |line| drop(line.map(|line| sender.send(line))))?;
+        let line = lines.recv_timeout(READY_TIMEOUT).unwrap_or_default();
+        let url = line
+            .strip_prefix("listening ")
+            .ok_or_else(|| Error::system("the broker did not start; its own line above gives the reason"))?;
+        say::line(&format!("broker, process {}, listening {url}", broker.process.0.id()));
+        Ok(broker)
     }
 
     /// Ends it as an operator would. Returns what was wrong with its end.
     fn end(mut self, timeout: Duration) -> Option<String> {
-        if let Ok(pid) = i32::try_from(self.process.id())
-            && let Some(pid) = Pid::from_raw(pid)
-        {
-            let _ = kill_process(pid, Signal::TERM);
-        }
+        let _ = kill_process(Pid::from_child(&self.process.0), Signal::TERM);
         match self.process.end_within(timeout) {
             Some(status) if status.success() => None,
             Some(status) => Some(format!("the broker ended with {status}")),

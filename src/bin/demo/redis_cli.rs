@@ -44,7 +44,7 @@ fn start(args: &ChildArgs) -> Result<RedisCli> {
     command.arg("-s").arg(&args.socket).env_remove("REDISCLI_AUTH");
     command.stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut process = Guarded::spawn(&mut command, "redis-cli")?;
-    let input = process.stdin.take().ok_or_else(|| Error::system("redis-cli has no input"))?;
+    let input = process.0.stdin.take().ok_or_else(|| Error::system("redis-cli has no input"))?;
     let (sender, lines) = channel();
     process.read_lines(move |line| drop(line.map(|line| sender.send(line))))?;
     let mut report = Report::new();

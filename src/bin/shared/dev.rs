@@ -67,13 +67,13 @@ impl DevRedis {
 
     /// The server's process number.
     pub(crate) fn pid(&self) -> u32 {
-        self.process.id()
+        self.process.0.id()
     }
 
     fn wait_until_it_answers(&mut self) -> Result<()> {
         let deadline = Instant::now() + START_TIMEOUT;
         while ping(&self.socket()).is_err() {
-            let ended = matches!(self.process.try_wait(), Ok(Some(_)) | Err(_));
+            let ended = matches!(self.process.0.try_wait(), Ok(Some(_)) | Err(_));
             if ended || Instant::now() > deadline {
                 let what = match ended {
                     true => "ended".to_owned(),

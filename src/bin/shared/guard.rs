@@ -7,7 +7,6 @@ use clap::Args;
 use rustix::process::{Signal, getpid, getppid, set_parent_process_death_signal};
 use std::ffi::{OsStr, OsString};
 use std::io::{BufRead, BufReader};
-use std::ops::{Deref, DerefMut};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus};
@@ -46,7 +45,7 @@ pub(crate) fn own_binary() -> Result<PathBuf> {
 
 /// A running process, which does not outlive this value.
 #[derive(Debug)]
-pub(crate) struct Guarded(Child);
+pub(crate) struct Guarded(pub(crate) Child);
 
 impl Guarded {
     /// Starts what the command says; `name` is for the error.
@@ -57,7 +56,7 @@ impl Guarded {
     /// Passes each line of its standard output to `take`, in a thread that reads on to the end, so that the process never
     /// writes to a closed pipe; then `None`.
     pub(crate) fn read_lines(&mut self, mut take: impl FnMut(Option<String>) + Send + 'static) -> Result<()> {
-        let output = self.stdout.take().ok_or_else(|| Error::system("a process has no output"))?;
+        let output = self.0.stdout.take().ok_or_else(|| Error::system("a process has no output"))?;
         let read = move || {
             let lines = BufReader::new(output).lines().map_while(std::result::Result::ok);
             lines.for_each(|line| take(Some(line)));
@@ -71,7 +70,7 @@ impl Guarded {
     pub(crate) fn end_within(&mut self, timeout: Duration) -> Option<ExitStatus> {
         let deadline = Instant::now() + timeout;
         loop {
-            match self.try_wait() {
+            match self.0.try_wait() {
                 Ok(Some(status)) => return Some(status),
                 Ok(None) if Instant::now() < deadline => std::thread::sleep(WAIT_PAUSE),
                 _ => break,
@@ -83,28 +82,14 @@ impl Guarded {
 
     /// Has no effect on a process that has been waited for.
     pub(crate) fn end(&mut self) {
-        let _ = self.kill();
-        let _ = self.wait();
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 
 impl Drop for Guarded {
     fn drop(&mut self) {
         self.end();
-    }
-}
-
-impl Deref for Guarded {
-    type Target = Child;
-
-    fn deref(&self) -> &Child {
-        &self.0
-    }
-}
-
-impl DerefMut for Guarded {
-    fn deref_mut(&mut self) -> &mut Child {
-        &mut self.0
     }
 }
 

@@ -2,6 +2,7 @@
 //! must not be writable for others. All later steps use descriptors, so that no name created by another user is
 //! followed. Removes only its own files. Neither listens nor accepts.
 
+use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, Permissions, TryLockError};
 use std::io::{self, Read, Write as _};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -43,7 +44,6 @@ pub(super) struct SocketPath {
     directory: Arc<Directory>,
     /// For the address of the socket, and for texts.
     path: PathBuf,
-    name: PathBuf,
 }
 
 impl SocketPath {
@@ -70,7 +70,7 @@ impl SocketPath {
         let path = Some(found.join(name)).filter(|path| SockAddr::unix(path).is_ok());
         let path = path.unwrap_or_else(|| parent.join(name));
         let directory = Directory { _held: Held::new(&directory), fd: directory };
-        Ok(SocketPath { directory: Arc::new(directory), path, name: name.into() })
+        Ok(SocketPath { directory: Arc::new(directory), path })
     }
 
     /// Whether a socket could be created here, even if a broker listens here now: creates one of another name, with the
@@ -86,15 +86,11 @@ impl SocketPath {
         // The shortest name that no other broker uses; a path with it may be too long for an address.
         let name = format!(".broker-check-{}-{:x}", std::process::id(), fastrand::u32(..));
         let through = format!("/proc/self/fd/{}", self.directory.fd.as_raw_fd());
-        let trial = SocketPath {
-            path: if Path::new(&through).exists() {
-                Path::new(&through).join(&name)
-            } else {
-                self.path.with_file_name(&name)
-            },
-            name: name.into(),
-            ..self.clone()
+        let path = match Path::new(&through).exists() {
+            true => Path::new(&through).join(name),
+            false => self.path.with_file_name(name),
         };
+        let trial = SocketPath { path, ..self.clone() };
         trial.bind(asked).map(drop)
     }
 
@@ -148,29 +144,26 @@ impl SocketPath {
     }
 
     pub(super) fn lock_place(&self) -> SocketPath {
-        let with_lock = |path: &Path| {
-            let mut path = path.as_os_str().to_owned();
-            path.push(".lock");
-            PathBuf::from(path)
-        };
-        SocketPath {
-            directory: self.directory.clone(),
-            path: with_lock(&self.path),
-            name: with_lock(&self.name),
-        }
+        let mut path = self.path.clone().into_os_string();
+        path.push(".lock");
+        SocketPath { path: path.into(), ..self.clone() }
+    }
+
+    fn name(&self) -> &OsStr {
+        self.path.file_name().expect("a path that was opened names a file")
     }
 
     fn stat(&self) -> rustix::io::Result<Stat> {
-        rustix::fs::statat(&self.directory.fd, &self.name, AtFlags::SYMLINK_NOFOLLOW)
+        rustix::fs::statat(&self.directory.fd, self.name(), AtFlags::SYMLINK_NOFOLLOW)
     }
 
     fn open_file(&self, flags: OFlags, mode: u32) -> rustix::io::Result<OwnedFd> {
         let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        rustix::fs::openat(&self.directory.fd, &self.name, flags, Mode::from_raw_mode(mode))
+        rustix::fs::openat(&self.directory.fd, self.name(), flags, Mode::from_raw_mode(mode))
     }
 
     fn remove(&self) -> rustix::io::Result<()> {
-        rustix::fs::unlinkat(&self.directory.fd, &self.name, AtFlags::empty())
+        rustix::fs::unlinkat(&self.directory.fd, self.name(), AtFlags::empty())
     }
 
     /// Whether the name refers to the open file: a name can be reused, an inode held open cannot.
@@ -366,9 +359,9 @@ impl SocketFile {
         let through = format!("/proc/self/fd/{}", self.own.fd.as_raw_fd());
         match fs::set_permissions(through, Permissions::from_mode(mode)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let SocketPath { directory, name, .. } = &self.own.place;
+                let place = &self.own.place;
                 let mode = Mode::from_raw_mode(mode);
-                rustix::fs::chmodat(&directory.fd, name, mode, AtFlags::empty()).map_err(io::Error::from)
+                Ok(rustix::fs::chmodat(&place.directory.fd, place.name(), mode, AtFlags::empty())?)
             }
             outcome => outcome,
         }
