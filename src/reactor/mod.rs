@@ -134,13 +134,8 @@ pub struct Loop {
     pipe: (mio::net::UnixStream, UnixStream),
     /// The buffer of one read, shared by all connections, so that an idle one has none.
     scratch: Box<[u8]>,
-    /// Links to read in the next turn, without an edge.
-    ready: Vec<Key<Link>>,
     /// Links to read again after a time without input.
     quiet: Quiet,
-    /// Links that used up their share of a turn's writes, or became writable: flushed in the next settling.
-    late_lanes: Vec<LaneKey>,
-    late_children: Vec<ChildKey>,
     /// Connections given up, and when to stop waiting for their end of file; oldest first.
     leaving: VecDeque<(Millis, Key<Link>)>,
     /// The core may have work that no event announces.
@@ -202,9 +197,8 @@ impl Loop {
     fn build(settings: Settings, lookup: Lookup) -> Result<Loop> {
         let (upstream, accounts) = read_settings(&settings)?;
         let poll = Poll::new().map_err(Error::attempting("cannot create a poll"))?;
-        let waker =
-            Wake::new(poll.registry(), TOKEN_WAKER).map_err(Error::attempting("cannot create a waker"))?;
-        let waker = Arc::new(waker);
+        let waker = Wake::new(poll.registry(), TOKEN_WAKER).map(Arc::new);
+        let waker = waker.map_err(Error::attempting("cannot create a waker"))?;
         let resolver = Resolver::new(locate(&upstream, lookup)?, lookup, waker.clone());
         let pipe = wake_pair(&poll).map_err(Error::attempting("cannot create the wake pipe"))?;
         let held = [Held::new(&poll), Held::new(&pipe.0), Held::new(&pipe.1)];
@@ -235,10 +229,7 @@ impl Loop {
             waker,
             pipe,
             scratch: vec![0; limits::READ_TURN].into_boxed_slice(),
-            ready: Vec::new(),
             quiet: Quiet::default(),
-            late_lanes: Vec::new(),
-            late_children: Vec::new(),
             leaving: VecDeque::new(),
             // The core requests its control connection.
             unsettled: true,
@@ -331,10 +322,8 @@ impl Loop {
         }
         self.dialler.forget_all();
         self.handed.forget_all();
-        self.ready.clear();
         self.quiet = Quiet::default();
-        self.late_lanes.clear();
-        self.late_children.clear();
+        self.work = turn::WorkLists::default();
         self.leaving.clear();
     }
 

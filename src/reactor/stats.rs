@@ -23,8 +23,7 @@ macro_rules! stats {
 }
 
 stats! {
-    children: "Children connected now, including local and adopted ones.",
-        |lp| lp.core.children_len() as u64;
+    children: "Children connected now, including local and adopted ones.", |lp| lp.core.children_len() as u64;
     children_opened: "Children so far.";
     children_refused: "Children refused so far because of children_max.";
     requests: "Requests run so far.";
@@ -34,24 +33,17 @@ stats! {
     requests_down: "Requests answered with BROKERDOWN so far.";
     requests_limited: "Requests answered with BROKERLIMIT so far.";
     requests_timed_out: "Requests answered with BROKERTIMEOUT so far.";
-    lanes_shared: "Shared lanes that have a connection.",
-        |lp| lp.core.lanes_open(LaneRole::Shared) as u64;
+    lanes_shared: "Shared lanes that have a connection.", |lp| lp.core.lanes_open(LaneRole::Shared) as u64;
     lanes_subscriber: "Connections that carry shared subscriptions.",
         |lp| lp.core.lanes_open(LaneRole::Subscriber) as u64;
-    lanes_output_bytes: "Bytes of requests not yet written to Redis.",
-        |lp| lp.core.lanes_output() as u64;
-    leases_blocking: "Leased lanes in use for blocking commands.",
-        |lp| lp.core.leases_lent().0 as u64;
-    leases_transaction: "Leased lanes in use for WATCH or MULTI.",
-        |lp| lp.core.leases_lent().1 as u64;
+    lanes_output_bytes: "Bytes of requests not yet written to Redis.", |lp| lp.core.lanes_output() as u64;
+    leases_blocking: "Leased lanes in use for blocking commands.", |lp| lp.core.leases_lent().0 as u64;
+    leases_transaction: "Leased lanes in use for WATCH or MULTI.", |lp| lp.core.leases_lent().1 as u64;
     leases_session: "Leased lanes in use for sessions, including subscribers with pubsub = leased.",
         |lp| lp.core.leases_lent().2 as u64;
-    leases_idle: "Leased lanes kept ready and not in use.",
-        |lp| lp.core.leases_idle() as u64;
-    leases_waiting: "Children that wait for a lease.",
-        |lp| lp.core.leases_waiting() as u64;
-    upstream_up: "1 while Redis is known to answer, else 0.",
-        |lp| u64::from(lp.core.upstream_is_up());
+    leases_idle: "Leased lanes kept ready and not in use.", |lp| lp.core.leases_idle() as u64;
+    leases_waiting: "Children that wait for a lease.", |lp| lp.core.leases_waiting() as u64;
+    upstream_up: "1 while Redis is known to answer, else 0.", |lp| u64::from(lp.core.upstream_is_up());
     upstream_connections: "Connections to Redis, as Redis counts them.",
         |lp| lp.core.upstream_connections() as u64;
     upstream_connects: "Attempts to connect to Redis so far.";
@@ -62,12 +54,9 @@ stats! {
     integrity_failures: "Of these, canaries whose reply did not match; each closed a lane.";
     orphaned_replies: "Replies that arrived after their child had disconnected.";
     subscriber_gaps: "How often shared subscriptions were made again, with on_subscriber_loss = resubscribe.";
-    memory_bytes: "Heap bytes of all queues, bounded by memory_max.",
-        |lp| lp.core.memory() as u64;
-    draining: "1 while the loop drains, else 0.",
-        |lp| u64::from(lp.core.is_draining());
-    uptime_ms: "Time since the loop was created, as of its last turn.",
-        |lp| lp.told;
+    memory_bytes: "Heap bytes of all queues, bounded by memory_max.", |lp| lp.core.memory() as u64;
+    draining: "1 while the loop drains, else 0.", |lp| u64::from(lp.core.is_draining());
+    uptime_ms: "Time since the loop was created, as of its last turn.", |lp| lp.told;
 }
 
 impl Loop {

@@ -15,13 +15,23 @@ use mio::event::Event;
 use std::io::{self, Read};
 use std::time::Duration;
 
-/// Lists that the core fills, kept for their capacity.
+/// What is to be done in this turn or the next.
 #[derive(Debug, Default)]
 pub(super) struct WorkLists {
+    /// Links to read in the next turn, without an edge.
+    ready: Vec<Key<Link>>,
+    /// Links that used up their share of a turn's writes, or became writable: flushed in the next settling.
+    late_lanes: Vec<LaneKey>,
+    late_children: Vec<ChildKey>,
+    /// Filled by the core, and kept for their capacity.
     actions: Vec<Action>,
-    lanes: Vec<LaneKey>,
-    children: Vec<ChildKey>,
     resumed: Vec<ChildKey>,
+}
+
+impl WorkLists {
+    fn are_empty(&self) -> bool {
+        self.ready.is_empty() && self.late_lanes.is_empty() && self.late_children.is_empty()
+    }
 }
 
 /// Capacity for this many links is kept.
@@ -61,7 +71,7 @@ impl Loop {
         self.handed.begin_turn();
         self.read_quiet();
         // Links this turn adds to the list are read in the next, so that none is read twice.
-        let ready = std::mem::take(&mut self.ready);
+        let ready = std::mem::take(&mut self.work.ready);
         let events = std::mem::replace(&mut self.events, Events::with_capacity(0));
         for event in &events {
             self.take_event(event);
@@ -87,11 +97,7 @@ impl Loop {
 
     /// How long the poll may wait.
     pub(super) fn timeout(&self) -> Option<Millis> {
-        let deferred = self.unsettled
-            || !self.ready.is_empty()
-            || !self.late_lanes.is_empty()
-            || !self.late_children.is_empty();
-        if deferred {
+        if self.unsettled || !self.work.are_empty() {
             return Some(0);
         }
         let now = self.clock.now();
@@ -125,8 +131,10 @@ impl Loop {
         match link.owner {
             Owner::Dial(_) if writable => self.finish_dial(key),
             Owner::Dial(_) => return,
-            Owner::Lane(lane) if event.is_writable() || event.is_error() => self.late_lanes.push(lane),
-            Owner::Child(child) if event.is_writable() || event.is_error() => self.late_children.push(child),
+            Owner::Lane(lane) if event.is_writable() || event.is_error() => self.work.late_lanes.push(lane),
+            Owner::Child(child) if event.is_writable() || event.is_error() => {
+                self.work.late_children.push(child)
+            }
             _ => {}
         }
         if self.links.get(key).is_some_and(|link| !link.listed && link.conn.unread()) {
@@ -153,7 +161,7 @@ impl Loop {
             && !link.listed
         {
             link.listed = true;
-            self.ready.push(key);
+            self.work.ready.push(key);
         }
     }
 
@@ -249,11 +257,9 @@ impl Loop {
     /// Lets the core work and carries out its work, until nothing is left to do.
     pub(super) fn settle(&mut self) {
         self.unsettled = false;
-        let mut lanes = std::mem::take(&mut self.work.lanes);
-        let mut children = std::mem::take(&mut self.work.children);
         // Taken once: work that is not finished here is left to the next turn.
-        lanes.append(&mut self.late_lanes);
-        children.append(&mut self.late_children);
+        let mut lanes = std::mem::take(&mut self.work.late_lanes);
+        let mut children = std::mem::take(&mut self.work.late_children);
         loop {
             while self.core.run() {}
             self.list_resumed();
@@ -272,7 +278,6 @@ impl Loop {
                 break;
             }
         }
-        (self.work.lanes, self.work.children) = (lanes, children);
     }
 
     /// Children that may be read again and have input are read in the next turn.
@@ -355,8 +360,8 @@ impl Loop {
         }
         if self.links_peak > LINKS_KEPT && self.links.len() < self.links_peak / 4 {
             self.links.shrink();
-            self.ready.shrink_to_fit();
-            self.work = WorkLists::default();
+            self.work.ready.shrink_to_fit();
+            (self.work.actions, self.work.resumed) = (Vec::new(), Vec::new());
             self.links_peak = self.links.len();
         }
     }
@@ -373,7 +378,7 @@ impl Loop {
                 Ok(Flush::Wrote(count)) => self.core.lane_wrote(lane, count),
                 Ok(Flush::Done) => break,
                 Ok(Flush::TurnOver) => {
-                    self.late_lanes.push(lane);
+                    self.work.late_lanes.push(lane);
                     break;
                 }
                 Err(error) => {
@@ -400,7 +405,7 @@ impl Loop {
                 Ok(Flush::Wrote(count)) => output.consume(count),
                 Ok(Flush::Done) => break,
                 Ok(Flush::TurnOver) => {
-                    self.late_children.push(child);
+                    self.work.late_children.push(child);
                     break;
                 }
                 // It accepts no more replies, so its further requests are ignored.
