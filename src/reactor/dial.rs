@@ -59,7 +59,6 @@ impl Loop {
         }
     }
 
-    /// Begins to connect a lane.
     pub(super) fn dial(&mut self, lane: LaneKey) {
         if self.closed {
             return;

@@ -148,7 +148,6 @@ impl Loop {
         }
     }
 
-    /// The core has closed it.
     pub(super) fn local_closed(&mut self, local: LocalKey) {
         if self.locals.remove(local.0).is_some_and(|entry| !entry.left) {
             self.local_events.push(LocalEvent::Closed(local));

@@ -4,7 +4,6 @@
 use super::Loop;
 use crate::core::LaneRole;
 
-/// One statistic.
 struct Stat {
     name: &'static str,
     doc: &'static str,

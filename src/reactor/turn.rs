@@ -89,7 +89,6 @@ impl Loop {
         Ok(!self.closed)
     }
 
-    /// Passes the time to the core.
     pub(super) fn tell_time(&mut self) {
         self.told = self.clock.now();
         self.core.advance(self.told);

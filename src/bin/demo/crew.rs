@@ -13,7 +13,6 @@ use std::time::{Duration, Instant};
 /// All children must be connected by then.
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A program that a child runs.
 #[derive(Debug, PartialEq, Eq)]
 struct ChildProgram {
     name: &'static str,
@@ -48,7 +47,6 @@ struct Member {
 /// A line of the member with this index; `None` at the end of its output.
 type CrewEvent = (usize, Option<String>);
 
-/// All children.
 pub(crate) struct Crew {
     members: Vec<Member>,
     /// The examples, which have no start line to wait for.
@@ -115,7 +113,6 @@ impl Crew {
         Ok(())
     }
 
-    /// Tells all children to work.
     pub(crate) fn go(&mut self) -> Result<()> {
         for member in &mut self.members {
             // A child that has ended is reported at the end.
@@ -138,7 +135,6 @@ impl Crew {
         self.members.iter().any(|member| member.output_open)
     }
 
-    /// Requests so far, as reported by the children.
     pub(crate) fn progress(&self) -> u64 {
         self.members.iter().map(|member| member.progress).sum()
     }
@@ -164,14 +160,12 @@ impl Crew {
         failures
     }
 
-    /// The counts of all children together.
     pub(crate) fn total(&self) -> Report {
         let mut total = Report::new();
         self.members.iter().filter_map(|member| member.report.as_ref()).for_each(|report| total.add(report));
         total
     }
 
-    /// The number of processes of each kind.
     pub(crate) fn kinds(&self) -> String {
         let started = self.members.iter().map(|member| member.kind);
         let kinds: Vec<_> = started.chain(self.waiting.iter().map(|(kind, _)| *kind)).collect();

@@ -122,7 +122,6 @@ fn work(
     Ok(start.elapsed())
 }
 
-/// The broker, as a separate process.
 struct BrokerProcess {
     process: Guarded,
     socket: PathBuf,

@@ -63,24 +63,19 @@ impl Report {
 
     /// Reads such a line; `hist` may be missing, the other counts may not.
     pub(crate) fn from_line(line: &str) -> Option<Report> {
-        let mut report = Report::new();
-        let mut seen = 0;
-        for (name, value) in line.split_ascii_whitespace().filter_map(|word| word.split_once('=')) {
-            let count = match name {
-                "requests" => &mut report.requests,
-                "checked" => &mut report.checked,
-                "mismatches" => &mut report.mismatches,
-                "connections" => &mut report.connections,
-                "hist" => {
-                    read_latency(&mut report.latency, value)?;
-                    continue;
-                }
-                _ => continue,
-            };
-            *count = value.parse().ok()?;
-            seen += 1;
-        }
-        (seen == 4).then_some(report)
+        let field = |name| {
+            line.split_ascii_whitespace().find_map(|word: &str| word.strip_prefix(name)?.strip_prefix('='))
+        };
+        let count = |name| field(name)?.parse().ok();
+        let mut latency = Report::new().latency;
+        read_latency(&mut latency, field("hist").unwrap_or_default())?;
+        Some(Report {
+            requests: count("requests")?,
+            checked: count("checked")?,
+            mismatches: count("mismatches")?,
+            connections: count("connections")?,
+            latency,
+        })
     }
 
     /// Adds another process' counts.

@@ -55,17 +55,14 @@ impl DevRedis {
         self.dir.path()
     }
 
-    /// The path of the server's socket.
     pub(crate) fn socket(&self) -> PathBuf {
         self.dir.path().join("redis.sock")
     }
 
-    /// The URL of the server.
     pub(crate) fn url(&self) -> String {
         format!("unix://{}", self.socket().display())
     }
 
-    /// The server's process number.
     pub(crate) fn pid(&self) -> u32 {
         self.process.0.id()
     }

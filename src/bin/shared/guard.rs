@@ -38,7 +38,6 @@ pub(crate) fn command(program: impl AsRef<OsStr>) -> Result<Command> {
     Ok(command)
 }
 
-/// The path of this binary.
 pub(crate) fn own_binary() -> Result<PathBuf> {
     std::env::current_exe().map_err(Error::attempting("cannot find this program's own binary"))
 }

@@ -98,7 +98,7 @@ impl SocketPath {
     /// is refused.
     pub(super) fn bind(&self, asked: &AccessOptions<'_>) -> Result<(Socket, SocketFile)> {
         // Its initial owner is not known yet, and not needed.
-        asked.ids()?;
+        asked.access((0, 0))?;
         let socket = SockAddr::unix(&self.path).and_then(|address| bound_socket(&address));
         let socket = socket.map_err(Error::attempting("cannot create the socket"))?;
         let file = SocketFile::of(self)?;
@@ -233,15 +233,10 @@ pub(super) struct AccessOptions<'a> {
 }
 
 impl AccessOptions<'_> {
-    fn ids(&self) -> Result<(Option<u32>, Option<u32>)> {
-        let user = self.user.map(|name| find_id("user", name, "/etc/passwd")).transpose()?;
-        let group = self.group.map(|name| find_id("group", name, "/etc/group")).transpose()?;
-        Ok((user, group))
-    }
-
     /// The same as numbers; parts it does not name are those of `born`, the owner the file was created with.
     pub(super) fn access(&self, born: (u32, u32)) -> Result<Access> {
-        let (user, group) = self.ids()?;
+        let user = self.user.map(|name| find_id("user", name, "/etc/passwd")).transpose()?;
+        let group = self.group.map(|name| find_id("group", name, "/etc/group")).transpose()?;
         let mode = self.mode.unwrap_or(SOCKET_MODE);
         Ok(Access { mode, user: user.unwrap_or(born.0), group: group.unwrap_or(born.1) })
     }
@@ -382,7 +377,6 @@ pub(super) struct LockFile {
 }
 
 impl LockFile {
-    /// Locks the socket at `place`.
     pub(super) fn acquire(place: &SocketPath) -> Result<LockFile> {
         let place = place.lock_place();
         for _ in 0..LOCK_ATTEMPTS {
