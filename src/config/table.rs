@@ -71,11 +71,6 @@ impl<S> Field<S> {
     }
 }
 
-/// Settings made from a table.
-pub(super) trait Keyed: Sized + 'static {
-    fn fields() -> &'static [Field<Self>];
-}
-
 impl Row {
     /// The one line a user sees when a key refuses `value`.
     pub(super) fn refuse(&self, value: &str, why: &str) -> Error {
@@ -149,7 +144,7 @@ macro_rules! settings {
         }
 
         static ROWS: &[Row] = &[$(row::$key),+];
-        static FIELDS: &[Field<$name>] = &[$(Field {
+        pub(super) static FIELDS: &[Field<$name>] = &[$(Field {
             row: row::$key,
             write: |settings, row, text| {
                 settings.$key = Value::parse(row, text)?;
@@ -157,12 +152,6 @@ macro_rules! settings {
             },
             read: |settings, row| settings.$key.text(row),
         }),+];
-
-        impl Keyed for $name {
-            fn fields() -> &'static [Field<Self>] {
-                FIELDS
-            }
-        }
 
         impl $name {
             /// Sets one key from its textual form, as `--set key=value` does. The empty text unsets an optional

@@ -16,9 +16,7 @@ use broker::reactor::Loop;
 pub(crate) fn run(args: &ServeArgs) -> Result<()> {
     scrub::hide_password()?;
     let (mut settings, holds_secret) = gather(args)?;
-    let limit = files::raise_limit();
-    let listeners = settings.listen.len();
-    files::check_fits(limit, settings.children_max, settings.upstream_connections_max, listeners)?;
+    files::check_fits(files::raise_limit(), &settings)?;
     let level = settings.log_level.as_str().parse().expect("the levels of the log have these names");
     logger::install(settings.log_format, level);
     if args.check {

@@ -3,7 +3,6 @@
 
 use crate::cli::ChildArgs;
 use crate::report::Report;
-use crate::shared::say;
 use crate::stop::Stop;
 use broker::base::error::{Error, Result};
 use redis::{Client, Cmd, Connection, ConnectionLike, Pipeline, PubSub, RedisError, RedisResult, Value, cmd};
@@ -40,9 +39,8 @@ pub(crate) fn run(args: &ChildArgs) -> Result<ExitCode> {
         worker.report.connections += 1;
     }
     let outcome = worker.work(subscriber.as_mut(), args.seconds);
-    say::line(&worker.report.to_line());
-    outcome.map_err(broken)?;
-    Ok(if worker.report.mismatches == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let verdict = worker.report.conclude();
+    outcome.map_err(broken).map(|()| verdict)
 }
 
 fn connect(socket: &Path, protocol: &str) -> RedisResult<Connection> {

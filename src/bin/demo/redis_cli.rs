@@ -4,7 +4,6 @@
 use crate::cli::ChildArgs;
 use crate::report::Report;
 use crate::shared::guard::{self, Guarded};
-use crate::shared::say;
 use crate::stop::Stop;
 use broker::base::error::{Error, Result};
 use std::io::Write;
@@ -34,9 +33,8 @@ pub(crate) fn run(args: &ChildArgs) -> Result<ExitCode> {
         outcome = cli.round(args.id, round);
     }
     cli.process.end();
-    say::line(&cli.report.to_line());
-    outcome?;
-    Ok(if cli.report.mismatches == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let verdict = cli.report.conclude();
+    outcome.map(|()| verdict)
 }
 
 fn start(args: &ChildArgs) -> Result<RedisCli> {

@@ -1,6 +1,8 @@
 //! The counts of one client process of the demo: the line it reports, which the parent parses and sums.
 
+use crate::shared::say;
 use hdrhistogram::Histogram;
+use std::process::ExitCode;
 use std::time::Duration;
 
 /// Microseconds; round trips longer than a minute are counted as a minute.
@@ -50,8 +52,14 @@ impl Report {
         }
     }
 
+    /// Ends a process: reports, and tells whether all was right.
+    pub(crate) fn conclude(&self) -> ExitCode {
+        say::line(&self.to_line());
+        if self.mismatches == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    }
+
     /// The line that a process reports at its end.
-    pub(crate) fn to_line(&self) -> String {
+    fn to_line(&self) -> String {
         let Report { requests, checked, mismatches, connections, latency } = self;
         let counts =
             latency.iter_recorded().map(|v| format!("{}:{}", v.value_iterated_to(), v.count_at_value()));
