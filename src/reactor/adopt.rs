@@ -30,10 +30,6 @@ impl Handed {
         self.fds = Vec::new();
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.fds.is_empty()
-    }
-
     /// Whether this turn's share is used up.
     pub(super) fn is_full(&self) -> bool {
         self.left == 0

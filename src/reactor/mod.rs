@@ -23,7 +23,7 @@ use crate::base::limits;
 use crate::base::seed::seed;
 use crate::config::accounts::Account;
 use crate::config::{Settings, Upstream};
-use crate::core::{Broker, ChildKey, Counters, LaneKey};
+use crate::core::{Broker, ChildKey, LaneKey};
 use crate::transport::conn::Conn;
 use crate::transport::listener::Listener;
 use crate::transport::resolver::{self, Destination, Lookup, Resolver, Start};
@@ -343,11 +343,6 @@ impl Loop {
     /// How many children are connected.
     pub fn children_len(&self) -> usize {
         self.core.children_len()
-    }
-
-    /// Running totals.
-    pub fn counters(&self) -> Counters {
-        *self.core.counters()
     }
 
     /// Breaks the order of replies on purpose, to test that the checks detect it.

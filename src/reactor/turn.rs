@@ -189,9 +189,7 @@ impl Loop {
         match owner {
             Owner::Child(child) => {
                 self.child_filled(child, fill);
-                if !self.handed.is_empty() {
-                    self.take_handed(child, &mut Vec::new());
-                }
+                self.take_handed(child, &mut Vec::new());
             }
             // A connection that the core has just given up no longer belongs to its lane.
             Owner::Lane(lane) if self.core.lane_link(lane) != Some(link_of(key)) => {}

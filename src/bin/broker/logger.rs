@@ -15,7 +15,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 /// While lines are queued, they are retried after this many milliseconds.
 const RETRY: Millis = 100;
 
-#[derive(Debug)]
 struct Logger {
     format: LogFormat,
     clock: Clock,
@@ -24,7 +23,6 @@ struct Logger {
     state: Mutex<LoggerState>,
 }
 
-#[derive(Debug)]
 struct LoggerState {
     limit: LogLimit,
     out: Stderr,
@@ -37,7 +35,11 @@ static LOGGER: OnceLock<Logger> = OnceLock::new();
 pub(crate) fn install(format: LogFormat, level: LevelFilter) {
     // Without a free descriptor for it the loop cannot start either.
     let Ok(fd) = std::io::stderr().as_fd().try_clone_to_owned() else { return };
-    let state = Mutex::new(LoggerState { limit: LogLimit::default(), out: Stderr::new(fd) });
+    let about_lost = move |lost| {
+        rendered(format, Level::Warn, &format!("{lost} lines lost: standard error accepted no more"))
+    };
+    let state = LoggerState { limit: LogLimit::default(), out: Stderr::new(fd, about_lost) };
+    let state = Mutex::new(state);
     let logger =
         LOGGER.get_or_init(|| Logger { format, clock: Clock::new(), at_rest: AtomicBool::new(true), state });
     if log::set_logger(logger).is_ok() {
@@ -51,7 +53,7 @@ pub(crate) fn settle() -> Option<Millis> {
     let logger = LOGGER.get().filter(|logger| !logger.at_rest.load(Ordering::Relaxed))?;
     let mut state = logger.state();
     logger.tell_left_out(&mut state);
-    state.out.settle(|lost| logger.about_lost(lost));
+    state.out.settle();
     logger.note_rest(&state);
     let retry = state.out.is_behind().then_some(RETRY);
     let summary = state.limit.due().map(|due| due.saturating_sub(logger.clock.now()));
@@ -69,10 +71,10 @@ pub(crate) fn finish() {
         logger.write(&mut state.out, &line);
     }
     let due = logger.clock.now() + LAST_WAIT;
-    state.out.settle(|lost| logger.about_lost(lost));
+    state.out.settle();
     while state.out.is_behind() && logger.clock.now() < due {
         std::thread::sleep(Duration::from_millis(RETRY / 10));
-        state.out.settle(|lost| logger.about_lost(lost));
+        state.out.settle();
     }
 }
 
@@ -82,22 +84,13 @@ impl Logger {
     }
 
     fn write(&self, out: &mut Stderr, line: &LogLine) {
-        out.put(self.render(line.level, &line.text), |lost| self.about_lost(lost));
+        out.put(rendered(self.format, line.level, &line.text));
     }
 
     fn tell_left_out(&self, state: &mut LoggerState) {
         for line in state.limit.summaries(self.clock.now()) {
             self.write(&mut state.out, &line);
         }
-    }
-
-    fn about_lost(&self, lost: u64) -> String {
-        self.render(Level::Warn, &format!("{lost} lines lost: standard error accepted no more"))
-    }
-
-    fn render(&self, level: Level, text: &str) -> String {
-        // `humantime` refuses a time before 1970, which a clock that was never set can show.
-        render(self.format, SystemTime::now().max(UNIX_EPOCH), level, text)
     }
 
     fn note_rest(&self, state: &LoggerState) {
@@ -126,6 +119,11 @@ impl Log for Logger {
     fn flush(&self) {
         settle();
     }
+}
+
+fn rendered(format: LogFormat, level: Level, text: &str) -> String {
+    // `humantime` refuses a time before 1970, which a clock that was never set can show.
+    render(format, SystemTime::now().max(UNIX_EPOCH), level, text)
 }
 
 fn render(format: LogFormat, now: SystemTime, level: Level, message: &str) -> String {

@@ -12,7 +12,7 @@ use broker::config::{ClientSettings, Settings, load_toml, read_document, warn_of
 use broker::ffi::heap;
 use broker::reactor::Loop;
 
-/// Serves until a signal ends it, or checks whether it could.
+/// Serves until a signal ends it, or performs the steps of a start that have no visible effect.
 pub(crate) fn run(args: &ServeArgs) -> Result<()> {
     scrub::hide_password()?;
     let (mut settings, holds_secret) = gather(args)?;
@@ -20,7 +20,13 @@ pub(crate) fn run(args: &ServeArgs) -> Result<()> {
     let level = settings.log_level.as_str().parse().expect("the levels of the log have these names");
     logger::install(settings.log_format, level);
     if args.check {
-        return check(args, settings, holds_secret);
+        if args.dev {
+            settings.set("upstream", &DevRedis::check()?)?;
+        }
+        Loop::check(&settings)?;
+        warn_of_config(args, holds_secret);
+        say::line("ok");
+        return Ok(());
     }
     let mut redis = None;
     if args.dev {
@@ -34,17 +40,6 @@ pub(crate) fn run(args: &ServeArgs) -> Result<()> {
     // After the loop, which has closed its upstream connections by then.
     drop(redis);
     outcome
-}
-
-/// Performs the steps of a start that have no visible effect.
-fn check(args: &ServeArgs, mut settings: Settings, holds_secret: bool) -> Result<()> {
-    if args.dev {
-        settings.set("upstream", &DevRedis::check()?)?;
-    }
-    Loop::check(&settings)?;
-    warn_of_config(args, holds_secret);
-    say::line("ok");
-    Ok(())
 }
 
 fn warn_of_config(args: &ServeArgs, holds_secret: bool) {
