@@ -48,6 +48,11 @@ impl Error {
         Error { kind: ErrorKind::Limit, message: message.into(), os: None }
     }
 
+    /// For `map_err`: `refused` with what was attempted.
+    pub fn attempting<E: Into<io::Error>>(attempt: impl fmt::Display) -> impl FnOnce(E) -> Self {
+        move |error| Error::refused(attempt, &error.into())
+    }
+
     /// The same error with `context` and a colon before its text.
     pub fn within(mut self, context: impl fmt::Display) -> Self {
         self.message = format!("{context}: {}", self.message);

@@ -7,11 +7,9 @@ use crate::config::{Address, ClientSettings, ListenUrl, Upstream, parse_listen, 
 use crate::transport::resolver::{self, Found, Lookup, Resolver, Start};
 use crate::transport::stream::Stream;
 use crate::transport::wake::Wake;
-use mio::net::{TcpStream, UnixStream};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{IntoRawFd, OwnedFd};
-use std::path::Path;
 use std::sync::Arc;
 
 /// Read when no endpoint is given.
@@ -172,8 +170,8 @@ impl Endpoint {
             }
         };
         match resolver.find(now) {
-            Found::Unix(path) => Ok((connect_unix(&path)?, None)),
-            Found::Tcp(address) => match connect_tcp(address) {
+            Found::Unix(path) => Ok((Stream::connect_unix(&path)?, None)),
+            Found::Tcp(address) => match Stream::connect_tcp(address) {
                 Ok(stream) => Ok((stream, Some(address))),
                 Err(error) => {
                     resolver.blame(address);
@@ -209,14 +207,4 @@ impl Endpoint {
             }
         }
     }
-}
-
-fn connect_unix(path: &Path) -> io::Result<Stream> {
-    Ok(Stream::Unix(UnixStream::connect(path)?))
-}
-
-fn connect_tcp(address: SocketAddr) -> io::Result<Stream> {
-    let stream = TcpStream::connect(address)?;
-    stream.set_nodelay(true)?;
-    Ok(Stream::Tcp(stream))
 }

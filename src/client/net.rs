@@ -197,11 +197,7 @@ impl Client {
     /// What it is connected to.
     pub fn peering(&self) -> Peering {
         match &self.endpoint {
-            Endpoint::Found(resolver) => match (resolver.path(), resolver.present()) {
-                (Some(path), _) => Peering::At(format!("unix://{}", path.display())),
-                (None, Some(address)) => Peering::At(format!("tcp://{address}")),
-                (None, None) => Peering::Elsewhere,
-            },
+            Endpoint::Found(resolver) => resolver.url().map_or(Peering::Elsewhere, Peering::At),
             Endpoint::Given(_) => self.stream().map_or(Peering::Elsewhere, |stream| match stream.peer() {
                 Peer::Unix { pid, .. } if pid.unsigned_abs() == std::process::id() => Peering::OwnProcess,
                 _ => Peering::Elsewhere,

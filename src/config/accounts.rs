@@ -12,6 +12,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::Settings;
 use super::endpoint::Secret;
+use super::load::{line_of, one_line};
 use super::value::{Auth, ParseResult, show};
 use crate::base::error::{Error, Result};
 
@@ -113,23 +114,17 @@ fn read(path: &Path) -> std::result::Result<String, String> {
 
 /// Errors name the line, the user and the key, and quote no value.
 fn parse(text: &str) -> ParseResult<Vec<Account>> {
-    let line = |offset: usize| text.bytes().take(offset).filter(|byte| *byte == b'\n').count() + 1;
-    let at = |offset: usize, why: String| format!("line {}: {why}", line(offset));
-    let document = DeTable::parse(text).map_err(|error| {
-        let message = error.message().split_whitespace().collect::<Vec<_>>().join(" ");
-        at(error.span().map_or(0, |span| span.start), message)
-    })?;
+    let at = |offset: usize, why: String| format!("line {}: {why}", line_of(text, offset));
+    let document = DeTable::parse(text)
+        .map_err(|error| at(error.span().map_or(0, |span| span.start), one_line(error.message())))?;
     let mut accounts: Vec<Account> = Vec::new();
     for (key, value) in document.get_ref() {
-        let users = match (&**key.get_ref(), value.get_ref()) {
-            ("user", DeValue::Array(users)) => users,
-            ("user", _) => return Err(at(key.span().start, "user: allowed is [[user]]".into())),
-            (other, _) => {
-                return Err(at(
-                    key.span().start,
-                    format!("unknown key {}; allowed is [[user]]", show(other)),
-                ));
-            }
+        let start = key.span().start;
+        if key.get_ref() != "user" {
+            return Err(at(start, format!("unknown key {}; allowed is [[user]]", show(key.get_ref()))));
+        }
+        let DeValue::Array(users) = value.get_ref() else {
+            return Err(at(start, "user: allowed is [[user]]".into()));
         };
         for user in users {
             let start = user.span().start;
@@ -158,6 +153,7 @@ fn account(fields: &DeTable<'_>) -> ParseResult<Account> {
     for (key, value) in fields {
         let (key, value) = (&**key.get_ref(), value.get_ref());
         let text = || value.as_str().map(str::to_owned).ok_or_else(|| refuse(key, "not text"));
+        let flag = || value.as_bool().ok_or_else(|| refuse(key, "not true or false"));
         let list = || texts(value).ok_or_else(|| refuse(key, "neither text nor a list of texts"));
         match key {
             "name" => {}
@@ -165,14 +161,12 @@ fn account(fields: &DeTable<'_>) -> ParseResult<Account> {
                 let hashes = list()?.iter().map(|text| Hash::from_hex(text)).collect::<Option<_>>();
                 account.passwords = hashes.ok_or_else(|| refuse(key, "not 64 hexadecimal digits"))?;
             }
-            "nopass" => account.nopass = value.as_bool().ok_or_else(|| refuse(key, "not true or false"))?,
+            "nopass" => account.nopass = flag()?,
             "upstream_username" => username = Some(text()?).filter(|name| is_name(name)),
             "upstream_password" => password = Some(Secret::new(text()?)),
             "commands_allow" => account.commands_allow = lower(list()?),
             "commands_deny" => account.commands_deny = lower(list()?),
-            "scripts_trusted" => {
-                account.scripts_trusted = value.as_bool().ok_or_else(|| refuse(key, "not true or false"))?;
-            }
+            "scripts_trusted" => account.scripts_trusted = flag()?,
             other => return Err(refuse(other, "unknown key")),
         }
     }

@@ -2,7 +2,7 @@
 //! row here is one field of `ClientSettings`, as in `table`. Opens no connection.
 
 use super::endpoint::Secret;
-use super::table::{DAY, Field, GIB, KIB, KeyKind, Keyed, Row, default_of, settings, unit};
+use super::table::{DAY, Field, GIB, KIB, KeyKind, Row, default_of, find, settings, unit};
 use super::value::Value;
 use crate::base::error::Result;
 

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use redis::IntoConnectionInfo;
 
+use super::value::{ParseResult, show};
 use crate::base::error::{Error, Result};
 
 /// Bytes of a path that fit a Unix socket's address on Linux, without the closing NUL.
@@ -74,19 +75,17 @@ pub struct Upstream {
 
 /// Parses the URL of a broker's socket; the error is a whole line.
 pub fn parse_listen(url: &str) -> Result<ListenUrl> {
-    ListenUrl::parse(url)
-        .map_err(|why| Error::config(format!("endpoint {}: {why}", super::value::show(&mask(url)))))
+    ListenUrl::parse(url).map_err(|why| Error::config(format!("endpoint {}: {why}", show(&mask(url)))))
 }
 
 /// Parses an upstream URL; the error is a whole line without the password.
 pub fn parse_upstream(url: &str) -> Result<Upstream> {
-    Upstream::parse(url)
-        .map_err(|why| Error::config(format!("upstream {}: {why}", super::value::show(&mask(url)))))
+    Upstream::parse(url).map_err(|why| Error::config(format!("upstream {}: {why}", show(&mask(url)))))
 }
 
 impl Upstream {
     /// Parses a URL; the error gives the reason and never contains the URL.
-    pub(super) fn parse(text: &str) -> std::result::Result<Self, String> {
+    pub(super) fn parse(text: &str) -> ParseResult<Self> {
         let scheme = text.split_once(':').map_or("", |(scheme, _)| scheme).to_ascii_lowercase();
         supported_scheme(&scheme)?;
         let url = redis::parse_redis_url(text).ok_or("not a URL")?;
@@ -95,7 +94,7 @@ impl Upstream {
         }
         let options: &[&str] = if scheme == "redis" { &[] } else { &["db", "user", "pass"] };
         if let Some((name, _)) = url.query_pairs().find(|(name, _)| !options.contains(&&**name)) {
-            return Err(format!("unknown option {}", super::value::show(&name)));
+            return Err(format!("unknown option {}", show(&name)));
         }
         // With `protocol` refused above, no error text repeats a part of the URL.
         let info = url.into_connection_info().map_err(|error| error.to_string())?;
@@ -116,7 +115,7 @@ impl Upstream {
     }
 }
 
-fn supported_scheme(scheme: &str) -> std::result::Result<(), String> {
+fn supported_scheme(scheme: &str) -> ParseResult<()> {
     let later = |what| Err(format!("{what} upstreams are not supported yet"));
     match scheme {
         "redis" | "unix" | "redis+unix" => Ok(()),
@@ -163,7 +162,7 @@ pub enum ListenUrl {
 
 impl ListenUrl {
     /// Parses a URL; the error gives the reason and never contains the URL.
-    pub(super) fn parse(text: &str) -> std::result::Result<Self, String> {
+    pub(super) fn parse(text: &str) -> ParseResult<Self> {
         match text.split_once(':') {
             Some(("unix", _)) => parse_listen_unix(text),
             Some(("tcp", rest)) => parse_listen_tcp(rest),
@@ -188,7 +187,7 @@ impl ListenUrl {
     }
 }
 
-fn parse_listen_unix(text: &str) -> std::result::Result<ListenUrl, String> {
+fn parse_listen_unix(text: &str) -> ParseResult<ListenUrl> {
     let url = redis::parse_redis_url(text).ok_or("not a URL")?;
     if url.fragment().is_some() {
         return Err("has a '#'; inside a path it is written %23".to_owned());
@@ -202,14 +201,14 @@ fn parse_listen_unix(text: &str) -> std::result::Result<ListenUrl, String> {
             "user" if !value.is_empty() => user = Some(value.into_owned()),
             "group" if !value.is_empty() => group = Some(value.into_owned()),
             "user" | "group" => return Err(format!("option \"{name}\" is empty")),
-            _ => return Err(format!("unknown option {}", super::value::show(&name))),
+            _ => return Err(format!("unknown option {}", show(&name))),
         }
     }
     Ok(ListenUrl::Unix { path, mode, user, group })
 }
 
 /// `rest` is what follows `tcp:`. The `redis` scheme has the same syntax and a parser.
-fn parse_listen_tcp(rest: &str) -> std::result::Result<ListenUrl, String> {
+fn parse_listen_tcp(rest: &str) -> ParseResult<ListenUrl> {
     let url = redis::parse_redis_url(&format!("redis:{rest}")).ok_or("not a URL")?;
     let host = url.host_str().unwrap_or_default();
     let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
@@ -227,22 +226,19 @@ fn parse_listen_tcp(rest: &str) -> std::result::Result<ListenUrl, String> {
             ("insecure", "1") => insecure = true,
             ("insecure", "0") => insecure = false,
             ("insecure", _) => return Err("insecure is neither 0 nor 1".to_owned()),
-            _ => return Err(format!("unknown option {}", super::value::show(&name))),
+            _ => return Err(format!("unknown option {}", show(&name))),
         }
     }
     Ok(ListenUrl::Tcp { host: host.to_owned(), port, insecure })
 }
 
-fn parse_mode(text: &str) -> std::result::Result<u32, String> {
-    let wrong = || "mode is not an octal number up to 0777".to_owned();
+fn parse_mode(text: &str) -> ParseResult<u32> {
     // from_str_radix would accept a sign.
-    if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Err(wrong());
-    }
-    u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o777).ok_or_else(wrong)
+    let mode = if text.starts_with('+') { None } else { u32::from_str_radix(text, 8).ok() };
+    mode.filter(|mode| *mode <= 0o777).ok_or_else(|| "mode is not an octal number up to 0777".to_owned())
 }
 
-fn check_path(path: &Path) -> std::result::Result<PathBuf, String> {
+fn check_path(path: &Path) -> ParseResult<PathBuf> {
     let bytes = path.as_os_str().as_bytes();
     if bytes.len() > SUN_PATH_MAX {
         let len = bytes.len();
@@ -262,19 +258,14 @@ impl fmt::Display for ListenUrl {
         match self {
             ListenUrl::Unix { path, mode, user, group } => {
                 write!(f, "unix://{}", UrlPath(path))?;
+                let mode = mode.map(|mode| format!("{mode:04o}"));
+                let options = [("mode", &mode), ("user", user), ("group", group)];
                 let mut separator = '?';
-                let mut option = |name, value: &str| {
-                    let separator = std::mem::replace(&mut separator, '&');
-                    write!(f, "{separator}{name}={}", UrlPath(Path::new(value)))
-                };
-                if let Some(mode) = mode {
-                    option("mode", &format!("{mode:04o}"))?;
-                }
-                if let Some(user) = user {
-                    option("user", user)?;
-                }
-                if let Some(group) = group {
-                    option("group", group)?;
+                for (name, value) in options {
+                    if let Some(value) = value {
+                        write!(f, "{separator}{name}={}", UrlPath(Path::new(value)))?;
+                        separator = '&';
+                    }
                 }
                 Ok(())
             }
@@ -321,10 +312,10 @@ struct UrlPath<'a>(&'a Path);
 impl fmt::Display for UrlPath<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for byte in self.0.as_os_str().as_bytes() {
-            match byte {
-                b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' => write!(f, "{}", *byte as char)?,
-                b'/' | b'.' | b'-' | b'_' | b'~' | b'@' | b':' | b'$' => write!(f, "{}", *byte as char)?,
-                _ => write!(f, "%{byte:02X}")?,
+            if byte.is_ascii_alphanumeric() || b"/.-_~@:$".contains(byte) {
+                write!(f, "{}", *byte as char)?;
+            } else {
+                write!(f, "%{byte:02X}")?;
             }
         }
         Ok(())
@@ -339,25 +330,15 @@ pub(super) fn mask(text: &str) -> String {
         Some((scheme, rest)) if !scheme.contains(['@', ':', '?', '=']) => (&text[..scheme.len() + 3], rest),
         _ => ("", text),
     };
-    // Userinfo ends at the last '@', since an unescaped password may contain any other delimiter, and '@' too.
-    let (userinfo, rest) = match rest.rsplit_once('@') {
-        Some((_, rest)) => ("***@", rest),
-        None => ("", rest),
-    };
-    let (place, query) = match rest.split_once('?') {
-        Some((place, query)) => (place, Some(query)),
-        None => (rest, None),
-    };
+    let (userinfo, rest) = without_userinfo(rest);
+    let (place, query) = rest.split_once('?').map_or((rest, None), |(place, query)| (place, Some(query)));
     let authority = place.split('/').next().unwrap_or_default();
     let port = authority.rsplit_once(':').map_or("", |(_, port)| port);
     if !port.bytes().all(|byte| byte.is_ascii_digit()) && !authority.ends_with(']') {
         // "redis://:secret": the host is missing.
         return format!("{scheme}***");
     }
-    let harmless = |pair: &str| {
-        let name = pair.split_once('=').map_or("", |(name, _)| name);
-        SHOWN_OPTIONS.contains(&name)
-    };
+    let harmless = |pair: &str| pair.split_once('=').is_some_and(|(name, _)| SHOWN_OPTIONS.contains(&name));
     match query {
         // Text after an '@' may be the rest of a password in an option.
         Some(query) if userinfo.is_empty() && query.split('&').all(harmless) => {
@@ -371,12 +352,14 @@ pub(super) fn mask(text: &str) -> String {
 
 /// `mask` for a list: any item may contain the password, and a password may contain a comma.
 pub(super) fn mask_list(text: &str) -> String {
-    let (userinfo, rest) = match text.rsplit_once('@') {
-        Some((_, rest)) => ("***@", rest),
-        None => ("", text),
-    };
+    let (userinfo, rest) = without_userinfo(text);
     let items: Vec<_> = rest.split(',').map(mask).collect();
     format!("{userinfo}{}", items.join(","))
+}
+
+/// Userinfo ends at the last '@', since an unescaped password may contain any other delimiter, and '@' too.
+fn without_userinfo(text: &str) -> (&str, &str) {
+    text.rsplit_once('@').map_or(("", text), |(_, rest)| ("***@", rest))
 }
 
 #[cfg(test)]

@@ -5,9 +5,9 @@ use std::ops::Range;
 
 use toml::de::{DeTable, DeValue};
 
-use super::client::ClientSettings;
+use super::client::{self, ClientSettings};
 use super::endpoint::mask;
-use super::table::{self, KeyKind, Keyed, Row, Settings};
+use super::table::{self, Field, KeyKind, Row, Settings, find};
 use super::value::show;
 use crate::base::error::{Error, Result};
 
@@ -35,8 +35,8 @@ pub fn load_toml(broker: &mut Settings, client: &mut ClientSettings, text: &str,
     for (key, value) in entries {
         let (name, value) = (key.get_ref(), value.get_ref());
         let taken = match name.starts_with(OF_CLIENTS) {
-            true => set_toml(&mut loaded.1, name, value),
-            false => set_toml(&mut loaded.0, name, value),
+            true => set_toml(client::FIELDS, &mut loaded.1, name, value),
+            false => set_toml(table::FIELDS, &mut loaded.0, name, value),
         };
         taken.map_err(|error| at(Some(key.span()), &error.to_string()))?;
     }
@@ -60,13 +60,13 @@ impl Settings {
     }
 }
 
-fn set_toml<S: Keyed>(settings: &mut S, key: &str, value: &DeValue<'_>) -> Result<()> {
-    let row = &table::find(S::fields(), key)?.row;
-    let text = toml_text(row, value).ok_or_else(|| {
+fn set_toml<S>(fields: &'static [Field<S>], settings: &mut S, key: &str, value: &DeValue<'_>) -> Result<()> {
+    let field = find(fields, key)?;
+    let text = toml_text(&field.row, value).ok_or_else(|| {
         let found = value.type_str();
-        Error::config(format!("{key}: not to be given as {found}; allowed {}", row.allowed()))
+        Error::config(format!("{key}: not to be given as {found}; allowed {}", field.row.allowed()))
     })?;
-    settings.set_key(key, &text)
+    field.set(settings, &text)
 }
 
 /// The text of a value, if the row's kind accepts this TOML type.
@@ -90,15 +90,15 @@ fn toml_text(row: &Row, value: &DeValue<'_>) -> Option<String> {
 }
 
 fn is_key(word: &str) -> bool {
-    table::find(Settings::fields(), word).is_ok() || table::find(ClientSettings::fields(), word).is_ok()
+    find(table::FIELDS, word).is_ok() || find(client::FIELDS, word).is_ok()
 }
 
 /// Line numbers start at 1, as in editors.
-fn line_of(text: &str, offset: usize) -> usize {
+pub(super) fn line_of(text: &str, offset: usize) -> usize {
     text.bytes().take(offset).filter(|byte| *byte == b'\n').count() + 1
 }
 
-fn one_line(message: &str) -> String {
+pub(super) fn one_line(message: &str) -> String {
     message.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 

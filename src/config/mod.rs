@@ -12,7 +12,7 @@ pub mod table;
 pub mod value;
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -32,14 +32,23 @@ const PASSWORD_FILE_MAX: u64 = 64 * 1024;
 impl Settings {
     /// Checks rules that involve more than one key.
     pub fn validate(&self) -> Result<()> {
-        if self.subscriber_output_soft > self.subscriber_output_max {
-            return Err(self.disagree("subscriber_output_soft", "at most", "subscriber_output_max"));
-        }
-        if self.lanes > self.upstream_connections_max {
-            return Err(self.disagree("lanes", "at most", "upstream_connections_max"));
-        }
-        if self.leases_warm > self.upstream_connections_max {
-            return Err(self.disagree("leases_warm", "at most", "upstream_connections_max"));
+        let connections_max = self.upstream_connections_max;
+        for (key, value, bound, max) in [
+            (
+                "subscriber_output_soft",
+                self.subscriber_output_soft,
+                "subscriber_output_max",
+                self.subscriber_output_max,
+            ),
+            ("lanes", self.lanes, "upstream_connections_max", connections_max),
+            ("leases_warm", self.leases_warm, "upstream_connections_max", connections_max),
+        ] {
+            if value > max {
+                let [value, max] = [key, bound].map(|key| self.get_text(key).unwrap_or_default());
+                return Err(Error::config(format!(
+                    "{key} = \"{value}\": allowed is at most {bound} ({max})"
+                )));
+            }
         }
         if self.upstream_password.is_some() && self.upstream_password_file.is_some() {
             return Err(Error::config(
@@ -73,15 +82,9 @@ impl Settings {
     /// them, when set, overrides the URL. Reads the file, blocking.
     pub fn upstream_resolved(&self) -> Result<Option<Upstream>> {
         let Some(mut upstream) = self.upstream.clone() else { return Ok(None) };
-        if let Some(username) = &self.upstream_username {
-            upstream.username = Some(username.clone());
-        }
-        if let Some(password) = &self.upstream_password {
-            upstream.password = Some(password.clone());
-        }
-        if let Some(path) = &self.upstream_password_file {
-            upstream.password = Some(read_password(path)?);
-        }
+        let in_file = self.upstream_password_file.as_deref().map(read_password).transpose()?;
+        upstream.username = self.upstream_username.clone().or(upstream.username);
+        upstream.password = in_file.or(self.upstream_password.clone()).or(upstream.password);
         if upstream.username.is_some() && upstream.password.is_none() {
             return Err(Error::config(format!(
                 "upstream = \"{upstream}\": a username without a password; \
@@ -101,11 +104,6 @@ impl Settings {
             }
         }
     }
-
-    fn disagree(&self, key: &str, relation: &str, other: &str) -> Error {
-        let text = |key| self.get_text(key).unwrap_or_default();
-        Error::config(format!("{key} = \"{}\": allowed is {relation} {other} ({})", text(key), text(other)))
-    }
 }
 
 /// Warns if every user of this host can read or change a file with secrets. The file is used all the same: its owner may
@@ -123,23 +121,24 @@ pub fn warn_of_mode(name: &str, path: &Path) {
 /// Reads a configuration file of at most 1 MiB. Blocks.
 pub fn read_document(path: &Path) -> Result<String> {
     let attempt = format!("cannot read the configuration {}", path.display());
-    let mut bytes = Vec::new();
-    File::open(path)
-        .and_then(|file| file.take(DOCUMENT_MAX + 1).read_to_end(&mut bytes))
-        .map_err(|error| Error::refused(&attempt, &error))?;
+    let bytes = read_up_to(path, DOCUMENT_MAX + 1).map_err(Error::attempting(&attempt))?;
     if bytes.len() as u64 > DOCUMENT_MAX {
         return Err(Error::config(format!("{attempt}: it is longer than 1 MiB")));
     }
     String::from_utf8(bytes).map_err(|_| Error::config(format!("{attempt}: it is not UTF-8")))
 }
 
+fn read_up_to(path: &Path, max: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(max).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
 /// The first line of a file, without its line end.
 fn read_password(path: &Path) -> Result<Secret> {
     let refuse = |why: &str| Error::config(format!("upstream_password_file = {path:?}: {why}"));
-    let mut bytes = Vec::new();
-    File::open(path)
-        .and_then(|file| file.take(PASSWORD_FILE_MAX).read_to_end(&mut bytes))
-        .map_err(|error| refuse(&format!("cannot be read: {error}")))?;
+    let bytes =
+        read_up_to(path, PASSWORD_FILE_MAX).map_err(|error| refuse(&format!("cannot be read: {error}")))?;
     let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
     let line = line.strip_suffix(b"\r").unwrap_or(line);
     let text = std::str::from_utf8(line).map_err(|_| refuse("its first line is not UTF-8"))?;

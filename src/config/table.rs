@@ -65,23 +65,9 @@ pub(super) struct Field<S> {
     pub(super) read: fn(&S, &Row) -> String,
 }
 
-/// Settings made from a table.
-pub(super) trait Keyed: Sized + 'static {
-    fn fields() -> &'static [Field<Self>];
-
-    fn set_key(&mut self, key: &str, value: &str) -> Result<()> {
-        let field = find(Self::fields(), key)?;
-        (field.write)(self, &field.row, value).map_err(|why| field.row.refuse(value, &why))
-    }
-
-    fn unset_key(&mut self, key: &str) -> Result<()> {
-        let default = find(Self::fields(), key)?.row.default;
-        self.set_key(key, default)
-    }
-
-    fn key_text(&self, key: &str) -> Option<String> {
-        let field = find(Self::fields(), key).ok()?;
-        Some((field.read)(self, &field.row))
+impl<S> Field<S> {
+    pub(super) fn set(&self, settings: &mut S, value: &str) -> Result<()> {
+        (self.write)(settings, &self.row, value).map_err(|why| self.row.refuse(value, &why))
     }
 }
 
@@ -158,7 +144,7 @@ macro_rules! settings {
         }
 
         static ROWS: &[Row] = &[$(row::$key),+];
-        static FIELDS: &[Field<$name>] = &[$(Field {
+        pub(super) static FIELDS: &[Field<$name>] = &[$(Field {
             row: row::$key,
             write: |settings, row, text| {
                 settings.$key = Value::parse(row, text)?;
@@ -167,28 +153,24 @@ macro_rules! settings {
             read: |settings, row| settings.$key.text(row),
         }),+];
 
-        impl Keyed for $name {
-            fn fields() -> &'static [Field<Self>] {
-                FIELDS
-            }
-        }
-
         impl $name {
             /// Sets one key from its textual form, as `--set key=value` does. The empty text unsets an optional
             /// key. On failure nothing has changed.
             pub fn set(&mut self, key: &str, value: &str) -> Result<()> {
-                self.set_key(key, value)
+                find(FIELDS, key)?.set(self, value)
             }
 
             /// Sets one key back to its default.
             pub fn unset(&mut self, key: &str) -> Result<()> {
-                self.unset_key(key)
+                let field = find(FIELDS, key)?;
+                field.set(self, field.row.default)
             }
 
             /// The current value as text that `set` would take again, or `None` for an unknown key. Unset is the
             /// empty text; credentials are left out or masked.
             pub fn get_text(&self, key: &str) -> Option<String> {
-                self.key_text(key)
+                let field = find(FIELDS, key).ok()?;
+                Some((field.read)(self, &field.row))
             }
         }
 

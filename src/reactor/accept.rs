@@ -2,9 +2,9 @@
 //! has returned that no connection waits. Decides nothing about children.
 
 use super::adopt::refuse;
-use super::{FIRST_LISTENER, Link, Loop, Owner, attempting, link_of, reserved};
+use super::{FIRST_LISTENER, Link, Loop, Owner, link_of, reserved};
 use crate::base::clock::Millis;
-use crate::base::error::Result;
+use crate::base::error::{self, Error};
 use crate::base::key::Key;
 use crate::base::limits;
 use crate::config::ListenUrl;
@@ -13,8 +13,7 @@ use crate::core::ChildKind;
 use crate::transport::conn::Conn;
 use crate::transport::listener::Listener;
 use crate::transport::stream::Stream;
-use mio::event::Source;
-use mio::{Interest, Registry, Token};
+use mio::{Registry, Token};
 use std::io;
 
 /// The error that Redis sends before it closes, too.
@@ -35,23 +34,12 @@ pub(super) struct PolledListener {
     short: bool,
 }
 
-/// The outcome of one accept.
-enum Accept {
-    Taken(Stream),
-    /// That connection failed; there may be another.
-    Lost,
-    Nobody,
-    Refused(io::Error),
-}
-
 impl PolledListener {
     /// Binds and watches. `number` is one that no listener of the loop has had.
-    pub(super) fn open(url: &ListenUrl, registry: &Registry, number: usize) -> Result<PolledListener> {
-        let mut listener = Listener::bind(url)?;
+    pub(super) fn open(url: &ListenUrl, registry: &Registry, number: usize) -> error::Result<PolledListener> {
+        let listener = Listener::bind(url)?;
         let token = reserved(FIRST_LISTENER + number);
-        listener
-            .register(registry, token, Interest::READABLE)
-            .map_err(attempting(&format!("cannot watch {url}")))?;
+        listener.register(registry, token).map_err(Error::attempting(format!("cannot watch {url}")))?;
         Ok(PolledListener { listener, asked: url.clone(), token, pending: false, pause: None, short: false })
     }
 
@@ -68,8 +56,10 @@ impl PolledListener {
     }
 
     /// Applies other options of the same address.
-    pub(super) fn apply(&self, url: &ListenUrl) -> Result<()> {
-        self.listener.apply(url)
+    pub(super) fn apply(&mut self, url: &ListenUrl) -> error::Result<()> {
+        self.listener.apply(url)?;
+        self.asked = url.clone();
+        Ok(())
     }
 
     pub(super) fn url(&self) -> String {
@@ -77,10 +67,8 @@ impl PolledListener {
     }
 
     /// Stops listening and removes the socket's file.
-    pub(super) fn close(mut self, registry: &Registry) {
-        // A listener that cannot be deregistered is closed all the same.
-        let _ = self.listener.deregister(registry);
-        self.listener.close();
+    pub(super) fn close(self, registry: &Registry) {
+        self.listener.close(registry);
     }
 
     /// A resource was returned to the system.
@@ -91,38 +79,15 @@ impl PolledListener {
     fn may_accept(&self, now: Millis) -> bool {
         self.pending && self.pause.is_none_or(|until| until <= now)
     }
-
-    fn accept(&self) -> Accept {
-        match self.listener.accept() {
-            Ok(stream) => Accept::Taken(stream),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Accept::Nobody,
-            Err(error) if is_of_the_connection(&error) => Accept::Lost,
-            Err(error) => Accept::Refused(error),
-        }
-    }
 }
 
 /// Whether the connection failed (Linux returns its pending error from `accept`), not the listener.
 fn is_of_the_connection(error: &io::Error) -> bool {
-    use libc::{
-        ECONNABORTED, EHOSTDOWN, EHOSTUNREACH, EINTR, ENETDOWN, ENETUNREACH, ENONET, ENOPROTOOPT, EOPNOTSUPP,
-        EPROTO,
-    };
-    matches!(
-        error.raw_os_error(),
-        Some(
-            ECONNABORTED
-                | EHOSTDOWN
-                | EHOSTUNREACH
-                | EINTR
-                | ENETDOWN
-                | ENETUNREACH
-                | ENONET
-                | ENOPROTOOPT
-                | EOPNOTSUPP
-                | EPROTO
-        )
-    )
+    use libc::{ECONNABORTED, EHOSTDOWN, EHOSTUNREACH, EINTR, ENETDOWN, ENETUNREACH, ENONET};
+    use libc::{ENOPROTOOPT, EOPNOTSUPP, EPROTO};
+    let network = [ECONNABORTED, EHOSTDOWN, EHOSTUNREACH, ENETDOWN, ENETUNREACH, ENONET];
+    let others = [EINTR, ENOPROTOOPT, EOPNOTSUPP, EPROTO];
+    error.raw_os_error().is_some_and(|os| network.contains(&os) || others.contains(&os))
 }
 
 impl Loop {
@@ -151,20 +116,22 @@ impl Loop {
     fn accept_up_to(&mut self, index: usize, count: usize) {
         for _ in 0..count {
             let listener = &mut self.listeners[index];
-            match listener.accept() {
-                Accept::Taken(stream) => {
+            match listener.listener.accept() {
+                Ok(stream) => {
                     listener.pause = None;
-                    self.welcome(stream);
+                    if let Err((stream, why)) = self.admit(stream, ChildKind::Socket) {
+                        refuse(&stream, &why);
+                    }
                 }
-                Accept::Lost => {}
-                Accept::Nobody => {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     listener.pending = false;
                     if std::mem::take(&mut listener.short) {
                         log::info!("{}: all waiting connections have been accepted", listener.url());
                     }
                     return;
                 }
-                Accept::Refused(error) => {
+                Err(error) if is_of_the_connection(&error) => {}
+                Err(error) => {
                     listener.pending = true;
                     listener.pause = Some(self.told + limits::ACCEPT_PAUSE);
                     if !std::mem::replace(&mut listener.short, true) {
@@ -177,20 +144,12 @@ impl Loop {
         self.listeners[index].pending = true;
     }
 
-    /// Makes an accepted connection a child, or sends the reason.
-    fn welcome(&mut self, stream: Stream) {
-        if let Err((stream, why)) = self.admit(stream, ChildKind::Socket) {
-            refuse(&stream, &why);
-        }
-    }
-
     /// Registers a connection under a key of its own.
     pub(super) fn add_link(
         &mut self,
         stream: Stream,
         owner: Owner,
-        dialling: bool,
-    ) -> std::result::Result<Key<Link>, (Stream, io::Error)> {
+    ) -> Result<Key<Link>, (Stream, io::Error)> {
         let link = Link {
             conn: Conn::thrifty(stream),
             owner,
@@ -201,15 +160,14 @@ impl Loop {
         };
         let key = self.links.insert(link);
         self.links_peak = self.links_peak.max(self.links.len());
-        let token = Token(link_of(key));
-        let watched =
-            self.links.get_mut(key).map(|link| link.conn.register(self.poll.registry(), token, dialling));
-        match watched {
-            Some(Err(error)) => {
+        let connecting = matches!(owner, Owner::Dial(_));
+        let link = self.links.get_mut(key).expect("just inserted");
+        match link.conn.register(self.poll.registry(), Token(link_of(key)), connecting) {
+            Ok(()) => Ok(key),
+            Err(error) => {
                 let link = self.links.remove(key).expect("just inserted");
                 Err((link.conn.into_stream(), error))
             }
-            _ => Ok(key),
         }
     }
 }

@@ -6,9 +6,8 @@ use super::{Link, Loop, Owner};
 use crate::base::error::Error;
 use crate::base::key::Key;
 use crate::base::limits;
-use crate::core::ChildKey;
-use crate::core::ChildKind;
-use crate::transport::conn::{Conn, Fill};
+use crate::core::{ChildKey, ChildKind};
+use crate::transport::conn::Fill;
 use crate::transport::stream::{Peer, Stream};
 use rustix::io::Errno;
 use rustix::net::SendFlags;
@@ -31,19 +30,18 @@ impl Handed {
         self.fds = Vec::new();
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.fds.is_empty()
-    }
-
     /// Whether this turn's share is used up.
     pub(super) fn is_full(&self) -> bool {
         self.left == 0
     }
 
-    /// One read of a connection that may hand over.
-    pub(super) fn fill(&mut self, conn: &mut Conn, buffer: &mut [u8]) -> Fill {
+    /// One read of a connection, which may hand over.
+    pub(super) fn fill(&mut self, link: &mut Link, buffer: &mut [u8]) -> Fill {
+        if !link.hands_over {
+            return link.conn.fill(buffer);
+        }
         let before = self.fds.len();
-        let fill = conn.fill_and_take(buffer, &mut self.fds);
+        let fill = link.conn.fill_and_take(buffer, &mut self.fds);
         self.left = self.left.saturating_sub(self.fds.len() - before);
         fill
     }
@@ -57,19 +55,14 @@ impl Loop {
     /// A refused socket is returned unchanged.
     pub fn adopt(&mut self, socket: OwnedFd) -> Result<(), (OwnedFd, Error)> {
         const ATTEMPT: &str = "cannot adopt a socket";
-        if !self.is_serving() {
-            let why = if self.closed { "the loop is closed" } else { "the loop drains" };
-            return Err((socket, Error::system(why).within(ATTEMPT)));
+        if let Err(error) = self.expect_serving(ATTEMPT) {
+            return Err((socket, error));
         }
-        let stream = match Stream::adopt(socket) {
-            Ok(stream) => stream,
-            // The caller's mistake, unlike the other reasons.
-            Err((socket, why)) => return Err((socket, Error::config(why).within(ATTEMPT))),
-        };
-        match self.admit(stream, ChildKind::Adopted) {
-            Ok(_) => Ok(()),
-            Err((stream, error)) => Err((stream.into(), error.within(ATTEMPT))),
-        }
+        // The caller's mistake, unlike the other reasons.
+        let unfit = |(socket, why): (OwnedFd, String)| (socket, Error::config(why).within(ATTEMPT));
+        let stream = Stream::adopt(socket).map_err(unfit)?;
+        let admitted = self.admit(stream, ChildKind::Adopted);
+        admitted.map(drop).map_err(|(stream, error)| (stream.into(), error.within(ATTEMPT)))
     }
 
     /// Makes a connection a child, or returns the reason.
@@ -83,7 +76,7 @@ impl Loop {
         if let Peer::Unix { pid, uid } = peer {
             self.core.set_child_process(child, uid, pid);
         }
-        match self.add_link(stream, Owner::Child(child), false) {
+        match self.add_link(stream, Owner::Child(child)) {
             Ok(key) => {
                 self.core.set_child_link(child, super::link_of(key));
                 if let Some(link) = self.links.get_mut(key) {

@@ -3,15 +3,14 @@
 
 use super::{Link, Loop, Owner, link_of};
 use crate::base::key::Key;
+use crate::config::Upstream;
 use crate::core::LaneKey;
-use crate::transport::resolver::{Found, Resolver};
+use crate::transport::resolver::{Destination, Found, Lookup, Resolver};
 use crate::transport::stream::Stream;
-use mio::net::{TcpStream, UnixStream};
 use socket2::{SockRef, TcpKeepalive};
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::time::Duration;
 
 /// An idle upstream connection is probed after this time, then at this interval, and closed after this many
@@ -26,15 +25,8 @@ const USER_TIMEOUT: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(super) struct Dialler {
     resolver: Resolver,
-    dials: HashMap<LaneKey, Dial>,
-}
-
-#[derive(Debug)]
-enum Dial {
-    /// Waits for the address.
-    Resolving,
-    /// Waits for the upstream to accept.
-    Connecting { link: Key<Link>, address: Option<SocketAddr> },
+    /// Those that wait for the upstream to accept, and those that wait for its address (`None`).
+    dials: HashMap<LaneKey, Option<(Key<Link>, SocketAddr)>>,
 }
 
 impl Dialler {
@@ -42,18 +34,9 @@ impl Dialler {
         Dialler { resolver, dials: HashMap::new() }
     }
 
-    pub(super) fn resolver(&self) -> &Resolver {
-        &self.resolver
-    }
-
     /// A lane's connection was lost.
     pub(super) fn lost(&mut self) {
         self.resolver.doubt();
-    }
-
-    /// The core gives up attempts in progress.
-    pub(super) fn replace_resolver(&mut self, resolver: Resolver) {
-        self.resolver = resolver;
     }
 
     pub(super) fn forget_all(&mut self) {
@@ -62,45 +45,50 @@ impl Dialler {
 }
 
 impl Loop {
-    /// Begins to connect a lane.
+    /// When the loop looks names up.
+    pub fn lookup(&self) -> Lookup {
+        self.dialler.resolver.lookup()
+    }
+
+    /// From now on lanes are connected to `target`, if it is another one or may be; the core gives up attempts in
+    /// progress.
+    pub(super) fn redirect(&mut self, upstream: &Upstream, target: Destination) {
+        let resolver = &mut self.dialler.resolver;
+        if !resolver.keeps_itself_fresh() || self.core.upstream().address != upstream.address {
+            *resolver = resolver.another(target);
+        }
+    }
+
     pub(super) fn dial(&mut self, lane: LaneKey) {
         if self.closed {
             return;
         }
         match self.dialler.resolver.find(self.told) {
-            Found::Unix(path) => self.connect(lane, connect_unix(&path), None),
-            Found::Tcp(address) => self.connect(lane, connect_tcp(address), Some(address)),
+            Found::Unix(path) => match self.begin(Stream::connect_unix(&path), Owner::Lane(lane)) {
+                // It connects at once or fails.
+                Ok(link) => self.core.lane_connected(lane, link_of(link)),
+                Err(error) => self.core.lane_failed(lane, &error.to_string()),
+            },
+            Found::Tcp(address) => match self.begin(connect_tcp(address), Owner::Dial(lane)) {
+                Ok(link) => {
+                    self.dialler.dials.insert(lane, Some((link, address)));
+                }
+                Err(error) => self.dial_failed(lane, address, &error),
+            },
             Found::Later => {
-                self.dialler.dials.insert(lane, Dial::Resolving);
+                self.dialler.dials.insert(lane, None);
             }
             Found::Nowhere(why) => self.core.lane_failed(lane, &why),
         }
     }
 
-    fn connect(&mut self, lane: LaneKey, stream: io::Result<Stream>, address: Option<SocketAddr>) {
-        // A Unix socket connects at once or fails.
-        let under_way = address.is_some();
-        let link = stream.and_then(|stream| {
-            let owner = if under_way { Owner::Dial(lane) } else { Owner::Lane(lane) };
-            self.add_link(stream, owner, under_way).map_err(|(_, error)| error)
-        });
-        match link {
-            Ok(link) if under_way => {
-                self.dialler.dials.insert(lane, Dial::Connecting { link, address });
-            }
-            Ok(link) => self.core.lane_connected(lane, link_of(link)),
-            Err(error) => self.dial_failed(lane, address, &error),
-        }
+    fn begin(&mut self, stream: io::Result<Stream>, owner: Owner) -> io::Result<Key<Link>> {
+        self.add_link(stream?, owner).map_err(|(_, error)| error)
     }
 
-    fn dial_failed(&mut self, lane: LaneKey, address: Option<SocketAddr>, error: &io::Error) {
-        match address {
-            Some(address) => {
-                self.dialler.resolver.blame(address);
-                self.core.lane_failed(lane, &format!("{address}: {error}"));
-            }
-            None => self.core.lane_failed(lane, &error.to_string()),
-        }
+    fn dial_failed(&mut self, lane: LaneKey, address: SocketAddr, error: &io::Error) {
+        self.dialler.resolver.blame(address);
+        self.core.lane_failed(lane, &format!("{address}: {error}"));
     }
 
     /// The poll reports the end of an attempt, or a spurious event.
@@ -116,7 +104,7 @@ impl Loop {
             }
             Err(error) => {
                 self.close_link(key);
-                if let Some(Dial::Connecting { address, .. }) = self.dialler.dials.remove(&lane) {
+                if let Some(Some((_, address))) = self.dialler.dials.remove(&lane) {
                     self.dial_failed(lane, address, &error);
                 }
             }
@@ -125,10 +113,8 @@ impl Loop {
 
     /// The core has given up the attempt: too slow, or no longer needed.
     pub(super) fn cancel_dial(&mut self, lane: LaneKey) {
-        if let Some(Dial::Connecting { link, address }) = self.dialler.dials.remove(&lane) {
-            if let Some(address) = address {
-                self.dialler.resolver.blame(address);
-            }
+        if let Some(Some((link, address))) = self.dialler.dials.remove(&lane) {
+            self.dialler.resolver.blame(address);
             self.close_link(link);
         }
         self.core.connection_closed();
@@ -137,14 +123,11 @@ impl Loop {
     /// A resolver thread has ended: connects the lanes that waited for it, or fails them.
     pub(super) fn take_resolved(&mut self) {
         while let Some(outcome) = self.dialler.resolver.take() {
-            let waiting = self.dialler.dials.iter();
-            let waiting = waiting.filter(|(_, dial)| matches!(dial, Dial::Resolving));
-            let waiting: Vec<_> = waiting.map(|(lane, _)| *lane).collect();
+            let waiting: Vec<_> = self.dialler.dials.extract_if(|_, dial| dial.is_none()).collect();
             if let (Err(why), true) = (&outcome, waiting.is_empty()) {
                 log::warn!("upstream: {why}; still using the last known address");
             }
-            for lane in waiting {
-                self.dialler.dials.remove(&lane);
+            for (lane, _) in waiting {
                 match &outcome {
                     Ok(()) => self.dial(lane),
                     Err(why) => self.core.lane_failed(lane, &why.to_string()),
@@ -154,21 +137,11 @@ impl Loop {
     }
 }
 
-/// Fails at once if the upstream's backlog is full (`WouldBlock`): no event would report room.
-fn connect_unix(path: &Path) -> io::Result<Stream> {
-    Ok(Stream::Unix(UnixStream::connect(path)?))
-}
-
 fn connect_tcp(address: SocketAddr) -> io::Result<Stream> {
-    let stream = TcpStream::connect(address)?;
-    stream.set_nodelay(true)?;
+    let stream = Stream::connect_tcp(address)?;
     let socket = SockRef::from(&stream);
-    socket.set_tcp_keepalive(
-        &TcpKeepalive::new()
-            .with_time(KEEPALIVE_TIME)
-            .with_interval(KEEPALIVE_INTERVAL)
-            .with_retries(KEEPALIVE_PROBES),
-    )?;
+    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_TIME).with_interval(KEEPALIVE_INTERVAL);
+    socket.set_tcp_keepalive(&keepalive.with_retries(KEEPALIVE_PROBES))?;
     socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
-    Ok(Stream::Tcp(stream))
+    Ok(stream)
 }

@@ -2,10 +2,9 @@
 //! socket, and the program reads the replies. Runs no request and no callback: events are queued in a list.
 
 use super::Loop;
-use crate::base::key::Key;
+use crate::base::key::{Arena, Key};
 use crate::base::limits;
-use crate::core::ChildKey;
-use crate::core::ChildKind;
+use crate::core::{ChildKey, ChildKind};
 
 /// The address of such a child in the log and in CLIENT INFO.
 const PEER: &str = "local";
@@ -46,6 +45,11 @@ pub(super) fn local_of(link: usize) -> Option<LocalKey> {
     (link & LOCAL != 0 && link != usize::MAX).then(|| LocalKey(Key::from_bits((link & !LOCAL) as u64)))
 }
 
+/// A child that the program has not closed.
+fn alive(locals: &mut Arena<LocalChild>, local: LocalKey) -> Option<&mut LocalChild> {
+    locals.get_mut(local.0).filter(|entry| !entry.left)
+}
+
 impl Loop {
     /// Opens a child for the program's own requests. `None` at `children_max`, and when the loop drains or
     /// is closed.
@@ -63,7 +67,7 @@ impl Loop {
     /// call, and zero while the child may not be read (too many requests in flight, replies not read). A
     /// refusal is followed by `Writable` when that has changed.
     pub fn local_write(&mut self, local: LocalKey, bytes: &[u8]) -> usize {
-        let Some(entry) = self.locals.get_mut(local.0).filter(|entry| !entry.left) else { return 0 };
+        let Some(entry) = alive(&mut self.locals, local) else { return 0 };
         let child = entry.child;
         let count = bytes.len().min(limits::READ_TURN);
         if count == 0 {
@@ -76,57 +80,51 @@ impl Loop {
         // The loop may have slept for long: the age of a request counts from now.
         self.tell_time();
         self.core.child_input(child, &bytes[..count]);
-        self.disturb();
+        self.wake();
         count
     }
 
     /// Passes the queued output to `take`, if there is any, and drops as many bytes from its front as `take` returns. The
     /// rest stays; only further output makes another `Readable`.
     pub fn local_read(&mut self, local: LocalKey, take: impl FnOnce(&[u8]) -> usize) {
-        let Some(entry) = self.locals.get(local.0).filter(|entry| !entry.left) else { return };
+        let Some(entry) = alive(&mut self.locals, local) else { return };
         let child = entry.child;
-        let Some((_, output)) = self.core.child_output(child) else { return };
-        if output.is_empty() {
-            return;
-        }
+        let output = self.core.child_output(child).map(|(_, output)| output);
+        let Some(output) = output.filter(|output| !output.is_empty()) else { return };
         let taken = take(output.as_slice()).min(output.len());
         output.consume(taken);
         self.core.child_flushed(child);
         if self.core.has_work() {
-            self.disturb();
+            self.wake();
         }
     }
 
     /// Appends what has happened since the last call, each at most once.
     pub fn local_events(&mut self, into: &mut Vec<LocalEvent>) {
         for event in self.local_events.drain(..) {
-            match event {
+            let is_due = match event {
                 LocalEvent::Readable(local) => {
-                    let entry = self.locals.get_mut(local.0).filter(|entry| !entry.left);
-                    let Some(entry) = entry else { continue };
-                    entry.readable = false;
+                    alive(&mut self.locals, local).map(|entry| entry.readable = false).is_some()
                 }
-                LocalEvent::Writable(local) => {
-                    if self.locals.get(local.0).is_none_or(|entry| entry.left) {
-                        continue;
-                    }
-                }
-                LocalEvent::Closed(_) => {}
+                LocalEvent::Writable(local) => alive(&mut self.locals, local).is_some(),
+                LocalEvent::Closed(_) => true,
+            };
+            if is_due {
+                into.push(event);
             }
-            into.push(event);
         }
     }
 
     /// Closes the child from the program's side, like a process that hangs up: complete requests still run,
     /// and their replies are dropped. No event of it follows.
     pub fn local_close(&mut self, local: LocalKey) {
-        let Some(entry) = self.locals.get_mut(local.0).filter(|entry| !entry.left) else { return };
+        let Some(entry) = alive(&mut self.locals, local) else { return };
         entry.left = true;
         let child = entry.child;
         self.tell_time();
         self.core.child_eof(child);
         self.flush_local(local, child);
-        self.disturb();
+        self.wake();
     }
 
     /// The core has output for it: tells the program, or drops the output of a child the program has closed.
@@ -150,7 +148,6 @@ impl Loop {
         }
     }
 
-    /// The core has closed it.
     pub(super) fn local_closed(&mut self, local: LocalKey) {
         if self.locals.remove(local.0).is_some_and(|entry| !entry.left) {
             self.local_events.push(LocalEvent::Closed(local));
@@ -162,14 +159,9 @@ impl Loop {
         !self.closed && !self.core.is_draining()
     }
 
-    /// Makes the descriptor readable and the timeout zero: code outside the loop needs a turn.
+    /// Makes the descriptor readable and the timeout zero: there is work that no event announces. Wakes a thread that
+    /// sleeps on the descriptor, once a turn; within a turn the work is done before the next sleep anyway.
     pub fn wake(&mut self) {
-        self.disturb();
-    }
-
-    /// There is work that no event announces. Wakes a thread that sleeps on the descriptor, once a turn; within
-    /// a turn the work is done before the next sleep anyway.
-    pub(super) fn disturb(&mut self) {
         self.unsettled = true;
         if !self.turning && !std::mem::replace(&mut self.woken, true) {
             self.waker.ring();

@@ -23,9 +23,7 @@ use crate::base::limits;
 use crate::base::seed::seed;
 use crate::config::accounts::Account;
 use crate::config::{Settings, Upstream};
-use crate::core::ChildKey;
-use crate::core::LaneKey;
-use crate::core::{Broker, Counters};
+use crate::core::{Broker, ChildKey, LaneKey};
 use crate::transport::conn::Conn;
 use crate::transport::listener::Listener;
 use crate::transport::resolver::{self, Destination, Lookup, Resolver, Start};
@@ -41,6 +39,7 @@ pub use reload::Prepared;
 use reload::required_upstream;
 use std::collections::VecDeque;
 use std::fmt;
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -135,13 +134,8 @@ pub struct Loop {
     pipe: (mio::net::UnixStream, UnixStream),
     /// The buffer of one read, shared by all connections, so that an idle one has none.
     scratch: Box<[u8]>,
-    /// Links to read in the next turn, without an edge.
-    ready: Vec<Key<Link>>,
     /// Links to read again after a time without input.
     quiet: Quiet,
-    /// Links that used up their share of a turn's writes, or became writable: flushed in the next settling.
-    late_lanes: Vec<LaneKey>,
-    late_children: Vec<ChildKey>,
     /// Connections given up, and when to stop waiting for their end of file; oldest first.
     leaving: VecDeque<(Millis, Key<Link>)>,
     /// The core may have work that no event announces.
@@ -163,11 +157,6 @@ impl fmt::Debug for Loop {
             .field("closed", &self.closed)
             .finish_non_exhaustive()
     }
-}
-
-/// For `map_err`: names the attempt that failed.
-fn attempting(what: &str) -> impl FnOnce(std::io::Error) -> Error {
-    move |error| Error::refused(what, &error)
 }
 
 /// The upstream's address; blocks if a name must be looked up now.
@@ -207,11 +196,11 @@ impl Loop {
 
     fn build(settings: Settings, lookup: Lookup) -> Result<Loop> {
         let (upstream, accounts) = read_settings(&settings)?;
-        let poll = Poll::new().map_err(attempting("cannot create a poll"))?;
-        let waker = Wake::new(poll.registry(), TOKEN_WAKER).map_err(attempting("cannot create a waker"))?;
-        let waker = Arc::new(waker);
+        let poll = Poll::new().map_err(Error::attempting("cannot create a poll"))?;
+        let waker = Wake::new(poll.registry(), TOKEN_WAKER).map(Arc::new);
+        let waker = waker.map_err(Error::attempting("cannot create a waker"))?;
         let resolver = Resolver::new(locate(&upstream, lookup)?, lookup, waker.clone());
-        let pipe = wake_pair(&poll)?;
+        let pipe = wake_pair(&poll).map_err(Error::attempting("cannot create the wake pipe"))?;
         let held = [Held::new(&poll), Held::new(&pipe.0), Held::new(&pipe.1)];
         let mut listeners = Vec::new();
         for url in &settings.listen {
@@ -240,10 +229,7 @@ impl Loop {
             waker,
             pipe,
             scratch: vec![0; limits::READ_TURN].into_boxed_slice(),
-            ready: Vec::new(),
             quiet: Quiet::default(),
-            late_lanes: Vec::new(),
-            late_children: Vec::new(),
             leaving: VecDeque::new(),
             // The core requests its control connection.
             unsettled: true,
@@ -275,7 +261,7 @@ impl Loop {
     /// The write end of a pipe: a byte written to it, from any thread or a signal handler, ends the wait
     /// of the current or the next turn. Non-blocking; a refused write means that a wake-up is pending already.
     pub fn wake_pipe(&self) -> Result<UnixStream> {
-        self.pipe.1.try_clone().map_err(attempting("cannot copy the wake pipe"))
+        self.pipe.1.try_clone().map_err(Error::attempting("cannot copy the wake pipe"))
     }
 
     /// The descriptor of the same end, valid as long as the loop.
@@ -336,10 +322,8 @@ impl Loop {
         }
         self.dialler.forget_all();
         self.handed.forget_all();
-        self.ready.clear();
         self.quiet = Quiet::default();
-        self.late_lanes.clear();
-        self.late_children.clear();
+        self.work = turn::WorkLists::default();
         self.leaving.clear();
     }
 
@@ -359,11 +343,6 @@ impl Loop {
     /// How many children are connected.
     pub fn children_len(&self) -> usize {
         self.core.children_len()
-    }
-
-    /// Running totals.
-    pub fn counters(&self) -> Counters {
-        *self.core.counters()
     }
 
     /// Breaks the order of replies on purpose, to test that the checks detect it.
@@ -398,14 +377,11 @@ fn read_settings(settings: &Settings) -> Result<(Upstream, Vec<Account>)> {
 }
 
 /// A socket pair whose read end is watched.
-fn wake_pair(poll: &Poll) -> Result<(mio::net::UnixStream, UnixStream)> {
-    let pair = || {
-        let (read, write) = UnixStream::pair()?;
-        read.set_nonblocking(true)?;
-        write.set_nonblocking(true)?;
-        let mut read = mio::net::UnixStream::from_std(read);
-        poll.registry().register(&mut read, TOKEN_PIPE, Interest::READABLE)?;
-        Ok((read, write))
-    };
-    pair().map_err(attempting("cannot create the wake pipe"))
+fn wake_pair(poll: &Poll) -> io::Result<(mio::net::UnixStream, UnixStream)> {
+    let (read, write) = UnixStream::pair()?;
+    read.set_nonblocking(true)?;
+    write.set_nonblocking(true)?;
+    let mut read = mio::net::UnixStream::from_std(read);
+    poll.registry().register(&mut read, TOKEN_PIPE, Interest::READABLE)?;
+    Ok((read, write))
 }

@@ -6,16 +6,8 @@ use super::{Loop, locate};
 use crate::base::error::{Error, Result};
 use crate::config::{ListenUrl, Settings, Upstream};
 use crate::transport::resolver::{Destination, Lookup};
-use mio::Registry;
 
-/// Where a listener of the new settings comes from.
-#[derive(Debug)]
-enum ListenerSource {
-    /// An existing listener, by index; its options may have changed.
-    Kept(usize),
-    /// Bound just now.
-    New(Box<PolledListener>),
-}
+const ATTEMPT: &str = "cannot take new settings";
 
 /// New settings with their external parts: the upstream's address and its password.
 #[derive(Debug)]
@@ -39,21 +31,17 @@ impl Prepared {
 impl Loop {
     /// Prepares new settings and applies them.
     pub fn reload(&mut self, settings: Settings) -> Result<()> {
-        self.expect_serving()?;
+        self.expect_serving(ATTEMPT)?;
         self.apply(Prepared::new(settings, self.lookup())?)
     }
 
-    /// When the loop looks names up.
-    pub fn lookup(&self) -> Lookup {
-        self.dialler.resolver().lookup()
-    }
-
-    fn expect_serving(&self) -> Result<()> {
+    /// Refuses what only a loop that is neither closed nor draining does.
+    pub(super) fn expect_serving(&self, attempt: &str) -> Result<()> {
         if self.is_serving() {
             return Ok(());
         }
-        let why = if self.closed { "is closed" } else { "drains" };
-        Err(Error::system(format!("cannot take new settings: the loop {why}")))
+        let why = if self.closed { "the loop is closed" } else { "the loop drains" };
+        Err(Error::system(why).within(attempt))
     }
 
     /// Applies new settings, all keys except `log_level` and `log_format`, which are the program's. On
@@ -65,84 +53,62 @@ impl Loop {
     /// began, and subscribers are closed.
     pub fn apply(&mut self, prepared: Prepared) -> Result<()> {
         let Prepared { settings, upstream, target } = prepared;
-        self.expect_serving()?;
+        self.expect_serving(ATTEMPT)?;
         self.core.settings().same_fixed(&settings)?;
-        let places = self.find_places(&settings.listen)?;
-        self.open_listeners(places, &settings.listen);
-        let resolver = self.dialler.resolver();
-        if !resolver.keeps_itself_fresh() || self.core.upstream().address != upstream.address {
-            self.dialler.replace_resolver(resolver.another(target));
-        }
+        self.replace_listeners(&settings.listen)?;
+        self.redirect(&upstream, target);
         settings.warn_of_files();
         self.tell_time();
         self.core.reload(settings, upstream);
-        self.disturb();
+        self.wake();
         Ok(())
     }
 
-    /// A source for each URL. New ones are bound, changed options of existing ones are applied.
-    fn find_places(&mut self, urls: &[ListenUrl]) -> Result<Vec<ListenerSource>> {
-        let mut places: Vec<ListenerSource> = Vec::new();
-        let mut changed: Vec<(usize, ListenUrl)> = Vec::new();
+    /// One listener for each URL, in their order: one that was there, with other options if they have changed, or a new
+    /// one. On failure all is as before.
+    fn replace_listeners(&mut self, urls: &[ListenUrl]) -> Result<()> {
+        let registry = self.poll.registry();
+        let mut former: Vec<Option<PolledListener>> = self.listeners.drain(..).map(Some).collect();
+        // With the index and the URL of those that were there.
+        let mut placed: Vec<(PolledListener, Option<(usize, ListenUrl)>)> = Vec::new();
         let outcome = urls.iter().try_for_each(|url| {
-            let taken = |index: usize| {
-                places.iter().any(|place| matches!(place, ListenerSource::Kept(i) if *i == index))
-            };
-            let mut listeners = self.listeners.iter().enumerate().filter(|(index, _)| !taken(*index));
-            let found =
-                listeners.find(|(_, listener)| listener.asked == *url || listener.asked.same_place(url));
-            let Some((index, _)) = found else {
+            let fits = |listener: &PolledListener| listener.asked == *url || listener.asked.same_place(url);
+            let index = former.iter().position(|listener| listener.as_ref().is_some_and(fits));
+            let Some((index, mut listener)) = index.and_then(|index| Some((index, former[index].take()?)))
+            else {
                 self.next_listener += 1;
-                let listener = PolledListener::open(url, self.poll.registry(), self.next_listener)?;
-                places.push(ListenerSource::New(Box::new(listener)));
+                placed.push((PolledListener::open(url, registry, self.next_listener)?, None));
                 return Ok(());
             };
-            places.push(ListenerSource::Kept(index));
-            let former = self.listeners[index].asked.clone();
-            if former != *url {
-                self.listeners[index].apply(url)?;
-                changed.push((index, former));
-            }
-            Ok(())
+            let asked = listener.asked.clone();
+            let applied = if asked == *url { Ok(()) } else { listener.apply(url) };
+            placed.push((listener, Some((index, asked))));
+            applied
         });
         if let Err(error) = outcome {
-            close_new(places, self.poll.registry());
-            for (index, former) in changed {
-                if let Err(error) = self.listeners[index].apply(&former) {
+            for (mut listener, origin) in placed {
+                let Some((index, asked)) = origin else {
+                    listener.close(registry);
+                    continue;
+                };
+                if listener.asked != asked
+                    && let Err(error) = listener.apply(&asked)
+                {
                     log::error!("cannot undo a change: {error}");
                 }
+                former[index] = Some(listener);
             }
+            self.listeners = former.into_iter().flatten().collect();
             return Err(error);
         }
-        Ok(places)
-    }
-
-    /// Puts the listeners in the order of their URLs and closes those without a URL.
-    fn open_listeners(&mut self, places: Vec<ListenerSource>, urls: &[ListenUrl]) {
-        let mut former: Vec<Option<PolledListener>> = self.listeners.drain(..).map(Some).collect();
-        let auth = self.core.settings().auth;
-        let listeners = places.into_iter().filter_map(|place| match place {
-            ListenerSource::Kept(index) => former[index].take(),
-            ListenerSource::New(listener) => {
-                listener.warn_if_unguarded(auth);
-                Some(*listener)
+        for (listener, origin) in placed {
+            if origin.is_none() {
+                listener.warn_if_unguarded(self.core.settings().auth);
             }
-        });
-        self.listeners = listeners.collect();
-        for (listener, url) in self.listeners.iter_mut().zip(urls) {
-            listener.asked = url.clone();
+            self.listeners.push(listener);
         }
-        for listener in former.into_iter().flatten() {
-            listener.close(self.poll.registry());
-        }
-    }
-}
-
-fn close_new(places: Vec<ListenerSource>, registry: &Registry) {
-    for place in places {
-        if let ListenerSource::New(listener) = place {
-            listener.close(registry);
-        }
+        former.into_iter().flatten().for_each(|listener| listener.close(registry));
+        Ok(())
     }
 }
 

@@ -4,81 +4,58 @@
 use super::Loop;
 use crate::core::LaneRole;
 
-/// One statistic.
 struct Stat {
     name: &'static str,
     doc: &'static str,
     read: fn(&Loop) -> u64,
 }
 
+/// A row without a reader is the counter of its name.
 macro_rules! stats {
-    ($( $name:ident: $doc:literal, $read:expr; )+) => {
-        static STATS: &[Stat] = &[$(Stat { name: stringify!($name), doc: $doc, read: $read }),+];
+    (read $name:ident) => { |lp| lp.core.counters().$name };
+    (read $name:ident $read:expr) => { $read };
+    ($( $name:ident: $doc:literal $(, $read:expr)?; )+) => {
+        static STATS: &[Stat] =
+            &[$(Stat { name: stringify!($name), doc: $doc, read: stats!(read $name $($read)?) }),+];
         static NAMES: &[&str] = &[$(stringify!($name)),+];
     };
 }
 
 stats! {
-    children: "Children connected now, including local and adopted ones.",
-        |lp| lp.core.children_len() as u64;
-    children_opened: "Children so far.",
-        |lp| lp.core.counters().children_opened;
-    children_refused: "Children refused so far because of children_max.",
-        |lp| lp.core.counters().children_refused;
-    requests: "Requests run so far.",
-        |lp| lp.core.counters().requests;
+    children: "Children connected now, including local and adopted ones.", |lp| lp.core.children_len() as u64;
+    children_opened: "Children so far.";
+    children_refused: "Children refused so far because of children_max.";
+    requests: "Requests run so far.";
     requests_in_flight: "Requests on lanes that wait for a reply from Redis.",
         |lp| lp.core.requests_in_flight() as u64;
-    requests_lost: "Requests answered with BROKERLOST so far.",
-        |lp| lp.core.counters().requests_lost;
-    requests_down: "Requests answered with BROKERDOWN so far.",
-        |lp| lp.core.counters().requests_down;
-    requests_limited: "Requests answered with BROKERLIMIT so far.",
-        |lp| lp.core.counters().requests_limited;
-    requests_timed_out: "Requests answered with BROKERTIMEOUT so far.",
-        |lp| lp.core.counters().requests_timed_out;
-    lanes_shared: "Shared lanes that have a connection.",
-        |lp| lp.core.lanes_open(LaneRole::Shared) as u64;
+    requests_lost: "Requests answered with BROKERLOST so far.";
+    requests_down: "Requests answered with BROKERDOWN so far.";
+    requests_limited: "Requests answered with BROKERLIMIT so far.";
+    requests_timed_out: "Requests answered with BROKERTIMEOUT so far.";
+    lanes_shared: "Shared lanes that have a connection.", |lp| lp.core.lanes_open(LaneRole::Shared) as u64;
     lanes_subscriber: "Connections that carry shared subscriptions.",
         |lp| lp.core.lanes_open(LaneRole::Subscriber) as u64;
-    lanes_output_bytes: "Bytes of requests not yet written to Redis.",
-        |lp| lp.core.lanes_output() as u64;
-    leases_blocking: "Leased lanes in use for blocking commands.",
-        |lp| lp.core.leases_lent().0 as u64;
-    leases_transaction: "Leased lanes in use for WATCH or MULTI.",
-        |lp| lp.core.leases_lent().1 as u64;
+    lanes_output_bytes: "Bytes of requests not yet written to Redis.", |lp| lp.core.lanes_output() as u64;
+    leases_blocking: "Leased lanes in use for blocking commands.", |lp| lp.core.leases_lent().0 as u64;
+    leases_transaction: "Leased lanes in use for WATCH or MULTI.", |lp| lp.core.leases_lent().1 as u64;
     leases_session: "Leased lanes in use for sessions, including subscribers with pubsub = leased.",
         |lp| lp.core.leases_lent().2 as u64;
-    leases_idle: "Leased lanes kept ready and not in use.",
-        |lp| lp.core.leases_idle() as u64;
-    leases_waiting: "Children that wait for a lease.",
-        |lp| lp.core.leases_waiting() as u64;
-    upstream_up: "1 while Redis is known to answer, else 0.",
-        |lp| u64::from(lp.core.upstream_is_up());
+    leases_idle: "Leased lanes kept ready and not in use.", |lp| lp.core.leases_idle() as u64;
+    leases_waiting: "Children that wait for a lease.", |lp| lp.core.leases_waiting() as u64;
+    upstream_up: "1 while Redis is known to answer, else 0.", |lp| u64::from(lp.core.upstream_is_up());
     upstream_connections: "Connections to Redis, as Redis counts them.",
         |lp| lp.core.upstream_connections() as u64;
-    upstream_connects: "Attempts to connect to Redis so far.",
-        |lp| lp.core.counters().upstream_connects;
-    upstream_connect_failures: "Of these, the failed ones.",
-        |lp| lp.core.counters().upstream_connect_failures;
-    upstream_losses: "Established connections to Redis that broke or had to be closed.",
-        |lp| lp.core.counters().upstream_losses;
-    desyncs: "Of these, connections closed for replies that violate the protocol.",
-        |lp| lp.core.counters().desyncs;
-    canaries: "Canaries sent so far (integrity).",
-        |lp| lp.core.counters().canaries;
-    integrity_failures: "Of these, canaries whose reply did not match; each closed a lane.",
-        |lp| lp.core.counters().integrity_failures;
-    orphaned_replies: "Replies that arrived after their child had disconnected.",
-        |lp| lp.core.counters().orphaned_replies;
-    subscriber_gaps: "How often shared subscriptions were made again, with on_subscriber_loss = resubscribe.",
-        |lp| lp.core.counters().subscriber_gaps;
-    memory_bytes: "Heap bytes of all queues, bounded by memory_max.",
-        |lp| lp.core.memory() as u64;
-    draining: "1 while the loop drains, else 0.",
-        |lp| u64::from(lp.core.is_draining());
-    uptime_ms: "Time since the loop was created, as of its last turn.",
-        |lp| lp.told;
+    upstream_connects: "Attempts to connect to Redis so far.";
+    upstream_connect_failures: "Of these, the failed ones.";
+    upstream_losses: "Established connections to Redis that broke or had to be closed.";
+    desyncs: "Of these, connections closed for replies that violate the protocol.";
+    canaries: "Canaries sent so far (integrity).";
+    integrity_failures: "Of these, canaries whose reply did not match; each closed a lane.";
+    orphaned_replies: "Replies that arrived after their child had disconnected.";
+    subscriber_gaps: "How often shared subscriptions were made again, with on_subscriber_loss = resubscribe.";
+    memory_bytes: "Heap bytes of all queues, bounded by memory_max.", |lp| lp.core.memory() as u64;
+    draining: "1 while the loop drains, else 0.", |lp| u64::from(lp.core.is_draining());
+    uptime_ms: "Time since the loop was created, as of its last turn.", |lp| lp.told;
 }
 
 impl Loop {

@@ -8,22 +8,30 @@ use crate::base::clock::Millis;
 use crate::base::error::{Error, Result};
 use crate::base::key::Key;
 use crate::base::limits;
-use crate::core::Action;
-use crate::core::ChildKey;
-use crate::core::LaneKey;
+use crate::core::{Action, ChildKey, LaneKey};
 use crate::transport::conn::{Fill, Flush};
 use mio::Events;
 use mio::event::Event;
 use std::io::{self, Read};
 use std::time::Duration;
 
-/// Lists that the core fills, kept for their capacity.
+/// What is to be done in this turn or the next.
 #[derive(Debug, Default)]
 pub(super) struct WorkLists {
+    /// Links to read in the next turn, without an edge.
+    ready: Vec<Key<Link>>,
+    /// Links that used up their share of a turn's writes, or became writable: flushed in the next settling.
+    late_lanes: Vec<LaneKey>,
+    late_children: Vec<ChildKey>,
+    /// Filled by the core, and kept for their capacity.
     actions: Vec<Action>,
-    lanes: Vec<LaneKey>,
-    children: Vec<ChildKey>,
     resumed: Vec<ChildKey>,
+}
+
+impl WorkLists {
+    fn are_empty(&self) -> bool {
+        self.ready.is_empty() && self.late_lanes.is_empty() && self.late_children.is_empty()
+    }
 }
 
 /// Capacity for this many links is kept.
@@ -63,7 +71,7 @@ impl Loop {
         self.handed.begin_turn();
         self.read_quiet();
         // Links this turn adds to the list are read in the next, so that none is read twice.
-        let ready = std::mem::take(&mut self.ready);
+        let ready = std::mem::take(&mut self.work.ready);
         let events = std::mem::replace(&mut self.events, Events::with_capacity(0));
         for event in &events {
             self.take_event(event);
@@ -81,7 +89,6 @@ impl Loop {
         Ok(!self.closed)
     }
 
-    /// Passes the time to the core.
     pub(super) fn tell_time(&mut self) {
         self.told = self.clock.now();
         self.core.advance(self.told);
@@ -89,11 +96,7 @@ impl Loop {
 
     /// How long the poll may wait.
     pub(super) fn timeout(&self) -> Option<Millis> {
-        let deferred = self.unsettled
-            || !self.ready.is_empty()
-            || !self.late_lanes.is_empty()
-            || !self.late_children.is_empty();
-        if deferred {
+        if self.unsettled || !self.work.are_empty() {
             return Some(0);
         }
         let now = self.clock.now();
@@ -109,7 +112,8 @@ impl Loop {
         if token == TOKEN_WAKER {
             self.take_resolved();
         } else if token == TOKEN_PIPE {
-            self.empty_pipe();
+            let mut bytes = [0; 64];
+            while matches!(self.pipe.0.read(&mut bytes), Ok(count) if count == bytes.len()) {}
         } else if token.0 & RESERVED == RESERVED {
             if let Some(listener) = self.listeners.iter_mut().find(|listener| listener.token == token) {
                 listener.pending = true;
@@ -126,22 +130,15 @@ impl Loop {
         match link.owner {
             Owner::Dial(_) if writable => self.finish_dial(key),
             Owner::Dial(_) => return,
-            Owner::Lane(lane) if event.is_writable() || event.is_error() => self.late_lanes.push(lane),
-            Owner::Child(child) if event.is_writable() || event.is_error() => self.late_children.push(child),
+            Owner::Lane(lane) if event.is_writable() || event.is_error() => self.work.late_lanes.push(lane),
+            Owner::Child(child) if event.is_writable() || event.is_error() => {
+                self.work.late_children.push(child)
+            }
             _ => {}
         }
-        self.read_unless_listed(key);
-    }
-
-    fn read_unless_listed(&mut self, key: Key<Link>) {
         if self.links.get(key).is_some_and(|link| !link.listed && link.conn.unread()) {
             self.read(key);
         }
-    }
-
-    fn empty_pipe(&mut self) {
-        let mut bytes = [0; 64];
-        while matches!(self.pipe.0.read(&mut bytes), Ok(count) if count == bytes.len()) {}
     }
 
     // ---- reading --------------------------------------------------------------------------------------
@@ -163,7 +160,7 @@ impl Loop {
             && !link.listed
         {
             link.listed = true;
-            self.ready.push(key);
+            self.work.ready.push(key);
         }
     }
 
@@ -180,11 +177,10 @@ impl Loop {
                 return;
             }
         }
-        let fill = match link.hands_over {
-            false => link.conn.fill(&mut self.scratch),
-            true if self.handed.is_full() => return self.list(key),
-            true => self.handed.fill(&mut link.conn, &mut self.scratch),
-        };
+        if link.hands_over && self.handed.is_full() {
+            return self.list(key);
+        }
+        let fill = self.handed.fill(link, &mut self.scratch);
         let (more, hung_up) = (link.conn.unread(), link.conn.hung_up());
         if more {
             self.list(key);
@@ -193,9 +189,7 @@ impl Loop {
         match owner {
             Owner::Child(child) => {
                 self.child_filled(child, fill);
-                if !self.handed.is_empty() {
-                    self.take_handed(child, &mut Vec::new());
-                }
+                self.take_handed(child, &mut Vec::new());
             }
             // A connection that the core has just given up no longer belongs to its lane.
             Owner::Lane(lane) if self.core.lane_link(lane) != Some(link_of(key)) => {}
@@ -243,15 +237,12 @@ impl Loop {
                 if !self.core.takes_bytes(child) {
                     break;
                 }
-                let fill = match link.hands_over {
-                    false => link.conn.fill(&mut self.scratch),
-                    true => self.handed.fill(&mut link.conn, &mut self.scratch),
-                };
-                let done = !matches!(fill, Fill::Bytes(count) if count == self.scratch.len());
-                let done = done && !link.conn.unread();
+                let fill = self.handed.fill(link, &mut self.scratch);
+                let full = matches!(fill, Fill::Bytes(count) if count == self.scratch.len());
+                let more = full || link.conn.unread();
                 self.child_filled(child, fill);
                 self.take_handed(child, &mut keys);
-                if done {
+                if !more {
                     break;
                 }
             }
@@ -264,20 +255,18 @@ impl Loop {
     pub(super) fn settle(&mut self) {
         self.unsettled = false;
         // Taken once: work that is not finished here is left to the next turn.
-        let mut lanes = std::mem::take(&mut self.late_lanes);
-        let mut children = std::mem::take(&mut self.late_children);
+        let mut lanes = std::mem::take(&mut self.work.late_lanes);
+        let mut children = std::mem::take(&mut self.work.late_children);
         loop {
             while self.core.run() {}
             self.list_resumed();
             let mut moved = self.carry_out_actions();
-            self.core.take_dirty_lanes(&mut self.work.lanes);
-            lanes.append(&mut self.work.lanes);
+            self.core.take_dirty_lanes(&mut lanes);
             moved |= !lanes.is_empty();
             for lane in lanes.drain(..) {
                 self.flush_lane(lane);
             }
-            self.core.take_dirty_children(&mut self.work.children);
-            children.append(&mut self.work.children);
+            self.core.take_dirty_children(&mut children);
             moved |= !children.is_empty();
             for child in children.drain(..) {
                 self.flush_child(child);
@@ -368,8 +357,8 @@ impl Loop {
         }
         if self.links_peak > LINKS_KEPT && self.links.len() < self.links_peak / 4 {
             self.links.shrink();
-            self.ready.shrink_to_fit();
-            self.work = WorkLists::default();
+            self.work.ready.shrink_to_fit();
+            (self.work.actions, self.work.resumed) = (Vec::new(), Vec::new());
             self.links_peak = self.links.len();
         }
     }
@@ -386,7 +375,7 @@ impl Loop {
                 Ok(Flush::Wrote(count)) => self.core.lane_wrote(lane, count),
                 Ok(Flush::Done) => break,
                 Ok(Flush::TurnOver) => {
-                    self.late_lanes.push(lane);
+                    self.work.late_lanes.push(lane);
                     break;
                 }
                 Err(error) => {
@@ -413,7 +402,7 @@ impl Loop {
                 Ok(Flush::Wrote(count)) => output.consume(count),
                 Ok(Flush::Done) => break,
                 Ok(Flush::TurnOver) => {
-                    self.late_children.push(child);
+                    self.work.late_children.push(child);
                     break;
                 }
                 // It accepts no more replies, so its further requests are ignored.

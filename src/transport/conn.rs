@@ -1,6 +1,6 @@
 //! A socket and the edge-trigger invariant: every edge of the poll is either used up (a read was short, a write was
-//! refused) or remembered here (`unread`, not `blocked`). The owner of the connection handles remembered edges without
-//! waiting for another one. Owns no buffer and does not know what the bytes mean.
+//! refused) or remembered here (`unread`, not `blocked`), for its owner to handle without waiting for another one. Owns no
+//! buffer and does not know what the bytes mean.
 //!
 //! A short read usually means that the socket is empty, which saves the read that would confirm it. There are two
 //! exceptions. A message with ancillary data (SCM_RIGHTS, or credentials if the socket requests them) ends a read; the
@@ -11,13 +11,16 @@
 use super::stream::Stream;
 use crate::base::fds::Held;
 use crate::base::limits;
-use mio::event::{Event, Source};
-use mio::net::UnixStream;
+use mio::event::Event;
+use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendFlags};
-use std::io::{self, IoSliceMut, Read};
+use rustix::io::{Errno, retry_on_intr};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendFlags, recvmsg, send,
+};
+use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 /// A non-blocking connection.
 #[derive(Debug)]
@@ -96,7 +99,7 @@ impl Conn {
     /// Registers it with the poll. A `connecting` one is also watched for writable, which reports the outcome;
     /// until then a write counts as refused.
     pub fn register(&mut self, registry: &Registry, token: Token, connecting: bool) -> io::Result<()> {
-        self.stream.register(registry, token, interest(connecting))?;
+        registry.register(&mut SourceFd(&self.stream.as_fd().as_raw_fd()), token, interest(connecting))?;
         self.token = token;
         self.armed = connecting;
         self.blocked = connecting;
@@ -105,9 +108,7 @@ impl Conn {
 
     /// Records an event of the poll.
     pub fn observe(&mut self, event: &Event) {
-        if event.is_read_closed() || event.is_error() {
-            self.hung_up = true;
-        }
+        self.hung_up |= event.is_read_closed() || event.is_error();
         self.urgent |= event.is_priority();
         if event.is_readable() || self.hung_up {
             self.unread = !self.ended;
@@ -171,18 +172,16 @@ impl Conn {
     /// that arrive with the bytes.
     pub fn fill(&mut self, buffer: &mut [u8]) -> Fill {
         let size = buffer.len();
-        let outcome = loop {
-            let outcome = match &mut self.stream {
-                Stream::Unix(stream) if self.asking != Some(0) => ask(stream, buffer),
-                stream => stream.read(buffer).map(|count| (count, false)),
-            };
-            match outcome {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                outcome => break outcome,
+        let is_unix = matches!(self.stream, Stream::Unix(_));
+        let asks = is_unix && self.asking != Some(0);
+        let outcome = match asks {
+            true => receive(&self.stream, buffer, &mut RecvAncillaryBuffer::default()),
+            false => {
+                retry_on_intr(|| rustix::io::read(&self.stream, &mut *buffer)).map(|count| (count, false))
             }
         };
-        let asked = self.asking != Some(0) || matches!(self.stream, Stream::Tcp(_));
-        self.doubtful = !asked && matches!(outcome, Ok((count, _)) if 0 < count && count < size);
+        let short = matches!(outcome, Ok((count, _)) if 0 < count && count < size);
+        self.doubtful = is_unix && !asks && short;
         let cut_short = matches!(outcome, Ok((_, true)));
         self.asking = self.asking.map(|left| match cut_short {
             true => limits::ASKING_READS,
@@ -197,13 +196,7 @@ impl Conn {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(limits::HANDED_READ))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let size = buffer.len();
-        let received = loop {
-            let mut parts = [IoSliceMut::new(buffer)];
-            match rustix::net::recvmsg(&self.stream, &mut parts, &mut control, RecvFlags::CMSG_CLOEXEC) {
-                Err(rustix::io::Errno::INTR) => {}
-                received => break received,
-            }
-        };
+        let outcome = receive(&self.stream, buffer, &mut control);
         let mut cut_short = false;
         for message in control.drain() {
             cut_short = true;
@@ -211,37 +204,28 @@ impl Conn {
                 taken.extend(fds);
             }
         }
-        let truncated = received.as_ref().is_ok_and(|received| received.flags.contains(ReturnFlags::CTRUNC));
+        let truncated = matches!(outcome, Ok((_, true)));
         if truncated {
             log::debug!("descriptors handed over were lost: too many at once, or too many open here");
         }
-        let outcome = received.map(|received| received.bytes).map_err(io::Error::from);
-        self.note(outcome, size, cut_short || truncated)
+        self.note(outcome.map(|(count, _)| count), size, cut_short || truncated)
     }
 
     /// Decides from a read into a buffer of `size` what the next must do. `cut_short`: ancillary data ended the read,
     /// whether or not more bytes follow.
-    fn note(&mut self, outcome: io::Result<usize>, size: usize, cut_short: bool) -> Fill {
+    fn note(&mut self, outcome: Result<usize, Errno>, size: usize, cut_short: bool) -> Fill {
+        self.unread = false;
         match outcome {
-            Ok(0) => {
-                self.unread = false;
-                self.ended = true;
-                Fill::End
-            }
-            Ok(count) => {
+            Ok(count) if count > 0 => {
                 // A short read has emptied the socket: later bytes make an edge of their own. Except
                 // after a hang-up, whose edge has already arrived.
                 self.unread = count == size || self.hung_up || self.urgent || cut_short;
                 Fill::Bytes(count)
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                self.unread = false;
-                Fill::Empty
-            }
-            Err(error) => {
-                self.unread = false;
+            Err(Errno::AGAIN) => Fill::Empty,
+            over => {
                 self.ended = true;
-                Fill::Broken(error)
+                over.map_or_else(|error| Fill::Broken(error.into()), |_| Fill::End)
             }
         }
     }
@@ -270,17 +254,13 @@ impl Conn {
     /// One write; zero if it was refused, and then a writable edge follows. Never raises SIGPIPE, which
     /// an embedding program may not ignore as Rust's own start-up code does.
     pub fn flush(&mut self, registry: &Registry, bytes: &[u8]) -> io::Result<usize> {
-        loop {
-            match rustix::net::send(&self.stream, bytes, SendFlags::NOSIGNAL) {
-                Ok(count) => return Ok(count),
-                Err(rustix::io::Errno::INTR) => {}
-                Err(rustix::io::Errno::AGAIN) => {
-                    self.blocked = true;
-                    self.arm(registry, true)?;
-                    return Ok(0);
-                }
-                Err(error) => return Err(error.into()),
+        match retry_on_intr(|| send(&self.stream, bytes, SendFlags::NOSIGNAL)) {
+            Err(Errno::AGAIN) => {
+                self.blocked = true;
+                self.arm(registry, true)?;
+                Ok(0)
             }
+            outcome => Ok(outcome?),
         }
     }
 
@@ -293,7 +273,8 @@ impl Conn {
     /// so no edge is lost in between.
     fn arm(&mut self, registry: &Registry, writable: bool) -> io::Result<()> {
         if self.armed != writable {
-            self.stream.reregister(registry, self.token, interest(writable))?;
+            let fd = self.stream.as_fd().as_raw_fd();
+            registry.reregister(&mut SourceFd(&fd), self.token, interest(writable))?;
             self.armed = writable;
         }
         Ok(())
@@ -301,19 +282,21 @@ impl Conn {
 
     /// Deregisters, shuts down and closes, in this order: a forked copy may keep the socket open, and would
     /// otherwise make events for a token that is no longer ours.
-    pub fn close(mut self, registry: &Registry) {
+    pub fn close(self, registry: &Registry) {
         // A failure of either leaves nothing to do.
-        let _ = self.stream.deregister(registry);
+        let _ = registry.deregister(&mut SourceFd(&self.stream.as_fd().as_raw_fd()));
         let _ = self.stream.shutdown();
     }
 }
 
-/// A read of a unix socket that asks: returns how many bytes, and whether ancillary data arrived with them. Without a
-/// buffer for the data, the kernel reports that it was omitted.
-fn ask(stream: &UnixStream, buffer: &mut [u8]) -> io::Result<(usize, bool)> {
-    let mut nowhere = RecvAncillaryBuffer::default();
+/// A read that asks for ancillary data: returns how many bytes, and whether data arrived that `control` has no room for.
+fn receive(
+    stream: &Stream,
+    buffer: &mut [u8],
+    control: &mut RecvAncillaryBuffer<'_>,
+) -> Result<(usize, bool), Errno> {
     let mut parts = [IoSliceMut::new(buffer)];
-    let received = rustix::net::recvmsg(stream, &mut parts, &mut nowhere, RecvFlags::empty())?;
+    let received = retry_on_intr(|| recvmsg(stream, &mut parts, control, RecvFlags::CMSG_CLOEXEC))?;
     Ok((received.bytes, received.flags.contains(ReturnFlags::CTRUNC)))
 }
 
@@ -326,8 +309,9 @@ fn interest(writable: bool) -> Interest {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use mio::net::UnixStream;
     use mio::{Events, Poll};
-    use std::io::Write;
+    use std::io::{Read, Write};
     use std::net::Shutdown;
     use std::time::Duration;
 

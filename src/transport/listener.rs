@@ -4,17 +4,16 @@
 
 mod files;
 
-use std::fmt;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::path::Path;
 
-use mio::event::Source;
-use mio::net::{TcpListener, UnixListener};
+use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 use rustix::io::Errno;
-use socket2::{Domain, Socket, Type};
+use rustix::net::{Shutdown, SocketFlags, accept_with, shutdown};
+use socket2::{SockAddr, Socket, Type};
 
 use self::files::{AccessOptions, LockFile, SocketFile, SocketPath};
 use super::stream::Stream;
@@ -30,7 +29,7 @@ use crate::config::endpoint::{ListenUrl, RUN_DIR};
 pub struct Listener {
     /// Declared before `socket`: see [`Held`].
     _held: Held,
-    socket: Bound,
+    socket: Socket,
     url: String,
     maker: Maker,
     /// Dropped after listening has ended: the socket's file first, so that the next broker finds the path
@@ -38,24 +37,22 @@ pub struct Listener {
     files: Option<(SocketFile, LockFile)>,
 }
 
-#[derive(Debug)]
-enum Bound {
-    Unix(UnixListener),
-    Tcp(TcpListener),
-}
-
 impl Listener {
-    fn new(socket: Bound, url: String, files: Option<(SocketFile, LockFile)>) -> Listener {
-        Listener { _held: Held::new(&socket.as_fd()), socket, url, maker: Maker::here(), files }
+    /// Begins to listen.
+    fn new(socket: Socket, url: String, files: Option<(SocketFile, LockFile)>) -> io::Result<Listener> {
+        socket.listen(LISTEN_BACKLOG)?;
+        Ok(Listener { _held: Held::new(&socket), socket, url, maker: Maker::here(), files })
     }
 
     /// Binds and listens. Resolves names and touches the file system, blocking.
     pub fn bind(url: &ListenUrl) -> Result<Listener> {
         match url {
             ListenUrl::Unix { path, .. } => bind_unix(url, path, Path::new(RUN_DIR)),
-            ListenUrl::Tcp { host, port, insecure } => bind_tcp(host, *port, *insecure),
+            ListenUrl::Tcp { host, port, insecure } => {
+                allowed_addresses(host, *port, *insecure).and_then(bind_tcp)
+            }
         }
-        .map_err(|failure| failure.of(url))
+        .map_err(naming(url))
     }
 
     /// Whether `bind` would succeed, apart from a broker that already listens there: performs the same steps, except
@@ -63,16 +60,24 @@ impl Listener {
     pub fn check(url: &ListenUrl) -> Result<()> {
         match url {
             ListenUrl::Unix { path, .. } => check_unix(url, path, Path::new(RUN_DIR)),
-            ListenUrl::Tcp { host, port, insecure } => check_tcp(host, *port, *insecure),
+            ListenUrl::Tcp { host, port, insecure } => {
+                allowed_addresses(host, *port, *insecure).and_then(check_tcp)
+            }
         }
-        .map_err(|failure| failure.of(url))
+        .map_err(naming(url))
+    }
+
+    /// Watches for connections.
+    pub fn register(&self, registry: &Registry, token: Token) -> io::Result<()> {
+        registry.register(&mut SourceFd(&self.socket.as_raw_fd()), token, Interest::READABLE)
     }
 
     /// The next connection, or `WouldBlock`.
     pub fn accept(&self) -> io::Result<Stream> {
-        let stream = match &self.socket {
-            Bound::Unix(listener) => Stream::Unix(listener.accept()?.0),
-            Bound::Tcp(listener) => Stream::Tcp(listener.accept()?.0),
+        let socket = accept_with(&self.socket, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?;
+        let stream = match self.files {
+            Some(_) => Stream::Unix(socket.into()),
+            None => Stream::Tcp(socket.into()),
         };
         stream.tune();
         Ok(stream)
@@ -85,119 +90,55 @@ impl Listener {
 
     /// Applies the options of another URL for the same address. On failure the previous ones stay.
     pub fn apply(&self, url: &ListenUrl) -> Result<()> {
-        let outcome = match (url, &self.files) {
-            (ListenUrl::Unix { .. }, Some((file, _))) => {
-                file.asked(&asked(url)).and_then(|access| file.set_access(&access))
+        match url {
+            ListenUrl::Unix { .. } => {
+                self.files.iter().try_for_each(|(file, _)| file.set_access(&asked(url)))
             }
-            (ListenUrl::Tcp { host, port, insecure }, _) => {
-                allowed_addresses(host, *port, *insecure).map(drop)
-            }
-            (ListenUrl::Unix { .. }, None) => Ok(()),
-        };
-        outcome.map_err(|failure| failure.of(url))
+            ListenUrl::Tcp { host, port, insecure } => allowed_addresses(host, *port, *insecure).map(drop),
+        }
+        .map_err(naming(url))
     }
 
-    /// Stops listening and removes the socket's files.
-    pub fn close(self) {}
+    /// Stops watching and listening, and removes the socket's files.
+    pub fn close(self, registry: &Registry) {
+        // A listener that cannot be deregistered is closed all the same.
+        let _ = registry.deregister(&mut SourceFd(&self.socket.as_raw_fd()));
+    }
 }
 
 impl Drop for Listener {
     fn drop(&mut self) {
         if self.maker.is_here() {
             // Otherwise a forked copy of the socket would still take connections, and no process would accept them.
-            let _ = rustix::net::shutdown(self.as_fd(), rustix::net::Shutdown::Both);
+            let _ = shutdown(&self.socket, Shutdown::Both);
         }
     }
 }
 
-impl AsFd for Listener {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
-    }
+/// Puts the address before the text of an error.
+fn naming(url: &ListenUrl) -> impl FnOnce(Error) -> Error {
+    let name = match url {
+        ListenUrl::Unix { path, .. } => ListenUrl::unix(path).to_string(),
+        ListenUrl::Tcp { .. } => url.to_string(),
+    };
+    |error| error.within(name)
 }
 
-impl AsFd for Bound {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        match self {
-            Bound::Unix(listener) => listener.as_fd(),
-            Bound::Tcp(listener) => listener.as_fd(),
-        }
-    }
-}
-
-impl Source for Listener {
-    fn register(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
-        match &mut self.socket {
-            Bound::Unix(listener) => listener.register(registry, token, interests),
-            Bound::Tcp(listener) => listener.register(registry, token, interests),
-        }
-    }
-
-    fn reregister(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
-        match &mut self.socket {
-            Bound::Unix(listener) => listener.reregister(registry, token, interests),
-            Bound::Tcp(listener) => listener.reregister(registry, token, interests),
-        }
-    }
-
-    fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
-        match &mut self.socket {
-            Bound::Unix(listener) => listener.deregister(registry),
-            Bound::Tcp(listener) => listener.deregister(registry),
-        }
-    }
-}
-
-/// Why a listener could not be bound, without its name.
-#[derive(Debug)]
-enum ListenFailure {
-    /// The URL requires something that is not allowed.
-    Refused(String),
-    /// The system or another process prevents it.
-    System(Error),
-}
-
-impl ListenFailure {
-    fn system(why: impl Into<String>) -> ListenFailure {
-        ListenFailure::System(Error::system(why))
-    }
-
-    /// Another process has the address.
-    fn taken(why: impl Into<String>) -> ListenFailure {
-        ListenFailure::System(Error::system(why).numbered(Errno::ADDRINUSE.raw_os_error()))
-    }
-}
-
-impl ListenFailure {
-    fn of(self, url: &ListenUrl) -> Error {
-        let name = match url {
-            ListenUrl::Unix { path, .. } => ListenUrl::unix(path).to_string(),
-            ListenUrl::Tcp { .. } => url.to_string(),
-        };
-        match self {
-            ListenFailure::Refused(why) => Error::config(format!("{name}: {why}")),
-            ListenFailure::System(error) => error.within(name),
-        }
-    }
-}
-
-type Attempt<T> = std::result::Result<T, ListenFailure>;
-
-/// For `map_err`: names the attempt that failed.
-fn attempting(what: impl fmt::Display) -> impl FnOnce(io::Error) -> ListenFailure {
-    move |error| ListenFailure::System(Error::refused(what, &error))
+/// Another process has the address.
+fn taken(why: impl Into<String>) -> Error {
+    Error::system(why).numbered(Errno::ADDRINUSE.raw_os_error())
 }
 
 /// The addresses of a name, if children may connect there.
-fn allowed_addresses(host: &str, port: u16, insecure: bool) -> Attempt<Vec<SocketAddr>> {
+fn allowed_addresses(host: &str, port: u16, insecure: bool) -> Result<Vec<SocketAddr>> {
     let addresses: Vec<SocketAddr> =
-        (host, port).to_socket_addrs().map_err(attempting("cannot resolve the name"))?.collect();
+        (host, port).to_socket_addrs().map_err(Error::attempting("cannot resolve the name"))?.collect();
     // All of them: the resolver chooses which one is bound.
     let beyond = addresses.iter().find(|address| !address.ip().to_canonical().is_loopback());
     if let Some(address) = beyond
         && !insecure
     {
-        return Err(ListenFailure::Refused(format!(
+        return Err(Error::config(format!(
             "{} is not a loopback address: every process that connects there gets the broker's rights to Redis; \
              listen on 127.0.0.1 or a unix:// path, or add ?insecure=1 to allow it",
             address.ip()
@@ -206,62 +147,57 @@ fn allowed_addresses(host: &str, port: u16, insecure: bool) -> Attempt<Vec<Socke
     Ok(addresses)
 }
 
-fn bind_tcp(host: &str, port: u16, insecure: bool) -> Attempt<Listener> {
-    first_that_binds(host, port, insecure, |address| {
-        let socket = tcp_socket(address)?;
-        socket.listen(LISTEN_BACKLOG)?;
-        let listener = TcpListener::from_std(socket.into());
-        let url = format!("tcp://{}", listener.local_addr()?);
-        Ok(Listener::new(Bound::Tcp(listener), url, None))
+fn bind_tcp(addresses: Vec<SocketAddr>) -> Result<Listener> {
+    first_that_binds(addresses, |address| {
+        let socket = bound_socket(&address.into())?;
+        let mut listener = Listener::new(socket, String::new(), None)?;
+        let bound = listener.socket.local_addr()?.as_socket().unwrap_or(address);
+        listener.url = format!("tcp://{bound}");
+        Ok(listener)
     })
 }
 
 /// A port in use is `taken`: most likely by the broker that this configuration is meant for.
-fn check_tcp(host: &str, port: u16, insecure: bool) -> Attempt<()> {
-    first_that_binds(host, port, insecure, |address| match tcp_socket(address) {
+fn check_tcp(addresses: Vec<SocketAddr>) -> Result<()> {
+    first_that_binds(addresses, |address| match bound_socket(&address.into()) {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => Ok(()),
         outcome => outcome.map(drop),
     })
 }
 
-fn first_that_binds<T>(
-    host: &str,
-    port: u16,
-    insecure: bool,
-    mut bind: impl FnMut(SocketAddr) -> io::Result<T>,
-) -> Attempt<T> {
-    let addresses = allowed_addresses(host, port, insecure)?;
-    let mut last = ListenFailure::system("the name has no address");
+fn first_that_binds<T>(addresses: Vec<SocketAddr>, bind: impl Fn(SocketAddr) -> io::Result<T>) -> Result<T> {
+    let mut last = Error::system("the name has no address");
     for address in addresses {
         match bind(address) {
             Ok(bound) => return Ok(bound),
-            Err(error) => last = attempting(format!("cannot listen on {address}"))(error),
+            Err(error) => last = Error::attempting(format!("cannot listen on {address}"))(error),
         }
     }
     Err(last)
 }
 
-fn tcp_socket(address: SocketAddr) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+/// A socket with this address, which does not listen yet.
+fn bound_socket(address: &SockAddr) -> io::Result<Socket> {
+    let socket = Socket::new(address.domain(), Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
-    // A restarted broker must not wait until connections of the old one have left TIME_WAIT.
-    socket.set_reuse_address(true)?;
-    socket.bind(&address.into())?;
+    if !address.is_unix() {
+        // A restarted broker must not wait until connections of the old one have left TIME_WAIT.
+        socket.set_reuse_address(true)?;
+    }
+    socket.bind(address)?;
     Ok(socket)
 }
 
-fn bind_unix(url: &ListenUrl, path: &Path, creatable: &Path) -> Attempt<Listener> {
+fn bind_unix(url: &ListenUrl, path: &Path, creatable: &Path) -> Result<Listener> {
     let place = SocketPath::open(path, creatable)?;
     let lock = LockFile::acquire(&place)?;
     place.clear()?;
     let (socket, file) = place.bind(&asked(url))?;
-    socket.listen(LISTEN_BACKLOG).map_err(attempting("cannot listen"))?;
-    let listener = std::os::unix::net::UnixListener::from(OwnedFd::from(socket));
-    let socket = Bound::Unix(UnixListener::from_std(listener));
-    Ok(Listener::new(socket, ListenUrl::unix(path).to_string(), Some((file, lock))))
+    let url = ListenUrl::unix(path).to_string();
+    Listener::new(socket, url, Some((file, lock))).map_err(Error::attempting("cannot listen"))
 }
 
-fn check_unix(url: &ListenUrl, path: &Path, creatable: &Path) -> Attempt<()> {
+fn check_unix(url: &ListenUrl, path: &Path, creatable: &Path) -> Result<()> {
     if files::will_be_created(path, creatable) {
         return asked(url).access((0, 0)).map(drop);
     }

@@ -1,6 +1,5 @@
 //! A server's address. A host name is looked up again in a short-lived thread, since the system's resolver blocks without
-//! a limit; meanwhile the last known addresses are used. The standalone broker looks it up whenever it connects. Inside
-//! another program the name is looked up once, when the loop or client is created, and again only after a connection has
+//! a limit; meanwhile the last known addresses are used. Inside another program that happens only after a connection has
 //! failed or was lost: as long as a name works, there is no thread. Never connects.
 
 use crate::base::clock::Millis;
@@ -11,7 +10,7 @@ use crate::config::endpoint::Address;
 use crate::transport::wake::Wake;
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Weak};
 use std::thread;
@@ -82,6 +81,10 @@ pub fn start(body: Box<dyn FnOnce() + Send>) -> io::Result<()> {
     thread::Builder::new().name("broker-resolver".to_owned()).spawn(body).map(drop)
 }
 
+fn look_up(host: &str, port: u16) -> LookupResult {
+    (host, port).to_socket_addrs().map(Iterator::collect)
+}
+
 impl Destination {
     /// Resolves `address`. Blocks while a name is looked up, if `lookup` says so; only then it can fail.
     pub fn find(address: &Address, lookup: Lookup) -> Result<Destination> {
@@ -112,21 +115,14 @@ impl Resolver {
         self.lookup
     }
 
-    /// The address in use; `None` for a path, and for a name without a known address.
-    pub fn present(&self) -> Option<SocketAddr> {
-        match &self.place {
-            Location::Unix(_) => None,
+    /// The URL of the address in use; `None` for a name without a known address.
+    pub fn url(&self) -> Option<String> {
+        let address = match &self.place {
+            Location::Unix(path) => return Some(format!("unix://{}", path.display())),
             Location::Number(address) => Some(*address),
-            Location::Name(name) => name.known.get(name.present).copied(),
-        }
-    }
-
-    /// The socket's path, if it is one.
-    pub fn path(&self) -> Option<&Path> {
-        match &self.place {
-            Location::Unix(path) => Some(path),
-            Location::Number(_) | Location::Name(_) => None,
-        }
+            Location::Name(name) => name.address(),
+        };
+        address.map(|address| format!("tcp://{address}"))
     }
 
     /// Whether every new connection uses the name's current address. If only a failure causes a look-up, a name that
@@ -153,8 +149,8 @@ impl Resolver {
             Some(start) => name.ask(start, self.answers.0.clone(), Arc::downgrade(&self.waker), now),
             None => Ok(()),
         };
-        match (name.known.get(name.present), started) {
-            (Some(address), _) => Found::Tcp(*address),
+        match (name.address(), started) {
+            (Some(address), _) => Found::Tcp(address),
             (None, Ok(())) => Found::Later,
             (None, Err(error)) => Found::Nowhere(format!("cannot look up {}: {error}", name.host)),
         }
@@ -163,7 +159,7 @@ impl Resolver {
     /// `address` did not answer: use the next one, if there are several.
     pub fn blame(&mut self, address: SocketAddr) {
         if let Location::Name(name) = &mut self.place
-            && name.known.get(name.present) == Some(&address)
+            && name.address() == Some(address)
         {
             name.present = (name.present + 1) % name.known.len();
             name.doubted = true;
@@ -210,10 +206,14 @@ impl HostName {
         let (known, present) = (Vec::new(), 0);
         let mut name = HostName { host, port, known, present, doubted: false, asking: None, asked: None };
         if matches!(lookup, Lookup::AfterFailure(_)) {
-            let answer = (name.host.as_str(), port).to_socket_addrs().map(Iterator::collect);
-            name.learn(answer)?;
+            name.learn(look_up(&name.host, port))?;
         }
         Ok(name)
+    }
+
+    /// The address in use.
+    fn address(&self) -> Option<SocketAddr> {
+        self.known.get(self.present).copied()
     }
 
     fn is_asking(&self, now: Millis) -> bool {
@@ -233,9 +233,8 @@ impl HostName {
         // Also without a thread: the next attempt is not before the next interval.
         self.asked = Some(now);
         start(Box::new(move || {
-            let answer = (host.as_str(), port).to_socket_addrs().map(Iterator::collect);
             // Either fails only if the loop is gone, and then nothing waits for this.
-            let _ = to.send(answer);
+            let _ = to.send(look_up(&host, port));
             let _ = waker.upgrade().map(|waker| waker.ring());
         }))?;
         self.asking = Some((now, fork::generation()));
@@ -250,8 +249,8 @@ impl HostName {
             Err(error) => return Err(Error::refused(format!("cannot look up {}", self.host), &error)),
         };
         // The address that works now is kept, wherever the new answer lists it.
-        let present = self.known.get(self.present);
-        self.present = present.and_then(|used| found.iter().position(|one| one == used)).unwrap_or(0);
+        let used = self.address();
+        self.present = found.iter().position(|one| Some(*one) == used).unwrap_or(0);
         self.known = found;
         Ok(())
     }

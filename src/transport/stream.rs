@@ -1,16 +1,16 @@
-//! One connected socket, Unix or TCP, and its peer. Reads and writes as it is told; buffers and edge-trigger rules
-//! belong to its owner.
+//! One connected socket, Unix or TCP, and its peer. Reads as it is told; buffers and edge-trigger rules belong to its
+//! owner.
 
 use std::fmt;
-use std::io::{self, IoSlice, IoSliceMut, Read, Write};
-use std::net::{Shutdown, SocketAddr};
+use std::io::{self, Read};
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::time::Duration;
 
-use mio::event::Source;
 use mio::net::{TcpStream, UnixStream};
-use mio::{Interest, Registry, Token};
-use rustix::net::AddressFamily;
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, Shutdown, SocketType, getpeername, shutdown, sockopt};
 use socket2::{SockRef, TcpKeepalive};
 
 /// A TCP child that vanished without closing is noticed after about this time, as in Redis
@@ -35,58 +35,63 @@ impl From<Stream> for OwnedFd {
     }
 }
 
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Stream::Unix(stream) => stream.as_fd(),
+            Stream::Tcp(stream) => stream.as_fd(),
+        }
+    }
+}
+
+impl Read for Stream {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        Ok(rustix::io::read(self, buf)?)
+    }
+}
+
+/// For `map_err`: the system's words.
+fn words(error: Errno) -> String {
+    io::Error::from(error).to_string()
+}
+
 /// The kind of a connected stream socket, Unix, IPv4 or IPv6; or why it is none.
 fn family_of(socket: &OwnedFd) -> Result<AddressFamily, String> {
-    use rustix::io::Errno;
-    use rustix::net::{SocketType, sockopt};
     match sockopt::socket_type(socket) {
         Ok(SocketType::STREAM) => {}
         Ok(_) => return Err("it is not a stream socket".to_owned()),
         Err(Errno::NOTSOCK) => return Err("it is not a socket".to_owned()),
-        Err(error) => return Err(io::Error::from(error).to_string()),
+        Err(error) => return Err(words(error)),
     }
-    let family = sockopt::socket_domain(socket).map_err(|error| io::Error::from(error).to_string())?;
+    let family = sockopt::socket_domain(socket).map_err(words)?;
     if ![AddressFamily::UNIX, AddressFamily::INET, AddressFamily::INET6].contains(&family) {
         return Err("it is neither a unix nor a TCP socket".to_owned());
     }
-    match rustix::net::getpeername(socket) {
+    match getpeername(socket) {
         Ok(_) => Ok(family),
         Err(Errno::NOTCONN) => Err("it is not connected".to_owned()),
-        Err(error) => Err(io::Error::from(error).to_string()),
+        Err(error) => Err(words(error)),
     }
-}
-
-/// Calls the same method on either kind.
-macro_rules! either {
-    ($self:expr, $stream:ident => $call:expr) => {
-        match $self {
-            Stream::Unix($stream) => $call,
-            Stream::Tcp($stream) => $call,
-        }
-    };
 }
 
 impl Stream {
-    /// Shuts down both directions for every copy of the socket, forked ones too. A peer that has already gone
-    /// is not a failure.
-    pub fn shutdown(&self) -> io::Result<()> {
-        match either!(self, stream => stream.shutdown(Shutdown::Both)) {
-            Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
-            result => result,
-        }
+    /// Connects, or fails at once; also if the server's backlog is full (`WouldBlock`): no event would report room.
+    pub fn connect_unix(path: &Path) -> io::Result<Stream> {
+        UnixStream::connect(path).map(Stream::Unix)
     }
 
-    /// Shuts down our direction; the peer reads an end of file and closes its own.
-    pub fn shutdown_write(&self) -> io::Result<()> {
-        either!(self, stream => stream.shutdown(Shutdown::Write))
+    /// Begins to connect; `is_connected` has the outcome. Small segments are sent at once.
+    pub fn connect_tcp(address: SocketAddr) -> io::Result<Stream> {
+        let stream = TcpStream::connect(address)?;
+        stream.set_nodelay(true)?;
+        Ok(Stream::Tcp(stream))
     }
 
     /// Takes over a connected socket, which is unchanged if it is refused.
     pub fn adopt(socket: OwnedFd) -> Result<Stream, (OwnedFd, String)> {
         let prepared = family_of(&socket).and_then(|family| {
-            let failed = |error: rustix::io::Errno| io::Error::from(error).to_string();
-            rustix::io::ioctl_fionbio(&socket, true).map_err(failed)?;
-            rustix::io::fcntl_setfd(&socket, rustix::io::FdFlags::CLOEXEC).map_err(failed)?;
+            rustix::io::ioctl_fionbio(&socket, true).map_err(words)?;
+            rustix::io::fcntl_setfd(&socket, rustix::io::FdFlags::CLOEXEC).map_err(words)?;
             Ok(family)
         });
         let stream = match prepared {
@@ -108,70 +113,37 @@ impl Stream {
         }
     }
 
+    /// Shuts down both directions for every copy of the socket, forked ones too. A peer that has already gone
+    /// is not a failure.
+    pub fn shutdown(&self) -> io::Result<()> {
+        match shutdown(self, Shutdown::Both) {
+            Err(Errno::NOTCONN) => Ok(()),
+            outcome => Ok(outcome?),
+        }
+    }
+
+    /// Shuts down our direction; the peer reads an end of file and closes its own.
+    pub fn shutdown_write(&self) -> io::Result<()> {
+        Ok(shutdown(self, Shutdown::Write)?)
+    }
+
     /// The outcome of a connect; false while it is in progress.
     pub fn is_connected(&self) -> io::Result<bool> {
-        if let Some(error) = either!(self, stream => stream.take_error())? {
-            return Err(error);
-        }
-        match either!(self, stream => stream.peer_addr().map(drop)) {
-            Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(false),
-            outcome => outcome.map(|()| true),
+        sockopt::socket_error(self)??;
+        match getpeername(self) {
+            Err(Errno::NOTCONN) => Ok(false),
+            outcome => Ok(outcome.map(|_| true)?),
         }
     }
 
     /// The peer, as far as the system knows it.
     pub fn peer(&self) -> Peer {
         match self {
-            Stream::Unix(stream) => match rustix::net::sockopt::socket_peercred(stream) {
-                Ok(peer) => Peer::Unix { pid: peer.pid.as_raw_nonzero().get(), uid: peer.uid.as_raw() },
-                Err(_) => Peer::Unknown,
-            },
+            Stream::Unix(stream) => sockopt::socket_peercred(stream).map_or(Peer::Unknown, |peer| {
+                Peer::Unix { pid: peer.pid.as_raw_nonzero().get(), uid: peer.uid.as_raw() }
+            }),
             Stream::Tcp(stream) => stream.peer_addr().map_or(Peer::Unknown, Peer::Tcp),
         }
-    }
-}
-
-impl Read for Stream {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        either!(self, stream => stream.read(buf))
-    }
-
-    fn read_vectored(&mut self, bufs: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
-        either!(self, stream => stream.read_vectored(bufs))
-    }
-}
-
-impl Write for Stream {
-    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        either!(self, stream => stream.write(buf))
-    }
-
-    fn write_vectored(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
-        either!(self, stream => stream.write_vectored(bufs))
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Source for Stream {
-    fn register(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
-        either!(self, stream => stream.register(registry, token, interests))
-    }
-
-    fn reregister(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
-        either!(self, stream => stream.reregister(registry, token, interests))
-    }
-
-    fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
-        either!(self, stream => stream.deregister(registry))
-    }
-}
-
-impl AsFd for Stream {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        either!(self, stream => stream.as_fd())
     }
 }
 

@@ -6,7 +6,6 @@ use broker::base::error::Result;
 use broker::config::table::KeyKind;
 use broker::config::{Row, rows};
 
-/// Prints the table.
 pub(crate) fn run(args: &ConfigArgs) -> Result<()> {
     say::text(&match args.format {
         KeysFormat::Text => as_text(rows()),

@@ -4,6 +4,7 @@
 use crate::stderr::Stderr;
 use broker::base::clock::{Clock, Millis};
 use broker::base::log_limit::{LogLimit, LogLine};
+use broker::config::value::LogFormat;
 use humantime::format_rfc3339_millis;
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use std::os::fd::AsFd;
@@ -14,27 +15,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 /// While lines are queued, they are retried after this many milliseconds.
 const RETRY: Millis = 100;
 
-/// The format of a line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Format {
-    /// `2026-01-31T12:00:00.000Z info message`
-    Text,
-    /// One JSON object.
-    Json,
-    /// `<6>message`; the journal adds the time.
-    Journal,
-}
-
-#[derive(Debug)]
 struct Logger {
-    format: Format,
+    format: LogFormat,
     clock: Clock,
     /// No lines are queued in `state`: saves a lock in every turn.
     at_rest: AtomicBool,
     state: Mutex<LoggerState>,
 }
 
-#[derive(Debug)]
 struct LoggerState {
     limit: LogLimit,
     out: Stderr,
@@ -44,10 +32,14 @@ struct LoggerState {
 static LOGGER: OnceLock<Logger> = OnceLock::new();
 
 /// Makes this the process' logger. Later calls change nothing.
-pub(crate) fn install(format: Format, level: LevelFilter) {
+pub(crate) fn install(format: LogFormat, level: LevelFilter) {
     // Without a free descriptor for it the loop cannot start either.
     let Ok(fd) = std::io::stderr().as_fd().try_clone_to_owned() else { return };
-    let state = Mutex::new(LoggerState { limit: LogLimit::default(), out: Stderr::new(fd) });
+    let about_lost = move |lost| {
+        rendered(format, Level::Warn, &format!("{lost} lines lost: standard error accepted no more"))
+    };
+    let state = LoggerState { limit: LogLimit::default(), out: Stderr::new(fd, about_lost) };
+    let state = Mutex::new(state);
     let logger =
         LOGGER.get_or_init(|| Logger { format, clock: Clock::new(), at_rest: AtomicBool::new(true), state });
     if log::set_logger(logger).is_ok() {
@@ -61,7 +53,7 @@ pub(crate) fn settle() -> Option<Millis> {
     let logger = LOGGER.get().filter(|logger| !logger.at_rest.load(Ordering::Relaxed))?;
     let mut state = logger.state();
     logger.tell_left_out(&mut state);
-    state.out.settle(|lost| logger.about_lost(lost));
+    state.out.settle();
     logger.note_rest(&state);
     let retry = state.out.is_behind().then_some(RETRY);
     let summary = state.limit.due().map(|due| due.saturating_sub(logger.clock.now()));
@@ -79,10 +71,10 @@ pub(crate) fn finish() {
         logger.write(&mut state.out, &line);
     }
     let due = logger.clock.now() + LAST_WAIT;
-    state.out.settle(|lost| logger.about_lost(lost));
+    state.out.settle();
     while state.out.is_behind() && logger.clock.now() < due {
         std::thread::sleep(Duration::from_millis(RETRY / 10));
-        state.out.settle(|lost| logger.about_lost(lost));
+        state.out.settle();
     }
 }
 
@@ -92,22 +84,13 @@ impl Logger {
     }
 
     fn write(&self, out: &mut Stderr, line: &LogLine) {
-        out.put(self.render(line.level, &line.text), |lost| self.about_lost(lost));
+        out.put(rendered(self.format, line.level, &line.text));
     }
 
     fn tell_left_out(&self, state: &mut LoggerState) {
         for line in state.limit.summaries(self.clock.now()) {
             self.write(&mut state.out, &line);
         }
-    }
-
-    fn about_lost(&self, lost: u64) -> String {
-        self.render(Level::Warn, &format!("{lost} lines lost: standard error accepted no more"))
-    }
-
-    fn render(&self, level: Level, text: &str) -> String {
-        // `humantime` refuses a time before 1970, which a clock that was never set can show.
-        render(self.format, SystemTime::now().max(UNIX_EPOCH), level, text)
     }
 
     fn note_rest(&self, state: &LoggerState) {
@@ -138,16 +121,21 @@ impl Log for Logger {
     }
 }
 
-fn render(format: Format, now: SystemTime, level: Level, message: &str) -> String {
+fn rendered(format: LogFormat, level: Level, text: &str) -> String {
+    // `humantime` refuses a time before 1970, which a clock that was never set can show.
+    render(format, SystemTime::now().max(UNIX_EPOCH), level, text)
+}
+
+fn render(format: LogFormat, now: SystemTime, level: Level, message: &str) -> String {
     let name = level.as_str().to_ascii_lowercase();
     let time = format_rfc3339_millis(now);
     match format {
-        Format::Text => format!("{time} {name:<5} {}\n", one_line(message)),
-        Format::Json => {
+        LogFormat::Text => format!("{time} {name:<5} {}\n", one_line(message)),
+        LogFormat::Json => {
             let time = time.to_string();
             format!("{}\n", serde_json::json!({ "time": time, "level": name, "message": message }))
         }
-        Format::Journal => format!("<{}>{}\n", priority(level), one_line(message)),
+        LogFormat::Journal => format!("<{}>{}\n", priority(level), one_line(message)),
     }
 }
 
@@ -177,16 +165,16 @@ mod tests {
     #[test]
     fn the_time_is_utc_in_milliseconds() {
         let now = UNIX_EPOCH + Duration::from_millis(1_709_210_096_789);
-        let text = render(Format::Text, now, Level::Info, "a");
+        let text = render(LogFormat::Text, now, Level::Info, "a");
         assert_eq!(text, "2024-02-29T12:34:56.789Z info  a\n");
     }
 
     #[test]
     fn a_message_stays_one_line_in_every_format() {
         let render = |format| render(format, UNIX_EPOCH, Level::Warn, "a\nb\"c");
-        assert_eq!(render(Format::Text), "1970-01-01T00:00:00.000Z warn  a\\nb\"c\n");
-        assert_eq!(render(Format::Journal), "<4>a\\nb\"c\n");
-        let json = render(Format::Json);
+        assert_eq!(render(LogFormat::Text), "1970-01-01T00:00:00.000Z warn  a\\nb\"c\n");
+        assert_eq!(render(LogFormat::Journal), "<4>a\\nb\"c\n");
+        let json = render(LogFormat::Json);
         assert_eq!(json.matches('\n').count(), 1);
         assert_eq!(serde_json::from_str::<serde_json::Value>(&json).unwrap()["message"], "a\nb\"c");
     }

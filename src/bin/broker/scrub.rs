@@ -22,7 +22,7 @@ pub(crate) fn hide_password() -> Result<()> {
         command.arg0(name).args(rest);
     }
     let error = command.env(PASSWORD_VARIABLE, password).exec();
-    Err(Error::system(format!("cannot restart without the password: {error}")))
+    Err(Error::refused("cannot restart without the password", &error))
 }
 
 /// The arguments without their password, and the password; `None` if there is none to remove. The password of a URL
@@ -55,26 +55,18 @@ fn without_password(args: &[OsString]) -> Option<(Vec<OsString>, String)> {
 
 /// A Redis URL without its password, and the password as the `redis` crate reads it. `None` for anything else; the
 /// configuration refuses a URL that does not parse.
-fn split_url(url: &str) -> Option<(String, String)> {
-    let password = url.into_connection_info().ok()?.redis_settings().password()?.to_owned();
-    let (scheme, rest) = url.split_once("://")?;
-    let authority_end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-    let (authority, tail) = rest.split_at(authority_end);
-    let authority = match authority.rsplit_once('@') {
-        Some((user, host)) => match user.split(':').next() {
-            None | Some("") => host.to_owned(),
-            Some(name) => format!("{name}@{host}"),
-        },
-        None => authority.to_owned(),
-    };
-    Some((format!("{scheme}://{authority}{}", without_pass_parameter(tail)), password))
-}
-
-/// `unix:` URLs carry the password as the parameter `pass`.
-fn without_pass_parameter(tail: &str) -> String {
-    let Some((path, query)) = tail.split_once('?') else { return tail.to_owned() };
-    let kept: Vec<&str> = query.split('&').filter(|pair| !pair.starts_with("pass=")).collect();
-    if kept.is_empty() { path.to_owned() } else { format!("{path}?{}", kept.join("&")) }
+fn split_url(text: &str) -> Option<(String, String)> {
+    let password = text.into_connection_info().ok()?.redis_settings().password()?.to_owned();
+    let mut url = redis::parse_redis_url(text)?;
+    // Refused where there is no host, and so no password before it.
+    let _ = url.set_password(None);
+    // `unix:` URLs carry the password as the parameter `pass`.
+    let kept = url.query().map(|query| {
+        let kept: Vec<&str> = query.split('&').filter(|pair| !pair.starts_with("pass=")).collect();
+        kept.join("&")
+    });
+    url.set_query(kept.as_deref().filter(|query| !query.is_empty()));
+    Some((url.into(), password))
 }
 
 #[cfg(test)]

@@ -1,28 +1,32 @@
 //! `broker serve`: reads the settings, starts what they require and runs the loop until a signal ends it.
 
 use crate::cli::ServeArgs;
-use crate::logger::{self, Format};
+use crate::logger;
 use crate::scrub;
 use crate::shared::dev::DevRedis;
 use crate::shared::{PASSWORD_VARIABLE, files, say};
 use crate::signals::Signals;
 use broker::base::error::{Error, Result};
-use broker::config::endpoint::{ListenUrl, default_listen};
-use broker::config::value::{LogFormat, LogLevel};
+use broker::config::endpoint::default_listen;
 use broker::config::{ClientSettings, Settings, load_toml, read_document, warn_of_mode};
 use broker::ffi::heap;
 use broker::reactor::Loop;
 
-/// Serves until a signal ends it, or checks whether it could.
+/// Serves until a signal ends it, or performs the steps of a start that have no visible effect.
 pub(crate) fn run(args: &ServeArgs) -> Result<()> {
     scrub::hide_password()?;
     let (mut settings, holds_secret) = gather(args)?;
-    let limit = files::raise_limit();
-    let listeners = settings.listen.len();
-    files::check_fits(limit, settings.children_max, settings.upstream_connections_max, listeners)?;
-    logger::install(log_format(settings.log_format), log_level(settings.log_level));
+    files::check_fits(files::raise_limit(), &settings)?;
+    let level = settings.log_level.as_str().parse().expect("the levels of the log have these names");
+    logger::install(settings.log_format, level);
     if args.check {
-        return check(args, settings, holds_secret);
+        if args.dev {
+            settings.set("upstream", &DevRedis::check()?)?;
+        }
+        Loop::check(&settings)?;
+        warn_of_config(args, holds_secret);
+        say::line("ok");
+        return Ok(());
     }
     let mut redis = None;
     if args.dev {
@@ -30,29 +34,12 @@ pub(crate) fn run(args: &ServeArgs) -> Result<()> {
         settings.set("upstream", &started.url())?;
     }
     // Before the socket files exist: a signal must not leave them behind.
-    let mut signals = Signals::watch()?;
-    signals.watch_harmless()?;
-    let outcome = Loop::new(settings).and_then(|lp| {
-        #[cfg(feature = "sabotage")]
-        let lp = sabotaged(lp, args);
-        warn_of_config(args, holds_secret);
-        serve(lp, signals)
-    });
+    let signals = Signals::watch()?;
+    let outcome = Loop::new(settings).and_then(|lp| serve(lp, signals, args, holds_secret));
     logger::finish();
     // After the loop, which has closed its upstream connections by then.
     drop(redis);
     outcome
-}
-
-/// Performs the steps of a start that have no visible effect.
-fn check(args: &ServeArgs, mut settings: Settings, holds_secret: bool) -> Result<()> {
-    if args.dev {
-        settings.set("upstream", &DevRedis::check()?)?;
-    }
-    Loop::check(&settings)?;
-    warn_of_config(args, holds_secret);
-    say::line("ok");
-    Ok(())
 }
 
 fn warn_of_config(args: &ServeArgs, holds_secret: bool) {
@@ -61,16 +48,13 @@ fn warn_of_config(args: &ServeArgs, holds_secret: bool) {
     }
 }
 
-#[cfg(feature = "sabotage")]
-fn sabotaged(mut lp: Loop, args: &ServeArgs) -> Loop {
+/// Runs the loop until a signal ends it: the first drains, the second and SIGQUIT close at once.
+fn serve(mut lp: Loop, mut signals: Signals, args: &ServeArgs, holds_secret: bool) -> Result<()> {
+    warn_of_config(args, holds_secret);
+    #[cfg(feature = "sabotage")]
     if args.sabotage {
         lp.sabotage();
     }
-    lp
-}
-
-/// Runs the loop until a signal ends it: the first drains, the second and SIGQUIT close at once.
-fn serve(mut lp: Loop, mut signals: Signals) -> Result<()> {
     signals.wake(&lp.wake_pipe()?)?;
     for url in lp.listeners() {
         say::line(&format!("listening {url}"));
@@ -121,10 +105,15 @@ fn gather(args: &ServeArgs) -> Result<(Settings, bool)> {
         settings.set("listen", &args.listen.join(","))?;
     }
     if settings.listen.is_empty() {
-        settings.listen.push(listen_by_default()?);
+        let runtime_dir = std::env::var("XDG_RUNTIME_DIR").ok();
+        let is_root = rustix::process::geteuid().is_root();
+        settings.listen.push(default_listen(is_root, runtime_dir.as_deref())?);
     }
     if args.dev {
-        forget_upstream(&mut settings)?;
+        // It overrides an upstream of the file; a private Redis has no password.
+        for key in ["upstream", "upstream_username", "upstream_password", "upstream_password_file"] {
+            settings.unset(key)?;
+        }
     } else {
         find_upstream(&mut settings, args)?;
     }
@@ -146,42 +135,8 @@ fn find_upstream(settings: &mut Settings, args: &ServeArgs) -> Result<()> {
             return Err(Error::config(format!("{PASSWORD_VARIABLE} is not UTF-8")));
         }
     }
-    match settings.upstream_resolved()? {
-        Some(_) => Ok(()),
-        None => Err(Error::config(
-            "no upstream: give --upstream redis://host:6379, or --dev to try it with a private one",
-        )),
-    }
-}
-
-/// `--dev` overrides an upstream of the file; a private Redis has no password.
-fn forget_upstream(settings: &mut Settings) -> Result<()> {
-    for key in ["upstream", "upstream_username", "upstream_password", "upstream_password_file"] {
-        settings.set(key, "")?;
-    }
-    Ok(())
-}
-
-/// The default listener of root and of other users.
-fn listen_by_default() -> Result<ListenUrl> {
-    let runtime_dir = std::env::var("XDG_RUNTIME_DIR").ok();
-    default_listen(rustix::process::geteuid().is_root(), runtime_dir.as_deref())
-}
-
-fn log_format(format: LogFormat) -> Format {
-    match format {
-        LogFormat::Text => Format::Text,
-        LogFormat::Json => Format::Json,
-        LogFormat::Journal => Format::Journal,
-    }
-}
-
-fn log_level(level: LogLevel) -> log::LevelFilter {
-    match level {
-        LogLevel::Error => log::LevelFilter::Error,
-        LogLevel::Warn => log::LevelFilter::Warn,
-        LogLevel::Info => log::LevelFilter::Info,
-        LogLevel::Debug => log::LevelFilter::Debug,
-        LogLevel::Trace => log::LevelFilter::Trace,
-    }
+    settings.upstream_resolved()?.map(drop).ok_or_else(|| {
+        let why = "no upstream: give --upstream redis://host:6379, or --dev to try it with a private one";
+        Error::config(why)
+    })
 }

@@ -11,63 +11,55 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+const CANNOT_WATCH: &str = "cannot watch for signals";
+/// Requests to end.
+const ENDING: [c_int; 3] = [SIGTERM, SIGINT, SIGQUIT];
 /// Signals that are ignored, but would by default end the process.
 const HARMLESS: [(c_int, &str); 3] = [(SIGHUP, "SIGHUP"), (SIGUSR1, "SIGUSR1"), (SIGUSR2, "SIGUSR2")];
 
 /// The signals that have arrived.
 #[derive(Debug)]
 pub(crate) struct Signals {
-    watched: Vec<c_int>,
     /// Saves a system call per turn while no signal has arrived.
     pending: Arc<AtomicBool>,
     /// One byte for each request to end.
     bytes: UnixStream,
     seen: usize,
     at_once: Arc<AtomicBool>,
-    harmless: Vec<(&'static str, Arc<AtomicBool>)>,
+    harmless: [Arc<AtomicBool>; HARMLESS.len()],
 }
 
 impl Signals {
-    /// Begins to watch the requests to end.
+    /// Begins to watch. From now on no signal ends the process.
     pub(crate) fn watch() -> Result<Signals> {
-        Self::register().map_err(cannot_watch)
+        Self::register().map_err(Error::attempting(CANNOT_WATCH))
     }
 
     fn register() -> std::io::Result<Signals> {
         let (bytes, counted) = UnixStream::pair()?;
         bytes.set_nonblocking(true)?;
-        let pending = Arc::new(AtomicBool::new(false));
-        let at_once = Arc::new(AtomicBool::new(false));
-        let watched = vec![SIGTERM, SIGINT, SIGQUIT];
-        for &signal in &watched {
-            // The actions of a signal run in this order.
-            if signal == SIGQUIT {
-                flag::register(signal, Arc::clone(&at_once))?;
-            }
+        let (pending, at_once, harmless) = Default::default();
+        let signals = Signals { pending, bytes, seen: 0, at_once, harmless };
+        // The actions of a signal run in this order.
+        flag::register(SIGQUIT, Arc::clone(&signals.at_once))?;
+        for signal in ENDING {
             pipe::register(signal, counted.try_clone()?)?;
-            flag::register(signal, Arc::clone(&pending))?;
         }
-        Ok(Signals { watched, pending, bytes, seen: 0, at_once, harmless: Vec::new() })
-    }
-
-    /// Watches the ignored signals too. From now on they do not end the process.
-    pub(crate) fn watch_harmless(&mut self) -> Result<()> {
-        for (signal, name) in HARMLESS {
-            let flag = Arc::new(AtomicBool::new(false));
-            flag::register(signal, Arc::clone(&flag)).map_err(cannot_watch)?;
-            flag::register(signal, Arc::clone(&self.pending)).map_err(cannot_watch)?;
-            self.watched.push(signal);
-            self.harmless.push((name, flag));
+        for ((signal, _), arrived) in HARMLESS.iter().zip(&signals.harmless) {
+            flag::register(*signal, Arc::clone(arrived))?;
         }
-        Ok(())
+        for signal in all() {
+            flag::register(signal, Arc::clone(&signals.pending))?;
+        }
+        Ok(signals)
     }
 
     /// Makes each signal also write a byte to `pipe`, after it has been counted. Earlier ones have not written.
     pub(crate) fn wake(&self, wake: &UnixStream) -> Result<()> {
-        for &signal in &self.watched {
-            wake.try_clone().and_then(|wake| pipe::register(signal, wake)).map_err(cannot_watch)?;
-        }
-        Ok(())
+        all().try_for_each(|signal| {
+            let registered = wake.try_clone().and_then(|wake| pipe::register(signal, wake));
+            registered.map(drop).map_err(Error::attempting(CANNOT_WATCH))
+        })
     }
 
     /// How many requests to end have arrived since the start.
@@ -85,24 +77,23 @@ impl Signals {
 
     /// The names of ignored signals that have arrived since the last call.
     pub(crate) fn take_harmless(&self) -> impl Iterator<Item = &'static str> {
-        let arrived =
-            |flag: &Arc<AtomicBool>| flag.load(Ordering::Relaxed) && flag.swap(false, Ordering::SeqCst);
-        self.harmless.iter().filter(move |(_, flag)| arrived(flag)).map(|(name, _)| *name)
+        let arrived = |flag: &AtomicBool| flag.load(Ordering::Relaxed) && flag.swap(false, Ordering::SeqCst);
+        let flags = HARMLESS.iter().zip(&self.harmless);
+        flags.filter(move |(_, flag)| arrived(flag)).map(|((_, name), _)| *name)
     }
 
     fn drain(&mut self) {
         let mut bytes = [0; 64];
         loop {
             match self.bytes.read(&mut bytes) {
-                Ok(0) => return,
-                Ok(n) => self.seen += n,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(_) => return,
+                Ok(0) | Err(_) => return,
+                Ok(count) => self.seen += count,
             }
         }
     }
 }
 
-fn cannot_watch(error: std::io::Error) -> Error {
-    Error::system(format!("cannot watch for signals: {error}"))
+fn all() -> impl Iterator<Item = c_int> {
+    ENDING.into_iter().chain(HARMLESS.map(|(signal, _)| signal))
 }

@@ -41,7 +41,6 @@ struct WaitingLine {
 }
 
 /// A standard error whose writes never block.
-#[derive(Debug)]
 pub(crate) struct Stderr {
     fd: OwnedFd,
     way: WriteMode,
@@ -50,33 +49,34 @@ pub(crate) struct Stderr {
     bytes: usize,
     begun: usize,
     lost: u64,
+    about_lost: Box<dyn Fn(u64) -> String + Send>,
 }
 
 impl Stderr {
-    /// Writes to `fd`, a copy of standard error.
-    pub(crate) fn new(fd: OwnedFd) -> Stderr {
+    /// Writes to `fd`, a copy of standard error. `about_lost` makes the line that reports the number of lost ones.
+    pub(crate) fn new(fd: OwnedFd, about_lost: impl Fn(u64) -> String + Send + 'static) -> Stderr {
         let (fd, way) = find_way(fd);
-        Stderr { fd, way, waiting: VecDeque::new(), bytes: 0, begun: 0, lost: 0 }
+        let (waiting, about_lost) = (VecDeque::new(), Box::new(about_lost));
+        Stderr { fd, way, waiting, bytes: 0, begun: 0, lost: 0, about_lost }
     }
 
-    /// Writes a line, now or when there is room; the line is lost if too many are queued. `about_lost` makes the line
-    /// that reports the number of lost ones.
-    pub(crate) fn put(&mut self, line: String, about_lost: impl FnOnce(u64) -> String) {
+    /// Writes a line, now or when there is room; the line is lost if too many are queued.
+    pub(crate) fn put(&mut self, line: String) {
         self.flush();
         if self.bytes + line.len() > WAITING_MAX {
             self.lost += 1;
             return;
         }
-        self.mention_lost(about_lost);
+        self.mention_lost();
         self.push(line, 1);
         self.flush();
     }
 
     /// Writes as much as there is room for now.
-    pub(crate) fn settle(&mut self, about_lost: impl FnOnce(u64) -> String) {
+    pub(crate) fn settle(&mut self) {
         self.flush();
         if self.waiting.is_empty() {
-            self.mention_lost(about_lost);
+            self.mention_lost();
             self.flush();
         }
     }
@@ -86,10 +86,10 @@ impl Stderr {
         !self.waiting.is_empty()
     }
 
-    fn mention_lost(&mut self, about_lost: impl FnOnce(u64) -> String) {
+    fn mention_lost(&mut self) {
         if self.lost > 0 {
             let lost = std::mem::take(&mut self.lost);
-            self.push(about_lost(lost), lost);
+            self.push((self.about_lost)(lost), lost);
         }
     }
 
@@ -177,18 +177,14 @@ mod tests {
         format!("{lost} lost\n")
     }
 
-    /// Puts numbered lines until some are lost; how many were put.
-    fn overflow(stderr: &mut Stderr) -> u64 {
+    /// Puts numbered lines until some are lost. What comes is every line in order, up to a gap that is told exactly; then a
+    /// last one.
+    fn check(mut reader: impl Read + AsFd, mut stderr: Stderr) {
         let mut put = 0;
         while stderr.lost < 100 {
-            stderr.put(format!("{put:0>63}\n"), about_lost);
+            stderr.put(format!("{put:0>63}\n"));
             put += 1;
         }
-        put
-    }
-
-    /// What comes is every line in order, up to a gap that is told exactly; then a last one.
-    fn check(mut reader: impl Read + AsFd, stderr: &mut Stderr, put: u64) {
         let (mut text, mut ended) = (Vec::new(), false);
         let mut piece = [0; 4096];
         while !text.ends_with(b"end\n") && !text.ends_with(b"end\r\n") {
@@ -199,9 +195,9 @@ mod tests {
                 let count = reader.read(&mut piece).unwrap();
                 text.extend_from_slice(&piece[..count]);
             }
-            stderr.settle(about_lost);
+            stderr.settle();
             if !ended && !stderr.is_behind() && stderr.lost == 0 {
-                stderr.put("end\n".to_owned(), about_lost);
+                stderr.put("end\n".to_owned());
                 ended = true;
             }
         }
@@ -209,35 +205,31 @@ mod tests {
         let lines: Vec<&str> = text.lines().collect();
         let (numbers, tail) = lines.split_at(lines.len() - 2);
         assert!(numbers.iter().enumerate().all(|(n, line)| line.parse() == Ok(n)));
-        assert_eq!(tail, [format!("{} lost", put - numbers.len() as u64), "end".to_owned()]);
+        assert_eq!(tail, [format!("{} lost", put - numbers.len()), "end".to_owned()]);
     }
 
     #[test]
     fn a_pipe_nobody_reads_holds_nobody_up_and_stays_as_it_was_for_others() {
         let (reader, writer) = std::io::pipe().unwrap();
         let shared = OwnedFd::from(writer.try_clone().unwrap());
-        let mut stderr = Stderr::new(writer.into());
+        let stderr = Stderr::new(writer.into(), about_lost);
         assert!(matches!(stderr.way, WriteMode::Own));
-        let put = overflow(&mut stderr);
+        check(reader, stderr);
         assert!(!fcntl_getfl(&shared).unwrap().contains(OFlags::NONBLOCK));
-        check(reader, &mut stderr, put);
     }
 
     #[test]
     fn a_pipe_that_cannot_be_opened_anew_is_asked_first() {
         let (reader, writer) = std::io::pipe().unwrap();
-        let mut stderr = Stderr::new(writer.try_clone().unwrap().into());
+        let mut stderr = Stderr::new(writer.try_clone().unwrap().into(), about_lost);
         (stderr.fd, stderr.way) = (writer.into(), WriteMode::Asking(PIPE_PIECE));
-        let put = overflow(&mut stderr);
-        check(reader, &mut stderr, put);
+        check(reader, stderr);
     }
 
     #[test]
     fn a_socket_nobody_reads_holds_nobody_up() {
         let (reader, writer) = UnixStream::pair().unwrap();
-        let mut stderr = Stderr::new(writer.into());
-        let put = overflow(&mut stderr);
-        check(reader, &mut stderr, put);
+        check(reader, Stderr::new(writer.into(), about_lost));
     }
 
     #[test]
@@ -248,28 +240,27 @@ mod tests {
         unlockpt(&reader).unwrap();
         let name = ptsname(&reader, Vec::new()).unwrap();
         let writer = rustix::fs::open(name, OFlags::RDWR | OFlags::NOCTTY, Mode::empty()).unwrap();
-        let mut stderr = Stderr::new(writer);
+        let stderr = Stderr::new(writer, about_lost);
         assert!(matches!(stderr.way, WriteMode::Own));
-        let put = overflow(&mut stderr);
-        check(File::from(reader), &mut stderr, put);
+        check(File::from(reader), stderr);
     }
 
     #[test]
     fn a_file_is_appended_to_and_a_reader_that_went_loses_lines() {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(b"before\n").unwrap();
-        let mut stderr = Stderr::new(file.try_clone().unwrap().into());
-        stderr.put("after\n".to_owned(), about_lost);
+        let mut stderr = Stderr::new(file.try_clone().unwrap().into(), about_lost);
+        stderr.put("after\n".to_owned());
         let mut text = String::new();
         std::io::Seek::rewind(&mut file).unwrap();
         file.read_to_string(&mut text).unwrap();
         assert_eq!(text, "before\nafter\n");
 
         let (reader, writer) = std::io::pipe().unwrap();
-        let mut stderr = Stderr::new(writer.into());
+        let mut stderr = Stderr::new(writer.into(), about_lost);
         drop(reader);
         for _ in 0..3 {
-            stderr.put("x\n".to_owned(), about_lost);
+            stderr.put("x\n".to_owned());
         }
         assert_eq!((stderr.lost, stderr.is_behind()), (3, false));
     }

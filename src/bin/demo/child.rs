@@ -3,10 +3,9 @@
 
 use crate::cli::ChildArgs;
 use crate::report::Report;
-use crate::shared::say;
 use crate::stop::Stop;
 use broker::base::error::{Error, Result};
-use redis::{Client, Cmd, Connection, ConnectionLike, Pipeline, PubSub, RedisError, Value, cmd};
+use redis::{Client, Cmd, Connection, ConnectionLike, Pipeline, PubSub, RedisError, RedisResult, Value, cmd};
 use std::collections::VecDeque;
 use std::path::Path;
 use std::process::ExitCode;
@@ -25,28 +24,26 @@ const GUESTS: u32 = 16;
 /// Rounds between two transactions, pops or publications.
 const RARE: u64 = 4;
 
-/// Why a child cannot continue: the connection is lost or unusable.
-type Broken = RedisError;
-
 /// Works until told to stop, then reports. Fails when the connection broke or a reply was wrong.
 pub(crate) fn run(args: &ChildArgs) -> Result<ExitCode> {
-    let broken = |error: Broken| Error::system(format!("demo child {}: {error}", args.id));
+    let broken = |error: RedisError| Error::system(format!("demo child {}: {error}", args.id));
     // Both protocols at the same time.
     let protocol = if args.id % 2 == 1 { "resp3" } else { "resp2" };
-    let pool = (0..POOL).map(|_| connect(&args.socket, protocol)).collect::<std::result::Result<_, _>>();
-    let mut worker = Worker::new(args, pool.map_err(broken)?);
+    let pool = (0..POOL).map(|_| connect(&args.socket, protocol)).collect::<RedisResult<_>>();
+    let (pool, mut report) = (pool.map_err(broken)?, Report::new());
+    report.connections = POOL.into();
+    let mut worker = Worker { id: args.id, ring: args.ring, pool, report, round: 0, pushed: 0, popped: 0 };
     let mut subscriber = None;
     if args.id < GUESTS {
         subscriber = Some(connect(&args.socket, "resp2").map_err(broken)?);
         worker.report.connections += 1;
     }
     let outcome = worker.work(subscriber.as_mut(), args.seconds);
-    say::line(&worker.report.to_line());
-    outcome.map_err(broken)?;
-    Ok(if worker.report.mismatches == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let verdict = worker.report.conclude();
+    outcome.map_err(broken).map(|()| verdict)
 }
 
-fn connect(socket: &Path, protocol: &str) -> std::result::Result<Connection, Broken> {
+fn connect(socket: &Path, protocol: &str) -> RedisResult<Connection> {
     let client = Client::open(format!("unix://{}?protocol={protocol}", socket.display()))?;
     let connection = client.get_connection_with_timeout(REPLY_TIMEOUT)?;
     connection.set_read_timeout(Some(REPLY_TIMEOUT))?;
@@ -67,18 +64,10 @@ struct Worker {
 }
 
 impl Worker {
-    fn new(args: &ChildArgs, pool: VecDeque<Connection>) -> Worker {
-        let mut report = Report::new();
-        report.connections = pool.len() as u64;
-        Worker { id: args.id, ring: args.ring, pool, report, round: 0, pushed: 0, popped: 0 }
-    }
-
-    fn work(&mut self, subscriber: Option<&mut Connection>, seconds: u32) -> std::result::Result<(), Broken> {
-        let mut subscription = None;
-        if let Some(connection) = subscriber {
-            let mut pubsub = connection.as_pubsub();
+    fn work(&mut self, subscriber: Option<&mut Connection>, seconds: u32) -> RedisResult<()> {
+        let mut subscription = subscriber.map(Connection::as_pubsub);
+        if let Some(pubsub) = &mut subscription {
             pubsub.subscribe(self.channel())?;
-            subscription = Some(pubsub);
         }
         let mut stop = Stop::when_told(seconds);
         while !stop.reached(&self.report) {
@@ -109,7 +98,7 @@ impl Worker {
         self.key("channel")
     }
 
-    fn plain(&mut self) -> std::result::Result<(), Broken> {
+    fn plain(&mut self) -> RedisResult<()> {
         let (nonce, key) = (self.nonce(), self.key("value"));
         self.expect(cmd("SET").arg(&key).arg(&nonce), &Value::Okay)?;
         self.expect(cmd("GET").arg(&key), &bulk(&nonce))?;
@@ -121,7 +110,7 @@ impl Worker {
         self.expect(cmd("EVAL").arg(script).arg(1).arg(&key).arg(&nonce), &both)
     }
 
-    fn pipeline(&mut self) -> std::result::Result<(), Broken> {
+    fn pipeline(&mut self) -> RedisResult<()> {
         let mut pipe = Pipeline::new();
         let mut wanted = Vec::new();
         for pair in 0..PIPELINE_PAIRS {
@@ -139,7 +128,7 @@ impl Worker {
         Ok(())
     }
 
-    fn transaction(&mut self) -> std::result::Result<(), Broken> {
+    fn transaction(&mut self) -> RedisResult<()> {
         let (nonce, key) = (self.nonce(), self.key("tx"));
         self.expect(&cmd("MULTI"), &Value::Okay)?;
         let queued = Value::SimpleString("QUEUED".into());
@@ -152,7 +141,7 @@ impl Worker {
     }
 
     /// No other child writes the watched key, so the transaction must not abort.
-    fn watch(&mut self) -> std::result::Result<(), Broken> {
+    fn watch(&mut self) -> RedisResult<()> {
         if self.id >= GUESTS {
             return Ok(());
         }
@@ -168,7 +157,7 @@ impl Worker {
 
     /// Passes an element to the right neighbour and waits for one from the left. Elements are numbered: none may
     /// be missing or arrive twice.
-    fn pass_on(&mut self) -> std::result::Result<(), Broken> {
+    fn pass_on(&mut self) -> RedisResult<()> {
         let (right, left) = ((self.id + 1) % self.ring, (self.id + self.ring - 1) % self.ring);
         self.pushed += 1;
         let element = format!("c{}.{}", self.id, self.pushed);
@@ -187,7 +176,7 @@ impl Worker {
         Ok(())
     }
 
-    fn publish(&mut self, subscription: Option<&mut PubSub<'_>>) -> std::result::Result<(), Broken> {
+    fn publish(&mut self, subscription: Option<&mut PubSub<'_>>) -> RedisResult<()> {
         let Some(subscription) = subscription else { return Ok(()) };
         let (nonce, channel) = (self.nonce(), self.channel());
         self.expect(cmd("PUBLISH").arg(&channel).arg(&nonce), &Value::Int(1))?;
@@ -197,18 +186,14 @@ impl Worker {
         Ok(())
     }
 
-    fn expect(&mut self, request: &Cmd, want: &Value) -> std::result::Result<(), Broken> {
+    fn expect(&mut self, request: &Cmd, want: &Value) -> RedisResult<()> {
         let got = self.ask(request)?;
-        let name = request.args_iter().next();
-        let name = match name {
-            Some(redis::Arg::Simple(name)) => String::from_utf8_lossy(name).into_owned(),
-            _ => String::new(),
-        };
-        self.check(&name, &got, want);
+        let Some(redis::Arg::Simple(name)) = request.args_iter().next() else { unreachable!("a command") };
+        self.check(&String::from_utf8_lossy(name), &got, want);
         Ok(())
     }
 
-    fn ask(&mut self, request: &Cmd) -> std::result::Result<Value, Broken> {
+    fn ask(&mut self, request: &Cmd) -> RedisResult<Value> {
         let start = Instant::now();
         let value = reply(self.pool[0].req_command(request))?;
         self.report.round_trip(1, start.elapsed());
@@ -222,7 +207,7 @@ impl Worker {
 }
 
 /// An error reply is a reply, though never the expected one; anything else breaks the connection.
-fn reply(outcome: std::result::Result<Value, Broken>) -> std::result::Result<Value, Broken> {
+fn reply(outcome: RedisResult<Value>) -> RedisResult<Value> {
     outcome.or_else(|error| match error.code() {
         Some(code) => Ok(Value::SimpleString(format!("-{code} {}", error.detail().unwrap_or_default()))),
         None => Err(error),

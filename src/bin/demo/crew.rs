@@ -2,80 +2,55 @@
 
 use crate::cli::DemoArgs;
 use crate::report::Report;
-use crate::shared::guard;
+use crate::shared::guard::{self, Guarded};
 use broker::base::error::{Error, Result};
-use std::io::{BufRead, BufReader, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
 /// All children must be connected by then.
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
-/// Interval at which the end of a process is checked.
-const WAIT_PAUSE: Duration = Duration::from_millis(5);
-/// A reader thread only splits lines.
-const READER_STACK: usize = 64 * 1024;
 
-/// The program a child runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum ChildProgram {
-    /// The `redis` crate.
-    Rust,
-    /// redis-cli, driven by one of our processes.
-    RedisCli,
-    /// The hiredis example. It starts to work at once and reports only at its end.
-    Hiredis,
-    /// The same work with the broker's own C library.
-    Libbroker,
+#[derive(Debug, PartialEq, Eq)]
+struct ChildProgram {
+    name: &'static str,
+    /// The example that does this kind's work. It starts to work at once.
+    example: Option<&'static str>,
 }
 
-/// In the order in which a small crew includes them.
-const KINDS: [ChildProgram; 4] =
-    [ChildProgram::Rust, ChildProgram::RedisCli, ChildProgram::Hiredis, ChildProgram::Libbroker];
+/// The `redis` crate; redis-cli, driven by one of our processes; hiredis, which reports only at its end; the same work with
+/// the broker's own C library. In the order in which a small crew includes them.
+static PROGRAMS: [ChildProgram; 4] = [
+    ChildProgram { name: "redis (Rust)", example: None },
+    ChildProgram { name: "redis-cli", example: None },
+    ChildProgram { name: "hiredis (C)", example: Some("hiredis_child") },
+    ChildProgram { name: "libbroker (C)", example: Some("libbroker_child") },
+];
 
-impl ChildProgram {
-    fn name(self) -> &'static str {
-        match self {
-            ChildProgram::Rust => "redis (Rust)",
-            ChildProgram::RedisCli => "redis-cli",
-            ChildProgram::Hiredis => "hiredis (C)",
-            ChildProgram::Libbroker => "libbroker (C)",
-        }
-    }
-
-    /// The example that does this kind's work, if it has been built: in the source tree, or next to this
-    /// binary.
-    fn example(self) -> Option<PathBuf> {
-        let name = match self {
-            ChildProgram::Rust | ChildProgram::RedisCli => return None,
-            ChildProgram::Hiredis => "hiredis_child",
-            ChildProgram::Libbroker => "libbroker_child",
-        };
-        let beside = guard::own_binary().ok().and_then(|binary| Some(binary.parent()?.join(name)));
-        let built = std::path::absolute(Path::new("c-examples/build").join(name)).ok();
-        built.into_iter().chain(beside).find(|file| guard::is_executable(file))
-    }
+/// The example of this name, if it has been built: in the source tree, or next to this binary.
+fn find_example(name: &str) -> Option<PathBuf> {
+    let beside = guard::own_binary().ok().and_then(|binary| Some(binary.parent()?.join(name)));
+    let built = std::path::absolute(Path::new("c-examples/build").join(name)).ok();
+    built.into_iter().chain(beside).find(|file| guard::is_executable(file))
 }
 
 struct Member {
-    kind: ChildProgram,
-    process: Child,
+    kind: &'static ChildProgram,
+    process: Guarded,
     progress: u64,
     report: Option<Report>,
     output_open: bool,
 }
 
-enum CrewEvent {
-    Line(usize, String),
-    End(usize),
-}
+/// A line of the member with this index; `None` at the end of its output.
+type CrewEvent = (usize, Option<String>);
 
-/// All children.
 pub(crate) struct Crew {
     members: Vec<Member>,
     /// The examples, which have no start line to wait for.
-    waiting: Vec<(ChildProgram, Command)>,
+    waiting: Vec<(&'static ChildProgram, Command)>,
     ready: usize,
     sender: Sender<CrewEvent>,
     events: Receiver<CrewEvent>,
@@ -89,9 +64,9 @@ impl Crew {
         let redis_cli = ring > 1 && guard::find_program("redis-cli").is_some();
         ring -= u32::from(redis_cli);
         let mut examples = Vec::new();
-        for kind in KINDS {
+        for kind in &PROGRAMS {
             if ring > 1
-                && let Some(program) = kind.example()
+                && let Some(program) = kind.example.and_then(find_example)
             {
                 ring -= 1;
                 examples.push((kind, program));
@@ -100,10 +75,10 @@ impl Crew {
         let (sender, events) = channel();
         let mut crew = Crew { members: Vec::new(), waiting: Vec::new(), ready: 0, sender, events };
         for id in 0..ring {
-            crew.spawn(ChildProgram::Rust, own("child", args, socket, id, ring)?)?;
+            crew.spawn(&PROGRAMS[0], own("child", args, socket, id, ring)?)?;
         }
         if redis_cli {
-            crew.spawn(ChildProgram::RedisCli, own("redis-cli", args, socket, ring, ring)?)?;
+            crew.spawn(&PROGRAMS[1], own("redis-cli", args, socket, ring, ring)?)?;
         }
         crew.wait_until_ready()?;
         for (id, (kind, program)) in (ring + 1..).zip(examples) {
@@ -114,14 +89,12 @@ impl Crew {
         Ok(crew)
     }
 
-    fn spawn(&mut self, kind: ChildProgram, mut command: Command) -> Result<()> {
-        let cannot = |error| Error::system(format!("cannot start child process {}: {error}", kind.name()));
-        let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().map_err(cannot)?;
-        let output = process.stdout.take();
+    fn spawn(&mut self, kind: &'static ChildProgram, mut command: Command) -> Result<()> {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut process = Guarded::spawn(&mut command, &format!("child process {}", kind.name))?;
+        let (id, sender) = (self.members.len(), self.sender.clone());
+        process.read_lines(move |line| drop(sender.send((id, line))))?;
         self.members.push(Member { kind, process, progress: 0, report: None, output_open: true });
-        if let Some(output) = output {
-            read_lines(self.members.len() - 1, output, self.sender.clone()).map_err(cannot)?;
-        }
         Ok(())
     }
 
@@ -140,11 +113,10 @@ impl Crew {
         Ok(())
     }
 
-    /// Tells all children to work.
     pub(crate) fn go(&mut self) -> Result<()> {
         for member in &mut self.members {
             // A child that has ended is reported at the end.
-            let _ = member.process.stdin.as_mut().map(|input| input.write_all(b"go\n"));
+            let _ = member.process.0.stdin.as_mut().map(|input| input.write_all(b"go\n"));
         }
         for (kind, command) in std::mem::take(&mut self.waiting) {
             self.spawn(kind, command)?;
@@ -163,7 +135,6 @@ impl Crew {
         self.members.iter().any(|member| member.output_open)
     }
 
-    /// Requests so far, as reported by the children.
     pub(crate) fn progress(&self) -> u64 {
         self.members.iter().map(|member| member.progress).sum()
     }
@@ -171,50 +142,44 @@ impl Crew {
     /// Waits for the children to end, and ends those that do not. Returns what failed.
     pub(crate) fn finish(&mut self, timeout: Duration) -> Vec<String> {
         for member in &mut self.members {
-            drop(member.process.stdin.take());
+            drop(member.process.0.stdin.take());
         }
         let deadline = Instant::now() + timeout;
         self.listen(timeout);
         let mut failures = Vec::new();
         for (id, member) in self.members.iter_mut().enumerate() {
-            let status = wait(&mut member.process, deadline.saturating_duration_since(Instant::now()));
-            let name = member.kind.name();
-            match status {
-                None => failures.push(format!("child {id}, {name}, did not end")),
-                Some(status) if !status.success() => {
-                    failures.push(format!("child {id}, {name}, ended with {status}"));
-                }
-                Some(_) if member.report.is_none() => {
-                    failures.push(format!("child {id}, {name}, did not report"));
-                }
-                Some(_) => {}
-            }
+            let status = member.process.end_within(deadline.saturating_duration_since(Instant::now()));
+            let failure = match status {
+                None => "did not end".to_owned(),
+                Some(status) if !status.success() => format!("ended with {status}"),
+                Some(_) if member.report.is_none() => "did not report".to_owned(),
+                Some(_) => continue,
+            };
+            failures.push(format!("child {id}, {}, {failure}", member.kind.name));
         }
         failures
     }
 
-    /// The counts of all children together.
     pub(crate) fn total(&self) -> Report {
         let mut total = Report::new();
         self.members.iter().filter_map(|member| member.report.as_ref()).for_each(|report| total.add(report));
         total
     }
 
-    /// The number of processes of each kind.
     pub(crate) fn kinds(&self) -> String {
         let started = self.members.iter().map(|member| member.kind);
-        let kinds: Vec<ChildProgram> = started.chain(self.waiting.iter().map(|(kind, _)| *kind)).collect();
-        let counts = KINDS.map(|kind| (kind, kinds.iter().filter(|other| **other == kind).count()));
-        let parts = counts.iter().filter(|(_, count)| *count > 0);
-        let parts: Vec<String> = parts.map(|(kind, count)| format!("{count} {}", kind.name())).collect();
+        let kinds: Vec<_> = started.chain(self.waiting.iter().map(|(kind, _)| *kind)).collect();
+        let counts = PROGRAMS.iter().map(|kind| (kind, kinds.iter().filter(|other| **other == kind).count()));
+        let parts = counts.filter(|(_, count)| *count > 0);
+        let parts: Vec<String> = parts.map(|(kind, count)| format!("{count} {}", kind.name)).collect();
         format!("{} child processes: {}", kinds.len(), parts.join(", "))
     }
 
     /// Handles one event; false at the deadline.
     fn next_event(&mut self, deadline: Instant) -> bool {
         match self.events.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-            Ok(CrewEvent::Line(id, line)) => self.take_line(id, &line),
-            Ok(CrewEvent::End(id)) => self.members[id].output_open = false,
+            Ok((id, Some(line))) => self.take_line(id, &line),
+            Ok((id, None)) => self.members[id].output_open = false,
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return false,
         }
         true
@@ -233,44 +198,9 @@ impl Crew {
     }
 }
 
-impl Drop for Crew {
-    fn drop(&mut self) {
-        for member in &mut self.members {
-            // Has no effect on a process that has been waited for.
-            let _ = member.process.kill();
-            let _ = member.process.wait();
-        }
-    }
-}
-
-/// Waits for a process; one that takes longer is killed and `None`.
-pub(crate) fn wait(process: &mut Child, timeout: Duration) -> Option<ExitStatus> {
-    let deadline = Instant::now() + timeout;
-    loop {
-        match process.try_wait() {
-            Ok(Some(status)) => return Some(status),
-            Ok(None) if Instant::now() < deadline => std::thread::sleep(WAIT_PAUSE),
-            Ok(None) | Err(_) => break,
-        }
-    }
-    let _ = process.kill();
-    let _ = process.wait();
-    None
-}
-
 /// This binary as a child of the demo.
 fn own(verb: &str, args: &DemoArgs, socket: &Path, id: u32, ring: u32) -> Result<Command> {
     let mut command = guard::command(guard::own_binary()?)?;
     command.arg(verb).arg(socket).args([args.seconds, id, ring].map(|number| number.to_string()));
     Ok(command)
-}
-
-fn read_lines(id: usize, output: ChildStdout, sender: Sender<CrewEvent>) -> std::io::Result<()> {
-    let read = move || {
-        for line in BufReader::new(output).lines().map_while(std::result::Result::ok) {
-            let _ = sender.send(CrewEvent::Line(id, line));
-        }
-        let _ = sender.send(CrewEvent::End(id));
-    };
-    std::thread::Builder::new().stack_size(READER_STACK).spawn(read).map(drop)
 }

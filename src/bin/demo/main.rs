@@ -23,11 +23,11 @@ use observer::Observer;
 use report::grouped;
 use rustix::process::{Pid, Signal, kill_process};
 use shared::dev::DevRedis;
-use shared::{files, guard, say};
+use shared::guard::{self, Guarded};
+use shared::{files, say};
 use signal_hook::consts::{SIGINT, SIGQUIT, SIGTERM};
-use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
-use std::process::{Child, ExitCode, Stdio};
+use std::path::PathBuf;
+use std::process::{ExitCode, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
@@ -89,7 +89,7 @@ fn watch_signals() -> Result<Arc<AtomicBool>> {
     let interrupted = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGQUIT, SIGTERM] {
         signal_hook::flag::register(signal, interrupted.clone())
-            .map_err(|error| Error::system(format!("cannot watch for signals: {error}")))?;
+            .map_err(Error::attempting("cannot watch for signals"))?;
     }
     Ok(interrupted)
 }
@@ -122,9 +122,8 @@ fn work(
     Ok(start.elapsed())
 }
 
-/// The broker, as a separate process.
 struct BrokerProcess {
-    process: Child,
+    process: Guarded,
     socket: PathBuf,
 }
 
@@ -133,7 +132,7 @@ impl BrokerProcess {
         let socket = redis.dir().join("broker.sock");
         let mut command = guard::command(guard::own_binary()?.with_file_name("broker"))?;
         command.args(["serve", "--upstream", &redis.url()]);
-        command.arg("--listen").arg(listen_url(&socket));
+        command.arg("--listen").arg(format!("unix://{}", socket.display()));
         // A pool and a subscription for each child, so that a host with few open files can run a small demo.
         command.arg("--set").arg(format!("children_max={}", args.children * (child::POOL + 1) + 16));
         command.args(["--set", "log_level=warn"]);
@@ -142,53 +141,25 @@ impl BrokerProcess {
             command.arg("--sabotage");
         }
         command.stdin(Stdio::null()).stdout(Stdio::piped());
-        let process =
-            command.spawn().map_err(|error| Error::system(format!("cannot start the broker: {error}")))?;
+        let process = Guarded::spawn(&mut command, "the broker")?;
         let mut broker = BrokerProcess { process, socket };
-        let url = broker.wait_until_ready()?;
-        say::line(&format!("broker, process {}, listening {url}", broker.process.id()));
-        Ok(broker)
-    }
-
-    fn wait_until_ready(&mut self) -> Result<String> {
-        let output = self.process.stdout.take().ok_or_else(|| Error::system("the broker has no output"))?;
         let (sender, lines) = channel();
-        std::thread::spawn(move || {
-            // Continues to read, so that the broker never writes to a closed pipe.
-            for line in BufReader::new(output).lines().map_while(std::result::Result::ok) {
-                let _ = sender.send(line);
-            }
-        });
-        let line = lines.recv_timeout(READY_TIMEOUT).ok();
-        match line.as_deref().and_then(|line| line.strip_prefix("listening ")) {
-            Some(url) => Ok(url.to_owned()),
-            None => Err(Error::system("the broker did not start; its own line above gives the reason")),
-        }
+        broker.process.read_lines(move |line| drop(line.map(|line| sender.send(line))))?;
+        let line = lines.recv_timeout(READY_TIMEOUT).unwrap_or_default();
+        let url = line
+            .strip_prefix("listening ")
+            .ok_or_else(|| Error::system("the broker did not start; its own line above gives the reason"))?;
+        say::line(&format!("broker, process {}, listening {url}", broker.process.0.id()));
+        Ok(broker)
     }
 
     /// Ends it as an operator would. Returns what was wrong with its end.
     fn end(mut self, timeout: Duration) -> Option<String> {
-        if let Ok(pid) = i32::try_from(self.process.id())
-            && let Some(pid) = Pid::from_raw(pid)
-        {
-            let _ = kill_process(pid, Signal::TERM);
-        }
-        match crew::wait(&mut self.process, timeout) {
+        let _ = kill_process(Pid::from_child(&self.process.0), Signal::TERM);
+        match self.process.end_within(timeout) {
             Some(status) if status.success() => None,
             Some(status) => Some(format!("the broker ended with {status}")),
             None => Some("the broker did not end after SIGTERM".to_owned()),
         }
     }
-}
-
-impl Drop for BrokerProcess {
-    fn drop(&mut self) {
-        // Has no effect on a process that has been waited for.
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-fn listen_url(socket: &Path) -> String {
-    format!("unix://{}", socket.display())
 }

@@ -15,7 +15,6 @@ pub(crate) struct Observer {
 }
 
 impl Observer {
-    /// Connects to Redis itself.
     pub(crate) fn new(url: &str) -> Result<Observer> {
         Self::connect(url).map_err(|error| Error::system(format!("cannot connect to Redis: {error}")))
     }
@@ -45,7 +44,6 @@ impl Observer {
         self.connections_max
     }
 
-    /// The version Redis names.
     pub(crate) fn version(&self) -> &str {
         &self.version
     }

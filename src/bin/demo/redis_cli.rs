@@ -3,11 +3,11 @@
 
 use crate::cli::ChildArgs;
 use crate::report::Report;
-use crate::shared::{guard, say};
+use crate::shared::guard::{self, Guarded};
 use crate::stop::Stop;
 use broker::base::error::{Error, Result};
-use std::io::{BufRead, BufReader, Write};
-use std::process::{Child, ChildStdin, ExitCode, Stdio};
+use std::io::Write;
+use std::process::{ChildStdin, ExitCode, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 const LINE_TIMEOUT: Duration = Duration::from_secs(8);
 
 struct RedisCli {
-    process: Child,
+    process: Guarded,
     input: ChildStdin,
     lines: Receiver<String>,
     report: Report,
@@ -32,30 +32,19 @@ pub(crate) fn run(args: &ChildArgs) -> Result<ExitCode> {
         round += 1;
         outcome = cli.round(args.id, round);
     }
-    let _ = cli.process.kill();
-    let _ = cli.process.wait();
-    say::line(&cli.report.to_line());
-    outcome?;
-    Ok(if cli.report.mismatches == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    cli.process.end();
+    let verdict = cli.report.conclude();
+    outcome.map(|()| verdict)
 }
 
 fn start(args: &ChildArgs) -> Result<RedisCli> {
     let mut command = guard::command("redis-cli")?;
     command.arg("-s").arg(&args.socket).env_remove("REDISCLI_AUTH");
     command.stdin(Stdio::piped()).stdout(Stdio::piped());
-    let mut process =
-        command.spawn().map_err(|error| Error::system(format!("cannot start redis-cli: {error}")))?;
-    let (Some(input), Some(output)) = (process.stdin.take(), process.stdout.take()) else {
-        return Err(Error::system("redis-cli has no pipes"));
-    };
+    let mut process = Guarded::spawn(&mut command, "redis-cli")?;
+    let input = process.0.stdin.take().ok_or_else(|| Error::system("redis-cli has no input"))?;
     let (sender, lines) = channel();
-    std::thread::spawn(move || {
-        for line in BufReader::new(output).lines().map_while(std::result::Result::ok) {
-            if sender.send(line).is_err() {
-                return;
-            }
-        }
-    });
+    process.read_lines(move |line| drop(line.map(|line| sender.send(line))))?;
     let mut report = Report::new();
     report.connections = 1;
     Ok(RedisCli { process, input, lines, report })
@@ -80,7 +69,7 @@ impl RedisCli {
     /// Sends one command and checks the lines of its reply.
     fn ask(&mut self, request: &str, want: &[&str]) -> Result<()> {
         let start = Instant::now();
-        writeln!(self.input, "{request}").map_err(|error| Error::system(format!("redis-cli: {error}")))?;
+        writeln!(self.input, "{request}").map_err(Error::attempting("redis-cli"))?;
         let got = self.reply(request, want.len())?;
         self.report.round_trip(1, start.elapsed());
         self.report.check(got == want, || format!("redis-cli: {request}: got {got:?}, want {want:?}"));

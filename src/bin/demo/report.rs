@@ -1,6 +1,8 @@
 //! The counts of one client process of the demo: the line it reports, which the parent parses and sums.
 
+use crate::shared::say;
 use hdrhistogram::Histogram;
+use std::process::ExitCode;
 use std::time::Duration;
 
 /// Microseconds; round trips longer than a minute are counted as a minute.
@@ -50,8 +52,14 @@ impl Report {
         }
     }
 
+    /// Ends a process: reports, and tells whether all was right.
+    pub(crate) fn conclude(&self) -> ExitCode {
+        say::line(&self.to_line());
+        if self.mismatches == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    }
+
     /// The line that a process reports at its end.
-    pub(crate) fn to_line(&self) -> String {
+    fn to_line(&self) -> String {
         let Report { requests, checked, mismatches, connections, latency } = self;
         let counts =
             latency.iter_recorded().map(|v| format!("{}:{}", v.value_iterated_to(), v.count_at_value()));
@@ -63,24 +71,19 @@ impl Report {
 
     /// Reads such a line; `hist` may be missing, the other counts may not.
     pub(crate) fn from_line(line: &str) -> Option<Report> {
-        let mut report = Report::new();
-        let mut seen = 0;
-        for (name, value) in line.split_ascii_whitespace().filter_map(|word| word.split_once('=')) {
-            let count = match name {
-                "requests" => &mut report.requests,
-                "checked" => &mut report.checked,
-                "mismatches" => &mut report.mismatches,
-                "connections" => &mut report.connections,
-                "hist" => {
-                    read_latency(&mut report.latency, value)?;
-                    continue;
-                }
-                _ => continue,
-            };
-            *count = value.parse().ok()?;
-            seen += 1;
-        }
-        (seen == 4).then_some(report)
+        let field = |name| {
+            line.split_ascii_whitespace().find_map(|word: &str| word.strip_prefix(name)?.strip_prefix('='))
+        };
+        let count = |name| field(name)?.parse().ok();
+        let mut latency = Report::new().latency;
+        read_latency(&mut latency, field("hist").unwrap_or_default())?;
+        Some(Report {
+            requests: count("requests")?,
+            checked: count("checked")?,
+            mismatches: count("mismatches")?,
+            connections: count("connections")?,
+            latency,
+        })
     }
 
     /// Adds another process' counts.
@@ -105,14 +108,8 @@ fn read_latency(latency: &mut Histogram<u64>, text: &str) -> Option<()> {
 /// `1234567` as `1,234,567`.
 pub(crate) fn grouped(number: u64) -> String {
     let digits = number.to_string();
-    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
-    for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
+    let groups = digits.as_bytes().rchunks(3).rev().map(String::from_utf8_lossy);
+    groups.collect::<Vec<_>>().join(",")
 }
 
 #[cfg(test)]

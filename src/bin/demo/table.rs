@@ -48,10 +48,6 @@ pub(crate) fn show(
     if cap.is_some_and(|cap| counted > cap) {
         failures.push("Redis counted more connections than the cap allows".to_owned());
     }
-    verdict(&failures)
-}
-
-fn verdict(failures: &[String]) -> ExitCode {
     if failures.is_empty() {
         say::line("\nAll was well: every reply went to the child that had asked.");
         return ExitCode::SUCCESS;

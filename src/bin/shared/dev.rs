@@ -1,14 +1,14 @@
 //! A private in-memory `redis-server` on a unix socket in a temporary directory. It ends with this process, also if that
 //! is killed; the next start removes a directory left behind by a killed process.
 
-use super::guard;
+use super::guard::{self, Guarded};
 use broker::base::error::{Error, Result};
 use std::fs::{File, OpenOptions, Permissions};
 use std::io::{Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -22,10 +22,11 @@ const POLL_PAUSE: Duration = Duration::from_millis(5);
 /// Longest path of a temporary directory, bytes, with which our names still fit a socket address (108 bytes).
 const TEMP_PATH_MAX: usize = 64;
 
-/// A running private Redis. Dropping it ends the server and removes the directory.
+/// A running private Redis. Dropping it ends the server and removes the directory. Its data is in memory only and
+/// temporary, so no orderly shutdown is needed.
 #[derive(Debug)]
 pub(crate) struct DevRedis {
-    process: Child,
+    process: Guarded,
     dir: TempDir,
     _lock: File,
 }
@@ -36,9 +37,8 @@ impl DevRedis {
         let program = find_server()?;
         let parent = temp_parent();
         sweep(&parent);
-        let (dir, lock) = make_dir(&parent).map_err(|error| {
-            Error::system(format!("cannot make a directory in {}: {error}", parent.display()))
-        })?;
+        let cannot = Error::attempting(format!("cannot make a directory in {}", parent.display()));
+        let (dir, lock) = make_dir(&parent).map_err(cannot)?;
         let process = spawn(&program, dir.path())?;
         let mut redis = DevRedis { process, dir, _lock: lock };
         redis.wait_until_it_answers()?;
@@ -55,53 +55,38 @@ impl DevRedis {
         self.dir.path()
     }
 
-    /// The path of the server's socket.
     pub(crate) fn socket(&self) -> PathBuf {
         self.dir.path().join("redis.sock")
     }
 
-    /// The URL of the server.
     pub(crate) fn url(&self) -> String {
         format!("unix://{}", self.socket().display())
     }
 
-    /// The server's process number.
     pub(crate) fn pid(&self) -> u32 {
-        self.process.id()
+        self.process.0.id()
     }
 
     fn wait_until_it_answers(&mut self) -> Result<()> {
         let deadline = Instant::now() + START_TIMEOUT;
-        loop {
-            if ping(&self.socket()).is_ok() {
-                return Ok(());
-            }
-            if matches!(self.process.try_wait(), Ok(Some(_)) | Err(_)) {
-                return Err(Error::system(format!("the private redis-server ended: {}", self.last_words())));
-            }
-            if Instant::now() > deadline {
-                let seconds = START_TIMEOUT.as_secs();
-                let said = self.last_words();
-                return Err(Error::system(format!(
-                    "the private redis-server gave no answer within {seconds} s: {said}"
-                )));
+        while ping(&self.socket()).is_err() {
+            let ended = matches!(self.process.0.try_wait(), Ok(Some(_)) | Err(_));
+            if ended || Instant::now() > deadline {
+                let what = match ended {
+                    true => "ended".to_owned(),
+                    false => format!("gave no answer within {} s", START_TIMEOUT.as_secs()),
+                };
+                return Err(Error::system(format!("the private redis-server {what}: {}", self.last_words())));
             }
             std::thread::sleep(POLL_PAUSE);
         }
+        Ok(())
     }
 
     fn last_words(&self) -> String {
         let log = std::fs::read(self.dir.path().join(LOG_FILE)).unwrap_or_default();
         let log = String::from_utf8_lossy(&log);
         log.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it wrote nothing").trim().to_owned()
-    }
-}
-
-impl Drop for DevRedis {
-    fn drop(&mut self) {
-        // Its data is in memory only and temporary, so no orderly shutdown is needed.
-        let _ = self.process.kill();
-        let _ = self.process.wait();
     }
 }
 
@@ -152,16 +137,14 @@ fn is_abandoned(dir: &Path) -> bool {
     file.is_ok_and(|file| file.try_lock().is_ok())
 }
 
-fn spawn(program: &Path, dir: &Path) -> Result<Child> {
-    let cannot =
-        |error: std::io::Error| Error::system(format!("cannot start the private redis-server: {error}"));
-    let log = File::create(dir.join(LOG_FILE)).map_err(cannot)?;
+fn spawn(program: &Path, dir: &Path) -> Result<Guarded> {
+    let log = || File::create(dir.join(LOG_FILE)).and_then(|log| Ok((log.try_clone()?, log)));
+    let (out, err) = log().map_err(Error::attempting("cannot start the private redis-server"))?;
     let mut command = guard::command(program)?;
     command.args(["--port", "0", "--save", "", "--appendonly", "no", "--daemonize", "no"]);
     command.args(["--unixsocketperm", "700", "--unixsocket"]).arg(dir.join("redis.sock"));
     command.arg("--dir").arg(dir);
-    command.stdin(Stdio::null()).stdout(log.try_clone().map_err(cannot)?).stderr(log);
-    command.spawn().map_err(cannot)
+    Guarded::spawn(command.stdin(Stdio::null()).stdout(out).stderr(err), "the private redis-server")
 }
 
 fn ping(socket: &Path) -> std::io::Result<()> {

@@ -1,6 +1,7 @@
 //! The limit of open files: raised to its hard value, and compared with what the configuration needs. Opens no file.
 
 use broker::base::error::{Error, Result};
+use broker::config::Settings;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Descriptors other than those of children, upstream connections and listeners: the poll, signals, standard streams, a
@@ -21,13 +22,9 @@ pub(crate) fn raise_limit() -> Option<u64> {
 }
 
 /// Refuses a configuration that could need more open files than `limit`.
-pub(crate) fn check_fits(
-    limit: Option<u64>,
-    children_max: usize,
-    upstream_connections_max: usize,
-    listeners: usize,
-) -> Result<()> {
-    let besides = FILES_BESIDES + FILES_OF_LISTENER * listeners as u64;
+pub(crate) fn check_fits(limit: Option<u64>, settings: &Settings) -> Result<()> {
+    let Settings { children_max, upstream_connections_max, .. } = *settings;
+    let besides = FILES_BESIDES + FILES_OF_LISTENER * settings.listen.len() as u64;
     let needed =
         (children_max as u64).saturating_add(upstream_connections_max as u64).saturating_add(besides);
     match limit {
@@ -43,12 +40,18 @@ pub(crate) fn check_fits(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use broker::config::ListenUrl;
 
     #[test]
     fn a_configuration_that_cannot_fit_is_refused_with_the_numbers() {
-        assert!(check_fits(None, usize::MAX, 1, 1).is_ok());
-        assert!(check_fits(Some(10_456), 10_000, 384, 2).is_ok());
-        let refusal = check_fits(Some(4096), 10_000, 384, 0).unwrap_err().to_string();
+        let mut settings = Settings { children_max: usize::MAX, ..Settings::default() };
+        settings.listen.push(ListenUrl::unix("/a"));
+        assert!(check_fits(None, &settings).is_ok());
+        settings.children_max = 10_000;
+        settings.listen.push(ListenUrl::unix("/b"));
+        assert!(check_fits(Some(10_456), &settings).is_ok());
+        settings.listen.clear();
+        let refusal = check_fits(Some(4096), &settings).unwrap_err().to_string();
         assert!(refusal.contains("10448") && refusal.contains("4096"), "{refusal}");
     }
 }

@@ -6,9 +6,16 @@ use broker::base::error::{Error, Result};
 use clap::Args;
 use rustix::process::{Signal, getpid, getppid, set_parent_process_death_signal};
 use std::ffi::{OsStr, OsString};
+use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Child, Command, ExitStatus};
+use std::time::{Duration, Instant};
+
+/// Interval at which the end of a process is checked.
+const WAIT_PAUSE: Duration = Duration::from_millis(5);
+/// A thread that reads output only splits lines.
+const READER_STACK: usize = 64 * 1024;
 
 /// Arguments of the hidden `with-parent`, which every program that uses this module has.
 #[derive(Debug, Args)]
@@ -31,16 +38,64 @@ pub(crate) fn command(program: impl AsRef<OsStr>) -> Result<Command> {
     Ok(command)
 }
 
-/// The path of this binary.
 pub(crate) fn own_binary() -> Result<PathBuf> {
-    std::env::current_exe()
-        .map_err(|error| Error::system(format!("cannot find this program's own binary: {error}")))
+    std::env::current_exe().map_err(Error::attempting("cannot find this program's own binary"))
+}
+
+/// A running process, which does not outlive this value.
+#[derive(Debug)]
+pub(crate) struct Guarded(pub(crate) Child);
+
+impl Guarded {
+    /// Starts what the command says; `name` is for the error.
+    pub(crate) fn spawn(command: &mut Command, name: &str) -> Result<Guarded> {
+        command.spawn().map(Guarded).map_err(Error::attempting(format!("cannot start {name}")))
+    }
+
+    /// Passes each line of its standard output to `take`, in a thread that reads on to the end, so that the process never
+    /// writes to a closed pipe; then `None`.
+    pub(crate) fn read_lines(&mut self, mut take: impl FnMut(Option<String>) + Send + 'static) -> Result<()> {
+        let output = self.0.stdout.take().ok_or_else(|| Error::system("a process has no output"))?;
+        let read = move || {
+            let lines = BufReader::new(output).lines().map_while(std::result::Result::ok);
+            lines.for_each(|line| take(Some(line)));
+            take(None);
+        };
+        let thread = std::thread::Builder::new().stack_size(READER_STACK).spawn(read);
+        thread.map(drop).map_err(Error::attempting("cannot start a thread"))
+    }
+
+    /// Waits for its end; a process that takes longer is killed and `None`.
+    pub(crate) fn end_within(&mut self, timeout: Duration) -> Option<ExitStatus> {
+        let deadline = Instant::now() + timeout;
+        loop {
+            match self.0.try_wait() {
+                Ok(Some(status)) => return Some(status),
+                Ok(None) if Instant::now() < deadline => std::thread::sleep(WAIT_PAUSE),
+                _ => break,
+            }
+        }
+        self.end();
+        None
+    }
+
+    /// Has no effect on a process that has been waited for.
+    pub(crate) fn end(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Drop for Guarded {
+    fn drop(&mut self) {
+        self.end();
+    }
 }
 
 /// Executes the program. Returns only on failure.
 pub(crate) fn exec(args: &WithParentArgs) -> Error {
     if let Err(error) = set_parent_process_death_signal(Some(Signal::KILL)) {
-        return Error::system(format!("cannot bind a process to the life of its parent: {error}"));
+        return Error::refused("cannot bind a process to the life of its parent", &error.into());
     }
     // A parent that died before the line above sends no signal.
     if getppid().map(|pid| pid.as_raw_nonzero().get()) != Some(args.parent) {
@@ -50,7 +105,7 @@ pub(crate) fn exec(args: &WithParentArgs) -> Error {
         return Error::system("no program to run");
     };
     let error = Command::new(program).args(rest).exec();
-    Error::system(format!("cannot run {}: {error}", program.display()))
+    Error::refused(format!("cannot run {}", program.display()), &error)
 }
 
 /// The path of a program in PATH, if it is there.

@@ -9,7 +9,6 @@ pub(crate) fn text(text: &str) {
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }
 
-/// Writes one line and flushes it.
 pub(crate) fn line(line: &str) {
     text(&format!("{line}\n"));
 }

@@ -2,6 +2,7 @@
 //! must not be writable for others. All later steps use descriptors, so that no name created by another user is
 //! followed. Removes only its own files. Neither listens nor accepts.
 
+use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, Permissions, TryLockError};
 use std::io::{self, Read, Write as _};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -13,7 +14,8 @@ use rustix::fs::{Access as May, AtFlags, FileType, Gid, Mode, OFlags, Stat, Uid}
 use rustix::io::Errno;
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use super::{Attempt, ListenFailure, attempting};
+use super::{bound_socket, taken};
+use crate::base::error::{Error, Result};
 use crate::base::fds::Held;
 use crate::base::fork::Maker;
 use crate::config::endpoint::SOCKET_MODE;
@@ -27,11 +29,6 @@ const OTHERS_WRITE: u32 = 0o022;
 const EVERYBODY_WRITES: u32 = 0o002;
 /// In a directory with this bit, only the owner of a file may remove it.
 const STICKY: u32 = 0o1000;
-
-/// For `map_err`, for steps that use descriptors.
-fn failing(what: impl std::fmt::Display) -> impl FnOnce(Errno) -> ListenFailure {
-    move |error| attempting(what)(error.into())
-}
 
 /// An open directory.
 #[derive(Debug)]
@@ -47,100 +44,94 @@ pub(super) struct SocketPath {
     directory: Arc<Directory>,
     /// For the address of the socket, and for texts.
     path: PathBuf,
-    name: PathBuf,
 }
 
 impl SocketPath {
     /// Opens the directory of `path`; creates it first if it is missing and is `creatable`.
-    pub(super) fn open(path: &Path, creatable: &Path) -> Attempt<SocketPath> {
+    pub(super) fn open(path: &Path, creatable: &Path) -> Result<SocketPath> {
         ensure_parent(path, creatable)?;
         let parent = path.parent().unwrap_or(Path::new("/"));
-        let name =
-            path.file_name().ok_or_else(|| ListenFailure::Refused("the path names no file".to_owned()))?;
+        let name = path.file_name().ok_or_else(|| Error::config("the path names no file".to_owned()))?;
         // The canonical path: a symbolic link in it could be changed later.
-        let found =
-            fs::canonicalize(parent).map_err(attempting(format!("cannot find the directory {parent:?}")))?;
+        let found = fs::canonicalize(parent)
+            .map_err(Error::attempting(format!("cannot find the directory {parent:?}")))?;
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let directory = rustix::fs::open(&found, flags, Mode::empty())
-            .map_err(failing(format!("cannot open the directory {parent:?}")))?;
-        let stat = rustix::fs::fstat(&directory).map_err(failing("cannot look at the directory"))?;
+            .map_err(Error::attempting(format!("cannot open the directory {parent:?}")))?;
+        let stat =
+            rustix::fs::fstat(&directory).map_err(Error::attempting("cannot look at the directory"))?;
         check_directory(parent, stat.st_uid, stat.st_mode, OTHERS_WRITE)?;
         for above in found.ancestors().skip(1) {
-            let stat = rustix::fs::stat(above).map_err(failing("cannot look at the directories above"))?;
+            let stat =
+                rustix::fs::stat(above).map_err(Error::attempting("cannot look at the directories above"))?;
             check_directory(above, stat.st_uid, stat.st_mode, EVERYBODY_WRITES)?;
         }
         // A socket address has little room.
         let path = Some(found.join(name)).filter(|path| SockAddr::unix(path).is_ok());
         let path = path.unwrap_or_else(|| parent.join(name));
         let directory = Directory { _held: Held::new(&directory), fd: directory };
-        Ok(SocketPath { directory: Arc::new(directory), path, name: name.into() })
+        Ok(SocketPath { directory: Arc::new(directory), path })
     }
 
     /// Whether a socket could be created here, even if a broker listens here now: creates one of another name, with the
     /// requested access, and removes it.
-    pub(super) fn check(&self, asked: &AccessOptions<'_>) -> Attempt<()> {
-        SockAddr::unix(&self.path).map_err(attempting("cannot create the socket"))?;
+    pub(super) fn check(&self, asked: &AccessOptions<'_>) -> Result<()> {
+        SockAddr::unix(&self.path).map_err(Error::attempting("cannot create the socket"))?;
         self.look()?;
         match self.lock_place().stat() {
             Ok(stat) => check_lock(&self.lock_place().path, &stat)?,
             Err(Errno::NOENT) => {}
-            Err(error) => return Err(failing("cannot look at the lock file")(error)),
+            Err(error) => return Err(Error::attempting("cannot look at the lock file")(error)),
         }
         // The shortest name that no other broker uses; a path with it may be too long for an address.
         let name = format!(".broker-check-{}-{:x}", std::process::id(), fastrand::u32(..));
         let through = format!("/proc/self/fd/{}", self.directory.fd.as_raw_fd());
-        let trial = SocketPath {
-            path: if Path::new(&through).exists() {
-                Path::new(&through).join(&name)
-            } else {
-                self.path.with_file_name(&name)
-            },
-            name: name.into(),
-            ..self.clone()
+        let path = match Path::new(&through).exists() {
+            true => Path::new(&through).join(name),
+            false => self.path.with_file_name(name),
         };
+        let trial = SocketPath { path, ..self.clone() };
         trial.bind(asked).map(drop)
     }
 
     /// Binds the socket and sets its owner and permissions. It does not listen yet, so a connect before they are set
     /// is refused.
-    pub(super) fn bind(&self, asked: &AccessOptions<'_>) -> Attempt<(Socket, SocketFile)> {
+    pub(super) fn bind(&self, asked: &AccessOptions<'_>) -> Result<(Socket, SocketFile)> {
         // Its initial owner is not known yet, and not needed.
-        asked.ids()?;
-        let failed = || attempting("cannot create the socket");
-        let socket = Socket::new(Domain::UNIX, Type::STREAM, None).map_err(failed())?;
-        socket.set_nonblocking(true).map_err(failed())?;
-        socket.bind(&SockAddr::unix(&self.path).map_err(failed())?).map_err(failed())?;
+        asked.access((0, 0))?;
+        let socket = SockAddr::unix(&self.path).and_then(|address| bound_socket(&address));
+        let socket = socket.map_err(Error::attempting("cannot create the socket"))?;
         let file = SocketFile::of(self)?;
-        file.set_access(&asked.access(file.born)?)?;
+        file.set_access(asked)?;
         Ok((socket, file))
     }
 
     /// Makes room for a new socket: removes a socket on which no process listens, refuses everything else. The
     /// caller holds the lock, so no broker can be between bind and listen.
-    pub(super) fn clear(&self) -> Attempt<()> {
+    pub(super) fn clear(&self) -> Result<()> {
         if self.look()?.is_none() {
             return Ok(());
         }
         match self.probe() {
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                self.remove().map_err(failing("cannot remove the stale socket"))
+                self.remove().map_err(Error::attempting("cannot remove the stale socket"))
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             // A full backlog belongs to a listening process.
             Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
-                Err(attempting("cannot tell whether anyone is listening there")(error))
+                Err(Error::attempting("cannot tell whether anyone is listening there")(error))
             }
-            _ => Err(ListenFailure::taken("a living process is listening there")),
+            _ => Err(taken("a living process is listening there")),
         }
     }
 
     /// The existing socket, if any; any other kind of file is refused.
-    fn look(&self) -> Attempt<Option<Stat>> {
+    fn look(&self) -> Result<Option<Stat>> {
         match self.stat() {
             Err(Errno::NOENT) => Ok(None),
-            Err(error) => Err(failing("cannot look at the path")(error)),
+            Err(error) => Err(Error::attempting("cannot look at the path")(error)),
             Ok(stat) if FileType::from_raw_mode(stat.st_mode) != FileType::Socket => {
-                Err(ListenFailure::system("the path exists and is not a socket; it was not touched"))
+                Err(Error::system("the path exists and is not a socket; it was not touched"))
             }
             Ok(stat) => Ok(Some(stat)),
         }
@@ -153,36 +144,26 @@ impl SocketPath {
     }
 
     pub(super) fn lock_place(&self) -> SocketPath {
-        let with_lock = |path: &Path| {
-            let mut path = path.as_os_str().to_owned();
-            path.push(".lock");
-            PathBuf::from(path)
-        };
-        SocketPath {
-            directory: self.directory.clone(),
-            path: with_lock(&self.path),
-            name: with_lock(&self.name),
-        }
+        let mut path = self.path.clone().into_os_string();
+        path.push(".lock");
+        SocketPath { path: path.into(), ..self.clone() }
     }
 
-    fn stat(&self) -> Result<Stat, Errno> {
-        rustix::fs::statat(&self.directory.fd, &self.name, AtFlags::SYMLINK_NOFOLLOW)
+    fn name(&self) -> &OsStr {
+        self.path.file_name().expect("a path that was opened names a file")
     }
 
-    fn open_file(&self, flags: OFlags, mode: u32) -> Result<OwnedFd, Errno> {
+    fn stat(&self) -> rustix::io::Result<Stat> {
+        rustix::fs::statat(&self.directory.fd, self.name(), AtFlags::SYMLINK_NOFOLLOW)
+    }
+
+    fn open_file(&self, flags: OFlags, mode: u32) -> rustix::io::Result<OwnedFd> {
         let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        rustix::fs::openat(&self.directory.fd, &self.name, flags, Mode::from_raw_mode(mode))
+        rustix::fs::openat(&self.directory.fd, self.name(), flags, Mode::from_raw_mode(mode))
     }
 
-    fn remove(&self) -> Result<(), Errno> {
-        rustix::fs::unlinkat(&self.directory.fd, &self.name, AtFlags::empty())
-    }
-
-    /// Removes the file if it is still the one behind `ours`, and this is not a fork of the process that created it.
-    fn remove_own(&self, ours: impl AsFd, maker: Maker) {
-        if maker.is_here() && self.leads_to(ours) {
-            let _ = self.remove();
-        }
+    fn remove(&self) -> rustix::io::Result<()> {
+        rustix::fs::unlinkat(&self.directory.fd, self.name(), AtFlags::empty())
     }
 
     /// Whether the name refers to the open file: a name can be reused, an inode held open cannot.
@@ -197,13 +178,13 @@ impl SocketPath {
 
 /// A missing directory is created only if it is ours by convention: elsewhere it is a typing
 /// error, or a missing mount.
-fn ensure_parent(path: &Path, creatable: &Path) -> Attempt<()> {
+fn ensure_parent(path: &Path, creatable: &Path) -> Result<()> {
     let parent = path.parent().unwrap_or(Path::new("/"));
     if parent.is_dir() {
         return Ok(());
     }
     if parent != creatable {
-        return Err(ListenFailure::system(format!("{parent:?} is not a directory; create it first")));
+        return Err(Error::system(format!("{parent:?} is not a directory; create it first")));
     }
     let created = match DirBuilder::new().mode(0o755).create(parent) {
         // Another broker was faster.
@@ -211,7 +192,7 @@ fn ensure_parent(path: &Path, creatable: &Path) -> Attempt<()> {
         // Again, without the umask.
         created => created.and_then(|()| fs::set_permissions(parent, Permissions::from_mode(0o755))),
     };
-    created.map_err(attempting(format!("cannot create the directory {parent:?}")))
+    created.map_err(Error::attempting(format!("cannot create the directory {parent:?}")))
 }
 
 /// Whether `path` is in `creatable`, which is missing and can be created.
@@ -226,7 +207,7 @@ pub(super) fn will_be_created(path: &Path, creatable: &Path) -> bool {
 /// A user who can remove the socket's file, or a directory on its path, can put another one there and act as the broker
 /// for every child. And root's broker must not work on files that another user can arrange. `open` are the permission bits
 /// that allow this.
-fn check_directory(path: &Path, owner: u32, mode: u32, open: u32) -> Attempt<()> {
+fn check_directory(path: &Path, owner: u32, mode: u32, open: u32) -> Result<()> {
     let ours = rustix::process::geteuid().as_raw();
     let mode = mode & 0o7777;
     let why = if owner != 0 && owner != ours {
@@ -240,7 +221,7 @@ fn check_directory(path: &Path, owner: u32, mode: u32, open: u32) -> Attempt<()>
     } else {
         return Ok(());
     };
-    Err(ListenFailure::Refused(format!("the directory {path:?} {why}")))
+    Err(Error::config(format!("the directory {path:?} {why}")))
 }
 
 /// The access options of a URL.
@@ -252,15 +233,10 @@ pub(super) struct AccessOptions<'a> {
 }
 
 impl AccessOptions<'_> {
-    fn ids(&self) -> Attempt<(Option<u32>, Option<u32>)> {
+    /// The same as numbers; parts it does not name are those of `born`, the owner the file was created with.
+    pub(super) fn access(&self, born: (u32, u32)) -> Result<Access> {
         let user = self.user.map(|name| find_id("user", name, "/etc/passwd")).transpose()?;
         let group = self.group.map(|name| find_id("group", name, "/etc/group")).transpose()?;
-        Ok((user, group))
-    }
-
-    /// The same as numbers; parts it does not name are those of `born`, the owner the file was created with.
-    pub(super) fn access(&self, born: (u32, u32)) -> Attempt<Access> {
-        let (user, group) = self.ids()?;
         let mode = self.mode.unwrap_or(SOCKET_MODE);
         Ok(Access { mode, user: user.unwrap_or(born.0), group: group.unwrap_or(born.1) })
     }
@@ -282,13 +258,13 @@ impl Access {
 
 /// The number of a user or group: the number itself, or the third field of its line. The files are read directly;
 /// names known only to a directory service must be given as numbers.
-fn find_id(kind: &str, name: &str, file: &str) -> Attempt<u32> {
+fn find_id(kind: &str, name: &str, file: &str) -> Result<u32> {
     if let Ok(id) = name.parse() {
         return Ok(id);
     }
-    let text = fs::read(file).map_err(attempting(format!("cannot read {file}")))?;
+    let text = fs::read(file).map_err(Error::attempting(format!("cannot read {file}")))?;
     id_in(&String::from_utf8_lossy(&text), name).ok_or_else(|| {
-        ListenFailure::Refused(format!("no {kind} {name:?} in {file}; give a name from there or a number"))
+        Error::config(format!("no {kind} {name:?} in {file}; give a name from there or a number"))
     })
 }
 
@@ -299,150 +275,149 @@ pub(super) fn id_in(text: &str, name: &str) -> Option<u32> {
     })
 }
 
+/// An open file of ours. It is removed with this value if its name still refers to it, and this is not a fork of the
+/// process that created it.
+#[derive(Debug)]
+struct OwnFile {
+    place: SocketPath,
+    maker: Maker,
+    /// Declared before `fd`: see [`Held`].
+    _held: Held,
+    /// The file itself, whatever its name refers to.
+    fd: OwnedFd,
+}
+
+impl OwnFile {
+    fn new(place: &SocketPath, fd: OwnedFd) -> OwnFile {
+        OwnFile { place: place.clone(), maker: Maker::here(), _held: Held::new(&fd), fd }
+    }
+}
+
+impl Drop for OwnFile {
+    fn drop(&mut self) {
+        if self.maker.is_here() && self.place.leads_to(&self.fd) {
+            let _ = self.place.remove();
+        }
+    }
+}
+
 /// The file of a bound socket.
 #[derive(Debug)]
 pub(super) struct SocketFile {
-    place: SocketPath,
-    /// Declared before `file`: see [`Held`].
-    _held: Held,
-    /// The file itself, whatever its name refers to.
-    file: OwnedFd,
+    own: OwnFile,
     /// The user and group it was created with.
     born: (u32, u32),
-    maker: Maker,
 }
 
 impl SocketFile {
     /// Opens the file of the socket just bound. No other user can have replaced it, since they cannot write the directory.
-    fn of(place: &SocketPath) -> Attempt<SocketFile> {
-        let failed = || failing("cannot find the socket just created");
+    fn of(place: &SocketPath) -> Result<SocketFile> {
+        let failed = || Error::attempting("cannot find the socket just created");
         let file = place.open_file(OFlags::PATH, 0).map_err(failed())?;
         let stat = rustix::fs::fstat(&file).map_err(failed())?;
         let is_socket = FileType::from_raw_mode(stat.st_mode) == FileType::Socket;
         if !is_socket || stat.st_uid != rustix::process::geteuid().as_raw() {
             return Err(another_file());
         }
-        let born = (stat.st_uid, stat.st_gid);
-        let held = Held::new(&file);
-        Ok(SocketFile { place: place.clone(), _held: held, file, born, maker: Maker::here() })
-    }
-
-    /// The same as numbers, for the file as it was created.
-    pub(super) fn asked(&self, asked: &AccessOptions<'_>) -> Attempt<Access> {
-        asked.access(self.born)
+        Ok(SocketFile { own: OwnFile::new(place, file), born: (stat.st_uid, stat.st_gid) })
     }
 
     /// Sets who may connect. In between, no user may connect whom neither the previous nor the new access allows. On
     /// failure the previous access is restored.
-    pub(super) fn set_access(&self, access: &Access) -> Attempt<()> {
-        if !self.place.leads_to(&self.file) {
+    pub(super) fn set_access(&self, asked: &AccessOptions<'_>) -> Result<()> {
+        let access = asked.access(self.born)?;
+        if !self.own.place.leads_to(&self.own.fd) {
             return Err(another_file());
         }
-        let stat = rustix::fs::fstat(&self.file).map_err(failing("cannot look at the socket"))?;
+        let stat = rustix::fs::fstat(&self.own.fd).map_err(Error::attempting("cannot look at the socket"))?;
         let former = Access::of(&stat);
-        self.change(access, &former).inspect_err(|_| {
+        self.change(&access, &former).inspect_err(|_| {
             // Restoring grants only what was granted before.
             let _ = self.change(&former, &former);
         })
     }
 
-    fn change(&self, access: &Access, former: &Access) -> Attempt<()> {
+    fn change(&self, access: &Access, former: &Access) -> Result<()> {
         let cannot = || "cannot set the permissions of the socket";
-        self.set_mode(access.mode & former.mode).map_err(attempting(cannot()))?;
+        self.set_mode(access.mode & former.mode).map_err(Error::attempting(cannot()))?;
         if (access.user, access.group) != (former.user, former.group) {
             let (user, group) = (Uid::from_raw(access.user), Gid::from_raw(access.group));
-            rustix::fs::chownat(&self.file, "", Some(user), Some(group), AtFlags::EMPTY_PATH)
-                .map_err(failing("cannot give the socket to its user and group"))?;
+            rustix::fs::chownat(&self.own.fd, "", Some(user), Some(group), AtFlags::EMPTY_PATH)
+                .map_err(Error::attempting("cannot give the socket to its user and group"))?;
         }
-        self.set_mode(access.mode).map_err(attempting(cannot()))
+        self.set_mode(access.mode).map_err(Error::attempting(cannot()))
     }
 
     /// Uses the open file. fchmod does not work on the descriptor of a socket's file, but its name below /proc refers to
     /// the file and nothing else; without /proc, the checked directory makes the name in it safe.
     pub(super) fn set_mode(&self, mode: u32) -> io::Result<()> {
-        let through = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+        let through = format!("/proc/self/fd/{}", self.own.fd.as_raw_fd());
         match fs::set_permissions(through, Permissions::from_mode(mode)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let SocketPath { directory, name, .. } = &self.place;
+                let place = &self.own.place;
                 let mode = Mode::from_raw_mode(mode);
-                rustix::fs::chmodat(&directory.fd, name, mode, AtFlags::empty()).map_err(io::Error::from)
+                Ok(rustix::fs::chmodat(&place.directory.fd, place.name(), mode, AtFlags::empty())?)
             }
             outcome => outcome,
         }
     }
 }
 
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        self.place.remove_own(&self.file, self.maker);
-    }
-}
-
-fn another_file() -> ListenFailure {
-    ListenFailure::system("another file is in the socket's place; it was not touched")
+fn another_file() -> Error {
+    Error::system("another file is in the socket's place; it was not touched")
 }
 
 /// `<path>.lock`, locked as long as this exists, with our pid in it. Of two brokers that start at the same time,
 /// only the holder may check the socket, remove it or bind it.
+/// Closing it, in the last process that has it, unlocks it; it is removed before: a process that has opened it meanwhile
+/// notices by its inode.
 #[derive(Debug)]
 pub(super) struct LockFile {
-    place: SocketPath,
-    maker: Maker,
-    /// Declared before `file`: see [`Held`].
-    _held: Held,
-    /// Closing it, in the last process that has it, unlocks it.
-    file: File,
+    _own: OwnFile,
 }
 
 impl LockFile {
-    /// Locks the socket at `place`.
-    pub(super) fn acquire(place: &SocketPath) -> Attempt<LockFile> {
+    pub(super) fn acquire(place: &SocketPath) -> Result<LockFile> {
         let place = place.lock_place();
         for _ in 0..LOCK_ATTEMPTS {
             if let Some(lock) = LockFile::attempt(&place, || {})? {
                 return Ok(lock);
             }
         }
-        Err(ListenFailure::system(format!("the lock file {:?} is replaced again and again", place.path)))
+        Err(Error::system(format!("the lock file {:?} is replaced again and again", place.path)))
     }
 
     /// One attempt; `None` if its last holder removed the file after we had opened it, so that our lock would exclude no
     /// process. `opened` runs between open and lock, for the test of this case.
-    pub(super) fn attempt(place: &SocketPath, opened: impl FnOnce()) -> Attempt<Option<LockFile>> {
+    pub(super) fn attempt(place: &SocketPath, opened: impl FnOnce()) -> Result<Option<LockFile>> {
         let path = &place.path;
-        let failed = || attempting(format!("cannot lock {path:?}"));
+        let failed = || Error::attempting(format!("cannot lock {path:?}"));
         // A symbolic link here could direct the write below to another user's file.
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NONBLOCK;
-        let file = place.open_file(flags, 0o600).map_err(|error| failed()(error.into()))?;
+        let file = place.open_file(flags, 0o600).map_err(failed())?;
         let mut file = File::from(file);
         opened();
         match file.try_lock() {
             Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(ListenFailure::taken(holder(&mut file))),
-            Err(TryLockError::Error(error)) => return Err(failed()(error)),
+            Err(TryLockError::WouldBlock) => return Err(taken(holder(&mut file))),
+            Err(TryLockError::Error(error)) => {
+                return Err(Error::attempting(format!("cannot lock {path:?}"))(error));
+            }
         }
         if !place.leads_to(&file) {
             return Ok(None);
         }
-        let stat = rustix::fs::fstat(&file).map_err(|error| failed()(error.into()))?;
+        let stat = rustix::fs::fstat(&file).map_err(failed())?;
         check_lock(path, &stat)?;
         // Only for the error text of another broker: a full disk must not prevent a start.
         let _ = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
-        let held = Held::new(&file);
-        Ok(Some(LockFile { place: place.clone(), maker: Maker::here(), _held: held, file }))
-    }
-}
-
-impl Drop for LockFile {
-    /// Removed while still locked: a process that has opened it meanwhile notices by its inode.
-    fn drop(&mut self) {
-        self.place.remove_own(&self.file, self.maker);
+        Ok(Some(LockFile { _own: OwnFile::new(place, file.into()) }))
     }
 }
 
 /// A lock file is written to, so it must not be another user's file under a second name.
-fn check_lock(path: &Path, stat: &Stat) -> Attempt<()> {
-    let refuse = |why| Err(ListenFailure::system(format!("the lock file {path:?} {why}")));
+fn check_lock(path: &Path, stat: &Stat) -> Result<()> {
+    let refuse = |why| Err(Error::system(format!("the lock file {path:?} {why}")));
     match FileType::from_raw_mode(stat.st_mode) {
         FileType::RegularFile if stat.st_nlink > 1 => refuse("has another name too; it was not touched"),
         FileType::RegularFile => Ok(()),

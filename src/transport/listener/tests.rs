@@ -4,8 +4,10 @@ use super::files::{SocketPath as Spot, id_in};
 use super::*;
 use crate::config::endpoint::SOCKET_MODE;
 use crate::transport::stream::Peer;
+use socket2::Domain;
 use std::fs;
 use std::io::{Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream as StdUnix;
 use std::path::PathBuf;
@@ -75,7 +77,7 @@ fn a_unix_child_is_accepted_with_its_pid_and_the_files_go_with_the_listener() {
     child.write_all(b"x").unwrap();
     assert_eq!(stream.read(&mut byte).unwrap(), 1);
 
-    listener.close();
+    drop(listener);
     assert_eq!(place.files(), 0);
 }
 
@@ -118,7 +120,7 @@ fn a_taken_tcp_port_is_named() {
     let second = ListenUrl::Tcp { host: "127.0.0.1".to_owned(), port, insecure: false };
     let error = Listener::bind(&second).unwrap_err().to_string();
     assert!(error.starts_with(&format!("{url}: cannot listen on 127.0.0.1:{port}: ")), "{error}");
-    first.close();
+    drop(first);
     Listener::bind(&second).unwrap();
 }
 
@@ -334,7 +336,7 @@ fn a_socket_that_replaced_ours_is_not_removed() {
 fn a_copy_of_the_socket_does_not_listen_on() {
     let place = SocketPath::new();
     let listener = Listener::bind(&place.url()).unwrap();
-    let copy = listener.as_fd().try_clone_to_owned().unwrap();
+    let copy = listener.socket.as_fd().try_clone_to_owned().unwrap();
     fs::hard_link(place.path(), place.dir.path().join("kept")).unwrap();
     drop(listener);
     let error = StdUnix::connect(place.dir.path().join("kept")).unwrap_err();
