@@ -84,7 +84,7 @@ impl Broker {
         };
         let ran_long = self.shared.note_work(role, &slot, front_since, frame);
         if ran_long && let Some(child) = self.children.get_mut(slot.child) {
-            child.sent_mut().heavy_mut().expect(slot.command);
+            child.sent_mut().expect_heavy(slot.command);
         }
         match slot.kind {
             SlotKind::Question => self.shared.question_answered(Some(frame)),
@@ -209,7 +209,7 @@ impl Shared {
             return None;
         }
         if slot.kind == SlotKind::Relay {
-            child.sent_mut().heavy_mut().weigh(slot.command, frame.len());
+            child.sent_mut().weigh(slot.command, frame.len());
             child.outbox_mut().deliver(frame, &mut self.env.spares);
         } else {
             if real {
@@ -303,7 +303,7 @@ impl Shared {
     /// session. Returns what the broker still has to fill in.
     fn settle_exec(&mut self, child: &mut Child, slot: Slot, frame: &[u8], real: bool) -> Option<AfterExec> {
         let after = child.session_mut().transaction.exec_answered();
-        child.sent_mut().heavy_mut().weigh(slot.command, frame.len());
+        child.sent_mut().weigh(slot.command, frame.len());
         if let (true, true, Some(error)) =
             (real, reply::error_code(frame) == Some(b"EXECABORT"), after.first_error())
         {

@@ -340,6 +340,14 @@ mod tests {
         ]
     }
 
+    /// Situations that mostly go the same way, and what they are together.
+    const TOGETHER: [(&str, &str); 4] = [
+        ("nothing | nothing, pubsub=shared | watch lost", "no lease"),
+        ("lease | lease, pubsub=shared | lease, watch lost | lease, tracking | lease, written elsewhere", "leases"),
+        ("leases | lease, RESP2 listener", "any lease"),
+        ("leased MULTI | leased MULTI, tracking", "any leased MULTI"),
+    ];
+
     /// Every way of every command, with the situations in which it goes that way.
     fn table() -> String {
         let mut out = String::new();
@@ -352,9 +360,10 @@ mod tests {
                     None => ways.push((way, vec![situation])),
                 }
             }
-            let _ = writeln!(out, "{name}");
             for (way, situations) in ways {
-                let _ = writeln!(out, "    {way:?}\n        {}", situations.join(" | "));
+                let together = |text: String, (each, all): (&str, &str)| text.replace(each, all);
+                let situations = TOGETHER.into_iter().fold(situations.join(" | "), together);
+                let _ = writeln!(out, "{name} -> {way:?}: {situations}");
             }
         }
         out

@@ -5,13 +5,10 @@ pub(crate) mod ahead;
 pub(crate) mod children;
 pub(crate) mod closing;
 pub(crate) mod front;
-pub(crate) mod heavy;
 pub(crate) mod hold;
-pub(crate) mod last_write;
 pub(crate) mod listing;
 pub(crate) mod origin;
 pub(crate) mod outbox;
-pub(crate) mod replies;
 pub(crate) mod sent;
 pub(crate) mod session;
 
@@ -387,7 +384,7 @@ impl Child {
 
     /// Whether a lane still carries requests of it, so that the next one must go the same way or wait.
     pub(crate) fn is_under_way(&self) -> bool {
-        self.sent.is_under_way()
+        self.sent.in_flight() > 0 || self.sent.has_late()
     }
 
     /// A request that will be replied to went upstream.

@@ -313,7 +313,7 @@ impl Shared {
         id: CommandId,
         len: usize,
     ) -> Result<LaneKey, Flow> {
-        let (pool, bulky) = (child.pool_key(), child.sent().heavy().expects(id, len));
+        let (pool, bulky) = (child.pool_key(), child.sent().expects_heavy(id, len));
         let lane_key = if child.is_under_way() {
             child.sent().lane()
         } else {

@@ -7,7 +7,7 @@ use crate::command::CommandId;
 use crate::core::broker::Broker;
 use crate::core::child::Child;
 use crate::core::child::hold::{Hold, Wait};
-use crate::core::child::last_write::LastWrite;
+use crate::core::child::sent::LastWrite;
 use crate::core::connection::lane::Lane;
 use crate::core::connection::role::LaneRole;
 use crate::core::connection::slot::{SlotFlags, SlotKind};
@@ -43,13 +43,13 @@ impl Shared {
 
     /// Whether a child that holds a lease has written on a shared lane since.
     pub(crate) fn wrote_elsewhere(&self, child: &Child, lease: LaneKey) -> bool {
-        match Some(child.sent().last_write()) {
-            Some(LastWrite::On(lane, _)) => {
+        match child.sent().last_write() {
+            LastWrite::On(lane, _) => {
                 lane != lease
                     && self.connections.find(lane).is_some_and(|lane| lane.role() == LaneRole::Shared)
             }
-            Some(LastWrite::Lost) => true,
-            _ => false,
+            LastWrite::Lost => true,
+            LastWrite::None => false,
         }
     }
 
