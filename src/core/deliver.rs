@@ -72,7 +72,7 @@ impl Shared {
             }
             ChildNotice::Answer(answer) => {
                 if child.hold() == Hold::Question {
-                    child.front_mut().set_answer(answer);
+                    *child.front_mut().answer_mut() = answer;
                     self.lift(child);
                 }
             }

@@ -51,8 +51,9 @@ pub struct Child {
     /// The driver's handle for its connection; opaque here.
     link: usize,
     origin: Origin,
-    /// When it connected, and when it last sent something.
+    /// When it connected.
     opened: Millis,
+    /// When it last sent something.
     last_request: Millis,
     /// All that Redis would remember.
     session: Session,
@@ -74,6 +75,7 @@ pub struct Child {
 
     /// Why its next request waits.
     hold: Hold,
+    /// What was learned about its next request.
     front: Front,
     /// What it has sent and what has not been run: at most one partial request and two reads' worth, or as
     /// `request::reading` says while it takes no replies.
@@ -136,7 +138,6 @@ impl Child {
         self.key
     }
 
-    /// The driver's handle.
     pub(crate) fn link(&self) -> usize {
         self.link
     }
@@ -145,7 +146,6 @@ impl Child {
         self.link = link;
     }
 
-    /// All that Redis would remember.
     pub(crate) fn session(&self) -> &Session {
         &self.session
     }
@@ -173,7 +173,6 @@ impl Child {
         self.user != UserId::NOBODY
     }
 
-    /// The command it sent last, if the table had it.
     pub(crate) fn last_command(&self) -> Option<CommandId> {
         self.last_command
     }
@@ -182,12 +181,10 @@ impl Child {
         self.last_command = command;
     }
 
-    /// When it connected.
     pub(crate) fn opened(&self) -> Millis {
         self.opened
     }
 
-    /// When it last sent something.
     pub(crate) fn last_request(&self) -> Millis {
         self.last_request
     }
@@ -206,7 +203,6 @@ impl Child {
         self.state = to;
     }
 
-    /// End of file was read.
     pub(crate) fn end_input(&mut self) {
         self.eof = true;
         if self.state == ChildState::Open {
@@ -256,12 +252,12 @@ impl Child {
     pub(crate) fn takes_bytes(&self) -> bool {
         match (self.state, self.hold) {
             // Nobody runs what it still sends. But it has to get rid of it before it can read what it was told.
-            (ChildState::Finishing, _) => self.ignored || !self.is_local(),
+            (ChildState::Finishing, _) => self.ignored || !self.origin.is_local(),
             (ChildState::Ending | ChildState::Closed, _) => false,
             (ChildState::Open, Hold::None) => true,
             (ChildState::Open, Hold::OutputFull) => self.ahead.allows(self.inbox.len()),
             // Whoever it waits for may wait for the end of its write.
-            (ChildState::Open, Hold::BlockingReply) => !self.is_local(),
+            (ChildState::Open, Hold::BlockingReply) => !self.origin.is_local(),
             // These end by themselves: by a reply that is on its way, or in time.
             (ChildState::Open, _) => false,
         }
@@ -279,7 +275,6 @@ impl Child {
         self.front = Front::default();
     }
 
-    /// What was learned about the request at the front.
     pub(crate) fn front(&self) -> &Front {
         &self.front
     }
@@ -290,7 +285,6 @@ impl Child {
 
     // ---- running --------------------------------------------------------------------------------------
 
-    /// Why its next request waits.
     pub(crate) fn hold(&self) -> Hold {
         self.hold
     }
@@ -305,7 +299,6 @@ impl Child {
         self.ahead = ReadAhead::default();
     }
 
-    /// What it has sent and what has not been run.
     pub(crate) fn inbox(&self) -> &Inbox<Scanner> {
         &self.inbox
     }
@@ -411,7 +404,6 @@ impl Child {
         self.lease.filter(|lease| lease.kind != LeaseKind::Blocking).map(|lease| lease.lane)
     }
 
-    /// Its subscriptions on a leased lane.
     pub(crate) fn subscriptions(&self) -> Option<&OwnSubscriptions> {
         self.subscriptions.as_deref()
     }
@@ -420,7 +412,6 @@ impl Child {
         &mut self.subscriptions
     }
 
-    /// Its shared subscriptions.
     pub(crate) fn topics(&self) -> Option<&SharedSubscriptions> {
         self.topics.as_deref()
     }
@@ -438,7 +429,6 @@ impl Child {
         self.topics.take()
     }
 
-    /// When a wait for shared subscriptions is looked at.
     pub(crate) fn topics_due(&self) -> Millis {
         self.topics_due
     }
@@ -449,12 +439,12 @@ impl Child {
 
     /// Whether it has any subscription: its output is then bounded as a subscriber's.
     pub(crate) fn is_subscribed(&self) -> bool {
-        self.listens_on_lease() || self.topics.as_ref().is_some_and(|topics| topics.total() > 0)
+        self.listens_on_lease() || self.topics().is_some_and(|topics| topics.total() > 0)
     }
 
     /// Whether it has shared subscriptions in RESP2: it may say little else, and PING is answered in another form.
     pub(crate) fn listens_in_resp2(&self) -> bool {
-        self.session.proto == 2 && self.topics.as_ref().is_some_and(|topics| topics.total() > 0)
+        self.session.proto == 2 && self.topics().is_some_and(|topics| topics.total() > 0)
     }
 
     /// Whether its leased lane carries subscriptions.
@@ -469,19 +459,12 @@ impl Child {
         (own.0 + shared.0, own.1 + shared.1, own.2 + shared.2)
     }
 
-    /// Where it comes from.
     pub(crate) fn origin(&self) -> &Origin {
         &self.origin
     }
 
-    /// The system knows which process it is.
     pub(crate) fn set_process(&mut self, uid: u32, pid: i32) {
         self.origin.set_process(uid, pid);
-    }
-
-    /// Whether it is the program that embeds the loop.
-    pub(crate) fn is_local(&self) -> bool {
-        self.origin.is_local()
     }
 
     /// How the log names it: CLIENT ID and peer.
@@ -504,7 +487,6 @@ impl Child {
         (std::mem::replace(&mut self.footprint, now), now)
     }
 
-    /// What it held when it was last measured.
     pub(crate) fn footprint(&self) -> usize {
         self.footprint
     }

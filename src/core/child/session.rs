@@ -23,7 +23,7 @@ pub(crate) enum ReplyMode {
 }
 
 /// What Redis would remember of a connection.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Session {
     /// CLIENT ID. Never reused; starts at a random base per broker, and stays below 2^46.
     pub(crate) id: u64,
@@ -60,23 +60,7 @@ pub(crate) struct Session {
 impl Session {
     /// A connection as Redis would greet it.
     pub(crate) fn new(id: u64, home_db: u32) -> Self {
-        Session {
-            id,
-            name: Vec::new(),
-            db: home_db,
-            home_db,
-            proto: 2,
-            lib_name: Vec::new(),
-            lib_version: Vec::new(),
-            no_evict: false,
-            no_touch: false,
-            tracking: None,
-            import_source: false,
-            monitoring: false,
-            debugs: false,
-            replies: ReplyMode::On,
-            transaction: TransactionState::default(),
-        }
+        Session { id, db: home_db, home_db, proto: 2, ..Session::default() }
     }
 
     /// Heap bytes held.

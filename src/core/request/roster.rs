@@ -210,8 +210,9 @@ impl Broker {
         if child.session().is_muted() {
             return Flow::Done;
         }
-        let (mut listing, mut credit) = (child.front_mut().take_listing(), child.credit());
-        let (proto, arg) = (child.session().proto, |index| request.arg(index));
+        let (listing, mut credit) = (child.front_mut().listing_mut().take(), child.credit());
+        let (mut listing, proto) = (listing.unwrap_or_default(), child.session().proto);
+        let arg = |index| request.arg(index);
         let made = self.list_on(&mut listing, request.argc(), arg, &mut credit);
         let Some(child) = self.children.known_mut(key) else { return Flow::Gone };
         child.spend((child.credit() - credit) as usize);
@@ -221,7 +222,7 @@ impl Broker {
                 Flow::Done
             }
             Ok(false) => {
-                child.front_mut().keep_listing(listing);
+                *child.front_mut().listing_mut() = Some(listing);
                 Flow::More
             }
             Err(text) => self.shared.reject(child, text),
@@ -411,9 +412,9 @@ pub(crate) fn flags(child: &Child) -> String {
 /// The broker serves many users of a host: one of them does not close the connections of another. Whoever
 /// came over TCP is known by the user it has authenticated as alone.
 pub(crate) fn may_kill(killer: &Child, child: &Child) -> bool {
-    let (uid, own) = (killer.origin().uid(), killer.is_local());
+    let (uid, own) = (killer.origin().uid(), killer.origin().is_local());
     let same_user = killer.user() == child.user() && killer.account() == child.account();
-    (uid.is_some() || same_user) && uid == child.origin().uid() && own == child.is_local()
+    (uid.is_some() || same_user) && uid == child.origin().uid() && own == child.origin().is_local()
 }
 
 fn boxed(error: impl ErrorLine + 'static) -> Box<dyn ErrorLine> {

@@ -113,7 +113,7 @@ impl Shared {
     fn wait_for_lane(&mut self, child: &mut Child) -> Flow {
         let now = self.env.now;
         let begun = Wait::new(LeaseKind::Session, now);
-        let due = child.front_mut().waits_since(begun) + self.env.settings.lease_wait_timeout;
+        let due = child.front_mut().wait_mut().get_or_insert(begun).since + self.env.settings.lease_wait_timeout;
         if due <= now {
             return self.wait_lane_over(child);
         }
