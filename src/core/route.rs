@@ -343,7 +343,10 @@ mod tests {
     /// Situations that mostly go the same way, and what they are together.
     const TOGETHER: [(&str, &str); 4] = [
         ("nothing | nothing, pubsub=shared | watch lost", "no lease"),
-        ("lease | lease, pubsub=shared | lease, watch lost | lease, tracking | lease, written elsewhere", "leases"),
+        (
+            "lease | lease, pubsub=shared | lease, watch lost | lease, tracking | lease, written elsewhere",
+            "leases",
+        ),
         ("leases | lease, RESP2 listener", "any lease"),
         ("leased MULTI | leased MULTI, tracking", "any leased MULTI"),
     ];

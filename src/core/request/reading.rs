@@ -38,7 +38,8 @@ impl Shared {
         let due = self.env.now + limits::READ_AHEAD_PATIENCE;
         // A local child reads and writes by turns, and is told when to go on. One whose replies stand behind one that
         // is still upstream has none to take.
-        let waits = child.hold() == Hold::OutputFull && !child.origin().is_local() && !child.outbox().is_empty();
+        let waits =
+            child.hold() == Hold::OutputFull && !child.origin().is_local() && !child.outbox().is_empty();
         let (waiting, taken) = (child.inbox().len(), child.outbox().taken());
         if waits && child.ahead_mut().watch(waiting, taken, due) {
             self.env.timers.arm(due, Timer::Child(child.key()));
