@@ -7,9 +7,10 @@ use crate::core::connection::slot::SlotKind;
 use crate::core::keys::LeaseKind;
 
 /// What the child's requests run in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum Context {
     /// Nothing: it shares connections.
+    #[default]
     Shared,
     /// A MULTI that the broker queues.
     QueuedMulti,
@@ -20,7 +21,7 @@ pub(crate) enum Context {
 }
 
 /// What the way of a request depends on, beside its command.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Situation {
     pub(crate) context: Context,
     /// It speaks RESP2 and has shared subscriptions.
@@ -276,26 +277,17 @@ mod tests {
     use crate::command::TimeoutUnit;
     use std::fmt::Write;
 
-    const NOTHING: Situation = Situation {
-        context: Context::Shared,
-        listens_resp2: false,
-        lease_listens_resp2: false,
-        watch_lost: false,
-        tracks: false,
-        shares_topics: false,
-        wrote_elsewhere: false,
-    };
-
     /// What a child can be in, as far as it makes a difference.
     fn situations() -> Vec<(&'static str, Situation)> {
-        let lease = Situation { context: Context::Lease, ..NOTHING };
-        let multi = Situation { context: Context::LeasedMulti, ..NOTHING };
+        let nothing = Situation::default();
+        let [multi_here, lease, multi] = [Context::QueuedMulti, Context::Lease, Context::LeasedMulti]
+            .map(|context| Situation { context, ..nothing });
         vec![
-            ("nothing", NOTHING),
-            ("nothing, pubsub=shared", Situation { shares_topics: true, ..NOTHING }),
-            ("watch lost", Situation { watch_lost: true, ..NOTHING }),
-            ("RESP2 listener", Situation { listens_resp2: true, shares_topics: true, ..NOTHING }),
-            ("queued MULTI", Situation { context: Context::QueuedMulti, ..NOTHING }),
+            ("nothing", nothing),
+            ("nothing, pubsub=shared", Situation { shares_topics: true, ..nothing }),
+            ("watch lost", Situation { watch_lost: true, ..nothing }),
+            ("RESP2 listener", Situation { listens_resp2: true, shares_topics: true, ..nothing }),
+            ("queued MULTI", multi_here),
             ("lease", lease),
             ("lease, pubsub=shared", Situation { shares_topics: true, ..lease }),
             ("lease, watch lost", Situation { watch_lost: true, ..lease }),
@@ -382,10 +374,9 @@ mod tests {
     #[test]
     fn a_shared_connection_carries_nothing_that_lasts() {
         for (name, route, _) in commands() {
-            if way(&NOTHING, route, false) == Way::Share {
-                assert!(may_be_shared(route, false, false, false), "{name}");
-            }
-            assert!(!matches!(way(&NOTHING, route, false), Way::Leased(_)), "{name}: there is no lease");
+            let way = way(&Situation::default(), route, false);
+            assert!(way != Way::Share || may_be_shared(route, false, false, false), "{name}");
+            assert!(!matches!(way, Way::Leased(_)), "{name}: there is no lease");
         }
     }
 }

@@ -25,7 +25,7 @@ impl Children {
     pub(crate) fn insert(&mut self, child: Child) -> ChildKey {
         let id = child.session().id;
         let key = self.arena.insert(child);
-        if let Some(child) = self.arena.get_mut(key) {
+        if let Some(child) = self.known_mut(key) {
             child.key = key;
         }
         let before = self.by_id.insert(id, key);
@@ -56,7 +56,6 @@ impl Children {
         self.arena.get(key)
     }
 
-    /// The same.
     pub(crate) fn get_mut(&mut self, key: ChildKey) -> Option<&mut Child> {
         self.arena.get_mut(key)
     }
@@ -64,8 +63,8 @@ impl Children {
     /// What the command table numbers has other numbers now.
     pub(crate) fn forget_commands(&mut self) {
         for key in self.arena.keys() {
-            if let Some(child) = self.arena.get_mut(key) {
-                child.set_last_command(None);
+            if let Some(child) = self.known_mut(key) {
+                child.last_command = None;
             }
         }
     }
@@ -83,7 +82,6 @@ impl Children {
         log::warn!("children_max is {max}: refused {refused} more; of {count} children {holders}");
     }
 
-    /// How many there are.
     pub(crate) fn len(&self) -> usize {
         self.arena.len()
     }
@@ -93,12 +91,10 @@ impl Children {
         self.len() * size_of::<Child>()
     }
 
-    /// Whether there is none.
     pub(crate) fn is_empty(&self) -> bool {
         self.arena.is_empty()
     }
 
-    /// Every child with its key.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (ChildKey, &Child)> {
         self.arena.iter()
     }

@@ -49,7 +49,6 @@ pub(crate) enum Answer {
 /// A place in a lease queue, or the memory of having stood there: kept until the request is done.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Wait {
-    /// The line.
     pub kind: LeaseKind,
     /// Its number in the line; kept when a lease is taken back, so that nobody overtakes.
     pub ticket: u64,
@@ -76,8 +75,6 @@ impl Wait {
 /// The leased lane a child holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct HeldLease {
-    /// The lane.
     pub lane: LaneKey,
-    /// What it was taken for.
     pub kind: LeaseKind,
 }

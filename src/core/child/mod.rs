@@ -6,7 +6,6 @@ pub(crate) mod children;
 pub(crate) mod closing;
 pub(crate) mod front;
 pub(crate) mod hold;
-pub(crate) mod listing;
 pub(crate) mod origin;
 pub(crate) mod outbox;
 pub(crate) mod sent;

@@ -87,7 +87,8 @@ impl Shared {
         if matches!(way, Way::RejectListener | Way::RejectListenerExec) {
             return self.reject_listener(child, decided.id, way == Way::RejectListenerExec);
         }
-        if child.session().debugs && self.is_script(decided.id) {
+        let runs = |table: &Table| table.runs(decided.id) != Runs::Nothing;
+        if child.session().debugs && self.commands.table().is_some_and(runs) {
             return self.reject(child, NOT_DEBUGGED);
         }
         if self.work.is_busy() {
@@ -112,12 +113,8 @@ impl Shared {
             Some(_) => Context::Lease,
             None => Context::Shared,
         };
-        let shares_topics = match route {
-            Route::Subscribe(change) => {
-                self.subscribes_shared(child) && !self.hears_invalidations(child, request, change)
-            }
-            _ => false,
-        };
+        let shares_topics = matches!(route, Route::Subscribe(change)
+            if self.subscribes_shared(child) && !self.hears_invalidations(child, request, change));
         Situation {
             context,
             listens_resp2: child.listens_in_resp2(),
@@ -128,10 +125,6 @@ impl Shared {
             wrote_elsewhere: route == Route::Replicas
                 && held.is_some_and(|lane| self.wrote_elsewhere(child, lane)),
         }
-    }
-
-    fn is_script(&self, id: CommandId) -> bool {
-        self.commands.table().is_some_and(|table: &Table| table.runs(id) != Runs::Nothing)
     }
 
     /// The upstream has been replaced and the new one's commands are not known yet. A MULTI that is open on
@@ -177,8 +170,9 @@ impl Shared {
                 self.answer_error(child, text);
                 Flow::Done
             }
-            Way::RejectListener => self.reject_listener(child, id, false),
-            Way::RejectListenerExec => self.reject_listener(child, id, true),
+            Way::RejectListener | Way::RejectListenerExec => {
+                self.reject_listener(child, id, way == Way::RejectListenerExec)
+            }
             Way::RejectLeasedExec => self.reject_exec(child, request, ""),
             Way::RejectInMulti => self.reject_in_multi(child, id),
             Way::Block(blocking) => self.block(child, request, id, blocking),
@@ -283,8 +277,7 @@ impl Shared {
         if name == "script|debug" {
             child.session_mut().debugs = !request.arg(2).eq_ignore_ascii_case(b"no");
         }
-        let peer = child.origin().peer();
-        log::info!("refused '{name}' of child {peer}");
+        log::info!("refused '{name}' of child {}", child.origin().peer());
         self.reject(child, text)
     }
 
@@ -298,8 +291,7 @@ impl Shared {
         if !self.control_is_ready() {
             return self.wait_for_upstream(child);
         }
-        let name = name.to_vec();
-        self.ask(Question::Lookup { child: child.key(), name });
+        self.ask(Question::Lookup { child: child.key(), name: name.to_vec() });
         Flow::Hold(Hold::Question)
     }
 
@@ -393,8 +385,7 @@ impl Shared {
         self.connections.send(&mut self.env, key, bytes, child, id, kind, flags);
     }
 
-    /// Whether a request may stand on this lane: on a shared one nothing that changes the connection, or keeps it
-    /// longer than its turn. In a transaction block Redis lets nothing block.
+    /// Whether a request may stand on this lane; on a shared one, as `route::may_be_shared` says.
     fn may_stand_on(&self, key: LaneKey, bytes: &[u8], kind: SlotKind, flags: SlotFlags) -> bool {
         let shared = self.connections.find(key).is_some_and(|lane| lane.role() == LaneRole::Shared);
         let Some(table) = self.commands.table().filter(|_| shared && kind != SlotKind::Canary) else {
@@ -410,18 +401,16 @@ impl Shared {
     /// SCRIPT KILL and FUNCTION KILL: on the lane that runs the script they would stand behind it. Nothing of the child
     /// follows before the answer, since it would go another way; what it has been told to be lost need not have come.
     fn send_control(&mut self, child: &mut Child, request: &Request<'_>, id: CommandId) -> Flow {
-        let lane = self.control.lane();
-        let ready = self.control_is_ready();
         if child.sent().in_flight() > 0 {
             return Flow::Hold(Hold::OwnReplies);
         }
         if child.has_rights() {
             return self.ask_relay(child, request.bytes);
         }
-        if !ready {
+        if !self.control_is_ready() {
             return self.wait_for_upstream(child);
         }
-        self.send_for(child, lane, request.bytes, id, SlotKind::Relay, SlotFlags::NONE);
+        self.send_for(child, self.control.lane(), request.bytes, id, SlotKind::Relay, SlotFlags::NONE);
         Flow::Hold(Hold::Reply)
     }
 }

@@ -26,8 +26,7 @@ impl Shared {
                 _ => false,
             };
         if too_much {
-            let max = self.env.settings.child_input_max;
-            self.overrun(child, "child_input_max", max);
+            self.overrun(child, "child_input_max", self.env.settings.child_input_max);
         }
         !too_much
     }

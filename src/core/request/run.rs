@@ -119,10 +119,7 @@ impl Shared {
         if child.state() == ChildState::Ending && child.hold() == Hold::None && !child.is_lined_up() {
             self.finish(child);
         }
-        self.watch_read_ahead(child);
-        self.account_child(child);
-        self.close_if_finished(child);
-        self.let_go_if_blocked(child);
+        self.look_after(child);
     }
 
     /// The driver has written to a child what it could.
@@ -131,9 +128,16 @@ impl Shared {
         if child.hold() == Hold::OutputFull && child.outbox().unread() < limits::CHILD_OUTPUT_PAUSE / 2 {
             self.lift(child);
         }
+        self.look_after(child);
+    }
+
+    /// What its input, its output and its end need once either of the first two has changed.
+    fn look_after(&mut self, child: &mut Child) {
         self.watch_read_ahead(child);
         self.account_child(child);
-        self.close_if_finished(child);
+        if child.is_over(self.env.draining) {
+            self.close(child);
+        }
         self.let_go_if_blocked(child);
     }
 
@@ -141,13 +145,20 @@ impl Shared {
     /// request that has only just come may be answered at once, as Redis would answer it before it looks
     /// at the end of file: it has a moment.
     pub(crate) fn let_go_if_blocked(&mut self, child: &mut Child) {
-        if !child.has_left() || !child.outbox().is_empty() || !self.waits_in_vain(child) {
+        if !child.has_left() || !child.outbox().is_empty() {
             return;
         }
-        let due = child.front().wait().map_or(0, |wait| wait.arrived + limits::BLOCKED_END_GRACE);
-        if due <= self.env.now {
+        let wait = child.front().wait();
+        let in_vain = match child.hold() {
+            Hold::LeaseQueue => wait.is_some_and(|wait| wait.kind == LeaseKind::Blocking),
+            // Else those who hang up to try another password at once would fill the broker.
+            Hold::BlockingReply | Hold::AuthDelay => true,
+            _ => false,
+        };
+        let due = wait.map_or(0, |wait| wait.arrived + limits::BLOCKED_END_GRACE);
+        if in_vain && due <= self.env.now {
             self.close(child);
-        } else {
+        } else if in_vain {
             self.env.timers.arm(due, Timer::Child(child.key()));
         }
     }
@@ -159,15 +170,6 @@ impl Shared {
             child.set_state(ChildState::Closed);
             child.set_hold(Hold::None);
             self.env.notify(Notice::Close(child.key()));
-        }
-    }
-
-    fn waits_in_vain(&self, child: &Child) -> bool {
-        match child.hold() {
-            Hold::LeaseQueue => child.front().wait().is_some_and(|wait| wait.kind == LeaseKind::Blocking),
-            // Else those who hang up to try another password at once would fill the broker.
-            Hold::BlockingReply | Hold::AuthDelay => true,
-            _ => false,
         }
     }
 
@@ -206,11 +208,10 @@ impl Shared {
 
     /// Whether the child's next request may be looked at; puts it on hold when a bound is reached.
     fn may_run(&mut self, child: &mut Child) -> bool {
-        let in_flight_max = self.env.settings.child_in_flight_max as u32;
         if child.is_finished() || child.hold() != Hold::None || child.credit() <= 0 {
             return false;
         }
-        if child.sent().in_flight() >= in_flight_max {
+        if child.sent().in_flight() >= self.env.settings.child_in_flight_max as u32 {
             child.set_hold(Hold::InFlightMax);
         } else if child.outbox().unread() >= limits::CHILD_OUTPUT_PAUSE {
             child.hold_for_output();
@@ -249,12 +250,6 @@ impl Shared {
     pub(crate) fn finish_at_request(&mut self, child: &mut Child) {
         child.end_at_request();
         self.finish(child);
-    }
-
-    fn close_if_finished(&mut self, child: &mut Child) {
-        if child.is_over(self.env.draining) {
-            self.close(child);
-        }
     }
 
     // ---- answers --------------------------------------------------------------------------------------
