@@ -187,6 +187,9 @@ impl Outbox {
 
     /// Heap bytes held.
     pub(crate) fn footprint(&self) -> usize {
+        if self.behind.capacity() == 0 {
+            return self.output.capacity();
+        }
         let behind: usize = self.behind.iter().map(|own| own.bytes.capacity()).sum();
         self.output.capacity() + behind + self.behind.capacity() * size_of::<OwnReply>()
     }

@@ -4,13 +4,13 @@
 
 use crate::base::failure::ErrorLine;
 use crate::command;
-use crate::command::{Blocking, CommandId, Popped, TimeoutUnit};
+use crate::command::{Blocking, Popped, TimeoutUnit};
 use crate::core::child::Child;
 use crate::core::child::hold::{Hold, Wait};
 use crate::core::connection::slot::{SlotFlags, SlotKind};
 use crate::core::keys::LeaseKind;
 use crate::core::lease::waiting::Want;
-use crate::core::request::flow::Flow;
+use crate::core::request::flow::{Decided, Flow};
 use crate::core::shared::Shared;
 use crate::resp::{Request, encode, reply};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -21,15 +21,15 @@ impl Shared {
     pub(crate) fn block(
         &mut self,
         child: &mut Child,
-        request: &Request<'_>,
-        id: CommandId,
+        decided: Decided<'_>,
         blocking: Option<Blocking>,
     ) -> Flow {
+        let Decided { request, id, .. } = decided;
         let timeout = blocking.and_then(|blocking| command::timeout_ms(request, &blocking));
         let timeout = timeout.filter(|timeout| *timeout > 0);
         let in_vain = child.front().wait().filter(|wait| wait.expired);
         if let Some((blocking, wait)) = blocking.zip(in_vain) {
-            return self.look_once(child, request, id, &blocking, wait);
+            return self.look_once(child, decided, &blocking, wait);
         }
         let want = || Want { group: blocking.and_then(|blocking| group_of(request, &blocking)), timeout };
         let lane = match self.lease_for(child, LeaseKind::Blocking, want) {
@@ -63,11 +63,11 @@ impl Shared {
     fn look_once(
         &mut self,
         child: &mut Child,
-        request: &Request<'_>,
-        id: CommandId,
+        decided: Decided<'_>,
         blocking: &Blocking,
         wait: Wait,
     ) -> Flow {
+        let Decided { request, id, .. } = decided;
         let Some(table) = self.commands.table() else { return self.wait_for_upstream(child) };
         let at_once = command::at_once(table.name(id), request, blocking).and_then(|(name, args, popped)| {
             let typed = table.typed(name).filter(|typed| table.is_shared(typed))?;

@@ -57,20 +57,15 @@ impl Shared {
                 self.turn_away(child, request, known.route, &text)
             }
             Verdict::Known(known) => {
-                let decided = Decided { id: known.id, no_multi: known.no_multi, route: known.route };
-                self.dispatch_known(child, request, decided, rest)
+                let decided = Decided { request, id: known.id, no_multi: known.no_multi, route: known.route };
+                self.dispatch_known(child, decided, rest)
             }
         }
     }
 
     /// A known command with the right number of arguments. The order of the checks is Redis' own.
-    fn dispatch_known(
-        &mut self,
-        child: &mut Child,
-        request: &Request<'_>,
-        mut decided: Decided,
-        rest: &[u8],
-    ) -> Flow {
+    fn dispatch_known(&mut self, child: &mut Child, mut decided: Decided<'_>, rest: &[u8]) -> Flow {
+        let request = decided.request;
         if let Some(flow) = self.admit(child, request, &mut decided) {
             return flow;
         }
@@ -82,13 +77,12 @@ impl Shared {
             decided.route = if otherwise { Route::Local(Local::SubscriberPing) } else { Route::Shared };
         }
         let held = child.lasting_lease();
-        let facts = self.facts(child, request, decided.route, held);
+        let facts = self.facts(child, decided, held);
         let mut way = route::way(&facts, decided.route, decided.no_multi);
         if matches!(way, Way::RejectListener | Way::RejectListenerExec) {
             return self.reject_listener(child, decided.id, way == Way::RejectListenerExec);
         }
-        let runs = |table: &Table| table.runs(decided.id) != Runs::Nothing;
-        if child.session().debugs && self.commands.table().is_some_and(runs) {
+        if child.session().debugs && self.is_script(decided.id) {
             return self.reject(child, NOT_DEBUGGED);
         }
         if self.work.is_busy() {
@@ -98,14 +92,15 @@ impl Shared {
             way = route::way(&facts, decided.route, decided.no_multi);
         }
         match held {
-            Some(lane) if facts.is_on_lease() => self.execute_leased(child, request, decided, way, lane),
-            _ => self.execute(child, request, decided, way, rest),
+            Some(lane) if facts.is_on_lease() => self.execute_leased(child, decided, way, lane),
+            _ => self.execute(child, decided, way, rest),
         }
     }
 
     /// What the way of this request depends on. `held` is the lane of the child's lease, if it has one for longer than a
     /// command.
-    fn facts(&self, child: &Child, request: &Request<'_>, route: Route, held: Option<LaneKey>) -> Situation {
+    fn facts(&self, child: &Child, decided: Decided<'_>, held: Option<LaneKey>) -> Situation {
+        let Decided { request, route, .. } = decided;
         let transaction = &child.session().transaction;
         let context = match held {
             _ if transaction.is_queued_here() => Context::QueuedMulti,
@@ -127,13 +122,17 @@ impl Shared {
         }
     }
 
+    fn is_script(&self, id: CommandId) -> bool {
+        self.commands.table().is_some_and(|table: &Table| table.runs(id) != Runs::Nothing)
+    }
+
     /// The upstream has been replaced and the new one's commands are not known yet. A MULTI that is open on
     /// a leased lane can be ended all the same, by the names its end is known by everywhere.
     fn without_table(&mut self, child: &mut Child, request: &Request<'_>) -> Flow {
         match (child.session().transaction.is_leased(), child.lease(), end_of_multi(request)) {
             (true, Some(lease), Some(end)) => {
-                let decided = Decided { id: NO_COMMAND, no_multi: false, route: Route::Transaction(end) };
-                self.on_lease(child, request, decided, lease.lane)
+                let route = Route::Transaction(end);
+                self.on_lease(child, Decided { request, id: NO_COMMAND, no_multi: false, route }, lease.lane)
             }
             _ => self.wait_for_upstream(child),
         }
@@ -152,15 +151,8 @@ impl Shared {
     }
 
     /// Carries a request out, the way that was decided.
-    pub(crate) fn execute(
-        &mut self,
-        child: &mut Child,
-        request: &Request<'_>,
-        decided: Decided,
-        way: Way,
-        rest: &[u8],
-    ) -> Flow {
-        let id = decided.id;
+    fn execute(&mut self, child: &mut Child, decided: Decided<'_>, way: Way, rest: &[u8]) -> Flow {
+        let Decided { request, id, .. } = decided;
         match way {
             Way::Share => self.send_shared(child, request, id),
             Way::Local(local) => self.local(child, local, request),
@@ -175,11 +167,11 @@ impl Shared {
             }
             Way::RejectLeasedExec => self.reject_exec(child, request, ""),
             Way::RejectInMulti => self.reject_in_multi(child, id),
-            Way::Block(blocking) => self.block(child, request, id, blocking),
-            Way::Replicas => self.wait_for_replicas(child, request, id),
+            Way::Block(blocking) => self.block(child, decided, blocking),
+            Way::Replicas => self.wait_for_replicas(child, decided),
             Way::Control => self.send_control(child, request, id),
             Way::Borrow(kind) => match self.lease_for(child, kind, Want::default) {
-                Ok(lane) => self.on_lease(child, request, decided, lane),
+                Ok(lane) => self.on_lease(child, decided, lane),
                 Err(flow) => flow,
             },
             Way::Topics(change) => self.change_topics(child, request, change),
@@ -187,14 +179,14 @@ impl Shared {
                 self.leave_nothing(child, family, request);
                 Flow::Done
             }
-            Way::Multi => self.begin_multi(child, request, decided, rest),
+            Way::Multi => self.begin_multi(child, decided, rest),
             Way::WatchLost => self.answer_ok(child),
             Way::UnwatchNothing => {
                 child.session_mut().transaction.forget_watch();
                 self.answer_ok(child)
             }
             Way::Queue(local) => self.queue_command(child, request, id, local),
-            Way::Escalate => self.escalate(child, request, decided),
+            Way::Escalate => self.escalate(child, decided),
             Way::ExecQueued => self.exec_queued(child, request, id),
             Way::DiscardQueued => {
                 child.session_mut().transaction.end();
@@ -211,31 +203,18 @@ impl Shared {
     }
 
     /// Goes on with a request whose child has the lease for it.
-    pub(crate) fn on_lease(
-        &mut self,
-        child: &mut Child,
-        request: &Request<'_>,
-        decided: Decided,
-        lane: LaneKey,
-    ) -> Flow {
-        let facts = self.facts(child, request, decided.route, Some(lane));
+    pub(crate) fn on_lease(&mut self, child: &mut Child, decided: Decided<'_>, lane: LaneKey) -> Flow {
+        let facts = self.facts(child, decided, Some(lane));
         let way = route::way(&facts, decided.route, decided.no_multi);
-        self.execute_leased(child, request, decided, way, lane)
+        self.execute_leased(child, decided, way, lane)
     }
 
     /// The lane of a lease carries everything of its child. So whatever the request is, it waits while that lane is full.
-    fn execute_leased(
-        &mut self,
-        child: &mut Child,
-        request: &Request<'_>,
-        decided: Decided,
-        way: Way,
-        lane: LaneKey,
-    ) -> Flow {
+    fn execute_leased(&mut self, child: &mut Child, decided: Decided<'_>, way: Way, lane: LaneKey) -> Flow {
         if self.connections.known_mut(lane).is_some_and(|lane| lane.holds_back(child.key())) {
             return Flow::Hold(Hold::LaneFull);
         }
-        self.execute(child, request, decided, way, &[])
+        self.execute(child, decided, way, &[])
     }
 
     pub(crate) fn answer_ok(&mut self, child: &mut Child) -> Flow {

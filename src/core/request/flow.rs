@@ -2,6 +2,7 @@
 
 use crate::command::{CommandId, Local, Route};
 use crate::core::child::hold::Hold;
+use crate::resp::Request;
 
 /// What became of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,9 +21,10 @@ pub(crate) enum Flow {
     Gone,
 }
 
-/// What the table knows of the request at hand, without the borrow.
+/// The request at hand and what the table knows of it, without the borrow.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Decided {
+pub(crate) struct Decided<'r> {
+    pub(crate) request: &'r Request<'r>,
     pub(crate) id: CommandId,
     pub(crate) no_multi: bool,
     pub(crate) route: Route,

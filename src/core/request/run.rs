@@ -119,7 +119,7 @@ impl Shared {
         if child.state() == ChildState::Ending && child.hold() == Hold::None && !child.is_lined_up() {
             self.finish(child);
         }
-        self.look_after(child);
+        self.end_event(child);
     }
 
     /// The driver has written to a child what it could.
@@ -128,16 +128,14 @@ impl Shared {
         if child.hold() == Hold::OutputFull && child.outbox().unread() < limits::CHILD_OUTPUT_PAUSE / 2 {
             self.lift(child);
         }
-        self.look_after(child);
+        self.end_event(child);
     }
 
-    /// What its input, its output and its end need once either of the first two has changed.
-    fn look_after(&mut self, child: &mut Child) {
+    /// What follows whatever has happened to a child's bytes: bounds are checked, and one that leaves may go.
+    fn end_event(&mut self, child: &mut Child) {
         self.watch_read_ahead(child);
         self.account_child(child);
-        if child.is_over(self.env.draining) {
-            self.close(child);
-        }
+        self.close_if_finished(child);
         self.let_go_if_blocked(child);
     }
 
@@ -250,6 +248,12 @@ impl Shared {
     pub(crate) fn finish_at_request(&mut self, child: &mut Child) {
         child.end_at_request();
         self.finish(child);
+    }
+
+    fn close_if_finished(&mut self, child: &mut Child) {
+        if child.is_over(self.env.draining) {
+            self.close(child);
+        }
     }
 
     // ---- answers --------------------------------------------------------------------------------------

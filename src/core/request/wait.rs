@@ -13,20 +13,15 @@ use crate::core::connection::role::LaneRole;
 use crate::core::connection::slot::{Slot, SlotFlags, SlotKind};
 use crate::core::keys::{LaneKey, LeaseKind};
 use crate::core::lease::state::Tenant;
-use crate::core::request::flow::Flow;
+use crate::core::request::flow::{Decided, Flow};
 use crate::core::shared::Shared;
 use crate::core::timers::Timer;
-use crate::resp::Request;
 
 const WRITES_LOST: Failure = Failure::Lost(Lost::LastWrite);
 
 impl Shared {
-    pub(crate) fn wait_for_replicas(
-        &mut self,
-        child: &mut Child,
-        request: &Request<'_>,
-        id: CommandId,
-    ) -> Flow {
+    pub(crate) fn wait_for_replicas(&mut self, child: &mut Child, decided: Decided<'_>) -> Flow {
+        let Decided { request, id, .. } = decided;
         let lane_key = match self.lane_of_writes(child, id) {
             Ok(lane) => lane,
             Err(flow) => return flow,
