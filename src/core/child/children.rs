@@ -8,6 +8,7 @@ use crate::core::child::Child;
 use crate::core::child::origin::describe;
 use crate::core::keys::{ChildKey, ChildName};
 use std::collections::HashMap;
+use std::ops::Deref;
 
 /// The children. A key is the way to one; an id is only ever what somebody has typed.
 #[derive(Debug, Default)]
@@ -18,6 +19,15 @@ pub(crate) struct Children {
     /// Children refused since the log was last told of any, and when that was.
     refused: u64,
     refused_told_at: Option<Millis>,
+}
+
+/// Whoever looks, without a change, sees the arena.
+impl Deref for Children {
+    type Target = Arena<Child, ChildName>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.arena
+    }
 }
 
 impl Children {
@@ -52,10 +62,6 @@ impl Children {
     }
 
     /// A child that may have gone: its key was kept by a slot, a timer, a list or the driver.
-    pub(crate) fn get(&self, key: ChildKey) -> Option<&Child> {
-        self.arena.get(key)
-    }
-
     pub(crate) fn get_mut(&mut self, key: ChildKey) -> Option<&mut Child> {
         self.arena.get_mut(key)
     }
@@ -82,26 +88,9 @@ impl Children {
         log::warn!("children_max is {max}: refused {refused} more; of {count} children {holders}");
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.arena.len()
-    }
-
     /// Bytes of the children themselves, without what they hold.
     pub(crate) fn own_bytes(&self) -> usize {
         self.len() * size_of::<Child>()
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.arena.is_empty()
-    }
-
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (ChildKey, &Child)> {
-        self.arena.iter()
-    }
-
-    /// Every key, collected, for passes that close children as they go.
-    pub(crate) fn keys(&self) -> Vec<ChildKey> {
-        self.arena.keys()
     }
 
     /// Gives unused room back to the allocator after a burst.

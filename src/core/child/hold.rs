@@ -7,9 +7,10 @@ use crate::core::keys::{LaneKey, LeaseKind};
 
 /// Why the child's next request has to wait. The request stays in the child's input, and is looked at
 /// afresh when the reason has gone.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum Hold {
     /// It runs.
+    #[default]
     None,
     /// `child_in_flight_max` of its requests are upstream.
     InFlightMax,

@@ -14,7 +14,6 @@ pub(crate) mod session;
 pub use origin::ChildKind;
 
 use crate::base::clock::Millis;
-use crate::base::key::Key;
 use crate::base::limits;
 use crate::command::CommandId;
 use crate::core::child::ahead::ReadAhead;
@@ -30,9 +29,10 @@ use crate::core::pubsub::shared::SharedSubscriptions;
 use crate::resp::{Inbox, Scanner};
 
 /// The life of a child. Removed from the arena when it ends, so there is no closed state.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum ChildState {
     /// Reading, answering.
+    #[default]
     Open,
     /// Nothing more will be read (end of file, or the broker drains); what was read complete is still run.
     Ending,
@@ -43,9 +43,9 @@ pub(crate) enum ChildState {
 }
 
 /// One child.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Child {
-    /// Its own name.
+    /// Its own name; none before it is among the children.
     key: ChildKey,
     /// The driver's handle for its connection; opaque here.
     link: usize,
@@ -101,34 +101,7 @@ pub struct Child {
 
 impl Child {
     pub(crate) fn new(session: Session, origin: Origin, link: usize, now: Millis) -> Self {
-        Child {
-            key: Key::NONE,
-            link,
-            origin,
-            opened: now,
-            last_request: now,
-            session,
-            user: UserId::UPSTREAM,
-            account: None,
-            last_command: None,
-            state: ChildState::Open,
-            eof: false,
-            hung_up: false,
-            ignored: false,
-            hold: Hold::None,
-            front: Front::default(),
-            inbox: Inbox::default(),
-            ahead: ReadAhead::default(),
-            outbox: Outbox::default(),
-            sent: Sent::new(),
-            runnable: false,
-            credit: 0,
-            lease: None,
-            subscriptions: None,
-            topics: None,
-            topics_due: 0,
-            footprint: 0,
-        }
+        Child { session, origin, link, opened: now, last_request: now, ..Child::default() }
     }
 
     // ---- who it is ------------------------------------------------------------------------------------

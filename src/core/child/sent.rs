@@ -1,16 +1,16 @@
 //! What a child has upstream: how many requests, on which shared lane, what its last write went on, and which command of it
 //! is expected to take long. Owns these alone; the requests are the lanes', and the rules of WAIT are in `request::wait`.
 
-use crate::base::key::Key;
 use crate::base::limits;
 use crate::command::CommandId;
 use crate::core::keys::LaneKey;
 
 /// Which connection a child's last write went on: WAIT and WAITAOF count the replicas that have what their own connection
 /// wrote.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum LastWrite {
     /// It has written nothing.
+    #[default]
     None,
     /// On this lane, while it had lost so many connections.
     On(LaneKey, u32),
@@ -19,7 +19,7 @@ pub(crate) enum LastWrite {
 }
 
 /// A child's requests upstream.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Sent {
     /// Slots in lanes that are this child's, seen by it or swallowed.
     in_flight: u32,
@@ -35,10 +35,6 @@ pub(crate) struct Sent {
 }
 
 impl Sent {
-    pub(super) fn new() -> Self {
-        Sent { in_flight: 0, late: 0, lane: Key::NONE, last_write: LastWrite::None, heavy: None, patience: 0 }
-    }
-
     /// A request has been put on a lane.
     pub(crate) fn begin(&mut self) {
         self.in_flight += 1;

@@ -37,3 +37,18 @@ pub(crate) fn canonical_int(text: &[u8]) -> Option<i64> {
         !digits.is_empty() && digits.iter().all(u8::is_ascii_digit) && (digits[0] != b'0' || text == b"0");
     if canonical { std::str::from_utf8(text).ok()?.parse().ok() } else { None }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn integers_as_redis_takes_them() {
+        for (text, number) in [("0", 0), ("-1", -1), ("15", 15)] {
+            assert_eq!(canonical_int(text.as_bytes()), Some(number), "{text}");
+        }
+        for text in ["01", "+1", "-0", "", "9223372036854775808"] {
+            assert_eq!(canonical_int(text.as_bytes()), None, "{text}");
+        }
+    }
+}

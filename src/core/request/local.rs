@@ -298,25 +298,3 @@ fn not_tracking(out: &mut Vec<u8>, proto: u8) {
     encode::bulk(out, b"prefixes");
     encode::array_header(out, 0);
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn integers_as_redis_takes_them() {
-        let cases: [(&[u8], Option<i64>); 8] = [
-            (b"0", Some(0)),
-            (b"-1", Some(-1)),
-            (b"15", Some(15)),
-            (b"01", None),
-            (b"+1", None),
-            (b"-0", None),
-            (b"", None),
-            (b"9223372036854775808", None),
-        ];
-        for (text, expected) in cases {
-            assert_eq!(canonical_int(text), expected, "{:?}", String::from_utf8_lossy(text));
-        }
-    }
-}
