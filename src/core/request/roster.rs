@@ -143,35 +143,22 @@ impl Shared {
     /// One line of CLIENT LIST, with the fields of Redis 7.0 in their order.
     pub(crate) fn line(&self, child: &Child, lines: &mut String) {
         let session = child.session();
-        let (now, counts) = (self.env.now, child.subscription_counts());
-        let seconds = |since: u64| now.saturating_sub(since) / 1000;
+        let seconds = |since: u64| self.env.now.saturating_sub(since) / 1000;
+        let (age, idle) = (seconds(child.opened()), seconds(child.last_request()));
+        let (id, db, resp, redir) = (session.id, session.db, session.proto, redirect(session));
+        let (addr, fd) = (child.origin().peer().replace(' ', ":"), child.link() as u32);
+        let (name, user) = (String::from_utf8_lossy(&session.name), self.user_name(child));
+        let (flags, (sub, psub, ssub)) = (flags(child), child.subscription_counts());
+        let (multi, multi_mem) = (session.transaction.depth(), session.transaction.footprint());
+        let (qbuf, obl, total) = (child.inbox().len(), child.outbox().len(), child.measure());
         let table = self.commands.table();
-        let command = table.zip(child.last_command()).map_or("NULL", |(table, id)| table.name(id));
+        let cmd = table.zip(child.last_command()).map_or("NULL", |(table, id)| table.name(id));
         let _ = writeln!(
             lines,
             "id={id} addr={addr} laddr={LOCAL_ADDRESS} fd={fd} name={name} age={age} idle={idle} \
              flags={flags} db={db} sub={sub} psub={psub} ssub={ssub} multi={multi} qbuf={qbuf} qbuf-free=0 \
              argv-mem=0 multi-mem={multi_mem} rbs=0 rbp=0 obl={obl} oll=0 omem=0 tot-mem={total} events=r \
-             cmd={command} user={user} redir={redir} resp={resp}",
-            id = session.id,
-            addr = child.origin().peer().replace(' ', ":"),
-            fd = child.link() as u32,
-            name = String::from_utf8_lossy(&session.name),
-            age = seconds(child.opened()),
-            idle = seconds(child.last_request()),
-            flags = flags(child),
-            db = session.db,
-            sub = counts.0,
-            psub = counts.1,
-            ssub = counts.2,
-            multi = session.transaction.depth(),
-            qbuf = child.inbox().len(),
-            multi_mem = session.transaction.footprint(),
-            obl = child.outbox().len(),
-            total = child.measure(),
-            user = self.user_name(child),
-            redir = redirect(session),
-            resp = session.proto,
+             cmd={cmd} user={user} redir={redir} resp={resp}"
         );
     }
 }
