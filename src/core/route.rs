@@ -2,7 +2,7 @@
 //! decision, and the order of its cases, which is Redis' own. Never looks at a child, a lane or a setting, and carries
 //! nothing out: `request::dispatch` does. The test prints the whole function as a table.
 
-use crate::command::{Blocking, Family, Local, Pin, Route, Subscribe, Transaction as Command, texts};
+use crate::command::{Family, Local, Pin, Route, Subscribe, Transaction as Command, texts};
 use crate::core::connection::slot::SlotKind;
 use crate::core::keys::LeaseKind;
 
@@ -67,7 +67,7 @@ pub(crate) enum Way {
     /// The broker has no way to run this in a MULTI.
     RejectInMulti,
     /// A leased lane until the reply.
-    Block(Option<Blocking>),
+    Block,
     /// The lane of the last write, until enough replicas have it.
     Replicas,
     /// The control connection.
@@ -139,8 +139,7 @@ fn shared(facts: &Situation, route: Route) -> Way {
         Route::Shared => Way::Share,
         Route::Local(local) => Way::Local(local),
         Route::Refused => Way::Refuse,
-        Route::Blocking(blocking) => Way::Block(Some(blocking)),
-        Route::Dedicated => Way::Block(None),
+        Route::Blocking(_) | Route::Dedicated => Way::Block,
         Route::Replicas => Way::Replicas,
         Route::Control => Way::Control,
         Route::Transaction(Command::Multi) => Way::Multi,
@@ -274,7 +273,7 @@ pub(crate) fn may_be_shared(route: Route, changes_connection: bool, in_block: bo
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::command::TimeoutUnit;
+    use crate::command::{Blocking, TimeoutUnit};
     use std::fmt::Write;
 
     /// What a child can be in, as far as it makes a difference.

@@ -352,11 +352,6 @@ impl Child {
         self.sent.in_flight() > 0 || self.sent.has_late()
     }
 
-    /// A request that will be replied to went upstream.
-    pub(crate) fn expect_reply(&mut self) {
-        self.outbox.expect(self.session.is_muted());
-    }
-
     // ---- a lease and subscriptions --------------------------------------------------------------------
 
     pub(crate) fn lease(&self) -> Option<HeldLease> {

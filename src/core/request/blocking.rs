@@ -4,7 +4,7 @@
 
 use crate::base::failure::ErrorLine;
 use crate::command;
-use crate::command::{Blocking, Popped, TimeoutUnit};
+use crate::command::{Blocking, Popped, Route, TimeoutUnit};
 use crate::core::child::Child;
 use crate::core::child::hold::{Hold, Wait};
 use crate::core::connection::slot::{SlotFlags, SlotKind};
@@ -18,13 +18,9 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 impl Shared {
     /// A command that may take as long as it likes: on a leased lane, its own timeout shortened by the
     /// time it had to wait for one.
-    pub(crate) fn block(
-        &mut self,
-        child: &mut Child,
-        decided: Decided<'_>,
-        blocking: Option<Blocking>,
-    ) -> Flow {
-        let Decided { request, id, .. } = decided;
+    pub(crate) fn block(&mut self, child: &mut Child, decided: Decided<'_>) -> Flow {
+        let Decided { request, id, route, .. } = decided;
+        let blocking = if let Route::Blocking(blocking) = route { Some(blocking) } else { None };
         let timeout = blocking.and_then(|blocking| command::timeout_ms(request, &blocking));
         let timeout = timeout.filter(|timeout| *timeout > 0);
         let in_vain = child.front().wait().filter(|wait| wait.expired);

@@ -66,7 +66,7 @@ impl Shared {
     /// A known command with the right number of arguments. The order of the checks is Redis' own.
     fn dispatch_known(&mut self, child: &mut Child, mut decided: Decided<'_>, rest: &[u8]) -> Flow {
         let request = decided.request;
-        if let Some(flow) = self.admit(child, request, &mut decided) {
+        if let Some(flow) = self.admit(child, &mut decided) {
             return flow;
         }
         if let Some(flow) = self.refuse_too_long(child, request) {
@@ -86,7 +86,7 @@ impl Shared {
             return self.reject(child, NOT_DEBUGGED);
         }
         if self.work.is_busy() {
-            if let Some(flow) = self.refuse_while_busy(child, request, &mut decided) {
+            if let Some(flow) = self.refuse_while_busy(child, &mut decided) {
                 return flow;
             }
             way = route::way(&facts, decided.route, decided.no_multi);
@@ -167,7 +167,7 @@ impl Shared {
             }
             Way::RejectLeasedExec => self.reject_exec(child, request, ""),
             Way::RejectInMulti => self.reject_in_multi(child, id),
-            Way::Block(blocking) => self.block(child, decided, blocking),
+            Way::Block => self.block(child, decided),
             Way::Replicas => self.wait_for_replicas(child, decided),
             Way::Control => self.send_control(child, request, id),
             Way::Borrow(kind) => match self.lease_for(child, kind, Want::default) {
@@ -336,7 +336,8 @@ impl Shared {
         let (flags, canary) = self.guard(child, lane, kind, flags);
         child.sent_mut().begin();
         if !matches!(kind, SlotKind::Swallow | SlotKind::Subscribe | SlotKind::Housekeeping) {
-            child.expect_reply();
+            let muted = child.session().is_muted();
+            child.outbox_mut().expect(muted);
         }
         self.send(lane, bytes, child.key(), id, kind, flags);
         if canary {

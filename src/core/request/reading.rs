@@ -47,15 +47,12 @@ impl Shared {
 
     /// It is time to look: a child that has taken nothing has to be read further.
     pub(crate) fn read_further(&mut self, child: &mut Child) {
-        let max = self.read_ahead_max();
-        let (taken, now) = (child.outbox().taken(), self.env.now);
-        if !child.ahead_mut().take_due(now) {
-            return;
-        }
-        if !child.ahead_mut().is_stuck(taken) || child.outbox().is_empty() {
+        let taken = child.outbox().taken();
+        let Some(is_stuck) = child.ahead_mut().look(taken, self.env.now) else { return };
+        if !is_stuck || child.outbox().is_empty() {
             return self.watch_read_ahead(child);
         }
-        child.ahead_mut().raise(max);
+        child.ahead_mut().raise(self.read_ahead_max());
         if child.wants_read() {
             self.resume(child);
         }

@@ -34,7 +34,7 @@ struct Filter<'r> {
 
 impl<'r> Filter<'r> {
     /// The old form has an address, the new one any number of options.
-    fn parse(request: &Request<'r>, is_user: impl Fn(&[u8]) -> bool) -> Result<Filter<'r>, Vec<u8>> {
+    fn parse(request: &Request<'r>, shared: &Shared) -> Result<Filter<'r>, Vec<u8>> {
         if request.argc() == 3 {
             return Ok(Filter { addr: Some(request.arg(2)), ..Filter::default() });
         }
@@ -43,17 +43,12 @@ impl<'r> Filter<'r> {
             if index + 1 == request.argc() {
                 return Err(texts::SYNTAX.into());
             }
-            filter.read(&request.arg(index).to_ascii_lowercase(), request.arg(index + 1), &is_user)?;
+            filter.read(&request.arg(index).to_ascii_lowercase(), request.arg(index + 1), shared)?;
         }
         Ok(filter)
     }
 
-    fn read(
-        &mut self,
-        option: &[u8],
-        value: &'r [u8],
-        is_user: impl Fn(&[u8]) -> bool,
-    ) -> Result<(), Vec<u8>> {
+    fn read(&mut self, option: &[u8], value: &'r [u8], shared: &Shared) -> Result<(), Vec<u8>> {
         match option {
             b"id" => match canonical_int(value) {
                 Some(id) if id > 0 => self.id = Some(id),
@@ -62,7 +57,7 @@ impl<'r> Filter<'r> {
             b"type" => self.of_type = Some(client_type(value)?),
             b"addr" => self.addr = Some(value),
             b"laddr" => self.laddr = Some(value),
-            b"user" if is_user(value) => self.user = Some(value),
+            b"user" if shared.users.may_exist(value, &shared.env.upstream) => self.user = Some(value),
             b"user" => return Err(texts::no_such_user(value)),
             b"skipme" if value.eq_ignore_ascii_case(b"yes") => self.skip_me = true,
             b"skipme" if value.eq_ignore_ascii_case(b"no") => self.skip_me = false,
@@ -255,8 +250,7 @@ impl Broker {
     /// Closes children of the same user of this host. Others are as if they were not there.
     pub(crate) fn kill(&mut self, key: ChildKey, request: &Request<'_>) -> Flow {
         let Some(killer) = self.children.known_mut(key) else { return Flow::Gone };
-        let is_user = |name: &[u8]| self.shared.users.may_exist(name, &self.shared.env.upstream);
-        let filter = match Filter::parse(request, is_user) {
+        let filter = match Filter::parse(request, &self.shared) {
             Ok(filter) => filter,
             Err(text) => return self.shared.reject(killer, text),
         };

@@ -189,12 +189,8 @@ impl Shared {
 
     /// Whether a request goes on, and which way where that depends on the user. It is a known command with
     /// the right number of arguments.
-    pub(crate) fn admit(
-        &mut self,
-        child: &mut Child,
-        request: &Request<'_>,
-        decided: &mut Decided,
-    ) -> Option<Flow> {
+    pub(crate) fn admit(&mut self, child: &mut Child, decided: &mut Decided<'_>) -> Option<Flow> {
+        let request = decided.request;
         if !self.is_judged(child) {
             return self.admit_script(child, request, decided);
         }
