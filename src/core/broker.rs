@@ -16,6 +16,7 @@ use crate::core::child::{Child, ChildKind};
 use crate::core::counters::Counters;
 use crate::core::keys::{ChildKey, LaneKey};
 use crate::core::memory::Trim;
+use crate::core::request::run::Roster;
 use crate::core::shared::Shared;
 use crate::core::timers::Timer;
 use crate::resp::{Frames, Scanner};
@@ -171,7 +172,7 @@ impl Broker {
     }
 
     /// Goes on with a run that has come to CLIENT LIST, KILL or UNBLOCK.
-    fn run_roster(&mut self, key: ChildKey, asked: (Local, usize), frames: &mut Frames<'_, Scanner>) {
+    fn run_roster(&mut self, key: ChildKey, asked: Roster, frames: &mut Frames<'_, Scanner>) {
         let mut asked = Some(asked);
         while let Some((local, len)) = asked {
             let request = frames.request();

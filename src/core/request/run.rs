@@ -15,12 +15,12 @@ use crate::core::timers::Timer;
 use crate::resp::{FrameLimits, Frames, Scan, Scanner, encode};
 
 /// A request about other children, and its length.
-pub(crate) type Asked = (Local, usize);
+pub(crate) type Roster = (Local, usize);
 
 impl Shared {
     /// One turn of a child, by deficit round robin: it runs requests while it has credit. With more to run it stands in
     /// line again, behind all that have something to run. Returns at a request about other children.
-    pub(crate) fn run_turn(&mut self, child: &mut Child, frames: &mut Frames<'_, Scanner>) -> Option<Asked> {
+    pub(crate) fn run_turn(&mut self, child: &mut Child, frames: &mut Frames<'_, Scanner>) -> Option<Roster> {
         self.turn.credit = child.begin_turn();
         self.run_requests(child, frames)
     }
@@ -42,7 +42,7 @@ impl Shared {
         frames: &mut Frames<'_, Scanner>,
         flow: Flow,
         len: usize,
-    ) -> Option<Asked> {
+    ) -> Option<Roster> {
         match flow {
             Flow::Done => {
                 self.request_done(child);
@@ -58,7 +58,7 @@ impl Shared {
     }
 
     /// Runs complete requests until one has to wait, the child's credit is used up or none is left.
-    fn run_requests(&mut self, child: &mut Child, frames: &mut Frames<'_, Scanner>) -> Option<Asked> {
+    fn run_requests(&mut self, child: &mut Child, frames: &mut Frames<'_, Scanner>) -> Option<Roster> {
         let request_max = self.request_max();
         while !frames.rest().is_empty() && self.may_run(child) {
             let frame_limits = FrameLimits { request_max, authenticated: child.is_authenticated() };
