@@ -91,17 +91,13 @@ impl Session {
     /// RESET: all but the id, the library's name and version, and NO-EVICT (Redis 7.0.15 keeps it). A reply
     /// that is to be skipped stays so.
     pub(crate) fn reset(&mut self) {
-        self.name.clear();
-        self.db = self.home_db;
-        self.proto = 2;
-        self.transaction.end();
-        self.no_touch = false;
-        self.tracking = None;
-        self.import_source = false;
-        self.monitoring = false;
-        self.debugs = false;
-        if self.replies == ReplyMode::Off {
-            self.replies = ReplyMode::On;
+        let fresh = Session::new(self.id, self.home_db);
+        let mut kept = std::mem::replace(self, fresh);
+        kept.transaction.end();
+        (self.transaction, self.no_evict) = (kept.transaction, kept.no_evict);
+        (self.lib_name, self.lib_version) = (kept.lib_name, kept.lib_version);
+        if kept.replies != ReplyMode::Off {
+            self.replies = kept.replies;
         }
     }
 }
