@@ -16,6 +16,7 @@ use crate::core::child::{Child, ChildKind};
 use crate::core::counters::Counters;
 use crate::core::keys::{ChildKey, LaneKey};
 use crate::core::memory::Trim;
+use crate::core::request::run::Roster;
 use crate::core::shared::Shared;
 use crate::core::timers::Timer;
 use crate::resp::{Frames, Scanner};
@@ -119,21 +120,16 @@ impl Broker {
 
     /// A child has connected. `None`: there are `children_max` already; tell it so and close.
     pub fn child_open(&mut self, kind: ChildKind, peer: &str, link: usize) -> Option<ChildKey> {
-        if self.children.len() >= self.shared.env.settings.children_max {
-            let max = self.shared.env.settings.children_max;
-            self.shared.env.counters.children_refused += 1;
-            self.children.refuse(max, self.shared.env.now);
+        let env = &mut self.shared.env;
+        if self.children.len() >= env.settings.children_max {
+            env.counters.children_refused += 1;
+            self.children.refuse(env.settings.children_max, env.now);
             return None;
         }
-        self.shared.env.counters.children_opened += 1;
+        env.counters.children_opened += 1;
         self.next_id += 1;
-        let session = Session::new(self.next_id, self.shared.env.upstream.db);
-        let key = self.children.insert(Child::new(
-            session,
-            Origin::new(kind, peer.into()),
-            link,
-            self.shared.env.now,
-        ));
+        let session = Session::new(self.next_id, env.upstream.db);
+        let key = self.children.insert(Child::new(session, Origin::new(kind, peer.into()), link, env.now));
         if let Some(child) = self.children.known_mut(key) {
             self.shared.become_first_user(child);
         }
@@ -176,7 +172,7 @@ impl Broker {
     }
 
     /// Goes on with a run that has come to CLIENT LIST, KILL or UNBLOCK.
-    fn run_roster(&mut self, key: ChildKey, asked: (Local, usize), frames: &mut Frames<'_, Scanner>) {
+    fn run_roster(&mut self, key: ChildKey, asked: Roster, frames: &mut Frames<'_, Scanner>) {
         let mut asked = Some(asked);
         while let Some((local, len)) = asked {
             let request = frames.request();
@@ -329,9 +325,8 @@ impl Broker {
         self.trim.rise(self.shared.env.memory + self.children.own_bytes());
         while self.shared.env.memory > self.shared.env.settings.memory_max {
             let before = self.shared.env.memory;
-            let child = self.children.iter().max_by_key(|(_, child)| child.footprint());
-            let child = child.map(|(key, child)| (key, child.footprint()));
-            let held = child.map_or(0, |(_, held)| held);
+            let held = self.children.iter().map(|(key, child)| (child.footprint(), Some(key)));
+            let (held, child) = held.max_by_key(|(held, _)| *held).unwrap_or_default();
             let lane = self.shared.connections.lanes().max_by_key(|(_, lane)| lane.footprint());
             if let Some((key, _)) = lane.filter(|(_, lane)| lane.footprint() > held) {
                 self.shared.empty_lane(key, "memory_max reached");
@@ -341,7 +336,7 @@ impl Broker {
                     continue;
                 }
             }
-            let Some((key, _)) = child.filter(|_| held > 0) else { break };
+            let Some(key) = child.filter(|_| held > 0) else { break };
             let told = self.children.get_mut(key).is_some_and(|child| self.shared.give_up_requests(child));
             self.deliver_notices();
             if !told {

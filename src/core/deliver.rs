@@ -63,16 +63,12 @@ impl Shared {
     fn tell_child(&mut self, child: &mut Child, told: ChildNotice) {
         match told {
             // What it waits for now may be something else.
-            ChildNotice::Lift(hold) => {
-                if child.hold() == hold {
-                    self.lift(child);
-                }
-            }
+            ChildNotice::Lift(hold) if child.hold() != hold => {}
+            ChildNotice::Answer(_) if child.hold() != Hold::Question => {}
+            ChildNotice::Lift(_) => self.lift(child),
             ChildNotice::Answer(answer) => {
-                if child.hold() == Hold::Question {
-                    child.front_mut().set_answer(answer);
-                    self.lift(child);
-                }
+                *child.front_mut().answer_mut() = answer;
+                self.lift(child);
             }
             ChildNotice::Lent(lease) => {
                 child.set_lease(lease);

@@ -34,16 +34,6 @@ pub(crate) struct Env {
 }
 
 impl Env {
-    /// The delay before the next attempt, doubling from `BACKOFF_FIRST`, jittered so that many brokers do
-    /// not knock at once.
-    pub(crate) fn backoff(&mut self, failures: u32) -> Millis {
-        let max = self.settings.reconnect_backoff_max.max(1);
-        let base = (limits::BACKOFF_FIRST << failures.min(16)).min(max);
-        base - self.rng.u64(0..=base / 2)
-    }
-}
-
-impl Env {
     pub(crate) fn new(settings: Settings, upstream: Upstream, rng: fastrand::Rng, now: Millis) -> Self {
         Env {
             settings,
@@ -61,6 +51,14 @@ impl Env {
             memory: 0,
             draining: false,
         }
+    }
+
+    /// The delay before the next attempt, doubling from `BACKOFF_FIRST`, jittered so that many brokers do
+    /// not knock at once.
+    pub(crate) fn backoff(&mut self, failures: u32) -> Millis {
+        let max = self.settings.reconnect_backoff_max.max(1);
+        let base = (limits::BACKOFF_FIRST << failures.min(16)).min(max);
+        base - self.rng.u64(0..=base / 2)
     }
 
     /// Has other children told, once the event at hand is done with its own.

@@ -80,8 +80,8 @@ impl PoolKey {
     pub(crate) const FREE: PoolKey = PoolKey { user: UserId::NOBODY, db: 0, proto: 0, no_touch: false };
 }
 
-/// Names a user of the upstream for as long as the broker knows it; never given again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// Names a user of the upstream for as long as the broker knows it; never given again. By default `UPSTREAM`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub(crate) struct UserId(pub(crate) u64);
 
 impl UserId {

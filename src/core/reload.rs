@@ -26,9 +26,8 @@ impl Shared {
 
     /// Idle leased lanes that the caps leave no use for.
     fn close_surplus_leases(&mut self, previous: &Settings) {
-        let settings = &self.env.settings;
-        let caps = LeaseKind::ALL.into_iter().map(|kind| kind.cap(settings));
-        let most = caps.fold(settings.leases_warm, usize::saturating_add);
+        let caps = LeaseKind::ALL.into_iter().map(|kind| kind.cap(&self.env.settings));
+        let most = caps.fold(self.env.settings.leases_warm, usize::saturating_add);
         self.connections.close_idle_leases(&mut self.env, most);
         if self.env.settings.leases_warm < previous.leases_warm {
             self.connections.close_rested_leases(&mut self.env, 0);
@@ -116,12 +115,9 @@ impl Shared {
         lane.forget_failures();
         if lane.is_ready() && !lane.is_idle() {
             self.control.leave();
-            self.env
-                .timers
-                .arm(self.env.now + self.env.settings.connect_timeout, Timer::Lane(key, lane.record().timer));
-            return;
-        }
-        if !lane.is_waiting() {
+            let due = self.env.now + self.env.settings.connect_timeout;
+            self.env.timers.arm(due, Timer::Lane(key, lane.record().timer));
+        } else if !lane.is_waiting() {
             self.replace_control();
         }
     }
@@ -163,36 +159,34 @@ impl Broker {
 
     /// Deadlines that were armed under the previous settings.
     fn shorten_waits(&mut self, previous: &Settings) {
+        let (now, timeout) = (self.shared.env.now, self.shared.env.settings.queue_timeout);
         for key in self.children.keys() {
             let Some(child) = self.children.get_mut(key) else { continue };
-            match child.hold() {
-                Hold::InFlightMax => self.shared.lift(child),
+            let due = match child.hold() {
+                Hold::InFlightMax => {
+                    self.shared.lift(child);
+                    continue;
+                }
                 // Looks at its deadlines afresh, and sets the next timer.
-                Hold::LeaseQueue => self.shared.env.timers.arm(self.shared.env.now, Timer::Child(key)),
+                Hold::LeaseQueue => now,
                 Hold::Subscription => {
-                    child.set_topics_due(self.shared.env.now);
-                    self.shared.env.timers.arm(self.shared.env.now, Timer::Child(key));
+                    child.set_topics_due(now);
+                    now
                 }
-                Hold::Upstream => {
-                    let (timeout, now) = (self.shared.env.settings.queue_timeout, self.shared.env.now);
-                    let until = child.front_mut().set_queue_timeout(previous.queue_timeout, timeout, now);
-                    self.shared.env.timers.arm(until, Timer::Child(key));
-                }
-                _ => {}
-            }
-        }
-        let attempt_due = self.shared.env.now + self.shared.env.settings.connect_timeout;
-        let pause_due = self.shared.env.now + self.shared.env.backoff(0);
-        let shortened = self.shared.env.settings.reconnect_backoff_max < previous.reconnect_backoff_max;
-        for (key, lane) in self.shared.connections.lanes() {
-            let due = if lane.is_connecting() {
-                attempt_due
-            } else if lane.is_backing_off() && shortened {
-                pause_due
-            } else {
-                continue;
+                Hold::Upstream => child.front_mut().set_queue_timeout(previous.queue_timeout, timeout, now),
+                _ => continue,
             };
-            self.shared.env.timers.arm(due, Timer::Lane(key, lane.record().timer));
+            self.shared.env.timers.arm(due, Timer::Child(key));
+        }
+        let env = &mut self.shared.env;
+        let (attempt_due, pause_due) = (now + env.settings.connect_timeout, now + env.backoff(0));
+        let shortened = env.settings.reconnect_backoff_max < previous.reconnect_backoff_max;
+        for (key, lane) in self.shared.connections.lanes() {
+            if lane.is_connecting() {
+                env.timers.arm(attempt_due, Timer::Lane(key, lane.record().timer));
+            } else if lane.is_backing_off() && shortened {
+                env.timers.arm(pause_due, Timer::Lane(key, lane.record().timer));
+            }
         }
         self.shared.leases.retry_by(&mut self.shared.env, pause_due);
     }

@@ -65,14 +65,13 @@ impl Broker {
             }
             return;
         }
+        let now = self.shared.env.now;
         if self.is_push(key, kind, frame) {
-            let now = self.shared.env.now;
             if !self.shared.connections.withhold_push(key, frame, now) && !self.push_arrived(key, frame) {
                 self.shared.desync(key, "a push on a lane that cannot have one");
             }
             return;
         }
-        let now = self.shared.env.now;
         let answered = self.shared.connections.known_mut(key).and_then(|lane| lane.take_answered(now));
         self.take_reply(key, answered, frame);
     }
@@ -84,7 +83,7 @@ impl Broker {
         };
         let ran_long = self.shared.note_work(role, &slot, front_since, frame);
         if ran_long && let Some(child) = self.children.get_mut(slot.child) {
-            child.sent_mut().heavy_mut().expect(slot.command);
+            child.sent_mut().expect_heavy(slot.command);
         }
         match slot.kind {
             SlotKind::Question => self.shared.question_answered(Some(frame)),
@@ -209,7 +208,7 @@ impl Shared {
             return None;
         }
         if slot.kind == SlotKind::Relay {
-            child.sent_mut().heavy_mut().weigh(slot.command, frame.len());
+            child.sent_mut().weigh(slot.command, frame.len());
             child.outbox_mut().deliver(frame, &mut self.env.spares);
         } else {
             if real {
@@ -262,12 +261,10 @@ impl Shared {
                 }
                 self.deliver(child, frame);
             }
+            // Lost with its lane, it is open all the same, and spoilt: what a child has sent behind it must not be run one
+            // by one.
+            SlotKind::Multi if !real => self.deliver(child, b"+OK\r\n"),
             SlotKind::Multi => {
-                if !real {
-                    // Lost with its lane, it is open all the same, and spoilt: what a child has sent behind
-                    // it must not be run one by one.
-                    return self.deliver(child, b"+OK\r\n");
-                }
                 if reply::is_error(frame) {
                     child.session_mut().transaction.multi_refused();
                 }
@@ -282,10 +279,12 @@ impl Shared {
                     subscriptions.change_is_over();
                 }
             }
-            SlotKind::SubscriberPing => {
-                let pong = subscriber_pong(frame);
-                self.deliver(child, pong.as_deref().unwrap_or(frame));
-            }
+            SlotKind::SubscriberPing => match frame.first() {
+                // The form that Redis has for a RESP2 connection with subscriptions.
+                Some(b'+') => self.deliver(child, b"*2\r\n$4\r\npong\r\n$0\r\n\r\n"),
+                Some(b'$') => self.deliver(child, &[b"*2\r\n$4\r\npong\r\n", frame].concat()),
+                _ => self.deliver(child, frame),
+            },
             SlotKind::TrackingInfo => {
                 let patched = self.tracking_info(child, frame);
                 self.deliver(child, &patched);
@@ -303,10 +302,9 @@ impl Shared {
     /// session. Returns what the broker still has to fill in.
     fn settle_exec(&mut self, child: &mut Child, slot: Slot, frame: &[u8], real: bool) -> Option<AfterExec> {
         let after = child.session_mut().transaction.exec_answered();
-        child.sent_mut().heavy_mut().weigh(slot.command, frame.len());
-        if let (true, true, Some(error)) =
-            (real, reply::error_code(frame) == Some(b"EXECABORT"), after.first_error())
-        {
+        child.sent_mut().weigh(slot.command, frame.len());
+        let has_aborted = real && reply::error_code(frame) == Some(b"EXECABORT");
+        if let Some(error) = after.first_error().filter(|_| has_aborted) {
             let mut aborted = Vec::new();
             encode::error(&mut aborted, texts::exec_aborted(&String::from_utf8_lossy(error)));
             self.deliver(child, &aborted);
@@ -358,14 +356,4 @@ impl Shared {
             _ => {}
         }
     }
-}
-
-/// The reply to PING in the form that Redis has for a RESP2 connection with subscriptions; none for an error.
-pub(crate) fn subscriber_pong(frame: &[u8]) -> Option<Vec<u8>> {
-    let message = match frame.first()? {
-        b'+' => b"$0\r\n\r\n",
-        b'$' => frame,
-        _ => return None,
-    };
-    Some([b"*2\r\n$4\r\npong\r\n", message].concat())
 }

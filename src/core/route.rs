@@ -2,14 +2,15 @@
 //! decision, and the order of its cases, which is Redis' own. Never looks at a child, a lane or a setting, and carries
 //! nothing out: `request::dispatch` does. The test prints the whole function as a table.
 
-use crate::command::{Blocking, Family, Local, Pin, Route, Subscribe, Transaction as Command, texts};
+use crate::command::{Family, Local, Pin, Route, Subscribe, Transaction as Command, texts};
 use crate::core::connection::slot::SlotKind;
 use crate::core::keys::LeaseKind;
 
 /// What the child's requests run in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum Context {
     /// Nothing: it shares connections.
+    #[default]
     Shared,
     /// A MULTI that the broker queues.
     QueuedMulti,
@@ -20,7 +21,7 @@ pub(crate) enum Context {
 }
 
 /// What the way of a request depends on, beside its command.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Situation {
     pub(crate) context: Context,
     /// It speaks RESP2 and has shared subscriptions.
@@ -66,7 +67,7 @@ pub(crate) enum Way {
     /// The broker has no way to run this in a MULTI.
     RejectInMulti,
     /// A leased lane until the reply.
-    Block(Option<Blocking>),
+    Block,
     /// The lane of the last write, until enough replicas have it.
     Replicas,
     /// The control connection.
@@ -138,8 +139,7 @@ fn shared(facts: &Situation, route: Route) -> Way {
         Route::Shared => Way::Share,
         Route::Local(local) => Way::Local(local),
         Route::Refused => Way::Refuse,
-        Route::Blocking(blocking) => Way::Block(Some(blocking)),
-        Route::Dedicated => Way::Block(None),
+        Route::Blocking(_) | Route::Dedicated => Way::Block,
         Route::Replicas => Way::Replicas,
         Route::Control => Way::Control,
         Route::Transaction(Command::Multi) => Way::Multi,
@@ -273,29 +273,20 @@ pub(crate) fn may_be_shared(route: Route, changes_connection: bool, in_block: bo
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::command::TimeoutUnit;
+    use crate::command::{Blocking, TimeoutUnit};
     use std::fmt::Write;
-
-    const NOTHING: Situation = Situation {
-        context: Context::Shared,
-        listens_resp2: false,
-        lease_listens_resp2: false,
-        watch_lost: false,
-        tracks: false,
-        shares_topics: false,
-        wrote_elsewhere: false,
-    };
 
     /// What a child can be in, as far as it makes a difference.
     fn situations() -> Vec<(&'static str, Situation)> {
-        let lease = Situation { context: Context::Lease, ..NOTHING };
-        let multi = Situation { context: Context::LeasedMulti, ..NOTHING };
+        let nothing = Situation::default();
+        let [multi_here, lease, multi] = [Context::QueuedMulti, Context::Lease, Context::LeasedMulti]
+            .map(|context| Situation { context, ..nothing });
         vec![
-            ("nothing", NOTHING),
-            ("nothing, pubsub=shared", Situation { shares_topics: true, ..NOTHING }),
-            ("watch lost", Situation { watch_lost: true, ..NOTHING }),
-            ("RESP2 listener", Situation { listens_resp2: true, shares_topics: true, ..NOTHING }),
-            ("queued MULTI", Situation { context: Context::QueuedMulti, ..NOTHING }),
+            ("nothing", nothing),
+            ("nothing, pubsub=shared", Situation { shares_topics: true, ..nothing }),
+            ("watch lost", Situation { watch_lost: true, ..nothing }),
+            ("RESP2 listener", Situation { listens_resp2: true, shares_topics: true, ..nothing }),
+            ("queued MULTI", multi_here),
             ("lease", lease),
             ("lease, pubsub=shared", Situation { shares_topics: true, ..lease }),
             ("lease, watch lost", Situation { watch_lost: true, ..lease }),
@@ -340,6 +331,17 @@ mod tests {
         ]
     }
 
+    /// Situations that mostly go the same way, and what they are together.
+    const TOGETHER: [(&str, &str); 4] = [
+        ("nothing | nothing, pubsub=shared | watch lost", "no lease"),
+        (
+            "lease | lease, pubsub=shared | lease, watch lost | lease, tracking | lease, written elsewhere",
+            "leases",
+        ),
+        ("leases | lease, RESP2 listener", "any lease"),
+        ("leased MULTI | leased MULTI, tracking", "any leased MULTI"),
+    ];
+
     /// Every way of every command, with the situations in which it goes that way.
     fn table() -> String {
         let mut out = String::new();
@@ -352,9 +354,10 @@ mod tests {
                     None => ways.push((way, vec![situation])),
                 }
             }
-            let _ = writeln!(out, "{name}");
             for (way, situations) in ways {
-                let _ = writeln!(out, "    {way:?}\n        {}", situations.join(" | "));
+                let together = |text: String, (each, all): (&str, &str)| text.replace(each, all);
+                let situations = TOGETHER.into_iter().fold(situations.join(" | "), together);
+                let _ = writeln!(out, "{name} -> {way:?}: {situations}");
             }
         }
         out
@@ -370,10 +373,9 @@ mod tests {
     #[test]
     fn a_shared_connection_carries_nothing_that_lasts() {
         for (name, route, _) in commands() {
-            if way(&NOTHING, route, false) == Way::Share {
-                assert!(may_be_shared(route, false, false, false), "{name}");
-            }
-            assert!(!matches!(way(&NOTHING, route, false), Way::Leased(_)), "{name}: there is no lease");
+            let way = way(&Situation::default(), route, false);
+            assert!(way != Way::Share || may_be_shared(route, false, false, false), "{name}");
+            assert!(!matches!(way, Way::Leased(_)), "{name}: there is no lease");
         }
     }
 }

@@ -42,14 +42,9 @@ impl ReadAhead {
         begins
     }
 
-    /// Whether the look is due. It is over then.
-    pub(crate) fn take_due(&mut self, now: Millis) -> bool {
-        self.due.take_if(|due| *due <= now).is_some()
-    }
-
-    /// Whether the child has taken nothing since it was last looked at.
-    pub(crate) fn is_stuck(&self, taken: u64) -> bool {
-        self.taken == taken
+    /// Whether the child has taken nothing since it was last looked at, once the next look is due. That is over then.
+    pub(crate) fn look(&mut self, taken: u64, now: Millis) -> Option<bool> {
+        self.due.take_if(|due| *due <= now).map(|_| self.taken == taken)
     }
 
     /// It is read further: twice as far, and beyond `max` one byte too many.

@@ -8,6 +8,7 @@ use crate::core::child::Child;
 use crate::core::child::origin::describe;
 use crate::core::keys::{ChildKey, ChildName};
 use std::collections::HashMap;
+use std::ops::Deref;
 
 /// The children. A key is the way to one; an id is only ever what somebody has typed.
 #[derive(Debug, Default)]
@@ -20,12 +21,21 @@ pub(crate) struct Children {
     refused_told_at: Option<Millis>,
 }
 
+/// Whoever looks, without a change, sees the arena.
+impl Deref for Children {
+    type Target = Arena<Child, ChildName>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.arena
+    }
+}
+
 impl Children {
     /// Stores a child and returns the only key that will ever name it.
     pub(crate) fn insert(&mut self, child: Child) -> ChildKey {
         let id = child.session().id;
         let key = self.arena.insert(child);
-        if let Some(child) = self.arena.get_mut(key) {
+        if let Some(child) = self.known_mut(key) {
             child.key = key;
         }
         let before = self.by_id.insert(id, key);
@@ -58,11 +68,6 @@ impl Children {
     }
 
     /// A child that may have gone: its key was kept by a slot, a timer, a list or the driver.
-    pub(crate) fn get(&self, key: ChildKey) -> Option<&Child> {
-        self.arena.get(key)
-    }
-
-    /// The same.
     pub(crate) fn get_mut(&mut self, key: ChildKey) -> Option<&mut Child> {
         self.arena.get_mut(key)
     }
@@ -70,8 +75,8 @@ impl Children {
     /// What the command table numbers has other numbers now.
     pub(crate) fn forget_commands(&mut self) {
         for key in self.arena.keys() {
-            if let Some(child) = self.arena.get_mut(key) {
-                child.set_last_command(None);
+            if let Some(child) = self.known_mut(key) {
+                child.last_command = None;
             }
         }
     }
@@ -89,29 +94,9 @@ impl Children {
         log::warn!("children_max is {max}: refused {refused} more; of {count} children {holders}");
     }
 
-    /// How many there are.
-    pub(crate) fn len(&self) -> usize {
-        self.arena.len()
-    }
-
     /// Bytes of the children themselves, without what they hold.
     pub(crate) fn own_bytes(&self) -> usize {
         self.len() * size_of::<Child>()
-    }
-
-    /// Whether there is none.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.arena.is_empty()
-    }
-
-    /// Every child with its key.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (ChildKey, &Child)> {
-        self.arena.iter()
-    }
-
-    /// Every key, collected, for passes that close children as they go.
-    pub(crate) fn keys(&self) -> Vec<ChildKey> {
-        self.arena.keys()
     }
 
     /// Gives unused room back to the allocator after a burst.

@@ -2,19 +2,39 @@
 //! done, so that nothing of it is taken for the next one's. Owns no request: that stays in the child's inbox.
 
 use crate::base::clock::Millis;
-use crate::command::Popped;
 use crate::core::child::hold::{Answer, Wait};
-use crate::core::child::listing::Listing;
+use crate::core::keys::ChildKey;
+
+/// A CLIENT LIST as far as it is made: with many children, or many ids, it takes more than one turn.
+#[derive(Debug, Default)]
+pub(crate) struct Listing {
+    pub(crate) lines: String,
+    /// Those to show, unless the request names them: all there were when it began.
+    pub(crate) keys: Option<Vec<ChildKey>>,
+    /// How many of them have been looked at.
+    pub(crate) done: usize,
+}
+
+impl Listing {
+    /// Heap bytes held.
+    pub(crate) fn footprint(&self) -> usize {
+        let keys = self.keys.as_ref().map_or(0, Vec::capacity) * size_of::<ChildKey>();
+        size_of::<Listing>() + keys + self.lines.capacity()
+    }
+}
 
 /// The state of the request at the front.
 #[derive(Debug, Default)]
 pub(crate) struct Front {
-    /// It only has to be skipped.
+    /// It only has to be skipped, as soon as the child runs again.
     answered: bool,
+    /// Its place in a lease queue, or the last one it had.
     wait: Option<Wait>,
+    /// What the upstream has said about it.
     answer: Option<Answer>,
     /// The number of the question on the probe that is not answered yet.
     proof: Option<u64>,
+    /// The upstream lets its user do what the broker carries out.
     permitted: bool,
     /// When its password may be checked, if that has had to wait.
     auth_due: Option<Millis>,
@@ -29,7 +49,6 @@ pub(crate) struct Front {
 }
 
 impl Front {
-    /// It has been answered, and may go as soon as the child runs again.
     pub(crate) fn set_answered(&mut self) {
         self.answered = true;
     }
@@ -38,46 +57,16 @@ impl Front {
         self.answered
     }
 
-    // ---- a lease --------------------------------------------------------------------------------------
-
-    /// Its place in a lease queue, or the last one it had.
     pub(crate) fn wait(&self) -> Option<Wait> {
         self.wait
     }
 
-    /// It joins a lease queue.
-    pub(crate) fn set_wait(&mut self, wait: Wait) {
-        self.wait = Some(wait);
+    pub(crate) fn wait_mut(&mut self) -> &mut Option<Wait> {
+        &mut self.wait
     }
 
-    /// Since when it waits: since `begun`, unless it waited before.
-    pub(crate) fn waits_since(&mut self, begun: Wait) -> Millis {
-        self.wait.get_or_insert(begun).since
-    }
-
-    /// Its own timeout has passed without a lease.
-    pub(crate) fn expire_wait(&mut self) {
-        if let Some(wait) = &mut self.wait {
-            wait.expired = true;
-        }
-    }
-
-    /// How the reply to the request that does not wait has to be changed.
-    pub(crate) fn set_popped(&mut self, popped: Popped) {
-        if let Some(wait) = &mut self.wait {
-            wait.popped = popped;
-        }
-    }
-
-    // ---- questions ------------------------------------------------------------------------------------
-
-    /// What the upstream has said about it, or nothing: it is looked at afresh.
-    pub(crate) fn set_answer(&mut self, answer: Option<Answer>) {
-        self.answer = answer;
-    }
-
-    pub(crate) fn take_answer(&mut self) -> Option<Answer> {
-        self.answer.take()
+    pub(crate) fn answer_mut(&mut self) -> &mut Option<Answer> {
+        &mut self.answer
     }
 
     /// A question on the probe is about it, and may take until then.
@@ -100,7 +89,6 @@ impl Front {
         self.proof.is_some() && self.is_overdue(now)
     }
 
-    /// The upstream lets its user do what the broker carries out.
     pub(crate) fn permit(&mut self) {
         self.permitted = true;
     }
@@ -114,9 +102,6 @@ impl Front {
         *self.asked_before.get_or_insert(asked)
     }
 
-    // ---- AUTH and HELLO -------------------------------------------------------------------------------
-
-    /// When its password may be checked, if that was decided.
     pub(crate) fn auth_due(&self) -> Option<Millis> {
         self.auth_due
     }
@@ -125,7 +110,6 @@ impl Front {
         self.auth_due = Some(due);
     }
 
-    /// Up to which argument its HELLO has been carried out.
     pub(crate) fn hello_done(&self) -> u16 {
         self.hello_done
     }
@@ -134,18 +118,9 @@ impl Front {
         self.hello_done = argument;
     }
 
-    // ---- CLIENT LIST ----------------------------------------------------------------------------------
-
-    /// The listing as far as it is made.
-    pub(crate) fn take_listing(&mut self) -> Box<Listing> {
-        self.listing.take().unwrap_or_default()
+    pub(crate) fn listing_mut(&mut self) -> &mut Option<Box<Listing>> {
+        &mut self.listing
     }
-
-    pub(crate) fn keep_listing(&mut self, listing: Box<Listing>) {
-        self.listing = Some(listing);
-    }
-
-    // ---- the upstream ---------------------------------------------------------------------------------
 
     /// Until when it waits for the upstream: `latest`, unless that was decided before.
     pub(crate) fn wait_until(&mut self, latest: Millis) -> Millis {

@@ -7,9 +7,10 @@ use crate::core::keys::{LaneKey, LeaseKind};
 
 /// Why the child's next request has to wait. The request stays in the child's input, and is looked at
 /// afresh when the reason has gone.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum Hold {
     /// It runs.
+    #[default]
     None,
     /// `child_in_flight_max` of its requests are upstream.
     InFlightMax,
@@ -49,7 +50,6 @@ pub(crate) enum Answer {
 /// A place in a lease queue, or the memory of having stood there: kept until the request is done.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Wait {
-    /// The line.
     pub kind: LeaseKind,
     /// Its number in the line; kept when a lease is taken back, so that nobody overtakes.
     pub ticket: u64,
@@ -76,8 +76,6 @@ impl Wait {
 /// The leased lane a child holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct HeldLease {
-    /// The lane.
     pub lane: LaneKey,
-    /// What it was taken for.
     pub kind: LeaseKind,
 }

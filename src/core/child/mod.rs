@@ -5,20 +5,15 @@ pub(crate) mod ahead;
 pub(crate) mod children;
 pub(crate) mod closing;
 pub(crate) mod front;
-pub(crate) mod heavy;
 pub(crate) mod hold;
-pub(crate) mod last_write;
-pub(crate) mod listing;
 pub(crate) mod origin;
 pub(crate) mod outbox;
-pub(crate) mod replies;
 pub(crate) mod sent;
 pub(crate) mod session;
 
 pub use origin::ChildKind;
 
 use crate::base::clock::Millis;
-use crate::base::key::Key;
 use crate::base::limits;
 use crate::command::CommandId;
 use crate::core::child::ahead::ReadAhead;
@@ -34,9 +29,10 @@ use crate::core::pubsub::shared::SharedSubscriptions;
 use crate::resp::{Inbox, Scanner};
 
 /// The life of a child. Removed from the arena when it ends, so there is no closed state.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum ChildState {
     /// Reading, answering.
+    #[default]
     Open,
     /// Nothing more will be read (end of file, or the broker drains); what was read complete is still run.
     Ending,
@@ -47,15 +43,16 @@ pub(crate) enum ChildState {
 }
 
 /// One child.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Child {
-    /// Its own name.
+    /// Its own name; none before it is among the children.
     key: ChildKey,
     /// The driver's handle for its connection; opaque here.
     link: usize,
     origin: Origin,
-    /// When it connected, and when it last sent something.
+    /// When it connected.
     opened: Millis,
+    /// When it last sent something.
     last_request: Millis,
     /// All that Redis would remember.
     session: Session,
@@ -77,6 +74,7 @@ pub struct Child {
 
     /// Why its next request waits.
     hold: Hold,
+    /// What was learned about its next request.
     front: Front,
     /// What it has sent and what has not been run: at most one partial request and two reads' worth, or as
     /// `request::reading` says while it takes no replies.
@@ -103,34 +101,7 @@ pub struct Child {
 
 impl Child {
     pub(crate) fn new(session: Session, origin: Origin, link: usize, now: Millis) -> Self {
-        Child {
-            key: Key::NONE,
-            link,
-            origin,
-            opened: now,
-            last_request: now,
-            session,
-            user: UserId::UPSTREAM,
-            account: None,
-            last_command: None,
-            state: ChildState::Open,
-            eof: false,
-            hung_up: false,
-            ignored: false,
-            hold: Hold::None,
-            front: Front::default(),
-            inbox: Inbox::default(),
-            ahead: ReadAhead::default(),
-            outbox: Outbox::default(),
-            sent: Sent::new(),
-            runnable: false,
-            credit: 0,
-            lease: None,
-            subscriptions: None,
-            topics: None,
-            topics_due: 0,
-            footprint: 0,
-        }
+        Child { session, origin, link, opened: now, last_request: now, ..Child::default() }
     }
 
     // ---- who it is ------------------------------------------------------------------------------------
@@ -139,7 +110,6 @@ impl Child {
         self.key
     }
 
-    /// The driver's handle.
     pub(crate) fn link(&self) -> usize {
         self.link
     }
@@ -148,7 +118,6 @@ impl Child {
         self.link = link;
     }
 
-    /// All that Redis would remember.
     pub(crate) fn session(&self) -> &Session {
         &self.session
     }
@@ -176,7 +145,6 @@ impl Child {
         self.user != UserId::NOBODY
     }
 
-    /// The command it sent last, if the table had it.
     pub(crate) fn last_command(&self) -> Option<CommandId> {
         self.last_command
     }
@@ -185,12 +153,10 @@ impl Child {
         self.last_command = command;
     }
 
-    /// When it connected.
     pub(crate) fn opened(&self) -> Millis {
         self.opened
     }
 
-    /// When it last sent something.
     pub(crate) fn last_request(&self) -> Millis {
         self.last_request
     }
@@ -209,7 +175,6 @@ impl Child {
         self.state = to;
     }
 
-    /// End of file was read.
     pub(crate) fn end_input(&mut self) {
         self.eof = true;
         if self.state == ChildState::Open {
@@ -259,12 +224,12 @@ impl Child {
     pub(crate) fn takes_bytes(&self) -> bool {
         match (self.state, self.hold) {
             // Nobody runs what it still sends. But it has to get rid of it before it can read what it was told.
-            (ChildState::Finishing, _) => self.ignored || !self.is_local(),
+            (ChildState::Finishing, _) => self.ignored || !self.origin.is_local(),
             (ChildState::Ending | ChildState::Closed, _) => false,
             (ChildState::Open, Hold::None) => true,
             (ChildState::Open, Hold::OutputFull) => self.ahead.allows(self.inbox.len()),
             // Whoever it waits for may wait for the end of its write.
-            (ChildState::Open, Hold::BlockingReply) => !self.is_local(),
+            (ChildState::Open, Hold::BlockingReply) => !self.origin.is_local(),
             // These end by themselves: by a reply that is on its way, or in time.
             (ChildState::Open, _) => false,
         }
@@ -282,7 +247,6 @@ impl Child {
         self.front = Front::default();
     }
 
-    /// What was learned about the request at the front.
     pub(crate) fn front(&self) -> &Front {
         &self.front
     }
@@ -293,7 +257,6 @@ impl Child {
 
     // ---- running --------------------------------------------------------------------------------------
 
-    /// Why its next request waits.
     pub(crate) fn hold(&self) -> Hold {
         self.hold
     }
@@ -308,7 +271,6 @@ impl Child {
         self.ahead = ReadAhead::default();
     }
 
-    /// What it has sent and what has not been run.
     pub(crate) fn inbox(&self) -> &Inbox<Scanner> {
         &self.inbox
     }
@@ -387,12 +349,7 @@ impl Child {
 
     /// Whether a lane still carries requests of it, so that the next one must go the same way or wait.
     pub(crate) fn is_under_way(&self) -> bool {
-        self.sent.is_under_way()
-    }
-
-    /// A request that will be replied to went upstream.
-    pub(crate) fn expect_reply(&mut self) {
-        self.outbox.expect(self.session.is_muted());
+        self.sent.in_flight() > 0 || self.sent.has_late()
     }
 
     // ---- a lease and subscriptions --------------------------------------------------------------------
@@ -414,7 +371,6 @@ impl Child {
         self.lease.filter(|lease| lease.kind != LeaseKind::Blocking).map(|lease| lease.lane)
     }
 
-    /// Its subscriptions on a leased lane.
     pub(crate) fn subscriptions(&self) -> Option<&OwnSubscriptions> {
         self.subscriptions.as_deref()
     }
@@ -423,7 +379,6 @@ impl Child {
         &mut self.subscriptions
     }
 
-    /// Its shared subscriptions.
     pub(crate) fn topics(&self) -> Option<&SharedSubscriptions> {
         self.topics.as_deref()
     }
@@ -441,7 +396,6 @@ impl Child {
         self.topics.take()
     }
 
-    /// When a wait for shared subscriptions is looked at.
     pub(crate) fn topics_due(&self) -> Millis {
         self.topics_due
     }
@@ -452,12 +406,12 @@ impl Child {
 
     /// Whether it has any subscription: its output is then bounded as a subscriber's.
     pub(crate) fn is_subscribed(&self) -> bool {
-        self.listens_on_lease() || self.topics.as_ref().is_some_and(|topics| topics.total() > 0)
+        self.listens_on_lease() || self.topics().is_some_and(|topics| topics.total() > 0)
     }
 
     /// Whether it has shared subscriptions in RESP2: it may say little else, and PING is answered in another form.
     pub(crate) fn listens_in_resp2(&self) -> bool {
-        self.session.proto == 2 && self.topics.as_ref().is_some_and(|topics| topics.total() > 0)
+        self.session.proto == 2 && self.topics().is_some_and(|topics| topics.total() > 0)
     }
 
     /// Whether its leased lane carries subscriptions.
@@ -472,19 +426,12 @@ impl Child {
         (own.0 + shared.0, own.1 + shared.1, own.2 + shared.2)
     }
 
-    /// Where it comes from.
     pub(crate) fn origin(&self) -> &Origin {
         &self.origin
     }
 
-    /// The system knows which process it is.
     pub(crate) fn set_process(&mut self, uid: u32, pid: i32) {
         self.origin.set_process(uid, pid);
-    }
-
-    /// Whether it is the program that embeds the loop.
-    pub(crate) fn is_local(&self) -> bool {
-        self.origin.is_local()
     }
 
     /// How the log names it: CLIENT ID and peer.
@@ -507,7 +454,6 @@ impl Child {
         (std::mem::replace(&mut self.footprint, now), now)
     }
 
-    /// What it held when it was last measured.
     pub(crate) fn footprint(&self) -> usize {
         self.footprint
     }

@@ -6,9 +6,10 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 /// How a child reaches the broker.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ChildKind {
     /// A connection accepted from a listener.
+    #[default]
     Socket,
     /// Requests of the program that embeds the loop.
     Local,
@@ -20,7 +21,7 @@ pub enum ChildKind {
 const NAMED: usize = 3;
 
 /// Where a child comes from.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Origin {
     kind: ChildKind,
     /// As which user of this host it connected; known of unix sockets alone.
@@ -41,13 +42,7 @@ pub(crate) enum Holder<'a> {
 
 impl Origin {
     pub(crate) fn new(kind: ChildKind, peer: Arc<str>) -> Self {
-        Origin { kind, uid: None, pid: None, peer }
-    }
-
-    /// Of no child.
-    #[cfg(test)]
-    pub(crate) fn nobody() -> Origin {
-        Origin::new(ChildKind::Local, "".into())
+        Origin { kind, peer, ..Origin::default() }
     }
 
     /// The system knows the process.

@@ -1,15 +1,35 @@
-//! What goes to a child: whole frames, in the order of its requests. Owns the bytes that its socket has not taken, the
-//! order of the replies before them, and whether the driver knows that there is something to write.
+//! What goes to a child: whole frames, in the order of its requests, those that come from upstream and those that the
+//! broker gives itself. Owns that order, the bytes that the child's socket has not taken, and whether the driver knows
+//! that there is something to write. Never looks into a reply.
 
 use crate::base::bytes::{ByteQueue, Spares};
 use crate::base::clock::Millis;
-use crate::core::child::replies::Replies;
+use std::collections::VecDeque;
 
-/// A child's outgoing bytes.
+/// Replies awaited one after the other, all of them wanted or all of them not (CLIENT REPLY).
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct Run {
+    awaited: u32,
+    muted: bool,
+}
+
+/// Bytes given by the broker behind replies still awaited, and what is awaited behind them in turn.
+#[derive(Debug)]
+pub(crate) struct OwnReply {
+    bytes: Vec<u8>,
+    then: Run,
+}
+
+/// A child's outgoing bytes, and the replies that it is owed. A reply that is ready early waits for the ones before it.
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
     output: ByteQueue,
-    replies: Replies,
+    /// Replies still upstream that come before everything in `behind`. None only if that is empty.
+    front: Run,
+    /// Holds no heap while every reply is upstream's, as it mostly is.
+    behind: VecDeque<OwnReply>,
+    /// Bytes in `behind`.
+    waiting: usize,
     /// Since when the output has been over the soft limit of subscribers.
     over_soft_since: Option<Millis>,
     /// The driver has been told.
@@ -17,26 +37,62 @@ pub(crate) struct Outbox {
 }
 
 impl Outbox {
-    /// A request went upstream. Its reply is dropped if it is `muted`.
+    /// A request went upstream that will be replied to. The reply has its place and is dropped there if it is `muted`.
     pub(crate) fn expect(&mut self, muted: bool) {
-        self.replies.expect_one(muted);
+        let newest = self.newest();
+        if newest.awaited == 0 || newest.muted == muted {
+            newest.muted = muted;
+            newest.awaited += 1;
+        } else {
+            self.behind.push_back(OwnReply { bytes: Vec::new(), then: Run { awaited: 1, muted } });
+        }
     }
 
-    /// The newest of those will be sent again later.
+    fn newest(&mut self) -> &mut Run {
+        self.behind.back_mut().map_or(&mut self.front, |own| &mut own.then)
+    }
+
+    /// The newest awaited reply will not come after all: the request will be sent again later.
     pub(crate) fn retract(&mut self) {
-        self.replies.retract_one();
+        let newest = &mut self.newest().awaited;
+        debug_assert!(*newest > 0, "nothing awaited to retract");
+        *newest = newest.saturating_sub(1);
     }
 
-    /// The oldest awaited reply has come.
+    /// The oldest awaited reply has come; `frame` is whole.
     pub(crate) fn deliver(&mut self, frame: &[u8], spares: &mut Spares) {
         self.output.adopt(spares);
-        self.replies.deliver(frame, &mut self.output);
+        if self.front.awaited == 0 {
+            debug_assert!(false, "a reply nobody awaits");
+            return;
+        }
+        if !self.front.muted {
+            self.output.append(frame);
+        }
+        self.front.awaited -= 1;
+        while self.front.awaited == 0
+            && let Some(own) = self.behind.pop_front()
+        {
+            self.output.append(&own.bytes);
+            self.waiting -= own.bytes.len();
+            self.front = own.then;
+            if self.behind.is_empty() {
+                self.behind = VecDeque::new();
+            }
+        }
     }
 
     /// The broker answers a request itself, behind all that came before it.
     pub(crate) fn answer(&mut self, bytes: &[u8], spares: &mut Spares) {
         self.output.adopt(spares);
-        self.replies.local(bytes, &mut self.output);
+        if self.front.awaited == 0 {
+            return self.output.append(bytes);
+        }
+        self.waiting += bytes.len();
+        match self.behind.back_mut() {
+            Some(own) if own.then.awaited == 0 => own.bytes.extend_from_slice(bytes),
+            _ => self.behind.push_back(OwnReply { bytes: bytes.to_vec(), then: Run::default() }),
+        }
     }
 
     /// The same with a reply that had better not be copied. Where something is before it, it is.
@@ -83,7 +139,6 @@ impl Outbox {
         }
     }
 
-    /// Since when the output has been over the soft limit.
     pub(crate) fn over_soft_since(&self) -> Option<Millis> {
         self.over_soft_since
     }
@@ -99,7 +154,7 @@ impl Outbox {
 
     /// Bytes that the child has not taken, those included that wait for replies before them.
     pub(crate) fn unread(&self) -> usize {
-        self.output.len() + self.replies.waiting()
+        self.output.len() + self.waiting
     }
 
     /// How many bytes its socket has taken so far.
@@ -109,27 +164,87 @@ impl Outbox {
 
     /// Whether every request so far has been answered.
     pub(crate) fn is_answered(&self) -> bool {
-        self.replies.is_empty()
+        self.front.awaited == 0
     }
 
     /// Whether the child has been given everything, and has taken it.
     pub(crate) fn is_settled(&self) -> bool {
-        self.replies.is_empty() && self.output.is_empty()
+        self.is_answered() && self.output.is_empty()
     }
 
     /// Whether nothing will ever be written but what is added from now on.
     pub(crate) fn is_silent(&self) -> bool {
-        self.replies.is_silent() && self.output.is_empty()
+        let muted = |run: &Run| run.awaited == 0 || run.muted;
+        let unheard = |own: &OwnReply| own.bytes.is_empty() && muted(&own.then);
+        self.output.is_empty() && muted(&self.front) && self.behind.iter().all(unheard)
     }
 
-    /// How many replies are awaited.
+    /// How many replies are awaited, wherever they stand.
     #[cfg(test)]
     pub(crate) fn expected(&self) -> u32 {
-        self.replies.expected()
+        self.front.awaited + self.behind.iter().map(|own| own.then.awaited).sum::<u32>()
     }
 
     /// Heap bytes held.
     pub(crate) fn footprint(&self) -> usize {
-        self.output.capacity() + self.replies.footprint()
+        if self.behind.capacity() == 0 {
+            return self.output.capacity();
+        }
+        let behind: usize = self.behind.iter().map(|own| own.bytes.capacity()).sum();
+        self.output.capacity() + behind + self.behind.capacity() * size_of::<OwnReply>()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Plays steps: `e` a reply is expected, `m` one that is muted, `r` the newest will not come, `+` the broker answers
+    /// with the digit behind it, a digit alone is a reply that comes. Returns what the child is to read.
+    fn play(outbox: &mut Outbox, steps: &str) -> String {
+        let (mut spares, mut own) = (Spares::default(), false);
+        for step in steps.bytes() {
+            match step {
+                b'e' | b'm' => outbox.expect(step == b'm'),
+                b'r' => outbox.retract(),
+                b'+' => own = true,
+                digit if std::mem::take(&mut own) => outbox.answer(&[digit], &mut spares),
+                digit => outbox.deliver(&[digit], &mut spares),
+            }
+        }
+        String::from_utf8_lossy(outbox.output.as_slice()).into_owned()
+    }
+
+    #[test]
+    fn local_replies_wait_for_the_ones_before_them() {
+        let mut outbox = Outbox::default();
+        assert_eq!((play(&mut outbox, "+0ee+3+4e").as_str(), outbox.waiting), ("0", 2));
+        assert_eq!(play(&mut outbox, "1"), "01");
+        assert_eq!(play(&mut outbox, "2"), "01234");
+        assert_eq!((play(&mut outbox, "5").as_str(), outbox.waiting), ("012345", 0));
+        assert!(outbox.is_answered());
+        assert_eq!(outbox.behind.capacity(), 0, "and no heap is kept");
+    }
+
+    #[test]
+    fn a_retracted_reply_leaves_the_order_as_it_was() {
+        let mut outbox = Outbox::default();
+        assert_eq!(play(&mut outbox, "e+1er+20"), "012");
+        play(&mut outbox, "er");
+        assert!(outbox.is_answered());
+    }
+
+    #[test]
+    fn muted_replies_keep_their_places_and_are_dropped_there() {
+        let mut outbox = Outbox::default();
+        play(&mut outbox, "m");
+        assert!(outbox.is_silent() && !outbox.is_answered());
+        play(&mut outbox, "em+3e");
+        assert!(!outbox.is_silent());
+        assert_eq!(play(&mut outbox, "0124"), "134");
+        assert_eq!(play(&mut outbox, "emr5"), "1345");
+        assert!(outbox.is_answered() && outbox.behind.capacity() == 0);
+        outbox.output = ByteQueue::default();
+        assert!(outbox.is_silent());
     }
 }

@@ -1,29 +1,40 @@
-//! What a child has upstream: how many requests, on which shared lane, and what its last write went on. Owns these counts
-//! alone; the requests are the lanes'.
+//! What a child has upstream: how many requests, on which shared lane, what its last write went on, and which command of it
+//! is expected to take long. Owns these alone; the requests are the lanes', and the rules of WAIT are in `request::wait`.
 
-use crate::base::key::Key;
-use crate::core::child::heavy::Heavy;
-use crate::core::child::last_write::LastWrite;
+use crate::base::limits;
+use crate::command::CommandId;
 use crate::core::keys::LaneKey;
 
+/// Which connection a child's last write went on: WAIT and WAITAOF count the replicas that have what their own connection
+/// wrote.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum LastWrite {
+    /// It has written nothing.
+    #[default]
+    None,
+    /// On this lane, while it had lost so many connections.
+    On(LaneKey, u32),
+    /// Perhaps executed, on a connection that is gone.
+    Lost,
+}
+
 /// A child's requests upstream.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Sent {
     /// Slots in lanes that are this child's, seen by it or swallowed.
     in_flight: u32,
     /// Slots whose reply is overdue and was told so: until it has come, nothing may overtake what it answers.
     late: u32,
-    /// The shared lane its requests in flight are on. Kept until they are answered.
+    /// The shared lane of the requests in flight, or of the last ones. Kept until they are answered.
     lane: LaneKey,
     last_write: LastWrite,
-    heavy: Heavy,
+    /// The command that was answered at length, or late: its next replies are expected to be, too.
+    heavy: Option<CommandId>,
+    /// So many short replies in a row, and it is no longer expected.
+    patience: u8,
 }
 
 impl Sent {
-    pub(super) fn new() -> Self {
-        Sent { in_flight: 0, late: 0, lane: Key::NONE, last_write: LastWrite::None, heavy: Heavy::default() }
-    }
-
     /// A request has been put on a lane.
     pub(crate) fn begin(&mut self) {
         self.in_flight += 1;
@@ -34,7 +45,6 @@ impl Sent {
         self.in_flight -= 1;
     }
 
-    /// How many are not.
     pub(crate) fn in_flight(&self) -> u32 {
         self.in_flight
     }
@@ -53,12 +63,6 @@ impl Sent {
         self.late > 0
     }
 
-    /// Whether a lane still carries requests of it, so that the next one must go the same way or wait.
-    pub(crate) fn is_under_way(&self) -> bool {
-        self.in_flight > 0 || self.late > 0
-    }
-
-    /// The shared lane of the requests in flight, or of the last ones.
     pub(crate) fn lane(&self) -> LaneKey {
         self.lane
     }
@@ -67,7 +71,6 @@ impl Sent {
         self.lane = lane;
     }
 
-    /// What a WAIT would be about.
     pub(crate) fn last_write(&self) -> LastWrite {
         self.last_write
     }
@@ -83,12 +86,25 @@ impl Sent {
         }
     }
 
-    /// The command whose replies have been large of late.
-    pub(crate) fn heavy(&self) -> &Heavy {
-        &self.heavy
+    /// Takes the length of a reply to `command` into account.
+    pub(crate) fn weigh(&mut self, command: CommandId, reply_len: usize) {
+        if reply_len >= limits::BULK_MIN {
+            self.expect_heavy(command);
+        } else if self.heavy == Some(command) {
+            self.patience -= 1;
+            if self.patience == 0 {
+                self.heavy = None;
+            }
+        }
     }
 
-    pub(crate) fn heavy_mut(&mut self) -> &mut Heavy {
-        &mut self.heavy
+    /// The replies to `command` are expected to be long or late.
+    pub(crate) fn expect_heavy(&mut self, command: CommandId) {
+        (self.heavy, self.patience) = (Some(command), limits::BULK_PATIENCE);
+    }
+
+    /// Whether a request of `len` bytes, or the reply to it, will take long to pass.
+    pub(crate) fn expects_heavy(&self, command: CommandId, len: usize) -> bool {
+        len >= limits::BULK_MIN || self.heavy == Some(command)
     }
 }

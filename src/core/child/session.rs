@@ -23,7 +23,7 @@ pub(crate) enum ReplyMode {
 }
 
 /// What Redis would remember of a connection.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Session {
     /// CLIENT ID. Never reused; starts at a random base per broker, and stays below 2^46.
     pub(crate) id: u64,
@@ -60,23 +60,7 @@ pub(crate) struct Session {
 impl Session {
     /// A connection as Redis would greet it.
     pub(crate) fn new(id: u64, home_db: u32) -> Self {
-        Session {
-            id,
-            name: Vec::new(),
-            db: home_db,
-            home_db,
-            proto: 2,
-            lib_name: Vec::new(),
-            lib_version: Vec::new(),
-            no_evict: false,
-            no_touch: false,
-            tracking: None,
-            import_source: false,
-            monitoring: false,
-            debugs: false,
-            replies: ReplyMode::On,
-            transaction: TransactionState::default(),
-        }
+        Session { id, db: home_db, home_db, proto: 2, ..Session::default() }
     }
 
     /// Heap bytes held.
@@ -107,17 +91,13 @@ impl Session {
     /// RESET: all but the id, the library's name and version, and NO-EVICT (Redis 7.0.15 keeps it). A reply
     /// that is to be skipped stays so.
     pub(crate) fn reset(&mut self) {
-        self.name.clear();
-        self.db = self.home_db;
-        self.proto = 2;
-        self.transaction.end();
-        self.no_touch = false;
-        self.tracking = None;
-        self.import_source = false;
-        self.monitoring = false;
-        self.debugs = false;
-        if self.replies == ReplyMode::Off {
-            self.replies = ReplyMode::On;
+        let fresh = Session::new(self.id, self.home_db);
+        let mut kept = std::mem::replace(self, fresh);
+        kept.transaction.end();
+        (self.transaction, self.no_evict) = (kept.transaction, kept.no_evict);
+        (self.lib_name, self.lib_version) = (kept.lib_name, kept.lib_version);
+        if kept.replies != ReplyMode::Off {
+            self.replies = kept.replies;
         }
     }
 }

@@ -33,7 +33,7 @@ impl Tenant {
 
     #[cfg(test)]
     pub(super) fn nobody() -> Self {
-        Tenant { child: crate::base::key::Key::NONE, id: 0, origin: Origin::nobody() }
+        Tenant { child: crate::base::key::Key::NONE, id: 0, origin: Origin::default() }
     }
 }
 

@@ -51,7 +51,8 @@ impl Shared {
         let group: Option<GroupKey> = want.group.map(|group| (pool, group));
         let expires = want.timeout.map(|timeout| arrived.saturating_add(timeout + limits::LEASE_GRACE));
         self.leases.join(kind, ticket, Waiter { tenant: Tenant::of(child), pool, group });
-        child.front_mut().set_wait(Wait { ticket, arrived, expires, ..Wait::new(kind, self.env.now) });
+        *child.front_mut().wait_mut() =
+            Some(Wait { ticket, arrived, expires, ..Wait::new(kind, self.env.now) });
         child.set_hold(Hold::LeaseQueue);
         self.pump_leases();
         if let Some(lease) = self.take_notice_of_lease(child.key()) {

@@ -120,7 +120,7 @@ impl Shared {
 
     /// RESET: leaves everything as UNSUBSCRIBE would, but unconfirmed. What the child published before counts it in.
     pub(crate) fn reset_topics(&mut self, child: &mut Child) -> Result<(), Flow> {
-        let owed = self.is_owed_replies(child);
+        let owed = child.is_under_way();
         // It has none where it never listened.
         let Some(own) = child.topics() else { return Ok(()) };
         if own.total() > 0 && owed {

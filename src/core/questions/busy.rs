@@ -16,7 +16,7 @@ use crate::core::notice::{ChildNotice, Notice};
 use crate::core::questions::control::{Question, Said};
 use crate::core::request::flow::{Decided, Flow};
 use crate::core::shared::Shared;
-use crate::resp::{Request, reply};
+use crate::resp::reply;
 
 impl Shared {
     /// The upstream has answered PING, or another question with BUSY; or the connection was lost before.
@@ -40,12 +40,7 @@ impl Shared {
 
     /// While the upstream is busy it would answer this request so too. None: it goes on, since Redis allows the command,
     /// since the child's own script is what runs, or since a leased lane has Redis' own answer.
-    pub(crate) fn refuse_while_busy(
-        &mut self,
-        child: &mut Child,
-        request: &Request<'_>,
-        decided: &mut Decided,
-    ) -> Option<Flow> {
+    pub(crate) fn refuse_while_busy(&mut self, child: &mut Child, decided: &mut Decided<'_>) -> Option<Flow> {
         let text = self.work.busy_text()?.to_vec();
         let table = self.commands.table()?;
         let runs_script = child.sent().in_flight() > 0
@@ -66,7 +61,7 @@ impl Shared {
         }
         Some(match decided.route {
             Route::Transaction(TransactionCommand::Exec) => {
-                self.reject_exec(child, request, &String::from_utf8_lossy(&text))
+                self.reject_exec(child, decided.request, &String::from_utf8_lossy(&text))
             }
             _ => self.reject(child, text),
         })

@@ -4,13 +4,13 @@
 
 use crate::base::failure::ErrorLine;
 use crate::command;
-use crate::command::{Blocking, CommandId, Popped, TimeoutUnit};
+use crate::command::{Blocking, Popped, Route, TimeoutUnit};
 use crate::core::child::Child;
-use crate::core::child::hold::Hold;
+use crate::core::child::hold::{Hold, Wait};
 use crate::core::connection::slot::{SlotFlags, SlotKind};
 use crate::core::keys::LeaseKind;
 use crate::core::lease::waiting::Want;
-use crate::core::request::flow::Flow;
+use crate::core::request::flow::{Decided, Flow};
 use crate::core::shared::Shared;
 use crate::resp::{Request, encode, reply};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -18,17 +18,14 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 impl Shared {
     /// A command that may take as long as it likes: on a leased lane, its own timeout shortened by the
     /// time it had to wait for one.
-    pub(crate) fn block(
-        &mut self,
-        child: &mut Child,
-        request: &Request<'_>,
-        id: CommandId,
-        blocking: Option<Blocking>,
-    ) -> Flow {
+    pub(crate) fn block(&mut self, child: &mut Child, decided: Decided<'_>) -> Flow {
+        let Decided { request, id, route, .. } = decided;
+        let blocking = if let Route::Blocking(blocking) = route { Some(blocking) } else { None };
         let timeout = blocking.and_then(|blocking| command::timeout_ms(request, &blocking));
         let timeout = timeout.filter(|timeout| *timeout > 0);
-        if let Some(blocking) = blocking.filter(|_| self.has_waited_in_vain(child)) {
-            return self.look_once(child, request, id, &blocking);
+        let in_vain = child.front().wait().filter(|wait| wait.expired);
+        if let Some((blocking, wait)) = blocking.zip(in_vain) {
+            return self.look_once(child, decided, &blocking, wait);
         }
         let want = || Want { group: blocking.and_then(|blocking| group_of(request, &blocking)), timeout };
         let lane = match self.lease_for(child, LeaseKind::Blocking, want) {
@@ -36,65 +33,56 @@ impl Shared {
             Err(flow) => return flow,
         };
         let waited = child.front().wait().map_or(0, |wait| self.env.now - wait.arrived);
-        match (blocking, timeout) {
-            (Some(blocking), Some(timeout)) if waited > 0 => {
+        let mut shortened = Vec::new();
+        let bytes = match blocking.zip(timeout).filter(|_| waited > 0) {
+            Some((blocking, timeout)) => {
                 // Redis looks before it gives up, however short the time: what is there is delivered.
                 let left = timeout.saturating_sub(waited).max(1);
-                let mut shortened = Vec::with_capacity(request.bytes.len());
                 command::with_timeout(request, &blocking, left, &mut shortened);
-                self.send_for(child, lane, &shortened, id, SlotKind::Blocking, SlotFlags::MAY_WAIT);
+                &shortened
             }
-            _ => self.send_for(child, lane, request.bytes, id, SlotKind::Blocking, SlotFlags::MAY_WAIT),
-        }
+            None => request.bytes,
+        };
+        self.send_for(child, lane, bytes, id, SlotKind::Blocking, SlotFlags::MAY_WAIT);
         Flow::Hold(Hold::BlockingReply)
     }
-
-    // ---- without a lease ------------------------------------------------------------------------------
 
     /// The request's own timeout has passed and no lease has come: it is looked at once more, as one that does not wait.
     pub(crate) fn look_without_lease(&mut self, child: &mut Child) {
         self.leave_line(child);
-        child.front_mut().expire_wait();
+        if let Some(wait) = child.front_mut().wait_mut() {
+            wait.expired = true;
+        }
         self.lift(child);
-    }
-
-    fn has_waited_in_vain(&self, child: &Child) -> bool {
-        child.front().wait().is_some_and(|wait| wait.expired)
     }
 
     fn look_once(
         &mut self,
         child: &mut Child,
-        request: &Request<'_>,
-        id: CommandId,
+        decided: Decided<'_>,
         blocking: &Blocking,
+        wait: Wait,
     ) -> Flow {
+        let Decided { request, id, .. } = decided;
         let Some(table) = self.commands.table() else { return self.wait_for_upstream(child) };
-        let at_once = command::at_once(table.name(id), request, blocking);
-        let named = at_once.and_then(|(name, args, popped)| {
+        let at_once = command::at_once(table.name(id), request, blocking).and_then(|(name, args, popped)| {
             let typed = table.typed(name).filter(|typed| table.is_shared(typed))?;
             Some((typed, args, popped))
         });
-        let Some((name, args, popped)) = named else {
-            return self.reject_without_lease(child);
+        let Some((name, args, popped)) = at_once else {
+            let failure = self.no_lease_for(child, wait);
+            return self.reject(child, failure);
         };
         let mut bytes = Vec::with_capacity(request.bytes.len() + 32);
         let argv: Vec<&[u8]> = std::iter::once(&name[..]).chain(args.iter().map(Vec::as_slice)).collect();
         encode::request(&mut bytes, &argv);
-        match self.shared_lane_for(child, id, bytes.len()) {
-            Ok(lane) => {
-                child.front_mut().set_popped(popped);
-                self.send_for(child, lane, &bytes, id, SlotKind::Look, SlotFlags::NONE);
-                Flow::Hold(Hold::Reply)
-            }
-            Err(flow) => flow,
-        }
-    }
-
-    fn reject_without_lease(&mut self, child: &mut Child) -> Flow {
-        let Some(wait) = child.front().wait() else { return Flow::Gone };
-        let failure = self.no_lease_for(child, wait);
-        self.reject(child, failure)
+        let lane = match self.shared_lane_for(child, id, bytes.len()) {
+            Ok(lane) => lane,
+            Err(flow) => return flow,
+        };
+        *child.front_mut().wait_mut() = Some(Wait { popped, ..wait });
+        self.send_for(child, lane, &bytes, id, SlotKind::Look, SlotFlags::NONE);
+        Flow::Hold(Hold::Reply)
     }
 
     /// The reply to a request that was looked at without waiting, as the blocking command would have had it.
@@ -140,8 +128,7 @@ pub(crate) fn as_popped(popped: Popped, frame: &[u8], proto: u8, out: &mut Vec<u
 /// The group of a blocking request. `XREAD ... $` means "from now on": it must not be asked to step back
 /// and start again, and so belongs to none.
 pub(crate) fn group_of(request: &Request<'_>, blocking: &Blocking) -> Option<u64> {
-    let from_now = blocking.unit == TimeoutUnit::Millis && request.args().any(|arg| arg == b"$");
-    if from_now {
+    if blocking.unit == TimeoutUnit::Millis && request.args().any(|arg| arg == b"$") {
         return None;
     }
     let mut hasher = DefaultHasher::new();

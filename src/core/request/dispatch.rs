@@ -29,7 +29,7 @@ pub(crate) const NOT_DEBUGGED: &str = "ERR SCRIPT DEBUG was refused, and without
 
 impl Shared {
     pub(crate) fn dispatch(&mut self, child: &mut Child, request: &Request<'_>, rest: &[u8]) -> Flow {
-        match child.front_mut().take_answer() {
+        match child.front_mut().answer_mut().take() {
             Some(Answer::UnknownCommand) => return self.reject(child, texts::unknown_command(request)),
             Some(Answer::Frame(frame)) => {
                 if reply::is_error(&frame) {
@@ -56,21 +56,16 @@ impl Shared {
                 self.turn_away(child, request, known.route, &text)
             }
             Verdict::Known(known) => {
-                let decided = Decided { id: known.id, no_multi: known.no_multi, route: known.route };
-                self.dispatch_known(child, request, decided, rest)
+                let decided = Decided { request, id: known.id, no_multi: known.no_multi, route: known.route };
+                self.dispatch_known(child, decided, rest)
             }
         }
     }
 
     /// A known command with the right number of arguments. The order of the checks is Redis' own.
-    fn dispatch_known(
-        &mut self,
-        child: &mut Child,
-        request: &Request<'_>,
-        mut decided: Decided,
-        rest: &[u8],
-    ) -> Flow {
-        if let Some(flow) = self.admit(child, request, &mut decided) {
+    fn dispatch_known(&mut self, child: &mut Child, mut decided: Decided<'_>, rest: &[u8]) -> Flow {
+        let request = decided.request;
+        if let Some(flow) = self.admit(child, &mut decided) {
             return flow;
         }
         if let Some(flow) = self.refuse_too_long(child, request) {
@@ -81,7 +76,7 @@ impl Shared {
             decided.route = if otherwise { Route::Local(Local::SubscriberPing) } else { Route::Shared };
         }
         let held = child.lasting_lease();
-        let facts = self.facts(child, request, decided.route, held);
+        let facts = self.facts(child, decided, held);
         let mut way = route::way(&facts, decided.route, decided.no_multi);
         if matches!(way, Way::RejectListener | Way::RejectListenerExec) {
             return self.reject_listener(child, decided.id, way == Way::RejectListenerExec);
@@ -90,20 +85,21 @@ impl Shared {
             return self.reject(child, NOT_DEBUGGED);
         }
         if self.work.is_busy() {
-            if let Some(flow) = self.refuse_while_busy(child, request, &mut decided) {
+            if let Some(flow) = self.refuse_while_busy(child, &mut decided) {
                 return flow;
             }
             way = route::way(&facts, decided.route, decided.no_multi);
         }
         match held {
-            Some(lane) if facts.is_on_lease() => self.execute_leased(child, request, decided, way, lane),
-            _ => self.execute(child, request, decided, way, rest),
+            Some(lane) if facts.is_on_lease() => self.execute_leased(child, decided, way, lane),
+            _ => self.execute(child, decided, way, rest),
         }
     }
 
     /// What the way of this request depends on. `held` is the lane of the child's lease, if it has one for longer than a
     /// command.
-    fn facts(&self, child: &Child, request: &Request<'_>, route: Route, held: Option<LaneKey>) -> Situation {
+    fn facts(&self, child: &Child, decided: Decided<'_>, held: Option<LaneKey>) -> Situation {
+        let Decided { request, route, .. } = decided;
         let transaction = &child.session().transaction;
         let context = match held {
             _ if transaction.is_queued_here() => Context::QueuedMulti,
@@ -111,12 +107,8 @@ impl Shared {
             Some(_) => Context::Lease,
             None => Context::Shared,
         };
-        let shares_topics = match route {
-            Route::Subscribe(change) => {
-                self.subscribes_shared(child) && !self.hears_invalidations(child, request, change)
-            }
-            _ => false,
-        };
+        let shares_topics = matches!(route, Route::Subscribe(change)
+            if self.subscribes_shared(child) && !self.hears_invalidations(child, request, change));
         Situation {
             context,
             listens_resp2: child.listens_in_resp2(),
@@ -138,8 +130,8 @@ impl Shared {
     fn without_table(&mut self, child: &mut Child, request: &Request<'_>) -> Flow {
         match (child.session().transaction.is_leased(), child.lease(), end_of_multi(request)) {
             (true, Some(lease), Some(end)) => {
-                let decided = Decided { id: NO_COMMAND, no_multi: false, route: Route::Transaction(end) };
-                self.on_lease(child, request, decided, lease.lane)
+                let route = Route::Transaction(end);
+                self.on_lease(child, Decided { request, id: NO_COMMAND, no_multi: false, route }, lease.lane)
             }
             _ => self.wait_for_upstream(child),
         }
@@ -158,15 +150,8 @@ impl Shared {
     }
 
     /// Carries a request out, the way that was decided.
-    pub(crate) fn execute(
-        &mut self,
-        child: &mut Child,
-        request: &Request<'_>,
-        decided: Decided,
-        way: Way,
-        rest: &[u8],
-    ) -> Flow {
-        let id = decided.id;
+    fn execute(&mut self, child: &mut Child, decided: Decided<'_>, way: Way, rest: &[u8]) -> Flow {
+        let Decided { request, id, .. } = decided;
         match way {
             Way::Share => self.send_shared(child, request, id),
             Way::Local(local) => self.local(child, local, request),
@@ -176,15 +161,16 @@ impl Shared {
                 self.answer_error(child, text);
                 Flow::Done
             }
-            Way::RejectListener => self.reject_listener(child, id, false),
-            Way::RejectListenerExec => self.reject_listener(child, id, true),
+            Way::RejectListener | Way::RejectListenerExec => {
+                self.reject_listener(child, id, way == Way::RejectListenerExec)
+            }
             Way::RejectLeasedExec => self.reject_exec(child, request, ""),
             Way::RejectInMulti => self.reject_in_multi(child, id),
-            Way::Block(blocking) => self.block(child, request, id, blocking),
-            Way::Replicas => self.wait_for_replicas(child, request, id),
+            Way::Block => self.block(child, decided),
+            Way::Replicas => self.wait_for_replicas(child, decided),
             Way::Control => self.send_control(child, request, id),
             Way::Borrow(kind) => match self.lease_for(child, kind, Want::default) {
-                Ok(lane) => self.on_lease(child, request, decided, lane),
+                Ok(lane) => self.on_lease(child, decided, lane),
                 Err(flow) => flow,
             },
             Way::Topics(change) => self.change_topics(child, request, change),
@@ -192,14 +178,14 @@ impl Shared {
                 self.leave_nothing(child, family, request);
                 Flow::Done
             }
-            Way::Multi => self.begin_multi(child, request, decided, rest),
+            Way::Multi => self.begin_multi(child, decided, rest),
             Way::WatchLost => self.answer_ok(child),
             Way::UnwatchNothing => {
                 child.session_mut().transaction.forget_watch();
                 self.answer_ok(child)
             }
             Way::Queue(local) => self.queue_command(child, request, id, local),
-            Way::Escalate => self.escalate(child, request, decided),
+            Way::Escalate => self.escalate(child, decided),
             Way::ExecQueued => self.exec_queued(child, request, id),
             Way::DiscardQueued => {
                 child.session_mut().transaction.end();
@@ -216,31 +202,18 @@ impl Shared {
     }
 
     /// Goes on with a request whose child has the lease for it.
-    pub(crate) fn on_lease(
-        &mut self,
-        child: &mut Child,
-        request: &Request<'_>,
-        decided: Decided,
-        lane: LaneKey,
-    ) -> Flow {
-        let facts = self.facts(child, request, decided.route, Some(lane));
+    pub(crate) fn on_lease(&mut self, child: &mut Child, decided: Decided<'_>, lane: LaneKey) -> Flow {
+        let facts = self.facts(child, decided, Some(lane));
         let way = route::way(&facts, decided.route, decided.no_multi);
-        self.execute_leased(child, request, decided, way, lane)
+        self.execute_leased(child, decided, way, lane)
     }
 
     /// The lane of a lease carries everything of its child. So whatever the request is, it waits while that lane is full.
-    fn execute_leased(
-        &mut self,
-        child: &mut Child,
-        request: &Request<'_>,
-        decided: Decided,
-        way: Way,
-        lane: LaneKey,
-    ) -> Flow {
+    fn execute_leased(&mut self, child: &mut Child, decided: Decided<'_>, way: Way, lane: LaneKey) -> Flow {
         if self.connections.known_mut(lane).is_some_and(|lane| lane.holds_back(child.key())) {
             return Flow::Hold(Hold::LaneFull);
         }
-        self.execute(child, request, decided, way, &[])
+        self.execute(child, decided, way, &[])
     }
 
     pub(crate) fn answer_ok(&mut self, child: &mut Child) -> Flow {
@@ -282,8 +255,7 @@ impl Shared {
         if name == "script|debug" {
             child.session_mut().debugs = !request.arg(2).eq_ignore_ascii_case(b"no");
         }
-        let peer = child.origin().peer();
-        log::info!("refused '{name}' of child {peer}");
+        log::info!("refused '{name}' of child {}", child.origin().peer());
         self.reject(child, text)
     }
 
@@ -297,8 +269,7 @@ impl Shared {
         if !self.control_is_ready() {
             return self.wait_for_upstream(child);
         }
-        let name = name.to_vec();
-        self.ask(Question::Lookup { child: child.key(), name });
+        self.ask(Question::Lookup { child: child.key(), name: name.to_vec() });
         Flow::Hold(Hold::Question)
     }
 
@@ -312,7 +283,7 @@ impl Shared {
         id: CommandId,
         len: usize,
     ) -> Result<LaneKey, Flow> {
-        let (pool, bulky) = (child.pool_key(), child.sent().heavy().expects(id, len));
+        let (pool, bulky) = (child.pool_key(), child.sent().expects_heavy(id, len));
         let lane_key = if child.is_under_way() {
             child.sent().lane()
         } else {
@@ -364,7 +335,8 @@ impl Shared {
         let (flags, canary) = self.guard(child, lane, kind, flags);
         child.sent_mut().begin();
         if !matches!(kind, SlotKind::Swallow | SlotKind::Subscribe | SlotKind::Housekeeping) {
-            child.expect_reply();
+            let muted = child.session().is_muted();
+            child.outbox_mut().expect(muted);
         }
         self.send(lane, bytes, child.key(), id, kind, flags);
         if canary {
@@ -392,8 +364,7 @@ impl Shared {
         self.connections.send(&mut self.env, key, bytes, child, id, kind, flags);
     }
 
-    /// Whether a request may stand on this lane: on a shared one nothing that changes the connection, or keeps it
-    /// longer than its turn. In a transaction block Redis lets nothing block.
+    /// Whether a request may stand on this lane; on a shared one, as `route::may_be_shared` says.
     fn may_stand_on(&self, key: LaneKey, bytes: &[u8], kind: SlotKind, flags: SlotFlags) -> bool {
         let shared = self.connections.find(key).is_some_and(|lane| lane.role() == LaneRole::Shared);
         let Some(table) = self.commands.table().filter(|_| shared && kind != SlotKind::Canary) else {
@@ -409,18 +380,16 @@ impl Shared {
     /// SCRIPT KILL and FUNCTION KILL: on the lane that runs the script they would stand behind it. Nothing of the child
     /// follows before the answer, since it would go another way; what it has been told to be lost need not have come.
     fn send_control(&mut self, child: &mut Child, request: &Request<'_>, id: CommandId) -> Flow {
-        let lane = self.control.lane();
-        let ready = self.control_is_ready();
         if child.sent().in_flight() > 0 {
             return Flow::Hold(Hold::OwnReplies);
         }
         if child.has_rights() {
             return self.ask_relay(child, request.bytes);
         }
-        if !ready {
+        if !self.control_is_ready() {
             return self.wait_for_upstream(child);
         }
-        self.send_for(child, lane, request.bytes, id, SlotKind::Relay, SlotFlags::NONE);
+        self.send_for(child, self.control.lane(), request.bytes, id, SlotKind::Relay, SlotFlags::NONE);
         Flow::Hold(Hold::Reply)
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::command::{CommandId, Local, Route};
 use crate::core::child::hold::Hold;
+use crate::resp::Request;
 
 /// What became of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,9 +21,10 @@ pub(crate) enum Flow {
     Gone,
 }
 
-/// What the table knows of the request at hand, without the borrow.
+/// The request at hand and what the table knows of it, without the borrow.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Decided {
+pub(crate) struct Decided<'r> {
+    pub(crate) request: &'r Request<'r>,
     pub(crate) id: CommandId,
     pub(crate) no_multi: bool,
     pub(crate) route: Route,
@@ -34,4 +36,19 @@ pub(crate) fn canonical_int(text: &[u8]) -> Option<i64> {
     let canonical =
         !digits.is_empty() && digits.iter().all(u8::is_ascii_digit) && (digits[0] != b'0' || text == b"0");
     if canonical { std::str::from_utf8(text).ok()?.parse().ok() } else { None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn integers_as_redis_takes_them() {
+        for (text, number) in [("0", 0), ("-1", -1), ("15", 15)] {
+            assert_eq!(canonical_int(text.as_bytes()), Some(number), "{text}");
+        }
+        for text in ["01", "+1", "-0", "", "9223372036854775808"] {
+            assert_eq!(canonical_int(text.as_bytes()), None, "{text}");
+        }
+    }
 }

@@ -17,9 +17,7 @@ impl Shared {
             Local::SubscriberPing => self.ping_as_subscriber(child, request),
             // A health check must notice that the upstream has gone.
             Local::Ping if !self.upstream_is_up() => self.wait_for_upstream(child),
-            Local::Quit if self.shares_topics(child) && self.is_owed_replies(child) => {
-                Flow::Hold(Hold::OwnReplies)
-            }
+            Local::Quit if child.topics().is_some() && child.is_under_way() => Flow::Hold(Hold::OwnReplies),
             Local::Quit => {
                 self.answer(child, b"+OK\r\n");
                 self.finish_at_request(child);
@@ -31,9 +29,7 @@ impl Shared {
             Local::Reset => self.reset(child),
             Local::ClientReply => self.set_reply_mode(child, request.arg(2)),
             // What it has asked for before comes first, as it would on one connection.
-            Local::ClientKill | Local::ClientUnblock if self.is_owed_replies(child) => {
-                Flow::Hold(Hold::OwnReplies)
-            }
+            Local::ClientKill | Local::ClientUnblock if child.is_under_way() => Flow::Hold(Hold::OwnReplies),
             Local::ClientKill | Local::ClientList | Local::ClientUnblock => Flow::Roster(local),
             Local::ClientNoTouch => self.no_touch(child, request),
             _ => {
@@ -47,13 +43,12 @@ impl Shared {
 
     /// Commands whose reply needs nothing but the child's own state.
     pub(crate) fn local_reply(&mut self, child: &mut Child, local: Local, argv: &[&[u8]]) -> Vec<u8> {
-        let user = if local == Local::Whoami { self.user_name(child) } else { String::new() };
-        let listens_resp2 = child.session().proto == 2 && child.is_subscribed();
         let arg = |index: usize| argv.get(index).copied().unwrap_or_default();
+        let proto = child.session().proto;
         let mut out = Vec::new();
         match local {
-            Local::Ping if argv.len() > 2 => return error(texts::wrong_arity("ping")),
-            Local::Ping if listens_resp2 => {
+            Local::Ping if argv.len() > 2 => encode::error(&mut out, texts::wrong_arity("ping")),
+            Local::Ping if proto == 2 && child.is_subscribed() => {
                 encode::array_header(&mut out, 2);
                 encode::bulk(&mut out, b"pong");
                 encode::bulk(&mut out, arg(1));
@@ -61,26 +56,29 @@ impl Shared {
             Local::Ping if argv.len() == 2 => encode::bulk(&mut out, arg(1)),
             Local::Ping => out.extend_from_slice(b"+PONG\r\n"),
             Local::Echo => encode::bulk(&mut out, arg(1)),
-            Local::Auth => return auth(argv),
+            Local::Auth => ok_or(&mut out, auth(argv)),
             Local::ClientId => encode::int(&mut out, child.session().id as i64),
-            Local::ClientSetname => return set_name(child.session_mut(), arg(2)),
-            Local::ClientGetname if child.session().name.is_empty() => {
-                encode::null(&mut out, child.session().proto)
-            }
+            Local::ClientSetname => ok_or(&mut out, set_name(child.session_mut(), arg(2))),
+            Local::ClientGetname if child.session().name.is_empty() => encode::null(&mut out, proto),
             Local::ClientGetname => encode::bulk(&mut out, &child.session().name),
-            Local::ClientSetinfo => return set_info(child.session_mut(), arg(2), arg(3)),
-            Local::ClientNoEvict => return set_no_evict(child.session_mut(), arg(2)),
-            Local::ClientCapa => return ok(),
+            Local::ClientSetinfo => ok_or(&mut out, set_info(child.session_mut(), arg(2), arg(3))),
+            Local::ClientNoEvict => {
+                let switched = on_or_off(arg(2)).map(|on| child.session_mut().no_evict = on);
+                ok_or(&mut out, switched.ok_or(texts::SYNTAX));
+            }
+            Local::ClientCapa => ok_or(&mut out, Ok::<(), &str>(())),
             Local::ClientGetredir => encode::int(&mut out, redirect(child.session())),
-            Local::ClientTrackinginfo => not_tracking(&mut out, child.session().proto),
-            Local::ClientCaching => return error(texts::CACHING_WITHOUT_TRACKING),
+            Local::ClientTrackinginfo => not_tracking(&mut out, proto),
+            Local::ClientCaching => encode::error(&mut out, texts::CACHING_WITHOUT_TRACKING),
             Local::ClientInfo => {
                 let mut line = String::new();
                 self.line(child, &mut line);
-                encode::verbatim_txt(&mut out, line.as_bytes(), child.session().proto);
+                encode::verbatim_txt(&mut out, line.as_bytes(), proto);
             }
-            Local::Whoami => encode::bulk(&mut out, user.as_bytes()),
-            Local::Asking | Local::Readonly | Local::Readwrite => return error(texts::CLUSTER_DISABLED),
+            Local::Whoami => encode::bulk(&mut out, self.user_name(child).as_bytes()),
+            Local::Asking | Local::Readonly | Local::Readwrite => {
+                encode::error(&mut out, texts::CLUSTER_DISABLED);
+            }
             Local::SubscriberPing
             | Local::Quit
             | Local::Select
@@ -111,14 +109,6 @@ impl Shared {
         }
     }
 
-    fn shares_topics(&self, child: &Child) -> bool {
-        child.topics().is_some()
-    }
-
-    pub(crate) fn is_owed_replies(&self, child: &Child) -> bool {
-        child.is_under_way()
-    }
-
     /// CLIENT REPLY. What comes after it goes where it always goes; only its replies reach nobody.
     fn set_reply_mode(&mut self, child: &mut Child, mode: &[u8]) -> Flow {
         match mode.to_ascii_lowercase().as_slice() {
@@ -137,44 +127,32 @@ impl Shared {
     /// CLIENT NO-TOUCH: from now on the child's requests go on connections of that kind. One that it has to
     /// itself is told, and lent to nobody afterwards.
     fn no_touch(&mut self, child: &mut Child, request: &Request<'_>) -> Flow {
-        let on = match request.arg(2).to_ascii_lowercase().as_slice() {
-            b"on" => true,
-            b"off" => false,
-            _ => return self.reject(child, texts::SYNTAX),
-        };
+        let Some(on) = on_or_off(request.arg(2)) else { return self.reject(child, texts::SYNTAX) };
         child.session_mut().no_touch = on;
-        if let Some(lease) = child.lease() {
-            let id = child.last_command().unwrap_or_default();
-            if let Some(lane) = self.connections.find_mut(lease.lane) {
-                lane.need_close();
-            }
-            self.send_for(child, lease.lane, request.bytes, id, SlotKind::Relay, SlotFlags::NONE);
-        } else {
-            self.answer(child, b"+OK\r\n");
+        let Some(lease) = child.lease() else { return self.answer_ok(child) };
+        let id = child.last_command().unwrap_or_default();
+        if let Some(lane) = self.connections.find_mut(lease.lane) {
+            lane.need_close();
         }
+        self.send_for(child, lease.lane, request.bytes, id, SlotKind::Relay, SlotFlags::NONE);
         Flow::Done
     }
 
     fn select(&mut self, child: &mut Child, request: &Request<'_>) -> Flow {
+        let number = canonical_int(request.arg(1));
         if child.has_rights() {
-            let db = canonical_int(request.arg(1)).and_then(|db| u32::try_from(db).ok());
-            return self.ask_select(child, request, db);
+            return self.ask_select(child, request, number.and_then(|db| u32::try_from(db).ok()));
         }
-        let Some(number) = canonical_int(request.arg(1)) else {
-            return self.reject(child, texts::NOT_AN_INTEGER);
-        };
+        let Some(number) = number else { return self.reject(child, texts::NOT_AN_INTEGER) };
         let Ok(number) = i32::try_from(number) else { return self.reject(child, texts::INT_OUT_OF_RANGE) };
         let Ok(db) = u32::try_from(number) else { return self.reject(child, texts::DB_OUT_OF_RANGE) };
-        if self.commands.table().is_none() {
+        let is_valid = self.control.db_is_valid(db);
+        if self.commands.table().is_none() || !(is_valid || self.control_is_ready()) {
             return self.wait_for_upstream(child);
         }
-        if self.control.db_is_valid(db) {
+        if is_valid {
             child.session_mut().db = db;
-            self.answer(child, b"+OK\r\n");
-            return Flow::Done;
-        }
-        if !self.control_is_ready() {
-            return self.wait_for_upstream(child);
+            return self.answer_ok(child);
         }
         self.ask(Question::TryDb { child: child.key(), db });
         Flow::Hold(Hold::Question)
@@ -186,38 +164,31 @@ impl Shared {
         if self.control.greeting().is_none() {
             return self.wait_for_upstream(child);
         }
-        let judged = self.is_judged(child);
         // A push must not have the new form before the greeting tells of it.
         if (child.lease().is_some() || child.is_subscribed()) && child.is_under_way() {
             return Flow::Hold(Hold::OwnReplies);
         }
-        let mut proto = child.session().proto;
-        if request.argc() > 1 {
-            proto = match canonical_int(request.arg(1)) {
-                None => return self.reject(child, texts::HELLO_VERSION),
-                Some(version @ (2 | 3)) => version as u8,
-                Some(_) => return self.reject(child, texts::HELLO_UNSUPPORTED),
-            };
-        }
+        let proto = match canonical_int(request.arg(1)) {
+            _ if request.argc() == 1 => child.session().proto,
+            None => return self.reject(child, texts::HELLO_VERSION),
+            Some(version @ (2 | 3)) => version as u8,
+            Some(_) => return self.reject(child, texts::HELLO_UNSUPPORTED),
+        };
         let mut index = usize::from(child.front().hello_done()).max(2);
         while index < request.argc() {
-            let left = request.argc() - 1 - index;
-            let option = request.arg(index);
-            if option.eq_ignore_ascii_case(b"AUTH") && left >= 2 && judged {
-                if let Err(flow) = self.hello_auth(child, request, index + 3) {
-                    return flow;
-                }
-                index += 3;
-            } else if option.eq_ignore_ascii_case(b"AUTH") && left >= 2 {
-                if request.arg(index + 1) != b"default" {
+            let (option, left) = (request.arg(index), request.argc() - 1 - index);
+            if option.eq_ignore_ascii_case(b"AUTH") && left >= 2 {
+                if self.is_judged(child) {
+                    if let Err(flow) = self.hello_auth(child, request, index + 3) {
+                        return flow;
+                    }
+                } else if request.arg(index + 1) != b"default" {
                     return self.reject(child, texts::WRONGPASS);
                 }
                 index += 3;
             } else if option.eq_ignore_ascii_case(b"SETNAME") && left >= 1 {
-                let reply = set_name(child.session_mut(), request.arg(index + 1));
-                if reply.first() == Some(&b'-') {
-                    self.answer(child, &reply);
-                    return Flow::Done;
+                if let Err(text) = set_name(child.session_mut(), request.arg(index + 1)) {
+                    return self.reject(child, text);
                 }
                 index += 2;
             } else {
@@ -227,11 +198,10 @@ impl Shared {
         if !child.is_authenticated() {
             return self.reject(child, texts::HELLO_NOAUTH);
         }
-        let switches = proto != child.session().proto && child.lease().is_some();
         if let Err(flow) = self.await_fresh(child, Needed::Greeting) {
             return flow;
         }
-        if switches {
+        if proto != child.session().proto && child.lease().is_some() {
             return self.switch_lease_proto(child, proto);
         }
         self.greet(child, proto);
@@ -250,14 +220,12 @@ impl Shared {
         if let Err(flow) = self.reset_topics(child) {
             return flow;
         }
-        if child.lease().is_some() {
+        if let Some(lease) = child.lease() {
             if child.is_under_way() {
                 return Flow::Hold(Hold::OwnReplies);
             }
             *child.subscriptions_mut() = None;
-            if let Some(lease) = child.lease()
-                && let Some(lane) = self.connections.find_mut(lease.lane)
-            {
+            if let Some(lane) = self.connections.find_mut(lease.lane) {
                 lane.need_close();
             }
             self.end_lease(child);
@@ -269,54 +237,58 @@ impl Shared {
     }
 }
 
-pub(crate) fn error(text: impl AsRef<[u8]>) -> Vec<u8> {
-    let mut out = Vec::new();
-    encode::error(&mut out, text);
-    out
+/// Whether a switch is on; nothing if it is neither.
+fn on_or_off(switch: &[u8]) -> Option<bool> {
+    let on = switch.eq_ignore_ascii_case(b"on");
+    (on || switch.eq_ignore_ascii_case(b"off")).then_some(on)
 }
 
-pub(crate) fn ok() -> Vec<u8> {
-    b"+OK\r\n".to_vec()
+/// Writes `+OK`, or the error.
+fn ok_or(out: &mut Vec<u8>, done: Result<(), impl AsRef<[u8]>>) {
+    match done {
+        Ok(()) => out.extend_from_slice(b"+OK\r\n"),
+        Err(text) => encode::error(out, text),
+    }
 }
 
 /// AUTH as of a server whose default user needs no password: the broker's listener has already decided
 /// who may connect.
-pub(crate) fn auth(argv: &[&[u8]]) -> Vec<u8> {
+fn auth(argv: &[&[u8]]) -> Result<(), &'static str> {
     match argv {
-        [_, _] => error(texts::AUTH_WITHOUT_PASSWORD),
-        [_, b"default", _] => ok(),
-        [_, _, _] => error(texts::WRONGPASS),
-        _ => error(texts::SYNTAX),
+        [_, _] => Err(texts::AUTH_WITHOUT_PASSWORD),
+        [_, b"default", _] => Ok(()),
+        [_, _, _] => Err(texts::WRONGPASS),
+        _ => Err(texts::SYNTAX),
     }
 }
 
-pub(crate) fn is_plain(text: &[u8]) -> bool {
+fn is_plain(text: &[u8]) -> bool {
     text.iter().all(|byte| (b'!'..=b'~').contains(byte))
 }
 
-pub(crate) fn set_name(session: &mut Session, name: &[u8]) -> Vec<u8> {
+fn set_name(session: &mut Session, name: &[u8]) -> Result<(), &'static str> {
     if !is_plain(name) {
-        return error(texts::CLIENT_NAME);
+        return Err(texts::CLIENT_NAME);
     }
     session.name = name.to_vec();
-    ok()
+    Ok(())
 }
 
-pub(crate) fn set_info(session: &mut Session, attribute: &[u8], value: &[u8]) -> Vec<u8> {
+fn set_info(session: &mut Session, attribute: &[u8], value: &[u8]) -> Result<(), Vec<u8>> {
     let field = match attribute.to_ascii_lowercase().as_slice() {
         b"lib-name" => &mut session.lib_name,
         b"lib-ver" => &mut session.lib_version,
-        _ => return error(texts::setinfo_option(attribute)),
+        _ => return Err(texts::setinfo_option(attribute)),
     };
     if !is_plain(value) {
-        return error(texts::setinfo_value(attribute));
+        return Err(texts::setinfo_value(attribute));
     }
     *field = value.to_vec();
-    ok()
+    Ok(())
 }
 
 /// CLIENT TRACKINGINFO of a child that does not track.
-pub(crate) fn not_tracking(out: &mut Vec<u8>, proto: u8) {
+fn not_tracking(out: &mut Vec<u8>, proto: u8) {
     encode::map_header(out, 3, proto);
     encode::bulk(out, b"flags");
     encode::set_header(out, 1, proto);
@@ -325,35 +297,4 @@ pub(crate) fn not_tracking(out: &mut Vec<u8>, proto: u8) {
     encode::int(out, -1);
     encode::bulk(out, b"prefixes");
     encode::array_header(out, 0);
-}
-
-pub(crate) fn set_no_evict(session: &mut Session, switch: &[u8]) -> Vec<u8> {
-    session.no_evict = match switch.to_ascii_lowercase().as_slice() {
-        b"on" => true,
-        b"off" => false,
-        _ => return error(texts::SYNTAX),
-    };
-    ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn integers_as_redis_takes_them() {
-        let cases: [(&[u8], Option<i64>); 8] = [
-            (b"0", Some(0)),
-            (b"-1", Some(-1)),
-            (b"15", Some(15)),
-            (b"01", None),
-            (b"+1", None),
-            (b"-0", None),
-            (b"", None),
-            (b"9223372036854775808", None),
-        ];
-        for (text, expected) in cases {
-            assert_eq!(canonical_int(text), expected, "{:?}", String::from_utf8_lossy(text));
-        }
-    }
 }

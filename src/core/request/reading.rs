@@ -26,8 +26,7 @@ impl Shared {
                 _ => false,
             };
         if too_much {
-            let max = self.env.settings.child_input_max;
-            self.overrun(child, "child_input_max", max);
+            self.overrun(child, "child_input_max", self.env.settings.child_input_max);
         }
         !too_much
     }
@@ -38,7 +37,8 @@ impl Shared {
         let due = self.env.now + limits::READ_AHEAD_PATIENCE;
         // A local child reads and writes by turns, and is told when to go on. One whose replies stand behind one that
         // is still upstream has none to take.
-        let waits = child.hold() == Hold::OutputFull && !child.is_local() && !child.outbox().is_empty();
+        let waits =
+            child.hold() == Hold::OutputFull && !child.origin().is_local() && !child.outbox().is_empty();
         let (waiting, taken) = (child.inbox().len(), child.outbox().taken());
         if waits && child.ahead_mut().watch(waiting, taken, due) {
             self.env.timers.arm(due, Timer::Child(child.key()));
@@ -47,15 +47,12 @@ impl Shared {
 
     /// It is time to look: a child that has taken nothing has to be read further.
     pub(crate) fn read_further(&mut self, child: &mut Child) {
-        let max = self.read_ahead_max();
-        let (taken, now) = (child.outbox().taken(), self.env.now);
-        if !child.ahead_mut().take_due(now) {
-            return;
-        }
-        if !child.ahead_mut().is_stuck(taken) || child.outbox().is_empty() {
+        let taken = child.outbox().taken();
+        let Some(is_stuck) = child.ahead_mut().look(taken, self.env.now) else { return };
+        if !is_stuck || child.outbox().is_empty() {
             return self.watch_read_ahead(child);
         }
-        child.ahead_mut().raise(max);
+        child.ahead_mut().raise(self.read_ahead_max());
         if child.wants_read() {
             self.resume(child);
         }

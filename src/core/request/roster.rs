@@ -6,83 +6,83 @@ use crate::base::limits;
 use crate::command::texts;
 use crate::core::broker::Broker;
 use crate::core::child::closing::CloseReason;
+use crate::core::child::front::Listing;
 use crate::core::child::hold::{Answer, Hold};
-use crate::core::child::listing::Listing;
 use crate::core::child::session::redirect;
 use crate::core::child::{Child, ChildState};
 use crate::core::connection::lane::Lane;
-use crate::core::keys::{ChildKey, LaneKey, LeaseKind};
+use crate::core::keys::{ChildKey, LeaseKind};
 use crate::core::questions::control::{Question, Unblock};
 use crate::core::request::flow::{Flow, canonical_int};
 use crate::core::shared::Shared;
 use crate::resp::{Request, encode};
 use std::fmt::Write;
 
-/// What CLIENT KILL and CLIENT LIST call the kinds of clients that a broker has, and those it has not.
-pub(crate) const TYPES: [&[u8]; 5] = [b"normal", b"pubsub", b"slave", b"replica", b"master"];
+/// Every child has the same one: there is one broker.
+const LOCAL_ADDRESS: &str = "broker";
 
 /// Which children CLIENT KILL means.
 #[derive(Debug, Default)]
-pub(crate) struct Filter {
+struct Filter<'r> {
     id: Option<i64>,
-    addr: Option<Vec<u8>>,
-    laddr: Option<Vec<u8>>,
+    addr: Option<&'r [u8]>,
+    laddr: Option<&'r [u8]>,
     of_type: Option<&'static [u8]>,
-    user: Option<Vec<u8>>,
+    user: Option<&'r [u8]>,
     skip_me: bool,
 }
 
-impl Filter {
+impl<'r> Filter<'r> {
     /// The old form has an address, the new one any number of options.
-    fn parse(request: &Request<'_>, is_user: impl Fn(&[u8]) -> bool) -> Result<Filter, Vec<u8>> {
+    fn parse(request: &Request<'r>, shared: &Shared) -> Result<Filter<'r>, Vec<u8>> {
         if request.argc() == 3 {
-            return Ok(Filter { addr: Some(request.arg(2).to_vec()), ..Filter::default() });
+            return Ok(Filter { addr: Some(request.arg(2)), ..Filter::default() });
         }
         let mut filter = Filter { skip_me: true, ..Filter::default() };
         for index in (2..request.argc()).step_by(2) {
             if index + 1 == request.argc() {
                 return Err(texts::SYNTAX.into());
             }
-            filter.read(&request.arg(index).to_ascii_lowercase(), request.arg(index + 1), &is_user)?;
+            filter.read(&request.arg(index).to_ascii_lowercase(), request.arg(index + 1), shared)?;
         }
         Ok(filter)
     }
 
-    fn read(&mut self, option: &[u8], value: &[u8], is_user: impl Fn(&[u8]) -> bool) -> Result<(), Vec<u8>> {
+    fn read(&mut self, option: &[u8], value: &'r [u8], shared: &Shared) -> Result<(), Vec<u8>> {
         match option {
             b"id" => match canonical_int(value) {
                 Some(id) if id > 0 => self.id = Some(id),
                 _ => return Err(texts::CLIENT_ID_NOT_POSITIVE.into()),
             },
             b"type" => self.of_type = Some(client_type(value)?),
-            b"addr" => self.addr = Some(value.to_vec()),
-            b"laddr" => self.laddr = Some(value.to_vec()),
-            b"user" if is_user(value) => self.user = Some(value.to_vec()),
+            b"addr" => self.addr = Some(value),
+            b"laddr" => self.laddr = Some(value),
+            b"user" if shared.users.may_exist(value, &shared.env.upstream) => self.user = Some(value),
             b"user" => return Err(texts::no_such_user(value)),
-            b"skipme" => match value.to_ascii_lowercase().as_slice() {
-                b"yes" => self.skip_me = true,
-                b"no" => self.skip_me = false,
-                _ => return Err(texts::SYNTAX.into()),
-            },
+            b"skipme" if value.eq_ignore_ascii_case(b"yes") => self.skip_me = true,
+            b"skipme" if value.eq_ignore_ascii_case(b"no") => self.skip_me = false,
             _ => return Err(texts::SYNTAX.into()),
         }
         Ok(())
     }
 
     fn means(&self, child: &Child) -> bool {
+        let peer = child.origin().peer().bytes().map(|byte| if byte == b' ' { b':' } else { byte });
         self.id.is_none_or(|id| child.session().id as i64 == id)
-            && self.addr.as_ref().is_none_or(|addr| has_address(child, addr))
-            && self.laddr.as_ref().is_none_or(|laddr| *laddr == LOCAL_ADDRESS.as_bytes())
+            && self.addr.is_none_or(|addr| peer.eq(addr.iter().copied()))
+            && self.laddr.is_none_or(|laddr| laddr == LOCAL_ADDRESS.as_bytes())
             && self.of_type.is_none_or(|wanted| is_of_type(child, wanted))
     }
 }
 
-pub(crate) fn client_type(name: &[u8]) -> Result<&'static [u8], Vec<u8>> {
-    let known = TYPES.into_iter().find(|known| known.eq_ignore_ascii_case(name));
+/// The kind of clients that CLIENT KILL and CLIENT LIST call by this name, be it one that no broker has.
+fn client_type(name: &[u8]) -> Result<&'static [u8], Vec<u8>> {
+    let known: [&[u8]; 5] = [b"normal", b"pubsub", b"slave", b"replica", b"master"];
+    let known = known.into_iter().find(|known| known.eq_ignore_ascii_case(name));
     known.ok_or_else(|| texts::unknown_client_type(name))
 }
 
-pub(crate) fn is_of_type(child: &Child, wanted: &[u8]) -> bool {
+fn is_of_type(child: &Child, wanted: &[u8]) -> bool {
     match wanted {
         b"normal" => !child.is_subscribed(),
         b"pubsub" => child.is_subscribed(),
@@ -108,8 +108,8 @@ impl Shared {
 
     /// Whether a child's blocking command has not left the broker yet.
     fn waits_in_line(&self, child: &Child) -> bool {
-        let table = self.commands.table();
-        stands_in_line(child) && table.zip(child.last_command()).is_some_and(|(table, id)| table.blocks(id))
+        stands_in_line(child)
+            && self.commands.table().zip(child.last_command()).is_some_and(|(table, id)| table.blocks(id))
     }
 
     /// The upstream's answer to an UNBLOCK, or none; it is the asker's.
@@ -125,16 +125,6 @@ impl Shared {
         self.give_answer(unblock.asker, frame.map(|frame| Answer::Frame(frame.to_vec())));
     }
 
-    fn unblock_in_line(&mut self, child: &mut Child, error: bool) {
-        self.leave_line(child);
-        self.end_lease(child);
-        if error {
-            return self.fail_front(child, texts::UNBLOCKED);
-        }
-        self.answer_blocking_timeout(child);
-        self.lift(child);
-    }
-
     fn ask_to_unblock(&mut self, unblock: Unblock) {
         // It may have been lost in this event.
         let Some(lane) = self.connections.find_mut(unblock.lane) else { return };
@@ -146,41 +136,25 @@ impl Shared {
         self.ask(Question::UnblockFor { unblock, id });
     }
 
-    // ---- lines ----------------------------------------------------------------------------------------
-
     /// One line of CLIENT LIST, with the fields of Redis 7.0 in their order.
     pub(crate) fn line(&self, child: &Child, lines: &mut String) {
         let session = child.session();
-        let (now, counts) = (self.env.now, child.subscription_counts());
-        let seconds = |since: u64| now.saturating_sub(since) / 1000;
+        let seconds = |since: u64| self.env.now.saturating_sub(since) / 1000;
+        let (age, idle) = (seconds(child.opened()), seconds(child.last_request()));
+        let (id, db, resp, redir) = (session.id, session.db, session.proto, redirect(session));
+        let (addr, fd) = (child.origin().peer().replace(' ', ":"), child.link() as u32);
+        let (name, user) = (String::from_utf8_lossy(&session.name), self.user_name(child));
+        let (flags, (sub, psub, ssub)) = (flags(child), child.subscription_counts());
+        let (multi, multi_mem) = (session.transaction.depth(), session.transaction.footprint());
+        let (qbuf, obl, total) = (child.inbox().len(), child.outbox().len(), child.measure());
         let table = self.commands.table();
-        let command = table.zip(child.last_command()).map_or("NULL", |(table, id)| table.name(id));
-        // A string takes whatever is written.
+        let cmd = table.zip(child.last_command()).map_or("NULL", |(table, id)| table.name(id));
         let _ = writeln!(
             lines,
             "id={id} addr={addr} laddr={LOCAL_ADDRESS} fd={fd} name={name} age={age} idle={idle} \
              flags={flags} db={db} sub={sub} psub={psub} ssub={ssub} multi={multi} qbuf={qbuf} qbuf-free=0 \
              argv-mem=0 multi-mem={multi_mem} rbs=0 rbp=0 obl={obl} oll=0 omem=0 tot-mem={total} events=r \
-             cmd={command} user={user} redir={redir} resp={resp}",
-            id = session.id,
-            addr = address(child),
-            fd = child.link() as u32,
-            name = String::from_utf8_lossy(&session.name),
-            age = seconds(child.opened()),
-            idle = seconds(child.last_request()),
-            flags = flags(child),
-            db = session.db,
-            sub = counts.0,
-            psub = counts.1,
-            ssub = counts.2,
-            multi = session.transaction.depth(),
-            qbuf = child.inbox().len(),
-            multi_mem = session.transaction.footprint(),
-            obl = child.outbox().len(),
-            total = child.measure(),
-            user = self.user_name(child),
-            redir = redirect(session),
-            resp = session.proto,
+             cmd={cmd} user={user} redir={redir} resp={resp}"
         );
     }
 }
@@ -211,8 +185,9 @@ impl Broker {
         if child.session().is_muted() {
             return Flow::Done;
         }
-        let (mut listing, mut credit) = (child.front_mut().take_listing(), child.credit());
-        let (proto, arg) = (child.session().proto, |index| request.arg(index));
+        let (listing, mut credit) = (child.front_mut().listing_mut().take(), child.credit());
+        let (mut listing, proto) = (listing.unwrap_or_default(), child.session().proto);
+        let arg = |index| request.arg(index);
         let made = self.list_on(&mut listing, request.argc(), arg, &mut credit);
         let Some(child) = self.children.known_mut(key) else { return Flow::Gone };
         child.spend((child.credit() - credit) as usize);
@@ -222,7 +197,7 @@ impl Broker {
                 Flow::Done
             }
             Ok(false) => {
-                child.front_mut().keep_listing(listing);
+                *child.front_mut().listing_mut() = Some(listing);
                 Flow::More
             }
             Err(text) => self.shared.reject(child, text),
@@ -275,14 +250,13 @@ impl Broker {
 
     /// Closes children of the same user of this host. Others are as if they were not there.
     pub(crate) fn kill(&mut self, key: ChildKey, request: &Request<'_>) -> Flow {
-        let (children, shared) = (&mut self.children, &mut self.shared);
-        let Some(killer) = children.known_mut(key) else { return Flow::Gone };
-        let filter = match Filter::parse(request, |name| shared.users.may_exist(name, &shared.env.upstream)) {
+        let Some(killer) = self.children.known_mut(key) else { return Flow::Gone };
+        let filter = match Filter::parse(request, &self.shared) {
             Ok(filter) => filter,
-            Err(text) => return shared.reject(killer, text),
+            Err(text) => return self.shared.reject(killer, text),
         };
+        let label = killer.label();
         let (victims, looked) = self.victims(key, &filter);
-        let label = self.children.known(key).map(Child::label).unwrap_or_default();
         for victim in victims.iter().filter(|victim| **victim != key) {
             if let Some(child) = self.children.get_mut(*victim) {
                 CloseReason::Killed { by: &label }.log(child);
@@ -294,11 +268,7 @@ impl Broker {
         match (request.argc(), victims.len()) {
             (3, 0) => return self.shared.reject(killer, texts::NO_SUCH_CLIENT),
             (3, _) => self.shared.answer(killer, b"+OK\r\n"),
-            (_, count) => {
-                let mut reply = Vec::new();
-                encode::int(&mut reply, count as i64);
-                self.shared.answer(killer, &reply);
-            }
+            (_, count) => self.shared.answer(killer, format!(":{count}\r\n").as_bytes()),
         }
         if victims.contains(&key) {
             self.shared.finish_at_request(killer);
@@ -312,20 +282,15 @@ impl Broker {
         let meant = |(other, child): &(ChildKey, &Child)| {
             filter.means(child)
                 && child.state() != ChildState::Closed
-                && filter.user.as_ref().is_none_or(|user| *user == self.shared.user_name(child).as_bytes())
+                && filter.user.is_none_or(|user| user == self.shared.user_name(child).as_bytes())
                 && may_kill(killer, child)
                 && !(*other == key && filter.skip_me)
         };
-        match filter.id {
-            Some(id) => {
-                let named = self.children.by_id(id).and_then(|key| Some((key, self.children.get(key)?)));
-                (named.iter().filter(|named| meant(named)).map(|(other, _)| *other).collect(), 1)
-            }
-            None => {
-                let found = self.children.iter().filter(meant).map(|(other, _)| other);
-                (found.collect(), self.children.len())
-            }
+        if let Some(id) = filter.id {
+            let named = self.children.by_id(id).and_then(|key| Some((key, self.children.get(key)?)));
+            return (named.filter(meant).map(|(other, _)| other).into_iter().collect(), 1);
         }
+        (self.children.iter().filter(meant).map(|(other, _)| other).collect(), self.children.len())
     }
 
     // ---- UNBLOCK --------------------------------------------------------------------------------------
@@ -345,20 +310,26 @@ impl Broker {
         let Some(id) = canonical_int(request.arg(2)) else {
             return shared.reject(asker, texts::NOT_AN_INTEGER);
         };
-        let target = children.by_id(id);
-        let mut blocked = None;
-        let mut found = false;
-        let target_now = target.and_then(|target| children.get_mut(target));
-        if let Some(child) = target_now.filter(|child| child.state() != ChildState::Closed) {
-            if shared.waits_in_line(child) {
-                shared.unblock_in_line(child, error);
-                found = true;
+        let (mut blocked, mut ended) = (None, false);
+        let target = children.by_id(id).and_then(|target| children.get_mut(target));
+        if let Some(target) = target.filter(|target| target.state() != ChildState::Closed) {
+            ended = shared.waits_in_line(target);
+            if ended {
+                shared.leave_line(target);
+                shared.end_lease(target);
+                if error {
+                    shared.fail_front(target, texts::UNBLOCKED);
+                } else {
+                    shared.answer_blocking_timeout(target);
+                    shared.lift(target);
+                }
+            } else if target.hold() == Hold::BlockingReply {
+                blocked = target.lease().map(|lease| (target.key(), lease.lane));
             }
-            blocked = blocked_on(child);
         }
         let Some(asker) = children.known_mut(key) else { return Flow::Gone };
-        let Some((target, lane)) = target.zip(blocked).filter(|_| !found) else {
-            shared.answer(asker, if found { b":1\r\n" } else { b":0\r\n" });
+        let Some((target, lane)) = blocked else {
+            shared.answer(asker, if ended { b":1\r\n" } else { b":0\r\n" });
             return Flow::Done;
         };
         if !shared.control_is_ready() {
@@ -370,32 +341,14 @@ impl Broker {
 }
 
 /// Whether a child waits for a lane for a command that keeps it, or has just been given one.
-pub(crate) fn stands_in_line(child: &Child) -> bool {
+fn stands_in_line(child: &Child) -> bool {
     let granted = child.lease().is_some() && child.sent().in_flight() == 0 && !child.front().is_answered();
     child.front().wait().is_some_and(|wait| wait.kind == LeaseKind::Blocking)
         && (child.hold() == Hold::LeaseQueue || child.hold() == Hold::None && granted)
 }
 
-/// Every child has the same one: there is one broker.
-pub(crate) const LOCAL_ADDRESS: &str = "broker";
-
-pub(crate) fn address(child: &Child) -> String {
-    child.origin().peer().replace(' ', ":")
-}
-
-/// Whether this is a child's `address`.
-pub(crate) fn has_address(child: &Child, address: &[u8]) -> bool {
-    let shown = child.origin().peer().bytes().map(|byte| if byte == b' ' { b':' } else { byte });
-    shown.eq(address.iter().copied())
-}
-
-/// The lane on which a child waits for an element.
-pub(crate) fn blocked_on(child: &Child) -> Option<LaneKey> {
-    child.lease().filter(|_| child.hold() == Hold::BlockingReply).map(|lease| lease.lane)
-}
-
 /// In the order in which Redis shows them.
-pub(crate) fn flags(child: &Child) -> String {
+fn flags(child: &Child) -> String {
     let shown = [
         ('O', child.session().monitoring),
         ('P', child.is_subscribed()),
@@ -411,10 +364,10 @@ pub(crate) fn flags(child: &Child) -> String {
 
 /// The broker serves many users of a host: one of them does not close the connections of another. Whoever
 /// came over TCP is known by the user it has authenticated as alone.
-pub(crate) fn may_kill(killer: &Child, child: &Child) -> bool {
-    let (uid, own) = (killer.origin().uid(), killer.is_local());
+fn may_kill(killer: &Child, child: &Child) -> bool {
+    let (uid, own) = (killer.origin().uid(), killer.origin().is_local());
     let same_user = killer.user() == child.user() && killer.account() == child.account();
-    (uid.is_some() || same_user) && uid == child.origin().uid() && own == child.is_local()
+    (uid.is_some() || same_user) && uid == child.origin().uid() && own == child.origin().is_local()
 }
 
 fn boxed(error: impl ErrorLine + 'static) -> Box<dyn ErrorLine> {

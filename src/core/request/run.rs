@@ -14,14 +14,13 @@ use crate::core::shared::Shared;
 use crate::core::timers::Timer;
 use crate::resp::{FrameLimits, Frames, Scan, Scanner, encode};
 
+/// A request about other children, and its length.
+pub(crate) type Roster = (Local, usize);
+
 impl Shared {
     /// One turn of a child, by deficit round robin: it runs requests while it has credit. With more to run it stands in
     /// line again, behind all that have something to run. Returns at a request about other children.
-    pub(crate) fn run_turn(
-        &mut self,
-        child: &mut Child,
-        frames: &mut Frames<'_, Scanner>,
-    ) -> Option<(Local, usize)> {
+    pub(crate) fn run_turn(&mut self, child: &mut Child, frames: &mut Frames<'_, Scanner>) -> Option<Roster> {
         self.turn.credit = child.begin_turn();
         self.run_requests(child, frames)
     }
@@ -43,7 +42,7 @@ impl Shared {
         frames: &mut Frames<'_, Scanner>,
         flow: Flow,
         len: usize,
-    ) -> Option<(Local, usize)> {
+    ) -> Option<Roster> {
         match flow {
             Flow::Done => {
                 self.request_done(child);
@@ -58,13 +57,8 @@ impl Shared {
         None
     }
 
-    /// Runs complete requests until one has to wait, the child's credit is used up or none is left. Returns at one about
-    /// other children, with its length.
-    fn run_requests(
-        &mut self,
-        child: &mut Child,
-        frames: &mut Frames<'_, Scanner>,
-    ) -> Option<(Local, usize)> {
+    /// Runs complete requests until one has to wait, the child's credit is used up or none is left.
+    fn run_requests(&mut self, child: &mut Child, frames: &mut Frames<'_, Scanner>) -> Option<Roster> {
         let request_max = self.request_max();
         while !frames.rest().is_empty() && self.may_run(child) {
             let frame_limits = FrameLimits { request_max, authenticated: child.is_authenticated() };
@@ -119,10 +113,7 @@ impl Shared {
         if child.state() == ChildState::Ending && child.hold() == Hold::None && !child.is_lined_up() {
             self.finish(child);
         }
-        self.watch_read_ahead(child);
-        self.account_child(child);
-        self.close_if_finished(child);
-        self.let_go_if_blocked(child);
+        self.end_event(child);
     }
 
     /// The driver has written to a child what it could.
@@ -131,6 +122,11 @@ impl Shared {
         if child.hold() == Hold::OutputFull && child.outbox().unread() < limits::CHILD_OUTPUT_PAUSE / 2 {
             self.lift(child);
         }
+        self.end_event(child);
+    }
+
+    /// What follows whatever has happened to a child's bytes: bounds are checked, and one that leaves may go.
+    fn end_event(&mut self, child: &mut Child) {
         self.watch_read_ahead(child);
         self.account_child(child);
         self.close_if_finished(child);
@@ -141,13 +137,20 @@ impl Shared {
     /// request that has only just come may be answered at once, as Redis would answer it before it looks
     /// at the end of file: it has a moment.
     pub(crate) fn let_go_if_blocked(&mut self, child: &mut Child) {
-        if !child.has_left() || !child.outbox().is_empty() || !self.waits_in_vain(child) {
+        if !child.has_left() || !child.outbox().is_empty() {
             return;
         }
-        let due = child.front().wait().map_or(0, |wait| wait.arrived + limits::BLOCKED_END_GRACE);
-        if due <= self.env.now {
+        let wait = child.front().wait();
+        let in_vain = match child.hold() {
+            Hold::LeaseQueue => wait.is_some_and(|wait| wait.kind == LeaseKind::Blocking),
+            // Else those who hang up to try another password at once would fill the broker.
+            Hold::BlockingReply | Hold::AuthDelay => true,
+            _ => false,
+        };
+        let due = wait.map_or(0, |wait| wait.arrived + limits::BLOCKED_END_GRACE);
+        if in_vain && due <= self.env.now {
             self.close(child);
-        } else {
+        } else if in_vain {
             self.env.timers.arm(due, Timer::Child(child.key()));
         }
     }
@@ -159,15 +162,6 @@ impl Shared {
             child.set_state(ChildState::Closed);
             child.set_hold(Hold::None);
             self.env.notify(Notice::Close(child.key()));
-        }
-    }
-
-    fn waits_in_vain(&self, child: &Child) -> bool {
-        match child.hold() {
-            Hold::LeaseQueue => child.front().wait().is_some_and(|wait| wait.kind == LeaseKind::Blocking),
-            // Else those who hang up to try another password at once would fill the broker.
-            Hold::BlockingReply | Hold::AuthDelay => true,
-            _ => false,
         }
     }
 
@@ -206,11 +200,10 @@ impl Shared {
 
     /// Whether the child's next request may be looked at; puts it on hold when a bound is reached.
     fn may_run(&mut self, child: &mut Child) -> bool {
-        let in_flight_max = self.env.settings.child_in_flight_max as u32;
         if child.is_finished() || child.hold() != Hold::None || child.credit() <= 0 {
             return false;
         }
-        if child.sent().in_flight() >= in_flight_max {
+        if child.sent().in_flight() >= self.env.settings.child_in_flight_max as u32 {
             child.set_hold(Hold::InFlightMax);
         } else if child.outbox().unread() >= limits::CHILD_OUTPUT_PAUSE {
             child.hold_for_output();

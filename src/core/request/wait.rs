@@ -7,49 +7,44 @@ use crate::command::CommandId;
 use crate::core::broker::Broker;
 use crate::core::child::Child;
 use crate::core::child::hold::{Hold, Wait};
-use crate::core::child::last_write::LastWrite;
+use crate::core::child::sent::LastWrite;
 use crate::core::connection::lane::Lane;
 use crate::core::connection::role::LaneRole;
-use crate::core::connection::slot::{SlotFlags, SlotKind};
+use crate::core::connection::slot::{Slot, SlotFlags, SlotKind};
 use crate::core::keys::{LaneKey, LeaseKind};
 use crate::core::lease::state::Tenant;
-use crate::core::request::flow::Flow;
+use crate::core::request::flow::{Decided, Flow};
 use crate::core::shared::Shared;
 use crate::core::timers::Timer;
-use crate::resp::Request;
 
 const WRITES_LOST: Failure = Failure::Lost(Lost::LastWrite);
 
 impl Shared {
-    pub(crate) fn wait_for_replicas(
-        &mut self,
-        child: &mut Child,
-        request: &Request<'_>,
-        id: CommandId,
-    ) -> Flow {
+    pub(crate) fn wait_for_replicas(&mut self, child: &mut Child, decided: Decided<'_>) -> Flow {
+        let Decided { request, id, .. } = decided;
         let lane_key = match self.lane_of_writes(child, id) {
             Ok(lane) => lane,
             Err(flow) => return flow,
         };
         let Some(lane) = self.connections.known_mut(lane_key) else { return Flow::Gone };
-        if lane.role() == LaneRole::Lease {
-            self.send_for(child, lane_key, request.bytes, id, SlotKind::Blocking, SlotFlags::MAY_WAIT);
-            return Flow::Hold(Hold::BlockingReply);
+        let is_leased = lane.role() == LaneRole::Lease;
+        if !is_leased {
+            lane.set_detached(true);
         }
-        lane.set_detached(true);
-        self.send_for(child, lane_key, request.bytes, id, SlotKind::Wait, SlotFlags::MAY_WAIT);
+        let kind = if is_leased { SlotKind::Blocking } else { SlotKind::Wait };
+        self.send_for(child, lane_key, request.bytes, id, kind, SlotFlags::MAY_WAIT);
         Flow::Hold(Hold::BlockingReply)
     }
 
     /// Whether a child that holds a lease has written on a shared lane since.
     pub(crate) fn wrote_elsewhere(&self, child: &Child, lease: LaneKey) -> bool {
-        match Some(child.sent().last_write()) {
-            Some(LastWrite::On(lane, _)) => {
+        match child.sent().last_write() {
+            LastWrite::On(lane, _) => {
                 lane != lease
                     && self.connections.find(lane).is_some_and(|lane| lane.role() == LaneRole::Shared)
             }
-            Some(LastWrite::Lost) => true,
-            _ => false,
+            LastWrite::Lost => true,
+            LastWrite::None => false,
         }
     }
 
@@ -59,42 +54,35 @@ impl Shared {
             LastWrite::None => self.shared_lane_for(child, id, 0)?,
             LastWrite::Lost => return Err(self.reject(child, WRITES_LOST)),
             LastWrite::On(lane, losses) => {
-                let found = self.connections.find(lane).filter(|lane| lane.record().losses == losses);
-                let elsewhere = child.sent().lane() != lane || child.lease().is_some();
-                match found.filter(|lane| lane.is_ready()) {
-                    Some(_) if child.is_under_way() && elsewhere => {
-                        return Err(Flow::Hold(Hold::OwnReplies));
-                    }
-                    Some(_) => lane,
-                    _ => return Err(self.reject(child, WRITES_LOST)),
+                let found = self.connections.find(lane);
+                if !found.is_some_and(|lane| lane.record().losses == losses && lane.is_ready()) {
+                    return Err(self.reject(child, WRITES_LOST));
                 }
+                let elsewhere = child.sent().lane() != lane || child.lease().is_some();
+                if child.is_under_way() && elsewhere {
+                    return Err(Flow::Hold(Hold::OwnReplies));
+                }
+                lane
             }
         };
-        if !self.may_detach(lane_key) || !self.lend_for_wait(child, lane_key) {
+        if !self.take_for_wait(child, lane_key) {
             return Err(self.wait_for_lane(child));
         }
         child.sent_mut().set_lane(lane_key);
         Ok(lane_key)
     }
 
-    /// Whether a shared lane may be blocked now. Nobody else's WAIT is on it, and not too many are: each one has
-    /// the others' requests go on a connection more.
-    fn may_detach(&self, key: LaneKey) -> bool {
-        let Some(lane) = self.connections.known(key) else { return false };
-        let detached = self.connections.lanes().filter(|(_, lane)| lane.is_detached()).count();
-        lane.role() == LaneRole::Lease
-            || (!lane.is_detached() && detached < self.env.settings.leases_session_max)
-    }
-
-    /// A leased lane that has been given back is lent once more to the child whose write it carried.
-    fn lend_for_wait(&mut self, child: &mut Child, lane_key: LaneKey) -> bool {
+    /// Whether the lane may be blocked now. A leased one that has been given back is lent once more, to the child whose
+    /// write it carried. On a shared one there is no WAIT, and not on too many: each one has the others' requests go on a
+    /// connection more.
+    fn take_for_wait(&mut self, child: &mut Child, lane_key: LaneKey) -> bool {
         let Some(lane) = self.connections.known(lane_key) else { return false };
         if lane.role() != LaneRole::Lease {
-            return true;
+            let detached = self.connections.lanes().filter(|(_, lane)| lane.is_detached()).count();
+            return !lane.is_detached() && detached < self.env.settings.leases_session_max;
         }
         let pool = lane.pool();
-        let in_use = self.leases.lent(LeaseKind::Blocking);
-        let full = in_use >= LeaseKind::Blocking.cap(&self.env.settings);
+        let full = self.leases.lent(LeaseKind::Blocking) >= LeaseKind::Blocking.cap(&self.env.settings);
         if full || !self.connections.take_idle_lane(pool, lane_key) {
             return false;
         }
@@ -104,21 +92,15 @@ impl Shared {
 
     /// Until the lane is free, or for `lease_wait_timeout`.
     fn wait_for_lane(&mut self, child: &mut Child) -> Flow {
-        let now = self.env.now;
+        let (now, after_ms) = (self.env.now, self.env.settings.lease_wait_timeout);
         let begun = Wait::new(LeaseKind::Session, now);
-        let due = child.front_mut().waits_since(begun) + self.env.settings.lease_wait_timeout;
+        let due = child.front_mut().wait_mut().get_or_insert(begun).since + after_ms;
         if due <= now {
-            return self.wait_lane_over(child);
+            return self.reject(child, Failure::Limited(Limit::LastWriteBusy { after_ms }));
         }
         self.env.timers.arm(due, Timer::Child(child.key()));
         self.connections.wait_for_lane(child.key());
         Flow::Hold(Hold::WriteLane)
-    }
-
-    /// The lane was not free in time.
-    pub(crate) fn wait_lane_over(&mut self, child: &mut Child) -> Flow {
-        let after_ms = self.env.settings.lease_wait_timeout;
-        self.reject(child, Failure::Limited(Limit::LastWriteBusy { after_ms }))
     }
 
     /// A WAIT has been answered: the lane is shared again.
@@ -156,15 +138,11 @@ impl Shared {
 impl Broker {
     /// Closes lanes that are blocked for a child that has died: its WAIT may have been for ever.
     pub(crate) fn close_orphaned_waits(&mut self) {
-        for key in self.shared.connections.keys() {
-            let front =
-                self.shared.connections.find(key).filter(|lane| lane.is_detached()).and_then(Lane::front);
-            let orphaned = front
-                .is_some_and(|slot| slot.kind == SlotKind::Wait && self.children.get(slot.child).is_none());
-            if orphaned {
-                self.shared.lane_lost(key, "blocked by the WAIT of a child that has died");
-                self.shared.connections.wake_lane_waiters(&mut self.shared.env);
-            }
+        let orphaned = |slot: &Slot| slot.kind == SlotKind::Wait && self.children.get(slot.child).is_none();
+        let is_orphaned = |lane: &Lane| lane.is_detached() && lane.front().is_some_and(orphaned);
+        for key in self.shared.connections.keys_where(is_orphaned) {
+            self.shared.lane_lost(key, "blocked by the WAIT of a child that has died");
+            self.shared.connections.wake_lane_waiters(&mut self.shared.env);
         }
     }
 }

@@ -29,13 +29,7 @@ const DISCARD: &[u8] = b"*1\r\n$7\r\nDISCARD\r\n";
 const QUEUED: &[u8] = b"+QUEUED\r\n";
 
 impl Shared {
-    pub(crate) fn begin_multi(
-        &mut self,
-        child: &mut Child,
-        request: &Request<'_>,
-        decided: Decided,
-        rest: &[u8],
-    ) -> Flow {
+    pub(crate) fn begin_multi(&mut self, child: &mut Child, decided: Decided<'_>, rest: &[u8]) -> Flow {
         if let Err(flow) = self.may_multi(child) {
             return flow;
         }
@@ -43,7 +37,7 @@ impl Shared {
         // One whose watched keys are lost is only queued here: its EXEC is null whatever is in it.
         if self.env.settings.transactions == Transactions::Leased && !watch_lost {
             return match self.lease_for(child, LeaseKind::Transaction, Want::default) {
-                Ok(lane) => self.on_lease(child, request, decided, lane),
+                Ok(lane) => self.on_lease(child, decided, lane),
                 Err(flow) => flow,
             };
         }
@@ -52,7 +46,7 @@ impl Shared {
             self.work.is_busy() || child.session().replies == ReplyMode::Skip || child.session().debugs;
         if !watch_lost
             && !skips
-            && let Some((block, consumed)) = self.whole_block(child, request, decided.id, rest)
+            && let Some((block, consumed)) = self.whole_block(child, decided.request, decided.id, rest)
         {
             let last = block.commands.last().map_or(0, |(id, _)| *id);
             return match self.shared_lane_for(child, last, block.bytes.len()) {
@@ -64,7 +58,7 @@ impl Shared {
                 Err(flow) => flow,
             };
         }
-        child.session_mut().transaction.begin_here(decided.id, request.bytes);
+        child.session_mut().transaction.begin_here(decided.id, decided.request.bytes);
         self.answer(child, b"+OK\r\n");
         Flow::Done
     }
@@ -225,7 +219,7 @@ impl Shared {
 
     /// SELECT inside MULTI must never reach a shared lane: the transaction moves to a leased one, with all
     /// that was queued so far.
-    pub(crate) fn escalate(&mut self, child: &mut Child, request: &Request<'_>, decided: Decided) -> Flow {
+    pub(crate) fn escalate(&mut self, child: &mut Child, decided: Decided<'_>) -> Flow {
         if child.session().transaction.is_spoilt() {
             // It will not be executed anyway.
             return self.queue_bytes(child, decided.id, PLACEHOLDER, None);
@@ -236,7 +230,7 @@ impl Shared {
         };
         let block = child.session_mut().transaction.move_to_lease().unwrap_or_default();
         self.send_block(child, lane, &block, SlotKind::Swallow, SlotKind::Swallow);
-        self.on_lease(child, request, decided, lane)
+        self.on_lease(child, decided, lane)
     }
 
     /// Redis queues a command of a MULTI that is open on a leased lane, or a placeholder for what the broker answers.

@@ -23,7 +23,7 @@ impl Shared {
 
     /// The user of a child that has not authenticated. The program's own requests are trusted.
     fn first_user(&self, child: &Child) -> (UserId, Option<AccountId>) {
-        if child.is_local() {
+        if child.origin().is_local() {
             return (UserId::UPSTREAM, None);
         }
         self.users.first(self.probe.default_user(self.env.now))
@@ -31,7 +31,7 @@ impl Shared {
 
     /// Whether this child has to authenticate.
     pub(crate) fn is_judged(&self, child: &Child) -> bool {
-        !child.is_local() && self.users.authenticate_children()
+        !child.origin().is_local() && self.users.authenticate_children()
     }
 
     /// The child is this user from now on. Nothing of it is in flight. Keys that it watched were watched
@@ -189,12 +189,8 @@ impl Shared {
 
     /// Whether a request goes on, and which way where that depends on the user. It is a known command with
     /// the right number of arguments.
-    pub(crate) fn admit(
-        &mut self,
-        child: &mut Child,
-        request: &Request<'_>,
-        decided: &mut Decided,
-    ) -> Option<Flow> {
+    pub(crate) fn admit(&mut self, child: &mut Child, decided: &mut Decided<'_>) -> Option<Flow> {
+        let request = decided.request;
         if !self.is_judged(child) {
             return self.admit_script(child, request, decided);
         }
