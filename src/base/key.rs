@@ -34,6 +34,11 @@ impl<T> Key<T> {
     }
 }
 
+impl<T> Default for Key<T> {
+    fn default() -> Self {
+        Key::NONE
+    }
+}
 impl<T> Clone for Key<T> {
     fn clone(&self) -> Self {
         *self

@@ -131,7 +131,7 @@ impl Broker {
         self.shared.remove_surplus_lanes();
         self.close_orphaned_waits();
         self.shared.repeat_canaries();
-        self.shared.hubs.check(&mut self.shared.connections, &mut self.shared.env);
+        self.shared.live_hubs().check();
         self.shared.check_stalls();
         self.shared.close_idle_lanes();
         self.shared.replace_old_lanes();

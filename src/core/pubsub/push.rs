@@ -5,18 +5,19 @@ use crate::command::{Family, Subscribe};
 use crate::core::child::closing::CloseReason;
 use crate::core::child::{Child, ChildState};
 use crate::core::env::Env;
+use crate::core::pubsub::family_index;
 use crate::resp::{encode, reply};
+
+/// The names of messages, and of the confirmations that somebody has joined or left: those are the names of the commands.
+const NAMES: [(Family, &[u8], [&[u8]; 2]); 3] = [
+    (Family::Channel, b"message", [b"subscribe", b"unsubscribe"]),
+    (Family::Pattern, b"pmessage", [b"psubscribe", b"punsubscribe"]),
+    (Family::Shard, b"smessage", [b"ssubscribe", b"sunsubscribe"]),
+];
 
 /// The name of a confirmation, which is that of the command.
 pub(super) fn verb(change: Subscribe) -> &'static [u8] {
-    match (change.family, change.leave) {
-        (Family::Channel, false) => b"subscribe",
-        (Family::Pattern, false) => b"psubscribe",
-        (Family::Shard, false) => b"ssubscribe",
-        (Family::Channel, true) => b"unsubscribe",
-        (Family::Pattern, true) => b"punsubscribe",
-        (Family::Shard, true) => b"sunsubscribe",
-    }
+    NAMES[family_index(change.family)].2[usize::from(change.leave)]
 }
 
 /// One frame that confirms a change; without a name, that there was nothing to leave.
@@ -39,19 +40,15 @@ pub(super) enum Push {
 
 pub(super) fn push_of(frame: &[u8]) -> Option<Push> {
     let kind = reply::text(&frame[reply::element(frame, 0)?])?;
-    let change = |family, leave| Some(Push::Confirmation(Subscribe { family, leave }));
-    match kind {
-        b"message" => Some(Push::Message(Family::Channel)),
-        b"pmessage" => Some(Push::Message(Family::Pattern)),
-        b"smessage" => Some(Push::Message(Family::Shard)),
-        b"subscribe" => change(Family::Channel, false),
-        b"psubscribe" => change(Family::Pattern, false),
-        b"ssubscribe" => change(Family::Shard, false),
-        b"unsubscribe" => change(Family::Channel, true),
-        b"punsubscribe" => change(Family::Pattern, true),
-        b"sunsubscribe" => change(Family::Shard, true),
-        _ => None,
-    }
+    NAMES.into_iter().find_map(|(family, message, [join, leave])| {
+        let confirmation = |leave| Some(Push::Confirmation(Subscribe { family, leave }));
+        match kind {
+            _ if kind == message => Some(Push::Message(family)),
+            _ if kind == join => confirmation(false),
+            _ if kind == leave => confirmation(true),
+            _ => None,
+        }
+    })
 }
 
 /// Appends a push to a child's output in the child's protocol, within the bounds of subscribers. False if the child has

@@ -4,7 +4,7 @@
 use crate::base::clock::Millis;
 use crate::base::key::Key;
 use crate::command::Family;
-use crate::core::keys::{TopicKey, UserId};
+use crate::core::keys::{ChildKey, TopicKey, UserId};
 use crate::core::pubsub::family_index;
 use std::collections::BTreeSet;
 
@@ -37,6 +37,7 @@ struct FrontChange {
 /// A child's shared subscriptions.
 #[derive(Debug)]
 pub(crate) struct SharedSubscriptions {
+    child: ChildKey,
     user: UserId,
     counts: [u32; 3],
     /// The topics, by the bits of their keys.
@@ -46,9 +47,14 @@ pub(crate) struct SharedSubscriptions {
 }
 
 impl SharedSubscriptions {
-    pub(crate) fn new(user: UserId) -> Box<SharedSubscriptions> {
+    pub(crate) fn new(child: ChildKey, user: UserId) -> Box<SharedSubscriptions> {
         let (held, front) = (BTreeSet::new(), FrontChange::default());
-        Box::new(SharedSubscriptions { user, counts: [0; 3], held, names_bytes: 0, front })
+        Box::new(SharedSubscriptions { child, user, counts: [0; 3], held, names_bytes: 0, front })
+    }
+
+    /// Whose they are.
+    pub(super) fn child(&self) -> ChildKey {
+        self.child
     }
 
     /// Whose connection carries them.

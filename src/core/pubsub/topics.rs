@@ -18,8 +18,7 @@ use crate::resp::Request;
 impl Shared {
     /// Whether the child's subscriptions are shared ones. What it has decides; if it has none, the setting.
     pub(crate) fn subscribes_shared(&self, child: &Child) -> bool {
-        let on_lease = child.subscriptions().is_some_and(|own| own.total() > 0);
-        child.topics().is_some() || (self.env.settings.pubsub == Mode::Shared && !on_lease)
+        child.topics().is_some() || (self.env.settings.pubsub == Mode::Shared && !child.listens_on_lease())
     }
 
     /// Whether a request asks for the invalidations that other children redirect to this one: those come to a
@@ -58,7 +57,7 @@ impl Shared {
     }
 
     fn join_topics(&mut self, child: &mut Child, request: &Request<'_>, change: Subscribe) -> Flow {
-        let (key, proto) = (child.key(), child.session().proto);
+        let proto = child.session().proto;
         let own = child.topics_or_new();
         let user = own.user();
         if own.pinned().is_empty() {
@@ -66,16 +65,16 @@ impl Shared {
                 let max = limits::CHILD_TOPICS_MAX;
                 return self.reject(child, Failure::Limited(Limit::Subscriptions { max }));
             }
-            if self.hub_is_full(user, key) {
+            if self.hub_is_full(user, own.child()) {
                 return Flow::Hold(Hold::LaneFull);
             }
-            own.pin(self.hubs.pin(&mut self.connections, user, change.family, request));
+            own.pin(self.live_hubs().pin(user, change.family, request));
         }
         let refusal = own.take_refusal();
         if own.is_fence_answered() {
             match refusal.map_or_else(|| self.hubs.are_on(own.pinned()), Err) {
                 Ok(true) => {
-                    let confirmations = self.hubs.join(own, key, change, proto);
+                    let confirmations = self.hubs.join(own, change, proto);
                     self.confirm(child, &confirmations);
                     return Flow::Done;
                 }
@@ -88,22 +87,20 @@ impl Shared {
             }
         }
         let fence = self.hubs.next_ping();
-        self.hubs.ask_to_join(&mut self.connections, &mut self.env, own, key, fence);
+        self.live_hubs().ask_to_join(own, fence);
         self.await_fence(child, fence)
     }
 
     fn leave_topics(&mut self, child: &mut Child, request: &Request<'_>, change: Subscribe) -> Flow {
-        let (key, proto) = (child.key(), child.session().proto);
+        let proto = child.session().proto;
         let Some(own) = child.topics_mut() else {
             self.leave_nothing(child, change.family, request);
             return Flow::Done;
         };
-        let (hubs, connections, env) = (&mut self.hubs, &mut self.connections, &mut self.env);
-        let named = hubs.named(own, change.family, request);
-        match hubs.may_leave(connections, env, own, &named) {
+        let named = self.hubs.named(own, change.family, request);
+        match self.live_hubs().may_leave(own, &named) {
             Ok(true) => {
-                let (child_side, form) = ((own, key), (change, proto));
-                let confirmations = hubs.leave(connections, env, child_side, form, (&named, request));
+                let confirmations = self.live_hubs().leave(own, (change, proto), &named, request);
                 self.confirm(child, &confirmations);
                 Flow::Done
             }
@@ -126,7 +123,7 @@ impl Shared {
             return Err(Flow::Hold(Hold::OwnReplies));
         }
         let held: Vec<_> = own.held().collect();
-        if self.hubs.may_leave(&mut self.connections, &mut self.env, own, &held) == Ok(false) {
+        if self.live_hubs().may_leave(own, &held) == Ok(false) {
             let fence = self.hubs.next_ping();
             return Err(self.await_fence(child, fence));
         }
@@ -137,14 +134,14 @@ impl Shared {
     /// A child ends, or has left everything: its topics go on without it.
     pub(crate) fn drop_topics(&mut self, child: &mut Child) {
         if let Some(mut own) = child.take_topics() {
-            self.hubs.leave_all(&mut self.connections, &mut self.env, &mut own, child.key());
+            self.live_hubs().leave_all(&mut own);
         }
     }
 
     /// The request at the front is done, or will not be: what it waited for may go.
     pub(crate) fn forget_front_topics(&mut self, child: &mut Child) {
         let Some(own) = child.topics_mut() else { return };
-        self.hubs.unpin(&mut self.connections, &mut self.env, own);
+        self.live_hubs().unpin(own);
         if own.total() == 0 {
             child.take_topics();
         }
@@ -165,11 +162,11 @@ impl Shared {
         let Some(own) = child.topics_mut() else { return Flow::Gone };
         own.await_fence(fence, self.env.now);
         let user = own.user();
-        if self.hubs.is_ready(&self.connections, user) {
-            let asked = Asked::Fence(child.key(), fence);
-            self.hubs.ask(&mut self.connections, &mut self.env, user, asked);
+        let mut hubs = self.live_hubs();
+        if hubs.is_ready(user) {
+            hubs.ask(user, Asked::Fence(child.key(), fence));
         } else {
-            self.hubs.want(&mut self.connections, &mut self.env, user);
+            hubs.want(user);
         }
         self.arm_topics_wait(child, self.env.now + self.topics_patience());
         Flow::Hold(Hold::Subscription)
@@ -201,12 +198,11 @@ impl Shared {
             return;
         }
         let waited = self.env.now - since;
-        let ready = self.hubs.is_ready(&self.connections, user);
+        let ready = self.live_hubs().is_ready(user);
         match self.topics_wait_failure(user, waited) {
             Some(failure) => {
-                let key = child.key();
                 if ready && let Some(own) = child.topics_mut() {
-                    self.hubs.leave_unwanted(&mut self.connections, &mut self.env, own, key);
+                    self.live_hubs().leave_unwanted(own);
                 }
                 self.forget_front_topics(child);
                 self.fail_front(child, failure);

@@ -7,11 +7,16 @@ use crate::core::child::closing::CloseReason;
 use crate::core::child::hold::Hold;
 use crate::core::keys::{ChildKey, LaneKey, TopicKey, UserId};
 use crate::core::pubsub::SubscriberLoss;
-use crate::core::pubsub::hubs::{Asked, Received};
+use crate::core::pubsub::hubs::{Asked, LiveHubs, Received};
 use crate::core::pubsub::push::{append_push, confirmation};
 use crate::core::shared::Shared;
 
 impl Shared {
+    /// The shared subscriptions with the connections that carry them.
+    pub(crate) fn live_hubs(&mut self) -> LiveHubs<'_> {
+        self.hubs.live(&mut self.connections, &mut self.env)
+    }
+
     /// The listeners have been seen to: the others need another connection.
     fn reconnect_hub(&mut self, user: UserId, loss: SubscriberLoss) {
         // The user may have ended with its listeners.
@@ -31,8 +36,7 @@ impl Shared {
 impl Broker {
     /// One frame on a connection for subscriptions. `Err` says why it makes no sense there.
     pub(crate) fn hub_said(&mut self, lane: LaneKey, frame: &[u8], kind: u8) -> Result<(), &'static str> {
-        let shared = &mut self.shared;
-        match shared.hubs.received(&mut shared.connections, &mut shared.env, lane, (kind, frame))? {
+        match self.shared.live_hubs().received(lane, kind, frame)? {
             Received::Nothing => {}
             Received::Message(topic) => self.push_to_listeners(topic, frame),
             Received::FenceAnswered(child, number) => self.fence_answered(child, number),
@@ -78,8 +82,7 @@ impl Broker {
                 self.shared.close(child);
             }
         }
-        let shared = &mut self.shared;
-        shared.hubs.release(&mut shared.connections, &mut shared.env, topic);
+        self.shared.live_hubs().release(topic);
     }
 
     /// The upstream has ended the subscription itself: the slot of a shard channel has moved.
@@ -89,20 +92,19 @@ impl Broker {
             let Some(child) = self.children.get_mut(key) else { continue };
             let proto = child.session().proto;
             let Some(own) = child.topics_mut() else { continue };
-            let shared = &mut self.shared;
-            shared.hubs.unsubscribe(&mut shared.connections, &mut shared.env, own, key, topic);
+            self.shared.live_hubs().unsubscribe(own, topic);
             let mut out = Vec::new();
             confirmation(&mut out, proto, change, Some(&name), own.count(change.family));
-            if !append_push(child, &mut shared.env, &out) {
-                shared.close(child);
+            if !append_push(child, &mut self.shared.env, &out) {
+                self.shared.close(child);
             }
         }
     }
 
     /// Children that wait for a confirmation ask for their fences on a new connection.
     pub(crate) fn ask_fences_again(&mut self, user: UserId) {
-        let Shared { hubs, connections, env, .. } = &mut self.shared;
-        if !hubs.is_ready(connections, user) {
+        let mut hubs = self.shared.live_hubs();
+        if !hubs.is_ready(user) {
             // Lost again in the event that brought it.
             return;
         }
@@ -111,7 +113,7 @@ impl Broker {
             let fence =
                 own.filter(|_| child.hold() == Hold::Subscription).and_then(|own| own.awaited_fence());
             if let Some(number) = fence {
-                hubs.ask(connections, env, user, Asked::Fence(key, number));
+                hubs.ask(user, Asked::Fence(key, number));
             }
         }
     }
