@@ -57,12 +57,12 @@ impl Shared {
                 Flow::Hold(Hold::Reply)
             }
             Leased::Exec => self.exec_leased(child, request, id, lane),
-            Leased::Queue(local) => self.queue_leased(child, request, id, local, lane),
+            Leased::Queue(local) => self.queue_command(child, request, id, local, Some(lane)),
             Leased::QueueSelect => {
                 if let Some(db) = db_named(request) {
                     child.session_mut().transaction.note_select(db);
                 }
-                self.queue_leased(child, request, id, None, lane)
+                self.queue_command(child, request, id, None, Some(lane))
             }
             Leased::Select => self.select_on_lease(child, request, id, lane),
             Leased::Subscribe(change) => self.change_subscription(child, request, id, change, lane),

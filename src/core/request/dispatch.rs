@@ -199,7 +199,7 @@ impl Shared {
                 child.session_mut().transaction.forget_watch();
                 self.answer_ok(child)
             }
-            Way::Queue(local) => self.queue_command(child, request, id, local),
+            Way::Queue(local) => self.queue_command(child, request, id, local, None),
             Way::Escalate => self.escalate(child, request, decided),
             Way::ExecQueued => self.exec_queued(child, request, id),
             Way::DiscardQueued => {
