@@ -30,28 +30,35 @@ pub(crate) struct Claim {
 /// What one request on the probe is for. Answers come in the order of the requests.
 #[derive(Debug)]
 pub(crate) enum Proof {
-    /// A child's AUTH or HELLO AUTH.
-    Claim { asker: Asker, claim: Claim },
+    /// A child's question.
+    Child(Asker, ProofAbout),
     /// HELLO AUTH of a user with a random word: does it take any password?
     AnyPassword { name: Box<[u8]>, word: Password },
     /// HELLO AUTH of a user that has lost a connection: does it still exist?
     Recheck(UserId),
     /// HELLO AUTH of the user that the next requests are made as.
     As(UserId),
-    /// A child's SELECT, as its user.
-    Select { asker: Asker, db: Option<u32> },
-    /// MULTI, as a child's user.
-    Multi { asker: Asker, user: UserId },
-    /// A command of the same name as a child's, as its user: does it have the right?
-    Permit { asker: Asker },
-    /// A child's request that has to overtake what runs on its lanes, as its user.
-    Relay { asker: Asker },
     /// PING without authentication: does the default user need a password?
     Default,
     /// The answer changes nothing.
     Ignore,
     /// RESET.
     Reset,
+}
+
+/// What a child's question is about. All but the first are asked as its user.
+#[derive(Debug)]
+pub(crate) enum ProofAbout {
+    /// Its AUTH or HELLO AUTH.
+    Claim(Claim),
+    /// Its SELECT of this db, if there can be such a one.
+    Select(Option<u32>),
+    /// MULTI: may this user?
+    Multi(UserId),
+    /// A command of the same name as its own: does it have the right?
+    Permit,
+    /// Its request, which has to overtake what runs on its lanes.
+    Relay,
 }
 
 /// What an answer on the probe means for the child that asked.
@@ -61,25 +68,10 @@ pub(crate) enum ProofOutcome {
     Again,
     /// Its user has the right to the request at the front.
     Permitted,
-    /// The db it has selected, if it has, and the answer.
-    Select(Option<u32>, Vec<u8>),
-    /// The answer.
-    Answer(Vec<u8>),
+    /// The answer, and the db it has selected.
+    Answer(Vec<u8>, Option<u32>),
     /// What the upstream says of its name and password.
     Claim(Claim, Vec<u8>),
-}
-
-/// A verdict and the child it is for.
-#[derive(Debug)]
-pub(crate) struct Proved {
-    pub(crate) asker: Asker,
-    pub(crate) verdict: ProofOutcome,
-}
-
-impl Proved {
-    pub(crate) fn child(&self) -> ChildKey {
-        self.asker.child
-    }
 }
 
 /// The connection, and what is known of connections that have not authenticated.

@@ -416,7 +416,7 @@ impl Shared {
             return Flow::Hold(Hold::OwnReplies);
         }
         if child.has_rights() {
-            return self.ask_relay(child, request.bytes);
+            return self.ask_relay(child, request);
         }
         if !ready {
             return self.wait_for_upstream(child);

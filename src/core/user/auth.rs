@@ -9,6 +9,7 @@ use crate::core::child::Child;
 use crate::core::child::hold::Hold;
 use crate::core::keys::{AccountId, UserId};
 use crate::core::lease::state::LeaseState;
+use crate::core::questions::probe::ProofAbout;
 use crate::core::request::flow::{Decided, Flow};
 use crate::core::shared::Shared;
 use crate::core::timers::Timer;
@@ -74,31 +75,15 @@ impl Shared {
     // ---- AUTH -----------------------------------------------------------------------------------------
 
     pub(crate) fn authenticate(&mut self, child: &mut Child, request: &Request<'_>) -> Flow {
-        let claim = match request.argc() {
-            2 => (None, request.arg(1)),
-            3 => (Some(request.arg(1)), request.arg(2)),
+        let args: Vec<&[u8]> = request.args().collect();
+        let (name, password) = match args[..] {
+            [_, password] => (None, password),
+            [_, name, password] => (Some(name), password),
             _ => return self.reject(child, texts::SYNTAX),
         };
-        if child.is_under_way() {
-            return Flow::Hold(Hold::OwnReplies);
-        }
-        let said = (claim.0.unwrap_or(b"default"), claim.1);
-        if let Err(flow) = self.may_guess(child, said) {
-            return flow;
-        }
-        if is_too_long(said) {
-            return self.refuse_claim(child, said.0);
-        }
-        if self.users.are_upstreams() {
-            let args: Vec<&[u8]> = request.args().collect();
-            return self.ask_claim(child, &args, said, None);
-        }
-        match self.let_in(child, claim.0, claim.1) {
-            Ok(()) => {
-                self.answer(child, b"+OK\r\n");
-                Flow::Done
-            }
-            Err(text) => self.reject(child, text),
+        match self.claim(child, name, password, &args, None) {
+            Ok(()) => self.answer_ok(child),
+            Err(flow) => flow,
         }
     }
 
@@ -110,19 +95,40 @@ impl Shared {
         resume: usize,
     ) -> Result<(), Flow> {
         let (name, password) = (request.arg(resume - 2), request.arg(resume - 1));
+        let args = [request.arg(0), b"2", b"AUTH", name, password];
+        let resume = u16::try_from(resume).unwrap_or(u16::MAX);
+        self.claim(child, Some(name), password, &args, Some(resume))
+    }
+
+    /// A child says who it is. `request` is how the upstream is asked, if it judges.
+    fn claim(
+        &mut self,
+        child: &mut Child,
+        name: Option<&[u8]>,
+        password: &[u8],
+        request: &[&[u8]],
+        resume: Option<u16>,
+    ) -> Result<(), Flow> {
         if child.is_under_way() {
             return Err(Flow::Hold(Hold::OwnReplies));
         }
-        self.may_guess(child, (name, password))?;
-        if is_too_long((name, password)) {
-            return Err(self.refuse_claim(child, name));
+        let said = (name.unwrap_or(b"default"), password);
+        self.may_guess(child, said)?;
+        if is_too_long(said) {
+            return Err(self.refuse_claim(child, said.0));
         }
         if self.users.are_upstreams() {
-            let args = [request.arg(0), b"2", b"AUTH", name, password];
-            let resume = u16::try_from(resume).unwrap_or(u16::MAX);
-            return Err(self.ask_claim(child, &args, (name, password), Some(resume)));
+            return Err(self.ask_claim(child, request, said, resume));
         }
-        self.let_in(child, Some(name), password).map_err(|text| self.reject(child, text))
+        match self.users.verify(name, password) {
+            PasswordCheck::Welcome(account) => {
+                self.guessed_right(child, said);
+                self.become_user(child, self.users.user_of(account), Some(account));
+                Ok(())
+            }
+            PasswordCheck::WrongPassword => Err(self.refuse_claim(child, said.0)),
+            PasswordCheck::NoneNeeded => Err(self.reject(child, texts::AUTH_WITHOUT_PASSWORD)),
+        }
     }
 
     /// Whether the child's password may be looked at now. The delay comes before the answer: a child that hangs up
@@ -131,7 +137,7 @@ impl Shared {
         let now = self.env.now;
         let due = match child.front().auth_due() {
             Some(due) => due,
-            None => self.users.guess_due(&Source::of(child), claim, now),
+            None => now + self.users.guesses().delay(&Source::of(child), claim, now),
         };
         if due <= now {
             return Ok(());
@@ -142,11 +148,11 @@ impl Shared {
     }
 
     pub(super) fn guessed_right(&mut self, child: &Child, claim: (&[u8], &[u8])) {
-        self.users.guessed_right(Source::of(child), claim, self.env.now);
+        self.users.guesses().was_right(Source::of(child), claim, self.env.now);
     }
 
     pub(super) fn guessed_wrong(&mut self, child: &Child, name: &[u8]) {
-        let delay_ms = self.users.guessed_wrong(Source::of(child), self.env.now);
+        let delay_ms = self.users.guesses().was_wrong(Source::of(child), self.env.now);
         let name = String::from_utf8_lossy(&name[..name.len().min(64)]);
         let label = child.label();
         log::warn!(
@@ -157,26 +163,6 @@ impl Shared {
     fn refuse_claim(&mut self, child: &mut Child, name: &[u8]) -> Flow {
         self.guessed_wrong(child, name);
         self.reject(child, texts::WRONGPASS)
-    }
-
-    fn let_in(
-        &mut self,
-        child: &mut Child,
-        name: Option<&[u8]>,
-        password: &[u8],
-    ) -> Result<(), &'static str> {
-        match self.users.verify(name, password) {
-            PasswordCheck::Welcome(account) => {
-                self.guessed_right(child, (name.unwrap_or(b"default"), password));
-                self.become_user(child, self.users.user_of(account), Some(account));
-                Ok(())
-            }
-            PasswordCheck::WrongPassword => {
-                self.guessed_wrong(child, name.unwrap_or(b"default"));
-                Err(texts::WRONGPASS)
-            }
-            PasswordCheck::NoneNeeded => Err(texts::AUTH_WITHOUT_PASSWORD),
-        }
     }
 
     /// Bytes of one request. `child_input_max` bounds the value; names, keys and framing have room besides, so that
@@ -247,12 +233,13 @@ impl Shared {
             return None;
         }
         let client = request.arg(0);
-        match route {
-            Route::Local(Local::ClientKill) => Some(self.ask_permit(child, &[client, b"KILL", b"ID", b"0"])),
-            Route::Local(Local::ClientList) => Some(self.ask_permit(child, &[client, b"LIST", b"ID", b"0"])),
-            Route::Local(Local::ClientUnblock) => Some(self.ask_permit(child, &[client, b"UNBLOCK", b"0"])),
-            _ => None,
-        }
+        let harmless: &[&[u8]] = match route {
+            Route::Local(Local::ClientKill) => &[client, b"KILL", b"ID", b"0"],
+            Route::Local(Local::ClientList) => &[client, b"LIST", b"ID", b"0"],
+            Route::Local(Local::ClientUnblock) => &[client, b"UNBLOCK", b"0"],
+            _ => return None,
+        };
+        Some(self.ask_as(child, harmless, ProofAbout::Permit))
     }
 
     pub(crate) fn turn_away(

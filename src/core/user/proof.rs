@@ -2,7 +2,7 @@
 //! the children that asked. RESET follows each question, so that the next one does not depend on it. A password that is
 //! refused here harms no other connection.
 
-use crate::base::failure::{ErrorLine, Failure, Limit};
+use crate::base::failure::{Failure, Limit};
 use crate::base::key::Key;
 use crate::base::limits;
 use crate::command::NO_COMMAND;
@@ -13,23 +13,16 @@ use crate::core::connection::role::RoleData;
 use crate::core::connection::slot::{SlotFlags, SlotKind};
 use crate::core::keys::UserId;
 use crate::core::notice::Notice;
-use crate::core::questions::probe::{Asker, Claim, Proof, ProofOutcome, Proved};
+use crate::core::questions::probe::{Asker, Claim, Proof, ProofAbout, ProofOutcome};
 use crate::core::request::flow::Flow;
 use crate::core::shared::Shared;
 use crate::core::timers::Timer;
 use crate::core::user::credentials::Password;
 use crate::resp::{Request, encode, reply};
+use zeroize::Zeroizing;
 
 /// A longer argument of SELECT is no number, bytes.
-pub(crate) const SELECT_MAX: usize = 64;
-
-pub(crate) const PING: &[u8] = b"*1\r\n$4\r\nPING\r\n";
-
-pub(crate) const MULTI: &[u8] = b"*1\r\n$5\r\nMULTI\r\n";
-
-pub(crate) const DISCARD: &[u8] = b"*1\r\n$7\r\nDISCARD\r\n";
-
-pub(crate) const RESET: &[u8] = b"*1\r\n$5\r\nRESET\r\n";
+const SELECT_MAX: usize = 64;
 
 impl Shared {
     /// Makes the probe's lane and dials it. It is dialled again for as long as the broker lives.
@@ -56,8 +49,8 @@ impl Shared {
         if asks && self.probe_is_ready() {
             self.probe.asks_default(self.env.now);
             // A connection that is authenticated stays so, even if the user has a password by now.
-            self.prove(RESET, Proof::Reset);
-            self.prove(PING, Proof::Default);
+            self.prove(&[b"RESET"], Proof::Reset);
+            self.prove(&[b"PING"], Proof::Default);
         }
     }
 
@@ -72,9 +65,8 @@ impl Shared {
         let ready = self.probe_is_ready();
         self.users.set_suspect(user, !ready);
         if ready {
-            let auth = self.auth_request(user);
-            self.prove(&auth, Proof::Recheck(user));
-            self.prove(RESET, Proof::Reset);
+            self.prove_user(user, Proof::Recheck(user));
+            self.prove(&[b"RESET"], Proof::Reset);
         }
     }
 
@@ -92,25 +84,22 @@ impl Shared {
             Ok(asker) => asker,
             Err(flow) => return flow,
         };
-        let mut bytes = zeroize::Zeroizing::new(Vec::new());
-        encode::request(&mut bytes, request);
         if self.users.is_worth_a_test(claim.0, claim.1, self.env.now) {
             self.test_any_password(claim.0);
         }
         let tested = self.users.is_named(claim.0);
         let claim = Claim { name: claim.0.into(), password: Password::new(claim.1), resume, tested };
-        self.prove(&bytes, Proof::Claim { asker, claim });
-        self.prove(RESET, Proof::Reset);
+        self.prove(request, Proof::Child(asker, ProofAbout::Claim(claim)));
+        self.prove(&[b"RESET"], Proof::Reset);
         Flow::Hold(Hold::Question)
     }
 
     /// Asks whether a user takes any password. Then all children with its name are one user, with whatever password.
     fn test_any_password(&mut self, name: &[u8]) {
         let word = format!("{:032x}", self.env.rng.u128(..)).into_bytes();
-        let mut bytes = Vec::new();
-        encode::request(&mut bytes, &[&b"HELLO"[..], b"2", b"AUTH", name, &word]);
-        self.prove(&bytes, Proof::AnyPassword { name: name.into(), word: Password::new(&word) });
-        self.prove(RESET, Proof::Reset);
+        let proof = Proof::AnyPassword { name: name.into(), word: Password::new(&word) };
+        self.prove(&[b"HELLO", b"2", b"AUTH", name, &word], proof);
+        self.prove(&[b"RESET"], Proof::Reset);
     }
 
     /// A child's SELECT: whether its user may, and whether the db exists.
@@ -118,46 +107,38 @@ impl Shared {
         // No number is as long, and before it is authenticated the probe may send only short arguments.
         let argument = request.arg(1);
         let argument = if argument.len() > SELECT_MAX { b"x" } else { argument };
-        let mut bytes = Vec::new();
-        encode::request(&mut bytes, &[request.arg(0), argument]);
-        self.ask_as(child, |broker, asker, _| broker.prove(&bytes, Proof::Select { asker, db }))
+        self.ask_as(child, &[request.arg(0), argument], ProofAbout::Select(db))
     }
 
     /// Whether a child's user may MULTI: in a block, a MULTI that is refused would let what follows it run
     /// one by one.
     pub(super) fn ask_multi(&mut self, child: &mut Child) -> Flow {
-        self.ask_as(child, |broker, asker, user| {
-            broker.prove(MULTI, Proof::Multi { asker, user });
-            broker.prove(DISCARD, Proof::Ignore);
-        })
-    }
-
-    /// Whether a child's user may run a command that the broker carries out itself: `harmless` is one that does
-    /// nothing.
-    pub(super) fn ask_permit(&mut self, child: &mut Child, harmless: &[&[u8]]) -> Flow {
-        let mut request = Vec::new();
-        encode::request(&mut request, harmless);
-        self.ask_as(child, |broker, asker, _| broker.prove(&request, Proof::Permit { asker }))
+        self.ask_as(child, &[b"MULTI"], ProofAbout::Multi(child.user()))
     }
 
     /// A child's SCRIPT KILL or FUNCTION KILL: on the lane that runs the script it would stand behind it.
-    pub(crate) fn ask_relay(&mut self, child: &mut Child, request: &[u8]) -> Flow {
-        self.ask_as(child, |broker, asker, _| broker.prove(request, Proof::Relay { asker }))
+    pub(crate) fn ask_relay(&mut self, child: &mut Child, request: &Request<'_>) -> Flow {
+        let args: Vec<&[u8]> = request.args().collect();
+        self.ask_as(child, &args, ProofAbout::Relay)
     }
 
-    fn ask_as(&mut self, child: &mut Child, ask: impl FnOnce(&mut Shared, Asker, UserId)) -> Flow {
+    /// Asks as the child's user.
+    pub(super) fn ask_as(&mut self, child: &mut Child, request: &[&[u8]], about: ProofAbout) -> Flow {
         let asker = match self.asker(child) {
             Ok(asker) => asker,
             Err(flow) => return flow,
         };
         let user = child.user();
         if self.users.is_known(user) {
-            let auth = self.auth_request(user);
-            self.prove(&auth, Proof::As(user));
+            self.prove_user(user, Proof::As(user));
         }
         // Else as the default user, which it is after every RESET.
-        ask(self, asker, user);
-        self.prove(RESET, Proof::Reset);
+        let opens_multi = matches!(about, ProofAbout::Multi(_));
+        self.prove(request, Proof::Child(asker, about));
+        if opens_multi {
+            self.prove(&[b"DISCARD"], Proof::Ignore);
+        }
+        self.prove(&[b"RESET"], Proof::Reset);
         Flow::Hold(Hold::Question)
     }
 
@@ -178,16 +159,19 @@ impl Shared {
         Ok(asker)
     }
 
-    fn auth_request(&self, user: UserId) -> zeroize::Zeroizing<Vec<u8>> {
+    /// Becomes this user, as lanes are greeted: AUTH may be renamed.
+    fn prove_user(&mut self, user: UserId, proof: Proof) {
         let said = self.users.get(user, &self.env.upstream);
-        let mut bytes = zeroize::Zeroizing::new(Vec::new());
         let (name, password) = (said.name.unwrap_or(b"default"), said.password.unwrap_or_default());
-        // As lanes are greeted: AUTH may be renamed.
-        encode::request(&mut bytes, &[&b"HELLO"[..], b"2", b"AUTH", name, password]);
-        bytes
+        let request = request_of(&[b"HELLO", b"2", b"AUTH", name, password]);
+        self.send_proof(&request, proof);
     }
 
-    fn prove(&mut self, request: &[u8], proof: Proof) {
+    fn prove(&mut self, request: &[&[u8]], proof: Proof) {
+        self.send_proof(&request_of(request), proof);
+    }
+
+    fn send_proof(&mut self, request: &[u8], proof: Proof) {
         let Some(lane) = self.probe.lane() else { return };
         self.probe.sent(proof);
         self.send(lane, request, Key::NONE, NO_COMMAND, SlotKind::Proof, SlotFlags::NONE);
@@ -216,51 +200,48 @@ impl Shared {
         let Some(proof) = self.probe.answered() else { return };
         match (proof, frame) {
             (Proof::Recheck(user), None) => self.users.set_suspect(user, true),
-            (
-                Proof::Claim { asker, .. }
-                | Proof::Select { asker, .. }
-                | Proof::Multi { asker, .. }
-                | Proof::Permit { asker }
-                | Proof::Relay { asker },
-                None,
-            ) => {
-                // Nothing has changed: its request is looked at afresh.
-                self.tell(asker, ProofOutcome::Again);
+            // Nothing has changed: its request is looked at afresh.
+            (Proof::Child(asker, _), None) => {
+                self.env.notify(Notice::Proved(asker, ProofOutcome::Again));
             }
             (_, None) => {}
+            (Proof::Child(asker, about), Some(frame)) => {
+                let outcome = self.outcome(about, frame);
+                self.env.notify(Notice::Proved(asker, outcome));
+            }
             (proof, Some(frame)) => self.proof_given(proof, frame),
         }
     }
 
+    /// What the answer to a child's question means for it.
+    fn outcome(&mut self, about: ProofAbout, frame: &[u8]) -> ProofOutcome {
+        let answer = self.probe.verdict(frame);
+        match about {
+            ProofAbout::Claim(claim) => ProofOutcome::Claim(claim, frame.to_vec()),
+            ProofAbout::Select(db) => {
+                let db = db.filter(|_| answer == b"+OK\r\n");
+                ProofOutcome::Answer(answer, db)
+            }
+            ProofAbout::Multi(user) => {
+                let refusal = reply::is_error(&answer).then_some(answer);
+                self.users.set_multi(user, refusal, self.env.now);
+                ProofOutcome::Again
+            }
+            ProofAbout::Permit if self.probe.is_denied() || is_denial(&answer) => {
+                ProofOutcome::Answer(answer, None)
+            }
+            ProofAbout::Permit => ProofOutcome::Permitted,
+            ProofAbout::Relay => ProofOutcome::Answer(answer, None),
+        }
+    }
+
+    /// The upstream has answered what no child has asked.
     fn proof_given(&mut self, proof: Proof, frame: &[u8]) {
         match proof {
-            Proof::Claim { asker, claim } => self.tell(asker, ProofOutcome::Claim(claim, frame.to_vec())),
             Proof::Recheck(user) => self.check_credentials(user, frame),
             Proof::As(user) => {
                 self.probe.authenticated(reply::is_error(frame).then_some(frame));
                 self.check_credentials(user, frame);
-            }
-            Proof::Select { asker, db } => {
-                let answer = self.probe.verdict(frame);
-                let db = db.filter(|_| answer == b"+OK\r\n");
-                self.tell(asker, ProofOutcome::Select(db, answer));
-            }
-            Proof::Multi { asker, user } => {
-                let answer = self.probe.verdict(frame);
-                let refusal = reply::is_error(&answer).then_some(answer);
-                self.users.set_multi(user, refusal, self.env.now);
-                self.tell(asker, ProofOutcome::Again);
-            }
-            Proof::Permit { asker } => {
-                let verdict = match self.probe.verdict(frame) {
-                    refusal if self.probe.is_denied() || is_denial(&refusal) => ProofOutcome::Answer(refusal),
-                    _ => ProofOutcome::Permitted,
-                };
-                self.tell(asker, verdict);
-            }
-            Proof::Relay { asker } => {
-                let answer = self.probe.verdict(frame);
-                self.tell(asker, ProofOutcome::Answer(answer));
             }
             Proof::Default => self.default_answered(frame),
             Proof::AnyPassword { name, word } => {
@@ -269,7 +250,7 @@ impl Shared {
                     self.users.set_any_password(&name, any.then_some(word), self.env.now);
                 }
             }
-            Proof::Ignore => {}
+            Proof::Child(..) | Proof::Ignore => {}
             Proof::Reset => {
                 self.probe.reset();
                 if let (Some(lane), false) = (self.probe.lane(), frame == b"+RESET\r\n") {
@@ -279,14 +260,9 @@ impl Shared {
         }
     }
 
-    fn tell(&mut self, asker: Asker, verdict: ProofOutcome) {
-        self.env.notify(Notice::Proved(Proved { asker, verdict }));
-    }
-
     /// The upstream has answered a question about a child, which may wait for another one by now.
-    pub(crate) fn proved(&mut self, child: &mut Child, proved: Proved) {
-        let Proved { asker, verdict } = proved;
-        if let ProofOutcome::Claim(claim, frame) = &verdict
+    pub(crate) fn proved(&mut self, child: &mut Child, asker: Asker, outcome: ProofOutcome) {
+        if let ProofOutcome::Claim(claim, frame) = &outcome
             && is_wrong_password(frame)
         {
             self.guessed_wrong(child, &claim.name);
@@ -295,17 +271,16 @@ impl Shared {
             return;
         }
         child.front_mut().forget_question();
-        match verdict {
+        match outcome {
             ProofOutcome::Again => self.lift(child),
             ProofOutcome::Permitted => {
                 child.front_mut().permit();
                 self.lift(child);
             }
-            ProofOutcome::Select(db, answer) => {
+            ProofOutcome::Answer(answer, db) => {
                 child.session_mut().db = db.unwrap_or(child.session().db);
                 self.answer_front(child, &answer);
             }
-            ProofOutcome::Answer(answer) => self.answer_front(child, &answer),
             ProofOutcome::Claim(_, frame) if reply::is_error(&frame) => self.answer_front(child, &frame),
             ProofOutcome::Claim(claim, frame) => self.claim_accepted(child, &claim, &frame),
         }
@@ -329,10 +304,7 @@ impl Shared {
                 return self.lift(child);
             }
             let failure = Failure::Limited(Limit::Passwords { max: limits::USER_PASSWORDS_MAX });
-            self.env.counters.failed(failure.kind(), 1);
-            let mut refusal = Vec::new();
-            encode::error(&mut refusal, failure.line());
-            return self.answer_front(child, &refusal);
+            return self.fail_front(child, failure);
         };
         self.become_user(child, user, None);
         let Some(argument) = *resume else { return self.answer_front(child, frame) };
@@ -342,12 +314,10 @@ impl Shared {
 
     /// The user of a name and password that the upstream has accepted. Unused passwords of the same name make room.
     fn admit_user(&mut self, name: &[u8], password: &Password) -> Option<UserId> {
-        let user = self.users.admit(name, password, self.env.now);
-        if user.is_some() {
-            return user;
-        }
-        self.end_user(self.users.longest_abandoned(name)?);
-        self.users.admit(name, password, self.env.now)
+        self.users.admit(name, password, self.env.now).or_else(|| {
+            self.end_user(self.users.longest_abandoned(name)?);
+            self.users.admit(name, password, self.env.now)
+        })
     }
 
     /// Only WRONGPASS means that the user is gone or has another password.
@@ -369,6 +339,13 @@ impl Shared {
         }
         self.env.notify(Notice::UpstreamAnswers);
     }
+}
+
+/// There may be a password in it.
+fn request_of(argv: &[&[u8]]) -> Zeroizing<Vec<u8>> {
+    let mut bytes = Zeroizing::new(Vec::new());
+    encode::request(&mut bytes, argv);
+    bytes
 }
 
 /// The one refusal that means that the password is wrong, or the user is gone.

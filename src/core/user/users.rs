@@ -10,7 +10,7 @@ use crate::config::accounts::{Account, Hash};
 use crate::config::value::Auth;
 use crate::core::keys::{AccountId, UserId};
 use crate::core::user::credentials::{Credentials, Password};
-use crate::core::user::guesses::{Guesses, Source};
+use crate::core::user::guesses::Guesses;
 use std::collections::HashMap;
 
 /// A user of the upstream with the very password that the upstream has accepted.
@@ -54,7 +54,6 @@ pub(crate) struct Users {
     /// Of users with several passwords: when they were last tried with a random word, and the word if it was accepted.
     tested: HashMap<Box<[u8]>, (Millis, Option<Password>)>,
     locals: Vec<LocalUser>,
-    /// Wrong passwords, by where they came from.
     guesses: Guesses,
     /// ACL WHOAMI in the present table.
     whoami: Option<CommandId>,
@@ -77,7 +76,11 @@ impl Users {
             multi: HashMap::new(),
             tested: HashMap::new(),
             locals: Vec::new(),
-            guesses: Guesses::default(),
+            guesses: Guesses::new(match mode {
+                // Redis judges, and has no such delay itself: the delay only keeps the turn of others at the probe.
+                Auth::Passthrough => limits::GUESS_DELAY,
+                Auth::Broker | Auth::Users => limits::GUESS_DELAY_MAX,
+            }),
             whoami: None,
         }
     }
@@ -96,10 +99,10 @@ impl Users {
     pub(crate) fn first(&self, default: UserId) -> (UserId, Option<AccountId>) {
         match self.mode {
             Auth::Broker => (UserId::UPSTREAM, None),
-            Auth::Users => match self.default_account() {
-                Some(account) => (self.user_of(account), Some(account)),
-                None => (UserId::NOBODY, None),
-            },
+            Auth::Users => {
+                let account = self.default_account();
+                (account.map_or(UserId::NOBODY, |account| self.user_of(account)), account)
+            }
             Auth::Passthrough => (default, None),
         }
     }
@@ -289,27 +292,9 @@ impl Users {
         }
     }
 
-    // ---- wrong passwords ------------------------------------------------------------------------------
-
-    /// When this password of a child of this source may be looked at.
-    pub(super) fn guess_due(&mut self, source: &Source, claim: (&[u8], &[u8]), now: Millis) -> Millis {
-        let most = self.guess_delay_max();
-        now + self.guesses.delay(source, claim, most, now)
-    }
-
-    pub(super) fn guessed_right(&mut self, source: Source, claim: (&[u8], &[u8]), now: Millis) {
-        self.guesses.was_right(source, claim, now);
-    }
-
-    /// Returns how long the next password from there waits.
-    pub(super) fn guessed_wrong(&mut self, source: Source, now: Millis) -> Millis {
-        let most = self.guess_delay_max();
-        self.guesses.was_wrong(source, most, now)
-    }
-
-    /// Where Redis judges, and has no such delay itself, the delay only keeps the turn of others at the probe.
-    fn guess_delay_max(&self) -> Millis {
-        if self.are_upstreams() { limits::GUESS_DELAY } else { limits::GUESS_DELAY_MAX }
+    /// Wrong passwords, by where they came from.
+    pub(super) fn guesses(&mut self) -> &mut Guesses {
+        &mut self.guesses
     }
 
     // ---- the broker's own users -----------------------------------------------------------------------
