@@ -94,7 +94,6 @@ impl Shared {
     fn check_stalls(&mut self) {
         self.ask_if_busy();
         let limit = self.env.settings.lane_stall_timeout;
-        let now = self.env.now;
         if limit == 0 || !self.connections.lanes().any(|(_, lane)| self.is_stalled(lane, limit)) {
             return;
         }
@@ -112,7 +111,7 @@ impl Shared {
         if !self.connections.lanes().any(|(_, lane)| self.is_stalled(lane, limit.saturating_add(patience))) {
             return;
         }
-        if self.control.is_dead(self.control_is_ready(), patience, now) {
+        if self.is_upstream_dead(patience) {
             log::error!("upstream {} gives no sign of life: closing its connections", self.env.upstream);
             for key in self.connections.keys() {
                 self.lane_lost(key, "the upstream does not answer");

@@ -12,7 +12,7 @@ use crate::core::env::Env;
 use crate::core::keys::{ChildKey, LaneKey, PoolKey, TopicKey, TopicName, UserId};
 use crate::core::notice::{ChildNotice, Notice};
 use crate::core::pubsub::push::{Push, confirmation, push_of, verb};
-use crate::core::pubsub::shared::SharedSubscriptions;
+use crate::core::pubsub::shared::{Fence, SharedSubscriptions};
 use crate::core::pubsub::{SubscriberLoss, family_index};
 use crate::resp::{Request, encode, reply};
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -377,7 +377,9 @@ impl LiveHubs<'_> {
             match self.hubs.known(*key).map(|topic| topic.wanted) {
                 Some(false) => self.ask(user, Asked::Join(*key)),
                 // That the user may listen to it was true when another child joined.
-                Some(true) if !own.has_asked() => self.ask(user, Asked::Check(*key, own.child(), fence)),
+                Some(true) if own.fence() == Fence::NotAsked => {
+                    self.ask(user, Asked::Check(*key, own.child(), fence))
+                }
                 _ => {}
             }
         }
@@ -399,7 +401,7 @@ impl LiveHubs<'_> {
         }
         let last = |topic: &Topic| topic.wanted && topic.subscribers.len() == 1 && topic.pins == 0;
         let last: Vec<TopicKey> = held.filter(|key| self.hubs.topics.get(*key).is_some_and(last)).collect();
-        if own.is_fence_answered() {
+        if own.fence() == Fence::Answered {
             let mut topics = last.iter().filter_map(|topic| self.hubs.topics.get(*topic));
             if let Some(refusal) = topics.find_map(|topic| topic.refusal.clone()) {
                 return Err(refusal);

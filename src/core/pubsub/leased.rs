@@ -46,7 +46,7 @@ impl Shared {
     }
 
     /// Unsubscribing where nothing is subscribed: confirmed all the same, without going upstream.
-    pub(crate) fn leave_nothing(&mut self, child: &mut Child, family: Family, request: &Request<'_>) {
+    pub(crate) fn leave_nothing(&mut self, child: &mut Child, family: Family, request: &Request<'_>) -> Flow {
         let proto = child.session().proto;
         let change = Subscribe { family, leave: true };
         let mut out = Vec::new();
@@ -57,6 +57,7 @@ impl Shared {
             confirmation(&mut out, proto, change, None, 0);
         }
         self.confirm(child, &out);
+        Flow::Done
     }
 
     /// Gives a push to the child that leases the lane. The last confirmation of a change completes its slot.

@@ -13,7 +13,7 @@ const SUBSCRIPTION_BYTES: usize = 128;
 
 /// How far a request about subscriptions is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-enum Fence {
+pub(super) enum Fence {
     /// Nothing has been asked for it.
     #[default]
     NotAsked,
@@ -113,8 +113,6 @@ impl SharedSubscriptions {
         self.names_bytes -= name.len();
     }
 
-    // ---- the request at the front ---------------------------------------------------------------------
-
     pub(super) fn pinned(&self) -> &[TopicKey] {
         &self.front.pinned
     }
@@ -123,21 +121,8 @@ impl SharedSubscriptions {
         self.front.pinned = topics;
     }
 
-    /// Whether the upstream has been asked something for it before.
-    pub(super) fn has_asked(&self) -> bool {
-        self.front.fence != Fence::NotAsked
-    }
-
-    pub(super) fn is_fence_answered(&self) -> bool {
-        self.front.fence == Fence::Answered
-    }
-
-    /// The number of the fence it waits for.
-    pub(super) fn awaited_fence(&self) -> Option<u64> {
-        match self.front.fence {
-            Fence::Asked(number) => Some(number),
-            Fence::NotAsked | Fence::Answered => None,
-        }
+    pub(super) fn fence(&self) -> Fence {
+        self.front.fence
     }
 
     pub(super) fn await_fence(&mut self, number: u64, now: Millis) {

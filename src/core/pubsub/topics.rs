@@ -10,6 +10,7 @@ use crate::core::child::hold::Hold;
 use crate::core::keys::{ChildKey, UserId};
 use crate::core::pubsub::hubs::Asked;
 use crate::core::pubsub::push::verb;
+use crate::core::pubsub::shared::Fence;
 use crate::core::request::flow::Flow;
 use crate::core::shared::Shared;
 use crate::core::timers::Timer;
@@ -61,8 +62,8 @@ impl Shared {
         let own = child.topics_or_new();
         let user = own.user();
         if own.pinned().is_empty() {
-            if own.total() as usize + request.argc() > limits::CHILD_TOPICS_MAX {
-                let max = limits::CHILD_TOPICS_MAX;
+            let max = limits::CHILD_TOPICS_MAX;
+            if own.total() as usize + request.argc() > max {
                 return self.reject(child, Failure::Limited(Limit::Subscriptions { max }));
             }
             if self.hub_is_full(user, own.child()) {
@@ -71,7 +72,7 @@ impl Shared {
             own.pin(self.live_hubs().pin(user, change.family, request));
         }
         let refusal = own.take_refusal();
-        if own.is_fence_answered() {
+        if own.fence() == Fence::Answered {
             match refusal.map_or_else(|| self.hubs.are_on(own.pinned()), Err) {
                 Ok(true) => {
                     let confirmations = self.hubs.join(own, change, proto);
@@ -93,26 +94,20 @@ impl Shared {
 
     fn leave_topics(&mut self, child: &mut Child, request: &Request<'_>, change: Subscribe) -> Flow {
         let proto = child.session().proto;
-        let Some(own) = child.topics_mut() else {
-            self.leave_nothing(child, change.family, request);
-            return Flow::Done;
-        };
+        let Some(own) = child.topics_mut() else { return self.leave_nothing(child, change.family, request) };
         let named = self.hubs.named(own, change.family, request);
         match self.live_hubs().may_leave(own, &named) {
             Ok(true) => {
                 let confirmations = self.live_hubs().leave(own, (change, proto), &named, request);
                 self.confirm(child, &confirmations);
-                Flow::Done
             }
-            Err(refusal) => {
-                self.answer(child, &refusal);
-                Flow::Done
-            }
+            Err(refusal) => self.answer(child, &refusal),
             Ok(false) => {
                 let fence = self.hubs.next_ping();
-                self.await_fence(child, fence)
+                return self.await_fence(child, fence);
             }
         }
+        Flow::Done
     }
 
     /// RESET: leaves everything as UNSUBSCRIBE would, but unconfirmed. What the child published before counts it in.
@@ -146,8 +141,6 @@ impl Shared {
             child.take_topics();
         }
     }
-
-    // ---- waiting --------------------------------------------------------------------------------------
 
     /// Whether the user's connection has more to take than it should. The child then waits until it has less.
     fn hub_is_full(&mut self, user: UserId, child: ChildKey) -> bool {

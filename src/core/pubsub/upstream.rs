@@ -3,12 +3,14 @@
 
 use crate::config::value::OnSubscriberLoss;
 use crate::core::broker::Broker;
+use crate::core::child::Child;
 use crate::core::child::closing::CloseReason;
 use crate::core::child::hold::Hold;
 use crate::core::keys::{ChildKey, LaneKey, TopicKey, UserId};
 use crate::core::pubsub::SubscriberLoss;
 use crate::core::pubsub::hubs::{Asked, LiveHubs, Received};
 use crate::core::pubsub::push::{append_push, confirmation};
+use crate::core::pubsub::shared::Fence;
 use crate::core::shared::Shared;
 
 impl Shared {
@@ -109,10 +111,9 @@ impl Broker {
             return;
         }
         for (key, child) in self.children.iter() {
-            let own = child.topics().filter(|own| own.user() == user);
-            let fence =
-                own.filter(|_| child.hold() == Hold::Subscription).and_then(|own| own.awaited_fence());
-            if let Some(number) = fence {
+            if let Some(own) = child.topics().filter(|own| own.user() == user)
+                && let (Hold::Subscription, Fence::Asked(number)) = (child.hold(), own.fence())
+            {
                 hubs.ask(user, Asked::Fence(key, number));
             }
         }
@@ -120,11 +121,9 @@ impl Broker {
 
     /// Children that listen may miss messages from now on: they end, or messages are missing, as the setting says.
     pub(crate) fn subscribers_lost(&mut self, user: UserId, loss: SubscriberLoss) {
-        let listeners = self
-            .children
-            .iter()
-            .filter(|(_, child)| child.topics().is_some_and(|own| own.user() == user && own.total() > 0));
-        let listeners: Vec<ChildKey> = listeners.map(|(key, _)| key).collect();
+        let listens = |child: &Child| child.topics().is_some_and(|own| own.user() == user && own.total() > 0);
+        let listeners = self.children.iter().filter(|(_, child)| listens(child)).map(|(key, _)| key);
+        let listeners: Vec<ChildKey> = listeners.collect();
         match self.shared.env.settings.on_subscriber_loss {
             OnSubscriberLoss::Close => {
                 for key in listeners {

@@ -124,6 +124,7 @@ impl Shared {
     /// The control connection is gone; questions it had not answered are settled by `lane_lost`.
     pub(crate) fn control_lost(&mut self) {
         self.control.lost(self.env.now);
+        self.work.asked();
         self.work.forget();
         self.commands.connection_lost();
     }
@@ -176,8 +177,8 @@ impl Shared {
                     self.control_refused(&answered_with("DISCARD", frame));
                 }
             }
-            Question::Greeting => self.greeting_answered(said),
-            Question::Limits => self.upstream_limits_answered(said),
+            Question::Fresh(Needed::Greeting) => self.greeting_answered(said),
+            Question::Fresh(Needed::Limits) => self.upstream_limits_answered(said),
             Question::Probe => self.probe_answered(said),
             Question::MayCall { asked, .. } => self.may_call_answered(&asked, said),
         }

@@ -21,7 +21,7 @@ use crate::resp::{Request, reply};
 impl Shared {
     /// The upstream has answered PING, or another question with BUSY; or the connection was lost before.
     pub(super) fn probe_answered(&mut self, said: Said<'_>) {
-        self.control.probed();
+        self.work.asked();
         let Said::Busy(frame) = said else {
             self.work.forget();
             if said.frame().is_some() {
@@ -85,14 +85,20 @@ impl Shared {
     /// still is.
     pub(crate) fn ask_if_busy(&mut self) {
         let stalled = |lane: &Lane| self.is_stalled(lane, limits::BUSY_PROBE);
-        let due = self.work.is_due(self.env.now) && !self.control.is_probing();
+        let due = self.work.is_due(self.env.now);
         let known = self.work.is_busy() || self.commands.is_due();
         let asks = || known || self.connections.lanes().any(|(_, lane)| stalled(lane));
         if due && self.control_is_ready() && asks() {
-            self.work.asked(self.env.now);
-            self.control.probes(self.env.now);
+            self.work.asks(self.env.now);
             self.ask(Question::Probe);
         }
+    }
+
+    /// Whether the upstream has given no sign of life for so long.
+    pub(crate) fn is_upstream_dead(&self, patience: Millis) -> bool {
+        let ready = self.control_is_ready();
+        let since = if ready { self.work.silent_since() } else { self.control.down_since() };
+        since.is_some_and(|since| self.env.now - since >= patience)
     }
 
     /// A reply has taken its slot, which had been at the front of its lane since `front_since`. True if this command kept

@@ -8,7 +8,7 @@ use crate::core::child::Child;
 use crate::core::child::closing::CloseReason;
 use crate::core::child::hold::Hold;
 use crate::core::connection::handshake::parse_greeting;
-use crate::core::questions::control::{Needed, Said};
+use crate::core::questions::control::{Needed, Question, Said};
 use crate::core::questions::known::BULK_SETTING;
 use crate::core::request::flow::Flow;
 use crate::core::shared::Shared;
@@ -34,7 +34,7 @@ impl Shared {
     pub(crate) fn ask_fresh(&mut self, needed: Needed) {
         let number = self.control.asked() + 1;
         if self.control_is_ready() && self.control.fresh(needed).begin(number) {
-            self.ask(needed.question());
+            self.ask(Question::Fresh(needed));
         }
     }
 
@@ -44,8 +44,6 @@ impl Shared {
             self.give_refusal(child, told);
         }
     }
-
-    // ---- what HELLO tells -----------------------------------------------------------------------------
 
     /// The upstream's own greeting, with this child's protocol and id in it.
     pub(crate) fn greeting(&self, child: &Child) -> Vec<u8> {
@@ -81,8 +79,6 @@ impl Shared {
             self.lane_lost(self.control.lane(), "HELLO was not answered with a map");
         }
     }
-
-    // ---- how long an argument may be ------------------------------------------------------------------
 
     pub(super) fn upstream_limits_answered(&mut self, said: Said<'_>) {
         // A busy upstream says nothing of them: what was known still holds.

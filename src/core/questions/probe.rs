@@ -128,8 +128,6 @@ impl Probe {
         Asker { child, number: self.number }
     }
 
-    // ---- the upstream's default user ------------------------------------------------------------------
-
     /// Who a child is that has not said anything, as far as that is known at the moment.
     pub(crate) fn default_user(&self, now: Millis) -> UserId {
         match self.default_open {
@@ -164,8 +162,6 @@ impl Probe {
     pub(crate) fn default_refused(&mut self) {
         self.default_open = Some(false);
     }
-
-    // ---- the user that questions are asked as ---------------------------------------------------------
 
     /// The upstream has answered `As`, and with a refusal if there is one.
     pub(crate) fn authenticated(&mut self, refusal: Option<&[u8]>) {

@@ -189,10 +189,7 @@ impl Shared {
                 Err(flow) => flow,
             },
             Way::Topics(change) => self.change_topics(child, request, change),
-            Way::LeaveNothing(family) => {
-                self.leave_nothing(child, family, request);
-                Flow::Done
-            }
+            Way::LeaveNothing(family) => self.leave_nothing(child, family, request),
             Way::Multi => self.begin_multi(child, request, decided, rest),
             Way::WatchLost => self.answer_ok(child),
             Way::UnwatchNothing => {

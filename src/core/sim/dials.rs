@@ -91,6 +91,6 @@ impl Sim {
         self.redis.ledger.truth.subscriber = shared.then_some((0, 3));
         let shared = &self.broker.shared;
         let table = shared.control_is_ready() && !shared.commands.is_confirmed() && !shared.commands.is_due();
-        self.redis.ledger.truth.asks_if_busy(table || shared.control.is_probing());
+        self.redis.ledger.truth.asks_if_busy(table || shared.work.is_asking());
     }
 }

@@ -131,8 +131,6 @@ impl Shared {
         }
     }
 
-    // ---- queued here ----------------------------------------------------------------------------------
-
     /// Takes a command into the open MULTI: here, or on the leased lane. Redis runs a placeholder for what the broker
     /// answers.
     pub(crate) fn queue_command(
@@ -220,8 +218,6 @@ impl Shared {
         encode::null_array(&mut reply, child.session().proto);
         self.answer(child, &reply);
     }
-
-    // ---- on a leased lane -----------------------------------------------------------------------------
 
     /// SELECT inside MULTI must never reach a shared lane: the transaction moves to a leased one, with all
     /// that was queued so far.

@@ -179,8 +179,6 @@ impl TransactionState {
         })
     }
 
-    // ---- watched keys that are lost -------------------------------------------------------------------
-
     pub(crate) fn is_watch_lost(&self) -> bool {
         self.watch_lost
     }
@@ -194,8 +192,6 @@ impl TransactionState {
     pub(crate) fn forget_watch(&mut self) {
         self.watch_lost = false;
     }
-
-    // ---- MULTI ----------------------------------------------------------------------------------------
 
     /// MULTI, whose commands are queued here.
     pub(super) fn begin_here(&mut self, id: CommandId, multi: &[u8]) {
@@ -246,8 +242,6 @@ impl TransactionState {
         self.watch_lost || self.multi.as_ref().is_some_and(|queued| queued.spoilt)
     }
 
-    // ---- its commands ---------------------------------------------------------------------------------
-
     /// Queues a command, or counts one that Redis queues. What Redis queues is its own affair; what is kept here is
     /// bounded here: false if that does not fit under `max_bytes`.
     pub(super) fn queue(
@@ -291,8 +285,6 @@ impl TransactionState {
             after.first_error = reply::text(frame).map(<[u8]>::to_vec);
         }
     }
-
-    // ---- the end --------------------------------------------------------------------------------------
 
     /// MULTI is left, and what was watched is forgotten.
     pub(crate) fn end(&mut self) {

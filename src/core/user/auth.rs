@@ -20,8 +20,6 @@ use crate::resp::Request;
 const ON_ITS_OWN: &str = "ERR AUTH while subscribed or tracking is not supported by the broker";
 
 impl Shared {
-    // ---- who a child is -------------------------------------------------------------------------------
-
     /// The user of a child that has not authenticated. The program's own requests are trusted.
     fn first_user(&self, child: &Child) -> (UserId, Option<AccountId>) {
         if child.is_local() {
@@ -71,8 +69,6 @@ impl Shared {
             None => String::from_utf8_lossy(self.users.name(child.user(), &self.env.upstream)).into_owned(),
         }
     }
-
-    // ---- AUTH -----------------------------------------------------------------------------------------
 
     pub(crate) fn authenticate(&mut self, child: &mut Child, request: &Request<'_>) -> Flow {
         let args: Vec<&[u8]> = request.args().collect();
@@ -171,8 +167,6 @@ impl Shared {
         self.env.settings.child_input_max.saturating_add(limits::REQUEST_WORDS)
     }
 
-    // ---- what it may do -------------------------------------------------------------------------------
-
     /// Whether a request goes on, and which way where that depends on the user. It is a known command with
     /// the right number of arguments.
     pub(crate) fn admit(
@@ -239,7 +233,7 @@ impl Shared {
             Route::Local(Local::ClientUnblock) => &[client, b"UNBLOCK", b"0"],
             _ => return None,
         };
-        Some(self.ask_as(child, harmless, ProofAbout::Permit))
+        Some(self.ask_for(child, harmless, ProofAbout::Permit))
     }
 
     pub(crate) fn turn_away(

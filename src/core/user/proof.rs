@@ -70,8 +70,6 @@ impl Shared {
         }
     }
 
-    // ---- what children ask ----------------------------------------------------------------------------
-
     /// A child authenticates. `request` is sent as it stands, without the options behind the password.
     pub(super) fn ask_claim(
         &mut self,
@@ -80,18 +78,9 @@ impl Shared {
         claim: (&[u8], &[u8]),
         resume: Option<u16>,
     ) -> Flow {
-        let asker = match self.asker(child) {
-            Ok(asker) => asker,
-            Err(flow) => return flow,
-        };
-        if self.users.is_worth_a_test(claim.0, claim.1, self.env.now) {
-            self.test_any_password(claim.0);
-        }
         let tested = self.users.is_named(claim.0);
         let claim = Claim { name: claim.0.into(), password: Password::new(claim.1), resume, tested };
-        self.prove(request, Proof::Child(asker, ProofAbout::Claim(claim)));
-        self.prove(&[b"RESET"], Proof::Reset);
-        Flow::Hold(Hold::Question)
+        self.ask_for(child, request, ProofAbout::Claim(claim))
     }
 
     /// Asks whether a user takes any password. Then all children with its name are one user, with whatever password.
@@ -107,32 +96,39 @@ impl Shared {
         // No number is as long, and before it is authenticated the probe may send only short arguments.
         let argument = request.arg(1);
         let argument = if argument.len() > SELECT_MAX { b"x" } else { argument };
-        self.ask_as(child, &[request.arg(0), argument], ProofAbout::Select(db))
+        self.ask_for(child, &[request.arg(0), argument], ProofAbout::Select(db))
     }
 
     /// Whether a child's user may MULTI: in a block, a MULTI that is refused would let what follows it run
     /// one by one.
     pub(super) fn ask_multi(&mut self, child: &mut Child) -> Flow {
-        self.ask_as(child, &[b"MULTI"], ProofAbout::Multi(child.user()))
+        self.ask_for(child, &[b"MULTI"], ProofAbout::Multi(child.user()))
     }
 
     /// A child's SCRIPT KILL or FUNCTION KILL: on the lane that runs the script it would stand behind it.
     pub(crate) fn ask_relay(&mut self, child: &mut Child, request: &Request<'_>) -> Flow {
         let args: Vec<&[u8]> = request.args().collect();
-        self.ask_as(child, &args, ProofAbout::Relay)
+        self.ask_for(child, &args, ProofAbout::Relay)
     }
 
-    /// Asks as the child's user.
-    pub(super) fn ask_as(&mut self, child: &mut Child, request: &[&[u8]], about: ProofAbout) -> Flow {
+    /// Asks for a child: who it says it is, or something as its user.
+    pub(super) fn ask_for(&mut self, child: &mut Child, request: &[&[u8]], about: ProofAbout) -> Flow {
         let asker = match self.asker(child) {
             Ok(asker) => asker,
             Err(flow) => return flow,
         };
-        let user = child.user();
-        if self.users.is_known(user) {
-            self.prove_user(user, Proof::As(user));
+        match &about {
+            ProofAbout::Claim(Claim { name, password, .. }) => {
+                if self.users.is_worth_a_test(name, password.expose(), self.env.now) {
+                    self.test_any_password(name);
+                }
+            }
+            _ if self.users.is_known(child.user()) => {
+                self.prove_user(child.user(), Proof::As(child.user()));
+            }
+            // As the default user, which the probe is after every RESET.
+            _ => {}
         }
-        // Else as the default user, which it is after every RESET.
         let opens_multi = matches!(about, ProofAbout::Multi(_));
         self.prove(request, Proof::Child(asker, about));
         if opens_multi {
@@ -192,8 +188,6 @@ impl Shared {
         }
         self.env.notify(Notice::UpstreamAnswers);
     }
-
-    // ---- answers --------------------------------------------------------------------------------------
 
     /// The answer to the oldest request; `None` when the connection was lost before it came.
     pub(crate) fn proof_answered(&mut self, frame: Option<&[u8]>) {

@@ -157,8 +157,6 @@ impl Users {
         }
     }
 
-    // ---- users of the upstream ------------------------------------------------------------------------
-
     /// The user of this name whose password the upstream has accepted. Another password is another user, even if it was
     /// accepted too: each may be taken away.
     pub(crate) fn register(&mut self, name: &[u8], password: &Password) -> UserId {
@@ -296,8 +294,6 @@ impl Users {
     pub(super) fn guesses(&mut self) -> &mut Guesses {
         &mut self.guesses
     }
-
-    // ---- the broker's own users -----------------------------------------------------------------------
 
     /// Who a child is that has said nothing.
     fn default_account(&self) -> Option<AccountId> {

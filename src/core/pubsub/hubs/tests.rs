@@ -37,11 +37,12 @@ fn check(broker: &Broker) {
     for (key, child) in broker.children.iter() {
         let Some(own) = child.topics() else { continue };
         assert_eq!(own.total() as usize, own.held().count(), "counts");
+        let fence = if let Fence::Asked(number) = own.fence() { Some(number) } else { None };
         let waits = child.hold() == Hold::Subscription;
-        assert_eq!(own.awaited_fence().is_some(), waits, "a fence, and {:?}", child.hold());
+        assert_eq!(fence.is_some(), waits, "a fence, and {:?}", child.hold());
         let hub = &broker.shared.hubs.by_user[&own.user()];
         let lane = broker.shared.connections.find(hub.lane);
-        if let (Some(number), Some(true)) = (own.awaited_fence(), lane.map(Lane::is_ready)) {
+        if let (Some(number), Some(true)) = (fence, lane.map(Lane::is_ready)) {
             assert!(hub.asked.contains(&Asked::Fence(key, number)), "nothing will ever end its wait");
         }
     }
