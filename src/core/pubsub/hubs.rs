@@ -72,7 +72,6 @@ pub(super) enum Received {
     FenceAnswered(ChildKey, u64),
 }
 
-/// One user's subscriptions.
 #[derive(Debug, Default)]
 struct Hub {
     lane: LaneKey,
@@ -82,7 +81,6 @@ struct Hub {
     renamed: HashMap<&'static [u8], Vec<u8>>,
 }
 
-/// Every shared subscription there is.
 #[derive(Debug, Default)]
 pub(crate) struct Hubs {
     by_user: HashMap<UserId, Hub>,
@@ -188,7 +186,6 @@ impl Hubs {
         topic
     }
 
-    /// The topic of this name, if anybody has it.
     fn find(&self, user: UserId, family: Family, name: &[u8]) -> Option<TopicKey> {
         self.by_user.get(&user)?.names[family_index(family)].get(name).copied()
     }
@@ -266,7 +263,6 @@ impl LiveHubs<'_> {
         }
     }
 
-    /// Whose subscriptions a lane carries.
     fn user_of(&self, lane: LaneKey) -> Option<UserId> {
         self.connections.known(lane).map(|lane| self.connections.key_of(lane).user)
     }

@@ -4,10 +4,8 @@
 use crate::command::{Family, Subscribe};
 use crate::core::pubsub::family_index;
 
-/// A child's subscriptions on its leased lane.
 #[derive(Debug, Default)]
 pub(crate) struct OwnSubscriptions {
-    /// By family.
     counts: [u32; 3],
     /// Confirmations that the change in flight has not had yet.
     owed: u32,

@@ -31,7 +31,6 @@ pub(super) fn confirmation(out: &mut Vec<u8>, proto: u8, change: Subscribe, name
     encode::int(out, i64::from(count));
 }
 
-/// What a pub/sub frame is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Push {
     Message(Family),

@@ -34,7 +34,6 @@ struct FrontChange {
     since: Option<Millis>,
 }
 
-/// A child's shared subscriptions.
 #[derive(Debug)]
 pub(crate) struct SharedSubscriptions {
     child: ChildKey,
@@ -52,7 +51,6 @@ impl SharedSubscriptions {
         Box::new(SharedSubscriptions { child, user, counts: [0; 3], held, names_bytes: 0, front })
     }
 
-    /// Whose they are.
     pub(super) fn child(&self) -> ChildKey {
         self.child
     }
@@ -79,7 +77,6 @@ impl SharedSubscriptions {
         }
     }
 
-    /// Heap bytes held, by estimate.
     pub(crate) fn footprint(&self) -> usize {
         std::mem::size_of::<SharedSubscriptions>()
             + self.names_bytes

@@ -67,13 +67,6 @@ impl Shared {
         self.send(self.control.lane(), &request, Key::NONE, NO_COMMAND, SlotKind::Question, SlotFlags::NONE);
     }
 
-    /// The upstream is no longer busy.
-    pub(super) fn ask_for_table_again(&mut self) {
-        if self.commands.take_due() {
-            self.ask(Question::Commands);
-        }
-    }
-
     /// The request at hand can only be answered by a living upstream.
     pub(crate) fn wait_for_upstream(&mut self, child: &mut Child) -> Flow {
         let latest = self.env.now + self.env.settings.queue_timeout;
@@ -83,17 +76,13 @@ impl Shared {
     }
 
     pub(crate) fn upstream_wait_over(&mut self, child: &mut Child) {
-        if self.front_ends_multi(child) {
+        let open = child.session().transaction.is_open();
+        if open && self.of_front(child, |request| end_of_multi(request).is_some()) {
             // Its child takes the MULTI for ended after any error.
             child.session_mut().transaction.end();
         }
         let down = self.down_for(child);
         self.fail_front(child, down);
-    }
-
-    fn front_ends_multi(&self, child: &Child) -> bool {
-        let open = child.session().transaction.is_open();
-        open && self.of_front(child, |request| end_of_multi(request).is_some())
     }
 
     /// Whether the request at the front opens a MULTI.
@@ -185,15 +174,14 @@ impl Shared {
     }
 
     fn commands_answered(&mut self, said: Said<'_>) {
-        let loaded = match said {
-            Said::Nothing => return,
-            Said::Busy(_) => return self.table_is_put_off(said),
-            Said::Refused(frame) => Err(answered_with("COMMAND", frame)),
-            Said::Reply(frame) => self.commands.load(frame, policy_of(&self.env.settings)),
-        };
-        match loaded {
-            Ok(()) => self.ask(Question::ConfirmNames),
-            Err(why) => self.control_refused(&why),
+        match said {
+            Said::Nothing => {}
+            Said::Busy(_) => self.table_is_put_off(said),
+            Said::Refused(frame) => self.control_refused(&answered_with("COMMAND", frame)),
+            Said::Reply(frame) => match self.commands.load(frame, policy_of(&self.env.settings)) {
+                Ok(()) => self.ask(Question::ConfirmNames),
+                Err(why) => self.control_refused(&why),
+            },
         }
     }
 
@@ -252,9 +240,7 @@ impl Broker {
     /// All children that wait for a living upstream look again.
     pub(crate) fn wake_upstream_waiters(&mut self) {
         for key in self.children.keys() {
-            if let Some(child) = self.children.get_mut(key)
-                && child.hold() == Hold::Upstream
-            {
+            if let Some(child) = self.children.get_mut(key).filter(|child| child.hold() == Hold::Upstream) {
                 self.shared.lift(child);
             }
         }

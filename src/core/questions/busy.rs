@@ -24,8 +24,8 @@ impl Shared {
         self.work.asked();
         let Said::Busy(frame) = said else {
             self.work.forget();
-            if said.frame().is_some() {
-                self.ask_for_table_again();
+            if said.frame().is_some() && self.commands.take_due() {
+                self.ask(Question::Commands);
             }
             return;
         };
@@ -48,12 +48,8 @@ impl Shared {
     ) -> Option<Flow> {
         let text = self.work.busy_text()?.to_vec();
         let table = self.commands.table()?;
-        let runs_script = child.sent().in_flight() > 0
-            && self
-                .connections
-                .find(child.sent().lane())
-                .and_then(Lane::front)
-                .is_some_and(|slot| slot.child == child.key());
+        let front = self.connections.find(child.sent().lane()).and_then(Lane::front);
+        let runs_script = child.sent().in_flight() > 0 && front.is_some_and(|slot| slot.child == child.key());
         if child.lease().is_some() || runs_script {
             return None;
         }
@@ -121,20 +117,14 @@ impl Shared {
         if !self.work.is_busy() {
             return;
         }
-        for key in self.connections.keys() {
-            let stalled = |lane: &Lane| lane.role() == LaneRole::Shared && self.is_stalled(lane, limit);
-            if !self.connections.find(key).is_some_and(stalled) {
-                continue;
+        let stalled = |lane: &Lane| lane.role() == LaneRole::Shared && self.is_stalled(lane, limit);
+        for key in self.connections.keys_where(stalled) {
+            let behind = self.connections.known_mut(key).map(Lane::give_up_behind_front).unwrap_or_default();
+            if !behind.is_empty() {
+                let count = behind.len();
+                log::warn!("lane_stall_timeout: {count} requests stand behind a script that does not end");
+                self.tell_late(key, behind, Failure::LOST);
             }
-            let behind = self.connections.find_mut(key).map(Lane::give_up_behind_front).unwrap_or_default();
-            if behind.is_empty() {
-                continue;
-            }
-            log::warn!(
-                "lane_stall_timeout: {} requests stand behind a script that does not end",
-                behind.len()
-            );
-            self.tell_late(key, behind, Failure::LOST);
         }
     }
 

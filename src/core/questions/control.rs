@@ -91,9 +91,7 @@ pub(crate) enum Said<'a> {
     Nothing,
     /// A script keeps the upstream from answering: this says nothing about the question.
     Busy(&'a [u8]),
-    /// Another error.
     Refused(&'a [u8]),
-    /// Any other reply.
     Reply(&'a [u8]),
 }
 
@@ -154,7 +152,6 @@ struct MultiRight {
     no_discard: bool,
 }
 
-/// What the control connection is and knows.
 #[derive(Debug, Default)]
 pub(crate) struct Control {
     lane: LaneKey,
@@ -181,7 +178,6 @@ pub(crate) struct Control {
 }
 
 impl Control {
-    /// Its lane has been made.
     pub(crate) fn open(&mut self, lane: LaneKey) {
         self.lane = lane;
     }
@@ -235,7 +231,6 @@ impl Control {
         self.multi.no_discard = false;
     }
 
-    /// Questions asked so far.
     pub(crate) fn asked(&self) -> u64 {
         self.asked
     }
@@ -261,7 +256,6 @@ impl Control {
         }
     }
 
-    /// Whether the db is known to exist.
     pub(crate) fn db_is_valid(&self, db: u32) -> bool {
         self.valid_dbs.contains(&db)
     }
@@ -287,7 +281,6 @@ impl Control {
         self.limits.take(frame);
     }
 
-    /// Our user's right to CLIENT UNBLOCK was refused.
     pub(super) fn refuse_unblock(&mut self) {
         self.unblock_refused = true;
     }

@@ -42,7 +42,6 @@ pub(crate) enum Proof {
     Default,
     /// The answer changes nothing.
     Ignore,
-    /// RESET.
     Reset,
 }
 
@@ -96,7 +95,6 @@ pub(crate) struct Probe {
 }
 
 impl Probe {
-    /// Its lane has been made.
     pub(crate) fn open(&mut self, lane: LaneKey) {
         self.lane = Some(lane);
     }
@@ -111,7 +109,6 @@ impl Probe {
         self.default_asking = false;
     }
 
-    /// A request has been sent.
     pub(crate) fn sent(&mut self, proof: Proof) {
         self.proofs.push_back(proof);
     }
@@ -122,7 +119,6 @@ impl Probe {
         self.proofs.pop_front()
     }
 
-    /// Numbers a question of a child.
     pub(crate) fn asker(&mut self, child: ChildKey) -> Asker {
         self.number += 1;
         Asker { child, number: self.number }
@@ -163,7 +159,7 @@ impl Probe {
         self.default_open = Some(false);
     }
 
-    /// The upstream has answered `As`, and with a refusal if there is one.
+    /// The upstream has answered `As`, and with a refusal if there is one; or RESET.
     pub(crate) fn authenticated(&mut self, refusal: Option<&[u8]>) {
         self.denied = refusal.map(<[u8]>::to_vec);
     }
@@ -175,10 +171,5 @@ impl Probe {
     /// What the child is told: the refusal of its user if there was one, or the answer to its question.
     pub(crate) fn verdict(&self, answer: &[u8]) -> Vec<u8> {
         self.denied.as_deref().unwrap_or(answer).to_vec()
-    }
-
-    /// RESET has been answered.
-    pub(crate) fn reset(&mut self) {
-        self.denied = None;
     }
 }

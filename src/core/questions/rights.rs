@@ -53,7 +53,6 @@ pub(super) enum KnownRights {
     Unknown,
 }
 
-/// What the upstream has said about refused commands.
 #[derive(Debug, Default)]
 pub(crate) struct ScriptRights {
     by_scope: HashMap<Scope, Rights>,

@@ -13,7 +13,6 @@ struct Busy {
     since: Millis,
 }
 
-/// What is known of the upstream's work.
 #[derive(Debug, Default)]
 pub(crate) struct Work {
     busy: Option<Busy>,
@@ -33,7 +32,6 @@ impl Work {
         self.busy.is_some()
     }
 
-    /// In its own words, without the `-`.
     pub(super) fn busy_text(&self) -> Option<&[u8]> {
         self.busy.as_ref().map(|busy| busy.text.as_slice())
     }

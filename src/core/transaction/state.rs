@@ -100,12 +100,10 @@ impl AfterExec {
         self.local.extend(local.map(|(command, argv)| QueuedLocal { element, command, argv }));
     }
 
-    /// What the broker answers itself, in the order of the elements.
     pub(crate) fn local(&self) -> &[QueuedLocal] {
         &self.local
     }
 
-    /// The first error Redis answered while the block was queued, without `-` and CRLF.
     pub(crate) fn first_error(&self) -> Option<&[u8]> {
         self.first_error.as_deref()
     }
@@ -137,7 +135,6 @@ pub(super) enum ExecOutcome {
     Send(usize),
 }
 
-/// A child's transaction.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct TransactionState {
     /// The MULTI that is open.
@@ -149,7 +146,6 @@ pub(crate) struct TransactionState {
 }
 
 impl TransactionState {
-    /// Whether MULTI is open.
     pub(crate) fn is_open(&self) -> bool {
         self.multi.is_some()
     }
@@ -169,7 +165,6 @@ impl TransactionState {
         self.multi.as_ref().map_or(-1, |queued| i64::from(queued.after.commands))
     }
 
-    /// Heap bytes held.
     pub(crate) fn footprint(&self) -> usize {
         self.multi.as_ref().map_or(0, |queued| {
             size_of::<Queued>()
@@ -183,7 +178,6 @@ impl TransactionState {
         self.watch_lost
     }
 
-    /// The connection that watched keys is lost.
     pub(crate) fn lose_watch(&mut self) {
         self.watch_lost = true;
     }
@@ -193,14 +187,12 @@ impl TransactionState {
         self.watch_lost = false;
     }
 
-    /// MULTI, whose commands are queued here.
     pub(super) fn begin_here(&mut self, id: CommandId, multi: &[u8]) {
         let mut queued = Queued::default();
         queued.block.push(id, multi);
         self.multi = Some(Box::new(queued));
     }
 
-    /// MULTI on a leased lane.
     pub(crate) fn begin_leased(&mut self) {
         self.multi = Some(Box::new(Queued { leased: true, ..Queued::default() }));
     }
@@ -225,7 +217,6 @@ impl TransactionState {
         }
     }
 
-    /// The upstream has refused MULTI.
     pub(crate) fn multi_refused(&mut self) {
         self.multi = None;
     }
@@ -335,7 +326,6 @@ impl TransactionState {
         self.execs.pop_front().unwrap_or_default()
     }
 
-    /// How many EXEC are upstream.
     #[cfg(test)]
     pub(crate) fn execs_len(&self) -> usize {
         self.execs.len()

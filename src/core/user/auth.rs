@@ -28,7 +28,6 @@ impl Shared {
         self.users.first(self.probe.default_user(self.env.now))
     }
 
-    /// Whether this child has to authenticate.
     pub(crate) fn is_judged(&self, child: &Child) -> bool {
         !child.is_local() && self.users.authenticate_children()
     }
@@ -267,7 +266,6 @@ impl Shared {
         }
     }
 
-    /// Whether the child's user may MULTI.
     pub(crate) fn may_multi(&mut self, child: &mut Child) -> Result<(), Flow> {
         let known = if child.has_rights() {
             self.users.multi(child.user(), self.env.now)

@@ -13,7 +13,6 @@ use crate::core::shared::Shared;
 use crate::resp::reply;
 
 impl Shared {
-    /// The upstream refuses the password of this user.
     pub(super) fn user_refused(&mut self, user: UserId) {
         if user == UserId::DEFAULT {
             self.probe.default_refused();
@@ -21,7 +20,6 @@ impl Shared {
         self.env.notify(Notice::UserRefused(user));
     }
 
-    /// Ends the users that no child has been for a while.
     pub(crate) fn end_abandoned_users(&mut self) {
         for user in self.users.abandoned(self.env.now) {
             self.end_user(user);

@@ -28,7 +28,6 @@ impl Source {
     }
 }
 
-/// What is remembered of a source.
 #[derive(Debug, Default)]
 struct Record {
     /// Wrong passwords, one forgiven every `GUESS_FORGIVEN`.
@@ -52,10 +51,8 @@ impl Record {
     }
 }
 
-/// The sources of passwords lately.
 #[derive(Debug)]
 pub(super) struct Guesses {
-    /// The longest delay.
     most: Millis,
     sources: HashMap<Source, Record>,
     keyed: RandomState,

@@ -180,7 +180,6 @@ impl Shared {
         self.fail_front(child, down);
     }
 
-    /// The probe is connected.
     pub(crate) fn probe_ready(&mut self) {
         self.ask_default();
         for user in self.users.suspects() {
@@ -246,7 +245,7 @@ impl Shared {
             }
             Proof::Child(..) | Proof::Ignore => {}
             Proof::Reset => {
-                self.probe.reset();
+                self.probe.authenticated(None);
                 if let (Some(lane), false) = (self.probe.lane(), frame == b"+RESET\r\n") {
                     self.lane_lost(lane, "RESET was refused on the connection that proves users");
                 }
@@ -347,7 +346,6 @@ fn is_wrong_password(frame: &[u8]) -> bool {
     reply::error_code(frame) == Some(b"WRONGPASS")
 }
 
-/// Whether the user lacks the right to a command.
 fn is_denial(frame: &[u8]) -> bool {
     matches!(reply::error_code(frame), Some(b"NOPERM" | b"NOAUTH"))
 }
