@@ -33,7 +33,10 @@ pub(crate) enum Proof {
     /// A child's question.
     Child(Asker, ProofAbout),
     /// HELLO AUTH of a user with a random word: does it take any password?
-    AnyPassword { name: Box<[u8]>, word: Password },
+    AnyPassword {
+        name: Box<[u8]>,
+        word: Password,
+    },
     /// HELLO AUTH of a user that has lost a connection: does it still exist?
     Recheck(UserId),
     /// HELLO AUTH of the user that the next requests are made as.
@@ -60,17 +63,14 @@ pub(crate) enum ProofAbout {
     Relay,
 }
 
-/// What an answer on the probe means for the child that asked.
+/// What has become of a child's question.
 #[derive(Debug)]
-pub(crate) enum ProofOutcome {
-    /// Its request is looked at again: what was asked is known now, or the connection was lost.
-    Again,
-    /// Its user has the right to the request at the front.
-    Permitted,
-    /// The answer, and the db it has selected.
-    Answer(Vec<u8>, Option<u32>),
-    /// What the upstream says of its name and password.
-    Claim(Claim, Vec<u8>),
+pub(crate) enum ProofVerdict {
+    /// The connection was lost before the answer.
+    Lost,
+    /// The upstream did not take its user, and has said this.
+    Denied(Vec<u8>),
+    Answer(Vec<u8>),
 }
 
 /// The connection, and what is known of connections that have not authenticated.
@@ -105,8 +105,7 @@ impl Probe {
 
     /// The connection is gone. Each question that it had not answered is told so on its own.
     pub(crate) fn lost(&mut self) {
-        self.default_open = None;
-        self.default_asking = false;
+        (self.default_open, self.default_asking, self.denied) = (None, false, None);
     }
 
     pub(crate) fn sent(&mut self, proof: Proof) {
@@ -164,12 +163,12 @@ impl Probe {
         self.denied = refusal.map(<[u8]>::to_vec);
     }
 
-    pub(crate) fn is_denied(&self) -> bool {
-        self.denied.is_some()
-    }
-
-    /// What the child is told: the refusal of its user if there was one, or the answer to its question.
-    pub(crate) fn verdict(&self, answer: &[u8]) -> Vec<u8> {
-        self.denied.as_deref().unwrap_or(answer).to_vec()
+    /// What is said to a child's question.
+    pub(crate) fn verdict(&self, frame: Option<&[u8]>) -> ProofVerdict {
+        match (frame, &self.denied) {
+            (None, _) => ProofVerdict::Lost,
+            (Some(_), Some(refusal)) => ProofVerdict::Denied(refusal.clone()),
+            (Some(frame), None) => ProofVerdict::Answer(frame.to_vec()),
+        }
     }
 }

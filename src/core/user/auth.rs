@@ -9,10 +9,11 @@ use crate::core::child::Child;
 use crate::core::child::hold::Hold;
 use crate::core::keys::{AccountId, UserId};
 use crate::core::lease::state::LeaseState;
-use crate::core::questions::probe::ProofAbout;
+use crate::core::questions::probe::{Claim, ProofAbout};
 use crate::core::request::flow::{Decided, Flow};
 use crate::core::shared::Shared;
 use crate::core::timers::Timer;
+use crate::core::user::credentials::Password;
 use crate::core::user::guesses::Source;
 use crate::core::user::users::PasswordCheck;
 use crate::resp::Request;
@@ -113,7 +114,9 @@ impl Shared {
             return Err(self.refuse_claim(child, said.0));
         }
         if self.users.are_upstreams() {
-            return Err(self.ask_claim(child, request, said, resume));
+            let (name, tested) = (said.0.into(), self.users.is_named(said.0));
+            let claim = Claim { name, password: Password::new(password), resume, tested };
+            return Err(self.ask_for(child, request, ProofAbout::Claim(claim)));
         }
         match self.users.verify(name, password) {
             PasswordCheck::Welcome(account) => {
@@ -278,7 +281,8 @@ impl Shared {
                 self.answer(child, &refusal);
                 Err(Flow::Done)
             }
-            None => Err(self.ask_multi(child)),
+            // In a block, a MULTI that is refused would let what follows it run one by one.
+            None => Err(self.ask_for(child, &[b"MULTI"], ProofAbout::Multi(child.user()))),
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::core::connection::role::RoleData;
 use crate::core::connection::slot::{SlotFlags, SlotKind};
 use crate::core::keys::UserId;
 use crate::core::notice::Notice;
-use crate::core::questions::probe::{Asker, Claim, Proof, ProofAbout, ProofOutcome};
+use crate::core::questions::probe::{Asker, Claim, Proof, ProofAbout, ProofVerdict};
 use crate::core::request::flow::Flow;
 use crate::core::shared::Shared;
 use crate::core::timers::Timer;
@@ -70,19 +70,6 @@ impl Shared {
         }
     }
 
-    /// A child authenticates. `request` is sent as it stands, without the options behind the password.
-    pub(super) fn ask_claim(
-        &mut self,
-        child: &mut Child,
-        request: &[&[u8]],
-        claim: (&[u8], &[u8]),
-        resume: Option<u16>,
-    ) -> Flow {
-        let tested = self.users.is_named(claim.0);
-        let claim = Claim { name: claim.0.into(), password: Password::new(claim.1), resume, tested };
-        self.ask_for(child, request, ProofAbout::Claim(claim))
-    }
-
     /// Asks whether a user takes any password. Then all children with its name are one user, with whatever password.
     fn test_any_password(&mut self, name: &[u8]) {
         let word = format!("{:032x}", self.env.rng.u128(..)).into_bytes();
@@ -97,12 +84,6 @@ impl Shared {
         let argument = request.arg(1);
         let argument = if argument.len() > SELECT_MAX { b"x" } else { argument };
         self.ask_for(child, &[request.arg(0), argument], ProofAbout::Select(db))
-    }
-
-    /// Whether a child's user may MULTI: in a block, a MULTI that is refused would let what follows it run
-    /// one by one.
-    pub(super) fn ask_multi(&mut self, child: &mut Child) -> Flow {
-        self.ask_for(child, &[b"MULTI"], ProofAbout::Multi(child.user()))
     }
 
     /// A child's SCRIPT KILL or FUNCTION KILL: on the lane that runs the script it would stand behind it.
@@ -192,70 +173,48 @@ impl Shared {
     pub(crate) fn proof_answered(&mut self, frame: Option<&[u8]>) {
         let Some(proof) = self.probe.answered() else { return };
         match (proof, frame) {
+            (Proof::Child(asker, about), frame) => {
+                let verdict = self.probe.verdict(frame);
+                if let (ProofAbout::Multi(user), ProofVerdict::Denied(said) | ProofVerdict::Answer(said)) =
+                    (&about, &verdict)
+                {
+                    let refusal = reply::is_error(said).then(|| said.clone());
+                    self.users.set_multi(*user, refusal, self.env.now);
+                }
+                self.env.notify(Notice::Proved(asker, about, verdict));
+            }
             (Proof::Recheck(user), None) => self.users.set_suspect(user, true),
-            // Nothing has changed: its request is looked at afresh.
-            (Proof::Child(asker, _), None) => {
-                self.env.notify(Notice::Proved(asker, ProofOutcome::Again));
-            }
-            (_, None) => {}
-            (Proof::Child(asker, about), Some(frame)) => {
-                let outcome = self.outcome(about, frame);
-                self.env.notify(Notice::Proved(asker, outcome));
-            }
-            (proof, Some(frame)) => self.proof_given(proof, frame),
-        }
-    }
-
-    /// What the answer to a child's question means for it.
-    fn outcome(&mut self, about: ProofAbout, frame: &[u8]) -> ProofOutcome {
-        let answer = self.probe.verdict(frame);
-        match about {
-            ProofAbout::Claim(claim) => ProofOutcome::Claim(claim, frame.to_vec()),
-            ProofAbout::Select(db) => {
-                let db = db.filter(|_| answer == b"+OK\r\n");
-                ProofOutcome::Answer(answer, db)
-            }
-            ProofAbout::Multi(user) => {
-                let refusal = reply::is_error(&answer).then_some(answer);
-                self.users.set_multi(user, refusal, self.env.now);
-                ProofOutcome::Again
-            }
-            ProofAbout::Permit if self.probe.is_denied() || is_denial(&answer) => {
-                ProofOutcome::Answer(answer, None)
-            }
-            ProofAbout::Permit => ProofOutcome::Permitted,
-            ProofAbout::Relay => ProofOutcome::Answer(answer, None),
-        }
-    }
-
-    /// The upstream has answered what no child has asked.
-    fn proof_given(&mut self, proof: Proof, frame: &[u8]) {
-        match proof {
-            Proof::Recheck(user) => self.check_credentials(user, frame),
-            Proof::As(user) => {
+            (Proof::Recheck(user), Some(frame)) => self.check_credentials(user, frame),
+            (Proof::As(user), Some(frame)) => {
                 self.probe.authenticated(reply::is_error(frame).then_some(frame));
                 self.check_credentials(user, frame);
             }
-            Proof::Default => self.default_answered(frame),
-            Proof::AnyPassword { name, word } => {
+            (Proof::Default, Some(frame)) => self.default_answered(frame),
+            (Proof::AnyPassword { name, word }, Some(frame)) => {
                 let any = !reply::is_error(frame);
                 if any || is_wrong_password(frame) {
                     self.users.set_any_password(&name, any.then_some(word), self.env.now);
                 }
             }
-            Proof::Child(..) | Proof::Ignore => {}
-            Proof::Reset => {
+            (Proof::Reset, Some(frame)) => {
                 self.probe.authenticated(None);
                 if let (Some(lane), false) = (self.probe.lane(), frame == b"+RESET\r\n") {
                     self.lane_lost(lane, "RESET was refused on the connection that proves users");
                 }
             }
+            (Proof::Ignore, Some(_)) | (_, None) => {}
         }
     }
 
     /// The upstream has answered a question about a child, which may wait for another one by now.
-    pub(crate) fn proved(&mut self, child: &mut Child, asker: Asker, outcome: ProofOutcome) {
-        if let ProofOutcome::Claim(claim, frame) = &outcome
+    pub(crate) fn proved(
+        &mut self,
+        child: &mut Child,
+        asker: Asker,
+        about: ProofAbout,
+        verdict: ProofVerdict,
+    ) {
+        if let (ProofAbout::Claim(claim), ProofVerdict::Answer(frame)) = (&about, &verdict)
             && is_wrong_password(frame)
         {
             self.guessed_wrong(child, &claim.name);
@@ -264,18 +223,22 @@ impl Shared {
             return;
         }
         child.front_mut().forget_question();
-        match outcome {
-            ProofOutcome::Again => self.lift(child),
-            ProofOutcome::Permitted => {
+        match (about, verdict) {
+            // It is looked at again: nothing has changed, or what was asked is known now.
+            (_, ProofVerdict::Lost) | (ProofAbout::Multi(_), _) => self.lift(child),
+            (ProofAbout::Claim(claim), ProofVerdict::Answer(frame)) if !reply::is_error(&frame) => {
+                self.claim_accepted(child, &claim, &frame);
+            }
+            (ProofAbout::Permit, ProofVerdict::Answer(frame)) if !is_denial(&frame) => {
                 child.front_mut().permit();
                 self.lift(child);
             }
-            ProofOutcome::Answer(answer, db) => {
-                child.session_mut().db = db.unwrap_or(child.session().db);
-                self.answer_front(child, &answer);
+            (about, ProofVerdict::Denied(said) | ProofVerdict::Answer(said)) => {
+                if let (ProofAbout::Select(Some(db)), b"+OK\r\n") = (about, said.as_slice()) {
+                    child.session_mut().db = db;
+                }
+                self.answer_front(child, &said);
             }
-            ProofOutcome::Claim(_, frame) if reply::is_error(&frame) => self.answer_front(child, &frame),
-            ProofOutcome::Claim(claim, frame) => self.claim_accepted(child, &claim, &frame),
         }
     }
 
