@@ -11,9 +11,9 @@ use crate::core::connection::slot::{SlotFlags, SlotKind};
 use crate::core::env::Env;
 use crate::core::keys::{ChildKey, LaneKey, PoolKey, TopicKey, TopicName, UserId};
 use crate::core::notice::{ChildNotice, Notice};
-use crate::core::pubsub::push::{Push, confirmation, push_of, verb};
+use crate::core::pubsub::SubscriberLoss;
+use crate::core::pubsub::push::{Push, confirmation, push_of};
 use crate::core::pubsub::shared::{Fence, SharedSubscriptions};
-use crate::core::pubsub::{SubscriberLoss, family_index};
 use crate::resp::{Request, encode, reply};
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -78,7 +78,7 @@ struct Hub {
     names: [HashMap<Arc<[u8]>, TopicKey>; 3],
     asked: VecDeque<Asked>,
     /// What children call the commands, where the upstream has renamed them.
-    renamed: HashMap<&'static [u8], Vec<u8>>,
+    renamed: HashMap<&'static str, Vec<u8>>,
 }
 
 #[derive(Debug, Default)]
@@ -117,12 +117,12 @@ impl Hubs {
     }
 
     /// The upstream may know the command by another name only: that by which a child has called it.
-    pub(super) fn learn_verb(&mut self, user: UserId, verb: &'static [u8], typed: &[u8]) {
+    pub(super) fn learn_name(&mut self, user: UserId, change: Subscribe, typed: &[u8]) {
         let renamed = &mut self.by_user.entry(user).or_default().renamed;
-        if !typed.eq_ignore_ascii_case(verb) {
-            renamed.insert(verb, typed.to_vec());
+        if !typed.eq_ignore_ascii_case(change.name().as_bytes()) {
+            renamed.insert(change.name(), typed.to_vec());
         } else if !renamed.is_empty() {
-            renamed.remove(verb);
+            renamed.remove(change.name());
         }
     }
 
@@ -187,7 +187,7 @@ impl Hubs {
     }
 
     fn find(&self, user: UserId, family: Family, name: &[u8]) -> Option<TopicKey> {
-        self.by_user.get(&user)?.names[family_index(family)].get(name).copied()
+        self.by_user.get(&user)?.names[family as usize].get(name).copied()
     }
 
     fn topics_of(&self, user: UserId) -> Vec<TopicKey> {
@@ -286,8 +286,8 @@ impl LiveHubs<'_> {
                     (topic.wanted, topic.refusal) = (!leave, None);
                     topic.pending += 1;
                 }
-                let verb = verb(Subscribe { family: topic.family, leave });
-                let typed = hub.renamed.get(verb).map_or(verb, Vec::as_slice);
+                let name = Subscribe { family: topic.family, leave }.name();
+                let typed = hub.renamed.get(name).map_or(name.as_bytes(), Vec::as_slice);
                 encode::request(&mut bytes, &[typed, &topic.name]);
             }
             Asked::Fence(_, number) | Asked::Probe(number) => {
@@ -325,7 +325,7 @@ impl LiveHubs<'_> {
     /// Finds the topics that a SUBSCRIBE names, or makes them, and keeps them for it.
     pub(super) fn pin(&mut self, user: UserId, family: Family, request: &Request<'_>) -> Vec<TopicKey> {
         let Hubs { by_user, topics, .. } = &mut *self.hubs;
-        let names = &mut by_user.entry(user).or_default().names[family_index(family)];
+        let names = &mut by_user.entry(user).or_default().names[family as usize];
         let mut pinned = Vec::with_capacity(request.argc() - 1);
         for name in request.args().skip(1) {
             let key = names.get(name).copied().unwrap_or_else(|| {
@@ -475,7 +475,7 @@ impl LiveHubs<'_> {
         }
         if topic.pending == 0 && topic.checks == 0 {
             let hub = self.hubs.by_user.get_mut(&user);
-            hub.and_then(|hub| hub.names[family_index(topic.family)].remove(&topic.name));
+            hub.and_then(|hub| hub.names[topic.family as usize].remove(&topic.name));
             self.hubs.topics.remove(key);
             self.tell_lane(user);
         }
@@ -569,8 +569,7 @@ impl LiveHubs<'_> {
         let Some(topic) = self.hubs.known(key) else { return };
         topic.pending -= 1;
         if let Some(frame) = refusal.filter(|_| topic.pending == 0) {
-            let text = String::from_utf8_lossy(&frame[1..]);
-            log::info!("a subscription was refused: {}", text.trim_end());
+            log::info!("a subscription was refused: {}", reply::error_text(frame).unwrap_or_default());
             topic.refusal = Some(frame.to_vec());
             topic.wanted = !topic.wanted;
             if !topic.wanted {

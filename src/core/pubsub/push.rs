@@ -5,25 +5,12 @@ use crate::command::{Family, Subscribe};
 use crate::core::child::closing::CloseReason;
 use crate::core::child::{Child, ChildState};
 use crate::core::env::Env;
-use crate::core::pubsub::family_index;
 use crate::resp::{encode, reply};
-
-/// The names of messages, and of the confirmations that somebody has joined or left: those are the names of the commands.
-const NAMES: [(Family, &[u8], [&[u8]; 2]); 3] = [
-    (Family::Channel, b"message", [b"subscribe", b"unsubscribe"]),
-    (Family::Pattern, b"pmessage", [b"psubscribe", b"punsubscribe"]),
-    (Family::Shard, b"smessage", [b"ssubscribe", b"sunsubscribe"]),
-];
-
-/// The name of a confirmation, which is that of the command.
-pub(super) fn verb(change: Subscribe) -> &'static [u8] {
-    NAMES[family_index(change.family)].2[usize::from(change.leave)]
-}
 
 /// One frame that confirms a change; without a name, that there was nothing to leave.
 pub(super) fn confirmation(out: &mut Vec<u8>, proto: u8, change: Subscribe, name: Option<&[u8]>, count: u32) {
     out.extend_from_slice(if proto == 3 { b">3\r\n" } else { b"*3\r\n" });
-    encode::bulk(out, verb(change));
+    encode::bulk(out, change.name().as_bytes());
     match name {
         Some(name) => encode::bulk(out, name),
         None => encode::null(out, proto),
@@ -39,15 +26,15 @@ pub(super) enum Push {
 
 pub(super) fn push_of(frame: &[u8]) -> Option<Push> {
     let kind = reply::text(&frame[reply::element(frame, 0)?])?;
-    NAMES.into_iter().find_map(|(family, message, [join, leave])| {
-        let confirmation = |leave| Some(Push::Confirmation(Subscribe { family, leave }));
-        match kind {
-            _ if kind == message => Some(Push::Message(family)),
-            _ if kind == join => confirmation(false),
-            _ if kind == leave => confirmation(true),
-            _ => None,
+    match kind {
+        b"message" => Some(Push::Message(Family::Channel)),
+        b"pmessage" => Some(Push::Message(Family::Pattern)),
+        b"smessage" => Some(Push::Message(Family::Shard)),
+        _ => {
+            let change = Subscribe::of_name(kind).filter(|change| change.name().as_bytes() == kind);
+            change.map(Push::Confirmation)
         }
-    })
+    }
 }
 
 /// Appends a push to a child's output in the child's protocol, within the bounds of subscribers. False if the child has

@@ -5,7 +5,6 @@ use crate::base::clock::Millis;
 use crate::base::key::Key;
 use crate::command::Family;
 use crate::core::keys::{ChildKey, TopicKey, UserId};
-use crate::core::pubsub::family_index;
 use std::collections::BTreeSet;
 
 /// What a subscription costs beside its name: the entries that remember it here and in its topic.
@@ -97,7 +96,7 @@ impl SharedSubscriptions {
     pub(super) fn add(&mut self, topic: TopicKey, family: Family, name: &[u8]) -> bool {
         let added = self.held.insert(topic.to_bits());
         if added {
-            self.counts[family_index(family)] += 1;
+            self.counts[family as usize] += 1;
             self.names_bytes += name.len();
         }
         added
@@ -106,7 +105,7 @@ impl SharedSubscriptions {
     pub(super) fn remove(&mut self, topic: TopicKey, family: Family, name: &[u8]) {
         debug_assert!(self.holds(topic), "a topic taken twice");
         self.held.remove(&topic.to_bits());
-        self.counts[family_index(family)] -= 1;
+        self.counts[family as usize] -= 1;
         self.names_bytes -= name.len();
     }
 

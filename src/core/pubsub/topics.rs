@@ -9,7 +9,6 @@ use crate::core::child::Child;
 use crate::core::child::hold::Hold;
 use crate::core::keys::{ChildKey, UserId};
 use crate::core::pubsub::hubs::Asked;
-use crate::core::pubsub::push::verb;
 use crate::core::pubsub::shared::Fence;
 use crate::core::request::flow::Flow;
 use crate::core::shared::Shared;
@@ -45,7 +44,7 @@ impl Shared {
             return Flow::Hold(Hold::OwnReplies);
         }
         let user = child.topics().map_or(child.user(), |own| own.user());
-        self.hubs.learn_verb(user, verb(change), request.arg(0));
+        self.hubs.learn_name(user, change, request.arg(0));
         let flow = if change.leave {
             self.leave_topics(child, request, change)
         } else {

@@ -129,16 +129,12 @@ impl Shared {
         match question {
             Question::Commands => self.commands_answered(said),
             Question::ConfirmNames => self.names_confirmed(said),
-            Question::Lookup { child, name } => {
-                let answer = match said {
-                    Said::Nothing => None,
-                    Said::Busy(frame) | Said::Refused(frame) => Some(Answer::Frame(frame.to_vec())),
-                    Said::Reply(frame) => {
-                        (!self.commands.learn(&name, frame)).then_some(Answer::UnknownCommand)
-                    }
-                };
-                self.give_answer(child, answer);
-            }
+            Question::Lookup { child, name } => match said {
+                Said::Reply(frame) if !self.commands.learn(&name, frame) => {
+                    self.give_answer(child, Some(Answer::UnknownCommand));
+                }
+                _ => self.give_refusal(child, said),
+            },
             Question::TryDb { child, db } => {
                 if let Said::Reply(_) = said {
                     self.control.db_exists(db);
