@@ -11,7 +11,7 @@ use crate::core::keys::{LaneKey, LeaseKind};
 use crate::core::lease::pinning::is_monitor_line;
 use crate::core::lease::state::LeaseState;
 use crate::core::pubsub::push::{Push, append_push, confirmation, push_of};
-use crate::core::request::flow::Flow;
+use crate::core::request::flow::{Flow, canonical_int};
 use crate::core::shared::Shared;
 use crate::resp::{Request, reply};
 
@@ -67,7 +67,8 @@ impl Shared {
         }
         let Some(Push::Confirmation(change)) = push_of(frame) else { return };
         let Some(subscriptions) = child.subscriptions_mut() else { return };
-        let count = reply::element(frame, 2).and_then(|range| number(&frame[range])).unwrap_or(0);
+        let count = reply::element(frame, 2).and_then(|range| canonical_int(reply::text(&frame[range])?));
+        let count = count.and_then(|count| u32::try_from(count).ok()).unwrap_or(0);
         if !subscriptions.confirmed(change, count) {
             return;
         }
@@ -120,8 +121,4 @@ impl Broker {
         }
         true
     }
-}
-
-fn number(frame: &[u8]) -> Option<u32> {
-    std::str::from_utf8(reply::text(frame)?).ok()?.parse().ok()
 }

@@ -88,14 +88,13 @@ impl Shared {
     /// Whether the request at the front opens a MULTI.
     pub(crate) fn front_begins_multi(&self, child: &Child) -> bool {
         let open = child.session().transaction.is_open();
-        let is_multi =
-            |request: &Request<'_>| match self.commands.table().map(|table| table.classify(request)) {
-                Some(Verdict::Known(known)) => {
-                    known.route == Route::Transaction(TransactionCommand::Multi) && known.arity_ok
-                }
-                Some(_) => false,
-                None => request.argc() == 1 && request.arg(0).eq_ignore_ascii_case(b"multi"),
-            };
+        let multi = Route::Transaction(TransactionCommand::Multi);
+        let is_multi = |request: &Request<'_>| match self.commands.table() {
+            Some(table) => {
+                matches!(table.classify(request), Verdict::Known(known) if known.route == multi && known.arity_ok)
+            }
+            None => request.argc() == 1 && request.arg(0).eq_ignore_ascii_case(b"multi"),
+        };
         !open && self.of_front(child, is_multi)
     }
 

@@ -158,9 +158,8 @@ impl Users {
     /// The user of this name whose password the upstream has accepted. Another password is another user, even if it was
     /// accepted too: each may be taken away.
     pub(crate) fn register(&mut self, name: &[u8], password: &Password) -> UserId {
-        let same = |user: &User| *user.name == *name && user.password == *password;
-        if let Some((id, _)) = self.known.iter().find(|(_, user)| same(user)) {
-            return *id;
+        if let Some(id) = self.find(name, password.expose()) {
+            return id;
         }
         let id = UserId(self.next);
         self.next += 1;
@@ -179,10 +178,10 @@ impl Users {
 
     /// As `register`, but all passwords of a user that takes any are one user. `None`: too many are in use.
     pub(crate) fn admit(&mut self, name: &[u8], password: &Password, now: Millis) -> Option<UserId> {
-        let mut of_name = self.known.iter().filter(|(_, user)| *user.name == *name);
-        if let Some((id, _)) = of_name.clone().find(|(_, user)| user.password == *password) {
-            return Some(*id);
+        if let Some(id) = self.find(name, password.expose()) {
+            return Some(id);
         }
+        let mut of_name = self.known.iter().filter(|(_, user)| *user.name == *name);
         if let Some((at, Some(word))) = self.tested.get(name)
             && at + limits::RIGHTS_FRESH > now
         {
@@ -200,8 +199,12 @@ impl Users {
     /// Whether to find out first if the user takes any password: another one of it is in use.
     pub(super) fn is_worth_a_test(&self, name: &[u8], password: &[u8], now: Millis) -> bool {
         let fresh = self.tested.get(name).is_some_and(|(at, _)| at + limits::RIGHTS_FRESH > now);
-        let mut of_name = self.known.values().filter(|user| *user.name == *name).peekable();
-        !fresh && of_name.peek().is_some() && of_name.all(|user| user.password.expose() != password)
+        !fresh && self.is_named(name) && self.find(name, password).is_none()
+    }
+
+    fn find(&self, name: &[u8], password: &[u8]) -> Option<UserId> {
+        let is_it = |user: &User| *user.name == *name && user.password.expose() == password;
+        self.known.iter().find(|(_, user)| is_it(user)).map(|(id, _)| *id)
     }
 
     pub(super) fn is_named(&self, name: &[u8]) -> bool {
