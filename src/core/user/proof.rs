@@ -99,11 +99,12 @@ impl Shared {
             Err(flow) => return flow,
         };
         match &about {
-            ProofAbout::Claim(Claim { name, password, .. }) => {
-                if self.users.is_worth_a_test(name, password.expose(), self.env.now) {
-                    self.test_any_password(name);
-                }
+            ProofAbout::Claim(Claim { name, password, .. })
+                if self.users.is_worth_a_test(name, password.expose(), self.env.now) =>
+            {
+                self.test_any_password(name);
             }
+            ProofAbout::Claim(_) => {}
             _ if self.users.is_known(child.user()) => {
                 self.prove_user(child.user(), Proof::As(child.user()));
             }
