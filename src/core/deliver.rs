@@ -38,9 +38,9 @@ impl Broker {
                 }
             }
             Notice::Child(key, told) => self.tell(key, told),
-            Notice::Proved(proved) => {
-                if let Some(child) = self.children.get_mut(proved.child()) {
-                    self.shared.proved(child, proved);
+            Notice::Proved(asker, about, verdict) => {
+                if let Some(child) = self.children.get_mut(asker.child) {
+                    self.shared.proved(child, asker, about, verdict);
                 }
             }
         }

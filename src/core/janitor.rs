@@ -80,7 +80,6 @@ impl Shared {
     fn check_stalls(&mut self) {
         self.ask_if_busy();
         let limit = self.env.settings.lane_stall_timeout;
-        let now = self.env.now;
         if limit == 0 || !self.connections.lanes().any(|(_, lane)| self.is_stalled(lane, limit)) {
             return;
         }
@@ -98,7 +97,7 @@ impl Shared {
         if !self.connections.lanes().any(|(_, lane)| self.is_stalled(lane, limit.saturating_add(patience))) {
             return;
         }
-        if self.control.is_dead(self.control_is_ready(), patience, now) {
+        if self.is_upstream_dead(patience) {
             log::error!("upstream {} gives no sign of life: closing its connections", self.env.upstream);
             for key in self.connections.keys() {
                 self.lane_lost(key, "the upstream does not answer");
@@ -117,7 +116,7 @@ impl Broker {
         self.shared.remove_surplus_lanes();
         self.close_orphaned_waits();
         self.shared.repeat_canaries();
-        self.shared.hubs.check(&mut self.shared.connections, &mut self.shared.env);
+        self.shared.live_hubs().check();
         self.shared.check_stalls();
         self.shared.close_idle_lanes();
         self.shared.replace_old_lanes();

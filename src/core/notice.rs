@@ -6,7 +6,7 @@ use crate::core::child::hold::{Answer, HeldLease, Hold};
 use crate::core::connection::slot::Slot;
 use crate::core::keys::{ChildKey, LaneKey, LeaseKind, PoolKey, TopicKey, UserId};
 use crate::core::pubsub::SubscriberLoss;
-use crate::core::questions::probe::Proved;
+use crate::core::questions::probe::{Asker, ProofAbout, ProofVerdict};
 
 /// What has happened to one child, or to all that something concerns.
 #[derive(Debug)]
@@ -16,7 +16,7 @@ pub(crate) enum Notice {
     /// The requests in these slots have failed.
     Failed { lane: LaneKey, slots: Vec<Slot>, failure: Failure },
     /// The upstream has answered a question about a child as a user.
-    Proved(Proved),
+    Proved(Asker, ProofAbout, ProofVerdict),
     /// The child ends at once.
     Close(ChildKey),
     /// The upstream refuses the password of this user.

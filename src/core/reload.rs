@@ -73,7 +73,7 @@ impl Shared {
                             lane.forget_failures();
                         }
                         let loss = SubscriberLoss::UpstreamReplaced;
-                        self.hubs.disconnected(&mut self.connections, &mut self.env, key, loss);
+                        self.live_hubs().disconnected(key, loss);
                     }
                     Some(LaneRole::Probe) => self.lane_lost(key, "the upstream has been replaced"),
                     Some(LaneRole::Control) | None => {}

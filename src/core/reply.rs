@@ -23,7 +23,7 @@ impl Broker {
         let now = self.shared.env.now;
         // The driver may not have heard yet that the connection was given up.
         let Some(mut frames) = self.shared.connections.begin_input(key, bytes, now) else { return };
-        self.shared.control.heard(now);
+        self.shared.work.heard(now);
         while !frames.rest().is_empty()
             && let Some(lane) = self.shared.connections.input_of(key)
         {

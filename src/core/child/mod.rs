@@ -389,7 +389,7 @@ impl Child {
 
     /// The same; it has none yet, perhaps.
     pub(crate) fn topics_or_new(&mut self) -> &mut SharedSubscriptions {
-        self.topics.get_or_insert_with(|| SharedSubscriptions::new(self.user))
+        self.topics.get_or_insert_with(|| SharedSubscriptions::new(self.key, self.user))
     }
 
     pub(crate) fn take_topics(&mut self) -> Option<Box<SharedSubscriptions>> {

@@ -58,7 +58,7 @@ impl Shared {
                     LaneRole::Lease => self.lease_ready(key),
                     LaneRole::Shared => self.connections.ask_to_yield(&mut self.env),
                     LaneRole::Subscriber => {
-                        self.hubs.connected(&mut self.connections, &mut self.env, key);
+                        self.live_hubs().connected(key);
                     }
                     // It is not greeted.
                     LaneRole::Probe => {}

@@ -109,7 +109,7 @@ impl Shared {
             }
             LaneRole::Subscriber => {
                 let loss = SubscriberLoss::Broken { failures };
-                self.hubs.disconnected(&mut self.connections, &mut self.env, key, loss);
+                self.live_hubs().disconnected(key, loss);
             }
         }
         self.connections.account(&mut self.env, key);

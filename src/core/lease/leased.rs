@@ -57,12 +57,12 @@ impl Shared {
                 (SlotKind::Select, Flow::Hold(Hold::Reply))
             }
             Leased::Exec => return self.exec_leased(child, request, id, lane),
-            Leased::Queue(local) => return self.queue_leased(child, request, id, local, lane),
+            Leased::Queue(local) => return self.queue_command(child, request, id, local, Some(lane)),
             Leased::QueueSelect => {
                 if let Some(db) = db_named(request) {
                     child.session_mut().transaction.note_select(db);
                 }
-                return self.queue_leased(child, request, id, None, lane);
+                return self.queue_command(child, request, id, None, Some(lane));
             }
             Leased::Subscribe(change) => return self.change_subscription(child, request, id, change, lane),
             Leased::Pin(pin) => return self.pin(child, request, id, pin, lane),

@@ -2,7 +2,6 @@
 //! been asked about them. Changes both sides of a subscription, the topic's and the child's, in one function. Never
 //! touches a child itself, and never decides when one is answered.
 
-use crate::base::clock::Millis;
 use crate::base::key::{Arena, Key};
 use crate::command::{Family, NO_COMMAND, Subscribe};
 use crate::core::connection::Connections;
@@ -12,9 +11,9 @@ use crate::core::connection::slot::{SlotFlags, SlotKind};
 use crate::core::env::Env;
 use crate::core::keys::{ChildKey, LaneKey, PoolKey, TopicKey, TopicName, UserId};
 use crate::core::notice::{ChildNotice, Notice};
-use crate::core::pubsub::push::{Push, confirmation, push_of, verb};
-use crate::core::pubsub::shared::SharedSubscriptions;
-use crate::core::pubsub::{SubscriberLoss, family_index};
+use crate::core::pubsub::SubscriberLoss;
+use crate::core::pubsub::push::{Push, confirmation, push_of};
+use crate::core::pubsub::shared::{Fence, SharedSubscriptions};
 use crate::resp::{Request, encode, reply};
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -73,24 +72,15 @@ pub(super) enum Received {
     FenceAnswered(ChildKey, u64),
 }
 
-/// One user's subscriptions.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Hub {
     lane: LaneKey,
     names: [HashMap<Arc<[u8]>, TopicKey>; 3],
     asked: VecDeque<Asked>,
     /// What children call the commands, where the upstream has renamed them.
-    renamed: HashMap<&'static [u8], Vec<u8>>,
+    renamed: HashMap<&'static str, Vec<u8>>,
 }
 
-impl Default for Hub {
-    fn default() -> Self {
-        let (names, renamed) = (Default::default(), HashMap::new());
-        Hub { lane: Key::NONE, names, asked: VecDeque::new(), renamed }
-    }
-}
-
-/// Every shared subscription there is.
 #[derive(Debug, Default)]
 pub(crate) struct Hubs {
     by_user: HashMap<UserId, Hub>,
@@ -102,65 +92,14 @@ pub(crate) struct Hubs {
 }
 
 impl Hubs {
-    // ---- the connection -------------------------------------------------------------------------------
+    /// With the connections that carry them.
+    pub(super) fn live<'a>(&'a mut self, connections: &'a mut Connections, env: &'a mut Env) -> LiveHubs<'a> {
+        LiveHubs { hubs: self, connections, env }
+    }
 
     /// The lane for the user's subscriptions, once there was a need of one.
     pub(super) fn lane_of(&self, user: UserId) -> Option<LaneKey> {
         self.by_user.get(&user).map(|hub| hub.lane).filter(|lane| !lane.is_none())
-    }
-
-    /// Sees to it that the user's connection is dialled.
-    pub(super) fn want(&mut self, connections: &mut Connections, env: &mut Env, user: UserId) {
-        let known = self.lane_of(user).filter(|lane| connections.find(*lane).is_some());
-        let lane = known.unwrap_or_else(|| {
-            // Channels belong to no db, so none is selected.
-            let pool = connections.pool_of(PoolKey { user, db: 0, proto: 3, no_touch: false });
-            connections.add(Lane::new(pool, RoleData::Subscriber { listened: false }, env.now))
-        });
-        self.by_user.entry(user).or_default().lane = lane;
-        self.tell_lane(connections, user);
-        connections.want(env, lane);
-    }
-
-    /// Whether the user's connection can be asked something.
-    pub(super) fn is_ready(&self, connections: &Connections, user: UserId) -> bool {
-        let lane = self.lane_of(user).and_then(|lane| connections.find(lane));
-        lane.is_some_and(|lane| lane.is_ready())
-    }
-
-    /// The connection stands: everything that is listened to is asked for, in one go.
-    pub(crate) fn connected(&mut self, connections: &mut Connections, env: &mut Env, lane: LaneKey) {
-        let Some(user) = user_of(connections, lane) else { return };
-        for topic in self.topics_of(user) {
-            if self.topics.get(topic).is_some_and(Topic::is_used) {
-                self.ask(connections, env, user, Asked::Join(topic));
-            } else {
-                self.release(connections, env, topic);
-            }
-        }
-        env.notify(Notice::HubReady(user));
-    }
-
-    /// The connection is gone: nothing that was asked will be answered, and nothing is subscribed any more. Children that
-    /// wait for a first confirmation wait for the next connection.
-    pub(crate) fn disconnected(
-        &mut self,
-        connections: &mut Connections,
-        env: &mut Env,
-        lane: LaneKey,
-        loss: SubscriberLoss,
-    ) {
-        let Some(user) = user_of(connections, lane) else { return };
-        let Some(hub) = self.by_user.get_mut(&user) else { return debug_assert!(false, "no such hub") };
-        hub.asked.clear();
-        connections.known_mut(lane).map(Lane::take_all);
-        for key in self.topics_of(user) {
-            if let Some(topic) = self.known(key) {
-                (topic.wanted, topic.pending, topic.checks) = (false, 0, 0);
-            }
-            self.release(connections, env, key);
-        }
-        env.notify(Notice::SubscribersLost(user, loss));
     }
 
     /// No child is this user any more, or listens as this user, and its connection has gone.
@@ -171,16 +110,6 @@ impl Hubs {
         self.by_user.remove(&user);
     }
 
-    /// Has the user's lane, if there is one yet, know whether it is needed.
-    fn tell_lane(&self, connections: &mut Connections, user: UserId) {
-        let used = self.by_user.get(&user).is_some_and(|hub| hub.names.iter().any(|names| !names.is_empty()));
-        if let Some(lane) = self.lane_of(user) {
-            connections.set_listened(lane, used);
-        }
-    }
-
-    // ---- asking the upstream --------------------------------------------------------------------------
-
     /// A number for a PING, which no other has.
     pub(super) fn next_ping(&mut self) -> u64 {
         self.pings += 1;
@@ -188,115 +117,12 @@ impl Hubs {
     }
 
     /// The upstream may know the command by another name only: that by which a child has called it.
-    pub(super) fn learn_verb(&mut self, user: UserId, verb: &'static [u8], typed: &[u8]) {
+    pub(super) fn learn_name(&mut self, user: UserId, change: Subscribe, typed: &[u8]) {
         let renamed = &mut self.by_user.entry(user).or_default().renamed;
-        if !typed.eq_ignore_ascii_case(verb) {
-            renamed.insert(verb, typed.to_vec());
+        if !typed.eq_ignore_ascii_case(change.name().as_bytes()) {
+            renamed.insert(change.name(), typed.to_vec());
         } else if !renamed.is_empty() {
-            renamed.remove(verb);
-        }
-    }
-
-    /// Asks the user's connection, which is ready. Its answer is awaited in the order of asking.
-    pub(super) fn ask(&mut self, connections: &mut Connections, env: &mut Env, user: UserId, asked: Asked) {
-        debug_assert!(self.is_ready(connections, user), "asked without a connection");
-        let Some(hub) = self.by_user.get_mut(&user) else { return };
-        let mut bytes = Vec::new();
-        match asked {
-            Asked::Join(key) | Asked::Leave(key) | Asked::Check(key, ..) => {
-                let Some(topic) = self.topics.get_mut(key) else { return debug_assert!(false, "no topic") };
-                let leave = matches!(asked, Asked::Leave(_));
-                if let Asked::Check(..) = asked {
-                    topic.checks += 1;
-                } else {
-                    (topic.wanted, topic.refusal) = (!leave, None);
-                    topic.pending += 1;
-                }
-                let verb = verb(Subscribe { family: topic.family, leave });
-                let typed = hub.renamed.get(verb).map_or(verb, Vec::as_slice);
-                encode::request(&mut bytes, &[typed, &topic.name]);
-            }
-            Asked::Fence(_, number) | Asked::Probe(number) => {
-                encode::request(&mut bytes, &[b"PING", number.to_string().as_bytes()]);
-            }
-        }
-        hub.asked.push_back(asked);
-        connections.send(env, hub.lane, &bytes, Key::NONE, NO_COMMAND, SlotKind::Topic, SlotFlags::NONE);
-    }
-
-    /// A connection that has long said nothing is asked whether it lives: a stall is noticed only where an answer is
-    /// owed. One that carries nothing any more is forgotten. What the upstream was too busy to leave is asked again.
-    pub(crate) fn check(&mut self, connections: &mut Connections, env: &mut Env) {
-        for topic in std::mem::take(&mut self.to_leave) {
-            self.release(connections, env, topic);
-        }
-        let quiet = env.settings.lane_stall_timeout / 2;
-        for key in connections.keys_where(|lane| lane.role() == LaneRole::Subscriber) {
-            let used = connections.is_listened(key);
-            let (Some(user), Some(lane)) = (user_of(connections, key), connections.known(key)) else {
-                continue;
-            };
-            let silent = lane.is_idle() && env.now.saturating_sub(lane.last_reply()) >= quiet;
-            if used && lane.is_ready() && silent && quiet > 0 {
-                let asked = Asked::Probe(self.next_ping());
-                self.ask(connections, env, user, asked);
-            } else if !used && lane.is_dormant() {
-                connections.remove(env, key);
-                self.forget_user(user);
-            }
-        }
-    }
-
-    // ---- what a child asks for ------------------------------------------------------------------------
-
-    /// Finds the topics that a SUBSCRIBE names, or makes them, and keeps them for it.
-    pub(super) fn pin(
-        &mut self,
-        connections: &mut Connections,
-        user: UserId,
-        family: Family,
-        request: &Request<'_>,
-    ) -> Vec<TopicKey> {
-        let names = &mut self.by_user.entry(user).or_default().names[family_index(family)];
-        let mut pinned = Vec::with_capacity(request.argc() - 1);
-        for name in request.args().skip(1) {
-            let key = names.get(name).copied().unwrap_or_else(|| {
-                let name: Arc<[u8]> = name.into();
-                let key = self.topics.insert(Topic {
-                    user,
-                    family,
-                    name: Arc::clone(&name),
-                    wanted: false,
-                    pending: 0,
-                    checks: 0,
-                    subscribers: BTreeSet::new(),
-                    pins: 0,
-                    refusal: None,
-                });
-                names.insert(name, key);
-                key
-            });
-            if let Some(topic) = self.topics.get_mut(key) {
-                topic.pins += 1;
-            }
-            pinned.push(key);
-        }
-        self.tell_lane(connections, user);
-        pinned
-    }
-
-    /// The request at the front of a child is done, or will not be: what it waited for may go.
-    pub(super) fn unpin(
-        &mut self,
-        connections: &mut Connections,
-        env: &mut Env,
-        own: &mut SharedSubscriptions,
-    ) {
-        for key in own.take_front() {
-            if let Some(topic) = self.known(key) {
-                topic.pins -= 1;
-            }
-            self.release(connections, env, key);
+            renamed.remove(change.name());
         }
     }
 
@@ -310,44 +136,13 @@ impl Hubs {
         }
     }
 
-    /// Asks what the SUBSCRIBE at the front of a child needs, before the fence of this number.
-    pub(super) fn ask_to_join(
-        &mut self,
-        connections: &mut Connections,
-        env: &mut Env,
-        own: &SharedSubscriptions,
-        child: ChildKey,
-        fence: u64,
-    ) {
-        let user = own.user();
-        if !self.is_ready(connections, user) {
-            return;
-        }
-        for key in own.pinned() {
-            match self.known(*key).map(|topic| topic.wanted) {
-                Some(false) => self.ask(connections, env, user, Asked::Join(*key)),
-                // That the user may listen to it was true when another child joined.
-                Some(true) if !own.has_asked() => {
-                    self.ask(connections, env, user, Asked::Check(*key, child, fence));
-                }
-                _ => {}
-            }
-        }
-    }
-
     /// The child listens to what its SUBSCRIBE names. Returns its confirmations.
-    pub(super) fn join(
-        &mut self,
-        own: &mut SharedSubscriptions,
-        child: ChildKey,
-        change: Subscribe,
-        proto: u8,
-    ) -> Vec<u8> {
+    pub(super) fn join(&mut self, own: &mut SharedSubscriptions, change: Subscribe, proto: u8) -> Vec<u8> {
         let mut out = Vec::new();
         for key in own.pinned().to_vec() {
             let Some(topic) = self.known(key) else { continue };
             if own.add(key, topic.family, &topic.name) {
-                topic.subscribers.insert(child.to_bits());
+                topic.subscribers.insert(own.child().to_bits());
             }
             confirmation(&mut out, proto, change, Some(&topic.name), own.count(change.family));
         }
@@ -366,131 +161,8 @@ impl Hubs {
                 |key: &TopicKey| self.topics.get(*key).is_some_and(|topic| topic.family == family);
             return own.held().filter(of_family).collect();
         }
-        let names = self.by_user.get(&own.user()).map(|hub| &hub.names[family_index(family)]);
-        let find = |name| names.and_then(|names| names.get(name).copied());
-        request.args().skip(1).map(|name| find(name).unwrap_or(Key::NONE)).collect()
-    }
-
-    /// Whether the upstream has done its part for a child to leave these topics: those with no other listener are left
-    /// upstream first, so that everything published until then comes. False: the child has to wait for that. An error is
-    /// the upstream's, which does not let it leave.
-    pub(super) fn may_leave(
-        &mut self,
-        connections: &mut Connections,
-        env: &mut Env,
-        own: &SharedSubscriptions,
-        named: &[TopicKey],
-    ) -> Result<bool, Vec<u8>> {
-        let user = own.user();
-        let mut held = named.iter().copied().filter(|topic| own.holds(*topic)).peekable();
-        if held.peek().is_none() || !self.is_ready(connections, user) {
-            // Without a connection there is nothing to leave upstream, and nothing more will come.
-            return Ok(true);
-        }
-        let last = |topic: &Topic| topic.wanted && topic.subscribers.len() == 1 && topic.pins == 0;
-        let last: Vec<TopicKey> = held.filter(|key| self.topics.get(*key).is_some_and(last)).collect();
-        if own.is_fence_answered() {
-            let mut topics = last.iter().filter_map(|topic| self.topics.get(*topic));
-            if let Some(refusal) = topics.find_map(|topic| topic.refusal.clone()) {
-                return Err(refusal);
-            }
-            if last.is_empty() {
-                return Ok(true);
-            }
-        }
-        for key in last {
-            // Named twice, it has been asked already.
-            if self.known(key).is_some_and(|topic| topic.wanted) {
-                self.ask(connections, env, user, Asked::Leave(key));
-            }
-        }
-        Ok(false)
-    }
-
-    /// The child leaves these topics. Returns its confirmations.
-    pub(super) fn leave(
-        &mut self,
-        connections: &mut Connections,
-        env: &mut Env,
-        (own, child): (&mut SharedSubscriptions, ChildKey),
-        (change, proto): (Subscribe, u8),
-        (named, request): (&[TopicKey], &Request<'_>),
-    ) -> Vec<u8> {
-        let mut out = Vec::new();
-        let typed = request.args().skip(1).map(Some).chain(std::iter::repeat(None));
-        for (key, typed) in named.iter().zip(typed) {
-            let name = self.topics.get(*key).map(|topic| Arc::clone(&topic.name));
-            self.unsubscribe(connections, env, own, child, *key);
-            confirmation(&mut out, proto, change, typed.or(name.as_deref()), own.count(change.family));
-        }
-        if named.is_empty() {
-            confirmation(&mut out, proto, change, None, own.count(change.family));
-        }
-        out
-    }
-
-    /// Takes a child off a topic's list, if it is on it. The topic is left upstream if no other child is.
-    pub(super) fn unsubscribe(
-        &mut self,
-        connections: &mut Connections,
-        env: &mut Env,
-        own: &mut SharedSubscriptions,
-        child: ChildKey,
-        key: TopicKey,
-    ) {
-        if own.holds(key)
-            && let Some(topic) = self.known(key)
-        {
-            own.remove(key, topic.family, &topic.name);
-            topic.subscribers.remove(&child.to_bits());
-            self.release(connections, env, key);
-        }
-    }
-
-    /// A child leaves everything, and its request at the front is forgotten.
-    pub(super) fn leave_all(
-        &mut self,
-        connections: &mut Connections,
-        env: &mut Env,
-        own: &mut SharedSubscriptions,
-        child: ChildKey,
-    ) {
-        for topic in own.held().collect::<Vec<_>>() {
-            self.unsubscribe(connections, env, own, child, topic);
-        }
-        self.unpin(connections, env, own);
-    }
-
-    /// The child leaves what the upstream has been asked to leave for it: that may be left already, and it would listen
-    /// in vain.
-    pub(super) fn leave_unwanted(
-        &mut self,
-        connections: &mut Connections,
-        env: &mut Env,
-        own: &mut SharedSubscriptions,
-        child: ChildKey,
-    ) {
-        for key in own.held().collect::<Vec<_>>() {
-            if self.known(key).is_some_and(|topic| !topic.wanted) {
-                self.unsubscribe(connections, env, own, child, key);
-            }
-        }
-    }
-
-    /// Leaves a topic upstream that nobody needs, and forgets it once that is answered.
-    pub(super) fn release(&mut self, connections: &mut Connections, env: &mut Env, key: TopicKey) {
-        // Where a notice or a later look names it, it may have been forgotten since.
-        let Some(topic) = self.topics.get(key).filter(|topic| !topic.is_used()) else { return };
-        if topic.wanted && self.is_ready(connections, topic.user) {
-            return self.ask(connections, env, topic.user, Asked::Leave(key));
-        }
-        if topic.pending == 0 && topic.checks == 0 {
-            let user = topic.user;
-            let hub = self.by_user.get_mut(&user);
-            hub.and_then(|hub| hub.names[family_index(topic.family)].remove(&topic.name));
-            self.topics.remove(key);
-            self.tell_lane(connections, user);
-        }
+        let find = |name| self.find(own.user(), family, name).unwrap_or(Key::NONE);
+        request.args().skip(1).map(find).collect()
     }
 
     /// The children that listen to a topic. None, if it has been forgotten since.
@@ -507,78 +179,359 @@ impl Hubs {
         Some((Subscribe { family: topic.family, leave: true }, Arc::clone(&topic.name)))
     }
 
+    /// A topic that is used, or that the upstream has to answer about: it must exist.
+    fn known(&mut self, key: TopicKey) -> Option<&mut Topic> {
+        let topic = self.topics.get_mut(key);
+        debug_assert!(topic.is_some(), "a topic in use was forgotten");
+        topic
+    }
+
+    fn find(&self, user: UserId, family: Family, name: &[u8]) -> Option<TopicKey> {
+        self.by_user.get(&user)?.names[family as usize].get(name).copied()
+    }
+
+    fn topics_of(&self, user: UserId) -> Vec<TopicKey> {
+        self.topics.iter().filter(|(_, topic)| topic.user == user).map(|(key, _)| key).collect()
+    }
+}
+
+/// The shared subscriptions with the connections that carry them.
+pub(crate) struct LiveHubs<'a> {
+    hubs: &'a mut Hubs,
+    connections: &'a mut Connections,
+    env: &'a mut Env,
+}
+
+impl LiveHubs<'_> {
+    // ---- the connection -------------------------------------------------------------------------------
+
+    /// Sees to it that the user's connection is dialled.
+    pub(super) fn want(&mut self, user: UserId) {
+        let known = self.hubs.lane_of(user).filter(|lane| self.connections.find(*lane).is_some());
+        let lane = known.unwrap_or_else(|| {
+            // Channels belong to no db, so none is selected.
+            let pool = self.connections.pool_of(PoolKey { user, db: 0, proto: 3, no_touch: false });
+            self.connections.add(Lane::new(pool, RoleData::Subscriber { listened: false }, self.env.now))
+        });
+        self.hubs.by_user.entry(user).or_default().lane = lane;
+        self.tell_lane(user);
+        self.connections.want(self.env, lane);
+    }
+
+    /// Whether the user's connection can be asked something.
+    pub(super) fn is_ready(&self, user: UserId) -> bool {
+        self.hubs.lane_of(user).and_then(|lane| self.connections.find(lane)).is_some_and(Lane::is_ready)
+    }
+
+    /// The connection stands: everything that is listened to is asked for, in one go.
+    pub(crate) fn connected(&mut self, lane: LaneKey) {
+        let Some(user) = self.user_of(lane) else { return };
+        for topic in self.hubs.topics_of(user) {
+            if self.hubs.topics.get(topic).is_some_and(Topic::is_used) {
+                self.ask(user, Asked::Join(topic));
+            } else {
+                self.release(topic);
+            }
+        }
+        self.env.notify(Notice::HubReady(user));
+    }
+
+    /// The connection is gone: nothing that was asked will be answered, and nothing is subscribed any more. Children that
+    /// wait for a first confirmation wait for the next connection.
+    pub(crate) fn disconnected(&mut self, lane: LaneKey, loss: SubscriberLoss) {
+        let Some(user) = self.user_of(lane) else { return };
+        let Some(hub) = self.hubs.by_user.get_mut(&user) else {
+            return debug_assert!(false, "no such hub");
+        };
+        hub.asked.clear();
+        self.connections.known_mut(lane).map(Lane::take_all);
+        for key in self.hubs.topics_of(user) {
+            if let Some(topic) = self.hubs.known(key) {
+                (topic.wanted, topic.pending, topic.checks) = (false, 0, 0);
+            }
+            self.release(key);
+        }
+        self.env.notify(Notice::SubscribersLost(user, loss));
+    }
+
+    /// Has the user's lane, if there is one yet, know whether it is needed.
+    fn tell_lane(&mut self, user: UserId) {
+        let hub = self.hubs.by_user.get(&user);
+        let used = hub.is_some_and(|hub| hub.names.iter().any(|names| !names.is_empty()));
+        if let Some(lane) = self.hubs.lane_of(user) {
+            self.connections.set_listened(lane, used);
+        }
+    }
+
+    fn user_of(&self, lane: LaneKey) -> Option<UserId> {
+        self.connections.known(lane).map(|lane| self.connections.key_of(lane).user)
+    }
+
+    // ---- asking the upstream --------------------------------------------------------------------------
+
+    /// Asks the user's connection, which is ready. Its answer is awaited in the order of asking.
+    pub(super) fn ask(&mut self, user: UserId, asked: Asked) {
+        debug_assert!(self.is_ready(user), "asked without a connection");
+        let Some(hub) = self.hubs.by_user.get_mut(&user) else { return };
+        let mut bytes = Vec::new();
+        match asked {
+            Asked::Join(key) | Asked::Leave(key) | Asked::Check(key, ..) => {
+                let Some(topic) = self.hubs.topics.get_mut(key) else {
+                    return debug_assert!(false, "no topic");
+                };
+                let leave = matches!(asked, Asked::Leave(_));
+                if let Asked::Check(..) = asked {
+                    topic.checks += 1;
+                } else {
+                    (topic.wanted, topic.refusal) = (!leave, None);
+                    topic.pending += 1;
+                }
+                let name = Subscribe { family: topic.family, leave }.name();
+                let typed = hub.renamed.get(name).map_or(name.as_bytes(), Vec::as_slice);
+                encode::request(&mut bytes, &[typed, &topic.name]);
+            }
+            Asked::Fence(_, number) | Asked::Probe(number) => {
+                encode::request(&mut bytes, &[b"PING", number.to_string().as_bytes()]);
+            }
+        }
+        hub.asked.push_back(asked);
+        let (kind, flags) = (SlotKind::Topic, SlotFlags::NONE);
+        self.connections.send(self.env, hub.lane, &bytes, Key::NONE, NO_COMMAND, kind, flags);
+    }
+
+    /// A connection that has long said nothing is asked whether it lives: a stall is noticed only where an answer is
+    /// owed. One that carries nothing any more is forgotten. What the upstream was too busy to leave is asked again.
+    pub(crate) fn check(&mut self) {
+        for topic in std::mem::take(&mut self.hubs.to_leave) {
+            self.release(topic);
+        }
+        let quiet = self.env.settings.lane_stall_timeout / 2;
+        for key in self.connections.keys_where(|lane| lane.role() == LaneRole::Subscriber) {
+            let (Some(user), Some(lane)) = (self.user_of(key), self.connections.known(key)) else { continue };
+            let used = lane.is_listened();
+            let silent = lane.is_idle() && self.env.now.saturating_sub(lane.last_reply()) >= quiet;
+            if used && lane.is_ready() && silent && quiet > 0 {
+                let asked = Asked::Probe(self.hubs.next_ping());
+                self.ask(user, asked);
+            } else if !used && lane.is_dormant() {
+                self.connections.remove(self.env, key);
+                self.hubs.forget_user(user);
+            }
+        }
+    }
+
+    // ---- what a child asks for ------------------------------------------------------------------------
+
+    /// Finds the topics that a SUBSCRIBE names, or makes them, and keeps them for it.
+    pub(super) fn pin(&mut self, user: UserId, family: Family, request: &Request<'_>) -> Vec<TopicKey> {
+        let Hubs { by_user, topics, .. } = &mut *self.hubs;
+        let names = &mut by_user.entry(user).or_default().names[family as usize];
+        let mut pinned = Vec::with_capacity(request.argc() - 1);
+        for name in request.args().skip(1) {
+            let key = names.get(name).copied().unwrap_or_else(|| {
+                let name: Arc<[u8]> = name.into();
+                let key = topics.insert(Topic {
+                    user,
+                    family,
+                    name: Arc::clone(&name),
+                    wanted: false,
+                    pending: 0,
+                    checks: 0,
+                    subscribers: BTreeSet::new(),
+                    pins: 0,
+                    refusal: None,
+                });
+                names.insert(name, key);
+                key
+            });
+            if let Some(topic) = topics.get_mut(key) {
+                topic.pins += 1;
+            }
+            pinned.push(key);
+        }
+        self.tell_lane(user);
+        pinned
+    }
+
+    /// The request at the front of a child is done, or will not be: what it waited for may go.
+    pub(super) fn unpin(&mut self, own: &mut SharedSubscriptions) {
+        for key in own.take_front() {
+            if let Some(topic) = self.hubs.known(key) {
+                topic.pins -= 1;
+            }
+            self.release(key);
+        }
+    }
+
+    /// Asks what the SUBSCRIBE at the front of a child needs, before the fence of this number.
+    pub(super) fn ask_to_join(&mut self, own: &SharedSubscriptions, fence: u64) {
+        let user = own.user();
+        if !self.is_ready(user) {
+            return;
+        }
+        for key in own.pinned() {
+            match self.hubs.known(*key).map(|topic| topic.wanted) {
+                Some(false) => self.ask(user, Asked::Join(*key)),
+                // That the user may listen to it was true when another child joined.
+                Some(true) if own.fence() == Fence::NotAsked => {
+                    self.ask(user, Asked::Check(*key, own.child(), fence))
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Whether the upstream has done its part for a child to leave these topics: those with no other listener are left
+    /// upstream first, so that everything published until then comes. False: the child has to wait for that. An error is
+    /// the upstream's, which does not let it leave.
+    pub(super) fn may_leave(
+        &mut self,
+        own: &SharedSubscriptions,
+        named: &[TopicKey],
+    ) -> Result<bool, Vec<u8>> {
+        let user = own.user();
+        let mut held = named.iter().copied().filter(|topic| own.holds(*topic)).peekable();
+        if held.peek().is_none() || !self.is_ready(user) {
+            // Without a connection there is nothing to leave upstream, and nothing more will come.
+            return Ok(true);
+        }
+        let last = |topic: &Topic| topic.wanted && topic.subscribers.len() == 1 && topic.pins == 0;
+        let last: Vec<TopicKey> = held.filter(|key| self.hubs.topics.get(*key).is_some_and(last)).collect();
+        if own.fence() == Fence::Answered {
+            let mut topics = last.iter().filter_map(|topic| self.hubs.topics.get(*topic));
+            if let Some(refusal) = topics.find_map(|topic| topic.refusal.clone()) {
+                return Err(refusal);
+            }
+            if last.is_empty() {
+                return Ok(true);
+            }
+        }
+        for key in last {
+            // Named twice, it has been asked already.
+            if self.hubs.known(key).is_some_and(|topic| topic.wanted) {
+                self.ask(user, Asked::Leave(key));
+            }
+        }
+        Ok(false)
+    }
+
+    /// The child leaves these topics. Returns its confirmations.
+    pub(super) fn leave(
+        &mut self,
+        own: &mut SharedSubscriptions,
+        (change, proto): (Subscribe, u8),
+        named: &[TopicKey],
+        request: &Request<'_>,
+    ) -> Vec<u8> {
+        let mut out = Vec::new();
+        let typed = request.args().skip(1).map(Some).chain(std::iter::repeat(None));
+        for (key, typed) in named.iter().zip(typed) {
+            let name = self.hubs.topics.get(*key).map(|topic| Arc::clone(&topic.name));
+            self.unsubscribe(own, *key);
+            confirmation(&mut out, proto, change, typed.or(name.as_deref()), own.count(change.family));
+        }
+        if named.is_empty() {
+            confirmation(&mut out, proto, change, None, own.count(change.family));
+        }
+        out
+    }
+
+    /// Takes a child off a topic's list, if it is on it. The topic is left upstream if no other child is.
+    pub(super) fn unsubscribe(&mut self, own: &mut SharedSubscriptions, key: TopicKey) {
+        if own.holds(key)
+            && let Some(topic) = self.hubs.known(key)
+        {
+            own.remove(key, topic.family, &topic.name);
+            topic.subscribers.remove(&own.child().to_bits());
+            self.release(key);
+        }
+    }
+
+    /// A child leaves everything, and its request at the front is forgotten.
+    pub(super) fn leave_all(&mut self, own: &mut SharedSubscriptions) {
+        for topic in own.held().collect::<Vec<_>>() {
+            self.unsubscribe(own, topic);
+        }
+        self.unpin(own);
+    }
+
+    /// The child leaves what the upstream has been asked to leave for it: that may be left already, and it would listen
+    /// in vain.
+    pub(super) fn leave_unwanted(&mut self, own: &mut SharedSubscriptions) {
+        for key in own.held().collect::<Vec<_>>() {
+            if self.hubs.known(key).is_some_and(|topic| !topic.wanted) {
+                self.unsubscribe(own, key);
+            }
+        }
+    }
+
+    /// Leaves a topic upstream that nobody needs, and forgets it once that is answered.
+    pub(super) fn release(&mut self, key: TopicKey) {
+        // Where a notice or a later look names it, it may have been forgotten since.
+        let Some(topic) = self.hubs.topics.get(key).filter(|topic| !topic.is_used()) else { return };
+        let user = topic.user;
+        if topic.wanted && self.is_ready(user) {
+            return self.ask(user, Asked::Leave(key));
+        }
+        if topic.pending == 0 && topic.checks == 0 {
+            let hub = self.hubs.by_user.get_mut(&user);
+            hub.and_then(|hub| hub.names[topic.family as usize].remove(&topic.name));
+            self.hubs.topics.remove(key);
+            self.tell_lane(user);
+        }
+    }
+
     // ---- what the connection says ---------------------------------------------------------------------
 
     /// One frame on the user's connection. `Err` says why it makes no sense there.
     pub(super) fn received(
         &mut self,
-        connections: &mut Connections,
-        env: &mut Env,
         lane: LaneKey,
-        (kind, frame): (u8, &[u8]),
+        kind: u8,
+        frame: &[u8],
     ) -> Result<Received, &'static str> {
-        let user = user_of(connections, lane).ok_or("a lane that is gone")?;
+        let user = self.user_of(lane).ok_or("a lane that is gone")?;
         if kind != b'>' {
-            return self.replied(connections, env, user, frame);
+            return self.replied(user, frame);
         }
         let Some(push) = push_of(frame) else { return Ok(Received::Nothing) };
         let name = reply::element(frame, 1).and_then(|range| reply::text(&frame[range]));
         let family = match push {
             Push::Message(family) | Push::Confirmation(Subscribe { family, .. }) => family,
         };
-        let hub = self.by_user.get(&user);
-        let topic = name.and_then(|name| hub?.names[family_index(family)].get(name).copied());
-        match (push, topic) {
+        match (push, name.and_then(|name| self.hubs.find(user, family, name))) {
             // Published before the upstream heard that nobody listens any more.
             (Push::Message(_), None) => Ok(Received::Nothing),
             (Push::Message(_), Some(topic)) => Ok(Received::Message(topic)),
             (Push::Confirmation(change), Some(topic)) => {
-                self.confirmed(connections, env, user, change, topic).map(|()| Received::Nothing)
+                self.confirmed(user, change, topic).map(|()| Received::Nothing)
             }
             (Push::Confirmation(_), None) => Err("a confirmation of a subscription nobody has"),
         }
     }
 
-    fn confirmed(
-        &mut self,
-        connections: &mut Connections,
-        env: &mut Env,
-        user: UserId,
-        change: Subscribe,
-        topic: TopicKey,
-    ) -> Result<(), &'static str> {
-        let front = self.by_user.get(&user).and_then(|hub| hub.asked.front().copied());
-        match front {
-            Some(Asked::Leave(asked)) if asked == topic && change.leave => {
-                self.pop_asked(connections, env.now, user)?;
-                self.settle(connections, env, topic, None);
-            }
-            Some(Asked::Join(asked)) if asked == topic && !change.leave => {
-                self.pop_asked(connections, env.now, user)?;
-                self.settle(connections, env, topic, None);
-            }
-            Some(Asked::Check(asked, child, fence)) if asked == topic && !change.leave => {
-                self.pop_asked(connections, env.now, user)?;
-                self.checked(connections, env, topic, (child, fence), None);
-            }
-            _ if change.leave && change.family == Family::Shard => {
-                env.notify(Notice::TopicMoved(topic));
-            }
-            _ => return Err("a confirmation nobody asked for"),
+    fn confirmed(&mut self, user: UserId, change: Subscribe, topic: TopicKey) -> Result<(), &'static str> {
+        let front = self.hubs.by_user.get(&user).and_then(|hub| hub.asked.front());
+        let was_asked = match front {
+            Some(Asked::Leave(asked)) => *asked == topic && change.leave,
+            Some(Asked::Join(asked) | Asked::Check(asked, ..)) => *asked == topic && !change.leave,
+            Some(Asked::Fence(..) | Asked::Probe(_)) | None => false,
+        };
+        if was_asked {
+            let asked = self.pop_asked(user)?;
+            self.settle(asked, None);
+        } else if change.leave && change.family == Family::Shard {
+            self.env.notify(Notice::TopicMoved(topic));
+        } else {
+            return Err("a confirmation nobody asked for");
         }
         Ok(())
     }
 
     /// A reply that is no push: of a PING, or a refusal.
-    fn replied(
-        &mut self,
-        connections: &mut Connections,
-        env: &mut Env,
-        user: UserId,
-        frame: &[u8],
-    ) -> Result<Received, &'static str> {
+    fn replied(&mut self, user: UserId, frame: &[u8]) -> Result<Received, &'static str> {
         let refused = reply::is_error(frame);
-        let asked = self.pop_asked(connections, env.now, user)?;
+        let asked = self.pop_asked(user)?;
         if let Asked::Fence(_, number) | Asked::Probe(number) = asked {
             // Even a refused PING has been answered in its turn.
             if !refused && reply::text(frame) != Some(number.to_string().as_bytes()) {
@@ -588,12 +541,7 @@ impl Hubs {
         match asked {
             Asked::Fence(child, number) => return Ok(Received::FenceAnswered(child, number)),
             Asked::Probe(_) => {}
-            Asked::Join(topic) | Asked::Leave(topic) if refused => {
-                self.settle(connections, env, topic, Some(frame));
-            }
-            Asked::Check(topic, child, fence) if refused => {
-                self.checked(connections, env, topic, (child, fence), Some(frame));
-            }
+            Asked::Join(_) | Asked::Leave(_) | Asked::Check(..) if refused => self.settle(asked, Some(frame)),
             Asked::Join(_) | Asked::Leave(_) | Asked::Check(..) => {
                 return Err("a subscription was answered with no push");
             }
@@ -601,84 +549,55 @@ impl Hubs {
         Ok(Received::Nothing)
     }
 
-    fn pop_asked(
-        &mut self,
-        connections: &mut Connections,
-        now: Millis,
-        user: UserId,
-    ) -> Result<Asked, &'static str> {
-        let hub = self.by_user.get_mut(&user).ok_or("a reply nobody asked for")?;
-        let lane = connections.find_mut(hub.lane).ok_or("a lane that is gone")?;
-        lane.take_answered(now).ok_or("a reply nobody asked for")?;
+    fn pop_asked(&mut self, user: UserId) -> Result<Asked, &'static str> {
+        let hub = self.hubs.by_user.get_mut(&user).ok_or("a reply nobody asked for")?;
+        let lane = self.connections.find_mut(hub.lane).ok_or("a lane that is gone")?;
+        lane.take_answered(self.env.now).ok_or("a reply nobody asked for")?;
         hub.asked.pop_front().ok_or("a reply nobody asked for")
     }
 
     /// The oldest command about a topic has been carried out, or was refused with an error.
-    fn settle(
-        &mut self,
-        connections: &mut Connections,
-        env: &mut Env,
-        key: TopicKey,
-        refusal: Option<&[u8]>,
-    ) {
-        let Some(topic) = self.known(key) else { return };
+    fn settle(&mut self, asked: Asked, refusal: Option<&[u8]>) {
+        match asked {
+            Asked::Join(key) | Asked::Leave(key) => self.changed(key, refusal),
+            Asked::Check(key, child, fence) => self.checked(key, child, fence, refusal),
+            Asked::Fence(..) | Asked::Probe(_) => {}
+        }
+    }
+
+    fn changed(&mut self, key: TopicKey, refusal: Option<&[u8]>) {
+        let Some(topic) = self.hubs.known(key) else { return };
         topic.pending -= 1;
         if let Some(frame) = refusal.filter(|_| topic.pending == 0) {
-            let text = String::from_utf8_lossy(&frame[1..]);
-            log::info!("a subscription was refused: {}", text.trim_end());
+            log::info!("a subscription was refused: {}", reply::error_text(frame).unwrap_or_default());
             topic.refusal = Some(frame.to_vec());
             topic.wanted = !topic.wanted;
             if !topic.wanted {
                 // They listened on the connection before this one; their right has gone since.
-                return env.notify(Notice::TopicRefused(key));
+                return self.env.notify(Notice::TopicRefused(key));
             }
             if !topic.is_used() {
                 // It may not be left: it stays, and its messages go to nobody. A busy upstream is asked again.
                 if reply::error_code(frame) == Some(b"BUSY") {
-                    self.to_leave.push(key);
+                    self.hubs.to_leave.push(key);
                 }
                 return;
             }
         }
-        self.release(connections, env, key);
+        self.release(key);
     }
 
     /// Whether one more child may join a topic. Those who have it keep it, as on connections of their own.
-    fn checked(
-        &mut self,
-        connections: &mut Connections,
-        env: &mut Env,
-        key: TopicKey,
-        (child, fence): (ChildKey, u64),
-        refusal: Option<&[u8]>,
-    ) {
-        let Some(topic) = self.known(key) else { return };
+    fn checked(&mut self, key: TopicKey, child: ChildKey, fence: u64, refusal: Option<&[u8]>) {
+        let Some(topic) = self.hubs.known(key) else { return };
         topic.checks -= 1;
         // What the first child to ask was refused a moment before.
         topic.wanted |= refusal.is_none() && topic.pending == 0;
         if let Some(frame) = refusal {
-            env.notify(Notice::Child(child, ChildNotice::JoinRefused(fence, frame.to_vec())));
+            self.env.notify(Notice::Child(child, ChildNotice::JoinRefused(fence, frame.to_vec())));
         }
-        self.release(connections, env, key);
+        self.release(key);
     }
-
-    // ---- look-ups -------------------------------------------------------------------------------------
-
-    /// A topic that is used, or that the upstream has to answer about: it must exist.
-    fn known(&mut self, key: TopicKey) -> Option<&mut Topic> {
-        let topic = self.topics.get_mut(key);
-        debug_assert!(topic.is_some(), "a topic in use was forgotten");
-        topic
-    }
-
-    fn topics_of(&self, user: UserId) -> Vec<TopicKey> {
-        self.topics.iter().filter(|(_, topic)| topic.user == user).map(|(key, _)| key).collect()
-    }
-}
-
-/// Whose subscriptions a lane carries.
-fn user_of(connections: &Connections, lane: LaneKey) -> Option<UserId> {
-    connections.known(lane).map(|lane| connections.key_of(lane).user)
 }
 
 #[cfg(test)]

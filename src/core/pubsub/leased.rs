@@ -9,8 +9,9 @@ use crate::core::connection::lane::Lane;
 use crate::core::connection::slot::{SlotFlags, SlotKind};
 use crate::core::keys::{LaneKey, LeaseKind};
 use crate::core::lease::pinning::is_monitor_line;
+use crate::core::lease::state::LeaseState;
 use crate::core::pubsub::push::{Push, append_push, confirmation, push_of};
-use crate::core::request::flow::Flow;
+use crate::core::request::flow::{Flow, canonical_int};
 use crate::core::shared::Shared;
 use crate::resp::{Request, reply};
 
@@ -45,18 +46,18 @@ impl Shared {
     }
 
     /// Unsubscribing where nothing is subscribed: confirmed all the same, without going upstream.
-    pub(crate) fn leave_nothing(&mut self, child: &mut Child, family: Family, request: &Request<'_>) {
+    pub(crate) fn leave_nothing(&mut self, child: &mut Child, family: Family, request: &Request<'_>) -> Flow {
         let proto = child.session().proto;
         let change = Subscribe { family, leave: true };
-        let mut names: Vec<Option<&[u8]>> = request.args().skip(1).map(Some).collect();
-        if names.is_empty() {
-            names.push(None);
-        }
         let mut out = Vec::new();
-        for name in names {
-            confirmation(&mut out, proto, change, name, 0);
+        for name in request.args().skip(1) {
+            confirmation(&mut out, proto, change, Some(name), 0);
+        }
+        if request.argc() == 1 {
+            confirmation(&mut out, proto, change, None, 0);
         }
         self.confirm(child, &out);
+        Flow::Done
     }
 
     /// Gives a push to the child that leases the lane. The last confirmation of a change completes its slot.
@@ -66,7 +67,8 @@ impl Shared {
         }
         let Some(Push::Confirmation(change)) = push_of(frame) else { return };
         let Some(subscriptions) = child.subscriptions_mut() else { return };
-        let count = reply::element(frame, 2).and_then(|range| number(&frame[range])).unwrap_or(0);
+        let count = reply::element(frame, 2).and_then(|range| canonical_int(reply::text(&frame[range])?));
+        let count = count.and_then(|count| u32::try_from(count).ok()).unwrap_or(0);
         if !subscriptions.confirmed(change, count) {
             return;
         }
@@ -88,36 +90,29 @@ impl Broker {
     /// Whether a frame on this lane belongs to no slot but to the subscriptions of the child that leases
     /// it. In RESP2 a message looks like any array, so it depends on who listens.
     pub(crate) fn is_push(&self, lane_key: LaneKey, kind: u8, frame: &[u8]) -> bool {
-        if kind == b'>' {
-            return true;
-        }
-        if kind == b'+' {
-            return self.is_monitoring(lane_key) && is_monitor_line(frame);
-        }
-        if kind != b'*' {
-            return false;
-        }
-        let Some(lease) = self.shared.connections.known(lane_key).and_then(|lane| lane.lease()) else {
-            return false;
+        let lease = || self.shared.connections.known(lane_key).and_then(Lane::lease);
+        // The lease of a child that has gone is over, and its lane not yet closed.
+        let child = |lease: &LeaseState| self.children.get(lease.child());
+        let listens = |child: &Child| {
+            child.session().proto == 2 && child.subscriptions().is_some_and(|own| own.expects_pushes())
         };
-        if lease.kind() != LeaseKind::Session {
-            return false;
+        match kind {
+            b'>' => true,
+            b'+' => {
+                let monitors = lease().and_then(child).is_some_and(|child| child.session().monitoring);
+                monitors && is_monitor_line(frame)
+            }
+            b'*' => {
+                let session = lease().filter(|lease| lease.kind() == LeaseKind::Session);
+                session.and_then(child).is_some_and(listens) && push_of(frame).is_some()
+            }
+            _ => false,
         }
-        // The lease of one that has gone is over, and its lane not yet closed.
-        let Some(child) = self.children.get(lease.child()) else { return false };
-        let listens = child.subscriptions().is_some_and(|subs| subs.expects_pushes());
-        listens && child.session().proto == 2 && push_of(frame).is_some()
-    }
-
-    fn is_monitoring(&self, lane: LaneKey) -> bool {
-        let lease = self.shared.connections.find(lane).and_then(|lane| lane.lease());
-        let child = lease.and_then(|lease| self.children.get(lease.child()));
-        child.is_some_and(|child| child.session().monitoring)
     }
 
     /// Delivers a push to the child that leases the lane. False when the lane may not carry one.
     pub(crate) fn push_arrived(&mut self, lane_key: LaneKey, frame: &[u8]) -> bool {
-        let lease = self.shared.connections.find(lane_key).and_then(|lane| lane.lease());
+        let lease = self.shared.connections.find(lane_key).and_then(Lane::lease);
         // Its child has asked for none: whatever it is, it is not for this child.
         let Some(lease) = lease.filter(|lease| lease.kind() == LeaseKind::Session) else {
             return self.shared.stray_push(lane_key);
@@ -127,8 +122,4 @@ impl Broker {
         }
         true
     }
-}
-
-fn number(frame: &[u8]) -> Option<u32> {
-    std::str::from_utf8(reply::text(frame)?).ok()?.parse().ok()
 }

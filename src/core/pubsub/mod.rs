@@ -14,8 +14,6 @@ pub(crate) mod shared;
 pub(crate) mod topics;
 pub(crate) mod upstream;
 
-use crate::command::Family;
-
 /// How the connection of a user's subscriptions was lost.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum SubscriberLoss {
@@ -23,12 +21,4 @@ pub(crate) enum SubscriberLoss {
     Broken { failures: u32 },
     /// The upstream has been replaced.
     UpstreamReplaced,
-}
-
-fn family_index(family: Family) -> usize {
-    match family {
-        Family::Channel => 0,
-        Family::Pattern => 1,
-        Family::Shard => 2,
-    }
 }

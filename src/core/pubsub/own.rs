@@ -2,12 +2,9 @@
 //! only: Redis knows which they are.
 
 use crate::command::{Family, Subscribe};
-use crate::core::pubsub::family_index;
 
-/// A child's subscriptions on its leased lane.
 #[derive(Debug, Default)]
 pub(crate) struct OwnSubscriptions {
-    /// By family.
     counts: [u32; 3],
     /// Confirmations that the change in flight has not had yet.
     owed: u32,
@@ -30,7 +27,7 @@ impl OwnSubscriptions {
 
     /// A change of so many names is sent. Without a name it is about all of the family, and confirmed at least once.
     pub(super) fn begin_change(&mut self, change: Subscribe, names: u32) {
-        let all = self.counts[family_index(change.family)].max(1);
+        let all = self.counts[change.family as usize].max(1);
         self.owed = if names > 0 { names } else { all };
     }
 
@@ -47,7 +44,7 @@ impl OwnSubscriptions {
             Family::Pattern => self.counts[0],
             Family::Shard => 0,
         };
-        self.counts[family_index(change.family)] = count.saturating_sub(others);
+        self.counts[change.family as usize] = count.saturating_sub(others);
         let was_owed = self.owed;
         self.owed = was_owed.saturating_sub(1);
         was_owed == 1

@@ -7,22 +7,10 @@ use crate::core::child::{Child, ChildState};
 use crate::core::env::Env;
 use crate::resp::{encode, reply};
 
-/// The name of a confirmation, which is that of the command.
-pub(super) fn verb(change: Subscribe) -> &'static [u8] {
-    match (change.family, change.leave) {
-        (Family::Channel, false) => b"subscribe",
-        (Family::Pattern, false) => b"psubscribe",
-        (Family::Shard, false) => b"ssubscribe",
-        (Family::Channel, true) => b"unsubscribe",
-        (Family::Pattern, true) => b"punsubscribe",
-        (Family::Shard, true) => b"sunsubscribe",
-    }
-}
-
 /// One frame that confirms a change; without a name, that there was nothing to leave.
 pub(super) fn confirmation(out: &mut Vec<u8>, proto: u8, change: Subscribe, name: Option<&[u8]>, count: u32) {
     out.extend_from_slice(if proto == 3 { b">3\r\n" } else { b"*3\r\n" });
-    encode::bulk(out, verb(change));
+    encode::bulk(out, change.name().as_bytes());
     match name {
         Some(name) => encode::bulk(out, name),
         None => encode::null(out, proto),
@@ -30,7 +18,6 @@ pub(super) fn confirmation(out: &mut Vec<u8>, proto: u8, change: Subscribe, name
     encode::int(out, i64::from(count));
 }
 
-/// What a pub/sub frame is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Push {
     Message(Family),
@@ -39,18 +26,14 @@ pub(super) enum Push {
 
 pub(super) fn push_of(frame: &[u8]) -> Option<Push> {
     let kind = reply::text(&frame[reply::element(frame, 0)?])?;
-    let change = |family, leave| Some(Push::Confirmation(Subscribe { family, leave }));
     match kind {
         b"message" => Some(Push::Message(Family::Channel)),
         b"pmessage" => Some(Push::Message(Family::Pattern)),
         b"smessage" => Some(Push::Message(Family::Shard)),
-        b"subscribe" => change(Family::Channel, false),
-        b"psubscribe" => change(Family::Pattern, false),
-        b"ssubscribe" => change(Family::Shard, false),
-        b"unsubscribe" => change(Family::Channel, true),
-        b"punsubscribe" => change(Family::Pattern, true),
-        b"sunsubscribe" => change(Family::Shard, true),
-        _ => None,
+        _ => {
+            let change = Subscribe::of_name(kind).filter(|change| change.name().as_bytes() == kind);
+            change.map(Push::Confirmation)
+        }
     }
 }
 

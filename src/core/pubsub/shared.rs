@@ -4,8 +4,7 @@
 use crate::base::clock::Millis;
 use crate::base::key::Key;
 use crate::command::Family;
-use crate::core::keys::{TopicKey, UserId};
-use crate::core::pubsub::family_index;
+use crate::core::keys::{ChildKey, TopicKey, UserId};
 use std::collections::BTreeSet;
 
 /// What a subscription costs beside its name: the entries that remember it here and in its topic.
@@ -13,7 +12,7 @@ const SUBSCRIPTION_BYTES: usize = 128;
 
 /// How far a request about subscriptions is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-enum Fence {
+pub(super) enum Fence {
     /// Nothing has been asked for it.
     #[default]
     NotAsked,
@@ -34,9 +33,9 @@ struct FrontChange {
     since: Option<Millis>,
 }
 
-/// A child's shared subscriptions.
 #[derive(Debug)]
 pub(crate) struct SharedSubscriptions {
+    child: ChildKey,
     user: UserId,
     counts: [u32; 3],
     /// The topics, by the bits of their keys.
@@ -46,9 +45,13 @@ pub(crate) struct SharedSubscriptions {
 }
 
 impl SharedSubscriptions {
-    pub(crate) fn new(user: UserId) -> Box<SharedSubscriptions> {
+    pub(crate) fn new(child: ChildKey, user: UserId) -> Box<SharedSubscriptions> {
         let (held, front) = (BTreeSet::new(), FrontChange::default());
-        Box::new(SharedSubscriptions { user, counts: [0; 3], held, names_bytes: 0, front })
+        Box::new(SharedSubscriptions { child, user, counts: [0; 3], held, names_bytes: 0, front })
+    }
+
+    pub(super) fn child(&self) -> ChildKey {
+        self.child
     }
 
     /// Whose connection carries them.
@@ -73,7 +76,6 @@ impl SharedSubscriptions {
         }
     }
 
-    /// Heap bytes held, by estimate.
     pub(crate) fn footprint(&self) -> usize {
         std::mem::size_of::<SharedSubscriptions>()
             + self.names_bytes
@@ -94,7 +96,7 @@ impl SharedSubscriptions {
     pub(super) fn add(&mut self, topic: TopicKey, family: Family, name: &[u8]) -> bool {
         let added = self.held.insert(topic.to_bits());
         if added {
-            self.counts[family_index(family)] += 1;
+            self.counts[family as usize] += 1;
             self.names_bytes += name.len();
         }
         added
@@ -103,11 +105,9 @@ impl SharedSubscriptions {
     pub(super) fn remove(&mut self, topic: TopicKey, family: Family, name: &[u8]) {
         debug_assert!(self.holds(topic), "a topic taken twice");
         self.held.remove(&topic.to_bits());
-        self.counts[family_index(family)] -= 1;
+        self.counts[family as usize] -= 1;
         self.names_bytes -= name.len();
     }
-
-    // ---- the request at the front ---------------------------------------------------------------------
 
     pub(super) fn pinned(&self) -> &[TopicKey] {
         &self.front.pinned
@@ -117,21 +117,8 @@ impl SharedSubscriptions {
         self.front.pinned = topics;
     }
 
-    /// Whether the upstream has been asked something for it before.
-    pub(super) fn has_asked(&self) -> bool {
-        self.front.fence != Fence::NotAsked
-    }
-
-    pub(super) fn is_fence_answered(&self) -> bool {
-        self.front.fence == Fence::Answered
-    }
-
-    /// The number of the fence it waits for.
-    pub(super) fn awaited_fence(&self) -> Option<u64> {
-        match self.front.fence {
-            Fence::Asked(number) => Some(number),
-            Fence::NotAsked | Fence::Answered => None,
-        }
+    pub(super) fn fence(&self) -> Fence {
+        self.front.fence
     }
 
     pub(super) fn await_fence(&mut self, number: u64, now: Millis) {

@@ -9,7 +9,7 @@ use crate::core::child::Child;
 use crate::core::child::hold::Hold;
 use crate::core::keys::{ChildKey, UserId};
 use crate::core::pubsub::hubs::Asked;
-use crate::core::pubsub::push::verb;
+use crate::core::pubsub::shared::Fence;
 use crate::core::request::flow::Flow;
 use crate::core::shared::Shared;
 use crate::core::timers::Timer;
@@ -18,8 +18,7 @@ use crate::resp::Request;
 impl Shared {
     /// Whether the child's subscriptions are shared ones. What it has decides; if it has none, the setting.
     pub(crate) fn subscribes_shared(&self, child: &Child) -> bool {
-        let on_lease = child.subscriptions().is_some_and(|own| own.total() > 0);
-        child.topics().is_some() || (self.env.settings.pubsub == Mode::Shared && !on_lease)
+        child.topics().is_some() || (self.env.settings.pubsub == Mode::Shared && !child.listens_on_lease())
     }
 
     /// Whether a request asks for the invalidations that other children redirect to this one: those come to a
@@ -45,7 +44,7 @@ impl Shared {
             return Flow::Hold(Hold::OwnReplies);
         }
         let user = child.topics().map_or(child.user(), |own| own.user());
-        self.hubs.learn_verb(user, verb(change), request.arg(0));
+        self.hubs.learn_name(user, change, request.arg(0));
         let flow = if change.leave {
             self.leave_topics(child, request, change)
         } else {
@@ -58,24 +57,24 @@ impl Shared {
     }
 
     fn join_topics(&mut self, child: &mut Child, request: &Request<'_>, change: Subscribe) -> Flow {
-        let (key, proto) = (child.key(), child.session().proto);
+        let proto = child.session().proto;
         let own = child.topics_or_new();
         let user = own.user();
         if own.pinned().is_empty() {
-            if own.total() as usize + request.argc() > limits::CHILD_TOPICS_MAX {
-                let max = limits::CHILD_TOPICS_MAX;
+            let max = limits::CHILD_TOPICS_MAX;
+            if own.total() as usize + request.argc() > max {
                 return self.reject(child, Failure::Limited(Limit::Subscriptions { max }));
             }
-            if self.hub_is_full(user, key) {
+            if self.hub_is_full(user, own.child()) {
                 return Flow::Hold(Hold::LaneFull);
             }
-            own.pin(self.hubs.pin(&mut self.connections, user, change.family, request));
+            own.pin(self.live_hubs().pin(user, change.family, request));
         }
         let refusal = own.take_refusal();
-        if own.is_fence_answered() {
+        if own.fence() == Fence::Answered {
             match refusal.map_or_else(|| self.hubs.are_on(own.pinned()), Err) {
                 Ok(true) => {
-                    let confirmations = self.hubs.join(own, key, change, proto);
+                    let confirmations = self.hubs.join(own, change, proto);
                     self.confirm(child, &confirmations);
                     return Flow::Done;
                 }
@@ -88,34 +87,26 @@ impl Shared {
             }
         }
         let fence = self.hubs.next_ping();
-        self.hubs.ask_to_join(&mut self.connections, &mut self.env, own, key, fence);
+        self.live_hubs().ask_to_join(own, fence);
         self.await_fence(child, fence)
     }
 
     fn leave_topics(&mut self, child: &mut Child, request: &Request<'_>, change: Subscribe) -> Flow {
-        let (key, proto) = (child.key(), child.session().proto);
-        let Some(own) = child.topics_mut() else {
-            self.leave_nothing(child, change.family, request);
-            return Flow::Done;
-        };
-        let (hubs, connections, env) = (&mut self.hubs, &mut self.connections, &mut self.env);
-        let named = hubs.named(own, change.family, request);
-        match hubs.may_leave(connections, env, own, &named) {
+        let proto = child.session().proto;
+        let Some(own) = child.topics_mut() else { return self.leave_nothing(child, change.family, request) };
+        let named = self.hubs.named(own, change.family, request);
+        match self.live_hubs().may_leave(own, &named) {
             Ok(true) => {
-                let (child_side, form) = ((own, key), (change, proto));
-                let confirmations = hubs.leave(connections, env, child_side, form, (&named, request));
+                let confirmations = self.live_hubs().leave(own, (change, proto), &named, request);
                 self.confirm(child, &confirmations);
-                Flow::Done
             }
-            Err(refusal) => {
-                self.answer(child, &refusal);
-                Flow::Done
-            }
+            Err(refusal) => self.answer(child, &refusal),
             Ok(false) => {
                 let fence = self.hubs.next_ping();
-                self.await_fence(child, fence)
+                return self.await_fence(child, fence);
             }
         }
+        Flow::Done
     }
 
     /// RESET: leaves everything as UNSUBSCRIBE would, but unconfirmed. What the child published before counts it in.
@@ -127,7 +118,7 @@ impl Shared {
             return Err(Flow::Hold(Hold::OwnReplies));
         }
         let held: Vec<_> = own.held().collect();
-        if self.hubs.may_leave(&mut self.connections, &mut self.env, own, &held) == Ok(false) {
+        if self.live_hubs().may_leave(own, &held) == Ok(false) {
             let fence = self.hubs.next_ping();
             return Err(self.await_fence(child, fence));
         }
@@ -138,7 +129,7 @@ impl Shared {
     /// A child ends, or has left everything: its topics go on without it.
     pub(crate) fn drop_topics(&mut self, child: &mut Child) {
         if let Some(mut own) = child.take_topics() {
-            self.hubs.leave_all(&mut self.connections, &mut self.env, &mut own, child.key());
+            self.live_hubs().leave_all(&mut own);
         }
     }
 
@@ -146,13 +137,11 @@ impl Shared {
     pub(crate) fn forget_front_topics(&mut self, child: &mut Child) {
         // The same.
         let Some(own) = child.topics_mut() else { return };
-        self.hubs.unpin(&mut self.connections, &mut self.env, own);
+        self.live_hubs().unpin(own);
         if own.total() == 0 {
             child.take_topics();
         }
     }
-
-    // ---- waiting --------------------------------------------------------------------------------------
 
     /// Whether the user's connection has more to take than it should. The child then waits until it has less.
     fn hub_is_full(&mut self, user: UserId, child: ChildKey) -> bool {
@@ -170,11 +159,11 @@ impl Shared {
         };
         own.await_fence(fence, self.env.now);
         let user = own.user();
-        if self.hubs.is_ready(&self.connections, user) {
-            let asked = Asked::Fence(child.key(), fence);
-            self.hubs.ask(&mut self.connections, &mut self.env, user, asked);
+        let mut hubs = self.live_hubs();
+        if hubs.is_ready(user) {
+            hubs.ask(user, Asked::Fence(child.key(), fence));
         } else {
-            self.hubs.want(&mut self.connections, &mut self.env, user);
+            hubs.want(user);
         }
         self.arm_topics_wait(child, self.env.now + self.topics_patience());
         Flow::Hold(Hold::Subscription)
@@ -207,12 +196,11 @@ impl Shared {
             return;
         }
         let waited = self.env.now - since;
-        let ready = self.hubs.is_ready(&self.connections, user);
+        let ready = self.live_hubs().is_ready(user);
         match self.topics_wait_failure(user, waited) {
             Some(failure) => {
-                let key = child.key();
                 if ready && let Some(own) = child.topics_mut() {
-                    self.hubs.leave_unwanted(&mut self.connections, &mut self.env, own, key);
+                    self.live_hubs().leave_unwanted(own);
                 }
                 self.forget_front_topics(child);
                 self.fail_front(child, failure);

@@ -3,15 +3,22 @@
 
 use crate::config::value::OnSubscriberLoss;
 use crate::core::broker::Broker;
+use crate::core::child::Child;
 use crate::core::child::closing::CloseReason;
 use crate::core::child::hold::Hold;
 use crate::core::keys::{ChildKey, LaneKey, TopicKey, UserId};
 use crate::core::pubsub::SubscriberLoss;
-use crate::core::pubsub::hubs::{Asked, Received};
+use crate::core::pubsub::hubs::{Asked, LiveHubs, Received};
 use crate::core::pubsub::push::{append_push, confirmation};
+use crate::core::pubsub::shared::Fence;
 use crate::core::shared::Shared;
 
 impl Shared {
+    /// The shared subscriptions with the connections that carry them.
+    pub(crate) fn live_hubs(&mut self) -> LiveHubs<'_> {
+        self.hubs.live(&mut self.connections, &mut self.env)
+    }
+
     /// The listeners have been seen to: the others need another connection.
     fn reconnect_hub(&mut self, user: UserId, loss: SubscriberLoss) {
         // The user may have ended with its listeners.
@@ -31,8 +38,7 @@ impl Shared {
 impl Broker {
     /// One frame on a connection for subscriptions. `Err` says why it makes no sense there.
     pub(crate) fn hub_said(&mut self, lane: LaneKey, frame: &[u8], kind: u8) -> Result<(), &'static str> {
-        let shared = &mut self.shared;
-        match shared.hubs.received(&mut shared.connections, &mut shared.env, lane, (kind, frame))? {
+        match self.shared.live_hubs().received(lane, kind, frame)? {
             Received::Nothing => {}
             Received::Message(topic) => self.push_to_listeners(topic, frame),
             Received::FenceAnswered(child, number) => self.fence_answered(child, number),
@@ -78,8 +84,7 @@ impl Broker {
                 self.shared.close(child);
             }
         }
-        let shared = &mut self.shared;
-        shared.hubs.release(&mut shared.connections, &mut shared.env, topic);
+        self.shared.live_hubs().release(topic);
     }
 
     /// The upstream has ended the subscription itself: the slot of a shard channel has moved.
@@ -90,40 +95,36 @@ impl Broker {
             let Some(child) = self.children.get_mut(key) else { continue };
             let proto = child.session().proto;
             let Some(own) = child.topics_mut() else { continue };
-            let shared = &mut self.shared;
-            shared.hubs.unsubscribe(&mut shared.connections, &mut shared.env, own, key, topic);
+            self.shared.live_hubs().unsubscribe(own, topic);
             let mut out = Vec::new();
             confirmation(&mut out, proto, change, Some(&name), own.count(change.family));
-            if !append_push(child, &mut shared.env, &out) {
-                shared.close(child);
+            if !append_push(child, &mut self.shared.env, &out) {
+                self.shared.close(child);
             }
         }
     }
 
     /// Children that wait for a confirmation ask for their fences on a new connection.
     pub(crate) fn ask_fences_again(&mut self, user: UserId) {
-        let Shared { hubs, connections, env, .. } = &mut self.shared;
-        if !hubs.is_ready(connections, user) {
+        let mut hubs = self.shared.live_hubs();
+        if !hubs.is_ready(user) {
             // Lost again in the event that brought it.
             return;
         }
         for (key, child) in self.children.iter() {
-            let own = child.topics().filter(|own| own.user() == user);
-            let fence =
-                own.filter(|_| child.hold() == Hold::Subscription).and_then(|own| own.awaited_fence());
-            if let Some(number) = fence {
-                hubs.ask(connections, env, user, Asked::Fence(key, number));
+            if let Some(own) = child.topics().filter(|own| own.user() == user)
+                && let (Hold::Subscription, Fence::Asked(number)) = (child.hold(), own.fence())
+            {
+                hubs.ask(user, Asked::Fence(key, number));
             }
         }
     }
 
     /// Children that listen may miss messages from now on: they end, or messages are missing, as the setting says.
     pub(crate) fn subscribers_lost(&mut self, user: UserId, loss: SubscriberLoss) {
-        let listeners = self
-            .children
-            .iter()
-            .filter(|(_, child)| child.topics().is_some_and(|own| own.user() == user && own.total() > 0));
-        let listeners: Vec<ChildKey> = listeners.map(|(key, _)| key).collect();
+        let listens = |child: &Child| child.topics().is_some_and(|own| own.user() == user && own.total() > 0);
+        let listeners = self.children.iter().filter(|(_, child)| listens(child)).map(|(key, _)| key);
+        let listeners: Vec<ChildKey> = listeners.collect();
         match self.shared.env.settings.on_subscriber_loss {
             OnSubscriberLoss::Close => {
                 for key in listeners {

@@ -67,13 +67,6 @@ impl Shared {
         self.send(self.control.lane(), &request, Key::NONE, NO_COMMAND, SlotKind::Question, SlotFlags::NONE);
     }
 
-    /// The upstream is no longer busy.
-    pub(super) fn ask_for_table_again(&mut self) {
-        if self.commands.take_due() {
-            self.ask(Question::Commands);
-        }
-    }
-
     /// The request at hand can only be answered by a living upstream.
     pub(crate) fn wait_for_upstream(&mut self, child: &mut Child) -> Flow {
         let latest = self.env.now + self.env.settings.queue_timeout;
@@ -83,7 +76,8 @@ impl Shared {
     }
 
     pub(crate) fn upstream_wait_over(&mut self, child: &mut Child) {
-        if self.front_ends_multi(child) {
+        let open = child.session().transaction.is_open();
+        if open && self.of_front(child, |request| end_of_multi(request).is_some()) {
             // Its child takes the MULTI for ended after any error.
             child.session_mut().transaction.end();
         }
@@ -91,22 +85,16 @@ impl Shared {
         self.fail_front(child, down);
     }
 
-    fn front_ends_multi(&self, child: &Child) -> bool {
-        let open = child.session().transaction.is_open();
-        open && self.of_front(child, |request| end_of_multi(request).is_some())
-    }
-
     /// Whether the request at the front opens a MULTI.
     pub(crate) fn front_begins_multi(&self, child: &Child) -> bool {
         let open = child.session().transaction.is_open();
-        let is_multi =
-            |request: &Request<'_>| match self.commands.table().map(|table| table.classify(request)) {
-                Some(Verdict::Known(known)) => {
-                    known.route == Route::Transaction(TransactionCommand::Multi) && known.arity_ok
-                }
-                Some(_) => false,
-                None => request.argc() == 1 && request.arg(0).eq_ignore_ascii_case(b"multi"),
-            };
+        let multi = Route::Transaction(TransactionCommand::Multi);
+        let is_multi = |request: &Request<'_>| match self.commands.table() {
+            Some(table) => {
+                matches!(table.classify(request), Verdict::Known(known) if known.route == multi && known.arity_ok)
+            }
+            None => request.argc() == 1 && request.arg(0).eq_ignore_ascii_case(b"multi"),
+        };
         !open && self.of_front(child, is_multi)
     }
 
@@ -124,6 +112,7 @@ impl Shared {
     /// The control connection is gone; questions it had not answered are settled by `lane_lost`.
     pub(crate) fn control_lost(&mut self) {
         self.control.lost(self.env.now);
+        self.work.asked();
         self.work.forget();
         self.commands.connection_lost();
     }
@@ -139,16 +128,12 @@ impl Shared {
         match question {
             Question::Commands => self.commands_answered(said),
             Question::ConfirmNames => self.names_confirmed(said),
-            Question::Lookup { child, name } => {
-                let answer = match said {
-                    Said::Nothing => None,
-                    Said::Busy(frame) | Said::Refused(frame) => Some(Answer::Frame(frame.to_vec())),
-                    Said::Reply(frame) => {
-                        (!self.commands.learn(&name, frame)).then_some(Answer::UnknownCommand)
-                    }
-                };
-                self.give_answer(child, answer);
-            }
+            Question::Lookup { child, name } => match said {
+                Said::Reply(frame) if !self.commands.learn(&name, frame) => {
+                    self.give_answer(child, Some(Answer::UnknownCommand));
+                }
+                _ => self.give_refusal(child, said),
+            },
             Question::TryDb { child, db } => {
                 if let Said::Reply(_) = said {
                     self.control.db_exists(db);
@@ -176,23 +161,22 @@ impl Shared {
                     self.control_refused(&answered_with("DISCARD", frame));
                 }
             }
-            Question::Greeting => self.greeting_answered(said),
-            Question::Limits => self.upstream_limits_answered(said),
+            Question::Fresh(Needed::Greeting) => self.greeting_answered(said),
+            Question::Fresh(Needed::Limits) => self.upstream_limits_answered(said),
             Question::Probe => self.probe_answered(said),
             Question::MayCall { asked, .. } => self.may_call_answered(&asked, said),
         }
     }
 
     fn commands_answered(&mut self, said: Said<'_>) {
-        let loaded = match said {
-            Said::Nothing => return,
-            Said::Busy(_) => return self.table_is_put_off(said),
-            Said::Refused(frame) => Err(answered_with("COMMAND", frame)),
-            Said::Reply(frame) => self.commands.load(frame, policy_of(&self.env.settings)),
-        };
-        match loaded {
-            Ok(()) => self.ask(Question::ConfirmNames),
-            Err(why) => self.control_refused(&why),
+        match said {
+            Said::Nothing => {}
+            Said::Busy(_) => self.table_is_put_off(said),
+            Said::Refused(frame) => self.control_refused(&answered_with("COMMAND", frame)),
+            Said::Reply(frame) => match self.commands.load(frame, policy_of(&self.env.settings)) {
+                Ok(()) => self.ask(Question::ConfirmNames),
+                Err(why) => self.control_refused(&why),
+            },
         }
     }
 
@@ -251,9 +235,7 @@ impl Broker {
     /// All children that wait for a living upstream look again.
     pub(crate) fn wake_upstream_waiters(&mut self) {
         for key in self.children.keys() {
-            if let Some(child) = self.children.get_mut(key)
-                && child.hold() == Hold::Upstream
-            {
+            if let Some(child) = self.children.get_mut(key).filter(|child| child.hold() == Hold::Upstream) {
                 self.shared.lift(child);
             }
         }

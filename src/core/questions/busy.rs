@@ -21,11 +21,11 @@ use crate::resp::reply;
 impl Shared {
     /// The upstream has answered PING, or another question with BUSY; or the connection was lost before.
     pub(super) fn probe_answered(&mut self, said: Said<'_>) {
-        self.control.probed();
+        self.work.asked();
         let Said::Busy(frame) = said else {
             self.work.forget();
-            if said.frame().is_some() {
-                self.ask_for_table_again();
+            if said.frame().is_some() && self.commands.take_due() {
+                self.ask(Question::Commands);
             }
             return;
         };
@@ -43,12 +43,8 @@ impl Shared {
     pub(crate) fn refuse_while_busy(&mut self, child: &mut Child, decided: &mut Decided<'_>) -> Option<Flow> {
         let text = self.work.busy_text()?.to_vec();
         let table = self.commands.table()?;
-        let runs_script = child.sent().in_flight() > 0
-            && self
-                .connections
-                .find(child.sent().lane())
-                .and_then(Lane::front)
-                .is_some_and(|slot| slot.child == child.key());
+        let front = self.connections.find(child.sent().lane()).and_then(Lane::front);
+        let runs_script = child.sent().in_flight() > 0 && front.is_some_and(|slot| slot.child == child.key());
         if child.lease().is_some() || runs_script {
             return None;
         }
@@ -80,14 +76,20 @@ impl Shared {
     /// still is.
     pub(crate) fn ask_if_busy(&mut self) {
         let stalled = |lane: &Lane| self.is_stalled(lane, limits::BUSY_PROBE);
-        let due = self.work.is_due(self.env.now) && !self.control.is_probing();
+        let due = self.work.is_due(self.env.now);
         let known = self.work.is_busy() || self.commands.is_due();
         let asks = || known || self.connections.lanes().any(|(_, lane)| stalled(lane));
         if due && self.control_is_ready() && asks() {
-            self.work.asked(self.env.now);
-            self.control.probes(self.env.now);
+            self.work.asks(self.env.now);
             self.ask(Question::Probe);
         }
+    }
+
+    /// Whether the upstream has given no sign of life for so long.
+    pub(crate) fn is_upstream_dead(&self, patience: Millis) -> bool {
+        let ready = self.control_is_ready();
+        let since = if ready { self.work.silent_since() } else { self.control.down_since() };
+        since.is_some_and(|since| self.env.now - since >= patience)
     }
 
     /// A reply has taken its slot, which had been at the front of its lane since `front_since`. True if this command kept
@@ -110,20 +112,14 @@ impl Shared {
         if !self.work.is_busy() {
             return;
         }
-        for key in self.connections.keys() {
-            let stalled = |lane: &Lane| lane.role() == LaneRole::Shared && self.is_stalled(lane, limit);
-            if !self.connections.find(key).is_some_and(stalled) {
-                continue;
+        let stalled = |lane: &Lane| lane.role() == LaneRole::Shared && self.is_stalled(lane, limit);
+        for key in self.connections.keys_where(stalled) {
+            let behind = self.connections.known_mut(key).map(Lane::give_up_behind_front).unwrap_or_default();
+            if !behind.is_empty() {
+                let count = behind.len();
+                log::warn!("lane_stall_timeout: {count} requests stand behind a script that does not end");
+                self.tell_late(key, behind, Failure::LOST);
             }
-            let behind = self.connections.find_mut(key).map(Lane::give_up_behind_front).unwrap_or_default();
-            if behind.is_empty() {
-                continue;
-            }
-            log::warn!(
-                "lane_stall_timeout: {} requests stand behind a script that does not end",
-                behind.len()
-            );
-            self.tell_late(key, behind, Failure::LOST);
         }
     }
 

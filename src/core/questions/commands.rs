@@ -12,7 +12,6 @@ use std::collections::HashMap;
 /// connection needs it.
 const SENT: [&str; 4] = ["SELECT", "CLIENT", "MULTI", "DISCARD"];
 
-/// The upstream's commands, as far as they are known.
 #[derive(Debug, Default)]
 pub(crate) struct Commands {
     table: Option<Table>,
@@ -35,7 +34,6 @@ impl Commands {
         self.table.as_ref()
     }
 
-    /// The name of a command of the table.
     pub(crate) fn name(&self, id: CommandId) -> &str {
         self.table.as_ref().map_or("", |table| table.name(id))
     }
@@ -61,7 +59,6 @@ impl Commands {
         Ok(())
     }
 
-    /// Every name that COMMAND has listed.
     pub(super) fn loading_names(&self) -> impl Iterator<Item = &str> {
         self.loading.iter().flat_map(Table::names)
     }

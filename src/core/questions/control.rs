@@ -2,11 +2,10 @@
 //! is under way there, and what the answers say of the upstream and of the broker's own user. Knows no child's request.
 
 use crate::base::clock::Millis;
-use crate::base::key::Key;
 use crate::core::connection::handshake::Greeting;
 use crate::core::keys::{ChildKey, LaneKey};
 use crate::core::questions::commands::Commands;
-use crate::core::questions::known::{Fresh, UpstreamLimits};
+use crate::core::questions::known::{BULK_SETTING, Fresh, QUERY_SETTING, UpstreamLimits};
 use crate::core::questions::rights::MayCall;
 use crate::resp::{encode, reply};
 use std::collections::{HashSet, VecDeque};
@@ -33,10 +32,8 @@ pub(crate) enum Question {
     TryMulti,
     /// DISCARD, after `TryMulti`.
     LeaveMulti,
-    /// HELLO: who is it now?
-    Greeting,
-    /// CONFIG GET: how long may an argument be?
-    Limits,
+    /// What children need an answer to that is younger than their request.
+    Fresh(Needed),
     /// ACL DRYRUN: may the user of this name run what is refused to a child?
     MayCall { asked: MayCall, user: Vec<u8> },
     /// PING: does the upstream live?
@@ -64,16 +61,16 @@ impl Question {
             Question::TryDb { db, .. } | Question::BackToDb { db } => {
                 put(&[commands.name_of("SELECT"), db.to_string().as_bytes()]);
             }
-            Question::Unblock { id, .. } => unblock(commands, *id, b"TIMEOUT", put),
-            Question::UnblockFor { unblock: Unblock { error: true, .. }, id } => {
-                unblock(commands, *id, b"ERROR", put);
+            Question::Unblock { id, .. } | Question::UnblockFor { id, .. } => {
+                let error = matches!(self, Question::UnblockFor { unblock: Unblock { error: true, .. }, .. });
+                let reason: &[u8] = if error { b"ERROR" } else { b"TIMEOUT" };
+                put(&[commands.name_of("CLIENT"), b"UNBLOCK", id.to_string().as_bytes(), reason]);
             }
-            Question::UnblockFor { id, .. } => unblock(commands, *id, b"TIMEOUT", put),
             Question::TryMulti => put(&[commands.name_of("MULTI")]),
             Question::LeaveMulti => put(&[commands.name_of("DISCARD")]),
-            Question::Greeting => put(&[b"HELLO"]),
-            Question::Limits => {
-                put(&[b"CONFIG", b"GET", b"proto-max-bulk-len", b"client-query-buffer-limit"])
+            Question::Fresh(Needed::Greeting) => put(&[b"HELLO"]),
+            Question::Fresh(Needed::Limits) => {
+                put(&[b"CONFIG", b"GET", BULK_SETTING.as_bytes(), QUERY_SETTING.as_bytes()]);
             }
             Question::MayCall { asked, user } => {
                 let words = commands.table().map(|table| table.least_request(asked.id)).unwrap_or_default();
@@ -87,10 +84,6 @@ impl Question {
     }
 }
 
-fn unblock(commands: &Commands, id: i64, reason: &[u8], mut put: impl FnMut(&[&[u8]])) {
-    put(&[commands.name_of("CLIENT"), b"UNBLOCK", id.to_string().as_bytes(), reason]);
-}
-
 /// What has become of a question.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Said<'a> {
@@ -98,9 +91,7 @@ pub(crate) enum Said<'a> {
     Nothing,
     /// A script keeps the upstream from answering: this says nothing about the question.
     Busy(&'a [u8]),
-    /// Another error.
     Refused(&'a [u8]),
-    /// Any other reply.
     Reply(&'a [u8]),
 }
 
@@ -132,17 +123,10 @@ impl<'a> Said<'a> {
 /// Of which answers children need one that is younger than their request.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Needed {
+    /// HELLO: who is it now?
     Greeting,
+    /// CONFIG GET: how long may an argument be?
     Limits,
-}
-
-impl Needed {
-    pub(super) fn question(self) -> Question {
-        match self {
-            Needed::Greeting => Question::Greeting,
-            Needed::Limits => Question::Limits,
-        }
-    }
 }
 
 /// A CLIENT UNBLOCK on its way for a child.
@@ -168,8 +152,7 @@ struct MultiRight {
     no_discard: bool,
 }
 
-/// What the control connection is and knows.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Control {
     lane: LaneKey,
     questions: VecDeque<Question>,
@@ -186,42 +169,15 @@ pub(crate) struct Control {
     multi: MultiRight,
     /// Our user may not CLIENT UNBLOCK: no lease is taken back.
     unblock_refused: bool,
-    /// When the PING under way was sent.
-    probing_since: Option<Millis>,
     /// The number of the present connection's greeting among the questions.
     hello: u64,
-    /// When anything was last heard from the upstream, on any lane.
-    heard_at: Millis,
-    /// Since when there is no working control connection.
-    down_since: Option<Millis>,
-}
-
-impl Default for Control {
-    fn default() -> Self {
-        Control {
-            lane: Key::NONE,
-            questions: VecDeque::new(),
-            asked: 0,
-            leaving: false,
-            greeting: None,
-            greeting_fresh: Fresh::default(),
-            limits: UpstreamLimits::default(),
-            limits_fresh: Fresh::default(),
-            valid_dbs: HashSet::new(),
-            multi: MultiRight::default(),
-            unblock_refused: false,
-            probing_since: None,
-            hello: 0,
-            heard_at: 0,
-            down_since: Some(0),
-        }
-    }
+    /// There is a working control connection.
+    up: bool,
+    /// Since when there is none, if so.
+    down_since: Millis,
 }
 
 impl Control {
-    // ---- the connection -------------------------------------------------------------------------------
-
-    /// Its lane has been made.
     pub(crate) fn open(&mut self, lane: LaneKey) {
         self.lane = lane;
     }
@@ -241,17 +197,22 @@ impl Control {
     pub(crate) fn connected(&mut self, greeting: Greeting, own_db: u32) {
         self.greeting = Some(greeting);
         self.greeting_fresh.came(self.hello);
-        self.down_since = None;
-        self.probing_since = None;
+        self.up = true;
         self.unblock_refused = false;
         self.valid_dbs = HashSet::from([0, own_db]);
     }
 
     /// The connection is lost. Each question that it had not answered is told so on its own.
     pub(crate) fn lost(&mut self, now: Millis) {
-        self.down_since.get_or_insert(now);
-        self.probing_since = None;
+        if std::mem::take(&mut self.up) {
+            self.down_since = now;
+        }
         self.leaving = false;
+    }
+
+    /// Since when there is no working control connection.
+    pub(super) fn down_since(&self) -> Option<Millis> {
+        (!self.up).then_some(self.down_since)
     }
 
     /// The upstream has been replaced: the connection stays for what was asked on it.
@@ -270,9 +231,6 @@ impl Control {
         self.multi.no_discard = false;
     }
 
-    // ---- questions ------------------------------------------------------------------------------------
-
-    /// Questions asked so far.
     pub(crate) fn asked(&self) -> u64 {
         self.asked
     }
@@ -298,9 +256,6 @@ impl Control {
         }
     }
 
-    // ---- what the answers say -------------------------------------------------------------------------
-
-    /// Whether the db is known to exist.
     pub(crate) fn db_is_valid(&self, db: u32) -> bool {
         self.valid_dbs.contains(&db)
     }
@@ -326,7 +281,6 @@ impl Control {
         self.limits.take(frame);
     }
 
-    /// Our user's right to CLIENT UNBLOCK was refused.
     pub(super) fn refuse_unblock(&mut self) {
         self.unblock_refused = true;
     }
@@ -357,35 +311,5 @@ impl Control {
         let stuck = std::mem::take(&mut self.multi.open) && frame.is_some_and(|frame| frame != b"+OK\r\n");
         self.multi.no_discard |= stuck;
         stuck
-    }
-
-    // ---- whether the upstream lives -------------------------------------------------------------------
-
-    /// Anything has come from the upstream.
-    #[inline]
-    pub(crate) fn heard(&mut self, now: Millis) {
-        self.heard_at = now;
-    }
-
-    pub(crate) fn is_probing(&self) -> bool {
-        self.probing_since.is_some()
-    }
-
-    pub(super) fn probes(&mut self, now: Millis) {
-        self.probing_since = Some(now);
-    }
-
-    pub(super) fn probed(&mut self) {
-        self.probing_since = None;
-    }
-
-    /// Whether the upstream has given no sign of life for so long. While it sends anything it lives, even if the PING has
-    /// to wait its turn. `ready`: questions can be asked.
-    pub(crate) fn is_dead(&self, ready: bool, patience: Millis, now: Millis) -> bool {
-        let since = match ready {
-            true => self.probing_since.map(|since| since.max(self.heard_at)),
-            false => self.down_since,
-        };
-        since.is_some_and(|since| now - since >= patience)
     }
 }

@@ -1,14 +1,13 @@
-//! Answers of the upstream that must be younger than the request they are for: what HELLO tells of it (its version, its
-//! role: a server may become a replica at any time), and how long an argument it takes (an administrator may change it; a
-//! longer one closes the connection that carries it, and loses what other children have on it). One question serves all
-//! whose requests had arrived before it was asked. Where CONFIG GET is refused no length is known, and the server itself
-//! refuses.
+//! Answers of the upstream that must be younger than the request they are for: what HELLO tells of it (a server may become
+//! a replica at any time), and how long an argument it takes (a longer one closes the connection that carries it, and loses
+//! what other children have on it). One question serves all whose requests had arrived before it was asked. Where CONFIG
+//! GET is refused no length is known, and the server itself refuses.
 
 use crate::core::child::Child;
 use crate::core::child::closing::CloseReason;
 use crate::core::child::hold::Hold;
 use crate::core::connection::handshake::parse_greeting;
-use crate::core::questions::control::{Needed, Said};
+use crate::core::questions::control::{Needed, Question, Said};
 use crate::core::questions::known::BULK_SETTING;
 use crate::core::request::flow::Flow;
 use crate::core::shared::Shared;
@@ -34,7 +33,7 @@ impl Shared {
     pub(crate) fn ask_fresh(&mut self, needed: Needed) {
         let number = self.control.asked() + 1;
         if self.control_is_ready() && self.control.fresh(needed).begin(number) {
-            self.ask(needed.question());
+            self.ask(Question::Fresh(needed));
         }
     }
 
@@ -45,14 +44,10 @@ impl Shared {
         }
     }
 
-    // ---- what HELLO tells -----------------------------------------------------------------------------
-
     /// The upstream's own greeting, with this child's protocol and id in it.
     pub(crate) fn greeting(&self, child: &Child) -> Vec<u8> {
         let mut out = Vec::new();
-        let Some(greeting) = self.control.greeting() else {
-            return out;
-        };
+        let Some(greeting) = self.control.greeting() else { return out };
         let proto = child.session().proto;
         encode::map_header(&mut out, greeting.pairs.len(), proto);
         for (name, value) in &greeting.pairs {
@@ -67,22 +62,14 @@ impl Shared {
     }
 
     pub(super) fn greeting_answered(&mut self, said: Said<'_>) {
-        let greeting = match said {
-            Said::Reply(frame) => parse_greeting(frame),
-            _ => None,
-        };
-        let is_answer = greeting.is_some();
-        if let Some(greeting) = greeting {
-            self.control.set_greeting(greeting);
-        }
+        let greeting = if let Said::Reply(frame) = said { parse_greeting(frame) } else { None };
+        let is_answer = greeting.map(|greeting| self.control.set_greeting(greeting)).is_some();
         self.fresh_answered(Needed::Greeting, is_answer, said);
         if let (Said::Reply(_), false) = (said, is_answer) {
             // Asked again at once, it would say the same.
             self.lane_lost(self.control.lane(), "HELLO was not answered with a map");
         }
     }
-
-    // ---- how long an argument may be ------------------------------------------------------------------
 
     pub(super) fn upstream_limits_answered(&mut self, said: Said<'_>) {
         // A busy upstream says nothing of them: what was known still holds.
@@ -117,10 +104,8 @@ impl Shared {
             self.answer(child, &ProtocolError::InvalidBulkLength.reply());
         } else {
             // Redis closes without a word.
-            self.answer_error(
-                child,
-                format!("ERR Protocol error: the server's {setting} is {max_bytes} bytes"),
-            );
+            let text = format!("ERR Protocol error: the server's {setting} is {max_bytes} bytes");
+            self.answer_error(child, text);
         }
         self.finish_at_request(child);
         Some(Flow::Done)

@@ -30,56 +30,47 @@ pub(crate) struct Claim {
 /// What one request on the probe is for. Answers come in the order of the requests.
 #[derive(Debug)]
 pub(crate) enum Proof {
-    /// A child's AUTH or HELLO AUTH.
-    Claim { asker: Asker, claim: Claim },
+    /// A child's question.
+    Child(Asker, ProofAbout),
     /// HELLO AUTH of a user with a random word: does it take any password?
-    AnyPassword { name: Box<[u8]>, word: Password },
+    AnyPassword {
+        name: Box<[u8]>,
+        word: Password,
+    },
     /// HELLO AUTH of a user that has lost a connection: does it still exist?
     Recheck(UserId),
     /// HELLO AUTH of the user that the next requests are made as.
     As(UserId),
-    /// A child's SELECT, as its user.
-    Select { asker: Asker, db: Option<u32> },
-    /// MULTI, as a child's user.
-    Multi { asker: Asker, user: UserId },
-    /// A command of the same name as a child's, as its user: does it have the right?
-    Permit { asker: Asker },
-    /// A child's request that has to overtake what runs on its lanes, as its user.
-    Relay { asker: Asker },
     /// PING without authentication: does the default user need a password?
     Default,
     /// The answer changes nothing.
     Ignore,
-    /// RESET.
     Reset,
 }
 
-/// What an answer on the probe means for the child that asked.
+/// What a child's question is about. All but the first are asked as its user.
 #[derive(Debug)]
-pub(crate) enum ProofOutcome {
-    /// Its request is looked at again: what was asked is known now, or the connection was lost.
-    Again,
-    /// Its user has the right to the request at the front.
-    Permitted,
-    /// The db it has selected, if it has, and the answer.
-    Select(Option<u32>, Vec<u8>),
-    /// The answer.
+pub(crate) enum ProofAbout {
+    /// Its AUTH or HELLO AUTH.
+    Claim(Claim),
+    /// Its SELECT of this db, if there can be such a one.
+    Select(Option<u32>),
+    /// MULTI: may this user?
+    Multi(UserId),
+    /// A command of the same name as its own: does it have the right?
+    Permit,
+    /// Its request, which has to overtake what runs on its lanes.
+    Relay,
+}
+
+/// What has become of a child's question.
+#[derive(Debug)]
+pub(crate) enum ProofVerdict {
+    /// The connection was lost before the answer.
+    Lost,
+    /// The upstream did not take its user, and has said this.
+    Denied(Vec<u8>),
     Answer(Vec<u8>),
-    /// What the upstream says of its name and password.
-    Claim(Claim, Vec<u8>),
-}
-
-/// A verdict and the child it is for.
-#[derive(Debug)]
-pub(crate) struct Proved {
-    pub(crate) asker: Asker,
-    pub(crate) verdict: ProofOutcome,
-}
-
-impl Proved {
-    pub(crate) fn child(&self) -> ChildKey {
-        self.asker.child
-    }
 }
 
 /// The connection, and what is known of connections that have not authenticated.
@@ -104,7 +95,6 @@ pub(crate) struct Probe {
 }
 
 impl Probe {
-    /// Its lane has been made.
     pub(crate) fn open(&mut self, lane: LaneKey) {
         self.lane = Some(lane);
     }
@@ -115,11 +105,9 @@ impl Probe {
 
     /// The connection is gone. Each question that it had not answered is told so on its own.
     pub(crate) fn lost(&mut self) {
-        self.default_open = None;
-        self.default_asking = false;
+        (self.default_open, self.default_asking, self.denied) = (None, false, None);
     }
 
-    /// A request has been sent.
     pub(crate) fn sent(&mut self, proof: Proof) {
         self.proofs.push_back(proof);
     }
@@ -130,13 +118,10 @@ impl Probe {
         self.proofs.pop_front()
     }
 
-    /// Numbers a question of a child.
     pub(crate) fn asker(&mut self, child: ChildKey) -> Asker {
         self.number += 1;
         Asker { child, number: self.number }
     }
-
-    // ---- the upstream's default user ------------------------------------------------------------------
 
     /// Who a child is that has not said anything, as far as that is known at the moment.
     pub(crate) fn default_user(&self, now: Millis) -> UserId {
@@ -173,24 +158,17 @@ impl Probe {
         self.default_open = Some(false);
     }
 
-    // ---- the user that questions are asked as ---------------------------------------------------------
-
-    /// The upstream has answered `As`, and with a refusal if there is one.
+    /// The upstream has answered `As`, and with a refusal if there is one; or RESET.
     pub(crate) fn authenticated(&mut self, refusal: Option<&[u8]>) {
         self.denied = refusal.map(<[u8]>::to_vec);
     }
 
-    pub(crate) fn is_denied(&self) -> bool {
-        self.denied.is_some()
-    }
-
-    /// What the child is told: the refusal of its user if there was one, or the answer to its question.
-    pub(crate) fn verdict(&self, answer: &[u8]) -> Vec<u8> {
-        self.denied.as_deref().unwrap_or(answer).to_vec()
-    }
-
-    /// RESET has been answered.
-    pub(crate) fn reset(&mut self) {
-        self.denied = None;
+    /// What is said to a child's question.
+    pub(crate) fn verdict(&self, frame: Option<&[u8]>) -> ProofVerdict {
+        match (frame, &self.denied) {
+            (None, _) => ProofVerdict::Lost,
+            (Some(_), Some(refusal)) => ProofVerdict::Denied(refusal.clone()),
+            (Some(frame), None) => ProofVerdict::Answer(frame.to_vec()),
+        }
     }
 }

@@ -24,19 +24,23 @@ pub(crate) struct MayCall {
     last: bool,
 }
 
-/// What is known of a scope: a refused command that its scripts could call, if there is one.
+/// What is known of a scope.
 #[derive(Debug)]
-enum Rights {
-    /// The upstream is being asked; these children wait for its last answer.
-    Asked {
-        number: u64,
-        waiting: Vec<ChildKey>,
-        callable: Option<CommandId>,
-    },
-    Told {
-        at: Millis,
-        callable: Option<CommandId>,
-    },
+struct Rights {
+    /// The number of the question.
+    number: u64,
+    /// Children that wait for the upstream's last answer.
+    waiting: Vec<ChildKey>,
+    /// A refused command that its scripts could call, if there is one.
+    callable: Option<CommandId>,
+    /// When the last answer came.
+    told_at: Option<Millis>,
+}
+
+impl Rights {
+    fn is_fresh(&self, now: Millis) -> bool {
+        self.told_at.is_none_or(|at| at + limits::RIGHTS_FRESH > now)
+    }
 }
 
 /// What may be done with a script.
@@ -49,7 +53,6 @@ pub(super) enum KnownRights {
     Unknown,
 }
 
-/// What the upstream has said about refused commands.
 #[derive(Debug, Default)]
 pub(crate) struct ScriptRights {
     by_scope: HashMap<Scope, Rights>,
@@ -59,15 +62,13 @@ pub(crate) struct ScriptRights {
 impl ScriptRights {
     /// What is known of the scope; the child waits where that is being asked.
     pub(super) fn look_up(&mut self, scope: Scope, child: ChildKey, now: Millis) -> KnownRights {
-        match self.by_scope.get_mut(&scope) {
-            Some(Rights::Told { at, callable }) if *at + limits::RIGHTS_FRESH > now => {
-                KnownRights::Callable(*callable)
-            }
-            Some(Rights::Asked { waiting, .. }) => {
-                waiting.push(child);
+        match self.by_scope.get_mut(&scope).filter(|rights| rights.is_fresh(now)) {
+            Some(rights) if rights.told_at.is_some() => KnownRights::Callable(rights.callable),
+            Some(rights) => {
+                rights.waiting.push(child);
                 KnownRights::Asked
             }
-            _ => KnownRights::Unknown,
+            None => KnownRights::Unknown,
         }
     }
 
@@ -80,12 +81,11 @@ impl ScriptRights {
         denied: &[CommandId],
         now: Millis,
     ) -> Vec<MayCall> {
-        let is_fresh =
-            |rights: &Rights| !matches!(rights, Rights::Told { at, .. } if *at + limits::RIGHTS_FRESH <= now);
-        self.by_scope.retain(|_, rights| is_fresh(rights));
+        self.by_scope.retain(|_, rights| rights.is_fresh(now));
         self.number += 1;
         let (number, count) = (self.number, denied.len());
-        self.by_scope.insert(scope, Rights::Asked { number, waiting: vec![child], callable: None });
+        let rights = Rights { number, waiting: vec![child], callable: None, told_at: None };
+        self.by_scope.insert(scope, rights);
         let asked =
             |(index, id): (usize, &CommandId)| MayCall { scope, number, id: *id, last: index + 1 == count };
         denied.iter().enumerate().map(asked).collect()
@@ -93,43 +93,31 @@ impl ScriptRights {
 
     /// The upstream has answered; returns who waits for nothing more.
     pub(super) fn told(&mut self, asked: &MayCall, may_call: bool, now: Millis) -> Vec<ChildKey> {
-        // The question may have been given up since.
-        let Some(rights) = self.by_scope.get_mut(&asked.scope) else { return Vec::new() };
-        let Rights::Asked { number, waiting, callable } = rights else { return Vec::new() };
-        if *number != asked.number {
-            return Vec::new();
-        }
+        let Some(rights) = self.asked(asked) else { return Vec::new() };
         if may_call {
-            callable.get_or_insert(asked.id);
+            rights.callable.get_or_insert(asked.id);
         }
-        if !asked.last {
-            return Vec::new();
-        }
-        let waiting = std::mem::take(waiting);
-        *rights = Rights::Told { at: now, callable: *callable };
-        waiting
+        rights.told_at = asked.last.then_some(now);
+        if asked.last { std::mem::take(&mut rights.waiting) } else { Vec::new() }
     }
 
     /// The question will not be answered; returns who waits for it.
     pub(super) fn give_up(&mut self, asked: &MayCall) -> Vec<ChildKey> {
-        match self.by_scope.get(&asked.scope) {
-            Some(Rights::Asked { number, .. }) if *number == asked.number => {}
-            _ => return Vec::new(),
+        let waiting = self.asked(asked).map(|rights| std::mem::take(&mut rights.waiting));
+        if waiting.is_some() {
+            self.by_scope.remove(&asked.scope);
         }
-        self.by_scope.remove(&asked.scope).and_then(Rights::into_waiting).unwrap_or_default()
+        waiting.unwrap_or_default()
     }
 
     /// Other commands are refused, or they have other numbers; returns who waits.
     pub(super) fn forget(&mut self) -> Vec<ChildKey> {
-        std::mem::take(&mut self.by_scope).into_values().filter_map(Rights::into_waiting).flatten().collect()
+        std::mem::take(&mut self.by_scope).into_values().flat_map(|rights| rights.waiting).collect()
     }
-}
 
-impl Rights {
-    fn into_waiting(self) -> Option<Vec<ChildKey>> {
-        match self {
-            Rights::Asked { waiting, .. } => Some(waiting),
-            Rights::Told { .. } => None,
-        }
+    /// What this question is about, unless it has been given up since.
+    fn asked(&mut self, asked: &MayCall) -> Option<&mut Rights> {
+        let rights = self.by_scope.get_mut(&asked.scope);
+        rights.filter(|rights| rights.number == asked.number && rights.told_at.is_none())
     }
 }

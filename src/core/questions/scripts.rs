@@ -54,10 +54,7 @@ impl Shared {
         if runs == Runs::Nothing || self.env.settings.scripts_trusted {
             return None;
         }
-        let own = child.account().map_or(&[][..], |account| self.users.denied_to_scripts(account));
-        if child.account().is_some_and(|account| self.users.trusts_scripts(account)) {
-            return None;
-        }
+        let own = child.account().map_or(Some(&[][..]), |account| self.users.denied_to_scripts(account))?;
         let reads = runs == Runs::Reads;
         let callable = |id: &CommandId| !reads || table.is_callable_read_only(*id);
         let denied: Vec<CommandId> =

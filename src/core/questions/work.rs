@@ -13,12 +13,15 @@ struct Busy {
     since: Millis,
 }
 
-/// What is known of the upstream's work.
 #[derive(Debug, Default)]
 pub(crate) struct Work {
     busy: Option<Busy>,
-    /// When it was last asked whether it is busy.
+    /// When it was last asked whether it is busy, by a PING on the control connection.
     asked_at: Millis,
+    /// That has not been answered yet.
+    asking: bool,
+    /// When anything was last heard from it, on any lane.
+    heard_at: Millis,
     /// When it last answered anything but BUSY, on any connection.
     done_at: Millis,
 }
@@ -29,7 +32,6 @@ impl Work {
         self.busy.is_some()
     }
 
-    /// In its own words, without the `-`.
     pub(super) fn busy_text(&self) -> Option<&[u8]> {
         self.busy.as_ref().map(|busy| busy.text.as_slice())
     }
@@ -48,11 +50,32 @@ impl Work {
 
     /// Whether to ask again.
     pub(super) fn is_due(&self, now: Millis) -> bool {
-        now >= self.asked_at + limits::BUSY_PROBE
+        !self.is_asking() && now >= self.asked_at + limits::BUSY_PROBE
     }
 
-    pub(super) fn asked(&mut self, now: Millis) {
-        self.asked_at = now;
+    pub(super) fn asks(&mut self, now: Millis) {
+        (self.asking, self.asked_at) = (true, now);
+    }
+
+    pub(crate) fn is_asking(&self) -> bool {
+        self.asking
+    }
+
+    /// It has answered, or the connection was lost.
+    pub(super) fn asked(&mut self) {
+        self.asking = false;
+    }
+
+    /// Anything has come from it.
+    #[inline]
+    pub(crate) fn heard(&mut self, now: Millis) {
+        self.heard_at = now;
+    }
+
+    /// Since when it owes the answer and is silent. While it sends anything it lives, even if the PING has to wait its
+    /// turn.
+    pub(super) fn silent_since(&self) -> Option<Millis> {
+        self.asking.then_some(self.asked_at.max(self.heard_at))
     }
 
     /// A reply has come to a command that had been at the front of its lane since `front_since`. True if the upstream did

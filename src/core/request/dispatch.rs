@@ -174,17 +174,14 @@ impl Shared {
                 Err(flow) => flow,
             },
             Way::Topics(change) => self.change_topics(child, request, change),
-            Way::LeaveNothing(family) => {
-                self.leave_nothing(child, family, request);
-                Flow::Done
-            }
+            Way::LeaveNothing(family) => self.leave_nothing(child, family, request),
             Way::Multi => self.begin_multi(child, decided, rest),
             Way::WatchLost => self.answer_ok(child),
             Way::UnwatchNothing => {
                 child.session_mut().transaction.forget_watch();
                 self.answer_ok(child)
             }
-            Way::Queue(local) => self.queue_command(child, request, id, local),
+            Way::Queue(local) => self.queue_command(child, request, id, local, None),
             Way::Escalate => self.escalate(child, decided),
             Way::ExecQueued => self.exec_queued(child, request, id),
             Way::DiscardQueued => {
@@ -384,7 +381,7 @@ impl Shared {
             return Flow::Hold(Hold::OwnReplies);
         }
         if child.has_rights() {
-            return self.ask_relay(child, request.bytes);
+            return self.ask_relay(child, request);
         }
         if !self.control_is_ready() {
             return self.wait_for_upstream(child);

@@ -85,6 +85,6 @@ impl Sim {
         truth.set(Reason::Down, !self.broker.upstream_is_up());
         truth.subscriber = (settings.pubsub == Pubsub::Shared).then_some((0, 3));
         let table = shared.control_is_ready() && !shared.commands.is_confirmed() && !shared.commands.is_due();
-        truth.asks_if_busy(table || shared.control.is_probing());
+        truth.asks_if_busy(table || shared.work.is_asking());
     }
 }

@@ -17,7 +17,7 @@ use crate::core::lease::waiting::Want;
 use crate::core::request::flow::{Decided, Flow};
 use crate::core::route::runs_in_a_block;
 use crate::core::shared::Shared;
-use crate::core::transaction::state::{ExecOutcome, QueuedBlock};
+use crate::core::transaction::state::{ExecOutcome, LocalRequest, QueuedBlock};
 use crate::resp::frame::FrameLimits;
 use crate::resp::{Request, Scan, Scanner, encode};
 
@@ -59,8 +59,7 @@ impl Shared {
             };
         }
         child.session_mut().transaction.begin_here(decided.id, decided.request.bytes);
-        self.answer(child, b"+OK\r\n");
-        Flow::Done
+        self.answer_ok(child)
     }
 
     /// MULTI up to EXEC, if all of it has arrived and nothing in it needs the broker; and how many bytes of the input
@@ -126,23 +125,19 @@ impl Shared {
         }
     }
 
-    // ---- queued here ----------------------------------------------------------------------------------
-
-    /// Takes a command into the MULTI that is queued here. Redis runs a placeholder for what the broker answers.
+    /// Takes a command into the open MULTI: here, or on the leased lane. Redis runs a placeholder for what the broker
+    /// answers.
     pub(crate) fn queue_command(
         &mut self,
         child: &mut Child,
         request: &Request<'_>,
         id: CommandId,
         local: Option<Local>,
+        lane: Option<LaneKey>,
     ) -> Flow {
-        match local {
-            Some(local) => {
-                let argv = request.args().map(<[u8]>::to_vec).collect();
-                self.queue_bytes(child, id, PLACEHOLDER, Some((local, argv)))
-            }
-            None => self.queue_bytes(child, id, request.bytes, None),
-        }
+        let bytes = if local.is_some() { PLACEHOLDER } else { request.bytes };
+        let local = local.map(|local| (local, request.args().map(<[u8]>::to_vec).collect()));
+        self.queue_bytes(child, id, bytes, local, lane)
     }
 
     fn queue_bytes(
@@ -150,13 +145,17 @@ impl Shared {
         child: &mut Child,
         id: CommandId,
         bytes: &[u8],
-        local: Option<(Local, Vec<Vec<u8>>)>,
+        local: Option<LocalRequest>,
+        lane: Option<LaneKey>,
     ) -> Flow {
         let max_bytes = self.env.settings.transaction_max;
         if !child.session_mut().transaction.queue(id, bytes, local, max_bytes) {
             return self.reject(child, Failure::Limited(Limit::Transaction { max_bytes }));
         }
-        self.answer(child, QUEUED);
+        match lane {
+            Some(lane) => self.send_for(child, lane, bytes, id, SlotKind::Relay, SlotFlags::NONE),
+            None => self.answer(child, QUEUED),
+        }
         Flow::Done
     }
 
@@ -182,8 +181,7 @@ impl Shared {
 
     fn answer_unsent_exec(&mut self, child: &mut Child, outcome: ExecOutcome) -> Flow {
         match outcome {
-            ExecOutcome::Aborted(Some(reason)) => self.answer_error(child, texts::exec_aborted(&reason)),
-            ExecOutcome::Aborted(None) => self.answer_error(child, texts::EXECABORT_PREVIOUS),
+            ExecOutcome::Aborted(text) => self.answer_error(child, text),
             ExecOutcome::WatchLost => self.answer_null_array(child),
             ExecOutcome::Empty | ExecOutcome::Send(_) => self.answer(child, b"*0\r\n"),
         }
@@ -215,14 +213,12 @@ impl Shared {
         self.answer(child, &reply);
     }
 
-    // ---- on a leased lane -----------------------------------------------------------------------------
-
     /// SELECT inside MULTI must never reach a shared lane: the transaction moves to a leased one, with all
     /// that was queued so far.
     pub(crate) fn escalate(&mut self, child: &mut Child, decided: Decided<'_>) -> Flow {
         if child.session().transaction.is_spoilt() {
             // It will not be executed anyway.
-            return self.queue_bytes(child, decided.id, PLACEHOLDER, None);
+            return self.queue_bytes(child, decided.id, PLACEHOLDER, None, None);
         }
         let lane = match self.lease_for(child, LeaseKind::Transaction, Want::default) {
             Ok(lane) => lane,
@@ -231,25 +227,6 @@ impl Shared {
         let block = child.session_mut().transaction.move_to_lease().unwrap_or_default();
         self.send_block(child, lane, &block, SlotKind::Swallow, SlotKind::Swallow);
         self.on_lease(child, decided, lane)
-    }
-
-    /// Redis queues a command of a MULTI that is open on a leased lane, or a placeholder for what the broker answers.
-    pub(crate) fn queue_leased(
-        &mut self,
-        child: &mut Child,
-        request: &Request<'_>,
-        id: CommandId,
-        local: Option<Local>,
-        lane: LaneKey,
-    ) -> Flow {
-        let max_bytes = self.env.settings.transaction_max;
-        let bytes = if local.is_some() { PLACEHOLDER } else { request.bytes };
-        let local = local.map(|local| (local, request.args().map(<[u8]>::to_vec).collect()));
-        if !child.session_mut().transaction.queue_leased(local, max_bytes) {
-            return self.reject(child, Failure::Limited(Limit::Transaction { max_bytes }));
-        }
-        self.send_for(child, lane, bytes, id, SlotKind::Relay, SlotFlags::NONE);
-        Flow::Done
     }
 
     /// EXEC of a MULTI that is open on a leased lane.

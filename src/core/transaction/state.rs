@@ -1,7 +1,7 @@
 //! One child's transaction: the MULTI that is open, wherever its commands are queued, whether keys it has watched are
 //! lost, and what each EXEC under way will mean here. Owns every change of these; sends nothing and answers nothing.
 
-use crate::command::{CommandId, Local, Transaction as TransactionCommand};
+use crate::command::{CommandId, Local, Transaction as TransactionCommand, texts};
 use crate::resp::{Request, reply};
 use std::collections::VecDeque;
 
@@ -32,21 +32,15 @@ impl QueuedBlock {
     }
 }
 
-/// Where the commands of a MULTI are queued.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-enum Multi {
-    /// None is open.
-    #[default]
-    None,
-    /// Here; at EXEC they are sent as one contiguous block on a shared lane.
-    Here(Box<Queued>),
-    /// In Redis, on a leased lane.
-    Leased(Box<Queued>),
-}
+/// A request that the broker answers itself, and its arguments.
+pub(super) type LocalRequest = (Local, Vec<Vec<u8>>);
 
 /// The commands of an open MULTI.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 struct Queued {
+    /// Redis queues them, on a leased lane. Else they are queued here; at EXEC they are sent as one contiguous block on a
+    /// shared lane.
+    leased: bool,
     /// Empty while Redis queues them.
     block: QueuedBlock,
     /// Bytes of the arguments kept in `after.local`.
@@ -63,7 +57,7 @@ struct Queued {
 impl Queued {
     /// Whether `bytes` more for the upstream and `argv` kept here fit under `max_bytes`. Nothing is taken any more once
     /// something did not.
-    fn admit(&mut self, bytes: usize, local: Option<&(Local, Vec<Vec<u8>>)>, max_bytes: usize) -> bool {
+    fn admit(&mut self, bytes: usize, local: Option<&LocalRequest>, max_bytes: usize) -> bool {
         let kept = local.map_or(0, |(_, argv)| argv.iter().map(|arg| arg.len() + KEPT_ARGUMENT_BYTES).sum());
         self.full |= self.block.bytes.len() + self.local_bytes + bytes + kept > max_bytes;
         if self.full {
@@ -101,17 +95,15 @@ pub(crate) struct AfterExec {
 }
 
 impl AfterExec {
-    fn keep(&mut self, local: Option<(Local, Vec<Vec<u8>>)>) {
+    fn keep(&mut self, local: Option<LocalRequest>) {
         let element = self.commands;
         self.local.extend(local.map(|(command, argv)| QueuedLocal { element, command, argv }));
     }
 
-    /// What the broker answers itself, in the order of the elements.
     pub(crate) fn local(&self) -> &[QueuedLocal] {
         &self.local
     }
 
-    /// The first error Redis answered while the block was queued, without `-` and CRLF.
     pub(crate) fn first_error(&self) -> Option<&[u8]> {
         self.first_error.as_deref()
     }
@@ -133,8 +125,8 @@ impl AfterExec {
 /// What an EXEC of a MULTI that is queued here comes to.
 #[derive(Debug)]
 pub(super) enum ExecOutcome {
-    /// A command was rejected; why, where the broker knows it.
-    Aborted(Option<String>),
+    /// A command was rejected: the error that says so.
+    Aborted(String),
     /// The connection that watched its keys was lost: it answers null.
     WatchLost,
     /// Nothing was queued.
@@ -143,10 +135,10 @@ pub(super) enum ExecOutcome {
     Send(usize),
 }
 
-/// A child's transaction.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct TransactionState {
-    multi: Multi,
+    /// The MULTI that is open.
+    multi: Option<Box<Queued>>,
     /// The connection that watched keys was lost: the next EXEC must answer null.
     watch_lost: bool,
     /// One for each EXEC upstream.
@@ -154,43 +146,27 @@ pub(crate) struct TransactionState {
 }
 
 impl TransactionState {
-    /// Whether MULTI is open.
     pub(crate) fn is_open(&self) -> bool {
-        !matches!(self.multi, Multi::None)
+        self.multi.is_some()
     }
 
     /// Whether MULTI is open and the broker queues its commands.
     pub(crate) fn is_queued_here(&self) -> bool {
-        matches!(self.multi, Multi::Here(_))
+        self.multi.as_ref().is_some_and(|queued| !queued.leased)
     }
 
     /// Whether MULTI is open on a leased lane.
     pub(crate) fn is_leased(&self) -> bool {
-        matches!(self.multi, Multi::Leased(_))
-    }
-
-    fn queued(&self) -> Option<&Queued> {
-        match &self.multi {
-            Multi::None => None,
-            Multi::Here(queued) | Multi::Leased(queued) => Some(queued),
-        }
-    }
-
-    fn queued_mut(&mut self) -> Option<&mut Queued> {
-        match &mut self.multi {
-            Multi::None => None,
-            Multi::Here(queued) | Multi::Leased(queued) => Some(queued),
-        }
+        self.multi.as_ref().is_some_and(|queued| queued.leased)
     }
 
     /// Number of queued commands, or -1 without MULTI: the `multi=` field of CLIENT INFO.
     pub(crate) fn depth(&self) -> i64 {
-        self.queued().map_or(-1, |queued| i64::from(queued.after.commands))
+        self.multi.as_ref().map_or(-1, |queued| i64::from(queued.after.commands))
     }
 
-    /// Heap bytes held.
     pub(crate) fn footprint(&self) -> usize {
-        self.queued().map_or(0, |queued| {
+        self.multi.as_ref().map_or(0, |queued| {
             size_of::<Queued>()
                 + queued.block.bytes.capacity()
                 + queued.block.commands.capacity() * size_of::<(CommandId, usize)>()
@@ -198,13 +174,10 @@ impl TransactionState {
         })
     }
 
-    // ---- watched keys that are lost -------------------------------------------------------------------
-
     pub(crate) fn is_watch_lost(&self) -> bool {
         self.watch_lost
     }
 
-    /// The connection that watched keys is lost.
     pub(crate) fn lose_watch(&mut self) {
         self.watch_lost = true;
     }
@@ -214,98 +187,81 @@ impl TransactionState {
         self.watch_lost = false;
     }
 
-    // ---- MULTI ----------------------------------------------------------------------------------------
-
-    /// MULTI, whose commands are queued here.
     pub(super) fn begin_here(&mut self, id: CommandId, multi: &[u8]) {
         let mut queued = Queued::default();
         queued.block.push(id, multi);
-        self.multi = Multi::Here(Box::new(queued));
+        self.multi = Some(Box::new(queued));
     }
 
-    /// MULTI on a leased lane.
     pub(crate) fn begin_leased(&mut self) {
-        self.multi = Multi::Leased(Box::default());
+        self.multi = Some(Box::new(Queued { leased: true, ..Queued::default() }));
     }
 
     /// MULTI is open for the child, though not upstream: its EXEC aborts.
     pub(crate) fn begin_spoilt(&mut self, abort_reason: Option<String>) {
-        self.multi = Multi::Here(Box::new(Queued { spoilt: true, abort_reason, ..Queued::default() }));
+        self.multi = Some(Box::new(Queued { spoilt: true, abort_reason, ..Queued::default() }));
     }
 
     /// A leased lane queues from now on. Returns what has been queued here, which is to be sent there.
     pub(super) fn move_to_lease(&mut self) -> Option<QueuedBlock> {
-        let Multi::Here(mut queued) = std::mem::take(&mut self.multi) else { return None };
-        let block = std::mem::take(&mut queued.block);
-        self.multi = Multi::Leased(queued);
-        Some(block)
+        let queued = self.multi.as_mut()?;
+        queued.leased = true;
+        Some(std::mem::take(&mut queued.block))
     }
 
     /// The leased lane is gone. MULTI stays open for the child, spoilt.
     pub(crate) fn lane_lost(&mut self, watching: bool, reason: &str) {
         self.watch_lost |= watching;
-        if let Multi::Leased(queued) = &mut self.multi {
-            let mut queued = std::mem::take(queued);
-            (queued.spoilt, queued.abort_reason) = (true, Some(reason.to_owned()));
-            self.multi = Multi::Here(queued);
+        if let Some(queued) = self.multi.as_mut().filter(|queued| queued.leased) {
+            (queued.leased, queued.spoilt, queued.abort_reason) = (false, true, Some(reason.to_owned()));
         }
     }
 
-    /// The upstream has refused MULTI.
     pub(crate) fn multi_refused(&mut self) {
-        self.multi = Multi::None;
+        self.multi = None;
     }
 
     /// A command was rejected: an open MULTI aborts.
     pub(crate) fn spoil(&mut self) {
-        if let Some(queued) = self.queued_mut() {
+        if let Some(queued) = &mut self.multi {
             queued.spoilt = true;
         }
     }
 
     /// Whether EXEC of the open MULTI will execute nothing.
     pub(super) fn is_spoilt(&self) -> bool {
-        self.watch_lost || self.queued().is_some_and(|queued| queued.spoilt)
+        self.watch_lost || self.multi.as_ref().is_some_and(|queued| queued.spoilt)
     }
 
-    // ---- its commands ---------------------------------------------------------------------------------
-
-    /// Queues a command here. False if it does not fit under `max_bytes`.
+    /// Queues a command, or counts one that Redis queues. What Redis queues is its own affair; what is kept here is
+    /// bounded here: false if that does not fit under `max_bytes`.
     pub(super) fn queue(
         &mut self,
         id: CommandId,
         bytes: &[u8],
-        local: Option<(Local, Vec<Vec<u8>>)>,
+        local: Option<LocalRequest>,
         max_bytes: usize,
     ) -> bool {
-        let Some(queued) = self.queued_mut() else { return false };
-        if !queued.admit(bytes.len(), local.as_ref(), max_bytes) {
+        let Some(queued) = &mut self.multi else { return false };
+        let bytes = if queued.leased { b"" } else { bytes };
+        let keeps = !queued.leased || local.is_some();
+        if keeps && !queued.admit(bytes.len(), local.as_ref(), max_bytes) {
             return false;
         }
-        // A spoilt transaction is never sent: its commands are only counted.
+        // A spoilt transaction is never executed: its commands are only counted.
         if !queued.spoilt {
-            queued.block.push(id, bytes);
+            if !queued.leased {
+                queued.block.push(id, bytes);
+            }
             queued.after.keep(local);
         }
         queued.after.commands += 1;
         true
     }
 
-    /// Counts a command that Redis queues. What Redis queues is its own affair; what is kept here is bounded here: false
-    /// if that does not fit under `max_bytes`.
-    pub(super) fn queue_leased(&mut self, local: Option<(Local, Vec<Vec<u8>>)>, max_bytes: usize) -> bool {
-        let Some(queued) = self.queued_mut() else { return false };
-        if local.is_some() && !queued.admit(0, local.as_ref(), max_bytes) {
-            return false;
-        }
-        queued.after.keep(local);
-        queued.after.commands += 1;
-        true
-    }
-
     /// The command that is queued next on the leased lane is a SELECT.
     pub(crate) fn note_select(&mut self, db: u32) {
-        if let Some(queued) = self.queued_mut() {
+        if let Some(queued) = &mut self.multi {
             queued.after.selects.push((queued.after.commands, db));
         }
     }
@@ -313,10 +269,7 @@ impl TransactionState {
     /// Redis has answered a command of a block with this frame, whose child had its answer before.
     pub(crate) fn note_reply(&mut self, frame: &[u8]) {
         // Of a MULTI that went on a leased lane before its EXEC has come, else of one whose EXEC is under way.
-        let open = match &mut self.multi {
-            Multi::None => None,
-            Multi::Here(queued) | Multi::Leased(queued) => Some(&mut queued.after),
-        };
+        let open = self.multi.as_mut().map(|queued| &mut queued.after);
         if let (Some(b'-'), Some(after)) = (frame.first(), self.execs.front_mut().or(open))
             && after.first_error.is_none()
         {
@@ -324,17 +277,18 @@ impl TransactionState {
         }
     }
 
-    // ---- the end --------------------------------------------------------------------------------------
-
     /// MULTI is left, and what was watched is forgotten.
     pub(crate) fn end(&mut self) {
-        (self.multi, self.watch_lost) = (Multi::None, false);
+        (self.multi, self.watch_lost) = (None, false);
     }
 
     /// What EXEC would come to.
     pub(super) fn exec_outcome(&self) -> ExecOutcome {
-        match self.queued() {
-            Some(queued) if queued.spoilt => ExecOutcome::Aborted(queued.abort_reason.clone()),
+        match &self.multi {
+            Some(queued) if queued.spoilt => {
+                let reason = queued.abort_reason.as_deref().map(texts::exec_aborted);
+                ExecOutcome::Aborted(reason.unwrap_or_else(|| texts::EXECABORT_PREVIOUS.to_owned()))
+            }
             _ if self.watch_lost => ExecOutcome::WatchLost,
             Some(queued) if queued.after.commands > 0 => ExecOutcome::Send(queued.block.bytes.len()),
             _ => ExecOutcome::Empty,
@@ -344,10 +298,8 @@ impl TransactionState {
     /// EXEC, as typed, ends the MULTI that is queued here. Returns the whole block, and whether the broker has answers to
     /// add to its reply.
     pub(super) fn exec_here(&mut self, id: CommandId, exec: &[u8]) -> (QueuedBlock, bool) {
-        let multi = std::mem::take(&mut self.multi);
-        debug_assert!(matches!(multi, Multi::Here(_)), "EXEC of what is not queued here");
-        let (Multi::Here(queued) | Multi::Leased(queued)) = multi else { return Default::default() };
-        let Queued { mut block, after, .. } = *queued;
+        debug_assert!(self.is_queued_here(), "EXEC of what is not queued here");
+        let Queued { mut block, after, .. } = self.multi.take().map(|queued| *queued).unwrap_or_default();
         block.push(id, exec);
         let has_answers = !after.local.is_empty();
         self.execs.push_back(after);
@@ -356,12 +308,11 @@ impl TransactionState {
 
     /// EXEC ends the MULTI that is open on a leased lane. False if it is spoilt: it must be discarded there.
     pub(super) fn exec_leased(&mut self) -> bool {
-        let Multi::Leased(queued) = std::mem::take(&mut self.multi) else { return false };
-        let sound = !queued.spoilt;
-        if sound {
-            self.execs.push_back(queued.after);
-        }
-        sound
+        let Some(queued) = self.multi.take().filter(|queued| queued.leased && !queued.spoilt) else {
+            return false;
+        };
+        self.execs.push_back(queued.after);
+        true
     }
 
     /// EXEC is sent so that Redis rejects it: MULTI is left, and what was watched is forgotten.
@@ -375,7 +326,6 @@ impl TransactionState {
         self.execs.pop_front().unwrap_or_default()
     }
 
-    /// How many EXEC are upstream.
     #[cfg(test)]
     pub(crate) fn execs_len(&self) -> usize {
         self.execs.len()

@@ -9,9 +9,11 @@ use crate::core::child::Child;
 use crate::core::child::hold::Hold;
 use crate::core::keys::{AccountId, UserId};
 use crate::core::lease::state::LeaseState;
+use crate::core::questions::probe::{Claim, ProofAbout};
 use crate::core::request::flow::{Decided, Flow};
 use crate::core::shared::Shared;
 use crate::core::timers::Timer;
+use crate::core::user::credentials::Password;
 use crate::core::user::guesses::Source;
 use crate::core::user::users::PasswordCheck;
 use crate::resp::Request;
@@ -19,8 +21,6 @@ use crate::resp::Request;
 const ON_ITS_OWN: &str = "ERR AUTH while subscribed or tracking is not supported by the broker";
 
 impl Shared {
-    // ---- who a child is -------------------------------------------------------------------------------
-
     /// The user of a child that has not authenticated. The program's own requests are trusted.
     fn first_user(&self, child: &Child) -> (UserId, Option<AccountId>) {
         if child.origin().is_local() {
@@ -29,7 +29,6 @@ impl Shared {
         self.users.first(self.probe.default_user(self.env.now))
     }
 
-    /// Whether this child has to authenticate.
     pub(crate) fn is_judged(&self, child: &Child) -> bool {
         !child.origin().is_local() && self.users.authenticate_children()
     }
@@ -71,34 +70,16 @@ impl Shared {
         }
     }
 
-    // ---- AUTH -----------------------------------------------------------------------------------------
-
     pub(crate) fn authenticate(&mut self, child: &mut Child, request: &Request<'_>) -> Flow {
-        let claim = match request.argc() {
-            2 => (None, request.arg(1)),
-            3 => (Some(request.arg(1)), request.arg(2)),
+        let args: Vec<&[u8]> = request.args().collect();
+        let (name, password) = match args[..] {
+            [_, password] => (None, password),
+            [_, name, password] => (Some(name), password),
             _ => return self.reject(child, texts::SYNTAX),
         };
-        if child.is_under_way() {
-            return Flow::Hold(Hold::OwnReplies);
-        }
-        let said = (claim.0.unwrap_or(b"default"), claim.1);
-        if let Err(flow) = self.may_guess(child, said) {
-            return flow;
-        }
-        if is_too_long(said) {
-            return self.refuse_claim(child, said.0);
-        }
-        if self.users.are_upstreams() {
-            let args: Vec<&[u8]> = request.args().collect();
-            return self.ask_claim(child, &args, said, None);
-        }
-        match self.let_in(child, claim.0, claim.1) {
-            Ok(()) => {
-                self.answer(child, b"+OK\r\n");
-                Flow::Done
-            }
-            Err(text) => self.reject(child, text),
+        match self.claim(child, name, password, &args, None) {
+            Ok(()) => self.answer_ok(child),
+            Err(flow) => flow,
         }
     }
 
@@ -110,19 +91,42 @@ impl Shared {
         resume: usize,
     ) -> Result<(), Flow> {
         let (name, password) = (request.arg(resume - 2), request.arg(resume - 1));
+        let args = [request.arg(0), b"2", b"AUTH", name, password];
+        let resume = u16::try_from(resume).unwrap_or(u16::MAX);
+        self.claim(child, Some(name), password, &args, Some(resume))
+    }
+
+    /// A child says who it is. `request` is how the upstream is asked, if it judges.
+    fn claim(
+        &mut self,
+        child: &mut Child,
+        name: Option<&[u8]>,
+        password: &[u8],
+        request: &[&[u8]],
+        resume: Option<u16>,
+    ) -> Result<(), Flow> {
         if child.is_under_way() {
             return Err(Flow::Hold(Hold::OwnReplies));
         }
-        self.may_guess(child, (name, password))?;
-        if is_too_long((name, password)) {
-            return Err(self.refuse_claim(child, name));
+        let said = (name.unwrap_or(b"default"), password);
+        self.may_guess(child, said)?;
+        if is_too_long(said) {
+            return Err(self.refuse_claim(child, said.0));
         }
         if self.users.are_upstreams() {
-            let args = [request.arg(0), b"2", b"AUTH", name, password];
-            let resume = u16::try_from(resume).unwrap_or(u16::MAX);
-            return Err(self.ask_claim(child, &args, (name, password), Some(resume)));
+            let (name, tested) = (said.0.into(), self.users.is_named(said.0));
+            let claim = Claim { name, password: Password::new(password), resume, tested };
+            return Err(self.ask_for(child, request, ProofAbout::Claim(claim)));
         }
-        self.let_in(child, Some(name), password).map_err(|text| self.reject(child, text))
+        match self.users.verify(name, password) {
+            PasswordCheck::Welcome(account) => {
+                self.guessed_right(child, said);
+                self.become_user(child, self.users.user_of(account), Some(account));
+                Ok(())
+            }
+            PasswordCheck::WrongPassword => Err(self.refuse_claim(child, said.0)),
+            PasswordCheck::NoneNeeded => Err(self.reject(child, texts::AUTH_WITHOUT_PASSWORD)),
+        }
     }
 
     /// Whether the child's password may be looked at now. The delay comes before the answer: a child that hangs up
@@ -131,7 +135,7 @@ impl Shared {
         let now = self.env.now;
         let due = match child.front().auth_due() {
             Some(due) => due,
-            None => self.users.guess_due(&Source::of(child), claim, now),
+            None => now + self.users.guesses().delay(&Source::of(child), claim, now),
         };
         if due <= now {
             return Ok(());
@@ -142,11 +146,11 @@ impl Shared {
     }
 
     pub(super) fn guessed_right(&mut self, child: &Child, claim: (&[u8], &[u8])) {
-        self.users.guessed_right(Source::of(child), claim, self.env.now);
+        self.users.guesses().was_right(Source::of(child), claim, self.env.now);
     }
 
     pub(super) fn guessed_wrong(&mut self, child: &Child, name: &[u8]) {
-        let delay_ms = self.users.guessed_wrong(Source::of(child), self.env.now);
+        let delay_ms = self.users.guesses().was_wrong(Source::of(child), self.env.now);
         let name = String::from_utf8_lossy(&name[..name.len().min(64)]);
         let label = child.label();
         log::warn!(
@@ -159,33 +163,11 @@ impl Shared {
         self.reject(child, texts::WRONGPASS)
     }
 
-    fn let_in(
-        &mut self,
-        child: &mut Child,
-        name: Option<&[u8]>,
-        password: &[u8],
-    ) -> Result<(), &'static str> {
-        match self.users.verify(name, password) {
-            PasswordCheck::Welcome(account) => {
-                self.guessed_right(child, (name.unwrap_or(b"default"), password));
-                self.become_user(child, self.users.user_of(account), Some(account));
-                Ok(())
-            }
-            PasswordCheck::WrongPassword => {
-                self.guessed_wrong(child, name.unwrap_or(b"default"));
-                Err(texts::WRONGPASS)
-            }
-            PasswordCheck::NoneNeeded => Err(texts::AUTH_WITHOUT_PASSWORD),
-        }
-    }
-
     /// Bytes of one request. `child_input_max` bounds the value; names, keys and framing have room besides, so that
     /// a value of the greatest size passes.
     pub(crate) fn request_max(&self) -> usize {
         self.env.settings.child_input_max.saturating_add(limits::REQUEST_WORDS)
     }
-
-    // ---- what it may do -------------------------------------------------------------------------------
 
     /// Whether a request goes on, and which way where that depends on the user. It is a known command with
     /// the right number of arguments.
@@ -243,12 +225,13 @@ impl Shared {
             return None;
         }
         let client = request.arg(0);
-        match route {
-            Route::Local(Local::ClientKill) => Some(self.ask_permit(child, &[client, b"KILL", b"ID", b"0"])),
-            Route::Local(Local::ClientList) => Some(self.ask_permit(child, &[client, b"LIST", b"ID", b"0"])),
-            Route::Local(Local::ClientUnblock) => Some(self.ask_permit(child, &[client, b"UNBLOCK", b"0"])),
-            _ => None,
-        }
+        let harmless: &[&[u8]] = match route {
+            Route::Local(Local::ClientKill) => &[client, b"KILL", b"ID", b"0"],
+            Route::Local(Local::ClientList) => &[client, b"LIST", b"ID", b"0"],
+            Route::Local(Local::ClientUnblock) => &[client, b"UNBLOCK", b"0"],
+            _ => return None,
+        };
+        Some(self.ask_for(child, harmless, ProofAbout::Permit))
     }
 
     pub(crate) fn turn_away(
@@ -282,7 +265,6 @@ impl Shared {
         }
     }
 
-    /// Whether the child's user may MULTI.
     pub(crate) fn may_multi(&mut self, child: &mut Child) -> Result<(), Flow> {
         let known = if child.has_rights() {
             self.users.multi(child.user(), self.env.now)
@@ -295,7 +277,8 @@ impl Shared {
                 self.answer(child, &refusal);
                 Err(Flow::Done)
             }
-            None => Err(self.ask_multi(child)),
+            // In a block, a MULTI that is refused would let what follows it run one by one.
+            None => Err(self.ask_for(child, &[b"MULTI"], ProofAbout::Multi(child.user()))),
         }
     }
 }

@@ -13,7 +13,6 @@ use crate::core::shared::Shared;
 use crate::resp::reply;
 
 impl Shared {
-    /// The upstream refuses the password of this user.
     pub(super) fn user_refused(&mut self, user: UserId) {
         if user == UserId::DEFAULT {
             self.probe.default_refused();
@@ -21,7 +20,6 @@ impl Shared {
         self.env.notify(Notice::UserRefused(user));
     }
 
-    /// Ends the users that no child has been for a while.
     pub(crate) fn end_abandoned_users(&mut self) {
         for user in self.users.abandoned(self.env.now) {
             self.end_user(user);
@@ -30,12 +28,10 @@ impl Shared {
 
     /// Closes every connection of a user that no child is, and forgets what was said on them.
     pub(super) fn end_user(&mut self, user: UserId) {
-        for key in self.connections.keys() {
+        let is_its = |lane: &Lane| !lane.role().is_own() && self.connections.key_of(lane).user == user;
+        for key in self.connections.keys_where(is_its) {
             // The end of one lane may remove another.
-            let Some(lane) = self.connections.find(key).filter(|lane| !lane.role().is_own()) else {
-                continue;
-            };
-            if self.connections.key_of(lane).user == user {
+            if self.connections.find(key).is_some() {
                 self.end_lane(key);
             }
         }

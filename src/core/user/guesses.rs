@@ -28,7 +28,6 @@ impl Source {
     }
 }
 
-/// What is remembered of a source.
 #[derive(Debug, Default)]
 struct Record {
     /// Wrong passwords, one forgiven every `GUESS_FORGIVEN`.
@@ -52,25 +51,23 @@ impl Record {
     }
 }
 
-/// The sources of passwords lately.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Guesses {
+    most: Millis,
     sources: HashMap<Source, Record>,
     keyed: RandomState,
 }
 
 impl Guesses {
+    pub(super) fn new(most: Millis) -> Guesses {
+        Guesses { most, sources: HashMap::new(), keyed: RandomState::new() }
+    }
+
     /// How long a child of this source waits before its password is looked at.
-    pub(super) fn delay(
-        &mut self,
-        source: &Source,
-        claim: (&[u8], &[u8]),
-        most: Millis,
-        now: Millis,
-    ) -> Millis {
+    pub(super) fn delay(&mut self, source: &Source, claim: (&[u8], &[u8]), now: Millis) -> Millis {
         let Some(record) = self.sources.get_mut(source) else { return 0 };
         record.forgive(now);
-        let delay = record.delay(most);
+        let delay = record.delay(self.most);
         // Longer ones are never right, and hashing as much as a child may send would take too long.
         let may_be_right = claim.0.len().max(claim.1.len()) <= limits::CREDENTIAL_MAX;
         if delay == 0 || !may_be_right || !source.is_one_user() {
@@ -105,7 +102,8 @@ impl Guesses {
     }
 
     /// Counts a wrong one; returns how long the next one waits.
-    pub(super) fn was_wrong(&mut self, source: Source, most: Millis, now: Millis) -> Millis {
+    pub(super) fn was_wrong(&mut self, source: Source, now: Millis) -> Millis {
+        let most = self.most;
         let record = self.record(source, now);
         if record.wrong == 0 {
             record.counted_at = now;
@@ -121,49 +119,45 @@ mod tests {
 
     const JOBS: (&[u8], &[u8]) = (b"jobs", b"right");
     const BAD: (&[u8], &[u8]) = (b"jobs", b"wrong");
-    const MOST: Millis = limits::GUESS_DELAY_MAX;
 
     #[test]
     fn the_delay_grows_with_what_was_wrong_and_is_forgiven_in_time() {
-        let mut guesses = Guesses::default();
+        let mut guesses = Guesses::new(limits::GUESS_DELAY_MAX);
         let source = Source::Uid(1000);
-        let delays: Vec<Millis> = (0..20).map(|_| guesses.was_wrong(source.clone(), MOST, 5000)).collect();
+        let delays: Vec<Millis> = (0..20).map(|_| guesses.was_wrong(source.clone(), 5000)).collect();
         assert_eq!(delays[..4], [0, 0, limits::GUESS_DELAY, 2 * limits::GUESS_DELAY]);
         assert!(delays.is_sorted() && delays[19] == limits::GUESS_DELAY_MAX, "{delays:?}");
-        assert_eq!(guesses.delay(&Source::Uid(33), BAD, MOST, 5000), 0, "nobody else waits");
-        assert_eq!(guesses.delay(&source, BAD, MOST, 5000), limits::GUESS_DELAY_MAX);
+        assert_eq!(guesses.delay(&Source::Uid(33), BAD, 5000), 0, "nobody else waits");
+        assert_eq!(guesses.delay(&source, BAD, 5000), limits::GUESS_DELAY_MAX);
         let later = 5000 + u64::from(limits::GUESSES_COUNTED) * limits::GUESS_FORGIVEN;
-        assert_eq!(guesses.delay(&source, BAD, MOST, later), 0);
+        assert_eq!(guesses.delay(&source, BAD, later), 0);
     }
 
     #[test]
     fn what_was_right_for_the_same_user_does_not_wait() {
-        let mut guesses = Guesses::default();
+        let mut guesses = Guesses::new(limits::GUESS_DELAY_MAX);
         let (source, address) = (Source::Uid(1000), Source::Address("127.0.0.1".into()));
         for from in [&source, &address] {
             guesses.was_right(from.clone(), JOBS, 0);
             for _ in 0..10 {
-                guesses.was_wrong(from.clone(), MOST, 0);
+                guesses.was_wrong(from.clone(), 0);
             }
-            assert!(
-                guesses.delay(from, BAD, MOST, 0) > 0
-                    && guesses.delay(from, (b"jobsr", b"ight"), MOST, 0) > 0
-            );
+            assert!(guesses.delay(from, BAD, 0) > 0 && guesses.delay(from, (b"jobsr", b"ight"), 0) > 0);
         }
-        assert_eq!(guesses.delay(&source, JOBS, MOST, 0), 0);
-        assert!(guesses.delay(&address, JOBS, MOST, 0) > 0, "who is behind an address, nobody knows");
+        assert_eq!(guesses.delay(&source, JOBS, 0), 0);
+        assert!(guesses.delay(&address, JOBS, 0) > 0, "who is behind an address, nobody knows");
     }
 
     #[test]
     fn sources_are_bounded_and_the_worst_are_remembered() {
-        let mut guesses = Guesses::default();
+        let mut guesses = Guesses::new(limits::GUESS_DELAY_MAX);
         for _ in 0..10 {
-            guesses.was_wrong(Source::Uid(1), MOST, 0);
+            guesses.was_wrong(Source::Uid(1), 0);
         }
         for number in 0..10 * limits::GUESS_SOURCES_MAX {
-            guesses.was_wrong(Source::Address(number.to_string().into()), MOST, 0);
+            guesses.was_wrong(Source::Address(number.to_string().into()), 0);
         }
         assert_eq!(guesses.sources.len(), limits::GUESS_SOURCES_MAX);
-        assert_eq!(guesses.delay(&Source::Uid(1), BAD, MOST, 0), MOST);
+        assert_eq!(guesses.delay(&Source::Uid(1), BAD, 0), limits::GUESS_DELAY_MAX);
     }
 }

@@ -2,7 +2,7 @@
 //! the children that asked. RESET follows each question, so that the next one does not depend on it. A password that is
 //! refused here harms no other connection.
 
-use crate::base::failure::{ErrorLine, Failure, Limit};
+use crate::base::failure::{Failure, Limit};
 use crate::base::key::Key;
 use crate::base::limits;
 use crate::command::NO_COMMAND;
@@ -13,23 +13,16 @@ use crate::core::connection::role::RoleData;
 use crate::core::connection::slot::{SlotFlags, SlotKind};
 use crate::core::keys::UserId;
 use crate::core::notice::Notice;
-use crate::core::questions::probe::{Asker, Claim, Proof, ProofOutcome, Proved};
+use crate::core::questions::probe::{Asker, Claim, Proof, ProofAbout, ProofVerdict};
 use crate::core::request::flow::Flow;
 use crate::core::shared::Shared;
 use crate::core::timers::Timer;
 use crate::core::user::credentials::Password;
 use crate::resp::{Request, encode, reply};
+use zeroize::Zeroizing;
 
 /// A longer argument of SELECT is no number, bytes.
-pub(crate) const SELECT_MAX: usize = 64;
-
-pub(crate) const PING: &[u8] = b"*1\r\n$4\r\nPING\r\n";
-
-pub(crate) const MULTI: &[u8] = b"*1\r\n$5\r\nMULTI\r\n";
-
-pub(crate) const DISCARD: &[u8] = b"*1\r\n$7\r\nDISCARD\r\n";
-
-pub(crate) const RESET: &[u8] = b"*1\r\n$5\r\nRESET\r\n";
+const SELECT_MAX: usize = 64;
 
 impl Shared {
     /// Makes the probe's lane and dials it. It is dialled again for as long as the broker lives.
@@ -56,8 +49,8 @@ impl Shared {
         if asks && self.probe_is_ready() {
             self.probe.asks_default(self.env.now);
             // A connection that is authenticated stays so, even if the user has a password by now.
-            self.prove(RESET, Proof::Reset);
-            self.prove(PING, Proof::Default);
+            self.prove(&[b"RESET"], Proof::Reset);
+            self.prove(&[b"PING"], Proof::Default);
         }
     }
 
@@ -72,45 +65,17 @@ impl Shared {
         let ready = self.probe_is_ready();
         self.users.set_suspect(user, !ready);
         if ready {
-            let auth = self.auth_request(user);
-            self.prove(&auth, Proof::Recheck(user));
-            self.prove(RESET, Proof::Reset);
+            self.prove_user(user, Proof::Recheck(user));
+            self.prove(&[b"RESET"], Proof::Reset);
         }
-    }
-
-    // ---- what children ask ----------------------------------------------------------------------------
-
-    /// A child authenticates. `request` is sent as it stands, without the options behind the password.
-    pub(super) fn ask_claim(
-        &mut self,
-        child: &mut Child,
-        request: &[&[u8]],
-        claim: (&[u8], &[u8]),
-        resume: Option<u16>,
-    ) -> Flow {
-        let asker = match self.asker(child) {
-            Ok(asker) => asker,
-            Err(flow) => return flow,
-        };
-        let mut bytes = zeroize::Zeroizing::new(Vec::new());
-        encode::request(&mut bytes, request);
-        if self.users.is_worth_a_test(claim.0, claim.1, self.env.now) {
-            self.test_any_password(claim.0);
-        }
-        let tested = self.users.is_named(claim.0);
-        let claim = Claim { name: claim.0.into(), password: Password::new(claim.1), resume, tested };
-        self.prove(&bytes, Proof::Claim { asker, claim });
-        self.prove(RESET, Proof::Reset);
-        Flow::Hold(Hold::Question)
     }
 
     /// Asks whether a user takes any password. Then all children with its name are one user, with whatever password.
     fn test_any_password(&mut self, name: &[u8]) {
         let word = format!("{:032x}", self.env.rng.u128(..)).into_bytes();
-        let mut bytes = Vec::new();
-        encode::request(&mut bytes, &[&b"HELLO"[..], b"2", b"AUTH", name, &word]);
-        self.prove(&bytes, Proof::AnyPassword { name: name.into(), word: Password::new(&word) });
-        self.prove(RESET, Proof::Reset);
+        let proof = Proof::AnyPassword { name: name.into(), word: Password::new(&word) };
+        self.prove(&[b"HELLO", b"2", b"AUTH", name, &word], proof);
+        self.prove(&[b"RESET"], Proof::Reset);
     }
 
     /// A child's SELECT: whether its user may, and whether the db exists.
@@ -118,46 +83,40 @@ impl Shared {
         // No number is as long, and before it is authenticated the probe may send only short arguments.
         let argument = request.arg(1);
         let argument = if argument.len() > SELECT_MAX { b"x" } else { argument };
-        let mut bytes = Vec::new();
-        encode::request(&mut bytes, &[request.arg(0), argument]);
-        self.ask_as(child, |broker, asker, _| broker.prove(&bytes, Proof::Select { asker, db }))
-    }
-
-    /// Whether a child's user may MULTI: in a block, a MULTI that is refused would let what follows it run
-    /// one by one.
-    pub(super) fn ask_multi(&mut self, child: &mut Child) -> Flow {
-        self.ask_as(child, |broker, asker, user| {
-            broker.prove(MULTI, Proof::Multi { asker, user });
-            broker.prove(DISCARD, Proof::Ignore);
-        })
-    }
-
-    /// Whether a child's user may run a command that the broker carries out itself: `harmless` is one that does
-    /// nothing.
-    pub(super) fn ask_permit(&mut self, child: &mut Child, harmless: &[&[u8]]) -> Flow {
-        let mut request = Vec::new();
-        encode::request(&mut request, harmless);
-        self.ask_as(child, |broker, asker, _| broker.prove(&request, Proof::Permit { asker }))
+        self.ask_for(child, &[request.arg(0), argument], ProofAbout::Select(db))
     }
 
     /// A child's SCRIPT KILL or FUNCTION KILL: on the lane that runs the script it would stand behind it.
-    pub(crate) fn ask_relay(&mut self, child: &mut Child, request: &[u8]) -> Flow {
-        self.ask_as(child, |broker, asker, _| broker.prove(request, Proof::Relay { asker }))
+    pub(crate) fn ask_relay(&mut self, child: &mut Child, request: &Request<'_>) -> Flow {
+        let args: Vec<&[u8]> = request.args().collect();
+        self.ask_for(child, &args, ProofAbout::Relay)
     }
 
-    fn ask_as(&mut self, child: &mut Child, ask: impl FnOnce(&mut Shared, Asker, UserId)) -> Flow {
+    /// Asks for a child: who it says it is, or something as its user.
+    pub(super) fn ask_for(&mut self, child: &mut Child, request: &[&[u8]], about: ProofAbout) -> Flow {
         let asker = match self.asker(child) {
             Ok(asker) => asker,
             Err(flow) => return flow,
         };
-        let user = child.user();
-        if self.users.is_known(user) {
-            let auth = self.auth_request(user);
-            self.prove(&auth, Proof::As(user));
+        match &about {
+            ProofAbout::Claim(Claim { name, password, .. })
+                if self.users.is_worth_a_test(name, password.expose(), self.env.now) =>
+            {
+                self.test_any_password(name);
+            }
+            ProofAbout::Claim(_) => {}
+            _ if self.users.is_known(child.user()) => {
+                self.prove_user(child.user(), Proof::As(child.user()));
+            }
+            // As the default user, which the probe is after every RESET.
+            _ => {}
         }
-        // Else as the default user, which it is after every RESET.
-        ask(self, asker, user);
-        self.prove(RESET, Proof::Reset);
+        let opens_multi = matches!(about, ProofAbout::Multi(_));
+        self.prove(request, Proof::Child(asker, about));
+        if opens_multi {
+            self.prove(&[b"DISCARD"], Proof::Ignore);
+        }
+        self.prove(&[b"RESET"], Proof::Reset);
         Flow::Hold(Hold::Question)
     }
 
@@ -178,16 +137,19 @@ impl Shared {
         Ok(asker)
     }
 
-    fn auth_request(&self, user: UserId) -> zeroize::Zeroizing<Vec<u8>> {
+    /// Becomes this user, as lanes are greeted: AUTH may be renamed.
+    fn prove_user(&mut self, user: UserId, proof: Proof) {
         let said = self.users.get(user, &self.env.upstream);
-        let mut bytes = zeroize::Zeroizing::new(Vec::new());
         let (name, password) = (said.name.unwrap_or(b"default"), said.password.unwrap_or_default());
-        // As lanes are greeted: AUTH may be renamed.
-        encode::request(&mut bytes, &[&b"HELLO"[..], b"2", b"AUTH", name, password]);
-        bytes
+        let request = request_of(&[b"HELLO", b"2", b"AUTH", name, password]);
+        self.send_proof(&request, proof);
     }
 
-    fn prove(&mut self, request: &[u8], proof: Proof) {
+    fn prove(&mut self, request: &[&[u8]], proof: Proof) {
+        self.send_proof(&request_of(request), proof);
+    }
+
+    fn send_proof(&mut self, request: &[u8], proof: Proof) {
         let Some(lane) = self.probe.lane() else { return };
         self.probe.sent(proof);
         self.send(lane, request, Key::NONE, NO_COMMAND, SlotKind::Proof, SlotFlags::NONE);
@@ -200,7 +162,6 @@ impl Shared {
         self.fail_front(child, down);
     }
 
-    /// The probe is connected.
     pub(crate) fn probe_ready(&mut self) {
         self.ask_default();
         for user in self.users.suspects() {
@@ -209,84 +170,52 @@ impl Shared {
         self.env.notify(Notice::UpstreamAnswers);
     }
 
-    // ---- answers --------------------------------------------------------------------------------------
-
     /// The answer to the oldest request; `None` when the connection was lost before it came.
     pub(crate) fn proof_answered(&mut self, frame: Option<&[u8]>) {
         let Some(proof) = self.probe.answered() else { return };
         match (proof, frame) {
-            (Proof::Recheck(user), None) => self.users.set_suspect(user, true),
-            (
-                Proof::Claim { asker, .. }
-                | Proof::Select { asker, .. }
-                | Proof::Multi { asker, .. }
-                | Proof::Permit { asker }
-                | Proof::Relay { asker },
-                None,
-            ) => {
-                // Nothing has changed: its request is looked at afresh.
-                self.tell(asker, ProofOutcome::Again);
+            (Proof::Child(asker, about), frame) => {
+                let verdict = self.probe.verdict(frame);
+                if let (ProofAbout::Multi(user), ProofVerdict::Denied(said) | ProofVerdict::Answer(said)) =
+                    (&about, &verdict)
+                {
+                    let refusal = reply::is_error(said).then(|| said.clone());
+                    self.users.set_multi(*user, refusal, self.env.now);
+                }
+                self.env.notify(Notice::Proved(asker, about, verdict));
             }
-            (_, None) => {}
-            (proof, Some(frame)) => self.proof_given(proof, frame),
-        }
-    }
-
-    fn proof_given(&mut self, proof: Proof, frame: &[u8]) {
-        match proof {
-            Proof::Claim { asker, claim } => self.tell(asker, ProofOutcome::Claim(claim, frame.to_vec())),
-            Proof::Recheck(user) => self.check_credentials(user, frame),
-            Proof::As(user) => {
+            (Proof::Recheck(user), None) => self.users.set_suspect(user, true),
+            (Proof::Recheck(user), Some(frame)) => self.check_credentials(user, frame),
+            (Proof::As(user), Some(frame)) => {
                 self.probe.authenticated(reply::is_error(frame).then_some(frame));
                 self.check_credentials(user, frame);
             }
-            Proof::Select { asker, db } => {
-                let answer = self.probe.verdict(frame);
-                let db = db.filter(|_| answer == b"+OK\r\n");
-                self.tell(asker, ProofOutcome::Select(db, answer));
-            }
-            Proof::Multi { asker, user } => {
-                let answer = self.probe.verdict(frame);
-                let refusal = reply::is_error(&answer).then_some(answer);
-                self.users.set_multi(user, refusal, self.env.now);
-                self.tell(asker, ProofOutcome::Again);
-            }
-            Proof::Permit { asker } => {
-                let verdict = match self.probe.verdict(frame) {
-                    refusal if self.probe.is_denied() || is_denial(&refusal) => ProofOutcome::Answer(refusal),
-                    _ => ProofOutcome::Permitted,
-                };
-                self.tell(asker, verdict);
-            }
-            Proof::Relay { asker } => {
-                let answer = self.probe.verdict(frame);
-                self.tell(asker, ProofOutcome::Answer(answer));
-            }
-            Proof::Default => self.default_answered(frame),
-            Proof::AnyPassword { name, word } => {
+            (Proof::Default, Some(frame)) => self.default_answered(frame),
+            (Proof::AnyPassword { name, word }, Some(frame)) => {
                 let any = !reply::is_error(frame);
                 if any || is_wrong_password(frame) {
                     self.users.set_any_password(&name, any.then_some(word), self.env.now);
                 }
             }
-            Proof::Ignore => {}
-            Proof::Reset => {
-                self.probe.reset();
+            (Proof::Reset, Some(frame)) => {
+                self.probe.authenticated(None);
                 if let (Some(lane), false) = (self.probe.lane(), frame == b"+RESET\r\n") {
                     self.lane_lost(lane, "RESET was refused on the connection that proves users");
                 }
             }
+            (Proof::Ignore, Some(_)) | (_, None) => {}
         }
     }
 
-    fn tell(&mut self, asker: Asker, verdict: ProofOutcome) {
-        self.env.notify(Notice::Proved(Proved { asker, verdict }));
-    }
-
     /// The upstream has answered a question about a child, which may wait for another one by now.
-    pub(crate) fn proved(&mut self, child: &mut Child, proved: Proved) {
-        let Proved { asker, verdict } = proved;
-        if let ProofOutcome::Claim(claim, frame) = &verdict
+    pub(crate) fn proved(
+        &mut self,
+        child: &mut Child,
+        asker: Asker,
+        about: ProofAbout,
+        verdict: ProofVerdict,
+    ) {
+        if let (ProofAbout::Claim(claim), ProofVerdict::Answer(frame)) = (&about, &verdict)
             && is_wrong_password(frame)
         {
             self.guessed_wrong(child, &claim.name);
@@ -295,19 +224,22 @@ impl Shared {
             return;
         }
         child.front_mut().forget_question();
-        match verdict {
-            ProofOutcome::Again => self.lift(child),
-            ProofOutcome::Permitted => {
+        match (about, verdict) {
+            // It is looked at again: nothing has changed, or what was asked is known now.
+            (_, ProofVerdict::Lost) | (ProofAbout::Multi(_), _) => self.lift(child),
+            (ProofAbout::Claim(claim), ProofVerdict::Answer(frame)) if !reply::is_error(&frame) => {
+                self.claim_accepted(child, &claim, &frame);
+            }
+            (ProofAbout::Permit, ProofVerdict::Answer(frame)) if !is_denial(&frame) => {
                 child.front_mut().permit();
                 self.lift(child);
             }
-            ProofOutcome::Select(db, answer) => {
-                child.session_mut().db = db.unwrap_or(child.session().db);
-                self.answer_front(child, &answer);
+            (about, ProofVerdict::Denied(said) | ProofVerdict::Answer(said)) => {
+                if let (ProofAbout::Select(Some(db)), b"+OK\r\n") = (about, said.as_slice()) {
+                    child.session_mut().db = db;
+                }
+                self.answer_front(child, &said);
             }
-            ProofOutcome::Answer(answer) => self.answer_front(child, &answer),
-            ProofOutcome::Claim(_, frame) if reply::is_error(&frame) => self.answer_front(child, &frame),
-            ProofOutcome::Claim(claim, frame) => self.claim_accepted(child, &claim, &frame),
         }
     }
 
@@ -329,10 +261,7 @@ impl Shared {
                 return self.lift(child);
             }
             let failure = Failure::Limited(Limit::Passwords { max: limits::USER_PASSWORDS_MAX });
-            self.env.counters.failed(failure.kind(), 1);
-            let mut refusal = Vec::new();
-            encode::error(&mut refusal, failure.line());
-            return self.answer_front(child, &refusal);
+            return self.fail_front(child, failure);
         };
         self.become_user(child, user, None);
         let Some(argument) = *resume else { return self.answer_front(child, frame) };
@@ -342,12 +271,10 @@ impl Shared {
 
     /// The user of a name and password that the upstream has accepted. Unused passwords of the same name make room.
     fn admit_user(&mut self, name: &[u8], password: &Password) -> Option<UserId> {
-        let user = self.users.admit(name, password, self.env.now);
-        if user.is_some() {
-            return user;
-        }
-        self.end_user(self.users.longest_abandoned(name)?);
-        self.users.admit(name, password, self.env.now)
+        self.users.admit(name, password, self.env.now).or_else(|| {
+            self.end_user(self.users.longest_abandoned(name)?);
+            self.users.admit(name, password, self.env.now)
+        })
     }
 
     /// Only WRONGPASS means that the user is gone or has another password.
@@ -371,12 +298,18 @@ impl Shared {
     }
 }
 
+/// There may be a password in it.
+fn request_of(argv: &[&[u8]]) -> Zeroizing<Vec<u8>> {
+    let mut bytes = Zeroizing::new(Vec::new());
+    encode::request(&mut bytes, argv);
+    bytes
+}
+
 /// The one refusal that means that the password is wrong, or the user is gone.
 fn is_wrong_password(frame: &[u8]) -> bool {
     reply::error_code(frame) == Some(b"WRONGPASS")
 }
 
-/// Whether the user lacks the right to a command.
 fn is_denial(frame: &[u8]) -> bool {
     matches!(reply::error_code(frame), Some(b"NOPERM" | b"NOAUTH"))
 }

@@ -10,7 +10,7 @@ use crate::config::accounts::{Account, Hash};
 use crate::config::value::Auth;
 use crate::core::keys::{AccountId, UserId};
 use crate::core::user::credentials::{Credentials, Password};
-use crate::core::user::guesses::{Guesses, Source};
+use crate::core::user::guesses::Guesses;
 use std::collections::HashMap;
 
 /// A user of the upstream with the very password that the upstream has accepted.
@@ -18,7 +18,6 @@ use std::collections::HashMap;
 struct User {
     name: Box<[u8]>,
     password: Password,
-    /// Children that are this user.
     children: usize,
     /// When the last of them left.
     left_at: Millis,
@@ -29,6 +28,12 @@ struct User {
     /// Takes any password, so every child with its name is this user. Its own password is a random word: when that is
     /// refused, the user has a password again, and its children have to know it.
     any: bool,
+}
+
+impl User {
+    fn is_unused(&self) -> bool {
+        self.children == 0 && !self.stays
+    }
 }
 
 /// One of the broker's own users and what it may run.
@@ -42,7 +47,6 @@ struct LocalUser {
     denied_to_scripts: Vec<CommandId>,
 }
 
-/// All users that children can be.
 #[derive(Debug)]
 pub(crate) struct Users {
     /// As it was when the broker started.
@@ -54,7 +58,6 @@ pub(crate) struct Users {
     /// Of users with several passwords: when they were last tried with a random word, and the word if it was accepted.
     tested: HashMap<Box<[u8]>, (Millis, Option<Password>)>,
     locals: Vec<LocalUser>,
-    /// Wrong passwords, by where they came from.
     guesses: Guesses,
     /// ACL WHOAMI in the present table.
     whoami: Option<CommandId>,
@@ -77,7 +80,11 @@ impl Users {
             multi: HashMap::new(),
             tested: HashMap::new(),
             locals: Vec::new(),
-            guesses: Guesses::default(),
+            guesses: Guesses::new(match mode {
+                // Redis judges, and has no such delay itself: the delay only keeps the turn of others at the probe.
+                Auth::Passthrough => limits::GUESS_DELAY,
+                Auth::Broker | Auth::Users => limits::GUESS_DELAY_MAX,
+            }),
             whoami: None,
         }
     }
@@ -96,10 +103,10 @@ impl Users {
     pub(crate) fn first(&self, default: UserId) -> (UserId, Option<AccountId>) {
         match self.mode {
             Auth::Broker => (UserId::UPSTREAM, None),
-            Auth::Users => match self.default_account() {
-                Some(account) => (self.user_of(account), Some(account)),
-                None => (UserId::NOBODY, None),
-            },
+            Auth::Users => {
+                let account = self.default_account();
+                (account.map_or(UserId::NOBODY, |account| self.user_of(account)), account)
+            }
             Auth::Passthrough => (default, None),
         }
     }
@@ -108,7 +115,7 @@ impl Users {
     pub(crate) fn may_exist(&self, name: &[u8], upstream: &Upstream) -> bool {
         match self.mode {
             Auth::Broker => self.name(UserId::UPSTREAM, upstream) == name,
-            Auth::Users => self.has_account(name),
+            Auth::Users => self.account_named(name).is_some(),
             Auth::Passthrough => true,
         }
     }
@@ -116,16 +123,11 @@ impl Users {
     /// Takes the broker's own users. True if any of them is another user upstream.
     pub(crate) fn take_accounts(&mut self, accounts: Vec<Account>) -> bool {
         for account in accounts {
-            let user = match &account.upstream {
-                Some((name, secret)) => {
-                    let user = self.register(name.as_bytes(), &Password::new(secret.expose().as_bytes()));
-                    if let Some(user) = self.known.get_mut(&user) {
-                        user.stays = true;
-                    }
-                    user
-                }
-                None => UserId::UPSTREAM,
-            };
+            let mut user = UserId::UPSTREAM;
+            if let Some((name, secret)) = &account.upstream {
+                user = self.register(name.as_bytes(), &Password::new(secret.expose().as_bytes()));
+                self.known.entry(user).and_modify(|user| user.stays = true);
+            }
             self.locals.push(LocalUser { account, user, refused: Vec::new(), denied_to_scripts: Vec::new() });
         }
         !self.known.is_empty()
@@ -144,7 +146,6 @@ impl Users {
         Credentials { name: upstream.username.as_deref().map(str::as_bytes), password }
     }
 
-    /// The name of a user, as the upstream knows it.
     pub(crate) fn name<'a>(&'a self, id: UserId, upstream: &'a Upstream) -> &'a [u8] {
         let upstream_name = upstream.username.as_deref().unwrap_or("default").as_bytes();
         match self.known.get(&id) {
@@ -154,14 +155,11 @@ impl Users {
         }
     }
 
-    // ---- users of the upstream ------------------------------------------------------------------------
-
     /// The user of this name whose password the upstream has accepted. Another password is another user, even if it was
     /// accepted too: each may be taken away.
     pub(crate) fn register(&mut self, name: &[u8], password: &Password) -> UserId {
-        let same = |user: &User| *user.name == *name && user.password == *password;
-        if let Some((id, _)) = self.known.iter().find(|(_, user)| same(user)) {
-            return *id;
+        if let Some(id) = self.find(name, password.expose()) {
+            return id;
         }
         let id = UserId(self.next);
         self.next += 1;
@@ -180,10 +178,10 @@ impl Users {
 
     /// As `register`, but all passwords of a user that takes any are one user. `None`: too many are in use.
     pub(crate) fn admit(&mut self, name: &[u8], password: &Password, now: Millis) -> Option<UserId> {
-        let mut of_name = self.known.iter().filter(|(_, user)| *user.name == *name);
-        if let Some((id, _)) = of_name.clone().find(|(_, user)| user.password == *password) {
-            return Some(*id);
+        if let Some(id) = self.find(name, password.expose()) {
+            return Some(id);
         }
+        let mut of_name = self.known.iter().filter(|(_, user)| *user.name == *name);
         if let Some((at, Some(word))) = self.tested.get(name)
             && at + limits::RIGHTS_FRESH > now
         {
@@ -192,9 +190,7 @@ impl Users {
                 return Some(*id);
             }
             let id = self.register(name, &word);
-            if let Some(user) = self.known.get_mut(&id) {
-                user.any = true;
-            }
+            self.known.entry(id).and_modify(|user| user.any = true);
             return Some(id);
         }
         (of_name.count() < limits::USER_PASSWORDS_MAX).then(|| self.register(name, password))
@@ -203,11 +199,14 @@ impl Users {
     /// Whether to find out first if the user takes any password: another one of it is in use.
     pub(super) fn is_worth_a_test(&self, name: &[u8], password: &[u8], now: Millis) -> bool {
         let fresh = self.tested.get(name).is_some_and(|(at, _)| at + limits::RIGHTS_FRESH > now);
-        let mut of_name = self.known.values().filter(|user| *user.name == *name).peekable();
-        !fresh && of_name.peek().is_some() && of_name.all(|user| user.password.expose() != password)
+        !fresh && self.is_named(name) && self.find(name, password).is_none()
     }
 
-    /// Whether anybody is a user of this name.
+    fn find(&self, name: &[u8], password: &[u8]) -> Option<UserId> {
+        let is_it = |user: &User| *user.name == *name && user.password.expose() == password;
+        self.known.iter().find(|(_, user)| is_it(user)).map(|(id, _)| *id)
+    }
+
     pub(super) fn is_named(&self, name: &[u8]) -> bool {
         self.known.values().any(|user| *user.name == *name)
     }
@@ -219,25 +218,19 @@ impl Users {
         }
     }
 
-    /// The user of this name that has been without children for longest.
     pub(super) fn longest_abandoned(&self, name: &[u8]) -> Option<UserId> {
-        let unused = |(_, user): &(&UserId, &User)| *user.name == *name && user.children == 0 && !user.stays;
-        let oldest = self.known.iter().filter(unused).min_by_key(|(_, user)| user.left_at);
-        oldest.map(|(id, _)| *id)
+        let unused = self.known.iter().filter(|(_, user)| *user.name == *name && user.is_unused());
+        unused.min_by_key(|(_, user)| user.left_at).map(|(id, _)| *id)
     }
 
     pub(super) fn is_known(&self, id: UserId) -> bool {
         self.known.contains_key(&id)
     }
 
-    /// A child is this user from now on.
     pub(crate) fn enter(&mut self, id: UserId) {
-        if let Some(user) = self.known.get_mut(&id) {
-            user.children += 1;
-        }
+        self.known.entry(id).and_modify(|user| user.children += 1);
     }
 
-    /// A child is this user no longer.
     pub(crate) fn leave(&mut self, id: UserId, now: Millis) {
         if let Some(user) = self.known.get_mut(&id) {
             user.children -= 1;
@@ -248,9 +241,8 @@ impl Users {
     /// Users that have been without children for a while. They do not end at once: processes that live for one request each would
     /// cost the upstream a connection each.
     pub(super) fn abandoned(&self, now: Millis) -> Vec<UserId> {
-        let gone =
-            |user: &User| !user.stays && user.children == 0 && user.left_at + limits::USER_LINGER <= now;
-        self.known.iter().filter(|(_, user)| gone(user)).map(|(id, _)| *id).collect()
+        let lingered = |user: &User| user.is_unused() && user.left_at + limits::USER_LINGER <= now;
+        self.known.iter().filter(|(_, user)| lingered(user)).map(|(id, _)| *id).collect()
     }
 
     /// Drops the user and overwrites its password. One of `auth_file` stays, and may be let in again.
@@ -267,9 +259,7 @@ impl Users {
     }
 
     pub(super) fn set_suspect(&mut self, id: UserId, suspect: bool) {
-        if let Some(user) = self.known.get_mut(&id) {
-            user.suspect = suspect;
-        }
+        self.known.entry(id).and_modify(|user| user.suspect = suspect);
     }
 
     pub(super) fn suspects(&self) -> Vec<UserId> {
@@ -289,35 +279,14 @@ impl Users {
         }
     }
 
-    // ---- wrong passwords ------------------------------------------------------------------------------
-
-    /// When this password of a child of this source may be looked at.
-    pub(super) fn guess_due(&mut self, source: &Source, claim: (&[u8], &[u8]), now: Millis) -> Millis {
-        let most = self.guess_delay_max();
-        now + self.guesses.delay(source, claim, most, now)
+    pub(super) fn guesses(&mut self) -> &mut Guesses {
+        &mut self.guesses
     }
-
-    pub(super) fn guessed_right(&mut self, source: Source, claim: (&[u8], &[u8]), now: Millis) {
-        self.guesses.was_right(source, claim, now);
-    }
-
-    /// Returns how long the next password from there waits.
-    pub(super) fn guessed_wrong(&mut self, source: Source, now: Millis) -> Millis {
-        let most = self.guess_delay_max();
-        self.guesses.was_wrong(source, most, now)
-    }
-
-    /// Where Redis judges, and has no such delay itself, the delay only keeps the turn of others at the probe.
-    fn guess_delay_max(&self) -> Millis {
-        if self.are_upstreams() { limits::GUESS_DELAY } else { limits::GUESS_DELAY_MAX }
-    }
-
-    // ---- the broker's own users -----------------------------------------------------------------------
 
     /// Who a child is that has said nothing.
     fn default_account(&self) -> Option<AccountId> {
-        let at = self.locals.iter().position(|local| local.account.name == "default")?;
-        self.locals[at].account.nopass.then_some(at as AccountId)
+        let account = self.account_named(b"default")?;
+        self.locals[usize::from(account)].account.nopass.then_some(account)
     }
 
     pub(super) fn verify(&self, name: Option<&[u8]>, password: &[u8]) -> PasswordCheck {
@@ -325,12 +294,9 @@ impl Users {
             return PasswordCheck::NoneNeeded;
         }
         let hash = Hash::of(password);
-        let name = name.unwrap_or(b"default");
-        let found = self.locals.iter().position(|local| local.account.name.as_bytes() == name);
-        match found.filter(|at| self.locals[*at].account.accepts(&hash)) {
-            Some(at) => PasswordCheck::Welcome(at as AccountId),
-            None => PasswordCheck::WrongPassword,
-        }
+        let accepts = |account: &AccountId| self.locals[usize::from(*account)].account.accepts(&hash);
+        let found = self.account_named(name.unwrap_or(b"default")).filter(accepts);
+        found.map_or(PasswordCheck::WrongPassword, PasswordCheck::Welcome)
     }
 
     /// The upstream user that the requests of one of the broker's own users are sent as.
@@ -338,8 +304,9 @@ impl Users {
         self.locals.get(usize::from(account)).map_or(UserId::NOBODY, |local| local.user)
     }
 
-    fn has_account(&self, name: &[u8]) -> bool {
-        self.locals.iter().any(|local| local.account.name.as_bytes() == name)
+    fn account_named(&self, name: &[u8]) -> Option<AccountId> {
+        let at = self.locals.iter().position(|local| local.account.name.as_bytes() == name)?;
+        Some(at as AccountId)
     }
 
     pub(super) fn account_name(&self, account: AccountId) -> &str {
@@ -371,13 +338,10 @@ impl Users {
         }
     }
 
-    /// What `commands_deny` of the account names and a script can call all the same.
-    pub(crate) fn denied_to_scripts(&self, account: AccountId) -> &[CommandId] {
-        self.locals.get(usize::from(account)).map_or(&[], |local| &local.denied_to_scripts)
-    }
-
-    pub(crate) fn trusts_scripts(&self, account: AccountId) -> bool {
-        self.locals.get(usize::from(account)).is_some_and(|local| local.account.scripts_trusted)
+    /// What `commands_deny` of the account names and a script can call all the same. None: its scripts are trusted.
+    pub(crate) fn denied_to_scripts(&self, account: AccountId) -> Option<&[CommandId]> {
+        let local = &self.locals[usize::from(account)];
+        (!local.account.scripts_trusted).then_some(&local.denied_to_scripts)
     }
 
     /// Whether the account may not run the command. One that is not resolved yet is refused.

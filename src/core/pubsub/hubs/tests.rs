@@ -2,14 +2,12 @@
 
 use super::*;
 use crate::base::clock::Millis;
-use crate::base::failure::Down;
-use crate::base::failure::Failure;
+use crate::base::failure::{Down, Failure};
 use crate::config::parse_upstream;
 use crate::core::broker::Broker;
 use crate::core::child::hold::Hold;
 use crate::core::connection::lane::Lane;
 use crate::core::connection::role::LaneRole;
-use crate::core::shared::Shared;
 use crate::core::sim::Sim;
 use crate::resp::encode;
 
@@ -18,11 +16,7 @@ fn check(broker: &Broker) {
     for (key, topic) in broker.shared.hubs.topics.iter() {
         assert!(topic.is_used() || topic.wanted || topic.pending > 0, "a topic for nobody");
         let hub = &broker.shared.hubs.by_user[&topic.user];
-        assert_eq!(
-            hub.names[family_index(topic.family)].get(&topic.name),
-            Some(&key),
-            "its name finds another"
-        );
+        assert_eq!(hub.names[topic.family as usize].get(&topic.name), Some(&key), "its name finds another");
         for child in &topic.subscribers {
             let child = broker.children.get(Key::from_bits(*child));
             let own = child.and_then(|child| child.topics());
@@ -39,11 +33,12 @@ fn check(broker: &Broker) {
     for (key, child) in broker.children.iter() {
         let Some(own) = child.topics() else { continue };
         assert_eq!(own.total() as usize, own.held().count(), "counts");
+        let fence = if let Fence::Asked(number) = own.fence() { Some(number) } else { None };
         let waits = child.hold() == Hold::Subscription;
-        assert_eq!(own.awaited_fence().is_some(), waits, "a fence, and {:?}", child.hold());
+        assert_eq!(fence.is_some(), waits, "a fence, and {:?}", child.hold());
         let hub = &broker.shared.hubs.by_user[&own.user()];
         let lane = broker.shared.connections.find(hub.lane);
-        if let (Some(number), Some(true)) = (own.awaited_fence(), lane.map(Lane::is_ready)) {
+        if let (Some(number), Some(true)) = (fence, lane.map(Lane::is_ready)) {
             assert!(hub.asked.contains(&Asked::Fence(key, number)), "nothing will ever end its wait");
         }
     }
@@ -62,6 +57,37 @@ fn asked(sim: &Sim) -> Vec<&str> {
     all.filter(|request| request.starts_with("subscribe ") || request.starts_with("unsubscribe ")).collect()
 }
 
+/// A broker with children.
+fn begin<const N: usize>(settings: &[(&str, &str)]) -> (Sim, [usize; N]) {
+    let mut sim = Sim::new(settings);
+    let children = std::array::from_fn(|_| sim.child());
+    (sim, children)
+}
+
+/// The upstream runs nothing of subscriptions until `thaw`.
+fn freeze(sim: &mut Sim) {
+    sim.frozen = vec![LaneRole::Subscriber];
+}
+
+fn thaw(sim: &mut Sim) {
+    sim.frozen.clear();
+    sim.settle();
+    check(&sim.broker);
+}
+
+/// The upstream says all this at once.
+fn inject(sim: &mut Sim, frames: &[&[u8]]) {
+    let link = connection(sim);
+    sim.inject(link, &frames.concat());
+    check(&sim.broker);
+}
+
+/// The same, and then answers the last fence.
+fn answer(sim: &mut Sim, frames: &[&[u8]]) {
+    let pong = pong(sim);
+    inject(sim, &[&frames.concat(), &pong]);
+}
+
 /// The answer to the last fence.
 fn pong(sim: &Sim) -> Vec<u8> {
     pong_of(sim.broker.shared.hubs.pings)
@@ -75,6 +101,7 @@ fn pong_of(fence: u64) -> Vec<u8> {
 
 /// As Redis confirms a channel, for the first time or once more.
 const CONFIRMED: &[u8] = b">3\r\n$9\r\nsubscribe\r\n$1\r\nc\r\n:1\r\n";
+const MESSAGE: &[u8] = b">3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$1\r\nm\r\n";
 
 fn connection(sim: &Sim) -> usize {
     let links = sim.links(LaneRole::Subscriber);
@@ -84,16 +111,12 @@ fn connection(sim: &Sim) -> usize {
 
 #[test]
 fn one_upstream_subscription_serves_all() {
-    let mut sim = Sim::new(&[]);
-    let (a, b, publisher) = (sim.child(), sim.child(), sim.child());
+    let (mut sim, [a, b, publisher]) = begin(&[]);
     sim.ask(b, "HELLO 3");
     assert_eq!(sim.ask(a, "SUBSCRIBE c"), "*3 $9 subscribe $1 c :1");
     assert_eq!(sim.ask(b, "SUBSCRIBE d c"), ">3 $9 subscribe $1 d :1 >3 $9 subscribe $1 c :2");
-    assert_eq!(
-        asked(&sim),
-        ["subscribe c", "subscribe d", "subscribe c"],
-        "the right is asked for each time"
-    );
+    let names = ["subscribe c", "subscribe d", "subscribe c"];
+    assert_eq!(asked(&sim), names, "the right is asked for each time");
     assert_eq!(sim.ask(publisher, "PUBLISH c m"), ":1");
     assert_eq!(sim.received(a), "*3 $7 message $1 c $1 m");
     assert_eq!(sim.received(b), ">3 $7 message $1 c $1 m");
@@ -107,70 +130,56 @@ fn one_upstream_subscription_serves_all() {
 
 #[test]
 fn whoever_leaves_last_hears_everything_until_the_upstream_knows() {
-    let mut sim = Sim::new(&[]);
-    let (a, publisher) = (sim.child(), sim.child());
+    let (mut sim, [a, publisher]) = begin(&[]);
     sim.ask(a, "SUBSCRIBE c");
-    sim.frozen = vec![LaneRole::Subscriber];
+    freeze(&mut sim);
     assert_eq!(sim.ask(a, "UNSUBSCRIBE c"), "");
     let first = sim.broker.shared.hubs.by_user.values().find_map(|hub| hub.asked.front());
     assert!(matches!(first, Some(Asked::Leave(_))), "the upstream is told before the child is");
     assert_eq!(sim.ask(publisher, "PUBLISH c last"), ":1");
     assert_eq!(sim.received(a), "*3 $7 message $1 c $4 last");
-    sim.frozen.clear();
-    sim.settle();
+    thaw(&mut sim);
     assert_eq!(sim.received(a), "*3 $11 unsubscribe $1 c :0");
-    check(&sim.broker);
 }
 
-/// A message from before the confirmation is not the new subscriber's, though others get it.
 /// What a child has published counts it in, although it says in the same breath that it goes.
 #[test]
 fn a_listener_that_goes_was_there_before() {
     for leave in ["RESET", "QUIT", "UNSUBSCRIBE c"] {
-        let mut sim = Sim::new(&[]);
-        let child = sim.child();
+        let (mut sim, [child]) = begin(&[]);
         sim.ask(child, "HELLO 3\nSUBSCRIBE c");
         sim.frozen = vec![LaneRole::Shared];
         assert_eq!(sim.ask(child, &format!("PUBLISH c x\n{leave}")), "", "{leave}");
-        sim.frozen.clear();
-        sim.settle();
+        thaw(&mut sim);
         let told = sim.received(child);
         assert!(told.contains(":1 "), "{leave}: {told}");
     }
 }
 
+/// A message from before the confirmation is not the new subscriber's, though others get it.
 #[test]
 fn a_late_subscriber_hears_nothing_older() {
-    let mut sim = Sim::new(&[]);
-    let (a, b) = (sim.child(), sim.child());
+    let (mut sim, [a, b]) = begin(&[]);
     sim.ask(a, "SUBSCRIBE c");
-    sim.frozen = vec![LaneRole::Subscriber];
+    freeze(&mut sim);
     sim.send(b, "SUBSCRIBE c");
-    let link = connection(&sim);
-    let (old, new) = (
-        b">3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$3\r\nold\r\n",
-        b">3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$3\r\nnew\r\n",
-    );
-    let all = [old, CONFIRMED, old, &pong(&sim)[..], new].concat();
-    sim.inject(link, &all);
-    assert_eq!(
-        sim.received(a),
-        "*3 $7 message $1 c $3 old *3 $7 message $1 c $3 old *3 $7 message $1 c $3 new"
-    );
-    assert_eq!(sim.received(b), "*3 $9 subscribe $1 c :1 *3 $7 message $1 c $3 new");
+    let old = b">3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$3\r\nold\r\n";
+    let pong = pong(&sim);
+    inject(&mut sim, &[old, CONFIRMED, old, &pong, MESSAGE]);
+    let told = "*3 $7 message $1 c $3 old *3 $7 message $1 c $3 old *3 $7 message $1 c $1 m";
+    assert_eq!(sim.received(a), told);
+    assert_eq!(sim.received(b), "*3 $9 subscribe $1 c :1 *3 $7 message $1 c $1 m");
 }
 
 #[test]
 fn joining_while_the_last_one_leaves() {
-    let mut sim = Sim::new(&[]);
-    let (a, b, publisher) = (sim.child(), sim.child(), sim.child());
+    let (mut sim, [a, b, publisher]) = begin(&[]);
     sim.ask(a, "SUBSCRIBE c");
-    sim.frozen = vec![LaneRole::Subscriber];
+    freeze(&mut sim);
     sim.send(a, "UNSUBSCRIBE c");
     sim.send(b, "SUBSCRIBE c");
     check(&sim.broker);
-    sim.frozen.clear();
-    sim.settle();
+    thaw(&mut sim);
     assert_eq!(sim.received(a), "*3 $11 unsubscribe $1 c :0");
     assert_eq!(sim.received(b), "*3 $9 subscribe $1 c :1");
     assert_eq!(asked(&sim), ["subscribe c", "unsubscribe c", "subscribe c"]);
@@ -181,34 +190,28 @@ fn joining_while_the_last_one_leaves() {
 
 #[test]
 fn two_that_leave_together_leave_upstream() {
-    let mut sim = Sim::new(&[]);
-    let (a, b) = (sim.child(), sim.child());
+    let (mut sim, [a, b]) = begin(&[]);
     sim.ask(a, "SUBSCRIBE c");
     sim.ask(b, "SUBSCRIBE c");
-    sim.frozen = vec![LaneRole::Subscriber];
+    freeze(&mut sim);
     sim.send(a, "UNSUBSCRIBE c c");
     sim.send(b, "UNSUBSCRIBE c");
-    sim.frozen.clear();
-    sim.settle();
+    thaw(&mut sim);
     assert_eq!(sim.received(a), "*3 $11 unsubscribe $1 c :0 *3 $11 unsubscribe $1 c :0");
     assert_eq!(sim.received(b), "*3 $11 unsubscribe $1 c :0");
     assert_eq!(asked(&sim), ["subscribe c", "subscribe c", "unsubscribe c"]);
-    check(&sim.broker);
     assert_eq!(sim.broker.shared.hubs.topics.len(), 0);
 }
 
 #[test]
 fn a_child_that_dies_waiting_leaves_nothing_behind() {
     for words in ["SUBSCRIBE c d", "SUBSCRIBE c\nUNSUBSCRIBE c"] {
-        let mut sim = Sim::new(&[]);
-        let a = sim.child();
-        sim.frozen = vec![LaneRole::Subscriber];
+        let (mut sim, [a]) = begin(&[]);
+        freeze(&mut sim);
         sim.send(a, words);
         sim.kill(a);
         check(&sim.broker);
-        sim.frozen.clear();
-        sim.settle();
-        check(&sim.broker);
+        thaw(&mut sim);
         assert_eq!(sim.broker.shared.hubs.topics.len(), 0, "{words}");
         let b = sim.child();
         assert_eq!(sim.ask(b, "SUBSCRIBE c"), "*3 $9 subscribe $1 c :1");
@@ -217,14 +220,11 @@ fn a_child_that_dies_waiting_leaves_nothing_behind() {
 
 #[test]
 fn a_refusal_is_the_answer_of_whoever_asked() {
-    let mut sim = Sim::new(&[]);
-    let (a, b) = (sim.child(), sim.child());
+    let (mut sim, [a, b]) = begin(&[]);
     sim.ask(a, "SUBSCRIBE c");
-    sim.frozen = vec![LaneRole::Subscriber];
+    freeze(&mut sim);
     sim.send(b, "SUBSCRIBE c denied");
-    let link = connection(&sim);
-    let all = [CONFIRMED, b"-NOPERM not this one\r\n", &pong(&sim)[..]].concat();
-    sim.inject(link, &all);
+    answer(&mut sim, &[CONFIRMED, b"-NOPERM not this one\r\n"]);
     assert_eq!(sim.received(b), "-NOPERM not this one");
     assert_eq!(sim.ask(b, "GET k"), "$1 k", "it is no subscriber");
     check(&sim.broker);
@@ -234,93 +234,109 @@ fn a_refusal_is_the_answer_of_whoever_asked() {
 /// Rights may go while somebody listens: Redis lets those listen on, and nobody join them.
 #[test]
 fn a_right_that_has_gone_is_missed_by_newcomers_alone() {
-    let mut sim = Sim::new(&[("request_timeout", "500")]);
-    let (a, b) = (sim.child(), sim.child());
+    let (mut sim, [a, b]) = begin(&[("request_timeout", "500")]);
     sim.ask(a, "SUBSCRIBE c");
-    sim.frozen = vec![LaneRole::Subscriber];
+    freeze(&mut sim);
     sim.send(b, "SUBSCRIBE c");
-    let link = connection(&sim);
-    sim.inject(link, &[b"-NOPERM c\r\n", &pong(&sim)[..]].concat());
+    answer(&mut sim, &[b"-NOPERM c\r\n"]);
     assert_eq!(sim.received(b), "-NOPERM c");
-    sim.inject(link, b">3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$1\r\nm\r\n");
+    inject(&mut sim, &[MESSAGE]);
     assert_eq!((sim.received(a).as_str(), sim.received(b).as_str()), ("*3 $7 message $1 c $1 m", ""));
-    check(&sim.broker);
     // An answer that comes too late is not the next request's.
     sim.send(b, "SUBSCRIBE c");
-    let late = sim.broker.shared.hubs.pings;
+    let late = pong(&sim);
     sim.pass(1000);
     assert!(sim.received(b).starts_with("-BROKERTIMEOUT"));
     sim.send(b, "SUBSCRIBE c");
-    sim.inject(link, &[b"-NOPERM c\r\n", &pong_of(late)[..], CONFIRMED, &pong(&sim)[..]].concat());
+    answer(&mut sim, &[b"-NOPERM c\r\n", &late, CONFIRMED]);
     assert_eq!(sim.received(b), "*3 $9 subscribe $1 c :1");
-    check(&sim.broker);
 }
 
 /// The right comes between the first who asks and the second.
 #[test]
 fn who_is_confirmed_listens_whatever_the_first_was_told() {
-    let mut sim = Sim::new(&[]);
-    let (a, b, c) = (sim.child(), sim.child(), sim.child());
+    let (mut sim, [a, b, c]) = begin(&[]);
     sim.ask(a, "SUBSCRIBE other");
-    sim.frozen = vec![LaneRole::Subscriber];
+    freeze(&mut sim);
     sim.send(b, "SUBSCRIBE c");
     sim.send(c, "SUBSCRIBE c");
-    let (link, last) = (connection(&sim), sim.broker.shared.hubs.pings);
-    sim.inject(link, &[b"-NOPERM c\r\n", &pong_of(last - 1)[..], CONFIRMED, &pong_of(last)].concat());
-    assert_eq!(
-        (sim.received(b).as_str(), sim.received(c).as_str()),
-        ("-NOPERM c", "*3 $9 subscribe $1 c :1")
-    );
-    sim.inject(link, b">3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$1\r\nm\r\n");
+    let last = sim.broker.shared.hubs.pings;
+    inject(&mut sim, &[b"-NOPERM c\r\n", &pong_of(last - 1), CONFIRMED, &pong_of(last)]);
+    assert_eq!(sim.received(b), "-NOPERM c");
+    assert_eq!(sim.received(c), "*3 $9 subscribe $1 c :1");
+    inject(&mut sim, &[MESSAGE]);
     assert_eq!(sim.received(c), "*3 $7 message $1 c $1 m");
-    check(&sim.broker);
 }
 
 #[test]
 fn an_upstream_out_of_step_is_left() {
-    let wrong: [&[u8]; 5] = [
-        b"$1\r\n0\r\n",
-        b">3\r\n$9\r\nsubscribe\r\n$1\r\nx\r\n:1\r\n",
-        b">3\r\n$11\r\nunsubscribe\r\n$1\r\nc\r\n:1\r\n",
-        b"+PONG\r\n",
-        b"$1\r\nx\r\n",
+    let wrong: [(&str, &[u8]); 6] = [
+        ("d", b"$1\r\n0\r\n"),
+        ("d", b">3\r\n$9\r\nsubscribe\r\n$1\r\nx\r\n:1\r\n"),
+        ("d", b">3\r\n$11\r\nunsubscribe\r\n$1\r\nc\r\n:1\r\n"),
+        ("d", b"+PONG\r\n"),
+        ("d", b"$1\r\nx\r\n"),
+        // The answer to the first fence once more: with it the next one would pass too early.
+        ("c", b"$1\r\n1\r\n"),
     ];
-    for bytes in wrong {
-        let mut sim = Sim::new(&[]);
-        let (a, b) = (sim.child(), sim.child());
+    for (joined, bytes) in wrong {
+        let (mut sim, [a, b]) = begin(&[]);
         sim.ask(a, "SUBSCRIBE c");
-        sim.frozen = vec![LaneRole::Subscriber];
-        sim.send(b, "SUBSCRIBE d");
-        let link = connection(&sim);
-        sim.inject(link, bytes);
+        assert_eq!(pong(&sim), b"$1\r\n1\r\n");
+        freeze(&mut sim);
+        sim.send(b, &format!("SUBSCRIBE {joined}"));
+        inject(&mut sim, &[bytes]);
         assert_eq!(sim.broker.counters().desyncs, 1);
         assert!(sim.is_closed(a) && !sim.is_closed(b));
-        sim.frozen.clear();
-        sim.settle();
-        assert_eq!(sim.received(b), "*3 $9 subscribe $1 d :1", "it waited for the next connection");
+        thaw(&mut sim);
+        let told = format!("*3 $9 subscribe $1 {joined} :1");
+        assert_eq!(sim.received(b), told, "it waited for the next connection");
+    }
+}
+
+/// Those who may have missed something are closed, or not, as the setting says. Those who wait for a confirmation have it
+/// of the next connection.
+#[test]
+fn a_lost_connection_closes_its_listeners_or_goes_unnoticed() {
+    for (mode, stays, replaced) in [
+        ("close", false, false),
+        ("close", false, true),
+        ("resubscribe", true, false),
+        ("resubscribe", true, true),
+    ] {
+        let (mut sim, [a, b, c, publisher]) = begin(&[("on_subscriber_loss", mode)]);
+        sim.ask(a, "SUBSCRIBE c d");
+        sim.ask(c, "SUBSCRIBE c");
+        let link = connection(&sim);
+        freeze(&mut sim);
+        sim.send(b, "SUBSCRIBE c");
+        sim.send(c, "UNSUBSCRIBE c");
+        if replaced {
+            let settings = sim.broker.settings().clone();
+            sim.broker.reload(settings, parse_upstream("redis://other/0").expect("a URL"));
+        } else {
+            sim.lose(link);
+        }
+        check(&sim.broker);
+        thaw(&mut sim);
+        assert_ne!(connection(&sim), link);
+        assert_eq!((sim.is_closed(a), sim.is_closed(b), sim.is_closed(c)), (!stays, false, !stays), "{mode}");
+        assert_eq!(sim.broker.counters().subscriber_gaps, u64::from(stays));
+        assert_eq!(sim.received(b), "*3 $9 subscribe $1 c :1");
+        assert_eq!(sim.received(c), if stays { "*3 $11 unsubscribe $1 c :0" } else { "" });
+        let (count, told) = match stays {
+            true => (":1 :1", "*3 $7 message $1 c $1 1 *3 $7 message $1 d $1 2"),
+            false => (":1 :0", ""),
+        };
+        assert_eq!(sim.ask(publisher, "PUBLISH c 1\nPUBLISH d 2"), count);
+        assert_eq!((sim.received(a).as_str(), sim.received(b).as_str()), (told, "*3 $7 message $1 c $1 1"));
         check(&sim.broker);
     }
 }
 
-/// A doubled answer to a PING would let the next fence pass too early.
-#[test]
-fn a_doubled_answer_is_noticed() {
-    let mut sim = Sim::new(&[]);
-    let (a, b) = (sim.child(), sim.child());
-    sim.ask(a, "SUBSCRIBE c");
-    let doubled = pong(&sim);
-    sim.frozen = vec![LaneRole::Subscriber];
-    sim.send(b, "SUBSCRIBE c");
-    let link = connection(&sim);
-    sim.inject(link, &doubled);
-    assert_eq!(sim.broker.counters().desyncs, 1);
-    check(&sim.broker);
-}
-
 #[test]
 fn timers_do_not_pile_up() {
-    let mut sim = Sim::new(&[("queue_timeout", "1h"), ("lease_wait_timeout", "1h")]);
-    let a = sim.child();
+    let (mut sim, [a]) = begin(&[("queue_timeout", "1h"), ("lease_wait_timeout", "1h")]);
     for _ in 0..200 {
         assert_eq!(sim.ask(a, "SUBSCRIBE c\nUNSUBSCRIBE c").matches("subscribe").count(), 2);
     }
@@ -333,20 +349,16 @@ fn timers_do_not_pile_up() {
 
 #[test]
 fn a_shard_channel_that_moves_is_told_as_redis_tells() {
-    let mut sim = Sim::new(&[]);
-    let (a, b) = (sim.child(), sim.child());
+    let (mut sim, [a, b]) = begin(&[]);
     sim.ask(b, "HELLO 3");
     sim.ask(a, "SUBSCRIBE c");
     sim.ask(a, "UNSUBSCRIBE c");
     for child in [a, b] {
-        sim.frozen = vec![LaneRole::Subscriber];
+        freeze(&mut sim);
         sim.send(child, "SSUBSCRIBE s");
-        let link = connection(&sim);
-        let all = [&b">3\r\n$10\r\nssubscribe\r\n$1\r\ns\r\n:1\r\n"[..], &pong(&sim)[..]].concat();
-        sim.inject(link, &all);
+        answer(&mut sim, &[b">3\r\n$10\r\nssubscribe\r\n$1\r\ns\r\n:1\r\n"]);
     }
-    let link = connection(&sim);
-    sim.inject(link, b">3\r\n$12\r\nsunsubscribe\r\n$1\r\ns\r\n:0\r\n");
+    inject(&mut sim, &[b">3\r\n$12\r\nsunsubscribe\r\n$1\r\ns\r\n:0\r\n"]);
     assert_eq!(sim.received(a), "*3 $10 ssubscribe $1 s :1 *3 $12 sunsubscribe $1 s :0");
     assert_eq!(sim.received(b), ">3 $10 ssubscribe $1 s :1 >3 $12 sunsubscribe $1 s :0");
     assert_eq!(sim.ask(a, "GET k"), "$1 k");
@@ -354,66 +366,22 @@ fn a_shard_channel_that_moves_is_told_as_redis_tells() {
 }
 
 #[test]
-fn a_loss_closes_those_who_may_have_missed_something() {
-    let mut sim = Sim::new(&[]);
-    let (a, b, c) = (sim.child(), sim.child(), sim.child());
-    sim.ask(a, "SUBSCRIBE c");
-    sim.frozen = vec![LaneRole::Subscriber];
-    sim.send(b, "SUBSCRIBE c");
-    let link = connection(&sim);
-    sim.lose(link);
-    check(&sim.broker);
-    assert!(sim.is_closed(a) && !sim.is_closed(b));
-    sim.frozen.clear();
-    sim.settle();
-    assert_eq!(sim.received(b), "*3 $9 subscribe $1 c :1");
-    assert_eq!(sim.ask(c, "PUBLISH c m"), ":1");
-    assert_eq!(sim.broker.counters().subscriber_gaps, 0);
-}
-
-#[test]
-fn a_loss_can_be_hidden_from_the_children() {
-    let mut sim = Sim::new(&[("on_subscriber_loss", "resubscribe")]);
-    let (a, b, c) = (sim.child(), sim.child(), sim.child());
-    sim.ask(a, "SUBSCRIBE c d");
-    sim.ask(b, "SUBSCRIBE c");
-    sim.frozen = vec![LaneRole::Subscriber];
-    sim.send(b, "UNSUBSCRIBE c");
-    let link = connection(&sim);
-    sim.lose(link);
-    check(&sim.broker);
-    sim.frozen.clear();
-    sim.settle();
-    assert_eq!(sim.broker.counters().subscriber_gaps, 1);
-    assert_eq!(sim.received(b), "*3 $11 unsubscribe $1 c :0");
-    sim.received(a);
-    assert_eq!(sim.ask(c, "PUBLISH c 1\nPUBLISH d 2"), ":1 :1");
-    assert_eq!(sim.received(a), "*3 $7 message $1 c $1 1 *3 $7 message $1 d $1 2");
-    check(&sim.broker);
-}
-
-#[test]
 fn a_subscription_that_is_refused_after_a_loss_closes_its_listeners() {
-    let mut sim = Sim::new(&[("on_subscriber_loss", "resubscribe")]);
-    let (a, b) = (sim.child(), sim.child());
+    let (mut sim, [a, b]) = begin(&[("on_subscriber_loss", "resubscribe")]);
     sim.ask(a, "SUBSCRIBE c");
     sim.ask(b, "SUBSCRIBE d");
-    let link = connection(&sim);
-    sim.frozen = vec![LaneRole::Subscriber];
+    freeze(&mut sim);
     // As after a loss.
     let topic = sim.broker.shared.hubs.by_user[&UserId::UPSTREAM].names[0][&b"c"[..]];
-    let Shared { hubs, connections, env, .. } = &mut sim.broker.shared;
-    hubs.ask(connections, env, UserId::UPSTREAM, Asked::Join(topic));
+    sim.broker.shared.live_hubs().ask(UserId::UPSTREAM, Asked::Join(topic));
     sim.settle();
-    sim.inject(link, b"-NOPERM not any more\r\n");
+    inject(&mut sim, &[b"-NOPERM not any more\r\n"]);
     assert!(sim.is_closed(a) && !sim.is_closed(b));
-    check(&sim.broker);
 }
 
 #[test]
 fn without_an_upstream_a_subscription_is_not_made() {
-    let mut sim = Sim::new(&[("queue_timeout", "500"), ("lease_wait_timeout", "10s")]);
-    let a = sim.child();
+    let (mut sim, [a]) = begin(&[("queue_timeout", "500"), ("lease_wait_timeout", "10s")]);
     sim.refuses = true;
     sim.send(a, "SUBSCRIBE c");
     sim.pass(400);
@@ -456,24 +424,23 @@ fn leases_can_leave_no_place() {
 /// More pools than places: idle connections make room, but not one that somebody listens by.
 #[test]
 fn a_connection_with_listeners_is_not_evicted() {
-    let mut sim = Sim::new(&[("upstream_connections_max", "8"), ("leases_warm", "0")]);
-    let (a, b) = (sim.child(), sim.child());
+    let (mut sim, [a, b]) = begin(&[("upstream_connections_max", "8"), ("leases_warm", "0")]);
     sim.ask(a, "SUBSCRIBE c");
     let link = connection(&sim);
-    for round in 0..3 {
+    let visit = |sim: &mut Sim| {
         for db in 0..12 {
             assert_eq!(sim.ask(b, &format!("SELECT {db}\nGET k")), "+OK $1 k");
             sim.pass(50);
         }
+    };
+    for round in 0..3 {
+        visit(&mut sim);
         assert_eq!(connection(&sim), link, "round {round}");
         assert_eq!(sim.ask(b, "PUBLISH c m"), ":1");
         assert_eq!(sim.received(a), "*3 $7 message $1 c $1 m");
     }
     sim.ask(a, "UNSUBSCRIBE c");
-    for db in 0..12 {
-        assert_eq!(sim.ask(b, &format!("SELECT {db}\nGET k")), "+OK $1 k");
-        sim.pass(50);
-    }
+    visit(&mut sim);
     assert_eq!(sim.links(LaneRole::Subscriber).len(), 0, "an idle one is as any other");
     assert_eq!(sim.ask(a, "SUBSCRIBE c"), "*3 $9 subscribe $1 c :1");
     check(&sim.broker);
@@ -481,8 +448,7 @@ fn a_connection_with_listeners_is_not_evicted() {
 
 #[test]
 fn a_quiet_connection_is_asked_whether_it_lives() {
-    let mut sim = Sim::new(&[("lane_stall_timeout", "2s")]);
-    let a = sim.child();
+    let (mut sim, [a]) = begin(&[("lane_stall_timeout", "2s")]);
     sim.ask(a, "SUBSCRIBE c");
     let before = sim.executed().len();
     sim.pass(5000);
@@ -496,8 +462,7 @@ fn a_quiet_connection_is_asked_whether_it_lives() {
 
 #[test]
 fn the_connection_goes_when_nobody_has_listened_for_long() {
-    let mut sim = Sim::new(&[("upstream_idle_timeout", "3000")]);
-    let a = sim.child();
+    let (mut sim, [a]) = begin(&[("upstream_idle_timeout", "3000")]);
     sim.ask(a, "SUBSCRIBE c");
     sim.pass(20_000);
     assert_eq!(sim.links(LaneRole::Subscriber).len(), 1);
@@ -510,35 +475,11 @@ fn the_connection_goes_when_nobody_has_listened_for_long() {
     assert_eq!(sim.ask(a, "SUBSCRIBE c"), "*3 $9 subscribe $1 c :1");
 }
 
-#[test]
-fn subscriptions_move_to_another_upstream() {
-    for (mode, stays) in [("close", false), ("resubscribe", true)] {
-        let mut sim = Sim::new(&[("on_subscriber_loss", mode)]);
-        let (a, b) = (sim.child(), sim.child());
-        sim.ask(a, "SUBSCRIBE c");
-        let link = connection(&sim);
-        sim.frozen = vec![LaneRole::Subscriber];
-        sim.send(b, "SUBSCRIBE c");
-        let settings = sim.broker.settings().clone();
-        sim.broker.reload(settings, parse_upstream("redis://other/0").expect("a URL"));
-        sim.frozen.clear();
-        sim.settle();
-        assert_ne!(connection(&sim), link);
-        assert_eq!(sim.is_closed(a), !stays, "{mode}");
-        assert_eq!(sim.received(b), "*3 $9 subscribe $1 c :1");
-        let c = sim.child();
-        assert_eq!(sim.ask(c, "PUBLISH c m"), ":1");
-        assert_eq!(sim.received(b), "*3 $7 message $1 c $1 m");
-        check(&sim.broker);
-    }
-}
-
 /// Whoever has subscribed goes on as it began; whoever has not follows the new setting.
 #[test]
 fn another_way_to_subscribe_is_for_new_subscribers() {
     for (before, after) in [("shared", "leased"), ("leased", "shared")] {
-        let mut sim = Sim::new(&[("pubsub", before)]);
-        let (a, b, c) = (sim.child(), sim.child(), sim.child());
+        let (mut sim, [a, b, c]) = begin(&[("pubsub", before)]);
         sim.ask(a, "SUBSCRIBE c");
         let mut settings = sim.broker.settings().clone();
         settings.set("pubsub", after).expect("a mode");
@@ -559,8 +500,7 @@ fn another_way_to_subscribe_is_for_new_subscribers() {
 
 #[test]
 fn watching_goes_on_beside_listening() {
-    let mut sim = Sim::new(&[]);
-    let a = sim.child();
+    let (mut sim, [a]) = begin(&[]);
     sim.ask(a, "HELLO 3");
     assert_eq!(sim.ask(a, "WATCH k\nSUBSCRIBE c"), "+OK >3 $9 subscribe $1 c :1");
     assert_eq!(sim.ask(a, "MULTI\nGET k\nEXEC"), "+OK +QUEUED *1 $1 k");
@@ -691,15 +631,13 @@ fn random_comings_and_goings_lose_nothing() {
 #[test]
 fn a_leave_without_an_answer_leaves() {
     for leave in ["UNSUBSCRIBE", "UNSUBSCRIBE c", "RESET"] {
-        let mut sim = Sim::new(&[("request_timeout", "200")]);
-        let (a, b) = (sim.child(), sim.child());
+        let (mut sim, [a, b]) = begin(&[("request_timeout", "200")]);
         assert_eq!(sim.ask(a, "SUBSCRIBE c"), "*3 $9 subscribe $1 c :1");
-        sim.frozen = vec![LaneRole::Subscriber];
+        freeze(&mut sim);
         sim.send(a, leave);
         sim.pass(1000);
         assert!(sim.received(a).starts_with("-BROKERTIMEOUT"), "{leave}");
-        sim.frozen.clear();
-        sim.settle();
+        thaw(&mut sim);
         assert_eq!(sim.ask(a, "GET k"), "$1 k", "{leave}: it may say everything again");
         assert_eq!(sim.ask(a, "SUBSCRIBE c"), "*3 $9 subscribe $1 c :1");
         assert_eq!(sim.ask(b, "PUBLISH c m"), ":1");
