@@ -11,7 +11,6 @@ use crate::core::connection::slot::SlotFlags;
 use crate::core::connection::slot::SlotKind;
 
 use super::sim::{Sim, packed};
-use crate::base::key::Key;
 
 const LOST: &str =
     "-BROKERLOST upstream connection lost before the reply; the command may have been executed";
@@ -505,9 +504,10 @@ fn poison_for_a_shared_lane_is_noticed() {
         let child = sim.child();
         sim.ask(child, "GET a");
         let lane = sim.conns[&sim.links(LaneRole::Shared)[0]].lane;
-        let bytes = packed(request);
+        let (key, bytes) = (sim.key(child), packed(request));
         let sent = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            sim.broker.shared.send(lane, &bytes, Key::NONE, 0, SlotKind::Relay, SlotFlags::NONE);
+            let child = sim.broker.children.get_mut(key).expect("it is there");
+            sim.broker.shared.send_for(child, lane, &bytes, 0, SlotKind::Relay, SlotFlags::NONE);
         }));
         assert!(sent.is_err(), "{request}");
     }

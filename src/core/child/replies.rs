@@ -113,6 +113,9 @@ impl Replies {
 
     /// Heap bytes held.
     pub(crate) fn footprint(&self) -> usize {
+        if self.behind.capacity() == 0 {
+            return 0;
+        }
         let held: usize = self.behind.iter().map(|local| local.bytes.capacity()).sum();
         held + self.behind.capacity() * std::mem::size_of::<OwnReply>()
     }

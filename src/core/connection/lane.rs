@@ -16,7 +16,7 @@ use crate::core::connection::role::{LaneRole, RoleData};
 use crate::core::connection::slot::{Slot, SlotFlags, SlotKind};
 use crate::core::keys::{ChildKey, LeaseKind, PoolId};
 use crate::core::lease::state::LeaseState;
-use crate::resp::{Frames, Inbox, ReplyScanner};
+use crate::resp::{Frames, Inbox, ReplyScanner, SharedScanner};
 
 /// Where the lane's connection stands, with what it has there. "Counted" means against `upstream_connections_max`.
 #[derive(Debug)]
@@ -425,6 +425,7 @@ impl Lane {
     // ---- its requests ----------------------------------------------------------------------------------
 
     /// Appends one whole request and its slot.
+    #[inline]
     pub(super) fn push(
         &mut self,
         bytes: &[u8],
@@ -471,7 +472,7 @@ impl Lane {
     pub(super) fn begin_input<'a>(
         &mut self,
         bytes: &'a [u8],
-        scanner: &mut ReplyScanner,
+        scanner: &mut SharedScanner<ReplyScanner>,
         now: Millis,
     ) -> Frames<'a, ReplyScanner> {
         self.last_reply = now;
@@ -486,7 +487,7 @@ impl Lane {
     pub(super) fn end_input(
         &mut self,
         frames: Frames<'_, ReplyScanner>,
-        scanner: &mut ReplyScanner,
+        scanner: &mut SharedScanner<ReplyScanner>,
         spares: &mut Spares,
     ) {
         self.inbox.end(frames, scanner, spares);
@@ -507,6 +508,7 @@ impl Lane {
     }
 
     /// Takes the slot a complete reply belongs to. `None` is a desync.
+    #[inline(always)]
     pub(crate) fn take_answered(&mut self, now: Millis) -> Option<Answered> {
         let is_proven = self.withheld().is_empty();
         let slot = self.pop()?;
@@ -517,6 +519,7 @@ impl Lane {
 
     /// Takes the slot a complete reply belongs to. `None` is a desync: nobody asked, or the question has
     /// not even left.
+    #[inline]
     pub(crate) fn pop(&mut self) -> Option<Slot> {
         let slot = self.out.take_answered()?;
         self.forget_timed_out(1);

@@ -15,17 +15,6 @@ use crate::core::timers::Timer;
 use crate::resp::{FrameLimits, Frames, Scan, Scanner, encode};
 
 impl Shared {
-    /// One turn of a child, by deficit round robin: it runs requests while it has credit. With more to run it stands in
-    /// line again, behind all that have something to run. Returns at a request about other children.
-    pub(crate) fn run_turn(
-        &mut self,
-        child: &mut Child,
-        frames: &mut Frames<'_, Scanner>,
-    ) -> Option<(Local, usize)> {
-        self.turn.credit = child.begin_turn();
-        self.run_requests(child, frames)
-    }
-
     /// Ends the turn of a child that may have `more` to run.
     fn end_turn(&mut self, child: &mut Child, more: bool) {
         self.turn.budget -= (self.turn.credit - child.credit()).max(limits::REQUEST_COST_MIN);
@@ -58,9 +47,10 @@ impl Shared {
         None
     }
 
-    /// Runs complete requests until one has to wait, the child's credit is used up or none is left. Returns at one about
-    /// other children, with its length.
-    fn run_requests(
+    /// One turn of a child, by deficit round robin: runs complete requests until one has to wait, the child's credit is used
+    /// up or none is left. With more to run it stands in line again, behind all that have something to run. Returns at a
+    /// request about other children, with its length.
+    pub(crate) fn run_requests(
         &mut self,
         child: &mut Child,
         frames: &mut Frames<'_, Scanner>,
@@ -119,10 +109,7 @@ impl Shared {
         if child.state() == ChildState::Ending && child.hold() == Hold::None && !child.is_lined_up() {
             self.finish(child);
         }
-        self.watch_read_ahead(child);
-        self.account_child(child);
-        self.close_if_finished(child);
-        self.let_go_if_blocked(child);
+        self.end_event(child);
     }
 
     /// The driver has written to a child what it could.
@@ -131,10 +118,19 @@ impl Shared {
         if child.hold() == Hold::OutputFull && child.outbox().unread() < limits::CHILD_OUTPUT_PAUSE / 2 {
             self.lift(child);
         }
-        self.watch_read_ahead(child);
+        self.end_event(child);
+    }
+
+    /// What follows whatever has happened to a child's bytes: bounds are checked, and one that leaves may go.
+    fn end_event(&mut self, child: &mut Child) {
+        if child.hold() == Hold::OutputFull {
+            self.watch_read_ahead(child);
+        }
         self.account_child(child);
-        self.close_if_finished(child);
-        self.let_go_if_blocked(child);
+        if child.state() != ChildState::Open || child.has_left() {
+            self.close_if_finished(child);
+            self.let_go_if_blocked(child);
+        }
     }
 
     /// Closes a child that waits for what nobody would take, once it has its earlier replies. A
@@ -192,7 +188,8 @@ impl Shared {
             self.front_is_done(child);
             return Flow::Done;
         }
-        let flow = self.dispatch(child, &frames.request(), &frames.rest()[len..]);
+        let (request, rest) = frames.request_and_rest(len);
+        let flow = self.dispatch(child, &request, rest);
         if matches!(flow, Flow::Done | Flow::DoneThrough(_)) {
             self.request_done(child);
         }

@@ -14,9 +14,9 @@ fn pools_of_users_that_have_gone_are_used_again() {
         let user = sim.broker.shared.users.register(&number.to_le_bytes(), &Password::new(b"p"));
         sim.broker.shared.users.enter(user);
         for db in 0..3 {
-            let pool = sim.broker.shared.connections.pool_of(PoolKey { user, db, proto: 2, no_touch: false });
+            let pool = PoolKey { user, db, proto: 2, no_touch: false };
             let shared = &mut sim.broker.shared;
-            let lane = shared.connections.shared_lane(pool, shared.env.settings.lanes, shared.env.now);
+            let lane = shared.connections.shared_lane(pool, false, shared.env.settings.lanes, shared.env.now);
             shared.connections.want(&mut shared.env, lane);
         }
         sim.broker.shared.users.leave(user, sim.now);
