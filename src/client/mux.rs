@@ -12,7 +12,7 @@ use crate::base::key::{Arena, Key};
 use crate::base::seed::seed;
 use crate::command::Setting;
 use crate::config::ClientSettings;
-use crate::resp::{ReplyScanner, Tree, encode};
+use crate::resp::{ReplyScanner, SharedScanner, Tree, encode};
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 
@@ -78,7 +78,7 @@ pub(super) struct Mux {
     pub(super) actions: Vec<ConnectionAction>,
     pub(super) dirty: Vec<Key<Channel>>,
     /// For whichever channel is read and not inside a reply.
-    pub(super) scanner: ReplyScanner,
+    pub(super) scanner: SharedScanner<ReplyScanner>,
     pub(super) spares: Spares,
     /// Settings made by accepted commands, to be made again.
     pub(super) again: Vec<(Setting, Vec<u8>)>,
@@ -114,7 +114,7 @@ impl Mux {
             told: VecDeque::new(),
             actions: Vec::new(),
             dirty: Vec::new(),
-            scanner: ReplyScanner::default(),
+            scanner: SharedScanner::default(),
             spares: Spares::default(),
             again: Vec::new(),
             said_connected: None,

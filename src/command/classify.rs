@@ -208,6 +208,7 @@ impl Table {
     }
 }
 
+#[inline(always)]
 fn known<'t>(id: CommandId, entry: &'t Entry, request: &Request<'_>) -> Known<'t> {
     let arity_ok = entry.accepts(request.argc());
     let route = match entry.base {

@@ -36,6 +36,7 @@ fn lower(word: u128) -> u128 {
 
 impl Names {
     /// The command that `typed` names. Never allocates.
+    #[inline(always)]
     pub(super) fn get(&self, typed: &[u8]) -> Option<CommandId> {
         if let Some(packed) = packed(typed) {
             return self.short.get(&packed).copied();

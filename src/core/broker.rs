@@ -160,7 +160,8 @@ impl Broker {
             child.take_turn();
         }
         let mut frames = child.inbox_mut().begin(fresh, &mut self.shared.turn.scanner);
-        if let Some(asked) = self.shared.run_turn(child, &mut frames) {
+        self.shared.turn.credit = child.begin_turn();
+        if let Some(asked) = self.shared.run_requests(child, &mut frames) {
             self.run_roster(key, asked, &mut frames);
             let Some(again) = self.children.known_mut(key) else { return };
             child = again;

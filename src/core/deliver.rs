@@ -11,13 +11,15 @@ use crate::core::shared::Shared;
 use crate::resp::encode;
 
 impl Broker {
-    /// Delivers what the event at hand has left behind for other children.
+    /// Delivers what the event at hand has left behind for other children: mostly nothing.
+    #[inline]
     pub(crate) fn deliver_notices(&mut self) {
         while let Some(notice) = self.shared.env.next_notice() {
             self.deliver_notice(notice);
         }
     }
 
+    #[inline(never)]
     fn deliver_notice(&mut self, notice: Notice) {
         match notice {
             Notice::UpstreamAnswers => self.wake_upstream_waiters(),

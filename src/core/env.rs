@@ -10,7 +10,7 @@ use crate::core::counters::Counters;
 use crate::core::keys::ChildKey;
 use crate::core::notice::Notice;
 use crate::core::timers::Timers;
-use crate::resp::Scanner;
+use crate::resp::{Scanner, SharedScanner};
 use std::collections::VecDeque;
 
 /// What every part needs: the time, the settings, timers, counters, and the lists the driver takes.
@@ -87,12 +87,17 @@ pub(crate) struct Turn {
     /// What the child at hand had to spend when its turn began.
     pub(crate) credit: i64,
     /// Finds the requests of all children, except where a child's last request is incomplete.
-    pub(crate) scanner: Scanner,
+    pub(crate) scanner: SharedScanner<Scanner>,
 }
 
 impl Turn {
     pub(crate) fn new() -> Self {
-        Turn { budget: limits::RUN_TURN, least: limits::RUN_LEAST, credit: 0, scanner: Scanner::default() }
+        Turn {
+            budget: limits::RUN_TURN,
+            least: limits::RUN_LEAST,
+            credit: 0,
+            scanner: SharedScanner::default(),
+        }
     }
 
     pub(crate) fn begin(&mut self) {

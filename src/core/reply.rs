@@ -182,6 +182,7 @@ impl Shared {
 
     /// Completes one slot of a child with its reply, or with the error of a failure. Returns what an EXEC still
     /// has to be filled in with.
+    #[inline(always)]
     pub(crate) fn settle(
         &mut self,
         child: &mut Child,
@@ -340,6 +341,7 @@ impl Shared {
     }
 
     /// What a reply makes possible: the next request, the end of a lease.
+    #[inline]
     pub(crate) fn after_reply(&mut self, child: &mut Child) {
         let in_flight_resume = (self.env.settings.child_in_flight_max * 3 / 4) as u32;
         if child.lease().is_some() {

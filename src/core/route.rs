@@ -115,6 +115,7 @@ pub(crate) enum Leased {
 }
 
 /// Which way a command goes.
+#[inline]
 pub(crate) fn way(facts: &Situation, route: Route, no_multi: bool) -> Way {
     if facts.listens_resp2 && !is_said_while_listening(route) {
         let is_exec = route == Route::Transaction(Command::Exec);

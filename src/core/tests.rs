@@ -10,7 +10,6 @@ use crate::core::connection::role::LaneRole;
 use crate::core::connection::slot::{SlotFlags, SlotKind};
 
 use super::sim::{Sim, packed};
-use crate::base::key::Key;
 
 const LOST: &str =
     "-BROKERLOST upstream connection lost before the reply; the command may have been executed";
@@ -77,7 +76,8 @@ fn a_transaction_on_a_full_leased_lane_has_to_wait() {
         sim.send(child, &format!("SET k {}", "x".repeat(1 << 20)));
     }
     let lease = sim.conns[&sim.link(LaneRole::Lease)].lane;
-    let owed = sim.broker.shared.connections.find(lease).map(|lane| lane.out().bytes().len()).unwrap_or_default();
+    let owed =
+        sim.broker.shared.connections.find(lease).map(|lane| lane.out().bytes().len()).unwrap_or_default();
     assert!(owed < 5 << 20, "{owed} bytes for a socket that takes none");
     sim.full = false;
     sim.settle();
@@ -463,9 +463,10 @@ fn poison_for_a_shared_lane_is_noticed() {
         let (mut sim, [child]) = Sim::with(&[]);
         sim.ask(child, "GET a");
         let lane = sim.conns[&sim.link(LaneRole::Shared)].lane;
-        let bytes = packed(request);
+        let (key, bytes) = (sim.key(child), packed(request));
         let sent = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            sim.broker.shared.send(lane, &bytes, Key::NONE, 0, SlotKind::Relay, SlotFlags::NONE);
+            let child = sim.broker.children.get_mut(key).expect("it is there");
+            sim.broker.shared.send_for(child, lane, &bytes, 0, SlotKind::Relay, SlotFlags::NONE);
         }));
         assert!(sent.is_err(), "{request}");
     }

@@ -5,6 +5,17 @@ use super::{FrameLimits, FrameScanner, ReplyScan, ReplyScanner, Request, Scan, S
 use crate::base::bytes::{ByteQueue, Spares};
 use crate::base::limits::READ_TURN;
 
+/// The scanner that all inboxes of one owner share. It is with one of them at a time, from [`Inbox::begin`] to
+/// [`Inbox::end`].
+#[derive(Debug)]
+pub struct SharedScanner<S>(Option<Box<S>>);
+
+impl<S> Default for SharedScanner<S> {
+    fn default() -> Self {
+        SharedScanner(None)
+    }
+}
+
 /// The bytes that one connection has sent and that are not done with. Holds no heap while there are none.
 ///
 /// Bytes are read in three steps, which the owner calls in this order:
@@ -68,33 +79,26 @@ impl<S: FrameScanner> Inbox<S> {
     }
 
     /// Takes out all bytes that wait, with `fresh` behind them. `shared` is lent until [`Inbox::end`].
-    pub fn begin<'a>(&mut self, fresh: &'a [u8], shared: &mut S) -> Frames<'a, S> {
+    pub fn begin<'a>(&mut self, fresh: &'a [u8], shared: &mut SharedScanner<S>) -> Frames<'a, S> {
         debug_assert!(!self.in_use, "its bytes have been taken out already");
         self.in_use = true;
         let mut kept = std::mem::take(&mut self.bytes);
         if !kept.is_empty() {
             kept.append(fresh);
         }
-        let scanner = std::mem::take(self.scanner.as_deref_mut().unwrap_or(shared));
+        let scanner = self.scanner.take().or_else(|| shared.0.take()).unwrap_or_default();
         Frames { kept, fresh, scanner, used: 0, needed: 0 }
     }
 
     /// Puts back what is left of `frames`. Where it has to be copied, room is made for what its first frame still lacks,
     /// up to one read's worth.
-    pub fn end(&mut self, frames: Frames<'_, S>, shared: &mut S, spares: &mut Spares) {
+    pub fn end(&mut self, frames: Frames<'_, S>, shared: &mut SharedScanner<S>, spares: &mut Spares) {
         if !std::mem::take(&mut self.in_use) {
             return;
         }
         let Frames { mut kept, fresh, scanner, used, needed } = frames;
-        if scanner.is_idle() {
-            self.scanner = None;
-            *shared = scanner;
-        } else {
-            match &mut self.scanner {
-                Some(own) => **own = scanner,
-                None => self.scanner = Some(Box::new(scanner)),
-            }
-        }
+        let keeper = if scanner.is_idle() { &mut shared.0 } else { &mut self.scanner };
+        *keeper = Some(scanner);
         if !kept.is_empty() {
             kept.consume(used);
         } else if used < fresh.len() {
@@ -116,7 +120,7 @@ pub struct Frames<'a, S> {
     kept: ByteQueue,
     /// The new bytes.
     fresh: &'a [u8],
-    scanner: S,
+    scanner: Box<S>,
     /// Bytes done with.
     used: usize,
     /// Bytes that the incomplete frame at the end has at least.
@@ -137,6 +141,7 @@ fn rest<'b>(kept: &'b ByteQueue, fresh: &'b [u8], used: usize) -> &'b [u8] {
 
 impl Frames<'_, Scanner> {
     /// What the next frame is. A frame stays the next one until [`Frames::done`], as an error does for good.
+    #[inline]
     pub fn next_request(&mut self, limits: &FrameLimits) -> Scan {
         let found = match rest(&self.kept, self.fresh, self.used) {
             [] => Scan::NeedMore { at_least: 1 },
@@ -153,6 +158,13 @@ impl Frames<'_, Scanner> {
         self.scanner.request(self.rest())
     }
 
+    /// The request just found, of `len` bytes, and what stands behind it.
+    #[inline]
+    pub fn request_and_rest(&self, len: usize) -> (Request<'_>, &[u8]) {
+        let rest = self.rest();
+        (self.scanner.request(rest), &rest[len..])
+    }
+
     /// Drops the frame just found, and whatever else stands in the first `len` bytes: whole frames.
     pub fn done(&mut self, len: usize) {
         debug_assert!(len <= self.rest().len());
@@ -163,6 +175,7 @@ impl Frames<'_, Scanner> {
 
 impl Frames<'_, ReplyScanner> {
     /// Takes the next reply and its type byte; or says why the bytes are none, and no later ones will be.
+    #[inline]
     pub fn next_reply(&mut self) -> Option<Result<(&[u8], u8), &'static str>> {
         let rest = rest(&self.kept, self.fresh, self.used);
         if rest.is_empty() {
@@ -192,7 +205,7 @@ mod tests {
 
     #[derive(Default)]
     struct SharedStock<S> {
-        scanner: S,
+        scanner: SharedScanner<S>,
         spares: Spares,
     }
 
@@ -262,7 +275,8 @@ mod tests {
         assert!(one.footprint() >= 20 + size_of::<Scanner>());
         assert_eq!(requests(&mut one, &mut shared, &SET[20..]), [SET]);
         assert_eq!(one.footprint(), 0);
-        assert!(shared.scanner.is_idle() && shared.scanner.footprint() > 0, "it keeps its room for the next");
+        let scanner = shared.scanner.0.expect("it is back");
+        assert!(scanner.is_idle() && scanner.footprint() > 0, "it keeps its room for the next");
     }
 
     #[test]

@@ -13,7 +13,7 @@ pub mod tree;
 pub mod value;
 
 pub use frame::{ArgRange, FrameLimits, ProtocolError, Request, Scan, Scanner};
-pub use inbox::{Frames, Inbox};
+pub use inbox::{Frames, Inbox, SharedScanner};
 pub use reply::{ReplyScan, ReplyScanner};
 pub use tree::Tree;
 

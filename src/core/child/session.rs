@@ -65,8 +65,10 @@ impl Session {
 
     /// Heap bytes held.
     pub(crate) fn footprint(&self) -> usize {
-        let texts = [&self.name, &self.lib_name, &self.lib_version];
-        texts.into_iter().map(Vec::capacity).sum::<usize>() + self.transaction.footprint()
+        self.name.capacity()
+            + self.lib_name.capacity()
+            + self.lib_version.capacity()
+            + self.transaction.footprint()
     }
 
     /// Whether it has changed its connection upstream, and so must have one to itself.

@@ -354,6 +354,7 @@ impl Lane {
     // ---- its requests ----------------------------------------------------------------------------------
 
     /// Appends one whole request and its slot.
+    #[inline]
     pub(super) fn push(
         &mut self,
         bytes: &[u8],
@@ -401,6 +402,7 @@ impl Lane {
     }
 
     /// Takes the slot a complete reply belongs to. `None` is a desync.
+    #[inline(always)]
     pub(crate) fn take_answered(&mut self, now: Millis) -> Option<Answered> {
         let is_proven = self.withheld().is_empty();
         let slot = self.pop()?;
@@ -411,6 +413,7 @@ impl Lane {
 
     /// Takes the slot a complete reply belongs to. `None` is a desync: nobody asked, or the question has
     /// not even left.
+    #[inline]
     pub(crate) fn pop(&mut self) -> Option<Slot> {
         self.out.take_answered()
     }

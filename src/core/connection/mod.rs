@@ -23,7 +23,7 @@ use crate::core::connection::capacity::Capacity;
 use crate::core::connection::lane::Lane;
 use crate::core::connection::pool::Pool;
 use crate::core::keys::{ChildKey, LaneKey, LaneName, PoolId, PoolKey};
-use crate::resp::ReplyScanner;
+use crate::resp::{ReplyScanner, SharedScanner};
 use std::collections::HashMap;
 
 /// Every lane and pool.
@@ -40,5 +40,5 @@ pub(crate) struct Connections {
     /// Children with `Hold::WriteLane`.
     lane_waiters: Vec<ChildKey>,
     /// Finds the replies of all lanes, but for those of which half a reply has come.
-    scanner: ReplyScanner,
+    scanner: SharedScanner<ReplyScanner>,
 }

@@ -62,9 +62,33 @@ impl Connections {
         }
     }
 
+    /// Whether requests may follow those that are on this lane already: it is a shared one of this pool, for what is
+    /// `bulky` or for what is not. A leased lane that its child has given back may have gone.
+    pub(crate) fn still_serves(&self, lane: LaneKey, pool: &PoolKey, bulky: bool) -> bool {
+        let serves = |lane: &Lane| lane.is_open() && lane.is_bulk() == bulky && self.key_of(lane) == pool;
+        self.find(lane).is_some_and(serves)
+    }
+
+    /// A shared lane for a child that has nothing under way.
+    pub(crate) fn shared_lane(
+        &mut self,
+        key: PoolKey,
+        bulky: bool,
+        lanes_max: usize,
+        now: Millis,
+    ) -> LaneKey {
+        let id = self.pool_of(key);
+        match self.pool(id).shared[..] {
+            _ if bulky => self.bulk_lane(id, now),
+            // One, the usual case, needs no comparison.
+            [only] if lanes_max == 1 && !self.known(only).is_none_or(Lane::is_detached) => only,
+            _ => self.least_busy_lane(id, lanes_max, now),
+        }
+    }
+
     /// The shared lane with the least waiting on it; a new one while fewer than `lanes_max` exist and all are
     /// busy.
-    pub(crate) fn shared_lane(&mut self, id: PoolId, lanes_max: usize, now: Millis) -> LaneKey {
+    fn least_busy_lane(&mut self, id: PoolId, lanes_max: usize, now: Millis) -> LaneKey {
         // One that took the place of a detached lane rests when that is back.
         let shared = self.pool(id).shared.iter().filter_map(|key| Some((*key, self.lanes.get(*key)?)));
         let usable = shared.filter(|(_, lane)| !lane.is_detached()).take(lanes_max);
@@ -87,7 +111,7 @@ impl Connections {
     }
 
     /// The pool's lane for what is large: while a megabyte passes on a lane, nothing behind it does.
-    pub(crate) fn bulk_lane(&mut self, id: PoolId, now: Millis) -> LaneKey {
+    fn bulk_lane(&mut self, id: PoolId, now: Millis) -> LaneKey {
         if let Some(key) = self.pool(id).bulk {
             return key;
         }

@@ -64,7 +64,8 @@ impl Shared {
     pub(crate) fn ask(&mut self, question: Question) {
         let request = question.request(&self.commands);
         self.control.sent(question);
-        self.send(self.control.lane(), &request, Key::NONE, NO_COMMAND, SlotKind::Question, SlotFlags::NONE);
+        let (env, lane, none) = (&mut self.env, self.control.lane(), SlotFlags::NONE);
+        self.connections.send(env, lane, &request, Key::NONE, NO_COMMAND, SlotKind::Question, none);
     }
 
     /// The request at hand can only be answered by a living upstream.

@@ -15,13 +15,18 @@ use memchr::memmem;
 const LACKS: &[u8] = b"has no permissions to run the";
 
 impl Shared {
-    /// Whether a request that runs a script goes on. `None`: it does.
+    /// Whether a request goes on that may run a script. `None`: it does.
+    #[inline(always)]
     pub(crate) fn admit_script(
         &mut self,
         child: &mut Child,
         request: &Request<'_>,
         decided: &Decided,
     ) -> Option<Flow> {
+        if self.is_script(decided.id) { self.judge_script(child, request, decided) } else { None }
+    }
+
+    fn judge_script(&mut self, child: &mut Child, request: &Request<'_>, decided: &Decided) -> Option<Flow> {
         let (scope, denied) = self.judged_script(child, decided.id)?;
         if decided.route == Route::Refused {
             return None;

@@ -9,7 +9,7 @@ use crate::core::child::Child;
 use crate::core::child::hold::{Answer, Hold};
 use crate::core::connection::role::LaneRole;
 use crate::core::connection::slot::{SlotFlags, SlotKind};
-use crate::core::keys::{ChildKey, LaneKey};
+use crate::core::keys::LaneKey;
 use crate::core::lease::waiting::Want;
 use crate::core::questions::control::Question;
 use crate::core::request::flow::{Decided, Flow};
@@ -98,6 +98,7 @@ impl Shared {
 
     /// What the way of this request depends on. `held` is the lane of the child's lease, if it has one for longer than a
     /// command.
+    #[inline(always)]
     fn facts(&self, child: &Child, decided: Decided<'_>, held: Option<LaneKey>) -> Situation {
         let Decided { request, route, .. } = decided;
         let transaction = &child.session().transaction;
@@ -121,7 +122,7 @@ impl Shared {
         }
     }
 
-    fn is_script(&self, id: CommandId) -> bool {
+    pub(crate) fn is_script(&self, id: CommandId) -> bool {
         self.commands.table().is_some_and(|table: &Table| table.runs(id) != Runs::Nothing)
     }
 
@@ -138,6 +139,7 @@ impl Shared {
     }
 
     /// The request at the front is done: what was set aside for it is not the next one's.
+    #[inline(always)]
     pub(crate) fn front_is_done(&mut self, child: &mut Child) {
         child.front_is_done();
         let (has_lease, has_topics) = (child.lease().is_some(), child.topics().is_some());
@@ -281,31 +283,23 @@ impl Shared {
         len: usize,
     ) -> Result<LaneKey, Flow> {
         let (pool, bulky) = (child.pool_key(), child.sent().expects_heavy(id, len));
-        let lane_key = if child.is_under_way() {
-            child.sent().lane()
-        } else {
-            let (pool, now) = (self.connections.pool_of(pool), self.env.now);
-            if bulky {
-                self.connections.bulk_lane(pool, now)
-            } else {
-                self.connections.shared_lane(pool, self.env.settings.lanes, now)
+        let key = if child.is_under_way() {
+            let key = child.sent().lane();
+            if !self.connections.still_serves(key, &pool, bulky) {
+                return Err(Flow::Hold(Hold::OwnReplies));
             }
+            key
+        } else {
+            self.connections.shared_lane(pool, bulky, self.env.settings.lanes, self.env.now)
         };
-        // A leased lane that the child has given back may have gone.
-        let Some((lane, pool_key)) = self.connections.find_with_key(lane_key) else {
-            return Err(Flow::Hold(Hold::OwnReplies));
-        };
-        let stays = lane.is_shared() && lane.is_bulk() == bulky && *pool_key == pool;
-        if !stays || (child.is_under_way() && !lane.is_open()) {
-            return Err(Flow::Hold(Hold::OwnReplies));
-        }
-        if lane.holds_back(child.key()) {
+        if self.connections.known_mut(key).is_some_and(|lane| lane.holds_back(child.key())) {
             return Err(Flow::Hold(Hold::LaneFull));
         }
-        child.sent_mut().set_lane(lane_key);
-        Ok(lane_key)
+        child.sent_mut().set_lane(key);
+        Ok(key)
     }
 
+    #[inline]
     fn send_shared(&mut self, child: &mut Child, request: &Request<'_>, id: CommandId) -> Flow {
         match self.shared_lane_for(child, id, request.bytes.len()) {
             Ok(lane) => {
@@ -335,7 +329,8 @@ impl Shared {
             let muted = child.session().is_muted();
             child.outbox_mut().expect(muted);
         }
-        self.send(lane, bytes, child.key(), id, kind, flags);
+        debug_assert!(self.may_stand_on(lane, bytes, kind, flags), "on {lane:?}: {}", bytes.escape_ascii());
+        self.connections.send(&mut self.env, lane, bytes, child.key(), id, kind, flags);
         if canary {
             self.connections.send_canary(&mut self.env, lane);
         } else {
@@ -343,30 +338,10 @@ impl Shared {
         }
     }
 
-    /// Puts a whole request and its slot on a lane, and sees to it that the lane gets connected.
-    pub(crate) fn send(
-        &mut self,
-        key: LaneKey,
-        bytes: &[u8],
-        child: ChildKey,
-        id: CommandId,
-        kind: SlotKind,
-        flags: SlotFlags,
-    ) {
-        debug_assert!(
-            self.may_stand_on(key, bytes, kind, flags),
-            "on a shared lane: {}",
-            bytes.escape_ascii()
-        );
-        self.connections.send(&mut self.env, key, bytes, child, id, kind, flags);
-    }
-
     /// Whether a request may stand on this lane; on a shared one, as `route::may_be_shared` says.
     fn may_stand_on(&self, key: LaneKey, bytes: &[u8], kind: SlotKind, flags: SlotFlags) -> bool {
         let shared = self.connections.find(key).is_some_and(|lane| lane.role() == LaneRole::Shared);
-        let Some(table) = self.commands.table().filter(|_| shared && kind != SlotKind::Canary) else {
-            return true;
-        };
+        let Some(table) = self.commands.table().filter(|_| shared) else { return true };
         let mut scanner = Scanner::default();
         scanner.scan(bytes, &FrameLimits { request_max: usize::MAX, authenticated: true });
         let Verdict::Known(known) = table.classify(&scanner.request(bytes)) else { return false };

@@ -18,13 +18,6 @@ use crate::resp::{FrameLimits, Frames, Scan, Scanner, encode};
 pub(crate) type Roster = (Local, usize);
 
 impl Shared {
-    /// One turn of a child, by deficit round robin: it runs requests while it has credit. With more to run it stands in
-    /// line again, behind all that have something to run. Returns at a request about other children.
-    pub(crate) fn run_turn(&mut self, child: &mut Child, frames: &mut Frames<'_, Scanner>) -> Option<Roster> {
-        self.turn.credit = child.begin_turn();
-        self.run_requests(child, frames)
-    }
-
     /// Ends the turn of a child that may have `more` to run.
     fn end_turn(&mut self, child: &mut Child, more: bool) {
         self.turn.budget -= (self.turn.credit - child.credit()).max(limits::REQUEST_COST_MIN);
@@ -57,8 +50,14 @@ impl Shared {
         None
     }
 
-    /// Runs complete requests until one has to wait, the child's credit is used up or none is left.
-    fn run_requests(&mut self, child: &mut Child, frames: &mut Frames<'_, Scanner>) -> Option<Roster> {
+    /// One turn of a child, by deficit round robin: runs complete requests until one has to wait, the child's credit is used
+    /// up or none is left. With more to run it stands in line again, behind all that have something to run. Returns at a
+    /// request about other children.
+    pub(crate) fn run_requests(
+        &mut self,
+        child: &mut Child,
+        frames: &mut Frames<'_, Scanner>,
+    ) -> Option<Roster> {
         let request_max = self.request_max();
         while !frames.rest().is_empty() && self.may_run(child) {
             let frame_limits = FrameLimits { request_max, authenticated: child.is_authenticated() };
@@ -127,10 +126,14 @@ impl Shared {
 
     /// What follows whatever has happened to a child's bytes: bounds are checked, and one that leaves may go.
     fn end_event(&mut self, child: &mut Child) {
-        self.watch_read_ahead(child);
+        if child.hold() == Hold::OutputFull {
+            self.watch_read_ahead(child);
+        }
         self.account_child(child);
-        self.close_if_finished(child);
-        self.let_go_if_blocked(child);
+        if child.state() != ChildState::Open || child.has_left() {
+            self.close_if_finished(child);
+            self.let_go_if_blocked(child);
+        }
     }
 
     /// Closes a child that waits for what nobody would take, once it has its earlier replies. A
@@ -186,7 +189,8 @@ impl Shared {
             self.front_is_done(child);
             return Flow::Done;
         }
-        let flow = self.dispatch(child, &frames.request(), &frames.rest()[len..]);
+        let (request, rest) = frames.request_and_rest(len);
+        let flow = self.dispatch(child, &request, rest);
         if matches!(flow, Flow::Done | Flow::DoneThrough(_)) {
             self.request_done(child);
         }

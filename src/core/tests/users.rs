@@ -15,8 +15,8 @@ fn pools_of_users_that_have_gone_are_used_again() {
         sim.broker.shared.users.enter(user);
         let shared = &mut sim.broker.shared;
         for db in 0..3 {
-            let pool = shared.connections.pool_of(PoolKey { user, db, proto: 2, no_touch: false });
-            let lane = shared.connections.shared_lane(pool, shared.env.settings.lanes, shared.env.now);
+            let pool = PoolKey { user, db, proto: 2, no_touch: false };
+            let lane = shared.connections.shared_lane(pool, false, shared.env.settings.lanes, shared.env.now);
             shared.connections.want(&mut shared.env, lane);
         }
         sim.broker.shared.users.leave(user, sim.now);

@@ -152,7 +152,8 @@ impl Shared {
     fn send_proof(&mut self, request: &[u8], proof: Proof) {
         let Some(lane) = self.probe.lane() else { return };
         self.probe.sent(proof);
-        self.send(lane, request, Key::NONE, NO_COMMAND, SlotKind::Proof, SlotFlags::NONE);
+        let (env, none) = (&mut self.env, SlotFlags::NONE);
+        self.connections.send(env, lane, request, Key::NONE, NO_COMMAND, SlotKind::Proof, none);
     }
 
     /// The child has waited long enough for an answer, which is dropped when it comes.
