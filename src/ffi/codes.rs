@@ -82,6 +82,11 @@ pub extern "C" fn broker_err_name(code: c_int) -> *const c_char {
     found.map_or(c"BROKER_UNKNOWN", |row| row.1).as_ptr()
 }
 
+/// The code of an outcome without a value.
+pub(super) fn code(outcome: Result<(), c_int>) -> c_int {
+    outcome.map_or_else(|code| code, |()| BROKER_OK)
+}
+
 /// The version of the library linked at run time: 0xMMmmpp00, like BROKER_VERSION_HEX of the header. [any thread, in
 /// callbacks, after a fork]
 #[unsafe(no_mangle)]

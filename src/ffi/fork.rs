@@ -242,6 +242,12 @@ impl<T: Default> EachProcess<T> {
     }
 }
 
+/// Runs `each` for all items in this process only: if one of them forks, the copy runs none of the others.
+pub(super) fn each_here<T>(items: impl IntoIterator<Item = T>, each: impl Fn(T)) {
+    let here = generation();
+    items.into_iter().take_while(|_| generation() == here).for_each(each);
+}
+
 /// Keeps memory reachable that is not used again: the contents of the parent's handles, which must not be read.
 pub(super) fn keep(memory: *const c_void) {
     struct KeptNode {

@@ -41,8 +41,8 @@ impl Number {
     }
 }
 
-/// The common part of all handles. Any thread may read all of it at any time.
-#[derive(Debug)]
+/// The common part of all handles. Any thread may read all of it at any time. At first none is there.
+#[derive(Debug, Default)]
 pub(super) struct HandleHead {
     pub(super) state: AtomicU8,
     pub(super) poisoned: AtomicBool,
@@ -85,14 +85,10 @@ pub(super) struct HandleHead {
 
 /// The number of threads in a short operation, in the lower half; in the upper half the generation they are counted
 /// in: those of the parent do not count in a copy.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Present(AtomicU64);
 
 impl Present {
-    pub(super) const fn empty() -> Present {
-        Present(AtomicU64::new(0))
-    }
-
     pub(super) fn begin(&self) {
         let generation = fork::generation() << 32;
         let mut seen = self.0.load(Ordering::SeqCst);
@@ -128,32 +124,6 @@ impl Drop for Driving<'_> {
 }
 
 impl HandleHead {
-    pub(super) const fn new() -> HandleHead {
-        HandleHead {
-            state: AtomicU8::new(ENDED),
-            poisoned: AtomicBool::new(false),
-            claim: HandleClaim::new(),
-            callbacks: AtomicU32::new(0),
-            callback_thread: AtomicUsize::new(0),
-            driven: AtomicUsize::new(0),
-            generation: AtomicU64::new(ELSEWHERE),
-            refusal: AtomicPtr::new(std::ptr::null_mut()),
-            serial: AtomicU64::new(0),
-            number: AtomicU32::new(0),
-            bell: AtomicI32::new(-1),
-            ringing: Present::empty(),
-            posting: Present::empty(),
-            rings: AtomicPtr::new(std::ptr::null_mut()),
-            data: AtomicPtr::new(std::ptr::null_mut()),
-            parent: AtomicPtr::new(std::ptr::null_mut()),
-            parent_serial: AtomicU64::new(0),
-            follows: AtomicBool::new(false),
-            mover: AtomicUsize::new(0),
-            listed: AtomicBool::new(false),
-            next: AtomicPtr::new(std::ptr::null_mut()),
-        }
-    }
-
     /// A new handle in this memory, not alive yet.
     pub(super) fn begin(&self, number: Number, bell: c_int) {
         self.poisoned.store(false, Ordering::Relaxed);

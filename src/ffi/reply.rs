@@ -1,11 +1,14 @@
 //! `broker_reply_t`: one value of a reply, and through it the whole reply. Owns the replies that are handed out, and for a
 //! while the freed ones, so that a second free is detected. Parses nothing: that is `crate::resp::tree`.
 
-use super::border::shield;
-use super::codes::{BROKER_EINVAL, BROKER_EPANIC, BROKER_ESTATE, BROKER_OK};
+use super::border::{gate, shield};
+use super::codes::*;
+use super::text::give;
 use crate::resp::tree::{Kind, Tree};
 use std::cell::UnsafeCell;
 use std::ffi::{c_char, c_int};
+use std::ptr;
+use std::str::FromStr;
 use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 
 /// Null, of any kind.
@@ -83,7 +86,7 @@ const NO_MORE: u32 = 1;
 const HOLDERS_MAX: u32 = 1 << 30;
 
 /// Heads without holders, and the index of the next. A head is freed after as many others have been.
-static OVER: [AtomicPtr<ReplyHead>; 256] = [const { AtomicPtr::new(std::ptr::null_mut()) }; 256];
+static OVER: [AtomicPtr<ReplyHead>; 256] = [const { AtomicPtr::new(ptr::null_mut()) }; 256];
 static NEXT: AtomicUsize = AtomicUsize::new(0);
 
 // SAFETY: immutable except the count, and `tree` when no holder is left to look at it; `Tree` may be shared between
@@ -147,7 +150,7 @@ pub(super) struct Owned(*const ReplyHead);
 
 impl Owned {
     pub(super) fn new(tree: Tree) -> Owned {
-        let head = ReplyHead::create(std::ptr::null(), 0, Role::Root, HOLDER);
+        let head = ReplyHead::create(ptr::null(), 0, Role::Root, HOLDER);
         let count = u32::try_from(tree.values()).unwrap_or(u32::MAX);
         let part = |index| broker_reply_t { whole: head, index, role: Role::Part };
         let parts = (0..count).map(part).collect();
@@ -239,10 +242,9 @@ pub extern "C" fn broker_reply_type(reply: *const broker_reply_t) -> c_int {
 pub extern "C" fn broker_reply_integer(reply: *const broker_reply_t) -> i64 {
     shield(0, || {
         let Some((tree, _, index)) = at(reply) else { return 0 };
-        let text = tree.text(index).unwrap_or_default();
         match tree.kind(index) {
-            Kind::Integer => std::str::from_utf8(text).ok().and_then(|text| text.parse().ok()).unwrap_or(0),
-            Kind::Bool => i64::from(text == b"t"),
+            Kind::Integer => number(tree, index),
+            Kind::Bool => i64::from(tree.text(index) == Some(b"t")),
             _ => 0,
         }
     })
@@ -253,14 +255,16 @@ pub extern "C" fn broker_reply_integer(reply: *const broker_reply_t) -> i64 {
 pub extern "C" fn broker_reply_double(reply: *const broker_reply_t) -> f64 {
     shield(0.0, || {
         let Some((tree, _, index)) = at(reply) else { return 0.0 };
-        let text = tree.text(index).unwrap_or_default();
         match tree.kind(index) {
-            Kind::Double | Kind::Integer => {
-                std::str::from_utf8(text).ok().and_then(|text| text.parse().ok()).unwrap_or(0.0)
-            }
+            Kind::Double | Kind::Integer => number(tree, index),
             _ => 0.0,
         }
     })
+}
+
+fn number<N: FromStr + Default>(tree: &Tree, index: usize) -> N {
+    let text = tree.text(index).and_then(|text| std::str::from_utf8(text).ok());
+    text.and_then(|text| text.parse().ok()).unwrap_or_default()
 }
 
 /// The bytes of a STATUS, ERROR, STRING or VERBATIM, and of a DOUBLE or BIGNUM as the server sent it. NULL for any other
@@ -268,13 +272,13 @@ pub extern "C" fn broker_reply_double(reply: *const broker_reply_t) -> f64 {
 /// others. `len` may be NULL. Valid as long as the reply.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_reply_string(reply: *const broker_reply_t, len: *mut usize) -> *const c_char {
-    shield(std::ptr::null(), || {
+    shield(ptr::null(), || {
         let text = at(reply).and_then(|(tree, _, index)| match tree.kind(index) {
             Kind::Integer | Kind::Bool => None,
             _ => tree.text_with_nul(index),
         });
-        give_len(len, text.map_or(0, |text| text.len() - 1));
-        text.map_or(std::ptr::null(), |text| text.as_ptr().cast())
+        give(len, text.map_or(0, |text| text.len() - 1));
+        text.map_or(ptr::null(), |text| text.as_ptr().cast())
     })
 }
 
@@ -288,12 +292,12 @@ pub extern "C" fn broker_reply_len(reply: *const broker_reply_t) -> usize {
 /// Element `i`, valid as long as the reply and not freed by itself. NULL beyond the last and for NULL.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_reply_at(reply: *const broker_reply_t, i: usize) -> *const broker_reply_t {
-    shield(std::ptr::null(), || {
+    shield(ptr::null(), || {
         let element = at(reply).and_then(|(tree, parts, index)| {
             let index = tree.elements(index).nth(i)?;
             parts.get(index)
         });
-        element.map_or(std::ptr::null(), std::ptr::from_ref)
+        element.map_or(ptr::null(), ptr::from_ref)
     })
 }
 
@@ -301,10 +305,10 @@ pub extern "C" fn broker_reply_at(reply: *const broker_reply_t, i: usize) -> *co
 /// Valid as long as the reply. NULL for NULL; `len` may be NULL.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_reply_raw(reply: *const broker_reply_t, len: *mut usize) -> *const c_char {
-    shield(std::ptr::null(), || {
+    shield(ptr::null(), || {
         let raw = at(reply).map(|(tree, _, index)| tree.raw(index));
-        give_len(len, raw.map_or(0, <[u8]>::len));
-        raw.map_or(std::ptr::null(), |raw| raw.as_ptr().cast())
+        give(len, raw.map_or(0, <[u8]>::len));
+        raw.map_or(ptr::null(), |raw| raw.as_ptr().cast())
     })
 }
 
@@ -312,9 +316,9 @@ pub extern "C" fn broker_reply_raw(reply: *const broker_reply_t, len: *mut usize
 /// call. NULL for NULL.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_reply_dup(reply: *const broker_reply_t) -> *mut broker_reply_t {
-    shield(std::ptr::null_mut(), || {
+    shield(ptr::null_mut(), || {
         if at(reply).is_none() {
-            return std::ptr::null_mut();
+            return ptr::null_mut();
         }
         // SAFETY: as in `at`.
         let (whole, index, role) = unsafe { ((*reply).whole, (*reply).index, (*reply).role) };
@@ -323,14 +327,14 @@ pub extern "C" fn broker_reply_dup(reply: *const broker_reply_t) -> *mut broker_
             let held = unsafe { &*whole }.count(|holders| one_more(holders, 0));
             return match held {
                 Ok(_) => ReplyHead::create(whole, index, Role::Kept, HOLDER + 2).cast(),
-                Err(_) => std::ptr::null_mut(),
+                Err(_) => ptr::null_mut(),
             };
         }
         let held = head_of(reply).count(|holders| {
             let by = if to_free(holders) == NEVER { 2 } else { 1 };
             one_more(holders, by)
         });
-        held.map_or(std::ptr::null_mut(), |_| reply.cast_mut())
+        held.map_or(ptr::null_mut(), |_| reply.cast_mut())
     })
 }
 
@@ -344,11 +348,11 @@ pub extern "C" fn broker_reply_free(reply: *mut broker_reply_t) -> c_int {
     if reply.is_null() {
         return BROKER_OK;
     }
-    shield(BROKER_EPANIC, || {
+    gate(|| {
         // SAFETY: as in `at`.
         let (whole, role) = unsafe { ((*reply).whole, (*reply).role) };
         if role == Role::Part {
-            return BROKER_EINVAL;
+            return Err(BROKER_EINVAL);
         }
         let head = head_of(reply);
         let freed = head.count(|holders| (to_free(holders) > NO_MORE).then(|| holders - HOLDER - 1));
@@ -361,34 +365,10 @@ pub extern "C" fn broker_reply_free(reply: *mut broker_reply_t) -> c_int {
                     let before = unsafe { &*whole }.holders.fetch_sub(HOLDER, Ordering::AcqRel);
                     let_go(whole, before);
                 }
-                BROKER_OK
+                Ok(BROKER_OK)
             }
-            Err(holders) if to_free(holders) == NEVER => BROKER_EINVAL,
-            Err(_) => BROKER_ESTATE,
+            Err(holders) if to_free(holders) == NEVER => Err(BROKER_EINVAL),
+            Err(_) => Err(BROKER_ESTATE),
         }
     })
-}
-
-fn give_len(to: *mut usize, len: usize) {
-    if !to.is_null() {
-        // SAFETY: the header requires NULL or a pointer to a size_t.
-        unsafe { to.write(len) };
-    }
-}
-
-/// Sets the result of a call function to NULL before it does anything else.
-pub(super) fn hand_out_nothing(to: *mut *mut broker_reply_t) {
-    if !to.is_null() {
-        // SAFETY: the header requires NULL or a pointer to a pointer.
-        unsafe { to.write(std::ptr::null_mut()) };
-    }
-}
-
-/// Stores the result of a call function; does nothing if `to` is NULL.
-pub(super) fn hand_out(owned: Owned, to: *mut *mut broker_reply_t) -> c_int {
-    if !to.is_null() {
-        // SAFETY: the header requires NULL or a pointer to a pointer.
-        unsafe { to.write(owned.into_raw()) };
-    }
-    BROKER_OK
 }
