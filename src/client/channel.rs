@@ -155,18 +155,6 @@ impl Channel {
         matches!(self.state, State::Connecting { .. } | State::Greeting { .. } | State::Ready)
     }
 
-    /// Puts a whole request at the end of the line; `write` appends its bytes, and `make` is told where they end. Returns
-    /// how many they are.
-    pub(super) fn push(
-        &mut self,
-        write: impl FnOnce(&mut Vec<u8>),
-        make: impl FnOnce(u64) -> Waiting,
-    ) -> usize {
-        let before = self.line.len();
-        self.line.push_with(write, make);
-        self.line.len() - before
-    }
-
     /// Drops the request at the front of the line. Returns its bytes.
     pub(super) fn drop_front(&mut self) -> usize {
         self.line.take_unwritten(|_, bytes| bytes.len()).unwrap_or(0)
@@ -218,7 +206,7 @@ mod tests {
 
     fn push(channel: &mut Channel, request: Key<Pending>, bytes: &str) {
         let make = |end| Waiting { request, end, replies: 1, since: 0, setting: None };
-        channel.push(|out| out.extend_from_slice(bytes.as_bytes()), make);
+        channel.line.push(bytes.as_bytes(), make);
     }
 
     fn ready() -> Channel {

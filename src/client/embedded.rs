@@ -10,7 +10,6 @@ use crate::base::error::{Error, Result};
 use crate::base::key::{Arena, Key};
 use crate::config::ClientSettings;
 use crate::reactor::{LocalEvent, LocalKey, Loop, Prepared};
-use crate::transport::resolver::Lookup;
 use std::collections::HashMap;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
@@ -62,18 +61,16 @@ impl Embedded {
         }
     }
 
-    // ---- clients --------------------------------------------------------------------------------------
-
     /// Makes a client of the program's own.
     pub fn open_client(&mut self) -> ClientKey {
-        let mux = Mux::new(self.profile.clone(), self.clock.now());
+        let mux = Mux::new(self.profile.clone(), self.clock.now(), 0);
         ClientKey(self.clients.insert(Inner { mux, locals: HashMap::new() }))
     }
 
     /// Ends it; what is still to be told about its requests.
     pub fn close_client(&mut self, client: ClientKey) -> Vec<Event> {
         let Some(mut inner) = self.clients.remove(client.0) else { return Vec::new() };
-        inner.mux.close();
+        inner.mux.end(Fault::Canceled);
         for local in inner.locals.into_values() {
             self.places.remove(&local);
             self.lp.local_close(local);
@@ -92,13 +89,11 @@ impl Embedded {
         let inner = self.clients.get_mut(client.0)?;
         let mut requests = Requests::new(&mut inner.mux, &self.clock, open);
         let result = body(&mut requests);
-        if requests.moved() {
+        if requests.moved {
             self.lp.wake();
         }
         Some(result)
     }
-
-    // ---- turns ----------------------------------------------------------------------------------------
 
     /// Waits for an event, if it may; see [`Loop::wait`].
     pub fn wait(&mut self, limit: Option<u64>) -> Result<()> {
@@ -138,8 +133,7 @@ impl Embedded {
             }
             let mut moved = false;
             for key in &clients {
-                moved |= self.carry_out(*key);
-                self.take_dirty(*key, &mut dirty);
+                moved |= self.carry_out(*key, &mut dirty);
             }
             if dirty.is_empty() && !moved {
                 break;
@@ -176,11 +170,10 @@ impl Embedded {
         }
     }
 
-    /// Does what a client's mux asks for; whether there was anything.
-    fn carry_out(&mut self, client: Key<Inner>) -> bool {
+    /// Does what a client's mux asks for, and collects what it has to write; whether it asked for anything.
+    fn carry_out(&mut self, client: Key<Inner>, dirty: &mut Vec<ChannelKeys>) -> bool {
         let Some(inner) = self.clients.get_mut(client) else { return false };
-        let mut actions = Vec::new();
-        inner.mux.take_actions(&mut actions);
+        let actions = inner.mux.take_actions();
         for action in &actions {
             match action {
                 ConnectionAction::Connect(channel) => match self.lp.local_open() {
@@ -199,14 +192,10 @@ impl Embedded {
                 }
             }
         }
-        !actions.is_empty()
-    }
-
-    fn take_dirty(&mut self, client: Key<Inner>, dirty: &mut Vec<ChannelKeys>) {
-        let Some(inner) = self.clients.get_mut(client) else { return };
         let mut channels = Vec::new();
         inner.mux.take_dirty(&mut channels);
         dirty.extend(channels.into_iter().map(|channel| (client, channel)));
+        !actions.is_empty()
     }
 
     fn write(&mut self, (client, channel): ChannelKeys) {
@@ -235,17 +224,10 @@ impl Embedded {
         [self.lp.patience(), self.own_timeout()].into_iter().flatten().min()
     }
 
-    /// What to write a byte to, from any thread, to end a wait; see [`Loop::wake_fd`].
-    pub fn bell(&self) -> RawFd {
-        self.lp.wake_fd()
-    }
-
     /// As [`Loop::backend_timeout`], the program's own clients included.
     pub fn timeout(&self) -> Option<u64> {
         [self.lp.backend_timeout(), self.own_timeout()].into_iter().flatten().min()
     }
-
-    // ---- the loop -------------------------------------------------------------------------------------
 
     /// Whether it is neither closed nor draining.
     pub fn is_serving(&self) -> bool {
@@ -264,9 +246,9 @@ impl Embedded {
         self.lp.close();
     }
 
-    /// See [`Loop::lookup`].
-    pub fn lookup(&self) -> Lookup {
-        self.lp.lookup()
+    /// The loop itself, to look at.
+    pub fn reactor(&self) -> &Loop {
+        &self.lp
     }
 
     /// See [`Loop::apply`].
@@ -281,16 +263,6 @@ impl Embedded {
         self.lp.adopt(socket)?;
         self.lp.wake();
         Ok(())
-    }
-
-    /// See [`Loop::listeners`].
-    pub fn listeners(&self) -> Vec<String> {
-        self.lp.listeners()
-    }
-
-    /// See [`Loop::stat`].
-    pub fn stat(&self, name: &str) -> Option<u64> {
-        self.lp.stat(name)
     }
 }
 

@@ -11,7 +11,6 @@ use mio::net::{TcpStream, UnixStream};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{IntoRawFd, OwnedFd};
-use std::path::Path;
 use std::sync::Arc;
 
 /// Read when no endpoint is given.
@@ -45,11 +44,6 @@ pub(super) struct Target {
 }
 
 impl Place {
-    /// Whether a lost connection can be made again.
-    pub(super) fn is_lasting(&self) -> bool {
-        matches!(self, Place::At(..))
-    }
-
     /// An endpoint there, not yet connected; `waker` tells of what is found out about a name.
     pub(super) fn endpoint(&self, given: Option<Stream>, waker: &Arc<Wake>) -> Endpoint {
         match self {
@@ -92,43 +86,39 @@ impl From<Error> for Unusable {
     }
 }
 
-type Parsed = std::result::Result<Target, Unusable>;
-
 impl Target {
     /// Reads an endpoint; credentials and db of a `redis://` URL go into `settings` where these have none. Looks a
     /// host's name up, blocking.
-    pub(super) fn parse(text: Option<&str>, settings: &mut ClientSettings, border: Border) -> Parsed {
-        let from_environment = match text {
-            Some(_) => None,
-            None => std::env::var(VARIABLE).ok(),
-        };
-        let text = text.or(from_environment.as_deref());
-        let text = text.ok_or_else(|| Error::config(format!("no endpoint, and {VARIABLE} is not set")))?;
+    pub(super) fn parse(
+        text: Option<&str>,
+        settings: &mut ClientSettings,
+        border: Border,
+    ) -> std::result::Result<Target, Unusable> {
+        let from_environment = if text.is_none() { std::env::var(VARIABLE).ok() } else { None };
+        let text = text
+            .or(from_environment.as_deref())
+            .ok_or_else(|| Error::config(format!("no endpoint, and {VARIABLE} is not set")))?;
         let scheme = text.split_once("://").map(|(scheme, _)| scheme);
-        let at = match scheme {
-            Some("fd" | "tcp" | "unix") => None,
-            _ => Some(redis(parse_upstream(text)?, settings)),
-        };
+        let direct = !matches!(scheme, Some("fd" | "tcp" | "unix"));
+        let upstream = if direct { Some(redis(parse_upstream(text)?, settings)) } else { None };
         if settings.client_username.is_some() && settings.client_password.is_none() {
             // Left out, the client would be somebody else.
             return Err(Unusable::Other(Error::config("a username without a password")));
         }
-        let address = match (at, scheme) {
-            (Some(address), _) => Some(address),
-            (None, Some("fd")) => None,
-            (None, _) => Some(match parse_listen(text)? {
+        let address = match upstream {
+            Some(address) => address,
+            None if scheme == Some("fd") => {
+                let given = Some(given(text, border.own_fd)?);
+                return Ok(Target { place: Place::Given, given, direct });
+            }
+            None => match parse_listen(text)? {
                 ListenUrl::Unix { path, .. } => Address::Unix(path),
                 ListenUrl::Tcp { host, port, .. } => Address::Tcp { host, port },
-            }),
+            },
         };
-        let (place, given) = match address {
-            Some(address) => {
-                let lookup = Lookup::AfterFailure(border.start);
-                (Place::At(resolver::Destination::find(&address, lookup)?, lookup), None)
-            }
-            None => (Place::Given, Some(given(text, border.own_fd)?)),
-        };
-        Ok(Target { place, given, direct: !matches!(scheme, Some("fd" | "tcp" | "unix")) })
+        let lookup = Lookup::AfterFailure(border.start);
+        let place = Place::At(resolver::Destination::find(&address, lookup)?, lookup);
+        Ok(Target { place, given: None, direct })
     }
 }
 
@@ -166,13 +156,12 @@ impl Endpoint {
         let resolver = match self {
             Endpoint::Found(resolver) => resolver,
             Endpoint::Given(stream) => {
-                let stream =
-                    stream.take().ok_or_else(|| io::Error::other("the socket that was given is lost"));
-                return stream.map(|stream| (stream, None));
+                let lost = || io::Error::other("the socket that was given is lost");
+                return Ok((stream.take().ok_or_else(lost)?, None));
             }
         };
         match resolver.find(now) {
-            Found::Unix(path) => Ok((connect_unix(&path)?, None)),
+            Found::Unix(path) => Ok((Stream::Unix(UnixStream::connect(path)?), None)),
             Found::Tcp(address) => match connect_tcp(address) {
                 Ok(stream) => Ok((stream, Some(address))),
                 Err(error) => {
@@ -209,10 +198,6 @@ impl Endpoint {
             }
         }
     }
-}
-
-fn connect_unix(path: &Path) -> io::Result<Stream> {
-    Ok(Stream::Unix(UnixStream::connect(path)?))
 }
 
 fn connect_tcp(address: SocketAddr) -> io::Result<Stream> {

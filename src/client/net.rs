@@ -4,6 +4,7 @@
 use super::channel::Channel;
 use super::endpoint::{Border, Endpoint, Place, Target, Unusable};
 use super::mux::{ConnectionAction, Mux, Profile};
+use super::request::Fault;
 use super::requests::Requests;
 use crate::base::clock::{Clock, Millis};
 use crate::base::error::{Error, Result};
@@ -63,33 +64,25 @@ pub struct Client {
 #[derive(Debug)]
 pub struct Recipe {
     place: Place,
-    settings: ClientSettings,
-    direct: bool,
+    profile: Profile,
 }
 
 impl Recipe {
     /// Whether a client made from it once more can connect.
     pub fn is_lasting(&self) -> bool {
-        self.place.is_lasting()
+        self.profile.lasting
     }
 
     /// A client of this process, which lies behind so many forks. It knows no request, session or subscription of those
     /// before it.
     pub fn renew(&self, forks: u64) -> Result<Client> {
-        let net = Net::new().map_err(|error| Error::refused("cannot create a poll", &error))?;
-        let endpoint = self.place.endpoint(None, &net.waker);
-        Ok(Client::begin(net, self, endpoint, forks))
-    }
-
-    fn profile(&self) -> Profile {
-        let lasting = self.is_lasting();
-        Profile { settings: self.settings.clone(), direct: self.direct, eager: true, lasting }
+        Ok(Client::begin(Net::new()?, self, None, forks))
     }
 }
 
 impl std::fmt::Debug for Client {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Client").field("connected", &self.mux.is_connected()).finish_non_exhaustive()
+        f.debug_struct("Client").finish_non_exhaustive()
     }
 }
 
@@ -121,11 +114,12 @@ struct Net {
 }
 
 impl Net {
-    fn new() -> io::Result<Net> {
-        let poll = Poll::new()?;
+    fn new() -> Result<Net> {
+        let refused = |error| Error::refused("cannot create a poll", &error);
+        let poll = Poll::new().map_err(refused)?;
         let held = Held::new(&poll);
-        let waker = Wake::new(poll.registry(), TOKEN_WAKER)?;
-        let bell = Wake::new(poll.registry(), TOKEN_BELL)?;
+        let waker = Wake::new(poll.registry(), TOKEN_WAKER).map_err(refused)?;
+        let bell = Wake::new(poll.registry(), TOKEN_BELL).map_err(refused)?;
         Ok(Net {
             _held: held,
             poll,
@@ -153,15 +147,16 @@ impl Client {
         mut settings: ClientSettings,
         border: Border,
     ) -> std::result::Result<(Client, Recipe), Unusable> {
-        let net = Net::new().map_err(|error| Error::refused("cannot create a poll", &error))?;
+        let net = Net::new()?;
         let Target { place, given, direct } = Target::parse(endpoint, &mut settings, border)?;
-        let recipe = Recipe { place, settings, direct };
-        let endpoint = recipe.place.endpoint(given, &net.waker);
-        Ok((Client::begin(net, &recipe, endpoint, 0), recipe))
+        let profile = Profile { settings, direct, eager: true, lasting: given.is_none() };
+        let recipe = Recipe { place, profile };
+        Ok((Client::begin(net, &recipe, given, 0), recipe))
     }
 
-    fn begin(net: Net, recipe: &Recipe, endpoint: Endpoint, forks: u64) -> Client {
-        let mux = Mux::of_copy(recipe.profile(), 0, forks);
+    fn begin(net: Net, recipe: &Recipe, given: Option<Stream>, forks: u64) -> Client {
+        let endpoint = recipe.place.endpoint(given, &net.waker);
+        let mux = Mux::new(recipe.profile.clone(), 0, forks);
         let mut client = Client { mux, net, endpoint };
         client.flush();
         client
@@ -171,7 +166,7 @@ impl Client {
     pub fn with_requests<R>(&mut self, body: impl FnOnce(&mut Requests<'_>) -> R) -> R {
         let mut requests = Requests::new(&mut self.mux, &self.net.clock, true);
         let result = body(&mut requests);
-        if requests.moved() {
+        if requests.moved {
             self.wake();
         }
         result
@@ -202,15 +197,16 @@ impl Client {
                 (None, Some(address)) => Peering::At(format!("tcp://{address}")),
                 (None, None) => Peering::Elsewhere,
             },
-            Endpoint::Given(_) => self.stream().map_or(Peering::Elsewhere, |stream| match stream.peer() {
-                Peer::Unix { pid, .. } if pid.unsigned_abs() == std::process::id() => Peering::OwnProcess,
-                _ => Peering::Elsewhere,
-            }),
+            Endpoint::Given(_) => {
+                let link = self.net.links.get(&self.mux.main);
+                match link.map(|link| link.conn.stream().peer()) {
+                    Some(Peer::Unix { pid, .. }) if pid.unsigned_abs() == std::process::id() => {
+                        Peering::OwnProcess
+                    }
+                    _ => Peering::Elsewhere,
+                }
+            }
         }
-    }
-
-    fn stream(&self) -> Option<&Stream> {
-        self.net.links.get(&self.mux.main()).map(|link| link.conn.stream())
     }
 
     /// Whoever drives the client will `wait`, `work` or `end_step` next: until then nothing submitted needs to wake it.
@@ -273,12 +269,11 @@ impl Client {
     /// Carries out what the mux wants done, and writes.
     pub fn flush(&mut self) {
         self.tell_time();
-        let mut actions = Vec::new();
         let mut dirty = std::mem::take(&mut self.net.late);
         loop {
-            self.mux.take_actions(&mut actions);
+            let actions = self.mux.take_actions();
             let moved = !actions.is_empty();
-            for action in actions.drain(..) {
+            for action in actions {
                 match action {
                     ConnectionAction::Connect(key) => self.connect(key),
                     ConnectionAction::Close(key) => self.give_up(key),
@@ -307,10 +302,8 @@ impl Client {
         }
     }
 
-    // ---- connections ----------------------------------------------------------------------------------
-
     fn connect(&mut self, key: Key<Channel>) {
-        if !self.endpoint.is_lasting() && key != self.mux.main() {
+        if !self.endpoint.is_lasting() && key != self.mux.main {
             self.net.handovers.push(key);
             return self.hand_over();
         }
@@ -342,7 +335,7 @@ impl Client {
     /// Gives one end of a new socket pair to the process at the other end of the given one: how a client that has but
     /// one socket gets more. The empty line it travels with is no request.
     fn hand_over(&mut self) {
-        let main = self.mux.main();
+        let main = self.mux.main;
         if self.net.handovers.is_empty() || !self.mux.is_between_requests(main) {
             return;
         }
@@ -453,18 +446,13 @@ impl Client {
         }
     }
 
-    // ---- the end --------------------------------------------------------------------------------------
-
     /// Cancels everything and closes every connection; the events tell.
     pub fn close(&mut self) {
-        self.mux.close();
+        self.mux.end(Fault::Canceled);
         for key in self.net.links.keys().copied().collect::<Vec<_>>() {
             self.close_link(key);
         }
     }
-
-    /// Closes the descriptors and nothing else: its state is not to be trusted.
-    pub fn abandon(self) {}
 }
 
 impl AsRawFd for Client {

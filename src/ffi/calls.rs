@@ -176,7 +176,6 @@ impl Calls {
                 let call = (*self.calls.get(tag)?)?;
                 Some(Due::Reply(call, BROKER_OK, Some(Owned::new(push))))
             }
-            Event::SubscriptionOver { tag, outcome } => Some(due(self.calls.try_remove(tag)??, outcome)),
             Event::Push(push) => {
                 self.on_push.map(|callback| Due::Push(callback, self.handle.pointer(), Owned::new(push)))
             }

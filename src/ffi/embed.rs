@@ -147,7 +147,7 @@ pub extern "C" fn broker_loop_new(
         let settings = config::read(config, |config| config.broker.clone())?;
         let queue_timeout = settings.queue_timeout;
         let embedded = Embedded::new(Loop::embedded_with(settings, thread::start)?, queue_timeout);
-        let (bell, urls) = (embedded.bell(), embedded.listeners());
+        let (bell, urls) = (embedded.reactor().wake_fd(), embedded.reactor().listeners());
         let (own, ending, words) = (Vec::new(), Vec::new(), CString::default());
         let shell = Shell::create(number, Looping { embedded, own, ending, words }, bell, ());
         loops::add(shell, urls);
@@ -392,7 +392,8 @@ pub extern "C" fn broker_loop_reload(r#loop: *mut broker_loop_t, config: *const 
     gate(|| {
         let shell = Shell::of(r#loop)?;
         shell.check()?;
-        let lookup = shell.borrow(|looping| looping.serving().map(|embedded| embedded.lookup()))??;
+        let lookup =
+            shell.borrow(|looping| looping.serving().map(|embedded| embedded.reactor().lookup()))??;
         let settings = config::read(config, |config| config.broker.clone()).map_err(|failed| failed.0)?;
         // Steps that may take long, without a claim on the loop.
         let prepared = Prepared::new(settings, lookup);
@@ -401,7 +402,7 @@ pub extern "C" fn broker_loop_reload(r#loop: *mut broker_loop_t, config: *const 
             prepared
                 .and_then(|prepared| embedded.apply(prepared))
                 .map_err(|error| fail(&mut looping.words, &error))?;
-            loops::set_urls(shell, looping.embedded.listeners());
+            loops::set_urls(shell, looping.embedded.reactor().listeners());
             Ok(BROKER_OK)
         }))
     })
@@ -426,7 +427,7 @@ pub extern "C" fn broker_loop_endpoint(
     len: usize,
 ) -> c_int {
     enter(r#loop, |looping| {
-        let urls = looping.embedded.listeners();
+        let urls = looping.embedded.reactor().listeners();
         Ok(copy_out(urls.get(i).ok_or(BROKER_EINVAL)?, buf, len))
     })
 }
@@ -514,7 +515,7 @@ pub extern "C" fn broker_loop_stat(
     value: *mut u64,
 ) -> c_int {
     enter(r#loop, |looping| {
-        let number = looping.embedded.stat(required_str(name)?);
+        let number = looping.embedded.reactor().stat(required_str(name)?);
         give(value, number.filter(|_| !value.is_null()).ok_or(BROKER_EINVAL)?);
         Ok(BROKER_OK)
     })
