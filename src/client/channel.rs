@@ -204,46 +204,41 @@ mod tests {
     use super::*;
     use crate::base::key::Arena;
 
-    fn push(channel: &mut Channel, request: Key<Pending>, bytes: &str) {
-        let make = |end| Waiting { request, end, replies: 1, since: 0, setting: None };
-        channel.line.push(bytes.as_bytes(), make);
-    }
-
-    fn ready() -> Channel {
+    /// A channel that is ready, and three requests in its line.
+    fn ready(requests: &mut Arena<Pending>) -> (Channel, [Key<Pending>; 3]) {
         let mut channel = Channel::new(Purpose::Main, 0);
         channel.set_state(State::Connecting { until: 1 });
         channel.set_state(State::Greeting { until: 1 });
         channel.set_state(State::Ready);
-        channel
+        let keys = ["<0>", "<1>", "<2>"].map(|bytes| push(&mut channel, requests, bytes));
+        (channel, keys)
+    }
+
+    fn push(channel: &mut Channel, requests: &mut Arena<Pending>, bytes: &str) -> Key<Pending> {
+        let request = requests.insert(Pending { tag: 0, channel: Key::NONE });
+        let make = |end| Waiting { request, end, replies: 1, since: 0, setting: None };
+        channel.line.push(bytes.as_bytes(), make);
+        request
     }
 
     #[test]
     fn what_has_not_left_goes_back_in_order() {
         let mut requests = Arena::default();
-        let keys: Vec<_> = (0..4).map(|tag| requests.insert(Pending::for_test(tag))).collect();
-        let mut channel = ready();
-        for (index, key) in keys.iter().take(3).enumerate() {
-            push(&mut channel, *key, &format!("<{index}>"));
-        }
+        let (mut channel, [first, second, third]) = ready(&mut requests);
         assert_eq!(channel.refill(|_| true), 9);
-        push(&mut channel, keys[3], "<3>");
+        let last = push(&mut channel, &mut requests, "<3>");
         channel.out.wrote(4);
-        assert_eq!(channel.lose(), (vec![keys[0], keys[1]], 3), "the second has left in part");
-        assert_eq!(channel.requests(), [keys[2], keys[3]]);
+        assert_eq!(channel.lose(), (vec![first, second], 3), "the second has left in part");
+        assert_eq!(channel.requests(), [third, last]);
         channel.refill(|_| true);
         assert_eq!(channel.out.as_slice(), b"<2><3>");
     }
 
     #[test]
     fn what_nobody_wants_any_more_is_left_out() {
-        let mut requests = Arena::default();
-        let keys: Vec<_> = (0..3).map(|tag| requests.insert(Pending::for_test(tag))).collect();
-        let mut channel = ready();
-        for (index, key) in keys.iter().enumerate() {
-            push(&mut channel, *key, &format!("<{index}>"));
-        }
-        assert_eq!(channel.refill(|key| key != keys[1]), 9);
+        let (mut channel, [first, unwanted, third]) = ready(&mut Arena::default());
+        assert_eq!(channel.refill(|key| key != unwanted), 9);
         assert_eq!(channel.out.as_slice(), b"<0><2>");
-        assert_eq!(channel.requests(), [keys[0], keys[2]]);
+        assert_eq!(channel.requests(), [first, third]);
     }
 }

@@ -36,7 +36,6 @@ pub struct Embedded {
     clients: Arena<Inner>,
     places: HashMap<LocalKey, ChannelKeys>,
     clock: Clock,
-    told: Millis,
     events: Vec<LocalEvent>,
     /// To be drained, within that many milliseconds if they are given, once the loop has all own requests.
     drain_when_sent: Option<Option<u64>>,
@@ -55,7 +54,6 @@ impl Embedded {
             clients: Arena::default(),
             places: HashMap::new(),
             clock: Clock::new(),
-            told: 0,
             events: Vec::new(),
             drain_when_sent: None,
         }
@@ -95,14 +93,9 @@ impl Embedded {
         Some(result)
     }
 
-    /// Waits for an event, if it may; see [`Loop::wait`].
-    pub fn wait(&mut self, limit: Option<u64>) -> Result<()> {
-        let due = self.own_timeout();
-        self.lp.wait_at_most([limit, due].into_iter().flatten().min())
-    }
-
-    /// The rest of the turn; false when nothing is left to do.
+    /// A turn that never waits; false when nothing is left to do.
     pub fn work(&mut self) -> Result<bool> {
+        self.lp.wait_at_most(Some(0))?;
         let goes_on = self.lp.work()?;
         self.settle();
         if !goes_on {
@@ -118,11 +111,11 @@ impl Embedded {
 
     /// Moves the program's own requests and replies on.
     pub fn settle(&mut self) {
-        self.told = self.clock.now();
+        let now = self.clock.now();
         let clients = self.clients.keys();
         for key in &clients {
             if let Some(inner) = self.clients.get_mut(*key) {
-                inner.mux.advance(self.told);
+                inner.mux.advance(now);
             }
         }
         let mut dirty = Vec::new();
@@ -214,12 +207,11 @@ impl Embedded {
     }
 
     fn own_timeout(&self) -> Option<u64> {
-        let passed = self.clock.now().saturating_sub(self.told);
-        let due = self.clients.iter().filter_map(|(_, inner)| inner.mux.timeout()).min();
-        due.map(|timeout| timeout.saturating_sub(passed))
+        let now = self.clock.now();
+        self.clients.iter().filter_map(|(_, inner)| inner.mux.timeout(now)).min()
     }
 
-    /// How long `wait` would wait for an event; see [`Loop::patience`].
+    /// How long to wait for an event before `work`; see [`Loop::patience`].
     pub fn patience(&self) -> Option<u64> {
         [self.lp.patience(), self.own_timeout()].into_iter().flatten().min()
     }

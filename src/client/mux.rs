@@ -31,15 +31,8 @@ pub(super) struct Profile {
 /// A request whose outcome is not known.
 #[derive(Debug)]
 pub(super) struct Pending {
-    tag: usize,
-    channel: Key<Channel>,
-}
-
-impl Pending {
-    #[cfg(test)]
-    pub(super) fn for_test(tag: usize) -> Pending {
-        Pending { tag, channel: Key::NONE }
-    }
+    pub(super) tag: usize,
+    pub(super) channel: Key<Channel>,
 }
 
 /// What only the driver can do.
@@ -397,14 +390,14 @@ impl Mux {
         }
     }
 
-    /// Milliseconds until something is due.
-    pub(super) fn timeout(&self) -> Option<Millis> {
+    /// Milliseconds from `now` until something is due.
+    pub(super) fn timeout(&self, now: Millis) -> Option<Millis> {
         if !self.told.is_empty() || !self.actions.is_empty() || !self.dirty.is_empty() {
             return Some(0);
         }
         let deadline = self.deadlines.peek().map(|Reverse((at, _))| *at);
         let due = self.channels_due().into_iter().chain(deadline).min();
-        due.map(|at| at.saturating_sub(self.now))
+        due.map(|at| at.saturating_sub(now))
     }
 
     /// When a channel, or a request that waits in one, has waited long enough.

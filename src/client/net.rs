@@ -36,9 +36,8 @@ const EVENTS: usize = 64;
 #[derive(Debug)]
 struct ClientLink {
     conn: Conn,
-    connecting: bool,
-    /// Where to, while it is connecting.
-    address: Option<SocketAddr>,
+    /// Where to, while that is under way.
+    connecting: Option<SocketAddr>,
 }
 
 /// What a client is connected to, as far as a loop of the same process could be that.
@@ -109,8 +108,6 @@ struct Net {
     attended: bool,
     /// Somebody has rung the bell, and no step has ended for it yet.
     rung: bool,
-    /// The time that the mux was last told.
-    told: Millis,
 }
 
 impl Net {
@@ -135,7 +132,6 @@ impl Net {
             woken: false,
             attended: false,
             rung: false,
-            told: 0,
         })
     }
 }
@@ -177,16 +173,14 @@ impl Client {
         self.net.bell.as_raw_fd()
     }
 
-    /// How long a loop may sleep before the next `wait` and `work`, in milliseconds; `None` is until the descriptor is
-    /// readable.
+    /// How long a loop may sleep before the next `work`, in milliseconds; `None` is until the descriptor is readable.
     pub fn timeout(&self) -> Option<Millis> {
         let net = &self.net;
         let unread = net.unread.iter().any(|key| net.links.get(key).is_some_and(|link| link.conn.unread()));
         if unread || net.rung || !net.late.is_empty() {
             return Some(0);
         }
-        let passed = net.clock.now().saturating_sub(net.told);
-        self.mux.timeout().map(|timeout| timeout.saturating_sub(passed))
+        self.mux.timeout(net.clock.now())
     }
 
     /// What it is connected to.
@@ -209,7 +203,7 @@ impl Client {
         }
     }
 
-    /// Whoever drives the client will `wait`, `work` or `end_step` next: until then nothing submitted needs to wake it.
+    /// Whoever drives the client will `work` or `end_step` next: until then nothing submitted needs to wake it.
     pub fn attend(&mut self) {
         self.net.attended = true;
     }
@@ -220,24 +214,17 @@ impl Client {
         [limit, self.timeout()].into_iter().flatten().min()
     }
 
-    /// Waits until something happens or is due, at most `limit`.
-    pub fn wait(&mut self, limit: Option<Duration>) -> Result<()> {
+    /// Reads what has come, lets happen what is due, writes what can be written; never waits. The callbacks are due then,
+    /// and after them `end_step`.
+    pub fn work(&mut self) -> Result<()> {
         self.net.attended = false;
-        let due = self.timeout().map(Duration::from_millis);
-        let timeout = [limit, due].into_iter().flatten().min();
-        match self.net.poll.poll(&mut self.net.events, timeout) {
-            Err(error) if error.kind() != io::ErrorKind::Interrupted => {
-                Err(Error::refused("cannot poll", &error))
-            }
-            _ => Ok(()),
+        if let Err(error) = self.net.poll.poll(&mut self.net.events, Some(Duration::ZERO))
+            && error.kind() != io::ErrorKind::Interrupted
+        {
+            return Err(Error::refused("cannot poll", &error));
         }
-    }
-
-    /// Reads what has come, lets happen what is due, writes what can be written. The callbacks are due then, and after
-    /// them `end_step`.
-    pub fn work(&mut self) {
         self.net.woken = false;
-        self.tell_time();
+        self.mux.advance(self.net.clock.now());
         let unread = std::mem::take(&mut self.net.unread);
         let events = std::mem::replace(&mut self.net.events, Events::with_capacity(0));
         for event in &events {
@@ -258,6 +245,7 @@ impl Client {
         }
         self.flush();
         self.net.attended = true;
+        Ok(())
     }
 
     /// Writes what callbacks have submitted. A bell that was rung has ended this step and ends no other.
@@ -267,8 +255,8 @@ impl Client {
     }
 
     /// Carries out what the mux wants done, and writes.
-    pub fn flush(&mut self) {
-        self.tell_time();
+    fn flush(&mut self) {
+        self.mux.advance(self.net.clock.now());
         let mut dirty = std::mem::take(&mut self.net.late);
         loop {
             let actions = self.mux.take_actions();
@@ -290,11 +278,6 @@ impl Client {
         }
     }
 
-    fn tell_time(&mut self) {
-        self.net.told = self.net.clock.now();
-        self.mux.advance(self.net.told);
-    }
-
     /// Makes the descriptor readable, once, until the next `work`.
     fn wake(&mut self) {
         if !self.net.attended && !std::mem::replace(&mut self.net.woken, true) {
@@ -307,7 +290,7 @@ impl Client {
             self.net.handovers.push(key);
             return self.hand_over();
         }
-        let begun = self.endpoint.connect(self.net.told);
+        let begun = self.endpoint.connect(self.mux.now);
         if let Err(error) = begun.and_then(|(stream, address)| self.add(key, stream, address)) {
             self.mux.failed(key, &format!("cannot connect: {error}"));
         }
@@ -315,18 +298,17 @@ impl Client {
 
     /// The mux wants it no more: what is still under way has taken too long.
     fn give_up(&mut self, key: Key<Channel>) {
-        if let Some(ClientLink { connecting: true, address: Some(address), .. }) = self.net.links.get(&key) {
-            self.endpoint.blame(*address);
+        if let Some(address) = self.net.links.get(&key).and_then(|link| link.connecting) {
+            self.endpoint.blame(address);
         }
         self.close_link(key);
     }
 
-    fn add(&mut self, key: Key<Channel>, stream: Stream, address: Option<SocketAddr>) -> io::Result<()> {
-        let under_way = address.is_some();
+    fn add(&mut self, key: Key<Channel>, stream: Stream, connecting: Option<SocketAddr>) -> io::Result<()> {
         let mut conn = Conn::new(stream);
-        conn.register(self.net.poll.registry(), Token(key.to_bits() as usize), under_way)?;
-        self.net.links.insert(key, ClientLink { conn, connecting: under_way, address });
-        if !under_way {
+        conn.register(self.net.poll.registry(), Token(key.to_bits() as usize), connecting.is_some())?;
+        self.net.links.insert(key, ClientLink { conn, connecting });
+        if connecting.is_none() {
             self.mux.connected(key);
         }
         Ok(())
@@ -383,17 +365,17 @@ impl Client {
     fn take_event(&mut self, key: Key<Channel>, event: &mio::event::Event) {
         let Some(link) = self.net.links.get_mut(&key) else { return };
         link.conn.observe(event);
-        if link.connecting && !link.conn.blocked() {
+        if let Some(address) = link.connecting
+            && !link.conn.blocked()
+        {
             match link.conn.stream().is_connected() {
                 Ok(false) => return,
                 Ok(true) => {
-                    link.connecting = false;
+                    link.connecting = None;
                     self.mux.connected(key);
                 }
                 Err(error) => {
-                    if let Some(address) = link.address {
-                        self.endpoint.blame(address);
-                    }
+                    self.endpoint.blame(address);
                     self.close_link(key);
                     return self.mux.failed(key, &format!("cannot connect: {error}"));
                 }
@@ -407,7 +389,7 @@ impl Client {
     /// One read: whoever sends without end does not keep others waiting.
     fn read(&mut self, key: Key<Channel>) {
         let Some(link) = self.net.links.get_mut(&key) else { return };
-        if link.connecting || !link.conn.unread() || self.net.unread.contains(&key) {
+        if link.connecting.is_some() || !link.conn.unread() || self.net.unread.contains(&key) {
             return;
         }
         let fill = link.conn.fill(&mut self.net.scratch);
@@ -431,7 +413,8 @@ impl Client {
     fn write(&mut self, key: Key<Channel>) {
         let mut left = WRITE_TURN;
         loop {
-            let Some(link) = self.net.links.get_mut(&key).filter(|link| !link.connecting) else { return };
+            let link = self.net.links.get_mut(&key).filter(|link| link.connecting.is_none());
+            let Some(link) = link else { return };
             let bytes = self.mux.outgoing(key);
             match link.conn.flush_some(self.net.poll.registry(), bytes, &mut left) {
                 Ok(Flush::Wrote(count)) => self.mux.wrote(key, count),

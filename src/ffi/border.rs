@@ -55,12 +55,6 @@ pub(super) struct Shell<H: Handle> {
 // changes only while the handle is not alive. One thread after the other uses the contents, as the header requires.
 unsafe impl<H: Handle> Sync for Shell<H> {}
 
-impl<H: Handle> std::fmt::Debug for Shell<H> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Shell").field("head", &self.head).finish_non_exhaustive()
-    }
-}
-
 /// Handles of one kind that have ended in this process, oldest first.
 pub(super) type EndedHandles<H> = EachProcess<Mutex<VecDeque<&'static Shell<H>>>>;
 
@@ -167,7 +161,8 @@ impl<H: Handle> Shell<H> {
         ptr::from_ref(self).cast_mut().cast()
     }
 
-    /// Makes it a part of `parent`: a fork that moves `parent` moves it too.
+    /// Makes it a part of `parent`, whose bell wakes it: a fork that moves `parent` moves it too. Called before it is handed
+    /// out.
     pub(super) fn belongs_to<P: Handle>(&self, parent: &'static Shell<P>) {
         self.head.parent_serial.store(parent.serial(), Ordering::Relaxed);
         self.head.parent.store(ptr::from_ref(&parent.head).cast_mut(), Ordering::Release);
@@ -429,8 +424,7 @@ impl<H: Handle> Shell<H> {
 
     /// Makes its descriptor readable. [any thread, async-signal-safe]
     pub(super) fn ring(&self, before: impl FnOnce(&Self)) -> Result<(), c_int> {
-        // SAFETY: null, or the head of a handle, whose memory is never unmapped.
-        let at = unsafe { self.head.rings.load(Ordering::Relaxed).as_ref() }.unwrap_or(&self.head);
+        let at = self.head.parent().unwrap_or(&self.head);
         at.ringing.begin();
         let rung = self.check().and_then(|()| match at.bell.load(Ordering::SeqCst) {
             -1 => Err(BROKER_ESTATE),
@@ -444,17 +438,9 @@ impl<H: Handle> Shell<H> {
         rung
     }
 
-    /// Lets the bell of another handle wake it. Called before it is handed out.
-    pub(super) fn ring_at<U: Handle>(&self, other: &'static Shell<U>) {
-        let there = other.head.rings.load(Ordering::Relaxed);
-        let at = if there.is_null() { ptr::from_ref(&other.head).cast_mut() } else { there };
-        self.head.rings.store(at, Ordering::Relaxed);
-    }
-
-    /// Queues its posts at another handle, whose bell wakes it. Called before it is handed out.
+    /// Queues its posts at another handle. Called before it is handed out.
     pub(super) fn post_at(&self, other: &'static Shell<H>) {
         self.posts_at.store(ptr::from_ref(other).cast_mut(), Ordering::Relaxed);
-        self.ring_at(other);
     }
 
     /// Posts a function for the thread that drives it, and wakes that. `EAGAIN` while a fork moves it: a function accepted

@@ -58,7 +58,6 @@ pub(super) fn call(
     give(out, std::ptr::null_mut());
     let begun = || {
         let (home, session) = find(pointer)?;
-        home.check_outside_callbacks()?;
         let patience = patience(timeout_ms)?;
         home.check_answerable()?;
         Ok(Calling { home, session, asked, patience, out, tag: None, waited: false })
@@ -144,13 +143,6 @@ fn go_on_calling<H: Handle>(shell: &'static Shell<H>, calling: &mut Calling) -> 
 }
 
 impl Home {
-    fn check_outside_callbacks(self) -> Result<(), c_int> {
-        match self {
-            Home::Own(shell) => shell.check_outside_callbacks(),
-            Home::Loop(shell, _) => shell.check_outside_callbacks(),
-        }
-    }
-
     /// Whether any other thread can answer a call.
     fn check_answerable(self) -> Result<(), c_int> {
         let Home::Own(shell) = self else { return Ok(()) };

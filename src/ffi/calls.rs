@@ -41,7 +41,7 @@ impl<C: Copy> CallbackCell<C> {
         self.used.store(other, Ordering::Release);
     }
 
-    /// For a forked copy, where no other thread sets.
+    /// The caller has claimed the handle, or this is a forked copy, where no other thread sets.
     pub(super) fn get(&self) -> Option<(C, *mut c_void)> {
         // SAFETY: written completely before `used` named it.
         unsafe { *self.places[self.used.load(Ordering::Acquire)].get() }
@@ -85,22 +85,18 @@ impl Due {
 }
 
 /// See the module. A request carries the number of its callback here.
-#[derive(Debug)]
 pub(super) struct Calls {
     /// The client; its sessions have handles of their own.
     pub(super) handle: &'static Shell<broker_client_t>,
     calls: Slab<Option<Call>>,
     /// The request of a call function, and its outcome once it is known.
     waited: Option<(usize, Option<Outcome>)>,
-    pub(super) on_push: Option<(PushCallback, *mut c_void)>,
-    pub(super) on_state: Option<(StateCallback, *mut c_void)>,
     pub(super) words: CString,
 }
 
 impl Calls {
     pub(super) fn new(handle: &'static Shell<broker_client_t>) -> Calls {
-        let words = CString::default();
-        Calls { handle, calls: Slab::new(), waited: None, on_push: None, on_state: None, words }
+        Calls { handle, calls: Slab::new(), waited: None, words: CString::default() }
     }
 
     /// Stores why a request was refused; returns its code.
@@ -177,13 +173,15 @@ impl Calls {
                 Some(Due::Reply(call, BROKER_OK, Some(Owned::new(push))))
             }
             Event::Push(push) => {
-                self.on_push.map(|callback| Due::Push(callback, self.handle.pointer(), Owned::new(push)))
+                let on_push = self.handle.beside().on_push.get();
+                on_push.map(|callback| Due::Push(callback, self.handle.pointer(), Owned::new(push)))
             }
             Event::State { connected, reason } => {
                 let reason = reason.map_or(BROKER_OK, code_of_fault);
                 let connected = c_int::from(connected);
                 let handle = self.handle.pointer();
-                self.on_state.map(|callback| Due::State(callback, handle, connected, reason))
+                let on_state = self.handle.beside().on_state.get();
+                on_state.map(|callback| Due::State(callback, handle, connected, reason))
             }
         }
     }

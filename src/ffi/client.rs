@@ -34,7 +34,6 @@ use std::ptr;
 /// _submit_transaction, _call, _call_transaction, _subscribe, _cancel; _fd, _timeout, _process, _wakeup, _post;
 /// _on_push, _on_state; _set_data, _data.
 #[allow(non_camel_case_types)]
-#[derive(Debug)]
 pub struct broker_client_t(
     #[expect(dead_code, reason = "reached through a cast pointer")] Shell<broker_client_t>,
 );
@@ -117,7 +116,8 @@ pub extern "C" fn broker_client_new(
             Unusable::Endpoint(error) => NotMade(BROKER_EINVAL, error.to_string()),
             Unusable::Other(error) => error.into(),
         })?;
-        let shell = Shell::create(number, None, client.bell(), Beside::of_own(recipe));
+        let beside = Beside { recipe: Some(recipe), ..Beside::default() };
+        let shell = Shell::create(number, None, client.bell(), beside);
         let filled = shell.borrow(|own| *own = Some(Box::new(Own { client, calls: Calls::new(shell) })));
         debug_assert!(filled.is_ok(), "not known elsewhere yet");
         Ok(shell)
@@ -203,10 +203,8 @@ pub extern "C" fn broker_client_after_fork(client: *mut broker_client_t) -> c_in
                 code_of(&error)
             })?;
             let bell = client.bell();
-            let mut calls = Calls::new(shell);
-            (calls.on_push, calls.on_state) = (beside.on_push.get(), beside.on_state.get());
             let code = if recipe.is_lasting() { BROKER_OK } else { BROKER_ECONN };
-            Ok((Some(Box::new(Own { client, calls })), bell, code))
+            Ok((Some(Box::new(Own { client, calls: Calls::new(shell) })), bell, code))
         })
     })
 }
@@ -475,8 +473,7 @@ pub extern "C" fn broker_client_on_push(
 ) -> c_int {
     enter_at(client, |at| {
         at.no_session()?;
-        at.calls.on_push = cb.map(|cb| (cb, data));
-        Shell::of(client)?.beside().on_push.set(at.calls.on_push);
+        Shell::of(client)?.beside().on_push.set(cb.map(|cb| (cb, data)));
         Ok(BROKER_OK)
     })
 }
@@ -493,8 +490,7 @@ pub extern "C" fn broker_client_on_state(
 ) -> c_int {
     enter_at(client, |at| {
         at.no_session()?;
-        at.calls.on_state = cb.map(|cb| (cb, data));
-        Shell::of(client)?.beside().on_state.set(at.calls.on_state);
+        Shell::of(client)?.beside().on_state.set(cb.map(|cb| (cb, data)));
         if cb.is_some() {
             at.requests.report_state();
         }

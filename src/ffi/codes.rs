@@ -107,12 +107,10 @@ const VERSION: std::ffi::c_uint = number(env!("CARGO_PKG_VERSION_MAJOR")) << 24
 
 /// A part of the version; Cargo has checked that it consists of digits.
 const fn number(digits: &str) -> std::ffi::c_uint {
-    let (digits, mut at, mut value) = (digits.as_bytes(), 0, 0);
-    while at < digits.len() {
-        value = value * 10 + (digits[at] - b'0') as std::ffi::c_uint;
-        at += 1;
+    match std::ffi::c_uint::from_str_radix(digits, 10) {
+        Ok(number) => number,
+        Err(_) => panic!("not a number"),
     }
-    value
 }
 
 #[cfg(test)]

@@ -16,12 +16,11 @@ use std::path::Path;
 ///
 /// Methods: broker_config_new, _free, _set, _get, _load, _error.
 #[allow(non_camel_case_types)]
-#[derive(Debug)]
 pub struct broker_config_t(
     #[expect(dead_code, reason = "reached through a cast pointer")] Shell<broker_config_t>,
 );
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Config {
     pub(super) broker: Settings,
     pub(super) client: ClientSettings,

@@ -18,9 +18,10 @@ use super::text::{copy_out, give, give_none, own_fd, required_str, waiting_time}
 use super::thread;
 use crate::client::{ClientKey, Embedded, Requests};
 use crate::reactor::{Loop, Prepared};
-use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::ffi::{CString, c_char, c_int, c_void};
 use std::os::fd::{AsRawFd, IntoRawFd};
 use std::ptr;
+use std::sync::OnceLock;
 use std::sync::atomic::Ordering;
 
 /// Runs until broker_loop_stop(), or until the loop has drained.
@@ -42,7 +43,6 @@ pub const BROKER_RUN_NOWAIT: c_int = 2;
 /// Methods: broker_loop_new, _free, _follow_fork; _run, _stop, _post, _fd, _timeout; _drain, _reload, _error,
 /// _endpoint, _adopt, _stat, _stat_name, _set_data, _data; _client.
 #[allow(non_camel_case_types)]
-#[derive(Debug)]
 pub struct broker_loop_t(
     #[expect(dead_code, reason = "reached through a cast pointer")] Shell<broker_loop_t>,
 );
@@ -58,7 +58,6 @@ pub type broker_req_t = u64;
 pub type broker_loop_cb =
     Option<unsafe extern "C" fn(r#loop: *mut broker_loop_t, status: c_int, data: *mut c_void)>;
 
-#[derive(Debug)]
 pub(super) struct Looping {
     pub(super) embedded: Embedded,
     /// The loop's own clients.
@@ -68,7 +67,6 @@ pub(super) struct Looping {
     words: CString,
 }
 
-#[derive(Debug)]
 struct OwnClient {
     key: ClientKey,
     calls: Calls,
@@ -204,9 +202,7 @@ pub(super) fn turn(shell: &'static Shell<broker_loop_t>) -> Result<bool, c_int> 
     shell.driver.store(this_thread(), Ordering::Relaxed);
     let goes_on = shell.borrow(|looping| {
         log::tell_left_out();
-        let embedded = &mut looping.embedded;
-        let worked = embedded.wait(Some(0)).and_then(|()| embedded.work());
-        worked.map_err(|error| fail(&mut looping.words, &error))
+        looping.embedded.work().map_err(|error| fail(&mut looping.words, &error))
     })??;
     run_posts(shell)?;
     deliver(shell)?;
@@ -482,7 +478,6 @@ pub extern "C" fn broker_loop_client(out: *mut *mut broker_client_t, r#loop: *mu
         Ok(enter(r#loop, |looping| {
             let key = looping.serving()?.open_client();
             let made = Keeper::Loop(HandleRef::new(home), key).create();
-            made.ring_at(home);
             made.belongs_to(home);
             looping.own.push(OwnClient { key, calls: Calls::new(made) });
             give(out, made.pointer());
@@ -524,5 +519,10 @@ pub extern "C" fn broker_loop_stat(
 /// The name of statistic `i`, from 0; NULL beyond the last. Static. [any thread, in callbacks, after a fork]
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_loop_stat_name(i: usize) -> *const c_char {
-    gate(|| Ok(super::stats::name(i).map_or(ptr::null(), CStr::as_ptr)))
+    gate(|| {
+        static NAMES: OnceLock<Vec<CString>> = OnceLock::new();
+        let text = |name: &&str| CString::new(*name).unwrap_or_default();
+        let names = NAMES.get_or_init(|| Loop::stat_names().iter().map(text).collect());
+        Ok(names.get(i).map_or(ptr::null(), |name| name.as_ptr()))
+    })
 }

@@ -67,11 +67,9 @@ pub(super) struct HandleHead {
     pub(super) ringing: Present,
     /// Threads about to post.
     pub(super) posting: Present,
-    /// The head whose bell is used for it, if not its own: the client of a session, the loop of a client.
-    pub(super) rings: AtomicPtr<HandleHead>,
     /// The program's own pointer.
     pub(super) data: AtomicPtr<c_void>,
-    /// The handle it is a part of: it belongs to the same process, as long as the serial is the same.
+    /// The handle it is a part of, whose bell wakes it: it belongs to the same process, as long as the serial is the same.
     pub(super) parent: AtomicPtr<HandleHead>,
     pub(super) parent_serial: AtomicU64,
     /// A fork moves it to the child.
@@ -134,7 +132,6 @@ impl HandleHead {
         fork::keep(self.refusal.swap(std::ptr::null_mut(), Ordering::AcqRel).cast());
         self.serial.store(number.0, Ordering::Relaxed);
         self.number.store(number.owner(), Ordering::Relaxed);
-        self.rings.store(std::ptr::null_mut(), Ordering::Relaxed);
         self.data.store(std::ptr::null_mut(), Ordering::Relaxed);
         self.parent.store(std::ptr::null_mut(), Ordering::Relaxed);
         self.follows.store(false, Ordering::Relaxed);
@@ -145,21 +142,25 @@ impl HandleHead {
         self.state.load(Ordering::Acquire) == ALIVE
     }
 
+    /// The handle it is a part of; another one may be there by now.
+    pub(super) fn parent(&self) -> Option<&HandleHead> {
+        // SAFETY: null, or the head of a handle, whose memory is never unmapped.
+        unsafe { self.parent.load(Ordering::Relaxed).as_ref() }
+    }
+
+    fn is_of(&self, parent: &HandleHead) -> bool {
+        parent.serial.load(Ordering::Relaxed) == self.parent_serial.load(Ordering::Relaxed)
+    }
+
     /// The process it belongs to: its own, or that of the handle it is a part of.
     pub(super) fn home(&self) -> u64 {
-        // SAFETY: null, or the head of a handle, whose memory is never unmapped.
-        let parent = unsafe { self.parent.load(Ordering::Relaxed).as_ref() };
-        let serial = self.parent_serial.load(Ordering::Relaxed);
-        let parent = parent.filter(|parent| parent.serial.load(Ordering::Relaxed) == serial);
+        let parent = self.parent().filter(|parent| self.is_of(parent));
         parent.unwrap_or(self).generation.load(Ordering::Acquire)
     }
 
     /// Whether the handle it is a part of has ended.
     pub(super) fn is_orphan(&self) -> bool {
-        // SAFETY: as in `home`.
-        let parent = unsafe { self.parent.load(Ordering::Relaxed).as_ref() };
-        let serial = self.parent_serial.load(Ordering::Relaxed);
-        parent.is_some_and(|parent| !parent.is_alive() || parent.serial.load(Ordering::Relaxed) != serial)
+        self.parent().is_some_and(|parent| !parent.is_alive() || !self.is_of(parent))
     }
 
     /// Whether this process is a copy of the one it belongs to.

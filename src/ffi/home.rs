@@ -24,21 +24,11 @@ impl Handle for broker_client_t {
 /// What never changes, and what broker_client_after_fork() creates a client from.
 #[derive(Default)]
 pub(super) struct Beside {
-    keeper: Keeper,
+    pub(super) keeper: Keeper,
     /// Of a client with sockets.
     pub(super) recipe: Option<Recipe>,
     pub(super) on_push: CallbackCell<PushCallback>,
     pub(super) on_state: CallbackCell<StateCallback>,
-}
-
-impl Beside {
-    pub(super) fn of_own(recipe: Recipe) -> Beside {
-        Beside { recipe: Some(recipe), ..Beside::default() }
-    }
-
-    pub(super) fn keeper(&self) -> Keeper {
-        self.keeper
-    }
 }
 
 /// Who keeps the requests of a handle.

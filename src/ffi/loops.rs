@@ -10,7 +10,6 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// What is known of a loop.
-#[derive(Debug)]
 struct KnownLoop {
     shell: &'static Shell<broker_loop_t>,
     /// Its listeners.

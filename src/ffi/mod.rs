@@ -33,7 +33,6 @@ mod posts;
 mod reply;
 #[cfg(feature = "sabotage")]
 mod sabotage;
-mod stats;
 mod text;
 mod thread;
 mod transaction;

@@ -14,9 +14,7 @@ use super::posts::{Post, run_all};
 use crate::client::Client;
 use std::ffi::c_int;
 use std::os::fd::AsRawFd;
-use std::time::Duration;
 
-#[derive(Debug)]
 pub(super) struct Own {
     pub(super) client: Client,
     pub(super) calls: Calls,
@@ -62,10 +60,8 @@ pub(super) fn finish_step(shell: &'static Shell<broker_client_t>) -> Result<c_in
 
 fn look(shell: &Shell<broker_client_t>) -> Result<(), c_int> {
     with_own(shell, |own| {
-        own.client.wait(Some(Duration::ZERO)).map_err(|error| fail(&mut own.calls.words, &error))?;
         log::tell_left_out();
-        own.client.work();
-        Ok(())
+        own.client.work().map_err(|error| fail(&mut own.calls.words, &error))
     })?
 }
 
@@ -109,7 +105,7 @@ fn end_freed(shell: &'static Shell<broker_client_t>) -> Result<(), c_int> {
 /// The last callbacks of a handle of any kind that has ended; it already returns BROKER_ESTATE. What it keeps is closed
 /// before: if one of the callbacks forks, the copy has nothing left to close a second time.
 pub(super) fn conclude(shell: &'static Shell<broker_client_t>, own: Option<Box<Own>>, silent: bool) {
-    let mut dues = match (own, shell.beside().keeper()) {
+    let mut dues = match (own, shell.beside().keeper) {
         // After a panic the state is not trusted: descriptors are closed and nothing else is done.
         (Some(own), _) if silent => return drop(own),
         (Some(mut own), _) => {

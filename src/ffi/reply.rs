@@ -44,7 +44,6 @@ pub const BROKER_REPLY_PUSH: c_int = 12;
 ///
 /// Methods: broker_reply_type, _integer, _double, _string, _len, _at, _raw, _dup, _free.
 #[allow(non_camel_case_types)]
-#[derive(Debug)]
 pub struct broker_reply_t {
     /// The head that owns this value's tree: the one around this value, one it holds, or one that is held for it. Not
     /// unmapped before this value.
@@ -66,7 +65,6 @@ enum Role {
 
 /// What is handed out. When the last holder is gone, the tree is freed at once, but the head only after many others, so
 /// that a stale pointer to it can be detected.
-#[derive(Debug)]
 #[repr(C)]
 struct ReplyHead {
     /// First, so that both have the same address.
@@ -145,7 +143,6 @@ fn let_go(head: *const ReplyHead, before: u64) {
 }
 
 /// A reply that the library holds while a callback runs, or until it hands it out.
-#[derive(Debug)]
 pub(super) struct Owned(*const ReplyHead);
 
 impl Owned {
@@ -214,51 +211,47 @@ fn at<'a>(reply: *const broker_reply_t) -> Option<(&'a Tree, &'a [broker_reply_t
     Some((tree, parts, value.index as usize))
 }
 
+/// What `body` says of a value; `none` where there is none.
+fn look<R: Copy>(reply: *const broker_reply_t, none: R, body: impl FnOnce(&Tree, usize) -> R) -> R {
+    shield(none, || at(reply).map_or(none, |(tree, _, index)| body(tree, index)))
+}
+
 /// One of BROKER_REPLY_*; BROKER_EINVAL for NULL.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_reply_type(reply: *const broker_reply_t) -> c_int {
-    shield(BROKER_EINVAL, || {
-        let Some((tree, _, index)) = at(reply) else { return BROKER_EINVAL };
-        match tree.kind(index) {
-            Kind::Nil => BROKER_REPLY_NIL,
-            Kind::Status => BROKER_REPLY_STATUS,
-            Kind::Error => BROKER_REPLY_ERROR,
-            Kind::Integer => BROKER_REPLY_INTEGER,
-            Kind::Double => BROKER_REPLY_DOUBLE,
-            Kind::Bool => BROKER_REPLY_BOOL,
-            Kind::String => BROKER_REPLY_STRING,
-            Kind::Verbatim => BROKER_REPLY_VERBATIM,
-            Kind::BigNumber => BROKER_REPLY_BIGNUM,
-            Kind::Array => BROKER_REPLY_ARRAY,
-            Kind::Map => BROKER_REPLY_MAP,
-            Kind::Set => BROKER_REPLY_SET,
-            Kind::Push => BROKER_REPLY_PUSH,
-        }
+    look(reply, BROKER_EINVAL, |tree, index| match tree.kind(index) {
+        Kind::Nil => BROKER_REPLY_NIL,
+        Kind::Status => BROKER_REPLY_STATUS,
+        Kind::Error => BROKER_REPLY_ERROR,
+        Kind::Integer => BROKER_REPLY_INTEGER,
+        Kind::Double => BROKER_REPLY_DOUBLE,
+        Kind::Bool => BROKER_REPLY_BOOL,
+        Kind::String => BROKER_REPLY_STRING,
+        Kind::Verbatim => BROKER_REPLY_VERBATIM,
+        Kind::BigNumber => BROKER_REPLY_BIGNUM,
+        Kind::Array => BROKER_REPLY_ARRAY,
+        Kind::Map => BROKER_REPLY_MAP,
+        Kind::Set => BROKER_REPLY_SET,
+        Kind::Push => BROKER_REPLY_PUSH,
     })
 }
 
 /// The number of an INTEGER, 1 or 0 for a BOOL; 0 for anything else and for NULL.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_reply_integer(reply: *const broker_reply_t) -> i64 {
-    shield(0, || {
-        let Some((tree, _, index)) = at(reply) else { return 0 };
-        match tree.kind(index) {
-            Kind::Integer => number(tree, index),
-            Kind::Bool => i64::from(tree.text(index) == Some(b"t")),
-            _ => 0,
-        }
+    look(reply, 0, |tree, index| match tree.kind(index) {
+        Kind::Integer => number(tree, index),
+        Kind::Bool => i64::from(tree.text(index) == Some(b"t")),
+        _ => 0,
     })
 }
 
 /// The number of a DOUBLE (also infinity and NaN) or an INTEGER; 0 for anything else and for NULL.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_reply_double(reply: *const broker_reply_t) -> f64 {
-    shield(0.0, || {
-        let Some((tree, _, index)) = at(reply) else { return 0.0 };
-        match tree.kind(index) {
-            Kind::Double | Kind::Integer => number(tree, index),
-            _ => 0.0,
-        }
+    look(reply, 0.0, |tree, index| match tree.kind(index) {
+        Kind::Double | Kind::Integer => number(tree, index),
+        _ => 0.0,
     })
 }
 
@@ -286,17 +279,14 @@ pub extern "C" fn broker_reply_string(reply: *const broker_reply_t, len: *mut us
 /// type and for NULL.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_reply_len(reply: *const broker_reply_t) -> usize {
-    shield(0, || at(reply).map_or(0, |(tree, _, index)| tree.elements(index).len()))
+    look(reply, 0, |tree, index| tree.elements(index).len())
 }
 
 /// Element `i`, valid as long as the reply and not freed by itself. NULL beyond the last and for NULL.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_reply_at(reply: *const broker_reply_t, i: usize) -> *const broker_reply_t {
     shield(ptr::null(), || {
-        let element = at(reply).and_then(|(tree, parts, index)| {
-            let index = tree.elements(index).nth(i)?;
-            parts.get(index)
-        });
+        let element = at(reply).and_then(|(tree, parts, index)| parts.get(tree.elements(index).nth(i)?));
         element.map_or(ptr::null(), ptr::from_ref)
     })
 }
@@ -361,9 +351,8 @@ pub extern "C" fn broker_reply_free(reply: *mut broker_reply_t) -> c_int {
                 let last = before >> 32 == 1;
                 let_go(head, before);
                 if role == Role::Kept && last {
-                    // SAFETY: it was held by the kept part, which has just ended.
-                    let before = unsafe { &*whole }.holders.fetch_sub(HOLDER, Ordering::AcqRel);
-                    let_go(whole, before);
+                    // It was held by the kept part, which has just ended.
+                    drop(Owned(whole));
                 }
                 Ok(BROKER_OK)
             }

@@ -13,7 +13,6 @@ use std::ffi::{c_char, c_int};
 ///
 /// Methods: broker_transaction_new, _free, _add.
 #[allow(non_camel_case_types)]
-#[derive(Debug)]
 pub struct broker_transaction_t(
     #[expect(dead_code, reason = "reached through a cast pointer")] Shell<broker_transaction_t>,
 );
