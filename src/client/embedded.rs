@@ -85,7 +85,7 @@ impl Embedded {
     ) -> Option<R> {
         let open = self.is_serving();
         let inner = self.clients.get_mut(client.0)?;
-        let mut requests = Requests::new(&mut inner.mux, &self.clock, open);
+        let mut requests = Requests { mux: &mut inner.mux, clock: &self.clock, open, moved: false };
         let result = body(&mut requests);
         if requests.moved {
             self.lp.wake();

@@ -16,22 +16,17 @@ use std::sync::Arc;
 /// Read when no endpoint is given.
 pub const VARIABLE: &str = "BROKER_ENDPOINT";
 
+/// What an endpoint's text says: plain memory, from which endpoints are made. `None`: to the other end of a socket that was
+/// given.
+pub(super) type Place = Option<(resolver::Destination, Lookup)>;
+
 /// Where to connect.
 #[derive(Debug)]
-pub(super) enum Endpoint {
+pub(super) struct Endpoint {
     /// A socket's path, or the addresses of a host.
-    Found(Resolver),
+    pub(super) resolver: Option<Resolver>,
     /// A connected socket, until it is used.
-    Given(Option<Stream>),
-}
-
-/// What an endpoint's text says: plain memory, from which endpoints are made.
-#[derive(Debug, Clone)]
-pub(super) enum Place {
-    /// Where connections go.
-    At(resolver::Destination, Lookup),
-    /// To the other end of a socket that was given.
-    Given,
+    given: Option<Stream>,
 }
 
 /// What an endpoint's text says, and the socket it gives.
@@ -41,18 +36,6 @@ pub(super) struct Target {
     pub(super) given: Option<Stream>,
     /// Straight to Redis.
     pub(super) direct: bool,
-}
-
-impl Place {
-    /// An endpoint there, not yet connected; `waker` tells of what is found out about a name.
-    pub(super) fn endpoint(&self, given: Option<Stream>, waker: &Arc<Wake>) -> Endpoint {
-        match self {
-            Place::At(target, lookup) => {
-                Endpoint::Found(Resolver::new(target.clone(), *lookup, waker.clone()))
-            }
-            Place::Given => Endpoint::Given(given),
-        }
-    }
 }
 
 /// A number that the caller says is a connected socket it gives away: turning it into an owner takes `unsafe`, which
@@ -109,7 +92,7 @@ impl Target {
             Some(address) => address,
             None if scheme == Some("fd") => {
                 let given = Some(given(text, border.own_fd)?);
-                return Ok(Target { place: Place::Given, given, direct });
+                return Ok(Target { place: None, given, direct });
             }
             None => match parse_listen(text)? {
                 ListenUrl::Unix { path, .. } => Address::Unix(path),
@@ -117,7 +100,7 @@ impl Target {
             },
         };
         let lookup = Lookup::AfterFailure(border.start);
-        let place = Place::At(resolver::Destination::find(&address, lookup)?, lookup);
+        let place = Some((resolver::Destination::find(&address, lookup)?, lookup));
         Ok(Target { place, given: None, direct })
     }
 }
@@ -146,19 +129,22 @@ fn redis(upstream: Upstream, settings: &mut ClientSettings) -> Address {
 }
 
 impl Endpoint {
+    /// An endpoint there, not yet connected; `waker` tells of what is found out about a name.
+    pub(super) fn new(place: Place, given: Option<Stream>, waker: &Arc<Wake>) -> Endpoint {
+        let resolver = place.map(|(target, lookup)| Resolver::new(target, lookup, waker.clone()));
+        Endpoint { resolver, given }
+    }
+
     /// Whether a lost connection can be made again.
     pub(super) fn is_lasting(&self) -> bool {
-        !matches!(self, Endpoint::Given(_))
+        self.resolver.is_some()
     }
 
     /// Begins to connect; with the address if that is still under way.
     pub(super) fn connect(&mut self, now: Millis) -> io::Result<(Stream, Option<SocketAddr>)> {
-        let resolver = match self {
-            Endpoint::Found(resolver) => resolver,
-            Endpoint::Given(stream) => {
-                let lost = || io::Error::other("the socket that was given is lost");
-                return Ok((stream.take().ok_or_else(lost)?, None));
-            }
+        let Some(resolver) = &mut self.resolver else {
+            let lost = || io::Error::other("the socket that was given is lost");
+            return Ok((self.given.take().ok_or_else(lost)?, None));
         };
         match resolver.find(now) {
             Found::Unix(path) => Ok((Stream::Unix(UnixStream::connect(path)?), None)),
@@ -177,21 +163,21 @@ impl Endpoint {
 
     /// That address did not answer: the next one's turn, if there are several, and the name is looked up again.
     pub(super) fn blame(&mut self, address: SocketAddr) {
-        if let Endpoint::Found(resolver) = self {
+        if let Some(resolver) = &mut self.resolver {
             resolver.blame(address);
         }
     }
 
     /// A connection was lost: a name may lead elsewhere by now.
     pub(super) fn doubt(&mut self) {
-        if let Endpoint::Found(resolver) = self {
+        if let Some(resolver) = &mut self.resolver {
             resolver.doubt();
         }
     }
 
     /// Takes what a thread has found out about the name.
     pub(super) fn take_resolved(&mut self) {
-        let Endpoint::Found(resolver) = self else { return };
+        let Some(resolver) = &mut self.resolver else { return };
         while let Some(outcome) = resolver.take() {
             if let Err(error) = outcome {
                 log::warn!("endpoint: {error}; going on with the address found before");

@@ -242,13 +242,6 @@ impl Mux {
         Ok(key)
     }
 
-    /// Closes it; its requests are canceled.
-    pub(super) fn close_session(&mut self, key: Key<Channel>) {
-        if self.is_for(key, Purpose::Session) {
-            self.end_channel(key, Fault::Canceled);
-        }
-    }
-
     /// Subscribes; pushes come as events with `tag`.
     pub(super) fn subscribe(
         &mut self,
@@ -453,7 +446,6 @@ impl Mux {
     /// It has broken.
     pub(super) fn lost(&mut self, key: Key<Channel>, why: &str) {
         self.words = Some(why.to_owned());
-        self.fail_sent(key, Fault::Lost);
         self.after_loss(key, Fault::Lost);
     }
 

@@ -151,7 +151,7 @@ impl Client {
     }
 
     fn begin(net: Net, recipe: &Recipe, given: Option<Stream>, forks: u64) -> Client {
-        let endpoint = recipe.place.endpoint(given, &net.waker);
+        let endpoint = Endpoint::new(recipe.place.clone(), given, &net.waker);
         let mux = Mux::new(recipe.profile.clone(), 0, forks);
         let mut client = Client { mux, net, endpoint };
         client.flush();
@@ -160,7 +160,8 @@ impl Client {
 
     /// Lends what may be asked of it. What was asked makes the descriptor readable, so that the loop sends it.
     pub fn with_requests<R>(&mut self, body: impl FnOnce(&mut Requests<'_>) -> R) -> R {
-        let mut requests = Requests::new(&mut self.mux, &self.net.clock, true);
+        let (mux, clock) = (&mut self.mux, &self.net.clock);
+        let mut requests = Requests { mux, clock, open: true, moved: false };
         let result = body(&mut requests);
         if requests.moved {
             self.wake();
@@ -185,21 +186,16 @@ impl Client {
 
     /// What it is connected to.
     pub fn peering(&self) -> Peering {
-        match &self.endpoint {
-            Endpoint::Found(resolver) => match (resolver.path(), resolver.present()) {
+        if let Some(resolver) = &self.endpoint.resolver {
+            return match (resolver.path(), resolver.present()) {
                 (Some(path), _) => Peering::At(format!("unix://{}", path.display())),
                 (None, Some(address)) => Peering::At(format!("tcp://{address}")),
                 (None, None) => Peering::Elsewhere,
-            },
-            Endpoint::Given(_) => {
-                let link = self.net.links.get(&self.mux.main);
-                match link.map(|link| link.conn.stream().peer()) {
-                    Some(Peer::Unix { pid, .. }) if pid.unsigned_abs() == std::process::id() => {
-                        Peering::OwnProcess
-                    }
-                    _ => Peering::Elsewhere,
-                }
-            }
+            };
+        }
+        match self.net.links.get(&self.mux.main).map(|link| link.conn.stream().peer()) {
+            Some(Peer::Unix { pid, .. }) if pid.unsigned_abs() == std::process::id() => Peering::OwnProcess,
+            _ => Peering::Elsewhere,
         }
     }
 

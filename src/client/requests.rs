@@ -26,11 +26,7 @@ pub struct Requests<'a> {
     pub(super) moved: bool,
 }
 
-impl<'a> Requests<'a> {
-    pub(super) fn new(mux: &'a mut Mux, clock: &'a Clock, open: bool) -> Requests<'a> {
-        Requests { mux, clock, open, moved: false }
-    }
-
+impl Requests<'_> {
     fn begin(&mut self) -> Result<(), Refusal> {
         if !self.open {
             return Err(Refusal::Closed("the loop is closed or drains"));
@@ -70,7 +66,7 @@ impl<'a> Requests<'a> {
     /// Closes it; its requests are canceled.
     pub fn close_session(&mut self, session: SessionKey) {
         self.moved = true;
-        self.mux.close_session(session.0);
+        self.mux.end_channel(session.0, Fault::Canceled);
     }
 
     /// Whether the session's connection is there.

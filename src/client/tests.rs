@@ -146,15 +146,31 @@ fn what_has_left_is_lost_and_the_rest_goes_on() {
         submit(&mut mux, &format!("GET {tag}"), tag).unwrap();
     }
     let one = mux.outgoing(main).len() / 3;
+    submit(&mut mux, "GET 3", 3).unwrap();
+    assert_eq!(mux.waiting_bytes, one);
     mux.wrote(main, one + 1);
     mux.lost(main, "gone");
+    assert_eq!(mux.waiting_bytes, 2 * one);
     let faults: Vec<_> = outcomes(&mut mux).into_iter().map(|(tag, outcome)| (tag, outcome.err())).collect();
     assert_eq!(faults, [(0, Some(Fault::Lost)), (1, Some(Fault::Lost))], "a byte of the second had left");
     mux.advance(500);
     connect(&mut mux, HELLO);
-    assert_eq!(write(&mut mux, main), b"*2\r\n$3\r\nGET\r\n$1\r\n2\r\n");
-    mux.input(main, b"+two\r\n");
-    assert!(matches!(outcomes(&mut mux)[..], [(2, Ok(_))]));
+    let rest = b"*2\r\n$3\r\nGET\r\n$1\r\n2\r\n*2\r\n$3\r\nGET\r\n$1\r\n3\r\n";
+    assert_eq!(write(&mut mux, main), rest, "in order");
+    mux.input(main, b"+two\r\n+three\r\n");
+    assert!(matches!(outcomes(&mut mux)[..], [(2, Ok(_)), (3, Ok(_))]));
+}
+
+#[test]
+fn what_nobody_wants_any_more_is_left_out() {
+    let mut mux = mux(&[], false);
+    let main = connect(&mut mux, HELLO)[0];
+    let keys: Vec<_> = (0..3).map(|tag| submit(&mut mux, &format!("GET {tag}"), tag).unwrap()).collect();
+    assert!(mux.give_up(Key::from_bits(keys[1]), Fault::Canceled));
+    assert_eq!(write(&mut mux, main), b"*2\r\n$3\r\nGET\r\n$1\r\n0\r\n*2\r\n$3\r\nGET\r\n$1\r\n2\r\n");
+    assert_eq!(mux.waiting_bytes, 0);
+    mux.input(main, b"+zero\r\n+two\r\n");
+    assert!(matches!(outcomes(&mut mux)[..], [(1, Err(Fault::Canceled)), (0, Ok(_)), (2, Ok(_))]));
 }
 
 /// Nothing of a connection that got no further than its greeting is left over for the next one.

@@ -548,12 +548,15 @@ pub(super) fn read<H: Handle, R>(pointer: *const H, body: impl FnOnce(&H::Inner)
     shell.claimed(Doing::Reading, |inner| body(inner))
 }
 
-/// Frees plain memory.
-pub(super) fn free_plain<H: Handle>(pointer: *mut H) -> c_int {
+/// The gate of functions that end a handle, if there is one.
+pub(super) fn free<H: Handle>(
+    pointer: *mut H,
+    body: impl FnOnce(&'static Shell<H>) -> Result<(), c_int>,
+) -> c_int {
     if pointer.is_null() {
         return BROKER_OK;
     }
-    gate(|| Shell::of(pointer)?.end().map(|_| BROKER_OK))
+    gate(|| Shell::of(pointer).and_then(body).map(|()| BROKER_OK))
 }
 
 /// Drives the handle through `body`; this thread may have waited on it until now.

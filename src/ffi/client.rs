@@ -1,17 +1,17 @@
 //! `broker_client_t`: a client with sockets, a client of a loop, or a session of either. Checks, converts and delegates to
 //! where a handle's requests are kept.
 
-use super::border::{HandleRef, NotMade, Shell, WaitStep, enter_waiting, gate, making, shield};
+use super::border::{HandleRef, NotMade, Shell, WaitStep, enter_waiting, free, gate, making, shield};
 use super::calling::{CallInput, call};
 use super::calls::{Call, Calls};
 use super::codes::*;
 use super::config::{self, broker_config_t, code_of};
-use super::embed::{broker_req_t, millis};
+use super::embed::broker_req_t;
 use super::fork;
 use super::home::{Beside, Home, Keeper, enter_at, find, find_own, home_of};
 use super::own::{Own, conclude, finish_step, look_and_wait, with_own};
 use super::reply::broker_reply_t;
-use super::text::{bytes, give, give_none, opt_str, own_fd, own_words, patience, waiting_time};
+use super::text::{bytes, give, give_none, millis, opt_str, own_fd, own_words, patience, waiting_time};
 use super::thread;
 use super::transaction::broker_transaction_t;
 use crate::client::{Border, Client, Family, Unusable};
@@ -167,11 +167,7 @@ pub extern "C" fn broker_client_session(
 /// NULL is BROKER_OK; BROKER_ESTATE the second time.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_client_free(client: *mut broker_client_t) -> c_int {
-    if client.is_null() {
-        return BROKER_OK;
-    }
-    gate(|| {
-        let shell = Shell::of(client)?;
+    free(client, |shell| {
         let silent = shell.check().is_err();
         if !silent && let Ok((home, _)) = home_of(shell) {
             // Not while the owner of its requests is in use elsewhere.
@@ -180,7 +176,7 @@ pub extern "C" fn broker_client_free(client: *mut broker_client_t) -> c_int {
         if let Some(own) = shell.end()? {
             conclude(shell, own, silent);
         }
-        Ok(BROKER_OK)
+        Ok(())
     })
 }
 

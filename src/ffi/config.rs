@@ -1,8 +1,9 @@
 //! `broker_config_t`: settings by name, checked when they are set. Has no rules of its own: the keys are the
 //! tables of `crate::config`.
 
-use super::border::{self, EndedHandles, Handle, NotMade, Shell, enter, free_plain, gate};
+use super::border::{self, EndedHandles, Handle, NotMade, Shell, enter, free, gate};
 use super::codes::*;
+use super::errno;
 use super::head::Number;
 use super::text::{copy_out, opt_str, own_words, required_str};
 use crate::base::error::{Error, ErrorKind};
@@ -49,16 +50,11 @@ pub(super) fn code_of(error: &Error) -> c_int {
         ErrorKind::Config => BROKER_ECONFIG,
         ErrorKind::Limit => BROKER_ELIMIT,
         ErrorKind::System => {
-            set_errno(error.os().unwrap_or(0));
+            // Nothing between this and the return to C changes it.
+            errno::set(error.os().unwrap_or(0));
             BROKER_ESYS
         }
     }
-}
-
-/// Sets errno for the program. Nothing between this and the return to C changes it.
-fn set_errno(number: c_int) {
-    // SAFETY: the place is the calling thread's own.
-    unsafe { *libc::__errno_location() = number };
 }
 
 /// The settings of `pointer`; NULL means the defaults.
@@ -82,7 +78,7 @@ pub extern "C" fn broker_config_new() -> *mut broker_config_t {
 /// Frees the configuration. NULL is BROKER_OK; BROKER_ESTATE the second time.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_config_free(config: *mut broker_config_t) -> c_int {
-    free_plain(config)
+    free(config, |shell| shell.end().map(drop))
 }
 
 /// Sets one key; a NULL value restores its default. Keys and values are those of docs/config.md, as in

@@ -2,7 +2,7 @@
 //! the callbacks of the loop's own clients until they have run.
 
 use super::border::{
-    EndedHandles, Handle, HandleRef, Shell, WaitStep, enter, enter_waiting, gate, making, this_thread,
+    EndedHandles, Handle, HandleRef, Shell, WaitStep, enter, enter_waiting, free, gate, making, this_thread,
 };
 use super::calls::{Calls, Due};
 use super::cancel::FdWait;
@@ -14,7 +14,7 @@ use super::home::Keeper;
 use super::log;
 use super::loops;
 use super::posts::{Post, run_all};
-use super::text::{copy_out, give, give_none, own_fd, required_str, waiting_time};
+use super::text::{copy_out, give, give_none, millis, own_fd, required_str, waiting_time};
 use super::thread;
 use crate::client::{ClientKey, Embedded, Requests};
 use crate::reactor::{Loop, Prepared};
@@ -305,11 +305,6 @@ pub extern "C" fn broker_loop_timeout(r#loop: *const broker_loop_t) -> c_int {
     })
 }
 
-/// Milliseconds for C; -1 for no limit.
-pub(super) fn millis(timeout: Option<u64>) -> c_int {
-    timeout.map_or(-1, |timeout| c_int::try_from(timeout).unwrap_or(c_int::MAX))
-}
-
 /// Ends the service gracefully: closes the listeners, answers the complete requests received so far, then closes each
 /// child. Blocked commands and transactions that watch keys have `timeout_ms` milliseconds; other requests are answered
 /// however long they take. broker_loop_run() returns 0 when all children are closed. A second call can only shorten the
@@ -338,20 +333,16 @@ pub extern "C" fn broker_loop_drain(r#loop: *mut broker_loop_t, timeout_ms: c_in
 /// BROKER_ESTATE the second time.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_loop_free(r#loop: *mut broker_loop_t) -> c_int {
-    if r#loop.is_null() {
-        return BROKER_OK;
-    }
-    gate(|| {
-        let shell = Shell::of(r#loop)?;
+    free(r#loop, |shell| {
         shell.check_outside_callbacks()?;
         let poisoned = shell.is_poisoned();
         // None: a forked copy, which frees nothing of the parent.
-        let Some(looping) = shell.end()? else { return Ok(BROKER_OK) };
+        let Some(looping) = shell.end()? else { return Ok(()) };
         loops::remove(shell);
         let posts = shell.take_posts();
         if poisoned {
             // The state of a handle after a panic is not trusted: it is only closed.
-            return Ok(BROKER_OK);
+            return Ok(());
         }
         let generation = fork::generation();
         let dues = close(looping);
@@ -359,7 +350,7 @@ pub extern "C" fn broker_loop_free(r#loop: *mut broker_loop_t) -> c_int {
         if fork::generation() == generation {
             fork::each_here(dues, Due::call);
         }
-        Ok(BROKER_OK)
+        Ok(())
     })
 }
 

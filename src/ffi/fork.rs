@@ -2,7 +2,7 @@
 //! handles. Owns the page that the kernel wipes in a copy, and the fork handlers. A fork waits for nothing and nothing
 //! waits for a fork: process-wide state is changed with atomics, or made anew by each process (`EachProcess`).
 
-use super::{follow, witness};
+use super::{errno, follow, witness};
 use crate::base::{fds, fork};
 use std::cell::Cell;
 use std::ffi::{c_int, c_void};
@@ -116,11 +116,8 @@ fn notice(mark: &AtomicU8) {
     }
     match mark.compare_exchange(WIPED, NOTICED, Ordering::AcqRel, Ordering::Acquire) {
         Ok(_) => {
-            // SAFETY: this thread's own variable; a signal handler may run here.
-            let before = unsafe { *errno() };
-            become_copy(close_what_is_like_ours);
-            // SAFETY: as above.
-            unsafe { *errno() = before };
+            // A signal handler may run here.
+            errno::keep(|| become_copy(close_what_is_like_ours));
             mark.store(KNOWN, Ordering::Release);
         }
         Err(_) => {
@@ -162,33 +159,26 @@ fn close(fd: RawFd) {
     unsafe { libc::syscall(libc::SYS_close, fd) };
 }
 
-fn errno() -> *mut c_int {
-    // SAFETY: this thread's own, as long as it lives.
-    unsafe { libc::__errno_location() }
-}
-
 extern "C" fn before_fork() {
     FORKING.store(generation(), Ordering::Release);
     if follow::depart() {
         witness::call();
     }
-    // SAFETY: this thread's own. `after_fork_in_parent` reads there whether the fork seems to have failed.
-    unsafe { ERRNO.set(std::mem::take(&mut *errno())) };
+    ERRNO.set(errno::get());
+    // `after_fork_in_parent` reads there whether the fork seems to have failed.
+    errno::set(0);
 }
 
 extern "C" fn after_fork_in_parent() {
-    // SAFETY: as above.
-    let failed = unsafe {
-        matches!(*errno(), libc::EAGAIN | libc::ENOMEM | libc::ENOSYS | libc::EPERM | libc::EINVAL)
-    };
-    // SAFETY: as above.
-    let found = unsafe { *errno() };
-    let forked = witness::has_child(failed);
+    let found = errno::get();
+    let forked = witness::has_child(matches!(
+        found,
+        libc::EAGAIN | libc::ENOMEM | libc::ENOSYS | libc::EPERM | libc::EINVAL
+    ));
     let left = if forked { ERRNO.get() } else { found };
     // The parent's copies of descriptors that have moved to the forked process; nothing here uses them any more.
     follow::stay(forked, |number| fds::release(|owner| owner == number, close));
-    // SAFETY: as above.
-    unsafe { *errno() = left };
+    errno::set(left);
 }
 
 extern "C" fn after_fork_in_child() {
@@ -200,8 +190,7 @@ extern "C" fn after_fork_in_child() {
     if let Some(mark) = mark() {
         mark.store(KNOWN, Ordering::Release);
     }
-    // SAFETY: as in `before_fork`.
-    unsafe { *errno() = ERRNO.get() };
+    errno::set(ERRNO.get());
 }
 
 /// A value that each process creates when it first needs it: a thread that does not exist here might have locked the

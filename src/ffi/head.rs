@@ -185,19 +185,15 @@ impl HandleHead {
     /// Makes this thread its driver, unless another one is: `EREENTRANT`. The claim is taken for that, so that the thread
     /// with the claim knows who drives.
     pub(super) fn drive(&self) -> Result<Driving<'_>, c_int> {
-        if self.is_driven_elsewhere() {
-            return Err(BROKER_EREENTRANT);
-        }
-        if self.driven.load(Ordering::Relaxed) == this_thread() {
-            return Ok(Driving(None));
+        match self.driven.load(Ordering::Relaxed) {
+            0 => {}
+            thread if thread == this_thread() => return Ok(Driving(None)),
+            _ => return Err(BROKER_EREENTRANT),
         }
         self.claim.take(Doing::Reading)?;
-        let elsewhere = self.is_driven_elsewhere();
-        if !elsewhere {
-            self.driven.store(this_thread(), Ordering::Relaxed);
-        }
+        let taken = self.driven.compare_exchange(0, this_thread(), Ordering::Relaxed, Ordering::Relaxed);
         self.claim.release();
-        if elsewhere { Err(BROKER_EREENTRANT) } else { Ok(Driving(Some(self))) }
+        taken.map(|_| Driving(Some(self))).map_err(|_| BROKER_EREENTRANT)
     }
 
     pub(super) fn is_driven_elsewhere(&self) -> bool {

@@ -3,6 +3,7 @@
 
 use super::border::{gate, is_inside};
 use super::codes::{BROKER_EINVAL, BROKER_ESTATE, BROKER_OK};
+use super::errno;
 use super::fork::{self, EachProcess};
 use crate::base::clock::{Clock, Millis};
 use crate::base::limits::LOG_QUEUE;
@@ -152,14 +153,11 @@ fn hand(line: &LogLine, handle: *const c_void) {
     let mut text = line.text.replace(['\n', '\r', '\0'], " ");
     let len = text.len();
     text.push('\0');
-    // SAFETY: this is how the program allowed the function to be called; `text` outlives the call and ends with a NUL. errno
-    // belongs to this thread: it is restored, since behind BROKER_ESYS it has the reason.
-    unsafe {
-        let errno = libc::__errno_location();
-        let before = *errno;
-        (sink.callback)(line.level as c_int, text.as_ptr().cast(), len, handle, sink.data);
-        *errno = before;
-    }
+    // Behind BROKER_ESYS errno has the reason.
+    errno::keep(|| {
+        // SAFETY: this is how the program allowed the function to be called; `text` outlives the call and ends with a NUL.
+        unsafe { (sink.callback)(line.level as c_int, text.as_ptr().cast(), len, handle, sink.data) }
+    });
 }
 
 /// Sets the log callback of the whole process. Without one, and with a NULL `cb`, nothing is logged. Lines less

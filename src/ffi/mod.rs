@@ -21,6 +21,7 @@ mod client;
 mod codes;
 mod config;
 mod embed;
+mod errno;
 mod follow;
 mod fork;
 mod head;

@@ -75,6 +75,11 @@ pub(super) fn waiting_time(timeout_ms: c_int) -> Result<Option<u64>, c_int> {
     }
 }
 
+/// Milliseconds for C; -1 for no limit.
+pub(super) fn millis(timeout: Option<u64>) -> c_int {
+    timeout.map_or(-1, |timeout| c_int::try_from(timeout).unwrap_or(c_int::MAX))
+}
+
 /// Copies like snprintf(); returns the whole length without the NUL.
 pub(super) fn copy_out(text: &str, buf: *mut c_char, len: usize) -> c_int {
     if buf.is_null() && len > 0 {

@@ -1,7 +1,7 @@
 //! `broker_transaction_t`: commands that are executed together or not at all. Owns their bytes until they are
 //! submitted; sends nothing.
 
-use super::border::{EndedHandles, Handle, Shell, enter, free_plain, gate};
+use super::border::{EndedHandles, Handle, Shell, enter, free, gate};
 use super::codes::*;
 use super::head::Number;
 use super::text::words;
@@ -36,7 +36,7 @@ pub extern "C" fn broker_transaction_new() -> *mut broker_transaction_t {
 /// Frees the transaction. NULL is BROKER_OK; BROKER_ESTATE the second time. Submitted copies are not affected.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_transaction_free(transaction: *mut broker_transaction_t) -> c_int {
-    free_plain(transaction)
+    free(transaction, |shell| shell.end().map(drop))
 }
 
 /// Adds a command. The words are as in broker_client_submit(), and are copied.
