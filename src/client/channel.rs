@@ -87,13 +87,6 @@ pub(super) struct SentRequest {
     pub(super) bytes: Option<Box<[u8]>>,
 }
 
-impl SentRequest {
-    fn new(asked: Waiting, bytes: &[u8]) -> SentRequest {
-        let (left, bytes) = (asked.replies, asked.setting.map(|_| bytes.into()));
-        SentRequest { asked, left, error: None, bytes }
-    }
-}
-
 impl Entry for SentRequest {
     fn end(&self) -> u64 {
         self.asked.end
@@ -167,7 +160,14 @@ impl Channel {
         while self.state == State::Ready && self.out.len() < WINDOW && !self.line.is_idle() {
             self.line.take_unwritten(|asked, bytes| {
                 if is_wanted(asked.request) {
-                    self.out.push(bytes, |end| SentRequest::new(Waiting { end, ..asked }, bytes));
+                    let (left, setting) = (asked.replies, asked.setting.map(|_| bytes.into()));
+                    let asked = |end| Waiting { end, ..asked };
+                    self.out.push(bytes, |end| SentRequest {
+                        asked: asked(end),
+                        left,
+                        error: None,
+                        bytes: setting,
+                    });
                 }
             });
         }

@@ -37,8 +37,8 @@ pub struct Embedded {
     places: HashMap<LocalKey, ChannelKeys>,
     clock: Clock,
     events: Vec<LocalEvent>,
-    /// To be drained, within that many milliseconds if they are given, once the loop has all own requests.
-    drain_when_sent: Option<Option<u64>>,
+    /// To be drained within that many milliseconds, once the loop has all own requests.
+    drain_when_sent: Option<u64>,
 }
 
 impl Embedded {
@@ -138,7 +138,7 @@ impl Embedded {
         if !self.clients.iter().any(|(_, inner)| inner.mux.is_waiting())
             && let Some(timeout_ms) = self.drain_when_sent.take()
         {
-            self.lp.drain_within(timeout_ms);
+            self.lp.drain_within(Some(timeout_ms));
             self.lp.wake();
         }
     }
@@ -227,7 +227,7 @@ impl Embedded {
     }
 
     /// See [`Loop::drain_within`]; begins when the loop has got what was submitted before.
-    pub fn drain(&mut self, timeout_ms: Option<u64>) {
+    pub fn drain(&mut self, timeout_ms: u64) {
         self.drain_when_sent = Some(timeout_ms);
         self.settle();
         self.lp.wake();

@@ -148,13 +148,12 @@ impl Endpoint {
         };
         match resolver.find(now) {
             Found::Unix(path) => Ok((Stream::Unix(UnixStream::connect(path)?), None)),
-            Found::Tcp(address) => match connect_tcp(address) {
-                Ok(stream) => Ok((stream, Some(address))),
-                Err(error) => {
-                    resolver.blame(address);
-                    Err(error)
-                }
-            },
+            Found::Tcp(address) => {
+                let begun = TcpStream::connect(address);
+                let tuned = begun.and_then(|stream| stream.set_nodelay(true).map(|()| Stream::Tcp(stream)));
+                let tuned = tuned.inspect_err(|_| resolver.blame(address));
+                Ok((tuned?, Some(address)))
+            }
             // A name has an address from the beginning, so this is no case of its own.
             Found::Later => Err(io::Error::other("the name is being looked up")),
             Found::Nowhere(why) => Err(io::Error::other(why)),
@@ -184,10 +183,4 @@ impl Endpoint {
             }
         }
     }
-}
-
-fn connect_tcp(address: SocketAddr) -> io::Result<Stream> {
-    let stream = TcpStream::connect(address)?;
-    stream.set_nodelay(true)?;
-    Ok(Stream::Tcp(stream))
 }

@@ -52,6 +52,7 @@ pub enum Peering {
 }
 
 /// A client of a broker, or of Redis itself; see the header's `broker_client_t`.
+#[derive(Debug)]
 pub struct Client {
     mux: Mux,
     net: Net,
@@ -79,13 +80,8 @@ impl Recipe {
     }
 }
 
-impl std::fmt::Debug for Client {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Client").finish_non_exhaustive()
-    }
-}
-
 /// The descriptors.
+#[derive(Debug)]
 struct Net {
     /// Before `poll`: see [`Held`].
     _held: Held,

@@ -69,11 +69,6 @@ impl Requests<'_> {
         self.mux.end_channel(session.0, Fault::Canceled);
     }
 
-    /// Whether the session's connection is there.
-    pub fn session_is_connected(&self, session: SessionKey) -> bool {
-        self.mux.is_ready(session.0)
-    }
-
     /// Subscribes to one name.
     pub fn subscribe(&mut self, family: Family, name: &[u8], tag: usize) -> Result<u64, Refusal> {
         self.begin()?;
@@ -90,15 +85,15 @@ impl Requests<'_> {
         self.mux.told.len()
     }
 
-    /// Whether requests can be sent.
-    pub fn is_connected(&self) -> bool {
-        self.mux.is_ready(self.mux.main)
+    /// Whether the connection of requests, or of that session, is there.
+    pub fn is_connected(&self, session: Option<SessionKey>) -> bool {
+        self.mux.is_ready(session.map_or(self.mux.main, |session| session.0))
     }
 
     /// Has the state told again, if it is a good one.
     pub fn report_state(&mut self) {
         self.moved = true;
-        if self.is_connected() {
+        if self.is_connected(None) {
             self.mux.tell(Event::State { connected: true, reason: None });
         }
     }

@@ -132,14 +132,7 @@ impl Calls {
 
     /// The outcome a call function waits for, if it has arrived.
     pub(super) fn take_waited(&mut self, tag: usize) -> Option<Outcome> {
-        match &mut self.waited {
-            Some((waited, outcome @ Some(_))) if *waited == tag => {
-                let outcome = outcome.take();
-                self.waited = None;
-                outcome
-            }
-            _ => None,
-        }
+        self.waited.take_if(|(waited, outcome)| *waited == tag && outcome.is_some())?.1
     }
 
     /// The next callback within the next `left` events.
@@ -157,7 +150,10 @@ impl Calls {
     pub(super) fn take(&mut self, event: Event) -> Option<Due> {
         match event {
             Event::Done { tag, outcome } => match self.calls.try_remove(tag)? {
-                Some(call) => Some(due(call, outcome)),
+                Some(call) => Some(match outcome {
+                    Ok(tree) => Due::Reply(call, BROKER_OK, Some(Owned::new(tree))),
+                    Err(fault) => Due::Reply(call, code_of_fault(fault), None),
+                }),
                 None => {
                     // Not if its call function has stopped waiting.
                     if let Some((waited, place)) = &mut self.waited
@@ -184,13 +180,6 @@ impl Calls {
                 on_state.map(|callback| Due::State(callback, handle, connected, reason))
             }
         }
-    }
-}
-
-fn due(call: Call, outcome: Outcome) -> Due {
-    match outcome {
-        Ok(tree) => Due::Reply(call, BROKER_OK, Some(Owned::new(tree))),
-        Err(fault) => Due::Reply(call, code_of_fault(fault), None),
     }
 }
 

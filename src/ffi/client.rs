@@ -244,12 +244,7 @@ pub extern "C" fn broker_client_error(client: *const broker_client_t) -> *const 
 /// 1 while the client is connected, else 0; a code for an invalid handle.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_client_connected(client: *const broker_client_t) -> c_int {
-    enter_at(client, |at| {
-        Ok(c_int::from(match at.session {
-            Some(session) => at.requests.session_is_connected(session),
-            None => at.requests.is_connected(),
-        }))
-    })
+    enter_at(client, |at| Ok(c_int::from(at.requests.is_connected(at.session))))
 }
 
 /// Submits a request; `cb` receives its outcome. `argv` has `argc` words, the command's name first; they are copied. With

@@ -320,7 +320,7 @@ pub extern "C" fn broker_loop_drain(r#loop: *mut broker_loop_t, timeout_ms: c_in
         Err(code) => return code,
     };
     enter(r#loop, |looping| {
-        looping.embedded.drain(Some(patience));
+        looping.embedded.drain(patience);
         Ok(BROKER_OK)
     })
 }

@@ -38,8 +38,10 @@ pub(super) fn install() {
     if MARK.load(Ordering::Acquire).is_null() {
         let mark = new_mark();
         let none = std::ptr::null_mut();
-        if MARK.compare_exchange(none, mark, Ordering::AcqRel, Ordering::Acquire).is_err() {
-            discard(mark);
+        let first = MARK.compare_exchange(none, mark, Ordering::AcqRel, Ordering::Acquire).is_ok();
+        if !first && !std::ptr::eq(mark, &raw const UNWIPED) {
+            // SAFETY: a page of `new_mark` that no other thread has seen: another one was faster.
+            unsafe { libc::munmap(mark.cast(), PAGE) };
         }
     }
     if !HANDLERS.swap(true, Ordering::AcqRel) {
@@ -77,14 +79,6 @@ fn new_mark() -> *mut AtomicU8 {
     // SAFETY: inside the page mapped above, which is not known elsewhere yet.
     unsafe { mark.write(AtomicU8::new(KNOWN)) };
     mark
-}
-
-/// Another thread was faster.
-fn discard(mark: *mut AtomicU8) {
-    if !std::ptr::eq(mark, &raw const UNWIPED) {
-        // SAFETY: a page of `new_mark` that no other thread has seen.
-        unsafe { libc::munmap(mark.cast(), PAGE) };
-    }
 }
 
 fn mark() -> Option<&'static AtomicU8> {
