@@ -72,7 +72,7 @@ impl Mux {
         channel.failures = 0;
         match channel.purpose {
             Purpose::Messages => channel.out.write_unasked(|out| self.topics.ask_all(out)),
-            Purpose::Main => self.say(true, None),
+            Purpose::Main => self.say(None),
             Purpose::Blocking | Purpose::Session => {}
         }
         self.mark(key);
@@ -152,7 +152,7 @@ impl Mux {
         }
         let (purpose, nothing_waits) = (channel.purpose, channel.line.is_idle());
         if purpose == Purpose::Main {
-            self.say(false, Some(fault));
+            self.say(Some(fault));
         }
         match purpose {
             Purpose::Session => self.end_for_good(key),

@@ -116,8 +116,6 @@ impl Mux {
         mux
     }
 
-    // ---- for callers ----------------------------------------------------------------------------------
-
     /// Takes a request; its outcome comes as an event with `tag`. `timeout` in milliseconds, 0 for none.
     pub(super) fn submit(
         &mut self,
@@ -332,8 +330,6 @@ impl Mux {
         self.channels.get(key).is_some_and(|channel| channel.purpose == purpose)
     }
 
-    // ---- for the driver -------------------------------------------------------------------------------
-
     /// Tells the time, and lets what is due happen.
     pub(super) fn advance(&mut self, now: Millis) {
         self.now = self.now.max(now);
@@ -486,10 +482,10 @@ impl Mux {
         }
     }
 
-    pub(super) fn say(&mut self, connected: bool, reason: Option<Fault>) {
-        if self.said_connected != Some(connected) {
-            self.said_connected = Some(connected);
-            self.tell(Event::State { connected, reason });
+    /// Says whether the main connection is there, if that is news.
+    pub(super) fn say(&mut self, lost: Option<Fault>) {
+        if self.said_connected.replace(lost.is_none()) != Some(lost.is_none()) {
+            self.tell(Event::State(lost));
         }
     }
 

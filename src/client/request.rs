@@ -147,13 +147,8 @@ pub enum Event {
     },
     /// A push that belongs to no subscription.
     Push(Tree),
-    /// The main connection is there, or is not any more.
-    State {
-        /// Whether it is there.
-        connected: bool,
-        /// Why it is not.
-        reason: Option<Fault>,
-    },
+    /// The main connection is there, or is not any more, and why.
+    State(Option<Fault>),
 }
 
 /// The outcome of a reply: an error of the broker's own may be a fault.

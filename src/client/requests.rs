@@ -94,7 +94,7 @@ impl Requests<'_> {
     pub fn report_state(&mut self) {
         self.moved = true;
         if self.is_connected(None) {
-            self.mux.tell(Event::State { connected: true, reason: None });
+            self.mux.tell(Event::State(None));
         }
     }
 

@@ -1,9 +1,7 @@
 //! The border that every call from C crosses. It checks that the handle is one of ours, alive, of this process and not in
 //! use; no panic passes it. Owns the memory of handles, which is never unmapped, so that the use of a freed handle is
-//! detected. Decides nothing else.
-//!
-//! In a forked copy the contents of a parent's handle are neither read nor dropped, since another thread may have been
-//! changing them: they are abandoned in place. Their descriptors are closed by number (`base::fds`).
+//! detected. In a forked copy the contents of a parent's handle are neither read nor dropped, since another thread may
+//! have been changing them: they are abandoned in place, and their descriptors closed by number (`base::fds`).
 
 use super::cancel::{self, FdWait};
 use super::claim::Doing;

@@ -172,9 +172,9 @@ impl Calls {
                 let on_push = self.handle.beside().on_push.get();
                 on_push.map(|callback| Due::Push(callback, self.handle.pointer(), Owned::new(push)))
             }
-            Event::State { connected, reason } => {
-                let reason = reason.map_or(BROKER_OK, code_of_fault);
-                let connected = c_int::from(connected);
+            Event::State(lost) => {
+                let connected = c_int::from(lost.is_none());
+                let reason = lost.map_or(BROKER_OK, code_of_fault);
                 let handle = self.handle.pointer();
                 let on_state = self.handle.beside().on_state.get();
                 on_state.map(|callback| Due::State(callback, handle, connected, reason))

@@ -385,14 +385,7 @@ pub extern "C" fn broker_client_timeout(client: *const broker_client_t) -> c_int
 /// BROKER_EUNSUPPORTED for a client of a loop; BROKER_EFORKED; BROKER_ESYS if the poll itself fails.
 #[unsafe(no_mangle)]
 pub extern "C-unwind" fn broker_client_process(client: *mut broker_client_t, timeout_ms: c_int) -> c_int {
-    let begun = || {
-        let (home, _) = find(client)?;
-        let limit = waiting_time(timeout_ms)?;
-        match home {
-            Home::Own(shell) => Ok((shell, limit)),
-            Home::Loop(..) => Err(BROKER_EUNSUPPORTED),
-        }
-    };
+    let begun = || Ok((find_own(client)?, waiting_time(timeout_ms)?));
     // Waits with nothing to drop on the stack: see `enter_waiting`.
     match shield(Err(BROKER_EPANIC), begun) {
         Ok((shell, limit)) => enter_waiting(shell, (limit, false), go_on_processing),

@@ -194,8 +194,6 @@ pub(super) struct EachProcess<T: 'static>(AtomicPtr<Made<T>>);
 struct Made<T> {
     generation: u64,
     value: T,
-    /// Keeps it reachable, for leak checkers.
-    _before: *mut Made<T>,
 }
 
 // SAFETY: hands out shared references to a `T`, which may be shared.
@@ -216,10 +214,11 @@ impl<T: Default> EachProcess<T> {
             {
                 return &made.value;
             }
-            let made = Box::into_raw(Box::new(Made { generation, value: T::default(), _before: before }));
-            if self.0.compare_exchange(before, made, Ordering::AcqRel, Ordering::Acquire).is_err() {
+            let made = Box::into_raw(Box::new(Made { generation, value: T::default() }));
+            match self.0.compare_exchange(before, made, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(before) => keep(before.cast()),
                 // SAFETY: just created, and not seen by any other thread.
-                drop(unsafe { Box::from_raw(made) });
+                Err(_) => drop(unsafe { Box::from_raw(made) }),
             }
         }
     }
