@@ -78,9 +78,7 @@ impl Calling {
             self.home.attend(true)?;
             let submitted = self.home.with(self.session, |at| {
                 let ask = |tag| at.requests.submit(self.session, request, self.patience, tag);
-                let (tag, _) = at.calls.begin(None, ask)?;
-                at.calls.wait_for(tag);
-                Ok(tag)
+                Ok(at.calls.begin(None, ask)?.0)
             });
             submitted.inspect_err(|_| {
                 // Requests submitted by callbacks meanwhile are sent too.

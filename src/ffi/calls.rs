@@ -111,23 +111,22 @@ impl Calls {
         }
     }
 
-    /// Stores the callback while `begin` submits with its tag, and removes it if that is refused. Returns the tag and the
-    /// number of the request.
+    /// Stores the callback while `begin` submits with its tag, and removes it if that is refused. Without a callback, a call
+    /// function waits for the outcome, one at a time. Returns the tag and the number of the request.
     pub(super) fn begin(
         &mut self,
         call: Option<Call>,
         begin: impl FnOnce(usize) -> Result<u64, Refusal>,
     ) -> Result<(usize, u64), c_int> {
         let tag = self.calls.insert(call);
-        begin(tag).map(|id| (tag, id)).map_err(|refusal| {
+        let begun = begin(tag).map_err(|refusal| {
             self.calls.try_remove(tag);
             self.refuse(&refusal)
-        })
-    }
-
-    /// A call function waits for the outcome of this request, one at a time.
-    pub(super) fn wait_for(&mut self, tag: usize) {
-        self.waited = Some((tag, None));
+        });
+        if call.is_none() && begun.is_ok() {
+            self.waited = Some((tag, None));
+        }
+        Ok((tag, begun?))
     }
 
     /// The outcome a call function waits for, if it has arrived.

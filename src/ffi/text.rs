@@ -59,10 +59,9 @@ pub(super) fn words<'a>(
 
 /// The time limit of a request: milliseconds, 0 for none.
 pub(super) fn patience(timeout_ms: c_int) -> Result<u64, c_int> {
-    match timeout_ms {
-        BROKER_FOREVER => Ok(0),
-        1.. => Ok(timeout_ms.unsigned_abs().into()),
-        _ => Err(BROKER_EINVAL),
+    match waiting_time(timeout_ms)? {
+        Some(0) => Err(BROKER_EINVAL),
+        limit => Ok(limit.unwrap_or(0)),
     }
 }
 
