@@ -63,16 +63,19 @@ const PLAIN: [&str; 10] = [
     "broker_client_data",
 ];
 
-/// What lets a call in; `call(client` is what both call functions are.
-const GATES: [&str; 8] = [
+/// What lets a call in; `call(client` and `submit(client` are what two functions each are, `look(reply` what those that
+/// read a value are.
+const GATES: [&str; 10] = [
+    "gate(",
     "enter(",
-    "enter_dispatching(",
     "enter_waiting(",
     "enter_at(",
-    "enter_own(",
+    "    free(",
     "making(",
     "shield(",
+    "look(reply, ",
     "call(client, CallInput",
+    "submit(client, CallInput",
 ];
 
 #[test]

@@ -87,13 +87,6 @@ pub(super) struct SentRequest {
     pub(super) bytes: Option<Box<[u8]>>,
 }
 
-impl SentRequest {
-    fn new(asked: Waiting, bytes: &[u8]) -> SentRequest {
-        let (left, bytes) = (asked.replies, asked.setting.map(|_| bytes.into()));
-        SentRequest { asked, left, error: None, bytes }
-    }
-}
-
 impl Entry for SentRequest {
     fn end(&self) -> u64 {
         self.asked.end
@@ -155,18 +148,6 @@ impl Channel {
         matches!(self.state, State::Connecting { .. } | State::Greeting { .. } | State::Ready)
     }
 
-    /// Puts a whole request at the end of the line; `write` appends its bytes, and `make` is told where they end. Returns
-    /// how many they are.
-    pub(super) fn push(
-        &mut self,
-        write: impl FnOnce(&mut Vec<u8>),
-        make: impl FnOnce(u64) -> Waiting,
-    ) -> usize {
-        let before = self.line.bytes().len();
-        self.line.push_with(write, make);
-        self.line.bytes().len() - before
-    }
-
     /// Drops the request at the front of the line. Returns its bytes.
     pub(super) fn drop_front(&mut self) -> usize {
         self.line.take_unwritten(|_, bytes| bytes.len()).unwrap_or(0)
@@ -179,7 +160,14 @@ impl Channel {
         while self.state == State::Ready && self.out.bytes().len() < WINDOW && !self.line.is_idle() {
             self.line.take_unwritten(|asked, bytes| {
                 if is_wanted(asked.request) {
-                    self.out.push(bytes, |end| SentRequest::new(Waiting { end, ..asked }, bytes));
+                    let (left, setting) = (asked.replies, asked.setting.map(|_| bytes.into()));
+                    let asked = |end| Waiting { end, ..asked };
+                    self.out.push(bytes, |end| SentRequest {
+                        asked: asked(end),
+                        left,
+                        error: None,
+                        bytes: setting,
+                    });
                 }
             });
         }
@@ -208,54 +196,5 @@ impl Channel {
     pub(super) fn requests(&self) -> Vec<Key<Pending>> {
         let sent = self.out.entries().iter().map(|sent| sent.asked.request);
         sent.chain(self.line.entries().iter().map(|waiting| waiting.request)).collect()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::base::key::Arena;
-
-    fn push(channel: &mut Channel, request: Key<Pending>, bytes: &str) {
-        let make = |end| Waiting { request, end, replies: 1, since: 0, setting: None };
-        channel.push(|out| out.extend_from_slice(bytes.as_bytes()), make);
-    }
-
-    fn ready() -> Channel {
-        let mut channel = Channel::new(Purpose::Main, 0);
-        channel.set_state(State::Connecting { until: 1 });
-        channel.set_state(State::Greeting { until: 1 });
-        channel.set_state(State::Ready);
-        channel
-    }
-
-    #[test]
-    fn what_has_not_left_goes_back_in_order() {
-        let mut requests = Arena::default();
-        let keys: Vec<_> = (0..4).map(|tag| requests.insert(Pending::for_test(tag))).collect();
-        let mut channel = ready();
-        for (index, key) in keys.iter().take(3).enumerate() {
-            push(&mut channel, *key, &format!("<{index}>"));
-        }
-        assert_eq!(channel.refill(|_| true), 9);
-        push(&mut channel, keys[3], "<3>");
-        channel.out.wrote(4);
-        assert_eq!(channel.lose(), (vec![keys[0], keys[1]], 3), "the second has left in part");
-        assert_eq!(channel.requests(), [keys[2], keys[3]]);
-        channel.refill(|_| true);
-        assert_eq!(channel.out.bytes().as_slice(), b"<2><3>");
-    }
-
-    #[test]
-    fn what_nobody_wants_any_more_is_left_out() {
-        let mut requests = Arena::default();
-        let keys: Vec<_> = (0..3).map(|tag| requests.insert(Pending::for_test(tag))).collect();
-        let mut channel = ready();
-        for (index, key) in keys.iter().enumerate() {
-            push(&mut channel, *key, &format!("<{index}>"));
-        }
-        assert_eq!(channel.refill(|key| key != keys[1]), 9);
-        assert_eq!(channel.out.bytes().as_slice(), b"<0><2>");
-        assert_eq!(channel.requests(), [keys[0], keys[2]]);
     }
 }

@@ -2,15 +2,13 @@
 //! settles none but those that a loss or a refusal decides.
 
 use super::channel::{Channel, Purpose, State, Step};
-use super::mux::{ConnectionAction, Mux, Told};
+use super::mux::{ConnectionAction, Mux};
 use super::request::{Event, Fault};
 use crate::base::key::Key;
 use crate::base::limits::BACKOFF_FIRST;
 use crate::resp::{encode, reply};
 
 impl Mux {
-    // ---- greeting -------------------------------------------------------------------------------------
-
     /// Writes what every connection begins with.
     pub(super) fn greet(&mut self, key: Key<Channel>) {
         let settings = &self.profile.settings;
@@ -74,7 +72,7 @@ impl Mux {
         channel.failures = 0;
         match channel.purpose {
             Purpose::Messages => channel.out.write_unasked(|out| self.topics.ask_all(out)),
-            Purpose::Main => self.say(true, None),
+            Purpose::Main => self.say(None),
             Purpose::Blocking | Purpose::Session => {}
         }
         self.mark(key);
@@ -93,21 +91,18 @@ impl Mux {
         self.drop_connection(key);
         if denied {
             self.fail_waiting(key, fault);
-            if self.channels.get(key).is_some_and(|channel| channel.purpose == Purpose::Messages) {
+            if self.is_for(key, Purpose::Messages) {
                 self.end_subscriptions(fault);
             }
         }
         self.after_loss(key, if denied { fault } else { Fault::NotSent });
     }
 
-    // ---- connections ----------------------------------------------------------------------------------
-
     /// Somebody needs this channel's connection.
     pub(super) fn want(&mut self, key: Key<Channel>) {
-        if self.channels.get(key).is_some_and(|channel| channel.state == State::Idle) {
-            if let Some(channel) = self.channels.get_mut(key) {
-                channel.down_since = self.now;
-            }
+        let channel = self.channels.get_mut(key);
+        if let Some(channel) = channel.filter(|channel| channel.state == State::Idle) {
+            channel.down_since = self.now;
             self.connect(key);
         }
     }
@@ -155,19 +150,15 @@ impl Mux {
         if channel.state == State::Ready {
             channel.down_since = self.now;
         }
-        let purpose = channel.purpose;
-        let first = channel.failures == 0;
-        let again = self.profile.lasting || purpose != Purpose::Main;
+        let (purpose, nothing_waits) = (channel.purpose, channel.line.is_idle());
         if purpose == Purpose::Main {
-            self.say(false, Some(fault));
+            self.say(Some(fault));
         }
         match purpose {
             Purpose::Session => self.end_for_good(key),
-            Purpose::Main if !again => self.end_for_good(key),
-            Purpose::Blocking if self.channels.get(key).is_some_and(|channel| channel.line.is_idle()) => {
-                self.remove(key);
-            }
-            Purpose::Main if !self.profile.eager && self.line_is_empty(key) => {
+            Purpose::Main if !self.profile.lasting => self.end_for_good(key),
+            Purpose::Blocking if nothing_waits => self.remove(key),
+            Purpose::Main if !self.profile.eager && nothing_waits => {
                 if let Some(channel) = self.channels.get_mut(key) {
                     channel.set_state(State::Idle);
                 }
@@ -176,21 +167,22 @@ impl Mux {
                 self.end_subscriptions(Fault::NotSent);
                 self.end_channel(key, Fault::NotSent);
             }
-            _ => self.pause(key, first),
+            _ => self.pause(key),
         }
     }
 
-    pub(super) fn line_is_empty(&self, key: Key<Channel>) -> bool {
-        self.channels.get(key).is_none_or(|channel| channel.line.is_idle())
-    }
-
     /// Tries again after a pause that grows with every failure; at once after the first.
-    pub(super) fn pause(&mut self, key: Key<Channel>, first: bool) {
+    fn pause(&mut self, key: Key<Channel>) {
         let max = self.profile.settings.client_reconnect_backoff_max;
         let Some(channel) = self.channels.get_mut(key) else { return };
-        let pause = (BACKOFF_FIRST << channel.failures.min(16)).min(max);
+        let pause = match channel.failures {
+            0 => self.rng.u64(0..=BACKOFF_FIRST),
+            failures => {
+                let pause = (BACKOFF_FIRST << failures.min(16)).min(max);
+                self.rng.u64(pause / 2..=pause)
+            }
+        };
         channel.failures += 1;
-        let pause = if first { self.rng.u64(0..=BACKOFF_FIRST) } else { self.rng.u64(pause / 2..=pause) };
         channel.set_state(State::Pausing { until: self.now + pause });
     }
 
@@ -203,11 +195,9 @@ impl Mux {
         if key == self.main {
             for other in self.channels.keys() {
                 // What is connected is told by its own loss.
-                let Some(channel) = self.channels.get(other).filter(|channel| !channel.is_connected()) else {
-                    continue;
-                };
+                let Some(channel) = self.channels.get(other) else { continue };
                 match channel.purpose {
-                    _ if other == key || channel.state == State::Dead => {}
+                    _ if channel.is_connected() || channel.state == State::Dead => {}
                     Purpose::Session => self.end_for_good(other),
                     Purpose::Messages => self.end_subscriptions(Fault::NotSent),
                     Purpose::Main | Purpose::Blocking => self.end_channel(other, Fault::NotSent),
@@ -236,7 +226,7 @@ impl Mux {
 
     pub(super) fn end_subscriptions(&mut self, fault: Fault) {
         for tag in self.topics.end_all() {
-            self.told.push_back(Told::Event(Event::SubscriptionOver { tag, outcome: Err(fault) }));
+            self.tell(Event::Done { tag, outcome: Err(fault) });
         }
         self.remove(self.messages);
     }

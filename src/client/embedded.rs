@@ -10,7 +10,6 @@ use crate::base::error::{Error, Result};
 use crate::base::key::{Arena, Key};
 use crate::config::ClientSettings;
 use crate::reactor::{LocalEvent, LocalKey, Loop, Prepared};
-use crate::transport::resolver::Lookup;
 use std::collections::HashMap;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
@@ -37,10 +36,9 @@ pub struct Embedded {
     clients: Arena<Inner>,
     places: HashMap<LocalKey, ChannelKeys>,
     clock: Clock,
-    told: Millis,
     events: Vec<LocalEvent>,
-    /// To be drained, within that many milliseconds if they are given, once the loop has all own requests.
-    drain_when_sent: Option<Option<u64>>,
+    /// To be drained within that many milliseconds, once the loop has all own requests.
+    drain_when_sent: Option<u64>,
 }
 
 impl Embedded {
@@ -56,24 +54,21 @@ impl Embedded {
             clients: Arena::default(),
             places: HashMap::new(),
             clock: Clock::new(),
-            told: 0,
             events: Vec::new(),
             drain_when_sent: None,
         }
     }
 
-    // ---- clients --------------------------------------------------------------------------------------
-
     /// Makes a client of the program's own.
     pub fn open_client(&mut self) -> ClientKey {
-        let mux = Mux::new(self.profile.clone(), self.clock.now());
+        let mux = Mux::new(self.profile.clone(), self.clock.now(), 0);
         ClientKey(self.clients.insert(Inner { mux, locals: HashMap::new() }))
     }
 
     /// Ends it; what is still to be told about its requests.
     pub fn close_client(&mut self, client: ClientKey) -> Vec<Event> {
         let Some(mut inner) = self.clients.remove(client.0) else { return Vec::new() };
-        inner.mux.close();
+        inner.mux.end(Fault::Canceled);
         for local in inner.locals.into_values() {
             self.places.remove(&local);
             self.lp.local_close(local);
@@ -90,24 +85,17 @@ impl Embedded {
     ) -> Option<R> {
         let open = self.is_serving();
         let inner = self.clients.get_mut(client.0)?;
-        let mut requests = Requests::new(&mut inner.mux, &self.clock, open);
+        let mut requests = Requests { mux: &mut inner.mux, clock: &self.clock, open, moved: false };
         let result = body(&mut requests);
-        if requests.moved() {
+        if requests.moved {
             self.lp.wake();
         }
         Some(result)
     }
 
-    // ---- turns ----------------------------------------------------------------------------------------
-
-    /// Waits for an event, if it may; see [`Loop::wait`].
-    pub fn wait(&mut self, limit: Option<u64>) -> Result<()> {
-        let due = self.own_timeout();
-        self.lp.wait_at_most([limit, due].into_iter().flatten().min())
-    }
-
-    /// The rest of the turn; false when nothing is left to do.
+    /// A turn that never waits; false when nothing is left to do.
     pub fn work(&mut self) -> Result<bool> {
+        self.lp.wait_at_most(Some(0))?;
         let goes_on = self.lp.work()?;
         self.settle();
         if !goes_on {
@@ -123,11 +111,11 @@ impl Embedded {
 
     /// Moves the program's own requests and replies on.
     pub fn settle(&mut self) {
-        self.told = self.clock.now();
+        let now = self.clock.now();
         let clients = self.clients.keys();
         for key in &clients {
             if let Some(inner) = self.clients.get_mut(*key) {
-                inner.mux.advance(self.told);
+                inner.mux.advance(now);
             }
         }
         let mut dirty = Vec::new();
@@ -138,8 +126,7 @@ impl Embedded {
             }
             let mut moved = false;
             for key in &clients {
-                moved |= self.carry_out(*key);
-                self.take_dirty(*key, &mut dirty);
+                moved |= self.carry_out(*key, &mut dirty);
             }
             if dirty.is_empty() && !moved {
                 break;
@@ -151,7 +138,7 @@ impl Embedded {
         if !self.clients.iter().any(|(_, inner)| inner.mux.is_waiting())
             && let Some(timeout_ms) = self.drain_when_sent.take()
         {
-            self.lp.drain_within(timeout_ms);
+            self.lp.drain_within(Some(timeout_ms));
             self.lp.wake();
         }
     }
@@ -176,11 +163,10 @@ impl Embedded {
         }
     }
 
-    /// Does what a client's mux asks for; whether there was anything.
-    fn carry_out(&mut self, client: Key<Inner>) -> bool {
+    /// Does what a client's mux asks for, and collects what it has to write; whether it asked for anything.
+    fn carry_out(&mut self, client: Key<Inner>, dirty: &mut Vec<ChannelKeys>) -> bool {
         let Some(inner) = self.clients.get_mut(client) else { return false };
-        let mut actions = Vec::new();
-        inner.mux.take_actions(&mut actions);
+        let actions = inner.mux.take_actions();
         for action in &actions {
             match action {
                 ConnectionAction::Connect(channel) => match self.lp.local_open() {
@@ -199,14 +185,10 @@ impl Embedded {
                 }
             }
         }
-        !actions.is_empty()
-    }
-
-    fn take_dirty(&mut self, client: Key<Inner>, dirty: &mut Vec<ChannelKeys>) {
-        let Some(inner) = self.clients.get_mut(client) else { return };
         let mut channels = Vec::new();
         inner.mux.take_dirty(&mut channels);
         dirty.extend(channels.into_iter().map(|channel| (client, channel)));
+        !actions.is_empty()
     }
 
     fn write(&mut self, (client, channel): ChannelKeys) {
@@ -225,19 +207,13 @@ impl Embedded {
     }
 
     fn own_timeout(&self) -> Option<u64> {
-        let passed = self.clock.now().saturating_sub(self.told);
-        let due = self.clients.iter().filter_map(|(_, inner)| inner.mux.timeout()).min();
-        due.map(|timeout| timeout.saturating_sub(passed))
+        let now = self.clock.now();
+        self.clients.iter().filter_map(|(_, inner)| inner.mux.timeout(now)).min()
     }
 
-    /// How long `wait` would wait for an event; see [`Loop::patience`].
+    /// How long to wait for an event before `work`; see [`Loop::patience`].
     pub fn patience(&self) -> Option<u64> {
         [self.lp.patience(), self.own_timeout()].into_iter().flatten().min()
-    }
-
-    /// What to write a byte to, from any thread, to end a wait; see [`Loop::wake_fd`].
-    pub fn bell(&self) -> RawFd {
-        self.lp.wake_fd()
     }
 
     /// As [`Loop::backend_timeout`], the program's own clients included.
@@ -245,15 +221,13 @@ impl Embedded {
         [self.lp.backend_timeout(), self.own_timeout()].into_iter().flatten().min()
     }
 
-    // ---- the loop -------------------------------------------------------------------------------------
-
     /// Whether it is neither closed nor draining.
     pub fn is_serving(&self) -> bool {
         self.drain_when_sent.is_none() && self.lp.is_serving()
     }
 
     /// See [`Loop::drain_within`]; begins when the loop has got what was submitted before.
-    pub fn drain(&mut self, timeout_ms: Option<u64>) {
+    pub fn drain(&mut self, timeout_ms: u64) {
         self.drain_when_sent = Some(timeout_ms);
         self.settle();
         self.lp.wake();
@@ -264,9 +238,9 @@ impl Embedded {
         self.lp.close();
     }
 
-    /// See [`Loop::lookup`].
-    pub fn lookup(&self) -> Lookup {
-        self.lp.lookup()
+    /// The loop itself, to look at.
+    pub fn reactor(&self) -> &Loop {
+        &self.lp
     }
 
     /// See [`Loop::apply`].
@@ -281,16 +255,6 @@ impl Embedded {
         self.lp.adopt(socket)?;
         self.lp.wake();
         Ok(())
-    }
-
-    /// See [`Loop::listeners`].
-    pub fn listeners(&self) -> Vec<String> {
-        self.lp.listeners()
-    }
-
-    /// See [`Loop::stat`].
-    pub fn stat(&self, name: &str) -> Option<u64> {
-        self.lp.stat(name)
     }
 }
 

@@ -15,22 +15,17 @@ use std::sync::Arc;
 /// Read when no endpoint is given.
 pub const VARIABLE: &str = "BROKER_ENDPOINT";
 
+/// What an endpoint's text says: plain memory, from which endpoints are made. `None`: to the other end of a socket that was
+/// given.
+pub(super) type Place = Option<(resolver::Destination, Lookup)>;
+
 /// Where to connect.
 #[derive(Debug)]
-pub(super) enum Endpoint {
+pub(super) struct Endpoint {
     /// A socket's path, or the addresses of a host.
-    Found(Resolver),
+    pub(super) resolver: Option<Resolver>,
     /// A connected socket, until it is used.
-    Given(Option<Stream>),
-}
-
-/// What an endpoint's text says: plain memory, from which endpoints are made.
-#[derive(Debug, Clone)]
-pub(super) enum Place {
-    /// Where connections go.
-    At(resolver::Destination, Lookup),
-    /// To the other end of a socket that was given.
-    Given,
+    given: Option<Stream>,
 }
 
 /// What an endpoint's text says, and the socket it gives.
@@ -40,23 +35,6 @@ pub(super) struct Target {
     pub(super) given: Option<Stream>,
     /// Straight to Redis.
     pub(super) direct: bool,
-}
-
-impl Place {
-    /// Whether a lost connection can be made again.
-    pub(super) fn is_lasting(&self) -> bool {
-        matches!(self, Place::At(..))
-    }
-
-    /// An endpoint there, not yet connected; `waker` tells of what is found out about a name.
-    pub(super) fn endpoint(&self, given: Option<Stream>, waker: &Arc<Wake>) -> Endpoint {
-        match self {
-            Place::At(target, lookup) => {
-                Endpoint::Found(Resolver::new(target.clone(), *lookup, waker.clone()))
-            }
-            Place::Given => Endpoint::Given(given),
-        }
-    }
 }
 
 /// A number that the caller says is a connected socket it gives away: turning it into an owner takes `unsafe`, which
@@ -90,43 +68,39 @@ impl From<Error> for Unusable {
     }
 }
 
-type Parsed = std::result::Result<Target, Unusable>;
-
 impl Target {
     /// Reads an endpoint; credentials and db of a `redis://` URL go into `settings` where these have none. Looks a
     /// host's name up, blocking.
-    pub(super) fn parse(text: Option<&str>, settings: &mut ClientSettings, border: Border) -> Parsed {
-        let from_environment = match text {
-            Some(_) => None,
-            None => std::env::var(VARIABLE).ok(),
-        };
-        let text = text.or(from_environment.as_deref());
-        let text = text.ok_or_else(|| Error::config(format!("no endpoint, and {VARIABLE} is not set")))?;
+    pub(super) fn parse(
+        text: Option<&str>,
+        settings: &mut ClientSettings,
+        border: Border,
+    ) -> std::result::Result<Target, Unusable> {
+        let from_environment = if text.is_none() { std::env::var(VARIABLE).ok() } else { None };
+        let text = text
+            .or(from_environment.as_deref())
+            .ok_or_else(|| Error::config(format!("no endpoint, and {VARIABLE} is not set")))?;
         let scheme = text.split_once("://").map(|(scheme, _)| scheme);
-        let at = match scheme {
-            Some("fd" | "tcp" | "unix") => None,
-            _ => Some(redis(parse_upstream(text)?, settings)),
-        };
+        let direct = !matches!(scheme, Some("fd" | "tcp" | "unix"));
+        let upstream = if direct { Some(redis(parse_upstream(text)?, settings)) } else { None };
         if settings.client_username.is_some() && settings.client_password.is_none() {
             // Left out, the client would be somebody else.
             return Err(Unusable::Other(Error::config("a username without a password")));
         }
-        let address = match (at, scheme) {
-            (Some(address), _) => Some(address),
-            (None, Some("fd")) => None,
-            (None, _) => Some(match parse_listen(text)? {
+        let address = match upstream {
+            Some(address) => address,
+            None if scheme == Some("fd") => {
+                let given = Some(given(text, border.own_fd)?);
+                return Ok(Target { place: None, given, direct });
+            }
+            None => match parse_listen(text)? {
                 ListenUrl::Unix { path, .. } => Address::Unix(path),
                 ListenUrl::Tcp { host, port, .. } => Address::Tcp { host, port },
-            }),
+            },
         };
-        let (place, given) = match address {
-            Some(address) => {
-                let lookup = Lookup::AfterFailure(border.start);
-                (Place::At(resolver::Destination::find(&address, lookup)?, lookup), None)
-            }
-            None => (Place::Given, Some(given(text, border.own_fd)?)),
-        };
-        Ok(Target { place, given, direct: !matches!(scheme, Some("fd" | "tcp" | "unix")) })
+        let lookup = Lookup::AfterFailure(border.start);
+        let place = Some((resolver::Destination::find(&address, lookup)?, lookup));
+        Ok(Target { place, given: None, direct })
     }
 }
 
@@ -154,30 +128,29 @@ fn redis(upstream: Upstream, settings: &mut ClientSettings) -> Address {
 }
 
 impl Endpoint {
+    /// An endpoint there, not yet connected; `waker` tells of what is found out about a name.
+    pub(super) fn new(place: Place, given: Option<Stream>, waker: &Arc<Wake>) -> Endpoint {
+        let resolver = place.map(|(target, lookup)| Resolver::new(target, lookup, waker.clone()));
+        Endpoint { resolver, given }
+    }
+
     /// Whether a lost connection can be made again.
     pub(super) fn is_lasting(&self) -> bool {
-        !matches!(self, Endpoint::Given(_))
+        self.resolver.is_some()
     }
 
     /// Begins to connect; with the address if that is still under way.
     pub(super) fn connect(&mut self, now: Millis) -> io::Result<(Stream, Option<SocketAddr>)> {
-        let resolver = match self {
-            Endpoint::Found(resolver) => resolver,
-            Endpoint::Given(stream) => {
-                let stream =
-                    stream.take().ok_or_else(|| io::Error::other("the socket that was given is lost"));
-                return stream.map(|stream| (stream, None));
-            }
+        let Some(resolver) = &mut self.resolver else {
+            let lost = || io::Error::other("the socket that was given is lost");
+            return Ok((self.given.take().ok_or_else(lost)?, None));
         };
         match resolver.find(now) {
             Found::Unix(path) => Ok((Stream::connect_unix(&path)?, None)),
-            Found::Tcp(address) => match Stream::connect_tcp(address) {
-                Ok(stream) => Ok((stream, Some(address))),
-                Err(error) => {
-                    resolver.blame(address);
-                    Err(error)
-                }
-            },
+            Found::Tcp(address) => {
+                let begun = Stream::connect_tcp(address).inspect_err(|_| resolver.blame(address));
+                Ok((begun?, Some(address)))
+            }
             // A name has an address from the beginning, so this is no case of its own.
             Found::Later => Err(io::Error::other("the name is being looked up")),
             Found::Nowhere(why) => Err(io::Error::other(why)),
@@ -186,21 +159,21 @@ impl Endpoint {
 
     /// That address did not answer: the next one's turn, if there are several, and the name is looked up again.
     pub(super) fn blame(&mut self, address: SocketAddr) {
-        if let Endpoint::Found(resolver) = self {
+        if let Some(resolver) = &mut self.resolver {
             resolver.blame(address);
         }
     }
 
     /// A connection was lost: a name may lead elsewhere by now.
     pub(super) fn doubt(&mut self) {
-        if let Endpoint::Found(resolver) = self {
+        if let Some(resolver) = &mut self.resolver {
             resolver.doubt();
         }
     }
 
     /// Takes what a thread has found out about the name.
     pub(super) fn take_resolved(&mut self) {
-        let Endpoint::Found(resolver) = self else { return };
+        let Some(resolver) = &mut self.resolver else { return };
         while let Some(outcome) = resolver.take() {
             if let Err(error) = outcome {
                 log::warn!("endpoint: {error}; going on with the address found before");

@@ -78,68 +78,55 @@ fn library_setting(words: &[&[u8]]) -> Option<Setting> {
 mod tests {
     use super::*;
 
-    fn words(line: &str) -> Vec<&[u8]> {
-        line.split(' ').map(str::as_bytes).collect()
+    /// The lines of `text` that are of another way than this.
+    fn others(text: &'static str, way: fn(&[&[u8]]) -> bool) -> Vec<&'static str> {
+        let words = |line: &'static str| line.split(' ').map(str::as_bytes).collect::<Vec<_>>();
+        text.split("; ").filter(|line| !way(&words(line))).collect()
+    }
+
+    fn is_shared(words: &[&[u8]]) -> bool {
+        shared(words) == Ok(Connection::Shared)
+    }
+
+    fn is_blocking(words: &[&[u8]]) -> bool {
+        shared(words) == Ok(Connection::Blocking)
     }
 
     #[test]
     fn what_others_would_notice_is_refused() {
-        for line in [
-            "multi",
-            "Exec",
-            "WATCH k",
-            "SELECT 1",
-            "hello 3",
-            "CLIENT setname x",
-            "CLIENT REPLY OFF",
-            "quit",
-        ] {
-            assert!(shared(&words(line)).is_err(), "{line}");
-            assert!(in_transaction(&words(line)).is_err(), "{line}");
-        }
-        for line in
-            ["GET k", "CLIENT ID", "SCRIPT LOAD x", "XREAD COUNT 1 STREAMS BLOCK 0", "averylongcommandname x"]
-        {
-            assert_eq!(shared(&words(line)), Ok(Connection::Shared), "{line}");
-        }
-        assert_eq!(shared(&words("client tracking on")), Ok(Connection::Setting(Setting::Tracking)));
+        let refused = "multi; Exec; WATCH k; SELECT 1; hello 3; CLIENT setname x; CLIENT REPLY OFF; quit";
+        assert_eq!(others(refused, |words| shared(words).is_err()), [""; 0]);
+        assert_eq!(others(refused, |words| in_transaction(words).is_err()), [""; 0]);
+        let taken = "GET k; CLIENT ID; SCRIPT LOAD x; XREAD COUNT 1 STREAMS BLOCK 0; averylongcommandname x";
+        assert_eq!(others(taken, is_shared), [""; 0]);
+        let tracking = |words: &[&[u8]]| shared(words) == Ok(Connection::Setting(Setting::Tracking));
+        assert_eq!(others("client tracking on", tracking), [""; 0]);
     }
 
     #[test]
     fn what_waits_goes_its_own_way() {
-        for line in ["BLPOP k 0", "xread block 0 streams s $", "XREADGROUP GROUP g c BLOCK 1 STREAMS s >"] {
-            assert_eq!(shared(&words(line)), Ok(Connection::Blocking), "{line}");
-            assert!(in_transaction(&words(line)).is_ok(), "in a transaction nothing waits");
-        }
+        let waiting = "BLPOP k 0; xread block 0 streams s $; XREADGROUP GROUP g c BLOCK 1 STREAMS s >";
+        assert_eq!(others(waiting, is_blocking), [""; 0]);
+        let in_block = others(waiting, |words| in_transaction(words).is_ok());
+        assert_eq!(in_block, [""; 0], "in a transaction nothing waits");
     }
 
     /// A group or a stream may have the name of an option: the server reads them where options end.
     #[test]
     fn block_is_an_option_only_where_the_server_reads_one() {
-        for line in [
-            "XREADGROUP GROUP block c STREAMS s >",
-            "XREADGROUP GROUP g block STREAMS s >",
-            "XREAD STREAMS block 0",
-            "XREAD COUNT block STREAMS s 0",
-            "XREAD COUNT 1 BLOCK",
-        ] {
-            assert_eq!(shared(&words(line)), Ok(Connection::Shared), "{line}");
-        }
-        for line in [
-            "XREADGROUP GROUP streams c BLOCK 0 STREAMS s >",
-            "XREADGROUP GROUP block block NOACK block 1 STREAMS block >",
-        ] {
-            assert_eq!(shared(&words(line)), Ok(Connection::Blocking), "{line}");
-        }
+        let names = "XREADGROUP GROUP block c STREAMS s >; XREADGROUP GROUP g block STREAMS s >; \
+                     XREAD STREAMS block 0; XREAD COUNT block STREAMS s 0; XREAD COUNT 1 BLOCK";
+        assert_eq!(others(names, is_shared), [""; 0]);
+        let options = "XREADGROUP GROUP streams c BLOCK 0 STREAMS s >; \
+                       XREADGROUP GROUP block block NOACK block 1 STREAMS block >";
+        assert_eq!(others(options, is_blocking), [""; 0]);
     }
 
     #[test]
     fn a_session_takes_what_concerns_it_alone() {
-        for line in ["WATCH k", "MULTI", "SELECT 3", "BLPOP k 0", "CLIENT TRACKING ON"] {
-            assert!(session(&words(line)).is_ok(), "{line}");
-        }
-        for line in ["SUBSCRIBE c", "CLIENT REPLY SKIP", "MONITOR", "RESET", "script debug yes"] {
-            assert!(session(&words(line)).is_err(), "{line}");
-        }
+        let taken = "WATCH k; MULTI; SELECT 3; BLPOP k 0; CLIENT TRACKING ON";
+        assert_eq!(others(taken, |words| session(words).is_ok()), [""; 0]);
+        let refused = "SUBSCRIBE c; CLIENT REPLY SKIP; MONITOR; RESET; script debug yes";
+        assert_eq!(others(refused, |words| session(words).is_err()), [""; 0]);
     }
 }

@@ -1,9 +1,6 @@
 //! The library's child side: what a process that sends requests needs, and a program that embeds the loop for its own.
-//!
-//! `mux` holds every request until its outcome is known and does no I/O; `replies` is what comes in, `connect` the life
-//! of a connection; `channel` is one connection's queues, `topics`
-//! the subscriptions, `guard` which way a command goes, `request` what callers hand in and get back, `requests` what they may ask.
-//! `net` drives a mux over sockets (`endpoint` says where to), `embedded` several through a loop in the same process.
+//! `mux` holds every request until its outcome is known and does no I/O. `net` drives a mux over sockets, `embedded` several
+//! through a loop in the same process.
 
 mod channel;
 mod connect;

@@ -12,7 +12,7 @@ use crate::base::key::{Arena, Key};
 use crate::base::seed::seed;
 use crate::command::Setting;
 use crate::config::ClientSettings;
-use crate::resp::{ReplyScanner, SharedScanner, Tree, encode};
+use crate::resp::{ReplyScanner, SharedScanner, Tree};
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 
@@ -31,15 +31,8 @@ pub(super) struct Profile {
 /// A request whose outcome is not known.
 #[derive(Debug)]
 pub(super) struct Pending {
-    tag: usize,
-    channel: Key<Channel>,
-}
-
-impl Pending {
-    #[cfg(test)]
-    pub(super) fn for_test(tag: usize) -> Pending {
-        Pending { tag, channel: Key::NONE }
-    }
+    pub(super) tag: usize,
+    pub(super) channel: Key<Channel>,
 }
 
 /// What only the driver can do.
@@ -81,7 +74,7 @@ pub(super) struct Mux {
     pub(super) scanner: SharedScanner<ReplyScanner>,
     pub(super) spares: Spares,
     /// Settings made by accepted commands, to be made again.
-    pub(super) again: Vec<(Setting, Vec<u8>)>,
+    pub(super) again: Vec<(Setting, Box<[u8]>)>,
     /// Whether the main connection was last said to be there; `None` before the first word.
     pub(super) said_connected: Option<bool>,
     pub(super) closed: bool,
@@ -90,12 +83,8 @@ pub(super) struct Mux {
 }
 
 impl Mux {
-    pub(super) fn new(profile: Profile, now: Millis) -> Mux {
-        Mux::of_copy(profile, now, 0)
-    }
-
     /// For a process behind so many forks: no request, session or subscription is named as one of those before it.
-    pub(super) fn of_copy(profile: Profile, now: Millis, forks: u64) -> Mux {
+    pub(super) fn new(profile: Profile, now: Millis, forks: u64) -> Mux {
         let (requests, topics) = (Arena::of_copy(forks), Topics::of_copy(forks));
         let mut channels = Arena::of_copy(forks);
         let main = channels.insert(Channel::new(Purpose::Main, now));
@@ -127,8 +116,6 @@ impl Mux {
         mux
     }
 
-    // ---- for callers ----------------------------------------------------------------------------------
-
     /// Takes a request; its outcome comes as an event with `tag`. `timeout` in milliseconds, 0 for none.
     pub(super) fn submit(
         &mut self,
@@ -138,22 +125,18 @@ impl Mux {
         tag: usize,
     ) -> Result<Key<Pending>, Refusal> {
         let (channel, setting) = self.way(to, request)?;
-        let replies = match request {
-            ClientRequest::Command(_) => 1,
-            ClientRequest::Transaction(block) => block.len() + 2,
-        };
         let key = self.requests.insert(Pending { tag, channel });
         if timeout > 0 {
             self.deadlines.push(Reverse((self.now + timeout, key.to_bits())));
             self.prune_deadlines();
         }
-        if let Some(channel) = self.channels.get_mut(channel) {
-            let write = |out: &mut Vec<u8>| match request {
-                ClientRequest::Command(words) => encode::request(out, words),
-                ClientRequest::Transaction(block) => block.write(out),
-            };
-            let make = |end| Waiting { request: key, end, replies, since: self.now, setting };
-            self.waiting_bytes += channel.push(write, make);
+        if let Some(Channel { line, .. }) = self.channels.get_mut(channel) {
+            let (before, replies, since) = (line.bytes().len(), request.replies(), self.now);
+            line.push_with(
+                |out| request.write(out),
+                |end| Waiting { request: key, end, replies, since, setting },
+            );
+            self.waiting_bytes += line.bytes().len() - before;
         }
         self.want(channel);
         self.mark(channel);
@@ -161,35 +144,26 @@ impl Mux {
     }
 
     /// The channel a request goes on. Only when nothing speaks against the request is one taken or opened for it.
-    pub(super) fn way(
+    fn way(
         &mut self,
         to: Option<Key<Channel>>,
         request: &ClientRequest<'_>,
     ) -> Result<(Key<Channel>, Option<Setting>), Refusal> {
-        if self.closed {
-            return Err(Refusal::Closed("the handle is closed"));
-        }
-        match request {
-            ClientRequest::Command(words) if words.first().is_none_or(|name| name.is_empty()) => {
-                return Err(Refusal::Invalid("a command without a name"));
-            }
-            ClientRequest::Transaction(block) if block.is_empty() => {
-                return Err(Refusal::Invalid("a transaction without commands"));
-            }
-            _ => {}
-        }
+        self.check_open()?;
+        request.check().map_err(Refusal::Invalid)?;
         self.check_room(request)?;
         if let Some(session) = to {
-            let state = self.channels.get(session).map(|channel| channel.state);
-            return match (state, request) {
-                (None, _) => Err(Refusal::Closed("the session is closed")),
-                (Some(State::Dead), _) => Err(Refusal::NotConnected("the session's connection is lost")),
-                (_, ClientRequest::Command(words)) => match guard::session(words) {
-                    Ok(()) => Ok((session, None)),
-                    Err(words) => Err(Refusal::Unsupported(words)),
-                },
-                _ => Ok((session, None)),
-            };
+            match self.channels.get(session).map(|channel| channel.state) {
+                None => return Err(Refusal::Closed("the session is closed")),
+                Some(State::Dead) => {
+                    return Err(Refusal::NotConnected("the session's connection is lost"));
+                }
+                Some(_) => {}
+            }
+            if let ClientRequest::Command(words) = request {
+                guard::session(words).map_err(Refusal::Unsupported)?;
+            }
+            return Ok((session, None));
         }
         let way = match request {
             ClientRequest::Command(words) => guard::shared(words).map_err(Refusal::Unsupported)?,
@@ -202,25 +176,27 @@ impl Mux {
         }
     }
 
+    fn check_open(&self) -> Result<(), Refusal> {
+        if self.closed { Err(Refusal::Closed("the handle is closed")) } else { Ok(()) }
+    }
+
     pub(super) fn main_channel(&self) -> Result<Key<Channel>, Refusal> {
-        match self.channels.get(self.main).map(|channel| channel.state) {
-            Some(State::Dead) | None => {
-                Err(Refusal::NotConnected("the connection is lost and cannot be made again"))
-            }
-            Some(_) => Ok(self.main),
+        match self.channels.get(self.main) {
+            Some(main) if main.state != State::Dead => Ok(self.main),
+            _ => Err(Refusal::NotConnected("the connection is lost and cannot be made again")),
         }
     }
 
-    pub(super) fn blocking_channel(&mut self) -> Result<Key<Channel>, Refusal> {
+    fn blocking_channel(&mut self) -> Result<Key<Channel>, Refusal> {
         while let Some(key) = self.idle.pop() {
-            if self.channels.get(key).is_some_and(|channel| channel.state == State::Ready) {
+            if self.is_ready(key) {
                 return Ok(key);
             }
         }
         self.open(Purpose::Blocking)
     }
 
-    pub(super) fn open(&mut self, purpose: Purpose) -> Result<Key<Channel>, Refusal> {
+    fn open(&mut self, purpose: Purpose) -> Result<Key<Channel>, Refusal> {
         self.main_channel()?;
         let full = |mux: &Mux| mux.channels.len() > mux.profile.settings.client_connections_max;
         while full(self)
@@ -234,32 +210,22 @@ impl Mux {
         Ok(self.channels.insert(Channel::new(purpose, self.now)))
     }
 
-    pub(super) fn check_room(&self, request: &ClientRequest<'_>) -> Result<(), Refusal> {
+    fn check_room(&self, request: &ClientRequest<'_>) -> Result<(), Refusal> {
         let settings = &self.profile.settings;
         if self.requests.len() >= settings.client_requests_max {
             return Err(Refusal::Full("client_requests_max requests have no outcome yet"));
         }
-        let size = match request {
-            ClientRequest::Command(words) => words.iter().map(|word| word.len()).sum(),
-            ClientRequest::Transaction(block) => block.size(),
-        };
-        if self.waiting_bytes > 0 && self.waiting_bytes + size > settings.client_bytes_max {
+        if self.waiting_bytes > 0 && self.waiting_bytes + request.size() > settings.client_bytes_max {
             return Err(Refusal::Full("client_bytes_max bytes are waiting to be sent"));
         }
         Ok(())
     }
 
     /// Gives a request up; false if its outcome is known already.
-    pub(super) fn cancel(&mut self, key: Key<Pending>) -> bool {
-        self.give_up(key, Fault::Canceled)
-    }
-
     pub(super) fn give_up(&mut self, key: Key<Pending>, fault: Fault) -> bool {
-        let Some(pending) = self.requests.get(key) else { return false };
-        let channel = pending.channel;
+        let Some(channel) = self.requests.get(key).map(|pending| pending.channel) else { return false };
         self.complete(key, Err(fault));
-        let Some(found) = self.channels.get(channel) else { return true };
-        if found.purpose == Purpose::Blocking {
+        if self.is_for(channel, Purpose::Blocking) {
             // Nobody is there for an element that it may still pop: its connection ends with it.
             self.remove(channel);
         }
@@ -268,19 +234,10 @@ impl Mux {
 
     /// Opens a connection for a caller alone.
     pub(super) fn open_session(&mut self) -> Result<Key<Channel>, Refusal> {
-        if self.closed {
-            return Err(Refusal::Closed("the handle is closed"));
-        }
+        self.check_open()?;
         let key = self.open(Purpose::Session)?;
         self.want(key);
         Ok(key)
-    }
-
-    /// Closes it; its requests are canceled.
-    pub(super) fn close_session(&mut self, key: Key<Channel>) {
-        if self.channels.get(key).is_some_and(|channel| channel.purpose == Purpose::Session) {
-            self.end_channel(key, Fault::Canceled);
-        }
     }
 
     /// Subscribes; pushes come as events with `tag`.
@@ -290,9 +247,7 @@ impl Mux {
         name: &[u8],
         tag: usize,
     ) -> Result<Key<Subscription>, Refusal> {
-        if self.closed {
-            return Err(Refusal::Closed("the handle is closed"));
-        }
+        self.check_open()?;
         if self.channels.get(self.messages).is_none() {
             self.messages = self.open(Purpose::Messages)?;
         }
@@ -308,19 +263,20 @@ impl Mux {
         Ok(key)
     }
 
-    /// Ends a subscription; its tag. `None` if it is over already.
-    pub(super) fn unsubscribe(&mut self, key: Key<Subscription>) -> Option<usize> {
-        let (tag, last) = self.topics.leave(key)?;
+    /// Ends a subscription; false if it is over already.
+    pub(super) fn unsubscribe(&mut self, key: Key<Subscription>) -> bool {
+        let Some((tag, last)) = self.topics.leave(key) else { return false };
         if self.topics.is_empty() {
             self.remove(self.messages);
         } else if let Some((family, name)) = last {
             self.ask(family, &name, false);
         }
-        Some(tag)
+        self.tell(Event::Done { tag, outcome: Err(Fault::Canceled) });
+        true
     }
 
     /// Tells the server at once if it can be told; else all is asked for when it can.
-    pub(super) fn ask(&mut self, family: Family, name: &[u8], join: bool) {
+    fn ask(&mut self, family: Family, name: &[u8], join: bool) {
         let messages = self.messages;
         if let Some(channel) = self.channels.get_mut(messages)
             && channel.state == State::Ready
@@ -344,19 +300,9 @@ impl Mux {
         }
     }
 
-    /// How many things have happened that `next_event` has not told.
-    pub(super) fn events(&self) -> usize {
-        self.told.len()
-    }
-
     /// Has an event told behind what has happened so far.
     pub(super) fn tell(&mut self, event: Event) {
         self.told.push_back(Told::Event(event));
-    }
-
-    /// Cancels everything; nothing is taken any more.
-    pub(super) fn close(&mut self) {
-        self.end(Fault::Canceled);
     }
 
     /// Ends everything with this fault; nothing is taken any more.
@@ -375,33 +321,13 @@ impl Mux {
         self.channels.iter().any(|(_, channel)| !channel.line.is_idle())
     }
 
-    /// Whether requests can be sent.
-    pub(super) fn is_connected(&self) -> bool {
-        self.is_ready(self.main)
-    }
-
     /// Whether a channel's requests can be sent.
     pub(super) fn is_ready(&self, key: Key<Channel>) -> bool {
         self.channels.get(key).is_some_and(|channel| channel.state == State::Ready)
     }
 
-    /// Tells the state again, if it is a good one.
-    pub(super) fn report_state(&mut self) {
-        if self.is_connected() {
-            self.told.push_back(Told::Event(Event::State { connected: true, reason: None }));
-        }
-    }
-
-    /// The last failure in words, once.
-    pub(super) fn take_words(&mut self) -> Option<String> {
-        self.words.take()
-    }
-
-    // ---- for the driver -------------------------------------------------------------------------------
-
-    /// Tells the time, for what is about to be submitted; what is due happens in `advance`.
-    pub(super) fn touch(&mut self, now: Millis) {
-        self.now = self.now.max(now);
+    pub(super) fn is_for(&self, key: Key<Channel>, purpose: Purpose) -> bool {
+        self.channels.get(key).is_some_and(|channel| channel.purpose == purpose)
     }
 
     /// Tells the time, and lets what is due happen.
@@ -421,7 +347,7 @@ impl Mux {
         }
     }
 
-    pub(super) fn channel_due(&mut self, key: Key<Channel>) {
+    fn channel_due(&mut self, key: Key<Channel>) {
         let Some(channel) = self.channels.get(key) else { return };
         match channel.state {
             State::Pausing { until } if until <= self.now => self.connect(key),
@@ -434,7 +360,7 @@ impl Mux {
     }
 
     /// Requests that have waited too long for a connection.
-    pub(super) fn expire(&mut self, key: Key<Channel>) {
+    fn expire(&mut self, key: Key<Channel>) {
         let patience = self.profile.settings.client_queue_timeout;
         while let Some(channel) = self.channels.get_mut(key)
             && channel.state != State::Ready
@@ -453,14 +379,14 @@ impl Mux {
         }
     }
 
-    /// Milliseconds until something is due.
-    pub(super) fn timeout(&self) -> Option<Millis> {
+    /// Milliseconds from `now` until something is due.
+    pub(super) fn timeout(&self, now: Millis) -> Option<Millis> {
         if !self.told.is_empty() || !self.actions.is_empty() || !self.dirty.is_empty() {
             return Some(0);
         }
         let deadline = self.deadlines.peek().map(|Reverse((at, _))| *at);
         let due = self.channels_due().into_iter().chain(deadline).min();
-        due.map(|at| at.saturating_sub(self.now))
+        due.map(|at| at.saturating_sub(now))
     }
 
     /// When a channel, or a request that waits in one, has waited long enough.
@@ -480,9 +406,9 @@ impl Mux {
         self.channels.iter().filter_map(|(_, channel)| of_channel(channel)).min()
     }
 
-    /// Moves the actions since the last call into `into`.
-    pub(super) fn take_actions(&mut self, into: &mut Vec<ConnectionAction>) {
-        into.append(&mut self.actions);
+    /// The actions since the last call.
+    pub(super) fn take_actions(&mut self) -> Vec<ConnectionAction> {
+        std::mem::take(&mut self.actions)
     }
 
     /// Moves the keys of channels with something to write into `into`.
@@ -498,13 +424,13 @@ impl Mux {
     /// The connection has been made.
     pub(super) fn connected(&mut self, key: Key<Channel>) {
         let until = self.now + self.profile.settings.client_connect_timeout;
-        let Some(channel) = self.channels.get_mut(key) else { return };
-        if !matches!(channel.state, State::Connecting { .. }) {
-            return;
+        if let Some(channel) = self.channels.get_mut(key)
+            && matches!(channel.state, State::Connecting { .. })
+        {
+            channel.set_state(State::Greeting { until });
+            self.greet(key);
+            self.mark(key);
         }
-        channel.set_state(State::Greeting { until });
-        self.greet(key);
-        self.mark(key);
     }
 
     /// It could not be made.
@@ -516,7 +442,6 @@ impl Mux {
     /// It has broken.
     pub(super) fn lost(&mut self, key: Key<Channel>, why: &str) {
         self.words = Some(why.to_owned());
-        self.fail_sent(key, Fault::Lost);
         self.after_loss(key, Fault::Lost);
     }
 
@@ -530,7 +455,7 @@ impl Mux {
     }
 
     /// Where this user may not MULTI, transactions get that answer here: see [`Step::Multi`].
-    pub(super) fn refuse_transactions(&mut self, key: Key<Channel>) {
+    fn refuse_transactions(&mut self, key: Key<Channel>) {
         let Some(channel) = self.channels.get(key) else { return };
         let Some(error) = channel.no_multi.clone() else { return };
         let blocks = channel.line.entries().iter().filter(|waiting| waiting.replies > 1);
@@ -551,21 +476,16 @@ impl Mux {
         self.channels.get(key).is_some_and(|channel| channel.is_connected() && channel.out.bytes().is_empty())
     }
 
-    /// The channel of requests.
-    pub(super) fn main(&self) -> Key<Channel> {
-        self.main
-    }
-
     pub(super) fn complete(&mut self, key: Key<Pending>, outcome: Outcome) {
         if let Some(pending) = self.requests.remove(key) {
-            self.told.push_back(Told::Event(Event::Done { tag: pending.tag, outcome }));
+            self.tell(Event::Done { tag: pending.tag, outcome });
         }
     }
 
-    pub(super) fn say(&mut self, connected: bool, reason: Option<Fault>) {
-        if self.said_connected != Some(connected) {
-            self.said_connected = Some(connected);
-            self.told.push_back(Told::Event(Event::State { connected, reason }));
+    /// Says whether the main connection is there, if that is news.
+    pub(super) fn say(&mut self, lost: Option<Fault>) {
+        if self.said_connected.replace(lost.is_none()) != Some(lost.is_none()) {
+            self.tell(Event::State(lost));
         }
     }
 
@@ -580,7 +500,7 @@ impl Mux {
     }
 
     /// Deadlines of requests that are long done would pile up under a long timeout.
-    pub(super) fn prune_deadlines(&mut self) {
+    fn prune_deadlines(&mut self) {
         if self.deadlines.len() > 1024 && self.deadlines.len() > 4 * self.requests.len() {
             let requests = &self.requests;
             self.deadlines.retain(|Reverse((_, bits))| requests.get(Key::from_bits(*bits)).is_some());

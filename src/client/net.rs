@@ -4,6 +4,7 @@
 use super::channel::Channel;
 use super::endpoint::{Border, Endpoint, Place, Target, Unusable};
 use super::mux::{ConnectionAction, Mux, Profile};
+use super::request::Fault;
 use super::requests::Requests;
 use crate::base::clock::{Clock, Millis};
 use crate::base::error::{Error, Result};
@@ -35,9 +36,8 @@ const EVENTS: usize = 64;
 #[derive(Debug)]
 struct ClientLink {
     conn: Conn,
-    connecting: bool,
-    /// Where to, while it is connecting.
-    address: Option<SocketAddr>,
+    /// Where to, while that is under way.
+    connecting: Option<SocketAddr>,
 }
 
 /// What a client is connected to, as far as a loop of the same process could be that.
@@ -52,6 +52,7 @@ pub enum Peering {
 }
 
 /// A client of a broker, or of Redis itself; see the header's `broker_client_t`.
+#[derive(Debug)]
 pub struct Client {
     mux: Mux,
     net: Net,
@@ -63,37 +64,24 @@ pub struct Client {
 #[derive(Debug)]
 pub struct Recipe {
     place: Place,
-    settings: ClientSettings,
-    direct: bool,
+    profile: Profile,
 }
 
 impl Recipe {
     /// Whether a client made from it once more can connect.
     pub fn is_lasting(&self) -> bool {
-        self.place.is_lasting()
+        self.profile.lasting
     }
 
     /// A client of this process, which lies behind so many forks. It knows no request, session or subscription of those
     /// before it.
     pub fn renew(&self, forks: u64) -> Result<Client> {
-        let net = Net::new().map_err(|error| Error::refused("cannot create a poll", &error))?;
-        let endpoint = self.place.endpoint(None, &net.waker);
-        Ok(Client::begin(net, self, endpoint, forks))
-    }
-
-    fn profile(&self) -> Profile {
-        let lasting = self.is_lasting();
-        Profile { settings: self.settings.clone(), direct: self.direct, eager: true, lasting }
-    }
-}
-
-impl std::fmt::Debug for Client {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Client").field("connected", &self.mux.is_connected()).finish_non_exhaustive()
+        Ok(Client::begin(Net::new()?, self, None, forks))
     }
 }
 
 /// The descriptors.
+#[derive(Debug)]
 struct Net {
     /// Before `poll`: see [`Held`].
     _held: Held,
@@ -116,16 +104,15 @@ struct Net {
     attended: bool,
     /// Somebody has rung the bell, and no step has ended for it yet.
     rung: bool,
-    /// The time that the mux was last told.
-    told: Millis,
 }
 
 impl Net {
-    fn new() -> io::Result<Net> {
-        let poll = Poll::new()?;
+    fn new() -> Result<Net> {
+        let refused = |error| Error::refused("cannot create a poll", &error);
+        let poll = Poll::new().map_err(refused)?;
         let held = Held::new(&poll);
-        let waker = Wake::new(poll.registry(), TOKEN_WAKER)?;
-        let bell = Wake::new(poll.registry(), TOKEN_BELL)?;
+        let waker = Wake::new(poll.registry(), TOKEN_WAKER).map_err(refused)?;
+        let bell = Wake::new(poll.registry(), TOKEN_BELL).map_err(refused)?;
         Ok(Net {
             _held: held,
             poll,
@@ -141,7 +128,6 @@ impl Net {
             woken: false,
             attended: false,
             rung: false,
-            told: 0,
         })
     }
 }
@@ -153,15 +139,16 @@ impl Client {
         mut settings: ClientSettings,
         border: Border,
     ) -> std::result::Result<(Client, Recipe), Unusable> {
-        let net = Net::new().map_err(|error| Error::refused("cannot create a poll", &error))?;
+        let net = Net::new()?;
         let Target { place, given, direct } = Target::parse(endpoint, &mut settings, border)?;
-        let recipe = Recipe { place, settings, direct };
-        let endpoint = recipe.place.endpoint(given, &net.waker);
-        Ok((Client::begin(net, &recipe, endpoint, 0), recipe))
+        let profile = Profile { settings, direct, eager: true, lasting: given.is_none() };
+        let recipe = Recipe { place, profile };
+        Ok((Client::begin(net, &recipe, given, 0), recipe))
     }
 
-    fn begin(net: Net, recipe: &Recipe, endpoint: Endpoint, forks: u64) -> Client {
-        let mux = Mux::of_copy(recipe.profile(), 0, forks);
+    fn begin(net: Net, recipe: &Recipe, given: Option<Stream>, forks: u64) -> Client {
+        let endpoint = Endpoint::new(recipe.place.clone(), given, &net.waker);
+        let mux = Mux::new(recipe.profile.clone(), 0, forks);
         let mut client = Client { mux, net, endpoint };
         client.flush();
         client
@@ -169,9 +156,10 @@ impl Client {
 
     /// Lends what may be asked of it. What was asked makes the descriptor readable, so that the loop sends it.
     pub fn with_requests<R>(&mut self, body: impl FnOnce(&mut Requests<'_>) -> R) -> R {
-        let mut requests = Requests::new(&mut self.mux, &self.net.clock, true);
+        let (mux, clock) = (&mut self.mux, &self.net.clock);
+        let mut requests = Requests { mux, clock, open: true, moved: false };
         let result = body(&mut requests);
-        if requests.moved() {
+        if requests.moved {
             self.wake();
         }
         result
@@ -182,34 +170,28 @@ impl Client {
         self.net.bell.as_raw_fd()
     }
 
-    /// How long a loop may sleep before the next `wait` and `work`, in milliseconds; `None` is until the descriptor is
-    /// readable.
+    /// How long a loop may sleep before the next `work`, in milliseconds; `None` is until the descriptor is readable.
     pub fn timeout(&self) -> Option<Millis> {
         let net = &self.net;
         let unread = net.unread.iter().any(|key| net.links.get(key).is_some_and(|link| link.conn.unread()));
         if unread || net.rung || !net.late.is_empty() {
             return Some(0);
         }
-        let passed = net.clock.now().saturating_sub(net.told);
-        self.mux.timeout().map(|timeout| timeout.saturating_sub(passed))
+        self.mux.timeout(net.clock.now())
     }
 
     /// What it is connected to.
     pub fn peering(&self) -> Peering {
-        match &self.endpoint {
-            Endpoint::Found(resolver) => resolver.url().map_or(Peering::Elsewhere, Peering::At),
-            Endpoint::Given(_) => self.stream().map_or(Peering::Elsewhere, |stream| match stream.peer() {
-                Peer::Unix { pid, .. } if pid.unsigned_abs() == std::process::id() => Peering::OwnProcess,
-                _ => Peering::Elsewhere,
-            }),
+        if let Some(resolver) = &self.endpoint.resolver {
+            return resolver.url().map_or(Peering::Elsewhere, Peering::At);
+        }
+        match self.net.links.get(&self.mux.main).map(|link| link.conn.stream().peer()) {
+            Some(Peer::Unix { pid, .. }) if pid.unsigned_abs() == std::process::id() => Peering::OwnProcess,
+            _ => Peering::Elsewhere,
         }
     }
 
-    fn stream(&self) -> Option<&Stream> {
-        self.net.links.get(&self.mux.main()).map(|link| link.conn.stream())
-    }
-
-    /// Whoever drives the client will `wait`, `work` or `end_step` next: until then nothing submitted needs to wake it.
+    /// Whoever drives the client will `work` or `end_step` next: until then nothing submitted needs to wake it.
     pub fn attend(&mut self) {
         self.net.attended = true;
     }
@@ -220,24 +202,17 @@ impl Client {
         [limit, self.timeout()].into_iter().flatten().min()
     }
 
-    /// Waits until something happens or is due, at most `limit`.
-    pub fn wait(&mut self, limit: Option<Duration>) -> Result<()> {
+    /// Reads what has come, lets happen what is due, writes what can be written; never waits. The callbacks are due then,
+    /// and after them `end_step`.
+    pub fn work(&mut self) -> Result<()> {
         self.net.attended = false;
-        let due = self.timeout().map(Duration::from_millis);
-        let timeout = [limit, due].into_iter().flatten().min();
-        match self.net.poll.poll(&mut self.net.events, timeout) {
-            Err(error) if error.kind() != io::ErrorKind::Interrupted => {
-                Err(Error::refused("cannot poll", &error))
-            }
-            _ => Ok(()),
+        if let Err(error) = self.net.poll.poll(&mut self.net.events, Some(Duration::ZERO))
+            && error.kind() != io::ErrorKind::Interrupted
+        {
+            return Err(Error::refused("cannot poll", &error));
         }
-    }
-
-    /// Reads what has come, lets happen what is due, writes what can be written. The callbacks are due then, and after
-    /// them `end_step`.
-    pub fn work(&mut self) {
         self.net.woken = false;
-        self.tell_time();
+        self.mux.advance(self.net.clock.now());
         let unread = std::mem::take(&mut self.net.unread);
         let events = std::mem::replace(&mut self.net.events, Events::with_capacity(0));
         for event in &events {
@@ -258,6 +233,7 @@ impl Client {
         }
         self.flush();
         self.net.attended = true;
+        Ok(())
     }
 
     /// Writes what callbacks have submitted. A bell that was rung has ended this step and ends no other.
@@ -267,14 +243,13 @@ impl Client {
     }
 
     /// Carries out what the mux wants done, and writes.
-    pub fn flush(&mut self) {
-        self.tell_time();
-        let mut actions = Vec::new();
+    fn flush(&mut self) {
+        self.mux.advance(self.net.clock.now());
         let mut dirty = std::mem::take(&mut self.net.late);
         loop {
-            self.mux.take_actions(&mut actions);
+            let actions = self.mux.take_actions();
             let moved = !actions.is_empty();
-            for action in actions.drain(..) {
+            for action in actions {
                 match action {
                     ConnectionAction::Connect(key) => self.connect(key),
                     ConnectionAction::Close(key) => self.give_up(key),
@@ -291,11 +266,6 @@ impl Client {
         }
     }
 
-    fn tell_time(&mut self) {
-        self.net.told = self.net.clock.now();
-        self.mux.advance(self.net.told);
-    }
-
     /// Makes the descriptor readable, once, until the next `work`.
     fn wake(&mut self) {
         if !self.net.attended && !std::mem::replace(&mut self.net.woken, true) {
@@ -303,14 +273,12 @@ impl Client {
         }
     }
 
-    // ---- connections ----------------------------------------------------------------------------------
-
     fn connect(&mut self, key: Key<Channel>) {
-        if !self.endpoint.is_lasting() && key != self.mux.main() {
+        if !self.endpoint.is_lasting() && key != self.mux.main {
             self.net.handovers.push(key);
             return self.hand_over();
         }
-        let begun = self.endpoint.connect(self.net.told);
+        let begun = self.endpoint.connect(self.mux.now);
         if let Err(error) = begun.and_then(|(stream, address)| self.add(key, stream, address)) {
             self.mux.failed(key, &format!("cannot connect: {error}"));
         }
@@ -318,18 +286,17 @@ impl Client {
 
     /// The mux wants it no more: what is still under way has taken too long.
     fn give_up(&mut self, key: Key<Channel>) {
-        if let Some(ClientLink { connecting: true, address: Some(address), .. }) = self.net.links.get(&key) {
-            self.endpoint.blame(*address);
+        if let Some(address) = self.net.links.get(&key).and_then(|link| link.connecting) {
+            self.endpoint.blame(address);
         }
         self.close_link(key);
     }
 
-    fn add(&mut self, key: Key<Channel>, stream: Stream, address: Option<SocketAddr>) -> io::Result<()> {
-        let under_way = address.is_some();
+    fn add(&mut self, key: Key<Channel>, stream: Stream, connecting: Option<SocketAddr>) -> io::Result<()> {
         let mut conn = Conn::new(stream);
-        conn.register(self.net.poll.registry(), Token(key.to_bits() as usize), under_way)?;
-        self.net.links.insert(key, ClientLink { conn, connecting: under_way, address });
-        if !under_way {
+        conn.register(self.net.poll.registry(), Token(key.to_bits() as usize), connecting.is_some())?;
+        self.net.links.insert(key, ClientLink { conn, connecting });
+        if connecting.is_none() {
             self.mux.connected(key);
         }
         Ok(())
@@ -338,7 +305,7 @@ impl Client {
     /// Gives one end of a new socket pair to the process at the other end of the given one: how a client that has but
     /// one socket gets more. The empty line it travels with is no request.
     fn hand_over(&mut self) {
-        let main = self.mux.main();
+        let main = self.mux.main;
         if self.net.handovers.is_empty() || !self.mux.is_between_requests(main) {
             return;
         }
@@ -386,17 +353,17 @@ impl Client {
     fn take_event(&mut self, key: Key<Channel>, event: &mio::event::Event) {
         let Some(link) = self.net.links.get_mut(&key) else { return };
         link.conn.observe(event);
-        if link.connecting && !link.conn.blocked() {
+        if let Some(address) = link.connecting
+            && !link.conn.blocked()
+        {
             match link.conn.stream().is_connected() {
                 Ok(false) => return,
                 Ok(true) => {
-                    link.connecting = false;
+                    link.connecting = None;
                     self.mux.connected(key);
                 }
                 Err(error) => {
-                    if let Some(address) = link.address {
-                        self.endpoint.blame(address);
-                    }
+                    self.endpoint.blame(address);
                     self.close_link(key);
                     return self.mux.failed(key, &format!("cannot connect: {error}"));
                 }
@@ -410,7 +377,7 @@ impl Client {
     /// One read: whoever sends without end does not keep others waiting.
     fn read(&mut self, key: Key<Channel>) {
         let Some(link) = self.net.links.get_mut(&key) else { return };
-        if link.connecting || !link.conn.unread() || self.net.unread.contains(&key) {
+        if link.connecting.is_some() || !link.conn.unread() || self.net.unread.contains(&key) {
             return;
         }
         let fill = link.conn.fill(&mut self.net.scratch);
@@ -434,7 +401,8 @@ impl Client {
     fn write(&mut self, key: Key<Channel>) {
         let mut left = WRITE_TURN;
         loop {
-            let Some(link) = self.net.links.get_mut(&key).filter(|link| !link.connecting) else { return };
+            let link = self.net.links.get_mut(&key).filter(|link| link.connecting.is_none());
+            let Some(link) = link else { return };
             let bytes = self.mux.outgoing(key);
             match link.conn.flush_some(self.net.poll.registry(), bytes, &mut left) {
                 Ok(Flush::Wrote(count)) => self.mux.wrote(key, count),
@@ -449,18 +417,13 @@ impl Client {
         }
     }
 
-    // ---- the end --------------------------------------------------------------------------------------
-
     /// Cancels everything and closes every connection; the events tell.
     pub fn close(&mut self) {
-        self.mux.close();
+        self.mux.end(Fault::Canceled);
         for key in self.net.links.keys().copied().collect::<Vec<_>>() {
             self.close_link(key);
         }
     }
-
-    /// Closes the descriptors and nothing else: its state is not to be trusted.
-    pub fn abandon(self) {}
 }
 
 impl AsRawFd for Client {

@@ -3,9 +3,8 @@
 
 use super::channel::{Channel, Purpose, SentRequest, State};
 use super::mux::{Mux, Told};
-use super::request::{Event, Fault, fault_of};
+use super::request::{Event, Fault, outcome_of};
 use crate::base::key::Key;
-use crate::command::Setting;
 use crate::resp::{Tree, reply};
 
 /// Connections kept for the next blocking command.
@@ -64,42 +63,30 @@ impl Mux {
         }
     }
 
-    pub(super) fn answered(&mut self, key: Key<Channel>, sent: SentRequest, frame: &[u8]) {
-        if let (Some(setting), b"+OK\r\n") = (sent.asked.setting, frame) {
-            self.remember(setting, &sent);
+    fn answered(&mut self, key: Key<Channel>, sent: SentRequest, frame: &[u8]) {
+        if let (Some(setting), Some(bytes), b"+OK\r\n") = (sent.asked.setting, sent.bytes, frame) {
+            self.again.retain(|(known, _)| *known != setting);
+            self.again.push((setting, bytes));
         }
         // Why nothing was executed, where Redis said so earlier.
         let told = match &sent.error {
             Some(error) if frame.first() == Some(&b'-') => error,
             _ => frame,
         };
-        let outcome = match fault_of(told) {
-            Some(fault) => {
-                self.words = reply::text(told).map(|text| String::from_utf8_lossy(text).into_owned());
-                Err(fault)
-            }
-            None => Tree::parse(told).ok_or(Fault::Protocol),
-        };
+        let outcome = outcome_of(told);
+        if outcome.is_err() {
+            self.words = reply::text(told).map(|text| String::from_utf8_lossy(text).into_owned());
+        }
         self.complete(sent.asked.request, outcome);
-        let keep = self.idle.len() < BLOCKING_KEPT;
-        match self.channels.get(key).map(|channel| channel.purpose) {
-            Some(Purpose::Blocking) if keep => self.idle.push(key),
-            Some(Purpose::Blocking) => self.remove(key),
-            _ => {}
+        if self.is_for(key, Purpose::Blocking) {
+            if self.idle.len() < BLOCKING_KEPT { self.idle.push(key) } else { self.remove(key) }
         }
     }
 
-    pub(super) fn remember(&mut self, setting: Setting, sent: &SentRequest) {
-        if let Some(bytes) = &sent.bytes {
-            self.again.retain(|(known, _)| *known != setting);
-            self.again.push((setting, bytes.to_vec()));
-        }
-    }
-
-    pub(super) fn pushed(&mut self, frame: &[u8]) {
+    fn pushed(&mut self, frame: &[u8]) {
         let Some(push) = Tree::parse(frame) else { return };
         let Some(mut keys) = self.topics.push(&push) else {
-            return self.told.push_back(Told::Event(Event::Push(push)));
+            return self.tell(Event::Push(push));
         };
         // Mostly there is one.
         let last = keys.pop();
@@ -108,17 +95,12 @@ impl Mux {
     }
 
     /// An answer on the channel of subscriptions that is no push: the one asked for first is refused.
-    pub(super) fn subscription_refused(&mut self, key: Key<Channel>, frame: &[u8]) {
-        let over = self.topics.refused().filter(|_| frame.first() == Some(&b'-'));
-        let Some(over) = over else {
+    fn subscription_refused(&mut self, key: Key<Channel>, frame: &[u8]) {
+        let Some(over) = self.topics.refused().filter(|_| frame.first() == Some(&b'-')) else {
             return self.desync(key, "a reply nobody asked for");
         };
         for tag in over {
-            let outcome = match fault_of(frame) {
-                Some(fault) => Err(fault),
-                None => Tree::parse(frame).ok_or(Fault::Protocol),
-            };
-            self.told.push_back(Told::Event(Event::SubscriptionOver { tag, outcome }));
+            self.tell(Event::Done { tag, outcome: outcome_of(frame) });
         }
         if self.topics.is_empty() {
             self.remove(key);

@@ -35,27 +35,46 @@ impl Block {
         self.len += 1;
         Ok(true)
     }
+}
 
-    /// How many commands it holds.
-    pub fn len(&self) -> u32 {
-        self.len
+impl ClientRequest<'_> {
+    /// Why it is none, in words.
+    pub(super) fn check(&self) -> Result<(), &'static str> {
+        match self {
+            ClientRequest::Command(words) if words.first().is_none_or(|name| name.is_empty()) => {
+                Err("a command without a name")
+            }
+            ClientRequest::Transaction(block) if block.len == 0 => Err("a transaction without commands"),
+            _ => Ok(()),
+        }
     }
 
-    /// Bytes of its commands.
+    /// Bytes of its words.
     pub(super) fn size(&self) -> usize {
-        self.bytes.len()
+        match self {
+            ClientRequest::Command(words) => words.iter().map(|word| word.len()).sum(),
+            ClientRequest::Transaction(block) => block.bytes.len(),
+        }
     }
 
-    /// Whether it holds none.
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
+    /// How many it has; those to MULTI and EXEC are two.
+    pub(super) fn replies(&self) -> u32 {
+        match self {
+            ClientRequest::Command(_) => 1,
+            ClientRequest::Transaction(block) => block.len + 2,
+        }
     }
 
-    /// Appends MULTI, the commands and EXEC, which have two replies more than there are commands.
+    /// Appends it; the commands of a transaction between MULTI and EXEC.
     pub(super) fn write(&self, out: &mut Vec<u8>) {
-        encode::request(out, &[b"MULTI"]);
-        out.extend_from_slice(&self.bytes);
-        encode::request(out, &[b"EXEC"]);
+        match self {
+            ClientRequest::Command(words) => encode::request(out, words),
+            ClientRequest::Transaction(block) => {
+                encode::request(out, &[b"MULTI"]);
+                out.extend_from_slice(&block.bytes);
+                encode::request(out, &[b"EXEC"]);
+            }
+        }
     }
 }
 
@@ -112,11 +131,11 @@ impl Refusal {
 /// What happened. `tag` is what the caller gave along.
 #[derive(Debug)]
 pub enum Event {
-    /// A request has its outcome: the only one it will have.
+    /// A request or a subscription is over; it is not heard of again.
     Done {
-        /// The request's.
+        /// Whose outcome it is.
         tag: usize,
-        /// The reply, or why there is none.
+        /// The reply, or why there is none; why a subscription gets no more messages.
         outcome: Outcome,
     },
     /// A push about a subscription: its confirmation, or a message.
@@ -126,22 +145,18 @@ pub enum Event {
         /// The whole push.
         push: Tree,
     },
-    /// A subscription has come to its end by itself; it is not heard of again.
-    SubscriptionOver {
-        /// The subscription's.
-        tag: usize,
-        /// The server's refusal, or why there will be no more messages.
-        outcome: Outcome,
-    },
     /// A push that belongs to no subscription.
     Push(Tree),
-    /// The main connection is there, or is not any more.
-    State {
-        /// Whether it is there.
-        connected: bool,
-        /// Why it is not.
-        reason: Option<Fault>,
-    },
+    /// The main connection is there, or is not any more, and why.
+    State(Option<Fault>),
+}
+
+/// The outcome of a reply: an error of the broker's own may be a fault.
+pub(super) fn outcome_of(frame: &[u8]) -> Outcome {
+    match fault_of(frame) {
+        Some(fault) => Err(fault),
+        None => Tree::parse(frame).ok_or(Fault::Protocol),
+    }
 }
 
 /// The fault that an error reply of the broker's stands for; `None` for every other reply.
@@ -185,9 +200,10 @@ mod tests {
         let mut block = Block::default();
         assert_eq!(block.add(&[b"INCR", b"k"]), Ok(true));
         assert!(block.add(&[b"WATCH", b"k"]).is_err());
-        assert_eq!(block.len(), 1);
         let mut out = Vec::new();
-        block.write(&mut out);
+        let request = ClientRequest::Transaction(&block);
+        request.write(&mut out);
+        assert_eq!(request.replies(), 3);
         let text = "*1\r\n$5\r\nMULTI\r\n*2\r\n$4\r\nINCR\r\n$1\r\nk\r\n*1\r\n$4\r\nEXEC\r\n";
         assert_eq!(out, text.as_bytes());
     }

@@ -26,16 +26,12 @@ pub struct Requests<'a> {
     pub(super) moved: bool,
 }
 
-impl<'a> Requests<'a> {
-    pub(super) fn new(mux: &'a mut Mux, clock: &'a Clock, open: bool) -> Requests<'a> {
-        Requests { mux, clock, open, moved: false }
-    }
-
+impl Requests<'_> {
     fn begin(&mut self) -> Result<(), Refusal> {
         if !self.open {
             return Err(Refusal::Closed("the loop is closed or drains"));
         }
-        self.mux.touch(self.clock.now());
+        self.mux.now = self.mux.now.max(self.clock.now());
         self.moved = true;
         Ok(())
     }
@@ -55,12 +51,10 @@ impl<'a> Requests<'a> {
     /// Gives a request or a subscription up, whose last event says `Canceled`; false if it is over already.
     pub fn cancel(&mut self, number: u64) -> bool {
         self.moved = true;
-        if number & SUBSCRIPTION == 0 {
-            return self.mux.cancel(Key::from_bits(number));
+        match number & SUBSCRIPTION {
+            0 => self.mux.give_up(Key::from_bits(number), Fault::Canceled),
+            _ => self.mux.unsubscribe(Key::from_bits(number & !SUBSCRIPTION)),
         }
-        let Some(tag) = self.mux.unsubscribe(Key::from_bits(number & !SUBSCRIPTION)) else { return false };
-        self.mux.tell(Event::SubscriptionOver { tag, outcome: Err(Fault::Canceled) });
-        true
     }
 
     /// Opens a connection for the caller alone.
@@ -72,12 +66,7 @@ impl<'a> Requests<'a> {
     /// Closes it; its requests are canceled.
     pub fn close_session(&mut self, session: SessionKey) {
         self.moved = true;
-        self.mux.close_session(session.0);
-    }
-
-    /// Whether the session's connection is there.
-    pub fn session_is_connected(&self, session: SessionKey) -> bool {
-        self.mux.is_ready(session.0)
+        self.mux.end_channel(session.0, Fault::Canceled);
     }
 
     /// Subscribes to one name.
@@ -93,27 +82,24 @@ impl<'a> Requests<'a> {
 
     /// How many things have happened that `next_event` has not told: what one step delivers.
     pub fn events(&self) -> usize {
-        self.mux.events()
+        self.mux.told.len()
     }
 
-    /// Whether requests can be sent.
-    pub fn is_connected(&self) -> bool {
-        self.mux.is_connected()
+    /// Whether the connection of requests, or of that session, is there.
+    pub fn is_connected(&self, session: Option<SessionKey>) -> bool {
+        self.mux.is_ready(session.map_or(self.mux.main, |session| session.0))
     }
 
     /// Has the state told again, if it is a good one.
     pub fn report_state(&mut self) {
         self.moved = true;
-        self.mux.report_state();
+        if self.is_connected(None) {
+            self.mux.tell(Event::State(None));
+        }
     }
 
     /// The last failure in words, once.
     pub fn take_words(&mut self) -> Option<String> {
-        self.mux.take_words()
-    }
-
-    /// Whether the driver is to be woken.
-    pub(super) fn moved(&self) -> bool {
-        self.moved
+        self.mux.words.take()
     }
 }

@@ -16,14 +16,12 @@ fn mux(pairs: &[(&str, &str)], direct: bool) -> Mux {
     for (key, value) in pairs {
         settings.set(key, value).unwrap();
     }
-    Mux::new(Profile { settings, direct, eager: true, lasting: true }, 0)
+    Mux::new(Profile { settings, direct, eager: true, lasting: true }, 0, 0)
 }
 
 /// Makes every connection that is asked for and answers its greeting; which channels that were.
 fn connect(mux: &mut Mux, greeting: &[u8]) -> Vec<Key<Channel>> {
-    let mut actions = Vec::new();
-    mux.take_actions(&mut actions);
-    let asked = actions.into_iter().filter_map(|action| match action {
+    let asked = mux.take_actions().into_iter().filter_map(|action| match action {
         ConnectionAction::Connect(key) => Some(key),
         ConnectionAction::Close(_) => None,
     });
@@ -133,8 +131,7 @@ fn an_accepted_setting_is_made_again_on_the_next_connection() {
     mux.input(main, b"+OK\r\n-NOPERM no\r\n+OK\r\n");
     mux.lost(main, "gone");
     mux.advance(1000);
-    let mut actions = Vec::new();
-    mux.take_actions(&mut actions);
+    mux.take_actions();
     mux.connected(main);
     let greeting = String::from_utf8(write(&mut mux, main)).unwrap();
     assert!(greeting.ends_with("$6\r\nCLIENT\r\n$8\r\nNO-EVICT\r\n$3\r\nOFF\r\n"), "{greeting:?}");
@@ -149,15 +146,31 @@ fn what_has_left_is_lost_and_the_rest_goes_on() {
         submit(&mut mux, &format!("GET {tag}"), tag).unwrap();
     }
     let one = mux.outgoing(main).len() / 3;
+    submit(&mut mux, "GET 3", 3).unwrap();
+    assert_eq!(mux.waiting_bytes, one);
     mux.wrote(main, one + 1);
     mux.lost(main, "gone");
+    assert_eq!(mux.waiting_bytes, 2 * one);
     let faults: Vec<_> = outcomes(&mut mux).into_iter().map(|(tag, outcome)| (tag, outcome.err())).collect();
     assert_eq!(faults, [(0, Some(Fault::Lost)), (1, Some(Fault::Lost))], "a byte of the second had left");
     mux.advance(500);
     connect(&mut mux, HELLO);
-    assert_eq!(write(&mut mux, main), b"*2\r\n$3\r\nGET\r\n$1\r\n2\r\n");
-    mux.input(main, b"+two\r\n");
-    assert!(matches!(outcomes(&mut mux)[..], [(2, Ok(_))]));
+    let rest = b"*2\r\n$3\r\nGET\r\n$1\r\n2\r\n*2\r\n$3\r\nGET\r\n$1\r\n3\r\n";
+    assert_eq!(write(&mut mux, main), rest, "in order");
+    mux.input(main, b"+two\r\n+three\r\n");
+    assert!(matches!(outcomes(&mut mux)[..], [(2, Ok(_)), (3, Ok(_))]));
+}
+
+#[test]
+fn what_nobody_wants_any_more_is_left_out() {
+    let mut mux = mux(&[], false);
+    let main = connect(&mut mux, HELLO)[0];
+    let keys: Vec<_> = (0..3).map(|tag| submit(&mut mux, &format!("GET {tag}"), tag).unwrap()).collect();
+    assert!(mux.give_up(Key::from_bits(keys[1]), Fault::Canceled));
+    assert_eq!(write(&mut mux, main), b"*2\r\n$3\r\nGET\r\n$1\r\n0\r\n*2\r\n$3\r\nGET\r\n$1\r\n2\r\n");
+    assert_eq!(mux.waiting_bytes, 0);
+    mux.input(main, b"+zero\r\n+two\r\n");
+    assert!(matches!(outcomes(&mut mux)[..], [(1, Err(Fault::Canceled)), (0, Ok(_)), (2, Ok(_))]));
 }
 
 /// Nothing of a connection that got no further than its greeting is left over for the next one.
@@ -168,7 +181,7 @@ fn a_greeting_that_was_refused_begins_anew() {
     submit(&mut mux, "GET k", 1).unwrap();
     mux.advance(500);
     assert_eq!(connect(&mut mux, &[HELLO, b"+OK\r\n"].concat()), [main]);
-    assert!(mux.is_connected());
+    assert!(mux.is_ready(main));
     assert_eq!(write(&mut mux, main), b"*2\r\n$3\r\nGET\r\n$1\r\nk\r\n");
     mux.input(main, b"+v\r\n");
     assert!(matches!(outcomes(&mut mux)[..], [(1, Ok(_))]));
@@ -181,13 +194,13 @@ fn no_name_is_given_twice_across_a_fork() {
     connect(&mut before, HELLO);
     let request = submit(&mut before, "GET k", 1).unwrap();
     let subscription = before.subscribe(Family::Channel, b"c", 2).unwrap();
-    let mut after = Mux::of_copy(before.profile.clone(), 0, 1);
+    let mut after = Mux::new(before.profile.clone(), 0, 1);
     let own = submit(&mut after, "GET k", 3).unwrap();
     let own_subscription = after.subscribe(Family::Channel, b"c", 4).unwrap();
     assert_ne!(request, own);
-    assert!(!after.cancel(Key::from_bits(request)));
+    assert!(!after.give_up(Key::from_bits(request), Fault::Canceled));
     assert_ne!(subscription.to_bits(), own_subscription.to_bits());
-    assert_eq!(after.unsubscribe(subscription), None);
+    assert!(!after.unsubscribe(subscription));
     assert!(outcomes(&mut after).is_empty());
 }
 
@@ -199,7 +212,7 @@ fn a_message_reaches_every_subscription_of_its_name_and_no_ended_one() {
     let messages = connect(&mut mux, HELLO)[0];
     write(&mut mux, messages);
     mux.input(messages, b">3\r\n+subscribe\r\n+c\r\n:1\r\n>3\r\n+message\r\n+c\r\n+hello\r\n");
-    mux.unsubscribe(keys[1]).unwrap();
+    assert!(mux.unsubscribe(keys[1]));
     let told = std::iter::from_fn(|| mux.next_event());
     let told: Vec<_> = told
         .filter_map(|event| match event {

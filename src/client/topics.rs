@@ -14,11 +14,8 @@ pub(super) struct Subscription {
     topic: SubscriptionName,
 }
 
-/// What the server is to be told when the last subscription of a name has gone.
-pub(super) type Farewell = Option<(Family, Box<[u8]>)>;
-
 /// What is subscribed to.
-type SubscriptionName = (u8, Box<[u8]>);
+pub(super) type SubscriptionName = (Family, Box<[u8]>);
 
 #[derive(Debug, Default)]
 struct Interest {
@@ -27,19 +24,13 @@ struct Interest {
     confirmed: Option<Box<[u8]>>,
 }
 
-/// A question to the server that is not yet confirmed.
-#[derive(Debug)]
-struct AskedTopic {
-    topic: SubscriptionName,
-    join: bool,
-}
-
 /// Every subscription of a client.
 #[derive(Debug, Default)]
 pub(super) struct Topics {
     subscriptions: Arena<Subscription>,
     interests: HashMap<SubscriptionName, Interest>,
-    asked: VecDeque<AskedTopic>,
+    /// Questions to the server that are not yet confirmed: whether each joins.
+    asked: VecDeque<(SubscriptionName, bool)>,
 }
 
 /// What became of a new subscription.
@@ -70,7 +61,7 @@ impl Topics {
     }
 
     pub(super) fn join(&mut self, family: Family, name: &[u8], tag: usize) -> (Key<Subscription>, Joined) {
-        let topic: SubscriptionName = (code(family), name.into());
+        let topic: SubscriptionName = (family, name.into());
         let key = self.subscriptions.insert(Subscription { tag, topic: topic.clone() });
         let interest = self.interests.entry(topic).or_default();
         interest.subscriptions.push(key);
@@ -83,7 +74,7 @@ impl Topics {
     }
 
     /// Ends a subscription; its tag, and what the server is to be told if it was the last of its name.
-    pub(super) fn leave(&mut self, key: Key<Subscription>) -> Option<(usize, Farewell)> {
+    pub(super) fn leave(&mut self, key: Key<Subscription>) -> Option<(usize, Option<SubscriptionName>)> {
         let subscription = self.subscriptions.remove(key)?;
         let interest = self.interests.get_mut(&subscription.topic)?;
         interest.subscriptions.retain(|other| *other != key);
@@ -91,26 +82,24 @@ impl Topics {
             return Some((subscription.tag, None));
         }
         self.interests.remove(&subscription.topic);
-        let (family, name) = subscription.topic;
-        Some((subscription.tag, Some((family_of(family), name))))
+        Some((subscription.tag, Some(subscription.topic)))
     }
 
     /// Writes SUBSCRIBE, or what takes it back, for one name, and remembers to expect a confirmation.
     pub(super) fn ask(&mut self, family: Family, name: &[u8], join: bool, out: &mut Vec<u8>) {
         let command = Subscribe { family, leave: !join }.name();
         encode::request(out, &[command.as_bytes(), name]);
-        self.asked.push_back(AskedTopic { topic: (code(family), name.into()), join });
+        self.asked.push_back(((family, name.into()), join));
     }
 
     /// Asks for everything anew: the connection is a new one.
     pub(super) fn ask_all(&mut self, out: &mut Vec<u8>) {
         self.asked.clear();
-        let topics: Vec<SubscriptionName> = self.interests.keys().cloned().collect();
         for interest in self.interests.values_mut() {
             interest.confirmed = None;
         }
-        for (family, name) in topics {
-            self.ask(family_of(family), &name, true, out);
+        for (family, name) in self.interests.keys().cloned().collect::<Vec<_>>() {
+            self.ask(family, &name, true, out);
         }
     }
 
@@ -131,19 +120,18 @@ impl Topics {
 
     /// Only after its confirmation: what comes before is the echo of an earlier subscription.
     fn wanting(&self, family: Family, name: &[u8]) -> Vec<Key<Subscription>> {
-        let interest = self.interests.get(&(code(family), name.into()) as &SubscriptionName);
-        interest
-            .filter(|interest| interest.confirmed.is_some())
-            .map_or_else(Vec::new, |i| i.subscriptions.clone())
+        let interest = self.interests.get(&(family, name.into()) as &SubscriptionName);
+        let confirmed = interest.filter(|interest| interest.confirmed.is_some());
+        confirmed.map(|interest| interest.subscriptions.clone()).unwrap_or_default()
     }
 
     fn confirmed(&mut self, name: &[u8], join: bool, frame: &[u8]) -> Vec<Key<Subscription>> {
-        if self.asked.front().is_none_or(|asked| asked.join != join || &*asked.topic.1 != name) {
+        let asked = self.asked.front().is_some_and(|(topic, joins)| *joins == join && &*topic.1 == name);
+        let Some((topic, _)) = asked.then(|| self.asked.pop_front()).flatten() else {
             // Redis ends a shard subscription by itself when the slot moves; nobody asked.
             return Vec::new();
-        }
-        let Some(asked) = self.asked.pop_front() else { return Vec::new() };
-        match self.interests.get_mut(&asked.topic) {
+        };
+        match self.interests.get_mut(&topic) {
             Some(interest) if join => {
                 interest.confirmed = Some(frame.into());
                 interest.subscriptions.clone()
@@ -154,12 +142,13 @@ impl Topics {
 
     /// The server has refused what was asked first. Whose subscriptions are over; `None`: nothing was asked.
     pub(super) fn refused(&mut self) -> Option<Vec<usize>> {
-        let asked = self.asked.pop_front()?;
-        let interest = match asked.join {
-            true => self.interests.remove(&asked.topic).unwrap_or_default(),
-            false => Interest::default(),
-        };
-        let over = interest.subscriptions.into_iter().filter_map(|key| self.subscriptions.remove(key));
+        let (topic, joins) = self.asked.pop_front()?;
+        let interest = if joins { self.interests.remove(&topic) } else { None };
+        let over = interest
+            .unwrap_or_default()
+            .subscriptions
+            .into_iter()
+            .filter_map(|key| self.subscriptions.remove(key));
         Some(over.map(|subscription| subscription.tag).collect())
     }
 
@@ -170,22 +159,6 @@ impl Topics {
         self.interests.clear();
         self.asked.clear();
         tags
-    }
-}
-
-fn code(family: Family) -> u8 {
-    match family {
-        Family::Channel => 0,
-        Family::Pattern => 1,
-        Family::Shard => 2,
-    }
-}
-
-fn family_of(code: u8) -> Family {
-    match code {
-        0 => Family::Channel,
-        1 => Family::Pattern,
-        _ => Family::Shard,
     }
 }
 

@@ -159,7 +159,7 @@ pub struct Subscribe {
 }
 
 /// The three independent sets of subscriptions of a child.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Family {
     /// SUBSCRIBE and UNSUBSCRIBE.
     Channel,

@@ -1,5 +1,6 @@
 //! Waking a handle's poll from any thread or a signal handler. Owns nothing.
 
+use super::errno;
 use std::ffi::c_int;
 
 /// A flag in the result of `of`: it is a socket. No descriptor number is as large (fs.nr_open is below).
@@ -21,13 +22,10 @@ pub(super) fn of(fd: c_int) -> c_int {
 pub(super) fn ring(bell: c_int) {
     let one = 1u64.to_ne_bytes();
     let fd = bell & !SOCKET;
-    // SAFETY: errno belongs to this thread; both system calls take the eight bytes of `one`. The descriptor is open:
-    // `Shell::ring` keeps its handle from closing it. Only sendto can keep a socket from raising SIGPIPE, and only write
-    // works on an eventfd.
-    unsafe {
-        let errno = libc::__errno_location();
-        let before = *errno;
-        let (text, len) = (one.as_ptr(), one.len());
+    let (text, len) = (one.as_ptr(), one.len());
+    // SAFETY: both system calls take the eight bytes of `one`. The descriptor is open: `Shell::ring` keeps its handle from
+    // closing it. Only sendto can keep a socket from raising SIGPIPE, and only write works on an eventfd.
+    errno::keep(|| unsafe {
         if bell & SOCKET != 0 {
             let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
             let nobody = std::ptr::null::<libc::sockaddr>();
@@ -35,6 +33,5 @@ pub(super) fn ring(bell: c_int) {
         } else {
             libc::syscall(libc::SYS_write, fd, text, len);
         }
-        *errno = before;
-    }
+    });
 }

@@ -2,14 +2,51 @@
 //! its state, and the text of its last failure. Owns the callbacks that C has registered; returns what is due, and
 //! runs nothing itself.
 
-use super::client::{Callback, PushCallback, StateCallback, broker_client_t};
+use super::border::Shell;
+use super::client::broker_client_t;
 use super::codes::*;
-use super::embed::{broker_req_t, give_req};
-use super::reply::Owned;
+use super::posts::Post;
+use super::reply::{Owned, broker_reply_t};
 use super::text::own_words;
-use crate::client::{ClientRequest, Event, Family, Fault, Outcome, Refusal, Requests, SessionKey};
+use crate::client::{Event, Fault, Outcome, Refusal, Requests};
 use slab::Slab;
+use std::cell::UnsafeCell;
 use std::ffi::{CString, c_int, c_void};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+pub(super) type Callback =
+    unsafe extern "C" fn(*mut broker_client_t, c_int, *const broker_reply_t, *mut c_void);
+pub(super) type PushCallback = unsafe extern "C" fn(*mut broker_client_t, *const broker_reply_t, *mut c_void);
+pub(super) type StateCallback = unsafe extern "C" fn(*mut broker_client_t, c_int, c_int, *mut c_void);
+
+/// A callback that a forked copy can read, even if a thread was setting it at the fork: of two cells, the unused one is
+/// written, and only then made the used one.
+pub(super) struct CallbackCell<C> {
+    places: [UnsafeCell<Option<(C, *mut c_void)>>; 2],
+    used: AtomicUsize,
+}
+
+impl<C> Default for CallbackCell<C> {
+    fn default() -> Self {
+        CallbackCell { places: [UnsafeCell::new(None), UnsafeCell::new(None)], used: AtomicUsize::new(0) }
+    }
+}
+
+impl<C: Copy> CallbackCell<C> {
+    /// The caller has claimed the handle.
+    pub(super) fn set(&self, callback: Option<(C, *mut c_void)>) {
+        let other = 1 - self.used.load(Ordering::Relaxed);
+        // SAFETY: no other thread reads this cell before `used` names it, and one thread at a time sets.
+        unsafe { *self.places[other].get() = callback };
+        self.used.store(other, Ordering::Release);
+    }
+
+    /// The caller has claimed the handle, or this is a forked copy, where no other thread sets.
+    pub(super) fn get(&self) -> Option<(C, *mut c_void)> {
+        // SAFETY: written completely before `used` named it.
+        unsafe { *self.places[self.used.load(Ordering::Acquire)].get() }
+    }
+}
 
 /// A callback, its data, and the handle it was registered on.
 #[derive(Debug, Clone, Copy)]
@@ -20,11 +57,12 @@ pub(super) struct Call {
 }
 
 /// A callback of any kind that is due.
-#[derive(Debug)]
 pub(super) enum Due {
     Reply(Call, c_int, Option<Owned>),
     Push((PushCallback, *mut c_void), *mut broker_client_t, Owned),
     State((StateCallback, *mut c_void), *mut broker_client_t, c_int, c_int),
+    /// A posted function that will not run.
+    Canceled(Post<broker_client_t>),
 }
 
 impl Due {
@@ -40,119 +78,60 @@ impl Due {
                 Due::State((callback, data), handle, connected, reason) => {
                     callback(handle, connected, reason, data);
                 }
+                Due::Canceled(post) => post.cancel(),
             }
         }
     }
 }
 
 /// See the module. A request carries the number of its callback here.
-#[derive(Debug)]
 pub(super) struct Calls {
     /// The client; its sessions have handles of their own.
-    handle: *mut broker_client_t,
+    pub(super) handle: &'static Shell<broker_client_t>,
     calls: Slab<Option<Call>>,
     /// The request of a call function, and its outcome once it is known.
     waited: Option<(usize, Option<Outcome>)>,
-    pub(super) on_push: Option<(PushCallback, *mut c_void)>,
-    pub(super) on_state: Option<(StateCallback, *mut c_void)>,
     pub(super) words: CString,
 }
 
-impl Default for Calls {
-    fn default() -> Self {
-        Calls {
-            handle: std::ptr::null_mut(),
-            calls: Slab::new(),
-            waited: None,
-            on_push: None,
-            on_state: None,
-            words: CString::default(),
-        }
-    }
-}
-
 impl Calls {
-    pub(super) fn set_handle(&mut self, handle: *mut broker_client_t) {
-        self.handle = handle;
-    }
-
-    pub(super) fn handle(&self) -> *mut broker_client_t {
-        self.handle
+    pub(super) fn new(handle: &'static Shell<broker_client_t>) -> Calls {
+        Calls { handle, calls: Slab::new(), waited: None, words: CString::default() }
     }
 
     /// Stores why a request was refused; returns its code.
     pub(super) fn refuse(&mut self, refusal: &Refusal) -> c_int {
         self.words = own_words(refusal.words());
-        code_of_refusal(refusal)
+        match refusal {
+            Refusal::Invalid(_) => BROKER_EINVAL,
+            Refusal::Unsupported(_) => BROKER_EUNSUPPORTED,
+            Refusal::Full(_) => BROKER_EAGAIN,
+            Refusal::Closed(_) => BROKER_ESTATE,
+            Refusal::NotConnected(_) => BROKER_ECONN,
+        }
     }
 
-    /// Stores the callback while `begin` submits with its tag, and removes it if that is refused. Returns the tag and the
-    /// number of the request.
-    fn begin(
+    /// Stores the callback while `begin` submits with its tag, and removes it if that is refused. Without a callback, a call
+    /// function waits for the outcome, one at a time. Returns the tag and the number of the request.
+    pub(super) fn begin(
         &mut self,
         call: Option<Call>,
         begin: impl FnOnce(usize) -> Result<u64, Refusal>,
     ) -> Result<(usize, u64), c_int> {
         let tag = self.calls.insert(call);
-        match begin(tag) {
-            Ok(id) => Ok((tag, id)),
-            Err(refusal) => {
-                self.calls.try_remove(tag);
-                Err(self.refuse(&refusal))
-            }
+        let begun = begin(tag).map_err(|refusal| {
+            self.calls.try_remove(tag);
+            self.refuse(&refusal)
+        });
+        if call.is_none() && begun.is_ok() {
+            self.waited = Some((tag, None));
         }
-    }
-
-    /// Submits a request for C.
-    pub(super) fn submit(
-        &mut self,
-        requests: &mut Requests<'_>,
-        to: Option<SessionKey>,
-        request: &ClientRequest<'_>,
-        patience: u64,
-        req: *mut broker_req_t,
-        call: Call,
-    ) -> c_int {
-        let begun = self.begin(Some(call), |tag| requests.submit(to, request, patience, tag));
-        named(begun, req)
-    }
-
-    /// Submits a request whose outcome a call function waits for, one at a time; returns its tag.
-    pub(super) fn submit_waiting(
-        &mut self,
-        requests: &mut Requests<'_>,
-        to: Option<SessionKey>,
-        request: &ClientRequest<'_>,
-        patience: u64,
-    ) -> Result<usize, c_int> {
-        let (tag, _) = self.begin(None, |tag| requests.submit(to, request, patience, tag))?;
-        self.waited = Some((tag, None));
-        Ok(tag)
-    }
-
-    /// Subscribes for C.
-    pub(super) fn subscribe(
-        &mut self,
-        requests: &mut Requests<'_>,
-        family: Family,
-        name: &[u8],
-        req: *mut broker_req_t,
-        call: Call,
-    ) -> c_int {
-        let begun = self.begin(Some(call), |tag| requests.subscribe(family, name, tag));
-        named(begun, req)
+        Ok((tag, begun?))
     }
 
     /// The outcome a call function waits for, if it has arrived.
     pub(super) fn take_waited(&mut self, tag: usize) -> Option<Outcome> {
-        match &mut self.waited {
-            Some((waited, outcome @ Some(_))) if *waited == tag => {
-                let outcome = outcome.take();
-                self.waited = None;
-                outcome
-            }
-            _ => None,
-        }
+        self.waited.take_if(|(waited, outcome)| *waited == tag && outcome.is_some())?.1
     }
 
     /// The next callback within the next `left` events.
@@ -170,7 +149,10 @@ impl Calls {
     pub(super) fn take(&mut self, event: Event) -> Option<Due> {
         match event {
             Event::Done { tag, outcome } => match self.calls.try_remove(tag)? {
-                Some(call) => Some(due(call, outcome)),
+                Some(call) => Some(match outcome {
+                    Ok(tree) => Due::Reply(call, BROKER_OK, Some(Owned::new(tree))),
+                    Err(fault) => Due::Reply(call, code_of_fault(fault), None),
+                }),
                 None => {
                     // Not if its call function has stopped waiting.
                     if let Some((waited, place)) = &mut self.waited
@@ -185,34 +167,18 @@ impl Calls {
                 let call = (*self.calls.get(tag)?)?;
                 Some(Due::Reply(call, BROKER_OK, Some(Owned::new(push))))
             }
-            Event::SubscriptionOver { tag, outcome } => Some(due(self.calls.try_remove(tag)??, outcome)),
             Event::Push(push) => {
-                self.on_push.map(|callback| Due::Push(callback, self.handle, Owned::new(push)))
+                let on_push = self.handle.beside().on_push.get();
+                on_push.map(|callback| Due::Push(callback, self.handle.pointer(), Owned::new(push)))
             }
-            Event::State { connected, reason } => {
-                let reason = reason.map_or(BROKER_OK, code_of_fault);
-                let connected = c_int::from(connected);
-                self.on_state.map(|callback| Due::State(callback, self.handle, connected, reason))
+            Event::State(lost) => {
+                let connected = c_int::from(lost.is_none());
+                let reason = lost.map_or(BROKER_OK, code_of_fault);
+                let handle = self.handle.pointer();
+                let on_state = self.handle.beside().on_state.get();
+                on_state.map(|callback| Due::State(callback, handle, connected, reason))
             }
         }
-    }
-}
-
-/// Stores the number of the new request for C.
-fn named(begun: Result<(usize, u64), c_int>, req: *mut broker_req_t) -> c_int {
-    match begun {
-        Ok((_, id)) => {
-            give_req(req, id);
-            BROKER_OK
-        }
-        Err(code) => code,
-    }
-}
-
-fn due(call: Call, outcome: Outcome) -> Due {
-    match outcome {
-        Ok(tree) => Due::Reply(call, BROKER_OK, Some(Owned::new(tree))),
-        Err(fault) => Due::Reply(call, code_of_fault(fault), None),
     }
 }
 
@@ -226,16 +192,5 @@ pub(super) fn code_of_fault(fault: Fault) -> c_int {
         Fault::Protocol => BROKER_EPROTO,
         Fault::Denied => BROKER_EAUTH,
         Fault::Limit => BROKER_ELIMIT,
-    }
-}
-
-/// The code of a refusal.
-fn code_of_refusal(refusal: &Refusal) -> c_int {
-    match refusal {
-        Refusal::Invalid(_) => BROKER_EINVAL,
-        Refusal::Unsupported(_) => BROKER_EUNSUPPORTED,
-        Refusal::Full(_) => BROKER_EAGAIN,
-        Refusal::Closed(_) => BROKER_ESTATE,
-        Refusal::NotConnected(_) => BROKER_ECONN,
     }
 }

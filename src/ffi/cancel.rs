@@ -4,6 +4,7 @@
 //! A cancelled thread unwinds its frames like an exception that must not be caught. So every frame between `pause` and the
 //! function of the header has nothing to drop and catches nothing: see `border::enter_waiting`.
 
+use super::text::millis;
 use std::ffi::c_int;
 
 /// In <pthread.h> of glibc and musl alike.
@@ -49,7 +50,7 @@ pub(super) struct FdWait {
 impl FdWait {
     /// `None`: there is nothing to wait for.
     pub(super) fn new(fd: c_int, timeout_ms: Option<u64>) -> Option<FdWait> {
-        let timeout_ms = timeout_ms.map_or(-1, |timeout| c_int::try_from(timeout).unwrap_or(c_int::MAX));
+        let timeout_ms = millis(timeout_ms);
         (timeout_ms != 0).then_some(FdWait { fd, timeout_ms })
     }
 

@@ -23,14 +23,10 @@ pub(super) enum Doing {
 }
 
 /// See the module. Free at first.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct HandleClaim(AtomicU64);
 
 impl HandleClaim {
-    pub(super) const fn new() -> HandleClaim {
-        HandleClaim(AtomicU64::new(FREE))
-    }
-
     /// Enters, if no other thread is inside: `EREENTRANT`. `EFORKED` in a copy, if a thread of the parent was in the middle
     /// of a change.
     pub(super) fn take(&self, doing: Doing) -> Result<(), c_int> {

@@ -1,26 +1,23 @@
-//! `broker_client_t`: a client with sockets, a client of a loop, or a session of either. Finds where a handle's requests
-//! are kept, converts and delegates to `crate::client`; owns the order in which callbacks run.
+//! `broker_client_t`: a client with sockets, a client of a loop, or a session of either. Checks, converts and delegates to
+//! where a handle's requests are kept.
 
-use super::border::{Ended, Handle, Rule, Shell, WaitStep, enter_dispatching, enter_waiting, making, shield};
+use super::border::{HandleRef, NotMade, Shell, WaitStep, enter_waiting, free, gate, making, shield};
 use super::calling::{CallInput, call};
-use super::calls::{Call, Calls, Due};
-use super::cancel::FdWait;
+use super::calls::{Call, Calls};
 use super::codes::*;
 use super::config::{self, broker_config_t, code_of};
-use super::embed::{Looping, broker_loop_t, broker_req_t, millis};
+use super::embed::broker_req_t;
 use super::fork;
-use super::home::{Home, HomeAccess, enter_at, enter_own, find, find_tenant};
-use super::log;
-use super::reply::{broker_reply_t, hand_out_nothing};
-use super::text::{bytes, copy_out, opt_str, own_words, patience, waiting_time, words};
+use super::home::{Beside, Home, Keeper, enter_at, find, find_own, home_of};
+use super::own::{Own, conclude, finish_step, look_and_wait, with_own};
+use super::reply::broker_reply_t;
+use super::text::{bytes, give, give_none, millis, opt_str, own_fd, own_words, patience, waiting_time};
 use super::thread;
-use super::transaction::{self, broker_transaction_t};
-use crate::client::{Border, Client, ClientKey, ClientRequest, Family, Recipe, SessionKey, Unusable};
-use std::cell::UnsafeCell;
+use super::transaction::broker_transaction_t;
+use crate::client::{Border, Client, Family, Unusable};
 use std::ffi::{c_char, c_int, c_void};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::os::fd::AsRawFd;
+use std::ptr;
 
 /// A client: of a broker, of Redis itself (broker_client_new()), or of a loop in the same process
 /// (broker_loop_client()); or a session, one connection of another client for the caller alone
@@ -37,8 +34,9 @@ use std::time::Duration;
 /// _submit_transaction, _call, _call_transaction, _subscribe, _cancel; _fd, _timeout, _process, _wakeup, _post;
 /// _on_push, _on_state; _set_data, _data.
 #[allow(non_camel_case_types)]
-#[derive(Debug)]
-pub struct broker_client_t(#[expect(dead_code, reason = "reached through a cast pointer")] Shell<Handled>);
+pub struct broker_client_t(
+    #[expect(dead_code, reason = "reached through a cast pointer")] Shell<broker_client_t>,
+);
 
 /// A channel by name, as in SUBSCRIBE.
 pub const BROKER_CHANNEL: c_int = 0;
@@ -85,145 +83,6 @@ pub type broker_state_cb = Option<
 pub type broker_client_cb =
     Option<unsafe extern "C" fn(client: *mut broker_client_t, status: c_int, data: *mut c_void)>;
 
-pub(super) type Callback =
-    unsafe extern "C" fn(*mut broker_client_t, c_int, *const broker_reply_t, *mut c_void);
-pub(super) type PushCallback = unsafe extern "C" fn(*mut broker_client_t, *const broker_reply_t, *mut c_void);
-pub(super) type StateCallback = unsafe extern "C" fn(*mut broker_client_t, c_int, c_int, *mut c_void);
-
-/// The three kinds of handle.
-#[derive(Debug)]
-pub(super) enum Handled {
-    /// A client with its own sockets.
-    Own(Box<Own>),
-    /// A client of a loop, which owns its requests.
-    OfLoop(OfLoop),
-    /// A session of another client, which owns its requests.
-    Session(SessionHandle),
-}
-
-#[derive(Debug)]
-pub(super) struct Own {
-    pub(super) client: Client,
-    pub(super) calls: Calls,
-}
-
-/// The serials distinguish successive handles in the same memory.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct OfLoop {
-    pub(super) home: *mut broker_loop_t,
-    pub(super) serial: u64,
-    pub(super) key: ClientKey,
-}
-
-#[derive(Debug, Clone, Copy)]
-pub(super) struct SessionHandle {
-    pub(super) of: *mut broker_client_t,
-    pub(super) serial: u64,
-    pub(super) key: SessionKey,
-}
-
-/// What broker_client_after_fork() creates a client from.
-#[derive(Debug, Default)]
-pub(super) struct Beside {
-    /// Never changed.
-    recipe: Option<Recipe>,
-    on_push: CallbackCell<PushCallback>,
-    on_state: CallbackCell<StateCallback>,
-}
-
-/// A callback that a forked copy can read, even if a thread was setting it at the fork: of two cells, the unused one is
-/// written, and only then made the used one.
-#[derive(Debug)]
-struct CallbackCell<C> {
-    places: [UnsafeCell<Option<(C, *mut c_void)>>; 2],
-    used: AtomicUsize,
-}
-
-impl<C> Default for CallbackCell<C> {
-    fn default() -> Self {
-        CallbackCell { places: [UnsafeCell::new(None), UnsafeCell::new(None)], used: AtomicUsize::new(0) }
-    }
-}
-
-impl<C: Copy> CallbackCell<C> {
-    /// The caller has claimed the handle.
-    fn set(&self, callback: Option<(C, *mut c_void)>) {
-        let other = 1 - self.used.load(Ordering::Relaxed);
-        // SAFETY: no other thread reads this cell before `used` names it, and one thread at a time sets.
-        unsafe { *self.places[other].get() = callback };
-        self.used.store(other, Ordering::Release);
-    }
-
-    /// For a forked copy, where no other thread sets.
-    fn get(&self) -> Option<(C, *mut c_void)> {
-        // SAFETY: written completely before `used` named it.
-        unsafe { *self.places[self.used.load(Ordering::Acquire)].get() }
-    }
-}
-
-impl Handle for Handled {
-    type Post = Post;
-    type Beside = Beside;
-    fn ended() -> &'static Ended<Self> {
-        static ENDED: Ended<Handled> = Ended::new();
-        &ENDED
-    }
-}
-
-/// A posted function. Those of a session are kept by its client.
-#[derive(Debug)]
-pub(super) struct Post {
-    callback: unsafe extern "C" fn(*mut broker_client_t, c_int, *mut c_void),
-    handle: *mut broker_client_t,
-    /// Distinguishes successive handles in the same memory.
-    serial: u64,
-    data: *mut c_void,
-}
-
-impl Post {
-    /// The status it gets: the session may have been freed since.
-    pub(super) fn status(&self) -> c_int {
-        match Shell::of(shell(self.handle)) {
-            Ok(shell) if shell.serial() == self.serial && shell.check() != Err(BROKER_ESTATE) => BROKER_OK,
-            _ => BROKER_ECANCELED,
-        }
-    }
-
-    pub(super) fn run(self, status: c_int) {
-        // SAFETY: this is how the program allowed the function to be called, in the thread that uses the client.
-        unsafe { (self.callback)(self.handle, status, self.data) }
-    }
-}
-
-/// Whether functions posted to a client of a loop are queued.
-pub(super) fn has_posts(handle: *mut broker_client_t) -> bool {
-    Shell::of(shell(handle)).is_ok_and(Shell::has_posts)
-}
-
-/// The functions posted to a client of a loop.
-pub(super) fn take_posts(handle: *mut broker_client_t) -> Vec<Post> {
-    Shell::of(shell(handle)).map(Shell::take_posts).unwrap_or_default()
-}
-
-/// A handle for a client of a loop.
-pub(super) fn create_of_loop(
-    home: &'static Shell<Looping>,
-    pointer: *mut broker_loop_t,
-    key: ClientKey,
-) -> *mut broker_client_t {
-    let of = OfLoop { home: pointer, serial: home.serial(), key };
-    let handle = Shell::create(Handled::OfLoop(of), -1);
-    if let Ok(shell) = Shell::of(handle) {
-        shell.ring_at(home);
-        shell.belongs_to(home);
-    }
-    handle.cast()
-}
-
-pub(super) fn shell(pointer: *const broker_client_t) -> *const Shell<Handled> {
-    pointer.cast()
-}
-
 /// Creates a client of `endpoint` and begins to connect. Requests may be submitted at once; they wait for the connection
 /// up to "client_queue_timeout".
 ///
@@ -248,47 +107,20 @@ pub extern "C" fn broker_client_new(
     errbuf: *mut c_char,
     errlen: usize,
 ) -> c_int {
-    making(|number| {
-        if out.is_null() {
-            return BROKER_EINVAL;
-        }
-        // SAFETY: not NULL; the header requires a pointer to a pointer.
-        unsafe { out.write(std::ptr::null_mut()) };
-        copy_out("", errbuf, errlen);
-        let Ok(endpoint) = opt_str(endpoint) else {
-            copy_out("the endpoint is not UTF-8", errbuf, errlen);
-            return BROKER_EINVAL;
-        };
-        let settings = match config::read(config, |config| config.client.clone()) {
-            Ok(settings) => settings,
-            Err(code) => {
-                copy_out(config::UNUSABLE, errbuf, errlen);
-                return code;
-            }
-        };
-        let (client, recipe) = match Client::new(endpoint, settings, Border { own_fd, start: thread::start })
-        {
-            Ok(made) => made,
-            Err(Unusable::Endpoint(error)) => {
-                copy_out(&error.to_string(), errbuf, errlen);
-                return BROKER_EINVAL;
-            }
-            Err(Unusable::Other(error)) => {
-                copy_out(&error.to_string(), errbuf, errlen);
-                return code_of(&error);
-            }
-        };
-        let bell = client.bell();
+    making(out, (errbuf, errlen), |number| {
+        let wrong = |_| NotMade(BROKER_EINVAL, "the endpoint is not UTF-8".to_owned());
+        let endpoint = opt_str(endpoint).map_err(wrong)?;
+        let settings = config::read(config, |config| config.client.clone())?;
+        let made = Client::new(endpoint, settings, Border { own_fd, start: thread::start });
+        let (client, recipe) = made.map_err(|unusable| match unusable {
+            Unusable::Endpoint(error) => NotMade(BROKER_EINVAL, error.to_string()),
+            Unusable::Other(error) => error.into(),
+        })?;
         let beside = Beside { recipe: Some(recipe), ..Beside::default() };
-        let handled = Handled::Own(Box::new(Own { client, calls: Calls::default() }));
-        let pointer = Shell::create_as(number, handled, bell, beside);
-        if let Ok(shell) = Shell::of(pointer) {
-            let named = with_own(shell, |own| own.calls.set_handle(pointer.cast()));
-            debug_assert!(named.is_ok(), "not known elsewhere yet");
-        }
-        // SAFETY: as above.
-        unsafe { out.write(pointer.cast()) };
-        BROKER_OK
+        let shell = Shell::create(number, None, client.bell(), beside);
+        let filled = shell.borrow(|own| *own = Some(Box::new(Own { client, calls: Calls::new(shell) })));
+        debug_assert!(filled.is_ok(), "not known elsewhere yet");
+        Ok(shell)
     })
 }
 
@@ -308,27 +140,21 @@ pub extern "C" fn broker_client_session(
     out: *mut *mut broker_client_t,
     client: *mut broker_client_t,
 ) -> c_int {
-    if out.is_null() {
-        return BROKER_EINVAL;
-    }
-    // SAFETY: not NULL; the header requires a pointer to a pointer.
-    unsafe { out.write(std::ptr::null_mut()) };
-    let home = shield(Err(BROKER_EPANIC), || find(client).map(|(home, _)| home));
-    enter_at(client, Rule::Anywhere, |at| {
-        at.no_session()?;
-        let home = home?;
-        let key = at.requests.open_session().map_err(|refusal| at.calls.refuse(&refusal))?;
-        let parent = Shell::of(shell(client))?;
-        let session = SessionHandle { of: client, serial: parent.serial(), key };
-        let handle = Shell::create(Handled::Session(session), -1);
-        let made = Shell::of(handle)?;
+    gate(|| {
+        give_none(out)?;
+        let (home, session) = find(client)?;
+        let key = home.with(session, |at| {
+            at.no_session()?;
+            at.requests.open_session().map_err(|refusal| at.calls.refuse(&refusal))
+        })?;
+        let parent = Shell::of(client)?;
+        let made = Keeper::Client(HandleRef::new(parent), key).create();
         made.post_at(parent);
         match home {
-            Home::Own(..) => made.belongs_to(parent),
-            Home::Loop(shell, ..) => made.belongs_to(shell),
+            Home::Own(_) => made.belongs_to(parent),
+            Home::Loop(shell, _) => made.belongs_to(shell),
         }
-        // SAFETY: as above.
-        unsafe { out.write(handle.cast()) };
+        give(out, made.pointer());
         Ok(BROKER_OK)
     })
 }
@@ -341,93 +167,17 @@ pub extern "C" fn broker_client_session(
 /// NULL is BROKER_OK; BROKER_ESTATE the second time.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_client_free(client: *mut broker_client_t) -> c_int {
-    if client.is_null() {
-        return BROKER_OK;
-    }
-    shield(BROKER_EPANIC, || {
-        let freed = Shell::of(shell(client)).and_then(|shell| {
-            let silent = shell.check().is_err();
-            if !silent && let Ok((home, _)) = find(client) {
-                // Not while the owner of its requests is in use elsewhere.
-                home.with(None, |_| Ok(()))?;
-            }
-            if let Some(handled) = shell.end()? {
-                conclude(handled, shell.take_posts(), silent);
-            }
-            Ok(BROKER_OK)
-        });
-        freed.unwrap_or_else(|code| code)
+    free(client, |shell| {
+        let silent = shell.check().is_err();
+        if !silent && let Ok((home, _)) = home_of(shell) {
+            // Not while the owner of its requests is in use elsewhere.
+            home.with(None, |_| Ok(()))?;
+        }
+        if let Some(own) = shell.end()? {
+            conclude(shell, own, silent);
+        }
+        Ok(())
     })
-}
-
-/// Takes ownership of a descriptor from the program.
-fn own_fd(fd: c_int) -> Option<OwnedFd> {
-    // SAFETY: fcntl only checks whether the number is an open descriptor.
-    if fd < 0 || unsafe { libc::fcntl(fd, libc::F_GETFD) } == -1 {
-        return None;
-    }
-    // SAFETY: open, as just checked, and owned by the caller, who gives it away.
-    Some(unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
-/// The last callbacks of a client that has ended. Its handle already returns BROKER_ESTATE.
-fn conclude(handled: Handled, posts: Vec<Post>, silent: bool) {
-    match handled {
-        // After a panic the state is not trusted: descriptors are closed and nothing else is done.
-        Handled::Own(own) if silent => return own.client.abandon(),
-        // The loop or client it belonged to has ended before it.
-        _ if silent => {}
-        Handled::Own(own) => conclude_own(*own),
-        Handled::OfLoop(of) => {
-            if let Ok(Home::Loop(shell, _, key)) = of.find::<()>() {
-                let in_callback = shell.in_callback();
-                let ended = shell.borrow(|looping| looping.end_client(key, in_callback));
-                call_all(ended.unwrap_or_default());
-            }
-        }
-        Handled::Session(session) => {
-            let closed = find_tenant(session.of, Some(session.serial)).and_then(|(home, _)| {
-                home.with(None, |at| {
-                    at.requests.close_session(session.key);
-                    Ok(())
-                })
-            });
-            // Its client has ended, and the session with it.
-            let _ = closed;
-        }
-    }
-    cancel_all(posts);
-}
-
-/// Closes the client before its last callbacks: if one of them forks, the copy has nothing left to close a second time.
-fn conclude_own(mut own: Own) {
-    own.client.close();
-    let mut all = usize::MAX;
-    let dues = std::iter::from_fn(|| own.next_due(&mut all)).collect();
-    drop(own);
-    call_all(dues);
-}
-
-/// Runs callbacks in this process only: if one of them forks, the copy runs none of the others.
-pub(super) fn call_all(dues: Vec<Due>) {
-    let generation = fork::generation();
-    for due in dues {
-        if fork::generation() != generation {
-            return;
-        }
-        due.call();
-    }
-}
-
-/// Tells posted functions that they will not run, in the same way.
-pub(super) fn cancel_all(posts: impl IntoIterator<Item = Post>) {
-    let generation = fork::generation();
-    for post in posts {
-        if fork::generation() != generation {
-            return;
-        }
-        post.run(BROKER_ECANCELED);
-    }
 }
 
 /// In a forked process: creates the client anew and connects it, with the same endpoint, configuration, on_push and
@@ -439,24 +189,19 @@ pub(super) fn cancel_all(posts: impl IntoIterator<Item = Post>) {
 /// BROKER_EREENTRANT from a log callback; BROKER_EINVAL for NULL.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_client_after_fork(client: *mut broker_client_t) -> c_int {
-    shield(BROKER_EPANIC, || {
-        let renewed = Shell::of(shell(client)).and_then(|shell| {
-            shell.adopt_after_fork(|beside| {
-                // A session and a client of a loop have none.
-                let recipe = beside.recipe.as_ref().ok_or(BROKER_EUNSUPPORTED)?;
-                let client = recipe.renew(fork::count()).map_err(|error| {
-                    shell.set_refusal(own_words(&error.to_string()));
-                    code_of(&error)
-                })?;
-                let bell = client.bell();
-                let mut calls = Calls::default();
-                (calls.on_push, calls.on_state) = (beside.on_push.get(), beside.on_state.get());
-                calls.set_handle(std::ptr::from_ref(shell).cast_mut().cast());
-                let code = if recipe.is_lasting() { BROKER_OK } else { BROKER_ECONN };
-                Ok((Handled::Own(Box::new(Own { client, calls })), bell, code))
-            })
-        });
-        renewed.unwrap_or_else(|code| code)
+    gate(|| {
+        let shell = Shell::of(client)?;
+        shell.adopt_after_fork(|beside| {
+            // A session and a client of a loop have none.
+            let recipe = beside.recipe.as_ref().ok_or(BROKER_EUNSUPPORTED)?;
+            let client = recipe.renew(fork::count()).map_err(|error| {
+                shell.set_refusal(own_words(&error.to_string()));
+                code_of(&error)
+            })?;
+            let bell = client.bell();
+            let code = if recipe.is_lasting() { BROKER_OK } else { BROKER_ECONN };
+            Ok((Some(Box::new(Own { client, calls: Calls::new(shell) })), bell, code))
+        })
     })
 }
 
@@ -468,16 +213,13 @@ pub extern "C" fn broker_client_after_fork(client: *mut broker_client_t) -> c_in
 /// BROKER_ESTATE, BROKER_EFORKED; BROKER_EINVAL for NULL.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_client_follow_fork(client: *mut broker_client_t, on: c_int) -> c_int {
-    shield(BROKER_EPANIC, || {
-        let set = Shell::of(shell(client)).and_then(|shell| {
-            shell.check()?;
-            if shell.beside().recipe.is_none() {
-                Err(BROKER_EUNSUPPORTED)
-            } else {
-                Ok(shell.follow_fork(on != 0))
-            }
-        });
-        set.unwrap_or_else(|code| code)
+    gate(|| {
+        let shell = Shell::of(client)?;
+        shell.check()?;
+        if shell.beside().recipe.is_none() {
+            return Err(BROKER_EUNSUPPORTED);
+        }
+        shell.follow_fork(on != 0)
     })
 }
 
@@ -486,12 +228,12 @@ pub extern "C" fn broker_client_follow_fork(client: *mut broker_client_t, on: c_
 /// forked process after a failed broker_client_after_fork(), whose reason it returns.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_client_error(client: *const broker_client_t) -> *const c_char {
-    if let Ok(shell) = Shell::of(shell(client))
+    if let Ok(shell) = Shell::of(client)
         && shell.check() == Err(BROKER_EFORKED)
     {
         return shell.refusal();
     }
-    enter_at(client, Rule::Anywhere, |at| {
+    enter_at(client, |at| {
         if let Some(words) = at.requests.take_words() {
             at.calls.words = own_words(&words);
         }
@@ -502,12 +244,7 @@ pub extern "C" fn broker_client_error(client: *const broker_client_t) -> *const 
 /// 1 while the client is connected, else 0; a code for an invalid handle.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_client_connected(client: *const broker_client_t) -> c_int {
-    enter_at(client, Rule::Anywhere, |at| {
-        Ok(c_int::from(match at.session {
-            Some(session) => at.requests.session_is_connected(session),
-            None => at.requests.is_connected(),
-        }))
-    })
+    enter_at(client, |at| Ok(c_int::from(at.requests.is_connected(at.session))))
 }
 
 /// Submits a request; `cb` receives its outcome. `argv` has `argc` words, the command's name first; they are copied. With
@@ -537,12 +274,7 @@ pub extern "C" fn broker_client_submit(
     cb: broker_reply_cb,
     data: *mut c_void,
 ) -> c_int {
-    enter_at(client, Rule::Anywhere, |at| {
-        let callback = cb.ok_or(BROKER_EINVAL)?;
-        let (words, patience) = (words(argc, argv, argvlen)?, patience(timeout_ms)?);
-        let call = Call { callback, data, handle: client };
-        Ok(at.calls.submit(at.requests, at.session, &ClientRequest::Command(&words), patience, req, call))
-    })
+    submit(client, CallInput::Words { argc, argv, argvlen }, timeout_ms, req, (cb, data))
 }
 
 /// Submits a transaction: either all its commands are executed, with no other command between them, or none is. It has
@@ -560,13 +292,25 @@ pub extern "C" fn broker_client_submit_transaction(
     cb: broker_reply_cb,
     data: *mut c_void,
 ) -> c_int {
-    enter_at(client, Rule::Anywhere, |at| {
-        let callback = cb.ok_or(BROKER_EINVAL)?;
+    submit(client, CallInput::Transaction(transaction), timeout_ms, req, (cb, data))
+}
+
+fn submit(
+    client: *mut broker_client_t,
+    asked: CallInput,
+    timeout_ms: c_int,
+    req: *mut broker_req_t,
+    (cb, data): (broker_reply_cb, *mut c_void),
+) -> c_int {
+    enter_at(client, |at| {
+        let call = Call { callback: cb.ok_or(BROKER_EINVAL)?, data, handle: client };
         let patience = patience(timeout_ms)?;
-        let call = Call { callback, data, handle: client };
-        transaction::read(transaction, |block| {
-            at.calls.submit(at.requests, at.session, &ClientRequest::Transaction(block), patience, req, call)
-        })
+        asked.with(|request| {
+            let (_, id) =
+                at.calls.begin(Some(call), |tag| at.requests.submit(at.session, request, patience, tag))?;
+            give(req, id);
+            Ok(BROKER_OK)
+        })?
     })
 }
 
@@ -577,13 +321,7 @@ pub extern "C" fn broker_client_submit_transaction(
 /// BROKER_ESTATE if it has ended already (its last callback has run or is about to run); BROKER_EFORKED.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_client_cancel(client: *mut broker_client_t, req: broker_req_t) -> c_int {
-    enter_at(
-        client,
-        Rule::Anywhere,
-        |at| {
-            if at.requests.cancel(req) { Ok(BROKER_OK) } else { Err(BROKER_ESTATE) }
-        },
-    )
+    enter_at(client, |at| if at.requests.cancel(req) { Ok(BROKER_OK) } else { Err(BROKER_ESTATE) })
 }
 
 /// Submits a request and waits for its outcome, `timeout_ms` milliseconds at most. With BROKER_OK, *out is the reply, to
@@ -602,7 +340,6 @@ pub extern "C-unwind" fn broker_client_call(
     timeout_ms: c_int,
     out: *mut *mut broker_reply_t,
 ) -> c_int {
-    hand_out_nothing(out);
     call(client, CallInput::Words { argc, argv, argvlen }, timeout_ms, out)
 }
 
@@ -615,106 +352,7 @@ pub extern "C-unwind" fn broker_client_call_transaction(
     timeout_ms: c_int,
     out: *mut *mut broker_reply_t,
 ) -> c_int {
-    hand_out_nothing(out);
     call(client, CallInput::Transaction(transaction), timeout_ms, out)
-}
-
-/// The first half of a step: everything that has arrived is read before anything is written, so that no request is sent
-/// on a connection whose end of file has already arrived. Returns what to wait for, at most `limit` milliseconds;
-/// `None`: continue at once.
-pub(super) fn look_and_wait(
-    shell: &'static Shell<Handled>,
-    limit: Option<u64>,
-) -> Result<Option<FdWait>, c_int> {
-    if limit == Some(0) {
-        return Ok(None);
-    }
-    look(shell)?;
-    shell.borrow_to_wait(|handled| match handled {
-        Handled::Own(own) => FdWait::new(own.client.as_raw_fd(), own.client.patience(limit)),
-        _ => None,
-    })
-}
-
-/// The second half: reads, writes, runs callbacks. Returns how many ran.
-pub(super) fn finish_step(shell: &Shell<Handled>) -> Result<c_int, c_int> {
-    look(shell)?;
-    let ran = run_posts(shell)? + deliver(shell)?;
-    with_own(shell, |own| own.client.end_step())?;
-    Ok(ran)
-}
-
-pub(super) fn with_own<R>(shell: &Shell<Handled>, body: impl FnOnce(&mut Own) -> R) -> Result<R, c_int> {
-    shell.borrow(|handled| match handled {
-        Handled::Own(own) => Ok(body(own)),
-        _ => Err(BROKER_ESTATE),
-    })?
-}
-
-fn look(shell: &Shell<Handled>) -> Result<(), c_int> {
-    with_own(shell, |own| match own.client.wait(Some(Duration::ZERO)) {
-        Ok(()) => {
-            log::tell_left_out();
-            own.client.work();
-            Ok(())
-        }
-        Err(error) => {
-            own.calls.words = own_words(&error.to_string());
-            Err(code_of(&error))
-        }
-    })?
-}
-
-/// Runs one callback; handles freed in it end when the outermost callback has returned. False if the callback has forked
-/// and this is the copy, in which the handle was created anew.
-fn call_out(shell: &Shell<Handled>, callback: impl FnOnce()) -> Result<bool, c_int> {
-    if shell.call_out(callback) {
-        return Ok(true);
-    }
-    end_freed(shell);
-    shell.check().map(|()| false)
-}
-
-fn end_freed(shell: &Shell<Handled>) {
-    let silent = shell.is_forked();
-    if let Some(handled) = shell.finish() {
-        conclude(handled, shell.take_posts(), silent);
-    }
-}
-
-/// Runs the functions posted so far; returns how many.
-fn run_posts(shell: &Shell<Handled>) -> Result<c_int, c_int> {
-    let mut ran = 0;
-    let generation = fork::generation();
-    let mut posts = shell.take_posts().into_iter();
-    while let Some(post) = posts.next() {
-        ran += 1;
-        let status = post.status();
-        if shell.call_out(|| post.run(status)) {
-            continue;
-        }
-        // The client was freed in it: the remaining functions are told so, before those posted later. A forked copy runs
-        // none of the parent's.
-        if fork::generation() == generation {
-            cancel_all(posts);
-        }
-        end_freed(shell);
-        return shell.check().map(|()| ran);
-    }
-    Ok(ran)
-}
-
-/// Runs the callbacks that were due when this began; those they cause are due in the next step. Returns how many ran.
-fn deliver(shell: &Shell<Handled>) -> Result<c_int, c_int> {
-    let mut ran = 0;
-    let mut left = with_own(shell, |own| own.client.with_requests(|requests| requests.events()))?;
-    while let Some(due) = with_own(shell, |own| own.next_due(&mut left))? {
-        ran += 1;
-        if !call_out(shell, || due.call())? {
-            break;
-        }
-    }
-    Ok(ran)
 }
 
 /// The descriptor to watch for readability in any loop: the same through reconnects, for the life of the client.
@@ -724,7 +362,7 @@ fn deliver(shell: &Shell<Handled>) -> Result<c_int, c_int> {
 /// A negative code for an invalid handle.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_client_fd(client: *const broker_client_t) -> c_int {
-    enter_own(client, Rule::Anywhere, |own| own.client.as_raw_fd())
+    gate(|| with_own(find_own(client)?, |own| own.client.as_raw_fd()))
 }
 
 /// How long a loop may sleep before the next broker_client_process(), in milliseconds: 0 while work is deferred, even if
@@ -733,8 +371,10 @@ pub extern "C" fn broker_client_fd(client: *const broker_client_t) -> c_int {
 /// A negative code other than -1 for an invalid handle.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_client_timeout(client: *const broker_client_t) -> c_int {
-    let posted = matches!(find(client), Ok((Home::Own(shell, _), _)) if shell.has_posts());
-    enter_own(client, Rule::Anywhere, |own| if posted { 0 } else { millis(own.client.timeout()) })
+    gate(|| {
+        let shell = find_own(client)?;
+        with_own(shell, |own| if shell.has_posts() { 0 } else { millis(own.client.timeout()) })
+    })
 }
 
 /// One step: reads, runs the callbacks that are due, writes. With a `timeout_ms` of 0 it never waits. Otherwise it waits
@@ -745,28 +385,16 @@ pub extern "C" fn broker_client_timeout(client: *const broker_client_t) -> c_int
 /// BROKER_EUNSUPPORTED for a client of a loop; BROKER_EFORKED; BROKER_ESYS if the poll itself fails.
 #[unsafe(no_mangle)]
 pub extern "C-unwind" fn broker_client_process(client: *mut broker_client_t, timeout_ms: c_int) -> c_int {
+    let begun = || Ok((find_own(client)?, waiting_time(timeout_ms)?));
     // Waits with nothing to drop on the stack: see `enter_waiting`.
-    match shield(Err(BROKER_EPANIC), || begin_processing(client, timeout_ms)) {
-        Ok((root, Some(0))) => enter_dispatching(shell(root), finish_step),
-        Ok((root, limit)) => enter_waiting(shell(root), (limit, false), go_on_processing),
+    match shield(Err(BROKER_EPANIC), begun) {
+        Ok((shell, limit)) => enter_waiting(shell, (limit, false), go_on_processing),
         Err(code) => code,
     }
 }
 
-fn begin_processing(
-    pointer: *mut broker_client_t,
-    timeout_ms: c_int,
-) -> Result<(*mut broker_client_t, Option<u64>), c_int> {
-    let (home, _) = find(pointer)?;
-    let limit = waiting_time(timeout_ms)?;
-    match home {
-        Home::Own(_, root) => Ok((root, limit)),
-        Home::Loop(..) => Err(BROKER_EUNSUPPORTED),
-    }
-}
-
 fn go_on_processing(
-    shell: &'static Shell<Handled>,
+    shell: &'static Shell<broker_client_t>,
     (limit, waited): &mut (Option<u64>, bool),
 ) -> Result<WaitStep, c_int> {
     if !*waited && let Some(wait) = look_and_wait(shell, *limit)? {
@@ -782,8 +410,7 @@ fn go_on_processing(
 /// BROKER_EINVAL for NULL; BROKER_ESTATE when freed; BROKER_EFORKED.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_client_wakeup(client: *mut broker_client_t) -> c_int {
-    let rung = Shell::of(shell(client)).and_then(|shell| shell.ring(|_| ()));
-    rung.map_or_else(|code| code, |()| BROKER_OK)
+    code(Shell::of(client).and_then(|shell| shell.ring(|_| ())))
 }
 
 /// Queues `cb` and wakes the client's own thread. `cb` runs once, while the client is processed, in the order of the
@@ -798,11 +425,9 @@ pub extern "C" fn broker_client_post(
     cb: broker_client_cb,
     data: *mut c_void,
 ) -> c_int {
-    shield(BROKER_EPANIC, || {
-        let Some(callback) = cb else { return BROKER_EINVAL };
-        let posted = Shell::of(shell(client))
-            .and_then(|shell| shell.post(Post { callback, handle: client, serial: shell.serial(), data }));
-        posted.map_or_else(|code| code, |()| BROKER_OK)
+    gate(|| {
+        let callback = cb.ok_or(BROKER_EINVAL)?;
+        Shell::of(client)?.post(callback, data)
     })
 }
 
@@ -811,13 +436,13 @@ pub extern "C" fn broker_client_post(
 /// BROKER_EINVAL for a NULL client; BROKER_ESTATE when freed; BROKER_EFORKED.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_client_set_data(client: *mut broker_client_t, data: *mut c_void) -> c_int {
-    Shell::of(shell(client)).map_or_else(|code| code, |shell| shell.set_data(data))
+    code(Shell::of(client).and_then(|shell| shell.set_data(data)))
 }
 
 /// The pointer stored by broker_client_set_data(); NULL for an invalid handle. [any thread, in callbacks, after a fork]
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_client_data(client: *const broker_client_t) -> *mut c_void {
-    Shell::of(shell(client)).map_or(std::ptr::null_mut(), Shell::data)
+    Shell::of(client).map_or(ptr::null_mut(), Shell::data)
 }
 
 /// Sets the callback for pushes that belong to no subscription, such as invalidations after CLIENT TRACKING; NULL for
@@ -830,12 +455,9 @@ pub extern "C" fn broker_client_on_push(
     cb: broker_push_cb,
     data: *mut c_void,
 ) -> c_int {
-    enter_at(client, Rule::Anywhere, |at| {
+    enter_at(client, |at| {
         at.no_session()?;
-        at.calls.on_push = cb.map(|cb| (cb, data));
-        if let Ok(shell) = Shell::of(shell(client)) {
-            shell.beside().on_push.set(at.calls.on_push);
-        }
+        Shell::of(client)?.beside().on_push.set(cb.map(|cb| (cb, data)));
         Ok(BROKER_OK)
     })
 }
@@ -850,23 +472,14 @@ pub extern "C" fn broker_client_on_state(
     cb: broker_state_cb,
     data: *mut c_void,
 ) -> c_int {
-    enter_at(client, Rule::Anywhere, |at| {
+    enter_at(client, |at| {
         at.no_session()?;
-        at.calls.on_state = cb.map(|cb| (cb, data));
-        if let Ok(shell) = Shell::of(shell(client)) {
-            shell.beside().on_state.set(at.calls.on_state);
-        }
+        Shell::of(client)?.beside().on_state.set(cb.map(|cb| (cb, data)));
         if cb.is_some() {
             at.requests.report_state();
         }
         Ok(BROKER_OK)
     })
-}
-
-impl HomeAccess<'_, '_> {
-    fn no_session(&self) -> Result<(), c_int> {
-        if self.session.is_some() { Err(BROKER_EUNSUPPORTED) } else { Ok(()) }
-    }
 }
 
 /// Subscribes to one name; `kind` is BROKER_CHANNEL, BROKER_PATTERN or BROKER_SHARD. `name` has `len` bytes. `cb` gets
@@ -890,16 +503,18 @@ pub extern "C" fn broker_client_subscribe(
     cb: broker_reply_cb,
     data: *mut c_void,
 ) -> c_int {
-    enter_at(client, Rule::Anywhere, |at| {
+    enter_at(client, |at| {
         let family = match kind {
             BROKER_CHANNEL => Family::Channel,
             BROKER_PATTERN => Family::Pattern,
             BROKER_SHARD => Family::Shard,
             _ => return Err(BROKER_EINVAL),
         };
-        let callback = cb.ok_or(BROKER_EINVAL)?;
+        let call = Call { callback: cb.ok_or(BROKER_EINVAL)?, data, handle: client };
         let name = bytes(name, len)?;
         at.no_session()?;
-        Ok(at.calls.subscribe(at.requests, family, name, req, Call { callback, data, handle: client }))
+        let (_, id) = at.calls.begin(Some(call), |tag| at.requests.subscribe(family, name, tag))?;
+        give(req, id);
+        Ok(BROKER_OK)
     })
 }

@@ -82,6 +82,11 @@ pub extern "C" fn broker_err_name(code: c_int) -> *const c_char {
     found.map_or(c"BROKER_UNKNOWN", |row| row.1).as_ptr()
 }
 
+/// The code of an outcome without a value.
+pub(super) fn code(outcome: Result<(), c_int>) -> c_int {
+    outcome.map_or_else(|code| code, |()| BROKER_OK)
+}
+
 /// The version of the library linked at run time: 0xMMmmpp00, like BROKER_VERSION_HEX of the header. [any thread, in
 /// callbacks, after a fork]
 #[unsafe(no_mangle)]
@@ -102,12 +107,10 @@ const VERSION: std::ffi::c_uint = number(env!("CARGO_PKG_VERSION_MAJOR")) << 24
 
 /// A part of the version; Cargo has checked that it consists of digits.
 const fn number(digits: &str) -> std::ffi::c_uint {
-    let (digits, mut at, mut value) = (digits.as_bytes(), 0, 0);
-    while at < digits.len() {
-        value = value * 10 + (digits[at] - b'0') as std::ffi::c_uint;
-        at += 1;
+    match std::ffi::c_uint::from_str_radix(digits, 10) {
+        Ok(number) => number,
+        Err(_) => panic!("not a number"),
     }
-    value
 }
 
 #[cfg(test)]

@@ -1,8 +1,10 @@
 //! `broker_config_t`: settings by name, checked when they are set. Has no rules of its own: the keys are the
 //! tables of `crate::config`.
 
-use super::border::{Ended, Handle, Rule, Shell, enter, shield};
-use super::codes::{BROKER_ECONFIG, BROKER_EINVAL, BROKER_ELIMIT, BROKER_EPANIC, BROKER_ESYS, BROKER_OK};
+use super::border::{self, EndedHandles, Handle, NotMade, Shell, enter, free, gate};
+use super::codes::*;
+use super::errno;
+use super::head::Number;
 use super::text::{copy_out, opt_str, own_words, required_str};
 use crate::base::error::{Error, ErrorKind};
 use crate::config::{ClientSettings, Settings, load_toml, read_document};
@@ -15,36 +17,31 @@ use std::path::Path;
 ///
 /// Methods: broker_config_new, _free, _set, _get, _load, _error.
 #[allow(non_camel_case_types)]
-#[derive(Debug)]
-pub struct broker_config_t(#[expect(dead_code, reason = "reached through a cast pointer")] Shell<Config>);
+pub struct broker_config_t(
+    #[expect(dead_code, reason = "reached through a cast pointer")] Shell<broker_config_t>,
+);
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Config {
     pub(super) broker: Settings,
     pub(super) client: ClientSettings,
     words: CString,
 }
 
-impl Handle for Config {
-    type Post = ();
-    fn ended() -> &'static Ended<Self> {
-        static ENDED: Ended<Config> = Ended::new();
+impl Handle for broker_config_t {
+    const SURVIVES_FORK: bool = true;
+    type Inner = Config;
+    type Beside = ();
+    fn ended() -> &'static EndedHandles<Self> {
+        static ENDED: EndedHandles<broker_config_t> = EndedHandles::new();
         &ENDED
     }
-    const SURVIVES_FORK: bool = true;
-    type Beside = ();
 }
 
-impl Config {
-    fn outcome(&mut self, outcome: Result<(), Error>) -> c_int {
-        match outcome {
-            Ok(()) => BROKER_OK,
-            Err(error) => {
-                self.words = own_words(&error.to_string());
-                code_of(&error)
-            }
-        }
-    }
+/// Keeps the text of a failure as an object's last one; returns its code.
+pub(super) fn fail(words: &mut CString, error: &Error) -> c_int {
+    *words = own_words(&error.to_string());
+    code_of(error)
 }
 
 /// The code for a configuration error. With BROKER_ESYS, errno is set.
@@ -53,47 +50,35 @@ pub(super) fn code_of(error: &Error) -> c_int {
         ErrorKind::Config => BROKER_ECONFIG,
         ErrorKind::Limit => BROKER_ELIMIT,
         ErrorKind::System => {
-            set_errno(error.os().unwrap_or(0));
+            // Nothing between this and the return to C changes it.
+            errno::set(error.os().unwrap_or(0));
             BROKER_ESYS
         }
     }
 }
 
-/// Sets errno for the program. Nothing between this and the return to C changes it.
-fn set_errno(number: c_int) {
-    // SAFETY: the place is the calling thread's own.
-    unsafe { *libc::__errno_location() = number };
-}
-
-/// The text of a failed `read`.
-pub(super) const UNUSABLE: &str = "the configuration has been freed or is in use";
-
 /// The settings of `pointer`; NULL means the defaults.
-pub(super) fn read<R>(pointer: *const broker_config_t, body: impl FnOnce(&Config) -> R) -> Result<R, c_int> {
+pub(super) fn read<R>(
+    pointer: *const broker_config_t,
+    body: impl FnOnce(&Config) -> R,
+) -> Result<R, NotMade> {
     if pointer.is_null() {
         return Ok(body(&Config::default()));
     }
-    let shell = Shell::of(pointer.cast::<Shell<Config>>())?;
-    shell.check()?;
-    shell.borrow_reading(body)
+    border::read(pointer, body)
+        .map_err(|code| NotMade(code, "the configuration has been freed or is in use".to_owned()))
 }
 
 /// Creates a configuration with the defaults. Free it with broker_config_free(). NULL only after an internal error.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_config_new() -> *mut broker_config_t {
-    shield(std::ptr::null_mut(), || Shell::create(Config::default(), -1).cast())
+    gate(|| Ok(Shell::create(Number::next(), Config::default(), -1, ()).pointer()))
 }
 
 /// Frees the configuration. NULL is BROKER_OK; BROKER_ESTATE the second time.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_config_free(config: *mut broker_config_t) -> c_int {
-    if config.is_null() {
-        return BROKER_OK;
-    }
-    shield(BROKER_EPANIC, || match Shell::of(config.cast::<Shell<Config>>()).and_then(|shell| shell.end()) {
-        Ok(_) => BROKER_OK,
-        Err(code) => code,
-    })
+    free(config, |shell| shell.end().map(drop))
 }
 
 /// Sets one key; a NULL value restores its default. Keys and values are those of docs/config.md, as in
@@ -107,8 +92,8 @@ pub extern "C" fn broker_config_set(
     key: *const c_char,
     value: *const c_char,
 ) -> c_int {
-    enter(config.cast::<Shell<Config>>(), Rule::Anywhere, |config| {
-        let (Ok(key), Ok(value)) = (required_str(key), opt_str(value)) else { return BROKER_EINVAL };
+    enter(config, |config| {
+        let (key, value) = (required_str(key)?, opt_str(value)?);
         let client = crate::config::client_rows().iter().any(|row| row.key == key);
         let outcome = match (client, value) {
             (true, Some(value)) => config.client.set(key, value),
@@ -116,7 +101,7 @@ pub extern "C" fn broker_config_set(
             (false, Some(value)) => config.broker.set(key, value),
             (false, None) => config.broker.unset(key),
         };
-        config.outcome(outcome)
+        outcome.map(|()| BROKER_OK).map_err(|error| fail(&mut config.words, &error))
     })
 }
 
@@ -131,12 +116,10 @@ pub extern "C" fn broker_config_get(
     buf: *mut c_char,
     len: usize,
 ) -> c_int {
-    enter(config.cast::<Shell<Config>>(), Rule::Anywhere, |config| {
-        let Ok(key) = required_str(key) else { return BROKER_EINVAL };
-        match config.client.get_text(key).or_else(|| config.broker.get_text(key)) {
-            Some(text) => copy_out(&text, buf, len),
-            None => BROKER_ECONFIG,
-        }
+    enter(config, |config| {
+        let key = required_str(key)?;
+        let text = config.client.get_text(key).or_else(|| config.broker.get_text(key));
+        Ok(copy_out(&text.ok_or(BROKER_ECONFIG)?, buf, len))
     })
 }
 
@@ -148,17 +131,15 @@ pub extern "C" fn broker_config_get(
 /// line number in broker_config_error(), and for more than 1 MiB.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_config_load(config: *mut broker_config_t, path: *const c_char) -> c_int {
-    let config = config.cast::<Shell<Config>>();
-    let path = match (Shell::of(config).and_then(Shell::check), required_str(path)) {
-        (Ok(()), Ok(path)) => path,
-        (Err(code), _) | (_, Err(code)) => return code,
-    };
-    // Without a claim on the handle: reading may take long.
-    let Some(text) = shield(None, || Some(read_document(Path::new(path)))) else { return BROKER_EPANIC };
-    enter(config, Rule::Anywhere, |config| {
-        let loaded = |text: String| load_toml(&mut config.broker, &mut config.client, &text, path);
-        let outcome = text.and_then(loaded);
-        config.outcome(outcome)
+    gate(|| {
+        Shell::of(config)?.check()?;
+        let path = required_str(path)?;
+        // Without a claim on the handle: reading may take long.
+        let text = read_document(Path::new(path));
+        Ok(enter(config, |config| {
+            let loaded = text.and_then(|text| load_toml(&mut config.broker, &mut config.client, &text, path));
+            loaded.map(|()| BROKER_OK).map_err(|error| fail(&mut config.words, &error))
+        }))
     })
 }
 
@@ -166,5 +147,5 @@ pub extern "C" fn broker_config_load(config: *mut broker_config_t, path: *const 
 /// handle.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_config_error(config: *const broker_config_t) -> *const c_char {
-    enter(config.cast::<Shell<Config>>(), Rule::Anywhere, |config| config.words.as_ptr())
+    enter(config, |config| Ok(config.words.as_ptr()))
 }

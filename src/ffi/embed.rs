@@ -2,22 +2,26 @@
 //! the callbacks of the loop's own clients until they have run.
 
 use super::border::{
-    Ended, Handle, Rule, Shell, WaitStep, enter, enter_waiting, making, shield, this_thread,
+    EndedHandles, Handle, HandleRef, Shell, WaitStep, enter, enter_waiting, free, gate, making, this_thread,
 };
 use super::calls::{Calls, Due};
 use super::cancel::FdWait;
-use super::client::{self, broker_client_t};
+use super::client::broker_client_t;
 use super::codes::*;
-use super::config::{self, broker_config_t, code_of};
+use super::config::{self, broker_config_t, fail};
 use super::fork;
+use super::home::Keeper;
 use super::log;
 use super::loops;
-use super::text::{copy_out, own_words, required_str, waiting_time};
+use super::posts::{Post, run_all};
+use super::text::{copy_out, give, give_none, millis, own_fd, required_str, waiting_time};
 use super::thread;
 use crate::client::{ClientKey, Embedded, Requests};
 use crate::reactor::{Loop, Prepared};
 use std::ffi::{CString, c_char, c_int, c_void};
-use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, IntoRawFd};
+use std::ptr;
+use std::sync::OnceLock;
 use std::sync::atomic::Ordering;
 
 /// Runs until broker_loop_stop(), or until the loop has drained.
@@ -39,8 +43,9 @@ pub const BROKER_RUN_NOWAIT: c_int = 2;
 /// Methods: broker_loop_new, _free, _follow_fork; _run, _stop, _post, _fd, _timeout; _drain, _reload, _error,
 /// _endpoint, _adopt, _stat, _stat_name, _set_data, _data; _client.
 #[allow(non_camel_case_types)]
-#[derive(Debug)]
-pub struct broker_loop_t(#[expect(dead_code, reason = "reached through a cast pointer")] Shell<Looping>);
+pub struct broker_loop_t(
+    #[expect(dead_code, reason = "reached through a cast pointer")] Shell<broker_loop_t>,
+);
 
 /// Identifies a pending request or a subscription; 0 identifies none. Numbers are never reused, so one that has ended is
 /// harmless.
@@ -53,12 +58,8 @@ pub type broker_req_t = u64;
 pub type broker_loop_cb =
     Option<unsafe extern "C" fn(r#loop: *mut broker_loop_t, status: c_int, data: *mut c_void)>;
 
-type LoopCallback = unsafe extern "C" fn(*mut broker_loop_t, c_int, *mut c_void);
-
-#[derive(Debug)]
 pub(super) struct Looping {
-    /// `None` only while the last callbacks of a closed handle run.
-    pub(super) embedded: Option<Embedded>,
+    pub(super) embedded: Embedded,
     /// The loop's own clients.
     own: Vec<OwnClient>,
     /// Clients freed in a callback: they end when it has returned.
@@ -66,41 +67,29 @@ pub(super) struct Looping {
     words: CString,
 }
 
-#[derive(Debug)]
 struct OwnClient {
     key: ClientKey,
     calls: Calls,
 }
 
-impl Handle for Looping {
-    type Post = (LoopCallback, *mut c_void);
+impl Handle for broker_loop_t {
+    type Inner = Looping;
     type Beside = ();
-    fn ended() -> &'static Ended<Self> {
-        static ENDED: Ended<Looping> = Ended::new();
+    fn ended() -> &'static EndedHandles<Self> {
+        static ENDED: EndedHandles<broker_loop_t> = EndedHandles::new();
         &ENDED
     }
 }
 
 impl Looping {
-    fn embedded(&mut self) -> Result<&mut Embedded, c_int> {
-        self.embedded.as_mut().ok_or(BROKER_ESTATE)
-    }
-
-    /// The same, but `ESTATE` for a loop that drains.
+    /// `ESTATE` for a loop that drains.
     fn serving(&mut self) -> Result<&mut Embedded, c_int> {
-        if self.embedded()?.is_serving() { self.embedded() } else { Err(BROKER_ESTATE) }
-    }
-
-    /// Stores the text of a failure; returns its code.
-    fn fail(&mut self, error: &crate::base::error::Error) -> c_int {
-        self.words = own_words(&error.to_string());
-        code_of(error)
+        if self.embedded.is_serving() { Ok(&mut self.embedded) } else { Err(BROKER_ESTATE) }
     }
 
     /// The descriptor and the time a turn waits for, if it waits.
     pub(super) fn next_wait(&mut self) -> Option<FdWait> {
-        let embedded = self.embedded.as_ref()?;
-        FdWait::new(embedded.as_raw_fd(), embedded.patience())
+        FdWait::new(self.embedded.as_raw_fd(), self.embedded.patience())
     }
 
     /// The requests and callbacks of one of the loop's own clients; `ESTATE` if it has ended.
@@ -109,9 +98,8 @@ impl Looping {
         key: ClientKey,
         body: impl FnOnce(&mut Requests<'_>, &mut Calls) -> R,
     ) -> Result<R, c_int> {
-        let Looping { embedded: Some(embedded), own, .. } = self else { return Err(BROKER_ESTATE) };
-        let own = own.iter_mut().find(|own| own.key == key).ok_or(BROKER_ESTATE)?;
-        embedded.with_requests(key, |requests| body(requests, &mut own.calls)).ok_or(BROKER_ESTATE)
+        let own = self.own.iter_mut().find(|own| own.key == key).ok_or(BROKER_ESTATE)?;
+        self.embedded.with_requests(key, |requests| body(requests, &mut own.calls)).ok_or(BROKER_ESTATE)
     }
 
     /// Ends one of the loop's own clients: at once, returning its remaining callbacks, or after the callback that is
@@ -121,7 +109,7 @@ impl Looping {
             self.ending.push(key);
             return Vec::new();
         }
-        let events = self.embedded.as_mut().map(|embedded| embedded.close_client(key)).unwrap_or_default();
+        let events = self.embedded.close_client(key);
         let Some(at) = self.own.iter().position(|own| own.key == key) else { return Vec::new() };
         let mut own = self.own.swap_remove(at);
         events.into_iter().filter_map(|event| own.calls.take(event)).collect()
@@ -133,17 +121,12 @@ impl Looping {
 
     /// The loop's own clients with callbacks due, and how many.
     fn due(&mut self) -> Vec<(ClientKey, usize)> {
-        let Looping { embedded: Some(embedded), own, .. } = self else { return Vec::new() };
-        let events = own.iter().filter_map(|own| {
-            let count = embedded.with_requests(own.key, |requests| requests.events())?;
+        let events = self.own.iter().filter_map(|own| {
+            let count = self.embedded.with_requests(own.key, |requests| requests.events())?;
             (count > 0).then_some((own.key, count))
         });
         events.collect()
     }
-}
-
-pub(super) fn shell(pointer: *const broker_loop_t) -> *const Shell<Looping> {
-    pointer.cast()
 }
 
 /// Creates a broker and binds its listeners. It connects to Redis at the first broker_loop_run(). The key "upstream" is
@@ -158,45 +141,15 @@ pub extern "C" fn broker_loop_new(
     errbuf: *mut c_char,
     errlen: usize,
 ) -> c_int {
-    making(|number| {
-        if out.is_null() {
-            return BROKER_EINVAL;
-        }
-        // SAFETY: not NULL; the header requires a pointer to a pointer.
-        unsafe { out.write(std::ptr::null_mut()) };
-        copy_out("", errbuf, errlen);
-        let settings = match config::read(config, |config| config.broker.clone()) {
-            Ok(settings) => settings,
-            Err(code) => {
-                copy_out(config::UNUSABLE, errbuf, errlen);
-                return code;
-            }
-        };
+    making(out, (errbuf, errlen), |number| {
+        let settings = config::read(config, |config| config.broker.clone())?;
         let queue_timeout = settings.queue_timeout;
-        let made = Loop::embedded_with(settings, thread::start).map(|lp| Embedded::new(lp, queue_timeout));
-        let (pointer, code) = match made {
-            Ok(embedded) => {
-                let (bell, urls) = (embedded.bell(), embedded.listeners());
-                let looping = Looping {
-                    embedded: Some(embedded),
-                    own: Vec::new(),
-                    ending: Vec::new(),
-                    words: CString::default(),
-                };
-                let pointer = Shell::create_as(number, looping, bell, ());
-                if let Ok(shell) = Shell::of(pointer) {
-                    loops::add(shell, urls);
-                }
-                (pointer.cast(), BROKER_OK)
-            }
-            Err(error) => {
-                copy_out(&error.to_string(), errbuf, errlen);
-                (std::ptr::null_mut(), code_of(&error))
-            }
-        };
-        // SAFETY: not NULL; the header requires a pointer to a pointer.
-        unsafe { out.write(pointer) };
-        code
+        let embedded = Embedded::new(Loop::embedded_with(settings, thread::start)?, queue_timeout);
+        let (bell, urls) = (embedded.reactor().wake_fd(), embedded.reactor().listeners());
+        let (own, ending, words) = (Vec::new(), Vec::new(), CString::default());
+        let shell = Shell::create(number, Looping { embedded, own, ending, words }, bell, ());
+        loops::add(shell, urls);
+        Ok(shell)
     })
 }
 
@@ -211,27 +164,22 @@ pub extern "C-unwind" fn broker_loop_run(r#loop: *mut broker_loop_t, mode: c_int
     if !matches!(mode, BROKER_RUN_DEFAULT | BROKER_RUN_ONCE | BROKER_RUN_NOWAIT) {
         return BROKER_EINVAL;
     }
-    let running = Running { r#loop, mode, waited: false, stopped: false };
-    enter_waiting(shell(r#loop), running, go_on_running)
+    match Shell::of(r#loop) {
+        Ok(shell) => enter_waiting(shell, Running { mode, waited: false, stopped: false }, go_on_running),
+        Err(code) => code,
+    }
 }
 
 /// The state of broker_loop_run() between two turns.
 #[derive(Clone, Copy)]
 struct Running {
-    r#loop: *mut broker_loop_t,
     mode: c_int,
     waited: bool,
     /// This turn is the last one.
     stopped: bool,
 }
 
-/// Records that this thread drives the loop.
-pub(super) fn drive(shell: &Shell<Looping>) {
-    shell.driver.store(this_thread(), Ordering::Relaxed);
-}
-
-fn go_on_running(shell: &'static Shell<Looping>, running: &mut Running) -> Result<WaitStep, c_int> {
-    drive(shell);
+fn go_on_running(shell: &'static Shell<broker_loop_t>, running: &mut Running) -> Result<WaitStep, c_int> {
     let forever = running.mode == BROKER_RUN_DEFAULT;
     loop {
         if !std::mem::take(&mut running.waited) {
@@ -242,33 +190,29 @@ fn go_on_running(shell: &'static Shell<Looping>, running: &mut Running) -> Resul
                 return Ok(WaitStep::Wait(wait));
             }
         }
-        let goes_on = turn(shell, running.r#loop)?;
-        if !goes_on {
-            return Ok(WaitStep::Done(0));
-        }
-        if running.stopped || !forever {
-            return Ok(WaitStep::Done(1));
+        let goes_on = turn(shell)?;
+        if !goes_on || running.stopped || !forever {
+            return Ok(WaitStep::Done(c_int::from(goes_on)));
         }
     }
 }
 
 /// One turn with its callbacks, which never waits; returns whether there will be another.
-pub(super) fn turn(shell: &Shell<Looping>, pointer: *mut broker_loop_t) -> Result<bool, c_int> {
+pub(super) fn turn(shell: &'static Shell<broker_loop_t>) -> Result<bool, c_int> {
+    shell.driver.store(this_thread(), Ordering::Relaxed);
     let goes_on = shell.borrow(|looping| {
         log::tell_left_out();
-        let embedded = looping.embedded()?;
-        let worked = embedded.wait(Some(0)).and_then(|()| embedded.work());
-        worked.map_err(|error| looping.fail(&error))
+        looping.embedded.work().map_err(|error| fail(&mut looping.words, &error))
     })??;
-    run_posts(shell, pointer)?;
+    run_posts(shell)?;
     deliver(shell)?;
     // Requests submitted by callbacks are sent now, not after the next event.
-    shell.borrow(|looping| looping.embedded().map(Embedded::settle))??;
+    shell.borrow(|looping| looping.embedded.settle())?;
     Ok(goes_on)
 }
 
 /// Runs a callback of the loop or of one of its clients.
-fn call_out(shell: &Shell<Looping>, callback: impl FnOnce()) -> Result<(), c_int> {
+fn call_out(shell: &Shell<broker_loop_t>, callback: impl FnOnce()) -> Result<(), c_int> {
     if !shell.call_out(callback) {
         shell.check()?;
     }
@@ -286,53 +230,20 @@ fn call_out(shell: &Shell<Looping>, callback: impl FnOnce()) -> Result<(), c_int
     }
 }
 
-fn run_posts(shell: &Shell<Looping>, pointer: *mut broker_loop_t) -> Result<(), c_int> {
-    let generation = fork::generation();
-    let mut posts = shell.take_posts().into_iter();
-    while let Some((callback, data)) = posts.next() {
-        // SAFETY: this is how the program allowed the callback to be called, in the thread that runs the loop.
-        if let Err(code) = call_out(shell, || unsafe { callback(pointer, BROKER_OK, data) }) {
-            // A forked copy runs none of the parent's.
-            if fork::generation() == generation {
-                cancel_all(pointer, posts);
-            }
-            return Err(code);
-        }
-    }
+fn run_posts(shell: &Shell<broker_loop_t>) -> Result<(), c_int> {
+    run_all(shell.take_posts(), |post| call_out(shell, || post.run()))?;
     let handles = shell.borrow(|looping| {
-        let handles = looping.own.iter().map(|own| own.calls.handle());
-        handles.filter(|handle| client::has_posts(*handle)).collect::<Vec<_>>()
+        let handles = looping.own.iter().map(|own| own.calls.handle);
+        handles.filter(|handle| handle.has_posts()).collect::<Vec<_>>()
     })?;
     for handle in handles {
-        let mut posts = client::take_posts(handle).into_iter();
-        while let Some(post) = posts.next() {
-            let status = post.status();
-            if let Err(code) = call_out(shell, || post.run(status)) {
-                if fork::generation() == generation {
-                    client::cancel_all(posts);
-                }
-                return Err(code);
-            }
-        }
+        run_all(handle.take_posts(), |post| call_out(shell, || post.run()))?;
     }
     Ok(())
 }
 
-/// Tells posted functions that they will not run, in this process only: if one of them forks, the copy runs none of
-/// the others.
-fn cancel_all(pointer: *mut broker_loop_t, posts: impl IntoIterator<Item = (LoopCallback, *mut c_void)>) {
-    let generation = fork::generation();
-    for (callback, data) in posts {
-        if fork::generation() != generation {
-            return;
-        }
-        // SAFETY: this is how the program allowed the callback to be called; the handle's memory is never unmapped.
-        unsafe { callback(pointer, BROKER_ECANCELED, data) };
-    }
-}
-
 /// Runs the callbacks that were due when this began; those they cause are due in the next turn.
-fn deliver(shell: &Shell<Looping>) -> Result<(), c_int> {
+fn deliver(shell: &Shell<broker_loop_t>) -> Result<(), c_int> {
     for (key, mut left) in shell.borrow(Looping::due)? {
         while let Ok(Some(due)) = shell.borrow(|looping| {
             looping.with_client(key, |requests, calls| calls.next_due(requests, &mut left))
@@ -349,9 +260,8 @@ fn deliver(shell: &Shell<Looping>) -> Result<(), c_int> {
 /// BROKER_EINVAL for NULL; BROKER_ESTATE when closed; BROKER_EFORKED.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_loop_stop(r#loop: *mut broker_loop_t) -> c_int {
-    let rung = Shell::of(shell(r#loop))
-        .and_then(|shell| shell.ring(|shell| shell.stopped.store(true, Ordering::Release)));
-    rung.map_or_else(|code| code, |()| BROKER_OK)
+    let stop = |shell: &Shell<_>| shell.stopped.store(true, Ordering::Release);
+    code(Shell::of(r#loop).and_then(|shell| shell.ring(stop)))
 }
 
 /// Queues `cb` and wakes the thread that runs the loop. `cb` runs once, inside broker_loop_run(), in the order of the
@@ -366,10 +276,9 @@ pub extern "C" fn broker_loop_post(
     cb: broker_loop_cb,
     data: *mut c_void,
 ) -> c_int {
-    shield(BROKER_EPANIC, || {
-        let Some(cb) = cb else { return BROKER_EINVAL };
-        let posted = Shell::of(shell(r#loop)).and_then(|shell| shell.post((cb, data)));
-        posted.map_or_else(|code| code, |()| BROKER_OK)
+    gate(|| {
+        let callback = cb.ok_or(BROKER_EINVAL)?;
+        Shell::of(r#loop)?.post(callback, data)
     })
 }
 
@@ -380,10 +289,7 @@ pub extern "C" fn broker_loop_post(
 /// A negative code for an invalid handle.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_loop_fd(r#loop: *const broker_loop_t) -> c_int {
-    enter(shell(r#loop), Rule::Anywhere, |looping| match looping.embedded() {
-        Ok(embedded) => embedded.as_raw_fd(),
-        Err(code) => code,
-    })
+    enter(r#loop, |looping| Ok(looping.embedded.as_raw_fd()))
 }
 
 /// How long another loop may sleep before the next broker_loop_run(), in milliseconds: 0 while work is deferred, even if
@@ -393,17 +299,10 @@ pub extern "C" fn broker_loop_fd(r#loop: *const broker_loop_t) -> c_int {
 /// A negative code other than -1 for an invalid handle.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_loop_timeout(r#loop: *const broker_loop_t) -> c_int {
-    let posted = Shell::of(shell(r#loop)).is_ok_and(Shell::has_posts);
-    enter(shell(r#loop), Rule::Anywhere, |looping| match looping.embedded() {
-        Ok(_) if posted => 0,
-        Ok(embedded) => millis(embedded.timeout()),
-        Err(code) => code,
+    enter(r#loop, |looping| {
+        let posted = Shell::of(r#loop)?.has_posts();
+        Ok(if posted { 0 } else { millis(looping.embedded.timeout()) })
     })
-}
-
-/// Milliseconds for C; -1 for no limit.
-pub(super) fn millis(timeout: Option<u64>) -> c_int {
-    timeout.map_or(-1, |timeout| c_int::try_from(timeout).unwrap_or(c_int::MAX))
 }
 
 /// Ends the service gracefully: closes the listeners, answers the complete requests received so far, then closes each
@@ -420,12 +319,9 @@ pub extern "C" fn broker_loop_drain(r#loop: *mut broker_loop_t, timeout_ms: c_in
         Ok(patience) => patience.unwrap_or(FOR_EVER),
         Err(code) => return code,
     };
-    enter(shell(r#loop), Rule::Anywhere, |looping| match looping.embedded() {
-        Ok(embedded) => {
-            embedded.drain(Some(patience));
-            BROKER_OK
-        }
-        Err(code) => code,
+    enter(r#loop, |looping| {
+        looping.embedded.drain(patience);
+        Ok(BROKER_OK)
     })
 }
 
@@ -437,66 +333,37 @@ pub extern "C" fn broker_loop_drain(r#loop: *mut broker_loop_t, timeout_ms: c_in
 /// BROKER_ESTATE the second time.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_loop_free(r#loop: *mut broker_loop_t) -> c_int {
-    if r#loop.is_null() {
-        return BROKER_OK;
-    }
-    shield(BROKER_EPANIC, || {
-        let closed = Shell::of(shell(r#loop)).and_then(|shell| {
-            if shell.in_callback() {
-                return Err(BROKER_EREENTRANT);
-            }
-            let poisoned = shell.is_poisoned();
-            // None: a forked copy, which frees nothing of the parent.
-            let Some(looping) = shell.end()? else { return Ok(BROKER_OK) };
-            loops::remove(shell);
-            let posts = shell.take_posts();
-            if poisoned {
-                // The state of a handle after a panic is not trusted: it is only closed.
-                return Ok(BROKER_OK);
-            }
-            let generation = fork::generation();
-            let left = close(looping);
-            cancel_all(r#loop, posts);
-            for one in left {
-                if fork::generation() == generation {
-                    one.tell();
-                }
-            }
-            Ok(BROKER_OK)
-        });
-        closed.unwrap_or_else(|code| code)
+    free(r#loop, |shell| {
+        shell.check_outside_callbacks()?;
+        let poisoned = shell.is_poisoned();
+        // None: a forked copy, which frees nothing of the parent.
+        let Some(looping) = shell.end()? else { return Ok(()) };
+        loops::remove(shell);
+        let posts = shell.take_posts();
+        if poisoned {
+            // The state of a handle after a panic is not trusted: it is only closed.
+            return Ok(());
+        }
+        let generation = fork::generation();
+        let dues = close(looping);
+        fork::each_here(posts, Post::cancel);
+        if fork::generation() == generation {
+            fork::each_here(dues, Due::call);
+        }
+        Ok(())
     })
 }
 
-/// The remaining callbacks of a client of a loop that has ended.
-struct Left {
-    dues: Vec<Due>,
-    posts: Vec<client::Post>,
-}
-
-impl Left {
-    fn tell(self) {
-        let generation = fork::generation();
-        client::call_all(self.dues);
-        if fork::generation() == generation {
-            client::cancel_all(self.posts);
-        }
-    }
-}
-
 /// Closes a loop before its last callbacks run: if one of them forks, the copy has nothing left to close a
-/// second time.
-fn close(mut looping: Looping) -> Vec<Left> {
-    let clients: Vec<_> = looping.own.iter().map(|own| (own.key, own.calls.handle())).collect();
-    let left = clients.into_iter().map(|(key, handle)| Left {
-        dues: looping.end_client(key, false),
-        posts: client::take_posts(handle),
-    });
-    let left = left.collect();
-    if let Some(embedded) = &mut looping.embedded {
-        embedded.close();
+/// second time. Returns those of its clients.
+fn close(mut looping: Looping) -> Vec<Due> {
+    let mut dues = Vec::new();
+    for (key, handle) in looping.own.iter().map(|own| (own.key, own.calls.handle)).collect::<Vec<_>>() {
+        dues.extend(looping.end_client(key, false));
+        dues.extend(handle.take_posts().into_iter().map(Due::Canceled));
     }
-    left
+    looping.embedded.close();
+    dues
 }
 
 /// Applies new settings to a running loop, every key of docs/config.md; on failure nothing has changed. Blocks while
@@ -509,31 +376,22 @@ pub extern "C" fn broker_loop_reload(r#loop: *mut broker_loop_t, config: *const 
     if config.is_null() {
         return BROKER_EINVAL;
     }
-    let settings = config::read(config, |config| config.broker.clone());
-    let loop_ = shell(r#loop);
-    let lookup = Shell::of(loop_).and_then(|shell| {
+    gate(|| {
+        let shell = Shell::of(r#loop)?;
         shell.check()?;
-        shell.borrow(|looping| looping.serving().map(|embedded| embedded.lookup()))?
-    });
-    let (settings, lookup) = match (lookup, settings) {
-        (Ok(lookup), Ok(settings)) => (settings, lookup),
-        (Err(code), _) | (_, Err(code)) => return code,
-    };
-    // Steps that may take long, without a claim on the loop.
-    let Some(prepared) = shield(None, || Some(Prepared::new(settings, lookup))) else { return BROKER_EPANIC };
-    enter(loop_, Rule::Anywhere, |looping| {
-        let outcome =
-            looping.serving().map(|embedded| prepared.and_then(|prepared| embedded.apply(prepared)));
-        match outcome {
-            Ok(Ok(())) => {
-                if let (Ok(shell), Some(embedded)) = (Shell::of(loop_), &looping.embedded) {
-                    loops::set_urls(shell, embedded.listeners());
-                }
-                BROKER_OK
-            }
-            Ok(Err(error)) => looping.fail(&error),
-            Err(code) => code,
-        }
+        let lookup =
+            shell.borrow(|looping| looping.serving().map(|embedded| embedded.reactor().lookup()))??;
+        let settings = config::read(config, |config| config.broker.clone()).map_err(|failed| failed.0)?;
+        // Steps that may take long, without a claim on the loop.
+        let prepared = Prepared::new(settings, lookup);
+        Ok(enter(r#loop, |looping| {
+            let embedded = looping.serving()?;
+            prepared
+                .and_then(|prepared| embedded.apply(prepared))
+                .map_err(|error| fail(&mut looping.words, &error))?;
+            loops::set_urls(shell, looping.embedded.reactor().listeners());
+            Ok(BROKER_OK)
+        }))
     })
 }
 
@@ -541,7 +399,7 @@ pub extern "C" fn broker_loop_reload(r#loop: *mut broker_loop_t, config: *const 
 /// handle.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_loop_error(r#loop: *const broker_loop_t) -> *const c_char {
-    enter(shell(r#loop), Rule::Anywhere, |looping| looping.words.as_ptr())
+    enter(r#loop, |looping| Ok(looping.words.as_ptr()))
 }
 
 /// Copies the URL of listener `i`, with the port the system chose, into `buf` like snprintf(); returns its full
@@ -555,9 +413,9 @@ pub extern "C" fn broker_loop_endpoint(
     buf: *mut c_char,
     len: usize,
 ) -> c_int {
-    enter(shell(r#loop), Rule::Anywhere, |looping| match looping.embedded() {
-        Ok(embedded) => embedded.listeners().get(i).map_or(BROKER_EINVAL, |url| copy_out(url, buf, len)),
-        Err(code) => code,
+    enter(r#loop, |looping| {
+        let urls = looping.embedded.reactor().listeners();
+        Ok(copy_out(urls.get(i).ok_or(BROKER_EINVAL)?, buf, len))
     })
 }
 
@@ -569,32 +427,18 @@ pub extern "C" fn broker_loop_endpoint(
 /// "children_max"; BROKER_ESYS; BROKER_ESTATE when closed or draining; BROKER_EFORKED.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_loop_adopt(r#loop: *mut broker_loop_t, fd: c_int) -> c_int {
-    enter(shell(r#loop), Rule::Anywhere, |looping| {
-        let embedded = match looping.serving() {
-            Ok(embedded) => embedded,
-            Err(code) => return code,
-        };
-        // SAFETY: fcntl only checks whether the number is an open descriptor.
-        if fd < 0 || unsafe { libc::fcntl(fd, libc::F_GETFD) } == -1 {
-            return BROKER_EINVAL;
-        }
-        // SAFETY: open, as just checked, and owned by the caller, who gives it away.
-        let socket = unsafe { OwnedFd::from_raw_fd(fd) };
-        match embedded.adopt(socket) {
+    enter(r#loop, |looping| {
+        let embedded = looping.serving()?;
+        match embedded.adopt(own_fd(fd).ok_or(BROKER_EINVAL)?) {
             Ok(()) => {
-                if let Ok(shell) = Shell::of(shell(r#loop)) {
-                    loops::set_adopted(shell);
-                }
-                BROKER_OK
+                loops::set_adopted(Shell::of(r#loop)?);
+                Ok(BROKER_OK)
             }
             Err((socket, error)) => {
                 // Returned to the caller without closing it.
                 let _ = socket.into_raw_fd();
-                looping.words = own_words(&error.to_string());
-                match code_of(&error) {
-                    BROKER_ECONFIG => BROKER_EINVAL,
-                    code => code,
-                }
+                let code = fail(&mut looping.words, &error);
+                Err(if code == BROKER_ECONFIG { BROKER_EINVAL } else { code })
             }
         }
     })
@@ -607,9 +451,7 @@ pub extern "C" fn broker_loop_adopt(r#loop: *mut broker_loop_t, fd: c_int) -> c_
 /// BROKER_ESTATE, BROKER_EFORKED; BROKER_EINVAL for NULL.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_loop_follow_fork(r#loop: *mut broker_loop_t, on: c_int) -> c_int {
-    shield(BROKER_EPANIC, || {
-        Shell::of(shell(r#loop)).map_or_else(|code| code, |shell| shell.follow_fork(on != 0))
-    })
+    gate(|| Shell::of(r#loop)?.follow_fork(on != 0))
 }
 
 /// Creates a client of the loop, for the program's own requests. It needs no socket; broker_loop_run() drives it and runs
@@ -621,24 +463,17 @@ pub extern "C" fn broker_loop_follow_fork(r#loop: *mut broker_loop_t, on: c_int)
 /// BROKER_EINVAL for NULL; BROKER_ESTATE when closed or draining; BROKER_EFORKED.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_loop_client(out: *mut *mut broker_client_t, r#loop: *mut broker_loop_t) -> c_int {
-    if out.is_null() {
-        return BROKER_EINVAL;
-    }
-    // SAFETY: not NULL; the header requires a pointer to a pointer.
-    unsafe { out.write(std::ptr::null_mut()) };
-    let Ok(home) = Shell::of(shell(r#loop)) else { return BROKER_EINVAL };
-    enter(shell(r#loop), Rule::Anywhere, |looping| {
-        let key = match looping.serving() {
-            Ok(embedded) => embedded.open_client(),
-            Err(code) => return code,
-        };
-        let handle = client::create_of_loop(home, r#loop, key);
-        let mut calls = Calls::default();
-        calls.set_handle(handle);
-        looping.own.push(OwnClient { key, calls });
-        // SAFETY: as above.
-        unsafe { out.write(handle) };
-        BROKER_OK
+    gate(|| {
+        give_none(out)?;
+        let home = Shell::of(r#loop)?;
+        Ok(enter(r#loop, |looping| {
+            let key = looping.serving()?.open_client();
+            let made = Keeper::Loop(HandleRef::new(home), key).create();
+            made.belongs_to(home);
+            looping.own.push(OwnClient { key, calls: Calls::new(made) });
+            give(out, made.pointer());
+            Ok(BROKER_OK)
+        }))
     })
 }
 
@@ -647,20 +482,13 @@ pub extern "C" fn broker_loop_client(out: *mut *mut broker_client_t, r#loop: *mu
 /// BROKER_EINVAL for a NULL loop; BROKER_ESTATE when closed; BROKER_EFORKED.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_loop_set_data(r#loop: *mut broker_loop_t, data: *mut c_void) -> c_int {
-    Shell::of(shell(r#loop)).map_or_else(|code| code, |shell| shell.set_data(data))
+    code(Shell::of(r#loop).and_then(|shell| shell.set_data(data)))
 }
 
 /// The pointer stored by broker_loop_set_data(); NULL for an invalid handle. [any thread, in callbacks, after a fork]
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_loop_data(r#loop: *const broker_loop_t) -> *mut c_void {
-    Shell::of(shell(r#loop)).map_or(std::ptr::null_mut(), Shell::data)
-}
-
-pub(super) fn give_req(to: *mut broker_req_t, id: u64) {
-    if !to.is_null() {
-        // SAFETY: the header requires NULL or a pointer to a broker_req_t.
-        unsafe { to.write(id) };
-    }
+    Shell::of(r#loop).map_or(ptr::null_mut(), Shell::data)
 }
 
 /// Reads one statistic of the loop by name: see docs/c-api.md, or broker_loop_stat_name().
@@ -672,22 +500,20 @@ pub extern "C" fn broker_loop_stat(
     name: *const c_char,
     value: *mut u64,
 ) -> c_int {
-    enter(shell(r#loop), Rule::Anywhere, |looping| {
-        let Ok(name) = required_str(name) else { return BROKER_EINVAL };
-        match looping.embedded().map(|embedded| embedded.stat(name)) {
-            Ok(Some(number)) if !value.is_null() => {
-                // SAFETY: not NULL; the header requires a pointer to a uint64_t.
-                unsafe { value.write(number) };
-                BROKER_OK
-            }
-            Ok(_) => BROKER_EINVAL,
-            Err(code) => code,
-        }
+    enter(r#loop, |looping| {
+        let number = looping.embedded.reactor().stat(required_str(name)?);
+        give(value, number.filter(|_| !value.is_null()).ok_or(BROKER_EINVAL)?);
+        Ok(BROKER_OK)
     })
 }
 
 /// The name of statistic `i`, from 0; NULL beyond the last. Static. [any thread, in callbacks, after a fork]
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_loop_stat_name(i: usize) -> *const c_char {
-    shield(std::ptr::null(), || super::stats::name(i).map_or(std::ptr::null(), std::ffi::CStr::as_ptr))
+    gate(|| {
+        static NAMES: OnceLock<Vec<CString>> = OnceLock::new();
+        let text = |name: &&str| CString::new(*name).unwrap_or_default();
+        let names = NAMES.get_or_init(|| Loop::stat_names().iter().map(text).collect());
+        Ok(names.get(i).map_or(ptr::null(), |name| name.as_ptr()))
+    })
 }

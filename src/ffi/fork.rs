@@ -2,7 +2,7 @@
 //! handles. Owns the page that the kernel wipes in a copy, and the fork handlers. A fork waits for nothing and nothing
 //! waits for a fork: process-wide state is changed with atomics, or made anew by each process (`EachProcess`).
 
-use super::{follow, witness};
+use super::{errno, follow, witness};
 use crate::base::{fds, fork};
 use std::cell::Cell;
 use std::ffi::{c_int, c_void};
@@ -38,8 +38,10 @@ pub(super) fn install() {
     if MARK.load(Ordering::Acquire).is_null() {
         let mark = new_mark();
         let none = std::ptr::null_mut();
-        if MARK.compare_exchange(none, mark, Ordering::AcqRel, Ordering::Acquire).is_err() {
-            discard(mark);
+        let first = MARK.compare_exchange(none, mark, Ordering::AcqRel, Ordering::Acquire).is_ok();
+        if !first && !std::ptr::eq(mark, &raw const UNWIPED) {
+            // SAFETY: a page of `new_mark` that no other thread has seen: another one was faster.
+            unsafe { libc::munmap(mark.cast(), PAGE) };
         }
     }
     if !HANDLERS.swap(true, Ordering::AcqRel) {
@@ -79,14 +81,6 @@ fn new_mark() -> *mut AtomicU8 {
     mark
 }
 
-/// Another thread was faster.
-fn discard(mark: *mut AtomicU8) {
-    if !std::ptr::eq(mark, &raw const UNWIPED) {
-        // SAFETY: a page of `new_mark` that no other thread has seen.
-        unsafe { libc::munmap(mark.cast(), PAGE) };
-    }
-}
-
 fn mark() -> Option<&'static AtomicU8> {
     // SAFETY: null, or a byte that is never unmapped. The kernel changes it only where no thread runs.
     unsafe { MARK.load(Ordering::Acquire).as_ref() }
@@ -116,11 +110,8 @@ fn notice(mark: &AtomicU8) {
     }
     match mark.compare_exchange(WIPED, NOTICED, Ordering::AcqRel, Ordering::Acquire) {
         Ok(_) => {
-            // SAFETY: this thread's own variable; a signal handler may run here.
-            let before = unsafe { *errno() };
-            become_copy(close_what_is_like_ours);
-            // SAFETY: as above.
-            unsafe { *errno() = before };
+            // A signal handler may run here.
+            errno::keep(|| become_copy(close_what_is_like_ours));
             mark.store(KNOWN, Ordering::Release);
         }
         Err(_) => {
@@ -162,33 +153,26 @@ fn close(fd: RawFd) {
     unsafe { libc::syscall(libc::SYS_close, fd) };
 }
 
-fn errno() -> *mut c_int {
-    // SAFETY: this thread's own, as long as it lives.
-    unsafe { libc::__errno_location() }
-}
-
 extern "C" fn before_fork() {
     FORKING.store(generation(), Ordering::Release);
     if follow::depart() {
         witness::call();
     }
-    // SAFETY: this thread's own. `after_fork_in_parent` reads there whether the fork seems to have failed.
-    unsafe { ERRNO.set(std::mem::take(&mut *errno())) };
+    ERRNO.set(errno::get());
+    // `after_fork_in_parent` reads there whether the fork seems to have failed.
+    errno::set(0);
 }
 
 extern "C" fn after_fork_in_parent() {
-    // SAFETY: as above.
-    let failed = unsafe {
-        matches!(*errno(), libc::EAGAIN | libc::ENOMEM | libc::ENOSYS | libc::EPERM | libc::EINVAL)
-    };
-    // SAFETY: as above.
-    let found = unsafe { *errno() };
-    let forked = witness::has_child(failed);
+    let found = errno::get();
+    let forked = witness::has_child(matches!(
+        found,
+        libc::EAGAIN | libc::ENOMEM | libc::ENOSYS | libc::EPERM | libc::EINVAL
+    ));
     let left = if forked { ERRNO.get() } else { found };
     // The parent's copies of descriptors that have moved to the forked process; nothing here uses them any more.
     follow::stay(forked, |number| fds::release(|owner| owner == number, close));
-    // SAFETY: as above.
-    unsafe { *errno() = left };
+    errno::set(left);
 }
 
 extern "C" fn after_fork_in_child() {
@@ -200,8 +184,7 @@ extern "C" fn after_fork_in_child() {
     if let Some(mark) = mark() {
         mark.store(KNOWN, Ordering::Release);
     }
-    // SAFETY: as in `before_fork`.
-    unsafe { *errno() = ERRNO.get() };
+    errno::set(ERRNO.get());
 }
 
 /// A value that each process creates when it first needs it: a thread that does not exist here might have locked the
@@ -211,8 +194,6 @@ pub(super) struct EachProcess<T: 'static>(AtomicPtr<Made<T>>);
 struct Made<T> {
     generation: u64,
     value: T,
-    /// Keeps it reachable, for leak checkers.
-    _before: *mut Made<T>,
 }
 
 // SAFETY: hands out shared references to a `T`, which may be shared.
@@ -233,13 +214,20 @@ impl<T: Default> EachProcess<T> {
             {
                 return &made.value;
             }
-            let made = Box::into_raw(Box::new(Made { generation, value: T::default(), _before: before }));
-            if self.0.compare_exchange(before, made, Ordering::AcqRel, Ordering::Acquire).is_err() {
+            let made = Box::into_raw(Box::new(Made { generation, value: T::default() }));
+            match self.0.compare_exchange(before, made, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(before) => keep(before.cast()),
                 // SAFETY: just created, and not seen by any other thread.
-                drop(unsafe { Box::from_raw(made) });
+                Err(_) => drop(unsafe { Box::from_raw(made) }),
             }
         }
     }
+}
+
+/// Runs `each` for all items in this process only: if one of them forks, the copy runs none of the others.
+pub(super) fn each_here<T>(items: impl IntoIterator<Item = T>, each: impl Fn(T)) {
+    let here = generation();
+    items.into_iter().take_while(|_| generation() == here).for_each(each);
 }
 
 /// Keeps memory reachable that is not used again: the contents of the parent's handles, which must not be read.

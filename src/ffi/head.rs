@@ -41,8 +41,8 @@ impl Number {
     }
 }
 
-/// The common part of all handles. Any thread may read all of it at any time.
-#[derive(Debug)]
+/// The common part of all handles. Any thread may read all of it at any time. At first none is there.
+#[derive(Debug, Default)]
 pub(super) struct HandleHead {
     pub(super) state: AtomicU8,
     pub(super) poisoned: AtomicBool,
@@ -67,11 +67,9 @@ pub(super) struct HandleHead {
     pub(super) ringing: Present,
     /// Threads about to post.
     pub(super) posting: Present,
-    /// The head whose bell is used for it, if not its own: the client of a session, the loop of a client.
-    pub(super) rings: AtomicPtr<HandleHead>,
     /// The program's own pointer.
     pub(super) data: AtomicPtr<c_void>,
-    /// The handle it is a part of: it belongs to the same process, as long as the serial is the same.
+    /// The handle it is a part of, whose bell wakes it: it belongs to the same process, as long as the serial is the same.
     pub(super) parent: AtomicPtr<HandleHead>,
     pub(super) parent_serial: AtomicU64,
     /// A fork moves it to the child.
@@ -85,14 +83,10 @@ pub(super) struct HandleHead {
 
 /// The number of threads in a short operation, in the lower half; in the upper half the generation they are counted
 /// in: those of the parent do not count in a copy.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Present(AtomicU64);
 
 impl Present {
-    pub(super) const fn empty() -> Present {
-        Present(AtomicU64::new(0))
-    }
-
     pub(super) fn begin(&self) {
         let generation = fork::generation() << 32;
         let mut seen = self.0.load(Ordering::SeqCst);
@@ -128,32 +122,6 @@ impl Drop for Driving<'_> {
 }
 
 impl HandleHead {
-    pub(super) const fn new() -> HandleHead {
-        HandleHead {
-            state: AtomicU8::new(ENDED),
-            poisoned: AtomicBool::new(false),
-            claim: HandleClaim::new(),
-            callbacks: AtomicU32::new(0),
-            callback_thread: AtomicUsize::new(0),
-            driven: AtomicUsize::new(0),
-            generation: AtomicU64::new(ELSEWHERE),
-            refusal: AtomicPtr::new(std::ptr::null_mut()),
-            serial: AtomicU64::new(0),
-            number: AtomicU32::new(0),
-            bell: AtomicI32::new(-1),
-            ringing: Present::empty(),
-            posting: Present::empty(),
-            rings: AtomicPtr::new(std::ptr::null_mut()),
-            data: AtomicPtr::new(std::ptr::null_mut()),
-            parent: AtomicPtr::new(std::ptr::null_mut()),
-            parent_serial: AtomicU64::new(0),
-            follows: AtomicBool::new(false),
-            mover: AtomicUsize::new(0),
-            listed: AtomicBool::new(false),
-            next: AtomicPtr::new(std::ptr::null_mut()),
-        }
-    }
-
     /// A new handle in this memory, not alive yet.
     pub(super) fn begin(&self, number: Number, bell: c_int) {
         self.poisoned.store(false, Ordering::Relaxed);
@@ -164,7 +132,6 @@ impl HandleHead {
         fork::keep(self.refusal.swap(std::ptr::null_mut(), Ordering::AcqRel).cast());
         self.serial.store(number.0, Ordering::Relaxed);
         self.number.store(number.owner(), Ordering::Relaxed);
-        self.rings.store(std::ptr::null_mut(), Ordering::Relaxed);
         self.data.store(std::ptr::null_mut(), Ordering::Relaxed);
         self.parent.store(std::ptr::null_mut(), Ordering::Relaxed);
         self.follows.store(false, Ordering::Relaxed);
@@ -175,21 +142,25 @@ impl HandleHead {
         self.state.load(Ordering::Acquire) == ALIVE
     }
 
+    /// The handle it is a part of; another one may be there by now.
+    pub(super) fn parent(&self) -> Option<&HandleHead> {
+        // SAFETY: null, or the head of a handle, whose memory is never unmapped.
+        unsafe { self.parent.load(Ordering::Relaxed).as_ref() }
+    }
+
+    fn is_of(&self, parent: &HandleHead) -> bool {
+        parent.serial.load(Ordering::Relaxed) == self.parent_serial.load(Ordering::Relaxed)
+    }
+
     /// The process it belongs to: its own, or that of the handle it is a part of.
     pub(super) fn home(&self) -> u64 {
-        // SAFETY: null, or the head of a handle, whose memory is never unmapped.
-        let parent = unsafe { self.parent.load(Ordering::Relaxed).as_ref() };
-        let serial = self.parent_serial.load(Ordering::Relaxed);
-        let parent = parent.filter(|parent| parent.serial.load(Ordering::Relaxed) == serial);
+        let parent = self.parent().filter(|parent| self.is_of(parent));
         parent.unwrap_or(self).generation.load(Ordering::Acquire)
     }
 
     /// Whether the handle it is a part of has ended.
     pub(super) fn is_orphan(&self) -> bool {
-        // SAFETY: as in `home`.
-        let parent = unsafe { self.parent.load(Ordering::Relaxed).as_ref() };
-        let serial = self.parent_serial.load(Ordering::Relaxed);
-        parent.is_some_and(|parent| !parent.is_alive() || parent.serial.load(Ordering::Relaxed) != serial)
+        self.parent().is_some_and(|parent| !parent.is_alive() || !self.is_of(parent))
     }
 
     /// Whether this process is a copy of the one it belongs to.
@@ -214,19 +185,15 @@ impl HandleHead {
     /// Makes this thread its driver, unless another one is: `EREENTRANT`. The claim is taken for that, so that the thread
     /// with the claim knows who drives.
     pub(super) fn drive(&self) -> Result<Driving<'_>, c_int> {
-        if self.is_driven_elsewhere() {
-            return Err(BROKER_EREENTRANT);
-        }
-        if self.driven.load(Ordering::Relaxed) == this_thread() {
-            return Ok(Driving(None));
+        match self.driven.load(Ordering::Relaxed) {
+            0 => {}
+            thread if thread == this_thread() => return Ok(Driving(None)),
+            _ => return Err(BROKER_EREENTRANT),
         }
         self.claim.take(Doing::Reading)?;
-        let elsewhere = self.is_driven_elsewhere();
-        if !elsewhere {
-            self.driven.store(this_thread(), Ordering::Relaxed);
-        }
+        let taken = self.driven.compare_exchange(0, this_thread(), Ordering::Relaxed, Ordering::Relaxed);
         self.claim.release();
-        if elsewhere { Err(BROKER_EREENTRANT) } else { Ok(Driving(Some(self))) }
+        taken.map(|_| Driving(Some(self))).map_err(|_| BROKER_EREENTRANT)
     }
 
     pub(super) fn is_driven_elsewhere(&self) -> bool {

@@ -3,15 +3,11 @@
 
 /// Returns every whole free page of the heap to the system. Walks the free lists, which takes some 10 ms after a
 /// burst of hundreds of megabytes and next to nothing otherwise.
-#[cfg(all(target_os = "linux", target_env = "gnu"))]
+/// Other C libraries return freed memory by themselves, or have no such call.
 pub fn trim() {
     // SAFETY: malloc_trim takes a number, touches only memory that is free and does its own locking.
-    #[allow(unsafe_code)]
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
     unsafe {
         libc::malloc_trim(0);
     }
 }
-
-/// Other C libraries return freed memory by themselves, or have no such call.
-#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
-pub fn trim() {}

@@ -1,10 +1,11 @@
 //! The log callback, the only process-wide state of the library: passes log lines to a C function, no more of them than
 //! `base::log_limit` admits. Owns the current callback; writes nowhere itself.
 
-use super::border::{is_inside, shield};
+use super::border::{gate, is_inside};
 use super::codes::{BROKER_EINVAL, BROKER_ESTATE, BROKER_OK};
+use super::errno;
 use super::fork::{self, EachProcess};
-use crate::base::clock::Clock;
+use crate::base::clock::{Clock, Millis};
 use crate::base::limits::LOG_QUEUE;
 use crate::base::log_limit::{LogLimit, LogLine};
 use log::{Level, LevelFilter, Log, Metadata, Record};
@@ -48,11 +49,9 @@ struct Sink {
     level: c_int,
     callback: LogCallback,
     data: *mut c_void,
-    /// The previous one, which a thread may still be reading: callbacks are never freed.
-    _before: *const Sink,
 }
 
-/// The current one; null for none.
+/// The current one; null for none. Never freed.
 static SINK: AtomicPtr<Sink> = AtomicPtr::new(std::ptr::null_mut());
 /// How many lines may still be written. Not locked while the callback runs, since it may itself cause lines.
 static LIMIT: EachProcess<(Clock, Mutex<LogLimit>)> = EachProcess::new();
@@ -87,12 +86,7 @@ impl Log for Forward {
             return;
         }
         tell_left_out();
-        let (clock, limit) = LIMIT.get();
-        let mut limit = limit.lock().unwrap_or_else(PoisonError::into_inner);
-        let line = limit.admit(record, clock.now());
-        LEFT_OUT.store(limit.due().is_some(), Ordering::Relaxed);
-        drop(limit);
-        line.into_iter().for_each(say);
+        say_all(|limit, now| limit.admit(record, now));
     }
 
     fn flush(&self) {}
@@ -110,9 +104,14 @@ pub(super) fn tell_left_out() {
     if !LEFT_OUT.load(Ordering::Relaxed) {
         return;
     }
+    say_all(LogLimit::summaries);
+}
+
+/// Says the lines that are left of the limit.
+fn say_all<L: IntoIterator<Item = LogLine>>(lines: impl FnOnce(&mut LogLimit, Millis) -> L) {
     let (clock, limit) = LIMIT.get();
     let mut limit = limit.lock().unwrap_or_else(PoisonError::into_inner);
-    let lines = limit.summaries(clock.now());
+    let lines = lines(&mut limit, clock.now());
     LEFT_OUT.store(limit.due().is_some(), Ordering::Relaxed);
     drop(limit);
     lines.into_iter().for_each(say);
@@ -154,14 +153,11 @@ fn hand(line: &LogLine, handle: *const c_void) {
     let mut text = line.text.replace(['\n', '\r', '\0'], " ");
     let len = text.len();
     text.push('\0');
-    // SAFETY: this is how the program allowed the function to be called; `text` outlives the call and ends with a NUL. errno
-    // belongs to this thread: it is restored, since behind BROKER_ESYS it has the reason.
-    unsafe {
-        let errno = libc::__errno_location();
-        let before = *errno;
-        (sink.callback)(line.level as c_int, text.as_ptr().cast(), len, handle, sink.data);
-        *errno = before;
-    }
+    // Behind BROKER_ESYS errno has the reason.
+    errno::keep(|| {
+        // SAFETY: this is how the program allowed the function to be called; `text` outlives the call and ends with a NUL.
+        unsafe { (sink.callback)(line.level as c_int, text.as_ptr().cast(), len, handle, sink.data) }
+    });
 }
 
 /// Sets the log callback of the whole process. Without one, and with a NULL `cb`, nothing is logged. Lines less
@@ -173,7 +169,7 @@ fn hand(line: &LogLine, handle: *const c_void) {
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_log_set(level: c_int, cb: broker_log_cb, data: *mut c_void) -> c_int {
     static FORWARD: Forward = Forward;
-    shield(BROKER_ESTATE, || {
+    gate(|| {
         let filter = match level {
             BROKER_LOG_OFF => LevelFilter::Off,
             BROKER_LOG_ERROR => LevelFilter::Error,
@@ -181,23 +177,19 @@ pub extern "C" fn broker_log_set(level: c_int, cb: broker_log_cb, data: *mut c_v
             BROKER_LOG_INFO => LevelFilter::Info,
             BROKER_LOG_DEBUG => LevelFilter::Debug,
             BROKER_LOG_TRACE => LevelFilter::Trace,
-            _ => return BROKER_EINVAL,
+            _ => return Err(BROKER_EINVAL),
         };
         fork::install();
         if log::set_logger(&FORWARD).is_ok() {
             OURS.store(true, Ordering::Relaxed);
         } else if !OURS.load(Ordering::Relaxed) {
-            return BROKER_ESTATE;
+            return Err(BROKER_ESTATE);
         }
-        let before = SINK.load(Ordering::Acquire);
-        let sink =
-            cb.map(|callback| Box::into_raw(Box::new(Sink { level, callback, data, _before: before })));
-        match sink {
-            Some(sink) => SINK.store(sink, Ordering::Release),
-            None => fork::keep(SINK.swap(std::ptr::null_mut(), Ordering::AcqRel).cast()),
-        }
+        let sink = cb.map(|callback| Box::into_raw(Box::new(Sink { level, callback, data })));
+        // A thread may still be reading the previous one.
+        fork::keep(SINK.swap(sink.unwrap_or(std::ptr::null_mut()), Ordering::AcqRel).cast());
         log::set_max_level(if cb.is_some() { filter } else { LevelFilter::Off });
-        BROKER_OK
+        Ok(BROKER_OK)
     })
 }
 

@@ -3,16 +3,15 @@
 
 use super::border::{Shell, this_thread};
 use super::codes::BROKER_ESTATE;
-use super::embed::Looping;
+use super::embed::broker_loop_t;
 use super::fork::EachProcess;
 use crate::client::Peering;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// What is known of a loop.
-#[derive(Debug)]
 struct KnownLoop {
-    shell: &'static Shell<Looping>,
+    shell: &'static Shell<broker_loop_t>,
     /// Its listeners.
     urls: Vec<String>,
     /// It has adopted a child.
@@ -32,25 +31,25 @@ fn with_loops<R>(body: impl FnOnce(&mut Vec<KnownLoop>) -> R) -> R {
     result
 }
 
-pub(super) fn add(shell: &'static Shell<Looping>, urls: Vec<String>) {
+pub(super) fn add(shell: &'static Shell<broker_loop_t>, urls: Vec<String>) {
     with_loops(|loops| loops.push(KnownLoop { shell, urls, has_adopted: false }));
 }
 
-pub(super) fn remove(shell: &Shell<Looping>) {
+pub(super) fn remove(shell: &Shell<broker_loop_t>) {
     with_loops(|loops| loops.retain(|known| !std::ptr::eq(known.shell, shell)));
 }
 
 /// Its listeners have changed.
-pub(super) fn set_urls(shell: &Shell<Looping>, urls: Vec<String>) {
+pub(super) fn set_urls(shell: &Shell<broker_loop_t>, urls: Vec<String>) {
     with_known(shell, |known| known.urls = urls);
 }
 
 /// It has adopted a child.
-pub(super) fn set_adopted(shell: &Shell<Looping>) {
+pub(super) fn set_adopted(shell: &Shell<broker_loop_t>) {
     with_known(shell, |known| known.has_adopted = true);
 }
 
-fn with_known(shell: &Shell<Looping>, body: impl FnOnce(&mut KnownLoop)) {
+fn with_known(shell: &Shell<broker_loop_t>, body: impl FnOnce(&mut KnownLoop)) {
     with_loops(|loops| loops.iter_mut().find(|known| std::ptr::eq(known.shell, shell)).map(body));
 }
 

@@ -1,35 +1,80 @@
 //! Functions that other threads post to a handle: a list that is only appended to and taken whole, with atomics alone, so
-//! that a copy made by a fork at any moment may continue to use it. Owns what is queued; runs nothing.
+//! that a copy made by a fork at any moment may continue to use it. Owns what is queued.
 
-use super::codes::BROKER_EAGAIN;
-use std::ffi::c_int;
+use super::border::{Handle, HandleRef};
+use super::codes::*;
+use super::fork;
+use std::ffi::{c_int, c_void};
 use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
 /// Most functions that may be queued for one handle.
 const POSTS_MAX: usize = 65_536;
 
+/// A posted function. Those of a session are kept by its client.
+pub(super) struct Post<H: Handle> {
+    pub(super) callback: unsafe extern "C" fn(*mut H, c_int, *mut c_void),
+    pub(super) to: HandleRef<H>,
+    pub(super) data: *mut c_void,
+}
+
+impl<H: Handle> Post<H> {
+    /// Runs it; its session may have been freed since.
+    pub(super) fn run(self) {
+        let ended = self.to.get().is_err_and(|code| code == BROKER_ESTATE);
+        self.call(if ended { BROKER_ECANCELED } else { BROKER_OK });
+    }
+
+    /// Tells it that it will not run.
+    pub(super) fn cancel(self) {
+        self.call(BROKER_ECANCELED);
+    }
+
+    fn call(self, status: c_int) {
+        // SAFETY: this is how the program allowed the function to be called, in the thread that uses the handle, whose
+        // memory is never unmapped.
+        unsafe { (self.callback)(self.to.pointer(), status, self.data) }
+    }
+}
+
+/// Runs posted functions until `run` refuses one: the handle has ended in it, and the remaining ones are told so, before
+/// those posted later. A forked copy runs none of the parent's.
+pub(super) fn run_all<H: Handle, E>(
+    posts: Vec<Post<H>>,
+    mut run: impl FnMut(Post<H>) -> Result<(), E>,
+) -> Result<(), E> {
+    let generation = fork::generation();
+    let mut posts = posts.into_iter();
+    while let Some(post) = posts.next() {
+        if let Err(stopped) = run(post) {
+            if fork::generation() == generation {
+                fork::each_here(posts, Post::cancel);
+            }
+            return Err(stopped);
+        }
+    }
+    Ok(())
+}
+
 /// See the module. Empty at first.
-#[derive(Debug)]
-pub(super) struct Posts<P> {
+pub(super) struct Posts<H: Handle> {
     /// The newest; each links to the one before it.
-    newest: AtomicPtr<PostNode<P>>,
+    newest: AtomicPtr<PostNode<H>>,
     /// How many there are, including those being added.
     count: AtomicUsize,
 }
 
-#[derive(Debug)]
-struct PostNode<P> {
-    post: P,
-    before: *mut PostNode<P>,
+struct PostNode<H: Handle> {
+    post: Post<H>,
+    before: *mut PostNode<H>,
 }
 
-impl<P> Posts<P> {
+impl<H: Handle> Posts<H> {
     pub(super) const fn new() -> Self {
         Posts { newest: AtomicPtr::new(std::ptr::null_mut()), count: AtomicUsize::new(0) }
     }
 
     /// Adds one. `EAGAIN` when there are too many.
-    pub(super) fn add(&self, post: P) -> Result<(), c_int> {
+    pub(super) fn add(&self, post: Post<H>) -> Result<(), c_int> {
         if self.count.fetch_add(1, Ordering::Relaxed) >= POSTS_MAX {
             self.count.fetch_sub(1, Ordering::Relaxed);
             return Err(BROKER_EAGAIN);
@@ -47,7 +92,7 @@ impl<P> Posts<P> {
     }
 
     /// Takes those queued so far, oldest first.
-    pub(super) fn take(&self) -> Vec<P> {
+    pub(super) fn take(&self) -> Vec<Post<H>> {
         let mut newest = self.newest.swap(std::ptr::null_mut(), Ordering::SeqCst);
         let mut posts = Vec::new();
         while !newest.is_null() {

@@ -1,11 +1,14 @@
 //! `broker_reply_t`: one value of a reply, and through it the whole reply. Owns the replies that are handed out, and for a
 //! while the freed ones, so that a second free is detected. Parses nothing: that is `crate::resp::tree`.
 
-use super::border::shield;
-use super::codes::{BROKER_EINVAL, BROKER_EPANIC, BROKER_ESTATE, BROKER_OK};
+use super::border::{gate, shield};
+use super::codes::*;
+use super::text::give;
 use crate::resp::tree::{Kind, Tree};
 use std::cell::UnsafeCell;
 use std::ffi::{c_char, c_int};
+use std::ptr;
+use std::str::FromStr;
 use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 
 /// Null, of any kind.
@@ -41,7 +44,6 @@ pub const BROKER_REPLY_PUSH: c_int = 12;
 ///
 /// Methods: broker_reply_type, _integer, _double, _string, _len, _at, _raw, _dup, _free.
 #[allow(non_camel_case_types)]
-#[derive(Debug)]
 pub struct broker_reply_t {
     /// The head that owns this value's tree: the one around this value, one it holds, or one that is held for it. Not
     /// unmapped before this value.
@@ -63,7 +65,6 @@ enum Role {
 
 /// What is handed out. When the last holder is gone, the tree is freed at once, but the head only after many others, so
 /// that a stale pointer to it can be detected.
-#[derive(Debug)]
 #[repr(C)]
 struct ReplyHead {
     /// First, so that both have the same address.
@@ -83,7 +84,7 @@ const NO_MORE: u32 = 1;
 const HOLDERS_MAX: u32 = 1 << 30;
 
 /// Heads without holders, and the index of the next. A head is freed after as many others have been.
-static OVER: [AtomicPtr<ReplyHead>; 256] = [const { AtomicPtr::new(std::ptr::null_mut()) }; 256];
+static OVER: [AtomicPtr<ReplyHead>; 256] = [const { AtomicPtr::new(ptr::null_mut()) }; 256];
 static NEXT: AtomicUsize = AtomicUsize::new(0);
 
 // SAFETY: immutable except the count, and `tree` when no holder is left to look at it; `Tree` may be shared between
@@ -142,12 +143,11 @@ fn let_go(head: *const ReplyHead, before: u64) {
 }
 
 /// A reply that the library holds while a callback runs, or until it hands it out.
-#[derive(Debug)]
 pub(super) struct Owned(*const ReplyHead);
 
 impl Owned {
     pub(super) fn new(tree: Tree) -> Owned {
-        let head = ReplyHead::create(std::ptr::null(), 0, Role::Root, HOLDER);
+        let head = ReplyHead::create(ptr::null(), 0, Role::Root, HOLDER);
         let count = u32::try_from(tree.values()).unwrap_or(u32::MAX);
         let part = |index| broker_reply_t { whole: head, index, role: Role::Part };
         let parts = (0..count).map(part).collect();
@@ -211,56 +211,53 @@ fn at<'a>(reply: *const broker_reply_t) -> Option<(&'a Tree, &'a [broker_reply_t
     Some((tree, parts, value.index as usize))
 }
 
+/// What `body` says of a value; `none` where there is none.
+fn look<R: Copy>(reply: *const broker_reply_t, none: R, body: impl FnOnce(&Tree, usize) -> R) -> R {
+    shield(none, || at(reply).map_or(none, |(tree, _, index)| body(tree, index)))
+}
+
 /// One of BROKER_REPLY_*; BROKER_EINVAL for NULL.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_reply_type(reply: *const broker_reply_t) -> c_int {
-    shield(BROKER_EINVAL, || {
-        let Some((tree, _, index)) = at(reply) else { return BROKER_EINVAL };
-        match tree.kind(index) {
-            Kind::Nil => BROKER_REPLY_NIL,
-            Kind::Status => BROKER_REPLY_STATUS,
-            Kind::Error => BROKER_REPLY_ERROR,
-            Kind::Integer => BROKER_REPLY_INTEGER,
-            Kind::Double => BROKER_REPLY_DOUBLE,
-            Kind::Bool => BROKER_REPLY_BOOL,
-            Kind::String => BROKER_REPLY_STRING,
-            Kind::Verbatim => BROKER_REPLY_VERBATIM,
-            Kind::BigNumber => BROKER_REPLY_BIGNUM,
-            Kind::Array => BROKER_REPLY_ARRAY,
-            Kind::Map => BROKER_REPLY_MAP,
-            Kind::Set => BROKER_REPLY_SET,
-            Kind::Push => BROKER_REPLY_PUSH,
-        }
+    look(reply, BROKER_EINVAL, |tree, index| match tree.kind(index) {
+        Kind::Nil => BROKER_REPLY_NIL,
+        Kind::Status => BROKER_REPLY_STATUS,
+        Kind::Error => BROKER_REPLY_ERROR,
+        Kind::Integer => BROKER_REPLY_INTEGER,
+        Kind::Double => BROKER_REPLY_DOUBLE,
+        Kind::Bool => BROKER_REPLY_BOOL,
+        Kind::String => BROKER_REPLY_STRING,
+        Kind::Verbatim => BROKER_REPLY_VERBATIM,
+        Kind::BigNumber => BROKER_REPLY_BIGNUM,
+        Kind::Array => BROKER_REPLY_ARRAY,
+        Kind::Map => BROKER_REPLY_MAP,
+        Kind::Set => BROKER_REPLY_SET,
+        Kind::Push => BROKER_REPLY_PUSH,
     })
 }
 
 /// The number of an INTEGER, 1 or 0 for a BOOL; 0 for anything else and for NULL.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_reply_integer(reply: *const broker_reply_t) -> i64 {
-    shield(0, || {
-        let Some((tree, _, index)) = at(reply) else { return 0 };
-        let text = tree.text(index).unwrap_or_default();
-        match tree.kind(index) {
-            Kind::Integer => std::str::from_utf8(text).ok().and_then(|text| text.parse().ok()).unwrap_or(0),
-            Kind::Bool => i64::from(text == b"t"),
-            _ => 0,
-        }
+    look(reply, 0, |tree, index| match tree.kind(index) {
+        Kind::Integer => number(tree, index),
+        Kind::Bool => i64::from(tree.text(index) == Some(b"t")),
+        _ => 0,
     })
 }
 
 /// The number of a DOUBLE (also infinity and NaN) or an INTEGER; 0 for anything else and for NULL.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_reply_double(reply: *const broker_reply_t) -> f64 {
-    shield(0.0, || {
-        let Some((tree, _, index)) = at(reply) else { return 0.0 };
-        let text = tree.text(index).unwrap_or_default();
-        match tree.kind(index) {
-            Kind::Double | Kind::Integer => {
-                std::str::from_utf8(text).ok().and_then(|text| text.parse().ok()).unwrap_or(0.0)
-            }
-            _ => 0.0,
-        }
+    look(reply, 0.0, |tree, index| match tree.kind(index) {
+        Kind::Double | Kind::Integer => number(tree, index),
+        _ => 0.0,
     })
+}
+
+fn number<N: FromStr + Default>(tree: &Tree, index: usize) -> N {
+    let text = tree.text(index).and_then(|text| std::str::from_utf8(text).ok());
+    text.and_then(|text| text.parse().ok()).unwrap_or_default()
 }
 
 /// The bytes of a STATUS, ERROR, STRING or VERBATIM, and of a DOUBLE or BIGNUM as the server sent it. NULL for any other
@@ -268,13 +265,13 @@ pub extern "C" fn broker_reply_double(reply: *const broker_reply_t) -> f64 {
 /// others. `len` may be NULL. Valid as long as the reply.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_reply_string(reply: *const broker_reply_t, len: *mut usize) -> *const c_char {
-    shield(std::ptr::null(), || {
+    shield(ptr::null(), || {
         let text = at(reply).and_then(|(tree, _, index)| match tree.kind(index) {
             Kind::Integer | Kind::Bool => None,
             _ => tree.text_with_nul(index),
         });
-        give_len(len, text.map_or(0, |text| text.len() - 1));
-        text.map_or(std::ptr::null(), |text| text.as_ptr().cast())
+        give(len, text.map_or(0, |text| text.len() - 1));
+        text.map_or(ptr::null(), |text| text.as_ptr().cast())
     })
 }
 
@@ -282,18 +279,15 @@ pub extern "C" fn broker_reply_string(reply: *const broker_reply_t, len: *mut us
 /// type and for NULL.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_reply_len(reply: *const broker_reply_t) -> usize {
-    shield(0, || at(reply).map_or(0, |(tree, _, index)| tree.elements(index).len()))
+    look(reply, 0, |tree, index| tree.elements(index).len())
 }
 
 /// Element `i`, valid as long as the reply and not freed by itself. NULL beyond the last and for NULL.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_reply_at(reply: *const broker_reply_t, i: usize) -> *const broker_reply_t {
-    shield(std::ptr::null(), || {
-        let element = at(reply).and_then(|(tree, parts, index)| {
-            let index = tree.elements(index).nth(i)?;
-            parts.get(index)
-        });
-        element.map_or(std::ptr::null(), std::ptr::from_ref)
+    shield(ptr::null(), || {
+        let element = at(reply).and_then(|(tree, parts, index)| parts.get(tree.elements(index).nth(i)?));
+        element.map_or(ptr::null(), ptr::from_ref)
     })
 }
 
@@ -301,10 +295,10 @@ pub extern "C" fn broker_reply_at(reply: *const broker_reply_t, i: usize) -> *co
 /// Valid as long as the reply. NULL for NULL; `len` may be NULL.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_reply_raw(reply: *const broker_reply_t, len: *mut usize) -> *const c_char {
-    shield(std::ptr::null(), || {
+    shield(ptr::null(), || {
         let raw = at(reply).map(|(tree, _, index)| tree.raw(index));
-        give_len(len, raw.map_or(0, <[u8]>::len));
-        raw.map_or(std::ptr::null(), |raw| raw.as_ptr().cast())
+        give(len, raw.map_or(0, <[u8]>::len));
+        raw.map_or(ptr::null(), |raw| raw.as_ptr().cast())
     })
 }
 
@@ -312,9 +306,9 @@ pub extern "C" fn broker_reply_raw(reply: *const broker_reply_t, len: *mut usize
 /// call. NULL for NULL.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_reply_dup(reply: *const broker_reply_t) -> *mut broker_reply_t {
-    shield(std::ptr::null_mut(), || {
+    shield(ptr::null_mut(), || {
         if at(reply).is_none() {
-            return std::ptr::null_mut();
+            return ptr::null_mut();
         }
         // SAFETY: as in `at`.
         let (whole, index, role) = unsafe { ((*reply).whole, (*reply).index, (*reply).role) };
@@ -323,14 +317,14 @@ pub extern "C" fn broker_reply_dup(reply: *const broker_reply_t) -> *mut broker_
             let held = unsafe { &*whole }.count(|holders| one_more(holders, 0));
             return match held {
                 Ok(_) => ReplyHead::create(whole, index, Role::Kept, HOLDER + 2).cast(),
-                Err(_) => std::ptr::null_mut(),
+                Err(_) => ptr::null_mut(),
             };
         }
         let held = head_of(reply).count(|holders| {
             let by = if to_free(holders) == NEVER { 2 } else { 1 };
             one_more(holders, by)
         });
-        held.map_or(std::ptr::null_mut(), |_| reply.cast_mut())
+        held.map_or(ptr::null_mut(), |_| reply.cast_mut())
     })
 }
 
@@ -344,11 +338,11 @@ pub extern "C" fn broker_reply_free(reply: *mut broker_reply_t) -> c_int {
     if reply.is_null() {
         return BROKER_OK;
     }
-    shield(BROKER_EPANIC, || {
+    gate(|| {
         // SAFETY: as in `at`.
         let (whole, role) = unsafe { ((*reply).whole, (*reply).role) };
         if role == Role::Part {
-            return BROKER_EINVAL;
+            return Err(BROKER_EINVAL);
         }
         let head = head_of(reply);
         let freed = head.count(|holders| (to_free(holders) > NO_MORE).then(|| holders - HOLDER - 1));
@@ -357,38 +351,13 @@ pub extern "C" fn broker_reply_free(reply: *mut broker_reply_t) -> c_int {
                 let last = before >> 32 == 1;
                 let_go(head, before);
                 if role == Role::Kept && last {
-                    // SAFETY: it was held by the kept part, which has just ended.
-                    let before = unsafe { &*whole }.holders.fetch_sub(HOLDER, Ordering::AcqRel);
-                    let_go(whole, before);
+                    // It was held by the kept part, which has just ended.
+                    drop(Owned(whole));
                 }
-                BROKER_OK
+                Ok(BROKER_OK)
             }
-            Err(holders) if to_free(holders) == NEVER => BROKER_EINVAL,
-            Err(_) => BROKER_ESTATE,
+            Err(holders) if to_free(holders) == NEVER => Err(BROKER_EINVAL),
+            Err(_) => Err(BROKER_ESTATE),
         }
     })
-}
-
-fn give_len(to: *mut usize, len: usize) {
-    if !to.is_null() {
-        // SAFETY: the header requires NULL or a pointer to a size_t.
-        unsafe { to.write(len) };
-    }
-}
-
-/// Sets the result of a call function to NULL before it does anything else.
-pub(super) fn hand_out_nothing(to: *mut *mut broker_reply_t) {
-    if !to.is_null() {
-        // SAFETY: the header requires NULL or a pointer to a pointer.
-        unsafe { to.write(std::ptr::null_mut()) };
-    }
-}
-
-/// Stores the result of a call function; does nothing if `to` is NULL.
-pub(super) fn hand_out(owned: Owned, to: *mut *mut broker_reply_t) -> c_int {
-    if !to.is_null() {
-        // SAFETY: the header requires NULL or a pointer to a pointer.
-        unsafe { to.write(owned.into_raw()) };
-    }
-    BROKER_OK
 }

@@ -1,7 +1,9 @@
-//! Strings and arrays that cross the border. Checks pointers and lengths, copies what is kept; decides nothing.
+//! Strings, arrays, results and descriptors that cross the border. Checks pointers and lengths, copies what is kept; decides
+//! nothing.
 
 use super::codes::{BROKER_EINVAL, BROKER_FOREVER};
 use std::ffi::{CStr, CString, c_char, c_int};
+use std::os::fd::{FromRawFd, OwnedFd};
 
 /// Most words a command may have, as in Redis.
 const WORDS_MAX: usize = 1024 * 1024;
@@ -57,10 +59,9 @@ pub(super) fn words<'a>(
 
 /// The time limit of a request: milliseconds, 0 for none.
 pub(super) fn patience(timeout_ms: c_int) -> Result<u64, c_int> {
-    match timeout_ms {
-        BROKER_FOREVER => Ok(0),
-        1.. => Ok(timeout_ms.unsigned_abs().into()),
-        _ => Err(BROKER_EINVAL),
+    match waiting_time(timeout_ms)? {
+        Some(0) => Err(BROKER_EINVAL),
+        limit => Ok(limit.unwrap_or(0)),
     }
 }
 
@@ -71,6 +72,11 @@ pub(super) fn waiting_time(timeout_ms: c_int) -> Result<Option<u64>, c_int> {
         0.. => Ok(Some(timeout_ms.unsigned_abs().into())),
         _ => Err(BROKER_EINVAL),
     }
+}
+
+/// Milliseconds for C; -1 for no limit.
+pub(super) fn millis(timeout: Option<u64>) -> c_int {
+    timeout.map_or(-1, |timeout| c_int::try_from(timeout).unwrap_or(c_int::MAX))
 }
 
 /// Copies like snprintf(); returns the whole length without the NUL.
@@ -87,6 +93,30 @@ pub(super) fn copy_out(text: &str, buf: *mut c_char, len: usize) -> c_int {
         }
     }
     c_int::try_from(text.len()).unwrap_or(c_int::MAX)
+}
+
+/// Stores a result, if the caller wants it.
+pub(super) fn give<T>(to: *mut T, value: T) {
+    if !to.is_null() {
+        // SAFETY: the header requires NULL or a pointer to such a value.
+        unsafe { to.write(value) };
+    }
+}
+
+/// Sets the result of a constructor to NULL before it does anything else.
+pub(super) fn give_none<T>(out: *mut *mut T) -> Result<(), c_int> {
+    give(out, std::ptr::null_mut());
+    if out.is_null() { Err(BROKER_EINVAL) } else { Ok(()) }
+}
+
+/// A descriptor that the caller gives away.
+pub(super) fn own_fd(fd: c_int) -> Option<OwnedFd> {
+    // SAFETY: fcntl only checks whether the number is an open descriptor.
+    if fd < 0 || unsafe { libc::fcntl(fd, libc::F_GETFD) } == -1 {
+        return None;
+    }
+    // SAFETY: open, as just checked, and owned by the caller.
+    Some(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// Text kept for a caller; a NUL inside it would hide the rest.

@@ -1,8 +1,9 @@
 //! `broker_transaction_t`: commands that are executed together or not at all. Owns their bytes until they are
 //! submitted; sends nothing.
 
-use super::border::{Ended, Handle, Rule, Shell, enter, shield};
-use super::codes::{BROKER_EAGAIN, BROKER_EINVAL, BROKER_EPANIC, BROKER_EUNSUPPORTED, BROKER_OK};
+use super::border::{EndedHandles, Handle, Shell, enter, free, gate};
+use super::codes::*;
+use super::head::Number;
 use super::text::words;
 use crate::client::Block;
 use std::ffi::{c_char, c_int};
@@ -12,47 +13,30 @@ use std::ffi::{c_char, c_int};
 ///
 /// Methods: broker_transaction_new, _free, _add.
 #[allow(non_camel_case_types)]
-#[derive(Debug)]
-pub struct broker_transaction_t(#[expect(dead_code, reason = "reached through a cast pointer")] Shell<Block>);
+pub struct broker_transaction_t(
+    #[expect(dead_code, reason = "reached through a cast pointer")] Shell<broker_transaction_t>,
+);
 
-impl Handle for Block {
-    type Post = ();
-    fn ended() -> &'static Ended<Self> {
-        static ENDED: Ended<Block> = Ended::new();
+impl Handle for broker_transaction_t {
+    const SURVIVES_FORK: bool = true;
+    type Inner = Block;
+    type Beside = ();
+    fn ended() -> &'static EndedHandles<Self> {
+        static ENDED: EndedHandles<broker_transaction_t> = EndedHandles::new();
         &ENDED
     }
-    const SURVIVES_FORK: bool = true;
-    type Beside = ();
-}
-
-/// The block of `pointer`.
-pub(super) fn read<R>(
-    pointer: *const broker_transaction_t,
-    body: impl FnOnce(&Block) -> R,
-) -> Result<R, c_int> {
-    let shell = Shell::of(pointer.cast::<Shell<Block>>())?;
-    shell.check()?;
-    shell.borrow_reading(body)
 }
 
 /// Creates an empty transaction. Free it with broker_transaction_free(). NULL only after an internal error.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_transaction_new() -> *mut broker_transaction_t {
-    shield(std::ptr::null_mut(), || Shell::create(Block::default(), -1).cast())
+    gate(|| Ok(Shell::create(Number::next(), Block::default(), -1, ()).pointer()))
 }
 
 /// Frees the transaction. NULL is BROKER_OK; BROKER_ESTATE the second time. Submitted copies are not affected.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_transaction_free(transaction: *mut broker_transaction_t) -> c_int {
-    if transaction.is_null() {
-        return BROKER_OK;
-    }
-    shield(BROKER_EPANIC, || {
-        match Shell::of(transaction.cast::<Shell<Block>>()).and_then(|shell| shell.end()) {
-            Ok(_) => BROKER_OK,
-            Err(code) => code,
-        }
-    })
+    free(transaction, |shell| shell.end().map(drop))
 }
 
 /// Adds a command. The words are as in broker_client_submit(), and are copied.
@@ -66,16 +50,15 @@ pub extern "C" fn broker_transaction_add(
     argv: *const *const c_char,
     argvlen: *const usize,
 ) -> c_int {
-    enter(transaction.cast::<Shell<Block>>(), Rule::Anywhere, |block| {
-        let words = match words(argc, argv, argvlen) {
-            Ok(words) if words[0].is_empty() => return BROKER_EINVAL,
-            Ok(words) => words,
-            Err(code) => return code,
-        };
+    enter(transaction, |block| {
+        let words = words(argc, argv, argvlen)?;
+        if words[0].is_empty() {
+            return Err(BROKER_EINVAL);
+        }
         match block.add(&words) {
-            Ok(true) => BROKER_OK,
-            Ok(false) => BROKER_EAGAIN,
-            Err(_) => BROKER_EUNSUPPORTED,
+            Ok(true) => Ok(BROKER_OK),
+            Ok(false) => Err(BROKER_EAGAIN),
+            Err(_) => Err(BROKER_EUNSUPPORTED),
         }
     })
 }

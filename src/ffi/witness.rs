@@ -1,6 +1,7 @@
 //! Whether a fork has created a child. The parent's fork handler is not told, and another handler may have changed errno.
 //! So the child writes to memory that both share. Owns that memory, from before a fork until after it.
 
+use super::errno;
 use crate::base::clock::{Clock, Millis};
 use std::cell::Cell;
 use std::ffi::c_long;
@@ -68,8 +69,7 @@ fn is_childless() -> bool {
     // SAFETY: writes to our own variable, and reaps no child. Unlike waitid(3) it is not a cancellation point.
     let asked =
         unsafe { libc::syscall(libc::SYS_waitid, libc::P_ALL, 0, info.as_mut_ptr(), options, nothing) };
-    // SAFETY: errno belongs to this thread.
-    asked < 0 && unsafe { *libc::__errno_location() } == libc::ECHILD
+    asked < 0 && errno::get() == libc::ECHILD
 }
 
 /// One millisecond, without a cancellation point.
