@@ -106,6 +106,9 @@ impl Broker {
             self.shared.connections.finish_yield(&mut self.shared.env, key);
         }
         if role == LaneRole::Control {
+            if slot.kind == SlotKind::Relay && !reply::is_error(frame) {
+                self.shared.script_was_killed();
+            }
             self.shared.leave_if_answered();
         }
     }
@@ -327,12 +330,15 @@ impl Shared {
     fn settle_blocking(&mut self, child: &mut Child, lane: LaneKey, frame: &[u8], real: bool) {
         let lease = self.connections.find(lane).and_then(|lane| lane.lease());
         let taken = lease.is_some_and(LeaseState::is_taken_back);
-        let expires = child.front().wait().and_then(|wait| wait.expires);
-        let expired = expires.is_some_and(|expires| expires <= self.env.now);
-        if real && taken && reply::is_null(frame) && !expired {
+        if real && taken && reply::is_null(frame) {
             self.end_lease(child);
             child.outbox_mut().retract();
-            return self.lift(child);
+            let expires = child.front().wait().and_then(|wait| wait.expires);
+            // The null says nothing of what has come since it was taken back.
+            return match expires.is_some_and(|expires| expires <= self.env.now) {
+                true => self.look_without_lease(child),
+                false => self.lift(child),
+            };
         }
         self.deliver(child, frame);
         if real {

@@ -80,7 +80,7 @@ impl Shared {
         let open = child.session().transaction.is_open();
         if open && self.of_front(child, |request| end_of_multi(request).is_some()) {
             // Its child takes the MULTI for ended after any error.
-            child.session_mut().transaction.end();
+            self.leave_multi(child);
         }
         let down = self.down_for(child);
         self.fail_front(child, down);

@@ -92,6 +92,12 @@ impl Shared {
         since.is_some_and(|since| self.env.now - since >= patience)
     }
 
+    /// A SCRIPT KILL or FUNCTION KILL has been answered: what is known of the script is old.
+    pub(crate) fn script_was_killed(&mut self) {
+        self.work.doubt();
+        self.ask_if_busy();
+    }
+
     /// A reply has taken its slot, which had been at the front of its lane since `front_since`. True if this command kept
     /// the upstream from everything else: the child's next ones of this kind go on a lane apart.
     pub(crate) fn note_work(

@@ -53,6 +53,11 @@ impl Work {
         !self.is_asking() && now >= self.asked_at + limits::BUSY_PROBE
     }
 
+    /// What it was told last is not so any more, perhaps: it is asked again as soon as it has answered.
+    pub(super) fn doubt(&mut self) {
+        self.asked_at = 0;
+    }
+
     pub(super) fn asks(&mut self, now: Millis) {
         (self.asking, self.asked_at) = (true, now);
     }

@@ -186,10 +186,7 @@ impl Shared {
             Way::Queue(local) => self.queue_command(child, request, id, local, None),
             Way::Escalate => self.escalate(child, decided),
             Way::ExecQueued => self.exec_queued(child, request, id),
-            Way::DiscardQueued => {
-                child.session_mut().transaction.end();
-                self.answer_ok(child)
-            }
+            Way::DiscardQueued => self.discard_queued(child),
             Way::Leased(leased) => {
                 let Some(held) = child.lease() else {
                     debug_assert!(false, "{leased:?} without a lease");

@@ -437,7 +437,8 @@ impl Script {
     /// 23: words of the broker's own say what the server said.
     fn check_reason(&self, asked: &Asked, text: &[u8], ledger: &Ledger) {
         let text = String::from_utf8_lossy(text);
-        let bounded = text.contains("transaction_max") || text.contains("subscriptions");
+        let bounds = ["transaction_max", "subscriptions", "the last write is busy"];
+        let bounded = bounds.iter().any(|bound| text.contains(bound));
         if bounded || self.dawdles || ledger.truth.held_since(Reason::Crowded, asked.moment) {
             return;
         }

@@ -33,6 +33,16 @@ fn whoever_waits_for_a_script_may_end_it() {
     assert_eq!(sim.received(child), format!("{LOST} +OK"));
 }
 
+/// What is known of a script that was killed is asked again at once: its child goes on with the next request.
+#[test]
+fn whoever_kills_a_script_is_not_told_of_it_any_more() {
+    let (mut sim, _, child) = is_busy(&[]);
+    sim.pass(KNOWN);
+    assert_eq!(sim.ask(child, "GET x"), BUSY);
+    assert_eq!(sim.ask(child, "SCRIPT KILL"), "+OK");
+    assert_eq!(sim.ask(child, "GET x"), "$1 x");
+}
+
 /// The connection that can end the script is made anew while it runs.
 #[test]
 fn a_new_control_connection_is_of_use_while_a_script_is_busy() {

@@ -25,6 +25,8 @@ use crate::resp::{Request, Scan, Scanner, encode};
 const PLACEHOLDER: &[u8] = b"*1\r\n$4\r\nPING\r\n";
 
 const DISCARD: &[u8] = b"*1\r\n$7\r\nDISCARD\r\n";
+/// See [`Shared::leave_multi`].
+const UNWATCH: &[u8] = b"*1\r\n$7\r\nUNWATCH\r\n";
 
 const QUEUED: &[u8] = b"+QUEUED\r\n";
 
@@ -164,7 +166,10 @@ impl Shared {
         let len = match child.session().transaction.exec_outcome() {
             ExecOutcome::Send(len) => len,
             outcome => {
-                child.session_mut().transaction.end();
+                if child.lease().is_some() && child.is_under_way() {
+                    return Flow::Hold(Hold::OwnReplies);
+                }
+                self.leave_multi(child);
                 return self.answer_unsent_exec(child, outcome);
             }
         };
@@ -177,6 +182,28 @@ impl Shared {
         self.send_block(child, lane, &block, SlotKind::Swallow, SlotKind::Exec);
         // What the broker answers itself may change the session: nothing may run before it has.
         if has_answers { Flow::Hold(Hold::Reply) } else { Flow::Done }
+    }
+
+    /// DISCARD of a MULTI that is queued here.
+    pub(crate) fn discard_queued(&mut self, child: &mut Child) -> Flow {
+        if child.lease().is_some() && child.is_under_way() {
+            return Flow::Hold(Hold::OwnReplies);
+        }
+        self.leave_multi(child);
+        self.answer_ok(child)
+    }
+
+    /// EXEC or DISCARD has ended a MULTI without reaching the upstream. The child's leased lane still watches what Redis
+    /// would have forgotten with it: so the lane goes, or is told, if the child cannot do without it.
+    pub(crate) fn leave_multi(&mut self, child: &mut Child) {
+        let ends = if child.session().transaction.is_leased() { DISCARD } else { UNWATCH };
+        child.session_mut().transaction.end();
+        let Some(held) = child.lease() else { return };
+        self.transaction_lost(child, held.lane);
+        if child.session().is_pinned() || child.listens_on_lease() {
+            self.send_for(child, held.lane, ends, NO_COMMAND, SlotKind::Swallow, SlotFlags::NONE);
+        }
+        self.end_lease_if_done(child);
     }
 
     fn answer_unsent_exec(&mut self, child: &mut Child, outcome: ExecOutcome) -> Flow {
