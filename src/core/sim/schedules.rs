@@ -58,8 +58,6 @@ fn schedules_that_once_broke_something() {
     play(21006);
     // Slots that had been told of a timeout, counted on when their connection had been given up.
     play(1_104_326);
-    // A control connection made anew, whose HELLO told a role from before a child had asked.
-    play(312_344);
     // A pop that had been taken back, whose null came when its time was over and its list filled.
     play(43582);
     // An EXEC that went nowhere, behind which the leased lane still watched.
