@@ -300,10 +300,14 @@ impl Control {
         !self.multi.no_discard
     }
 
+    /// MULTI was answered, or never will be: then what was known holds. In a block, one that is refused would let what
+    /// follows it run one by one.
     pub(super) fn tried_multi(&mut self, frame: Option<&[u8]>) {
-        let refusal = frame.filter(|frame| reply::error_code(frame) == Some(b"NOPERM"));
-        self.multi.refusal = refusal.map(<[u8]>::to_vec);
         self.multi.open = frame == Some(b"+OK\r\n");
+        let refusal = frame.filter(|frame| reply::error_code(frame) == Some(b"NOPERM"));
+        if self.multi.open || refusal.is_some() {
+            self.multi.refusal = refusal.map(<[u8]>::to_vec);
+        }
     }
 
     /// DISCARD was answered, or never will be. True if the connection is inside MULTI for good.
