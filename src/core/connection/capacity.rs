@@ -50,13 +50,8 @@ impl Capacity {
     }
 
     #[cfg(test)]
-    pub(crate) fn is_in_line(&self, lane: LaneKey) -> bool {
-        self.waiting.contains(&lane) || self.parked.contains(&lane)
-    }
-
-    #[cfg(test)]
-    pub(crate) fn waiting(&self) -> impl Iterator<Item = LaneKey> {
-        self.waiting.iter().copied()
+    pub(crate) fn in_line(&self) -> impl Iterator<Item = LaneKey> {
+        self.waiting.iter().chain(&self.parked).copied()
     }
 
     pub(super) fn enter(&mut self, key: LaneKey, role: LaneRole, state: &LaneState) {

@@ -16,17 +16,13 @@ impl Shared {
     /// transaction is spoilt, as for any rejected command. A MULTI itself is open all the same, and spoilt: what its
     /// child has sent behind it must not be run one by one.
     pub(crate) fn fail_front(&mut self, child: &mut Child, error: impl ErrorLine) {
-        let begins = self.front_begins_multi(child);
-        if begins {
+        child.front_mut().set_answered();
+        if self.front_begins_multi(child) {
             let abort_reason = String::from_utf8_lossy(&error.line()).into_owned();
             child.session_mut().transaction.begin_spoilt(Some(abort_reason));
-        } else {
-            child.session_mut().transaction.spoil();
-        }
-        child.front_mut().set_answered();
-        if begins {
             self.answer(child, b"+OK\r\n");
         } else {
+            child.session_mut().transaction.spoil();
             self.answer_error(child, error);
         }
         self.lift(child);
@@ -37,7 +33,6 @@ impl Shared {
         // What failed may have been given up since.
         let Some(lane) = self.connections.find_mut(key).filter(|lane| lane.is_connecting()) else { return };
         let (failures, role, pool) = (lane.count_failure(false), lane.role(), lane.pool());
-        self.leases.end_opening(lane);
         self.env.counters.upstream_connect_failures += 1;
         self.note_refusal(pool, reason);
         self.take_lost(key);

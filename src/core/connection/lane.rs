@@ -204,14 +204,10 @@ impl Lane {
         }
     }
 
-    #[cfg(test)]
-    pub(crate) fn opening_for(&self) -> Option<LeaseKind> {
-        if let RoleData::Lease { opening_for, .. } = self.role { opening_for } else { None }
-    }
-
-    /// It is ready, or will never be.
-    pub(crate) fn take_opening_for(&mut self) -> Option<LeaseKind> {
-        if let RoleData::Lease { opening_for, .. } = &mut self.role { opening_for.take() } else { None }
+    /// Whether it is being opened for those who wait for a lease of this kind.
+    pub(super) fn is_opening_for(&self, kind: LeaseKind) -> bool {
+        self.is_connecting()
+            && matches!(self.role, RoleData::Lease { opened_for, .. } if opened_for == Some(kind))
     }
 
     pub(crate) fn record(&self) -> &LaneRecord {

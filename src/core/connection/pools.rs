@@ -180,6 +180,12 @@ impl Connections {
             || self.capacity.held() > settings.upstream_connections_max
     }
 
+    /// The pools of the leased lanes that are being opened for this kind.
+    pub(crate) fn opening_for(&self, kind: LeaseKind) -> Vec<PoolId> {
+        let opening = self.lanes.iter().filter(|(_, lane)| lane.is_opening_for(kind));
+        opening.map(|(_, lane)| lane.pool()).collect()
+    }
+
     /// Opens a leased lane of this pool for those who wait for this kind. False if there is no room for it now.
     pub(crate) fn open_lease(&mut self, env: &mut Env, pool: PoolId, kind: LeaseKind) -> bool {
         let full = self.capacity.leases >= self.leases_max(&env.settings, kind);
@@ -192,7 +198,7 @@ impl Connections {
             self.ask_to_yield(env);
             return false;
         }
-        let key = self.add(Lane::new(pool, RoleData::lease(Some(kind)), env.now));
+        let key = self.add(Lane::new(pool, RoleData::Lease { lease: None, opened_for: Some(kind) }, env.now));
         self.dial(env, key);
         true
     }
@@ -208,7 +214,7 @@ impl Connections {
                 if self.capacity.leases >= leases_max || self.capacity.held() >= max {
                     return;
                 }
-                let key = self.add(Lane::new(id, RoleData::lease(None), env.now));
+                let key = self.add(Lane::new(id, RoleData::Lease { lease: None, opened_for: None }, env.now));
                 self.dial(env, key);
             }
         }

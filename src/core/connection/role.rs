@@ -56,8 +56,8 @@ pub(crate) enum RoleData {
     Lease {
         /// While a child has it.
         lease: Option<LeaseState>,
-        /// The kind of lease it is being opened for, until it is ready.
-        opening_for: Option<LeaseKind>,
+        /// The kind of lease it was opened for, but for one that is kept warm.
+        opened_for: Option<LeaseKind>,
     },
     Subscriber {
         /// The subscriptions of its user's children need it.
@@ -69,11 +69,6 @@ pub(crate) enum RoleData {
 impl RoleData {
     pub(crate) const SHARED: RoleData = RoleData::Shared { bulk: false, detached: false, surplus: false };
     pub(crate) const BULK: RoleData = RoleData::Shared { bulk: true, detached: false, surplus: false };
-
-    /// A leased lane, opened for a child that waits for this kind or before there is a need of it.
-    pub(crate) fn lease(opening_for: Option<LeaseKind>) -> RoleData {
-        RoleData::Lease { lease: None, opening_for }
-    }
 
     pub(crate) fn name(&self) -> LaneRole {
         match self {

@@ -4,7 +4,6 @@
 
 use crate::base::clock::Millis;
 use crate::base::limits;
-use crate::core::connection::lane::Lane;
 use crate::core::env::Env;
 use crate::core::keys::{GroupKey, LeaseKind, PoolId};
 use crate::core::lease::state::{LeaseState, Tenant};
@@ -25,8 +24,6 @@ struct LeaseQueue {
     /// By ticket: oldest first.
     waiting: BTreeMap<u64, Waiter>,
     lent: usize,
-    /// The pools of the lanes that are being opened for it.
-    opening: Vec<PoolId>,
 }
 
 /// A blocking group: how many leases it has, and how many of it wait.
@@ -77,11 +74,6 @@ impl Leases {
     /// Leases of the kind in force.
     pub(crate) fn lent(&self, kind: LeaseKind) -> usize {
         self.queue(kind).lent
-    }
-
-    /// The pools of the lanes that are being opened for the kind.
-    pub(crate) fn opening(&self, kind: LeaseKind) -> &[PoolId] {
-        &self.queue(kind).opening
     }
 
     /// Who holds the leases of a kind, in words; as it was at most `HOLDERS_FRESH` ago.
@@ -135,19 +127,6 @@ impl Leases {
         let room = free - due.len();
         due.extend(others.take(room).map(|(ticket, waiter)| (*ticket, waiter.pool)));
         due
-    }
-
-    pub(super) fn begin_opening(&mut self, kind: LeaseKind, pool: PoolId) {
-        self.queue_mut(kind).opening.push(pool);
-    }
-
-    /// The lane is ready, or will not be: it is not being opened for anybody any more.
-    pub(crate) fn end_opening(&mut self, lane: &mut Lane) {
-        let Some(kind) = lane.take_opening_for() else { return };
-        let opening = &mut self.queue_mut(kind).opening;
-        if let Some(at) = opening.iter().position(|pool| *pool == lane.pool()) {
-            opening.swap_remove(at);
-        }
     }
 
     /// Whether lanes may be dialled: not for a while after one could not be opened.

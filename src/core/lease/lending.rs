@@ -24,8 +24,12 @@ impl Shared {
     /// The waiters that are due get an idle lane of their pool; for the others lanes are opened, as far as the caps
     /// allow.
     fn serve_queue(&mut self, kind: LeaseKind) {
-        let cap = kind.cap(&self.env.settings);
-        let free = cap.saturating_sub(self.leases.lent(kind)).min(self.room_for(kind));
+        if self.leases.waiting(kind) == 0 {
+            return;
+        }
+        let mut opening = self.connections.opening_for(kind);
+        let (cap, room) = (kind.cap(&self.env.settings), self.room_for(kind, opening.len()));
+        let free = cap.saturating_sub(self.leases.lent(kind)).min(room);
         let mut short: Vec<PoolId> = Vec::new();
         for (ticket, pool) in self.leases.due(kind, free) {
             if !self.grant(kind, ticket, pool) {
@@ -35,25 +39,23 @@ impl Shared {
         if short.is_empty() || !self.leases.may_dial(self.env.now) {
             return;
         }
-        let mut opening = self.leases.opening(kind).to_vec();
+        let mut busy = self.leases.lent(kind) + opening.len();
         for pool in short {
             if let Some(at) = opening.iter().position(|opening| *opening == pool) {
                 opening.swap_remove(at);
                 continue;
             }
-            let full = self.leases.lent(kind) + self.leases.opening(kind).len() >= cap;
-            if full || !self.connections.open_lease(&mut self.env, pool, kind) {
+            if busy >= cap || !self.connections.open_lease(&mut self.env, pool, kind) {
                 return;
             }
-            self.leases.begin_opening(kind, pool);
+            busy += 1;
         }
     }
 
-    /// How many leases of the kind the capacity allows to begin: on idle lanes, on those being opened for it, on new
-    /// ones. Were more waiters due than that, one in a pool with an idle lane could take it from one in another
+    /// How many leases of the kind the capacity allows to begin: on idle lanes, on those `opening` for it, on new ones. Were more waiters due than that, one in a pool with an idle lane could take it from one in another
     /// pool, for whom it has to be closed.
-    fn room_for(&self, kind: LeaseKind) -> usize {
-        let free = self.connections.leases_idle() + self.leases.opening(kind).len();
+    fn room_for(&self, kind: LeaseKind, opening: usize) -> usize {
+        let free = self.connections.leases_idle() + opening;
         let used = self.connections.capacity().leases().saturating_sub(free);
         self.connections.leases_max(&self.env.settings, kind).saturating_sub(used)
     }
@@ -85,9 +87,8 @@ impl Shared {
 
     /// A leased lane is connected and clean: anybody may have it.
     pub(crate) fn lease_ready(&mut self, key: LaneKey) {
-        let Some(lane) = self.connections.known_mut(key) else { return };
+        let Some(lane) = self.connections.known(key) else { return };
         let pool = lane.pool();
-        self.leases.end_opening(lane);
         self.leases.opened();
         if self.connections.has_lease_too_many(&self.env.settings) {
             self.connections.disconnect(&mut self.env, key);
@@ -135,7 +136,7 @@ impl Shared {
         let (kind, settings) = (LeaseKind::Blocking, &self.env.settings);
         let full = self.leases.lent(kind) >= kind.cap(settings)
             || self.connections.capacity().leases() >= self.connections.leases_max(settings, kind);
-        let waits = self.leases.waiting(kind) > 0 && self.leases.opening(kind).is_empty();
+        let waits = self.leases.waiting(kind) > 0 && self.connections.opening_for(kind).is_empty();
         let is_taken_back = |lane: &Lane| lane.lease().is_some_and(LeaseState::is_taken_back);
         let taken_back = || self.connections.lanes().filter(|(_, lane)| is_taken_back(lane)).count();
         if !full || !waits || self.leases.needy_groups() <= taken_back() {
