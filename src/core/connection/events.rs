@@ -91,7 +91,7 @@ impl Broker {
         if role == LaneRole::Control {
             shared.control.greets();
         }
-        let pool = shared.connections.pool(pool).key();
+        let pool = &shared.connections.pool(pool).key;
         let user = shared.users.get(pool.user, &shared.env.upstream);
         let handshake = Handshake::new(user, role.client_name(), pool, shared.commands.names());
         let handshake = Box::new(handshake);

@@ -83,7 +83,7 @@ impl Shared {
         log::log!(level, "upstream connection lost ({role:?}, {} in flight): {reason}", lane.depth());
         self.env.counters.upstream_losses += 1;
         let (failures, pool) = (lane.count_failure(proven), lane.pool());
-        let user = self.connections.pool(pool).key().user;
+        let user = self.connections.pool(pool).key.user;
         let lost = self.take_lost(key);
         match role {
             LaneRole::Lease => self.lease_lane_lost(key, lost),

@@ -5,11 +5,10 @@
 use crate::base::clock::Millis;
 use crate::base::limits;
 use crate::base::pipeline::Pipeline;
-use crate::command::CommandId;
 use crate::core::connection::canary::{Canaries, Withheld};
 use crate::core::connection::handshake::Handshake;
 use crate::core::connection::role::{LaneRole, RoleData};
-use crate::core::connection::slot::{Slot, SlotFlags, SlotKind};
+use crate::core::connection::slot::{Slot, SlotKind};
 use crate::core::keys::{ChildKey, LeaseKind, PoolId};
 use crate::core::lease::state::LeaseState;
 use crate::resp::{Inbox, ReplyScanner};
@@ -121,8 +120,6 @@ impl Lane {
         }
     }
 
-    // ---- what it is ------------------------------------------------------------------------------------
-
     pub(crate) fn pool(&self) -> PoolId {
         self.pool
     }
@@ -140,10 +137,6 @@ impl Lane {
         matches!(self.role, RoleData::Shared { .. })
     }
 
-    pub(crate) fn is_bulk(&self) -> bool {
-        matches!(self.role, RoleData::Shared { bulk: true, .. })
-    }
-
     pub(crate) fn is_detached(&self) -> bool {
         matches!(self.role, RoleData::Shared { detached: true, .. })
     }
@@ -154,9 +147,9 @@ impl Lane {
         }
     }
 
-    /// Whether it is a shared lane that takes requests of its children.
-    pub(crate) fn is_open(&self) -> bool {
-        matches!(self.role, RoleData::Shared { detached: false, surplus: false, .. })
+    /// Whether it is a shared lane that takes requests of its children, those that are `bulky` or those that are not.
+    pub(super) fn takes(&self, bulky: bool) -> bool {
+        matches!(self.role, RoleData::Shared { detached: false, surplus: false, bulk } if bulk == bulky)
     }
 
     pub(crate) fn is_surplus(&self) -> bool {
@@ -197,7 +190,7 @@ impl Lane {
         matches!(self.role, RoleData::Subscriber { listened: true })
     }
 
-    pub(super) fn set_listened(&mut self, is: bool) {
+    pub(crate) fn set_listened(&mut self, is: bool) {
         debug_assert!(matches!(self.role, RoleData::Subscriber { .. }), "no lane for subscriptions");
         if let RoleData::Subscriber { listened } = &mut self.role {
             *listened = is;
@@ -236,8 +229,6 @@ impl Lane {
     pub(super) fn is_unused(&self) -> bool {
         self.is_ready() && !self.is_needed() && self.lease().is_none()
     }
-
-    // ---- its connection --------------------------------------------------------------------------------
 
     pub(crate) fn state(&self) -> &LaneState {
         &self.state
@@ -296,7 +287,7 @@ impl Lane {
         use LaneState::*;
         match self.state {
             Handshaking { link, .. } | Ready { link } | Yielding { link, .. } => Some(link),
-            Dormant | Waiting | Parked | Backoff | Connecting => None,
+            _ => None,
         }
     }
 
@@ -347,26 +338,16 @@ impl Lane {
         self.record.timer
     }
 
-    // ---- its requests ----------------------------------------------------------------------------------
-
     /// Appends one whole request and its slot.
     #[inline]
-    pub(super) fn push(
-        &mut self,
-        bytes: &[u8],
-        child: ChildKey,
-        command: CommandId,
-        kind: SlotKind,
-        flags: SlotFlags,
-        now: Millis,
-    ) {
+    pub(super) fn push(&mut self, bytes: &[u8], slot: Slot, now: Millis) {
         if self.out.is_idle() {
             // A stall is counted from the first unanswered request, not from the last idle reply.
             self.last_reply = now;
             self.front_since = now;
         }
         self.last_used = now;
-        self.out.push(bytes, |end| Slot { child, end, stamp: now as u32, command, kind, flags });
+        self.out.push(bytes, |end| Slot { end, stamp: now as u32, ..slot });
     }
 
     pub(crate) fn front(&self) -> Option<&Slot> {
@@ -376,8 +357,6 @@ impl Lane {
     pub(crate) fn out(&self) -> &Pipeline<Slot> {
         &self.out
     }
-
-    // ---- its replies -----------------------------------------------------------------------------------
 
     /// Bytes have arrived.
     pub(super) fn note_input(&mut self, now: Millis) {
@@ -538,11 +517,8 @@ impl Lane {
             // What was waited for has come, and only its canary has not been answered yet.
             return late;
         }
-        for slot in self.canaries.withheld_mut() {
-            if u64::from(slot.age(now)) >= timeout && !slot.is_timed_out() {
-                late.push(slot.time_out());
-            }
-        }
+        let old = |slot: &&mut Slot| u64::from(slot.age(now)) >= timeout && !slot.is_timed_out();
+        late.extend(self.canaries.withheld_mut().filter(old).map(Slot::time_out));
         for slot in self.out.iter_mut().filter(|slot| !slot.is_timed_out()) {
             // What waits has a timeout of its own.
             if u64::from(slot.age(now)) < timeout || slot.may_wait() {

@@ -2,8 +2,6 @@
 //! of lanes to be written; never how a lane gets its connection.
 
 use crate::base::clock::Millis;
-use crate::base::key::Key;
-use crate::command::{CommandId, NO_COMMAND};
 use crate::core::child::hold::Hold;
 use crate::core::connection::Connections;
 use crate::core::connection::canary::CANARY;
@@ -37,7 +35,7 @@ impl Connections {
     pub(crate) fn find_with_key(&mut self, key: LaneKey) -> Option<(&mut Lane, &PoolKey)> {
         let lane = self.lanes.get_mut(key)?;
         let pool = &self.pools[lane.pool().0 as usize];
-        Some((lane, pool.key()))
+        Some((lane, &pool.key))
     }
 
     /// A lane that is there.
@@ -66,21 +64,11 @@ impl Connections {
     }
 
     /// Puts a whole request and its slot on a lane, and sees to it that the lane gets connected.
-    #[allow(clippy::too_many_arguments)]
-    pub(crate) fn send(
-        &mut self,
-        env: &mut Env,
-        key: LaneKey,
-        bytes: &[u8],
-        child: ChildKey,
-        id: CommandId,
-        kind: SlotKind,
-        flags: SlotFlags,
-    ) {
+    pub(crate) fn send(&mut self, env: &mut Env, key: LaneKey, bytes: &[u8], slot: Slot) {
         let Some(lane) = self.lanes.get_mut(key) else {
             return debug_assert!(false, "a request for a lane that is gone");
         };
-        lane.push(bytes, child, id, kind, flags, env.now);
+        lane.push(bytes, slot, env.now);
         if lane.mark_dirty() {
             self.dirty.push(key);
         }
@@ -107,18 +95,6 @@ impl Connections {
             if let Some(lane) = self.lanes.get_mut(*key) {
                 lane.clear_dirty();
             }
-        }
-    }
-
-    pub(crate) fn is_listened(&self, key: LaneKey) -> bool {
-        self.known(key).is_some_and(Lane::is_listened)
-    }
-
-    /// The subscriptions of its user need this lane, or do not any more.
-    pub(crate) fn set_listened(&mut self, key: LaneKey, is: bool) {
-        // It may have gone with its user.
-        if let Some(lane) = self.lanes.get_mut(key) {
-            lane.set_listened(is);
         }
     }
 
@@ -161,7 +137,7 @@ impl Connections {
         let end = lane.out().bytes().appended() + CANARY as u64;
         let canary = lane.canaries_mut().request(end, &mut env.rng);
         env.counters.canaries += 1;
-        self.send(env, key, &canary, Key::NONE, NO_COMMAND, SlotKind::Canary, SlotFlags::NONE);
+        self.send(env, key, &canary, Slot::own(SlotKind::Canary));
     }
 
     /// A push behind replies that are withheld waits with them: what it tells of came after them. False when there are
@@ -169,9 +145,8 @@ impl Connections {
     pub(crate) fn withhold_push(&mut self, key: LaneKey, frame: &[u8], now: Millis) -> bool {
         let Some(lane) = self.known_mut(key).filter(|lane| !lane.withheld().is_empty()) else { return false };
         // No child waits for it: where its lane is lost, it is lost.
-        let (end, stamp, flags) = (0, now as u32, SlotFlags::TIMED_OUT);
-        let slot = Slot { child: Key::NONE, end, stamp, command: NO_COMMAND, kind: SlotKind::Push, flags };
-        lane.canaries_mut().withhold(slot, frame);
+        let (stamp, flags) = (now as u32, SlotFlags::TIMED_OUT);
+        lane.canaries_mut().withhold(Slot { stamp, flags, ..Slot::own(SlotKind::Push) }, frame);
         true
     }
 

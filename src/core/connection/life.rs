@@ -17,8 +17,6 @@ use crate::core::notice::{ChildNotice, Notice};
 use crate::core::timers::Timer;
 
 impl Connections {
-    // ---- a connection is wanted ------------------------------------------------------------------------
-
     /// Moves a lane to another state, and with it the lines and the counts.
     pub(super) fn change_state(&mut self, key: LaneKey, to: LaneState) {
         let Some(lane) = self.lanes.get_mut(key) else { return debug_assert!(false, "no lane {key:?}") };
@@ -32,9 +30,8 @@ impl Connections {
     pub(crate) fn want(&mut self, env: &mut Env, key: LaneKey) {
         let Some(lane) = self.known(key).filter(|lane| lane.is_dormant()) else { return };
         let role = lane.role();
-        if role == LaneRole::Subscriber
-            && self.capacity.leases >= self.leases_max(&env.settings, LeaseKind::Session)
-        {
+        let leased = self.capacity.leases >= self.leases_max(&env.settings, LeaseKind::Session);
+        if leased && role == LaneRole::Subscriber {
             // No shared lane has to yield for it: what it waits for is the end of a lease.
             self.close_idle_lease(env, None);
             return self.change_state(key, LaneState::Parked);
@@ -62,7 +59,6 @@ impl Connections {
         env.actions.push(Action::Connect(key));
     }
 
-    /// Dials again after a while.
     pub(super) fn back_off(&mut self, env: &mut Env, key: LaneKey, failures: u32) {
         let due = env.now + env.backoff(failures);
         self.change_state(key, LaneState::Backoff);
@@ -76,8 +72,6 @@ impl Connections {
         }
     }
 
-    // ---- room ------------------------------------------------------------------------------------------
-
     pub(crate) fn capacity(&self) -> &Capacity {
         &self.capacity
     }
@@ -87,7 +81,6 @@ impl Connections {
         self.capacity.changed
     }
 
-    /// The same, once.
     pub(crate) fn take_changed(&mut self) -> bool {
         std::mem::take(&mut self.capacity.changed)
     }
@@ -131,9 +124,8 @@ impl Connections {
         while self.capacity.yielding + self.capacity.closing < self.capacity.wanted() {
             let may_yield = |lane: &Lane| lane.is_shared() && lane.is_ready() && !lane.is_detached();
             let shared = self.lanes.iter().filter(|(_, lane)| may_yield(lane));
-            let victim = shared
-                .min_by_key(|(_, lane)| lane.record().connected_at)
-                .map(|(key, lane)| (key, lane.record().connected_at + limits::LANE_HOLD_MIN));
+            let due = |lane: &Lane| lane.record().connected_at + limits::LANE_HOLD_MIN;
+            let victim = shared.map(|(key, lane)| (key, due(lane))).min_by_key(|(_, due)| *due);
             match victim {
                 Some((key, due)) if due <= env.now => self.start_yield(env, key),
                 Some((_, due)) => return env.timers.arm(due, Timer::Yield),
@@ -163,14 +155,10 @@ impl Connections {
         }
     }
 
-    // ---- a connection is given up ----------------------------------------------------------------------
-
     /// Closes a lane's connection on purpose. Nothing written may be waiting on it.
     pub(crate) fn disconnect(&mut self, env: &mut Env, key: LaneKey) {
-        debug_assert!(
-            self.known(key).is_some_and(|lane| !lane.has_written()),
-            "closing a lane that owes replies"
-        );
+        let owes_nothing = |lane: &Lane| !lane.has_written();
+        debug_assert!(self.known(key).is_some_and(owes_nothing), "closing a lane that owes replies");
         self.drop_connection(env, key);
         match self.known(key) {
             Some(lane) if lane.role() == LaneRole::Lease => self.remove(env, key),
@@ -233,8 +221,6 @@ impl Connections {
         }
         debug_assert_eq!(self.capacity.open, 0, "a connection was leaked");
     }
-
-    // ---- too many connections --------------------------------------------------------------------------
 
     /// Closes connections that have not been used for `limit`. Warm leases stay for as long as their pool is used at all.
     pub(crate) fn close_unused(&mut self, env: &mut Env, limit: Millis) {

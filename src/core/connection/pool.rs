@@ -31,17 +31,9 @@ impl Pool {
         self.bulk = self.bulk.filter(|bulk| *bulk != lane);
     }
 
-    pub(crate) fn key(&self) -> &PoolKey {
-        &self.key
-    }
-
     #[cfg(test)]
     pub(crate) fn idle(&self) -> &[LaneKey] {
         &self.idle
-    }
-
-    pub(crate) fn refusal(&self) -> Option<&LastRefusal> {
-        self.refusal.as_ref()
     }
 }
 

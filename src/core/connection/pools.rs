@@ -65,7 +65,7 @@ impl Connections {
     /// Whether requests may follow those that are on this lane already: it is a shared one of this pool, for what is
     /// `bulky` or for what is not. A leased lane that its child has given back may have gone.
     pub(crate) fn still_serves(&self, lane: LaneKey, pool: &PoolKey, bulky: bool) -> bool {
-        let serves = |lane: &Lane| lane.is_open() && lane.is_bulk() == bulky && self.key_of(lane) == pool;
+        let serves = |lane: &Lane| lane.takes(bulky) && self.key_of(lane) == pool;
         self.find(lane).is_some_and(serves)
     }
 

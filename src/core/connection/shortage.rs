@@ -17,11 +17,11 @@ impl Shared {
     /// An attempt to connect has come to nothing. Said in the log when it is news.
     pub(crate) fn note_refusal(&mut self, pool: PoolId, text: &str) {
         let text: String = text.chars().take(REFUSAL_MAX).collect();
-        let refusal = LastRefusal { text: text.clone(), at: self.env.now };
-        let before = self.connections.pool_mut(pool).refusal.replace(refusal);
-        let is_news = before.is_none_or(|before| before.text != text);
+        let refusal = &mut self.connections.pool_mut(pool).refusal;
+        let is_news = refusal.as_ref().is_none_or(|before| before.text != text);
         let level = if is_news { log::Level::Warn } else { log::Level::Debug };
         log::log!(level, "cannot connect to upstream {}: {text}", self.env.upstream);
+        *refusal = Some(LastRefusal { text, at: self.env.now });
     }
 
     /// A connection of the pool stands.
@@ -36,7 +36,7 @@ impl Shared {
     pub(crate) fn forget_refusal_of_control(&mut self) {
         let made = self.connections.known(self.control.lane()).map_or(0, |lane| lane.record().connected_at);
         let pool = self.control_pool();
-        let refusal = self.connections.pool(pool).refusal();
+        let refusal = self.connections.pool(pool).refusal.as_ref();
         if refusal.is_some_and(|refusal| refusal.at <= made || self.commands.put_off_at() == Some(refusal.at))
         {
             self.forget_refusal(pool);
@@ -45,7 +45,7 @@ impl Shared {
 
     /// For those who wait for a connection of this pool.
     pub(crate) fn down(&self, pool: PoolId) -> Failure {
-        let refusal = self.connections.pool(pool).refusal().map(|refusal| refusal.text.clone());
+        let refusal = self.connections.pool(pool).refusal.as_ref().map(|refusal| refusal.text.clone());
         Failure::Down(Down::Unreachable(refusal))
     }
 
@@ -69,7 +69,7 @@ impl Shared {
     pub(crate) fn down_for(&mut self, child: &mut Child) -> Failure {
         let known = !matches!(child.user(), UserId::NOBODY | UserId::UNDECIDED);
         let pool = known.then(|| self.connections.pool_of(child.pool_key()));
-        match pool.filter(|pool| self.connections.pool(*pool).refusal().is_some()) {
+        match pool.filter(|pool| self.connections.pool(*pool).refusal.is_some()) {
             Some(pool) => self.down(pool),
             None => self.down_at_all(),
         }
@@ -78,7 +78,7 @@ impl Shared {
     /// For those who have waited for the connection that carries subscriptions.
     pub(crate) fn no_subscriber(&self, pool: Option<PoolId>) -> Failure {
         let settings = &self.env.settings;
-        let why = match pool.and_then(|pool| self.connections.pool(pool).refusal()) {
+        let why = match pool.and_then(|pool| self.connections.pool(pool).refusal.as_ref()) {
             Some(refusal) => Shortage::Refused(refusal.text.clone()),
             None => Shortage::AllLeased { max: self.connections.leases_max(settings, LeaseKind::Session) },
         };
@@ -102,7 +102,7 @@ impl Shared {
             return Shortage::AllLent { setting, max, waiting, holders: self.lease_holders(kind) };
         }
         let settings = &self.env.settings;
-        let refusal = self.connections.pool(pool).refusal();
+        let refusal = self.connections.pool(pool).refusal.as_ref();
         let fresh = refusal.filter(|refusal| refusal.at + settings.reconnect_backoff_max >= since);
         let (capacity, leases_max) =
             (&self.connections.capacity, self.connections.leases_max(settings, kind));

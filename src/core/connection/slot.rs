@@ -2,8 +2,9 @@
 //! is in.
 
 use crate::base::clock::Millis;
+use crate::base::key::Key;
 use crate::base::pipeline::Entry;
-use crate::command::CommandId;
+use crate::command::{CommandId, NO_COMMAND};
 use crate::core::keys::ChildKey;
 use crate::resp::reply;
 
@@ -122,6 +123,17 @@ impl Entry for Slot {
 }
 
 impl Slot {
+    /// For a request of this child. Where and when it is put, the lane knows.
+    #[inline]
+    pub(crate) fn of(child: ChildKey, command: CommandId, kind: SlotKind, flags: SlotFlags) -> Self {
+        Slot { child, end: 0, stamp: 0, command, kind, flags }
+    }
+
+    /// For a request of the broker's own.
+    pub(crate) fn own(kind: SlotKind) -> Self {
+        Slot::of(Key::NONE, NO_COMMAND, kind, SlotFlags::NONE)
+    }
+
     /// Whether a child waits for just this reply.
     pub(crate) fn is_owed_to_a_child(&self) -> bool {
         use SlotKind::*;
@@ -169,12 +181,11 @@ impl Slot {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::key::Key;
 
     #[test]
     fn where_no_canary_can_stand_few_replies_are_believed() {
         let believed = |kind: SlotKind, flags: SlotFlags, frame: &[u8]| {
-            Slot { child: Key::NONE, end: 7, stamp: 0, command: 0, kind, flags }.is_plausible(frame)
+            Slot::of(Key::NONE, 0, kind, flags).is_plausible(frame)
         };
         let (none, queued) = (SlotFlags::NONE, SlotFlags::QUEUED);
         assert!(believed(SlotKind::Subscribe, none, b"-ERR wrong\r\n"), "a subscription may be refused");

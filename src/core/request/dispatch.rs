@@ -8,7 +8,7 @@ use crate::config::value::Ping;
 use crate::core::child::Child;
 use crate::core::child::hold::{Answer, Hold};
 use crate::core::connection::role::LaneRole;
-use crate::core::connection::slot::{SlotFlags, SlotKind};
+use crate::core::connection::slot::{Slot, SlotFlags, SlotKind};
 use crate::core::keys::LaneKey;
 use crate::core::lease::waiting::Want;
 use crate::core::questions::control::Question;
@@ -330,7 +330,7 @@ impl Shared {
             child.outbox_mut().expect(muted);
         }
         debug_assert!(self.may_stand_on(lane, bytes, kind, flags), "on {lane:?}: {}", bytes.escape_ascii());
-        self.connections.send(&mut self.env, lane, bytes, child.key(), id, kind, flags);
+        self.connections.send(&mut self.env, lane, bytes, Slot::of(child.key(), id, kind, flags));
         if canary {
             self.connections.send_canary(&mut self.env, lane);
         } else {
