@@ -10,10 +10,8 @@ const HEAD: &[u8] = b"*2\r\n$4\r\nECHO\r\n$32\r\n";
 /// Bytes of a word: two numbers in hexadecimal.
 const WORD: usize = 32;
 
-/// Bytes of the request.
 pub(super) const CANARY: usize = HEAD.len() + WORD + 2;
 
-/// A reply that waits for the canary behind it.
 #[derive(Debug)]
 pub(crate) struct Withheld {
     pub slot: Slot,
@@ -26,7 +24,6 @@ impl Withheld {
     }
 }
 
-/// The canaries of one lane.
 #[derive(Debug, Default)]
 pub(super) struct Canaries {
     /// Makes the words this lane's own; zero until there is one.
@@ -35,7 +32,6 @@ pub(super) struct Canaries {
     units: u32,
     /// Replies that have come and wait for their canary, oldest first.
     withheld: Vec<Withheld>,
-    /// Heap bytes of these.
     withheld_bytes: usize,
 }
 
@@ -94,8 +90,7 @@ pub(super) fn is_like_answer(frame: &[u8]) -> bool {
     frame.len() == WORD + 7 && frame.starts_with(b"$32\r\n")
 }
 
-/// The word of the canary that ends at this offset of the lane: the lane's own number and the offset, which no other
-/// canary of the lane ever has.
+/// Of the lane's own number and the canary's end, which no other canary of the lane ever has.
 fn word(secret: u64, end: u64) -> [u8; WORD] {
     let mut word = [0; WORD];
     let numbers = (u128::from(secret) << 64) | u128::from(end);

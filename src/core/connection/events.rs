@@ -35,7 +35,6 @@ impl Shared {
         self.connections.ask_to_yield(&mut self.env);
     }
 
-    /// A reply to the broker's greeting.
     pub(crate) fn greeted(&mut self, key: LaneKey, frame: &[u8]) {
         let Some(lane) = self.connections.known_mut(key) else { return };
         let (role, pool) = (lane.role(), lane.pool());

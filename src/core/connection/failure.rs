@@ -184,8 +184,7 @@ impl Shared {
         child.session_mut().transaction.lane_lost(watching, &Failure::Lost(Lost::Transaction).to_string());
     }
 
-    /// Completes slots without a reply from upstream. The broker's own at once; children are told when the event at hand
-    /// is over.
+    /// Completes slots without a reply: the broker's own at once, children's when the event at hand is over.
     pub(crate) fn fail_slots(&mut self, lane: LaneKey, slots: Vec<Slot>, failure: Failure) {
         let told = slots.iter().filter(|slot| slot.is_owed_to_a_child()).count();
         self.env.counters.failed(failure.kind(), told as u64);
@@ -221,7 +220,6 @@ impl Shared {
     /// Requests whose reply is overdue are told so; their slots stay, the late replies are dropped.
     pub(crate) fn time_out_written(&mut self, key: LaneKey) {
         let timeout = self.env.settings.request_timeout;
-        // The same.
         let Some(lane) = self.connections.find_mut(key) else { return };
         let has_no_timeout = lane.role().is_own() || lane.role() == LaneRole::Subscriber;
         if timeout == 0 || has_no_timeout || !lane.has_written() {
@@ -239,8 +237,7 @@ impl Shared {
         }
         self.tell_late(key, late, Failure::TimedOut { after_ms: timeout });
         if leased {
-            // What the late reply would have told about the session is lost: the lane cannot be trusted. It goes once its
-            // child has been told what the timeout means for it.
+            // The late reply will not say what became of the session. The lane goes once its child has been told.
             self.env.notify(Notice::LoseLane(key, "request_timeout on a leased lane"));
         }
     }

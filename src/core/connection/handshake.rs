@@ -8,7 +8,6 @@ use crate::resp::{encode, reply, value};
 use redis::Value;
 use zeroize::Zeroizing;
 
-/// What HELLO told us about the upstream.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Greeting {
     /// The reply's pairs in order; `proto` and `id` are replaced before a child sees them.
@@ -24,10 +23,8 @@ pub(crate) struct CommandNames<'a> {
     pub select: &'a [u8],
 }
 
-/// How the greeting went.
 #[derive(Debug)]
 pub(crate) enum GreetingStep {
-    /// Replies are still owed.
     More,
     /// The lane may carry requests.
     Ready(Greeting),
@@ -39,14 +36,12 @@ pub(crate) enum GreetingStep {
     },
 }
 
-/// A greeting under way.
 #[derive(Debug)]
 pub(crate) struct Handshake {
     /// Has the password in it.
     out: Password,
     sent: usize,
     greeting: Greeting,
-    /// What has been asked, in order.
     steps: Vec<&'static str>,
     answered: usize,
 }
@@ -84,7 +79,6 @@ impl Handshake {
         self.sent += count;
     }
 
-    /// One complete reply has come.
     pub(crate) fn reply(&mut self, frame: &[u8]) -> GreetingStep {
         let by_choice = self.answered > 1;
         match self.take(frame) {

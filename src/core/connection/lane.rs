@@ -47,7 +47,6 @@ pub(crate) struct Answered {
 }
 
 impl LaneState {
-    /// Whether it counts against `upstream_connections_max`.
     pub(crate) fn is_counted(&self) -> bool {
         use LaneState::*;
         matches!(self, Connecting | Handshaking { .. } | Ready { .. } | Yielding { .. })
@@ -68,7 +67,6 @@ pub(crate) struct LaneRecord {
     pub is_on_previous_upstream: bool,
     /// Connections lost so far: two requests were on the same one if this had the same value.
     pub losses: u32,
-    /// Failed attempts in a row.
     pub failures: u32,
     /// The timer that is meant; older ones find another number and do nothing.
     pub timer: u32,
@@ -80,7 +78,6 @@ pub struct Lane {
     pool: PoolId,
     role: RoleData,
     state: LaneState,
-    /// Requests on their way, and the FIFO of their slots.
     out: Pipeline<Slot>,
     /// A reply that has not come to its end.
     inbox: Inbox<ReplyScanner>,
@@ -89,13 +86,10 @@ pub struct Lane {
     record: LaneRecord,
     /// When a byte of a reply last came; or when the first request behind an idle time was written.
     last_reply: Millis,
-    /// When it was last given a request, or to a child.
     last_used: Millis,
-    /// Since when the front slot is the front slot.
     front_since: Millis,
     /// Children that wait until it has less to write.
     held: Vec<ChildKey>,
-    /// In the driver's list of lanes to write.
     dirty: bool,
     /// Heap bytes as they were counted last.
     footprint: usize,
@@ -124,7 +118,6 @@ impl Lane {
         self.pool
     }
 
-    /// The control connection follows the upstream's db.
     pub(crate) fn set_pool(&mut self, pool: PoolId) {
         self.pool = pool;
     }
@@ -170,7 +163,6 @@ impl Lane {
         if let RoleData::Lease { lease, .. } = &mut self.role { lease.as_mut() } else { None }
     }
 
-    /// It is the child's of this lease from now on.
     pub(crate) fn lend(&mut self, to: LeaseState, now: Millis) {
         debug_assert!(self.lease().is_none(), "lent twice");
         self.last_used = now;
@@ -179,7 +171,6 @@ impl Lane {
         }
     }
 
-    /// The lease is over.
     pub(crate) fn take_lease(&mut self, now: Millis) -> Option<LeaseState> {
         let RoleData::Lease { lease, .. } = &mut self.role else { return None };
         self.last_used = now;
@@ -197,7 +188,6 @@ impl Lane {
         }
     }
 
-    /// Whether it is being opened for those who wait for a lease of this kind.
     pub(super) fn is_opening_for(&self, kind: LeaseKind) -> bool {
         self.is_connecting()
             && matches!(self.role, RoleData::Lease { opened_for, .. } if opened_for == Some(kind))
@@ -215,12 +205,10 @@ impl Lane {
         self.record.close_needed |= unclean;
     }
 
-    /// The upstream has been replaced under its connection.
     pub(crate) fn leave_on_previous_upstream(&mut self) {
         self.record.is_on_previous_upstream = true;
     }
 
-    /// Whether it has any use for a connection.
     pub(super) fn is_needed(&self) -> bool {
         self.role().is_own() || !self.is_idle() || self.is_listened()
     }
@@ -234,8 +222,7 @@ impl Lane {
         &self.state
     }
 
-    /// Moves the state and asserts that the move is one of the life drawn in ARCHITECTURE.md. The lists and counts that
-    /// go with it are the caller's.
+    /// Asserts that the move is one of ARCHITECTURE.md. The lists and counts that go with it are the caller's.
     pub(super) fn set_state(&mut self, to: LaneState) -> LaneState {
         use LaneState::*;
         let legal = matches!(
@@ -273,7 +260,6 @@ impl Lane {
         matches!(self.state, LaneState::Yielding { .. })
     }
 
-    /// Whether it dials or greets.
     pub(crate) fn is_connecting(&self) -> bool {
         matches!(self.state, LaneState::Connecting | LaneState::Handshaking { .. })
     }
@@ -320,14 +306,12 @@ impl Lane {
         self.last_used
     }
 
-    /// An attempt has come to nothing, or the connection was lost. If it has `proven` that the upstream works, the next
-    /// attempt needs no delay.
+    /// If the connection had `proven` that the upstream works, the next attempt needs no delay.
     pub(super) fn count_failure(&mut self, proven: bool) -> u32 {
         self.record.failures = if proven { 0 } else { self.record.failures.saturating_add(1) };
         self.record.failures
     }
 
-    /// The next attempt is the first to another upstream.
     pub(crate) fn forget_failures(&mut self) {
         self.record.failures = 0;
     }
@@ -338,7 +322,6 @@ impl Lane {
         self.record.timer
     }
 
-    /// Appends one whole request and its slot.
     #[inline]
     pub(super) fn push(&mut self, bytes: &[u8], slot: Slot, now: Millis) {
         if self.out.is_idle() {
@@ -358,7 +341,6 @@ impl Lane {
         &self.out
     }
 
-    /// Bytes have arrived.
     pub(super) fn note_input(&mut self, now: Millis) {
         self.last_reply = now;
     }
@@ -376,7 +358,6 @@ impl Lane {
         kind != b'>' && self.is_shared() && !self.is_connecting()
     }
 
-    /// Takes the slot a complete reply belongs to. `None` is a desync.
     #[inline(always)]
     pub(crate) fn take_answered(&mut self, now: Millis) -> Option<Answered> {
         let is_proven = self.withheld().is_empty();
@@ -386,8 +367,7 @@ impl Lane {
         Some(Answered { slot, front_since, role: self.role(), is_proven, is_yielding: self.is_yielding() })
     }
 
-    /// Takes the slot a complete reply belongs to. `None` is a desync: nobody asked, or the question has
-    /// not even left.
+    /// Takes the slot a complete reply belongs to. `None` is a desync: nobody asked, or the question has not even left.
     #[inline]
     pub(crate) fn pop(&mut self) -> Option<Slot> {
         self.out.take_answered()
@@ -413,7 +393,6 @@ impl Lane {
         &mut self.canaries
     }
 
-    /// The replies that wait for a canary, oldest first.
     pub(crate) fn withheld(&self) -> &[Withheld] {
         self.canaries.withheld()
     }
@@ -427,12 +406,10 @@ impl Lane {
         self.out.entries().len()
     }
 
-    /// Whether the front slot's request has begun to leave: one byte handed to the socket is enough.
     pub(crate) fn has_written(&self) -> bool {
         self.out.has_written()
     }
 
-    /// Whether it has so much to write that the child has to wait until it has less.
     pub(crate) fn holds_back(&mut self, child: ChildKey) -> bool {
         let full = self.out.bytes().len() >= limits::LANE_WINDOW;
         if full {
@@ -450,12 +427,10 @@ impl Lane {
         std::mem::take(&mut self.held)
     }
 
-    /// Whether children wait that need not any more.
     pub(super) fn has_room_for_held(&self) -> bool {
         !self.held.is_empty() && self.out.bytes().len() < limits::LANE_WINDOW / 2
     }
 
-    /// What may be written now.
     pub(super) fn outgoing(&self) -> &[u8] {
         match &self.state {
             LaneState::Handshaking { handshake, .. } => handshake.outgoing(),
@@ -468,7 +443,6 @@ impl Lane {
         }
     }
 
-    /// `count` bytes of `outgoing` were taken by the socket.
     pub(super) fn wrote(&mut self, count: usize) {
         match &mut self.state {
             LaneState::Handshaking { handshake, .. } => handshake.wrote(count),
@@ -485,8 +459,7 @@ impl Lane {
         self.dirty = false;
     }
 
-    /// The connection is gone: takes every slot of which a byte may have left (a block counts as one), and
-    /// drops the unsent rest of the last of them. What remains has never been written.
+    /// The connection is gone: takes what may have left. What remains has never been written.
     pub(crate) fn take_written(&mut self) -> Vec<Slot> {
         let written = self.out.take_written();
         // Replies without proof are none.
@@ -498,8 +471,7 @@ impl Lane {
         self.out.take_all()
     }
 
-    /// Takes slots that have waited `timeout` or longer without being written. Only while nothing is
-    /// being written: then every slot is unwritten, and the oldest is at the front.
+    /// Those that have waited `timeout` or longer. Only while nothing is being written: the oldest is at the front.
     pub(crate) fn take_expired(&mut self, now: Millis, timeout: Millis) -> Vec<Slot> {
         debug_assert!(!self.has_written());
         let mut expired = Vec::new();
@@ -509,8 +481,7 @@ impl Lane {
         expired
     }
 
-    /// Marks slots that wait longer than `timeout` for their reply, and returns them. They stay in the
-    /// FIFO: their replies will still come.
+    /// Marks slots that wait longer than `timeout` for their reply, and returns them. They stay: the replies will come.
     pub(crate) fn time_out(&mut self, now: Millis, timeout: Millis) -> Vec<Slot> {
         let mut late = Vec::new();
         if self.canaries.withheld().iter().any(|one| one.slot.may_wait()) {
@@ -529,13 +500,11 @@ impl Lane {
         late
     }
 
-    /// Whether any request on it may never be answered, whatever becomes of the upstream.
     pub(crate) fn may_wait(&self) -> bool {
         self.out.entries().iter().any(Slot::may_wait)
     }
 
-    /// Marks what stands behind the front slot and is not of the same child, and returns it: it has waited for that child's
-    /// command for too long. It stays in the FIFO, as what has timed out.
+    /// Marks what has waited for the command of another child at the front for too long, and returns it. It stays too.
     pub(crate) fn give_up_behind_front(&mut self) -> Vec<Slot> {
         let Some(owner) = self.front().map(|front| front.child) else { return Vec::new() };
         let own = |slot: &Slot| slot.kind == SlotKind::Canary || slot.may_wait();
@@ -543,7 +512,6 @@ impl Lane {
         self.out.iter_mut().filter(behind).map(Slot::time_out).collect()
     }
 
-    /// Brings the total up to date with what it holds.
     pub(super) fn account(&mut self, total: &mut usize) {
         let measured = self.measure();
         *total = *total + measured - self.footprint;
@@ -554,14 +522,11 @@ impl Lane {
         self.footprint
     }
 
-    /// Heap bytes it holds.
     pub(crate) fn measure(&self) -> usize {
         self.out.footprint() + self.inbox.footprint() + self.canaries.footprint()
     }
 
-    /// Gives the front slot to the next other child that waits, and that child's slot to its own: each
-    /// still gets as many replies as it asked for, one of them the other's. The broken FIFO that every
-    /// check must notice.
+    /// Swaps the front slot's child with the next other one: the broken FIFO that every check must notice.
     #[cfg(feature = "sabotage")]
     pub(crate) fn swap_front(&mut self, is_alive: impl Fn(ChildKey) -> bool) {
         let fits = |slot: &Slot| slot.kind == SlotKind::Relay && is_alive(slot.child);

@@ -31,14 +31,12 @@ impl Connections {
         self.lanes.get_mut(key)
     }
 
-    /// The same, with what its connection is.
     pub(crate) fn find_with_key(&mut self, key: LaneKey) -> Option<(&mut Lane, &PoolKey)> {
         let lane = self.lanes.get_mut(key)?;
         let pool = &self.pools[lane.pool().0 as usize];
         Some((lane, &pool.key))
     }
 
-    /// A lane that is there.
     pub(crate) fn known(&self, key: LaneKey) -> Option<&Lane> {
         debug_assert!(self.lanes.get(key).is_some(), "no lane {key:?}");
         self.lanes.get(key)
@@ -53,12 +51,10 @@ impl Connections {
         self.lanes.iter()
     }
 
-    /// Of all lanes, for a loop that may remove some of them.
     pub(crate) fn keys(&self) -> Vec<LaneKey> {
         self.lanes.keys()
     }
 
-    /// The lanes for which this holds.
     pub(crate) fn keys_where(&self, holds: impl Fn(&Lane) -> bool) -> Vec<LaneKey> {
         self.lanes.iter().filter(|(_, lane)| holds(lane)).map(|(key, _)| key).collect()
     }
@@ -79,27 +75,23 @@ impl Connections {
         account(env, lane);
     }
 
-    /// The lane has something to write.
     pub(crate) fn mark(&mut self, key: LaneKey) {
         if self.lanes.get_mut(key).is_some_and(Lane::mark_dirty) {
             self.dirty.push(key);
         }
     }
 
-    /// Moves the keys of lanes with something to write into `into`.
     pub(crate) fn take_dirty(&mut self, into: &mut Vec<LaneKey>) {
         let first = into.len();
         into.append(&mut self.dirty);
         for key in &into[first..] {
-            // It may have gone since.
             if let Some(lane) = self.lanes.get_mut(*key) {
                 lane.clear_dirty();
             }
         }
     }
 
-    /// Brings the memory total up to date with one lane, which may have gone. Children that waited until it has less to
-    /// write go on.
+    /// Brings the memory total up to date with a lane, which may have gone. Children that it held back go on.
     pub(crate) fn account(&mut self, env: &mut Env, key: LaneKey) {
         if let Some(lane) = self.lanes.get_mut(key) {
             account(env, lane);
@@ -140,8 +132,7 @@ impl Connections {
         self.send(env, key, &canary, Slot::own(SlotKind::Canary));
     }
 
-    /// A push behind replies that are withheld waits with them: what it tells of came after them. False when there are
-    /// none.
+    /// A push behind replies that are withheld waits with them: it came after them. False when there are none.
     pub(crate) fn withhold_push(&mut self, key: LaneKey, frame: &[u8], now: Millis) -> bool {
         let Some(lane) = self.known_mut(key).filter(|lane| !lane.withheld().is_empty()) else { return false };
         // No child waits for it: where its lane is lost, it is lost.
@@ -150,7 +141,6 @@ impl Connections {
         true
     }
 
-    /// The child waits for the lane that carried its last write.
     pub(crate) fn wait_for_lane(&mut self, child: ChildKey) {
         self.lane_waiters.push(child);
     }
@@ -178,7 +168,6 @@ pub(super) fn account(env: &mut Env, lane: &mut Lane) {
     }
 }
 
-/// Children that waited for a lane look at their request afresh.
 pub(super) fn lift(env: &mut Env, held: Vec<ChildKey>) {
     for child in held {
         env.notify(Notice::Child(child, ChildNotice::Lift(Hold::LaneFull)));

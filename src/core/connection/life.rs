@@ -26,7 +26,6 @@ impl Connections {
         self.capacity.leave(key, role, &from);
     }
 
-    /// A lane has something to send: connects it if need be.
     pub(crate) fn want(&mut self, env: &mut Env, key: LaneKey) {
         let Some(lane) = self.known(key).filter(|lane| lane.is_dormant()) else { return };
         let role = lane.role();
@@ -50,7 +49,6 @@ impl Connections {
         }
     }
 
-    /// Opens a connection; there is room for it.
     pub(crate) fn dial(&mut self, env: &mut Env, key: LaneKey) {
         self.change_state(key, LaneState::Connecting);
         debug_assert!(self.counted(&env.settings) <= env.settings.upstream_connections_max);
@@ -65,7 +63,6 @@ impl Connections {
         self.arm(env, key, due);
     }
 
-    /// The lane's only timer is due then.
     fn arm(&mut self, env: &mut Env, key: LaneKey, due: Millis) {
         if let Some(lane) = self.lanes.get_mut(key) {
             env.timers.arm(due, Timer::Lane(key, lane.next_timer()));
@@ -76,7 +73,6 @@ impl Connections {
         &self.capacity
     }
 
-    /// Whether lanes that wait have to be served.
     pub(crate) fn is_changed(&self) -> bool {
         self.capacity.changed
     }
@@ -111,15 +107,13 @@ impl Connections {
         false
     }
 
-    /// Connections held, as far as they count against a new one. After the cap was lowered there may be more
-    /// leases lent than it allows; other lanes must not have to wait for their end.
+    /// What counts against a new one. Other lanes must not wait for the end of leases that a lowered cap made too many.
     fn counted(&self, settings: &Settings) -> usize {
         let leases_max = self.leases_max(settings, LeaseKind::Transaction);
         self.capacity.held() - self.capacity.leases.saturating_sub(leases_max)
     }
 
-    /// Somebody needs a connection and none is idle: the shared lane connected for longest finishes what it
-    /// has written and gives up its own.
+    /// The shared lane connected for longest finishes what it has written and gives its connection to who needs one.
     pub(crate) fn ask_to_yield(&mut self, env: &mut Env) {
         while self.capacity.yielding + self.capacity.closing < self.capacity.wanted() {
             let may_yield = |lane: &Lane| lane.is_shared() && lane.is_ready() && !lane.is_detached();
@@ -134,8 +128,7 @@ impl Connections {
         }
     }
 
-    /// The lane writes nothing more, but for the rest of the request that has begun to leave, and gives its connection
-    /// up once it has the replies to what it wrote.
+    /// The lane ends the request that has begun to leave, and gives its connection up once it is answered.
     pub(crate) fn start_yield(&mut self, env: &mut Env, key: LaneKey) {
         let Some(lane) = self.known(key) else { return };
         let Some(link) = lane.link() else { return debug_assert!(false, "yields without a connection") };
@@ -211,7 +204,6 @@ impl Connections {
         }
     }
 
-    /// Closes and removes every lane at once.
     pub(crate) fn close_all(&mut self, env: &mut Env) {
         for key in self.lanes.keys() {
             self.drop_connection(env, key);
@@ -241,8 +233,7 @@ impl Connections {
         }
     }
 
-    /// Connections beyond `upstream_connections_max`: idle ones are closed, busy shared ones yield, leases
-    /// end in their own time. Shared lanes do not make room for leases that are too many.
+    /// Connections beyond the cap: idle ones are closed, busy shared ones yield, leases end in their own time.
     pub(crate) fn shed(&mut self, env: &mut Env) {
         let max = env.settings.upstream_connections_max;
         while self.capacity.open - self.capacity.yielding > max && self.close_idle_lease(env, None) {}

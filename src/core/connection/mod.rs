@@ -1,7 +1,6 @@
 //! Connections to the upstream: every lane and pool, how many there may be, and which are to be written. Owns the keys of
-//! lanes; never what a request means, nor who is told what when a connection fails.
-//!
-//! A state of a lane, the line it stands in and the counts change in one function, `Connections::change_state`.
+//! lanes; never what a request means, nor who is told what when a connection fails. A state of a lane, the line it stands
+//! in and the counts change in one function, `Connections::change_state`.
 
 pub(crate) mod canary;
 pub(crate) mod capacity;
@@ -26,7 +25,6 @@ use crate::core::keys::{ChildKey, LaneKey, LaneName, PoolId, PoolKey};
 use crate::resp::{ReplyScanner, SharedScanner};
 use std::collections::HashMap;
 
-/// Every lane and pool.
 #[derive(Debug, Default)]
 pub(crate) struct Connections {
     lanes: Arena<Lane, LaneName>,
@@ -35,7 +33,6 @@ pub(crate) struct Connections {
     pools: Vec<Pool>,
     pool_ids: HashMap<PoolKey, PoolId>,
     capacity: Capacity,
-    /// Lanes with something to write.
     dirty: Vec<LaneKey>,
     /// Children with `Hold::WriteLane`.
     lane_waiters: Vec<ChildKey>,

@@ -3,7 +3,6 @@
 use crate::base::clock::Millis;
 use crate::core::keys::{LaneKey, PoolKey};
 
-/// The lanes of one (user, db, protocol).
 #[derive(Debug)]
 pub(crate) struct Pool {
     pub(super) key: PoolKey,
@@ -24,7 +23,6 @@ impl Pool {
         Pool { key, shared: Vec::new(), bulk: None, idle: Vec::new(), warm: false, refusal: None }
     }
 
-    /// A lane is gone.
     pub(super) fn forget(&mut self, lane: LaneKey) {
         self.shared.retain(|shared| *shared != lane);
         self.idle.retain(|idle| *idle != lane);
@@ -37,7 +35,6 @@ impl Pool {
     }
 }
 
-/// Why the last attempt to connect came to nothing.
 #[derive(Debug)]
 pub(crate) struct LastRefusal {
     pub text: String,

@@ -12,8 +12,7 @@ use crate::core::env::Env;
 use crate::core::keys::{LaneKey, LeaseKind, PoolId, PoolKey, UserId};
 
 impl Connections {
-    /// Which pool serves a child of this user, db and protocol. With Sentinel or Cluster behind us, this is
-    /// where they would be asked.
+    /// Which pool serves a child of this user, db and protocol. Sentinel or Cluster would be asked here.
     pub(crate) fn pool_of(&mut self, key: PoolKey) -> PoolId {
         debug_assert!(key.user != UserId::NOBODY && key.user != UserId::UNDECIDED, "a pool for nobody");
         // A few pools, the usual case, are looked through faster than a map.
@@ -42,12 +41,10 @@ impl Connections {
         &mut self.pools[id.0 as usize]
     }
 
-    /// Every pool, those that are free too.
     pub(crate) fn pools(&self) -> impl Iterator<Item = (PoolId, &Pool)> {
         self.pools.iter().enumerate().map(|(index, pool)| (PoolId(index as u32), pool))
     }
 
-    /// What the connection of this lane is.
     pub(crate) fn key_of(&self, lane: &Lane) -> &PoolKey {
         &self.pool(lane.pool()).key
     }
@@ -62,14 +59,12 @@ impl Connections {
         }
     }
 
-    /// Whether requests may follow those that are on this lane already: it is a shared one of this pool, for what is
-    /// `bulky` or for what is not. A leased lane that its child has given back may have gone.
+    /// Whether requests may follow those on this lane. A leased one that its child has given back may have gone.
     pub(crate) fn still_serves(&self, lane: LaneKey, pool: &PoolKey, bulky: bool) -> bool {
         let serves = |lane: &Lane| lane.takes(bulky) && self.key_of(lane) == pool;
         self.find(lane).is_some_and(serves)
     }
 
-    /// A shared lane for a child that has nothing under way.
     pub(crate) fn shared_lane(
         &mut self,
         key: PoolKey,
@@ -86,8 +81,7 @@ impl Connections {
         }
     }
 
-    /// The shared lane with the least waiting on it; a new one while fewer than `lanes_max` exist and all are
-    /// busy.
+    /// The shared lane with the least waiting on it; a new one while all are busy and fewer than `lanes_max`.
     fn least_busy_lane(&mut self, id: PoolId, lanes_max: usize, now: Millis) -> LaneKey {
         // One that took the place of a detached lane rests when that is back.
         let shared = self.pool(id).shared.iter().filter_map(|key| Some((*key, self.lanes.get(*key)?)));
@@ -140,20 +134,17 @@ impl Connections {
         self.pool_mut(id).idle.pop()
     }
 
-    /// Takes just this one, if it is not lent.
     pub(crate) fn take_idle_lane(&mut self, id: PoolId, key: LaneKey) -> bool {
         let idle = &mut self.pool_mut(id).idle;
         let at = idle.iter().position(|idle| *idle == key);
         at.map(|at| idle.remove(at)).is_some()
     }
 
-    /// A leased lane is connected and clean, and may be lent.
     pub(crate) fn offer(&mut self, id: PoolId, key: LaneKey) {
         debug_assert!(self.lanes.get(key).is_some_and(Lane::is_unused), "not free");
         self.pool_mut(id).idle.push(key);
     }
 
-    /// Leased lanes that are connected and not lent.
     pub(crate) fn leases_idle(&self) -> usize {
         self.pools.iter().map(|pool| pool.idle.len()).sum()
     }
@@ -180,7 +171,6 @@ impl Connections {
             || self.capacity.held() > settings.upstream_connections_max
     }
 
-    /// The pools of the leased lanes that are being opened for this kind.
     pub(crate) fn opening_for(&self, kind: LeaseKind) -> Vec<PoolId> {
         let opening = self.lanes.iter().filter(|(_, lane)| lane.is_opening_for(kind));
         opening.map(|(_, lane)| lane.pool()).collect()
@@ -203,7 +193,6 @@ impl Connections {
         true
     }
 
-    /// Opens leased lanes before there is a need of them, as far as there is room.
     pub(crate) fn open_warm(&mut self, env: &mut Env) {
         let max = env.settings.upstream_connections_max - self.own.len();
         let leases_max = self.leases_max(&env.settings, LeaseKind::Blocking);
@@ -220,13 +209,11 @@ impl Connections {
         }
     }
 
-    /// Closes idle leased lanes until there are `leases_max` at most.
     pub(crate) fn close_idle_leases(&mut self, env: &mut Env, leases_max: usize) {
         while self.capacity.leases > leases_max && self.close_idle_lease(env, None) {}
     }
 
-    /// A burst of blocking commands or transactions leaves more idle leases than `leases_warm`. Those that the next
-    /// burst has not taken up within `limit` go: Redis counts every one of them.
+    /// A burst leaves more idle leases than `leases_warm`. Those not taken up within `limit` go: Redis counts every one.
     pub(crate) fn close_rested_leases(&mut self, env: &mut Env, limit: Millis) {
         for index in 0..self.pools.len() {
             // The most recently used stand last.

@@ -19,7 +19,6 @@ pub enum LaneRole {
 }
 
 impl LaneRole {
-    /// What the upstream's CLIENT LIST calls such a connection.
     pub(super) fn client_name(self) -> &'static str {
         match self {
             LaneRole::Control => "broker-control",
@@ -46,7 +45,6 @@ impl LaneRole {
 pub(crate) enum RoleData {
     Control,
     Shared {
-        /// It is for what is large.
         bulk: bool,
         /// A WAIT blocks it: no other requests are put on it meanwhile.
         detached: bool,
@@ -54,7 +52,6 @@ pub(crate) enum RoleData {
         surplus: bool,
     },
     Lease {
-        /// While a child has it.
         lease: Option<LeaseState>,
         /// The kind of lease it was opened for, but for one that is kept warm.
         opened_for: Option<LeaseKind>,

@@ -31,8 +31,7 @@ impl Shared {
         }
     }
 
-    /// The control connection works at last. What another connection of its pool was refused since it was made
-    /// still stands.
+    /// The control connection works. What another one of its pool was refused since it was made still stands.
     pub(crate) fn forget_refusal_of_control(&mut self) {
         let made = self.connections.known(self.control.lane()).map_or(0, |lane| lane.record().connected_at);
         let pool = self.control_pool();
@@ -43,13 +42,11 @@ impl Shared {
         }
     }
 
-    /// For those who wait for a connection of this pool.
     pub(crate) fn down(&self, pool: PoolId) -> Failure {
         let refusal = self.connections.pool(pool).refusal.as_ref().map(|refusal| refusal.text.clone());
         Failure::Down(Down::Unreachable(refusal))
     }
 
-    /// For what stands on this lane.
     pub(super) fn down_on(&self, key: LaneKey) -> Failure {
         let connections_max = self.env.settings.upstream_connections_max;
         match self.connections.known(key) {
@@ -85,7 +82,6 @@ impl Shared {
         Failure::Limited(Limit::Subscriber { after_ms: settings.lease_wait_timeout, why })
     }
 
-    /// For a child that has waited for a lease.
     pub(crate) fn no_lease_for(&mut self, child: &mut Child, wait: Wait) -> Failure {
         let why = self.lease_shortage(child, wait);
         Failure::Limited(Limit::Lease { after_ms: self.env.settings.lease_wait_timeout, why })
@@ -117,7 +113,6 @@ impl Shared {
         }
     }
 
-    /// Who holds the leases of a kind, in words.
     fn lease_holders(&mut self, kind: LeaseKind) -> String {
         let leases = self.connections.lanes().filter_map(|(_, lane)| lane.lease());
         let of_kind = leases.filter(|lease| lease.kind() == kind && !lease.is_over());

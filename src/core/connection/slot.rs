@@ -19,15 +19,12 @@ pub(crate) enum SlotKind {
     Exec,
     /// A DISCARD sent in place of the EXEC of a spoilt transaction; answered as an aborted EXEC.
     AbortedExec,
-    /// MULTI on a leased lane.
+    // On a leased lane:
     Multi,
-    /// DISCARD on a leased lane.
     Discard,
-    /// WATCH on a leased lane.
     Watch,
-    /// UNWATCH on a leased lane.
     Unwatch,
-    /// SELECT on a leased lane; the db rides in the lease.
+    /// The db rides in the lease.
     Select,
     /// A command that pins its child to the leased lane, or lets it go; which is in the lease.
     Pin,
@@ -97,15 +94,14 @@ impl SlotFlags {
 /// A place in a lane's FIFO: whose reply comes next.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Slot {
-    /// The child, alive or not: the reply of a child that has gone is dropped.
+    /// Alive or not: the reply of a child that has gone is dropped.
     pub child: ChildKey,
     /// Absolute offset in the lane's outgoing bytes where this request ends.
     pub end: u64,
     /// When it entered the lane: milliseconds, modulo 2^32.
     pub stamp: u32,
-    /// The command, for the log.
+    /// For the log.
     pub command: CommandId,
-    /// What to do with the reply.
     pub kind: SlotKind,
     pub flags: SlotFlags,
 }
@@ -129,7 +125,6 @@ impl Slot {
         Slot { child, end: 0, stamp: 0, command, kind, flags }
     }
 
-    /// For a request of the broker's own.
     pub(crate) fn own(kind: SlotKind) -> Self {
         Slot::of(Key::NONE, NO_COMMAND, kind, SlotFlags::NONE)
     }
@@ -141,12 +136,10 @@ impl Slot {
         !own && !self.is_timed_out()
     }
 
-    /// Whether its reply may never come, whatever becomes of the upstream.
     pub(crate) fn may_wait(&self) -> bool {
         self.flags.has(SlotFlags::MAY_WAIT)
     }
 
-    /// Whether its child has had BROKERTIMEOUT in place of the reply.
     pub(crate) fn is_timed_out(&self) -> bool {
         self.flags.has(SlotFlags::TIMED_OUT)
     }
@@ -172,7 +165,6 @@ impl Slot {
         }
     }
 
-    /// Milliseconds since it entered the lane.
     pub(crate) fn age(&self, now: Millis) -> u32 {
         (now as u32).wrapping_sub(self.stamp)
     }

@@ -10,7 +10,6 @@ use crate::core::lease::state::{LeaseState, Tenant};
 use crate::core::timers::Timer;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-/// One child in a queue.
 #[derive(Debug, Clone)]
 pub(super) struct Waiter {
     pub(super) tenant: Tenant,
@@ -18,7 +17,6 @@ pub(super) struct Waiter {
     pub(super) group: Option<GroupKey>,
 }
 
-/// The waiters of one kind, and how many leases of the kind there are.
 #[derive(Debug, Default)]
 struct LeaseQueue {
     /// By ticket: oldest first.
@@ -39,7 +37,6 @@ impl Group {
     }
 }
 
-/// All queues, and all counts of leases.
 #[derive(Debug, Default)]
 pub(crate) struct Leases {
     /// By `LeaseKind`.
@@ -49,7 +46,6 @@ pub(crate) struct Leases {
     needy_groups: usize,
     /// Blocking waiters of no group.
     ungrouped: usize,
-    /// Attempts to open a lane that failed in a row.
     failures: u32,
     /// No lane could be opened; tried again at this time.
     retry_at: Millis,
@@ -71,7 +67,6 @@ impl Leases {
         self.queue(kind).waiting.len()
     }
 
-    /// Leases of the kind in force.
     pub(crate) fn lent(&self, kind: LeaseKind) -> usize {
         self.queue(kind).lent
     }
@@ -138,7 +133,6 @@ impl Leases {
         self.failures = 0;
     }
 
-    /// A lane could not be opened.
     pub(crate) fn open_failed(&mut self, env: &mut Env) {
         if !self.may_dial(env.now) {
             // One of several that were dialled together.
@@ -149,7 +143,6 @@ impl Leases {
         env.timers.arm(self.retry_at, Timer::Leases);
     }
 
-    /// Another upstream has failed no attempt yet.
     pub(crate) fn upstream_replaced(&mut self, now: Millis) {
         (self.failures, self.retry_at) = (0, now);
     }
@@ -168,7 +161,6 @@ impl Leases {
         LeaseState::new(tenant, kind, group, self.ticket())
     }
 
-    /// A lease ends, whose lane is free from now on.
     pub(super) fn end(&mut self, lease: LeaseState) {
         self.queue_mut(lease.kind()).lent -= 1;
         self.count_group(lease.group(), |group| group.held -= 1);
@@ -182,7 +174,6 @@ impl Leases {
         self.queue_mut(LeaseKind::Session).lent += 1;
     }
 
-    /// Blocking groups that wait and hold nothing.
     pub(super) fn needy_groups(&self) -> usize {
         self.needy_groups
     }

@@ -21,8 +21,7 @@ impl Shared {
         while self.upstream_is_up() && self.control.may_unblock() && self.take_back_next().is_some() {}
     }
 
-    /// The waiters that are due get an idle lane of their pool; for the others lanes are opened, as far as the caps
-    /// allow.
+    /// The waiters that are due get an idle lane of their pool, or one is opened, as far as the caps allow.
     fn serve_queue(&mut self, kind: LeaseKind) {
         if self.leases.waiting(kind) == 0 {
             return;
@@ -52,8 +51,8 @@ impl Shared {
         }
     }
 
-    /// How many leases of the kind the capacity allows to begin: on idle lanes, on those `opening` for it, on new ones. Were more waiters due than that, one in a pool with an idle lane could take it from one in another
-    /// pool, for whom it has to be closed.
+    /// How many leases of the kind may begin: on idle lanes, on those `opening` for it, on new ones. Were more waiters due,
+    /// one in a pool with an idle lane could take it from one in another pool, for whom it has to be closed.
     fn room_for(&self, kind: LeaseKind, opening: usize) -> usize {
         let free = self.connections.leases_idle() + opening;
         let used = self.connections.capacity().leases().saturating_sub(free);
@@ -70,7 +69,6 @@ impl Shared {
         true
     }
 
-    /// The lane is the child's from now on.
     pub(crate) fn lend(
         &mut self,
         lane: LaneKey,
@@ -130,8 +128,7 @@ impl Shared {
         self.connections.mark_changed();
     }
 
-    /// Every blocking group that waits and holds nothing gets one lease of the most crowded group. Takes the next one
-    /// back, if one has to be.
+    /// Every blocking group that waits and holds nothing gets a lease of the most crowded one. Takes one back, if need be.
     fn take_back_next(&mut self) -> Option<()> {
         let (kind, settings) = (LeaseKind::Blocking, &self.env.settings);
         let full = self.leases.lent(kind) >= kind.cap(settings)
@@ -163,7 +160,6 @@ impl Shared {
 
     /// CLIENT UNBLOCK has been answered; or its answer will never come.
     pub(crate) fn unblock_answered(&mut self, key: LaneKey, answer: Option<&[u8]>) {
-        // The lane may have been lost since.
         let Some(lane) = self.connections.find_mut(key) else { return };
         // Unanswered, the command may still reach the upstream after this lane has a new tenant.
         lane.need_close_if(answer.is_none());

@@ -8,7 +8,6 @@ use crate::core::keys::{ChildKey, GroupKey, LeaseKind};
 use crate::core::lease::pinning::Pinning;
 use crate::resp::reply;
 
-/// A child as far as leases know it.
 #[derive(Debug, Clone)]
 pub(crate) struct Tenant {
     child: ChildKey,
@@ -37,8 +36,7 @@ impl Tenant {
     }
 }
 
-/// What a command in flight on the lane will have changed, once it is answered with success. Nothing of the child
-/// follows before.
+/// What a command in flight will have changed once it has succeeded. Nothing of the child follows before.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Change {
     /// SELECT.
@@ -49,11 +47,9 @@ pub(crate) enum Change {
     Pin(Pinning),
 }
 
-/// A lease in force.
 #[derive(Debug)]
 pub(crate) struct LeaseState {
     tenant: Tenant,
-    /// What it is for.
     kind: LeaseKind,
     /// Of a blocking one.
     group: Option<GroupKey>,
@@ -118,7 +114,6 @@ impl LeaseState {
         self.watching = false;
     }
 
-    /// What a reply means for the watched keys.
     pub(super) fn note_watch(&mut self, kind: SlotKind, frame: &[u8]) {
         match kind {
             SlotKind::Watch => self.watching |= frame == b"+OK\r\n",
@@ -132,7 +127,6 @@ impl LeaseState {
         }
     }
 
-    /// A command is sent that changes this.
     pub(crate) fn begin_change(&mut self, change: Change) {
         self.change = Some(change);
     }
@@ -150,7 +144,6 @@ impl LeaseState {
         !std::mem::replace(&mut self.over, true)
     }
 
-    /// CLIENT UNBLOCK is sent for the command on this lane.
     pub(crate) fn unblock_asked(&mut self) {
         self.unblocking += 1;
     }
@@ -168,7 +161,6 @@ impl LeaseState {
         self.taking_back
     }
 
-    /// CLIENT UNBLOCK is sent to take it back for another group.
     pub(crate) fn take_back(&mut self) {
         self.unblock_asked();
         self.taking_back = true;
@@ -179,7 +171,6 @@ impl LeaseState {
         std::mem::take(&mut self.taking_back)
     }
 
-    /// Whether it could be taken back for another group.
     pub(crate) fn may_be_taken_back(&self) -> bool {
         self.group.is_some() && !self.taking_back && !self.over
     }
