@@ -2,7 +2,7 @@
 //! before the driver hears of it. Never what a reply means.
 
 use crate::core::broker::Broker;
-use crate::core::connection::handshake::{GreetingStep, Handshake};
+use crate::core::connection::handshake::Handshake;
 use crate::core::connection::lane::{Lane, LaneState};
 use crate::core::connection::lanes::account;
 use crate::core::connection::role::LaneRole;
@@ -40,13 +40,14 @@ impl Shared {
         let (role, pool) = (lane.role(), lane.pool());
         let (Some(link), Some(handshake)) = (lane.link(), lane.handshake_mut()) else { return };
         match handshake.reply(frame) {
-            GreetingStep::More => {}
-            GreetingStep::Refused { why, by_choice } => {
+            Ok(None) => {}
+            Err(why) => {
+                let by_choice = handshake.asks_for_choice();
                 if !self.greeting_refused(key, by_choice, frame) {
                     self.lane_failed(key, &why);
                 }
             }
-            GreetingStep::Ready(greeting) => {
+            Ok(Some(greeting)) => {
                 lane.become_ready(link, greeting.id, self.env.now);
                 self.connections.mark(key);
                 if role != LaneRole::Control {

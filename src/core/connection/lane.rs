@@ -59,6 +59,10 @@ pub(crate) struct LaneRecord {
     /// CLIENT ID of the connection, from HELLO.
     pub upstream_id: i64,
     pub connected_at: Millis,
+    /// When a byte of a reply last came; or when the first request behind an idle time was written.
+    pub last_reply: Millis,
+    /// When it was last given a request, or to a child.
+    pub last_used: Millis,
     /// A reply has come on this connection: the upstream works, dialling again needs no delay.
     pub has_replied: bool,
     /// Its state upstream is not known to be clean: it must not be lent again, and is closed when its lease ends.
@@ -84,9 +88,6 @@ pub struct Lane {
     /// The replies withheld here are older than every slot in `out`.
     canaries: Canaries,
     record: LaneRecord,
-    /// When a byte of a reply last came; or when the first request behind an idle time was written.
-    last_reply: Millis,
-    last_used: Millis,
     front_since: Millis,
     /// Children that wait until it has less to write.
     held: Vec<ChildKey>,
@@ -104,9 +105,7 @@ impl Lane {
             out: Pipeline::default(),
             inbox: Inbox::default(),
             canaries: Canaries::default(),
-            record: LaneRecord::default(),
-            last_reply: now,
-            last_used: now,
+            record: LaneRecord { last_reply: now, last_used: now, ..LaneRecord::default() },
             front_since: now,
             held: Vec::new(),
             dirty: false,
@@ -165,7 +164,7 @@ impl Lane {
 
     pub(crate) fn lend(&mut self, to: LeaseState, now: Millis) {
         debug_assert!(self.lease().is_none(), "lent twice");
-        self.last_used = now;
+        self.record.last_used = now;
         if let RoleData::Lease { lease, .. } = &mut self.role {
             *lease = Some(to);
         }
@@ -173,7 +172,7 @@ impl Lane {
 
     pub(crate) fn take_lease(&mut self, now: Millis) -> Option<LeaseState> {
         let RoleData::Lease { lease, .. } = &mut self.role else { return None };
-        self.last_used = now;
+        self.record.last_used = now;
         lease.take()
     }
 
@@ -286,7 +285,7 @@ impl Lane {
         self.set_state(LaneState::Ready { link });
         let record = &mut self.record;
         (record.upstream_id, record.connected_at, record.has_replied) = (id, now, false);
-        (self.last_reply, self.last_used) = (now, now);
+        (record.last_reply, record.last_used) = (now, now);
     }
 
     /// Nothing that was half said on the connection is of any use to the next one, and no timer set for it may hit that.
@@ -296,14 +295,6 @@ impl Lane {
         self.record.losses = self.record.losses.wrapping_add(1);
         self.set_detached(false);
         self.next_timer();
-    }
-
-    pub(crate) fn last_reply(&self) -> Millis {
-        self.last_reply
-    }
-
-    pub(crate) fn last_used(&self) -> Millis {
-        self.last_used
     }
 
     /// If the connection had `proven` that the upstream works, the next attempt needs no delay.
@@ -326,10 +317,10 @@ impl Lane {
     pub(super) fn push(&mut self, bytes: &[u8], slot: Slot, now: Millis) {
         if self.out.is_idle() {
             // A stall is counted from the first unanswered request, not from the last idle reply.
-            self.last_reply = now;
+            self.record.last_reply = now;
             self.front_since = now;
         }
-        self.last_used = now;
+        self.record.last_used = now;
         self.out.push(bytes, |end| Slot { end, stamp: now as u32, ..slot });
     }
 
@@ -342,7 +333,7 @@ impl Lane {
     }
 
     pub(super) fn note_input(&mut self, now: Millis) {
-        self.last_reply = now;
+        self.record.last_reply = now;
     }
 
     pub(crate) fn inbox(&self) -> &Inbox<ReplyScanner> {

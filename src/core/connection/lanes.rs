@@ -82,13 +82,13 @@ impl Connections {
     }
 
     pub(crate) fn take_dirty(&mut self, into: &mut Vec<LaneKey>) {
-        let first = into.len();
-        into.append(&mut self.dirty);
-        for key in &into[first..] {
+        for key in &self.dirty {
+            // It may have gone since.
             if let Some(lane) = self.lanes.get_mut(*key) {
                 lane.clear_dirty();
             }
         }
+        into.append(&mut self.dirty);
     }
 
     /// Brings the memory total up to date with a lane, which may have gone. Children that it held back go on.

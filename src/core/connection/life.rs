@@ -99,7 +99,7 @@ impl Connections {
         let wanted_by_others = self.capacity.wanted() - usize::from(is_waiting);
         let unused = self.lanes.iter().filter(|(_, lane)| lane.is_unused());
         if self.capacity.closing <= wanted_by_others
-            && let Some((longest, _)) = unused.min_by_key(|(_, lane)| lane.last_used())
+            && let Some((longest, _)) = unused.min_by_key(|(_, lane)| lane.record().last_used)
         {
             log::debug!("upstream connections: all {max} in use, closing an idle one");
             self.disconnect(env, longest);
@@ -217,7 +217,7 @@ impl Connections {
     /// Closes connections that have not been used for `limit`. Warm leases stay for as long as their pool is used at all.
     pub(crate) fn close_unused(&mut self, env: &mut Env, limit: Millis) {
         let now = env.now;
-        let rests = |lane: &Lane| now.saturating_sub(lane.last_used()) >= limit;
+        let rests = |lane: &Lane| now.saturating_sub(lane.record().last_used) >= limit;
         for key in self.keys_where(|lane| lane.is_unused() && rests(lane)) {
             let Some(lane) = self.known(key) else { continue };
             if lane.role() == LaneRole::Lease {
@@ -239,7 +239,7 @@ impl Connections {
         while self.capacity.open - self.capacity.yielding > max && self.close_idle_lease(env, None) {}
         while self.capacity.open - self.capacity.yielding - self.capacity.leases > max {
             let ready = self.lanes.iter().filter(|(_, lane)| lane.is_shared() && lane.is_ready());
-            let Some((key, _)) = ready.min_by_key(|(_, lane)| (lane.depth(), lane.last_used())) else {
+            let Some((key, _)) = ready.min_by_key(|(_, lane)| (lane.depth(), lane.record().last_used)) else {
                 return;
             };
             self.start_yield(env, key);

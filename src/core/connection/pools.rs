@@ -218,7 +218,7 @@ impl Connections {
         for index in 0..self.pools.len() {
             // The most recently used stand last.
             while let Some(key) = self.pools[index].idle.first().copied() {
-                let rested = |lane: &Lane| env.now.saturating_sub(lane.last_used()) >= limit;
+                let rested = |lane: &Lane| env.now.saturating_sub(lane.record().last_used) >= limit;
                 let surplus = self.pools[index].idle.len() > env.settings.leases_warm;
                 if !surplus || !self.known(key).is_some_and(rested) {
                     break;

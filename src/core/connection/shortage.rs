@@ -116,7 +116,7 @@ impl Shared {
     fn lease_holders(&mut self, kind: LeaseKind) -> String {
         let leases = self.connections.lanes().filter_map(|(_, lane)| lane.lease());
         let of_kind = leases.filter(|lease| lease.kind() == kind && !lease.is_over());
-        let find = || describe(of_kind.map(|lease| lease.tenant().origin().holder()));
+        let find = || describe(of_kind.map(|lease| lease.origin().holder()));
         self.leases.holders(kind, self.env.now, find)
     }
 }

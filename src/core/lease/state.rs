@@ -26,10 +26,6 @@ impl Tenant {
         self.child
     }
 
-    pub(crate) fn origin(&self) -> &Origin {
-        &self.origin
-    }
-
     #[cfg(test)]
     pub(super) fn nobody() -> Self {
         Tenant { child: crate::base::key::Key::NONE, id: 0, origin: Origin::default() }
@@ -83,8 +79,8 @@ impl LeaseState {
         }
     }
 
-    pub(crate) fn tenant(&self) -> &Tenant {
-        &self.tenant
+    pub(crate) fn origin(&self) -> &Origin {
+        &self.tenant.origin
     }
 
     pub(crate) fn child(&self) -> ChildKey {

@@ -309,7 +309,7 @@ impl LiveHubs<'_> {
         for key in self.connections.keys_where(|lane| lane.role() == LaneRole::Subscriber) {
             let (Some(user), Some(lane)) = (self.user_of(key), self.connections.known(key)) else { continue };
             let used = lane.is_listened();
-            let silent = lane.is_idle() && self.env.now.saturating_sub(lane.last_reply()) >= quiet;
+            let silent = lane.is_idle() && self.env.now.saturating_sub(lane.record().last_reply) >= quiet;
             if used && lane.is_ready() && silent && quiet > 0 {
                 let asked = Asked::Probe(self.hubs.next_ping());
                 self.ask(user, asked);
