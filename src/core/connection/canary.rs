@@ -18,12 +18,6 @@ pub(crate) struct Withheld {
     pub frame: Vec<u8>,
 }
 
-impl Withheld {
-    fn footprint(&self) -> usize {
-        self.frame.capacity() + std::mem::size_of::<Withheld>()
-    }
-}
-
 #[derive(Debug, Default)]
 pub(super) struct Canaries {
     /// Makes the words this lane's own; zero until there is one.
@@ -62,7 +56,7 @@ impl Canaries {
 
     pub(super) fn withhold(&mut self, slot: Slot, frame: &[u8]) {
         let withheld = Withheld { slot, frame: frame.to_vec() };
-        self.withheld_bytes += withheld.footprint();
+        self.withheld_bytes += withheld.frame.capacity() + size_of::<Withheld>();
         self.withheld.push(withheld);
     }
 

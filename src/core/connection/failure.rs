@@ -210,10 +210,8 @@ impl Shared {
             return;
         }
         let expired = lane.take_expired(self.env.now, self.env.settings.queue_timeout);
-        if !expired.is_empty() {
-            let down = self.down_on(key);
-            self.fail_slots(key, expired, down);
-        }
+        let down = self.down_on(key);
+        self.fail_slots(key, expired, down);
         self.connections.account(&mut self.env, key);
     }
 

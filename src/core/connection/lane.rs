@@ -349,6 +349,7 @@ impl Lane {
         kind != b'>' && self.is_shared() && !self.is_connecting()
     }
 
+    /// Takes the slot a complete reply belongs to. `None` is a desync: nobody asked, or the question has not even left.
     #[inline(always)]
     pub(crate) fn take_answered(&mut self, now: Millis) -> Option<Answered> {
         let is_proven = self.withheld().is_empty();
@@ -358,7 +359,6 @@ impl Lane {
         Some(Answered { slot, front_since, role: self.role(), is_proven, is_yielding: self.is_yielding() })
     }
 
-    /// Takes the slot a complete reply belongs to. `None` is a desync: nobody asked, or the question has not even left.
     #[inline]
     pub(crate) fn pop(&mut self) -> Option<Slot> {
         self.out.take_answered()

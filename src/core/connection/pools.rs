@@ -65,14 +65,8 @@ impl Connections {
         self.find(lane).is_some_and(serves)
     }
 
-    pub(crate) fn shared_lane(
-        &mut self,
-        key: PoolKey,
-        bulky: bool,
-        lanes_max: usize,
-        now: Millis,
-    ) -> LaneKey {
-        let id = self.pool_of(key);
+    pub(crate) fn shared_lane(&mut self, env: &Env, key: PoolKey, bulky: bool) -> LaneKey {
+        let (id, lanes_max, now) = (self.pool_of(key), env.settings.lanes, env.now);
         match self.pool(id).shared[..] {
             _ if bulky => self.bulk_lane(id, now),
             // One, the usual case, needs no comparison.

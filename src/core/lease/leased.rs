@@ -119,28 +119,22 @@ impl Shared {
     }
 
     /// The lane was greeted anew. If that failed it is closed, and the child's HELLO is looked at afresh, without it.
-    pub(crate) fn proto_switched(&mut self, child: &mut Child, lane_key: LaneKey, frame: &[u8], real: bool) {
-        let lease = self.connections.find_mut(lane_key).and_then(|lane| lane.lease_mut());
+    pub(crate) fn proto_switched(&mut self, child: &mut Child, key: LaneKey, frame: &[u8], real: bool) {
+        let lease = self.connections.find_mut(key).and_then(|lane| lane.lease_mut());
         match lease.and_then(LeaseState::take_change) {
             Some(Change::Protocol(proto)) if real && !reply::is_error(frame) => self.greet(child, proto),
             _ => {
                 if real {
-                    self.env.notify(Notice::LoseLane(lane_key, "HELLO was refused on a leased lane"));
+                    self.env.notify(Notice::LoseLane(key, "HELLO was refused on a leased lane"));
                 }
                 self.lift(child);
             }
         }
     }
 
-    pub(crate) fn lease_replied(
-        &mut self,
-        child: &mut Child,
-        lane_key: LaneKey,
-        kind: SlotKind,
-        frame: &[u8],
-    ) {
+    pub(crate) fn lease_replied(&mut self, child: &mut Child, key: LaneKey, kind: SlotKind, frame: &[u8]) {
         // Of replies that were proven together the first may have ended it.
-        let Some((lane, pool)) = self.connections.find_with_key(lane_key) else { return };
+        let Some((lane, pool)) = self.connections.find_with_key(key) else { return };
         // It may still be inside MULTI.
         let refused = reply::error_code(frame).is_some_and(|code| code != b"EXECABORT");
         let mut unclean = kind.ends_watch() && refused;

@@ -32,10 +32,8 @@ impl Shared {
         want: impl FnOnce() -> Want,
     ) -> Result<LaneKey, Flow> {
         if let Some(lease) = child.lease() {
-            debug_assert!(
-                lease.kind != LeaseKind::Blocking || !child.is_under_way(),
-                "a lease of another request"
-            );
+            let fits = lease.kind != LeaseKind::Blocking || !child.is_under_way();
+            debug_assert!(fits, "a lease of another request");
             return Ok(lease.lane);
         }
         if child.is_under_way() {

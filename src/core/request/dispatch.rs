@@ -290,7 +290,7 @@ impl Shared {
             }
             key
         } else {
-            self.connections.shared_lane(pool, bulky, self.env.settings.lanes, self.env.now)
+            self.connections.shared_lane(&self.env, pool, bulky)
         };
         if self.connections.known_mut(key).is_some_and(|lane| lane.holds_back(child.key())) {
             return Err(Flow::Hold(Hold::LaneFull));
