@@ -68,7 +68,6 @@ impl Canaries {
         self.withheld.iter_mut().map(|withheld| &mut withheld.slot)
     }
 
-    /// Takes them: they are proven, or lost.
     pub(super) fn take_withheld(&mut self) -> Vec<Withheld> {
         self.withheld_bytes = 0;
         std::mem::take(&mut self.withheld)
@@ -79,7 +78,6 @@ impl Canaries {
     }
 }
 
-/// Whether a reply may be that of some canary.
 pub(super) fn is_like_answer(frame: &[u8]) -> bool {
     frame.len() == WORD + 7 && frame.starts_with(b"$32\r\n")
 }

@@ -181,10 +181,10 @@ impl Lane {
     }
 
     pub(crate) fn set_listened(&mut self, is: bool) {
-        debug_assert!(matches!(self.role, RoleData::Subscriber { .. }), "no lane for subscriptions");
-        if let RoleData::Subscriber { listened } = &mut self.role {
-            *listened = is;
-        }
+        let RoleData::Subscriber { listened } = &mut self.role else {
+            return debug_assert!(false, "no lane for subscriptions");
+        };
+        *listened = is;
     }
 
     pub(super) fn is_opening_for(&self, kind: LeaseKind) -> bool {
@@ -457,7 +457,6 @@ impl Lane {
         self.canaries.take_withheld().into_iter().map(|withheld| withheld.slot).chain(written).collect()
     }
 
-    /// Takes every slot left, written or not; the lane will not be used again for them.
     pub(crate) fn take_all(&mut self) -> Vec<Slot> {
         self.out.take_all()
     }

@@ -115,7 +115,6 @@ impl Connections {
         self.lanes.get_mut(key).filter(|lane| lane.inbox().is_in_use())
     }
 
-    /// What is left of the bytes waits for more.
     pub(crate) fn end_input(&mut self, env: &mut Env, key: LaneKey, frames: Frames<'_, ReplyScanner>) {
         // What was in them may have removed the lane.
         if let Some(lane) = self.lanes.get_mut(key) {

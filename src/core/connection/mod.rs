@@ -11,16 +11,15 @@ pub(crate) mod integrity;
 pub(crate) mod lane;
 pub(crate) mod lanes;
 pub(crate) mod life;
-pub(crate) mod pool;
 pub(crate) mod pools;
 pub(crate) mod role;
 pub(crate) mod shortage;
 pub(crate) mod slot;
 
+use crate::base::clock::Millis;
 use crate::base::key::Arena;
 use crate::core::connection::capacity::Capacity;
 use crate::core::connection::lane::Lane;
-use crate::core::connection::pool::Pool;
 use crate::core::keys::{ChildKey, LaneKey, LaneName, PoolId, PoolKey};
 use crate::resp::{ReplyScanner, SharedScanner};
 use std::collections::HashMap;
@@ -38,4 +37,43 @@ pub(crate) struct Connections {
     lane_waiters: Vec<ChildKey>,
     /// Finds the replies of all lanes, but for those of which half a reply has come.
     scanner: SharedScanner<ReplyScanner>,
+}
+
+/// The lanes of one (user, db, protocol), connected or not.
+#[derive(Debug)]
+pub(crate) struct Pool {
+    key: PoolKey,
+    /// Shared lanes, made on demand up to `lanes`; they stay, their connections come and go.
+    shared: Vec<LaneKey>,
+    /// One more, for what is large; made when there is such.
+    bulk: Option<LaneKey>,
+    /// Leased lanes that are not lent: connected, clean, the most recently used last.
+    idle: Vec<LaneKey>,
+    /// A child has needed a lease here: `leases_warm` are kept ready.
+    warm: bool,
+    /// Why the last attempt to connect failed; none once a connection stands.
+    refusal: Option<LastRefusal>,
+}
+
+#[derive(Debug)]
+struct LastRefusal {
+    text: String,
+    at: Millis,
+}
+
+impl Pool {
+    fn new(key: PoolKey) -> Self {
+        Pool { key, shared: Vec::new(), bulk: None, idle: Vec::new(), warm: false, refusal: None }
+    }
+
+    fn forget(&mut self, lane: LaneKey) {
+        self.shared.retain(|shared| *shared != lane);
+        self.idle.retain(|idle| *idle != lane);
+        self.bulk = self.bulk.filter(|bulk| *bulk != lane);
+    }
+
+    #[cfg(test)]
+    pub(crate) fn idle(&self) -> &[LaneKey] {
+        &self.idle
+    }
 }

@@ -4,10 +4,9 @@
 use crate::base::clock::Millis;
 use crate::base::limits;
 use crate::config::Settings;
-use crate::core::connection::Connections;
 use crate::core::connection::lane::Lane;
-use crate::core::connection::pool::Pool;
 use crate::core::connection::role::{LaneRole, RoleData};
+use crate::core::connection::{Connections, Pool};
 use crate::core::env::Env;
 use crate::core::keys::{LaneKey, LeaseKind, PoolId, PoolKey, UserId};
 
@@ -23,12 +22,11 @@ impl Connections {
             return *id;
         }
         let free = self.pools.iter().position(|pool| pool.key == PoolKey::FREE);
-        let index = free.unwrap_or_else(|| {
-            self.pools.push(Pool::new(PoolKey::FREE));
-            self.pools.len() - 1
-        });
-        self.pools[index] = Pool::new(key);
-        let id = PoolId(index as u32);
+        let id = PoolId(free.unwrap_or(self.pools.len()) as u32);
+        match free {
+            Some(index) => self.pools[index] = Pool::new(key),
+            None => self.pools.push(Pool::new(key)),
+        }
         self.pool_ids.insert(key, id);
         id
     }

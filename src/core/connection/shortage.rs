@@ -6,7 +6,7 @@ use crate::base::failure::{Down, Failure, Limit, Shortage};
 use crate::core::child::Child;
 use crate::core::child::hold::Wait;
 use crate::core::child::origin::describe;
-use crate::core::connection::pool::LastRefusal;
+use crate::core::connection::LastRefusal;
 use crate::core::keys::{LaneKey, LeaseKind, PoolId, UserId};
 use crate::core::shared::Shared;
 
