@@ -128,7 +128,7 @@ impl Connections {
         }
     }
 
-    /// The lane ends the request that has begun to leave, and gives its connection up once it is answered.
+    /// The lane writes only the rest of what has begun to leave, and gives its connection up once all is answered.
     pub(crate) fn start_yield(&mut self, env: &mut Env, key: LaneKey) {
         let Some(lane) = self.known(key) else { return };
         let Some(link) = lane.link() else { return debug_assert!(false, "yields without a connection") };

@@ -132,9 +132,14 @@ impl Connections {
         at.map(|at| idle.remove(at)).is_some()
     }
 
-    pub(crate) fn offer(&mut self, id: PoolId, key: LaneKey) {
-        debug_assert!(self.lanes.get(key).is_some_and(Lane::is_unused), "not free");
-        self.pool_mut(id).idle.push(key);
+    /// A leased lane is not lent, or not any more: the next child may have it, if it is `clean` and not one too many.
+    pub(crate) fn offer(&mut self, env: &mut Env, key: LaneKey, clean: bool) {
+        if !clean || self.has_lease_too_many(&env.settings) {
+            return self.remove(env, key);
+        }
+        let Some(lane) = self.known(key) else { return };
+        debug_assert!(lane.is_unused(), "not free");
+        self.pool_mut(lane.pool()).idle.push(key);
     }
 
     pub(crate) fn leases_idle(&self) -> usize {

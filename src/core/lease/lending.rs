@@ -85,14 +85,8 @@ impl Shared {
 
     /// A leased lane is connected and clean: anybody may have it.
     pub(crate) fn lease_ready(&mut self, key: LaneKey) {
-        let Some(lane) = self.connections.known(key) else { return };
-        let pool = lane.pool();
         self.leases.opened();
-        if self.connections.has_lease_too_many(&self.env.settings) {
-            self.connections.disconnect(&mut self.env, key);
-        } else {
-            self.connections.offer(pool, key);
-        }
+        self.connections.offer(&mut self.env, key, true);
         self.pump_leases();
     }
 
@@ -110,19 +104,15 @@ impl Shared {
     /// Takes a lane whose lease is over back into the pool, once nothing about it is unsettled.
     pub(crate) fn give_back(&mut self, key: LaneKey) {
         let Some(lane) = self.connections.known_mut(key) else { return };
-        let unblocking = lane.lease().is_some_and(LeaseState::is_unblocking);
-        if unblocking && !lane.record().close_needed && lane.is_ready() {
+        let usable = !lane.record().close_needed && lane.is_ready();
+        if usable && lane.lease().is_some_and(LeaseState::is_unblocking) {
             // Lent again now, the CLIENT UNBLOCK under way could hit the next tenant.
             return;
         }
         let Some(lease) = lane.take_lease(self.env.now) else { return };
-        let (pool, clean) = (lane.pool(), !lane.record().close_needed && lane.is_idle() && lane.is_ready());
+        let clean = usable && lane.is_idle();
         self.leases.end(lease);
-        if clean && !self.connections.has_lease_too_many(&self.env.settings) {
-            self.connections.offer(pool, key);
-        } else {
-            self.connections.remove(&mut self.env, key);
-        }
+        self.connections.offer(&mut self.env, key, clean);
         self.connections.wake_lane_waiters(&mut self.env);
         // The queues are served at the end of the event: the caller may be in the middle of one.
         self.connections.mark_changed();
