@@ -55,7 +55,6 @@ impl Shared {
         }
     }
 
-    /// Which timeout this child has overstayed, if any.
     fn overdue(&self, child: &Child) -> Option<&'static str> {
         let settings = &self.env.settings;
         let over = |since: u64, limit: u64| limit > 0 && self.env.now.saturating_sub(since) >= limit;
@@ -75,8 +74,7 @@ impl Shared {
         over(child.last_request(), settings.idle_child_timeout).then_some("idle_child_timeout")
     }
 
-    /// A lane whose oldest request has had no reply for `lane_stall_timeout` may only be waiting for a
-    /// slow command. If the control connection gets no answer either, the upstream is gone.
+    /// A stalled lane may wait for a slow command. If the control connection gets no answer either, the upstream is gone.
     fn check_stalls(&mut self) {
         self.ask_if_busy();
         let limit = self.env.settings.lane_stall_timeout;

@@ -93,10 +93,7 @@ impl Shared {
         lane.need_close();
         let id = lane.record().upstream_id;
         let waits = lane.front().is_some_and(Slot::may_wait);
-        let Some(lease) = lane.lease_mut() else {
-            self.leases.end_opening(lane);
-            return self.connections.remove(&mut self.env, key);
-        };
+        let Some(lease) = lane.lease_mut() else { return self.connections.remove(&mut self.env, key) };
         let child = lease.child();
         if lease.kind() == LeaseKind::Session && !lease.is_over() {
             return self.env.notify(Notice::Child(child, ChildNotice::Finish));

@@ -10,23 +10,14 @@ const HEAD: &[u8] = b"*2\r\n$4\r\nECHO\r\n$32\r\n";
 /// Bytes of a word: two numbers in hexadecimal.
 const WORD: usize = 32;
 
-/// Bytes of the request.
 pub(super) const CANARY: usize = HEAD.len() + WORD + 2;
 
-/// A reply that waits for the canary behind it.
 #[derive(Debug)]
 pub(crate) struct Withheld {
     pub slot: Slot,
     pub frame: Vec<u8>,
 }
 
-impl Withheld {
-    fn footprint(&self) -> usize {
-        self.frame.capacity() + std::mem::size_of::<Withheld>()
-    }
-}
-
-/// The canaries of one lane.
 #[derive(Debug, Default)]
 pub(super) struct Canaries {
     /// Makes the words this lane's own; zero until there is one.
@@ -35,7 +26,6 @@ pub(super) struct Canaries {
     units: u32,
     /// Replies that have come and wait for their canary, oldest first.
     withheld: Vec<Withheld>,
-    /// Heap bytes of these.
     withheld_bytes: usize,
 }
 
@@ -66,7 +56,7 @@ impl Canaries {
 
     pub(super) fn withhold(&mut self, slot: Slot, frame: &[u8]) {
         let withheld = Withheld { slot, frame: frame.to_vec() };
-        self.withheld_bytes += withheld.footprint();
+        self.withheld_bytes += withheld.frame.capacity() + size_of::<Withheld>();
         self.withheld.push(withheld);
     }
 
@@ -78,7 +68,6 @@ impl Canaries {
         self.withheld.iter_mut().map(|withheld| &mut withheld.slot)
     }
 
-    /// Takes them: they are proven, or lost.
     pub(super) fn take_withheld(&mut self) -> Vec<Withheld> {
         self.withheld_bytes = 0;
         std::mem::take(&mut self.withheld)
@@ -89,13 +78,11 @@ impl Canaries {
     }
 }
 
-/// Whether a reply may be that of some canary.
 pub(super) fn is_like_answer(frame: &[u8]) -> bool {
     frame.len() == WORD + 7 && frame.starts_with(b"$32\r\n")
 }
 
-/// The word of the canary that ends at this offset of the lane: the lane's own number and the offset, which no other
-/// canary of the lane ever has.
+/// Of the lane's own number and the canary's end, which no other canary of the lane ever has.
 fn word(secret: u64, end: u64) -> [u8; WORD] {
     let mut word = [0; WORD];
     let numbers = (u128::from(secret) << 64) | u128::from(end);

@@ -6,10 +6,8 @@ use crate::core::connection::role::LaneRole;
 use crate::core::keys::LaneKey;
 use std::collections::VecDeque;
 
-/// Connections over all pools.
 #[derive(Debug, Default)]
 pub(crate) struct Capacity {
-    /// Connections held, of any role.
     pub(super) open: usize,
     /// Given up, but the upstream has not closed its side yet: it still counts them.
     pub(super) closing: usize,
@@ -19,7 +17,6 @@ pub(crate) struct Capacity {
     pub(super) yielding: usize,
     /// Lanes in state Waiting, oldest first.
     pub(super) waiting: VecDeque<LaneKey>,
-    /// Lanes in state Parked.
     pub(super) parked: Vec<LaneKey>,
     /// A lease could not be opened for want of a connection.
     pub(super) lease_wanted: bool,
@@ -28,12 +25,10 @@ pub(crate) struct Capacity {
 }
 
 impl Capacity {
-    /// How many connections are asked for.
     pub(super) fn wanted(&self) -> usize {
         self.waiting.len() + usize::from(self.lease_wanted)
     }
 
-    /// Connections as the upstream counts them.
     pub(crate) fn held(&self) -> usize {
         self.open + self.closing
     }
@@ -50,13 +45,8 @@ impl Capacity {
     }
 
     #[cfg(test)]
-    pub(crate) fn is_in_line(&self, lane: LaneKey) -> bool {
-        self.waiting.contains(&lane) || self.parked.contains(&lane)
-    }
-
-    #[cfg(test)]
-    pub(crate) fn waiting(&self) -> impl Iterator<Item = LaneKey> {
-        self.waiting.iter().copied()
+    pub(crate) fn in_line(&self) -> impl Iterator<Item = LaneKey> {
+        self.waiting.iter().chain(&self.parked).copied()
     }
 
     pub(super) fn enter(&mut self, key: LaneKey, role: LaneRole, state: &LaneState) {

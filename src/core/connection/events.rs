@@ -2,7 +2,7 @@
 //! before the driver hears of it. Never what a reply means.
 
 use crate::core::broker::Broker;
-use crate::core::connection::handshake::{GreetingStep, Handshake};
+use crate::core::connection::handshake::Handshake;
 use crate::core::connection::lane::{Lane, LaneState};
 use crate::core::connection::lanes::account;
 use crate::core::connection::role::LaneRole;
@@ -35,19 +35,19 @@ impl Shared {
         self.connections.ask_to_yield(&mut self.env);
     }
 
-    /// A reply to the broker's greeting.
     pub(crate) fn greeted(&mut self, key: LaneKey, frame: &[u8]) {
         let Some(lane) = self.connections.known_mut(key) else { return };
         let (role, pool) = (lane.role(), lane.pool());
         let (Some(link), Some(handshake)) = (lane.link(), lane.handshake_mut()) else { return };
         match handshake.reply(frame) {
-            GreetingStep::More => {}
-            GreetingStep::Refused { why, by_choice } => {
+            Ok(None) => {}
+            Err(why) => {
+                let by_choice = handshake.asks_for_choice();
                 if !self.greeting_refused(key, by_choice, frame) {
                     self.lane_failed(key, &why);
                 }
             }
-            GreetingStep::Ready(greeting) => {
+            Ok(Some(greeting)) => {
                 lane.become_ready(link, greeting.id, self.env.now);
                 self.connections.mark(key);
                 if role != LaneRole::Control {
@@ -91,7 +91,7 @@ impl Broker {
         if role == LaneRole::Control {
             shared.control.greets();
         }
-        let pool = shared.connections.pool(pool).key();
+        let pool = &shared.connections.pool(pool).key;
         let user = shared.users.get(pool.user, &shared.env.upstream);
         let handshake = Handshake::new(user, role.client_name(), pool, shared.commands.names());
         let handshake = Box::new(handshake);

@@ -16,17 +16,13 @@ impl Shared {
     /// transaction is spoilt, as for any rejected command. A MULTI itself is open all the same, and spoilt: what its
     /// child has sent behind it must not be run one by one.
     pub(crate) fn fail_front(&mut self, child: &mut Child, error: impl ErrorLine) {
-        let begins = self.front_begins_multi(child);
-        if begins {
+        child.front_mut().set_answered();
+        if self.front_begins_multi(child) {
             let abort_reason = String::from_utf8_lossy(&error.line()).into_owned();
             child.session_mut().transaction.begin_spoilt(Some(abort_reason));
-        } else {
-            child.session_mut().transaction.spoil();
-        }
-        child.front_mut().set_answered();
-        if begins {
             self.answer(child, b"+OK\r\n");
         } else {
+            child.session_mut().transaction.spoil();
             self.answer_error(child, error);
         }
         self.lift(child);
@@ -37,7 +33,6 @@ impl Shared {
         // What failed may have been given up since.
         let Some(lane) = self.connections.find_mut(key).filter(|lane| lane.is_connecting()) else { return };
         let (failures, role, pool) = (lane.count_failure(false), lane.role(), lane.pool());
-        self.leases.end_opening(lane);
         self.env.counters.upstream_connect_failures += 1;
         self.note_refusal(pool, reason);
         self.take_lost(key);
@@ -88,7 +83,7 @@ impl Shared {
         log::log!(level, "upstream connection lost ({role:?}, {} in flight): {reason}", lane.depth());
         self.env.counters.upstream_losses += 1;
         let (failures, pool) = (lane.count_failure(proven), lane.pool());
-        let user = self.connections.pool(pool).key().user;
+        let user = self.connections.pool(pool).key.user;
         let lost = self.take_lost(key);
         match role {
             LaneRole::Lease => self.lease_lane_lost(key, lost),
@@ -189,8 +184,7 @@ impl Shared {
         child.session_mut().transaction.lane_lost(watching, &Failure::Lost(Lost::Transaction).to_string());
     }
 
-    /// Completes slots without a reply from upstream. The broker's own at once; children are told when the event at hand
-    /// is over.
+    /// Completes slots without a reply: the broker's own at once, children's when the event at hand is over.
     pub(crate) fn fail_slots(&mut self, lane: LaneKey, slots: Vec<Slot>, failure: Failure) {
         let told = slots.iter().filter(|slot| slot.is_owed_to_a_child()).count();
         self.env.counters.failed(failure.kind(), told as u64);
@@ -216,17 +210,14 @@ impl Shared {
             return;
         }
         let expired = lane.take_expired(self.env.now, self.env.settings.queue_timeout);
-        if !expired.is_empty() {
-            let down = self.down_on(key);
-            self.fail_slots(key, expired, down);
-        }
+        let down = self.down_on(key);
+        self.fail_slots(key, expired, down);
         self.connections.account(&mut self.env, key);
     }
 
     /// Requests whose reply is overdue are told so; their slots stay, the late replies are dropped.
     pub(crate) fn time_out_written(&mut self, key: LaneKey) {
         let timeout = self.env.settings.request_timeout;
-        // The same.
         let Some(lane) = self.connections.find_mut(key) else { return };
         let has_no_timeout = lane.role().is_own() || lane.role() == LaneRole::Subscriber;
         if timeout == 0 || has_no_timeout || !lane.has_written() {
@@ -244,8 +235,7 @@ impl Shared {
         }
         self.tell_late(key, late, Failure::TimedOut { after_ms: timeout });
         if leased {
-            // What the late reply would have told about the session is lost: the lane cannot be trusted. It goes once its
-            // child has been told what the timeout means for it.
+            // The late reply will not say what became of the session. The lane goes once its child has been told.
             self.env.notify(Notice::LoseLane(key, "request_timeout on a leased lane"));
         }
     }

@@ -8,7 +8,6 @@ use crate::resp::{encode, reply, value};
 use redis::Value;
 use zeroize::Zeroizing;
 
-/// What HELLO told us about the upstream.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Greeting {
     /// The reply's pairs in order; `proto` and `id` are replaced before a child sees them.
@@ -24,29 +23,12 @@ pub(crate) struct CommandNames<'a> {
     pub select: &'a [u8],
 }
 
-/// How the greeting went.
-#[derive(Debug)]
-pub(crate) enum GreetingStep {
-    /// Replies are still owed.
-    More,
-    /// The lane may carry requests.
-    Ready(Greeting),
-    /// The upstream refused; the text is its own, without credentials.
-    Refused {
-        why: String,
-        /// It is about what children have chosen: their db, or NO-TOUCH.
-        by_choice: bool,
-    },
-}
-
-/// A greeting under way.
 #[derive(Debug)]
 pub(crate) struct Handshake {
     /// Has the password in it.
     out: Password,
     sent: usize,
     greeting: Greeting,
-    /// What has been asked, in order.
     steps: Vec<&'static str>,
     answered: usize,
 }
@@ -84,17 +66,13 @@ impl Handshake {
         self.sent += count;
     }
 
-    /// One complete reply has come.
-    pub(crate) fn reply(&mut self, frame: &[u8]) -> GreetingStep {
-        let by_choice = self.answered > 1;
-        match self.take(frame) {
-            Err(why) => GreetingStep::Refused { why, by_choice },
-            Ok(()) if self.answered < self.steps.len() => GreetingStep::More,
-            Ok(()) => GreetingStep::Ready(std::mem::take(&mut self.greeting)),
-        }
+    /// Whether what is asked now is about what children have chosen: their db, or NO-TOUCH.
+    pub(crate) fn asks_for_choice(&self) -> bool {
+        self.answered > 1
     }
 
-    fn take(&mut self, frame: &[u8]) -> Result<(), String> {
+    /// The greeting, once every reply has come; or why the upstream refused, in its own words, without credentials.
+    pub(crate) fn reply(&mut self, frame: &[u8]) -> Result<Option<Greeting>, String> {
         let step = self.steps.get(self.answered).copied().unwrap_or_default();
         // The name only helps those who read CLIENT LIST: a user may lack the right to it, a server the command.
         let is_needless = step == "CLIENT SETNAME" && reply::is_error(frame);
@@ -110,7 +88,7 @@ impl Handshake {
             return Err(format!("{step} was not answered with OK"));
         }
         self.answered += 1;
-        Ok(())
+        Ok((self.answered >= self.steps.len()).then(|| std::mem::take(&mut self.greeting)))
     }
 }
 
@@ -142,7 +120,7 @@ mod tests {
         let mut handshake = Handshake::new(user, "broker-lane", &POOL, NAMES);
         assert!(handshake.outgoing().windows(6).any(|window| window == b"secret"));
         let refused = b"-WRONGPASS invalid username-password pair or user is disabled.\r\n";
-        let GreetingStep::Refused { why, .. } = handshake.reply(refused) else { panic!("it was refused") };
+        let why = handshake.reply(refused).expect_err("it was refused");
         assert!(why.starts_with("HELLO was answered with: WRONGPASS"), "{why}");
         assert!(!why.contains("secret"));
     }
@@ -152,9 +130,9 @@ mod tests {
         let user = Credentials { name: None, password: None };
         let mut handshake = Handshake::new(user, "broker-lane", &POOL, NAMES);
         let hello = b"*4\r\n$6\r\nserver\r\n$5\r\nredis\r\n$2\r\nid\r\n:7\r\n";
-        assert!(matches!(handshake.reply(hello), GreetingStep::More));
-        assert!(matches!(handshake.reply(b"+OK\r\n"), GreetingStep::More));
-        let GreetingStep::Ready(greeting) = handshake.reply(b"+OK\r\n") else { panic!("all is answered") };
+        assert_eq!(handshake.reply(hello), Ok(None));
+        assert_eq!(handshake.reply(b"+OK\r\n"), Ok(None));
+        let greeting = handshake.reply(b"+OK\r\n").unwrap().expect("all is answered");
         assert_eq!((greeting.id, greeting.pairs.len()), (7, 2));
     }
 }

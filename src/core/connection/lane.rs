@@ -5,11 +5,10 @@
 use crate::base::clock::Millis;
 use crate::base::limits;
 use crate::base::pipeline::Pipeline;
-use crate::command::CommandId;
 use crate::core::connection::canary::{Canaries, Withheld};
 use crate::core::connection::handshake::Handshake;
 use crate::core::connection::role::{LaneRole, RoleData};
-use crate::core::connection::slot::{Slot, SlotFlags, SlotKind};
+use crate::core::connection::slot::{Slot, SlotKind};
 use crate::core::keys::{ChildKey, LeaseKind, PoolId};
 use crate::core::lease::state::LeaseState;
 use crate::resp::{Inbox, ReplyScanner};
@@ -48,7 +47,6 @@ pub(crate) struct Answered {
 }
 
 impl LaneState {
-    /// Whether it counts against `upstream_connections_max`.
     pub(crate) fn is_counted(&self) -> bool {
         use LaneState::*;
         matches!(self, Connecting | Handshaking { .. } | Ready { .. } | Yielding { .. })
@@ -61,6 +59,10 @@ pub(crate) struct LaneRecord {
     /// CLIENT ID of the connection, from HELLO.
     pub upstream_id: i64,
     pub connected_at: Millis,
+    /// When a byte of a reply last came; or when the first request behind an idle time was written.
+    pub last_reply: Millis,
+    /// When it was last given a request, or to a child.
+    pub last_used: Millis,
     /// A reply has come on this connection: the upstream works, dialling again needs no delay.
     pub has_replied: bool,
     /// Its state upstream is not known to be clean: it must not be lent again, and is closed when its lease ends.
@@ -69,7 +71,6 @@ pub(crate) struct LaneRecord {
     pub is_on_previous_upstream: bool,
     /// Connections lost so far: two requests were on the same one if this had the same value.
     pub losses: u32,
-    /// Failed attempts in a row.
     pub failures: u32,
     /// The timer that is meant; older ones find another number and do nothing.
     pub timer: u32,
@@ -81,22 +82,15 @@ pub struct Lane {
     pool: PoolId,
     role: RoleData,
     state: LaneState,
-    /// Requests on their way, and the FIFO of their slots.
     out: Pipeline<Slot>,
     /// A reply that has not come to its end.
     inbox: Inbox<ReplyScanner>,
     /// The replies withheld here are older than every slot in `out`.
     canaries: Canaries,
     record: LaneRecord,
-    /// When a byte of a reply last came; or when the first request behind an idle time was written.
-    last_reply: Millis,
-    /// When it was last given a request, or to a child.
-    last_used: Millis,
-    /// Since when the front slot is the front slot.
     front_since: Millis,
     /// Children that wait until it has less to write.
     held: Vec<ChildKey>,
-    /// In the driver's list of lanes to write.
     dirty: bool,
     /// Heap bytes as they were counted last.
     footprint: usize,
@@ -111,9 +105,7 @@ impl Lane {
             out: Pipeline::default(),
             inbox: Inbox::default(),
             canaries: Canaries::default(),
-            record: LaneRecord::default(),
-            last_reply: now,
-            last_used: now,
+            record: LaneRecord { last_reply: now, last_used: now, ..LaneRecord::default() },
             front_since: now,
             held: Vec::new(),
             dirty: false,
@@ -121,13 +113,10 @@ impl Lane {
         }
     }
 
-    // ---- what it is ------------------------------------------------------------------------------------
-
     pub(crate) fn pool(&self) -> PoolId {
         self.pool
     }
 
-    /// The control connection follows the upstream's db.
     pub(crate) fn set_pool(&mut self, pool: PoolId) {
         self.pool = pool;
     }
@@ -140,10 +129,6 @@ impl Lane {
         matches!(self.role, RoleData::Shared { .. })
     }
 
-    pub(crate) fn is_bulk(&self) -> bool {
-        matches!(self.role, RoleData::Shared { bulk: true, .. })
-    }
-
     pub(crate) fn is_detached(&self) -> bool {
         matches!(self.role, RoleData::Shared { detached: true, .. })
     }
@@ -154,9 +139,9 @@ impl Lane {
         }
     }
 
-    /// Whether it is a shared lane that takes requests of its children.
-    pub(crate) fn is_open(&self) -> bool {
-        matches!(self.role, RoleData::Shared { detached: false, surplus: false, .. })
+    /// Whether it is a shared lane that takes requests of its children, those that are `bulky` or those that are not.
+    pub(super) fn takes(&self, bulky: bool) -> bool {
+        matches!(self.role, RoleData::Shared { detached: false, surplus: false, bulk } if bulk == bulky)
     }
 
     pub(crate) fn is_surplus(&self) -> bool {
@@ -177,19 +162,17 @@ impl Lane {
         if let RoleData::Lease { lease, .. } = &mut self.role { lease.as_mut() } else { None }
     }
 
-    /// It is the child's of this lease from now on.
     pub(crate) fn lend(&mut self, to: LeaseState, now: Millis) {
         debug_assert!(self.lease().is_none(), "lent twice");
-        self.last_used = now;
+        self.record.last_used = now;
         if let RoleData::Lease { lease, .. } = &mut self.role {
             *lease = Some(to);
         }
     }
 
-    /// The lease is over.
     pub(crate) fn take_lease(&mut self, now: Millis) -> Option<LeaseState> {
         let RoleData::Lease { lease, .. } = &mut self.role else { return None };
-        self.last_used = now;
+        self.record.last_used = now;
         lease.take()
     }
 
@@ -197,21 +180,16 @@ impl Lane {
         matches!(self.role, RoleData::Subscriber { listened: true })
     }
 
-    pub(super) fn set_listened(&mut self, is: bool) {
-        debug_assert!(matches!(self.role, RoleData::Subscriber { .. }), "no lane for subscriptions");
-        if let RoleData::Subscriber { listened } = &mut self.role {
-            *listened = is;
-        }
+    pub(crate) fn set_listened(&mut self, is: bool) {
+        let RoleData::Subscriber { listened } = &mut self.role else {
+            return debug_assert!(false, "no lane for subscriptions");
+        };
+        *listened = is;
     }
 
-    #[cfg(test)]
-    pub(crate) fn opening_for(&self) -> Option<LeaseKind> {
-        if let RoleData::Lease { opening_for, .. } = self.role { opening_for } else { None }
-    }
-
-    /// It is ready, or will never be.
-    pub(crate) fn take_opening_for(&mut self) -> Option<LeaseKind> {
-        if let RoleData::Lease { opening_for, .. } = &mut self.role { opening_for.take() } else { None }
+    pub(super) fn is_opening_for(&self, kind: LeaseKind) -> bool {
+        self.is_connecting()
+            && matches!(self.role, RoleData::Lease { opened_for, .. } if opened_for == Some(kind))
     }
 
     pub(crate) fn record(&self) -> &LaneRecord {
@@ -226,12 +204,10 @@ impl Lane {
         self.record.close_needed |= unclean;
     }
 
-    /// The upstream has been replaced under its connection.
     pub(crate) fn leave_on_previous_upstream(&mut self) {
         self.record.is_on_previous_upstream = true;
     }
 
-    /// Whether it has any use for a connection.
     pub(super) fn is_needed(&self) -> bool {
         self.role().is_own() || !self.is_idle() || self.is_listened()
     }
@@ -241,14 +217,11 @@ impl Lane {
         self.is_ready() && !self.is_needed() && self.lease().is_none()
     }
 
-    // ---- its connection --------------------------------------------------------------------------------
-
     pub(crate) fn state(&self) -> &LaneState {
         &self.state
     }
 
-    /// Moves the state and asserts that the move is one of the life drawn in ARCHITECTURE.md. The lists and counts that
-    /// go with it are the caller's.
+    /// Asserts that the move is one of ARCHITECTURE.md. The lists and counts that go with it are the caller's.
     pub(super) fn set_state(&mut self, to: LaneState) -> LaneState {
         use LaneState::*;
         let legal = matches!(
@@ -286,7 +259,6 @@ impl Lane {
         matches!(self.state, LaneState::Yielding { .. })
     }
 
-    /// Whether it dials or greets.
     pub(crate) fn is_connecting(&self) -> bool {
         matches!(self.state, LaneState::Connecting | LaneState::Handshaking { .. })
     }
@@ -300,7 +272,7 @@ impl Lane {
         use LaneState::*;
         match self.state {
             Handshaking { link, .. } | Ready { link } | Yielding { link, .. } => Some(link),
-            Dormant | Waiting | Parked | Backoff | Connecting => None,
+            _ => None,
         }
     }
 
@@ -313,7 +285,7 @@ impl Lane {
         self.set_state(LaneState::Ready { link });
         let record = &mut self.record;
         (record.upstream_id, record.connected_at, record.has_replied) = (id, now, false);
-        (self.last_reply, self.last_used) = (now, now);
+        (record.last_reply, record.last_used) = (now, now);
     }
 
     /// Nothing that was half said on the connection is of any use to the next one, and no timer set for it may hit that.
@@ -325,22 +297,12 @@ impl Lane {
         self.next_timer();
     }
 
-    pub(crate) fn last_reply(&self) -> Millis {
-        self.last_reply
-    }
-
-    pub(crate) fn last_used(&self) -> Millis {
-        self.last_used
-    }
-
-    /// An attempt has come to nothing, or the connection was lost. If it has `proven` that the upstream works, the next
-    /// attempt needs no delay.
+    /// If the connection had `proven` that the upstream works, the next attempt needs no delay.
     pub(super) fn count_failure(&mut self, proven: bool) -> u32 {
         self.record.failures = if proven { 0 } else { self.record.failures.saturating_add(1) };
         self.record.failures
     }
 
-    /// The next attempt is the first to another upstream.
     pub(crate) fn forget_failures(&mut self) {
         self.record.failures = 0;
     }
@@ -351,26 +313,15 @@ impl Lane {
         self.record.timer
     }
 
-    // ---- its requests ----------------------------------------------------------------------------------
-
-    /// Appends one whole request and its slot.
     #[inline]
-    pub(super) fn push(
-        &mut self,
-        bytes: &[u8],
-        child: ChildKey,
-        command: CommandId,
-        kind: SlotKind,
-        flags: SlotFlags,
-        now: Millis,
-    ) {
+    pub(super) fn push(&mut self, bytes: &[u8], slot: Slot, now: Millis) {
         if self.out.is_idle() {
             // A stall is counted from the first unanswered request, not from the last idle reply.
-            self.last_reply = now;
+            self.record.last_reply = now;
             self.front_since = now;
         }
-        self.last_used = now;
-        self.out.push(bytes, |end| Slot { child, end, stamp: now as u32, command, kind, flags });
+        self.record.last_used = now;
+        self.out.push(bytes, |end| Slot { end, stamp: now as u32, ..slot });
     }
 
     pub(crate) fn front(&self) -> Option<&Slot> {
@@ -381,11 +332,8 @@ impl Lane {
         &self.out
     }
 
-    // ---- its replies -----------------------------------------------------------------------------------
-
-    /// Bytes have arrived.
     pub(super) fn note_input(&mut self, now: Millis) {
-        self.last_reply = now;
+        self.record.last_reply = now;
     }
 
     pub(crate) fn inbox(&self) -> &Inbox<ReplyScanner> {
@@ -401,7 +349,7 @@ impl Lane {
         kind != b'>' && self.is_shared() && !self.is_connecting()
     }
 
-    /// Takes the slot a complete reply belongs to. `None` is a desync.
+    /// Takes the slot a complete reply belongs to. `None` is a desync: nobody asked, or the question has not even left.
     #[inline(always)]
     pub(crate) fn take_answered(&mut self, now: Millis) -> Option<Answered> {
         let is_proven = self.withheld().is_empty();
@@ -411,8 +359,6 @@ impl Lane {
         Some(Answered { slot, front_since, role: self.role(), is_proven, is_yielding: self.is_yielding() })
     }
 
-    /// Takes the slot a complete reply belongs to. `None` is a desync: nobody asked, or the question has
-    /// not even left.
     #[inline]
     pub(crate) fn pop(&mut self) -> Option<Slot> {
         self.out.take_answered()
@@ -438,7 +384,6 @@ impl Lane {
         &mut self.canaries
     }
 
-    /// The replies that wait for a canary, oldest first.
     pub(crate) fn withheld(&self) -> &[Withheld] {
         self.canaries.withheld()
     }
@@ -452,12 +397,10 @@ impl Lane {
         self.out.entries().len()
     }
 
-    /// Whether the front slot's request has begun to leave: one byte handed to the socket is enough.
     pub(crate) fn has_written(&self) -> bool {
         self.out.has_written()
     }
 
-    /// Whether it has so much to write that the child has to wait until it has less.
     pub(crate) fn holds_back(&mut self, child: ChildKey) -> bool {
         let full = self.out.bytes().len() >= limits::LANE_WINDOW;
         if full {
@@ -475,12 +418,10 @@ impl Lane {
         std::mem::take(&mut self.held)
     }
 
-    /// Whether children wait that need not any more.
     pub(super) fn has_room_for_held(&self) -> bool {
         !self.held.is_empty() && self.out.bytes().len() < limits::LANE_WINDOW / 2
     }
 
-    /// What may be written now.
     pub(super) fn outgoing(&self) -> &[u8] {
         match &self.state {
             LaneState::Handshaking { handshake, .. } => handshake.outgoing(),
@@ -493,7 +434,6 @@ impl Lane {
         }
     }
 
-    /// `count` bytes of `outgoing` were taken by the socket.
     pub(super) fn wrote(&mut self, count: usize) {
         match &mut self.state {
             LaneState::Handshaking { handshake, .. } => handshake.wrote(count),
@@ -510,21 +450,18 @@ impl Lane {
         self.dirty = false;
     }
 
-    /// The connection is gone: takes every slot of which a byte may have left (a block counts as one), and
-    /// drops the unsent rest of the last of them. What remains has never been written.
+    /// The connection is gone: takes what may have left. What remains has never been written.
     pub(crate) fn take_written(&mut self) -> Vec<Slot> {
         let written = self.out.take_written();
         // Replies without proof are none.
         self.canaries.take_withheld().into_iter().map(|withheld| withheld.slot).chain(written).collect()
     }
 
-    /// Takes every slot left, written or not; the lane will not be used again for them.
     pub(crate) fn take_all(&mut self) -> Vec<Slot> {
         self.out.take_all()
     }
 
-    /// Takes slots that have waited `timeout` or longer without being written. Only while nothing is
-    /// being written: then every slot is unwritten, and the oldest is at the front.
+    /// Those that have waited `timeout` or longer. Only while nothing is being written: the oldest is at the front.
     pub(crate) fn take_expired(&mut self, now: Millis, timeout: Millis) -> Vec<Slot> {
         debug_assert!(!self.has_written());
         let mut expired = Vec::new();
@@ -534,19 +471,15 @@ impl Lane {
         expired
     }
 
-    /// Marks slots that wait longer than `timeout` for their reply, and returns them. They stay in the
-    /// FIFO: their replies will still come.
+    /// Marks slots that wait longer than `timeout` for their reply, and returns them. They stay: the replies will come.
     pub(crate) fn time_out(&mut self, now: Millis, timeout: Millis) -> Vec<Slot> {
         let mut late = Vec::new();
         if self.canaries.withheld().iter().any(|one| one.slot.may_wait()) {
             // What was waited for has come, and only its canary has not been answered yet.
             return late;
         }
-        for slot in self.canaries.withheld_mut() {
-            if u64::from(slot.age(now)) >= timeout && !slot.is_timed_out() {
-                late.push(slot.time_out());
-            }
-        }
+        let old = |slot: &&mut Slot| u64::from(slot.age(now)) >= timeout && !slot.is_timed_out();
+        late.extend(self.canaries.withheld_mut().filter(old).map(Slot::time_out));
         for slot in self.out.iter_mut().filter(|slot| !slot.is_timed_out()) {
             // What waits has a timeout of its own.
             if u64::from(slot.age(now)) < timeout || slot.may_wait() {
@@ -557,13 +490,11 @@ impl Lane {
         late
     }
 
-    /// Whether any request on it may never be answered, whatever becomes of the upstream.
     pub(crate) fn may_wait(&self) -> bool {
         self.out.entries().iter().any(Slot::may_wait)
     }
 
-    /// Marks what stands behind the front slot and is not of the same child, and returns it: it has waited for that child's
-    /// command for too long. It stays in the FIFO, as what has timed out.
+    /// Marks what has waited for the command of another child at the front for too long, and returns it. It stays too.
     pub(crate) fn give_up_behind_front(&mut self) -> Vec<Slot> {
         let Some(owner) = self.front().map(|front| front.child) else { return Vec::new() };
         let own = |slot: &Slot| slot.kind == SlotKind::Canary || slot.may_wait();
@@ -571,7 +502,6 @@ impl Lane {
         self.out.iter_mut().filter(behind).map(Slot::time_out).collect()
     }
 
-    /// Brings the total up to date with what it holds.
     pub(super) fn account(&mut self, total: &mut usize) {
         let measured = self.measure();
         *total = *total + measured - self.footprint;
@@ -582,14 +512,11 @@ impl Lane {
         self.footprint
     }
 
-    /// Heap bytes it holds.
     pub(crate) fn measure(&self) -> usize {
         self.out.footprint() + self.inbox.footprint() + self.canaries.footprint()
     }
 
-    /// Gives the front slot to the next other child that waits, and that child's slot to its own: each
-    /// still gets as many replies as it asked for, one of them the other's. The broken FIFO that every
-    /// check must notice.
+    /// Swaps the front slot's child with the next other one: the broken FIFO that every check must notice.
     #[cfg(feature = "sabotage")]
     pub(crate) fn swap_front(&mut self, is_alive: impl Fn(ChildKey) -> bool) {
         let fits = |slot: &Slot| slot.kind == SlotKind::Relay && is_alive(slot.child);

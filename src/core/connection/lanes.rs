@@ -2,8 +2,6 @@
 //! of lanes to be written; never how a lane gets its connection.
 
 use crate::base::clock::Millis;
-use crate::base::key::Key;
-use crate::command::{CommandId, NO_COMMAND};
 use crate::core::child::hold::Hold;
 use crate::core::connection::Connections;
 use crate::core::connection::canary::CANARY;
@@ -33,14 +31,12 @@ impl Connections {
         self.lanes.get_mut(key)
     }
 
-    /// The same, with what its connection is.
     pub(crate) fn find_with_key(&mut self, key: LaneKey) -> Option<(&mut Lane, &PoolKey)> {
         let lane = self.lanes.get_mut(key)?;
         let pool = &self.pools[lane.pool().0 as usize];
-        Some((lane, pool.key()))
+        Some((lane, &pool.key))
     }
 
-    /// A lane that is there.
     pub(crate) fn known(&self, key: LaneKey) -> Option<&Lane> {
         debug_assert!(self.lanes.get(key).is_some(), "no lane {key:?}");
         self.lanes.get(key)
@@ -55,32 +51,20 @@ impl Connections {
         self.lanes.iter()
     }
 
-    /// Of all lanes, for a loop that may remove some of them.
     pub(crate) fn keys(&self) -> Vec<LaneKey> {
         self.lanes.keys()
     }
 
-    /// The lanes for which this holds.
     pub(crate) fn keys_where(&self, holds: impl Fn(&Lane) -> bool) -> Vec<LaneKey> {
         self.lanes.iter().filter(|(_, lane)| holds(lane)).map(|(key, _)| key).collect()
     }
 
     /// Puts a whole request and its slot on a lane, and sees to it that the lane gets connected.
-    #[allow(clippy::too_many_arguments)]
-    pub(crate) fn send(
-        &mut self,
-        env: &mut Env,
-        key: LaneKey,
-        bytes: &[u8],
-        child: ChildKey,
-        id: CommandId,
-        kind: SlotKind,
-        flags: SlotFlags,
-    ) {
+    pub(crate) fn send(&mut self, env: &mut Env, key: LaneKey, bytes: &[u8], slot: Slot) {
         let Some(lane) = self.lanes.get_mut(key) else {
             return debug_assert!(false, "a request for a lane that is gone");
         };
-        lane.push(bytes, child, id, kind, flags, env.now);
+        lane.push(bytes, slot, env.now);
         if lane.mark_dirty() {
             self.dirty.push(key);
         }
@@ -91,39 +75,23 @@ impl Connections {
         account(env, lane);
     }
 
-    /// The lane has something to write.
     pub(crate) fn mark(&mut self, key: LaneKey) {
         if self.lanes.get_mut(key).is_some_and(Lane::mark_dirty) {
             self.dirty.push(key);
         }
     }
 
-    /// Moves the keys of lanes with something to write into `into`.
     pub(crate) fn take_dirty(&mut self, into: &mut Vec<LaneKey>) {
-        let first = into.len();
-        into.append(&mut self.dirty);
-        for key in &into[first..] {
+        for key in &self.dirty {
             // It may have gone since.
             if let Some(lane) = self.lanes.get_mut(*key) {
                 lane.clear_dirty();
             }
         }
+        into.append(&mut self.dirty);
     }
 
-    pub(crate) fn is_listened(&self, key: LaneKey) -> bool {
-        self.known(key).is_some_and(Lane::is_listened)
-    }
-
-    /// The subscriptions of its user need this lane, or do not any more.
-    pub(crate) fn set_listened(&mut self, key: LaneKey, is: bool) {
-        // It may have gone with its user.
-        if let Some(lane) = self.lanes.get_mut(key) {
-            lane.set_listened(is);
-        }
-    }
-
-    /// Brings the memory total up to date with one lane, which may have gone. Children that waited until it has less to
-    /// write go on.
+    /// Brings the memory total up to date with a lane, which may have gone. Children that it held back go on.
     pub(crate) fn account(&mut self, env: &mut Env, key: LaneKey) {
         if let Some(lane) = self.lanes.get_mut(key) {
             account(env, lane);
@@ -147,7 +115,6 @@ impl Connections {
         self.lanes.get_mut(key).filter(|lane| lane.inbox().is_in_use())
     }
 
-    /// What is left of the bytes waits for more.
     pub(crate) fn end_input(&mut self, env: &mut Env, key: LaneKey, frames: Frames<'_, ReplyScanner>) {
         // What was in them may have removed the lane.
         if let Some(lane) = self.lanes.get_mut(key) {
@@ -161,21 +128,18 @@ impl Connections {
         let end = lane.out().bytes().appended() + CANARY as u64;
         let canary = lane.canaries_mut().request(end, &mut env.rng);
         env.counters.canaries += 1;
-        self.send(env, key, &canary, Key::NONE, NO_COMMAND, SlotKind::Canary, SlotFlags::NONE);
+        self.send(env, key, &canary, Slot::own(SlotKind::Canary));
     }
 
-    /// A push behind replies that are withheld waits with them: what it tells of came after them. False when there are
-    /// none.
+    /// A push behind replies that are withheld waits with them: it came after them. False when there are none.
     pub(crate) fn withhold_push(&mut self, key: LaneKey, frame: &[u8], now: Millis) -> bool {
         let Some(lane) = self.known_mut(key).filter(|lane| !lane.withheld().is_empty()) else { return false };
         // No child waits for it: where its lane is lost, it is lost.
-        let (end, stamp, flags) = (0, now as u32, SlotFlags::TIMED_OUT);
-        let slot = Slot { child: Key::NONE, end, stamp, command: NO_COMMAND, kind: SlotKind::Push, flags };
-        lane.canaries_mut().withhold(slot, frame);
+        let (stamp, flags) = (now as u32, SlotFlags::TIMED_OUT);
+        lane.canaries_mut().withhold(Slot { stamp, flags, ..Slot::own(SlotKind::Push) }, frame);
         true
     }
 
-    /// The child waits for the lane that carried its last write.
     pub(crate) fn wait_for_lane(&mut self, child: ChildKey) {
         self.lane_waiters.push(child);
     }
@@ -203,7 +167,6 @@ pub(super) fn account(env: &mut Env, lane: &mut Lane) {
     }
 }
 
-/// Children that waited for a lane look at their request afresh.
 pub(super) fn lift(env: &mut Env, held: Vec<ChildKey>) {
     for child in held {
         env.notify(Notice::Child(child, ChildNotice::Lift(Hold::LaneFull)));

@@ -17,8 +17,6 @@ use crate::core::notice::{ChildNotice, Notice};
 use crate::core::timers::Timer;
 
 impl Connections {
-    // ---- a connection is wanted ------------------------------------------------------------------------
-
     /// Moves a lane to another state, and with it the lines and the counts.
     pub(super) fn change_state(&mut self, key: LaneKey, to: LaneState) {
         let Some(lane) = self.lanes.get_mut(key) else { return debug_assert!(false, "no lane {key:?}") };
@@ -28,13 +26,11 @@ impl Connections {
         self.capacity.leave(key, role, &from);
     }
 
-    /// A lane has something to send: connects it if need be.
     pub(crate) fn want(&mut self, env: &mut Env, key: LaneKey) {
         let Some(lane) = self.known(key).filter(|lane| lane.is_dormant()) else { return };
         let role = lane.role();
-        if role == LaneRole::Subscriber
-            && self.capacity.leases >= self.leases_max(&env.settings, LeaseKind::Session)
-        {
+        let leased = self.capacity.leases >= self.leases_max(&env.settings, LeaseKind::Session);
+        if leased && role == LaneRole::Subscriber {
             // No shared lane has to yield for it: what it waits for is the end of a lease.
             self.close_idle_lease(env, None);
             return self.change_state(key, LaneState::Parked);
@@ -53,7 +49,6 @@ impl Connections {
         }
     }
 
-    /// Opens a connection; there is room for it.
     pub(crate) fn dial(&mut self, env: &mut Env, key: LaneKey) {
         self.change_state(key, LaneState::Connecting);
         debug_assert!(self.counted(&env.settings) <= env.settings.upstream_connections_max);
@@ -62,32 +57,26 @@ impl Connections {
         env.actions.push(Action::Connect(key));
     }
 
-    /// Dials again after a while.
     pub(super) fn back_off(&mut self, env: &mut Env, key: LaneKey, failures: u32) {
         let due = env.now + env.backoff(failures);
         self.change_state(key, LaneState::Backoff);
         self.arm(env, key, due);
     }
 
-    /// The lane's only timer is due then.
     fn arm(&mut self, env: &mut Env, key: LaneKey, due: Millis) {
         if let Some(lane) = self.lanes.get_mut(key) {
             env.timers.arm(due, Timer::Lane(key, lane.next_timer()));
         }
     }
 
-    // ---- room ------------------------------------------------------------------------------------------
-
     pub(crate) fn capacity(&self) -> &Capacity {
         &self.capacity
     }
 
-    /// Whether lanes that wait have to be served.
     pub(crate) fn is_changed(&self) -> bool {
         self.capacity.changed
     }
 
-    /// The same, once.
     pub(crate) fn take_changed(&mut self) -> bool {
         std::mem::take(&mut self.capacity.changed)
     }
@@ -110,7 +99,7 @@ impl Connections {
         let wanted_by_others = self.capacity.wanted() - usize::from(is_waiting);
         let unused = self.lanes.iter().filter(|(_, lane)| lane.is_unused());
         if self.capacity.closing <= wanted_by_others
-            && let Some((longest, _)) = unused.min_by_key(|(_, lane)| lane.last_used())
+            && let Some((longest, _)) = unused.min_by_key(|(_, lane)| lane.record().last_used)
         {
             log::debug!("upstream connections: all {max} in use, closing an idle one");
             self.disconnect(env, longest);
@@ -118,22 +107,19 @@ impl Connections {
         false
     }
 
-    /// Connections held, as far as they count against a new one. After the cap was lowered there may be more
-    /// leases lent than it allows; other lanes must not have to wait for their end.
+    /// What counts against a new one. Other lanes must not wait for the end of leases that a lowered cap made too many.
     fn counted(&self, settings: &Settings) -> usize {
         let leases_max = self.leases_max(settings, LeaseKind::Transaction);
         self.capacity.held() - self.capacity.leases.saturating_sub(leases_max)
     }
 
-    /// Somebody needs a connection and none is idle: the shared lane connected for longest finishes what it
-    /// has written and gives up its own.
+    /// The shared lane connected for longest finishes what it has written and gives its connection to who needs one.
     pub(crate) fn ask_to_yield(&mut self, env: &mut Env) {
         while self.capacity.yielding + self.capacity.closing < self.capacity.wanted() {
             let may_yield = |lane: &Lane| lane.is_shared() && lane.is_ready() && !lane.is_detached();
             let shared = self.lanes.iter().filter(|(_, lane)| may_yield(lane));
-            let victim = shared
-                .min_by_key(|(_, lane)| lane.record().connected_at)
-                .map(|(key, lane)| (key, lane.record().connected_at + limits::LANE_HOLD_MIN));
+            let due = |lane: &Lane| lane.record().connected_at + limits::LANE_HOLD_MIN;
+            let victim = shared.map(|(key, lane)| (key, due(lane))).min_by_key(|(_, due)| *due);
             match victim {
                 Some((key, due)) if due <= env.now => self.start_yield(env, key),
                 Some((_, due)) => return env.timers.arm(due, Timer::Yield),
@@ -142,8 +128,7 @@ impl Connections {
         }
     }
 
-    /// The lane writes nothing more, but for the rest of the request that has begun to leave, and gives its connection
-    /// up once it has the replies to what it wrote.
+    /// The lane writes only the rest of what has begun to leave, and gives its connection up once all is answered.
     pub(crate) fn start_yield(&mut self, env: &mut Env, key: LaneKey) {
         let Some(lane) = self.known(key) else { return };
         let Some(link) = lane.link() else { return debug_assert!(false, "yields without a connection") };
@@ -163,14 +148,10 @@ impl Connections {
         }
     }
 
-    // ---- a connection is given up ----------------------------------------------------------------------
-
     /// Closes a lane's connection on purpose. Nothing written may be waiting on it.
     pub(crate) fn disconnect(&mut self, env: &mut Env, key: LaneKey) {
-        debug_assert!(
-            self.known(key).is_some_and(|lane| !lane.has_written()),
-            "closing a lane that owes replies"
-        );
+        let owes_nothing = |lane: &Lane| !lane.has_written();
+        debug_assert!(self.known(key).is_some_and(owes_nothing), "closing a lane that owes replies");
         self.drop_connection(env, key);
         match self.known(key) {
             Some(lane) if lane.role() == LaneRole::Lease => self.remove(env, key),
@@ -223,7 +204,6 @@ impl Connections {
         }
     }
 
-    /// Closes and removes every lane at once.
     pub(crate) fn close_all(&mut self, env: &mut Env) {
         for key in self.lanes.keys() {
             self.drop_connection(env, key);
@@ -234,12 +214,10 @@ impl Connections {
         debug_assert_eq!(self.capacity.open, 0, "a connection was leaked");
     }
 
-    // ---- too many connections --------------------------------------------------------------------------
-
     /// Closes connections that have not been used for `limit`. Warm leases stay for as long as their pool is used at all.
     pub(crate) fn close_unused(&mut self, env: &mut Env, limit: Millis) {
         let now = env.now;
-        let rests = |lane: &Lane| now.saturating_sub(lane.last_used()) >= limit;
+        let rests = |lane: &Lane| now.saturating_sub(lane.record().last_used) >= limit;
         for key in self.keys_where(|lane| lane.is_unused() && rests(lane)) {
             let Some(lane) = self.known(key) else { continue };
             if lane.role() == LaneRole::Lease {
@@ -255,14 +233,13 @@ impl Connections {
         }
     }
 
-    /// Connections beyond `upstream_connections_max`: idle ones are closed, busy shared ones yield, leases
-    /// end in their own time. Shared lanes do not make room for leases that are too many.
+    /// Connections beyond the cap: idle ones are closed, busy shared ones yield, leases end in their own time.
     pub(crate) fn shed(&mut self, env: &mut Env) {
         let max = env.settings.upstream_connections_max;
         while self.capacity.open - self.capacity.yielding > max && self.close_idle_lease(env, None) {}
         while self.capacity.open - self.capacity.yielding - self.capacity.leases > max {
             let ready = self.lanes.iter().filter(|(_, lane)| lane.is_shared() && lane.is_ready());
-            let Some((key, _)) = ready.min_by_key(|(_, lane)| (lane.depth(), lane.last_used())) else {
+            let Some((key, _)) = ready.min_by_key(|(_, lane)| (lane.depth(), lane.record().last_used)) else {
                 return;
             };
             self.start_yield(env, key);

@@ -1,7 +1,6 @@
 //! Connections to the upstream: every lane and pool, how many there may be, and which are to be written. Owns the keys of
-//! lanes; never what a request means, nor who is told what when a connection fails.
-//!
-//! A state of a lane, the line it stands in and the counts change in one function, `Connections::change_state`.
+//! lanes; never what a request means, nor who is told what when a connection fails. A state of a lane, the line it stands
+//! in and the counts change in one function, `Connections::change_state`.
 
 pub(crate) mod canary;
 pub(crate) mod capacity;
@@ -12,21 +11,19 @@ pub(crate) mod integrity;
 pub(crate) mod lane;
 pub(crate) mod lanes;
 pub(crate) mod life;
-pub(crate) mod pool;
 pub(crate) mod pools;
 pub(crate) mod role;
 pub(crate) mod shortage;
 pub(crate) mod slot;
 
+use crate::base::clock::Millis;
 use crate::base::key::Arena;
 use crate::core::connection::capacity::Capacity;
 use crate::core::connection::lane::Lane;
-use crate::core::connection::pool::Pool;
 use crate::core::keys::{ChildKey, LaneKey, LaneName, PoolId, PoolKey};
 use crate::resp::{ReplyScanner, SharedScanner};
 use std::collections::HashMap;
 
-/// Every lane and pool.
 #[derive(Debug, Default)]
 pub(crate) struct Connections {
     lanes: Arena<Lane, LaneName>,
@@ -35,10 +32,48 @@ pub(crate) struct Connections {
     pools: Vec<Pool>,
     pool_ids: HashMap<PoolKey, PoolId>,
     capacity: Capacity,
-    /// Lanes with something to write.
     dirty: Vec<LaneKey>,
     /// Children with `Hold::WriteLane`.
     lane_waiters: Vec<ChildKey>,
     /// Finds the replies of all lanes, but for those of which half a reply has come.
     scanner: SharedScanner<ReplyScanner>,
+}
+
+/// The lanes of one (user, db, protocol), connected or not.
+#[derive(Debug)]
+pub(crate) struct Pool {
+    key: PoolKey,
+    /// Shared lanes, made on demand up to `lanes`; they stay, their connections come and go.
+    shared: Vec<LaneKey>,
+    /// One more, for what is large; made when there is such.
+    bulk: Option<LaneKey>,
+    /// Leased lanes that are not lent: connected, clean, the most recently used last.
+    idle: Vec<LaneKey>,
+    /// A child has needed a lease here: `leases_warm` are kept ready.
+    warm: bool,
+    /// Why the last attempt to connect failed; none once a connection stands.
+    refusal: Option<LastRefusal>,
+}
+
+#[derive(Debug)]
+struct LastRefusal {
+    text: String,
+    at: Millis,
+}
+
+impl Pool {
+    fn new(key: PoolKey) -> Self {
+        Pool { key, shared: Vec::new(), bulk: None, idle: Vec::new(), warm: false, refusal: None }
+    }
+
+    fn forget(&mut self, lane: LaneKey) {
+        self.shared.retain(|shared| *shared != lane);
+        self.idle.retain(|idle| *idle != lane);
+        self.bulk = self.bulk.filter(|bulk| *bulk != lane);
+    }
+
+    #[cfg(test)]
+    pub(crate) fn idle(&self) -> &[LaneKey] {
+        &self.idle
+    }
 }

@@ -4,16 +4,14 @@
 use crate::base::clock::Millis;
 use crate::base::limits;
 use crate::config::Settings;
-use crate::core::connection::Connections;
 use crate::core::connection::lane::Lane;
-use crate::core::connection::pool::Pool;
 use crate::core::connection::role::{LaneRole, RoleData};
+use crate::core::connection::{Connections, Pool};
 use crate::core::env::Env;
 use crate::core::keys::{LaneKey, LeaseKind, PoolId, PoolKey, UserId};
 
 impl Connections {
-    /// Which pool serves a child of this user, db and protocol. With Sentinel or Cluster behind us, this is
-    /// where they would be asked.
+    /// Which pool serves a child of this user, db and protocol. Sentinel or Cluster would be asked here.
     pub(crate) fn pool_of(&mut self, key: PoolKey) -> PoolId {
         debug_assert!(key.user != UserId::NOBODY && key.user != UserId::UNDECIDED, "a pool for nobody");
         // A few pools, the usual case, are looked through faster than a map.
@@ -24,12 +22,11 @@ impl Connections {
             return *id;
         }
         let free = self.pools.iter().position(|pool| pool.key == PoolKey::FREE);
-        let index = free.unwrap_or_else(|| {
-            self.pools.push(Pool::new(PoolKey::FREE));
-            self.pools.len() - 1
-        });
-        self.pools[index] = Pool::new(key);
-        let id = PoolId(index as u32);
+        let id = PoolId(free.unwrap_or(self.pools.len()) as u32);
+        match free {
+            Some(index) => self.pools[index] = Pool::new(key),
+            None => self.pools.push(Pool::new(key)),
+        }
         self.pool_ids.insert(key, id);
         id
     }
@@ -42,12 +39,10 @@ impl Connections {
         &mut self.pools[id.0 as usize]
     }
 
-    /// Every pool, those that are free too.
     pub(crate) fn pools(&self) -> impl Iterator<Item = (PoolId, &Pool)> {
         self.pools.iter().enumerate().map(|(index, pool)| (PoolId(index as u32), pool))
     }
 
-    /// What the connection of this lane is.
     pub(crate) fn key_of(&self, lane: &Lane) -> &PoolKey {
         &self.pool(lane.pool()).key
     }
@@ -62,22 +57,14 @@ impl Connections {
         }
     }
 
-    /// Whether requests may follow those that are on this lane already: it is a shared one of this pool, for what is
-    /// `bulky` or for what is not. A leased lane that its child has given back may have gone.
+    /// Whether requests may follow those on this lane. A leased one that its child has given back may have gone.
     pub(crate) fn still_serves(&self, lane: LaneKey, pool: &PoolKey, bulky: bool) -> bool {
-        let serves = |lane: &Lane| lane.is_open() && lane.is_bulk() == bulky && self.key_of(lane) == pool;
+        let serves = |lane: &Lane| lane.takes(bulky) && self.key_of(lane) == pool;
         self.find(lane).is_some_and(serves)
     }
 
-    /// A shared lane for a child that has nothing under way.
-    pub(crate) fn shared_lane(
-        &mut self,
-        key: PoolKey,
-        bulky: bool,
-        lanes_max: usize,
-        now: Millis,
-    ) -> LaneKey {
-        let id = self.pool_of(key);
+    pub(crate) fn shared_lane(&mut self, env: &Env, key: PoolKey, bulky: bool) -> LaneKey {
+        let (id, lanes_max, now) = (self.pool_of(key), env.settings.lanes, env.now);
         match self.pool(id).shared[..] {
             _ if bulky => self.bulk_lane(id, now),
             // One, the usual case, needs no comparison.
@@ -86,8 +73,7 @@ impl Connections {
         }
     }
 
-    /// The shared lane with the least waiting on it; a new one while fewer than `lanes_max` exist and all are
-    /// busy.
+    /// The shared lane with the least waiting on it; a new one while all are busy and fewer than `lanes_max`.
     fn least_busy_lane(&mut self, id: PoolId, lanes_max: usize, now: Millis) -> LaneKey {
         // One that took the place of a detached lane rests when that is back.
         let shared = self.pool(id).shared.iter().filter_map(|key| Some((*key, self.lanes.get(*key)?)));
@@ -140,20 +126,22 @@ impl Connections {
         self.pool_mut(id).idle.pop()
     }
 
-    /// Takes just this one, if it is not lent.
     pub(crate) fn take_idle_lane(&mut self, id: PoolId, key: LaneKey) -> bool {
         let idle = &mut self.pool_mut(id).idle;
         let at = idle.iter().position(|idle| *idle == key);
         at.map(|at| idle.remove(at)).is_some()
     }
 
-    /// A leased lane is connected and clean, and may be lent.
-    pub(crate) fn offer(&mut self, id: PoolId, key: LaneKey) {
-        debug_assert!(self.lanes.get(key).is_some_and(Lane::is_unused), "not free");
-        self.pool_mut(id).idle.push(key);
+    /// A leased lane is not lent, or not any more: the next child may have it, if it is `clean` and not one too many.
+    pub(crate) fn offer(&mut self, env: &mut Env, key: LaneKey, clean: bool) {
+        if !clean || self.has_lease_too_many(&env.settings) {
+            return self.remove(env, key);
+        }
+        let Some(lane) = self.known(key) else { return };
+        debug_assert!(lane.is_unused(), "not free");
+        self.pool_mut(lane.pool()).idle.push(key);
     }
 
-    /// Leased lanes that are connected and not lent.
     pub(crate) fn leases_idle(&self) -> usize {
         self.pools.iter().map(|pool| pool.idle.len()).sum()
     }
@@ -180,6 +168,11 @@ impl Connections {
             || self.capacity.held() > settings.upstream_connections_max
     }
 
+    pub(crate) fn opening_for(&self, kind: LeaseKind) -> Vec<PoolId> {
+        let opening = self.lanes.iter().filter(|(_, lane)| lane.is_opening_for(kind));
+        opening.map(|(_, lane)| lane.pool()).collect()
+    }
+
     /// Opens a leased lane of this pool for those who wait for this kind. False if there is no room for it now.
     pub(crate) fn open_lease(&mut self, env: &mut Env, pool: PoolId, kind: LeaseKind) -> bool {
         let full = self.capacity.leases >= self.leases_max(&env.settings, kind);
@@ -192,12 +185,11 @@ impl Connections {
             self.ask_to_yield(env);
             return false;
         }
-        let key = self.add(Lane::new(pool, RoleData::lease(Some(kind)), env.now));
+        let key = self.add(Lane::new(pool, RoleData::Lease { lease: None, opened_for: Some(kind) }, env.now));
         self.dial(env, key);
         true
     }
 
-    /// Opens leased lanes before there is a need of them, as far as there is room.
     pub(crate) fn open_warm(&mut self, env: &mut Env) {
         let max = env.settings.upstream_connections_max - self.own.len();
         let leases_max = self.leases_max(&env.settings, LeaseKind::Blocking);
@@ -208,24 +200,22 @@ impl Connections {
                 if self.capacity.leases >= leases_max || self.capacity.held() >= max {
                     return;
                 }
-                let key = self.add(Lane::new(id, RoleData::lease(None), env.now));
+                let key = self.add(Lane::new(id, RoleData::Lease { lease: None, opened_for: None }, env.now));
                 self.dial(env, key);
             }
         }
     }
 
-    /// Closes idle leased lanes until there are `leases_max` at most.
     pub(crate) fn close_idle_leases(&mut self, env: &mut Env, leases_max: usize) {
         while self.capacity.leases > leases_max && self.close_idle_lease(env, None) {}
     }
 
-    /// A burst of blocking commands or transactions leaves more idle leases than `leases_warm`. Those that the next
-    /// burst has not taken up within `limit` go: Redis counts every one of them.
+    /// A burst leaves more idle leases than `leases_warm`. Those not taken up within `limit` go: Redis counts every one.
     pub(crate) fn close_rested_leases(&mut self, env: &mut Env, limit: Millis) {
         for index in 0..self.pools.len() {
             // The most recently used stand last.
             while let Some(key) = self.pools[index].idle.first().copied() {
-                let rested = |lane: &Lane| env.now.saturating_sub(lane.last_used()) >= limit;
+                let rested = |lane: &Lane| env.now.saturating_sub(lane.record().last_used) >= limit;
                 let surplus = self.pools[index].idle.len() > env.settings.leases_warm;
                 if !surplus || !self.known(key).is_some_and(rested) {
                     break;

@@ -19,7 +19,6 @@ pub enum LaneRole {
 }
 
 impl LaneRole {
-    /// What the upstream's CLIENT LIST calls such a connection.
     pub(super) fn client_name(self) -> &'static str {
         match self {
             LaneRole::Control => "broker-control",
@@ -46,7 +45,6 @@ impl LaneRole {
 pub(crate) enum RoleData {
     Control,
     Shared {
-        /// It is for what is large.
         bulk: bool,
         /// A WAIT blocks it: no other requests are put on it meanwhile.
         detached: bool,
@@ -54,10 +52,9 @@ pub(crate) enum RoleData {
         surplus: bool,
     },
     Lease {
-        /// While a child has it.
         lease: Option<LeaseState>,
-        /// The kind of lease it is being opened for, until it is ready.
-        opening_for: Option<LeaseKind>,
+        /// The kind of lease it was opened for, but for one that is kept warm.
+        opened_for: Option<LeaseKind>,
     },
     Subscriber {
         /// The subscriptions of its user's children need it.
@@ -69,11 +66,6 @@ pub(crate) enum RoleData {
 impl RoleData {
     pub(crate) const SHARED: RoleData = RoleData::Shared { bulk: false, detached: false, surplus: false };
     pub(crate) const BULK: RoleData = RoleData::Shared { bulk: true, detached: false, surplus: false };
-
-    /// A leased lane, opened for a child that waits for this kind or before there is a need of it.
-    pub(crate) fn lease(opening_for: Option<LeaseKind>) -> RoleData {
-        RoleData::Lease { lease: None, opening_for }
-    }
 
     pub(crate) fn name(&self) -> LaneRole {
         match self {

@@ -6,7 +6,7 @@ use crate::base::failure::{Down, Failure, Limit, Shortage};
 use crate::core::child::Child;
 use crate::core::child::hold::Wait;
 use crate::core::child::origin::describe;
-use crate::core::connection::pool::LastRefusal;
+use crate::core::connection::LastRefusal;
 use crate::core::keys::{LaneKey, LeaseKind, PoolId, UserId};
 use crate::core::shared::Shared;
 
@@ -17,11 +17,11 @@ impl Shared {
     /// An attempt to connect has come to nothing. Said in the log when it is news.
     pub(crate) fn note_refusal(&mut self, pool: PoolId, text: &str) {
         let text: String = text.chars().take(REFUSAL_MAX).collect();
-        let refusal = LastRefusal { text: text.clone(), at: self.env.now };
-        let before = self.connections.pool_mut(pool).refusal.replace(refusal);
-        let is_news = before.is_none_or(|before| before.text != text);
+        let refusal = &mut self.connections.pool_mut(pool).refusal;
+        let is_news = refusal.as_ref().is_none_or(|before| before.text != text);
         let level = if is_news { log::Level::Warn } else { log::Level::Debug };
         log::log!(level, "cannot connect to upstream {}: {text}", self.env.upstream);
+        *refusal = Some(LastRefusal { text, at: self.env.now });
     }
 
     /// A connection of the pool stands.
@@ -31,25 +31,22 @@ impl Shared {
         }
     }
 
-    /// The control connection works at last. What another connection of its pool was refused since it was made
-    /// still stands.
+    /// The control connection works. What another one of its pool was refused since it was made still stands.
     pub(crate) fn forget_refusal_of_control(&mut self) {
         let made = self.connections.known(self.control.lane()).map_or(0, |lane| lane.record().connected_at);
         let pool = self.control_pool();
-        let refusal = self.connections.pool(pool).refusal();
+        let refusal = self.connections.pool(pool).refusal.as_ref();
         if refusal.is_some_and(|refusal| refusal.at <= made || self.commands.put_off_at() == Some(refusal.at))
         {
             self.forget_refusal(pool);
         }
     }
 
-    /// For those who wait for a connection of this pool.
     pub(crate) fn down(&self, pool: PoolId) -> Failure {
-        let refusal = self.connections.pool(pool).refusal().map(|refusal| refusal.text.clone());
+        let refusal = self.connections.pool(pool).refusal.as_ref().map(|refusal| refusal.text.clone());
         Failure::Down(Down::Unreachable(refusal))
     }
 
-    /// For what stands on this lane.
     pub(super) fn down_on(&self, key: LaneKey) -> Failure {
         let connections_max = self.env.settings.upstream_connections_max;
         match self.connections.known(key) {
@@ -69,7 +66,7 @@ impl Shared {
     pub(crate) fn down_for(&mut self, child: &mut Child) -> Failure {
         let known = !matches!(child.user(), UserId::NOBODY | UserId::UNDECIDED);
         let pool = known.then(|| self.connections.pool_of(child.pool_key()));
-        match pool.filter(|pool| self.connections.pool(*pool).refusal().is_some()) {
+        match pool.filter(|pool| self.connections.pool(*pool).refusal.is_some()) {
             Some(pool) => self.down(pool),
             None => self.down_at_all(),
         }
@@ -78,14 +75,13 @@ impl Shared {
     /// For those who have waited for the connection that carries subscriptions.
     pub(crate) fn no_subscriber(&self, pool: Option<PoolId>) -> Failure {
         let settings = &self.env.settings;
-        let why = match pool.and_then(|pool| self.connections.pool(pool).refusal()) {
+        let why = match pool.and_then(|pool| self.connections.pool(pool).refusal.as_ref()) {
             Some(refusal) => Shortage::Refused(refusal.text.clone()),
             None => Shortage::AllLeased { max: self.connections.leases_max(settings, LeaseKind::Session) },
         };
         Failure::Limited(Limit::Subscriber { after_ms: settings.lease_wait_timeout, why })
     }
 
-    /// For a child that has waited for a lease.
     pub(crate) fn no_lease_for(&mut self, child: &mut Child, wait: Wait) -> Failure {
         let why = self.lease_shortage(child, wait);
         Failure::Limited(Limit::Lease { after_ms: self.env.settings.lease_wait_timeout, why })
@@ -102,7 +98,7 @@ impl Shared {
             return Shortage::AllLent { setting, max, waiting, holders: self.lease_holders(kind) };
         }
         let settings = &self.env.settings;
-        let refusal = self.connections.pool(pool).refusal();
+        let refusal = self.connections.pool(pool).refusal.as_ref();
         let fresh = refusal.filter(|refusal| refusal.at + settings.reconnect_backoff_max >= since);
         let (capacity, leases_max) =
             (&self.connections.capacity, self.connections.leases_max(settings, kind));
@@ -117,11 +113,10 @@ impl Shared {
         }
     }
 
-    /// Who holds the leases of a kind, in words.
     fn lease_holders(&mut self, kind: LeaseKind) -> String {
         let leases = self.connections.lanes().filter_map(|(_, lane)| lane.lease());
         let of_kind = leases.filter(|lease| lease.kind() == kind && !lease.is_over());
-        let find = || describe(of_kind.map(|lease| lease.tenant().origin().holder()));
+        let find = || describe(of_kind.map(|lease| lease.origin().holder()));
         self.leases.holders(kind, self.env.now, find)
     }
 }

@@ -2,8 +2,9 @@
 //! is in.
 
 use crate::base::clock::Millis;
+use crate::base::key::Key;
 use crate::base::pipeline::Entry;
-use crate::command::CommandId;
+use crate::command::{CommandId, NO_COMMAND};
 use crate::core::keys::ChildKey;
 use crate::resp::reply;
 
@@ -18,15 +19,12 @@ pub(crate) enum SlotKind {
     Exec,
     /// A DISCARD sent in place of the EXEC of a spoilt transaction; answered as an aborted EXEC.
     AbortedExec,
-    /// MULTI on a leased lane.
+    // On a leased lane:
     Multi,
-    /// DISCARD on a leased lane.
     Discard,
-    /// WATCH on a leased lane.
     Watch,
-    /// UNWATCH on a leased lane.
     Unwatch,
-    /// SELECT on a leased lane; the db rides in the lease.
+    /// The db rides in the lease.
     Select,
     /// A command that pins its child to the leased lane, or lets it go; which is in the lease.
     Pin,
@@ -96,15 +94,14 @@ impl SlotFlags {
 /// A place in a lane's FIFO: whose reply comes next.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Slot {
-    /// The child, alive or not: the reply of a child that has gone is dropped.
+    /// Alive or not: the reply of a child that has gone is dropped.
     pub child: ChildKey,
     /// Absolute offset in the lane's outgoing bytes where this request ends.
     pub end: u64,
     /// When it entered the lane: milliseconds, modulo 2^32.
     pub stamp: u32,
-    /// The command, for the log.
+    /// For the log.
     pub command: CommandId,
-    /// What to do with the reply.
     pub kind: SlotKind,
     pub flags: SlotFlags,
 }
@@ -122,6 +119,16 @@ impl Entry for Slot {
 }
 
 impl Slot {
+    /// For a request of this child. Where and when it is put, the lane knows.
+    #[inline]
+    pub(crate) fn of(child: ChildKey, command: CommandId, kind: SlotKind, flags: SlotFlags) -> Self {
+        Slot { child, end: 0, stamp: 0, command, kind, flags }
+    }
+
+    pub(crate) fn own(kind: SlotKind) -> Self {
+        Slot::of(Key::NONE, NO_COMMAND, kind, SlotFlags::NONE)
+    }
+
     /// Whether a child waits for just this reply.
     pub(crate) fn is_owed_to_a_child(&self) -> bool {
         use SlotKind::*;
@@ -129,12 +136,10 @@ impl Slot {
         !own && !self.is_timed_out()
     }
 
-    /// Whether its reply may never come, whatever becomes of the upstream.
     pub(crate) fn may_wait(&self) -> bool {
         self.flags.has(SlotFlags::MAY_WAIT)
     }
 
-    /// Whether its child has had BROKERTIMEOUT in place of the reply.
     pub(crate) fn is_timed_out(&self) -> bool {
         self.flags.has(SlotFlags::TIMED_OUT)
     }
@@ -160,7 +165,6 @@ impl Slot {
         }
     }
 
-    /// Milliseconds since it entered the lane.
     pub(crate) fn age(&self, now: Millis) -> u32 {
         (now as u32).wrapping_sub(self.stamp)
     }
@@ -169,12 +173,11 @@ impl Slot {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::key::Key;
 
     #[test]
     fn where_no_canary_can_stand_few_replies_are_believed() {
         let believed = |kind: SlotKind, flags: SlotFlags, frame: &[u8]| {
-            Slot { child: Key::NONE, end: 7, stamp: 0, command: 0, kind, flags }.is_plausible(frame)
+            Slot::of(Key::NONE, 0, kind, flags).is_plausible(frame)
         };
         let (none, queued) = (SlotFlags::NONE, SlotFlags::QUEUED);
         assert!(believed(SlotKind::Subscribe, none, b"-ERR wrong\r\n"), "a subscription may be refused");

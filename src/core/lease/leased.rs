@@ -16,7 +16,6 @@ use crate::core::shared::Shared;
 use crate::resp::{Request, encode, reply};
 
 impl Shared {
-    /// Carries a request out on the lane that its child leases.
     pub(crate) fn send_leased(
         &mut self,
         child: &mut Child,
@@ -71,9 +70,8 @@ impl Shared {
         flow
     }
 
-    /// The protocol of a child that holds a lease changes: its lane has to speak it too, and is closed when
-    /// the lease ends. The child is greeted when the lane is, so that every push before the greeting has
-    /// the old form and every one after it the new.
+    /// The child's lane has to speak its new protocol too, and is closed when the lease ends. The child is greeted when the
+    /// lane is, so that every push before the greeting has the old form and every one after it the new.
     pub(crate) fn switch_lease_proto(&mut self, child: &mut Child, proto: u8) -> Flow {
         let Some(held) = child.lease() else { return Flow::Gone };
         if let Some(lane) = self.connections.find_mut(held.lane) {
@@ -88,8 +86,7 @@ impl Shared {
         Flow::Hold(Hold::Reply)
     }
 
-    /// The command that would have ended a transaction got no reply. The child is told, and what it watched
-    /// ends with the attempt as it would have with the reply.
+    /// The command that would have ended a transaction got no reply: what was watched ends as it would have with it.
     pub(crate) fn transaction_lost(&mut self, child: &mut Child, lane: LaneKey) {
         if let Some(lane) = self.connections.find_mut(lane)
             && let Some(lease) = lane.lease_mut()
@@ -100,8 +97,7 @@ impl Shared {
         child.session_mut().transaction.forget_watch();
     }
 
-    /// Ends the child's lease if nothing of it is left: no watched key, no open MULTI, no subscription, no
-    /// reply owed.
+    /// Ends the lease if nothing of it is left: no watched key, open MULTI, subscription, or reply owed.
     pub(crate) fn end_lease_if_done(&mut self, child: &mut Child) {
         let Some(held) = child.lease() else { return };
         if child.sent().in_flight() > 0
@@ -122,31 +118,23 @@ impl Shared {
         self.end_lease(child);
     }
 
-    /// The lane was greeted in the child's new protocol. If that failed the lane is closed, and the
-    /// child's HELLO is looked at afresh, without it.
-    pub(crate) fn proto_switched(&mut self, child: &mut Child, lane_key: LaneKey, frame: &[u8], real: bool) {
-        let lease = self.connections.find_mut(lane_key).and_then(|lane| lane.lease_mut());
+    /// The lane was greeted anew. If that failed it is closed, and the child's HELLO is looked at afresh, without it.
+    pub(crate) fn proto_switched(&mut self, child: &mut Child, key: LaneKey, frame: &[u8], real: bool) {
+        let lease = self.connections.find_mut(key).and_then(|lane| lane.lease_mut());
         match lease.and_then(LeaseState::take_change) {
             Some(Change::Protocol(proto)) if real && !reply::is_error(frame) => self.greet(child, proto),
             _ => {
                 if real {
-                    self.env.notify(Notice::LoseLane(lane_key, "HELLO was refused on a leased lane"));
+                    self.env.notify(Notice::LoseLane(key, "HELLO was refused on a leased lane"));
                 }
                 self.lift(child);
             }
         }
     }
 
-    /// What a reply on a leased lane means for the lease.
-    pub(crate) fn lease_replied(
-        &mut self,
-        child: &mut Child,
-        lane_key: LaneKey,
-        kind: SlotKind,
-        frame: &[u8],
-    ) {
+    pub(crate) fn lease_replied(&mut self, child: &mut Child, key: LaneKey, kind: SlotKind, frame: &[u8]) {
         // Of replies that were proven together the first may have ended it.
-        let Some((lane, pool)) = self.connections.find_with_key(lane_key) else { return };
+        let Some((lane, pool)) = self.connections.find_with_key(key) else { return };
         // It may still be inside MULTI.
         let refused = reply::error_code(frame).is_some_and(|code| code != b"EXECABORT");
         let mut unclean = kind.ends_watch() && refused;
@@ -167,7 +155,6 @@ impl Shared {
     }
 }
 
-/// The db that a SELECT names, if it is a number.
 fn db_named(request: &Request<'_>) -> Option<u32> {
     std::str::from_utf8(request.arg(1)).ok()?.parse().ok()
 }

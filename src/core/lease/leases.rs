@@ -4,14 +4,12 @@
 
 use crate::base::clock::Millis;
 use crate::base::limits;
-use crate::core::connection::lane::Lane;
 use crate::core::env::Env;
 use crate::core::keys::{GroupKey, LeaseKind, PoolId};
 use crate::core::lease::state::{LeaseState, Tenant};
 use crate::core::timers::Timer;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-/// One child in a queue.
 #[derive(Debug, Clone)]
 pub(super) struct Waiter {
     pub(super) tenant: Tenant,
@@ -19,14 +17,11 @@ pub(super) struct Waiter {
     pub(super) group: Option<GroupKey>,
 }
 
-/// The waiters of one kind, and how many leases of the kind there are.
 #[derive(Debug, Default)]
 struct LeaseQueue {
     /// By ticket: oldest first.
     waiting: BTreeMap<u64, Waiter>,
     lent: usize,
-    /// The pools of the lanes that are being opened for it.
-    opening: Vec<PoolId>,
 }
 
 /// A blocking group: how many leases it has, and how many of it wait.
@@ -42,7 +37,6 @@ impl Group {
     }
 }
 
-/// All queues, and all counts of leases.
 #[derive(Debug, Default)]
 pub(crate) struct Leases {
     /// By `LeaseKind`.
@@ -52,7 +46,6 @@ pub(crate) struct Leases {
     needy_groups: usize,
     /// Blocking waiters of no group.
     ungrouped: usize,
-    /// Attempts to open a lane that failed in a row.
     failures: u32,
     /// No lane could be opened; tried again at this time.
     retry_at: Millis,
@@ -74,14 +67,8 @@ impl Leases {
         self.queue(kind).waiting.len()
     }
 
-    /// Leases of the kind in force.
     pub(crate) fn lent(&self, kind: LeaseKind) -> usize {
         self.queue(kind).lent
-    }
-
-    /// The pools of the lanes that are being opened for the kind.
-    pub(crate) fn opening(&self, kind: LeaseKind) -> &[PoolId] {
-        &self.queue(kind).opening
     }
 
     /// Who holds the leases of a kind, in words; as it was at most `HOLDERS_FRESH` ago.
@@ -137,19 +124,6 @@ impl Leases {
         due
     }
 
-    pub(super) fn begin_opening(&mut self, kind: LeaseKind, pool: PoolId) {
-        self.queue_mut(kind).opening.push(pool);
-    }
-
-    /// The lane is ready, or will not be: it is not being opened for anybody any more.
-    pub(crate) fn end_opening(&mut self, lane: &mut Lane) {
-        let Some(kind) = lane.take_opening_for() else { return };
-        let opening = &mut self.queue_mut(kind).opening;
-        if let Some(at) = opening.iter().position(|pool| *pool == lane.pool()) {
-            opening.swap_remove(at);
-        }
-    }
-
     /// Whether lanes may be dialled: not for a while after one could not be opened.
     pub(crate) fn may_dial(&self, now: Millis) -> bool {
         now >= self.retry_at
@@ -159,7 +133,6 @@ impl Leases {
         self.failures = 0;
     }
 
-    /// A lane could not be opened.
     pub(crate) fn open_failed(&mut self, env: &mut Env) {
         if !self.may_dial(env.now) {
             // One of several that were dialled together.
@@ -170,7 +143,6 @@ impl Leases {
         env.timers.arm(self.retry_at, Timer::Leases);
     }
 
-    /// Another upstream has failed no attempt yet.
     pub(crate) fn upstream_replaced(&mut self, now: Millis) {
         (self.failures, self.retry_at) = (0, now);
     }
@@ -189,7 +161,6 @@ impl Leases {
         LeaseState::new(tenant, kind, group, self.ticket())
     }
 
-    /// A lease ends, whose lane is free from now on.
     pub(super) fn end(&mut self, lease: LeaseState) {
         self.queue_mut(lease.kind()).lent -= 1;
         self.count_group(lease.group(), |group| group.held -= 1);
@@ -203,7 +174,6 @@ impl Leases {
         self.queue_mut(LeaseKind::Session).lent += 1;
     }
 
-    /// Blocking groups that wait and hold nothing.
     pub(super) fn needy_groups(&self) -> usize {
         self.needy_groups
     }

@@ -21,11 +21,14 @@ impl Shared {
         while self.upstream_is_up() && self.control.may_unblock() && self.take_back_next().is_some() {}
     }
 
-    /// The waiters that are due get an idle lane of their pool; for the others lanes are opened, as far as the caps
-    /// allow.
+    /// The waiters that are due get an idle lane of their pool, or one is opened, as far as the caps allow.
     fn serve_queue(&mut self, kind: LeaseKind) {
-        let cap = kind.cap(&self.env.settings);
-        let free = cap.saturating_sub(self.leases.lent(kind)).min(self.room_for(kind));
+        if self.leases.waiting(kind) == 0 {
+            return;
+        }
+        let mut opening = self.connections.opening_for(kind);
+        let (cap, room) = (kind.cap(&self.env.settings), self.room_for(kind, opening.len()));
+        let free = cap.saturating_sub(self.leases.lent(kind)).min(room);
         let mut short: Vec<PoolId> = Vec::new();
         for (ticket, pool) in self.leases.due(kind, free) {
             if !self.grant(kind, ticket, pool) {
@@ -35,25 +38,23 @@ impl Shared {
         if short.is_empty() || !self.leases.may_dial(self.env.now) {
             return;
         }
-        let mut opening = self.leases.opening(kind).to_vec();
+        let mut busy = self.leases.lent(kind) + opening.len();
         for pool in short {
             if let Some(at) = opening.iter().position(|opening| *opening == pool) {
                 opening.swap_remove(at);
                 continue;
             }
-            let full = self.leases.lent(kind) + self.leases.opening(kind).len() >= cap;
-            if full || !self.connections.open_lease(&mut self.env, pool, kind) {
+            if busy >= cap || !self.connections.open_lease(&mut self.env, pool, kind) {
                 return;
             }
-            self.leases.begin_opening(kind, pool);
+            busy += 1;
         }
     }
 
-    /// How many leases of the kind the capacity allows to begin: on idle lanes, on those being opened for it, on new
-    /// ones. Were more waiters due than that, one in a pool with an idle lane could take it from one in another
-    /// pool, for whom it has to be closed.
-    fn room_for(&self, kind: LeaseKind) -> usize {
-        let free = self.connections.leases_idle() + self.leases.opening(kind).len();
+    /// How many leases of the kind may begin: on idle lanes, on those `opening` for it, on new ones. Were more waiters due,
+    /// one in a pool with an idle lane could take it from one in another pool, for whom it has to be closed.
+    fn room_for(&self, kind: LeaseKind, opening: usize) -> usize {
+        let free = self.connections.leases_idle() + opening;
         let used = self.connections.capacity().leases().saturating_sub(free);
         self.connections.leases_max(&self.env.settings, kind).saturating_sub(used)
     }
@@ -68,7 +69,6 @@ impl Shared {
         true
     }
 
-    /// The lane is the child's from now on.
     pub(crate) fn lend(
         &mut self,
         lane: LaneKey,
@@ -85,15 +85,8 @@ impl Shared {
 
     /// A leased lane is connected and clean: anybody may have it.
     pub(crate) fn lease_ready(&mut self, key: LaneKey) {
-        let Some(lane) = self.connections.known_mut(key) else { return };
-        let pool = lane.pool();
-        self.leases.end_opening(lane);
         self.leases.opened();
-        if self.connections.has_lease_too_many(&self.env.settings) {
-            self.connections.disconnect(&mut self.env, key);
-        } else {
-            self.connections.offer(pool, key);
-        }
+        self.connections.offer(&mut self.env, key, true);
         self.pump_leases();
     }
 
@@ -111,31 +104,26 @@ impl Shared {
     /// Takes a lane whose lease is over back into the pool, once nothing about it is unsettled.
     pub(crate) fn give_back(&mut self, key: LaneKey) {
         let Some(lane) = self.connections.known_mut(key) else { return };
-        let unblocking = lane.lease().is_some_and(LeaseState::is_unblocking);
-        if unblocking && !lane.record().close_needed && lane.is_ready() {
+        let usable = !lane.record().close_needed && lane.is_ready();
+        if usable && lane.lease().is_some_and(LeaseState::is_unblocking) {
             // Lent again now, the CLIENT UNBLOCK under way could hit the next tenant.
             return;
         }
         let Some(lease) = lane.take_lease(self.env.now) else { return };
-        let (pool, clean) = (lane.pool(), !lane.record().close_needed && lane.is_idle() && lane.is_ready());
+        let clean = usable && lane.is_idle();
         self.leases.end(lease);
-        if clean && !self.connections.has_lease_too_many(&self.env.settings) {
-            self.connections.offer(pool, key);
-        } else {
-            self.connections.remove(&mut self.env, key);
-        }
+        self.connections.offer(&mut self.env, key, clean);
         self.connections.wake_lane_waiters(&mut self.env);
         // The queues are served at the end of the event: the caller may be in the middle of one.
         self.connections.mark_changed();
     }
 
-    /// Every blocking group that waits and holds nothing gets one lease of the most crowded group. Takes the next one
-    /// back, if one has to be.
+    /// Every blocking group that waits and holds nothing gets a lease of the most crowded one. Takes one back, if need be.
     fn take_back_next(&mut self) -> Option<()> {
         let (kind, settings) = (LeaseKind::Blocking, &self.env.settings);
         let full = self.leases.lent(kind) >= kind.cap(settings)
             || self.connections.capacity().leases() >= self.connections.leases_max(settings, kind);
-        let waits = self.leases.waiting(kind) > 0 && self.leases.opening(kind).is_empty();
+        let waits = self.leases.waiting(kind) > 0 && self.connections.opening_for(kind).is_empty();
         let is_taken_back = |lane: &Lane| lane.lease().is_some_and(LeaseState::is_taken_back);
         let taken_back = || self.connections.lanes().filter(|(_, lane)| is_taken_back(lane)).count();
         if !full || !waits || self.leases.needy_groups() <= taken_back() {
@@ -162,7 +150,6 @@ impl Shared {
 
     /// CLIENT UNBLOCK has been answered; or its answer will never come.
     pub(crate) fn unblock_answered(&mut self, key: LaneKey, answer: Option<&[u8]>) {
-        // The lane may have been lost since.
         let Some(lane) = self.connections.find_mut(key) else { return };
         // Unanswered, the command may still reach the upstream after this lane has a new tenant.
         lane.need_close_if(answer.is_none());

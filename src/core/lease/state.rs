@@ -8,7 +8,6 @@ use crate::core::keys::{ChildKey, GroupKey, LeaseKind};
 use crate::core::lease::pinning::Pinning;
 use crate::resp::reply;
 
-/// A child as far as leases know it.
 #[derive(Debug, Clone)]
 pub(crate) struct Tenant {
     child: ChildKey,
@@ -27,18 +26,13 @@ impl Tenant {
         self.child
     }
 
-    pub(crate) fn origin(&self) -> &Origin {
-        &self.origin
-    }
-
     #[cfg(test)]
     pub(super) fn nobody() -> Self {
         Tenant { child: crate::base::key::Key::NONE, id: 0, origin: Origin::default() }
     }
 }
 
-/// What a command in flight on the lane will have changed, once it is answered with success. Nothing of the child
-/// follows before.
+/// What a command in flight will have changed once it has succeeded. Nothing of the child follows before.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Change {
     /// SELECT.
@@ -49,11 +43,9 @@ pub(crate) enum Change {
     Pin(Pinning),
 }
 
-/// A lease in force.
 #[derive(Debug)]
 pub(crate) struct LeaseState {
     tenant: Tenant,
-    /// What it is for.
     kind: LeaseKind,
     /// Of a blocking one.
     group: Option<GroupKey>,
@@ -87,8 +79,8 @@ impl LeaseState {
         }
     }
 
-    pub(crate) fn tenant(&self) -> &Tenant {
-        &self.tenant
+    pub(crate) fn origin(&self) -> &Origin {
+        &self.tenant.origin
     }
 
     pub(crate) fn child(&self) -> ChildKey {
@@ -118,7 +110,6 @@ impl LeaseState {
         self.watching = false;
     }
 
-    /// What a reply means for the watched keys.
     pub(super) fn note_watch(&mut self, kind: SlotKind, frame: &[u8]) {
         match kind {
             SlotKind::Watch => self.watching |= frame == b"+OK\r\n",
@@ -132,7 +123,6 @@ impl LeaseState {
         }
     }
 
-    /// A command is sent that changes this.
     pub(crate) fn begin_change(&mut self, change: Change) {
         self.change = Some(change);
     }
@@ -150,7 +140,6 @@ impl LeaseState {
         !std::mem::replace(&mut self.over, true)
     }
 
-    /// CLIENT UNBLOCK is sent for the command on this lane.
     pub(crate) fn unblock_asked(&mut self) {
         self.unblocking += 1;
     }
@@ -168,7 +157,6 @@ impl LeaseState {
         self.taking_back
     }
 
-    /// CLIENT UNBLOCK is sent to take it back for another group.
     pub(crate) fn take_back(&mut self) {
         self.unblock_asked();
         self.taking_back = true;
@@ -179,7 +167,6 @@ impl LeaseState {
         std::mem::take(&mut self.taking_back)
     }
 
-    /// Whether it could be taken back for another group.
     pub(crate) fn may_be_taken_back(&self) -> bool {
         self.group.is_some() && !self.taking_back && !self.over
     }

@@ -24,8 +24,7 @@ pub(crate) struct Want {
 }
 
 impl Shared {
-    /// The child needs a leased lane for the request at hand. `Ok` when it has one now; otherwise the
-    /// request waits: for earlier replies, or in the queue.
+    /// The lane of the child's lease, now; or the request waits: for earlier replies, or in the queue.
     pub(crate) fn lease_for(
         &mut self,
         child: &mut Child,
@@ -33,10 +32,8 @@ impl Shared {
         want: impl FnOnce() -> Want,
     ) -> Result<LaneKey, Flow> {
         if let Some(lease) = child.lease() {
-            debug_assert!(
-                lease.kind != LeaseKind::Blocking || !child.is_under_way(),
-                "a lease of another request"
-            );
+            let fits = lease.kind != LeaseKind::Blocking || !child.is_under_way();
+            debug_assert!(fits, "a lease of another request");
             return Ok(lease.lane);
         }
         if child.is_under_way() {
@@ -68,7 +65,6 @@ impl Shared {
         Err(Flow::Hold(Hold::LeaseQueue))
     }
 
-    /// Takes the child out of the queue it stands in.
     pub(crate) fn leave_line(&mut self, child: &mut Child) {
         if let (Hold::LeaseQueue, Some(wait)) = (child.hold(), child.front().wait()) {
             self.leases.leave(wait.kind, wait.ticket);
@@ -119,8 +115,7 @@ impl Shared {
         self.env.timers.arm(next.min(wait.expires.unwrap_or(Millis::MAX)), Timer::Child(child.key()));
     }
 
-    /// A waiting blocking command's own timeout has passed: the answer Redis would give, which has the
-    /// same form for every blocking command of 7.0.
+    /// A waiting command's own timeout has passed: what Redis answers, in one form for every blocking command of 7.0.
     pub(crate) fn answer_blocking_timeout(&mut self, child: &mut Child) {
         child.front_mut().set_answered();
         let mut reply = Vec::new();
@@ -136,8 +131,7 @@ impl Shared {
         Some(lease)
     }
 
-    /// The child no longer needs its lease. A lane that is provably clean is lent again; any other is
-    /// closed.
+    /// The child no longer needs its lease. A provably clean lane is lent again; any other is closed.
     pub(crate) fn end_lease(&mut self, child: &mut Child) {
         let Some(held) = child.take_lease() else { return };
         // The lane may have been lost in this event: the child hears of that at its end.
@@ -152,16 +146,14 @@ impl Shared {
         self.nudge(child);
     }
 
-    /// Whether a drain waits for what the child has not sent yet: the end of a transaction that began with WATCH.
-    /// One that only listens, or keeps its connection for what it has changed there, has nothing to wait for.
+    /// Whether a drain waits for the end of a transaction that began with WATCH; for no other lease.
     pub(crate) fn watches_keys(&self, child: &Child) -> bool {
         let Some(held) = child.lease() else { return false };
         let lease = self.connections.find(held.lane).and_then(|lane| lane.lease());
         held.kind == LeaseKind::Transaction || lease.is_some_and(LeaseState::is_watching)
     }
 
-    /// A blocking command that was lent a lane has been answered without using it. The lane must not stay with the
-    /// child: its next blocking command would overtake what is in flight elsewhere.
+    /// A blocking command was answered without its lane. The child's next one would overtake what is in flight elsewhere.
     pub(crate) fn end_unused_lease(&mut self, child: &mut Child) {
         let Some(held) = child.lease() else { return };
         let unused = self.connections.find(held.lane).is_some_and(Lane::is_idle);

@@ -3,11 +3,11 @@
 //! touches a child itself, and never decides when one is answered.
 
 use crate::base::key::{Arena, Key};
-use crate::command::{Family, NO_COMMAND, Subscribe};
+use crate::command::{Family, Subscribe};
 use crate::core::connection::Connections;
 use crate::core::connection::lane::Lane;
 use crate::core::connection::role::{LaneRole, RoleData};
-use crate::core::connection::slot::{SlotFlags, SlotKind};
+use crate::core::connection::slot::{Slot, SlotKind};
 use crate::core::env::Env;
 use crate::core::keys::{ChildKey, LaneKey, PoolKey, TopicKey, TopicName, UserId};
 use crate::core::notice::{ChildNotice, Notice};
@@ -258,8 +258,9 @@ impl LiveHubs<'_> {
     fn tell_lane(&mut self, user: UserId) {
         let hub = self.hubs.by_user.get(&user);
         let used = hub.is_some_and(|hub| hub.names.iter().any(|names| !names.is_empty()));
-        if let Some(lane) = self.hubs.lane_of(user) {
-            self.connections.set_listened(lane, used);
+        // It may have gone with its user.
+        if let Some(lane) = self.hubs.lane_of(user).and_then(|lane| self.connections.find_mut(lane)) {
+            lane.set_listened(used);
         }
     }
 
@@ -295,8 +296,7 @@ impl LiveHubs<'_> {
             }
         }
         hub.asked.push_back(asked);
-        let (kind, flags) = (SlotKind::Topic, SlotFlags::NONE);
-        self.connections.send(self.env, hub.lane, &bytes, Key::NONE, NO_COMMAND, kind, flags);
+        self.connections.send(self.env, hub.lane, &bytes, Slot::own(SlotKind::Topic));
     }
 
     /// A connection that has long said nothing is asked whether it lives: a stall is noticed only where an answer is
@@ -309,7 +309,7 @@ impl LiveHubs<'_> {
         for key in self.connections.keys_where(|lane| lane.role() == LaneRole::Subscriber) {
             let (Some(user), Some(lane)) = (self.user_of(key), self.connections.known(key)) else { continue };
             let used = lane.is_listened();
-            let silent = lane.is_idle() && self.env.now.saturating_sub(lane.last_reply()) >= quiet;
+            let silent = lane.is_idle() && self.env.now.saturating_sub(lane.record().last_reply) >= quiet;
             if used && lane.is_ready() && silent && quiet > 0 {
                 let asked = Asked::Probe(self.hubs.next_ping());
                 self.ask(user, asked);

@@ -23,8 +23,9 @@ impl Shared {
     fn reconnect_hub(&mut self, user: UserId, loss: SubscriberLoss) {
         // The user may have ended with its listeners.
         let Some(lane) = self.hubs.lane_of(user) else { return };
+        let listened = self.connections.known(lane).is_some_and(|lane| lane.is_listened());
         match loss {
-            SubscriberLoss::Broken { .. } if !self.connections.is_listened(lane) => {}
+            SubscriberLoss::Broken { .. } if !listened => {}
             SubscriberLoss::Broken { failures: 0 } => self.connections.want(&mut self.env, lane),
             SubscriberLoss::Broken { failures } => self.back_off(lane, failures),
             SubscriberLoss::UpstreamReplaced => {

@@ -1,8 +1,7 @@
 //! The control connection at work: what is asked on it when, and what each answer changes. Children wait here for an
 //! upstream that answers. Children's requests go on the connection only for SCRIPT KILL and FUNCTION KILL.
 
-use crate::base::key::Key;
-use crate::command::{NO_COMMAND, Policy, Route, Transaction as TransactionCommand, Verdict};
+use crate::command::{Policy, Route, Transaction as TransactionCommand, Verdict};
 use crate::config::Settings;
 use crate::core::broker::Broker;
 use crate::core::child::Child;
@@ -10,7 +9,7 @@ use crate::core::child::hold::{Answer, Hold};
 use crate::core::connection::handshake::Greeting;
 use crate::core::connection::lane::Lane;
 use crate::core::connection::role::RoleData;
-use crate::core::connection::slot::{SlotFlags, SlotKind};
+use crate::core::connection::slot::{Slot, SlotKind};
 use crate::core::keys::{ChildKey, PoolId, PoolKey, UserId};
 use crate::core::notice::{ChildNotice, Notice};
 use crate::core::questions::control::{Needed, Question, Said};
@@ -64,8 +63,8 @@ impl Shared {
     pub(crate) fn ask(&mut self, question: Question) {
         let request = question.request(&self.commands);
         self.control.sent(question);
-        let (env, lane, none) = (&mut self.env, self.control.lane(), SlotFlags::NONE);
-        self.connections.send(env, lane, &request, Key::NONE, NO_COMMAND, SlotKind::Question, none);
+        let lane = self.control.lane();
+        self.connections.send(&mut self.env, lane, &request, Slot::own(SlotKind::Question));
     }
 
     /// The request at hand can only be answered by a living upstream.

@@ -66,7 +66,7 @@ impl Shared {
     /// Whether a lane has waited that long for a reply that should come by itself: what blocks may wait as long as it
     /// likes.
     pub(crate) fn is_stalled(&self, lane: &Lane, limit: Millis) -> bool {
-        if !lane.has_written() || self.env.now.saturating_sub(lane.last_reply()) < limit {
+        if !lane.has_written() || self.env.now.saturating_sub(lane.record().last_reply) < limit {
             return false;
         }
         !lane.front().is_some_and(Slot::may_wait)

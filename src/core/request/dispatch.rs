@@ -8,7 +8,7 @@ use crate::config::value::Ping;
 use crate::core::child::Child;
 use crate::core::child::hold::{Answer, Hold};
 use crate::core::connection::role::LaneRole;
-use crate::core::connection::slot::{SlotFlags, SlotKind};
+use crate::core::connection::slot::{Slot, SlotFlags, SlotKind};
 use crate::core::keys::LaneKey;
 use crate::core::lease::waiting::Want;
 use crate::core::questions::control::Question;
@@ -287,7 +287,7 @@ impl Shared {
             }
             key
         } else {
-            self.connections.shared_lane(pool, bulky, self.env.settings.lanes, self.env.now)
+            self.connections.shared_lane(&self.env, pool, bulky)
         };
         if self.connections.known_mut(key).is_some_and(|lane| lane.holds_back(child.key())) {
             return Err(Flow::Hold(Hold::LaneFull));
@@ -327,7 +327,7 @@ impl Shared {
             child.outbox_mut().expect(muted);
         }
         debug_assert!(self.may_stand_on(lane, bytes, kind, flags), "on {lane:?}: {}", bytes.escape_ascii());
-        self.connections.send(&mut self.env, lane, bytes, child.key(), id, kind, flags);
+        self.connections.send(&mut self.env, lane, bytes, Slot::of(child.key(), id, kind, flags));
         if canary {
             self.connections.send_canary(&mut self.env, lane);
         } else {

@@ -77,7 +77,7 @@ impl Sim {
             (&shared.leases, &shared.connections, shared.connections.capacity());
         let full = places.held() + 3 >= settings.upstream_connections_max;
         let lent = LeaseKind::ALL.into_iter().any(|kind| {
-            leases.lent(kind) + leases.opening(kind).len() >= kind.cap(settings)
+            leases.lent(kind) + connections.opening_for(kind).len() >= kind.cap(settings)
                 || places.leases() >= connections.leases_max(settings, kind)
         });
         let truth = &mut self.redis.ledger.truth;

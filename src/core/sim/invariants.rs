@@ -64,10 +64,10 @@ impl Sim {
         let what = "places (open, leases, yielding, closing)";
         holds!(15, kept == counted, "{what}: {kept:?} kept, {counted:?} counted");
         for (key, lane) in connections.lanes() {
-            let stands = !lane.is_waiting() || places.is_in_line(key);
+            let stands = !lane.is_waiting() || places.in_line().any(|waits| waits == key);
             holds!(13, stands, "a lane waits for a place and stands in no line");
         }
-        let all_known = places.waiting().all(|key| connections.find(key).is_some());
+        let all_known = places.in_line().all(|key| connections.find(key).is_some());
         holds!(15, all_known, "a lane that is gone stands in line for a place");
     }
 
@@ -75,9 +75,8 @@ impl Sim {
     fn check_leases(&self) {
         let (broker, leases) = (&self.broker, &self.broker.shared.leases);
         let connections = &broker.shared.connections;
-        let (mut in_use, mut opening) = ([0; 3], [0; 3]);
+        let mut in_use = [0; 3];
         for (key, lane) in connections.lanes() {
-            lane.opening_for().into_iter().for_each(|kind| opening[kind as usize] += 1);
             let Some(lease) = lane.lease() else { continue };
             in_use[lease.kind() as usize] += 1;
             let held = broker.children.get(lease.child()).and_then(|child| child.lease());
@@ -86,13 +85,8 @@ impl Sim {
             holds!(15, known, "a lane is lent to a child that does not know it, or what for");
         }
         for kind in LeaseKind::ALL {
-            let kept = (leases.lent(kind), leases.opening(kind).len());
-            let counted = (in_use[kind as usize], opening[kind as usize]);
-            holds!(
-                15,
-                kept == counted,
-                "{kind:?} leases (lent, opening): {kept:?} kept, {counted:?} counted"
-            );
+            let (kept, counted) = (leases.lent(kind), in_use[kind as usize]);
+            holds!(15, kept == counted, "{kind:?} leases lent: {kept} kept, {counted} counted");
         }
         for key in connections.pools().flat_map(|(_, pool)| pool.idle()) {
             let fits = connections.find(*key).is_some_and(|lane| {

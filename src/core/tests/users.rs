@@ -16,7 +16,7 @@ fn pools_of_users_that_have_gone_are_used_again() {
         let shared = &mut sim.broker.shared;
         for db in 0..3 {
             let pool = PoolKey { user, db, proto: 2, no_touch: false };
-            let lane = shared.connections.shared_lane(pool, false, shared.env.settings.lanes, shared.env.now);
+            let lane = shared.connections.shared_lane(&shared.env, pool, false);
             shared.connections.want(&mut shared.env, lane);
         }
         sim.broker.shared.users.leave(user, sim.now);

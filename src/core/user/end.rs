@@ -42,8 +42,7 @@ impl Shared {
 
     /// Removes a lane for good, whatever is on it: it belongs to children that are gone.
     fn end_lane(&mut self, key: LaneKey) {
-        let Some(lane) = self.connections.known_mut(key) else { return };
-        self.leases.end_opening(lane);
+        let Some(lane) = self.connections.known(key) else { return };
         if lane.lease().is_some() {
             return self.abandon_lease(key);
         }

@@ -3,14 +3,12 @@
 //! refused here harms no other connection.
 
 use crate::base::failure::{Failure, Limit};
-use crate::base::key::Key;
 use crate::base::limits;
-use crate::command::NO_COMMAND;
 use crate::core::child::Child;
 use crate::core::child::hold::Hold;
 use crate::core::connection::lane::Lane;
 use crate::core::connection::role::RoleData;
-use crate::core::connection::slot::{SlotFlags, SlotKind};
+use crate::core::connection::slot::{Slot, SlotKind};
 use crate::core::keys::UserId;
 use crate::core::notice::Notice;
 use crate::core::questions::probe::{Asker, Claim, Proof, ProofAbout, ProofVerdict};
@@ -152,8 +150,7 @@ impl Shared {
     fn send_proof(&mut self, request: &[u8], proof: Proof) {
         let Some(lane) = self.probe.lane() else { return };
         self.probe.sent(proof);
-        let (env, none) = (&mut self.env, SlotFlags::NONE);
-        self.connections.send(env, lane, request, Key::NONE, NO_COMMAND, SlotKind::Proof, none);
+        self.connections.send(&mut self.env, lane, request, Slot::own(SlotKind::Proof));
     }
 
     /// The child has waited long enough for an answer, which is dropped when it comes.

@@ -1,7 +1,7 @@
 //! What a lane knows of the requests on it.
 
 use super::*;
-use crate::base::key::Key;
+use crate::core::connection::slot::SlotFlags;
 
 const NONE: SlotFlags = SlotFlags::NONE;
 const UNIT: SlotFlags = SlotFlags::UNIT;
@@ -9,7 +9,7 @@ const UNIT: SlotFlags = SlotFlags::UNIT;
 fn lane(requests: &[(&[u8], SlotFlags)]) -> Lane {
     let mut lane = Lane::new(PoolId(0), RoleData::SHARED, 0);
     for (bytes, flags) in requests {
-        lane.push(bytes, Key::NONE, 0, SlotKind::Relay, *flags, 0);
+        lane.push(bytes, Slot { flags: *flags, ..Slot::own(SlotKind::Relay) }, 0);
     }
     lane
 }
@@ -26,8 +26,8 @@ fn a_block_is_lost_as_a_whole() {
 #[test]
 fn what_has_waited_too_long_unwritten_is_taken() {
     let mut lane = lane(&[]);
-    lane.push(b"bb", Key::NONE, 0, SlotKind::Relay, NONE, 7);
-    lane.push(b"cc", Key::NONE, 0, SlotKind::Relay, NONE, 8);
+    lane.push(b"bb", Slot::own(SlotKind::Relay), 7);
+    lane.push(b"cc", Slot::own(SlotKind::Relay), 8);
     assert_eq!(lane.take_expired(7, 1).len(), 0);
     assert_eq!(lane.take_expired(8, 1).len(), 1);
     assert_eq!(lane.out.bytes().as_slice(), b"cc");
@@ -42,7 +42,7 @@ fn slots_that_were_told_are_told_once_whatever_becomes_of_their_connection() {
     assert_eq!(lane.take_written().len(), 1);
     assert_eq!(lane.time_out(10, 5).len(), 0, "c and d were told");
     assert_eq!(lane.take_expired(10, 5).len(), 2);
-    lane.push(b"e", Key::NONE, 0, SlotKind::Relay, NONE, 10);
-    lane.push(b"f", Key::NONE, 0, SlotKind::Relay, NONE, 10);
+    lane.push(b"e", Slot::own(SlotKind::Relay), 10);
+    lane.push(b"f", Slot::own(SlotKind::Relay), 10);
     assert_eq!(lane.time_out(15, 5).iter().map(|slot| slot.end).collect::<Vec<_>>(), [5, 6]);
 }
