@@ -1,6 +1,5 @@
-//! The URLs: where Redis is (`Upstream`) and where children connect (`ListenUrl`). The `redis` crate parses both, so
-//! that a URL has the same meaning as for every other user of that crate. Nothing here resolves a name or opens a
-//! socket, and no text made here contains a password.
+//! The URLs: where Redis is and where children connect. The `redis` crate parses both, so that a URL has the same meaning
+//! as for every other user of that crate. Resolves no name and opens no socket; no text made here contains a password.
 
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
@@ -240,8 +239,8 @@ fn parse_mode(text: &str) -> ParseResult<u32> {
 
 fn check_path(path: &Path) -> ParseResult<PathBuf> {
     let bytes = path.as_os_str().as_bytes();
-    if bytes.len() > SUN_PATH_MAX {
-        let len = bytes.len();
+    let len = bytes.len();
+    if len > SUN_PATH_MAX {
         return Err(format!("the path has {len} bytes; the system takes {SUN_PATH_MAX} for a socket"));
     }
     if bytes.contains(&0) {
@@ -283,18 +282,16 @@ pub fn default_listen(is_root: bool, xdg_runtime_dir: Option<&str>) -> Result<Li
     if is_root {
         return Ok(ListenUrl::unix(Path::new(RUN_DIR).join("broker.sock")));
     }
-    let wrong = |why| {
-        Error::config(format!(
-            "no listener: {why}; give --listen unix:///path or set listen in the configuration"
-        ))
-    };
-    match xdg_runtime_dir {
+    let path = match xdg_runtime_dir {
         Some(dir) if Path::new(dir).is_absolute() => {
-            let path = Path::new(dir).join("broker.sock");
-            check_path(&path).map(ListenUrl::unix).map_err(|why| wrong(format!("XDG_RUNTIME_DIR: {why}")))
+            check_path(&Path::new(dir).join("broker.sock")).map_err(|why| format!("XDG_RUNTIME_DIR: {why}"))
         }
-        _ => Err(wrong("not run by root, and XDG_RUNTIME_DIR is not set to an absolute path".to_owned())),
-    }
+        _ => Err("not run by root, and XDG_RUNTIME_DIR is not set to an absolute path".to_owned()),
+    };
+    path.map(ListenUrl::unix).map_err(|why| {
+        let way = "give --listen unix:///path or set listen in the configuration";
+        Error::config(format!("no listener: {why}; {way}"))
+    })
 }
 
 /// A host as written in a URL.
@@ -414,10 +411,7 @@ mod tests {
         ] {
             for scheme in schemes.split(' ') {
                 let error = parse_upstream(&format!("{scheme}://h")).unwrap_err().to_string();
-                assert!(
-                    error.ends_with(&format!("{what} upstreams are not supported yet")),
-                    "{scheme}: {error}"
-                );
+                assert!(error.ends_with(&format!("{what} upstreams are not supported yet")), "{error}");
             }
         }
     }

@@ -1,7 +1,6 @@
 //! Adopted connections: handed over by the program, or by a child that was itself handed over, so that a forked worker
 //! with one inherited socket can open more without a path on disk. Accepts nothing.
 
-use super::accept::REFUSAL;
 use super::{Link, Loop, Owner};
 use crate::base::error::Error;
 use crate::base::key::Key;
@@ -12,6 +11,9 @@ use crate::transport::stream::{Peer, Stream};
 use rustix::io::Errno;
 use rustix::net::SendFlags;
 use std::os::fd::OwnedFd;
+
+/// The error that Redis sends before it closes, too.
+const REFUSAL: &[u8] = b"-ERR max number of clients reached\r\n";
 
 /// Descriptors received from adopted children that are to become children.
 #[derive(Debug, Default)]
@@ -24,10 +26,6 @@ pub(super) struct Handed {
 impl Handed {
     pub(super) fn begin_turn(&mut self) {
         self.left = limits::HANDED_TURN;
-    }
-
-    pub(super) fn forget_all(&mut self) {
-        self.fds = Vec::new();
     }
 
     /// Whether this turn's share is used up.

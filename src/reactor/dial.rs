@@ -34,11 +34,6 @@ impl Dialler {
         Dialler { resolver, dials: HashMap::new() }
     }
 
-    /// A lane's connection was lost.
-    pub(super) fn lost(&mut self) {
-        self.resolver.doubt();
-    }
-
     pub(super) fn forget_all(&mut self) {
         self.dials = HashMap::new();
     }
@@ -109,6 +104,11 @@ impl Loop {
                 }
             }
         }
+    }
+
+    pub(super) fn lose_lane(&mut self, lane: LaneKey, why: &str) {
+        self.dialler.resolver.doubt();
+        self.core.lane_lost(lane, why);
     }
 
     /// The core has given up the attempt: too slow, or no longer needed.

@@ -1,9 +1,5 @@
 //! The loop: one thread, one mio poll, every socket of the broker. Passes input and the time to the core, then writes what
 //! the core has queued and carries out its actions. Decides nothing that a child could see.
-//!
-//! `turn` is one turn, `quiet` reads idle connections once more, `accept` has the listeners, `adopt` connections that
-//! were handed over, `local` the program's own children, `dial` connections to the upstream, `reload` new settings,
-//! `stats` the statistics.
 
 mod accept;
 mod adopt;
@@ -128,9 +124,9 @@ pub struct Loop {
     locals: Arena<LocalChild>,
     local_events: Vec<LocalEvent>,
     dialler: Dialler,
-    /// Ends a wait from within the process; the resolver's threads share it.
+    /// Shared with the resolver's threads.
     waker: Arc<Wake>,
-    /// The read end and the write end.
+    /// Read end, write end.
     pipe: (mio::net::UnixStream, UnixStream),
     /// The buffer of one read, shared by all connections, so that an idle one has none.
     scratch: Box<[u8]>,
@@ -321,7 +317,7 @@ impl Loop {
             self.close_link(key);
         }
         self.dialler.forget_all();
-        self.handed.forget_all();
+        self.handed = Handed::default();
         self.quiet = Quiet::default();
         self.work = turn::WorkLists::default();
         self.leaving.clear();

@@ -1,5 +1,4 @@
-//! New settings in a running loop. All steps that can fail come first; a failure leaves the loop unchanged. The core
-//! applies the settings to children and lanes.
+//! New settings in a running loop. All steps that can fail come first; a failure leaves the loop unchanged.
 
 use super::accept::PolledListener;
 use super::{Loop, locate};

@@ -28,12 +28,6 @@ pub(super) struct WorkLists {
     resumed: Vec<ChildKey>,
 }
 
-impl WorkLists {
-    fn are_empty(&self) -> bool {
-        self.ready.is_empty() && self.late_lanes.is_empty() && self.late_children.is_empty()
-    }
-}
-
 /// Capacity for this many links is kept.
 const LINKS_KEPT: usize = 1024;
 
@@ -96,7 +90,8 @@ impl Loop {
 
     /// How long the poll may wait.
     pub(super) fn timeout(&self) -> Option<Millis> {
-        if self.unsettled || !self.work.are_empty() {
+        let WorkLists { ready, late_lanes, late_children, .. } = &self.work;
+        if self.unsettled || !(ready.is_empty() && late_lanes.is_empty() && late_children.is_empty()) {
             return Some(0);
         }
         let now = self.clock.now();
@@ -104,8 +99,6 @@ impl Loop {
         let leaving = self.leaving.front().map(|(due, _)| due.saturating_sub(now));
         [core, leaving, self.accept_timeout(now), self.quiet.timeout(now)].into_iter().flatten().min()
     }
-
-    // ---- events ---------------------------------------------------------------------------------------
 
     fn take_event(&mut self, event: &Event) {
         let token = event.token();
@@ -141,15 +134,12 @@ impl Loop {
         }
     }
 
-    // ---- reading --------------------------------------------------------------------------------------
-
     fn read_ready(&mut self, ready: Vec<Key<Link>>) {
         for key in ready {
-            if let Some(link) = self.links.get_mut(key) {
-                link.listed = false;
-                if link.conn.unread() {
-                    self.read(key);
-                }
+            let Some(link) = self.links.get_mut(key) else { continue };
+            link.listed = false;
+            if link.conn.unread() {
+                self.read(key);
             }
         }
     }
@@ -219,15 +209,9 @@ impl Loop {
         }
     }
 
-    fn lose_lane(&mut self, lane: LaneKey, why: &str) {
-        self.dialler.lost();
-        self.core.lane_lost(lane, why);
-    }
-
     /// Reads what every child has sent so far, as the last thing before a drain.
     pub(super) fn read_all(&mut self) {
-        let mut keys = self.links.keys();
-        let mut next = 0;
+        let (mut keys, mut next) = (self.links.keys(), 0);
         while let Some(key) = keys.get(next).copied() {
             next += 1;
             for _ in 0..limits::DRAIN_READS {
@@ -248,8 +232,6 @@ impl Loop {
             }
         }
     }
-
-    // ---- settling -------------------------------------------------------------------------------------
 
     /// Lets the core work and carries out its work, until nothing is left to do.
     pub(super) fn settle(&mut self) {
@@ -285,11 +267,8 @@ impl Loop {
             let Some(link) = self.core.child_link(child) else { continue };
             if let Some(local) = local_of(link) {
                 self.local_resumed(local);
-                continue;
-            }
-            let key = key_of(link);
-            if self.links.get(key).is_some_and(|link| link.conn.unread()) {
-                self.list(key);
+            } else if self.links.get(key_of(link)).is_some_and(|link| link.conn.unread()) {
+                self.list(key_of(link));
             }
         }
         self.work.resumed = resumed;
@@ -339,11 +318,9 @@ impl Loop {
 
     /// Closes connections whose upstream has not closed its side in time.
     fn end_leaving(&mut self) {
-        while let Some((due, key)) = self.leaving.front().copied() {
-            let gone = self.links.get(key).is_none();
-            if due > self.told && !gone {
-                break;
-            }
+        while let Some((due, key)) = self.leaving.front().copied()
+            && (due <= self.told || self.links.get(key).is_none())
+        {
             self.leaving.pop_front();
             self.left(key);
         }
@@ -362,8 +339,6 @@ impl Loop {
             self.links_peak = self.links.len();
         }
     }
-
-    // ---- writing --------------------------------------------------------------------------------------
 
     fn flush_lane(&mut self, lane: LaneKey) {
         let mut left = limits::WRITE_TURN;
