@@ -134,6 +134,17 @@ impl fmt::Display for Upstream {
     }
 }
 
+/// Who may connect to a Unix socket, as its URL says.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AccessOptions {
+    /// Permission bits; `SOCKET_MODE` when `None`.
+    pub mode: Option<u32>,
+    /// Name or number of the owner; the process's own when `None`.
+    pub user: Option<String>,
+    /// Name or number of the group; the process's own when `None`.
+    pub group: Option<String>,
+}
+
 /// An address where children connect. `Display` is the URL that parses to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ListenUrl {
@@ -141,12 +152,8 @@ pub enum ListenUrl {
     Unix {
         /// Absolute, at most `SUN_PATH_MAX` bytes.
         path: PathBuf,
-        /// Permission bits; `SOCKET_MODE` when `None`.
-        mode: Option<u32>,
-        /// Name or number of the owner; the process's own when `None`.
-        user: Option<String>,
-        /// Name or number of the group; the process's own when `None`.
-        group: Option<String>,
+        /// Its options.
+        access: AccessOptions,
     },
     /// `tcp://host:port?insecure=1`
     Tcp {
@@ -171,7 +178,7 @@ impl ListenUrl {
 
     /// A Unix socket with a path and no options.
     pub fn unix(path: impl Into<PathBuf>) -> Self {
-        ListenUrl::Unix { path: path.into(), mode: None, user: None, group: None }
+        ListenUrl::Unix { path: path.into(), access: AccessOptions::default() }
     }
 
     /// Whether two URLs name the same address, so that only one of them can be bound. Options do not matter.
@@ -193,17 +200,17 @@ fn parse_listen_unix(text: &str) -> ParseResult<ListenUrl> {
     }
     let path = url.to_file_path().map_err(|()| "the path is not absolute, as in unix:///path")?;
     let path = check_path(&path)?;
-    let (mut mode, mut user, mut group) = (None, None, None);
+    let mut access = AccessOptions::default();
     for (name, value) in url.query_pairs() {
         match &*name {
-            "mode" => mode = Some(parse_mode(&value)?),
-            "user" if !value.is_empty() => user = Some(value.into_owned()),
-            "group" if !value.is_empty() => group = Some(value.into_owned()),
+            "mode" => access.mode = Some(parse_mode(&value)?),
+            "user" if !value.is_empty() => access.user = Some(value.into_owned()),
+            "group" if !value.is_empty() => access.group = Some(value.into_owned()),
             "user" | "group" => return Err(format!("option \"{name}\" is empty")),
             _ => return Err(format!("unknown option {}", show(&name))),
         }
     }
-    Ok(ListenUrl::Unix { path, mode, user, group })
+    Ok(ListenUrl::Unix { path, access })
 }
 
 /// `rest` is what follows `tcp:`. The `redis` scheme has the same syntax and a parser.
@@ -255,7 +262,7 @@ fn check_path(path: &Path) -> ParseResult<PathBuf> {
 impl fmt::Display for ListenUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            ListenUrl::Unix { path, mode, user, group } => {
+            ListenUrl::Unix { path, access: AccessOptions { mode, user, group } } => {
                 write!(f, "unix://{}", UrlPath(path))?;
                 let mode = mode.map(|mode| format!("{mode:04o}"));
                 let options = [("mode", &mode), ("user", user), ("group", group)];

@@ -1,8 +1,7 @@
-//! One connected socket, Unix or TCP, and its peer. Reads as it is told; buffers and edge-trigger rules belong to its
-//! owner.
+//! One connected socket, Unix or TCP, and its peer. Buffers and edge-trigger rules belong to its owner.
 
 use std::fmt;
-use std::io::{self, Read};
+use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -41,12 +40,6 @@ impl AsFd for Stream {
             Stream::Unix(stream) => stream.as_fd(),
             Stream::Tcp(stream) => stream.as_fd(),
         }
-    }
-}
-
-impl Read for Stream {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        Ok(rustix::io::read(self, buf)?)
     }
 }
 
@@ -176,6 +169,7 @@ impl fmt::Display for Peer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Read;
 
     #[test]
     fn a_unix_peer_is_known_by_pid_and_uid() {
