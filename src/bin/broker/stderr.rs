@@ -1,6 +1,5 @@
 //! Standard error, written without ever blocking the loop, even if its reader has stopped. Owns the lines that it has not
-//! accepted yet, up to a bound, and counts further ones. Never sets O_NONBLOCK on an open file shared with other
-//! processes, and starts no thread.
+//! accepted yet, up to a bound, and counts further ones. Never sets O_NONBLOCK on an open file shared with others.
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FileType, Mode, OFlags, fstat};
@@ -56,8 +55,8 @@ impl Stderr {
     /// Writes to `fd`, a copy of standard error. `about_lost` makes the line that reports the number of lost ones.
     pub(crate) fn new(fd: OwnedFd, about_lost: impl Fn(u64) -> String + Send + 'static) -> Stderr {
         let (fd, way) = find_way(fd);
-        let (waiting, about_lost) = (VecDeque::new(), Box::new(about_lost));
-        Stderr { fd, way, waiting, bytes: 0, begun: 0, lost: 0, about_lost }
+        let about_lost = Box::new(about_lost);
+        Stderr { fd, way, waiting: VecDeque::new(), bytes: 0, begun: 0, lost: 0, about_lost }
     }
 
     /// Writes a line, now or when there is room; the line is lost if too many are queued.
@@ -142,15 +141,12 @@ impl Stderr {
 /// How to write to `fd`; the descriptor to use for it.
 fn find_way(fd: OwnedFd) -> (OwnedFd, WriteMode) {
     let kind = fstat(&fd).map(|stat| FileType::from_raw_mode(stat.st_mode));
-    match kind {
-        Ok(FileType::RegularFile) => (fd, WriteMode::File),
-        Ok(FileType::Socket) => (fd, WriteMode::Socket),
-        Ok(FileType::Fifo) => opened_anew(fd, PIPE_PIECE),
-        _ => opened_anew(fd, TERMINAL_PIECE),
-    }
-}
-
-fn opened_anew(fd: OwnedFd, piece: usize) -> (OwnedFd, WriteMode) {
+    let piece = match kind {
+        Ok(FileType::RegularFile) => return (fd, WriteMode::File),
+        Ok(FileType::Socket) => return (fd, WriteMode::Socket),
+        Ok(FileType::Fifo) => PIPE_PIECE,
+        _ => TERMINAL_PIECE,
+    };
     let open = |name: &str| {
         let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
         rustix::fs::open(name, flags, Mode::empty())
@@ -177,16 +173,14 @@ mod tests {
         format!("{lost} lost\n")
     }
 
-    /// Puts numbered lines until some are lost. What comes is every line in order, up to a gap that is told exactly; then a
-    /// last one.
+    /// Puts numbered lines until some are lost: every line comes in order, up to a gap that is told exactly; then a last one.
     fn check(mut reader: impl Read + AsFd, mut stderr: Stderr) {
         let mut put = 0;
         while stderr.lost < 100 {
             stderr.put(format!("{put:0>63}\n"));
             put += 1;
         }
-        let (mut text, mut ended) = (Vec::new(), false);
-        let mut piece = [0; 4096];
+        let (mut text, mut ended, mut piece) = (Vec::new(), false, [0; 4096]);
         while !text.ends_with(b"end\n") && !text.ends_with(b"end\r\n") {
             // What a terminal has taken is readable a moment later, and so is its room writable.
             let mut asked = [PollFd::new(&reader, PollFlags::IN)];
