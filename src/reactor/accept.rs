@@ -52,7 +52,6 @@ impl PolledListener {
         }
     }
 
-    /// Applies other options of the same address.
     pub(super) fn apply(&mut self, url: &ListenUrl) -> error::Result<()> {
         self.listener.apply(url)?;
         self.asked = url.clone();
@@ -63,7 +62,6 @@ impl PolledListener {
         self.listener.url()
     }
 
-    /// Stops listening and removes the socket's file.
     pub(super) fn close(self, registry: &Registry) {
         self.listener.close(registry);
     }
@@ -138,7 +136,6 @@ impl Loop {
         self.listeners[index].pending = true;
     }
 
-    /// Registers a connection under a key of its own.
     pub(super) fn add_link(
         &mut self,
         stream: Stream,

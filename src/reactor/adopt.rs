@@ -28,12 +28,10 @@ impl Handed {
         self.left = limits::HANDED_TURN;
     }
 
-    /// Whether this turn's share is used up.
     pub(super) fn is_full(&self) -> bool {
         self.left == 0
     }
 
-    /// One read of a connection, which may hand over.
     pub(super) fn fill(&mut self, link: &mut Link, buffer: &mut [u8]) -> Fill {
         if !link.hands_over {
             return link.conn.fill(buffer);
@@ -63,7 +61,6 @@ impl Loop {
         admitted.map(drop).map_err(|(stream, error)| (stream.into(), error.within(ATTEMPT)))
     }
 
-    /// Makes a connection a child, or returns the reason.
     pub(super) fn admit(&mut self, stream: Stream, kind: ChildKind) -> Result<Key<Link>, (Stream, Error)> {
         let peer = stream.peer();
         let Some(child) = self.core.child_open(kind, &peer.to_string(), usize::MAX) else {

@@ -36,7 +36,7 @@ use reload::required_upstream;
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
@@ -57,13 +57,11 @@ pub enum RunMode {
 struct Link {
     conn: Conn,
     owner: Owner,
-    /// In `Loop::ready`.
     listed: bool,
     /// Its bytes may carry sockets.
     hands_over: bool,
     /// It was read since the last check of `quiet`.
     read_lately: bool,
-    /// In `quiet`.
     watched: bool,
 }
 
@@ -118,7 +116,6 @@ pub struct Loop {
     /// The largest number of links since unused memory was last freed.
     links_peak: usize,
     listeners: Vec<PolledListener>,
-    /// The number of the newest listener.
     next_listener: usize,
     handed: Handed,
     locals: Arena<LocalChild>,
@@ -198,10 +195,8 @@ impl Loop {
         let resolver = Resolver::new(locate(&upstream, lookup)?, lookup, waker.clone());
         let pipe = wake_pair(&poll).map_err(Error::attempting("cannot create the wake pipe"))?;
         let held = [Held::new(&poll), Held::new(&pipe.0), Held::new(&pipe.1)];
-        let mut listeners = Vec::new();
-        for url in &settings.listen {
-            listeners.push(PolledListener::open(url, poll.registry(), listeners.len())?);
-        }
+        let open = |(number, url)| PolledListener::open(url, poll.registry(), number);
+        let listeners: Vec<_> = settings.listen.iter().enumerate().map(open).collect::<Result<_>>()?;
         listeners.iter().for_each(|listener| listener.warn_if_unguarded(settings.auth));
         settings.warn_of_files();
         let clock = Clock::new();
@@ -374,10 +369,7 @@ fn read_settings(settings: &Settings) -> Result<(Upstream, Vec<Account>)> {
 
 /// A socket pair whose read end is watched.
 fn wake_pair(poll: &Poll) -> io::Result<(mio::net::UnixStream, UnixStream)> {
-    let (read, write) = UnixStream::pair()?;
-    read.set_nonblocking(true)?;
-    write.set_nonblocking(true)?;
-    let mut read = mio::net::UnixStream::from_std(read);
+    let (mut read, write) = mio::net::UnixStream::pair()?;
     poll.registry().register(&mut read, TOKEN_PIPE, Interest::READABLE)?;
-    Ok((read, write))
+    Ok((read, OwnedFd::from(write).into()))
 }

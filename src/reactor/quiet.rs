@@ -20,7 +20,6 @@ impl Quiet {
 }
 
 impl Loop {
-    /// A connection has been read.
     pub(super) fn note_read(&mut self, key: Key<Link>) {
         let Some(link) = self.links.get_mut(key) else { return };
         link.read_lately = true;

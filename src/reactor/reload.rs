@@ -111,7 +111,6 @@ impl Loop {
     }
 }
 
-/// The upstream that settings name, with its credentials.
 pub(super) fn required_upstream(settings: &Settings) -> Result<Upstream> {
     let none = || Error::config("upstream = \"\": allowed is a redis:// or unix:// URL");
     settings.upstream_resolved()?.ok_or_else(none)

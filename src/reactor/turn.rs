@@ -1,6 +1,5 @@
-//! One turn: poll, read, accept, then settle: the core works, and the bytes it has queued are written, to lanes before
-//! children, until nothing is left to do. All reads come before the first write, so that the requests of many
-//! children are sent in one write per lane.
+//! One turn: poll, read, accept, then settle: the core works, and what it has queued is written, to lanes before children.
+//! All reads come before the first write, so that the requests of many children are sent in one write per lane.
 
 use super::local::local_of;
 use super::{Link, Loop, Owner, RESERVED, TOKEN_PIPE, TOKEN_WAKER, key_of, link_of};
@@ -88,7 +87,6 @@ impl Loop {
         self.core.advance(self.told);
     }
 
-    /// How long the poll may wait.
     pub(super) fn timeout(&self) -> Option<Millis> {
         let WorkLists { ready, late_lanes, late_children, .. } = &self.work;
         if self.unsettled || !(ready.is_empty() && late_lanes.is_empty() && late_children.is_empty()) {
@@ -119,14 +117,12 @@ impl Loop {
     fn take_link_event(&mut self, key: Key<Link>, event: &Event) {
         let Some(link) = self.links.get_mut(key) else { return };
         link.conn.observe(event);
-        let writable = !link.conn.blocked();
+        let woken = event.is_writable() || event.is_error();
         match link.owner {
-            Owner::Dial(_) if writable => self.finish_dial(key),
-            Owner::Dial(_) => return,
-            Owner::Lane(lane) if event.is_writable() || event.is_error() => self.work.late_lanes.push(lane),
-            Owner::Child(child) if event.is_writable() || event.is_error() => {
-                self.work.late_children.push(child)
-            }
+            Owner::Dial(_) if link.conn.blocked() => return,
+            Owner::Dial(_) => self.finish_dial(key),
+            Owner::Lane(lane) if woken => self.work.late_lanes.push(lane),
+            Owner::Child(child) if woken => self.work.late_children.push(child),
             _ => {}
         }
         if self.links.get(key).is_some_and(|link| !link.listed && link.conn.unread()) {

@@ -41,7 +41,6 @@ pub struct Conn {
     asking: Option<u32>,
     /// The last read was short and did not ask.
     doubtful: bool,
-    /// The end of file has been read.
     ended: bool,
 }
 
@@ -207,14 +206,12 @@ impl Conn {
         self.note(outcome.map(|(count, _)| count), size, cut_short || truncated)
     }
 
-    /// Decides from a read into a buffer of `size` what the next must do. `cut_short`: ancillary data ended the read,
-    /// whether or not more bytes follow.
+    /// Decides what follows from a read into a buffer of `size`. `cut_short`: ancillary data ended the read.
     fn note(&mut self, outcome: Result<usize, Errno>, size: usize, cut_short: bool) -> Fill {
         self.unread = false;
         match outcome {
             Ok(count) if count > 0 => {
-                // A short read has emptied the socket: later bytes make an edge of their own. Except
-                // after a hang-up, whose edge has already arrived.
+                // Later bytes make an edge of their own, except after a hang-up, whose edge has already arrived.
                 self.unread = count == size || self.hung_up || self.urgent || cut_short;
                 Fill::Bytes(count)
             }
@@ -254,8 +251,7 @@ impl Conn {
         }
     }
 
-    /// Registers again only if that changes anything. Registering reports present readiness as a new edge,
-    /// so no edge is lost in between.
+    /// Registering again reports present readiness as a new edge, so none is lost in between.
     fn arm(&mut self, registry: &Registry, writable: bool) -> io::Result<()> {
         if self.armed != writable {
             let fd = self.stream.as_fd().as_raw_fd();
@@ -268,7 +264,6 @@ impl Conn {
     /// Deregisters, shuts down and closes, in this order: a forked copy may keep the socket open, and would
     /// otherwise make events for a token that is no longer ours.
     pub fn close(self, registry: &Registry) {
-        // A failure of either leaves nothing to do.
         let _ = registry.deregister(&mut SourceFd(&self.stream.as_fd().as_raw_fd()));
         let _ = self.stream.shutdown();
     }
@@ -386,7 +381,8 @@ mod tests {
         observe(&mut poll, &mut conn);
         conn.close(poll.registry());
     }
-    /// Everything there is, read as the loop does: while the connection says that there may be more.
+
+    /// Reads as the loop does: while the connection says that there may be more.
     fn read_on(conn: &mut Conn, take: bool) -> Vec<u8> {
         let (mut bytes, mut buffer) = (Vec::new(), [0; 64]);
         while conn.unread() {

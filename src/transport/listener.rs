@@ -22,8 +22,8 @@ use crate::base::fork::Maker;
 use crate::base::limits::LISTEN_BACKLOG;
 use crate::config::endpoint::{AccessOptions, ListenUrl, RUN_DIR};
 
-/// A bound, listening, non-blocking socket. Dropping it ends listening for every copy of the
-/// socket and removes its files, except in a forked process, where it only closes.
+/// A bound, listening, non-blocking socket. Dropping it ends listening for every copy of the socket and removes its
+/// files, except in a forked process, where it only closes.
 #[derive(Debug)]
 pub struct Listener {
     /// Declared before `socket`: see [`Held`].
@@ -31,13 +31,11 @@ pub struct Listener {
     socket: Socket,
     url: String,
     maker: Maker,
-    /// Dropped after listening has ended: the socket's file first, so that the next broker finds the path
-    /// either taken or free.
+    /// Dropped after listening has ended, the socket's file first: the next broker finds the path either taken or free.
     files: Option<(SocketFile, OwnFile)>,
 }
 
 impl Listener {
-    /// Begins to listen.
     fn new(socket: Socket, url: String, files: Option<(SocketFile, OwnFile)>) -> io::Result<Listener> {
         socket.listen(LISTEN_BACKLOG)?;
         Ok(Listener { _held: Held::new(&socket), socket, url, maker: Maker::here(), files })
@@ -100,7 +98,6 @@ impl Listener {
 
     /// Stops watching and listening, and removes the socket's files.
     pub fn close(self, registry: &Registry) {
-        // A listener that cannot be deregistered is closed all the same.
         let _ = registry.deregister(&mut SourceFd(&self.socket.as_raw_fd()));
     }
 }
@@ -123,7 +120,6 @@ fn naming(url: &ListenUrl) -> impl FnOnce(Error) -> Error {
     |error| error.within(name)
 }
 
-/// Another process has the address.
 fn taken(why: impl Into<String>) -> Error {
     Error::system(why).numbered(Errno::ADDRINUSE.raw_os_error())
 }

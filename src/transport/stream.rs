@@ -12,8 +12,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, Shutdown, SocketType, getpeername, shutdown, sockopt};
 use socket2::{SockRef, TcpKeepalive};
 
-/// A TCP child that vanished without closing is noticed after about this time, as in Redis
-/// (`tcp-keepalive`).
+/// A TCP child that vanished without closing is noticed after about this time, as in Redis (`tcp-keepalive`).
 const CHILD_KEEPALIVE: Duration = Duration::from_secs(300);
 
 /// A non-blocking connection.
@@ -96,9 +95,8 @@ impl Stream {
         Ok(stream)
     }
 
-    /// The options of a child's TCP connection: small segments are sent at once, and a child that vanished is
-    /// noticed. Setting either fails only on a connection that has already ended, which its first read will
-    /// report.
+    /// The options of a child's TCP connection: small segments are sent at once, and a child that vanished is noticed.
+    /// Setting them fails only on a connection that has already ended, which its first read will report.
     pub fn tune(&self) {
         if let Stream::Tcp(stream) = self {
             let _ = stream.set_nodelay(true);

@@ -1,6 +1,5 @@
-//! Passwords given on the command line, which every user of the host can read in the process list. The broker logs a
-//! warning, moves the password into its environment, which only its own user can read, and executes itself again in the
-//! same process with arguments that do not contain it.
+//! Passwords on the command line, which every user of the host can read in the process list. The broker warns, moves the
+//! password into its environment, which only its own user can read, and executes itself again with the other arguments.
 
 use crate::shared::{PASSWORD_VARIABLE, guard};
 use broker::base::error::{Error, Result};
@@ -29,8 +28,7 @@ pub(crate) fn hide_password() -> Result<()> {
     Err(Error::refused("cannot restart without the password", &error))
 }
 
-/// The arguments without their password, and the password; `None` if there is none to remove. The password of a URL
-/// takes precedence over that of `--set upstream_password`.
+/// The arguments without their password, and the password: that of a URL before that of `--set upstream_password`.
 fn without_password(args: &[OsString]) -> Option<(Vec<OsString>, String)> {
     let (mut url_password, mut key_password) = (None, None);
     let mut kept: Vec<OsString> = Vec::with_capacity(args.len());

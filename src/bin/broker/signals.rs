@@ -16,7 +16,6 @@ const ENDING: [c_int; 3] = [SIGTERM, SIGINT, SIGQUIT];
 /// Signals that are ignored, but would by default end the process.
 const HARMLESS: [(c_int, &str); 3] = [(SIGHUP, "SIGHUP"), (SIGUSR1, "SIGUSR1"), (SIGUSR2, "SIGUSR2")];
 
-/// The signals that have arrived.
 #[derive(Debug)]
 pub(crate) struct Signals {
     /// Saves a system call per turn while no signal has arrived.

@@ -16,7 +16,6 @@ const PIPE_PIECE: usize = 4096;
 /// A terminal that reports room may have room for only one byte.
 const TERMINAL_PIECE: usize = 1;
 
-/// How to write without blocking.
 #[derive(Debug)]
 enum WriteMode {
     /// To an open file of our own, which is non-blocking.
@@ -25,9 +24,8 @@ enum WriteMode {
     Socket,
     /// Directly: a regular file never blocks.
     File,
-    /// A pipe of another user, which must not be opened again, or a terminal that is neither ours to open nor our
-    /// session's: it is polled for room first, and gets pieces of this many bytes. Another writer may take the room in
-    /// between; then the write blocks.
+    /// Another user's pipe or terminal, which cannot be opened again: it is polled for room first, and gets pieces of this
+    /// many bytes. Another writer may take the room in between; then the write blocks.
     Asking(usize),
 }
 
@@ -39,7 +37,6 @@ struct WaitingLine {
     stands_for: u64,
 }
 
-/// A standard error whose writes never block.
 pub(crate) struct Stderr {
     fd: OwnedFd,
     way: WriteMode,
@@ -80,7 +77,6 @@ impl Stderr {
         }
     }
 
-    /// Whether lines are queued.
     pub(crate) fn is_behind(&self) -> bool {
         !self.waiting.is_empty()
     }
@@ -245,10 +241,8 @@ mod tests {
         file.write_all(b"before\n").unwrap();
         let mut stderr = Stderr::new(file.try_clone().unwrap().into(), about_lost);
         stderr.put("after\n".to_owned());
-        let mut text = String::new();
         std::io::Seek::rewind(&mut file).unwrap();
-        file.read_to_string(&mut text).unwrap();
-        assert_eq!(text, "before\nafter\n");
+        assert_eq!(std::io::read_to_string(file).unwrap(), "before\nafter\n");
 
         let (reader, writer) = std::io::pipe().unwrap();
         let mut stderr = Stderr::new(writer.into(), about_lost);

@@ -1,5 +1,5 @@
-//! One client process of the demo: an unmodified client of the `redis` crate that can tell, for every
-//! reply, whether it is its own. Keys and values contain this child's number and a counter.
+//! One client process of the demo: an unmodified client of the `redis` crate that can tell, for every reply, whether it
+//! is its own. Keys and values contain this child's number and a counter.
 
 use crate::cli::ChildArgs;
 use crate::report::Report;
@@ -149,8 +149,7 @@ impl Worker {
         self.expect(&cmd("EXEC"), &Value::Array(vec![bulk(&nonce)]))
     }
 
-    /// Passes an element to the right neighbour and waits for one from the left. Elements are numbered: none may
-    /// be missing or arrive twice.
+    /// Passes an element on and waits for one from the left. They are numbered: none may be missing or arrive twice.
     fn pass_on(&mut self) -> RedisResult<()> {
         let (right, left) = ((self.id + 1) % self.ring, (self.id + self.ring - 1) % self.ring);
         self.pushed += 1;

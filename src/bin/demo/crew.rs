@@ -20,8 +20,7 @@ struct ChildProgram {
     example: Option<&'static str>,
 }
 
-/// The `redis` crate; redis-cli, driven by one of our processes; hiredis, which reports only at its end; the same work with
-/// the broker's own C library. In the order in which a small crew includes them.
+/// In the order in which a small crew includes them. hiredis reports only at its end.
 static PROGRAMS: [ChildProgram; 4] = [
     ChildProgram { name: "redis (Rust)", example: None },
     ChildProgram { name: "redis-cli", example: None },

@@ -22,8 +22,7 @@ const POLL_PAUSE: Duration = Duration::from_millis(5);
 /// Longest path of a temporary directory, bytes, with which our names still fit a socket address (108 bytes).
 const TEMP_PATH_MAX: usize = 64;
 
-/// A running private Redis. Dropping it ends the server and removes the directory. Its data is in memory only and
-/// temporary, so no orderly shutdown is needed.
+/// A running private Redis. Dropping it ends the server and removes the directory.
 #[derive(Debug)]
 pub(crate) struct DevRedis {
     process: Guarded,
@@ -72,10 +71,8 @@ impl DevRedis {
         while ping(&self.socket()).is_err() {
             let ended = matches!(self.process.0.try_wait(), Ok(Some(_)) | Err(_));
             if ended || Instant::now() > deadline {
-                let what = match ended {
-                    true => "ended".to_owned(),
-                    false => format!("gave no answer within {} s", START_TIMEOUT.as_secs()),
-                };
+                let late = || format!("gave no answer within {} s", START_TIMEOUT.as_secs());
+                let what = if ended { "ended".to_owned() } else { late() };
                 return Err(Error::system(format!("the private redis-server {what}: {}", self.last_words())));
             }
             std::thread::sleep(POLL_PAUSE);

@@ -90,8 +90,7 @@ impl SocketPath {
         trial.bind(asked).map(drop)
     }
 
-    /// Binds the socket and sets its owner and permissions. It does not listen yet, so a connect before they are set
-    /// is refused.
+    /// Binds the socket and sets its owner and permissions. It does not listen yet, so until then a connect is refused.
     pub(super) fn bind(&self, asked: &AccessOptions) -> Result<(Socket, SocketFile)> {
         // Its initial owner is not known yet, and not needed.
         Access::asked(asked, (0, 0))?;
@@ -233,8 +232,7 @@ pub(super) fn will_be_created(path: &Path, creatable: &Path) -> bool {
 }
 
 /// A user who can remove the socket's file, or a directory on its path, can put another one there and act as the broker
-/// for every child. And root's broker must not work on files that another user can arrange. `open` are the permission bits
-/// that allow this.
+/// for every child. And root's broker must not work on files that another user can arrange. `open` permits this.
 fn check_directory(path: &Path, owner: u32, mode: u32, open: u32) -> Result<()> {
     let ours = rustix::process::geteuid().as_raw();
     let mode = mode & 0o7777;
