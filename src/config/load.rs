@@ -11,9 +11,6 @@ use super::table::{self, Field, KeyKind, Row, Settings, find};
 use super::value::show;
 use crate::base::error::{Error, Result};
 
-/// Prefix of the keys of the library's clients, and of no other keys.
-const OF_CLIENTS: &str = "client_";
-
 /// Applies a TOML document to the settings of both sides; keys it does not name keep their values. `origin` is the
 /// document's name in errors, usually a file name. On failure nothing has changed.
 pub fn load_toml(broker: &mut Settings, client: &mut ClientSettings, text: &str, origin: &str) -> Result<()> {
@@ -23,7 +20,8 @@ pub fn load_toml(broker: &mut Settings, client: &mut ClientSettings, text: &str,
     };
     // Only the message: the parser's Display quotes the line, which may contain a password.
     let table = DeTable::parse(text).map_err(|error| {
-        let key = error.span().and_then(|span| text.get(span)).filter(|word| is_key(word));
+        let is_key = |word: &&str| find(table::FIELDS, word).is_ok() || find(client::FIELDS, word).is_ok();
+        let key = error.span().and_then(|span| text.get(span)).filter(is_key);
         let named = key.map_or_else(String::new, |key| format!("{key}: "));
         at(error.span(), &format!("{named}{}", one_line(error.message())))
     })?;
@@ -34,7 +32,8 @@ pub fn load_toml(broker: &mut Settings, client: &mut ClientSettings, text: &str,
     let mut loaded = (broker.clone(), client.clone());
     for (key, value) in entries {
         let (name, value) = (key.get_ref(), value.get_ref());
-        let taken = match name.starts_with(OF_CLIENTS) {
+        // All keys of the library's clients begin like this, and no others.
+        let taken = match name.starts_with("client_") {
             true => set_toml(client::FIELDS, &mut loaded.1, name, value),
             false => set_toml(table::FIELDS, &mut loaded.0, name, value),
         };
@@ -87,10 +86,6 @@ fn toml_text(row: &Row, value: &DeValue<'_>) -> Option<String> {
         }
         _ => None,
     }
-}
-
-fn is_key(word: &str) -> bool {
-    find(table::FIELDS, word).is_ok() || find(client::FIELDS, word).is_ok()
 }
 
 /// Line numbers start at 1, as in editors.

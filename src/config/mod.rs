@@ -140,7 +140,6 @@ fn read_password(path: &Path) -> Result<Secret> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Write;
 
     /// Sets keys on the defaults and returns the error of `validate`, or "".
     fn validated(pairs: &[(&str, &str)]) -> String {
@@ -219,11 +218,11 @@ mod tests {
         assert!(error.contains("password\": cannot be read: No such file"), "{error}");
 
         for (content, password) in [("s3\r\nmore", "s3"), ("s3\n", "s3"), (" s3 ", " s3 ")] {
-            File::create(&path).unwrap().write_all(content.as_bytes()).unwrap();
+            std::fs::write(&path, content).unwrap();
             let upstream = settings.upstream_resolved().unwrap().unwrap();
             assert_eq!(upstream.password.as_ref().map(Secret::expose), Some(password));
         }
-        File::create(&path).unwrap().write_all(b"\nsecond").unwrap();
+        std::fs::write(&path, "\nsecond").unwrap();
         let error = settings.upstream_resolved().unwrap_err().to_string();
         assert!(error.contains("first line is empty") && !error.contains("second"), "{error}");
     }

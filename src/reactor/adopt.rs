@@ -67,16 +67,14 @@ impl Loop {
             let max = self.core.settings().children_max;
             return Err((stream, Error::limit(format!("children_max is {max}"))));
         };
-        let hands_over = kind == ChildKind::Adopted && matches!(stream, Stream::Unix(_));
         if let Peer::Unix { pid, uid } = peer {
             self.core.set_child_process(child, uid, pid);
         }
         match self.add_link(stream, Owner::Child(child)) {
             Ok(key) => {
                 self.core.set_child_link(child, super::link_of(key));
-                if let Some(link) = self.links.get_mut(key) {
-                    link.hands_over = hands_over;
-                }
+                let link = self.links.get_mut(key).expect("just inserted");
+                link.hands_over = kind == ChildKind::Adopted && matches!(link.conn.stream(), Stream::Unix(_));
                 Ok(key)
             }
             Err((stream, error)) => {

@@ -127,7 +127,6 @@ pub struct Loop {
     pipe: (mio::net::UnixStream, UnixStream),
     /// The buffer of one read, shared by all connections, so that an idle one has none.
     scratch: Box<[u8]>,
-    /// Links to read again after a time without input.
     quiet: Quiet,
     /// Connections given up, and when to stop waiting for their end of file; oldest first.
     leaving: VecDeque<(Millis, Key<Link>)>,

@@ -145,10 +145,8 @@ fn allowed_addresses(host: &str, port: u16, insecure: bool) -> Result<Vec<Socket
 fn bind_tcp(addresses: Vec<SocketAddr>) -> Result<Listener> {
     first_that_binds(addresses, |address| {
         let socket = bound_socket(&address.into())?;
-        let mut listener = Listener::new(socket, String::new(), None)?;
-        let bound = listener.socket.local_addr()?.as_socket().unwrap_or(address);
-        listener.url = format!("tcp://{bound}");
-        Ok(listener)
+        let bound = socket.local_addr()?.as_socket().unwrap_or(address);
+        Listener::new(socket, format!("tcp://{bound}"), None)
     })
 }
 

@@ -210,7 +210,6 @@ impl HostName {
         Ok(name)
     }
 
-    /// The address in use.
     fn address(&self) -> Option<SocketAddr> {
         self.known.get(self.present).copied()
     }

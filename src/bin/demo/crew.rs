@@ -197,7 +197,6 @@ impl Crew {
     }
 }
 
-/// This binary as a child of the demo.
 fn own(verb: &str, args: &DemoArgs, socket: &Path, id: u32, ring: u32) -> Result<Command> {
     let mut command = guard::command(guard::own_binary()?)?;
     command.arg(verb).arg(socket).args([args.seconds, id, ring].map(|number| number.to_string()));

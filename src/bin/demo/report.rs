@@ -85,7 +85,6 @@ impl Report {
         Some(report)
     }
 
-    /// Adds another process' counts.
     pub(crate) fn add(&mut self, other: &Report) {
         self.requests += other.requests;
         self.checked += other.checked;

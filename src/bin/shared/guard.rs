@@ -70,10 +70,9 @@ impl Guarded {
             match self.0.try_wait() {
                 Ok(Some(status)) => return Some(status),
                 Ok(None) if Instant::now() < deadline => std::thread::sleep(WAIT_PAUSE),
-                _ => break,
+                _ => break self.end(),
             }
         }
-        self.end();
         None
     }
 

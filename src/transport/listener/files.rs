@@ -45,8 +45,8 @@ pub(super) struct SocketPath {
 impl SocketPath {
     /// Opens the directory of `path`; creates it first if it is missing and is `creatable`.
     pub(super) fn open(path: &Path, creatable: &Path) -> Result<SocketPath> {
-        ensure_parent(path, creatable)?;
         let parent = path.parent().unwrap_or(Path::new("/"));
+        ensure_directory(parent, creatable)?;
         let name = path.file_name().ok_or_else(|| Error::config("the path names no file".to_owned()))?;
         // The canonical path: a symbolic link in it could be changed later.
         let found = fs::canonicalize(parent)
@@ -205,8 +205,7 @@ impl SocketPath {
 }
 
 /// A missing directory is created only if it is ours by convention: elsewhere it is a typing error, or a missing mount.
-fn ensure_parent(path: &Path, creatable: &Path) -> Result<()> {
-    let parent = path.parent().unwrap_or(Path::new("/"));
+fn ensure_directory(parent: &Path, creatable: &Path) -> Result<()> {
     if parent.is_dir() {
         return Ok(());
     }
