@@ -92,9 +92,8 @@ impl Settings {
         if self.auth != Auth::Users {
             return Ok(Vec::new());
         }
-        let Some(path) = &self.auth_file else {
-            return Err(Error::config("auth = \"users\": allowed only with auth_file"));
-        };
+        let none = || Error::config("auth = \"users\": allowed only with auth_file");
+        let path = self.auth_file.as_ref().ok_or_else(none)?;
         let refuse = |why: String| Error::config(format!("auth_file = {path:?}: {why}"));
         parse(&read(path).map_err(&refuse)?).map_err(refuse)
     }
@@ -123,14 +122,10 @@ fn parse(text: &str) -> ParseResult<Vec<Account>> {
         if key.get_ref() != "user" {
             return Err(at(start, format!("unknown key {}; allowed is [[user]]", show(key.get_ref()))));
         }
-        let DeValue::Array(users) = value.get_ref() else {
-            return Err(at(start, "user: allowed is [[user]]".into()));
-        };
-        for user in users {
+        let no_list = |start| at(start, "user: allowed is [[user]]".into());
+        for user in value.get_ref().as_array().ok_or_else(|| no_list(start))? {
             let start = user.span().start;
-            let DeValue::Table(fields) = user.get_ref() else {
-                return Err(at(start, "user: allowed is [[user]]".into()));
-            };
+            let fields = user.get_ref().as_table().ok_or_else(|| no_list(start))?;
             let account = account(fields).map_err(|why| at(start, why))?;
             if accounts.iter().any(|other| other.name == account.name) {
                 return Err(at(start, format!("user {}: named twice", show(&account.name))));
@@ -192,12 +187,10 @@ fn lower(names: Vec<String>) -> Vec<String> {
 
 /// One string or a list of strings.
 fn texts(value: &DeValue<'_>) -> Option<Vec<String>> {
-    match value {
-        DeValue::String(text) => Some(vec![text.to_string()]),
-        DeValue::Array(items) => {
-            items.iter().map(|item| item.get_ref().as_str().map(str::to_owned)).collect()
-        }
-        _ => None,
+    let text = |value: &DeValue<'_>| value.as_str().map(str::to_owned);
+    match value.as_array() {
+        Some(items) => items.iter().map(|item| text(item.get_ref())).collect(),
+        None => text(value).map(|text| vec![text]),
     }
 }
 

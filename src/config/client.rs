@@ -2,12 +2,9 @@
 //! row here is one field of `ClientSettings`, as in `table`. Opens no connection.
 
 use super::endpoint::Secret;
-use super::table::{DAY, Field, GIB, KIB, KeyKind, Row, default_of, find, settings, unit};
+use super::table::{DAY, FIXED, Field, GIB, KIB, KeyKind, Row, default_of, find, settings, unit};
 use super::value::Value;
 use crate::base::error::Result;
-
-/// Read once, when a client is made.
-const FIXED: bool = false;
 
 settings! {
     /// Every setting of a client, typed and each within its bounds. Times are milliseconds.

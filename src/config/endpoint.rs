@@ -1,6 +1,5 @@
-//! The URLs: where Redis is (`Upstream`) and where children connect (`ListenUrl`). The `redis` crate parses both, so
-//! that a URL has the same meaning as for every other user of that crate. Nothing here resolves a name or opens a
-//! socket, and no text made here contains a password.
+//! The URLs: where Redis is and where children connect. The `redis` crate parses both, so that a URL has the same meaning
+//! as for every other user of that crate. Resolves no name and opens no socket; no text made here contains a password.
 
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
@@ -135,6 +134,17 @@ impl fmt::Display for Upstream {
     }
 }
 
+/// Who may connect to a Unix socket, as its URL says.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AccessOptions {
+    /// Permission bits; `SOCKET_MODE` when `None`.
+    pub mode: Option<u32>,
+    /// Name or number of the owner; the process's own when `None`.
+    pub user: Option<String>,
+    /// Name or number of the group; the process's own when `None`.
+    pub group: Option<String>,
+}
+
 /// An address where children connect. `Display` is the URL that parses to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ListenUrl {
@@ -142,12 +152,8 @@ pub enum ListenUrl {
     Unix {
         /// Absolute, at most `SUN_PATH_MAX` bytes.
         path: PathBuf,
-        /// Permission bits; `SOCKET_MODE` when `None`.
-        mode: Option<u32>,
-        /// Name or number of the owner; the process's own when `None`.
-        user: Option<String>,
-        /// Name or number of the group; the process's own when `None`.
-        group: Option<String>,
+        /// Its options.
+        access: AccessOptions,
     },
     /// `tcp://host:port?insecure=1`
     Tcp {
@@ -172,7 +178,7 @@ impl ListenUrl {
 
     /// A Unix socket with a path and no options.
     pub fn unix(path: impl Into<PathBuf>) -> Self {
-        ListenUrl::Unix { path: path.into(), mode: None, user: None, group: None }
+        ListenUrl::Unix { path: path.into(), access: AccessOptions::default() }
     }
 
     /// Whether two URLs name the same address, so that only one of them can be bound. Options do not matter.
@@ -194,17 +200,17 @@ fn parse_listen_unix(text: &str) -> ParseResult<ListenUrl> {
     }
     let path = url.to_file_path().map_err(|()| "the path is not absolute, as in unix:///path")?;
     let path = check_path(&path)?;
-    let (mut mode, mut user, mut group) = (None, None, None);
+    let mut access = AccessOptions::default();
     for (name, value) in url.query_pairs() {
         match &*name {
-            "mode" => mode = Some(parse_mode(&value)?),
-            "user" if !value.is_empty() => user = Some(value.into_owned()),
-            "group" if !value.is_empty() => group = Some(value.into_owned()),
+            "mode" => access.mode = Some(parse_mode(&value)?),
+            "user" if !value.is_empty() => access.user = Some(value.into_owned()),
+            "group" if !value.is_empty() => access.group = Some(value.into_owned()),
             "user" | "group" => return Err(format!("option \"{name}\" is empty")),
             _ => return Err(format!("unknown option {}", show(&name))),
         }
     }
-    Ok(ListenUrl::Unix { path, mode, user, group })
+    Ok(ListenUrl::Unix { path, access })
 }
 
 /// `rest` is what follows `tcp:`. The `redis` scheme has the same syntax and a parser.
@@ -240,8 +246,8 @@ fn parse_mode(text: &str) -> ParseResult<u32> {
 
 fn check_path(path: &Path) -> ParseResult<PathBuf> {
     let bytes = path.as_os_str().as_bytes();
-    if bytes.len() > SUN_PATH_MAX {
-        let len = bytes.len();
+    let len = bytes.len();
+    if len > SUN_PATH_MAX {
         return Err(format!("the path has {len} bytes; the system takes {SUN_PATH_MAX} for a socket"));
     }
     if bytes.contains(&0) {
@@ -256,7 +262,7 @@ fn check_path(path: &Path) -> ParseResult<PathBuf> {
 impl fmt::Display for ListenUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            ListenUrl::Unix { path, mode, user, group } => {
+            ListenUrl::Unix { path, access: AccessOptions { mode, user, group } } => {
                 write!(f, "unix://{}", UrlPath(path))?;
                 let mode = mode.map(|mode| format!("{mode:04o}"));
                 let options = [("mode", &mode), ("user", user), ("group", group)];
@@ -283,18 +289,16 @@ pub fn default_listen(is_root: bool, xdg_runtime_dir: Option<&str>) -> Result<Li
     if is_root {
         return Ok(ListenUrl::unix(Path::new(RUN_DIR).join("broker.sock")));
     }
-    let wrong = |why| {
-        Error::config(format!(
-            "no listener: {why}; give --listen unix:///path or set listen in the configuration"
-        ))
-    };
-    match xdg_runtime_dir {
+    let path = match xdg_runtime_dir {
         Some(dir) if Path::new(dir).is_absolute() => {
-            let path = Path::new(dir).join("broker.sock");
-            check_path(&path).map(ListenUrl::unix).map_err(|why| wrong(format!("XDG_RUNTIME_DIR: {why}")))
+            check_path(&Path::new(dir).join("broker.sock")).map_err(|why| format!("XDG_RUNTIME_DIR: {why}"))
         }
-        _ => Err(wrong("not run by root, and XDG_RUNTIME_DIR is not set to an absolute path".to_owned())),
-    }
+        _ => Err("not run by root, and XDG_RUNTIME_DIR is not set to an absolute path".to_owned()),
+    };
+    path.map(ListenUrl::unix).map_err(|why| {
+        let way = "give --listen unix:///path or set listen in the configuration";
+        Error::config(format!("no listener: {why}; {way}"))
+    })
 }
 
 /// A host as written in a URL.
@@ -414,10 +418,7 @@ mod tests {
         ] {
             for scheme in schemes.split(' ') {
                 let error = parse_upstream(&format!("{scheme}://h")).unwrap_err().to_string();
-                assert!(
-                    error.ends_with(&format!("{what} upstreams are not supported yet")),
-                    "{scheme}: {error}"
-                );
+                assert!(error.ends_with(&format!("{what} upstreams are not supported yet")), "{error}");
             }
         }
     }

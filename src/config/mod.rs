@@ -1,8 +1,5 @@
-//! Configuration: one table of keys, from which the file, the flags and the documentation are made.
-//!
-//! `table` holds one row per key and `client` the same for the client side of the library. `value` reads and prints
-//! values, `load` reads TOML and `key=value`, `endpoint` owns the URLs, `accounts` reads the users of `auth_file`.
-//! Nothing here reads argv or the environment.
+//! Configuration: one table of keys, from which the file, the flags and the documentation are made. Nothing here reads
+//! argv or the environment.
 
 pub mod accounts;
 pub mod client;
@@ -33,13 +30,9 @@ impl Settings {
     /// Checks rules that involve more than one key.
     pub fn validate(&self) -> Result<()> {
         let connections_max = self.upstream_connections_max;
+        let (soft, hard) = (self.subscriber_output_soft, self.subscriber_output_max);
         for (key, value, bound, max) in [
-            (
-                "subscriber_output_soft",
-                self.subscriber_output_soft,
-                "subscriber_output_max",
-                self.subscriber_output_max,
-            ),
+            ("subscriber_output_soft", soft, "subscriber_output_max", hard),
             ("lanes", self.lanes, "upstream_connections_max", connections_max),
             ("leases_warm", self.leases_warm, "upstream_connections_max", connections_max),
         ] {
@@ -97,12 +90,8 @@ impl Settings {
     /// Warns about files with secrets that these settings name. Called for settings in force, not for refused ones.
     pub fn warn_of_files(&self) {
         let users = self.auth_file.as_ref().filter(|_| self.auth == value::Auth::Users);
-        let files = [("upstream_password_file", self.upstream_password_file.as_ref()), ("auth_file", users)];
-        for (key, path) in files {
-            if let Some(path) = path {
-                warn_of_mode(key, path);
-            }
-        }
+        self.upstream_password_file.iter().for_each(|path| warn_of_mode("upstream_password_file", path));
+        users.iter().for_each(|path| warn_of_mode("auth_file", path));
     }
 }
 
@@ -151,7 +140,6 @@ fn read_password(path: &Path) -> Result<Secret> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Write;
 
     /// Sets keys on the defaults and returns the error of `validate`, or "".
     fn validated(pairs: &[(&str, &str)]) -> String {
@@ -163,23 +151,15 @@ mod tests {
     }
 
     #[test]
-    fn the_defaults_agree_with_each_other_and_print_as_in_the_table() {
+    fn the_defaults_agree_with_each_other_and_are_printed_and_read_as_in_the_table() {
         assert_eq!(validated(&[]), "");
-        let settings = Settings::default();
+        let mut settings = Settings::default();
         for row in rows() {
             assert_eq!(settings.get_text(row.key).as_deref(), Some(row.default), "{}", row.key);
             assert!(!row.doc.is_empty() && !row.doc.contains('\n'), "{}", row.key);
+            settings.set(row.key, row.default).unwrap();
         }
         assert_eq!(settings.get_text("no_such_key"), None);
-    }
-
-    #[test]
-    fn every_key_takes_its_own_text_again() {
-        let mut settings = Settings::default();
-        for row in rows() {
-            let text = settings.get_text(row.key).unwrap();
-            settings.set(row.key, &text).unwrap();
-        }
         assert_eq!(settings, Settings::default());
     }
 
@@ -196,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn separate_credentials_stand_above_the_url() {
+    fn separate_credentials_stand_above_the_url_and_a_username_needs_a_password() {
         let mut settings = Settings::default();
         assert_eq!(settings.upstream_resolved().unwrap(), None);
         settings.set("upstream", "redis://u:old@h").unwrap();
@@ -207,11 +187,7 @@ mod tests {
         assert_eq!(upstream.password.as_ref().map(Secret::expose), Some("new"));
         let debug = format!("{settings:?}{upstream:?}");
         assert!(!debug.contains("old") && !debug.contains("new"), "{debug}");
-    }
-
-    #[test]
-    fn a_username_alone_is_refused() {
-        let mut settings = Settings::default();
+        settings.unset("upstream_password").unwrap();
         settings.set("upstream", "redis://u@h").unwrap();
         let error = settings.upstream_resolved().unwrap_err().to_string();
         assert!(error.contains("without a password"), "{error}");
@@ -242,11 +218,11 @@ mod tests {
         assert!(error.contains("password\": cannot be read: No such file"), "{error}");
 
         for (content, password) in [("s3\r\nmore", "s3"), ("s3\n", "s3"), (" s3 ", " s3 ")] {
-            File::create(&path).unwrap().write_all(content.as_bytes()).unwrap();
+            std::fs::write(&path, content).unwrap();
             let upstream = settings.upstream_resolved().unwrap().unwrap();
             assert_eq!(upstream.password.as_ref().map(Secret::expose), Some(password));
         }
-        File::create(&path).unwrap().write_all(b"\nsecond").unwrap();
+        std::fs::write(&path, "\nsecond").unwrap();
         let error = settings.upstream_resolved().unwrap_err().to_string();
         assert!(error.contains("first line is empty") && !error.contains("second"), "{error}");
     }

@@ -59,7 +59,7 @@ pub struct Row {
 #[derive(Debug)]
 pub(super) struct Field<S> {
     pub(super) row: Row,
-    /// Reads text into the field; the error says what is wrong with it.
+    /// The error says what is wrong with the text.
     pub(super) write: fn(&mut S, &Row, &str) -> std::result::Result<(), String>,
     /// The field as text, without credentials.
     pub(super) read: fn(&S, &Row) -> String,
@@ -185,8 +185,8 @@ macro_rules! settings {
 pub(super) use settings;
 
 const RELOAD: bool = true;
-/// Read once, at the start of the broker.
-const FIXED: bool = false;
+/// Read once, at the start of the broker or when a client is made.
+pub(super) const FIXED: bool = false;
 pub(super) const KIB: u64 = 1024;
 pub(super) const MIB: u64 = 1024 * KIB;
 pub(super) const GIB: u64 = 1024 * MIB;
@@ -308,18 +308,14 @@ pub(super) fn find<S>(fields: &'static [Field<S>], key: &str) -> Result<&'static
     if let Some(field) = fields.iter().find(|field| field.row.key == key) {
         return Ok(field);
     }
-    let mut message = format!("unknown key {}", show(&mask(key)));
     let names = fields.iter().map(|field| field.row.key).filter(|_| key.len() <= KEY_LEN_MAX);
     let nearest = names.map(|name| (strsim::levenshtein(key, name), name)).min();
     // A distance above a third of the length is another word, not a typing error.
-    if let Some((distance, name)) = nearest
-        && distance <= name.len() / 3
-    {
-        message.push_str(&format!("; did you mean \"{name}\"?"));
-    } else {
-        message.push_str("; the keys are listed in the configuration's documentation");
-    }
-    Err(Error::config(message))
+    let hint = match nearest.filter(|(distance, name)| *distance <= name.len() / 3) {
+        Some((_, name)) => format!("did you mean \"{name}\"?"),
+        None => "the keys are listed in the configuration's documentation".to_owned(),
+    };
+    Err(Error::config(format!("unknown key {}; {hint}", show(&mask(key)))))
 }
 
 #[cfg(test)]

@@ -18,9 +18,9 @@ pub(super) trait Value: Sized {
     fn text(&self, row: &Row) -> String;
 }
 
-/// Defines an enum whose variants are words of the configuration.
-macro_rules! choice {
-    ($(#[$doc:meta])* $name:ident { $( $(#[$variant_doc:meta])* $variant:ident = $word:literal, )+ }) => {
+/// Defines enums whose variants are words of the configuration.
+macro_rules! choices {
+    ($( $(#[$doc:meta])* $name:ident { $( $(#[$variant_doc:meta])* $variant:ident = $word:literal, )+ } )+) => { $(
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub enum $name { $( $(#[$variant_doc])* $variant, )+ }
@@ -44,10 +44,10 @@ macro_rules! choice {
                 self.as_str().to_owned()
             }
         }
-    };
+    )+ };
 }
 
-choice! {
+choices! {
     /// Who answers PING.
     Ping {
         /// The upstream, like any request.
@@ -55,9 +55,7 @@ choice! {
         /// The broker, while it is connected.
         Local = "local",
     }
-}
 
-choice! {
     /// Where a transaction runs.
     Transactions {
         /// Queued by the broker, then written whole to a shared lane.
@@ -65,9 +63,7 @@ choice! {
         /// On a lane leased from MULTI to EXEC.
         Leased = "leased",
     }
-}
 
-choice! {
     /// Where subscriptions are kept.
     Pubsub {
         /// One upstream subscription per channel, for all children of a user.
@@ -75,9 +71,7 @@ choice! {
         /// On a lane leased from the first subscription to the last.
         Leased = "leased",
     }
-}
 
-choice! {
     /// What happens to subscribers when the connection that carries their messages is lost.
     OnSubscriberLoss {
         /// They are closed, as a direct connection would be.
@@ -85,9 +79,7 @@ choice! {
         /// The channels are subscribed again; messages published in between are missed without notice.
         Resubscribe = "resubscribe",
     }
-}
 
-choice! {
     /// Who authenticates children.
     Auth {
         /// No authentication: every child that can connect is served as the upstream's user.
@@ -97,9 +89,7 @@ choice! {
         /// The upstream, with the child's own name and password.
         Passthrough = "passthrough",
     }
-}
 
-choice! {
     /// How often a lane checks that its replies belong to its requests.
     Integrity {
         /// Never.
@@ -109,9 +99,7 @@ choice! {
         /// Behind every request; no reply is passed to a child before its canary has matched.
         Always = "always",
     }
-}
 
-choice! {
     /// The lowest severity that is logged.
     LogLevel {
         /// Failures only.
@@ -125,9 +113,7 @@ choice! {
         /// Also every request.
         Trace = "trace",
     }
-}
 
-choice! {
     /// The format of log lines.
     LogFormat {
         /// Plain text.
@@ -220,7 +206,7 @@ fn optional(row: &Row, text: &str) -> ParseResult<Option<String>> {
     if text.contains('\0') {
         return Err("contains a NUL byte".to_owned());
     }
-    Ok(if text.is_empty() { None } else { Some(text.to_owned()) })
+    Ok((!text.is_empty()).then(|| text.to_owned()))
 }
 
 impl Value for Option<String> {

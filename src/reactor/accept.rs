@@ -16,9 +16,6 @@ use crate::transport::stream::Stream;
 use mio::{Registry, Token};
 use std::io;
 
-/// The error that Redis sends before it closes, too.
-pub(super) const REFUSAL: &[u8] = b"-ERR max number of clients reached\r\n";
-
 /// A listener in the loop.
 #[derive(Debug)]
 pub(super) struct PolledListener {
@@ -35,7 +32,7 @@ pub(super) struct PolledListener {
 }
 
 impl PolledListener {
-    /// Binds and watches. `number` is one that no listener of the loop has had.
+    /// `number` is one that no listener of the loop has had.
     pub(super) fn open(url: &ListenUrl, registry: &Registry, number: usize) -> error::Result<PolledListener> {
         let listener = Listener::bind(url)?;
         let token = reserved(FIRST_LISTENER + number);
@@ -55,7 +52,6 @@ impl PolledListener {
         }
     }
 
-    /// Applies other options of the same address.
     pub(super) fn apply(&mut self, url: &ListenUrl) -> error::Result<()> {
         self.listener.apply(url)?;
         self.asked = url.clone();
@@ -66,7 +62,6 @@ impl PolledListener {
         self.listener.url()
     }
 
-    /// Stops listening and removes the socket's file.
     pub(super) fn close(self, registry: &Registry) {
         self.listener.close(registry);
     }
@@ -74,10 +69,6 @@ impl PolledListener {
     /// A resource was returned to the system.
     pub(super) fn retry(&mut self) {
         self.pause = None;
-    }
-
-    fn may_accept(&self, now: Millis) -> bool {
-        self.pending && self.pause.is_none_or(|until| until <= now)
     }
 }
 
@@ -94,7 +85,8 @@ impl Loop {
     /// Accepts at every pending listener, a bounded number of connections each.
     pub(super) fn accept_pending(&mut self) {
         for index in 0..self.listeners.len() {
-            if self.listeners[index].may_accept(self.told) {
+            let PolledListener { pending, pause, .. } = self.listeners[index];
+            if pending && pause.is_none_or(|until| until <= self.told) {
                 self.accept_up_to(index, limits::ACCEPT_TURN);
             }
         }
@@ -144,7 +136,6 @@ impl Loop {
         self.listeners[index].pending = true;
     }
 
-    /// Registers a connection under a key of its own.
     pub(super) fn add_link(
         &mut self,
         stream: Stream,
@@ -162,12 +153,10 @@ impl Loop {
         self.links_peak = self.links_peak.max(self.links.len());
         let connecting = matches!(owner, Owner::Dial(_));
         let link = self.links.get_mut(key).expect("just inserted");
-        match link.conn.register(self.poll.registry(), Token(link_of(key)), connecting) {
-            Ok(()) => Ok(key),
-            Err(error) => {
-                let link = self.links.remove(key).expect("just inserted");
-                Err((link.conn.into_stream(), error))
-            }
-        }
+        let registered = link.conn.register(self.poll.registry(), Token(link_of(key)), connecting);
+        registered.map(|()| key).map_err(|error| {
+            let link = self.links.remove(key).expect("just inserted");
+            (link.conn.into_stream(), error)
+        })
     }
 }

@@ -1,7 +1,6 @@
 //! Adopted connections: handed over by the program, or by a child that was itself handed over, so that a forked worker
 //! with one inherited socket can open more without a path on disk. Accepts nothing.
 
-use super::accept::REFUSAL;
 use super::{Link, Loop, Owner};
 use crate::base::error::Error;
 use crate::base::key::Key;
@@ -12,6 +11,9 @@ use crate::transport::stream::{Peer, Stream};
 use rustix::io::Errno;
 use rustix::net::SendFlags;
 use std::os::fd::OwnedFd;
+
+/// The error that Redis sends before it closes, too.
+const REFUSAL: &[u8] = b"-ERR max number of clients reached\r\n";
 
 /// Descriptors received from adopted children that are to become children.
 #[derive(Debug, Default)]
@@ -26,16 +28,10 @@ impl Handed {
         self.left = limits::HANDED_TURN;
     }
 
-    pub(super) fn forget_all(&mut self) {
-        self.fds = Vec::new();
-    }
-
-    /// Whether this turn's share is used up.
     pub(super) fn is_full(&self) -> bool {
         self.left == 0
     }
 
-    /// One read of a connection, which may hand over.
     pub(super) fn fill(&mut self, link: &mut Link, buffer: &mut [u8]) -> Fill {
         if !link.hands_over {
             return link.conn.fill(buffer);
@@ -65,23 +61,20 @@ impl Loop {
         admitted.map(drop).map_err(|(stream, error)| (stream.into(), error.within(ATTEMPT)))
     }
 
-    /// Makes a connection a child, or returns the reason.
     pub(super) fn admit(&mut self, stream: Stream, kind: ChildKind) -> Result<Key<Link>, (Stream, Error)> {
         let peer = stream.peer();
         let Some(child) = self.core.child_open(kind, &peer.to_string(), usize::MAX) else {
             let max = self.core.settings().children_max;
             return Err((stream, Error::limit(format!("children_max is {max}"))));
         };
-        let hands_over = kind == ChildKind::Adopted && matches!(stream, Stream::Unix(_));
         if let Peer::Unix { pid, uid } = peer {
             self.core.set_child_process(child, uid, pid);
         }
         match self.add_link(stream, Owner::Child(child)) {
             Ok(key) => {
                 self.core.set_child_link(child, super::link_of(key));
-                if let Some(link) = self.links.get_mut(key) {
-                    link.hands_over = hands_over;
-                }
+                let link = self.links.get_mut(key).expect("just inserted");
+                link.hands_over = kind == ChildKind::Adopted && matches!(link.conn.stream(), Stream::Unix(_));
                 Ok(key)
             }
             Err((stream, error)) => {

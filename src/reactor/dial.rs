@@ -13,9 +13,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-/// An idle upstream connection is probed after this time, then at this interval, and closed after this many
-/// probes, or when written bytes stay unacknowledged for `USER_TIMEOUT`: a host that vanished is noticed in 30 s
-/// even while no request is sent.
+/// An idle upstream connection is probed after this time, then at this interval, and closed after this many probes, or
+/// when written bytes stay unacknowledged for `USER_TIMEOUT`: a host that vanished is noticed in 30 s.
 const KEEPALIVE_TIME: Duration = Duration::from_secs(15);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 const KEEPALIVE_PROBES: u32 = 3;
@@ -34,11 +33,6 @@ impl Dialler {
         Dialler { resolver, dials: HashMap::new() }
     }
 
-    /// A lane's connection was lost.
-    pub(super) fn lost(&mut self) {
-        self.resolver.doubt();
-    }
-
     pub(super) fn forget_all(&mut self) {
         self.dials = HashMap::new();
     }
@@ -50,8 +44,7 @@ impl Loop {
         self.dialler.resolver.lookup()
     }
 
-    /// From now on lanes are connected to `target`, if it is another one or may be; the core gives up attempts in
-    /// progress.
+    /// From now on lanes are connected to `target`, if it may be another one; the core gives up attempts in progress.
     pub(super) fn redirect(&mut self, upstream: &Upstream, target: Destination) {
         let resolver = &mut self.dialler.resolver;
         if !resolver.keeps_itself_fresh() || self.core.upstream().address != upstream.address {
@@ -109,6 +102,11 @@ impl Loop {
                 }
             }
         }
+    }
+
+    pub(super) fn lose_lane(&mut self, lane: LaneKey, why: &str) {
+        self.dialler.resolver.doubt();
+        self.core.lane_lost(lane, why);
     }
 
     /// The core has given up the attempt: too slow, or no longer needed.

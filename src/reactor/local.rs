@@ -139,7 +139,6 @@ impl Loop {
         self.core.child_flushed(child);
     }
 
-    /// The core accepts input again.
     pub(super) fn local_resumed(&mut self, local: LocalKey) {
         if let Some(entry) = self.locals.get_mut(local.0)
             && std::mem::take(&mut entry.refused)

@@ -1,9 +1,5 @@
 //! The loop: one thread, one mio poll, every socket of the broker. Passes input and the time to the core, then writes what
 //! the core has queued and carries out its actions. Decides nothing that a child could see.
-//!
-//! `turn` is one turn, `quiet` reads idle connections once more, `accept` has the listeners, `adopt` connections that
-//! were handed over, `local` the program's own children, `dial` connections to the upstream, `reload` new settings,
-//! `stats` the statistics.
 
 mod accept;
 mod adopt;
@@ -40,7 +36,7 @@ use reload::required_upstream;
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
@@ -61,13 +57,11 @@ pub enum RunMode {
 struct Link {
     conn: Conn,
     owner: Owner,
-    /// In `Loop::ready`.
     listed: bool,
     /// Its bytes may carry sockets.
     hands_over: bool,
     /// It was read since the last check of `quiet`.
     read_lately: bool,
-    /// In `quiet`.
     watched: bool,
 }
 
@@ -122,19 +116,17 @@ pub struct Loop {
     /// The largest number of links since unused memory was last freed.
     links_peak: usize,
     listeners: Vec<PolledListener>,
-    /// The number of the newest listener.
     next_listener: usize,
     handed: Handed,
     locals: Arena<LocalChild>,
     local_events: Vec<LocalEvent>,
     dialler: Dialler,
-    /// Ends a wait from within the process; the resolver's threads share it.
+    /// Shared with the resolver's threads.
     waker: Arc<Wake>,
-    /// The read end and the write end.
+    /// Read end, write end.
     pipe: (mio::net::UnixStream, UnixStream),
     /// The buffer of one read, shared by all connections, so that an idle one has none.
     scratch: Box<[u8]>,
-    /// Links to read again after a time without input.
     quiet: Quiet,
     /// Connections given up, and when to stop waiting for their end of file; oldest first.
     leaving: VecDeque<(Millis, Key<Link>)>,
@@ -202,10 +194,8 @@ impl Loop {
         let resolver = Resolver::new(locate(&upstream, lookup)?, lookup, waker.clone());
         let pipe = wake_pair(&poll).map_err(Error::attempting("cannot create the wake pipe"))?;
         let held = [Held::new(&poll), Held::new(&pipe.0), Held::new(&pipe.1)];
-        let mut listeners = Vec::new();
-        for url in &settings.listen {
-            listeners.push(PolledListener::open(url, poll.registry(), listeners.len())?);
-        }
+        let open = |(number, url)| PolledListener::open(url, poll.registry(), number);
+        let listeners: Vec<_> = settings.listen.iter().enumerate().map(open).collect::<Result<_>>()?;
         listeners.iter().for_each(|listener| listener.warn_if_unguarded(settings.auth));
         settings.warn_of_files();
         let clock = Clock::new();
@@ -321,7 +311,7 @@ impl Loop {
             self.close_link(key);
         }
         self.dialler.forget_all();
-        self.handed.forget_all();
+        self.handed = Handed::default();
         self.quiet = Quiet::default();
         self.work = turn::WorkLists::default();
         self.leaving.clear();
@@ -378,10 +368,7 @@ fn read_settings(settings: &Settings) -> Result<(Upstream, Vec<Account>)> {
 
 /// A socket pair whose read end is watched.
 fn wake_pair(poll: &Poll) -> io::Result<(mio::net::UnixStream, UnixStream)> {
-    let (read, write) = UnixStream::pair()?;
-    read.set_nonblocking(true)?;
-    write.set_nonblocking(true)?;
-    let mut read = mio::net::UnixStream::from_std(read);
+    let (mut read, write) = mio::net::UnixStream::pair()?;
     poll.registry().register(&mut read, TOKEN_PIPE, Interest::READABLE)?;
-    Ok((read, write))
+    Ok((read, OwnedFd::from(write).into()))
 }

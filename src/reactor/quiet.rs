@@ -1,13 +1,11 @@
 //! Connections whose last read may have left bytes behind without an edge (`transport::conn`): they are read once more
-//! after a time without input. A peer that waits for an answer to such bytes sends nothing, and any further input makes an
-//! edge and is read anyway. So a busy connection costs nothing here, and a quiet one a single read.
+//! after a time without input. Any further input makes an edge, so a busy connection costs nothing here.
 
 use super::{Link, Loop};
 use crate::base::clock::Millis;
 use crate::base::key::Key;
 use crate::base::limits::QUIET_AFTER;
 
-/// The connections to read again.
 #[derive(Debug, Default)]
 pub(super) struct Quiet {
     links: Vec<Key<Link>>,
@@ -16,14 +14,12 @@ pub(super) struct Quiet {
 }
 
 impl Quiet {
-    /// Milliseconds until the next check.
     pub(super) fn timeout(&self, now: Millis) -> Option<Millis> {
         self.due.map(|due| due.saturating_sub(now))
     }
 }
 
 impl Loop {
-    /// A connection has been read.
     pub(super) fn note_read(&mut self, key: Key<Link>) {
         let Some(link) = self.links.get_mut(key) else { return };
         link.read_lately = true;
@@ -44,11 +40,12 @@ impl Loop {
             let Some(link) = self.links.get_mut(*key) else { return false };
             let busy = std::mem::take(&mut link.read_lately);
             link.watched = busy && link.conn.is_doubtful();
+            let stays = link.watched;
             if link.conn.is_doubtful() && !busy {
                 link.conn.look_again();
                 self.list(*key);
             }
-            self.links.get(*key).is_some_and(|link| link.watched)
+            stays
         });
         self.quiet.due = (!links.is_empty()).then_some(self.told + QUIET_AFTER);
         // An empty list keeps no capacity.

@@ -1,5 +1,4 @@
-//! New settings in a running loop. All steps that can fail come first; a failure leaves the loop unchanged. The core
-//! applies the settings to children and lanes.
+//! New settings in a running loop. All steps that can fail come first; a failure leaves the loop unchanged.
 
 use super::accept::PolledListener;
 use super::{Loop, locate};
@@ -112,7 +111,6 @@ impl Loop {
     }
 }
 
-/// The upstream that settings name, with its credentials.
 pub(super) fn required_upstream(settings: &Settings) -> Result<Upstream> {
     let none = || Error::config("upstream = \"\": allowed is a redis:// or unix:// URL");
     settings.upstream_resolved()?.ok_or_else(none)

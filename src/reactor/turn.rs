@@ -1,6 +1,5 @@
-//! One turn: poll, read, accept, then settle: the core works, and the bytes it has queued are written, to lanes before
-//! children, until nothing is left to do. All reads come before the first write, so that the requests of many
-//! children are sent in one write per lane.
+//! One turn: poll, read, accept, then settle: the core works, and what it has queued is written, to lanes before children.
+//! All reads come before the first write, so that the requests of many children are sent in one write per lane.
 
 use super::local::local_of;
 use super::{Link, Loop, Owner, RESERVED, TOKEN_PIPE, TOKEN_WAKER, key_of, link_of};
@@ -26,12 +25,6 @@ pub(super) struct WorkLists {
     /// Filled by the core, and kept for their capacity.
     actions: Vec<Action>,
     resumed: Vec<ChildKey>,
-}
-
-impl WorkLists {
-    fn are_empty(&self) -> bool {
-        self.ready.is_empty() && self.late_lanes.is_empty() && self.late_children.is_empty()
-    }
 }
 
 /// Capacity for this many links is kept.
@@ -94,9 +87,9 @@ impl Loop {
         self.core.advance(self.told);
     }
 
-    /// How long the poll may wait.
     pub(super) fn timeout(&self) -> Option<Millis> {
-        if self.unsettled || !self.work.are_empty() {
+        let WorkLists { ready, late_lanes, late_children, .. } = &self.work;
+        if self.unsettled || !(ready.is_empty() && late_lanes.is_empty() && late_children.is_empty()) {
             return Some(0);
         }
         let now = self.clock.now();
@@ -104,8 +97,6 @@ impl Loop {
         let leaving = self.leaving.front().map(|(due, _)| due.saturating_sub(now));
         [core, leaving, self.accept_timeout(now), self.quiet.timeout(now)].into_iter().flatten().min()
     }
-
-    // ---- events ---------------------------------------------------------------------------------------
 
     fn take_event(&mut self, event: &Event) {
         let token = event.token();
@@ -126,14 +117,12 @@ impl Loop {
     fn take_link_event(&mut self, key: Key<Link>, event: &Event) {
         let Some(link) = self.links.get_mut(key) else { return };
         link.conn.observe(event);
-        let writable = !link.conn.blocked();
+        let woken = event.is_writable() || event.is_error();
         match link.owner {
-            Owner::Dial(_) if writable => self.finish_dial(key),
-            Owner::Dial(_) => return,
-            Owner::Lane(lane) if event.is_writable() || event.is_error() => self.work.late_lanes.push(lane),
-            Owner::Child(child) if event.is_writable() || event.is_error() => {
-                self.work.late_children.push(child)
-            }
+            Owner::Dial(_) if link.conn.blocked() => return,
+            Owner::Dial(_) => self.finish_dial(key),
+            Owner::Lane(lane) if woken => self.work.late_lanes.push(lane),
+            Owner::Child(child) if woken => self.work.late_children.push(child),
             _ => {}
         }
         if self.links.get(key).is_some_and(|link| !link.listed && link.conn.unread()) {
@@ -141,15 +130,12 @@ impl Loop {
         }
     }
 
-    // ---- reading --------------------------------------------------------------------------------------
-
     fn read_ready(&mut self, ready: Vec<Key<Link>>) {
         for key in ready {
-            if let Some(link) = self.links.get_mut(key) {
-                link.listed = false;
-                if link.conn.unread() {
-                    self.read(key);
-                }
+            let Some(link) = self.links.get_mut(key) else { continue };
+            link.listed = false;
+            if link.conn.unread() {
+                self.read(key);
             }
         }
     }
@@ -219,15 +205,9 @@ impl Loop {
         }
     }
 
-    fn lose_lane(&mut self, lane: LaneKey, why: &str) {
-        self.dialler.lost();
-        self.core.lane_lost(lane, why);
-    }
-
     /// Reads what every child has sent so far, as the last thing before a drain.
     pub(super) fn read_all(&mut self) {
-        let mut keys = self.links.keys();
-        let mut next = 0;
+        let (mut keys, mut next) = (self.links.keys(), 0);
         while let Some(key) = keys.get(next).copied() {
             next += 1;
             for _ in 0..limits::DRAIN_READS {
@@ -248,8 +228,6 @@ impl Loop {
             }
         }
     }
-
-    // ---- settling -------------------------------------------------------------------------------------
 
     /// Lets the core work and carries out its work, until nothing is left to do.
     pub(super) fn settle(&mut self) {
@@ -285,11 +263,8 @@ impl Loop {
             let Some(link) = self.core.child_link(child) else { continue };
             if let Some(local) = local_of(link) {
                 self.local_resumed(local);
-                continue;
-            }
-            let key = key_of(link);
-            if self.links.get(key).is_some_and(|link| link.conn.unread()) {
-                self.list(key);
+            } else if self.links.get(key_of(link)).is_some_and(|link| link.conn.unread()) {
+                self.list(key_of(link));
             }
         }
         self.work.resumed = resumed;
@@ -339,11 +314,9 @@ impl Loop {
 
     /// Closes connections whose upstream has not closed its side in time.
     fn end_leaving(&mut self) {
-        while let Some((due, key)) = self.leaving.front().copied() {
-            let gone = self.links.get(key).is_none();
-            if due > self.told && !gone {
-                break;
-            }
+        while let Some((due, key)) = self.leaving.front().copied()
+            && (due <= self.told || self.links.get(key).is_none())
+        {
             self.leaving.pop_front();
             self.left(key);
         }
@@ -362,8 +335,6 @@ impl Loop {
             self.links_peak = self.links.len();
         }
     }
-
-    // ---- writing --------------------------------------------------------------------------------------
 
     fn flush_lane(&mut self, lane: LaneKey) {
         let mut left = limits::WRITE_TURN;

@@ -1,12 +1,10 @@
 //! A socket and the edge-trigger invariant: every edge of the poll is either used up (a read was short, a write was
-//! refused) or remembered here (`unread`, not `blocked`), for its owner to handle without waiting for another one. Owns no
-//! buffer and does not know what the bytes mean.
+//! refused) or remembered here (`unread`, not `blocked`), for its owner to handle without waiting for another one.
 //!
-//! A short read usually means that the socket is empty, which saves the read that would confirm it. There are two
-//! exceptions. A message with ancillary data (SCM_RIGHTS, or credentials if the socket requests them) ends a read; the
-//! kernel reports this if a read asks for it. Asking costs almost as much as the read that is saved, so a `thrifty`
-//! connection asks only when it has reason to, and its owner reads it again after a time without input. Urgent data
-//! (MSG_OOB) ends a read at its mark; the poll reports it, and such a connection is read until it is empty.
+//! A short read usually means that the socket is empty, which saves the read that would confirm it. Two exceptions: a
+//! message with ancillary data (SCM_RIGHTS, credentials) ends a read, which the kernel reports if asked. Asking costs almost
+//! as much as the read that is saved, so a `thrifty` connection asks only when it has reason to, and is read again after a
+//! time without input. And urgent data (MSG_OOB) ends a read at its mark; the poll reports it.
 
 use super::stream::Stream;
 use crate::base::fds::Held;
@@ -29,15 +27,13 @@ pub struct Conn {
     held: Held,
     stream: Stream,
     token: Token,
-    /// Registered for writable as well. Only after a refused write: if it were always set, every byte the peer
-    /// reads would wake the loop.
+    /// Registered for writable as well, after a refused write: always, every byte the peer reads would wake the loop.
     armed: bool,
     /// The last write was refused and no writable edge has arrived since.
     blocked: bool,
-    /// An edge was taken, and there may be bytes or an end of file to read.
+    /// There may be bytes or an end of file to read.
     unread: bool,
-    /// The peer will send nothing beyond the bytes that can be read now. No further edge reports the end of file, so
-    /// reading continues until it is found.
+    /// No further edge reports the end of file, so reading continues until it is found.
     hung_up: bool,
     /// The peer sends urgent data: a short read does not mean that the socket is empty.
     urgent: bool,
@@ -45,7 +41,6 @@ pub struct Conn {
     asking: Option<u32>,
     /// The last read was short and did not ask.
     doubtful: bool,
-    /// The end of file has been read.
     ended: bool,
 }
 
@@ -211,14 +206,12 @@ impl Conn {
         self.note(outcome.map(|(count, _)| count), size, cut_short || truncated)
     }
 
-    /// Decides from a read into a buffer of `size` what the next must do. `cut_short`: ancillary data ended the read,
-    /// whether or not more bytes follow.
+    /// Decides what follows from a read into a buffer of `size`. `cut_short`: ancillary data ended the read.
     fn note(&mut self, outcome: Result<usize, Errno>, size: usize, cut_short: bool) -> Fill {
         self.unread = false;
         match outcome {
             Ok(count) if count > 0 => {
-                // A short read has emptied the socket: later bytes make an edge of their own. Except
-                // after a hang-up, whose edge has already arrived.
+                // Later bytes make an edge of their own, except after a hang-up, whose edge has already arrived.
                 self.unread = count == size || self.hung_up || self.urgent || cut_short;
                 Fill::Bytes(count)
             }
@@ -230,47 +223,35 @@ impl Conn {
         }
     }
 
-    /// One write of `bytes`, as far as the socket and the rest of this turn's share, `left`, allow.
+    /// One write of `bytes`, as far as the socket and the rest of this turn's share, `left`, allow. After a refused
+    /// one, a writable edge follows.
     pub fn flush_some(&mut self, registry: &Registry, bytes: &[u8], left: &mut usize) -> io::Result<Flush> {
         if self.blocked {
             return Ok(Flush::Done);
         }
         if bytes.is_empty() {
-            self.drained(registry)?;
+            self.arm(registry, false)?;
             return Ok(Flush::Done);
         }
         if *left == 0 {
             return Ok(Flush::TurnOver);
         }
-        match self.flush(registry, &bytes[..bytes.len().min(*left)])? {
-            0 => Ok(Flush::Done),
-            count => {
+        // Never raises SIGPIPE, which an embedding program may not ignore as Rust's own start-up code does.
+        match retry_on_intr(|| send(&self.stream, &bytes[..bytes.len().min(*left)], SendFlags::NOSIGNAL)) {
+            Ok(count) => {
                 *left -= count;
                 Ok(Flush::Wrote(count))
             }
-        }
-    }
-
-    /// One write; zero if it was refused, and then a writable edge follows. Never raises SIGPIPE, which
-    /// an embedding program may not ignore as Rust's own start-up code does.
-    pub fn flush(&mut self, registry: &Registry, bytes: &[u8]) -> io::Result<usize> {
-        match retry_on_intr(|| send(&self.stream, bytes, SendFlags::NOSIGNAL)) {
             Err(Errno::AGAIN) => {
                 self.blocked = true;
                 self.arm(registry, true)?;
-                Ok(0)
+                Ok(Flush::Done)
             }
-            outcome => Ok(outcome?),
+            Err(error) => Err(error.into()),
         }
     }
 
-    /// Everything has been written.
-    pub fn drained(&mut self, registry: &Registry) -> io::Result<()> {
-        self.arm(registry, false)
-    }
-
-    /// Registers again only if that changes anything. Registering reports present readiness as a new edge,
-    /// so no edge is lost in between.
+    /// Registering again reports present readiness as a new edge, so none is lost in between.
     fn arm(&mut self, registry: &Registry, writable: bool) -> io::Result<()> {
         if self.armed != writable {
             let fd = self.stream.as_fd().as_raw_fd();
@@ -283,7 +264,6 @@ impl Conn {
     /// Deregisters, shuts down and closes, in this order: a forked copy may keep the socket open, and would
     /// otherwise make events for a token that is no longer ours.
     pub fn close(self, registry: &Registry) {
-        // A failure of either leaves nothing to do.
         let _ = registry.deregister(&mut SourceFd(&self.stream.as_fd().as_raw_fd()));
         let _ = self.stream.shutdown();
     }
@@ -336,7 +316,6 @@ mod tests {
         events.iter().count()
     }
 
-    /// One read, of one that takes descriptors or of one that does not.
     fn fill(conn: &mut Conn, buffer: &mut [u8], take: bool) -> Fill {
         if take { conn.fill_and_take(buffer, &mut Vec::new()) } else { conn.fill(buffer) }
     }
@@ -374,9 +353,9 @@ mod tests {
     #[test]
     fn writable_is_watched_only_after_a_refused_write() {
         let (mut poll, mut conn, mut far) = pair();
-        let chunk = [0; 1 << 16];
-        let flushes = std::iter::from_fn(|| Some(conn.flush(poll.registry(), &chunk).unwrap()));
-        let sent: usize = flushes.take_while(|count| *count > 0).sum();
+        let mut left = usize::MAX;
+        while let Flush::Wrote(_) = conn.flush_some(poll.registry(), &[0; 1 << 16], &mut left).unwrap() {}
+        let sent = usize::MAX - left;
         assert!(conn.blocked());
         observe(&mut poll, &mut conn);
         assert!(conn.blocked());
@@ -384,7 +363,8 @@ mod tests {
         far.read_exact(&mut taken).unwrap();
         assert_eq!(observe(&mut poll, &mut conn), 1);
         assert!(!conn.blocked());
-        conn.drained(poll.registry()).unwrap();
+        assert!(conn.armed);
+        conn.flush_some(poll.registry(), b"", &mut left).unwrap();
         far.write_all(b"x").unwrap();
         assert_eq!(observe(&mut poll, &mut conn), 1);
         assert!(!conn.armed);
@@ -394,14 +374,15 @@ mod tests {
     fn a_peer_that_has_gone_is_an_error_not_a_signal() {
         let (mut poll, mut conn, far) = pair();
         far.shutdown(Shutdown::Both).unwrap();
-        let error = conn.flush(poll.registry(), b"x").unwrap_err();
+        let error = conn.flush_some(poll.registry(), b"x", &mut 1).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
         conn.hang();
         assert!(matches!(conn.fill(&mut [0; 8]), Fill::End));
         observe(&mut poll, &mut conn);
         conn.close(poll.registry());
     }
-    /// Everything there is, read as the loop does: while the connection says that there may be more.
+
+    /// Reads as the loop does: while the connection says that there may be more.
     fn read_on(conn: &mut Conn, take: bool) -> Vec<u8> {
         let (mut bytes, mut buffer) = (Vec::new(), [0; 64]);
         while conn.unread() {

@@ -1,6 +1,5 @@
 //! The sockets children connect to. Binding ensures that of two brokers one wins, that no child connects before the
-//! permissions are set, and that only our own files are removed. Accepts, but does not decide about connections. `files`
-//! is the part of a Unix socket in the file system.
+//! permissions are set, and that only our own files are removed. Accepts, but does not decide about connections.
 
 mod files;
 
@@ -15,16 +14,16 @@ use rustix::io::Errno;
 use rustix::net::{Shutdown, SocketFlags, accept_with, shutdown};
 use socket2::{SockAddr, Socket, Type};
 
-use self::files::{AccessOptions, LockFile, SocketFile, SocketPath};
+use self::files::{Access, OwnFile, SocketFile, SocketPath};
 use super::stream::Stream;
 use crate::base::error::{Error, Result};
 use crate::base::fds::Held;
 use crate::base::fork::Maker;
 use crate::base::limits::LISTEN_BACKLOG;
-use crate::config::endpoint::{ListenUrl, RUN_DIR};
+use crate::config::endpoint::{AccessOptions, ListenUrl, RUN_DIR};
 
-/// A bound, listening, non-blocking socket. Dropping it ends listening for every copy of the
-/// socket and removes its files, except in a forked process, where it only closes.
+/// A bound, listening, non-blocking socket. Dropping it ends listening for every copy of the socket and removes its
+/// files, except in a forked process, where it only closes.
 #[derive(Debug)]
 pub struct Listener {
     /// Declared before `socket`: see [`Held`].
@@ -32,14 +31,12 @@ pub struct Listener {
     socket: Socket,
     url: String,
     maker: Maker,
-    /// Dropped after listening has ended: the socket's file first, so that the next broker finds the path
-    /// either taken or free.
-    files: Option<(SocketFile, LockFile)>,
+    /// Dropped after listening has ended, the socket's file first: the next broker finds the path either taken or free.
+    files: Option<(SocketFile, OwnFile)>,
 }
 
 impl Listener {
-    /// Begins to listen.
-    fn new(socket: Socket, url: String, files: Option<(SocketFile, LockFile)>) -> io::Result<Listener> {
+    fn new(socket: Socket, url: String, files: Option<(SocketFile, OwnFile)>) -> io::Result<Listener> {
         socket.listen(LISTEN_BACKLOG)?;
         Ok(Listener { _held: Held::new(&socket), socket, url, maker: Maker::here(), files })
     }
@@ -47,7 +44,7 @@ impl Listener {
     /// Binds and listens. Resolves names and touches the file system, blocking.
     pub fn bind(url: &ListenUrl) -> Result<Listener> {
         match url {
-            ListenUrl::Unix { path, .. } => bind_unix(url, path, Path::new(RUN_DIR)),
+            ListenUrl::Unix { path, access } => bind_unix(path, access, Path::new(RUN_DIR)),
             ListenUrl::Tcp { host, port, insecure } => {
                 allowed_addresses(host, *port, *insecure).and_then(bind_tcp)
             }
@@ -59,7 +56,7 @@ impl Listener {
     /// listening and every step that a listening broker would notice.
     pub fn check(url: &ListenUrl) -> Result<()> {
         match url {
-            ListenUrl::Unix { path, .. } => check_unix(url, path, Path::new(RUN_DIR)),
+            ListenUrl::Unix { path, access } => check_unix(path, access, Path::new(RUN_DIR)),
             ListenUrl::Tcp { host, port, insecure } => {
                 allowed_addresses(host, *port, *insecure).and_then(check_tcp)
             }
@@ -91,8 +88,8 @@ impl Listener {
     /// Applies the options of another URL for the same address. On failure the previous ones stay.
     pub fn apply(&self, url: &ListenUrl) -> Result<()> {
         match url {
-            ListenUrl::Unix { .. } => {
-                self.files.iter().try_for_each(|(file, _)| file.set_access(&asked(url)))
+            ListenUrl::Unix { access, .. } => {
+                self.files.iter().try_for_each(|(file, _)| file.set_access(access))
             }
             ListenUrl::Tcp { host, port, insecure } => allowed_addresses(host, *port, *insecure).map(drop),
         }
@@ -101,7 +98,6 @@ impl Listener {
 
     /// Stops watching and listening, and removes the socket's files.
     pub fn close(self, registry: &Registry) {
-        // A listener that cannot be deregistered is closed all the same.
         let _ = registry.deregister(&mut SourceFd(&self.socket.as_raw_fd()));
     }
 }
@@ -124,7 +120,6 @@ fn naming(url: &ListenUrl) -> impl FnOnce(Error) -> Error {
     |error| error.within(name)
 }
 
-/// Another process has the address.
 fn taken(why: impl Into<String>) -> Error {
     Error::system(why).numbered(Errno::ADDRINUSE.raw_os_error())
 }
@@ -150,10 +145,8 @@ fn allowed_addresses(host: &str, port: u16, insecure: bool) -> Result<Vec<Socket
 fn bind_tcp(addresses: Vec<SocketAddr>) -> Result<Listener> {
     first_that_binds(addresses, |address| {
         let socket = bound_socket(&address.into())?;
-        let mut listener = Listener::new(socket, String::new(), None)?;
-        let bound = listener.socket.local_addr()?.as_socket().unwrap_or(address);
-        listener.url = format!("tcp://{bound}");
-        Ok(listener)
+        let bound = socket.local_addr()?.as_socket().unwrap_or(address);
+        Listener::new(socket, format!("tcp://{bound}"), None)
     })
 }
 
@@ -188,30 +181,20 @@ fn bound_socket(address: &SockAddr) -> io::Result<Socket> {
     Ok(socket)
 }
 
-fn bind_unix(url: &ListenUrl, path: &Path, creatable: &Path) -> Result<Listener> {
+fn bind_unix(path: &Path, asked: &AccessOptions, creatable: &Path) -> Result<Listener> {
     let place = SocketPath::open(path, creatable)?;
-    let lock = LockFile::acquire(&place)?;
+    let lock = place.lock()?;
     place.clear()?;
-    let (socket, file) = place.bind(&asked(url))?;
+    let (socket, file) = place.bind(asked)?;
     let url = ListenUrl::unix(path).to_string();
     Listener::new(socket, url, Some((file, lock))).map_err(Error::attempting("cannot listen"))
 }
 
-fn check_unix(url: &ListenUrl, path: &Path, creatable: &Path) -> Result<()> {
+fn check_unix(path: &Path, asked: &AccessOptions, creatable: &Path) -> Result<()> {
     if files::will_be_created(path, creatable) {
-        return asked(url).access((0, 0)).map(drop);
+        return Access::asked(asked, (0, 0)).map(drop);
     }
-    SocketPath::open(path, creatable)?.check(&asked(url))
-}
-
-/// The access options of a URL.
-fn asked(url: &ListenUrl) -> AccessOptions<'_> {
-    match url {
-        ListenUrl::Unix { mode, user, group, .. } => {
-            AccessOptions { mode: *mode, user: user.as_deref(), group: group.as_deref() }
-        }
-        ListenUrl::Tcp { .. } => AccessOptions { mode: None, user: None, group: None },
-    }
+    SocketPath::open(path, creatable)?.check(asked)
 }
 
 #[cfg(test)]

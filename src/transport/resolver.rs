@@ -1,6 +1,5 @@
 //! A server's address. A host name is looked up again in a short-lived thread, since the system's resolver blocks without
-//! a limit; meanwhile the last known addresses are used. Inside another program that happens only after a connection has
-//! failed or was lost: as long as a name works, there is no thread. Never connects.
+//! a limit; meanwhile the last known addresses are used. Inside another program only after a connection has failed.
 
 use crate::base::clock::Millis;
 use crate::base::error::{Error, Result};
@@ -211,7 +210,6 @@ impl HostName {
         Ok(name)
     }
 
-    /// The address in use.
     fn address(&self) -> Option<SocketAddr> {
         self.known.get(self.present).copied()
     }

@@ -1,8 +1,7 @@
-//! One connected socket, Unix or TCP, and its peer. Reads as it is told; buffers and edge-trigger rules belong to its
-//! owner.
+//! One connected socket, Unix or TCP, and its peer. Buffers and edge-trigger rules belong to its owner.
 
 use std::fmt;
-use std::io::{self, Read};
+use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -13,8 +12,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, Shutdown, SocketType, getpeername, shutdown, sockopt};
 use socket2::{SockRef, TcpKeepalive};
 
-/// A TCP child that vanished without closing is noticed after about this time, as in Redis
-/// (`tcp-keepalive`).
+/// A TCP child that vanished without closing is noticed after about this time, as in Redis (`tcp-keepalive`).
 const CHILD_KEEPALIVE: Duration = Duration::from_secs(300);
 
 /// A non-blocking connection.
@@ -41,12 +39,6 @@ impl AsFd for Stream {
             Stream::Unix(stream) => stream.as_fd(),
             Stream::Tcp(stream) => stream.as_fd(),
         }
-    }
-}
-
-impl Read for Stream {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        Ok(rustix::io::read(self, buf)?)
     }
 }
 
@@ -103,9 +95,8 @@ impl Stream {
         Ok(stream)
     }
 
-    /// The options of a child's TCP connection: small segments are sent at once, and a child that vanished is
-    /// noticed. Setting either fails only on a connection that has already ended, which its first read will
-    /// report.
+    /// The options of a child's TCP connection: small segments are sent at once, and a child that vanished is noticed.
+    /// Setting them fails only on a connection that has already ended, which its first read will report.
     pub fn tune(&self) {
         if let Stream::Tcp(stream) = self {
             let _ = stream.set_nodelay(true);
@@ -176,6 +167,7 @@ impl fmt::Display for Peer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Read;
 
     #[test]
     fn a_unix_peer_is_known_by_pid_and_uid() {

@@ -16,8 +16,7 @@ pub(crate) fn run(args: &ConfigArgs) -> Result<()> {
 
 fn as_text(rows: &[Row]) -> String {
     let key_width = rows.iter().map(|row| row.key.len()).max().unwrap_or(0);
-    let default_width =
-        rows.iter().map(|row| shown_default(row).len()).max().unwrap_or(0).max("DEFAULT".len());
+    let default_width = rows.iter().map(|row| row.default.len()).fold("DEFAULT".len(), usize::max);
     let line = |key: &str, default: &str, unit: &str, doc: &str| {
         format!("{key:<key_width$}  {default:<default_width$}  {unit:<5}  {doc}\n")
     };

@@ -28,7 +28,6 @@ struct LoggerState {
     out: Stderr,
 }
 
-/// Lives as long as the process.
 static LOGGER: OnceLock<Logger> = OnceLock::new();
 
 /// Makes this the process' logger. Later calls change nothing.
@@ -38,8 +37,7 @@ pub(crate) fn install(format: LogFormat, level: LevelFilter) {
     let about_lost = move |lost| {
         rendered(format, Level::Warn, &format!("{lost} lines lost: standard error accepted no more"))
     };
-    let state = LoggerState { limit: LogLimit::default(), out: Stderr::new(fd, about_lost) };
-    let state = Mutex::new(state);
+    let state = Mutex::new(LoggerState { limit: LogLimit::default(), out: Stderr::new(fd, about_lost) });
     let logger =
         LOGGER.get_or_init(|| Logger { format, clock: Clock::new(), at_rest: AtomicBool::new(true), state });
     if log::set_logger(logger).is_ok() {
@@ -132,8 +130,8 @@ fn render(format: LogFormat, now: SystemTime, level: Level, message: &str) -> St
     match format {
         LogFormat::Text => format!("{time} {name:<5} {}\n", one_line(message)),
         LogFormat::Json => {
-            let time = time.to_string();
-            format!("{}\n", serde_json::json!({ "time": time, "level": name, "message": message }))
+            let line = serde_json::json!({ "time": time.to_string(), "level": name, "message": message });
+            format!("{line}\n")
         }
         LogFormat::Journal => format!("<{}>{}\n", priority(level), one_line(message)),
     }

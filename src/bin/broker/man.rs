@@ -6,7 +6,7 @@ use std::path::Path;
 use broker::config::{Row, rows};
 use clap::{Command, CommandFactory};
 use clap_mangen::Man;
-use clap_mangen::roff::{Inline, Roff, bold, italic, roman};
+use clap_mangen::roff::{Roff, bold, italic, roman};
 
 use crate::cli::Cli;
 
@@ -29,6 +29,8 @@ fn command_page() -> String {
     let mut text = page.render();
 
     text += ".SH SYNOPSIS\n";
+    // clap_mangen leaves a space at the end of the line.
+    let synopsis = |verb| format!("{}\n", body(verb, Man::render_synopsis_section).trim_end());
     text += &verbs().map(synopsis).collect::<Vec<_>>().join(".br\n");
     text += &plain(|page| {
         page.control("SH", ["DESCRIPTION"]).text([roman(
@@ -51,18 +53,10 @@ fn command_page() -> String {
     text
 }
 
-/// One line, without the space clap_mangen leaves at its end.
-fn synopsis(verb: &Command) -> String {
-    format!("{}\n", body(verb, Man::render_synopsis_section).trim_end())
-}
-
 /// The command line as clap completes it, without the parts that every page would repeat.
 fn built_command() -> Command {
-    let mut command = Cli::command().disable_help_subcommand(true);
-    let verbs: Vec<String> = command.get_subcommands().map(|verb| verb.get_name().to_owned()).collect();
-    for verb in verbs {
-        command = command.mut_subcommand(verb, |verb| verb.disable_help_flag(true));
-    }
+    let command = Cli::command().disable_help_subcommand(true);
+    let mut command = command.mut_subcommands(|verb| verb.disable_help_flag(true));
     command.build();
     command
 }
@@ -107,11 +101,8 @@ fn file_page() -> String {
     page.control("SH", ["KEYS"]);
     for row in rows() {
         entry(&mut page, row.key, row.doc);
-        page.control("br", []).text([roman(format!(
-            "Default: {}. Allowed: {}.",
-            default(row),
-            row.allowed()
-        ))]);
+        let values = format!("Default: {}. Allowed: {}.", default(row), row.allowed());
+        page.control("br", []).text([roman(values)]);
     }
     page.control("SH", ["EXAMPLE"]).control("nf", []);
     page.text([roman(EXAMPLE)]).control("fi", []);
@@ -157,8 +148,7 @@ fn plain(write: impl FnOnce(&mut Roff)) -> String {
 }
 
 fn entry(page: &mut Roff, name: &str, meaning: &str) {
-    let name: Inline = bold(name);
-    page.control("TP", []).text([name]).text([roman(meaning)]);
+    page.control("TP", []).text([bold(name)]).text([roman(meaning)]);
 }
 
 fn compare(name: &str, made: &str) {

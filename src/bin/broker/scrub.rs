@@ -1,6 +1,5 @@
-//! Passwords given on the command line, which every user of the host can read in the process list. The broker logs a
-//! warning, moves the password into its environment, which only its own user can read, and executes itself again in the
-//! same process with arguments that do not contain it.
+//! Passwords on the command line, which every user of the host can read in the process list. The broker warns, moves the
+//! password into its environment, which only its own user can read, and executes itself again with the other arguments.
 
 use crate::shared::{PASSWORD_VARIABLE, guard};
 use broker::base::error::{Error, Result};
@@ -17,6 +16,10 @@ pub(crate) fn hide_password() -> Result<()> {
         "broker: warning: a password on the command line can be read in the process list: \
          use {PASSWORD_VARIABLE} or upstream_password_file"
     );
+    // What could not be taken out now could not be the next time either.
+    if without_password(&args).is_some() {
+        return Ok(());
+    }
     let mut command = Command::new(guard::own_binary()?);
     if let Some((name, rest)) = args.split_first() {
         command.arg0(name).args(rest);
@@ -25,13 +28,12 @@ pub(crate) fn hide_password() -> Result<()> {
     Err(Error::refused("cannot restart without the password", &error))
 }
 
-/// The arguments without their password, and the password; `None` if there is none to remove. The password of a URL
-/// takes precedence over that of `--set upstream_password`.
+/// The arguments without their password, and the password: that of a URL before that of `--set upstream_password`.
 fn without_password(args: &[OsString]) -> Option<(Vec<OsString>, String)> {
     let (mut url_password, mut key_password) = (None, None);
     let mut kept: Vec<OsString> = Vec::with_capacity(args.len());
     for arg in args {
-        let Some(text) = arg.to_str() else {
+        let Some(text) = arg.to_str().map(str::trim_end) else {
             kept.push(arg.clone());
             continue;
         };
@@ -60,12 +62,11 @@ fn split_url(text: &str) -> Option<(String, String)> {
     let mut url = redis::parse_redis_url(text)?;
     // Refused where there is no host, and so no password before it.
     let _ = url.set_password(None);
-    // `unix:` URLs carry the password as the parameter `pass`.
-    let kept = url.query().map(|query| {
-        let kept: Vec<&str> = query.split('&').filter(|pair| !pair.starts_with("pass=")).collect();
-        kept.join("&")
-    });
-    url.set_query(kept.as_deref().filter(|query| !query.is_empty()));
+    // `unix:` URLs carry the password as the parameter `pass`, a name that may be percent-encoded.
+    let pairs = url.query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty());
+    let kept = pairs.zip(url.query_pairs()).filter(|(_, (name, _))| name != "pass").map(|(pair, _)| pair);
+    let kept = kept.collect::<Vec<_>>().join("&");
+    url.set_query(Some(&*kept).filter(|query| !query.is_empty()));
     Some((url.into(), password))
 }
 
@@ -81,14 +82,8 @@ mod tests {
 
     #[test]
     fn arguments_without_a_password_are_left_alone() {
-        assert_eq!(
-            scrubbed(&["broker", "serve", "--upstream", "redis://user@host/1", "--set", "lanes=2"]),
-            None
-        );
-        assert_eq!(
-            scrubbed(&["broker", "serve", "--listen", "tcp://127.0.0.1:0", "--upstream=nonsense"]),
-            None
-        );
+        assert_eq!(scrubbed(&["serve", "--upstream", "redis://user@host/1", "--set", "lanes=2"]), None);
+        assert_eq!(scrubbed(&["serve", "--listen", "tcp://127.0.0.1:0", "--upstream=nonsense"]), None);
     }
 
     #[test]
@@ -101,7 +96,8 @@ mod tests {
                 &["--set", "upstream=unix:///r.sock?db=3&user=u"],
                 "x",
             ),
-            (&["--set=upstream=unix:///r.sock?pass=x"], &["--set=upstream=unix:///r.sock"], "x"),
+            (&["--set=upstream=unix:///r.sock?pass=x "], &["--set=upstream=unix:///r.sock"], "x"),
+            (&["--upstream=unix:///r?&p%61ss=x&d%62=3"], &["--upstream=unix:///r?d%62=3"], "x"),
             (&["--set", "upstream_password=y", "--check"], &["--check"], "y"),
             (&["--set=upstream_password = y"], &[], "y"),
             (
@@ -112,11 +108,9 @@ mod tests {
         ];
         for (given, kept, password) in cases {
             let (args, found) = scrubbed(given).unwrap();
-            assert_eq!(
-                (&args[..], found.as_str()),
-                (&kept.iter().map(|s| s.to_string()).collect::<Vec<_>>()[..], *password)
-            );
-            assert_eq!(scrubbed(&args.iter().map(String::as_str).collect::<Vec<_>>()), None);
+            let args: Vec<&str> = args.iter().map(String::as_str).collect();
+            assert_eq!((&args[..], found.as_str()), (*kept, *password));
+            assert_eq!(scrubbed(&args), None);
         }
     }
 }

@@ -11,6 +11,7 @@ use broker::config::endpoint::default_listen;
 use broker::config::{ClientSettings, Settings, load_toml, read_document, warn_of_mode};
 use broker::ffi::heap;
 use broker::reactor::Loop;
+use std::env::VarError;
 
 /// Serves until a signal ends it, or performs the steps of a start that have no visible effect.
 pub(crate) fn run(args: &ServeArgs) -> Result<()> {
@@ -28,11 +29,8 @@ pub(crate) fn run(args: &ServeArgs) -> Result<()> {
         say::line("ok");
         return Ok(());
     }
-    let mut redis = None;
-    if args.dev {
-        let started = redis.insert(DevRedis::start()?);
-        settings.set("upstream", &started.url())?;
-    }
+    let redis = if args.dev { Some(DevRedis::start()?) } else { None };
+    redis.iter().try_for_each(|redis| settings.set("upstream", &redis.url()))?;
     // Before the socket files exist: a signal must not leave them behind.
     let signals = Signals::watch()?;
     let outcome = Loop::new(settings).and_then(|lp| serve(lp, signals, args, holds_secret));
@@ -84,8 +82,7 @@ fn serve(mut lp: Loop, mut signals: Signals, args: &ServeArgs, holds_secret: boo
     }
 }
 
-/// The settings, applied in this order: the file, `--set`, the other flags, the password of the environment. Also returns
-/// whether the file contains a password.
+/// The settings: of the file, `--set`, the other flags, the environment's password. And whether the file has a password.
 fn gather(args: &ServeArgs) -> Result<(Settings, bool)> {
     let mut settings = Settings::default();
     let mut holds_secret = false;
@@ -130,8 +127,8 @@ fn find_upstream(settings: &mut Settings, args: &ServeArgs) -> Result<()> {
             settings.set("upstream_password", &password)?;
             settings.set("upstream_password_file", "")?;
         }
-        Err(std::env::VarError::NotPresent) => {}
-        Err(std::env::VarError::NotUnicode(_)) => {
+        Err(VarError::NotPresent) => {}
+        Err(VarError::NotUnicode(_)) => {
             return Err(Error::config(format!("{PASSWORD_VARIABLE} is not UTF-8")));
         }
     }

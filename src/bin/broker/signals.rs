@@ -1,6 +1,5 @@
 //! The signals of the broker. SIGTERM and SIGINT are counted, so that the second one can end at once; SIGQUIT always
-//! does. SIGHUP, SIGUSR1 and SIGUSR2, whose default action would end the process, are recorded and change nothing. Owns
-//! the counts; the caller acts on them.
+//! does. SIGHUP, SIGUSR1 and SIGUSR2, whose default action would end the process, are recorded and change nothing.
 
 use broker::base::error::{Error, Result};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
@@ -17,7 +16,6 @@ const ENDING: [c_int; 3] = [SIGTERM, SIGINT, SIGQUIT];
 /// Signals that are ignored, but would by default end the process.
 const HARMLESS: [(c_int, &str); 3] = [(SIGHUP, "SIGHUP"), (SIGUSR1, "SIGUSR1"), (SIGUSR2, "SIGUSR2")];
 
-/// The signals that have arrived.
 #[derive(Debug)]
 pub(crate) struct Signals {
     /// Saves a system call per turn while no signal has arrived.
@@ -64,8 +62,14 @@ impl Signals {
 
     /// How many requests to end have arrived since the start.
     pub(crate) fn count(&mut self) -> usize {
-        if self.pending.swap(false, Ordering::SeqCst) {
-            self.drain();
+        let mut bytes = [0; 64];
+        let mut pending = self.pending.swap(false, Ordering::SeqCst);
+        while pending {
+            match self.bytes.read(&mut bytes) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Ok(0) | Err(_) => pending = false,
+                Ok(count) => self.seen += count,
+            }
         }
         self.seen
     }
@@ -80,17 +84,6 @@ impl Signals {
         let arrived = |flag: &AtomicBool| flag.load(Ordering::Relaxed) && flag.swap(false, Ordering::SeqCst);
         let flags = HARMLESS.iter().zip(&self.harmless);
         flags.filter(move |(_, flag)| arrived(flag)).map(|((_, name), _)| *name)
-    }
-
-    fn drain(&mut self) {
-        let mut bytes = [0; 64];
-        loop {
-            match self.bytes.read(&mut bytes) {
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Ok(0) | Err(_) => return,
-                Ok(count) => self.seen += count,
-            }
-        }
     }
 }
 

@@ -1,6 +1,5 @@
 //! Standard error, written without ever blocking the loop, even if its reader has stopped. Owns the lines that it has not
-//! accepted yet, up to a bound, and counts further ones. Never sets O_NONBLOCK on an open file shared with other
-//! processes, and starts no thread.
+//! accepted yet, up to a bound, and counts further ones. Never sets O_NONBLOCK on an open file shared with others.
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FileType, Mode, OFlags, fstat};
@@ -17,7 +16,6 @@ const PIPE_PIECE: usize = 4096;
 /// A terminal that reports room may have room for only one byte.
 const TERMINAL_PIECE: usize = 1;
 
-/// How to write without blocking.
 #[derive(Debug)]
 enum WriteMode {
     /// To an open file of our own, which is non-blocking.
@@ -26,9 +24,8 @@ enum WriteMode {
     Socket,
     /// Directly: a regular file never blocks.
     File,
-    /// A pipe of another user, which must not be opened again, or a terminal that is neither ours to open nor our
-    /// session's: it is polled for room first, and gets pieces of this many bytes. Another writer may take the room in
-    /// between; then the write blocks.
+    /// Another user's pipe or terminal, which cannot be opened again: it is polled for room first, and gets pieces of this
+    /// many bytes. Another writer may take the room in between; then the write blocks.
     Asking(usize),
 }
 
@@ -40,7 +37,6 @@ struct WaitingLine {
     stands_for: u64,
 }
 
-/// A standard error whose writes never block.
 pub(crate) struct Stderr {
     fd: OwnedFd,
     way: WriteMode,
@@ -56,8 +52,8 @@ impl Stderr {
     /// Writes to `fd`, a copy of standard error. `about_lost` makes the line that reports the number of lost ones.
     pub(crate) fn new(fd: OwnedFd, about_lost: impl Fn(u64) -> String + Send + 'static) -> Stderr {
         let (fd, way) = find_way(fd);
-        let (waiting, about_lost) = (VecDeque::new(), Box::new(about_lost));
-        Stderr { fd, way, waiting, bytes: 0, begun: 0, lost: 0, about_lost }
+        let about_lost = Box::new(about_lost);
+        Stderr { fd, way, waiting: VecDeque::new(), bytes: 0, begun: 0, lost: 0, about_lost }
     }
 
     /// Writes a line, now or when there is room; the line is lost if too many are queued.
@@ -81,7 +77,6 @@ impl Stderr {
         }
     }
 
-    /// Whether lines are queued.
     pub(crate) fn is_behind(&self) -> bool {
         !self.waiting.is_empty()
     }
@@ -142,15 +137,12 @@ impl Stderr {
 /// How to write to `fd`; the descriptor to use for it.
 fn find_way(fd: OwnedFd) -> (OwnedFd, WriteMode) {
     let kind = fstat(&fd).map(|stat| FileType::from_raw_mode(stat.st_mode));
-    match kind {
-        Ok(FileType::RegularFile) => (fd, WriteMode::File),
-        Ok(FileType::Socket) => (fd, WriteMode::Socket),
-        Ok(FileType::Fifo) => opened_anew(fd, PIPE_PIECE),
-        _ => opened_anew(fd, TERMINAL_PIECE),
-    }
-}
-
-fn opened_anew(fd: OwnedFd, piece: usize) -> (OwnedFd, WriteMode) {
+    let piece = match kind {
+        Ok(FileType::RegularFile) => return (fd, WriteMode::File),
+        Ok(FileType::Socket) => return (fd, WriteMode::Socket),
+        Ok(FileType::Fifo) => PIPE_PIECE,
+        _ => TERMINAL_PIECE,
+    };
     let open = |name: &str| {
         let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
         rustix::fs::open(name, flags, Mode::empty())
@@ -177,16 +169,14 @@ mod tests {
         format!("{lost} lost\n")
     }
 
-    /// Puts numbered lines until some are lost. What comes is every line in order, up to a gap that is told exactly; then a
-    /// last one.
+    /// Puts numbered lines until some are lost: every line comes in order, up to a gap that is told exactly; then a last one.
     fn check(mut reader: impl Read + AsFd, mut stderr: Stderr) {
         let mut put = 0;
         while stderr.lost < 100 {
             stderr.put(format!("{put:0>63}\n"));
             put += 1;
         }
-        let (mut text, mut ended) = (Vec::new(), false);
-        let mut piece = [0; 4096];
+        let (mut text, mut ended, mut piece) = (Vec::new(), false, [0; 4096]);
         while !text.ends_with(b"end\n") && !text.ends_with(b"end\r\n") {
             // What a terminal has taken is readable a moment later, and so is its room writable.
             let mut asked = [PollFd::new(&reader, PollFlags::IN)];
@@ -251,10 +241,8 @@ mod tests {
         file.write_all(b"before\n").unwrap();
         let mut stderr = Stderr::new(file.try_clone().unwrap().into(), about_lost);
         stderr.put("after\n".to_owned());
-        let mut text = String::new();
         std::io::Seek::rewind(&mut file).unwrap();
-        file.read_to_string(&mut text).unwrap();
-        assert_eq!(text, "before\nafter\n");
+        assert_eq!(std::io::read_to_string(file).unwrap(), "before\nafter\n");
 
         let (reader, writer) = std::io::pipe().unwrap();
         let mut stderr = Stderr::new(writer.into(), about_lost);

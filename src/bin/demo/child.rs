@@ -1,5 +1,5 @@
-//! One client process of the demo: an unmodified client of the `redis` crate that can tell, for every
-//! reply, whether it is its own. Keys and values contain this child's number and a counter.
+//! One client process of the demo: an unmodified client of the `redis` crate that can tell, for every reply, whether it
+//! is its own. Keys and values contain this child's number and a counter.
 
 use crate::cli::ChildArgs;
 use crate::report::Report;
@@ -33,11 +33,9 @@ pub(crate) fn run(args: &ChildArgs) -> Result<ExitCode> {
     let (pool, mut report) = (pool.map_err(broken)?, Report::new());
     report.connections = POOL.into();
     let mut worker = Worker { id: args.id, ring: args.ring, pool, report, round: 0, pushed: 0, popped: 0 };
-    let mut subscriber = None;
-    if args.id < GUESTS {
-        subscriber = Some(connect(&args.socket, "resp2").map_err(broken)?);
-        worker.report.connections += 1;
-    }
+    let subscriber = (args.id < GUESTS).then(|| connect(&args.socket, "resp2")).transpose();
+    let mut subscriber = subscriber.map_err(broken)?;
+    worker.report.connections += u64::from(subscriber.is_some());
     let outcome = worker.work(subscriber.as_mut(), args.seconds);
     let verdict = worker.report.conclude();
     outcome.map_err(broken).map(|()| verdict)
@@ -67,7 +65,7 @@ impl Worker {
     fn work(&mut self, subscriber: Option<&mut Connection>, seconds: u32) -> RedisResult<()> {
         let mut subscription = subscriber.map(Connection::as_pubsub);
         if let Some(pubsub) = &mut subscription {
-            pubsub.subscribe(self.channel())?;
+            pubsub.subscribe(self.key("channel"))?;
         }
         let mut stop = Stop::when_told(seconds);
         while !stop.reached(&self.report) {
@@ -92,10 +90,6 @@ impl Worker {
 
     fn key(&self, name: &str) -> String {
         format!("demo:{}:{name}", self.id)
-    }
-
-    fn channel(&self) -> String {
-        self.key("channel")
     }
 
     fn plain(&mut self) -> RedisResult<()> {
@@ -155,8 +149,7 @@ impl Worker {
         self.expect(&cmd("EXEC"), &Value::Array(vec![bulk(&nonce)]))
     }
 
-    /// Passes an element to the right neighbour and waits for one from the left. Elements are numbered: none may
-    /// be missing or arrive twice.
+    /// Passes an element on and waits for one from the left. They are numbered: none may be missing or arrive twice.
     fn pass_on(&mut self) -> RedisResult<()> {
         let (right, left) = ((self.id + 1) % self.ring, (self.id + self.ring - 1) % self.ring);
         self.pushed += 1;
@@ -178,7 +171,7 @@ impl Worker {
 
     fn publish(&mut self, subscription: Option<&mut PubSub<'_>>) -> RedisResult<()> {
         let Some(subscription) = subscription else { return Ok(()) };
-        let (nonce, channel) = (self.nonce(), self.channel());
+        let (nonce, channel) = (self.nonce(), self.key("channel"));
         self.expect(cmd("PUBLISH").arg(&channel).arg(&nonce), &Value::Int(1))?;
         let message = subscription.get_message()?;
         let right = message.get_channel_name() == channel && message.get_payload_bytes() == nonce.as_bytes();

@@ -7,7 +7,7 @@ use broker::base::error::{Error, Result};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 /// All children must be connected by then.
@@ -20,8 +20,7 @@ struct ChildProgram {
     example: Option<&'static str>,
 }
 
-/// The `redis` crate; redis-cli, driven by one of our processes; hiredis, which reports only at its end; the same work with
-/// the broker's own C library. In the order in which a small crew includes them.
+/// In the order in which a small crew includes them. hiredis reports only at its end.
 static PROGRAMS: [ChildProgram; 4] = [
     ChildProgram { name: "redis (Rust)", example: None },
     ChildProgram { name: "redis-cli", example: None },
@@ -169,10 +168,10 @@ impl Crew {
     pub(crate) fn kinds(&self) -> String {
         let started = self.members.iter().map(|member| member.kind);
         let kinds: Vec<_> = started.chain(self.waiting.iter().map(|(kind, _)| *kind)).collect();
-        let counts = PROGRAMS.iter().map(|kind| (kind, kinds.iter().filter(|other| **other == kind).count()));
-        let parts = counts.filter(|(_, count)| *count > 0);
-        let parts: Vec<String> = parts.map(|(kind, count)| format!("{count} {}", kind.name)).collect();
-        format!("{} child processes: {}", kinds.len(), parts.join(", "))
+        let counts =
+            PROGRAMS.iter().map(|kind| (kinds.iter().filter(|other| **other == kind).count(), kind.name));
+        let parts = counts.filter(|(count, _)| *count > 0).map(|(count, name)| format!("{count} {name}"));
+        format!("{} child processes: {}", kinds.len(), parts.collect::<Vec<_>>().join(", "))
     }
 
     /// Handles one event; false at the deadline.
@@ -180,7 +179,7 @@ impl Crew {
         match self.events.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
             Ok((id, Some(line))) => self.take_line(id, &line),
             Ok((id, None)) => self.members[id].output_open = false,
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return false,
+            Err(_) => return false,
         }
         true
     }
@@ -198,7 +197,6 @@ impl Crew {
     }
 }
 
-/// This binary as a child of the demo.
 fn own(verb: &str, args: &DemoArgs, socket: &Path, id: u32, ring: u32) -> Result<Command> {
     let mut command = guard::command(guard::own_binary()?)?;
     command.arg(verb).arg(socket).args([args.seconds, id, ring].map(|number| number.to_string()));

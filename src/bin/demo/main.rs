@@ -1,6 +1,5 @@
-//! `broker-demo`: a private Redis, a broker before it and unmodified client processes that check every
-//! reply, all of them real processes; then a table of what happened. Counts connections where they
-//! matter: in Redis itself. Runs the program `broker` that stands beside it, and is no part of that program.
+//! `broker-demo`: a private Redis, a broker before it and unmodified client processes that check every reply, all of them
+//! real processes; then a table of what happened. Counts connections in Redis itself. Runs the program `broker` beside it.
 #![forbid(unsafe_code)]
 
 mod child;
@@ -65,13 +64,10 @@ fn run(args: &DemoArgs) -> Result<ExitCode> {
     say::line(&format!("Redis {}, private, in memory, process {}", observer.version(), redis.pid()));
     let settings = Settings::default();
     let broker = if args.direct { None } else { Some(BrokerProcess::start(args, &redis)?) };
-    let socket = match &broker {
-        Some(broker) => broker.socket.clone(),
-        None => redis.socket(),
-    };
+    let socket = broker.as_ref().map_or_else(|| redis.socket(), |broker| broker.socket.clone());
     let mut crew = Crew::start(args, &socket)?;
     say::line(&format!("{} on {}\n", crew.kinds(), socket.display()));
-    let took = work(args, &interrupted, &mut crew, &mut observer)?;
+    let took = work(args.seconds, &interrupted, &mut crew, &mut observer)?;
     let mut failures = crew.finish(REPORT_TIMEOUT);
     if interrupted.load(Ordering::Relaxed) {
         failures.push("interrupted".to_owned());
@@ -96,16 +92,15 @@ fn watch_signals() -> Result<Arc<AtomicBool>> {
 
 /// Lets the children work, looks at Redis meanwhile and shows progress each second.
 fn work(
-    args: &DemoArgs,
+    seconds: u32,
     interrupted: &AtomicBool,
     crew: &mut Crew,
     observer: &mut Observer,
 ) -> Result<Duration> {
     crew.go()?;
     let start = Instant::now();
-    let (mut shown, mut before) = (0, 0);
-    let mut working = true;
-    while working && shown < u64::from(args.seconds) && !interrupted.load(Ordering::Relaxed) {
+    let (mut shown, mut before, mut working) = (0, 0, true);
+    while working && shown < u64::from(seconds) && !interrupted.load(Ordering::Relaxed) {
         // Children end with the last second, often a moment before it is over: it is shown all the same.
         working = crew.is_working();
         let second = start + Duration::from_secs(shown + 1);

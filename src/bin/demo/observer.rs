@@ -6,7 +6,6 @@ use std::time::Duration;
 
 const REPLY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Counts the connections of Redis' own CLIENT LIST.
 pub(crate) struct Observer {
     connection: Connection,
     own_id: u64,

@@ -1,5 +1,4 @@
-//! One client process of the demo that drives redis-cli: commands go to its standard input, and each line of
-//! its output is checked.
+//! A client process of the demo that drives redis-cli: sends it commands and checks each line of its output.
 
 use crate::cli::ChildArgs;
 use crate::report::Report;

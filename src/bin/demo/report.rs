@@ -13,15 +13,14 @@ const LATENCY_DIGITS: u8 = 2;
 const MISMATCHES_SHOWN: u64 = 3;
 
 /// The counts of one process, or of all.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct Report {
     /// Commands sent whose reply was read.
     pub(crate) requests: u64,
     /// Replies compared with the only one their own request could have.
     pub(crate) checked: u64,
-    /// Replies that differed.
     pub(crate) mismatches: u64,
-    /// Connections opened.
+    /// Opened by this process.
     pub(crate) connections: u64,
     /// Round trips, in microseconds.
     pub(crate) latency: Histogram<u64>,
@@ -61,9 +60,9 @@ impl Report {
     /// The line that a process reports at its end.
     fn to_line(&self) -> String {
         let Report { requests, checked, mismatches, connections, latency } = self;
-        let counts =
+        let pairs =
             latency.iter_recorded().map(|v| format!("{}:{}", v.value_iterated_to(), v.count_at_value()));
-        let hist = counts.collect::<Vec<_>>().join(",");
+        let hist = pairs.collect::<Vec<_>>().join(",");
         format!(
             "requests={requests} checked={checked} mismatches={mismatches} connections={connections} hist={hist}"
         )
@@ -74,19 +73,18 @@ impl Report {
         let field = |name| {
             line.split_ascii_whitespace().find_map(|word: &str| word.strip_prefix(name)?.strip_prefix('='))
         };
-        let count = |name| field(name)?.parse().ok();
-        let mut latency = Report::new().latency;
-        read_latency(&mut latency, field("hist").unwrap_or_default())?;
-        Some(Report {
-            requests: count("requests")?,
-            checked: count("checked")?,
-            mismatches: count("mismatches")?,
-            connections: count("connections")?,
-            latency,
-        })
+        let mut report = Report::new();
+        report.requests = field("requests")?.parse().ok()?;
+        report.checked = field("checked")?.parse().ok()?;
+        report.mismatches = field("mismatches")?.parse().ok()?;
+        report.connections = field("connections")?.parse().ok()?;
+        for pair in field("hist").unwrap_or_default().split(',').filter(|pair| !pair.is_empty()) {
+            let (value, count) = pair.split_once(':')?;
+            report.latency.saturating_record_n(value.parse().ok()?, count.parse().ok()?);
+        }
+        Some(report)
     }
 
-    /// Adds another process' counts.
     pub(crate) fn add(&mut self, other: &Report) {
         self.requests += other.requests;
         self.checked += other.checked;
@@ -95,14 +93,6 @@ impl Report {
         // Both have the same bounds.
         let _ = self.latency.add(&other.latency);
     }
-}
-
-fn read_latency(latency: &mut Histogram<u64>, text: &str) -> Option<()> {
-    for pair in text.split(',').filter(|pair| !pair.is_empty()) {
-        let (value, count) = pair.split_once(':')?;
-        latency.saturating_record_n(value.parse().ok()?, count.parse().ok()?);
-    }
-    Some(())
 }
 
 /// `1234567` as `1,234,567`.

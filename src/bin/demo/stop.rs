@@ -1,5 +1,4 @@
-//! When a client process of the demo starts and stops: told by its parent over standard input and
-//! output, or by the time.
+//! When a client process of the demo starts and stops: told by its parent, or by the time.
 
 use crate::report::Report;
 use crate::shared::say;
@@ -25,17 +24,14 @@ impl Stop {
         let mut line = String::new();
         let told = std::io::stdin().lock().read_line(&mut line).is_ok_and(|bytes| bytes > 0);
         let closed = Arc::new(AtomicBool::new(!told));
-        let flag = Arc::clone(&closed);
+        let flag = closed.clone();
         std::thread::spawn(move || {
             let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
             flag.store(true, Ordering::Relaxed);
         });
         let now = Instant::now();
-        Stop {
-            deadline: now + Duration::from_secs(seconds.into()),
-            closed,
-            next_progress: now + PROGRESS_INTERVAL,
-        }
+        let deadline = now + Duration::from_secs(seconds.into());
+        Stop { deadline, closed, next_progress: now + PROGRESS_INTERVAL }
     }
 
     /// Whether to stop; from time to time reports progress to the parent.

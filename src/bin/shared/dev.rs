@@ -3,7 +3,7 @@
 
 use super::guard::{self, Guarded};
 use broker::base::error::{Error, Result};
-use std::fs::{File, OpenOptions, Permissions};
+use std::fs::{File, Permissions};
 use std::io::{Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
@@ -22,8 +22,7 @@ const POLL_PAUSE: Duration = Duration::from_millis(5);
 /// Longest path of a temporary directory, bytes, with which our names still fit a socket address (108 bytes).
 const TEMP_PATH_MAX: usize = 64;
 
-/// A running private Redis. Dropping it ends the server and removes the directory. Its data is in memory only and
-/// temporary, so no orderly shutdown is needed.
+/// A running private Redis. Dropping it ends the server and removes the directory.
 #[derive(Debug)]
 pub(crate) struct DevRedis {
     process: Guarded,
@@ -72,10 +71,8 @@ impl DevRedis {
         while ping(&self.socket()).is_err() {
             let ended = matches!(self.process.0.try_wait(), Ok(Some(_)) | Err(_));
             if ended || Instant::now() > deadline {
-                let what = match ended {
-                    true => "ended".to_owned(),
-                    false => format!("gave no answer within {} s", START_TIMEOUT.as_secs()),
-                };
+                let late = || format!("gave no answer within {} s", START_TIMEOUT.as_secs());
+                let what = if ended { "ended".to_owned() } else { late() };
                 return Err(Error::system(format!("the private redis-server {what}: {}", self.last_words())));
             }
             std::thread::sleep(POLL_PAUSE);
@@ -100,10 +97,8 @@ fn find_server() -> Result<PathBuf> {
 fn temp_parent() -> PathBuf {
     let dir = std::env::temp_dir();
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-".contains(&byte);
-    match dir.to_str() {
-        Some(text) if text.len() <= TEMP_PATH_MAX && text.starts_with('/') && text.bytes().all(plain) => dir,
-        _ => PathBuf::from("/tmp"),
-    }
+    let fits = |text: &str| text.len() <= TEMP_PATH_MAX && text.starts_with('/') && text.bytes().all(plain);
+    if dir.to_str().is_some_and(fits) { dir } else { PathBuf::from("/tmp") }
 }
 
 /// Creates the directory (mode 0700, minus the umask) with its locked pid file. The file gets its name only after it is
@@ -125,16 +120,12 @@ fn sweep(parent: &Path) {
     let uid = rustix::process::geteuid().as_raw();
     for entry in entries.flatten() {
         let ours = entry.metadata().is_ok_and(|meta| meta.is_dir() && meta.uid() == uid);
-        if ours && entry.file_name().to_string_lossy().starts_with(DIR_PREFIX) && is_abandoned(&entry.path())
-        {
+        let named = entry.file_name().to_string_lossy().starts_with(DIR_PREFIX);
+        let lock = || File::open(entry.path().join(PID_FILE));
+        if ours && named && lock().is_ok_and(|lock| lock.try_lock().is_ok()) {
             let _ = std::fs::remove_dir_all(entry.path());
         }
     }
-}
-
-fn is_abandoned(dir: &Path) -> bool {
-    let file = OpenOptions::new().read(true).open(dir.join(PID_FILE));
-    file.is_ok_and(|file| file.try_lock().is_ok())
 }
 
 fn spawn(program: &Path, dir: &Path) -> Result<Guarded> {

@@ -27,10 +27,8 @@ pub(crate) struct WithParentArgs {
     pub(crate) argv: Vec<OsString>,
 }
 
-/// A command that runs `program` and ends with this process. Arguments may be added.
-///
-/// The kernel watches the *thread* that spawns: spawn only from the main thread. The program gets its own process group,
-/// so that a Ctrl-C meant for this process does not end it too early.
+/// A command that runs `program` and ends with this process. The kernel watches the *thread* that spawns: spawn only from
+/// the main thread. It has its own process group, so that a Ctrl-C meant for this process does not end it too early.
 pub(crate) fn command(program: impl AsRef<OsStr>) -> Result<Command> {
     let mut command = Command::new(own_binary()?);
     command.arg("with-parent").arg(getpid().as_raw_nonzero().to_string()).arg("--").arg(program);
@@ -72,10 +70,9 @@ impl Guarded {
             match self.0.try_wait() {
                 Ok(Some(status)) => return Some(status),
                 Ok(None) if Instant::now() < deadline => std::thread::sleep(WAIT_PAUSE),
-                _ => break,
+                _ => break self.end(),
             }
         }
-        self.end();
         None
     }
 

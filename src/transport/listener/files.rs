@@ -1,6 +1,5 @@
-//! The part of a Unix socket in the file system: the socket itself and its lock file. The directory is opened once and
-//! must not be writable for others. All later steps use descriptors, so that no name created by another user is
-//! followed. Removes only its own files. Neither listens nor accepts.
+//! A Unix socket in the file system: the socket itself and its lock file. The directory is opened once and must not be
+//! writable for others. Later steps use descriptors, so that no name created by another user is followed.
 
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, Permissions, TryLockError};
@@ -18,10 +17,9 @@ use super::{bound_socket, taken};
 use crate::base::error::{Error, Result};
 use crate::base::fds::Held;
 use crate::base::fork::Maker;
-use crate::config::endpoint::SOCKET_MODE;
+use crate::config::endpoint::{AccessOptions, SOCKET_MODE};
 
-/// How often a lock file may vanish before we give up: each time, another broker has ended at
-/// exactly that moment.
+/// How often a lock file may vanish before we give up: each time, another broker has ended at exactly that moment.
 const LOCK_ATTEMPTS: usize = 100;
 /// Permission bits that allow users other than the owner to create and remove files in a directory.
 const OTHERS_WRITE: u32 = 0o022;
@@ -30,7 +28,6 @@ const EVERYBODY_WRITES: u32 = 0o002;
 /// In a directory with this bit, only the owner of a file may remove it.
 const STICKY: u32 = 0o1000;
 
-/// An open directory.
 #[derive(Debug)]
 struct Directory {
     /// Declared before `fd`: see [`Held`].
@@ -42,15 +39,14 @@ struct Directory {
 #[derive(Debug, Clone)]
 pub(super) struct SocketPath {
     directory: Arc<Directory>,
-    /// For the address of the socket, and for texts.
     path: PathBuf,
 }
 
 impl SocketPath {
     /// Opens the directory of `path`; creates it first if it is missing and is `creatable`.
     pub(super) fn open(path: &Path, creatable: &Path) -> Result<SocketPath> {
-        ensure_parent(path, creatable)?;
         let parent = path.parent().unwrap_or(Path::new("/"));
+        ensure_directory(parent, creatable)?;
         let name = path.file_name().ok_or_else(|| Error::config("the path names no file".to_owned()))?;
         // The canonical path: a symbolic link in it could be changed later.
         let found = fs::canonicalize(parent)
@@ -75,7 +71,7 @@ impl SocketPath {
 
     /// Whether a socket could be created here, even if a broker listens here now: creates one of another name, with the
     /// requested access, and removes it.
-    pub(super) fn check(&self, asked: &AccessOptions<'_>) -> Result<()> {
+    pub(super) fn check(&self, asked: &AccessOptions) -> Result<()> {
         SockAddr::unix(&self.path).map_err(Error::attempting("cannot create the socket"))?;
         self.look()?;
         match self.lock_place().stat() {
@@ -94,11 +90,10 @@ impl SocketPath {
         trial.bind(asked).map(drop)
     }
 
-    /// Binds the socket and sets its owner and permissions. It does not listen yet, so a connect before they are set
-    /// is refused.
-    pub(super) fn bind(&self, asked: &AccessOptions<'_>) -> Result<(Socket, SocketFile)> {
+    /// Binds the socket and sets its owner and permissions. It does not listen yet, so until then a connect is refused.
+    pub(super) fn bind(&self, asked: &AccessOptions) -> Result<(Socket, SocketFile)> {
         // Its initial owner is not known yet, and not needed.
-        asked.access((0, 0))?;
+        Access::asked(asked, (0, 0))?;
         let socket = SockAddr::unix(&self.path).and_then(|address| bound_socket(&address));
         let socket = socket.map_err(Error::attempting("cannot create the socket"))?;
         let file = SocketFile::of(self)?;
@@ -137,6 +132,41 @@ impl SocketPath {
         }
     }
 
+    /// Creates `<path>.lock`, locked as long as the result exists, with our pid in it. Of two brokers that start at the
+    /// same time, only the holder may check the socket, remove it or bind it. Closing it, in the last process that has it,
+    /// unlocks it; it is removed before: a process that has opened it meanwhile notices by its inode.
+    pub(super) fn lock(&self) -> Result<OwnFile> {
+        let place = self.lock_place();
+        for _ in 0..LOCK_ATTEMPTS {
+            if let Some(lock) = place.try_lock(|| {})? {
+                return Ok(lock);
+            }
+        }
+        Err(Error::system(format!("the lock file {:?} is replaced again and again", place.path)))
+    }
+
+    /// One attempt; `None` if its last holder removed the file after we had opened it, so that our lock would exclude no
+    /// process. `opened` runs between open and lock, for the test of this case.
+    pub(super) fn try_lock(&self, opened: impl FnOnce()) -> Result<Option<OwnFile>> {
+        let path = &self.path;
+        let failed = || Error::attempting(format!("cannot lock {path:?}"));
+        // A symbolic link here could direct the write below to another user's file.
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NONBLOCK;
+        let mut file = File::from(self.open_file(flags, 0o600).map_err(failed())?);
+        opened();
+        file.try_lock().map_err(|error| match error {
+            TryLockError::WouldBlock => taken(holder(&mut file)),
+            TryLockError::Error(error) => Error::attempting(format!("cannot lock {path:?}"))(error),
+        })?;
+        if !self.leads_to(&file) {
+            return Ok(None);
+        }
+        check_lock(path, &rustix::fs::fstat(&file).map_err(failed())?)?;
+        // Only for the error text of another broker: a full disk must not prevent a start.
+        let _ = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
+        Ok(Some(OwnFile::new(self, file.into())))
+    }
+
     fn probe(&self) -> io::Result<()> {
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
         socket.set_nonblocking(true)?;
@@ -168,18 +198,14 @@ impl SocketPath {
 
     /// Whether the name refers to the open file: a name can be reused, an inode held open cannot.
     fn leads_to(&self, open: impl AsFd) -> bool {
-        let same = |a: &Stat, b: &Stat| (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino);
-        match (self.stat(), rustix::fs::fstat(open)) {
-            (Ok(named), Ok(open)) => same(&named, &open),
-            _ => false,
-        }
+        let inode = |stat: Stat| (stat.st_dev, stat.st_ino);
+        let (named, open) = (self.stat().map(inode), rustix::fs::fstat(open).map(inode));
+        named.is_ok() && named == open
     }
 }
 
-/// A missing directory is created only if it is ours by convention: elsewhere it is a typing
-/// error, or a missing mount.
-fn ensure_parent(path: &Path, creatable: &Path) -> Result<()> {
-    let parent = path.parent().unwrap_or(Path::new("/"));
+/// A missing directory is created only if it is ours by convention: elsewhere it is a typing error, or a missing mount.
+fn ensure_directory(parent: &Path, creatable: &Path) -> Result<()> {
     if parent.is_dir() {
         return Ok(());
     }
@@ -205,8 +231,7 @@ pub(super) fn will_be_created(path: &Path, creatable: &Path) -> bool {
 }
 
 /// A user who can remove the socket's file, or a directory on its path, can put another one there and act as the broker
-/// for every child. And root's broker must not work on files that another user can arrange. `open` are the permission bits
-/// that allow this.
+/// for every child. And root's broker must not work on files that another user can arrange. `open` permits this.
 fn check_directory(path: &Path, owner: u32, mode: u32, open: u32) -> Result<()> {
     let ours = rustix::process::geteuid().as_raw();
     let mode = mode & 0o7777;
@@ -224,24 +249,6 @@ fn check_directory(path: &Path, owner: u32, mode: u32, open: u32) -> Result<()> 
     Err(Error::config(format!("the directory {path:?} {why}")))
 }
 
-/// The access options of a URL.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct AccessOptions<'a> {
-    pub(super) mode: Option<u32>,
-    pub(super) user: Option<&'a str>,
-    pub(super) group: Option<&'a str>,
-}
-
-impl AccessOptions<'_> {
-    /// The same as numbers; parts it does not name are those of `born`, the owner the file was created with.
-    pub(super) fn access(&self, born: (u32, u32)) -> Result<Access> {
-        let user = self.user.map(|name| find_id("user", name, "/etc/passwd")).transpose()?;
-        let group = self.group.map(|name| find_id("group", name, "/etc/group")).transpose()?;
-        let mode = self.mode.unwrap_or(SOCKET_MODE);
-        Ok(Access { mode, user: user.unwrap_or(born.0), group: group.unwrap_or(born.1) })
-    }
-}
-
 /// Who may connect to a Unix socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Access {
@@ -251,6 +258,15 @@ pub(super) struct Access {
 }
 
 impl Access {
+    /// What a URL asks for; parts it does not name are those of `born`, the owner the file was created with.
+    pub(super) fn asked(options: &AccessOptions, born: (u32, u32)) -> Result<Access> {
+        let AccessOptions { mode, user, group } = options;
+        let user = user.as_ref().map(|name| find_id("user", name, "/etc/passwd")).transpose()?;
+        let group = group.as_ref().map(|name| find_id("group", name, "/etc/group")).transpose()?;
+        let mode = mode.unwrap_or(SOCKET_MODE);
+        Ok(Access { mode, user: user.unwrap_or(born.0), group: group.unwrap_or(born.1) })
+    }
+
     fn of(stat: &Stat) -> Access {
         Access { mode: stat.st_mode & 0o777, user: stat.st_uid, group: stat.st_gid }
     }
@@ -278,7 +294,7 @@ pub(super) fn id_in(text: &str, name: &str) -> Option<u32> {
 /// An open file of ours. It is removed with this value if its name still refers to it, and this is not a fork of the
 /// process that created it.
 #[derive(Debug)]
-struct OwnFile {
+pub(super) struct OwnFile {
     place: SocketPath,
     maker: Maker,
     /// Declared before `fd`: see [`Held`].
@@ -324,8 +340,8 @@ impl SocketFile {
 
     /// Sets who may connect. In between, no user may connect whom neither the previous nor the new access allows. On
     /// failure the previous access is restored.
-    pub(super) fn set_access(&self, asked: &AccessOptions<'_>) -> Result<()> {
-        let access = asked.access(self.born)?;
+    pub(super) fn set_access(&self, asked: &AccessOptions) -> Result<()> {
+        let access = Access::asked(asked, self.born)?;
         if !self.own.place.leads_to(&self.own.fd) {
             return Err(another_file());
         }
@@ -365,54 +381,6 @@ impl SocketFile {
 
 fn another_file() -> Error {
     Error::system("another file is in the socket's place; it was not touched")
-}
-
-/// `<path>.lock`, locked as long as this exists, with our pid in it. Of two brokers that start at the same time,
-/// only the holder may check the socket, remove it or bind it.
-/// Closing it, in the last process that has it, unlocks it; it is removed before: a process that has opened it meanwhile
-/// notices by its inode.
-#[derive(Debug)]
-pub(super) struct LockFile {
-    _own: OwnFile,
-}
-
-impl LockFile {
-    pub(super) fn acquire(place: &SocketPath) -> Result<LockFile> {
-        let place = place.lock_place();
-        for _ in 0..LOCK_ATTEMPTS {
-            if let Some(lock) = LockFile::attempt(&place, || {})? {
-                return Ok(lock);
-            }
-        }
-        Err(Error::system(format!("the lock file {:?} is replaced again and again", place.path)))
-    }
-
-    /// One attempt; `None` if its last holder removed the file after we had opened it, so that our lock would exclude no
-    /// process. `opened` runs between open and lock, for the test of this case.
-    pub(super) fn attempt(place: &SocketPath, opened: impl FnOnce()) -> Result<Option<LockFile>> {
-        let path = &place.path;
-        let failed = || Error::attempting(format!("cannot lock {path:?}"));
-        // A symbolic link here could direct the write below to another user's file.
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NONBLOCK;
-        let file = place.open_file(flags, 0o600).map_err(failed())?;
-        let mut file = File::from(file);
-        opened();
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(taken(holder(&mut file))),
-            Err(TryLockError::Error(error)) => {
-                return Err(Error::attempting(format!("cannot lock {path:?}"))(error));
-            }
-        }
-        if !place.leads_to(&file) {
-            return Ok(None);
-        }
-        let stat = rustix::fs::fstat(&file).map_err(failed())?;
-        check_lock(path, &stat)?;
-        // Only for the error text of another broker: a full disk must not prevent a start.
-        let _ = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
-        Ok(Some(LockFile { _own: OwnFile::new(place, file.into()) }))
-    }
 }
 
 /// A lock file is written to, so it must not be another user's file under a second name.
