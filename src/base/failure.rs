@@ -55,7 +55,7 @@ pub enum Failure {
     },
     /// The upstream has refused what the request needs, in its own words; or it is answered with the words that the
     /// upstream would have.
-    Refused(Cow<'static, str>),
+    Refused(Vec<u8>),
 }
 
 /// Which connection was lost.
@@ -183,58 +183,23 @@ impl Failure {
             Failure::Refused(_) => None,
         }
     }
-}
 
-/// What an error reply is made from: a failure of the broker's own, or a text that is Redis' own.
-pub trait ErrorLine {
-    /// What it means for the request, if it is a failure of the broker's own.
-    fn kind(&self) -> Option<FailureKind> {
-        None
-    }
-
-    /// The line of the reply, without its `-`.
-    fn line(&self) -> Cow<'_, [u8]>;
-}
-
-impl ErrorLine for Failure {
-    fn kind(&self) -> Option<FailureKind> {
-        Failure::kind(self)
-    }
-
-    fn line(&self) -> Cow<'_, [u8]> {
-        self.to_string().into_bytes().into()
+    /// The line of the error reply, without its `-`.
+    pub fn line(&self) -> Cow<'_, [u8]> {
+        match self {
+            Failure::Refused(text) => text.into(),
+            _ => self.to_string().into_bytes().into(),
+        }
     }
 }
 
-impl ErrorLine for Box<dyn ErrorLine> {
-    fn kind(&self) -> Option<FailureKind> {
-        (**self).kind()
-    }
-
-    fn line(&self) -> Cow<'_, [u8]> {
-        (**self).line()
+/// An error that is Redis' own.
+impl<T: Into<Vec<u8>>> From<T> for Failure {
+    fn from(text: T) -> Failure {
+        Failure::Refused(text.into())
     }
 }
 
-impl ErrorLine for &str {
-    fn line(&self) -> Cow<'_, [u8]> {
-        self.as_bytes().into()
-    }
-}
-
-impl ErrorLine for String {
-    fn line(&self) -> Cow<'_, [u8]> {
-        self.as_bytes().into()
-    }
-}
-
-impl ErrorLine for Vec<u8> {
-    fn line(&self) -> Cow<'_, [u8]> {
-        self.into()
-    }
-}
-
-/// The line of the error reply, without its `-`.
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(kind) = self.kind() {
@@ -255,7 +220,7 @@ impl fmt::Display for Failure {
             Failure::TimedOut { after_ms } => {
                 write!(f, "no reply within {after_ms} ms; the command may have been executed")
             }
-            Failure::Refused(text) => f.write_str(text),
+            Failure::Refused(text) => f.write_str(&String::from_utf8_lossy(text)),
         }
     }
 }
@@ -329,7 +294,7 @@ mod tests {
             assert!(kind.is_some());
             assert_eq!(FailureKind::of_line(failure.to_string().as_bytes()), kind, "{failure}");
         }
-        let refused = Failure::Refused("NOPERM no".into());
+        let refused = Failure::from("NOPERM no");
         assert_eq!(FailureKind::of_line(refused.to_string().as_bytes()), None);
         assert_eq!(FailureKind::of_line(b"BROKERLOST\r\n"), Some(FailureKind::Lost));
         assert_eq!(FailureKind::of_line(b"BROKERLOSTX"), None);

@@ -58,38 +58,24 @@ pub(super) enum Step {
     Again,
 }
 
-/// A request that has not been given to the socket.
+/// A request that has no outcome.
 #[derive(Debug)]
-pub(super) struct Waiting {
+pub(super) struct Asked {
     pub(super) request: Key<Pending>,
     pub(super) end: u64,
-    pub(super) replies: u32,
-    pub(super) since: Millis,
-    pub(super) setting: Option<Setting>,
-}
-
-impl Entry for Waiting {
-    fn end(&self) -> u64 {
-        self.end
-    }
-}
-
-/// A request that may have left, in part or whole.
-#[derive(Debug)]
-pub(super) struct SentRequest {
-    /// What it was before.
-    pub(super) asked: Waiting,
     /// Replies to come; the last one is the outcome.
     pub(super) left: u32,
     /// The first error among the replies before the last.
     pub(super) error: Option<Box<[u8]>>,
-    /// The request itself, if it makes a setting.
+    pub(super) since: Millis,
+    pub(super) setting: Option<Setting>,
+    /// The request itself, if it makes a setting and has been given to the socket.
     pub(super) bytes: Option<Box<[u8]>>,
 }
 
-impl Entry for SentRequest {
+impl Entry for Asked {
     fn end(&self) -> u64 {
-        self.asked.end
+        self.end
     }
 }
 
@@ -99,9 +85,9 @@ pub(super) struct Channel {
     pub(super) purpose: Purpose,
     pub(super) state: State,
     /// Requests that can still be taken back: nothing of them is ever written from here.
-    pub(super) line: Pipeline<Waiting>,
+    pub(super) line: Pipeline<Asked>,
     /// Requests given to the socket.
-    pub(super) out: Pipeline<SentRequest>,
+    pub(super) out: Pipeline<Asked>,
     pub(super) inbox: Inbox<ReplyScanner>,
     pub(super) greeting: VecDeque<Step>,
     /// MULTI's error, if this user may not.
@@ -160,14 +146,8 @@ impl Channel {
         while self.state == State::Ready && self.out.bytes().len() < WINDOW && !self.line.is_idle() {
             self.line.take_unwritten(|asked, bytes| {
                 if is_wanted(asked.request) {
-                    let (left, setting) = (asked.replies, asked.setting.map(|_| bytes.into()));
-                    let asked = |end| Waiting { end, ..asked };
-                    self.out.push(bytes, |end| SentRequest {
-                        asked: asked(end),
-                        left,
-                        error: None,
-                        bytes: setting,
-                    });
+                    let setting = asked.setting.map(|_| bytes.into());
+                    self.out.push(bytes, |end| Asked { end, bytes: setting, ..asked });
                 }
             });
         }
@@ -177,14 +157,13 @@ impl Channel {
     /// The connection is gone. Hands out the requests of which a byte may have left; the others go back to the front of
     /// the line, in order. Returns also the bytes that went back.
     pub(super) fn lose(&mut self) -> (Vec<Key<Pending>>, usize) {
-        let lost = self.out.take_written().iter().map(|sent| sent.asked.request).collect();
+        let lost = self.out.take_written().iter().map(|sent| sent.request).collect();
         let mut unsent = std::mem::take(&mut self.out);
         let returned = unsent.bytes().len();
         if !unsent.is_idle() {
             let mut behind = std::mem::take(&mut self.line);
-            let mut put =
-                |asked: Waiting, bytes: &[u8]| self.line.push(bytes, |end| Waiting { end, ..asked });
-            while unsent.take_unwritten(|sent, bytes| put(sent.asked, bytes)).is_some() {}
+            let mut put = |asked: Asked, bytes: &[u8]| self.line.push(bytes, |end| Asked { end, ..asked });
+            while unsent.take_unwritten(&mut put).is_some() {}
             while behind.take_unwritten(&mut put).is_some() {}
         }
         self.inbox.clear();
@@ -194,7 +173,6 @@ impl Channel {
 
     /// Every request in it, sent or not.
     pub(super) fn requests(&self) -> Vec<Key<Pending>> {
-        let sent = self.out.entries().iter().map(|sent| sent.asked.request);
-        sent.chain(self.line.entries().iter().map(|waiting| waiting.request)).collect()
+        self.out.entries().iter().chain(self.line.entries()).map(|asked| asked.request).collect()
     }
 }

@@ -2,7 +2,7 @@
 //! outcome is known, and the channels they travel on. Does no I/O and reads no clock; whoever drives it carries out its
 //! actions, as the reactor does for the core.
 
-use super::channel::{Channel, Purpose, State, Waiting};
+use super::channel::{Asked, Channel, Purpose, State};
 use super::guard::{self, Connection};
 use super::request::{ClientRequest, Event, Fault, Outcome, Refusal};
 use super::topics::{Family, Joined, Subscription, Topics};
@@ -131,11 +131,10 @@ impl Mux {
             self.prune_deadlines();
         }
         if let Some(Channel { line, .. }) = self.channels.get_mut(channel) {
-            let (before, replies, since) = (line.bytes().len(), request.replies(), self.now);
-            line.push_with(
-                |out| request.write(out),
-                |end| Waiting { request: key, end, replies, since, setting },
-            );
+            let (before, left, since) = (line.bytes().len(), request.replies(), self.now);
+            let (error, bytes) = (None, None);
+            let asked = |end| Asked { request: key, end, left, error, since, setting, bytes };
+            line.push_with(|out| request.write(out), asked);
             self.waiting_bytes += line.bytes().len() - before;
         }
         self.want(channel);
@@ -458,7 +457,7 @@ impl Mux {
     fn refuse_transactions(&mut self, key: Key<Channel>) {
         let Some(channel) = self.channels.get(key) else { return };
         let Some(error) = channel.no_multi.clone() else { return };
-        let blocks = channel.line.entries().iter().filter(|waiting| waiting.replies > 1);
+        let blocks = channel.line.entries().iter().filter(|waiting| waiting.left > 1);
         for request in blocks.map(|waiting| waiting.request).collect::<Vec<_>>() {
             self.complete(request, Tree::parse(&error).ok_or(Fault::Protocol));
         }

@@ -1,7 +1,7 @@
 //! What comes from the peer: replies to requests, to the greeting, and pushes. Each reply belongs to the oldest request
 //! that was sent; one that nobody asked for ends the connection.
 
-use super::channel::{Channel, Purpose, SentRequest, State};
+use super::channel::{Asked, Channel, Purpose, State};
 use super::mux::{Mux, Told};
 use super::request::{Event, Fault, outcome_of};
 use crate::base::key::Key;
@@ -63,8 +63,8 @@ impl Mux {
         }
     }
 
-    fn answered(&mut self, key: Key<Channel>, sent: SentRequest, frame: &[u8]) {
-        if let (Some(setting), Some(bytes), b"+OK\r\n") = (sent.asked.setting, sent.bytes, frame) {
+    fn answered(&mut self, key: Key<Channel>, sent: Asked, frame: &[u8]) {
+        if let (Some(setting), Some(bytes), b"+OK\r\n") = (sent.setting, sent.bytes, frame) {
             self.again.retain(|(known, _)| *known != setting);
             self.again.push((setting, bytes));
         }
@@ -77,7 +77,7 @@ impl Mux {
         if outcome.is_err() {
             self.words = reply::text(told).map(|text| String::from_utf8_lossy(text).into_owned());
         }
-        self.complete(sent.asked.request, outcome);
+        self.complete(sent.request, outcome);
         if self.is_for(key, Purpose::Blocking) {
             if self.idle.len() < BLOCKING_KEPT { self.idle.push(key) } else { self.remove(key) }
         }

@@ -13,14 +13,10 @@ pub(super) fn list(head: &'static HandleHead) {
         return;
     }
     let own = std::ptr::from_ref(head).cast_mut();
-    let mut last = LAST.load(Ordering::Acquire);
-    loop {
+    let _ = LAST.fetch_update(Ordering::AcqRel, Ordering::Acquire, |last| {
         head.next.store(last, Ordering::Relaxed);
-        match LAST.compare_exchange(last, own, Ordering::AcqRel, Ordering::Acquire) {
-            Ok(_) => return,
-            Err(seen) => last = seen,
-        }
-    }
+        Some(own)
+    });
 }
 
 fn all() -> impl Iterator<Item = &'static HandleHead> {

@@ -241,13 +241,9 @@ pub(super) fn keep(memory: *const c_void) {
         return;
     }
     let kept = Box::into_raw(Box::new(KeptNode { _memory: memory, next: std::ptr::null_mut() }));
-    let mut first = ALL.load(Ordering::Acquire);
-    loop {
-        // SAFETY: just created; no other thread has it until the exchange succeeds.
+    let _ = ALL.fetch_update(Ordering::AcqRel, Ordering::Acquire, |first| {
+        // SAFETY: just created; no other thread has it until the update succeeds.
         unsafe { (*kept).next = first };
-        match ALL.compare_exchange(first, kept, Ordering::AcqRel, Ordering::Acquire) {
-            Ok(_) => return,
-            Err(seen) => first = seen,
-        }
-    }
+        Some(kept)
+    });
 }

@@ -89,14 +89,10 @@ pub(super) struct Present(AtomicU64);
 impl Present {
     pub(super) fn begin(&self) {
         let generation = fork::generation() << 32;
-        let mut seen = self.0.load(Ordering::SeqCst);
-        loop {
+        let _ = self.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |seen| {
             let before = if seen & !u64::from(u32::MAX) == generation { seen } else { generation };
-            match self.0.compare_exchange_weak(seen, before + 1, Ordering::SeqCst, Ordering::SeqCst) {
-                Ok(_) => return,
-                Err(found) => seen = found,
-            }
-        }
+            Some(before + 1)
+        });
     }
 
     pub(super) fn end(&self) {
@@ -210,8 +206,6 @@ impl HandleHead {
             self.driven.store(0, Ordering::Relaxed);
         }
     }
-
-    // ---- for `follow` ---------------------------------------------------------------------------------
 
     /// This thread is about to fork: takes the handle, if it follows and no other thread uses it. Posts from here on are
     /// refused, so that all accepted ones move with it.

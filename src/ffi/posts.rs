@@ -80,15 +80,12 @@ impl<H: Handle> Posts<H> {
             return Err(BROKER_EAGAIN);
         }
         let node = Box::into_raw(Box::new(PostNode { post, before: std::ptr::null_mut() }));
-        let mut newest = self.newest.load(Ordering::Relaxed);
-        loop {
-            // SAFETY: just created; no other thread has it until the exchange succeeds.
+        let _ = self.newest.fetch_update(Ordering::SeqCst, Ordering::Relaxed, |newest| {
+            // SAFETY: just created; no other thread has it until the update succeeds.
             unsafe { (*node).before = newest };
-            match self.newest.compare_exchange_weak(newest, node, Ordering::SeqCst, Ordering::Relaxed) {
-                Ok(_) => return Ok(()),
-                Err(seen) => newest = seen,
-            }
-        }
+            Some(node)
+        });
+        Ok(())
     }
 
     /// Takes those queued so far, oldest first.

@@ -7,14 +7,7 @@ use crate::base::limits::READ_TURN;
 
 /// The scanner that all inboxes of one owner share. It is with one of them at a time, from [`Inbox::begin`] to
 /// [`Inbox::end`].
-#[derive(Debug)]
-pub struct SharedScanner<S>(Option<Box<S>>);
-
-impl<S> Default for SharedScanner<S> {
-    fn default() -> Self {
-        SharedScanner(None)
-    }
-}
+pub type SharedScanner<S> = Option<Box<S>>;
 
 /// The bytes that one connection has sent and that are not done with. Holds no heap while there are none.
 ///
@@ -86,7 +79,7 @@ impl<S: FrameScanner> Inbox<S> {
         if !kept.is_empty() {
             kept.append(fresh);
         }
-        let scanner = self.scanner.take().or_else(|| shared.0.take()).unwrap_or_default();
+        let scanner = self.scanner.take().or_else(|| shared.take()).unwrap_or_default();
         Frames { kept, fresh, scanner, used: 0, needed: 0 }
     }
 
@@ -97,7 +90,7 @@ impl<S: FrameScanner> Inbox<S> {
             return;
         }
         let Frames { mut kept, fresh, scanner, used, needed } = frames;
-        let keeper = if scanner.is_idle() { &mut shared.0 } else { &mut self.scanner };
+        let keeper = if scanner.is_idle() { shared } else { &mut self.scanner };
         *keeper = Some(scanner);
         if !kept.is_empty() {
             kept.consume(used);
@@ -275,7 +268,7 @@ mod tests {
         assert!(one.footprint() >= 20 + size_of::<Scanner>());
         assert_eq!(requests(&mut one, &mut shared, &SET[20..]), [SET]);
         assert_eq!(one.footprint(), 0);
-        let scanner = shared.scanner.0.expect("it is back");
+        let scanner = shared.scanner.expect("it is back");
         assert!(scanner.is_idle() && scanner.footprint() > 0, "it keeps its room for the next");
     }
 
