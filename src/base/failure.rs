@@ -49,10 +49,8 @@ pub enum Failure {
     /// A limit was reached.
     Limited(Limit),
     /// No reply within so many milliseconds.
-    TimedOut {
-        /// The limit.
-        after_ms: u64,
-    },
+    #[allow(missing_docs)]
+    TimedOut { after_ms: u64 },
     /// The upstream has refused what the request needs, in its own words; or it is answered with the words that the
     /// upstream would have.
     Refused(Vec<u8>),
@@ -74,99 +72,49 @@ pub enum Lost {
 pub enum Down {
     /// None could be made; the last refusal where one is known.
     Unreachable(Option<String>),
-    /// All that there may be are in use.
-    AllInUse {
-        /// `upstream_connections_max`.
-        connections_max: usize,
-    },
+    /// All that `upstream_connections_max` allows are in use.
+    #[allow(missing_docs)]
+    AllInUse { connections_max: usize },
 }
 
 /// Which limit was reached.
+#[allow(missing_docs)] // Each field is the value of the limit that its variant names, or how long was waited.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Limit {
     /// Requests that wait, by this setting.
-    Requests {
-        /// Its name.
-        setting: &'static str,
-        /// Its value.
-        max_bytes: usize,
-    },
+    Requests { setting: &'static str, max_bytes: usize },
     /// A reply longer than `child_output_max`.
-    ChildOutput {
-        /// Its value.
-        max_bytes: usize,
-    },
+    ChildOutput { max_bytes: usize },
     /// A transaction longer than `transaction_max`.
-    Transaction {
-        /// Its value.
-        max_bytes: usize,
-    },
+    Transaction { max_bytes: usize },
     /// Subscriptions of one child.
-    Subscriptions {
-        /// As many as there may be.
-        max: usize,
-    },
+    Subscriptions { max: usize },
     /// Passwords of one user that are in use at a time.
-    Passwords {
-        /// As many as there may be.
-        max: usize,
-    },
+    Passwords { max: usize },
     /// The lane that carried the child's last write is not free for its WAIT.
-    LastWriteBusy {
-        /// How long it has waited.
-        after_ms: u64,
-    },
-    /// No leased connection came free.
-    Lease {
-        /// How long it has waited.
-        after_ms: u64,
-        /// What is known of the cause.
-        why: Shortage,
-    },
-    /// No connection for subscriptions came free.
-    Subscriber {
-        /// How long it has waited.
-        after_ms: u64,
-        /// What is known of the cause.
-        why: Shortage,
-    },
+    LastWriteBusy { after_ms: u64 },
+    /// No leased connection came free, and what is known of the cause.
+    Lease { after_ms: u64, why: Shortage },
+    /// No connection for subscriptions came free, and what is known of the cause.
+    Subscriber { after_ms: u64, why: Shortage },
 }
 
 /// Why no connection of a kind came free.
+#[allow(missing_docs)] // Said of each variant as a whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Shortage {
     /// Nothing is known.
     Unknown,
     /// The setting of this name allows none.
-    NoneAllowed {
-        /// The setting.
-        setting: &'static str,
-    },
-    /// As many as the setting of this name allows are lent.
-    AllLent {
-        /// The setting.
-        setting: &'static str,
-        /// Its value.
-        max: usize,
-        /// Children that wait besides.
-        waiting: usize,
-        /// The children that have them, in words.
-        holders: String,
-    },
+    NoneAllowed { setting: &'static str },
+    /// As many as the setting of this name allows are lent, to the holders in words; so many children wait besides.
+    AllLent { setting: &'static str, max: usize, waiting: usize, holders: String },
     /// The last attempt to connect was refused.
     Refused(String),
-    /// All that `upstream_connections_max` allows are in use.
-    AllInUse {
-        /// Its value.
-        connections_max: usize,
-        /// Children that wait besides.
-        waiting: usize,
-    },
+    /// All that `upstream_connections_max` allows are in use; so many children wait besides.
+    AllInUse { connections_max: usize, waiting: usize },
     /// Only so many of `upstream_connections_max` may be leased.
-    AllLeased {
-        /// How many.
-        max: usize,
-    },
+    AllLeased { max: usize },
 }
 
 impl Failure {

@@ -113,13 +113,10 @@ pub fn release(loses: impl Fn(u32) -> bool, close: impl Fn(RawFd)) {
 /// The same in a forked copy, which has no other threads: what a thread of the parent was using is not in use here.
 /// [async-signal-safe]
 pub fn release_copies(loses: impl Fn(u32) -> bool, close: impl Fn(RawFd)) {
-    for (number, noted) in noted() {
-        let owner = noted.fetch_and(!BUSY, Ordering::AcqRel) & !BUSY;
-        let lost = owner != 0 && loses(owner);
-        if lost && noted.compare_exchange(owner, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
-            close(number);
-        }
+    for (_, noted) in noted() {
+        noted.fetch_and(!BUSY, Ordering::AcqRel);
     }
+    release(loses, close);
 }
 
 fn noted() -> impl Iterator<Item = (RawFd, &'static AtomicU32)> {

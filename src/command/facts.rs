@@ -183,8 +183,6 @@ static STARTS: [usize; LETTERS + 1] = {
     starts
 };
 
-// ---- the rows ----------------------------------------------------------------------------------------------------
-
 /// A command without a row.
 static NOTHING: Facts = row("");
 

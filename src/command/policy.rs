@@ -91,7 +91,7 @@ mod tests {
     }
 
     fn route(policy: &Policy, name: &str, flags: &[&str]) -> Route {
-        match policy.base(name, Flags::from_names(flags.iter().copied())) {
+        match policy.base(name, Flags::from_names(flags.iter())) {
             Base::Fixed(route) => route,
             base => panic!("{name}: {base:?}"),
         }

@@ -7,6 +7,7 @@ use super::flags::{Flag, Flags};
 use super::names::Names;
 use super::policy::{Base, Policy};
 use super::texts;
+use crate::resp::value::text;
 use redis::Value;
 use std::ops::Range;
 
@@ -306,14 +307,6 @@ impl<'v> RawEntry<'v> {
 fn items(value: &Value) -> Option<&[Value]> {
     match value {
         Value::Array(items) | Value::Set(items) => Some(items),
-        _ => None,
-    }
-}
-
-fn text(value: &Value) -> Option<&str> {
-    match value {
-        Value::BulkString(bytes) => std::str::from_utf8(bytes).ok(),
-        Value::SimpleString(text) => Some(text),
         _ => None,
     }
 }

@@ -38,7 +38,6 @@ thread_local! {
 /// The memory of a handle, which outlives the handle. `H` is the type of the header.
 pub(super) struct Shell<H: Handle> {
     head: HandleHead,
-    /// broker_loop_stop() has been called.
     pub(super) stopped: AtomicBool,
     /// The thread that drove it last, 0 before the first time.
     pub(super) driver: AtomicUsize,
@@ -56,14 +55,12 @@ unsafe impl<H: Handle> Sync for Shell<H> {}
 /// Handles of one kind that have ended in this process, oldest first.
 pub(super) type EndedHandles<H> = EachProcess<Mutex<VecDeque<&'static Shell<H>>>>;
 
-/// A kind of handle.
 pub(super) trait Handle: Sized + 'static {
     /// Whether it is plain memory, usable in a forked copy like in the process that created it.
     const SURVIVES_FORK: bool = false;
     type Inner;
     /// What a copy needs of it, readable there whatever another thread was doing: immutable, or atomics.
     type Beside: Default;
-    /// Where ended handles are kept.
     fn ended() -> &'static EndedHandles<Self>;
 }
 
@@ -90,7 +87,6 @@ impl<H: Handle> HandleRef<H> {
         self.shell.pointer()
     }
 
-    /// The handle, if it may be used.
     pub(super) fn get(self) -> Result<&'static Shell<H>, c_int> {
         if self.shell.serial() != self.serial {
             return Err(BROKER_ESTATE);
@@ -99,7 +95,6 @@ impl<H: Handle> HandleRef<H> {
     }
 }
 
-/// Whether this thread is inside a handle.
 pub(super) fn is_inside() -> bool {
     DEPTH.get() > 0
 }
@@ -154,7 +149,6 @@ impl<H: Handle> Shell<H> {
         Ok(unsafe { &*pointer })
     }
 
-    /// What C has of it.
     pub(super) fn pointer(&self) -> *mut H {
         ptr::from_ref(self).cast_mut().cast()
     }
@@ -180,7 +174,6 @@ impl<H: Handle> Shell<H> {
         if self.is_poisoned() { Err(BROKER_EPANIC) } else { Ok(()) }
     }
 
-    /// Its serial number, unique in the process.
     pub(super) fn serial(&self) -> u64 {
         self.head.serial.load(Ordering::Relaxed)
     }
@@ -329,7 +322,6 @@ impl<H: Handle> Shell<H> {
         torn || !H::SURVIVES_FORK && self.head.is_forked()
     }
 
-    /// Whether a panic has happened in it.
     pub(super) fn is_poisoned(&self) -> bool {
         self.head.poisoned.load(Ordering::Relaxed)
     }
@@ -382,7 +374,6 @@ impl<H: Handle> Shell<H> {
         made
     }
 
-    /// Stores why a copy could not make it its own.
     pub(super) fn set_refusal(&self, words: CString) {
         let present = self.refusal();
         // SAFETY: null, or such a text, which is never freed.
@@ -472,7 +463,6 @@ impl<H: Handle> Shell<H> {
         if self.has_posts() { self.posts.take() } else { Vec::new() }
     }
 
-    /// Whether posted functions wait.
     pub(super) fn has_posts(&self) -> bool {
         !self.posts.is_empty()
     }
@@ -575,7 +565,6 @@ fn drive<H: Handle, R>(
     catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|_| Err(shell.poison()))
 }
 
-/// The result of one step of a function that waits.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum WaitStep {
     Done(c_int),

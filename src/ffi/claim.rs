@@ -15,7 +15,6 @@ const READING: u64 = 1 << 62;
 /// In the bits below: the generation of the process, and the number of the thread.
 const GENERATION: u64 = (1 << 30) - 1;
 
-/// What the thread does inside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Doing {
     Changing,
@@ -59,7 +58,6 @@ impl HandleClaim {
         taken.map(drop).map_err(|_| BROKER_EREENTRANT)
     }
 
-    /// Leaves.
     pub(super) fn release(&self) {
         self.0.store(FREE, Ordering::Release);
     }
@@ -76,7 +74,6 @@ impl HandleClaim {
         }
     }
 
-    /// The wait is over.
     pub(super) fn end_wait(&self) {
         let _ = WAITED.try_with(|waited| {
             if waited.0.get().is_some_and(|claim| std::ptr::eq(claim, self)) {

@@ -60,7 +60,6 @@ pub type broker_loop_cb =
 
 pub(super) struct Looping {
     pub(super) embedded: Embedded,
-    /// The loop's own clients.
     own: Vec<OwnClient>,
     /// Clients freed in a callback: they end when it has returned.
     ending: Vec<ClientKey>,
@@ -170,7 +169,6 @@ pub extern "C-unwind" fn broker_loop_run(r#loop: *mut broker_loop_t, mode: c_int
     }
 }
 
-/// The state of broker_loop_run() between two turns.
 #[derive(Clone, Copy)]
 struct Running {
     mode: c_int,
@@ -211,7 +209,6 @@ pub(super) fn turn(shell: &'static Shell<broker_loop_t>) -> Result<bool, c_int> 
     Ok(goes_on)
 }
 
-/// Runs a callback of the loop or of one of its clients.
 fn call_out(shell: &Shell<broker_loop_t>, callback: impl FnOnce()) -> Result<(), c_int> {
     if !shell.call_out(callback) {
         shell.check()?;

@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 /// The last one added. Handles' memory is never unmapped, and none leaves the list.
 static LAST: AtomicPtr<HandleHead> = AtomicPtr::new(std::ptr::null_mut());
 
-/// Adds a handle to the list, once.
 pub(super) fn list(head: &'static HandleHead) {
     if head.listed.swap(true, Ordering::AcqRel) {
         return;
@@ -41,7 +40,6 @@ pub(super) fn stay(forked: bool, close: impl Fn(u32)) {
     all().filter(|head| head.is_moving()).for_each(|head| head.stay(forked, &close));
 }
 
-/// In the child: they belong to this process.
 pub(super) fn arrive() {
     all().for_each(|head| head.arrive(crate::base::fork::generation()));
 }

@@ -9,7 +9,6 @@ use std::ffi::{c_int, c_void};
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU64, Ordering};
 
-/// The value of the mark. A copy finds it wiped.
 const WIPED: u8 = 0;
 const KNOWN: u8 = 1;
 /// A thread of the copy is closing the descriptors; the others wait.
@@ -96,7 +95,6 @@ pub(super) fn generation() -> u64 {
     fork::generation()
 }
 
-/// The number of forks between the first process and this one.
 pub(super) fn count() -> u64 {
     generation() - 1
 }

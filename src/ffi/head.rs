@@ -46,37 +46,29 @@ impl Number {
 pub(super) struct HandleHead {
     pub(super) state: AtomicU8,
     pub(super) poisoned: AtomicBool,
-    /// Which thread is inside.
     pub(super) claim: HandleClaim,
     /// How many of its callbacks are running, nested, and in which thread.
     pub(super) callbacks: AtomicU32,
     pub(super) callback_thread: AtomicUsize,
     /// The thread that runs a step of it, with the claim or between two uses of it, but not while it waits; 0 for none.
     pub(super) driven: AtomicUsize,
-    /// The process it belongs to.
     pub(super) generation: AtomicU64,
     /// In a copy that could not make it its own: the reason. Never freed.
     pub(super) refusal: AtomicPtr<c_char>,
     /// Distinguishes successive handles in this memory, and a client from itself before a fork.
     pub(super) serial: AtomicU64,
-    /// The owner number of its descriptors.
     pub(super) number: AtomicU32,
     /// For the calls that any thread may make at any time: the descriptor to write to (`bell::of`), -1 if none.
     pub(super) bell: AtomicI32,
-    /// Threads about to write to it.
     pub(super) ringing: Present,
-    /// Threads about to post.
     pub(super) posting: Present,
-    /// The program's own pointer.
     pub(super) data: AtomicPtr<c_void>,
     /// The handle it is a part of, whose bell wakes it: it belongs to the same process, as long as the serial is the same.
     pub(super) parent: AtomicPtr<HandleHead>,
     pub(super) parent_serial: AtomicU64,
-    /// A fork moves it to the child.
     pub(super) follows: AtomicBool,
     /// The thread whose fork is moving it; 0 for none.
     pub(super) mover: AtomicUsize,
-    /// For `follow` alone.
     pub(super) listed: AtomicBool,
     pub(super) next: AtomicPtr<HandleHead>,
 }
@@ -154,7 +146,6 @@ impl HandleHead {
         parent.unwrap_or(self).generation.load(Ordering::Acquire)
     }
 
-    /// Whether the handle it is a part of has ended.
     pub(super) fn is_orphan(&self) -> bool {
         self.parent().is_some_and(|parent| !parent.is_alive() || !self.is_of(parent))
     }
@@ -251,7 +242,6 @@ impl HandleHead {
         self.mover.load(Ordering::Acquire) == this_thread()
     }
 
-    /// In the parent: records whether it has moved.
     pub(super) fn stay(&self, forked: bool, close: impl Fn(u32)) {
         if forked {
             self.generation.store(ELSEWHERE, Ordering::Release);

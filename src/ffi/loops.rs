@@ -9,12 +9,9 @@ use crate::client::Peering;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// What is known of a loop.
 struct KnownLoop {
     shell: &'static Shell<broker_loop_t>,
-    /// Its listeners.
     urls: Vec<String>,
-    /// It has adopted a child.
     has_adopted: bool,
 }
 
@@ -39,12 +36,10 @@ pub(super) fn remove(shell: &Shell<broker_loop_t>) {
     with_loops(|loops| loops.retain(|known| !std::ptr::eq(known.shell, shell)));
 }
 
-/// Its listeners have changed.
 pub(super) fn set_urls(shell: &Shell<broker_loop_t>, urls: Vec<String>) {
     with_known(shell, |known| known.urls = urls);
 }
 
-/// It has adopted a child.
 pub(super) fn set_adopted(shell: &Shell<broker_loop_t>) {
     with_known(shell, |known| known.has_adopted = true);
 }

@@ -24,7 +24,6 @@ impl<H: Handle> Post<H> {
         self.call(if ended { BROKER_ECANCELED } else { BROKER_OK });
     }
 
-    /// Tells it that it will not run.
     pub(super) fn cancel(self) {
         self.call(BROKER_ECANCELED);
     }

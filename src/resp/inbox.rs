@@ -6,24 +6,15 @@ use crate::base::bytes::{ByteQueue, Spares};
 use crate::base::limits::READ_TURN;
 
 /// The scanner that all inboxes of one owner share. It is with one of them at a time, from [`Inbox::begin`] to
-/// [`Inbox::end`].
+/// [`Inbox::end`], and stays with one if it stands inside a frame there.
 pub type SharedScanner<S> = Option<Box<S>>;
 
 /// The bytes that one connection has sent and that are not done with. Holds no heap while there are none.
 ///
-/// Bytes are read in three steps, which the owner calls in this order:
-///
-/// 1. [`Inbox::begin`] takes everything out of the inbox and returns it as [`Frames`], the new bytes behind the old.
-///    New bytes are not copied if there are no old ones.
-/// 2. [`Frames::next_request`] or [`Frames::next_reply`] finds one complete frame after the other. The inbox is not borrowed meanwhile, so that the owner
-///    may be called, and may close the connection.
-/// 3. [`Inbox::end`] puts back what is left.
-///
-/// To close the connection is to drop the inbox or to call [`Inbox::clear`]. Either is allowed between the first and the
-/// third step. [`Inbox::is_in_use`] then says no, and the owner stops reading; `end` puts nothing back.
-///
-/// All inboxes of one owner share the scanner that `begin` and `end` are given. One that stands inside a frame is moved
-/// to that frame's inbox.
+/// They are read in three steps: [`Inbox::begin`] takes them all out, [`Frames`] finds one complete frame after the other,
+/// [`Inbox::end`] puts back what is left. The inbox is not borrowed meanwhile, so that the owner may be called, and may close
+/// the connection: it drops the inbox or calls [`Inbox::clear`]. [`Inbox::is_in_use`] then says no, the owner stops reading,
+/// and `end` puts nothing back.
 #[derive(Debug, Default)]
 pub struct Inbox<S> {
     bytes: ByteQueue,
