@@ -12,7 +12,6 @@ use std::collections::VecDeque;
 /// Bytes handed to the socket's queue at once: what lies there cannot be taken back.
 const WINDOW: usize = 64 * 1024;
 
-/// What a channel is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Purpose {
     /// All requests that need no connection of their own.
@@ -25,18 +24,22 @@ pub(super) enum Purpose {
     Messages,
 }
 
-/// The life of a channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum State {
     /// Nobody needs a connection.
     Idle,
     /// The next attempt is due then.
-    Pausing { until: Millis },
+    Pausing {
+        until: Millis,
+    },
     /// The driver was asked to connect; too late then.
-    Connecting { until: Millis },
+    Connecting {
+        until: Millis,
+    },
     /// Connected; what every connection begins with is under way. Too late then.
-    Greeting { until: Millis },
-    /// Requests may be sent.
+    Greeting {
+        until: Millis,
+    },
     Ready,
     /// Its connection is gone and there will be no other.
     Dead,
@@ -45,9 +48,7 @@ pub(super) enum State {
 /// A step of the greeting: what its reply must be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
-    /// HELLO: a map, or its RESP2 form.
     Hello,
-    /// SELECT: `+OK`.
     Select,
     /// MULTI, on a connection straight to Redis: whether this user may. In a block, a refused MULTI would let what
     /// follows run one by one.
@@ -79,7 +80,6 @@ impl Entry for Asked {
     }
 }
 
-/// One connection's queues.
 #[derive(Debug)]
 pub(super) struct Channel {
     pub(super) purpose: Purpose,
@@ -171,7 +171,6 @@ impl Channel {
         (lost, returned)
     }
 
-    /// Every request in it, sent or not.
     pub(super) fn requests(&self) -> Vec<Key<Pending>> {
         self.out.entries().iter().chain(self.line.entries()).map(|asked| asked.request).collect()
     }

@@ -48,7 +48,6 @@ impl Mux {
         });
     }
 
-    /// A reply to it.
     pub(super) fn greeted(&mut self, key: Key<Channel>, frame: &[u8]) {
         let Some(channel) = self.channels.get_mut(key) else { return };
         let step = channel.greeting.pop_front();
@@ -206,7 +205,6 @@ impl Mux {
         }
     }
 
-    /// Ends a channel and all of its requests.
     pub(super) fn end_channel(&mut self, key: Key<Channel>, fault: Fault) {
         let Some(channel) = self.channels.get(key) else { return };
         for request in channel.requests() {
@@ -215,7 +213,6 @@ impl Mux {
         self.remove(key);
     }
 
-    /// Forgets a channel, and has its connection closed.
     pub(super) fn remove(&mut self, key: Key<Channel>) {
         self.drop_connection(key);
         self.idle.retain(|idle| *idle != key);

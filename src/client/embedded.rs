@@ -17,11 +17,9 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClientKey(Key<Inner>);
 
-/// One of the program's own clients.
 #[derive(Debug)]
 struct Inner {
     mux: Mux,
-    /// Its connections.
     locals: HashMap<Key<Channel>, LocalKey>,
 }
 

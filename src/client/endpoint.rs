@@ -19,7 +19,6 @@ pub const VARIABLE: &str = "BROKER_ENDPOINT";
 /// given.
 pub(super) type Place = Option<(resolver::Destination, Lookup)>;
 
-/// Where to connect.
 #[derive(Debug)]
 pub(super) struct Endpoint {
     /// A socket's path, or the addresses of a host.
@@ -33,7 +32,6 @@ pub(super) struct Endpoint {
 pub(super) struct Target {
     pub(super) place: Place,
     pub(super) given: Option<Stream>,
-    /// Straight to Redis.
     pub(super) direct: bool,
 }
 
@@ -134,7 +132,6 @@ impl Endpoint {
         Endpoint { resolver, given }
     }
 
-    /// Whether a lost connection can be made again.
     pub(super) fn is_lasting(&self) -> bool {
         self.resolver.is_some()
     }

@@ -3,10 +3,8 @@
 
 use crate::command::{Effect, Facts, Setting};
 
-/// Where a command may go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Connection {
-    /// With all others.
     Shared,
     /// The same, and once accepted it is part of what every new connection begins with.
     Setting(Setting),
@@ -59,7 +57,6 @@ fn on_own_connection(effect: Effect) -> Result<(), &'static str> {
     }
 }
 
-/// Whether a command may stand in a transaction.
 pub(super) fn in_transaction(words: &[&[u8]]) -> Result<(), &'static str> {
     match shared(words) {
         Ok(Connection::Shared | Connection::Blocking) => Ok(()),

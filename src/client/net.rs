@@ -80,7 +80,6 @@ impl Recipe {
     }
 }
 
-/// The descriptors.
 #[derive(Debug)]
 struct Net {
     /// Before `poll`: see [`Held`].

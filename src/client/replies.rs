@@ -11,7 +11,6 @@ use crate::resp::{Tree, reply};
 const BLOCKING_KEPT: usize = 4;
 
 impl Mux {
-    /// Bytes have arrived.
     pub(super) fn input(&mut self, key: Key<Channel>, bytes: &[u8]) {
         let Some(channel) = self.channels.get_mut(key) else { return };
         if !channel.is_connected() {
@@ -36,7 +35,6 @@ impl Mux {
         self.channels.get(key).is_some_and(|channel| channel.inbox.is_in_use())
     }
 
-    /// One whole reply or push.
     fn take_frame(&mut self, key: Key<Channel>, frame: &[u8], kind: u8) {
         let Some(channel) = self.channels.get_mut(key) else { return };
         if kind == b'>' {

@@ -79,51 +79,35 @@ pub struct FrameLimits {
 }
 
 /// The result of a scan of its bytes.
+#[allow(missing_docs)] // Said of each variant as a whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scan {
-    /// No complete frame yet.
-    NeedMore {
-        /// The number of bytes below which no frame can be complete; always more than were given.
-        /// The child announces it: cap the memory reserved for it. An error can appear earlier, so scan
-        /// whenever bytes arrive.
-        at_least: usize,
-    },
-    /// A frame without a command (`*0`, `*-1`, an empty line), skipped without a reply. The scanner is ready
-    /// for the next frame without a reset.
-    Empty {
-        /// Bytes to drop.
-        len: usize,
-    },
-    /// A request; see [`Scanner::request`]. Until the reset, scanning the same bytes again has the same result.
-    Frame {
-        /// Bytes of input it takes; [`Request::bytes`] may have another length.
-        len: usize,
-    },
+    /// No frame can be complete below this number of bytes, always more than were given. The child announces it: cap the
+    /// memory reserved for it. An error can appear earlier, so scan whenever bytes arrive.
+    NeedMore { at_least: usize },
+    /// A frame without a command (`*0`, `*-1`, an empty line), dropped without a reply. The scanner is ready for the next
+    /// frame without a reset.
+    Empty { len: usize },
+    /// A request, see [`Scanner::request`], which may have another length than the input it takes. Until the reset,
+    /// scanning the same bytes again has the same result.
+    Frame { len: usize },
     /// Not a request, nor will later bytes be one. Redis answers [`ProtocolError::reply`] and closes. The result is the
     /// same until the reset.
     Error(ProtocolError),
 }
 
-/// Why bytes are not a request. The texts are those of Redis, except [`ProtocolError::RequestTooBig`].
+/// Why bytes are not a request.
+#[allow(missing_docs)] // Each is named after its text, which is that of Redis, except the last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProtocolError {
-    /// The argument count is not a canonical number, or beyond 2147483647.
     InvalidMultibulkLength,
-    /// More arguments than a child may send before it has authenticated.
     UnauthenticatedMultibulkLength,
-    /// No `$` where an argument should start, but this byte.
     ExpectedBulk(u8),
-    /// An argument's length is not a canonical number, negative, or beyond 512 MiB.
     InvalidBulkLength,
-    /// A longer argument than a child may send before it has authenticated.
     UnauthenticatedBulkLength,
-    /// A count line that is too long.
     MultibulkLineTooBig,
-    /// An argument's length line that is too long.
     BulkLineTooBig,
-    /// An inline request that is too long.
     InlineTooBig,
-    /// An inline request with a quote not closed, or closed within a word.
     UnbalancedQuotes,
     /// The request is, or announces to become, longer than [`FrameLimits::request_max`].
     RequestTooBig,
@@ -157,19 +141,20 @@ impl ProtocolError {
 /// The scanner's position in a frame.
 #[derive(Debug, Default, Clone, Copy)]
 enum Stage {
-    /// Before its first byte.
     #[default]
     Start,
     /// In an inline request: looking for its LF.
     Inline,
-    /// In the `*n` line.
     Count,
     /// At an argument's `$n` line.
     Header,
     /// In an argument of this many bytes.
     Body(usize),
     /// Behind an argument.
-    Done { len: usize, rewritten: bool },
+    Done {
+        len: usize,
+        rewritten: bool,
+    },
     /// At the end, after an error.
     Failed(ProtocolError),
 }

@@ -21,20 +21,13 @@ const OUTER_KEPT: usize = 128;
 const LENGTH_DIGITS: usize = 13;
 
 /// The result of a scan of its bytes.
+#[allow(missing_docs)] // Said of each variant as a whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReplyScan {
-    /// No complete value yet.
-    NeedMore {
-        /// The number of bytes below which it cannot be complete; always more than were given.
-        at_least: usize,
-    },
-    /// One whole value; the scanner is ready for the next.
-    Frame {
-        /// Its bytes, an attribute before it included.
-        len: usize,
-        /// The value's type byte, after any attribute.
-        kind: u8,
-    },
+    /// No value can be complete below this number of bytes, always more than were given.
+    NeedMore { at_least: usize },
+    /// One whole value, an attribute before it included, and its own type byte; the scanner is ready for the next.
+    Frame { len: usize, kind: u8 },
     /// These bytes are not replies: close the connection. The text is for the log.
     Desync(&'static str),
 }
