@@ -51,8 +51,7 @@ pub enum Failure {
     /// No reply within so many milliseconds.
     #[allow(missing_docs)]
     TimedOut { after_ms: u64 },
-    /// The upstream has refused what the request needs, in its own words; or it is answered with the words that the
-    /// upstream would have.
+    /// The upstream has refused what the request needs, in its own words, or would have refused it in these.
     Refused(Vec<u8>),
 }
 

@@ -1,7 +1,6 @@
-//! The owner of each open descriptor, so that a forked copy of the process can close what it has inherited from a handle
-//! of the C interface without reading that handle, whose state it must not trust. Owns one number for each descriptor;
-//! opens and closes nothing itself. Without an owner, as in a program that uses the crate without that interface, nothing
-//! is recorded and nothing costs time.
+//! The owner of each open descriptor, so that a forked copy can close what it has inherited from a handle of the C
+//! interface without reading that handle, whose state it must not trust. Opens and closes nothing itself. Without an
+//! owner, as where that interface is not used, nothing is recorded.
 
 use std::cell::Cell;
 use std::os::fd::{AsRawFd, RawFd};

@@ -6,8 +6,7 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::marker::PhantomData;
 
-/// Identifies one `T` as long as it exists, and nothing after it. A key of one kind of object cannot be used to
-/// look up another kind.
+/// Identifies one `T` as long as it exists, and nothing after it, nor another kind of object.
 pub struct Key<T> {
     index: u32,
     generation: u32,
@@ -78,8 +77,7 @@ impl<T, K> Default for Arena<T, K> {
 }
 
 impl<T, K> Arena<T, K> {
-    /// An empty arena for the process after this many forks. Arenas of earlier processes return other keys: they begin at
-    /// numbers that are far apart.
+    /// An empty arena for the process after so many forks: its keys begin far from those of earlier processes.
     pub fn of_copy(forks: u64) -> Arena<T, K> {
         // Odd, so that no two of the first four billion are the same; the golden ratio spreads them.
         let first = (forks as u32).wrapping_mul(0x9E37_79B9).wrapping_add(1);

@@ -50,8 +50,7 @@ pub(super) enum State {
 pub(super) enum Step {
     Hello,
     Select,
-    /// MULTI, on a connection straight to Redis: whether this user may. In a block, a refused MULTI would let what
-    /// follows run one by one.
+    /// MULTI straight to Redis: whether this user may. In a block, a refused MULTI would let the rest run one by one.
     Multi,
     /// DISCARD behind it; any reply.
     Discard,
@@ -139,8 +138,7 @@ impl Channel {
         self.line.take_unwritten(|_, bytes| bytes.len()).unwrap_or(0)
     }
 
-    /// Gives the socket's queue more to do, leaving out requests that `is_wanted` does not know any more. Returns the
-    /// bytes that have left the line.
+    /// Gives the socket's queue what `is_wanted` still knows. Returns the bytes that have left the line.
     pub(super) fn refill(&mut self, is_wanted: impl Fn(Key<Pending>) -> bool) -> usize {
         let before = self.line.bytes().len();
         while self.state == State::Ready && self.out.bytes().len() < WINDOW && !self.line.is_idle() {

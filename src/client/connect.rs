@@ -77,8 +77,7 @@ impl Mux {
         self.mark(key);
     }
 
-    /// The peer does not want us: nothing of what waits has a chance, unless the peer is only too busy or has lost its
-    /// own connection.
+    /// The peer refuses us: what waits has no chance, unless the peer is only too busy or has lost its connection.
     pub(super) fn turned_away(&mut self, key: Key<Channel>, frame: &[u8]) {
         let text =
             reply::text(frame).map(|text| String::from_utf8_lossy(text).into_owned()).unwrap_or_default();

@@ -41,8 +41,7 @@ pub(super) fn shared(words: &[&[u8]]) -> Result<Connection, &'static str> {
     }
 }
 
-/// Whether a command may go on a connection that is the caller's alone: all but those after which replies no longer
-/// match requests.
+/// Whether a command may go on the caller's own connection: afterwards replies must still match requests.
 pub(super) fn session(words: &[&[u8]]) -> Result<(), &'static str> {
     on_own_connection(Facts::of_words(words).effect())
 }

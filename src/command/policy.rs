@@ -1,6 +1,5 @@
 //! What the settings say about commands: allowed though refused by default, refused though allowed, given a lane to
-//! themselves. Stands above facts and flags, except for what may never be: used when a table is loaded and when settings
-//! are, never per request.
+//! themselves. Stands above facts and flags, except for what may never be. Never used per request.
 
 use super::classify::Route;
 use super::facts::{Effect, Facts, TimeoutAt};

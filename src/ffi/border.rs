@@ -24,8 +24,7 @@ use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-/// Ended handles whose memory is not reused yet: this many more must end before a stale pointer can refer to
-/// another living handle.
+/// As many more handles must end before an ended one's memory is reused, and a stale pointer finds a living one.
 const QUARANTINE: usize = 1024;
 
 thread_local! {
@@ -153,8 +152,7 @@ impl<H: Handle> Shell<H> {
         ptr::from_ref(self).cast_mut().cast()
     }
 
-    /// Makes it a part of `parent`, whose bell wakes it: a fork that moves `parent` moves it too. Called before it is handed
-    /// out.
+    /// Makes it a part of `parent`, whose bell wakes it and which a fork moves with it. Called before it is handed out.
     pub(super) fn belongs_to<P: Handle>(&self, parent: &'static Shell<P>) {
         self.head.parent_serial.store(parent.serial(), Ordering::Relaxed);
         self.head.parent.store(ptr::from_ref(&parent.head).cast_mut(), Ordering::Release);
@@ -393,8 +391,7 @@ impl<H: Handle> Shell<H> {
     /// Replaces the contents and keeps the old ones untouched.
     fn replace(&self, inner: H::Inner) {
         let place = self.inner.get();
-        // SAFETY: the claim is ours. The bytes are moved unread: another thread of the parent may have been changing
-        // what they mean.
+        // SAFETY: the claim is ours. The bytes are moved unread: a thread of the parent may have been changing them.
         let previous = unsafe { ptr::read(place.cast::<MaybeUninit<Option<H::Inner>>>()) };
         fork::keep(Box::into_raw(Box::new(previous)).cast());
         // SAFETY: as above; the old contents are not dropped.

@@ -26,8 +26,7 @@ pub(super) enum Doing {
 pub(super) struct HandleClaim(AtomicU64);
 
 impl HandleClaim {
-    /// Enters, if no other thread is inside: `EREENTRANT`. `EFORKED` in a copy, if a thread of the parent was in the middle
-    /// of a change.
+    /// Enters: `EREENTRANT` if a thread is inside, `EFORKED` in a copy if one of the parent was changing something.
     pub(super) fn take(&self, doing: Doing) -> Result<(), c_int> {
         let own = mine() | if doing == Doing::Reading { READING } else { 0 };
         let mut seen = FREE;

@@ -101,8 +101,7 @@ impl Looping {
         self.embedded.with_requests(key, |requests| body(requests, &mut own.calls)).ok_or(BROKER_ESTATE)
     }
 
-    /// Ends one of the loop's own clients: at once, returning its remaining callbacks, or after the callback that is
-    /// running.
+    /// Ends one of the loop's own clients: at once, returning its last callbacks, or after the running callback.
     pub(super) fn end_client(&mut self, key: ClientKey, in_callback: bool) -> Vec<Due> {
         if in_callback {
             self.ending.push(key);

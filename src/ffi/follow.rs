@@ -34,8 +34,7 @@ pub(super) fn depart() -> bool {
     all().any(HandleHead::is_moving)
 }
 
-/// In the parent, after the fork: the moved handles are gone, and `close` gets the number of each. Without a child they
-/// stay.
+/// In the parent: the moved handles are gone, and `close` gets the number of each. Without a child they stay.
 pub(super) fn stay(forked: bool, close: impl Fn(u32)) {
     all().filter(|head| head.is_moving()).for_each(|head| head.stay(forked, &close));
 }

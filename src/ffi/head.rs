@@ -169,8 +169,7 @@ impl HandleHead {
         }
     }
 
-    /// Makes this thread its driver, unless another one is: `EREENTRANT`. The claim is taken for that, so that the thread
-    /// with the claim knows who drives.
+    /// Makes this thread its driver, unless another one is: `EREENTRANT`. Whoever has the claim knows who drives.
     pub(super) fn drive(&self) -> Result<Driving<'_>, c_int> {
         match self.driven.load(Ordering::Relaxed) {
             0 => {}

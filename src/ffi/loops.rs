@@ -15,8 +15,7 @@ struct KnownLoop {
     has_adopted: bool,
 }
 
-/// Loops that this process has created and not freed. A loop that has followed a fork is not among them: a call to it from
-/// its own thread then waits.
+/// Loops created here and not freed. One that has followed a fork is not among them: a call to it then waits.
 static LOOPS: EachProcess<Mutex<Vec<KnownLoop>>> = EachProcess::new();
 /// How many, for programs without a loop.
 static COUNT: AtomicUsize = AtomicUsize::new(0);
@@ -62,8 +61,7 @@ impl KnownLoop {
     }
 }
 
-/// Whether a loop driven by this very thread is at the other end of such a connection: a call that waits would never be
-/// answered.
+/// Whether the loop that would have to answer a call on such a connection is driven by this very thread.
 pub(super) fn would_wait_for_itself(peering: impl FnOnce() -> Peering) -> bool {
     if COUNT.load(Ordering::Acquire) == 0 {
         return false;

@@ -29,8 +29,7 @@ impl<H: Handle> Post<H> {
     }
 
     fn call(self, status: c_int) {
-        // SAFETY: this is how the program allowed the function to be called, in the thread that uses the handle, whose
-        // memory is never unmapped.
+        // SAFETY: so the program allowed it to be called, in the handle's thread; its memory is never unmapped.
         unsafe { (self.callback)(self.to.pointer(), status, self.data) }
     }
 }

@@ -96,8 +96,7 @@ impl<S: FrameScanner> Inbox<S> {
     }
 }
 
-/// What was taken out of an [`Inbox`]: frames, complete ones first. Dropped with its connection, or given back to
-/// [`Inbox::end`].
+/// What was taken out of an [`Inbox`]. Dropped with its connection, or given back to [`Inbox::end`].
 #[derive(Debug)]
 pub struct Frames<'a, S> {
     /// Old bytes and new; empty if there were no old ones.

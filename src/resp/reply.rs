@@ -74,8 +74,7 @@ pub(super) enum NoHeader {
 }
 
 impl ReplyScanner {
-    /// Looks for one reply. `bytes` starts at its first byte; after [`ReplyScan::NeedMore`] it is the same
-    /// bytes and more.
+    /// Looks for one reply at the start of `bytes`; after [`ReplyScan::NeedMore`] it is the same bytes and more.
     pub fn scan(&mut self, bytes: &[u8]) -> ReplyScan {
         if self.is_idle()
             && let Some(len) = usual_length(bytes)
@@ -149,8 +148,7 @@ impl FrameScanner for ReplyScanner {
     }
 }
 
-/// Reads the header of the value at the start of `rest`, and its body too if it is a leaf. `searched`
-/// bytes are known to contain no line end.
+/// Reads the header of the value at the start of `rest`, and a leaf's body. `searched` bytes have no line end.
 pub(super) fn head(rest: &[u8], searched: &mut usize) -> Result<ValueHeader, NoHeader> {
     let &kind = rest.first().ok_or(NoHeader::Short(3))?;
     match kind {
@@ -299,8 +297,7 @@ pub fn element(reply: &[u8], i: usize) -> Option<Range<usize>> {
     elements(reply).nth(i)
 }
 
-/// The byte ranges of all elements, each as [`element`] returns it, in one pass over the reply. Empty if it is no
-/// aggregate.
+/// The byte ranges of all elements, as [`element`] returns them, in one pass. Empty if it is no aggregate.
 pub fn elements(reply: &[u8]) -> impl Iterator<Item = Range<usize>> {
     let (count, rest) = opened(reply).unwrap_or((0, &[]));
     let (mut scanner, mut at) = (ReplyScanner::default(), reply.len() - rest.len());
