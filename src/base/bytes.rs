@@ -84,12 +84,6 @@ impl ByteQueue {
         &mut self.buffer
     }
 
-    /// Makes room for `additional` more bytes in one step.
-    pub fn reserve(&mut self, additional: usize) {
-        self.compact();
-        self.buffer.reserve(additional);
-    }
-
     /// Drops `count` bytes from the front; they were written or scanned.
     pub fn consume(&mut self, count: usize) {
         debug_assert!(count <= self.len());

@@ -161,25 +161,20 @@ impl fmt::Display for Failure {
                 f.write_str("the connection that carried the last write was lost; its replicas are not known")
             }
             Failure::Down(why) => {
-                write!(f, "no upstream connection; the command was not executed{why}")
+                f.write_str("no upstream connection; the command was not executed")?;
+                match why {
+                    Down::Unreachable(None) => Ok(()),
+                    Down::Unreachable(Some(refusal)) => write!(f, "; last attempt: {refusal}"),
+                    Down::AllInUse { connections_max } => {
+                        write!(f, "; all {connections_max} of upstream_connections_max are in use")
+                    }
+                }
             }
             Failure::Limited(limit) => limit.fmt(f),
             Failure::TimedOut { after_ms } => {
                 write!(f, "no reply within {after_ms} ms; the command may have been executed")
             }
             Failure::Refused(text) => f.write_str(&String::from_utf8_lossy(text)),
-        }
-    }
-}
-
-impl fmt::Display for Down {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Down::Unreachable(None) => Ok(()),
-            Down::Unreachable(Some(refusal)) => write!(f, "; last attempt: {refusal}"),
-            Down::AllInUse { connections_max } => {
-                write!(f, "; all {connections_max} of upstream_connections_max are in use")
-            }
         }
     }
 }

@@ -57,17 +57,9 @@ pub(super) fn install() {
 
 /// A byte that reads `KNOWN`, and `WIPED` in a forked copy.
 fn new_mark() -> *mut AtomicU8 {
+    let (access, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
     // SAFETY: maps new anonymous memory; nothing else is mapped over or freed.
-    let page = unsafe {
-        libc::mmap(
-            std::ptr::null_mut(),
-            PAGE,
-            libc::PROT_READ | libc::PROT_WRITE,
-            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
-            -1,
-            0,
-        )
-    };
+    let page = unsafe { libc::mmap(std::ptr::null_mut(), PAGE, access, kind, -1, 0) };
     if page == libc::MAP_FAILED {
         return (&raw const UNWIPED).cast_mut();
     }
@@ -163,10 +155,8 @@ extern "C" fn before_fork() {
 
 extern "C" fn after_fork_in_parent() {
     let found = errno::get();
-    let forked = witness::has_child(matches!(
-        found,
-        libc::EAGAIN | libc::ENOMEM | libc::ENOSYS | libc::EPERM | libc::EINVAL
-    ));
+    let failed = matches!(found, libc::EAGAIN | libc::ENOMEM | libc::ENOSYS | libc::EPERM | libc::EINVAL);
+    let forked = witness::has_child(failed);
     let left = if forked { ERRNO.get() } else { found };
     // The parent's copies of descriptors that have moved to the forked process; nothing here uses them any more.
     follow::stay(forked, |number| fds::release(|owner| owner == number, close));

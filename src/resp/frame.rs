@@ -282,6 +282,7 @@ impl Scanner {
         Some(pos)
     }
 
+    /// An error, too, is what the scan ends with.
     fn advance(&mut self, view: &[u8], request_max: usize, authenticated: bool) -> Result<Scan, Scan> {
         if let Stage::Start = self.stage {
             self.stage = match view.first() {

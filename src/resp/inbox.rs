@@ -88,7 +88,7 @@ impl<S: FrameScanner> Inbox<S> {
         } else if used < fresh.len() {
             let left = &fresh[used..];
             kept.adopt(spares);
-            kept.reserve(needed.clamp(left.len(), left.len() + READ_TURN));
+            kept.tail().reserve(needed.clamp(left.len(), left.len() + READ_TURN));
             kept.append(left);
         }
         kept.retire(spares);
