@@ -48,14 +48,10 @@ struct Note {
 }
 
 impl Held {
-    /// For a descriptor that was just opened, and is closed only after this has been dropped.
+    /// For a descriptor that was just opened, and is closed only after this has been dropped. One that is already
+    /// recorded keeps its first holder.
     pub fn new(fd: &impl AsRawFd) -> Held {
-        Held::of(fd.as_raw_fd())
-    }
-
-    /// The same by its number. A descriptor that is already recorded keeps its first holder.
-    pub fn of(fd: RawFd) -> Held {
-        let number = usize::try_from(fd).ok().filter(|number| *number < NOTED);
+        let number = usize::try_from(fd.as_raw_fd()).ok().filter(|number| *number < NOTED);
         let Some(number) = number.filter(|_| owner() != 0) else { return Held(None) };
         let note = Note { number, owner: owner() };
         BEYOND.fetch_max(number + 1, Ordering::Relaxed);

@@ -128,6 +128,11 @@ impl<T, K> Arena<T, K> {
         })
     }
 
+    /// Every object, in index order.
+    pub fn values_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.slab.iter_mut().map(|(_, (_, value))| value)
+    }
+
     /// Every key, collected, for passes that change the arena.
     pub fn keys(&self) -> Vec<Key<K>> {
         self.iter().map(|(key, _)| key).collect()

@@ -12,9 +12,10 @@ use std::collections::VecDeque;
 /// Bytes handed to the socket's queue at once: what lies there cannot be taken back.
 const WINDOW: usize = 64 * 1024;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) enum Purpose {
     /// All requests that need no connection of their own.
+    #[default]
     Main,
     /// One blocking command at a time.
     Blocking,
@@ -24,9 +25,10 @@ pub(super) enum Purpose {
     Messages,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) enum State {
     /// Nobody needs a connection.
+    #[default]
     Idle,
     /// The next attempt is due then.
     Pausing {
@@ -79,7 +81,7 @@ impl Entry for Asked {
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Channel {
     pub(super) purpose: Purpose,
     pub(super) state: State,
@@ -100,18 +102,7 @@ pub(super) struct Channel {
 
 impl Channel {
     pub(super) fn new(purpose: Purpose, now: Millis) -> Channel {
-        Channel {
-            purpose,
-            state: State::Idle,
-            line: Pipeline::default(),
-            out: Pipeline::default(),
-            inbox: Inbox::default(),
-            greeting: VecDeque::new(),
-            no_multi: None,
-            failures: 0,
-            down_since: now,
-            dirty: false,
-        }
+        Channel { purpose, down_since: now, ..Channel::default() }
     }
 
     /// Moves the state; all there is to the life of a channel.

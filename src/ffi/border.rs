@@ -1,7 +1,6 @@
-//! The border that every call from C crosses. It checks that the handle is one of ours, alive, of this process and not in
-//! use; no panic passes it. Owns the memory of handles, which is never unmapped, so that the use of a freed handle is
-//! detected. In a forked copy the contents of a parent's handle are neither read nor dropped, since another thread may
-//! have been changing them: they are abandoned in place, and their descriptors closed by number (`base::fds`).
+//! The border that every call from C crosses: is the handle ours, alive, of this process and not in use; no panic passes.
+//! Owns the memory of handles, which is never unmapped, so that the use of a freed one is detected. In a forked copy the
+//! contents of a parent's handle, which a thread may have been changing, are abandoned in place, neither read nor dropped.
 
 use super::cancel::{self, FdWait};
 use super::claim::Doing;

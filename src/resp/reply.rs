@@ -282,15 +282,6 @@ pub(super) fn described(mut rest: &[u8]) -> Option<&[u8]> {
     Some(rest)
 }
 
-/// The element count of a whole aggregate reply and the rest behind its header.
-fn opened(reply: &[u8]) -> Option<(u64, &[u8])> {
-    let rest = described(reply)?;
-    match head(rest, &mut 0) {
-        Ok(ValueHeader::Elements { count, len }) => Some((count, rest.get(len..)?)),
-        _ => None,
-    }
-}
-
 /// Byte range of element `i` of an array, push, set or map (keys and values counted), with any attribute
 /// before it. `None` if the reply is no aggregate or has no such element. Walks over the elements before.
 pub fn element(reply: &[u8], i: usize) -> Option<Range<usize>> {
@@ -299,7 +290,11 @@ pub fn element(reply: &[u8], i: usize) -> Option<Range<usize>> {
 
 /// The byte ranges of all elements, as [`element`] returns them, in one pass. Empty if it is no aggregate.
 pub fn elements(reply: &[u8]) -> impl Iterator<Item = Range<usize>> {
-    let (count, rest) = opened(reply).unwrap_or((0, &[]));
+    let opened = described(reply).and_then(|rest| match head(rest, &mut 0) {
+        Ok(ValueHeader::Elements { count, len }) => Some((count, rest.get(len..)?)),
+        _ => None,
+    });
+    let (count, rest) = opened.unwrap_or((0, &[]));
     let (mut scanner, mut at) = (ReplyScanner::default(), reply.len() - rest.len());
     (0..count).map_while(move |_| {
         let ReplyScan::Frame { len, .. } = scanner.scan(&reply[at..]) else { return None };
