@@ -62,7 +62,7 @@ pub(super) enum Step {
 
 /// A request that has no outcome.
 #[derive(Debug)]
-pub(super) struct Asked {
+pub(super) struct OpenRequest {
     pub(super) request: Key<Pending>,
     pub(super) end: u64,
     /// Replies to come; the last one is the outcome.
@@ -75,7 +75,7 @@ pub(super) struct Asked {
     pub(super) bytes: Option<Box<[u8]>>,
 }
 
-impl Entry for Asked {
+impl Entry for OpenRequest {
     fn end(&self) -> u64 {
         self.end
     }
@@ -86,9 +86,9 @@ pub(super) struct Channel {
     pub(super) purpose: Purpose,
     pub(super) state: State,
     /// Requests that can still be taken back: nothing of them is ever written from here.
-    pub(super) line: Pipeline<Asked>,
+    pub(super) line: Pipeline<OpenRequest>,
     /// Requests given to the socket.
-    pub(super) out: Pipeline<Asked>,
+    pub(super) out: Pipeline<OpenRequest>,
     pub(super) inbox: Inbox<ReplyScanner>,
     pub(super) greeting: VecDeque<Step>,
     /// MULTI's error, if this user may not.
@@ -136,7 +136,7 @@ impl Channel {
             self.line.take_unwritten(|asked, bytes| {
                 if is_wanted(asked.request) {
                     let setting = asked.setting.map(|_| bytes.into());
-                    self.out.push(bytes, |end| Asked { end, bytes: setting, ..asked });
+                    self.out.push(bytes, |end| OpenRequest { end, bytes: setting, ..asked });
                 }
             });
         }
@@ -151,7 +151,8 @@ impl Channel {
         let returned = unsent.bytes().len();
         if !unsent.is_idle() {
             let mut behind = std::mem::take(&mut self.line);
-            let mut put = |asked: Asked, bytes: &[u8]| self.line.push(bytes, |end| Asked { end, ..asked });
+            let mut put =
+                |asked: OpenRequest, bytes: &[u8]| self.line.push(bytes, |end| OpenRequest { end, ..asked });
             while unsent.take_unwritten(&mut put).is_some() {}
             while behind.take_unwritten(&mut put).is_some() {}
         }

@@ -2,7 +2,7 @@
 //! outcome is known, and the channels they travel on. Does no I/O and reads no clock; whoever drives it carries out its
 //! actions, as the reactor does for the core.
 
-use super::channel::{Asked, Channel, Purpose, State};
+use super::channel::{Channel, OpenRequest, Purpose, State};
 use super::guard::{self, Connection};
 use super::request::{ClientRequest, Event, Fault, Outcome, Refusal};
 use super::topics::{Family, Joined, Subscription, Topics};
@@ -130,7 +130,7 @@ impl Mux {
         if let Some(Channel { line, .. }) = self.channels.get_mut(channel) {
             let (before, left, since) = (line.bytes().len(), request.replies(), self.now);
             let (error, bytes) = (None, None);
-            let asked = |end| Asked { request: key, end, left, error, since, setting, bytes };
+            let asked = |end| OpenRequest { request: key, end, left, error, since, setting, bytes };
             line.push_with(|out| request.write(out), asked);
             self.waiting_bytes += line.bytes().len() - before;
         }

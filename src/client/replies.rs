@@ -1,7 +1,7 @@
 //! What comes from the peer: replies to requests, to the greeting, and pushes. Each reply belongs to the oldest request
 //! that was sent; one that nobody asked for ends the connection.
 
-use super::channel::{Asked, Channel, Purpose, State};
+use super::channel::{Channel, OpenRequest, Purpose, State};
 use super::mux::{Mux, Told};
 use super::request::{Event, Fault, outcome_of};
 use crate::base::key::Key;
@@ -61,7 +61,7 @@ impl Mux {
         }
     }
 
-    fn answered(&mut self, key: Key<Channel>, sent: Asked, frame: &[u8]) {
+    fn answered(&mut self, key: Key<Channel>, sent: OpenRequest, frame: &[u8]) {
         if let (Some(setting), Some(bytes), b"+OK\r\n") = (sent.setting, sent.bytes, frame) {
             self.again.retain(|(known, _)| *known != setting);
             self.again.push((setting, bytes));
