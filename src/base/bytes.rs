@@ -3,8 +3,7 @@
 
 use std::fmt;
 
-/// An emptied queue keeps at most this capacity, bytes; the rest is freed, so that the memory of a burst
-/// does not stay resident.
+/// An emptied queue keeps at most this capacity, bytes, so that the memory of a burst does not stay.
 const KEEP: usize = 16 * 1024;
 
 /// Consumed bytes at the front are removed only when they are at least this many and more than half.
@@ -83,12 +82,6 @@ impl ByteQueue {
     pub fn tail(&mut self) -> &mut Vec<u8> {
         self.compact();
         &mut self.buffer
-    }
-
-    /// Makes room for `additional` more bytes in one step.
-    pub fn reserve(&mut self, additional: usize) {
-        self.compact();
-        self.buffer.reserve(additional);
     }
 
     /// Drops `count` bytes from the front; they were written or scanned.

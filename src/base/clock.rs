@@ -1,5 +1,4 @@
-//! The only place that reads time. All code below the reactor gets a `Millis` instead, so that
-//! a simulation can own the clock.
+//! The only place that reads time. Code below the reactor gets a `Millis`, so that a simulation can own the clock.
 
 use std::time::Instant;
 

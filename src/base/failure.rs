@@ -49,13 +49,10 @@ pub enum Failure {
     /// A limit was reached.
     Limited(Limit),
     /// No reply within so many milliseconds.
-    TimedOut {
-        /// The limit.
-        after_ms: u64,
-    },
-    /// The upstream has refused what the request needs, in its own words; or it is answered with the words that the
-    /// upstream would have.
-    Refused(Cow<'static, str>),
+    #[allow(missing_docs)]
+    TimedOut { after_ms: u64 },
+    /// The upstream has refused what the request needs, in its own words, or would have refused it in these.
+    Refused(Vec<u8>),
 }
 
 /// Which connection was lost.
@@ -74,99 +71,49 @@ pub enum Lost {
 pub enum Down {
     /// None could be made; the last refusal where one is known.
     Unreachable(Option<String>),
-    /// All that there may be are in use.
-    AllInUse {
-        /// `upstream_connections_max`.
-        connections_max: usize,
-    },
+    /// All that `upstream_connections_max` allows are in use.
+    #[allow(missing_docs)]
+    AllInUse { connections_max: usize },
 }
 
 /// Which limit was reached.
+#[allow(missing_docs)] // Each field is the value of the limit that its variant names, or how long was waited.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Limit {
     /// Requests that wait, by this setting.
-    Requests {
-        /// Its name.
-        setting: &'static str,
-        /// Its value.
-        max_bytes: usize,
-    },
+    Requests { setting: &'static str, max_bytes: usize },
     /// A reply longer than `child_output_max`.
-    ChildOutput {
-        /// Its value.
-        max_bytes: usize,
-    },
+    ChildOutput { max_bytes: usize },
     /// A transaction longer than `transaction_max`.
-    Transaction {
-        /// Its value.
-        max_bytes: usize,
-    },
+    Transaction { max_bytes: usize },
     /// Subscriptions of one child.
-    Subscriptions {
-        /// As many as there may be.
-        max: usize,
-    },
+    Subscriptions { max: usize },
     /// Passwords of one user that are in use at a time.
-    Passwords {
-        /// As many as there may be.
-        max: usize,
-    },
+    Passwords { max: usize },
     /// The lane that carried the child's last write is not free for its WAIT.
-    LastWriteBusy {
-        /// How long it has waited.
-        after_ms: u64,
-    },
-    /// No leased connection came free.
-    Lease {
-        /// How long it has waited.
-        after_ms: u64,
-        /// What is known of the cause.
-        why: Shortage,
-    },
-    /// No connection for subscriptions came free.
-    Subscriber {
-        /// How long it has waited.
-        after_ms: u64,
-        /// What is known of the cause.
-        why: Shortage,
-    },
+    LastWriteBusy { after_ms: u64 },
+    /// No leased connection came free, and what is known of the cause.
+    Lease { after_ms: u64, why: Shortage },
+    /// No connection for subscriptions came free, and what is known of the cause.
+    Subscriber { after_ms: u64, why: Shortage },
 }
 
 /// Why no connection of a kind came free.
+#[allow(missing_docs)] // Said of each variant as a whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Shortage {
     /// Nothing is known.
     Unknown,
     /// The setting of this name allows none.
-    NoneAllowed {
-        /// The setting.
-        setting: &'static str,
-    },
-    /// As many as the setting of this name allows are lent.
-    AllLent {
-        /// The setting.
-        setting: &'static str,
-        /// Its value.
-        max: usize,
-        /// Children that wait besides.
-        waiting: usize,
-        /// The children that have them, in words.
-        holders: String,
-    },
+    NoneAllowed { setting: &'static str },
+    /// As many as the setting of this name allows are lent, to the holders in words; so many children wait besides.
+    AllLent { setting: &'static str, max: usize, waiting: usize, holders: String },
     /// The last attempt to connect was refused.
     Refused(String),
-    /// All that `upstream_connections_max` allows are in use.
-    AllInUse {
-        /// Its value.
-        connections_max: usize,
-        /// Children that wait besides.
-        waiting: usize,
-    },
+    /// All that `upstream_connections_max` allows are in use; so many children wait besides.
+    AllInUse { connections_max: usize, waiting: usize },
     /// Only so many of `upstream_connections_max` may be leased.
-    AllLeased {
-        /// How many.
-        max: usize,
-    },
+    AllLeased { max: usize },
 }
 
 impl Failure {
@@ -183,58 +130,23 @@ impl Failure {
             Failure::Refused(_) => None,
         }
     }
-}
 
-/// What an error reply is made from: a failure of the broker's own, or a text that is Redis' own.
-pub trait ErrorLine {
-    /// What it means for the request, if it is a failure of the broker's own.
-    fn kind(&self) -> Option<FailureKind> {
-        None
-    }
-
-    /// The line of the reply, without its `-`.
-    fn line(&self) -> Cow<'_, [u8]>;
-}
-
-impl ErrorLine for Failure {
-    fn kind(&self) -> Option<FailureKind> {
-        Failure::kind(self)
-    }
-
-    fn line(&self) -> Cow<'_, [u8]> {
-        self.to_string().into_bytes().into()
+    /// The line of the error reply, without its `-`.
+    pub fn line(&self) -> Cow<'_, [u8]> {
+        match self {
+            Failure::Refused(text) => text.into(),
+            _ => self.to_string().into_bytes().into(),
+        }
     }
 }
 
-impl ErrorLine for Box<dyn ErrorLine> {
-    fn kind(&self) -> Option<FailureKind> {
-        (**self).kind()
-    }
-
-    fn line(&self) -> Cow<'_, [u8]> {
-        (**self).line()
+/// An error that is Redis' own.
+impl<T: Into<Vec<u8>>> From<T> for Failure {
+    fn from(text: T) -> Failure {
+        Failure::Refused(text.into())
     }
 }
 
-impl ErrorLine for &str {
-    fn line(&self) -> Cow<'_, [u8]> {
-        self.as_bytes().into()
-    }
-}
-
-impl ErrorLine for String {
-    fn line(&self) -> Cow<'_, [u8]> {
-        self.as_bytes().into()
-    }
-}
-
-impl ErrorLine for Vec<u8> {
-    fn line(&self) -> Cow<'_, [u8]> {
-        self.into()
-    }
-}
-
-/// The line of the error reply, without its `-`.
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(kind) = self.kind() {
@@ -249,25 +161,20 @@ impl fmt::Display for Failure {
                 f.write_str("the connection that carried the last write was lost; its replicas are not known")
             }
             Failure::Down(why) => {
-                write!(f, "no upstream connection; the command was not executed{why}")
+                f.write_str("no upstream connection; the command was not executed")?;
+                match why {
+                    Down::Unreachable(None) => Ok(()),
+                    Down::Unreachable(Some(refusal)) => write!(f, "; last attempt: {refusal}"),
+                    Down::AllInUse { connections_max } => {
+                        write!(f, "; all {connections_max} of upstream_connections_max are in use")
+                    }
+                }
             }
             Failure::Limited(limit) => limit.fmt(f),
             Failure::TimedOut { after_ms } => {
                 write!(f, "no reply within {after_ms} ms; the command may have been executed")
             }
-            Failure::Refused(text) => f.write_str(text),
-        }
-    }
-}
-
-impl fmt::Display for Down {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Down::Unreachable(None) => Ok(()),
-            Down::Unreachable(Some(refusal)) => write!(f, "; last attempt: {refusal}"),
-            Down::AllInUse { connections_max } => {
-                write!(f, "; all {connections_max} of upstream_connections_max are in use")
-            }
+            Failure::Refused(text) => f.write_str(&String::from_utf8_lossy(text)),
         }
     }
 }
@@ -329,7 +236,7 @@ mod tests {
             assert!(kind.is_some());
             assert_eq!(FailureKind::of_line(failure.to_string().as_bytes()), kind, "{failure}");
         }
-        let refused = Failure::Refused("NOPERM no".into());
+        let refused = Failure::from("NOPERM no");
         assert_eq!(FailureKind::of_line(refused.to_string().as_bytes()), None);
         assert_eq!(FailureKind::of_line(b"BROKERLOST\r\n"), Some(FailureKind::Lost));
         assert_eq!(FailureKind::of_line(b"BROKERLOSTX"), None);

@@ -1,7 +1,6 @@
-//! The owner of each open descriptor, so that a forked copy of the process can close what it has inherited from a handle
-//! of the C interface without reading that handle, whose state it must not trust. Owns one number for each descriptor;
-//! opens and closes nothing itself. Without an owner, as in a program that uses the crate without that interface, nothing
-//! is recorded and nothing costs time.
+//! The owner of each open descriptor, so that a forked copy can close what it has inherited from a handle of the C
+//! interface without reading that handle, whose state it must not trust. Opens and closes nothing itself. Without an
+//! owner, as where that interface is not used, nothing is recorded.
 
 use std::cell::Cell;
 use std::os::fd::{AsRawFd, RawFd};
@@ -49,14 +48,10 @@ struct Note {
 }
 
 impl Held {
-    /// For a descriptor that was just opened, and is closed only after this has been dropped.
+    /// For a descriptor that was just opened, and is closed only after this has been dropped. One that is already
+    /// recorded keeps its first holder.
     pub fn new(fd: &impl AsRawFd) -> Held {
-        Held::of(fd.as_raw_fd())
-    }
-
-    /// The same by its number. A descriptor that is already recorded keeps its first holder.
-    pub fn of(fd: RawFd) -> Held {
-        let number = usize::try_from(fd).ok().filter(|number| *number < NOTED);
+        let number = usize::try_from(fd.as_raw_fd()).ok().filter(|number| *number < NOTED);
         let Some(number) = number.filter(|_| owner() != 0) else { return Held(None) };
         let note = Note { number, owner: owner() };
         BEYOND.fetch_max(number + 1, Ordering::Relaxed);
@@ -113,13 +108,10 @@ pub fn release(loses: impl Fn(u32) -> bool, close: impl Fn(RawFd)) {
 /// The same in a forked copy, which has no other threads: what a thread of the parent was using is not in use here.
 /// [async-signal-safe]
 pub fn release_copies(loses: impl Fn(u32) -> bool, close: impl Fn(RawFd)) {
-    for (number, noted) in noted() {
-        let owner = noted.fetch_and(!BUSY, Ordering::AcqRel) & !BUSY;
-        let lost = owner != 0 && loses(owner);
-        if lost && noted.compare_exchange(owner, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
-            close(number);
-        }
+    for (_, noted) in noted() {
+        noted.fetch_and(!BUSY, Ordering::AcqRel);
     }
+    release(loses, close);
 }
 
 fn noted() -> impl Iterator<Item = (RawFd, &'static AtomicU32)> {

@@ -18,8 +18,7 @@ pub fn advance() {
     GENERATION.fetch_add(1, Ordering::AcqRel);
 }
 
-/// The process that created an object with effects on others: a socket's file, a connection that is ended for every copy
-/// of it.
+/// The process that created an object whose end others would notice: a socket's file, a connection.
 #[derive(Debug, Clone, Copy)]
 pub struct Maker {
     /// `None`: a handle of the C interface. Its contents are never dropped in a copy, and may move there.

@@ -6,8 +6,7 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::marker::PhantomData;
 
-/// Identifies one `T` as long as it exists, and nothing after it. A key of one kind of object cannot be used to
-/// look up another kind.
+/// Identifies one `T` as long as it exists, and nothing after it, nor another kind of object.
 pub struct Key<T> {
     index: u32,
     generation: u32,
@@ -78,8 +77,7 @@ impl<T, K> Default for Arena<T, K> {
 }
 
 impl<T, K> Arena<T, K> {
-    /// An empty arena for the process after this many forks. Arenas of earlier processes return other keys: they begin at
-    /// numbers that are far apart.
+    /// An empty arena for the process after so many forks: its keys begin far from those of earlier processes.
     pub fn of_copy(forks: u64) -> Arena<T, K> {
         // Odd, so that no two of the first four billion are the same; the golden ratio spreads them.
         let first = (forks as u32).wrapping_mul(0x9E37_79B9).wrapping_add(1);
@@ -128,6 +126,11 @@ impl<T, K> Arena<T, K> {
         self.slab.iter().map(|(index, (generation, value))| {
             (Key { index: index as u32, generation: *generation, kind: PhantomData }, value)
         })
+    }
+
+    /// Every object, in index order.
+    pub fn values_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.slab.iter_mut().map(|(_, (_, value))| value)
     }
 
     /// Every key, collected, for passes that change the arena.

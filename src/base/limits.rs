@@ -36,15 +36,13 @@ pub const READ_AHEAD_PATIENCE: u64 = 100;
 pub const CHILD_TURN: i64 = 16 * 1024;
 /// Bytes that the smallest request counts against its child's turn: 32 of them are one turn.
 pub const REQUEST_COST_MIN: i64 = 512;
-/// The same for all children together, between two polls of the sockets: a new child must not wait for
-/// all input read before.
+/// The same for all children together, between two polls of the sockets: a new child must not wait for all of it.
 pub const RUN_TURN: i64 = 1024 * 1024;
 /// Waiting children that have their turn even if the children read last have used that up.
 pub const RUN_LEAST: usize = 32;
 /// Bytes that looking a child up, or passing over one, counts against a turn: less than a tenth of a small request.
 pub const LOOK_COST: usize = 32;
-/// A request or a reply of this many bytes uses a separate lane: requests behind it would wait longer than
-/// behind a thousand small ones.
+/// A request or a reply of this many bytes uses a separate lane: those behind it would wait too long.
 pub const BULK_MIN: usize = 256 * 1024;
 /// Short replies in a row after which a command with an earlier long reply is no longer expected to be long. Otherwise a
 /// child with alternating replies would change lanes, and wait for the requests in flight, every time.
@@ -55,8 +53,7 @@ pub const BUSY_PROBE: u64 = 250;
 pub const SLOW_MIN: u64 = 1000;
 /// A canary without an answer is followed by another one after this many milliseconds.
 pub const CANARY_PATIENCE: u32 = 1000;
-/// Unsent bytes of a lane above which the children that use it have to wait. A single larger request
-/// is still accepted whole.
+/// Unsent bytes of a lane above which its children have to wait. A single larger request is still accepted whole.
 pub const LANE_WINDOW: usize = 4 * 1024 * 1024;
 /// Upstream connections no lease may take, so that each kind of work can always go on: one for control and
 /// one shared lane (transactions), one more (sessions), one more (blocking commands).
@@ -91,8 +88,7 @@ pub const JANITOR_IDLE: u64 = 1000;
 /// Heap bytes that must have become free before the program is told to trim the heap: below
 /// this a walk over the heap is not worthwhile.
 pub const TRIM_MIN: usize = 128 * 1024;
-/// The program is told so at most this often, in milliseconds: with an alternating load its pages would only be faulted
-/// in again.
+/// The least time between two, in milliseconds: an alternating load would only fault its pages in again.
 pub const TRIM_INTERVAL: u64 = 1000;
 /// Subscriptions of one child. Redis has no such bound; here each costs an entry in a table shared by all
 /// children, and leaving all of them is the work of one turn.
@@ -102,8 +98,7 @@ pub const COMMAND_NAME_MAX: usize = 128;
 /// Connections of an upstream user, and its password, are kept this many milliseconds after its last
 /// child: otherwise processes that live for one request would cost the upstream a connection each.
 pub const USER_LINGER: u64 = 5_000;
-/// The upstream's answer about a user's permissions is valid for this many milliseconds: they may change at any
-/// time, without notice.
+/// The upstream's answer about a user's permissions holds so many milliseconds: they change without notice.
 pub const RIGHTS_FRESH: u64 = 1_000;
 /// A new child is the upstream's default user if that needed no password at most this many
 /// milliseconds ago: it may get one at any time, without notice.
@@ -135,8 +130,7 @@ pub const REFUSED_LOG_INTERVAL: u64 = 10_000;
 pub const WRITE_TURN: usize = 1024 * 1024;
 /// Events taken from the poll in one turn; more wait in the kernel for the next.
 pub const EVENTS_TURN: usize = 1024;
-/// Pause after an accept failed without descriptors or memory, in milliseconds, unless
-/// a connection is closed before.
+/// Pause after an accept failed without descriptors or memory, in milliseconds, unless a connection closes before.
 pub const ACCEPT_PAUSE: u64 = 100;
 /// Reads from one child when a drain begins: more than a socket's buffer holds by default (6 MiB for TCP).
 pub const DRAIN_READS: usize = 128;
@@ -145,8 +139,7 @@ pub const RESOLVE_INTERVAL: u64 = 1000;
 /// A look-up that has not ended after this many milliseconds is abandoned: its thread may exist only in another process.
 /// Longer than the timeout of the system's resolver.
 pub const RESOLVE_PATIENCE: u64 = 60_000;
-/// A connection that was not read for this many milliseconds is quiet, and is read once more if its last read may have
-/// left bytes behind.
+/// Milliseconds without a read after which a connection is read once more, if bytes may have been left behind.
 pub const QUIET_AFTER: u64 = 100;
 /// Further reads that ask for ancillary data after one that had some: more may follow soon.
 pub const ASKING_READS: u32 = 32;

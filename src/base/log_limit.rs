@@ -37,8 +37,7 @@ pub struct LogLine {
 }
 
 impl LogLimit {
-    /// The line to write for a record; `None` if its place has written enough. Only `trace`, which shows
-    /// everything, has no limit.
+    /// The line to write for a record; `None` if its place has written enough. Only `trace` has no limit.
     pub fn admit(&mut self, record: &Record<'_>, now: Millis) -> Option<LogLine> {
         let level = record.level();
         if level == Level::Trace {
@@ -60,8 +59,7 @@ impl LogLimit {
         Some(LogLine { level, text: budget.like.clone() })
     }
 
-    /// Summaries of suppressed lines whose interval has ended. Call before `admit`, and when
-    /// it is due.
+    /// Summaries of suppressed lines whose interval has ended. Call before `admit`, and when it is due.
     pub fn summaries(&mut self, now: Millis) -> Vec<LogLine> {
         if self.due.is_none_or(|due| due > now) {
             return Vec::new();

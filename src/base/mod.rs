@@ -1,5 +1,4 @@
-//! The ground floor: errors, bounds, bytes, keys, time, log limits, owners of descriptors. Knows nothing of Redis or
-//! sockets.
+//! The ground floor: errors, bounds, bytes, keys, time, log limits, owners of descriptors. Knows nothing of Redis.
 
 pub mod bytes;
 pub mod clock;

@@ -12,10 +12,10 @@ use std::collections::VecDeque;
 /// Bytes handed to the socket's queue at once: what lies there cannot be taken back.
 const WINDOW: usize = 64 * 1024;
 
-/// What a channel is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) enum Purpose {
     /// All requests that need no connection of their own.
+    #[default]
     Main,
     /// One blocking command at a time.
     Blocking,
@@ -25,18 +25,23 @@ pub(super) enum Purpose {
     Messages,
 }
 
-/// The life of a channel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) enum State {
     /// Nobody needs a connection.
+    #[default]
     Idle,
     /// The next attempt is due then.
-    Pausing { until: Millis },
+    Pausing {
+        until: Millis,
+    },
     /// The driver was asked to connect; too late then.
-    Connecting { until: Millis },
+    Connecting {
+        until: Millis,
+    },
     /// Connected; what every connection begins with is under way. Too late then.
-    Greeting { until: Millis },
-    /// Requests may be sent.
+    Greeting {
+        until: Millis,
+    },
     Ready,
     /// Its connection is gone and there will be no other.
     Dead,
@@ -45,12 +50,9 @@ pub(super) enum State {
 /// A step of the greeting: what its reply must be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
-    /// HELLO: a map, or its RESP2 form.
     Hello,
-    /// SELECT: `+OK`.
     Select,
-    /// MULTI, on a connection straight to Redis: whether this user may. In a block, a refused MULTI would let what
-    /// follows run one by one.
+    /// MULTI straight to Redis: whether this user may. In a block, a refused MULTI would let the rest run one by one.
     Multi,
     /// DISCARD behind it; any reply.
     Discard,
@@ -58,50 +60,35 @@ pub(super) enum Step {
     Again,
 }
 
-/// A request that has not been given to the socket.
+/// A request that has no outcome.
 #[derive(Debug)]
-pub(super) struct Waiting {
+pub(super) struct OpenRequest {
     pub(super) request: Key<Pending>,
     pub(super) end: u64,
-    pub(super) replies: u32,
+    /// Replies to come; the last one is the outcome.
+    pub(super) left: u32,
+    /// The first error among the replies before the last.
+    pub(super) error: Option<Box<[u8]>>,
     pub(super) since: Millis,
     pub(super) setting: Option<Setting>,
+    /// The request itself, if it makes a setting and has been given to the socket.
+    pub(super) bytes: Option<Box<[u8]>>,
 }
 
-impl Entry for Waiting {
+impl Entry for OpenRequest {
     fn end(&self) -> u64 {
         self.end
     }
 }
 
-/// A request that may have left, in part or whole.
-#[derive(Debug)]
-pub(super) struct SentRequest {
-    /// What it was before.
-    pub(super) asked: Waiting,
-    /// Replies to come; the last one is the outcome.
-    pub(super) left: u32,
-    /// The first error among the replies before the last.
-    pub(super) error: Option<Box<[u8]>>,
-    /// The request itself, if it makes a setting.
-    pub(super) bytes: Option<Box<[u8]>>,
-}
-
-impl Entry for SentRequest {
-    fn end(&self) -> u64 {
-        self.asked.end
-    }
-}
-
-/// One connection's queues.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Channel {
     pub(super) purpose: Purpose,
     pub(super) state: State,
     /// Requests that can still be taken back: nothing of them is ever written from here.
-    pub(super) line: Pipeline<Waiting>,
+    pub(super) line: Pipeline<OpenRequest>,
     /// Requests given to the socket.
-    pub(super) out: Pipeline<SentRequest>,
+    pub(super) out: Pipeline<OpenRequest>,
     pub(super) inbox: Inbox<ReplyScanner>,
     pub(super) greeting: VecDeque<Step>,
     /// MULTI's error, if this user may not.
@@ -115,18 +102,7 @@ pub(super) struct Channel {
 
 impl Channel {
     pub(super) fn new(purpose: Purpose, now: Millis) -> Channel {
-        Channel {
-            purpose,
-            state: State::Idle,
-            line: Pipeline::default(),
-            out: Pipeline::default(),
-            inbox: Inbox::default(),
-            greeting: VecDeque::new(),
-            no_multi: None,
-            failures: 0,
-            down_since: now,
-            dirty: false,
-        }
+        Channel { purpose, down_since: now, ..Channel::default() }
     }
 
     /// Moves the state; all there is to the life of a channel.
@@ -153,21 +129,14 @@ impl Channel {
         self.line.take_unwritten(|_, bytes| bytes.len()).unwrap_or(0)
     }
 
-    /// Gives the socket's queue more to do, leaving out requests that `is_wanted` does not know any more. Returns the
-    /// bytes that have left the line.
+    /// Gives the socket's queue what `is_wanted` still knows. Returns the bytes that have left the line.
     pub(super) fn refill(&mut self, is_wanted: impl Fn(Key<Pending>) -> bool) -> usize {
         let before = self.line.bytes().len();
         while self.state == State::Ready && self.out.bytes().len() < WINDOW && !self.line.is_idle() {
             self.line.take_unwritten(|asked, bytes| {
                 if is_wanted(asked.request) {
-                    let (left, setting) = (asked.replies, asked.setting.map(|_| bytes.into()));
-                    let asked = |end| Waiting { end, ..asked };
-                    self.out.push(bytes, |end| SentRequest {
-                        asked: asked(end),
-                        left,
-                        error: None,
-                        bytes: setting,
-                    });
+                    let setting = asked.setting.map(|_| bytes.into());
+                    self.out.push(bytes, |end| OpenRequest { end, bytes: setting, ..asked });
                 }
             });
         }
@@ -177,14 +146,14 @@ impl Channel {
     /// The connection is gone. Hands out the requests of which a byte may have left; the others go back to the front of
     /// the line, in order. Returns also the bytes that went back.
     pub(super) fn lose(&mut self) -> (Vec<Key<Pending>>, usize) {
-        let lost = self.out.take_written().iter().map(|sent| sent.asked.request).collect();
+        let lost = self.out.take_written().iter().map(|sent| sent.request).collect();
         let mut unsent = std::mem::take(&mut self.out);
         let returned = unsent.bytes().len();
         if !unsent.is_idle() {
             let mut behind = std::mem::take(&mut self.line);
             let mut put =
-                |asked: Waiting, bytes: &[u8]| self.line.push(bytes, |end| Waiting { end, ..asked });
-            while unsent.take_unwritten(|sent, bytes| put(sent.asked, bytes)).is_some() {}
+                |asked: OpenRequest, bytes: &[u8]| self.line.push(bytes, |end| OpenRequest { end, ..asked });
+            while unsent.take_unwritten(&mut put).is_some() {}
             while behind.take_unwritten(&mut put).is_some() {}
         }
         self.inbox.clear();
@@ -192,9 +161,7 @@ impl Channel {
         (lost, returned)
     }
 
-    /// Every request in it, sent or not.
     pub(super) fn requests(&self) -> Vec<Key<Pending>> {
-        let sent = self.out.entries().iter().map(|sent| sent.asked.request);
-        sent.chain(self.line.entries().iter().map(|waiting| waiting.request)).collect()
+        self.out.entries().iter().chain(self.line.entries()).map(|asked| asked.request).collect()
     }
 }

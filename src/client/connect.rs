@@ -48,7 +48,6 @@ impl Mux {
         });
     }
 
-    /// A reply to it.
     pub(super) fn greeted(&mut self, key: Key<Channel>, frame: &[u8]) {
         let Some(channel) = self.channels.get_mut(key) else { return };
         let step = channel.greeting.pop_front();
@@ -78,8 +77,7 @@ impl Mux {
         self.mark(key);
     }
 
-    /// The peer does not want us: nothing of what waits has a chance, unless the peer is only too busy or has lost its
-    /// own connection.
+    /// The peer refuses us: what waits has no chance, unless the peer is only too busy or has lost its connection.
     pub(super) fn turned_away(&mut self, key: Key<Channel>, frame: &[u8]) {
         let text =
             reply::text(frame).map(|text| String::from_utf8_lossy(text).into_owned()).unwrap_or_default();
@@ -206,7 +204,6 @@ impl Mux {
         }
     }
 
-    /// Ends a channel and all of its requests.
     pub(super) fn end_channel(&mut self, key: Key<Channel>, fault: Fault) {
         let Some(channel) = self.channels.get(key) else { return };
         for request in channel.requests() {
@@ -215,7 +212,6 @@ impl Mux {
         self.remove(key);
     }
 
-    /// Forgets a channel, and has its connection closed.
     pub(super) fn remove(&mut self, key: Key<Channel>) {
         self.drop_connection(key);
         self.idle.retain(|idle| *idle != key);

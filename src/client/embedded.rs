@@ -17,11 +17,9 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClientKey(Key<Inner>);
 
-/// One of the program's own clients.
 #[derive(Debug)]
 struct Inner {
     mux: Mux,
-    /// Its connections.
     locals: HashMap<Key<Channel>, LocalKey>,
 }
 
@@ -100,11 +98,7 @@ impl Embedded {
         self.settle();
         if !goes_on {
             // Drained: whoever still waits would wait for ever.
-            for key in self.clients.keys() {
-                if let Some(inner) = self.clients.get_mut(key) {
-                    inner.mux.end(Fault::NotSent);
-                }
-            }
+            self.clients.values_mut().for_each(|inner| inner.mux.end(Fault::NotSent));
         }
         Ok(goes_on)
     }
@@ -112,12 +106,8 @@ impl Embedded {
     /// Moves the program's own requests and replies on.
     pub fn settle(&mut self) {
         let now = self.clock.now();
+        self.clients.values_mut().for_each(|inner| inner.mux.advance(now));
         let clients = self.clients.keys();
-        for key in &clients {
-            if let Some(inner) = self.clients.get_mut(*key) {
-                inner.mux.advance(now);
-            }
-        }
         let mut dirty = Vec::new();
         loop {
             self.lp.local_events(&mut self.events);

@@ -15,11 +15,9 @@ use std::sync::Arc;
 /// Read when no endpoint is given.
 pub const VARIABLE: &str = "BROKER_ENDPOINT";
 
-/// What an endpoint's text says: plain memory, from which endpoints are made. `None`: to the other end of a socket that was
-/// given.
+/// What an endpoint's text says, in plain memory. `None`: to the other end of a socket that was given.
 pub(super) type Place = Option<(resolver::Destination, Lookup)>;
 
-/// Where to connect.
 #[derive(Debug)]
 pub(super) struct Endpoint {
     /// A socket's path, or the addresses of a host.
@@ -33,12 +31,10 @@ pub(super) struct Endpoint {
 pub(super) struct Target {
     pub(super) place: Place,
     pub(super) given: Option<Stream>,
-    /// Straight to Redis.
     pub(super) direct: bool,
 }
 
-/// A number that the caller says is a connected socket it gives away: turning it into an owner takes `unsafe`, which
-/// only the border has.
+/// Takes the number of a connected socket that the caller gives away: `unsafe`, which only the border has.
 pub type OwnFd = fn(i32) -> Option<OwnedFd>;
 
 /// What only the border can do.
@@ -69,8 +65,7 @@ impl From<Error> for Unusable {
 }
 
 impl Target {
-    /// Reads an endpoint; credentials and db of a `redis://` URL go into `settings` where these have none. Looks a
-    /// host's name up, blocking.
+    /// Reads an endpoint, whose credentials and db go into `settings` where these have none. Looks a name up, blocking.
     pub(super) fn parse(
         text: Option<&str>,
         settings: &mut ClientSettings,
@@ -134,7 +129,6 @@ impl Endpoint {
         Endpoint { resolver, given }
     }
 
-    /// Whether a lost connection can be made again.
     pub(super) fn is_lasting(&self) -> bool {
         self.resolver.is_some()
     }

@@ -3,10 +3,8 @@
 
 use crate::command::{Effect, Facts, Setting};
 
-/// Where a command may go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Connection {
-    /// With all others.
     Shared,
     /// The same, and once accepted it is part of what every new connection begins with.
     Setting(Setting),
@@ -43,8 +41,7 @@ pub(super) fn shared(words: &[&[u8]]) -> Result<Connection, &'static str> {
     }
 }
 
-/// Whether a command may go on a connection that is the caller's alone: all but those after which replies no longer
-/// match requests.
+/// Whether a command may go on the caller's own connection: afterwards replies must still match requests.
 pub(super) fn session(words: &[&[u8]]) -> Result<(), &'static str> {
     on_own_connection(Facts::of_words(words).effect())
 }
@@ -59,7 +56,6 @@ fn on_own_connection(effect: Effect) -> Result<(), &'static str> {
     }
 }
 
-/// Whether a command may stand in a transaction.
 pub(super) fn in_transaction(words: &[&[u8]]) -> Result<(), &'static str> {
     match shared(words) {
         Ok(Connection::Shared | Connection::Blocking) => Ok(()),

@@ -2,7 +2,7 @@
 //! outcome is known, and the channels they travel on. Does no I/O and reads no clock; whoever drives it carries out its
 //! actions, as the reactor does for the core.
 
-use super::channel::{Channel, Purpose, State, Waiting};
+use super::channel::{Channel, OpenRequest, Purpose, State};
 use super::guard::{self, Connection};
 use super::request::{ClientRequest, Event, Fault, Outcome, Refusal};
 use super::topics::{Family, Joined, Subscription, Topics};
@@ -28,14 +28,12 @@ pub(super) struct Profile {
     pub(super) lasting: bool,
 }
 
-/// A request whose outcome is not known.
 #[derive(Debug)]
 pub(super) struct Pending {
     pub(super) tag: usize,
     pub(super) channel: Key<Channel>,
 }
 
-/// What only the driver can do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ConnectionAction {
     /// Make a connection for this channel; answer with `connected` or `failed`.
@@ -51,7 +49,6 @@ pub(super) enum Told {
     Message(Key<Subscription>, Tree),
 }
 
-/// See the module.
 #[derive(Debug)]
 pub(super) struct Mux {
     pub(super) profile: Profile,
@@ -131,11 +128,10 @@ impl Mux {
             self.prune_deadlines();
         }
         if let Some(Channel { line, .. }) = self.channels.get_mut(channel) {
-            let (before, replies, since) = (line.bytes().len(), request.replies(), self.now);
-            line.push_with(
-                |out| request.write(out),
-                |end| Waiting { request: key, end, replies, since, setting },
-            );
+            let (before, left, since) = (line.bytes().len(), request.replies(), self.now);
+            let (error, bytes) = (None, None);
+            let asked = |end| OpenRequest { request: key, end, left, error, since, setting, bytes };
+            line.push_with(|out| request.write(out), asked);
             self.waiting_bytes += line.bytes().len() - before;
         }
         self.want(channel);
@@ -153,12 +149,9 @@ impl Mux {
         request.check().map_err(Refusal::Invalid)?;
         self.check_room(request)?;
         if let Some(session) = to {
-            match self.channels.get(session).map(|channel| channel.state) {
-                None => return Err(Refusal::Closed("the session is closed")),
-                Some(State::Dead) => {
-                    return Err(Refusal::NotConnected("the session's connection is lost"));
-                }
-                Some(_) => {}
+            let channel = self.channels.get(session).ok_or(Refusal::Closed("the session is closed"))?;
+            if channel.state == State::Dead {
+                return Err(Refusal::NotConnected("the session's connection is lost"));
             }
             if let ClientRequest::Command(words) = request {
                 guard::session(words).map_err(Refusal::Unsupported)?;
@@ -232,7 +225,6 @@ impl Mux {
         true
     }
 
-    /// Opens a connection for a caller alone.
     pub(super) fn open_session(&mut self) -> Result<Key<Channel>, Refusal> {
         self.check_open()?;
         let key = self.open(Purpose::Session)?;
@@ -286,18 +278,11 @@ impl Mux {
         }
     }
 
-    /// The next thing that happened.
     pub(super) fn next_event(&mut self) -> Option<Event> {
-        loop {
-            match self.told.pop_front()? {
-                Told::Event(event) => return Some(event),
-                Told::Message(key, push) => {
-                    if let Some(found) = self.topics.get(key) {
-                        return Some(Event::Message { tag: found.tag, push });
-                    }
-                }
-            }
-        }
+        std::iter::from_fn(|| self.told.pop_front()).find_map(|told| match told {
+            Told::Event(event) => Some(event),
+            Told::Message(key, push) => Some(Event::Message { tag: self.topics.get(key)?.tag, push }),
+        })
     }
 
     /// Has an event told behind what has happened so far.
@@ -321,7 +306,6 @@ impl Mux {
         self.channels.iter().any(|(_, channel)| !channel.line.is_idle())
     }
 
-    /// Whether a channel's requests can be sent.
     pub(super) fn is_ready(&self, key: Key<Channel>) -> bool {
         self.channels.get(key).is_some_and(|channel| channel.state == State::Ready)
     }
@@ -406,7 +390,6 @@ impl Mux {
         self.channels.iter().filter_map(|(_, channel)| of_channel(channel)).min()
     }
 
-    /// The actions since the last call.
     pub(super) fn take_actions(&mut self) -> Vec<ConnectionAction> {
         std::mem::take(&mut self.actions)
     }
@@ -421,7 +404,6 @@ impl Mux {
         into.append(&mut self.dirty);
     }
 
-    /// The connection has been made.
     pub(super) fn connected(&mut self, key: Key<Channel>) {
         let until = self.now + self.profile.settings.client_connect_timeout;
         if let Some(channel) = self.channels.get_mut(key)
@@ -433,13 +415,11 @@ impl Mux {
         }
     }
 
-    /// It could not be made.
     pub(super) fn failed(&mut self, key: Key<Channel>, why: &str) {
         self.words = Some(why.to_owned());
         self.after_loss(key, Fault::NotSent);
     }
 
-    /// It has broken.
     pub(super) fn lost(&mut self, key: Key<Channel>, why: &str) {
         self.words = Some(why.to_owned());
         self.after_loss(key, Fault::Lost);
@@ -458,13 +438,12 @@ impl Mux {
     fn refuse_transactions(&mut self, key: Key<Channel>) {
         let Some(channel) = self.channels.get(key) else { return };
         let Some(error) = channel.no_multi.clone() else { return };
-        let blocks = channel.line.entries().iter().filter(|waiting| waiting.replies > 1);
+        let blocks = channel.line.entries().iter().filter(|waiting| waiting.left > 1);
         for request in blocks.map(|waiting| waiting.request).collect::<Vec<_>>() {
             self.complete(request, Tree::parse(&error).ok_or(Fault::Protocol));
         }
     }
 
-    /// The socket has taken `count` bytes.
     pub(super) fn wrote(&mut self, key: Key<Channel>, count: usize) {
         if let Some(channel) = self.channels.get_mut(key) {
             channel.out.wrote(count);

@@ -59,8 +59,7 @@ pub struct Client {
     endpoint: Endpoint,
 }
 
-/// What a client is made from: enough to make another like it in a forked copy of the process, without a look at the
-/// first. Has no descriptors.
+/// What a client is made from, without descriptors: enough to make it again in a forked copy of the process.
 #[derive(Debug)]
 pub struct Recipe {
     place: Place,
@@ -73,14 +72,12 @@ impl Recipe {
         self.profile.lasting
     }
 
-    /// A client of this process, which lies behind so many forks. It knows no request, session or subscription of those
-    /// before it.
+    /// A client of this process, behind so many forks. It knows no request or subscription of those before it.
     pub fn renew(&self, forks: u64) -> Result<Client> {
         Ok(Client::begin(Net::new()?, self, None, forks))
     }
 }
 
-/// The descriptors.
 #[derive(Debug)]
 struct Net {
     /// Before `poll`: see [`Held`].

@@ -1,7 +1,7 @@
 //! What comes from the peer: replies to requests, to the greeting, and pushes. Each reply belongs to the oldest request
 //! that was sent; one that nobody asked for ends the connection.
 
-use super::channel::{Channel, Purpose, SentRequest, State};
+use super::channel::{Channel, OpenRequest, Purpose, State};
 use super::mux::{Mux, Told};
 use super::request::{Event, Fault, outcome_of};
 use crate::base::key::Key;
@@ -11,7 +11,6 @@ use crate::resp::{Tree, reply};
 const BLOCKING_KEPT: usize = 4;
 
 impl Mux {
-    /// Bytes have arrived.
     pub(super) fn input(&mut self, key: Key<Channel>, bytes: &[u8]) {
         let Some(channel) = self.channels.get_mut(key) else { return };
         if !channel.is_connected() {
@@ -36,7 +35,6 @@ impl Mux {
         self.channels.get(key).is_some_and(|channel| channel.inbox.is_in_use())
     }
 
-    /// One whole reply or push.
     fn take_frame(&mut self, key: Key<Channel>, frame: &[u8], kind: u8) {
         let Some(channel) = self.channels.get_mut(key) else { return };
         if kind == b'>' {
@@ -63,8 +61,8 @@ impl Mux {
         }
     }
 
-    fn answered(&mut self, key: Key<Channel>, sent: SentRequest, frame: &[u8]) {
-        if let (Some(setting), Some(bytes), b"+OK\r\n") = (sent.asked.setting, sent.bytes, frame) {
+    fn answered(&mut self, key: Key<Channel>, sent: OpenRequest, frame: &[u8]) {
+        if let (Some(setting), Some(bytes), b"+OK\r\n") = (sent.setting, sent.bytes, frame) {
             self.again.retain(|(known, _)| *known != setting);
             self.again.push((setting, bytes));
         }
@@ -77,7 +75,7 @@ impl Mux {
         if outcome.is_err() {
             self.words = reply::text(told).map(|text| String::from_utf8_lossy(text).into_owned());
         }
-        self.complete(sent.asked.request, outcome);
+        self.complete(sent.request, outcome);
         if self.is_for(key, Purpose::Blocking) {
             if self.idle.len() < BLOCKING_KEPT { self.idle.push(key) } else { self.remove(key) }
         }

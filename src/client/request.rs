@@ -131,20 +131,12 @@ impl Refusal {
 /// What happened. `tag` is what the caller gave along.
 #[derive(Debug)]
 pub enum Event {
-    /// A request or a subscription is over; it is not heard of again.
-    Done {
-        /// Whose outcome it is.
-        tag: usize,
-        /// The reply, or why there is none; why a subscription gets no more messages.
-        outcome: Outcome,
-    },
+    /// A request or a subscription is over, and why if there is no reply; it is not heard of again.
+    #[allow(missing_docs)]
+    Done { tag: usize, outcome: Outcome },
     /// A push about a subscription: its confirmation, or a message.
-    Message {
-        /// The subscription's.
-        tag: usize,
-        /// The whole push.
-        push: Tree,
-    },
+    #[allow(missing_docs)]
+    Message { tag: usize, push: Tree },
     /// A push that belongs to no subscription.
     Push(Tree),
     /// The main connection is there, or is not any more, and why.

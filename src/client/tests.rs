@@ -1,5 +1,4 @@
-//! The mux, driven by hand: what it holds, whom it answers, and what a full line, a lost connection and a fork leave of
-//! that.
+//! The mux, driven by hand: what it holds, whom it answers, what a full line, a loss and a fork leave of that.
 
 use super::channel::Channel;
 use super::mux::{ConnectionAction, Mux, Profile};

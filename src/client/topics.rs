@@ -7,14 +7,12 @@ use crate::command::Subscribe;
 use crate::resp::{Tree, encode};
 use std::collections::{HashMap, VecDeque};
 
-/// One subscription of a caller.
 #[derive(Debug)]
 pub(super) struct Subscription {
     pub(super) tag: usize,
     topic: SubscriptionName,
 }
 
-/// What is subscribed to.
 pub(super) type SubscriptionName = (Family, Box<[u8]>);
 
 #[derive(Debug, Default)]
@@ -24,7 +22,6 @@ struct Interest {
     confirmed: Option<Box<[u8]>>,
 }
 
-/// Every subscription of a client.
 #[derive(Debug, Default)]
 pub(super) struct Topics {
     subscriptions: Arena<Subscription>,
@@ -33,7 +30,6 @@ pub(super) struct Topics {
     asked: VecDeque<(SubscriptionName, bool)>,
 }
 
-/// What became of a new subscription.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Joined {
     /// The first of its name: the server has to be asked.
@@ -50,12 +46,10 @@ impl Topics {
         Topics { subscriptions: Arena::of_copy(forks), ..Topics::default() }
     }
 
-    /// Whether nobody wants anything.
     pub(super) fn is_empty(&self) -> bool {
         self.interests.is_empty()
     }
 
-    /// The subscription, unless it is over.
     pub(super) fn get(&self, key: Key<Subscription>) -> Option<&Subscription> {
         self.subscriptions.get(key)
     }
@@ -152,7 +146,6 @@ impl Topics {
         Some(over.map(|subscription| subscription.tag).collect())
     }
 
-    /// Ends them all; their tags.
     pub(super) fn end_all(&mut self) -> Vec<usize> {
         let over = self.subscriptions.keys();
         let tags = over.into_iter().filter_map(|key| Some(self.subscriptions.remove(key)?.tag)).collect();

@@ -28,11 +28,9 @@ pub enum Verdict<'t> {
 pub struct Known<'t> {
     /// Position in the table.
     pub id: CommandId,
-    /// Full canonical name in lower case, `client|id`. Redis uses it in its arity errors, also when the
-    /// command was typed under another name.
+    /// Full canonical name in lower case, `client|id`, for arity errors too, whatever name was typed.
     pub name: &'t str,
-    /// Whether the number of arguments fits. If not, `route` has no meaning: the answer is
-    /// `texts::wrong_arity`.
+    /// Whether the number of arguments fits. If not, `route` has no meaning: the answer is `texts::wrong_arity`.
     pub arity_ok: bool,
     /// Redis refuses it inside MULTI.
     pub no_multi: bool,

@@ -107,8 +107,7 @@ pub struct Facts {
     pub(super) waits: Option<Waits>,
     /// It may change data, though no flag of Redis 7.0 says so: COMMAND hides `may_replicate`.
     pub(super) writes: bool,
-    /// What it has run that its request does not name. Loading a script or a library runs nothing: Redis refuses every
-    /// call while a library loads.
+    /// What it has run that its request does not name. Loading runs nothing: Redis refuses calls meanwhile.
     pub(super) runs: Runs,
     effect: Effect,
 }
@@ -182,8 +181,6 @@ static STARTS: [usize; LETTERS + 1] = {
     }
     starts
 };
-
-// ---- the rows ----------------------------------------------------------------------------------------------------
 
 /// A command without a row.
 static NOTHING: Facts = row("");

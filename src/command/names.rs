@@ -74,8 +74,7 @@ impl Names {
     }
 }
 
-/// Multiplies eight bytes at a time. Not safe against chosen keys and need not be: every key of a table
-/// is a name the server knows.
+/// Multiplies eight bytes at a time. Need not be safe against chosen keys: all are names the server knows.
 #[derive(Debug, Default)]
 struct NameHasher(u64);
 

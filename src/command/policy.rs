@@ -1,6 +1,5 @@
 //! What the settings say about commands: allowed though refused by default, refused though allowed, given a lane to
-//! themselves. Stands above facts and flags, except for what may never be: used when a table is loaded and when settings
-//! are, never per request.
+//! themselves. Stands above facts and flags, except for what may never be. Never used per request.
 
 use super::classify::Route;
 use super::facts::{Effect, Facts, TimeoutAt};
@@ -91,7 +90,7 @@ mod tests {
     }
 
     fn route(policy: &Policy, name: &str, flags: &[&str]) -> Route {
-        match policy.base(name, Flags::from_names(flags.iter().copied())) {
+        match policy.base(name, Flags::from_names(flags.iter())) {
             Base::Fixed(route) => route,
             base => panic!("{name}: {base:?}"),
         }

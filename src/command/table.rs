@@ -7,6 +7,7 @@ use super::flags::{Flag, Flags};
 use super::names::Names;
 use super::policy::{Base, Policy};
 use super::texts;
+use crate::resp::value::text;
 use redis::Value;
 use std::ops::Range;
 
@@ -120,9 +121,8 @@ impl Table {
         Ok(())
     }
 
-    /// Takes the reply to `COMMAND INFO typed` for a name that was not found: remembers a renamed command
-    /// or one of a module loaded since. False if the server does not know the name either, or if it is
-    /// one that must not be learned.
+    /// Takes the reply to `COMMAND INFO typed` for a name that was not found: a renamed command, or one of a module
+    /// loaded since. False if the server does not know the name either, or it must not be learned.
     pub fn learn(&mut self, typed: &[u8], info: &Value) -> bool {
         // COMMAND INFO takes `client|id` for a subcommand, which cannot be typed so. And as Redis hashes
         // whole names but compares up to a NUL, `get\0x` is GET by chance of the hash seed.
@@ -306,14 +306,6 @@ impl<'v> RawEntry<'v> {
 fn items(value: &Value) -> Option<&[Value]> {
     match value {
         Value::Array(items) | Value::Set(items) => Some(items),
-        _ => None,
-    }
-}
-
-fn text(value: &Value) -> Option<&str> {
-    match value {
-        Value::BulkString(bytes) => std::str::from_utf8(bytes).ok(),
-        Value::SimpleString(text) => Some(text),
         _ => None,
     }
 }

@@ -1,7 +1,6 @@
 //! Delivers notices, once the event at hand is done with the child it is about. Finds the child that a notice is for, or
 //! undoes what the notice stands for if that child has gone; decides nothing else.
 
-use crate::base::failure::ErrorLine;
 use crate::core::broker::Broker;
 use crate::core::child::hold::Hold;
 use crate::core::child::{Child, ChildState};

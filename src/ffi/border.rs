@@ -1,7 +1,6 @@
-//! The border that every call from C crosses. It checks that the handle is one of ours, alive, of this process and not in
-//! use; no panic passes it. Owns the memory of handles, which is never unmapped, so that the use of a freed handle is
-//! detected. In a forked copy the contents of a parent's handle are neither read nor dropped, since another thread may
-//! have been changing them: they are abandoned in place, and their descriptors closed by number (`base::fds`).
+//! The border that every call from C crosses: is the handle ours, alive, of this process and not in use; no panic passes.
+//! Owns the memory of handles, which is never unmapped, so that the use of a freed one is detected. In a forked copy the
+//! contents of a parent's handle, which a thread may have been changing, are abandoned in place, neither read nor dropped.
 
 use super::cancel::{self, FdWait};
 use super::claim::Doing;
@@ -24,8 +23,7 @@ use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-/// Ended handles whose memory is not reused yet: this many more must end before a stale pointer can refer to
-/// another living handle.
+/// As many more handles must end before an ended one's memory is reused, and a stale pointer finds a living one.
 const QUARANTINE: usize = 1024;
 
 thread_local! {
@@ -38,7 +36,6 @@ thread_local! {
 /// The memory of a handle, which outlives the handle. `H` is the type of the header.
 pub(super) struct Shell<H: Handle> {
     head: HandleHead,
-    /// broker_loop_stop() has been called.
     pub(super) stopped: AtomicBool,
     /// The thread that drove it last, 0 before the first time.
     pub(super) driver: AtomicUsize,
@@ -56,14 +53,12 @@ unsafe impl<H: Handle> Sync for Shell<H> {}
 /// Handles of one kind that have ended in this process, oldest first.
 pub(super) type EndedHandles<H> = EachProcess<Mutex<VecDeque<&'static Shell<H>>>>;
 
-/// A kind of handle.
 pub(super) trait Handle: Sized + 'static {
     /// Whether it is plain memory, usable in a forked copy like in the process that created it.
     const SURVIVES_FORK: bool = false;
     type Inner;
     /// What a copy needs of it, readable there whatever another thread was doing: immutable, or atomics.
     type Beside: Default;
-    /// Where ended handles are kept.
     fn ended() -> &'static EndedHandles<Self>;
 }
 
@@ -90,7 +85,6 @@ impl<H: Handle> HandleRef<H> {
         self.shell.pointer()
     }
 
-    /// The handle, if it may be used.
     pub(super) fn get(self) -> Result<&'static Shell<H>, c_int> {
         if self.shell.serial() != self.serial {
             return Err(BROKER_ESTATE);
@@ -99,7 +93,6 @@ impl<H: Handle> HandleRef<H> {
     }
 }
 
-/// Whether this thread is inside a handle.
 pub(super) fn is_inside() -> bool {
     DEPTH.get() > 0
 }
@@ -154,13 +147,11 @@ impl<H: Handle> Shell<H> {
         Ok(unsafe { &*pointer })
     }
 
-    /// What C has of it.
     pub(super) fn pointer(&self) -> *mut H {
         ptr::from_ref(self).cast_mut().cast()
     }
 
-    /// Makes it a part of `parent`, whose bell wakes it: a fork that moves `parent` moves it too. Called before it is handed
-    /// out.
+    /// Makes it a part of `parent`, whose bell wakes it and which a fork moves with it. Called before it is handed out.
     pub(super) fn belongs_to<P: Handle>(&self, parent: &'static Shell<P>) {
         self.head.parent_serial.store(parent.serial(), Ordering::Relaxed);
         self.head.parent.store(ptr::from_ref(&parent.head).cast_mut(), Ordering::Release);
@@ -180,7 +171,6 @@ impl<H: Handle> Shell<H> {
         if self.is_poisoned() { Err(BROKER_EPANIC) } else { Ok(()) }
     }
 
-    /// Its serial number, unique in the process.
     pub(super) fn serial(&self) -> u64 {
         self.head.serial.load(Ordering::Relaxed)
     }
@@ -329,7 +319,6 @@ impl<H: Handle> Shell<H> {
         torn || !H::SURVIVES_FORK && self.head.is_forked()
     }
 
-    /// Whether a panic has happened in it.
     pub(super) fn is_poisoned(&self) -> bool {
         self.head.poisoned.load(Ordering::Relaxed)
     }
@@ -382,7 +371,6 @@ impl<H: Handle> Shell<H> {
         made
     }
 
-    /// Stores why a copy could not make it its own.
     pub(super) fn set_refusal(&self, words: CString) {
         let present = self.refusal();
         // SAFETY: null, or such a text, which is never freed.
@@ -402,8 +390,7 @@ impl<H: Handle> Shell<H> {
     /// Replaces the contents and keeps the old ones untouched.
     fn replace(&self, inner: H::Inner) {
         let place = self.inner.get();
-        // SAFETY: the claim is ours. The bytes are moved unread: another thread of the parent may have been changing
-        // what they mean.
+        // SAFETY: the claim is ours. The bytes are moved unread: a thread of the parent may have been changing them.
         let previous = unsafe { ptr::read(place.cast::<MaybeUninit<Option<H::Inner>>>()) };
         fork::keep(Box::into_raw(Box::new(previous)).cast());
         // SAFETY: as above; the old contents are not dropped.
@@ -472,7 +459,6 @@ impl<H: Handle> Shell<H> {
         if self.has_posts() { self.posts.take() } else { Vec::new() }
     }
 
-    /// Whether posted functions wait.
     pub(super) fn has_posts(&self) -> bool {
         !self.posts.is_empty()
     }
@@ -575,7 +561,6 @@ fn drive<H: Handle, R>(
     catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|_| Err(shell.poison()))
 }
 
-/// The result of one step of a function that waits.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum WaitStep {
     Done(c_int),

@@ -72,7 +72,6 @@ pub(super) fn call(
 }
 
 impl Calling {
-    /// Submits the input; returns its tag.
     fn submit(&self) -> Result<usize, c_int> {
         self.asked.with(|request| {
             self.home.attend(true)?;
@@ -97,7 +96,6 @@ impl Calling {
         }
     }
 
-    /// Done, if the outcome is there.
     fn take_outcome(&self, tag: usize) -> Result<Option<WaitStep>, c_int> {
         let tree = match self.home.with(None, |at| Ok(at.calls.take_waited(tag))).map_err(ended)? {
             Some(outcome) => outcome.map_err(code_of_fault)?,

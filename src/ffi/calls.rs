@@ -56,7 +56,6 @@ pub(super) struct Call {
     pub(super) handle: *mut broker_client_t,
 }
 
-/// A callback of any kind that is due.
 pub(super) enum Due {
     Reply(Call, c_int, Option<Owned>),
     Push((PushCallback, *mut c_void), *mut broker_client_t, Owned),
@@ -182,7 +181,6 @@ impl Calls {
     }
 }
 
-/// The code of an outcome.
 pub(super) fn code_of_fault(fault: Fault) -> c_int {
     match fault {
         Fault::NotSent => BROKER_ECONN,

@@ -19,7 +19,6 @@ unsafe extern "C-unwind" {
     fn poll(fds: *mut libc::pollfd, count: libc::nfds_t, timeout: c_int) -> c_int;
 }
 
-/// The caller's own cancellation state.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct CancelState(c_int);
 
@@ -32,7 +31,6 @@ pub(super) fn defer() -> CancelState {
 }
 
 impl CancelState {
-    /// Restores the state before `defer`.
     pub(super) fn restore(self) {
         let mut ignored = 0;
         // SAFETY: as in `defer`.

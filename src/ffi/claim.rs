@@ -15,7 +15,6 @@ const READING: u64 = 1 << 62;
 /// In the bits below: the generation of the process, and the number of the thread.
 const GENERATION: u64 = (1 << 30) - 1;
 
-/// What the thread does inside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Doing {
     Changing,
@@ -27,8 +26,7 @@ pub(super) enum Doing {
 pub(super) struct HandleClaim(AtomicU64);
 
 impl HandleClaim {
-    /// Enters, if no other thread is inside: `EREENTRANT`. `EFORKED` in a copy, if a thread of the parent was in the middle
-    /// of a change.
+    /// Enters: `EREENTRANT` if a thread is inside, `EFORKED` in a copy if one of the parent was changing something.
     pub(super) fn take(&self, doing: Doing) -> Result<(), c_int> {
         let own = mine() | if doing == Doing::Reading { READING } else { 0 };
         let mut seen = FREE;
@@ -59,7 +57,6 @@ impl HandleClaim {
         taken.map(drop).map_err(|_| BROKER_EREENTRANT)
     }
 
-    /// Leaves.
     pub(super) fn release(&self) {
         self.0.store(FREE, Ordering::Release);
     }
@@ -76,7 +73,6 @@ impl HandleClaim {
         }
     }
 
-    /// The wait is over.
     pub(super) fn end_wait(&self) {
         let _ = WAITED.try_with(|waited| {
             if waited.0.get().is_some_and(|claim| std::ptr::eq(claim, self)) {

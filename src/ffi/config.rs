@@ -1,5 +1,4 @@
-//! `broker_config_t`: settings by name, checked when they are set. Has no rules of its own: the keys are the
-//! tables of `crate::config`.
+//! `broker_config_t`: settings by name, checked when set. The keys and rules are those of `crate::config`.
 
 use super::border::{self, EndedHandles, Handle, NotMade, Shell, enter, free, gate};
 use super::codes::*;

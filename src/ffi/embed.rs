@@ -60,16 +60,10 @@ pub type broker_loop_cb =
 
 pub(super) struct Looping {
     pub(super) embedded: Embedded,
-    /// The loop's own clients.
-    own: Vec<OwnClient>,
+    own: Vec<(ClientKey, Calls)>,
     /// Clients freed in a callback: they end when it has returned.
     ending: Vec<ClientKey>,
     words: CString,
-}
-
-struct OwnClient {
-    key: ClientKey,
-    calls: Calls,
 }
 
 impl Handle for broker_loop_t {
@@ -98,21 +92,20 @@ impl Looping {
         key: ClientKey,
         body: impl FnOnce(&mut Requests<'_>, &mut Calls) -> R,
     ) -> Result<R, c_int> {
-        let own = self.own.iter_mut().find(|own| own.key == key).ok_or(BROKER_ESTATE)?;
-        self.embedded.with_requests(key, |requests| body(requests, &mut own.calls)).ok_or(BROKER_ESTATE)
+        let (_, calls) = self.own.iter_mut().find(|(own, _)| *own == key).ok_or(BROKER_ESTATE)?;
+        self.embedded.with_requests(key, |requests| body(requests, calls)).ok_or(BROKER_ESTATE)
     }
 
-    /// Ends one of the loop's own clients: at once, returning its remaining callbacks, or after the callback that is
-    /// running.
+    /// Ends one of the loop's own clients: at once, returning its last callbacks, or after the running callback.
     pub(super) fn end_client(&mut self, key: ClientKey, in_callback: bool) -> Vec<Due> {
         if in_callback {
             self.ending.push(key);
             return Vec::new();
         }
         let events = self.embedded.close_client(key);
-        let Some(at) = self.own.iter().position(|own| own.key == key) else { return Vec::new() };
-        let mut own = self.own.swap_remove(at);
-        events.into_iter().filter_map(|event| own.calls.take(event)).collect()
+        let Some(at) = self.own.iter().position(|(own, _)| *own == key) else { return Vec::new() };
+        let (_, mut calls) = self.own.swap_remove(at);
+        events.into_iter().filter_map(|event| calls.take(event)).collect()
     }
 
     fn end_clients(&mut self) -> Vec<Due> {
@@ -121,9 +114,9 @@ impl Looping {
 
     /// The loop's own clients with callbacks due, and how many.
     fn due(&mut self) -> Vec<(ClientKey, usize)> {
-        let events = self.own.iter().filter_map(|own| {
-            let count = self.embedded.with_requests(own.key, |requests| requests.events())?;
-            (count > 0).then_some((own.key, count))
+        let events = self.own.iter().filter_map(|(key, _)| {
+            let count = self.embedded.with_requests(*key, |requests| requests.events())?;
+            (count > 0).then_some((*key, count))
         });
         events.collect()
     }
@@ -170,7 +163,6 @@ pub extern "C-unwind" fn broker_loop_run(r#loop: *mut broker_loop_t, mode: c_int
     }
 }
 
-/// The state of broker_loop_run() between two turns.
 #[derive(Clone, Copy)]
 struct Running {
     mode: c_int,
@@ -211,7 +203,6 @@ pub(super) fn turn(shell: &'static Shell<broker_loop_t>) -> Result<bool, c_int> 
     Ok(goes_on)
 }
 
-/// Runs a callback of the loop or of one of its clients.
 fn call_out(shell: &Shell<broker_loop_t>, callback: impl FnOnce()) -> Result<(), c_int> {
     if !shell.call_out(callback) {
         shell.check()?;
@@ -233,7 +224,7 @@ fn call_out(shell: &Shell<broker_loop_t>, callback: impl FnOnce()) -> Result<(),
 fn run_posts(shell: &Shell<broker_loop_t>) -> Result<(), c_int> {
     run_all(shell.take_posts(), |post| call_out(shell, || post.run()))?;
     let handles = shell.borrow(|looping| {
-        let handles = looping.own.iter().map(|own| own.calls.handle);
+        let handles = looping.own.iter().map(|(_, calls)| calls.handle);
         handles.filter(|handle| handle.has_posts()).collect::<Vec<_>>()
     })?;
     for handle in handles {
@@ -358,7 +349,7 @@ pub extern "C" fn broker_loop_free(r#loop: *mut broker_loop_t) -> c_int {
 /// second time. Returns those of its clients.
 fn close(mut looping: Looping) -> Vec<Due> {
     let mut dues = Vec::new();
-    for (key, handle) in looping.own.iter().map(|own| (own.key, own.calls.handle)).collect::<Vec<_>>() {
+    for (key, handle) in looping.own.iter().map(|(key, calls)| (*key, calls.handle)).collect::<Vec<_>>() {
         dues.extend(looping.end_client(key, false));
         dues.extend(handle.take_posts().into_iter().map(Due::Canceled));
     }
@@ -470,7 +461,7 @@ pub extern "C" fn broker_loop_client(out: *mut *mut broker_client_t, r#loop: *mu
             let key = looping.serving()?.open_client();
             let made = Keeper::Loop(HandleRef::new(home), key).create();
             made.belongs_to(home);
-            looping.own.push(OwnClient { key, calls: Calls::new(made) });
+            looping.own.push((key, Calls::new(made)));
             give(out, made.pointer());
             Ok(BROKER_OK)
         }))

@@ -7,20 +7,15 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 /// The last one added. Handles' memory is never unmapped, and none leaves the list.
 static LAST: AtomicPtr<HandleHead> = AtomicPtr::new(std::ptr::null_mut());
 
-/// Adds a handle to the list, once.
 pub(super) fn list(head: &'static HandleHead) {
     if head.listed.swap(true, Ordering::AcqRel) {
         return;
     }
     let own = std::ptr::from_ref(head).cast_mut();
-    let mut last = LAST.load(Ordering::Acquire);
-    loop {
+    let _ = LAST.fetch_update(Ordering::AcqRel, Ordering::Acquire, |last| {
         head.next.store(last, Ordering::Relaxed);
-        match LAST.compare_exchange(last, own, Ordering::AcqRel, Ordering::Acquire) {
-            Ok(_) => return,
-            Err(seen) => last = seen,
-        }
-    }
+        Some(own)
+    });
 }
 
 fn all() -> impl Iterator<Item = &'static HandleHead> {
@@ -39,13 +34,11 @@ pub(super) fn depart() -> bool {
     all().any(HandleHead::is_moving)
 }
 
-/// In the parent, after the fork: the moved handles are gone, and `close` gets the number of each. Without a child they
-/// stay.
+/// In the parent: the moved handles are gone, and `close` gets the number of each. Without a child they stay.
 pub(super) fn stay(forked: bool, close: impl Fn(u32)) {
     all().filter(|head| head.is_moving()).for_each(|head| head.stay(forked, &close));
 }
 
-/// In the child: they belong to this process.
 pub(super) fn arrive() {
     all().for_each(|head| head.arrive(crate::base::fork::generation()));
 }

@@ -9,7 +9,6 @@ use std::ffi::{c_int, c_void};
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU64, Ordering};
 
-/// The value of the mark. A copy finds it wiped.
 const WIPED: u8 = 0;
 const KNOWN: u8 = 1;
 /// A thread of the copy is closing the descriptors; the others wait.
@@ -58,17 +57,9 @@ pub(super) fn install() {
 
 /// A byte that reads `KNOWN`, and `WIPED` in a forked copy.
 fn new_mark() -> *mut AtomicU8 {
+    let (access, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
     // SAFETY: maps new anonymous memory; nothing else is mapped over or freed.
-    let page = unsafe {
-        libc::mmap(
-            std::ptr::null_mut(),
-            PAGE,
-            libc::PROT_READ | libc::PROT_WRITE,
-            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
-            -1,
-            0,
-        )
-    };
+    let page = unsafe { libc::mmap(std::ptr::null_mut(), PAGE, access, kind, -1, 0) };
     if page == libc::MAP_FAILED {
         return (&raw const UNWIPED).cast_mut();
     }
@@ -96,7 +87,6 @@ pub(super) fn generation() -> u64 {
     fork::generation()
 }
 
-/// The number of forks between the first process and this one.
 pub(super) fn count() -> u64 {
     generation() - 1
 }
@@ -165,10 +155,8 @@ extern "C" fn before_fork() {
 
 extern "C" fn after_fork_in_parent() {
     let found = errno::get();
-    let forked = witness::has_child(matches!(
-        found,
-        libc::EAGAIN | libc::ENOMEM | libc::ENOSYS | libc::EPERM | libc::EINVAL
-    ));
+    let failed = matches!(found, libc::EAGAIN | libc::ENOMEM | libc::ENOSYS | libc::EPERM | libc::EINVAL);
+    let forked = witness::has_child(failed);
     let left = if forked { ERRNO.get() } else { found };
     // The parent's copies of descriptors that have moved to the forked process; nothing here uses them any more.
     follow::stay(forked, |number| fds::release(|owner| owner == number, close));
@@ -241,13 +229,9 @@ pub(super) fn keep(memory: *const c_void) {
         return;
     }
     let kept = Box::into_raw(Box::new(KeptNode { _memory: memory, next: std::ptr::null_mut() }));
-    let mut first = ALL.load(Ordering::Acquire);
-    loop {
-        // SAFETY: just created; no other thread has it until the exchange succeeds.
+    let _ = ALL.fetch_update(Ordering::AcqRel, Ordering::Acquire, |first| {
+        // SAFETY: just created; no other thread has it until the update succeeds.
         unsafe { (*kept).next = first };
-        match ALL.compare_exchange(first, kept, Ordering::AcqRel, Ordering::Acquire) {
-            Ok(_) => return,
-            Err(seen) => first = seen,
-        }
-    }
+        Some(kept)
+    });
 }

@@ -46,37 +46,29 @@ impl Number {
 pub(super) struct HandleHead {
     pub(super) state: AtomicU8,
     pub(super) poisoned: AtomicBool,
-    /// Which thread is inside.
     pub(super) claim: HandleClaim,
     /// How many of its callbacks are running, nested, and in which thread.
     pub(super) callbacks: AtomicU32,
     pub(super) callback_thread: AtomicUsize,
     /// The thread that runs a step of it, with the claim or between two uses of it, but not while it waits; 0 for none.
     pub(super) driven: AtomicUsize,
-    /// The process it belongs to.
     pub(super) generation: AtomicU64,
     /// In a copy that could not make it its own: the reason. Never freed.
     pub(super) refusal: AtomicPtr<c_char>,
     /// Distinguishes successive handles in this memory, and a client from itself before a fork.
     pub(super) serial: AtomicU64,
-    /// The owner number of its descriptors.
     pub(super) number: AtomicU32,
     /// For the calls that any thread may make at any time: the descriptor to write to (`bell::of`), -1 if none.
     pub(super) bell: AtomicI32,
-    /// Threads about to write to it.
     pub(super) ringing: Present,
-    /// Threads about to post.
     pub(super) posting: Present,
-    /// The program's own pointer.
     pub(super) data: AtomicPtr<c_void>,
     /// The handle it is a part of, whose bell wakes it: it belongs to the same process, as long as the serial is the same.
     pub(super) parent: AtomicPtr<HandleHead>,
     pub(super) parent_serial: AtomicU64,
-    /// A fork moves it to the child.
     pub(super) follows: AtomicBool,
     /// The thread whose fork is moving it; 0 for none.
     pub(super) mover: AtomicUsize,
-    /// For `follow` alone.
     pub(super) listed: AtomicBool,
     pub(super) next: AtomicPtr<HandleHead>,
 }
@@ -89,14 +81,10 @@ pub(super) struct Present(AtomicU64);
 impl Present {
     pub(super) fn begin(&self) {
         let generation = fork::generation() << 32;
-        let mut seen = self.0.load(Ordering::SeqCst);
-        loop {
+        let _ = self.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |seen| {
             let before = if seen & !u64::from(u32::MAX) == generation { seen } else { generation };
-            match self.0.compare_exchange_weak(seen, before + 1, Ordering::SeqCst, Ordering::SeqCst) {
-                Ok(_) => return,
-                Err(found) => seen = found,
-            }
-        }
+            Some(before + 1)
+        });
     }
 
     pub(super) fn end(&self) {
@@ -158,7 +146,6 @@ impl HandleHead {
         parent.unwrap_or(self).generation.load(Ordering::Acquire)
     }
 
-    /// Whether the handle it is a part of has ended.
     pub(super) fn is_orphan(&self) -> bool {
         self.parent().is_some_and(|parent| !parent.is_alive() || !self.is_of(parent))
     }
@@ -182,8 +169,7 @@ impl HandleHead {
         }
     }
 
-    /// Makes this thread its driver, unless another one is: `EREENTRANT`. The claim is taken for that, so that the thread
-    /// with the claim knows who drives.
+    /// Makes this thread its driver, unless another one is: `EREENTRANT`. Whoever has the claim knows who drives.
     pub(super) fn drive(&self) -> Result<Driving<'_>, c_int> {
         match self.driven.load(Ordering::Relaxed) {
             0 => {}
@@ -210,8 +196,6 @@ impl HandleHead {
             self.driven.store(0, Ordering::Relaxed);
         }
     }
-
-    // ---- for `follow` ---------------------------------------------------------------------------------
 
     /// This thread is about to fork: takes the handle, if it follows and no other thread uses it. Posts from here on are
     /// refused, so that all accepted ones move with it.
@@ -257,7 +241,6 @@ impl HandleHead {
         self.mover.load(Ordering::Acquire) == this_thread()
     }
 
-    /// In the parent: records whether it has moved.
     pub(super) fn stay(&self, forked: bool, close: impl Fn(u32)) {
         if forked {
             self.generation.store(ELSEWHERE, Ordering::Release);

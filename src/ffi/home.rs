@@ -37,20 +37,16 @@ pub(super) enum Keeper {
     /// The handle itself, a client with sockets.
     #[default]
     Itself,
-    /// The loop that it is a client of.
     Loop(HandleRef<broker_loop_t>, ClientKey),
-    /// The client that it is a session of.
     Client(HandleRef<broker_client_t>, SessionKey),
 }
 
 impl Keeper {
-    /// Creates a handle for a client of a loop, or for a session.
     pub(super) fn create(self) -> &'static Shell<broker_client_t> {
         Shell::create(Number::next(), None, -1, Beside { keeper: self, ..Beside::default() })
     }
 }
 
-/// Access to a client's requests.
 pub(super) struct HomeAccess<'a, 'b> {
     pub(super) requests: &'a mut Requests<'b>,
     pub(super) calls: &'a mut Calls,

@@ -57,7 +57,6 @@ static SINK: AtomicPtr<Sink> = AtomicPtr::new(std::ptr::null_mut());
 static LIMIT: EachProcess<(Clock, Mutex<LogLimit>)> = EachProcess::new();
 /// Suppressed lines may be waiting for their summary.
 static LEFT_OUT: AtomicBool = AtomicBool::new(false);
-/// The logger of the `log` crate is this one.
 static OURS: AtomicBool = AtomicBool::new(false);
 
 /// Lines of a thread that is inside a handle, kept until it has left.
@@ -107,7 +106,6 @@ pub(super) fn tell_left_out() {
     say_all(LogLimit::summaries);
 }
 
-/// Says the lines that are left of the limit.
 fn say_all<L: IntoIterator<Item = LogLine>>(lines: impl FnOnce(&mut LogLimit, Millis) -> L) {
     let (clock, limit) = LIMIT.get();
     let mut limit = limit.lock().unwrap_or_else(PoisonError::into_inner);

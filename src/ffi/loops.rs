@@ -9,17 +9,13 @@ use crate::client::Peering;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// What is known of a loop.
 struct KnownLoop {
     shell: &'static Shell<broker_loop_t>,
-    /// Its listeners.
     urls: Vec<String>,
-    /// It has adopted a child.
     has_adopted: bool,
 }
 
-/// Loops that this process has created and not freed. A loop that has followed a fork is not among them: a call to it from
-/// its own thread then waits.
+/// Loops created here and not freed. One that has followed a fork is not among them: a call to it then waits.
 static LOOPS: EachProcess<Mutex<Vec<KnownLoop>>> = EachProcess::new();
 /// How many, for programs without a loop.
 static COUNT: AtomicUsize = AtomicUsize::new(0);
@@ -39,12 +35,10 @@ pub(super) fn remove(shell: &Shell<broker_loop_t>) {
     with_loops(|loops| loops.retain(|known| !std::ptr::eq(known.shell, shell)));
 }
 
-/// Its listeners have changed.
 pub(super) fn set_urls(shell: &Shell<broker_loop_t>, urls: Vec<String>) {
     with_known(shell, |known| known.urls = urls);
 }
 
-/// It has adopted a child.
 pub(super) fn set_adopted(shell: &Shell<broker_loop_t>) {
     with_known(shell, |known| known.has_adopted = true);
 }
@@ -67,8 +61,7 @@ impl KnownLoop {
     }
 }
 
-/// Whether a loop driven by this very thread is at the other end of such a connection: a call that waits would never be
-/// answered.
+/// Whether the loop that would have to answer a call on such a connection is driven by this very thread.
 pub(super) fn would_wait_for_itself(peering: impl FnOnce() -> Peering) -> bool {
     if COUNT.load(Ordering::Acquire) == 0 {
         return false;

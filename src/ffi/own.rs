@@ -1,5 +1,4 @@
-//! A client with sockets, driven by the program: the steps of its processing, and its end. Owns the order in which
-//! callbacks run.
+//! A client with sockets: the steps of its processing, and its end. Owns the order in which callbacks run.
 
 use super::border::Shell;
 use super::calls::{Calls, Due};

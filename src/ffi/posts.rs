@@ -24,14 +24,12 @@ impl<H: Handle> Post<H> {
         self.call(if ended { BROKER_ECANCELED } else { BROKER_OK });
     }
 
-    /// Tells it that it will not run.
     pub(super) fn cancel(self) {
         self.call(BROKER_ECANCELED);
     }
 
     fn call(self, status: c_int) {
-        // SAFETY: this is how the program allowed the function to be called, in the thread that uses the handle, whose
-        // memory is never unmapped.
+        // SAFETY: so the program allowed it to be called, in the handle's thread; its memory is never unmapped.
         unsafe { (self.callback)(self.to.pointer(), status, self.data) }
     }
 }
@@ -80,15 +78,12 @@ impl<H: Handle> Posts<H> {
             return Err(BROKER_EAGAIN);
         }
         let node = Box::into_raw(Box::new(PostNode { post, before: std::ptr::null_mut() }));
-        let mut newest = self.newest.load(Ordering::Relaxed);
-        loop {
-            // SAFETY: just created; no other thread has it until the exchange succeeds.
+        let _ = self.newest.fetch_update(Ordering::SeqCst, Ordering::Relaxed, |newest| {
+            // SAFETY: just created; no other thread has it until the update succeeds.
             unsafe { (*node).before = newest };
-            match self.newest.compare_exchange_weak(newest, node, Ordering::SeqCst, Ordering::Relaxed) {
-                Ok(_) => return Ok(()),
-                Err(seen) => newest = seen,
-            }
-        }
+            Some(node)
+        });
+        Ok(())
     }
 
     /// Takes those queued so far, oldest first.

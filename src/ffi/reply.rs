@@ -110,7 +110,6 @@ impl ReplyHead {
     }
 }
 
-/// The lower half of `ReplyHead::holders`.
 fn to_free(holders: u64) -> u32 {
     holders as u32
 }
@@ -184,7 +183,6 @@ impl Drop for Owned {
     }
 }
 
-/// The head that contains this root or kept part.
 fn head_of<'a>(value: *const broker_reply_t) -> &'a ReplyHead {
     // SAFETY: only such values get here. They are the first field of their head, which is readable for as long as the
     // header allows the pointer to be held, and for a while longer.

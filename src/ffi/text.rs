@@ -1,5 +1,4 @@
-//! Strings, arrays, results and descriptors that cross the border. Checks pointers and lengths, copies what is kept; decides
-//! nothing.
+//! Strings, arrays, results and descriptors that cross the border: checked, and copied where they are kept.
 
 use super::codes::{BROKER_EINVAL, BROKER_FOREVER};
 use std::ffi::{CStr, CString, c_char, c_int};
@@ -42,8 +41,7 @@ pub(super) fn words<'a>(
     if argc == 0 || argc > WORDS_MAX || argv.is_null() {
         return Err(BROKER_EINVAL);
     }
-    // SAFETY: the header requires `argc` pointers at `argv`, and as many lengths at `argvlen` unless it is
-    // NULL.
+    // SAFETY: the header requires `argc` pointers at `argv`, and as many lengths at `argvlen` or NULL.
     let (starts, lens) = unsafe {
         let lens = (!argvlen.is_null()).then(|| std::slice::from_raw_parts(argvlen, argc));
         (std::slice::from_raw_parts(argv, argc), lens)

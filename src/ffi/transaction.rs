@@ -1,5 +1,4 @@
-//! `broker_transaction_t`: commands that are executed together or not at all. Owns their bytes until they are
-//! submitted; sends nothing.
+//! `broker_transaction_t`: commands that are executed together. Owns their bytes until submitted; sends nothing.
 
 use super::border::{EndedHandles, Handle, Shell, enter, free, gate};
 use super::codes::*;

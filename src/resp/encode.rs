@@ -80,8 +80,7 @@ pub fn int(out: &mut Vec<u8>, n: i64) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// An error; `text` starts with its code and has neither the `-` nor the CRLF. CR and LF inside, which
-/// would end the line, become spaces.
+/// An error; `text` starts with its code and has neither `-` nor CRLF. CR and LF inside become spaces.
 pub fn error(out: &mut Vec<u8>, text: impl AsRef<[u8]>) {
     let text = text.as_ref();
     out.reserve(text.len() + 3);

@@ -20,8 +20,7 @@ const ARGS_KEPT: usize = 256;
 /// Bytes of scratch kept from one rewritten request to the next.
 const SCRATCH_KEPT: usize = 4096;
 
-/// One complete request in canonical RESP (an array of bulk strings, canonical numbers, CRLF everywhere):
-/// safe to forward to an upstream as it is.
+/// One complete request in canonical RESP, safe to forward: bulk strings, canonical numbers, CRLF everywhere.
 #[derive(Clone, Copy)]
 pub struct Request<'a> {
     /// The whole frame.
@@ -73,57 +72,40 @@ fn slice(bytes: &[u8], (start, end): ArgRange) -> &[u8] {
 pub struct FrameLimits {
     /// Bytes of one whole request, as sent and as forwarded. Taken as 4 GiB - 1 if it is more.
     pub request_max: usize,
-    /// Whether the child has authenticated, or need not. If not, Redis' own limits of 10 arguments of
-    /// 16 KiB apply, except to inline requests.
+    /// Whether the child has authenticated, or need not. If not, Redis' own limits apply, except to inline requests.
     pub authenticated: bool,
 }
 
 /// The result of a scan of its bytes.
+#[allow(missing_docs)] // Said of each variant as a whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scan {
-    /// No complete frame yet.
-    NeedMore {
-        /// The number of bytes below which no frame can be complete; always more than were given.
-        /// The child announces it: cap the memory reserved for it. An error can appear earlier, so scan
-        /// whenever bytes arrive.
-        at_least: usize,
-    },
-    /// A frame without a command (`*0`, `*-1`, an empty line), skipped without a reply. The scanner is ready
-    /// for the next frame without a reset.
-    Empty {
-        /// Bytes to drop.
-        len: usize,
-    },
-    /// A request; see [`Scanner::request`]. Until the reset, scanning the same bytes again has the same result.
-    Frame {
-        /// Bytes of input it takes; [`Request::bytes`] may have another length.
-        len: usize,
-    },
+    /// No frame can be complete below this number of bytes, always more than were given. The child announces it: cap the
+    /// memory reserved for it. An error can appear earlier, so scan whenever bytes arrive.
+    NeedMore { at_least: usize },
+    /// A frame without a command (`*0`, `*-1`, an empty line), dropped without a reply. The scanner is ready for the next
+    /// frame without a reset.
+    Empty { len: usize },
+    /// A request, see [`Scanner::request`], which may have another length than the input it takes. Until the reset,
+    /// scanning the same bytes again has the same result.
+    Frame { len: usize },
     /// Not a request, nor will later bytes be one. Redis answers [`ProtocolError::reply`] and closes. The result is the
     /// same until the reset.
     Error(ProtocolError),
 }
 
-/// Why bytes are not a request. The texts are those of Redis, except [`ProtocolError::RequestTooBig`].
+/// Why bytes are not a request.
+#[allow(missing_docs)] // Each is named after its text, which is that of Redis, except the last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProtocolError {
-    /// The argument count is not a canonical number, or beyond 2147483647.
     InvalidMultibulkLength,
-    /// More arguments than a child may send before it has authenticated.
     UnauthenticatedMultibulkLength,
-    /// No `$` where an argument should start, but this byte.
     ExpectedBulk(u8),
-    /// An argument's length is not a canonical number, negative, or beyond 512 MiB.
     InvalidBulkLength,
-    /// A longer argument than a child may send before it has authenticated.
     UnauthenticatedBulkLength,
-    /// A count line that is too long.
     MultibulkLineTooBig,
-    /// An argument's length line that is too long.
     BulkLineTooBig,
-    /// An inline request that is too long.
     InlineTooBig,
-    /// An inline request with a quote not closed, or closed within a word.
     UnbalancedQuotes,
     /// The request is, or announces to become, longer than [`FrameLimits::request_max`].
     RequestTooBig,
@@ -157,33 +139,27 @@ impl ProtocolError {
 /// The scanner's position in a frame.
 #[derive(Debug, Default, Clone, Copy)]
 enum Stage {
-    /// Before its first byte.
     #[default]
     Start,
     /// In an inline request: looking for its LF.
     Inline,
-    /// In the `*n` line.
     Count,
     /// At an argument's `$n` line.
     Header,
     /// In an argument of this many bytes.
     Body(usize),
     /// Behind an argument.
-    Done { len: usize, rewritten: bool },
+    Done {
+        len: usize,
+        rewritten: bool,
+    },
     /// At the end, after an error.
     Failed(ProtocolError),
 }
 
-/// Why a scan ends without a frame.
-enum NoFrame {
-    /// At least so many bytes are needed.
-    NeedMore(usize),
-    Error(ProtocolError),
-}
-
-impl From<ProtocolError> for NoFrame {
-    fn from(error: ProtocolError) -> NoFrame {
-        NoFrame::Error(error)
+impl From<ProtocolError> for Scan {
+    fn from(error: ProtocolError) -> Scan {
+        Scan::Error(error)
     }
 }
 
@@ -207,8 +183,7 @@ pub struct Scanner {
     scratch: Vec<u8>,
     /// Bytes parsed so far; the line or body of `stage` starts here.
     pos: usize,
-    /// Bytes already searched for the end of the line at `pos`. Never less than `pos`, never more than
-    /// the last scan was given.
+    /// Bytes already searched for the end of the line at `pos`: no less than `pos`, no more than were given.
     searched: usize,
     /// Where the count line ends.
     count_end: usize,
@@ -231,16 +206,14 @@ impl fmt::Debug for Scanner {
 }
 
 impl Scanner {
-    /// Looks for one frame. `bytes` starts at the frame's first byte; after [`Scan::NeedMore`] it is the
-    /// same bytes and more.
+    /// Looks for one frame at the start of `bytes`; after [`Scan::NeedMore`] it is the same bytes and more.
     pub fn scan(&mut self, bytes: &[u8], limits: &FrameLimits) -> Scan {
         match self.stage {
             Stage::Done { len, .. } => return Scan::Frame { len },
             Stage::Failed(error) => return Scan::Error(error),
             _ => {}
         }
-        // Ranges are u32; bytes behind request_max cannot belong to an acceptable frame, so they must not
-        // affect which error is found either.
+        // Ranges are u32; bytes behind request_max belong to no acceptable frame and must not affect the error.
         let request_max = limits.request_max.min(u32::MAX as usize);
         let view = &bytes[..bytes.len().min(request_max)];
         if let Stage::Start = self.stage
@@ -253,13 +226,10 @@ impl Scanner {
             true => Err(ProtocolError::RequestTooBig.into()),
             false => self.advance(view, request_max, limits.authenticated),
         };
-        let error = match found {
-            Ok(scan) => return scan,
-            Err(NoFrame::NeedMore(at_least)) if at_least <= request_max => {
-                return Scan::NeedMore { at_least };
-            }
-            Err(NoFrame::NeedMore(_)) => ProtocolError::RequestTooBig,
-            Err(NoFrame::Error(error)) => error,
+        let error = match found.unwrap_or_else(|stopped| stopped) {
+            Scan::NeedMore { at_least } if at_least > request_max => ProtocolError::RequestTooBig,
+            Scan::Error(error) => error,
+            found => return found,
         };
         self.reset();
         self.stage = Stage::Failed(error);
@@ -312,10 +282,11 @@ impl Scanner {
         Some(pos)
     }
 
-    fn advance(&mut self, view: &[u8], request_max: usize, authenticated: bool) -> Result<Scan, NoFrame> {
+    /// An error, too, is what the scan ends with.
+    fn advance(&mut self, view: &[u8], request_max: usize, authenticated: bool) -> Result<Scan, Scan> {
         if let Stage::Start = self.stage {
             self.stage = match view.first() {
-                None => return Err(NoFrame::NeedMore(1)),
+                None => return Err(Scan::NeedMore { at_least: 1 }),
                 Some(b'*') => Stage::Count,
                 Some(_) => Stage::Inline,
             };
@@ -332,7 +303,7 @@ impl Scanner {
     }
 
     /// Reads the `*n` line; none if arguments follow it.
-    fn count(&mut self, view: &[u8], authenticated: bool) -> Result<Option<Scan>, NoFrame> {
+    fn count(&mut self, view: &[u8], authenticated: bool) -> Result<Option<Scan>, Scan> {
         let HeaderLine { value, end, crlf } = self.line(view, ProtocolError::MultibulkLineTooBig)?;
         let count = value.filter(|count| *count <= i64::from(i32::MAX));
         let count = count.ok_or(ProtocolError::InvalidMultibulkLength)?;
@@ -352,7 +323,7 @@ impl Scanner {
     }
 
     /// Reads arguments until the frame or the bytes end.
-    fn arguments(&mut self, view: &[u8], authenticated: bool) -> Result<Scan, NoFrame> {
+    fn arguments(&mut self, view: &[u8], authenticated: bool) -> Result<Scan, Scan> {
         while self.args_left > 0 {
             let len = match self.stage {
                 Stage::Body(len) => len,
@@ -365,7 +336,7 @@ impl Scanner {
                 }
             };
             let end = self.pos + len;
-            let tail = view.get(end..end + 2).ok_or(NoFrame::NeedMore(end + 2))?;
+            let tail = view.get(end..end + 2).ok_or(Scan::NeedMore { at_least: end + 2 })?;
             self.odd |= tail != b"\r\n";
             self.args.push((self.pos as u32, end as u32));
             self.args_left -= 1;
@@ -385,7 +356,7 @@ impl Scanner {
     }
 
     /// Reads the line at `pos`: a type byte, a number, CR and one more byte.
-    fn line(&mut self, view: &[u8], too_big: ProtocolError) -> Result<HeaderLine, NoFrame> {
+    fn line(&mut self, view: &[u8], too_big: ProtocolError) -> Result<HeaderLine, Scan> {
         if let Some(b'*' | b'$') = view.get(self.pos)
             && let Some((value, digits_end)) = short_number(view, self.pos + 1)
             && let [b'\r', after, ..] = view[digits_end..]
@@ -396,7 +367,7 @@ impl Scanner {
         let missing = match self.find(b'\r', view) {
             Some(true) => {
                 let end = self.searched;
-                let &after = view.get(end + 1).ok_or(NoFrame::NeedMore(end + 2))?;
+                let &after = view.get(end + 1).ok_or(Scan::NeedMore { at_least: end + 2 })?;
                 let value = canonical_number(&view[self.pos + 1..end.max(self.pos + 1)]);
                 return Ok(HeaderLine { value, end: end + 2, crlf: after == b'\n' });
             }
@@ -405,7 +376,7 @@ impl Scanner {
         };
         match view.len() - self.pos > LINE_MAX {
             true => Err(too_big.into()),
-            false => Err(NoFrame::NeedMore(missing)),
+            false => Err(Scan::NeedMore { at_least: missing }),
         }
     }
 
@@ -430,7 +401,7 @@ impl Scanner {
     }
 
     /// Reads an inline request: a line up to LF, of any length if the LF has already arrived.
-    fn inline(&mut self, view: &[u8], request_max: usize) -> Result<Scan, NoFrame> {
+    fn inline(&mut self, view: &[u8], request_max: usize) -> Result<Scan, Scan> {
         let missing = match self.find(b'\n', view) {
             Some(true) => return Ok(self.inline_line(view, self.searched, request_max)?),
             Some(false) => LINE_MAX + 1,
@@ -438,7 +409,7 @@ impl Scanner {
         };
         match view.len() > LINE_MAX {
             true => Err(ProtocolError::InlineTooBig.into()),
-            false => Err(NoFrame::NeedMore(missing)),
+            false => Err(Scan::NeedMore { at_least: missing }),
         }
     }
 

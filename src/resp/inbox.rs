@@ -6,31 +6,15 @@ use crate::base::bytes::{ByteQueue, Spares};
 use crate::base::limits::READ_TURN;
 
 /// The scanner that all inboxes of one owner share. It is with one of them at a time, from [`Inbox::begin`] to
-/// [`Inbox::end`].
-#[derive(Debug)]
-pub struct SharedScanner<S>(Option<Box<S>>);
-
-impl<S> Default for SharedScanner<S> {
-    fn default() -> Self {
-        SharedScanner(None)
-    }
-}
+/// [`Inbox::end`], and stays with one if it stands inside a frame there.
+pub type SharedScanner<S> = Option<Box<S>>;
 
 /// The bytes that one connection has sent and that are not done with. Holds no heap while there are none.
 ///
-/// Bytes are read in three steps, which the owner calls in this order:
-///
-/// 1. [`Inbox::begin`] takes everything out of the inbox and returns it as [`Frames`], the new bytes behind the old.
-///    New bytes are not copied if there are no old ones.
-/// 2. [`Frames::next_request`] or [`Frames::next_reply`] finds one complete frame after the other. The inbox is not borrowed meanwhile, so that the owner
-///    may be called, and may close the connection.
-/// 3. [`Inbox::end`] puts back what is left.
-///
-/// To close the connection is to drop the inbox or to call [`Inbox::clear`]. Either is allowed between the first and the
-/// third step. [`Inbox::is_in_use`] then says no, and the owner stops reading; `end` puts nothing back.
-///
-/// All inboxes of one owner share the scanner that `begin` and `end` are given. One that stands inside a frame is moved
-/// to that frame's inbox.
+/// They are read in three steps: [`Inbox::begin`] takes them all out, [`Frames`] finds one complete frame after the other,
+/// [`Inbox::end`] puts back what is left. The inbox is not borrowed meanwhile, so that the owner may be called, and may close
+/// the connection: it drops the inbox or calls [`Inbox::clear`]. [`Inbox::is_in_use`] then says no, the owner stops reading,
+/// and `end` puts nothing back.
 #[derive(Debug, Default)]
 pub struct Inbox<S> {
     bytes: ByteQueue,
@@ -86,7 +70,7 @@ impl<S: FrameScanner> Inbox<S> {
         if !kept.is_empty() {
             kept.append(fresh);
         }
-        let scanner = self.scanner.take().or_else(|| shared.0.take()).unwrap_or_default();
+        let scanner = self.scanner.take().or_else(|| shared.take()).unwrap_or_default();
         Frames { kept, fresh, scanner, used: 0, needed: 0 }
     }
 
@@ -97,14 +81,14 @@ impl<S: FrameScanner> Inbox<S> {
             return;
         }
         let Frames { mut kept, fresh, scanner, used, needed } = frames;
-        let keeper = if scanner.is_idle() { &mut shared.0 } else { &mut self.scanner };
+        let keeper = if scanner.is_idle() { shared } else { &mut self.scanner };
         *keeper = Some(scanner);
         if !kept.is_empty() {
             kept.consume(used);
         } else if used < fresh.len() {
             let left = &fresh[used..];
             kept.adopt(spares);
-            kept.reserve(needed.clamp(left.len(), left.len() + READ_TURN));
+            kept.tail().reserve(needed.clamp(left.len(), left.len() + READ_TURN));
             kept.append(left);
         }
         kept.retire(spares);
@@ -112,8 +96,7 @@ impl<S: FrameScanner> Inbox<S> {
     }
 }
 
-/// What was taken out of an [`Inbox`]: frames, complete ones first. Dropped with its connection, or given back to
-/// [`Inbox::end`].
+/// What was taken out of an [`Inbox`]. Dropped with its connection, or given back to [`Inbox::end`].
 #[derive(Debug)]
 pub struct Frames<'a, S> {
     /// Old bytes and new; empty if there were no old ones.
@@ -275,7 +258,7 @@ mod tests {
         assert!(one.footprint() >= 20 + size_of::<Scanner>());
         assert_eq!(requests(&mut one, &mut shared, &SET[20..]), [SET]);
         assert_eq!(one.footprint(), 0);
-        let scanner = shared.scanner.0.expect("it is back");
+        let scanner = shared.scanner.expect("it is back");
         assert!(scanner.is_idle() && scanner.footprint() > 0, "it keeps its room for the next");
     }
 

@@ -40,8 +40,7 @@ fn word(line: &[u8], mut at: usize, text: &mut Vec<u8>) -> Result<usize, Protoco
     Ok(at)
 }
 
-/// Copies the rest of a word behind its opening `quote`. The closing one ends the word too, so a blank or nothing must
-/// follow it.
+/// Copies the rest of a word behind its opening `quote`. The closing one ends the word: a blank or nothing follows.
 fn quoted(line: &[u8], mut at: usize, quote: u8, text: &mut Vec<u8>) -> Result<usize, ProtocolError> {
     let escapes = quote == b'"';
     let mut hex = [0];

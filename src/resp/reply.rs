@@ -21,20 +21,13 @@ const OUTER_KEPT: usize = 128;
 const LENGTH_DIGITS: usize = 13;
 
 /// The result of a scan of its bytes.
+#[allow(missing_docs)] // Said of each variant as a whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReplyScan {
-    /// No complete value yet.
-    NeedMore {
-        /// The number of bytes below which it cannot be complete; always more than were given.
-        at_least: usize,
-    },
-    /// One whole value; the scanner is ready for the next.
-    Frame {
-        /// Its bytes, an attribute before it included.
-        len: usize,
-        /// The value's type byte, after any attribute.
-        kind: u8,
-    },
+    /// No value can be complete below this number of bytes, always more than were given.
+    NeedMore { at_least: usize },
+    /// One whole value, an attribute before it included, and its own type byte; the scanner is ready for the next.
+    Frame { len: usize, kind: u8 },
     /// These bytes are not replies: close the connection. The text is for the log.
     Desync(&'static str),
 }
@@ -81,8 +74,7 @@ pub(super) enum NoHeader {
 }
 
 impl ReplyScanner {
-    /// Looks for one reply. `bytes` starts at its first byte; after [`ReplyScan::NeedMore`] it is the same
-    /// bytes and more.
+    /// Looks for one reply at the start of `bytes`; after [`ReplyScan::NeedMore`] it is the same bytes and more.
     pub fn scan(&mut self, bytes: &[u8]) -> ReplyScan {
         if self.is_idle()
             && let Some(len) = usual_length(bytes)
@@ -156,8 +148,7 @@ impl FrameScanner for ReplyScanner {
     }
 }
 
-/// Reads the header of the value at the start of `rest`, and its body too if it is a leaf. `searched`
-/// bytes are known to contain no line end.
+/// Reads the header of the value at the start of `rest`, and a leaf's body. `searched` bytes have no line end.
 pub(super) fn head(rest: &[u8], searched: &mut usize) -> Result<ValueHeader, NoHeader> {
     let &kind = rest.first().ok_or(NoHeader::Short(3))?;
     match kind {
@@ -291,25 +282,19 @@ pub(super) fn described(mut rest: &[u8]) -> Option<&[u8]> {
     Some(rest)
 }
 
-/// The element count of a whole aggregate reply and the rest behind its header.
-fn opened(reply: &[u8]) -> Option<(u64, &[u8])> {
-    let rest = described(reply)?;
-    match head(rest, &mut 0) {
-        Ok(ValueHeader::Elements { count, len }) => Some((count, rest.get(len..)?)),
-        _ => None,
-    }
-}
-
 /// Byte range of element `i` of an array, push, set or map (keys and values counted), with any attribute
 /// before it. `None` if the reply is no aggregate or has no such element. Walks over the elements before.
 pub fn element(reply: &[u8], i: usize) -> Option<Range<usize>> {
     elements(reply).nth(i)
 }
 
-/// The byte ranges of all elements, each as [`element`] returns it, in one pass over the reply. Empty if it is no
-/// aggregate.
+/// The byte ranges of all elements, as [`element`] returns them, in one pass. Empty if it is no aggregate.
 pub fn elements(reply: &[u8]) -> impl Iterator<Item = Range<usize>> {
-    let (count, rest) = opened(reply).unwrap_or((0, &[]));
+    let opened = described(reply).and_then(|rest| match head(rest, &mut 0) {
+        Ok(ValueHeader::Elements { count, len }) => Some((count, rest.get(len..)?)),
+        _ => None,
+    });
+    let (count, rest) = opened.unwrap_or((0, &[]));
     let (mut scanner, mut at) = (ReplyScanner::default(), reply.len() - rest.len());
     (0..count).map_while(move |_| {
         let ReplyScan::Frame { len, .. } = scanner.scan(&reply[at..]) else { return None };

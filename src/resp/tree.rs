@@ -5,34 +5,22 @@ use super::reply::{self, ValueHeader};
 use std::ops::Range;
 use std::sync::OnceLock;
 
-/// The type of a value.
+/// The type of a value: null of any kind, an error simple or bulk, and the others as RESP names them.
+#[allow(missing_docs)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// Null, of any kind.
     Nil,
-    /// A status such as `OK`.
     Status,
-    /// An error, simple or bulk.
     Error,
-    /// A 64-bit integer.
     Integer,
-    /// A floating point number.
     Double,
-    /// True or false.
     Bool,
-    /// A string of any bytes.
     String,
-    /// A string with a format.
     Verbatim,
-    /// An integer of any size, as text.
     BigNumber,
-    /// An ordered list of values.
     Array,
-    /// Keys and values, alternating.
     Map,
-    /// An unordered list of values.
     Set,
-    /// A value that is not the reply to a request.
     Push,
 }
 

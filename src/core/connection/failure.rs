@@ -1,7 +1,7 @@
 //! What goes wrong upstream, and what each child is told. A request of which a byte may have left is failed at once and never
 //! repeated; one that has not left waits for the next connection. Never how the next connection is made.
 
-use crate::base::failure::{ErrorLine, Failure, Lost};
+use crate::base::failure::{Failure, Lost};
 use crate::core::child::Child;
 use crate::core::connection::lane::Lane;
 use crate::core::connection::role::LaneRole;
@@ -15,11 +15,11 @@ impl Shared {
     /// Answers a request that was on hold with an error, and lets the next one run. Inside MULTI the
     /// transaction is spoilt, as for any rejected command. A MULTI itself is open all the same, and spoilt: what its
     /// child has sent behind it must not be run one by one.
-    pub(crate) fn fail_front(&mut self, child: &mut Child, error: impl ErrorLine) {
+    pub(crate) fn fail_front(&mut self, child: &mut Child, error: impl Into<Failure>) {
+        let error = error.into();
         child.front_mut().set_answered();
         if self.front_begins_multi(child) {
-            let abort_reason = String::from_utf8_lossy(&error.line()).into_owned();
-            child.session_mut().transaction.begin_spoilt(Some(abort_reason));
+            child.session_mut().transaction.begin_spoilt(Some(error.to_string()));
             self.answer(child, b"+OK\r\n");
         } else {
             child.session_mut().transaction.spoil();

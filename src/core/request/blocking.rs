@@ -2,7 +2,6 @@
 //! once more on a shared lane, without waiting, so that it is never answered null while what it asks for is there. Owns
 //! no queue; the line for leases is `lease`.
 
-use crate::base::failure::ErrorLine;
 use crate::command;
 use crate::command::{Blocking, Popped, Route, TimeoutUnit};
 use crate::core::child::Child;

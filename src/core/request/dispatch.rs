@@ -1,7 +1,7 @@
 //! One complete request: which checks it passes, in Redis' own order, and the execution of the way that `core::route` has
 //! decided. Owns the ways that belong to no other room: shared lanes, the control connection, refusals.
 
-use crate::base::failure::ErrorLine;
+use crate::base::failure::Failure;
 use crate::base::limits;
 use crate::command::{CommandId, Effect, Facts, Local, NO_COMMAND, Route, Runs, Table, Verdict, texts};
 use crate::config::value::Ping;
@@ -218,7 +218,7 @@ impl Shared {
     }
 
     /// Answers with an error; an open MULTI is spoilt by it, as by any command Redis rejects.
-    pub(crate) fn reject(&mut self, child: &mut Child, error: impl ErrorLine) -> Flow {
+    pub(crate) fn reject(&mut self, child: &mut Child, error: impl Into<Failure>) -> Flow {
         child.session_mut().transaction.spoil();
         self.answer_error(child, error);
         Flow::Done

@@ -1,7 +1,7 @@
 //! What a child sees of the others and may do to them: CLIENT LIST, INFO, KILL and UNBLOCK over the broker's own children.
 //! Knows them by the ids that the broker gave them. Never names or closes a connection upstream by its own id.
 
-use crate::base::failure::{ErrorLine, Failure, Limit};
+use crate::base::failure::{Failure, Limit};
 use crate::base::limits;
 use crate::command::texts;
 use crate::core::broker::Broker;
@@ -211,24 +211,23 @@ impl Broker {
         argc: usize,
         arg: impl Fn(usize) -> &'a [u8],
         credit: &mut i64,
-    ) -> Result<bool, Box<dyn ErrorLine>> {
+    ) -> Result<bool, Failure> {
         let mut wanted = None;
         match argc {
             0..=2 => {}
-            4 if arg(2).eq_ignore_ascii_case(b"type") => wanted = Some(client_type(arg(3)).map_err(boxed)?),
+            4 if arg(2).eq_ignore_ascii_case(b"type") => wanted = Some(client_type(arg(3))?),
             4.. if arg(2).eq_ignore_ascii_case(b"id") => {
                 while listing.done + 3 < argc {
                     if *credit <= 0 {
                         return Ok(false);
                     }
-                    let id = canonical_int(arg(listing.done + 3))
-                        .ok_or_else(|| boxed(texts::CLIENT_ID_INVALID))?;
+                    let id = canonical_int(arg(listing.done + 3)).ok_or(texts::CLIENT_ID_INVALID)?;
                     let child = self.children.by_id(id).and_then(|key| self.children.get(key));
-                    self.shared.show(listing, child, credit).map_err(boxed)?;
+                    self.shared.show(listing, child, credit)?;
                 }
                 return Ok(true);
             }
-            _ => return Err(boxed(texts::SYNTAX)),
+            _ => return Err(texts::SYNTAX.into()),
         }
         if listing.keys.is_none() {
             let of_type = |child: &Child| wanted.is_none_or(|wanted| is_of_type(child, wanted));
@@ -241,7 +240,7 @@ impl Broker {
             if *credit <= 0 {
                 return Ok(false);
             }
-            self.shared.show(listing, self.children.get(*key), credit).map_err(boxed)?;
+            self.shared.show(listing, self.children.get(*key), credit)?;
         }
         Ok(true)
     }
@@ -368,8 +367,4 @@ fn may_kill(killer: &Child, child: &Child) -> bool {
     let (uid, own) = (killer.origin().uid(), killer.origin().is_local());
     let same_user = killer.user() == child.user() && killer.account() == child.account();
     (uid.is_some() || same_user) && uid == child.origin().uid() && own == child.origin().is_local()
-}
-
-fn boxed(error: impl ErrorLine + 'static) -> Box<dyn ErrorLine> {
-    Box::new(error)
 }

@@ -1,7 +1,7 @@
 //! Running a child's requests: its turns and their length, what makes the next request wait, what follows a run. One turn
 //! serves one child. Requests about other children go back to the broker.
 
-use crate::base::failure::ErrorLine;
+use crate::base::failure::Failure;
 use crate::base::limits;
 use crate::command::Local;
 use crate::core::child::closing::CloseReason;
@@ -278,7 +278,8 @@ impl Shared {
     }
 
     /// Answers the request at hand with an error.
-    pub(crate) fn answer_error(&mut self, child: &mut Child, error: impl ErrorLine) {
+    pub(crate) fn answer_error(&mut self, child: &mut Child, error: impl Into<Failure>) {
+        let error = error.into();
         self.env.counters.failed(error.kind(), 1);
         let mut reply = Vec::with_capacity(128);
         encode::error(&mut reply, error.line());

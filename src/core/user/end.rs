@@ -79,7 +79,7 @@ impl Shared {
         debug_assert!(lane.is_dormant());
         if lane.role() == LaneRole::Shared {
             let slots = lane.take_all();
-            self.fail_slots(key, slots, Failure::Refused(text.into()));
+            self.fail_slots(key, slots, text.into());
             return self.connections.account(&mut self.env, key);
         }
         self.end_lane(key);
