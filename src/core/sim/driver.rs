@@ -245,8 +245,6 @@ impl Sim {
         self.broker.child_flushed(child);
     }
 
-    // ---- bytes on their way ---------------------------------------------------------------------------
-
     /// A child writes.
     pub(super) fn post(&mut self, child: usize, bytes: &[u8]) {
         self.peers[child].outbox.extend_from_slice(bytes);

@@ -129,8 +129,6 @@ fn with_scanned(bytes: &[u8], use_it: impl FnOnce(&Request<'_>)) {
     use_it(&scanner.request(bytes));
 }
 
-// ---- the core -------------------------------------------------------------------------------------------
-
 /// The core under any bytes: of three children, one that asks properly, and of the upstream if the first
 /// byte says so. Nothing panics, the books are right, and the proper child is answered.
 fn core(input: &[u8]) {

@@ -189,8 +189,6 @@ impl Sim {
         }
     }
 
-    // ---- children -------------------------------------------------------------------------------------
-
     pub(super) fn child(&mut self) -> usize {
         let link = self.peers.len();
         let key = self.broker.child_open(ChildKind::Socket, "sim", link).expect("room for a child");
@@ -258,8 +256,6 @@ impl Sim {
     pub(super) fn is_closed(&self, child: usize) -> bool {
         self.peers[child].closed
     }
-
-    // ---- upstream -------------------------------------------------------------------------------------
 
     /// The links of all connections, oldest first.
     fn all_links(&self) -> Vec<usize> {

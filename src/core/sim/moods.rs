@@ -148,8 +148,6 @@ impl Player {
         self.sim.redis.clear_up();
     }
 
-    // ---- the end --------------------------------------------------------------------------------------
-
     /// 13: once the upstream is well, a newcomer is soon served as if nothing had been.
     pub(super) fn serve_newcomer(&mut self) {
         if !self.moods.moody || !self.strict || self.sim.broker.is_draining() {

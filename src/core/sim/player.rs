@@ -120,8 +120,6 @@ impl Player {
         (!links.is_empty()).then(|| links[self.rng.usize(..links.len())])
     }
 
-    // ---- steps ----------------------------------------------------------------------------------------
-
     fn step(&mut self) {
         match self.rng.u32(..100) {
             0..45 => self.talk(),
@@ -181,8 +179,6 @@ impl Player {
         }
     }
 
-    // ---- requests -------------------------------------------------------------------------------------
-
     fn talk(&mut self) {
         let Some(child) = self.one_of() else { return };
         let mut bytes = Vec::new();
@@ -219,8 +215,6 @@ impl Player {
         script.asks(what, nonce, ledger);
         packed(&nonce.map_or(line.to_owned(), |nonce| line.replace('$', &nonce.to_string())))
     }
-
-    // ---- faults ---------------------------------------------------------------------------------------
 
     pub(super) fn count(&mut self, fault: &'static str) {
         trace!("{} ms: {fault}", self.sim.now);
@@ -411,8 +405,6 @@ impl Player {
         self.sim.broker.drain(None);
         self.count("drain");
     }
-
-    // ---- the end --------------------------------------------------------------------------------------
 
     /// All is well again: whoever waits is served or told.
     fn end(&mut self) {

@@ -212,8 +212,6 @@ impl Redis {
         used > 0
     }
 
-    // ---- one request ----------------------------------------------------------------------------------
-
     fn request(&mut self, link: usize, argv: Argv) {
         self.commands += 1;
         let name = full_name(&argv);
@@ -429,8 +427,6 @@ impl Redis {
         }
     }
 
-    // ---- keys -----------------------------------------------------------------------------------------
-
     fn value(&self, link: usize, key: &[u8]) -> Vec<u8> {
         let db = self.clients.get(&link).map_or(0, |client| client.db);
         match self.keys.get(&(db, key.to_vec())) {
@@ -462,8 +458,6 @@ impl Redis {
             client.touched |= client.watched.iter().any(|(of, watched)| *of == db && watched == key);
         }
     }
-
-    // ---- lists ----------------------------------------------------------------------------------------
 
     fn push(&mut self, db: u32, key: &[u8], elements: &[Vec<u8>]) -> i64 {
         let value = self.keys.entry((db, key.to_vec())).or_insert(Value::List(VecDeque::new()));
@@ -560,8 +554,6 @@ impl Redis {
         }
         int(1)
     }
-
-    // ---- publish and subscribe ------------------------------------------------------------------------
 
     fn subscribe(&mut self, link: usize, name: &str, argv: &[Vec<u8>]) -> Vec<u8> {
         let Some(client) = self.clients.get_mut(&link) else { return Vec::new() };

@@ -237,8 +237,6 @@ impl Script {
         broken!(2, "{} asked {:?} {} and was told {reply:?}", self.who(), asked.what, text_of(asked.nonce))
     }
 
-    // ---- replies --------------------------------------------------------------------------------------
-
     fn reply(&mut self, reply: Reply, ledger: &mut Ledger) {
         let kind = match &reply {
             Reply::Push(parts) => parts.first().and_then(Reply::text),
@@ -569,8 +567,6 @@ impl Script {
         true
     }
 
-    // ---- subscriptions --------------------------------------------------------------------------------
-
     fn confirmation(&mut self, reply: &Reply, ledger: &mut Ledger) {
         let (Reply::Push(parts) | Reply::Array(parts)) = reply else { return };
         let Some(asked) = self.asked.front_mut() else {
@@ -636,8 +632,6 @@ impl Script {
         holds!(12, missed.is_none(), "{who} missed {missed:?} before {reply:?}");
         subscription.next = Some(found + 1);
     }
-
-    // ---- the end --------------------------------------------------------------------------------------
 
     /// All is quiet: every message has arrived, every block was executed whole or not at all.
     pub(super) fn check_end(&self, ledger: &Ledger) {

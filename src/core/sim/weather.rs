@@ -87,8 +87,6 @@ impl Weather {
 }
 
 impl Redis {
-    // ---- changes --------------------------------------------------------------------------------------
-
     /// Another role. A replica serves nobody who is blocked.
     pub(super) fn set_role(&mut self, role: Role) {
         if role != Role::Master && !self.weather.is_replica() {
@@ -145,8 +143,6 @@ impl Redis {
         truth.set(Reason::Pingable, pingable);
     }
 
-    // ---- refusals -------------------------------------------------------------------------------------
-
     /// What a server says before it looks at what a command does.
     pub(super) fn refusal(&self, link: usize, name: &str, argv: &[Vec<u8>]) -> Option<String> {
         let client = self.clients.get(&link)?;
@@ -193,8 +189,6 @@ impl Redis {
         client.end_multi();
         error(&format!("EXECABORT Transaction discarded because of: {text}"))
     }
-
-    // ---- scripts --------------------------------------------------------------------------------------
 
     /// EVAL of a script that runs for so long, or until it is killed: `loop=300`, `loop`.
     pub(super) fn begin_script(&mut self, link: usize, argv: &[Vec<u8>]) {

@@ -514,8 +514,6 @@ fn watching_goes_on_beside_listening() {
     assert_eq!(asked(&sim), ["subscribe c", "unsubscribe c"]);
 }
 
-// ---- at random -------------------------------------------------------------------------------------------
-
 /// What one child should hear of one channel, told by what it has received.
 #[derive(Default)]
 struct Listener {
