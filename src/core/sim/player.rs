@@ -2,12 +2,12 @@
 //! every step the replies that have come are judged and everything that must hold is checked; at the end all
 //! faults stop, and whoever has asked must be answered.
 
-use super::asking::{Asking, DBS, LISTS, meant};
-use super::generator::{self, Fault, Settings, Situation, Speaker};
+use super::asking::{Asking, DBS, LISTS, nonce_of};
+use super::generator::{self, Answer, Fault, Request, Settings, Situation, Speaker};
 use super::moods::Moods;
 use super::reply::parse;
-use super::script::{Script, What};
-use super::{Sim, holds, packed, trace};
+use super::script::Script;
+use super::{Sim, holds, trace};
 use crate::base::clock::Millis;
 use crate::config::parse_upstream;
 use crate::config::value::Integrity;
@@ -201,19 +201,21 @@ impl Player {
         let mut asking =
             Asking { rng: &mut self.rng, moods: &mut self.moods, script, ledger, value: Vec::new() };
         for request in generator::situation(&mut asking, situation) {
-            let (what, nonce) = meant(&request);
-            asking.script.asks(what, nonce, asking.ledger);
-            let argv: Vec<&[u8]> = request.argv.iter().map(Vec::as_slice).collect();
-            encode::request(bytes, &argv);
+            write(bytes, &request);
+            let nonce = nonce_of(&request);
+            asking.script.asks(request, nonce, asking.ledger);
         }
     }
 
     /// One request of a child, with a nonce as its last argument where there is a `$` at the end of the line.
-    pub(super) fn put(&mut self, child: usize, what: What, line: &str) -> Vec<u8> {
+    pub(super) fn put(&mut self, bytes: &mut Vec<u8>, child: usize, answer: Answer, line: &str) {
         let (script, ledger) = (&mut self.scripts[child], &mut self.sim.redis.ledger);
         let nonce = line.ends_with('$').then(|| script.nonce(ledger));
-        script.asks(what, nonce, ledger);
-        packed(&nonce.map_or(line.to_owned(), |nonce| line.replace('$', &nonce.to_string())))
+        let line = nonce.map_or(line.to_owned(), |nonce| line.replace('$', &nonce.to_string()));
+        let argv = line.split(' ').map(|word| word.as_bytes().to_vec()).collect();
+        let request = Request::of(answer, argv);
+        write(bytes, &request);
+        script.asks(request, nonce, ledger);
     }
 
     pub(super) fn count(&mut self, fault: &'static str) {
@@ -478,4 +480,9 @@ impl Player {
         let gone = lent == (0, 0, 0) && left == 0 && self.sim.broker.children_len() == 0;
         holds!(6, gone, "without children, leases {lent:?} are lent and {left} requests under way");
     }
+}
+
+fn write(bytes: &mut Vec<u8>, request: &Request) {
+    let argv: Vec<&[u8]> = request.argv.iter().map(Vec::as_slice).collect();
+    encode::request(bytes, &argv);
 }
