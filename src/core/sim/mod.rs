@@ -301,6 +301,16 @@ impl Sim {
         self.lose(self.link(role));
     }
 
+    /// The operator gives the broker another upstream and other settings.
+    pub(super) fn reload(&mut self, url: &str, changes: &[(&str, &str)]) {
+        let mut settings = self.broker.settings().clone();
+        for (key, value) in changes {
+            settings.set(key, value).expect("a setting");
+        }
+        self.broker.reload(settings, parse_upstream(url).expect("a URL"));
+        self.settle();
+    }
+
     /// All connections go on.
     pub(super) fn thaw(&mut self) {
         self.frozen.clear();
