@@ -1,10 +1,6 @@
-//! A model of Redis: a server in memory that executes what arrives on its connections, in the order of
-//! arrival, for as many databases, protocols and users as are asked for. Small where it can be, exact where
-//! the broker depends on it: MULTI, WATCH, blocking commands, subscriptions, the state of connections.
-//!
-//! Two things a real server does not do make it a better witness. A key that was never set holds its own
-//! name. And the value of a nonce tells where it was read: `c1n5@2.3.default` on db 2, RESP3, as the default
-//! user.
+//! A model of Redis: executes what arrives on its connections, in the order of arrival. Exact where the broker depends
+//! on it: MULTI, WATCH, blocking commands, subscriptions. Two things a real server does not do make it a better witness: a
+//! key never set holds its own name, and the value of a nonce tells where it was read: `c1n5@2.3.ann` on db 2, RESP3.
 
 use super::access::Access;
 use super::encoded::{bulk, error, int, null, null_bulk, ok, pair, push_header};
@@ -40,11 +36,11 @@ pub(super) struct Blocked {
 }
 
 /// A connection, as the server knows it.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Client {
     pub(super) id: i64,
-    /// What the broker uses it for: known here only to judge what arrives.
-    pub(super) role: LaneRole,
+    /// What the broker uses it for, which a server need not know: only to judge what arrives.
+    role: Option<LaneRole>,
     pub(super) proto: u8,
     pub(super) db: u32,
     pub(super) user: String,
@@ -75,30 +71,8 @@ pub(super) struct Client {
 }
 
 impl Client {
-    fn new(id: i64, role: LaneRole, known: bool) -> Client {
-        Client {
-            id,
-            role,
-            proto: 2,
-            db: 0,
-            user: "default".into(),
-            known,
-            name: String::new(),
-            multi: None,
-            spoilt: false,
-            watched: Vec::new(),
-            touched: false,
-            blocked: None,
-            subscribed: Default::default(),
-            silent: false,
-            offset: 0,
-            greeted: false,
-            selects: 0,
-            input: Vec::new(),
-            out: Vec::new(),
-            frozen: false,
-            useful: false,
-        }
+    fn new(id: i64, role: Option<LaneRole>, known: bool) -> Client {
+        Client { id, role, known, proto: 2, user: "default".into(), ..Client::default() }
     }
 
     pub(super) fn subscriptions(&self) -> usize {
@@ -153,7 +127,7 @@ impl Redis {
     /// A connection is accepted; or it is not.
     pub(super) fn connect(&mut self, link: usize, role: LaneRole) -> bool {
         if !self.weather.full {
-            self.clients.insert(link, Client::new(1000 + link as i64, role, self.access.is_open()));
+            self.clients.insert(link, Client::new(1000 + link as i64, Some(role), self.access.is_open()));
         }
         !self.weather.full
     }
@@ -237,7 +211,6 @@ impl Redis {
         }
     }
 
-    /// A connection on which something runs.
     fn client(&mut self, link: usize) -> &mut Client {
         self.clients.get_mut(&link).expect("a connection that is open")
     }
@@ -411,8 +384,8 @@ impl Redis {
             "client|unblock" => self.unblock(arg(2).parse().unwrap_or(0), &arg(3)),
             "reset" => {
                 let fresh = Client::new(client.id, client.role, self.access.is_open());
-                let Client { input, out, greeted, .. } = std::mem::replace(client, fresh);
-                (client.input, client.out, client.greeted) = (input, out, greeted);
+                let Client { input, out, greeted, .. } = std::mem::take(client);
+                *client = Client { input, out, greeted, ..fresh };
                 b"+RESET\r\n".to_vec()
             }
             "command" => self.table.clone(),
@@ -612,20 +585,20 @@ pub(super) fn matches(pattern: &[u8], channel: &[u8]) -> bool {
 }
 
 /// Whether a connection that runs this does what it was dialled for.
-fn is_use(role: LaneRole, name: &str) -> bool {
-    let greeting = matches!(name, "hello" | "auth" | "select" | "client|setname" | "client|no-touch");
-    if role == LaneRole::Control { name == "command|info" } else { !greeting }
+fn is_use(role: Option<LaneRole>, name: &str) -> bool {
+    if role == Some(LaneRole::Control) { name == "command|info" } else { !is_greeting(name) }
+}
+
+fn is_greeting(name: &str) -> bool {
+    matches!(name, "hello" | "auth" | "select" | "client|setname" | "client|no-touch")
 }
 
 /// What must never reach a connection that children share; and, for all of them, a greeting out of place.
 fn watch_for_poison(client: &mut Client, name: &str, argv: &[Vec<u8>]) {
-    if client.role != LaneRole::Shared {
+    if client.role != Some(LaneRole::Shared) {
         return;
     }
-    let greets = matches!(
-        name,
-        "hello" | "client|setname" | "select" | "auth" | "client|no-touch" | "client|no-evict"
-    );
+    let greets = is_greeting(name) || name == "client|no-evict";
     let poison = greets && client.greeted
         || POISON.split(' ').any(|poison| poison == name)
         || name.contains("subscribe")

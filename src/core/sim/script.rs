@@ -361,10 +361,8 @@ impl Script {
                 return;
             }
             (_, b"BROKERLOST" | b"BROKERTIMEOUT") => {
-                self.gives_up |= matches!(
-                    asked.request.answer,
-                    Answer::Reset | Answer::Confirmations { joins: false, .. }
-                );
+                let leaves = matches!(asked.request.answer, Answer::Confirmations { joins: false, .. });
+                self.gives_up |= leaves || asked.is(&[Answer::Reset]);
                 return;
             }
             (_, b"BROKERDOWN" | b"BROKERLIMIT") => {
@@ -622,13 +620,8 @@ impl Script {
         for (family, subscriptions) in known.enumerate() {
             for (name, subscription) in subscriptions {
                 let missed = subscription.missed(ledger, ledger.published.len(), family, name);
-                holds!(
-                    12,
-                    missed.is_none(),
-                    "{} never got {missed:?} on {}",
-                    self.who(),
-                    name.escape_ascii()
-                );
+                let (who, name) = (self.who(), name.escape_ascii());
+                holds!(12, missed.is_none(), "{who} never got {missed:?} on {name}");
             }
         }
         for block in &self.blocks {

@@ -1,6 +1,5 @@
-//! What the model Redis is like for now, and what it refuses for it: its role, how many connections it takes, a dataset
-//! that loads, a script that runs. Any of it changes at any moment. Texts, and the order in which Redis thinks of them,
-//! are those of 7.0.15.
+//! What the model Redis is like for now, and what it refuses for it: its role, a dataset that loads, a script that runs.
+//! Texts, and the order in which Redis thinks of them, are those of 7.0.15.
 
 use super::encoded::{bulk, error, ok};
 use super::redis::{Client, Redis};
@@ -146,11 +145,10 @@ impl Redis {
     /// What a server says before it looks at what a command does.
     pub(super) fn refusal(&self, link: usize, name: &str, argv: &[Vec<u8>]) -> Option<String> {
         let client = self.clients.get(&link)?;
-        let Some(arity) = table::arity(name) else {
-            return Some(format!("ERR unknown command '{}'", String::from_utf8_lossy(&argv[0])));
-        };
-        if !table::accepts(arity, argv.len()) {
-            return Some(format!("ERR wrong number of arguments for '{name}' command"));
+        match table::accepts(name, argv.len()) {
+            None => return Some(format!("ERR unknown command '{}'", String::from_utf8_lossy(&argv[0]))),
+            Some(false) => return Some(format!("ERR wrong number of arguments for '{name}' command")),
+            Some(true) => {}
         }
         if let Some(text) = self.forbids(client, name) {
             return Some(text);
@@ -170,14 +168,12 @@ impl Redis {
             let kind = if name == "exec" { "" } else { "ERR " };
             return Some(format!("{kind}Can't execute '{name}': {context}"));
         }
-        if weather.role == Role::Orphan && (lacks("stale") || name == "eval") {
-            return Some(MASTERDOWN.into());
-        }
-        if weather.loading_until > self.now && lacks("loading") {
-            return Some(LOADING.into());
-        }
-        let busy = weather.script.is_some() && !table::has_flag(name, "allow_busy");
-        busy.then(|| BUSY.into())
+        let refusals = [
+            (weather.role == Role::Orphan && (lacks("stale") || name == "eval"), MASTERDOWN),
+            (weather.loading_until > self.now && lacks("loading"), LOADING),
+            (weather.script.is_some() && !table::has_flag(name, "allow_busy"), BUSY),
+        ];
+        refusals.into_iter().find_map(|(is_so, text)| is_so.then(|| text.into()))
     }
 
     /// A command that was refused: an open MULTI is spoilt, and EXEC ends it.
