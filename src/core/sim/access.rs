@@ -7,7 +7,6 @@ use super::table;
 use crate::resp::encode;
 use std::collections::BTreeSet;
 
-/// The users of the model, with their passwords.
 pub(super) const USERS: [(&str, &str); 3] = [("default", ""), ("ann", "pa"), ("bob", "pb")];
 
 const WRONGPASS: &str = "WRONGPASS invalid username-password pair or user is disabled.";
@@ -60,7 +59,6 @@ impl Redis {
         self.lock(true);
     }
 
-    /// A right is taken from the broker's user, or given back.
     pub(super) fn set_right(&mut self, name: &'static str, granted: bool) {
         if granted {
             self.access.denied.remove(name);

@@ -8,13 +8,10 @@ use super::script::Script;
 use crate::base::clock::Millis;
 use fastrand::Rng;
 
-/// Databases children use.
 pub(super) const DBS: u32 = 3;
-/// Lists that blocking pops wait on.
 pub(super) const LISTS: [&[u8]; 2] = [b"x", b"y"];
 /// What a blocking pop waits that does not wait for ever: 0.15 seconds.
 pub(super) const POP_TIMEOUT: Millis = 150;
-/// Keys that are watched.
 const WATCHED: [&[u8]; 2] = [b"k1", b"k2"];
 
 /// One child, while it asks. Each key that is not shared on purpose is a nonce, so that one reply tells whose it is.

@@ -19,7 +19,6 @@ const ROUNDS_MAX: usize = 100_000;
 const ROUNDS_AT_ONCE: usize = 200;
 
 impl Sim {
-    /// Time goes on to `now`.
     pub(super) fn tick(&mut self, now: Millis) {
         self.now = now;
         self.redis.advance(now);
@@ -161,7 +160,6 @@ impl Sim {
         }
     }
 
-    /// Dials that have taken their time.
     fn finish_dials(&mut self) -> bool {
         let mut done = Vec::new();
         for (link, conn) in &mut self.conns {
@@ -245,13 +243,11 @@ impl Sim {
         self.broker.child_flushed(child);
     }
 
-    /// A child writes.
     pub(super) fn post(&mut self, child: usize, bytes: &[u8]) {
         self.peers[child].outbox.extend_from_slice(bytes);
         self.peers[child].armed = true;
     }
 
-    /// A child shuts its sending side down.
     pub(super) fn shut(&mut self, child: usize) {
         self.peers[child].shut = true;
         self.peers[child].armed = true;
@@ -298,7 +294,6 @@ impl Sim {
         moved | self.deliver()
     }
 
-    /// What Redis has written goes on its wires.
     fn deliver(&mut self) -> bool {
         let mut moved = false;
         for (link, client) in &mut self.redis.clients {

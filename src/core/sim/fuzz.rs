@@ -66,7 +66,6 @@ fn split(line: &[u8]) -> Option<Vec<Vec<u8>>> {
 }
 
 thread_local! {
-    /// The commands of a real server.
     static TABLE: Table = {
         let reply = recorded();
         Table::from_command_reply(&value::parse(&reply).expect("a reply"), Policy::default()).expect("a table")
@@ -180,7 +179,6 @@ fn core(input: &[u8]) {
     assert!(!sim.is_closed(honest) || upstream_lies, "the honest child was closed");
 }
 
-/// Bytes from the upstream that nobody has asked for.
 fn lie(sim: &mut Sim, which: u8, bytes: &[u8]) {
     let lanes = sim.broker.shared.connections.lanes().filter(|(_, lane)| lane.is_ready());
     let lanes: Vec<_> = lanes.map(|(key, _)| key).collect();

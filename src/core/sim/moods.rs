@@ -23,7 +23,6 @@ const UPSTREAMS: [(&str, &str); 3] =
 const ROUNDS_WELL: u32 = 20;
 
 pub(super) struct Moods {
-    /// Whether it has any.
     moody: bool,
     rng: fastrand::Rng,
     pub(super) upstream: &'static str,
@@ -31,7 +30,6 @@ pub(super) struct Moods {
 }
 
 impl Moods {
-    /// Those of a schedule.
     pub(super) fn of(seed: u64) -> Moods {
         let mut rng = fastrand::Rng::with_seed(seed ^ 0x5eed_0f0d);
         let moody = rng.bool();
@@ -62,7 +60,6 @@ impl Player {
         }
     }
 
-    /// The upstream changes its mind, perhaps.
     pub(super) fn changes_mind(&mut self) -> bool {
         let moods = &mut self.moods;
         if !moods.moody || moods.rng.bool() {
@@ -119,7 +116,6 @@ impl Player {
         self.count("loading");
     }
 
-    /// A child has the server run a script for long.
     fn run_long(&mut self) {
         let Some(child) = self.one_of().filter(|child| !self.sim.peers[*child].shut) else { return };
         let script = ["loop=30", "loop=300", "loop=3000", "loop"][self.moods.rng.usize(..4)];

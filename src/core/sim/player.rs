@@ -29,7 +29,6 @@ const HARMLESS: [(&str, &str); 4] = [
     ("child_output_max", "1MiB"),
 ];
 
-/// What a schedule has done.
 #[derive(Debug, Default)]
 pub(super) struct Played {
     pub(super) steps: u64,
@@ -40,7 +39,6 @@ pub(super) struct Played {
 pub(super) struct Player {
     pub(super) sim: Sim,
     rng: fastrand::Rng,
-    /// By child.
     pub(super) scripts: Vec<Script>,
     played: Played,
     pub(super) moods: Moods,
@@ -55,7 +53,6 @@ pub(super) struct Player {
     moved: bool,
 }
 
-/// Plays the schedule of one seed.
 pub(super) fn play(seed: u64) -> Played {
     let mut rng = fastrand::Rng::with_seed(seed);
     let (settings, strict) = random_settings(&mut rng);
@@ -97,7 +94,7 @@ fn random_settings(rng: &mut fastrand::Rng) -> (Settings, bool) {
     (settings, strict)
 }
 
-/// Requests a schedule prefers; every fifth is mostly about subscriptions.
+/// Every fifth schedule is mostly about subscriptions.
 fn random_taste(rng: &mut fastrand::Rng) -> [u32; 4] {
     if rng.u8(..5) == 0 { [12, 13, 13, 0] } else { std::array::from_fn(|_| rng.u32(..16)) }
 }
@@ -152,7 +149,6 @@ impl Player {
         if self.rng.bool() { usize::MAX } else { self.rng.usize(1..40) }
     }
 
-    /// A few bytes go on, somewhere.
     fn move_bytes(&mut self) {
         if self.rng.u8(..4) == 0 {
             self.whole_frame();
@@ -192,7 +188,6 @@ impl Player {
         }
     }
 
-    /// One or a few requests that belong together.
     fn ask(&mut self, child: usize, bytes: &mut Vec<u8>) {
         let taste = self.taste[self.rng.usize(..4)];
         let situation = if self.rng.bool() { taste } else { self.rng.u32(..16) };
@@ -372,7 +367,6 @@ impl Player {
         self.count("reload");
     }
 
-    /// A child dies, hangs up or sends no more.
     fn leave(&mut self) {
         let Some(child) = self.one_of() else { return };
         self.scripts[child].may_close = true;
@@ -393,7 +387,6 @@ impl Player {
         }
     }
 
-    /// A child stops taking replies, or takes them again.
     fn stall(&mut self) {
         let Some(child) = self.one_of() else { return };
         let room = if self.rng.bool() { usize::MAX } else { self.rng.usize(..50) };
@@ -460,7 +453,6 @@ impl Player {
         self.scripts.iter().all(|script| script.is_answered() || self.sim.peers[script.child].closed)
     }
 
-    /// Gives elements to whoever waits for one.
     fn feed(&mut self) {
         for db in 0..DBS {
             LISTS.into_iter().for_each(|list| self.sim.redis.give(db, list));

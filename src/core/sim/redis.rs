@@ -47,11 +47,9 @@ pub(super) struct Client {
     /// It is that user by right: it has said a password, or needs none.
     pub(super) known: bool,
     pub(super) name: String,
-    /// Commands queued since MULTI.
     pub(super) multi: Option<Vec<Argv>>,
     pub(super) spoilt: bool,
     pub(super) watched: Vec<(u32, Vec<u8>)>,
-    /// A watched key was written.
     pub(super) touched: bool,
     pub(super) blocked: Option<Blocked>,
     /// Channels, patterns, shard channels.
@@ -64,7 +62,6 @@ pub(super) struct Client {
     selects: u32,
     pub(super) input: Vec<u8>,
     pub(super) out: Vec<u8>,
-    /// It executes nothing for now.
     pub(super) frozen: bool,
     /// It is of use: something was executed on it that is no greeting, or, for the control connection, COMMAND.
     pub(super) useful: bool,
@@ -91,7 +88,6 @@ impl Client {
     }
 }
 
-/// The server.
 #[derive(Default)]
 pub(super) struct Redis {
     pub(super) now: Millis,
@@ -101,7 +97,6 @@ pub(super) struct Redis {
     keys: HashMap<(u32, Vec<u8>), Value>,
     turns: u64,
     table: Vec<u8>,
-    /// So many CLIENT UNBLOCK come before the command they are meant for.
     pub(super) early_unblocks: usize,
     /// Every request, with the id of its connection; for scenarios, which read it.
     pub(super) texts: Option<Vec<(i64, String)>>,
@@ -124,7 +119,6 @@ impl Redis {
         redis
     }
 
-    /// A connection is accepted; or it is not.
     pub(super) fn connect(&mut self, link: usize, role: LaneRole) -> bool {
         if !self.weather.full {
             self.clients.insert(link, Client::new(1000 + link as i64, Some(role), self.access.is_open()));
@@ -354,7 +348,6 @@ impl Redis {
         }
     }
 
-    /// Commands about the connection or the server itself.
     fn run_connection(&mut self, link: usize, name: &str, argv: &[Vec<u8>]) -> Vec<u8> {
         let Some(client) = self.clients.get_mut(&link) else { return Vec::new() };
         let arg = |index: usize| String::from_utf8_lossy(argv.get(index).map_or(&b""[..], Vec::as_slice));

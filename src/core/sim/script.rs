@@ -23,7 +23,6 @@ struct Asked {
     /// When it was sent, by what has changed at the server and in milliseconds.
     moment: u64,
     at: Millis,
-    /// Confirmations seen of a subscription.
     confirmed: usize,
 }
 
@@ -64,7 +63,6 @@ impl Asked {
     }
 }
 
-/// An open MULTI.
 #[derive(Debug, Default)]
 struct Open {
     queued: Vec<Asked>,
@@ -86,7 +84,6 @@ struct Watched {
     doubtful: bool,
 }
 
-/// A subscription that was confirmed.
 #[derive(Debug)]
 struct Subscription {
     /// Messages published when it was asked for, and when it was confirmed.
@@ -106,7 +103,6 @@ impl Subscription {
     }
 }
 
-/// One child's account.
 #[derive(Default)]
 pub(super) struct Script {
     pub(super) child: usize,
@@ -130,7 +126,6 @@ pub(super) struct Script {
     pub(super) may_close: bool,
     /// It cannot know whether it is still subscribed, and goes.
     pub(super) gives_up: bool,
-    /// The last error it was told.
     pub(super) error: Option<String>,
     /// It has left replies lying: what it is told may be old.
     pub(super) dawdles: bool,
@@ -158,7 +153,6 @@ impl Script {
         nonce
     }
 
-    /// A request is sent.
     pub(super) fn asks(&mut self, request: Request, nonce: Option<Nonce>, ledger: &Ledger) {
         let (moment, at, sent_at) = (ledger.truth.moment(), ledger.truth.now, ledger.published.len());
         let asked = Asked { request, nonce, sent_at, moment, at, confirmed: 0 };
@@ -168,7 +162,6 @@ impl Script {
         self.asked.push_back(asked);
     }
 
-    /// Bytes have arrived.
     pub(super) fn receive(&mut self, bytes: &[u8], ledger: &mut Ledger) {
         self.buffer.extend_from_slice(bytes);
         let buffer = std::mem::take(&mut self.buffer);
@@ -324,7 +317,6 @@ impl Script {
         }
     }
 
-    /// EXEC was answered with an array, or with null.
     fn executed(&mut self, asked: &Asked, reply: Reply, ledger: &mut Ledger) {
         let Some(open) = self.open.take() else { self.wrong(asked, &reply) };
         let execution = open.nonces().next().and_then(|nonce| ledger.execution(nonce));
@@ -653,7 +645,6 @@ fn concerns(ledger: &Ledger, at: usize, family: usize, name: &[u8]) -> bool {
     }
 }
 
-/// How many of these requests are blocking pops.
 fn pops(requests: impl IntoIterator<Item = Asked>) -> usize {
     requests.into_iter().filter(|asked| asked.is(&[Answer::Element])).count()
 }

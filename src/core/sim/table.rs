@@ -50,7 +50,6 @@ fn elements(reply: &Reply) -> &[Reply] {
     elements
 }
 
-/// A command and its subcommands.
 fn read(entry: &Reply, into: &mut Vec<Command>) {
     let text = |reply: &Reply| String::from_utf8_lossy(reply.text().expect("text")).into_owned();
     let entry = elements(entry);
@@ -77,7 +76,6 @@ pub(super) fn accepts(name: &str, count: usize) -> Option<bool> {
     Some(if *arity < 0 { count as i64 >= -arity } else { count as i64 == *arity })
 }
 
-/// The reply to COMMAND.
 pub(super) fn all() -> Vec<u8> {
     let mut out = Vec::new();
     let plain: Vec<_> = COMMANDS.iter().filter(|known| !known.name.contains('|')).collect();

@@ -28,7 +28,6 @@ pub(super) enum Role {
     Orphan,
 }
 
-/// A script that takes its time.
 #[derive(Debug)]
 struct Script {
     link: usize,
@@ -41,7 +40,6 @@ struct Script {
 #[derive(Debug, Default)]
 pub(super) struct Weather {
     role: Role,
-    /// No connection is accepted.
     pub(super) full: bool,
     /// The dataset is being read until then.
     loading_until: Millis,
@@ -64,7 +62,6 @@ impl Weather {
         self.script.as_ref().is_some_and(|script| now < script.told_from)
     }
 
-    /// This connection's own script runs.
     pub(super) fn is_running(&self, link: usize) -> bool {
         self.script.as_ref().is_some_and(|script| script.link == link)
     }
@@ -118,7 +115,6 @@ impl Redis {
         self.witness();
     }
 
-    /// Time has gone on.
     pub(super) fn change_in_time(&mut self) {
         if self.weather.script.as_ref().is_some_and(|script| script.ends <= self.now) {
             self.end_script(None);
@@ -127,7 +123,6 @@ impl Redis {
         self.witness();
     }
 
-    /// Writes down what is so now.
     pub(super) fn witness(&mut self) {
         let (now, weather, truth) = (self.now, &self.weather, &mut self.ledger.truth);
         let (loading, down) = (weather.loading_until > now, weather.role == Role::Orphan);
@@ -221,7 +216,6 @@ impl Redis {
     }
 }
 
-/// What a refusal speaks of.
 pub(super) fn reason_of(text: &[u8]) -> Option<Reason> {
     Some(match text.split(|byte| *byte == b' ').next()? {
         b"NOPERM" => Reason::Denied,

@@ -3,7 +3,6 @@
 use super::broken;
 use super::ledger::Nonce;
 
-/// A request's arguments.
 pub(super) type Argv = Vec<Vec<u8>>;
 
 /// The first request in `bytes` and its length. Only the canonical form ever reaches a server.
@@ -51,7 +50,6 @@ pub(super) fn full_name(argv: &[Vec<u8>]) -> String {
     }
 }
 
-/// A request for people.
 pub(super) fn shown(argv: &[Vec<u8>]) -> String {
     argv.iter().map(|arg| String::from_utf8_lossy(arg)).collect::<Vec<_>>().join(" ")
 }
