@@ -1,7 +1,6 @@
-//! What the reactor does, without sockets: one turn of the core, and the bytes that move between turns. It
-//! keeps to the reactor's rules to the letter: only lanes and children the core has named are written, only
-//! what the poll would tell of is read. Whoever is forgotten by the core is forgotten here too, and found by
-//! `invariants`.
+//! What the reactor does, without sockets: one turn of the core, and the bytes that move between turns. Only lanes and
+//! children the core has named are written, only what the poll would tell of is read: whoever is forgotten by the core is
+//! forgotten here too, and found by `invariants`.
 
 use super::encoded::error;
 use super::weather::FULL;
@@ -36,15 +35,9 @@ impl Sim {
             }
             let mut moved = self.turn();
             moved |= self.finish_dials();
-            for child in 0..self.peers.len() {
-                moved |= self.read_child(child, usize::MAX);
-            }
-            for link in self.all_links() {
-                moved |= self.read_redis(link, usize::MAX);
-            }
-            for link in self.all_links() {
-                moved |= self.read_lane(link, usize::MAX);
-            }
+            (0..self.peers.len()).for_each(|child| moved |= self.read_child(child, usize::MAX));
+            self.all_links().into_iter().for_each(|link| moved |= self.read_redis(link, usize::MAX));
+            self.all_links().into_iter().for_each(|link| moved |= self.read_lane(link, usize::MAX));
             if !moved {
                 return self.check();
             }
@@ -76,14 +69,10 @@ impl Sim {
             let mut moved = self.carry_out_actions();
             self.broker.take_dirty_lanes(&mut late);
             moved |= !late.is_empty();
-            for lane in late.drain(..) {
-                self.flush_lane(lane);
-            }
+            late.drain(..).for_each(|lane| self.flush_lane(lane));
             self.broker.take_dirty_children(&mut children);
             moved |= !children.is_empty();
-            for child in children.drain(..) {
-                self.flush_child(child);
-            }
+            children.drain(..).for_each(|child| self.flush_child(child));
             self.check_caps();
             self.note_crowd();
             if !moved {
@@ -97,11 +86,8 @@ impl Sim {
     fn arm_resumed(&mut self) {
         let mut resumed = Vec::new();
         self.broker.take_resumed(&mut resumed);
-        for key in resumed {
-            if let Some(link) = self.broker.child_link(key) {
-                self.peers[link].armed = true;
-            }
-        }
+        let links = resumed.into_iter().filter_map(|key| self.broker.child_link(key));
+        links.for_each(|link| self.peers[link].armed = true);
     }
 
     fn carry_out_actions(&mut self) -> bool {

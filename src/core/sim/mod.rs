@@ -1,7 +1,6 @@
-//! The core under a driver without sockets: a virtual clock, a model Redis, children that are byte strings,
-//! and wires between them that can be cut, filled and stopped at any byte. Deterministic; after every step
-//! `invariants` checks what must always hold. Test code: scenarios are in `core::tests`, random schedules in
-//! `player`.
+//! The core under a driver without sockets: a virtual clock, a model Redis, children that are byte strings, and wires
+//! between them that can be cut, filled and stopped at any byte. Deterministic. Scenarios are in `core::tests`, random
+//! schedules in `player`.
 
 mod access;
 mod asking;
@@ -275,6 +274,7 @@ impl Sim {
         &mut self.redis.early_unblocks
     }
 
+    /// The oldest of them.
     pub(super) fn link(&self, role: LaneRole) -> usize {
         self.links(role)[0]
     }
