@@ -1,6 +1,5 @@
-//! One schedule: children that ask at random, and a world that fails at random, both from one seed. After
-//! every step the replies that have come are judged and everything that must hold is checked; at the end all
-//! faults stop, and whoever has asked must be answered.
+//! One schedule: children that ask at random, and a world that fails at random, both from one seed. After every step
+//! everything that must hold is checked; at the end all faults stop, and whoever has asked must be answered.
 
 use super::asking::{Asking, DBS, LISTS, nonce_of};
 use super::generator::{self, Answer, Fault, Request, Settings, Situation, Speaker};
@@ -100,7 +99,11 @@ fn random_taste(rng: &mut fastrand::Rng) -> [u32; 4] {
 }
 
 impl Player {
+    /// Nobody comes to a broker that drains.
     pub(super) fn newcomer(&mut self) {
+        if self.sim.broker.is_draining() {
+            return;
+        }
         let child = self.sim.child();
         let mut script = Script::new(child, self.sim.redis.access.user);
         script.may_close = !self.strict;
@@ -171,7 +174,7 @@ impl Player {
         }
         self.sim.redis.ledger.truth.listened();
         if self.sim.peers.iter().filter(|peer| !peer.closed).count() < 2 {
-            self.newcomer_unless_draining();
+            self.newcomer();
         }
     }
 
@@ -193,8 +196,8 @@ impl Player {
         let situation = if self.rng.bool() { taste } else { self.rng.u32(..16) };
         let situation = Situation::ALL[situation as usize];
         let (script, ledger) = (&mut self.scripts[child], &mut self.sim.redis.ledger);
-        let mut asking =
-            Asking { rng: &mut self.rng, moods: &mut self.moods, script, ledger, value: Vec::new() };
+        let (rng, moods) = (&mut self.rng, &mut self.moods);
+        let mut asking = Asking { rng, moods, script, ledger, value: Vec::new() };
         for request in generator::situation(&mut asking, situation) {
             write(bytes, &request);
             let nonce = nonce_of(&request);
@@ -378,13 +381,7 @@ impl Player {
             self.sim.read_child(child, usize::MAX);
             self.count("half-closed child");
         }
-        self.newcomer_unless_draining();
-    }
-
-    fn newcomer_unless_draining(&mut self) {
-        if !self.sim.broker.is_draining() {
-            self.newcomer();
-        }
+        self.newcomer();
     }
 
     fn stall(&mut self) {
@@ -430,8 +427,8 @@ impl Player {
         self.listen_only();
         let ledger = &self.sim.redis.ledger;
         self.scripts.iter().for_each(|script| script.check_end(ledger));
-        let (popped, lost) =
-            (ledger.undelivered(), self.scripts.iter().map(|script| script.lost_pops).sum::<usize>());
+        let lost: usize = self.scripts.iter().map(|script| script.lost_pops).sum();
+        let popped = ledger.undelivered();
         // What came to one that has given up was not looked at.
         let delivered = popped <= lost || self.scripts.iter().any(|script| script.gives_up);
         holds!(5, delivered, "{popped} elements were popped and not delivered, {lost} may be lost");

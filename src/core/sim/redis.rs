@@ -2,7 +2,7 @@
 //! on it: MULTI, WATCH, blocking commands, subscriptions. Two things a real server does not do make it a better witness: a
 //! key never set holds its own name, and the value of a nonce tells where it was read: `c1n5@2.3.ann` on db 2, RESP3.
 
-use super::access::Access;
+use super::access::{Access, REVOKED};
 use super::encoded::{bulk, error, int, null, null_bulk, ok, pair, push_header};
 use super::ledger::{Ledger, Message, Nonce};
 use super::weather::Weather;
@@ -19,6 +19,8 @@ const DATABASES: u32 = 16;
 /// What changes the connection it runs on, or another one.
 const POISON: &str = "reset quit watch monitor client|reply client|tracking client|caching client|setinfo client|kill \
      client|unblock client|pause";
+
+const UNBLOCKED: &str = "UNBLOCKED client unblocked via CLIENT UNBLOCK";
 
 #[derive(Debug)]
 enum Value {
@@ -109,12 +111,8 @@ pub(super) struct Redis {
 
 impl Redis {
     pub(super) fn new() -> Redis {
-        let mut redis = Redis {
-            table: table::all(),
-            access: Access { user: "default", ..Access::default() },
-            ..Redis::default()
-        };
-        redis.weather.patience = 50;
+        let mut redis = Redis { table: table::all(), ..Redis::default() };
+        (redis.access.user, redis.weather.patience) = ("default", 50);
         redis.witness();
         redis
     }
@@ -271,8 +269,8 @@ impl Redis {
         encode::array_header(&mut out, queued.len());
         for argv in queued {
             let name = full_name(&argv);
-            if let Some(revoked) = self.revoked(link, &name) {
-                out.extend_from_slice(&revoked);
+            if self.forbids(&self.clients[&link], &name).is_some() {
+                out.extend_from_slice(&error(REVOKED));
                 continue;
             }
             self.note(link, &argv, false);
@@ -293,10 +291,8 @@ impl Redis {
 
     /// Nothing of another child, and nothing of another transaction, stands between MULTI and EXEC.
     fn check_block(&self, queued: &[Argv]) {
-        let nonces = queued.iter().filter_map(|argv| nonce_in(argv));
-        let owners: BTreeSet<_> = nonces
-            .filter_map(|nonce| Some((nonce.child(), *self.ledger.transactions.get(&nonce)?)))
-            .collect();
+        let owner = |nonce: Nonce| Some((nonce.child(), *self.ledger.transactions.get(&nonce)?));
+        let owners: BTreeSet<_> = queued.iter().filter_map(|argv| owner(nonce_in(argv)?)).collect();
         holds!(8, owners.len() < 2, "one EXEC ran commands of {owners:?} (child, transaction)");
     }
 
@@ -305,9 +301,8 @@ impl Redis {
         let (db, proto) = (client.db, client.proto);
         let arg = |index: usize| argv.get(index).map_or(&b""[..], Vec::as_slice);
         match name {
-            "ping" if argv.len() > 1 => bulk(arg(1)),
-            "ping" => b"+PONG\r\n".to_vec(),
-            "echo" => bulk(arg(1)),
+            "ping" if argv.len() == 1 => b"+PONG\r\n".to_vec(),
+            "ping" | "echo" => bulk(arg(1)),
             "get" => bulk(&self.value(link, arg(1))),
             "eval" if arg(1).starts_with(b"loop") => {
                 self.begin_script(link, argv);
@@ -320,10 +315,7 @@ impl Redis {
                 if name == "set" { ok() } else { bulk(&before) }
             }
             "incr" => {
-                let before = match self.keys.get(&(db, arg(1).to_vec())) {
-                    Some(Value::Text(text)) => String::from_utf8_lossy(text).parse().unwrap_or(0),
-                    _ => 0i64,
-                };
+                let before = String::from_utf8_lossy(&self.value(link, arg(1))).parse().unwrap_or(0i64);
                 self.write(db, arg(1), (before + 1).to_string().as_bytes());
                 int(before + 1)
             }
@@ -513,11 +505,9 @@ impl Redis {
         let target = self.clients.values_mut().find(|client| client.id == id && client.blocked.is_some());
         let Some(target) = target else { return int(0) };
         target.blocked = None;
-        if how.eq_ignore_ascii_case("error") {
-            target.out.extend_from_slice(b"-UNBLOCKED client unblocked via CLIENT UNBLOCK\r\n");
-        } else {
-            encode::null_array(&mut target.out, target.proto);
-        }
+        let is_error = how.eq_ignore_ascii_case("error");
+        let told = if is_error { error(UNBLOCKED) } else { null(target.proto) };
+        target.out.extend_from_slice(&told);
         int(1)
     }
 
@@ -528,10 +518,8 @@ impl Redis {
             "psubscribe" | "punsubscribe" => (1, name == "psubscribe"),
             _ => (2, name == "ssubscribe"),
         };
-        let mut names = argv[1..].to_vec();
-        if names.is_empty() {
-            names = client.subscribed[family].iter().cloned().collect();
-        }
+        let all = client.subscribed[family].iter().filter(|_| argv.len() == 1);
+        let names: Vec<_> = argv[1..].iter().chain(all).cloned().collect();
         let mut out = Vec::new();
         let mut confirm = |client: &Client, channel: &[u8]| {
             push_header(&mut out, client.proto, 3);
