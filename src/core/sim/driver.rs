@@ -147,18 +147,16 @@ impl Sim {
     }
 
     fn finish_dials(&mut self) -> bool {
-        let mut done = Vec::new();
-        for (link, conn) in &mut self.conns {
-            if conn.dialling.take_if(|due| *due <= self.now).is_some() {
-                done.push((*link, conn.lane));
-            }
-        }
-        for (link, lane) in &done {
+        let due = self.conns.iter_mut().filter_map(|(link, conn)| {
+            conn.dialling.take_if(|due| *due <= self.now).map(|_| (*link, conn.lane))
+        });
+        let done: Vec<(usize, LaneKey)> = due.collect();
+        for &(link, lane) in &done {
             if self.refuses {
-                self.remove(*link);
-                self.refuse(*lane);
+                self.remove(link);
+                self.refuse(lane);
             } else {
-                self.broker.lane_connected(*lane, *link);
+                self.broker.lane_connected(lane, link);
             }
         }
         !done.is_empty()

@@ -7,8 +7,8 @@ use super::reply::{Reply, parse};
 use super::table::recorded;
 use crate::command::{self, Policy, Route, Table, Verdict};
 use crate::core::connection::role::LaneRole;
-use crate::resp::tests::{Event, check_replies, check_requests};
-use crate::resp::{FrameLimits, Request, Scan, Scanner, encode, inline, value};
+use crate::resp::tests::{Event, check_replies, check_requests, encoded, words_of};
+use crate::resp::{FrameLimits, Request, Scan, Scanner, value};
 use std::collections::VecDeque;
 
 /// Where a target's corpus lies, and what it does with one input.
@@ -49,20 +49,14 @@ fn reply(input: &[u8]) {
 /// An inline line has words within it, and words written as quotes are the same words.
 fn inline_line(input: &[u8]) {
     let line: Vec<u8> = input.iter().copied().filter(|byte| *byte != b'\n').collect();
-    let Some(words) = split(&line) else { return };
+    let Ok(words) = words_of(&line) else { return };
     let mut quoted = Vec::new();
     for word in &words {
         quoted.push(b'"');
         word.iter().for_each(|byte| quoted.extend_from_slice(format!("\\x{byte:02x}").as_bytes()));
         quoted.extend_from_slice(b"\" ");
     }
-    assert_eq!(split(&quoted), Some(words), "{}", line.escape_ascii());
-}
-
-fn split(line: &[u8]) -> Option<Vec<Vec<u8>>> {
-    let (mut text, mut args) = (Vec::new(), Vec::new());
-    inline::split(line, &mut text, &mut args).ok()?;
-    Some(args.iter().map(|&(start, end)| text[start as usize..end as usize].to_vec()).collect())
+    assert_eq!(words_of(&quoted), Ok(words), "{}", line.escape_ascii());
 }
 
 thread_local! {
@@ -99,9 +93,7 @@ fn classify_one(table: &Table, request: &Request<'_>) {
     let verdict = table.classify(request);
     let mut other: Vec<Vec<u8>> = request.args().map(<[u8]>::to_vec).collect();
     other[0].iter_mut().for_each(|byte| *byte ^= 0x20 * u8::from(byte.is_ascii_alphabetic()));
-    let mut bytes = Vec::new();
-    encode::request(&mut bytes, &other.iter().map(Vec::as_slice).collect::<Vec<_>>());
-    with_scanned(&bytes, |spelt| {
+    with_scanned(&encoded(&other), |spelt| {
         assert_eq!(format!("{:?}", table.classify(spelt)), format!("{verdict:?}"), "by its spelling");
     });
     let Verdict::Known(known) = verdict else { return };

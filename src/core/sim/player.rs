@@ -13,7 +13,7 @@ use crate::config::value::Integrity;
 use crate::core::connection::lane::Lane;
 use crate::core::connection::role::LaneRole;
 use crate::core::connection::slot::{Slot, SlotFlags, SlotKind};
-use crate::resp::encode;
+use crate::resp::tests::encoded;
 use std::collections::BTreeMap;
 
 /// Rounds of 150 ms until everybody must have been answered: many may stand in line for one lease, each for as
@@ -199,7 +199,7 @@ impl Player {
         let (rng, moods) = (&mut self.rng, &mut self.moods);
         let mut asking = Asking { rng, moods, script, ledger, value: Vec::new() };
         for request in generator::situation(&mut asking, situation) {
-            write(bytes, &request);
+            bytes.extend(encoded(&request.argv));
             let nonce = nonce_of(&request);
             asking.script.asks(request, nonce, asking.ledger);
         }
@@ -212,7 +212,7 @@ impl Player {
         let line = nonce.map_or(line.to_owned(), |nonce| line.replace('$', &nonce.to_string()));
         let argv = line.split(' ').map(|word| word.as_bytes().to_vec()).collect();
         let request = Request::of(answer, argv);
-        write(bytes, &request);
+        bytes.extend(encoded(&request.argv));
         script.asks(request, nonce, ledger);
     }
 
@@ -469,9 +469,4 @@ impl Player {
         let gone = lent == (0, 0, 0) && left == 0 && self.sim.broker.children_len() == 0;
         holds!(6, gone, "without children, leases {lent:?} are lent and {left} requests under way");
     }
-}
-
-fn write(bytes: &mut Vec<u8>, request: &Request) {
-    let argv: Vec<&[u8]> = request.argv.iter().map(Vec::as_slice).collect();
-    encode::request(bytes, &argv);
 }
