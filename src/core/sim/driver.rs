@@ -4,7 +4,7 @@
 
 use super::encoded::error;
 use super::weather::FULL;
-use super::{Conn, Sim};
+use super::{Conn, Peer, Sim};
 use crate::base::clock::Millis;
 use crate::core::action::Action;
 use crate::core::connection::role::LaneRole;
@@ -55,13 +55,9 @@ impl Sim {
                 late.push(conn.lane);
             }
         }
-        let mut children: Vec<ChildKey> = Vec::new();
-        for peer in &mut self.peers {
-            if peer.blocked && peer.room > 0 {
-                peer.blocked = false;
-                children.extend(peer.key);
-            }
-        }
+        let has_room = |peer: &mut Peer| peer.room > 0 && std::mem::take(&mut peer.blocked);
+        let freed = self.peers.iter_mut().filter_map(|peer| has_room(peer).then_some(peer.key)?);
+        let mut children: Vec<ChildKey> = freed.collect();
         for round in 0.. {
             assert!(round < ROUNDS_MAX, "a turn of the broker never ends");
             while self.broker.run() {}

@@ -268,10 +268,8 @@ impl Script {
         let refused = reason_of(text) == Some(Reason::Denied);
         // A DISCARD that its user lacks leaves MULTI as it was, but spoilt.
         let ends = asked.is(&[Answer::Exec]) || (asked.is(&[Answer::Discard]) && !refused);
-        if let Some(open) = self.open.as_mut().filter(|_| !ends) {
-            open.spoilt = true;
-        }
         if !ends {
+            self.open.iter_mut().for_each(|open| open.spoilt = true);
             self.judge_error(&asked, text, ledger);
             if asked.is(&[Answer::Unwatch]) {
                 // It may have been lost on its way back, or never have left.

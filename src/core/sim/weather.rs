@@ -66,11 +66,6 @@ impl Weather {
         self.script.as_ref().is_some_and(|script| script.link == link)
     }
 
-    /// A script runs, and others are told so.
-    fn is_busy(&self, now: Millis) -> bool {
-        self.script.is_some() && !self.is_deaf(now)
-    }
-
     pub(super) fn script_runs(&self) -> bool {
         self.script.is_some()
     }
@@ -133,7 +128,7 @@ impl Redis {
         truth.set(Reason::Replica, weather.is_replica());
         truth.set(Reason::Master, !weather.is_replica());
         truth.set(Reason::MasterDown, down);
-        truth.set(Reason::Busy, weather.is_busy(now));
+        truth.set(Reason::Busy, weather.script_runs() && !weather.is_deaf(now));
         truth.set(Reason::Pingable, pingable);
     }
 
