@@ -53,8 +53,6 @@ fn client_ids_are_whole_numbers_everywhere() {
     }
 }
 
-// ---- leases ----------------------------------------------------------------------------------------------
-
 #[test]
 fn a_child_held_by_a_full_leased_lane_goes_on_when_the_lane_dies() {
     let (mut sim, [child]) = Sim::with(&[]);
@@ -160,8 +158,6 @@ fn many_waiters_on_many_keys_cost_no_more_each() {
     }
 }
 
-// ---- transactions ----------------------------------------------------------------------------------------
-
 #[test]
 fn a_lost_watch_is_not_healed_by_another_one() {
     for transactions in ["shared", "leased"] {
@@ -223,8 +219,6 @@ fn commands_answered_here_count_against_transaction_max() {
     let told = sim.ask(child, &format!("CLIENT SETNAME {name}"));
     assert_eq!(told, "-BROKERLIMIT transaction_max is 65536 bytes");
 }
-
-// ---- time ------------------------------------------------------------------------------------------------
 
 #[test]
 fn a_wait_for_the_upstream_is_not_cut_short_by_an_older_one() {
@@ -334,8 +328,6 @@ fn a_block_expires_whole_and_is_never_sent() {
     assert_eq!(sim.ask(child, "GET c"), "$1 c");
     assert!(sim.ran("SET b").is_empty());
 }
-
-// ---- connections -----------------------------------------------------------------------------------------
 
 #[test]
 fn one_waiting_lane_costs_one_idle_connection() {
@@ -472,8 +464,6 @@ fn poison_for_a_shared_lane_is_noticed() {
     }
 }
 
-// ---- subscriptions ---------------------------------------------------------------------------------------
-
 #[test]
 fn hello_of_a_subscriber_changes_form_between_two_messages() {
     let (mut sim, [child, other]) = Sim::with(&[("pubsub", "leased")]);
@@ -489,8 +479,6 @@ fn hello_of_a_subscriber_changes_form_between_two_messages() {
     let found: Vec<usize> = order.iter().filter_map(|part| told.find(part)).collect();
     assert!(found.len() == 3 && found.is_sorted(), "{told}");
 }
-
-// ---- memory ----------------------------------------------------------------------------------------------
 
 #[test]
 fn a_lane_over_memory_max_is_emptied_whatever_its_state() {
@@ -536,8 +524,6 @@ fn memory_max_in_the_middle_of_a_request_leaves_nobody_on_hold() {
         assert_eq!(sim.ask(child, "GET b"), "$1 b");
     }
 }
-
-// ---- also ------------------------------------------------------------------------------------------------
 
 #[test]
 fn a_multi_that_was_lost_is_open_and_spoilt() {

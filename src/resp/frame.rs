@@ -518,6 +518,7 @@ fn canonical_number(text: &[u8]) -> Option<i64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::resp::tests::encoded;
 
     const LIMITS: FrameLimits = FrameLimits { request_max: 1 << 30, authenticated: true };
 
@@ -540,8 +541,7 @@ mod tests {
             assert_eq!(scanner.scan(bytes, &LIMITS), Scan::Frame { len });
             let request = scanner.request(bytes);
             assert_eq!(request.bytes.escape_ascii().to_string(), canonical.escape_ascii().to_string());
-            let mut rebuilt = Vec::new();
-            encode::request(&mut rebuilt, &request.args().collect::<Vec<_>>());
+            let rebuilt = encoded(&request.args().collect::<Vec<_>>());
             assert_eq!(rebuilt, canonical, "the ranges do not cover the arguments");
         }
     }

@@ -81,17 +81,12 @@ fn unescaped(letter: u8) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn words(line: &[u8]) -> Result<Vec<Vec<u8>>, ProtocolError> {
-        let (mut text, mut args) = (Vec::new(), Vec::new());
-        split(line, &mut text, &mut args)?;
-        Ok(args.iter().map(|&(start, end)| text[start as usize..end as usize].to_vec()).collect())
-    }
+    use crate::resp::tests::words_of;
 
     #[track_caller]
     fn check(line: &[u8], expected: &[&[u8]]) {
         let expected: Vec<Vec<u8>> = expected.iter().map(|word| word.to_vec()).collect();
-        assert_eq!(words(line), Ok(expected));
+        assert_eq!(words_of(line), Ok(expected));
     }
 
     #[test]
@@ -118,7 +113,7 @@ mod tests {
     #[test]
     fn unbalanced_quotes_are_refused() {
         for line in [&br#"""#[..], b"'", br#""a"b"#, b"'a'b", br#"a "b\""#, br#""\"#, br"'\'", br#"""""#] {
-            assert_eq!(words(line), Err(UnbalancedQuotes), "{}", line.escape_ascii());
+            assert_eq!(words_of(line), Err(UnbalancedQuotes), "{}", line.escape_ascii());
         }
     }
 }

@@ -1,7 +1,22 @@
 //! Properties that both scanners keep for any bytes, cut anywhere.
 
-use super::{FrameLimits, ReplyScan, ReplyScanner, Scan, Scanner, encode};
+use super::frame::ProtocolError;
+use super::{FrameLimits, ReplyScan, ReplyScanner, Scan, Scanner, encode, inline};
 use proptest::prelude::*;
+
+/// A request as a client writes it.
+pub(crate) fn encoded(argv: &[impl AsRef<[u8]>]) -> Vec<u8> {
+    let mut out = Vec::new();
+    encode::request(&mut out, &argv.iter().map(AsRef::as_ref).collect::<Vec<_>>());
+    out
+}
+
+/// The words of an inline request.
+pub(crate) fn words_of(line: &[u8]) -> Result<Vec<Vec<u8>>, ProtocolError> {
+    let (mut text, mut args) = (Vec::new(), Vec::new());
+    inline::split(line, &mut text, &mut args)?;
+    Ok(args.iter().map(|&(start, end)| text[start as usize..end as usize].to_vec()).collect())
+}
 
 /// What a stream turned out to hold, in order.
 #[derive(Debug, PartialEq)]
@@ -104,9 +119,7 @@ pub(crate) fn check_requests(stream: &[u8], cuts: &[usize], limits: &FrameLimits
     }
     for event in whole {
         let Event::Request { bytes, args } = &event else { continue };
-        let mut canonical = Vec::new();
-        encode::request(&mut canonical, &args.iter().map(Vec::as_slice).collect::<Vec<_>>());
-        assert_eq!(bytes, &canonical, "not canonical");
+        assert_eq!(bytes, &encoded(args), "not canonical");
         assert!(bytes.len() <= limits.request_max);
         let again = requests(bytes, &[], &FrameLimits { request_max: usize::MAX, authenticated: true });
         assert_eq!(again, [event, Event::Rest(0)], "read otherwise the second time");
@@ -142,11 +155,7 @@ pub(crate) fn words() -> Vec<Vec<u8>> {
 fn fragment() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![
         8 => prop::sample::select(words()),
-        3 => prop::collection::vec(prop::collection::vec(any::<u8>(), 0..6), 1..5).prop_map(|argv| {
-            let mut out = Vec::new();
-            encode::request(&mut out, &argv.iter().map(Vec::as_slice).collect::<Vec<_>>());
-            out
-        }),
+        3 => prop::collection::vec(prop::collection::vec(any::<u8>(), 0..6), 1..5).prop_map(|argv| encoded(&argv)),
         1 => prop::collection::vec(any::<u8>(), 0..8),
     ]
 }

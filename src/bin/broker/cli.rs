@@ -131,29 +131,19 @@ mod tests {
 
     #[test]
     fn no_refusal_shows_what_may_be_a_password() {
-        for argv in [
-            &["broker", "serve", "redis://:s3cr3t@h"][..],
-            &["broker", "serve", "s3cr3t"],
-            &["broker", "serve", "--set", "upstream_password", "s3cr3t"],
-            &["broker", "serve", "upstream_password=s3cr3t"],
-            &["broker", "serve", "--upsteam", "redis://:s3cr3t@h"],
-            &["broker", "serve", "--upsteam=redis://:s3cr3t@h"],
-            &["broker", "serve", "--upsteam:redis://:s3cr3t@h"],
-            &["broker", "serve", "--redis://:s3cr3t@h"],
-            &["broker", "serve", "-redis://:s3cr3t@h"],
-            &["broker", "serve", "-aredis://:s3cr3t@h"],
-            &["broker", "serve", "--dev=redis://:s3cr3t@h"],
-            &["broker", "serve", "--check=s3cr3t"],
-            &["broker", "serve", "--dev", "--upstream", "redis://:s3cr3t@h"],
-            &["broker", "serve", "--upstream", "redis://:s3cr3t@h", "--upstream", "redis://:s3cr3t@h"],
-            &["broker", "serve", "--upstream", "redis://:s3cr3t@h", "--bogus"],
-            &["broker", "redis://:s3cr3t@h"],
-            &["broker", "--upstream", "redis://:s3cr3t@h"],
-            &["broker", "upstream_password=s3cr3t"],
-            &["broker", "config", "redis://:s3cr3t@h"],
-        ] {
+        let refused = "serve redis://:s3cr3t@h; serve s3cr3t; serve --set upstream_password s3cr3t; \
+             serve upstream_password=s3cr3t; serve --upsteam redis://:s3cr3t@h; \
+             serve --upsteam=redis://:s3cr3t@h; serve --upsteam:redis://:s3cr3t@h; \
+             serve --redis://:s3cr3t@h; serve -redis://:s3cr3t@h; serve -aredis://:s3cr3t@h; \
+             serve --dev=redis://:s3cr3t@h; serve --check=s3cr3t; \
+             serve --dev --upstream redis://:s3cr3t@h; \
+             serve --upstream redis://:s3cr3t@h --upstream redis://:s3cr3t@h; \
+             serve --upstream redis://:s3cr3t@h --bogus; redis://:s3cr3t@h; \
+             --upstream redis://:s3cr3t@h; upstream_password=s3cr3t; config redis://:s3cr3t@h";
+        for line in refused.split("; ") {
+            let argv = ["broker"].into_iter().chain(line.split(' '));
             let refusal = one_line(&Cli::try_parse_from(argv).expect_err("refused"));
-            assert!(!refusal.contains("s3cr3t") && !refusal.is_empty(), "{argv:?}: {refusal}");
+            assert!(!refusal.contains("s3cr3t") && !refusal.is_empty(), "{line}: {refusal}");
         }
     }
 }

@@ -7,19 +7,9 @@ use crate::core::sim::{Sim, packed};
 
 const DOWN: &str = "-BROKERDOWN no upstream connection; the command was not executed; last attempt: refused";
 
-fn reloaded(sim: &mut Sim, url: &str, pairs: &[(&str, &str)]) {
-    let mut settings = sim.broker.settings().clone();
-    for (key, value) in pairs {
-        settings.set(key, value).expect("a setting");
-    }
-    sim.broker.reload(settings, parse_upstream(url).expect("a URL"));
-    sim.settle();
-}
-
 #[test]
 fn another_upstream_gets_what_the_former_one_has_not() {
-    let mut sim = Sim::new(&[]);
-    let (a, b) = (sim.child(), sim.child());
+    let (mut sim, [a, b]) = Sim::with(&[]);
     assert_eq!(sim.ask(a, "GET first"), "$5 first");
     let before = sim.conns.keys().copied().collect::<Vec<_>>();
     sim.frozen = vec![LaneRole::Shared];
@@ -27,17 +17,12 @@ fn another_upstream_gets_what_the_former_one_has_not() {
     sim.full = true;
     sim.send(a, "GET new");
     sim.send(b, "GET b");
-    reloaded(&mut sim, "redis://other/0", &[]);
+    sim.reload("redis://other/0", &[]);
     sim.full = false;
     assert_eq!(sim.links(LaneRole::Shared).len(), 1, "it waits for the reply it is owed");
-    sim.frozen.clear();
-    sim.settle();
+    sim.thaw();
     assert_eq!((sim.received(a), sim.received(b)), ("$3 old $3 new".into(), "$1 b".into()));
-    let served = |key: &str| -> Vec<i64> {
-        let run = sim.executed().iter().filter(|(_, request)| *request == format!("GET {key}"));
-        run.map(|(id, _)| *id).collect()
-    };
-    let (old, new) = (served("old"), served("new"));
+    let (old, new) = (sim.ran("GET old"), sim.ran("GET new"));
     assert!(old.len() == 1 && new.len() == 1 && old != new, "each once, on different connections");
     assert!(before.iter().all(|link| !sim.conns.contains_key(link)), "a connection is left");
     assert_eq!(sim.ask(a, "SELECT 3\nGET on"), "+OK $2 on");
@@ -45,8 +30,7 @@ fn another_upstream_gets_what_the_former_one_has_not() {
 
 #[test]
 fn whoever_waits_for_an_element_waits_at_the_new_upstream() {
-    let mut sim = Sim::new(&[]);
-    let (a, other) = (sim.child(), sim.child());
+    let (mut sim, [a, other]) = Sim::with(&[]);
     sim.send(a, "BLPOP x 0");
     let subscriber = sim.child();
     sim.ask(subscriber, "SUBSCRIBE c");
@@ -54,7 +38,7 @@ fn whoever_waits_for_an_element_waits_at_the_new_upstream() {
     assert_eq!(sim.ask(watcher, "WATCH k"), "+OK");
     let before = sim.conns.keys().copied().collect::<Vec<_>>();
     *sim.early_unblocks() = 2;
-    reloaded(&mut sim, "redis://other/0", &[]);
+    sim.reload("redis://other/0", &[]);
     assert!(sim.is_closed(subscriber), "it would hear nothing any more");
     let left: Vec<_> = before.iter().filter(|link| sim.conns.contains_key(link)).collect();
     assert_eq!(left.len(), 1, "only the watched keys' connection may stay");
@@ -67,13 +51,12 @@ fn whoever_waits_for_an_element_waits_at_the_new_upstream() {
 
 #[test]
 fn a_former_upstream_that_is_silent_holds_nobody_up() {
-    let mut sim = Sim::new(&[("lane_stall_timeout", "2s")]);
-    let (a, b) = (sim.child(), sim.child());
+    let (mut sim, [a, b]) = Sim::with(&[("lane_stall_timeout", "2s")]);
     assert_eq!(sim.ask(a, "GET first"), "$5 first");
     sim.send(b, "BLPOP x 0");
     sim.silent = sim.conns.keys().copied().collect();
     sim.send(a, "GET lost");
-    reloaded(&mut sim, "redis://other/0", &[]);
+    sim.reload("redis://other/0", &[]);
     sim.pass(1100);
     let c = sim.child();
     assert_eq!(sim.ask(c, "SELECT 3\nGET c"), "+OK $1 c", "the control connection is not waited for");
@@ -88,16 +71,15 @@ fn an_exec_that_finds_no_upstream_ends_its_multi() {
     for (transactions, end) in
         [("shared", "EXEC"), ("shared", "DISCARD"), ("leased", "EXEC"), ("leased", "DISCARD")]
     {
-        let mut sim = Sim::new(&[("transactions", transactions)]);
-        let child = sim.child();
+        let (mut sim, [child]) = Sim::with(&[("transactions", transactions)]);
         assert_eq!(sim.ask(child, "MULTI") + &sim.ask(child, "SET k v"), "+OK+QUEUED");
         sim.refuses = true;
-        reloaded(&mut sim, "redis://other/0", &[]);
+        sim.reload("redis://other/0", &[]);
         let told = sim.ask(child, end);
         sim.pass(1500);
         let told = told + &sim.received(child);
-        let leased = if end == "EXEC" { "*1 +OK".to_owned() } else { "+OK".to_owned() };
-        assert_eq!(told, if transactions == "shared" { DOWN.to_owned() } else { leased });
+        let leased = if end == "EXEC" { "*1 +OK" } else { "+OK" };
+        assert_eq!(told, if transactions == "shared" { DOWN } else { leased });
         sim.refuses = false;
         sim.pass(1000);
         assert_eq!(sim.ask(child, "GET a"), "$1 a", "{end} of {transactions} transactions");
@@ -106,25 +88,22 @@ fn an_exec_that_finds_no_upstream_ends_its_multi() {
 
 #[test]
 fn what_a_transaction_sets_here_is_set_though_the_commands_are_forgotten() {
-    let mut sim = Sim::new(&[]);
-    let child = sim.child();
+    let (mut sim, [child]) = Sim::with(&[]);
     assert_eq!(sim.ask(child, "GET first"), "$5 first");
     sim.frozen = vec![LaneRole::Shared];
     sim.send(child, "MULTI");
     sim.send(child, "CLIENT SETNAME me\nEXEC");
     sim.refuses = true;
-    reloaded(&mut sim, "redis://other/0", &[]);
-    sim.frozen.clear();
-    sim.settle();
+    sim.reload("redis://other/0", &[]);
+    sim.thaw();
     assert_eq!(sim.received(child), "+OK +QUEUED *1 +OK");
 }
 
 #[test]
 fn new_children_begin_in_the_new_home_db() {
-    let mut sim = Sim::new(&[]);
-    let before = sim.child();
+    let (mut sim, [before]) = Sim::with(&[]);
     sim.ask(before, "GET k");
-    reloaded(&mut sim, "redis://sim/3", &[]);
+    sim.reload("redis://sim/3", &[]);
     let after = sim.child();
     let db = |sim: &Sim, child| sim.broker.children.get(sim.key(child)).map(|child| child.session().db);
     assert_eq!((db(&sim, before), db(&sim, after)), (Some(0), Some(3)));
@@ -133,30 +112,26 @@ fn new_children_begin_in_the_new_home_db() {
 
 #[test]
 fn fewer_lanes_are_left_once_they_are_empty() {
-    let mut sim = Sim::new(&[("lanes", "3")]);
-    let children: Vec<usize> = (0..3).map(|_| sim.child()).collect();
+    let (mut sim, children) = Sim::with::<3>(&[("lanes", "3")]);
     sim.frozen = vec![LaneRole::Shared];
     for child in &children {
         sim.send(*child, &format!("GET {child}"));
     }
     assert_eq!(sim.links(LaneRole::Shared).len(), 3);
-    reloaded(&mut sim, "redis://sim/0", &[("lanes", "1")]);
+    sim.reload("redis://sim/0", &[("lanes", "1")]);
     for child in &children {
         sim.send(*child, &format!("GET {child}{child}"));
     }
     assert_eq!(sim.links(LaneRole::Shared).len(), 3, "each is owed a reply");
-    sim.frozen.clear();
-    sim.settle();
+    sim.thaw();
     for child in &children {
         assert_eq!(sim.received(*child), format!("$1 {child} $2 {child}{child}"), "in order");
     }
     sim.pass(1000);
     assert_eq!(sim.links(LaneRole::Shared).len(), 1);
-    assert_eq!(
-        sim.broker.shared.connections.lanes().filter(|(_, lane)| lane.role() == LaneRole::Shared).count(),
-        1
-    );
-    reloaded(&mut sim, "redis://sim/0", &[("lanes", "2")]);
+    let lanes = sim.broker.shared.connections.lanes();
+    assert_eq!(lanes.filter(|(_, lane)| lane.role() == LaneRole::Shared).count(), 1);
+    sim.reload("redis://sim/0", &[("lanes", "2")]);
     sim.frozen = vec![LaneRole::Shared];
     sim.send(children[0], "GET a");
     sim.send(children[1], "GET b");
@@ -166,8 +141,7 @@ fn fewer_lanes_are_left_once_they_are_empty() {
 /// What is idle goes, what is busy finishes, and nobody else has to wait for it.
 #[test]
 fn fewer_connections_are_left_once_they_are_free() {
-    let mut sim = Sim::new(&[("upstream_connections_max", "40")]);
-    let crowd: Vec<usize> = (0..20).map(|_| sim.child()).collect();
+    let (mut sim, crowd) = Sim::with::<20>(&[("upstream_connections_max", "40")]);
     for child in &crowd {
         sim.send(*child, "BLPOP x 0");
     }
@@ -177,12 +151,11 @@ fn fewer_connections_are_left_once_they_are_free() {
     }
     assert!(sim.conns.len() >= 26);
     sim.over_max = true;
-    reloaded(&mut sim, "redis://sim/0", &[("upstream_connections_max", "8")]);
+    sim.reload("redis://sim/0", &[("upstream_connections_max", "8")]);
     let late = sim.child();
     sim.send(late, "BLPOP x 0");
     assert_eq!(sim.links(LaneRole::Lease).len(), 20, "nothing new, and the old ones finish");
-    let shared = sim.links(LaneRole::Shared)[0];
-    sim.lose(shared);
+    sim.lose_one(LaneRole::Shared);
     assert_eq!(sim.ask(other, "SELECT 1\nGET k\nSELECT 0\nGET k"), "+OK $1 k +OK $1 k");
     for child in &crowd {
         sim.ask(other, "RPUSH x e");
@@ -198,33 +171,27 @@ fn fewer_connections_are_left_once_they_are_free() {
 
 #[test]
 fn waits_follow_the_new_timeouts() {
-    let mut sim = Sim::new(&[
-        ("pubsub", "leased"),
-        ("queue_timeout", "1h"),
-        ("lease_wait_timeout", "1h"),
-        ("leases_session_max", "0"),
-        ("child_in_flight_max", "2"),
-    ]);
-    let (a, b, c) = (sim.child(), sim.child(), sim.child());
+    let waits = [("queue_timeout", "1h"), ("lease_wait_timeout", "1h"), ("leases_session_max", "0")];
+    let settings = [&waits[..], &[("pubsub", "leased"), ("child_in_flight_max", "2")]].concat();
+    let (mut sim, [a, b, c]) = Sim::with(&settings);
     sim.send(a, "SUBSCRIBE c");
     sim.frozen = vec![LaneRole::Shared];
     sim.send(c, "GET 1\nGET 2\nGET 3\nGET 4");
     let timeouts = [("queue_timeout", "50"), ("lease_wait_timeout", "50")];
     let changes = [("pubsub", "leased"), ("child_in_flight_max", "3"), timeouts[0], timeouts[1]];
-    reloaded(&mut sim, "redis://sim/0", &changes);
-    let lane = sim.conns[&sim.links(LaneRole::Shared)[0]].lane;
+    sim.reload("redis://sim/0", &changes);
+    let lane = sim.conns[&sim.link(LaneRole::Shared)].lane;
     assert_eq!(sim.broker.shared.connections.find(lane).map(|lane| lane.depth()), Some(3));
     sim.pass(60);
     assert!(sim.received(a).starts_with("-BROKERLIMIT no leased connection within 50 ms"));
     sim.frozen.clear();
     sim.refuses = true;
-    let control = sim.links(LaneRole::Control)[0];
-    sim.lose(control);
-    reloaded(&mut sim, "redis://sim/0", &[("queue_timeout", "1h")]);
+    sim.lose_one(LaneRole::Control);
+    sim.reload("redis://sim/0", &[("queue_timeout", "1h")]);
     sim.send(b, "HELLO");
     sim.pass(1000);
     assert_eq!(sim.received(b), "");
-    reloaded(&mut sim, "redis://sim/0", &[("queue_timeout", "1s")]);
+    sim.reload("redis://sim/0", &[("queue_timeout", "1s")]);
     sim.pass(50);
     assert_eq!(sim.received(b), DOWN);
 }
@@ -232,15 +199,11 @@ fn waits_follow_the_new_timeouts() {
 /// A driver that has not yet begun to dial must not be told to close what it has not opened.
 #[test]
 fn a_connection_given_up_before_it_was_dialled_costs_nothing() {
-    let mut sim = Sim::new(&[]);
-    let child = sim.child();
-    let key = sim.key(child);
-    sim.broker.child_input(key, &packed("GET k"));
+    let (mut sim, [child]) = Sim::with(&[]);
+    sim.broker.child_input(sim.key(child), &packed("GET k"));
     let settings = sim.broker.settings().clone();
-    for _ in 0..2 {
-        let url = parse_upstream("redis://other/0").expect("a URL");
-        sim.broker.reload(settings.clone(), url);
-    }
+    let other = parse_upstream("redis://other/0").expect("a URL");
+    (0..2).for_each(|_| sim.broker.reload(settings.clone(), other.clone()));
     sim.settle();
     assert_eq!(sim.received(child), "$1 k");
     assert_eq!(sim.conns.len(), 2);

@@ -7,14 +7,14 @@ use super::table;
 use crate::resp::encode;
 use std::collections::BTreeSet;
 
-/// The users of the model, with their passwords.
 pub(super) const USERS: [(&str, &str); 3] = [("default", ""), ("ann", "pa"), ("bob", "pb")];
 
 const WRONGPASS: &str = "WRONGPASS invalid username-password pair or user is disabled.";
 const NOAUTH: &str = "NOAUTH Authentication required.";
 const HELLO_NOAUTH: &str = "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO AUTH \
      <user> <pass> option can be used to authenticate the client and select the RESP protocol version at the same time";
-const REVOKED: &str = "NOPERM ACLs rules changed between the moment the transaction was accumulated and the EXEC call. \
+/// What is said of a queued command whose right was taken away before EXEC.
+pub(super) const REVOKED: &str = "NOPERM ACLs rules changed between the moment the transaction was accumulated and the EXEC call. \
      This command is no longer allowed for the following reason: no permission to execute the command or subcommand";
 
 /// What stands in the way of the broker's user.
@@ -60,7 +60,6 @@ impl Redis {
         self.lock(true);
     }
 
-    /// A right is taken from the broker's user, or given back.
     pub(super) fn set_right(&mut self, name: &'static str, granted: bool) {
         if granted {
             self.access.denied.remove(name);
@@ -81,12 +80,6 @@ impl Redis {
         }
         let denied = client.user == self.access.user && self.access.denies(name);
         denied.then(|| format!("NOPERM this user has no permissions to run the '{name}' command"))
-    }
-
-    /// What is said of a queued command whose right was taken away before EXEC.
-    pub(super) fn revoked(&self, link: usize, name: &str) -> Option<Vec<u8>> {
-        let client = self.clients.get(&link)?;
-        self.forbids(client, name).map(|_| error(REVOKED))
     }
 
     pub(super) fn authenticate(&mut self, link: usize, pair: &[Vec<u8>]) -> Result<(), Vec<u8>> {

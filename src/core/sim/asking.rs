@@ -1,17 +1,17 @@
 //! How a child of the simulation says what the generator asks: what its words stand for, and how each answer is judged
 //! by `script`. Decides neither what is asked nor whether a reply is right.
 
-use super::generator::{Answer, Family, Request, Speaker, World};
+use super::generator::{Answer, Request, Speaker, World};
 use super::ledger::{Ledger, Nonce};
 use super::moods::Moods;
-use super::script::{Script, What};
+use super::script::Script;
+use crate::base::clock::Millis;
 use fastrand::Rng;
 
-/// Databases children use.
 pub(super) const DBS: u32 = 3;
-/// Lists that blocking pops wait on.
 pub(super) const LISTS: [&[u8]; 2] = [b"x", b"y"];
-/// Keys that are watched.
+/// What a blocking pop waits that does not wait for ever: 0.15 seconds.
+pub(super) const POP_TIMEOUT: Millis = 150;
 const WATCHED: [&[u8]; 2] = [b"k1", b"k2"];
 
 /// One child, while it asks. Each key that is not shared on purpose is a nonce, so that one reply tells whose it is.
@@ -63,43 +63,8 @@ impl World for Asking<'_> {
     }
 }
 
-/// How a request is judged, and the nonce by which its execution is known.
-pub(super) fn meant(request: &Request) -> (What, Option<Nonce>) {
-    let word = |what| request.said(what).unwrap_or_default();
-    let text = |what| String::from_utf8_lossy(word(what)).into_owned();
-    let nonce =
-        ["nonce", "key", "counter", "item"].into_iter().find_map(|what| Nonce::of(request.said(what)?));
-    let what = match request.answer {
-        Answer::Value | Answer::Swapped | Answer::Script => What::Value,
-        Answer::Stored => What::Set,
-        Answer::First => What::Incr,
-        Answer::Length => What::Push,
-        Answer::Receivers => What::Publish,
-        Answer::Replicas => What::Wait,
-        Answer::Multi => What::Multi,
-        Answer::Exec => What::Exec,
-        Answer::Discard => What::Discard,
-        Answer::Watch => What::Watch(word("watched").to_vec()),
-        Answer::Unwatch => What::Unwatch,
-        Answer::Element => {
-            let timeout = (word("timeout") != b"0").then_some(150);
-            return (What::Pop { list: word("queue").to_vec(), timeout, stay: nonce }, None);
-        }
-        Answer::Select => What::Select(text("db").parse().expect("a number")),
-        Answer::Hello => What::Hello(text("proto").parse().expect("a number")),
-        Answer::Reset => What::Reset,
-        Answer::Quit => What::Quit,
-        Answer::Named => What::Name(word("me").to_vec()),
-        Answer::Name => What::NameAgain,
-        Answer::Pong => What::Ping,
-        Answer::Echo => What::Echo,
-        Answer::Error(start) if start.contains("unknown") => What::Unknown,
-        Answer::Error(_) => What::Short,
-        Answer::Confirmations { family, joins } => {
-            let family = Family::ALL.iter().position(|known| *known == family).expect("one of them");
-            What::Subscribe { family, joins, names: request.argv[1..].to_vec() }
-        }
-        other => unreachable!("the simulation judges no {other:?}"),
-    };
-    (what, nonce)
+/// The nonce by which the execution of a request is known. A blocking pop is executed whenever there is an element.
+pub(super) fn nonce_of(request: &Request) -> Option<Nonce> {
+    let mut said = ["nonce", "key", "counter", "item"].into_iter().filter_map(|what| request.said(what));
+    said.find_map(Nonce::of).filter(|_| request.answer != Answer::Element)
 }

@@ -14,7 +14,6 @@ use std::path::PathBuf;
 
 /// Mutations of each target in a default run.
 const DEFAULT: u64 = 400;
-/// An input does not grow past this.
 const INPUT_MAX: usize = 4096;
 
 /// Requests that random bytes would take long to find, one a line.
@@ -25,7 +24,6 @@ fn directory(target: &str) -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/corpus")).join(target)
 }
 
-/// Every committed input of a target, by name.
 fn committed(target: &str) -> Vec<Vec<u8>> {
     let entries = std::fs::read_dir(directory(target)).expect("a corpus");
     let mut paths: Vec<PathBuf> = entries.map(|entry| entry.expect("an entry").path()).collect();
@@ -33,7 +31,6 @@ fn committed(target: &str) -> Vec<Vec<u8>> {
     paths.iter().map(|path| std::fs::read(path).expect("an input")).collect()
 }
 
-/// What was done.
 #[derive(Default)]
 struct Done {
     inputs: u64,
@@ -91,7 +88,6 @@ fn any_bytes_are_survived() {
 /// The inputs of one target, and those found on the way that look unlike all before.
 struct Corpus {
     inputs: Vec<Vec<u8>>,
-    /// What is put among them.
     words: Vec<Vec<u8>>,
     shapes: HashSet<u64>,
 }
@@ -107,7 +103,6 @@ impl Corpus {
         &self.inputs[rng.usize(..self.inputs.len())]
     }
 
-    /// An input changed in a few places.
     fn mutation(&self, rng: &mut fastrand::Rng) -> Vec<u8> {
         let mut input = self.pick(rng).to_vec();
         for _ in 0..rng.usize(1..6) {

@@ -9,7 +9,6 @@ use crate::core::connection::role::LaneRole;
 use crate::core::keys::{LaneKey, LeaseKind};
 use std::collections::HashMap;
 
-/// What is known of dials.
 #[derive(Debug, Default)]
 pub(super) struct Dials {
     /// How often a lane has been sent away in a row without having been of any use, and when last.

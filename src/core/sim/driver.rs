@@ -1,11 +1,10 @@
-//! What the reactor does, without sockets: one turn of the core, and the bytes that move between turns. It
-//! keeps to the reactor's rules to the letter: only lanes and children the core has named are written, only
-//! what the poll would tell of is read. Whoever is forgotten by the core is forgotten here too, and found by
-//! `invariants`.
+//! What the reactor does, without sockets: one turn of the core, and the bytes that move between turns. Only lanes and
+//! children the core has named are written, only what the poll would tell of is read: whoever is forgotten by the core is
+//! forgotten here too, and found by `invariants`.
 
 use super::encoded::error;
 use super::weather::FULL;
-use super::{Conn, Sim};
+use super::{Conn, Peer, Sim};
 use crate::base::clock::Millis;
 use crate::core::action::Action;
 use crate::core::connection::role::LaneRole;
@@ -19,7 +18,6 @@ const ROUNDS_MAX: usize = 100_000;
 const ROUNDS_AT_ONCE: usize = 200;
 
 impl Sim {
-    /// Time goes on to `now`.
     pub(super) fn tick(&mut self, now: Millis) {
         self.now = now;
         self.redis.advance(now);
@@ -37,15 +35,9 @@ impl Sim {
             }
             let mut moved = self.turn();
             moved |= self.finish_dials();
-            for child in 0..self.peers.len() {
-                moved |= self.read_child(child, usize::MAX);
-            }
-            for link in self.all_links() {
-                moved |= self.read_redis(link, usize::MAX);
-            }
-            for link in self.all_links() {
-                moved |= self.read_lane(link, usize::MAX);
-            }
+            (0..self.peers.len()).for_each(|child| moved |= self.read_child(child, usize::MAX));
+            self.all_links().into_iter().for_each(|link| moved |= self.read_redis(link, usize::MAX));
+            self.all_links().into_iter().for_each(|link| moved |= self.read_lane(link, usize::MAX));
             if !moved {
                 return self.check();
             }
@@ -63,13 +55,9 @@ impl Sim {
                 late.push(conn.lane);
             }
         }
-        let mut children: Vec<ChildKey> = Vec::new();
-        for peer in &mut self.peers {
-            if peer.blocked && peer.room > 0 {
-                peer.blocked = false;
-                children.extend(peer.key);
-            }
-        }
+        let has_room = |peer: &mut Peer| peer.room > 0 && std::mem::take(&mut peer.blocked);
+        let freed = self.peers.iter_mut().filter_map(|peer| has_room(peer).then_some(peer.key)?);
+        let mut children: Vec<ChildKey> = freed.collect();
         for round in 0.. {
             assert!(round < ROUNDS_MAX, "a turn of the broker never ends");
             while self.broker.run() {}
@@ -77,14 +65,10 @@ impl Sim {
             let mut moved = self.carry_out_actions();
             self.broker.take_dirty_lanes(&mut late);
             moved |= !late.is_empty();
-            for lane in late.drain(..) {
-                self.flush_lane(lane);
-            }
+            late.drain(..).for_each(|lane| self.flush_lane(lane));
             self.broker.take_dirty_children(&mut children);
             moved |= !children.is_empty();
-            for child in children.drain(..) {
-                self.flush_child(child);
-            }
+            children.drain(..).for_each(|child| self.flush_child(child));
             self.check_caps();
             self.note_crowd();
             if !moved {
@@ -98,11 +82,8 @@ impl Sim {
     fn arm_resumed(&mut self) {
         let mut resumed = Vec::new();
         self.broker.take_resumed(&mut resumed);
-        for key in resumed {
-            if let Some(link) = self.broker.child_link(key) {
-                self.peers[link].armed = true;
-            }
-        }
+        let links = resumed.into_iter().filter_map(|key| self.broker.child_link(key));
+        links.for_each(|link| self.peers[link].armed = true);
     }
 
     fn carry_out_actions(&mut self) -> bool {
@@ -161,20 +142,17 @@ impl Sim {
         }
     }
 
-    /// Dials that have taken their time.
     fn finish_dials(&mut self) -> bool {
-        let mut done = Vec::new();
-        for (link, conn) in &mut self.conns {
-            if conn.dialling.take_if(|due| *due <= self.now).is_some() {
-                done.push((*link, conn.lane));
-            }
-        }
-        for (link, lane) in &done {
+        let due = self.conns.iter_mut().filter_map(|(link, conn)| {
+            conn.dialling.take_if(|due| *due <= self.now).map(|_| (*link, conn.lane))
+        });
+        let done: Vec<(usize, LaneKey)> = due.collect();
+        for &(link, lane) in &done {
             if self.refuses {
-                self.remove(*link);
-                self.refuse(*lane);
+                self.remove(link);
+                self.refuse(lane);
             } else {
-                self.broker.lane_connected(*lane, *link);
+                self.broker.lane_connected(lane, link);
             }
         }
         !done.is_empty()
@@ -245,15 +223,11 @@ impl Sim {
         self.broker.child_flushed(child);
     }
 
-    // ---- bytes on their way ---------------------------------------------------------------------------
-
-    /// A child writes.
     pub(super) fn post(&mut self, child: usize, bytes: &[u8]) {
         self.peers[child].outbox.extend_from_slice(bytes);
         self.peers[child].armed = true;
     }
 
-    /// A child shuts its sending side down.
     pub(super) fn shut(&mut self, child: usize) {
         self.peers[child].shut = true;
         self.peers[child].armed = true;
@@ -300,7 +274,6 @@ impl Sim {
         moved | self.deliver()
     }
 
-    /// What Redis has written goes on its wires.
     fn deliver(&mut self) -> bool {
         let mut moved = false;
         for (link, client) in &mut self.redis.clients {

@@ -7,8 +7,8 @@ use super::reply::{Reply, parse};
 use super::table::recorded;
 use crate::command::{self, Policy, Route, Table, Verdict};
 use crate::core::connection::role::LaneRole;
-use crate::resp::tests::{Event, check_replies, check_requests};
-use crate::resp::{FrameLimits, Request, Scan, Scanner, encode, inline, value};
+use crate::resp::tests::{Event, check_replies, check_requests, encoded, words_of};
+use crate::resp::{FrameLimits, Request, Scan, Scanner, value};
 use std::collections::VecDeque;
 
 /// Where a target's corpus lies, and what it does with one input.
@@ -49,24 +49,17 @@ fn reply(input: &[u8]) {
 /// An inline line has words within it, and words written as quotes are the same words.
 fn inline_line(input: &[u8]) {
     let line: Vec<u8> = input.iter().copied().filter(|byte| *byte != b'\n').collect();
-    let Some(words) = split(&line) else { return };
+    let Ok(words) = words_of(&line) else { return };
     let mut quoted = Vec::new();
     for word in &words {
         quoted.push(b'"');
         word.iter().for_each(|byte| quoted.extend_from_slice(format!("\\x{byte:02x}").as_bytes()));
         quoted.extend_from_slice(b"\" ");
     }
-    assert_eq!(split(&quoted), Some(words), "{}", line.escape_ascii());
-}
-
-fn split(line: &[u8]) -> Option<Vec<Vec<u8>>> {
-    let (mut text, mut args) = (Vec::new(), Vec::new());
-    inline::split(line, &mut text, &mut args).ok()?;
-    Some(args.iter().map(|&(start, end)| text[start as usize..end as usize].to_vec()).collect())
+    assert_eq!(words_of(&quoted), Ok(words), "{}", line.escape_ascii());
 }
 
 thread_local! {
-    /// The commands of a real server.
     static TABLE: Table = {
         let reply = recorded();
         Table::from_command_reply(&value::parse(&reply).expect("a reply"), Policy::default()).expect("a table")
@@ -100,9 +93,7 @@ fn classify_one(table: &Table, request: &Request<'_>) {
     let verdict = table.classify(request);
     let mut other: Vec<Vec<u8>> = request.args().map(<[u8]>::to_vec).collect();
     other[0].iter_mut().for_each(|byte| *byte ^= 0x20 * u8::from(byte.is_ascii_alphabetic()));
-    let mut bytes = Vec::new();
-    encode::request(&mut bytes, &other.iter().map(Vec::as_slice).collect::<Vec<_>>());
-    with_scanned(&bytes, |spelt| {
+    with_scanned(&encoded(&other), |spelt| {
         assert_eq!(format!("{:?}", table.classify(spelt)), format!("{verdict:?}"), "by its spelling");
     });
     let Verdict::Known(known) = verdict else { return };
@@ -128,8 +119,6 @@ fn with_scanned(bytes: &[u8], use_it: impl FnOnce(&Request<'_>)) {
     assert_eq!(scanner.scan(bytes, &LIMITS), Scan::Frame { len: bytes.len() });
     use_it(&scanner.request(bytes));
 }
-
-// ---- the core -------------------------------------------------------------------------------------------
 
 /// The core under any bytes: of three children, one that asks properly, and of the upstream if the first
 /// byte says so. Nothing panics, the books are right, and the proper child is answered.
@@ -182,7 +171,6 @@ fn core(input: &[u8]) {
     assert!(!sim.is_closed(honest) || upstream_lies, "the honest child was closed");
 }
 
-/// Bytes from the upstream that nobody has asked for.
 fn lie(sim: &mut Sim, which: u8, bytes: &[u8]) {
     let lanes = sim.broker.shared.connections.lanes().filter(|(_, lane)| lane.is_ready());
     let lanes: Vec<_> = lanes.map(|(key, _)| key).collect();

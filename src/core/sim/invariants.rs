@@ -1,26 +1,5 @@
-//! What must hold after every step. Numbers are those of this list, the same in every message:
-//!
-//! 1. Every reply carries the nonce of its own request. (`script`)
-//! 2. Every request is answered once, in order. (`script`)
-//! 3. Only canonical requests reach a server. (`redis`)
-//! 4. A write acknowledged was executed; one refused was not. (`ledger`)
-//! 5. Nothing is executed or delivered twice. (`ledger`)
-//! 6. Nothing of a child that has died, or given its lane back, is left on a connection. (here)
-//! 7. Connections never exceed the cap, as Redis counts them. (here)
-//! 8. A MULTI block stands contiguous on its connection. (`redis`)
-//! 9. An EXEC succeeds exactly if no watched key was written between. (`script`)
-//! 10. A request is executed on its child's own db, protocol and user. (`script`)
-//! 11. Nothing that changes a connection's state reaches a shared lane. (`redis`)
-//! 12. A subscriber gets every later message once, in order. (`script`)
-//! 13. Whoever may go on, goes on: nobody is forgotten. (here)
-//! 14. Memory held is memory measured, within its bound. (here)
-//! 15. The core's own books agree with what they count. (here)
-//! 16. What no FIFO can explain closes the lane; with `integrity = always`, neither does a reply lost, doubled or
-//!     slipped in reach anybody. (`player`)
-//! 22. WAIT never speaks of less than its child has written. (`redis`)
-//! 23. What a child is told of the server is so, or was between its request and the reply: a null, a PONG, a role, a
-//!     refusal; and BROKERDOWN and BROKERLIMIT say what the server said. (`script`)
-//! 24. Whoever is sent away by the server again and again comes back ever later. (`dials`)
+//! What must hold after every step. Numbers are those of the invariants in ARCHITECTURE.md, the same in every message;
+//! those of replies are judged in `script`, those of what reaches a server in `redis` and `ledger`, that of dials in `dials`.
 
 use super::{Sim, holds};
 use crate::core::child::ChildState;
@@ -80,9 +59,12 @@ impl Sim {
             let Some(lease) = lane.lease() else { continue };
             in_use[lease.kind() as usize] += 1;
             let held = broker.children.get(lease.child()).and_then(|child| child.lease());
-            let known =
-                lease.is_over() || held.is_some_and(|held| (held.lane, held.kind) == (key, lease.kind()));
-            holds!(15, known, "a lane is lent to a child that does not know it, or what for");
+            let agrees = held.is_some_and(|held| (held.lane, held.kind) == (key, lease.kind()));
+            holds!(
+                15,
+                lease.is_over() || agrees,
+                "a lane is lent to a child that does not know it, or what for"
+            );
         }
         for kind in LeaseKind::ALL {
             let (kept, counted) = (leases.lent(kind), in_use[kind as usize]);

@@ -49,7 +49,6 @@ pub(super) struct Execution {
     pub(super) aborted: bool,
 }
 
-/// Something published, in Redis' order.
 #[derive(Debug, Clone)]
 pub(super) struct Message {
     pub(super) channel: Vec<u8>,
@@ -66,7 +65,6 @@ pub(super) struct Ledger {
     refused: HashSet<Nonce>,
     /// When a key was written, by (db, key).
     touched: HashMap<(u32, Vec<u8>), Vec<u64>>,
-    /// All that was published.
     pub(super) published: Vec<Message>,
     /// Elements a blocking command has taken.
     popped: HashSet<Nonce>,
@@ -78,7 +76,6 @@ pub(super) struct Ledger {
     pub(super) transactions: HashMap<Nonce, u32>,
     /// Connections that one side or the other has given up.
     pub(super) closed: HashSet<usize>,
-    /// What has been so at the server.
     pub(super) truth: Truth,
 }
 
@@ -87,7 +84,6 @@ impl Ledger {
         self.executed.get(&nonce).copied()
     }
 
-    /// Redis runs a request.
     pub(super) fn ran(&mut self, nonce: Nonce, link: usize, aborted: bool) {
         self.clock += 1;
         let execution = Execution { at: self.clock, link, aborted };
@@ -108,7 +104,6 @@ impl Ledger {
         self.writes.get(&child).copied().unwrap_or(0)
     }
 
-    /// A key is written.
     pub(super) fn touch(&mut self, db: u32, key: &[u8]) {
         self.clock += 1;
         self.touched.entry((db, key.to_vec())).or_default().push(self.clock);
@@ -137,19 +132,16 @@ impl Ledger {
         }
     }
 
-    /// A blocking command takes an element.
     pub(super) fn popped(&mut self, element: &[u8]) {
         self.popped.extend(Nonce::of(element));
     }
 
-    /// A child has received an element.
     pub(super) fn delivered(&mut self, element: &[u8]) {
         let Some(nonce) = Nonce::of(element) else { return };
         holds!(1, self.popped.contains(&nonce), "{nonce} was popped by nobody and delivered");
         holds!(5, self.delivered.insert(nonce), "the element {nonce} was delivered twice");
     }
 
-    /// Elements taken that no child has received.
     pub(super) fn undelivered(&self) -> usize {
         self.popped.len() - self.delivered.len()
     }

@@ -1,7 +1,6 @@
-//! The core under a driver without sockets: a virtual clock, a model Redis, children that are byte strings,
-//! and wires between them that can be cut, filled and stopped at any byte. Deterministic; after every step
-//! `invariants` checks what must always hold. Test code: scenarios are in `core::tests`, random schedules in
-//! `player`.
+//! The core under a driver without sockets: a virtual clock, a model Redis, children that are byte strings, and wires
+//! between them that can be cut, filled and stopped at any byte. Deterministic. Scenarios are in `core::tests`, random
+//! schedules in `player`.
 
 mod access;
 mod asking;
@@ -61,7 +60,6 @@ macro_rules! broken {
 }
 use broken;
 
-/// An invariant holds, if this does.
 macro_rules! holds {
     ($number:literal, $holds:expr, $($what:tt)*) => {
         assert!($holds, "invariant {}: {}", $number, format_args!($($what)*))
@@ -117,7 +115,6 @@ struct Peer {
     closed: bool,
 }
 
-/// The broker and the world around it.
 pub(super) struct Sim {
     pub(super) broker: Broker,
     pub(super) now: Millis,
@@ -127,7 +124,6 @@ pub(super) struct Sim {
     pub(super) conns: BTreeMap<usize, Conn>,
     dials: Dials,
     next_link: usize,
-    /// Dials are refused.
     pub(super) refuses: bool,
     /// Dials take this long.
     dial_time: Millis,
@@ -189,8 +185,6 @@ impl Sim {
         }
     }
 
-    // ---- children -------------------------------------------------------------------------------------
-
     pub(super) fn child(&mut self) -> usize {
         let link = self.peers.len();
         let key = self.broker.child_open(ChildKind::Socket, "sim", link).expect("room for a child");
@@ -203,19 +197,16 @@ impl Sim {
         self.peers[child].key.unwrap_or(Key::NONE)
     }
 
-    /// The child's process dies.
     pub(super) fn kill(&mut self, child: usize) {
         self.broker.child_gone(self.key(child));
         self.settle();
     }
 
-    /// The child shuts its sending side down.
     pub(super) fn half_close(&mut self, child: usize) {
         self.shut(child);
         self.settle();
     }
 
-    /// Sends requests, one a line, in one write.
     pub(super) fn send(&mut self, child: usize, lines: &str) {
         self.send_bytes(child, &packed(lines));
     }
@@ -245,7 +236,6 @@ impl Sim {
         self.settle();
     }
 
-    /// Bytes the child has written that the broker has not read.
     pub(super) fn unsent(&self, child: usize) -> usize {
         self.peers[child].outbox.len()
     }
@@ -259,9 +249,6 @@ impl Sim {
         self.peers[child].closed
     }
 
-    // ---- upstream -------------------------------------------------------------------------------------
-
-    /// The links of all connections, oldest first.
     fn all_links(&self) -> Vec<usize> {
         self.conns.keys().copied().collect()
     }
@@ -287,12 +274,11 @@ impl Sim {
         &mut self.redis.early_unblocks
     }
 
-    /// The oldest connection of a role.
+    /// The oldest of them.
     pub(super) fn link(&self, role: LaneRole) -> usize {
         self.links(role)[0]
     }
 
-    /// The upstream closes a connection.
     pub(super) fn lose(&mut self, link: usize) {
         let lane = self.conns[&link].lane;
         self.remove(link);
@@ -300,19 +286,26 @@ impl Sim {
         self.settle();
     }
 
-    /// The upstream closes the oldest connection of a role.
     pub(super) fn lose_one(&mut self, role: LaneRole) {
         self.lose(self.link(role));
     }
 
-    /// All connections go on.
+    /// The operator gives the broker another upstream and other settings.
+    pub(super) fn reload(&mut self, url: &str, changes: &[(&str, &str)]) {
+        let mut settings = self.broker.settings().clone();
+        for (key, value) in changes {
+            settings.set(key, value).expect("a setting");
+        }
+        self.broker.reload(settings, parse_upstream(url).expect("a URL"));
+        self.settle();
+    }
+
     pub(super) fn thaw(&mut self) {
         self.frozen.clear();
         self.silent.clear();
         self.settle();
     }
 
-    /// The upstream takes a right from the broker's user.
     pub(super) fn deny(&mut self, name: &'static str) {
         self.redis.set_right(name, false);
     }
@@ -328,7 +321,6 @@ impl Sim {
         self.settle();
     }
 
-    /// The upstream sends bytes nobody asked for.
     pub(super) fn inject(&mut self, link: usize, bytes: &[u8]) {
         let lane = self.conns[&link].lane;
         self.broker.lane_input(lane, bytes);

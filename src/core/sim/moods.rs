@@ -2,8 +2,8 @@
 //! what it loads and what keeps it busy change at random. From a seed of their own, so that what else a seed plays does
 //! not depend on them.
 
+use super::generator::Answer;
 use super::player::Player;
-use super::script::What;
 use super::weather::Role;
 use super::{holds, trace};
 use crate::base::clock::Millis;
@@ -23,7 +23,6 @@ const UPSTREAMS: [(&str, &str); 3] =
 const ROUNDS_WELL: u32 = 20;
 
 pub(super) struct Moods {
-    /// Whether it has any.
     moody: bool,
     rng: fastrand::Rng,
     pub(super) upstream: &'static str,
@@ -31,7 +30,6 @@ pub(super) struct Moods {
 }
 
 impl Moods {
-    /// Those of a schedule.
     pub(super) fn of(seed: u64) -> Moods {
         let mut rng = fastrand::Rng::with_seed(seed ^ 0x5eed_0f0d);
         let moody = rng.bool();
@@ -62,7 +60,6 @@ impl Player {
         }
     }
 
-    /// The upstream changes its mind, perhaps.
     pub(super) fn changes_mind(&mut self) -> bool {
         let moods = &mut self.moods;
         if !moods.moody || moods.rng.bool() {
@@ -119,22 +116,22 @@ impl Player {
         self.count("loading");
     }
 
-    /// A child has the server run a script for long.
     fn run_long(&mut self) {
         let Some(child) = self.one_of().filter(|child| !self.sim.peers[*child].shut) else { return };
         let script = ["loop=30", "loop=300", "loop=3000", "loop"][self.moods.rng.usize(..4)];
-        self.say(child, What::Loop, &format!("EVAL {script} 0 $"));
+        self.say(child, Answer::Script, &format!("EVAL {script} 0 $"));
         self.count("script");
     }
 
     fn kill_script(&mut self) {
         let Some(child) = self.one_of().filter(|child| !self.sim.peers[*child].shut) else { return };
-        self.say(child, What::Kill, "SCRIPT KILL");
+        self.say(child, Answer::Stored, "SCRIPT KILL");
         self.count("script killed");
     }
 
-    fn say(&mut self, child: usize, what: What, line: &str) {
-        let bytes = self.put(child, what, line);
+    fn say(&mut self, child: usize, answer: Answer, line: &str) {
+        let mut bytes = Vec::new();
+        self.put(&mut bytes, child, answer, line);
         self.sim.post(child, &bytes);
         self.sim.read_child(child, usize::MAX);
     }
@@ -147,8 +144,6 @@ impl Player {
         }
         self.sim.redis.clear_up();
     }
-
-    // ---- the end --------------------------------------------------------------------------------------
 
     /// 13: once the upstream is well, a newcomer is soon served as if nothing had been.
     pub(super) fn serve_newcomer(&mut self) {
@@ -170,21 +165,21 @@ impl Player {
     }
 
     fn ask_for_everything(&mut self, child: usize) {
-        let pop = What::Pop { list: b"x".to_vec(), timeout: None, stay: None };
         let requests = [
-            (What::Ping, "PING $"),
-            (What::Set, "SET k1 $"),
-            (What::Value, "GET $"),
-            (What::Multi, "MULTI"),
-            (What::Incr, "INCR $"),
-            (What::Exec, "EXEC"),
-            (pop, "BLPOP x 0"),
+            (Answer::Pong, "PING $"),
+            (Answer::Stored, "SET k1 $"),
+            (Answer::Value, "GET $"),
+            (Answer::Multi, "MULTI"),
+            (Answer::First, "INCR $"),
+            (Answer::Exec, "EXEC"),
+            (Answer::Element, "BLPOP x 0"),
         ];
         let pops = self.sim.broker.settings().leases_blocking_max > 0;
-        let count = requests.len() - usize::from(!pops);
-        let bytes: Vec<Vec<u8>> =
-            requests.into_iter().take(count).map(|(what, line)| self.put(child, what, line)).collect();
-        self.sim.post(child, &bytes.concat());
+        let mut bytes = Vec::new();
+        for (answer, line) in requests.into_iter().take(requests.len() - usize::from(!pops)) {
+            self.put(&mut bytes, child, answer, line);
+        }
+        self.sim.post(child, &bytes);
         (0..3).for_each(|db| self.sim.redis.give(db, b"x"));
         self.sim.pass(150);
         self.listen_only();

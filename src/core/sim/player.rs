@@ -1,20 +1,19 @@
-//! One schedule: children that ask at random, and a world that fails at random, both from one seed. After
-//! every step the replies that have come are judged and everything that must hold is checked; at the end all
-//! faults stop, and whoever has asked must be answered.
+//! One schedule: children that ask at random, and a world that fails at random, both from one seed. After every step
+//! everything that must hold is checked; at the end all faults stop, and whoever has asked must be answered.
 
-use super::asking::{Asking, DBS, LISTS, meant};
-use super::generator::{self, Fault, Settings, Situation, Speaker};
+use super::asking::{Asking, DBS, LISTS, nonce_of};
+use super::generator::{self, Answer, Fault, Request, Settings, Situation, Speaker};
 use super::moods::Moods;
 use super::reply::parse;
-use super::script::{Script, What};
-use super::{Sim, holds, packed, trace};
+use super::script::Script;
+use super::{Sim, holds, trace};
 use crate::base::clock::Millis;
 use crate::config::parse_upstream;
 use crate::config::value::Integrity;
 use crate::core::connection::lane::Lane;
 use crate::core::connection::role::LaneRole;
 use crate::core::connection::slot::{Slot, SlotFlags, SlotKind};
-use crate::resp::encode;
+use crate::resp::tests::encoded;
 use std::collections::BTreeMap;
 
 /// Rounds of 150 ms until everybody must have been answered: many may stand in line for one lease, each for as
@@ -29,7 +28,6 @@ const HARMLESS: [(&str, &str); 4] = [
     ("child_output_max", "1MiB"),
 ];
 
-/// What a schedule has done.
 #[derive(Debug, Default)]
 pub(super) struct Played {
     pub(super) steps: u64,
@@ -40,7 +38,6 @@ pub(super) struct Played {
 pub(super) struct Player {
     pub(super) sim: Sim,
     rng: fastrand::Rng,
-    /// By child.
     pub(super) scripts: Vec<Script>,
     played: Played,
     pub(super) moods: Moods,
@@ -55,7 +52,6 @@ pub(super) struct Player {
     moved: bool,
 }
 
-/// Plays the schedule of one seed.
 pub(super) fn play(seed: u64) -> Played {
     let mut rng = fastrand::Rng::with_seed(seed);
     let (settings, strict) = random_settings(&mut rng);
@@ -97,13 +93,17 @@ fn random_settings(rng: &mut fastrand::Rng) -> (Settings, bool) {
     (settings, strict)
 }
 
-/// Requests a schedule prefers; every fifth is mostly about subscriptions.
+/// Every fifth schedule is mostly about subscriptions.
 fn random_taste(rng: &mut fastrand::Rng) -> [u32; 4] {
     if rng.u8(..5) == 0 { [12, 13, 13, 0] } else { std::array::from_fn(|_| rng.u32(..16)) }
 }
 
 impl Player {
+    /// Nobody comes to a broker that drains.
     pub(super) fn newcomer(&mut self) {
+        if self.sim.broker.is_draining() {
+            return;
+        }
         let child = self.sim.child();
         let mut script = Script::new(child, self.sim.redis.access.user);
         script.may_close = !self.strict;
@@ -119,8 +119,6 @@ impl Player {
         let links = self.sim.all_links();
         (!links.is_empty()).then(|| links[self.rng.usize(..links.len())])
     }
-
-    // ---- steps ----------------------------------------------------------------------------------------
 
     fn step(&mut self) {
         match self.rng.u32(..100) {
@@ -154,7 +152,6 @@ impl Player {
         if self.rng.bool() { usize::MAX } else { self.rng.usize(1..40) }
     }
 
-    /// A few bytes go on, somewhere.
     fn move_bytes(&mut self) {
         if self.rng.u8(..4) == 0 {
             self.whole_frame();
@@ -177,11 +174,9 @@ impl Player {
         }
         self.sim.redis.ledger.truth.listened();
         if self.sim.peers.iter().filter(|peer| !peer.closed).count() < 2 {
-            self.newcomer_unless_draining();
+            self.newcomer();
         }
     }
-
-    // ---- requests -------------------------------------------------------------------------------------
 
     fn talk(&mut self) {
         let Some(child) = self.one_of() else { return };
@@ -196,31 +191,30 @@ impl Player {
         }
     }
 
-    /// One or a few requests that belong together.
     fn ask(&mut self, child: usize, bytes: &mut Vec<u8>) {
         let taste = self.taste[self.rng.usize(..4)];
         let situation = if self.rng.bool() { taste } else { self.rng.u32(..16) };
         let situation = Situation::ALL[situation as usize];
         let (script, ledger) = (&mut self.scripts[child], &mut self.sim.redis.ledger);
-        let mut asking =
-            Asking { rng: &mut self.rng, moods: &mut self.moods, script, ledger, value: Vec::new() };
+        let (rng, moods) = (&mut self.rng, &mut self.moods);
+        let mut asking = Asking { rng, moods, script, ledger, value: Vec::new() };
         for request in generator::situation(&mut asking, situation) {
-            let (what, nonce) = meant(&request);
-            asking.script.asks(what, nonce, asking.ledger);
-            let argv: Vec<&[u8]> = request.argv.iter().map(Vec::as_slice).collect();
-            encode::request(bytes, &argv);
+            bytes.extend(encoded(&request.argv));
+            let nonce = nonce_of(&request);
+            asking.script.asks(request, nonce, asking.ledger);
         }
     }
 
     /// One request of a child, with a nonce as its last argument where there is a `$` at the end of the line.
-    pub(super) fn put(&mut self, child: usize, what: What, line: &str) -> Vec<u8> {
+    pub(super) fn put(&mut self, bytes: &mut Vec<u8>, child: usize, answer: Answer, line: &str) {
         let (script, ledger) = (&mut self.scripts[child], &mut self.sim.redis.ledger);
         let nonce = line.ends_with('$').then(|| script.nonce(ledger));
-        script.asks(what, nonce, ledger);
-        packed(&nonce.map_or(line.to_owned(), |nonce| line.replace('$', &nonce.to_string())))
+        let line = nonce.map_or(line.to_owned(), |nonce| line.replace('$', &nonce.to_string()));
+        let argv = line.split(' ').map(|word| word.as_bytes().to_vec()).collect();
+        let request = Request::of(answer, argv);
+        bytes.extend(encoded(&request.argv));
+        script.asks(request, nonce, ledger);
     }
-
-    // ---- faults ---------------------------------------------------------------------------------------
 
     pub(super) fn count(&mut self, fault: &'static str) {
         trace!("{} ms: {fault}", self.sim.now);
@@ -376,7 +370,6 @@ impl Player {
         self.count("reload");
     }
 
-    /// A child dies, hangs up or sends no more.
     fn leave(&mut self) {
         let Some(child) = self.one_of() else { return };
         self.scripts[child].may_close = true;
@@ -388,16 +381,9 @@ impl Player {
             self.sim.read_child(child, usize::MAX);
             self.count("half-closed child");
         }
-        self.newcomer_unless_draining();
+        self.newcomer();
     }
 
-    fn newcomer_unless_draining(&mut self) {
-        if !self.sim.broker.is_draining() {
-            self.newcomer();
-        }
-    }
-
-    /// A child stops taking replies, or takes them again.
     fn stall(&mut self) {
         let Some(child) = self.one_of() else { return };
         let room = if self.rng.bool() { usize::MAX } else { self.rng.usize(..50) };
@@ -411,8 +397,6 @@ impl Player {
         self.sim.broker.drain(None);
         self.count("drain");
     }
-
-    // ---- the end --------------------------------------------------------------------------------------
 
     /// All is well again: whoever waits is served or told.
     fn end(&mut self) {
@@ -443,8 +427,8 @@ impl Player {
         self.listen_only();
         let ledger = &self.sim.redis.ledger;
         self.scripts.iter().for_each(|script| script.check_end(ledger));
-        let (popped, lost) =
-            (ledger.undelivered(), self.scripts.iter().map(|script| script.lost_pops).sum::<usize>());
+        let lost: usize = self.scripts.iter().map(|script| script.lost_pops).sum();
+        let popped = ledger.undelivered();
         // What came to one that has given up was not looked at.
         let delivered = popped <= lost || self.scripts.iter().any(|script| script.gives_up);
         holds!(5, delivered, "{popped} elements were popped and not delivered, {lost} may be lost");
@@ -466,7 +450,6 @@ impl Player {
         self.scripts.iter().all(|script| script.is_answered() || self.sim.peers[script.child].closed)
     }
 
-    /// Gives elements to whoever waits for one.
     fn feed(&mut self) {
         for db in 0..DBS {
             LISTS.into_iter().for_each(|list| self.sim.redis.give(db, list));

@@ -1,12 +1,8 @@
-//! A model of Redis: a server in memory that executes what arrives on its connections, in the order of
-//! arrival, for as many databases, protocols and users as are asked for. Small where it can be, exact where
-//! the broker depends on it: MULTI, WATCH, blocking commands, subscriptions, the state of connections.
-//!
-//! Two things a real server does not do make it a better witness. A key that was never set holds its own
-//! name. And the value of a nonce tells where it was read: `c1n5@2.3.default` on db 2, RESP3, as the default
-//! user.
+//! A model of Redis: executes what arrives on its connections, in the order of arrival. Exact where the broker depends
+//! on it: MULTI, WATCH, blocking commands, subscriptions. Two things a real server does not do make it a better witness: a
+//! key never set holds its own name, and the value of a nonce tells where it was read: `c1n5@2.3.ann` on db 2, RESP3.
 
-use super::access::Access;
+use super::access::{Access, REVOKED};
 use super::encoded::{bulk, error, int, null, null_bulk, ok, pair, push_header};
 use super::ledger::{Ledger, Message, Nonce};
 use super::weather::Weather;
@@ -24,6 +20,8 @@ const DATABASES: u32 = 16;
 const POISON: &str = "reset quit watch monitor client|reply client|tracking client|caching client|setinfo client|kill \
      client|unblock client|pause";
 
+const UNBLOCKED: &str = "UNBLOCKED client unblocked via CLIENT UNBLOCK";
+
 #[derive(Debug)]
 enum Value {
     Text(Vec<u8>),
@@ -40,22 +38,20 @@ pub(super) struct Blocked {
 }
 
 /// A connection, as the server knows it.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Client {
     pub(super) id: i64,
-    /// What the broker uses it for: known here only to judge what arrives.
-    pub(super) role: LaneRole,
+    /// What the broker uses it for, which a server need not know: only to judge what arrives.
+    role: Option<LaneRole>,
     pub(super) proto: u8,
     pub(super) db: u32,
     pub(super) user: String,
     /// It is that user by right: it has said a password, or needs none.
     pub(super) known: bool,
     pub(super) name: String,
-    /// Commands queued since MULTI.
     pub(super) multi: Option<Vec<Argv>>,
     pub(super) spoilt: bool,
     pub(super) watched: Vec<(u32, Vec<u8>)>,
-    /// A watched key was written.
     pub(super) touched: bool,
     pub(super) blocked: Option<Blocked>,
     /// Channels, patterns, shard channels.
@@ -68,37 +64,14 @@ pub(super) struct Client {
     selects: u32,
     pub(super) input: Vec<u8>,
     pub(super) out: Vec<u8>,
-    /// It executes nothing for now.
     pub(super) frozen: bool,
     /// It is of use: something was executed on it that is no greeting, or, for the control connection, COMMAND.
     pub(super) useful: bool,
 }
 
 impl Client {
-    fn new(id: i64, role: LaneRole, known: bool) -> Client {
-        Client {
-            id,
-            role,
-            proto: 2,
-            db: 0,
-            user: "default".into(),
-            known,
-            name: String::new(),
-            multi: None,
-            spoilt: false,
-            watched: Vec::new(),
-            touched: false,
-            blocked: None,
-            subscribed: Default::default(),
-            silent: false,
-            offset: 0,
-            greeted: false,
-            selects: 0,
-            input: Vec::new(),
-            out: Vec::new(),
-            frozen: false,
-            useful: false,
-        }
+    fn new(id: i64, role: Option<LaneRole>, known: bool) -> Client {
+        Client { id, role, known, proto: 2, user: "default".into(), ..Client::default() }
     }
 
     pub(super) fn subscriptions(&self) -> usize {
@@ -117,7 +90,6 @@ impl Client {
     }
 }
 
-/// The server.
 #[derive(Default)]
 pub(super) struct Redis {
     pub(super) now: Millis,
@@ -127,7 +99,6 @@ pub(super) struct Redis {
     keys: HashMap<(u32, Vec<u8>), Value>,
     turns: u64,
     table: Vec<u8>,
-    /// So many CLIENT UNBLOCK come before the command they are meant for.
     pub(super) early_unblocks: usize,
     /// Every request, with the id of its connection; for scenarios, which read it.
     pub(super) texts: Option<Vec<(i64, String)>>,
@@ -140,20 +111,15 @@ pub(super) struct Redis {
 
 impl Redis {
     pub(super) fn new() -> Redis {
-        let mut redis = Redis {
-            table: table::all(),
-            access: Access { user: "default", ..Access::default() },
-            ..Redis::default()
-        };
-        redis.weather.patience = 50;
+        let mut redis = Redis { table: table::all(), ..Redis::default() };
+        (redis.access.user, redis.weather.patience) = ("default", 50);
         redis.witness();
         redis
     }
 
-    /// A connection is accepted; or it is not.
     pub(super) fn connect(&mut self, link: usize, role: LaneRole) -> bool {
         if !self.weather.full {
-            self.clients.insert(link, Client::new(1000 + link as i64, role, self.access.is_open()));
+            self.clients.insert(link, Client::new(1000 + link as i64, Some(role), self.access.is_open()));
         }
         !self.weather.full
     }
@@ -212,8 +178,6 @@ impl Redis {
         used > 0
     }
 
-    // ---- one request ----------------------------------------------------------------------------------
-
     fn request(&mut self, link: usize, argv: Argv) {
         self.commands += 1;
         let name = full_name(&argv);
@@ -239,7 +203,6 @@ impl Redis {
         }
     }
 
-    /// A connection on which something runs.
     fn client(&mut self, link: usize) -> &mut Client {
         self.clients.get_mut(&link).expect("a connection that is open")
     }
@@ -306,8 +269,8 @@ impl Redis {
         encode::array_header(&mut out, queued.len());
         for argv in queued {
             let name = full_name(&argv);
-            if let Some(revoked) = self.revoked(link, &name) {
-                out.extend_from_slice(&revoked);
+            if self.forbids(&self.clients[&link], &name).is_some() {
+                out.extend_from_slice(&error(REVOKED));
                 continue;
             }
             self.note(link, &argv, false);
@@ -328,10 +291,8 @@ impl Redis {
 
     /// Nothing of another child, and nothing of another transaction, stands between MULTI and EXEC.
     fn check_block(&self, queued: &[Argv]) {
-        let nonces = queued.iter().filter_map(|argv| nonce_in(argv));
-        let owners: BTreeSet<_> = nonces
-            .filter_map(|nonce| Some((nonce.child(), *self.ledger.transactions.get(&nonce)?)))
-            .collect();
+        let owner = |nonce: Nonce| Some((nonce.child(), *self.ledger.transactions.get(&nonce)?));
+        let owners: BTreeSet<_> = queued.iter().filter_map(|argv| owner(nonce_in(argv)?)).collect();
         holds!(8, owners.len() < 2, "one EXEC ran commands of {owners:?} (child, transaction)");
     }
 
@@ -340,9 +301,8 @@ impl Redis {
         let (db, proto) = (client.db, client.proto);
         let arg = |index: usize| argv.get(index).map_or(&b""[..], Vec::as_slice);
         match name {
-            "ping" if argv.len() > 1 => bulk(arg(1)),
-            "ping" => b"+PONG\r\n".to_vec(),
-            "echo" => bulk(arg(1)),
+            "ping" if argv.len() == 1 => b"+PONG\r\n".to_vec(),
+            "ping" | "echo" => bulk(arg(1)),
             "get" => bulk(&self.value(link, arg(1))),
             "eval" if arg(1).starts_with(b"loop") => {
                 self.begin_script(link, argv);
@@ -355,10 +315,7 @@ impl Redis {
                 if name == "set" { ok() } else { bulk(&before) }
             }
             "incr" => {
-                let before = match self.keys.get(&(db, arg(1).to_vec())) {
-                    Some(Value::Text(text)) => String::from_utf8_lossy(text).parse().unwrap_or(0),
-                    _ => 0i64,
-                };
+                let before = String::from_utf8_lossy(&self.value(link, arg(1))).parse().unwrap_or(0i64);
                 self.write(db, arg(1), (before + 1).to_string().as_bytes());
                 int(before + 1)
             }
@@ -383,7 +340,6 @@ impl Redis {
         }
     }
 
-    /// Commands about the connection or the server itself.
     fn run_connection(&mut self, link: usize, name: &str, argv: &[Vec<u8>]) -> Vec<u8> {
         let Some(client) = self.clients.get_mut(&link) else { return Vec::new() };
         let arg = |index: usize| String::from_utf8_lossy(argv.get(index).map_or(&b""[..], Vec::as_slice));
@@ -413,8 +369,8 @@ impl Redis {
             "client|unblock" => self.unblock(arg(2).parse().unwrap_or(0), &arg(3)),
             "reset" => {
                 let fresh = Client::new(client.id, client.role, self.access.is_open());
-                let Client { input, out, greeted, .. } = std::mem::replace(client, fresh);
-                (client.input, client.out, client.greeted) = (input, out, greeted);
+                let Client { input, out, greeted, .. } = std::mem::take(client);
+                *client = Client { input, out, greeted, ..fresh };
                 b"+RESET\r\n".to_vec()
             }
             "command" => self.table.clone(),
@@ -428,8 +384,6 @@ impl Redis {
             _ => ok(),
         }
     }
-
-    // ---- keys -----------------------------------------------------------------------------------------
 
     fn value(&self, link: usize, key: &[u8]) -> Vec<u8> {
         let db = self.clients.get(&link).map_or(0, |client| client.db);
@@ -462,8 +416,6 @@ impl Redis {
             client.touched |= client.watched.iter().any(|(of, watched)| *of == db && watched == key);
         }
     }
-
-    // ---- lists ----------------------------------------------------------------------------------------
 
     fn push(&mut self, db: u32, key: &[u8], elements: &[Vec<u8>]) -> i64 {
         let value = self.keys.entry((db, key.to_vec())).or_insert(Value::List(VecDeque::new()));
@@ -553,15 +505,11 @@ impl Redis {
         let target = self.clients.values_mut().find(|client| client.id == id && client.blocked.is_some());
         let Some(target) = target else { return int(0) };
         target.blocked = None;
-        if how.eq_ignore_ascii_case("error") {
-            target.out.extend_from_slice(b"-UNBLOCKED client unblocked via CLIENT UNBLOCK\r\n");
-        } else {
-            encode::null_array(&mut target.out, target.proto);
-        }
+        let is_error = how.eq_ignore_ascii_case("error");
+        let told = if is_error { error(UNBLOCKED) } else { null(target.proto) };
+        target.out.extend_from_slice(&told);
         int(1)
     }
-
-    // ---- publish and subscribe ------------------------------------------------------------------------
 
     fn subscribe(&mut self, link: usize, name: &str, argv: &[Vec<u8>]) -> Vec<u8> {
         let Some(client) = self.clients.get_mut(&link) else { return Vec::new() };
@@ -570,10 +518,8 @@ impl Redis {
             "psubscribe" | "punsubscribe" => (1, name == "psubscribe"),
             _ => (2, name == "ssubscribe"),
         };
-        let mut names = argv[1..].to_vec();
-        if names.is_empty() {
-            names = client.subscribed[family].iter().cloned().collect();
-        }
+        let all = client.subscribed[family].iter().filter(|_| argv.len() == 1);
+        let names: Vec<_> = argv[1..].iter().chain(all).cloned().collect();
         let mut out = Vec::new();
         let mut confirm = |client: &Client, channel: &[u8]| {
             push_header(&mut out, client.proto, 3);
@@ -620,20 +566,20 @@ pub(super) fn matches(pattern: &[u8], channel: &[u8]) -> bool {
 }
 
 /// Whether a connection that runs this does what it was dialled for.
-fn is_use(role: LaneRole, name: &str) -> bool {
-    let greeting = matches!(name, "hello" | "auth" | "select" | "client|setname" | "client|no-touch");
-    if role == LaneRole::Control { name == "command|info" } else { !greeting }
+fn is_use(role: Option<LaneRole>, name: &str) -> bool {
+    if role == Some(LaneRole::Control) { name == "command|info" } else { !is_greeting(name) }
+}
+
+fn is_greeting(name: &str) -> bool {
+    matches!(name, "hello" | "auth" | "select" | "client|setname" | "client|no-touch")
 }
 
 /// What must never reach a connection that children share; and, for all of them, a greeting out of place.
 fn watch_for_poison(client: &mut Client, name: &str, argv: &[Vec<u8>]) {
-    if client.role != LaneRole::Shared {
+    if client.role != Some(LaneRole::Shared) {
         return;
     }
-    let greets = matches!(
-        name,
-        "hello" | "client|setname" | "select" | "auth" | "client|no-touch" | "client|no-evict"
-    );
+    let greets = is_greeting(name) || name == "client|no-evict";
     let poison = greets && client.greeted
         || POISON.split(' ').any(|poison| poison == name)
         || name.contains("subscribe")

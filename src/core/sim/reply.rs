@@ -17,7 +17,6 @@ pub(super) enum Reply {
 }
 
 impl Reply {
-    /// The text of a bulk or simple string.
     pub(super) fn text(&self) -> Option<&[u8]> {
         match self {
             Reply::Bulk(text) | Reply::Simple(text) => Some(text),

@@ -1,95 +1,68 @@
 //! What one child has asked and what it may be told: an independent account of the protocol from the side
 //! of whoever waits for replies. Each reply is judged the moment it arrives.
 
+use super::asking::POP_TIMEOUT;
+use super::generator::{Answer, Request};
 use super::ledger::{Ledger, Nonce};
 use super::redis::matches;
 use super::reply::{Reply, parse};
 use super::truth::Reason;
 use super::weather::reason_of;
+use super::wire::shown;
 use super::{broken, holds, trace};
 use crate::base::clock::Millis;
 use std::collections::{BTreeMap, VecDeque};
 
-/// A request, as far as its reply is judged.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum What {
-    /// A value that tells the nonce and where it was read.
-    Value,
-    Set,
-    Incr,
-    Push,
-    Publish,
-    Multi,
-    Exec,
-    Discard,
-    Watch(Vec<u8>),
-    Unwatch,
-    Wait,
-    /// A blocking pop, of no end or of a short one.
-    Pop {
-        list: Vec<u8>,
-        timeout: Option<Millis>,
-        /// Tells it from all others, at the server.
-        stay: Option<Nonce>,
-    },
-    /// A script that runs for long, with a value as its result.
-    Loop,
-    /// SCRIPT KILL.
-    Kill,
-    Select(u32),
-    Hello(u8),
-    Reset,
-    Quit,
-    Name(Vec<u8>),
-    NameAgain,
-    Ping,
-    Echo,
-    /// Nothing any server knows.
-    Unknown,
-    /// A known command with too few arguments.
-    Short,
-    /// Confirmations are owed for these names; all of the family when there are none.
-    Subscribe {
-        family: usize,
-        joins: bool,
-        names: Vec<Vec<u8>>,
-    },
-}
-
-impl What {
-    /// Redis executes these inside MULTI at once.
-    fn at_once(&self) -> bool {
-        matches!(self, What::Multi | What::Exec | What::Discard | What::Watch(_) | What::Reset | What::Quit)
-    }
-
-    /// Whether a RESP2 subscriber may send it.
-    fn fits_subscriber(&self) -> bool {
-        matches!(
-            self,
-            What::Subscribe { .. } | What::Ping | What::Reset | What::Quit | What::Unknown | What::Short
-        )
-    }
-
-    /// Whether watched keys are no longer watched after it, whatever it was answered.
-    fn ends_watch(&self) -> bool {
-        matches!(self, What::Exec | What::Discard | What::Unwatch | What::Reset)
-    }
-}
-
 #[derive(Debug, Clone)]
-pub(super) struct Asked {
-    pub(super) what: What,
-    pub(super) nonce: Option<Nonce>,
+struct Asked {
+    request: Request,
+    /// By which its execution is known.
+    nonce: Option<Nonce>,
     /// Messages published when it was sent.
     sent_at: usize,
     /// When it was sent, by what has changed at the server and in milliseconds.
     moment: u64,
     at: Millis,
-    /// Confirmations seen of a subscription.
     confirmed: usize,
 }
 
-/// An open MULTI.
+impl Asked {
+    fn is(&self, any: &[Answer]) -> bool {
+        any.contains(&self.request.answer)
+    }
+
+    fn is_subscription(&self) -> bool {
+        matches!(self.request.answer, Answer::Confirmations { .. })
+    }
+
+    /// Redis executes these inside MULTI at once.
+    fn is_at_once(&self) -> bool {
+        let any = [Answer::Multi, Answer::Exec, Answer::Discard, Answer::Watch, Answer::Reset, Answer::Quit];
+        self.is(&any)
+    }
+
+    /// Whether a RESP2 subscriber may send it.
+    fn fits_subscriber(&self) -> bool {
+        let wrong = matches!(self.request.answer, Answer::Error(_));
+        wrong || self.is_subscription() || self.is(&[Answer::Pong, Answer::Reset, Answer::Quit])
+    }
+
+    /// Whether watched keys are no longer watched after it, whatever it was answered.
+    fn ends_watch(&self) -> bool {
+        self.is(&[Answer::Exec, Answer::Discard, Answer::Unwatch, Answer::Reset])
+    }
+
+    fn shown(&self) -> String {
+        shown(&self.request.argv)
+    }
+
+    /// The number said for `$what`.
+    fn number(&self, what: &str) -> u32 {
+        let number = self.request.said(what).and_then(|said| std::str::from_utf8(said).ok()?.parse().ok());
+        number.expect("a number")
+    }
+}
+
 #[derive(Debug, Default)]
 struct Open {
     queued: Vec<Asked>,
@@ -111,7 +84,6 @@ struct Watched {
     doubtful: bool,
 }
 
-/// A subscription that was confirmed.
 #[derive(Debug)]
 struct Subscription {
     /// Messages published when it was asked for, and when it was confirmed.
@@ -131,7 +103,6 @@ impl Subscription {
     }
 }
 
-/// One child's account.
 #[derive(Default)]
 pub(super) struct Script {
     pub(super) child: usize,
@@ -155,7 +126,6 @@ pub(super) struct Script {
     pub(super) may_close: bool,
     /// It cannot know whether it is still subscribed, and goes.
     pub(super) gives_up: bool,
-    /// The last error it was told.
     pub(super) error: Option<String>,
     /// It has left replies lying: what it is told may be old.
     pub(super) dawdles: bool,
@@ -171,8 +141,8 @@ impl Script {
         self.gives_up || (self.asked.is_empty() && self.buffer.is_empty())
     }
 
-    pub(super) fn waits_for(&self) -> Option<&What> {
-        self.asked.front().map(|asked| &asked.what)
+    pub(super) fn waits_for(&self) -> Option<String> {
+        self.asked.front().map(Asked::shown)
     }
 
     /// A nonce for the next request, which belongs to the transaction being sent.
@@ -183,18 +153,15 @@ impl Script {
         nonce
     }
 
-    /// A request is sent.
-    pub(super) fn asks(&mut self, what: What, nonce: Option<Nonce>, ledger: &Ledger) {
-        if matches!(what, What::Exec | What::Discard | What::Reset) {
-            self.transaction += 1;
-        }
-        trace!("child {} asks {what:?} {nonce:?}", self.child);
-        self.may_close |= matches!(what, What::Quit | What::Subscribe { .. });
+    pub(super) fn asks(&mut self, request: Request, nonce: Option<Nonce>, ledger: &Ledger) {
         let (moment, at, sent_at) = (ledger.truth.moment(), ledger.truth.now, ledger.published.len());
-        self.asked.push_back(Asked { what, nonce, sent_at, moment, at, confirmed: 0 });
+        let asked = Asked { request, nonce, sent_at, moment, at, confirmed: 0 };
+        trace!("child {} asks {}", self.child, asked.shown());
+        self.transaction += u32::from(asked.is(&[Answer::Exec, Answer::Discard, Answer::Reset]));
+        self.may_close |= asked.is_subscription() || asked.is(&[Answer::Quit]);
+        self.asked.push_back(asked);
     }
 
-    /// Bytes have arrived.
     pub(super) fn receive(&mut self, bytes: &[u8], ledger: &mut Ledger) {
         self.buffer.extend_from_slice(bytes);
         let buffer = std::mem::take(&mut self.buffer);
@@ -234,10 +201,8 @@ impl Script {
     }
 
     fn wrong(&self, asked: &Asked, reply: &Reply) -> ! {
-        broken!(2, "{} asked {:?} {} and was told {reply:?}", self.who(), asked.what, text_of(asked.nonce))
+        broken!(2, "{} asked {} and was told {reply:?}", self.who(), asked.shown())
     }
-
-    // ---- replies --------------------------------------------------------------------------------------
 
     fn reply(&mut self, reply: Reply, ledger: &mut Ledger) {
         let kind = match &reply {
@@ -254,19 +219,21 @@ impl Script {
         let Some(asked) = self.asked.pop_front() else {
             broken!(2, "{} asked nothing and was told {reply:?}", self.who());
         };
-        if self.open.is_some() && !asked.what.at_once() {
+        if self.open.is_some() && !asked.is_at_once() {
             return self.queued(asked, reply, ledger);
         }
         if let Reply::Error(text) = &reply {
             self.error = Some(String::from_utf8_lossy(text).into_owned());
             return self.failed(asked, text, ledger);
         }
-        if self.is_restricted() && !asked.what.fits_subscriber() {
+        if self.is_restricted() && !asked.fits_subscriber() {
             self.wrong(&asked, &reply);
         }
-        match &asked.what {
-            What::Exec => self.executed(&asked, reply, ledger),
-            What::Multi if reply == simple("OK") && self.open.is_none() => self.open = Some(Open::default()),
+        match asked.request.answer {
+            Answer::Exec => self.executed(&asked, reply, ledger),
+            Answer::Multi if reply == simple("OK") && self.open.is_none() => {
+                self.open = Some(Open::default())
+            }
             _ => self.judge(&asked, &reply, ledger, false),
         }
     }
@@ -287,30 +254,24 @@ impl Script {
     /// An error outside MULTI, or to a command that drives it.
     fn failed(&mut self, asked: Asked, text: &[u8], ledger: &mut Ledger) {
         let out_of_context = text.windows(13).any(|part| part == b"Can't execute");
-        if out_of_context && self.is_restricted() && !asked.what.fits_subscriber() {
-            if matches!(asked.what, What::Exec) {
+        if out_of_context && self.is_restricted() && !asked.fits_subscriber() {
+            if asked.is(&[Answer::Exec]) {
                 // An EXEC that is rejected forgets the watched keys all the same.
                 self.watched.clear();
             }
             return ledger.refused(asked.nonce);
         }
-        let nested = self.open.is_some() && matches!(asked.what, What::Multi | What::Watch(_));
+        let nested = self.open.is_some() && asked.is(&[Answer::Multi, Answer::Watch]);
         if nested && text.starts_with(b"ERR ") {
             return;
         }
         let refused = reason_of(text) == Some(Reason::Denied);
         // A DISCARD that its user lacks leaves MULTI as it was, but spoilt.
-        let ends = match asked.what {
-            What::Exec => true,
-            What::Discard => !refused,
-            _ => false,
-        };
-        if let Some(open) = self.open.as_mut().filter(|_| !ends) {
-            open.spoilt = true;
-        }
+        let ends = asked.is(&[Answer::Exec]) || (asked.is(&[Answer::Discard]) && !refused);
         if !ends {
+            self.open.iter_mut().for_each(|open| open.spoilt = true);
             self.judge_error(&asked, text, ledger);
-            if asked.what == What::Unwatch {
+            if asked.is(&[Answer::Unwatch]) {
                 // It may have been lost on its way back, or never have left.
                 self.doubt_watches();
             }
@@ -354,7 +315,6 @@ impl Script {
         }
     }
 
-    /// EXEC was answered with an array, or with null.
     fn executed(&mut self, asked: &Asked, reply: Reply, ledger: &mut Ledger) {
         let Some(open) = self.open.take() else { self.wrong(asked, &reply) };
         let execution = open.nonces().next().and_then(|nonce| ledger.execution(nonce));
@@ -384,29 +344,32 @@ impl Script {
     /// An error that stands for a reply.
     fn judge_error(&mut self, asked: &Asked, text: &[u8], ledger: &mut Ledger) {
         let first = text.split(|byte| *byte == b' ').next().unwrap_or_default();
-        let expected = match (&asked.what, first) {
-            (What::Pop { .. }, b"BROKERLOST" | b"BROKERTIMEOUT") => {
+        let argv = &asked.request.argv;
+        let expected = match (asked.request.answer, first) {
+            (Answer::Element, b"BROKERLOST" | b"BROKERTIMEOUT") => {
                 self.lost_pops += 1;
                 return;
             }
             (_, b"BROKERLOST" | b"BROKERTIMEOUT") => {
-                self.gives_up |= matches!(asked.what, What::Reset | What::Subscribe { joins: false, .. });
+                let leaves = matches!(asked.request.answer, Answer::Confirmations { joins: false, .. });
+                self.gives_up |= leaves || asked.is(&[Answer::Reset]);
                 return;
             }
             (_, b"BROKERDOWN" | b"BROKERLIMIT") => {
                 self.check_reason(asked, text, ledger);
                 true
             }
-            (What::Loop, b"ERR") if self.is_true(asked, text, ledger) => {
-                // It had begun.
+            // A script that takes long had begun.
+            (Answer::Script, b"ERR") if argv[1].starts_with(b"loop") && self.is_true(asked, text, ledger) => {
                 return;
             }
-            (What::Kill, b"NOTBUSY") => true,
+            (_, b"NOTBUSY") => argv[0] == b"SCRIPT",
             _ if self.is_true(asked, text, ledger) => true,
-            (What::Unknown, _) => text.starts_with(b"ERR unknown command"),
-            (What::Short, _) => text.starts_with(b"ERR wrong number of arguments"),
+            (Answer::Error(start), _) => {
+                start.as_bytes().strip_prefix(b"-").is_some_and(|start| text.starts_with(start))
+            }
             // A MULTI that is refused is told so in its place, and behind it this is said of one all the same.
-            (What::Subscribe { .. } | What::Hello(_), _)
+            (Answer::Confirmations { .. } | Answer::Hello, _)
                 if self.open.is_some() || ledger.truth.held_since(Reason::Denied, asked.moment) =>
             {
                 text.ends_with(b"inside MULTI is not supported by the broker")
@@ -443,22 +406,23 @@ impl Script {
             return;
         }
         // Whoever subscribes waits for the connection that all of them share.
-        let subscriber = ledger.truth.subscriber.filter(|_| matches!(asked.what, What::Subscribe { .. }));
+        let subscriber = ledger.truth.subscriber.filter(|_| asked.is_subscription());
         let of = subscriber.unwrap_or((self.db, self.proto));
         let hidden = ledger.truth.hidden_reason(&text, asked.moment, of);
         holds!(23, hidden.is_none(), "{} was told {text:?}, and not {hidden:?}", self.who());
     }
 
     /// 23: a null says that the time of a blocking command has passed at the server, and nothing was there.
-    fn check_null(&self, asked: &Asked, ledger: &Ledger) {
-        let What::Pop { list, timeout, stay } = &asked.what else { return };
-        let why = match timeout {
-            None => Some("though it waits for ever"),
-            Some(timeout) => ledger.truth.against_null(*stay, self.db, list, asked.at + timeout),
+    fn is_due(&self, asked: &Asked, ledger: &Ledger) -> bool {
+        let argv = &asked.request.argv;
+        // Tells it from all others, at the server.
+        let stay = asked.request.said("nonce").and_then(Nonce::of);
+        let why = match argv[argv.len() - 1].as_slice() {
+            b"0" => Some("though it waits for ever"),
+            _ => ledger.truth.against_null(stay, self.db, &argv[1], asked.at + POP_TIMEOUT),
         };
-        if let Some(why) = why {
-            broken!(23, "{} asked {:?} and was told null {why}", self.who(), asked.what);
-        }
+        holds!(23, why.is_none(), "{} asked {} and was told null {why:?}", self.who(), asked.shown());
+        true
     }
 
     /// 23: which role the server has.
@@ -491,52 +455,51 @@ impl Script {
 
     /// A reply that is no error, outside MULTI or as an element of EXEC.
     fn judge(&mut self, asked: &Asked, reply: &Reply, ledger: &mut Ledger, inside: bool) {
-        let good = match (&asked.what, reply) {
+        let good = match (asked.request.answer, reply) {
             (_, Reply::Error(text)) if inside => return self.judge_error(asked, text, ledger),
-            (What::Value | What::Loop, Reply::Bulk(text)) => self.is_own(asked.nonce, text),
-            (What::Incr, Reply::Int(1)) => true,
-            (What::Push, Reply::Int(count)) => *count >= 1,
-            (What::Publish | What::Wait, Reply::Int(_)) => true,
-            (What::Set | What::Unwatch | What::Kill | What::Quit, reply) => *reply == simple("OK"),
-            (What::Discard, reply) => {
+            (Answer::Value | Answer::Swapped | Answer::Script, Reply::Bulk(text)) => {
+                self.is_own(asked.nonce, text)
+            }
+            (Answer::First, Reply::Int(1)) => true,
+            (Answer::Length, Reply::Int(count)) => *count >= 1,
+            (Answer::Receivers | Answer::Replicas, Reply::Int(_)) => true,
+            (Answer::Stored | Answer::Unwatch | Answer::Quit, reply) => *reply == simple("OK"),
+            (Answer::Discard, reply) => {
                 let open = self.open.take();
                 ledger.refused(open.iter().flat_map(Open::nonces));
                 *reply == simple("OK") && open.is_some()
             }
-            (What::Watch(key), reply) => {
+            (Answer::Watch, reply) => {
                 let nonce = asked.nonce.expect("a watch has a nonce");
-                self.watched.push(Watched { nonce, key: key.clone(), db: self.db, doubtful: false });
+                let key = asked.request.argv[1].clone();
+                self.watched.push(Watched { nonce, key, db: self.db, doubtful: false });
                 *reply == simple("OK")
             }
-            (What::Pop { .. }, Reply::Array(pair)) => self.element(pair, ledger),
-            (What::Pop { .. }, Reply::Null) => {
-                if !inside {
-                    self.check_null(asked, ledger);
-                }
-                true
-            }
-            (What::Select(db), reply) => {
-                self.db = *db;
+            (Answer::Element, Reply::Array(pair)) => self.element(pair, ledger),
+            (Answer::Element, Reply::Null) if inside => true,
+            (Answer::Element, Reply::Null) => self.is_due(asked, ledger),
+            (Answer::Select, reply) => {
+                self.db = asked.number("db");
                 *reply == simple("OK")
             }
-            (What::Hello(proto), Reply::Map(pairs) | Reply::Array(pairs)) => {
-                self.proto = *proto;
+            (Answer::Hello, Reply::Map(pairs) | Reply::Array(pairs)) => {
+                self.proto = asked.number("proto") as u8;
                 self.is_role(asked, pairs, ledger)
             }
-            (What::Reset, reply) => {
+            (Answer::Reset, reply) => {
                 (self.db, self.proto, self.open) = (0, 2, None);
                 self.name.clear();
                 self.subscriptions = Default::default();
                 *reply == simple("RESET")
             }
-            (What::Name(name), reply) => {
-                self.name = name.clone();
+            (Answer::Named, reply) => {
+                self.name = asked.request.argv[2].clone();
                 *reply == simple("OK")
             }
-            (What::NameAgain, Reply::Bulk(name)) => *name == self.name,
-            (What::NameAgain, Reply::Null) => self.name.is_empty(),
-            (What::Ping, reply) => self.is_pong(asked, reply, ledger),
-            (What::Echo, Reply::Bulk(text)) => {
+            (Answer::Name, Reply::Bulk(name)) => *name == self.name,
+            (Answer::Name, Reply::Null) => self.name.is_empty(),
+            (Answer::Pong, reply) => self.is_pong(asked, reply, ledger),
+            (Answer::Echo, Reply::Bulk(text)) => {
                 asked.nonce.is_some_and(|nonce| nonce.to_string().as_bytes() == text)
             }
             _ => false,
@@ -544,11 +507,11 @@ impl Script {
         if !good {
             self.wrong(asked, reply);
         }
-        if asked.what.ends_watch() && !inside {
+        if asked.ends_watch() && !inside {
             self.watched.clear();
         }
         // ECHO is answered here, and so is WATCH, perhaps, when an earlier one was lost.
-        if !matches!(asked.what, What::Echo | What::Watch(_)) {
+        if !asked.is(&[Answer::Echo, Answer::Watch]) {
             asked.nonce.into_iter().for_each(|nonce| ledger.acknowledged(nonce));
         }
     }
@@ -570,18 +533,16 @@ impl Script {
         true
     }
 
-    // ---- subscriptions --------------------------------------------------------------------------------
-
     fn confirmation(&mut self, reply: &Reply, ledger: &mut Ledger) {
         let (Reply::Push(parts) | Reply::Array(parts)) = reply else { return };
         let Some(asked) = self.asked.front_mut() else {
             broken!(12, "{} asked nothing and was told {reply:?}", self.who());
         };
-        let What::Subscribe { family, joins, names } = &asked.what else {
+        let Answer::Confirmations { family, joins } = asked.request.answer else {
             let asked = asked.clone();
             self.wrong(&asked, reply);
         };
-        let (family, joins) = (*family, *joins);
+        let (names, family) = (&asked.request.argv[1..], family as usize);
         let subscribed = &mut self.subscriptions[family];
         let named = parts.get(1).and_then(Reply::text).map(<[u8]>::to_vec);
         let fits = match (names.get(asked.confirmed), &named) {
@@ -602,16 +563,13 @@ impl Script {
             (None, _) => {}
         }
         let done = if names.is_empty() { subscribed.is_empty() } else { asked.confirmed == names.len() };
-        let count = if family == 2 { self.subscriptions[2].len() } else { self.channels() };
+        let counted = if family == 2 { &self.subscriptions[2..] } else { &self.subscriptions[..2] };
+        let count: usize = counted.iter().map(BTreeMap::len).sum();
         let fits = fits && parts.get(2) == Some(&Reply::Int(count as i64));
         holds!(12, fits, "{} was told {reply:?}, it counts {count}", self.who());
         if done {
             self.asked.pop_front();
         }
-    }
-
-    fn channels(&self) -> usize {
-        self.subscriptions[0].len() + self.subscriptions[1].len()
     }
 
     fn message(&mut self, reply: &Reply, ledger: &Ledger) {
@@ -638,8 +596,6 @@ impl Script {
         subscription.next = Some(found + 1);
     }
 
-    // ---- the end --------------------------------------------------------------------------------------
-
     /// All is quiet: every message has arrived, every block was executed whole or not at all.
     pub(super) fn check_end(&self, ledger: &Ledger) {
         // One that has given up does not know any more what it is subscribed to.
@@ -647,13 +603,8 @@ impl Script {
         for (family, subscriptions) in known.enumerate() {
             for (name, subscription) in subscriptions {
                 let missed = subscription.missed(ledger, ledger.published.len(), family, name);
-                holds!(
-                    12,
-                    missed.is_none(),
-                    "{} never got {missed:?} on {}",
-                    self.who(),
-                    name.escape_ascii()
-                );
+                let (who, name) = (self.who(), name.escape_ascii());
+                holds!(12, missed.is_none(), "{who} never got {missed:?} on {name}");
             }
         }
         for block in &self.blocks {
@@ -685,9 +636,8 @@ fn concerns(ledger: &Ledger, at: usize, family: usize, name: &[u8]) -> bool {
     }
 }
 
-/// How many of these requests are blocking pops.
 fn pops(requests: impl IntoIterator<Item = Asked>) -> usize {
-    requests.into_iter().filter(|asked| matches!(asked.what, What::Pop { .. })).count()
+    requests.into_iter().filter(|asked| asked.is(&[Answer::Element])).count()
 }
 
 fn text_of(nonce: Option<Nonce>) -> String {

@@ -50,7 +50,6 @@ fn elements(reply: &Reply) -> &[Reply] {
     elements
 }
 
-/// A command and its subcommands.
 fn read(entry: &Reply, into: &mut Vec<Command>) {
     let text = |reply: &Reply| String::from_utf8_lossy(reply.text().expect("text")).into_owned();
     let entry = elements(entry);
@@ -67,22 +66,16 @@ fn find(name: &str) -> Option<&'static Command> {
     COMMANDS.iter().find(|known| known.name == name)
 }
 
-/// Whether the command has the flag.
 pub(super) fn has_flag(name: &str, flag: &str) -> bool {
     find(name).is_some_and(|known| known.flags.iter().any(|own| own == flag))
 }
 
-/// The arity of a command by its full lower-case name.
-pub(super) fn arity(name: &str) -> Option<i64> {
-    find(name).map(|known| known.arity)
+/// Whether `count` arguments, the full lower-case name among them, fit; if there is such a command.
+pub(super) fn accepts(name: &str, count: usize) -> Option<bool> {
+    let Command { arity, .. } = find(name)?;
+    Some(if *arity < 0 { count as i64 >= -arity } else { count as i64 == *arity })
 }
 
-/// Whether `count` arguments, the name among them, fit.
-pub(super) fn accepts(arity: i64, count: usize) -> bool {
-    if arity < 0 { count as i64 >= -arity } else { count as i64 == arity }
-}
-
-/// The reply to COMMAND.
 pub(super) fn all() -> Vec<u8> {
     let mut out = Vec::new();
     let plain: Vec<_> = COMMANDS.iter().filter(|known| !known.name.contains('|')).collect();

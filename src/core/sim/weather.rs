@@ -1,6 +1,5 @@
-//! What the model Redis is like for now, and what it refuses for it: its role, how many connections it takes, a dataset
-//! that loads, a script that runs. Any of it changes at any moment. Texts, and the order in which Redis thinks of them,
-//! are those of 7.0.15.
+//! What the model Redis is like for now, and what it refuses for it: its role, a dataset that loads, a script that runs.
+//! Texts, and the order in which Redis thinks of them, are those of 7.0.15.
 
 use super::encoded::{bulk, error, ok};
 use super::redis::{Client, Redis};
@@ -29,7 +28,6 @@ pub(super) enum Role {
     Orphan,
 }
 
-/// A script that takes its time.
 #[derive(Debug)]
 struct Script {
     link: usize,
@@ -42,7 +40,6 @@ struct Script {
 #[derive(Debug, Default)]
 pub(super) struct Weather {
     role: Role,
-    /// No connection is accepted.
     pub(super) full: bool,
     /// The dataset is being read until then.
     loading_until: Millis,
@@ -65,14 +62,8 @@ impl Weather {
         self.script.as_ref().is_some_and(|script| now < script.told_from)
     }
 
-    /// This connection's own script runs.
     pub(super) fn is_running(&self, link: usize) -> bool {
         self.script.as_ref().is_some_and(|script| script.link == link)
-    }
-
-    /// A script runs, and others are told so.
-    fn is_busy(&self, now: Millis) -> bool {
-        self.script.is_some() && !self.is_deaf(now)
     }
 
     pub(super) fn script_runs(&self) -> bool {
@@ -87,8 +78,6 @@ impl Weather {
 }
 
 impl Redis {
-    // ---- changes --------------------------------------------------------------------------------------
-
     /// Another role. A replica serves nobody who is blocked.
     pub(super) fn set_role(&mut self, role: Role) {
         if role != Role::Master && !self.weather.is_replica() {
@@ -121,7 +110,6 @@ impl Redis {
         self.witness();
     }
 
-    /// Time has gone on.
     pub(super) fn change_in_time(&mut self) {
         if self.weather.script.as_ref().is_some_and(|script| script.ends <= self.now) {
             self.end_script(None);
@@ -130,7 +118,6 @@ impl Redis {
         self.witness();
     }
 
-    /// Writes down what is so now.
     pub(super) fn witness(&mut self) {
         let (now, weather, truth) = (self.now, &self.weather, &mut self.ledger.truth);
         let (loading, down) = (weather.loading_until > now, weather.role == Role::Orphan);
@@ -141,20 +128,17 @@ impl Redis {
         truth.set(Reason::Replica, weather.is_replica());
         truth.set(Reason::Master, !weather.is_replica());
         truth.set(Reason::MasterDown, down);
-        truth.set(Reason::Busy, weather.is_busy(now));
+        truth.set(Reason::Busy, weather.script_runs() && !weather.is_deaf(now));
         truth.set(Reason::Pingable, pingable);
     }
-
-    // ---- refusals -------------------------------------------------------------------------------------
 
     /// What a server says before it looks at what a command does.
     pub(super) fn refusal(&self, link: usize, name: &str, argv: &[Vec<u8>]) -> Option<String> {
         let client = self.clients.get(&link)?;
-        let Some(arity) = table::arity(name) else {
-            return Some(format!("ERR unknown command '{}'", String::from_utf8_lossy(&argv[0])));
-        };
-        if !table::accepts(arity, argv.len()) {
-            return Some(format!("ERR wrong number of arguments for '{name}' command"));
+        match table::accepts(name, argv.len()) {
+            None => return Some(format!("ERR unknown command '{}'", String::from_utf8_lossy(&argv[0]))),
+            Some(false) => return Some(format!("ERR wrong number of arguments for '{name}' command")),
+            Some(true) => {}
         }
         if let Some(text) = self.forbids(client, name) {
             return Some(text);
@@ -174,14 +158,12 @@ impl Redis {
             let kind = if name == "exec" { "" } else { "ERR " };
             return Some(format!("{kind}Can't execute '{name}': {context}"));
         }
-        if weather.role == Role::Orphan && (lacks("stale") || name == "eval") {
-            return Some(MASTERDOWN.into());
-        }
-        if weather.loading_until > self.now && lacks("loading") {
-            return Some(LOADING.into());
-        }
-        let busy = weather.script.is_some() && !table::has_flag(name, "allow_busy");
-        busy.then(|| BUSY.into())
+        let refusals = [
+            (weather.role == Role::Orphan && (lacks("stale") || name == "eval"), MASTERDOWN),
+            (weather.loading_until > self.now && lacks("loading"), LOADING),
+            (weather.script.is_some() && !table::has_flag(name, "allow_busy"), BUSY),
+        ];
+        refusals.into_iter().find_map(|(is_so, text)| is_so.then(|| text.into()))
     }
 
     /// A command that was refused: an open MULTI is spoilt, and EXEC ends it.
@@ -193,8 +175,6 @@ impl Redis {
         client.end_multi();
         error(&format!("EXECABORT Transaction discarded because of: {text}"))
     }
-
-    // ---- scripts --------------------------------------------------------------------------------------
 
     /// EVAL of a script that runs for so long, or until it is killed: `loop=300`, `loop`.
     pub(super) fn begin_script(&mut self, link: usize, argv: &[Vec<u8>]) {
@@ -231,7 +211,6 @@ impl Redis {
     }
 }
 
-/// What a refusal speaks of.
 pub(super) fn reason_of(text: &[u8]) -> Option<Reason> {
     Some(match text.split(|byte| *byte == b' ').next()? {
         b"NOPERM" => Reason::Denied,

@@ -3,7 +3,6 @@
 use super::broken;
 use super::ledger::Nonce;
 
-/// A request's arguments.
 pub(super) type Argv = Vec<Vec<u8>>;
 
 /// The first request in `bytes` and its length. Only the canonical form ever reaches a server.
@@ -43,15 +42,13 @@ fn header(bytes: &[u8], at: &mut usize, kind: u8) -> Option<usize> {
 pub(super) fn full_name(argv: &[Vec<u8>]) -> String {
     let lower = |arg: &Vec<u8>| String::from_utf8_lossy(arg).to_ascii_lowercase();
     let name = argv.first().map(lower).unwrap_or_default();
-    let containers = ["client", "acl", "config", "pubsub", "script", "function"];
+    let containers = ["client", "acl", "config", "pubsub", "script", "function", "command"];
     match argv.get(1) {
         Some(sub) if containers.contains(&name.as_str()) => format!("{name}|{}", lower(sub)),
-        Some(sub) if name == "command" => format!("{name}|{}", lower(sub)),
         _ => name,
     }
 }
 
-/// A request for people.
 pub(super) fn shown(argv: &[Vec<u8>]) -> String {
     argv.iter().map(|arg| String::from_utf8_lossy(arg)).collect::<Vec<_>>().join(" ")
 }

@@ -105,8 +105,6 @@ fn nothing_overtakes_a_request_whose_reply_is_overdue() {
     assert_eq!(sim.ask(child, "GET on"), "$2 on");
 }
 
-// ---- canaries --------------------------------------------------------------------------------------------
-
 /// Children whose GET is not answered, each reply to be proven; and the connection that should do both.
 fn unanswered<const CHILDREN: usize>(settings: &[(&str, &str)]) -> (Sim, [usize; CHILDREN], usize) {
     let (mut sim, children) = Sim::with(&[&[("integrity", "always")], settings].concat());

@@ -96,8 +96,6 @@ fn a_reply_made_here_has_its_bound_before_it_is_made() {
     assert_eq!(sim.ask(child, "GET a"), "$1 a");
 }
 
-// ---- reading ahead -----------------------------------------------------------------------------------------
-
 const MIB: usize = 1 << 20;
 
 /// A child whose first reply is 2 MiB, that takes none of it, and has so many bytes of other requests written behind.

@@ -47,6 +47,13 @@ impl SocketPath {
         rest.unwrap_or_else(|| panic!("{error}")).to_owned()
     }
 
+    /// A file beside the socket that must not be touched.
+    fn victim(&self) -> PathBuf {
+        let victim = self.dir.path().join("victim");
+        fs::write(&victim, "precious").unwrap();
+        victim
+    }
+
     fn files(&self) -> usize {
         fs::read_dir(self.dir.path()).unwrap().count()
     }
@@ -205,10 +212,7 @@ fn a_living_process_without_the_lock_is_left_alone() {
     assert_eq!(place.refusal(), "a living process is listening there");
     other.accept().unwrap();
     assert_eq!(place.files(), 1, "no lock file is left behind");
-}
-
-#[test]
-fn a_full_backlog_counts_as_living() {
+    // A full backlog counts as living.
     let place = SocketPath::new();
     let other = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
     other.bind(&socket2::SockAddr::unix(place.path()).unwrap()).unwrap();
@@ -244,16 +248,19 @@ fn what_is_not_a_socket_is_never_removed() {
 }
 
 #[test]
-fn a_lock_file_that_is_a_link_or_a_directory_is_refused() {
+fn a_lock_file_that_leads_elsewhere_is_refused() {
     let place = SocketPath::new();
-    let victim = place.dir.path().join("victim");
-    fs::write(&victim, "precious").unwrap();
+    let victim = place.victim();
     std::os::unix::fs::symlink(&victim, place.lock()).unwrap();
     assert!(place.refusal().contains("cannot lock"));
-    assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
     fs::remove_file(place.lock()).unwrap();
     fs::create_dir(place.lock()).unwrap();
     assert!(place.refusal().contains("cannot lock"));
+    fs::remove_dir(place.lock()).unwrap();
+    fs::hard_link(&victim, place.lock()).unwrap();
+    assert!(place.refusal().ends_with("has another name too; it was not touched"));
+    assert!(Listener::check(&place.url()).is_err());
+    assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
 }
 
 #[test]
@@ -408,8 +415,7 @@ fn a_directory_of_somebody_elses_is_refused() {
 #[test]
 fn permissions_never_go_through_a_name_that_has_changed() {
     let place = SocketPath::new();
-    let victim = place.dir.path().join("victim");
-    fs::write(&victim, "precious").unwrap();
+    let victim = place.victim();
     fs::set_permissions(&victim, PermissionsExt::from_mode(0o600)).unwrap();
     let listener = Listener::bind(&place.url()).unwrap();
     fs::rename(place.path(), place.dir.path().join("was")).unwrap();
@@ -425,18 +431,6 @@ fn permissions_never_go_through_a_name_that_has_changed() {
     file.set_mode(0o666).unwrap();
     assert_eq!(fs::metadata(&victim).unwrap().mode() & 0o777, 0o600);
     assert_eq!(fs::metadata(place.dir.path().join("was")).unwrap().mode() & 0o777, 0o666);
-}
-
-#[test]
-fn a_lock_file_with_another_name_is_not_written_to() {
-    let place = SocketPath::new();
-    let victim = place.dir.path().join("victim");
-    fs::write(&victim, "precious").unwrap();
-    fs::hard_link(&victim, place.lock()).unwrap();
-    let refusal = place.refusal();
-    assert!(refusal.ends_with("has another name too; it was not touched"), "{refusal}");
-    assert!(Listener::check(&place.url()).is_err());
-    assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
 }
 
 /// `check` says what `bind` would, and neither the broker that listens nor a file notices.

@@ -3,7 +3,6 @@
 use super::*;
 use crate::base::clock::Millis;
 use crate::base::failure::{Down, Failure};
-use crate::config::parse_upstream;
 use crate::core::broker::Broker;
 use crate::core::child::hold::Hold;
 use crate::core::connection::lane::Lane;
@@ -57,21 +56,13 @@ fn asked(sim: &Sim) -> Vec<&str> {
     all.filter(|request| request.starts_with("subscribe ") || request.starts_with("unsubscribe ")).collect()
 }
 
-/// A broker with children.
-fn begin<const N: usize>(settings: &[(&str, &str)]) -> (Sim, [usize; N]) {
-    let mut sim = Sim::new(settings);
-    let children = std::array::from_fn(|_| sim.child());
-    (sim, children)
-}
-
 /// The upstream runs nothing of subscriptions until `thaw`.
 fn freeze(sim: &mut Sim) {
     sim.frozen = vec![LaneRole::Subscriber];
 }
 
 fn thaw(sim: &mut Sim) {
-    sim.frozen.clear();
-    sim.settle();
+    sim.thaw();
     check(&sim.broker);
 }
 
@@ -84,18 +75,14 @@ fn inject(sim: &mut Sim, frames: &[&[u8]]) {
 
 /// The same, and then answers the last fence.
 fn answer(sim: &mut Sim, frames: &[&[u8]]) {
-    let pong = pong(sim);
+    let pong = pong(sim, 0);
     inject(sim, &[&frames.concat(), &pong]);
 }
 
-/// The answer to the last fence.
-fn pong(sim: &Sim) -> Vec<u8> {
-    pong_of(sim.broker.shared.hubs.pings)
-}
-
-fn pong_of(fence: u64) -> Vec<u8> {
+/// The answer to the last fence, or to one so many before it.
+fn pong(sim: &Sim, before: u64) -> Vec<u8> {
     let mut bytes = Vec::new();
-    encode::bulk(&mut bytes, fence.to_string().as_bytes());
+    encode::bulk(&mut bytes, (sim.broker.shared.hubs.pings - before).to_string().as_bytes());
     bytes
 }
 
@@ -111,7 +98,7 @@ fn connection(sim: &Sim) -> usize {
 
 #[test]
 fn one_upstream_subscription_serves_all() {
-    let (mut sim, [a, b, publisher]) = begin(&[]);
+    let (mut sim, [a, b, publisher]) = Sim::with(&[]);
     sim.ask(b, "HELLO 3");
     assert_eq!(sim.ask(a, "SUBSCRIBE c"), "*3 $9 subscribe $1 c :1");
     assert_eq!(sim.ask(b, "SUBSCRIBE d c"), ">3 $9 subscribe $1 d :1 >3 $9 subscribe $1 c :2");
@@ -130,7 +117,7 @@ fn one_upstream_subscription_serves_all() {
 
 #[test]
 fn whoever_leaves_last_hears_everything_until_the_upstream_knows() {
-    let (mut sim, [a, publisher]) = begin(&[]);
+    let (mut sim, [a, publisher]) = Sim::with(&[]);
     sim.ask(a, "SUBSCRIBE c");
     freeze(&mut sim);
     assert_eq!(sim.ask(a, "UNSUBSCRIBE c"), "");
@@ -146,7 +133,7 @@ fn whoever_leaves_last_hears_everything_until_the_upstream_knows() {
 #[test]
 fn a_listener_that_goes_was_there_before() {
     for leave in ["RESET", "QUIT", "UNSUBSCRIBE c"] {
-        let (mut sim, [child]) = begin(&[]);
+        let (mut sim, [child]) = Sim::with(&[]);
         sim.ask(child, "HELLO 3\nSUBSCRIBE c");
         sim.frozen = vec![LaneRole::Shared];
         assert_eq!(sim.ask(child, &format!("PUBLISH c x\n{leave}")), "", "{leave}");
@@ -159,12 +146,12 @@ fn a_listener_that_goes_was_there_before() {
 /// A message from before the confirmation is not the new subscriber's, though others get it.
 #[test]
 fn a_late_subscriber_hears_nothing_older() {
-    let (mut sim, [a, b]) = begin(&[]);
+    let (mut sim, [a, b]) = Sim::with(&[]);
     sim.ask(a, "SUBSCRIBE c");
     freeze(&mut sim);
     sim.send(b, "SUBSCRIBE c");
     let old = b">3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$3\r\nold\r\n";
-    let pong = pong(&sim);
+    let pong = pong(&sim, 0);
     inject(&mut sim, &[old, CONFIRMED, old, &pong, MESSAGE]);
     let told = "*3 $7 message $1 c $3 old *3 $7 message $1 c $3 old *3 $7 message $1 c $1 m";
     assert_eq!(sim.received(a), told);
@@ -173,7 +160,7 @@ fn a_late_subscriber_hears_nothing_older() {
 
 #[test]
 fn joining_while_the_last_one_leaves() {
-    let (mut sim, [a, b, publisher]) = begin(&[]);
+    let (mut sim, [a, b, publisher]) = Sim::with(&[]);
     sim.ask(a, "SUBSCRIBE c");
     freeze(&mut sim);
     sim.send(a, "UNSUBSCRIBE c");
@@ -190,7 +177,7 @@ fn joining_while_the_last_one_leaves() {
 
 #[test]
 fn two_that_leave_together_leave_upstream() {
-    let (mut sim, [a, b]) = begin(&[]);
+    let (mut sim, [a, b]) = Sim::with(&[]);
     sim.ask(a, "SUBSCRIBE c");
     sim.ask(b, "SUBSCRIBE c");
     freeze(&mut sim);
@@ -206,7 +193,7 @@ fn two_that_leave_together_leave_upstream() {
 #[test]
 fn a_child_that_dies_waiting_leaves_nothing_behind() {
     for words in ["SUBSCRIBE c d", "SUBSCRIBE c\nUNSUBSCRIBE c"] {
-        let (mut sim, [a]) = begin(&[]);
+        let (mut sim, [a]) = Sim::with(&[]);
         freeze(&mut sim);
         sim.send(a, words);
         sim.kill(a);
@@ -220,7 +207,7 @@ fn a_child_that_dies_waiting_leaves_nothing_behind() {
 
 #[test]
 fn a_refusal_is_the_answer_of_whoever_asked() {
-    let (mut sim, [a, b]) = begin(&[]);
+    let (mut sim, [a, b]) = Sim::with(&[]);
     sim.ask(a, "SUBSCRIBE c");
     freeze(&mut sim);
     sim.send(b, "SUBSCRIBE c denied");
@@ -234,7 +221,7 @@ fn a_refusal_is_the_answer_of_whoever_asked() {
 /// Rights may go while somebody listens: Redis lets those listen on, and nobody join them.
 #[test]
 fn a_right_that_has_gone_is_missed_by_newcomers_alone() {
-    let (mut sim, [a, b]) = begin(&[("request_timeout", "500")]);
+    let (mut sim, [a, b]) = Sim::with(&[("request_timeout", "500")]);
     sim.ask(a, "SUBSCRIBE c");
     freeze(&mut sim);
     sim.send(b, "SUBSCRIBE c");
@@ -244,7 +231,7 @@ fn a_right_that_has_gone_is_missed_by_newcomers_alone() {
     assert_eq!((sim.received(a).as_str(), sim.received(b).as_str()), ("*3 $7 message $1 c $1 m", ""));
     // An answer that comes too late is not the next request's.
     sim.send(b, "SUBSCRIBE c");
-    let late = pong(&sim);
+    let late = pong(&sim, 0);
     sim.pass(1000);
     assert!(sim.received(b).starts_with("-BROKERTIMEOUT"));
     sim.send(b, "SUBSCRIBE c");
@@ -255,13 +242,13 @@ fn a_right_that_has_gone_is_missed_by_newcomers_alone() {
 /// The right comes between the first who asks and the second.
 #[test]
 fn who_is_confirmed_listens_whatever_the_first_was_told() {
-    let (mut sim, [a, b, c]) = begin(&[]);
+    let (mut sim, [a, b, c]) = Sim::with(&[]);
     sim.ask(a, "SUBSCRIBE other");
     freeze(&mut sim);
     sim.send(b, "SUBSCRIBE c");
     sim.send(c, "SUBSCRIBE c");
-    let last = sim.broker.shared.hubs.pings;
-    inject(&mut sim, &[b"-NOPERM c\r\n", &pong_of(last - 1), CONFIRMED, &pong_of(last)]);
+    let (first, last) = (pong(&sim, 1), pong(&sim, 0));
+    inject(&mut sim, &[b"-NOPERM c\r\n", &first, CONFIRMED, &last]);
     assert_eq!(sim.received(b), "-NOPERM c");
     assert_eq!(sim.received(c), "*3 $9 subscribe $1 c :1");
     inject(&mut sim, &[MESSAGE]);
@@ -280,17 +267,16 @@ fn an_upstream_out_of_step_is_left() {
         ("c", b"$1\r\n1\r\n"),
     ];
     for (joined, bytes) in wrong {
-        let (mut sim, [a, b]) = begin(&[]);
+        let (mut sim, [a, b]) = Sim::with(&[]);
         sim.ask(a, "SUBSCRIBE c");
-        assert_eq!(pong(&sim), b"$1\r\n1\r\n");
+        assert_eq!(pong(&sim, 0), b"$1\r\n1\r\n");
         freeze(&mut sim);
         sim.send(b, &format!("SUBSCRIBE {joined}"));
         inject(&mut sim, &[bytes]);
         assert_eq!(sim.broker.counters().desyncs, 1);
         assert!(sim.is_closed(a) && !sim.is_closed(b));
         thaw(&mut sim);
-        let told = format!("*3 $9 subscribe $1 {joined} :1");
-        assert_eq!(sim.received(b), told, "it waited for the next connection");
+        assert_eq!(sim.received(b), format!("*3 $9 subscribe $1 {joined} :1"), "on the next connection");
     }
 }
 
@@ -304,7 +290,7 @@ fn a_lost_connection_closes_its_listeners_or_goes_unnoticed() {
         ("resubscribe", true, false),
         ("resubscribe", true, true),
     ] {
-        let (mut sim, [a, b, c, publisher]) = begin(&[("on_subscriber_loss", mode)]);
+        let (mut sim, [a, b, c, publisher]) = Sim::with(&[("on_subscriber_loss", mode)]);
         sim.ask(a, "SUBSCRIBE c d");
         sim.ask(c, "SUBSCRIBE c");
         let link = connection(&sim);
@@ -312,8 +298,7 @@ fn a_lost_connection_closes_its_listeners_or_goes_unnoticed() {
         sim.send(b, "SUBSCRIBE c");
         sim.send(c, "UNSUBSCRIBE c");
         if replaced {
-            let settings = sim.broker.settings().clone();
-            sim.broker.reload(settings, parse_upstream("redis://other/0").expect("a URL"));
+            sim.reload("redis://other/0", &[]);
         } else {
             sim.lose(link);
         }
@@ -336,7 +321,7 @@ fn a_lost_connection_closes_its_listeners_or_goes_unnoticed() {
 
 #[test]
 fn timers_do_not_pile_up() {
-    let (mut sim, [a]) = begin(&[("queue_timeout", "1h"), ("lease_wait_timeout", "1h")]);
+    let (mut sim, [a]) = Sim::with(&[("queue_timeout", "1h"), ("lease_wait_timeout", "1h")]);
     for _ in 0..200 {
         assert_eq!(sim.ask(a, "SUBSCRIBE c\nUNSUBSCRIBE c").matches("subscribe").count(), 2);
     }
@@ -349,7 +334,7 @@ fn timers_do_not_pile_up() {
 
 #[test]
 fn a_shard_channel_that_moves_is_told_as_redis_tells() {
-    let (mut sim, [a, b]) = begin(&[]);
+    let (mut sim, [a, b]) = Sim::with(&[]);
     sim.ask(b, "HELLO 3");
     sim.ask(a, "SUBSCRIBE c");
     sim.ask(a, "UNSUBSCRIBE c");
@@ -367,7 +352,7 @@ fn a_shard_channel_that_moves_is_told_as_redis_tells() {
 
 #[test]
 fn a_subscription_that_is_refused_after_a_loss_closes_its_listeners() {
-    let (mut sim, [a, b]) = begin(&[("on_subscriber_loss", "resubscribe")]);
+    let (mut sim, [a, b]) = Sim::with(&[("on_subscriber_loss", "resubscribe")]);
     sim.ask(a, "SUBSCRIBE c");
     sim.ask(b, "SUBSCRIBE d");
     freeze(&mut sim);
@@ -381,7 +366,7 @@ fn a_subscription_that_is_refused_after_a_loss_closes_its_listeners() {
 
 #[test]
 fn without_an_upstream_a_subscription_is_not_made() {
-    let (mut sim, [a]) = begin(&[("queue_timeout", "500"), ("lease_wait_timeout", "10s")]);
+    let (mut sim, [a]) = Sim::with(&[("queue_timeout", "500"), ("lease_wait_timeout", "10s")]);
     sim.refuses = true;
     sim.send(a, "SUBSCRIBE c");
     sim.pass(400);
@@ -397,18 +382,13 @@ fn without_an_upstream_a_subscription_is_not_made() {
 
 #[test]
 fn leases_can_leave_no_place() {
-    let settings = [
-        ("upstream_connections_max", "8"),
-        ("leases_transaction_max", "6"),
-        ("leases_blocking_max", "0"),
-        ("lease_wait_timeout", "500"),
-    ];
-    let mut sim = Sim::new(&settings);
-    let watchers: Vec<usize> = (0..5).map(|_| sim.child()).collect();
-    for child in &watchers {
-        assert_eq!(sim.ask(*child, "WATCH k"), "+OK");
+    let leases = [("leases_transaction_max", "6"), ("leases_blocking_max", "0")];
+    let settings =
+        [&leases[..], &[("upstream_connections_max", "8"), ("lease_wait_timeout", "500")]].concat();
+    let (mut sim, [a, b, watchers @ ..]) = Sim::with::<7>(&settings);
+    for child in watchers {
+        assert_eq!(sim.ask(child, "WATCH k"), "+OK");
     }
-    let (a, b) = (sim.child(), sim.child());
     sim.send(a, "SUBSCRIBE c");
     assert_eq!(sim.ask(b, "GET k"), "$1 k", "others go on");
     sim.pass(600);
@@ -424,7 +404,7 @@ fn leases_can_leave_no_place() {
 /// More pools than places: idle connections make room, but not one that somebody listens by.
 #[test]
 fn a_connection_with_listeners_is_not_evicted() {
-    let (mut sim, [a, b]) = begin(&[("upstream_connections_max", "8"), ("leases_warm", "0")]);
+    let (mut sim, [a, b]) = Sim::with(&[("upstream_connections_max", "8"), ("leases_warm", "0")]);
     sim.ask(a, "SUBSCRIBE c");
     let link = connection(&sim);
     let visit = |sim: &mut Sim| {
@@ -448,7 +428,7 @@ fn a_connection_with_listeners_is_not_evicted() {
 
 #[test]
 fn a_quiet_connection_is_asked_whether_it_lives() {
-    let (mut sim, [a]) = begin(&[("lane_stall_timeout", "2s")]);
+    let (mut sim, [a]) = Sim::with(&[("lane_stall_timeout", "2s")]);
     sim.ask(a, "SUBSCRIBE c");
     let before = sim.executed().len();
     sim.pass(5000);
@@ -462,7 +442,7 @@ fn a_quiet_connection_is_asked_whether_it_lives() {
 
 #[test]
 fn the_connection_goes_when_nobody_has_listened_for_long() {
-    let (mut sim, [a]) = begin(&[("upstream_idle_timeout", "3000")]);
+    let (mut sim, [a]) = Sim::with(&[("upstream_idle_timeout", "3000")]);
     sim.ask(a, "SUBSCRIBE c");
     sim.pass(20_000);
     assert_eq!(sim.links(LaneRole::Subscriber).len(), 1);
@@ -479,12 +459,9 @@ fn the_connection_goes_when_nobody_has_listened_for_long() {
 #[test]
 fn another_way_to_subscribe_is_for_new_subscribers() {
     for (before, after) in [("shared", "leased"), ("leased", "shared")] {
-        let (mut sim, [a, b, c]) = begin(&[("pubsub", before)]);
+        let (mut sim, [a, b, c]) = Sim::with(&[("pubsub", before)]);
         sim.ask(a, "SUBSCRIBE c");
-        let mut settings = sim.broker.settings().clone();
-        settings.set("pubsub", after).expect("a mode");
-        sim.broker.reload(settings, parse_upstream("redis://sim/0").expect("a URL"));
-        sim.settle();
+        sim.reload("redis://sim/0", &[("pubsub", after)]);
         assert_eq!(sim.ask(a, "SUBSCRIBE d"), "*3 $9 subscribe $1 d :2");
         assert_eq!(sim.ask(b, "SUBSCRIBE c"), "*3 $9 subscribe $1 c :1");
         assert_eq!(sim.ask(c, "PUBLISH c 1\nPUBLISH d 2"), ":2 :1");
@@ -500,7 +477,7 @@ fn another_way_to_subscribe_is_for_new_subscribers() {
 
 #[test]
 fn watching_goes_on_beside_listening() {
-    let (mut sim, [a]) = begin(&[]);
+    let (mut sim, [a]) = Sim::with(&[]);
     sim.ask(a, "HELLO 3");
     assert_eq!(sim.ask(a, "WATCH k\nSUBSCRIBE c"), "+OK >3 $9 subscribe $1 c :1");
     assert_eq!(sim.ask(a, "MULTI\nGET k\nEXEC"), "+OK +QUEUED *1 $1 k");
@@ -513,8 +490,6 @@ fn watching_goes_on_beside_listening() {
     assert_eq!(sim.ask(a, "RESET"), "+RESET");
     assert_eq!(asked(&sim), ["subscribe c", "unsubscribe c"]);
 }
-
-// ---- at random -------------------------------------------------------------------------------------------
 
 /// What one child should hear of one channel, told by what it has received.
 #[derive(Default)]
@@ -631,7 +606,7 @@ fn random_comings_and_goings_lose_nothing() {
 #[test]
 fn a_leave_without_an_answer_leaves() {
     for leave in ["UNSUBSCRIBE", "UNSUBSCRIBE c", "RESET"] {
-        let (mut sim, [a, b]) = begin(&[("request_timeout", "200")]);
+        let (mut sim, [a, b]) = Sim::with(&[("request_timeout", "200")]);
         assert_eq!(sim.ask(a, "SUBSCRIBE c"), "*3 $9 subscribe $1 c :1");
         freeze(&mut sim);
         sim.send(a, leave);
