@@ -13,7 +13,6 @@ use crate::core::timers::Timers;
 use crate::resp::{Scanner, SharedScanner};
 use std::collections::VecDeque;
 
-/// What every part needs: the time, the settings, timers, counters, and the lists the driver takes.
 #[derive(Debug)]
 pub(crate) struct Env {
     pub(crate) settings: Settings,

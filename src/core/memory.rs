@@ -4,7 +4,6 @@
 use crate::base::clock::Millis;
 use crate::base::limits;
 
-/// Watches for memory that a burst has left behind.
 #[derive(Debug, Default)]
 pub(crate) struct Trim {
     /// The most the broker has held since the program was last told that memory came free.
@@ -25,7 +24,6 @@ impl Trim {
         }
     }
 
-    /// Takes note of how much is held.
     pub(crate) fn rise(&mut self, held: usize) {
         self.peak = self.peak.max(held);
     }

@@ -8,16 +8,13 @@ use crate::core::keys::{ChildKey, LaneKey, LeaseKind, PoolKey, TopicKey, UserId}
 use crate::core::pubsub::SubscriberLoss;
 use crate::core::questions::probe::{Asker, ProofAbout, ProofVerdict};
 
-/// What has happened to one child, or to all that something concerns.
 #[derive(Debug)]
 pub(crate) enum Notice {
     /// Nothing is told to a child that has ended meanwhile.
     Child(ChildKey, ChildNotice),
-    /// The requests in these slots have failed.
     Failed { lane: LaneKey, slots: Vec<Slot>, failure: Failure },
     /// The upstream has answered a question about a child as a user.
     Proved(Asker, ProofAbout, ProofVerdict),
-    /// The child ends at once.
     Close(ChildKey),
     /// The upstream refuses the password of this user.
     UserRefused(UserId),
@@ -39,7 +36,6 @@ pub(crate) enum Notice {
     UpstreamAnswers,
 }
 
-/// What one child is told.
 #[derive(Debug)]
 pub(crate) enum ChildNotice {
     /// Its request at the front is looked at afresh, if this is still what it waits for.

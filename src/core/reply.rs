@@ -46,7 +46,6 @@ impl Broker {
         self.deliver_notices();
     }
 
-    /// A frame that need not be a reply.
     fn take_frame(&mut self, key: LaneKey, frame: &[u8], kind: u8) {
         let Some(lane) = self.shared.connections.known(key) else { return };
         if matches!(lane.state(), LaneState::Handshaking { .. }) {
@@ -240,7 +239,6 @@ impl Shared {
         self.close(child);
     }
 
-    /// Every kind of reply but the plain one and EXEC's.
     fn settle_special(&mut self, child: &mut Child, lane: LaneKey, slot: Slot, frame: &[u8], real: bool) {
         match slot.kind {
             SlotKind::Swallow => child.session_mut().transaction.note_reply(frame),

@@ -6,7 +6,6 @@ use crate::command::{Family, Local, Pin, Route, Subscribe, Transaction as Comman
 use crate::core::connection::slot::SlotKind;
 use crate::core::keys::LeaseKind;
 
-/// What the child's requests run in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum Context {
     /// Nothing: it shares connections.
@@ -28,9 +27,7 @@ pub(crate) struct Situation {
     pub(crate) listens_resp2: bool,
     /// It speaks RESP2 and has subscriptions on its leased lane.
     pub(crate) lease_listens_resp2: bool,
-    /// The connection that watched its keys was lost.
     pub(crate) watch_lost: bool,
-    /// CLIENT TRACKING is on.
     pub(crate) tracks: bool,
     /// Of a (un)subscription: it is to be a shared one.
     pub(crate) shares_topics: bool,
@@ -39,18 +36,14 @@ pub(crate) struct Situation {
 }
 
 impl Situation {
-    /// Whether its requests go on a leased lane.
     pub(crate) fn is_on_lease(&self) -> bool {
         matches!(self.context, Context::Lease | Context::LeasedMulti)
     }
 }
 
-/// The way of one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Way {
-    /// On a shared lane.
     Share,
-    /// The broker answers.
     Local(Local),
     /// Not through a shared broker.
     Refuse,
@@ -70,19 +63,15 @@ pub(crate) enum Way {
     Block,
     /// The lane of the last write, until enough replicas have it.
     Replicas,
-    /// The control connection.
     Control,
     /// A lease is taken, and the request goes on with it.
     Borrow(LeaseKind),
-    /// Shared subscriptions change.
     Topics(Subscribe),
-    /// There is no subscription to leave.
     LeaveNothing(Family),
     /// MULTI: queued here or on a leased lane.
     Multi,
     /// WATCH behind watched keys that are lost: OK, and EXEC will answer null.
     WatchLost,
-    /// UNWATCH where nothing is watched.
     UnwatchNothing,
     /// Into the MULTI that the broker queues; Redis runs a placeholder for what the broker answers.
     Queue(Option<Local>),
@@ -90,7 +79,6 @@ pub(crate) enum Way {
     Escalate,
     ExecQueued,
     DiscardQueued,
-    /// On the leased lane.
     Leased(Leased),
 }
 
@@ -110,11 +98,9 @@ pub(crate) enum Leased {
     Discard,
     /// Redis queues it, or a placeholder for what the broker answers.
     Queue(Option<Local>),
-    /// Redis queues the SELECT.
     QueueSelect,
 }
 
-/// Which way a command goes.
 #[inline]
 pub(crate) fn way(facts: &Situation, route: Route, no_multi: bool) -> Way {
     if facts.listens_resp2 && !is_said_while_listening(route) {

@@ -15,7 +15,6 @@ use crate::core::questions::rights::ScriptRights;
 use crate::core::questions::work::Work;
 use crate::core::user::users::Users;
 
-/// What all children share.
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) turn: Turn,

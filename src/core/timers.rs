@@ -7,7 +7,6 @@ use crate::core::keys::{ChildKey, LaneKey};
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 
-/// What a deadline is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Timer {
     /// A lane's attempt or backoff; meant only while the lane's `timer` has this number.
@@ -19,9 +18,7 @@ pub(crate) enum Timer {
     Leases,
     /// A shared lane may now be asked to yield.
     Yield,
-    /// The periodic pass.
     Janitor,
-    /// The end of the drain's patience.
     Drain,
 }
 

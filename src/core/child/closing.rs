@@ -3,28 +3,20 @@
 
 use crate::core::child::Child;
 
-/// A reason to close a child.
 #[derive(Debug)]
 pub(crate) enum CloseReason<'a> {
-    /// It leaves more unread than the setting of this name allows.
     OutputMax(&'static str),
-    /// More of its requests wait than the setting of this name allows.
     InputMax(&'static str),
     /// `memory_max` is reached, and it holds more than the others: so many bytes.
     MemoryMax { held_bytes: usize },
-    /// The timeout of this name has passed.
     TimedOut(&'static str),
-    /// `drain_timeout` has passed while the broker ends.
     DrainTimedOut,
     /// It breaks the protocol, as the error says that it is answered.
     Protocol(&'a str),
     /// An argument of so many bytes is longer than the setting of the server allows.
     ArgumentTooLong { len_bytes: u64, setting: &'static str, max_bytes: u64 },
-    /// The server refuses to read its request, with this error.
     RequestRefused(&'a str),
-    /// The server refuses what it is subscribed to.
     SubscriptionRefused,
-    /// The child of this label has sent CLIENT KILL.
     Killed { by: &'a str },
 }
 

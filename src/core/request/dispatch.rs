@@ -151,7 +151,6 @@ impl Shared {
         }
     }
 
-    /// Carries a request out, the way that was decided.
     fn execute(&mut self, child: &mut Child, decided: Decided<'_>, way: Way, rest: &[u8]) -> Flow {
         let Decided { request, id, .. } = decided;
         match way {
@@ -200,7 +199,6 @@ impl Shared {
         }
     }
 
-    /// Goes on with a request whose child has the lease for it.
     pub(crate) fn on_lease(&mut self, child: &mut Child, decided: Decided<'_>, lane: LaneKey) -> Flow {
         let facts = self.facts(child, decided, Some(lane));
         let way = route::way(&facts, decided.route, decided.no_multi);
@@ -271,8 +269,6 @@ impl Shared {
         self.ask(Question::Lookup { child: child.key(), name: name.to_vec() });
         Flow::Hold(Hold::Question)
     }
-
-    // ---- shared lanes ---------------------------------------------------------------------------------
 
     /// The shared lane for this child's next request, of `len` bytes; or why it has to wait. A child changes
     /// lanes only while nothing of it is in flight, else its requests could overtake each other.

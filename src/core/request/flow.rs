@@ -4,7 +4,6 @@ use crate::command::{CommandId, Local, Route};
 use crate::core::child::hold::Hold;
 use crate::resp::Request;
 
-/// What became of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Flow {
     /// Answered or on its way.
@@ -17,7 +16,6 @@ pub(crate) enum Flow {
     More,
     /// It is about other children, and the broker runs it.
     Roster(Local),
-    /// The child has been closed.
     Gone,
 }
 

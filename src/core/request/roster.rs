@@ -21,7 +21,6 @@ use std::fmt::Write;
 /// Every child has the same one: there is one broker.
 const LOCAL_ADDRESS: &str = "broker";
 
-/// Which children CLIENT KILL means.
 #[derive(Debug, Default)]
 struct Filter<'r> {
     id: Option<i64>,
@@ -167,7 +166,6 @@ impl Broker {
         }
     }
 
-    /// The CLIENT LIST of an EXEC.
     pub(crate) fn roster(&self, key: ChildKey, argv: &[&[u8]]) -> Vec<u8> {
         let (mut out, mut listing, mut credit) = (Vec::new(), Listing::default(), i64::MAX);
         let proto = self.children.get(key).map_or(2, |asker| asker.session().proto);
@@ -246,8 +244,6 @@ impl Broker {
         Ok(true)
     }
 
-    // ---- KILL -----------------------------------------------------------------------------------------
-
     /// Closes children of the same user of this host. Others are as if they were not there.
     pub(crate) fn kill(&mut self, key: ChildKey, request: &Request<'_>) -> Flow {
         let Some(killer) = self.children.known_mut(key) else { return Flow::Gone };
@@ -292,8 +288,6 @@ impl Broker {
         }
         (self.children.iter().filter(meant).map(|(other, _)| other).collect(), self.children.len())
     }
-
-    // ---- UNBLOCK --------------------------------------------------------------------------------------
 
     /// Ends another child's blocking command: here, where it still waits for a lane, or upstream, where the
     /// broker knows its connection.

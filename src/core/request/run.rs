@@ -18,7 +18,6 @@ use crate::resp::{FrameLimits, Frames, Scan, Scanner, encode};
 pub(crate) type Roster = (Local, usize);
 
 impl Shared {
-    /// Ends the turn of a child that may have `more` to run.
     fn end_turn(&mut self, child: &mut Child, more: bool) {
         self.turn.budget -= (self.turn.credit - child.credit()).max(limits::REQUEST_COST_MIN);
         if child.hold() == Hold::None && child.credit() <= 0 && more {
@@ -168,8 +167,6 @@ impl Shared {
         }
     }
 
-    // ---- running requests -----------------------------------------------------------------------------
-
     /// The hold is over: the child's next request is looked at afresh.
     pub(crate) fn lift(&mut self, child: &mut Child) {
         child.set_hold(Hold::None);
@@ -254,8 +251,6 @@ impl Shared {
         }
     }
 
-    // ---- answers --------------------------------------------------------------------------------------
-
     /// Answers the request at hand, behind everything before it; unless its child wants no reply.
     pub(crate) fn answer(&mut self, child: &mut Child, bytes: &[u8]) {
         if !child.session().is_muted() {
@@ -277,7 +272,6 @@ impl Shared {
         }
     }
 
-    /// Answers the request at hand with an error.
     pub(crate) fn answer_error(&mut self, child: &mut Child, error: impl ErrorLine) {
         self.env.counters.failed(error.kind(), 1);
         let mut reply = Vec::with_capacity(128);
@@ -285,22 +279,16 @@ impl Shared {
         self.answer(child, &reply);
     }
 
-    // ---- for the driver -------------------------------------------------------------------------------
-
     pub(crate) fn mark_child(&mut self, child: &mut Child) {
         if child.outbox_mut().mark() {
             self.env.dirty_children.push(child.key());
         }
     }
 
-    /// The child may be read again.
     pub(crate) fn resume(&mut self, child: &mut Child) {
         self.env.resumed.push(child.key());
     }
 
-    // ---- memory ---------------------------------------------------------------------------------------
-
-    /// Brings the memory total up to date with one child.
     pub(crate) fn account_child(&mut self, child: &mut Child) {
         let (before, now) = child.take_stock();
         self.env.memory = self.env.memory + now - before;
