@@ -77,7 +77,7 @@ impl Env {
 }
 
 /// What one turn of the driver may still run, and of the child whose turn it is.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Turn {
     /// Bytes of requests, or what counts for as many, that may still be run in this turn of the driver.
     pub(crate) budget: i64,
@@ -91,12 +91,7 @@ pub(crate) struct Turn {
 
 impl Turn {
     pub(crate) fn new() -> Self {
-        Turn {
-            budget: limits::RUN_TURN,
-            least: limits::RUN_LEAST,
-            credit: 0,
-            scanner: SharedScanner::default(),
-        }
+        Turn { budget: limits::RUN_TURN, least: limits::RUN_LEAST, ..Turn::default() }
     }
 
     pub(crate) fn begin(&mut self) {

@@ -28,7 +28,6 @@ impl Trim {
         self.peak = self.peak.max(held);
     }
 
-    /// Whether much memory has come free since the last call.
     pub(crate) fn take_due(&mut self) -> bool {
         std::mem::take(&mut self.due)
     }

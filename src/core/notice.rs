@@ -12,9 +12,11 @@ use crate::core::questions::probe::{Asker, ProofAbout, ProofVerdict};
 pub(crate) enum Notice {
     /// Nothing is told to a child that has ended meanwhile.
     Child(ChildKey, ChildNotice),
+    /// The requests in these slots have failed.
     Failed { lane: LaneKey, slots: Vec<Slot>, failure: Failure },
     /// The upstream has answered a question about a child as a user.
     Proved(Asker, ProofAbout, ProofVerdict),
+    /// The child ends at once.
     Close(ChildKey),
     /// The upstream refuses the password of this user.
     UserRefused(UserId),

@@ -51,11 +51,11 @@ pub(crate) enum Way {
     Reject(&'static str),
     /// An error that does not spoil an open MULTI.
     AnswerError(&'static str),
-    /// A RESP2 subscriber may not say this.
-    RejectListener,
-    /// The same of EXEC, which forgets the watched keys all the same.
-    RejectListenerExec,
-    /// The same on a leased lane.
+    /// A RESP2 subscriber may not say this. An EXEC forgets the watched keys all the same.
+    RejectListener {
+        is_exec: bool,
+    },
+    /// The same of EXEC on a leased lane.
     RejectLeasedExec,
     /// The broker has no way to run this in a MULTI.
     RejectInMulti,
@@ -104,8 +104,7 @@ pub(crate) enum Leased {
 #[inline]
 pub(crate) fn way(facts: &Situation, route: Route, no_multi: bool) -> Way {
     if facts.listens_resp2 && !is_said_while_listening(route) {
-        let is_exec = route == Route::Transaction(Command::Exec);
-        return if is_exec { Way::RejectListenerExec } else { Way::RejectListener };
+        return Way::RejectListener { is_exec: route == Route::Transaction(Command::Exec) };
     }
     match facts.context {
         Context::Shared => shared(facts, route),

@@ -40,7 +40,6 @@ impl PartialOrd for TimerEntry {
     }
 }
 
-/// A heap of deadlines, earliest first.
 #[derive(Debug, Default)]
 pub(crate) struct Timers {
     heap: BinaryHeap<TimerEntry>,
@@ -62,7 +61,6 @@ impl Timers {
         self.heap.pop().map(|entry| entry.timer)
     }
 
-    /// Gives unused room back after a burst.
     pub(crate) fn shrink(&mut self) {
         self.heap.shrink_to_fit();
     }

@@ -50,7 +50,6 @@ pub struct Child {
     link: usize,
     origin: Origin,
     opened: Millis,
-    /// When it last sent something.
     last_request: Millis,
     session: Session,
     /// As whom its requests go upstream.
@@ -124,7 +123,6 @@ impl Child {
         self.account
     }
 
-    /// Returns which user it was.
     pub(crate) fn set_user(&mut self, user: UserId, account: Option<AccountId>) -> UserId {
         self.account = account;
         std::mem::replace(&mut self.user, user)
@@ -185,8 +183,6 @@ impl Child {
         self.state == ChildState::Finishing && self.outbox.is_settled() && !kept
     }
 
-    /// It ends at its own request (QUIT, or one that is none). Redis closes when the last reply has been written; where
-    /// there is none to write, it never does.
     pub(crate) fn end_at_request(&mut self) {
         self.ignored = self.session.is_muted() && self.outbox.is_silent();
     }
@@ -221,13 +217,11 @@ impl Child {
         }
     }
 
-    /// What a connection upstream has to be for this child's requests.
     pub(crate) fn pool_key(&self) -> PoolKey {
         let Session { db, proto, no_touch, .. } = self.session;
         PoolKey { user: self.user, db, proto, no_touch }
     }
 
-    /// The request at the front is done: nothing about it is remembered.
     pub(crate) fn front_is_done(&mut self) {
         self.session.request_done();
         self.front = Front::default();
@@ -296,7 +290,6 @@ impl Child {
         self.credit
     }
 
-    /// What is left is not kept for the next turn.
     pub(crate) fn end_turn(&mut self) {
         self.credit = 0;
     }
@@ -410,7 +403,6 @@ impl Child {
         self.origin.set_process(uid, pid);
     }
 
-    /// How the log names it: CLIENT ID and peer.
     pub(crate) fn label(&self) -> String {
         format!("{} ({})", self.session.id, self.origin.peer())
     }

@@ -24,16 +24,12 @@ pub(crate) enum ReplyMode {
 pub(crate) struct Session {
     /// CLIENT ID. Never reused; starts at a random base per broker, and stays below 2^46.
     pub(crate) id: u64,
-    /// CLIENT SETNAME; empty when unset.
     pub(crate) name: Vec<u8>,
     /// SELECT. Starts as the db of the broker's upstream URL, and RESET goes back there.
     pub(crate) db: u32,
-    /// The db it starts with.
     pub(crate) home_db: u32,
     pub(crate) proto: u8,
-    /// CLIENT SETINFO LIB-NAME; survives RESET.
     pub(crate) lib_name: Vec<u8>,
-    /// CLIENT SETINFO LIB-VER; survives RESET.
     pub(crate) lib_version: Vec<u8>,
     /// CLIENT NO-EVICT; survives RESET. Kept for CLIENT INFO only: eviction is Redis' own affair.
     pub(crate) no_evict: bool,

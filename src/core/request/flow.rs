@@ -19,6 +19,9 @@ pub(crate) enum Flow {
     Gone,
 }
 
+/// What became of a request that found what it needs, or did not.
+pub(crate) type Outcome = Result<Flow, Flow>;
+
 /// The request at hand and what the table knows of it, without the borrow.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Decided<'r> {

@@ -18,6 +18,8 @@ use crate::core::shared::Shared;
 use crate::resp::{Request, encode};
 use std::fmt::Write;
 
+type Refusal = Box<dyn ErrorLine>;
+
 /// Every child has the same one: there is one broker.
 const LOCAL_ADDRESS: &str = "broker";
 
@@ -26,41 +28,41 @@ struct Filter<'r> {
     id: Option<i64>,
     addr: Option<&'r [u8]>,
     laddr: Option<&'r [u8]>,
-    of_type: Option<&'static [u8]>,
+    of_type: Option<Option<bool>>,
     user: Option<&'r [u8]>,
     skip_me: bool,
 }
 
 impl<'r> Filter<'r> {
     /// The old form has an address, the new one any number of options.
-    fn parse(request: &Request<'r>, shared: &Shared) -> Result<Filter<'r>, Vec<u8>> {
+    fn parse(request: &Request<'r>, shared: &Shared) -> Result<Filter<'r>, Refusal> {
         if request.argc() == 3 {
             return Ok(Filter { addr: Some(request.arg(2)), ..Filter::default() });
         }
         let mut filter = Filter { skip_me: true, ..Filter::default() };
         for index in (2..request.argc()).step_by(2) {
             if index + 1 == request.argc() {
-                return Err(texts::SYNTAX.into());
+                return Err(Box::new(texts::SYNTAX));
             }
             filter.read(&request.arg(index).to_ascii_lowercase(), request.arg(index + 1), shared)?;
         }
         Ok(filter)
     }
 
-    fn read(&mut self, option: &[u8], value: &'r [u8], shared: &Shared) -> Result<(), Vec<u8>> {
+    fn read(&mut self, option: &[u8], value: &'r [u8], shared: &Shared) -> Result<(), Refusal> {
         match option {
             b"id" => match canonical_int(value) {
                 Some(id) if id > 0 => self.id = Some(id),
-                _ => return Err(texts::CLIENT_ID_NOT_POSITIVE.into()),
+                _ => return Err(Box::new(texts::CLIENT_ID_NOT_POSITIVE)),
             },
             b"type" => self.of_type = Some(client_type(value)?),
             b"addr" => self.addr = Some(value),
             b"laddr" => self.laddr = Some(value),
             b"user" if shared.users.may_exist(value, &shared.env.upstream) => self.user = Some(value),
-            b"user" => return Err(texts::no_such_user(value)),
+            b"user" => return Err(Box::new(texts::no_such_user(value))),
             b"skipme" if value.eq_ignore_ascii_case(b"yes") => self.skip_me = true,
             b"skipme" if value.eq_ignore_ascii_case(b"no") => self.skip_me = false,
-            _ => return Err(texts::SYNTAX.into()),
+            _ => return Err(Box::new(texts::SYNTAX)),
         }
         Ok(())
     }
@@ -70,45 +72,34 @@ impl<'r> Filter<'r> {
         self.id.is_none_or(|id| child.session().id as i64 == id)
             && self.addr.is_none_or(|addr| peer.eq(addr.iter().copied()))
             && self.laddr.is_none_or(|laddr| laddr == LOCAL_ADDRESS.as_bytes())
-            && self.of_type.is_none_or(|wanted| is_of_type(child, wanted))
+            && self.of_type.is_none_or(|wanted| wanted == Some(child.is_subscribed()))
     }
 }
 
-/// The kind of clients that CLIENT KILL and CLIENT LIST call by this name, be it one that no broker has.
-fn client_type(name: &[u8]) -> Result<&'static [u8], Vec<u8>> {
-    let known: [&[u8]; 5] = [b"normal", b"pubsub", b"slave", b"replica", b"master"];
-    let known = known.into_iter().find(|known| known.eq_ignore_ascii_case(name));
-    known.ok_or_else(|| texts::unknown_client_type(name))
-}
-
-fn is_of_type(child: &Child, wanted: &[u8]) -> bool {
-    match wanted {
-        b"normal" => !child.is_subscribed(),
-        b"pubsub" => child.is_subscribed(),
-        _ => false,
+/// Whether clients are subscribed that are of the type of this name; none if it is one that no child is of.
+fn client_type(name: &[u8]) -> Result<Option<bool>, Refusal> {
+    match name.to_ascii_lowercase().as_slice() {
+        b"normal" => Ok(Some(false)),
+        b"pubsub" => Ok(Some(true)),
+        b"slave" | b"replica" | b"master" => Ok(None),
+        _ => Err(Box::new(texts::unknown_client_type(name))),
     }
 }
 
 impl Shared {
     /// Adds one child's line, unless it has gone. The reply has its bound before it is made.
-    fn show(&self, listing: &mut Listing, child: Option<&Child>, credit: &mut i64) -> Result<(), Failure> {
+    fn show(&self, listing: &mut Listing, child: Option<&Child>, credit: &mut i64) -> Result<(), Refusal> {
         let (before, max_bytes) = (listing.lines.len(), self.env.settings.child_output_max);
         // One that was killed in the same turn is still there.
         if let Some(child) = child.filter(|child| child.state() != ChildState::Closed) {
             self.line(child, &mut listing.lines);
         }
         if listing.lines.len() > max_bytes {
-            return Err(Failure::Limited(Limit::ChildOutput { max_bytes }));
+            return Err(Box::new(Failure::Limited(Limit::ChildOutput { max_bytes })));
         }
         listing.done += 1;
         *credit -= (limits::LOOK_COST + listing.lines.len() - before) as i64;
         Ok(())
-    }
-
-    /// Whether a child's blocking command has not left the broker yet.
-    fn waits_in_line(&self, child: &Child) -> bool {
-        stands_in_line(child)
-            && self.commands.table().zip(child.last_command()).is_some_and(|(table, id)| table.blocks(id))
     }
 
     /// The upstream's answer to an UNBLOCK, or none; it is the asker's.
@@ -209,27 +200,28 @@ impl Broker {
         argc: usize,
         arg: impl Fn(usize) -> &'a [u8],
         credit: &mut i64,
-    ) -> Result<bool, Box<dyn ErrorLine>> {
+    ) -> Result<bool, Refusal> {
         let mut wanted = None;
         match argc {
             0..=2 => {}
-            4 if arg(2).eq_ignore_ascii_case(b"type") => wanted = Some(client_type(arg(3)).map_err(boxed)?),
+            4 if arg(2).eq_ignore_ascii_case(b"type") => wanted = Some(client_type(arg(3))?),
             4.. if arg(2).eq_ignore_ascii_case(b"id") => {
                 while listing.done + 3 < argc {
                     if *credit <= 0 {
                         return Ok(false);
                     }
-                    let id = canonical_int(arg(listing.done + 3))
-                        .ok_or_else(|| boxed(texts::CLIENT_ID_INVALID))?;
+                    let Some(id) = canonical_int(arg(listing.done + 3)) else {
+                        return Err(Box::new(texts::CLIENT_ID_INVALID));
+                    };
                     let child = self.children.by_id(id).and_then(|key| self.children.get(key));
-                    self.shared.show(listing, child, credit).map_err(boxed)?;
+                    self.shared.show(listing, child, credit)?;
                 }
                 return Ok(true);
             }
-            _ => return Err(boxed(texts::SYNTAX)),
+            _ => return Err(Box::new(texts::SYNTAX)),
         }
         if listing.keys.is_none() {
-            let of_type = |child: &Child| wanted.is_none_or(|wanted| is_of_type(child, wanted));
+            let of_type = |child: &Child| wanted.is_none_or(|wanted| wanted == Some(child.is_subscribed()));
             let shown = self.children.iter().filter(|(_, child)| of_type(child));
             let mut keys: Vec<_> = shown.map(|(key, child)| (child.session().id, key)).collect();
             keys.sort_unstable_by_key(|(id, _)| *id);
@@ -239,7 +231,7 @@ impl Broker {
             if *credit <= 0 {
                 return Ok(false);
             }
-            self.shared.show(listing, self.children.get(*key), credit).map_err(boxed)?;
+            self.shared.show(listing, self.children.get(*key), credit)?;
         }
         Ok(true)
     }
@@ -307,7 +299,8 @@ impl Broker {
         let (mut blocked, mut ended) = (None, false);
         let target = children.by_id(id).and_then(|target| children.get_mut(target));
         if let Some(target) = target.filter(|target| target.state() != ChildState::Closed) {
-            ended = shared.waits_in_line(target);
+            let command = shared.commands.table().zip(target.last_command());
+            ended = stands_in_line(target) && command.is_some_and(|(table, id)| table.blocks(id));
             if ended {
                 shared.leave_line(target);
                 shared.end_lease(target);
@@ -362,8 +355,4 @@ fn may_kill(killer: &Child, child: &Child) -> bool {
     let (uid, own) = (killer.origin().uid(), killer.origin().is_local());
     let same_user = killer.user() == child.user() && killer.account() == child.account();
     (uid.is_some() || same_user) && uid == child.origin().uid() && own == child.origin().is_local()
-}
-
-fn boxed(error: impl ErrorLine + 'static) -> Box<dyn ErrorLine> {
-    Box::new(error)
 }

@@ -130,7 +130,9 @@ impl Shared {
         }
         self.account_child(child);
         if child.state() != ChildState::Open || child.has_left() {
-            self.close_if_finished(child);
+            if child.is_over(self.env.draining) {
+                self.close(child);
+            }
             self.let_go_if_blocked(child);
         }
     }
@@ -238,17 +240,10 @@ impl Shared {
         }
     }
 
-    /// The same at the child's own request (QUIT, or one that is none). Redis closes when the last reply has
-    /// been written; where there is none to write, it never does.
+    /// The same at the child's own request (QUIT, or one that is none).
     pub(crate) fn finish_at_request(&mut self, child: &mut Child) {
         child.end_at_request();
         self.finish(child);
-    }
-
-    fn close_if_finished(&mut self, child: &mut Child) {
-        if child.is_over(self.env.draining) {
-            self.close(child);
-        }
     }
 
     /// Answers the request at hand, behind everything before it; unless its child wants no reply.
