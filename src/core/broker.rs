@@ -49,6 +49,7 @@ impl Broker {
         };
         broker.shared.env.timers.arm(now, Timer::Janitor);
         broker.shared.open_control();
+        broker.begin_turn();
         broker
     }
 
@@ -101,7 +102,7 @@ impl Broker {
             && let Some(key) = self.shared.env.runnable.pop_front()
         {
             worked = true;
-            self.shared.turn.take_one();
+            self.shared.turn.least = self.shared.turn.least.saturating_sub(1);
             self.run_child(key, &[]);
             self.deliver_notices();
         }

@@ -67,7 +67,7 @@ impl Broker {
                 shared.lift(child);
             }
             ChildNotice::Lent(lease) => {
-                child.set_lease(lease);
+                *child.lease_mut() = Some(lease);
                 shared.lift(child);
             }
             ChildNotice::Overdue => {

@@ -90,19 +90,11 @@ pub(crate) struct Turn {
 }
 
 impl Turn {
-    pub(crate) fn new() -> Self {
-        Turn { budget: limits::RUN_TURN, least: limits::RUN_LEAST, ..Turn::default() }
-    }
-
     pub(crate) fn begin(&mut self) {
         (self.budget, self.least) = (limits::RUN_TURN, limits::RUN_LEAST);
     }
 
     pub(crate) fn has_room(&self) -> bool {
         self.budget > 0 || self.least > 0
-    }
-
-    pub(crate) fn take_one(&mut self) {
-        self.least = self.least.saturating_sub(1);
     }
 }

@@ -16,10 +16,7 @@ pub(crate) struct Trim {
 impl Trim {
     /// Looks at how much is held `now`; notes when it is much less than it was.
     pub(crate) fn check(&mut self, held: usize, now: Millis) {
-        if now < self.told_at + limits::TRIM_INTERVAL {
-            return;
-        }
-        if self.peak >= held + limits::TRIM_MIN {
+        if now >= self.told_at + limits::TRIM_INTERVAL && self.peak >= held + limits::TRIM_MIN {
             *self = Trim { peak: held, told_at: now, due: true };
         }
     }

@@ -75,7 +75,6 @@ impl Broker {
         self.take_reply(key, answered, frame);
     }
 
-    /// A reply has come for the slot at the front, if there was one.
     fn take_reply(&mut self, key: LaneKey, answered: Option<Answered>, frame: &[u8]) {
         let Some(Answered { slot, front_since, role, is_proven, is_yielding }) = answered else {
             return self.stray_reply(key, frame);
@@ -203,7 +202,7 @@ impl Shared {
             self.note_write(child, lane, frame, failure);
         }
         child.sent_mut().end();
-        if child.outbox().len() >= self.env.settings.child_output_max {
+        if child.outbox().output().len() >= self.env.settings.child_output_max {
             self.close_full(child);
             return None;
         }

@@ -35,12 +35,6 @@ pub(crate) struct Situation {
     pub(crate) wrote_elsewhere: bool,
 }
 
-impl Situation {
-    pub(crate) fn is_on_lease(&self) -> bool {
-        matches!(self.context, Context::Lease | Context::LeasedMulti)
-    }
-}
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Way {
     Share,
@@ -204,31 +198,26 @@ fn leased_multi(facts: &Situation, route: Route, no_multi: bool) -> Way {
 
 /// Whether a command can be queued: one that the broker answers must be answerable as late as at EXEC.
 fn may_be_queued(route: Route) -> bool {
-    use Local::{
-        ClientCaching, ClientKill, ClientNoTouch, ClientReply, ClientTrackinginfo, ClientUnblock, Hello,
-    };
-    !matches!(
-        route,
-        Route::Subscribe(_)
-            | Route::Pin(_)
-            | Route::Local(
-                Hello
-                    | ClientReply
-                    | ClientKill
-                    | ClientUnblock
-                    | ClientNoTouch
-                    | ClientCaching
-                    | ClientTrackinginfo
-            )
-    )
+    match route {
+        Route::Subscribe(_) | Route::Pin(_) => false,
+        Route::Local(local) => !matches!(
+            local,
+            Local::Hello
+                | Local::ClientReply
+                | Local::ClientKill
+                | Local::ClientUnblock
+                | Local::ClientNoTouch
+                | Local::ClientCaching
+                | Local::ClientTrackinginfo
+        ),
+        _ => true,
+    }
 }
 
 /// What a queued command is for the broker, if Redis must not run it.
 fn answered_here(route: Route) -> Option<Local> {
-    match route {
-        Route::Local(local) if !runs_in_a_block(route) => Some(local),
-        _ => None,
-    }
+    let local = if let Route::Local(local) = route { Some(local) } else { None };
+    local.filter(|_| !runs_in_a_block(route))
 }
 
 /// Whether Redis may run the command inside a transaction block on a shared lane, and the reply be the child's. Blocking

@@ -35,7 +35,7 @@ impl Shared {
         Shared {
             users: Users::new(settings.auth),
             env: Env::new(settings, upstream, rng, now),
-            turn: Turn::new(),
+            turn: Turn::default(),
             connections: Connections::default(),
             control: Control::default(),
             commands: Commands::default(),

@@ -21,7 +21,7 @@ pub(crate) enum CloseReason<'a> {
 impl CloseReason<'_> {
     /// Each line is a place of its own in the code: how much is logged is limited by place.
     pub(crate) fn log(&self, child: &Child) {
-        let (label, unread, waiting) = (child.label(), child.outbox().len(), child.inbox().len());
+        let (label, unread, waiting) = (child.label(), child.outbox().output().len(), child.inbox().len());
         match self {
             CloseReason::OutputMax(setting) => {
                 log::warn!("{setting} reached: closing child {label}, {unread} bytes unread");

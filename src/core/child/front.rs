@@ -15,13 +15,6 @@ pub(crate) struct Listing {
     pub(crate) done: usize,
 }
 
-impl Listing {
-    pub(crate) fn footprint(&self) -> usize {
-        let keys = self.keys.as_ref().map_or(0, Vec::capacity) * size_of::<ChildKey>();
-        size_of::<Listing>() + keys + self.lines.capacity()
-    }
-}
-
 #[derive(Debug, Default)]
 pub(crate) struct Front {
     /// It only has to be skipped, as soon as the child runs again.
@@ -131,6 +124,8 @@ impl Front {
     }
 
     pub(crate) fn footprint(&self) -> usize {
-        self.listing.as_ref().map_or(0, |listing| listing.footprint())
+        let Some(listing) = &self.listing else { return 0 };
+        let keys = listing.keys.as_ref().map_or(0, Vec::capacity) * size_of::<ChildKey>();
+        size_of::<Listing>() + keys + listing.lines.capacity()
     }
 }

@@ -140,22 +140,14 @@ impl Outbox {
         self.over_soft_since
     }
 
-    /// Bytes that the socket has not taken.
-    pub(crate) fn len(&self) -> usize {
-        self.output.len()
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.output.is_empty()
+    /// What the socket has not taken.
+    pub(crate) fn output(&self) -> &ByteQueue {
+        &self.output
     }
 
     /// Bytes that the child has not taken, those included that wait for replies before them.
     pub(crate) fn unread(&self) -> usize {
         self.output.len() + self.waiting
-    }
-
-    pub(crate) fn taken(&self) -> u64 {
-        self.output.consumed()
     }
 
     pub(crate) fn is_answered(&self) -> bool {

@@ -90,7 +90,9 @@ impl Shared {
             way = route::way(&facts, decided.route, decided.no_multi);
         }
         match held {
-            Some(lane) if facts.is_on_lease() => self.execute_leased(child, decided, way, lane),
+            Some(lane) if facts.context != Context::QueuedMulti => {
+                self.execute_leased(child, decided, way, lane)
+            }
             _ => self.execute(child, decided, way, rest),
         }
     }

@@ -33,10 +33,8 @@ pub(crate) struct Decided<'r> {
 
 /// An integer as Redis' `string2ll` takes it: no sign but `-`, no leading zero, no space.
 pub(crate) fn canonical_int(text: &[u8]) -> Option<i64> {
-    let digits = text.strip_prefix(b"-").unwrap_or(text);
-    let canonical =
-        !digits.is_empty() && digits.iter().all(u8::is_ascii_digit) && (digits[0] != b'0' || text == b"0");
-    if canonical { std::str::from_utf8(text).ok()?.parse().ok() } else { None }
+    let number: i64 = std::str::from_utf8(text).ok()?.parse().ok()?;
+    (number.to_string().as_bytes() == text).then_some(number)
 }
 
 #[cfg(test)]

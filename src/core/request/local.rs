@@ -163,18 +163,17 @@ impl Shared {
         let mut index = usize::from(child.front().hello_done()).max(2);
         while index < request.argc() {
             let (option, left) = (request.arg(index), request.argc() - 1 - index);
-            if option.eq_ignore_ascii_case(b"AUTH") && left >= 2 {
+            index += if option.eq_ignore_ascii_case(b"AUTH") && left >= 2 {
                 if self.is_judged(child) {
                     self.hello_auth(child, request, index + 3)?;
                 } else if request.arg(index + 1) != b"default" {
                     return Err(self.reject(child, texts::WRONGPASS));
                 }
-                index += 3;
+                3
             } else if option.eq_ignore_ascii_case(b"SETNAME") && left >= 1 {
-                if let Err(text) = set_name(child.session_mut(), request.arg(index + 1)) {
-                    return Err(self.reject(child, text));
-                }
-                index += 2;
+                let named = set_name(child.session_mut(), request.arg(index + 1));
+                named.map_err(|text| self.reject(child, text))?;
+                2
             } else {
                 return Err(self.reject(child, texts::hello_option(option)));
             }

@@ -44,27 +44,23 @@ impl<'r> Filter<'r> {
             if index + 1 == request.argc() {
                 return Err(Box::new(texts::SYNTAX));
             }
-            filter.read(&request.arg(index).to_ascii_lowercase(), request.arg(index + 1), shared)?;
+            let value = request.arg(index + 1);
+            match request.arg(index).to_ascii_lowercase().as_slice() {
+                b"id" => match canonical_int(value) {
+                    Some(id) if id > 0 => filter.id = Some(id),
+                    _ => return Err(Box::new(texts::CLIENT_ID_NOT_POSITIVE)),
+                },
+                b"type" => filter.of_type = Some(client_type(value)?),
+                b"addr" => filter.addr = Some(value),
+                b"laddr" => filter.laddr = Some(value),
+                b"user" if shared.users.may_exist(value, &shared.env.upstream) => filter.user = Some(value),
+                b"user" => return Err(Box::new(texts::no_such_user(value))),
+                b"skipme" if value.eq_ignore_ascii_case(b"yes") => filter.skip_me = true,
+                b"skipme" if value.eq_ignore_ascii_case(b"no") => filter.skip_me = false,
+                _ => return Err(Box::new(texts::SYNTAX)),
+            }
         }
         Ok(filter)
-    }
-
-    fn read(&mut self, option: &[u8], value: &'r [u8], shared: &Shared) -> Result<(), Refusal> {
-        match option {
-            b"id" => match canonical_int(value) {
-                Some(id) if id > 0 => self.id = Some(id),
-                _ => return Err(Box::new(texts::CLIENT_ID_NOT_POSITIVE)),
-            },
-            b"type" => self.of_type = Some(client_type(value)?),
-            b"addr" => self.addr = Some(value),
-            b"laddr" => self.laddr = Some(value),
-            b"user" if shared.users.may_exist(value, &shared.env.upstream) => self.user = Some(value),
-            b"user" => return Err(Box::new(texts::no_such_user(value))),
-            b"skipme" if value.eq_ignore_ascii_case(b"yes") => self.skip_me = true,
-            b"skipme" if value.eq_ignore_ascii_case(b"no") => self.skip_me = false,
-            _ => return Err(Box::new(texts::SYNTAX)),
-        }
-        Ok(())
     }
 
     fn means(&self, child: &Child) -> bool {
@@ -136,7 +132,7 @@ impl Shared {
         let (name, user) = (String::from_utf8_lossy(&session.name), self.user_name(child));
         let (flags, (sub, psub, ssub)) = (flags(child), child.subscription_counts());
         let (multi, multi_mem) = (session.transaction.depth(), session.transaction.footprint());
-        let (qbuf, obl, total) = (child.inbox().len(), child.outbox().len(), child.measure());
+        let (qbuf, obl, total) = (child.inbox().len(), child.outbox().output().len(), child.measure());
         let table = self.commands.table();
         let cmd = table.zip(child.last_command()).map_or("NULL", |(table, id)| table.name(id));
         let _ = writeln!(

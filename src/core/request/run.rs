@@ -37,7 +37,8 @@ impl Shared {
     ) -> Option<Roster> {
         match flow {
             Flow::Done => {
-                self.request_done(child);
+                self.env.counters.requests += 1;
+                self.front_is_done(child);
                 child.charge(len);
                 frames.done(len);
                 return self.run_requests(child, frames);
@@ -114,7 +115,6 @@ impl Shared {
         self.end_event(child);
     }
 
-    /// The driver has written to a child what it could.
     pub(crate) fn flushed(&mut self, child: &mut Child) {
         child.outbox_mut().retire(self.env.settings.subscriber_output_soft, &mut self.env.spares);
         if child.hold() == Hold::OutputFull && child.outbox().unread() < limits::CHILD_OUTPUT_PAUSE / 2 {
@@ -141,7 +141,7 @@ impl Shared {
     /// request that has only just come may be answered at once, as Redis would answer it before it looks
     /// at the end of file: it has a moment.
     pub(crate) fn let_go_if_blocked(&mut self, child: &mut Child) {
-        if !child.has_left() || !child.outbox().is_empty() {
+        if !child.has_left() || !child.outbox().output().is_empty() {
             return;
         }
         let wait = child.front().wait();
@@ -191,14 +191,10 @@ impl Shared {
         let (request, rest) = frames.request_and_rest(len);
         let flow = self.dispatch(child, &request, rest);
         if matches!(flow, Flow::Done | Flow::DoneThrough(_)) {
-            self.request_done(child);
+            self.env.counters.requests += 1;
+            self.front_is_done(child);
         }
         flow
-    }
-
-    fn request_done(&mut self, child: &mut Child) {
-        self.env.counters.requests += 1;
-        self.front_is_done(child);
     }
 
     /// Whether the child's next request may be looked at; puts it on hold when a bound is reached.
@@ -289,7 +285,6 @@ impl Shared {
         self.env.memory = self.env.memory + now - before;
     }
 
-    /// Whether the upstream is known to answer.
     pub(crate) fn upstream_is_up(&self) -> bool {
         self.connections.find(self.control.lane()).is_some_and(|lane| lane.is_ready())
     }

@@ -83,7 +83,7 @@ impl Shared {
         if full || !self.connections.take_idle_lane(pool, lane_key) {
             return false;
         }
-        child.set_lease(self.lend(lane_key, Tenant::of(child), LeaseKind::Blocking, None));
+        *child.lease_mut() = Some(self.lend(lane_key, Tenant::of(child), LeaseKind::Blocking, None));
         true
     }
 
@@ -100,7 +100,6 @@ impl Shared {
         Flow::Hold(Hold::WriteLane)
     }
 
-    /// A WAIT has been answered: the lane is shared again.
     pub(crate) fn wait_answered(&mut self, lane: LaneKey) {
         if let Some(lane) = self.connections.find_mut(lane) {
             lane.set_detached(false);
