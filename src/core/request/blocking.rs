@@ -10,7 +10,7 @@ use crate::core::child::hold::{Hold, Wait};
 use crate::core::connection::slot::{SlotFlags, SlotKind};
 use crate::core::keys::LeaseKind;
 use crate::core::lease::waiting::Want;
-use crate::core::request::flow::{Decided, Flow, Outcome};
+use crate::core::request::flow::{Decided, Flow, FlowResult};
 use crate::core::shared::Shared;
 use crate::resp::{Request, encode, reply};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -18,7 +18,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 impl Shared {
     /// A command that may take as long as it likes: on a leased lane, its own timeout shortened by the
     /// time it had to wait for one.
-    pub(crate) fn block(&mut self, child: &mut Child, decided: Decided<'_>) -> Outcome {
+    pub(crate) fn block(&mut self, child: &mut Child, decided: Decided<'_>) -> FlowResult {
         let Decided { request, id, route, .. } = decided;
         let blocking = if let Route::Blocking(blocking) = route { Some(blocking) } else { None };
         let timeout = blocking.and_then(|blocking| command::timeout_ms(request, &blocking));
@@ -59,7 +59,7 @@ impl Shared {
         decided: Decided<'_>,
         blocking: &Blocking,
         wait: Wait,
-    ) -> Outcome {
+    ) -> FlowResult {
         let Decided { request, id, .. } = decided;
         let Some(table) = self.commands.table() else { return Err(self.wait_for_upstream(child)) };
         let at_once = command::at_once(table.name(id), request, blocking).and_then(|(name, args, popped)| {

@@ -20,7 +20,7 @@ pub(crate) enum Flow {
 }
 
 /// What became of a request that found what it needs, or did not.
-pub(crate) type Outcome = Result<Flow, Flow>;
+pub(crate) type FlowResult = Result<Flow, Flow>;
 
 /// The request at hand and what the table knows of it, without the borrow.
 #[derive(Debug, Clone, Copy)]

@@ -7,12 +7,12 @@ use crate::core::child::hold::Hold;
 use crate::core::child::session::{ReplyMode, Session, redirect};
 use crate::core::connection::slot::{SlotFlags, SlotKind};
 use crate::core::questions::control::{Needed, Question};
-use crate::core::request::flow::{Flow, Outcome, canonical_int};
+use crate::core::request::flow::{Flow, FlowResult, canonical_int};
 use crate::core::shared::Shared;
 use crate::resp::{Request, encode};
 
 impl Shared {
-    pub(crate) fn local(&mut self, child: &mut Child, local: Local, request: &Request<'_>) -> Outcome {
+    pub(crate) fn local(&mut self, child: &mut Child, local: Local, request: &Request<'_>) -> FlowResult {
         Ok(match local {
             Local::SubscriberPing => self.ping_as_subscriber(child, request)?,
             // A health check must notice that the upstream has gone.
@@ -85,7 +85,7 @@ impl Shared {
     }
 
     /// PING of a RESP2 subscriber: the upstream is asked as by anybody, on a connection that does not listen.
-    fn ping_as_subscriber(&mut self, child: &mut Child, request: &Request<'_>) -> Outcome {
+    fn ping_as_subscriber(&mut self, child: &mut Child, request: &Request<'_>) -> FlowResult {
         let id = child.last_command().unwrap_or_default();
         let lane = match child.lease() {
             Some(lease) => lease.lane,
@@ -146,7 +146,7 @@ impl Shared {
 
     /// HELLO applies its options from left to right, each at once; the protocol changes last. What was
     /// set before a failing option stays.
-    fn hello(&mut self, child: &mut Child, request: &Request<'_>) -> Outcome {
+    fn hello(&mut self, child: &mut Child, request: &Request<'_>) -> FlowResult {
         if self.control.greeting().is_none() {
             return Err(self.wait_for_upstream(child));
         }
@@ -196,7 +196,7 @@ impl Shared {
     }
 
     /// RESET: whatever the child has upstream goes with its leased lane, and with its subscriptions.
-    fn reset(&mut self, child: &mut Child) -> Outcome {
+    fn reset(&mut self, child: &mut Child) -> FlowResult {
         self.reset_topics(child)?;
         if let Some(lease) = child.lease() {
             if child.is_under_way() {

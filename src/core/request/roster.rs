@@ -18,7 +18,7 @@ use crate::core::shared::Shared;
 use crate::resp::{Request, encode};
 use std::fmt::Write;
 
-type Refusal = Box<dyn ErrorLine>;
+type AnyError = Box<dyn ErrorLine>;
 
 /// Every child has the same one: there is one broker.
 const LOCAL_ADDRESS: &str = "broker";
@@ -35,7 +35,7 @@ struct Filter<'r> {
 
 impl<'r> Filter<'r> {
     /// The old form has an address, the new one any number of options.
-    fn parse(request: &Request<'r>, shared: &Shared) -> Result<Filter<'r>, Refusal> {
+    fn parse(request: &Request<'r>, shared: &Shared) -> Result<Filter<'r>, AnyError> {
         if request.argc() == 3 {
             return Ok(Filter { addr: Some(request.arg(2)), ..Filter::default() });
         }
@@ -73,7 +73,7 @@ impl<'r> Filter<'r> {
 }
 
 /// Whether clients are subscribed that are of the type of this name; none if it is one that no child is of.
-fn client_type(name: &[u8]) -> Result<Option<bool>, Refusal> {
+fn client_type(name: &[u8]) -> Result<Option<bool>, AnyError> {
     match name.to_ascii_lowercase().as_slice() {
         b"normal" => Ok(Some(false)),
         b"pubsub" => Ok(Some(true)),
@@ -84,7 +84,7 @@ fn client_type(name: &[u8]) -> Result<Option<bool>, Refusal> {
 
 impl Shared {
     /// Adds one child's line, unless it has gone. The reply has its bound before it is made.
-    fn show(&self, listing: &mut Listing, child: Option<&Child>, credit: &mut i64) -> Result<(), Refusal> {
+    fn show(&self, listing: &mut Listing, child: Option<&Child>, credit: &mut i64) -> Result<(), AnyError> {
         let (before, max_bytes) = (listing.lines.len(), self.env.settings.child_output_max);
         // One that was killed in the same turn is still there.
         if let Some(child) = child.filter(|child| child.state() != ChildState::Closed) {
@@ -196,7 +196,7 @@ impl Broker {
         argc: usize,
         arg: impl Fn(usize) -> &'a [u8],
         credit: &mut i64,
-    ) -> Result<bool, Refusal> {
+    ) -> Result<bool, AnyError> {
         let mut wanted = None;
         match argc {
             0..=2 => {}

@@ -13,14 +13,14 @@ use crate::core::connection::role::LaneRole;
 use crate::core::connection::slot::{Slot, SlotFlags, SlotKind};
 use crate::core::keys::{LaneKey, LeaseKind};
 use crate::core::lease::state::Tenant;
-use crate::core::request::flow::{Decided, Flow, Outcome};
+use crate::core::request::flow::{Decided, Flow, FlowResult};
 use crate::core::shared::Shared;
 use crate::core::timers::Timer;
 
 const WRITES_LOST: Failure = Failure::Lost(Lost::LastWrite);
 
 impl Shared {
-    pub(crate) fn wait_for_replicas(&mut self, child: &mut Child, decided: Decided<'_>) -> Outcome {
+    pub(crate) fn wait_for_replicas(&mut self, child: &mut Child, decided: Decided<'_>) -> FlowResult {
         let Decided { request, id, .. } = decided;
         let lane_key = self.lane_of_writes(child, id)?;
         let lane = self.connections.known_mut(lane_key).ok_or(Flow::Gone)?;
