@@ -49,10 +49,9 @@ impl Broker {
         };
         broker.shared.env.timers.arm(now, Timer::Janitor);
         broker.shared.open_control();
+        broker.begin_turn();
         broker
     }
-
-    // ---- time -----------------------------------------------------------------------------------------
 
     /// Tells the broker what time it is, and lets what is due happen.
     pub fn advance(&mut self, now: Millis) {
@@ -103,7 +102,7 @@ impl Broker {
             && let Some(key) = self.shared.env.runnable.pop_front()
         {
             worked = true;
-            self.shared.turn.take_one();
+            self.shared.turn.least = self.shared.turn.least.saturating_sub(1);
             self.run_child(key, &[]);
             self.deliver_notices();
         }
@@ -115,8 +114,6 @@ impl Broker {
         }
         worked | self.enforce_memory()
     }
-
-    // ---- children -------------------------------------------------------------------------------------
 
     /// A child has connected. `None`: there are `children_max` already; tell it so and close.
     pub fn child_open(&mut self, kind: ChildKind, peer: &str, link: usize) -> Option<ChildKey> {
@@ -189,7 +186,6 @@ impl Broker {
 
     /// The child will send nothing more; everything it sent has been handed over.
     pub fn child_eof(&mut self, key: ChildKey) {
-        // The driver may not have heard yet that it has gone.
         let Some(child) = self.children.get_mut(key) else { return };
         child.end_input();
         self.shared.let_go_if_blocked(child);
@@ -201,7 +197,6 @@ impl Broker {
     /// this: one blocked on a key is let go at once, as Redis does, so that no element is popped for it.
     /// One that is held for another reason is let go should it come to block later.
     pub fn child_hangup(&mut self, key: ChildKey) {
-        // The driver may not have heard yet that it has gone.
         let Some(child) = self.children.get_mut(key) else { return };
         child.hang_up();
         self.shared.let_go_if_blocked(child);
@@ -222,7 +217,6 @@ impl Broker {
 
     /// The driver has written what it could.
     pub fn child_flushed(&mut self, key: ChildKey) {
-        // The driver may not have heard yet that it has gone.
         let Some(child) = self.children.get_mut(key) else { return };
         self.shared.flushed(child);
         self.deliver_notices();
@@ -230,7 +224,6 @@ impl Broker {
 
     /// Takes a child out at once. Its slots stay in their lanes: their replies find nobody.
     pub(crate) fn remove_child(&mut self, key: ChildKey) {
-        // The driver may not have heard yet that it has gone.
         let Some(mut child) = self.children.remove(key) else { return };
         self.shared.leave_line(&mut child);
         self.shared.drop_topics(&mut child);
@@ -241,8 +234,6 @@ impl Broker {
             self.shared.abandon_lease(lease.lane);
         }
     }
-
-    // ---- for the driver -------------------------------------------------------------------------------
 
     /// Moves the actions since the last call into `into`.
     pub fn take_actions(&mut self, into: &mut Vec<Action>) {
@@ -311,8 +302,6 @@ impl Broker {
         self.shared.upstream_is_up()
     }
 
-    // ---- memory ---------------------------------------------------------------------------------------
-
     /// Whether much memory has come free since the last call. The allocator may still hold it: it lies
     /// between small objects that live on.
     pub fn take_trim(&mut self) -> bool {
@@ -351,8 +340,6 @@ impl Broker {
         // False when there is nothing left to give: whoever runs us until we rest must come to an end.
         worked
     }
-
-    // ---- draining -------------------------------------------------------------------------------------
 
     /// Stops taking requests: what has been handed over complete is answered, then each child is closed.
     /// Blocked commands, those waiting for a lease and transactions that watch keys have `patience`, by default

@@ -2,11 +2,10 @@
 //! undoes what the notice stands for if that child has gone; decides nothing else.
 
 use crate::core::broker::Broker;
+use crate::core::child::ChildState;
 use crate::core::child::hold::Hold;
-use crate::core::child::{Child, ChildState};
 use crate::core::keys::ChildKey;
 use crate::core::notice::{ChildNotice, Notice};
-use crate::core::shared::Shared;
 use crate::resp::encode;
 
 impl Broker {
@@ -48,45 +47,40 @@ impl Broker {
     }
 
     fn tell(&mut self, key: ChildKey, told: ChildNotice) {
-        let child = self.children.get_mut(key).filter(|child| child.state() != ChildState::Closed);
-        match (child, told) {
-            (Some(child), told) => self.shared.tell_child(child, told),
-            // It has gone since, so somebody else gets the lease.
-            (None, ChildNotice::Lent(lease)) => self.shared.abandon_lease(lease.lane),
-            // All else was about what has gone with it.
-            (None, _) => {}
-        }
-    }
-}
-
-impl Shared {
-    /// Tells a child that is still there.
-    fn tell_child(&mut self, child: &mut Child, told: ChildNotice) {
+        let shared = &mut self.shared;
+        let found = self.children.get_mut(key).filter(|child| child.state() != ChildState::Closed);
+        let Some(child) = found else {
+            // Somebody else gets the lease. All else was about what has gone with it.
+            if let ChildNotice::Lent(lease) = told {
+                shared.abandon_lease(lease.lane);
+            }
+            return;
+        };
         match told {
             // What it waits for now may be something else.
             ChildNotice::Lift(hold) if child.hold() != hold => {}
             ChildNotice::Answer(_) if child.hold() != Hold::Question => {}
-            ChildNotice::Lift(_) => self.lift(child),
+            ChildNotice::Lift(_) => shared.lift(child),
             ChildNotice::Answer(answer) => {
                 *child.front_mut().answer_mut() = answer;
-                self.lift(child);
+                shared.lift(child);
             }
             ChildNotice::Lent(lease) => {
-                child.set_lease(lease);
-                self.lift(child);
+                *child.lease_mut() = Some(lease);
+                shared.lift(child);
             }
             ChildNotice::Overdue => {
                 child.sent_mut().end_late();
-                self.after_reply(child);
+                shared.after_reply(child);
             }
             ChildNotice::Late => child.sent_mut().begin_late(),
-            ChildNotice::LeaseLost { kind, watching } => self.lease_lost(child, kind, watching),
+            ChildNotice::LeaseLost { kind, watching } => shared.lease_lost(child, kind, watching),
             ChildNotice::JoinRefused(fence, frame) => {
                 if let Some(own) = child.topics_mut() {
                     own.join_refused(fence, frame);
                 }
             }
-            ChildNotice::Finish => self.finish(child),
+            ChildNotice::Finish => shared.finish(child),
         }
     }
 }

@@ -13,7 +13,6 @@ use crate::core::timers::Timers;
 use crate::resp::{Scanner, SharedScanner};
 use std::collections::VecDeque;
 
-/// What every part needs: the time, the settings, timers, counters, and the lists the driver takes.
 #[derive(Debug)]
 pub(crate) struct Env {
     pub(crate) settings: Settings,
@@ -78,7 +77,7 @@ impl Env {
 }
 
 /// What one turn of the driver may still run, and of the child whose turn it is.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Turn {
     /// Bytes of requests, or what counts for as many, that may still be run in this turn of the driver.
     pub(crate) budget: i64,
@@ -91,24 +90,11 @@ pub(crate) struct Turn {
 }
 
 impl Turn {
-    pub(crate) fn new() -> Self {
-        Turn {
-            budget: limits::RUN_TURN,
-            least: limits::RUN_LEAST,
-            credit: 0,
-            scanner: SharedScanner::default(),
-        }
-    }
-
     pub(crate) fn begin(&mut self) {
         (self.budget, self.least) = (limits::RUN_TURN, limits::RUN_LEAST);
     }
 
     pub(crate) fn has_room(&self) -> bool {
         self.budget > 0 || self.least > 0
-    }
-
-    pub(crate) fn take_one(&mut self) {
-        self.least = self.least.saturating_sub(1);
     }
 }

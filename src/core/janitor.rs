@@ -63,7 +63,7 @@ impl Shared {
             return Some("subscriber_output_soft_time");
         }
         let waits = child.sent().in_flight() > 0 || child.hold() != Hold::None;
-        if waits || child.is_subscribed() || !child.outbox().is_empty() {
+        if waits || child.is_subscribed() || !child.outbox().output().is_empty() {
             return None;
         }
         let in_transaction =

@@ -10,7 +10,6 @@ pub enum ChildName {}
 /// What the keys of lanes name.
 #[derive(Debug)]
 pub enum LaneName {}
-/// What the keys of topics name.
 #[derive(Debug)]
 pub(crate) enum TopicName {}
 
@@ -18,7 +17,6 @@ pub(crate) enum TopicName {}
 pub type ChildKey = Key<ChildName>;
 /// Names a lane for as long as it lives, and nothing afterwards.
 pub type LaneKey = Key<LaneName>;
-/// Names a topic for as long as it lives, and nothing afterwards.
 pub(crate) type TopicKey = Key<TopicName>;
 
 /// What a lease is taken for; each kind has its own cap and its own line.
@@ -44,7 +42,6 @@ impl LeaseKind {
         }
     }
 
-    /// The configuration key of its cap.
     pub(crate) fn limit_name(self) -> &'static str {
         match self {
             LeaseKind::Blocking => "leases_blocking_max",
@@ -58,20 +55,15 @@ impl LeaseKind {
 /// Hashed, so that a waiter holds no second copy of its keys; two groups that collide are merely served as one.
 pub(crate) type GroupKey = (PoolId, u64);
 
-/// Names a pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct PoolId(pub u32);
 
 /// What a connection upstream has to be, to serve a child: connections that agree in all of it are alike.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct PoolKey {
-    /// As whom it is authenticated.
     pub(crate) user: UserId,
-    /// Which db is selected on it.
     pub(crate) db: u32,
-    /// Which protocol it speaks, 2 or 3.
     pub(crate) proto: u8,
-    /// CLIENT NO-TOUCH is on.
     pub(crate) no_touch: bool,
 }
 

@@ -4,7 +4,6 @@
 use crate::base::clock::Millis;
 use crate::base::limits;
 
-/// Watches for memory that a burst has left behind.
 #[derive(Debug, Default)]
 pub(crate) struct Trim {
     /// The most the broker has held since the program was last told that memory came free.
@@ -17,20 +16,15 @@ pub(crate) struct Trim {
 impl Trim {
     /// Looks at how much is held `now`; notes when it is much less than it was.
     pub(crate) fn check(&mut self, held: usize, now: Millis) {
-        if now < self.told_at + limits::TRIM_INTERVAL {
-            return;
-        }
-        if self.peak >= held + limits::TRIM_MIN {
+        if now >= self.told_at + limits::TRIM_INTERVAL && self.peak >= held + limits::TRIM_MIN {
             *self = Trim { peak: held, told_at: now, due: true };
         }
     }
 
-    /// Takes note of how much is held.
     pub(crate) fn rise(&mut self, held: usize) {
         self.peak = self.peak.max(held);
     }
 
-    /// Whether much memory has come free since the last call.
     pub(crate) fn take_due(&mut self) -> bool {
         std::mem::take(&mut self.due)
     }

@@ -8,7 +8,6 @@ use crate::core::keys::{ChildKey, LaneKey, LeaseKind, PoolKey, TopicKey, UserId}
 use crate::core::pubsub::SubscriberLoss;
 use crate::core::questions::probe::{Asker, ProofAbout, ProofVerdict};
 
-/// What has happened to one child, or to all that something concerns.
 #[derive(Debug)]
 pub(crate) enum Notice {
     /// Nothing is told to a child that has ended meanwhile.
@@ -39,7 +38,6 @@ pub(crate) enum Notice {
     UpstreamAnswers,
 }
 
-/// What one child is told.
 #[derive(Debug)]
 pub(crate) enum ChildNotice {
     /// Its request at the front is looked at afresh, if this is still what it waits for.

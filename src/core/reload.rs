@@ -48,8 +48,6 @@ impl Shared {
         }
     }
 
-    // ---- another upstream -----------------------------------------------------------------------------
-
     fn move_to(&mut self, upstream: Upstream) {
         log::info!("upstream {} is followed by {upstream}", self.env.upstream);
         let same_home = Upstream { db: upstream.db, ..self.env.upstream.clone() } == upstream;
@@ -151,8 +149,6 @@ impl Broker {
         self.shared.connections.mark_changed();
         self.deliver_notices();
     }
-
-    // ---- bounds ---------------------------------------------------------------------------------------
 
     /// Deadlines that were armed under the previous settings.
     fn shorten_waits(&mut self, previous: &Settings) {

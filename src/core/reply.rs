@@ -46,7 +46,6 @@ impl Broker {
         self.deliver_notices();
     }
 
-    /// A frame that need not be a reply.
     fn take_frame(&mut self, key: LaneKey, frame: &[u8], kind: u8) {
         let Some(lane) = self.shared.connections.known(key) else { return };
         if matches!(lane.state(), LaneState::Handshaking { .. }) {
@@ -76,7 +75,6 @@ impl Broker {
         self.take_reply(key, answered, frame);
     }
 
-    /// A reply has come for the slot at the front, if there was one.
     fn take_reply(&mut self, key: LaneKey, answered: Option<Answered>, frame: &[u8]) {
         let Some(Answered { slot, front_since, role, is_proven, is_yielding }) = answered else {
             return self.stray_reply(key, frame);
@@ -207,7 +205,7 @@ impl Shared {
             self.note_write(child, lane, frame, failure);
         }
         child.sent_mut().end();
-        if child.outbox().len() >= self.env.settings.child_output_max {
+        if child.outbox().output().len() >= self.env.settings.child_output_max {
             self.close_full(child);
             return None;
         }
@@ -243,7 +241,6 @@ impl Shared {
         self.close(child);
     }
 
-    /// Every kind of reply but the plain one and EXEC's.
     fn settle_special(&mut self, child: &mut Child, lane: LaneKey, slot: Slot, frame: &[u8], real: bool) {
         match slot.kind {
             SlotKind::Swallow => child.session_mut().transaction.note_reply(frame),

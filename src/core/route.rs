@@ -6,7 +6,6 @@ use crate::command::{Family, Local, Pin, Route, Subscribe, Transaction as Comman
 use crate::core::connection::slot::SlotKind;
 use crate::core::keys::LeaseKind;
 
-/// What the child's requests run in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum Context {
     /// Nothing: it shares connections.
@@ -28,9 +27,7 @@ pub(crate) struct Situation {
     pub(crate) listens_resp2: bool,
     /// It speaks RESP2 and has subscriptions on its leased lane.
     pub(crate) lease_listens_resp2: bool,
-    /// The connection that watched its keys was lost.
     pub(crate) watch_lost: bool,
-    /// CLIENT TRACKING is on.
     pub(crate) tracks: bool,
     /// Of a (un)subscription: it is to be a shared one.
     pub(crate) shares_topics: bool,
@@ -38,19 +35,9 @@ pub(crate) struct Situation {
     pub(crate) wrote_elsewhere: bool,
 }
 
-impl Situation {
-    /// Whether its requests go on a leased lane.
-    pub(crate) fn is_on_lease(&self) -> bool {
-        matches!(self.context, Context::Lease | Context::LeasedMulti)
-    }
-}
-
-/// The way of one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Way {
-    /// On a shared lane.
     Share,
-    /// The broker answers.
     Local(Local),
     /// Not through a shared broker.
     Refuse,
@@ -58,11 +45,11 @@ pub(crate) enum Way {
     Reject(&'static str),
     /// An error that does not spoil an open MULTI.
     AnswerError(&'static str),
-    /// A RESP2 subscriber may not say this.
-    RejectListener,
-    /// The same of EXEC, which forgets the watched keys all the same.
-    RejectListenerExec,
-    /// The same on a leased lane.
+    /// A RESP2 subscriber may not say this. An EXEC forgets the watched keys all the same.
+    RejectListener {
+        is_exec: bool,
+    },
+    /// The same of EXEC on a leased lane.
     RejectLeasedExec,
     /// The broker has no way to run this in a MULTI.
     RejectInMulti,
@@ -70,19 +57,15 @@ pub(crate) enum Way {
     Block,
     /// The lane of the last write, until enough replicas have it.
     Replicas,
-    /// The control connection.
     Control,
     /// A lease is taken, and the request goes on with it.
     Borrow(LeaseKind),
-    /// Shared subscriptions change.
     Topics(Subscribe),
-    /// There is no subscription to leave.
     LeaveNothing(Family),
     /// MULTI: queued here or on a leased lane.
     Multi,
     /// WATCH behind watched keys that are lost: OK, and EXEC will answer null.
     WatchLost,
-    /// UNWATCH where nothing is watched.
     UnwatchNothing,
     /// Into the MULTI that the broker queues; Redis runs a placeholder for what the broker answers.
     Queue(Option<Local>),
@@ -90,7 +73,6 @@ pub(crate) enum Way {
     Escalate,
     ExecQueued,
     DiscardQueued,
-    /// On the leased lane.
     Leased(Leased),
 }
 
@@ -110,16 +92,13 @@ pub(crate) enum Leased {
     Discard,
     /// Redis queues it, or a placeholder for what the broker answers.
     Queue(Option<Local>),
-    /// Redis queues the SELECT.
     QueueSelect,
 }
 
-/// Which way a command goes.
 #[inline]
 pub(crate) fn way(facts: &Situation, route: Route, no_multi: bool) -> Way {
     if facts.listens_resp2 && !is_said_while_listening(route) {
-        let is_exec = route == Route::Transaction(Command::Exec);
-        return if is_exec { Way::RejectListenerExec } else { Way::RejectListener };
+        return Way::RejectListener { is_exec: route == Route::Transaction(Command::Exec) };
     }
     match facts.context {
         Context::Shared => shared(facts, route),
@@ -219,31 +198,26 @@ fn leased_multi(facts: &Situation, route: Route, no_multi: bool) -> Way {
 
 /// Whether a command can be queued: one that the broker answers must be answerable as late as at EXEC.
 fn may_be_queued(route: Route) -> bool {
-    use Local::{
-        ClientCaching, ClientKill, ClientNoTouch, ClientReply, ClientTrackinginfo, ClientUnblock, Hello,
-    };
-    !matches!(
-        route,
-        Route::Subscribe(_)
-            | Route::Pin(_)
-            | Route::Local(
-                Hello
-                    | ClientReply
-                    | ClientKill
-                    | ClientUnblock
-                    | ClientNoTouch
-                    | ClientCaching
-                    | ClientTrackinginfo
-            )
-    )
+    match route {
+        Route::Subscribe(_) | Route::Pin(_) => false,
+        Route::Local(local) => !matches!(
+            local,
+            Local::Hello
+                | Local::ClientReply
+                | Local::ClientKill
+                | Local::ClientUnblock
+                | Local::ClientNoTouch
+                | Local::ClientCaching
+                | Local::ClientTrackinginfo
+        ),
+        _ => true,
+    }
 }
 
 /// What a queued command is for the broker, if Redis must not run it.
 fn answered_here(route: Route) -> Option<Local> {
-    match route {
-        Route::Local(local) if !runs_in_a_block(route) => Some(local),
-        _ => None,
-    }
+    let local = if let Route::Local(local) = route { Some(local) } else { None };
+    local.filter(|_| !runs_in_a_block(route))
 }
 
 /// Whether Redis may run the command inside a transaction block on a shared lane, and the reply be the child's. Blocking

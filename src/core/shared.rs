@@ -15,7 +15,6 @@ use crate::core::questions::rights::ScriptRights;
 use crate::core::questions::work::Work;
 use crate::core::user::users::Users;
 
-/// What all children share.
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) turn: Turn,
@@ -36,7 +35,7 @@ impl Shared {
         Shared {
             users: Users::new(settings.auth),
             env: Env::new(settings, upstream, rng, now),
-            turn: Turn::new(),
+            turn: Turn::default(),
             connections: Connections::default(),
             control: Control::default(),
             commands: Commands::default(),

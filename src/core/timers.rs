@@ -7,7 +7,6 @@ use crate::core::keys::{ChildKey, LaneKey};
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 
-/// What a deadline is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Timer {
     /// A lane's attempt or backoff; meant only while the lane's `timer` has this number.
@@ -19,9 +18,7 @@ pub(crate) enum Timer {
     Leases,
     /// A shared lane may now be asked to yield.
     Yield,
-    /// The periodic pass.
     Janitor,
-    /// The end of the drain's patience.
     Drain,
 }
 
@@ -43,7 +40,6 @@ impl PartialOrd for TimerEntry {
     }
 }
 
-/// A heap of deadlines, earliest first.
 #[derive(Debug, Default)]
 pub(crate) struct Timers {
     heap: BinaryHeap<TimerEntry>,
@@ -65,7 +61,6 @@ impl Timers {
         self.heap.pop().map(|entry| entry.timer)
     }
 
-    /// Gives unused room back after a burst.
     pub(crate) fn shrink(&mut self) {
         self.heap.shrink_to_fit();
     }

@@ -5,7 +5,6 @@
 use crate::base::clock::Millis;
 use crate::base::limits;
 
-/// How far a child that takes no replies is read, and since when it has taken none.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ReadAhead {
     /// Bytes of requests it may have waiting; none: as many as it sends, to be told that they are too many.
@@ -23,12 +22,10 @@ impl Default for ReadAhead {
 }
 
 impl ReadAhead {
-    /// Whether a child with so many bytes waiting is read on.
     pub(super) fn allows(&self, waiting: usize) -> bool {
         self.bound.is_none_or(|bound| waiting < bound)
     }
 
-    /// Whether the bound has been raised beyond `max`.
     pub(crate) fn exceeds(&self, max: usize) -> bool {
         self.bound.is_none_or(|bound| bound > max)
     }

@@ -14,14 +14,12 @@ use std::ops::Deref;
 #[derive(Debug, Default)]
 pub(crate) struct Children {
     arena: Arena<Child, ChildName>,
-    /// An id is given once and never changes.
     by_id: HashMap<u64, ChildKey>,
     /// Children refused since the log was last told of any, and when that was.
     refused: u64,
     refused_told_at: Option<Millis>,
 }
 
-/// Whoever looks, without a change, sees the arena.
 impl Deref for Children {
     type Target = Arena<Child, ChildName>;
 
@@ -43,7 +41,6 @@ impl Children {
         key
     }
 
-    /// Takes the child out, unless it has gone.
     pub(crate) fn remove(&mut self, key: ChildKey) -> Option<Child> {
         let child = self.arena.remove(key)?;
         self.by_id.remove(&child.session().id);
@@ -61,7 +58,6 @@ impl Children {
         self.arena.get(key)
     }
 
-    /// The same.
     pub(crate) fn known_mut(&mut self, key: ChildKey) -> Option<&mut Child> {
         debug_assert!(self.arena.get(key).is_some(), "no child {key:?}");
         self.arena.get_mut(key)
@@ -99,7 +95,6 @@ impl Children {
         self.len() * size_of::<Child>()
     }
 
-    /// Gives unused room back to the allocator after a burst.
     pub(crate) fn shrink(&mut self) {
         self.arena.shrink();
         self.by_id.shrink_to_fit();

@@ -3,43 +3,33 @@
 
 use crate::core::child::Child;
 
-/// A reason to close a child.
+/// With it comes what the line of the log says: the name of a setting, an error, a label.
 #[derive(Debug)]
 pub(crate) enum CloseReason<'a> {
-    /// It leaves more unread than the setting of this name allows.
     OutputMax(&'static str),
-    /// More of its requests wait than the setting of this name allows.
     InputMax(&'static str),
-    /// `memory_max` is reached, and it holds more than the others: so many bytes.
     MemoryMax { held_bytes: usize },
-    /// The timeout of this name has passed.
     TimedOut(&'static str),
-    /// `drain_timeout` has passed while the broker ends.
     DrainTimedOut,
-    /// It breaks the protocol, as the error says that it is answered.
     Protocol(&'a str),
-    /// An argument of so many bytes is longer than the setting of the server allows.
     ArgumentTooLong { len_bytes: u64, setting: &'static str, max_bytes: u64 },
-    /// The server refuses to read its request, with this error.
     RequestRefused(&'a str),
-    /// The server refuses what it is subscribed to.
     SubscriptionRefused,
-    /// The child of this label has sent CLIENT KILL.
     Killed { by: &'a str },
 }
 
 impl CloseReason<'_> {
     /// Each line is a place of its own in the code: how much is logged is limited by place.
     pub(crate) fn log(&self, child: &Child) {
-        let label = child.label();
+        let (label, unread, waiting) = (child.label(), child.outbox().output().len(), child.inbox().len());
         match self {
             CloseReason::OutputMax(setting) => {
-                let held = child.outbox().len();
-                log::warn!("{setting} reached: closing child {label}, {held} bytes unread");
+                log::warn!("{setting} reached: closing child {label}, {unread} bytes unread");
             }
             CloseReason::InputMax(setting) => {
-                let held = child.inbox().len();
-                log::warn!("{setting} reached: closing child {label}, {held} bytes of whose requests wait");
+                log::warn!(
+                    "{setting} reached: closing child {label}, {waiting} bytes of whose requests wait"
+                );
             }
             CloseReason::MemoryMax { held_bytes } => {
                 log::warn!("memory_max reached: closing child {label}, which holds {held_bytes} bytes");

@@ -15,22 +15,12 @@ pub(crate) struct Listing {
     pub(crate) done: usize,
 }
 
-impl Listing {
-    /// Heap bytes held.
-    pub(crate) fn footprint(&self) -> usize {
-        let keys = self.keys.as_ref().map_or(0, Vec::capacity) * size_of::<ChildKey>();
-        size_of::<Listing>() + keys + self.lines.capacity()
-    }
-}
-
-/// The state of the request at the front.
 #[derive(Debug, Default)]
 pub(crate) struct Front {
     /// It only has to be skipped, as soon as the child runs again.
     answered: bool,
     /// Its place in a lease queue, or the last one it had.
     wait: Option<Wait>,
-    /// What the upstream has said about it.
     answer: Option<Answer>,
     /// The number of the question on the probe that is not answered yet.
     proof: Option<u64>,
@@ -42,7 +32,6 @@ pub(crate) struct Front {
     hello_done: u16,
     /// How many questions the upstream had been asked when the request first needed an answer younger than itself.
     asked_before: Option<u64>,
-    /// The CLIENT LIST, as far as it is made.
     listing: Option<Box<Listing>>,
     /// Until when it waits for the upstream, if it has had to.
     upstream_until: Option<Millis>,
@@ -74,17 +63,14 @@ impl Front {
         (self.proof, self.upstream_until) = (Some(number), Some(until));
     }
 
-    /// Whether that question is the one it waits for.
     pub(crate) fn asks(&self, number: u64) -> bool {
         self.proof == Some(number)
     }
 
-    /// That question is answered, or given up.
     pub(crate) fn forget_question(&mut self) {
         self.proof = None;
     }
 
-    /// Whether that question has not been answered in time.
     pub(crate) fn question_is_overdue(&self, now: Millis) -> bool {
         self.proof.is_some() && self.is_overdue(now)
     }
@@ -133,13 +119,13 @@ impl Front {
         *self.upstream_until.insert(since + timeout)
     }
 
-    /// Whether it has waited for the upstream for long enough.
     pub(crate) fn is_overdue(&self, now: Millis) -> bool {
         self.upstream_until.is_some_and(|until| until <= now)
     }
 
-    /// Heap bytes held.
     pub(crate) fn footprint(&self) -> usize {
-        self.listing.as_ref().map_or(0, |listing| listing.footprint())
+        let Some(listing) = &self.listing else { return 0 };
+        let keys = listing.keys.as_ref().map_or(0, Vec::capacity) * size_of::<ChildKey>();
+        size_of::<Listing>() + keys + listing.lines.capacity()
     }
 }

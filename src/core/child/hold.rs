@@ -9,7 +9,6 @@ use crate::core::keys::{LaneKey, LeaseKind};
 /// afresh when the reason has gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum Hold {
-    /// It runs.
     #[default]
     None,
     /// `child_in_flight_max` of its requests are upstream.
@@ -20,7 +19,6 @@ pub(crate) enum Hold {
     OutputFull,
     /// The lane's socket must take bytes first. The child is listed in that lane's `held`.
     LaneFull,
-    /// It stands in a lease queue.
     LeaseQueue,
     /// The lane of its last write is blocked by another child's WAIT, or leased.
     WriteLane,
@@ -43,7 +41,6 @@ pub(crate) enum Hold {
 pub(crate) enum Answer {
     /// The upstream does not know this command either.
     UnknownCommand,
-    /// What the upstream said is the answer.
     Frame(Vec<u8>),
 }
 
@@ -66,14 +63,12 @@ pub(crate) struct Wait {
 }
 
 impl Wait {
-    /// One that begins now.
     pub(crate) fn new(kind: LeaseKind, now: Millis) -> Self {
         let popped = Popped::AsItIs;
         Wait { kind, ticket: 0, arrived: now, since: now, expires: None, expired: false, popped }
     }
 }
 
-/// The leased lane a child holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct HeldLease {
     pub lane: LaneKey,

@@ -20,7 +20,6 @@ pub enum ChildKind {
 /// How many are named; the others are one number.
 const NAMED: usize = 3;
 
-/// Where a child comes from.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Origin {
     kind: ChildKind,
@@ -28,7 +27,6 @@ pub(crate) struct Origin {
     uid: Option<u32>,
     /// Which process of this host it was when it connected, in the broker's own pid namespace.
     pid: Option<i32>,
-    /// How the log names it.
     peer: Arc<str>,
 }
 
@@ -45,7 +43,6 @@ impl Origin {
         Origin { kind, peer, ..Origin::default() }
     }
 
-    /// The system knows the process.
     pub(crate) fn set_process(&mut self, uid: u32, pid: i32) {
         (self.uid, self.pid) = (Some(uid), Some(pid));
     }

@@ -28,11 +28,9 @@ pub(crate) struct Outbox {
     front: Run,
     /// Holds no heap while every reply is upstream's, as it mostly is.
     behind: VecDeque<OwnReply>,
-    /// Bytes in `behind`.
     waiting: usize,
     /// Since when the output has been over the soft limit of subscribers.
     over_soft_since: Option<Millis>,
-    /// The driver has been told.
     dirty: bool,
 }
 
@@ -113,7 +111,6 @@ impl Outbox {
         }
     }
 
-    /// The driver takes the bytes.
     pub(crate) fn take(&mut self) -> &mut ByteQueue {
         self.dirty = false;
         &mut self.output
@@ -143,13 +140,9 @@ impl Outbox {
         self.over_soft_since
     }
 
-    /// Bytes that the socket has not taken.
-    pub(crate) fn len(&self) -> usize {
-        self.output.len()
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.output.is_empty()
+    /// What the socket has not taken.
+    pub(crate) fn output(&self) -> &ByteQueue {
+        &self.output
     }
 
     /// Bytes that the child has not taken, those included that wait for replies before them.
@@ -157,12 +150,6 @@ impl Outbox {
         self.output.len() + self.waiting
     }
 
-    /// How many bytes its socket has taken so far.
-    pub(crate) fn taken(&self) -> u64 {
-        self.output.consumed()
-    }
-
-    /// Whether every request so far has been answered.
     pub(crate) fn is_answered(&self) -> bool {
         self.front.awaited == 0
     }
@@ -179,13 +166,11 @@ impl Outbox {
         self.output.is_empty() && muted(&self.front) && self.behind.iter().all(unheard)
     }
 
-    /// How many replies are awaited, wherever they stand.
     #[cfg(test)]
     pub(crate) fn expected(&self) -> u32 {
         self.front.awaited + self.behind.iter().map(|own| own.then.awaited).sum::<u32>()
     }
 
-    /// Heap bytes held.
     pub(crate) fn footprint(&self) -> usize {
         if self.behind.capacity() == 0 {
             return self.output.capacity();

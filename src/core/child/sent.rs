@@ -9,7 +9,6 @@ use crate::core::keys::LaneKey;
 /// wrote.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum LastWrite {
-    /// It has written nothing.
     #[default]
     None,
     /// On this lane, while it had lost so many connections.
@@ -18,7 +17,6 @@ pub(crate) enum LastWrite {
     Lost,
 }
 
-/// A child's requests upstream.
 #[derive(Debug, Default)]
 pub(crate) struct Sent {
     /// Slots in lanes that are this child's, seen by it or swallowed.
@@ -35,12 +33,10 @@ pub(crate) struct Sent {
 }
 
 impl Sent {
-    /// A request has been put on a lane.
     pub(crate) fn begin(&mut self) {
         self.in_flight += 1;
     }
 
-    /// One of them is answered, or will not be.
     pub(crate) fn end(&mut self) {
         self.in_flight -= 1;
     }
@@ -86,7 +82,6 @@ impl Sent {
         }
     }
 
-    /// Takes the length of a reply to `command` into account.
     pub(crate) fn weigh(&mut self, command: CommandId, reply_len: usize) {
         if reply_len >= limits::BULK_MIN {
             self.expect_heavy(command);
@@ -98,7 +93,6 @@ impl Sent {
         }
     }
 
-    /// The replies to `command` are expected to be long or late.
     pub(crate) fn expect_heavy(&mut self, command: CommandId) {
         (self.heavy, self.patience) = (Some(command), limits::BULK_PATIENCE);
     }

@@ -11,10 +11,8 @@ pub(crate) fn redirect(session: &Session) -> i64 {
 /// CLIENT REPLY: whether the child wants replies at all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum ReplyMode {
-    /// It gets its replies.
     #[default]
     On,
-    /// It gets none.
     Off,
     /// The request at hand is CLIENT REPLY SKIP, and the next one gets no reply either.
     SkipNext,
@@ -22,22 +20,16 @@ pub(crate) enum ReplyMode {
     Skip,
 }
 
-/// What Redis would remember of a connection.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Session {
     /// CLIENT ID. Never reused; starts at a random base per broker, and stays below 2^46.
     pub(crate) id: u64,
-    /// CLIENT SETNAME; empty when unset.
     pub(crate) name: Vec<u8>,
     /// SELECT. Starts as the db of the broker's upstream URL, and RESET goes back there.
     pub(crate) db: u32,
-    /// The db it starts with.
     pub(crate) home_db: u32,
-    /// 2 or 3, by HELLO.
     pub(crate) proto: u8,
-    /// CLIENT SETINFO LIB-NAME; survives RESET.
     pub(crate) lib_name: Vec<u8>,
-    /// CLIENT SETINFO LIB-VER; survives RESET.
     pub(crate) lib_version: Vec<u8>,
     /// CLIENT NO-EVICT; survives RESET. Kept for CLIENT INFO only: eviction is Redis' own affair.
     pub(crate) no_evict: bool,
@@ -45,25 +37,20 @@ pub(crate) struct Session {
     pub(crate) no_touch: bool,
     /// CLIENT TRACKING, and the CLIENT ID its invalidations are redirected to; 0 for itself.
     pub(crate) tracking: Option<u64>,
-    /// CLIENT IMPORT-SOURCE.
     pub(crate) import_source: bool,
-    /// MONITOR.
     pub(crate) monitoring: bool,
     /// It has been refused SCRIPT DEBUG, and means its scripts to be debugged.
     pub(crate) debugs: bool,
-    /// CLIENT REPLY.
     pub(crate) replies: ReplyMode,
     /// The open MULTI, and what was watched.
     pub(crate) transaction: TransactionState,
 }
 
 impl Session {
-    /// A connection as Redis would greet it.
     pub(crate) fn new(id: u64, home_db: u32) -> Self {
         Session { id, db: home_db, home_db, proto: 2, ..Session::default() }
     }
 
-    /// Heap bytes held.
     pub(crate) fn footprint(&self) -> usize {
         self.name.capacity()
             + self.lib_name.capacity()
@@ -76,7 +63,6 @@ impl Session {
         self.tracking.is_some() || self.import_source || self.monitoring
     }
 
-    /// Whether the request at hand gets no reply.
     pub(crate) fn is_muted(&self) -> bool {
         matches!(self.replies, ReplyMode::Off | ReplyMode::Skip)
     }

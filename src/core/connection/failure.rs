@@ -180,7 +180,7 @@ impl Shared {
             // Messages may have been missed. A direct connection would have been closed as well.
             return self.close(child);
         }
-        child.take_lease();
+        child.lease_mut().take();
         child.session_mut().transaction.lane_lost(watching, &Failure::Lost(Lost::Transaction).to_string());
     }
 

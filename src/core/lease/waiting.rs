@@ -53,7 +53,7 @@ impl Shared {
         child.set_hold(Hold::LeaseQueue);
         self.pump_leases();
         if let Some(lease) = self.take_notice_of_lease(child.key()) {
-            child.set_lease(lease);
+            *child.lease_mut() = Some(lease);
             child.set_hold(Hold::None);
             return Ok(lease.lane);
         }
@@ -133,7 +133,7 @@ impl Shared {
 
     /// The child no longer needs its lease. A provably clean lane is lent again; any other is closed.
     pub(crate) fn end_lease(&mut self, child: &mut Child) {
-        let Some(held) = child.take_lease() else { return };
+        let Some(held) = child.lease_mut().take() else { return };
         // The lane may have been lost in this event: the child hears of that at its end.
         let Some(lane) = self.connections.find_mut(held.lane) else { return };
         if let Some(lease) = lane.lease_mut() {

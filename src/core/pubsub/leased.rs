@@ -41,7 +41,7 @@ impl Shared {
         let lane = self.connections.find_mut(lane_key);
         if let Some(lease) = lane.and_then(Lane::lease_mut) {
             self.leases.convert_to_session(lease);
-            child.set_lease(HeldLease { lane: lane_key, kind: LeaseKind::Session });
+            *child.lease_mut() = Some(HeldLease { lane: lane_key, kind: LeaseKind::Session });
         }
     }
 

@@ -44,7 +44,7 @@ pub(super) fn append_push(child: &mut Child, env: &mut Env, frame: &[u8]) -> boo
         // It has had its last answer.
         return true;
     }
-    if child.outbox().len() >= env.settings.subscriber_output_max {
+    if child.outbox().output().len() >= env.settings.subscriber_output_max {
         CloseReason::OutputMax("subscriber_output_max").log(child);
         return false;
     }

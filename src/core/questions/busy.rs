@@ -6,7 +6,7 @@
 use crate::base::clock::Millis;
 use crate::base::failure::Failure;
 use crate::base::limits;
-use crate::command::{Route, Transaction as TransactionCommand};
+use crate::command::Route;
 use crate::core::child::Child;
 use crate::core::connection::lane::Lane;
 use crate::core::connection::role::LaneRole;
@@ -41,7 +41,7 @@ impl Shared {
     /// While the upstream is busy it would answer this request so too. None: it goes on, since Redis allows the command,
     /// since the child's own script is what runs, or since a leased lane has Redis' own answer.
     pub(crate) fn refuse_while_busy(&mut self, child: &mut Child, decided: &mut Decided<'_>) -> Option<Flow> {
-        let text = self.work.busy_text()?.to_vec();
+        let text = String::from_utf8_lossy(self.work.busy_text()?).into_owned();
         let table = self.commands.table()?;
         let front = self.connections.find(child.sent().lane()).and_then(Lane::front);
         let runs_script = child.sent().in_flight() > 0 && front.is_some_and(|slot| slot.child == child.key());
@@ -55,12 +55,7 @@ impl Shared {
             }
             return None;
         }
-        Some(match decided.route {
-            Route::Transaction(TransactionCommand::Exec) => {
-                self.reject_exec(child, decided.request, &String::from_utf8_lossy(&text))
-            }
-            _ => self.reject(child, text),
-        })
+        Some(self.turn_away(child, decided, &text))
     }
 
     /// Whether a lane has waited that long for a reply that should come by itself: what blocks may wait as long as it

@@ -9,7 +9,7 @@ use crate::core::child::hold::{Hold, Wait};
 use crate::core::connection::slot::{SlotFlags, SlotKind};
 use crate::core::keys::LeaseKind;
 use crate::core::lease::waiting::Want;
-use crate::core::request::flow::{Decided, Flow};
+use crate::core::request::flow::{Decided, Flow, FlowResult};
 use crate::core::shared::Shared;
 use crate::resp::{Request, encode, reply};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -17,7 +17,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 impl Shared {
     /// A command that may take as long as it likes: on a leased lane, its own timeout shortened by the
     /// time it had to wait for one.
-    pub(crate) fn block(&mut self, child: &mut Child, decided: Decided<'_>) -> Flow {
+    pub(crate) fn block(&mut self, child: &mut Child, decided: Decided<'_>) -> FlowResult {
         let Decided { request, id, route, .. } = decided;
         let blocking = if let Route::Blocking(blocking) = route { Some(blocking) } else { None };
         let timeout = blocking.and_then(|blocking| command::timeout_ms(request, &blocking));
@@ -27,10 +27,7 @@ impl Shared {
             return self.look_once(child, decided, &blocking, wait);
         }
         let want = || Want { group: blocking.and_then(|blocking| group_of(request, &blocking)), timeout };
-        let lane = match self.lease_for(child, LeaseKind::Blocking, want) {
-            Ok(lane) => lane,
-            Err(flow) => return flow,
-        };
+        let lane = self.lease_for(child, LeaseKind::Blocking, want)?;
         let waited = child.front().wait().map_or(0, |wait| self.env.now - wait.arrived);
         let mut shortened = Vec::new();
         let bytes = match blocking.zip(timeout).filter(|_| waited > 0) {
@@ -43,7 +40,7 @@ impl Shared {
             None => request.bytes,
         };
         self.send_for(child, lane, bytes, id, SlotKind::Blocking, SlotFlags::MAY_WAIT);
-        Flow::Hold(Hold::BlockingReply)
+        Ok(Flow::Hold(Hold::BlockingReply))
     }
 
     /// The request's own timeout has passed and no lease has come: it is looked at once more, as one that does not wait.
@@ -61,27 +58,24 @@ impl Shared {
         decided: Decided<'_>,
         blocking: &Blocking,
         wait: Wait,
-    ) -> Flow {
+    ) -> FlowResult {
         let Decided { request, id, .. } = decided;
-        let Some(table) = self.commands.table() else { return self.wait_for_upstream(child) };
+        let Some(table) = self.commands.table() else { return Err(self.wait_for_upstream(child)) };
         let at_once = command::at_once(table.name(id), request, blocking).and_then(|(name, args, popped)| {
             let typed = table.typed(name).filter(|typed| table.is_shared(typed))?;
             Some((typed, args, popped))
         });
         let Some((name, args, popped)) = at_once else {
             let failure = self.no_lease_for(child, wait);
-            return self.reject(child, failure);
+            return Err(self.reject(child, failure));
         };
         let mut bytes = Vec::with_capacity(request.bytes.len() + 32);
         let argv: Vec<&[u8]> = std::iter::once(&name[..]).chain(args.iter().map(Vec::as_slice)).collect();
         encode::request(&mut bytes, &argv);
-        let lane = match self.shared_lane_for(child, id, bytes.len()) {
-            Ok(lane) => lane,
-            Err(flow) => return flow,
-        };
+        let lane = self.shared_lane_for(child, id, bytes.len())?;
         *child.front_mut().wait_mut() = Some(Wait { popped, ..wait });
         self.send_for(child, lane, &bytes, id, SlotKind::Look, SlotFlags::NONE);
-        Flow::Hold(Hold::Reply)
+        Ok(Flow::Hold(Hold::Reply))
     }
 
     /// The reply to a request that was looked at without waiting, as the blocking command would have had it.

@@ -18,6 +18,7 @@ use crate::core::route::{Context, Situation, Way};
 use crate::core::shared::Shared;
 use crate::core::transaction::state::end_of_multi;
 use crate::resp::{FrameLimits, Request, Scanner, reply};
+use std::convert::identity;
 
 /// Why some commands are refused whatever the settings say: programs that send them show the text and end.
 pub(crate) const TAKES_OVER: &str =
@@ -51,13 +52,13 @@ impl Shared {
             }
             Verdict::Unknown => self.look_up(child, request),
             Verdict::UnknownSubcommand => self.reject(child, texts::unknown_subcommand(request)),
-            Verdict::Known(known) if !known.arity_ok => {
-                let text = texts::wrong_arity(known.name);
-                self.turn_away(child, request, known.route, &text)
-            }
             Verdict::Known(known) => {
                 let decided = Decided { request, id: known.id, no_multi: known.no_multi, route: known.route };
-                self.dispatch_known(child, decided, rest)
+                if known.arity_ok {
+                    return self.dispatch_known(child, decided, rest);
+                }
+                let text = texts::wrong_arity(known.name);
+                self.turn_away(child, &decided, &text)
             }
         }
     }
@@ -65,10 +66,8 @@ impl Shared {
     /// A known command with the right number of arguments. The order of the checks is Redis' own.
     fn dispatch_known(&mut self, child: &mut Child, mut decided: Decided<'_>, rest: &[u8]) -> Flow {
         let request = decided.request;
-        if let Some(flow) = self.admit(child, &mut decided) {
-            return flow;
-        }
-        if let Some(flow) = self.refuse_too_long(child, request) {
+        let refused = self.admit(child, &mut decided).or_else(|| self.refuse_too_long(child, request));
+        if let Some(flow) = refused {
             return flow;
         }
         if decided.route == Route::Local(Local::Ping) && self.env.settings.ping == Ping::Upstream {
@@ -78,8 +77,8 @@ impl Shared {
         let held = child.lasting_lease();
         let facts = self.facts(child, decided, held);
         let mut way = route::way(&facts, decided.route, decided.no_multi);
-        if matches!(way, Way::RejectListener | Way::RejectListenerExec) {
-            return self.reject_listener(child, decided.id, way == Way::RejectListenerExec);
+        if let Way::RejectListener { is_exec } = way {
+            return self.reject_listener(child, decided.id, is_exec);
         }
         if child.session().debugs && self.is_script(decided.id) {
             return self.reject(child, NOT_DEBUGGED);
@@ -91,7 +90,9 @@ impl Shared {
             way = route::way(&facts, decided.route, decided.no_multi);
         }
         match held {
-            Some(lane) if facts.is_on_lease() => self.execute_leased(child, decided, way, lane),
+            Some(lane) if facts.context != Context::QueuedMulti => {
+                self.execute_leased(child, decided, way, lane)
+            }
             _ => self.execute(child, decided, way, rest),
         }
     }
@@ -151,30 +152,26 @@ impl Shared {
         }
     }
 
-    /// Carries a request out, the way that was decided.
     fn execute(&mut self, child: &mut Child, decided: Decided<'_>, way: Way, rest: &[u8]) -> Flow {
         let Decided { request, id, .. } = decided;
         match way {
             Way::Share => self.send_shared(child, request, id),
-            Way::Local(local) => self.local(child, local, request),
+            Way::Local(local) => self.local(child, local, request).unwrap_or_else(identity),
             Way::Refuse => self.refuse(child, request, id),
             Way::Reject(text) => self.reject(child, text),
             Way::AnswerError(text) => {
                 self.answer_error(child, text);
                 Flow::Done
             }
-            Way::RejectListener | Way::RejectListenerExec => {
-                self.reject_listener(child, id, way == Way::RejectListenerExec)
-            }
+            Way::RejectListener { is_exec } => self.reject_listener(child, id, is_exec),
             Way::RejectLeasedExec => self.reject_exec(child, request, ""),
             Way::RejectInMulti => self.reject_in_multi(child, id),
-            Way::Block => self.block(child, decided),
-            Way::Replicas => self.wait_for_replicas(child, decided),
+            Way::Block => self.block(child, decided).unwrap_or_else(identity),
+            Way::Replicas => self.wait_for_replicas(child, decided).unwrap_or_else(identity),
             Way::Control => self.send_control(child, request, id),
-            Way::Borrow(kind) => match self.lease_for(child, kind, Want::default) {
-                Ok(lane) => self.on_lease(child, decided, lane),
-                Err(flow) => flow,
-            },
+            Way::Borrow(kind) => self
+                .lease_for(child, kind, Want::default)
+                .map_or_else(identity, |lane| self.on_lease(child, decided, lane)),
             Way::Topics(change) => self.change_topics(child, request, change),
             Way::LeaveNothing(family) => self.leave_nothing(child, family, request),
             Way::Multi => self.begin_multi(child, decided, rest),
@@ -197,7 +194,6 @@ impl Shared {
         }
     }
 
-    /// Goes on with a request whose child has the lease for it.
     pub(crate) fn on_lease(&mut self, child: &mut Child, decided: Decided<'_>, lane: LaneKey) -> Flow {
         let facts = self.facts(child, decided, Some(lane));
         let way = route::way(&facts, decided.route, decided.no_multi);
@@ -224,7 +220,6 @@ impl Shared {
         Flow::Done
     }
 
-    /// A RESP2 child that listens may say little else.
     fn reject_listener(&mut self, child: &mut Child, id: CommandId, is_exec: bool) -> Flow {
         let name = self.commands.name(id);
         let mut text = texts::subscriber_context(name);
@@ -268,8 +263,6 @@ impl Shared {
         self.ask(Question::Lookup { child: child.key(), name: name.to_vec() });
         Flow::Hold(Hold::Question)
     }
-
-    // ---- shared lanes ---------------------------------------------------------------------------------
 
     /// The shared lane for this child's next request, of `len` bytes; or why it has to wait. A child changes
     /// lanes only while nothing of it is in flight, else its requests could overtake each other.

@@ -4,7 +4,6 @@ use crate::command::{CommandId, Local, Route};
 use crate::core::child::hold::Hold;
 use crate::resp::Request;
 
-/// What became of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Flow {
     /// Answered or on its way.
@@ -17,9 +16,11 @@ pub(crate) enum Flow {
     More,
     /// It is about other children, and the broker runs it.
     Roster(Local),
-    /// The child has been closed.
     Gone,
 }
+
+/// What became of a request that found what it needs, or did not.
+pub(crate) type FlowResult = Result<Flow, Flow>;
 
 /// The request at hand and what the table knows of it, without the borrow.
 #[derive(Debug, Clone, Copy)]
@@ -32,10 +33,8 @@ pub(crate) struct Decided<'r> {
 
 /// An integer as Redis' `string2ll` takes it: no sign but `-`, no leading zero, no space.
 pub(crate) fn canonical_int(text: &[u8]) -> Option<i64> {
-    let digits = text.strip_prefix(b"-").unwrap_or(text);
-    let canonical =
-        !digits.is_empty() && digits.iter().all(u8::is_ascii_digit) && (digits[0] != b'0' || text == b"0");
-    if canonical { std::str::from_utf8(text).ok()?.parse().ok() } else { None }
+    let number: i64 = std::str::from_utf8(text).ok()?.parse().ok()?;
+    (number.to_string().as_bytes() == text).then_some(number)
 }
 
 #[cfg(test)]

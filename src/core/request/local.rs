@@ -7,14 +7,14 @@ use crate::core::child::hold::Hold;
 use crate::core::child::session::{ReplyMode, Session, redirect};
 use crate::core::connection::slot::{SlotFlags, SlotKind};
 use crate::core::questions::control::{Needed, Question};
-use crate::core::request::flow::{Flow, canonical_int};
+use crate::core::request::flow::{Flow, FlowResult, canonical_int};
 use crate::core::shared::Shared;
 use crate::resp::{Request, encode};
 
 impl Shared {
-    pub(crate) fn local(&mut self, child: &mut Child, local: Local, request: &Request<'_>) -> Flow {
-        match local {
-            Local::SubscriberPing => self.ping_as_subscriber(child, request),
+    pub(crate) fn local(&mut self, child: &mut Child, local: Local, request: &Request<'_>) -> FlowResult {
+        Ok(match local {
+            Local::SubscriberPing => self.ping_as_subscriber(child, request)?,
             // A health check must notice that the upstream has gone.
             Local::Ping if !self.upstream_is_up() => self.wait_for_upstream(child),
             Local::Quit if child.topics().is_some() && child.is_under_way() => Flow::Hold(Hold::OwnReplies),
@@ -24,9 +24,9 @@ impl Shared {
                 Flow::Done
             }
             Local::Select => self.select(child, request),
-            Local::Hello => self.hello(child, request),
+            Local::Hello => self.hello(child, request)?,
             Local::Auth if self.is_judged(child) => self.authenticate(child, request),
-            Local::Reset => self.reset(child),
+            Local::Reset => self.reset(child)?,
             Local::ClientReply => self.set_reply_mode(child, request.arg(2)),
             // What it has asked for before comes first, as it would on one connection.
             Local::ClientKill | Local::ClientUnblock if child.is_under_way() => Flow::Hold(Hold::OwnReplies),
@@ -38,7 +38,7 @@ impl Shared {
                 self.answer(child, &reply);
                 Flow::Done
             }
-        }
+        })
     }
 
     /// Commands whose reply needs nothing but the child's own state.
@@ -79,34 +79,20 @@ impl Shared {
             Local::Asking | Local::Readonly | Local::Readwrite => {
                 encode::error(&mut out, texts::CLUSTER_DISABLED);
             }
-            Local::SubscriberPing
-            | Local::Quit
-            | Local::Select
-            | Local::Hello
-            | Local::Reset
-            | Local::ClientReply
-            | Local::ClientList
-            | Local::ClientKill
-            | Local::ClientUnblock
-            | Local::ClientNoTouch => {}
+            other => debug_assert!(false, "the reply to {other:?} is made elsewhere"),
         }
         out
     }
 
     /// PING of a RESP2 subscriber: the upstream is asked as by anybody, on a connection that does not listen.
-    fn ping_as_subscriber(&mut self, child: &mut Child, request: &Request<'_>) -> Flow {
+    fn ping_as_subscriber(&mut self, child: &mut Child, request: &Request<'_>) -> FlowResult {
         let id = child.last_command().unwrap_or_default();
         let lane = match child.lease() {
-            Some(lease) => Ok(lease.lane),
-            None => self.shared_lane_for(child, id, request.bytes.len()),
+            Some(lease) => lease.lane,
+            None => self.shared_lane_for(child, id, request.bytes.len())?,
         };
-        match lane {
-            Ok(lane) => {
-                self.send_for(child, lane, request.bytes, id, SlotKind::SubscriberPing, SlotFlags::NONE);
-                Flow::Done
-            }
-            Err(flow) => flow,
-        }
+        self.send_for(child, lane, request.bytes, id, SlotKind::SubscriberPing, SlotFlags::NONE);
+        Ok(Flow::Done)
     }
 
     /// CLIENT REPLY. What comes after it goes where it always goes; only its replies reach nobody.
@@ -160,55 +146,49 @@ impl Shared {
 
     /// HELLO applies its options from left to right, each at once; the protocol changes last. What was
     /// set before a failing option stays.
-    fn hello(&mut self, child: &mut Child, request: &Request<'_>) -> Flow {
+    fn hello(&mut self, child: &mut Child, request: &Request<'_>) -> FlowResult {
         if self.control.greeting().is_none() {
-            return self.wait_for_upstream(child);
+            return Err(self.wait_for_upstream(child));
         }
         // A push must not have the new form before the greeting tells of it.
         if (child.lease().is_some() || child.is_subscribed()) && child.is_under_way() {
-            return Flow::Hold(Hold::OwnReplies);
+            return Err(Flow::Hold(Hold::OwnReplies));
         }
         let proto = match canonical_int(request.arg(1)) {
             _ if request.argc() == 1 => child.session().proto,
-            None => return self.reject(child, texts::HELLO_VERSION),
+            None => return Err(self.reject(child, texts::HELLO_VERSION)),
             Some(version @ (2 | 3)) => version as u8,
-            Some(_) => return self.reject(child, texts::HELLO_UNSUPPORTED),
+            Some(_) => return Err(self.reject(child, texts::HELLO_UNSUPPORTED)),
         };
         let mut index = usize::from(child.front().hello_done()).max(2);
         while index < request.argc() {
             let (option, left) = (request.arg(index), request.argc() - 1 - index);
-            if option.eq_ignore_ascii_case(b"AUTH") && left >= 2 {
+            index += if option.eq_ignore_ascii_case(b"AUTH") && left >= 2 {
                 if self.is_judged(child) {
-                    if let Err(flow) = self.hello_auth(child, request, index + 3) {
-                        return flow;
-                    }
+                    self.hello_auth(child, request, index + 3)?;
                 } else if request.arg(index + 1) != b"default" {
-                    return self.reject(child, texts::WRONGPASS);
+                    return Err(self.reject(child, texts::WRONGPASS));
                 }
-                index += 3;
+                3
             } else if option.eq_ignore_ascii_case(b"SETNAME") && left >= 1 {
-                if let Err(text) = set_name(child.session_mut(), request.arg(index + 1)) {
-                    return self.reject(child, text);
-                }
-                index += 2;
+                let named = set_name(child.session_mut(), request.arg(index + 1));
+                named.map_err(|text| self.reject(child, text))?;
+                2
             } else {
-                return self.reject(child, texts::hello_option(option));
+                return Err(self.reject(child, texts::hello_option(option)));
             }
         }
         if !child.is_authenticated() {
-            return self.reject(child, texts::HELLO_NOAUTH);
+            return Err(self.reject(child, texts::HELLO_NOAUTH));
         }
-        if let Err(flow) = self.await_fresh(child, Needed::Greeting) {
-            return flow;
-        }
+        self.await_fresh(child, Needed::Greeting)?;
         if proto != child.session().proto && child.lease().is_some() {
-            return self.switch_lease_proto(child, proto);
+            return Ok(self.switch_lease_proto(child, proto));
         }
         self.greet(child, proto);
-        Flow::Done
+        Ok(Flow::Done)
     }
 
-    /// The answer to HELLO, in the protocol the child speaks from now on.
     pub(crate) fn greet(&mut self, child: &mut Child, proto: u8) {
         child.session_mut().proto = proto;
         let reply = self.greeting(child);
@@ -216,13 +196,11 @@ impl Shared {
     }
 
     /// RESET: whatever the child has upstream goes with its leased lane, and with its subscriptions.
-    fn reset(&mut self, child: &mut Child) -> Flow {
-        if let Err(flow) = self.reset_topics(child) {
-            return flow;
-        }
+    fn reset(&mut self, child: &mut Child) -> FlowResult {
+        self.reset_topics(child)?;
         if let Some(lease) = child.lease() {
             if child.is_under_way() {
-                return Flow::Hold(Hold::OwnReplies);
+                return Err(Flow::Hold(Hold::OwnReplies));
             }
             *child.subscriptions_mut() = None;
             if let Some(lane) = self.connections.find_mut(lease.lane) {
@@ -233,17 +211,15 @@ impl Shared {
         child.session_mut().reset();
         self.become_first_user(child);
         self.answer(child, b"+RESET\r\n");
-        Flow::Done
+        Ok(Flow::Done)
     }
 }
 
-/// Whether a switch is on; nothing if it is neither.
 fn on_or_off(switch: &[u8]) -> Option<bool> {
     let on = switch.eq_ignore_ascii_case(b"on");
     (on || switch.eq_ignore_ascii_case(b"off")).then_some(on)
 }
 
-/// Writes `+OK`, or the error.
 fn ok_or(out: &mut Vec<u8>, done: Result<(), impl AsRef<[u8]>>) {
     match done {
         Ok(()) => out.extend_from_slice(b"+OK\r\n"),

@@ -59,7 +59,9 @@ impl Shared {
         // Redis looks the first id up, and refuses a second one whatever it is: it reads no further.
         let second = named.next();
         let id = canonical_int(request.arg(first + 1)).unwrap_or_default();
-        let upstream_id = self.upstream_id_of(id).unwrap_or(0).to_string();
+        let of_child = |lane: &&Lane| lane.lease().is_some_and(|lease| lease.is_kept_by(id));
+        let lane = self.connections.lanes().map(|(_, lane)| lane).find(of_child);
+        let upstream_id = lane.map_or(0, |lane| lane.record().upstream_id).to_string();
         let mut argv: Vec<&[u8]> = request.args().take(second.map_or(request.argc(), |at| at + 2)).collect();
         for index in [Some(first), second].into_iter().flatten() {
             argv[index + 1] = upstream_id.as_bytes();
@@ -67,12 +69,6 @@ impl Shared {
         let mut bytes = Vec::with_capacity(request.bytes.len());
         encode::request(&mut bytes, &argv);
         (bytes, id as u64)
-    }
-
-    /// The connection upstream that a child has to itself for good.
-    fn upstream_id_of(&self, id: i64) -> Option<i64> {
-        let of_child = |lane: &&Lane| lane.lease().is_some_and(|lease| lease.is_kept_by(id));
-        self.connections.lanes().map(|(_, lane)| lane).find(of_child).map(|lane| lane.record().upstream_id)
     }
 
     /// TRACKINGINFO with the child's id in the place of the upstream's.

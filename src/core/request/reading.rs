@@ -37,9 +37,10 @@ impl Shared {
         let due = self.env.now + limits::READ_AHEAD_PATIENCE;
         // A local child reads and writes by turns, and is told when to go on. One whose replies stand behind one that
         // is still upstream has none to take.
-        let waits =
-            child.hold() == Hold::OutputFull && !child.origin().is_local() && !child.outbox().is_empty();
-        let (waiting, taken) = (child.inbox().len(), child.outbox().taken());
+        let waits = child.hold() == Hold::OutputFull
+            && !child.origin().is_local()
+            && !child.outbox().output().is_empty();
+        let (waiting, taken) = (child.inbox().len(), child.outbox().output().consumed());
         if waits && child.ahead_mut().watch(waiting, taken, due) {
             self.env.timers.arm(due, Timer::Child(child.key()));
         }
@@ -47,9 +48,9 @@ impl Shared {
 
     /// It is time to look: a child that has taken nothing has to be read further.
     pub(crate) fn read_further(&mut self, child: &mut Child) {
-        let taken = child.outbox().taken();
+        let taken = child.outbox().output().consumed();
         let Some(is_stuck) = child.ahead_mut().look(taken, self.env.now) else { return };
-        if !is_stuck || child.outbox().is_empty() {
+        if !is_stuck || child.outbox().output().is_empty() {
             return self.watch_read_ahead(child);
         }
         child.ahead_mut().raise(self.read_ahead_max());

@@ -21,20 +21,19 @@ use std::fmt::Write;
 /// Every child has the same one: there is one broker.
 const LOCAL_ADDRESS: &str = "broker";
 
-/// Which children CLIENT KILL means.
 #[derive(Debug, Default)]
 struct Filter<'r> {
     id: Option<i64>,
     addr: Option<&'r [u8]>,
     laddr: Option<&'r [u8]>,
-    of_type: Option<&'static [u8]>,
+    of_type: Option<Option<bool>>,
     user: Option<&'r [u8]>,
     skip_me: bool,
 }
 
 impl<'r> Filter<'r> {
     /// The old form has an address, the new one any number of options.
-    fn parse(request: &Request<'r>, shared: &Shared) -> Result<Filter<'r>, Vec<u8>> {
+    fn parse(request: &Request<'r>, shared: &Shared) -> Result<Filter<'r>, Failure> {
         if request.argc() == 3 {
             return Ok(Filter { addr: Some(request.arg(2)), ..Filter::default() });
         }
@@ -43,27 +42,23 @@ impl<'r> Filter<'r> {
             if index + 1 == request.argc() {
                 return Err(texts::SYNTAX.into());
             }
-            filter.read(&request.arg(index).to_ascii_lowercase(), request.arg(index + 1), shared)?;
+            let value = request.arg(index + 1);
+            match request.arg(index).to_ascii_lowercase().as_slice() {
+                b"id" => match canonical_int(value) {
+                    Some(id) if id > 0 => filter.id = Some(id),
+                    _ => return Err(texts::CLIENT_ID_NOT_POSITIVE.into()),
+                },
+                b"type" => filter.of_type = Some(client_type(value)?),
+                b"addr" => filter.addr = Some(value),
+                b"laddr" => filter.laddr = Some(value),
+                b"user" if shared.users.may_exist(value, &shared.env.upstream) => filter.user = Some(value),
+                b"user" => return Err(texts::no_such_user(value).into()),
+                b"skipme" if value.eq_ignore_ascii_case(b"yes") => filter.skip_me = true,
+                b"skipme" if value.eq_ignore_ascii_case(b"no") => filter.skip_me = false,
+                _ => return Err(texts::SYNTAX.into()),
+            }
         }
         Ok(filter)
-    }
-
-    fn read(&mut self, option: &[u8], value: &'r [u8], shared: &Shared) -> Result<(), Vec<u8>> {
-        match option {
-            b"id" => match canonical_int(value) {
-                Some(id) if id > 0 => self.id = Some(id),
-                _ => return Err(texts::CLIENT_ID_NOT_POSITIVE.into()),
-            },
-            b"type" => self.of_type = Some(client_type(value)?),
-            b"addr" => self.addr = Some(value),
-            b"laddr" => self.laddr = Some(value),
-            b"user" if shared.users.may_exist(value, &shared.env.upstream) => self.user = Some(value),
-            b"user" => return Err(texts::no_such_user(value)),
-            b"skipme" if value.eq_ignore_ascii_case(b"yes") => self.skip_me = true,
-            b"skipme" if value.eq_ignore_ascii_case(b"no") => self.skip_me = false,
-            _ => return Err(texts::SYNTAX.into()),
-        }
-        Ok(())
     }
 
     fn means(&self, child: &Child) -> bool {
@@ -71,22 +66,17 @@ impl<'r> Filter<'r> {
         self.id.is_none_or(|id| child.session().id as i64 == id)
             && self.addr.is_none_or(|addr| peer.eq(addr.iter().copied()))
             && self.laddr.is_none_or(|laddr| laddr == LOCAL_ADDRESS.as_bytes())
-            && self.of_type.is_none_or(|wanted| is_of_type(child, wanted))
+            && self.of_type.is_none_or(|wanted| wanted == Some(child.is_subscribed()))
     }
 }
 
-/// The kind of clients that CLIENT KILL and CLIENT LIST call by this name, be it one that no broker has.
-fn client_type(name: &[u8]) -> Result<&'static [u8], Vec<u8>> {
-    let known: [&[u8]; 5] = [b"normal", b"pubsub", b"slave", b"replica", b"master"];
-    let known = known.into_iter().find(|known| known.eq_ignore_ascii_case(name));
-    known.ok_or_else(|| texts::unknown_client_type(name))
-}
-
-fn is_of_type(child: &Child, wanted: &[u8]) -> bool {
-    match wanted {
-        b"normal" => !child.is_subscribed(),
-        b"pubsub" => child.is_subscribed(),
-        _ => false,
+/// Whether clients are subscribed that are of the type of this name; none if it is one that no child is of.
+fn client_type(name: &[u8]) -> Result<Option<bool>, Failure> {
+    match name.to_ascii_lowercase().as_slice() {
+        b"normal" => Ok(Some(false)),
+        b"pubsub" => Ok(Some(true)),
+        b"slave" | b"replica" | b"master" => Ok(None),
+        _ => Err(texts::unknown_client_type(name).into()),
     }
 }
 
@@ -104,12 +94,6 @@ impl Shared {
         listing.done += 1;
         *credit -= (limits::LOOK_COST + listing.lines.len() - before) as i64;
         Ok(())
-    }
-
-    /// Whether a child's blocking command has not left the broker yet.
-    fn waits_in_line(&self, child: &Child) -> bool {
-        stands_in_line(child)
-            && self.commands.table().zip(child.last_command()).is_some_and(|(table, id)| table.blocks(id))
     }
 
     /// The upstream's answer to an UNBLOCK, or none; it is the asker's.
@@ -146,7 +130,7 @@ impl Shared {
         let (name, user) = (String::from_utf8_lossy(&session.name), self.user_name(child));
         let (flags, (sub, psub, ssub)) = (flags(child), child.subscription_counts());
         let (multi, multi_mem) = (session.transaction.depth(), session.transaction.footprint());
-        let (qbuf, obl, total) = (child.inbox().len(), child.outbox().len(), child.measure());
+        let (qbuf, obl, total) = (child.inbox().len(), child.outbox().output().len(), child.measure());
         let table = self.commands.table();
         let cmd = table.zip(child.last_command()).map_or("NULL", |(table, id)| table.name(id));
         let _ = writeln!(
@@ -167,7 +151,6 @@ impl Broker {
         }
     }
 
-    /// The CLIENT LIST of an EXEC.
     pub(crate) fn roster(&self, key: ChildKey, argv: &[&[u8]]) -> Vec<u8> {
         let (mut out, mut listing, mut credit) = (Vec::new(), Listing::default(), i64::MAX);
         let proto = self.children.get(key).map_or(2, |asker| asker.session().proto);
@@ -230,7 +213,7 @@ impl Broker {
             _ => return Err(texts::SYNTAX.into()),
         }
         if listing.keys.is_none() {
-            let of_type = |child: &Child| wanted.is_none_or(|wanted| is_of_type(child, wanted));
+            let of_type = |child: &Child| wanted.is_none_or(|wanted| wanted == Some(child.is_subscribed()));
             let shown = self.children.iter().filter(|(_, child)| of_type(child));
             let mut keys: Vec<_> = shown.map(|(key, child)| (child.session().id, key)).collect();
             keys.sort_unstable_by_key(|(id, _)| *id);
@@ -244,8 +227,6 @@ impl Broker {
         }
         Ok(true)
     }
-
-    // ---- KILL -----------------------------------------------------------------------------------------
 
     /// Closes children of the same user of this host. Others are as if they were not there.
     pub(crate) fn kill(&mut self, key: ChildKey, request: &Request<'_>) -> Flow {
@@ -292,8 +273,6 @@ impl Broker {
         (self.children.iter().filter(meant).map(|(other, _)| other).collect(), self.children.len())
     }
 
-    // ---- UNBLOCK --------------------------------------------------------------------------------------
-
     /// Ends another child's blocking command: here, where it still waits for a lane, or upstream, where the
     /// broker knows its connection.
     pub(crate) fn unblock(&mut self, key: ChildKey, request: &Request<'_>) -> Flow {
@@ -312,7 +291,8 @@ impl Broker {
         let (mut blocked, mut ended) = (None, false);
         let target = children.by_id(id).and_then(|target| children.get_mut(target));
         if let Some(target) = target.filter(|target| target.state() != ChildState::Closed) {
-            ended = shared.waits_in_line(target);
+            let command = shared.commands.table().zip(target.last_command());
+            ended = stands_in_line(target) && command.is_some_and(|(table, id)| table.blocks(id));
             if ended {
                 shared.leave_line(target);
                 shared.end_lease(target);

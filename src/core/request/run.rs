@@ -18,7 +18,6 @@ use crate::resp::{FrameLimits, Frames, Scan, Scanner, encode};
 pub(crate) type Roster = (Local, usize);
 
 impl Shared {
-    /// Ends the turn of a child that may have `more` to run.
     fn end_turn(&mut self, child: &mut Child, more: bool) {
         self.turn.budget -= (self.turn.credit - child.credit()).max(limits::REQUEST_COST_MIN);
         if child.hold() == Hold::None && child.credit() <= 0 && more {
@@ -38,7 +37,8 @@ impl Shared {
     ) -> Option<Roster> {
         match flow {
             Flow::Done => {
-                self.request_done(child);
+                self.env.counters.requests += 1;
+                self.front_is_done(child);
                 child.charge(len);
                 frames.done(len);
                 return self.run_requests(child, frames);
@@ -115,7 +115,6 @@ impl Shared {
         self.end_event(child);
     }
 
-    /// The driver has written to a child what it could.
     pub(crate) fn flushed(&mut self, child: &mut Child) {
         child.outbox_mut().retire(self.env.settings.subscriber_output_soft, &mut self.env.spares);
         if child.hold() == Hold::OutputFull && child.outbox().unread() < limits::CHILD_OUTPUT_PAUSE / 2 {
@@ -131,7 +130,9 @@ impl Shared {
         }
         self.account_child(child);
         if child.state() != ChildState::Open || child.has_left() {
-            self.close_if_finished(child);
+            if child.is_over(self.env.draining) {
+                self.close(child);
+            }
             self.let_go_if_blocked(child);
         }
     }
@@ -140,7 +141,7 @@ impl Shared {
     /// request that has only just come may be answered at once, as Redis would answer it before it looks
     /// at the end of file: it has a moment.
     pub(crate) fn let_go_if_blocked(&mut self, child: &mut Child) {
-        if !child.has_left() || !child.outbox().is_empty() {
+        if !child.has_left() || !child.outbox().output().is_empty() {
             return;
         }
         let wait = child.front().wait();
@@ -168,8 +169,6 @@ impl Shared {
         }
     }
 
-    // ---- running requests -----------------------------------------------------------------------------
-
     /// The hold is over: the child's next request is looked at afresh.
     pub(crate) fn lift(&mut self, child: &mut Child) {
         child.set_hold(Hold::None);
@@ -192,14 +191,10 @@ impl Shared {
         let (request, rest) = frames.request_and_rest(len);
         let flow = self.dispatch(child, &request, rest);
         if matches!(flow, Flow::Done | Flow::DoneThrough(_)) {
-            self.request_done(child);
+            self.env.counters.requests += 1;
+            self.front_is_done(child);
         }
         flow
-    }
-
-    fn request_done(&mut self, child: &mut Child) {
-        self.env.counters.requests += 1;
-        self.front_is_done(child);
     }
 
     /// Whether the child's next request may be looked at; puts it on hold when a bound is reached.
@@ -241,20 +236,11 @@ impl Shared {
         }
     }
 
-    /// The same at the child's own request (QUIT, or one that is none). Redis closes when the last reply has
-    /// been written; where there is none to write, it never does.
+    /// The same at the child's own request (QUIT, or one that is none).
     pub(crate) fn finish_at_request(&mut self, child: &mut Child) {
         child.end_at_request();
         self.finish(child);
     }
-
-    fn close_if_finished(&mut self, child: &mut Child) {
-        if child.is_over(self.env.draining) {
-            self.close(child);
-        }
-    }
-
-    // ---- answers --------------------------------------------------------------------------------------
 
     /// Answers the request at hand, behind everything before it; unless its child wants no reply.
     pub(crate) fn answer(&mut self, child: &mut Child, bytes: &[u8]) {
@@ -286,28 +272,21 @@ impl Shared {
         self.answer(child, &reply);
     }
 
-    // ---- for the driver -------------------------------------------------------------------------------
-
     pub(crate) fn mark_child(&mut self, child: &mut Child) {
         if child.outbox_mut().mark() {
             self.env.dirty_children.push(child.key());
         }
     }
 
-    /// The child may be read again.
     pub(crate) fn resume(&mut self, child: &mut Child) {
         self.env.resumed.push(child.key());
     }
 
-    // ---- memory ---------------------------------------------------------------------------------------
-
-    /// Brings the memory total up to date with one child.
     pub(crate) fn account_child(&mut self, child: &mut Child) {
         let (before, now) = child.take_stock();
         self.env.memory = self.env.memory + now - before;
     }
 
-    /// Whether the upstream is known to answer.
     pub(crate) fn upstream_is_up(&self) -> bool {
         self.connections.find(self.control.lane()).is_some_and(|lane| lane.is_ready())
     }

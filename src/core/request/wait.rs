@@ -13,27 +13,24 @@ use crate::core::connection::role::LaneRole;
 use crate::core::connection::slot::{Slot, SlotFlags, SlotKind};
 use crate::core::keys::{LaneKey, LeaseKind};
 use crate::core::lease::state::Tenant;
-use crate::core::request::flow::{Decided, Flow};
+use crate::core::request::flow::{Decided, Flow, FlowResult};
 use crate::core::shared::Shared;
 use crate::core::timers::Timer;
 
 const WRITES_LOST: Failure = Failure::Lost(Lost::LastWrite);
 
 impl Shared {
-    pub(crate) fn wait_for_replicas(&mut self, child: &mut Child, decided: Decided<'_>) -> Flow {
+    pub(crate) fn wait_for_replicas(&mut self, child: &mut Child, decided: Decided<'_>) -> FlowResult {
         let Decided { request, id, .. } = decided;
-        let lane_key = match self.lane_of_writes(child, id) {
-            Ok(lane) => lane,
-            Err(flow) => return flow,
-        };
-        let Some(lane) = self.connections.known_mut(lane_key) else { return Flow::Gone };
+        let lane_key = self.lane_of_writes(child, id)?;
+        let lane = self.connections.known_mut(lane_key).ok_or(Flow::Gone)?;
         let is_leased = lane.role() == LaneRole::Lease;
         if !is_leased {
             lane.set_detached(true);
         }
         let kind = if is_leased { SlotKind::Blocking } else { SlotKind::Wait };
         self.send_for(child, lane_key, request.bytes, id, kind, SlotFlags::MAY_WAIT);
-        Flow::Hold(Hold::BlockingReply)
+        Ok(Flow::Hold(Hold::BlockingReply))
     }
 
     /// Whether a child that holds a lease has written on a shared lane since.
@@ -86,7 +83,7 @@ impl Shared {
         if full || !self.connections.take_idle_lane(pool, lane_key) {
             return false;
         }
-        child.set_lease(self.lend(lane_key, Tenant::of(child), LeaseKind::Blocking, None));
+        *child.lease_mut() = Some(self.lend(lane_key, Tenant::of(child), LeaseKind::Blocking, None));
         true
     }
 
@@ -103,7 +100,6 @@ impl Shared {
         Flow::Hold(Hold::WriteLane)
     }
 
-    /// A WAIT has been answered: the lane is shared again.
     pub(crate) fn wait_answered(&mut self, lane: LaneKey) {
         if let Some(lane) = self.connections.find_mut(lane) {
             lane.set_detached(false);

@@ -157,7 +157,7 @@ impl Sim {
         }
         for (key, child) in broker.children.iter() {
             let peer = &self.peers[child.link()];
-            let written = child.outbox().is_empty() || peer.blocked;
+            let written = child.outbox().output().is_empty() || peer.blocked;
             holds!(13, written, "a child has replies to take and is not written");
             let unread = (!peer.outbox.is_empty() || peer.shut) && !peer.armed;
             let due = unread && broker.wants_read(key) && child.state() == ChildState::Open;

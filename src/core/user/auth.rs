@@ -174,7 +174,7 @@ impl Shared {
     pub(crate) fn admit(&mut self, child: &mut Child, decided: &mut Decided<'_>) -> Option<Flow> {
         let request = decided.request;
         if !self.is_judged(child) {
-            return self.admit_script(child, request, decided);
+            return self.admit_script(child, decided);
         }
         if child.user() == UserId::UNDECIDED {
             self.become_first_user(child);
@@ -203,16 +203,16 @@ impl Shared {
             _ => {}
         }
         if !child.is_authenticated() {
-            return Some(self.turn_away(child, request, decided.route, texts::NOAUTH));
+            return Some(self.turn_away(child, decided, texts::NOAUTH));
         }
         if let (Some(account), Some(table)) = (child.account(), self.commands.table()) {
             self.users.resolve(account, table);
         }
         if self.is_denied(child, decided.id) {
             let text = texts::refused(self.commands.name(decided.id));
-            return Some(self.turn_away(child, request, decided.route, &text));
+            return Some(self.turn_away(child, decided, &text));
         }
-        if let Some(flow) = self.admit_script(child, request, decided) {
+        if let Some(flow) = self.admit_script(child, decided) {
             return Some(flow);
         }
         decided.route = self.route_as(child, decided.id, decided.route);
@@ -234,15 +234,9 @@ impl Shared {
         Some(self.ask_for(child, harmless, ProofAbout::Permit))
     }
 
-    pub(crate) fn turn_away(
-        &mut self,
-        child: &mut Child,
-        request: &Request<'_>,
-        route: Route,
-        text: &str,
-    ) -> Flow {
-        match route {
-            Route::Transaction(TransactionCommand::Exec) => self.reject_exec(child, request, text),
+    pub(crate) fn turn_away(&mut self, child: &mut Child, decided: &Decided<'_>, text: &str) -> Flow {
+        match decided.route {
+            Route::Transaction(TransactionCommand::Exec) => self.reject_exec(child, decided.request, text),
             _ => self.reject(child, text),
         }
     }
