@@ -56,10 +56,9 @@ pub(super) enum Asked {
     /// SUBSCRIBE of a topic that is on, for the request behind which the fence of this number stands: may one more
     /// child join it? Redis confirms it once more.
     Check(TopicKey, ChildKey, u64),
-    /// A PING whose answer shows that everything before it has been answered. It carries a number that no other has.
+    /// A PING whose answer shows that everything before it has been answered. It carries a number that no other has. It
+    /// is nobody's where the janitor asks whether the connection is alive.
     Fence(ChildKey, u64),
-    /// A PING of the janitor's: is the connection alive?
-    Probe(u64),
 }
 
 /// What a frame on a user's connection means for children.
@@ -92,7 +91,6 @@ pub(crate) struct Hubs {
 }
 
 impl Hubs {
-    /// With the connections that carry them.
     pub(super) fn live<'a>(&'a mut self, connections: &'a mut Connections, env: &'a mut Env) -> LiveHubs<'a> {
         LiveHubs { hubs: self, connections, env }
     }
@@ -108,12 +106,6 @@ impl Hubs {
             self.topics.remove(topic);
         }
         self.by_user.remove(&user);
-    }
-
-    /// A number for a PING, which no other has.
-    pub(super) fn next_ping(&mut self) -> u64 {
-        self.pings += 1;
-        self.pings
     }
 
     /// The upstream may know the command by another name only: that by which a child has called it.
@@ -203,10 +195,8 @@ pub(crate) struct LiveHubs<'a> {
 }
 
 impl LiveHubs<'_> {
-    // ---- the connection -------------------------------------------------------------------------------
-
     /// Sees to it that the user's connection is dialled.
-    pub(super) fn want(&mut self, user: UserId) {
+    fn want(&mut self, user: UserId) {
         let known = self.hubs.lane_of(user).filter(|lane| self.connections.find(*lane).is_some());
         let lane = known.unwrap_or_else(|| {
             // Channels belong to no db, so none is selected.
@@ -218,7 +208,6 @@ impl LiveHubs<'_> {
         self.connections.want(self.env, lane);
     }
 
-    /// Whether the user's connection can be asked something.
     pub(super) fn is_ready(&self, user: UserId) -> bool {
         self.hubs.lane_of(user).and_then(|lane| self.connections.find(lane)).is_some_and(Lane::is_ready)
     }
@@ -267,8 +256,6 @@ impl LiveHubs<'_> {
         self.connections.known(lane).map(|lane| self.connections.key_of(lane).user)
     }
 
-    // ---- asking the upstream --------------------------------------------------------------------------
-
     /// Asks the user's connection, which is ready. Its answer is awaited in the order of asking.
     pub(super) fn ask(&mut self, user: UserId, asked: Asked) {
         debug_assert!(self.is_ready(user), "asked without a connection");
@@ -290,7 +277,7 @@ impl LiveHubs<'_> {
                 let typed = hub.renamed.get(name).map_or(name.as_bytes(), Vec::as_slice);
                 encode::request(&mut bytes, &[typed, &topic.name]);
             }
-            Asked::Fence(_, number) | Asked::Probe(number) => {
+            Asked::Fence(_, number) => {
                 encode::request(&mut bytes, &[b"PING", number.to_string().as_bytes()]);
             }
         }
@@ -311,8 +298,8 @@ impl LiveHubs<'_> {
             let used = lane.is_listened();
             let silent = lane.is_idle() && self.env.now.saturating_sub(lane.last_reply()) >= quiet;
             if used && lane.is_ready() && silent && quiet > 0 {
-                let asked = Asked::Probe(self.hubs.next_ping());
-                self.ask(user, asked);
+                self.hubs.pings += 1;
+                self.ask(user, Asked::Fence(Key::NONE, self.hubs.pings));
             } else if !used && lane.is_dormant() {
                 self.connections.remove(self.env, key);
                 self.hubs.forget_user(user);
@@ -320,10 +307,9 @@ impl LiveHubs<'_> {
         }
     }
 
-    // ---- what a child asks for ------------------------------------------------------------------------
-
     /// Finds the topics that a SUBSCRIBE names, or makes them, and keeps them for it.
-    pub(super) fn pin(&mut self, user: UserId, family: Family, request: &Request<'_>) -> Vec<TopicKey> {
+    pub(super) fn pin(&mut self, own: &mut SharedSubscriptions, family: Family, request: &Request<'_>) {
+        let user = own.user();
         let Hubs { by_user, topics, .. } = &mut *self.hubs;
         let names = &mut by_user.entry(user).or_default().names[family as usize];
         let mut pinned = Vec::with_capacity(request.argc() - 1);
@@ -349,8 +335,8 @@ impl LiveHubs<'_> {
             }
             pinned.push(key);
         }
+        own.pin(pinned);
         self.tell_lane(user);
-        pinned
     }
 
     /// The request at the front of a child is done, or will not be: what it waited for may go.
@@ -363,22 +349,27 @@ impl LiveHubs<'_> {
         }
     }
 
-    /// Asks what the SUBSCRIBE at the front of a child needs, before the fence of this number.
-    pub(super) fn ask_to_join(&mut self, own: &SharedSubscriptions, fence: u64) {
-        let user = own.user();
-        if !self.is_ready(user) {
-            return;
-        }
-        for key in own.pinned() {
-            match self.hubs.known(*key).map(|topic| topic.wanted) {
-                Some(false) => self.ask(user, Asked::Join(*key)),
-                // That the user may listen to it was true when another child joined.
-                Some(true) if own.fence() == Fence::NotAsked => {
-                    self.ask(user, Asked::Check(*key, own.child(), fence))
+    /// Asks what the request at the front of a child needs, and a fence behind it. Without a connection one is dialled, and
+    /// this is asked when it is ready.
+    pub(super) fn ask_fence(&mut self, own: &mut SharedSubscriptions) {
+        self.hubs.pings += 1;
+        let (user, fence) = (own.user(), self.hubs.pings);
+        if self.is_ready(user) {
+            for key in own.pinned() {
+                match self.hubs.known(*key).map(|topic| topic.wanted) {
+                    Some(false) => self.ask(user, Asked::Join(*key)),
+                    // That the user may listen to it was true when another child joined.
+                    Some(true) if own.fence() == Fence::NotAsked => {
+                        self.ask(user, Asked::Check(*key, own.child(), fence));
+                    }
+                    _ => {}
                 }
-                _ => {}
             }
+            self.ask(user, Asked::Fence(own.child(), fence));
+        } else {
+            self.want(user);
         }
+        own.await_fence(fence, self.env.now);
     }
 
     /// Whether the upstream has done its part for a child to leave these topics: those with no other listener are left
@@ -455,10 +446,11 @@ impl LiveHubs<'_> {
         self.unpin(own);
     }
 
-    /// The child leaves what the upstream has been asked to leave for it: that may be left already, and it would listen
-    /// in vain.
+    /// The child leaves what a connection that stands has been asked to leave for it: that may be left already, and it
+    /// would listen in vain.
     pub(super) fn leave_unwanted(&mut self, own: &mut SharedSubscriptions) {
-        for key in own.held().collect::<Vec<_>>() {
+        let ready = self.is_ready(own.user());
+        for key in own.held().filter(|_| ready).collect::<Vec<_>>() {
             if self.hubs.known(key).is_some_and(|topic| !topic.wanted) {
                 self.unsubscribe(own, key);
             }
@@ -480,8 +472,6 @@ impl LiveHubs<'_> {
             self.tell_lane(user);
         }
     }
-
-    // ---- what the connection says ---------------------------------------------------------------------
 
     /// One frame on the user's connection. `Err` says why it makes no sense there.
     pub(super) fn received(
@@ -515,7 +505,7 @@ impl LiveHubs<'_> {
         let was_asked = match front {
             Some(Asked::Leave(asked)) => *asked == topic && change.leave,
             Some(Asked::Join(asked) | Asked::Check(asked, ..)) => *asked == topic && !change.leave,
-            Some(Asked::Fence(..) | Asked::Probe(_)) | None => false,
+            Some(Asked::Fence(..)) | None => false,
         };
         if was_asked {
             let asked = self.pop_asked(user)?;
@@ -531,22 +521,20 @@ impl LiveHubs<'_> {
     /// A reply that is no push: of a PING, or a refusal.
     fn replied(&mut self, user: UserId, frame: &[u8]) -> Result<Received, &'static str> {
         let refused = reply::is_error(frame);
-        let asked = self.pop_asked(user)?;
-        if let Asked::Fence(_, number) | Asked::Probe(number) = asked {
+        match self.pop_asked(user)? {
             // Even a refused PING has been answered in its turn.
-            if !refused && reply::text(frame) != Some(number.to_string().as_bytes()) {
-                return Err("a PING was answered with another's number");
+            Asked::Fence(child, number)
+                if refused || reply::text(frame) == Some(number.to_string().as_bytes()) =>
+            {
+                Ok(Received::FenceAnswered(child, number))
             }
-        }
-        match asked {
-            Asked::Fence(child, number) => return Ok(Received::FenceAnswered(child, number)),
-            Asked::Probe(_) => {}
-            Asked::Join(_) | Asked::Leave(_) | Asked::Check(..) if refused => self.settle(asked, Some(frame)),
-            Asked::Join(_) | Asked::Leave(_) | Asked::Check(..) => {
-                return Err("a subscription was answered with no push");
+            Asked::Fence(..) => Err("a PING was answered with another's number"),
+            asked if refused => {
+                self.settle(asked, Some(frame));
+                Ok(Received::Nothing)
             }
+            _ => Err("a subscription was answered with no push"),
         }
-        Ok(Received::Nothing)
     }
 
     fn pop_asked(&mut self, user: UserId) -> Result<Asked, &'static str> {
@@ -561,7 +549,7 @@ impl LiveHubs<'_> {
         match asked {
             Asked::Join(key) | Asked::Leave(key) => self.changed(key, refusal),
             Asked::Check(key, child, fence) => self.checked(key, child, fence, refusal),
-            Asked::Fence(..) | Asked::Probe(_) => {}
+            Asked::Fence(..) => {}
         }
     }
 

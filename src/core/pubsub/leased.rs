@@ -78,12 +78,6 @@ impl Shared {
             self.settle(child, lane_key, slot, b"", None);
         }
     }
-
-    /// On a RESP3 lane nobody leases, a push can only be something Redis tells every connection: not a
-    /// reply, so it is dropped. A RESP2 lane cannot have one.
-    fn stray_push(&self, lane_key: LaneKey) -> bool {
-        self.connections.find(lane_key).is_some_and(|lane| self.connections.key_of(lane).proto == 3)
-    }
 }
 
 impl Broker {
@@ -112,10 +106,12 @@ impl Broker {
 
     /// Delivers a push to the child that leases the lane. False when the lane may not carry one.
     pub(crate) fn push_arrived(&mut self, lane_key: LaneKey, frame: &[u8]) -> bool {
-        let lease = self.shared.connections.find(lane_key).and_then(Lane::lease);
-        // Its child has asked for none: whatever it is, it is not for this child.
-        let Some(lease) = lease.filter(|lease| lease.kind() == LeaseKind::Session) else {
-            return self.shared.stray_push(lane_key);
+        let lane = self.shared.connections.find(lane_key);
+        // A child with another lease has asked for none: whatever it is, it is not for this child.
+        let session = lane.and_then(Lane::lease).filter(|lease| lease.kind() == LeaseKind::Session);
+        let Some(lease) = session else {
+            // Redis tells some things to every RESP3 connection: no reply, so it is dropped. RESP2 has none.
+            return lane.is_some_and(|lane| self.shared.connections.key_of(lane).proto == 3);
         };
         if let Some(child) = self.children.get_mut(lease.child()) {
             self.shared.push_to_tenant(child, lane_key, frame);

@@ -26,7 +26,7 @@ impl Shared {
         self.env.notify(Notice::Child(child, ChildNotice::Answer(answer)));
     }
 
-    /// The same, where the child goes on unless the upstream has refused.
+    /// As `give_answer`, where the child goes on unless the upstream has refused.
     pub(super) fn give_refusal(&mut self, child: ChildKey, said: Said<'_>) {
         self.give_answer(child, said.refusal().map(|frame| Answer::Frame(frame.to_vec())));
     }
@@ -77,8 +77,9 @@ impl Shared {
     }
 
     pub(crate) fn upstream_wait_over(&mut self, child: &mut Child) {
-        let open = child.session().transaction.is_open();
-        if open && self.of_front(child, |request| end_of_multi(request).is_some()) {
+        if child.session().transaction.is_open()
+            && self.of_front(child, |request| end_of_multi(request).is_some())
+        {
             // Its child takes the MULTI for ended after any error.
             child.session_mut().transaction.end();
         }
@@ -88,7 +89,6 @@ impl Shared {
 
     /// Whether the request at the front opens a MULTI.
     pub(crate) fn front_begins_multi(&self, child: &Child) -> bool {
-        let open = child.session().transaction.is_open();
         let multi = Route::Transaction(TransactionCommand::Multi);
         let is_multi = |request: &Request<'_>| match self.commands.table() {
             Some(table) => {
@@ -96,7 +96,7 @@ impl Shared {
             }
             None => request.argc() == 1 && request.arg(0).eq_ignore_ascii_case(b"multi"),
         };
-        !open && self.of_front(child, is_multi)
+        !child.session().transaction.is_open() && self.of_front(child, is_multi)
     }
 
     /// Asks something of the request at the front, which is on hold. False if there is none.
@@ -113,7 +113,6 @@ impl Shared {
     /// The control connection is gone; questions it had not answered are settled by `lane_lost`.
     pub(crate) fn control_lost(&mut self) {
         self.control.lost(self.env.now);
-        self.work.asked();
         self.work.forget();
         self.commands.connection_lost();
     }

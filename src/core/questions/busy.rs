@@ -21,7 +21,6 @@ use crate::resp::reply;
 impl Shared {
     /// The upstream has answered PING, or another question with BUSY; or the connection was lost before.
     pub(super) fn probe_answered(&mut self, said: Said<'_>) {
-        self.work.asked();
         let Said::Busy(frame) = said else {
             self.work.forget();
             if said.frame().is_some() && self.commands.take_due() {
@@ -66,20 +65,18 @@ impl Shared {
     /// Whether a lane has waited that long for a reply that should come by itself: what blocks may wait as long as it
     /// likes.
     pub(crate) fn is_stalled(&self, lane: &Lane, limit: Millis) -> bool {
-        if !lane.has_written() || self.env.now.saturating_sub(lane.last_reply()) < limit {
-            return false;
-        }
-        !lane.front().is_some_and(Slot::may_wait)
+        lane.has_written()
+            && self.env.now.saturating_sub(lane.last_reply()) >= limit
+            && !lane.front().is_some_and(Slot::may_wait)
     }
 
     /// Asks whether the upstream is busy, where that would explain what lanes wait for; and, once it is, whether it
     /// still is.
     pub(crate) fn ask_if_busy(&mut self) {
         let stalled = |lane: &Lane| self.is_stalled(lane, limits::BUSY_PROBE);
-        let due = self.work.is_due(self.env.now);
         let known = self.work.is_busy() || self.commands.is_due();
         let asks = || known || self.connections.lanes().any(|(_, lane)| stalled(lane));
-        if due && self.control_is_ready() && asks() {
+        if self.work.is_due(self.env.now) && self.control_is_ready() && asks() {
             self.work.asks(self.env.now);
             self.ask(Question::Probe);
         }

@@ -46,7 +46,6 @@ impl Question {
         matches!(self, Question::Unblock { .. } | Question::UnblockFor { .. })
     }
 
-    /// The request that asks it.
     pub(super) fn request(&self, commands: &Commands) -> Vec<u8> {
         let mut out = Vec::new();
         let mut put = |argv: &[&[u8]]| encode::request(&mut out, argv);
@@ -106,10 +105,7 @@ impl<'a> Said<'a> {
     }
 
     pub(crate) fn frame(self) -> Option<&'a [u8]> {
-        match self {
-            Said::Nothing => None,
-            Said::Busy(frame) | Said::Refused(frame) | Said::Reply(frame) => Some(frame),
-        }
+        if let Said::Reply(frame) = self { Some(frame) } else { self.refusal() }
     }
 
     pub(crate) fn refusal(self) -> Option<&'a [u8]> {
@@ -144,7 +140,6 @@ pub(crate) struct Unblock {
 /// Whether the broker's own user may MULTI.
 #[derive(Debug, Default)]
 struct MultiRight {
-    /// The upstream's answer, if it refuses.
     refusal: Option<Vec<u8>>,
     /// Between `TryMulti` and `LeaveMulti`.
     open: bool,
@@ -162,9 +157,9 @@ pub(crate) struct Control {
     /// last answer has come.
     leaving: bool,
     greeting: Option<Greeting>,
-    greeting_fresh: Fresh,
     limits: UpstreamLimits,
-    limits_fresh: Fresh,
+    /// Of what `Needed` lists.
+    fresh: [Fresh; 2],
     valid_dbs: HashSet<u32>,
     multi: MultiRight,
     /// Our user may not CLIENT UNBLOCK: no lease is taken back.
@@ -196,7 +191,7 @@ impl Control {
     /// A new incarnation of the upstream may be behind the connection: everything is asked again.
     pub(crate) fn connected(&mut self, greeting: Greeting, own_db: u32) {
         self.greeting = Some(greeting);
-        self.greeting_fresh.came(self.hello);
+        self.fresh[Needed::Greeting as usize].came(self.hello);
         self.up = true;
         self.unblock_refused = false;
         self.valid_dbs = HashSet::from([0, own_db]);
@@ -227,8 +222,7 @@ impl Control {
     /// Nothing that was learnt holds for another upstream.
     pub(crate) fn forget_upstream(&mut self) {
         self.valid_dbs.clear();
-        self.multi.refusal = None;
-        self.multi.no_discard = false;
+        (self.multi.refusal, self.multi.no_discard) = (None, false);
     }
 
     pub(crate) fn asked(&self) -> u64 {
@@ -250,10 +244,7 @@ impl Control {
     }
 
     pub(super) fn fresh(&mut self, needed: Needed) -> &mut Fresh {
-        match needed {
-            Needed::Greeting => &mut self.greeting_fresh,
-            Needed::Limits => &mut self.limits_fresh,
-        }
+        &mut self.fresh[needed as usize]
     }
 
     pub(crate) fn db_is_valid(&self, db: u32) -> bool {

@@ -1,7 +1,6 @@
-//! MULTI and EXEC. A transaction that arrives whole goes upstream as it is; one that arrives command by
-//! command is queued here and sent as one block at EXEC. Either way the block stands contiguous on one
-//! shared lane, so that Redis runs it as if its child were alone. Only what cannot be queued here (SELECT,
-//! `transactions = leased`) opens its MULTI on a leased lane.
+//! MULTI and EXEC. A transaction that arrives whole goes upstream as it is; one that arrives command by command is queued
+//! here and sent as one block at EXEC. Either way the block stands contiguous on one shared lane. Only what cannot be
+//! queued here (SELECT, `transactions = leased`) opens its MULTI on a leased lane.
 
 use crate::base::failure::{Failure, Limit};
 use crate::command::{
@@ -17,7 +16,7 @@ use crate::core::lease::waiting::Want;
 use crate::core::request::flow::{Decided, Flow};
 use crate::core::route::runs_in_a_block;
 use crate::core::shared::Shared;
-use crate::core::transaction::state::{ExecOutcome, LocalRequest, QueuedBlock};
+use crate::core::transaction::state::{ExecOutcome, QueuedBlock, QueuedLocal};
 use crate::resp::frame::FrameLimits;
 use crate::resp::{Request, Scan, Scanner, encode};
 
@@ -25,9 +24,6 @@ use crate::resp::{Request, Scan, Scanner, encode};
 const PLACEHOLDER: &[u8] = b"*1\r\n$4\r\nPING\r\n";
 
 const DISCARD: &[u8] = b"*1\r\n$7\r\nDISCARD\r\n";
-
-const QUEUED: &[u8] = b"+QUEUED\r\n";
-
 impl Shared {
     pub(crate) fn begin_multi(&mut self, child: &mut Child, decided: Decided<'_>, rest: &[u8]) -> Flow {
         if let Err(flow) = self.may_multi(child) {
@@ -93,11 +89,8 @@ impl Shared {
                         Route::Transaction(TransactionCommand::Exec) if known.arity_ok => {
                             return Some((block, consumed));
                         }
-                        route
-                            if known.no_multi || !runs_in_a_block(self.route_as(child, known.id, route)) =>
-                        {
-                            return None;
-                        }
+                        _ if known.no_multi => return None,
+                        route if !runs_in_a_block(self.route_as(child, known.id, route)) => return None,
                         _ => {}
                     }
                 }
@@ -136,7 +129,8 @@ impl Shared {
         lane: Option<LaneKey>,
     ) -> Flow {
         let bytes = if local.is_some() { PLACEHOLDER } else { request.bytes };
-        let local = local.map(|local| (local, request.args().map(<[u8]>::to_vec).collect()));
+        let argv = || request.args().map(<[u8]>::to_vec).collect();
+        let local = local.map(|command| QueuedLocal { command, argv: argv() });
         self.queue_bytes(child, id, bytes, local, lane)
     }
 
@@ -145,7 +139,7 @@ impl Shared {
         child: &mut Child,
         id: CommandId,
         bytes: &[u8],
-        local: Option<LocalRequest>,
+        local: Option<QueuedLocal>,
         lane: Option<LaneKey>,
     ) -> Flow {
         let max_bytes = self.env.settings.transaction_max;
@@ -154,19 +148,22 @@ impl Shared {
         }
         match lane {
             Some(lane) => self.send_for(child, lane, bytes, id, SlotKind::Relay, SlotFlags::NONE),
-            None => self.answer(child, QUEUED),
+            None => self.answer(child, b"+QUEUED\r\n"),
         }
         Flow::Done
     }
 
     /// EXEC of a MULTI that is queued here.
     pub(crate) fn exec_queued(&mut self, child: &mut Child, request: &Request<'_>, id: CommandId) -> Flow {
-        let len = match child.session().transaction.exec_outcome() {
-            ExecOutcome::Send(len) => len,
-            outcome => {
-                child.session_mut().transaction.end();
-                return self.answer_unsent_exec(child, outcome);
+        let outcome = child.session().transaction.exec_outcome();
+        let ExecOutcome::Send(len) = outcome else {
+            child.session_mut().transaction.end();
+            match outcome {
+                ExecOutcome::Aborted(text) => self.answer_error(child, text),
+                ExecOutcome::WatchLost => self.answer_null_array(child),
+                ExecOutcome::Empty | ExecOutcome::Send(_) => self.answer(child, b"*0\r\n"),
             }
+            return Flow::Done;
         };
         let lane = match self.shared_lane_for(child, id, len) {
             Ok(lane) => lane,
@@ -177,15 +174,6 @@ impl Shared {
         self.send_block(child, lane, &block, SlotKind::Swallow, SlotKind::Exec);
         // What the broker answers itself may change the session: nothing may run before it has.
         if has_answers { Flow::Hold(Hold::Reply) } else { Flow::Done }
-    }
-
-    fn answer_unsent_exec(&mut self, child: &mut Child, outcome: ExecOutcome) -> Flow {
-        match outcome {
-            ExecOutcome::Aborted(text) => self.answer_error(child, text),
-            ExecOutcome::WatchLost => self.answer_null_array(child),
-            ExecOutcome::Empty | ExecOutcome::Send(_) => self.answer(child, b"*0\r\n"),
-        }
-        Flow::Done
     }
 
     /// A rejected EXEC leaves MULTI and says why in a form of its own.
@@ -202,8 +190,7 @@ impl Shared {
     }
 
     pub(crate) fn reject_in_multi(&mut self, child: &mut Child, id: CommandId) -> Flow {
-        let name = self.commands.name(id);
-        let name = name.replace('|', " ").to_uppercase();
+        let name = self.commands.name(id).replace('|', " ").to_uppercase();
         self.reject(child, format!("ERR {name} inside MULTI is not supported by the broker"))
     }
 

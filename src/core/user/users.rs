@@ -14,7 +14,7 @@ use crate::core::user::guesses::Guesses;
 use std::collections::HashMap;
 
 /// A user of the upstream with the very password that the upstream has accepted.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct User {
     name: Box<[u8]>,
     password: Password,
@@ -89,7 +89,6 @@ impl Users {
         }
     }
 
-    /// Whether children have to say who they are.
     pub(super) fn authenticate_children(&self) -> bool {
         self.mode != Auth::Broker
     }
@@ -111,7 +110,7 @@ impl Users {
         }
     }
 
-    /// Whether there may be a user of this name. Of users that are not connected only the upstream knows.
+    /// Of users that are not connected only the upstream knows.
     pub(crate) fn may_exist(&self, name: &[u8], upstream: &Upstream) -> bool {
         match self.mode {
             Auth::Broker => self.name(UserId::UPSTREAM, upstream) == name,
@@ -147,10 +146,9 @@ impl Users {
     }
 
     pub(crate) fn name<'a>(&'a self, id: UserId, upstream: &'a Upstream) -> &'a [u8] {
-        let upstream_name = upstream.username.as_deref().unwrap_or("default").as_bytes();
         match self.known.get(&id) {
             Some(user) => &user.name,
-            None if id == UserId::UPSTREAM => upstream_name,
+            None if id == UserId::UPSTREAM => upstream.username.as_deref().unwrap_or("default").as_bytes(),
             None => b"default",
         }
     }
@@ -163,16 +161,8 @@ impl Users {
         }
         let id = UserId(self.next);
         self.next += 1;
-        let user = User {
-            name: name.into(),
-            password: password.clone(),
-            children: 0,
-            left_at: 0,
-            stays: false,
-            suspect: false,
-            any: false,
-        };
-        self.known.insert(id, user);
+        let (name, password) = (name.into(), password.clone());
+        self.known.insert(id, User { name, password, ..User::default() });
         id
     }
 
@@ -232,10 +222,7 @@ impl Users {
     }
 
     pub(crate) fn leave(&mut self, id: UserId, now: Millis) {
-        if let Some(user) = self.known.get_mut(&id) {
-            user.children -= 1;
-            user.left_at = now;
-        }
+        self.known.entry(id).and_modify(|user| (user.children, user.left_at) = (user.children - 1, now));
     }
 
     /// Users that have been without children for a while. They do not end at once: processes that live for one request each would
@@ -266,10 +253,10 @@ impl Users {
         self.known.iter().filter(|(_, user)| user.suspect).map(|(id, _)| *id).collect()
     }
 
-    /// Whether the user may MULTI, if that was asked a moment ago: its rights may change at any time.
-    pub(crate) fn multi(&self, id: UserId, now: Millis) -> Option<Result<(), Vec<u8>>> {
+    /// Why the user may not MULTI, or that it may, if that was asked a moment ago: its rights may change at any time.
+    pub(crate) fn multi(&self, id: UserId, now: Millis) -> Option<Option<&[u8]>> {
         let (asked, refusal) = self.multi.get(&id)?;
-        (asked + limits::RIGHTS_FRESH > now).then(|| refusal.clone().map_or(Ok(()), Err))
+        (asked + limits::RIGHTS_FRESH > now).then_some(refusal.as_deref())
     }
 
     pub(super) fn set_multi(&mut self, id: UserId, refusal: Option<Vec<u8>>, now: Millis) {
@@ -283,7 +270,6 @@ impl Users {
         &mut self.guesses
     }
 
-    /// Who a child is that has said nothing.
     fn default_account(&self) -> Option<AccountId> {
         let account = self.account_named(b"default")?;
         self.locals[usize::from(account)].account.nopass.then_some(account)
@@ -315,9 +301,7 @@ impl Users {
 
     /// Another table has come, and with it other ids.
     pub(crate) fn table_changed(&mut self, table: &Table) {
-        for local in &mut self.locals {
-            local.refused = Vec::new();
-        }
+        self.locals.iter_mut().for_each(|local| local.refused.clear());
         self.whoami = table.ids().find(|id| table.name(*id) == "acl|whoami");
     }
 
