@@ -1,6 +1,5 @@
-//! Every shared subscription: the topics of each user, which children listen to them, and what the user's connection has
-//! been asked about them. Changes both sides of a subscription, the topic's and the child's, in one function. Never
-//! touches a child itself, and never decides when one is answered.
+//! Every shared subscription: each user's topics, who listens to them, and what the user's connection has been asked.
+//! Changes both sides of a subscription, the topic's and the child's, in one function. Never touches a child itself.
 
 use crate::base::key::{Arena, Key};
 use crate::command::{Family, NO_COMMAND, Subscribe};
@@ -53,8 +52,7 @@ impl Topic {
 pub(super) enum Asked {
     Join(TopicKey),
     Leave(TopicKey),
-    /// SUBSCRIBE of a topic that is on, for the request behind which the fence of this number stands: may one more
-    /// child join it? Redis confirms it once more.
+    /// SUBSCRIBE of a topic that is on, for the request behind which this fence stands: may one more child join?
     Check(TopicKey, ChildKey, u64),
     /// A PING whose answer shows that everything before it has been answered. It carries a number that no other has. It
     /// is nobody's where the janitor asks whether the connection is alive.
@@ -65,9 +63,7 @@ pub(super) enum Asked {
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Received {
     Nothing,
-    /// A message for the listeners of this topic.
     Message(TopicKey),
-    /// All that was asked before this fence of this child has been answered.
     FenceAnswered(ChildKey, u64),
 }
 
@@ -84,7 +80,6 @@ struct Hub {
 pub(crate) struct Hubs {
     by_user: HashMap<UserId, Hub>,
     topics: Arena<Topic, TopicName>,
-    /// The number of the last PING.
     pings: u64,
     /// Unused topics that a busy upstream has refused to leave.
     to_leave: Vec<TopicKey>,
@@ -163,8 +158,7 @@ impl Hubs {
         topic.flat_map(|topic| &topic.subscribers).map(|child| Key::from_bits(*child))
     }
 
-    /// The upstream has ended the subscription itself. Returns what its listeners are told: that they have left, and
-    /// what. The topic may have been forgotten since.
+    /// The upstream has ended the subscription itself. Returns what its listeners are told, if it is still known.
     pub(super) fn moved(&mut self, key: TopicKey) -> Option<(Subscribe, Arc<[u8]>)> {
         let topic = self.topics.get_mut(key)?;
         topic.wanted = false;
@@ -195,7 +189,6 @@ pub(crate) struct LiveHubs<'a> {
 }
 
 impl LiveHubs<'_> {
-    /// Sees to it that the user's connection is dialled.
     fn want(&mut self, user: UserId) {
         let known = self.hubs.lane_of(user).filter(|lane| self.connections.find(*lane).is_some());
         let lane = known.unwrap_or_else(|| {
@@ -225,8 +218,7 @@ impl LiveHubs<'_> {
         self.env.notify(Notice::HubReady(user));
     }
 
-    /// The connection is gone: nothing that was asked will be answered, and nothing is subscribed any more. Children that
-    /// wait for a first confirmation wait for the next connection.
+    /// Nothing that was asked will be answered. Who waits for a first confirmation waits for the next connection.
     pub(crate) fn disconnected(&mut self, lane: LaneKey, loss: SubscriberLoss) {
         let Some(user) = self.user_of(lane) else { return };
         let Some(hub) = self.hubs.by_user.get_mut(&user) else {
@@ -339,7 +331,6 @@ impl LiveHubs<'_> {
         self.tell_lane(user);
     }
 
-    /// The request at the front of a child is done, or will not be: what it waited for may go.
     pub(super) fn unpin(&mut self, own: &mut SharedSubscriptions) {
         for key in own.take_front() {
             if let Some(topic) = self.hubs.known(key) {
@@ -372,9 +363,8 @@ impl LiveHubs<'_> {
         own.await_fence(fence, self.env.now);
     }
 
-    /// Whether the upstream has done its part for a child to leave these topics: those with no other listener are left
-    /// upstream first, so that everything published until then comes. False: the child has to wait for that. An error is
-    /// the upstream's, which does not let it leave.
+    /// Whether a child may leave these topics now: those with no other listener are left upstream first, so that all
+    /// that is published until then comes. An error is the upstream's, which does not let it leave.
     pub(super) fn may_leave(
         &mut self,
         own: &SharedSubscriptions,
@@ -438,7 +428,6 @@ impl LiveHubs<'_> {
         }
     }
 
-    /// A child leaves everything, and its request at the front is forgotten.
     pub(super) fn leave_all(&mut self, own: &mut SharedSubscriptions) {
         for topic in own.held().collect::<Vec<_>>() {
             self.unsubscribe(own, topic);

@@ -16,8 +16,7 @@ use crate::core::shared::Shared;
 use crate::resp::{Request, reply};
 
 impl Shared {
-    /// (P|S)(UN)SUBSCRIBE on the child's own lane. Answered by one confirmation a name; nothing of the
-    /// child follows before the last of them.
+    /// (P|S)(UN)SUBSCRIBE on the child's own lane. Nothing of the child follows before its last confirmation.
     pub(crate) fn change_subscription(
         &mut self,
         child: &mut Child,

@@ -1,5 +1,4 @@
-//! How many subscriptions a child has on its leased lane (`pubsub = leased`), and the change that is under way. Counts
-//! only: Redis knows which they are.
+//! How many subscriptions a child has on its leased lane (`pubsub = leased`); Redis alone knows which they are.
 
 use crate::command::{Family, Subscribe};
 
@@ -31,7 +30,6 @@ impl OwnSubscriptions {
         self.owed = if names > 0 { names } else { all };
     }
 
-    /// The change in flight has been answered, or refused.
     pub(crate) fn change_is_over(&mut self) {
         self.owed = 0;
     }

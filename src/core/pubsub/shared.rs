@@ -13,7 +13,6 @@ const SUBSCRIPTION_BYTES: usize = 128;
 /// How far a request about subscriptions is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) enum Fence {
-    /// Nothing has been asked for it.
     #[default]
     NotAsked,
     /// The upstream has to answer the PING of this number.
@@ -54,7 +53,6 @@ impl SharedSubscriptions {
         self.child
     }
 
-    /// Whose connection carries them.
     pub(super) fn user(&self) -> UserId {
         self.user
     }
@@ -63,7 +61,6 @@ impl SharedSubscriptions {
         self.counts.iter().sum()
     }
 
-    /// Channels, patterns, shard channels.
     pub(crate) fn counts(&self) -> (u32, u32, u32) {
         (self.counts[0], self.counts[1], self.counts[2])
     }
@@ -87,7 +84,6 @@ impl SharedSubscriptions {
         self.held.contains(&topic.to_bits())
     }
 
-    /// The topics it has a confirmation of.
     pub(super) fn held(&self) -> impl Iterator<Item = TopicKey> {
         self.held.iter().map(|bits| Key::from_bits(*bits))
     }
@@ -146,7 +142,6 @@ impl SharedSubscriptions {
         self.front.refusal.take()
     }
 
-    /// Since when it waits for the upstream.
     pub(super) fn waits_since(&self) -> Option<Millis> {
         self.front.since
     }

@@ -20,8 +20,7 @@ impl Shared {
         child.topics().is_some() || (self.env.settings.pubsub == Mode::Shared && !child.listens_on_lease())
     }
 
-    /// Whether a request asks for the invalidations that other children redirect to this one: those come to a
-    /// connection, so it must have one.
+    /// Whether it asks for invalidations that others redirect to this child: those come to a connection of its own.
     pub(crate) fn hears_invalidations(
         &self,
         child: &Child,
@@ -145,8 +144,7 @@ impl Shared {
         Flow::Hold(Hold::Subscription)
     }
 
-    /// Has the child looked at when it may have to be told something. One timer at a time: a child that comes
-    /// and goes all day must not leave one each time.
+    /// One timer at a time: a child that comes and goes all day must not leave one each time.
     fn arm_topics_wait(&mut self, child: &mut Child, due: Millis) {
         if child.topics_due() <= self.env.now {
             child.set_topics_due(due);

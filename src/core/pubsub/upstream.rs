@@ -1,5 +1,4 @@
-//! What the connection of a user's shared subscriptions means for children: its frames, its loss, and what the upstream
-//! takes away. What is subscribed on it is `pubsub::hubs`'.
+//! What the connection of a user's shared subscriptions means for children. What is subscribed is `pubsub::hubs`'.
 
 use crate::config::value::OnSubscriberLoss;
 use crate::core::broker::Broker;
@@ -14,7 +13,6 @@ use crate::core::pubsub::shared::Fence;
 use crate::core::shared::Shared;
 
 impl Shared {
-    /// The shared subscriptions with the connections that carry them.
     pub(crate) fn live_hubs(&mut self) -> LiveHubs<'_> {
         self.hubs.live(&mut self.connections, &mut self.env)
     }
@@ -36,7 +34,6 @@ impl Shared {
 }
 
 impl Broker {
-    /// One frame on a connection for subscriptions. `Err` says why it makes no sense there.
     pub(crate) fn hub_said(&mut self, lane: LaneKey, frame: &[u8], kind: u8) -> Result<(), &'static str> {
         match self.shared.live_hubs().received(lane, kind, frame)? {
             Received::Nothing => {}
@@ -63,8 +60,7 @@ impl Broker {
         }
     }
 
-    /// Everything asked before this fence has been answered. The child goes on at once: what the connection says next, it
-    /// says to a child that has been confirmed.
+    /// The child goes on at once: what the connection says next, it says to a child that has been confirmed.
     fn fence_answered(&mut self, key: ChildKey, number: u64) {
         // The child may have gone, or given up, since the fence was asked.
         if let Some(child) = self.children.get_mut(key)

@@ -31,8 +31,7 @@ impl Shared {
         self.give_answer(child, said.refusal().map(|frame| Answer::Frame(frame.to_vec())));
     }
 
-    /// Makes the control lane and dials it, and the probe where the upstream judges children. They are dialled
-    /// again for as long as the broker lives.
+    /// Dials the control lane, and the probe where the upstream judges children, for as long as the broker lives.
     pub(crate) fn open_control(&mut self) {
         let pool = self.control_pool();
         let lane = self.connections.add(Lane::new(pool, RoleData::Control, self.env.now));
@@ -49,8 +48,7 @@ impl Shared {
         self.connections.pool_of(PoolKey { user: UserId::UPSTREAM, db, proto: 3, no_touch: false })
     }
 
-    /// The control connection is ready. A new incarnation of the upstream may be behind it, so everything
-    /// known about it is asked again.
+    /// A new incarnation of the upstream may be behind the connection: everything known about it is asked again.
     pub(crate) fn control_ready(&mut self, greeting: Greeting) {
         self.control.connected(greeting, self.env.upstream.db);
         if self.control.may_try_multi() {
@@ -87,7 +85,6 @@ impl Shared {
         self.fail_front(child, down);
     }
 
-    /// Whether the request at the front opens a MULTI.
     pub(crate) fn front_begins_multi(&self, child: &Child) -> bool {
         let multi = Route::Transaction(TransactionCommand::Multi);
         let is_multi = |request: &Request<'_>| match self.commands.table() {
@@ -110,14 +107,12 @@ impl Shared {
         matches!(scanner.scan(input, &frame_limits), Scan::Frame { .. }) && ask(&scanner.request(input))
     }
 
-    /// The control connection is gone; questions it had not answered are settled by `lane_lost`.
     pub(crate) fn control_lost(&mut self) {
         self.control.lost(self.env.now);
         self.work.forget();
         self.commands.connection_lost();
     }
 
-    /// Whether the control connection carries questions right now.
     pub(crate) fn control_is_ready(&self) -> bool {
         !self.control.is_leaving() && self.connections.known(self.control.lane()).is_some_and(Lane::is_ready)
     }
@@ -214,8 +209,7 @@ impl Shared {
         }
     }
 
-    /// The control connection cannot serve: it has no table, or is in another db than its own. Everything is asked again
-    /// on the next connection, which is dialled less and less often.
+    /// The control connection has no table, or another db than its own. The next one is dialled less and less often.
     fn control_refused(&mut self, why: &str) {
         let pool = self.control_pool();
         self.note_refusal(pool, why);
@@ -232,7 +226,6 @@ impl Shared {
 }
 
 impl Broker {
-    /// All children that wait for a living upstream look again.
     pub(crate) fn wake_upstream_waiters(&mut self) {
         for key in self.children.keys() {
             if let Some(child) = self.children.get_mut(key).filter(|child| child.hold() == Hold::Upstream) {
@@ -248,7 +241,6 @@ fn answered_with(command: &str, frame: &[u8]) -> String {
     format!("{command} was answered with: {}", text.trim_start_matches('-').trim_end())
 }
 
-/// What the settings say about commands.
 pub(crate) fn policy_of(settings: &Settings) -> Policy {
     Policy::new(&settings.commands_allow, &settings.commands_deny, &settings.commands_lease)
 }

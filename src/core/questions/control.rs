@@ -27,8 +27,7 @@ pub(crate) enum Question {
     Unblock { lane: LaneKey, id: i64 },
     /// CLIENT UNBLOCK of one child by another.
     UnblockFor { unblock: Unblock, id: i64 },
-    /// MULTI, to learn whether our user may: in a block, a MULTI that is refused would let what follows it
-    /// run one by one.
+    /// MULTI, to learn whether our user may: in a block that is refused the rest would run one by one.
     TryMulti,
     /// DISCARD, after `TryMulti`.
     LeaveMulti,
@@ -141,7 +140,6 @@ pub(crate) struct Unblock {
 #[derive(Debug, Default)]
 struct MultiRight {
     refusal: Option<Vec<u8>>,
-    /// Between `TryMulti` and `LeaveMulti`.
     open: bool,
     /// The user may MULTI but not DISCARD: it is never tried again.
     no_discard: bool,
@@ -153,8 +151,7 @@ pub(crate) struct Control {
     questions: VecDeque<Question>,
     /// Questions ever asked.
     asked: u64,
-    /// The upstream has been replaced: nothing new is asked on this connection, and it is closed when the
-    /// last answer has come.
+    /// The upstream has been replaced: nothing new is asked here, and the last answer closes the connection.
     leaving: bool,
     greeting: Option<Greeting>,
     limits: UpstreamLimits,
@@ -166,9 +163,7 @@ pub(crate) struct Control {
     unblock_refused: bool,
     /// The number of the present connection's greeting among the questions.
     hello: u64,
-    /// There is a working control connection.
     up: bool,
-    /// Since when there is none, if so.
     down_since: Millis,
 }
 
@@ -205,7 +200,6 @@ impl Control {
         self.leaving = false;
     }
 
-    /// Since when there is no working control connection.
     pub(super) fn down_since(&self) -> Option<Millis> {
         (!self.up).then_some(self.down_since)
     }
@@ -234,8 +228,7 @@ impl Control {
         self.questions.push_back(question);
     }
 
-    /// The oldest question, and what has become of it. What an upstream that has been replaced says matters only where it
-    /// is about its own leases.
+    /// The oldest question and what became of it. An upstream that was replaced is heard about its own leases alone.
     pub(super) fn answered<'a>(&mut self, frame: Option<&'a [u8]>) -> Option<(Question, Said<'a>)> {
         debug_assert!(!self.questions.is_empty(), "an answer to no question");
         let question = self.questions.pop_front()?;
@@ -255,7 +248,6 @@ impl Control {
         self.valid_dbs.insert(db);
     }
 
-    /// What the upstream has last said of itself.
     pub(crate) fn greeting(&self) -> Option<&Greeting> {
         self.greeting.as_ref()
     }
@@ -276,7 +268,6 @@ impl Control {
         self.unblock_refused = true;
     }
 
-    /// Whether a lease can be taken back.
     pub(crate) fn may_unblock(&self) -> bool {
         !self.unblock_refused
     }

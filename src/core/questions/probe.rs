@@ -1,6 +1,5 @@
-//! The probe: one connection on which the upstream is asked about users, with the very names and passwords of children.
-//! It carries no child's requests and is reset behind every question. Owns the questions under way there, and what is
-//! known of the upstream's default user.
+//! The probe: one connection on which the upstream is asked about users, and which is reset behind every question. Owns
+//! the questions under way there, and what is known of the upstream's default user.
 
 use crate::base::clock::Millis;
 use crate::base::limits;
@@ -8,8 +7,7 @@ use crate::core::keys::{ChildKey, LaneKey, UserId};
 use crate::core::user::credentials::Password;
 use std::collections::VecDeque;
 
-/// Who waits for an answer: a child, and the number of its question. A child that has given up asks under
-/// another number.
+/// Who waits for an answer. A child that has given up asks under another number.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Asker {
     pub(crate) child: ChildKey,

@@ -58,8 +58,7 @@ impl Shared {
         self.answer_ok(child)
     }
 
-    /// MULTI up to EXEC, if all of it has arrived and nothing in it needs the broker; and how many bytes of the input
-    /// behind MULTI that are.
+    /// MULTI up to EXEC, if all of it is there and needs nothing of the broker; and its bytes behind MULTI.
     fn whole_block(
         &self,
         child: &Child,
@@ -118,8 +117,7 @@ impl Shared {
         }
     }
 
-    /// Takes a command into the open MULTI: here, or on the leased lane. Redis runs a placeholder for what the broker
-    /// answers.
+    /// Takes a command into the open MULTI, or a placeholder for one that the broker answers.
     pub(crate) fn queue_command(
         &mut self,
         child: &mut Child,
@@ -200,8 +198,7 @@ impl Shared {
         self.answer(child, &reply);
     }
 
-    /// SELECT inside MULTI must never reach a shared lane: the transaction moves to a leased one, with all
-    /// that was queued so far.
+    /// SELECT must never reach a shared lane: the transaction moves to a leased one, with all that is queued.
     pub(crate) fn escalate(&mut self, child: &mut Child, decided: Decided<'_>) -> Flow {
         if child.session().transaction.is_spoilt() {
             // It will not be executed anyway.

@@ -43,10 +43,8 @@ pub(crate) struct QueuedLocal {
 /// The commands of an open MULTI.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 struct Queued {
-    /// Redis queues them, on a leased lane. Else they are queued here; at EXEC they are sent as one contiguous block on a
-    /// shared lane.
+    /// Redis queues them, on a leased lane. Else they are queued here, for one block on a shared lane.
     leased: bool,
-    /// Empty while Redis queues them.
     block: QueuedBlock,
     /// Bytes of the arguments kept in `after.local`.
     local_bytes: usize,
@@ -60,8 +58,7 @@ struct Queued {
 }
 
 impl Queued {
-    /// Whether `bytes` more for the upstream and `argv` kept here fit under `max_bytes`. Nothing is taken any more once
-    /// something did not.
+    /// Whether this fits under `max_bytes`. Nothing is taken any more once something did not.
     fn admit(&mut self, bytes: usize, local: Option<&QueuedLocal>, max_bytes: usize) -> bool {
         let argv = local.map_or(&[][..], |local| &local.argv);
         let kept = argv.iter().map(|arg| arg.len() + KEPT_ARGUMENT_BYTES).sum::<usize>();
@@ -76,8 +73,7 @@ impl Queued {
     }
 }
 
-/// What the reply to an EXEC changes in the child's session, and what in the reply must be replaced because the broker,
-/// not Redis, knows the answer.
+/// What the reply to an EXEC changes in the session, and what in it is the broker's to answer.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct AfterExec {
     /// Commands queued so far; the index of the next one in EXEC's array.
@@ -119,7 +115,6 @@ pub(super) enum ExecOutcome {
     Aborted(String),
     /// The connection that watched its keys was lost: it answers null.
     WatchLost,
-    /// Nothing was queued.
     Empty,
     /// So many bytes are to be sent before EXEC.
     Send(usize),
@@ -127,7 +122,6 @@ pub(super) enum ExecOutcome {
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct TransactionState {
-    /// The MULTI that is open.
     multi: Option<Box<Queued>>,
     /// The connection that watched keys was lost: the next EXEC must answer null.
     watch_lost: bool,
@@ -170,7 +164,6 @@ impl TransactionState {
         self.watch_lost = true;
     }
 
-    /// What was watched no longer matters.
     pub(crate) fn forget_watch(&mut self) {
         self.watch_lost = false;
     }
@@ -247,7 +240,6 @@ impl TransactionState {
         true
     }
 
-    /// The command that is queued next on the leased lane is a SELECT.
     pub(crate) fn note_select(&mut self, db: u32) {
         if let Some(queued) = &mut self.multi {
             queued.after.selects.push((queued.after.commands, db));
@@ -265,12 +257,10 @@ impl TransactionState {
         }
     }
 
-    /// MULTI is left, and what was watched is forgotten.
     pub(crate) fn end(&mut self) {
         (self.multi, self.watch_lost) = (None, false);
     }
 
-    /// What EXEC would come to.
     pub(super) fn exec_outcome(&self) -> ExecOutcome {
         match &self.multi {
             Some(queued) if queued.spoilt => {
@@ -283,8 +273,7 @@ impl TransactionState {
         }
     }
 
-    /// EXEC, as typed, ends the MULTI that is queued here. Returns the whole block, and whether the broker has answers to
-    /// add to its reply.
+    /// EXEC, as typed, ends the MULTI. Returns the whole block, and whether the broker has answers to add to its reply.
     pub(super) fn exec_here(&mut self, id: CommandId, exec: &[u8]) -> (QueuedBlock, bool) {
         debug_assert!(self.is_queued_here(), "EXEC of what is not queued here");
         let Queued { mut block, after, .. } = self.multi.take().map(|queued| *queued).unwrap_or_default();

@@ -160,14 +160,12 @@ impl Shared {
         self.reject(child, texts::WRONGPASS)
     }
 
-    /// Bytes of one request. `child_input_max` bounds the value; names, keys and framing have room besides, so that
-    /// a value of the greatest size passes.
+    /// Bytes of one request: `child_input_max` for the value, and room for names, keys and framing.
     pub(crate) fn request_max(&self) -> usize {
         self.env.settings.child_input_max.saturating_add(limits::REQUEST_WORDS)
     }
 
-    /// Whether a request goes on, and which way where that depends on the user. It is a known command with
-    /// the right number of arguments.
+    /// Whether a known command goes on, and which way where that depends on the user.
     pub(crate) fn admit(&mut self, child: &mut Child, decided: &mut Decided<'_>) -> Option<Flow> {
         let request = decided.request;
         if !self.is_judged(child) {
@@ -249,8 +247,7 @@ impl Shared {
         child.account().is_some_and(|account| self.users.is_refused(account, id))
     }
 
-    /// The way of a command where it depends on who asks: only the broker knows the names of its own users,
-    /// only the upstream knows what its users may.
+    /// Only the broker knows the names of its own users, only the upstream knows what its users may.
     pub(crate) fn route_as(&self, child: &Child, id: CommandId, route: Route) -> Route {
         match route {
             _ if child.account().is_some() && self.users.is_whoami(id) => Route::Local(Local::Whoami),

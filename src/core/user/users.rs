@@ -1,6 +1,5 @@
-//! All users that children can be: users of the upstream, each with the password that was accepted, and the broker's own
-//! users with what they may run. Owns these passwords for as long as they are needed, what is known of the users'
-//! rights, and the wrong passwords lately. Never sends anything, and never looks at a child.
+//! All users that children can be: users of the upstream with the passwords that were accepted, the broker's own users
+//! with what they may run, and the wrong passwords lately. Never sends anything, and never looks at a child.
 
 use crate::base::clock::Millis;
 use crate::base::limits;
@@ -19,7 +18,6 @@ struct User {
     name: Box<[u8]>,
     password: Password,
     children: usize,
-    /// When the last of them left.
     left_at: Millis,
     /// Named in `auth_file`, so it stays.
     stays: bool,
@@ -36,7 +34,6 @@ impl User {
     }
 }
 
-/// One of the broker's own users and what it may run.
 #[derive(Debug)]
 struct LocalUser {
     account: Account,
@@ -59,7 +56,6 @@ pub(crate) struct Users {
     tested: HashMap<Box<[u8]>, (Millis, Option<Password>)>,
     locals: Vec<LocalUser>,
     guesses: Guesses,
-    /// ACL WHOAMI in the present table.
     whoami: Option<CommandId>,
 }
 
@@ -93,7 +89,6 @@ impl Users {
         self.mode != Auth::Broker
     }
 
-    /// Whether the upstream decides who children are and what they may do.
     pub(crate) fn are_upstreams(&self) -> bool {
         self.mode == Auth::Passthrough
     }
@@ -110,7 +105,6 @@ impl Users {
         }
     }
 
-    /// Of users that are not connected only the upstream knows.
     pub(crate) fn may_exist(&self, name: &[u8], upstream: &Upstream) -> bool {
         match self.mode {
             Auth::Broker => self.name(UserId::UPSTREAM, upstream) == name,
@@ -153,8 +147,7 @@ impl Users {
         }
     }
 
-    /// The user of this name whose password the upstream has accepted. Another password is another user, even if it was
-    /// accepted too: each may be taken away.
+    /// Another password of this name is another user, even if it was accepted too: each may be taken away.
     pub(crate) fn register(&mut self, name: &[u8], password: &Password) -> UserId {
         if let Some(id) = self.find(name, password.expose()) {
             return id;
@@ -225,8 +218,7 @@ impl Users {
         self.known.entry(id).and_modify(|user| (user.children, user.left_at) = (user.children - 1, now));
     }
 
-    /// Users that have been without children for a while. They do not end at once: processes that live for one request each would
-    /// cost the upstream a connection each.
+    /// Without children for a while: processes that live for one request each would cost a connection each.
     pub(super) fn abandoned(&self, now: Millis) -> Vec<UserId> {
         let lingered = |user: &User| user.is_unused() && user.left_at + limits::USER_LINGER <= now;
         self.known.iter().filter(|(_, user)| lingered(user)).map(|(id, _)| *id).collect()
@@ -310,8 +302,7 @@ impl Users {
         self.whoami == Some(id)
     }
 
-    /// Brings what the account may not run up to date with the table, which learns commands as they are
-    /// asked for.
+    /// Brings what the account may not run up to date with the table, which learns commands.
     pub(super) fn resolve(&mut self, account: AccountId, table: &Table) {
         let Some(local) = self.locals.get_mut(usize::from(account)) else { return };
         let ids = table.ids();
