@@ -535,15 +535,18 @@ impl LiveHubs<'_> {
 
     /// The oldest command about a topic has been carried out, or was refused with an error.
     fn settle(&mut self, asked: Asked, refusal: Option<&[u8]>) {
-        match asked {
-            Asked::Join(key) | Asked::Leave(key) => self.changed(key, refusal),
-            Asked::Check(key, child, fence) => self.checked(key, child, fence, refusal),
-            Asked::Fence(..) => {}
-        }
-    }
-
-    fn changed(&mut self, key: TopicKey, refusal: Option<&[u8]>) {
+        let (Asked::Join(key) | Asked::Leave(key) | Asked::Check(key, ..)) = asked else { return };
         let Some(topic) = self.hubs.known(key) else { return };
+        if let Asked::Check(_, child, fence) = asked {
+            topic.checks -= 1;
+            // What the first child to ask was refused a moment before.
+            topic.wanted |= refusal.is_none() && topic.pending == 0;
+            if let Some(frame) = refusal {
+                // Those who have the topic keep it, as on connections of their own.
+                self.env.notify(Notice::Child(child, ChildNotice::JoinRefused(fence, frame.to_vec())));
+            }
+            return self.release(key);
+        }
         topic.pending -= 1;
         if let Some(frame) = refusal.filter(|_| topic.pending == 0) {
             log::info!("a subscription was refused: {}", reply::error_text(frame).unwrap_or_default());
@@ -560,18 +563,6 @@ impl LiveHubs<'_> {
                 }
                 return;
             }
-        }
-        self.release(key);
-    }
-
-    /// Whether one more child may join a topic. Those who have it keep it, as on connections of their own.
-    fn checked(&mut self, key: TopicKey, child: ChildKey, fence: u64, refusal: Option<&[u8]>) {
-        let Some(topic) = self.hubs.known(key) else { return };
-        topic.checks -= 1;
-        // What the first child to ask was refused a moment before.
-        topic.wanted |= refusal.is_none() && topic.pending == 0;
-        if let Some(frame) = refusal {
-            self.env.notify(Notice::Child(child, ChildNotice::JoinRefused(fence, frame.to_vec())));
         }
         self.release(key);
     }

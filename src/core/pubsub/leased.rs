@@ -1,7 +1,7 @@
 //! Subscriptions on a child's leased lane (`pubsub = leased`): how they are changed, and which frames on the lane are
 //! pushes. Redis alone knows what is subscribed; shared subscriptions are `pubsub::topics`'.
 
-use crate::command::{CommandId, Family, Subscribe};
+use crate::command::{Family, Subscribe};
 use crate::core::broker::Broker;
 use crate::core::child::Child;
 use crate::core::child::hold::{HeldLease, Hold};
@@ -11,7 +11,7 @@ use crate::core::keys::{LaneKey, LeaseKind};
 use crate::core::lease::pinning::is_monitor_line;
 use crate::core::lease::state::LeaseState;
 use crate::core::pubsub::push::{Push, append_push, confirmation, push_of};
-use crate::core::request::flow::{Flow, canonical_int};
+use crate::core::request::flow::{Decided, Flow, canonical_int};
 use crate::core::shared::Shared;
 use crate::resp::{Request, reply};
 
@@ -20,16 +20,15 @@ impl Shared {
     pub(crate) fn change_subscription(
         &mut self,
         child: &mut Child,
-        request: &Request<'_>,
-        id: CommandId,
-        subscribe: Subscribe,
+        Decided { request, id, .. }: Decided<'_>,
+        change: Subscribe,
         lane: LaneKey,
     ) -> Flow {
         if child.is_under_way() {
             return Flow::Hold(Hold::OwnReplies);
         }
         let names = (request.argc() - 1) as u32;
-        child.subscriptions_mut().get_or_insert_default().begin_change(subscribe, names);
+        child.subscriptions_mut().get_or_insert_default().begin_change(change, names);
         self.send_for(child, lane, request.bytes, id, SlotKind::Subscribe, SlotFlags::NONE);
         self.convert_to_session(child, lane);
         Flow::Hold(Hold::Reply)

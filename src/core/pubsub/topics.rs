@@ -15,20 +15,13 @@ use crate::core::timers::Timer;
 use crate::resp::Request;
 
 impl Shared {
-    /// Whether the child's subscriptions are shared ones. What it has decides; if it has none, the setting.
-    pub(crate) fn subscribes_shared(&self, child: &Child) -> bool {
-        child.topics().is_some() || (self.env.settings.pubsub == Mode::Shared && !child.listens_on_lease())
-    }
-
-    /// Whether it asks for invalidations that others redirect to this child: those come to a connection of its own.
-    pub(crate) fn hears_invalidations(
-        &self,
-        child: &Child,
-        request: &Request<'_>,
-        change: Subscribe,
-    ) -> bool {
-        let named = request.args().skip(1).any(|name| name == b"__redis__:invalidate");
-        named && !change.leave && change.family == Family::Channel && child.topics().is_none()
+    /// Whether the child's subscriptions are shared ones. What it has decides; if it has none, the setting. But the
+    /// invalidations that others redirect to a child come to a connection of its own.
+    pub(crate) fn subscribes_shared(&self, child: &Child, request: &Request<'_>, change: Subscribe) -> bool {
+        let joins = !change.leave && change.family == Family::Channel;
+        let invalidations = || joins && request.args().skip(1).any(|name| name == b"__redis__:invalidate");
+        let shared = self.env.settings.pubsub == Mode::Shared && !child.listens_on_lease();
+        child.topics().is_some() || (shared && !invalidations())
     }
 
     /// (P|S)(UN)SUBSCRIBE of a child without a connection of its own.

@@ -98,8 +98,7 @@ impl Commands {
 
     /// The upstream was too busy to answer. A table from before still holds.
     pub(super) fn put_off(&mut self, now: Millis) {
-        self.due = true;
-        self.put_off_at = Some(now);
+        (self.due, self.put_off_at) = (true, Some(now));
     }
 
     pub(crate) fn put_off_at(&self) -> Option<Millis> {

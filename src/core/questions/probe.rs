@@ -28,7 +28,6 @@ pub(crate) struct Claim {
 /// What one request on the probe is for. Answers come in the order of the requests.
 #[derive(Debug)]
 pub(crate) enum Proof {
-    /// A child's question.
     Child(Asker, ProofAbout),
     /// HELLO AUTH of a user with a random word: does it take any password?
     AnyPassword {
@@ -110,7 +109,6 @@ impl Probe {
         self.proofs.push_back(proof);
     }
 
-    /// What the next answer is about.
     pub(crate) fn answered(&mut self) -> Option<Proof> {
         debug_assert!(!self.proofs.is_empty(), "an answer on the probe to no question");
         self.proofs.pop_front()
@@ -140,18 +138,15 @@ impl Probe {
     }
 
     pub(crate) fn asks_default(&mut self, now: Millis) {
-        self.default_asking = true;
-        self.default_asked_at = now;
+        (self.default_asking, self.default_asked_at) = (true, now);
     }
 
     /// `open` is None when the answer says nothing.
     pub(crate) fn default_told(&mut self, open: Option<bool>, now: Millis) {
-        self.default_asking = false;
-        self.default_told_at = now;
+        (self.default_asking, self.default_told_at) = (false, now);
         self.default_open = open.or(self.default_open);
     }
 
-    /// The upstream has refused the default user on another connection.
     pub(crate) fn default_refused(&mut self) {
         self.default_open = Some(false);
     }
@@ -161,7 +156,6 @@ impl Probe {
         self.denied = refusal.map(<[u8]>::to_vec);
     }
 
-    /// What is said to a child's question.
     pub(crate) fn verdict(&self, frame: Option<&[u8]>) -> ProofVerdict {
         match (frame, &self.denied) {
             (None, _) => ProofVerdict::Lost,

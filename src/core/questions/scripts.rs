@@ -8,7 +8,6 @@ use crate::core::questions::control::{Question, Said};
 use crate::core::questions::rights::{KnownRights, MayCall, Scope};
 use crate::core::request::flow::{Decided, Flow};
 use crate::core::shared::Shared;
-use crate::resp::Request;
 use memchr::memmem;
 
 /// How ACL DRYRUN says that a user lacks a command. It says something else of a key or a channel.
@@ -17,16 +16,11 @@ const LACKS: &[u8] = b"has no permissions to run the";
 impl Shared {
     /// Whether a request goes on that may run a script. `None`: it does.
     #[inline(always)]
-    pub(crate) fn admit_script(
-        &mut self,
-        child: &mut Child,
-        request: &Request<'_>,
-        decided: &Decided,
-    ) -> Option<Flow> {
-        if self.is_script(decided.id) { self.judge_script(child, request, decided) } else { None }
+    pub(crate) fn admit_script(&mut self, child: &mut Child, decided: &Decided<'_>) -> Option<Flow> {
+        if self.is_script(decided.id) { self.judge_script(child, decided) } else { None }
     }
 
-    fn judge_script(&mut self, child: &mut Child, request: &Request<'_>, decided: &Decided) -> Option<Flow> {
+    fn judge_script(&mut self, child: &mut Child, decided: &Decided<'_>) -> Option<Flow> {
         let (scope, denied) = self.judged_script(child, decided.id)?;
         if decided.route == Route::Refused {
             return None;
@@ -37,7 +31,7 @@ impl Shared {
                 let callable = callable?;
                 let text =
                     texts::script_refused(self.commands.name(decided.id), self.commands.name(callable));
-                Some(self.turn_away(child, request, decided.route, &text))
+                Some(self.turn_away(child, decided.request, decided.route, &text))
             }
             KnownRights::Asked => Some(Flow::Hold(Hold::Question)),
             KnownRights::Unknown if !ready => Some(self.wait_for_upstream(child)),

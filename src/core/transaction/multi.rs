@@ -121,11 +121,11 @@ impl Shared {
     pub(crate) fn queue_command(
         &mut self,
         child: &mut Child,
-        request: &Request<'_>,
-        id: CommandId,
+        decided: Decided<'_>,
         local: Option<Local>,
         lane: Option<LaneKey>,
     ) -> Flow {
+        let Decided { request, id, .. } = decided;
         let bytes = if local.is_some() { PLACEHOLDER } else { request.bytes };
         let argv = || request.args().map(<[u8]>::to_vec).collect();
         let local = local.map(|command| QueuedLocal { command, argv: argv() });
@@ -158,7 +158,11 @@ impl Shared {
             child.session_mut().transaction.end();
             match outcome {
                 ExecOutcome::Aborted(text) => self.answer_error(child, text),
-                ExecOutcome::WatchLost => self.answer_null_array(child),
+                ExecOutcome::WatchLost => {
+                    let mut reply = Vec::new();
+                    encode::null_array(&mut reply, child.session().proto);
+                    self.answer(child, &reply);
+                }
                 ExecOutcome::Empty | ExecOutcome::Send(_) => self.answer(child, b"*0\r\n"),
             }
             return Flow::Done;
@@ -192,12 +196,6 @@ impl Shared {
         self.reject(child, format!("ERR {name} inside MULTI is not supported by the broker"))
     }
 
-    pub(crate) fn answer_null_array(&mut self, child: &mut Child) {
-        let mut reply = Vec::new();
-        encode::null_array(&mut reply, child.session().proto);
-        self.answer(child, &reply);
-    }
-
     /// SELECT must never reach a shared lane: the transaction moves to a leased one, with all that is queued.
     pub(crate) fn escalate(&mut self, child: &mut Child, decided: Decided<'_>) -> Flow {
         if child.session().transaction.is_spoilt() {
@@ -214,19 +212,13 @@ impl Shared {
     }
 
     /// EXEC of a MULTI that is open on a leased lane.
-    pub(crate) fn exec_leased(
-        &mut self,
-        child: &mut Child,
-        request: &Request<'_>,
-        id: CommandId,
-        lane: LaneKey,
-    ) -> Flow {
+    pub(crate) fn exec_leased(&mut self, child: &mut Child, decided: Decided<'_>, lane: LaneKey) -> Flow {
         let (bytes, kind) = if child.session_mut().transaction.exec_leased() {
-            (request.bytes, SlotKind::Exec)
+            (decided.request.bytes, SlotKind::Exec)
         } else {
             (DISCARD, SlotKind::AbortedExec)
         };
-        self.send_for(child, lane, bytes, id, kind, SlotFlags::NONE);
+        self.send_for(child, lane, bytes, decided.id, kind, SlotFlags::NONE);
         Flow::Hold(Hold::Reply)
     }
 }

@@ -169,7 +169,7 @@ impl Shared {
     pub(crate) fn admit(&mut self, child: &mut Child, decided: &mut Decided<'_>) -> Option<Flow> {
         let request = decided.request;
         if !self.is_judged(child) {
-            return self.admit_script(child, request, decided);
+            return self.admit_script(child, decided);
         }
         if child.user() == UserId::UNDECIDED {
             self.become_first_user(child);
@@ -207,7 +207,7 @@ impl Shared {
             let text = texts::refused(self.commands.name(decided.id));
             return Some(self.turn_away(child, request, decided.route, &text));
         }
-        if let Some(flow) = self.admit_script(child, request, decided) {
+        if let Some(flow) = self.admit_script(child, decided) {
             return Some(flow);
         }
         decided.route = self.route_as(child, decided.id, decided.route);
