@@ -8,7 +8,7 @@ use crate::config::value::Pubsub as Mode;
 use crate::core::child::Child;
 use crate::core::child::hold::Hold;
 use crate::core::keys::UserId;
-use crate::core::pubsub::shared::Fence;
+use crate::core::pubsub::own::Fence;
 use crate::core::request::flow::Flow;
 use crate::core::shared::Shared;
 use crate::core::timers::Timer;

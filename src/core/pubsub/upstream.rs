@@ -8,8 +8,8 @@ use crate::core::child::hold::Hold;
 use crate::core::keys::{ChildKey, LaneKey, TopicKey, UserId};
 use crate::core::pubsub::SubscriberLoss;
 use crate::core::pubsub::hubs::{Asked, LiveHubs, Received};
+use crate::core::pubsub::own::Fence;
 use crate::core::pubsub::push::{append_push, confirmation};
-use crate::core::pubsub::shared::Fence;
 use crate::core::shared::Shared;
 
 impl Shared {

@@ -108,10 +108,7 @@ impl<'a> Said<'a> {
     }
 
     pub(crate) fn refusal(self) -> Option<&'a [u8]> {
-        match self {
-            Said::Nothing | Said::Reply(_) => None,
-            Said::Busy(frame) | Said::Refused(frame) => Some(frame),
-        }
+        if let Said::Busy(frame) | Said::Refused(frame) = self { Some(frame) } else { None }
     }
 }
 

@@ -30,10 +30,7 @@ pub(crate) struct Claim {
 pub(crate) enum Proof {
     Child(Asker, ProofAbout),
     /// HELLO AUTH of a user with a random word: does it take any password?
-    AnyPassword {
-        name: Box<[u8]>,
-        word: Password,
-    },
+    AnyPassword(Box<[u8]>, Password),
     /// HELLO AUTH of a user that has lost a connection: does it still exist?
     Recheck(UserId),
     /// HELLO AUTH of the user that the next requests are made as.

@@ -72,10 +72,8 @@ impl Shared {
             [_, name, password] => (Some(name), password),
             _ => return self.reject(child, texts::SYNTAX),
         };
-        match self.claim(child, name, password, &args, None) {
-            Ok(()) => self.answer_ok(child),
-            Err(flow) => flow,
-        }
+        let claimed = self.claim(child, name, password, &args, None);
+        claimed.map_or_else(|flow| flow, |()| self.answer_ok(child))
     }
 
     /// HELLO ... AUTH name password, which ends before the argument `resume`. `Ok`: go on with the options.

@@ -72,7 +72,7 @@ impl Shared {
     /// Asks whether a user takes any password. Then all children with its name are one user, with whatever password.
     fn test_any_password(&mut self, name: &[u8]) {
         let word = format!("{:032x}", self.env.rng.u128(..)).into_bytes();
-        let proof = Proof::AnyPassword { name: name.into(), word: Password::new(&word) };
+        let proof = Proof::AnyPassword(name.into(), Password::new(&word));
         self.prove(&[b"HELLO", b"2", b"AUTH", name, &word], proof);
         self.prove(&[b"RESET"], Proof::Reset);
     }
@@ -182,7 +182,7 @@ impl Shared {
                 self.check_credentials(user, frame);
             }
             (Proof::Default, Some(frame)) => self.default_answered(frame),
-            (Proof::AnyPassword { name, word }, Some(frame)) => {
+            (Proof::AnyPassword(name, word), Some(frame)) => {
                 let any = !reply::is_error(frame);
                 if any || is_wrong_password(frame) {
                     self.users.set_any_password(&name, any.then_some(word), self.env.now);
