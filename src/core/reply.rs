@@ -149,7 +149,9 @@ impl Broker {
         // The list is in the order of the elements, so each is met in one pass over the reply.
         let mut locals = after.local().iter().peekable();
         for (index, range) in reply::elements(frame).enumerate() {
-            let Some(local) = locals.next_if(|local| local.element as usize == index) else { continue };
+            let Some((_, local)) = locals.next_if(|(element, _)| *element as usize == index) else {
+                continue;
+            };
             let argv: Vec<&[u8]> = local.argv.iter().map(Vec::as_slice).collect();
             let reply = match self.children.known_mut(key) {
                 Some(_) if local.command == Local::ClientList => self.roster(key, &argv),

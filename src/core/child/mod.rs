@@ -24,8 +24,7 @@ use crate::core::child::outbox::Outbox;
 use crate::core::child::sent::Sent;
 use crate::core::child::session::Session;
 use crate::core::keys::{AccountId, ChildKey, LaneKey, LeaseKind, PoolKey, UserId};
-use crate::core::pubsub::own::OwnSubscriptions;
-use crate::core::pubsub::shared::SharedSubscriptions;
+use crate::core::pubsub::own::{OwnSubscriptions, SharedSubscriptions};
 use crate::resp::{Inbox, Scanner};
 
 /// The life of a child, in order. Removed from the arena when it ends, so there is no closed state.

@@ -2,7 +2,7 @@
 //! subscription, CLIENT TRACKING. They all go on that lane, so that Redis sees them in the order the child sent them; what
 //! the broker answers itself it still answers itself.
 
-use crate::command::{CommandId, NO_COMMAND};
+use crate::command::NO_COMMAND;
 use crate::core::child::Child;
 use crate::core::child::hold::Hold;
 use crate::core::connection::lane::Lane;
@@ -10,7 +10,7 @@ use crate::core::connection::slot::{SlotFlags, SlotKind};
 use crate::core::keys::{LaneKey, LeaseKind};
 use crate::core::lease::state::{Change, LeaseState};
 use crate::core::notice::Notice;
-use crate::core::request::flow::Flow;
+use crate::core::request::flow::{Decided, Flow};
 use crate::core::route::Leased;
 use crate::core::shared::Shared;
 use crate::resp::{Request, encode, reply};
@@ -19,11 +19,11 @@ impl Shared {
     pub(crate) fn send_leased(
         &mut self,
         child: &mut Child,
-        request: &Request<'_>,
-        id: CommandId,
+        decided: Decided<'_>,
         leased: Leased,
         lane: LaneKey,
     ) -> Flow {
+        let Decided { request, id, .. } = decided;
         let mut flags = SlotFlags::NONE;
         let (kind, flow) = match leased {
             Leased::Send(kind) => (kind, Flow::Done),
@@ -55,15 +55,15 @@ impl Shared {
                 }
                 (SlotKind::Select, Flow::Hold(Hold::Reply))
             }
-            Leased::Exec => return self.exec_leased(child, request, id, lane),
-            Leased::Queue(local) => return self.queue_command(child, request, id, local, Some(lane)),
+            Leased::Exec => return self.exec_leased(child, decided, lane),
+            Leased::Queue(local) => return self.queue_command(child, decided, local, Some(lane)),
             Leased::QueueSelect => {
                 if let Some(db) = db_named(request) {
                     child.session_mut().transaction.note_select(db);
                 }
-                return self.queue_command(child, request, id, None, Some(lane));
+                return self.queue_command(child, decided, None, Some(lane));
             }
-            Leased::Subscribe(change) => return self.change_subscription(child, request, id, change, lane),
+            Leased::Subscribe(change) => return self.change_subscription(child, decided, change, lane),
             Leased::Pin(pin) => return self.pin(child, request, id, pin, lane),
         };
         self.send_for(child, lane, request.bytes, id, kind, flags);

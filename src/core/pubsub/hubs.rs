@@ -1,6 +1,5 @@
-//! Every shared subscription: the topics of each user, which children listen to them, and what the user's connection has
-//! been asked about them. Changes both sides of a subscription, the topic's and the child's, in one function. Never
-//! touches a child itself, and never decides when one is answered.
+//! Every shared subscription: each user's topics, who listens to them, and what the user's connection has been asked.
+//! Changes both sides of a subscription, the topic's and the child's, in one function. Never touches a child itself.
 
 use crate::base::key::{Arena, Key};
 use crate::command::{Family, Subscribe};
@@ -12,8 +11,8 @@ use crate::core::env::Env;
 use crate::core::keys::{ChildKey, LaneKey, PoolKey, TopicKey, TopicName, UserId};
 use crate::core::notice::{ChildNotice, Notice};
 use crate::core::pubsub::SubscriberLoss;
+use crate::core::pubsub::own::{Fence, SharedSubscriptions};
 use crate::core::pubsub::push::{Push, confirmation, push_of};
-use crate::core::pubsub::shared::{Fence, SharedSubscriptions};
 use crate::resp::{Request, encode, reply};
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -53,22 +52,18 @@ impl Topic {
 pub(super) enum Asked {
     Join(TopicKey),
     Leave(TopicKey),
-    /// SUBSCRIBE of a topic that is on, for the request behind which the fence of this number stands: may one more
-    /// child join it? Redis confirms it once more.
+    /// SUBSCRIBE of a topic that is on, for the request behind which this fence stands: may one more child join?
     Check(TopicKey, ChildKey, u64),
-    /// A PING whose answer shows that everything before it has been answered. It carries a number that no other has.
+    /// A PING whose answer shows that everything before it has been answered. It carries a number that no other has. It
+    /// is nobody's where the janitor asks whether the connection is alive.
     Fence(ChildKey, u64),
-    /// A PING of the janitor's: is the connection alive?
-    Probe(u64),
 }
 
 /// What a frame on a user's connection means for children.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Received {
     Nothing,
-    /// A message for the listeners of this topic.
     Message(TopicKey),
-    /// All that was asked before this fence of this child has been answered.
     FenceAnswered(ChildKey, u64),
 }
 
@@ -85,14 +80,12 @@ struct Hub {
 pub(crate) struct Hubs {
     by_user: HashMap<UserId, Hub>,
     topics: Arena<Topic, TopicName>,
-    /// The number of the last PING.
     pings: u64,
     /// Unused topics that a busy upstream has refused to leave.
     to_leave: Vec<TopicKey>,
 }
 
 impl Hubs {
-    /// With the connections that carry them.
     pub(super) fn live<'a>(&'a mut self, connections: &'a mut Connections, env: &'a mut Env) -> LiveHubs<'a> {
         LiveHubs { hubs: self, connections, env }
     }
@@ -108,12 +101,6 @@ impl Hubs {
             self.topics.remove(topic);
         }
         self.by_user.remove(&user);
-    }
-
-    /// A number for a PING, which no other has.
-    pub(super) fn next_ping(&mut self) -> u64 {
-        self.pings += 1;
-        self.pings
     }
 
     /// The upstream may know the command by another name only: that by which a child has called it.
@@ -171,8 +158,7 @@ impl Hubs {
         topic.flat_map(|topic| &topic.subscribers).map(|child| Key::from_bits(*child))
     }
 
-    /// The upstream has ended the subscription itself. Returns what its listeners are told: that they have left, and
-    /// what. The topic may have been forgotten since.
+    /// The upstream has ended the subscription itself. Returns what its listeners are told, if it is still known.
     pub(super) fn moved(&mut self, key: TopicKey) -> Option<(Subscribe, Arc<[u8]>)> {
         let topic = self.topics.get_mut(key)?;
         topic.wanted = false;
@@ -203,10 +189,7 @@ pub(crate) struct LiveHubs<'a> {
 }
 
 impl LiveHubs<'_> {
-    // ---- the connection -------------------------------------------------------------------------------
-
-    /// Sees to it that the user's connection is dialled.
-    pub(super) fn want(&mut self, user: UserId) {
+    fn want(&mut self, user: UserId) {
         let known = self.hubs.lane_of(user).filter(|lane| self.connections.find(*lane).is_some());
         let lane = known.unwrap_or_else(|| {
             // Channels belong to no db, so none is selected.
@@ -218,7 +201,6 @@ impl LiveHubs<'_> {
         self.connections.want(self.env, lane);
     }
 
-    /// Whether the user's connection can be asked something.
     pub(super) fn is_ready(&self, user: UserId) -> bool {
         self.hubs.lane_of(user).and_then(|lane| self.connections.find(lane)).is_some_and(Lane::is_ready)
     }
@@ -236,8 +218,7 @@ impl LiveHubs<'_> {
         self.env.notify(Notice::HubReady(user));
     }
 
-    /// The connection is gone: nothing that was asked will be answered, and nothing is subscribed any more. Children that
-    /// wait for a first confirmation wait for the next connection.
+    /// Nothing that was asked will be answered. Who waits for a first confirmation waits for the next connection.
     pub(crate) fn disconnected(&mut self, lane: LaneKey, loss: SubscriberLoss) {
         let Some(user) = self.user_of(lane) else { return };
         let Some(hub) = self.hubs.by_user.get_mut(&user) else {
@@ -268,8 +249,6 @@ impl LiveHubs<'_> {
         self.connections.known(lane).map(|lane| self.connections.key_of(lane).user)
     }
 
-    // ---- asking the upstream --------------------------------------------------------------------------
-
     /// Asks the user's connection, which is ready. Its answer is awaited in the order of asking.
     pub(super) fn ask(&mut self, user: UserId, asked: Asked) {
         debug_assert!(self.is_ready(user), "asked without a connection");
@@ -291,7 +270,7 @@ impl LiveHubs<'_> {
                 let typed = hub.renamed.get(name).map_or(name.as_bytes(), Vec::as_slice);
                 encode::request(&mut bytes, &[typed, &topic.name]);
             }
-            Asked::Fence(_, number) | Asked::Probe(number) => {
+            Asked::Fence(_, number) => {
                 encode::request(&mut bytes, &[b"PING", number.to_string().as_bytes()]);
             }
         }
@@ -311,8 +290,8 @@ impl LiveHubs<'_> {
             let used = lane.is_listened();
             let silent = lane.is_idle() && self.env.now.saturating_sub(lane.record().last_reply) >= quiet;
             if used && lane.is_ready() && silent && quiet > 0 {
-                let asked = Asked::Probe(self.hubs.next_ping());
-                self.ask(user, asked);
+                self.hubs.pings += 1;
+                self.ask(user, Asked::Fence(Key::NONE, self.hubs.pings));
             } else if !used && lane.is_dormant() {
                 self.connections.remove(self.env, key);
                 self.hubs.forget_user(user);
@@ -320,10 +299,9 @@ impl LiveHubs<'_> {
         }
     }
 
-    // ---- what a child asks for ------------------------------------------------------------------------
-
     /// Finds the topics that a SUBSCRIBE names, or makes them, and keeps them for it.
-    pub(super) fn pin(&mut self, user: UserId, family: Family, request: &Request<'_>) -> Vec<TopicKey> {
+    pub(super) fn pin(&mut self, own: &mut SharedSubscriptions, family: Family, request: &Request<'_>) {
+        let user = own.user();
         let Hubs { by_user, topics, .. } = &mut *self.hubs;
         let names = &mut by_user.entry(user).or_default().names[family as usize];
         let mut pinned = Vec::with_capacity(request.argc() - 1);
@@ -349,11 +327,10 @@ impl LiveHubs<'_> {
             }
             pinned.push(key);
         }
+        own.pin(pinned);
         self.tell_lane(user);
-        pinned
     }
 
-    /// The request at the front of a child is done, or will not be: what it waited for may go.
     pub(super) fn unpin(&mut self, own: &mut SharedSubscriptions) {
         for key in own.take_front() {
             if let Some(topic) = self.hubs.known(key) {
@@ -363,27 +340,31 @@ impl LiveHubs<'_> {
         }
     }
 
-    /// Asks what the SUBSCRIBE at the front of a child needs, before the fence of this number.
-    pub(super) fn ask_to_join(&mut self, own: &SharedSubscriptions, fence: u64) {
-        let user = own.user();
-        if !self.is_ready(user) {
-            return;
-        }
-        for key in own.pinned() {
-            match self.hubs.known(*key).map(|topic| topic.wanted) {
-                Some(false) => self.ask(user, Asked::Join(*key)),
-                // That the user may listen to it was true when another child joined.
-                Some(true) if own.fence() == Fence::NotAsked => {
-                    self.ask(user, Asked::Check(*key, own.child(), fence))
+    /// Asks what the request at the front of a child needs, and a fence behind it. Without a connection one is dialled, and
+    /// this is asked when it is ready.
+    pub(super) fn ask_fence(&mut self, own: &mut SharedSubscriptions) {
+        self.hubs.pings += 1;
+        let (user, fence) = (own.user(), self.hubs.pings);
+        if self.is_ready(user) {
+            for key in own.pinned() {
+                match self.hubs.known(*key).map(|topic| topic.wanted) {
+                    Some(false) => self.ask(user, Asked::Join(*key)),
+                    // That the user may listen to it was true when another child joined.
+                    Some(true) if own.fence() == Fence::NotAsked => {
+                        self.ask(user, Asked::Check(*key, own.child(), fence));
+                    }
+                    _ => {}
                 }
-                _ => {}
             }
+            self.ask(user, Asked::Fence(own.child(), fence));
+        } else {
+            self.want(user);
         }
+        own.await_fence(fence, self.env.now);
     }
 
-    /// Whether the upstream has done its part for a child to leave these topics: those with no other listener are left
-    /// upstream first, so that everything published until then comes. False: the child has to wait for that. An error is
-    /// the upstream's, which does not let it leave.
+    /// Whether a child may leave these topics now: those with no other listener are left upstream first, so that all
+    /// that is published until then comes. An error is the upstream's, which does not let it leave.
     pub(super) fn may_leave(
         &mut self,
         own: &SharedSubscriptions,
@@ -447,7 +428,6 @@ impl LiveHubs<'_> {
         }
     }
 
-    /// A child leaves everything, and its request at the front is forgotten.
     pub(super) fn leave_all(&mut self, own: &mut SharedSubscriptions) {
         for topic in own.held().collect::<Vec<_>>() {
             self.unsubscribe(own, topic);
@@ -455,10 +435,11 @@ impl LiveHubs<'_> {
         self.unpin(own);
     }
 
-    /// The child leaves what the upstream has been asked to leave for it: that may be left already, and it would listen
-    /// in vain.
+    /// The child leaves what a connection that stands has been asked to leave for it: that may be left already, and it
+    /// would listen in vain.
     pub(super) fn leave_unwanted(&mut self, own: &mut SharedSubscriptions) {
-        for key in own.held().collect::<Vec<_>>() {
+        let ready = self.is_ready(own.user());
+        for key in own.held().filter(|_| ready).collect::<Vec<_>>() {
             if self.hubs.known(key).is_some_and(|topic| !topic.wanted) {
                 self.unsubscribe(own, key);
             }
@@ -480,8 +461,6 @@ impl LiveHubs<'_> {
             self.tell_lane(user);
         }
     }
-
-    // ---- what the connection says ---------------------------------------------------------------------
 
     /// One frame on the user's connection. `Err` says why it makes no sense there.
     pub(super) fn received(
@@ -515,7 +494,7 @@ impl LiveHubs<'_> {
         let was_asked = match front {
             Some(Asked::Leave(asked)) => *asked == topic && change.leave,
             Some(Asked::Join(asked) | Asked::Check(asked, ..)) => *asked == topic && !change.leave,
-            Some(Asked::Fence(..) | Asked::Probe(_)) | None => false,
+            Some(Asked::Fence(..)) | None => false,
         };
         if was_asked {
             let asked = self.pop_asked(user)?;
@@ -531,22 +510,20 @@ impl LiveHubs<'_> {
     /// A reply that is no push: of a PING, or a refusal.
     fn replied(&mut self, user: UserId, frame: &[u8]) -> Result<Received, &'static str> {
         let refused = reply::is_error(frame);
-        let asked = self.pop_asked(user)?;
-        if let Asked::Fence(_, number) | Asked::Probe(number) = asked {
+        match self.pop_asked(user)? {
             // Even a refused PING has been answered in its turn.
-            if !refused && reply::text(frame) != Some(number.to_string().as_bytes()) {
-                return Err("a PING was answered with another's number");
+            Asked::Fence(child, number)
+                if refused || reply::text(frame) == Some(number.to_string().as_bytes()) =>
+            {
+                Ok(Received::FenceAnswered(child, number))
             }
-        }
-        match asked {
-            Asked::Fence(child, number) => return Ok(Received::FenceAnswered(child, number)),
-            Asked::Probe(_) => {}
-            Asked::Join(_) | Asked::Leave(_) | Asked::Check(..) if refused => self.settle(asked, Some(frame)),
-            Asked::Join(_) | Asked::Leave(_) | Asked::Check(..) => {
-                return Err("a subscription was answered with no push");
+            Asked::Fence(..) => Err("a PING was answered with another's number"),
+            asked if refused => {
+                self.settle(asked, Some(frame));
+                Ok(Received::Nothing)
             }
+            _ => Err("a subscription was answered with no push"),
         }
-        Ok(Received::Nothing)
     }
 
     fn pop_asked(&mut self, user: UserId) -> Result<Asked, &'static str> {
@@ -558,15 +535,18 @@ impl LiveHubs<'_> {
 
     /// The oldest command about a topic has been carried out, or was refused with an error.
     fn settle(&mut self, asked: Asked, refusal: Option<&[u8]>) {
-        match asked {
-            Asked::Join(key) | Asked::Leave(key) => self.changed(key, refusal),
-            Asked::Check(key, child, fence) => self.checked(key, child, fence, refusal),
-            Asked::Fence(..) | Asked::Probe(_) => {}
-        }
-    }
-
-    fn changed(&mut self, key: TopicKey, refusal: Option<&[u8]>) {
+        let (Asked::Join(key) | Asked::Leave(key) | Asked::Check(key, ..)) = asked else { return };
         let Some(topic) = self.hubs.known(key) else { return };
+        if let Asked::Check(_, child, fence) = asked {
+            topic.checks -= 1;
+            // What the first child to ask was refused a moment before.
+            topic.wanted |= refusal.is_none() && topic.pending == 0;
+            if let Some(frame) = refusal {
+                // Those who have the topic keep it, as on connections of their own.
+                self.env.notify(Notice::Child(child, ChildNotice::JoinRefused(fence, frame.to_vec())));
+            }
+            return self.release(key);
+        }
         topic.pending -= 1;
         if let Some(frame) = refusal.filter(|_| topic.pending == 0) {
             log::info!("a subscription was refused: {}", reply::error_text(frame).unwrap_or_default());
@@ -583,18 +563,6 @@ impl LiveHubs<'_> {
                 }
                 return;
             }
-        }
-        self.release(key);
-    }
-
-    /// Whether one more child may join a topic. Those who have it keep it, as on connections of their own.
-    fn checked(&mut self, key: TopicKey, child: ChildKey, fence: u64, refusal: Option<&[u8]>) {
-        let Some(topic) = self.hubs.known(key) else { return };
-        topic.checks -= 1;
-        // What the first child to ask was refused a moment before.
-        topic.wanted |= refusal.is_none() && topic.pending == 0;
-        if let Some(frame) = refusal {
-            self.env.notify(Notice::Child(child, ChildNotice::JoinRefused(fence, frame.to_vec())));
         }
         self.release(key);
     }

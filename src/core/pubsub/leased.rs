@@ -1,7 +1,7 @@
 //! Subscriptions on a child's leased lane (`pubsub = leased`): how they are changed, and which frames on the lane are
 //! pushes. Redis alone knows what is subscribed; shared subscriptions are `pubsub::topics`'.
 
-use crate::command::{CommandId, Family, Subscribe};
+use crate::command::{Family, Subscribe};
 use crate::core::broker::Broker;
 use crate::core::child::Child;
 use crate::core::child::hold::{HeldLease, Hold};
@@ -11,26 +11,24 @@ use crate::core::keys::{LaneKey, LeaseKind};
 use crate::core::lease::pinning::is_monitor_line;
 use crate::core::lease::state::LeaseState;
 use crate::core::pubsub::push::{Push, append_push, confirmation, push_of};
-use crate::core::request::flow::{Flow, canonical_int};
+use crate::core::request::flow::{Decided, Flow, canonical_int};
 use crate::core::shared::Shared;
 use crate::resp::{Request, reply};
 
 impl Shared {
-    /// (P|S)(UN)SUBSCRIBE on the child's own lane. Answered by one confirmation a name; nothing of the
-    /// child follows before the last of them.
+    /// (P|S)(UN)SUBSCRIBE on the child's own lane. Nothing of the child follows before its last confirmation.
     pub(crate) fn change_subscription(
         &mut self,
         child: &mut Child,
-        request: &Request<'_>,
-        id: CommandId,
-        subscribe: Subscribe,
+        Decided { request, id, .. }: Decided<'_>,
+        change: Subscribe,
         lane: LaneKey,
     ) -> Flow {
         if child.is_under_way() {
             return Flow::Hold(Hold::OwnReplies);
         }
         let names = (request.argc() - 1) as u32;
-        child.subscriptions_mut().get_or_insert_default().begin_change(subscribe, names);
+        child.subscriptions_mut().get_or_insert_default().begin_change(change, names);
         self.send_for(child, lane, request.bytes, id, SlotKind::Subscribe, SlotFlags::NONE);
         self.convert_to_session(child, lane);
         Flow::Hold(Hold::Reply)
@@ -78,12 +76,6 @@ impl Shared {
             self.settle(child, lane_key, slot, b"", None);
         }
     }
-
-    /// On a RESP3 lane nobody leases, a push can only be something Redis tells every connection: not a
-    /// reply, so it is dropped. A RESP2 lane cannot have one.
-    fn stray_push(&self, lane_key: LaneKey) -> bool {
-        self.connections.find(lane_key).is_some_and(|lane| self.connections.key_of(lane).proto == 3)
-    }
 }
 
 impl Broker {
@@ -112,10 +104,12 @@ impl Broker {
 
     /// Delivers a push to the child that leases the lane. False when the lane may not carry one.
     pub(crate) fn push_arrived(&mut self, lane_key: LaneKey, frame: &[u8]) -> bool {
-        let lease = self.shared.connections.find(lane_key).and_then(Lane::lease);
-        // Its child has asked for none: whatever it is, it is not for this child.
-        let Some(lease) = lease.filter(|lease| lease.kind() == LeaseKind::Session) else {
-            return self.shared.stray_push(lane_key);
+        let lane = self.shared.connections.find(lane_key);
+        // A child with another lease has asked for none: whatever it is, it is not for this child.
+        let session = lane.and_then(Lane::lease).filter(|lease| lease.kind() == LeaseKind::Session);
+        let Some(lease) = session else {
+            // Redis tells some things to every RESP3 connection: no reply, so it is dropped. RESP2 has none.
+            return lane.is_some_and(|lane| self.shared.connections.key_of(lane).proto == 3);
         };
         if let Some(child) = self.children.get_mut(lease.child()) {
             self.shared.push_to_tenant(child, lane_key, frame);

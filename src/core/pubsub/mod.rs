@@ -10,7 +10,6 @@ pub(crate) mod hubs;
 pub(crate) mod leased;
 pub(crate) mod own;
 pub(crate) mod push;
-pub(crate) mod shared;
 pub(crate) mod topics;
 pub(crate) mod upstream;
 

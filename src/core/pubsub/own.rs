@@ -1,7 +1,11 @@
-//! How many subscriptions a child has on its leased lane (`pubsub = leased`), and the change that is under way. Counts
-//! only: Redis knows which they are.
+//! A child's side of its subscriptions: how many it has on its leased lane, where Redis alone knows which they are; and
+//! which topics it shares, and how far its request about them is. `pubsub::hubs` alone changes what it shares.
 
+use crate::base::clock::Millis;
+use crate::base::key::Key;
 use crate::command::{Family, Subscribe};
+use crate::core::keys::{ChildKey, TopicKey, UserId};
+use std::collections::BTreeSet;
 
 #[derive(Debug, Default)]
 pub(crate) struct OwnSubscriptions {
@@ -20,7 +24,6 @@ impl OwnSubscriptions {
         self.total() > 0 || self.owed > 0
     }
 
-    /// Channels, patterns, shard channels.
     pub(crate) fn counts(&self) -> (u32, u32, u32) {
         (self.counts[0], self.counts[1], self.counts[2])
     }
@@ -31,7 +34,6 @@ impl OwnSubscriptions {
         self.owed = if names > 0 { names } else { all };
     }
 
-    /// The change in flight has been answered, or refused.
     pub(crate) fn change_is_over(&mut self) {
         self.owed = 0;
     }
@@ -48,5 +50,150 @@ impl OwnSubscriptions {
         let was_owed = self.owed;
         self.owed = was_owed.saturating_sub(1);
         was_owed == 1
+    }
+}
+
+/// What a subscription costs beside its name: the entries that remember it here and in its topic.
+const SUBSCRIPTION_BYTES: usize = 128;
+
+/// How far a request about subscriptions is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Fence {
+    #[default]
+    NotAsked,
+    /// The upstream has to answer the PING of this number.
+    Asked(u64),
+    /// All that the request needed has been answered.
+    Answered,
+}
+
+/// What a child's request at the front, if it is about subscriptions, has come to. Replaced as a whole.
+#[derive(Debug, Default)]
+struct FrontChange {
+    /// What a SUBSCRIBE names, in order.
+    pinned: Vec<TopicKey>,
+    fence: Fence,
+    /// The upstream's answer to a SUBSCRIBE of what other children have already, if that was an error.
+    refusal: Option<Vec<u8>>,
+    since: Option<Millis>,
+}
+
+#[derive(Debug)]
+pub(crate) struct SharedSubscriptions {
+    child: ChildKey,
+    user: UserId,
+    counts: [u32; 3],
+    /// The topics, by the bits of their keys.
+    held: BTreeSet<u64>,
+    names_bytes: usize,
+    front: FrontChange,
+}
+
+impl SharedSubscriptions {
+    pub(crate) fn new(child: ChildKey, user: UserId) -> Box<SharedSubscriptions> {
+        let (held, front) = (BTreeSet::new(), FrontChange::default());
+        Box::new(SharedSubscriptions { child, user, counts: [0; 3], held, names_bytes: 0, front })
+    }
+
+    pub(super) fn child(&self) -> ChildKey {
+        self.child
+    }
+
+    pub(super) fn user(&self) -> UserId {
+        self.user
+    }
+
+    pub(crate) fn total(&self) -> u32 {
+        self.counts.iter().sum()
+    }
+
+    pub(crate) fn counts(&self) -> (u32, u32, u32) {
+        (self.counts[0], self.counts[1], self.counts[2])
+    }
+
+    /// The count Redis puts into a confirmation.
+    pub(super) fn count(&self, family: Family) -> u32 {
+        match family {
+            Family::Channel | Family::Pattern => self.counts[0] + self.counts[1],
+            Family::Shard => self.counts[2],
+        }
+    }
+
+    pub(crate) fn footprint(&self) -> usize {
+        std::mem::size_of::<SharedSubscriptions>()
+            + self.names_bytes
+            + self.held.len() * SUBSCRIPTION_BYTES
+            + self.front.pinned.capacity() * std::mem::size_of::<TopicKey>()
+    }
+
+    pub(super) fn holds(&self, topic: TopicKey) -> bool {
+        self.held.contains(&topic.to_bits())
+    }
+
+    pub(super) fn held(&self) -> impl Iterator<Item = TopicKey> {
+        self.held.iter().map(|bits| Key::from_bits(*bits))
+    }
+
+    /// False if it has the topic already.
+    pub(super) fn add(&mut self, topic: TopicKey, family: Family, name: &[u8]) -> bool {
+        let added = self.held.insert(topic.to_bits());
+        if added {
+            self.counts[family as usize] += 1;
+            self.names_bytes += name.len();
+        }
+        added
+    }
+
+    pub(super) fn remove(&mut self, topic: TopicKey, family: Family, name: &[u8]) {
+        debug_assert!(self.holds(topic), "a topic taken twice");
+        self.held.remove(&topic.to_bits());
+        self.counts[family as usize] -= 1;
+        self.names_bytes -= name.len();
+    }
+
+    pub(super) fn pinned(&self) -> &[TopicKey] {
+        &self.front.pinned
+    }
+
+    pub(super) fn pin(&mut self, topics: Vec<TopicKey>) {
+        self.front.pinned = topics;
+    }
+
+    pub(super) fn fence(&self) -> Fence {
+        self.front.fence
+    }
+
+    pub(super) fn await_fence(&mut self, number: u64, now: Millis) {
+        self.front.fence = Fence::Asked(number);
+        self.front.since.get_or_insert(now);
+    }
+
+    /// The upstream has answered this fence. False if the request waits for another one.
+    pub(super) fn fence_answered(&mut self, number: u64) -> bool {
+        let awaited = self.front.fence == Fence::Asked(number);
+        if awaited {
+            self.front.fence = Fence::Answered;
+        }
+        awaited
+    }
+
+    /// The upstream has refused a topic that the request before this fence names.
+    pub(crate) fn join_refused(&mut self, fence: u64, frame: Vec<u8>) {
+        if self.front.fence == Fence::Asked(fence) {
+            self.front.refusal.get_or_insert(frame);
+        }
+    }
+
+    pub(super) fn take_refusal(&mut self) -> Option<Vec<u8>> {
+        self.front.refusal.take()
+    }
+
+    pub(super) fn waits_since(&self) -> Option<Millis> {
+        self.front.since
+    }
+
+    /// Forgets the request. Returns what it has pinned.
+    pub(super) fn take_front(&mut self) -> Vec<TopicKey> {
+        std::mem::take(&mut self.front).pinned
     }
 }

@@ -1,5 +1,4 @@
-//! The frames of pub/sub: what a push is, how a confirmation is written, and how a push reaches a child's output. Knows
-//! nothing of who listens to what.
+//! The frames of pub/sub: what a push is, how a confirmation is written, how a push reaches a child's output.
 
 use crate::command::{Family, Subscribe};
 use crate::core::child::closing::CloseReason;
@@ -37,8 +36,7 @@ pub(super) fn push_of(frame: &[u8]) -> Option<Push> {
     }
 }
 
-/// Appends a push to a child's output in the child's protocol, within the bounds of subscribers. False if the child has
-/// to be closed.
+/// Appends a push to a child's output, within the bounds of subscribers. False if the child has to be closed.
 pub(super) fn append_push(child: &mut Child, env: &mut Env, frame: &[u8]) -> bool {
     if child.state() == ChildState::Finishing && child.outbox().is_answered() {
         // It has had its last answer.

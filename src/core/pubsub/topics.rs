@@ -7,30 +7,21 @@ use crate::command::{Family, Subscribe};
 use crate::config::value::Pubsub as Mode;
 use crate::core::child::Child;
 use crate::core::child::hold::Hold;
-use crate::core::keys::{ChildKey, UserId};
-use crate::core::pubsub::hubs::Asked;
-use crate::core::pubsub::shared::Fence;
+use crate::core::keys::UserId;
+use crate::core::pubsub::own::Fence;
 use crate::core::request::flow::Flow;
 use crate::core::shared::Shared;
 use crate::core::timers::Timer;
 use crate::resp::Request;
 
 impl Shared {
-    /// Whether the child's subscriptions are shared ones. What it has decides; if it has none, the setting.
-    pub(crate) fn subscribes_shared(&self, child: &Child) -> bool {
-        child.topics().is_some() || (self.env.settings.pubsub == Mode::Shared && !child.listens_on_lease())
-    }
-
-    /// Whether a request asks for the invalidations that other children redirect to this one: those come to a
-    /// connection, so it must have one.
-    pub(crate) fn hears_invalidations(
-        &self,
-        child: &Child,
-        request: &Request<'_>,
-        change: Subscribe,
-    ) -> bool {
-        let named = request.args().skip(1).any(|name| name == b"__redis__:invalidate");
-        named && !change.leave && change.family == Family::Channel && child.topics().is_none()
+    /// Whether the child's subscriptions are shared ones. What it has decides; if it has none, the setting. But the
+    /// invalidations that others redirect to a child come to a connection of its own.
+    pub(crate) fn subscribes_shared(&self, child: &Child, request: &Request<'_>, change: Subscribe) -> bool {
+        let joins = !change.leave && change.family == Family::Channel;
+        let invalidations = || joins && request.args().skip(1).any(|name| name == b"__redis__:invalidate");
+        let shared = self.env.settings.pubsub == Mode::Shared && !child.listens_on_lease();
+        child.topics().is_some() || (shared && !invalidations())
     }
 
     /// (P|S)(UN)SUBSCRIBE of a child without a connection of its own.
@@ -65,10 +56,12 @@ impl Shared {
             if own.total() as usize + request.argc() > max {
                 return self.reject(child, Failure::Limited(Limit::Subscriptions { max }));
             }
-            if self.hub_is_full(user, own.child()) {
+            let lane = self.hubs.lane_of(user).and_then(|lane| self.connections.find_mut(lane));
+            // Where there is no connection yet, nothing waits to be written.
+            if lane.is_some_and(|lane| lane.holds_back(own.child())) {
                 return Flow::Hold(Hold::LaneFull);
             }
-            own.pin(self.live_hubs().pin(user, change.family, request));
+            self.live_hubs().pin(own, change.family, request);
         }
         let refusal = own.take_refusal();
         if own.fence() == Fence::Answered {
@@ -76,19 +69,14 @@ impl Shared {
                 Ok(true) => {
                     let confirmations = self.hubs.join(own, change, proto);
                     self.confirm(child, &confirmations);
-                    return Flow::Done;
                 }
-                Err(refusal) => {
-                    self.answer(child, &refusal);
-                    return Flow::Done;
-                }
+                Err(refusal) => self.answer(child, &refusal),
                 // The connection was lost meanwhile.
-                Ok(false) => {}
+                Ok(false) => return self.await_fence(child),
             }
+            return Flow::Done;
         }
-        let fence = self.hubs.next_ping();
-        self.live_hubs().ask_to_join(own, fence);
-        self.await_fence(child, fence)
+        self.await_fence(child)
     }
 
     fn leave_topics(&mut self, child: &mut Child, request: &Request<'_>, change: Subscribe) -> Flow {
@@ -101,26 +89,21 @@ impl Shared {
                 self.confirm(child, &confirmations);
             }
             Err(refusal) => self.answer(child, &refusal),
-            Ok(false) => {
-                let fence = self.hubs.next_ping();
-                return self.await_fence(child, fence);
-            }
+            Ok(false) => return self.await_fence(child),
         }
         Flow::Done
     }
 
     /// RESET: leaves everything as UNSUBSCRIBE would, but unconfirmed. What the child published before counts it in.
     pub(crate) fn reset_topics(&mut self, child: &mut Child) -> Result<(), Flow> {
-        let owed = child.is_under_way();
         // It has none where it never listened.
         let Some(own) = child.topics() else { return Ok(()) };
-        if own.total() > 0 && owed {
+        if own.total() > 0 && child.is_under_way() {
             return Err(Flow::Hold(Hold::OwnReplies));
         }
         let held: Vec<_> = own.held().collect();
         if self.live_hubs().may_leave(own, &held) == Ok(false) {
-            let fence = self.hubs.next_ping();
-            return Err(self.await_fence(child, fence));
+            return Err(self.await_fence(child));
         }
         self.drop_topics(child);
         Ok(())
@@ -135,7 +118,7 @@ impl Shared {
 
     /// The request at the front is done, or will not be: what it waited for may go.
     pub(crate) fn forget_front_topics(&mut self, child: &mut Child) {
-        // The same.
+        // It has none where it never listened.
         let Some(own) = child.topics_mut() else { return };
         self.live_hubs().unpin(own);
         if own.total() == 0 {
@@ -143,37 +126,20 @@ impl Shared {
         }
     }
 
-    /// Whether the user's connection has more to take than it should. The child then waits until it has less.
-    fn hub_is_full(&mut self, user: UserId, child: ChildKey) -> bool {
-        // Where there is no connection yet, nothing waits to be written.
-        let lane = self.hubs.lane_of(user).and_then(|lane| self.connections.find_mut(lane));
-        lane.is_some_and(|lane| lane.holds_back(child))
-    }
-
-    /// Holds the child until everything asked so far is answered. Without a connection one is dialled, and what the
-    /// request needs is asked when it is ready.
-    fn await_fence(&mut self, child: &mut Child, fence: u64) -> Flow {
+    /// Holds the child until what its request needs and everything asked before is answered.
+    fn await_fence(&mut self, child: &mut Child) -> Flow {
         let Some(own) = child.topics_mut() else {
             debug_assert!(false, "a fence for a child without topics");
             return Flow::Gone;
         };
-        own.await_fence(fence, self.env.now);
-        let user = own.user();
-        let mut hubs = self.live_hubs();
-        if hubs.is_ready(user) {
-            hubs.ask(user, Asked::Fence(child.key(), fence));
-        } else {
-            hubs.want(user);
-        }
+        self.live_hubs().ask_fence(own);
         self.arm_topics_wait(child, self.env.now + self.topics_patience());
         Flow::Hold(Hold::Subscription)
     }
 
-    /// Has the child looked at when it may have to be told something. One timer at a time: a child that comes
-    /// and goes all day must not leave one each time.
+    /// One timer at a time: a child that comes and goes all day must not leave one each time.
     fn arm_topics_wait(&mut self, child: &mut Child, due: Millis) {
-        let now = self.env.now;
-        if child.topics_due() <= now {
+        if child.topics_due() <= self.env.now {
             child.set_topics_due(due);
             self.env.timers.arm(due, Timer::Child(child.key()));
         }
@@ -196,21 +162,16 @@ impl Shared {
             return;
         }
         let waited = self.env.now - since;
-        let ready = self.live_hubs().is_ready(user);
-        match self.topics_wait_failure(user, waited) {
-            Some(failure) => {
-                if ready && let Some(own) = child.topics_mut() {
-                    self.live_hubs().leave_unwanted(own);
-                }
-                self.forget_front_topics(child);
-                self.fail_front(child, failure);
+        if let Some(failure) = self.topics_wait_failure(user, waited) {
+            if let Some(own) = child.topics_mut() {
+                self.live_hubs().leave_unwanted(own);
             }
-            None => {
-                let patience = self.topics_patience();
-                let due = if waited < patience { since + patience } else { self.env.now + patience };
-                self.arm_topics_wait(child, due);
-            }
+            self.forget_front_topics(child);
+            return self.fail_front(child, failure);
         }
+        let patience = self.topics_patience();
+        let from = if waited < patience { since } else { self.env.now };
+        self.arm_topics_wait(child, from + patience);
     }
 
     /// What a child is told that has waited for its user's connection for so long; none, if it has to wait on.

@@ -1,5 +1,4 @@
-//! What the connection of a user's shared subscriptions means for children: its frames, its loss, and what the upstream
-//! takes away. What is subscribed on it is `pubsub::hubs`'.
+//! What the connection of a user's shared subscriptions means for children. What is subscribed is `pubsub::hubs`'.
 
 use crate::config::value::OnSubscriberLoss;
 use crate::core::broker::Broker;
@@ -9,12 +8,11 @@ use crate::core::child::hold::Hold;
 use crate::core::keys::{ChildKey, LaneKey, TopicKey, UserId};
 use crate::core::pubsub::SubscriberLoss;
 use crate::core::pubsub::hubs::{Asked, LiveHubs, Received};
+use crate::core::pubsub::own::Fence;
 use crate::core::pubsub::push::{append_push, confirmation};
-use crate::core::pubsub::shared::Fence;
 use crate::core::shared::Shared;
 
 impl Shared {
-    /// The shared subscriptions with the connections that carry them.
     pub(crate) fn live_hubs(&mut self) -> LiveHubs<'_> {
         self.hubs.live(&mut self.connections, &mut self.env)
     }
@@ -37,7 +35,6 @@ impl Shared {
 }
 
 impl Broker {
-    /// One frame on a connection for subscriptions. `Err` says why it makes no sense there.
     pub(crate) fn hub_said(&mut self, lane: LaneKey, frame: &[u8], kind: u8) -> Result<(), &'static str> {
         match self.shared.live_hubs().received(lane, kind, frame)? {
             Received::Nothing => {}
@@ -64,8 +61,7 @@ impl Broker {
         }
     }
 
-    /// Everything asked before this fence has been answered. The child goes on at once: what the connection says next, it
-    /// says to a child that has been confirmed.
+    /// The child goes on at once: what the connection says next, it says to a child that has been confirmed.
     fn fence_answered(&mut self, key: ChildKey, number: u64) {
         // The child may have gone, or given up, since the fence was asked.
         if let Some(child) = self.children.get_mut(key)

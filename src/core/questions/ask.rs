@@ -25,13 +25,12 @@ impl Shared {
         self.env.notify(Notice::Child(child, ChildNotice::Answer(answer)));
     }
 
-    /// The same, where the child goes on unless the upstream has refused.
+    /// As `give_answer`, where the child goes on unless the upstream has refused.
     pub(super) fn give_refusal(&mut self, child: ChildKey, said: Said<'_>) {
         self.give_answer(child, said.refusal().map(|frame| Answer::Frame(frame.to_vec())));
     }
 
-    /// Makes the control lane and dials it, and the probe where the upstream judges children. They are dialled
-    /// again for as long as the broker lives.
+    /// Dials the control lane, and the probe where the upstream judges children, for as long as the broker lives.
     pub(crate) fn open_control(&mut self) {
         let pool = self.control_pool();
         let lane = self.connections.add(Lane::new(pool, RoleData::Control, self.env.now));
@@ -48,8 +47,7 @@ impl Shared {
         self.connections.pool_of(PoolKey { user: UserId::UPSTREAM, db, proto: 3, no_touch: false })
     }
 
-    /// The control connection is ready. A new incarnation of the upstream may be behind it, so everything
-    /// known about it is asked again.
+    /// A new incarnation of the upstream may be behind the connection: everything known about it is asked again.
     pub(crate) fn control_ready(&mut self, greeting: Greeting) {
         self.control.connected(greeting, self.env.upstream.db);
         if self.control.may_try_multi() {
@@ -76,8 +74,9 @@ impl Shared {
     }
 
     pub(crate) fn upstream_wait_over(&mut self, child: &mut Child) {
-        let open = child.session().transaction.is_open();
-        if open && self.of_front(child, |request| end_of_multi(request).is_some()) {
+        if child.session().transaction.is_open()
+            && self.of_front(child, |request| end_of_multi(request).is_some())
+        {
             // Its child takes the MULTI for ended after any error.
             self.leave_multi(child);
         }
@@ -85,9 +84,7 @@ impl Shared {
         self.fail_front(child, down);
     }
 
-    /// Whether the request at the front opens a MULTI.
     pub(crate) fn front_begins_multi(&self, child: &Child) -> bool {
-        let open = child.session().transaction.is_open();
         let multi = Route::Transaction(TransactionCommand::Multi);
         let is_multi = |request: &Request<'_>| match self.commands.table() {
             Some(table) => {
@@ -95,7 +92,7 @@ impl Shared {
             }
             None => request.argc() == 1 && request.arg(0).eq_ignore_ascii_case(b"multi"),
         };
-        !open && self.of_front(child, is_multi)
+        !child.session().transaction.is_open() && self.of_front(child, is_multi)
     }
 
     /// Asks something of the request at the front, which is on hold. False if there is none.
@@ -109,15 +106,12 @@ impl Shared {
         matches!(scanner.scan(input, &frame_limits), Scan::Frame { .. }) && ask(&scanner.request(input))
     }
 
-    /// The control connection is gone; questions it had not answered are settled by `lane_lost`.
     pub(crate) fn control_lost(&mut self) {
         self.control.lost(self.env.now);
-        self.work.asked();
         self.work.forget();
         self.commands.connection_lost();
     }
 
-    /// Whether the control connection carries questions right now.
     pub(crate) fn control_is_ready(&self) -> bool {
         !self.control.is_leaving() && self.connections.known(self.control.lane()).is_some_and(Lane::is_ready)
     }
@@ -214,8 +208,7 @@ impl Shared {
         }
     }
 
-    /// The control connection cannot serve: it has no table, or is in another db than its own. Everything is asked again
-    /// on the next connection, which is dialled less and less often.
+    /// The control connection has no table, or another db than its own. The next one is dialled less and less often.
     fn control_refused(&mut self, why: &str) {
         let pool = self.control_pool();
         self.note_refusal(pool, why);
@@ -232,7 +225,6 @@ impl Shared {
 }
 
 impl Broker {
-    /// All children that wait for a living upstream look again.
     pub(crate) fn wake_upstream_waiters(&mut self) {
         for key in self.children.keys() {
             if let Some(child) = self.children.get_mut(key).filter(|child| child.hold() == Hold::Upstream) {
@@ -248,7 +240,6 @@ fn answered_with(command: &str, frame: &[u8]) -> String {
     format!("{command} was answered with: {}", text.trim_start_matches('-').trim_end())
 }
 
-/// What the settings say about commands.
 pub(crate) fn policy_of(settings: &Settings) -> Policy {
     Policy::new(&settings.commands_allow, &settings.commands_deny, &settings.commands_lease)
 }

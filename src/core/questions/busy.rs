@@ -1,7 +1,6 @@
-//! A script that does not end. Redis runs nothing else meanwhile, and after a while (`busy-reply-threshold`) answers
-//! BUSY to all but a few commands; on the lane that carries the script it answers nothing. So the control connection is
-//! asked, and its answer is given to every request that comes from then on. Never ends a script: SCRIPT KILL does, on the
-//! control connection.
+//! A script that does not end. Redis answers BUSY to all but a few commands meanwhile (`busy-reply-threshold`), and
+//! nothing on the lane that carries the script. So the control connection is asked, and its answer is given to every
+//! request that comes from then on. Never ends a script: SCRIPT KILL does, on the control connection.
 
 use crate::base::clock::Millis;
 use crate::base::failure::Failure;
@@ -21,7 +20,6 @@ use crate::resp::reply;
 impl Shared {
     /// The upstream has answered PING, or another question with BUSY; or the connection was lost before.
     pub(super) fn probe_answered(&mut self, said: Said<'_>) {
-        self.work.asked();
         let Said::Busy(frame) = said else {
             self.work.forget();
             if said.frame().is_some() && self.commands.take_due() {
@@ -58,29 +56,24 @@ impl Shared {
         Some(self.turn_away(child, decided, &text))
     }
 
-    /// Whether a lane has waited that long for a reply that should come by itself: what blocks may wait as long as it
-    /// likes.
+    /// Whether a lane has waited that long for a reply that should come by itself: what blocks may wait.
     pub(crate) fn is_stalled(&self, lane: &Lane, limit: Millis) -> bool {
-        if !lane.has_written() || self.env.now.saturating_sub(lane.record().last_reply) < limit {
-            return false;
-        }
-        !lane.front().is_some_and(Slot::may_wait)
+        lane.has_written()
+            && self.env.now.saturating_sub(lane.record().last_reply) >= limit
+            && !lane.front().is_some_and(Slot::may_wait)
     }
 
-    /// Asks whether the upstream is busy, where that would explain what lanes wait for; and, once it is, whether it
-    /// still is.
+    /// Asks whether the upstream is busy, where that would explain what lanes wait for, or is so still.
     pub(crate) fn ask_if_busy(&mut self) {
         let stalled = |lane: &Lane| self.is_stalled(lane, limits::BUSY_PROBE);
-        let due = self.work.is_due(self.env.now);
         let known = self.work.is_busy() || self.commands.is_due();
         let asks = || known || self.connections.lanes().any(|(_, lane)| stalled(lane));
-        if due && self.control_is_ready() && asks() {
+        if self.work.is_due(self.env.now) && self.control_is_ready() && asks() {
             self.work.asks(self.env.now);
             self.ask(Question::Probe);
         }
     }
 
-    /// Whether the upstream has given no sign of life for so long.
     pub(crate) fn is_upstream_dead(&self, patience: Millis) -> bool {
         let ready = self.control_is_ready();
         let since = if ready { self.work.silent_since() } else { self.control.down_since() };

@@ -7,9 +7,8 @@ use crate::core::connection::handshake::CommandNames;
 use crate::resp::value;
 use std::collections::HashMap;
 
-/// Commands that the broker sends in its own name and that a server may have under another one. COMMAND lists a renamed
-/// command under its old name alone, so the other one is learnt when a child first uses it, and kept: the next
-/// connection needs it.
+/// Commands that the broker sends in its own name. COMMAND lists a renamed one under its old name alone, so the other
+/// is learnt when a child first uses it, and kept: the next connection needs it.
 const SENT: [&str; 4] = ["SELECT", "CLIENT", "MULTI", "DISCARD"];
 
 #[derive(Debug, Default)]
@@ -23,8 +22,7 @@ pub(crate) struct Commands {
     due: bool,
     /// When it was last put off on the present control connection.
     put_off_at: Option<Millis>,
-    /// What the upstream calls the commands of `SENT`, where that is known to be another name: `rename-command` may have
-    /// moved them.
+    /// What the upstream calls the commands of `SENT`, where `rename-command` is known to have moved them.
     renamed: HashMap<&'static str, Vec<u8>>,
 }
 
@@ -47,7 +45,6 @@ impl Commands {
         self.renamed.get(command).map_or(command.as_bytes(), Vec::as_slice)
     }
 
-    /// The names that a greeting needs.
     pub(crate) fn names(&self) -> CommandNames<'_> {
         CommandNames { client: self.name_of("CLIENT"), select: self.name_of("SELECT") }
     }
@@ -63,7 +60,6 @@ impl Commands {
         self.loading.iter().flat_map(Table::names)
     }
 
-    /// Gives a table up that was being loaded.
     pub(super) fn stop_loading(&mut self) -> Option<Table> {
         self.loading.take()
     }
@@ -102,8 +98,7 @@ impl Commands {
 
     /// The upstream was too busy to answer. A table from before still holds.
     pub(super) fn put_off(&mut self, now: Millis) {
-        self.due = true;
-        self.put_off_at = Some(now);
+        (self.due, self.put_off_at) = (true, Some(now));
     }
 
     pub(crate) fn put_off_at(&self) -> Option<Millis> {
@@ -114,7 +109,6 @@ impl Commands {
         self.due
     }
 
-    /// Whether to ask again for what was put off.
     pub(crate) fn take_due(&mut self) -> bool {
         std::mem::take(&mut self.due)
     }
@@ -124,7 +118,6 @@ impl Commands {
         (self.loading, self.confirmed, self.due, self.put_off_at) = (None, false, false, None);
     }
 
-    /// Another upstream has other commands and other names.
     pub(crate) fn forget(&mut self) {
         (self.table, self.loading) = (None, None);
         self.renamed.clear();

@@ -27,8 +27,7 @@ pub(crate) enum Question {
     Unblock { lane: LaneKey, id: i64 },
     /// CLIENT UNBLOCK of one child by another.
     UnblockFor { unblock: Unblock, id: i64 },
-    /// MULTI, to learn whether our user may: in a block, a MULTI that is refused would let what follows it
-    /// run one by one.
+    /// MULTI, to learn whether our user may: in a block that is refused the rest would run one by one.
     TryMulti,
     /// DISCARD, after `TryMulti`.
     LeaveMulti,
@@ -46,7 +45,6 @@ impl Question {
         matches!(self, Question::Unblock { .. } | Question::UnblockFor { .. })
     }
 
-    /// The request that asks it.
     pub(super) fn request(&self, commands: &Commands) -> Vec<u8> {
         let mut out = Vec::new();
         let mut put = |argv: &[&[u8]]| encode::request(&mut out, argv);
@@ -106,17 +104,11 @@ impl<'a> Said<'a> {
     }
 
     pub(crate) fn frame(self) -> Option<&'a [u8]> {
-        match self {
-            Said::Nothing => None,
-            Said::Busy(frame) | Said::Refused(frame) | Said::Reply(frame) => Some(frame),
-        }
+        if let Said::Reply(frame) = self { Some(frame) } else { self.refusal() }
     }
 
     pub(crate) fn refusal(self) -> Option<&'a [u8]> {
-        match self {
-            Said::Nothing | Said::Reply(_) => None,
-            Said::Busy(frame) | Said::Refused(frame) => Some(frame),
-        }
+        if let Said::Busy(frame) | Said::Refused(frame) = self { Some(frame) } else { None }
     }
 }
 
@@ -144,9 +136,7 @@ pub(crate) struct Unblock {
 /// Whether the broker's own user may MULTI.
 #[derive(Debug, Default)]
 struct MultiRight {
-    /// The upstream's answer, if it refuses.
     refusal: Option<Vec<u8>>,
-    /// Between `TryMulti` and `LeaveMulti`.
     open: bool,
     /// The user may MULTI but not DISCARD: it is never tried again.
     no_discard: bool,
@@ -158,22 +148,19 @@ pub(crate) struct Control {
     questions: VecDeque<Question>,
     /// Questions ever asked.
     asked: u64,
-    /// The upstream has been replaced: nothing new is asked on this connection, and it is closed when the
-    /// last answer has come.
+    /// The upstream has been replaced: nothing new is asked here, and the last answer closes the connection.
     leaving: bool,
     greeting: Option<Greeting>,
-    greeting_fresh: Fresh,
     limits: UpstreamLimits,
-    limits_fresh: Fresh,
+    /// Of what `Needed` lists.
+    fresh: [Fresh; 2],
     valid_dbs: HashSet<u32>,
     multi: MultiRight,
     /// Our user may not CLIENT UNBLOCK: no lease is taken back.
     unblock_refused: bool,
     /// The number of the present connection's greeting among the questions.
     hello: u64,
-    /// There is a working control connection.
     up: bool,
-    /// Since when there is none, if so.
     down_since: Millis,
 }
 
@@ -196,7 +183,7 @@ impl Control {
     /// A new incarnation of the upstream may be behind the connection: everything is asked again.
     pub(crate) fn connected(&mut self, greeting: Greeting, own_db: u32) {
         self.greeting = Some(greeting);
-        self.greeting_fresh.came(self.hello);
+        self.fresh[Needed::Greeting as usize].came(self.hello);
         self.up = true;
         self.unblock_refused = false;
         self.valid_dbs = HashSet::from([0, own_db]);
@@ -210,7 +197,6 @@ impl Control {
         self.leaving = false;
     }
 
-    /// Since when there is no working control connection.
     pub(super) fn down_since(&self) -> Option<Millis> {
         (!self.up).then_some(self.down_since)
     }
@@ -227,8 +213,7 @@ impl Control {
     /// Nothing that was learnt holds for another upstream.
     pub(crate) fn forget_upstream(&mut self) {
         self.valid_dbs.clear();
-        self.multi.refusal = None;
-        self.multi.no_discard = false;
+        (self.multi.refusal, self.multi.no_discard) = (None, false);
     }
 
     pub(crate) fn asked(&self) -> u64 {
@@ -240,8 +225,7 @@ impl Control {
         self.questions.push_back(question);
     }
 
-    /// The oldest question, and what has become of it. What an upstream that has been replaced says matters only where it
-    /// is about its own leases.
+    /// The oldest question and what became of it. An upstream that was replaced is heard about its own leases alone.
     pub(super) fn answered<'a>(&mut self, frame: Option<&'a [u8]>) -> Option<(Question, Said<'a>)> {
         debug_assert!(!self.questions.is_empty(), "an answer to no question");
         let question = self.questions.pop_front()?;
@@ -250,10 +234,7 @@ impl Control {
     }
 
     pub(super) fn fresh(&mut self, needed: Needed) -> &mut Fresh {
-        match needed {
-            Needed::Greeting => &mut self.greeting_fresh,
-            Needed::Limits => &mut self.limits_fresh,
-        }
+        &mut self.fresh[needed as usize]
     }
 
     pub(crate) fn db_is_valid(&self, db: u32) -> bool {
@@ -264,7 +245,6 @@ impl Control {
         self.valid_dbs.insert(db);
     }
 
-    /// What the upstream has last said of itself.
     pub(crate) fn greeting(&self) -> Option<&Greeting> {
         self.greeting.as_ref()
     }
@@ -285,7 +265,6 @@ impl Control {
         self.unblock_refused = true;
     }
 
-    /// Whether a lease can be taken back.
     pub(crate) fn may_unblock(&self) -> bool {
         !self.unblock_refused
     }

@@ -1,7 +1,6 @@
-//! Answers of the upstream that must be younger than the request they are for: what HELLO tells of it (a server may become
-//! a replica at any time), and how long an argument it takes (a longer one closes the connection that carries it, and loses
-//! what other children have on it). One question serves all whose requests had arrived before it was asked. Where CONFIG
-//! GET is refused no length is known, and the server itself refuses.
+//! Answers that must be younger than the request they are for: what HELLO tells of the upstream (it may become a replica),
+//! and how long an argument it takes (a longer one closes the lane, and loses what other children have on it).
+//! One question serves all whose requests came before it. Where CONFIG GET is refused the server itself refuses.
 
 use crate::core::child::Child;
 use crate::core::child::closing::CloseReason;
@@ -84,8 +83,7 @@ impl Shared {
         request.bytes.len() as u64 > self.control.limits().argument_max()
     }
 
-    /// A request with an argument that the server would not take is answered here as the server would answer it.
-    /// None: it may go on.
+    /// Answers a request with too long an argument as the server would answer it. None: it may go on.
     pub(crate) fn refuse_too_long(&mut self, child: &mut Child, request: &Request<'_>) -> Option<Flow> {
         if !self.may_be_too_long(request) {
             return None;

@@ -1,5 +1,4 @@
-//! Answers that must be younger than the request they are for, and who waits for them; and the upstream's bounds on an
-//! argument. Knows of questions only their numbers.
+//! Who waits for an answer that is younger than its request; and the upstream's bounds on an argument.
 
 use crate::core::keys::ChildKey;
 use crate::resp::value;
@@ -53,7 +52,6 @@ pub(super) const QUERY_SETTING: &str = "client-query-buffer-limit";
 /// What Redis reads an argument into has room for its CRLF too.
 const CRLF: u64 = 2;
 
-/// What was last heard.
 #[derive(Debug)]
 pub(crate) struct UpstreamLimits {
     /// `proto-max-bulk-len` and `client-query-buffer-limit`; `u64::MAX` where nothing is known.
@@ -77,8 +75,7 @@ impl UpstreamLimits {
         self.argument_bytes
     }
 
-    /// The setting that an argument of this length exceeds, and its bytes. Redis says so of the first, and closes without
-    /// a word for the second.
+    /// The setting that an argument of this length exceeds, and its bytes.
     pub(super) fn exceeded_by(&self, len: u64) -> (&'static str, u64) {
         match len > self.bulk_bytes {
             true => (BULK_SETTING, self.bulk_bytes),

@@ -1,6 +1,5 @@
-//! The probe: one connection on which the upstream is asked about users, with the very names and passwords of children.
-//! It carries no child's requests and is reset behind every question. Owns the questions under way there, and what is
-//! known of the upstream's default user.
+//! The probe: one connection on which the upstream is asked about users, and which is reset behind every question. Owns
+//! the questions under way there, and what is known of the upstream's default user.
 
 use crate::base::clock::Millis;
 use crate::base::limits;
@@ -8,8 +7,7 @@ use crate::core::keys::{ChildKey, LaneKey, UserId};
 use crate::core::user::credentials::Password;
 use std::collections::VecDeque;
 
-/// Who waits for an answer: a child, and the number of its question. A child that has given up asks under
-/// another number.
+/// Who waits for an answer. A child that has given up asks under another number.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Asker {
     pub(crate) child: ChildKey,
@@ -30,13 +28,9 @@ pub(crate) struct Claim {
 /// What one request on the probe is for. Answers come in the order of the requests.
 #[derive(Debug)]
 pub(crate) enum Proof {
-    /// A child's question.
     Child(Asker, ProofAbout),
     /// HELLO AUTH of a user with a random word: does it take any password?
-    AnyPassword {
-        name: Box<[u8]>,
-        word: Password,
-    },
+    AnyPassword(Box<[u8]>, Password),
     /// HELLO AUTH of a user that has lost a connection: does it still exist?
     Recheck(UserId),
     /// HELLO AUTH of the user that the next requests are made as.
@@ -112,7 +106,6 @@ impl Probe {
         self.proofs.push_back(proof);
     }
 
-    /// What the next answer is about.
     pub(crate) fn answered(&mut self) -> Option<Proof> {
         debug_assert!(!self.proofs.is_empty(), "an answer on the probe to no question");
         self.proofs.pop_front()
@@ -142,18 +135,15 @@ impl Probe {
     }
 
     pub(crate) fn asks_default(&mut self, now: Millis) {
-        self.default_asking = true;
-        self.default_asked_at = now;
+        (self.default_asking, self.default_asked_at) = (true, now);
     }
 
     /// `open` is None when the answer says nothing.
     pub(crate) fn default_told(&mut self, open: Option<bool>, now: Millis) {
-        self.default_asking = false;
-        self.default_told_at = now;
+        (self.default_asking, self.default_told_at) = (false, now);
         self.default_open = open.or(self.default_open);
     }
 
-    /// The upstream has refused the default user on another connection.
     pub(crate) fn default_refused(&mut self) {
         self.default_open = Some(false);
     }
@@ -163,7 +153,6 @@ impl Probe {
         self.denied = refusal.map(<[u8]>::to_vec);
     }
 
-    /// What is said to a child's question.
     pub(crate) fn verdict(&self, frame: Option<&[u8]>) -> ProofVerdict {
         match (frame, &self.denied) {
             (None, _) => ProofVerdict::Lost,

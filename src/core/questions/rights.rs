@@ -1,5 +1,4 @@
-//! What the upstream has said about users and the commands that are refused to their scripts here. Owns the answers, each
-//! for as long as it may be believed, and who waits for one.
+//! What users may do that is refused to their scripts here: the upstream's answers while they are fresh, and who waits.
 
 use crate::base::clock::Millis;
 use crate::base::limits;

@@ -45,8 +45,7 @@ impl Shared {
         }
     }
 
-    /// The refused commands that a child's script could call by the flags of the table, if the command runs scripts
-    /// and they are not trusted.
+    /// The refused commands that a child's script could call by the table, if it runs one that is not trusted.
     pub(crate) fn judged_script(&self, child: &Child, id: CommandId) -> Option<(Scope, Vec<CommandId>)> {
         let table = self.commands.table()?;
         let runs = table.runs(id);

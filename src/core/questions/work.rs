@@ -27,7 +27,6 @@ pub(crate) struct Work {
 }
 
 impl Work {
-    /// Whether the upstream says that it is busy.
     pub(crate) fn is_busy(&self) -> bool {
         self.busy.is_some()
     }
@@ -38,6 +37,7 @@ impl Work {
 
     /// The upstream has answered BUSY. True if that is news.
     pub(super) fn became_busy(&mut self, frame: &[u8], now: Millis) -> bool {
+        self.asking = false;
         let text = frame.strip_prefix(b"-").unwrap_or(frame).trim_ascii_end().to_vec();
         let since = self.busy.as_ref().map_or(now, |busy| busy.since);
         self.busy.replace(Busy { text, since }).is_none()
@@ -45,10 +45,9 @@ impl Work {
 
     /// It is not busy, or nothing is known of it: the connection is another one, perhaps to another upstream.
     pub(super) fn forget(&mut self) {
-        self.busy = None;
+        (self.busy, self.asking) = (None, false);
     }
 
-    /// Whether to ask again.
     pub(super) fn is_due(&self, now: Millis) -> bool {
         !self.is_asking() && now >= self.asked_at + limits::BUSY_PROBE
     }
@@ -66,12 +65,6 @@ impl Work {
         self.asking
     }
 
-    /// It has answered, or the connection was lost.
-    pub(super) fn asked(&mut self) {
-        self.asking = false;
-    }
-
-    /// Anything has come from it.
     #[inline]
     pub(crate) fn heard(&mut self, now: Millis) {
         self.heard_at = now;

@@ -110,7 +110,7 @@ impl Shared {
             None => Context::Shared,
         };
         let shares_topics = matches!(route, Route::Subscribe(change)
-            if self.subscribes_shared(child) && !self.hears_invalidations(child, request, change));
+            if self.subscribes_shared(child, request, change));
         Situation {
             context,
             listens_resp2: child.listens_in_resp2(),
@@ -180,7 +180,7 @@ impl Shared {
                 child.session_mut().transaction.forget_watch();
                 self.answer_ok(child)
             }
-            Way::Queue(local) => self.queue_command(child, request, id, local, None),
+            Way::Queue(local) => self.queue_command(child, decided, local, None),
             Way::Escalate => self.escalate(child, decided),
             Way::ExecQueued => self.exec_queued(child, request, id),
             Way::DiscardQueued => self.discard_queued(child),
@@ -189,7 +189,7 @@ impl Shared {
                     debug_assert!(false, "{leased:?} without a lease");
                     return Flow::Gone;
                 };
-                self.send_leased(child, request, id, leased, held.lane)
+                self.send_leased(child, decided, leased, held.lane)
             }
         }
     }

@@ -1,7 +1,6 @@
-//! MULTI and EXEC. A transaction that arrives whole goes upstream as it is; one that arrives command by
-//! command is queued here and sent as one block at EXEC. Either way the block stands contiguous on one
-//! shared lane, so that Redis runs it as if its child were alone. Only what cannot be queued here (SELECT,
-//! `transactions = leased`) opens its MULTI on a leased lane.
+//! MULTI and EXEC. A transaction that arrives whole goes upstream as it is; one that arrives command by command is queued
+//! here and sent as one block at EXEC. Either way the block stands contiguous on one shared lane. Only what cannot be
+//! queued here (SELECT, `transactions = leased`) opens its MULTI on a leased lane.
 
 use crate::base::failure::{Failure, Limit};
 use crate::command::{
@@ -17,7 +16,7 @@ use crate::core::lease::waiting::Want;
 use crate::core::request::flow::{Decided, Flow};
 use crate::core::route::runs_in_a_block;
 use crate::core::shared::Shared;
-use crate::core::transaction::state::{ExecOutcome, LocalRequest, QueuedBlock};
+use crate::core::transaction::state::{ExecOutcome, QueuedBlock, QueuedLocal};
 use crate::resp::frame::FrameLimits;
 use crate::resp::{Request, Scan, Scanner, encode};
 
@@ -27,8 +26,6 @@ const PLACEHOLDER: &[u8] = b"*1\r\n$4\r\nPING\r\n";
 const DISCARD: &[u8] = b"*1\r\n$7\r\nDISCARD\r\n";
 /// See [`Shared::leave_multi`].
 const UNWATCH: &[u8] = b"*1\r\n$7\r\nUNWATCH\r\n";
-
-const QUEUED: &[u8] = b"+QUEUED\r\n";
 
 impl Shared {
     pub(crate) fn begin_multi(&mut self, child: &mut Child, decided: Decided<'_>, rest: &[u8]) -> Flow {
@@ -64,8 +61,7 @@ impl Shared {
         self.answer_ok(child)
     }
 
-    /// MULTI up to EXEC, if all of it has arrived and nothing in it needs the broker; and how many bytes of the input
-    /// behind MULTI that are.
+    /// MULTI up to EXEC, if all of it is there and needs nothing of the broker; and its bytes behind MULTI.
     fn whole_block(
         &self,
         child: &Child,
@@ -95,11 +91,8 @@ impl Shared {
                         Route::Transaction(TransactionCommand::Exec) if known.arity_ok => {
                             return Some((block, consumed));
                         }
-                        route
-                            if known.no_multi || !runs_in_a_block(self.route_as(child, known.id, route)) =>
-                        {
-                            return None;
-                        }
+                        _ if known.no_multi => return None,
+                        route if !runs_in_a_block(self.route_as(child, known.id, route)) => return None,
                         _ => {}
                     }
                 }
@@ -127,18 +120,18 @@ impl Shared {
         }
     }
 
-    /// Takes a command into the open MULTI: here, or on the leased lane. Redis runs a placeholder for what the broker
-    /// answers.
+    /// Takes a command into the open MULTI, or a placeholder for one that the broker answers.
     pub(crate) fn queue_command(
         &mut self,
         child: &mut Child,
-        request: &Request<'_>,
-        id: CommandId,
+        decided: Decided<'_>,
         local: Option<Local>,
         lane: Option<LaneKey>,
     ) -> Flow {
+        let Decided { request, id, .. } = decided;
         let bytes = if local.is_some() { PLACEHOLDER } else { request.bytes };
-        let local = local.map(|local| (local, request.args().map(<[u8]>::to_vec).collect()));
+        let argv = || request.args().map(<[u8]>::to_vec).collect();
+        let local = local.map(|command| QueuedLocal { command, argv: argv() });
         self.queue_bytes(child, id, bytes, local, lane)
     }
 
@@ -147,7 +140,7 @@ impl Shared {
         child: &mut Child,
         id: CommandId,
         bytes: &[u8],
-        local: Option<LocalRequest>,
+        local: Option<QueuedLocal>,
         lane: Option<LaneKey>,
     ) -> Flow {
         let max_bytes = self.env.settings.transaction_max;
@@ -156,22 +149,29 @@ impl Shared {
         }
         match lane {
             Some(lane) => self.send_for(child, lane, bytes, id, SlotKind::Relay, SlotFlags::NONE),
-            None => self.answer(child, QUEUED),
+            None => self.answer(child, b"+QUEUED\r\n"),
         }
         Flow::Done
     }
 
     /// EXEC of a MULTI that is queued here.
     pub(crate) fn exec_queued(&mut self, child: &mut Child, request: &Request<'_>, id: CommandId) -> Flow {
-        let len = match child.session().transaction.exec_outcome() {
-            ExecOutcome::Send(len) => len,
-            outcome => {
-                if child.lease().is_some() && child.is_under_way() {
-                    return Flow::Hold(Hold::OwnReplies);
-                }
-                self.leave_multi(child);
-                return self.answer_unsent_exec(child, outcome);
+        let outcome = child.session().transaction.exec_outcome();
+        let ExecOutcome::Send(len) = outcome else {
+            if child.lease().is_some() && child.is_under_way() {
+                return Flow::Hold(Hold::OwnReplies);
             }
+            self.leave_multi(child);
+            match outcome {
+                ExecOutcome::Aborted(text) => self.answer_error(child, text),
+                ExecOutcome::WatchLost => {
+                    let mut reply = Vec::new();
+                    encode::null_array(&mut reply, child.session().proto);
+                    self.answer(child, &reply);
+                }
+                ExecOutcome::Empty | ExecOutcome::Send(_) => self.answer(child, b"*0\r\n"),
+            }
+            return Flow::Done;
         };
         let lane = match self.shared_lane_for(child, id, len) {
             Ok(lane) => lane,
@@ -206,15 +206,6 @@ impl Shared {
         self.end_lease_if_done(child);
     }
 
-    fn answer_unsent_exec(&mut self, child: &mut Child, outcome: ExecOutcome) -> Flow {
-        match outcome {
-            ExecOutcome::Aborted(text) => self.answer_error(child, text),
-            ExecOutcome::WatchLost => self.answer_null_array(child),
-            ExecOutcome::Empty | ExecOutcome::Send(_) => self.answer(child, b"*0\r\n"),
-        }
-        Flow::Done
-    }
-
     /// A rejected EXEC leaves MULTI and says why in a form of its own.
     pub(crate) fn reject_exec(&mut self, child: &mut Child, request: &Request<'_>, text: &str) -> Flow {
         let Some(lease) = child.lease() else {
@@ -229,19 +220,11 @@ impl Shared {
     }
 
     pub(crate) fn reject_in_multi(&mut self, child: &mut Child, id: CommandId) -> Flow {
-        let name = self.commands.name(id);
-        let name = name.replace('|', " ").to_uppercase();
+        let name = self.commands.name(id).replace('|', " ").to_uppercase();
         self.reject(child, format!("ERR {name} inside MULTI is not supported by the broker"))
     }
 
-    pub(crate) fn answer_null_array(&mut self, child: &mut Child) {
-        let mut reply = Vec::new();
-        encode::null_array(&mut reply, child.session().proto);
-        self.answer(child, &reply);
-    }
-
-    /// SELECT inside MULTI must never reach a shared lane: the transaction moves to a leased one, with all
-    /// that was queued so far.
+    /// SELECT must never reach a shared lane: the transaction moves to a leased one, with all that is queued.
     pub(crate) fn escalate(&mut self, child: &mut Child, decided: Decided<'_>) -> Flow {
         if child.session().transaction.is_spoilt() {
             // It will not be executed anyway.
@@ -257,19 +240,13 @@ impl Shared {
     }
 
     /// EXEC of a MULTI that is open on a leased lane.
-    pub(crate) fn exec_leased(
-        &mut self,
-        child: &mut Child,
-        request: &Request<'_>,
-        id: CommandId,
-        lane: LaneKey,
-    ) -> Flow {
+    pub(crate) fn exec_leased(&mut self, child: &mut Child, decided: Decided<'_>, lane: LaneKey) -> Flow {
         let (bytes, kind) = if child.session_mut().transaction.exec_leased() {
-            (request.bytes, SlotKind::Exec)
+            (decided.request.bytes, SlotKind::Exec)
         } else {
             (DISCARD, SlotKind::AbortedExec)
         };
-        self.send_for(child, lane, bytes, id, kind, SlotFlags::NONE);
+        self.send_for(child, lane, bytes, decided.id, kind, SlotFlags::NONE);
         Flow::Hold(Hold::Reply)
     }
 }

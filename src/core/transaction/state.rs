@@ -32,16 +32,19 @@ impl QueuedBlock {
     }
 }
 
-/// A request that the broker answers itself, and its arguments.
-pub(super) type LocalRequest = (Local, Vec<Vec<u8>>);
+/// A command of a transaction that the broker answers itself; Redis runs a PING in its place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct QueuedLocal {
+    /// Known since it was queued: there may be no table, or another one, when EXEC is answered.
+    pub(crate) command: Local,
+    pub(crate) argv: Vec<Vec<u8>>,
+}
 
 /// The commands of an open MULTI.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 struct Queued {
-    /// Redis queues them, on a leased lane. Else they are queued here; at EXEC they are sent as one contiguous block on a
-    /// shared lane.
+    /// Redis queues them, on a leased lane. Else they are queued here, for one block on a shared lane.
     leased: bool,
-    /// Empty while Redis queues them.
     block: QueuedBlock,
     /// Bytes of the arguments kept in `after.local`.
     local_bytes: usize,
@@ -55,10 +58,10 @@ struct Queued {
 }
 
 impl Queued {
-    /// Whether `bytes` more for the upstream and `argv` kept here fit under `max_bytes`. Nothing is taken any more once
-    /// something did not.
-    fn admit(&mut self, bytes: usize, local: Option<&LocalRequest>, max_bytes: usize) -> bool {
-        let kept = local.map_or(0, |(_, argv)| argv.iter().map(|arg| arg.len() + KEPT_ARGUMENT_BYTES).sum());
+    /// Whether this fits under `max_bytes`. Nothing is taken any more once something did not.
+    fn admit(&mut self, bytes: usize, local: Option<&QueuedLocal>, max_bytes: usize) -> bool {
+        let argv = local.map_or(&[][..], |local| &local.argv);
+        let kept = argv.iter().map(|arg| arg.len() + KEPT_ARGUMENT_BYTES).sum::<usize>();
         self.full |= self.block.bytes.len() + self.local_bytes + bytes + kept > max_bytes;
         if self.full {
             self.after = AfterExec { commands: self.after.commands, ..AfterExec::default() };
@@ -70,24 +73,13 @@ impl Queued {
     }
 }
 
-/// A command of a transaction that the broker answers itself; Redis ran a PING in its place.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct QueuedLocal {
-    /// Its index in EXEC's array.
-    pub(crate) element: u32,
-    /// Known since it was queued: there may be no table, or another one, when EXEC is answered.
-    pub(crate) command: Local,
-    pub(crate) argv: Vec<Vec<u8>>,
-}
-
-/// What the reply to an EXEC changes in the child's session, and what in the reply must be replaced because the broker,
-/// not Redis, knows the answer.
+/// What the reply to an EXEC changes in the session, and what in it is the broker's to answer.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct AfterExec {
     /// Commands queued so far; the index of the next one in EXEC's array.
     commands: u32,
-    /// In the order of their elements.
-    local: Vec<QueuedLocal>,
+    /// By their elements, in order.
+    local: Vec<(u32, QueuedLocal)>,
     /// (element, db): SELECTs; the last one Redis answered with OK holds.
     selects: Vec<(u32, u32)>,
     /// The first error Redis answered while the block was queued, without `-` and CRLF.
@@ -95,12 +87,8 @@ pub(crate) struct AfterExec {
 }
 
 impl AfterExec {
-    fn keep(&mut self, local: Option<LocalRequest>) {
-        let element = self.commands;
-        self.local.extend(local.map(|(command, argv)| QueuedLocal { element, command, argv }));
-    }
-
-    pub(crate) fn local(&self) -> &[QueuedLocal] {
+    /// What the broker answers itself, by its index in EXEC's array.
+    pub(crate) fn local(&self) -> &[(u32, QueuedLocal)] {
         &self.local
     }
 
@@ -110,15 +98,13 @@ impl AfterExec {
 
     /// The db that holds behind an EXEC with this reply, if it changed it.
     pub(crate) fn selected_db(&self, frame: &[u8]) -> Option<u32> {
-        let (mut selects, mut selected) = (self.selects.iter().peekable(), None);
-        for (index, range) in reply::elements(frame).enumerate().take_while(|_| !self.selects.is_empty()) {
-            if let Some((_, db)) = selects.next_if(|(select, _)| *select as usize == index)
-                && &frame[range] == b"+OK\r\n"
-            {
-                selected = Some(*db);
-            }
-        }
-        selected
+        let mut selects = self.selects.iter().peekable();
+        let elements = reply::elements(frame).enumerate().take_while(|_| !self.selects.is_empty());
+        let carried_out = |(index, range)| {
+            let (_, db) = selects.next_if(|(select, _)| *select as usize == index)?;
+            (&frame[range] == b"+OK\r\n").then_some(*db)
+        };
+        elements.filter_map(carried_out).last()
     }
 }
 
@@ -129,7 +115,6 @@ pub(super) enum ExecOutcome {
     Aborted(String),
     /// The connection that watched its keys was lost: it answers null.
     WatchLost,
-    /// Nothing was queued.
     Empty,
     /// So many bytes are to be sent before EXEC.
     Send(usize),
@@ -137,7 +122,6 @@ pub(super) enum ExecOutcome {
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct TransactionState {
-    /// The MULTI that is open.
     multi: Option<Box<Queued>>,
     /// The connection that watched keys was lost: the next EXEC must answer null.
     watch_lost: bool,
@@ -150,12 +134,10 @@ impl TransactionState {
         self.multi.is_some()
     }
 
-    /// Whether MULTI is open and the broker queues its commands.
     pub(crate) fn is_queued_here(&self) -> bool {
         self.multi.as_ref().is_some_and(|queued| !queued.leased)
     }
 
-    /// Whether MULTI is open on a leased lane.
     pub(crate) fn is_leased(&self) -> bool {
         self.multi.as_ref().is_some_and(|queued| queued.leased)
     }
@@ -182,7 +164,6 @@ impl TransactionState {
         self.watch_lost = true;
     }
 
-    /// What was watched no longer matters.
     pub(crate) fn forget_watch(&mut self) {
         self.watch_lost = false;
     }
@@ -239,7 +220,7 @@ impl TransactionState {
         &mut self,
         id: CommandId,
         bytes: &[u8],
-        local: Option<LocalRequest>,
+        local: Option<QueuedLocal>,
         max_bytes: usize,
     ) -> bool {
         let Some(queued) = &mut self.multi else { return false };
@@ -253,13 +234,12 @@ impl TransactionState {
             if !queued.leased {
                 queued.block.push(id, bytes);
             }
-            queued.after.keep(local);
+            queued.after.local.extend(local.map(|local| (queued.after.commands, local)));
         }
         queued.after.commands += 1;
         true
     }
 
-    /// The command that is queued next on the leased lane is a SELECT.
     pub(crate) fn note_select(&mut self, db: u32) {
         if let Some(queued) = &mut self.multi {
             queued.after.selects.push((queued.after.commands, db));
@@ -277,12 +257,10 @@ impl TransactionState {
         }
     }
 
-    /// MULTI is left, and what was watched is forgotten.
     pub(crate) fn end(&mut self) {
         (self.multi, self.watch_lost) = (None, false);
     }
 
-    /// What EXEC would come to.
     pub(super) fn exec_outcome(&self) -> ExecOutcome {
         match &self.multi {
             Some(queued) if queued.spoilt => {
@@ -295,8 +273,7 @@ impl TransactionState {
         }
     }
 
-    /// EXEC, as typed, ends the MULTI that is queued here. Returns the whole block, and whether the broker has answers to
-    /// add to its reply.
+    /// EXEC, as typed, ends the MULTI. Returns the whole block, and whether the broker has answers to add to its reply.
     pub(super) fn exec_here(&mut self, id: CommandId, exec: &[u8]) -> (QueuedBlock, bool) {
         debug_assert!(self.is_queued_here(), "EXEC of what is not queued here");
         let Queued { mut block, after, .. } = self.multi.take().map(|queued| *queued).unwrap_or_default();

@@ -21,14 +21,6 @@ use crate::resp::Request;
 const ON_ITS_OWN: &str = "ERR AUTH while subscribed or tracking is not supported by the broker";
 
 impl Shared {
-    /// The user of a child that has not authenticated. The program's own requests are trusted.
-    fn first_user(&self, child: &Child) -> (UserId, Option<AccountId>) {
-        if child.origin().is_local() {
-            return (UserId::UPSTREAM, None);
-        }
-        self.users.first(self.probe.default_user(self.env.now))
-    }
-
     pub(crate) fn is_judged(&self, child: &Child) -> bool {
         !child.origin().is_local() && self.users.authenticate_children()
     }
@@ -36,10 +28,9 @@ impl Shared {
     /// The child is this user from now on. Nothing of it is in flight. Keys that it watched were watched
     /// with the rights of the previous user: that lane is given up, so the child's next EXEC is null.
     pub(super) fn become_user(&mut self, child: &mut Child, user: UserId, account: Option<AccountId>) {
-        let now = self.env.now;
         let former = child.set_user(user, account);
         self.users.enter(user);
-        self.users.leave(former, now);
+        self.users.leave(former, self.env.now);
         if former == user {
             return;
         }
@@ -58,7 +49,11 @@ impl Shared {
 
     /// As a child that has just connected; so does RESET leave it.
     pub(crate) fn become_first_user(&mut self, child: &mut Child) {
-        let (user, account) = self.first_user(child);
+        let (user, account) = match child.origin().is_local() {
+            // The program's own requests are trusted.
+            true => (UserId::UPSTREAM, None),
+            false => self.users.first(self.probe.default_user(self.env.now)),
+        };
         self.become_user(child, user, account);
     }
 
@@ -77,10 +72,8 @@ impl Shared {
             [_, name, password] => (Some(name), password),
             _ => return self.reject(child, texts::SYNTAX),
         };
-        match self.claim(child, name, password, &args, None) {
-            Ok(()) => self.answer_ok(child),
-            Err(flow) => flow,
-        }
+        let claimed = self.claim(child, name, password, &args, None);
+        claimed.map_or_else(|flow| flow, |()| self.answer_ok(child))
     }
 
     /// HELLO ... AUTH name password, which ends before the argument `resume`. `Ok`: go on with the options.
@@ -110,7 +103,9 @@ impl Shared {
         }
         let said = (name.unwrap_or(b"default"), password);
         self.may_guess(child, said)?;
-        if is_too_long(said) {
+        // Redis reads such a name or password only from connections that are authenticated, and no lane could be greeted
+        // with it. It must not reach the probe either, which is not authenticated when it is asked.
+        if said.0.len().max(password.len()) > limits::CREDENTIAL_MAX {
             return Err(self.refuse_claim(child, said.0));
         }
         if self.users.are_upstreams() {
@@ -163,14 +158,12 @@ impl Shared {
         self.reject(child, texts::WRONGPASS)
     }
 
-    /// Bytes of one request. `child_input_max` bounds the value; names, keys and framing have room besides, so that
-    /// a value of the greatest size passes.
+    /// Bytes of one request: `child_input_max` for the value, and room for names, keys and framing.
     pub(crate) fn request_max(&self) -> usize {
         self.env.settings.child_input_max.saturating_add(limits::REQUEST_WORDS)
     }
 
-    /// Whether a request goes on, and which way where that depends on the user. It is a known command with
-    /// the right number of arguments.
+    /// Whether a known command goes on, and which way where that depends on the user.
     pub(crate) fn admit(&mut self, child: &mut Child, decided: &mut Decided<'_>) -> Option<Flow> {
         let request = decided.request;
         if !self.is_judged(child) {
@@ -243,12 +236,10 @@ impl Shared {
 
     /// Whether one of the broker's own users may not run the command.
     pub(crate) fn is_denied(&self, child: &Child, id: CommandId) -> bool {
-        let account = child.account();
-        account.is_some_and(|account| self.users.is_refused(account, id))
+        child.account().is_some_and(|account| self.users.is_refused(account, id))
     }
 
-    /// The way of a command where it depends on who asks: only the broker knows the names of its own users,
-    /// only the upstream knows what its users may.
+    /// Only the broker knows the names of its own users, only the upstream knows what its users may.
     pub(crate) fn route_as(&self, child: &Child, id: CommandId, route: Route) -> Route {
         match route {
             _ if child.account().is_some() && self.users.is_whoami(id) => Route::Local(Local::Whoami),
@@ -260,20 +251,18 @@ impl Shared {
     }
 
     pub(crate) fn may_multi(&mut self, child: &mut Child) -> Result<(), Flow> {
-        let known = if child.has_rights() {
-            self.users.multi(child.user(), self.env.now)
+        let refusal = if child.has_rights() {
+            let Some(known) = self.users.multi(child.user(), self.env.now) else {
+                // In a block, a MULTI that is refused would let what follows it run one by one.
+                return Err(self.ask_for(child, &[b"MULTI"], ProofAbout::Multi(child.user())));
+            };
+            known
         } else {
-            Some(self.control.multi_refusal().map(<[u8]>::to_vec).map_or(Ok(()), Err))
+            self.control.multi_refusal()
         };
-        match known {
-            Some(Ok(())) => Ok(()),
-            Some(Err(refusal)) => {
-                self.answer(child, &refusal);
-                Err(Flow::Done)
-            }
-            // In a block, a MULTI that is refused would let what follows it run one by one.
-            None => Err(self.ask_for(child, &[b"MULTI"], ProofAbout::Multi(child.user()))),
-        }
+        let Some(refusal) = refusal.map(<[u8]>::to_vec) else { return Ok(()) };
+        self.answer(child, &refusal);
+        Err(Flow::Done)
     }
 }
 
@@ -284,10 +273,4 @@ impl Broker {
             self.shared.open_probe();
         }
     }
-}
-
-/// Redis reads such a name or password only from connections that are authenticated, and no lane could be greeted with
-/// it. It must not reach the probe either, which is not authenticated when it is asked.
-fn is_too_long(claim: (&[u8], &[u8])) -> bool {
-    claim.0.len().max(claim.1.len()) > limits::CREDENTIAL_MAX
 }

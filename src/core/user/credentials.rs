@@ -4,7 +4,7 @@ use std::fmt;
 use zeroize::Zeroizing;
 
 /// A password as a child gave it. Overwritten when dropped; `Debug` says `***`.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Default)]
 pub(crate) struct Password(Zeroizing<Vec<u8>>);
 
 impl Password {

@@ -52,8 +52,7 @@ impl Shared {
         self.connections.remove(&mut self.env, key);
     }
 
-    /// The upstream has refused the greeting of a child's lane. True if that is the user's own affair and is dealt with
-    /// here: its password, or the db that it may not select.
+    /// True if a refused greeting is the user's own affair and dealt with here: its password, or a db it may not select.
     pub(crate) fn greeting_refused(&mut self, key: LaneKey, is_choice: bool, frame: &[u8]) -> bool {
         let Some(lane) = self.connections.known(key) else { return true };
         let pool = *self.connections.key_of(lane);
@@ -88,8 +87,7 @@ impl Shared {
 }
 
 impl Broker {
-    /// Closes the children of a refused user, as connections of their own would have been closed. None goes on as another
-    /// user.
+    /// As connections of their own would have been closed. None goes on as another user.
     pub(crate) fn close_user(&mut self, user: UserId) {
         let of_user = |(_, child): &(ChildKey, &Child)| child.user() == user;
         let children: Vec<ChildKey> = self.children.iter().filter(of_user).map(|(key, _)| key).collect();

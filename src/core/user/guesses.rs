@@ -70,10 +70,8 @@ impl Guesses {
         let delay = record.delay(self.most);
         // Longer ones are never right, and hashing as much as a child may send would take too long.
         let may_be_right = claim.0.len().max(claim.1.len()) <= limits::CREDENTIAL_MAX;
-        if delay == 0 || !may_be_right || !source.is_one_user() {
-            return delay;
-        }
-        if record.right.contains(&self.keyed.hash_one(claim)) { 0 } else { delay }
+        let excused = delay > 0 && may_be_right && source.is_one_user();
+        if excused && record.right.contains(&self.keyed.hash_one(claim)) { 0 } else { delay }
     }
 
     fn record(&mut self, source: Source, now: Millis) -> &mut Record {

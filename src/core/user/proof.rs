@@ -1,6 +1,5 @@
 //! Questions about users, asked on the probe with the very names and passwords of children, and what the answers mean for
-//! the children that asked. RESET follows each question, so that the next one does not depend on it. A password that is
-//! refused here harms no other connection.
+//! the children that asked. A password that is refused here harms no other connection.
 
 use crate::base::failure::{Failure, Limit};
 use crate::base::limits;
@@ -23,7 +22,7 @@ use zeroize::Zeroizing;
 const SELECT_MAX: usize = 64;
 
 impl Shared {
-    /// Makes the probe's lane and dials it. It is dialled again for as long as the broker lives.
+    /// Dials the probe, for as long as the broker lives.
     pub(crate) fn open_probe(&mut self) {
         let pool = self.control_pool();
         let lane = self.connections.add(Lane::new(pool, RoleData::Probe, self.env.now));
@@ -71,7 +70,7 @@ impl Shared {
     /// Asks whether a user takes any password. Then all children with its name are one user, with whatever password.
     fn test_any_password(&mut self, name: &[u8]) {
         let word = format!("{:032x}", self.env.rng.u128(..)).into_bytes();
-        let proof = Proof::AnyPassword { name: name.into(), word: Password::new(&word) };
+        let proof = Proof::AnyPassword(name.into(), Password::new(&word));
         self.prove(&[b"HELLO", b"2", b"AUTH", name, &word], proof);
         self.prove(&[b"RESET"], Proof::Reset);
     }
@@ -90,12 +89,20 @@ impl Shared {
         self.ask_for(child, &args, ProofAbout::Relay)
     }
 
-    /// Asks for a child: who it says it is, or something as its user.
+    /// Asks for a child: who it says it is, or something as its user. It waits for the answer as long as for a lane, but
+    /// never for less than the upstream may take to connect.
     pub(super) fn ask_for(&mut self, child: &mut Child, request: &[&[u8]], about: ProofAbout) -> Flow {
-        let asker = match self.asker(child) {
-            Ok(asker) => asker,
-            Err(flow) => return flow,
-        };
+        if !self.probe_is_ready() {
+            return self.wait_for_upstream(child);
+        }
+        let lane = self.probe.lane().and_then(|lane| self.connections.known_mut(lane));
+        if lane.is_some_and(|lane| lane.holds_back(child.key())) {
+            return Flow::Hold(Hold::LaneFull);
+        }
+        let asker = self.probe.asker(child.key());
+        let latest = self.env.now + self.env.settings.queue_timeout.max(self.env.settings.connect_timeout);
+        child.front_mut().ask(asker.number, latest);
+        self.env.timers.arm(latest, Timer::Child(child.key()));
         match &about {
             ProofAbout::Claim(Claim { name, password, .. })
                 if self.users.is_worth_a_test(name, password.expose(), self.env.now) =>
@@ -116,23 +123,6 @@ impl Shared {
         }
         self.prove(&[b"RESET"], Proof::Reset);
         Flow::Hold(Hold::Question)
-    }
-
-    /// Numbers a child's question. It waits for the answer as long as for a lane, but never for less than
-    /// the upstream may take to connect.
-    fn asker(&mut self, child: &mut Child) -> Result<Asker, Flow> {
-        if !self.probe_is_ready() {
-            return Err(self.wait_for_upstream(child));
-        }
-        let lane = self.probe.lane().and_then(|lane| self.connections.known_mut(lane));
-        if lane.is_some_and(|lane| lane.holds_back(child.key())) {
-            return Err(Flow::Hold(Hold::LaneFull));
-        }
-        let asker = self.probe.asker(child.key());
-        let latest = self.env.now + self.env.settings.queue_timeout.max(self.env.settings.connect_timeout);
-        child.front_mut().ask(asker.number, latest);
-        self.env.timers.arm(latest, Timer::Child(child.key()));
-        Ok(asker)
     }
 
     /// Becomes this user, as lanes are greeted: AUTH may be renamed.
@@ -189,7 +179,7 @@ impl Shared {
                 self.check_credentials(user, frame);
             }
             (Proof::Default, Some(frame)) => self.default_answered(frame),
-            (Proof::AnyPassword { name, word }, Some(frame)) => {
+            (Proof::AnyPassword(name, word), Some(frame)) => {
                 let any = !reply::is_error(frame);
                 if any || is_wrong_password(frame) {
                     self.users.set_any_password(&name, any.then_some(word), self.env.now);

@@ -1,6 +1,5 @@
-//! All users that children can be: users of the upstream, each with the password that was accepted, and the broker's own
-//! users with what they may run. Owns these passwords for as long as they are needed, what is known of the users'
-//! rights, and the wrong passwords lately. Never sends anything, and never looks at a child.
+//! All users that children can be: users of the upstream with the passwords that were accepted, the broker's own users
+//! with what they may run, and the wrong passwords lately. Never sends anything, and never looks at a child.
 
 use crate::base::clock::Millis;
 use crate::base::limits;
@@ -14,12 +13,11 @@ use crate::core::user::guesses::Guesses;
 use std::collections::HashMap;
 
 /// A user of the upstream with the very password that the upstream has accepted.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct User {
     name: Box<[u8]>,
     password: Password,
     children: usize,
-    /// When the last of them left.
     left_at: Millis,
     /// Named in `auth_file`, so it stays.
     stays: bool,
@@ -36,7 +34,6 @@ impl User {
     }
 }
 
-/// One of the broker's own users and what it may run.
 #[derive(Debug)]
 struct LocalUser {
     account: Account,
@@ -59,7 +56,6 @@ pub(crate) struct Users {
     tested: HashMap<Box<[u8]>, (Millis, Option<Password>)>,
     locals: Vec<LocalUser>,
     guesses: Guesses,
-    /// ACL WHOAMI in the present table.
     whoami: Option<CommandId>,
 }
 
@@ -89,12 +85,10 @@ impl Users {
         }
     }
 
-    /// Whether children have to say who they are.
     pub(super) fn authenticate_children(&self) -> bool {
         self.mode != Auth::Broker
     }
 
-    /// Whether the upstream decides who children are and what they may do.
     pub(crate) fn are_upstreams(&self) -> bool {
         self.mode == Auth::Passthrough
     }
@@ -111,7 +105,6 @@ impl Users {
         }
     }
 
-    /// Whether there may be a user of this name. Of users that are not connected only the upstream knows.
     pub(crate) fn may_exist(&self, name: &[u8], upstream: &Upstream) -> bool {
         match self.mode {
             Auth::Broker => self.name(UserId::UPSTREAM, upstream) == name,
@@ -147,32 +140,22 @@ impl Users {
     }
 
     pub(crate) fn name<'a>(&'a self, id: UserId, upstream: &'a Upstream) -> &'a [u8] {
-        let upstream_name = upstream.username.as_deref().unwrap_or("default").as_bytes();
         match self.known.get(&id) {
             Some(user) => &user.name,
-            None if id == UserId::UPSTREAM => upstream_name,
+            None if id == UserId::UPSTREAM => upstream.username.as_deref().unwrap_or("default").as_bytes(),
             None => b"default",
         }
     }
 
-    /// The user of this name whose password the upstream has accepted. Another password is another user, even if it was
-    /// accepted too: each may be taken away.
+    /// Another password of this name is another user, even if it was accepted too: each may be taken away.
     pub(crate) fn register(&mut self, name: &[u8], password: &Password) -> UserId {
         if let Some(id) = self.find(name, password.expose()) {
             return id;
         }
         let id = UserId(self.next);
         self.next += 1;
-        let user = User {
-            name: name.into(),
-            password: password.clone(),
-            children: 0,
-            left_at: 0,
-            stays: false,
-            suspect: false,
-            any: false,
-        };
-        self.known.insert(id, user);
+        let (name, password) = (name.into(), password.clone());
+        self.known.insert(id, User { name, password, ..User::default() });
         id
     }
 
@@ -232,14 +215,10 @@ impl Users {
     }
 
     pub(crate) fn leave(&mut self, id: UserId, now: Millis) {
-        if let Some(user) = self.known.get_mut(&id) {
-            user.children -= 1;
-            user.left_at = now;
-        }
+        self.known.entry(id).and_modify(|user| (user.children, user.left_at) = (user.children - 1, now));
     }
 
-    /// Users that have been without children for a while. They do not end at once: processes that live for one request each would
-    /// cost the upstream a connection each.
+    /// Without children for a while: processes that live for one request each would cost a connection each.
     pub(super) fn abandoned(&self, now: Millis) -> Vec<UserId> {
         let lingered = |user: &User| user.is_unused() && user.left_at + limits::USER_LINGER <= now;
         self.known.iter().filter(|(_, user)| lingered(user)).map(|(id, _)| *id).collect()
@@ -266,10 +245,10 @@ impl Users {
         self.known.iter().filter(|(_, user)| user.suspect).map(|(id, _)| *id).collect()
     }
 
-    /// Whether the user may MULTI, if that was asked a moment ago: its rights may change at any time.
-    pub(crate) fn multi(&self, id: UserId, now: Millis) -> Option<Result<(), Vec<u8>>> {
+    /// Why the user may not MULTI, or that it may, if that was asked a moment ago: its rights may change at any time.
+    pub(crate) fn multi(&self, id: UserId, now: Millis) -> Option<Option<&[u8]>> {
         let (asked, refusal) = self.multi.get(&id)?;
-        (asked + limits::RIGHTS_FRESH > now).then(|| refusal.clone().map_or(Ok(()), Err))
+        (asked + limits::RIGHTS_FRESH > now).then_some(refusal.as_deref())
     }
 
     pub(super) fn set_multi(&mut self, id: UserId, refusal: Option<Vec<u8>>, now: Millis) {
@@ -283,7 +262,6 @@ impl Users {
         &mut self.guesses
     }
 
-    /// Who a child is that has said nothing.
     fn default_account(&self) -> Option<AccountId> {
         let account = self.account_named(b"default")?;
         self.locals[usize::from(account)].account.nopass.then_some(account)
@@ -315,9 +293,7 @@ impl Users {
 
     /// Another table has come, and with it other ids.
     pub(crate) fn table_changed(&mut self, table: &Table) {
-        for local in &mut self.locals {
-            local.refused = Vec::new();
-        }
+        self.locals.iter_mut().for_each(|local| local.refused.clear());
         self.whoami = table.ids().find(|id| table.name(*id) == "acl|whoami");
     }
 
@@ -326,8 +302,7 @@ impl Users {
         self.whoami == Some(id)
     }
 
-    /// Brings what the account may not run up to date with the table, which learns commands as they are
-    /// asked for.
+    /// Brings what the account may not run up to date with the table, which learns commands.
     pub(super) fn resolve(&mut self, account: AccountId, table: &Table) {
         let Some(local) = self.locals.get_mut(usize::from(account)) else { return };
         let ids = table.ids();

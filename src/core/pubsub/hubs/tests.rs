@@ -56,6 +56,13 @@ fn asked(sim: &Sim) -> Vec<&str> {
     all.filter(|request| request.starts_with("subscribe ") || request.starts_with("unsubscribe ")).collect()
 }
 
+/// A broker with children, the first of which listens to a channel.
+fn begin_listening<const N: usize>(settings: &[(&str, &str)]) -> (Sim, [usize; N]) {
+    let (mut sim, children) = Sim::with(settings);
+    sim.ask(children[0], "SUBSCRIBE c");
+    (sim, children)
+}
+
 /// The upstream runs nothing of subscriptions until `thaw`.
 fn freeze(sim: &mut Sim) {
     sim.frozen = vec![LaneRole::Subscriber];
@@ -117,8 +124,7 @@ fn one_upstream_subscription_serves_all() {
 
 #[test]
 fn whoever_leaves_last_hears_everything_until_the_upstream_knows() {
-    let (mut sim, [a, publisher]) = Sim::with(&[]);
-    sim.ask(a, "SUBSCRIBE c");
+    let (mut sim, [a, publisher]) = begin_listening(&[]);
     freeze(&mut sim);
     assert_eq!(sim.ask(a, "UNSUBSCRIBE c"), "");
     let first = sim.broker.shared.hubs.by_user.values().find_map(|hub| hub.asked.front());
@@ -146,8 +152,7 @@ fn a_listener_that_goes_was_there_before() {
 /// A message from before the confirmation is not the new subscriber's, though others get it.
 #[test]
 fn a_late_subscriber_hears_nothing_older() {
-    let (mut sim, [a, b]) = Sim::with(&[]);
-    sim.ask(a, "SUBSCRIBE c");
+    let (mut sim, [a, b]) = begin_listening(&[]);
     freeze(&mut sim);
     sim.send(b, "SUBSCRIBE c");
     let old = b">3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$3\r\nold\r\n";
@@ -160,8 +165,7 @@ fn a_late_subscriber_hears_nothing_older() {
 
 #[test]
 fn joining_while_the_last_one_leaves() {
-    let (mut sim, [a, b, publisher]) = Sim::with(&[]);
-    sim.ask(a, "SUBSCRIBE c");
+    let (mut sim, [a, b, publisher]) = begin_listening(&[]);
     freeze(&mut sim);
     sim.send(a, "UNSUBSCRIBE c");
     sim.send(b, "SUBSCRIBE c");
@@ -177,8 +181,7 @@ fn joining_while_the_last_one_leaves() {
 
 #[test]
 fn two_that_leave_together_leave_upstream() {
-    let (mut sim, [a, b]) = Sim::with(&[]);
-    sim.ask(a, "SUBSCRIBE c");
+    let (mut sim, [a, b]) = begin_listening(&[]);
     sim.ask(b, "SUBSCRIBE c");
     freeze(&mut sim);
     sim.send(a, "UNSUBSCRIBE c c");
@@ -207,8 +210,7 @@ fn a_child_that_dies_waiting_leaves_nothing_behind() {
 
 #[test]
 fn a_refusal_is_the_answer_of_whoever_asked() {
-    let (mut sim, [a, b]) = Sim::with(&[]);
-    sim.ask(a, "SUBSCRIBE c");
+    let (mut sim, [_, b]) = begin_listening(&[]);
     freeze(&mut sim);
     sim.send(b, "SUBSCRIBE c denied");
     answer(&mut sim, &[CONFIRMED, b"-NOPERM not this one\r\n"]);
@@ -221,8 +223,7 @@ fn a_refusal_is_the_answer_of_whoever_asked() {
 /// Rights may go while somebody listens: Redis lets those listen on, and nobody join them.
 #[test]
 fn a_right_that_has_gone_is_missed_by_newcomers_alone() {
-    let (mut sim, [a, b]) = Sim::with(&[("request_timeout", "500")]);
-    sim.ask(a, "SUBSCRIBE c");
+    let (mut sim, [a, b]) = begin_listening(&[("request_timeout", "500")]);
     freeze(&mut sim);
     sim.send(b, "SUBSCRIBE c");
     answer(&mut sim, &[b"-NOPERM c\r\n"]);
@@ -267,8 +268,7 @@ fn an_upstream_out_of_step_is_left() {
         ("c", b"$1\r\n1\r\n"),
     ];
     for (joined, bytes) in wrong {
-        let (mut sim, [a, b]) = Sim::with(&[]);
-        sim.ask(a, "SUBSCRIBE c");
+        let (mut sim, [a, b]) = begin_listening(&[]);
         assert_eq!(pong(&sim, 0), b"$1\r\n1\r\n");
         freeze(&mut sim);
         sim.send(b, &format!("SUBSCRIBE {joined}"));
@@ -352,8 +352,7 @@ fn a_shard_channel_that_moves_is_told_as_redis_tells() {
 
 #[test]
 fn a_subscription_that_is_refused_after_a_loss_closes_its_listeners() {
-    let (mut sim, [a, b]) = Sim::with(&[("on_subscriber_loss", "resubscribe")]);
-    sim.ask(a, "SUBSCRIBE c");
+    let (mut sim, [a, b]) = begin_listening(&[("on_subscriber_loss", "resubscribe")]);
     sim.ask(b, "SUBSCRIBE d");
     freeze(&mut sim);
     // As after a loss.
@@ -404,8 +403,7 @@ fn leases_can_leave_no_place() {
 /// More pools than places: idle connections make room, but not one that somebody listens by.
 #[test]
 fn a_connection_with_listeners_is_not_evicted() {
-    let (mut sim, [a, b]) = Sim::with(&[("upstream_connections_max", "8"), ("leases_warm", "0")]);
-    sim.ask(a, "SUBSCRIBE c");
+    let (mut sim, [a, b]) = begin_listening(&[("upstream_connections_max", "8"), ("leases_warm", "0")]);
     let link = connection(&sim);
     let visit = |sim: &mut Sim| {
         for db in 0..12 {
@@ -428,8 +426,7 @@ fn a_connection_with_listeners_is_not_evicted() {
 
 #[test]
 fn a_quiet_connection_is_asked_whether_it_lives() {
-    let (mut sim, [a]) = Sim::with(&[("lane_stall_timeout", "2s")]);
-    sim.ask(a, "SUBSCRIBE c");
+    let (mut sim, [a]) = begin_listening(&[("lane_stall_timeout", "2s")]);
     let before = sim.executed().len();
     sim.pass(5000);
     let pings = sim.executed()[before..].iter().filter(|(_, request)| request.starts_with("PING ")).count();
@@ -442,8 +439,7 @@ fn a_quiet_connection_is_asked_whether_it_lives() {
 
 #[test]
 fn the_connection_goes_when_nobody_has_listened_for_long() {
-    let (mut sim, [a]) = Sim::with(&[("upstream_idle_timeout", "3000")]);
-    sim.ask(a, "SUBSCRIBE c");
+    let (mut sim, [a]) = begin_listening(&[("upstream_idle_timeout", "3000")]);
     sim.pass(20_000);
     assert_eq!(sim.links(LaneRole::Subscriber).len(), 1);
     sim.ask(a, "UNSUBSCRIBE c");
@@ -459,8 +455,7 @@ fn the_connection_goes_when_nobody_has_listened_for_long() {
 #[test]
 fn another_way_to_subscribe_is_for_new_subscribers() {
     for (before, after) in [("shared", "leased"), ("leased", "shared")] {
-        let (mut sim, [a, b, c]) = Sim::with(&[("pubsub", before)]);
-        sim.ask(a, "SUBSCRIBE c");
+        let (mut sim, [a, b, c]) = begin_listening(&[("pubsub", before)]);
         sim.reload("redis://sim/0", &[("pubsub", after)]);
         assert_eq!(sim.ask(a, "SUBSCRIBE d"), "*3 $9 subscribe $1 d :2");
         assert_eq!(sim.ask(b, "SUBSCRIBE c"), "*3 $9 subscribe $1 c :1");
