@@ -66,6 +66,7 @@ impl Broker {
                 }
                 Timer::Leases => self.shared.pump_leases(),
                 Timer::Yield => self.shared.serve_waiting(),
+                Timer::Busy => self.shared.busy_timer(),
                 Timer::Janitor => self.janitor(),
                 Timer::Drain => self.end_drain(),
             }

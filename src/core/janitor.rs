@@ -131,9 +131,7 @@ impl Broker {
         }
         let held = self.shared.env.memory + self.children.own_bytes();
         self.trim.check(held, self.shared.env.now);
-        // What a busy script keeps from children they may have as soon as it ends.
-        let soon = busy || self.shared.work.is_busy();
-        let period = if soon { limits::JANITOR_BUSY } else { limits::JANITOR_IDLE };
+        let period = if busy { limits::JANITOR_BUSY } else { limits::JANITOR_IDLE };
         self.shared.env.timers.arm(self.shared.env.now + self.shared.janitor_period(period), Timer::Janitor);
     }
 

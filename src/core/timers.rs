@@ -18,6 +18,8 @@ pub(crate) enum Timer {
     Leases,
     /// A shared lane may now be asked to yield.
     Yield,
+    /// The upstream was busy; it is asked whether it still is.
+    Busy,
     Janitor,
     Drain,
 }

@@ -15,6 +15,7 @@ use crate::core::notice::{ChildNotice, Notice};
 use crate::core::questions::control::{Question, Said};
 use crate::core::request::flow::{Decided, Flow};
 use crate::core::shared::Shared;
+use crate::core::timers::Timer;
 use crate::resp::reply;
 
 impl Shared {
@@ -34,6 +35,22 @@ impl Shared {
         log::warn!("upstream {}: {shown} What children ask now is answered so", self.env.upstream);
         // Children that wait until a full lane takes more are told so, too.
         self.connections.lift_all_held(&mut self.env);
+        self.watch_busy();
+    }
+
+    /// What a busy script keeps from children they may have as soon as it ends, however quiet all lanes are.
+    fn watch_busy(&mut self) {
+        if self.work.is_busy() && !std::mem::replace(self.work.watched_mut(), true) {
+            self.env.timers.arm(self.env.now + limits::BUSY_PROBE, Timer::Busy);
+        }
+    }
+
+    pub(crate) fn busy_timer(&mut self) {
+        *self.work.watched_mut() = false;
+        if self.work.is_busy() {
+            self.ask_if_busy();
+        }
+        self.watch_busy();
     }
 
     /// While the upstream is busy it would answer this request so too. None: it goes on, since Redis allows the command,

@@ -16,6 +16,8 @@ struct Busy {
 #[derive(Debug, Default)]
 pub(crate) struct Work {
     busy: Option<Busy>,
+    /// A timer is set to ask again.
+    watched: bool,
     /// When it was last asked whether it is busy, by a PING on the control connection.
     asked_at: Millis,
     /// That has not been answered yet.
@@ -50,6 +52,11 @@ impl Work {
 
     pub(super) fn is_due(&self, now: Millis) -> bool {
         !self.is_asking() && now >= self.asked_at + limits::BUSY_PROBE
+    }
+
+    /// Whether a timer is set to ask again.
+    pub(super) fn watched_mut(&mut self) -> &mut bool {
+        &mut self.watched
     }
 
     /// What it was told last is not so any more, perhaps: it is asked again as soon as it has answered.
