@@ -2,6 +2,7 @@
 """Compares the broker with Redis itself and with other proxies under redis-benchmark.
 
     cargo build --release && benches/compare.py [--rounds 3] [--loads 1x1,50x1,500x1,50x16] [--peers ...]
+        [--before PROGRAM]   another build of the broker, compared as the peer "before"
 
 Every server is started here, with a configuration made in a temporary directory, on unix sockets, and only
 those are ended. All servers run on one core and the load on another (--server-core, --load-core), since
@@ -104,8 +105,9 @@ def start_peer(name, directory, redis, core, options):
         return None
     own = os.path.join(directory, name + ".sock")
     config = os.path.join(directory, name + ".conf")
-    if name == "broker":
-        argv = [options.broker, "serve", "--listen", "unix://" + own, "--upstream", "unix://" + redis.socket]
+    if name in ("broker", "before"):
+        program = options.broker if name == "broker" else options.before
+        argv = [program, "serve", "--listen", "unix://" + own, "--upstream", "unix://" + redis.socket]
         for pair in options.set:
             argv += ["--set", pair]
         return Server(argv, own, core)
@@ -168,6 +170,7 @@ def options():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     parser.add_argument("--broker", default=os.path.join(root, "target", "release", "broker"))
+    parser.add_argument("--before", metavar="PROGRAM", help="another build of the broker")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of the broker")
     parser.add_argument("--peers", default=",".join(PEERS))
     parser.add_argument("--loads", default="1x1,50x1,500x1,50x16", help="CHILDRENxDEPTH, comma separated")
@@ -184,8 +187,8 @@ def main():
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     loads = [tuple(int(part) for part in load.split("x")) for load in args.loads.split(",")]
     peers = []
-    for peer in args.peers.split(","):
-        program = {"direct": "redis-server", "broker": args.broker}.get(peer, peer)
+    for peer in args.peers.split(",") + (["before"] if args.before else []):
+        program = {"direct": "redis-server", "broker": args.broker, "before": args.before}.get(peer, peer)
         if shutil.which(program):
             peers.append(peer)
         else:

@@ -1,5 +1,7 @@
 //! Why the broker closes a child that has not asked for it. Owns the reasons and the line of the log that each one has;
-//! closes nothing.
+//! closes nothing. Whoever logs one then ends the child: `close` at once, `finish` when its replies have left,
+//! `finish_at_request` as Redis does where the child itself has ended the conversation, which under CLIENT REPLY OFF may be
+//! never.
 
 use crate::core::child::Child;
 

@@ -27,7 +27,7 @@ use crate::core::keys::{AccountId, ChildKey, LaneKey, LeaseKind, PoolKey, UserId
 use crate::core::pubsub::own::{OwnSubscriptions, SharedSubscriptions};
 use crate::resp::{Inbox, Scanner};
 
-/// The life of a child, in order. Removed from the arena when it ends, so there is no closed state.
+/// The life of a child, in order. It is removed from the arena when it ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Default)]
 pub(crate) enum ChildState {
     #[default]

@@ -155,7 +155,13 @@ impl Shared {
     fn execute(&mut self, child: &mut Child, decided: Decided<'_>, way: Way, rest: &[u8]) -> Flow {
         let Decided { request, id, .. } = decided;
         match way {
-            Way::Share => self.send_shared(child, request, id),
+            Way::Share => match self.shared_lane_for(child, id, request.bytes.len()) {
+                Ok(lane) => {
+                    self.send_for(child, lane, request.bytes, id, SlotKind::Relay, SlotFlags::NONE);
+                    Flow::Done
+                }
+                Err(flow) => flow,
+            },
             Way::Local(local) => self.local(child, local, request).unwrap_or_else(identity),
             Way::Refuse => self.refuse(child, request, id),
             Way::Reject(text) => self.reject(child, text),
@@ -213,7 +219,8 @@ impl Shared {
         Flow::Done
     }
 
-    /// Answers with an error; an open MULTI is spoilt by it, as by any command Redis rejects.
+    /// Answers with an error; an open MULTI is spoilt by it, as by any command Redis rejects. Not for what refuses a MULTI
+    /// that Redis would have taken: see `fail_front`.
     pub(crate) fn reject(&mut self, child: &mut Child, error: impl Into<Failure>) -> Flow {
         child.session_mut().transaction.spoil();
         self.answer_error(child, error);
@@ -287,17 +294,6 @@ impl Shared {
         }
         child.sent_mut().set_lane(key);
         Ok(key)
-    }
-
-    #[inline]
-    fn send_shared(&mut self, child: &mut Child, request: &Request<'_>, id: CommandId) -> Flow {
-        match self.shared_lane_for(child, id, request.bytes.len()) {
-            Ok(lane) => {
-                self.send_for(child, lane, request.bytes, id, SlotKind::Relay, SlotFlags::NONE);
-                Flow::Done
-            }
-            Err(flow) => flow,
-        }
     }
 
     /// Puts a child's request on a lane. `Swallow`, `Subscribe` and `Housekeeping` have no place in the
