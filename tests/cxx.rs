@@ -6,7 +6,9 @@ use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use crate::support::native::{C99, Language, Mode, Native, check, foreign_headers};
+use crate::support::native::{
+    C99, Language, Mode, Native, check, checked_before, fingerprint, foreign_headers,
+};
 
 const CXX17: Language = Language { compiler: "c++", flags: &["-std=c++17", "-Wshadow"] };
 const CXX17_PLAIN: Language =
@@ -79,6 +81,11 @@ fn cpp_threads_without_a_race() {
 
 /// A program that includes nothing but this header compiles without a warning.
 fn compiles_alone(header: &str, compiler: &str, flags: &[&str]) {
+    let what = fingerprint(compiler, &format!("{header} alone {flags:?}"));
+    checked_before(what, || compile_alone(header, compiler, flags));
+}
+
+fn compile_alone(header: &str, compiler: &str, flags: &[&str]) {
     let include = Path::new(env!("CARGO_MANIFEST_DIR")).join("include");
     let mut command = Command::new(compiler);
     command.args(flags).args(["-Wall", "-Wextra", "-Wpedantic", "-Wshadow", "-Wconversion", "-Werror"]);

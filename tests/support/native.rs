@@ -1,8 +1,10 @@
 //! C and C++ test programs of tests/ffi: compiled with warnings denied against the shared library of this cargo build,
 //! run in a process of their own beside a private Redis and broker, plainly, under valgrind or with sanitizers. Each is
-//! compiled once for all tests that run it.
+//! compiled once for all tests that run it, and again when it, one of our headers or the compiler has changed.
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -10,7 +12,6 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use tempfile::TempDir;
 
-use super::examples::scratch;
 use super::{Broker, Redis};
 
 /// How a program is run.
@@ -68,42 +69,82 @@ pub(crate) fn foreign_headers() -> Vec<String> {
     words.split_whitespace().map(|word| word.replacen("-I", "-isystem", 1)).collect()
 }
 
-/// A directory with this library under all of its names.
+/// The directory of the compiled programs, with this library under all of its names. It outlives this process.
 fn library_directory() -> &'static Path {
     static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
     DIRECTORY.get_or_init(|| {
-        let directory = scratch("native");
+        let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("native");
+        fs::create_dir_all(&directory).expect("a directory");
         for name in ["libbroker.so", &soname()] {
-            symlink(shared_library(), directory.join(name)).expect("a link to the library");
+            let link = directory.join(format!("{name}.{}", std::process::id()));
+            symlink(shared_library(), &link).expect("a link to the library");
+            fs::rename(link, directory.join(name)).expect("its name");
         }
         directory
     })
 }
 
+/// A number for what a compiler is given: all headers and programs, itself and `key`.
+pub(crate) fn fingerprint(compiler: &str, key: &str) -> u64 {
+    static SOURCES: OnceLock<u64> = OnceLock::new();
+    let sources = SOURCES.get_or_init(|| {
+        let mut hasher = DefaultHasher::new();
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        for directory in ["include", "include/broker", "include/broker/adapters", "tests/ffi"] {
+            let entries = fs::read_dir(root.join(directory)).expect("a directory");
+            let mut paths: Vec<_> = entries.map(|entry| entry.expect("an entry").path()).collect();
+            paths.sort();
+            for path in paths.iter().filter(|path| path.is_file()) {
+                (path, fs::read(path).expect("a source")).hash(&mut hasher);
+            }
+        }
+        hasher.finish()
+    });
+    let version = Command::new(compiler).arg("--version").output().expect("run the compiler");
+    let mut hasher = DefaultHasher::new();
+    (sources, version.stdout, key).hash(&mut hasher);
+    hasher.finish()
+}
+
+/// Whether this was found good by an earlier run. If not, and `check` does not panic, a later run will find it so.
+pub(crate) fn checked_before(fingerprint: u64, check: impl FnOnce()) {
+    let stamp = library_directory().join(format!("{fingerprint:016x}.good"));
+    if !stamp.exists() {
+        check();
+        fs::write(stamp, []).expect("writable");
+    }
+}
+
 /// The path of a program, compiled if no test has asked for it before.
 fn build(source: &str, language: Language, mode: Mode, libraries: &[&str]) -> PathBuf {
-    /// A number of its own, and its path.
-    type Program = Arc<(usize, OnceLock<PathBuf>)>;
-    static PROGRAMS: Mutex<BTreeMap<String, Program>> = Mutex::new(BTreeMap::new());
+    static PROGRAMS: Mutex<BTreeMap<u64, Arc<OnceLock<PathBuf>>>> = Mutex::new(BTreeMap::new());
     let sanitized = mode == Mode::Sanitized;
-    let key = format!("{source} {language:?} {sanitized} {libraries:?}");
+    let number = fingerprint(
+        language.compiler,
+        &format!("{source} {language:?} {sanitized} {libraries:?} {OPTIONS:?}"),
+    );
     let program = {
         let mut programs = PROGRAMS.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let number = programs.len();
-        Arc::clone(programs.entry(key).or_insert_with(|| Arc::new((number, OnceLock::new()))))
+        Arc::clone(programs.entry(number).or_default())
     };
     // Whoever comes second waits for the first.
-    program.1.get_or_init(|| compile(program.0, source, language, sanitized, libraries)).clone()
+    program.get_or_init(|| compile(number, source, language, sanitized, libraries)).clone()
 }
+
+const OPTIONS: [&str; 5] = ["-g1", "-Wall", "-Wextra", "-Wpedantic", "-Werror"];
 
 /// Compiles one program. The optimiser sees more to warn about, and makes programs with sanitizers twice as slow to
 /// compile: those are for looking at what happens.
-fn compile(number: usize, source: &str, language: Language, sanitized: bool, libraries: &[&str]) -> PathBuf {
+fn compile(number: u64, source: &str, language: Language, sanitized: bool, libraries: &[&str]) -> PathBuf {
     let directory = library_directory();
-    let program = directory.join(format!("{number}-{source}.program"));
+    let program = directory.join(format!("{number:016x}-{source}.program"));
+    if program.exists() {
+        return program;
+    }
+    let unfinished = program.with_extension(std::process::id().to_string());
     let include = Path::new(env!("CARGO_MANIFEST_DIR")).join("include");
     let mut command = Command::new(language.compiler);
-    command.args(language.flags).args(["-g1", "-Wall", "-Wextra", "-Wpedantic", "-Werror"]);
+    command.args(language.flags).args(OPTIONS);
     if sanitized {
         command.args([
             "-O0",
@@ -121,11 +162,12 @@ fn compile(number: usize, source: &str, language: Language, sanitized: bool, lib
         .arg("-I")
         .arg(sources())
         .arg("-o")
-        .arg(&program)
+        .arg(&unfinished)
         .arg(sources().join(source));
     command.arg("-L").arg(directory).arg("-lbroker").arg(format!("-Wl,-rpath,{}", directory.display()));
     let output = command.args(libraries).arg("-pthread").output().expect("run the compiler");
     assert!(output.status.success(), "{source}: {}", String::from_utf8_lossy(&output.stderr));
+    fs::rename(unfinished, &program).expect("its name");
     program
 }
 
