@@ -5,7 +5,7 @@ use crate::base::failure::Failure;
 use crate::command::{Local, texts};
 use crate::core::broker::Broker;
 use crate::core::child::closing::CloseReason;
-use crate::core::child::hold::Hold;
+use crate::core::child::hold::{Hold, Wait};
 use crate::core::child::{Child, ChildState};
 use crate::core::connection::lane::{Answered, Lane, LaneState};
 use crate::core::connection::role::LaneRole;
@@ -104,8 +104,8 @@ impl Broker {
             self.shared.connections.finish_yield(&mut self.shared.env, key);
         }
         if role == LaneRole::Control {
-            if slot.kind == SlotKind::Relay && !reply::is_error(frame) {
-                self.shared.script_was_killed();
+            if slot.kind == SlotKind::Relay {
+                self.shared.kill_answered(frame);
             }
             self.shared.leave_if_answered();
         }
@@ -332,12 +332,13 @@ impl Shared {
         if real && taken && reply::is_null(frame) {
             self.end_lease(child);
             child.outbox_mut().retract();
-            let expires = child.front().wait().and_then(|wait| wait.expires);
-            // The null says nothing of what has come since it was taken back.
-            return match expires.is_some_and(|expires| expires <= self.env.now) {
-                true => self.look_without_lease(child),
-                false => self.lift(child),
+            let over = |wait: &&mut Wait| wait.expires.is_some_and(|expires| expires <= self.env.now);
+            let Some(wait) = child.front_mut().wait_mut().as_mut().filter(over) else {
+                return self.lift(child);
             };
+            // The null says nothing of what has come since it was taken back.
+            wait.had_lease = true;
+            return self.look_without_lease(child);
         }
         self.deliver(child, frame);
         if real {

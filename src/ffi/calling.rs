@@ -115,6 +115,9 @@ fn ended(code: c_int) -> c_int {
 
 fn go_on_calling<H: Handle>(shell: &'static Shell<H>, calling: &mut Calling) -> Result<WaitStep, c_int> {
     let tag = calling.tag(shell.serial())?;
+    if let Home::Loop(shell, _) = calling.home {
+        embed::drive(shell);
+    }
     loop {
         if !std::mem::take(&mut calling.waited) {
             if let Some(done) = calling.take_outcome(tag)? {

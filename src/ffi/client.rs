@@ -154,6 +154,8 @@ pub extern "C" fn broker_client_session(
             Home::Own(_) => made.belongs_to(parent),
             Home::Loop(shell, _) => made.belongs_to(shell),
         }
+        // A fork of another thread may have moved its client meanwhile.
+        parent.check()?;
         give(out, made.pointer());
         Ok(BROKER_OK)
     })

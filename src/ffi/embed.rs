@@ -173,6 +173,7 @@ struct Running {
 
 fn go_on_running(shell: &'static Shell<broker_loop_t>, running: &mut Running) -> Result<WaitStep, c_int> {
     let forever = running.mode == BROKER_RUN_DEFAULT;
+    drive(shell);
     loop {
         if !std::mem::take(&mut running.waited) {
             running.stopped = shell.stopped.swap(false, Ordering::Relaxed) && forever;
@@ -189,9 +190,14 @@ fn go_on_running(shell: &'static Shell<broker_loop_t>, running: &mut Running) ->
     }
 }
 
+/// This thread drives the loop from now on, also while it waits.
+pub(super) fn drive(shell: &Shell<broker_loop_t>) {
+    shell.driver.store(this_thread(), Ordering::Relaxed);
+}
+
 /// One turn with its callbacks, which never waits; returns whether there will be another.
 pub(super) fn turn(shell: &'static Shell<broker_loop_t>) -> Result<bool, c_int> {
-    shell.driver.store(this_thread(), Ordering::Relaxed);
+    drive(shell);
     let goes_on = shell.borrow(|looping| {
         log::tell_left_out();
         looping.embedded.work().map_err(|error| fail(&mut looping.words, &error))

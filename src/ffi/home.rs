@@ -67,6 +67,7 @@ pub(super) enum Home {
 }
 
 impl Home {
+    /// Checked again once it is claimed: another thread's fork may have moved it before.
     pub(super) fn with<R>(
         self,
         session: Option<SessionKey>,
@@ -74,9 +75,11 @@ impl Home {
     ) -> Result<R, c_int> {
         match self {
             Home::Own(shell) => with_own(shell, |Own { client, calls }| {
+                shell.check()?;
                 client.with_requests(|requests| body(HomeAccess { requests, calls, session }))
             })?,
             Home::Loop(shell, key) => shell.borrow(|looping| {
+                shell.check()?;
                 looping.with_client(key, |requests, calls| body(HomeAccess { requests, calls, session }))
             })??,
         }

@@ -1,5 +1,6 @@
 //! A server's address. A host name is looked up again in a short-lived thread, since the system's resolver blocks without
-//! a limit; meanwhile the last known addresses are used. Inside another program only after a connection has failed.
+//! a limit; meanwhile the last known addresses are used. Inside another program once, blocking, when
+//! its handle is made, and then only after a connection has failed or was lost.
 
 use crate::base::clock::Millis;
 use crate::base::error::{Error, Result};

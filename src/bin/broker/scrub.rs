@@ -8,7 +8,8 @@ use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-/// Executes this process again if its arguments contain a password; returns if they contain none.
+/// Executes this process again if its arguments contain a password; returns if they contain
+/// none, or one that cannot be taken out.
 pub(crate) fn hide_password() -> Result<()> {
     let args: Vec<OsString> = std::env::args_os().collect();
     let Some((args, password)) = without_password(&args) else { return Ok(()) };

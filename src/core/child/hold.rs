@@ -58,6 +58,8 @@ pub(crate) struct Wait {
     pub expires: Option<Millis>,
     /// It has passed without a lease.
     pub expired: bool,
+    /// It had one, which was taken back: what cannot be looked at without waiting is answered as Redis would have.
+    pub had_lease: bool,
     /// What the reply is to the request that does not wait, once that is on its way.
     pub popped: Popped,
 }
@@ -65,7 +67,16 @@ pub(crate) struct Wait {
 impl Wait {
     pub(crate) fn new(kind: LeaseKind, now: Millis) -> Self {
         let popped = Popped::AsItIs;
-        Wait { kind, ticket: 0, arrived: now, since: now, expires: None, expired: false, popped }
+        Wait {
+            kind,
+            ticket: 0,
+            arrived: now,
+            since: now,
+            expires: None,
+            expired: false,
+            had_lease: false,
+            popped,
+        }
     }
 }
 

@@ -44,7 +44,7 @@ pub(crate) enum SlotKind {
     SubscriberPing,
     /// A (un)subscription: answered by as many confirmations as it has names.
     Subscribe,
-    /// An ECHO of the broker's own; see `core::integrity`.
+    /// An ECHO of the broker's own; see `core::connection::integrity`.
     Canary,
     /// A question about shared subscriptions; which one is in the user's hub.
     Topic,

@@ -152,6 +152,10 @@ impl Shared {
             }
         }
         lane.need_close_if(unclean);
+        let not_run = frame.starts_with(b"-NOPERM ") || frame.starts_with(b"-ERR unknown command");
+        if not_run && kind.ends_watch() && kind != SlotKind::Unwatch {
+            self.lose_if_kept(child, key);
+        }
     }
 }
 

@@ -29,7 +29,8 @@ impl Shared {
             return;
         };
         if !self.work.became_busy(frame, self.env.now) {
-            return;
+            // The question may have overtaken the end of the script.
+            return self.ask_if_busy();
         }
         let shown = reply::error_text(frame).unwrap_or_default();
         log::warn!("upstream {}: {shown} What children ask now is answered so", self.env.upstream);
@@ -97,10 +98,12 @@ impl Shared {
         since.is_some_and(|since| self.env.now - since >= patience)
     }
 
-    /// A SCRIPT KILL or FUNCTION KILL has been answered: what is known of the script is old.
-    pub(crate) fn script_was_killed(&mut self) {
-        self.work.doubt();
-        self.ask_if_busy();
+    /// SCRIPT KILL or FUNCTION KILL has been answered. If a script ends by it, or none runs, what is known is old.
+    pub(crate) fn kill_answered(&mut self, frame: &[u8]) {
+        if !reply::is_error(frame) || reply::error_code(frame) == Some(b"NOTBUSY") {
+            self.work.doubt();
+            self.ask_if_busy();
+        }
     }
 
     /// A reply has taken its slot, which had been at the front of its lane since `front_since`. True if this command kept

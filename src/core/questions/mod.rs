@@ -1,6 +1,5 @@
 //! The broker's own conversation with the upstream: what it asks and what it knows. The state is in `commands`, `control`,
-//! `probe`, `rights` and `work`, which import no other room; what asks and is answered in `ask`, `busy`, `fresh`, `scripts`
-//! and `user::proof`.
+//! `known`, `probe`, `rights` and `work`; what asks and is answered in `ask`, `busy`, `fresh`, `scripts` and `user::proof`.
 
 pub(crate) mod ask;
 pub(crate) mod busy;

@@ -66,6 +66,10 @@ impl Shared {
             Some((typed, args, popped))
         });
         let Some((name, args, popped)) = at_once else {
+            if wait.had_lease {
+                self.answer_blocking_timeout(child);
+                return Ok(Flow::Done);
+            }
             let failure = self.no_lease_for(child, wait);
             return Err(self.reject(child, failure));
         };
@@ -82,7 +86,10 @@ impl Shared {
     pub(crate) fn looked(&mut self, child: &mut Child, frame: &[u8], real: bool) {
         let (Some(wait), proto) = (child.front().wait(), child.session().proto) else { return };
         let mut out = Vec::new();
-        if reply::error_code(frame) == Some(b"NOPERM") && wait.popped != Popped::Itself {
+        let denied = reply::error_code(frame) == Some(b"NOPERM") && wait.popped != Popped::Itself;
+        if denied && wait.had_lease {
+            encode::null_array(&mut out, proto);
+        } else if denied {
             // The user may wait for an element but not take it at once: nothing is known of what is there.
             encode::error(&mut out, self.no_lease_for(child, wait).line());
         } else if !real || !as_popped(wait.popped, frame, proto, &mut out) {

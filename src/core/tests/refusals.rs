@@ -80,6 +80,17 @@ fn a_discard_that_is_refused_leaves_multi_open() {
     }
 }
 
+/// The same of a child that keeps its lane: it would go on inside MULTI.
+#[test]
+fn a_lane_that_is_kept_goes_when_multi_cannot_be_left() {
+    let (mut sim, [child]) = Sim::with(&[]);
+    sim.ask(child, "HELLO 3\nCLIENT TRACKING ON");
+    assert_eq!(sim.ask(child, "MULTI"), "+OK");
+    sim.deny("discard");
+    let told = sim.ask(child, "DISCARD\nGET k\nEXEC\nGET k");
+    assert!(!told.ends_with("+QUEUED"), "{told}");
+}
+
 /// The pool was refused long ago, and the attempt that is under way has had no answer: that is still the last reason.
 #[test]
 fn a_refusal_is_told_however_old_it_is() {

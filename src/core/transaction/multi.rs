@@ -10,9 +10,12 @@ use crate::config::value::Transactions;
 use crate::core::child::Child;
 use crate::core::child::hold::Hold;
 use crate::core::child::session::ReplyMode;
+use crate::core::connection::lane::Lane;
 use crate::core::connection::slot::{SlotFlags, SlotKind};
 use crate::core::keys::{LaneKey, LeaseKind};
+use crate::core::lease::state::LeaseState;
 use crate::core::lease::waiting::Want;
+use crate::core::notice::Notice;
 use crate::core::request::flow::{Decided, Flow};
 use crate::core::route::runs_in_a_block;
 use crate::core::shared::Shared;
@@ -24,8 +27,6 @@ use crate::resp::{Request, Scan, Scanner, encode};
 const PLACEHOLDER: &[u8] = b"*1\r\n$4\r\nPING\r\n";
 
 const DISCARD: &[u8] = b"*1\r\n$7\r\nDISCARD\r\n";
-/// See [`Shared::leave_multi`].
-const UNWATCH: &[u8] = b"*1\r\n$7\r\nUNWATCH\r\n";
 
 impl Shared {
     pub(crate) fn begin_multi(&mut self, child: &mut Child, decided: Decided<'_>, rest: &[u8]) -> Flow {
@@ -194,16 +195,24 @@ impl Shared {
     }
 
     /// EXEC or DISCARD has ended a MULTI without reaching the upstream. The child's leased lane still watches what Redis
-    /// would have forgotten with it: so the lane goes, or is told, if the child cannot do without it.
+    /// would have forgotten with it: so the lane goes, even if the child has more on it.
     pub(crate) fn leave_multi(&mut self, child: &mut Child) {
-        let ends = if child.session().transaction.is_leased() { DISCARD } else { UNWATCH };
+        let in_multi = child.session().transaction.is_leased();
         child.session_mut().transaction.end();
         let Some(held) = child.lease() else { return };
-        self.transaction_lost(child, held.lane);
-        if child.session().is_pinned() || child.listens_on_lease() {
-            self.send_for(child, held.lane, ends, NO_COMMAND, SlotKind::Swallow, SlotFlags::NONE);
+        let lease = self.connections.find(held.lane).and_then(Lane::lease);
+        if in_multi || lease.is_some_and(LeaseState::is_watching) {
+            self.transaction_lost(child, held.lane);
+            self.lose_if_kept(child, held.lane);
         }
         self.end_lease_if_done(child);
+    }
+
+    /// A lane that stands in a transaction of which its child knows nothing is of no use to it.
+    pub(crate) fn lose_if_kept(&mut self, child: &Child, lane: LaneKey) {
+        if child.session().is_pinned() || child.listens_on_lease() {
+            self.env.notify(Notice::LoseLane(lane, "a transaction on it could not be left"));
+        }
     }
 
     /// A rejected EXEC leaves MULTI and says why in a form of its own.

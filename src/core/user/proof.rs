@@ -170,6 +170,9 @@ impl Shared {
                     let refusal = reply::is_error(said).then(|| said.clone());
                     self.users.set_multi(*user, refusal, self.env.now);
                 }
+                if let (ProofAbout::Relay, ProofVerdict::Answer(said)) = (&about, &verdict) {
+                    self.kill_answered(said);
+                }
                 self.env.notify(Notice::Proved(asker, about, verdict));
             }
             (Proof::Recheck(user), None) => self.users.set_suspect(user, true),
