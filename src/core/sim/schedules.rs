@@ -55,7 +55,7 @@ fn schedules_that_once_broke_something() {
     // A SUBSCRIBE that ended in BROKERDOWN, whose channel the next request then subscribed to.
     play(203_975);
     // A lease that was left to its child when its request had been answered without it: the next pop ran at once.
-    play(21006);
+    play(47_427);
     // Slots that had been told of a timeout, counted on when their connection had been given up.
     play(1_104_326);
     // A pop that had been taken back, whose null came when its time was over and its list filled.
