@@ -182,14 +182,15 @@ impl Redis {
         self.commands += 1;
         let name = full_name(&argv);
         let client = self.client(link);
-        let (id, useful) = (client.id, is_use(client.role, &name));
+        let (id, role, useful) = (client.id, client.role, is_use(client.role, &name));
         trace!("    redis {link} ({:?}) runs {}", client.role, shown(&argv));
         watch_for_poison(client, &name, &argv);
         if let Some(texts) = &mut self.texts {
             texts.push((id, shown(&argv)));
         }
         let refused = self.refusal(link, &name, &argv);
-        let useful = useful && refused.is_none();
+        // A refusal is the answer of a server that works, but is of no use to the control connection.
+        let useful = useful && (refused.is_none() || role != Some(LaneRole::Control));
         let reply = match refused {
             Some(text) => Redis::reject(self.client(link), &name, &text),
             None => self.admitted(link, &name, argv),
