@@ -195,7 +195,15 @@ fn afterwards(redis: &Redis, broker: &mut Broker, settings: &Settings, mode: Mod
     wait_until("the broker answers", || broker.connect().ask("GET whoami").starts_with("$3"));
     wait_quiet(redis, number(settings, "leases_warm") * DBS.len() * 2);
     check_traces(redis, &outcome.tally.left, &mut outcome.verdict);
-    every_lease_is_free(broker, |key| number(settings, key));
+    every_lease_is_free(broker, |key| {
+        // What no lease may take, however many there may be: `PLACES_KEPT_FROM_...`.
+        let kept = match key {
+            "leases_transaction_max" => 2,
+            "leases_session_max" => 3,
+            _ => 4,
+        };
+        number(settings, key).min(number(settings, "upstream_connections_max") - kept)
+    });
     wait_quiet(redis, number(settings, "leases_warm") * DBS.len() * 2);
     if mode.ledger_holds() {
         check_ledger(redis, &outcome.tally, &mut outcome.verdict);
