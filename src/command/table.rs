@@ -292,6 +292,7 @@ impl<'v> RawEntry<'v> {
             // Without subcommands CLIENT REPLY cannot be told from CLIENT ID.
             return Err("COMMAND does not list subcommands: Redis older than 7.0?".to_owned());
         }
+        // What is no UTF-8 is read with this in its place.
         let name = text(&fields[0]).filter(|name| !name.contains(char::REPLACEMENT_CHARACTER));
         let name = name.ok_or("an entry of COMMAND has no name")?.to_ascii_lowercase();
         let Value::Int(arity) = fields[1] else {

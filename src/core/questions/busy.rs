@@ -41,13 +41,13 @@ impl Shared {
 
     /// What a busy script keeps from children they may have as soon as it ends, however quiet all lanes are.
     fn watch_busy(&mut self) {
-        if self.work.is_busy() && !std::mem::replace(self.work.watched_mut(), true) {
+        if self.work.begin_watch() {
             self.env.timers.arm(self.env.now + limits::BUSY_PROBE, Timer::Busy);
         }
     }
 
     pub(crate) fn busy_timer(&mut self) {
-        *self.work.watched_mut() = false;
+        self.work.end_watch();
         if self.work.is_busy() {
             self.ask_if_busy();
         }

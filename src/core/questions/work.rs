@@ -54,9 +54,13 @@ impl Work {
         !self.is_asking() && now >= self.asked_at + limits::BUSY_PROBE
     }
 
-    /// Whether a timer is set to ask again.
-    pub(super) fn watched_mut(&mut self) -> &mut bool {
-        &mut self.watched
+    /// A timer is to ask again. False if one is set, or there is nothing to ask.
+    pub(super) fn begin_watch(&mut self) -> bool {
+        self.is_busy() && !std::mem::replace(&mut self.watched, true)
+    }
+
+    pub(super) fn end_watch(&mut self) {
+        self.watched = false;
     }
 
     /// What it was told last is not so any more, perhaps: it is asked again as soon as it has answered.

@@ -33,13 +33,29 @@ fn whoever_waits_for_a_script_may_end_it() {
     assert_eq!(sim.received(child), format!("{LOST} +OK"));
 }
 
-/// What is known of a script that was killed is asked again at once: its child goes on with the next request.
+/// What is known of a script that was killed is asked again at once: its child goes on with the next request. The script's
+/// own reply cannot tell, since its connection was lost.
 #[test]
 fn whoever_kills_a_script_is_not_told_of_it_any_more() {
     let (mut sim, _, child) = is_busy(&[]);
     sim.pass(KNOWN);
+    sim.lose_one(LaneRole::Shared);
     assert_eq!(sim.ask(child, "GET x"), BUSY);
     assert_eq!(sim.ask(child, "SCRIPT KILL"), "+OK");
+    assert_eq!(sim.ask(child, "GET x"), "$1 x");
+}
+
+/// The same of one that ends by itself while all lanes are quiet, and the janitor looks once a second.
+#[test]
+fn the_end_of_a_script_is_heard_soon() {
+    // With a shorter one the janitor looks more often.
+    let (mut sim, [script, child]) = Sim::with(&[("queue_timeout", "10s")]);
+    assert_eq!(sim.ask(child, "GET x"), "$1 x");
+    sim.send(script, "EVAL loop=1300 0 x");
+    sim.pass(KNOWN);
+    sim.lose_one(LaneRole::Shared);
+    assert_eq!(sim.ask(child, "GET x"), BUSY);
+    sim.pass(650);
     assert_eq!(sim.ask(child, "GET x"), "$1 x");
 }
 
