@@ -90,12 +90,17 @@ pub(crate) fn fingerprint(compiler: &str, key: &str) -> u64 {
     let sources = SOURCES.get_or_init(|| {
         let mut hasher = DefaultHasher::new();
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        for directory in ["include", "include/broker", "include/broker/adapters", "tests/ffi"] {
-            let entries = fs::read_dir(root.join(directory)).expect("a directory");
+        let mut directories = vec![root.join("include"), root.join("tests/ffi")];
+        while let Some(directory) = directories.pop() {
+            let entries = fs::read_dir(directory).expect("a directory");
             let mut paths: Vec<_> = entries.map(|entry| entry.expect("an entry").path()).collect();
             paths.sort();
-            for path in paths.iter().filter(|path| path.is_file()) {
-                (path, fs::read(path).expect("a source")).hash(&mut hasher);
+            for path in paths {
+                if path.is_dir() {
+                    directories.push(path);
+                } else {
+                    (&path, fs::read(&path).expect("a source")).hash(&mut hasher);
+                }
             }
         }
         hasher.finish()
