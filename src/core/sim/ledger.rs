@@ -63,6 +63,8 @@ pub(super) struct Ledger {
     executed: HashMap<Nonce, Execution>,
     /// Children were told that these were not executed.
     refused: HashSet<Nonce>,
+    /// Left out of their EXEC, since the right to run them was taken away after they were queued.
+    revoked: HashSet<Nonce>,
     /// When a key was written, by (db, key).
     touched: HashMap<(u32, Vec<u8>), Vec<u64>>,
     pub(super) published: Vec<Message>,
@@ -113,6 +115,18 @@ impl Ledger {
     pub(super) fn touched_between(&self, db: u32, key: &[u8], from: u64, to: u64) -> bool {
         let touches = self.touched.get(&(db, key.to_vec()));
         touches.is_some_and(|touches| touches.iter().any(|at| (from + 1..to).contains(at)))
+    }
+
+    pub(super) fn revoked(&mut self, nonce: Nonce) {
+        self.revoked.insert(nonce);
+    }
+
+    /// All of a block ran or none of it, but for what Redis itself leaves out of an EXEC.
+    pub(super) fn is_whole(&self, block: &[Nonce]) -> bool {
+        let ran = |nonce: &Nonce| self.executed.get(nonce).is_some_and(|execution| !execution.aborted);
+        let mut allowed = block.iter().filter(|nonce| !self.revoked.contains(nonce)).map(ran);
+        let first = allowed.next();
+        allowed.all(|other| Some(other) == first)
     }
 
     /// A child got the reply: exactly one execution stands behind it.

@@ -272,6 +272,7 @@ impl Redis {
             let name = full_name(&argv);
             if self.forbids(&self.clients[&link], &name).is_some() {
                 out.extend_from_slice(&error(REVOKED));
+                nonce_in(&argv).into_iter().for_each(|nonce| self.ledger.revoked(nonce));
                 continue;
             }
             self.note(link, &argv, false);

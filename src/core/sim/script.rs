@@ -608,9 +608,7 @@ impl Script {
             }
         }
         for block in &self.blocks {
-            let run = |nonce: &Nonce| ledger.execution(*nonce).is_some_and(|execution| !execution.aborted);
-            let whole = block.iter().all(run) || !block.iter().any(run);
-            holds!(8, whole, "{}: half of a transaction was executed", self.who());
+            holds!(8, ledger.is_whole(block), "{}: half of a transaction was executed", self.who());
         }
     }
 }
