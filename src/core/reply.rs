@@ -131,6 +131,9 @@ impl Broker {
 
     /// Completes one slot with its reply, or with the error of a failure.
     pub(crate) fn settle(&mut self, lane: LaneKey, slot: Slot, frame: &[u8], failure: Option<&Failure>) {
+        if slot.kind == SlotKind::Wait {
+            self.shared.connections.wake_lane_waiters(&mut self.shared.env);
+        }
         match self.children.get_mut(slot.child) {
             Some(child) => {
                 if let Some(after) = self.shared.settle(child, lane, slot, frame, failure) {
@@ -246,10 +249,6 @@ impl Shared {
     fn settle_special(&mut self, child: &mut Child, lane: LaneKey, slot: Slot, frame: &[u8], real: bool) {
         match slot.kind {
             SlotKind::Swallow => child.session_mut().transaction.note_reply(frame),
-            SlotKind::Wait => {
-                self.deliver(child, frame);
-                self.wait_answered(lane);
-            }
             SlotKind::Look => self.looked(child, frame, real),
             SlotKind::Blocking => self.settle_blocking(child, lane, frame, real),
             SlotKind::AbortedExec if real => {

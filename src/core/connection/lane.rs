@@ -133,9 +133,19 @@ impl Lane {
         matches!(self.role, RoleData::Shared { detached: true, .. })
     }
 
-    pub(crate) fn set_detached(&mut self, is: bool) {
+    /// For a WAIT that is put on it next. It ends with the last WAIT that leaves the lane, whatever becomes of that.
+    pub(crate) fn detach(&mut self) {
         if let RoleData::Shared { detached, .. } = &mut self.role {
-            *detached = is;
+            *detached = true;
+        }
+    }
+
+    #[inline]
+    fn end_wait(&mut self) {
+        if let RoleData::Shared { detached, .. } = &mut self.role
+            && *detached
+        {
+            *detached = self.out.entries().iter().any(|slot| slot.kind == SlotKind::Wait);
         }
     }
 
@@ -280,7 +290,8 @@ impl Lane {
         if let LaneState::Handshaking { handshake, .. } = &mut self.state { Some(handshake) } else { None }
     }
 
-    /// The connection carries requests from now on. `id` is its CLIENT ID.
+    /// The connection carries requests from now on. `id` is its CLIENT ID. Greeting and ready are counted alike, and stand
+    /// in no line: nothing but the lane changes.
     pub(super) fn become_ready(&mut self, link: usize, id: i64, now: Millis) {
         self.set_state(LaneState::Ready { link });
         let record = &mut self.record;
@@ -293,7 +304,6 @@ impl Lane {
         self.inbox.clear();
         self.record.is_on_previous_upstream = false;
         self.record.losses = self.record.losses.wrapping_add(1);
-        self.set_detached(false);
         self.next_timer();
     }
 
@@ -361,14 +371,15 @@ impl Lane {
 
     #[inline]
     pub(crate) fn pop(&mut self) -> Option<Slot> {
-        self.out.take_answered()
+        let slot = self.out.take_answered();
+        self.end_wait();
+        slot
     }
 
     /// Takes the slot whose request has left in part. The rest of it goes with the connection.
     pub(crate) fn take_half_written(&mut self) -> Option<Slot> {
-        let of_a_child =
-            |slot: &Slot| !matches!(slot.kind, SlotKind::Canary | SlotKind::Question | SlotKind::Proof);
-        if self.has_written() && self.front().is_some_and(of_a_child) { self.out.take_front() } else { None }
+        let of_a_child = self.front().is_some_and(|slot| !slot.kind.is_own());
+        if self.has_written() && of_a_child { self.out.take_front() } else { None }
     }
 
     /// Whether nothing is waiting: no slot, written or not, and no reply for its canary.
@@ -453,12 +464,15 @@ impl Lane {
     /// The connection is gone: takes what may have left. What remains has never been written.
     pub(crate) fn take_written(&mut self) -> Vec<Slot> {
         let written = self.out.take_written();
+        self.end_wait();
         // Replies without proof are none.
         self.canaries.take_withheld().into_iter().map(|withheld| withheld.slot).chain(written).collect()
     }
 
     pub(crate) fn take_all(&mut self) -> Vec<Slot> {
-        self.out.take_all()
+        let slots = self.out.take_all();
+        self.end_wait();
+        slots
     }
 
     /// Those that have waited `timeout` or longer. Only while nothing is being written: the oldest is at the front.
@@ -468,6 +482,7 @@ impl Lane {
         while self.front().is_some_and(|slot| u64::from(slot.age(now)) >= timeout) {
             expired.extend(self.out.take_unwritten(|slot, _| slot));
         }
+        self.end_wait();
         expired
     }
 

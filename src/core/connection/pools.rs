@@ -66,7 +66,7 @@ impl Connections {
     pub(crate) fn shared_lane(&mut self, env: &Env, key: PoolKey, bulky: bool) -> LaneKey {
         let (id, lanes_max, now) = (self.pool_of(key), env.settings.lanes, env.now);
         match self.pool(id).shared[..] {
-            _ if bulky => self.bulk_lane(id, now),
+            _ if bulky => self.bulk_lane(id, lanes_max, now),
             // One, the usual case, needs no comparison.
             [only] if lanes_max == 1 && !self.known(only).is_none_or(Lane::is_detached) => only,
             _ => self.least_busy_lane(id, lanes_max, now),
@@ -96,10 +96,13 @@ impl Connections {
         }
     }
 
-    /// The pool's lane for what is large: while a megabyte passes on a lane, nothing behind it does.
-    fn bulk_lane(&mut self, id: PoolId, now: Millis) -> LaneKey {
-        if let Some(key) = self.pool(id).bulk {
-            return key;
+    /// The pool's lane for what is large: while a megabyte passes on a lane, nothing behind it does. Detached, it is
+    /// not to be had.
+    fn bulk_lane(&mut self, id: PoolId, lanes_max: usize, now: Millis) -> LaneKey {
+        match self.pool(id).bulk {
+            Some(key) if !self.known(key).is_none_or(Lane::is_detached) => return key,
+            Some(_) => return self.least_busy_lane(id, lanes_max, now),
+            None => {}
         }
         let key = self.add(Lane::new(id, RoleData::BULK, now));
         self.pool_mut(id).bulk = Some(key);

@@ -26,7 +26,7 @@ impl Shared {
         let lane = self.connections.known_mut(lane_key).ok_or(Flow::Gone)?;
         let is_leased = lane.role() == LaneRole::Lease;
         if !is_leased {
-            lane.set_detached(true);
+            lane.detach();
         }
         let kind = if is_leased { SlotKind::Blocking } else { SlotKind::Wait };
         self.send_for(child, lane_key, request.bytes, id, kind, SlotFlags::MAY_WAIT);
@@ -100,13 +100,6 @@ impl Shared {
         Flow::Hold(Hold::WriteLane)
     }
 
-    pub(crate) fn wait_answered(&mut self, lane: LaneKey) {
-        if let Some(lane) = self.connections.find_mut(lane) {
-            lane.set_detached(false);
-        }
-        self.connections.wake_lane_waiters(&mut self.env);
-    }
-
     /// A write of a child has been answered, or will not be.
     pub(crate) fn note_write(
         &mut self,
@@ -138,7 +131,6 @@ impl Broker {
         let is_orphaned = |lane: &Lane| lane.is_detached() && lane.front().is_some_and(orphaned);
         for key in self.shared.connections.keys_where(is_orphaned) {
             self.shared.lane_lost(key, "blocked by the WAIT of a child that has died");
-            self.shared.connections.wake_lane_waiters(&mut self.shared.env);
         }
     }
 }

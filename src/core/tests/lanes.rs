@@ -197,3 +197,48 @@ fn a_subscriber_that_has_written_may_not_wait_either() {
     sim.ask(child, "SET k v\nSUBSCRIBE c");
     assert!(sim.ask(child, "WAIT 0 1").starts_with("-ERR Can't execute 'wait'"));
 }
+
+/// Its child may have died, and what is answered to nobody is no reason to stand apart for ever.
+#[test]
+fn a_lane_takes_requests_again_once_its_wait_is_answered() {
+    let (mut sim, [child, other]) = Sim::with(&[]);
+    sim.ask(child, "SET k v");
+    sim.silent = sim.links(LaneRole::Shared);
+    sim.send(child, "WAIT 1 100");
+    sim.kill(child);
+    sim.answer_next(sim.silent[0], b":0\r\n");
+    sim.thaw();
+    sim.ask(other, "GET a");
+    assert_eq!(sim.ran("GET a"), sim.ran("SET k"));
+}
+
+#[test]
+fn nobody_stands_behind_a_wait_that_has_waited_for_its_connection() {
+    let (mut sim, [child, other]) = Sim::with(&[]);
+    sim.ask(other, "GET warm");
+    sim.frozen = vec![LaneRole::Shared];
+    sim.lose_one(LaneRole::Shared);
+    sim.send(child, "WAIT 1 0");
+    sim.lose_one(LaneRole::Shared);
+    sim.send(other, "GET a");
+    sim.thaw();
+    sim.pass(200);
+    assert_eq!((sim.received(child), sim.received(other)), (":0".into(), "$1 a".into()));
+    assert_ne!(sim.ran("GET a"), sim.ran("WAIT"));
+}
+
+#[test]
+fn nothing_large_stands_behind_a_wait_either() {
+    let (mut sim, [child, other]) = Sim::with(&[]);
+    let value = "v".repeat(300 * 1024);
+    assert_eq!(sim.ask(child, &format!("SET k {value}")), "+OK");
+    sim.silent = sim.links(LaneRole::Shared);
+    sim.send(child, "WAIT 1 0");
+    sim.send(other, &format!("SET l {value}"));
+    sim.thaw();
+    assert_eq!(sim.received(other), "+OK");
+    assert_ne!(sim.ran("SET l"), sim.ran("WAIT"));
+    assert_eq!(sim.received(child), ":0");
+    sim.ask(other, &format!("SET m {value}"));
+    assert_eq!((sim.ran("SET m"), sim.ran("WAIT")), (sim.ran("SET k"), sim.ran("SET k")));
+}
