@@ -187,7 +187,7 @@ def main():
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     loads = [tuple(int(part) for part in load.split("x")) for load in args.loads.split(",")]
     peers = []
-    for peer in args.peers.split(",") + (["before"] if args.before else []):
+    for peer in dict.fromkeys(args.peers.split(",") + (["before"] if args.before else [])):
         program = {"direct": "redis-server", "broker": args.broker, "before": args.before}.get(peer, peer)
         if shutil.which(program):
             peers.append(peer)

@@ -1,7 +1,7 @@
 //! Why the broker closes a child that has not asked for it. Owns the reasons and the line of the log that each one has;
 //! closes nothing. Whoever logs one then ends the child: `close` at once, `finish` when its replies have left,
 //! `finish_at_request` as Redis does where the child itself has ended the conversation, which under CLIENT REPLY OFF may be
-//! never.
+//! never. `MemoryMax` and `DrainTimedOut` do not wait for the driver: the child is removed where they are found.
 
 use crate::core::child::Child;
 

@@ -19,7 +19,7 @@ pub(crate) enum SlotKind {
     Exec,
     /// A DISCARD sent in place of the EXEC of a spoilt transaction; answered as an aborted EXEC.
     AbortedExec,
-    // On a leased lane:
+    // On a leased lane, down to `Look`:
     Multi,
     Discard,
     Watch,
@@ -38,7 +38,7 @@ pub(crate) enum SlotKind {
     Blocking,
     /// What a blocking command asks in its child's name where it got no lease: the same without waiting.
     Look,
-    /// WAIT or WAITAOF; its lane is detached until the reply.
+    /// WAIT or WAITAOF on a shared lane, which is detached as long as this is on it.
     Wait,
     /// PING of a RESP2 subscriber: what is no error becomes the array that such a connection is answered with.
     SubscriberPing,
@@ -57,6 +57,11 @@ pub(crate) enum SlotKind {
 }
 
 impl SlotKind {
+    /// Whether it stands for a question of the broker's, which no child has asked for.
+    pub(crate) fn is_own(self) -> bool {
+        matches!(self, SlotKind::Question | SlotKind::Proof | SlotKind::Canary)
+    }
+
     /// Whether keys are no longer watched once the command has been sent, whatever becomes of it.
     pub(crate) fn ends_watch(self) -> bool {
         matches!(self, SlotKind::Exec | SlotKind::AbortedExec | SlotKind::Discard | SlotKind::Unwatch)
@@ -131,9 +136,8 @@ impl Slot {
 
     /// Whether a child waits for just this reply.
     pub(crate) fn is_owed_to_a_child(&self) -> bool {
-        use SlotKind::*;
-        let own = matches!(self.kind, Question | Proof | Swallow | Housekeeping | Topic | Canary);
-        !own && !self.is_timed_out()
+        let unasked = matches!(self.kind, SlotKind::Swallow | SlotKind::Housekeeping | SlotKind::Topic);
+        !self.kind.is_own() && !unasked && !self.is_timed_out()
     }
 
     pub(crate) fn may_wait(&self) -> bool {
