@@ -388,6 +388,9 @@ mod tests {
         assert!(!table.learn(b"client|id", &info(entry("client|id", 2, &[], vec![]))));
         assert!(!table.learn(b"post", &select()));
         assert!(!table.learn(b"sel", &Value::Nil));
+        let Value::Array(mut fields) = entry("", 1, &[], vec![]) else { unreachable!() };
+        fields[0] = Value::BulkString(b"m.\xff".to_vec());
+        assert!(!table.learn(b"m.x", &info(Value::Array(fields))), "a name that is no text");
         let before = table.ids();
         assert!(table.learn(b"SeL2", &select()));
         assert_eq!(table.ids(), before, "an alias is no new command");
