@@ -8,6 +8,7 @@ use crate::core::child::closing::CloseReason;
 use crate::core::child::hold::Hold;
 use crate::core::connection::lane::Lane;
 use crate::core::connection::role::LaneRole;
+use crate::core::connection::slot::Slot;
 use crate::core::keys::LeaseKind;
 use crate::core::shared::Shared;
 use crate::core::timers::Timer;
@@ -74,7 +75,8 @@ impl Shared {
         over(child.last_request(), settings.idle_child_timeout).then_some("idle_child_timeout")
     }
 
-    /// A stalled lane may wait for a slow command. If the control connection gets no answer either, the upstream is gone.
+    /// A stalled lane may wait for a slow command. If the control connection gets no answer either, the upstream is gone;
+    /// if it does, only a reply that needs no work can tell by not coming.
     fn check_stalls(&mut self) {
         self.ask_if_busy();
         let limit = self.env.settings.lane_stall_timeout;
@@ -92,13 +94,19 @@ impl Shared {
             self.lane_lost(key, "the upstream does not go on");
         }
         let patience = self.env.settings.connect_timeout;
-        if !self.connections.lanes().any(|(_, lane)| self.is_stalled(lane, limit.saturating_add(patience))) {
-            return;
-        }
-        if self.is_upstream_dead(patience) {
+        let long_stalled = |lane: &Lane| self.is_stalled(lane, limit.saturating_add(patience));
+        let stalled = self.connections.keys_where(long_stalled);
+        if !stalled.is_empty() && self.is_upstream_dead(patience) {
             log::error!("upstream {} gives no sign of life: closing its connections", self.env.upstream);
             for key in self.connections.keys() {
                 self.lane_lost(key, "the upstream does not answer");
+            }
+            return;
+        }
+        for key in stalled {
+            let lane = self.connections.find(key);
+            if lane.and_then(Lane::front).is_some_and(Slot::needs_no_work) {
+                self.lane_lost(key, "a reply that takes no time does not come");
             }
         }
     }

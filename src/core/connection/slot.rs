@@ -169,6 +169,11 @@ impl Slot {
         }
     }
 
+    /// Whether Redis answers at once, whatever else it does, where no canary can follow: what does not come was lost.
+    pub(crate) fn needs_no_work(&self) -> bool {
+        matches!(self.kind, SlotKind::Caching | SlotKind::Subscribe) || self.flags.has(SlotFlags::QUEUED)
+    }
+
     pub(crate) fn age(&self, now: Millis) -> u32 {
         (now as u32).wrapping_sub(self.stamp)
     }

@@ -242,3 +242,45 @@ fn nothing_large_stands_behind_a_wait_either() {
     sim.ask(other, &format!("SET m {value}"));
     assert_eq!((sim.ran("SET m"), sim.ran("WAIT")), (sim.ran("SET k"), sim.ran("SET k")));
 }
+
+/// No canary can stand inside a MULTI, and the upstream answers everybody else.
+#[test]
+fn a_lost_reply_in_a_block_is_not_waited_for() {
+    let settings = [("integrity", "always"), ("lane_stall_timeout", "1s"), ("connect_timeout", "500")];
+    let (mut sim, [child, other]) = Sim::with(&settings);
+    assert_eq!(sim.ask(child, "WATCH k\nMULTI"), "+OK +OK");
+    let lease = sim.link(LaneRole::Lease);
+    sim.silent = vec![lease];
+    sim.send(child, "SET k v");
+    sim.swallow_next(lease);
+    for _ in 0..10 {
+        assert_eq!(sim.received(child), "", "it may come yet");
+        assert_eq!(sim.ask(other, "GET a"), "$1 a");
+        sim.pass(100);
+    }
+    sim.pass(1500);
+    assert_eq!(sim.received(child), LOST);
+    assert!(sim.ask(child, "EXEC").starts_with("-EXECABORT "), "nothing of it was executed");
+}
+
+/// Nor can it stand behind these.
+#[test]
+fn a_lost_confirmation_is_not_waited_for() {
+    let settings = [("pubsub", "leased"), ("lane_stall_timeout", "1s"), ("connect_timeout", "500")];
+    for (before, request) in
+        [("", "SUBSCRIBE c"), ("HELLO 3\nCLIENT TRACKING ON OPTIN", "CLIENT CACHING YES")]
+    {
+        let (mut sim, [child]) = Sim::with(&settings);
+        sim.ask(child, before);
+        // It is free again, and the next to be lent.
+        sim.ask(child, "WATCH k\nUNWATCH");
+        let lease = sim.link(LaneRole::Lease);
+        sim.silent = vec![lease];
+        sim.send(child, request);
+        sim.swallow_next(lease);
+        sim.pass(1000);
+        assert!(!sim.is_closed(child), "{request}: it may come yet");
+        sim.pass(1500);
+        assert!(sim.is_closed(child), "{request}");
+    }
+}
