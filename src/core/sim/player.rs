@@ -339,7 +339,8 @@ impl Player {
 
     fn end_leaving(&mut self) {
         for link in self.sim.all_links() {
-            if self.sim.conns[&link].leaving {
+            // What is read on one may close others: it may be the end of their user.
+            if self.sim.conns.get(&link).is_some_and(|conn| conn.leaving) {
                 // What had been written is executed all the same, or not.
                 let limit = self.some_bytes();
                 self.sim.read_redis(link, limit);
