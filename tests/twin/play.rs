@@ -62,6 +62,8 @@ struct Conn {
     multi: Option<Vec<Vec<Vec<u8>>>>,
     /// Its CLIENT IDs, where the sequence names any.
     ids: [Vec<u8>; 2],
+    /// It has turned tracking off. The broker tells it nothing of what it read before; Redis does, once it is on again.
+    has_untracked: bool,
 }
 
 struct Player<'a> {
@@ -255,6 +257,7 @@ impl Player<'_> {
             let conn = self.conns[step.conn].as_mut().expect("an open connection");
             for command in step.commands.iter().filter(|command| command.is_request()) {
                 self.outcome.commands += 1;
+                conn.has_untracked |= ends_tracking(&command.argv);
                 if !step.muted {
                     conn.due.push_back(command.argv.clone());
                 } else if let Some(name) = self.grammar.full_name(&command.argv) {
@@ -322,6 +325,7 @@ impl Player<'_> {
             names: BTreeMap::new(),
             multi: None,
             ids: Default::default(),
+            has_untracked: false,
         };
         if self.sequence.proto == 3 {
             let hello = crate::support::request(&["HELLO", "3"]);
@@ -415,6 +419,10 @@ impl Player<'_> {
     fn compare_frames(&mut self, conn: &mut Conn) -> Result<(), Stop> {
         let mut direct: Vec<Frame> = conn.direct.frames.drain(..).collect();
         let mut broker: Vec<Frame> = conn.broker.frames.drain(..).collect();
+        if conn.has_untracked {
+            let texts: Vec<String> = broker.iter().map(Frame::show).collect();
+            direct.retain(|frame| !is_invalidation(frame) || texts.contains(&frame.show()));
+        }
         for frames in [&mut direct, &mut broker] {
             order_patterns(frames);
         }
@@ -598,6 +606,16 @@ fn order_patterns(frames: &mut [Frame]) {
     for run in frames.chunk_by_mut(|a, b| is_pattern(a) && is_pattern(b) && a.items[2..] == b.items[2..]) {
         run.sort();
     }
+}
+
+fn ends_tracking(argv: &[Vec<u8>]) -> bool {
+    let words: Vec<Vec<u8>> = argv.iter().map(|arg| arg.to_ascii_uppercase()).collect();
+    let words: Vec<&[u8]> = words.iter().map(Vec::as_slice).collect();
+    matches!(words[..], [b"RESET"] | [b"CLIENT", b"TRACKING", b"OFF", ..])
+}
+
+fn is_invalidation(frame: &Frame) -> bool {
+    frame.kind == b'>' && frame.items.first().is_some_and(|word| word.text == b"invalidate")
 }
 
 /// What a push is about: the family, and the channel or pattern.
