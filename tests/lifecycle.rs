@@ -1,7 +1,8 @@
 //! The broker as a process: how it starts, what it refuses, how it ends, and what it never shows.
 
+use std::io::{Read, Write};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -556,4 +557,28 @@ fn short_lived_children_leave_nothing() {
     assert!(!failed.load(Ordering::SeqCst));
     broker.connect().expect("GET n", "$4\r\n2000\r\n");
     wait_until("all descriptors are closed", || descriptors() <= before + 1);
+}
+
+/// As Redis does, who finds out that nobody takes its replies when it writes them.
+#[test]
+fn what_was_sent_before_hanging_up_is_executed() {
+    let redis = Redis::start();
+    // Every MULTI waits for a connection, and what is behind it with it.
+    let broker = Broker::start(&redis, &[("transactions", "leased"), ("leases_warm", "0")]);
+    let mut witness = broker.connect();
+    for round in 1..=10 {
+        let mut child = broker.connect();
+        child.write(b"SUNION\r\nMULTI\r\nEXEC\r\nINCR sent\r\n");
+        drop(child);
+        wait_until("it is executed", || witness.ask("GET sent").ends_with(&format!("\r\n{round}\r\n")));
+    }
+    // One that has an answer to read breaks the connection by not reading it.
+    for round in 11..=20 {
+        let mut child = UnixStream::connect(broker.socket()).expect("connect");
+        child.write_all(b"PING\r\n").expect("write");
+        child.read_exact(&mut [0]).expect("the beginning of the answer");
+        child.write_all(b"MULTI\r\nEXEC\r\nINCR sent\r\n").expect("write");
+        drop(child);
+        wait_until("it is executed", || witness.ask("GET sent").ends_with(&format!("\r\n{round}\r\n")));
+    }
 }

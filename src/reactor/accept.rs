@@ -145,6 +145,7 @@ impl Loop {
             conn: Conn::thrifty(stream),
             owner,
             listed: false,
+            deaf: false,
             hands_over: false,
             read_lately: false,
             watched: false,

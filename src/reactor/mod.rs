@@ -58,6 +58,8 @@ struct Link {
     conn: Conn,
     owner: Owner,
     listed: bool,
+    /// It is a child's that takes no more replies: they are dropped.
+    deaf: bool,
     /// Its bytes may carry sockets.
     hands_over: bool,
     /// It was read since the last check of `quiet`.

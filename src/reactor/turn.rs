@@ -190,7 +190,7 @@ impl Loop {
             Fill::Bytes(count) => self.core.child_input(child, &self.scratch[..count]),
             Fill::Empty => {}
             Fill::End => self.core.child_eof(child),
-            Fill::Broken(_) => self.core.child_gone(child),
+            Fill::Broken(_) => self.child_broken(child),
         }
     }
 
@@ -368,6 +368,9 @@ impl Loop {
             return self.flush_local(local, child);
         }
         let Some(link) = self.links.get_mut(key_of(link)) else { return };
+        if link.deaf {
+            output.consume(output.len());
+        }
         loop {
             match link.conn.flush_some(self.poll.registry(), output.as_slice(), &mut left) {
                 Ok(Flush::Wrote(count)) => output.consume(count),
@@ -376,10 +379,20 @@ impl Loop {
                     self.work.late_children.push(child);
                     break;
                 }
-                // It accepts no more replies, so its further requests are ignored.
-                Err(_) => return self.core.child_gone(child),
+                Err(_) => return self.child_broken(child),
             }
         }
         self.core.child_flushed(child);
+    }
+
+    /// The child takes no more replies. What it has sent before is run all the same, as by Redis.
+    fn child_broken(&mut self, child: ChildKey) {
+        let Some((link, output)) = self.core.child_output(child) else { return };
+        output.consume(output.len());
+        if let Some(link) = self.links.get_mut(key_of(link)) {
+            link.deaf = true;
+        }
+        self.core.child_flushed(child);
+        self.core.child_eof(child);
     }
 }

@@ -223,12 +223,26 @@ impl Sim {
     fn flush_child(&mut self, child: ChildKey) {
         let Some((link, output)) = self.broker.child_output(child) else { return };
         let peer = &mut self.peers[link];
+        if peer.deaf {
+            output.consume(output.len());
+            return self.broker.child_flushed(child);
+        }
         let count = output.len().min(peer.room);
         peer.received.extend_from_slice(&output.as_slice()[..count]);
         peer.room = if peer.room == usize::MAX { usize::MAX } else { peer.room - count };
         output.consume(count);
         peer.blocked = !output.is_empty();
         self.broker.child_flushed(child);
+    }
+
+    /// The child's process has died, or its connection broken: what the broker has read of it is run all the same.
+    pub(super) fn break_off(&mut self, child: usize) {
+        let peer = &mut self.peers[child];
+        let Some(key) = peer.key else { return };
+        (peer.deaf, peer.blocked) = (true, false);
+        peer.outbox.clear();
+        self.flush_child(key);
+        self.broker.child_eof(key);
     }
 
     pub(super) fn post(&mut self, child: usize, bytes: &[u8]) {

@@ -112,6 +112,8 @@ struct Peer {
     room: usize,
     /// The broker has bytes that found no room.
     blocked: bool,
+    /// It takes nothing more, and the broker has found out.
+    deaf: bool,
     closed: bool,
 }
 

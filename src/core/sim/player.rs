@@ -375,7 +375,7 @@ impl Player {
         let Some(child) = self.one_of() else { return };
         self.scripts[child].may_close = true;
         if self.rng.bool() {
-            self.sim.broker.child_gone(self.sim.key(child));
+            self.sim.break_off(child);
             self.count("killed child");
         } else {
             self.sim.shut(child);
