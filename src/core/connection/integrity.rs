@@ -93,8 +93,11 @@ impl Broker {
         // While a script is busy, Redis answers nothing else; the next canary will tell.
         let is_busy = |frame: &[u8]| reply::error_code(frame) == Some(b"BUSY");
         if is_busy(frame) {
-            // So were the requests before it, if they were sent as late.
-            if lane.withheld().iter().all(|one| one.slot.kind == SlotKind::Push || is_busy(&one.frame)) {
+            // So were the requests before it, if they were sent as late. Of as many replies as there were requests, none
+            // was lost.
+            if lane.out().is_idle()
+                && lane.withheld().iter().all(|one| one.slot.kind == SlotKind::Push || is_busy(&one.frame))
+            {
                 self.release(key);
             }
             return;

@@ -141,3 +141,30 @@ fn a_hello_is_told_no_role_from_before_it() {
     let told = sim.received(child);
     assert!(told.ends_with("$4 role $7 replica"), "{told}");
 }
+
+/// A canary that is refused as well proves nothing: a reply may have been lost before it, of a request that was executed.
+#[test]
+fn what_a_busy_upstream_refuses_is_believed_once_nothing_is_due() {
+    const BUSY: &[u8] = b"-BUSY Redis is busy running a script.\r\n";
+    for lost in [false, true] {
+        let (mut sim, [a, b]) = Sim::with(&[("integrity", "always")]);
+        sim.ask(a, "GET x");
+        let link = sim.link(LaneRole::Shared);
+        sim.silent = vec![link];
+        sim.send(a, "INCR n");
+        sim.send(b, "GET y");
+        if lost {
+            sim.swallow_next(link);
+        } else {
+            sim.answer_next(link, BUSY);
+        }
+        for _ in 0..3 {
+            assert_eq!((sim.received(a), sim.received(b)), (String::new(), String::new()));
+            sim.answer_next(link, BUSY);
+        }
+        sim.thaw();
+        sim.pass(2000);
+        let told = if lost { LOST } else { "-BUSY Redis is busy running a script." };
+        assert_eq!((sim.received(a), sim.received(b)), (told.to_owned(), told.to_owned()));
+    }
+}
