@@ -157,9 +157,10 @@ fn a_lease_taken_back_dies_alone() {
     redis.ask("RPUSH x for-second");
     assert!(second.read_text().contains("for-second"));
     let mut both = [broker.connect(), broker.connect()];
-    both.iter_mut().for_each(|raw| raw.send("BLPOP z 1"));
+    both.iter_mut().for_each(|raw| raw.send("BLPOP z 0"));
     wait_until("both leases are free again", || blocked() == 2);
-    both.iter_mut().for_each(|raw| assert_eq!(raw.read_text(), "*-1\r\n"));
+    redis.ask("RPUSH z e e");
+    both.iter_mut().for_each(|raw| assert_eq!(raw.read_text(), "*2\r\n$1\r\nz\r\n$1\r\ne\r\n"));
 }
 
 /// Whatever a script returns, the lane it shares lives on: Redis sends it, so it is a reply.
