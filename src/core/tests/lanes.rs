@@ -212,6 +212,25 @@ fn a_lane_takes_requests_again_once_its_wait_is_answered() {
     assert_eq!(sim.ran("GET a"), sim.ran("SET k"));
 }
 
+/// Whether or not the one that waited is still there to be answered.
+#[test]
+fn whoever_waits_for_the_end_of_a_wait_is_woken_by_it() {
+    for dies in [false, true] {
+        let (mut sim, [child, other]) = Sim::with(&[]);
+        sim.ask(child, "SET k v");
+        sim.ask(other, "SET k w");
+        sim.silent = sim.links(LaneRole::Shared);
+        sim.send(child, "WAIT 1 100");
+        sim.send(other, "WAIT 0 100");
+        if dies {
+            sim.kill(child);
+        }
+        sim.answer_next(sim.silent[0], b":0\r\n");
+        sim.thaw();
+        assert_eq!(sim.received(other), ":0", "dies: {dies}");
+    }
+}
+
 #[test]
 fn nobody_stands_behind_a_wait_that_has_waited_for_its_connection() {
     let (mut sim, [child, other]) = Sim::with(&[]);
