@@ -93,12 +93,33 @@ static void a_thread_is_canceled_before_it_forks(void) {
     CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 3);
 }
 
+static void forks_beside_a_thread(struct board *board, struct end *end) {
+    pthread_t other;
+    int i;
+    if (ALLOCATOR_FORKS_LOCKED) {
+        return;
+    }
+    CHECK_INT(pthread_create(&other, NULL, attach_and_detach, board), 0);
+    while (board->rounds == 0) {
+        pause_a_little();
+    }
+    for (i = 0; i < FORKS; i++) {
+        pid_t pid = fork_or_fail();
+        if (pid == 0) {
+            be_a_copy(board, end);
+            end_child_of_threads();
+        }
+        wait_child(pid);
+    }
+    board->over = 1;
+    CHECK_INT(pthread_join(other, NULL), 0);
+    CHECK_INT(end->calls, 0);
+}
+
 int main(void) {
     struct board board;
     struct end end = {0, 0};
     epoll_data_t mine;
-    pthread_t other;
-    int i;
     begin();
     memset(&board, 0, sizeof board);
     board.client = open_client();
@@ -107,21 +128,7 @@ int main(void) {
     CHECK_INT(broker_epoll_attach_client(&board.kept, board.epfd, mine, board.client, note_end, &end), BROKER_OK);
     a_thread_is_canceled_before_it_detaches(&board);
     a_thread_is_canceled_before_it_forks();
-    CHECK_INT(pthread_create(&other, NULL, attach_and_detach, &board), 0);
-    while (board.rounds == 0) {
-        pause_a_little();
-    }
-    for (i = 0; i < FORKS; i++) {
-        pid_t pid = fork_or_fail();
-        if (pid == 0) {
-            be_a_copy(&board, &end);
-            end_child_of_threads();
-        }
-        wait_child(pid);
-    }
-    board.over = 1;
-    CHECK_INT(pthread_join(other, NULL), 0);
-    CHECK_INT(end.calls, 0);
+    forks_beside_a_thread(&board, &end);
     broker_epoll_detach(board.kept);
     CHECK_INT(broker_client_free(board.client), BROKER_OK);
     close(board.epfd);

@@ -281,6 +281,8 @@ static void *drive(void *unused)
 /* Between two callbacks of one step, too, another thread is at work on it. What moves between two steps is whole. */
 static void between_callbacks(void)
 {
+    if (ALLOCATOR_FORKS_LOCKED)
+        return;
     for (int round = 0; round < 60; round++) {
         pthread_t thread;
         client = open_redis();
@@ -342,6 +344,8 @@ static void *post(void *unused)
 /* What other threads' posts were accepted runs once, here before or in the child afterwards. */
 static void posted_meanwhile(void)
 {
+    if (ALLOCATOR_FORKS_LOCKED)
+        return;
     for (int round = 0; round < 10; round++) {
         pthread_t thread;
         ran = mmap(NULL, POSTS_MAX, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);

@@ -354,6 +354,8 @@ static void *calls(void *unused)
 static void beside_calls(void)
 {
     pthread_t thread;
+    if (ALLOCATOR_FORKS_LOCKED)
+        return;
     client = open_redis();
     over = 0;
     CHECK_INT(pthread_create(&thread, NULL, calls, NULL), 0);
