@@ -46,6 +46,10 @@ pub(crate) enum ChildNotice {
     Answer(Option<Answer>),
     /// It has come to the head of a lease queue.
     Lent(HeldLease),
+    /// This is the answer to what it waits for in its group.
+    Served(Vec<u8>),
+    /// What it waits for in its group will not come.
+    WaitFailed { failure: Failure, writes: bool },
     /// A reply that was overdue will not come any more.
     Overdue,
     /// A reply is overdue, and it is about to be told so.

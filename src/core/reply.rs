@@ -5,13 +5,12 @@ use crate::base::failure::Failure;
 use crate::command::{Local, texts};
 use crate::core::broker::Broker;
 use crate::core::child::closing::CloseReason;
-use crate::core::child::hold::{Hold, Wait};
+use crate::core::child::hold::Hold;
 use crate::core::child::{Child, ChildState};
 use crate::core::connection::lane::{Answered, Lane, LaneState};
 use crate::core::connection::role::LaneRole;
 use crate::core::connection::slot::{Slot, SlotFlags, SlotKind};
 use crate::core::keys::{ChildKey, LaneKey};
-use crate::core::lease::state::LeaseState;
 use crate::core::questions::control::Needed;
 use crate::core::shared::Shared;
 use crate::core::transaction::state::AfterExec;
@@ -87,6 +86,7 @@ impl Broker {
             SlotKind::Question => self.shared.question_answered(Some(frame)),
             SlotKind::Proof => self.shared.proof_answered(Some(frame)),
             SlotKind::Canary => self.canary_answered(key, &slot, frame),
+            SlotKind::Stir => {}
             _ if slot.flags.has(SlotFlags::GUARDED) => self.shared.withhold(key, slot, frame),
             _ if !is_proven => {
                 // It must not overtake what a busy upstream has left without proof, and no canary can follow it.
@@ -140,10 +140,24 @@ impl Broker {
                     self.fill_in_exec(slot.child, frame, &after);
                 }
             }
+            // One that has failed is lost with its lane, and its group has heard of that.
+            None if slot.kind.is_of_group() && failure.is_some() => {}
+            None if slot.kind.is_of_group() => self.settle_for_group(lane, slot, frame),
             // What was told to be overdue has been counted then.
             None if slot.is_timed_out() => {}
             None => self.shared.env.counters.orphaned_replies += 1,
         }
+    }
+
+    /// A lane of a group has answered: the child whose answer it is gets it.
+    fn settle_for_group(&mut self, key: LaneKey, slot: Slot, frame: &[u8]) {
+        let Some((waiter, range)) = self.shared.group_answered(key, slot.kind, frame) else { return };
+        let Some(child) = self.children.known_mut(waiter.child) else { return };
+        let frame = &frame[range];
+        if waiter.writes && !reply::is_error(frame) && !reply::is_null(frame) {
+            self.shared.note_pop(child, key);
+        }
+        self.shared.serve(child, frame);
     }
 
     /// Fills into the reply to an EXEC what the broker answers itself, in the order of the commands.
@@ -241,7 +255,7 @@ impl Shared {
     }
 
     /// Closes a child that has more replies to take than it may leave unread.
-    fn close_full(&mut self, child: &mut Child) {
+    pub(crate) fn close_full(&mut self, child: &mut Child) {
         CloseReason::OutputMax("child_output_max").log(child);
         self.close(child);
     }
@@ -249,8 +263,12 @@ impl Shared {
     fn settle_special(&mut self, child: &mut Child, lane: LaneKey, slot: Slot, frame: &[u8], real: bool) {
         match slot.kind {
             SlotKind::Swallow => child.session_mut().transaction.note_reply(frame),
-            SlotKind::Look => self.looked(child, frame, real),
-            SlotKind::Blocking => self.settle_blocking(child, lane, frame, real),
+            SlotKind::Blocking => {
+                self.deliver(child, frame);
+                if real {
+                    self.end_lease(child);
+                }
+            }
             SlotKind::AbortedExec if real => {
                 let mut aborted = Vec::new();
                 encode::error(&mut aborted, texts::EXECABORT_PREVIOUS);
@@ -321,28 +339,6 @@ impl Shared {
         }
         self.deliver(child, frame);
         None
-    }
-
-    /// A blocking command is done, or was taken back: then its child stands in line again, in its old
-    /// place, and is told nothing.
-    fn settle_blocking(&mut self, child: &mut Child, lane: LaneKey, frame: &[u8], real: bool) {
-        let lease = self.connections.find(lane).and_then(|lane| lane.lease());
-        let taken = lease.is_some_and(LeaseState::is_taken_back);
-        if real && taken && reply::is_null(frame) {
-            self.end_lease(child);
-            child.outbox_mut().retract();
-            let over = |wait: &&mut Wait| wait.expires.is_some_and(|expires| expires <= self.env.now);
-            let Some(wait) = child.front_mut().wait_mut().as_mut().filter(over) else {
-                return self.lift(child);
-            };
-            // The null says nothing of what has come since it was taken back.
-            wait.had_lease = true;
-            return self.look_without_lease(child);
-        }
-        self.deliver(child, frame);
-        if real {
-            self.end_lease(child);
-        }
     }
 
     /// What a reply makes possible: the next request, the end of a lease.

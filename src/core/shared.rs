@@ -6,6 +6,7 @@ use crate::base::clock::Millis;
 use crate::config::{Settings, Upstream};
 use crate::core::connection::Connections;
 use crate::core::env::{Env, Turn};
+use crate::core::lease::groups::Groups;
 use crate::core::lease::leases::Leases;
 use crate::core::pubsub::hubs::Hubs;
 use crate::core::questions::commands::Commands;
@@ -26,6 +27,7 @@ pub(crate) struct Shared {
     pub(crate) probe: Probe,
     pub(crate) users: Users,
     pub(crate) leases: Leases,
+    pub(crate) groups: Groups,
     pub(crate) hubs: Hubs,
     pub(crate) work: Work,
 }
@@ -42,6 +44,7 @@ impl Shared {
             script_rights: ScriptRights::default(),
             probe: Probe::default(),
             leases: Leases::default(),
+            groups: Groups::default(),
             hubs: Hubs::default(),
             work: Work::default(),
         }

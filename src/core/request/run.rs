@@ -148,7 +148,7 @@ impl Shared {
         let in_vain = match child.hold() {
             Hold::LeaseQueue => wait.is_some_and(|wait| wait.kind == LeaseKind::Blocking),
             // Else those who hang up to try another password at once would fill the broker.
-            Hold::BlockingReply | Hold::AuthDelay => true,
+            Hold::BlockingReply | Hold::Element | Hold::AuthDelay => true,
             _ => false,
         };
         let due = wait.map_or(0, |wait| wait.arrived + limits::BLOCKED_END_GRACE);
