@@ -50,6 +50,8 @@ pub(crate) enum ChildNotice {
     Served(Vec<u8>),
     /// What it waits for in its group will not come.
     WaitFailed { failure: Failure, writes: bool },
+    /// There is room for so many more bytes of its request; it holds this ticket.
+    Admitted { ticket: u64, more: usize },
     /// A reply that was overdue will not come any more.
     Overdue,
     /// A reply is overdue, and it is about to be told so.

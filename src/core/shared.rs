@@ -6,6 +6,7 @@ use crate::base::clock::Millis;
 use crate::config::{Settings, Upstream};
 use crate::core::connection::Connections;
 use crate::core::env::{Env, Turn};
+use crate::core::intake::Intake;
 use crate::core::lease::groups::Groups;
 use crate::core::lease::leases::Leases;
 use crate::core::pubsub::hubs::Hubs;
@@ -29,6 +30,7 @@ pub(crate) struct Shared {
     pub(crate) leases: Leases,
     pub(crate) groups: Groups,
     pub(crate) hubs: Hubs,
+    pub(crate) intake: Intake,
     pub(crate) work: Work,
 }
 
@@ -46,6 +48,7 @@ impl Shared {
             leases: Leases::default(),
             groups: Groups::default(),
             hubs: Hubs::default(),
+            intake: Intake::default(),
             work: Work::default(),
         }
     }

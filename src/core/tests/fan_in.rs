@@ -76,3 +76,23 @@ fn those_whose_time_is_over_together_are_told_together() {
     assert_eq!(sim.received(patient), "");
     assert!(sim.ran("CLIENT UNBLOCK").len() < 6, "{:?}", sim.ran("CLIENT UNBLOCK"));
 }
+
+/// It is kept until it is whole, since it is nobody's before; what cannot be kept is an error, and never null.
+#[test]
+fn a_long_element_is_given_whole_or_refused() {
+    for (memory_max, is_given) in [("64MiB", true), ("16MiB", false)] {
+        let (mut sim, [a, b]) = Sim::with(&[("memory_max", memory_max), ("leases_per_group_max", "1")]);
+        sim.send(a, "BLPOP q 0");
+        sim.send(b, "BLPOP q 0");
+        let element = "e".repeat(9 << 20);
+        let frame = format!("*2\r\n$1\r\nq\r\n${}\r\n{element}\r\n", element.len());
+        let link = sim.link(LaneRole::Lease);
+        for part in frame.as_bytes().chunks(1 << 20) {
+            sim.inject(link, part);
+        }
+        let told = sim.received(a);
+        assert_eq!(told.ends_with(&element), is_given, "{}", &told[..60]);
+        assert!(is_given || told.starts_with("-BROKERLOST "), "{told}");
+        assert_eq!(sim.received(b), "");
+    }
+}
