@@ -263,3 +263,21 @@ fn queued_commands_count_as_they_are_held() {
     }
     assert_within(&broker, 48, 2);
 }
+
+/// Names of what was never subscribed to are confirmed as the child takes the confirmations.
+#[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
+fn leaving_a_million_channels_takes_no_more_room_than_a_few() {
+    let redis = Redis::start();
+    let broker = Broker::start(&redis, &[("memory_max", "64MiB")]);
+    let mut raw = broker.connect();
+    let many = [&b"*1000001\r\n$11\r\nUNSUBSCRIBE\r\n"[..], &b"$1\r\nc\r\n".repeat(1_000_000)].concat();
+    raw.write(&many);
+    broker.connect().expect("ECHO on", "$2\r\non\r\n");
+    for _ in 0..1_000_000 {
+        assert_eq!(raw.read_reply(), b"*3\r\n$11\r\nunsubscribe\r\n$1\r\nc\r\n:0\r\n");
+    }
+    raw.expect("ECHO end", "$3\r\nend\r\n");
+    assert_within(&broker, 64, 2);
+    assert!(peak_kib(broker.pid()) < 60 * 1024, "its request, and little besides");
+}
