@@ -4,7 +4,6 @@
 use crate::core::broker::Broker;
 use crate::core::child::ChildState;
 use crate::core::child::hold::Hold;
-use crate::core::child::outbox::Frame;
 use crate::core::keys::ChildKey;
 use crate::core::notice::{ChildNotice, Notice};
 use crate::resp::encode;
@@ -35,7 +34,7 @@ impl Broker {
                 let mut reply = Vec::new();
                 encode::error(&mut reply, failure.line());
                 for slot in slots {
-                    self.settle(lane, slot, Frame::of(&reply), Some(&failure));
+                    self.settle(lane, slot, &reply, Some(&failure));
                 }
             }
             Notice::Child(key, told) => self.tell(key, told),
@@ -72,7 +71,7 @@ impl Broker {
                 *child.lease_mut() = Some(lease);
                 shared.lift(child);
             }
-            ChildNotice::Served(frame) => shared.serve(child, Frame::of(&frame)),
+            ChildNotice::Served(frame) => shared.serve(child, &frame),
             ChildNotice::WaitFailed { failure, writes } => shared.wait_failed(child, failure, writes),
             ChildNotice::Overdue => {
                 child.sent_mut().end_late();

@@ -7,7 +7,6 @@ use crate::command;
 use crate::command::{Route, WaitRequest};
 use crate::core::child::Child;
 use crate::core::child::hold::{Hold, Wait};
-use crate::core::child::outbox::Frame;
 use crate::core::child::sent::LastWrite;
 use crate::core::connection::slot::{SlotFlags, SlotKind};
 use crate::core::keys::{ChildKey, LaneKey, LeaseKind};
@@ -15,7 +14,6 @@ use crate::core::lease::groups::{NEVER, Unblocked, Waiter};
 use crate::core::request::flow::{Decided, Flow, FlowResult};
 use crate::core::shared::Shared;
 use crate::resp::{Request, reply};
-use std::ops::Range;
 
 impl Shared {
     /// A command that may take as long as it likes.
@@ -69,33 +67,21 @@ impl Shared {
         }
     }
 
-    /// A lane of its group has answered the child, by this part of a frame.
-    pub(crate) fn serve_from(
-        &mut self,
-        child: &mut Child,
-        lane: LaneKey,
-        writes: bool,
-        whole: Frame<'_>,
-        range: Range<usize>,
-    ) {
-        let is_whole = range.len() == whole.bytes().len();
-        let answer = if is_whole { whole } else { Frame::of(&whole.bytes()[range]) };
-        if writes && !reply::is_error(answer.bytes()) && !reply::is_null(answer.bytes()) {
+    /// A lane of its group has answered the child.
+    pub(crate) fn serve_from(&mut self, child: &mut Child, lane: LaneKey, writes: bool, frame: &[u8]) {
+        if writes && !reply::is_error(frame) && !reply::is_null(frame) {
             self.note_pop(child, lane);
         }
-        self.serve(child, answer);
+        self.serve(child, frame);
     }
 
     /// What the child has waited for has come.
-    pub(crate) fn serve(&mut self, child: &mut Child, frame: Frame<'_>) {
+    pub(crate) fn serve(&mut self, child: &mut Child, frame: &[u8]) {
         if child.outbox().output().len() >= self.env.settings.child_output_max {
             return self.close_full(child);
         }
         child.front_mut().set_answered();
-        if !child.session().is_muted() {
-            child.outbox_mut().answer(frame, &mut self.env.spares);
-            self.mark_child(child);
-        }
+        self.answer(child, frame);
         self.lift(child);
     }
 

@@ -183,7 +183,7 @@ impl Shared {
             Some(version @ (2 | 3)) => version as u8,
             Some(_) => return Err(self.reject(child, texts::HELLO_UNSUPPORTED)),
         };
-        let mut index = usize::from(child.front().hello_done()).max(2);
+        let mut index = child.front().arguments_done().max(2);
         while index < request.argc() {
             let (option, left) = (request.arg(index), request.argc() - 1 - index);
             index += if option.eq_ignore_ascii_case(b"AUTH") && left >= 2 {
@@ -231,6 +231,8 @@ impl Shared {
             }
             self.end_lease(child);
         }
+        // What was published before comes before.
+        child.outbox_mut().let_pushes_go();
         child.session_mut().reset();
         self.become_first_user(child);
         self.answer(child, b"+RESET\r\n");
