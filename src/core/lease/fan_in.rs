@@ -104,6 +104,7 @@ impl Shared {
         if is_idle {
             self.unblock_lane(key, lane);
         }
+        self.tend(key);
     }
 
     /// The lane of a group is gone. What was written may have been executed, and its answer lost: the waiter of its rank is

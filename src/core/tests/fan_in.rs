@@ -96,3 +96,36 @@ fn a_long_element_is_given_whole_or_refused() {
         assert_eq!(sim.received(b), "");
     }
 }
+
+/// WAIT is about the connection that took the child's element, and that serves others meanwhile: they get another one.
+#[test]
+fn a_wait_gets_the_lane_that_popped() {
+    let (mut sim, [a, b, other]) = Sim::with(&[("leases_per_group_max", "1")]);
+    sim.send(a, "BLPOP q 0");
+    sim.send(b, "BLPOP q 0");
+    sim.ask(other, "RPUSH q e");
+    assert_eq!(sim.received(a), "*2 $1 q $1 e");
+    let popped = sim.ran("BLPOP q 0")[0];
+    assert_eq!(sim.ask(a, "WAIT 0 7"), ":0");
+    assert_eq!(sim.ran("WAIT 0 7"), [popped]);
+    assert_eq!(
+        sim.executed().iter().rfind(|(conn, _)| *conn == popped).map(|(_, text)| &**text),
+        Some("WAIT 0 7")
+    );
+    assert_eq!(sim.received(b), "");
+    sim.ask(other, "RPUSH q f");
+    assert_eq!(sim.received(b), "*2 $1 q $1 f");
+}
+
+/// The control connection cannot be asked: the lane is given up when its own time is over, and its waiter is told then.
+#[test]
+fn a_lane_that_cannot_be_freed_still_tells_its_waiter() {
+    let (mut sim, [a, b, other]) = Sim::with(&[("leases_per_group_max", "1")]);
+    sim.send(a, "BLPOP q 0.3");
+    sim.send(b, "BLPOP q 0.3");
+    sim.ask(other, "RPUSH q e");
+    sim.deny("client|unblock");
+    sim.send(a, "WAIT 0 7");
+    sim.pass(400);
+    assert_eq!((sim.received(a).as_str(), sim.received(b).as_str()), ("*2 $1 q $1 e :0", "*-1"));
+}
