@@ -32,6 +32,7 @@ mod auth_users;
 mod bounds;
 mod busy;
 mod failure;
+mod fan_in;
 mod health;
 mod kill;
 mod lanes;

@@ -92,6 +92,9 @@ pub const LEASE_GRACE: u64 = 40;
 /// An unused leased connection is closed after this many milliseconds, except `leases_warm` of them: long enough for
 /// a worker that sends one request after the other, and no longer, since Redis counts it.
 pub const LEASE_LINGER: u64 = 3_000;
+/// A group in which the time of some was over is not asked again for so many milliseconds whether anything is there:
+/// whoever's time is over meanwhile is told together.
+pub const LOOK_PAUSE: u64 = 10;
 /// A CLIENT UNBLOCK that overtook the command it was to end is repeated after this many milliseconds.
 pub const UNBLOCK_RETRY: u64 = 5;
 /// Period of the janitor, in milliseconds: while requests are in progress, and while none are.

@@ -212,6 +212,8 @@ settings! {
     lanes: usize = "1", Count(1, 1024), RELOAD;
     /// Leased lanes for blocking commands.
     leases_blocking_max: usize = "256", Count(0, 100_000), RELOAD;
+    /// Leased lanes shared by all blocking commands that are equal but for the timeout.
+    leases_per_group_max: usize = "4", Count(1, 1024), RELOAD;
     /// Leased lanes for WATCH and for MULTI that needs a dedicated connection.
     leases_transaction_max: usize = "64", Count(0, 100_000), RELOAD;
     /// Leased lanes for commands that change session state.

@@ -71,6 +71,8 @@ impl Broker {
                 *child.lease_mut() = Some(lease);
                 shared.lift(child);
             }
+            ChildNotice::Served(frame) => shared.serve(child, &frame),
+            ChildNotice::WaitFailed { failure, writes } => shared.wait_failed(child, failure, writes),
             ChildNotice::Overdue => {
                 child.sent_mut().end_late();
                 shared.after_reply(child);

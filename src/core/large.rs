@@ -132,10 +132,14 @@ impl Broker {
         if ran_long && let Some(child) = self.children.get_mut(slot.child) {
             child.sent_mut().expect_heavy(slot.command);
         }
-        match (large.passing, self.children.get_mut(slot.child)) {
+        let child = self.children.get_mut(slot.child);
+        let is_heard = child.is_some() || slot.kind.is_of_group();
+        match (large.passing, child) {
             (Passing::ToChild, Some(child)) => self.shared.settle_large(child, key, slot, part, large.len),
-            (Passing::Refused, Some(child)) => {
-                child.sent_mut().expect_heavy(slot.command);
+            (Passing::Refused, child) if is_heard => {
+                if let Some(child) = child {
+                    child.sent_mut().expect_heavy(slot.command);
+                }
                 let max_bytes = self.shared.env.settings.memory_max / 2;
                 let failure = Failure::Lost(Lost::Reply { max_bytes });
                 self.shared.env.counters.failed(failure.kind(), 1);
@@ -144,7 +148,9 @@ impl Broker {
                 self.settle(key, slot, &error, None);
             }
             // Whatever it was, nobody hears it.
-            (Passing::Dropped | Passing::Missed, _) | (_, None) => self.settle(key, slot, b"_\r\n", None),
+            (Passing::Dropped | Passing::Missed | Passing::Refused, _) | (_, None) => {
+                self.settle(key, slot, b"_\r\n", None)
+            }
         }
         self.reply_taken(key, role, is_yielding);
     }
@@ -166,6 +172,10 @@ impl Broker {
             return kept_or(Fate::Give);
         };
         let is_proven = lane.withheld().is_empty() && !slot.flags.has(SlotFlags::GUARDED);
+        if slot.kind.is_of_group() {
+            // Whose it is shows when it is whole.
+            return refused;
+        }
         let Some(child) = self.children.get_mut(slot.child) else { return Fate::Pass(Passing::Dropped) };
         // On its own lane whatever comes may be a push: which it is shows when it is whole.
         let may_be_push =

@@ -46,6 +46,10 @@ pub(crate) enum ChildNotice {
     Answer(Option<Answer>),
     /// It has come to the head of a lease queue.
     Lent(HeldLease),
+    /// This is the answer to what it waits for in its group.
+    Served(Vec<u8>),
+    /// What it waits for in its group will not come.
+    WaitFailed { failure: Failure, writes: bool },
     /// There is room for so many more bytes of its request; it holds this ticket.
     Admitted { ticket: u64, more: usize },
     /// A reply that was overdue will not come any more.

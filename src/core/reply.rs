@@ -7,14 +7,13 @@ use crate::base::outgoing::Fragment;
 use crate::command::texts;
 use crate::core::broker::Broker;
 use crate::core::child::closing::CloseReason;
-use crate::core::child::hold::{Hold, Wait};
+use crate::core::child::hold::Hold;
 use crate::core::child::outbox::Frame;
 use crate::core::child::{Child, ChildState};
 use crate::core::connection::lane::{Answered, Lane, LaneState};
 use crate::core::connection::role::LaneRole;
 use crate::core::connection::slot::{Slot, SlotFlags, SlotKind};
 use crate::core::keys::LaneKey;
-use crate::core::lease::state::LeaseState;
 use crate::core::questions::control::Needed;
 use crate::core::shared::Shared;
 use crate::core::transaction::state::AfterExec;
@@ -119,6 +118,7 @@ impl Broker {
             SlotKind::Question => self.shared.question_answered(Some(frame)),
             SlotKind::Proof => self.shared.proof_answered(Some(frame)),
             SlotKind::Canary => self.canary_answered(key, &slot, frame),
+            SlotKind::Stir => {}
             _ if slot.flags.has(SlotFlags::GUARDED) => self.shared.withhold(key, slot, frame),
             _ if !is_proven => {
                 // It must not overtake what a busy upstream has left without proof, and no canary can follow it.
@@ -176,6 +176,16 @@ impl Broker {
             Some(child) => {
                 if let Some(after) = self.shared.settle(child, lane, slot, frame, failure) {
                     self.shared.begin_filling(child, frame, after);
+                }
+            }
+            // One that has failed is lost with its lane, and its group has heard of that.
+            None if slot.kind.is_of_group() && failure.is_some() => {}
+            None if slot.kind.is_of_group() => {
+                let told = self.shared.group_answered(lane, slot.kind, frame);
+                if let Some((waiter, range)) = told
+                    && let Some(child) = self.children.known_mut(waiter.child)
+                {
+                    self.shared.serve_from(child, lane, waiter.writes, frame, range);
                 }
             }
             // What was told to be overdue has been counted then.
@@ -261,8 +271,12 @@ impl Shared {
     fn settle_special(&mut self, child: &mut Child, lane: LaneKey, slot: Slot, frame: &[u8], real: bool) {
         match slot.kind {
             SlotKind::Swallow => child.session_mut().transaction.note_reply(frame),
-            SlotKind::Look => self.looked(child, frame, real),
-            SlotKind::Blocking => self.settle_blocking(child, lane, frame, real),
+            SlotKind::Blocking => {
+                self.deliver(child, frame);
+                if real {
+                    self.end_lease(child);
+                }
+            }
             SlotKind::AbortedExec if real => {
                 let mut aborted = Vec::new();
                 encode::error(&mut aborted, texts::EXECABORT_PREVIOUS);
@@ -345,28 +359,6 @@ impl Shared {
         }
         self.deliver(child, frame);
         None
-    }
-
-    /// A blocking command is done, or was taken back: then its child stands in line again, in its old
-    /// place, and is told nothing.
-    fn settle_blocking(&mut self, child: &mut Child, lane: LaneKey, frame: &[u8], real: bool) {
-        let lease = self.connections.find(lane).and_then(|lane| lane.lease());
-        let taken = lease.is_some_and(LeaseState::is_taken_back);
-        if real && taken && reply::is_null(frame) {
-            self.end_lease(child);
-            child.outbox_mut().retract();
-            let over = |wait: &&mut Wait| wait.expires.is_some_and(|expires| expires <= self.env.now);
-            let Some(wait) = child.front_mut().wait_mut().as_mut().filter(over) else {
-                return self.lift(child);
-            };
-            // The null says nothing of what has come since it was taken back.
-            wait.had_lease = true;
-            return self.look_without_lease(child);
-        }
-        self.deliver(child, frame);
-        if real {
-            self.end_lease(child);
-        }
     }
 
     /// What a reply makes possible: the next request, the end of a lease.

@@ -212,7 +212,7 @@ impl Child {
             (ChildState::Open, Hold::None) => true,
             (ChildState::Open, Hold::OutputFull) => self.ahead.allows(self.inbox.len()),
             // Whoever it waits for may wait for the end of its write.
-            (ChildState::Open, Hold::BlockingReply) => !self.origin.is_local(),
+            (ChildState::Open, Hold::BlockingReply | Hold::Element) => !self.origin.is_local(),
             // These end by themselves: by a reply that is on its way, or in time.
             (ChildState::Open, _) => false,
         }

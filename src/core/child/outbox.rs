@@ -165,13 +165,6 @@ impl Outbox {
         self.behind.back_mut().map_or(&mut self.front, |own| &mut own.then)
     }
 
-    /// The newest awaited reply will not come after all: the request will be sent again later.
-    pub(crate) fn retract(&mut self) {
-        let newest = &mut self.newest().awaited;
-        debug_assert!(*newest > 0, "nothing awaited to retract");
-        *newest = newest.saturating_sub(1);
-    }
-
     /// The oldest awaited reply has come, or the rest of it.
     #[inline]
     pub(crate) fn deliver(&mut self, frame: &[u8], spares: &mut Spares) {
@@ -452,14 +445,13 @@ impl Outbox {
 mod tests {
     use super::*;
 
-    /// Plays steps: `e` a reply is expected, `m` one that is muted, `r` the newest will not come, `+` the broker answers
-    /// with the digit behind it, a digit alone is a reply that comes. Returns what the child is to read.
+    /// Plays steps: `e` a reply is expected, `m` one that is muted, `+` the broker answers with the digit behind it, a digit
+    /// alone is a reply that comes. Returns what the child is to read.
     fn play(outbox: &mut Outbox, steps: &str) -> String {
         let (mut spares, mut own) = (Spares::default(), false);
         for step in steps.bytes() {
             match step {
                 b'e' | b'm' => outbox.expect(step == b'm'),
-                b'r' => outbox.retract(),
                 b'+' => own = true,
                 digit if std::mem::take(&mut own) => outbox.answer(Frame::of(&[digit]), &mut spares),
                 digit => outbox.deliver(&[digit], &mut spares),
@@ -480,14 +472,6 @@ mod tests {
     }
 
     #[test]
-    fn a_retracted_reply_leaves_the_order_as_it_was() {
-        let mut outbox = Outbox::default();
-        assert_eq!(play(&mut outbox, "e+1er+20"), "012");
-        play(&mut outbox, "er");
-        assert!(outbox.is_answered());
-    }
-
-    #[test]
     fn muted_replies_keep_their_places_and_are_dropped_there() {
         let mut outbox = Outbox::default();
         play(&mut outbox, "m");
@@ -495,7 +479,7 @@ mod tests {
         play(&mut outbox, "em+3e");
         assert!(!outbox.is_silent());
         assert_eq!(play(&mut outbox, "0124"), "134");
-        assert_eq!(play(&mut outbox, "emr5"), "1345");
+        assert_eq!(play(&mut outbox, "e5"), "1345");
         assert!(outbox.is_answered() && outbox.behind.capacity() == 0);
         outbox.output = Outgoing::default();
         assert!(outbox.is_silent());

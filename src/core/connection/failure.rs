@@ -152,6 +152,11 @@ impl Shared {
             return self.give_back(key);
         }
         let (child, kind, watching) = (lease.child(), lease.kind(), lease.is_watching());
+        if let Some(group) = lease.group() {
+            let takes = |slot: &Slot| matches!(slot.kind, SlotKind::Element | SlotKind::LookExec);
+            self.give_back(key);
+            return self.group_lane_lost(group, key, lost.iter().any(takes));
+        }
         self.env.notify(Notice::Child(child, ChildNotice::LeaseLost { kind, watching }));
         self.give_back(key);
         if kind == LeaseKind::Session {
@@ -180,7 +185,7 @@ impl Shared {
         for slot in slots {
             match slot.kind {
                 SlotKind::Question => self.question_answered(None),
-                SlotKind::Canary => {}
+                SlotKind::Canary | SlotKind::Stir => {}
                 SlotKind::Proof => self.proof_answered(None),
                 _ => failed.push(slot),
             }

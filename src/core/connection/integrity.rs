@@ -2,7 +2,9 @@
 //! the canary behind it is answered; with `sampled`, behind one of so many. Owns where canaries are put and what a wrong
 //! answer means; never their words.
 
+use crate::base::key::Key;
 use crate::base::limits;
+use crate::command::NO_COMMAND;
 use crate::config::value::Integrity;
 use crate::core::broker::Broker;
 use crate::core::child::Child;
@@ -36,6 +38,25 @@ impl Shared {
         }
         // The canary is the last of its unit: it must not stay behind when the lane yields.
         (flags.with(SlotFlags::GUARDED).with(SlotFlags::UNIT), !flags.has(SlotFlags::UNIT))
+    }
+
+    /// Puts a request of a group on its leased lane, with the canary that proves its reply. None can stand inside a MULTI.
+    pub(crate) fn send_for_group(&mut self, key: LaneKey, bytes: &[u8], kind: SlotKind, flags: SlotFlags) {
+        let in_multi = matches!(kind, SlotKind::LookMulti | SlotKind::LookQueued);
+        let integrity = self.env.settings.integrity;
+        let flags = match integrity {
+            Integrity::Always if in_multi => flags.with(SlotFlags::QUEUED),
+            // The canary is the last of its unit.
+            Integrity::Always => flags.with(SlotFlags::GUARDED).with(SlotFlags::UNIT),
+            Integrity::Off | Integrity::Sampled => flags,
+        };
+        self.connections.send(&mut self.env, key, bytes, Slot::of(Key::NONE, NO_COMMAND, kind, flags));
+        let every = self.env.settings.integrity_sample as u32;
+        let Some(lane) = self.connections.known_mut(key).filter(|_| !in_multi) else { return };
+        let is_due = integrity == Integrity::Sampled && lane.canaries_mut().is_due(every);
+        if is_due || integrity == Integrity::Always {
+            self.connections.send_canary(&mut self.env, key);
+        }
     }
 
     /// A request of a child has been put on the lane: with `integrity = sampled` every so often a canary follows.

@@ -85,6 +85,10 @@ impl Pool {
         Pool { key, shared: Vec::new(), bulk: None, idle: Vec::new(), warm: false, refusal: None }
     }
 
+    pub(crate) fn key(&self) -> &PoolKey {
+        &self.key
+    }
+
     fn forget(&mut self, lane: LaneKey) {
         self.shared.retain(|shared| *shared != lane);
         self.idle.retain(|idle| *idle != lane);

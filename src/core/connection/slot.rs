@@ -19,7 +19,7 @@ pub(crate) enum SlotKind {
     Exec,
     /// A DISCARD sent in place of the EXEC of a spoilt transaction; answered as an aborted EXEC.
     AbortedExec,
-    // On a leased lane, down to `Look`:
+    // On a leased lane, down to `LookExec`:
     Multi,
     Discard,
     Watch,
@@ -36,8 +36,14 @@ pub(crate) enum SlotKind {
     TrackingInfo,
     /// A blocking or dedicated command; its reply ends the lease.
     Blocking,
-    /// What a blocking command asks in its child's name where it got no lease: the same without waiting.
-    Look,
+    /// The command of a group; whose the answer is, the group knows.
+    Element,
+    /// A look for a group: its MULTI, its command inside, its EXEC.
+    LookMulti,
+    LookQueued,
+    LookExec,
+    /// A PING of the broker's own before a WAIT: the connection has done nothing since its last write.
+    Stir,
     /// WAIT or WAITAOF on a shared lane, which is detached as long as this is on it.
     Wait,
     /// PING of a RESP2 subscriber: what is no error becomes the array that such a connection is answered with.
@@ -59,7 +65,13 @@ pub(crate) enum SlotKind {
 impl SlotKind {
     /// Whether it stands for a question of the broker's, which no child has asked for.
     pub(crate) fn is_own(self) -> bool {
-        matches!(self, SlotKind::Question | SlotKind::Proof | SlotKind::Canary)
+        matches!(self, SlotKind::Question | SlotKind::Proof | SlotKind::Canary | SlotKind::Stir)
+    }
+
+    /// Whether it stands for a command of a group.
+    pub(crate) fn is_of_group(self) -> bool {
+        use SlotKind::{Element, LookExec, LookMulti, LookQueued};
+        matches!(self, Element | LookMulti | LookQueued | LookExec)
     }
 
     /// Whether keys are no longer watched once the command has been sent, whatever becomes of it.
@@ -137,7 +149,7 @@ impl Slot {
     /// Whether a child waits for just this reply.
     pub(crate) fn is_owed_to_a_child(&self) -> bool {
         let unasked = matches!(self.kind, SlotKind::Swallow | SlotKind::Housekeeping | SlotKind::Topic);
-        !self.kind.is_own() && !unasked && !self.is_timed_out()
+        !self.kind.is_own() && !self.kind.is_of_group() && !unasked && !self.is_timed_out()
     }
 
     pub(crate) fn may_wait(&self) -> bool {
@@ -162,7 +174,7 @@ impl Slot {
         match self.kind {
             _ if reply::is_error(frame) => true,
             SlotKind::Subscribe => frame.is_empty(),
-            SlotKind::Multi if queued => frame == b"+OK\r\n",
+            SlotKind::Multi | SlotKind::LookMulti if queued => frame == b"+OK\r\n",
             SlotKind::Relay if queued => frame == b"+QUEUED\r\n",
             _ if queued => frame == b"+QUEUED\r\n" || frame == b"+OK\r\n",
             _ => true,

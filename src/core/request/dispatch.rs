@@ -10,7 +10,6 @@ use crate::core::child::hold::{Answer, Hold};
 use crate::core::connection::role::LaneRole;
 use crate::core::connection::slot::{Slot, SlotFlags, SlotKind};
 use crate::core::keys::LaneKey;
-use crate::core::lease::waiting::Want;
 use crate::core::questions::control::Question;
 use crate::core::request::flow::{Decided, Flow};
 use crate::core::route;
@@ -175,9 +174,9 @@ impl Shared {
             Way::Block => self.block(child, decided).unwrap_or_else(identity),
             Way::Replicas => self.wait_for_replicas(child, decided).unwrap_or_else(identity),
             Way::Control => self.send_control(child, request, id),
-            Way::Borrow(kind) => self
-                .lease_for(child, kind, Want::default)
-                .map_or_else(identity, |lane| self.on_lease(child, decided, lane)),
+            Way::Borrow(kind) => {
+                self.lease_for(child, kind).map_or_else(identity, |lane| self.on_lease(child, decided, lane))
+            }
             Way::Topics(change) => self.change_topics(child, request, change),
             Way::LeaveNothing(family) => self.leave_nothing(child, family, request),
             Way::Multi => self.begin_multi(child, decided, rest),

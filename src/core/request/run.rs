@@ -175,7 +175,7 @@ impl Shared {
         let in_vain = match child.hold() {
             Hold::LeaseQueue => wait.is_some_and(|wait| wait.kind == LeaseKind::Blocking),
             // Else those who hang up to try another password at once would fill the broker.
-            Hold::BlockingReply | Hold::AuthDelay => true,
+            Hold::BlockingReply | Hold::Element | Hold::AuthDelay => true,
             _ => false,
         };
         let due = wait.map_or(0, |wait| wait.arrived + limits::BLOCKED_END_GRACE);
@@ -266,7 +266,9 @@ impl Shared {
         }
         child.set_hold(hold);
         match hold {
-            Hold::BlockingReply | Hold::LeaseQueue | Hold::WriteLane => self.release_claim(child),
+            Hold::BlockingReply | Hold::Element | Hold::LeaseQueue | Hold::WriteLane => {
+                self.release_claim(child);
+            }
             _ => self.claim_is_whole(child),
         }
         if hold == Hold::OwnReplies && child.sent().has_late() {

@@ -15,7 +15,6 @@ use crate::core::connection::lane::Lane;
 use crate::core::connection::slot::{SlotFlags, SlotKind};
 use crate::core::keys::{LaneKey, LeaseKind};
 use crate::core::lease::state::LeaseState;
-use crate::core::lease::waiting::Want;
 use crate::core::notice::Notice;
 use crate::core::request::flow::{Decided, Flow};
 use crate::core::route::runs_in_a_block;
@@ -37,7 +36,7 @@ impl Shared {
         let watch_lost = child.session().transaction.is_watch_lost();
         // One whose watched keys are lost is only queued here: its EXEC is null whatever is in it.
         if self.env.settings.transactions == Transactions::Leased && !watch_lost {
-            return match self.lease_for(child, LeaseKind::Transaction, Want::default) {
+            return match self.lease_for(child, LeaseKind::Transaction) {
                 Ok(lane) => self.on_lease(child, decided, lane),
                 Err(flow) => flow,
             };
@@ -246,7 +245,7 @@ impl Shared {
             // It will not be executed anyway.
             return self.queue_bytes(child, decided.id, PLACEHOLDER, None, None);
         }
-        let lane = match self.lease_for(child, LeaseKind::Transaction, Want::default) {
+        let lane = match self.lease_for(child, LeaseKind::Transaction) {
             Ok(lane) => lane,
             Err(flow) => return flow,
         };

@@ -102,6 +102,8 @@ impl Broker {
 
     /// Children that wait for a lease of this pool are told what the upstream has said.
     pub(crate) fn fail_waiters(&mut self, pool: &PoolKey, text: &str) {
+        let id = self.shared.connections.pool_of(*pool);
+        self.shared.fail_groups_of(id, text);
         for key in self.children.keys() {
             let Some(child) = self.children.get_mut(key) else { continue };
             if child.hold() == Hold::LeaseQueue && child.pool_key() == *pool {
