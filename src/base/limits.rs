@@ -53,6 +53,9 @@ pub const BUSY_PROBE: u64 = 250;
 pub const SLOW_MIN: u64 = 1000;
 /// A canary without an answer is followed by another one after this many milliseconds.
 pub const CANARY_PATIENCE: u32 = 1000;
+/// Lanes for transactions in one pool. Each carries one at a time, so that many transactions a round trip to the upstream
+/// pass together; with more of them the broker itself is what they wait for.
+pub const BLOCK_LANES_MAX: usize = 8;
 /// Unsent bytes of a lane above which its children have to wait. A single larger request is still accepted whole.
 pub const LANE_WINDOW: usize = 4 * 1024 * 1024;
 /// Upstream connections no lease may take, so that each kind of work can always go on: one for control and

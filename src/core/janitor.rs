@@ -24,7 +24,9 @@ impl Shared {
     fn close_idle_lanes(&mut self) {
         let limit = self.env.settings.upstream_idle_timeout;
         if limit > 0 {
-            self.connections.close_rested_leases(&mut self.env, limit.min(limits::LEASE_LINGER));
+            let linger = limit.min(limits::LEASE_LINGER);
+            self.connections.close_rested_leases(&mut self.env, linger);
+            self.connections.close_rested_block_lanes(&mut self.env, linger);
             self.connections.close_unused(&mut self.env, limit);
         }
     }

@@ -87,8 +87,11 @@ impl Broker {
             SlotKind::Question => self.shared.question_answered(Some(frame)),
             SlotKind::Proof => self.shared.proof_answered(Some(frame)),
             SlotKind::Canary => self.canary_answered(key, &slot, frame),
-            _ if slot.flags.has(SlotFlags::GUARDED) => self.shared.withhold(key, slot, frame),
-            _ if !is_proven => {
+            SlotKind::Arming => self.arming_answered(key, frame),
+            _ if slot.flags.has(SlotFlags::GUARDED) && slot.is_plausible(frame) => {
+                self.shared.withhold(key, slot, frame);
+            }
+            _ if !is_proven && slot.is_plausible(frame) => {
                 // It must not overtake what a busy upstream has left without proof, and no canary can follow it.
                 self.shared.withhold(key, slot, frame);
                 self.shared.lane_lost(key, "integrity: a busy upstream has left replies unproven");
@@ -267,8 +270,11 @@ impl Shared {
             // by one.
             SlotKind::Multi if !real => self.deliver(child, b"+OK\r\n"),
             SlotKind::Multi => {
+                let transaction = &mut child.session_mut().transaction;
                 if reply::is_error(frame) {
-                    child.session_mut().transaction.multi_refused();
+                    transaction.multi_refused()
+                } else {
+                    transaction.multi_accepted()
                 }
                 self.deliver(child, frame);
             }

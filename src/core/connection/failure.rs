@@ -192,7 +192,7 @@ impl Shared {
         for slot in slots {
             match slot.kind {
                 SlotKind::Question => self.question_answered(None),
-                SlotKind::Canary => {}
+                SlotKind::Canary | SlotKind::Arming => {}
                 SlotKind::Proof => self.proof_answered(None),
                 _ => failed.push(slot),
             }

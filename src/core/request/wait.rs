@@ -28,8 +28,13 @@ impl Shared {
         if !is_leased {
             lane.detach();
         }
+        let armed = lane.carries_blocks();
         let kind = if is_leased { SlotKind::Blocking } else { SlotKind::Wait };
-        self.send_for(child, lane_key, request.bytes, id, kind, SlotFlags::MAY_WAIT);
+        if armed {
+            self.send_wait_unarmed(child, lane_key, request.bytes, id);
+        } else {
+            self.send_for(child, lane_key, request.bytes, id, kind, SlotFlags::MAY_WAIT);
+        }
         Ok(Flow::Hold(Hold::BlockingReply))
     }
 

@@ -1,6 +1,7 @@
-//! MULTI and EXEC. A transaction that arrives whole goes upstream as it is; one that arrives command by command is queued
-//! here and sent as one block at EXEC. Either way the block stands contiguous on one shared lane. Only what cannot be
-//! queued here (SELECT, `transactions = leased`) opens its MULTI on a leased lane.
+//! MULTI and EXEC. A transaction that arrives whole goes upstream as it is, if it would do no harm command by command
+//! should its MULTI be refused; any other is queued here and sent as one block at EXEC, behind a MULTI that has been
+//! accepted (`armed`). Either way the block stands contiguous on one shared lane. Only what cannot be queued here (SELECT,
+//! `transactions = leased`) opens its MULTI on a leased lane.
 
 use crate::base::failure::{Failure, Limit};
 use crate::command::{
@@ -11,15 +12,16 @@ use crate::core::child::Child;
 use crate::core::child::hold::Hold;
 use crate::core::child::session::ReplyMode;
 use crate::core::connection::lane::Lane;
+use crate::core::connection::role::Traffic;
 use crate::core::connection::slot::{SlotFlags, SlotKind};
 use crate::core::keys::{LaneKey, LeaseKind};
 use crate::core::lease::state::LeaseState;
 use crate::core::lease::waiting::Want;
 use crate::core::notice::Notice;
 use crate::core::request::flow::{Decided, Flow};
-use crate::core::route::runs_in_a_block;
+use crate::core::route::is_harmless_alone;
 use crate::core::shared::Shared;
-use crate::core::transaction::state::{ExecOutcome, QueuedBlock, QueuedLocal};
+use crate::core::transaction::state::{ExecOutcome, Move, QueuedBlock, QueuedLocal};
 use crate::resp::frame::FrameLimits;
 use crate::resp::{Request, Scan, Scanner, encode};
 
@@ -52,7 +54,7 @@ impl Shared {
             return match self.shared_lane_for(child, last, block.bytes.len()) {
                 Ok(lane) => {
                     child.set_last_command(block.commands.last().map(|(id, _)| *id));
-                    self.send_block(child, lane, &block, SlotKind::Relay, SlotKind::Relay);
+                    self.send_unit(child, lane, block.requests(), SlotKind::Relay);
                     Flow::DoneThrough(consumed)
                 }
                 Err(flow) => flow,
@@ -62,7 +64,8 @@ impl Shared {
         self.answer_ok(child)
     }
 
-    /// MULTI up to EXEC, if all of it is there and needs nothing of the broker; and its bytes behind MULTI.
+    /// MULTI up to EXEC, if all of it is there, needs nothing of the broker and would do no harm command by command; and
+    /// its bytes behind MULTI.
     fn whole_block(
         &self,
         child: &Child,
@@ -93,7 +96,7 @@ impl Shared {
                             return Some((block, consumed));
                         }
                         _ if known.no_multi => return None,
-                        route if !runs_in_a_block(self.route_as(child, known.id, route)) => return None,
+                        route if !is_harmless_alone(self.route_as(child, known.id, route)) => return None,
                         _ => {}
                     }
                 }
@@ -103,21 +106,18 @@ impl Shared {
         }
     }
 
-    /// Writes a transaction contiguously: nothing can come between, and it lives or dies as one.
-    fn send_block(
+    /// Writes requests contiguously: nothing can come between, and they live or die as one.
+    fn send_unit<'a>(
         &mut self,
         child: &mut Child,
         lane: LaneKey,
-        block: &QueuedBlock,
-        inner: SlotKind,
-        last: SlotKind,
+        requests: impl Iterator<Item = (CommandId, &'a [u8])>,
+        kind: SlotKind,
     ) {
-        let mut start = 0;
-        for (index, (id, end)) in block.commands.iter().enumerate() {
-            let is_last = index + 1 == block.commands.len();
-            let (kind, flags) = if is_last { (last, SlotFlags::NONE) } else { (inner, SlotFlags::UNIT) };
-            self.send_for(child, lane, &block.bytes[start..*end], *id, kind, flags);
-            start = *end;
+        let mut requests = requests.peekable();
+        while let Some((id, request)) = requests.next() {
+            let flags = if requests.peek().is_some() { SlotFlags::UNIT } else { SlotFlags::NONE };
+            self.send_for(child, lane, request, id, kind, flags);
         }
     }
 
@@ -158,7 +158,7 @@ impl Shared {
     /// EXEC of a MULTI that is queued here.
     pub(crate) fn exec_queued(&mut self, child: &mut Child, request: &Request<'_>, id: CommandId) -> Flow {
         let outcome = child.session().transaction.exec_outcome();
-        let ExecOutcome::Send(len) = outcome else {
+        let ExecOutcome::Send = outcome else {
             if child.lease().is_some() && child.is_under_way() {
                 return Flow::Hold(Hold::OwnReplies);
             }
@@ -170,17 +170,17 @@ impl Shared {
                     encode::null_array(&mut reply, child.session().proto);
                     self.answer(child, &reply);
                 }
-                ExecOutcome::Empty | ExecOutcome::Send(_) => self.answer(child, b"*0\r\n"),
+                ExecOutcome::Empty | ExecOutcome::Send => self.answer(child, b"*0\r\n"),
             }
             return Flow::Done;
         };
-        let lane = match self.shared_lane_for(child, id, len) {
+        let lane = match self.lane_for(child, Traffic::Blocks) {
             Ok(lane) => lane,
             Err(flow) => return flow,
         };
         // As typed: where EXEC is renamed, another name would leave the lane inside MULTI.
         let (block, has_answers) = child.session_mut().transaction.exec_here(id, request.bytes);
-        self.send_block(child, lane, &block, SlotKind::Swallow, SlotKind::Exec);
+        self.send_armed(child, lane, &block);
         // What the broker answers itself may change the session: nothing may run before it has.
         if has_answers { Flow::Hold(Hold::Reply) } else { Flow::Done }
     }
@@ -233,7 +233,8 @@ impl Shared {
         self.reject(child, format!("ERR {name} inside MULTI is not supported by the broker"))
     }
 
-    /// SELECT must never reach a shared lane: the transaction moves to a leased one, with all that is queued.
+    /// SELECT must never reach a shared lane: the transaction moves to a leased one, with all that is queued, once its MULTI
+    /// is accepted there.
     pub(crate) fn escalate(&mut self, child: &mut Child, decided: Decided<'_>) -> Flow {
         if child.session().transaction.is_spoilt() {
             // It will not be executed anyway.
@@ -243,9 +244,20 @@ impl Shared {
             Ok(lane) => lane,
             Err(flow) => return flow,
         };
-        let block = child.session_mut().transaction.move_to_lease().unwrap_or_default();
-        self.send_block(child, lane, &block, SlotKind::Swallow, SlotKind::Swallow);
-        self.on_lease(child, decided, lane)
+        match child.session_mut().transaction.move_to_lease() {
+            Move::Ask { id, multi } => {
+                self.send_for(child, lane, &multi, id, SlotKind::Swallow, SlotFlags::NONE);
+                Flow::Hold(Hold::OwnReplies)
+            }
+            Move::Refused => {
+                self.end_lease_if_done(child);
+                self.queue_bytes(child, decided.id, PLACEHOLDER, None, None)
+            }
+            Move::Send(block) => {
+                self.send_unit(child, lane, block.requests().skip(1), SlotKind::Swallow);
+                self.on_lease(child, decided, lane)
+            }
+        }
     }
 
     /// EXEC of a MULTI that is open on a leased lane.

@@ -30,6 +30,11 @@ impl QueuedBlock {
         self.bytes.extend_from_slice(request);
         self.commands.push((id, self.bytes.len()));
     }
+
+    pub(super) fn requests(&self) -> impl Iterator<Item = (CommandId, &[u8])> {
+        let starts = std::iter::once(0).chain(self.commands.iter().map(|(_, end)| *end));
+        starts.zip(&self.commands).map(|(start, (id, end))| (*id, &self.bytes[start..*end]))
+    }
 }
 
 /// A command of a transaction that the broker answers itself; Redis runs a PING in its place.
@@ -40,11 +45,22 @@ pub(crate) struct QueuedLocal {
     pub(crate) argv: Vec<Vec<u8>>,
 }
 
+/// Where the commands of an open MULTI are queued.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Place {
+    /// Here, for one block on a lane for blocks.
+    #[default]
+    Here,
+    /// Still here, and the MULTI is on its way on a leased lane: they follow once it is accepted.
+    Moving,
+    /// By Redis, on a leased lane. Until its MULTI has been answered it may be refused.
+    Leased { accepted: bool },
+}
+
 /// The commands of an open MULTI.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 struct Queued {
-    /// Redis queues them, on a leased lane. Else they are queued here, for one block on a shared lane.
-    leased: bool,
+    place: Place,
     block: QueuedBlock,
     /// Bytes of the arguments kept in `after.local`.
     local_bytes: usize,
@@ -58,6 +74,10 @@ struct Queued {
 }
 
 impl Queued {
+    fn is_leased(&self) -> bool {
+        matches!(self.place, Place::Leased { .. })
+    }
+
     /// Whether this fits under `max_bytes`. Nothing is taken any more once something did not.
     fn admit(&mut self, bytes: usize, local: Option<&QueuedLocal>, max_bytes: usize) -> bool {
         let argv = local.map_or(&[][..], |local| &local.argv);
@@ -108,6 +128,17 @@ impl AfterExec {
     }
 }
 
+/// How a MULTI that is queued here gets on its leased lane, a step at a time.
+#[derive(Debug)]
+pub(super) enum Move {
+    /// The MULTI is sent first, as it was typed.
+    Ask { id: CommandId, multi: Vec<u8> },
+    /// It was refused: EXEC will say so.
+    Refused,
+    /// It was accepted: the commands follow.
+    Send(QueuedBlock),
+}
+
 /// What an EXEC of a MULTI that is queued here comes to.
 #[derive(Debug)]
 pub(super) enum ExecOutcome {
@@ -116,8 +147,8 @@ pub(super) enum ExecOutcome {
     /// The connection that watched its keys was lost: it answers null.
     WatchLost,
     Empty,
-    /// So many bytes are to be sent before EXEC.
-    Send(usize),
+    /// It is sent.
+    Send,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -135,11 +166,24 @@ impl TransactionState {
     }
 
     pub(crate) fn is_queued_here(&self) -> bool {
-        self.multi.as_ref().is_some_and(|queued| !queued.leased)
+        self.multi.as_ref().is_some_and(|queued| !queued.is_leased())
     }
 
+    /// Whether its MULTI is on a leased lane.
     pub(crate) fn is_leased(&self) -> bool {
-        self.multi.as_ref().is_some_and(|queued| queued.leased)
+        self.multi.as_ref().is_some_and(|queued| queued.place != Place::Here)
+    }
+
+    /// Whether what is sent now may yet turn out to stand in no MULTI.
+    pub(crate) fn may_be_refused(&self) -> bool {
+        self.multi.as_ref().is_some_and(|queued| queued.place == Place::Leased { accepted: false })
+    }
+
+    /// The MULTI on the leased lane has been accepted.
+    pub(crate) fn multi_accepted(&mut self) {
+        if let Some(queued) = self.multi.as_mut().filter(|queued| queued.is_leased()) {
+            queued.place = Place::Leased { accepted: true };
+        }
     }
 
     /// Number of queued commands, or -1 without MULTI: the `multi=` field of CLIENT INFO.
@@ -175,7 +219,7 @@ impl TransactionState {
     }
 
     pub(crate) fn begin_leased(&mut self) {
-        self.multi = Some(Box::new(Queued { leased: true, ..Queued::default() }));
+        self.multi = Some(Box::new(Queued { place: Place::Leased { accepted: false }, ..Queued::default() }));
     }
 
     /// MULTI is open for the child, though not upstream: its EXEC aborts.
@@ -183,18 +227,32 @@ impl TransactionState {
         self.multi = Some(Box::new(Queued { spoilt: true, abort_reason, ..Queued::default() }));
     }
 
-    /// A leased lane queues from now on. Returns what has been queued here, which is to be sent there.
-    pub(super) fn move_to_lease(&mut self) -> Option<QueuedBlock> {
-        let queued = self.multi.as_mut()?;
-        queued.leased = true;
-        Some(std::mem::take(&mut queued.block))
+    /// A leased lane is to queue from now on.
+    pub(super) fn move_to_lease(&mut self) -> Move {
+        let Some(queued) = self.multi.as_mut() else { return Move::Refused };
+        match (queued.place, &queued.after.first_error) {
+            (Place::Here, _) => {
+                queued.place = Place::Moving;
+                let (id, multi) = queued.block.requests().next().unwrap_or_default();
+                Move::Ask { id, multi: multi.to_vec() }
+            }
+            (_, Some(error)) => {
+                let reason = String::from_utf8_lossy(error).into_owned();
+                (queued.place, queued.spoilt, queued.abort_reason) = (Place::Here, true, Some(reason));
+                Move::Refused
+            }
+            (_, None) => {
+                queued.place = Place::Leased { accepted: true };
+                Move::Send(std::mem::take(&mut queued.block))
+            }
+        }
     }
 
     /// The leased lane is gone. MULTI stays open for the child, spoilt.
     pub(crate) fn lane_lost(&mut self, watching: bool, reason: &str) {
         self.watch_lost |= watching;
-        if let Some(queued) = self.multi.as_mut().filter(|queued| queued.leased) {
-            (queued.leased, queued.spoilt, queued.abort_reason) = (false, true, Some(reason.to_owned()));
+        if let Some(queued) = self.multi.as_mut().filter(|queued| queued.place != Place::Here) {
+            (queued.place, queued.spoilt, queued.abort_reason) = (Place::Here, true, Some(reason.to_owned()));
         }
     }
 
@@ -224,14 +282,15 @@ impl TransactionState {
         max_bytes: usize,
     ) -> bool {
         let Some(queued) = &mut self.multi else { return false };
-        let bytes = if queued.leased { b"" } else { bytes };
-        let keeps = !queued.leased || local.is_some();
+        let leased = queued.is_leased();
+        let bytes = if leased { b"" } else { bytes };
+        let keeps = !leased || local.is_some();
         if keeps && !queued.admit(bytes.len(), local.as_ref(), max_bytes) {
             return false;
         }
         // A spoilt transaction is never executed: its commands are only counted.
         if !queued.spoilt {
-            if !queued.leased {
+            if !leased {
                 queued.block.push(id, bytes);
             }
             queued.after.local.extend(local.map(|local| (queued.after.commands, local)));
@@ -268,7 +327,7 @@ impl TransactionState {
                 ExecOutcome::Aborted(reason.unwrap_or_else(|| texts::EXECABORT_PREVIOUS.to_owned()))
             }
             _ if self.watch_lost => ExecOutcome::WatchLost,
-            Some(queued) if queued.after.commands > 0 => ExecOutcome::Send(queued.block.bytes.len()),
+            Some(queued) if queued.after.commands > 0 => ExecOutcome::Send,
             _ => ExecOutcome::Empty,
         }
     }
@@ -285,7 +344,7 @@ impl TransactionState {
 
     /// EXEC ends the MULTI that is open on a leased lane. False if it is spoilt: it must be discarded there.
     pub(super) fn exec_leased(&mut self) -> bool {
-        let Some(queued) = self.multi.take().filter(|queued| queued.leased && !queued.spoilt) else {
+        let Some(queued) = self.multi.take().filter(|queued| queued.is_leased() && !queued.spoilt) else {
             return false;
         };
         self.execs.push_back(queued.after);
