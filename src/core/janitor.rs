@@ -1,6 +1,7 @@
 //! The periodic pass over lanes and children: requests that are overdue, lanes that stall, connections and children that are
 //! idle for too long, memory to spare. Owns no state; what is urgent has a timer of its own.
 
+use crate::base::clock::Millis;
 use crate::base::limits;
 use crate::core::broker::Broker;
 use crate::core::child::Child;
@@ -78,7 +79,8 @@ impl Shared {
     }
 
     /// A stalled lane may wait for a slow command. If the control connection gets no answer either, the upstream is gone;
-    /// if it does, only a reply that needs no work can tell by not coming.
+    /// if it does, the command is not slow but waits, as it must not on a lane that others share; or a reply was lost, which
+    /// only one that needs no work can tell by not coming.
     fn check_stalls(&mut self) {
         self.ask_if_busy();
         let limit = self.env.settings.lane_stall_timeout;
@@ -106,11 +108,25 @@ impl Shared {
             return;
         }
         for key in stalled {
-            let lane = self.connections.find(key);
-            if lane.and_then(Lane::front).is_some_and(Slot::needs_no_work) {
+            let Some(lane) = self.connections.find(key) else { continue };
+            if lane.front().is_some_and(Slot::needs_no_work) {
                 self.lane_lost(key, "a reply that takes no time does not come");
+            } else if self.is_held(lane, limit) {
+                let command = lane.front().map_or("", |slot| self.commands.name(slot.command)).to_owned();
+                log::warn!("lane_stall_timeout: a '{command}' blocks a connection that others share");
+                self.lane_lost(key, "a command holds it that was not known to block");
             }
         }
+    }
+
+    /// Whether the upstream has had nothing to do since the lane stalled: then the command at its front is not at work but
+    /// waits for something, and with it those of other children behind it.
+    fn is_held(&self, lane: &Lane, limit: Millis) -> bool {
+        let Some(owner) = lane.front().map(|slot| slot.child) else { return false };
+        let others = |slot: &Slot| slot.child != owner && !slot.kind.is_own();
+        lane.is_shared()
+            && self.work.was_idle_since(lane.record().last_reply.saturating_add(limit))
+            && lane.out().entries().iter().any(others)
     }
 }
 

@@ -23,6 +23,9 @@ impl Shared {
     pub(super) fn probe_answered(&mut self, said: Said<'_>) {
         let Said::Busy(frame) = said else {
             self.work.forget();
+            if said.frame().is_some() {
+                self.work.was_idle();
+            }
             if said.frame().is_some() && self.commands.take_due() {
                 self.ask(Question::Commands);
             }

@@ -26,6 +26,8 @@ pub(crate) struct Work {
     heard_at: Millis,
     /// When it last answered anything but BUSY, on any connection.
     done_at: Millis,
+    /// When it was asked that PING to which it last answered, and not with BUSY.
+    idle_at: Millis,
 }
 
 impl Work {
@@ -70,6 +72,16 @@ impl Work {
 
     pub(super) fn asks(&mut self, now: Millis) {
         (self.asking, self.asked_at) = (true, now);
+    }
+
+    /// The PING was answered, and not with BUSY: nothing was being executed when it arrived.
+    pub(super) fn was_idle(&mut self) {
+        self.idle_at = self.asked_at;
+    }
+
+    /// Whether it has had nothing to execute at some time since then.
+    pub(crate) fn was_idle_since(&self, then: Millis) -> bool {
+        self.idle_at >= then
     }
 
     pub(crate) fn is_asking(&self) -> bool {
