@@ -74,6 +74,7 @@ impl Broker {
                 shared.after_reply(child);
             }
             ChildNotice::Late => child.sent_mut().begin_late(),
+            ChildNotice::LostLane(command) => child.sent_mut().keep_apart(command),
             ChildNotice::LeaseLost { kind, watching } => shared.lease_lost(child, kind, watching),
             ChildNotice::JoinRefused(fence, frame) => {
                 if let Some(own) = child.topics_mut() {

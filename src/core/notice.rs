@@ -2,6 +2,7 @@
 //! at hand is done with the child it is about (`core::deliver`). Plain data.
 
 use crate::base::failure::Failure;
+use crate::command::CommandId;
 use crate::core::child::hold::{Answer, HeldLease, Hold};
 use crate::core::connection::slot::Slot;
 use crate::core::keys::{ChildKey, LaneKey, LeaseKind, PoolKey, TopicKey, UserId};
@@ -50,6 +51,8 @@ pub(crate) enum ChildNotice {
     Overdue,
     /// A reply is overdue, and it is about to be told so.
     Late,
+    /// A lane that others share was lost with a request of this command at its front.
+    LostLane(CommandId),
     /// The lane it had to itself is gone.
     LeaseLost { kind: LeaseKind, watching: bool },
     /// The upstream has refused what its request at the front names, for the fence of this number.

@@ -79,7 +79,7 @@ impl Broker {
         let Some(Answered { slot, front_since, role, is_proven, is_yielding }) = answered else {
             return self.stray_reply(key, frame);
         };
-        let ran_long = self.shared.note_work(role, &slot, front_since, frame);
+        let ran_long = self.shared.note_work(key, role, &slot, front_since, frame);
         if ran_long && let Some(child) = self.children.get_mut(slot.child) {
             child.sent_mut().expect_heavy(slot.command);
         }
@@ -231,6 +231,9 @@ impl Shared {
                     return Some(after);
                 }
             } else {
+                if slot.kind == SlotKind::Blocking && real {
+                    child.sent_mut().weigh(slot.command, frame.len());
+                }
                 self.settle_special(child, lane, slot, frame, real);
             }
         }
@@ -354,12 +357,16 @@ impl Shared {
     /// What a reply makes possible: the next request, the end of a lease.
     #[inline]
     pub(crate) fn after_reply(&mut self, child: &mut Child) {
-        let in_flight_resume = (self.env.settings.child_in_flight_max * 3 / 4) as u32;
         if child.lease().is_some() {
             self.end_lease_if_done(child);
         }
         match child.hold() {
-            Hold::InFlightMax if child.sent().in_flight() <= in_flight_resume => self.lift(child),
+            Hold::InFlightMax => {
+                let max = child.sent().in_flight_max(self.env.settings.child_in_flight_max);
+                if child.sent().in_flight() <= max * 3 / 4 {
+                    self.lift(child);
+                }
+            }
             // What is only overdue may be no hindrance, and has a timer if it is.
             Hold::OwnReplies if child.sent().in_flight() == 0 => self.lift(child),
             Hold::Reply | Hold::BlockingReply if child.sent().in_flight() == 0 => {

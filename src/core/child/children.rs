@@ -73,6 +73,7 @@ impl Children {
         for key in self.arena.keys() {
             if let Some(child) = self.known_mut(key) {
                 child.last_command = None;
+                child.sent.forget_commands();
             }
         }
     }

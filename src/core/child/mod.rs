@@ -10,6 +10,7 @@ pub(crate) mod origin;
 pub(crate) mod outbox;
 pub(crate) mod sent;
 pub(crate) mod session;
+mod window;
 
 pub use origin::ChildKind;
 

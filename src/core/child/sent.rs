@@ -1,8 +1,9 @@
-//! What a child has upstream: how many requests, on which shared lane, what its last write went on, and which command of it
-//! is expected to take long. Owns these alone; the requests are the lanes', and the rules of WAIT are in `request::wait`.
+//! What a child has upstream: how many requests, and how many there may be, on which shared lane, what its last write went
+//! on, and which command of it is expected to take long. Owns these alone; the requests are the lanes', and the rules of WAIT are in `request::wait`.
 
 use crate::base::limits;
 use crate::command::CommandId;
+use crate::core::child::window::Window;
 use crate::core::keys::LaneKey;
 
 /// Which connection a child's last write went on: WAIT and WAITAOF count the replicas that have what their own connection
@@ -26,10 +27,27 @@ pub(crate) struct Sent {
     /// The shared lane of the requests in flight, or of the last ones. Kept until they are answered.
     lane: LaneKey,
     last_write: LastWrite,
+    window: Window,
     /// The command that was answered at length, or late: its next replies are expected to be, too.
-    heavy: Option<CommandId>,
+    heavy: Option<Expected>,
+    /// The command with which a lane was lost: its next ones have a lane to themselves.
+    apart: Option<Expected>,
+}
+
+/// What is expected of the next requests of a command.
+#[derive(Debug, Clone, Copy)]
+struct Expected {
+    command: CommandId,
     /// So many short replies in a row, and it is no longer expected.
-    patience: u8,
+    patience: u16,
+}
+
+impl Expected {
+    /// The same behind a short reply of this command.
+    fn behind(self, command: CommandId) -> Option<Expected> {
+        let patience = self.patience - u16::from(command == self.command);
+        (patience > 0).then_some(Expected { patience, ..self })
+    }
 }
 
 impl Sent {
@@ -43,6 +61,12 @@ impl Sent {
 
     pub(crate) fn in_flight(&self) -> u32 {
         self.in_flight
+    }
+
+    /// How many requests may be in flight, of the `max` that are allowed to any child.
+    #[inline]
+    pub(crate) fn in_flight_max(&self, max: usize) -> u32 {
+        self.window.open().min(u32::try_from(max).unwrap_or(u32::MAX))
     }
 
     /// A reply is overdue. Its request is about to be answered without it.
@@ -82,23 +106,49 @@ impl Sent {
         }
     }
 
+    #[inline]
     pub(crate) fn weigh(&mut self, command: CommandId, reply_len: usize) {
-        if reply_len >= limits::BULK_MIN {
-            self.expect_heavy(command);
-        } else if self.heavy == Some(command) {
-            self.patience -= 1;
-            if self.patience == 0 {
-                self.heavy = None;
-            }
+        let small = self.window.note_small(reply_len);
+        if !small || self.heavy.is_some() || self.apart.is_some() {
+            self.weigh_closely(command, reply_len, small);
         }
     }
 
+    #[inline(never)]
+    fn weigh_closely(&mut self, command: CommandId, reply_len: usize, small: bool) {
+        if !small {
+            self.window.shrink(reply_len);
+        }
+        if reply_len >= limits::BULK_MIN {
+            return self.expect_heavy(command);
+        }
+        self.heavy = self.heavy.and_then(|heavy| heavy.behind(command));
+        self.apart = self.apart.and_then(|apart| apart.behind(command));
+    }
+
     pub(crate) fn expect_heavy(&mut self, command: CommandId) {
-        (self.heavy, self.patience) = (Some(command), limits::BULK_PATIENCE);
+        self.heavy = Some(Expected { command, patience: limits::BULK_PATIENCE });
+    }
+
+    /// A lane was lost with this command at its front, which may be why.
+    pub(crate) fn keep_apart(&mut self, command: CommandId) {
+        self.apart = Some(Expected { command, patience: limits::APART_PATIENCE });
+    }
+
+    /// Commands have other numbers now.
+    pub(super) fn forget_commands(&mut self) {
+        (self.heavy, self.apart) = (None, None);
     }
 
     /// Whether a request of `len` bytes, or the reply to it, will take long to pass.
+    #[inline]
     pub(crate) fn expects_heavy(&self, command: CommandId, len: usize) -> bool {
-        len >= limits::BULK_MIN || self.heavy == Some(command)
+        len >= limits::BULK_MIN || self.heavy.is_some_and(|heavy| heavy.command == command)
+    }
+
+    /// Whether a request of this command is to have a lane to itself.
+    #[inline]
+    pub(crate) fn goes_apart(&self, command: CommandId) -> bool {
+        self.apart.is_some_and(|apart| apart.command == command)
     }
 }

@@ -2,6 +2,7 @@
 //! repeated; one that has not left waits for the next connection. Never how the next connection is made.
 
 use crate::base::failure::{Failure, Lost};
+use crate::base::pipeline::Entry;
 use crate::core::child::Child;
 use crate::core::connection::lane::Lane;
 use crate::core::connection::role::LaneRole;
@@ -99,6 +100,7 @@ impl Shared {
                 self.back_off(key, failures);
             }
             LaneRole::Shared => {
+                self.note_front(key, &lost);
                 self.fail_slots(key, lost, Failure::LOST);
                 self.revive(key, failures);
             }
@@ -110,6 +112,18 @@ impl Shared {
         self.connections.account(&mut self.env, key);
         if !role.is_own() {
             self.recheck(user);
+        }
+    }
+
+    /// A shared lane is lost, perhaps because of what stood at its front: the server closes a connection whose reply is
+    /// too long for it. So the next request of that command has a lane to itself, and nobody else suffers twice. On a lane
+    /// for blocks nobody else does.
+    fn note_front(&mut self, key: LaneKey, lost: &[Slot]) {
+        let carries_blocks = self.connections.known(key).is_some_and(Lane::carries_blocks);
+        let front = lost.iter().find(|slot| !slot.is_bound_to_next());
+        let front = front.filter(|slot| matches!(slot.kind, SlotKind::Relay) && !carries_blocks);
+        if let Some(Slot { child, command, .. }) = front {
+            self.env.notify(Notice::Child(*child, ChildNotice::LostLane(*command)));
         }
     }
 

@@ -99,20 +99,23 @@ impl Work {
         self.asking.then_some(self.asked_at.max(self.heard_at))
     }
 
-    /// A reply has come to a command that had been at the front of its lane since `front_since`. True if the upstream did
-    /// nothing else meanwhile for long. Proves nothing where Redis allows the command while it is busy.
+    /// A reply has come to a command that had been at the front of its lane since `front_since`, and perhaps `delays` those
+    /// behind it. True if the upstream did nothing else meanwhile for long. Proves nothing where Redis allows the command
+    /// while it is busy.
     #[inline]
     pub(super) fn replied(
         &mut self,
         front_since: Millis,
         now: Millis,
         frame: &[u8],
+        delays: impl FnOnce() -> bool,
         allowed_while_busy: impl FnOnce() -> bool,
     ) -> bool {
         if reply::error_code(frame) == Some(b"BUSY") {
             return false;
         }
-        let ran_long = now.saturating_sub(front_since.max(self.done_at)) >= limits::SLOW_MIN;
+        let time = now.saturating_sub(front_since.max(self.done_at));
+        let ran_long = time >= limits::SLOW_BEFORE_OTHERS && (time >= limits::SLOW_MIN || delays());
         if self.busy.is_none() && !ran_long {
             self.done_at = now;
             return false;

@@ -16,7 +16,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 impl Shared {
     /// A command that may take as long as it likes: on a leased lane, its own timeout shortened by the
-    /// time it had to wait for one.
+    /// time it had to wait for one. One with which a shared lane was lost is answered there, too, as any other.
     pub(crate) fn block(&mut self, child: &mut Child, decided: Decided<'_>) -> FlowResult {
         let Decided { request, id, route, .. } = decided;
         let blocking = if let Route::Blocking(blocking) = route { Some(blocking) } else { None };
@@ -39,6 +39,10 @@ impl Shared {
             }
             None => request.bytes,
         };
+        if route == Route::Shared {
+            self.send_for(child, lane, bytes, id, SlotKind::Blocking, SlotFlags::NONE);
+            return Ok(Flow::Hold(Hold::Reply));
+        }
         self.send_for(child, lane, bytes, id, SlotKind::Blocking, SlotFlags::MAY_WAIT);
         Ok(Flow::Hold(Hold::BlockingReply))
     }

@@ -155,6 +155,7 @@ impl Shared {
     fn execute(&mut self, child: &mut Child, decided: Decided<'_>, way: Way, rest: &[u8]) -> Flow {
         let Decided { request, id, .. } = decided;
         match way {
+            Way::Share if child.sent().goes_apart(id) => self.block(child, decided).unwrap_or_else(identity),
             Way::Share => match self.shared_lane_for(child, id, request.bytes.len()) {
                 Ok(lane) => {
                     self.send_for(child, lane, request.bytes, id, SlotKind::Relay, SlotFlags::NONE);

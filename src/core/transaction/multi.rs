@@ -49,8 +49,9 @@ impl Shared {
         if !watch_lost
             && !skips
             && let Some((block, consumed)) = self.whole_block(child, decided.request, decided.id, rest)
+            && let Some((last, _)) = block.commands.last().copied()
+            && !child.sent().goes_apart(last)
         {
-            let last = block.commands.last().map_or(0, |(id, _)| *id);
             return match self.shared_lane_for(child, last, block.bytes.len()) {
                 Ok(lane) => {
                     child.set_last_command(block.commands.last().map(|(id, _)| *id));
