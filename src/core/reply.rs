@@ -362,7 +362,7 @@ impl Shared {
         }
         match child.hold() {
             Hold::InFlightMax => {
-                let max = child.sent().in_flight_max(self.env.settings.child_in_flight_max);
+                let max = child.in_flight_max(self.env.settings.child_in_flight_max);
                 if child.sent().in_flight() <= max * 3 / 4 {
                     self.lift(child);
                 }

@@ -314,6 +314,14 @@ impl Child {
         &mut self.sent
     }
 
+    /// How many requests may be in flight, of the `max` that are allowed to any child.
+    #[inline]
+    pub(crate) fn in_flight_max(&self, max: usize) -> u32 {
+        let max = u32::try_from(max).unwrap_or(u32::MAX);
+        // On a lane of its own nobody else stands behind them.
+        if self.lease.is_some() { max } else { max.min(self.sent.window()) }
+    }
+
     /// Whether a lane still carries requests of it, so that the next one must go the same way or wait.
     pub(crate) fn is_under_way(&self) -> bool {
         self.sent.in_flight() > 0 || self.sent.has_late()

@@ -63,10 +63,10 @@ impl Sent {
         self.in_flight
     }
 
-    /// How many requests may be in flight, of the `max` that are allowed to any child.
+    /// How many requests may be in flight on a lane that others share.
     #[inline]
-    pub(crate) fn in_flight_max(&self, max: usize) -> u32 {
-        self.window.open().min(u32::try_from(max).unwrap_or(u32::MAX))
+    pub(super) fn window(&self) -> u32 {
+        self.window.open()
     }
 
     /// A reply is overdue. Its request is about to be answered without it.
