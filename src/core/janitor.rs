@@ -11,6 +11,7 @@ use crate::core::connection::lane::Lane;
 use crate::core::connection::role::LaneRole;
 use crate::core::connection::slot::Slot;
 use crate::core::keys::LeaseKind;
+use crate::core::notice::{ChildNotice, Notice};
 use crate::core::shared::Shared;
 use crate::core::timers::Timer;
 
@@ -111,9 +112,10 @@ impl Shared {
             let Some(lane) = self.connections.find(key) else { continue };
             if lane.front().is_some_and(Slot::needs_no_work) {
                 self.lane_lost(key, "a reply that takes no time does not come");
-            } else if self.is_held(lane, limit) {
-                let command = lane.front().map_or("", |slot| self.commands.name(slot.command)).to_owned();
+            } else if let Some(slot) = lane.front().copied().filter(|slot| self.is_held(lane, slot, limit)) {
+                let command = self.commands.name(slot.command);
                 log::warn!("lane_stall_timeout: a '{command}' blocks a connection that others share");
+                self.env.notify(Notice::Child(slot.child, ChildNotice::KeepApart(slot.command)));
                 self.lane_lost(key, "a command holds it that was not known to block");
             }
         }
@@ -121,9 +123,8 @@ impl Shared {
 
     /// Whether the upstream has had nothing to do since the lane stalled: then the command at its front is not at work but
     /// waits for something, and with it those of other children behind it.
-    fn is_held(&self, lane: &Lane, limit: Millis) -> bool {
-        let Some(owner) = lane.front().map(|slot| slot.child) else { return false };
-        let others = |slot: &Slot| slot.child != owner && !slot.kind.is_own();
+    fn is_held(&self, lane: &Lane, front: &Slot, limit: Millis) -> bool {
+        let others = |slot: &Slot| slot.child != front.child && !slot.kind.is_own();
         lane.is_shared()
             && self.work.was_idle_since(lane.record().last_reply.saturating_add(limit))
             && lane.out().entries().iter().any(others)

@@ -31,6 +31,8 @@ pub(crate) enum Notice {
     TopicRefused(TopicKey),
     /// The upstream has ended a subscription itself.
     TopicMoved(TopicKey),
+    /// A lane that others share was lost with these requests on it.
+    SharedLaneLost(Vec<(ChildKey, CommandId)>),
     /// Commands have other numbers now.
     TableChanged,
     /// A lane can serve no request any more.
@@ -51,8 +53,8 @@ pub(crate) enum ChildNotice {
     Overdue,
     /// A reply is overdue, and it is about to be told so.
     Late,
-    /// A lane that others share was lost with a request of this command at its front.
-    LostLane(CommandId),
+    /// A lane that others share was lost, perhaps because of a request of this command.
+    KeepApart(CommandId),
     /// The lane it had to itself is gone.
     LeaseLost { kind: LeaseKind, watching: bool },
     /// The upstream has refused what its request at the front names, for the fence of this number.

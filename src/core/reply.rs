@@ -218,7 +218,9 @@ impl Shared {
             return None;
         }
         if slot.kind == SlotKind::Relay {
-            child.sent_mut().weigh(slot.command, frame.len());
+            if real {
+                child.sent_mut().weigh(slot.command, frame.len());
+            }
             child.outbox_mut().deliver(frame, &mut self.env.spares);
         } else {
             if real {
@@ -231,8 +233,8 @@ impl Shared {
                     return Some(after);
                 }
             } else {
-                if slot.kind == SlotKind::Blocking && real {
-                    child.sent_mut().weigh(slot.command, frame.len());
+                if slot.kind == SlotKind::Blocking {
+                    self.weigh_alone(child, &slot, frame, failure);
                 }
                 self.settle_special(child, lane, slot, frame, real);
             }
@@ -250,6 +252,15 @@ impl Shared {
     fn close_full(&mut self, child: &mut Child) {
         CloseReason::OutputMax("child_output_max").log(child);
         self.close(child);
+    }
+
+    /// A request that has had a lane to itself is over, perhaps together with that.
+    fn weigh_alone(&self, child: &mut Child, slot: &Slot, frame: &[u8], failure: Option<&Failure>) {
+        match failure {
+            None => child.sent_mut().weigh(slot.command, frame.len()),
+            Some(Failure::Lost(_)) if !slot.may_wait() => child.sent_mut().convict(slot.command),
+            Some(_) => {}
+        }
     }
 
     fn settle_special(&mut self, child: &mut Child, lane: LaneKey, slot: Slot, frame: &[u8], real: bool) {

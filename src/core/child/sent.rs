@@ -30,7 +30,7 @@ pub(crate) struct Sent {
     window: Window,
     /// The command that was answered at length, or late: its next replies are expected to be, too.
     heavy: Option<Expected>,
-    /// The command with which a lane was lost: its next ones have a lane to themselves.
+    /// The command with which a lane was lost, perhaps because of it: its next ones have a lane to themselves.
     apart: Option<Expected>,
 }
 
@@ -65,7 +65,7 @@ impl Sent {
 
     /// How many requests may be in flight on a lane that others share.
     #[inline]
-    pub(super) fn window(&self) -> u32 {
+    pub(crate) fn window(&self) -> u32 {
         self.window.open()
     }
 
@@ -130,8 +130,15 @@ impl Sent {
         self.heavy = Some(Expected { command, patience: limits::BULK_PATIENCE });
     }
 
-    /// A lane was lost with this command at its front, which may be why.
-    pub(crate) fn keep_apart(&mut self, command: CommandId) {
+    /// A lane was lost that carried this command, which may be why. One short reply shows that it is not.
+    pub(crate) fn suspect(&mut self, command: CommandId) {
+        if !self.goes_apart(command) {
+            self.apart = Some(Expected { command, patience: 1 });
+        }
+    }
+
+    /// A lane was lost that carried nothing but this command.
+    pub(crate) fn convict(&mut self, command: CommandId) {
         self.apart = Some(Expected { command, patience: limits::APART_PATIENCE });
     }
 

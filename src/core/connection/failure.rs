@@ -100,7 +100,7 @@ impl Shared {
                 self.back_off(key, failures);
             }
             LaneRole::Shared => {
-                self.note_front(key, &lost);
+                self.note_suspects(key, &lost);
                 self.fail_slots(key, lost, Failure::LOST);
                 self.revive(key, failures);
             }
@@ -115,16 +115,16 @@ impl Shared {
         }
     }
 
-    /// A shared lane is lost, perhaps because of what stood at its front: the server closes a connection whose reply is
-    /// too long for it. So the next request of that command has a lane to itself, and nobody else suffers twice. On a lane
-    /// for blocks nobody else does.
-    fn note_front(&mut self, key: LaneKey, lost: &[Slot]) {
-        let carries_blocks = self.connections.known(key).is_some_and(Lane::carries_blocks);
-        let front = lost.iter().find(|slot| !slot.is_bound_to_next());
-        let front = front.filter(|slot| matches!(slot.kind, SlotKind::Relay) && !carries_blocks);
-        if let Some(Slot { child, command, .. }) = front {
-            self.env.notify(Notice::Child(*child, ChildNotice::LostLane(*command)));
+    /// A shared lane is lost, perhaps because of one of the requests on it: the server closes a connection whose reply is
+    /// too long for it. So the next one of that command has a lane to itself, and nobody else suffers twice. On a lane for
+    /// blocks nobody else does. Of a block in one piece its EXEC is what has the reply.
+    fn note_suspects(&mut self, key: LaneKey, lost: &[Slot]) {
+        let replied = |slot: &&Slot| slot.kind == SlotKind::Relay && !slot.is_bound_to_next();
+        let suspects: Vec<_> = lost.iter().filter(replied).map(|slot| (slot.child, slot.command)).collect();
+        if suspects.is_empty() || self.connections.known(key).is_some_and(Lane::carries_blocks) {
+            return;
         }
+        self.env.notify(Notice::SharedLaneLost(suspects));
     }
 
     /// Closes the lane's connection. Returns what may have left on it.
