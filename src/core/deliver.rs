@@ -1,7 +1,6 @@
 //! Delivers notices, once the event at hand is done with the child it is about. Finds the child that a notice is for, or
 //! undoes what the notice stands for if that child has gone; decides nothing else.
 
-use crate::command::CommandId;
 use crate::core::broker::Broker;
 use crate::core::child::ChildState;
 use crate::core::child::hold::Hold;
@@ -29,7 +28,7 @@ impl Broker {
             Notice::HubReady(user) => self.ask_fences_again(user),
             Notice::TopicRefused(topic) => self.close_listeners(topic),
             Notice::TopicMoved(topic) => self.topic_moved(topic),
-            Notice::SharedLaneLost(lost) => self.suspect_one_of(&lost),
+            Notice::SharedLaneLost(lost) => self.children.suspect_one_of(&lost),
             Notice::TableChanged => self.children.forget_commands(),
             Notice::LoseLane(lane, why) => self.shared.lane_lost(lane, why),
             Notice::Failed { lane, slots, failure } => {
@@ -45,22 +44,6 @@ impl Broker {
                     self.shared.proved(child, asker, about, verdict);
                 }
             }
-        }
-    }
-
-    /// Of requests that were lost together, perhaps because the reply to one was too long for the server: the one of whose
-    /// child least is known to have short replies, and of equals the first. It has the next lane to itself, so whoever is
-    /// suspected without reason only waits for that.
-    fn suspect_one_of(&mut self, lost: &[(ChildKey, CommandId)]) {
-        let known = |(child, command): &(ChildKey, CommandId)| {
-            let window = self.children.get(*child)?.sent().window();
-            Some((window, *child, *command))
-        };
-        let least = lost.iter().filter_map(known).min_by_key(|(window, ..)| *window);
-        if let Some((_, child, command)) = least
-            && let Some(child) = self.children.get_mut(child)
-        {
-            child.sent_mut().suspect(command);
         }
     }
 

@@ -87,7 +87,12 @@ impl Broker {
             SlotKind::Question => self.shared.question_answered(Some(frame)),
             SlotKind::Proof => self.shared.proof_answered(Some(frame)),
             SlotKind::Canary => self.canary_answered(key, &slot, frame),
-            SlotKind::Arming => self.arming_answered(key, frame),
+            SlotKind::Arming => {
+                if self.shared.is_in_step(key, frame) {
+                    self.release(key);
+                    self.shared.go_on_armed(key, frame);
+                }
+            }
             _ if slot.flags.has(SlotFlags::GUARDED) && slot.is_plausible(frame) => {
                 self.shared.withhold(key, slot, frame);
             }

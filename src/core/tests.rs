@@ -1,5 +1,6 @@
 //! What goes wrong in rare orders of events, played through on the simulation.
 
+mod armed;
 mod busy;
 mod lanes;
 mod refusals;

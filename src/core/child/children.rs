@@ -4,6 +4,7 @@
 use crate::base::clock::Millis;
 use crate::base::key::Arena;
 use crate::base::limits;
+use crate::command::CommandId;
 use crate::core::child::Child;
 use crate::core::child::origin::describe;
 use crate::core::keys::{ChildKey, ChildName};
@@ -75,6 +76,21 @@ impl Children {
                 child.last_command = None;
                 child.sent.forget_commands();
             }
+        }
+    }
+
+    /// Of requests that were lost together, perhaps because the reply to one was too long for the server, suspects the one
+    /// of whose child least is known to have short replies, and of equals the first. It has the next lane to itself, so
+    /// whoever is suspected without reason only waits for that.
+    pub(crate) fn suspect_one_of(&mut self, lost: &[(ChildKey, CommandId)]) {
+        let known = |(child, command): &(ChildKey, CommandId)| {
+            Some((self.get(*child)?.sent().window(), *child, *command))
+        };
+        let least = lost.iter().filter_map(known).min_by_key(|(window, ..)| *window);
+        if let Some((_, child, command)) = least
+            && let Some(child) = self.known_mut(child)
+        {
+            child.sent.suspect(command);
         }
     }
 

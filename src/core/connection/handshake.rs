@@ -26,7 +26,7 @@ pub(crate) struct CommandNames<'a> {
 
 /// What a step of a greeting is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Step {
+pub(crate) enum GreetingStep {
     /// Who the connection is.
     Who,
     /// What children have chosen: their db, or NO-TOUCH.
@@ -41,7 +41,7 @@ pub(crate) struct Handshake {
     out: Password,
     sent: usize,
     greeting: Greeting,
-    steps: Vec<(&'static str, Step)>,
+    steps: Vec<(&'static str, GreetingStep)>,
     answered: usize,
 }
 
@@ -64,18 +64,18 @@ impl Handshake {
         let mut out = Zeroizing::new(Vec::with_capacity(room));
         encode::request(&mut out, &hello);
         encode::request(&mut out, &[commands.client, b"SETNAME", name.as_bytes()]);
-        let mut steps = vec![("HELLO", Step::Who), ("CLIENT SETNAME", Step::Who)];
+        let mut steps = vec![("HELLO", GreetingStep::Who), ("CLIENT SETNAME", GreetingStep::Who)];
         if pool.db != 0 {
             encode::request(&mut out, &[commands.select, pool.db.to_string().as_bytes()]);
-            steps.push(("SELECT", Step::Choice));
+            steps.push(("SELECT", GreetingStep::Choice));
         }
         if pool.no_touch {
             encode::request(&mut out, &[commands.client, b"NO-TOUCH", b"ON"]);
-            steps.push(("CLIENT NO-TOUCH", Step::Choice));
+            steps.push(("CLIENT NO-TOUCH", GreetingStep::Choice));
         }
         if arms {
             encode::request(&mut out, &[commands.multi]);
-            steps.push(("MULTI", Step::Multi));
+            steps.push(("MULTI", GreetingStep::Multi));
         }
         Handshake { out: Password::within(out), sent: 0, greeting: Greeting::default(), steps, answered: 0 }
     }
@@ -89,8 +89,8 @@ impl Handshake {
     }
 
     /// What is asked now.
-    pub(crate) fn step(&self) -> Step {
-        self.steps.get(self.answered).map_or(Step::Who, |(_, step)| *step)
+    pub(crate) fn step(&self) -> GreetingStep {
+        self.steps.get(self.answered).map_or(GreetingStep::Who, |(_, step)| *step)
     }
 
     /// The greeting, once every reply has come; or why the upstream refused, in its own words, without credentials.

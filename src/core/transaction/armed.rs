@@ -6,7 +6,6 @@
 
 use crate::base::failure::{Failure, Lost};
 use crate::command::{CommandId, texts};
-use crate::core::broker::Broker;
 use crate::core::child::Child;
 use crate::core::connection::lane::Lane;
 use crate::core::connection::slot::{Slot, SlotFlags, SlotKind};
@@ -54,6 +53,27 @@ impl Shared {
         self.connections.send(&mut self.env, lane, request, Slot { flags, ..Slot::own(SlotKind::Arming) });
     }
 
+    /// MULTI or DISCARD has been answered on a lane for blocks. Whether the answer is one that shows the lane to be in step,
+    /// and with it what came before.
+    pub(crate) fn is_in_step(&mut self, key: LaneKey, frame: &[u8]) -> bool {
+        let in_step = frame == b"+OK\r\n" || is_refusal(frame);
+        if !in_step {
+            self.desync(key, "a lane for transactions does not stand behind MULTI");
+        }
+        in_step
+    }
+
+    /// The lane goes on with the next transaction; or it is of no more use, since there is no further MULTI.
+    pub(crate) fn go_on_armed(&mut self, key: LaneKey, frame: &[u8]) {
+        if is_refusal(frame) {
+            return self.multi_refused(key, frame);
+        }
+        let writes = |lane: &Lane| !lane.out().bytes().is_empty();
+        if self.connections.known(key).is_some_and(writes) {
+            self.connections.mark(key);
+        }
+    }
+
     /// The upstream has refused MULTI to the user of this lane. What waits on it has not been written, and will not be.
     pub(crate) fn multi_refused(&mut self, key: LaneKey, frame: &[u8]) {
         let Some(lane) = self.connections.known(key) else { return };
@@ -75,21 +95,6 @@ impl Shared {
     }
 }
 
-impl Broker {
-    /// MULTI or DISCARD has been answered on a lane for blocks. OK: whatever came before it is in step, and the lane goes
-    /// on. Refused: the lane has no more use.
-    pub(crate) fn arming_answered(&mut self, key: LaneKey, frame: &[u8]) {
-        let refused = reply::error_code(frame) == Some(b"NOPERM");
-        if frame != b"+OK\r\n" && !refused {
-            return self.shared.desync(key, "a lane for transactions does not stand behind MULTI");
-        }
-        self.release(key);
-        if refused {
-            return self.shared.multi_refused(key, frame);
-        }
-        let writes = |lane: &Lane| !lane.out().bytes().is_empty();
-        if self.shared.connections.known(key).is_some_and(writes) {
-            self.shared.connections.mark(key);
-        }
-    }
+fn is_refusal(frame: &[u8]) -> bool {
+    reply::error_code(frame) == Some(b"NOPERM")
 }

@@ -47,7 +47,7 @@ pub(crate) struct QueuedLocal {
 
 /// Where the commands of an open MULTI are queued.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-enum Place {
+enum QueuedAt {
     /// Here, for one block on a lane for blocks.
     #[default]
     Here,
@@ -60,7 +60,7 @@ enum Place {
 /// The commands of an open MULTI.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 struct Queued {
-    place: Place,
+    place: QueuedAt,
     block: QueuedBlock,
     /// Bytes of the arguments kept in `after.local`.
     local_bytes: usize,
@@ -75,7 +75,7 @@ struct Queued {
 
 impl Queued {
     fn is_leased(&self) -> bool {
-        matches!(self.place, Place::Leased { .. })
+        matches!(self.place, QueuedAt::Leased { .. })
     }
 
     /// Whether this fits under `max_bytes`. Nothing is taken any more once something did not.
@@ -171,18 +171,18 @@ impl TransactionState {
 
     /// Whether its MULTI is on a leased lane.
     pub(crate) fn is_leased(&self) -> bool {
-        self.multi.as_ref().is_some_and(|queued| queued.place != Place::Here)
+        self.multi.as_ref().is_some_and(|queued| queued.place != QueuedAt::Here)
     }
 
     /// Whether what is sent now may yet turn out to stand in no MULTI.
     pub(crate) fn may_be_refused(&self) -> bool {
-        self.multi.as_ref().is_some_and(|queued| queued.place == Place::Leased { accepted: false })
+        self.multi.as_ref().is_some_and(|queued| queued.place == QueuedAt::Leased { accepted: false })
     }
 
     /// The MULTI on the leased lane has been accepted.
     pub(crate) fn multi_accepted(&mut self) {
         if let Some(queued) = self.multi.as_mut().filter(|queued| queued.is_leased()) {
-            queued.place = Place::Leased { accepted: true };
+            queued.place = QueuedAt::Leased { accepted: true };
         }
     }
 
@@ -219,7 +219,8 @@ impl TransactionState {
     }
 
     pub(crate) fn begin_leased(&mut self) {
-        self.multi = Some(Box::new(Queued { place: Place::Leased { accepted: false }, ..Queued::default() }));
+        self.multi =
+            Some(Box::new(Queued { place: QueuedAt::Leased { accepted: false }, ..Queued::default() }));
     }
 
     /// MULTI is open for the child, though not upstream: its EXEC aborts.
@@ -231,18 +232,18 @@ impl TransactionState {
     pub(super) fn move_to_lease(&mut self) -> Move {
         let Some(queued) = self.multi.as_mut() else { return Move::Refused };
         match (queued.place, &queued.after.first_error) {
-            (Place::Here, _) => {
-                queued.place = Place::Moving;
+            (QueuedAt::Here, _) => {
+                queued.place = QueuedAt::Moving;
                 let (id, multi) = queued.block.requests().next().unwrap_or_default();
                 Move::Ask { id, multi: multi.to_vec() }
             }
             (_, Some(error)) => {
                 let reason = String::from_utf8_lossy(error).into_owned();
-                (queued.place, queued.spoilt, queued.abort_reason) = (Place::Here, true, Some(reason));
+                (queued.place, queued.spoilt, queued.abort_reason) = (QueuedAt::Here, true, Some(reason));
                 Move::Refused
             }
             (_, None) => {
-                queued.place = Place::Leased { accepted: true };
+                queued.place = QueuedAt::Leased { accepted: true };
                 Move::Send(std::mem::take(&mut queued.block))
             }
         }
@@ -251,8 +252,9 @@ impl TransactionState {
     /// The leased lane is gone. MULTI stays open for the child, spoilt.
     pub(crate) fn lane_lost(&mut self, watching: bool, reason: &str) {
         self.watch_lost |= watching;
-        if let Some(queued) = self.multi.as_mut().filter(|queued| queued.place != Place::Here) {
-            (queued.place, queued.spoilt, queued.abort_reason) = (Place::Here, true, Some(reason.to_owned()));
+        if let Some(queued) = self.multi.as_mut().filter(|queued| queued.place != QueuedAt::Here) {
+            (queued.place, queued.spoilt, queued.abort_reason) =
+                (QueuedAt::Here, true, Some(reason.to_owned()));
         }
     }
 
