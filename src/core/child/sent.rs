@@ -2,7 +2,7 @@
 //! on, and which command of it is expected to take long. Owns these alone; the requests are the lanes', and the rules of WAIT are in `request::wait`.
 
 use crate::base::limits;
-use crate::command::CommandId;
+use crate::command::{CommandId, NO_COMMAND};
 use crate::core::child::window::Window;
 use crate::core::keys::LaneKey;
 
@@ -29,24 +29,34 @@ pub(crate) struct Sent {
     last_write: LastWrite,
     window: Window,
     /// The command that was answered at length, or late: its next replies are expected to be, too.
-    heavy: Option<Expected>,
+    heavy: Expected,
     /// The command with which a lane was lost, perhaps because of it: its next ones have a lane to themselves.
-    apart: Option<Expected>,
+    apart: Expected,
 }
 
-/// What is expected of the next requests of a command.
+/// Something that is expected of the next requests of a command.
 #[derive(Debug, Clone, Copy)]
 struct Expected {
+    /// `NO_COMMAND`: it is expected of none.
     command: CommandId,
     /// So many short replies in a row, and it is no longer expected.
     patience: u16,
 }
 
+impl Default for Expected {
+    fn default() -> Self {
+        Expected { command: NO_COMMAND, patience: 0 }
+    }
+}
+
 impl Expected {
-    /// The same behind a short reply of this command.
-    fn behind(self, command: CommandId) -> Option<Expected> {
-        let patience = self.patience - u16::from(command == self.command);
-        (patience > 0).then_some(Expected { patience, ..self })
+    fn note_short(&mut self, command: CommandId) {
+        if self.command == command && self.patience > 0 {
+            self.patience -= 1;
+        }
+        if self.patience == 0 {
+            *self = Expected::default();
+        }
     }
 }
 
@@ -109,7 +119,7 @@ impl Sent {
     #[inline]
     pub(crate) fn weigh(&mut self, command: CommandId, reply_len: usize) {
         let small = self.window.note_small(reply_len);
-        if !small || self.heavy.is_some() || self.apart.is_some() {
+        if !small || (self.heavy.patience | self.apart.patience) > 0 {
             self.weigh_closely(command, reply_len, small);
         }
     }
@@ -122,40 +132,40 @@ impl Sent {
         if reply_len >= limits::BULK_MIN {
             return self.expect_heavy(command);
         }
-        self.heavy = self.heavy.and_then(|heavy| heavy.behind(command));
-        self.apart = self.apart.and_then(|apart| apart.behind(command));
+        self.heavy.note_short(command);
+        self.apart.note_short(command);
     }
 
     pub(crate) fn expect_heavy(&mut self, command: CommandId) {
-        self.heavy = Some(Expected { command, patience: limits::BULK_PATIENCE });
+        self.heavy = Expected { command, patience: limits::BULK_PATIENCE };
     }
 
     /// A lane was lost that carried this command, which may be why. One short reply shows that it is not.
     pub(crate) fn suspect(&mut self, command: CommandId) {
         if !self.goes_apart(command) {
-            self.apart = Some(Expected { command, patience: 1 });
+            self.apart = Expected { command, patience: 1 };
         }
     }
 
     /// A lane was lost that carried nothing but this command.
     pub(crate) fn convict(&mut self, command: CommandId) {
-        self.apart = Some(Expected { command, patience: limits::APART_PATIENCE });
+        self.apart = Expected { command, patience: limits::APART_PATIENCE };
     }
 
     /// Commands have other numbers now.
     pub(super) fn forget_commands(&mut self) {
-        (self.heavy, self.apart) = (None, None);
+        (self.heavy, self.apart) = (Expected::default(), Expected::default());
     }
 
     /// Whether a request of `len` bytes, or the reply to it, will take long to pass.
     #[inline]
     pub(crate) fn expects_heavy(&self, command: CommandId, len: usize) -> bool {
-        len >= limits::BULK_MIN || self.heavy.is_some_and(|heavy| heavy.command == command)
+        len >= limits::BULK_MIN || self.heavy.command == command
     }
 
     /// Whether a request of this command is to have a lane to itself.
     #[inline]
     pub(crate) fn goes_apart(&self, command: CommandId) -> bool {
-        self.apart.is_some_and(|apart| apart.command == command)
+        self.apart.command == command
     }
 }

@@ -160,8 +160,14 @@ impl Slot {
 
     /// Whether a reply without a canary behind it can be what it stands for. An error can be anywhere; inside a MULTI
     /// there is one other, and a subscription is answered by pushes, which no slot is for.
+    #[inline(always)]
     pub(crate) fn is_plausible(&self, frame: &[u8]) -> bool {
         let queued = self.flags.has(SlotFlags::QUEUED);
+        (self.kind == SlotKind::Relay && !queued) || self.is_one_of_few(frame, queued)
+    }
+
+    #[inline(never)]
+    fn is_one_of_few(&self, frame: &[u8], queued: bool) -> bool {
         match self.kind {
             _ if reply::is_error(frame) => true,
             SlotKind::Subscribe => frame.is_empty(),
