@@ -65,16 +65,23 @@ impl Connections {
 
     pub(crate) fn shared_lane(&mut self, env: &Env, key: PoolKey, traffic: Traffic) -> LaneKey {
         let (id, lanes_max, now) = (self.pool_of(key), env.settings.lanes, env.now);
-        match self.pool(id).shared[..] {
-            _ if traffic == Traffic::Bulk => self.bulk_lane(id, lanes_max, now),
-            _ if traffic == Traffic::Blocks => self.block_lane(env, id),
-            // One, the usual case, needs no comparison.
-            [only] if lanes_max == 1 && !self.known(only).is_none_or(Lane::is_detached) => only,
-            _ => self.least_busy_lane(id, lanes_max, now),
+        // One, the usual case, needs no comparison.
+        if traffic == Traffic::Ordinary
+            && lanes_max == 1
+            && let [only] = self.pool(id).shared[..]
+            && !self.known(only).is_none_or(Lane::is_detached)
+        {
+            return only;
+        }
+        match traffic {
+            Traffic::Ordinary => self.least_busy_lane(id, lanes_max, now),
+            Traffic::Bulk => self.bulk_lane(id, lanes_max, now),
+            Traffic::Blocks => self.block_lane(env, id),
         }
     }
 
     /// The shared lane with the least waiting on it; a new one while all are busy and fewer than `lanes_max`.
+    #[inline(never)]
     fn least_busy_lane(&mut self, id: PoolId, lanes_max: usize, now: Millis) -> LaneKey {
         // One that took the place of a detached lane rests when that is back.
         let shared = self.pool(id).shared.iter().filter_map(|key| Some((*key, self.lanes.get(*key)?)));
@@ -99,6 +106,7 @@ impl Connections {
 
     /// The pool's lane for what is large: while a megabyte passes on a lane, nothing behind it does. Detached, it is
     /// not to be had.
+    #[inline(never)]
     fn bulk_lane(&mut self, id: PoolId, lanes_max: usize, now: Millis) -> LaneKey {
         match self.pool(id).bulk {
             Some(key) if !self.known(key).is_none_or(Lane::is_detached) => return key,
@@ -112,6 +120,7 @@ impl Connections {
 
     /// The lane for the next transaction: an idle one, else one more while there may be more and there is room for its
     /// connection, else the one with the least on it. One more at a time, since it may come too late to be of use.
+    #[inline(never)]
     fn block_lane(&mut self, env: &Env, id: PoolId) -> LaneKey {
         let (mut best, mut dormant, mut count, mut opens): (Option<(LaneKey, usize)>, _, _, _) =
             (None, None, 0, false);
