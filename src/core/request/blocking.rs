@@ -40,7 +40,7 @@ impl Shared {
             None => request.bytes,
         };
         if route == Route::Shared {
-            self.send_for(child, lane, bytes, id, SlotKind::Blocking, SlotFlags::NONE);
+            self.send_for(child, lane, bytes, id, SlotKind::Relay, SlotFlags::NONE);
             return Ok(Flow::Hold(Hold::Reply));
         }
         self.send_for(child, lane, bytes, id, SlotKind::Blocking, SlotFlags::MAY_WAIT);

@@ -16,17 +16,13 @@ use crate::resp::{encode, reply};
 
 impl Shared {
     /// Puts a whole transaction on a lane for blocks: all of it but its MULTI, and that for the next one.
-    pub(super) fn send_armed(&mut self, child: &mut Child, lane: LaneKey, block: &QueuedBlock) {
-        let mut requests = block.requests().peekable();
-        let Some((_, multi)) = requests.next() else { return };
-        while let Some((id, request)) = requests.next() {
-            let (kind, flags) = match requests.peek() {
-                Some(_) => (SlotKind::Swallow, SlotFlags::QUEUED.with(SlotFlags::UNIT)),
-                None => (SlotKind::Exec, SlotFlags::UNIT),
-            };
-            self.send_for(child, lane, request, id, kind, flags);
-        }
-        self.arm(lane, multi, SlotFlags::NONE);
+    pub(super) fn send_armed(&mut self, child: &mut Child, lane: LaneKey, block: QueuedBlock) {
+        let multi = block.multi().to_vec();
+        self.send_unit(child, lane, block, 1, |is_last| match is_last {
+            true => (SlotKind::Exec, SlotFlags::UNIT),
+            false => (SlotKind::Swallow, SlotFlags::QUEUED.with(SlotFlags::UNIT)),
+        });
+        self.arm(lane, &multi, SlotFlags::NONE);
     }
 
     /// WAIT on a lane for blocks, which leaves its MULTI for it.

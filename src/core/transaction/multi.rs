@@ -4,6 +4,7 @@
 //! `transactions = leased`) opens its MULTI on a leased lane.
 
 use crate::base::failure::{Failure, Limit};
+use crate::base::limits;
 use crate::command::{
     CommandId, Local, NO_COMMAND, Route, Transaction as TransactionCommand, Verdict, texts,
 };
@@ -21,7 +22,7 @@ use crate::core::notice::Notice;
 use crate::core::request::flow::{Decided, Flow};
 use crate::core::route::is_harmless_alone;
 use crate::core::shared::Shared;
-use crate::core::transaction::state::{ExecOutcome, Move, QueuedBlock, QueuedLocal};
+use crate::core::transaction::state::{ExecOutcome, Move, QueuedBlock};
 use crate::resp::frame::FrameLimits;
 use crate::resp::{Request, Scan, Scanner, encode};
 
@@ -55,7 +56,9 @@ impl Shared {
             return match self.shared_lane_for(child, last, block.bytes.len()) {
                 Ok(lane) => {
                     child.set_last_command(block.commands.last().map(|(id, _)| *id));
-                    self.send_unit(child, lane, block.requests(), SlotKind::Relay);
+                    self.send_unit(child, lane, block, 0, |is_last| {
+                        (SlotKind::Relay, if is_last { SlotFlags::NONE } else { SlotFlags::UNIT })
+                    });
                     Flow::DoneThrough(consumed)
                 }
                 Err(flow) => flow,
@@ -107,19 +110,31 @@ impl Shared {
         }
     }
 
-    /// Writes requests contiguously: nothing can come between, and they live or die as one.
-    fn send_unit<'a>(
+    /// Writes the requests of a block contiguously, but for the first `skipped`: nothing can come between, and they live or
+    /// die as one. `stands` says what each is, the last one or another.
+    pub(super) fn send_unit(
         &mut self,
         child: &mut Child,
         lane: LaneKey,
-        requests: impl Iterator<Item = (CommandId, &'a [u8])>,
-        kind: SlotKind,
+        QueuedBlock { bytes, commands }: QueuedBlock,
+        skipped: usize,
+        stands: impl Fn(bool) -> (SlotKind, SlotFlags),
     ) {
-        let mut requests = requests.peekable();
-        while let Some((id, request)) = requests.next() {
-            let flags = if requests.peek().is_some() { SlotFlags::UNIT } else { SlotFlags::NONE };
-            self.send_for(child, lane, request, id, kind, flags);
+        let (long, short) = match bytes.len() {
+            ..limits::BULK_MIN => (None, bytes),
+            len => (Some(self.env.fragments.fragment(bytes, 0..len)), Vec::new()),
+        };
+        let bytes: &[u8] = long.as_deref().unwrap_or(&short);
+        self.env.request = long.clone();
+        let mut start = 0;
+        for (index, (id, end)) in commands.iter().enumerate() {
+            if index >= skipped {
+                let (kind, flags) = stands(index + 1 == commands.len());
+                self.send_for(child, lane, &bytes[start..*end], *id, kind, flags);
+            }
+            start = *end;
         }
+        self.env.request = None;
     }
 
     /// Takes a command into the open MULTI, or a placeholder for one that the broker answers.
@@ -132,8 +147,7 @@ impl Shared {
     ) -> Flow {
         let Decided { request, id, .. } = decided;
         let bytes = if local.is_some() { PLACEHOLDER } else { request.bytes };
-        let argv = || request.args().map(<[u8]>::to_vec).collect();
-        let local = local.map(|command| QueuedLocal { command, argv: argv() });
+        let local = local.map(|command| (command, request.bytes));
         self.queue_bytes(child, id, bytes, local, lane)
     }
 
@@ -142,7 +156,7 @@ impl Shared {
         child: &mut Child,
         id: CommandId,
         bytes: &[u8],
-        local: Option<QueuedLocal>,
+        local: Option<(Local, &[u8])>,
         lane: Option<LaneKey>,
     ) -> Flow {
         let max_bytes = self.env.settings.transaction_max;
@@ -181,7 +195,7 @@ impl Shared {
         };
         // As typed: where EXEC is renamed, another name would leave the lane inside MULTI.
         let (block, has_answers) = child.session_mut().transaction.exec_here(id, request.bytes);
-        self.send_armed(child, lane, &block);
+        self.send_armed(child, lane, block);
         // What the broker answers itself may change the session: nothing may run before it has.
         if has_answers { Flow::Hold(Hold::Reply) } else { Flow::Done }
     }
@@ -255,7 +269,9 @@ impl Shared {
                 self.queue_bytes(child, decided.id, PLACEHOLDER, None, None)
             }
             Move::Send(block) => {
-                self.send_unit(child, lane, block.requests().skip(1), SlotKind::Swallow);
+                self.send_unit(child, lane, block, 1, |is_last| {
+                    (SlotKind::Swallow, if is_last { SlotFlags::NONE } else { SlotFlags::UNIT })
+                });
                 self.on_lease(child, decided, lane)
             }
         }
