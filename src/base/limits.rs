@@ -65,6 +65,8 @@ pub const CHILD_WINDOW: u32 = 1024 * 1024;
 pub const WINDOW_FIRST: u32 = 4;
 /// Requests in flight beyond which nothing is counted: as many of the smallest replies fill `CHILD_WINDOW`.
 pub const WINDOW_LAST: u32 = 64 * 1024;
+/// Children that are suspected when a lane is lost: each has a connection more for its next request.
+pub const SUSPECTS_MAX: usize = 4;
 /// Short replies in a row after which a command that has cost a lane of its own is taken for any other again.
 pub const APART_PATIENCE: u16 = 1024;
 /// A lane without a reply for this many milliseconds makes the broker ask the upstream whether a script is running.

@@ -29,7 +29,7 @@ impl Broker {
             Notice::HubReady(user) => self.ask_fences_again(user),
             Notice::TopicRefused(topic) => self.close_listeners(topic),
             Notice::TopicMoved(topic) => self.topic_moved(topic),
-            Notice::SharedLaneLost(lost) => self.children.suspect_one_of(&lost),
+            Notice::SharedLaneLost(lost) => self.children.suspect_some_of(&lost),
             Notice::TableChanged => self.children.forget_commands(),
             Notice::LoseLane(lane, why) => self.shared.lane_lost(lane, why),
             Notice::Failed { lane, slots, failure } => {

@@ -79,18 +79,24 @@ impl Children {
         }
     }
 
-    /// Of requests that were lost together, perhaps because the reply to one was too long for the server, suspects the one
-    /// of whose child least is known to have short replies, and of equals the first. It has the next lane to itself, so
-    /// whoever is suspected without reason only waits for that.
-    pub(crate) fn suspect_one_of(&mut self, lost: &[(ChildKey, CommandId)]) {
+    /// Of requests that were lost together, perhaps because the reply to one was too long for the server, suspects those of
+    /// the few children of which least is known. Each has its next lane to itself, so whoever is suspected without reason
+    /// only waits for that.
+    pub(crate) fn suspect_some_of(&mut self, lost: &[(ChildKey, CommandId)]) {
         let known = |(child, command): &(ChildKey, CommandId)| {
-            Some((self.get(*child)?.sent().window(), *child, *command))
+            Some((self.get(*child)?.sent().known_replies(), *child, *command))
         };
-        let least = lost.iter().filter_map(known).min_by_key(|(window, ..)| *window);
-        if let Some((_, child, command)) = least
-            && let Some(child) = self.known_mut(child)
-        {
-            child.sent.suspect(command);
+        let mut least: Vec<_> = lost.iter().filter_map(known).collect();
+        least.sort_by_key(|(known, ..)| *known);
+        let mut suspects: Vec<ChildKey> = Vec::new();
+        for (_, key, command) in least {
+            if suspects.len() < limits::SUSPECTS_MAX
+                && !suspects.contains(&key)
+                && let Some(child) = self.known_mut(key)
+            {
+                child.sent.suspect(command);
+                suspects.push(key);
+            }
         }
     }
 

@@ -75,8 +75,13 @@ impl Sent {
 
     /// How many requests may be in flight on a lane that others share.
     #[inline]
-    pub(crate) fn window(&self) -> u32 {
+    pub(super) fn window(&self) -> u32 {
         self.window.open()
+    }
+
+    /// Orders children by how much is known of their replies.
+    pub(super) fn known_replies(&self) -> (u32, u32) {
+        (self.window.open(), self.window.counted())
     }
 
     /// A reply is overdue. Its request is about to be answered without it.

@@ -30,6 +30,11 @@ impl Window {
         self.open
     }
 
+    /// Small replies since it was opened so far.
+    pub(super) fn counted(&self) -> u32 {
+        self.counted
+    }
+
     /// A reply has come. False if it is a large one, for which `shrink` is meant.
     #[inline]
     pub(super) fn note_small(&mut self, reply_len: usize) -> bool {

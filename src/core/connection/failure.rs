@@ -6,7 +6,7 @@ use crate::base::pipeline::Entry;
 use crate::core::child::Child;
 use crate::core::connection::lane::Lane;
 use crate::core::connection::role::LaneRole;
-use crate::core::connection::slot::{Slot, SlotKind};
+use crate::core::connection::slot::{Slot, SlotFlags, SlotKind};
 use crate::core::keys::{LaneKey, LeaseKind};
 use crate::core::notice::{ChildNotice, Notice};
 use crate::core::pubsub::SubscriberLoss;
@@ -120,7 +120,10 @@ impl Shared {
     /// blocks nobody else does. Of a block in one piece its EXEC is what has the reply.
     fn note_suspects(&mut self, key: LaneKey, lost: &[Slot]) {
         let replied = |slot: &&Slot| slot.kind == SlotKind::Relay && !slot.is_bound_to_next();
-        let suspects: Vec<_> = lost.iter().filter(replied).map(|slot| (slot.child, slot.command)).collect();
+        // A write has a long reply less often.
+        let (writes, reads): (Vec<&Slot>, Vec<&Slot>) =
+            lost.iter().filter(replied).partition(|slot| slot.flags.has(SlotFlags::WRITE));
+        let suspects: Vec<_> = reads.iter().chain(&writes).map(|slot| (slot.child, slot.command)).collect();
         if suspects.is_empty() || self.connections.known(key).is_some_and(Lane::carries_blocks) {
             return;
         }
