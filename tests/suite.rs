@@ -21,6 +21,7 @@ mod redis_plus_plus;
 mod scripts_denied;
 mod tracking;
 mod transactions;
+mod transactions_denied;
 mod wait;
 
 // Children, lanes, leases and users.

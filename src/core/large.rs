@@ -128,7 +128,7 @@ impl Broker {
 
     fn large_ended(&mut self, key: LaneKey, answered: Answered, large: Large, part: &[u8]) {
         let Answered { slot, front_since, role, is_yielding, .. } = answered;
-        let ran_long = self.shared.note_work(role, &slot, front_since, b"");
+        let ran_long = self.shared.note_work(key, role, &slot, front_since, b"");
         if ran_long && let Some(child) = self.children.get_mut(slot.child) {
             child.sent_mut().expect_heavy(slot.command);
         }

@@ -110,7 +110,7 @@ impl Broker {
         let Some(Answered { slot, front_since, role, is_proven, is_yielding }) = answered else {
             return self.stray_reply(key, frame);
         };
-        let ran_long = self.shared.note_work(role, &slot, front_since, frame);
+        let ran_long = self.shared.note_work(key, role, &slot, front_since, frame);
         if ran_long && let Some(child) = self.children.get_mut(slot.child) {
             child.sent_mut().expect_heavy(slot.command);
         }
@@ -119,8 +119,16 @@ impl Broker {
             SlotKind::Proof => self.shared.proof_answered(Some(frame)),
             SlotKind::Canary => self.canary_answered(key, &slot, frame),
             SlotKind::Stir => {}
-            _ if slot.flags.has(SlotFlags::GUARDED) => self.shared.withhold(key, slot, frame),
-            _ if !is_proven => {
+            SlotKind::Arming => {
+                if self.shared.is_in_step(key, frame) {
+                    self.release(key);
+                    self.shared.go_on_armed(key, frame);
+                }
+            }
+            _ if slot.flags.has(SlotFlags::GUARDED) && slot.is_plausible(frame) => {
+                self.shared.withhold(key, slot, frame);
+            }
+            _ if !is_proven && slot.is_plausible(frame) => {
                 // It must not overtake what a busy upstream has left without proof, and no canary can follow it.
                 self.shared.withhold(key, slot, frame);
                 self.shared.lane_lost(key, "integrity: a busy upstream has left replies unproven");
@@ -237,7 +245,11 @@ impl Shared {
             return None;
         }
         if slot.kind == SlotKind::Relay {
-            child.sent_mut().weigh(slot.command, frame.len());
+            if real {
+                child.sent_mut().weigh(slot.command, frame.len());
+            } else {
+                self.weigh_lost(child, lane, &slot, failure);
+            }
             self.deliver(child, frame);
         } else {
             if real {
@@ -268,6 +280,14 @@ impl Shared {
         self.close(child);
     }
 
+    /// A command that was suspected of having cost a lane has cost the one that it had to itself.
+    fn weigh_lost(&self, child: &mut Child, lane: LaneKey, slot: &Slot, failure: Option<&Failure>) {
+        let shared = self.connections.find(lane).is_some_and(Lane::is_shared);
+        if matches!(failure, Some(Failure::Lost(_))) && !shared && child.sent().goes_apart(slot.command) {
+            child.sent_mut().convict(slot.command);
+        }
+    }
+
     fn settle_special(&mut self, child: &mut Child, lane: LaneKey, slot: Slot, frame: &[u8], real: bool) {
         match slot.kind {
             SlotKind::Swallow => child.session_mut().transaction.note_reply(frame),
@@ -293,8 +313,11 @@ impl Shared {
             // by one.
             SlotKind::Multi if !real => self.deliver(child, b"+OK\r\n"),
             SlotKind::Multi => {
+                let transaction = &mut child.session_mut().transaction;
                 if reply::is_error(frame) {
-                    child.session_mut().transaction.multi_refused();
+                    transaction.multi_refused()
+                } else {
+                    transaction.multi_accepted()
                 }
                 self.deliver(child, frame);
             }
@@ -364,12 +387,16 @@ impl Shared {
     /// What a reply makes possible: the next request, the end of a lease.
     #[inline]
     pub(crate) fn after_reply(&mut self, child: &mut Child) {
-        let in_flight_resume = (self.env.settings.child_in_flight_max * 3 / 4) as u32;
         if child.lease().is_some() {
             self.end_lease_if_done(child);
         }
         match child.hold() {
-            Hold::InFlightMax if child.sent().in_flight() <= in_flight_resume => self.lift(child),
+            Hold::InFlightMax => {
+                let max = child.in_flight_max(self.env.settings.child_in_flight_max);
+                if child.sent().in_flight() <= max * 3 / 4 {
+                    self.lift(child);
+                }
+            }
             // What is only overdue may be no hindrance, and has a timer if it is.
             Hold::OwnReplies if child.sent().in_flight() == 0 => self.lift(child),
             Hold::Reply | Hold::BlockingReply if child.sent().in_flight() == 0 => {

@@ -13,6 +13,7 @@ pub(crate) mod origin;
 pub(crate) mod outbox;
 pub(crate) mod sent;
 pub(crate) mod session;
+mod window;
 
 pub use origin::ChildKind;
 
@@ -332,6 +333,14 @@ impl Child {
 
     pub(crate) fn sent_mut(&mut self) -> &mut Sent {
         &mut self.sent
+    }
+
+    /// How many requests may be in flight, of the `max` that are allowed to any child.
+    #[inline]
+    pub(crate) fn in_flight_max(&self, max: usize) -> u32 {
+        let max = u32::try_from(max).unwrap_or(u32::MAX);
+        // On a lane of its own nobody else stands behind them.
+        if self.lease.is_some() { max } else { max.min(self.sent.window()) }
     }
 
     /// Whether a lane still carries requests of it, so that the next one must go the same way or wait.

@@ -18,7 +18,8 @@ use crate::resp::{Request, reply};
 use std::ops::Range;
 
 impl Shared {
-    /// A command that may take as long as it likes.
+    /// A command that may take as long as it likes. One with which a shared lane was lost is answered on a lane of its own,
+    /// too, as any other.
     pub(crate) fn block(&mut self, child: &mut Child, decided: Decided<'_>) -> FlowResult {
         let Decided { request, id, route, .. } = decided;
         if let Route::Blocking(blocking) = route
@@ -29,6 +30,10 @@ impl Shared {
             return self.wait_in_group(child, decided, what, timeout);
         }
         let lane = self.lease_for(child, LeaseKind::Blocking)?;
+        if route == Route::Shared {
+            self.send_for(child, lane, request.bytes, id, SlotKind::Relay, SlotFlags::NONE);
+            return Ok(Flow::Hold(Hold::Reply));
+        }
         self.send_for(child, lane, request.bytes, id, SlotKind::Blocking, SlotFlags::MAY_WAIT);
         Ok(Flow::Hold(Hold::BlockingReply))
     }

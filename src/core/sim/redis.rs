@@ -50,6 +50,7 @@ pub(super) struct Client {
     pub(super) known: bool,
     pub(super) name: String,
     pub(super) multi: Option<Vec<Argv>>,
+    multi_refused: bool,
     pub(super) spoilt: bool,
     pub(super) watched: Vec<(u32, Vec<u8>)>,
     pub(super) touched: bool,
@@ -191,6 +192,12 @@ impl Redis {
         let refused = self.refusal(link, &name, &argv);
         // A refusal is the answer of a server that works, but is of no use to the control connection.
         let useful = useful && (refused.is_none() || role != Some(LaneRole::Control));
+        let client = self.client(link);
+        client.multi_refused = match name.as_str() {
+            "multi" => refused.is_some(),
+            "exec" => false,
+            _ => client.multi_refused,
+        };
         let reply = match refused {
             Some(text) => Redis::reject(self.client(link), &name, &text),
             None => self.admitted(link, &name, argv),
@@ -578,9 +585,10 @@ fn watch_for_poison(client: &mut Client, name: &str, argv: &[Vec<u8>]) {
     let poison = greets && client.greeted
         || POISON.split(' ').any(|poison| poison == name)
         || name.contains("subscribe")
-        || (name == "unwatch" && client.multi.is_none())
+        || (name == "unwatch" && client.multi.is_none() && !client.multi_refused)
         || (name.starts_with('b') && name.ends_with("pop") && client.multi.is_none());
-    let whole = client.multi.is_some() || !matches!(name, "exec" | "discard");
+    // A block in one piece whose MULTI was refused runs as it would for anybody.
+    let whole = client.multi.is_some() || client.multi_refused || !matches!(name, "exec" | "discard");
     holds!(8, whole, "half a block on a shared lane: {}", shown(argv));
     client.selects += u32::from(name == "select");
     client.greeted |= !greets;
