@@ -41,6 +41,7 @@ impl<T> Default for Pipeline<T> {
 
 impl<T: Entry> Pipeline<T> {
     /// Puts a whole request on. `make` is told where it ends.
+    #[inline]
     pub fn push(&mut self, request: &[u8], make: impl FnOnce(u64) -> T) {
         self.bytes.append(request);
         self.entries.push_back(make(self.bytes.appended()));

@@ -13,7 +13,7 @@ mod table;
 
 pub use blocking::{at_once, blocking_group, timeout_ms, with_timeout};
 pub use classify::{
-    Blocking, Family, Known, Local, Pin, Route, Runs, Subscribe, TimeoutUnit, Transaction, Verdict,
+    Blocking, Count, Family, Known, Local, Pin, Route, Runs, Subscribe, TimeoutUnit, Transaction, Verdict,
 };
 pub use facts::{Effect, Facts, Popped, Setting};
 pub use policy::{Policy, is_never_allowed};

@@ -12,6 +12,7 @@ use crate::core::connection::role::LaneRole;
 use crate::core::connection::slot::{Slot, SlotFlags, SlotKind};
 use crate::core::keys::{ChildKey, LaneKey};
 use crate::core::lease::state::LeaseState;
+use crate::core::pubsub::glob::Steps;
 use crate::core::questions::control::Needed;
 use crate::core::shared::Shared;
 use crate::core::transaction::state::AfterExec;
@@ -51,7 +52,9 @@ impl Broker {
         if matches!(lane.state(), LaneState::Handshaking { .. }) {
             return self.shared.greeted(key, frame);
         }
-        if lane.role() == LaneRole::Subscriber {
+        // What is no push, and not about topics, is the reply to a child's request.
+        let is_replied = kind != b'>' && lane.front().is_some_and(|slot| slot.kind != SlotKind::Topic);
+        if lane.role() == LaneRole::Subscriber && !is_replied {
             if let Err(why) = self.hub_said(key, frame, kind) {
                 self.shared.desync(key, why);
             }
@@ -103,11 +106,15 @@ impl Broker {
         if is_yielding {
             self.shared.connections.finish_yield(&mut self.shared.env, key);
         }
-        if role == LaneRole::Control {
-            if slot.kind == SlotKind::Relay {
-                self.shared.kill_answered(frame);
+        match role {
+            LaneRole::Subscriber => self.shared.move_topics_if_answered(key),
+            LaneRole::Control => {
+                if slot.kind == SlotKind::Relay {
+                    self.shared.kill_answered(frame);
+                }
+                self.shared.leave_if_answered();
             }
-            self.shared.leave_if_answered();
+            LaneRole::Shared | LaneRole::Lease | LaneRole::Probe => {}
         }
     }
 
@@ -146,12 +153,21 @@ impl Broker {
         }
     }
 
-    /// Fills into the reply to an EXEC what the broker answers itself, in the order of the commands.
+    /// Fills into the reply to an EXEC what the broker answers itself, and what it counts, in the order of the commands.
     fn fill_in_exec(&mut self, key: ChildKey, frame: &[u8], after: &AfterExec) {
         let (mut patched, mut copied, mut said) = (Vec::with_capacity(frame.len()), 0, 0);
         // The list is in the order of the elements, so each is met in one pass over the reply.
         let mut locals = after.local().iter().peekable();
+        let (mut counts, mut steps) = (after.counts().iter().peekable(), Steps::default());
         for (index, range) in reply::elements(frame).enumerate() {
+            if let Some((_, counted)) = counts.next_if(|(element, _)| *element as usize == index) {
+                if let Some(reply) = self.shared.hubs.corrected(counted, &frame[range.clone()], &mut steps) {
+                    patched.extend_from_slice(&frame[copied..range.start]);
+                    patched.extend_from_slice(&reply);
+                    copied = range.end;
+                }
+                continue;
+            }
             let Some((_, local)) = locals.next_if(|(element, _)| *element as usize == index) else {
                 continue;
             };
@@ -250,6 +266,7 @@ impl Shared {
         match slot.kind {
             SlotKind::Swallow => child.session_mut().transaction.note_reply(frame),
             SlotKind::Look => self.looked(child, frame, real),
+            SlotKind::Count => self.settle_count(child, frame, real),
             SlotKind::Blocking => self.settle_blocking(child, lane, frame, real),
             SlotKind::AbortedExec if real => {
                 let mut aborted = Vec::new();
@@ -316,7 +333,8 @@ impl Shared {
         if executed && let Some(db) = after.selected_db(frame) {
             child.session_mut().db = db;
         }
-        if executed && !after.local().is_empty() {
+        let counts = !after.counts().is_empty() && !self.hubs.is_empty();
+        if executed && (counts || !after.local().is_empty()) {
             return Some(after);
         }
         self.deliver(child, frame);

@@ -103,6 +103,9 @@ impl Shared {
                 self.revive(key, failures);
             }
             LaneRole::Subscriber => {
+                self.fail_slots(key, lost, Failure::LOST);
+                // They were to be counted on this very connection.
+                self.fail_unwritten(key);
                 let loss = SubscriberLoss::Broken { failures };
                 self.live_hubs().disconnected(key, loss);
             }
@@ -124,7 +127,7 @@ impl Shared {
         let held = self.connections.known(key).map_or(0, Lane::footprint);
         log::warn!("{reason}: emptying an upstream lane that holds {held} bytes");
         self.lane_lost(key, reason);
-        // A leased lane has gone with its connection, and nothing of a child's is on one for subscriptions.
+        // A leased lane has gone with its connection, and one for subscriptions is empty with it.
         if self.connections.find(key).is_some_and(|lane| lane.role() != LaneRole::Subscriber) {
             self.fail_unwritten(key);
             self.connections.account(&mut self.env, key);
@@ -192,7 +195,7 @@ impl Shared {
         for slot in slots {
             match slot.kind {
                 SlotKind::Question => self.question_answered(None),
-                SlotKind::Canary => {}
+                SlotKind::Canary | SlotKind::Topic => {}
                 SlotKind::Proof => self.proof_answered(None),
                 _ => failed.push(slot),
             }
@@ -219,8 +222,7 @@ impl Shared {
     pub(crate) fn time_out_written(&mut self, key: LaneKey) {
         let timeout = self.env.settings.request_timeout;
         let Some(lane) = self.connections.find_mut(key) else { return };
-        let has_no_timeout = lane.role().is_own() || lane.role() == LaneRole::Subscriber;
-        if timeout == 0 || has_no_timeout || !lane.has_written() {
+        if timeout == 0 || lane.role().is_own() || !lane.has_written() {
             return;
         }
         let leased = lane.lease().is_some();

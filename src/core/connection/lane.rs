@@ -399,9 +399,9 @@ impl Lane {
         self.canaries.withheld()
     }
 
-    /// Requests that wait for their reply, the broker's canaries not counted.
+    /// Requests that wait for their reply, the broker's own not counted.
     pub(crate) fn owed(&self) -> usize {
-        self.out.entries().iter().filter(|slot| slot.kind != SlotKind::Canary).count() + self.withheld().len()
+        self.out.entries().iter().filter(|slot| !slot.kind.is_own()).count() + self.withheld().len()
     }
 
     pub(crate) fn depth(&self) -> usize {
@@ -495,7 +495,9 @@ impl Lane {
         }
         let old = |slot: &&mut Slot| u64::from(slot.age(now)) >= timeout && !slot.is_timed_out();
         late.extend(self.canaries.withheld_mut().filter(old).map(Slot::time_out));
-        for slot in self.out.iter_mut().filter(|slot| !slot.is_timed_out()) {
+        // Whoever waits for a topic has a timer.
+        let told = |slot: &&mut Slot| !slot.is_timed_out() && slot.kind != SlotKind::Topic;
+        for slot in self.out.iter_mut().filter(told) {
             // What waits has a timeout of its own.
             if u64::from(slot.age(now)) < timeout || slot.may_wait() {
                 break;

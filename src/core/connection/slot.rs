@@ -46,6 +46,8 @@ pub(crate) enum SlotKind {
     Subscribe,
     /// An ECHO of the broker's own; see `core::connection::integrity`.
     Canary,
+    /// PUBLISH or a question about listeners, of whom the upstream knows one connection; its reply is corrected.
+    Count,
     /// A question about shared subscriptions; which one is in the user's hub.
     Topic,
     /// The broker's own question; what to do with the answer is in `Control::questions`.
@@ -59,7 +61,7 @@ pub(crate) enum SlotKind {
 impl SlotKind {
     /// Whether it stands for a question of the broker's, which no child has asked for.
     pub(crate) fn is_own(self) -> bool {
-        matches!(self, SlotKind::Question | SlotKind::Proof | SlotKind::Canary)
+        matches!(self, SlotKind::Question | SlotKind::Proof | SlotKind::Canary | SlotKind::Topic)
     }
 
     /// Whether keys are no longer watched once the command has been sent, whatever becomes of it.
@@ -136,7 +138,7 @@ impl Slot {
 
     /// Whether a child waits for just this reply.
     pub(crate) fn is_owed_to_a_child(&self) -> bool {
-        let unasked = matches!(self.kind, SlotKind::Swallow | SlotKind::Housekeeping | SlotKind::Topic);
+        let unasked = matches!(self.kind, SlotKind::Swallow | SlotKind::Housekeeping);
         !self.kind.is_own() && !unasked && !self.is_timed_out()
     }
 
@@ -156,12 +158,14 @@ impl Slot {
     }
 
     /// Whether a reply without a canary behind it can be what it stands for. An error can be anywhere; inside a MULTI
-    /// there is one other, and a subscription is answered by pushes, which no slot is for.
+    /// there is one other, a subscription is answered by pushes, which no slot is for, and counts are numbers.
     pub(crate) fn is_plausible(&self, frame: &[u8]) -> bool {
         let queued = self.flags.has(SlotFlags::QUEUED);
         match self.kind {
+            SlotKind::Relay if !queued => true,
             _ if reply::is_error(frame) => true,
             SlotKind::Subscribe => frame.is_empty(),
+            SlotKind::Count => matches!(frame.first(), Some(b':' | b'*')),
             SlotKind::Multi if queued => frame == b"+OK\r\n",
             SlotKind::Relay if queued => frame == b"+QUEUED\r\n",
             _ if queued => frame == b"+QUEUED\r\n" || frame == b"+OK\r\n",
@@ -191,6 +195,8 @@ mod tests {
         let (none, queued) = (SlotFlags::NONE, SlotFlags::QUEUED);
         assert!(believed(SlotKind::Subscribe, none, b"-ERR wrong\r\n"), "a subscription may be refused");
         assert!(!believed(SlotKind::Subscribe, none, b"$1\r\nx\r\n"), "it is confirmed by pushes");
+        assert!(believed(SlotKind::Count, none, b":1\r\n") && believed(SlotKind::Count, none, b"*0\r\n"));
+        assert!(!believed(SlotKind::Count, none, b"$1\r\n1\r\n"), "a fence is answered so");
         assert!(believed(SlotKind::Multi, queued, b"+OK\r\n"));
         assert!(!believed(SlotKind::Multi, queued, b"+QUEUED\r\n"));
         assert!(believed(SlotKind::Relay, queued, b"+QUEUED\r\n"));

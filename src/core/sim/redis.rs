@@ -334,6 +334,8 @@ impl Redis {
                 ok()
             }
             "publish" | "spublish" => self.publish(arg(1), arg(2), name == "spublish"),
+            "pubsub|numsub" => self.subscribers(&argv[2..], 0),
+            "pubsub|shardnumsub" => self.subscribers(&argv[2..], 2),
             "wait" => int(0),
             "script|kill" => self.kill_script(),
             "function|kill" => error("NOTBUSY No scripts in execution right now."),
@@ -535,6 +537,17 @@ impl Redis {
             let set = &mut client.subscribed[family];
             let _ = if joins { set.insert(channel) } else { set.remove(&channel) };
             confirm(client, &told);
+        }
+        out
+    }
+
+    fn subscribers(&self, names: &[Vec<u8>], family: usize) -> Vec<u8> {
+        let mut out = Vec::new();
+        encode::array_header(&mut out, 2 * names.len());
+        for name in names {
+            let listens = |client: &&Client| client.subscribed[family].contains(name);
+            encode::bulk(&mut out, name);
+            encode::int(&mut out, self.clients.values().filter(listens).count() as i64);
         }
         out
     }

@@ -16,6 +16,7 @@ use crate::core::keys::{LaneKey, LeaseKind};
 use crate::core::lease::state::LeaseState;
 use crate::core::lease::waiting::Want;
 use crate::core::notice::Notice;
+use crate::core::pubsub::counted::Counted;
 use crate::core::request::flow::{Decided, Flow};
 use crate::core::route::runs_in_a_block;
 use crate::core::shared::Shared;
@@ -46,13 +47,18 @@ impl Shared {
             self.work.is_busy() || child.session().replies == ReplyMode::Skip || child.session().debugs;
         if !watch_lost
             && !skips
-            && let Some((block, consumed)) = self.whole_block(child, decided.request, decided.id, rest)
+            && let Some((mut block, consumed)) = self.whole_block(child, decided.request, decided.id, rest)
         {
             let last = block.commands.last().map_or(0, |(id, _)| *id);
             return match self.shared_lane_for(child, last, block.bytes.len()) {
                 Ok(lane) => {
                     child.set_last_command(block.commands.last().map(|(id, _)| *id));
-                    self.send_block(child, lane, &block, SlotKind::Relay, SlotKind::Relay);
+                    let counts = std::mem::take(&mut block.counts);
+                    let exec = if counts.is_empty() { SlotKind::Relay } else { SlotKind::Exec };
+                    if exec == SlotKind::Exec {
+                        child.session_mut().transaction.exec_whole(counts);
+                    }
+                    self.send_block(child, lane, &block, SlotKind::Relay, exec);
                     Flow::DoneThrough(consumed)
                 }
                 Err(flow) => flow,
@@ -93,6 +99,11 @@ impl Shared {
                             return Some((block, consumed));
                         }
                         _ if known.no_multi => return None,
+                        Route::Count(count) if !self.hubs.is_empty() && known.arity_ok => {
+                            // MULTI and the command itself are in the block.
+                            let index = block.commands.len() as u32 - 2;
+                            block.counts.push((index, Counted::of(count, &request)));
+                        }
                         route if !runs_in_a_block(self.route_as(child, known.id, route)) => return None,
                         _ => {}
                     }
@@ -133,6 +144,12 @@ impl Shared {
         let bytes = if local.is_some() { PLACEHOLDER } else { request.bytes };
         let argv = || request.args().map(<[u8]>::to_vec).collect();
         let local = local.map(|command| QueuedLocal { command, argv: argv() });
+        if let Route::Count(count) = decided.route {
+            let max_bytes = self.env.settings.transaction_max;
+            if !child.session_mut().transaction.note_count(Counted::of(count, request), max_bytes) {
+                return self.reject(child, Failure::Limited(Limit::Transaction { max_bytes }));
+            }
+        }
         self.queue_bytes(child, id, bytes, local, lane)
     }
 

@@ -2,6 +2,7 @@
 //! lost, and what each EXEC under way will mean here. Owns every change of these; sends nothing and answers nothing.
 
 use crate::command::{CommandId, Local, Transaction as TransactionCommand, texts};
+use crate::core::pubsub::counted::Counted;
 use crate::resp::{Request, reply};
 use std::collections::VecDeque;
 
@@ -23,6 +24,8 @@ pub(super) struct QueuedBlock {
     pub(super) bytes: Vec<u8>,
     /// For each request its command, and where it ends in `bytes`.
     pub(super) commands: Vec<(CommandId, usize)>,
+    /// Of a block that was never queued here: what counts listeners, by its index in EXEC's array.
+    pub(super) counts: Vec<(u32, Counted)>,
 }
 
 impl QueuedBlock {
@@ -46,7 +49,7 @@ struct Queued {
     /// Redis queues them, on a leased lane. Else they are queued here, for one block on a shared lane.
     leased: bool,
     block: QueuedBlock,
-    /// Bytes of the arguments kept in `after.local`.
+    /// Bytes of what is kept in `after`.
     local_bytes: usize,
     /// A command was rejected: EXEC must abort.
     spoilt: bool,
@@ -58,10 +61,8 @@ struct Queued {
 }
 
 impl Queued {
-    /// Whether this fits under `max_bytes`. Nothing is taken any more once something did not.
-    fn admit(&mut self, bytes: usize, local: Option<&QueuedLocal>, max_bytes: usize) -> bool {
-        let argv = local.map_or(&[][..], |local| &local.argv);
-        let kept = argv.iter().map(|arg| arg.len() + KEPT_ARGUMENT_BYTES).sum::<usize>();
+    /// Whether this fits under `max_bytes`, with what is `kept` beside it. Nothing is taken any more once something did not.
+    fn admit(&mut self, bytes: usize, kept: usize, max_bytes: usize) -> bool {
         self.full |= self.block.bytes.len() + self.local_bytes + bytes + kept > max_bytes;
         if self.full {
             self.after = AfterExec { commands: self.after.commands, ..AfterExec::default() };
@@ -82,6 +83,8 @@ pub(crate) struct AfterExec {
     local: Vec<(u32, QueuedLocal)>,
     /// (element, db): SELECTs; the last one Redis answered with OK holds.
     selects: Vec<(u32, u32)>,
+    /// By their elements, in order: what counts listeners.
+    counts: Vec<(u32, Counted)>,
     /// The first error Redis answered while the block was queued, without `-` and CRLF.
     first_error: Option<Vec<u8>>,
 }
@@ -90,6 +93,15 @@ impl AfterExec {
     /// What the broker answers itself, by its index in EXEC's array.
     pub(crate) fn local(&self) -> &[(u32, QueuedLocal)] {
         &self.local
+    }
+
+    /// What counts listeners, by its index in EXEC's array.
+    pub(crate) fn counts(&self) -> &[(u32, Counted)] {
+        &self.counts
+    }
+
+    fn counts_bytes(&self) -> usize {
+        self.counts.iter().map(|(_, counted)| counted.footprint()).sum()
     }
 
     pub(crate) fn first_error(&self) -> Option<&[u8]> {
@@ -127,6 +139,8 @@ pub(crate) struct TransactionState {
     watch_lost: bool,
     /// One for each EXEC upstream.
     execs: VecDeque<AfterExec>,
+    /// Bytes of what they remember of counts.
+    execs_bytes: usize,
 }
 
 impl TransactionState {
@@ -153,7 +167,7 @@ impl TransactionState {
                 + queued.block.bytes.capacity()
                 + queued.block.commands.capacity() * size_of::<(CommandId, usize)>()
                 + queued.local_bytes
-        })
+        }) + self.execs_bytes
     }
 
     pub(crate) fn is_watch_lost(&self) -> bool {
@@ -226,7 +240,9 @@ impl TransactionState {
         let Some(queued) = &mut self.multi else { return false };
         let bytes = if queued.leased { b"" } else { bytes };
         let keeps = !queued.leased || local.is_some();
-        if keeps && !queued.admit(bytes.len(), local.as_ref(), max_bytes) {
+        let argv = local.as_ref().map_or(&[][..], |local| &local.argv);
+        let kept = argv.iter().map(|arg| arg.len() + KEPT_ARGUMENT_BYTES).sum::<usize>();
+        if keeps && !queued.admit(bytes.len(), kept, max_bytes) {
             return false;
         }
         // A spoilt transaction is never executed: its commands are only counted.
@@ -244,6 +260,16 @@ impl TransactionState {
         if let Some(queued) = &mut self.multi {
             queued.after.selects.push((queued.after.commands, db));
         }
+    }
+
+    /// The command that is queued next counts listeners. False if that does not fit under `max_bytes`.
+    pub(super) fn note_count(&mut self, counted: Counted, max_bytes: usize) -> bool {
+        let Some(queued) = &mut self.multi else { return false };
+        let fits = queued.admit(0, counted.footprint(), max_bytes);
+        if fits && !queued.spoilt {
+            queued.after.counts.push((queued.after.commands, counted));
+        }
+        fits
     }
 
     /// Redis has answered a command of a block with this frame, whose child had its answer before.
@@ -279,8 +305,13 @@ impl TransactionState {
         let Queued { mut block, after, .. } = self.multi.take().map(|queued| *queued).unwrap_or_default();
         block.push(id, exec);
         let has_answers = !after.local.is_empty();
-        self.execs.push_back(after);
+        self.exec_sent(after);
         (block, has_answers)
+    }
+
+    /// A block is sent that was never queued here. These of its commands count listeners.
+    pub(super) fn exec_whole(&mut self, counts: Vec<(u32, Counted)>) {
+        self.exec_sent(AfterExec { counts, ..AfterExec::default() });
     }
 
     /// EXEC ends the MULTI that is open on a leased lane. False if it is spoilt: it must be discarded there.
@@ -288,19 +319,26 @@ impl TransactionState {
         let Some(queued) = self.multi.take().filter(|queued| queued.leased && !queued.spoilt) else {
             return false;
         };
-        self.execs.push_back(queued.after);
+        self.exec_sent(queued.after);
         true
     }
 
     /// EXEC is sent so that Redis rejects it: MULTI is left, and what was watched is forgotten.
     pub(super) fn exec_rejected(&mut self) {
         self.end();
-        self.execs.push_back(AfterExec::default());
+        self.exec_sent(AfterExec::default());
+    }
+
+    fn exec_sent(&mut self, after: AfterExec) {
+        self.execs_bytes += after.counts_bytes();
+        self.execs.push_back(after);
     }
 
     /// An EXEC upstream is answered, or will not be.
     pub(crate) fn exec_answered(&mut self) -> AfterExec {
-        self.execs.pop_front().unwrap_or_default()
+        let after = self.execs.pop_front().unwrap_or_default();
+        self.execs_bytes -= after.counts_bytes();
+        after
     }
 
     #[cfg(test)]
