@@ -438,7 +438,9 @@ impl LiveHubs<'_> {
             // Without a connection there is nothing to leave upstream, and nothing more will come.
             return Ok(true);
         }
-        let last = |topic: &Topic| topic.wanted && topic.subscribers.len() == 1 && topic.pins == 0;
+        // What has been left for it, and was joined again for another, is not carried until that is confirmed.
+        let last =
+            |topic: &Topic| topic.wanted && topic.carried && topic.subscribers.len() == 1 && topic.pins == 0;
         let last: Vec<TopicKey> = held.filter(|key| self.hubs.topics.get(*key).is_some_and(last)).collect();
         if own.fence() == Fence::Answered {
             let mut topics = last.iter().filter_map(|topic| self.hubs.topics.get(*topic));

@@ -138,6 +138,22 @@ fn whoever_leaves_last_hears_everything_until_the_upstream_knows() {
     assert_eq!(sim.received(a), "*3 $11 unsubscribe $1 c :0");
 }
 
+/// Whoever has left upstream hears nothing that comes because another child has joined since, and gone.
+#[test]
+fn who_has_left_upstream_hears_nothing_more() {
+    let (mut sim, [a, b, p]) = begin_listening(&[]);
+    freeze(&mut sim);
+    sim.send(a, "UNSUBSCRIBE c");
+    sim.send(p, "PUBLISH c 1");
+    sim.send(b, "SUBSCRIBE c");
+    sim.send(p, "PUBLISH c 2");
+    sim.kill(b);
+    thaw(&mut sim);
+    assert_eq!(sim.received(a), "*3 $11 unsubscribe $1 c :0");
+    assert_eq!(sim.received(p), ":0 :0");
+    assert_eq!(sim.broker.shared.hubs.topics.len(), 0);
+}
+
 /// What a child has published counts it in, although it says in the same breath that it goes.
 #[test]
 fn a_listener_that_goes_was_there_before() {
