@@ -338,6 +338,23 @@ fn a_lost_connection_closes_its_listeners_or_goes_unnoticed() {
     }
 }
 
+/// What a RESP2 subscriber may not say, it is not told to have said where nobody knows what it means.
+#[test]
+fn a_subscriber_opens_no_transaction_while_the_upstream_is_replaced() {
+    let settings = [("on_subscriber_loss", "resubscribe"), ("queue_timeout", "300")];
+    let (mut sim, [a]) = begin_listening(&settings);
+    sim.refuses = true;
+    sim.reload("redis://other/0", &[]);
+    assert_eq!(sim.ask(a, "MULTI\nGET k"), "");
+    sim.pass(1000);
+    let told = sim.received(a);
+    assert!(told.starts_with("-BROKERDOWN") && !told.contains("QUEUED"), "{told}");
+    sim.refuses = false;
+    sim.pass(3000);
+    assert!(sim.ask(a, "MULTI").starts_with("-ERR Can't execute 'multi'"));
+    check(&sim.broker);
+}
+
 #[test]
 fn timers_do_not_pile_up() {
     let (mut sim, [a]) = Sim::with(&[("queue_timeout", "1h"), ("lease_wait_timeout", "1h")]);
