@@ -37,6 +37,7 @@ mod health;
 mod kill;
 mod lanes;
 mod memory;
+mod memory_share;
 mod policy;
 mod reasons;
 mod roster;

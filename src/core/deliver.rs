@@ -4,6 +4,7 @@
 use crate::core::broker::Broker;
 use crate::core::child::ChildState;
 use crate::core::child::hold::Hold;
+use crate::core::child::outbox::Frame;
 use crate::core::keys::ChildKey;
 use crate::core::notice::{ChildNotice, Notice};
 use crate::resp::encode;
@@ -34,7 +35,7 @@ impl Broker {
                 let mut reply = Vec::new();
                 encode::error(&mut reply, failure.line());
                 for slot in slots {
-                    self.settle(lane, slot, &reply, Some(&failure));
+                    self.settle(lane, slot, Frame::of(&reply), Some(&failure));
                 }
             }
             Notice::Child(key, told) => self.tell(key, told),
@@ -51,8 +52,10 @@ impl Broker {
         let found = self.children.get_mut(key).filter(|child| child.state() != ChildState::Closed);
         let Some(child) = found else {
             // Somebody else gets the lease. All else was about what has gone with it.
-            if let ChildNotice::Lent(lease) = told {
-                shared.abandon_lease(lease.lane);
+            match told {
+                ChildNotice::Lent(lease) => shared.abandon_lease(lease.lane),
+                ChildNotice::Admitted { ticket, more } => shared.admitted_in_vain(ticket, more),
+                _ => {}
             }
             return;
         };
@@ -80,6 +83,7 @@ impl Broker {
                     own.join_refused(fence, frame);
                 }
             }
+            ChildNotice::Admitted { ticket, more } => shared.admitted(child, ticket, more),
             ChildNotice::Finish => shared.finish(child),
         }
     }

@@ -2,20 +2,20 @@
 //! a reply does to its child. A frame without a slot closes the lane; nothing is ever resynchronised.
 
 use crate::base::failure::Failure;
-use crate::command::{Local, texts};
+use crate::base::limits;
+use crate::command::texts;
 use crate::core::broker::Broker;
 use crate::core::child::closing::CloseReason;
 use crate::core::child::hold::{Hold, Wait};
+use crate::core::child::outbox::Frame;
 use crate::core::child::{Child, ChildState};
 use crate::core::connection::lane::{Answered, Lane, LaneState};
 use crate::core::connection::role::LaneRole;
 use crate::core::connection::slot::{Slot, SlotFlags, SlotKind};
-use crate::core::keys::{ChildKey, LaneKey};
+use crate::core::keys::LaneKey;
 use crate::core::lease::state::LeaseState;
-use crate::core::pubsub::glob::Steps;
 use crate::core::questions::control::Needed;
 use crate::core::shared::Shared;
-use crate::core::transaction::state::AfterExec;
 use crate::resp::{encode, reply};
 
 impl Broker {
@@ -25,8 +25,12 @@ impl Broker {
         // The driver may not have heard yet that the connection was given up.
         let Some(mut frames) = self.shared.connections.begin_input(key, bytes, now) else { return };
         self.shared.work.heard(now);
-        while !frames.rest().is_empty()
+        let is_large = self.shared.connections.input_of(key).is_some_and(|lane| lane.is_in_large());
+        let mut goes_on = !is_large || self.take_part(key, &mut frames);
+        while goes_on
+            && !frames.rest().is_empty()
             && let Some(lane) = self.shared.connections.input_of(key)
+            && !(lane.role() == LaneRole::Subscriber && self.shared.hubs.is_delivering_of(key))
         {
             #[cfg(feature = "sabotage")]
             if self.sabotaged && self.shared.env.rng.u8(..) == 0 {
@@ -35,11 +39,18 @@ impl Broker {
             match frames.next_reply() {
                 Some(Ok((frame, kind))) if lane.is_reply(kind) => {
                     let answered = lane.take_answered(now);
-                    self.take_reply(key, answered, frame);
+                    self.take_reply(key, answered, Frame::of(frame));
                 }
-                Some(Ok((frame, kind))) => self.take_frame(key, frame, kind),
+                Some(Ok((frame, kind))) if frame.len() < limits::FRAGMENT_MIN => {
+                    self.take_frame(key, Frame::of(frame), kind);
+                }
+                Some(Ok((frame, kind))) => {
+                    let len = frame.len();
+                    let fragment = frames.last_as_fragment(len, &self.shared.env.fragments);
+                    self.take_frame(key, Frame::shared(&fragment), kind);
+                }
                 Some(Err(why)) => self.shared.desync(key, why),
-                None => break,
+                None => goes_on = self.take_large(key, &mut frames),
             }
             self.deliver_notices();
         }
@@ -47,10 +58,10 @@ impl Broker {
         self.deliver_notices();
     }
 
-    fn take_frame(&mut self, key: LaneKey, frame: &[u8], kind: u8) {
+    fn take_frame(&mut self, key: LaneKey, frame: Frame<'_>, kind: u8) {
         let Some(lane) = self.shared.connections.known(key) else { return };
         if matches!(lane.state(), LaneState::Handshaking { .. }) {
-            return self.shared.greeted(key, frame);
+            return self.shared.greeted(key, frame.bytes());
         }
         // What is no push, and not about topics, is the reply to a child's request.
         let is_replied = kind != b'>' && lane.front().is_some_and(|slot| slot.kind != SlotKind::Topic);
@@ -68,8 +79,10 @@ impl Broker {
             return;
         }
         let now = self.shared.env.now;
-        if self.is_push(key, kind, frame) {
-            if !self.shared.connections.withhold_push(key, frame, now) && !self.push_arrived(key, frame) {
+        if self.is_push(key, kind, frame.bytes()) {
+            if !self.shared.connections.withhold_push(key, frame.bytes(), now)
+                && !self.push_arrived(key, frame)
+            {
                 self.shared.desync(key, "a push on a lane that cannot have one");
             }
             return;
@@ -78,7 +91,8 @@ impl Broker {
         self.take_reply(key, answered, frame);
     }
 
-    fn take_reply(&mut self, key: LaneKey, answered: Option<Answered>, frame: &[u8]) {
+    fn take_reply(&mut self, key: LaneKey, answered: Option<Answered>, whole: Frame<'_>) {
+        let frame = whole.bytes();
         let Some(Answered { slot, front_since, role, is_proven, is_yielding }) = answered else {
             return self.stray_reply(key, frame);
         };
@@ -101,19 +115,23 @@ impl Broker {
                 self.shared.withhold(key, slot, frame);
                 self.shared.desync(key, "a reply that its command cannot have");
             }
-            _ => self.settle(key, slot, frame, None),
+            _ => self.settle(key, slot, whole, None),
         }
+        if role == LaneRole::Control && slot.kind == SlotKind::Relay {
+            self.shared.kill_answered(frame);
+        }
+        self.reply_taken(key, role, is_yielding);
+    }
+
+    /// What follows every reply for its lane.
+    #[inline]
+    pub(crate) fn reply_taken(&mut self, key: LaneKey, role: LaneRole, is_yielding: bool) {
         if is_yielding {
             self.shared.connections.finish_yield(&mut self.shared.env, key);
         }
         match role {
             LaneRole::Subscriber => self.shared.move_topics_if_answered(key),
-            LaneRole::Control => {
-                if slot.kind == SlotKind::Relay {
-                    self.shared.kill_answered(frame);
-                }
-                self.shared.leave_if_answered();
-            }
+            LaneRole::Control => self.shared.leave_if_answered(),
             LaneRole::Shared | LaneRole::Lease | LaneRole::Probe => {}
         }
     }
@@ -127,7 +145,7 @@ impl Broker {
             return self.shared.desync(key, "a reply nobody asked for");
         };
         let text = String::from_utf8_lossy(&frame[1..]).trim_end().to_owned();
-        self.settle(key, slot, frame, None);
+        self.settle(key, slot, Frame::of(frame), None);
         if let Some(child) = self.children.get_mut(slot.child) {
             CloseReason::RequestRefused(&text).log(child);
             self.shared.finish(child);
@@ -137,61 +155,16 @@ impl Broker {
     }
 
     /// Completes one slot with its reply, or with the error of a failure.
-    pub(crate) fn settle(&mut self, lane: LaneKey, slot: Slot, frame: &[u8], failure: Option<&Failure>) {
+    pub(crate) fn settle(&mut self, lane: LaneKey, slot: Slot, frame: Frame<'_>, failure: Option<&Failure>) {
         if slot.kind == SlotKind::Wait {
             self.shared.connections.wake_lane_waiters(&mut self.shared.env);
         }
         match self.children.get_mut(slot.child) {
-            Some(child) => {
-                if let Some(after) = self.shared.settle(child, lane, slot, frame, failure) {
-                    self.fill_in_exec(slot.child, frame, &after);
-                }
-            }
+            Some(child) => self.shared.settle(child, lane, slot, frame, failure),
             // What was told to be overdue has been counted then.
             None if slot.is_timed_out() => {}
             None => self.shared.env.counters.orphaned_replies += 1,
         }
-    }
-
-    /// Fills into the reply to an EXEC what the broker answers itself, and what it counts, in the order of the commands.
-    fn fill_in_exec(&mut self, key: ChildKey, frame: &[u8], after: &AfterExec) {
-        let (mut patched, mut copied, mut said) = (Vec::with_capacity(frame.len()), 0, 0);
-        // The list is in the order of the elements, so each is met in one pass over the reply.
-        let mut locals = after.local().iter().peekable();
-        let (mut counts, mut steps) = (after.counts().iter().peekable(), Steps::default());
-        for (index, range) in reply::elements(frame).enumerate() {
-            if let Some((_, counted)) = counts.next_if(|(element, _)| *element as usize == index) {
-                if let Some(reply) = self.shared.hubs.corrected(counted, &frame[range.clone()], &mut steps) {
-                    patched.extend_from_slice(&frame[copied..range.start]);
-                    patched.extend_from_slice(&reply);
-                    copied = range.end;
-                }
-                continue;
-            }
-            let Some((_, local)) = locals.next_if(|(element, _)| *element as usize == index) else {
-                continue;
-            };
-            let argv: Vec<&[u8]> = local.argv.iter().map(Vec::as_slice).collect();
-            let reply = match self.children.known_mut(key) {
-                Some(_) if local.command == Local::ClientList => self.roster(key, &argv),
-                Some(child) => self.shared.local_reply(child, local.command, &argv),
-                None => return,
-            };
-            said += reply.len();
-            if said > self.shared.env.settings.child_output_max {
-                break;
-            }
-            patched.extend_from_slice(&frame[copied..range.start]);
-            patched.extend_from_slice(&reply);
-            copied = range.end;
-        }
-        patched.extend_from_slice(&frame[copied..]);
-        let Some(child) = self.children.known_mut(key) else { return };
-        if said > self.shared.env.settings.child_output_max {
-            return self.shared.close_full(child);
-        }
-        self.shared.deliver(child, &patched);
-        self.shared.finish_settling(child);
     }
 }
 
@@ -202,37 +175,39 @@ impl Shared {
         self.lane_lost(key, why);
     }
 
-    /// Completes one slot of a child with its reply, or with the error of a failure. Returns what an EXEC still
-    /// has to be filled in with.
+    /// Completes one slot of a child with its reply, or with the error of a failure.
     #[inline(always)]
     pub(crate) fn settle(
         &mut self,
         child: &mut Child,
         lane: LaneKey,
         slot: Slot,
-        frame: &[u8],
+        whole: Frame<'_>,
         failure: Option<&Failure>,
-    ) -> Option<AfterExec> {
-        let real = failure.is_none();
+    ) {
+        let (real, frame) = (failure.is_none(), whole.bytes());
         if child.state() == ChildState::Closed {
-            return None;
+            return;
         }
         if slot.is_timed_out() {
             child.sent_mut().end_late();
-            self.after_reply(child);
-            return None;
+            return self.after_reply(child);
         }
         if slot.flags.has(SlotFlags::WRITE) {
             self.note_write(child, lane, frame, failure);
         }
         child.sent_mut().end();
+        if !real && child.outbox().has_begun() {
+            // It has a part of the reply, and the rest will not come.
+            CloseReason::ReplyCutShort.log(child);
+            return self.close(child);
+        }
         if child.outbox().output().len() >= self.env.settings.child_output_max {
-            self.close_full(child);
-            return None;
+            return self.close_full(child);
         }
         if slot.kind == SlotKind::Relay {
             child.sent_mut().weigh(slot.command, frame.len());
-            child.outbox_mut().deliver(frame, &mut self.env.spares);
+            child.outbox_mut().deliver(whole, &mut self.env.spares);
         } else {
             if real {
                 self.lease_replied(child, lane, slot.kind, frame);
@@ -240,34 +215,34 @@ impl Shared {
                 self.transaction_lost(child, lane);
             }
             if slot.kind == SlotKind::Exec {
-                if let Some(after) = self.settle_exec(child, slot, frame, real) {
-                    return Some(after);
+                if self.settle_exec(child, slot, whole, real) {
+                    return;
                 }
             } else {
-                self.settle_special(child, lane, slot, frame, real);
+                self.settle_special(child, lane, slot, whole, real);
             }
         }
         self.finish_settling(child);
-        None
     }
 
-    fn finish_settling(&mut self, child: &mut Child) {
+    pub(crate) fn finish_settling(&mut self, child: &mut Child) {
         self.mark_child(child);
         self.after_reply(child);
     }
 
     /// Closes a child that has more replies to take than it may leave unread.
-    fn close_full(&mut self, child: &mut Child) {
+    pub(crate) fn close_full(&mut self, child: &mut Child) {
         CloseReason::OutputMax("child_output_max").log(child);
         self.close(child);
     }
 
-    fn settle_special(&mut self, child: &mut Child, lane: LaneKey, slot: Slot, frame: &[u8], real: bool) {
+    fn settle_special(&mut self, child: &mut Child, lane: LaneKey, slot: Slot, whole: Frame<'_>, real: bool) {
+        let frame = whole.bytes();
         match slot.kind {
             SlotKind::Swallow => child.session_mut().transaction.note_reply(frame),
             SlotKind::Look => self.looked(child, frame, real),
-            SlotKind::Count => self.settle_count(child, frame, real),
-            SlotKind::Blocking => self.settle_blocking(child, lane, frame, real),
+            SlotKind::Count => self.settle_count(child, whole, real),
+            SlotKind::Blocking => self.settle_blocking(child, lane, whole, real),
             SlotKind::AbortedExec if real => {
                 let mut aborted = Vec::new();
                 encode::error(&mut aborted, texts::EXECABORT_PREVIOUS);
@@ -292,7 +267,7 @@ impl Shared {
             SlotKind::Subscribe => {
                 // Empty when it was confirmed; else an error.
                 if !child.session().is_muted() {
-                    child.outbox_mut().push(frame, 3, &mut self.env.spares);
+                    child.outbox_mut().answer(whole, &mut self.env.spares);
                 }
                 if let Some(subscriptions) = child.subscriptions_mut() {
                     subscriptions.change_is_over();
@@ -309,17 +284,18 @@ impl Shared {
                 self.deliver(child, &patched);
             }
             SlotKind::Housekeeping => self.proto_switched(child, lane, frame, real),
-            _ => self.deliver(child, frame),
+            _ => child.outbox_mut().deliver(whole, &mut self.env.spares),
         }
     }
 
     pub(crate) fn deliver(&mut self, child: &mut Child, frame: &[u8]) {
-        child.outbox_mut().deliver(frame, &mut self.env.spares);
+        child.outbox_mut().deliver(Frame::of(frame), &mut self.env.spares);
     }
 
     /// EXEC: says why it aborted where Redis said so earlier, and carries out what the transaction changed about the
-    /// session. Returns what the broker still has to fill in.
-    fn settle_exec(&mut self, child: &mut Child, slot: Slot, frame: &[u8], real: bool) -> Option<AfterExec> {
+    /// session. True if the reply is given as it is filled in.
+    fn settle_exec(&mut self, child: &mut Child, slot: Slot, whole: Frame<'_>, real: bool) -> bool {
+        let frame = whole.bytes();
         let after = child.session_mut().transaction.exec_answered();
         child.sent_mut().weigh(slot.command, frame.len());
         let has_aborted = real && reply::error_code(frame) == Some(b"EXECABORT");
@@ -327,26 +303,29 @@ impl Shared {
             let mut aborted = Vec::new();
             encode::error(&mut aborted, texts::exec_aborted(&String::from_utf8_lossy(error)));
             self.deliver(child, &aborted);
-            return None;
+            return false;
         }
         let executed = real && frame.first() == Some(&b'*') && !reply::is_null(frame);
         if executed && let Some(db) = after.selected_db(frame) {
             child.session_mut().db = db;
         }
-        let counts = !after.counts().is_empty() && !self.hubs.is_empty();
-        if executed && (counts || !after.local().is_empty()) {
-            return Some(after);
+        let corrected = if executed { self.hubs.corrected_exec(after.counts(), frame) } else { None };
+        let whole = corrected.as_deref().map_or(whole, Frame::of);
+        let is_filled = executed && after.has_local();
+        if is_filled {
+            self.begin_filling(child, whole, after);
+        } else {
+            child.outbox_mut().deliver(whole, &mut self.env.spares);
         }
-        self.deliver(child, frame);
-        None
+        is_filled
     }
 
     /// A blocking command is done, or was taken back: then its child stands in line again, in its old
     /// place, and is told nothing.
-    fn settle_blocking(&mut self, child: &mut Child, lane: LaneKey, frame: &[u8], real: bool) {
+    fn settle_blocking(&mut self, child: &mut Child, lane: LaneKey, whole: Frame<'_>, real: bool) {
         let lease = self.connections.find(lane).and_then(|lane| lane.lease());
         let taken = lease.is_some_and(LeaseState::is_taken_back);
-        if real && taken && reply::is_null(frame) {
+        if real && taken && reply::is_null(whole.bytes()) {
             self.end_lease(child);
             child.outbox_mut().retract();
             let over = |wait: &&mut Wait| wait.expires.is_some_and(|expires| expires <= self.env.now);
@@ -357,7 +336,7 @@ impl Shared {
             wait.had_lease = true;
             return self.look_without_lease(child);
         }
-        self.deliver(child, frame);
+        child.outbox_mut().deliver(whole, &mut self.env.spares);
         if real {
             self.end_lease(child);
         }

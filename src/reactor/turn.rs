@@ -163,6 +163,11 @@ impl Loop {
                 return;
             }
         }
+        if let Owner::Lane(lane) = owner
+            && !self.core.wants_lane_read(lane)
+        {
+            return self.list(key);
+        }
         if link.hands_over && self.handed.is_full() {
             return self.list(key);
         }
@@ -372,7 +377,7 @@ impl Loop {
             output.consume(output.len());
         }
         loop {
-            match link.conn.flush_some(self.poll.registry(), output.as_slice(), &mut left) {
+            match link.conn.flush_some(self.poll.registry(), output.front(), &mut left) {
                 Ok(Flush::Wrote(count)) => output.consume(count),
                 Ok(Flush::Done) => break,
                 Ok(Flush::TurnOver) => {

@@ -22,7 +22,7 @@ impl Counted {
     }
 
     pub(crate) fn footprint(&self) -> usize {
-        size_of::<Counted>() + self.channel.len() + CHANNEL_BYTES
+        size_of::<(u32, Counted)>() + self.channel.len() + CHANNEL_BYTES
     }
 }
 
@@ -51,5 +51,31 @@ impl CountedLine {
 
     pub(crate) fn footprint(&self) -> usize {
         size_of::<CountedLine>() + self.line.capacity() * size_of::<Counted>() + self.channel_bytes
+    }
+}
+
+/// Those in the reply to an EXEC, by their indices in its array, in order.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct CountedElements {
+    elements: Vec<(u32, Counted)>,
+    channel_bytes: usize,
+}
+
+impl CountedElements {
+    pub(crate) fn push(&mut self, element: u32, counted: Counted) {
+        self.channel_bytes += counted.channel.len() + CHANNEL_BYTES;
+        self.elements.push((element, counted));
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.elements.is_empty()
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &(u32, Counted)> {
+        self.elements.iter()
+    }
+
+    pub(crate) fn footprint(&self) -> usize {
+        self.elements.capacity() * size_of::<(u32, Counted)>() + self.channel_bytes
     }
 }

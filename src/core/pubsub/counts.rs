@@ -6,13 +6,15 @@
 //! topics before has been answered when the number comes, and nothing that was asked later; and the message itself stands
 //! right beside it. So the table is then what it was when the upstream counted. On any other lane it is the present one.
 
+use crate::base::limits;
 use crate::command::Count;
 use crate::core::child::Child;
 use crate::core::child::hold::Hold;
+use crate::core::child::outbox::Frame;
 use crate::core::connection::lane::Lane;
 use crate::core::connection::slot::{SlotFlags, SlotKind};
 use crate::core::keys::LaneKey;
-use crate::core::pubsub::counted::Counted;
+use crate::core::pubsub::counted::{Counted, CountedElements};
 use crate::core::pubsub::glob::Steps;
 use crate::core::pubsub::hubs::{Audience, Hub, Hubs};
 use crate::core::request::flow::{Decided, Flow, canonical_int};
@@ -92,12 +94,14 @@ impl Shared {
         let mut left = Steps::default();
         let usable = |lane: &Lane| lane.is_ready() && !lane.record().is_on_previous_upstream;
         let (own, has_others) = self.hubs.hub_of(child.user());
-        let own = own.filter(|hub| self.connections.find(hub.lane()).is_some_and(usable));
+        // What asks about so many names is answered at length, and would keep messages.
+        let fits = count.publishes || request.bytes.len() < limits::BULK_MIN;
+        let own = own.filter(|hub| fits && self.connections.find(hub.lane()).is_some_and(usable));
         let in_own = |hub: &&Hub| names(count, request).any(|name| hub.has_topic_of(count, name, &mut left));
         let heard = match own.filter(in_own) {
             Some(hub) => Heard::On(hub.lane()),
             // The user's own topics are carried by nothing while its connection is of no use.
-            None if !has_others => Heard::Nowhere,
+            None if !has_others && fits => Heard::Nowhere,
             None => {
                 let heard = |name| self.hubs.audience(count, name, &mut left).topics > 0;
                 if names(count, request).any(heard) { Heard::Elsewhere } else { Heard::Nowhere }
@@ -112,7 +116,7 @@ impl Shared {
         if child.is_under_way() && child.sent().lane() != lane {
             return Err(Flow::Hold(Hold::OwnReplies));
         }
-        if self.connections.known_mut(lane).is_some_and(|lane| lane.holds_back(child.key())) {
+        if self.connections.holds_back(lane, child.key()) {
             return Err(Flow::Hold(Hold::LaneFull));
         }
         child.sent_mut().set_lane(lane);
@@ -121,19 +125,44 @@ impl Shared {
 
     /// The reply to the child's oldest request that counts; not `real` where it stands for one.
     #[inline(never)]
-    pub(crate) fn settle_count(&mut self, child: &mut Child, frame: &[u8], real: bool) {
+    pub(crate) fn settle_count(&mut self, child: &mut Child, whole: Frame<'_>, real: bool) {
         let counted = child.end_count();
         debug_assert!(counted.is_some(), "a count nobody asked for");
         let counted = counted.filter(|_| real);
-        let corrected =
-            counted.and_then(|counted| self.hubs.corrected(&counted, frame, &mut Steps::default()));
-        self.deliver(child, corrected.as_deref().unwrap_or(frame));
+        let mut steps = Steps::default();
+        let corrected = counted.and_then(|counted| self.hubs.corrected(&counted, whole.bytes(), &mut steps));
+        let right = corrected.as_deref().map_or(whole, Frame::of);
+        child.outbox_mut().deliver(right, &mut self.env.spares);
     }
 }
 
 impl Hubs {
+    /// The reply to an EXEC with the right numbers, if its own are not right.
+    pub(crate) fn corrected_exec(&self, counts: &CountedElements, frame: &[u8]) -> Option<Vec<u8>> {
+        if counts.is_empty() || self.is_empty() {
+            return None;
+        }
+        let (mut out, mut copied, mut steps) = (Vec::new(), 0, Steps::default());
+        let mut counts = counts.iter().peekable();
+        for (index, range) in reply::elements(frame).enumerate() {
+            if counts.peek().is_none() {
+                break;
+            }
+            let counted = counts.next_if(|(element, _)| *element as usize == index);
+            let counted =
+                counted.and_then(|(_, counted)| self.corrected(counted, &frame[range.clone()], &mut steps));
+            if let Some(right) = counted {
+                out.extend_from_slice(&frame[copied..range.start]);
+                out.extend_from_slice(&right);
+                copied = range.end;
+            }
+        }
+        out.extend_from_slice(&frame[copied..]);
+        (copied > 0).then_some(out)
+    }
+
     /// A reply with the right numbers, if its own are not right.
-    pub(crate) fn corrected(&self, counted: &Counted, frame: &[u8], steps: &mut Steps) -> Option<Vec<u8>> {
+    fn corrected(&self, counted: &Counted, frame: &[u8], steps: &mut Steps) -> Option<Vec<u8>> {
         if self.is_empty() {
             return None;
         }

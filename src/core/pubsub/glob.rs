@@ -5,7 +5,7 @@ use crate::base::limits;
 
 /// Steps that are left for a look: one for each byte or part of a pattern that is compared.
 #[derive(Debug)]
-pub(crate) struct Steps(usize);
+pub(super) struct Steps(usize);
 
 impl Default for Steps {
     fn default() -> Steps {

@@ -56,9 +56,9 @@ impl Shared {
             if own.total() as usize + request.argc() > max {
                 return self.reject(child, Failure::Limited(Limit::Subscriptions { max }));
             }
-            let lane = self.hubs.lane_of(user).and_then(|lane| self.connections.find_mut(lane));
             // Where there is no connection yet, nothing waits to be written.
-            if lane.is_some_and(|lane| lane.holds_back(own.child())) {
+            let lane = self.hubs.lane_of(user).filter(|lane| self.connections.find(*lane).is_some());
+            if lane.is_some_and(|lane| self.connections.holds_back(lane, own.child())) {
                 return Flow::Hold(Hold::LaneFull);
             }
             self.live_hubs().pin(own, change.family, request);
@@ -68,7 +68,9 @@ impl Shared {
             match refusal.map_or_else(|| self.hubs.are_on(own.pinned()), Err) {
                 Ok(true) => {
                     let confirmations = self.hubs.join(own, change, proto);
-                    self.confirm(child, &confirmations);
+                    self.confirm(child, &confirmations, false);
+                    let sent = child.sent_bytes();
+                    child.outbox_mut().order_pushes(sent);
                 }
                 Err(refusal) => self.answer(child, &refusal),
                 // The connection was lost meanwhile.
@@ -86,7 +88,7 @@ impl Shared {
         match self.live_hubs().may_leave(own, &named) {
             Ok(true) => {
                 let confirmations = self.live_hubs().leave(own, (change, proto), &named, request);
-                self.confirm(child, &confirmations);
+                self.confirm(child, &confirmations, true);
             }
             Err(refusal) => self.answer(child, &refusal),
             Ok(false) => return self.await_fence(child),
@@ -105,6 +107,7 @@ impl Shared {
         if self.live_hubs().may_leave(own, &held) == Ok(false) {
             return Err(self.await_fence(child));
         }
+        child.outbox_mut().let_pushes_go();
         self.drop_topics(child);
         Ok(())
     }

@@ -209,7 +209,7 @@ impl Shared {
 
     /// The lane of a lease carries everything of its child. So whatever the request is, it waits while that lane is full.
     fn execute_leased(&mut self, child: &mut Child, decided: Decided<'_>, way: Way, lane: LaneKey) -> Flow {
-        if self.connections.known_mut(lane).is_some_and(|lane| lane.holds_back(child.key())) {
+        if self.connections.holds_back(lane, child.key()) {
             return Flow::Hold(Hold::LaneFull);
         }
         self.execute(child, decided, way, &[])
@@ -290,7 +290,7 @@ impl Shared {
         } else {
             self.connections.shared_lane(&self.env, pool, bulky)
         };
-        if self.connections.known_mut(key).is_some_and(|lane| lane.holds_back(child.key())) {
+        if self.connections.holds_back(key, child.key()) {
             return Err(Flow::Hold(Hold::LaneFull));
         }
         child.sent_mut().set_lane(key);
@@ -314,6 +314,9 @@ impl Shared {
         let flags = if writes { flags.with(SlotFlags::WRITE) } else { flags };
         let (flags, canary) = self.guard(child, lane, kind, flags);
         child.sent_mut().begin();
+        if flags.has(SlotFlags::MAY_WAIT) {
+            child.outbox_mut().let_pushes_go();
+        }
         if !matches!(kind, SlotKind::Swallow | SlotKind::Subscribe | SlotKind::Housekeeping) {
             let muted = child.session().is_muted();
             child.outbox_mut().expect(muted);

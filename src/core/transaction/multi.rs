@@ -3,6 +3,7 @@
 //! queued here (SELECT, `transactions = leased`) opens its MULTI on a leased lane.
 
 use crate::base::failure::{Failure, Limit};
+use crate::base::limits;
 use crate::command::{
     CommandId, Local, NO_COMMAND, Route, Transaction as TransactionCommand, Verdict, texts,
 };
@@ -20,7 +21,7 @@ use crate::core::pubsub::counted::Counted;
 use crate::core::request::flow::{Decided, Flow};
 use crate::core::route::runs_in_a_block;
 use crate::core::shared::Shared;
-use crate::core::transaction::state::{ExecOutcome, QueuedBlock, QueuedLocal};
+use crate::core::transaction::state::{ExecOutcome, QueuedBlock};
 use crate::resp::frame::FrameLimits;
 use crate::resp::{Request, Scan, Scanner, encode};
 
@@ -58,7 +59,7 @@ impl Shared {
                     if exec == SlotKind::Exec {
                         child.session_mut().transaction.exec_whole(counts);
                     }
-                    self.send_block(child, lane, &block, SlotKind::Relay, exec);
+                    self.send_block(child, lane, block, SlotKind::Relay, exec);
                     Flow::DoneThrough(consumed)
                 }
                 Err(flow) => flow,
@@ -102,7 +103,7 @@ impl Shared {
                         Route::Count(count) if !self.hubs.is_empty() && known.arity_ok => {
                             // MULTI and the command itself are in the block.
                             let index = block.commands.len() as u32 - 2;
-                            block.counts.push((index, Counted::of(count, &request)));
+                            block.counts.push(index, Counted::of(count, &request));
                         }
                         route if !runs_in_a_block(self.route_as(child, known.id, route)) => return None,
                         _ => {}
@@ -119,17 +120,24 @@ impl Shared {
         &mut self,
         child: &mut Child,
         lane: LaneKey,
-        block: &QueuedBlock,
+        QueuedBlock { bytes, commands, .. }: QueuedBlock,
         inner: SlotKind,
         last: SlotKind,
     ) {
+        let (long, short) = match bytes.len() {
+            ..limits::BULK_MIN => (None, bytes),
+            len => (Some(self.env.fragments.fragment(bytes, 0..len)), Vec::new()),
+        };
+        let bytes: &[u8] = long.as_deref().unwrap_or(&short);
+        self.env.request = long.clone();
         let mut start = 0;
-        for (index, (id, end)) in block.commands.iter().enumerate() {
-            let is_last = index + 1 == block.commands.len();
+        for (index, (id, end)) in commands.iter().enumerate() {
+            let is_last = index + 1 == commands.len();
             let (kind, flags) = if is_last { (last, SlotFlags::NONE) } else { (inner, SlotFlags::UNIT) };
-            self.send_for(child, lane, &block.bytes[start..*end], *id, kind, flags);
+            self.send_for(child, lane, &bytes[start..*end], *id, kind, flags);
             start = *end;
         }
+        self.env.request = None;
     }
 
     /// Takes a command into the open MULTI, or a placeholder for one that the broker answers.
@@ -142,14 +150,13 @@ impl Shared {
     ) -> Flow {
         let Decided { request, id, .. } = decided;
         let bytes = if local.is_some() { PLACEHOLDER } else { request.bytes };
-        let argv = || request.args().map(<[u8]>::to_vec).collect();
-        let local = local.map(|command| QueuedLocal { command, argv: argv() });
         if let Route::Count(count) = decided.route {
             let max_bytes = self.env.settings.transaction_max;
             if !child.session_mut().transaction.note_count(Counted::of(count, request), max_bytes) {
                 return self.reject(child, Failure::Limited(Limit::Transaction { max_bytes }));
             }
         }
+        let local = local.map(|command| (command, request.bytes));
         self.queue_bytes(child, id, bytes, local, lane)
     }
 
@@ -158,7 +165,7 @@ impl Shared {
         child: &mut Child,
         id: CommandId,
         bytes: &[u8],
-        local: Option<QueuedLocal>,
+        local: Option<(Local, &[u8])>,
         lane: Option<LaneKey>,
     ) -> Flow {
         let max_bytes = self.env.settings.transaction_max;
@@ -197,7 +204,7 @@ impl Shared {
         };
         // As typed: where EXEC is renamed, another name would leave the lane inside MULTI.
         let (block, has_answers) = child.session_mut().transaction.exec_here(id, request.bytes);
-        self.send_block(child, lane, &block, SlotKind::Swallow, SlotKind::Exec);
+        self.send_block(child, lane, block, SlotKind::Swallow, SlotKind::Exec);
         // What the broker answers itself may change the session: nothing may run before it has.
         if has_answers { Flow::Hold(Hold::Reply) } else { Flow::Done }
     }
@@ -261,7 +268,7 @@ impl Shared {
             Err(flow) => return flow,
         };
         let block = child.session_mut().transaction.move_to_lease().unwrap_or_default();
-        self.send_block(child, lane, &block, SlotKind::Swallow, SlotKind::Swallow);
+        self.send_block(child, lane, block, SlotKind::Swallow, SlotKind::Swallow);
         self.on_lease(child, decided, lane)
     }
 

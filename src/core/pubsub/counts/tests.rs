@@ -70,6 +70,16 @@ fn a_channel_without_listeners_is_published_to_on_a_shared_lane() {
     assert_eq!(ran_on_topics_lane(&sim, "PUBLISH"), [false, true]);
 }
 
+/// Messages must not wait for a long answer, and an answer that cannot be kept must not close their connection.
+#[test]
+fn a_long_question_is_none_for_the_connection_of_messages() {
+    let (mut sim, [_, _, p]) = listening(&[], 2);
+    let names = "x ".repeat(crate::base::limits::BULK_MIN / 7);
+    let told = sim.ask(p, &format!("PUBSUB NUMSUB c {names}"));
+    assert!(told.starts_with("*") && told.contains(" $1 c :2 $1 x :0 "), "{:.80}", told);
+    assert_eq!(ran_on_topics_lane(&sim, "PUBSUB"), [false]);
+}
+
 /// Behind the child's earlier requests, and before its later ones.
 #[test]
 fn what_a_child_asks_stays_in_its_order() {
