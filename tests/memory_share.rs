@@ -1,7 +1,10 @@
 //! Each child pays for the memory that it causes, and no other: what is for many stands in memory once, what is read in part
 //! has room or waits for it, and what cannot be kept passes through or is refused in its turn.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
 use crate::support::raw::pipeline;
 use crate::support::{self, Broker, Raw, Redis, request, resident_kib, wait_until};
@@ -262,4 +265,161 @@ fn queued_commands_count_as_they_are_held() {
         assert!(raw.ask("EXEC").starts_with("-EXECABORT"));
     }
     assert_within(&broker, 48, 2);
+}
+
+/// Names of what was never subscribed to are confirmed as the child takes the confirmations.
+#[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
+fn leaving_a_million_channels_takes_no_more_room_than_a_few() {
+    let redis = Redis::start();
+    let broker = Broker::start(&redis, &[("memory_max", "64MiB")]);
+    let mut raw = broker.connect();
+    let many = [&b"*1000001\r\n$11\r\nUNSUBSCRIBE\r\n"[..], &b"$1\r\nc\r\n".repeat(1_000_000)].concat();
+    raw.write(&many);
+    broker.connect().expect("ECHO on", "$2\r\non\r\n");
+    for _ in 0..1_000_000 {
+        assert_eq!(raw.read_reply(), b"*3\r\n$11\r\nunsubscribe\r\n$1\r\nc\r\n:0\r\n");
+    }
+    raw.expect("ECHO end", "$3\r\nend\r\n");
+    assert_within(&broker, 64, 2);
+    assert!(peak_kib(broker.pid()) < 60 * 1024, "its request, and little besides");
+}
+
+/// What runs beside each other until the time is over.
+struct Rig {
+    redis: Redis,
+    broker: Broker,
+    over: AtomicBool,
+}
+
+impl Rig {
+    fn goes_on(&self) -> bool {
+        !self.over.load(Ordering::SeqCst)
+    }
+
+    /// Does `work` with a new connection, again and again. Whatever happens to the connection is its own fault.
+    fn offend(&self, mut work: impl FnMut(&mut Raw) -> std::io::Result<()>) {
+        while self.goes_on() {
+            let mut raw = self.broker.connect();
+            let _ = work(&mut raw);
+            // It is not read, and has its time to be noticed.
+            std::thread::sleep(Duration::from_millis(300));
+        }
+    }
+
+    /// The same with many connections that stay for a moment.
+    fn offend_together(&self, count: usize, mut work: impl FnMut(&mut Raw) -> std::io::Result<()>) {
+        while self.goes_on() {
+            let mut all: Vec<Raw> = (0..count).map(|_| self.broker.connect()).collect();
+            all.iter_mut().for_each(|raw| drop(work(raw)));
+            // As above.
+            std::thread::sleep(Duration::from_millis(300));
+        }
+    }
+
+    /// Asks and checks. Nothing of what the others do may be told to it.
+    fn be_polite(&self, number: usize) -> usize {
+        let mut raw = self.broker.connect();
+        raw.set_patience(Duration::from_secs(60));
+        let key = format!("polite:{number}");
+        let mut rounds = 0;
+        while self.goes_on() {
+            rounds += 1;
+            raw.expect(&format!("SET {key} {rounds}"), "+OK\r\n");
+            let text = rounds.to_string();
+            raw.expect(&format!("GET {key}"), &format!("${}\r\n{text}\r\n", text.len()));
+        }
+        rounds
+    }
+
+    /// Publishes, and sees that every listener that reads hears everything in order.
+    fn listen(&self, channel: &str, bytes: usize) -> usize {
+        let mut listeners: Vec<Raw> = (0..5).map(|_| self.broker.connect()).collect();
+        for raw in &mut listeners {
+            raw.set_patience(Duration::from_secs(60));
+            raw.ask(&format!("SUBSCRIBE {channel}"));
+        }
+        let mut publisher = self.redis.connect();
+        let mut rounds = 0;
+        while self.goes_on() {
+            rounds += 1;
+            let text = format!("{rounds}:{}", "x".repeat(bytes));
+            publisher.call(&["PUBLISH", channel, &text]);
+            for raw in &mut listeners {
+                let heard = raw.read_reply();
+                let head = format!("*3\r\n$7\r\nmessage\r\n$4\r\n{channel}\r\n${}\r\n{rounds}:", text.len());
+                assert!(
+                    heard.starts_with(head.as_bytes()),
+                    "{}",
+                    support::show(&heard[..60.min(heard.len())])
+                );
+            }
+        }
+        rounds
+    }
+}
+
+/// All of it at once, for `BROKER_TEST_SECONDS` or a few: memory stays within what `memory_max` promises, in an address space
+/// that has room for little more, and those who behave notice nothing.
+#[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
+fn everything_at_once_stays_within_memory_max() {
+    support::raise_open_files();
+    let seconds = std::env::var("BROKER_TEST_SECONDS").map_or(8, |text| text.parse().expect("a number"));
+    // A machine whose subscribers are slow to be read must not be taken for one that does not read.
+    let redis = Redis::start();
+    redis.ask("CONFIG SET client-output-buffer-limit pubsub 0 0 0");
+    let broker = Broker::start(&redis, &[("memory_max", "64MiB")]);
+    let limit = Rlimit { current: Some(400 << 20), maximum: Some(400 << 20) };
+    prlimit(Pid::from_raw(broker.pid() as i32), Resource::As, limit).expect("a bound of its address space");
+    redis.connect().call(&["SETRANGE", "value", "999999", "x"]);
+    let rig = &Rig { redis, broker, over: AtomicBool::new(false) };
+    let ids = {
+        let mut ids = request(&["CLIENT", "LIST", "ID"]);
+        ids.splice(..4, *b"*50003\r\n");
+        ids.extend_from_slice(&b"$0\r\n\r\n".repeat(50_000));
+        ids
+    };
+    let lists =
+        [request(&["MULTI"]), request(&["CLIENT", "LIST"]).repeat(2_000), request(&["EXEC"])].concat();
+    let leaves = [&b"*300001\r\n$11\r\nUNSUBSCRIBE\r\n"[..], &b"$0\r\n\r\n".repeat(300_000)].concat();
+    let script = "local s = string.rep('x', 1048576) local t = {} for i = 1, 40 do t[i] = s end return t";
+    let half = format!("*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$6000000\r\n{}", "x".repeat(100_000)).into_bytes();
+    let (polite, heard) = std::thread::scope(|scope| {
+        let polite: Vec<_> = (0..50).map(|number| scope.spawn(move || rig.be_polite(number))).collect();
+        let heard = scope.spawn(|| rig.listen("tiny", 1000));
+        scope.spawn(|| rig.listen("huge", 9 * MIB));
+        scope.spawn(|| rig.offend_together(100, |raw| raw.try_write(&request(&["SUBSCRIBE", "huge"]))));
+        scope.spawn(|| {
+            rig.offend(|raw| {
+                raw.try_write(&request(&["MULTI"]))?;
+                (0..400).try_for_each(|_| raw.try_write(&ids))
+            })
+        });
+        scope.spawn(|| {
+            rig.offend(|raw| {
+                raw.try_write(&request(&["MULTI"]))?;
+                (0..20).try_for_each(|_| raw.try_write(&request(&["CLIENT", "ID"]).repeat(50_000)))
+            })
+        });
+        scope.spawn(|| rig.offend(|raw| raw.try_write(&lists)));
+        scope.spawn(|| rig.offend(|raw| raw.try_write(&leaves)));
+        scope.spawn(|| rig.offend(|raw| raw.try_write(&request(&["EVAL", script, "0"]))));
+        scope.spawn(|| rig.offend(|raw| raw.try_write(&request(&["SET", "k", &"x".repeat(40 * MIB)]))));
+        scope.spawn(|| rig.offend(|raw| raw.try_write(&request(&["ECHO", &"x".repeat(20 * MIB)]))));
+        scope.spawn(|| rig.offend_together(30, |raw| raw.try_write(&half)));
+        scope.spawn(|| rig.offend_together(3, |raw| raw.try_write(&request(&["GET", "value"]).repeat(20))));
+        std::thread::sleep(Duration::from_secs(seconds));
+        rig.over.store(true, Ordering::SeqCst);
+        let polite: Vec<usize> = polite.into_iter().map(|one| one.join().expect("polite")).collect();
+        (polite, heard.join().expect("heard"))
+    });
+    eprintln!(
+        "{seconds} s: at the peak {} KiB; polite children had {} to {} rounds, listeners {heard} messages",
+        peak_kib(rig.broker.pid()),
+        polite.iter().min().expect("some"),
+        polite.iter().max().expect("some")
+    );
+    rig.broker.connect().expect("ECHO on", "$2\r\non\r\n");
+    assert_within(&rig.broker, 64, 400);
 }

@@ -47,6 +47,8 @@ pub const RUN_TURN: i64 = 1024 * 1024;
 /// Bytes of pushes given to children in one turn, each counted with what it costs to find a child and to write to it: 1,000
 /// listeners or so, so that a message to many thousands leaves room for others.
 pub const PUSH_TURN: i64 = 512 * 1024;
+/// Names of an UNSUBSCRIBE of nothing that are confirmed in one turn of a child.
+pub const LEAVE_STEP: usize = 512;
 /// Waiting children that have their turn even if the children read last have used that up.
 pub const RUN_LEAST: usize = 32;
 /// Bytes that looking a child up, or passing over one, counts against a turn: less than a tenth of a small request.

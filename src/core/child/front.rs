@@ -36,8 +36,8 @@ pub(crate) struct Front {
     permitted: bool,
     /// When its password may be checked, if that has had to wait.
     auth_due: Option<Millis>,
-    /// The HELLO has been carried out up to this argument.
-    hello_done: u16,
+    /// The HELLO, or the UNSUBSCRIBE of nothing, has been carried out up to this argument.
+    arguments_done: u32,
     /// How many questions the upstream had been asked when the request first needed an answer younger than itself.
     asked_before: Option<u64>,
     making: Option<Box<Making>>,
@@ -114,12 +114,12 @@ impl Front {
         self.auth_due = Some(due);
     }
 
-    pub(crate) fn hello_done(&self) -> u16 {
-        self.hello_done
+    pub(crate) fn arguments_done(&self) -> usize {
+        self.arguments_done as usize
     }
 
-    pub(crate) fn set_hello_done(&mut self, argument: u16) {
-        self.hello_done = argument;
+    pub(crate) fn set_arguments_done(&mut self, argument: usize) {
+        self.arguments_done = argument as u32;
     }
 
     /// It is a CLIENT LIST, of which so much is made.

@@ -1,6 +1,7 @@
 //! Subscriptions on a child's leased lane (`pubsub = leased`): how they are changed, and which frames on the lane are
 //! pushes. Redis alone knows what is subscribed; shared subscriptions are `pubsub::topics`'.
 
+use crate::base::limits;
 use crate::command::{Family, Subscribe};
 use crate::core::broker::Broker;
 use crate::core::child::Child;
@@ -49,13 +50,20 @@ impl Shared {
         let proto = child.session().proto;
         let change = Subscribe { family, leave: true };
         let mut out = Vec::new();
-        for name in request.args().skip(1) {
+        let from = child.front().arguments_done().max(1);
+        let end = request.argc().min(from + limits::LEAVE_STEP);
+        for name in (from..end).map(|index| request.arg(index)) {
             confirmation(&mut out, proto, change, Some(name), 0);
         }
         if request.argc() == 1 {
             confirmation(&mut out, proto, change, None, 0);
         }
         self.confirm(child, &out, true);
+        if end < request.argc() {
+            child.front_mut().set_arguments_done(end);
+            child.spend(limits::CHILD_TURN as usize);
+            return Flow::More;
+        }
         Flow::Done
     }
 

@@ -183,7 +183,7 @@ impl Shared {
             Some(version @ (2 | 3)) => version as u8,
             Some(_) => return Err(self.reject(child, texts::HELLO_UNSUPPORTED)),
         };
-        let mut index = usize::from(child.front().hello_done()).max(2);
+        let mut index = child.front().arguments_done().max(2);
         while index < request.argc() {
             let (option, left) = (request.arg(index), request.argc() - 1 - index);
             index += if option.eq_ignore_ascii_case(b"AUTH") && left >= 2 {

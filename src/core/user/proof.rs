@@ -255,7 +255,7 @@ impl Shared {
         };
         self.become_user(child, user, None);
         let Some(argument) = *resume else { return self.answer_front(child, frame) };
-        child.front_mut().set_hello_done(argument);
+        child.front_mut().set_arguments_done(argument.into());
         self.lift(child);
     }
 
