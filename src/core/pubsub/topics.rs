@@ -107,7 +107,6 @@ impl Shared {
         if self.live_hubs().may_leave(own, &held) == Ok(false) {
             return Err(self.await_fence(child));
         }
-        child.outbox_mut().let_pushes_go();
         self.drop_topics(child);
         Ok(())
     }

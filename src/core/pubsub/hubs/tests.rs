@@ -506,6 +506,18 @@ fn another_way_to_subscribe_is_for_new_subscribers() {
     }
 }
 
+/// What a connection of its own has brought a child by then comes before the reply to RESET, which ends all of it.
+#[test]
+fn nothing_is_heard_behind_a_reset() {
+    let (mut sim, [a]) = begin_listening(&[("pubsub", "leased")]);
+    sim.frozen = vec![LaneRole::Lease];
+    sim.send(a, "SUBSCRIBE d\nRESET");
+    let confirmed = b"*3\r\n$9\r\nsubscribe\r\n$1\r\nd\r\n:2\r\n";
+    let message = b"*3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$1\r\nm\r\n";
+    sim.answer_next(sim.link(LaneRole::Lease), &[&confirmed[..], message].concat());
+    assert_eq!(sim.received(a), "*3 $9 subscribe $1 d :2 *3 $7 message $1 c $1 m +RESET");
+}
+
 #[test]
 fn watching_goes_on_beside_listening() {
     let (mut sim, [a]) = Sim::with(&[]);
