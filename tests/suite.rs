@@ -14,6 +14,7 @@ mod commands;
 mod protocol;
 mod protocol_scanner;
 mod pubsub;
+mod pubsub_counts;
 mod pubsub_shared;
 mod redis_benchmark;
 mod redis_cli;

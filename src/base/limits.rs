@@ -126,6 +126,9 @@ pub const TRIM_INTERVAL: u64 = 1000;
 /// Subscriptions of one child. Redis has no such bound; here each costs an entry in a table shared by all
 /// children, and leaving all of them is the work of one turn.
 pub const CHILD_TOPICS_MAX: usize = 256 * 1024;
+/// Steps of looking for children that listen to what one request names: a byte of a pattern compared is one, a name looked
+/// up a few. It takes about a millisecond. Where that is not enough, the upstream's number stands for the rest.
+pub const COUNT_STEPS_MAX: usize = 1 << 20;
 /// A longer command name is unknown without asking: Redis has none, and the question would delay all children.
 pub const COMMAND_NAME_MAX: usize = 128;
 /// Connections of an upstream user, and its password, are kept this many milliseconds after its last

@@ -16,7 +16,6 @@ use crate::core::connection::slot::{Slot, SlotFlags, SlotKind};
 use crate::core::keys::LaneKey;
 use crate::core::questions::control::Needed;
 use crate::core::shared::Shared;
-use crate::core::transaction::state::AfterExec;
 use crate::resp::{encode, reply};
 
 impl Broker {
@@ -74,7 +73,9 @@ impl Broker {
         if matches!(lane.state(), LaneState::Handshaking { .. }) {
             return self.shared.greeted(key, frame);
         }
-        if lane.role() == LaneRole::Subscriber {
+        // What is no push, and not about topics, is the reply to a child's request.
+        let is_replied = kind != b'>' && lane.front().is_some_and(|slot| slot.kind != SlotKind::Topic);
+        if lane.role() == LaneRole::Subscriber && !is_replied {
             if let Err(why) = self.hub_said(key, whole, kind) {
                 self.shared.desync(key, why);
             }
@@ -152,8 +153,10 @@ impl Broker {
         if is_yielding {
             self.shared.connections.finish_yield(&mut self.shared.env, key);
         }
-        if role == LaneRole::Control {
-            self.shared.leave_if_answered();
+        match role {
+            LaneRole::Subscriber => self.shared.move_topics_if_answered(key),
+            LaneRole::Control => self.shared.leave_if_answered(),
+            LaneRole::Shared | LaneRole::Lease | LaneRole::Probe => {}
         }
     }
 
@@ -181,11 +184,7 @@ impl Broker {
             self.shared.connections.wake_lane_waiters(&mut self.shared.env);
         }
         match self.children.get_mut(slot.child) {
-            Some(child) => {
-                if let Some(after) = self.shared.settle(child, lane, slot, frame, failure) {
-                    self.shared.begin_filling(child, frame, after);
-                }
-            }
+            Some(child) => self.shared.settle(child, lane, slot, frame, failure),
             // One that has failed is lost with its lane, and its group has heard of that.
             None if slot.kind.is_of_group() && failure.is_some() => {}
             None if slot.kind.is_of_group() => {
@@ -210,8 +209,7 @@ impl Shared {
         self.lane_lost(key, why);
     }
 
-    /// Completes one slot of a child with its reply, or with the error of a failure. Returns what an EXEC still
-    /// has to be filled in with.
+    /// Completes one slot of a child with its reply, or with the error of a failure.
     #[inline(always)]
     pub(crate) fn settle(
         &mut self,
@@ -220,15 +218,14 @@ impl Shared {
         slot: Slot,
         frame: &[u8],
         failure: Option<&Failure>,
-    ) -> Option<AfterExec> {
+    ) {
         let real = failure.is_none();
         if child.state() == ChildState::Closed {
-            return None;
+            return;
         }
         if slot.is_timed_out() {
             child.sent_mut().end_late();
-            self.after_reply(child);
-            return None;
+            return self.after_reply(child);
         }
         if slot.flags.has(SlotFlags::WRITE) {
             self.note_write(child, lane, frame, failure);
@@ -237,12 +234,10 @@ impl Shared {
         if !real && child.outbox().has_begun() {
             // It has a part of the reply, and the rest will not come.
             CloseReason::ReplyCutShort.log(child);
-            self.close(child);
-            return None;
+            return self.close(child);
         }
         if child.outbox().output().len() >= self.env.settings.child_output_max {
-            self.close_full(child);
-            return None;
+            return self.close_full(child);
         }
         if slot.kind == SlotKind::Relay {
             if real {
@@ -258,15 +253,14 @@ impl Shared {
                 self.transaction_lost(child, lane);
             }
             if slot.kind == SlotKind::Exec {
-                if let Some(after) = self.settle_exec(child, slot, frame, real) {
-                    return Some(after);
+                if self.settle_exec(child, slot, frame, real) {
+                    return;
                 }
             } else {
                 self.settle_special(child, lane, slot, frame, real);
             }
         }
         self.finish_settling(child);
-        None
     }
 
     pub(crate) fn finish_settling(&mut self, child: &mut Child) {
@@ -291,6 +285,7 @@ impl Shared {
     fn settle_special(&mut self, child: &mut Child, lane: LaneKey, slot: Slot, frame: &[u8], real: bool) {
         match slot.kind {
             SlotKind::Swallow => child.session_mut().transaction.note_reply(frame),
+            SlotKind::Count => self.settle_count(child, frame, real),
             SlotKind::Blocking => {
                 self.deliver(child, frame);
                 if real {
@@ -362,8 +357,8 @@ impl Shared {
     }
 
     /// EXEC: says why it aborted where Redis said so earlier, and carries out what the transaction changed about the
-    /// session. Returns what the broker still has to fill in.
-    fn settle_exec(&mut self, child: &mut Child, slot: Slot, frame: &[u8], real: bool) -> Option<AfterExec> {
+    /// session. True if the reply is given as it is filled in.
+    fn settle_exec(&mut self, child: &mut Child, slot: Slot, frame: &[u8], real: bool) -> bool {
         let after = child.session_mut().transaction.exec_answered();
         child.sent_mut().weigh(slot.command, frame.len());
         let has_aborted = real && reply::error_code(frame) == Some(b"EXECABORT");
@@ -371,17 +366,21 @@ impl Shared {
             let mut aborted = Vec::new();
             encode::error(&mut aborted, texts::exec_aborted(&String::from_utf8_lossy(error)));
             self.deliver(child, &aborted);
-            return None;
+            return false;
         }
         let executed = real && frame.first() == Some(&b'*') && !reply::is_null(frame);
         if executed && let Some(db) = after.selected_db(frame) {
             child.session_mut().db = db;
         }
-        if executed && after.has_local() {
-            return Some(after);
+        let corrected = if executed { self.hubs.corrected_exec(after.counts(), frame) } else { None };
+        let frame = corrected.as_deref().unwrap_or(frame);
+        let is_filled = executed && after.has_local();
+        if is_filled {
+            self.begin_filling(child, frame, after);
+        } else {
+            self.deliver(child, frame);
         }
-        self.deliver(child, frame);
-        None
+        is_filled
     }
 
     /// What a reply makes possible: the next request, the end of a lease.

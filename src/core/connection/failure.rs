@@ -105,6 +105,9 @@ impl Shared {
                 self.revive(key, failures);
             }
             LaneRole::Subscriber => {
+                self.fail_slots(key, lost, Failure::LOST);
+                // They were to be counted on this very connection.
+                self.fail_unwritten(key);
                 let loss = SubscriberLoss::Broken { failures };
                 self.live_hubs().disconnected(key, loss);
             }
@@ -202,7 +205,7 @@ impl Shared {
         for slot in slots {
             match slot.kind {
                 SlotKind::Question => self.question_answered(None),
-                SlotKind::Canary | SlotKind::Stir | SlotKind::Arming => {}
+                SlotKind::Canary | SlotKind::Stir | SlotKind::Arming | SlotKind::Topic => {}
                 SlotKind::Proof => self.proof_answered(None),
                 _ => failed.push(slot),
             }
@@ -229,8 +232,7 @@ impl Shared {
     pub(crate) fn time_out_written(&mut self, key: LaneKey) {
         let timeout = self.env.settings.request_timeout;
         let Some(lane) = self.connections.find_mut(key) else { return };
-        let has_no_timeout = lane.role().is_own() || lane.role() == LaneRole::Subscriber;
-        if timeout == 0 || has_no_timeout || !lane.has_written() {
+        if timeout == 0 || lane.role().is_own() || !lane.has_written() {
             return;
         }
         let leased = lane.lease().is_some();

@@ -469,10 +469,9 @@ impl Lane {
         self.canaries.withheld()
     }
 
-    /// Requests that wait for their reply, those not counted that only keep the lane in step.
+    /// Requests that wait for their reply, the broker's own not counted.
     pub(crate) fn owed(&self) -> usize {
-        let keeps_step = |slot: &&Slot| matches!(slot.kind, SlotKind::Canary | SlotKind::Arming);
-        self.out.entries().iter().filter(|slot| !keeps_step(slot)).count() + self.withheld().len()
+        self.out.entries().iter().filter(|slot| !slot.kind.is_own()).count() + self.withheld().len()
     }
 
     pub(crate) fn depth(&self) -> usize {
@@ -565,9 +564,10 @@ impl Lane {
         }
         let old = |slot: &&mut Slot| u64::from(slot.age(now)) >= timeout && !slot.is_timed_out();
         late.extend(self.canaries.withheld_mut().filter(old).map(Slot::time_out));
-        // What is being given is no longer awaited.
+        // What is being given is no longer awaited, and whoever waits for a topic has a timer.
         let given = usize::from(self.is_giving());
-        for slot in self.out.iter_mut().skip(given).filter(|slot| !slot.is_timed_out()) {
+        let told = |slot: &&mut Slot| !slot.is_timed_out() && slot.kind != SlotKind::Topic;
+        for slot in self.out.iter_mut().skip(given).filter(told) {
             // What waits has a timeout of its own.
             if u64::from(slot.age(now)) < timeout || slot.may_wait() {
                 break;

@@ -54,6 +54,8 @@ pub(crate) enum SlotKind {
     Canary,
     /// A MULTI or DISCARD of the broker's own on a lane for blocks; see `core::transaction::armed`.
     Arming,
+    /// PUBLISH or a question about listeners, of whom the upstream knows one connection; its reply is corrected.
+    Count,
     /// A question about shared subscriptions; which one is in the user's hub.
     Topic,
     /// The broker's own question; what to do with the answer is in `Control::questions`.
@@ -69,7 +71,12 @@ impl SlotKind {
     pub(crate) fn is_own(self) -> bool {
         matches!(
             self,
-            SlotKind::Question | SlotKind::Proof | SlotKind::Canary | SlotKind::Stir | SlotKind::Arming
+            SlotKind::Question
+                | SlotKind::Proof
+                | SlotKind::Canary
+                | SlotKind::Stir
+                | SlotKind::Arming
+                | SlotKind::Topic
         )
     }
 
@@ -154,7 +161,7 @@ impl Slot {
 
     /// Whether a child waits for just this reply.
     pub(crate) fn is_owed_to_a_child(&self) -> bool {
-        let unasked = matches!(self.kind, SlotKind::Swallow | SlotKind::Housekeeping | SlotKind::Topic);
+        let unasked = matches!(self.kind, SlotKind::Swallow | SlotKind::Housekeeping);
         !self.kind.is_own() && !self.kind.is_of_group() && !unasked && !self.is_timed_out()
     }
 
@@ -174,7 +181,7 @@ impl Slot {
     }
 
     /// Whether a reply without a canary behind it can be what it stands for. An error can be anywhere; inside a MULTI
-    /// there is one other, and a subscription is answered by pushes, which no slot is for.
+    /// there is one other, a subscription is answered by pushes, which no slot is for, and counts are numbers.
     #[inline(always)]
     pub(crate) fn is_plausible(&self, frame: &[u8]) -> bool {
         let queued = self.flags.has(SlotFlags::QUEUED);
@@ -184,8 +191,10 @@ impl Slot {
     #[inline(never)]
     fn is_one_of_few(&self, frame: &[u8], queued: bool) -> bool {
         match self.kind {
+            SlotKind::Relay if !queued => true,
             _ if reply::is_error(frame) => true,
             SlotKind::Subscribe => frame.is_empty(),
+            SlotKind::Count => matches!(frame.first(), Some(b':' | b'*')),
             SlotKind::Exec => matches!(frame.first(), Some(b'*' | b'_')),
             SlotKind::Wait => frame.first() != Some(&b'+'),
             SlotKind::Multi | SlotKind::LookMulti if queued => frame == b"+OK\r\n",
@@ -218,6 +227,8 @@ mod tests {
         let (none, queued) = (SlotFlags::NONE, SlotFlags::QUEUED);
         assert!(believed(SlotKind::Subscribe, none, b"-ERR wrong\r\n"), "a subscription may be refused");
         assert!(!believed(SlotKind::Subscribe, none, b"$1\r\nx\r\n"), "it is confirmed by pushes");
+        assert!(believed(SlotKind::Count, none, b":1\r\n") && believed(SlotKind::Count, none, b"*0\r\n"));
+        assert!(!believed(SlotKind::Count, none, b"$1\r\n1\r\n"), "a fence is answered so");
         assert!(believed(SlotKind::Multi, queued, b"+OK\r\n"));
         assert!(!believed(SlotKind::Multi, queued, b"+QUEUED\r\n"));
         assert!(believed(SlotKind::Relay, queued, b"+QUEUED\r\n"));

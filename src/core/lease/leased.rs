@@ -66,6 +66,7 @@ impl Shared {
                 }
                 return self.queue_command(child, decided, None, Some(lane));
             }
+            Leased::Count(count) => return self.send_count_leased(child, decided, count, lane),
             Leased::Subscribe(change) => return self.change_subscription(child, decided, change, lane),
             Leased::Pin(pin) => return self.pin(child, request, id, pin, lane),
         };

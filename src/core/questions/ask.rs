@@ -96,7 +96,9 @@ impl Shared {
             }
             None => request.argc() == 1 && request.arg(0).eq_ignore_ascii_case(b"multi"),
         };
-        !child.session().transaction.is_open() && self.of_front(child, is_multi)
+        // Redis opens none for a RESP2 subscriber.
+        let may_open = child.session().proto == 3 || !child.is_subscribed();
+        may_open && !child.session().transaction.is_open() && self.of_front(child, is_multi)
     }
 
     /// Asks something of the request at the front, which is on hold. False if there is none.

@@ -68,7 +68,7 @@ impl Shared {
             return None;
         }
         if table.is_allowed_while_busy(decided.id) {
-            if decided.route == Route::Shared {
+            if matches!(decided.route, Route::Shared | Route::Count(_)) {
                 // A shared lane may carry the script.
                 decided.route = Route::Dedicated;
             }

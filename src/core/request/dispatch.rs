@@ -179,6 +179,7 @@ impl Shared {
                 self.lease_for(child, kind).map_or_else(identity, |lane| self.on_lease(child, decided, lane))
             }
             Way::Topics(change) => self.change_topics(child, request, change),
+            Way::Count(count) => self.send_count(child, decided, count),
             Way::LeaveNothing(family) => self.leave_nothing(child, family, request),
             Way::Multi => self.begin_multi(child, decided, rest),
             Way::WatchLost => self.answer_ok(child),
@@ -314,7 +315,9 @@ impl Shared {
         kind: SlotKind,
         flags: SlotFlags,
     ) {
-        let writes = self.commands.table().is_some_and(|table| table.is_write(id));
+        // WAIT must not follow a message to a connection that it would block.
+        let waits_here = kind != SlotKind::Count || !self.carries_topics(lane);
+        let writes = self.commands.table().is_some_and(|table| table.is_write(id)) && waits_here;
         let flags = if writes { flags.with(SlotFlags::WRITE) } else { flags };
         let (flags, canary) = self.guard(child, lane, kind, flags);
         child.sent_mut().begin();
@@ -332,6 +335,10 @@ impl Shared {
         } else {
             self.sample(lane, child, kind, flags);
         }
+    }
+
+    fn carries_topics(&self, lane: LaneKey) -> bool {
+        self.connections.known(lane).is_some_and(|lane| lane.role() == LaneRole::Subscriber)
     }
 
     /// Whether a request may stand on this lane; on a shared one, as `route::may_be_shared` says.

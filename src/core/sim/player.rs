@@ -429,6 +429,8 @@ impl Player {
         self.listen_only();
         let ledger = &self.sim.redis.ledger;
         self.scripts.iter().for_each(|script| script.check_end(ledger));
+        let gone = self.scripts.iter().filter(|script| script.gives_up || self.sim.is_closed(script.child));
+        ledger.check_counts(gone.count() as i64);
         let lost: usize = self.scripts.iter().map(|script| script.lost_pops).sum();
         let popped = ledger.undelivered();
         // What came to one that has given up was not looked at.

@@ -343,7 +343,12 @@ impl Redis {
                 }
                 ok()
             }
-            "publish" | "spublish" => self.publish(arg(1), arg(2), name == "spublish"),
+            "publish" | "spublish" => {
+                let on_topics_lane = client.role == Some(LaneRole::Subscriber);
+                self.publish(arg(1), arg(2), name == "spublish", on_topics_lane)
+            }
+            "pubsub|numsub" => self.subscribers(&argv[2..], 0),
+            "pubsub|shardnumsub" => self.subscribers(&argv[2..], 2),
             "wait" => int(0),
             "script|kill" => self.kill_script(),
             "function|kill" => error("NOTBUSY No scripts in execution right now."),
@@ -539,9 +544,20 @@ impl Redis {
         out
     }
 
-    fn publish(&mut self, channel: &[u8], payload: &[u8], shard: bool) -> Vec<u8> {
+    fn subscribers(&self, names: &[Vec<u8>], family: usize) -> Vec<u8> {
+        let mut out = Vec::new();
+        encode::array_header(&mut out, 2 * names.len());
+        for name in names {
+            let listens = |client: &&Client| client.subscribed[family].contains(name);
+            encode::bulk(&mut out, name);
+            encode::int(&mut out, self.clients.values().filter(listens).count() as i64);
+        }
+        out
+    }
+
+    fn publish(&mut self, channel: &[u8], payload: &[u8], shard: bool, on_topics_lane: bool) -> Vec<u8> {
         if let Some(nonce) = Nonce::of(payload) {
-            self.ledger.published.push(Message { channel: channel.to_vec(), shard, nonce });
+            self.ledger.published.push(Message { channel: channel.to_vec(), shard, nonce, on_topics_lane });
         }
         let mut count = 0;
         for client in self.clients.values_mut() {

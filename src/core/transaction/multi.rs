@@ -18,6 +18,7 @@ use crate::core::connection::slot::{SlotFlags, SlotKind};
 use crate::core::keys::{LaneKey, LeaseKind};
 use crate::core::lease::state::LeaseState;
 use crate::core::notice::Notice;
+use crate::core::pubsub::counted::Counted;
 use crate::core::request::flow::{Decided, Flow};
 use crate::core::route::is_harmless_alone;
 use crate::core::shared::Shared;
@@ -48,15 +49,20 @@ impl Shared {
             self.work.is_busy() || child.session().replies == ReplyMode::Skip || child.session().debugs;
         if !watch_lost
             && !skips
-            && let Some((block, consumed)) = self.whole_block(child, decided.request, decided.id, rest)
+            && let Some((mut block, consumed)) = self.whole_block(child, decided.request, decided.id, rest)
             && let Some((last, _)) = block.commands.last().copied()
             && !child.sent().goes_apart(last)
         {
             return match self.shared_lane_for(child, last, block.bytes.len()) {
                 Ok(lane) => {
                     child.set_last_command(block.commands.last().map(|(id, _)| *id));
+                    let counts = std::mem::take(&mut block.counts);
+                    let exec = if counts.is_empty() { SlotKind::Relay } else { SlotKind::Exec };
+                    if exec == SlotKind::Exec {
+                        child.session_mut().transaction.exec_whole(counts);
+                    }
                     self.send_unit(child, lane, block, 0, |is_last| {
-                        (SlotKind::Relay, if is_last { SlotFlags::NONE } else { SlotFlags::UNIT })
+                        if is_last { (exec, SlotFlags::NONE) } else { (SlotKind::Relay, SlotFlags::UNIT) }
                     });
                     Flow::DoneThrough(consumed)
                 }
@@ -99,6 +105,11 @@ impl Shared {
                             return Some((block, consumed));
                         }
                         _ if known.no_multi => return None,
+                        Route::Count(count) if !self.hubs.is_empty() && known.arity_ok => {
+                            // MULTI and the command itself are in the block.
+                            let index = block.commands.len() as u32 - 2;
+                            block.counts.push(index, Counted::of(count, &request));
+                        }
                         route if !is_harmless_alone(self.route_as(child, known.id, route)) => return None,
                         _ => {}
                     }
@@ -115,7 +126,7 @@ impl Shared {
         &mut self,
         child: &mut Child,
         lane: LaneKey,
-        QueuedBlock { bytes, commands }: QueuedBlock,
+        QueuedBlock { bytes, commands, .. }: QueuedBlock,
         skipped: usize,
         stands: impl Fn(bool) -> (SlotKind, SlotFlags),
     ) {
@@ -146,6 +157,12 @@ impl Shared {
     ) -> Flow {
         let Decided { request, id, .. } = decided;
         let bytes = if local.is_some() { PLACEHOLDER } else { request.bytes };
+        if let Route::Count(count) = decided.route {
+            let max_bytes = self.env.settings.transaction_max;
+            if !child.session_mut().transaction.note_count(Counted::of(count, request), max_bytes) {
+                return self.reject(child, Failure::Limited(Limit::Transaction { max_bytes }));
+            }
+        }
         let local = local.map(|command| (command, request.bytes));
         self.queue_bytes(child, id, bytes, local, lane)
     }

@@ -2,6 +2,7 @@
 //! lost, and what each EXEC under way will mean here. Owns every change of these; sends nothing and answers nothing.
 
 use crate::command::{CommandId, Local, NO_COMMAND, Transaction as TransactionCommand, texts};
+use crate::core::pubsub::counted::{Counted, CountedElements};
 use crate::resp::{Request, reply};
 use std::collections::VecDeque;
 
@@ -24,6 +25,8 @@ pub(super) struct QueuedBlock {
     pub(super) bytes: Vec<u8>,
     /// For each request its command, and where it ends in `bytes`.
     pub(super) commands: Vec<(CommandId, usize)>,
+    /// Of a block that was never queued here: what counts listeners, by its index in EXEC's array.
+    pub(super) counts: CountedElements,
 }
 
 impl QueuedBlock {
@@ -100,10 +103,8 @@ impl Queued {
         matches!(self.place, QueuedAt::Leased { .. })
     }
 
-    /// Whether this fits under `max_bytes`. Nothing is taken any more once something did not.
-    fn admit(&mut self, request: Option<&[u8]>, local: Option<(Local, &[u8])>, max_bytes: usize) -> bool {
-        let here = request.map_or(0, |request| request.len() + COMMAND_BYTES);
-        let kept = here + local.map_or(0, |(_, request)| request.len() + LOCAL_BYTES);
+    /// Whether this fits under `max_bytes`, of which it keeps so many. Nothing is taken any more once something did not.
+    fn admit(&mut self, kept: usize, max_bytes: usize) -> bool {
         self.full |= self.kept_bytes + kept > max_bytes;
         if self.full {
             self.after = AfterExec { commands: self.after.commands, ..AfterExec::default() };
@@ -130,6 +131,8 @@ pub(crate) struct AfterExec {
     local: Locals,
     /// (element, db): SELECTs; the last one Redis answered with OK holds.
     selects: Vec<(u32, u32)>,
+    /// What counts listeners.
+    counts: CountedElements,
     /// The first error Redis answered while the block was queued, without `-` and CRLF.
     first_error: Option<Vec<u8>>,
 }
@@ -150,7 +153,13 @@ impl AfterExec {
     pub(crate) fn footprint(&self) -> usize {
         self.local.footprint()
             + self.selects.capacity() * size_of::<(u32, u32)>()
+            + self.counts.footprint()
             + self.first_error.as_ref().map_or(0, Vec::capacity)
+    }
+
+    /// What in its reply counts listeners.
+    pub(crate) fn counts(&self) -> &CountedElements {
+        &self.counts
     }
 
     pub(crate) fn first_error(&self) -> Option<&[u8]> {
@@ -327,7 +336,9 @@ impl TransactionState {
         let Some(queued) = &mut self.multi else { return false };
         let leased = queued.is_leased();
         let keeps = !leased || local.is_some();
-        if keeps && !queued.admit((!leased).then_some(bytes), local, max_bytes) {
+        let here = if leased { 0 } else { bytes.len() + COMMAND_BYTES };
+        let kept = here + local.map_or(0, |(_, request)| request.len() + LOCAL_BYTES);
+        if keeps && !queued.admit(kept, max_bytes) {
             return false;
         }
         // A spoilt transaction is never executed: its commands are only counted.
@@ -347,6 +358,16 @@ impl TransactionState {
         if let Some(queued) = &mut self.multi {
             queued.after.selects.push((queued.after.commands, db));
         }
+    }
+
+    /// The command that is queued next counts listeners. False if that does not fit under `max_bytes`.
+    pub(super) fn note_count(&mut self, counted: Counted, max_bytes: usize) -> bool {
+        let Some(queued) = &mut self.multi else { return false };
+        let fits = queued.admit(counted.footprint(), max_bytes);
+        if fits && !queued.spoilt {
+            queued.after.counts.push(queued.after.commands, counted);
+        }
+        fits
     }
 
     /// Redis has answered a command of a block with this frame, whose child had its answer before.
@@ -386,6 +407,11 @@ impl TransactionState {
         (block, has_answers)
     }
 
+    /// A block is sent that was never queued here. These of its commands count listeners.
+    pub(super) fn exec_whole(&mut self, counts: CountedElements) {
+        self.execs.push_back(AfterExec { counts, ..AfterExec::default() });
+    }
+
     /// EXEC ends the MULTI that is open on a leased lane. False if it is spoilt: it must be discarded there.
     pub(super) fn exec_leased(&mut self) -> bool {
         let Some(queued) = self.multi.take().filter(|queued| queued.is_leased() && !queued.spoilt) else {
@@ -403,7 +429,9 @@ impl TransactionState {
 
     /// Whether the reply to the oldest EXEC upstream is the child's as it comes, and changes nothing here.
     pub(crate) fn exec_is_plain(&self) -> bool {
-        self.execs.front().is_some_and(|after| !after.has_local() && after.selects.is_empty())
+        self.execs
+            .front()
+            .is_some_and(|after| !after.has_local() && after.selects.is_empty() && after.counts.is_empty())
     }
 
     /// An EXEC upstream is answered, or will not be.
