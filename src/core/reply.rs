@@ -59,7 +59,9 @@ impl Broker {
                     self.shared.env.reply = None;
                 }
                 Some(Err(why)) => self.shared.desync(key, why),
-                None => goes_on = self.take_large(key, &mut frames),
+                None => {
+                    goes_on = frames.announced() >= limits::BULK_MIN && self.begin_large(key, &mut frames);
+                }
             }
             self.deliver_notices();
         }
